@@ -1,0 +1,72 @@
+# Every target makes what it needs, .venv included, on a machine that has Python >= 3.10 with venv and a C++ compiler.
+PYTHON ?= python3
+VENV ?= .venv
+python := $(VENV)/bin/python
+
+# Extras that each target installs
+demo.extras := demo
+test.extras := torch,test,demo
+bench.extras := bench
+lint.extras := torch,dev
+docs.extras := docs
+
+build.inputs := pyproject.toml CMakeLists.txt $(wildcard csrc/*.?pp csrc/cpu/*.?pp)
+cxx.sources := $(filter csrc/%,$(build.inputs))
+export SKBUILD_CMAKE_DEFINE ?= FASTITER_WERROR=ON
+
+.PHONY: help demo test bench lint format docs sanitize clean
+.NOTPARALLEL: # one environment, one build folder
+
+help:
+	@echo "make demo      train a language model with fastiter and with torch.nn, and draw both"
+	@echo "make test      all tests and doctests                       ARGS='-k lstm' goes to pytest"
+	@echo "make bench     fastiter against its peers                   ARGS=--quick goes to the benchmark"
+	@echo "make lint      formatting, linters and types                make format repairs what it can"
+	@echo "make docs      the pages of docs/ as a site in build/docs"
+	@echo "make sanitize  the NumPy tests under AddressSanitizer (minutes to compile)"
+	@echo "make clean     remove .venv and everything built"
+
+demo: $(VENV)/.demo
+	$(python) examples/char_lm.py $(ARGS)
+
+test: $(VENV)/.test
+	$(RUN) $(python) -m pytest --doctest-modules python/fastiter tests $(ARGS)
+
+bench: $(VENV)/.bench
+	$(python) -m bench rnn $(ARGS)
+
+lint: $(VENV)/.lint
+	$(python) -m ruff check
+	$(python) -m ruff format --check
+	$(VENV)/bin/clang-format --dry-run --Werror $(cxx.sources)
+	$(python) -m mypy
+
+format: $(VENV)/.lint
+	$(python) -m ruff check --fix
+	$(python) -m ruff format
+	$(VENV)/bin/clang-format -i $(cxx.sources)
+
+docs: $(VENV)/.docs
+	$(python) -m sphinx -W docs build/docs
+
+# torch is left out: it allocates more than the sanitizer can follow quickly, and calls the same kernels.
+sanitize: preload = $(foreach library,asan stdc++,$(shell $(CXX) -print-file-name=lib$(library).so))
+sanitize:
+	SKBUILD_BUILD_DIR=build/sanitize SKBUILD_INSTALL_STRIP=false SKBUILD_CMAKE_DEFINE=FASTITER_SANITIZE=address \
+	    $(MAKE) test VENV=build/sanitize-venv test.extras=test \
+	    ARGS='--capture=sys --doctest-ignore-import-errors $(ARGS)' \
+	    RUN='env ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$(preload)"'
+
+clean:
+	rm -rf $(VENV) build dist
+
+# A stamp says that the extras of a target are installed beside a module built from the sources as they are.
+$(VENV)/.%: $(VENV)/.tools $(build.inputs)
+	$(python) -m pip install --no-build-isolation --check-build-dependencies -e '.[$($*.extras)]'
+	@touch $@
+
+# The build requirements stay in the environment, so that a changed source costs a compilation and nothing more.
+$(VENV)/.tools:
+	$(PYTHON) -m venv $(VENV)
+	$(python) -m pip install cmake ninja pybind11 scikit-build-core
+	@touch $@

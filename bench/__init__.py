@@ -1,0 +1,1 @@
+"""python -m bench <stem>: named competitors, correctness first, then ratios."""

@@ -1,0 +1,59 @@
+"""python -m bench rnn [--quick] [--out FILE.json]     measure a family
+python -m bench report FILE.json [FILE.json ...]       its Markdown tables, with the goals
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from importlib import import_module
+from pathlib import Path
+
+from bench import gate, machine
+
+FAMILIES = ("rnn",)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Competitors in turn, correctness first.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for family in FAMILIES:
+        command = commands.add_parser(family, description=import_module(f"bench.{family}").__doc__)
+        import_module(f"bench.{family}").add_arguments(command)
+        command.add_argument("--out", type=Path, help="write the numbers here, as JSON")
+    report = commands.add_parser("report", help="Markdown from what --out wrote")
+    report.add_argument("files", nargs="+", type=Path)
+    return parser.parse_args()
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    machine.refuse_unfair_environment()
+    started = time.perf_counter()
+    try:
+        results = import_module(f"bench.{arguments.command}").main(arguments)
+    except gate.GateError as error:
+        raise SystemExit(f"bench: {error}. No ratios while results differ.") from None
+    print(f"\n{time.perf_counter() - started:.0f} s")
+    if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+        print(f"written: {arguments.out}")
+
+
+def report(files: list[Path]) -> None:
+    for file in files:
+        results = json.loads(file.read_text())
+        print(import_module(f"bench.{results['family']}_table").markdown(results))
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if arguments.command == "report":
+        report(arguments.files)
+    else:
+        measure(arguments)
+
+
+if __name__ == "__main__":
+    main()

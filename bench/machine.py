@@ -1,0 +1,66 @@
+"""What the numbers were measured on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import fastiter
+from bench.timing import load_average
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def fastiter_config() -> str:
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        fastiter.show_config()
+    return text.getvalue()
+
+
+def fastiter_version() -> str:
+    with contextlib.suppress(PackageNotFoundError):
+        return version("fastiter")
+    return "unknown"
+
+
+def describe() -> dict[str, object]:
+    return {
+        "cpu": cpu_name(),
+        "cores": cores(),
+        "system": platform.platform(),
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "torch": torch.__version__,
+            "fastiter": fastiter_version(),
+        },
+        "environment": {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "KMP_", "MKL_"))},
+        "config": fastiter_config(),
+        "load": load_average(),
+    }
+
+
+def refuse_unfair_environment() -> None:
+    """Waiting workers that sleep make torch's small layers several times slower: no peer is measured at its best."""
+    if os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive":
+        raise SystemExit("bench: unset OMP_WAIT_POLICY=passive; it slows torch down, so that ratios mean nothing")

@@ -1,0 +1,165 @@
+"""Timing on a small, shared machine: competitors in turn, in one process, in many short batches.
+
+A clock on such a machine measures the neighbours too. Taking turns gives everybody the same neighbours, so that ratios
+hold while milliseconds drift; the minimum is what the code costs, the median what a user saw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+import fastiter
+
+BATCH_SECONDS = 4e-3  # long enough for the clock, short enough to fit between two disturbances
+WARM_BY_ITSELF = 0.1  # a call that takes longer needs no warm-up: it counts
+MAX_ROUNDS = 200
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """A call to be timed. Of several variants of one thing (same `variant_of`), the slow ones drop out early."""
+
+    name: str
+    call: Callable[[], object]
+    threads: int = 1
+    variant_of: str = ""
+
+
+@dataclass
+class Timing:
+    """Seconds a call, one number per batch."""
+
+    seconds: list[float] = field(default_factory=list)
+    calls: int = 0
+
+    @property
+    def minimum(self) -> float:
+        return min(self.seconds)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def add(self, seconds: float, calls: int) -> None:
+        self.seconds.append(seconds / calls)
+        self.calls += calls
+
+
+def load_average() -> float:
+    """Processes that wanted a core in the last minute; the benchmark itself is among them."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+
+
+def use_threads(threads: int) -> None:
+    """The same number for both sides."""
+    if torch.get_num_threads() == threads and fastiter.get_num_threads() == threads:
+        return
+    torch.set_num_threads(threads)
+    fastiter.set_num_threads(threads)
+    torch.zeros(1 << 17).add_(1.0)  # the pool starts its workers now, not inside the next measurement
+
+
+def stir_torch_pool() -> Callable[[], object]:
+    """A torch op that leaves torch's workers spinning, as they do in the middle of a real model."""
+    a, b = torch.randn(128, 128), torch.randn(128, 128)
+    return lambda: torch.mm(a, b)
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def time_batch(call: Callable[[], object], count: int, stir: Callable[[], object] | None = None) -> float:
+    """Seconds of `count` calls; what `stir` takes before each of them is not counted."""
+    total = 0.0
+    for _ in range(count):
+        if stir is not None:
+            stir()
+        started = time.perf_counter()
+        call()
+        total += time.perf_counter() - started
+    return total
+
+
+def warm_up(competitor: Competitor, stir: Callable[[], object] | None) -> tuple[float, Timing]:
+    """A first estimate of one call, and a timing that already holds it if the call is long."""
+    use_threads(competitor.threads)
+    timing = Timing()
+    estimate = time_batch(competitor.call, 1, stir)
+    if estimate > WARM_BY_ITSELF:
+        timing.add(estimate, 1)
+    else:
+        estimate = min(time_batch(competitor.call, 1, stir) for _ in range(3))
+    return estimate, timing
+
+
+def drop_slow_variants(competitors: Sequence[Competitor], estimates: dict[str, float]) -> list[Competitor]:
+    """Of variants, keep those within 30 percent of the fastest."""
+    best: dict[str, float] = {}
+    for competitor in competitors:
+        key = competitor.variant_of or competitor.name
+        best[key] = min(best.get(key, estimates[competitor.name]), estimates[competitor.name])
+    return [c for c in competitors if estimates[c.name] <= 1.3 * best[c.variant_of or c.name]]
+
+
+def batch_sizes(competitors: Sequence[Competitor], estimates: dict[str, float]) -> dict[str, int]:
+    """Calls in one batch: a few milliseconds, or 2 percent of the longest call if that is more."""
+    seconds = max(BATCH_SECONDS, 0.02 * max(estimates[c.name] for c in competitors))
+    return {c.name: max(1, round(seconds / max(estimates[c.name], 1e-7))) for c in competitors}
+
+
+def interleave(
+    competitors: Sequence[Competitor],
+    budget: float,
+    stir: Callable[[], object] | None = None,
+    min_samples: int = 2,
+) -> dict[str, Timing]:
+    """Time the competitors in turn, round after round, for `budget` seconds or `min_samples` batches of each."""
+    started = time.perf_counter()
+    with no_garbage_collection():
+        warmed = {c.name: warm_up(c, stir) for c in competitors}
+        estimates = {name: estimate for name, (estimate, _) in warmed.items()}
+        racing = drop_slow_variants(competitors, estimates)
+        counts = batch_sizes(racing, estimates)
+        timings = {c.name: warmed[c.name][1] for c in racing}
+        for i in range(MAX_ROUNDS):
+            enough = min(len(timing.seconds) for timing in timings.values()) >= min_samples
+            if enough and time.perf_counter() - started > budget:
+                break
+            run_round(racing if i % 2 == 0 else racing[::-1], counts, timings, stir)
+    return timings
+
+
+def run_round(
+    racing: Sequence[Competitor],
+    counts: dict[str, int],
+    timings: dict[str, Timing],
+    stir: Callable[[], object] | None,
+) -> None:
+    """One batch of each. Short calls run once untimed first: the one before has swept the caches."""
+    for competitor in racing:
+        use_threads(competitor.threads)
+        count = counts[competitor.name]
+        if count > 1:
+            competitor.call()
+        timings[competitor.name].add(time_batch(competitor.call, count, stir), count)
+
+
+def fastest(timings: dict[str, Timing], names: Sequence[str]) -> str:
+    """The name of the fastest of those that are still in the race."""
+    return min((name for name in names if name in timings), key=lambda name: timings[name].minimum)

@@ -1,0 +1,176 @@
+// fastiter._core: pointers in, kernels run, the GIL released. python/fastiter/ has checked everything before.
+#include "dispatch.hpp"
+#include "memory.hpp"
+#include "run.hpp"
+#include "threads.hpp"
+#include <cstdlib>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <string>
+
+namespace py = pybind11;
+using namespace fastiter;
+
+namespace {
+
+int64_t integer(PyObject* x) {
+    int64_t value = PyLong_AsLongLong(x);
+    if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
+    return value;
+}
+
+// Arguments are read without pybind11's casters, as a call of a small layer is a few microseconds altogether: an address is
+// an integer (a tensor's data_ptr) or an ndarray; strides come with it as a tuple (address, row, time, gate, head), or from
+// the ndarray (B, T, G, N, D) or (B, T, N, D) itself.
+template <class T> T* address(PyObject* x) {
+    if (PyLong_Check(x)) return reinterpret_cast<T*>(integer(x));
+    return reinterpret_cast<T*>(py::detail::array_proxy(x)->data);
+}
+template <class T> T* address(const py::handle& x) { return address<T>(x.ptr()); }
+
+template <class T> Steps<T> steps(PyObject* x) {
+    Steps<T> s;
+    if (PyTuple_Check(x)) {
+        if (PyTuple_GET_SIZE(x) == 0) return s;
+        s.data = address<T>(PyTuple_GET_ITEM(x, 0));
+        int64_t* fields[] = {&s.row, &s.time, &s.gate, &s.head};
+        for (int i = 0; i < 4; ++i) *fields[i] = integer(PyTuple_GET_ITEM(x, i + 1));
+        return s;
+    }
+    const auto* array = py::detail::array_proxy(x);
+    const bool gates = array->nd == 5;
+    auto stride = [&](int axis) { return int64_t(array->strides[axis]) / int64_t(sizeof(T)); };
+    return {reinterpret_cast<T*>(array->data), stride(0), stride(1), gates ? stride(2) : 0, stride(gates ? 3 : 2)};
+}
+
+template <class T> void addresses(const py::tuple& x, T* (&out)[kMaxStates]) {
+    for (size_t i = 0; i < x.size(); ++i) out[i] = address<T>(PyTuple_GET_ITEM(x.ptr(), py::ssize_t(i)));
+}
+
+template <class T> void all_steps(const py::tuple& x, Steps<T> (&out)[kMaxStates]) {
+    for (size_t i = 0; i < x.size(); ++i) out[i] = steps<T>(PyTuple_GET_ITEM(x.ptr(), py::ssize_t(i)));
+}
+
+// (cell, B, T, N, D, reverse, lengths, offsets, packed_rows)
+RnnShape shape_of(const py::tuple& x) {
+    auto at = [&](int i) { return integer(PyTuple_GET_ITEM(x.ptr(), i)); };
+    RnnShape s;
+    s.cell = Cell(at(0));
+    s.B = at(1), s.T = at(2), s.N = at(3), s.D = at(4);
+    s.reverse = at(5) != 0;
+    s.lengths = address<const int64_t>(PyTuple_GET_ITEM(x.ptr(), 6));
+    s.offsets = address<const int64_t>(PyTuple_GET_ITEM(x.ptr(), 7));
+    s.packed_rows = at(8);
+    return s;
+}
+
+template <class T>
+void rnn_fwd(const py::tuple& shape, py::handle wx, py::handle r, py::handle b, const py::tuple& first,
+             const py::tuple& last, const py::tuple& states, py::handle saved) {
+    RnnForward<T> p;
+    p.shape = shape_of(shape);
+    p.wx = steps<const T>(wx.ptr());
+    p.r = address<const T>(r);
+    p.b = address<const T>(b);
+    addresses(first, p.first);
+    addresses(last, p.last);
+    all_steps(states, p.states);
+    p.saved = steps<T>(saved.ptr());
+    py::gil_scoped_release release;
+    run_forward(p);
+}
+
+template <class T>
+void rnn_bwd(const py::tuple& shape, py::handle r, const py::tuple& first, const py::tuple& states, py::handle saved,
+             const py::tuple& dstates, const py::tuple& dlast, py::handle dwx, py::handle dq, const py::tuple& dfirst,
+             py::handle db, py::handle dr) {
+    RnnBackward<T> p;
+    p.shape = shape_of(shape);
+    p.r = address<const T>(r);
+    addresses(first, p.first);
+    all_steps(states, p.states);
+    p.saved = steps<const T>(saved.ptr());
+    all_steps(dstates, p.dstates);
+    addresses(dlast, p.dlast);
+    p.dwx = steps<T>(dwx.ptr());
+    p.dq = steps<T>(dq.ptr());
+    addresses(dfirst, p.dfirst);
+    p.db = address<T>(db);
+    T* gradient_of_r = address<T>(dr);
+    py::gil_scoped_release release;
+    run_backward(p, gradient_of_r);
+}
+
+// c (M, N) = a (M, K) b (K, N) + bias; a_m, a_k, b_k, b_n: strides; c contiguous
+template <class T>
+void gemm(int64_t M, int64_t N, int64_t K, py::handle a, int64_t a_m, int64_t a_k, py::handle b, int64_t b_k,
+          int64_t b_n, py::handle bias, py::handle c) {
+    Gemm<T> g;
+    g.M = M, g.N = N, g.K = K;
+    g.a = address<const T>(a), g.a_m.inner_stride = a_m, g.a_k.inner_stride = a_k;
+    g.b = address<const T>(b), g.b_k.inner_stride = b_k, g.b_n.inner_stride = b_n;
+    g.bias = address<const T>(bias);
+    g.c = address<T>(c), g.c_m.inner_stride = N;
+    py::gil_scoped_release release;
+    run_gemm(g);
+}
+
+template <class T> void column_sums(py::handle x, int64_t x_m, int64_t M, int64_t N, py::handle out) {
+    const T* from = address<const T>(x);
+    T* to = address<T>(out);
+    py::gil_scoped_release release;
+    run_column_sums(from, x_m, M, N, to);
+}
+
+template <class T> void function(int f, py::handle x, py::handle out, int64_t n) {
+    kernels().of<T>().function[f](address<const T>(x), address<T>(out), n);
+}
+
+template <class T> T read_stream(py::handle x, int64_t n) {
+    const T* from = address<const T>(x);
+    py::gil_scoped_release release;
+    return kernels().of<T>().read_stream(from, n);
+}
+
+// A block as a Python object with the buffer protocol; arrays and tensors made on it keep it alive.
+class Buffer {
+public:
+    explicit Buffer(size_t bytes) : block_(take_block(bytes)), bytes_(bytes) {}
+    Buffer(const Buffer&) = delete;
+    ~Buffer() { give_block(block_); }
+    py::buffer_info info() const { return py::buffer_info(static_cast<uint8_t*>(block_.data), py::ssize_t(bytes_)); }
+
+private:
+    Block block_;
+    size_t bytes_;
+};
+
+template <class T> void define(py::module_& m, const std::string& suffix) {
+    m.def(("rnn_fwd" + suffix).c_str(), rnn_fwd<T>);
+    m.def(("rnn_bwd" + suffix).c_str(), rnn_bwd<T>);
+    m.def(("gemm" + suffix).c_str(), gemm<T>);
+    m.def(("column_sums" + suffix).c_str(), column_sums<T>);
+    m.def(("function" + suffix).c_str(), function<T>);
+    m.def(("read_stream" + suffix).c_str(), read_stream<T>);
+}
+
+} // namespace
+
+PYBIND11_MODULE(_core, m) {
+    const char* isa = std::getenv("FASTITER_ISA");
+    if (const char* why = isa_choose(isa))
+        throw py::import_error("fastiter: FASTITER_ISA must be one of '" + std::string(isa_available()) + "', got '" +
+                               isa + "': " + why);
+    m.attr("version") = FASTITER_VERSION;
+    m.def("isa_chosen", isa_chosen);
+    m.def("isa_built", isa_built);
+    m.def("isa_available", isa_available);
+    m.def("thread_count", thread_count);
+    m.def("set_thread_count", set_thread_count);
+    m.def("thread_pool", thread_pool);
+    py::class_<Buffer>(m, "Buffer", py::buffer_protocol()).def(py::init<size_t>()).def_buffer(&Buffer::info);
+    m.def("release_idle_blocks", release_idle_blocks);
+    m.def("idle_bytes", idle_bytes);
+    define<float>(m, "_f32");
+    define<double>(m, "_f64");
+}

@@ -1,0 +1,245 @@
+// Recurrences forward in time. For each step: a tile of rows times a panel of r in registers, then the cell on the
+// accumulators before they are stored. The cells are in rnn_cells.hpp.
+#include "rnn.hpp"
+#include "pack.hpp"
+
+namespace fastiter::FASTITER_LEVEL {
+namespace {
+
+template <class T, class C> struct Forward {
+    static constexpr int W = lanes<T>, G = C::gates, S = C::states, U = panel_units<C>, R = tile_rows<G * U>;
+    static constexpr int64_t kPanelUnits = U * W;
+
+    const RnnForward<T>& p;
+    const RnnShape& shape = p.shape;
+    const int64_t D = shape.D, Dp = round_up(D, kPanelUnits), panels = Dp / kPanelUnits;
+    const Seat seat;
+    const Rows rows;
+    T *packed, *bias; // r as [head][panel][k][unit vector][gate][lane]; b as [head][gate][unit]
+    T *h, *s;         // h as [parity of the step][row][unit], the other states as [state][row][unit]
+    int64_t lines;
+    const int64_t next_time = shape.offsets ? 0 : shape.reverse ? -p.wx.time : p.wx.time; // what is prefetched
+
+    Forward(const RnnForward<T>& params, int thread)
+        : p(params), seat(p.plan, thread), rows(p.shape, seat.row_group, p.plan.rows) {
+        Arena<T> arena{static_cast<T*>(p.workspace)};
+        lay_out(arena);
+    }
+
+    void lay_out(Arena<T>& arena) {
+        lines = Rows::scratch_lines(shape, p.plan.rows);
+        packed = arena.take(shape.N * panels * panel_size());
+        bias = arena.take(shape.N * G * Dp);
+        const int64_t group = (1 + S) * lines * Dp;
+        h = arena.take(p.plan.heads * group);
+        if (h) h += seat.head_group * group;
+        s = h ? h + 2 * lines * Dp : nullptr;
+    }
+
+    int64_t panel_size() const { return D * G * kPanelUnits; }
+    int units_of(int64_t panel) const { return int(min_of(U, ceil_div(D - panel * kPanelUnits, W))); }
+    T* h_line(int64_t parity, int64_t i) const { return h + (parity * lines + rows.scratch + i) * Dp; }
+    T* s_line(int state, int64_t i) const { return s + ((state - 1) * lines + rows.scratch + i) * Dp; }
+
+    void pack_panel(int64_t n, int64_t panel) {
+        const int units = units_of(panel), nv = units * G;
+        for (int u = 0; u < units; ++u) {
+            const int64_t d = panel * kPanelUnits + u * W, count = min_of(W, D - d);
+            for (int g = 0; g < G; ++g) {
+                T* b = bias + (n * G + g) * Dp + d;
+                store(b, p.b ? load_up_to(p.b + (g * shape.N + n) * D + d, count) : vec<T>{});
+                const T* r = p.r + ((g * shape.N + n) * D + d) * D;
+                pack_transposed(r, D, count, D, packed + (n * panels + panel) * panel_size() + (u * G + g) * W, nv * W);
+            }
+        }
+    }
+
+    void pack(Team team) {
+        Range mine = share(shape.N * panels, team.id, team.size);
+        for (int64_t i = mine.begin; i < mine.end; ++i) pack_panel(i / panels, i % panels);
+    }
+
+    // The states before the first step, of units [begin, end) of head n; h where the row's first step reads it
+    void enter(int64_t n, int64_t begin, int64_t end) {
+        for (int64_t i = 0; i < rows.count; ++i) {
+            const int64_t row = rows.row(i), parity = shape.reverse ? rows.length(i) & 1 : 0;
+            for (int state = 0; state < S; ++state) {
+                const T* first = p.first[state] ? p.first[state] + (row * shape.N + n) * D : nullptr;
+                T* line = state == 0 ? h_line(parity, i) : s_line(state, i);
+                for (int64_t u = begin; u < end; u += W)
+                    pack_line(first ? first + u : nullptr, first ? end - u : 0, line + u);
+            }
+        }
+    }
+
+    void leave(int64_t n, int64_t begin, int64_t end) {
+        for (int64_t i = 0; i < rows.count; ++i) {
+            const int64_t row = rows.row(i), parity = shape.reverse ? 0 : rows.length(i) & 1;
+            for (int state = 0; state < S; ++state) {
+                const T* line = state == 0 ? h_line(parity, i) : s_line(state, i);
+                T* last = p.last[state] + (row * shape.N + n) * D;
+                for (int64_t u = begin; u < end; u += W) store_up_to(last + u, load(line + u), end - u);
+            }
+        }
+    }
+
+    // What one vector of units of one row takes through a step
+    struct Work {
+        vec<T> state[S], keep[4];
+        int64_t i, row, d;
+    };
+
+    FASTITER_INLINE void begin_cell(Work& w, const vec<T>* products, int64_t n, int64_t t, int64_t parity) {
+        const T* line = line_of(p.wx, shape, w.row, t) + n * p.wx.head + w.d;
+        vec<T> x[G];
+#pragma GCC unroll 4
+        for (int g = 0; g < G; ++g) {
+            x[g] = load_up_to(line + g * p.wx.gate, D - w.d);
+            __builtin_prefetch(line + g * p.wx.gate + next_time);
+        }
+        if (C::reads_h) w.state[0] = load(h_line(parity, w.i) + w.d);
+#pragma GCC unroll 4
+        for (int k = 1; k < S; ++k) w.state[k] = load(s_line(k, w.i) + w.d);
+        C::begin(x, products, w.state, w.keep);
+    }
+
+    FASTITER_INLINE void finish_cell(Work& w, int64_t n, int64_t t, int64_t parity) {
+        C::finish(w.state, w.keep);
+        store(h_line(parity ^ 1, w.i) + w.d, w.state[0]);
+#pragma GCC unroll 4
+        for (int k = 0; k < S; ++k) {
+            if (k > 0) store(s_line(k, w.i) + w.d, w.state[k]);
+            if (p.states[k].data)
+                store_up_to(line_of(p.states[k], shape, w.row, t) + n * p.states[k].head + w.d, w.state[k], D - w.d);
+        }
+        if (C::saved && p.saved.data) {
+            T* saved = line_of(p.saved, shape, w.row, t) + n * p.saved.head + w.d;
+#pragma GCC unroll 4
+            for (int g = 0; g < C::saved; ++g) store_up_to(saved + g * p.saved.gate, w.keep[g], D - w.d);
+        }
+    }
+
+    // Rows [first, first + ROWS) of the group times PANELS panels that have UNITS vectors of units each
+    template <int ROWS, int UNITS, int PANELS> void tile(int64_t n, int64_t t, int64_t first, int64_t panel) {
+        constexpr int V = PANELS * UNITS;
+        const int64_t parity = (t & 1) ^ int64_t(shape.reverse), unit = panel * kPanelUnits;
+        vec<T> acc[ROWS][V * G];
+        for (int v = 0; v < V; ++v)
+            for (int g = 0; g < G; ++g) {
+                const vec<T> b = load(bias + (n * G + g) * Dp + unit + v * W);
+#pragma GCC unroll 12
+                for (int i = 0; i < ROWS; ++i) acc[i][v * G + g] = b;
+            }
+        multiply_add<T, ROWS, UNITS * G, PANELS>(h_line(parity, first), Dp, 1,
+                                                 packed + (n * panels + panel) * panel_size(), panel_size(), D, acc);
+        Work work[ROWS * V];
+        for (int i = 0; i < ROWS; ++i)
+            for (int v = 0; v < V; ++v) {
+                Work& w = work[i * V + v];
+                w.i = first + i, w.row = rows.row(first + i), w.d = unit + v * W;
+                begin_cell(w, &acc[i][v * G], n, t, parity);
+            }
+        for (Work& w : work) finish_cell(w, n, t, parity);
+    }
+
+    void step_one_row(int64_t n, int64_t t, Range mine) {
+        constexpr int P = U == 1 ? 4 : 2; // enough independent sums to hide the latency of one
+        int64_t j = mine.begin;
+        for (; j + P <= mine.end && units_of(j + P - 1) == U; j += P) tile<1, U, P>(n, t, 0, j);
+        for (; j < mine.end; ++j) with_count<U>(units_of(j), [&]<int UNITS>() { tile<1, UNITS, 1>(n, t, 0, j); });
+    }
+
+    void step(int64_t n, int64_t t, int64_t active, Range mine) {
+        if (active == 1) return step_one_row(n, t, mine);
+        for (int64_t j = mine.begin; j < mine.end; ++j)
+            for_each_tile<R>(active, [&](int64_t first, int count) {
+                with_count<U>(units_of(j), [&]<int UNITS>() {
+                    with_count<R>(count, [&]<int ROWS>() { tile<ROWS, UNITS, 1>(n, t, first, j); });
+                });
+            });
+    }
+
+    // Padded steps of padded batches are 0.
+    void pad(int64_t n, int64_t t, int64_t active, int64_t begin, int64_t end) {
+        for (int64_t i = active; i < rows.count && !shape.offsets; ++i)
+            for (int k = 0; k < S; ++k)
+                if (p.states[k].data)
+                    clear(line_of(p.states[k], shape, rows.row(i), t) + n * p.states[k].head, begin, end);
+    }
+
+    void run_head(int64_t n, Team team) {
+        const Range mine = share(panels, seat.panel_group, p.plan.panels);
+        const int64_t begin = mine.begin * kPanelUnits, end = min_of(D, mine.end * kPanelUnits);
+        Barrier& barrier = team.barriers[seat.barrier(p.plan)];
+        enter(n, begin, end);
+        wait(barrier, p.plan.panels);
+        for (int64_t k = 0; k < shape.T; ++k) {
+            const int64_t t = shape.reverse ? shape.T - 1 - k : k, active = rows.active(t);
+            step(n, t, active, mine);
+            pad(n, t, active, begin, end);
+            wait(barrier, p.plan.panels);
+        }
+        leave(n, begin, end);
+    }
+};
+
+} // namespace
+
+template <class T, class C> size_t forward_workspace(const RnnShape& shape, const RnnPlan& plan) {
+    RnnForward<T> p;
+    p.shape = shape;
+    p.plan = plan;
+    Forward<T, C> f(p, 0);
+    Arena<T> arena{nullptr};
+    f.lay_out(arena);
+    return arena.used * sizeof(T);
+}
+
+template <class T, class C> void forward(const RnnForward<T>& p, Team team) {
+    Forward<T, C> f(p, team.id);
+    f.pack(team);
+    wait(team.barriers[team.size - 1], team.size); // the last one is no group's: see run_head
+    Range heads = share(p.shape.N, f.seat.head_group, p.plan.heads);
+    for (int64_t n = heads.begin; n < heads.end; ++n) f.run_head(n, team);
+}
+
+// The plan with the least estimated cycles a step. Sizes of caches and rates are those of current x86 server cores; they
+// decide only how fast the result comes.
+template <class T> RnnPlan rnn_plan(const RnnShape& s, bool backward, int threads) {
+    constexpr double kMacsPerCycle = 2 * lanes<T>, kBarrier = 500, kCell = 25, kStart = 8000;
+    constexpr double kL1 = 32 << 10, kL2 = 768 << 10, kL2Bytes = 40, kL3Bytes = 20;
+    const double G = s.cell == Cell::gru ? 3 : s.cell == Cell::lstm || s.cell == Cell::slstm ? 4 : 1;
+    const int64_t panels = max_of(1, ceil_div(s.D, lanes<T> * (backward || G == 1 ? 4 : 1)));
+    auto cycles = [&](int heads, int row_groups, int panel_groups) {
+        const double rows = ceil_div(s.B, row_groups), units = double(ceil_div(panels, panel_groups)) / panels;
+        const double elements = G * s.D * s.D * units, bytes = elements * sizeof(T);
+        const double passes = ceil_div(int64_t(rows), 6), arithmetic = rows * elements / kMacsPerCycle;
+        const double traffic = bytes <= kL1 ? 0 : passes * bytes / kL2Bytes + (bytes <= kL2 ? 0 : bytes / kL3Bytes);
+        const double cells = rows * G * s.D * units / lanes<T> * kCell;
+        const double step = (arithmetic > traffic ? arithmetic : traffic) + cells + (panel_groups > 1 ? kBarrier : 0);
+        return ceil_div(s.N, heads) * step * s.T + (heads * row_groups * panel_groups > 1 ? kStart : 0);
+    };
+    RnnPlan best;
+    double least = cycles(1, 1, 1);
+    for (int h = 1; h <= min_of(threads, s.N); ++h)
+        for (int r = 1; r * h <= threads && r <= s.B; ++r)
+            for (int c = 1; c * r * h <= threads && c <= panels; ++c)
+                if (cycles(h, r, c) < least) least = cycles(h, r, c), best = {h, r, c};
+    return best;
+}
+
+template RnnPlan rnn_plan<float>(const RnnShape&, bool, int);
+template RnnPlan rnn_plan<double>(const RnnShape&, bool, int);
+#define FASTITER_INSTANTIATE(T, ...)                                                    \
+    template size_t forward_workspace<T, __VA_ARGS__>(const RnnShape&, const RnnPlan&); \
+    template void forward<T, __VA_ARGS__>(const RnnForward<T>&, Team);
+#define FASTITER_INSTANTIATE_ALL(T)          \
+    FASTITER_INSTANTIATE(T, Elman<T, false>) \
+    FASTITER_INSTANTIATE(T, Elman<T, true>)  \
+    FASTITER_INSTANTIATE(T, Lstm<T>)         \
+    FASTITER_INSTANTIATE(T, Gru<T>)          \
+    FASTITER_INSTANTIATE(T, Slstm<T>)
+FASTITER_INSTANTIATE_ALL(float)
+FASTITER_INSTANTIATE_ALL(double)
+
+} // namespace fastiter::FASTITER_LEVEL

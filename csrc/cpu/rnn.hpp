@@ -1,0 +1,77 @@
+// What the forward and the backward pass of the recurrences share: the plan, the rows of a thread, the scratch memory.
+#pragma once
+#include "kernels.hpp"
+#include "rnn_cells.hpp"
+#include "tile.hpp"
+
+namespace fastiter::FASTITER_LEVEL {
+
+template <class T> RnnPlan rnn_plan(const RnnShape& shape, bool backward, int threads);
+template <class T, class C> size_t forward_workspace(const RnnShape& shape, const RnnPlan& plan);
+template <class T, class C> size_t backward_workspace(const RnnShape& shape, const RnnPlan& plan);
+template <class T, class C> void forward(const RnnForward<T>& p, Team team);
+template <class T, class C> void backward(const RnnBackward<T>& p, Team team);
+
+// Vectors of units in a panel of the forward pass: cells with several gates fill a tile with one.
+template <class C> constexpr int panel_units = C::gates == 1 ? 4 : 1;
+
+// Where this thread stands in the plan: its heads, its group of rows, its share of each head's panels.
+struct Seat {
+    int head_group, row_group, panel_group;
+    Seat(const RnnPlan& plan, int thread)
+        : head_group(thread / (plan.rows * plan.panels)), row_group(thread / plan.panels % plan.rows),
+          panel_group(thread % plan.panels) {}
+    int barrier(const RnnPlan& plan) const { return head_group * plan.rows + row_group; }
+};
+
+// The rows of one group, longest first. Ragged rows are dealt out in turn, so that the groups get equal work.
+struct Rows {
+    const RnnShape& shape;
+    int64_t first, step, count, scratch; // scratch: the group's first line in scratch arrays
+    Rows(const RnnShape& s, int group, int groups) : shape(s) {
+        Range r = share(s.B, group, groups);
+        bool ragged = s.order != nullptr;
+        first = ragged ? group : r.begin;
+        step = ragged ? groups : 1;
+        count = ragged ? max_of(0, ceil_div(s.B - group, groups)) : r.end - r.begin;
+        scratch = group * ceil_div(s.B, groups);
+    }
+    int64_t row(int64_t i) const { return shape.order ? shape.order[first + i * step] : first + i * step; }
+    int64_t length(int64_t i) const { return shape.order ? shape.lengths[row(i)] : shape.T; }
+    // How many of them have more than t steps
+    int64_t active(int64_t t) const {
+        if (!shape.order) return t < shape.T ? count : 0;
+        int64_t low = 0, high = count;
+        while (low < high) {
+            int64_t middle = (low + high) / 2;
+            if (length(middle) > t)
+                low = middle + 1;
+            else
+                high = middle;
+        }
+        return low;
+    }
+    static int64_t scratch_lines(const RnnShape& s, int groups) { return groups * ceil_div(s.B, groups); }
+};
+
+template <class T> FASTITER_INLINE T* line_of(const Steps<T>& s, const RnnShape& shape, int64_t row, int64_t t) {
+    return s.data + (shape.offsets ? (shape.offsets[t] + row) * s.row : row * s.row + t * s.time);
+}
+
+// Hands out aligned pieces of the workspace; with data == nullptr it only measures.
+template <class T> struct Arena {
+    T* data;
+    int64_t used = 0;
+    T* take(int64_t count) {
+        T* piece = data ? data + used : nullptr;
+        used += round_up(count, 64 / int64_t(sizeof(T)));
+        return piece;
+    }
+};
+
+// Sets lanes [begin, end) of a line to 0.
+template <class T> inline void clear(T* line, int64_t begin, int64_t end) {
+    for (int64_t u = begin; u < end; ++u) line[u] = T(0);
+}
+
+} // namespace fastiter::FASTITER_LEVEL

@@ -1,0 +1,248 @@
+// The recurrences backward in time: for each step, the cell's derivative gives the gradients dp of its products, and a tile
+// of dp times a panel of r gives what flows back into h. The tile's accumulators go straight into the next cell.
+#include "pack.hpp"
+#include "rnn.hpp"
+
+namespace fastiter::FASTITER_LEVEL {
+namespace {
+
+template <class T, class C> struct Backward {
+    static constexpr int W = lanes<T>, G = C::gates, S = C::states, U = 4, R = tile_rows<U>;
+    static constexpr int64_t kPanelUnits = U * W;
+
+    const RnnBackward<T>& p;
+    const RnnShape& shape = p.shape;
+    const int64_t D = shape.D, Dp = round_up(D, W), panels = ceil_div(D, kPanelUnits);
+    // Lines that are a power of two apart would fall into the same few sets of the first-level cache.
+    const int64_t dp_stride = round_up(G * D, 16) + 16;
+    const Seat seat;
+    const Rows rows;
+    T* packed;       // r as [head][panel][gate * D + d][vector of units][lane]
+    T *dp, *ds, *db; // [parity of the visit][row][gate * D + d]; [state][row][unit]; [head][batch row][gate][unit]
+    int64_t lines;
+    const int64_t next_time = shape.offsets ? 0 : shape.reverse ? p.saved.time : -p.saved.time; // what is prefetched
+
+    Backward(const RnnBackward<T>& params, int thread)
+        : p(params), seat(p.plan, thread), rows(p.shape, seat.row_group, p.plan.rows) {
+        Arena<T> arena{static_cast<T*>(p.workspace)};
+        lay_out(arena);
+    }
+
+    void lay_out(Arena<T>& arena) {
+        lines = Rows::scratch_lines(shape, p.plan.rows);
+        packed = arena.take(shape.N * panels * panel_size());
+        db = arena.take(shape.N * shape.B * G * Dp);
+        const int64_t products = 2 * lines * dp_stride, group = products + S * lines * Dp;
+        dp = arena.take(p.plan.heads * group);
+        if (dp) dp += seat.head_group * group;
+        ds = dp ? dp + products : nullptr;
+    }
+
+    int64_t panel_size() const { return G * D * kPanelUnits; }
+    int vectors_of(int64_t panel) const { return int(min_of(U, ceil_div(D - panel * kPanelUnits, W))); }
+    T* dp_line(int64_t parity, int64_t i) const { return dp + (parity * lines + rows.scratch + i) * dp_stride; }
+    T* ds_line(int state, int64_t i) const { return ds + (state * lines + rows.scratch + i) * Dp; }
+    T* db_line(int64_t n, int64_t row) const { return db + (n * shape.B + row) * G * Dp; }
+
+    void pack_panel(int64_t n, int64_t panel) {
+        const int nv = vectors_of(panel);
+        T* out = packed + (n * panels + panel) * panel_size();
+        for (int g = 0; g < G; ++g)
+            for (int64_t d = 0; d < D; ++d)
+                for (int v = 0; v < nv; ++v) {
+                    const int64_t unit = panel * kPanelUnits + v * W;
+                    pack_line(p.r + ((g * shape.N + n) * D + d) * D + unit, D - unit, out + ((g * D + d) * nv + v) * W);
+                }
+    }
+
+    void pack(Team team) {
+        Range mine = share(shape.N * panels, team.id, team.size);
+        for (int64_t i = mine.begin; i < mine.end; ++i) pack_panel(i / panels, i % panels);
+    }
+
+    // Gradients of the final states, and a clean sum for db
+    void enter(int64_t n, int64_t begin, int64_t end) {
+        for (int64_t i = 0; i < rows.count; ++i) {
+            const int64_t row = rows.row(i);
+            for (int k = 0; k < S; ++k) {
+                const T* last = p.dlast[k] ? p.dlast[k] + (row * shape.N + n) * D : nullptr;
+                for (int64_t u = begin; u < end; u += W)
+                    pack_line(last ? last + u : nullptr, last ? end - u : 0, ds_line(k, i) + u);
+            }
+            for (int g = 0; g < G; ++g)
+                for (int64_t u = begin; u < end; u += W) store(db_line(n, row) + g * Dp + u, vec<T>{});
+        }
+    }
+
+    FASTITER_INLINE vec<T> first_state(int k, int64_t n, int64_t row, int64_t u, int64_t count) {
+        return p.first[k] ? load_up_to(p.first[k] + (row * shape.N + n) * D + u, count) : vec<T>{};
+    }
+
+    FASTITER_INLINE vec<T> at(const Steps<const T>& s, int64_t n, int64_t row, int64_t t, int64_t u, int64_t count) {
+        return load_up_to(line_of(s, shape, row, t) + n * s.head + u, count);
+    }
+
+    // One vector of units of one row at step t: ds and what came back through r in, gradients of x and p out
+    FASTITER_INLINE void apply_cell(vec<T> through_r, int64_t n, int64_t t, int64_t parity, int64_t i, int64_t row,
+                                    int64_t u) {
+        const int64_t count = D - u, t_before = shape.reverse ? t + 1 : t - 1;
+        const bool is_first = shape.reverse ? t_before == rows.length(i) : t == 0;
+        vec<T> keep[4], before[S], now[S], d[S], dx[G], products[G];
+#pragma GCC unroll 4
+        for (int k = 0; k < S; ++k) {
+            if (C::needs_before[k])
+                before[k] = is_first ? first_state(k, n, row, u, count) : at(p.states[k], n, row, t_before, u, count);
+            if (C::needs_now[k]) now[k] = at(p.states[k], n, row, t, u, count);
+            d[k] = load(ds_line(k, i) + u);
+            if (p.dstates[k].data) d[k] += at(p.dstates[k], n, row, t, u, count);
+        }
+        d[0] += through_r;
+        if (C::saved) {
+            const T* saved = line_of(p.saved, shape, row, t) + n * p.saved.head + u;
+#pragma GCC unroll 4
+            for (int g = 0; g < C::saved; ++g) {
+                keep[g] = load_up_to(saved + g * p.saved.gate, count);
+                __builtin_prefetch(saved + g * p.saved.gate + next_time);
+            }
+        }
+        C::backward(keep, before, now, d, dx, products);
+        T* out = line_of(p.dwx, shape, row, t) + n * p.dwx.head + u;
+        T *line = dp_line(parity, i) + u, *sum = db_line(n, row) + u;
+#pragma GCC unroll 4
+        for (int g = 0; g < G; ++g) {
+            if (!C::own_dp) products[g] = dx[g];
+            store_up_to(out + g * p.dwx.gate, dx[g], count);
+            store_up_to(line + g * D, products[g], count);
+            if (p.db) store(sum + g * Dp, load(sum + g * Dp) + products[g]);
+        }
+        if (C::own_dp && p.dq.data)
+            store_up_to(line_of(p.dq, shape, row, t) + n * p.dq.head + u, products[G - 1], count);
+#pragma GCC unroll 4
+        for (int k = 0; k < S; ++k) store(ds_line(k, i) + u, d[k]);
+    }
+
+    FASTITER_INLINE void store_first_gradient(vec<T> through_r, int64_t n, int64_t i, int64_t row, int64_t u) {
+        for (int k = 0; k < S; ++k) {
+            if (!p.dfirst[k]) continue;
+            vec<T> d = load(ds_line(k, i) + u);
+            store_up_to(p.dfirst[k] + (row * shape.N + n) * D + u, k == 0 ? d + through_r : d, D - u);
+        }
+    }
+
+    // Rows [first, first + ROWS): products with r of the dp of the visit before, then the cell of step t; t < 0: the rows
+    // had their first step at the visit before, so what comes back is the gradient of their initial states.
+    template <int ROWS, int NV, int PANELS>
+    void tile(int64_t n, int64_t t, int64_t parity, int64_t first, int64_t panel, bool product) {
+        vec<T> acc[ROWS][PANELS * NV] = {};
+        if (product)
+            multiply_add<T, ROWS, NV, PANELS>(dp_line(parity ^ 1, first), dp_stride, 1,
+                                              packed + (n * panels + panel) * panel_size(), panel_size(), G * D, acc);
+        for (int i = 0; i < ROWS; ++i) {
+            const int64_t row = rows.row(first + i);
+            for (int v = 0; v < PANELS * NV; ++v) {
+                const int64_t u = panel * kPanelUnits + v * W;
+                if (t >= 0)
+                    apply_cell(acc[i][v], n, t, parity, first + i, row, u);
+                else
+                    store_first_gradient(acc[i][v], n, first + i, row, u);
+            }
+        }
+    }
+
+    void visit(int64_t n, int64_t t, int64_t parity, Range some, Range mine, bool product) {
+        const int64_t count = some.end - some.begin;
+        int64_t j = mine.begin;
+        if (count == 1)
+            for (; j + 2 <= mine.end && vectors_of(j + 1) == U; j += 2)
+                tile<1, U, 2>(n, t, parity, some.begin, j, product);
+        for (; j < mine.end; ++j)
+            for_each_tile<R>(count, [&](int64_t first, int tile_count) {
+                with_count<U>(vectors_of(j), [&]<int NV>() {
+                    with_count<R>(tile_count,
+                                  [&]<int ROWS>() { tile<ROWS, NV, 1>(n, t, parity, some.begin + first, j, product); });
+                });
+            });
+    }
+
+    void pad(int64_t n, int64_t t, int64_t active, int64_t begin, int64_t end) {
+        for (int64_t i = active; i < rows.count && !shape.offsets; ++i) {
+            T* out = line_of(p.dwx, shape, rows.row(i), t) + n * p.dwx.head;
+            for (int g = 0; g < G; ++g) clear(out + g * p.dwx.gate, begin, end);
+            if (p.dq.data) clear(line_of(p.dq, shape, rows.row(i), t) + n * p.dq.head, begin, end);
+        }
+    }
+
+    void run_head(int64_t n, Team team) {
+        const Range mine = share(panels, seat.panel_group, p.plan.panels);
+        const int64_t begin = mine.begin * kPanelUnits, end = min_of(D, mine.end * kPanelUnits);
+        Barrier& barrier = team.barriers[seat.barrier(p.plan)];
+        enter(n, begin, end);
+        int64_t running = 0; // rows that had a step at the visit before
+        for (int64_t visits = 0; visits < shape.T; ++visits) {
+            const int64_t t = shape.reverse ? visits : shape.T - 1 - visits, active = rows.active(t),
+                          parity = visits & 1;
+            const int64_t going_on = min_of(running, active);
+            visit(n, t, parity, {0, going_on}, mine, true);
+            visit(n, t, parity, {going_on, active}, mine, false);
+            visit(n, -1, parity, {going_on, running}, mine, true);
+            pad(n, t, active, begin, end);
+            if (shape.reverse && visits == 0)
+                visit(n, -1, parity, {active, rows.count}, mine, false); // rows without steps
+            running = active;
+            wait(barrier, p.plan.panels);
+        }
+        visit(n, -1, shape.T & 1, {0, running}, mine, true);
+        if (!shape.reverse || shape.T == 0) visit(n, -1, shape.T & 1, {running, rows.count}, mine, false);
+        wait(barrier, p.plan.panels);
+    }
+
+    // The rows of db in batch order, whoever computed them
+    void sum_db(Team team) {
+        Range mine = share(shape.N * G, team.id, team.size);
+        for (int64_t i = mine.begin; i < mine.end; ++i) {
+            const int64_t n = i / G, g = i % G;
+            for (int64_t u = 0; u < D; u += W) {
+                vec<T> sum{};
+                for (int64_t row = 0; row < shape.B; ++row) sum += load(db_line(n, row) + g * Dp + u);
+                store_up_to(p.db + (g * shape.N + n) * D + u, sum, D - u);
+            }
+        }
+    }
+};
+
+} // namespace
+
+template <class T, class C> size_t backward_workspace(const RnnShape& shape, const RnnPlan& plan) {
+    RnnBackward<T> p;
+    p.shape = shape;
+    p.plan = plan;
+    Backward<T, C> f(p, 0);
+    Arena<T> arena{nullptr};
+    f.lay_out(arena);
+    return arena.used * sizeof(T);
+}
+
+template <class T, class C> void backward(const RnnBackward<T>& p, Team team) {
+    Backward<T, C> f(p, team.id);
+    f.pack(team);
+    wait(team.barriers[team.size - 1], team.size); // the last one is no group's
+    Range heads = share(p.shape.N, f.seat.head_group, p.plan.heads);
+    for (int64_t n = heads.begin; n < heads.end; ++n) f.run_head(n, team);
+    if (!p.db) return;
+    wait(team.barriers[team.size - 1], team.size);
+    f.sum_db(team);
+}
+
+#define FASTITER_INSTANTIATE(T, ...)                                                     \
+    template size_t backward_workspace<T, __VA_ARGS__>(const RnnShape&, const RnnPlan&); \
+    template void backward<T, __VA_ARGS__>(const RnnBackward<T>&, Team);
+#define FASTITER_INSTANTIATE_ALL(T)          \
+    FASTITER_INSTANTIATE(T, Elman<T, false>) \
+    FASTITER_INSTANTIATE(T, Elman<T, true>)  \
+    FASTITER_INSTANTIATE(T, Lstm<T>)         \
+    FASTITER_INSTANTIATE(T, Gru<T>)          \
+    FASTITER_INSTANTIATE(T, Slstm<T>)
+FASTITER_INSTANTIATE_ALL(float)
+FASTITER_INSTANTIATE_ALL(double)
+
+} // namespace fastiter::FASTITER_LEVEL

@@ -1,0 +1,147 @@
+// Vectors of the width that this instruction set has: 16 bytes (baseline), 32 (v3) or 64 (v4).
+// Arithmetic and comparisons are the compiler's own on vector types; what C++ cannot say is below.
+#pragma once
+#include <cstdint>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#define FASTITER_INLINE inline __attribute__((always_inline))
+
+namespace fastiter::FASTITER_LEVEL {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class T> struct vector_of {
+    typedef T type __attribute__((vector_size(kVectorBytes)));
+};
+template <class T> using vec = typename vector_of<T>::type;
+// The same anywhere in memory. Not memcpy: a store of T's then cannot change a pointer or a size that the loop still needs.
+template <class T> struct unaligned_vector_of {
+    typedef T type __attribute__((vector_size(kVectorBytes), aligned(sizeof(T))));
+};
+template <class T> using mask = decltype(vec<T>{} < vec<T>{}); // all ones where true
+template <class T> constexpr int lanes = kVectorBytes / int(sizeof(T));
+
+FASTITER_INLINE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+FASTITER_INLINE constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+FASTITER_INLINE constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+FASTITER_INLINE constexpr int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+
+template <class T> FASTITER_INLINE vec<T> broadcast(T x) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+        return (vec<T>)_mm512_set1_ps(x);
+    else
+        return (vec<T>)_mm512_set1_pd(x);
+#else
+    return x - vec<T>{}; // x - 0 keeps the sign of -0 and every NaN
+#endif
+}
+
+template <class T> FASTITER_INLINE vec<T> load(const T* p) {
+    return *reinterpret_cast<const typename unaligned_vector_of<T>::type*>(p);
+}
+
+template <class T> FASTITER_INLINE void store(T* p, vec<T> v) {
+    *reinterpret_cast<typename unaligned_vector_of<T>::type*>(p) = v;
+}
+
+// The first n lanes (0 <= n <= lanes); the others are 0 and are not read.
+template <class T> FASTITER_INLINE vec<T> load_first(const T* p, int n) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+        return (vec<T>)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
+    else
+        return (vec<T>)_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p);
+#else
+    vec<T> v{};
+    for (int i = 0; i < n; ++i) v[i] = p[i];
+    return v;
+#endif
+}
+
+template <class T> FASTITER_INLINE void store_first(T* p, vec<T> v, int n) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+        _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)v);
+    else
+        _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)v);
+#else
+    for (int i = 0; i < n; ++i) p[i] = v[i];
+#endif
+}
+
+template <class T> FASTITER_INLINE vec<T> load_up_to(const T* p, int64_t n) {
+    return n >= lanes<T> ? load(p) : load_first(p, int(n));
+}
+
+template <class T> FASTITER_INLINE void store_up_to(T* p, vec<T> v, int64_t n) {
+    if (n >= lanes<T>)
+        store(p, v);
+    else
+        store_first(p, v, int(n));
+}
+
+// a * b + c, in one rounding where the machine has it
+FASTITER_INLINE vec<float> fma(vec<float> a, vec<float> b, vec<float> c) {
+#if defined(__AVX512F__)
+    return (vec<float>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+    return (vec<float>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
+
+FASTITER_INLINE vec<double> fma(vec<double> a, vec<double> b, vec<double> c) {
+#if defined(__AVX512F__)
+    return (vec<double>)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif defined(__AVX2__)
+    return (vec<double>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#else
+    return a * b + c;
+#endif
+}
+
+template <class T> FASTITER_INLINE vec<T> fma(vec<T> a, T b, vec<T> c) { return fma(a, broadcast(b), c); }
+template <class T> FASTITER_INLINE vec<T> fma(vec<T> a, T b, T c) { return fma(a, broadcast(b), broadcast(c)); }
+
+// A comparison with NaN is false, so that select(x < lo, lo, x) keeps a NaN in x.
+template <class T> FASTITER_INLINE vec<T> select(mask<T> m, vec<T> yes, vec<T> no) { return m ? yes : no; }
+#if defined(__AVX512F__)
+// One instruction instead of two; it returns its second operand where one is NaN.
+FASTITER_INLINE vec<float> max_keeping_nan(vec<float> lo, vec<float> x) {
+    return (vec<float>)_mm512_max_ps((__m512)lo, (__m512)x);
+}
+FASTITER_INLINE vec<double> max_keeping_nan(vec<double> lo, vec<double> x) {
+    return (vec<double>)_mm512_max_pd((__m512d)lo, (__m512d)x);
+}
+FASTITER_INLINE vec<float> min_keeping_nan(vec<float> hi, vec<float> x) {
+    return (vec<float>)_mm512_min_ps((__m512)hi, (__m512)x);
+}
+FASTITER_INLINE vec<double> min_keeping_nan(vec<double> hi, vec<double> x) {
+    return (vec<double>)_mm512_min_pd((__m512d)hi, (__m512d)x);
+}
+#else
+template <class V> FASTITER_INLINE V max_keeping_nan(V lo, V x) { return x < lo ? lo : x; }
+template <class V> FASTITER_INLINE V min_keeping_nan(V hi, V x) { return x > hi ? hi : x; }
+#endif
+template <class T> FASTITER_INLINE vec<T> at_least(vec<T> x, T lo) { return max_keeping_nan(broadcast(lo), x); }
+template <class T> FASTITER_INLINE vec<T> at_most(vec<T> x, T hi) { return min_keeping_nan(broadcast(hi), x); }
+
+// The sign bit alone, in every lane
+template <class T> FASTITER_INLINE mask<T> sign_bit() { return (mask<T>)broadcast(T(-0.0)); }
+// -|x|
+template <class T> FASTITER_INLINE vec<T> minus_magnitude(vec<T> x) { return (vec<T>)((mask<T>)x | sign_bit<T>()); }
+template <class T> FASTITER_INLINE vec<T> copy_sign(vec<T> x, vec<T> sign) {
+    return (vec<T>)(((mask<T>)x & ~sign_bit<T>()) | ((mask<T>)sign & sign_bit<T>()));
+}
+
+} // namespace fastiter::FASTITER_LEVEL

@@ -1,0 +1,128 @@
+#include "run.hpp"
+#include "dispatch.hpp"
+#include "memory.hpp"
+#include "threads.hpp"
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+namespace fastiter {
+namespace {
+
+// Memory that a thread keeps from call to call; large blocks go back to where others find them.
+class Workspace {
+public:
+    void* of(size_t bytes) {
+        if (bytes > block_.size) {
+            give_block(block_);
+            block_ = {};
+            block_ = take_block(bytes);
+        }
+        return block_.data;
+    }
+    void trim() {
+        if (block_.size <= kKept) return;
+        give_block(block_);
+        block_ = {};
+    }
+    ~Workspace() { give_block(block_); }
+
+private:
+    static constexpr size_t kKept = 64 << 20;
+    Block block_;
+};
+
+thread_local Workspace workspace;
+
+// Calls prepare(threads), which returns how many threads it wants of them, then job; with one thread where no more can be
+// had.
+template <class Params, class Prepare> void run(Params& params, Job job, Prepare prepare) {
+    int threads = prepare(thread_count());
+    if (!run_team(threads, job, &params)) {
+        prepare(1);
+        run_team(1, job, &params);
+    }
+    workspace.trim();
+}
+
+// Rows by decreasing length (packed rows are in this order already); empty where there are no lengths.
+std::vector<int64_t> by_length(const RnnShape& shape) {
+    std::vector<int64_t> order;
+    if (!shape.lengths) return order;
+    order.resize(size_t(shape.B));
+    std::iota(order.begin(), order.end(), int64_t(0));
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int64_t a, int64_t b) { return shape.lengths[a] > shape.lengths[b]; });
+    return order;
+}
+
+} // namespace
+
+template <class T> void run_forward(RnnForward<T> p) {
+    const KernelsOf<T>& k = kernels().of<T>();
+    const std::vector<int64_t> order = by_length(p.shape);
+    if (p.shape.lengths) p.shape.order = order.data();
+    auto job = [](const void* params, Team team) {
+        kernels().of<T>().rnn_fwd(*static_cast<const RnnForward<T>*>(params), team);
+    };
+    run(p, job, [&](int threads) {
+        p.plan = k.rnn_plan(p.shape, false, threads);
+        p.workspace = workspace.of(k.rnn_fwd_workspace(p.shape, p.plan));
+        return p.plan.threads();
+    });
+}
+
+template <class T> void run_backward(RnnBackward<T> p, T* dr) {
+    const KernelsOf<T>& k = kernels().of<T>();
+    const std::vector<int64_t> order = by_length(p.shape);
+    if (p.shape.lengths) p.shape.order = order.data();
+    auto job = [](const void* params, Team team) {
+        kernels().of<T>().rnn_bwd(*static_cast<const RnnBackward<T>*>(params), team);
+    };
+    run(p, job, [&](int threads) {
+        p.plan = k.rnn_plan(p.shape, true, threads);
+        p.workspace = workspace.of(k.rnn_bwd_workspace(p.shape, p.plan));
+        return p.plan.threads();
+    });
+    if (dr) weight_gradient(p, dr);
+}
+
+template <class T> void run_gemm(Gemm<T> g) {
+    const KernelsOf<T>& k = kernels().of<T>();
+    constexpr double kSmall = 2e6; // flops that take about as long as starting a team
+    auto job = [](const void* params, Team team) {
+        kernels().of<T>().gemm(*static_cast<const Gemm<T>*>(params), team);
+    };
+    run(g, job, [&](int threads) {
+        if (2.0 * g.M * g.N * g.K < kSmall) threads = 1;
+        g.workspace = workspace.of(k.gemm_workspace(g, threads));
+        return threads;
+    });
+}
+
+namespace {
+template <class T> struct ColumnSums {
+    const T* x;
+    int64_t x_m, M, N;
+    T* out;
+};
+} // namespace
+
+template <class T> void run_column_sums(const T* x, int64_t x_m, int64_t M, int64_t N, T* out) {
+    ColumnSums<T> params{x, x_m, M, N, out};
+    auto job = [](const void* params, Team team) {
+        const auto& p = *static_cast<const ColumnSums<T>*>(params);
+        kernels().of<T>().column_sums(p.x, p.x_m, p.M, p.N, p.out, team);
+    };
+    run(params, job, [&](int threads) { return M * N < 100000 ? 1 : threads; });
+}
+
+#define FASTITER_INSTANTIATE(T)                     \
+    template void run_forward(RnnForward<T>);       \
+    template void run_backward(RnnBackward<T>, T*); \
+    template void run_gemm(Gemm<T>);                \
+    template void run_column_sums(const T*, int64_t, int64_t, int64_t, T*);
+FASTITER_INSTANTIATE(float)
+FASTITER_INSTANTIATE(double)
+
+} // namespace fastiter

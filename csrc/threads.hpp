@@ -1,0 +1,20 @@
+// The one place where threads come from: torch's OpenMP pool when an OpenMP runtime is in the process, else our own.
+#pragma once
+#include "cpu/team.hpp"
+
+namespace fastiter {
+
+// Runs job(context, team) once in each of `threads` threads of one team, the caller's among them. Returns false, with
+// nothing run, when so many cannot be had here (inside another parallel region, under a thread limit): call again with 1.
+using Job = void (*)(const void* context, Team team);
+bool run_team(int threads, Job job, const void* context);
+
+// The number that a kernel may use: the one that was set; else that of the OpenMP runtime in the process (torch's own
+// setting); else the cores that this process may run on.
+int thread_count();
+void set_thread_count(int threads); // 0: back to the default
+const char* thread_pool();          // "OpenMP of the process" or "fastiter"
+
+constexpr int kMaxThreads = 256;
+
+} // namespace fastiter

@@ -1,0 +1,115 @@
+// dr[g, n, i, j] = sum over rows and steps of dp[g, n, i] h_before[n, j], where dp is the gradient of r h + b. The steps that
+// have a step before them are one product, straight from the arrays; h before the first step is a second, small one.
+#include "run.hpp"
+#include <algorithm>
+#include <vector>
+
+namespace fastiter {
+namespace {
+
+int64_t gates_of(Cell cell) { return cell == Cell::gru ? 3 : cell == Cell::lstm || cell == Cell::slstm ? 4 : 1; }
+
+template <class T> T* at(const Steps<T>& s, const RnnShape& shape, int64_t row, int64_t t) {
+    return s.data + (shape.offsets ? (shape.offsets[t] + row) * s.row : row * s.row + t * s.time);
+}
+
+// Lines (time, row) as one index: regular where time is outermost in memory
+SplitIndex lines(int64_t B, int64_t time, int64_t row) {
+    if (time == B * row) return {INT64_MAX, 0, row};
+    return {std::max<int64_t>(B, 1), time, row};
+}
+
+template <class T> struct WeightGradient {
+    const RnnBackward<T>& p;
+    T* dr;
+    const RnnShape& s = p.shape;
+    const int64_t G = gates_of(s.cell), N = s.N, D = s.D;
+
+    // Gates [first, first + count) of dr from `rows` lines of dp, whose gates are `gate` apart, and of h
+    void product(const T* dp, int64_t gate, SplitIndex dp_rows, const T* h, SplitIndex h_rows, int64_t rows,
+                 int64_t first, int64_t count, bool accumulate) const {
+        Gemm<T> g;
+        g.M = count * D, g.N = D, g.K = rows;
+        g.a = dp, g.a_m = {D, gate, 1}, g.a_k = dp_rows;
+        g.b = h, g.b_k = h_rows;
+        g.c = dr, g.c_m = {D, N * D * D, D};
+        g.c += first * N * D * D;
+        g.accumulate = accumulate;
+        run_gemm(g);
+    }
+
+    // Both parts of dp: dwx, and for the gate whose dp is not its dx, dq
+    template <class F> void for_each_part(F f) const {
+        const int64_t from_dwx = p.dq.data ? G - 1 : G;
+        f(p.dwx, 0, from_dwx);
+        if (p.dq.data) f(p.dq, from_dwx, 1);
+    }
+
+    void shifted() {
+        for_each_part([&](const Steps<T>& d, int64_t first, int64_t count) {
+            const Steps<const T>& h = p.states[0];
+            const int64_t steps = std::max<int64_t>(s.T - 1, 0);
+            for (int64_t n = 0; n < N; ++n)
+                head(n).product(d.data + n * d.head + (s.reverse ? 0 : d.time), d.gate, lines(s.B, d.time, d.row),
+                                h.data + n * h.head + (s.reverse ? h.time : 0), lines(s.B, h.time, h.row), steps * s.B,
+                                first, count, false);
+        });
+    }
+
+    WeightGradient head(int64_t n) const { return {p, dr + n * D * D}; }
+
+    // dp of each row's first step, side by side, times the initial h
+    void initial() {
+        if (!p.first[0]) return;
+        for_each_part([&](const Steps<T>& d, int64_t first, int64_t count) {
+            std::vector<T> dp(size_t(s.B * count * N * D), T(0));
+            for (int64_t row = 0; row < s.B; ++row) {
+                const int64_t length = s.lengths ? s.lengths[row] : s.T;
+                if (length == 0) continue;
+                const T* from = at(d, s, row, s.reverse ? length - 1 : 0);
+                for (int64_t g = 0; g < count; ++g)
+                    for (int64_t n = 0; n < N; ++n)
+                        std::copy_n(from + g * d.gate + n * d.head, D, &dp[size_t(((row * count + g) * N + n) * D)]);
+            }
+            for (int64_t n = 0; n < N; ++n)
+                head(n).product(dp.data() + n * D, N * D, {INT64_MAX, 0, count * N * D}, p.first[0] + n * D,
+                                {INT64_MAX, 0, N * D}, s.B, first, count, true);
+        });
+    }
+
+    // Packed rows have no regular distance to their step before: h before each step is copied out first.
+    void packed() {
+        const Steps<const T>& h = p.states[0];
+        std::vector<T> before(size_t(s.packed_rows * N * D));
+        for (int64_t row = 0; row < s.B; ++row)
+            for (int64_t t = 0; t < s.lengths[row]; ++t) {
+                const bool is_first = s.reverse ? t == s.lengths[row] - 1 : t == 0;
+                T* to = &before[size_t((s.offsets[t] + row) * N * D)];
+                for (int64_t n = 0; n < N; ++n) {
+                    if (!is_first)
+                        std::copy_n(at(h, s, row, s.reverse ? t + 1 : t - 1) + n * h.head, D, to + n * D);
+                    else if (p.first[0])
+                        std::copy_n(p.first[0] + (row * N + n) * D, D, to + n * D);
+                }
+            }
+        for_each_part([&](const Steps<T>& d, int64_t first, int64_t count) {
+            for (int64_t n = 0; n < N; ++n)
+                head(n).product(d.data + n * d.head, d.gate, {INT64_MAX, 0, d.row}, before.data() + n * D,
+                                {INT64_MAX, 0, N * D}, s.packed_rows, first, count, false);
+        });
+    }
+};
+
+} // namespace
+
+template <class T> void weight_gradient(const RnnBackward<T>& p, T* dr) {
+    WeightGradient<T> gradient{p, dr};
+    if (p.shape.offsets) return gradient.packed();
+    gradient.shifted();
+    gradient.initial();
+}
+
+template void weight_gradient(const RnnBackward<float>&, float*);
+template void weight_gradient(const RnnBackward<double>&, double*);
+
+} // namespace fastiter

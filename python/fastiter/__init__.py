@@ -1,0 +1,19 @@
+"""Fast iterations x <- f(x) on NumPy arrays: recurrent networks along time. Tensors: :mod:`fastiter.torch`."""
+
+from __future__ import annotations
+
+from ._backend import BackendError
+from ._config import __version__, get_num_threads, set_num_threads, show_config
+from .rnn import elman, gru, lstm, slstm
+
+__all__ = [
+    "BackendError",
+    "__version__",
+    "elman",
+    "get_num_threads",
+    "gru",
+    "lstm",
+    "set_num_threads",
+    "show_config",
+    "slstm",
+]

@@ -1,0 +1,93 @@
+"""Checks of array arguments. Each message is one sentence: function, argument, expected, received."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+
+Array = npt.NDArray[Any]
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def check_arrays(function: str, names: Sequence[str], arrays: Sequence[object]) -> None:
+    """Check that all are ndarrays of one floating dtype (in the machine's byte order); the first sets it."""
+    dtype = getattr(arrays[0], "dtype", None)
+    for x in arrays:
+        if not isinstance(x, np.ndarray) or x.dtype != dtype:
+            break
+    else:
+        if dtype in FLOATS:
+            return
+    for name, x in zip(names, arrays, strict=True):
+        check_array(function, name, x)
+        if x.dtype != dtype:  # type: ignore[attr-defined]
+            raise TypeError(f"{function}: {name} must have dtype {dtype} like {names[0]}, got {x.dtype}")  # type: ignore[attr-defined]
+
+
+def check_array(function: str, name: str, x: object) -> None:
+    """Check that ``x`` is an ndarray of one of the floating dtypes."""
+    if not isinstance(x, np.ndarray):
+        kind = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
+        raise TypeError(f"{function}: {name} must be a NumPy array of float32 or float64, got {kind}")
+    if x.dtype not in FLOATS:
+        raise TypeError(f"{function}: {name} must be a NumPy array of float32 or float64, got dtype {x.dtype}")
+
+
+def check_out(
+    function: str, out: object, shape: tuple[int, ...], names: Sequence[str], inputs: Sequence[Array]
+) -> None:
+    """Check that ``out`` is a writable array of this shape and of the first input's dtype, apart from every input."""
+    check_array(function, "out", out)
+    assert isinstance(out, np.ndarray)  # for the type checker: check_array has said so
+    if out.dtype != inputs[0].dtype:
+        raise TypeError(f"{function}: out must have dtype {inputs[0].dtype} like {names[0]}, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"{function}: out must have shape {shape}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError(f"{function}: out must be writable, got a read-only array")
+    if _overlaps_itself(out):
+        raise ValueError(f"{function}: out must have one place for each element, got strides {out.strides}")
+    for name, x in zip(names, inputs, strict=True):
+        if np.may_share_memory(out, x):
+            raise ValueError(f"{function}: out must not share memory with the inputs, got the memory of {name}")
+
+
+def _overlaps_itself(x: Array) -> bool:
+    return any(stride == 0 and size > 1 for stride, size in zip(x.strides, x.shape, strict=True))
+
+
+def integers(function: str, name: str, x: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Return ``x`` as a contiguous int64 array; refuse what is not made of whole numbers."""
+    array = np.asarray(x)
+    if array.size == 0 and array.dtype == np.float64 and not isinstance(x, np.ndarray):
+        array = array.astype(np.int64)  # an empty list has no dtype of its own
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{function}: {name} must be integers, got dtype {array.dtype}")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def unit_stride(x: Array) -> Array:
+    """Return ``x``, or a copy, with aligned elements and the last axis next to each other."""
+    if x.flags.c_contiguous and x.flags.aligned:
+        return x
+    size = x.itemsize
+    in_elements = all(stride % size == 0 for stride in x.strides)
+    if x.flags.aligned and in_elements and (x.shape[-1] <= 1 or x.strides[-1] == size):
+        return x
+    return np.ascontiguousarray(x)
+
+
+#: Arrays from this size on get memory that was used before: its pages are there.
+_LARGE = 1 << 20
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return an uninitialised C-contiguous array."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    return np.empty(shape, dtype) if nbytes < _LARGE else np.frombuffer(_core.Buffer(nbytes), dtype).reshape(shape)

@@ -1,0 +1,55 @@
+"""Threads, instruction sets and versions: what runs, and how to change it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import _core
+from ._backend import availability
+
+__version__: str = _core.version
+
+
+def get_num_threads() -> int:
+    """Return how many threads a kernel may use.
+
+    The number given to :func:`set_num_threads`; by default torch's number when torch is in the process, else the cores
+    that this process may run on. Results do not depend on it.
+
+    Examples
+    --------
+    >>> import fastiter
+    >>> fastiter.get_num_threads() >= 1
+    True
+    """
+    return _core.thread_count()
+
+
+def set_num_threads(threads: int | None) -> None:
+    """Set how many threads a kernel may use; ``None`` goes back to the default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``threads`` is not an integer, or is less than 1.
+    """
+    if threads is None:
+        _core.set_thread_count(0)
+        return
+    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)):
+        raise TypeError(f"set_num_threads: threads must be an int or None, got {type(threads).__name__}")
+    if not 1 <= threads <= 256:
+        raise ValueError(f"set_num_threads: threads must be from 1 to 256, got {threads}")
+    _core.set_thread_count(int(threads))
+
+
+def show_config() -> None:
+    """Print the version, instruction sets, threads and backends, with the reason for each that cannot run."""
+    print(f"fastiter      {__version__}")
+    print(f"numpy         {np.__version__}")
+    print(
+        f"instructions  {_core.isa_chosen()} (built: {_core.isa_built()}; this machine runs: {_core.isa_available()})"
+    )
+    print(f"threads       {get_num_threads()}, pool: {_core.thread_pool()}")
+    for name, state in availability().items():
+        print(f"backend       {name}: {state}")

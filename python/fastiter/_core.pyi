@@ -1,0 +1,73 @@
+from typing import Any
+
+import numpy.typing as npt
+
+version: str
+
+Address = int | npt.NDArray[Any]
+Steps = tuple[()] | tuple[int, int, int, int, int] | npt.NDArray[Any]
+Shape = tuple[int, int, int, int, int, bool, Address, Address, int]
+Addresses = tuple[Address, ...]
+
+class Buffer:
+    def __init__(self, bytes: int, /) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+def release_idle_blocks() -> None: ...
+def idle_bytes() -> int: ...
+def isa_chosen() -> str: ...
+def isa_built() -> str: ...
+def isa_available() -> str: ...
+def thread_count() -> int: ...
+def set_thread_count(threads: int, /) -> None: ...
+def thread_pool() -> str: ...
+def rnn_fwd_f32(
+    shape: Shape,
+    wx: Steps,
+    r: Address,
+    b: Address,
+    first: Addresses,
+    last: Addresses,
+    states: tuple[Steps, ...],
+    saved: Steps,
+    /,
+) -> None: ...
+def rnn_bwd_f32(
+    shape: Shape,
+    r: Address,
+    first: Addresses,
+    states: tuple[Steps, ...],
+    saved: Steps,
+    dstates: tuple[Steps, ...],
+    dlast: Addresses,
+    dwx: Steps,
+    dq: Steps,
+    dfirst: Addresses,
+    db: Address,
+    dr: Address,
+    /,
+) -> None: ...
+def gemm_f32(
+    M: int,
+    N: int,
+    K: int,
+    a: Address,
+    a_m: int,
+    a_k: int,
+    b: Address,
+    b_k: int,
+    b_n: int,
+    bias: Address,
+    c: Address,
+    /,
+) -> None: ...
+def column_sums_f32(x: Address, x_m: int, M: int, N: int, out: Address, /) -> None: ...
+def function_f32(function: int, x: Address, out: Address, n: int, /) -> None: ...
+def read_stream_f32(x: Address, n: int, /) -> float: ...
+
+rnn_fwd_f64 = rnn_fwd_f32
+rnn_bwd_f64 = rnn_bwd_f32
+gemm_f64 = gemm_f32
+column_sums_f64 = column_sums_f32
+function_f64 = function_f32
+read_stream_f64 = read_stream_f32

@@ -1,0 +1,83 @@
+"""What the recurrent cells are, and the checks of their arguments, for arrays and tensors alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell: its number in the kernels, gates, states, and how many values a step saves for the backward pass."""
+
+    name: str
+    code: int
+    gates: int
+    states: tuple[str, ...]
+    saved: int
+
+
+CELLS = {
+    cell.name: cell
+    for cell in (
+        Cell("elman_tanh", 0, 1, ("h",), 0),
+        Cell("elman_relu", 1, 1, ("h",), 0),
+        Cell("lstm", 2, 4, ("h", "c"), 4),
+        Cell("gru", 3, 3, ("h",), 4),
+        Cell("slstm", 4, 4, ("h", "c", "n", "m"), 4),
+    )
+}
+
+
+def elman_cell(activation: object) -> str:
+    """Return the name of the Elman cell with this activation."""
+    if activation not in ("tanh", "relu"):
+        raise ValueError(f"elman: activation must be 'tanh' or 'relu', got {activation!r}")
+    return f"elman_{activation}"
+
+
+def check_flag(function: str, name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{function}: {name} must be a bool, got {type(value).__name__}")
+
+
+def check_shapes(
+    function: str, cell: Cell, wx: Shape, r: Shape, b: Shape | None, state: Sequence[Shape] | None
+) -> tuple[int, int, int, int]:
+    """Return (B, T, N, D) when all shapes belong together."""
+    if len(wx) != 5 or wx[2] != cell.gates:
+        raise ValueError(f"{function}: wx must have shape (B, T, {cell.gates}, N, D), got {tuple(wx)}")
+    batch, time, gates, heads, width = wx
+    if heads < 1 or width < 1:
+        raise ValueError(f"{function}: wx must have at least one head and one unit, got shape {tuple(wx)}")
+    _check_shape(function, "r", r, (gates, heads, width, width), "(G, N, D, D)")
+    if b is not None:
+        _check_shape(function, "b", b, (gates, heads, width), "(G, N, D)")
+    for name, shape in zip(cell.states, state or (), strict=False):
+        _check_shape(function, f"state {name}", shape, (batch, heads, width), "(B, N, D)")
+    return batch, time, heads, width
+
+
+def _check_shape(function: str, name: str, shape: Shape, expected: Shape, letters: str) -> None:
+    if shape != expected:
+        raise ValueError(f"{function}: {name} must have shape {letters} = {expected} to go with wx, got {tuple(shape)}")
+
+
+def check_state(function: str, cell: Cell, state: Any) -> None:
+    """Check that ``state`` is a tuple (or list) of as many parts as the cell has states."""
+    letters = f"({', '.join(cell.states)}{',' if len(cell.states) == 1 else ''})"
+    if not isinstance(state, (tuple, list)):
+        raise TypeError(f"{function}: state must be a tuple {letters}, got {type(state).__name__}")
+    if len(state) != len(cell.states):
+        raise ValueError(f"{function}: state must be a tuple {letters} of {len(cell.states)}, got {len(state)} parts")
+
+
+def check_lengths(function: str, shape: Shape, least: int, most: int, batch: int, time: int) -> None:
+    """Check the lengths of ``batch`` rows, of which ``least`` and ``most`` are the extremes."""
+    if shape != (batch,):
+        raise ValueError(f"{function}: lengths must have shape (B,) = ({batch},), got {tuple(shape)}")
+    if least < 0 or most > time:
+        raise ValueError(f"{function}: lengths must be from 0 to T = {time}, got {least if least < 0 else most}")

@@ -1,0 +1,327 @@
+"""s_t = cell(wx_t, R h_{t-1} + b, s_{t-1}): the specification of the family `rnn`, forward and backward.
+
+Shapes: wx (B, T, G, N, D), r (G, N, D_out, D_in), b (G, N, D), every state (B, N, D), h (B, T, N, D).
+Gate order: lstm i, f, g, o; gru r, z, n; slstm i, f, z, o. The arguments are trusted: `fastiter.rnn` checks them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+State = tuple[Array, ...]
+Output = tuple[Array, State, State]
+
+
+# ---- the scalar functions, in forms that neither overflow nor cancel ------------------------------------------------
+
+
+def _sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x))."""
+    e = np.exp(-np.abs(x))
+    y: Array = np.where(x >= 0, 1, e) / (1 + e)
+    return y
+
+
+def _log_sigmoid(x: Array) -> Array:
+    """log(1 / (1 + exp(-x)))."""
+    return np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x)))
+
+
+# ---- one step of each cell ------------------------------------------------------------------------------------------
+# Every step takes x = wx_t and y = R h' + b, both (B, G, N, D), and the previous states (a prime in the equations).
+# Every gradient takes the same, the new states and their cotangents, and returns those of x, of y and of the
+# previous states, where y is held fixed: the path h' -> y is common to all cells and added in `backward`.
+
+
+def _gates(a: Array) -> tuple[Array, ...]:
+    return tuple(a[:, g] for g in range(a.shape[1]))
+
+
+def _elman_tanh_step(x: Array, y: Array, prev: State) -> State:
+    """h = tanh(a)."""
+    (a,) = _gates(x + y)
+    return (np.tanh(a),)
+
+
+def _elman_tanh_grad(x: Array, y: Array, prev: State, new: State, dnew: State) -> tuple[Array, Array, State]:
+    (h,), (dh,) = new, dnew
+    da = np.stack([dh * (1 - h * h)], axis=1)
+    return da, da, (np.zeros_like(dh),)
+
+
+def _elman_relu_step(x: Array, y: Array, prev: State) -> State:
+    """h = max(a, 0)."""
+    (a,) = _gates(x + y)
+    return (np.maximum(a, 0),)
+
+
+def _elman_relu_grad(x: Array, y: Array, prev: State, new: State, dnew: State) -> tuple[Array, Array, State]:
+    (h,), (dh,) = new, dnew
+    da = np.stack([np.where(h > 0, dh, 0)], axis=1)
+    return da, da, (np.zeros_like(dh),)
+
+
+def _lstm_step(x: Array, y: Array, prev: State) -> State:
+    """c = f c' + i g; h = o tanh(c)."""
+    _, c_prev = prev
+    a_i, a_f, a_g, a_o = _gates(x + y)
+    c = _sigmoid(a_f) * c_prev + _sigmoid(a_i) * np.tanh(a_g)
+    return _sigmoid(a_o) * np.tanh(c), c
+
+
+def _lstm_grad(x: Array, y: Array, prev: State, new: State, dnew: State) -> tuple[Array, Array, State]:
+    (_, c_prev), (_, c), (dh, dc) = prev, new, dnew
+    a_i, a_f, a_g, a_o = _gates(x + y)
+    i, f, g, o = _sigmoid(a_i), _sigmoid(a_f), np.tanh(a_g), _sigmoid(a_o)
+    tanh_c = np.tanh(c)
+    dc = dc + dh * o * (1 - tanh_c * tanh_c)
+    da_i = dc * g * i * (1 - i)
+    da_f = dc * c_prev * f * (1 - f)
+    da_g = dc * i * (1 - g * g)
+    da_o = dh * tanh_c * o * (1 - o)
+    da = np.stack([da_i, da_f, da_g, da_o], axis=1)
+    return da, da, (np.zeros_like(dh), dc * f)
+
+
+def _gru_step(x: Array, y: Array, prev: State) -> State:
+    """n = tanh(x_n + r y_n); h = (1 - z) n + z h'."""
+    (h_prev,) = prev
+    (x_r, x_z, x_n), (y_r, y_z, y_n) = _gates(x), _gates(y)
+    r, z = _sigmoid(x_r + y_r), _sigmoid(x_z + y_z)
+    n = np.tanh(x_n + r * y_n)
+    return ((1 - z) * n + z * h_prev,)
+
+
+def _gru_grad(x: Array, y: Array, prev: State, new: State, dnew: State) -> tuple[Array, Array, State]:
+    (h_prev,), (dh,) = prev, dnew
+    (x_r, x_z, x_n), (y_r, y_z, y_n) = _gates(x), _gates(y)
+    r, z = _sigmoid(x_r + y_r), _sigmoid(x_z + y_z)
+    n = np.tanh(x_n + r * y_n)
+    da_n = dh * (1 - z) * (1 - n * n)
+    da_z = dh * (h_prev - n) * z * (1 - z)
+    da_r = da_n * y_n * r * (1 - r)
+    return np.stack([da_r, da_z, da_n], axis=1), np.stack([da_r, da_z, da_n * r], axis=1), (dh * z,)
+
+
+def _slstm_parts(x: Array, y: Array, prev: State) -> tuple[Array, ...]:
+    """ell = logsigmoid(a_f) + m'; m = a_i where n' = 0, else max(a_i, ell); i = exp(a_i - m), f = exp(ell - m)."""
+    _, _, n_prev, m_prev = prev
+    a_i, a_f, a_z, a_o = _gates(x + y)
+    ell = _log_sigmoid(a_f) + m_prev
+    # Per element: one batch may mix sequences that begin here with sequences that continue.
+    m = np.where(n_prev == 0, a_i, np.maximum(a_i, ell))
+    i = np.exp(np.minimum(a_i - m, 0))
+    f = np.exp(np.minimum(ell - m, 0))
+    return ell, m, i, f, np.tanh(a_z), _sigmoid(a_o)
+
+
+def _slstm_step(x: Array, y: Array, prev: State) -> State:
+    """c = f c' + i z; n = max(f n' + i, 1); h = o c / n."""
+    _, c_prev, n_prev, _ = prev
+    _, m, i, f, z, o = _slstm_parts(x, y, prev)
+    c = f * c_prev + i * z
+    n = np.maximum(f * n_prev + i, 1)
+    return o * c / n, c, n, m
+
+
+def _slstm_grad(x: Array, y: Array, prev: State, new: State, dnew: State) -> tuple[Array, Array, State]:
+    (_, c_prev, n_prev, _), (h, c, n, _), (dh, dc, dn, dm) = prev, new, dnew
+    a_i, a_f, _, _ = _gates(x + y)
+    ell, m, i, f, z, o = _slstm_parts(x, y, prev)
+    dc = dc + dh * o / n
+    dn = dn - dh * h / n
+    dn = np.where(f * n_prev + i >= 1, dn, 0)
+    # u = a_i - m and v = ell - m, the arguments of the two exponentials. u <= 0 always; v > 0 only where n' = 0.
+    du = (dc * z + dn) * i
+    dv = np.where(ell <= m, (dc * c_prev + dn * n_prev) * f, 0)
+    dm = dm - du - dv
+    # m = a_i where n' = 0 and where a_i is the larger one, half of each where they are equal, else ell.
+    to_a_i = np.where((n_prev == 0) | (a_i > ell), dm, np.where(a_i == ell, dm / 2, 0))
+    da_i = du + to_a_i
+    d_ell = dv + (dm - to_a_i)
+    da_f = d_ell * _sigmoid(-a_f)
+    da_z = dc * i * (1 - z * z)
+    da_o = dh * (c / n) * o * (1 - o)
+    da = np.stack([da_i, da_f, da_z, da_o], axis=1)
+    return da, da, (np.zeros_like(dh), dc * f, dn * f, d_ell)
+
+
+class _Cell(NamedTuple):
+    states: int
+    step: Callable[[Array, Array, State], State]
+    grad: Callable[[Array, Array, State, State, State], tuple[Array, Array, State]]
+
+
+_CELLS = {
+    "elman_tanh": _Cell(1, _elman_tanh_step, _elman_tanh_grad),
+    "elman_relu": _Cell(1, _elman_relu_step, _elman_relu_grad),
+    "lstm": _Cell(2, _lstm_step, _lstm_grad),
+    "gru": _Cell(1, _gru_step, _gru_grad),
+    "slstm": _Cell(4, _slstm_step, _slstm_grad),
+}
+
+
+# ---- the loop over time ---------------------------------------------------------------------------------------------
+
+
+def _recurrent(r: Array, b: Array | None, h: Array) -> Array:
+    """y[b, g, n] = r[g, n] h[b, n] + b[g, n]."""
+    # One matrix-vector product per sequence, so that no sequence's rounding depends on its neighbours in the batch.
+    y: Array = (r @ h[:, None, :, :, None])[..., 0]
+    return y if b is None else y + b
+
+
+def _initial(states: int, wx: Array, state: Sequence[Array] | None) -> list[Array]:
+    """Writable copies of the given states, or zeros."""
+    B, _, _, N, D = wx.shape
+    if state is None:
+        return [np.zeros((B, N, D), wx.dtype) for _ in range(states)]
+    return [np.array(s) for s in state]
+
+
+def _steps(
+    cell: _Cell,
+    wx: Array,
+    r: Array,
+    b: Array | None,
+    now: list[Array],
+    reverse: bool,
+    lengths: npt.ArrayLike | None,
+) -> Iterator[tuple[int, Array, State, State]]:
+    """Yield (t, which sequences compute step t, their states before it, after it); the states in `now` advance."""
+    B, T = wx.shape[:2]
+    length = np.full(B, T) if lengths is None else np.asarray(lengths)
+    for t in reversed(range(T)) if reverse else range(T):
+        valid = t < length
+        prev = tuple(s[valid] for s in now)
+        new = cell.step(wx[valid, t], _recurrent(r, b, prev[0]), prev)
+        for s, s_new in zip(now, new, strict=True):
+            s[valid] = s_new
+        yield t, valid, prev, new
+
+
+def _forward(
+    name: str,
+    wx: Array,
+    r: Array,
+    b: Array | None,
+    state: Sequence[Array] | None,
+    reverse: bool,
+    lengths: npt.ArrayLike | None,
+) -> Output:
+    """Return (h, final state, states of every step); h is states[0]."""
+    cell = _CELLS[name]
+    B, T, _, N, D = wx.shape
+    now = _initial(cell.states, wx, state)
+    states = tuple(np.zeros((B, T, N, D), wx.dtype) for _ in now)
+    for t, valid, _, new in _steps(cell, wx, r, b, now, reverse, lengths):
+        for s, s_new in zip(states, new, strict=True):
+            s[valid, t] = s_new
+    return states[0], tuple(now), states
+
+
+def elman(
+    wx: Array,
+    r: Array,
+    b: Array | None = None,
+    state: Sequence[Array] | None = None,
+    *,
+    activation: str = "tanh",
+    reverse: bool = False,
+    lengths: npt.ArrayLike | None = None,
+) -> Output:
+    """h = tanh(wx + R h' + b), or max(., 0) with activation="relu".
+
+    With `reverse` the state enters at the last step and the final state is that after step 0. Steps t >= lengths[b]
+    are not computed: all states there are 0, and the final state is that of the last step that was computed.
+    The same holds for every cell here.
+    """
+    return _forward(f"elman_{activation}", wx, r, b, state, reverse, lengths)
+
+
+def lstm(
+    wx: Array,
+    r: Array,
+    b: Array | None = None,
+    state: Sequence[Array] | None = None,
+    *,
+    reverse: bool = False,
+    lengths: npt.ArrayLike | None = None,
+) -> Output:
+    """c = f c' + i g; h = o tanh(c), with i, f, o = sigmoid(a), g = tanh(a), a = wx + R h' + b; state (h, c)."""
+    return _forward("lstm", wx, r, b, state, reverse, lengths)
+
+
+def gru(
+    wx: Array,
+    r: Array,
+    b: Array | None = None,
+    state: Sequence[Array] | None = None,
+    *,
+    reverse: bool = False,
+    lengths: npt.ArrayLike | None = None,
+) -> Output:
+    """h = (1 - z) n + z h', with r, z = sigmoid(wx + R h' + b), n = tanh(wx_n + r (R_n h' + b_n)); state (h,)."""
+    return _forward("gru", wx, r, b, state, reverse, lengths)
+
+
+def slstm(
+    wx: Array,
+    r: Array,
+    b: Array | None = None,
+    state: Sequence[Array] | None = None,
+    *,
+    reverse: bool = False,
+    lengths: npt.ArrayLike | None = None,
+) -> Output:
+    """c = f c' + i z; n = max(f n' + i, 1); h = o c / n, with i = exp(a_i - m), f = exp(ell - m).
+
+    ell = logsigmoid(a_f) + m'; m = a_i where n' = 0 (element by element), else max(a_i, ell); both exponents are held
+    at <= 0; z = tanh(a_z), o = sigmoid(a_o), a = wx + R h' + b; state (h, c, n, m).
+    """
+    return _forward("slstm", wx, r, b, state, reverse, lengths)
+
+
+def backward(
+    cell: str,
+    wx: Array,
+    r: Array,
+    b: Array | None,
+    state: Sequence[Array] | None,
+    dh: Array | None = None,
+    dstate: Sequence[Array] | None = None,
+    dstates: Sequence[Array] | None = None,
+    *,
+    activation: str = "tanh",
+    reverse: bool = False,
+    lengths: npt.ArrayLike | None = None,
+) -> tuple[Array, Array, Array, State]:
+    """(dwx, dr, db, dstate0): the gradient of <dh, h> + <dstate, final state> + <dstates, states>.
+
+    `cell` is the name of the forward function. Of the cotangents any may be None, which is zero. db and the gradient
+    of the initial state are returned also where b and state are None. At a kink the derivative is one-sided or, for
+    max(a_i, ell), the mean of both sides; through the choice "n' = 0" nothing flows.
+    """
+    c = _CELLS[f"elman_{activation}" if cell == "elman" else cell]
+    tape = list(_steps(c, wx, r, b, _initial(c.states, wx, state), reverse, lengths))
+    carry = _initial(c.states, wx, dstate)
+    dwx, dr, db = np.zeros_like(wx), np.zeros_like(r), np.zeros(r.shape[:3], r.dtype)
+    for t, valid, prev, new in reversed(tape):
+        dnew = [d[valid] for d in carry]
+        if dh is not None:
+            dnew[0] += dh[valid, t]
+        if dstates is not None:
+            dnew = [d + d_t[valid, t] for d, d_t in zip(dnew, dstates, strict=True)]
+        dx, dy, dprev = c.grad(wx[valid, t], _recurrent(r, b, prev[0]), prev, new, tuple(dnew))
+        dwx[valid, t] = dx
+        dr += np.einsum("bgni,bnj->gnij", dy, prev[0])
+        db += dy.sum(axis=0)
+        for d, d_prev in zip(carry, dprev, strict=True):
+            d[valid] = d_prev
+        carry[0][valid] += np.einsum("gnij,bgni->bnj", r, dy)
+    return dwx, dr, db, tuple(carry)

@@ -1,0 +1,125 @@
+"""The private torch ops of fastiter, and what their implementations share: pointers, strides, checks of tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from .. import _core
+from .._backend import BackendError
+
+#: The library of all ops; each family defines its own in it.
+LIBRARY = torch.library.Library("fastiter", "DEF")
+
+FLOATS = (torch.float32, torch.float64)
+_ORDINARY = (Tensor, torch.nn.Parameter)
+
+Steps = tuple[()] | tuple[int, int, int, int, int]
+
+
+def check_tensors(function: str, names: Sequence[str], tensors: Sequence[Any]) -> None:
+    """Check that all are tensors of one floating dtype that the kernels have, on the CPU; the first sets the dtype."""
+    dtype = getattr(tensors[0], "dtype", None)
+    for x in tensors:
+        if not isinstance(x, Tensor) or x.dtype != dtype or not x.is_cpu:
+            break
+    else:
+        if dtype in FLOATS:
+            return
+    _explain(function, names, tensors)
+
+
+def _explain(function: str, names: Sequence[str], tensors: Sequence[Any]) -> None:
+    for name, x in zip(names, tensors, strict=False):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{function}: {name} must be a torch.Tensor, got {type(x).__qualname__}")
+        if x.dtype not in FLOATS:
+            raise TypeError(f"{function}: {name} must have dtype torch.float32 or torch.float64, got {x.dtype}")
+        if x.dtype != tensors[0].dtype:
+            raise TypeError(f"{function}: {name} must have dtype {tensors[0].dtype} like {names[0]}, got {x.dtype}")
+        if x.device.type not in ("cpu", "meta"):
+            raise BackendError(
+                f"{function}: {name} must be on the CPU, as this version has no GPU kernels; got device {x.device}"
+            )
+        if x.device != tensors[0].device:
+            raise BackendError(
+                f"{function}: {name} must be on device {tensors[0].device} like {names[0]}, got {x.device}"
+            )
+
+
+_Op = TypeVar("_Op", bound=Callable[..., Any])
+
+
+def eager(implementation: _Op, op: Any, tensor: int) -> _Op:
+    """Return a function that calls ``implementation`` where nothing watches, else ``op``.
+
+    The dispatcher costs a small layer half of its time. It is needed only when something traces, transforms or wraps
+    tensors; argument number ``tensor`` tells whether it is an ordinary one.
+    """
+    modes, level = torch._C._len_torch_dispatch_stack, torch._C._functorch.maybe_current_level
+
+    def call(*args: Any) -> Any:
+        if type(args[tensor]) in _ORDINARY and not is_compiling() and modes() == 0 and level() is None:
+            return implementation(*args)
+        return op(*args)
+
+    return cast(_Op, call)
+
+
+def unit_stride(x: Tensor) -> Tensor:
+    """Return ``x``, or a copy, with the last axis next to each other (a size of 1 has any stride)."""
+    return x if x.stride()[-1] == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def steps(x: Tensor) -> Steps:
+    """Return the address and strides of axes (row, time, gate, head) of (B, T, G, N, D), or of packed (M, G, N, D)."""
+    stride = x.stride()
+    if len(stride) == 4:
+        return x.data_ptr(), stride[0], 0, stride[1], stride[2]
+    return x.data_ptr(), stride[0], stride[1], stride[2], stride[3]
+
+
+def state_steps(x: Tensor) -> Steps:
+    """The same of states (B, T, N, D), or of packed (M, N, D), which have no gates."""
+    stride = x.stride()
+    if len(stride) == 3:
+        return x.data_ptr(), stride[0], 0, 0, stride[1]
+    return x.data_ptr(), stride[0], stride[1], 0, stride[2]
+
+
+#: Tensors from this size on get memory that was used before: its pages are there.
+_LARGE = 1 << 20
+
+
+def empty(x: Tensor, shape: Sequence[int], strides: Sequence[int] | None = None) -> Tensor:
+    """Return an uninitialised dense tensor with the dtype and device of ``x``."""
+    count = math.prod(shape)
+    if count * x.element_size() < _LARGE or not isinstance(count, int) or type(x) not in _ORDINARY or not x.is_cpu:
+        return x.new_empty(shape) if strides is None else x.new_empty_strided(shape, strides)
+    storage = torch.frombuffer(_core.Buffer(count * x.element_size()), dtype=torch.uint8).untyped_storage()
+    if strides is None:
+        strides = dense_strides(shape)
+    # set_, as a view could not be changed in place by whoever gets it from an autograd function
+    return x.new_empty(0).set_(storage, 0, shape, strides)
+
+
+def dense_strides(shape: Sequence[int]) -> list[int]:
+    """Return the strides of a C-contiguous tensor."""
+    strides = [1]
+    for size in reversed(shape[1:]):
+        strides.append(strides[-1] * max(size, 1))
+    return strides[::-1]
+
+
+def empty_steps(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return a dense tensor (B, T, ...) with time or batch outermost in memory, whichever it is in ``x``."""
+    batch, time, *inner = shape
+    if x.stride(1) <= x.stride(0):
+        return empty(x, shape)
+    time_stride, batch_stride, *rest = dense_strides((time, batch, *inner))
+    return empty(x, shape, (batch_stride, time_stride, *rest))

@@ -1,0 +1,269 @@
+"""Recurrent networks along time on tensors: h[t] = cell(wx[t] + r h[t-1] + b, state[t-1]), differentiable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .._rnn import CELLS, Cell, check_flag, check_lengths, check_shapes, check_state, elman_cell
+from ._op import check_tensors
+from ._rnn_op import rnn_bwd, rnn_fwd
+
+States: TypeAlias = tuple[Tensor, ...]
+Result: TypeAlias = "tuple[Tensor, States] | tuple[Tensor, States, States]"
+
+
+def lstm(
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None = None,
+    state: Sequence[Tensor] | None = None,
+    *,
+    reverse: bool = False,
+    lengths: Tensor | Sequence[int] | None = None,
+    return_all_states: bool = False,
+) -> Result:
+    """c[t] = f c[t-1] + i g, h[t] = o tanh(c[t]): :func:`fastiter.lstm` on tensors.
+
+    Differentiable in wx, r, b and the state, with gradients from h, from the final states and from all states when they
+    are returned. Differentiating twice is refused with an error. Shapes, order of the gates and errors are those of
+    :func:`fastiter.lstm`.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> layer = torch.nn.LSTM(3, 5)
+    >>> x = torch.randn(7, 2, 3)  # time-major
+    >>> wx = torch.nn.functional.linear(x, layer.weight_ih_l0, layer.bias_ih_l0).view(7, 2, 4, 1, 5)
+    >>> r, b = layer.weight_hh_l0.view(4, 1, 5, 5), layer.bias_hh_l0.view(4, 1, 5)
+    >>> h, (last, c) = fastiter.torch.lstm(wx.transpose(0, 1), r, b)
+    >>> torch.allclose(h.squeeze(2).transpose(0, 1), layer(x)[0], atol=1e-6)
+    True
+    """
+    return _run("lstm", "lstm", wx, r, b, state, reverse, lengths, return_all_states)
+
+
+def gru(
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None = None,
+    state: Sequence[Tensor] | None = None,
+    *,
+    reverse: bool = False,
+    lengths: Tensor | Sequence[int] | None = None,
+    return_all_states: bool = False,
+) -> Result:
+    """h[t] = (1 - z) n + z h[t-1]: :func:`fastiter.gru` on tensors, differentiable as :func:`lstm` is."""
+    return _run("gru", "gru", wx, r, b, state, reverse, lengths, return_all_states)
+
+
+def elman(
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None = None,
+    state: Sequence[Tensor] | None = None,
+    *,
+    activation: Literal["tanh", "relu"] = "tanh",
+    reverse: bool = False,
+    lengths: Tensor | Sequence[int] | None = None,
+    return_all_states: bool = False,
+) -> Result:
+    """h[t] = tanh(wx[t] + r h[t-1] + b) or max(., 0): :func:`fastiter.elman` on tensors, differentiable as the LSTM."""
+    return _run("elman", elman_cell(activation), wx, r, b, state, reverse, lengths, return_all_states)
+
+
+def slstm(
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None = None,
+    state: Sequence[Tensor] | None = None,
+    *,
+    reverse: bool = False,
+    lengths: Tensor | Sequence[int] | None = None,
+    return_all_states: bool = False,
+) -> Result:
+    """h[t] = o c[t] / n[t]: :func:`fastiter.slstm` on tensors, differentiable as :func:`lstm` is.
+
+    The gradients go through the stabiliser m too, so they are right also for losses on c, n and m.
+    """
+    return _run("slstm", "slstm", wx, r, b, state, reverse, lengths, return_all_states)
+
+
+def packed(
+    cell: str,
+    wx: Tensor,
+    batch_sizes: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    state: Sequence[Tensor] | None,
+    *,
+    reverse: bool = False,
+) -> tuple[Tensor, States]:
+    """Run a cell on the data of a PackedSequence: only its valid steps are computed.
+
+    ``wx`` (M, G, N, D) and ``batch_sizes`` (T,) are laid out as PackedSequence does; h comes back as (M, N, D), the
+    final states as (B, N, D) with the rows in packed order. ``cell`` is "lstm", "gru", "elman_tanh", "elman_relu" or "slstm".
+    """
+    spec = CELLS[cell]
+    batch, total = _checked_batch_sizes(cell, batch_sizes)
+    _check_tensors(cell, spec, wx, r, b, state)
+    if wx.dim() != 4 or wx.shape[0] != total:
+        raise ValueError(f"{cell}: packed wx must have shape (M, G, N, D) with M = {total}, got {tuple(wx.shape)}")
+    _check_shapes(cell, spec, (batch, 1, *wx.shape[1:]), r, b, state)
+    h, last, _ = _apply(spec, wx, r, b, state, reverse, None, batch_sizes, False)
+    return h, last
+
+
+def _checked_batch_sizes(function: str, batch_sizes: Tensor) -> tuple[int, int]:
+    """Return B and M of a packed batch; its kernels trust that rows only ever end."""
+    if not isinstance(batch_sizes, Tensor) or batch_sizes.dtype != torch.int64 or not batch_sizes.is_cpu:
+        raise TypeError(f"{function}: batch_sizes must be an int64 tensor on the CPU, got {_kind(batch_sizes)}")
+    if batch_sizes.dim() != 1 or not batch_sizes.is_contiguous():
+        raise ValueError(f"{function}: batch_sizes must be contiguous with shape (T,), got {tuple(batch_sizes.shape)}")
+    if len(batch_sizes) == 0:
+        return 0, 0
+    if int(batch_sizes[-1]) < 1 or bool((batch_sizes[1:] > batch_sizes[:-1]).any()):
+        raise ValueError(f"{function}: batch_sizes must not increase nor fall below 1, got {batch_sizes.tolist()}")
+    return int(batch_sizes[0]), int(batch_sizes.sum())
+
+
+def _kind(x: object) -> str:
+    return f"{x.dtype} on {x.device}" if isinstance(x, Tensor) else type(x).__qualname__
+
+
+def _check_tensors(
+    function: str, cell: Cell, wx: Tensor, r: Tensor, b: Tensor | None, state: Sequence[Tensor] | None
+) -> None:
+    if state is not None:
+        check_state(function, cell, state)
+    names = ["wx", "r", *(["b"] if b is not None else []), *([] if state is None else cell.states)]
+    tensors = (wx, r, *((b,) if b is not None else ()), *(state or ()))
+    check_tensors(function, names, tensors)
+
+
+def _check_shapes(
+    function: str, cell: Cell, wx: tuple[int, ...], r: Tensor, b: Tensor | None, state: Sequence[Tensor] | None
+) -> tuple[int, int, int, int]:
+    shapes = None if state is None else [part.shape for part in state]
+    return check_shapes(function, cell, wx, r.shape, None if b is None else b.shape, shapes)
+
+
+def _run(
+    function: str,
+    cell_name: str,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    state: Sequence[Tensor] | None,
+    reverse: bool,
+    lengths: Tensor | Sequence[int] | None,
+    return_all_states: bool,
+) -> Result:
+    cell = CELLS[cell_name]
+    check_flag(function, "reverse", reverse)
+    check_flag(function, "return_all_states", return_all_states)
+    _check_tensors(function, cell, wx, r, b, state)
+    batch, time, _, _ = _check_shapes(function, cell, wx.shape, r, b, state)
+    whole = None if lengths is None else _checked_lengths(function, lengths, batch, time)
+    h, last, states = _apply(cell, wx, r, b, state, reverse, whole, None, return_all_states)
+    return (h, last, states) if return_all_states else (h, last)
+
+
+def _checked_lengths(function: str, lengths: Tensor | Sequence[int], batch: int, time: int) -> Tensor:
+    whole = torch.as_tensor(lengths, device="cpu")
+    if whole.numel() == 0 and not isinstance(lengths, Tensor):
+        whole = whole.long()  # an empty list has no dtype of its own
+    if whole.is_floating_point() or whole.is_complex() or whole.dtype == torch.bool:
+        raise TypeError(f"{function}: lengths must be integers, got dtype {whole.dtype}")
+    whole = whole.to(torch.int64).contiguous()
+    if torch.compiler.is_compiling():
+        return whole  # its values are not known while tracing: the op checks them
+    least, most = (int(whole.min()), int(whole.max())) if whole.numel() else (0, 0)
+    check_lengths(function, tuple(whole.shape), least, most, batch, time)
+    return whole
+
+
+def _apply(
+    cell: Cell,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    state: Sequence[Tensor] | None,
+    reverse: bool,
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    all_states: bool,
+) -> tuple[Tensor, States, States]:
+    """Return h, the final states, and all states (h alone where they are not wanted)."""
+    first = () if state is None else tuple(state)
+    if torch.is_grad_enabled() and _any_requires_grad(wx, r, b, first):
+        outputs = _Recurrence.apply(cell.name, reverse, lengths, batch_sizes, all_states, wx, r, b, *first)
+    else:
+        outputs = rnn_fwd(cell.name, wx, r, b, first, reverse, lengths, batch_sizes, all_states, False)
+    h, last, *rest = outputs
+    # parts that are no views, so that a caller may detach or change each in place
+    final = last.flatten(0, 1).unsafe_split_with_sizes([last.shape[1]] * len(cell.states))
+    return h, tuple(final), (h, *rest) if all_states else (h,)
+
+
+def _any_requires_grad(wx: Tensor, r: Tensor, b: Tensor | None, first: States) -> bool:
+    if wx.requires_grad or r.requires_grad or (b is not None and b.requires_grad):
+        return True
+    return any(x.requires_grad for x in first)
+
+
+class _Recurrence(torch.autograd.Function):
+    """wx, r, b, *state -> h, the final states as one tensor (S, B, N, D), *all states but h"""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        cell: str,
+        reverse: bool,
+        lengths: Tensor | None,
+        batch_sizes: Tensor | None,
+        all_states: bool,
+        wx: Tensor,
+        r: Tensor,
+        b: Tensor | None,
+        *first: Tensor,
+    ) -> tuple[Tensor, ...]:
+        h, last, *kept = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, True)
+        ctx.save_for_backward(r, lengths, batch_sizes, h, *kept, *first)
+        ctx.cell, ctx.reverse, ctx.kept = CELLS[cell], reverse, len(kept)
+        ctx.set_materialize_grads(False)
+        return (h, last, *kept[: len(CELLS[cell].states) - 1]) if all_states else (h, last)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator, misc]
+    def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None, *drest: Tensor | None) -> tuple[Tensor | None, ...]:
+        r, lengths, batch_sizes, h, *others = ctx.saved_tensors
+        kept, first = others[: ctx.kept], others[ctx.kept :]
+        needs = ctx.needs_input_grad[5:]
+        if dh is None and dlast is None and all(x is None for x in drest):
+            return (None,) * (5 + len(needs))
+        rest = len(ctx.cell.states) - 1
+        need_r, need_b, need_first = needs[1], needs[2], any(needs[3:])
+        dwx, *gradients = rnn_bwd(
+            ctx.cell.name,
+            r,
+            first,
+            [h, *kept[:rest]],
+            kept[rest:],
+            [dh, *drest],
+            dlast,
+            ctx.reverse,
+            lengths,
+            batch_sizes,
+            need_r,
+            need_b,
+            need_first,
+        )
+        dfirst = gradients.pop().unbind(0) if need_first else (None,) * len(first)
+        db = gradients.pop() if need_b else None
+        dr = gradients.pop() if need_r else None
+        return (None, None, None, None, None, dwx, dr, db, *dfirst)

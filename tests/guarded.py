@@ -1,0 +1,109 @@
+"""Calls with every array between two pages that may not be touched: an access out of bounds ends the process.
+
+python tests/guarded.py [numpy | torch]: run by test_isa.py for every instruction set.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import mmap
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from cases import RNN_CELLS, Array, RnnInputs, rnn_inputs
+from rnn_calls import options, run, some_lengths
+
+PAGE = mmap.PAGESIZE
+_mprotect = ctypes.CDLL(None, use_errno=True).mprotect
+_mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+def guarded(shape: Any, dtype: Any, at_end: bool) -> Array:
+    """An uninitialised array that ends where its last page ends, or begins where its first page begins."""
+    count, dtype = int(np.prod(shape)), np.dtype(dtype)
+    size = count * dtype.itemsize
+    pages = max(1, -(-size // PAGE))
+    memory = mmap.mmap(-1, (pages + 2) * PAGE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    for guard in (address, address + (pages + 1) * PAGE):
+        if _mprotect(guard, PAGE, 0):
+            raise OSError(ctypes.get_errno(), "mprotect")
+    offset = PAGE + (pages * PAGE - size if at_end else 0)
+    return np.frombuffer(memory, dtype, count, offset).reshape(shape)
+
+
+def copies(arrays: Any, at_end: bool) -> Any:
+    if isinstance(arrays, tuple):
+        return tuple(copies(a, at_end) for a in arrays)
+    y = guarded(arrays.shape, arrays.dtype, at_end)
+    y[...] = arrays
+    return y
+
+
+def layouts(inputs: RnnInputs, at_end: bool) -> list[RnnInputs]:
+    inputs = RnnInputs(*copies(tuple(inputs), at_end))
+    time_major = copies(np.ascontiguousarray(inputs.wx.swapaxes(0, 1)), at_end).swapaxes(0, 1)
+    return [inputs, inputs._replace(wx=time_major), inputs._replace(wx=inputs.wx[::-1, ::-1])]
+
+
+SIZES = list(itertools.product((1, 5, 7), (3,), (2,), (1, 5, 16, 17, 33, 65)))
+
+
+def every_case(dtype: Any) -> Iterator[tuple[str, str, RnnInputs, dict[str, Any], bool]]:
+    for (cell, activation), (B, T, N, D), at_end in itertools.product(RNN_CELLS, SIZES, (False, True)):
+        for inputs in layouts(rnn_inputs(cell, B, T, N, D, dtype), at_end):
+            for lengths in (None, some_lengths(B, T)):
+                yield cell, activation, inputs, {"reverse": bool((B + D) % 2), "lengths": lengths}, at_end
+
+
+def with_numpy(dtype: Any) -> None:
+    empty = np.empty
+    for cell, activation, inputs, how, at_end in every_case(dtype):
+        np.empty = lambda shape, dtype=float, at_end=at_end: guarded(shape, dtype, at_end)  # type: ignore[assignment]
+        try:
+            run(cell, activation, inputs, **how)
+        finally:
+            np.empty = empty
+
+
+def with_torch(dtype: Any) -> None:
+    import torch
+
+    import fastiter.torch
+    from fastiter.torch import _linear, rnn
+
+    def new_empty(x: Any, shape: Any, at_end: bool = True) -> Any:
+        return torch.from_numpy(guarded(tuple(shape), dtype, at_end))
+
+    def empty_like_steps(x: Any, shape: tuple[int, ...]) -> Any:
+        if len(shape) < 2 or x.stride(1) <= x.stride(0):
+            return new_empty(x, shape)
+        return new_empty(x, (shape[1], shape[0], *shape[2:])).transpose(0, 1)
+
+    def backward(outputs: list[Any]) -> None:
+        torch.autograd.backward(outputs, [torch.from_numpy(copies(y.detach().numpy(), True)) for y in outputs])
+
+    torch.Tensor.new_empty = new_empty  # type: ignore[assignment, method-assign]
+    rnn.empty_like_steps = empty_like_steps
+    for cell, activation, inputs, how, _ in every_case(dtype):
+        if min(inputs.wx.strides) < 0:
+            continue
+        wx, r, b = (torch.from_numpy(x).requires_grad_() for x in inputs[:3])
+        state = [torch.from_numpy(x).requires_grad_() for x in inputs.state]
+        how |= options(activation, return_all_states=True)
+        h, last, states = getattr(fastiter.torch, cell)(wx, r, b, state, **how)
+        backward([h, *last, *states[1:]])
+    for M, N, K, at_end in itertools.product((1, 5, 13), (1, 15, 17, 65), (1, 2, 33, 400), (False, True)):
+        shapes = ((M, K), (N, K), (N,))
+        x, weight, bias = (torch.from_numpy(copies(np.ones(s, dtype), at_end)).requires_grad_() for s in shapes)
+        backward([_linear.linear(x, weight, bias)])
+
+
+if __name__ == "__main__":
+    for dtype in (np.float32, np.float64):
+        {"numpy": with_numpy, "torch": with_torch}[sys.argv[1]](dtype)
+    print("done")

@@ -1,0 +1,98 @@
+"""Calls of the recurrent cells by name, the specification beside them, and processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import fastiter
+from cases import RNN_CELLS, Array, RnnInputs, tolerance
+from fastiter.reference import rnn as reference
+
+TESTS = Path(__file__).parent
+Output = tuple[Array, tuple[Array, ...], tuple[Array, ...]]
+
+every_cell = pytest.mark.parametrize(("cell", "activation"), RNN_CELLS, ids=map("".join, RNN_CELLS))
+both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["f32", "f64"])
+both_ways = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+full_and_ragged = pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
+
+
+def options(activation: str, **more: Any) -> dict[str, Any]:
+    return {"activation": activation, **more} if activation else more
+
+
+def run(cell: str, activation: str, inputs: RnnInputs, **more: Any) -> Output:
+    """(h, final states, all states) of the kernels."""
+    result: Output = getattr(fastiter, cell)(*inputs, **options(activation, return_all_states=True, **more))
+    return result
+
+
+def specified(cell: str, activation: str, inputs: RnnInputs, **more: Any) -> Output:
+    """The same of the specification in float64, rounded to the dtype of the inputs."""
+    result: Output = getattr(reference, cell)(*cast(tuple(inputs), np.float64), **options(activation, **more))
+    return cast(result, inputs.wx.dtype)
+
+
+def cast(arrays: Any, dtype: npt.DTypeLike) -> Any:
+    if arrays is None:
+        return None
+    if isinstance(arrays, tuple):
+        return tuple(cast(a, dtype) for a in arrays)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return arrays.astype(dtype)
+
+
+def flat(output: Output) -> tuple[Array, ...]:
+    h, last, states = output
+    return (h, *last, *states)
+
+
+def some_lengths(B: int, T: int, seed: int = 0) -> list[int]:
+    """Lengths from 0 to T, both ends among them where there are rows enough, in no order."""
+    lengths = np.random.default_rng([seed, B, T]).integers(0, T + 1, B)
+    lengths[1:2], lengths[2:3] = T, 0
+    return [int(length) for length in lengths]
+
+
+def assert_close_where_finite(actual: Any, expected: Any, length: int, width: int) -> None:
+    """The tolerance of cases.py for the finite elements, and a few of the smallest denormals; NaN and inf alike."""
+    if isinstance(expected, tuple):
+        for a, e in zip(actual, expected, strict=True):
+            assert_close_where_finite(a, e, length, width)
+        return
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(actual[~finite], expected[~finite])
+    assert np.isfinite(actual[finite]).all()
+    relative = tolerance(expected.dtype, length, width)
+    info = np.finfo(expected.dtype)
+    bound = relative * np.max(np.abs(expected[finite]), initial=0.0) + relative / info.eps * info.smallest_subnormal
+    assert np.max(np.abs(actual[finite] - expected[finite]), initial=0.0) <= bound
+
+
+def python(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the interpreter on `arguments` in tests/, in a process that cannot hang the tests or take them down."""
+    paths = [str(Path(fastiter.__file__).parents[1]), str(TESTS)]
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=TESTS,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def assert_runs(*arguments: str, timeout: float = 120, **environment: str) -> str:
+    """The output of a process that must end without an error."""
+    done = python(*arguments, timeout=timeout, **environment)
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done.stdout

@@ -1,0 +1,39 @@
+"""The examples run, and say what they promise."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("matplotlib")
+pytest.importorskip("tqdm")
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(script: str, *arguments: str) -> str:
+    command = [sys.executable, str(EXAMPLES / script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_char_lm(tmp_path: Path) -> None:
+    figure = tmp_path / "char_lm.png"
+    output = run("char_lm.py", "--quick", "--figure", str(figure))
+
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert str(figure) in output
+    differences = re.search(r"between the loss curves: (\S+) bits \((\S+) in the first", output)
+    assert differences is not None
+    assert float(differences[1]) < 1e-3
+    assert float(differences[2]) < 1e-5
+    losses = {name: float(loss) for name, loss in re.findall(r"^(fastiter|torch\.nn) +(\S+) ", output, re.MULTILINE)}
+    assert losses.keys() == {"fastiter", "torch.nn"}
+    assert losses["fastiter"] < 5.5  # it starts at log2 of the alphabet, 6.5

@@ -1,0 +1,75 @@
+"""Every instruction set of this build that runs here: right numbers, no access out of bounds; FASTITER_ISA chooses."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+
+import fastiter
+from fastiter import _core
+from rnn_calls import assert_runs, python
+
+AVAILABLE = _core.isa_available().split()
+every_isa = pytest.mark.parametrize("isa", AVAILABLE)
+
+CONFIG = r"""fastiter      \S+
+numpy         \S+
+instructions  (?P<chosen>\w+) \(built: (?P<built>[\w ]+); this machine runs: (?P<available>[\w ]+)\)
+threads       (?P<threads>\d+), pool: .+
+(backend       \w+: .+\n)+"""
+
+
+def config(text: str) -> dict[str, str]:
+    match = re.fullmatch(CONFIG, text)
+    assert match, text
+    return match.groupdict()
+
+
+def test_show_config_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    fastiter.set_num_threads(3)
+    fastiter.show_config()
+    shown = config(capsys.readouterr().out)
+    assert shown["available"].split() == AVAILABLE
+    assert set(AVAILABLE) <= set(shown["built"].split())
+    assert shown["chosen"] == _core.isa_chosen()
+    assert shown["chosen"] in AVAILABLE
+    assert shown["threads"] == "3"
+
+
+@every_isa
+def test_the_environment_chooses(isa: str) -> None:
+    shown = config(assert_runs("-c", "import fastiter; fastiter.show_config()", FASTITER_ISA=isa))
+    assert shown["chosen"] == isa
+    assert shown["available"].split() == AVAILABLE
+
+
+def test_an_empty_choice_is_the_best() -> None:
+    script = "import fastiter; print(fastiter._core.isa_chosen())"
+    assert assert_runs("-c", script, FASTITER_ISA="").split() == [AVAILABLE[-1]]
+
+
+@pytest.mark.parametrize("name", ["nonsense", "V4", "v", "baseline v3", " "])
+def test_a_wrong_choice_is_an_import_error_that_names_the_choices(name: str) -> None:
+    done = python("-c", "import fastiter", FASTITER_ISA=name)
+    assert done.returncode == 1
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("ImportError: fastiter: FASTITER_ISA must be one of ")
+    assert all(re.search(rf"\b{isa}\b", message) for isa in AVAILABLE)
+    assert f"'{name}'" in message
+
+
+@pytest.mark.parametrize("isa", [isa for isa in AVAILABLE if isa != _core.isa_chosen()])  # all other tests run that one
+def test_numbers(isa: str) -> None:
+    tests = ["test_vmath.py", "test_rnn.py::test_sizes", "test_rnn.py::test_saturated_gates"]
+    assert_runs("-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *tests, FASTITER_ISA=isa)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@every_isa
+def test_nothing_beyond_the_arrays_is_touched(isa: str, library: str) -> None:
+    if library == "torch":
+        pytest.importorskip("torch")
+    assert assert_runs("-X", "faulthandler", "guarded.py", library, FASTITER_ISA=isa).split() == ["done"]

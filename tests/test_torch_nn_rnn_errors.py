@@ -1,0 +1,162 @@
+"""Bad arguments of fastiter.torch.nn: the exceptions of torch.nn, in sentences that name what was expected."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence  # noqa: E402
+
+import fastiter  # noqa: E402
+from cases_nn_rnn import (  # noqa: E402, F401
+    F32,
+    H,
+    I,
+    all_names,
+    classes,
+    make,
+    make_states,
+    no_onednn_projection,
+    one_thread,
+    pair,
+)
+from fastiter.torch import nn as ours  # noqa: E402
+
+pytestmark = no_onednn_projection
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+x3, h3, h2 = torch.zeros(6, 4, I), torch.zeros(1, 4, H), torch.zeros(1, H)
+
+
+def states_of(name, state):
+    return (state, state) if name == "LSTM" else state
+
+
+TORCH_REFUSES = {  # what, arguments by class name, words of our message
+    "1-D": (lambda name: (x3[0, 0],), ["2 or 3 dimensions", "(5,)"]),
+    "4-D": (lambda name: (x3[None],), ["2 or 3 dimensions", "(1, 6, 4, 5)"]),
+    "features": (lambda name: (x3[..., :4],), ["input_size = 5", "got 4"]),
+    "features unbatched": (lambda name: (x3[0, :, :4],), ["input_size = 5", "got 4"]),
+    "float64": (lambda name: (x3.double(),), ["float32", "float64"]),
+    "int64": (lambda name: (x3.long(),), ["float32", "int64"]),
+    "bfloat16": (lambda name: (x3.bfloat16(),), ["float32", "bfloat16"]),
+    "batch of hx": (lambda name: (x3, states_of(name, h3[:, :3])), ["hx", "(1, 4, 7)", "(1, 3, 7)"]),
+    "width of hx": (lambda name: (x3, states_of(name, h3[..., :6])), ["hx", "(1, 4, 7)", "(1, 4, 6)"]),
+    "layers of hx": (lambda name: (x3, states_of(name, h3.expand(2, 4, 7))), ["hx", "(1, 4, 7)", "(2, 4, 7)"]),
+    "2-D hx": (lambda name: (x3, states_of(name, h2)), ["hx", "(1, 4, 7)", "(1, 7)"]),
+    "3-D hx, unbatched": (lambda name: (x3[:, 0], states_of(name, h3)), ["hx", "(1, 7)", "(1, 4, 7)"]),
+}
+
+
+@classes
+@pytest.mark.parametrize("what", TORCH_REFUSES)
+def test_refuses_what_torch_refuses(name, what):
+    theirs, mine = pair(name)
+    arguments, words = TORCH_REFUSES[what]
+    with pytest.raises((RuntimeError, ValueError)) as expected:
+        theirs(*arguments(name))
+    with pytest.raises(expected.type) as error:
+        mine(*arguments(name))
+    message = str(error.value)
+    assert message.startswith(f"{name}: ") and "\n" not in message
+    assert all(word in message for word in words), message
+
+
+@all_names
+def test_other_errors(name):
+    mine = make(ours, name)
+    good = tuple(make_states(mine, 4, F32))
+    hx = good if len(good) > 1 else good[0]
+    packed = pack_padded_sequence(x3, [6, 3, 2, 1])
+
+    def check(exception, words, call):
+        with pytest.raises(exception) as error:
+            call()
+        message = str(error.value)
+        assert message.startswith(f"{name}: "), message
+        assert all(word in message for word in words), message
+
+    check(TypeError, ["input", "Tensor or a PackedSequence", "list"], lambda: mine([x3]))
+    check(TypeError, ["hx", "Tensor", "str"], lambda: mine(x3, "state"))
+    check(TypeError, ["hx", "Tensor", "tuple of 5"], lambda: mine(x3, (h3,) * 5))
+    if len(good) > 1:
+        check(TypeError, ["hx", "(h, c", "Tensor"], lambda: mine(x3, h3))
+        check(TypeError, ["hx[1] (c)", "float32", "float64"], lambda: mine(x3, (h3, h3.double(), *good[2:])))
+        check(
+            RuntimeError,
+            ["hx[1] (c)", "(1, 4, 7)", "(1, 4, 8)"],
+            lambda: mine(x3, (h3, good[1].new_zeros(1, 4, 8), *good[2:])),
+        )
+        mine(x3, list(hx))
+    else:
+        check(TypeError, ["hx", "float32", "float64"], lambda: mine(x3, h3.double()))
+    wrong = (h3[:, :3],) * len(good)
+    check(RuntimeError, ["hx", "(1, 4, 7)", "(1, 3, 7)"], lambda: mine(packed, wrong if len(good) > 1 else wrong[0]))
+    check(RuntimeError, ["2 dimensions"], lambda: mine(PackedSequence(packed.data[:, None], packed.batch_sizes)))
+    check(
+        RuntimeError, ["input_size = 5", "got 4"], lambda: mine(PackedSequence(packed.data[:, :4], packed.batch_sizes))
+    )
+    check(ValueError, ["float32", "float64"], lambda: mine(PackedSequence(packed.data.double(), packed.batch_sizes)))
+    check(fastiter.BackendError, ["input", "CPU", "meta"], lambda: mine(x3.to("meta"), hx))
+    check(
+        fastiter.BackendError,
+        ["hx", "cpu", "meta"],
+        lambda: mine(x3, tuple(s.to("meta") for s in good) if len(good) > 1 else h3.to("meta")),
+    )
+    check(fastiter.BackendError, ["parameters", "CPU", "meta"], lambda: make(ours, name, device="meta")(x3))
+    for key, weight in dict(mine.named_parameters()).items():
+        for value, words in ((weight[:-1], [str(tuple(weight[:-1].shape))]), (weight.double(), ["float64", "float32"])):
+            broken = make(ours, name)
+            setattr(broken, key, torch.nn.Parameter(value.detach()))
+            check(ValueError, ["_l0 must have shape", *words], lambda m=broken: m(x3))
+    check(
+        TypeError, ["parameters", "float32 or float64", "bfloat16"], lambda: make(ours, name).bfloat16()(x3.bfloat16())
+    )
+
+
+@classes
+@pytest.mark.parametrize(
+    ("args", "options"),
+    [
+        ((5, 0), {}),
+        ((0, 7), {}),
+        ((5.0, 7), {}),
+        ((5, "7"), {}),
+        ((5, 7, 0), {}),
+        ((5, 7), {"bias": 1}),
+        ((5, 7), {"batch_first": 0}),
+        ((5, 7), {"dropout": 2.0}),
+        ((5, 7), {"dropout": True}),
+        ((5, 7), {"dtype": torch.int64}),
+    ],
+    ids=str,
+)
+def test_constructors_refuse_what_torch_refuses(name, args, options):
+    with pytest.raises((TypeError, ValueError, RuntimeError)) as expected:
+        getattr(torch.nn, name)(*args, **options)
+    with pytest.raises(expected.type):
+        getattr(ours, name)(*args, **options)
+
+
+def test_constructor_options():
+    with pytest.raises(ValueError, match="proj_size"):
+        ours.LSTM(5, 7, proj_size=7)
+    with pytest.raises(ValueError, match="nonlinearity"):
+        ours.RNN(5, 7, nonlinearity="sin")
+    with pytest.raises(TypeError):
+        ours.GRU(5, 7, proj_size=3)
+    assert ours.RNN(5, 7, 2, "relu", False, True, 0.5, True).batch_first
+    assert ours.LSTM(5, 7, 2, False, True, 0.5, True, 3).proj_size == 3
+    for name, heads in itertools.product(("LSTM", "GRU", "RNN", "sLSTM"), (0, -1, 2, 8)):
+        with pytest.raises(ValueError, match=f"{name}: num_heads must divide hidden_size = 7, got {heads}"):
+            getattr(ours, name)(5, 7, num_heads=heads)
+    for heads in (1.0, True, None):
+        with pytest.raises(TypeError, match="num_heads must be an int"):
+            ours.LSTM(5, 7, num_heads=heads)
+    with pytest.raises(ValueError, match="LSTM: num_heads must be 1 with proj_size = 3, got 7"):
+        ours.LSTM(5, 7, proj_size=3, num_heads=7)
