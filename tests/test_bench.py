@@ -6,15 +6,26 @@ import argparse
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+import fastiter  # noqa: E402
 from bench import __main__ as command  # noqa: E402
 from bench import gate, limits, machine, rnn, rnn_cases, rnn_table, timing  # noqa: E402
 from bench.rnn_cases import BOTH, FORWARD, Case  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def same_threads_afterwards() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    fastiter.set_num_threads(None)
+
 
 # ---- The gate -------------------------------------------------------------------------------------------------------
 
@@ -198,10 +209,8 @@ def test_a_refused_run_reports_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_run_is_written_and_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    threads = torch.get_num_threads()
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     command.measure(quick_arguments(tmp_path / "results" / "x.json"))
-    torch.set_num_threads(threads)
     results = json.loads((tmp_path / "results" / "x.json").read_text())
     assert [(r["mode"], r["threads"]) for r in results["grid"]] == [(FORWARD, 1), (BOTH, 1)]
     assert len(results["heads"]) == 4
@@ -248,10 +257,16 @@ def test_goals_are_those_of_the_issue(changes: dict[str, object], share: float, 
     assert rnn_table.ratio_goal(row(**changes)) == ratio
 
 
+def test_goals_for_heads_are_stated_for_two_threads() -> None:
+    assert rnn_table.heads_goal(row(cell="gru", H=128, threads=2)) == 2.5
+    assert rnn_table.heads_goal(row(cell="gru", H=128, threads=1)) is None
+    assert rnn_table.ratio_entry(row(), None) == "1.00"
+
+
 def test_a_missed_goal_is_bold_and_says_so() -> None:
     assert rnn_table.share_entry(row()) == "96% (≥ 95%)"
     assert rnn_table.share_entry(row(share=0.90)) == "**90%** (≥ 95%: missed)"
-    assert rnn_table.ratio_entry(row(ratio=0.9)) == "**0.90** (≥ 0.95: missed)"
+    assert rnn_table.ratio_entry(row(ratio=0.9), 0.95) == "**0.90** (≥ 0.95: missed)"
     assert rnn_table.call_entry(7.4, 7.0) == "**7.4** (≤ 7: missed)"
 
 

@@ -1,4 +1,4 @@
-"""Calls of the recurrent cells on tensors, with gradients, and their specification: shared by test_torch_rnn*.py."""
+"""Calls of the recurrent cells on tensors, with gradients, and the specification of these."""
 
 from __future__ import annotations
 

@@ -142,21 +142,26 @@ template <class T, class C> struct Forward {
         for (Work& w : work) finish_cell(w, n, t, parity);
     }
 
+    // A single row takes several panels at once: enough independent sums to hide the latency of one.
     void step_one_row(int64_t n, int64_t t, Range mine) {
-        constexpr int P = U == 1 ? 4 : 2; // enough independent sums to hide the latency of one
-        int64_t j = mine.begin;
-        for (; j + P <= mine.end && units_of(j + P - 1) == U; j += P) tile<1, U, P>(n, t, 0, j);
-        for (; j < mine.end; ++j) with_count<U>(units_of(j), [&]<int UNITS>() { tile<1, UNITS, 1>(n, t, 0, j); });
+        constexpr int P = G == 3 ? 4 : 2;
+        back_and_forth_in_groups<P>(mine, D / kPanelUnits, t, [&]<int PANELS>(int64_t j) {
+            if constexpr (PANELS == P)
+                tile<1, U, P>(n, t, 0, j);
+            else
+                with_count<U>(units_of(j), [&]<int UNITS>() { tile<1, UNITS, 1>(n, t, 0, j); });
+        });
     }
 
     void step(int64_t n, int64_t t, int64_t active, Range mine) {
         if (active == 1) return step_one_row(n, t, mine);
-        for (int64_t j = mine.begin; j < mine.end; ++j)
+        back_and_forth(mine, t, [&](int64_t j) {
             for_each_tile<R>(active, [&](int64_t first, int count) {
                 with_count<U>(units_of(j), [&]<int UNITS>() {
                     with_count<R>(count, [&]<int ROWS>() { tile<ROWS, UNITS, 1>(n, t, first, j); });
                 });
             });
+        });
     }
 
     // Padded steps of padded batches are 0.

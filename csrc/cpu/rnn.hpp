@@ -26,6 +26,9 @@ struct Seat {
 
 // The rows of one group, longest first. Ragged rows are dealt out in turn, so that the groups get equal work.
 struct Rows {
+    // Free lines between the groups: a processor prefetches past the end of its own lines, and would take the next group's
+    // away from the one that writes them.
+    static constexpr int64_t kGap = 8;
     const RnnShape& shape;
     int64_t first, step, count, scratch; // scratch: the group's first line in scratch arrays
     Rows(const RnnShape& s, int group, int groups) : shape(s) {
@@ -34,7 +37,7 @@ struct Rows {
         first = ragged ? group : r.begin;
         step = ragged ? groups : 1;
         count = ragged ? max_of(0, ceil_div(s.B - group, groups)) : r.end - r.begin;
-        scratch = group * ceil_div(s.B, groups);
+        scratch = group * (ceil_div(s.B, groups) + kGap);
     }
     int64_t row(int64_t i) const { return shape.order ? shape.order[first + i * step] : first + i * step; }
     int64_t length(int64_t i) const { return shape.order ? shape.lengths[row(i)] : shape.T; }
@@ -51,7 +54,7 @@ struct Rows {
         }
         return low;
     }
-    static int64_t scratch_lines(const RnnShape& s, int groups) { return groups * ceil_div(s.B, groups); }
+    static int64_t scratch_lines(const RnnShape& s, int groups) { return groups * (ceil_div(s.B, groups) + kGap); }
 };
 
 template <class T> FASTITER_INLINE T* line_of(const Steps<T>& s, const RnnShape& shape, int64_t row, int64_t t) {

@@ -151,17 +151,24 @@ template <class T, class C> struct Backward {
 
     void visit(int64_t n, int64_t t, int64_t parity, Range some, Range mine, bool product) {
         const int64_t count = some.end - some.begin;
-        int64_t j = mine.begin;
-        if (count == 1)
-            for (; j + 2 <= mine.end && vectors_of(j + 1) == U; j += 2)
-                tile<1, U, 2>(n, t, parity, some.begin, j, product);
-        for (; j < mine.end; ++j)
+        if (count == 1) return visit_one_row(n, t, parity, some.begin, mine, product);
+        back_and_forth(mine, parity, [&](int64_t j) {
             for_each_tile<R>(count, [&](int64_t first, int tile_count) {
                 with_count<U>(vectors_of(j), [&]<int NV>() {
                     with_count<R>(tile_count,
                                   [&]<int ROWS>() { tile<ROWS, NV, 1>(n, t, parity, some.begin + first, j, product); });
                 });
             });
+        });
+    }
+
+    void visit_one_row(int64_t n, int64_t t, int64_t parity, int64_t row, Range mine, bool product) {
+        back_and_forth_in_groups<2>(mine, D / kPanelUnits, parity, [&]<int PANELS>(int64_t j) {
+            if constexpr (PANELS == 2)
+                tile<1, U, 2>(n, t, parity, row, j, product);
+            else
+                with_count<U>(vectors_of(j), [&]<int NV>() { tile<1, NV, 1>(n, t, parity, row, j, product); });
+        });
     }
 
     void pad(int64_t n, int64_t t, int64_t active, int64_t begin, int64_t end) {

@@ -64,4 +64,23 @@ FASTITER_INLINE Range share(int64_t total, int index, int count) {
     return {total * index / count, total * (index + 1) / count};
 }
 
+// Calls f(i) for every i of the range, upward at even turns and downward at odd ones: what was used last in one turn is then
+// used first in the next, while it is still in the cache.
+template <class F> FASTITER_INLINE void back_and_forth(Range range, int64_t turn, F&& f) {
+    for (int64_t k = 0; k < range.end - range.begin; ++k) f(turn & 1 ? range.end - 1 - k : range.begin + k);
+}
+
+// The same for panels, in groups of PANELS where that many full ones follow each other: f.operator()<count>(first panel).
+template <int PANELS, class F>
+FASTITER_INLINE void back_and_forth_in_groups(Range range, int64_t full, int64_t turn, F&& f) {
+    const int64_t groups = max_of(0, min_of(range.end, full) - range.begin) / PANELS, grouped = groups * PANELS;
+    const int64_t single = range.end - range.begin - grouped;
+    back_and_forth({0, groups + single}, turn, [&](int64_t i) {
+        if (i < groups)
+            f.template operator()<PANELS>(range.begin + i * PANELS);
+        else
+            f.template operator()<1>(range.begin + grouped + i - groups);
+    });
+}
+
 } // namespace fastiter::FASTITER_LEVEL

@@ -90,4 +90,8 @@ _LARGE = 1 << 20
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return an uninitialised C-contiguous array."""
     nbytes = math.prod(shape) * dtype.itemsize
-    return np.empty(shape, dtype) if nbytes < _LARGE else np.frombuffer(_core.Buffer(nbytes), dtype).reshape(shape)
+    return (
+        np.empty(shape, dtype)
+        if nbytes < _LARGE
+        else np.frombuffer(memoryview(_core.Buffer(nbytes)), dtype).reshape(shape)
+    )

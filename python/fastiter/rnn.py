@@ -211,7 +211,7 @@ def _run(
         arrays.append(b)
     if state is not None:
         check_state(function, cell, state)
-        names += [f"state {name}" for name in cell.states]
+        names += cell.state_names
         arrays += state
     check_arrays(function, names, arrays)
     shapes = None if state is None else [part.shape for part in state]

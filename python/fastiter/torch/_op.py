@@ -99,13 +99,20 @@ _LARGE = 1 << 20
 def empty(x: Tensor, shape: Sequence[int], strides: Sequence[int] | None = None) -> Tensor:
     """Return an uninitialised dense tensor with the dtype and device of ``x``."""
     count = math.prod(shape)
-    if count * x.element_size() < _LARGE or not isinstance(count, int) or type(x) not in _ORDINARY or not x.is_cpu:
+    if not _is_large(x, count):
         return x.new_empty(shape) if strides is None else x.new_empty_strided(shape, strides)
     storage = torch.frombuffer(_core.Buffer(count * x.element_size()), dtype=torch.uint8).untyped_storage()
     if strides is None:
         strides = dense_strides(shape)
     # set_, as a view could not be changed in place by whoever gets it from an autograd function
     return x.new_empty(0).set_(storage, 0, shape, strides)
+
+
+def _is_large(x: Tensor, count: int) -> bool:
+    if isinstance(count, int) and count < _LARGE // 8:
+        return False
+    ordinary = isinstance(count, int) and type(x) in _ORDINARY and x.is_cpu
+    return ordinary and count * x.element_size() >= _LARGE
 
 
 def dense_strides(shape: Sequence[int]) -> list[int]:

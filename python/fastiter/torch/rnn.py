@@ -106,7 +106,8 @@ def packed(
     """Run a cell on the data of a PackedSequence: only its valid steps are computed.
 
     ``wx`` (M, G, N, D) and ``batch_sizes`` (T,) are laid out as PackedSequence does; h comes back as (M, N, D), the
-    final states as (B, N, D) with the rows in packed order. ``cell`` is "lstm", "gru", "elman_tanh", "elman_relu" or "slstm".
+    final states as (B, N, D) with the rows in packed order. ``cell`` is "lstm", "gru", "elman_tanh", "elman_relu" or
+    "slstm".
     """
     spec = CELLS[cell]
     batch, total = _checked_batch_sizes(cell, batch_sizes)
@@ -140,9 +141,9 @@ def _check_tensors(
 ) -> None:
     if state is not None:
         check_state(function, cell, state)
-    names = ["wx", "r", *(["b"] if b is not None else []), *([] if state is None else cell.states)]
-    tensors = (wx, r, *((b,) if b is not None else ()), *(state or ()))
-    check_tensors(function, names, tensors)
+    bias = () if b is None else (b,)
+    names = ("wx", "r", "b", *cell.state_names) if bias else ("wx", "r", *cell.state_names)
+    check_tensors(function, names, (wx, r, *bias, *(state or ())))
 
 
 def _check_shapes(

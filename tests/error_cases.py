@@ -1,0 +1,168 @@
+"""Wrong arguments of the recurrent cells, for arrays and tensors alike, and what the message of each must say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from cases import GATES, STATES, Array, rnn_inputs
+
+CELLS = tuple(GATES)
+B, T, N, D = 3, 4, 2, 5
+TYPE = (TypeError,)
+VALUE = (ValueError,)
+EITHER = (TypeError, ValueError)
+
+
+class Wrong(NamedTuple):
+    """Arguments to replace, and the error: its class, the argument that it names, a pattern of what it has received."""
+
+    label: str
+    changes: dict[str, Any]
+    errors: tuple[type[Exception], ...]
+    argument: str
+    got: str
+
+
+Convert = Callable[[Array], Any]
+
+
+def valid(cell: str, convert: Convert) -> dict[str, Any]:
+    wx, r, b, state = rnn_inputs(cell, B, T, N, D, np.float32)
+    return {"wx": convert(wx), "r": convert(r), "b": convert(b), "state": tuple(convert(s) for s in state)}
+
+
+def assert_refused(function: str, call: Callable[[], Any], wrong: Wrong) -> None:
+    """One sentence: function, argument, expected, received."""
+    with pytest.raises((TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)) as raised:
+        call()
+    assert raised.type in wrong.errors, f"{raised.type.__name__}: {raised.value}"
+    message = str(raised.value)
+    pattern = rf"{function}: ({wrong.argument}) must (be|have|not) .+[,;] got .*{wrong.got}.*"
+    assert re.fullmatch(pattern, message), f"{message!r} is not {pattern!r}"
+    assert not re.search(r"\n|[.!?] [A-Z]", message), message
+
+
+def assert_all_refused(function: str, cases: Iterable[tuple[Wrong, Callable[[], Any]]]) -> None:
+    """Every case is tried, and all that went wrong is shown at once."""
+    problems = []
+    for wrong, call in cases:
+        try:
+            assert_refused(function, call, wrong)
+        except (AssertionError, pytest.fail.Exception) as problem:
+            problems.append(f"{wrong.label}: {problem}")
+    assert not problems, "\n".join(problems)
+
+
+def _arrays(given: dict[str, Any], cell: str) -> Iterator[tuple[str, Any, Callable[[Any], dict[str, Any]]]]:
+    """(name in messages, array, changes that put something else in its place)"""
+    for name in ("wx", "r", "b"):
+        yield name, given[name], lambda y, name=name: {name: y}
+    state = given["state"]
+    for k, part in enumerate(STATES[cell]):
+        yield f"state {part}", state[k], lambda y, k=k: {"state": (*state[:k], y, *state[k + 1 :])}
+
+
+def wrong_types(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
+    for name, x, put in _arrays(given, cell):
+        for label, y in (("list", x.tolist()), ("str", "wx"), ("float", 1.0), ("int", 0), ("dict", {})):
+            yield Wrong(f"{name} is a {label}", put(y), TYPE, name, label)
+        if name != "b":
+            yield Wrong(f"{name} is None", put(None), TYPE, name, "NoneType")
+
+
+def wrong_dtypes(
+    given: dict[str, Any], cell: str, cast: Callable[[Any, str], Any], names: list[str]
+) -> Iterator[Wrong]:
+    for name, x, put in _arrays(given, cell):
+        for dtype in names:
+            yield Wrong(f"{name} is {dtype}", put(cast(x, dtype)), TYPE, name, re.escape(dtype))
+        if name != "wx":
+            yield Wrong(f"{name} is float64 among float32", put(cast(x, "float64")), TYPE, name, "float64")
+    yield Wrong("wx is float64 among float32", {"wx": cast(given["wx"], "float64")}, TYPE, "r", "float32")
+
+
+def _resized(x: Any, axis: int, by: int) -> Any:
+    index = np.arange(x.shape[axis] + by) % x.shape[axis]
+    return x[(slice(None),) * axis + (index,)]
+
+
+def wrong_shapes(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
+    def shape(y: Any) -> str:
+        return re.escape(str(tuple(y.shape)))
+
+    for name, x, put in _arrays(given, cell):
+        for label, y in (("a rank too low", x[0]), ("a rank too high", x[None]), ("a scalar", x.reshape(-1)[0])):
+            # NumPy's scalar is no array at all.
+            scalar = not y.shape and not hasattr(y, "numpy")
+            got = "float32" if scalar else shape(y)
+            yield Wrong(f"{name} has {label}", put(y), TYPE if scalar else VALUE, name, got)
+        for axis, by in ((a, k) for a in range(len(x.shape)) for k in (-1, 1)):
+            y = _resized(x, axis, by)
+            if name == "wx" and axis == 1:
+                continue  # any number of steps is right
+            # A wx of another B, N or D is right by itself: what does not go with it is named.
+            named = {0: "state h", 3: "r", 4: "r"}.get(axis, "wx") if name == "wx" else name
+            got = shape(y) if named == name else r"\(.+\)"
+            yield Wrong(f"{name} has {by:+} in axis {axis}", put(y), VALUE, named, got)
+    for axis in (3, 4):
+        empty = _resized(given["wx"], axis, -given["wx"].shape[axis])
+        yield Wrong(f"wx is empty in axis {axis}", {"wx": empty}, VALUE, "wx", shape(empty))
+
+
+def wrong_states(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
+    state = given["state"]
+    for label, y in (("(ndarray|Tensor)", state[0]), ("dict", dict(enumerate(state))), ("str", "hc"), ("int", 0)):
+        yield Wrong(f"state is a {label}", {"state": y}, TYPE, "state", label)
+    yield Wrong("state is a generator", {"state": (s for s in state)}, TYPE, "state", "generator")
+    for label, y in (("empty", ()), ("short", state[:-1]), ("long", (*state, state[0]))):
+        yield Wrong(f"state is {label}", {"state": y}, VALUE, "state", str(len(y)))
+
+
+def wrong_lengths(make: Callable[[list[Any]], Any]) -> Iterator[Wrong]:
+    def case(label: str, lengths: Any, errors: tuple[type[Exception], ...], got: str) -> Wrong:
+        return Wrong(f"lengths {label}", {"lengths": lengths}, errors, "lengths", got)
+
+    yield case("negative", [4, -1, 2], VALUE, "-1")
+    yield case("very negative", make([4, -(2**62), 2]), VALUE, str(-(2**62)))
+    yield case("longer than T", [5, 0, 2], VALUE, "5")
+    yield case("much longer than T", make([1, 2**62, 1]), VALUE, str(2**62))
+    yield case("beyond 64 bits", [2**70, 1, 1], EITHER, "")
+    for label, y, shape in (
+        ("too few", [4, 2], (2,)),
+        ("too many", [4, 2, 1, 1], (4,)),
+        ("none", [], (0,)),
+        ("in a column", [[4], [2], [1]], (3, 1)),
+        ("a number", 3, ()),
+    ):
+        yield case(label, y, VALUE, re.escape(str(shape)))
+        if y != []:  # an empty array of floats is one of floats
+            yield case(f"{label}, an array", make(y), VALUE, re.escape(str(shape)))
+    yield case("float", [4.0, 1.0, 2.0], TYPE, "float")
+    yield case("a float array", make([4.0, 1.0, 2.0]), TYPE, "float")
+    yield case("nan", [float("nan")] * 3, TYPE, "float")
+    yield case("bool", make([True, False, True]), TYPE, "bool")
+    yield case("complex", make([1j, 1j, 1j]), TYPE, "complex")
+    yield case("text", "abc", TYPE, "")
+    yield case("texts", ["1", "2", "3"], TYPE, "")
+    yield case("nothing inside", [None] * 3, TYPE, "")
+    yield case("ragged", [[1], [2, 3], [1]], EITHER, "")
+    yield case("a dict", {0: 1, 1: 2, 2: 3}, TYPE, "")
+
+
+def wrong_flags() -> Iterator[Wrong]:
+    for name in ("reverse", "return_all_states"):
+        for y in (0, 1, None, "yes", 1.0, [True]):
+            yield Wrong(f"{name} is {y!r}", {name: y}, TYPE, name, type(y).__name__)
+        # NumPy calls its own type "bool" too: "must be a bool, got bool" helps nobody.
+        yield Wrong(f"{name} is NumPy's", {name: np.bool_(True)}, TYPE, name, "numpy")
+
+
+def wrong_activations() -> Iterator[Wrong]:
+    for y in ("sigmoid", "", "Tanh", "tanh ", None, 3, b"tanh", ["tanh"], np.array(["tanh", "relu"])):
+        errors = VALUE if isinstance(y, str) else EITHER
+        yield Wrong(f"activation is {y!r}", {"activation": y}, errors, "activation", "")

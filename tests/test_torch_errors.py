@@ -1,0 +1,218 @@
+"""Wrong arguments of every public function of fastiter.torch: the class, and one sentence that says what is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import fastiter.torch  # noqa: E402
+from error_cases import (  # noqa: E402
+    CELLS,
+    EITHER,
+    TYPE,
+    VALUE,
+    Wrong,
+    assert_all_refused,
+    assert_refused,
+    valid,
+    wrong_activations,
+    wrong_dtypes,
+    wrong_flags,
+    wrong_lengths,
+    wrong_shapes,
+    wrong_states,
+    wrong_types,
+)
+from fastiter.torch.rnn import packed  # noqa: E402
+
+BACKEND = (fastiter.BackendError,)
+every_cell = pytest.mark.parametrize("cell", CELLS)
+
+
+def test_every_public_function_is_here() -> None:
+    assert set(fastiter.torch.__all__) == {*CELLS}
+
+
+def tensor(x: Any) -> Any:
+    return torch.from_numpy(np.array(x))
+
+
+def given(cell: str) -> dict[str, Any]:
+    return valid(cell, tensor)
+
+
+def cast(x: Any, dtype: str) -> Any:
+    return x.to(getattr(torch, dtype))
+
+
+def check(cell: str, cases: Iterable[Wrong]) -> None:
+    """Each case is refused with and without gradients."""
+
+    def call(arguments: dict[str, Any], grad: bool) -> None:
+        r = arguments["r"]
+        if grad and isinstance(r, torch.Tensor) and r.is_floating_point():
+            arguments["r"] = r.detach().requires_grad_()
+        getattr(fastiter.torch, cell)(**arguments)
+
+    assert_all_refused(
+        cell,
+        (
+            (wrong, lambda grad=grad, wrong=wrong: call({**given(cell), **wrong.changes}, grad))
+            for wrong in cases
+            for grad in (False, True)
+        ),
+    )
+
+
+def in_torch(cases: Iterable[Wrong]) -> Iterator[Wrong]:
+    """Shapes may be shown the way of torch: torch.Size([2, 3])."""
+    for wrong in cases:
+        got = wrong.got.replace(r"\(", r"(\(|torch\.Size\(\[)", 1) if wrong.got.startswith(r"\(") else wrong.got
+        yield wrong._replace(got=got.replace(r",\)", r",?\]?\)"))
+
+
+@every_cell
+def test_what_is_refused_below_is_right_otherwise(cell: str) -> None:
+    h, _ = getattr(fastiter.torch, cell)(**given(cell), lengths=[4, 0, 2], reverse=True)
+    assert not h.isnan().any()
+
+
+@every_cell
+def test_types(cell: str) -> None:
+    check(cell, wrong_types(given(cell), cell))
+
+
+@every_cell
+def test_arrays_are_no_tensors(cell: str) -> None:
+    x = given(cell)["wx"].numpy()
+    check(cell, [Wrong("wx is an array", {"wx": x}, TYPE, "wx", "ndarray")])
+
+
+@every_cell
+def test_dtypes(cell: str) -> None:
+    names = ["int64", "int32", "uint8", "bool", "float16", "bfloat16", "complex64"]
+    check(cell, wrong_dtypes(given(cell), cell, cast, names))
+
+
+@every_cell
+def test_shapes(cell: str) -> None:
+    check(cell, in_torch(wrong_shapes(given(cell), cell)))
+
+
+@every_cell
+def test_states(cell: str) -> None:
+    cases = [w for w in wrong_states(given(cell), cell) if "generator" not in w.label]
+    check(cell, cases)
+    check(cell, [Wrong("a generator", {"state": (s for s in ())}, TYPE, "state", "generator")])
+
+
+@every_cell
+def test_lengths(cell: str) -> None:
+    check(cell, in_torch(wrong_lengths(torch.tensor)))
+    for x in (torch.tensor([1.0, 1.0, 1.0]), torch.tensor([1, 1, 1]).bool(), np.array([1.0, 1.0, 1.0])):
+        check(cell, [Wrong(str(x), {"lengths": x}, TYPE, "lengths", str(x.dtype).removeprefix("torch."))])
+    for x in (torch.tensor([5, 0, 2]), np.array([5, 0, 2]), torch.tensor([5, 0, 2], dtype=torch.uint8)):
+        check(cell, [Wrong(str(x), {"lengths": x}, VALUE, "lengths", "5")])
+
+
+@every_cell
+def test_flags(cell: str) -> None:
+    check(cell, wrong_flags())
+    x = torch.tensor(True)
+    check(cell, [Wrong("reverse is a tensor", {"reverse": x}, TYPE, "reverse", "Tensor")])
+
+
+def test_activation() -> None:
+    check("elman", wrong_activations())
+
+
+@every_cell
+def test_unknown_arguments(cell: str) -> None:
+    with pytest.raises(TypeError, match=cell):
+        getattr(fastiter.torch, cell)(**given(cell), length=[1, 1, 1])
+    with pytest.raises(TypeError, match=cell):
+        getattr(fastiter.torch, cell)(*given(cell).values(), True)
+
+
+# --- devices and kinds of tensors ------------------------------------------------------------------------------------
+
+
+@every_cell
+def test_one_tensor_on_another_device(cell: str) -> None:
+    arguments, errors = given(cell), (*BACKEND, *VALUE)
+    h, *others = arguments["state"]
+    lengths = torch.tensor([4, 0, 2], device="meta")
+    check(
+        cell,
+        [
+            Wrong("wx on meta", {"wx": arguments["wx"].to("meta")}, errors, "wx|r", "(cpu|meta)"),
+            Wrong("r on meta", {"r": arguments["r"].to("meta")}, errors, "r", "meta"),
+            Wrong("b on meta", {"b": arguments["b"].to("meta")}, errors, "b", "meta"),
+            Wrong("h on meta", {"state": (h.to("meta"), *others)}, errors, "state h", "meta"),
+            Wrong("lengths on meta", {"lengths": lengths}, errors, "lengths", "meta"),
+        ],
+    )
+
+
+@every_cell
+def test_tensors_of_a_gpu(cell: str) -> None:
+    """As far as a machine without one can tell: fake tensors say that they are on it."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        arguments = given(cell)
+        shapes = {name: arguments[name].shape for name in ("wx", "r", "b")}
+        on_gpu = {name: torch.empty(shape, device="cuda") for name, shape in shapes.items()}
+        on_cpu = {name: torch.empty(shape) for name, shape in shapes.items()}
+        for changes, named in ((on_gpu, "wx"), ({"wx": on_gpu["wx"]}, "wx"), ({"r": on_gpu["r"]}, "r")):
+            wrong = Wrong(f"{list(changes)} on a GPU", {}, BACKEND, named, "cuda")
+            every = {**on_cpu, **changes}
+            assert_refused(cell, lambda every=every: getattr(fastiter.torch, cell)(**every), wrong)
+
+
+@every_cell
+def test_sparse_tensors(cell: str) -> None:
+    arguments = given(cell)
+    h, *others = arguments["state"]
+    changes = {name: {name: arguments[name].to_sparse()} for name in ("wx", "r", "b")}
+    changes["state h"] = {"state": (h.to_sparse(), *others)}
+    check(cell, [Wrong(f"{name} is sparse", change, EITHER, name, "sparse") for name, change in changes.items()])
+
+
+# --- packed: the modules' way in, which checks what they do not ------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", ["elman_tanh", "elman_relu", "lstm", "gru", "slstm"])
+def test_packed(cell: str) -> None:
+    arguments = given(cell.split("_")[0])
+    wx, sizes = arguments["wx"].reshape(-1, *arguments["wx"].shape[2:]), torch.tensor([3, 3, 3, 3])
+    right = {"r": arguments["r"], "b": arguments["b"], "state": arguments["state"]}
+    packed(cell, wx, sizes, **right)
+    function = rf"{cell}|{cell.split('_')[0]}"
+    for label, wrong_wx, changes, errors, argument in (
+        ("too few rows", wx[1:], {}, VALUE, "(packed )?wx"),
+        ("a rank too high", wx[None], {}, VALUE, "(packed )?wx"),
+        ("too few gates", wx[:, 1:], {}, VALUE, "(packed )?wx"),
+        ("wrong dtype", wx.half(), {}, TYPE, "wx"),
+        ("wrong r", wx, {"r": right["r"][..., 1:]}, VALUE, "r"),
+        ("wrong b", wx, {"b": right["b"][..., 1:]}, VALUE, "b"),
+        ("wrong batch", wx, {"state": tuple(s[1:] for s in right["state"])}, VALUE, "state h"),
+        ("too few states", wx, {"state": ()}, VALUE, "state"),
+    ):
+        wrong = Wrong(label, {}, errors, argument, "")
+        every = {**right, **changes}
+        assert_refused(f"({function})", lambda x=wrong_wx, e=every: packed(cell, x, sizes, **e), wrong)
+
+
+def test_messages_show_no_tensor() -> None:
+    """A message with a whole tensor in it would be one that nobody reads."""
+    arguments = given("lstm")
+    with pytest.raises(ValueError, match=re.escape("(3, 4)")) as raised:
+        fastiter.torch.lstm(**{**arguments, "wx": arguments["wx"][..., 0, 0, 0]})
+    assert len(str(raised.value)) < 120
