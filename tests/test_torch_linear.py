@@ -89,7 +89,7 @@ def test_empty(shape: tuple[int, ...], outputs: int) -> None:
     for inputs in (given, given[:2]):
         expected = results(torch.nn.functional.linear, inputs, dy)
         for a, e in zip(results(linear, inputs, dy), expected, strict=True):
-            np.testing.assert_array_equal(a, e)
+            np.testing.assert_allclose(a, e, rtol=1e-6)  # a bias gradient still sums some lines
 
 
 # --- layouts ---------------------------------------------------------------------------------------------------------

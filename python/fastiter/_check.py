@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from ._rnn import kind
 
 Array = npt.NDArray[Any]
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -33,8 +34,7 @@ def check_arrays(function: str, names: Sequence[str], arrays: Sequence[object]) 
 def check_array(function: str, name: str, x: object) -> None:
     """Check that ``x`` is an ndarray of one of the floating dtypes."""
     if not isinstance(x, np.ndarray):
-        kind = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
-        raise TypeError(f"{function}: {name} must be a NumPy array of float32 or float64, got {kind}")
+        raise TypeError(f"{function}: {name} must be a NumPy array of float32 or float64, got {kind(x)}")
     if x.dtype not in FLOATS:
         raise TypeError(f"{function}: {name} must be a NumPy array of float32 or float64, got dtype {x.dtype}")
 
@@ -59,17 +59,28 @@ def check_out(
 
 
 def _overlaps_itself(x: Array) -> bool:
-    return any(stride == 0 and size > 1 for stride, size in zip(x.strides, x.shape, strict=True))
+    """Say whether two elements may share memory: each axis must step over all that the axes with smaller steps span."""
+    span = x.itemsize
+    for stride, size in sorted((abs(stride), size) for stride, size in zip(x.strides, x.shape, strict=True)):
+        if size > 1 and stride < span:
+            return x.size > 0
+        span += (size - 1) * stride
+    return False
 
 
 def integers(function: str, name: str, x: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Return ``x`` as a contiguous int64 array; refuse what is not made of whole numbers."""
-    array = np.asarray(x)
+    """Return a contiguous int64 copy of ``x``; refuse what is not made of whole numbers."""
+    try:
+        array = np.asarray(x)
+    except ValueError:
+        raise TypeError(f"{function}: {name} must be integers of one shape, got a ragged sequence") from None
     if array.size == 0 and array.dtype == np.float64 and not isinstance(x, np.ndarray):
         array = array.astype(np.int64)  # an empty list has no dtype of its own
     if array.dtype.kind not in "iu":
         raise TypeError(f"{function}: {name} must be integers, got dtype {array.dtype}")
-    return np.ascontiguousarray(array, dtype=np.int64)
+    if array.dtype.kind == "u" and array.max(initial=0) > np.iinfo(np.int64).max:
+        raise ValueError(f"{function}: {name} must fit into 64 bits with a sign, got {array.max()}")
+    return np.array(array, dtype=np.int64, order="C")  # a copy, which nobody else can change; it keeps 0-d arrays 0-d
 
 
 def unit_stride(x: Array) -> Array:

@@ -38,8 +38,15 @@ CELLS = {
 }
 
 
+def kind(x: object) -> str:
+    """Return what messages call the type of ``x``."""
+    return f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
+
+
 def elman_cell(activation: object) -> str:
     """Return the name of the Elman cell with this activation."""
+    if not isinstance(activation, str):
+        raise TypeError(f"elman: activation must be 'tanh' or 'relu', got {kind(activation)}")
     if activation not in ("tanh", "relu"):
         raise ValueError(f"elman: activation must be 'tanh' or 'relu', got {activation!r}")
     return f"elman_{activation}"
@@ -47,7 +54,7 @@ def elman_cell(activation: object) -> str:
 
 def check_flag(function: str, name: str, value: object) -> None:
     if not isinstance(value, bool):
-        raise TypeError(f"{function}: {name} must be a bool, got {type(value).__name__}")
+        raise TypeError(f"{function}: {name} must be a bool, got {kind(value)}")
 
 
 def check_shapes(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 
 from .. import _core
-from ._op import LIBRARY, check_tensors, eager, empty
+from ._op import LIBRARY, check_tensors, contiguous, differentiable_once, eager, empty
 
 _GEMM = {torch.float32: _core.gemm_f32, torch.float64: _core.gemm_f64}
 _COLUMN_SUMS = {torch.float32: _core.column_sums_f32, torch.float64: _core.column_sums_f64}
@@ -25,7 +26,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"linear: bias must have shape (O,) = ({weight.shape[0]},), got {tuple(bias.shape)}")
-    if torch.is_grad_enabled() and any(i.requires_grad for i in inputs):
+    if (torch.is_grad_enabled() and any(i.requires_grad for i in inputs)) or forward_ad._current_level >= 0:
         result: Tensor = _Linear.apply(x, weight, bias)
         return result
     return _forward(x, weight, bias)
@@ -38,7 +39,7 @@ class _Linear(torch.autograd.Function):
         return _forward(x, weight, bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator, misc]
+    @differentiable_once
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         gradients = iter(_backward(dy, x, weight, list(ctx.needs_input_grad)))
@@ -49,9 +50,13 @@ LIBRARY.define("_linear_fwd(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 LIBRARY.define("_linear_bwd(Tensor dy, Tensor x, Tensor weight, bool[3] need) -> Tensor[]")
 
 
+def _lines(x: Tensor) -> Tensor:
+    return contiguous(x).view(math.prod(x.shape[:-1]), x.shape[-1])
+
+
 def _linear_fwd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    lines, weight = x.reshape(-1, x.shape[-1]).contiguous(), weight.contiguous()
-    bias = None if bias is None else bias.contiguous()
+    lines, weight = _lines(x), contiguous(weight)
+    bias = None if bias is None else contiguous(bias)
     y = _linear_fwd_fake(x, weight, bias)
     (rows, inputs), outputs = lines.shape, weight.shape[0]
     _GEMM[x.dtype](
@@ -67,8 +72,7 @@ def _linear_fwd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _linear_bwd(dy: Tensor, x: Tensor, weight: Tensor, need: list[bool]) -> list[Tensor]:
-    lines, weight = x.reshape(-1, x.shape[-1]).contiguous(), weight.contiguous()
-    dlines = dy.reshape(-1, dy.shape[-1]).contiguous()
+    lines, weight, dlines = _lines(x), contiguous(weight), _lines(dy)
     (rows, inputs), outputs = lines.shape, weight.shape[0]
     gemm = _GEMM[x.dtype]
     gradients = _linear_bwd_fake(dy, x, weight, need)
@@ -97,5 +101,5 @@ LIBRARY.impl("_linear_fwd", _linear_fwd, "CPU")
 LIBRARY.impl("_linear_bwd", _linear_bwd, "CPU")
 torch.library.register_fake("fastiter::_linear_fwd", _linear_fwd_fake, lib=LIBRARY)
 torch.library.register_fake("fastiter::_linear_bwd", _linear_bwd_fake, lib=LIBRARY)
-_forward = eager(_linear_fwd, torch.ops.fastiter._linear_fwd.default, tensor=0)
-_backward = eager(_linear_bwd, torch.ops.fastiter._linear_bwd.default, tensor=0)
+_forward = eager(_linear_fwd, torch.ops.fastiter._linear_fwd.default)
+_backward = eager(_linear_bwd, torch.ops.fastiter._linear_bwd.default)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
@@ -26,7 +27,7 @@ def check_tensors(function: str, names: Sequence[str], tensors: Sequence[Any]) -
     """Check that all are tensors of one floating dtype that the kernels have, on the CPU; the first sets the dtype."""
     dtype = getattr(tensors[0], "dtype", None)
     for x in tensors:
-        if not isinstance(x, Tensor) or x.dtype != dtype or not x.is_cpu:
+        if not isinstance(x, Tensor) or x.dtype != dtype or not x.is_cpu or x.layout != torch.strided:
             break
     else:
         if dtype in FLOATS:
@@ -38,6 +39,8 @@ def _explain(function: str, names: Sequence[str], tensors: Sequence[Any]) -> Non
     for name, x in zip(names, tensors, strict=False):
         if not isinstance(x, Tensor):
             raise TypeError(f"{function}: {name} must be a torch.Tensor, got {type(x).__qualname__}")
+        if x.layout != torch.strided:
+            raise TypeError(f"{function}: {name} must be a dense tensor, got layout {x.layout}")
         if x.dtype not in FLOATS:
             raise TypeError(f"{function}: {name} must have dtype torch.float32 or torch.float64, got {x.dtype}")
         if x.dtype != tensors[0].dtype:
@@ -52,28 +55,81 @@ def _explain(function: str, names: Sequence[str], tensors: Sequence[Any]) -> Non
             )
 
 
+def _are_ordinary(arguments: Sequence[Any]) -> bool:
+    """Say whether all tensors among the arguments, lists and tuples included, are torch's own and have memory here."""
+    for x in arguments:
+        kind = type(x)
+        if kind in _ORDINARY:
+            if not x.is_cpu:
+                return False
+        elif kind is list or kind is tuple:
+            if not _are_ordinary(x):
+                return False
+        elif isinstance(x, Tensor):
+            return False
+    return True
+
+
 _Op = TypeVar("_Op", bound=Callable[..., Any])
 
 
-def eager(implementation: _Op, op: Any, tensor: int) -> _Op:
+def eager(implementation: _Op, op: Any) -> _Op:
     """Return a function that calls ``implementation`` where nothing watches, else ``op``.
 
     The dispatcher costs a small layer half of its time. It is needed only when something traces, transforms or wraps
-    tensors; argument number ``tensor`` tells whether it is an ordinary one.
+    tensors.
     """
     modes, level = torch._C._len_torch_dispatch_stack, torch._C._functorch.maybe_current_level
 
     def call(*args: Any) -> Any:
-        if type(args[tensor]) in _ORDINARY and not is_compiling() and modes() == 0 and level() is None:
+        if not is_compiling() and modes() == 0 and level() is None and _are_ordinary(args):
             return implementation(*args)
         return op(*args)
 
     return cast(_Op, call)
 
 
+def contiguous(x: Tensor) -> Tensor:
+    """Return ``x``, or a copy, as plain memory: contiguous, with no negation that torch has only noted down."""
+    return (x.resolve_neg() if x.is_neg() else x).contiguous()
+
+
 def unit_stride(x: Tensor) -> Tensor:
-    """Return ``x``, or a copy, with the last axis next to each other (a size of 1 has any stride)."""
-    return x if x.stride()[-1] == 1 or x.shape[-1] == 1 else x.contiguous()
+    """The same, where only the last axis must be contiguous (a size of 1 has any stride)."""
+    return x if not x.is_neg() and (x.stride()[-1] == 1 or x.shape[-1] == 1) else contiguous(x)
+
+
+class _Once(torch.autograd.Function):
+    """The first ``count`` tensors as they are, and an error where they are differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple([x.detach() for x in tensors[:count]])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
+        raise RuntimeError("fastiter: this gradient has no derivative: the kernels cannot be differentiated twice")
+
+
+def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``backward`` of an autograd function refuse to be differentiated.
+
+    torch's own once_differentiable does so only where the incoming gradients require one, and only on the way to
+    leaves: a penalty on a gradient was dropped without a word.
+    """
+
+    @functools.wraps(backward)
+    def call(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            results: tuple[Tensor | None, ...] = backward(ctx, *gradients)
+        if not torch.is_grad_enabled() or is_compiling():
+            return results
+        depends_on = [x for x in (*gradients, *ctx.saved_tensors) if x is not None and x.requires_grad]
+        given = [x for x in results if x is not None]
+        refusing = iter(_Once.apply(len(given), *given, *depends_on))
+        return tuple(None if x is None else next(refusing) for x in results)
+
+    return call
 
 
 def steps(x: Tensor) -> Steps:

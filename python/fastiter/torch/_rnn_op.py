@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import _core
 from .._rnn import CELLS, Cell, check_lengths
-from ._op import LIBRARY, Steps, eager, empty, empty_steps, state_steps, steps, unit_stride
+from ._op import LIBRARY, Steps, contiguous, eager, empty, empty_steps, state_steps, steps, unit_stride
 
 _FORWARD = {torch.float32: _core.rnn_fwd_f32, torch.float64: _core.rnn_fwd_f64}
 _BACKWARD = {torch.float32: _core.rnn_bwd_f32, torch.float64: _core.rnn_bwd_f64}
@@ -105,9 +105,9 @@ def _rnn_fwd(
     save: bool,
 ) -> list[Tensor]:
     cell, lines, (_, heads, width) = CELLS[cell_name], wx.shape[:-3], wx.shape[-3:]
-    wx, r = unit_stride(wx), r.contiguous()
-    b = None if b is None else b.contiguous()
-    first = [x.contiguous() for x in state]
+    wx, r = unit_stride(wx), contiguous(r)
+    b = None if b is None else contiguous(b)
+    first = [contiguous(x) for x in state]
     work, kept_alive = _work(cell, lines, heads, width, reverse, lengths, batch_sizes)
     outputs = _forward_outputs(cell, wx, work[1], all_states, save)
     h, last, *kept = outputs
@@ -148,9 +148,9 @@ def _rnn_bwd(
     need_b: bool,
     need_state: bool,
 ) -> list[Tensor]:
-    cell, h, r = CELLS[cell_name], states[0], r.contiguous()
-    first = [x.contiguous() for x in state]
-    dlast = None if dlast is None else dlast.contiguous()
+    cell, h, r = CELLS[cell_name], states[0], contiguous(r)
+    first = [contiguous(x) for x in state]
+    dlast = None if dlast is None else contiguous(dlast)
     work, kept_alive = _work(cell, h.shape[:-2], h.shape[-2], h.shape[-1], reverse, lengths, batch_sizes)
     outputs = _backward_outputs(cell, h, r, work[1], need_r, need_b, need_state)
     dq = empty_steps(h, h.shape) if cell.name == "gru" else None
@@ -219,5 +219,5 @@ LIBRARY.impl("_rnn_bwd", _rnn_bwd, "CPU")
 torch.library.register_fake("fastiter::_rnn_fwd", _rnn_fwd_fake, lib=LIBRARY)
 torch.library.register_fake("fastiter::_rnn_bwd", _rnn_bwd_fake, lib=LIBRARY)
 
-rnn_fwd = eager(_rnn_fwd, torch.ops.fastiter._rnn_fwd.default, tensor=1)
-rnn_bwd = eager(_rnn_bwd, torch.ops.fastiter._rnn_bwd.default, tensor=1)
+rnn_fwd = eager(_rnn_fwd, torch.ops.fastiter._rnn_fwd.default)
+rnn_bwd = eager(_rnn_bwd, torch.ops.fastiter._rnn_bwd.default)

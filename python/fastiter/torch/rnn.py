@@ -7,10 +7,12 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 
+from .._backend import BackendError
+from .._check import integers
 from .._rnn import CELLS, Cell, check_flag, check_lengths, check_shapes, check_state, elman_cell
-from ._op import check_tensors
+from ._op import check_tensors, differentiable_once
 from ._rnn_op import rnn_bwd, rnn_fwd
 
 States: TypeAlias = tuple[Tensor, ...]
@@ -175,12 +177,14 @@ def _run(
 
 
 def _checked_lengths(function: str, lengths: Tensor | Sequence[int], batch: int, time: int) -> Tensor:
-    whole = torch.as_tensor(lengths, device="cpu")
-    if whole.numel() == 0 and not isinstance(lengths, Tensor):
-        whole = whole.long()  # an empty list has no dtype of its own
-    if whole.is_floating_point() or whole.is_complex() or whole.dtype == torch.bool:
-        raise TypeError(f"{function}: lengths must be integers, got dtype {whole.dtype}")
-    whole = whole.to(torch.int64).contiguous()
+    if not isinstance(lengths, Tensor):
+        lengths = torch.from_numpy(integers(function, "lengths", lengths))
+    if not lengths.is_cpu:
+        raise BackendError(f"{function}: lengths must be on the CPU, got device {lengths.device}")
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise TypeError(f"{function}: lengths must be integers, got dtype {lengths.dtype}")
+    # a copy, as the caller may change his before the backward pass
+    whole = lengths.detach().resolve_neg().to(torch.int64, copy=True).contiguous()
     if torch.compiler.is_compiling():
         return whole  # its values are not known while tracing: the op checks them
     least, most = (int(whole.min()), int(whole.max())) if whole.numel() else (0, 0)
@@ -201,7 +205,8 @@ def _apply(
 ) -> tuple[Tensor, States, States]:
     """Return h, the final states, and all states (h alone where they are not wanted)."""
     first = () if state is None else tuple(state)
-    if torch.is_grad_enabled() and _any_requires_grad(wx, r, b, first):
+    # In forward mode the autograd function is called for its refusal.
+    if (torch.is_grad_enabled() and _any_requires_grad(wx, r, b, first)) or forward_ad._current_level >= 0:
         outputs = _Recurrence.apply(cell.name, reverse, lengths, batch_sizes, all_states, wx, r, b, *first)
     else:
         outputs = rnn_fwd(cell.name, wx, r, b, first, reverse, lengths, batch_sizes, all_states, False)
@@ -240,7 +245,7 @@ class _Recurrence(torch.autograd.Function):
         return (h, last, *kept[: len(CELLS[cell].states) - 1]) if all_states else (h, last)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator, misc]
+    @differentiable_once
     def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None, *drest: Tensor | None) -> tuple[Tensor | None, ...]:
         r, lengths, batch_sizes, h, *others = ctx.saved_tensors
         kept, first = others[: ctx.kept], others[ctx.kept :]

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 
 from ..._rnn import Cell
 from .. import _linear, _rnn_op
+from .._op import differentiable_once
 
 State = tuple[Tensor, ...]
 
@@ -48,7 +49,8 @@ def layer(
     step that each row computes. Differentiating twice raises.
     """
     arguments = (x, *parameters, to_first, *first)
-    if torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in arguments):
+    needs_grad = torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in arguments)
+    if needs_grad or forward_ad._current_level >= 0:  # in forward mode the autograd function is called for its refusal
         h, *last = _Layer.apply(direction, *arguments)
     else:
         h, last, _ = _run(direction, x, parameters, first, to_first, save=False)
@@ -78,7 +80,7 @@ class _Layer(torch.autograd.Function):
         return h, *last
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator, misc]
+    @differentiable_once
     def backward(ctx: Any, dh: Tensor | None, *dlast: Tensor | None) -> tuple[Tensor | None, ...]:
         if dh is None and all(d is None for d in dlast):
             return (None,) * len(ctx.needs_input_grad)
