@@ -79,7 +79,7 @@ def integers(function: str, name: str, x: npt.ArrayLike) -> npt.NDArray[np.int64
     if array.dtype.kind not in "iu":
         raise TypeError(f"{function}: {name} must be integers, got dtype {array.dtype}")
     if array.dtype.kind == "u" and array.max(initial=0) > np.iinfo(np.int64).max:
-        raise ValueError(f"{function}: {name} must fit into 64 bits with a sign, got {array.max()}")
+        raise ValueError(f"{function}: {name} must be at most 2**63 - 1, got {array.max()}")
     return np.array(array, dtype=np.int64, order="C")  # a copy, which nobody else can change; it keeps 0-d arrays 0-d
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 Shape = tuple[int, ...]
@@ -20,7 +19,7 @@ class Cell:
     states: tuple[str, ...]
     saved: int
 
-    @cached_property
+    @property
     def state_names(self) -> tuple[str, ...]:
         """What messages call the parts of the state."""
         return tuple(f"state {name}" for name in self.states)
