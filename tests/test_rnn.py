@@ -266,6 +266,23 @@ def test_every_element_is_written_and_padding_is_zero(
     assert filled
 
 
+def test_large_results_are_arrays_like_any_others() -> None:
+    """From 1 MB on they lie in memory that was used before, by results that nobody holds any more."""
+    inputs = rnn_inputs("lstm", 16, 70, 4, 64, np.float32)
+    scaled = [inputs._replace(wx=inputs.wx * np.float32(k)) for k in range(4)]
+    kept = [run("lstm", "", x)[2] for x in scaled]
+    for x, states in zip(scaled, kept, strict=True):
+        assert_same_bits(run("lstm", "", x)[2], states)
+        assert all(s.flags.writeable and s.flags.aligned and s.nbytes > 1 << 20 for s in states)
+    expected, view = kept[1][0].copy(), kept[1][0][1:, ::2]
+    del kept, states
+    for x in scaled:
+        run("lstm", "", x)
+    assert_same_bits(view, expected[1:, ::2])
+    view += 1
+    assert_same_bits(view, expected[1:, ::2] + np.float32(1))
+
+
 # --- hostile values --------------------------------------------------------------------------------------------------
 
 

@@ -200,6 +200,18 @@ def test_export_with_any_batch_and_time() -> None:
         assert_equal(list(program.module()(*given)), list(layer(*given)))
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.trace:DeprecationWarning")
+def test_trace_is_right_or_refused() -> None:
+    """torch.jit.trace records what passes torch's dispatcher; what does not is missing in the program."""
+    given = detached(leaves(rnn_inputs("gru", 3, 5, 2, 5, np.float32)))
+    try:
+        program = torch.jit.trace(lambda wx: fastiter.torch.gru(wx, given.r)[0], given.wx, check_trace=False)
+    except RuntimeError:
+        return
+    for wx in (given.wx, given.wx * 2):
+        assert torch.equal(program(wx), fastiter.torch.gru(wx, given.r)[0])
+
+
 # --- tensors without data --------------------------------------------------------------------------------------------
 
 # In a process of its own: to read from such a tensor is a segmentation fault.

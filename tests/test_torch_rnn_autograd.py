@@ -187,6 +187,23 @@ def test_h_changed_inside_of_the_graph(cell: str, activation: str) -> None:
     assert_same_bits(numpy(torch.autograd.grad(h.mul_(3).sum(), given.all())), numpy(expected))
 
 
+@every_cell
+def test_final_states_may_be_changed_and_detached_in_place(cell: str, activation: str) -> None:
+    given = leaves(rnn_inputs(cell, 3, 4, 2, 5, np.float64))
+    _, last, _ = run(cell, activation, given)
+    values = [s.detach().clone() for s in last]
+    expected = torch.autograd.grad(sum((k + 2) * s.sum() for k, s in enumerate(last)), given.all())
+    _, last, _ = run(cell, activation, given)
+    for k, s in enumerate(last):
+        s.mul_(k + 2)
+        assert all(torch.equal(other, v) for other, v in zip(last[k + 1 :], values[k + 1 :], strict=True))
+    for g, e in zip(torch.autograd.grad(sum(s.sum() for s in last), given.all()), expected, strict=True):
+        torch.testing.assert_close(g, e, rtol=1e-12, atol=1e-13)
+    h, last, _ = run(cell, activation, given)
+    assert [s.detach_().requires_grad for s in last] == [False] * len(last)
+    assert h.requires_grad
+
+
 # --- other kinds of derivatives: right, or refused -------------------------------------------------------------------
 
 
@@ -255,6 +272,25 @@ def test_torch_func_is_right_or_refused(transform: str) -> None:
     except (RuntimeError, NotImplementedError):
         return
     torch.testing.assert_close(result, expected)
+
+
+@every_cell
+def test_checkpoints_anomaly_detection_and_saved_tensor_hooks(cell: str, activation: str) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    def final_states(*x: Any) -> Any:
+        return run(cell, activation, Leaves(x[0], x[1], x[2], x[3:]))[1]
+
+    def gradients(function: Callable[..., Any]) -> Any:
+        given = leaves(rnn_inputs(cell, 3, 4, 2, 5, np.float64))
+        sum((k + 2) * s.sum() for k, s in enumerate(function(*given.all()))).backward()
+        return numpy([x.grad for x in given.all()])
+
+    expected = gradients(final_states)
+    for reentrant in (False, True):
+        assert_same_bits(gradients(lambda *x, r=reentrant: checkpoint(final_states, *x, use_reentrant=r)), expected)
+    with torch.autograd.graph.save_on_cpu(), torch.autograd.set_detect_anomaly(True):
+        assert_same_bits(gradients(final_states), expected)
 
 
 def test_only_what_requires_a_gradient_is_recorded() -> None:

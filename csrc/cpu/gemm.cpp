@@ -13,14 +13,20 @@ constexpr int64_t kPackedBytes = 8 << 20; // of b at a time
 template <class T> constexpr int kPanel = kPanelVectors * lanes<T>;
 constexpr int kRows = tile_rows<kPanelVectors>;
 
-// The sum over k is cut at multiples of `block`, whatever the number of threads.
+// Rows of a whose k lie next to each other are read where they are; others are packed.
+template <class T> bool reads_a_in_place(const Gemm<T>& g) {
+    return g.a_k.inner_stride == 1 && g.a_k.is_regular(g.K) && g.a_m.is_regular(g.M);
+}
+
+// The sum over k is cut at multiples of `block`, whatever the number of threads. b is packed a chunk of several blocks at a
+// time; where a is packed as well, a chunk is one block, so that a long a is read once, line after line.
 template <class T> struct Blocks {
     int64_t block, chunk, panels;
     explicit Blocks(const Gemm<T>& g) {
-        block = ceil_div(g.K, max_of(1, ceil_div(g.K, kBlockK)));
+        block = max_of(1, ceil_div(g.K, max_of(1, ceil_div(g.K, kBlockK))));
         panels = ceil_div(g.N, kPanel<T>);
-        int64_t fits = kPackedBytes / max_of(1, panels * kPanel<T> * int64_t(sizeof(T)));
-        chunk = max_of(1, min_of(ceil_div(g.K, max_of(1, block)), fits / max_of(1, block))) * block;
+        const int64_t fits = kPackedBytes / max_of(1, panels * kPanel<T> * int64_t(sizeof(T)));
+        chunk = reads_a_in_place(g) ? max_of(1, min_of(ceil_div(g.K, block), fits / block)) * block : block;
     }
     int64_t packed_b() const { return chunk * panels * kPanel<T>; }
     int64_t packed_a() const { return round_up(block * round_up(kBlockM, kRows), 64); }
@@ -143,8 +149,7 @@ template <class T> void gemm(const Gemm<T>& g, Team team) {
     if (g.K == 0) return clear(g, share(g.M, team.id, team.size));
     const Blocks<T> blocks(g);
     const Workspace<T> w(g, blocks, team.id);
-    // Rows of a whose k lie next to each other are read where they are.
-    const bool direct = g.a_k.inner_stride == 1 && g.a_k.is_regular(g.K) && g.a_m.is_regular(g.M);
+    const bool direct = reads_a_in_place(g);
     // Sharing panels keeps each thread's half of b in its own cache; sharing rows packs no row of a twice.
     const bool by_panel = direct && blocks.panels >= 2 * team.size;
     const Range panels = by_panel ? share(blocks.panels, team.id, team.size) : Range{0, blocks.panels};

@@ -18,6 +18,7 @@ template <class T, class C> struct Forward {
     T *packed, *bias; // r as [head][panel][k][unit vector][gate][lane]; b as [head][gate][unit]
     T *h, *s;         // h as [parity of the step][row][unit], the other states as [state][row][unit]
     int64_t lines;
+    const bool streams = exceeds_caches<T>(shape, C::saved);
     const int64_t next_time = shape.offsets ? 0 : shape.reverse ? -p.wx.time : p.wx.time; // what is prefetched
 
     Forward(const RnnForward<T>& params, int thread)
@@ -115,7 +116,12 @@ template <class T, class C> struct Forward {
         if (C::saved && p.saved.data) {
             T* saved = line_of(p.saved, shape, w.row, t) + n * p.saved.head + w.d;
 #pragma GCC unroll 4
-            for (int g = 0; g < C::saved; ++g) store_up_to(saved + g * p.saved.gate, w.keep[g], D - w.d);
+            for (int g = 0; g < C::saved; ++g) {
+                if (streams)
+                    stream_up_to(saved + g * p.saved.gate, w.keep[g], D - w.d);
+                else
+                    store_up_to(saved + g * p.saved.gate, w.keep[g], D - w.d);
+            }
         }
     }
 
@@ -185,6 +191,7 @@ template <class T, class C> struct Forward {
             wait(barrier, p.plan.panels);
         }
         leave(n, begin, end);
+        stream_fence();
     }
 };
 

@@ -61,6 +61,12 @@ template <class T> FASTITER_INLINE T* line_of(const Steps<T>& s, const RnnShape&
     return s.data + (shape.offsets ? (shape.offsets[t] + row) * s.row : row * s.row + t * s.time);
 }
 
+// Whether an array with `gates` values a unit and step is larger than what caches keep until it is read again
+template <class T> FASTITER_INLINE bool exceeds_caches(const RnnShape& s, int gates) {
+    constexpr int64_t kCached = 12 << 20;
+    return s.B * s.T * s.N * s.D * gates * int64_t(sizeof(T)) > kCached;
+}
+
 // Hands out aligned pieces of the workspace; with data == nullptr it only measures.
 template <class T> struct Arena {
     T* data;

@@ -20,6 +20,7 @@ template <class T, class C> struct Backward {
     T* packed;       // r as [head][panel][gate * D + d][vector of units][lane]
     T *dp, *ds, *db; // [parity of the visit][row][gate * D + d]; [state][row][unit]; [head][batch row][gate][unit]
     int64_t lines;
+    const bool streams = exceeds_caches<T>(shape, G);
     const int64_t next_time = shape.offsets ? 0 : shape.reverse ? p.saved.time : -p.saved.time; // what is prefetched
 
     Backward(const RnnBackward<T>& params, int thread)
@@ -111,7 +112,10 @@ template <class T, class C> struct Backward {
 #pragma GCC unroll 4
         for (int g = 0; g < G; ++g) {
             if (!C::own_dp) products[g] = dx[g];
-            store_up_to(out + g * p.dwx.gate, dx[g], count);
+            if (streams)
+                stream_up_to(out + g * p.dwx.gate, dx[g], count);
+            else
+                store_up_to(out + g * p.dwx.gate, dx[g], count);
             store_up_to(line + g * D, products[g], count);
             if (p.db) store(sum + g * Dp, load(sum + g * Dp) + products[g]);
         }
@@ -200,6 +204,7 @@ template <class T, class C> struct Backward {
         }
         visit(n, -1, shape.T & 1, {0, running}, mine, true);
         if (!shape.reverse || shape.T == 0) visit(n, -1, shape.T & 1, {running, rows.count}, mine, false);
+        stream_fence();
         wait(barrier, p.plan.panels);
     }
 

@@ -89,6 +89,26 @@ template <class T> FASTITER_INLINE void store_up_to(T* p, vec<T> v, int64_t n) {
         store_first(p, v, int(n));
 }
 
+// store_up_to past the caches, for results too large to be found there again: a whole line of 64 bytes then need not be read
+// before it is written. stream_fence() comes before anybody else reads.
+template <class T> FASTITER_INLINE void stream_up_to(T* p, vec<T> v, int64_t n) {
+#if defined(__AVX512F__)
+    if (n >= lanes<T> && (reinterpret_cast<uintptr_t>(p) & 63) == 0) {
+        if constexpr (sizeof(T) == 4)
+            return _mm512_stream_ps(p, (__m512)v);
+        else
+            return _mm512_stream_pd(p, (__m512d)v);
+    }
+#endif
+    store_up_to(p, v, n);
+}
+
+FASTITER_INLINE void stream_fence() {
+#if defined(__AVX512F__)
+    _mm_sfence();
+#endif
+}
+
 // a * b + c, in one rounding where the machine has it
 FASTITER_INLINE vec<float> fma(vec<float> a, vec<float> b, vec<float> c) {
 #if defined(__AVX512F__)

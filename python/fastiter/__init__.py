@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._backend import BackendError
-from ._config import __version__, get_num_threads, set_num_threads, show_config
+from ._config import __version__, get_num_threads, release_memory, set_num_threads, show_config
 from .rnn import elman, gru, lstm, slstm
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "get_num_threads",
     "gru",
     "lstm",
+    "release_memory",
     "set_num_threads",
     "show_config",
     "slstm",
