@@ -2,6 +2,7 @@
 #include <cstdlib>
 #include <mutex>
 #include <new>
+#include <pthread.h>
 #include <unistd.h>
 #include <vector>
 #ifdef __linux__
@@ -25,6 +26,10 @@ Idle& idle() {
     static Idle* all = new Idle;
     return *all;
 }
+
+// A child must not find the mutex locked by a thread that it does not have.
+const int at_fork =
+    pthread_atfork([] { idle().mutex.lock(); }, [] { idle().mutex.unlock(); }, [] { idle().mutex.unlock(); });
 
 size_t limit() {
     static const size_t bytes = size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGESIZE)) / 16;

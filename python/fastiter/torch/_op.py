@@ -80,9 +80,10 @@ def eager(implementation: _Op, op: Any) -> _Op:
     tensors.
     """
     modes, level = torch._C._len_torch_dispatch_stack, torch._C._functorch.maybe_current_level
+    trace = torch._C._get_tracing_state
 
     def call(*args: Any) -> Any:
-        if not is_compiling() and modes() == 0 and level() is None and _are_ordinary(args):
+        if not is_compiling() and modes() == 0 and level() is None and trace() is None and _are_ordinary(args):
             return implementation(*args)
         return op(*args)
 
