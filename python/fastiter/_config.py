@@ -46,8 +46,8 @@ def set_num_threads(threads: int | None) -> None:
 def release_memory() -> int:
     """Give idle memory back to the system, and return how many bytes.
 
-    Large results lie in memory that is kept for the next ones when they are gone, as fresh pages cost more than a kernel
-    that fills them; at most a sixteenth of the machine's memory is kept idle.
+    Large results lie in memory that is kept for the next ones when they are gone, as fresh pages cost more than a
+    kernel that fills them; at most a sixteenth of the machine's memory is kept idle.
 
     Examples
     --------
