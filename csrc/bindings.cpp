@@ -1,33 +1,18 @@
 // fastiter._core: pointers in, kernels run, the GIL released. python/fastiter/ has checked everything before.
+#include "arguments.hpp"
 #include "dispatch.hpp"
 #include "memory.hpp"
 #include "run.hpp"
 #include "threads.hpp"
 #include <cstdlib>
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
 #include <string>
 
-namespace py = pybind11;
 using namespace fastiter;
 
 namespace {
 
-int64_t integer(PyObject* x) {
-    int64_t value = PyLong_AsLongLong(x);
-    if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
-    return value;
-}
-
-// Arguments are read without pybind11's casters, as a call of a small layer is a few microseconds altogether: an address is
-// an integer (a tensor's data_ptr) or an ndarray; strides come with it as a tuple (address, row, time, gate, head), or from
-// the ndarray (B, T, G, N, D) or (B, T, N, D) itself.
-template <class T> T* address(PyObject* x) {
-    if (PyLong_Check(x)) return reinterpret_cast<T*>(integer(x));
-    return reinterpret_cast<T*>(py::detail::array_proxy(x)->data);
-}
-template <class T> T* address(const py::handle& x) { return address<T>(x.ptr()); }
-
+// Strides come with an address as a tuple (address, row, time, gate, head), or from the ndarray (B, T, G, N, D) or
+// (B, T, N, D) itself.
 template <class T> Steps<T> steps(PyObject* x) {
     Steps<T> s;
     if (PyTuple_Check(x)) {

@@ -1,49 +1,12 @@
 #include "run.hpp"
 #include "dispatch.hpp"
-#include "memory.hpp"
-#include "threads.hpp"
+#include "runner.hpp"
 #include <algorithm>
 #include <numeric>
 #include <vector>
 
 namespace fastiter {
 namespace {
-
-// Memory that a thread keeps from call to call; large blocks go back to where others find them.
-class Workspace {
-public:
-    void* of(size_t bytes) {
-        if (bytes > block_.size) {
-            give_block(block_);
-            block_ = {};
-            block_ = take_block(bytes);
-        }
-        return block_.data;
-    }
-    void trim() {
-        if (block_.size <= kKept) return;
-        give_block(block_);
-        block_ = {};
-    }
-    ~Workspace() { give_block(block_); }
-
-private:
-    static constexpr size_t kKept = 64 << 20;
-    Block block_;
-};
-
-thread_local Workspace workspace;
-
-// Calls prepare(threads), which returns how many threads it wants of them, then job; with one thread where no more can be
-// had.
-template <class Params, class Prepare> void run(Params& params, Job job, Prepare prepare) {
-    int threads = prepare(thread_count());
-    if (!run_team(threads, job, &params)) {
-        prepare(1);
-        run_team(1, job, &params);
-    }
-    workspace.trim();
-}
 
 // Rows by decreasing length (packed rows are in this order already); empty where there are no lengths.
 std::vector<int64_t> by_length(const RnnShape& shape) {

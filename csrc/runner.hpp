@@ -1,0 +1,44 @@
+// What runs any kernel: a team of threads, and a workspace that each calling thread keeps.
+#pragma once
+#include "memory.hpp"
+#include "threads.hpp"
+
+namespace fastiter {
+
+// Memory that a thread keeps from call to call; large blocks go back to where others find them.
+class Workspace {
+public:
+    void* of(size_t bytes) {
+        if (bytes > block_.size) {
+            give_block(block_);
+            block_ = {};
+            block_ = take_block(bytes);
+        }
+        return block_.data;
+    }
+    void trim() {
+        if (block_.size <= kKept) return;
+        give_block(block_);
+        block_ = {};
+    }
+    ~Workspace() { give_block(block_); }
+
+private:
+    static constexpr size_t kKept = 64 << 20;
+    Block block_;
+};
+
+inline thread_local Workspace workspace;
+
+// Calls prepare(threads), which returns how many threads it wants of them, then job; with one thread where no more can be
+// had.
+template <class Params, class Prepare> void run(Params& params, Job job, Prepare prepare) {
+    int threads = prepare(thread_count());
+    if (!run_team(threads, job, &params)) {
+        prepare(1);
+        run_team(1, job, &params);
+    }
+    workspace.trim();
+}
+
+} // namespace fastiter
