@@ -53,11 +53,18 @@ bool View::has_shape(std::initializer_list<int64_t> shape) const {
     return true;
 }
 
+bool View::is_empty() const {
+    for (int axis = 0; axis < t_.ndim; ++axis)
+        if (t_.shape[axis] == 0) return true;
+    return false;
+}
+
 bool View::is_contiguous() const {
+    if (is_empty()) return true;
     int64_t expected = 1;
     for (int axis = t_.ndim - 1; axis >= 0; --axis) {
         if (t_.shape[axis] != 1 && t_.strides[axis] != expected) return false;
-        expected *= t_.shape[axis] > 1 ? t_.shape[axis] : 1;
+        expected *= t_.shape[axis];
     }
     return true;
 }
