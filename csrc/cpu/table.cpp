@@ -1,4 +1,5 @@
 // This instruction set's row of kernels.
+#include "delta.hpp"
 #include "elementwise.hpp"
 #include "gemm.hpp"
 #include "rnn.hpp"
@@ -52,6 +53,6 @@ constexpr KernelsOf<T> kernels_of = {
 
 } // namespace
 
-extern const Kernels kernels = {kernels_of<float>, kernels_of<double>};
+extern const Kernels kernels = {kernels_of<float>, kernels_of<double>, &delta_kernels};
 
 } // namespace fastiter::FASTITER_LEVEL

@@ -5,8 +5,11 @@ import numpy.typing as npt
 version: str
 
 Address = int | npt.NDArray[Any]
-Steps = tuple[()] | tuple[int, int, int, int, int] | npt.NDArray[Any]
+Steps = tuple[()] | tuple[Address, int, int, int, int] | npt.NDArray[Any]
 Shape = tuple[int, int, int, int, int, bool, Address, Address, int]
+# rows, T, M, N, K, V, starts, lengths, reset with its strides, chunk, period
+Reset = tuple[()] | tuple[Address, int, int]
+DeltaShape = tuple[int, int, int, int, int, int, Address, Address, Reset, int, int]
 Addresses = tuple[Address, ...]
 
 class Buffer:
@@ -47,6 +50,38 @@ def rnn_bwd_f32(
     dr: Address,
     /,
 ) -> None: ...
+def delta_fwd_f32(
+    shape: DeltaShape,
+    q: Steps,
+    k: Steps,
+    v: Steps,
+    beta: Address,
+    decay: Address,
+    h0: Address,
+    o: Steps,
+    last: Address,
+    e: Address,
+    states: Address,
+    /,
+) -> None: ...
+def delta_bwd_f32(
+    shape: DeltaShape,
+    q: Steps,
+    k: Steps,
+    beta: Address,
+    decay: Address,
+    e: Address,
+    states: Address,
+    d_o: Steps,
+    dlast: Address,
+    dq: Address,
+    dk: Address,
+    dv: Address,
+    dbeta: Address,
+    ddecay: Address,
+    dh0: Address,
+    /,
+) -> None: ...
 def gemm_f32(
     M: int,
     N: int,
@@ -67,6 +102,8 @@ def read_stream_f32(x: Address, n: int, /) -> float: ...
 
 rnn_fwd_f64 = rnn_fwd_f32
 rnn_bwd_f64 = rnn_bwd_f32
+delta_fwd_f64 = delta_fwd_f32
+delta_bwd_f64 = delta_bwd_f32
 gemm_f64 = gemm_f32
 column_sums_f64 = column_sums_f32
 function_f64 = function_f32

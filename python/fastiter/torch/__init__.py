@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .delta import delta_scan
 from .rnn import elman, gru, lstm, slstm
 
-__all__ = ["elman", "gru", "lstm", "slstm"]
+__all__ = ["delta_scan", "elman", "gru", "lstm", "slstm"]
