@@ -111,10 +111,13 @@ template <class T> struct KernelsOf {
     T (*read_stream)(const T* x, int64_t n);                     // sums x: the bandwidth that bench/ divides by
 };
 
-// One instruction set's kernels.
+struct NewtonKernels; // newton_kernels.hpp
+
+// One instruction set's kernels. Families beside the first have a table and a header of their own.
 struct Kernels {
     KernelsOf<float> f32;
     KernelsOf<double> f64;
+    const NewtonKernels* newton;
     template <class T> const KernelsOf<T>& of() const {
         if constexpr (sizeof(T) == 4)
             return f32;

@@ -4,6 +4,9 @@
 #include "rnn.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
+
+extern const NewtonKernels newton_kernels;
+
 namespace {
 
 // Calls f<Cell type>() for the cell's tag.
@@ -52,6 +55,6 @@ constexpr KernelsOf<T> kernels_of = {
 
 } // namespace
 
-extern const Kernels kernels = {kernels_of<float>, kernels_of<double>};
+extern const Kernels kernels = {kernels_of<float>, kernels_of<double>, &newton_kernels};
 
 } // namespace fastiter::FASTITER_LEVEL

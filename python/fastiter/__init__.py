@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._backend import BackendError
 from ._config import __version__, get_num_threads, release_memory, set_num_threads, show_config
+from .newton import paragru, paralstm, paraslstm
 from .rnn import elman, gru, lstm, slstm
 
 __all__ = [
@@ -13,6 +14,9 @@ __all__ = [
     "get_num_threads",
     "gru",
     "lstm",
+    "paragru",
+    "paralstm",
+    "paraslstm",
     "release_memory",
     "set_num_threads",
     "show_config",

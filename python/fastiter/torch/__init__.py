@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .newton import paragru, paralstm, paraslstm
 from .rnn import elman, gru, lstm, slstm
 
-__all__ = ["elman", "gru", "lstm", "slstm"]
+__all__ = ["elman", "gru", "lstm", "paragru", "paralstm", "paraslstm", "slstm"]
