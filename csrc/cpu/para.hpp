@@ -35,7 +35,7 @@ template <class T> struct Lines {
 
     // The first line of thread `id`: lines are shared so that all threads have as many steps.
     int64_t first_of(int id, int size) const {
-        if (!shape.order || id == size) return count() * id / size;
+        if (!shape.order || id == 0 || id == size) return count() * id / size;
         int64_t steps = 0;
         for (int64_t row = 0; row < shape.B; ++row) steps += shape.lengths[row];
         int64_t before = steps * vectors * id / size;

@@ -5,8 +5,8 @@
 //                                              dependent operations, and others beside it hide it.
 //   backward(x, a, p, s, ds, dx, sums)         s: the states before the step; ds: gradients of the states after it in, before
 //                                              it out; dx: gradients of x; sums: those of a and p are added
-//   newton(x, a, p, s, d)                      s: as for begin and finish; d: the change of s, before the step in, after it
-//                                              out: the Jacobian at s times it
+//   linearise(x, a, p, s, j), times(j, d)      s: as for begin and finish; j: the Jacobian of the step, `slopes` numbers;
+//                                              d: a change of the states before the step in, after it out
 //   bounds(s, limit), restrain(y, limit)       where all states after s are; puts y back there
 //
 // unknowns: how many states, from the first one on, Newton's method solves for. slstm's c, n and m follow from all h before
@@ -27,7 +27,7 @@ template <class T> FASTITER_INLINE vec<T> clamp(vec<T> x, vec<T> limit) {
 // z = s(a_z h + x_z);  r = s(a_r h + x_r);  q = tanh(a_q h r + x_q);  h+ = z q + (1 - z) h
 template <class T> struct ParaGru {
     using V = vec<T>;
-    static constexpr int gates = 3, states = 1, peepholes = 0, unknowns = 1;
+    static constexpr int gates = 3, states = 1, peepholes = 0, unknowns = 1, slopes = 1;
 
     FASTITER_INLINE static void begin(const V* x, const V* a, const V*, V* s, V* keep) {
         V h = s[0], r = sigmoid<T>(fma(a[1], h, x[1]));
@@ -53,15 +53,15 @@ template <class T> struct ParaGru {
         sums[2] = fma(dq * r, h, sums[2]);
         ds[0] = fma(dz, a[0], fma(dr, a[1], fma(da_h, r, dh - dh * z)));
     }
-    FASTITER_INLINE static void newton(const V* x, const V* a, const V* p, V* s, V* d) {
+    FASTITER_INLINE static void linearise(const V* x, const V* a, const V* p, V* s, V* j) {
         V h = s[0], keep[3];
         begin(x, a, p, s, keep);
         finish(s, keep);
         V z = keep[0], r = keep[1], q = keep[2];
         V of_r = fma(h * a[1], slope_of_sigmoid<T>(r), r); // d(h r) / dh
-        V jacobian = fma(z * slope_of_tanh<T>(q) * a[2], of_r, fma((q - h) * a[0], slope_of_sigmoid<T>(z), T(1) - z));
-        d[0] = jacobian * d[0];
+        j[0] = fma(z * slope_of_tanh<T>(q) * a[2], of_r, fma((q - h) * a[0], slope_of_sigmoid<T>(z), T(1) - z));
     }
+    FASTITER_INLINE static void times(const V* j, V* d) { d[0] = j[0] * d[0]; }
     FASTITER_INLINE static void bounds(const V* s, V* limit) { limit[0] = at_least<T>(magnitude<T>(s[0]), T(1)); }
     FASTITER_INLINE static void restrain(V* y, const V* limit) { y[0] = clamp<T>(y[0], limit[0]); }
 };
@@ -69,7 +69,7 @@ template <class T> struct ParaGru {
 // f = s(a_f h + x_f + p_f c);  q = tanh(a_q h + x_q);  c+ = f c + (1 - f) q;  o = s(a_o h + x_o + p_o c+);  h+ = o tanh(c+)
 template <class T> struct ParaLstm {
     using V = vec<T>;
-    static constexpr int gates = 3, states = 2, peepholes = 2, unknowns = 2;
+    static constexpr int gates = 3, states = 2, peepholes = 2, unknowns = 2, slopes = 4;
 
     FASTITER_INLINE static void begin(const V* x, const V* a, const V* p, V* s, V* keep) {
         V h = s[0], c = s[1];
@@ -100,16 +100,21 @@ template <class T> struct ParaLstm {
         ds[0] = fma(df, a[0], fma(d_o, a[1], dq * a[2]));
         ds[1] = fma(dc, f, df * p[0]);
     }
-    // The product with the 2 x 2 Jacobian, gate by gate: dc+ is needed on the way to dh+
-    FASTITER_INLINE static void newton(const V* x, const V* a, const V* p, V* s, V* d) {
-        V c = s[1], dh = d[0], dc = d[1], keep[4];
+    // dc+ by dc and dh; dh+ by dh and dc+
+    FASTITER_INLINE static void linearise(const V* x, const V* a, const V* p, V* s, V* j) {
+        V c = s[1], keep[4];
         begin(x, a, p, s, keep);
         finish(s, keep);
         V f = keep[0], o = keep[1], q = keep[2], tanh_c = keep[3];
-        V df = slope_of_sigmoid<T>(f) * fma(a[0], dh, p[0] * dc), dq = slope_of_tanh<T>(q) * a[2] * dh;
-        d[1] = fma(f, dc - dq, fma(c - q, df, dq));
-        V d_o = slope_of_sigmoid<T>(o) * fma(a[1], dh, p[1] * d[1]);
-        d[0] = fma(tanh_c, d_o, o * slope_of_tanh<T>(tanh_c) * d[1]);
+        V by_f = (c - q) * slope_of_sigmoid<T>(f), by_o = tanh_c * slope_of_sigmoid<T>(o);
+        j[0] = fma(by_f, p[0], f);
+        j[1] = fma(by_f, a[0], (T(1) - f) * slope_of_tanh<T>(q) * a[2]);
+        j[2] = by_o * a[1];
+        j[3] = fma(by_o, p[1], o * slope_of_tanh<T>(tanh_c));
+    }
+    FASTITER_INLINE static void times(const V* j, V* d) {
+        d[1] = fma(j[0], d[1], j[1] * d[0]);
+        d[0] = fma(j[2], d[0], j[3] * d[1]);
     }
     FASTITER_INLINE static void bounds(const V* s, V* limit) {
         limit[0] = broadcast(T(1));
@@ -125,7 +130,7 @@ template <class T> struct ParaLstm {
 template <class T> struct ParaSlstm {
     using V = vec<T>;
     using Cell = Slstm<T>;
-    static constexpr int gates = 4, states = 4, peepholes = 0, unknowns = 1;
+    static constexpr int gates = 4, states = 4, peepholes = 0, unknowns = 1, slopes = 6;
 
     FASTITER_INLINE static void begin(const V* x, const V* a, const V*, V* s, V* keep) {
         V from_h[4];
@@ -145,9 +150,9 @@ template <class T> struct ParaSlstm {
             sums[g] = fma(dx[g], s[0], sums[g]);
         }
     }
-    // m is held: h does not change when c and n are scaled by exp(-e) and m grows by e. The clamps act at a row's first
-    // step alone, where d is 0.
-    FASTITER_INLINE static void newton(const V* x, const V* a, const V*, V* s, V* d) {
+    // dc+ and dn+ by dh; f, which is both dc+ by dc and dn+ by dn; dh+ by dh, dc+ and dn+. m is held: h does not change when
+    // c and n are scaled by exp(-e) and m grows by e. The clamps act at a row's first step alone, where no state changes.
+    FASTITER_INLINE static void linearise(const V* x, const V* a, const V*, V* s, V* j) {
         const V before[4] = {s[0], s[1], s[2], s[3]};
         V keep[4];
         begin(x, a, nullptr, s, keep);
@@ -155,11 +160,17 @@ template <class T> struct ParaSlstm {
         V a_i = keep[0], a_f = keep[1], z = keep[2], o = keep[3], h = s[0], c = s[1], n = s[2], m = s[3];
         V i = exp_of_nonpositive<T>(a_i - m);
         V f = exp_of_nonpositive<T>(at_most<T>(log_sigmoid<T>(a_f) + before[3] - m, T(0)));
-        V di = i * a[0] * d[0], df = f * sigmoid<T>(-a_f) * a[1] * d[0];
-        V dz = slope_of_tanh<T>(z) * a[2] * d[0], d_o = slope_of_sigmoid<T>(o) * a[3] * d[0];
-        d[1] = fma(f, d[1], fma(before[1], df, fma(i, dz, z * di)));
-        d[2] = fma(f, d[2], fma(before[2], df, di));
-        d[0] = fma(d_o, c, fma(o, d[1], -h * d[2])) / n;
+        V di = i * a[0], df = f * sigmoid<T>(-a_f) * a[1];
+        j[0] = fma(before[1], df, fma(i * a[2], slope_of_tanh<T>(z), z * di));
+        j[1] = fma(before[2], df, di);
+        j[2] = f;
+        j[3] = c * slope_of_sigmoid<T>(o) * a[3] / n, j[4] = o / n, j[5] = h / n;
+    }
+    FASTITER_INLINE static void times(const V* j, V* d) {
+        d[1] = fma(j[2], d[1], j[0] * d[0]);
+        d[2] = fma(j[2], d[2], j[1] * d[0]);
+        d[0] = fma(j[3], d[0], fma(j[4], d[1], -j[5] * d[2]));
+        d[3] = V{};
     }
     FASTITER_INLINE static void bounds(const V* s, V* limit) {
         limit[0] = at_least<T>(magnitude<T>(s[1]) / s[2], T(1));

@@ -21,9 +21,8 @@ Output = tuple[Array, State, State]
 
 
 # ---- one step of each cell ------------------------------------------------------------------------------------------
-# n lines at once, which are rows of a batch or steps in time: x (n, G, D), every state (n, D). A jacobian is
-# (n, S, S, D), [after, before]; a gradient is those of x (n, G, D), of a (n, G, D), of p (n, 2, D) and of the states
-# before.
+# n rows or steps at once: x (n, G, D), every state (n, D). A tangent is the Jacobian by the states, times a change d of
+# them; a gradient is those of x (n, G, D), of a (n, G, D), of p (n, 2, D) and of the states before.
 
 
 def _gru_parts(x: Array, a: Array, h: Array) -> tuple[Array, Array, Array]:
@@ -39,13 +38,12 @@ def _gru_step(x: Array, a: Array, p: Array, s: State) -> State:
     return (z * q + (1 - z) * h,)
 
 
-def _gru_jacobian(x: Array, a: Array, p: Array, s: State) -> Array:
+def _gru_tangent(x: Array, a: Array, p: Array, s: State, d: State) -> State:
     """dh+/dh = (1 - z) + (q - h) z' a_z + z q' a_q (r + h r' a_r)."""
     (h,) = s
     z, r, q = _gru_parts(x, a, h)
     dz, dr, dq = z * (1 - z), r * (1 - r), 1 - q * q
-    j: Array = (1 - z) + (q - h) * dz * a[0] + z * dq * a[2] * (r + h * dr * a[1])
-    return j[:, None, None]
+    return (((1 - z) + (q - h) * dz * a[0] + z * dq * a[2] * (r + h * dr * a[1])) * d[0],)
 
 
 def _gru_grad(x: Array, a: Array, p: Array, s: State, ds: State) -> tuple[Array, Array, Array, State]:
@@ -76,14 +74,15 @@ def _lstm_step(x: Array, a: Array, p: Array, s: State) -> State:
     return o * tanh_c, c
 
 
-def _lstm_jacobian(x: Array, a: Array, p: Array, s: State) -> Array:
-    """The 2 x 2 blocks of (h+, c+) by (h, c)."""
+def _lstm_tangent(x: Array, a: Array, p: Array, s: State, d: State) -> State:
+    """The 2 x 2 block of (h+, c+) by (h, c), times d."""
     f, o, q, _, tanh_c = _lstm_parts(x, a, p, s)
     df, do, dq, dtanh = f * (1 - f), o * (1 - o), 1 - q * q, 1 - tanh_c * tanh_c
     cc = f + (s[1] - q) * df * p[0]
     ch = (s[1] - q) * df * a[0] + (1 - f) * dq * a[2]
-    by_c = tanh_c * do * p[1] + o * dtanh  # dh+/dc+, the step before held
-    return np.stack([np.stack([tanh_c * do * a[1] + by_c * ch, by_c * cc], 1), np.stack([ch, cc], 1)], 1)
+    hh = tanh_c * do * (a[1] + p[1] * ch) + o * dtanh * ch
+    hc = (tanh_c * do * p[1] + o * dtanh) * cc
+    return hh * d[0] + hc * d[1], ch * d[0] + cc * d[1]
 
 
 def _lstm_grad(x: Array, a: Array, p: Array, s: State, ds: State) -> tuple[Array, Array, Array, State]:
@@ -103,6 +102,19 @@ def _slstm(x: Array, a: Array, p: Array, s: State) -> State:
     return _slstm_step(x, a * s[0][:, None], s)
 
 
+def _slstm_tangent(x: Array, a: Array, p: Array, s: State, d: State) -> State:
+    """The derivative in direction d at the scale exp(m), m held, as h does not depend on it."""
+    h, c, n, _ = s
+    y = a * h[:, None]
+    _, _, i, f, z, o = _slstm_parts(x, y, s)
+    h_new, c_new, n_new, _ = _slstm_step(x, y, s)
+    da_i, da_f, da_z, da_o = (a[g] * d[0] for g in range(4))
+    di, df = i * da_i, f * _sigmoid(-(x + y)[:, 1]) * da_f
+    dc = f * d[1] + c * df + i * (1 - z * z) * da_z + z * di
+    dn = f * d[2] + n * df + di
+    return (o * (1 - o) * da_o * c_new + o * dc - h_new * dn) / n_new, dc, dn, 0 * dn
+
+
 def _slstm_cell_grad(x: Array, a: Array, p: Array, s: State, ds: State) -> tuple[Array, Array, Array, State]:
     y = a * s[0][:, None]
     dx, _, (_, *rest) = _slstm_grad(x, y, s, _slstm_step(x, y, s), ds)
@@ -110,17 +122,20 @@ def _slstm_cell_grad(x: Array, a: Array, p: Array, s: State, ds: State) -> tuple
 
 
 class _Cell(NamedTuple):
+    """Newton's method solves for the first ``unknowns`` states; the others follow from those before on the way."""
+
     states: int
+    unknowns: int
     step: Callable[[Array, Array, Array, State], State]
+    tangent: Callable[[Array, Array, Array, State, State], State]
     grad: Callable[[Array, Array, Array, State, State], tuple[Array, Array, Array, State]]
 
 
 _CELLS = {
-    "paragru": _Cell(1, _gru_step, _gru_grad),
-    "paralstm": _Cell(2, _lstm_step, _lstm_grad),
-    "paraslstm": _Cell(4, _slstm, _slstm_cell_grad),
+    "paragru": _Cell(1, 1, _gru_step, _gru_tangent, _gru_grad),
+    "paralstm": _Cell(2, 2, _lstm_step, _lstm_tangent, _lstm_grad),
+    "paraslstm": _Cell(4, 1, _slstm, _slstm_tangent, _slstm_cell_grad),
 }
-_JACOBIANS = {"paragru": _gru_jacobian, "paralstm": _lstm_jacobian}
 
 
 # ---- the loop over time ---------------------------------------------------------------------------------------------
@@ -169,58 +184,6 @@ def sequential(
 # The states of one row are y (T, S, D), the state before its first step is first (S, D).
 
 
-class _Pass(NamedTuple):
-    """The new y; how far the old one is from solving the equations; how far the new one is from the old one."""
-
-    y: Array
-    residual: Array
-    change: Array
-
-
-def newton_pass(name: str, x: Array, a: Array, p: Array, first: Array, y: Array) -> _Pass:
-    """y+[t] = f(y[t-1]) + J(y[t-1]) (y+[t-1] - y[t-1]): y+ = y + delta with delta[t] - J[t] delta[t-1] = -F[t].
-
-    No solution of gru and lstm leaves [-1, 1], or the interval of the first state where that is larger: y+ is put back.
-    """
-    if name == "paraslstm":
-        return _slstm_pass(x, a, first, y)
-    before = np.concatenate([first[None], y[:-1]])
-    states = tuple(before.swapaxes(0, 1))
-    value, jacobian = np.stack(_CELLS[name].step(x, a, p, states), axis=1), _JACOBIANS[name](x, a, p, states)
-    limit, new, y_before = np.maximum(abs(first), 1), np.empty_like(y), first
-    if name == "paralstm":
-        limit[0] = 1
-    for t in range(len(y)):
-        new[t] = value[t] + np.einsum("ijd,jd->id", jacobian[t], y_before - before[t])
-        y_before = new[t] = np.clip(new[t], -limit, limit)
-    return _Pass(new, y - value, new - y)
-
-
-def _slstm_pass(x: Array, a: Array, first: Array, y: Array) -> _Pass:
-    """Newton's method on the equations of h alone: given the gates, the recurrences of c, n and m are solved exactly.
-
-    Hence y is read for h only, and c, n and m have no residual. The changes of c and n are their derivatives by h times
-    the change of h, at the scale exp(m) of the old gates: h does not depend on it.
-    """
-    new, residual, change = np.empty_like(y), np.zeros_like(y), np.zeros_like(y)
-    _, c, n, m = first
-    with np.errstate(all="ignore"):
-        limit = np.fmax(1, abs(c) / n)
-    h, dh, dc, dn = first[0], *np.zeros((3, y.shape[2]), y.dtype)
-    for t in range(len(y)):
-        gates = x[t] + a * h
-        _, m_new, i, f, z, o = (part[0] for part in _slstm_parts(x[t, None], (a * h)[None], (h, c, n[None], m)))
-        da = a * dh
-        di, df, dz, do = i * da[0], f * _sigmoid(-gates[1]) * da[1], (1 - z * z) * da[2], o * (1 - o) * da[3]
-        dc, dn = f * dc + c * df + i * dz + z * di, f * dn + n * df + di
-        c, n, m = f * c + i * z, np.maximum(f * n + i, 1), m_new
-        value = o * c / n
-        new[t] = np.clip(value + (do * c + o * dc - value * dn) / n, -limit, limit), c + dc, np.maximum(n + dn, 1), m
-        h, dh = y[t, 0], new[t, 0] - y[t, 0]
-        residual[t, 0], change[t, :3] = h - value, (dh, dc, dn)
-    return _Pass(new, residual, change)
-
-
 class Newton(NamedTuple):
     """What Newton's method did: for each row the most passes of a window, and the windows run step by step."""
 
@@ -243,48 +206,111 @@ def newton(
 
     In a window the leading steps whose residual and change are at most atol + rtol |y| are final, and the first one in
     any case: nothing before it is in doubt. What is left after max_steps, or when the changes grow or are not finite,
-    is done step by step.
+    is done step by step. A row in which an error may grow more than 256 times is done step by step as a whole: the
+    tolerance would say nothing about its states.
     """
-    window, max_steps, rtol, atol = options
-    now = _initial(_CELLS[name], wx, state)
-    states = tuple(np.zeros((*wx.shape[:2], wx.shape[3]), wx.dtype) for _ in now)
+    h, last, states = sequential(name, wx, a, p, state, reverse=reverse, lengths=lengths)
     info = Newton(np.zeros(wx.shape[0], np.int64), np.zeros(wx.shape[0], np.int64))
-    for row in range(wx.shape[0]):
-        order, first = _order(wx, row, reverse, lengths), np.stack([s[row] for s in now])
-        for begin in range(0, len(order), window):
-            some = order[begin : begin + window]
-            y, passes, gave_up = _window(name, wx[row, some], a, p, first, max_steps, rtol, atol)
-            info.steps[row], info.fallbacks[row] = max(info.steps[row], passes), info.fallbacks[row] + gave_up
-            first = y[-1]
-            for k, s in enumerate(states):
-                s[row, some] = y[:, k]
-        for s, s_first in zip(now, first, strict=True):
-            s[row] = s_first
-    return states[0], tuple(now), states, info
+    for row, firsts in enumerate(zip(*_initial(_CELLS[name], wx, state), strict=True)):
+        order = _order(wx, row, reverse, lengths)
+        solved = _Row(name, wx[row, order], a, p, np.stack(firsts), *options)
+        info.steps[row], info.fallbacks[row] = solved.passes, solved.fallbacks
+        if solved.is_sensitive:
+            info.fallbacks[row] = len(range(0, len(order), options[0]))
+        elif len(order):
+            for k in range(len(states)):
+                states[k][row, order], last[k][row] = solved.y[:, k], solved.y[-1, k]
+    return h, last, states, info
 
 
-def _window(
-    name: str, x: Array, a: Array, p: Array, first: Array, max_steps: int, rtol: float, atol: float
-) -> tuple[Array, int, bool]:
-    """(states (T, S, D), passes, whether the end was done step by step); the first guess is f(0, x[t])."""
-    step, done, passes, before = _CELLS[name].step, [], 0, np.inf
-    y = np.stack(step(x, a, p, tuple(np.zeros((len(first), len(x), x.shape[2]), x.dtype))), axis=1)
-    while len(x) > 0 and passes < max_steps:
+class _Row:
+    """One row, solved: its states y, the most passes of a window, the windows done step by step."""
+
+    def __init__(
+        self,
+        name: str,
+        x: Array,
+        a: Array,
+        p: Array,
+        first: Array,
+        window: int,
+        max_steps: int,
+        rtol: float,
+        atol: float,
+    ) -> None:
+        self.name, self.a, self.p, self.first = name, a, p, first
+        self.max_steps, self.rtol, self.atol = max_steps, rtol, atol
+        self.error, self.is_sensitive, self.passes, self.fallbacks = np.zeros_like(first), False, 0, 0
+        windows = [self._solve(x[begin : begin + window]) for begin in range(0, len(x), window)]
+        self.y = np.concatenate(windows) if windows else np.empty((0, *first.shape), x.dtype)
+
+    def _step(self, x: Array, s: Array) -> Array:
+        return np.concatenate(_CELLS[self.name].step(x[None], self.a, self.p, tuple(s[:, None])))
+
+    def _tangent(self, x: Array, s: Array, d: Array) -> Array:
+        return np.concatenate(_CELLS[self.name].tangent(x[None], self.a, self.p, tuple(s[:, None]), tuple(d[:, None])))
+
+    def _solve(self, x: Array) -> Array:
+        """One window."""
+        done: list[Array] = []
+        y, before, passes = np.stack([self._step(x_t, np.zeros_like(self.first)) for x_t in x]), np.inf, 0
+        while len(done) < len(x) and passes < self.max_steps:
+            y, good, total = self.newton_pass(x[len(done) :], y)
+            count, passes = len(y) if good.all() else max(int(good.argmin()), 1), passes + 1
+            for y_t in y[:count]:
+                self._is_final(x[len(done)], y_t)
+                done.append(y_t)
+            y = y[count:]
+            if not total < 4 * before:
+                break
+            before = total
+        self.passes, self.fallbacks = max(self.passes, passes), self.fallbacks + (len(done) < len(x))
+        for x_t in x[len(done) :]:
+            done.append(self._step(x_t, self.first))
+            self._is_final(x_t, done[-1])
+        return np.stack(done)
+
+    def newton_pass(self, x: Array, y: Array) -> tuple[Array, Array, float]:
+        """y+[t] = f(y[t-1]) + J(y[t-1]) (y+[t-1] - y[t-1]): y+ = y + delta with delta[t] - J[t] delta[t-1] = -F[t].
+
+        Returns y+, whether each step is within the tolerance, and the sum of all changes. Of the states that are no
+        unknowns, the value is carried along instead of that in y, and delta is their derivative by the unknowns.
+        """
+        unknowns, limit, new = _CELLS[self.name].unknowns, self._limit(), np.empty_like(y)
+        old, delta, good, total = self.first.copy(), np.zeros_like(self.first), np.empty(len(y), bool), 0.0
         with np.errstate(all="ignore"):
-            new, residual, change = newton_pass(name, x, a, p, first, y)
-            good = (np.maximum(abs(change), abs(residual)) <= atol + rtol * abs(new)).all(axis=(1, 2))
-            total = abs(change).sum()
-        count = len(x) if good.all() else max(int(good.argmin()), 1)
-        done += list(new[:count])
-        x, y, first = x[count:], new[count:], new[count - 1]
-        passes += 1
-        if not total < 4 * before:
-            break
-        before = total
-    for x_t in x:
-        first = np.concatenate(step(x_t[None], a, p, tuple(first[:, None])))
-        done.append(first)
-    return np.stack(done), passes, len(x) > 0
+            for t in range(len(y)):
+                old, delta = self._step(x[t], old), self._tangent(x[t], old, delta)
+                new[t] = np.clip(old + delta, -limit, limit)
+                if self.name == "paraslstm":
+                    new[t, 2] = np.maximum(new[t, 2], 1)
+                residual = abs(old - y[t])
+                residual[unknowns:] = 0
+                old[:unknowns], delta[:unknowns] = y[t, :unknowns], (new[t] - y[t])[:unknowns]
+                good[t] = (np.maximum(residual, abs(delta)) <= self.atol + self.rtol * abs(new[t])).all()
+                total += abs(delta).sum()
+        return new, good, total
+
+    def _limit(self) -> Array:
+        """All states after the first are within these bounds."""
+        limit = np.full_like(self.first, np.inf)
+        with np.errstate(all="ignore"):
+            if self.name == "paraslstm":
+                limit[0] = np.fmax(1, abs(self.first[1]) / self.first[2])
+            else:
+                limit = np.maximum(1, abs(self.first))
+        if self.name == "paralstm":
+            limit[0] = 1
+        return limit
+
+    def _is_final(self, x: Array, y: Array) -> None:
+        """Pass an error of the states on to those after the step; an error of 1 + |y| may begin at any step."""
+        with np.errstate(all="ignore"):
+            error, unit = self._tangent(x, self.first, self.error), 1 + abs(y)
+            self.error = np.where(abs(error) < unit, np.copysign(unit, error), error)
+            if not (abs(self.error) <= 256 * unit).all() and (self.rtol > 0 or self.atol > 0):
+                self.is_sensitive = True
+        self.first = y
 
 
 # ---- backward -------------------------------------------------------------------------------------------------------
