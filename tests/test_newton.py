@@ -1,4 +1,4 @@
-"""The cells with diagonal weights on NumPy arrays against the specification: sizes, layouts, outputs, hostile values."""
+"""The diagonal cells on NumPy arrays against the specification: sizes, layouts, outputs, hostile values."""
 
 from __future__ import annotations
 

@@ -24,8 +24,9 @@ template <class T, class C, int L, bool FULL> struct Block {
     const vec<T> rtol = broadcast(T(p.newton.rtol)), atol = broadcast(T(p.newton.atol));
     const bool is_exact = p.newton.rtol == 0 && p.newton.atol == 0; // no errors, so none that grow
     vec<T> a[L][G], peephole[L][P + 1];
-    vec<T> state[L][S];      // after the last final step
-    vec<T> error[L][S] = {}; // what has become of an error of 1 + |state| at the step where it would have grown most
+    vec<T> state[L][S]; // after the last final step
+    vec<T> error[L][S] =
+        {}; // what has become of an error of 1 + |y| in an unknown, at the step since when it grew most
     bool is_sensitive = false;
 
     Block(const ParaForward<T>& params, const Line* lines, vec<T>* y_) : p(params), line(lines), y(y_) {
@@ -67,7 +68,7 @@ template <class T, class C, int L, bool FULL> struct Block {
 #pragma GCC unroll 4
             for (int k = 0; k < S; ++k) {
                 const vec<T> unit = magnitude<T>(y_t[l * S + k]) + T(1), size = magnitude<T>(error[l][k]);
-                error[l][k] = select<T>(size < unit, copy_sign<T>(unit, error[l][k]), error[l][k]);
+                if (k < C::unknowns) error[l][k] = select<T>(size < unit, copy_sign<T>(unit, error[l][k]), error[l][k]);
                 bad |= ~(size <= unit * kSensitive); // a NaN is bad
             }
         }

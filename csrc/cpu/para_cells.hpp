@@ -130,7 +130,7 @@ template <class T> struct ParaLstm {
 template <class T> struct ParaSlstm {
     using V = vec<T>;
     using Cell = Slstm<T>;
-    static constexpr int gates = 4, states = 4, peepholes = 0, unknowns = 1, slopes = 6;
+    static constexpr int gates = 4, states = 4, peepholes = 0, unknowns = 1, slopes = 10;
 
     FASTITER_INLINE static void begin(const V* x, const V* a, const V*, V* s, V* keep) {
         V from_h[4];
@@ -150,27 +150,31 @@ template <class T> struct ParaSlstm {
             sums[g] = fma(dx[g], s[0], sums[g]);
         }
     }
-    // dc+ and dn+ by dh; f, which is both dc+ by dc and dn+ by dn; dh+ by dh, dc+ and dn+. m is held: h does not change when
-    // c and n are scaled by exp(-e) and m grows by e. The clamps act at a row's first step alone, where no state changes.
+    // m is a_i or l, by the choice that begin has made (in a tie a_i), and with it either i or f is 1. The clamps act at a
+    // row's first step alone, where no state changes.
     FASTITER_INLINE static void linearise(const V* x, const V* a, const V*, V* s, V* j) {
         const V before[4] = {s[0], s[1], s[2], s[3]};
         V keep[4];
         begin(x, a, nullptr, s, keep);
         finish(s, keep);
         V a_i = keep[0], a_f = keep[1], z = keep[2], o = keep[3], h = s[0], c = s[1], n = s[2], m = s[3];
-        V i = exp_of_nonpositive<T>(a_i - m);
-        V f = exp_of_nonpositive<T>(at_most<T>(log_sigmoid<T>(a_f) + before[3] - m, T(0)));
-        V di = i * a[0], df = f * sigmoid<T>(-a_f) * a[1];
-        j[0] = fma(before[1], df, fma(i * a[2], slope_of_tanh<T>(z), z * di));
-        j[1] = fma(before[2], df, di);
-        j[2] = f;
-        j[3] = c * slope_of_sigmoid<T>(o) * a[3] / n, j[4] = o / n, j[5] = h / n;
+        V l = log_sigmoid<T>(a_f) + before[3], l_by_h = sigmoid<T>(-a_f) * a[1];
+        V i = exp_of_nonpositive<T>(a_i - m), f = exp_of_nonpositive<T>(at_most<T>(l - m, T(0)));
+        mask<T> is_a_i = (before[2] == T(0)) | (l <= a_i);
+        V m_by_h = select<T>(is_a_i, a[0], l_by_h), m_by_m = select<T>(is_a_i, V{}, broadcast(T(1)));
+        V i_by_h = i * (a[0] - m_by_h), f_by_h = f * (l_by_h - m_by_h), i_by_m = -i * m_by_m, f_by_m = f - f * m_by_m;
+        j[0] = fma(before[1], f_by_h, fma(i * a[2], slope_of_tanh<T>(z), z * i_by_h)); // c+ by h
+        j[1] = fma(before[1], f_by_m, z * i_by_m);                                     // c+ by m
+        j[2] = fma(before[2], f_by_h, i_by_h);                                         // n+ by h
+        j[3] = fma(before[2], f_by_m, i_by_m);                                         // n+ by m
+        j[4] = f, j[5] = m_by_h, j[6] = m_by_m;
+        j[7] = c * slope_of_sigmoid<T>(o) * a[3] / n, j[8] = o / n, j[9] = h / n; // h+ by h, c+, -n+
     }
     FASTITER_INLINE static void times(const V* j, V* d) {
-        d[1] = fma(j[2], d[1], j[0] * d[0]);
-        d[2] = fma(j[2], d[2], j[1] * d[0]);
-        d[0] = fma(j[3], d[0], fma(j[4], d[1], -j[5] * d[2]));
-        d[3] = V{};
+        d[1] = fma(j[4], d[1], fma(j[0], d[0], j[1] * d[3]));
+        d[2] = fma(j[4], d[2], fma(j[2], d[0], j[3] * d[3]));
+        d[3] = fma(j[5], d[0], j[6] * d[3]);
+        d[0] = fma(j[7], d[0], fma(j[8], d[1], -j[9] * d[2]));
     }
     FASTITER_INLINE static void bounds(const V* s, V* limit) {
         limit[0] = at_least<T>(magnitude<T>(s[1]) / s[2], T(1));

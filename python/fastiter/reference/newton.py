@@ -103,16 +103,18 @@ def _slstm(x: Array, a: Array, p: Array, s: State) -> State:
 
 
 def _slstm_tangent(x: Array, a: Array, p: Array, s: State, d: State) -> State:
-    """The derivative in direction d at the scale exp(m), m held, as h does not depend on it."""
+    """Through the choice of m, but not through the clamps, which act at a row's first step alone."""
     h, c, n, _ = s
     y = a * h[:, None]
-    _, _, i, f, z, o = _slstm_parts(x, y, s)
+    ell, _, i, f, z, o = _slstm_parts(x, y, s)
     h_new, c_new, n_new, _ = _slstm_step(x, y, s)
     da_i, da_f, da_z, da_o = (a[g] * d[0] for g in range(4))
-    di, df = i * da_i, f * _sigmoid(-(x + y)[:, 1]) * da_f
+    d_ell = _sigmoid(-(x + y)[:, 1]) * da_f + d[3]
+    dm = np.where((n == 0) | (ell <= (x + y)[:, 0]), da_i, d_ell)
+    di, df = i * (da_i - dm), f * (d_ell - dm)
     dc = f * d[1] + c * df + i * (1 - z * z) * da_z + z * di
     dn = f * d[2] + n * df + di
-    return (o * (1 - o) * da_o * c_new + o * dc - h_new * dn) / n_new, dc, dn, 0 * dn
+    return (o * (1 - o) * da_o * c_new + o * dc - h_new * dn) / n_new, dc, dn, dm
 
 
 def _slstm_cell_grad(x: Array, a: Array, p: Array, s: State, ds: State) -> tuple[Array, Array, Array, State]:
@@ -304,10 +306,11 @@ class _Row:
         return limit
 
     def _is_final(self, x: Array, y: Array) -> None:
-        """Pass an error of the states on to those after the step; an error of 1 + |y| may begin at any step."""
+        """Pass an error of the states on to those after the step; an unknown may be off by 1 + |y| from any step on."""
         with np.errstate(all="ignore"):
             error, unit = self._tangent(x, self.first, self.error), 1 + abs(y)
-            self.error = np.where(abs(error) < unit, np.copysign(unit, error), error)
+            begun = np.where(abs(error) < unit, np.copysign(unit, error), error)
+            self.error = np.where(np.arange(len(y))[:, None] < _CELLS[self.name].unknowns, begun, error)
             if not (abs(self.error) <= 256 * unit).all() and (self.rtol > 0 or self.atol > 0):
                 self.is_sensitive = True
         self.first = y
