@@ -160,4 +160,5 @@ PYBIND11_MODULE(_core, m) {
     define<double>(m, "_f64");
     define_tensor(m);
     define_delta(m);
+    define_newton(m);
 }

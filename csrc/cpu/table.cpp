@@ -1,10 +1,14 @@
 // This instruction set's row of kernels.
-#include "delta.hpp"
 #include "elementwise.hpp"
 #include "gemm.hpp"
 #include "rnn.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
+
+// Defined beside the kernels that they list
+extern const DeltaKernels delta_kernels;
+extern const NewtonKernels newton_kernels;
+
 namespace {
 
 // Calls f<Cell type>() for the cell's tag.
@@ -53,6 +57,6 @@ constexpr KernelsOf<T> kernels_of = {
 
 } // namespace
 
-extern const Kernels kernels = {kernels_of<float>, kernels_of<double>, &delta_kernels};
+extern const Kernels kernels = {kernels_of<float>, kernels_of<double>, &delta_kernels, &newton_kernels};
 
 } // namespace fastiter::FASTITER_LEVEL

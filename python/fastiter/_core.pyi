@@ -11,6 +11,8 @@ Shape = tuple[int, int, int, int, int, bool, Address, Address, int]
 Reset = tuple[()] | tuple[Address, int, int]
 DeltaShape = tuple[int, int, int, int, int, int, Address, Address, Reset, int, int]
 Addresses = tuple[Address, ...]
+ParaSteps = tuple[()] | tuple[int, int, int, int] | npt.NDArray[Any]
+ParaShape = tuple[int, int, int, int, bool, Address]
 
 class Buffer:
     def __init__(self, bytes: int, /) -> None: ...
@@ -99,6 +101,33 @@ def gemm_f32(
 def column_sums_f32(x: Address, x_m: int, M: int, N: int, out: Address, /) -> None: ...
 def function_f32(function: int, x: Address, out: Address, n: int, /) -> None: ...
 def read_stream_f32(x: Address, n: int, /) -> float: ...
+def para_fwd_f32(
+    shape: ParaShape,
+    wx: ParaSteps,
+    a: Address,
+    p: Address,
+    first: Addresses,
+    last: Addresses,
+    states: tuple[ParaSteps, ...],
+    newton: tuple[()] | tuple[int, int, float, float],
+    steps: Address,
+    /,
+) -> None: ...
+def para_bwd_f32(
+    shape: ParaShape,
+    wx: ParaSteps,
+    a: Address,
+    p: Address,
+    first: Addresses,
+    states: tuple[ParaSteps, ...],
+    dh: ParaSteps,
+    dlast: Addresses,
+    dwx: ParaSteps,
+    da: Address,
+    dp: Address,
+    dfirst: Addresses,
+    /,
+) -> None: ...
 
 rnn_fwd_f64 = rnn_fwd_f32
 rnn_bwd_f64 = rnn_bwd_f32
@@ -130,3 +159,5 @@ def rnn_bwd_tensors(
     need_state: bool,
     /,
 ) -> Any: ...
+para_fwd_f64 = para_fwd_f32
+para_bwd_f64 = para_bwd_f32
