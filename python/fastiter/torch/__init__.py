@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .rnn import elman, gru, lstm, slstm
+from .scan import block_scan, linear_scan
 
-__all__ = ["elman", "gru", "lstm", "slstm"]
+__all__ = ["block_scan", "elman", "gru", "linear_scan", "lstm", "slstm"]
