@@ -7,14 +7,17 @@ from ._config import __version__, get_num_threads, release_memory, set_num_threa
 from .delta import delta_scan
 from .newton import paragru, paralstm, paraslstm
 from .rnn import elman, gru, lstm, slstm
+from .scan import block_scan, linear_scan
 
 __all__ = [
     "BackendError",
     "__version__",
+    "block_scan",
     "delta_scan",
     "elman",
     "get_num_threads",
     "gru",
+    "linear_scan",
     "lstm",
     "paragru",
     "paralstm",

@@ -5,5 +5,17 @@ from __future__ import annotations
 from .delta import delta_scan
 from .newton import paragru, paralstm, paraslstm
 from .rnn import elman, gru, lstm, slstm
+from .scan import block_scan, linear_scan
 
-__all__ = ["delta_scan", "elman", "gru", "lstm", "paragru", "paralstm", "paraslstm", "slstm"]
+__all__ = [
+    "block_scan",
+    "delta_scan",
+    "elman",
+    "gru",
+    "linear_scan",
+    "lstm",
+    "paragru",
+    "paralstm",
+    "paraslstm",
+    "slstm",
+]

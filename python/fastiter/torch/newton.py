@@ -12,8 +12,7 @@ from torch.autograd import forward_ad
 from .._newton import CELLS, NewtonInfo, Options, ParaCell, check_shapes, newton_options, state_parts
 from .._rnn import check_flag
 from ._newton_op import para_bwd, para_fwd
-from ._op import check_tensors, differentiable_once
-from .rnn import checked_lengths
+from ._op import check_tensors, checked_lengths, differentiable_once
 
 States: TypeAlias = tuple[Tensor, ...]
 Result: TypeAlias = "tuple[Tensor, States] | tuple[Tensor, States, NewtonInfo]"
