@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import fastiter
 from cases import assert_close, assert_same_bits
-from newton_calls import GATES, PARA_CELLS, ParaInputs, every_cell, para_inputs, run
+from newton_calls import ParaInputs, every_cell, para_inputs, run
 from rnn_calls import both_dtypes, both_ways, full_and_ragged, some_lengths
 
 #: The method accepts errors of 64 eps, which may then grow up to 256 times; measured, they stay below 200 eps.
@@ -143,31 +142,3 @@ def test_options_may_be_numpy_numbers(cell: str) -> None:
     assert_same_bits(
         run(cell, inputs, method="newton", window=2**31 - 1), run(cell, inputs, method="newton", window=30)
     )
-
-
-# --- wrong options ---------------------------------------------------------------------------------------------------
-
-
-def wrong_options() -> list[tuple[str, Any, type[Exception]]]:
-    wrong: list[tuple[str, Any, type[Exception]]] = []
-    for y in ("Newton", "", "quasi", "auto "):
-        wrong.append(("method", y, ValueError))
-    for y in (None, 1, b"newton", ["newton"]):
-        wrong.append(("method", y, TypeError))
-    for name in ("window", "max_steps"):
-        wrong += [(name, y, ValueError) for y in (0, -1, 2**31, 2**70, np.int64(0))]
-        wrong += [(name, y, TypeError) for y in (1.0, "8", True, [1], np.float32(2), np.bool_(True), 1j)]
-    for name in ("rtol", "atol"):
-        wrong += [(name, y, ValueError) for y in (-1e-9, float("nan"), float("inf"), -1)]
-        wrong += [(name, y, TypeError) for y in ("1e-3", True, [1e-3], 1j, np.bool_(False))]
-    return wrong
-
-
-@pytest.mark.parametrize("method", ["auto", "newton"])
-def test_wrong_options_are_refused(method: str) -> None:
-    for cell in PARA_CELLS:
-        inputs = para_inputs(cell, 2, 3, 4, np.float32)
-        assert inputs.wx.shape[2] == GATES[cell]
-        for name, y, error in wrong_options():
-            with pytest.raises(error, match=rf"^{cell}: {name} must .+, got .+$"):
-                getattr(fastiter, cell)(*inputs.arguments(), **{"method": method, name: y})
