@@ -63,6 +63,7 @@ def test_a_wrong_choice_is_an_import_error_that_names_the_choices(name: str) -> 
 @pytest.mark.parametrize("isa", [isa for isa in AVAILABLE if isa != _core.isa_chosen()])  # all other tests run that one
 def test_numbers(isa: str) -> None:
     tests = ["test_vmath.py", "test_rnn.py::test_sizes", "test_rnn.py::test_saturated_gates"]
+    tests += ["test_newton.py::test_sizes", "test_newton.py::test_saturated_gates", "test_newton_solver.py"]
     assert_runs("-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *tests, FASTITER_ISA=isa)
 
 

@@ -151,7 +151,7 @@ def test_newton_is_the_loop(cell: str, reverse: bool, ragged: bool) -> None:
 @pytest.mark.parametrize("bound", [8.0, 100.0])
 @every_cell
 def test_what_rounding_decides_is_done_by_the_loop(cell: str, bound: float) -> None:
-    inputs = para_inputs(cell, 2, 200, 16, np.float64, bound=bound)
+    inputs = para_inputs(cell, 2, 100, 16, np.float64, bound=bound)
     *expected, _ = reference.sequential(cell, *inputs)
     h, last, _, info = reference.newton(cell, *inputs, (32, 32, 1e-14, 1e-14))
     assert_same_bits((h, last), tuple(expected))

@@ -99,7 +99,8 @@ template <class T, class C, int L, bool FULL> struct Block {
                 C::linearise(x, a[l], peephole[l], old[l], j[l]);
                 C::times(j[l], delta[l]);
 #pragma GCC unroll 4
-                for (int k = 0; k < S; ++k) fresh[k] = old[l][k] + delta[l][k];
+                for (int k = 0; k < S; ++k)
+                    fresh[k] = select<T>(delta[l][k] == T(0), old[l][k], old[l][k] + delta[l][k]); // a -0 stays
                 C::restrain(fresh, limit[l]);
 #pragma GCC unroll 4
                 for (int k = 0; k < S; ++k) {

@@ -20,6 +20,9 @@ namespace fastiter::FASTITER_LEVEL {
 template <class T> FASTITER_INLINE vec<T> slope_of_sigmoid(vec<T> s) { return s * (T(1) - s); }
 template <class T> FASTITER_INLINE vec<T> slope_of_tanh(vec<T> s) { return fma(-s, s, broadcast(T(1))); }
 
+// max(1, |s|), and as much more as roundings may add
+template <class T> FASTITER_INLINE vec<T> bound_of(vec<T> s) { return at_least<T>(magnitude<T>(s), T(1)) * T(1.25); }
+
 template <class T> FASTITER_INLINE vec<T> clamp(vec<T> x, vec<T> limit) {
     return max_keeping_nan(-limit, min_keeping_nan(limit, x));
 }
@@ -62,7 +65,7 @@ template <class T> struct ParaGru {
         j[0] = fma(z * slope_of_tanh<T>(q) * a[2], of_r, fma((q - h) * a[0], slope_of_sigmoid<T>(z), T(1) - z));
     }
     FASTITER_INLINE static void times(const V* j, V* d) { d[0] = j[0] * d[0]; }
-    FASTITER_INLINE static void bounds(const V* s, V* limit) { limit[0] = at_least<T>(magnitude<T>(s[0]), T(1)); }
+    FASTITER_INLINE static void bounds(const V* s, V* limit) { limit[0] = bound_of<T>(s[0]); }
     FASTITER_INLINE static void restrain(V* y, const V* limit) { y[0] = clamp<T>(y[0], limit[0]); }
 };
 
@@ -118,7 +121,7 @@ template <class T> struct ParaLstm {
     }
     FASTITER_INLINE static void bounds(const V* s, V* limit) {
         limit[0] = broadcast(T(1));
-        limit[1] = at_least<T>(magnitude<T>(s[1]), T(1));
+        limit[1] = bound_of<T>(s[1]);
     }
     FASTITER_INLINE static void restrain(V* y, const V* limit) {
         y[0] = clamp<T>(y[0], limit[0]);
@@ -176,9 +179,7 @@ template <class T> struct ParaSlstm {
         d[3] = fma(j[5], d[0], j[6] * d[3]);
         d[0] = fma(j[7], d[0], fma(j[8], d[1], -j[9] * d[2]));
     }
-    FASTITER_INLINE static void bounds(const V* s, V* limit) {
-        limit[0] = at_least<T>(magnitude<T>(s[1]) / s[2], T(1));
-    }
+    FASTITER_INLINE static void bounds(const V* s, V* limit) { limit[0] = bound_of<T>(s[1] / s[2]); }
     FASTITER_INLINE static void restrain(V* y, const V* limit) {
         y[0] = clamp<T>(y[0], limit[0]);
         y[2] = at_least<T>(y[2], T(1));

@@ -294,13 +294,13 @@ class _Row:
         return new, good, total
 
     def _limit(self) -> Array:
-        """All states after the first are within these bounds."""
+        """All states after the first are within these bounds; a quarter is for roundings."""
         limit = np.full_like(self.first, np.inf)
         with np.errstate(all="ignore"):
             if self.name == "paraslstm":
-                limit[0] = np.fmax(1, abs(self.first[1]) / self.first[2])
+                limit[0] = np.fmax(1, abs(self.first[1]) / self.first[2]) * 1.25
             else:
-                limit = np.maximum(1, abs(self.first))
+                limit = np.maximum(1, abs(self.first)) * 1.25
         if self.name == "paralstm":
             limit[0] = 1
         return limit
