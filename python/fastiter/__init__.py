@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from ._backend import BackendError
 from ._config import __version__, get_num_threads, release_memory, set_num_threads, show_config
+from ._solution import Solution
 from .rnn import elman, gru, lstm, slstm
 
 __all__ = [
     "BackendError",
+    "Solution",
     "__version__",
     "elman",
     "get_num_threads",

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .rnn import elman, gru, lstm, slstm
+from .solve import solve_recurrence
 
-__all__ = ["elman", "gru", "lstm", "slstm"]
+__all__ = ["elman", "gru", "lstm", "slstm", "solve_recurrence"]
