@@ -54,6 +54,7 @@ class _Recurrence(torch.autograd.Function):
         values.clear()  # an output must not keep itself alive
         ctx.save_for_backward(*results, *inputs)
         ctx.problem = problem
+        ctx.autocast = (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"))
         return results
 
     @staticmethod
@@ -66,7 +67,9 @@ class _Recurrence(torch.autograd.Function):
         needs = ctx.needs_input_grad[2:]
         for leaf, needed in zip((*x, *params), needs[states:], strict=True):
             leaf.requires_grad_(needed)
-        dfirst, dx, dparams = _Adjoint(ctx.problem, values, first, x, params).run(gradients)
+        enabled, dtype = ctx.autocast
+        with torch.autocast("cpu", dtype, enabled):  # the cell's function is the one of the forward pass
+            dfirst, dx, dparams = _Adjoint(ctx.problem, values, first, x, params).run(gradients)
         return (None, None, *dfirst, *dx, *dparams)
 
 

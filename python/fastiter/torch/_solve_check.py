@@ -159,7 +159,7 @@ def found_state(function: Any, x: Sequence[Tensor], single_x: bool, params: Any)
     dtype = next((part.dtype for part in x if part.dtype in FLOATS), torch.get_default_dtype())
     batch = x[0].shape[0]
     # without a first step zeros show the same
-    step = [part[:, 0] if part.shape[1] else part.new_zeros((batch, *part.shape[2:])) for part in x]
+    step = [part[:, 0].clone() if part.shape[1] else part.new_zeros((batch, *part.shape[2:])) for part in x]
     given = step[0] if single_x else tuple(step)
     errors = []
     for count in range(1, 5):

@@ -25,27 +25,15 @@ def probe_points(cell: Cell, x: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]
 
 
 def check_cell(cell: Cell, x: Sequence[Tensor]) -> None:
-    """Refuse a cell that mixes the rows of a batch, changes x, draws random numbers or hides what needs a gradient."""
+    """Refuse a cell that changes its arguments, draws random numbers, mixes rows or hides what needs a gradient."""
     h, x = probe_points(cell, x)
-    versions = [part._version for part in x]
-    try:
-        linear = Linearised(cell, h, x)
-    except Exception as error:
-        if str(error).startswith("solve_recurrence: "):
-            raise
-        raise ValueError(
-            f"solve_recurrence: cell must accept any number of rows, got {type(error).__qualname__} "
-            f"for {len(h)} rows: {error}"
-        ) from error
-    if versions != [part._version for part in x]:
-        raise ValueError("solve_recurrence: cell must not change its arguments, got a changed x")
-    with torch.no_grad():
-        again = cell(h, x)
-    if not torch.equal(linear.f.nan_to_num(), again.nan_to_num()):
+    result = _result(cell, h, x)
+    linear = Linearised(cell, h, x)
+    if not torch.equal(result.nan_to_num(), linear.f.nan_to_num()):
         raise ValueError(
             "solve_recurrence: cell must be a function of its arguments alone, got two results for the same arguments"
         )
-    for foreign in linear.leaves():
+    for foreign in linear.leaves() if torch.is_grad_enabled() else ():
         raise ValueError(
             "solve_recurrence: cell must take whatever requires a gradient from x, params or h0 (modules: "
             "torch.func.functional_call), as a gradient would be lost; "
@@ -57,6 +45,24 @@ def check_cell(cell: Cell, x: Sequence[Tensor]) -> None:
         raise ValueError(
             "solve_recurrence: cell must treat each row of a batch by itself, got a row that depends on another"
         )
+
+
+def _result(cell: Cell, h: Tensor, x: Sequence[Tensor]) -> Tensor:
+    arguments = (h, *x)
+    versions = [part._version for part in arguments]
+    try:
+        with torch.no_grad():
+            result = cell(h, x)
+    except Exception as error:
+        if str(error).startswith("solve_recurrence: "):
+            raise
+        raise ValueError(
+            f"solve_recurrence: cell must accept any number of rows, got {type(error).__qualname__} "
+            f"for {len(h)} rows: {error}"
+        ) from error
+    if versions != [part._version for part in arguments]:
+        raise ValueError("solve_recurrence: cell must not change its arguments, got a changed h or x")
+    return result
 
 
 def find_structure(cell: Cell, x: Sequence[Tensor]) -> Structure:

@@ -71,12 +71,12 @@ def solve_recurrence(
         where the Jacobian is diagonal or made of blocks, T >= 32 and a step has few units (B n <= 512), on sequences
         that forget their past; else it is the loop.
     jacobian
-        What is known about dh[t]/dh[t-1] of one row, n x n for a state of n units: ``"diagonal"``, ``("block", K)`` with
-        K consecutive units in each block (of each of S parts K / S), ``"block"`` for a unit of each part, ``"dense"``,
-        ``"quasi"`` (see method). ``"auto"`` finds the smallest of these that holds at random states; a function
-        ``(h, x, params)`` returns it: a diagonal in the form of h, blocks (M, n / K, K, K) or a dense (M, n, n). It costs one
-        vector-Jacobian product of all steps for each of the K columns; of all n columns if dense or quasi. What is wrong
-        here costs time, and neither the answer nor the gradient: both are checked.
+        What is known about dh[t]/dh[t-1] of one row, n x n for a state of n units: ``"diagonal"``, ``("block", K)``
+        with K consecutive units in each block (of each of S parts K / S), ``"block"`` for a unit of each part,
+        ``"dense"``, ``"quasi"`` (see method). ``"auto"`` finds the smallest of these that holds at random states. A
+        function ``(h, x, params)`` returns it: a diagonal in the form of h, blocks (M, n / K, K, K) or a dense
+        (M, n, n). It costs one vector-Jacobian product of all steps for each of the K columns, for each of all n if
+        dense or quasi. What is wrong here costs time, and neither the answer nor the gradient: both are checked.
     rtol, atol
         A sequence has converged when ``|h[t] - cell(h[t-1], x[t])| <= atol + rtol |h[t]|`` for each unit of each step
         before a last correction, that correction is small, and rounding errors would not grow along it. By default 64
@@ -134,6 +134,11 @@ def solve_recurrence(
     >>> torch.allclose(torch.autograd.grad(solution.last.sum(), a)[0], expected, atol=1e-5)
     True
     """
+    if torch._C._functorch.maybe_current_level() is not None:
+        raise RuntimeError(
+            "solve_recurrence: it must be called outside of the transforms of torch.func, as it iterates until its "
+            "numbers say stop, got a call inside of one; torch.autograd.grad differentiates it"
+        )
     request = Request(method, jacobian, rtol, atol, max_steps, window, damping, throw)
     if is_compiling():
         # It iterates until the numbers say stop, which no graph holds: the call stands between two compiled graphs.
@@ -168,9 +173,11 @@ def _solve(function: Any, x: Any, params: Any, h0: Any, request: Request) -> Sol
     batch, time = inputs[0].shape[:2]
     if batch == 0 or time == 0 or cell.layout.width == 0:
         return _nothing(given, cell)
-    with torch.no_grad():
-        cell(cell.layout.pack(first), [part[:, 0] for part in inputs])
-    check_cell(cell, inputs)
+    with torch.no_grad():  # on copies: what a cell does to its arguments is found out below
+        cell(cell.layout.pack(first).clone(), [part[:, 0].clone() for part in inputs])
+    recorded = _is_recorded(given)
+    if request.method != "sequential" or torch.is_grad_enabled():
+        check_cell(cell, inputs)
     method, structure = _choose(cell, inputs, request)
     window = request.window or window_for(structure, batch, time, cell.layout.width)
     cell = cell.with_run(structure.run if structure else 0)
@@ -181,7 +188,7 @@ def _solve(function: Any, x: Any, params: Any, h0: Any, request: Request) -> Sol
         else:
             answer = solve_windows(cell, structure, start, inputs, window, _options(request, method, start.dtype))
         values = cell.layout.unpack_steps(answer.value)
-    if _is_recorded(given):
+    if recorded:
         # What approximates the Jacobian is good enough to find a solution, and not for its gradient.
         exact = "auto" if "quasi" in (request.method, request.jacobian) else request.jacobian
         find = lambda: named_structure(cell.with_run(0), exact, inputs)  # noqa: E731
