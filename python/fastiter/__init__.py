@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._backend import BackendError
 from ._config import __version__, get_num_threads, release_memory, set_num_threads, show_config
+from ._solution import Solution
 from .delta import delta_scan
 from .newton import paragru, paralstm, paraslstm
 from .rnn import elman, gru, lstm, slstm
@@ -11,6 +12,7 @@ from .scan import block_scan, linear_scan
 
 __all__ = [
     "BackendError",
+    "Solution",
     "__version__",
     "block_scan",
     "delta_scan",

@@ -6,6 +6,7 @@ from .delta import delta_scan
 from .newton import paragru, paralstm, paraslstm
 from .rnn import elman, gru, lstm, slstm
 from .scan import block_scan, linear_scan
+from .solve import solve_recurrence
 
 __all__ = [
     "block_scan",
@@ -18,4 +19,5 @@ __all__ = [
     "paralstm",
     "paraslstm",
     "slstm",
+    "solve_recurrence",
 ]
