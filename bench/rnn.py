@@ -18,14 +18,11 @@ import torch
 
 from bench import gate, limits, machine
 from bench import rnn_table as table
+from bench.contest import BOTH, MODES, Call, Record
 from bench.rnn_cases import (
-    BOTH,
     CELLS,
-    MODES,
     BlockDiagonal,
-    Call,
     Case,
-    Record,
     Recurrence,
     Rivals,
     SeparateLayers,
