@@ -71,3 +71,25 @@ gemm_f64 = gemm_f32
 column_sums_f64 = column_sums_f32
 function_f64 = function_f32
 read_stream_f64 = read_stream_f32
+
+CellLayout = tuple[int, int, int, int]
+
+def use_tensors(api: object, tensor: type, parameter: type, /) -> bool: ...
+def rnn_fits_tensors(cell: CellLayout, wx: object, r: object, b: object, state: object, /) -> bool: ...
+def rnn_fwd_tensors(
+    cell: CellLayout, wx: object, r: object, b: object, state: object, reverse: bool, all_states: bool, save: bool, /
+) -> Any: ...
+def rnn_bwd_tensors(
+    cell: CellLayout,
+    r: object,
+    first: object,
+    states: list[Any],
+    saved: list[Any],
+    dstates: list[Any],
+    dlast: object,
+    reverse: bool,
+    need_r: bool,
+    need_b: bool,
+    need_state: bool,
+    /,
+) -> Any: ...

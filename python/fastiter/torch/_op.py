@@ -14,6 +14,9 @@ from torch.compiler import is_compiling
 from .. import _core
 from .._backend import BackendError
 
+if hasattr(Tensor, "__dlpack_c_exchange_api__"):  # from torch 2.10 on
+    _core.use_tensors(Tensor.__dlpack_c_exchange_api__, Tensor, torch.nn.Parameter)
+
 #: The library of all ops; each family defines its own in it.
 LIBRARY = torch.library.Library("fastiter", "DEF")
 
@@ -70,6 +73,15 @@ def _are_ordinary(arguments: Sequence[Any]) -> bool:
     return True
 
 
+_modes, _level = torch._C._len_torch_dispatch_stack, torch._C._functorch.maybe_current_level
+_trace = torch._C._get_tracing_state
+
+
+def unwatched() -> bool:
+    """Say whether nothing traces or transforms what is called."""
+    return not is_compiling() and _modes() == 0 and _level() is None and _trace() is None
+
+
 _Op = TypeVar("_Op", bound=Callable[..., Any])
 
 
@@ -79,11 +91,9 @@ def eager(implementation: _Op, op: Any) -> _Op:
     The dispatcher costs a small layer half of its time. It is needed only when something traces, transforms or wraps
     tensors.
     """
-    modes, level = torch._C._len_torch_dispatch_stack, torch._C._functorch.maybe_current_level
-    trace = torch._C._get_tracing_state
 
     def call(*args: Any) -> Any:
-        if not is_compiling() and modes() == 0 and level() is None and trace() is None and _are_ordinary(args):
+        if unwatched() and _are_ordinary(args):
             return implementation(*args)
         return op(*args)
 
