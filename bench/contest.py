@@ -65,9 +65,9 @@ class Work:
         """Refuse the whole run where ours is wrong; else the largest relative difference."""
         return gate.check(self.name, self.results(), self.expected, self.length)
 
-    def both(self) -> Call:
+    def timed(self, mode: str) -> Call:
         values = list(self.inputs.values())
-        return run(lambda: self.ours(*values), values, self.cotangent, BOTH)
+        return run(lambda: self.ours(*values), values, self.cotangent, mode)
 
 
 def leaves(**tensors: Tensor) -> dict[str, Tensor]:
@@ -164,7 +164,7 @@ def race(
     """Ours, on fresh pages and on used ones, and all peers in turn, forward and backward."""
     use_threads(threads)
     worst = work.check()
-    both = work.both()
+    both = work.timed(BOTH)
     ours = {FRESH: on_fresh_pages(both), REUSED: both}
     admitted, out = admit(peers, work, threads)
     competitors = [Competitor(form, call, threads, often=True) for form, call in ours.items()]

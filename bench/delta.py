@@ -54,7 +54,8 @@ def delta_work(shape: Shape) -> Work:
 
 
 def in_chunks(chunk: int, *inputs: Tensor) -> Tensor:
-    return delta_chunks(*inputs, chunk=chunk)[0]
+    o: Tensor = delta_chunks(*inputs, chunk=chunk)[0]
+    return o
 
 
 def entrants(work: Work, compiled: bool) -> list[Entrant]:

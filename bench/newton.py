@@ -14,7 +14,7 @@ from itertools import product
 import torch
 
 from bench import newton_peers, session
-from bench.contest import BOTH, MODES, Record, backward_against_forward, milliseconds, race, run
+from bench.contest import BOTH, MODES, Record, backward_against_forward, milliseconds, race
 from bench.newton_cases import CELLS, QUICK_SHAPES, SHAPES, Case, cell_work, layer_work
 from bench.session import Options
 from bench.timing import Competitor, interleave, load_average, use_threads
@@ -51,11 +51,7 @@ def methods(options: Options) -> Iterator[Record]:
             work.check()
         for mode, threads in product(MODES, options.threads):
             use_threads(threads)
-            competitors = []
-            for method, work in works.items():
-                values = list(work.inputs.values())
-                call = run(lambda work=work, values=values: work.ours(*values), values, work.cotangent, mode)
-                competitors.append(Competitor(method, call, threads))
+            competitors = [Competitor(method, work.timed(mode), threads) for method, work in works.items()]
             with torch.set_grad_enabled(mode == BOTH):
                 timings = interleave(competitors, 0.2 * options.budget, options.stirring())
             yield {

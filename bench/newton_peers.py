@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ PARARNN = "pararnn-torch"
 WINDOW = 256
 
 # The rows of our parameters under the peer's names, and in its order of the three parts of the input projection.
-NAMES = {
+NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     "paragru": {"a": ("a_z", "a_r", "a_n")},
     "paralstm": {"a": ("a_f", "a_o", "a_z"), "p": ("c_f", "c_o")},
 }
@@ -25,13 +26,14 @@ PARTS = {"paragru": (0, 1, 2), "paralstm": (0, 2, 1)}
 
 def reordered(projection: Tensor, cell: str) -> Tensor:
     """Between the two orders of the parts; either way, as no order moves more than two of them."""
-    return projection.unflatten(0, (3, -1))[list(PARTS[cell])].flatten(0, 1)
+    parts: Tensor = projection.unflatten(0, (3, -1))
+    return parts[list(PARTS[cell])].flatten(0, 1)
 
 
-def peer_cell(pararnn: ModuleType, case: Case, work: Work) -> torch.nn.Module:
+def peer_cell(pararnn: ModuleType, case: Case, work: Work) -> Any:
     """The peer's cell, without its clamp on the recurrent weights, which we have not."""
     kind = {"paragru": pararnn.ParaGRU, "paralstm": pararnn.ParaLSTM}[case.cell]
-    cell: torch.nn.Module = kind(case.H, case.H, max_recurrent_norm=None)
+    cell = kind(case.H, case.H, max_recurrent_norm=None)
     with torch.no_grad():
         for ours, theirs in NAMES[case.cell].items():
             for name, row in zip(theirs, work.inputs[ours], strict=True):
@@ -41,7 +43,7 @@ def peer_cell(pararnn: ModuleType, case: Case, work: Work) -> torch.nn.Module:
     return cell
 
 
-def as_ours(h: Tensor, x: Tensor, cell: torch.nn.Module, case: Case, cotangent: Tensor) -> Results:
+def as_ours(h: Tensor, x: Tensor, cell: Any, case: Case, cotangent: Tensor) -> Results:
     """Results under our names and in our order."""
     named = {"x": x, **dict(cell.named_parameters())}
     gradients = dict(zip(named, torch.autograd.grad(h, list(named.values()), cotangent), strict=True))
@@ -55,9 +57,7 @@ def as_ours(h: Tensor, x: Tensor, cell: torch.nn.Module, case: Case, cotangent: 
     }
 
 
-def ways(
-    pararnn: ModuleType, cell: torch.nn.Module, case: Case, compiled: bool
-) -> dict[str, Callable[[Tensor], Tensor]]:
+def ways(pararnn: ModuleType, cell: Any, case: Case, compiled: bool) -> dict[str, Callable[[Tensor], Tensor]]:
     """Its modes that run on a CPU, as its documentation names them."""
     by_name = {
         "sequential": pararnn.ParaRNN(cell, solver="sequential"),

@@ -7,9 +7,21 @@ import functools
 import os
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 from bench.contest import Absent
+
+PACKAGES = ("jax", "mambapy", "pararnn-torch")
+
+
+def versions() -> dict[str, str]:
+    """Of the peers that are installed."""
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from bench import machine, tables
+from bench import machine, peers, tables
 from bench.contest import Absent, Call, Entrant, Record
 from bench.timing import stir_torch_pool
 
@@ -68,7 +68,9 @@ Section = Callable[[Options], Iterator[Record]]
 
 def measure(family: str, options: Options, sections: Mapping[str, Section]) -> Record:
     """Measure the chosen sections; the result is what bench/__main__.py writes to --out."""
-    results: Record = {"family": family, "machine": machine.describe(), "options": asdict(options)}
+    described = machine.describe()
+    described["versions"].update(peers.versions())
+    results: Record = {"family": family, "machine": described, "options": asdict(options)}
     print(tables.machine(results["machine"]))
     for name in options.sections:
         results[name] = []

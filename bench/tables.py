@@ -189,6 +189,8 @@ def backward_markdown(records: Sequence[Record], goal: float) -> list[str]:
 def document(results: Record, sections: Mapping[str, Callable[[Sequence[Record]], list[str]]]) -> str:
     """Every cell of a family's table, its goal, and whether it is reached."""
     parts = [f"## {results['family']}: {machine(results['machine'])}"]
+    if results["options"]["quick"]:
+        parts.append("**A quick run: its sizes are not those of the goals.**")
     for name, section in sections.items():
         if results.get(name):
             parts += section(results[name])
