@@ -16,7 +16,7 @@ class Options:
     sections: tuple[str, ...]
     threads: tuple[int, ...] = (1, 2)
     peers: tuple[str, ...] = ()
-    budget: float = 8.0
+    budget: float = 6.0
     compile: bool = True
     stir: bool = False
     quick: bool = False
