@@ -159,4 +159,6 @@ PYBIND11_MODULE(_core, m) {
     define<float>(m, "_f32");
     define<double>(m, "_f64");
     define_tensor(m);
+    define_delta(m);
+    define_newton(m);
 }

@@ -4,6 +4,11 @@
 #include "rnn.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
+
+// Defined beside the kernels that they list
+extern const DeltaKernels delta_kernels;
+extern const NewtonKernels newton_kernels;
+
 namespace {
 
 // Calls f<Cell type>() for the cell's tag.
@@ -52,6 +57,6 @@ constexpr KernelsOf<T> kernels_of = {
 
 } // namespace
 
-extern const Kernels kernels = {kernels_of<float>, kernels_of<double>};
+extern const Kernels kernels = {kernels_of<float>, kernels_of<double>, &delta_kernels, &newton_kernels};
 
 } // namespace fastiter::FASTITER_LEVEL

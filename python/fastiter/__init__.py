@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from ._backend import BackendError
 from ._config import __version__, get_num_threads, release_memory, set_num_threads, show_config
+from .delta import delta_scan
+from .newton import paragru, paralstm, paraslstm
 from .rnn import elman, gru, lstm, slstm
 
 __all__ = [
     "BackendError",
     "__version__",
+    "delta_scan",
     "elman",
     "get_num_threads",
     "gru",
     "lstm",
+    "paragru",
+    "paralstm",
+    "paraslstm",
     "release_memory",
     "set_num_threads",
     "show_config",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .delta import delta_scan
+from .newton import paragru, paralstm, paraslstm
 from .rnn import elman, gru, lstm, slstm
 
-__all__ = ["elman", "gru", "lstm", "slstm"]
+__all__ = ["delta_scan", "elman", "gru", "lstm", "paragru", "paralstm", "paraslstm", "slstm"]

@@ -173,12 +173,13 @@ def _run(
     if lengths is not None or not fits(cell, wx, r, b, state):
         _check_tensors(function, cell, wx, r, b, state)
         batch, time, _, _ = _check_shapes(function, cell, wx.shape, r, b, state)
-        whole = None if lengths is None else _checked_lengths(function, lengths, batch, time)
+        whole = None if lengths is None else checked_lengths(function, lengths, batch, time)
     h, last, states = _apply(cell, wx, r, b, state, reverse, whole, None, return_all_states)
     return (h, last, states) if return_all_states else (h, last)
 
 
-def _checked_lengths(function: str, lengths: Tensor | Sequence[int], batch: int, time: int) -> Tensor:
+def checked_lengths(function: str, lengths: Tensor | Sequence[int], batch: int, time: int) -> Tensor:
+    """Return the lengths as an int64 tensor of its own on the CPU."""
     if not isinstance(lengths, Tensor):
         lengths = torch.from_numpy(integers(function, "lengths", lengths))
     if not lengths.is_cpu:
