@@ -11,22 +11,30 @@ constexpr int kVectors = 4; // of a block: their o, r and w stay in registers
 // Narrow blocks sum into several registers in turn, as each addition has to wait for the one before.
 template <int NV> constexpr int kSums = NV == 1 ? 4 : NV == 2 ? 2 : 1;
 
-// S_i = g S_i + k_i w,  o += q_i S_i,  r += next_i S_i  for all lines i of S; `next` is k of the factor that follows.
-template <class T, int NV, bool DECAY, bool OUT>
+// S_i = g S_i + k_i w,  o += q_i S_i,  r += next_i S_i  for all lines i of S; `next` is k of the factor that follows. Without
+// UPDATE S stays as it is; g = 1 without DECAY, and o is left out without OUT.
+template <class T, int NV, bool UPDATE, bool DECAY, bool OUT>
 void apply_factor(T* S, int64_t K, T g, const T* k, const T* q, const T* next, const vec<T> (&w)[NV], vec<T> (&o)[NV],
                   vec<T> (&r)[NV]) {
     constexpr int W = lanes<T>, SUMS = kSums<NV>;
-    vec<T> os[SUMS][NV] = {}, rs[SUMS][NV] = {};
+    vec<T> os[SUMS][NV] = {}, rs[SUMS][NV] = {}, ws[NV];
+    for (int v = 0; v < NV; ++v) ws[v] = w[v];
+    // What is read comes before what is written: the compiler cannot know that S is not part of k.
     auto line = [&](int64_t i, vec<T>(&oi)[NV], vec<T>(&ri)[NV]) __attribute__((always_inline)) {
+        const vec<T> ki = broadcast(k[i]), qi = broadcast(q[i]), ni = broadcast(next[i]);
+        T* const at = S + i * NV * W;
+        vec<T> s[NV];
 #pragma GCC unroll 4
         for (int v = 0; v < NV; ++v) {
-            T* at = S + (i * NV + v) * W;
-            vec<T> s = load(at);
-            if constexpr (DECAY) s *= broadcast(g);
-            s = fma(w[v], k[i], s);
-            store(at, s);
-            if constexpr (OUT) oi[v] = fma(s, q[i], oi[v]);
-            ri[v] = fma(s, next[i], ri[v]);
+            s[v] = load(at + v * W);
+            if constexpr (DECAY) s[v] *= broadcast(g);
+            if constexpr (UPDATE) s[v] = fma(ws[v], ki, s[v]);
+        }
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) {
+            if constexpr (UPDATE) store(at + v * W, s[v]);
+            if constexpr (OUT) oi[v] = fma(s[v], qi, oi[v]);
+            ri[v] = fma(s[v], ni, ri[v]);
         }
     };
     int64_t i = 0;
@@ -55,11 +63,9 @@ template <class T, int NV> struct StepByStep {
 
     const T* key(int64_t t, int64_t m) const { return at.at(p.k, t, m); }
 
-    // r = S^T k
+    // r = S^T k, summed in the order of apply_factor, so that a sequence continues with the same bits
     void project(const T* k) {
-        for (int v = 0; v < NV; ++v) r[v] = vec<T>{};
-        for (int64_t i = 0; i < s.K; ++i)
-            for (int v = 0; v < NV; ++v) r[v] = fma(load(S + (i * NV + v) * lanes<T>), k[i], r[v]);
+        apply_factor<T, NV, false, false, false>(S, s.K, T(1), k, k, k, o, o, r);
     }
 
     void factor(int64_t t, int64_t m, T g, bool decays) {
@@ -75,11 +81,11 @@ template <class T, int NV> struct StepByStep {
         const T* next = m + 1 < s.M ? key(t, m + 1) : t + 1 < at.length ? key(t + 1, 0) : k;
         const bool out = m + 1 == s.M;
         if (decays)
-            out ? apply_factor<T, NV, true, true>(S, s.K, g, k, q, next, w, o, r)
-                : apply_factor<T, NV, true, false>(S, s.K, g, k, q, next, w, o, r);
+            out ? apply_factor<T, NV, true, true, true>(S, s.K, g, k, q, next, w, o, r)
+                : apply_factor<T, NV, true, true, false>(S, s.K, g, k, q, next, w, o, r);
         else
-            out ? apply_factor<T, NV, false, true>(S, s.K, g, k, q, next, w, o, r)
-                : apply_factor<T, NV, false, false>(S, s.K, g, k, q, next, w, o, r);
+            out ? apply_factor<T, NV, true, false, true>(S, s.K, g, k, q, next, w, o, r)
+                : apply_factor<T, NV, true, false, false>(S, s.K, g, k, q, next, w, o, r);
     }
 
     void run() {

@@ -15,10 +15,11 @@ struct Span {
     int64_t first, steps;
 };
 
-// The chunk that begins at step `first`. It ends before a restart, and before a product of its decays could leave the range
-// in which it is as good as the decays one by one; a chunk of one step multiplies none.
+// The chunk that begins at step `first`. It ends before a restart, and before its decays multiply to more than `large` (what
+// the factors take away step by step would be a small difference of large numbers) or less than `small` (which may be lost
+// where the state is large). A chunk of one step multiplies none.
 template <class T> inline Span next_span(const DeltaShape& s, const Sequence& at, const T* decay, int64_t first) {
-    constexpr T large = sizeof(T) == 4 ? T(0x1p60) : T(0x1p500);
+    constexpr T large = 4, small = sizeof(T) == 4 ? T(0x1p-60) : T(0x1p-500);
     const int64_t end = min_of(min_of(first + s.chunk, at.length), (first / s.period + 1) * s.period);
     T most = 1, least = 1; // of all products that end here, in magnitude
     for (int64_t t = first; t < end; ++t) {
@@ -27,7 +28,7 @@ template <class T> inline Span next_span(const DeltaShape& s, const Sequence& at
         const T g = decay[at.step(s, t) * s.N + at.head], size = g < 0 ? -g : g;
         most = size == 0 ? T(1) : size * (most > 1 ? most : T(1));
         least = size == 0 ? T(1) : size * (least < 1 ? least : T(1));
-        if (t > first && !(most <= large && least >= 1 / large)) return {first, t - first};
+        if (t > first && !(most <= large && least >= small)) return {first, t - first};
     }
     return {first, end - first};
 }

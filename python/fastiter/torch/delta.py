@@ -1,4 +1,4 @@
-"""The delta rule on tensors: S[t] = decay[t] (I - beta k k^T) S[t-1] + beta k v^T, o[t] = S[t]^T q[t]; differentiable."""
+"""The delta rule on tensors, differentiable: S = decay (I - beta k k^T) S + beta k v^T, o = S^T q, step after step."""
 
 from __future__ import annotations
 
@@ -152,8 +152,8 @@ class _DeltaScan(torch.autograd.Function):
         q, k, beta, decay, e, states, reset, lengths, cu_seqlens = ctx.saved_tensors
         need_h0 = ctx.needs_input_grad[5]
         saved = (q, k, beta, decay, e, states, d_o, dlast, reset, lengths, cu_seqlens)
-        gradients = delta_bwd(*saved, ctx.method, ctx.chunk, need_h0)
-        dh0 = gradients.pop() if need_h0 else None
-        ddecay = gradients.pop() if decay is not None else None
-        needed = zip((*gradients, ddecay), ctx.needs_input_grad[:5], strict=True)
+        dq, dk, dv, dbeta, *rest = delta_bwd(*saved, ctx.method, ctx.chunk, need_h0)
+        ddecay = None if decay is None else rest[0]
+        needed = zip((dq, dk, dv, dbeta, ddecay), ctx.needs_input_grad[:5], strict=True)
+        dh0 = rest[-1] if need_h0 else None
         return (*[g if need else None for g, need in needed], dh0, None, None, None, None, None)
