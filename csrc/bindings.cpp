@@ -1,5 +1,5 @@
 // fastiter._core: pointers in, kernels run, the GIL released. python/fastiter/ has checked everything before.
-#include "arguments.hpp"
+#include "bindings.hpp"
 #include "dispatch.hpp"
 #include "memory.hpp"
 #include "run.hpp"
@@ -158,4 +158,6 @@ PYBIND11_MODULE(_core, m) {
     m.def("idle_bytes", idle_bytes);
     define<float>(m, "_f32");
     define<double>(m, "_f64");
+    define_scan(m);
+    define_tensor(m);
 }

@@ -45,6 +45,12 @@ LAYOUTS = {
 # --- opcheck ---------------------------------------------------------------------------------------------------------
 
 
+def results(cell: str, outputs: list[Any]) -> tuple[Any, list[Any], list[Any]]:
+    """h, the final states, and what else the forward op returns"""
+    count = len(STATES[cell])
+    return outputs[0], outputs[1 : 1 + count], outputs[1 + count :]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @every_cell
 def test_opcheck_of_the_recurrence(cell: str, activation: str, layout: str) -> None:
@@ -55,11 +61,11 @@ def test_opcheck_of_the_recurrence(cell: str, activation: str, layout: str) -> N
         wx = LAYOUTS[layout](wx)
         lengths = torch.tensor(some_lengths(B, T)) if reverse else None
         opcheck(OPS._rnn_fwd, name, wx, r, b if save else None, list(state), reverse, lengths, None, not save, save)
-        h, last, *kept = OPS._rnn_fwd(name, wx, r, b, list(state), reverse, lengths, None, True, True)
+        h, last, kept = results(cell, OPS._rnn_fwd(name, wx, r, b, list(state), reverse, lengths, None, True, True))
         rest = len(STATES[cell]) - 1
         dstates = [torch.ones_like(h), *[None] * rest] if reverse else [torch.ones_like(h)]
         before_and_after = (name, r, list(state), [h, *kept[:rest]], kept[rest:])
-        how = (dstates, last if save else None, reverse, lengths, None, save, True, not save)
+        how = (dstates, last if save else [None, *last[1:]], reverse, lengths, None, save, True, not save)
         opcheck(OPS._rnn_bwd, *before_and_after, *how)
 
 
@@ -70,7 +76,7 @@ def test_opcheck_of_a_packed_recurrence(cell: str, activation: str) -> None:
     rows = torch.nn.utils.rnn.pack_padded_sequence(wx, [4, 3, 1], batch_first=True)
     forward = (name, rows.data, r, b, list(state), False, None, rows.batch_sizes)
     opcheck(OPS._rnn_fwd, *forward, False, False)
-    h, last, *kept = OPS._rnn_fwd(*forward, False, True)
+    h, last, kept = results(cell, OPS._rnn_fwd(*forward, False, True))
     rest = len(STATES[cell]) - 1
     saved = (name, r, list(state), [h, *kept[:rest]], kept[rest:], [torch.ones_like(h)], last, False, None)
     opcheck(OPS._rnn_bwd, *saved, rows.batch_sizes, True, True, True)
@@ -93,10 +99,10 @@ def test_fake_outputs_have_the_strides_of_real_ones(cell: str, activation: str, 
     rest = len(STATES[cell]) - 1
 
     def strides(wx: Any, r: Any, b: Any, *state: Any) -> list[Any]:
-        h, last, *kept = OPS._rnn_fwd(name, wx, r, b, state, False, None, None, True, True)
+        h, last, kept = results(cell, OPS._rnn_fwd(name, wx, r, b, state, False, None, None, True, True))
         saved = ([h, *kept[:rest]], kept[rest:], [torch.ones_like(h)], last)
         gradients = OPS._rnn_bwd(name, r, state, *saved, False, None, None, True, True, True)
-        return [x.stride() for x in (h, last, *kept, *gradients)]
+        return [x.stride() for x in (h, *last, *kept, *gradients)]
 
     for B, T in ((3, 4), (1, 4), (3, 1)):
         wx, *others = detached(leaves(rnn_inputs(cell, B, T, 2, 5, np.float32))).all()

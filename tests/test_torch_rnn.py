@@ -270,6 +270,41 @@ def test_any_layout_of_inputs(cell: str, activation: str, view: str) -> None:
         assert_same_bits(results[0], results[1], f"input {i}")
 
 
+# --- small calls -----------------------------------------------------------------------------------------------------
+
+
+@both_ways
+@both_dtypes
+@every_cell
+def test_one_call_or_step_by_step(
+    cell: str, activation: str, dtype: Any, reverse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small tensors take one call for all that the ops do; without it the same results come out."""
+    short = [fastiter._core.rnn_fwd_tensors, fastiter._core.rnn_bwd_tensors]
+    answers: list[bool] = []
+
+    def counted(function: Any) -> Any:
+        def call(*args: Any) -> Any:
+            answer = function(*args)
+            answers.append(answer is not None)
+            return answer
+
+        return call
+
+    for B, T, N, D in (*SIZES, (0, 3, 2, 5), (3, 0, 2, 5)):
+        inputs, results = rnn_inputs(cell, B, T, N, D, dtype), []
+        for functions in (map(counted, short), [lambda *_: None] * 2):
+            for name, function in zip(("rnn_fwd_tensors", "rnn_bwd_tensors"), functions, strict=True):
+                monkeypatch.setattr(fastiter._core, name, function)
+            given = leaves(inputs)
+            h, last, states = run(cell, activation, given, reverse=reverse)
+            outputs = [h, *last, *states[1:]]
+            gradients = torch.autograd.grad(outputs, given.all(), [x.detach().cos() for x in outputs])
+            results.append(numpy((*outputs, *gradients)))
+        assert_same_bits(*results)
+    assert answers and all(answers)
+
+
 # --- packed ----------------------------------------------------------------------------------------------------------
 
 

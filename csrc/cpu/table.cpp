@@ -2,6 +2,7 @@
 #include "elementwise.hpp"
 #include "gemm.hpp"
 #include "rnn.hpp"
+#include "scan.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 namespace {
@@ -50,8 +51,25 @@ constexpr KernelsOf<T> kernels_of = {
     read_stream<T>,
 };
 
+template <class S>
+constexpr LinearScanKernels<S, value<S>> linear_scan_kernels = {
+    linear_scan<S>,
+    linear_scan_gradient_workspace<S>,
+    linear_scan_gradient<S>,
+};
+template <class T>
+constexpr BlockScanKernels<T> block_scan_kernels = {
+    block_scan<T>,
+    block_scan_gradient_workspace<T>,
+    block_scan_gradient<T>,
+};
+
 } // namespace
 
-extern const Kernels kernels = {kernels_of<float>, kernels_of<double>};
+extern const ScanKernels scan_kernels = {linear_scan_kernels<float>, linear_scan_kernels<double>,
+                                         linear_scan_kernels<bf16>, block_scan_kernels<float>,
+                                         block_scan_kernels<double>};
+
+extern const Kernels kernels = {kernels_of<float>, kernels_of<double>, &scan_kernels};
 
 } // namespace fastiter::FASTITER_LEVEL

@@ -6,14 +6,17 @@ from ._backend import BackendError
 from ._config import __version__, get_num_threads, release_memory, set_num_threads, show_config
 from ._solution import Solution
 from .rnn import elman, gru, lstm, slstm
+from .scan import block_scan, linear_scan
 
 __all__ = [
     "BackendError",
     "Solution",
     "__version__",
+    "block_scan",
     "elman",
     "get_num_threads",
     "gru",
+    "linear_scan",
     "lstm",
     "release_memory",
     "set_num_threads",

@@ -71,3 +71,67 @@ gemm_f64 = gemm_f32
 column_sums_f64 = column_sums_f32
 function_f64 = function_f32
 read_stream_f64 = read_stream_f32
+
+Lines = tuple[()] | tuple[Address, int, int]
+ScanShape = tuple[int, int, int, bool, bool, Address, Address, Lines]
+
+def linear_scan_fwd_f32(shape: ScanShape, a: Lines, x: Lines, first: Address, h: Lines, last: Address, /) -> None: ...
+def linear_scan_bwd_f32(
+    shape: ScanShape,
+    a: Lines,
+    h: Lines,
+    dh: Lines,
+    first: Address,
+    dlast: Address,
+    dx: Lines,
+    da: Lines,
+    da_sum: Lines,
+    dfirst: Address,
+    /,
+) -> None: ...
+def block_scan_fwd_f32(
+    shape: ScanShape, K: int, A: Lines, x: Lines, first: Address, h: Lines, last: Address, /
+) -> None: ...
+def block_scan_bwd_f32(
+    shape: ScanShape,
+    K: int,
+    A: Lines,
+    h: Lines,
+    dh: Lines,
+    first: Address,
+    dlast: Address,
+    dx: Lines,
+    dA: Lines,
+    dA_sum: Lines,
+    dfirst: Address,
+    /,
+) -> None: ...
+
+linear_scan_fwd_f64 = linear_scan_fwd_f32
+linear_scan_bwd_f64 = linear_scan_bwd_f32
+linear_scan_fwd_bf16 = linear_scan_fwd_f32
+linear_scan_bwd_bf16 = linear_scan_bwd_f32
+block_scan_fwd_f64 = block_scan_fwd_f32
+block_scan_bwd_f64 = block_scan_bwd_f32
+
+CellLayout = tuple[int, int, int, int]
+
+def use_tensors(api: object, tensor: type, parameter: type, /) -> bool: ...
+def rnn_fits_tensors(cell: CellLayout, wx: object, r: object, b: object, state: object, /) -> bool: ...
+def rnn_fwd_tensors(
+    cell: CellLayout, wx: object, r: object, b: object, state: object, reverse: bool, all_states: bool, save: bool, /
+) -> Any: ...
+def rnn_bwd_tensors(
+    cell: CellLayout,
+    r: object,
+    first: object,
+    states: list[Any],
+    saved: list[Any],
+    dstates: list[Any],
+    dlast: object,
+    reverse: bool,
+    need_r: bool,
+    need_b: bool,
+    need_state: bool,
+    /,
+) -> Any: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 Shape = tuple[int, ...]
@@ -18,6 +19,11 @@ class Cell:
     gates: int
     states: tuple[str, ...]
     saved: int
+
+    @cached_property
+    def layout(self) -> tuple[int, int, int, int]:
+        """The cell as the kernels' side knows it: code, gates, states, saved values."""
+        return self.code, self.gates, len(self.states), self.saved
 
     @property
     def state_names(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .rnn import elman, gru, lstm, slstm
+from .scan import block_scan, linear_scan
 from .solve import solve_recurrence
 
-__all__ = ["elman", "gru", "lstm", "slstm", "solve_recurrence"]
+__all__ = ["block_scan", "elman", "gru", "linear_scan", "lstm", "slstm", "solve_recurrence"]

@@ -13,8 +13,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from ._scan_standin import block_scan, linear_scan
 from ._solve_cell import WIDEST, Cell, Linearised, Structure
+from .scan import block_scan, linear_scan
 
 #: The residual may grow by this much in a step before the step is undone and damped.
 _GROWTH = 4.0

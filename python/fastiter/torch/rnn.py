@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .._backend import BackendError
-from .._check import integers
-from .._rnn import CELLS, Cell, check_flag, check_lengths, check_shapes, check_state, elman_cell
-from ._op import check_tensors, differentiable_once
-from ._rnn_op import rnn_bwd, rnn_fwd
+from .._rnn import CELLS, Cell, check_flag, check_shapes, check_state, elman_cell
+from ._op import check_tensors, checked_lengths, differentiable_once
+from ._rnn_op import fits, rnn_bwd, rnn_fwd
 
 States: TypeAlias = tuple[Tensor, ...]
 Result: TypeAlias = "tuple[Tensor, States] | tuple[Tensor, States, States]"
@@ -169,27 +167,13 @@ def _run(
     cell = CELLS[cell_name]
     check_flag(function, "reverse", reverse)
     check_flag(function, "return_all_states", return_all_states)
-    _check_tensors(function, cell, wx, r, b, state)
-    batch, time, _, _ = _check_shapes(function, cell, wx.shape, r, b, state)
-    whole = None if lengths is None else _checked_lengths(function, lengths, batch, time)
+    whole = None
+    if lengths is not None or not fits(cell, wx, r, b, state):
+        _check_tensors(function, cell, wx, r, b, state)
+        batch, time, _, _ = _check_shapes(function, cell, wx.shape, r, b, state)
+        whole = None if lengths is None else checked_lengths(function, lengths, batch, time)
     h, last, states = _apply(cell, wx, r, b, state, reverse, whole, None, return_all_states)
     return (h, last, states) if return_all_states else (h, last)
-
-
-def _checked_lengths(function: str, lengths: Tensor | Sequence[int], batch: int, time: int) -> Tensor:
-    if not isinstance(lengths, Tensor):
-        lengths = torch.from_numpy(integers(function, "lengths", lengths))
-    if not lengths.is_cpu:
-        raise BackendError(f"{function}: lengths must be on the CPU, got device {lengths.device}")
-    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-        raise TypeError(f"{function}: lengths must be integers, got dtype {lengths.dtype}")
-    # a copy, as the caller may change his before the backward pass
-    whole = lengths.detach().resolve_neg().to(torch.int64, copy=True).contiguous()
-    if torch.compiler.is_compiling():
-        return whole  # its values are not known while tracing: the op checks them
-    least, most = (int(whole.min()), int(whole.max())) if whole.numel() else (0, 0)
-    check_lengths(function, tuple(whole.shape), least, most, batch, time)
-    return whole
 
 
 def _apply(
@@ -207,13 +191,11 @@ def _apply(
     first = () if state is None else tuple(state)
     # In forward mode the autograd function is called for its refusal.
     if (torch.is_grad_enabled() and _any_requires_grad(wx, r, b, first)) or forward_ad._current_level >= 0:
-        outputs = _Recurrence.apply(cell.name, reverse, lengths, batch_sizes, all_states, wx, r, b, *first)
+        outputs = _Recurrence.apply(cell, reverse, lengths, batch_sizes, all_states, wx, r, b, *first)
     else:
-        outputs = rnn_fwd(cell.name, wx, r, b, first, reverse, lengths, batch_sizes, all_states, False)
-    h, last, *rest = outputs
-    # parts that are no views, so that a caller may detach or change each in place
-    final = last.flatten(0, 1).unsafe_split_with_sizes([last.shape[1]] * len(cell.states))
-    return h, tuple(final), (h, *rest) if all_states else (h,)
+        outputs = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, False)
+    h, count = outputs[0], len(cell.states)
+    return h, tuple(outputs[1 : 1 + count]), (h, *outputs[1 + count :]) if all_states else (h,)
 
 
 def _any_requires_grad(wx: Tensor, r: Tensor, b: Tensor | None, first: States) -> bool:
@@ -223,12 +205,12 @@ def _any_requires_grad(wx: Tensor, r: Tensor, b: Tensor | None, first: States) -
 
 
 class _Recurrence(torch.autograd.Function):
-    """wx, r, b, *state -> h, the final states as one tensor (S, B, N, D), *all states but h"""
+    """wx, r, b, *state -> h, *final states, *all states but h"""
 
     @staticmethod
     def forward(
         ctx: Any,
-        cell: str,
+        cell: Cell,
         reverse: bool,
         lengths: Tensor | None,
         batch_sizes: Tensor | None,
@@ -238,28 +220,30 @@ class _Recurrence(torch.autograd.Function):
         b: Tensor | None,
         *first: Tensor,
     ) -> tuple[Tensor, ...]:
-        h, last, *kept = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, True)
+        outputs = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, True)
+        count = len(cell.states)
+        h, kept = outputs[0], outputs[1 + count :]
         ctx.save_for_backward(r, lengths, batch_sizes, h, *kept, *first)
-        ctx.cell, ctx.reverse, ctx.kept = CELLS[cell], reverse, len(kept)
+        ctx.cell, ctx.reverse, ctx.kept = cell, reverse, len(kept)
         ctx.set_materialize_grads(False)
-        return (h, last, *kept[: len(CELLS[cell].states) - 1]) if all_states else (h, last)
+        return tuple(outputs[: 2 * count if all_states else 1 + count])
 
     @staticmethod
     @differentiable_once
-    def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None, *drest: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dh: Tensor | None, *dothers: Tensor | None) -> tuple[Tensor | None, ...]:
         r, lengths, batch_sizes, h, *others = ctx.saved_tensors
-        kept, first = others[: ctx.kept], others[ctx.kept :]
+        kept, first, count = others[: ctx.kept], others[ctx.kept :], len(ctx.cell.states)
+        dlast, drest = dothers[:count], dothers[count:]
         needs = ctx.needs_input_grad[5:]
-        if dh is None and dlast is None and all(x is None for x in drest):
+        if dh is None and all(x is None for x in dothers):
             return (None,) * (5 + len(needs))
-        rest = len(ctx.cell.states) - 1
         need_r, need_b, need_first = needs[1], needs[2], any(needs[3:])
         dwx, *gradients = rnn_bwd(
-            ctx.cell.name,
+            ctx.cell,
             r,
             first,
-            [h, *kept[:rest]],
-            kept[rest:],
+            [h, *kept[: count - 1]],
+            kept[count - 1 :],
             [dh, *drest],
             dlast,
             ctx.reverse,
@@ -269,7 +253,6 @@ class _Recurrence(torch.autograd.Function):
             need_b,
             need_first,
         )
-        dfirst = gradients.pop().unbind(0) if need_first else (None,) * len(first)
-        db = gradients.pop() if need_b else None
-        dr = gradients.pop() if need_r else None
-        return (None, None, None, None, None, dwx, dr, db, *dfirst)
+        dr = gradients.pop(0) if need_r else None
+        db = gradients.pop(0) if need_b else None
+        return (None, None, None, None, None, dwx, dr, db, *(gradients if need_first else [None] * len(first)))

@@ -92,9 +92,9 @@ class _Layer(torch.autograd.Function):
         separate = _separate_bias(direction.cell)
         needs = (need_hh, need_b_hh or (need_b_ih and not separate), any(need_first))
         dwx, *gradients = _recurrence_backward(direction, w_hh, h, kept, first, dh, dlast, needs)
-        dfirst = gradients.pop().unbind(0) if needs[2] else (None,) * len(first)
-        db = gradients.pop().flatten() if needs[1] else None
-        dw_hh = gradients.pop().view(w_hh.shape) if need_hh else None
+        dw_hh = gradients.pop(0).view(w_hh.shape) if need_hh else None
+        db = gradients.pop(0).flatten() if needs[1] else None
+        dfirst = gradients if needs[2] else [None] * len(first)
         left = iter(_linear._backward(dwx, x, w_ih, [need_x, need_ih, need_b_ih and separate]))
         dx, dw_ih = next(left) if need_x else None, next(left) if need_ih else None
         db_ih = db if not separate else next(left) if need_b_ih else None
@@ -104,7 +104,7 @@ class _Layer(torch.autograd.Function):
 
 def _run(
     direction: Direction, x: Tensor, parameters: Parameters, first: State, to_first: Tensor | None, *, save: bool
-) -> tuple[Tensor, Sequence[Tensor], list[Tensor]]:
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Return h, the final states, and if asked the other states and the gates of all steps, for the backward pass."""
     w_ih, w_hh, b_ih, b_hh = parameters
     outer, inner = b_ih, b_hh
@@ -117,10 +117,11 @@ def _run(
     b = None if inner is None else inner.view(r.shape[:3])
     steps = _steps(direction, wx, r.shape[:3])
     cell, _, reverse, sizes = direction
-    h, last, *kept = _rnn_op.rnn_fwd(cell.name, steps, r, b, first, reverse, None, sizes, False, save)
+    h, *rest = _rnn_op.rnn_fwd(cell, steps, r, b, first, reverse, None, sizes, False, save)
     # What is returned must be no view, or autograd refuses h_n.detach_() and the like: unsafe_chunk returns none.
     (h,) = _lines(direction, h).unsafe_chunk(1)
-    return h, last.flatten(2).unsafe_chunk(len(cell.states)), kept
+    last = [state.view(1, *state.shape[:-2], w_hh.shape[0] // cell.gates) for state in rest[: len(cell.states)]]
+    return h, [state.unsafe_chunk(1)[0] for state in last], rest[len(cell.states) :]
 
 
 def _recurrence_backward(
@@ -139,10 +140,8 @@ def _recurrence_backward(
     r, states, saved = _blocks(direction, w_hh), [_steps(direction, h, block), *kept[:others]], kept[others:]
     # Of the states of all steps only h leaves the layer, so only h has a gradient there.
     dstates = [None if dh is None else _steps(direction, dh, block), *[None] * others]
-    given = [d for d in dlast if d is not None]
-    last = torch.cat([torch.zeros_like(given[0]) if d is None else d for d in dlast]) if given else None
-    last = None if last is None else last.unflatten(2, block)
-    dwx, *rest = _rnn_op.rnn_bwd(cell.name, r, first, states, saved, dstates, last, reverse, None, sizes, *needs)
+    last = [None if d is None else d.squeeze(0).unflatten(1, block) for d in dlast]
+    dwx, *rest = _rnn_op.rnn_bwd(cell, r, first, states, saved, dstates, last, reverse, None, sizes, *needs)
     return [_lines(direction, dwx), *rest]
 
 

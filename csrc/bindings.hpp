@@ -1,0 +1,10 @@
+// The parts of the module: each defines its functions in fastiter._core.
+#pragma once
+#include "arguments.hpp"
+
+namespace fastiter {
+
+void define_scan(py::module_& m);
+void define_tensor(py::module_& m);
+
+} // namespace fastiter
