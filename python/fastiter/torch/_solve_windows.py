@@ -32,7 +32,7 @@ class Answer:
         batch = len(value)
         return cls(
             value,
-            value.isfinite().flatten(1).all(1),
+            _is_finite(value),
             torch.zeros(batch, dtype=torch.int64),
             value.new_zeros(batch),
             torch.ones((batch, 1), dtype=torch.bool),
@@ -56,6 +56,14 @@ def loop(cell: Cell, first: Tensor, x: Sequence[Tensor]) -> Tensor:
             h = cell(h, step)
             states.append(h)
     return torch.stack(states, 1) if time else first.new_empty((len(first), 0, first.shape[1]))
+
+
+def _is_finite(value: Tensor) -> Tensor:
+    """Say of each row whether all of it is finite."""
+    if value.numel() == 0:
+        return torch.ones(len(value), dtype=torch.bool)
+    least, most = value.flatten(1).aminmax(dim=1)
+    return least.isfinite() & most.isfinite()
 
 
 def solve_windows(
@@ -86,7 +94,7 @@ def solve_windows(
     value = torch.cat(values, 1)
     return Answer(
         value,
-        value.isfinite().flatten(1).all(1),
+        _is_finite(value),
         torch.stack([outcome.steps for outcome in outcomes]).sum(0),
         torch.stack([outcome.residual for outcome in outcomes]).amax(0),
         sequential,
