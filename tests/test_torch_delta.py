@@ -41,8 +41,8 @@ def check_gradients(inputs: DeltaInputs, length: int, method: Any, chunk: int, *
     outputs = run(given, method=method, chunk=chunk, **how)
     gradients = torch.autograd.grad(outputs, given, [tensor(c) for c in cotangents])
     expected = specified(inputs, *cotangents, **how)
-    # With rows of their own, gradients may be nothing but zeros: one scale for all. It is always that of the decays, whose
-    # gradients are sums over the whole state, and over what each factor has written, which cancel.
+    # With rows of their own, gradients may be nothing but zeros: one scale for all. It is always that of the decays,
+    # whose gradients are sums over the whole state, and over what each factor has written, which cancel.
     common = max(float(np.max(np.abs(e), initial=0.0)) for e in expected)
     width = inputs.q.shape[-1] + inputs.v.shape[-1]
     for name, a, e in zip(NAMES, gradients, expected, strict=False):
