@@ -8,6 +8,8 @@ namespace {
 
 constexpr int kVectors = 4; // of a block: their o, r and w stay in registers
 
+constexpr int64_t kAhead = 4; // steps
+
 // Narrow blocks sum into several registers in turn, as each addition has to wait for the one before.
 template <int NV> constexpr int kSums = NV == 1 ? 4 : NV == 2 ? 2 : 1;
 
@@ -55,10 +57,12 @@ template <class T, int NV> struct StepByStep {
     Sequence at;
     Columns c;
     T* S;
+    bool streams; // e, which is read much later
     vec<T> o[NV] = {}, r[NV] = {};
 
-    void write(T* to, const vec<T> (&x)[NV]) const {
-        for (int v = 0; v < NV; ++v) store_up_to(to + c.begin + v * lanes<T>, x[v], c.count - v * lanes<T>);
+    void write(T* to, const vec<T> (&x)[NV], bool past_caches = false) const {
+        for (int v = 0; v < NV; ++v)
+            put_up_to(to + c.begin + v * lanes<T>, x[v], c.count - v * lanes<T>, past_caches);
     }
 
     const T* key(int64_t t, int64_t m) const { return at.at(p.k, t, m); }
@@ -66,6 +70,17 @@ template <class T, int NV> struct StepByStep {
     // r = S^T k, summed in the order of apply_factor, so that a sequence continues with the same bits
     void project(const T* k) {
         apply_factor<T, NV, false, false, false>(S, s.K, T(1), k, k, k, o, o, r);
+    }
+
+    // Steps of one head lie so far from each other that the processor does not see them coming.
+    void prefetch_step(int64_t t, int64_t m) const {
+        if (t >= at.length) return;
+        prefetch(key(t, m), s.K);
+        prefetch(at.at(p.v, t, m) + c.begin, c.count);
+        if (p.e && !streams) prefetch(p.e + ((at.step(s, t) * s.M + m) * s.N + at.head) * s.V + c.begin, c.count);
+        if (m > 0) return;
+        prefetch(at.at(p.q, t, 0), s.K);
+        prefetch(at.at(p.o, t, 0) + c.begin, c.count);
     }
 
     void factor(int64_t t, int64_t m, T g, bool decays) {
@@ -76,10 +91,11 @@ template <class T, int NV> struct StepByStep {
             e[v] = fma(r[v], -g, load_up_to(value + v * lanes<T>, c.count - v * lanes<T>));
             w[v] = e[v] * broadcast(p.beta[index]);
         }
-        if (p.e) write(p.e + index * s.V, e);
+        if (p.e) write(p.e + index * s.V, e, streams);
         const T *k = key(t, m), *q = at.at(p.q, t, 0);
         const T* next = m + 1 < s.M ? key(t, m + 1) : t + 1 < at.length ? key(t + 1, 0) : k;
         const bool out = m + 1 == s.M;
+        prefetch_step(t + kAhead, m);
         if (decays)
             out ? apply_factor<T, NV, true, true, true>(S, s.K, g, k, q, next, w, o, r)
                 : apply_factor<T, NV, true, true, false>(S, s.K, g, k, q, next, w, o, r);
@@ -107,6 +123,7 @@ template <class T, int NV> struct StepByStep {
         write_lines(S, c, s.K, p.last + at.state * s.K * s.V, s.V);
         for (int v = 0; v < NV; ++v) o[v] = vec<T>{};
         for (int64_t t = at.length; !s.starts && t < s.T; ++t) write(at.at(p.o, t, 0), o);
+        stream_fence();
     }
 };
 
@@ -124,12 +141,13 @@ template <class T> void forward(const DeltaForward<T>& p, Team team) {
     if (p.shape.chunk > 0) return delta_chunk(p, team);
     const DeltaShape& s = p.shape;
     const int64_t blocks = step_blocks<T>(s);
+    const bool streams = exceeds_caches<T>(s);
     T* S = static_cast<T*>(p.workspace) + team.id * state_size<T>(s);
     // In turn: the blocks and heads of one row are equally long.
     for (int64_t unit = team.id; unit < s.rows * s.N * blocks; unit += team.size) {
         const Sequence at(s, unit / blocks / s.N, unit / blocks % s.N);
         const Columns c = columns_of<T>(s.V, kVectors, unit % blocks);
-        with_count<kVectors>(int(c.vectors), [&]<int NV>() { StepByStep<T, NV>{p, s, at, c, S}.run(); });
+        with_count<kVectors>(int(c.vectors), [&]<int NV>() { StepByStep<T, NV>{p, s, at, c, S, streams}.run(); });
     }
 }
 
