@@ -17,13 +17,13 @@ from ._solve_cell import WIDEST, Cell, Linearised, Structure
 from .scan import block_scan, linear_scan
 
 #: The residual may grow by this much in a step before the step is undone and damped.
-_GROWTH = 4.0
+_GROWTH = 16.0
 #: What a step's weight 1 - k is multiplied by after a bad step, and after a good one.
-_WEAKER, _STRONGER = 0.25, 2.0
+_WEAKER, _STRONGER = 0.5, 2.0
 #: The steps over which blocks are multiplied where their growth is measured, and of how many a mean is taken.
 _STRETCH, _SAMPLES = 32, 256
 #: A sequence is given up if its residual has not fallen to a quarter in this many steps.
-_PATIENCE = 8
+_PATIENCE = 12
 
 
 @dataclass(frozen=True)
