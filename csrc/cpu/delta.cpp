@@ -61,16 +61,13 @@ template <class T, int NV> struct StepByStep {
     vec<T> o[NV] = {}, r[NV] = {};
 
     void write(T* to, const vec<T> (&x)[NV], bool past_caches = false) const {
-        for (int v = 0; v < NV; ++v)
-            put_up_to(to + c.begin + v * lanes<T>, x[v], c.count - v * lanes<T>, past_caches);
+        for (int v = 0; v < NV; ++v) put_up_to(to + c.begin + v * lanes<T>, x[v], c.count - v * lanes<T>, past_caches);
     }
 
     const T* key(int64_t t, int64_t m) const { return at.at(p.k, t, m); }
 
     // r = S^T k, summed in the order of apply_factor, so that a sequence continues with the same bits
-    void project(const T* k) {
-        apply_factor<T, NV, false, false, false>(S, s.K, T(1), k, k, k, o, o, r);
-    }
+    void project(const T* k) { apply_factor<T, NV, false, false, false>(S, s.K, T(1), k, k, k, o, o, r); }
 
     // Steps of one head lie so far from each other that the processor does not see them coming.
     void prefetch_step(int64_t t, int64_t m) const {

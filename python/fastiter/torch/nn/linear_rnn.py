@@ -98,6 +98,7 @@ class LinearRNN(SequenceLayer):
     def reset_parameters(self) -> None:
         """Draw the parameters: projections as torch.nn.Linear does, a as the LRU does."""
         for module in self.children():
+            assert isinstance(module, nn.Linear)  # for the type checker
             module.reset_parameters()
         gate = self._gate()
         like, size = gate.new_empty, self.hidden_size
