@@ -223,6 +223,39 @@ def test_a_poisoned_head_leaves_the_gradients_of_the_others(method: Any, chunk: 
             assert_same_bits(g[other], e[other])
 
 
+@pytest.mark.parametrize("M", [None, 3])
+@every_method
+def test_a_poisoned_step_spoils_no_gradient_that_does_not_depend_on_it(method: Any, chunk: int, M: int | None) -> None:
+    """Cotangents act on earlier steps, values on later outputs, and a reset keeps either side apart from the other."""
+    T, step = 20, 11
+    inputs = delta_inputs(2, T, 2, 7, 70, np.float32, M=M)
+    cotangents = normal_like(delta_calls.run(inputs))
+
+    def gradients(inputs: DeltaInputs, do: Any, **how: Any) -> tuple[Any, ...]:
+        given = leaves(inputs)
+        outputs = run(given, method=method, chunk=chunk, **how)
+        return numpy(torch.autograd.grad(outputs, given, [tensor(do), tensor(cotangents[1])]))
+
+    def assert_clean(actual: tuple[Any, ...], expected: tuple[Any, ...], steps: slice) -> None:
+        for name, a, e in zip(NAMES, actual, expected, strict=True):
+            if name != "h0":
+                assert_same_bits(a[:, steps], e[:, steps], name)
+
+    expected = gradients(inputs, cotangents[0])
+    do, v = cotangents[0].copy(), inputs.v.copy()
+    do[:, step] = v[:, step] = np.nan
+    assert_clean(gradients(inputs, do), expected, slice(step + 1, None))
+    assert_clean(gradients(inputs._replace(v=v), cotangents[0]), expected, slice(0, step))
+    flags = np.arange(T) == step
+    expected = gradients(inputs, cotangents[0], reset=flags)
+    assert_clean(gradients(inputs, do, reset=flags), expected, slice(0, step))
+    assert_clean(gradients(inputs._replace(v=v), cotangents[0], reset=flags), expected, slice(0, step))
+    poisoned = inputs._replace(**{name: x.copy() for name, x in inputs.arrays().items()})
+    for name, x in poisoned.arrays().items():
+        x[:, *((0,) if name == "h0" else (slice(0, step),))] = np.nan
+    assert_clean(gradients(poisoned, cotangents[0], reset=flags), expected, slice(step, None))
+
+
 @both_dtypes
 @every_method
 def test_gradients_of_long_sequences(method: Any, chunk: int, dtype: Any) -> None:

@@ -16,11 +16,13 @@ template <int NV> constexpr int kSums = NV == 1 ? 4 : NV == 2 ? 2 : 1;
 // S_i = g S_i + k_i w,  o += q_i S_i,  r += next_i S_i  for all lines i of S; `next` is k of the factor that follows. Without
 // UPDATE S stays as it is; g = 1 without DECAY, and o is left out without OUT.
 template <class T, int NV, bool UPDATE, bool DECAY, bool OUT>
-void apply_factor(T* S, int64_t K, T g, const T* k, const T* q, const T* next, const vec<T> (&w)[NV], vec<T> (&o)[NV],
+FASTITER_INLINE void apply_factor(T* S, int64_t K, T g, const T* k, const T* q, const T* next, const vec<T> (&w)[NV], vec<T> (&o)[NV],
                   vec<T> (&r)[NV]) {
     constexpr int W = lanes<T>, SUMS = kSums<NV>;
-    vec<T> os[SUMS][NV] = {}, rs[SUMS][NV] = {}, ws[NV];
-    for (int v = 0; v < NV; ++v) ws[v] = w[v];
+    vec<T> os[SUMS][NV] = {}, rs[SUMS][NV] = {}, kept[NV];
+    for (int v = 0; v < NV; ++v) kept[v] = w[v];
+    // Sixteen registers hold the sums and one line of S; w then comes from memory, line by line.
+    const vec<T>* const ws = kVectorBytes == 64 ? kept : w;
     // What is read comes before what is written: the compiler cannot know that S is not part of k.
     auto line = [&](int64_t i, vec<T>(&oi)[NV], vec<T>(&ri)[NV]) __attribute__((always_inline)) {
         const vec<T> ki = broadcast(k[i]), qi = broadcast(q[i]), ni = broadcast(next[i]);
@@ -34,7 +36,7 @@ void apply_factor(T* S, int64_t K, T g, const T* k, const T* q, const T* next, c
         }
 #pragma GCC unroll 4
         for (int v = 0; v < NV; ++v) {
-            if constexpr (UPDATE) store(at + v * W, s[v]);
+            if constexpr (UPDATE) store_by_halves(at + v * W, s[v]);
             if constexpr (OUT) oi[v] = fma(s[v], qi, oi[v]);
             ri[v] = fma(s[v], ni, ri[v]);
         }
@@ -80,7 +82,7 @@ template <class T, int NV> struct StepByStep {
         prefetch(at.at(p.o, t, 0) + c.begin, c.count);
     }
 
-    void factor(int64_t t, int64_t m, T g, bool decays) {
+    FASTITER_INLINE void factor(int64_t t, int64_t m, T g, bool decays) {
         const int64_t index = (at.step(s, t) * s.M + m) * s.N + at.head;
         const T* value = at.at(p.v, t, m) + c.begin;
         vec<T> e[NV], w[NV];

@@ -164,13 +164,17 @@ template <class T> struct BackwardChunks {
             for (int64_t v = 0; v < row; v += lanes<T>) both = fma(load(S + i * row + v), load(dS + i * row + v), both);
         }
         T end = sum_of(both);
+        vec<T> lane{};
+        for (int i = 0; i < lanes<T>; ++i) lane[i] = T(i);
         for (int64_t j = 0; j < keys.n; ++j) {
             vec<T> sum{};
             const T *ratio = keys.ratio + j * wide, *gram = keys.gram + j * wide;
             const vec<T> gate = broadcast(keys.gate[j]);
             for (int64_t l = 0; l < wide; l += lanes<T>) {
+                // What lies before j is left out, not multiplied by zero: it may be NaN.
+                const int64_t first = l < keys.outputs ? j / s.M : keys.outputs + j;
                 const vec<T> x = load(later + l);
-                sum = fma(load(ratio + l), x, sum);
+                sum += select<T>(lane >= broadcast(T(first - l)), load(ratio + l) * x, vec<T>{});
                 store(later + l, fma(gate, x, load(gram + l) * load(dots + j * wide + l)));
             }
             if (j % s.M == 0) {
