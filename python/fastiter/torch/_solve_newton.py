@@ -141,8 +141,8 @@ def newton(cell: Cell, structure: Structure, first: Tensor, x: Sequence[Tensor],
         state.proposed = state.h + correction
         done = lost = torch.zeros_like(right)
         if bool(right.any()):
-            stable = _is_small(_rounding(state), state.proposed)
-            done = right & stable & _is_small(correction, state.proposed)
+            stable = _is_small(_rounding(state), state.proposed, options)
+            done = right & stable & _is_small(correction, state.proposed, options)
             lost = right & ~stable
         lost = lost | _is_lost(state, better, options, step) & ~done
         leaving = done | lost
@@ -225,10 +225,10 @@ def _none_above(size: Tensor, h: Tensor, rtol: float, atol: float) -> Tensor:
     return torch.sub(size, h.abs(), alpha=rtol).amax(2) <= atol
 
 
-def _is_small(change: Tensor, h: Tensor) -> Tensor:
-    """Say of each row whether a change of it is so small that the square of it does not matter."""
+def _is_small(change: Tensor, h: Tensor, options: Options) -> Tensor:
+    """Say of each row whether a change of it is so small that the square of it does not matter, or is allowed."""
     limit = torch.finfo(h.dtype).eps ** 0.5 / 8
-    return _none_above(change.abs(), h, limit, limit).all(1)
+    return _none_above(change.abs(), h, max(limit, options.rtol), max(limit, options.atol)).all(1)
 
 
 def _rounding(state: _Iterate) -> Tensor:
