@@ -160,4 +160,6 @@ PYBIND11_MODULE(_core, m) {
     define<double>(m, "_f64");
     define_scan(m);
     define_tensor(m);
+    define_delta(m);
+    define_newton(m);
 }

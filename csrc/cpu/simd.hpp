@@ -151,6 +151,11 @@ template <class T> FASTITER_INLINE void stream_up_to(T* p, vec<T> v, int64_t n) 
     store_up_to(p, v, n);
 }
 
+// Asks for the lines of `count` elements, to be read or written soon, or never: any address will do.
+template <class T> FASTITER_INLINE void prefetch(const T* p, int64_t count) {
+    for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(p + i);
+}
+
 FASTITER_INLINE void stream_fence() {
 #if defined(__AVX512F__)
     _mm_sfence();
@@ -228,10 +233,23 @@ template <class V> FASTITER_INLINE V min_keeping_nan(V hi, V x) { return x > hi 
 template <class T> FASTITER_INLINE vec<T> at_least(vec<T> x, T lo) { return max_keeping_nan(broadcast(lo), x); }
 template <class T> FASTITER_INLINE vec<T> at_most(vec<T> x, T hi) { return min_keeping_nan(broadcast(hi), x); }
 
+// Whether a comparison is true in any lane
+template <class T> FASTITER_INLINE bool any(mask<T> m) {
+#if defined(__AVX512F__)
+    return _mm512_test_epi64_mask((__m512i)m, (__m512i)m) != 0;
+#elif defined(__AVX2__)
+    return !_mm256_testz_si256((__m256i)m, (__m256i)m);
+#else
+    typedef int64_t words __attribute__((vector_size(16)));
+    return (((words)m)[0] | ((words)m)[1]) != 0;
+#endif
+}
+
 // The sign bit alone, in every lane
 template <class T> FASTITER_INLINE mask<T> sign_bit() { return (mask<T>)broadcast(T(-0.0)); }
 // -|x|
 template <class T> FASTITER_INLINE vec<T> minus_magnitude(vec<T> x) { return (vec<T>)((mask<T>)x | sign_bit<T>()); }
+template <class T> FASTITER_INLINE vec<T> magnitude(vec<T> x) { return (vec<T>)((mask<T>)x & ~sign_bit<T>()); }
 template <class T> FASTITER_INLINE vec<T> copy_sign(vec<T> x, vec<T> sign) {
     return (vec<T>)(((mask<T>)x & ~sign_bit<T>()) | ((mask<T>)sign & sign_bit<T>()));
 }

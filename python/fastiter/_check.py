@@ -113,3 +113,11 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         if nbytes < _LARGE
         else np.frombuffer(memoryview(_core.Buffer(nbytes)), dtype).reshape(shape)
     )
+
+
+def empty_steps(wx: Array, inner: tuple[int, ...]) -> Array:
+    """Return a dense (B, T, *inner) with time or batch outermost in memory, whichever it is in ``wx``."""
+    batch, time = wx.shape[:2]
+    if abs(wx.strides[1]) > abs(wx.strides[0]):
+        return empty((time, batch, *inner), wx.dtype).swapaxes(0, 1)
+    return empty((batch, time, *inner), wx.dtype)
