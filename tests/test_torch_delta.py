@@ -252,7 +252,7 @@ def test_a_poisoned_step_spoils_no_gradient_that_does_not_depend_on_it(method: A
     assert_clean(gradients(inputs._replace(v=v), cotangents[0], reset=flags), expected, slice(0, step))
     poisoned = inputs._replace(**{name: x.copy() for name, x in inputs.arrays().items()})
     for name, x in poisoned.arrays().items():
-        x[:, *((0,) if name == "h0" else (slice(0, step),))] = np.nan
+        x[:, 0 if name == "h0" else slice(0, step)] = np.nan
     assert_clean(gradients(poisoned, cotangents[0], reset=flags), expected, slice(step, None))
 
 

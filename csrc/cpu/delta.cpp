@@ -16,8 +16,8 @@ template <int NV> constexpr int kSums = NV == 1 ? 4 : NV == 2 ? 2 : 1;
 // S_i = g S_i + k_i w,  o += q_i S_i,  r += next_i S_i  for all lines i of S; `next` is k of the factor that follows. Without
 // UPDATE S stays as it is; g = 1 without DECAY, and o is left out without OUT.
 template <class T, int NV, bool UPDATE, bool DECAY, bool OUT>
-FASTITER_INLINE void apply_factor(T* S, int64_t K, T g, const T* k, const T* q, const T* next, const vec<T> (&w)[NV], vec<T> (&o)[NV],
-                  vec<T> (&r)[NV]) {
+FASTITER_INLINE void apply_factor(T* S, int64_t K, T g, const T* k, const T* q, const T* next, const vec<T> (&w)[NV],
+                                  vec<T> (&o)[NV], vec<T> (&r)[NV]) {
     constexpr int W = lanes<T>, SUMS = kSums<NV>;
     vec<T> os[SUMS][NV] = {}, rs[SUMS][NV] = {}, kept[NV];
     for (int v = 0; v < NV; ++v) kept[v] = w[v];
