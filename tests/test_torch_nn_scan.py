@@ -138,6 +138,7 @@ def test_a_module_of_torch(name: str) -> None:
 @every_layer
 def test_compiled(name: str) -> None:
     layer, x = make(name), batch(T, B, I)
+    torch._dynamo.reset()
     y, _ = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
     assert_close(y, layer(x)[0])
 
