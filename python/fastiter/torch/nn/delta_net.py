@@ -19,8 +19,8 @@ class DeltaNet(SequenceLayer):
 
     With ||k|| = 1 the transition I - beta k k^T has the eigenvalues 1 and 1 - beta. beta = 2 sigmoid(.) gives a
     reflection at beta = 2, so that the state can alternate and permute; beta = sigmoid(.), as first published, cannot.
-    With `num_householder` = M > 1 a step has M keys, values and betas, applied in order: two reflections make a rotation
-    (DeltaProduct).
+    With `num_householder` = M > 1 a step has M keys, values and betas, applied in order: two reflections make a
+    rotation (DeltaProduct).
 
     q, k and v are projections of x, convolved along time (causal, each channel by itself), through SiLU; q and k are
     normalised. The output is a projection of RMSNorm(o), the norm taken in each head.
@@ -72,9 +72,9 @@ class DeltaNet(SequenceLayer):
     References
     ----------
     Schlag et al., Linear transformers are secretly fast weight programmers, 2021, and Yang et al., Parallelizing linear
-    transformers with the delta rule over sequence length, 2024: DeltaNet. Yang et al., Gated delta networks, 2025. Siems
-    et al., DeltaProduct, 2025. Grazzi et al., Unlocking state-tracking in linear RNNs through negative eigenvalues,
-    2025: beta up to 2.
+    transformers with the delta rule over sequence length, 2024: DeltaNet. Yang et al., Gated delta networks, 2025.
+    Siems et al., DeltaProduct, 2025. Grazzi et al., Unlocking state-tracking in linear RNNs through negative
+    eigenvalues, 2025: beta up to 2.
     """
 
     def __init__(
@@ -105,12 +105,10 @@ class DeltaNet(SequenceLayer):
         self.in_proj = nn.Linear(input_size, width, bias=False, **kind)
         self.beta_proj = nn.Linear(input_size, self.num_householder * num_heads, **kind)
         self.conv_weight = nn.Parameter(torch.empty(width, conv_size, **kind)) if conv_size else None
-        self.decay_proj = self.decay_rate = self.gate_proj = None
-        if check_bool(self, "decay", decay):
-            self.decay_proj = nn.Linear(input_size, num_heads, **kind)
-            self.decay_rate = nn.Parameter(torch.empty(num_heads, **kind))
-        if check_bool(self, "output_gate", output_gate):
-            self.gate_proj = nn.Linear(input_size, hidden_size, bias=False, **kind)
+        decays, gated = check_bool(self, "decay", decay), check_bool(self, "output_gate", output_gate)
+        self.decay_proj = nn.Linear(input_size, num_heads, **kind) if decays else None
+        self.decay_rate = nn.Parameter(torch.empty(num_heads, **kind)) if decays else None
+        self.gate_proj = nn.Linear(input_size, hidden_size, bias=False, **kind) if gated else None
         self.norm = nn.RMSNorm(self.value_size, eps=1e-5, **kind)
         self.out_proj = nn.Linear(hidden_size, hidden_size, bias=False, **kind)
         self.reset_parameters()
@@ -119,12 +117,12 @@ class DeltaNet(SequenceLayer):
     def reset_parameters(self) -> None:
         """Draw the parameters: projections as torch.nn.Linear does, convolution as Conv1d, decay as gated DeltaNet."""
         for module in self.children():
-            module.reset_parameters()
+            module.reset_parameters()  # type: ignore[operator]
         nn.init.zeros_(self.beta_proj.bias)
         if self.conv_weight is not None:
             bound = 1 / math.sqrt(self.conv_size)
             nn.init.uniform_(self.conv_weight, -bound, bound)
-        if self.decay_proj is not None:
+        if self.decay_proj is not None and self.decay_rate is not None:
             nn.init.uniform_(self.decay_rate, 1, 16)
             # softplus(bias) is spread over the scales from 0.001 to 0.1
             time = torch.empty_like(self.decay_proj.bias).uniform_(math.log(1e-3), math.log(1e-1)).exp()
@@ -183,7 +181,7 @@ class DeltaNet(SequenceLayer):
         return 2 * beta if self.eigenvalues == "signed" else beta
 
     def _decay(self, x: Tensor, time: int) -> Tensor | None:
-        if self.decay_proj is None:
+        if self.decay_proj is None or self.decay_rate is None:
             return None
         return self._rows(torch.exp(-self.decay_rate * F.softplus(self._cast(self.decay_proj(x)))), time)
 
