@@ -12,6 +12,8 @@ import pytest
 from cases import GATES, STATES, Array, rnn_inputs
 
 CELLS = tuple(GATES)
+#: Functions whose wrong arguments are in files of their own: error_cases_<stem>.py
+ELSEWHERE = ("block_scan", "delta_scan", "linear_scan")
 B, T, N, D = 3, 4, 2, 5
 TYPE = (TypeError,)
 VALUE = (ValueError,)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,8 @@ from delta_calls import (  # noqa: E402
     some_resets,
     with_and_without_decay,
 )
-from fastiter.reference import delta as reference  # noqa: E402
-from rnn_calls import both_dtypes, cast, some_lengths  # noqa: E402
+from rnn_calls import both_dtypes, some_lengths  # noqa: E402
+from torch_delta_calls import NAMES, backward, leaves, numpy, run, specified, tensor  # noqa: E402
 
 SIZES = [
     (2, 9, None, 2, 5, 3),
@@ -34,37 +33,6 @@ SIZES = [
     (2, 5, 20, 1, 4, 130),
     (1, 1, 1, 1, 1, 1),
 ]
-#: Order of the gradients: of the inputs by position, then decay's.
-NAMES = ("q", "k", "v", "beta", "h0", "decay")
-
-
-def tensor(x: Any) -> Any:
-    return torch.from_numpy(np.array(x))
-
-
-def leaves(inputs: DeltaInputs) -> list[Any]:
-    return [tensor(x).requires_grad_() for x in inputs if x is not None]
-
-
-def numpy(tensors: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(x.detach().numpy() for x in tensors)
-
-
-def run(given: Sequence[Any], **how: Any) -> tuple[Any, Any]:
-    for name in ("reset", "cu_seqlens"):
-        if name in how:
-            how[name] = tensor(how[name])
-    return fastiter.torch.delta_scan(*given[:5], decay=given[5] if len(given) > 5 else None, **how)
-
-
-def specified(inputs: DeltaInputs, do: Any, dlast: Any, **how: Any) -> tuple[Any, ...]:
-    """Gradients of the specification in float64, rounded to the dtype of the inputs."""
-    wide = DeltaInputs(*cast(tuple(inputs), np.float64))
-    cotangents = cast((do, dlast), np.float64)
-    dq, dk, dv, dbeta, ddecay, dh0 = reference.backward(*wide[:5], *cotangents, decay=wide.decay, **how)
-    gradients = (dq, dk, dv, dbeta, dh0) if inputs.decay is None else (dq, dk, dv, dbeta, dh0, ddecay)
-    rounded: tuple[Any, ...] = cast(gradients, inputs.q.dtype)
-    return rounded
 
 
 def check_gradients(inputs: DeltaInputs, length: int, method: Any, chunk: int, **how: Any) -> None:
@@ -73,12 +41,12 @@ def check_gradients(inputs: DeltaInputs, length: int, method: Any, chunk: int, *
     outputs = run(given, method=method, chunk=chunk, **how)
     gradients = torch.autograd.grad(outputs, given, [tensor(c) for c in cotangents])
     expected = specified(inputs, *cotangents, **how)
-    # With rows of their own, gradients may be nothing but zeros: one scale for all.
-    scale = max(float(np.max(np.abs(e), initial=0.0)) for e in expected) if how else None
-    keys, values = inputs.q.shape[-1], inputs.v.shape[-1]
+    # With rows of their own, gradients may be nothing but zeros: one scale for all. It is always that of the decays,
+    # whose gradients are sums over the whole state, and over what each factor has written, which cancel.
+    common = max(float(np.max(np.abs(e), initial=0.0)) for e in expected)
+    width = inputs.q.shape[-1] + inputs.v.shape[-1]
     for name, a, e in zip(NAMES, gradients, expected, strict=False):
-        width = keys * values if name == "decay" else keys + values  # the terms of its sums
-        assert_close(a.numpy(), e, length, width, scale=scale, name=name)
+        assert_close(a.numpy(), e, length, width, scale=common if how or name == "decay" else None, name=name)
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
@@ -255,6 +223,39 @@ def test_a_poisoned_head_leaves_the_gradients_of_the_others(method: Any, chunk: 
             assert_same_bits(g[other], e[other])
 
 
+@pytest.mark.parametrize("M", [None, 3])
+@every_method
+def test_a_poisoned_step_spoils_no_gradient_that_does_not_depend_on_it(method: Any, chunk: int, M: int | None) -> None:
+    """Cotangents act on earlier steps, values on later outputs, and a reset keeps either side apart from the other."""
+    T, step = 20, 11
+    inputs = delta_inputs(2, T, 2, 7, 70, np.float32, M=M)
+    cotangents = normal_like(delta_calls.run(inputs))
+
+    def gradients(inputs: DeltaInputs, do: Any, **how: Any) -> tuple[Any, ...]:
+        given = leaves(inputs)
+        outputs = run(given, method=method, chunk=chunk, **how)
+        return numpy(torch.autograd.grad(outputs, given, [tensor(do), tensor(cotangents[1])]))
+
+    def assert_clean(actual: tuple[Any, ...], expected: tuple[Any, ...], steps: slice) -> None:
+        for name, a, e in zip(NAMES, actual, expected, strict=True):
+            if name != "h0":
+                assert_same_bits(a[:, steps], e[:, steps], name)
+
+    expected = gradients(inputs, cotangents[0])
+    do, v = cotangents[0].copy(), inputs.v.copy()
+    do[:, step] = v[:, step] = np.nan
+    assert_clean(gradients(inputs, do), expected, slice(step + 1, None))
+    assert_clean(gradients(inputs._replace(v=v), cotangents[0]), expected, slice(0, step))
+    flags = np.arange(T) == step
+    expected = gradients(inputs, cotangents[0], reset=flags)
+    assert_clean(gradients(inputs, do, reset=flags), expected, slice(0, step))
+    assert_clean(gradients(inputs._replace(v=v), cotangents[0], reset=flags), expected, slice(0, step))
+    poisoned = inputs._replace(**{name: x.copy() for name, x in inputs.arrays().items()})
+    for name, x in poisoned.arrays().items():
+        x[:, 0 if name == "h0" else slice(0, step)] = np.nan
+    assert_clean(gradients(poisoned, cotangents[0], reset=flags), expected, slice(step, None))
+
+
 @both_dtypes
 @every_method
 def test_gradients_of_long_sequences(method: Any, chunk: int, dtype: Any) -> None:
@@ -264,12 +265,6 @@ def test_gradients_of_long_sequences(method: Any, chunk: int, dtype: Any) -> Non
 
 
 # --- the same bits ---------------------------------------------------------------------------------------------------
-
-
-def backward(inputs: DeltaInputs, **how: Any) -> tuple[Any, ...]:
-    given = leaves(inputs)
-    outputs = run(given, **how)
-    return numpy((*outputs, *torch.autograd.grad(outputs, given, [y.detach() for y in outputs])))
 
 
 @with_and_without_decay
@@ -328,113 +323,3 @@ def test_summed_outputs() -> None:
     expected = torch.autograd.grad([o, last], given, [torch.ones_like(o), torch.ones_like(last)])
     o, last = run(given)
     assert_same_bits(numpy(torch.autograd.grad(o.sum() + last.sum(), given)), numpy(expected))
-
-
-# --- inside of autograd ----------------------------------------------------------------------------------------------
-
-
-def test_states_feed_the_next_call_through_autograd() -> None:
-    inputs = delta_inputs(2, 12, 2, 5, 7)
-    given = leaves(inputs)
-    o, last = run(given)
-    expected = torch.autograd.grad(o.sum() + last.sum(), given)
-    state, total = given[4], 0
-    for steps in (slice(0, 5), slice(5, 12)):
-        o, state = run([state if i == 4 else x[:, steps] for i, x in enumerate(given)])
-        total = total + o.sum()
-    for a, e in zip(torch.autograd.grad(total + state.sum(), given), expected, strict=True):
-        torch.testing.assert_close(a, e, rtol=1e-11, atol=1e-12)
-
-
-@pytest.mark.parametrize("cotangent", ["constant", "variable"])
-@every_method
-def test_double_backward_is_refused(method: Any, chunk: int, cotangent: str) -> None:
-    given = leaves(delta_inputs(2, 3, 1, 2, 2))
-    o, _ = run(given, method=method, chunk=chunk)
-    loss = o.sum() if cotangent == "constant" else o.square().sum()
-    for g in torch.autograd.grad(loss, given, create_graph=True):
-        with pytest.raises(RuntimeError, match="twice"):
-            torch.autograd.grad(loss + g.square().sum(), given, retain_graph=True)
-
-
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own call of it
-def test_forward_mode_is_refused() -> None:
-    given = [x.detach() for x in leaves(delta_inputs(2, 3, 1, 2, 2))]
-    with torch.autograd.forward_ad.dual_level():
-        given[0] = torch.autograd.forward_ad.make_dual(given[0], torch.ones_like(given[0]))
-        with pytest.raises((RuntimeError, NotImplementedError)):
-            run(given)
-
-
-CHANGES: dict[str, Callable[[list[Any], dict[str, Any], tuple[Any, Any]], Any]] = {
-    **{name: lambda given, how, outputs, i=i: given[i].mul_(3) for i, name in enumerate(NAMES)},
-    "lengths": lambda given, how, outputs: how["lengths"].fill_(1),
-    "reset": lambda given, how, outputs: how["reset"].logical_not_(),
-    "o": lambda given, how, outputs: outputs[0].mul_(3),
-    "last": lambda given, how, outputs: outputs[1].detach().mul_(3),
-}
-
-
-@pytest.mark.parametrize("what", CHANGES)
-def test_a_change_between_forward_and_backward_is_harmless_or_an_error(what: str) -> None:
-    given = leaves(delta_inputs(2, 9, 2, 3, 4))
-    how = {"lengths": torch.tensor([9, 5]), "reset": torch.arange(9) == 4}
-
-    def call() -> tuple[Any, Any]:
-        return fastiter.torch.delta_scan(*given[:5], decay=given[5], **how)
-
-    expected = torch.autograd.grad(sum(y.sum() for y in call()), given)
-    outputs = call()
-    total = outputs[0].sum() + outputs[1].sum()
-    with torch.no_grad():
-        CHANGES[what](given, how, outputs)
-    if what in ("v", "h0", "lengths", "o", "last"):  # not needed any more, or copied
-        assert_same_bits(numpy(torch.autograd.grad(total, given)), numpy(expected))
-        return
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        torch.autograd.grad(total, given)
-
-
-def test_only_what_requires_a_gradient_is_recorded() -> None:
-    given = leaves(delta_inputs(2, 9, 2, 3, 4))
-    constant = [x.detach() for x in given]
-    assert not any(y.requires_grad for y in run(constant))
-    with torch.inference_mode():
-        inferred = run(given)
-    assert_same_bits(numpy(inferred), numpy(run(constant)))
-    for place in range(6):
-        assert all(y.requires_grad for y in run([*constant[:place], given[place], *constant[place + 1 :]]))
-
-
-def test_checkpoints_and_saved_tensor_hooks() -> None:
-    from torch.utils.checkpoint import checkpoint
-
-    def gradients(function: Callable[..., Any]) -> tuple[Any, ...]:
-        given = leaves(delta_inputs(2, 9, 2, 3, 4))
-        sum((i + 2) * y.sum() for i, y in enumerate(function(*given))).backward()
-        return tuple(x.grad.numpy() for x in given)
-
-    expected = gradients(lambda *x: run(x))
-    for reentrant in (False, True):
-        actual = gradients(lambda *x, r=reentrant: checkpoint(lambda *y: run(y), *x, use_reentrant=r))
-        assert_same_bits(actual, expected)
-    with torch.autograd.graph.save_on_cpu(), torch.autograd.set_detect_anomaly(True):
-        assert_same_bits(gradients(lambda *x: run(x)), expected)
-
-
-@every_method
-def test_every_element_is_written(method: Any, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fill(on: bool) -> None:
-        monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", on)
-        torch.use_deterministic_algorithms(on)
-
-    for (B, T, N, K, V), threads in itertools.product(((3, 20, 2, 7, 17), (1, 70, 1, 9, 200), (2, 0, 1, 3, 3)), (1, 3)):
-        inputs = delta_inputs(B, T, N, K, V)
-        how: dict[str, Any] = {"method": method, "chunk": chunk, "lengths": some_lengths(B, T)}
-        fastiter.set_num_threads(threads)
-        expected = backward(inputs, **how)
-        try:
-            fill(True)
-            assert_same_bits(backward(inputs, **how), expected)
-        finally:
-            fill(False)

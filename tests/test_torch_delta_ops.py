@@ -12,8 +12,9 @@ torch = pytest.importorskip("torch")
 import fastiter.torch  # noqa: E402
 from delta_calls import delta_inputs, some_bounds, some_resets  # noqa: E402
 from rnn_calls import assert_runs, some_lengths  # noqa: E402
-from test_torch_delta import LAYOUTS, leaves, run, tensor  # noqa: E402
+from test_torch_delta import LAYOUTS  # noqa: E402
 from test_torch_ops import assert_equal, compiled, opcheck  # noqa: E402
+from torch_delta_calls import leaves, run, tensor  # noqa: E402
 
 # torch's own: it inspects functions with an old module of its own, and loads decompositions with torch.jit.
 pytestmark = pytest.mark.filterwarnings(

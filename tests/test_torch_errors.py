@@ -15,6 +15,7 @@ import fastiter.torch  # noqa: E402
 from error_cases import (  # noqa: E402
     CELLS,
     EITHER,
+    ELSEWHERE,
     TYPE,
     VALUE,
     Wrong,
@@ -38,7 +39,7 @@ every_cell = pytest.mark.parametrize("cell", CELLS)
 
 
 def test_every_public_function_is_here() -> None:
-    assert set(fastiter.torch.__all__) == {*CELLS, *PARA_CELLS}
+    assert set(fastiter.torch.__all__) == {*CELLS, *PARA_CELLS, *ELSEWHERE, "solve_recurrence"}
 
 
 def tensor(x: Any) -> Any:

@@ -4,9 +4,9 @@
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-// One step of the numbers of some groups: h = A state + x, which is the next state.
+// One step of some groups: h = A state + x, which is the next state. `width` counts reals.
 template <class T, bool Complex> struct AnyBlock {
-    static FASTITER_INLINE void step(int64_t K, const T* A, const T* x, T* h, T* state, int64_t width, bool) {
+    static void step(int64_t K, const T* A, const T* x, T* h, T* state, int64_t width, bool, bool) {
         using Number = Scalar<T, Complex>;
         constexpr int64_t E = Number::size;
         Number next[16];
@@ -22,6 +22,56 @@ template <class T, bool Complex> struct AnyBlock {
                 next[i].store(h + c + i * E);
             }
         }
+    }
+};
+
+template <class T, bool Complex, int K> struct VectorBlock {
+    using B = Blocks<T, Complex, K>;
+    static constexpr int parts = B::parts, M = B::M;
+    static constexpr int64_t size = parts * lanes<T>; // reals that are computed at once
+
+    static void step(int64_t, const T* A, const T* x, T* h, T* state, int64_t width, bool backwards, bool stream) {
+        const int64_t whole = width / size;
+        backwards = backwards && !B::large;
+        if (width % size)
+            some(A + whole * size * K, x + whole * size, h + whole * size, state + whole * size, width % size, stream);
+        int64_t c = backwards ? (whole - 1) * size : 0;
+        for (int64_t i = 0; i < whole; ++i, c += backwards ? -size : size) {
+            B::fetch_next(A + c * K, backwards);
+            some(A + c * K, x + c, h + c, state + c, size, stream);
+        }
+    }
+
+    static FASTITER_INLINE void some(const T* A, const T* x, T* h, T* state, int64_t n, bool stream) {
+        vec<T> old[parts], next[parts];
+        for (int u = 0; u < parts; ++u) old[u] = load_up_to(state + u * lanes<T>, n - u * lanes<T>);
+#pragma GCC unroll 16
+        for (int rows = 0; rows < parts; ++rows)
+            next[rows] =
+                product(A + rows * K * lanes<T>, old, n / B::E) + load_up_to(x + rows * lanes<T>, n - rows * lanes<T>);
+#pragma GCC unroll 16
+        for (int u = 0; u < parts; ++u) {
+            store_up_to(state + u * lanes<T>, next[u], n - u * lanes<T>);
+            put(h + u * lanes<T>, next[u], n - u * lanes<T>, stream);
+        }
+    }
+
+    // A vector of rows of A times what is in their groups. The matrix lies row by row: dealing it out gives its columns.
+    static FASTITER_INLINE vec<T> product(const T* A, const vec<T> (&old)[parts], int64_t count) {
+        vec<T> sum{};
+        unrolled<parts>([&](auto part) FASTITER_INLINED {
+            constexpr int u = decltype(part)::value;
+            vec<T> columns[M];
+#pragma GCC unroll 16
+            for (int r = 0; r < M; ++r) columns[r] = B::matrix(A, r * parts + u, count);
+            deal<T, B::E>(columns);
+            unrolled<M>([&](auto column) FASTITER_INLINED {
+                constexpr int j = decltype(column)::value;
+                const vec<T> term = B::N::product(columns[j], B::template spread<j>(old[u]));
+                sum = u + j ? sum + term : term;
+            });
+        });
+        return sum;
     }
 };
 
@@ -46,11 +96,26 @@ template <class T, class Block> void forward(const BlockScan<T>& p, Team team) {
                     put(h + c, v, n, stream);
                 });
             else
-                Block::step(p.K, at(p.A, q, t, matrix_column(column, p.K)), x, h, state, width, stream);
+                Block::step(p.K, at(p.A, q, t, column * p.K), x, h, state, width, p.shape.reverse, stream);
         }
         zero_padding(p.shape, p.h, q, column, width);
     }
     if (stream) stream_fence();
+}
+
+template <class T, bool Complex> void forward(const BlockScan<T>& p, Team team) {
+    switch (p.K) {
+    case 2:
+        return forward<T, VectorBlock<T, Complex, 2>>(p, team);
+    case 4:
+        return forward<T, VectorBlock<T, Complex, 4>>(p, team);
+    case 8:
+        return forward<T, VectorBlock<T, Complex, 8>>(p, team);
+    case 16:
+        return forward<T, VectorBlock<T, Complex, 16>>(p, team);
+    default:
+        return forward<T, AnyBlock<T, Complex>>(p, team);
+    }
 }
 
 } // namespace
@@ -58,10 +123,7 @@ template <class T, class Block> void forward(const BlockScan<T>& p, Team team) {
 template <class T> void block_scan(const BlockScan<T>& p, Team team) {
     if (p.shape.D == 0) return;
     if (p.K == 1) return linear_scan(LinearScan<T, T>{p.shape, p.A, p.x, p.first, p.h, p.last}, team);
-    if (p.shape.complex)
-        forward<T, AnyBlock<T, true>>(p, team);
-    else
-        forward<T, AnyBlock<T, false>>(p, team);
+    p.shape.complex ? forward<T, true>(p, team) : forward<T, false>(p, team);
 }
 
 template void block_scan(const BlockScan<float>&, Team);

@@ -16,6 +16,7 @@ template <class T> struct BackwardChunks {
     const DeltaBackward<T>& p;
     const DeltaShape& s;
     Keys<T> keys;
+    const bool streams = exceeds_caches<T>(s) && delta_bwd_blocks<T>(s) == 1; // later blocks read what was written
     int64_t *starts, state_size;
     T *states, *dS, *w, *d_o, *de, *du, *w_across, *across, *dots, *by_S, *by_dS, *dq, *dk, *later, *small;
     Columns c{};
@@ -31,9 +32,8 @@ template <class T> struct BackwardChunks {
         states = memory.take(s.period * state_size);
         dS = memory.take(state_size);
         w = memory.take(most * block);
-        d_o = memory.take(s.chunk * block);
+        d_o = du = memory.take((s.chunk + most) * block);
         de = memory.take(most * block);
-        du = memory.take(most * block);
         w_across = memory.take(block * after);
         across = memory.take(block * both);
         dots = memory.take(most * both);
@@ -115,7 +115,7 @@ template <class T> struct BackwardChunks {
         const int64_t first = factor(at, span);
         for (int64_t j = 0; j < keys.n; ++j)
             for (int64_t v = 0; v < row; v += lanes<T>)
-                store_up_to(p.dv + (first + j * s.N) * s.V + c.begin + v, -load(du + j * row + v), c.count - v);
+                put_up_to(p.dv + (first + j * s.N) * s.V + c.begin + v, -load(du + j * row + v), c.count - v, streams);
         row_dots(de, row, p.e + first * s.V + c.begin, s.N * s.V, keys.n, c.count, small);
         for (int64_t j = 0; j < keys.n; ++j) put(sums.dbeta + first + j * s.N, small[j]);
     }
@@ -164,13 +164,17 @@ template <class T> struct BackwardChunks {
             for (int64_t v = 0; v < row; v += lanes<T>) both = fma(load(S + i * row + v), load(dS + i * row + v), both);
         }
         T end = sum_of(both);
+        vec<T> lane{};
+        for (int i = 0; i < lanes<T>; ++i) lane[i] = T(i);
         for (int64_t j = 0; j < keys.n; ++j) {
             vec<T> sum{};
             const T *ratio = keys.ratio + j * wide, *gram = keys.gram + j * wide;
             const vec<T> gate = broadcast(keys.gate[j]);
             for (int64_t l = 0; l < wide; l += lanes<T>) {
+                // What lies before j is left out, not multiplied by zero: it may be NaN.
+                const int64_t first = l < keys.outputs ? j / s.M : keys.outputs + j;
                 const vec<T> x = load(later + l);
-                sum = fma(load(ratio + l), x, sum);
+                sum += select<T>(lane >= broadcast(T(first - l)), load(ratio + l) * x, vec<T>{});
                 store(later + l, fma(gate, x, load(gram + l) * load(dots + j * wide + l)));
             }
             if (j % s.M == 0) {
@@ -245,7 +249,7 @@ template <class T> struct BackwardChunks {
                 vec<T> x = load(from + i * keys.width + l);
                 T* at = to + i * to_row + l;
                 if (sums.accumulate) x += load_up_to(at, s.K - l);
-                store_up_to(at, x, s.K - l);
+                put_up_to(at, x, s.K - l, streams);
             }
     }
 
@@ -262,20 +266,14 @@ template <class T> struct BackwardChunks {
                      .p = {d_o, row},
                      .rows = s.K,
                      .vectors = c.vectors,
-                     .terms = {keys.steps}});
-        multiply<T>({.c = {dS, row},
-                     .from = {dS, row},
-                     .x = {keys.k, 1, keys.width},
-                     .p = {du, row},
-                     .rows = s.K,
-                     .vectors = c.vectors,
-                     .terms = {keys.n}});
+                     .terms = {keys.steps + keys.n}});
         if (at.restarts(span.first)) clear(dS, s.K * row);
     }
 
     void chunk(const Sequence& at, const Span& span, const T* S) {
         keys.load_keys(p.k, p.beta, p.decay, at, span);
         keys.load_queries(p.q, at, span);
+        du = d_o + keys.steps * row; // as k follows q
         keys.weigh(keys.gram, T(1), keys.weights);
         load_writes(at, span);
         read_lines(p.d_o.data ? at.at(p.d_o, span.first, 0) : nullptr, p.d_o.time, c, keys.steps, d_o);
@@ -316,6 +314,7 @@ template <class T> struct BackwardChunks {
         }
         write_lines(dS, c, s.K, p.dh0 ? p.dh0 + offset : nullptr, s.V);
         clear_padding(at);
+        stream_fence();
     }
 };
 

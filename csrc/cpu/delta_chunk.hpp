@@ -61,8 +61,7 @@ template <class T> struct Keys {
 
     Keys(const DeltaShape& shape, Carver<T>& memory) : s(shape), width(round_up(shape.K, lanes<T>)) {
         const int64_t most = s.chunk * s.M, both = round_up(s.chunk, lanes<T>) + round_up(most, lanes<T>);
-        k = memory.take(most * width);
-        q = memory.take(s.chunk * width);
+        q = k = memory.take((s.chunk + most) * width);
         across = memory.take(s.K * both);
         gate = memory.take(most);
         beta = memory.take(most);
@@ -83,6 +82,7 @@ template <class T> struct Keys {
     // k, beta, and the decays: each factor's own, and their products from it to the end
     void load_keys(const Steps<const T>& keys, const T* betas, const T* decay, const Sequence& at, const Span& span) {
         steps = span.steps, n = steps * s.M, gated = decay;
+        k = q + steps * width; // so that q and k are one matrix
         copy_lines(keys, at, span, s.M, k);
         const int64_t begin = at.step(s, span.first);
         for (int64_t j = 0; j < n; ++j) {

@@ -84,13 +84,16 @@ template <class T, int R, int NV> void substitution_tile(const Substitution<T>& 
     }
 }
 
-// Calls f.operator()<rows, vectors>(first row, column) for tiles that cover all, rows upward.
-template <class T, class F> FASTITER_INLINE void for_each_tile_of(int64_t rows, int64_t vectors, F&& f) {
+// Calls tile.operator()<rows, vectors>(first row, column) for tiles that cover all, rows upward: as many full ones as there
+// are, one kind of them after the other.
+template <class T, class F> FASTITER_INLINE void for_each_tile_of(int64_t rows, int64_t vectors, F&& tile) {
     for (int64_t at = 0; at < vectors; at += kPanelVectors)
         with_count<kPanelVectors>(int(min_of(kPanelVectors, vectors - at)), [&]<int NV>() {
-            for_each_tile<kRows<NV>>(rows, [&](int64_t first, int count) {
-                with_count<kRows<NV>>(count, [&]<int R>() { f.template operator()<R, NV>(first, at * lanes<T>); });
-            });
+            constexpr int R = kRows<NV>;
+            const int64_t column = at * lanes<T>, full = rows / R * R;
+            for (int64_t first = 0; first < full; first += R) tile.template operator()<R, NV>(first, column);
+            if (full == rows) return;
+            with_count<R - 1>(int(rows - full), [&]<int REST>() { tile.template operator()<REST, NV>(full, column); });
         });
 }
 

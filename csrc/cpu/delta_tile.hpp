@@ -4,11 +4,14 @@
 
 namespace fastiter::FASTITER_LEVEL {
 
-// How many terms the sum of row i has: all, or as many as causality allows, (i * times) / over + plus. The terms beyond are
+// How many terms the sum of row i has: all, or as many as causality allows, i * times + plus or i / over + plus. The terms beyond are
 // not multiplied by zero but left out, so that a NaN among them stays where it is.
 struct Terms {
     int64_t all = 0, times = 0, over = 1, plus = INT64_MAX;
-    int64_t of(int64_t i) const { return times == 0 ? all : min_of(all, i * times / over + plus); }
+    int64_t of(int64_t i) const {
+        if (times == 0) return all;
+        return min_of(all, (over == 1 ? i * times : i / over) + plus);
+    }
 };
 
 // Element (i, k) at data[i * row + k * column]. Negative strides run a matrix from its end: sums over what comes later are

@@ -64,10 +64,12 @@ template <class T, class C> struct ParaBackwardSteps {
         C::backward(x, a, peephole, s, ds, dx, sums);
 #pragma GCC unroll 4
         for (int g = 0; g < G; ++g) {
-            if (streams)
+            if (streams) {
                 stream_up_to(to + g * p.dwx.gate, dx[g], count);
-            else
+            } else {
                 store_units<FULL>(to + g * p.dwx.gate, dx[g], count);
+                __builtin_prefetch(to + g * p.dwx.gate - kTurn * stride(p.dwx, shape), 1);
+            }
         }
     }
 

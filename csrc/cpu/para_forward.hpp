@@ -64,7 +64,10 @@ template <class T, class C> struct ParaSteps {
                 C::finish(s[l], keep[l]);
 #pragma GCC unroll 4
                 for (int k = 0; k < S; ++k)
-                    if (to[k][l]) store_units<FULL>(to[k][l] + t * stride(p.states[k], shape), s[l][k], count[l]);
+                    if (to[k][l]) {
+                        store_units<FULL>(to[k][l] + t * stride(p.states[k], shape), s[l][k], count[l]);
+                        __builtin_prefetch(to[k][l] + (t + kTurn) * stride(p.states[k], shape), 1);
+                    }
             }
         }
         for (int l = 0; l < L; ++l)

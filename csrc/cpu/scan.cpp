@@ -20,23 +20,27 @@ template <class S, bool Complex> struct Forward {
         begin_state(p.first ? p.first + offset : nullptr, p.last + offset, width);
     }
 
-    // Many columns of one sequence. Each step is read and written from end to end; the state is a line in the first cache.
+    // Many columns of one sequence. Each step is read and written from end to end; the state is a line in a cache.
     void wide(const Sequence& q, int64_t column, int64_t width) const {
         begin(q, column, width);
         T* state = p.last + q.index * columns_of(p.shape) + column;
+        const bool stream = this->stream, backwards = p.shape.reverse;
+        const bool piece = width < columns_of(p.shape) && width * int64_t(sizeof(S)) <= kPieceBytes;
+        const int64_t next_a = backwards ? -p.a.time : p.a.time, next_x = backwards ? -p.x.time : p.x.time;
         for (int64_t k = 0; k < q.steps; ++k) {
             const int64_t t = time(q, k);
             const S *a = at(p.a, q, t, column), *x = at(p.x, q, t, column);
             S* h = at(p.h, q, t, column);
             const uint8_t* reset = at(p.shape.reset, q, t, 0);
             if (reset && *reset)
-                for_vectors<T>(width, [&](int64_t c, int64_t n) FASTITER_INLINED {
+                for_vectors<T>(width, backwards, [&](int64_t c, int64_t n) FASTITER_INLINED {
                     const vec<T> v = load_up_to(x + c, n);
                     store_up_to(state + c, v, n);
                     put(h + c, v, n, stream);
                 });
             else
-                for_vectors<T>(width, [&](int64_t c, int64_t n) FASTITER_INLINED {
+                for_vectors<T>(width, backwards, [&](int64_t c, int64_t n) FASTITER_INLINED {
+                    if (piece) fetch(a + c + next_a), fetch(x + c + next_x);
                     const vec<T> from = N::product(load_up_to(a + c, n), load_up_to(state + c, n));
                     const vec<T> v = from + load_up_to(x + c, n);
                     store_up_to(state + c, v, n);
@@ -60,19 +64,20 @@ template <class S, bool Complex> struct Forward {
             reset[r] = at(p.shape.reset, q[r], t, 0);
             for (int v = 0; v < V; ++v) state[r][v] = load_up_to(p.last + q[r].index * columns + v * W, size(v));
         }
-        for (int64_t k = 0; k < to - from; ++k) {
-            const int64_t step = k * direction;
+        for (int64_t turn = 0; turn < to - from; turn += kTurn) {
 #pragma GCC unroll 4
-            for (int r = 0; r < R; ++r) {
-                const bool begins = reset[r] && reset[r][step * p.shape.reset.time];
+            for (int r = 0; r < R; ++r)
+                for (int64_t k = turn; k < min_of(turn + kTurn, to - from); ++k) {
+                    const int64_t step = k * direction;
+                    const bool begins = reset[r] && reset[r][step * p.shape.reset.time];
 #pragma GCC unroll 4
-                for (int v = 0; v < V; ++v) {
-                    const vec<T> new_x = load_up_to(x[r] + step * p.x.time + v * W, size(v));
-                    const vec<T> factor = load_up_to(a[r] + step * p.a.time + v * W, size(v));
-                    state[r][v] = begins ? new_x : N::product(factor, state[r][v]) + new_x;
-                    put(h[r] + step * p.h.time + v * W, state[r][v], size(v), stream);
+                    for (int v = 0; v < V; ++v) {
+                        const vec<T> new_x = load_up_to(x[r] + step * p.x.time + v * W, size(v));
+                        const vec<T> factor = load_up_to(a[r] + step * p.a.time + v * W, size(v));
+                        state[r][v] = begins ? new_x : N::product(factor, state[r][v]) + new_x;
+                        put(h[r] + step * p.h.time + v * W, state[r][v], size(v), stream);
+                    }
                 }
-            }
         }
         for (int r = 0; r < R; ++r)
             for (int v = 0; v < V; ++v) store_up_to(p.last + q[r].index * columns + v * W, state[r][v], size(v));
@@ -109,7 +114,7 @@ template <class S, bool Complex> struct Forward {
     void run(Team team) const {
         const int64_t columns = columns_of(p.shape);
         if (columns == 0) return;
-        const Units units(p.shape, columns, 8192 / int64_t(sizeof(T)), 64 / int64_t(sizeof(S)), team);
+        const Units units(p.shape, columns, kWidestBytes / int64_t(sizeof(T)), 64 / int64_t(sizeof(S)), team);
         const int64_t vectors = ceil_div(columns, W);
         if (units.blocks > 1 || vectors > kNarrow) {
             for (int64_t u = units.first; u < units.last; ++u) {

@@ -14,6 +14,11 @@ template <class T> void block_scan(const BlockScan<T>&, Team);
 template <class T> size_t block_scan_gradient_workspace(const BlockScanGradient<T>&);
 template <class T> void block_scan_gradient(const BlockScanGradient<T>&, Team);
 
+// A block of columns has its state in the second cache at worst; lines that a step has in one piece are read at full speed.
+constexpr int64_t kWidestBytes = 65536;
+// Pieces of lines up to this size are fetched into the second cache one step ahead: no processor foresees them.
+constexpr int64_t kPieceBytes = 16384;
+
 // Results above this many bytes are no longer in the caches when somebody reads them, and are stored past these.
 constexpr int64_t kCached = 12 << 20;
 
@@ -31,8 +36,8 @@ FASTITER_INLINE Sequence sequence(const ScanShape& s, int64_t i) {
 FASTITER_INLINE int64_t columns_of(const ScanShape& s) { return s.complex ? 2 * s.D : s.D; }
 
 // Whether arrays of all steps are too large to be found in the caches again
-template <class S> FASTITER_INLINE bool exceeds_caches(const ScanShape& s) {
-    return s.T * (s.starts ? 1 : s.B) * columns_of(s) * int64_t(sizeof(S)) > kCached;
+template <class S> FASTITER_INLINE bool exceeds_caches(const ScanShape& s, int64_t per_number = 1) {
+    return s.T * (s.starts ? 1 : s.B) * columns_of(s) * per_number * int64_t(sizeof(S)) > kCached;
 }
 
 template <class S> FASTITER_INLINE S* at(const Lines<S>& lines, const Sequence& q, int64_t step, int64_t column) {
@@ -42,12 +47,24 @@ template <class S> FASTITER_INLINE S* at(const Lines<S>& lines, const Sequence& 
 // Of lambdas that must become part of the loop that calls them
 #define FASTITER_INLINED __attribute__((always_inline))
 
-// Calls f(column, how many numbers) for each vector of a line; the second is a constant where it is a whole vector.
-template <class T, class F> FASTITER_INLINE void for_vectors(int64_t width, F f) {
-    int64_t c = 0;
-    for (; c + lanes<T> <= width; c += lanes<T>) f(c, int64_t(lanes<T>));
-    if (c < width) f(c, width - c);
+// Narrow sequences side by side take turns of so many steps: the processor works on several turns at once, and each array is
+// read and written some lines at a time.
+constexpr int64_t kTurn = 8;
+
+template <class S> FASTITER_INLINE void fetch(const S* p) { __builtin_prefetch(p, 0, 2); }
+
+// Calls f(column, how many numbers) for each vector of a line; the second is a constant where it is a whole vector. A loop
+// that runs against time reads its lines from their ends too: the processor then sees one stream of falling addresses and
+// fetches ahead, while lines from start to end in falling order were read at a fifth of the speed.
+template <class T, class F> FASTITER_INLINE void for_vectors(int64_t width, bool backwards, F f) {
+    constexpr int64_t W = lanes<T>;
+    const int64_t whole = width / W;
+    if (width % W) f(whole * W, width % W);
+    int64_t c = backwards ? (whole - 1) * W : 0;
+    const int64_t step = backwards ? -W : W;
+    for (int64_t i = 0; i < whole; ++i, c += step) f(c, int64_t(W));
 }
+template <class T, class F> FASTITER_INLINE void for_vectors(int64_t width, F f) { for_vectors<T>(width, false, f); }
 
 template <class T> FASTITER_INLINE void fill_zero(T* p, int64_t n) {
     for (int64_t i = 0; i < n; i += lanes<T>) store_up_to(p + i, vec<T>{}, n - i);

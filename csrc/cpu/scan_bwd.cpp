@@ -7,7 +7,6 @@ namespace {
 constexpr int kNarrow = 4; // as in scan.cpp
 constexpr int64_t kTogether =
     64; // steps that are summed before they join the sum of all steps: rounding then grows slowly
-constexpr int64_t kWidestBytes = 8192;
 
 enum class Da { none, each, sum };
 
@@ -39,29 +38,30 @@ template <class S, bool Complex, Da kind> struct Backward {
         zero_padding(p.shape, p.da, q, column, width);
     }
 
-    // h before step t: that of its neighbour, or what the sequence began with
-    template <class F> FASTITER_INLINE void with_before(const Sequence& q, int64_t step, int64_t column, F f) const {
-        if (step < q.steps - 1) return f(at(p.h, q, time(q, step + 1), column));
-        f(p.first ? p.first + q.index * columns() + column : static_cast<const T*>(nullptr));
-    }
+    // The last step of the loop, which has what the sequence began with before it, is a sum by itself.
+    bool sum_ends(const Sequence& q, int64_t k) const { return (k + 1) % kTogether == 0 || k + 2 >= q.steps; }
 
     void wide(const Sequence& q, int64_t column, int64_t width) const {
-        alignas(64) T together[kWidestBytes / sizeof(T)];
         begin(q, column, width);
+        wide_steps(q, 0, column, width);
+        end(q, column, width);
+    }
+
+    void wide_steps(const Sequence& q, int64_t from, int64_t column, int64_t width) const {
+        alignas(64) T together[kPieceBytes / sizeof(T)];
         if (over_time()) fill_zero(together, width);
-        for (int64_t k = 0; k < q.steps; ++k) {
+        for (int64_t k = from; k < q.steps; ++k) {
             const int64_t t = time(q, k);
             T* sum = over_time() ? together : at(p.da_sum, q, t, column);
             const uint8_t* reset = at(p.shape.reset, q, t, 0);
             if (reset && *reset)
                 wide_step<true>(q, t, column, width, static_cast<const T*>(nullptr), sum);
+            else if (k + 1 < q.steps)
+                wide_step<false>(q, t, column, width, at(p.h, q, time(q, k + 1), column), sum);
             else
-                with_before(q, k, column, [&](const auto* before) FASTITER_INLINED {
-                    wide_step<false>(q, t, column, width, before, sum);
-                });
-            if (over_time() && ((k + 1) % kTogether == 0 || k + 1 == q.steps)) add(together, sum_of(q) + column, width);
+                wide_step<false>(q, t, column, width, p.first ? p.first + q.index * columns() + column : nullptr, sum);
+            if (over_time() && sum_ends(q, k)) add(together, sum_of(q) + column, width);
         }
-        end(q, column, width);
     }
 
     static void add(T* together, T* sum, int64_t width) {
@@ -76,7 +76,16 @@ template <class S, bool Complex, Da kind> struct Backward {
         const S *a = at(p.a, q, t, column), *dh = at(p.dh, q, t, column);
         S *dx = at(p.dx, q, t, column), *da = at(p.da, q, t, column);
         T* carry = p.dfirst + q.index * columns() + column;
-        for_vectors<T>(width, [&](int64_t c, int64_t n) FASTITER_INLINED {
+        const bool stream = this->stream, backwards = !p.shape.reverse;
+        const bool piece = width < columns() && width * int64_t(sizeof(S)) <= kPieceBytes;
+        const int64_t way = backwards ? -1 : 1, next_a = way * p.a.time, next_h = way * p.h.time,
+                      next_dh = way * p.dh.time;
+        for_vectors<T>(width, backwards, [&](int64_t c, int64_t n) FASTITER_INLINED {
+            if (piece) {
+                fetch(a + c + next_a);
+                if (kind != Da::none && before) fetch(before + c + next_h);
+                if (dh) fetch(dh + c + next_dh);
+            }
             vec<T> l = load_up_to(carry + c, n);
             if (dh) l = load_up_to(dh + c, n) + l;
             if (dx) put(dx + c, l, n, stream);
@@ -89,25 +98,42 @@ template <class S, bool Complex, Da kind> struct Backward {
         });
     }
 
-    // Steps from .. to of R sequences side by side; `to` is a multiple of kTogether or the end of all of them.
+    // Steps from .. to of R sequences side by side, of which none is a sequence's last; sums end at `to`.
     template <int V, int R> void narrow(const Sequence* q, int64_t from, int64_t to) const {
-        vec<T> carry[R][V], together[R][V] = {};
+        const int64_t way = p.shape.reverse ? 1 : -1;
         auto size = [&](int v) { return v < V - 1 ? int64_t(W) : columns() - (V - 1) * W; };
-        for (int r = 0; r < R; ++r)
+        const S *a[R], *h[R], *dh[R];
+        S *dx[R], *da[R];
+        const uint8_t* reset[R];
+        vec<T> carry[R][V], together[R][V] = {};
+        for (int r = 0; r < R; ++r) {
+            const int64_t t = time(q[r], from);
+            a[r] = at(p.a, q[r], t, 0), h[r] = at(p.h, q[r], t + way, 0), dh[r] = at(p.dh, q[r], t, 0);
+            dx[r] = at(p.dx, q[r], t, 0), da[r] = at(p.da, q[r], t, 0), reset[r] = at(p.shape.reset, q[r], t, 0);
             for (int v = 0; v < V; ++v) carry[r][v] = load_up_to(p.dfirst + q[r].index * columns() + v * W, size(v));
-        for (int64_t k = from; k < to; ++k) {
+        }
+        for (int64_t turn = from; turn < to; turn += kTurn) {
+            const int64_t turn_end = min_of(turn + kTurn, to);
 #pragma GCC unroll 4
-            for (int r = 0; r < R; ++r) {
-                const int64_t t = time(q[r], k);
-                const uint8_t* reset = at(p.shape.reset, q[r], t, 0);
-                const bool begins = reset && *reset;
-                with_before(q[r], k, 0, [&](const auto* before) FASTITER_INLINED {
+            for (int r = 0; r < R; ++r)
+                for (int64_t k = turn; k < turn_end; ++k) {
+                    const int64_t step = (k - from) * way;
+                    const bool begins = reset[r] && reset[r][step * p.shape.reset.time];
 #pragma GCC unroll 4
-                    for (int v = 0; v < V; ++v)
-                        narrow_step(q[r], t, v * W, size(v), begins, before, carry[r][v], together[r][v]);
-                });
-            }
-            if (over_time() && ((k + 1) % kTogether == 0 || k + 1 == to))
+                    for (int v = 0; v < V; ++v) {
+                        const int64_t c = v * W, n = size(v);
+                        vec<T> l = carry[r][v], g{};
+                        if (p.dh.data) l = load_up_to(dh[r] + step * p.dh.time + c, n) + l;
+                        if (p.dx.data) put(dx[r] + step * p.dx.time + c, l, n, stream);
+                        if (kind != Da::none && !begins)
+                            g = N::conjugate_product(load_up_to(h[r] + step * p.h.time + c, n), l);
+                        if constexpr (kind == Da::each) put(da[r] + step * p.da.time + c, g, n, stream);
+                        if constexpr (kind == Da::sum) together[r][v] += g;
+                        l = N::conjugate_product(load_up_to(a[r] + step * p.a.time + c, n), l);
+                        carry[r][v] = begins ? vec<T>{} : l;
+                    }
+                }
+            if (kind == Da::sum && (turn_end % kTogether == 0 || turn_end == to))
                 for (int r = 0; r < R; ++r)
                     for (int v = 0; v < V; ++v) {
                         T* sum = sum_of(q[r]) + v * W;
@@ -119,31 +145,19 @@ template <class S, bool Complex, Da kind> struct Backward {
             for (int v = 0; v < V; ++v) store_up_to(p.dfirst + q[r].index * columns() + v * W, carry[r][v], size(v));
     }
 
-    template <class H>
-    FASTITER_INLINE void narrow_step(const Sequence& q, int64_t t, int64_t c, int64_t n, bool begins, const H* before,
-                                     vec<T>& carry, vec<T>& together) const {
-        const S* dh = at(p.dh, q, t, c);
-        const vec<T> l = dh ? load_up_to(dh, n) + carry : carry;
-        if (p.dx.data) put(at(p.dx, q, t, c), l, n, stream);
-        vec<T> g{};
-        if (kind != Da::none && before && !begins) g = N::conjugate_product(load_up_to(before + c, n), l);
-        if constexpr (kind == Da::each) put(at(p.da, q, t, c), g, n, stream);
-        if constexpr (kind == Da::sum) together += g;
-        carry = begins ? vec<T>{} : N::conjugate_product(load_up_to(at(p.a, q, t, c), n), l);
-    }
-
     template <int V, int R> void group(const Sequence* q) const {
-        int64_t shared = q[0].steps;
-        bool all_end = true;
+        int64_t shared = q[0].steps - 1;
+        bool end_together = true;
         for (int r = 0; r < R; ++r) {
             begin(q[r], 0, columns());
-            all_end = all_end && q[r].steps == q[0].steps;
-            shared = min_of(shared, q[r].steps);
+            end_together = end_together && q[r].steps == q[0].steps;
+            shared = min_of(shared, q[r].steps - 1);
         }
-        if (!all_end) shared = shared / kTogether * kTogether;
-        narrow<V, R>(q, 0, shared);
+        if (!end_together) shared = shared / kTogether * kTogether; // where every sequence's sum ends
+        if (shared > 0) narrow<V, R>(q, 0, shared);
         for (int r = 0; r < R; ++r) {
-            if (q[r].steps > shared) narrow<V, 1>(q + r, shared, q[r].steps);
+            if (q[r].steps - 1 > shared) narrow<V, 1>(q + r, max_of(shared, 0), q[r].steps - 1);
+            wide_steps(q[r], max_of(q[r].steps - 1, 0), 0, columns());
             end(q[r], 0, columns());
         }
     }
@@ -164,7 +178,7 @@ template <class S, bool Complex, Da kind> struct Backward {
 
     // da summed over the rows and not over time: one thread has all rows of its columns, one after another.
     void over_rows(Team team) const {
-        const int64_t line = 64 / int64_t(sizeof(S)), widest = kWidestBytes / int64_t(sizeof(T));
+        const int64_t line = 64 / int64_t(sizeof(S)), widest = kPieceBytes / int64_t(sizeof(T));
         const int64_t parts = max_of(team.size, ceil_div(columns(), widest));
         const int64_t width = round_up(ceil_div(columns(), parts), line);
         for (int64_t column = team.id * width; column < columns(); column += team.size * width) {
@@ -179,7 +193,7 @@ template <class S, bool Complex, Da kind> struct Backward {
         if (kind == Da::sum && !over_time()) {
             over_rows(team);
         } else {
-            const int64_t widest = kWidestBytes / int64_t(sizeof(T));
+            const int64_t widest = (over_time() ? kPieceBytes : kWidestBytes) / int64_t(sizeof(T));
             const Units units(p.shape, columns(), widest, 64 / int64_t(sizeof(S)), team);
             const int64_t vectors = ceil_div(columns(), W);
             if (units.blocks > 1 || vectors > kNarrow)

@@ -1,4 +1,4 @@
-"""Fast iterations x <- f(x) on NumPy arrays: recurrent networks along time. Tensors: :mod:`fastiter.torch`."""
+"""Fast iterations x <- f(x) on NumPy arrays: recurrences along time, linear and not. Tensors: :mod:`fastiter.torch`."""
 
 from __future__ import annotations
 

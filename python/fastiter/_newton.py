@@ -42,7 +42,7 @@ CELLS = {
 METHODS = ("auto", "sequential", "newton")
 
 #: Steps that Newton's method solves at once, and the passes after which it gives a window up.
-WINDOW, MAX_STEPS = 64, 32
+WINDOW, MAX_STEPS = 32, 32
 #: The default of rtol and atol, in units of the dtype's eps
 TOLERANCE = 64
 

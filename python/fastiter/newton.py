@@ -60,7 +60,7 @@ def paragru(
     lengths : integers (B,), optional
         Valid steps of each row, 0 to T; later steps are not computed and their h is 0.
     window : int, optional
-        Steps that Newton's method solves at once; 64 by default.
+        Steps that Newton's method solves at once; 32 by default.
     rtol, atol : float, optional
         Newton's method accepts a state s when its residual and its last change are at most atol + rtol |s|; 64 times
         the dtype's eps by default.

@@ -1,6 +1,6 @@
 """The private ops of the diagonal cells: their schemas, their CPU implementations on the kernels, their fake versions.
 
-Forward: h, the final states (S, B, D), the passes and fallbacks of Newton's method (2, B), then the other states of
+Forward: h, the final states (S, B, D), with Newton's method its passes and fallbacks (2, B), then the other states of
 all steps where they are to be saved. Backward: dwx, the gradients of the initial states (S, B, D), then, as far as they
 were asked for, da and dp.
 """
@@ -53,13 +53,11 @@ def _shape(cell: ParaCell, wx: Tensor, reverse: bool, lengths: Tensor | None) ->
     return cell.code, batch, time, width, reverse, lengths.data_ptr()
 
 
-def _forward_outputs(cell: ParaCell, wx: Tensor, save: bool) -> list[Tensor]:
+def _forward_outputs(cell: ParaCell, wx: Tensor, newton: bool, save: bool) -> list[Tensor]:
     batch, time, _, width = wx.shape
-    outputs = [
-        empty_steps(wx, (batch, time, width)),
-        empty(wx, (len(cell.states), batch, width)),
-        wx.new_zeros((2, batch), dtype=torch.int64),
-    ]
+    outputs = [empty_steps(wx, (batch, time, width)), empty(wx, (len(cell.states), batch, width))]
+    if newton:
+        outputs.append(wx.new_zeros((2, batch), dtype=torch.int64))
     if save:
         outputs += [empty_steps(wx, (batch, time, width)) for _ in cell.states[1:]]
     return outputs
@@ -93,9 +91,10 @@ def _para_fwd(
     wx, a, first = unit_stride(wx), contiguous(a), [contiguous(x) for x in state]
     p = None if p is None else contiguous(p)
     lengths = None if lengths is None else contiguous(lengths)
-    shape, outputs = _shape(cell, wx, reverse, lengths), _forward_outputs(cell, wx, save)
-    h, last, counts, *rest = outputs
+    shape, outputs = _shape(cell, wx, reverse, lengths), _forward_outputs(cell, wx, window > 0, save)
+    h, last, *rest = outputs
     newton: Options = (window, max_steps, rtol, atol) if window else ()
+    counts = rest.pop(0).data_ptr() if newton else 0
     _FORWARD[wx.dtype](
         shape,
         _steps(wx),
@@ -105,7 +104,7 @@ def _para_fwd(
         _slices(last),
         tuple([_steps(x) for x in (h, *rest)]),
         newton,
-        counts.data_ptr() if newton else 0,
+        counts,
     )
     return outputs
 
@@ -163,7 +162,7 @@ def _para_fwd_fake(
     atol: float,
     save: bool,
 ) -> list[Tensor]:
-    return _forward_outputs(CELLS[cell_name], wx, save)
+    return _forward_outputs(CELLS[cell_name], wx, window > 0, save)
 
 
 def _para_bwd_fake(

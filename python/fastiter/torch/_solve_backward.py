@@ -61,8 +61,8 @@ class _Recurrence(torch.autograd.Function):
     @differentiable_once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         states, inputs = ctx.problem.parts
-        values = ctx.saved_tensors[:states]
-        given = [x.detach() for x in ctx.saved_tensors[states:]]
+        saved = ctx.saved_tensors  # once: checkpoints allow no more
+        values, given = saved[:states], [x.detach() for x in saved[states:]]
         first, x, params = given[:states], given[states : states + inputs], given[states + inputs :]
         needs = ctx.needs_input_grad[2:]
         for leaf, needed in zip((*x, *params), needs[states:], strict=True):

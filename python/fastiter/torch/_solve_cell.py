@@ -95,15 +95,18 @@ class Cell:
     def with_params(self, params: Any) -> Cell:
         return replace(self, params=params)
 
-    def arguments(self, h: Tensor, x: Sequence[Tensor]) -> tuple[Any, Any]:
-        """Return the state and the input as the user's functions see them."""
-        parts = self.layout.unpack(h)
-        return parts[0] if self.layout.single else parts, x[0] if self.single_x else tuple(x)
+    def arguments(self, parts: Sequence[Tensor], x: Sequence[Tensor]) -> tuple[Any, Any, Any]:
+        """Return what the user's functions are called with."""
+        h = parts[0] if self.layout.single else tuple(parts)
+        return h, x[0] if self.single_x else tuple(x), self.params
+
+    def step(self, parts: Sequence[Tensor], x: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return f of the parts of M states and of inputs (M, ...)."""
+        return self._checked(self.function(*self.arguments(parts, x)), len(parts[0]))
 
     def __call__(self, h: Tensor, x: Sequence[Tensor]) -> Tensor:
-        """Return f of M states (M, n) and inputs (M, ...)."""
-        result = self.function(*self.arguments(h, x), self.params)
-        return self.layout.pack(self._checked(result, len(h)))
+        """Return f of M states (M, n) and of inputs (M, ...)."""
+        return self.layout.pack(self.step(self.layout.unpack(h), x))
 
     def _checked(self, result: Any, rows: int) -> Sequence[Tensor]:
         layout = self.layout
@@ -210,7 +213,7 @@ def given_jacobian(
     cell: Cell, function: Callable[..., Any], h: Tensor, x: Sequence[Tensor]
 ) -> tuple[tuple[str, int], Tensor]:
     """Call the user's Jacobian; return its kind and K, which its shape tells, and it as `Linearised.jacobian` does."""
-    result = function(*cell.arguments(h, x), cell.params)
+    result = function(*cell.arguments(cell.layout.unpack(h), x))
     layout, rows, width = cell.layout, len(h), cell.layout.width
     parts = (result,) if layout.single else result
     if isinstance(parts, (tuple, list)) and len(parts) == len(layout.shapes):

@@ -13,17 +13,17 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from ._scan_standin import block_scan, linear_scan
 from ._solve_cell import WIDEST, Cell, Linearised, Structure
+from .scan import block_scan, linear_scan
 
 #: The residual may grow by this much in a step before the step is undone and damped.
-_GROWTH = 4.0
+_GROWTH = 16.0
 #: What a step's weight 1 - k is multiplied by after a bad step, and after a good one.
-_WEAKER, _STRONGER = 0.25, 2.0
-#: The steps over which blocks are multiplied where their growth is measured.
-_STRETCH = 32
+_WEAKER, _STRONGER = 0.5, 2.0
+#: The steps over which blocks are multiplied where their growth is measured, and of how many a mean is taken.
+_STRETCH, _SAMPLES = 32, 256
 #: A sequence is given up if its residual has not fallen to a quarter in this many steps.
-_PATIENCE = 8
+_PATIENCE = 12
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,6 @@ class Options:
     adapt: bool
     contracting: bool  # give up where the Jacobians stretch differences
     throw: bool  # raise where a row does not converge
-
-    def allowed(self, h: Tensor) -> Tensor:
-        return torch.add(self.atol, h.abs(), alpha=self.rtol)
 
 
 @dataclass
@@ -61,9 +58,8 @@ class _Iterate:
     first: Tensor  # (A, n) the state before the window
     x: list[Tensor]  # (A, W, ...)
     proposed: Tensor  # (A, W, n)
-    exact: Tensor  # (A,) as many of its first steps are the loop's, and are left as they are
     h: Tensor  # (A, W, n) the iterate
-    frozen: Tensor  # (A,) the same of it
+    frozen: Tensor  # (A,) as many of its first steps are right, and stay as they are
     r: Tensor  # (A, W, n) its residual
     merit: Tensor  # (A,) sum of |r|
     jacobian: Tensor  # (A, W, n) or (A, W, N, K, K)
@@ -114,7 +110,8 @@ def lyapunov(jacobian: Tensor) -> Tensor:
     """Return (B,): how much a step stretches differences, the mean over the window of the logarithm."""
     limits = torch.finfo(jacobian.dtype)
     if jacobian.dim() == 3:
-        return jacobian.abs().clamp(limits.tiny, limits.max).log().mean(1).amax(1)
+        some = jacobian[:, :: -(-jacobian.shape[1] // _SAMPLES)]
+        return some.abs().clamp(limits.tiny, limits.max).log().mean(1).amax(1)
     batch, steps, count, size, _ = jacobian.shape
     # in short stretches, which neither overflow nor underflow
     stretch = min(steps, _STRETCH)
@@ -140,15 +137,14 @@ def newton(cell: Cell, structure: Structure, first: Tensor, x: Sequence[Tensor],
     for step in range(1, options.max_steps + 1):
         outcome.steps[state.rows] = step
         better, right = _evaluate(cell, structure, state, options)
-        correction = _correction(state)
+        correction = _correction(state, right)
         state.proposed = state.h + correction
-        settled = right & _is_small(correction, state.proposed)
-        state.exact = torch.maximum(settled.cumprod(1).sum(1), state.frozen + 1)
-        done = settled.all(1)
-        lost = _is_lost(state, better, options, step)
-        if bool(done.any()):
-            unstable = done & ~_is_stable(state)
-            done, lost = done & ~unstable, lost | unstable
+        done = lost = torch.zeros_like(right)
+        if bool(right.any()):
+            stable = _is_small(_rounding(state), state.proposed, options)
+            done = right & stable & _is_small(correction, state.proposed, options)
+            lost = right & ~stable
+        lost = lost | _is_lost(state, better, options, step) & ~done
         leaving = done | lost
         if bool(leaving.any()):
             _record(outcome, state, done, leaving)
@@ -164,7 +160,7 @@ def _start(cell: Cell, first: Tensor, x: Sequence[Tensor], options: Options) -> 
     with torch.no_grad():
         guess = cell(first.repeat_interleave(steps, 0), flat_steps(x))
     guess = guess.unflatten(0, (batch, steps))
-    ones = torch.ones(batch, dtype=torch.int64)
+    none = torch.zeros(batch, dtype=torch.int64)
     infinite = torch.full((batch,), torch.inf, dtype=torch.float64)
     weight = first.new_full((batch,), 1 - options.gain)
     nothing = guess.new_empty((batch, 0))
@@ -173,36 +169,36 @@ def _start(cell: Cell, first: Tensor, x: Sequence[Tensor], options: Options) -> 
         first=first,
         x=list(x),
         proposed=guess,
-        exact=ones,
         h=guess,
-        frozen=ones,
+        frozen=none,
         r=nothing,
         merit=infinite,
         jacobian=nothing,
         weight=weight,
         milestone=infinite,
-        since=0 * ones,
+        since=none,
     )
 
 
 def _evaluate(cell: Cell, structure: Structure, state: _Iterate, options: Options) -> tuple[Tensor, Tensor]:
-    """Take over what is proposed where its residual is small enough: return where, and which steps are right."""
+    """Take over what is proposed where its residual is small enough: return where, and where all steps are right."""
     h = state.proposed
     linear = Linearised(cell, before(state.first, h).flatten(0, 1), flat_steps(state.x))
     r = linear.f.view_as(h) - h
     size = r.abs()
-    merit = size.sum((1, 2), dtype=torch.float64)
+    merit = size.sum((1, 2)).double()
     better = merit.isfinite() & (merit <= _GROWTH * state.merit if options.adapt else True)
     if options.adapt:
         # by half of what the weight promises, at least
         fell = state.merit.isfinite() & (merit <= (1 - 0.5 * state.weight) * state.merit)
         stronger = (state.weight * _STRONGER).clamp(max=1)
         state.weight = torch.where(fell, stronger, torch.where(better, state.weight, state.weight * _WEAKER))
-    right = (size <= options.allowed(h)).all(2) & better.unsqueeze(1)
+    frozen = _none_above(size, h, options.rtol, options.atol).cumprod(1).sum(1)
+    right = (frozen == h.shape[1]) & better
     # where only the last correction is left, the Jacobians from before it are good enough
     last = state.jacobian.dim() > 2 and bool(right.all())
     jacobian = state.jacobian if last else jacobians(linear, structure, h)
-    news = {"h": h, "r": r, "jacobian": jacobian, "merit": merit, "frozen": state.exact}
+    news = {"h": h, "r": r, "jacobian": jacobian, "merit": merit, "frozen": frozen}
     for name, new in news.items():
         old = getattr(state, name)
         chosen = better.view(-1, *[1] * (new.dim() - 1))
@@ -210,29 +206,39 @@ def _evaluate(cell: Cell, structure: Structure, state: _Iterate, options: Option
     return better, right
 
 
-def _correction(state: _Iterate) -> Tensor:
-    """Solve for the correction: none of what is frozen, undamped at the step after it, which it makes right."""
-    after = torch.arange(state.h.shape[1]) - state.frozen.unsqueeze(1)
-    r = state.r.masked_fill((after < 0).unsqueeze(2), 0)
-    if bool((state.weight == 1).all()):
+def _correction(state: _Iterate, right: Tensor) -> Tensor:
+    """Solve for the correction: none of what is frozen, undamped at the step after it, which it makes right.
+
+    Where all steps are right, all of them get a last one.
+    """
+    after = torch.arange(state.h.shape[1]) - torch.where(right, 0, state.frozen).unsqueeze(1)
+    full, none = (state.weight == 1).unsqueeze(1), after < 0
+    weight = torch.where(right.unsqueeze(1) | full | (after == 0), 1, state.weight.unsqueeze(1)).unsqueeze(2)
+    r = state.r * torch.where(none.unsqueeze(2), 0, weight)
+    if bool((weight == 1).all()):
         return scan(state.jacobian, r)
-    weight = torch.where(after != 0, state.weight.unsqueeze(1), 1).unsqueeze(2)
-    extra = [1] * (state.jacobian.dim() - 3)
-    return scan(state.jacobian * weight.view(*weight.shape, *extra), r * weight)
+    return scan(state.jacobian * weight.view(*weight.shape, *[1] * (state.jacobian.dim() - 3)), r)
 
 
-def _is_small(change: Tensor, h: Tensor) -> Tensor:
-    """Say of each step whether a change of its h is so small that the square of it does not matter."""
+def _none_above(size: Tensor, h: Tensor, rtol: float, atol: float) -> Tensor:
+    """Say of each step whether no unit is larger than atol + rtol |h|; a NaN is."""
+    return torch.sub(size, h.abs(), alpha=rtol).amax(2) <= atol
+
+
+def _is_small(change: Tensor, h: Tensor, options: Options) -> Tensor:
+    """Say of each row whether a change of it is so small that the square of it does not matter, or is allowed."""
     limit = torch.finfo(h.dtype).eps ** 0.5 / 8
-    return (change.abs() <= torch.add(limit, h.abs(), alpha=limit)).all(2)
+    return _none_above(change.abs(), h, max(limit, options.rtol), max(limit, options.atol)).all(1)
 
 
-def _is_stable(state: _Iterate) -> Tensor:
-    """Say of each row whether rounding errors stay small: else no two computations agree, and the loop's counts."""
-    h = state.proposed
-    sign = torch.randint(2, h.shape, generator=torch.Generator().manual_seed(0)).to(h.dtype) * 2 - 1
+def _rounding(state: _Iterate) -> Tensor:
+    """Return what becomes of rounding errors: if they grow, no two computations agree, and only the loop's counts."""
+    h, generator = state.proposed, torch.Generator().manual_seed(0)
+    _, steps, width = h.shape
+    signs = torch.randint(2, (steps + width,), generator=generator).to(h.dtype) * 2 - 1
     eps = torch.finfo(h.dtype).eps
-    return _is_small(scan(state.jacobian, torch.add(eps, h.abs(), alpha=eps) * sign), h).all(1)
+    errors = torch.add(eps, h.abs(), alpha=eps) * signs[:steps, None] * signs[steps:]
+    return scan(state.jacobian, errors)
 
 
 def _is_lost(state: _Iterate, better: Tensor, options: Options, step: int) -> Tensor:

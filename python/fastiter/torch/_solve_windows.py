@@ -32,7 +32,7 @@ class Answer:
         batch = len(value)
         return cls(
             value,
-            value.isfinite().flatten(1).all(1),
+            _is_finite(value),
             torch.zeros(batch, dtype=torch.int64),
             value.new_zeros(batch),
             torch.ones((batch, 1), dtype=torch.bool),
@@ -49,13 +49,23 @@ def window_for(structure: Structure | None, batch: int, time: int, width: int) -
 
 def loop(cell: Cell, first: Tensor, x: Sequence[Tensor]) -> Tensor:
     """Return the states after each step (B, T, n), one after the other."""
-    time, states = x[0].shape[1], []
-    h = first
+    parts: Sequence[Tensor] = [part.contiguous() for part in cell.layout.unpack(first)]
+    states = []
     with torch.no_grad():
         for step in zip(*[part.unbind(1) for part in x], strict=True):
-            h = cell(h, step)
-            states.append(h)
-    return torch.stack(states, 1) if time else first.new_empty((len(first), 0, first.shape[1]))
+            parts = cell.step(parts, step)
+            states.append(parts)
+    if not states:
+        return first.new_empty((len(first), 0, first.shape[1]))
+    return cell.layout.pack_steps([torch.stack(part, 1) for part in zip(*states, strict=True)])
+
+
+def _is_finite(value: Tensor) -> Tensor:
+    """Say of each row whether all of it is finite."""
+    if value.numel() == 0:
+        return torch.ones(len(value), dtype=torch.bool)
+    least, most = value.flatten(1).aminmax(dim=1)
+    return least.isfinite() & most.isfinite()
 
 
 def solve_windows(
@@ -78,7 +88,8 @@ def solve_windows(
             if options.throw:
                 raise RuntimeError(_message(left, i, len(starts), options))
             sequential[:, i] = left
-            outcome.value[left] = loop(cell, first[left], [part[left] for part in part_of_x])
+            # with the other rows, as the bits of a product with a matrix may depend on their number
+            outcome.value[left] = loop(cell, first, part_of_x)[left]
         outcomes.append(outcome)
         values.append(outcome.value)
         first = outcome.value[:, -1]
@@ -86,7 +97,7 @@ def solve_windows(
     value = torch.cat(values, 1)
     return Answer(
         value,
-        value.isfinite().flatten(1).all(1),
+        _is_finite(value),
         torch.stack([outcome.steps for outcome in outcomes]).sum(0),
         torch.stack([outcome.residual for outcome in outcomes]).amax(0),
         sequential,

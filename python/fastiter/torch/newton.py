@@ -119,10 +119,8 @@ def _run(
     batch, time, _ = check_shapes(function, cell, wx.shape, a.shape, None if p is None else p.shape, shapes)
     newton = newton_options(function, *solver, eps=torch.finfo(wx.dtype).eps)
     whole = None if lengths is None else checked_lengths(function, lengths, batch, time)
-    h, last, counts = _apply(cell, wx, a, p, first, reverse, whole, newton)
-    if not return_info:
-        return h, last
-    return h, last, NewtonInfo("newton", counts[0], counts[1]) if newton else NewtonInfo("sequential", None, None)
+    h, last, info = _apply(cell, wx, a, p, first, reverse, whole, newton)
+    return (h, last, info) if return_info else (h, last)
 
 
 def _apply(
@@ -134,18 +132,19 @@ def _apply(
     reverse: bool,
     lengths: Tensor | None,
     newton: Options,
-) -> tuple[Tensor, States, Tensor]:
-    """Return h, the final states, and the passes and fallbacks of Newton's method."""
+) -> tuple[Tensor, States, NewtonInfo]:
+    """Return h, the final states, and how they were solved."""
     window, max_steps, rtol, atol = newton or (0, 0, 0.0, 0.0)
     # In forward mode the autograd function is called for its refusal.
     if (torch.is_grad_enabled() and _any_requires_grad(wx, a, p, first)) or forward_ad._current_level >= 0:
         outputs = _Recurrence.apply(cell.name, reverse, lengths, (window, max_steps, rtol, atol), wx, a, p, *first)
     else:
         outputs = para_fwd(cell.name, wx, a, p, first, reverse, lengths, window, max_steps, rtol, atol, False)
-    h, last, counts = outputs
+    h, last = outputs[:2]
     # parts that are no views, so that a caller may detach or change each in place
     final = last.flatten(0, 1).unsafe_split_with_sizes([last.shape[1]] * len(cell.states))
-    return h, tuple(final), counts
+    info = NewtonInfo("newton", *outputs[2].unbind(0)) if newton else NewtonInfo("sequential", None, None)
+    return h, tuple(final), info
 
 
 def _any_requires_grad(wx: Tensor, a: Tensor, p: Tensor | None, first: States) -> bool:
@@ -155,7 +154,7 @@ def _any_requires_grad(wx: Tensor, a: Tensor, p: Tensor | None, first: States) -
 
 
 class _Recurrence(torch.autograd.Function):
-    """wx, a, p, *state -> h, the final states as one tensor (S, B, D), what Newton's method did"""
+    """wx, a, p, *state -> h, the final states as one tensor (S, B, D), and what Newton's method did"""
 
     @staticmethod
     def forward(
@@ -169,16 +168,17 @@ class _Recurrence(torch.autograd.Function):
         p: Tensor | None,
         *first: Tensor,
     ) -> tuple[Tensor, ...]:
-        h, last, counts, *rest = para_fwd(cell, wx, a, p, first, reverse, lengths, *newton, True)
+        h, last, *rest = para_fwd(cell, wx, a, p, first, reverse, lengths, *newton, True)
+        counts = [rest.pop(0)] if newton[0] else []
         ctx.save_for_backward(wx, a, p, lengths, h, *rest, *first)
         ctx.cell, ctx.reverse = CELLS[cell], reverse
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(counts)
-        return h, last, counts
+        ctx.mark_non_differentiable(*counts)
+        return h, last, *counts
 
     @staticmethod
     @differentiable_once
-    def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         wx, a, p, lengths, *others = ctx.saved_tensors
         count = len(ctx.cell.states)
         states, first = others[:count], others[count:]

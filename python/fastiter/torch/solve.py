@@ -82,7 +82,7 @@ def solve_recurrence(
         before a last correction, that correction is small, and rounding errors would not grow along it. By default 64
         eps of the state's dtype, 7.6e-6 and 1.4e-14.
     max_steps
-        The largest number of iterations on a window, by default 100; a window is left to the loop as soon as eight
+        The largest number of iterations on a window, by default 100; a window is left to the loop as soon as twelve
         iterations have not brought its residual down to a quarter.
     window
         How many steps are solved at once, each window from the last state of the one before. By default as many as the
