@@ -105,14 +105,10 @@ class DeltaNet(SequenceLayer):
         self.in_proj = nn.Linear(input_size, width, bias=False, **kind)
         self.beta_proj = nn.Linear(input_size, self.num_householder * num_heads, **kind)
         self.conv_weight = nn.Parameter(torch.empty(width, conv_size, **kind)) if conv_size else None
-        self.decay_proj: nn.Linear | None = None
-        self.decay_rate: nn.Parameter | None = None
-        self.gate_proj: nn.Linear | None = None
-        if check_bool(self, "decay", decay):
-            self.decay_proj = nn.Linear(input_size, num_heads, **kind)
-            self.decay_rate = nn.Parameter(torch.empty(num_heads, **kind))
-        if check_bool(self, "output_gate", output_gate):
-            self.gate_proj = nn.Linear(input_size, hidden_size, bias=False, **kind)
+        decays, gated = check_bool(self, "decay", decay), check_bool(self, "output_gate", output_gate)
+        self.decay_proj = nn.Linear(input_size, num_heads, **kind) if decays else None
+        self.decay_rate = nn.Parameter(torch.empty(num_heads, **kind)) if decays else None
+        self.gate_proj = nn.Linear(input_size, hidden_size, bias=False, **kind) if gated else None
         self.norm = nn.RMSNorm(self.value_size, eps=1e-5, **kind)
         self.out_proj = nn.Linear(hidden_size, hidden_size, bias=False, **kind)
         self.reset_parameters()
@@ -121,8 +117,7 @@ class DeltaNet(SequenceLayer):
     def reset_parameters(self) -> None:
         """Draw the parameters: projections as torch.nn.Linear does, convolution as Conv1d, decay as gated DeltaNet."""
         for module in self.children():
-            assert isinstance(module, nn.Linear | nn.RMSNorm)  # for the type checker
-            module.reset_parameters()
+            module.reset_parameters()  # type: ignore[operator]
         nn.init.zeros_(self.beta_proj.bias)
         if self.conv_weight is not None:
             bound = 1 / math.sqrt(self.conv_size)

@@ -98,8 +98,7 @@ class LinearRNN(SequenceLayer):
     def reset_parameters(self) -> None:
         """Draw the parameters: projections as torch.nn.Linear does, a as the LRU does."""
         for module in self.children():
-            assert isinstance(module, nn.Linear)  # for the type checker
-            module.reset_parameters()
+            module.reset_parameters()  # type: ignore[operator]
         gate = self._gate()
         like, size = gate.new_empty, self.hidden_size
         radius = like(size).uniform_(RING[0] ** 2, RING[1] ** 2).sqrt()

@@ -153,9 +153,9 @@ class ParaGRU(_ParaLayer):
         self, x: Tensor, time: int, first: State | None, lengths: Tensor | None
     ) -> tuple[Tensor, Sequence[Tensor]]:
         wx = self._rows(self._project(x), time)
-        h, last = paragru(wx, self.weight_hh, None if first is None else first[0], method=self.method, lengths=lengths)[
-            :2
-        ]
+        h, last, *_ = paragru(
+            wx, self.weight_hh, None if first is None else first[0], method=self.method, lengths=lengths
+        )
         return self._rows(h, time), last
 
 
@@ -222,5 +222,5 @@ class ParaLSTM(_ParaLayer):
         self, x: Tensor, time: int, first: State | None, lengths: Tensor | None
     ) -> tuple[Tensor, Sequence[Tensor]]:
         wx = self._rows(self._project(x), time)
-        h, last = paralstm(wx, self.weight_hh, self.weight_ch, first, method=self.method, lengths=lengths)[:2]
+        h, last, *_ = paralstm(wx, self.weight_hh, self.weight_ch, first, method=self.method, lengths=lengths)
         return self._rows(h, time), last
