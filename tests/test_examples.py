@@ -37,3 +37,15 @@ def test_char_lm(tmp_path: Path) -> None:
     losses = {name: float(loss) for name, loss in re.findall(r"^(fastiter|torch\.nn) +(\S+) ", output, re.MULTILINE)}
     assert losses.keys() == {"fastiter", "torch.nn"}
     assert losses["fastiter"] < 5.5  # it starts at log2 of the alphabet, 6.5
+
+
+def test_custom_cell() -> None:
+    output = run("custom_cell.py", "--quick")
+    assert "Jacobian block 2" in output
+    assert "windows run as a loop 0" in output
+    differences = re.findall(r"^difference of the (states|gradients) +(\S+)$", output, re.MULTILINE)
+    assert [name for name, _ in differences] == ["states", "gradients"]
+    assert all(float(difference) < 1e-10 for _, difference in differences)
+    iterations = re.search(r"^iterations (\d+),", output, re.MULTILINE)
+    assert iterations is not None
+    assert 0 < int(iterations[1]) < 50
