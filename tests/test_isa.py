@@ -65,12 +65,13 @@ def test_numbers(isa: str) -> None:
     tests = ["test_vmath.py", "test_rnn.py::test_sizes", "test_rnn.py::test_saturated_gates"]
     tests += ["test_newton.py::test_sizes", "test_newton.py::test_saturated_gates", "test_newton_solver.py"]
     tests += ["test_delta.py::test_sizes", "test_torch_delta.py::test_gradients"]
+    tests += ["test_scan.py", "test_scan_sizes.py", "test_torch_scan_gradients.py"]
     assert_runs("-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *tests, FASTITER_ISA=isa)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
 @pytest.mark.parametrize("library", ["numpy", "torch"])
-@pytest.mark.parametrize("script", ["guarded.py", "guarded_delta.py"])
+@pytest.mark.parametrize("script", ["guarded.py", "guarded_delta.py", "guarded_scan.py"])
 @every_isa
 def test_nothing_beyond_the_arrays_is_touched(isa: str, script: str, library: str) -> None:
     if library == "torch":

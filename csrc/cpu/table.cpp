@@ -1,6 +1,7 @@
 // This instruction set's row of kernels.
 #include "elementwise.hpp"
 #include "gemm.hpp"
+#include "kernels.hpp"
 #include "rnn.hpp"
 #include "scan.hpp"
 
