@@ -17,7 +17,9 @@ from guarded import copies, guarded
 from scan_calls import BROADCASTS, ScanInputs, resets, scan_inputs, some_lengths
 
 SIZES = [("linear", (D,)) for D in (1, 3, 16, 17, 33, 64, 65, 130)]
-SIZES += [("block", sizes) for sizes in ((1, 2), (9, 2), (5, 3), (1, 4), (5, 4), (3, 5), (3, 8), (2, 13), (1, 16), (3, 16))]
+SIZES += [
+    ("block", sizes) for sizes in ((1, 2), (9, 2), (5, 3), (1, 4), (5, 4), (3, 5), (3, 8), (2, 13), (1, 16), (3, 16))
+]
 Case = tuple[str, ScanInputs, dict[str, Any], bool]
 
 
@@ -67,7 +69,11 @@ def with_torch(dtype: Any) -> None:
         if "reset" in how:
             how["reset"] = torch.from_numpy(how["reset"])
         for stored in (None, torch.bfloat16) if kind == "linear" and dtype == np.float32 else (None,):
-            given = [tensor(inputs.a, at_end, stored), tensor(inputs.x, at_end, stored), tensor(inputs.h0, at_end, None)]
+            given = [
+                tensor(inputs.a, at_end, stored),
+                tensor(inputs.x, at_end, stored),
+                tensor(inputs.h0, at_end, None),
+            ]
             outputs = getattr(fastiter.torch, f"{kind}_scan")(*given, **how)
             cotangents = (tensor(copies(y.detach().float().numpy(), at_end), at_end, y.dtype) for y in outputs)
             if dtype != np.float32:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,24 @@ F64 = pytest.mark.parametrize("dtype", [np.float64, np.complex128], ids=["f64", 
 
 # (B, T, sizes): around vectors and around the 64 steps that are summed at once
 SIZES = {
-    "linear": [(1, 1, (1,)), (5, 70, (3,)), (3, 64, (16,)), (2, 65, (17,)), (9, 3, (33,)), (2, 150, (64,)), (3, 5, (260,))],
-    "block": [(2, 66, (1, 2)), (3, 5, (9, 2)), (2, 5, (4, 3)), (2, 130, (5, 4)), (3, 4, (3, 8)), (2, 3, (2, 11)), (2, 5, (3, 16))],
+    "linear": [
+        (1, 1, (1,)),
+        (5, 70, (3,)),
+        (3, 64, (16,)),
+        (2, 65, (17,)),
+        (9, 3, (33,)),
+        (2, 150, (64,)),
+        (3, 5, (260,)),
+    ],
+    "block": [
+        (2, 66, (1, 2)),
+        (3, 5, (9, 2)),
+        (2, 5, (4, 3)),
+        (2, 130, (5, 4)),
+        (3, 4, (3, 8)),
+        (2, 3, (2, 11)),
+        (2, 5, (3, 16)),
+    ],
 }
 
 
@@ -42,7 +59,11 @@ def arrays(tensors: Any) -> tuple[Array, ...]:
 
 def cuts(B: int, T: int) -> list[dict[str, Any]]:
     flags = resets(B, T)
-    return [{}, {"lengths": some_lengths(B, T), "reset": torch.from_numpy(flags)}, {"reset": torch.from_numpy(flags[0])}]
+    return [
+        {},
+        {"lengths": some_lengths(B, T), "reset": torch.from_numpy(flags)},
+        {"reset": torch.from_numpy(flags[0])},
+    ]
 
 
 def with_gradients(kind: str, given: list[Any], **how: Any) -> tuple[Array, ...]:
@@ -78,7 +99,7 @@ def test_packed_gradients_are_those_of_each_sequence(kind: str, broadcast: str) 
         a, x = (y.detach()[:1].requires_grad_() for y in (a, x))
         _, _, dh, dlast, da, dx, dh0 = with_gradients(kind, [a, x, h0], cu_seqlens=bounds, reverse=reverse)
         summed = torch.zeros_like(a)
-        for s, (begin, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for s, (begin, end) in enumerate(itertools.pairwise(bounds)):
             part = slice(begin, end)
             own = a.detach()[:, part if a.shape[1] > 1 else slice(None)].requires_grad_()
             alone = [own, x.detach()[:, part].requires_grad_(), h0.detach()[s : s + 1].requires_grad_()]
@@ -216,14 +237,18 @@ def test_bfloat16_gradients(broadcast: str) -> None:
         dh, dlast = torch.randn(h.shape).bfloat16(), torch.randn(last.shape)
         expected = torch.autograd.grad([exact, exact_last], wide, [dh.float(), dlast])
         for create_graph in (False, True):
-            gradients = torch.autograd.grad([h, last], stored, [dh, dlast], retain_graph=True, create_graph=create_graph)
+            gradients = torch.autograd.grad(
+                [h, last], stored, [dh, dlast], retain_graph=True, create_graph=create_graph
+            )
             assert [g.dtype for g in gradients] == [torch.bfloat16, torch.bfloat16, torch.float32]
             for mine, e in zip(gradients, expected, strict=True):
                 # h and the result have 8 bits each; a sum of terms with either sign is off by a share of their sizes.
                 scale = 0.01 * (1 + e.abs().max().item() * 4)
                 torch.testing.assert_close(mine.float(), e, rtol=0.02, atol=scale)
         dx = torch.autograd.grad([h], stored[1], [dh])[0]
-        assert torch.equal(dx, torch.autograd.grad([fastiter.torch.linear_scan(*wide)[0]], wide[1], [dh.float()])[0].bfloat16())
+        assert torch.equal(
+            dx, torch.autograd.grad([fastiter.torch.linear_scan(*wide)[0]], wide[1], [dh.float()])[0].bfloat16()
+        )
 
 
 def test_large_gradients_past_the_caches() -> None:

@@ -41,19 +41,19 @@ def op(kind: str, name: str) -> Any:
 @every_layout
 @both_kinds
 def test_opcheck(kind: str, layout: str) -> None:
-    for dtype, broadcast in ((np.float32, "full"), (np.complex128, "one row"), (np.float64, "constant")):
-        for B, T in ((3, 5), (1, 4), (3, 1), (0, 2)):
-            a, x, h0 = given(kind, B, T, dtype, broadcast)
-            x = LAYOUTS[layout](x)
-            cut = (True, torch.from_numpy(resets(B, T)), torch.tensor(some_lengths(B, T), dtype=torch.int64), None)
-            torch.library.opcheck(op(kind, "fwd"), (a, x, h0, *cut))
-            torch.library.opcheck(op(kind, "fwd"), (a, x, None, False, None, None, None))
-            torch.library.opcheck(op(kind, "out"), (a, x, h0, *cut, torch.empty(x.shape, dtype=x.dtype)))
-            h, last = op(kind, "fwd")(a, x, h0, *cut)
-            for needs in itertools.product((False, True), repeat=3):
-                torch.library.opcheck(op(kind, "bwd"), (a, h, h0, LAYOUTS[layout](h), last, *cut, *needs))
-            torch.library.opcheck(op(kind, "bwd"), (a, h, None, None, last, *cut, True, True, True))
-            torch.library.opcheck(op(kind, "bwd"), (a, h, h0, h, None, *cut, True, True, True))
+    kinds = ((np.float32, "full"), (np.complex128, "one row"), (np.float64, "constant"))
+    for (dtype, broadcast), (B, T) in zip(kinds, ((3, 5), (3, 1), (0, 2)), strict=True):
+        a, x, h0 = given(kind, B, T, dtype, broadcast)
+        x = LAYOUTS[layout](x)
+        cut = (True, torch.from_numpy(resets(B, T)), torch.tensor(some_lengths(B, T), dtype=torch.int64), None)
+        torch.library.opcheck(op(kind, "fwd"), (a, x, h0, *cut))
+        torch.library.opcheck(op(kind, "fwd"), (a, x, None, False, None, None, None))
+        torch.library.opcheck(op(kind, "out"), (a, x, h0, *cut, torch.empty(x.shape, dtype=x.dtype)))
+        h, last = op(kind, "fwd")(a, x, h0, *cut)
+        for needs in ((True, True, True), (False, True, False), (True, False, True)):
+            torch.library.opcheck(op(kind, "bwd"), (a, h, h0, LAYOUTS[layout](h), last, *cut, *needs))
+        torch.library.opcheck(op(kind, "bwd"), (a, h, None, None, last, *cut, True, True, True))
+        torch.library.opcheck(op(kind, "bwd"), (a, h, h0, h, None, *cut, True, True, True))
 
 
 def test_opcheck_of_bfloat16() -> None:
@@ -76,7 +76,10 @@ def test_fake_outputs_have_the_strides_of_real_ones(kind: str, layout: str) -> N
         return [y.stride() for y in (h, last, *gradients)]
 
     for (B, T), broadcast in itertools.product(((3, 4), (1, 4), (3, 1)), ("full", "one row", "one step")):
-        tensors = [LAYOUTS[layout](y) if y.dim() > 3 - (kind == "linear") else y for y in given(kind, B, T, broadcast=broadcast)]
+        tensors = [
+            LAYOUTS[layout](y) if y.dim() > 3 - (kind == "linear") else y
+            for y in given(kind, B, T, broadcast=broadcast)
+        ]
         with torch._subclasses.FakeTensorMode() as mode:
             fake = strides(*map(mode.from_tensor, tensors))
         assert fake == strides(*tensors)
