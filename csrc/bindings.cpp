@@ -159,4 +159,5 @@ PYBIND11_MODULE(_core, m) {
     define<float>(m, "_f32");
     define<double>(m, "_f64");
     define_tensor(m);
+    define_fixed(m);
 }

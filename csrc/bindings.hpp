@@ -5,5 +5,6 @@
 namespace fastiter {
 
 void define_tensor(py::module_& m);
+void define_fixed(py::module_& m);
 
 } // namespace fastiter

@@ -111,10 +111,13 @@ template <class T> struct KernelsOf {
     T (*read_stream)(const T* x, int64_t n);                     // sums x: the bandwidth that bench/ divides by
 };
 
-// One instruction set's kernels.
+struct FixedKernels; // fixed_kernels.hpp
+
+// One instruction set's kernels; families with a table of their own by its address.
 struct Kernels {
     KernelsOf<float> f32;
     KernelsOf<double> f64;
+    const FixedKernels* fixed;
     template <class T> const KernelsOf<T>& of() const {
         if constexpr (sizeof(T) == 4)
             return f32;

@@ -1,5 +1,6 @@
 // This instruction set's row of kernels.
 #include "elementwise.hpp"
+#include "fixed_kernels.hpp"
 #include "gemm.hpp"
 #include "rnn.hpp"
 
@@ -52,6 +53,6 @@ constexpr KernelsOf<T> kernels_of = {
 
 } // namespace
 
-extern const Kernels kernels = {kernels_of<float>, kernels_of<double>};
+extern const Kernels kernels = {kernels_of<float>, kernels_of<double>, &fixed_kernels};
 
 } // namespace fastiter::FASTITER_LEVEL
