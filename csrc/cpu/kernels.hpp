@@ -111,10 +111,13 @@ template <class T> struct KernelsOf {
     T (*read_stream)(const T* x, int64_t n);                     // sums x: the bandwidth that bench/ divides by
 };
 
-// One instruction set's kernels.
+struct QuantKernels;
+
+// One instruction set's kernels. Later families have tables of their own, in their headers: pointers keep this one constant.
 struct Kernels {
     KernelsOf<float> f32;
     KernelsOf<double> f64;
+    const QuantKernels* quant;
     template <class T> const KernelsOf<T>& of() const {
         if constexpr (sizeof(T) == 4)
             return f32;

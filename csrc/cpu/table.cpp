@@ -1,6 +1,7 @@
 // This instruction set's row of kernels.
 #include "elementwise.hpp"
 #include "gemm.hpp"
+#include "quant_kernels.hpp"
 #include "rnn.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
@@ -52,6 +53,6 @@ constexpr KernelsOf<T> kernels_of = {
 
 } // namespace
 
-extern const Kernels kernels = {kernels_of<float>, kernels_of<double>};
+extern const Kernels kernels = {kernels_of<float>, kernels_of<double>, &quant_kernels};
 
 } // namespace fastiter::FASTITER_LEVEL
