@@ -158,6 +158,7 @@ PYBIND11_MODULE(_core, m) {
     m.def("idle_bytes", idle_bytes);
     define<float>(m, "_f32");
     define<double>(m, "_f64");
+    define_quant(m);
     define_tensor(m);
     define_fixed(m);
 }

@@ -4,6 +4,7 @@
 
 namespace fastiter {
 
+void define_quant(py::module_& m);
 void define_tensor(py::module_& m);
 void define_fixed(py::module_& m);
 

@@ -111,13 +111,15 @@ template <class T> struct KernelsOf {
     T (*read_stream)(const T* x, int64_t n);                     // sums x: the bandwidth that bench/ divides by
 };
 
-struct FixedKernels; // fixed_kernels.hpp
+struct FixedKernels;
+struct QuantKernels;
 
-// One instruction set's kernels; families with a table of their own by its address.
+// One instruction set's kernels. Later families have tables of their own, in their headers: pointers keep this one constant.
 struct Kernels {
     KernelsOf<float> f32;
     KernelsOf<double> f64;
     const FixedKernels* fixed;
+    const QuantKernels* quant;
     template <class T> const KernelsOf<T>& of() const {
         if constexpr (sizeof(T) == 4)
             return f32;

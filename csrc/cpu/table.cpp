@@ -2,6 +2,7 @@
 #include "elementwise.hpp"
 #include "fixed_kernels.hpp"
 #include "gemm.hpp"
+#include "quant_kernels.hpp"
 #include "rnn.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
@@ -53,6 +54,6 @@ constexpr KernelsOf<T> kernels_of = {
 
 } // namespace
 
-extern const Kernels kernels = {kernels_of<float>, kernels_of<double>, &fixed_kernels};
+extern const Kernels kernels = {kernels_of<float>, kernels_of<double>, &fixed_kernels, &quant_kernels};
 
 } // namespace fastiter::FASTITER_LEVEL

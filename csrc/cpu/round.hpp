@@ -1,0 +1,102 @@
+// Rounding vectors to whole numbers in every way, and the random numbers of stochastic rounding.
+#pragma once
+#include "quant_kernels.hpp"
+#include "simd.hpp"
+
+namespace fastiter::FASTITER_LEVEL {
+
+// The random words of lanes<T> elements
+template <class T> struct random_words_of {
+    typedef uint32_t type __attribute__((vector_size(lanes<T> * 4)));
+    typedef uint32_t unaligned __attribute__((vector_size(lanes<T> * 4), aligned(4)));
+    typedef int32_t as_signed __attribute__((vector_size(lanes<T> * 4)));
+};
+template <class T> using random_words = typename random_words_of<T>::type;
+template <class T> FASTITER_INLINE random_words<T> load_random(const uint32_t* p) {
+    return *reinterpret_cast<const typename random_words_of<T>::unaligned*>(p);
+}
+constexpr int kRandomBits = 31; // of a word, its high bits: they fit a signed integer
+
+template <class T> FASTITER_INLINE vec<T> magnitude_of(vec<T> x) { return (vec<T>)((mask<T>)x & ~sign_bit<T>()); }
+
+// The whole number next to v in a direction: the nearest (ties to even), the next below, above, or toward zero. The
+// instruction names its own direction, so that the mode that the processor is in does not matter.
+constexpr int kEven = 0, kDown = 1, kUp = 2, kZero = 3;
+
+template <class T, int Direction> FASTITER_INLINE vec<T> nearby(vec<T> v) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+        return (vec<T>)_mm512_roundscale_ps((__m512)v, Direction | 8);
+    else
+        return (vec<T>)_mm512_roundscale_pd((__m512d)v, Direction | 8);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4)
+        return (vec<T>)_mm256_round_ps((__m256)v, Direction | 8);
+    else
+        return (vec<T>)_mm256_round_pd((__m256d)v, Direction | 8);
+#else
+    // Adding 2^mantissa leaves no place for a fraction. Numbers that large, and NaN, have none.
+    const vec<T> limit = broadcast(sizeof(T) == 4 ? T(8388608.0) : T(4503599627370496.0));
+    const vec<T> a = magnitude_of<T>(v), nearest = (a + limit) - limit, one = broadcast(T(1)), zero{};
+    vec<T> r = copy_sign<T>(nearest, v);
+    if constexpr (Direction == kDown) r -= r > v ? one : zero;
+    if constexpr (Direction == kUp) r += r < v ? one : zero;
+    if constexpr (Direction == kZero) r = copy_sign<T>(nearest - (nearest > a ? one : zero), v);
+    return a < limit ? r : v;
+#endif
+}
+
+template <class T> FASTITER_INLINE vec<T> one_where(mask<T> m) { return (vec<T>)(m & (mask<T>)broadcast(T(1))); }
+template <class T> FASTITER_INLINE vec<T> signed_one_where(mask<T> m, vec<T> sign) {
+    return (vec<T>)(m & ((mask<T>)broadcast(T(1)) | ((mask<T>)sign & sign_bit<T>())));
+}
+
+// Where the fraction f of [0, 1) plus the random number carries: with probability f, cut to 31 bits
+template <class T> FASTITER_INLINE mask<T> carries(vec<T> f, random_words<T> random) {
+    using Signed = typename random_words_of<T>::as_signed;
+    const Signed r = (Signed)(random >> 1);
+    const vec<T> scaled = f * T(2147483648.0);
+    if constexpr (sizeof(T) == 4) // 31 bits and 31 bits: the carry is the sign
+        return (mask<T>)((Signed)(random_words<T>(__builtin_convertvector(scaled, Signed)) + random_words<T>(r)) < 0);
+    else
+        return scaled >= T(2147483648.0) - __builtin_convertvector(r, vec<double>);
+}
+
+// v rounded to a whole number. v + 0.5 would be rounded itself: fractions are compared, which are exact where it matters.
+template <class T, Rounding R> FASTITER_INLINE vec<T> whole(vec<T> v, random_words<T> random) {
+    const T half = T(0.5);
+    if constexpr (R == Rounding::down) return nearby<T, kDown>(v);
+    if constexpr (R == Rounding::up) return nearby<T, kUp>(v);
+    if constexpr (R == Rounding::zero) return nearby<T, kZero>(v);
+    if constexpr (R == Rounding::even) return nearby<T, kEven>(v);
+    if constexpr (R == Rounding::half_up) {
+        const vec<T> below = nearby<T, kDown>(v);
+        return below + one_where<T>(v - below >= half);
+    }
+    if constexpr (R == Rounding::half_down) {
+        const vec<T> above = nearby<T, kUp>(v);
+        return above - one_where<T>(above - v >= half);
+    }
+    const vec<T> t = nearby<T, kZero>(v);
+    if constexpr (R == Rounding::half_away) return t + signed_one_where<T>(magnitude_of<T>(v - t) >= half, v);
+    if constexpr (R == Rounding::half_zero) return t + signed_one_where<T>(magnitude_of<T>(v - t) > half, v);
+    if constexpr (R == Rounding::away) return t + signed_one_where<T>(t != v, v);
+    return t + signed_one_where<T>(carries<T>(magnitude_of<T>(v - t), random), v); // stochastic
+}
+
+// Elements of a mask that are true, counted by lane and added up at the end
+template <class T> struct Count {
+    mask<T> lanes_{};
+    FASTITER_INLINE void add(mask<T> m) { lanes_ -= m; }
+    FASTITER_INLINE int64_t total() const {
+        int64_t sum = 0;
+        for (int i = 0; i < lanes<T>; ++i) sum += lanes_[i];
+        return sum;
+    }
+};
+
+// Random words of n elements (rounded up to whole groups of 64) from the multiple of 64 `first` on, from Philox4x32-10
+// (Salmon et al. 2011). Element 16 w + i of a group is word w of the counter first / 4 + i, for all machines alike.
+void random_numbers(uint64_t seed, uint64_t first, int64_t n, uint32_t* words);
+
+} // namespace fastiter::FASTITER_LEVEL
