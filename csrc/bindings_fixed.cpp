@@ -1,7 +1,8 @@
-// fastiter._core: fixed-point arithmetic on codes. Arguments in the order of the parameters' fields.
+// fastiter._core: fixed-point arithmetic on codes, products with a small accumulator. Arguments in the order of the fields.
 #include "arguments.hpp"
 #include "bindings.hpp"
 #include "fixed.hpp"
+#include "quant_matmul.hpp"
 
 namespace fastiter {
 namespace {
@@ -82,11 +83,32 @@ void convert(const py::tuple& in, const py::tuple& out, int64_t n, const py::tup
     run_fixed_convert(c, width);
 }
 
+// a: (address, m, k), b: (address, k, n), c: (address, m): addresses and strides;
+// acc: (rounding, mantissa, min_exponent, most, beyond, has_minus_zero)
+void quant_matmul(int64_t M, int64_t N, int64_t K, bool in_double, const py::tuple& a, const py::tuple& b,
+                  const py::tuple& c, const py::tuple& acc, int64_t every, bool sums_fit) {
+    QuantMatmul g;
+    g.M = M, g.N = N, g.K = K;
+    g.in_double = in_double;
+    g.a = address<const void>(at(a, 0)), g.a_m = integer(at(a, 1)), g.a_k = integer(at(a, 2));
+    g.b = address<const void>(at(b, 0)), g.b_k = integer(at(b, 1)), g.b_n = integer(at(b, 2));
+    g.c = address<void>(at(c, 0)), g.c_m = integer(at(c, 1));
+    g.acc.rounding = Rounding(integer(at(acc, 0)));
+    g.acc.mantissa = int(integer(at(acc, 1))), g.acc.min_exponent = int(integer(at(acc, 2)));
+    g.acc.most = py::cast<double>(py::handle(at(acc, 3))), g.acc.beyond = py::cast<double>(py::handle(at(acc, 4)));
+    g.acc.has_minus_zero = integer(at(acc, 5)) != 0;
+    g.every = every;
+    g.sums_fit = sums_fit;
+    py::gil_scoped_release release;
+    run_quant_matmul(g);
+}
+
 } // namespace
 
 void define_fixed(py::module_& m) {
     m.def("fixed_matmul", matmul);
     m.def("fixed_convert", convert);
+    m.def("quant_matmul", quant_matmul);
 }
 
 } // namespace fastiter

@@ -15,7 +15,7 @@ template <class T> AssignLine<T> assign_line(Round r, Over o);
 template <class T> AccumulateLines<T> accumulate_line(Round r, Over o);
 
 // Everything that a tile needs to know of the steps that it takes; what stands after `acc` is for lines() alone.
-template <class T> struct Steps {
+template <class T> struct StepRules {
     Target<T> acc, product;
     AccumulateLines<T> accumulate = nullptr;
     AssignLine<T> assign_products = nullptr; // nullptr: products have no format of their own
@@ -26,7 +26,7 @@ template <class T> struct Steps {
 // acc[row][column] += a[row] times the panel, assigned step by step. Lines of a are a_row apart, those of acc as long as the
 // panel is wide.
 template <class T>
-using TileFunction = void (*)(const T* a, int64_t a_row, const T* panel, int64_t K, T* acc, const Steps<T>&);
+using TileFunction = void (*)(const T* a, int64_t a_row, const T* panel, int64_t K, T* acc, const StepRules<T>&);
 
 // A way to compute: its function for tiles of `rows` lines and `vectors` vectors of columns, and for one vector.
 template <class T> struct Tiles {

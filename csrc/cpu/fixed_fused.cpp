@@ -14,7 +14,7 @@ template <class T, FixedProduct P> FASTITER_INLINE vec<T> times(vec<T> a, vec<T>
 }
 
 template <class T, Round R, Over O, FixedProduct P, int ROWS, int NV>
-void tile(const T* a, int64_t a_row, const T* panel, int64_t K, T* out, const Steps<T>& steps) {
+void tile(const T* a, int64_t a_row, const T* panel, int64_t K, T* out, const StepRules<T>& steps) {
     constexpr int W = lanes<T>;
     const Target<T> t = steps.acc;
     vec<T> acc[ROWS][NV];
@@ -81,7 +81,7 @@ template <class T> Tiles<T> by_rounding(Round r, Over o) {
 }
 
 template <int ROWS, int NV>
-void pair_tile(const int32_t* a, int64_t a_row, const int32_t* panel, int64_t K, int32_t* out, const Steps<int32_t>&) {
+void pair_tile(const int32_t* a, int64_t a_row, const int32_t* panel, int64_t K, int32_t* out, const StepRules<int32_t>&) {
     constexpr int W = lanes<int32_t>;
     vec32 acc[ROWS][NV];
 #pragma GCC unroll 8

@@ -94,7 +94,7 @@ private:
 };
 
 template <class T, int NV>
-void tile(const T* a, int64_t, const T* panel, int64_t K, T* acc, const Steps<T>& steps) {
+void tile(const T* a, int64_t, const T* panel, int64_t K, T* acc, const StepRules<T>& steps) {
     constexpr int64_t kLines = kBlockBytes / int64_t(NV * sizeof(vec<T>));
     alignas(64) T p[kLines * NV * lanes<T>];
     Groups<T, NV> groups(steps.every);

@@ -15,7 +15,7 @@ int64_t safe_pairs(const FixedMatmul& g) {
 // only parts of the sums.
 template <class T, class Sum> class Product {
 public:
-    Product(const FixedMatmul& g, const Tiles<T>& tiles, const Steps<T>& steps, int codes)
+    Product(const FixedMatmul& g, const Tiles<T>& tiles, const StepRules<T>& steps, int codes)
         : g_(g), tiles_(tiles), steps_(steps), is_paired_(codes == 2), lines_(ceil_div(g.K, codes)),
           depth_(sizeof(Sum) > sizeof(T) ? safe_pairs(g) : lines_), columns_(tiles.vectors * lanes<T>),
           chunk_(chunk_rows()), target_(target_of<Sum>(g.acc)) {}
@@ -116,15 +116,15 @@ private:
 
     const FixedMatmul& g_;
     const Tiles<T> tiles_;
-    const Steps<T> steps_;
+    const StepRules<T> steps_;
     const bool is_paired_;
     const int64_t lines_, depth_, columns_, chunk_;
     const Target<Sum> target_;
     T* panel_ = nullptr;
 };
 
-template <class T> Steps<T> steps_of(const FixedMatmul& g) {
-    Steps<T> s;
+template <class T> StepRules<T> steps_of(const FixedMatmul& g) {
+    StepRules<T> s;
     s.acc = target_of<T>(g.acc);
     s.product = target_of<T>(g.product);
     s.every = g.every;

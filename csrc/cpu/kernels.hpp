@@ -113,6 +113,7 @@ template <class T> struct KernelsOf {
 
 struct FixedKernels;
 struct QuantKernels;
+struct QuantMatmulKernels;
 
 // One instruction set's kernels. Later families have tables of their own, in their headers: pointers keep this one constant.
 struct Kernels {
@@ -120,6 +121,7 @@ struct Kernels {
     KernelsOf<double> f64;
     const FixedKernels* fixed;
     const QuantKernels* quant;
+    const QuantMatmulKernels* quant_matmul;
     template <class T> const KernelsOf<T>& of() const {
         if constexpr (sizeof(T) == 4)
             return f32;

@@ -18,19 +18,19 @@ template <> struct unsigned_of<int32_t> {
 template <> struct unsigned_of<int64_t> {
     using type = uint64_t;
 };
-template <class T> using bits_of = typename unsigned_of<T>::type;
+template <class T> using unsigned_type = typename unsigned_of<T>::type;
 
 // Modulo 2^bits: overflow of signed integers is undefined in C++.
 template <class T> FASTITER_INLINE vec<T> add_mod(vec<T> a, vec<T> b) {
-    return (vec<T>)((vec<bits_of<T>>)a + (vec<bits_of<T>>)b);
+    return (vec<T>)((vec<unsigned_type<T>>)a + (vec<unsigned_type<T>>)b);
 }
 template <class T> FASTITER_INLINE vec<T> sub_mod(vec<T> a, vec<T> b) {
-    return (vec<T>)((vec<bits_of<T>>)a - (vec<bits_of<T>>)b);
+    return (vec<T>)((vec<unsigned_type<T>>)a - (vec<unsigned_type<T>>)b);
 }
 template <class T> FASTITER_INLINE vec<T> mul_mod(vec<T> a, vec<T> b) {
-    return (vec<T>)((vec<bits_of<T>>)a * (vec<bits_of<T>>)b);
+    return (vec<T>)((vec<unsigned_type<T>>)a * (vec<unsigned_type<T>>)b);
 }
-template <class T> FASTITER_INLINE vec<T> shift_left(vec<T> a, int n) { return (vec<T>)((vec<bits_of<T>>)a << n); }
+template <class T> FASTITER_INLINE vec<T> shift_left(vec<T> a, int n) { return (vec<T>)((vec<unsigned_type<T>>)a << n); }
 
 template <class T> FASTITER_INLINE vec<T> splat(T x) { return vec<T>{} + x; }
 template <class T> FASTITER_INLINE vec<T> larger(vec<T> a, vec<T> b) { return a > b ? a : b; }

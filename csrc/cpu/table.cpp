@@ -3,6 +3,7 @@
 #include "fixed_kernels.hpp"
 #include "gemm.hpp"
 #include "quant_kernels.hpp"
+#include "quant_matmul_kernels.hpp"
 #include "rnn.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
@@ -54,6 +55,7 @@ constexpr KernelsOf<T> kernels_of = {
 
 } // namespace
 
-extern const Kernels kernels = {kernels_of<float>, kernels_of<double>, &fixed_kernels, &quant_kernels};
+extern const Kernels kernels = {kernels_of<float>, kernels_of<double>, &fixed_kernels, &quant_kernels,
+                                &quant_matmul_kernels};
 
 } // namespace fastiter::FASTITER_LEVEL

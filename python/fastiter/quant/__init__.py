@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from ._arithmetic import FixedArray
 from ._formats import Fixed, Float, Format, Int, parse
+from ._matmul import fixed_conv2d, fixed_matmul
 
-__all__ = ["Fixed", "Float", "Format", "Int", "parse"]
+__all__ = [
+    "Fixed",
+    "FixedArray",
+    "Float",
+    "Format",
+    "Int",
+    "fixed_conv2d",
+    "fixed_matmul",
+    "parse",
+]

@@ -1,19 +1,20 @@
 """value = code * 2**(integer - width): the specification of fixed-point arithmetic, in rational numbers.
 
-A format is any object with the fields of :class:`Format`. Codes are Python integers, values are Fractions; nothing here
-is clever and nothing is fast. The rules are those of HLS's ``ap_fixed``: every operator returns a format that holds its
-result exactly (division truncates), and only an assignment rounds, first, and then deals with overflow.
+Codes are Python integers, values are Fractions; nothing here is clever and nothing is fast. The rules are those of HLS's
+``ap_fixed``: every operator returns a format that holds its result exactly (division truncates), and only an assignment
+rounds, first, and then deals with overflow: :func:`.quant.fixed_code`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from math import floor
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from .quant import Fixed, fixed_code
 
 Array = npt.NDArray[Any]
 
@@ -27,17 +28,6 @@ class Shape(Protocol):
     def integer(self) -> int: ...
     @property
     def signed(self) -> bool: ...
-
-
-class Format(Shape, Protocol):
-    """A shape, and what an assignment to it does with values that it does not hold."""
-
-    @property
-    def rounding(self) -> str: ...
-    @property
-    def overflow(self) -> str: ...
-    @property
-    def saturated_bits(self) -> int: ...
 
 
 class Grown(NamedTuple):
@@ -67,78 +57,10 @@ def value_of(code: int, fmt: Shape) -> Fraction:
     return code * power(-fraction_bits(fmt))
 
 
-# ---- assignment -----------------------------------------------------------------------------------------------------
-
-
-def rounded(v: Fraction, mode: str) -> int:
-    """Return the integer that ``v`` becomes."""
-    low = floor(v)
-    rest = v - low
-    half = Fraction(1, 2)
-    nearest = low + (rest > half)
-    if mode == "TRN":
-        return low
-    if mode == "TRN_ZERO":
-        return low + (v < 0 and rest > 0)
-    if rest != half:
-        return nearest
-    # A tie: RND to +inf, RND_MIN_INF to -inf, RND_INF away from zero, RND_ZERO to zero, RND_CONV to the even code
-    up = {"RND": True, "RND_MIN_INF": False, "RND_INF": v > 0, "RND_ZERO": v < 0, "RND_CONV": low % 2 == 1}
-    return low + up[mode]
-
-
 def _with_sign(u: int, width: int) -> int:
     """Read the low ``width`` bits of ``u`` as two's complement."""
     u %= 1 << width
     return u - (1 << width) if u >> width - 1 else u
-
-
-def overflowed(code: int, low: int, fmt: Format) -> int:
-    """Return the code of the format that the rounded ``code`` becomes; ``low`` is the floor of what was rounded."""
-    least, most = limits(fmt)
-    width, kept = fmt.width, fmt.width - fmt.saturated_bits
-    if fmt.overflow == "SAT_SYM" and fmt.signed:
-        return max(-most, min(code, most))
-    if least <= code <= most:
-        return code
-    negative = code < 0
-    if fmt.overflow in ("SAT", "SAT_SYM"):
-        return least if negative else most
-    if fmt.overflow == "SAT_ZERO":
-        return 0
-    u = code % (1 << width)
-    top = u >> width - 1
-    if fmt.overflow == "WRAP":
-        if fmt.saturated_bits > 0:
-            u %= 1 << kept
-            high = (1 << width) - (1 << kept)  # the saturated bits, all ones
-            if fmt.signed:
-                high = 1 << width - 1 if negative else high - (1 << width - 1)
-            u += high
-        return _with_sign(u, width) if fmt.signed else u
-    assert fmt.overflow == "WRAP_SM" and fmt.signed
-    if fmt.saturated_bits == 0:
-        sign = low >> width & 1
-        if sign != top:
-            u = ~u
-    elif fmt.saturated_bits == 1:
-        sign = int(negative)
-        if sign != top:
-            u = ~u
-    else:
-        sign = int(negative)
-        if (u >> kept & 1) == sign:
-            u = ~u
-        middle = (1 << width - 1) - (1 << kept)  # bits kept .. width - 2
-        u = u & ~middle if negative else u | middle
-    u = u & ~(1 << width - 1) | sign << width - 1
-    return _with_sign(u, width)
-
-
-def code_of(x: Fraction, fmt: Format) -> int:
-    """Assign the value ``x``: round, then overflow."""
-    v = x * power(fraction_bits(fmt))
-    return overflowed(rounded(v, fmt.rounding), floor(v), fmt)
 
 
 # ---- operators ------------------------------------------------------------------------------------------------------
@@ -230,8 +152,8 @@ def dot(
     fa: Shape,
     b: Sequence[int],
     fb: Shape,
-    acc: Format,
-    product: Format | None = None,
+    acc: Fixed,
+    product: Fixed | None = None,
     start: int = 0,
     every: int = 1,
 ) -> int:
@@ -243,10 +165,10 @@ def dot(
     for k, (ak, bk) in enumerate(zip(a, b, strict=True)):
         p = value_of(ak, fa) * value_of(bk, fb)
         if product is not None:
-            p = value_of(code_of(p, product), product)
+            p = value_of(fixed_code(p, product), product)
         total += p
         if (k + 1) % every == 0 or k + 1 == len(a):
-            total = value_of(code_of(total, acc), acc)
+            total = value_of(fixed_code(total, acc), acc)
     return exact_code(total, acc)
 
 
@@ -255,8 +177,8 @@ def matmul(
     fa: Shape,
     b: Array,
     fb: Shape,
-    acc: Format,
-    product: Format | None = None,
+    acc: Fixed,
+    product: Fixed | None = None,
     start: Array | None = None,
     every: int = 1,
 ) -> Array:
@@ -275,8 +197,8 @@ def conv2d(
     fx: Shape,
     w: Array,
     fw: Shape,
-    acc: Format,
-    product: Format | None = None,
+    acc: Fixed,
+    product: Fixed | None = None,
     start: Array | None = None,
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int] = (0, 0),
