@@ -93,3 +93,21 @@ def rnn_bwd_tensors(
     need_state: bool,
     /,
 ) -> Any: ...
+
+def quantize(
+    format: tuple[Any, ...],
+    scaling: tuple[Any, ...],
+    in_double: bool,
+    seed: int,
+    x: Address,
+    x_type: int,
+    y: Address,
+    y_type: int,
+    lines: int,
+    n: int,
+    /,
+) -> tuple[int, int, int]: ...
+def pack_codes(
+    codes: Address, type: int, bits: int, packed: Address, lines: int, n: int, unpack: bool, is_signed: bool, /
+) -> None: ...
+def random_words(seed: int, first: int, n: int, words: Address, /) -> None: ...

@@ -2,6 +2,38 @@
 
 from __future__ import annotations
 
+from ._analysis import Calibration, Error, Range, calibrate, error, range_of
+from ._block_formats import MX, NVFP4, BlockFloat
+from ._codes import pack, unpack
 from ._formats import Fixed, Float, Format, Int, parse
+from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
+from ._quantize import Blocks, Counts, decode, encode, quantize
 
-__all__ = ["Fixed", "Float", "Format", "Int", "parse"]
+__all__ = [
+    "MX",
+    "NVFP4",
+    "BlockFloat",
+    "Blocks",
+    "Calibration",
+    "Counts",
+    "Error",
+    "Fixed",
+    "Float",
+    "Format",
+    "Int",
+    "Logarithmic",
+    "Posit",
+    "PowerOfTwo",
+    "Range",
+    "SumOfPowers",
+    "Table",
+    "calibrate",
+    "decode",
+    "encode",
+    "error",
+    "pack",
+    "parse",
+    "quantize",
+    "range_of",
+    "unpack",
+]
