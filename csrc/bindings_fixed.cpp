@@ -84,7 +84,7 @@ void convert(const py::tuple& in, const py::tuple& out, int64_t n, const py::tup
 }
 
 // a: (address, m, k), b: (address, k, n), c: (address, m): addresses and strides;
-// acc: (rounding, mantissa, min_exponent, most, beyond, has_minus_zero)
+// acc: (rounding, mantissa, min_exponent, most, over, under, infinite, has_minus_zero)
 void quant_matmul(int64_t M, int64_t N, int64_t K, bool in_double, const py::tuple& a, const py::tuple& b,
                   const py::tuple& c, const py::tuple& acc, int64_t every, bool sums_fit) {
     QuantMatmul g;
@@ -95,8 +95,9 @@ void quant_matmul(int64_t M, int64_t N, int64_t K, bool in_double, const py::tup
     g.c = address<void>(at(c, 0)), g.c_m = integer(at(c, 1));
     g.acc.rounding = Rounding(integer(at(acc, 0)));
     g.acc.mantissa = int(integer(at(acc, 1))), g.acc.min_exponent = int(integer(at(acc, 2)));
-    g.acc.most = py::cast<double>(py::handle(at(acc, 3))), g.acc.beyond = py::cast<double>(py::handle(at(acc, 4)));
-    g.acc.has_minus_zero = integer(at(acc, 5)) != 0;
+    auto number = [&](int i) { return py::cast<double>(py::handle(at(acc, i))); };
+    g.acc.most = number(3), g.acc.over = number(4), g.acc.under = number(5), g.acc.infinite = number(6);
+    g.acc.has_minus_zero = integer(at(acc, 7)) != 0;
     g.every = every;
     g.sums_fit = sums_fit;
     py::gil_scoped_release release;

@@ -34,7 +34,9 @@ bool rounds_in(int bits, Bound p, int64_t shift) {
 
 bool is_modular(const FixedTarget& t) { return t.overflow == FixedOverflow::wrap && t.saturated_bits == 0; }
 bool clamps(const FixedTarget& t) { return t.overflow == FixedOverflow::sat || t.overflow == FixedOverflow::sat_sym; }
-bool has_short_loop(const FixedTarget& t) { return is_modular(t) || clamps(t) || t.overflow == FixedOverflow::sat_zero; }
+bool has_short_loop(const FixedTarget& t) {
+    return is_modular(t) || clamps(t) || t.overflow == FixedOverflow::sat_zero;
+}
 
 // One assignment after another in lanes of `bits` bits
 bool steps_in(int bits, Bound p, const FixedTarget& t, bool wraps_once) {
@@ -84,8 +86,8 @@ bool takes_part_of_product(const FixedMatmul& g, FixedPlan& plan) {
     }
     if (t.rounding != FixedRounding::rnd || !share_places(g, 15 - t.shift, plan)) return false;
     // (-2^15)^2 rounds to 2^15, which 16 bits do not hold
-    const bool reaches_end = g.a.is_signed && g.b.is_signed && g.a.magnitude() + plan.a_left == 15 &&
-                             g.b.magnitude() + plan.b_left == 15;
+    const bool reaches_end =
+        g.a.is_signed && g.b.is_signed && g.a.magnitude() + plan.a_left == 15 && g.b.magnitude() + plan.b_left == 15;
     plan.product = FixedProduct::rounded;
     return !reaches_end || plan.wraps_once;
 }

@@ -5,5 +5,8 @@
 namespace fastiter {
 
 QuantCounts run_quant(QuantJob job);
+void run_pack(PackJob job);
+// n a multiple of 64, and so is `first`
+void quant_random(uint64_t seed, uint64_t first, int64_t n, uint32_t* words);
 
 } // namespace fastiter

@@ -66,7 +66,7 @@ def run_path(
     every: int = 1,
     path: str = "choose",
 ) -> tuple[Array, set[str]]:
-    """The codes of a b by a path, or by the one that has no conditions where that is not exact; and which were taken."""
+    """The codes of a b by a path, or by the one without conditions where that is not exact; and which were taken."""
     start = None
     if bias is not None:
         start = np.broadcast_to(bias.astype(acc).codes.astype(code_dtype(64, acc.signed)), (a.shape[0], b.shape[1]))

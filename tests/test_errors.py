@@ -37,7 +37,7 @@ BACKEND = (fastiter.BackendError,)
 
 
 def test_every_public_function_is_here() -> None:
-    without_arguments = {"BackendError", "__version__", "get_num_threads", "release_memory", "show_config"}
+    without_arguments = {"BackendError", "__version__", "get_num_threads", "quant", "release_memory", "show_config"}
     assert set(fastiter.__all__) == {*CELLS, "set_num_threads", *without_arguments}
     for name in ("get_num_threads", "release_memory", "show_config"):
         with pytest.raises(TypeError, match=name):

@@ -66,7 +66,7 @@ def test_operators_on_the_widest_formats(name: str) -> None:
     rng = np.random.default_rng(1)
     for signed in ((True, True), (True, False), (False, True), (False, False)):
         for width in range(25, 64):
-            fa, fb = Fixed(width, width, signed[0]), Fixed(63 - width if name == "mul" else 60, 60, signed[1])
+            fa, fb = Fixed(width, width, signed[0]), Fixed(64 - width if name == "mul" else 60, 60, signed[1])
             if name == "div":
                 fb = Fixed(20, 20 - (63 - width), signed[1])
             if not 63 <= growth(fa, fb).width <= 64:
@@ -212,7 +212,13 @@ def test_any_layout(strides: str) -> None:
     }[strides]
     a = FixedArray.from_codes(y, fmt)
     plain = FixedArray.from_codes(np.ascontiguousarray(y.astype(x.dtype)), fmt)
-    for op in (lambda z: z + z, lambda z: z * 3, lambda z: z.astype("fixed<6,4,RND,SAT>"), lambda z: -z, lambda z: z >> 2):
+    for op in (
+        lambda z: z + z,
+        lambda z: z * 3,
+        lambda z: z.astype("fixed<6,4,RND,SAT>"),
+        lambda z: -z,
+        lambda z: z >> 2,
+    ):
         same_codes(op(a), op(plain).codes)
 
 
@@ -237,7 +243,7 @@ def test_comparisons() -> None:
 def test_comparison_with_integers() -> None:
     a = FixedArray([1.0, 1.5, -2.0], Fixed(8, 4))
     assert (a == 1).tolist() == [True, False, False]
-    assert (2 > a).tolist() == [True, True, True]
+    assert operator.gt(2, a).tolist() == [True, True, True]
     assert (a < -1).tolist() == [False, False, True]
     assert (a != "1") is True
     with pytest.raises(TypeError):
@@ -246,11 +252,17 @@ def test_comparison_with_integers() -> None:
 
 def test_integers_have_the_narrowest_format() -> None:
     a = FixedArray([1.0], Fixed(8, 4))
-    for n, fmt in ((0, (1, 1, False)), (1, (1, 1, False)), (-1, (1, 1, True)), (127, (7, 7, False)), (-128, (8, 8, True))):
+    for n, fmt in (
+        (0, (1, 1, False)),
+        (1, (1, 1, False)),
+        (-1, (1, 1, True)),
+        (127, (7, 7, False)),
+        (-128, (8, 8, True)),
+    ):
         assert shape_of((a * n).fmt) == reference.product_format(Fixed(8, 4), Fixed(*fmt))
         assert (n * a).to_float().tolist() == [n]
     assert (3 - a).to_float().tolist() == [2]
-    assert (6 / FixedArray([4.0], Fixed(8, 4))).to_float().tolist() == [1.5]
+    assert (6 / FixedArray([4.0], Fixed(8, 4))).to_float().tolist() == [1.0]  # with as many places as 6 has
     assert ((5 & a) | (4 ^ a)).to_float().tolist() == [5]
 
 

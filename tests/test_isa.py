@@ -63,11 +63,14 @@ def test_a_wrong_choice_is_an_import_error_that_names_the_choices(name: str) -> 
 @pytest.mark.parametrize("isa", [isa for isa in AVAILABLE if isa != _core.isa_chosen()])  # all other tests run that one
 def test_numbers(isa: str) -> None:
     tests = ["test_vmath.py", "test_rnn.py::test_sizes", "test_rnn.py::test_saturated_gates"]
+    tests += ["test_quant.py", "test_quant_blocks.py", "test_quant_random.py", "test_quant_codes.py::test_every_code"]
+    tests += ["test_quant_matmul.py", "test_fixed_matmul.py::test_paths_agree", "test_fixed_matmul.py::test_threads"]
+    tests += ["test_fixed_matmul.py::test_the_lowest_codes_of_all", "test_fixed_conv.py::test_modes_and_formats"]
     assert_runs("-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *tests, FASTITER_ISA=isa)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
-@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("library", ["numpy", "quant", "torch"])
 @every_isa
 def test_nothing_beyond_the_arrays_is_touched(isa: str, library: str) -> None:
     if library == "torch":

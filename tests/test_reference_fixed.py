@@ -46,7 +46,15 @@ def test_operators_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("acc", "expected"),
-    [("TRN", -4), ("TRN_ZERO", -2), ("RND", -2), ("RND_ZERO", -2), ("RND_MIN_INF", -4), ("RND_INF", -4), ("RND_CONV", -4)],
+    [
+        ("TRN", -4),
+        ("TRN_ZERO", -2),
+        ("RND", -2),
+        ("RND_ZERO", -2),
+        ("RND_MIN_INF", -4),
+        ("RND_INF", -4),
+        ("RND_CONV", -4),
+    ],
 )
 def test_a_dot_product_by_hand(acc: str, expected: int) -> None:
     """-1.5 - 1 - 0.5 step by step into whole numbers."""

@@ -51,7 +51,7 @@ template <class T> struct Target {
     T rest = 0;    // the bits that are dropped
     T tie = 0;     // what they are where p is halfway
     T lo = 0, hi = 0;
-    T mask = 0;                                   // of the format's bits
+    T mask = 0; // of the format's bits
     // For `other`: the low bits that stay and their number, and what the high bits become
     int width = 1, low = 0;
     T kept = 0, high_negative = 0, high_positive = 0;

@@ -81,7 +81,8 @@ template <class T> Tiles<T> by_rounding(Round r, Over o) {
 }
 
 template <int ROWS, int NV>
-void pair_tile(const int32_t* a, int64_t a_row, const int32_t* panel, int64_t K, int32_t* out, const StepRules<int32_t>&) {
+void pair_tile(const int32_t* a, int64_t a_row, const int32_t* panel, int64_t K, int32_t* out,
+               const StepRules<int32_t>&) {
     constexpr int W = lanes<int32_t>;
     vec32 acc[ROWS][NV];
 #pragma GCC unroll 8

@@ -129,9 +129,9 @@ template <class T> AccumulateLines<T> accumulate_line(Round r, Over o) {
 
 template <class T> Tiles<T> lines() { return {1, kVectors, tile<T, kVectors>, tile<T, 1>}; }
 
-#define FASTITER_INSTANTIATE(T)                                 \
-    template AssignLine<T> assign_line(Round, Over);            \
-    template AccumulateLines<T> accumulate_line(Round, Over);   \
+#define FASTITER_INSTANTIATE(T)                               \
+    template AssignLine<T> assign_line(Round, Over);          \
+    template AccumulateLines<T> accumulate_line(Round, Over); \
     template Tiles<T> lines();
 FASTITER_INSTANTIATE(int32_t)
 FASTITER_INSTANTIATE(int64_t)

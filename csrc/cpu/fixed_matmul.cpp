@@ -102,7 +102,8 @@ private:
 
     void finish(int64_t first, int64_t rows, int64_t n0, int64_t count, int64_t columns, Sum* sums) const {
         if (g_.plan.wraps_once)
-            for (int64_t i = 0; i < rows * columns; i += lanes<Sum>) store(sums + i, wrapped<Sum>(load(sums + i), target_));
+            for (int64_t i = 0; i < rows * columns; i += lanes<Sum>)
+                store(sums + i, wrapped<Sum>(load(sums + i), target_));
         const int64_t run = g_.out_n.size[2];
         for (int64_t i = 0; i < rows; ++i) {
             const int64_t line = g_.out_m.at(row(first + i));

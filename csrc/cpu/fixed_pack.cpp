@@ -118,9 +118,9 @@ template <class T> void write_line(const T* x, int64_t count, void* out, int byt
     }
 }
 
-#define FASTITER_INSTANTIATE(T)                                                                                      \
-    template void pack_rows(const FixedCodes&, const int64_t*, int64_t, int64_t, int64_t, int64_t, int, T*);         \
-    template void pack_panel(const FixedCodes&, int64_t, int64_t, int64_t, int, int64_t, T*);                         \
+#define FASTITER_INSTANTIATE(T)                                                                              \
+    template void pack_rows(const FixedCodes&, const int64_t*, int64_t, int64_t, int64_t, int64_t, int, T*); \
+    template void pack_panel(const FixedCodes&, int64_t, int64_t, int64_t, int, int64_t, T*);                \
     template void write_line(const T*, int64_t, void*, int, int64_t, int64_t);
 FASTITER_INSTANTIATE(int16_t)
 FASTITER_INSTANTIATE(int32_t)

@@ -56,7 +56,8 @@ Sum sum_of(Int acc, Number p, const FixedTarget& t) {
     Sum s;
     if (t.shift > 0) {
         s.floor = add(acc, p.shifted_right(t.shift));
-        const bool up = rounds_up(t.rounding, s.floor < 0, p.bit(t.shift - 1), p.has_bits_below(t.shift - 1), s.floor & 1);
+        const bool up =
+            rounds_up(t.rounding, s.floor < 0, p.bit(t.shift - 1), p.has_bits_below(t.shift - 1), s.floor & 1);
         s.rounded = add(s.floor, up);
         s.is_far = !p.negative && p.bits >> 127;
         s.negative = !s.is_far && s.rounded < 0;

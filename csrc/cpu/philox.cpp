@@ -8,7 +8,9 @@ namespace fastiter::FASTITER_LEVEL {
 namespace {
 
 typedef uint64_t Pairs __attribute__((vector_size(kVectorBytes)));
+typedef uint64_t UnalignedPairs __attribute__((vector_size(kVectorBytes), aligned(4)));
 constexpr int kPairs = kVectorBytes / 8;
+constexpr uint32_t kFirst = 0xD2511F53, kSecond = 0xCD9E8D57, kWeyl0 = 0x9E3779B9, kWeyl1 = 0xBB67AE85;
 
 // The products of the low halves
 FASTITER_INLINE Pairs product(Pairs a, uint32_t b) {
@@ -28,29 +30,37 @@ struct Words {
     Pairs c0, c1, c2, c3;
 };
 
-FASTITER_INLINE Words rounds(Words c, uint32_t k0, uint32_t k1) {
-#pragma GCC unroll 10
-    for (int round = 0; round < 10; ++round) {
-        const Pairs first = product(c.c0, 0xD2511F53), second = product(c.c2, 0xCD9E8D57);
-        c = {(second >> 32) ^ c.c1 ^ uint64_t(k0), second, (first >> 32) ^ c.c3 ^ uint64_t(k1), first};
-        k0 += 0x9E3779B9, k1 += 0xBB67AE85;
+// Of the counters (low, high, 0, 0). As `high` is the same for all, the first two rounds have little to do: after the first,
+// c0 is high ^ k0, and c1 is 0.
+FASTITER_INLINE Words words_of(Pairs low, uint32_t high, uint32_t k0, uint32_t k1) {
+    const Pairs p = product(low, kFirst), c2 = (p >> 32) ^ uint64_t(k1), zero{};
+    const uint64_t first = uint64_t(high ^ k0) * kFirst;
+    k0 += kWeyl0, k1 += kWeyl1;
+    const Pairs second = product(c2, kSecond);
+    Words c = {(second >> 32) ^ uint64_t(k0), second, p ^ ((first >> 32) ^ uint64_t(k1)), zero + first};
+#pragma GCC unroll 8
+    for (int round = 2; round < 10; ++round) {
+        k0 += kWeyl0, k1 += kWeyl1;
+        const Pairs a = product(c.c0, kFirst), b = product(c.c2, kSecond);
+        c = {(b >> 32) ^ c.c1 ^ uint64_t(k0), b, (a >> 32) ^ c.c3 ^ uint64_t(k1), a};
     }
     return c;
 }
 
 FASTITER_INLINE void store_pairs(uint32_t* p, Pairs even, Pairs odd) {
-    *reinterpret_cast<Pairs*>(p) = (even & 0xffffffff) | (odd << 32);
+    *reinterpret_cast<UnalignedPairs*>(p) = (even & 0xffffffff) | (odd << 32);
 }
 
-// Counters 2 j and 2 j + 1 are beside each other, so that a pair of results makes a pair of lanes.
+// Counters 2 j and 2 j + 1 are beside each other, so that a pair of results makes a pair of lanes. `counter` is a multiple
+// of 16: no carry into the high half.
 FASTITER_INLINE void group(uint64_t counter, uint32_t k0, uint32_t k1, uint32_t* words) {
+    const uint32_t high = uint32_t(counter >> 32);
     Pairs steps;
     for (int j = 0; j < kPairs; ++j) steps[j] = uint64_t(2 * j);
 #pragma GCC unroll 4
     for (int i = 0; i < 16; i += 2 * kPairs) {
-        const Pairs first = steps + (counter + uint64_t(i)), high = first >> 32, zero{};
-        const Words even = rounds({first, high, zero, zero}, k0, k1);
-        const Words odd = rounds({first + 1, high, zero, zero}, k0, k1); // the first is even: no carry into its high half
+        const Pairs first = steps + (counter + uint64_t(i));
+        const Words even = words_of(first, high, k0, k1), odd = words_of(first + 1, high, k0, k1);
         store_pairs(words + i, even.c0, odd.c0);
         store_pairs(words + 16 + i, even.c1, odd.c1);
         store_pairs(words + 32 + i, even.c2, odd.c2);

@@ -9,10 +9,10 @@ namespace {
 
 template <class T> struct Accumulator {
     Significand<T> significand;
-    T most, beyond, zero;
+    T most, over, under, infinite, zero;
     explicit Accumulator(const FloatAccumulator& f)
-        : significand(f.mantissa, f.min_exponent), most(T(f.most)), beyond(T(f.beyond)),
-          zero(f.has_minus_zero ? T(-0.0) : T(0)) {}
+        : significand(f.mantissa, f.min_exponent, true), most(T(f.most)), over(T(f.over)), under(T(f.under)),
+          infinite(T(f.infinite)), zero(f.has_minus_zero ? T(-0.0) : T(0)) {}
 };
 
 // Of two neighbours the odd one, of a number that T holds itself: a b + c
@@ -52,7 +52,13 @@ FASTITER_INLINE vec<T> step(vec<T> a, vec<T> b, vec<T> c, const Accumulator<T>& 
     else
         sum = sum_to_odd(a, b, c);
     const vec<T> r = to_significand<T, R>(sum, random_words<T>{}, to.significand, broadcast(to.zero));
-    return magnitude_of<T>(r) > to.most ? copy_sign<T>(broadcast(to.beyond), r) : r;
+    if constexpr (R == Rounding::down || R == Rounding::up || R == Rounding::zero) {
+        // These differ in what they make of the two ends, and of numbers beyond and infinities.
+        const vec<T> infinite = copy_sign<T>(broadcast(to.infinite), sum), none = broadcast(T(__builtin_inf()));
+        const vec<T> cut = r > to.most ? broadcast(to.over) : (r < -to.most ? broadcast(to.under) : r);
+        return magnitude_of<T>(sum) == none ? infinite : cut;
+    }
+    return magnitude_of<T>(r) > to.most ? copy_sign<T>(broadcast(to.over), r) : r;
 }
 
 // a: lines a_row apart; a panel as in tile.hpp; out: lines of NV vectors
@@ -74,8 +80,7 @@ void tile(const T* a, int64_t a_row, const T* panel, const QuantMatmul& g, T* ou
     };
     for (int64_t k = 0; k < g.K; ++k) {
         const int64_t last = min_of(g.K, k + g.every) - 1;
-        for (; k < last; ++k)
-            each(k, [&](vec<T> x, vec<T> y, vec<T> c) { return nearest_sum(x, y, c, g.in_double); });
+        for (; k < last; ++k) each(k, [&](vec<T> x, vec<T> y, vec<T> c) { return nearest_sum(x, y, c, g.in_double); });
         each(k, [&](vec<T> x, vec<T> y, vec<T> c) { return step<T, R, FITS>(x, y, c, to); });
     }
 #pragma GCC unroll 8
@@ -111,16 +116,13 @@ template <bool FITS> Tiles<double> tiles_in_double(Rounding r) {
     }
 }
 
+#if defined(__AVX512F__)
 // Whether floats do: they hold two bits more than the accumulator, and the factors of to_significand.
 bool is_narrow(const QuantMatmul& g) {
-#if defined(__AVX512F__)
     return !g.in_double && g.acc.rounding == Rounding::even && g.acc.mantissa <= 21 &&
            g.acc.min_exponent - g.acc.mantissa >= -125 && g.acc.min_exponent <= g.acc.mantissa;
-#else
-    (void)g;
-    return false;
-#endif
 }
+#endif
 
 // T: what is computed with, S: what lies in memory
 template <class T, class S> class Product {
@@ -187,7 +189,8 @@ template <class F> auto with_product(const QuantMatmul& g, F&& f) {
 #if defined(__AVX512F__)
     if (is_narrow(g)) return f(Product<float, float>(g, tiles<float, Rounding::even, false>()));
 #endif
-    const Tiles<double> tiles = g.sums_fit ? tiles_in_double<true>(g.acc.rounding) : tiles_in_double<false>(g.acc.rounding);
+    const Tiles<double> tiles =
+        g.sums_fit ? tiles_in_double<true>(g.acc.rounding) : tiles_in_double<false>(g.acc.rounding);
     if (g.in_double) return f(Product<double, double>(g, tiles));
     return f(Product<double, float>(g, tiles));
 }

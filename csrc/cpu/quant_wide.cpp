@@ -26,7 +26,7 @@ struct Rounded {
     bool cut;
 };
 
-FASTITER_INLINE Rounded without(uint64_t m, int places, bool negative, Rounding rounding, uint32_t random) {
+FASTITER_INLINE Rounded without(uint64_t m, int places, bool negative, bool odd, Rounding rounding, uint32_t random) {
     constexpr uint64_t one = 1;
     const bool far = places >= 64; // below a quarter then
     const uint64_t kept = far ? 0 : m >> places, rest = far ? m : m & ((one << places) - 1);
@@ -55,21 +55,21 @@ FASTITER_INLINE Rounded without(uint64_t m, int places, bool negative, Rounding 
                             : rounding == Rounding::half_down ? negative
                             : rounding == Rounding::half_away ? true
                             : rounding == Rounding::half_zero ? false
-                                                              : kept & 1;
+                                                              : odd;
         up = rest > half || (rest == half && tie_up);
     }
     return {kept + up, rest != 0};
 }
 
 // The sign-and-magnitude and the saturating kinds of wrapping; floor: the number before rounding, rounded down
-FASTITER_INLINE uint64_t wrapped(Wide code, Wide floor, const FixedPoint& p) {
+FASTITER_INLINE uint64_t wrapped(Wide code, Wide floor, Overflow overflow, const FixedPoint& p) {
     const uint64_t ones = p.width == 64 ? UINT64_MAX : (uint64_t(1) << p.width) - 1;
     const int n = p.saturated, kept = p.width - n;
     const uint64_t low = kept == 64 ? UINT64_MAX : (uint64_t(1) << kept) - 1;
     uint64_t u = uint64_t(code) & ones;
     const bool negative = code < 0;
     const uint64_t saturated = n ? ((uint64_t(1) << (n - 1)) - !negative) << kept : 0;
-    if (p.wrapping == Wrapping::saturated_bits)
+    if (overflow == Overflow::wrap || overflow == Overflow::wrap_some)
         return n == 0 ? u : p.is_signed ? (u & low) | saturated : u | (ones & ~low);
     const bool top = u >> (p.width - 1) & 1;
     const bool invert = n == 0   ? bool(floor >> p.width & 1) != top
@@ -85,8 +85,13 @@ FASTITER_INLINE Wide overflowed(Wide code, Wide floor, Overflow overflow, const 
     ++count;
     if (overflow == Overflow::saturate) return code < low ? low : high;
     if (overflow == Overflow::zero) return 0;
-    const uint64_t u = wrapped(code, floor, p);
+    const uint64_t u = wrapped(code, floor, overflow, p);
     return p.is_signed && u >> (p.width - 1) & 1 ? Wide(u) - (Wide(1) << p.width) : Wide(u);
+}
+
+// 2^e for every e of a double, subnormal ones included
+FASTITER_INLINE double power(int e) {
+    return __builtin_bit_cast(double, e < -1022 ? uint64_t(1) << (e + 1074) : uint64_t(e + 1023) << 52);
 }
 
 // To the nearest double, or (to_odd) to the one of the two next to it that is odd
@@ -111,13 +116,15 @@ void wide_fixed(const QuantFormat& f, const double* x, double* y, int64_t n, con
             continue;
         }
         const Parts parts = parts_of(from);
-        const int up = parts.exponent + p.fraction; // infinity has an exponent so large that it has no low bits
+        // Infinity has an exponent so large that it has no low bits.
+        const int up = parts.significand ? parts.exponent + p.fraction : 0;
         Wide magnitude, floor;
-        if (up >= 0 || parts.significand == 0) {
-            magnitude = up > 64 ? Wide(parts.significand != 0) << 100 : Wide(parts.significand) << up;
+        if (up >= 0) {
+            magnitude = up > 64 ? Wide(1) << 100 : Wide(parts.significand) << up;
             floor = parts.negative ? -magnitude : magnitude;
         } else {
-            const Rounded r = without(parts.significand, -up, parts.negative, f.rounding,
+            const bool odd = -up < 64 && (parts.significand >> -up & 1);
+            const Rounded r = without(parts.significand, -up, parts.negative, odd, f.rounding,
                                       f.rounding == Rounding::stochastic ? random[i] : 0);
             magnitude = Wide(r.magnitude);
             const Wide kept = -up >= 64 ? 0 : Wide(parts.significand >> -up);
@@ -127,6 +134,54 @@ void wide_fixed(const QuantFormat& f, const double* x, double* y, int64_t n, con
         const Wide fits = overflowed(code, floor, f.overflow, p, counts.overflow);
         counts.underflow += code == 0 && parts.significand != 0;
         y[i] = f.codes ? __builtin_bit_cast(double, uint64_t(fits)) : to_double(fits, p.from_code, f.to_odd);
+    }
+}
+
+
+// Any small float, in doubles
+void wide_float(const QuantFormat& f, const double* x, double* y, int64_t n, const uint32_t* random, QuantCounts& counts,
+                bool) {
+    const SmallFloat& s = f.small;
+    for (int64_t i = 0; i < n; ++i) {
+        counts.nan += x[i] != x[i];
+        const double from = x[i] != x[i] ? f.nan : x[i], infinity = __builtin_inf();
+        if (from != from) {
+            y[i] = from;
+            continue;
+        }
+        const Parts parts = parts_of(from);
+        double r = from;
+        if (parts.significand != 0 && from != infinity && from != -infinity) {
+            const int leading = parts.exponent + 63 - __builtin_clzll(parts.significand);
+            const int last = (leading > s.min_exponent ? leading : s.min_exponent) - s.mantissa;
+            const int places = last - parts.exponent;
+            if (places > 0) {
+                // Without a mantissa codes count powers of two: is the code of the one below odd?
+                const bool bare = s.mantissa == 0 && leading >= s.min_exponent;
+                const bool odd = bare ? ((leading - s.min_exponent + s.has_zero) & 1) != 0
+                                      : places < 64 && (parts.significand >> places & 1);
+                const uint64_t m =
+                    without(parts.significand, places, parts.negative, odd, f.rounding, random ? random[i] : 0).magnitude;
+                r = last > 1023 ? infinity : double(m) * power(last); // exact, or beyond doubles
+                r = parts.negative ? -r : r;
+            }
+        }
+        const bool out = r > s.most || r < -s.most || (!s.is_signed && from < 0);
+        double fits = r;
+        if (f.overflow == Overflow::saturate)
+            fits = r > s.most ? s.most : r < -s.most ? -s.most : r;
+        else if (from == infinity || from == -infinity)
+            fits = from > 0 ? s.infinite : s.minus_infinite;
+        else
+            fits = r > s.most ? s.over : r < -s.most ? s.under : r;
+        if (!s.is_signed) {
+            fits = from < 0 ? s.negative : fits;
+            fits = fits < s.least ? s.least : fits;
+        }
+        if (fits == 0 && !s.negative_zero) fits = 0;
+        counts.overflow += out;
+        counts.underflow += fits == 0 && from != 0 && !out;
+        y[i] = fits;
     }
 }
 

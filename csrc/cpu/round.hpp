@@ -40,7 +40,7 @@ template <class T, int Direction> FASTITER_INLINE vec<T> nearby(vec<T> v) {
     const vec<T> a = magnitude_of<T>(v), nearest = (a + limit) - limit, one = broadcast(T(1)), zero{};
     vec<T> r = copy_sign<T>(nearest, v);
     if constexpr (Direction == kDown) r -= r > v ? one : zero;
-    if constexpr (Direction == kUp) r += r < v ? one : zero;
+    if constexpr (Direction == kUp) r = copy_sign<T>(r + (r < v ? one : zero), v); // -0.5 becomes -0
     if constexpr (Direction == kZero) r = copy_sign<T>(nearest - (nearest > a ? one : zero), v);
     return a < limit ? r : v;
 #endif
@@ -84,6 +84,43 @@ template <class T, Rounding R> FASTITER_INLINE vec<T> whole(vec<T> v, random_wor
     return t + signed_one_where<T>(carries<T>(magnitude_of<T>(v - t), random), v); // stochastic
 }
 
+// v modulo `size`, from 0 on to below it; exact. What is so large that it has no low bits, infinity among it, gives 0.
+template <class T> struct Modulus {
+    vec<T> size, inverse;
+    explicit Modulus(double n) : size(broadcast(T(n))), inverse(broadcast(T(1 / n))) {}
+};
+
+template <class T, int Direction> FASTITER_INLINE vec<T> rest_of_turn(vec<T> v, const Modulus<T>& m) {
+    const vec<T> t = v * m.inverse;
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+        return (vec<T>)_mm512_reduce_ps((__m512)t, Direction | 8);
+    else
+        return (vec<T>)_mm512_reduce_pd((__m512d)t, Direction | 8);
+#else
+    const T most = T(sizeof(T) == 4 ? 0x1p30 : 0x1p60);
+    const vec<T> u = at_most<T>(at_least<T>(t, -most), most);
+    return u - nearby<T, Direction>(u);
+#endif
+}
+
+template <class T> FASTITER_INLINE vec<T> modulo(vec<T> v, const Modulus<T>& m) {
+    return rest_of_turn<T, kDown>(v, m) * m.size;
+}
+// The same from -size / 2 on
+template <class T> FASTITER_INLINE vec<T> signed_modulo(vec<T> v, const Modulus<T>& m) {
+    const vec<T> t = rest_of_turn<T, kEven>(v, m);
+    return select<T>(t == T(0.5), broadcast(T(-0.5)), t) * m.size;
+}
+
+// x times a power of two. Scaling down could lose the last bits of a number far below 1: that far, any will do that is far
+// below it too.
+template <class T> FASTITER_INLINE vec<T> times_power(vec<T> x, vec<T> power, bool down) {
+    const vec<T> v = x * power;
+    if (!down) return v;
+    return magnitude_of<T>(x) < T(sizeof(T) == 4 ? 0x1p-32 : 0x1p-64) ? x : v;
+}
+
 // Elements of a mask that are true, counted by lane and added up at the end
 template <class T> struct Count {
     mask<T> lanes_{};
@@ -93,6 +130,28 @@ template <class T> struct Count {
         for (int i = 0; i < lanes<T>; ++i) sum += lanes_[i];
         return sum;
     }
+};
+
+// Whether there was a NaN: one comparison for two vectors
+template <class T> struct NanSeen {
+#if defined(__AVX512F__)
+    uint32_t seen = 0;
+    FASTITER_INLINE void add(vec<T> a, vec<T> b) {
+        if constexpr (sizeof(T) == 4)
+            seen |= _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_UNORD_Q);
+        else
+            seen |= _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_UNORD_Q);
+    }
+    FASTITER_INLINE bool any() const { return seen != 0; }
+#else
+    mask<T> seen{};
+    FASTITER_INLINE void add(vec<T> a, vec<T> b) { seen |= (a != a) | (b != b); }
+    FASTITER_INLINE bool any() const {
+        bool some = false;
+        for (int i = 0; i < lanes<T>; ++i) some |= seen[i] != 0;
+        return some;
+    }
+#endif
 };
 
 // Random words of n elements (rounded up to whole groups of 64) from the multiple of 64 `first` on, from Philox4x32-10

@@ -30,7 +30,9 @@ template <class T> FASTITER_INLINE vec<T> sub_mod(vec<T> a, vec<T> b) {
 template <class T> FASTITER_INLINE vec<T> mul_mod(vec<T> a, vec<T> b) {
     return (vec<T>)((vec<unsigned_type<T>>)a * (vec<unsigned_type<T>>)b);
 }
-template <class T> FASTITER_INLINE vec<T> shift_left(vec<T> a, int n) { return (vec<T>)((vec<unsigned_type<T>>)a << n); }
+template <class T> FASTITER_INLINE vec<T> shift_left(vec<T> a, int n) {
+    return (vec<T>)((vec<unsigned_type<T>>)a << n);
+}
 
 template <class T> FASTITER_INLINE vec<T> splat(T x) { return vec<T>{} + x; }
 template <class T> FASTITER_INLINE vec<T> larger(vec<T> a, vec<T> b) { return a > b ? a : b; }

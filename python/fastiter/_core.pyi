@@ -121,8 +121,25 @@ def quant_matmul(
     a: tuple[Address, int, int],
     b: tuple[Address, int, int],
     c: tuple[Address, int],
-    acc: tuple[int, int, int, float, float, bool],
+    acc: tuple[int, int, int, float, float, float, float, bool],
     every: int,
     sums_fit: bool,
     /,
 ) -> None: ...
+def quantize(
+    format: tuple[Any, ...],
+    scaling: tuple[Any, ...],
+    in_double: bool,
+    seed: int,
+    x: Address,
+    x_type: int,
+    y: Address,
+    y_type: int,
+    lines: int,
+    n: int,
+    /,
+) -> tuple[int, int, int]: ...
+def pack_codes(
+    codes: Address, type: int, bits: int, packed: Address, lines: int, n: int, unpack: bool, is_signed: bool, /
+) -> None: ...
+def random_words(seed: int, first: int, n: int, words: Address, /) -> None: ...

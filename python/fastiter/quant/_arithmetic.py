@@ -84,9 +84,8 @@ class FixedArray:
             least, most = int(array.min()), int(array.max())
             if least < checked.min_code or most > checked.max_code:
                 worst = least if least < checked.min_code else most
-                raise ValueError(
-                    f"from_codes: codes must be from {checked.min_code} to {checked.max_code} for {checked}, got {worst}"
-                )
+                limits = f"from {checked.min_code} to {checked.max_code}"
+                raise ValueError(f"from_codes: codes must be {limits} for {checked}, got {worst}")
         return made(array.astype(code_dtype(checked.width, checked.signed), copy=False), checked)
 
     # ---- conversion -------------------------------------------------------------------------------------------------
@@ -317,7 +316,9 @@ def _assigned(function: str, x: Any, fmt: Fixed) -> Array:
         return convert(array, Fixed(width, width, array.dtype.kind == "i"), fmt)
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
         raise TypeError(f"{function}: x must be a FixedArray or real numbers, got dtype {array.dtype}")
-    return encode(array, fmt)
+    codes = encode(array, fmt)
+    assert isinstance(codes, np.ndarray)  # for the type checker: only formats with blocks have more
+    return codes
 
 
 def convert(codes: Array, source: Fixed, fmt: Fixed) -> Array:
@@ -350,7 +351,7 @@ def _wrapped(codes: Array, fmt: Fixed) -> Array:
 def _aligned(x: object, y: object, what: str, growth: _Growth, op: Callable[..., Array]) -> FixedArray:
     a, b = _operand(x), _operand(y)
     if a is None or b is None:
-        return NotImplemented
+        return NotImplemented  # type: ignore[no-any-return]
     fmt = grown("FixedArray", what, growth(a.fmt, b.fmt))
     fraction = max(a.fmt.fraction, b.fmt.fraction)
     return _result(op, (a.codes, b.codes), (fraction - a.fmt.fraction, fraction - b.fmt.fraction), fmt)
@@ -359,7 +360,7 @@ def _aligned(x: object, y: object, what: str, growth: _Growth, op: Callable[...,
 def _product(x: object, y: object) -> FixedArray:
     a, b = _operand(x), _operand(y)
     if a is None or b is None:
-        return NotImplemented
+        return NotImplemented  # type: ignore[no-any-return]
     return _result(
         np.multiply, (a.codes, b.codes), (0, 0), grown("FixedArray", "a * b", reference.product_format(a.fmt, b.fmt))
     )
@@ -374,7 +375,7 @@ def _magnitude(codes: Array) -> Array:
 def _quotient(x: object, y: object) -> FixedArray:
     a, b = _operand(x), _operand(y)
     if a is None or b is None:
-        return NotImplemented
+        return NotImplemented  # type: ignore[no-any-return]
     fmt = grown("FixedArray", "a / b", reference.quotient_format(a.fmt, b.fmt))
     if not np.all(b.codes):
         raise ZeroDivisionError("FixedArray: b in a / b must be other than zero, got 0")

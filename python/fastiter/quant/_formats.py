@@ -234,6 +234,8 @@ class Float(Format):
             raise ValueError(
                 "Float: specials must be another than 'ieee' without mantissa or with one bit of exponent, got 'ieee'"
             )
+        if self.signed and not self.subnormals:
+            raise ValueError("Float: subnormals must be True for a signed format, got False")
         if self.specials == "fnuz" and not self.signed:
             raise ValueError("Float: specials must be another than 'fnuz' for an unsigned format, got 'fnuz'")
         if (self.overflow == "INF" and not self.has_inf) or (self.overflow == "NAN" and not self.has_nan):

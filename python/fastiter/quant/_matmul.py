@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,15 @@ from ..reference import fixed as reference
 from ._arithmetic import FixedArray, check_fixed, made
 from ._formats import Fixed
 from ._growth import Target, code_dtype, grown, target
+from ._window import Window, read_window
 
 Array = npt.NDArray[Any]
 Index = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 #: Numbers of the enumeration FixedPath in csrc/cpu/fixed_kernels.hpp; tests name one, all others take what is fastest.
-PATHS = {name: number for number, name in enumerate(("choose", "pairs", "fused16", "fused32", "lines32", "lines64", "wide"))}
+PATHS = {
+    name: number for number, name in enumerate(("choose", "pairs", "fused16", "fused32", "lines32", "lines64", "wide"))
+}
 _BACKENDS = {"cpu": None, "reference": None}
 
 
@@ -140,16 +143,15 @@ def fixed_conv2d(
     for name, array, letters in (("x", x, "(B, C, H, W)"), ("w", w, "(O, C / groups, R, S)")):
         if array.ndim != 4:
             raise ValueError(f"fixed_conv2d: {name} must have shape {letters}, got {array.shape}")
-    window = Window(
-        _pair("fixed_conv2d", "stride", stride, 1),
-        _pair("fixed_conv2d", "padding", padding, 0),
-        _pair("fixed_conv2d", "dilation", dilation, 1),
-        _groups("fixed_conv2d", groups, x.shape, w.shape),
-    )
+    window = read_window("fixed_conv2d", stride, padding, dilation, groups, x.shape, w.shape)
     size = window.output("fixed_conv2d", x.shape, w.shape)
     start = _start("fixed_conv2d", bias, formats[0], (w.shape[0],), "(O,)")
     if run == "reference":
-        out = reference.conv2d(x.codes, x.fmt, w.codes, w.fmt, *formats, start, *window)
+        acc_format, product_format = formats
+        out = reference.conv2d(
+            *(x.codes, x.fmt, w.codes, w.fmt, acc_format, product_format, start),
+            *(window.stride, window.padding, window.dilation, window.groups),
+        )
         return made(out.astype(code_dtype(formats[0].width, formats[0].signed)), formats[0])
     return made(_conv2d_cpu(x.codes, x.fmt, w.codes, w.fmt, formats, start, window, size), formats[0])
 
@@ -188,15 +190,13 @@ def product_shape(function: str, a: tuple[int, ...], b: tuple[int, ...]) -> tupl
     if a[-1] != depth:
         raise ValueError(f"{function}: b must have K = {a[-1]} rows to go with a {a}, got shape {b}")
     try:
-        batch = np.broadcastproduct_shape(a[:-2], b[:-2])
+        batch = np.broadcast_shapes(a[:-2], b[:-2])
     except ValueError:
         raise ValueError(f"{function}: b must have a batch that goes with that of a {a}, got shape {b}") from None
     return (*batch, *(a[-2:-1] if len(a) > 1 else ()), *(b[-1:] if len(b) > 1 else ()))
 
 
-def _start(
-    function: str, bias: FixedArray | None, acc: Fixed, shape: tuple[int, ...], letters: str
-) -> Array | None:
+def _start(function: str, bias: FixedArray | None, acc: Fixed, shape: tuple[int, ...], letters: str) -> Array | None:
     """Return the accumulator's first codes, of 64 bits."""
     if bias is None:
         return None
@@ -207,50 +207,6 @@ def _start(
         return np.broadcast_to(codes, shape)
     except ValueError:
         raise ValueError(f"{function}: bias must have shape {letters} = {shape}, got {bias.shape}") from None
-
-
-def _pair(function: str, name: str, value: int | Sequence[int], least: int) -> tuple[int, int]:
-    values = (value, value) if isinstance(value, (int, np.integer)) else value
-    if isinstance(value, bool) or not isinstance(values, (tuple, list)):
-        raise TypeError(f"{function}: {name} must be an int or two, got {kind(value)}")
-    for v in values:
-        if isinstance(v, bool) or not isinstance(v, (int, np.integer)):
-            raise TypeError(f"{function}: {name} must be an int or two, got {kind(v)}")
-    if len(values) != 2:
-        raise ValueError(f"{function}: {name} must be an int or two, got {len(values)}")
-    if min(values) < least:
-        raise ValueError(f"{function}: {name} must be at least {least}, got {min(values)}")
-    return int(values[0]), int(values[1])
-
-
-def _groups(function: str, groups: object, x: tuple[int, ...], w: tuple[int, ...]) -> int:
-    if isinstance(groups, bool) or not isinstance(groups, (int, np.integer)):
-        raise TypeError(f"{function}: groups must be an int, got {kind(groups)}")
-    if groups < 1 or w[0] % groups:
-        raise ValueError(f"{function}: groups must be at least 1 and divide O = {w[0]}, got {groups}")
-    if x[1] != w[1] * groups:
-        raise ValueError(f"{function}: w must have C / groups = {x[1]} / {groups} channels, got shape {w}")
-    return int(groups)
-
-
-class Window(NamedTuple):
-    """What part of x an output of a convolution sees."""
-
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    groups: int
-
-    def output(self, function: str, x: tuple[int, ...], w: tuple[int, ...]) -> tuple[int, int]:
-        """Return the rows and columns of the output."""
-        sizes = []
-        for axis in range(2):
-            seen = self.dilation[axis] * (w[2 + axis] - 1) + 1
-            room = x[2 + axis] + 2 * self.padding[axis] - seen
-            if w[2 + axis] < 1 or room < 0:
-                raise ValueError(f"{function}: w must fit into x {x} with its padding {self.padding}, got shape {w}")
-            sizes.append(room // self.stride[axis] + 1)
-        return sizes[0], sizes[1]
 
 
 # ---- in the kernels' terms ------------------------------------------------------------------------------------------
@@ -316,7 +272,7 @@ def matmul_codes(
 ) -> tuple[Array, int]:
     """Codes of x (..., M, K) y (..., K, N), and the paths that were taken: a bit for each."""
     (M, K), N = x.shape[-2:], y.shape[-1]
-    batch = np.broadcastproduct_shape(x.shape[:-2], y.shape[:-2])
+    batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     out = empty((*batch, M, N), code_dtype(formats[0].width, formats[0].signed))
     if out.size == 0:
         return out, 0
@@ -339,11 +295,18 @@ def matmul_codes(
     out_at = np.arange(count, dtype=np.int64) * (M * N)
     paths = _core.fixed_matmul(
         (x, x.itemsize, fx.signed, fx.width, rows, _needed(_index((K,), x_steps[-1:]))),
-        (y, y.itemsize, fy.signed, fy.width, _needed(_index((N,), y_steps[-1:])), _needed(_index((K,), y_steps[-2:-1]))),
+        (
+            y,
+            y.itemsize,
+            fy.signed,
+            fy.width,
+            _needed(_index((N,), y_steps[-1:])),
+            _needed(_index((K,), y_steps[-2:-1])),
+        ),
         acc,
         product,
         every,
-        () if start is None else (start, *(step // 8 for step in start.strides)),
+        () if start is None else (start, start.strides[0] // 8, start.strides[1] // 8),
         (out, out.itemsize, out_rows, _needed(_index((N,), (1,)))),
         (count, x_at, y_at, out_at),
         PATHS[path],
@@ -376,7 +339,14 @@ def _conv2d_cpu(
     each = O // groups
     for g in range(groups):
         _core.fixed_matmul(
-            (w, w.itemsize, fw.signed, fw.width, _needed(_index((each,), w_steps[:1])), _needed(_index((C * R * S,), (1,)))),
+            (
+                w,
+                w.itemsize,
+                fw.signed,
+                fw.width,
+                _needed(_index((each,), w_steps[:1])),
+                _needed(_index((C * R * S,), (1,))),
+            ),
             (
                 *(x, x.itemsize, fx.signed, fx.width),
                 _needed(_index((B, P, Q), (x_b, down * x_h, across * x_w))),
@@ -397,7 +367,7 @@ def matmul_reference(
     x: Array, fx: Fixed, y: Array, fy: Fixed, formats: tuple[Fixed, Fixed | None], start: Array | None, every: int = 1
 ) -> Array:
     """The same by the specification."""
-    batch = np.broadcastproduct_shape(x.shape[:-2], y.shape[:-2])
+    batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     acc, product = formats
     out = np.empty((*batch, x.shape[-2], y.shape[-1]), object)
     x, y = (np.broadcast_to(z, (*batch, *z.shape[-2:])) for z in (x, y))

@@ -1,6 +1,6 @@
 """value = code * 2**(integer - width): the specification of fixed-point arithmetic, in rational numbers.
 
-Codes are Python integers, values are Fractions; nothing here is clever and nothing is fast. The rules are those of HLS's
+Codes are Python integers, values are Fractions; nothing here is clever or fast. The rules are those of HLS's
 ``ap_fixed``: every operator returns a format that holds its result exactly (division truncates), and only an assignment
 rounds, first, and then deals with overflow: :func:`.quant.fixed_code`.
 """
@@ -39,6 +39,7 @@ class Grown(NamedTuple):
 
 
 def fraction_bits(fmt: Shape) -> int:
+    """Return the bits after the point."""
     return fmt.width - fmt.integer
 
 
@@ -50,10 +51,12 @@ def limits(fmt: Shape) -> tuple[int, int]:
 
 
 def power(exponent: int) -> Fraction:
+    """Return 2^exponent."""
     return Fraction(2) ** exponent
 
 
 def value_of(code: int, fmt: Shape) -> Fraction:
+    """Return the number that a code stands for."""
     return code * power(-fraction_bits(fmt))
 
 
@@ -72,25 +75,30 @@ def _integers_of_both(a: Shape, b: Shape) -> int:
 
 
 def sum_format(a: Shape, b: Shape) -> Grown:
+    """Return the format of a + b."""
     integer = _integers_of_both(a, b) + 1
     return Grown(integer + max(fraction_bits(a), fraction_bits(b)), integer, a.signed or b.signed)
 
 
 def difference_format(a: Shape, b: Shape) -> Grown:
+    """Return the format of a - b."""
     return sum_format(a, b)._replace(signed=True)
 
 
 def product_format(a: Shape, b: Shape) -> Grown:
+    """Return the format of a b."""
     return Grown(a.width + b.width, a.integer + b.integer, a.signed or b.signed)
 
 
 def quotient_format(a: Shape, b: Shape) -> Grown:
+    """Return the format of a / b."""
     extra = int(b.signed)
     fraction = fraction_bits(b)
     return Grown(extra + a.width + max(fraction, 0), extra + a.integer + fraction, a.signed or b.signed)
 
 
 def negative_format(a: Shape) -> Grown:
+    """Return the format of -a."""
     return Grown(a.width + 1, a.integer + 1, True)
 
 
@@ -109,14 +117,17 @@ def exact_code(x: Fraction, fmt: Shape) -> int:
 
 
 def add(a: int, fa: Shape, b: int, fb: Shape) -> int:
+    """Return the code of a + b."""
     return exact_code(value_of(a, fa) + value_of(b, fb), sum_format(fa, fb))
 
 
 def subtract(a: int, fa: Shape, b: int, fb: Shape) -> int:
+    """Return the code of a - b."""
     return exact_code(value_of(a, fa) - value_of(b, fb), difference_format(fa, fb))
 
 
 def multiply(a: int, fa: Shape, b: int, fb: Shape) -> int:
+    """Return the code of a b."""
     return exact_code(value_of(a, fa) * value_of(b, fb), product_format(fa, fb))
 
 
@@ -127,6 +138,7 @@ def divide(a: int, fa: Shape, b: int, fb: Shape) -> int:
 
 
 def negative(a: int, fa: Shape) -> int:
+    """Return the code of -a."""
     return exact_code(-value_of(a, fa), negative_format(fa))
 
 

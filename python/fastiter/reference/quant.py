@@ -156,3 +156,158 @@ def _sign_magnitude(code: int, floor: int, width: int, n: int) -> int:
         bits ^= ones
     saturated = (1 << (n - 1)) if negative else (1 << (n - 1)) - 1
     return bits % (1 << (width - n)) + saturated * (1 << (width - n))
+
+
+# ---- floating point ----------------------------------------------------------------------------------------------------
+
+
+class Float(Protocol):
+    """The fields of `fastiter.quant.Float`."""
+
+    @property
+    def mantissa(self) -> int: ...
+    @property
+    def rounding(self) -> str: ...
+    @property
+    def overflow(self) -> str: ...
+    @property
+    def signed(self) -> bool: ...
+    @property
+    def subnormals(self) -> bool: ...
+    @property
+    def specials(self) -> str: ...
+    @property
+    def min_exponent(self) -> int: ...
+    @property
+    def max_value(self) -> Fraction: ...
+
+
+def exponent_of(v: Fraction) -> int:
+    """floor(log2 |v|) of a number that is not zero."""
+    a = abs(v)
+    e = a.numerator.bit_length() - a.denominator.bit_length()
+    return e if Fraction(2) ** e <= a else e - 1
+
+
+def significand(v: Fraction, mantissa: int, min_exponent: int, rounding: str, random: int, has_zero: bool) -> Fraction:
+    """Round to `mantissa` bits behind the leading one, or to the places of the smallest normal number."""
+    if v == 0:
+        return v
+    e = max(exponent_of(v), min_exponent)
+    place = Fraction(2) ** (e - mantissa)
+    if mantissa == 0 and rounding == "RNE" and abs(v) / place == Fraction(3, 2):
+        # Halfway between two powers of two: codes count them, after zero if there is one.
+        lower_is_even = (e - min_exponent + has_zero) % 2 == 0
+        return (1 if lower_is_even else 2) * place * (1 if v > 0 else -1)
+    return whole(v / place, rounding, random) * place
+
+
+def float_value(x: float, fmt: Float, random: int = 0) -> float:
+    """The number of `Float` that x is rounded to; every one is a number of float64."""
+    if math.isnan(x):
+        return math.nan
+    most = fmt.max_value
+    if not fmt.signed and x < 0:
+        return math.nan if fmt.specials != "none" else 0.0
+    beyond = {"SAT": float(most), "INF": math.inf, "NAN": math.nan}[fmt.overflow]
+    if math.isinf(x):
+        return math.copysign(beyond, x) if fmt.overflow != "NAN" else math.nan
+    y = significand(Fraction(x), fmt.mantissa, fmt.min_exponent, fmt.rounding, random, fmt.subnormals)
+    if not fmt.subnormals:
+        y = max(y, Fraction(2) ** fmt.min_exponent)
+    if abs(y) > most:
+        # A direction that leads back to the numbers stops at the largest.
+        back = {"RZ": True, "RD": x > 0, "RU": x < 0}.get(fmt.rounding, False)
+        return math.copysign(float(most) if back else beyond, x) if back or fmt.overflow != "NAN" else math.nan
+    if y == 0:
+        return math.copysign(0.0, x) if fmt.signed and fmt.specials != "fnuz" else 0.0
+    return float(y)
+
+
+def nearest_float(v: Fraction, dtype: str) -> float:
+    """The nearest number of a dtype, ties to even, infinity beyond the largest."""
+    mantissa, largest = {"float64": (52, 1023), "float32": (23, 127), "float16": (10, 15), "bfloat16": (7, 127)}[dtype]
+    y = significand(v, mantissa, 1 - largest, "RNE", 0, True)
+    return math.copysign(math.inf, v) if abs(y) >= Fraction(2) ** (largest + 1) else float(y)
+
+
+# ---- posits ------------------------------------------------------------------------------------------------------------
+
+
+def posit_code(x: float, n: int, es: int, rounding: str = "RNE", random: int = 0) -> int:
+    """The code of x in posit(n, es): its string of bits to the end, then rounded to n - 1 bits behind the sign."""
+    if math.isnan(x) or math.isinf(x):
+        return 1 << (n - 1)
+    if x == 0:
+        return 0
+    v = abs(Fraction(x))
+    regime, exponent = divmod(exponent_of(v), 1 << es)
+    string = "1" * (regime + 1) + "0" if regime >= 0 else "0" * -regime + "1"
+    string += format(exponent, "b").zfill(es) if es else ""
+    fraction = v / Fraction(2) ** exponent_of(v) - 1
+    while fraction:
+        fraction *= 2
+        string += "1" if fraction >= 1 else "0"
+        fraction -= fraction >= 1
+    string = string.ljust(n - 1, "0")
+    kept, cut = int(string[: n - 1], 2), string[n - 1 :]
+    rest = Fraction(int(cut, 2), 1 << len(cut)) if cut else Fraction(0)
+    body = whole(kept + rest, rounding, random)
+    body = min(max(body, 1), (1 << (n - 1)) - 1)
+    return body if x > 0 else (1 << n) - body
+
+
+def posit_value(code: int, n: int, es: int) -> float:
+    """The number of a code; NaN for NaR."""
+    if code == 0:
+        return 0.0
+    if code == 1 << (n - 1):
+        return math.nan
+    negative = code >> (n - 1) == 1
+    string = format((1 << n) - code if negative else code, "b").zfill(n)[1:]
+    run = len(string) - len(string.lstrip(string[0]))
+    regime = run - 1 if string[0] == "1" else -run
+    rest = string[run + 1 :]
+    exponent = int(rest[:es].ljust(es, "0"), 2) if es else 0
+    fraction = Fraction(int(rest[es:], 2), 1 << len(rest[es:])) if rest[es:] else Fraction(0)
+    y = (1 + fraction) * Fraction(2) ** ((regime << es) + exponent)
+    return float(-y if negative else y)
+
+
+# ---- the others --------------------------------------------------------------------------------------------------------
+
+
+def powers_code(code: int, terms: int, nearest: bool) -> int:
+    """A sum of powers of two with signs: the one at or below the rest, or nearest to it (the larger at a tie)."""
+    total = 0
+    for _ in range(terms):
+        rest = code - total
+        if rest == 0:
+            break
+        power = 1 << (abs(rest).bit_length() - 1)
+        if nearest and 2 * abs(rest) >= 3 * power:
+            power *= 2
+        total += power if rest > 0 else -power
+    return total
+
+
+def log_step(v: Fraction, fraction: int) -> int:
+    """The nearest whole number to log2(v) 2^fraction: 2^(2 c - 1) <= v^(2^(fraction + 1)) < 2^(2 c + 1)."""
+    return (exponent_of(v ** (2 << fraction)) + 1) // 2
+
+
+def log_value(step: int, fraction: int, dtype: str) -> float:
+    """2^(step / 2^fraction), rounded to the dtype: by square roots of whole numbers to 100 bits."""
+    exponent, part = divmod(step, 1 << fraction)
+    root = 1 << (part + 100 * (1 << fraction))
+    for _ in range(fraction):
+        root = math.isqrt(root)
+    # What is below the 100 bits is not nothing, but for the power of two itself.
+    sticky = Fraction(1, 2) if part else Fraction(0)
+    return nearest_float((root + sticky) * Fraction(2) ** (exponent - 100), dtype)
+
+
+def table_index(v: Fraction, values: list[float]) -> int:
+    """The index of the nearest value, at a tie the even one."""
+    distances = [abs(v - Fraction(value)) for value in values]
+    return min(range(len(values)), key=lambda i: (distances[i], i % 2))
