@@ -76,3 +76,9 @@ def test_nothing_beyond_the_arrays_is_touched(isa: str, library: str) -> None:
     if library == "torch":
         pytest.importorskip("torch")
     assert assert_runs("-X", "faulthandler", "guarded.py", library, FASTITER_ISA=isa).split() == ["done"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
+@every_isa
+def test_nothing_beyond_the_factors_is_touched(isa: str) -> None:
+    assert assert_runs("-X", "faulthandler", "guarded_fixed.py", FASTITER_ISA=isa).split() == ["done"]
