@@ -17,14 +17,15 @@ template <class T> struct PowerScale {
 
     explicit PowerScale(const QuantFormat& f) : codes(f.codes) {
         const Bits<T> one = Bits<T>(1) << kMantissa<T>;
-        const Bits<T> from = f.block.carry_from >= 2 ? one : __builtin_bit_cast(Bits<T>, T(f.block.carry_from)) & (one - 1);
+        const Bits<T> from =
+            f.block.carry_from >= 2 ? one : __builtin_bit_cast(Bits<T>, T(f.block.carry_from)) & (one - 1);
         carry = one - 1 - (from - !f.block.beyond);
         offset = kBias<T> + f.block.max_exponent;
     }
 
     FASTITER_INLINE void find(mask<T> largest) {
         constexpr int most = 127;
-        const mask<T> exponent = ((largest + carry) >> kMantissa<T>) - offset;
+        const mask<T> exponent = ((largest + carry) >> kMantissa<T>)-offset;
         mask<T> k = exponent < -most ? all_bits<T>(-most) : exponent > most ? all_bits<T>(most) : exponent;
         k = largest == bits_of_power<T>(kBias<T> + 1) ? all_bits<T>(most) : k; // infinity
         to_element = power(-k), from_element = power(k);
@@ -52,11 +53,12 @@ template <class T> struct SmallFloatScale {
 
     FASTITER_INLINE void find(mask<T> largest) {
         const vec<T> wanted = at_most<T>(at_least<T>((vec<T>)largest / T(6) / g, T(0x1p-9)), T(448));
-        s = to_significand<T, Rounding::even>(wanted, {}, e4m3, vec<T>{});
+        s = to_significand<T, Rounding::even>(wanted, random_words<T>{}, e4m3, vec<T>{});
         divisor = s * g;
         const Bits<T> bits = ((mask<T>)s)[0];
         const int exponent = int(bits >> kMantissa<T>) - kBias<T>;
-        code = exponent >= -6 ? uint8_t((exponent + 7) << 3 | int(bits >> (kMantissa<T> - 3) & 7)) : uint8_t(s[0] * T(0x1p9));
+        code = exponent >= -6 ? uint8_t((exponent + 7) << 3 | int(bits >> (kMantissa<T> - 3) & 7))
+                              : uint8_t(s[0] * T(0x1p9));
     }
     FASTITER_INLINE vec<T> before(vec<T> x) const { return x / divisor; }
     FASTITER_INLINE vec<T> after(vec<T> q) const { return codes ? q : q * s * g; }
@@ -90,29 +92,6 @@ private:
 
 // ---- blocks ------------------------------------------------------------------------------------------------------------
 
-template <class V, size_t... I> FASTITER_INLINE V exchanged(V v, size_t step, std::index_sequence<I...>) {
-    switch (step) {
-    case 1:
-        return __builtin_shufflevector(v, v, int(I ^ 1)...);
-    case 2:
-        return __builtin_shufflevector(v, v, int(I ^ (2 % sizeof...(I)))...);
-    case 4:
-        return __builtin_shufflevector(v, v, int(I ^ (4 % sizeof...(I)))...);
-    default:
-        return __builtin_shufflevector(v, v, int(I ^ (8 % sizeof...(I)))...);
-    }
-}
-
-template <class M> FASTITER_INLINE M larger(M a, M b) { return a > b ? a : b; }
-
-// The largest of all lanes, in all lanes
-template <class T> FASTITER_INLINE mask<T> largest_of(mask<T> m) {
-    constexpr auto all = std::make_index_sequence<size_t(lanes<T>)>();
-#pragma GCC unroll 4
-    for (size_t step = 1; step < size_t(lanes<T>); step *= 2) m = larger(m, exchanged(m, step, all));
-    return m;
-}
-
 // The bits of the largest magnitude: of NaN they are above those of infinity.
 template <class T> FASTITER_INLINE mask<T> largest_magnitude(const T* x, int64_t n) {
     mask<T> m{};
@@ -125,12 +104,14 @@ template <class T> FASTITER_INLINE mask<T> largest_magnitude(const T* x, int64_t
 // Directed rounding must still see a number whose quotient is too small for T.
 template <class T, class Scale, Rounding R> FASTITER_INLINE vec<T> not_lost(vec<T> v, vec<T> x) {
     if constexpr (Scale::kExact && (R == Rounding::up || R == Rounding::down || R == Rounding::away))
-        return select<T>((v == T(0)) & (x != T(0)), copy_sign<T>((vec<T>)all_bits<T>(bits_of_power<T>(1 - kBias<T>)), x), v);
+        return select<T>((v == T(0)) & (x != T(0)),
+                         copy_sign<T>((vec<T>)all_bits<T>(bits_of_power<T>(1 - kBias<T>)), x), v);
     return v;
 }
 
 template <class T, class Scale, template <class, Rounding> class Element, Rounding R, bool Full>
-void blocks(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* random, QuantCounts& counts, bool stream) {
+void blocks(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* random, QuantCounts& counts,
+            bool stream) {
     Scale scale(f);
     const Element<T, R> element(f);
     Counters<T> count;
@@ -151,7 +132,7 @@ void blocks(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* r
         const mask<T> largest = largest_magnitude(from, size);
         const bool is_nan = largest[0] > infinity;
         scale.find(largest);
-        if (f.block.scales) f.block.scales[i / f.block.size] = is_nan ? 255 : scale.code;
+        if (f.block.scales) static_cast<uint8_t*>(f.block.scales)[i / f.block.size] = is_nan ? 255 : scale.code;
         if (is_nan) {
             if constexpr (!Full) counts.nan += 1;
             for (int64_t j = 0; j < size; j += lanes<T>) store_up_to(y + i + j, nan, size - j);
