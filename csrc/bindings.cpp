@@ -158,8 +158,10 @@ PYBIND11_MODULE(_core, m) {
     m.def("idle_bytes", idle_bytes);
     define<float>(m, "_f32");
     define<double>(m, "_f64");
+    define_quant(m);
     define_scan(m);
     define_tensor(m);
+    define_fixed(m);
     define_delta(m);
     define_newton(m);
 }

@@ -1,6 +1,6 @@
 """Calls with every array between two pages that may not be touched: an access out of bounds ends the process.
 
-python tests/guarded.py [numpy | torch]: run by test_isa.py for every instruction set.
+python tests/guarded.py [numpy | quant | torch]: run by test_isa.py for every instruction set.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import numpy as np
 
 import newton_calls
 from cases import RNN_CELLS, Array, RnnInputs, rnn_inputs
+from fastiter.quant import encode, pack, quantize, unpack
 from newton_calls import PARA_CELLS, ParaInputs, para_inputs
+from quant_cases import KINDS
 from rnn_calls import options, run, some_lengths
 
 PAGE = mmap.PAGESIZE
@@ -133,7 +135,30 @@ def with_torch(dtype: Any) -> None:
     assert made, "the outputs come from elsewhere"
 
 
+def with_quant(dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    for text, n, at_end in itertools.product(KINDS, (1, 7, 16, 31, 64, 65, 1025), (False, True)):
+        for fmt in (text, STOCHASTIC.get(text, text)):
+            x, y = copies(rng.standard_normal((2, n)).astype(dtype), at_end), guarded((2, n), dtype, at_end)
+            quantize(x, fmt, out=y, rng=1)
+            quantize(x, fmt, out=x, counts=True, rng=1, nan=0.0)
+        np.empty, empty = lambda shape, dtype=float, at_end=at_end: guarded(shape, dtype, at_end), np.empty  # type: ignore[assignment]
+        try:
+            codes = encode(copies(rng.standard_normal((2, n)).astype(dtype), at_end), text)
+            if not isinstance(codes, tuple):
+                unpack(copies(pack(codes, text), at_end), text, n)
+        finally:
+            np.empty = empty
+
+
+STOCHASTIC = {
+    "fixed<8,4,TRN,WRAP>": "fixed<8,4,STOCHASTIC,SAT>",
+    "e4m3fn": "e4m3fn<STOCHASTIC>",
+    "mxfp4_e2m1<16,RCEIL>": "mx<e2m1<STOCHASTIC>,16>",
+}
+
+
 if __name__ == "__main__":
     for dtype in (np.float32, np.float64):
-        {"numpy": with_numpy, "torch": with_torch}[sys.argv[1]](dtype)
+        {"numpy": with_numpy, "quant": with_quant, "torch": with_torch}[sys.argv[1]](dtype)
     print("done")

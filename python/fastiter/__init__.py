@@ -1,7 +1,8 @@
-"""Fast iterations x <- f(x) on NumPy arrays: recurrences along time, linear and not. Tensors: :mod:`fastiter.torch`."""
+"""Fast iterations x <- f(x) on NumPy arrays: recurrences along time, number formats. Tensors: :mod:`fastiter.torch`."""
 
 from __future__ import annotations
 
+from . import quant
 from ._backend import BackendError
 from ._config import __version__, get_num_threads, release_memory, set_num_threads, show_config
 from ._solution import Solution
@@ -24,6 +25,7 @@ __all__ = [
     "paragru",
     "paralstm",
     "paraslstm",
+    "quant",
     "release_memory",
     "set_num_threads",
     "show_config",

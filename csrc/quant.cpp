@@ -1,0 +1,45 @@
+#include "quant.hpp"
+#include "dispatch.hpp"
+#include "runner.hpp"
+#include <algorithm>
+#include <vector>
+
+namespace fastiter {
+namespace {
+
+// As many as get elements that take longer than to wake them
+int threads_for(int64_t elements, int threads) {
+    constexpr int64_t kLeast = 1 << 15;
+    return int(std::clamp<int64_t>(elements / kLeast, 1, threads));
+}
+
+} // namespace
+
+QuantCounts run_quant(QuantJob job) {
+    std::vector<QuantCounts> counts;
+    auto call = [](const void* params, Team team) {
+        kernels().quant->run(*static_cast<const QuantJob*>(params), team);
+    };
+    run(job, call, [&](int threads) {
+        threads = threads_for(job.lines * job.n, threads);
+        counts.assign(size_t(threads), {});
+        job.counts = counts.data();
+        return threads;
+    });
+    QuantCounts sum;
+    for (const QuantCounts& c : counts) sum.nan += c.nan, sum.overflow += c.overflow, sum.underflow += c.underflow;
+    return sum;
+}
+
+void run_pack(PackJob job) {
+    auto call = [](const void* params, Team team) {
+        kernels().quant->pack(*static_cast<const PackJob*>(params), team);
+    };
+    run(job, call, [&](int threads) { return threads_for(job.lines * job.n, threads); });
+}
+
+void quant_random(uint64_t seed, uint64_t first, int64_t n, uint32_t* words) {
+    kernels().quant->random(seed, first, n, words);
+}
+
+} // namespace fastiter

@@ -1,0 +1,12 @@
+// Runs the kernels of the family `quant` over arrays.
+#pragma once
+#include "cpu/quant_kernels.hpp"
+
+namespace fastiter {
+
+QuantCounts run_quant(QuantJob job);
+void run_pack(PackJob job);
+// n a multiple of 64, and so is `first`
+void quant_random(uint64_t seed, uint64_t first, int64_t n, uint32_t* words);
+
+} // namespace fastiter

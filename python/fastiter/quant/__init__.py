@@ -1,0 +1,46 @@
+"""Numbers coarser than float: fixed point as HLS computes it, small floats, block formats, posits, tables."""
+
+from __future__ import annotations
+
+from ._analysis import Calibration, Error, Range, calibrate, error, range_of
+from ._arithmetic import FixedArray
+from ._block_formats import MX, NVFP4, BlockFloat
+from ._codes import pack, unpack
+from ._formats import Fixed, Float, Format, Int, parse
+from ._matmul import fixed_conv2d, fixed_matmul
+from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
+from ._quant_matmul import quant_matmul
+from ._quantize import Blocks, Counts, decode, encode, quantize
+
+__all__ = [
+    "MX",
+    "NVFP4",
+    "BlockFloat",
+    "Blocks",
+    "Calibration",
+    "Counts",
+    "Error",
+    "Fixed",
+    "FixedArray",
+    "Float",
+    "Format",
+    "Int",
+    "Logarithmic",
+    "Posit",
+    "PowerOfTwo",
+    "Range",
+    "SumOfPowers",
+    "Table",
+    "calibrate",
+    "decode",
+    "encode",
+    "error",
+    "fixed_conv2d",
+    "fixed_matmul",
+    "pack",
+    "parse",
+    "quant_matmul",
+    "quantize",
+    "range_of",
+    "unpack",
+]

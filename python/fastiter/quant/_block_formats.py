@@ -1,0 +1,171 @@
+"""Formats whose numbers share a scale: microscaling, NVFP4, block floating point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ._formats import (
+    FIXED_ROUNDINGS,
+    FLOAT_ROUNDINGS,
+    NAMED_FLOATS,
+    Float,
+    Format,
+    _check_int,
+    _check_word,
+)
+from ._text import read, register
+
+SCALE_RULES = ("FLOOR", "EVEN", "CEIL", "RCEIL")
+#: The longest block: what a kernel keeps in the first cache.
+LONGEST_BLOCK = 1024
+
+
+class BlockFormat(Format):
+    """A format that rounds blocks of neighbours along one axis together; the last block of a line may be shorter."""
+
+    block: int
+
+
+@dataclass(frozen=True)
+class MX(BlockFormat):
+    """value = element 2^k: OCP microscaling, one power of two from 2^-127 to 2^127 for each block.
+
+    Parameters
+    ----------
+    element : Float or str
+        A signed float, of which rounding counts and which saturates. Its NaN and infinity are not used: a NaN makes
+        its block's scale NaN. For integers as elements (MXINT8) see :class:`BlockFloat`.
+    block : int
+        Neighbours that share a scale, 1 to 1024.
+    rule : str
+        k for the largest magnitude a of a block: floor(log2 a) - e with e the exponent of the largest element (FLOOR,
+        OCP's own), the same after rounding a to an element's precision (EVEN), rounded up instead (CEIL), or the
+        smallest k for which a does not overflow (RCEIL).
+
+    Examples
+    --------
+    >>> from fastiter.quant import MX, parse
+    >>> parse("mxfp4_e2m1") == MX("e2m1"), str(MX("e4m3fn", 16, "RCEIL"))
+    (True, 'mxfp8_e4m3<16,RCEIL>')
+    """
+
+    element: Float
+    block: int = 32
+    rule: str = "FLOOR"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.element, str):
+            object.__setattr__(self, "element", read(self.element))
+        if not isinstance(self.element, Float):
+            raise TypeError(f"MX: element must be a Float, got {type(self.element).__name__}")
+        if not (self.element.signed and self.element.mantissa > 0):
+            raise ValueError(f"MX: element must have a sign and a mantissa, got {self.element}")
+        if self.element.bits > 16:
+            raise ValueError(f"MX: element must have at most 16 bits, got {self.element}")
+        _check_int("MX", "block", self.block, 1, LONGEST_BLOCK)
+        _check_word("MX", "rule", self.rule, SCALE_RULES)
+
+    def _spelling(self) -> tuple[str, tuple[str, ...]]:
+        for head, element in _MX_NAMES.items():
+            if self.element == element:
+                return head, ("block", "rule")
+        return "mx", ("element", "block", "rule")
+
+    @property
+    def bits(self) -> int:
+        """Bits of an element's code; 8 more for each block."""
+        return self.element.bits
+
+    @property
+    def rounding(self) -> str:
+        """The rounding of the elements."""
+        return self.element.rounding
+
+
+@dataclass(frozen=True)
+class NVFP4(BlockFormat):
+    """value = element s g: elements e2m1, a scale s in e4m3fn for each block, one float g for the tensor.
+
+    g goes with the data, as the ``scale`` of :func:`quantize`; it is 1 by default, and :func:`calibrate` gives the
+    usual one, the largest magnitude / (6 * 448).
+
+    Examples
+    --------
+    >>> from fastiter.quant import NVFP4, parse
+    >>> str(NVFP4()), parse("nvfp4<16,STOCHASTIC>").rounding
+    ('nvfp4', 'STOCHASTIC')
+    """
+
+    block: int = 16
+    rounding: str = "RNE"
+
+    def __post_init__(self) -> None:
+        _check_int("NVFP4", "block", self.block, 1, LONGEST_BLOCK)
+        _check_word("NVFP4", "rounding", self.rounding, FLOAT_ROUNDINGS)
+
+    def _spelling(self) -> tuple[str, tuple[str, ...]]:
+        return "nvfp4", ("block", "rounding")
+
+    @property
+    def element(self) -> Float:
+        """The format of an element."""
+        return Float(rounding=self.rounding, **NAMED_FLOATS["e2m1"])
+
+    @property
+    def bits(self) -> int:
+        """Bits of an element's code; 8 more for each block."""
+        return 4
+
+
+@dataclass(frozen=True)
+class BlockFloat(BlockFormat):
+    """value = code 2^(k - (width - 2)): integers of ``width`` bits, one exponent k for each block.
+
+    k = floor(log2 a) for the largest magnitude a, from -127 to 127; codes are cut to +-(2^(width - 1) - 1). With a
+    width of 8 and blocks of 32 this is OCP's MXINT8.
+
+    Examples
+    --------
+    >>> from fastiter.quant import BlockFloat, parse
+    >>> str(BlockFloat(6, 16)), parse("mxint8") == BlockFloat(8, 32)
+    ('bfp<6>', True)
+    """
+
+    width: int
+    block: int = 16
+    rounding: str = "RND_CONV"
+
+    def __post_init__(self) -> None:
+        _check_int("BlockFloat", "width", self.width, 2, 24)
+        _check_int("BlockFloat", "block", self.block, 1, LONGEST_BLOCK)
+        _check_word("BlockFloat", "rounding", self.rounding, FIXED_ROUNDINGS)
+
+    def _spelling(self) -> tuple[str, tuple[str, ...]]:
+        if self.width == 8 and self.block == 32:
+            return "mxint8", ("rounding",)
+        return "bfp", ("width", "block", "rounding")
+
+    @property
+    def bits(self) -> int:
+        """Bits of an element's code; 8 more for each block."""
+        return self.width
+
+    @property
+    def max_code(self) -> int:
+        """The highest code; the lowest is its negative."""
+        return (1 << (self.width - 1)) - 1
+
+
+_MX_NAMES = {
+    "mxfp8_e4m3": Float(**NAMED_FLOATS["e4m3fn"]),
+    "mxfp8_e5m2": Float(**NAMED_FLOATS["e5m2"], overflow="SAT"),
+    "mxfp6_e2m3": Float(**NAMED_FLOATS["e2m3"]),
+    "mxfp6_e3m2": Float(**NAMED_FLOATS["e3m2"]),
+    "mxfp4_e2m1": Float(**NAMED_FLOATS["e2m1"]),
+}
+for _name, _element in _MX_NAMES.items():
+    register(_name, MX, {"element": _element}, ("block", "rule"))
+register("mx", MX, {}, ("element", "block", "rule"))
+register("nvfp4", NVFP4, {}, ("block", "rounding"))
+register("bfp", BlockFloat, {}, ("width", "block", "rounding"))
+register("mxint8", BlockFloat, {"width": 8, "block": 32}, ("rounding",))

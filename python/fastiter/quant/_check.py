@@ -1,0 +1,84 @@
+"""Checks of what the functions of this family share: arrays, formats, seeds, what NaN becomes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._check import check_array, overlaps_itself
+from .._rnn import kind
+from ._formats import Format
+from ._text import read
+
+Array = npt.NDArray[Any]
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+
+
+def check_format(function: str, fmt: Format | str, name: str = "fmt") -> Format:
+    """Return the format, read from its text if it is one; ``name`` is what messages call it."""
+    if isinstance(fmt, str):
+        try:
+            return read(fmt)  # type: ignore[no-any-return]
+        except ValueError as error:
+            raise ValueError(f"{function}: {name} must be a format or its text, got {fmt!r} ({error})") from None
+    if not isinstance(fmt, Format):
+        raise TypeError(f"{function}: {name} must be a format or its text, got {kind(fmt)}")
+    return fmt
+
+
+def check_floats(function: str, name: str, x: object) -> Array:
+    """Check that ``x`` is an array of floats; bfloat16 comes from another package and is known by its name."""
+    check_array(function, name, x, FLOATS)
+    assert isinstance(x, np.ndarray)  # for the type checker: check_array has said so
+    return x
+
+
+def check_out(function: str, out: object, shape: tuple[int, ...], dtype: np.dtype[Any], x: Array) -> None:
+    """Check that ``out`` is a writable array of this shape and dtype, and either ``x`` itself or apart from it."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"{function}: out must be a NumPy array of {dtype}, got {kind(out)}")
+    if out.dtype != dtype:
+        raise TypeError(f"{function}: out must have dtype {dtype}, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"{function}: out must have shape {shape}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError(f"{function}: out must be writable, got a read-only array")
+    if overlaps_itself(out.shape, out.strides, out.itemsize):
+        raise ValueError(f"{function}: out must have one place for each element, got strides {out.strides}")
+    same = out.strides == x.strides and out.__array_interface__["data"] == x.__array_interface__["data"]
+    if not same and np.may_share_memory(out, x):
+        raise ValueError(f"{function}: out must be x itself or share no memory with it, got a part of it")
+
+
+def check_seed(function: str, rng: object, needed: bool) -> int:
+    """Return the seed of 64 bits that ``rng`` is, or that a generator draws."""
+    if rng is None:
+        if needed:
+            raise ValueError(f"{function}: rng must be a seed or a generator for stochastic rounding, got None")
+        return 0
+    if isinstance(rng, np.random.Generator):
+        return int(rng.integers(2**64, dtype=np.uint64)) if needed else 0
+    if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)):
+        raise TypeError(f"{function}: rng must be an int or a numpy.random.Generator, got {kind(rng)}")
+    if not 0 <= rng < 2**64:
+        raise ValueError(f"{function}: rng must be from 0 to 2**64 - 1, got {rng}")
+    return int(rng)
+
+
+def check_nan(function: str, nan: object, can_keep: bool) -> tuple[bool, float]:
+    """Return whether NaN is refused, and the number that stands for it (NaN: it stays)."""
+    if isinstance(nan, str):
+        words = ("raise", "keep") if can_keep else ("raise",)
+        if nan not in words:
+            expected = " or ".join([*map(repr, words), "a number"])
+            raise ValueError(f"{function}: nan must be {expected}, got {nan!r}")
+        return nan == "raise", math.nan if can_keep else 0.0
+    if isinstance(nan, bool) or not isinstance(nan, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{function}: nan must be a str or a number, got {kind(nan)}")
+    value = float(nan)
+    if math.isnan(value):
+        raise ValueError(f"{function}: nan must be 'raise', 'keep' or a number that is none, got nan")
+    return False, value

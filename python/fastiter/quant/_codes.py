@@ -1,0 +1,310 @@
+"""Codes: their dtypes, the numbers that they stand for, and codes of a few bits in bytes."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._rnn import kind
+from ._block_formats import MX, NVFP4, BlockFloat, BlockFormat
+from ._check import check_format
+from ._formats import Fixed, Float, Format, Int
+from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
+from ._plan import ELEMENTS, plan
+from ._scale import check_scale
+from ._tables import log_table
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+def is_signed(fmt: Format) -> bool:
+    """Say whether codes are signed integers."""
+    return (isinstance(fmt, (Fixed, Int, SumOfPowers)) and fmt.signed) or isinstance(fmt, BlockFloat)
+
+
+def code_bits(fmt: Format) -> int:
+    """Return the bits of one code."""
+    return int(fmt.bits)  # type: ignore[attr-defined]
+
+
+def code_dtype(fmt: Format) -> np.dtype[Any]:
+    """Return the narrowest integer dtype that holds every code."""
+    width = next(width for width in (8, 16, 32, 64) if width >= code_bits(fmt))
+    return np.dtype(f"{'int' if is_signed(fmt) else 'uint'}{width}")
+
+
+def check_codes(function: str, codes: object, fmt: Format) -> Array:
+    """Check that ``codes`` are integers which the format has."""
+    if not isinstance(codes, np.ndarray) or codes.dtype.kind not in "iu":
+        got = f"dtype {codes.dtype}" if isinstance(codes, np.ndarray) else kind(codes)
+        raise TypeError(f"{function}: codes must be a NumPy array of integers, got {got}")
+    bits = code_bits(fmt)
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if is_signed(fmt) else (0, (1 << bits) - 1)
+    if isinstance(fmt, Table):
+        high = len(fmt.values) - 1
+    elif isinstance(fmt, SumOfPowers):
+        low, high = (-(high + 1) if fmt.signed else 0), high
+    if codes.size:
+        least, most = int(codes.min()), int(codes.max())
+        if least < low or most > high:
+            wrong = least if least < low else most
+            raise ValueError(f"{function}: codes must be from {low} to {high} for {fmt}, got {wrong}")
+        if isinstance(fmt, (PowerOfTwo, Logarithmic)):
+            _check_steps(function, codes, fmt)
+    return codes
+
+
+def _check_steps(function: str, codes: Array, fmt: PowerOfTwo | Logarithmic) -> None:
+    body = codes & ((1 << (fmt.bits - fmt.signed)) - 1)
+    if int(body.max()) > fmt.steps:
+        wrong = int(codes.flat[int(body.argmax())])
+        raise ValueError(f"{function}: codes must be 0 to {fmt.steps} beside the sign for {fmt}, got {wrong}")
+
+
+# ---- decoding -------------------------------------------------------------------------------------------------------
+
+
+def decode_elements(
+    codes: object,
+    fmt: Format,
+    scale: npt.ArrayLike | None,
+    zero_point: npt.ArrayLike | None,
+    dtype: npt.DTypeLike | None,
+) -> Array:
+    """Return the numbers of codes, times scale."""
+    array = check_codes("decode", codes, fmt)
+    result = _result_dtype(fmt, dtype)
+    scales = check_scale("decode", array.shape, result.name, fmt, scale, zero_point)
+    values = values_of(array, fmt, result)
+    if scales.scale is None:
+        return values
+    factor, zero = scales.spread(array.shape)
+    assert factor is not None
+    wide = np.dtype(np.float64) if plan(fmt, result.name, False).in_double else result
+    values = values.astype(wide) if zero is None else values.astype(wide) - zero.astype(wide)
+    return (values * factor.astype(wide)).astype(result, copy=False)
+
+
+def decode_blocks(codes: object, fmt: BlockFormat, scale: npt.ArrayLike | None, dtype: npt.DTypeLike | None) -> Array:
+    """Return the numbers of the codes of elements and of blocks, along the last axis."""
+    if not isinstance(codes, tuple) or len(codes) != 2:
+        raise TypeError(f"decode: codes must be the codes and scales that encode returns for {fmt}, got {kind(codes)}")
+    elements, shared = check_codes("decode", codes[0], fmt), codes[1]
+    n = elements.shape[-1] if elements.ndim else 1
+    expected = (*elements.shape[:-1], -(-n // fmt.block))
+    if not isinstance(shared, np.ndarray) or shared.shape != expected:
+        got = shared.shape if isinstance(shared, np.ndarray) else kind(shared)
+        raise ValueError(f"decode: scales must have shape {expected} to go with codes, got {got}")
+    result = np.dtype(np.float32) if dtype is None else _float_dtype(dtype)
+    factor = check_scale("decode", elements.shape, result.name, fmt, scale, None).uniform
+    with np.errstate(over="ignore", under="ignore"):
+        if isinstance(fmt, Table):
+            each = shared.astype(result)
+        elif isinstance(fmt, NVFP4):
+            each = values_of(check_codes("decode", shared, Float(4, 3, "fn")), Float(4, 3, "fn"), result)
+        else:
+            each = np.where(shared == 255, np.nan, np.ldexp(1.0, shared.astype(np.int32) - 127)).astype(result)
+        each = np.repeat(each, fmt.block, -1)[..., :n].reshape(elements.shape)
+        if isinstance(fmt, (MX, NVFP4)):
+            values = values_of(elements, fmt.element, result)
+        elif isinstance(fmt, BlockFloat):
+            values = elements.astype(result) * result.type(2.0 ** (2 - fmt.width))
+        else:
+            values = values_of(elements, fmt, result)
+        values = values * each
+        return values * result.type(factor[0]) if factor is not None else values
+
+
+def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    try:
+        result = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"decode: dtype must be float32 or float64, got {dtype!r}") from None
+    if result not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise TypeError(f"decode: dtype must be float32 or float64, got {result}")
+    return result
+
+
+def _result_dtype(fmt: Format, dtype: npt.DTypeLike | None) -> np.dtype[Any]:
+    if dtype is not None:
+        return _float_dtype(dtype)
+    return np.dtype(np.float32 if _fits_float32(fmt) else np.float64)
+
+
+def _fits_float32(fmt: Format) -> bool:
+    if isinstance(fmt, SumOfPowers):
+        fmt = fmt.fixed
+    if isinstance(fmt, Fixed):
+        return fmt.width - fmt.signed <= 24 and fmt.fraction <= 149 and fmt.integer <= 127
+    if isinstance(fmt, Int):
+        return fmt.width - fmt.signed <= 24
+    if isinstance(fmt, Float):
+        return fmt.mantissa <= 23 and fmt.min_exponent - fmt.mantissa >= -149 and fmt.max_exponent <= 127
+    if isinstance(fmt, Posit):
+        return fmt.n - 3 - fmt.es <= 23 and fmt.max_exponent <= 126
+    if isinstance(fmt, Table):
+        return all(float(np.float32(v)) == v for v in fmt.values)
+    assert isinstance(fmt, (PowerOfTwo, Logarithmic))
+    return fmt.lowest >= -126 and fmt.highest <= 127
+
+
+def values_of(codes: Array, fmt: Format, dtype: np.dtype[Any]) -> Array:
+    """Return the numbers of codes; those of few bits are looked up."""
+    bits = code_bits(fmt)
+    if isinstance(fmt, (Fixed, Int, SumOfPowers)) or bits > 16:
+        return _values(codes, fmt, dtype)
+    return _all_values(fmt, dtype)[codes]
+
+
+@lru_cache(maxsize=64)
+def _all_values(fmt: Format, dtype: np.dtype[Any]) -> Array:
+    count = len(fmt.values) if isinstance(fmt, Table) else 1 << code_bits(fmt)
+    return _values(np.arange(count, dtype=np.int64), fmt, dtype)
+
+
+def _values(codes: Array, fmt: Format, dtype: np.dtype[Any]) -> Array:
+    if isinstance(fmt, SumOfPowers):
+        fmt = fmt.fixed
+    with np.errstate(over="ignore", under="ignore"):
+        if isinstance(fmt, Fixed):
+            return np.ldexp(_nearest(codes, dtype, fmt.width), -fmt.fraction).astype(dtype)
+        if isinstance(fmt, Int):
+            return codes.astype(dtype)
+        decoder = {Float: _floats, Posit: _posits, PowerOfTwo: _powers, Table: _looked_up}
+        if isinstance(fmt, Logarithmic):
+            return _logarithms(codes, fmt, dtype)
+        values: Array = decoder[type(fmt)](codes, fmt)  # type: ignore[operator]
+        return values.astype(dtype)
+
+
+def _nearest(codes: Array, dtype: np.dtype[Any], width: int) -> Array:
+    """Return the nearest doubles; rounded to odd where they will be rounded once more."""
+    if width <= 53 or dtype == np.float64:
+        return codes.astype(np.float64)
+    kept = codes >> 11
+    return (kept | (codes != kept << 11)).astype(np.float64) * 2048.0
+
+
+def _floats(codes: Array, fmt: Float) -> Array:
+    codes = codes.astype(np.uint64)
+    body, mantissa = (codes & np.uint64((1 << (fmt.exponent + fmt.mantissa)) - 1)).astype(np.int64), fmt.mantissa
+    field, fraction = body >> mantissa, body & ((1 << mantissa) - 1)
+    normal = (field > 0) | (not fmt.subnormals)
+    exponent = np.maximum(field, int(fmt.subnormals)) - int(fmt.bias or 0)
+    values = np.ldexp((fraction + (normal.astype(np.int64) << mantissa)).astype(np.float64), exponent - mantissa)
+    if fmt.specials == "ieee":
+        top = (1 << fmt.exponent) - 1
+        values = np.where(field == top, np.where(fraction == 0, np.inf, np.nan), values)
+    elif fmt.specials == "fn":
+        values = np.where(body == (1 << (fmt.exponent + mantissa)) - 1, np.nan, values)
+    sign = codes >> np.uint64(fmt.exponent + mantissa)
+    values = np.where((sign > 0) & ~np.isnan(values), -values, values)
+    return np.where(codes == 1 << (fmt.bits - 1), np.nan, values) if fmt.specials == "fnuz" else values
+
+
+def _posits(codes: Array, fmt: Posit) -> Array:
+    n, codes = fmt.n, codes.astype(np.int64)
+    negative = codes >> (n - 1) == 1
+    body = np.where(negative, (1 << n) - codes, codes) & ((1 << (n - 1)) - 1)
+    first = (body >> (n - 2)) & 1
+    run, going = np.zeros_like(body), np.ones(body.shape, bool)
+    for place in range(n - 2, -1, -1):
+        going &= ((body >> place) & 1) == first
+        run += going
+    regime = np.where(first == 1, run - 1, -run)
+    left = np.maximum(n - 2 - run, 0)  # bits behind the regime and the bit that ends it
+    rest = body & ((1 << left) - 1)
+    scaled = rest << (n + fmt.es - left)  # n + es bits: the exponent, then a fraction of n bits
+    exponent, fraction = scaled >> n, scaled & ((1 << n) - 1)
+    values = np.ldexp(1.0 + fraction * 2.0**-n, (regime << fmt.es) + exponent)
+    values = np.where(negative, -values, values)
+    return np.where(codes == 0, 0.0, np.where(codes == 1 << (n - 1), np.nan, values))
+
+
+def _powers(codes: Array, fmt: PowerOfTwo) -> Array:
+    top = fmt.bits - fmt.signed
+    body = codes & ((1 << top) - 1)
+    values = np.where(body == 0, 0.0, np.ldexp(1.0, body.astype(np.int64) + (fmt.lowest - 1)))
+    return np.where((codes >> top == 1) & (body > 0), -values, values)
+
+
+def _looked_up(codes: Array, fmt: Table) -> Array:
+    values: Array = np.array(fmt.values)[codes]
+    return values
+
+
+def _logarithms(codes: Array, fmt: Logarithmic, dtype: np.dtype[Any]) -> Array:
+    top = fmt.bits - fmt.signed
+    body = (codes & ((1 << top) - 1)).astype(np.int64)
+    step = body - 1 + (fmt.lowest << fmt.fraction)
+    _, values = log_table(fmt.fraction, dtype.type)
+    powers = np.ldexp(values[step & ((1 << fmt.fraction) - 1)], step >> fmt.fraction)
+    powers = np.where(codes >> top == 1, -powers, powers)
+    return np.where(body == 0, 0.0, powers)
+
+
+# ---- packing --------------------------------------------------------------------------------------------------------
+
+
+def pack(codes: Array, fmt: Format | str) -> npt.NDArray[np.uint8]:
+    """Return the codes of the last axis one after the other, without the bits that they do not need.
+
+    Code i is in the bits from i * bits on, counted from the lowest bit of the first byte; each line of the last axis
+    begins with a byte of its own, and its last byte is filled up with zeros.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no array of integers; for codes that the format does not have.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.quant import pack, unpack
+    >>> packed = pack(np.array([1, 2, 3], np.uint8), "e2m1")
+    >>> packed.tolist(), unpack(packed, "e2m1", 3).tolist()
+    ([33, 3], [1, 2, 3])
+    """
+    fmt = check_format("pack", fmt)
+    array = check_codes("pack", codes, fmt)
+    bits, dtype = code_bits(fmt), code_dtype(fmt)
+    array = np.ascontiguousarray(array, dtype)
+    n = array.shape[-1] if array.ndim else 1
+    packed = np.empty((*array.shape[:-1], -(-n * bits // 8)), np.uint8)
+    lines = array.size // n if n else 0
+    _core.pack_codes(array, ELEMENTS[dtype.name], bits, packed, lines, n, False, False)
+    return packed
+
+
+def unpack(packed: npt.NDArray[np.uint8], fmt: Format | str, n: int) -> Array:
+    """Return the n codes of each line of :func:`pack`'s bytes, in the dtype that :func:`encode` gives them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what are no bytes; for a last axis that is not as long as n codes are.
+    """
+    fmt = check_format("unpack", fmt)
+    if not isinstance(packed, np.ndarray) or packed.dtype != np.uint8:
+        got = f"dtype {packed.dtype}" if isinstance(packed, np.ndarray) else kind(packed)
+        raise TypeError(f"unpack: packed must be a NumPy array of uint8, got {got}")
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
+        raise TypeError(f"unpack: n must be an int, got {kind(n)}")
+    if n < 0:
+        raise ValueError(f"unpack: n must be 0 or more, got {n}")
+    bits, dtype = code_bits(fmt), code_dtype(fmt)
+    length = -(-int(n) * bits // 8)
+    if packed.ndim == 0 or packed.shape[-1] != length:
+        raise ValueError(
+            f"unpack: packed must have {length} bytes along the last axis for {n} codes, got {packed.shape}"
+        )
+    packed = np.ascontiguousarray(packed)
+    codes = np.empty((*packed.shape[:-1], int(n)), dtype)
+    lines = math.prod(codes.shape[:-1])
+    _core.pack_codes(codes, ELEMENTS[dtype.name], bits, packed, lines, int(n), True, is_signed(fmt))
+    return codes

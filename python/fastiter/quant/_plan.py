@@ -1,0 +1,245 @@
+"""From a format to the numbers that its kernel takes, in the order in which csrc/bindings_quant.cpp reads them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ._block_formats import MX, NVFP4, BlockFloat
+from ._formats import Fixed, Float, Format, Int
+from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
+from ._tables import log_table, nearest_thresholds, rounded
+
+#: Numbers of the enumerations in csrc/cpu/quant_kernels.hpp
+_FIXED, _WIDE_FIXED, _FLOAT, _WIDE_FLOAT, _MX, _NVFP4, _BLOCK_INTEGER, _POSIT, _TABLE, _LOGARITHMIC, _POWERS = range(11)
+_ROUNDINGS = {
+    **{"TRN": 0, "TRN_ZERO": 1, "RND": 2, "RND_ZERO": 3, "RND_MIN_INF": 4, "RND_INF": 5, "RND_CONV": 6},
+    **{"RD": 0, "RZ": 1, "RNA": 5, "RNE": 6, "RU": 7, "RA": 8, "NEAREST": 6, "STOCHASTIC": 9},
+}
+_SATURATE, _ZERO, _WRAP, _WRAP_SOME, _SIGN_MAGNITUDE, _SIGN_MAGNITUDE_ONE, _SIGN_MAGNITUDE_SOME = range(7)
+_TYPES = ("float32", "float64", "float16", "bfloat16", "int8", "uint8", "int16", "uint16", "int32", "uint32")
+ELEMENTS = {name: number for number, name in enumerate((*_TYPES, "int64", "uint64"))}
+Numbers = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A kernel's description of a format, and whether it computes with doubles. Empty parts are not used."""
+
+    kind: int
+    rounding: int
+    overflow: int = _SATURATE
+    in_double: bool = False
+    to_odd: bool = False
+    fixed: Numbers = ()
+    small: Numbers = ()
+    block: Numbers = ()
+    table: Numbers = ()
+    posit: Numbers = ()
+    powers: Numbers = ()
+
+    def fields(self, nan: float, count: bool, codes: bool, scale: float = 1.0, scales: Any = 0) -> Numbers:
+        """Return what the binding reads; ``scales`` is the array for the scales of blocks."""
+        block = (*self.block, scale, scales) if self.block else ()
+        parts = self.fixed, self.small, block, self.table, self.posit, self.powers
+        return self.kind, self.rounding, self.overflow, nan, count, codes, self.to_odd, *parts
+
+
+# ---- fixed point ----------------------------------------------------------------------------------------------------
+
+
+def _fixed(fmt: Fixed, dtype: str, codes: bool) -> Plan:
+    width, fraction = fmt.width, fmt.fraction
+    ways = {"SAT": _SATURATE, "SAT_SYM": _SATURATE, "SAT_ZERO": _ZERO, "WRAP": _WRAP, "WRAP_SM": _SIGN_MAGNITUDE}
+    how = ways[fmt.overflow]
+    if fmt.saturated_bits and how == _WRAP:
+        how = _WRAP_SOME
+    elif fmt.saturated_bits:
+        how = _SIGN_MAGNITUDE_ONE if fmt.saturated_bits == 1 else _SIGN_MAGNITUDE_SOME
+    # A number that T's mantissa does not hold is right after one rounding, which codes and 16-bit results do not allow.
+    # Nor does wrapping a negative number far up, to where there are fewer bits behind it.
+    once = (how in (_SATURATE, _ZERO) or (how == _WRAP and fmt.signed)) and not codes
+    # Of the lowest numbers the last bits are lost when they are scaled: they are far below the last place then.
+    in_float = dtype != "float64" and -94 <= fraction <= 126 and (width <= 24 or (once and dtype == "float32"))
+    in_double = -900 <= fraction <= 1022 and (width <= 53 or (once and dtype == "float64"))
+    kind = _FIXED if in_float or in_double else _WIDE_FIXED
+    symmetric = fmt.overflow == "SAT_SYM" and fmt.signed
+    low, high = -fmt.max_code if symmetric else fmt.min_code, fmt.max_code
+    kept = 24 if in_float else 53
+    numbers = (
+        2.0**fraction if kind == _FIXED else 1.0,
+        1.0 if codes else 2.0**-fraction,
+        *(_cut(low, kept), _cut(high, kept), float(rounded(low, kept)), float(rounded(high, kept))),
+        *(width, fraction, fmt.saturated_bits, fmt.signed, symmetric, False),
+    )
+    return Plan(kind, _ROUNDINGS[fmt.rounding], how, not in_float, dtype != "float64", fixed=numbers)
+
+
+def _cut(code: int, bits: int) -> float:
+    """Return the number of so many bits nearest to the code and not beyond it."""
+    places = max(0, code.bit_length() - bits)
+    magnitude = abs(code) >> places << places
+    return float(-magnitude if code < 0 else magnitude)
+
+
+def int_plan(fmt: Int, dtype: str, codes: bool, scale: float, zero_point: int) -> Plan:
+    """Return the plan for integers with one scale: codes are counted from the zero point."""
+    low, high = float(fmt.min_code - zero_point), float(fmt.max_code - zero_point)
+    numbers = (scale, 1.0 if codes else scale, low, high, low, high, fmt.width, 0, 0, fmt.signed, False, True)
+    return Plan(_FIXED, _ROUNDINGS[fmt.rounding], _SATURATE, dtype == "float64" or fmt.width > 24, fixed=numbers)
+
+
+def _int(fmt: Int, dtype: str, codes: bool) -> Plan:
+    low, high = float(fmt.min_code), float(fmt.max_code)
+    numbers = (1.0, 1.0, low, high, low, high, fmt.width, 0, 0, fmt.signed, False, False)
+    return Plan(_FIXED, _ROUNDINGS[fmt.rounding], _SATURATE, dtype == "float64" or fmt.width > 24, fixed=numbers)
+
+
+# ---- floating point -------------------------------------------------------------------------------------------------
+
+
+def _holds(fmt: Float, bits: int, bias: int) -> bool:
+    """Say whether a kernel rounds to the format in a type with this mantissa and this largest exponent."""
+    own = fmt.min_exponent == 1 - bias and fmt.subnormals
+    places = fmt.min_exponent - fmt.mantissa >= 1 - bias and fmt.min_exponent <= fmt.mantissa
+    return fmt.mantissa <= bits and fmt.max_exponent <= bias - (fmt.mantissa == 0) and (own or places)
+
+
+def _small(fmt: Float, own: bool) -> Numbers:
+    most, infinity = float(fmt.max_value), math.inf
+    beyond = {"SAT": most, "INF": infinity, "NAN": math.nan}[fmt.overflow]
+    toward_zero = {"RZ": (True, True), "RD": (True, False), "RU": (False, True)}.get(fmt.rounding, (False, False))
+    over, under = (most if cut else beyond for cut in toward_zero)
+    least = 0.0 if fmt.subnormals else 2.0**fmt.min_exponent
+    negative = math.nan if fmt.has_nan else least
+    ones = (1 << (fmt.exponent + fmt.mantissa)) - 1
+    nan_code = {"fn": ones, "fnuz": 1 << (fmt.bits - 1)}.get(fmt.specials, 0)
+    infinity_code = ones - ((1 << fmt.mantissa) - 1)
+    if fmt.specials == "ieee":
+        nan_code = infinity_code | 1 << (fmt.mantissa - 1)
+    return (
+        *(fmt.mantissa, fmt.min_exponent, fmt.bits, most, over, _minus(under)),
+        *(beyond, _minus(beyond), negative, least, fmt.signed, fmt.subnormals, fmt.signed and fmt.specials != "fnuz"),
+        *(own, any(toward_zero), nan_code, infinity_code),
+    )
+
+
+def _minus(x: float) -> float:
+    return x if math.isnan(x) else -x
+
+
+def _float(fmt: Float, dtype: str, codes: bool) -> Plan:
+    # Doubles for codes of what floats hold as subnormal numbers only
+    in_float = dtype != "float64" and _holds(fmt, 23, 127)
+    kind, bias = _FLOAT, 127 if in_float else 1023
+    if not in_float and not _holds(fmt, 52, 1023):
+        kind = _WIDE_FLOAT
+    own = kind == _FLOAT and fmt.min_exponent == 1 - bias and fmt.subnormals
+    overflow = _SATURATE if fmt.overflow == "SAT" else _ZERO
+    return Plan(kind, _ROUNDINGS[fmt.rounding], overflow, not in_float, small=_small(fmt, own))
+
+
+def _power_of_two(fmt: PowerOfTwo, dtype: str, codes: bool) -> Plan:
+    in_float = dtype != "float64" and -126 <= fmt.lowest <= 0 and fmt.highest <= 126
+    kind = _FLOAT if in_float or (-1022 <= fmt.lowest <= 0 and fmt.highest <= 1022) else _WIDE_FLOAT
+    most = 2.0**fmt.highest
+    small = (
+        *(0, fmt.lowest, fmt.bits, most, most, -most, most, -most, 0.0, 0.0),
+        *(fmt.signed, True, False, False, False, 0, 0),
+    )
+    return Plan(kind, _ROUNDINGS[fmt.rounding], _SATURATE, not in_float, small=small)
+
+
+# ---- blocks ---------------------------------------------------------------------------------------------------------
+
+
+def _mx(fmt: MX, dtype: str, codes: bool) -> Plan:
+    element = replace(fmt.element, overflow="SAT")
+    top = element.max_value / Fraction(2) ** element.max_exponent
+    carry = {
+        "FLOOR": (2.0, False),
+        "EVEN": (2.0 - 2.0 ** -(element.mantissa + 1), False),
+        "CEIL": (1.0, True),
+        "RCEIL": (float(top), True),
+    }[fmt.rule]
+    # Floats hold a scale below 2^-126 only as a subnormal number, whose exponent cannot be read.
+    in_float = dtype != "float64" and _holds(element, 23, 127) and element.max_exponent >= 1
+    in_float = in_float and element.min_exponent > -126
+    block = (fmt.block, element.max_exponent, *carry)
+    return Plan(_MX, _ROUNDINGS[fmt.rounding], in_double=not in_float, small=_element(element), block=block)
+
+
+def _element(fmt: Float) -> Numbers:
+    """Return an element's numbers; the codes of a block whose scale is NaN are 0."""
+    return (*_small(fmt, False)[:-2], 0, 0)
+
+
+def _nvfp4(fmt: NVFP4, dtype: str, codes: bool) -> Plan:
+    block = (fmt.block, 2, 2.0, False)
+    small = _element(fmt.element)
+    return Plan(_NVFP4, _ROUNDINGS[fmt.rounding], in_double=dtype == "float64", small=small, block=block)
+
+
+def _block_float(fmt: BlockFloat, dtype: str, codes: bool) -> Plan:
+    most, step = float(fmt.max_code), 2.0 ** (fmt.width - 2)
+    fixed = (step, 1.0 if codes else 1 / step, -most, most, -most, most, fmt.width, 0, 0, True, True, False)
+    block = (fmt.block, 0, 2.0, False)
+    return Plan(_BLOCK_INTEGER, _ROUNDINGS[fmt.rounding], in_double=dtype == "float64", fixed=fixed, block=block)
+
+
+# ---- the others -----------------------------------------------------------------------------------------------------
+
+
+def _posit(fmt: Posit, dtype: str, codes: bool) -> Plan:
+    in_float = dtype != "float64" and fmt.max_exponent <= 126 and (not codes or fmt.n <= 24)
+    posit = (fmt.n, fmt.es, fmt.max_exponent)
+    return Plan(_POSIT, _ROUNDINGS[fmt.rounding], in_double=not in_float, posit=posit)
+
+
+def _table(fmt: Table, dtype: str, codes: bool) -> Plan:
+    kept = 53 if dtype == "float64" else 24
+    values = np.array([float(rounded(v, kept)) for v in map(Fraction, fmt.values)], _computed_with(dtype))
+    thresholds = values[1:].copy() if fmt.stochastic else nearest_thresholds(values)
+    block = (fmt.block, 0, 2.0, False) if fmt.block else ()
+    table = (thresholds, values, len(values))
+    return Plan(_TABLE, _ROUNDINGS[fmt.rounding], in_double=dtype == "float64", block=block, table=table)
+
+
+def _logarithmic(fmt: Logarithmic, dtype: str, codes: bool) -> Plan:
+    in_float = dtype != "float64" and fmt.lowest >= -124 and fmt.highest <= 125
+    thresholds, values = log_table(fmt.fraction, np.float32 if in_float else np.float64)
+    most, sign = 2.0**fmt.highest, 2.0 ** (fmt.bits - 1)
+    small = (
+        *(0, fmt.lowest, fmt.bits, most, most * float(thresholds[0]), 0.0, 0.0, 0.0, sign, 2.0**fmt.lowest),
+        *(fmt.signed, True, False, False, False, 0, 0),
+    )
+    table = (thresholds, values, len(values))
+    return Plan(_LOGARITHMIC, _ROUNDINGS["RNE"], in_double=not in_float, small=small, table=table)
+
+
+def _sum_of_powers(fmt: SumOfPowers, dtype: str, codes: bool) -> Plan:
+    fixed = _fixed(fmt.fixed, dtype, codes)
+    powers = (fmt.terms, fmt.method == "NEAREST")
+    return replace(fixed, kind=_POWERS, powers=powers)
+
+
+def _computed_with(dtype: str) -> type[np.floating[Any]]:
+    return np.float64 if dtype == "float64" else np.float32
+
+
+_PLANS: dict[type[Format], Any] = {
+    **{Fixed: _fixed, Int: _int, Float: _float, MX: _mx, NVFP4: _nvfp4, BlockFloat: _block_float, Posit: _posit},
+    **{Table: _table, PowerOfTwo: _power_of_two, Logarithmic: _logarithmic, SumOfPowers: _sum_of_powers},
+}
+
+
+@lru_cache(maxsize=512)
+def plan(fmt: Format, dtype: str, codes: bool) -> Plan:
+    """Return the plan for a format and the dtype of the numbers; ``codes``: for codes, not values."""
+    made: Plan = _PLANS[type(fmt)](fmt, dtype, codes)
+    return made

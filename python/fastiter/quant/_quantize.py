@@ -1,0 +1,314 @@
+"""quantize, encode and decode: arrays to number formats and back."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, TypeAlias, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._backend import choose
+from .._check import empty
+from ._block_formats import BlockFormat
+from ._check import check_floats, check_format, check_nan, check_out, check_seed
+from ._codes import code_dtype, decode_blocks, decode_elements
+from ._formats import Float, Format, Int
+from ._other_formats import Posit, Table
+from ._plan import ELEMENTS, int_plan, plan
+from ._scale import Scale, check_scale
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+class Counts(NamedTuple):
+    """How many elements there were, were NaN, out of range after rounding, and rounded to zero without being zero."""
+
+    total: int
+    nan: int
+    overflow: int
+    underflow: int
+
+
+class Blocks(NamedTuple):
+    """The codes of a format with blocks: of the elements, and of each block's scale along the last axis.
+
+    A power of two has the code k + 127 (255 for NaN), NVFP4's scale its code in e4m3fn; the scale of a table is a
+    float.
+    """
+
+    codes: Array
+    scales: Array
+
+
+@overload
+def quantize(x: Array, fmt: Format | str, *, counts: Literal[False] = False, **options: Any) -> Array: ...
+@overload
+def quantize(x: Array, fmt: Format | str, *, counts: Literal[True], **options: Any) -> tuple[Array, Counts]: ...
+@overload
+def quantize(x: Array, fmt: Format | str, *, counts: bool, **options: Any) -> Array | tuple[Array, Counts]: ...
+def quantize(
+    x: Array,
+    fmt: Format | str,
+    *,
+    scale: npt.ArrayLike | None = None,
+    zero_point: npt.ArrayLike | None = None,
+    axis: int = -1,
+    rng: int | np.random.Generator | None = None,
+    nan: str | float = "raise",
+    out: Array | None = None,
+    counts: bool = False,
+    backend: str | None = None,
+) -> Array | tuple[Array, Counts]:
+    """y = the number of the format that x / scale is rounded to, times scale.
+
+    Parameters
+    ----------
+    x : ndarray, float32, float64, float16 or bfloat16
+        Any shape and strides. 16-bit numbers are computed with as float32.
+    fmt : Format or str
+        A format, or the text of one: ``"fixed<8,4,RND_CONV,SAT>"``, ``"e4m3fn"``, ``"mxfp4_e2m1"``.
+    scale : number or array of positive floats, optional
+        One number, or an array with as many axes as x, each as long as a divisor of x's: ``x.shape`` (1, C, 1, 1) for
+        one scale a channel, (N, D / 32) for groups of 32 along the last axis. For the formats without blocks, and
+        NVFP4, whose one number it is.
+    zero_point : integer or array of integers, optional
+        Of :class:`Int`: the code of zero, with the shape of ``scale``.
+    axis : int
+        The axis along which blocks lie.
+    rng : int or numpy.random.Generator, optional
+        For stochastic rounding, which refuses to go without: a seed of 64 bits, or a generator that draws one. A seed
+        gives the same numbers on every machine, for every number of threads.
+    nan : {"raise", "keep"} or number
+        What NaN becomes: an error, NaN, or what this number becomes. Where the format has NaN, "raise" keeps it.
+    out : ndarray, optional
+        Where y is written, of x's shape and dtype; x itself is allowed.
+    counts : bool
+        Also return how many elements were NaN, overflowed and underflowed.
+    backend : {"cpu", "reference"}, optional
+        "reference" runs the specification in rational arithmetic.
+
+    Returns
+    -------
+    y : ndarray
+        Of x's shape and dtype. A number of the format that the dtype does not hold is rounded to it, to nearest even.
+    counts : Counts
+        With ``counts``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value, and for a NaN that the format does not have.
+    BackendError
+        If the backend cannot run.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.quant import quantize
+    >>> x = np.array([0.3, -1.26, 9.0], np.float32)
+    >>> quantize(x, "fixed<8,4,RND,SAT>").tolist()
+    [0.3125, -1.25, 7.9375]
+    >>> quantize(x, "e2m1", scale=0.5, counts=True)
+    (array([ 0.25, -1.5 ,  3.  ], dtype=float32), Counts(total=3, nan=0, overflow=1, underflow=0))
+    """
+    fmt = check_format("quantize", fmt)
+    run = _BACKENDS[choose("quantize", _BACKENDS, backend)]
+    x = check_floats("quantize", "x", x)
+    if not isinstance(counts, bool):
+        raise TypeError(f"quantize: counts must be a bool, got {type(counts).__name__}")
+    if out is not None:
+        check_out("quantize", out, x.shape, x.dtype, x)
+    call = _checked("quantize", x, fmt, scale, zero_point, axis, rng, nan, can_keep=True)
+    y, _, found = run(call, counts, None, out)
+    return (y, found) if counts else y
+
+
+def encode(
+    x: Array,
+    fmt: Format | str,
+    *,
+    scale: npt.ArrayLike | None = None,
+    zero_point: npt.ArrayLike | None = None,
+    axis: int = -1,
+    rng: int | np.random.Generator | None = None,
+    nan: str | float = "raise",
+    backend: str | None = None,
+) -> Array | Blocks:
+    """codes = the codes of the numbers that :func:`quantize` rounds to.
+
+    Arguments as for :func:`quantize`; NaN is kept where the format has it, and cannot be where it has none.
+
+    Returns
+    -------
+    codes : ndarray
+        The codes, of the narrowest integer dtype that holds them all: signed for signed fixed point and integers, else
+        unsigned.
+    codes, scales : Blocks
+        Of formats with blocks, which lie along the last axis then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.quant import decode, encode
+    >>> codes = encode(np.array([0.3, -1.26, 9.0]), "fixed<8,4,RND,SAT>")
+    >>> codes, decode(codes, "fixed<8,4>")
+    (array([  5, -20, 127], dtype=int8), array([ 0.3125, -1.25  ,  7.9375], dtype=float32))
+    """
+    fmt = check_format("encode", fmt)
+    run = _BACKENDS[choose("encode", _BACKENDS, backend)]
+    x = check_floats("encode", "x", x)
+    call = _checked("encode", x, fmt, scale, zero_point, axis, rng, nan, can_keep=has_nan(fmt))
+    codes, scales, _ = run(call, False, code_dtype(fmt), None)
+    return codes if scales is None else Blocks(codes, scales)
+
+
+def decode(
+    codes: Array | Blocks,
+    fmt: Format | str,
+    *,
+    scale: npt.ArrayLike | None = None,
+    zero_point: npt.ArrayLike | None = None,
+    dtype: npt.DTypeLike | None = None,
+) -> Array:
+    """y = the numbers that codes stand for, times scale: what :func:`quantize` returns, from :func:`encode`'s codes.
+
+    Parameters
+    ----------
+    codes : ndarray of integers, or Blocks
+        As :func:`encode` returns them; blocks lie along the last axis.
+    fmt, scale, zero_point
+        As for :func:`encode`.
+    dtype : float32 or float64, optional
+        By default float32 where it holds every number of the format, else float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.quant import decode
+    >>> decode(np.arange(8, dtype=np.uint8), "e2m1").tolist()
+    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+    """
+    fmt = check_format("decode", fmt)
+    if isinstance(fmt, BlockFormat) and fmt.block:
+        return decode_blocks(codes, fmt, scale, dtype)
+    return decode_elements(codes, fmt, scale, zero_point, dtype)
+
+
+def has_nan(fmt: Format) -> bool:
+    """Say whether the format has a code for NaN, or a scale."""
+    if isinstance(fmt, Float):
+        return fmt.has_nan
+    return isinstance(fmt, Posit) or (isinstance(fmt, BlockFormat) and fmt.block > 0)
+
+
+class Call(NamedTuple):
+    """Checked arguments."""
+
+    function: str
+    x: Array
+    fmt: Format
+    scale: Scale
+    axis: int
+    seed: int
+    refuse_nan: bool
+    nan: float
+
+
+def _checked(
+    function: str,
+    x: Array,
+    fmt: Format,
+    scale: npt.ArrayLike | None,
+    zero_point: npt.ArrayLike | None,
+    axis: int,
+    rng: int | np.random.Generator | None,
+    nan: str | float,
+    can_keep: bool,
+) -> Call:
+    seed = check_seed(function, rng, fmt.stochastic)
+    refuse, stands_for = check_nan(function, nan, can_keep)
+    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
+        raise TypeError(f"{function}: axis must be an int, got {type(axis).__name__}")
+    if not -max(x.ndim, 1) <= axis < max(x.ndim, 1):
+        raise ValueError(f"{function}: axis must be one of the {x.ndim} axes of x, got {axis}")
+    scales = check_scale(function, x.shape, x.dtype.name, fmt, scale, zero_point)
+    return Call(function, x, fmt, scales, int(axis), seed, refuse and not has_nan(fmt), stands_for)
+
+
+def _lines(x: Array, axis: int) -> Array:
+    """Return x with the axis of the blocks last."""
+    return x if x.ndim < 2 else np.moveaxis(x, axis, -1)
+
+
+def _cpu(
+    call: Call, counts: bool, codes: np.dtype[Any] | None, out: Array | None
+) -> tuple[Array, Array | None, Counts]:
+    fmt, dtype = call.fmt, call.x.dtype.name
+    block = fmt.block if isinstance(fmt, BlockFormat) else 0
+    x = np.asarray(_lines(call.x, call.axis) if block else call.x, order="C")
+    x = x if x.flags.aligned else x.copy()
+    in_place = not block or x.ndim < 2 or call.axis in (-1, x.ndim - 1)
+    direct = out is not None and in_place and out.flags.c_contiguous and out.flags.aligned
+    y = out if direct and out is not None else empty(x.shape, codes or x.dtype)
+    n = x.shape[-1] if block and x.ndim else x.size
+    scales = None
+    if codes is not None and block:
+        kind = np.dtype(np.uint8) if not isinstance(fmt, Table) else np.dtype("f8" if dtype == "float64" else "f4")
+        scales = np.empty((*x.shape[:-1], -(-n // block)), kind)
+    uniform = call.scale.uniform
+    if isinstance(fmt, Int) and uniform is not None:
+        made, scaling = int_plan(fmt, dtype, codes is not None, *uniform), ()
+    else:
+        made = plan(fmt, dtype, codes is not None)
+        in_float = dtype != "float64" and not isinstance(fmt, Int)
+        scaling = () if block else call.scale.fields(made.in_double, in_float)
+    counting = counts or call.nan == call.nan
+    factor = 1.0 if uniform is None else uniform[0]
+    fields = made.fields(call.nan, counting, codes is not None, factor, 0 if scales is None else scales)
+    lines = x.size // n if n else 0
+    found = _core.quantize(
+        *(fields, scaling, made.in_double, call.seed, x, ELEMENTS[dtype], y, ELEMENTS[y.dtype.name], lines, n)
+    )
+    if found[0] and call.refuse_nan:
+        raise ValueError(f"{call.function}: x must be numbers, as {fmt} has no NaN, got NaN")
+    if codes is not None and isinstance(fmt, Int) and uniform is not None and uniform[1]:
+        y += codes.type(uniform[1])
+    if block and codes is None and not direct:
+        y = _put_back(y, call, out)
+    elif out is not None and not direct:
+        out[...] = y
+        y = out
+    return y, scales, Counts(x.size, *found)
+
+
+def _put_back(y: Array, call: Call, out: Array | None) -> Array:
+    """Return y with the axes of x, in out if there is one."""
+    back = y if y.ndim < 2 else np.moveaxis(y, -1, call.axis)
+    if out is None:
+        return back if back.flags.c_contiguous else np.asarray(back, order="C")
+    out[...] = back
+    return out
+
+
+def _reference(
+    call: Call, counts: bool, codes: np.dtype[Any] | None, out: Array | None
+) -> tuple[Array, Array | None, Counts]:
+    from ..reference import quant_arrays as reference
+
+    fmt = call.fmt
+    block = fmt.block if isinstance(fmt, BlockFormat) else 0
+    x = _lines(call.x, call.axis) if block else call.x
+    scale, zero_point = call.scale.spread(x.shape)
+    y, scales, found = reference.quantize(x, fmt, scale, zero_point, call.seed, call.nan, codes)
+    if found[0] and call.refuse_nan:
+        raise ValueError(f"{call.function}: x must be numbers, as {fmt} has no NaN, got NaN")
+    if codes is None:
+        y = _put_back(y, call, out) if block else y
+        if out is not None and y is not out:
+            out[...] = y
+            y = out
+    return y, scales, Counts(x.size, *found)
+
+
+_BACKENDS = {"cpu": _cpu, "reference": _reference}

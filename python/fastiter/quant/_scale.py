@@ -1,0 +1,137 @@
+"""Scales and zero points: one, or one for each channel or group."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ._block_formats import NVFP4, BlockFormat
+from ._formats import Format, Int
+
+Array = npt.NDArray[Any]
+
+
+class Scale(NamedTuple):
+    """Scales and zero points with as many axes as the numbers; ``None`` for none."""
+
+    scale: Array | None = None
+    zero_point: Array | None = None
+    shape: tuple[int, ...] = ()
+
+    @property
+    def uniform(self) -> tuple[float, int] | None:
+        """The one scale and zero point that all numbers have, if that is so."""
+        if self.scale is None or self.scale.size != 1:
+            return None
+        return float(self.scale.item()), 0 if self.zero_point is None else int(self.zero_point.item())
+
+    def fields(self, in_double: bool, in_float: bool) -> tuple[Any, ...]:
+        """Return what a kernel takes: element i has the scale number (i // run) % count.
+
+        in_float: though the kernel computes with doubles, quotient and product are floats.
+        """
+        if self.scale is None:
+            return ()
+        dtype = np.dtype(np.float64 if in_double else np.float32)
+        finer = [k for k, size in enumerate(self.scale.shape) if size > 1]
+        last = finer[-1] if finer else -1
+        run = math.prod(self.shape[last + 1 :])
+        if finer:
+            run *= self.shape[last] // self.scale.shape[last]
+        arrays = []
+        for array in (self.scale, self.zero_point):
+            if array is None:
+                arrays.append(0)
+                continue
+            whole = array
+            for axis in range(last) if len(finer) > 1 else ():
+                whole = np.repeat(whole, self.shape[axis] // whole.shape[axis], axis)
+            arrays.append(np.ascontiguousarray(whole, dtype))
+        return arrays[0], arrays[1], max(run, 1), arrays[0].size, in_float
+
+    def spread(self, shape: tuple[int, ...]) -> tuple[Array | None, Array | None]:
+        """Return them with one for each number."""
+
+        def one(array: Array | None) -> Array | None:
+            if array is None:
+                return None
+            for axis, size in enumerate(shape):
+                array = np.repeat(array, size // array.shape[axis], axis) if array.size > 1 else array
+            return np.broadcast_to(array.reshape(()) if array.size == 1 else array, shape)
+
+        return one(self.scale), one(self.zero_point)
+
+
+def check_scale(
+    function: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    fmt: Format,
+    scale: npt.ArrayLike | None,
+    zero_point: npt.ArrayLike | None,
+) -> Scale:
+    """Return the scales and zero points of numbers with this shape and dtype."""
+    if zero_point is not None and not isinstance(fmt, Int):
+        raise ValueError(f"{function}: zero_point must be None for a format that is no Int, got one for {fmt}")
+    if scale is None:
+        if zero_point is None:
+            return Scale()
+        scale = 1.0
+    if isinstance(fmt, BlockFormat) and fmt.block and not isinstance(fmt, NVFP4):
+        raise ValueError(f"{function}: scale must be None for a format with blocks, got one for {fmt}")
+    array = _numbers(function, "scale", scale)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{function}: scale must be numbers, got dtype {array.dtype}")
+    wide = array.astype(np.float64)
+    if dtype != "float64":
+        with np.errstate(over="ignore", under="ignore"):
+            wide = wide.astype(np.float32).astype(np.float64)
+    if not (np.isfinite(wide).all() and (wide > 0).all()):
+        raise ValueError(
+            f"{function}: scale must be positive and finite, got {array[~(wide > 0) | ~np.isfinite(wide)][0]}"
+        )
+    if isinstance(fmt, NVFP4) and wide.size == 1 and wide.item() < 2.0**-100:
+        raise ValueError(f"{function}: scale must be 2**-100 or more for nvfp4, got {wide.item()}")
+    if isinstance(fmt, NVFP4) and wide.size != 1:
+        raise ValueError(f"{function}: scale must be one number for nvfp4, got shape {wide.shape}")
+    wide = _fitting(function, "scale", wide, shape)
+    zeros = None if zero_point is None else _zero_points(function, zero_point, fmt, wide.shape)
+    return Scale(wide, zeros, shape)
+
+
+def _numbers(function: str, name: str, x: npt.ArrayLike) -> Array:
+    try:
+        return np.asarray(x)
+    except ValueError:
+        raise TypeError(f"{function}: {name} must be numbers of one shape, got a ragged sequence") from None
+
+
+def _fitting(function: str, name: str, array: Array, shape: tuple[int, ...]) -> Array:
+    """Return the array with as many axes as the numbers, each as long as a divisor of theirs."""
+    if array.size == 1:
+        return array.reshape((1,) * len(shape))
+    fits = array.ndim == len(shape) and all(
+        size > 0 and whole % size == 0 for size, whole in zip(array.shape, shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"{function}: {name} must have axes that divide those of x, {shape}, got {array.shape}")
+    return array
+
+
+def _zero_points(function: str, zero_point: npt.ArrayLike, fmt: Format, shape: tuple[int, ...]) -> Array:
+    assert isinstance(fmt, Int)
+    array = _numbers(function, "zero_point", zero_point)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{function}: zero_point must be integers, got dtype {array.dtype}")
+    if array.size == 1:
+        array = np.broadcast_to(array.reshape((1,) * len(shape)), shape)
+    if array.shape != shape:
+        raise ValueError(f"{function}: zero_point must have the shape {shape} of scale, got {array.shape}")
+    low, high = fmt.min_code, fmt.max_code
+    if array.size and not (array.min() >= low and array.max() <= high):
+        wrong = array[(array < low) | (array > high)][0]
+        raise ValueError(f"{function}: zero_point must be a code of {fmt}, from {low} to {high}, got {wrong}")
+    return array.astype(np.float64)

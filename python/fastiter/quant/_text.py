@@ -1,0 +1,130 @@
+"""Formats as text: name<field,...>. The names are registered by the modules that define the formats."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+
+class Spelled(Protocol):
+    """What has a text: the word that it begins with, and the fields between its brackets."""
+
+    def _spelling(self) -> tuple[str, tuple[str, ...]]: ...
+
+
+#: For each first word: the class, the fields that the word stands for, and those between the brackets.
+_HEADS: dict[str, tuple[type[Any], dict[str, Any], tuple[str, ...]]] = {}
+
+
+def register(head: str, kind: type[Any], fields: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Add a first word to those that :func:`parse` knows."""
+    _HEADS[head] = kind, fields, names
+
+
+def write(fmt: Spelled) -> str:
+    """Write a format with as few fields as tell it from its kind's default."""
+    head, names = fmt._spelling()
+    words = [_word(getattr(fmt, name)) for name in names]
+    for count in range(len(words)):
+        text = _joined(head, words[:count])
+        try:
+            if read(text) == fmt:
+                return text
+        except (TypeError, ValueError):  # a field without a default is missing
+            continue
+    return _joined(head, words)
+
+
+def _word(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(_word(part) for part in value)
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _joined(head: str, words: list[str]) -> str:
+    return f"{head}<{','.join(words)}>" if words else head
+
+
+def parse(text: str) -> Any:
+    """Return the format that ``text`` names; ``parse(str(fmt)) == fmt``.
+
+    Also read: HLS's own spelling, ``ap_fixed<8,4,AP_RND,AP_SAT>``. :ref:`quant` has the grammar.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no str; for a text that names no format, and for fields that the format refuses.
+
+    Examples
+    --------
+    >>> from fastiter.quant import parse
+    >>> parse("fixed<8,4,RND_CONV,SAT>").max_code, parse("e4m3fn").max_value
+    (127, Fraction(448, 1))
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"parse: text must be a str, got {type(text).__name__}")
+    return read(text)
+
+
+def read(text: str) -> Any:
+    match = re.fullmatch(r"\s*([A-Za-z]\w*)\s*(?:<(.*)>)?\s*", text, re.DOTALL)
+    if match is None:
+        raise ValueError(f"parse: text must be a name, or name<field,...>, got {text!r}")
+    head, inside = match.groups()
+    words = [] if inside is None else list(_split(inside))
+    family = re.fullmatch(r"(u?int)([0-9]+)", head)
+    if family:
+        head, words = family[1], [family[2], *words]
+    if head.startswith("ap_") or any(word.startswith("AP_") for word in words):
+        head, words = head.removeprefix("ap_"), [word.removeprefix("AP_") for word in words]
+    if head not in _HEADS:
+        raise ValueError(f"parse: text must begin with one of {', '.join(_HEADS)}, got {text!r}")
+    kind, fields, names = _HEADS[head]
+    return _build(kind, text, fields, names, words)
+
+
+def _split(inside: str) -> Iterator[str]:
+    """Split at the commas that are not inside brackets."""
+    depth, start = 0, 0
+    for i, letter in enumerate(inside):
+        depth += (letter == "<") - (letter == ">")
+        if letter == "," and depth == 0:
+            yield inside[start:i].strip()
+            start = i + 1
+    yield inside[start:].strip()
+
+
+def _build(kind: type[Any], text: str, fields: dict[str, Any], names: tuple[str, ...], words: list[str]) -> Any:
+    if len(words) > len(names):
+        raise ValueError(f"parse: text must have at most {len(names)} fields ({', '.join(names)}), got {text!r}")
+    given = {name: _value(name, word) for name, word in zip(names, words, strict=False)}
+    try:
+        return kind(**fields, **given)
+    except TypeError as error:
+        if "missing" in str(error):
+            raise ValueError(f"parse: text must have the fields {', '.join(names)}, got {text!r}") from None
+        raise ValueError(f"{error}, in {text!r}") from None
+
+
+def _value(name: str, word: str) -> Any:
+    if re.fullmatch(r"[+-]?[0-9]+", word) and name != "values":
+        return int(word)
+    if word in ("True", "False"):
+        return word == "True"
+    if name == "element":
+        return read(word)
+    if name == "values":
+        return tuple(_number(part) for part in word.split())
+    return word
+
+
+def _number(word: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"parse: values must be finite numbers, got {word!r}")
+    return value
