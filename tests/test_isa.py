@@ -76,7 +76,10 @@ def test_numbers(isa: str) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
 @pytest.mark.parametrize(
     ("script", "library"),
-    [*itertools.product(["guarded.py", "guarded_delta.py", "guarded_scan.py"], ["numpy", "torch"]), ("guarded.py", "quant")],
+    [
+        *itertools.product(["guarded.py", "guarded_delta.py", "guarded_scan.py"], ["numpy", "torch"]),
+        ("guarded.py", "quant"),
+    ],
 )
 @every_isa
 def test_nothing_beyond_the_arrays_is_touched(isa: str, script: str, library: str) -> None:

@@ -1,4 +1,4 @@
-"""linear_scan and block_scan on arrays of every size: at the edges of vectors, wider than a cache, larger than all caches."""
+"""Scans of arrays of every size: at the edges of vectors, wider than a cache, larger than all caches."""
 
 from __future__ import annotations
 
