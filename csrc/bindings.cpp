@@ -162,4 +162,5 @@ PYBIND11_MODULE(_core, m) {
     define_tensor(m);
     define_delta(m);
     define_newton(m);
+    define_relax(m);
 }

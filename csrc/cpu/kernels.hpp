@@ -113,6 +113,7 @@ template <class T> struct KernelsOf {
 
 struct DeltaKernels;  // delta_kernels.hpp
 struct NewtonKernels; // newton_kernels.hpp
+struct RelaxKernels;  // relax_kernels.hpp
 struct ScanKernels;   // scan_kernels.hpp
 
 // One instruction set's kernels; families beside the first by the address of a table of their own.
@@ -121,6 +122,7 @@ struct Kernels {
     KernelsOf<double> f64;
     const DeltaKernels* delta;
     const NewtonKernels* newton;
+    const RelaxKernels* relax;
     const ScanKernels* scan;
     template <class T> const KernelsOf<T>& of() const {
         if constexpr (sizeof(T) == 4)

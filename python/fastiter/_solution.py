@@ -6,9 +6,31 @@ from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Solution:
-    """The states h[t] = f(h[t-1], x[t]) of a recurrence that was solved for all t at once, and how it was solved.
+    """What a solver found, and how: the x of a system A x = b, or all states of a recurrence.
+
+    **Linear systems** (:mod:`fastiter.relax`). The attributes are numbers for a b of one column, and arrays with one
+    number for each column or system else.
+
+    ``value``
+        x.
+    ``converged``
+        True where ``||b - A x|| <= rtol ||b|| + atol``.
+    ``steps``
+        The sweeps until it was, or those that were done.
+    ``residual``
+        ``||b - A x||`` of the value, computed from A, b and x and not from what the steps were meant to do.
+    ``history``
+        ``||b - A x||`` before the first step and at each check: (checks + 1,), or with the columns as its second axis.
+    ``reason``
+        Why it ended: "converged", "max_steps", "diverged" or "stagnated"; a tuple of such for several columns.
+    ``method``
+        What was done.
+    ``omega``
+        The relaxation factor at the end, which is found on the way where it was ``"auto"``.
+
+    **Recurrences** h[t] = f(h[t-1], x[t]), solved for all t at once (:func:`fastiter.torch.solve_recurrence`).
 
     Attributes
     ----------
@@ -43,12 +65,15 @@ class Solution:
     """
 
     value: Any
-    last: Any
     converged: Any
     steps: Any
     residual: Any
     method: str
-    jacobian: str | None
-    window: int
-    sequential: Any
-    lyapunov: Any
+    last: Any = None
+    jacobian: str | None = None
+    window: int = 0
+    sequential: Any = None
+    lyapunov: Any = None
+    history: Any = None
+    reason: Any = None
+    omega: float | None = None
