@@ -60,8 +60,8 @@ std::unique_ptr<RelaxMatrix> relax_rows(int numbers, int64_t n, py::handle start
     });
 }
 
-std::unique_ptr<RelaxMatrix> relax_slices(int numbers, int64_t n, py::handle start, py::handle column,
-                                          py::handle value, py::handle order, py::handle colours, int part) {
+std::unique_ptr<RelaxMatrix> relax_slices(int numbers, int64_t n, py::handle start, py::handle column, py::handle value,
+                                          py::handle order, py::handle colours, int part) {
     return with_numbers(numbers, [&]<class A, class V>() {
         const Csr<A> csr = csr_of<A>(n, start, column, value, order);
         std::vector<int64_t> first = list_of(colours);

@@ -13,8 +13,7 @@ namespace fastiter {
 template <class T> class Memory {
 public:
     Memory() = default;
-    explicit Memory(int64_t count)
-        : block_(take_block(sizeof(T) * size_t(count > 0 ? count : 1))), count_(count) {}
+    explicit Memory(int64_t count) : block_(take_block(sizeof(T) * size_t(count > 0 ? count : 1))), count_(count) {}
     Memory(Memory&& other) noexcept
         : block_(std::exchange(other.block_, Block{})), count_(std::exchange(other.count_, 0)) {}
     Memory& operator=(Memory&& other) noexcept {
@@ -82,8 +81,7 @@ std::unique_ptr<RelaxMatrix> prepare_slices(const Csr<A>&, const std::vector<int
 // n rows of blocks of size x size, by rows in `value`; rows of the scalar matrix from `rows` on are padding
 template <class A, class V>
 std::unique_ptr<RelaxMatrix> prepare_blocks(const Csr<A>&, int size, int64_t rows, const Clusters&);
-template <class A, class V>
-std::unique_ptr<RelaxMatrix> prepare_dense(int64_t n, const A* value, const int32_t* order);
+template <class A, class V> std::unique_ptr<RelaxMatrix> prepare_dense(int64_t n, const A* value, const int32_t* order);
 // `columns` of A, which need not be square
 template <class A, class V> std::unique_ptr<RelaxMatrix> prepare_projections(const Csr<A>&, int64_t columns);
 

@@ -131,8 +131,8 @@ std::unique_ptr<RelaxMatrix> prepare_blocks(const Csr<A>& csr, int size, int64_t
     m.column = Memory<int32_t>(blocks), m.value = Memory<A>(blocks * area);
     m.diagonal = Memory<A>(csr.n * area), m.inverse = Memory<sum_of<V>>(csr.n * area);
     fill_blocks(m, csr);
-    m.m = {csr.n,           size,           m.clusters.rows.data(), m.start.data(), m.column.data(),
-           m.value.data(), m.diagonal.data(), m.inverse.data()};
+    m.m = {csr.n,           size,           m.clusters.rows.data(), m.start.data(),
+           m.column.data(), m.value.data(), m.diagonal.data(),      m.inverse.data()};
     return std::make_unique<Relaxed<V, BlocksLayout<A, V>>>(std::move(m));
 }
 

@@ -35,8 +35,7 @@ template <class A, class V> struct RowsLayout {
     }
 };
 
-template <class A, class V>
-void fill_rows(RowsLayout<A, V>& m, const Csr<A>& csr, Part part, int64_t batch) {
+template <class A, class V> void fill_rows(RowsLayout<A, V>& m, const Csr<A>& csr, Part part, int64_t batch) {
     const int64_t width = batch ? batch : 1, nonzeros = csr.start[csr.n];
     RowReader<A> reader(csr);
     int64_t entry = 0;
@@ -148,7 +147,7 @@ std::unique_ptr<RelaxMatrix> prepare_dense(int64_t n, const A* value, const int3
     return std::make_unique<Relaxed<V, DenseLayout<A, V>>>(std::move(m));
 }
 
-#define FASTITER_INSTANTIATE(A, V)                                                                            \
+#define FASTITER_INSTANTIATE(A, V)                                                                           \
     template std::unique_ptr<RelaxMatrix> prepare_rows<A, V>(const Csr<A>&, const Clusters&, Part, int64_t); \
     template std::unique_ptr<RelaxMatrix> prepare_dense<A, V>(int64_t, const A*, const int32_t*);
 FASTITER_RELAX_NUMBERS(FASTITER_INSTANTIATE)

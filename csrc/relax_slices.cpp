@@ -63,7 +63,8 @@ template <class A> void sort_by_length(const Csr<A>& csr, std::vector<int32_t>& 
 
 // The order of the copy: each colour is padded to whole slices. Empty where that is the order of the caller.
 template <class A>
-std::vector<int32_t> padded_order(const Csr<A>& csr, const std::vector<int64_t>& colours, std::vector<int64_t>& slices) {
+std::vector<int32_t> padded_order(const Csr<A>& csr, const std::vector<int64_t>& colours,
+                                  std::vector<int64_t>& slices) {
     std::vector<int32_t> order(size_t(csr.n)), padded;
     for (int64_t i = 0; i < csr.n; ++i) order[size_t(i)] = csr.order ? csr.order[i] : int32_t(i);
     slices.assign(1, 0);
@@ -125,7 +126,8 @@ private:
     }
 
     void fill_lane(int64_t slice, int lane) {
-        const int64_t i = slice * kSliceRows + lane, first = m_.start[size_t(slice)], last = m_.start[size_t(slice) + 1];
+        const int64_t i = slice * kSliceRows + lane, first = m_.start[size_t(slice)],
+                      last = m_.start[size_t(slice) + 1];
         row_.clear();
         const int64_t diagonal = i < m_.n ? read(i) : -1;
         const int32_t spare = row_.empty() ? int32_t(std::min(i, m_.n - 1)) : row_[0].column;
@@ -232,8 +234,7 @@ std::unique_ptr<RelaxMatrix> prepare_slices(const Csr<A>& csr, const std::vector
     return std::make_unique<Relaxed<V, SlicesLayout<A, V>>>(std::move(m));
 }
 
-template <class A, class V>
-std::unique_ptr<RelaxMatrix> prepare_projections(const Csr<A>& csr, int64_t columns) {
+template <class A, class V> std::unique_ptr<RelaxMatrix> prepare_projections(const Csr<A>& csr, int64_t columns) {
     ProjectionsLayout<A, V> m;
     m.n = csr.n, m.entries = csr.start[csr.n];
     m.column = Memory<int32_t>(m.entries), m.value = Memory<A>(m.entries), m.inverse = Memory<double>(m.n);
@@ -244,7 +245,8 @@ std::unique_ptr<RelaxMatrix> prepare_projections(const Csr<A>& csr, int64_t colu
         const int64_t row = csr.order ? csr.order[i] : i;
         double norm = 0;
         m.start.push_back(to);
-        for (bool shared : {false, true}) // what the row before has just changed comes last: the sum need not wait for it
+        for (bool shared :
+             {false, true}) // what the row before has just changed comes last: the sum need not wait for it
             for (int64_t e = csr.start[row]; e < csr.start[row + 1]; ++e) {
                 if ((last_row[size_t(csr.column[e])] == i - 1) != shared) continue;
                 m.column[to] = csr.column[e], m.value[to] = csr.value[e];
@@ -257,7 +259,7 @@ std::unique_ptr<RelaxMatrix> prepare_projections(const Csr<A>& csr, int64_t colu
     return std::make_unique<Projections<A, V>>(std::move(m));
 }
 
-#define FASTITER_INSTANTIATE(A, V)                                                                                 \
+#define FASTITER_INSTANTIATE(A, V)                                                                                \
     template std::unique_ptr<RelaxMatrix> prepare_slices<A, V>(const Csr<A>&, const std::vector<int64_t>&, Part); \
     template std::unique_ptr<RelaxMatrix> prepare_projections<A, V>(const Csr<A>&, int64_t);
 FASTITER_RELAX_NUMBERS(FASTITER_INSTANTIATE)

@@ -101,18 +101,19 @@ private:
     // Rows of the caller to rows of the copy; padding is 0.
     void permute(const V* from, V* to, int64_t k, Team team) const {
         const auto [first, last] = part_of(0, m_.n, team);
-        for (int64_t i = first; i < last; ++i) {
-            const int64_t row = m_.order[size_t(i)];
-            for (int64_t c = 0; c < k; ++c) to[i * k + c] = row < 0 ? V{} : from[row * k + c];
-        }
+        const int32_t* order = m_.order.data();
+        if (k == 1)
+            for (int64_t i = first; i < last; ++i) to[i] = order[i] < 0 ? V{} : from[order[i]];
+        else
+            for (int64_t i = first; i < last; ++i)
+                for (int64_t c = 0; c < k; ++c) to[i * k + c] = order[i] < 0 ? V{} : from[order[i] * k + c];
     }
     void permute_back(const V* from, V* to, int64_t k, Team team) const {
         const auto [first, last] = part_of(0, m_.n, team);
-        for (int64_t i = first; i < last; ++i) {
-            const int64_t row = m_.order[size_t(i)];
-            if (row >= 0)
-                for (int64_t c = 0; c < k; ++c) to[row * k + c] = from[i * k + c];
-        }
+        const int32_t* order = m_.order.data();
+        for (int64_t i = first; i < last; ++i)
+            if (order[i] >= 0)
+                for (int64_t c = 0; c < k; ++c) to[order[i] * k + c] = from[i * k + c];
     }
 
     void sweep_in(const Call& c, Team team) const {

@@ -40,7 +40,7 @@ BACKEND = (fastiter.BackendError,)
 
 def test_every_public_function_is_here() -> None:
     without_arguments = {"BackendError", "Solution", "__version__", "get_num_threads", "release_memory", "show_config"}
-    assert set(fastiter.__all__) == {*CELLS, *PARA_CELLS, *ELSEWHERE, "set_num_threads", *without_arguments}
+    assert set(fastiter.__all__) == {*CELLS, *PARA_CELLS, *ELSEWHERE, "relax", "set_num_threads", *without_arguments}
     for name in ("get_num_threads", "release_memory", "show_config"):
         with pytest.raises(TypeError, match=name):
             getattr(fastiter, name)(1)

@@ -64,7 +64,7 @@ def test_a_wrong_choice_is_an_import_error_that_names_the_choices(name: str) -> 
 def test_numbers(isa: str) -> None:
     tests = ["test_vmath.py", "test_rnn.py::test_sizes", "test_rnn.py::test_saturated_gates"]
     tests += ["test_newton.py::test_sizes", "test_newton.py::test_saturated_gates", "test_newton_solver.py"]
-    tests += ["test_delta.py::test_sizes", "test_torch_delta.py::test_gradients"]
+    tests += ["test_delta.py::test_sizes", "test_torch_delta.py::test_gradients", "test_relax.py"]
     assert_runs("-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *tests, FASTITER_ISA=isa)
 
 
@@ -76,3 +76,10 @@ def test_nothing_beyond_the_arrays_is_touched(isa: str, script: str, library: st
     if library == "torch":
         pytest.importorskip("torch")
     assert assert_runs("-X", "faulthandler", script, library, FASTITER_ISA=isa).split() == ["done"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
+@every_isa
+def test_relaxation_touches_nothing_beyond_the_vectors(isa: str) -> None:
+    pytest.importorskip("scipy")
+    assert assert_runs("-X", "faulthandler", "guarded_relax.py", FASTITER_ISA=isa).split() == ["done"]

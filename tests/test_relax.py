@@ -28,6 +28,7 @@ from relax_cases import (  # noqa: E402
 
 SIZES = (1, 2, 7, 8, 9, 33, 70)
 WIDTHS = (None, 1, 2, 3, 8, 13)
+CASES = [*((n, None) for n in SIZES), (7, 1), (9, 13), (33, 2), (8, 8), (33, 3)]
 
 
 def shape_of(n: int, k: int | None) -> tuple[int, ...]:
@@ -43,7 +44,7 @@ def assert_near(actual: Array, expected: Array, n: int, what: object = "") -> No
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("order", ORDERS)
 def test_sweeps_in_every_order(order: str, dtype: str) -> None:
-    for n, k in itertools.product(SIZES, WIDTHS):
+    for n, k in CASES:
         A, chosen = matrix_for(order, n, dtype), order_for(order, n)
         rows, omega = rows_in(chosen, A), 1.3 if n % 2 else 1.0
         sweeps = Relaxation(csr(A), "sor", omega=omega, order=chosen)
@@ -62,7 +63,7 @@ def test_sweeps_in_every_order(order: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_jacobi(dtype: str) -> None:
-    for n, k in itertools.product(SIZES, WIDTHS):
+    for n, k in CASES:
         A = random_matrix(n, dtype)
         for given in (csr(A), A):
             jacobi = Relaxation(given, "jacobi", omega=0.8)
@@ -78,7 +79,7 @@ def test_jacobi(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dense(dtype: str) -> None:
-    for n, k, order in itertools.product(SIZES, WIDTHS, ("natural", "array")):
+    for (n, k), order in itertools.product(CASES, ("natural", "array")):
         A, chosen = random_matrix(n, dtype), order_for(order, n)
         b, x = vectors(shape_of(n, k), dtype, 1), vectors(shape_of(n, k), dtype, 2)
         actual, backward = x.copy(), x.copy()
@@ -102,7 +103,7 @@ def test_a_dense_matrix_with_colours_is_a_sparse_one() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8])
 def test_blocks(size: int, dtype: str) -> None:
-    for n, k, order in itertools.product((1, 8, 24, 37), (None, 1, 3, 9), ("natural", "color", "cluster", "array")):
+    for n, k, order in itertools.product((1, 8, 37), (None, 9), ("natural", "color", "cluster", "array")):
         A = random_matrix(n, dtype)
         blocks = -(-n // size)
         rows = _block_rows(A, order, size)
@@ -229,7 +230,9 @@ def test_any_number_of_threads_has_the_same_bits(order: str) -> None:
 @pytest.mark.parametrize("method", ["jacobi", "block_jacobi", "block_gauss_seidel", "kaczmarz"])
 def test_threads_of_the_other_methods(method: str) -> None:
     n = 2400
-    A = (scipy_sparse.random_array((n, n), density=0.004, rng=np.random.default_rng(0)) + 8 * scipy_sparse.eye_array(n)).tocsr()
+    A = (
+        scipy_sparse.random_array((n, n), density=0.004, rng=np.random.default_rng(0)) + 8 * scipy_sparse.eye_array(n)
+    ).tocsr()
     size = 4 if method.startswith("block") else None
     order = "color" if method == "block_gauss_seidel" else "natural"
     b = vectors((n, 17), "float64", 1)

@@ -126,16 +126,9 @@ void relax_projections_residual(const RelaxProjections<A, V>& m, const RelaxResi
 namespace {
 template <class A, class V>
 constexpr RelaxKernelsOf<A, V> kernels_of = {
-    relax_rows<A, V>,
-    relax_rows_residual<A, V>,
-    relax_slices<A, V>,
-    relax_slices_residual<A, V>,
-    relax_blocks<A, V>,
-    relax_blocks_residual<A, V>,
-    relax_dense<A, V>,
-    relax_dense_residual<A, V>,
-    relax_projections<A, V>,
-    relax_projections_residual<A, V>,
+    relax_rows<A, V>,        relax_rows_residual<A, V>,        relax_slices<A, V>, relax_slices_residual<A, V>,
+    relax_blocks<A, V>,      relax_blocks_residual<A, V>,      relax_dense<A, V>,  relax_dense_residual<A, V>,
+    relax_projections<A, V>, relax_projections_residual<A, V>,
 };
 } // namespace
 

@@ -9,7 +9,8 @@ template <class S, class A, class V, int K>
 FASTITER_INLINE void subtract_block(const A* block, const V* x, int64_t k, int size, S* sum) {
     for (int q = 0; q < size; ++q)
         for (int r = 0; r < size; ++r)
-            for (int c = 0; c < K; ++c) sum[r * K + c] = sum[r * K + c] - wide(block[q * size + r]) * wide(x[q * k + c]);
+            for (int c = 0; c < K; ++c)
+                sum[r * K + c] = sum[r * K + c] - wide(block[q * size + r]) * wide(x[q * k + c]);
 }
 
 template <class A, class V, int B, int K>
@@ -92,8 +93,7 @@ template <class A, class V>
 void relax_blocks(const RelaxBlocks<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last, int64_t column,
                   int64_t columns) {
     with_size(m.size, [&]<int B>() {
-        for_tiles(column, columns,
-                  [&]<int K>(int64_t at) { sweep_clusters<A, V, B, K>(m, s, first, last, at); });
+        for_tiles(column, columns, [&]<int K>(int64_t at) { sweep_clusters<A, V, B, K>(m, s, first, last, at); });
     });
 }
 
@@ -106,7 +106,7 @@ void relax_blocks_residual(const RelaxBlocks<A, V>& m, const RelaxResidual<V>& s
     });
 }
 
-#define FASTITER_INSTANTIATE(A, V)                                                                             \
+#define FASTITER_INSTANTIATE(A, V)                                                                                 \
     template void relax_blocks(const RelaxBlocks<A, V>&, const RelaxStep<V>&, int64_t, int64_t, int64_t, int64_t); \
     template void relax_blocks_residual(const RelaxBlocks<A, V>&, const RelaxResidual<V>&, int64_t, int64_t);
 FASTITER_RELAX_NUMBERS(FASTITER_INSTANTIATE)

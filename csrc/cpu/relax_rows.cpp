@@ -66,8 +66,7 @@ void step_cluster(const RelaxRows<A, V>& m, const RelaxStep<V>& s, int64_t i, in
     sum_of<V> sum[K];
     for (int c = 0; c < K; ++c) sum[c] = wide(s.b[i * k + column + c]);
     subtract_entries<A, V, K, Batched>(m, s.x, k, column, m.cluster_entry[i], m.length[i], sum);
-    for (int c = 0; c < K; ++c)
-        relax_one(s, i * k + column + c, m.inverse[Batched ? i * k + column + c : i] * sum[c]);
+    for (int c = 0; c < K; ++c) relax_one(s, i * k + column + c, m.inverse[Batched ? i * k + column + c : i] * sum[c]);
 }
 
 template <class A, class V, bool Batched>
@@ -133,7 +132,7 @@ void relax_rows_residual(const RelaxRows<A, V>& m, const RelaxResidual<V>& s, in
     });
 }
 
-#define FASTITER_INSTANTIATE(A, V)                                                                          \
+#define FASTITER_INSTANTIATE(A, V)                                                                             \
     template void relax_rows(const RelaxRows<A, V>&, const RelaxStep<V>&, int64_t, int64_t, int64_t, int64_t); \
     template void relax_rows_residual(const RelaxRows<A, V>&, const RelaxResidual<V>&, int64_t, int64_t);
 FASTITER_RELAX_NUMBERS(FASTITER_INSTANTIATE)

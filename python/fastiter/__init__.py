@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import relax
 from ._backend import BackendError
 from ._config import __version__, get_num_threads, release_memory, set_num_threads, show_config
 from ._solution import Solution
@@ -24,6 +25,7 @@ __all__ = [
     "paragru",
     "paralstm",
     "paraslstm",
+    "relax",
     "release_memory",
     "set_num_threads",
     "show_config",

@@ -26,7 +26,7 @@ def jacobi(A: Array, x: Array, b: Array, omega: float = 1.0) -> Array:
 def sor(
     A: Array, x: Array, b: Array, omega: float = 1.0, order: Sequence[int] | None = None, backward: bool = False
 ) -> Array:
-    """x_i <- (1 - omega) x_i + omega (b_i - sum over j != i of a_ij x_j) / a_ii, row after row; omega = 1: Gauss-Seidel."""
+    """x_i <- (1 - omega) x_i + omega (b_i - sum over j != i of a_ij x_j) / a_ii, row after row."""
     x, rows = np.array(x), _ordered(len(A), order, backward)
     for i in rows:
         row = np.flatnonzero(A[i])
@@ -68,7 +68,7 @@ def block_sor(
 def kaczmarz(
     A: Array, x: Array, b: Array, omega: float = 1.0, order: Sequence[int] | None = None, backward: bool = False
 ) -> Array:
-    """x <- x + omega (b_i - a_i x) a_i^H / |a_i|^2, row after row: a projection onto each equation; rows of 0 do nothing."""
+    """x <- x + omega (b_i - a_i x) a_i^H / |a_i|^2, row after row: projections; rows of 0 do nothing."""
     x = np.array(x)
     for i in _ordered(len(A), order, backward):
         norm2 = np.vdot(A[i], A[i]).real

@@ -66,7 +66,9 @@ def permutation(function: str, order: Any, n: int) -> Array:
     np.add.at(seen, rows[(rows >= 0) & (rows < n)], 1)
     if not (seen == 1).all():
         row = int(np.argmax(seen != 1))
-        raise ValueError(f"{function}: order must name every row from 0 to {n - 1} once, got row {row} {seen[row]} times")
+        raise ValueError(
+            f"{function}: order must name every row from 0 to {n - 1} once, got row {row} {seen[row]} times"
+        )
     return rows.astype(np.int32)
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from ._matrix import NUMBERS, Batch, Blocks, Csr, check_square, read_blocks, read_csr
+from .._check import check_array
+from .._rnn import kind
+from ._matrix import DTYPES, NUMBERS, Batch, Blocks, Csr, check_square, is_sparse, read_blocks, read_csr
 from ._order import Arrangement, arrange, permutation
 
 Array = npt.NDArray[Any]
@@ -56,7 +58,9 @@ class System:
 class Scalar(System):
     """Row after row, or rows of one colour at a time."""
 
-    def __init__(self, function: str, A: Csr, arrangement: Arrangement, *, jacobi: bool = False, part: int = FULL) -> None:
+    def __init__(
+        self, function: str, A: Csr, arrangement: Arrangement, *, jacobi: bool = False, part: int = FULL
+    ) -> None:
         super().__init__(function, A.n, A.columns, A.value.dtype, A.batch)
         self.A, self.how, self.jacobi, self.part = A, arrangement, jacobi, part
         self.colours = arrangement.number_of_colours
@@ -71,8 +75,7 @@ class Scalar(System):
         if self.jacobi:
             return _core.relax_slices(numbers, A.n, A.start, A.column, A.value, 0, 0, self.part)
         if how.is_coloured:
-            arrays = (A.start, A.column, A.value, how.order, how.colours)
-            return _core.relax_slices(numbers, A.n, *arrays, self.part)
+            return _core.relax_slices(numbers, A.n, A.start, A.column, A.value, how.order, how.colours, self.part)
         arrays = (A.start, A.column, A.value, how.order, how.clusters, how.colours)
         return _core.relax_rows(numbers, A.n, *arrays, self.part, 0)
 
@@ -144,9 +147,6 @@ def prepare(function: str, A: Any, method: str, order: Any, block_size: int | No
 
 
 def _dense(function: str, A: Array, order: Any) -> Dense:
-    from .._check import check_array
-    from ._matrix import DTYPES
-
     check_array(function, "A", A, DTYPES)
     finite = np.isfinite(A).all(axis=1)
     if not finite.all():
@@ -168,9 +168,6 @@ def _projections(function: str, A: Any, order: Any) -> Projections:
 
 
 def _any_sparse(function: str, A: Any) -> Csr:
-    from .._rnn import kind
-    from ._matrix import is_sparse
-
     if not is_sparse(A):
         raise TypeError(f"{function}: A must be a sparse matrix or a NumPy array, got {kind(A)}")
     return read_csr(function, A)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class Relaxation:
     >>> x
     array([0.9333333, 1.7333333])
     >>> sor.solve(np.array([2.0, 12.0])).steps
-    8
+    9
 
     References
     ----------
@@ -111,7 +112,9 @@ class Relaxation:
         sweep, both = METHODS[method]
         check_flag(function, "symmetric", symmetric)
         if symmetric and sweep == "jacobi":
-            raise ValueError(f"{function}: symmetric must be False for {method}, whose sweeps have no direction, got True")
+            raise ValueError(
+                f"{function}: symmetric must be False for {method}, whose sweeps have no direction, got True"
+            )
         if block_size is not None:
             block_size = _block_size(function, method, block_size)
         elif method.startswith("block_"):
@@ -251,7 +254,9 @@ class Relaxation:
 
         def adjoint(r: Array) -> Array:
             if not self.symmetric and METHODS[self.method][0] != "jacobi":
-                raise ValueError("Relaxation.as_preconditioner: its adjoint needs a symmetric sweep, got method " + self.method)
+                raise ValueError(
+                    "Relaxation.as_preconditioner: its adjoint needs a symmetric sweep, got method " + self.method
+                )
             return apply(r)
 
         shape = (self.shape[1], self.shape[0])
@@ -298,7 +303,7 @@ def _auto(function: str, A: Any, method: str, system: System) -> float:
         return 2 / (2 - low - high) if high < 1 else 1.0
     beta = max(-low, high)
     # SSOR's own best is near 2 / (1 + sqrt(2 (1 - beta))), and it is far less sensitive.
-    return _spectrum.young(beta) if method == "sor" else 2 / (1 + (2 * max(0.0, 1 - beta)) ** 0.5)
+    return _spectrum.young(beta) if method == "sor" else 2 / (1 + math.sqrt(2 * max(0.0, 1 - beta)))
 
 
 def jacobi_of(function: str, A: Any, system: System) -> Scalar:

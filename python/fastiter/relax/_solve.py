@@ -27,7 +27,7 @@ class Watch:
     """The residuals at each check, and what they say about each column."""
 
     def __init__(self, first: Array, target: Array, check_every: int) -> None:
-        self.history, self.target = [first], target
+        self.history, self.target, self.best = [first], target, [first]
         self.steps = np.zeros(len(first), np.int64)
         self.reason = np.array(["max_steps"] * len(first), dtype="<U10")
         self.is_open = np.ones(len(first), bool)
@@ -37,6 +37,7 @@ class Watch:
     def check(self, steps: int, norms: Array) -> None:
         """Note the residuals after so many steps."""
         self.history.append(norms)
+        self.best.append(np.fmin(self.best[-1], norms))
         self.steps[self.is_open] = steps
         self._decide(norms)
 
@@ -46,10 +47,9 @@ class Watch:
             lost = ~np.isfinite(norms) | (norms > DIVERGED * np.maximum(self.history[0], self.target))
         self._close(good & self.is_open, "converged")
         self._close(lost & self.is_open, "diverged")
-        if len(self.history) > self.window:
-            before = np.min(self.history[: -self.window], axis=0)
-            recent = np.min(self.history[-self.window :], axis=0)
-            self._close(self.is_open & ~(recent < (1 - 1e-6) * before), "stagnated")
+        if len(self.best) > self.window:
+            falls = self.best[-1] < (1 - 1e-6) * self.best[-1 - self.window]
+            self._close(self.is_open & ~falls, "stagnated")
 
     def _close(self, columns: Array, reason: str) -> None:
         self.reason[columns], self.is_open[columns] = reason, False

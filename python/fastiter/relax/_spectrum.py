@@ -91,37 +91,41 @@ def _extremes(alphas: list[float], betas: list[float]) -> tuple[float, float]:
 
 
 def young(beta: float) -> float:
-    """The best omega of SOR for a consistently ordered matrix; 1 where Jacobi does not converge and nothing is known."""
+    """The best omega of SOR for a consistently ordered matrix; 1 where Jacobi does not converge."""
     return 2 / (1 + math.sqrt(1 - beta * beta)) if 0 <= beta < 1 else 1.0
 
 
 class Adaptive:
     """Young's and Hageman's estimate: while omega is below the best, the residual's factor tells rho, and so omega.
 
-    factor = lam gives beta = (lam + omega - 1) / (omega sqrt(lam)). At the best omega and above, the factor is omega - 1
-    and oscillates, and tells nothing.
+    factor = lam gives beta = (lam + omega - 1) / (omega sqrt(lam)). At the best omega and above, the factor is
+    omega - 1 and oscillates, and tells nothing; near it the factor takes long to settle. So omega grows only where two
+    windows in a row agree that the rate is far below that of omega - 1. Where the residual grows, it comes down.
     """
 
     def __init__(self, omega: float) -> None:
         self.omega = omega
-        self._norms: list[tuple[int, float]] = []
+        self._start: tuple[int, float] | None = None
+        self._last, self._best = 0.0, math.inf
 
     def observe(self, steps: int, norms: Array) -> None:
-        """Note a residual; omega changes where it was watched for long enough, and only grows."""
-        self._norms.append((steps, float(np.max(norms))))
-        (first, before), (last, now) = self._norms[0], self._norms[-1]
-        if last - first < 20:
+        """Note a residual."""
+        now = (steps, float(np.max(norms, initial=0)))
+        self._best = min(self._best, now[1])
+        if now[1] > 10 * self._best:
+            self.omega, self._start, self._best = 1 + (self.omega - 1) / 2, now, now[1]
+        if self._start is None:
+            self._start = now
+        if steps - self._start[0] < max(20, 4 / (2 - self.omega)):
             return
-        half = self._norms[len(self._norms) // 2]
-        lam = _factor(half, self._norms[-1])
-        early = _factor(self._norms[0], half)
-        self._norms = self._norms[-1:]
-        is_steady = lam > 0 and abs(lam - early) < 0.1 * (1 - min(lam, early)) if max(lam, early) < 1 else False
-        if not is_steady or lam <= self.omega - 1 or now >= before:
+        lam, last = _factor(self._start, now), self._last
+        self._start, self._last = now, lam
+        is_steady = 0 < lam < 1 and abs(lam - last) < 0.1 * (1 - lam)
+        if not is_steady or math.log(lam) < 0.4 * math.log(max(self.omega - 1, 1e-300)):
             return
         beta = (lam + self.omega - 1) / (self.omega * math.sqrt(lam))
         if self.omega < young(beta) < 2:
-            self.omega = young(beta)
+            self.omega, self._last = young(beta), 0.0
 
 
 def _factor(first: tuple[int, float], last: tuple[int, float]) -> float:

@@ -17,7 +17,9 @@ from ._prepare import System
 Array = npt.NDArray[Any]
 
 
-def check_vectors(function: str, system: System, b: object, x: object, x_name: str = "x0") -> tuple[Array, Array | None]:
+def check_vectors(
+    function: str, system: System, b: object, x: object, x_name: str = "x0"
+) -> tuple[Array, Array | None]:
     """Check b, and x unless it is None: shapes (n,), (n, k) or, for a batch, (batch, n), and dtypes that go with A."""
     dtypes = [vectors for matrix, vectors in NUMBERS if matrix == system.dtype.name]
     check_array(function, "b", b, [*dtypes, dtypes[-1]] if len(dtypes) == 1 else dtypes)

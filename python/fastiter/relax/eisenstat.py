@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -68,15 +69,13 @@ def ssor_cg(
 
 def _auto(function: str, A: Csr) -> float:
     _, high = _spectrum.jacobi_range(Scalar(function, A, Arrangement(), jacobi=True), True)
-    return 2 / (1 + (2 * max(0.0, 1 - high)) ** 0.5)
+    return 2 / (1 + math.sqrt(2 * max(0.0, 1 - high)))
 
 
 class _Cg:
     """The recurrences: r and p of the preconditioned system, and x of the given one."""
 
-    def __init__(
-        self, function: str, A: Csr, arrangement: Arrangement, system: Scalar, omega: float, b: Array
-    ) -> None:
+    def __init__(self, function: str, A: Csr, arrangement: Arrangement, system: Scalar, omega: float, b: Array) -> None:
         self.function, self.omega, self.b, self.system = function, omega, np.ascontiguousarray(b), system
         self.lower = Scalar(function, A, arrangement, part=LOWER)
         self.upper = Scalar(function, A, arrangement, part=UPPER)
@@ -101,7 +100,8 @@ class _Cg:
         self.is_begun = True
 
     def _dot(self, u: Array, v: Array) -> Array:
-        return np.sum(np.conj(u) * v, axis=0).real
+        product: Array = np.sum(np.conj(u) * v, axis=0).real
+        return product
 
     def steps(self, x: Array, count: int) -> Array:
         """Return x after `count` steps."""
