@@ -164,4 +164,5 @@ PYBIND11_MODULE(_core, m) {
     define_fixed(m);
     define_delta(m);
     define_newton(m);
+    define_relax(m);
 }

@@ -70,6 +70,7 @@ def test_numbers(isa: str) -> None:
     tests += ["test_newton.py::test_sizes", "test_newton.py::test_saturated_gates", "test_newton_solver.py"]
     tests += ["test_delta.py::test_sizes", "test_torch_delta.py::test_gradients"]
     tests += ["test_scan.py", "test_scan_sizes.py", "test_torch_scan_gradients.py"]
+    tests += ["test_relax.py"]
     assert_runs("-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *tests, FASTITER_ISA=isa)
 
 
@@ -92,3 +93,10 @@ def test_nothing_beyond_the_arrays_is_touched(isa: str, script: str, library: st
 @every_isa
 def test_nothing_beyond_the_factors_is_touched(isa: str) -> None:
     assert assert_runs("-X", "faulthandler", "guarded_fixed.py", FASTITER_ISA=isa).split() == ["done"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
+@every_isa
+def test_relaxation_touches_nothing_beyond_the_vectors(isa: str) -> None:
+    pytest.importorskip("scipy")
+    assert assert_runs("-X", "faulthandler", "guarded_relax.py", FASTITER_ISA=isa).split() == ["done"]

@@ -26,6 +26,7 @@ struct FixedKernels;       // fixed_kernels.hpp
 struct NewtonKernels;      // newton_kernels.hpp
 struct QuantKernels;       // quant_kernels.hpp
 struct QuantMatmulKernels; // quant_matmul_kernels.hpp
+struct RelaxKernels;       // relax_kernels.hpp
 struct ScanKernels;        // scan_kernels.hpp
 
 // One instruction set's kernels; families beside the first by the address of a table of their own.
@@ -37,6 +38,7 @@ struct Kernels {
     const NewtonKernels* newton;
     const QuantKernels* quant;
     const QuantMatmulKernels* quant_matmul;
+    const RelaxKernels* relax;
     const ScanKernels* scan;
     template <class T> const KernelsOf<T>& of() const {
         if constexpr (sizeof(T) == 4)

@@ -255,3 +255,67 @@ def pack_codes(
     codes: Address, type: int, bits: int, packed: Address, lines: int, n: int, unpack: bool, is_signed: bool, /
 ) -> None: ...
 def random_words(seed: int, first: int, n: int, words: Address, /) -> None: ...
+
+class RelaxMatrix:
+    def sweep(
+        self,
+        x: Address,
+        b: Address,
+        d: Address,
+        k: int,
+        omega: Address,
+        momentum: Address,
+        count: int,
+        kind: int,
+        /,
+    ) -> None: ...
+    def residual(self, x: Address, b: Address, r: Address, k: int, norms: Address, /) -> None: ...
+
+def relax_rows(
+    numbers: int,
+    n: int,
+    start: Address,
+    column: Address,
+    value: Address,
+    order: Address,
+    clusters: Address,
+    colours: Address,
+    part: int,
+    batch: int,
+    /,
+) -> RelaxMatrix: ...
+def relax_slices(
+    numbers: int,
+    n: int,
+    start: Address,
+    column: Address,
+    value: Address,
+    order: Address,
+    colours: Address,
+    part: int,
+    /,
+) -> RelaxMatrix: ...
+def relax_blocks(
+    numbers: int,
+    n: int,
+    size: int,
+    rows: int,
+    start: Address,
+    column: Address,
+    value: Address,
+    order: Address,
+    clusters: Address,
+    colours: Address,
+    /,
+) -> RelaxMatrix: ...
+def relax_dense(numbers: int, n: int, value: Address, order: Address, /) -> RelaxMatrix: ...
+def relax_projections(
+    numbers: int, n: int, columns: int, start: Address, column: Address, value: Address, order: Address, /
+) -> RelaxMatrix: ...
+def relax_check(
+    numbers: int, n: int, columns: int, entries: int, start: Address, column: Address, value: Address, /
+) -> tuple[int, int]: ...
+def relax_colour(n: int, start: Address, column: Address, colour: Address, /) -> int: ...
+def relax_red_black(n: int, start: Address, column: Address, colour: Address, /) -> int: ...
+def relax_colour_clusters(n: int, start: Address, column: Address, size: int, colour: Address, /) -> int: ...
+def relax_check_colours(n: int, start: Address, column: Address, colour: Address, /) -> int: ...
