@@ -25,54 +25,65 @@ FASTITER_INLINE Pairs product(Pairs a, uint32_t b) {
 #endif
 }
 
-// Words are low halves; what the high halves hold does not matter.
+// Four results for each counter: the low halves; what the high halves hold does not matter.
 struct Words {
     Pairs c0, c1, c2, c3;
 };
-
-// Of the counters (low, high, 0, 0). As `high` is the same for all, the first two rounds have little to do: after the first,
-// c0 is high ^ k0, and c1 is 0.
-FASTITER_INLINE Words words_of(Pairs low, uint32_t high, uint32_t k0, uint32_t k1) {
-    const Pairs p = product(low, kFirst), c2 = (p >> 32) ^ uint64_t(k1), zero{};
-    const uint64_t first = uint64_t(high ^ k0) * kFirst;
-    k0 += kWeyl0, k1 += kWeyl1;
-    const Pairs second = product(c2, kSecond);
-    Words c = {(second >> 32) ^ uint64_t(k0), second, p ^ ((first >> 32) ^ uint64_t(k1)), zero + first};
-#pragma GCC unroll 8
-    for (int round = 2; round < 10; ++round) {
-        k0 += kWeyl0, k1 += kWeyl1;
-        const Pairs a = product(c.c0, kFirst), b = product(c.c2, kSecond);
-        c = {(b >> 32) ^ c.c1 ^ uint64_t(k0), b, (a >> 32) ^ c.c3 ^ uint64_t(k1), a};
-    }
-    return c;
-}
 
 FASTITER_INLINE void store_pairs(uint32_t* p, Pairs even, Pairs odd) {
     *reinterpret_cast<UnalignedPairs*>(p) = (even & 0xffffffff) | (odd << 32);
 }
 
-// Counters 2 j and 2 j + 1 are beside each other, so that a pair of results makes a pair of lanes. `counter` is a multiple
-// of 16: no carry into the high half.
-FASTITER_INLINE void group(uint64_t counter, uint32_t k0, uint32_t k1, uint32_t* words) {
-    const uint32_t high = uint32_t(counter >> 32);
+// A group of 64 words has 16 counters (low, high, 0, 0). Counters 2 j and 2 j + 1 are beside each other, so that a pair of
+// results makes a pair of lanes: so many are a slot. A round waits for the one before; several slots fill the time.
+constexpr int kSlots = 8 / kPairs, kAtOnce = kVectorBytes > 16 ? 2 : 1;
+
+// Slots `slot` and following of the groups that begin with `counter`, a multiple of 16: no carry into the high half. As that
+// is the same for all of a slot, the first two rounds have little to do: after the first, c0 is high ^ k0, and c1 is 0.
+template <int N> FASTITER_INLINE void slots(uint64_t counter, int64_t slot, uint32_t k0, uint32_t k1, uint32_t* words) {
     Pairs steps;
     for (int j = 0; j < kPairs; ++j) steps[j] = uint64_t(2 * j);
+    Words c[2 * N];
 #pragma GCC unroll 4
-    for (int i = 0; i < 16; i += 2 * kPairs) {
-        const Pairs first = steps + (counter + uint64_t(i));
-        const Words even = words_of(first, high, k0, k1), odd = words_of(first + 1, high, k0, k1);
-        store_pairs(words + i, even.c0, odd.c0);
-        store_pairs(words + 16 + i, even.c1, odd.c1);
-        store_pairs(words + 32 + i, even.c2, odd.c2);
-        store_pairs(words + 48 + i, even.c3, odd.c3);
+    for (int k = 0; k < 2 * N; ++k) {
+        const int64_t at = slot + k / 2;
+        const uint64_t from = counter + uint64_t(at / kSlots * 16 + at % kSlots * 2 * kPairs + k % 2);
+        const uint32_t high = uint32_t(from >> 32);
+        const Pairs p = product(steps + from, kFirst), c2 = (p >> 32) ^ uint64_t(k1);
+        const Pairs second = product(c2, kSecond);
+        const uint64_t first = uint64_t(high ^ k0) * kFirst;
+        c[k] = {(second >> 32) ^ uint64_t(k0 + kWeyl0), second, p ^ ((first >> 32) ^ uint64_t(k1 + kWeyl1)),
+                first - Pairs{}};
+    }
+    k0 += kWeyl0, k1 += kWeyl1;
+#pragma GCC unroll 8
+    for (int round = 2; round < 10; ++round) {
+        k0 += kWeyl0, k1 += kWeyl1;
+#pragma GCC unroll 4
+        for (int k = 0; k < 2 * N; ++k) {
+            const Pairs a = product(c[k].c0, kFirst), b = product(c[k].c2, kSecond);
+            c[k] = {(b >> 32) ^ c[k].c1 ^ uint64_t(k0), b, (a >> 32) ^ c[k].c3 ^ uint64_t(k1), a};
+        }
+    }
+#pragma GCC unroll 2
+    for (int k = 0; k < N; ++k) {
+        const Words &even = c[2 * k], &odd = c[2 * k + 1];
+        uint32_t* const to = words + (slot + k) / kSlots * 64 + (slot + k) % kSlots * 2 * kPairs;
+        store_pairs(to, even.c0, odd.c0);
+        store_pairs(to + 16, even.c1, odd.c1);
+        store_pairs(to + 32, even.c2, odd.c2);
+        store_pairs(to + 48, even.c3, odd.c3);
     }
 }
 
 } // namespace
 
 void random_numbers(uint64_t seed, uint64_t first, int64_t n, uint32_t* words) {
-    for (int64_t i = 0; i < n; i += 64)
-        group((first + uint64_t(i)) / 4, uint32_t(seed), uint32_t(seed >> 32), words + i);
+    const uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
+    const int64_t all = ceil_div(n, 64) * kSlots;
+    int64_t slot = 0;
+    for (; slot + kAtOnce <= all; slot += kAtOnce) slots<kAtOnce>(first / 4, slot, k0, k1, words);
+    for (; slot < all; ++slot) slots<1>(first / 4, slot, k0, k1, words);
 }
 
 } // namespace fastiter::FASTITER_LEVEL

@@ -63,6 +63,7 @@ void piece(const QuantJob& job, const QuantFormat& f, QuantKernel<T> kernel, int
     const uint32_t* random = nullptr;
     if (f.rounding == Rounding::stochastic) { // whole groups of 64 from the one on in which the piece begins
         const int64_t before = first % 64;
+        prefetch(x, n); // comes in while the numbers are made
         random_numbers(job.seed, uint64_t(first - before), n + before, b.words);
         random = b.words + before;
     }

@@ -5,15 +5,44 @@
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-// ---- scales: from the bits of the largest magnitude, in all lanes, to what elements are multiplied with ----------------
+// ---- vectors of 16 bytes for each of several blocks ----------------------------------------------------------------------
+
+// So many blocks have their scales found together: each has a part of 16 bytes of the vector.
+constexpr int kTogether = kVectorBytes / 16;
+template <class T> constexpr int kPart = 16 / int(sizeof(T));
+
+// The larger of the halves of a, then of b; and of neighbouring parts of a, then of b
+template <class M, size_t... I> FASTITER_INLINE M larger_halves(M a, M b, std::index_sequence<I...>) {
+    constexpr size_t n = sizeof...(I), half = n / 2;
+    return larger(__builtin_shufflevector(a, b, int(I < half ? I : I + half)...),
+                  __builtin_shufflevector(a, b, int(I < half ? I + half : I + n)...));
+}
+template <class M, size_t... I> FASTITER_INLINE M larger_parts(M a, M b, std::index_sequence<I...>) {
+    constexpr size_t part = sizeof...(I) / kTogether;
+    return larger(__builtin_shufflevector(a, b, int(I + I / part * part)...),
+                  __builtin_shufflevector(a, b, int(I + I / part * part + part)...));
+}
+
+// The largest lane of each of the vectors, in all of its part
+template <class T> FASTITER_INLINE mask<T> largest_of_each(const mask<T> (&m)[kTogether]) {
+    constexpr auto all = std::make_index_sequence<size_t(lanes<T>)>();
+    mask<T> r = m[0];
+    if constexpr (kTogether == 4) r = larger_parts(larger_halves(m[0], m[1], all), larger_halves(m[2], m[3], all), all);
+    if constexpr (kTogether == 2) r = larger_halves(m[0], m[1], all);
+    r = larger(r, exchanged(r, 1, all));
+    if constexpr (sizeof(T) == 4) r = larger(r, exchanged(r, 2, all));
+    return r;
+}
+
+// ---- scales: from the bits of the largest magnitude to what elements are multiplied with; each lane has its own ----------
 
 // 2^k with k = (exponent of the largest, one more from a significand on) - (exponent of the largest element)
 template <class T> struct PowerScale {
     static constexpr bool kExact = true; // but for numbers that are nothing beside the largest
     Bits<T> carry, offset;
     bool codes;
-    vec<T> to_element, from_element;
-    uint8_t code = 0;
+    vec<T> in, out; // 2^-k, 2^k
+    mask<T> code;
 
     explicit PowerScale(const QuantFormat& f) : codes(f.codes) {
         const Bits<T> one = Bits<T>(1) << kMantissa<T>;
@@ -28,8 +57,8 @@ template <class T> struct PowerScale {
         const mask<T> exponent = ((largest + carry) >> kMantissa<T>)-offset;
         mask<T> k = exponent < -most ? all_bits<T>(-most) : exponent > most ? all_bits<T>(most) : exponent;
         k = largest == bits_of_power<T>(kBias<T> + 1) ? all_bits<T>(most) : k; // infinity
-        to_element = power(-k), from_element = power(k);
-        code = uint8_t(k[0] + most);
+        in = power(-k), out = power(k);
+        code = k + most;
     }
     // Of floats, 2^-127 is the only one of these that is subnormal.
     static FASTITER_INLINE vec<T> power(mask<T> e) {
@@ -37,31 +66,31 @@ template <class T> struct PowerScale {
         const mask<T> bits = field << kMantissa<T>;
         return (vec<T>)(field == 0 ? all_bits<T>(Bits<T>(1) << (kMantissa<T> - 1)) : bits);
     }
-    FASTITER_INLINE vec<T> before(vec<T> x) const { return x * to_element; }
-    FASTITER_INLINE vec<T> after(vec<T> q) const { return codes ? q : q * from_element; }
+    FASTITER_INLINE vec<T> before(vec<T> x) const { return x * in; }
+    FASTITER_INLINE vec<T> after(vec<T> q) const { return codes ? q : q * out; }
 };
 
 // s in e4m3fn, from (largest / 6) / g; x / (s g), then (q s) g. Every operation rounds once.
 template <class T> struct SmallFloatScale {
     static constexpr bool kExact = false;
     Significand<T> e4m3{3, -6, true};
-    vec<T> g, s, divisor;
-    bool codes;
-    uint8_t code = 0;
+    vec<T> g, in, out; // in: s g, out: s
+    bool codes, plain; // g is 1
+    mask<T> code;
 
-    explicit SmallFloatScale(const QuantFormat& f) : g(broadcast(T(f.block.scale))), codes(f.codes) {}
+    explicit SmallFloatScale(const QuantFormat& f)
+        : g(broadcast(T(f.block.scale))), codes(f.codes), plain(f.block.scale == 1) {}
 
     FASTITER_INLINE void find(mask<T> largest) {
-        const vec<T> wanted = at_most<T>(at_least<T>((vec<T>)largest / T(6) / g, T(0x1p-9)), T(448));
-        s = to_significand<T, Rounding::even>(wanted, random_words<T>{}, e4m3, vec<T>{});
-        divisor = s * g;
-        const Bits<T> bits = ((mask<T>)s)[0];
-        const int exponent = int(bits >> kMantissa<T>) - kBias<T>;
-        code = exponent >= -6 ? uint8_t((exponent + 7) << 3 | int(bits >> (kMantissa<T> - 3) & 7))
-                              : uint8_t(s[0] * T(0x1p9));
+        const vec<T> sixth = (vec<T>)largest / T(6);
+        const vec<T> wanted = at_most<T>(at_least<T>(plain ? sixth : sixth / g, T(0x1p-9)), T(448));
+        out = to_significand<T, Rounding::even>(wanted, random_words<T>{}, e4m3, vec<T>{});
+        in = out * g;
+        const mask<T> field = ((mask<T>)out >> (kMantissa<T> - 3)) - ((kBias<T> - 7) << 3);
+        code = out < T(0x1p-6) ? __builtin_convertvector(out * T(0x1p9), mask<T>) : field;
     }
-    FASTITER_INLINE vec<T> before(vec<T> x) const { return x / divisor; }
-    FASTITER_INLINE vec<T> after(vec<T> q) const { return codes ? q : q * s * g; }
+    FASTITER_INLINE vec<T> before(vec<T> x) const { return x / in; }
+    FASTITER_INLINE vec<T> after(vec<T> q) const { return codes ? q : q * out * g; }
 };
 
 // ---- elements ----------------------------------------------------------------------------------------------------------
@@ -92,14 +121,16 @@ private:
 
 // ---- blocks ------------------------------------------------------------------------------------------------------------
 
-// The bits of the largest magnitude: of NaN they are above those of infinity.
-template <class T> FASTITER_INLINE mask<T> largest_magnitude(const T* x, int64_t n) {
+// The bits of the largest magnitudes in each lane: of NaN they are above those of infinity.
+template <class T> FASTITER_INLINE mask<T> largest_magnitudes(const T* x, int64_t n) {
     mask<T> m{};
     int64_t i = 0;
     for (; i + lanes<T> <= n; i += lanes<T>) m = larger(m, (mask<T>)magnitude_of<T>(load(x + i)));
     if (i < n) m = larger(m, (mask<T>)magnitude_of<T>(load_first(x + i, int(n - i))));
-    return largest_of<T>(m);
+    return m;
 }
+
+template <class T> constexpr Bits<T> kInfinity = bits_of_power<T>(kBias<T> + 1);
 
 // Directed rounding must still see a number whose quotient is too small for T.
 template <class T, class Scale, Rounding R> FASTITER_INLINE vec<T> not_lost(vec<T> v, vec<T> x) {
@@ -109,19 +140,32 @@ template <class T, class Scale, Rounding R> FASTITER_INLINE vec<T> not_lost(vec<
     return v;
 }
 
+// Rounded, before it is cut to the range
+template <class T, class Scale, template <class, Rounding> class Element, Rounding R>
+FASTITER_INLINE vec<T> rounded(const Scale& scale, const Element<T, R>& element, vec<T> v, const uint32_t* random) {
+    random_words<T> words{};
+    if constexpr (R == Rounding::stochastic) words = load_random<T>(random);
+    return element.round(not_lost<T, Scale, R>(scale.before(v), v), words);
+}
+template <class T, class Scale, template <class, Rounding> class Element, Rounding R>
+FASTITER_INLINE vec<T> in_range(const Scale& scale, const Element<T, R>& element, vec<T> r) {
+    return scale.after(element.value(min_keeping_nan(element.most, max_keeping_nan(-element.most, r))));
+}
+
+// Blocks of any size one after the other, from the one that begins at i. With Full, NaN is counted and replaced.
 template <class T, class Scale, template <class, Rounding> class Element, Rounding R, bool Full>
-void blocks(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* random, QuantCounts& counts,
-            bool stream) {
+void one_by_one(const QuantFormat& f, const T* x, T* y, int64_t i, int64_t n, const uint32_t* random,
+                QuantCounts& counts) {
     Scale scale(f);
     const Element<T, R> element(f);
     Counters<T> count;
+    auto* const scales = static_cast<uint8_t*>(f.block.scales);
     const vec<T> nan = broadcast(f.codes ? T(0) : T(__builtin_nan(""))), stands_for_nan = broadcast(T(f.nan));
-    constexpr Bits<T> infinity = bits_of_power<T>(kBias<T> + 1);
-    alignas(64) T replaced[kLongestBlock];
-    for (int64_t i = 0; i < n; i += f.block.size) {
+    alignas(64) T replaced[Full ? kLongestBlock : 1];
+    for (; i < n; i += f.block.size) {
         const int64_t size = min_of(f.block.size, n - i);
         const T* from = x + i;
-        if constexpr (Full) { // counts NaN, puts a number in its place
+        if constexpr (Full) {
             for (int64_t j = 0; j < size; j += lanes<T>) {
                 const vec<T> v = load_up_to(from + j, size - j);
                 count.nan.add(v != v);
@@ -129,34 +173,82 @@ void blocks(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* r
             }
             from = replaced;
         }
-        const mask<T> largest = largest_magnitude(from, size);
-        const bool is_nan = largest[0] > infinity;
+        const mask<T> largest = largest_of<T>(largest_magnitudes(from, size));
+        const bool is_nan = largest[0] > kInfinity<T>;
         scale.find(largest);
-        if (f.block.scales) static_cast<uint8_t*>(f.block.scales)[i / f.block.size] = is_nan ? 255 : scale.code;
-        if (is_nan) {
-            if constexpr (!Full) counts.nan += 1;
-            for (int64_t j = 0; j < size; j += lanes<T>) store_up_to(y + i + j, nan, size - j);
-            continue;
+        if (scales) scales[i / f.block.size] = is_nan ? 255 : uint8_t(scale.code[0]);
+        counts.nan += is_nan && !Full;
+        for (int64_t j = 0; j < size; j += lanes<T>) {
+            const vec<T> v = load_up_to(from + j, size - j), r = rounded<T>(scale, element, v, random + i + j);
+            if constexpr (Full)
+                if (!is_nan) {
+                    count.overflow.add(magnitude_of<T>(r) > element.most);
+                    count.underflow.add((r == T(0)) & (v != T(0)));
+                }
+            store_up_to(y + i + j, is_nan ? nan : in_range<T>(scale, element, r), size - j);
         }
-        auto one = [&](int64_t j, vec<T> v) {
-            random_words<T> words{};
-            if constexpr (R == Rounding::stochastic) words = load_random<T>(random + i + j);
-            const vec<T> r = element.round(not_lost<T, Scale, R>(scale.before(v), v), words);
-            const vec<T> fits = min_keeping_nan(element.most, max_keeping_nan(-element.most, r));
-            if constexpr (Full) {
-                count.overflow.add(magnitude_of<T>(r) > element.most);
-                count.underflow.add((r == T(0)) & (v != T(0)));
-            }
-            return scale.after(element.value(fits));
-        };
-        int64_t j = 0;
-        if (stream)
-            for (; j + lanes<T> <= size; j += lanes<T>) stream_up_to(y + i + j, one(j, load(from + j)), lanes<T>);
-        else
-            for (; j + lanes<T> <= size; j += lanes<T>) store(y + i + j, one(j, load(from + j)));
-        if (j < size) store_first(y + i + j, one(j, load_first(from + j, int(size - j))), int(size - j));
     }
     if constexpr (Full) count.add_to(counts);
+}
+
+// Several blocks of whole vectors at a time, of which none has a NaN; the others one by one. Size: that of blocks where the
+// compiler shall know it, or 0.
+template <class T, class Scale, template <class, Rounding> class Element, Rounding R, int Size, size_t... Which>
+void several(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* random, QuantCounts& counts,
+             bool stream, std::index_sequence<Which...>) {
+    Scale scale(f);
+    const Element<T, R> element(f);
+    auto* const scales = static_cast<uint8_t*>(f.block.scales);
+    const int64_t size = Size ? Size : f.block.size, whole = n - n % (kTogether * size);
+    auto block = [&](const Scale& own, int64_t at) {
+        for (int64_t j = 0; j < size; j += lanes<T>) {
+            const vec<T> r = rounded<T>(own, element, load(x + at + j), random + at + j);
+            if (stream)
+                stream_up_to(y + at + j, in_range<T>(own, element, r), lanes<T>);
+            else
+                store(y + at + j, in_range<T>(own, element, r));
+        }
+    };
+    // First the scales of many blocks, then their elements: neither waits for the other block by block.
+    constexpr int64_t kMany = 16;
+    alignas(64) T in[kMany * lanes<T>], out[kMany * lanes<T>];
+    for (int64_t i = 0, end; i < whole; i = end) {
+        end = min_of(whole, i + kMany * kTogether * size);
+        mask<T> nan{};
+        for (int64_t at = i, k = 0; at < end; at += kTogether * size, k += lanes<T>) {
+            const mask<T> found[kTogether] = {largest_magnitudes(x + at + int64_t(Which) * size, size)...};
+            const mask<T> largest = largest_of_each<T>(found);
+            nan |= largest > kInfinity<T>;
+            scale.find(largest);
+            store(in + k, scale.in), store(out + k, scale.out);
+            if (scales) ((scales[at / size + int64_t(Which)] = uint8_t(scale.code[Which * kPart<T>])), ...);
+        }
+        if (any<T>(nan)) {
+            one_by_one<T, Scale, Element, R, false>(f, x, y, i, end, random, counts);
+            continue;
+        }
+        for (int64_t at = i, k = 0; at < end; at += size, k += kPart<T>) {
+            scale.in = broadcast(in[k]), scale.out = broadcast(out[k]);
+            block(scale, at);
+        }
+    }
+    one_by_one<T, Scale, Element, R, false>(f, x, y, whole, n, random, counts);
+}
+
+template <class T, class Scale, template <class, Rounding> class Element, Rounding R, bool Full>
+void blocks(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* random, QuantCounts& counts,
+            bool stream) {
+    constexpr auto each = std::make_index_sequence<size_t(kTogether)>();
+    if constexpr (Full)
+        one_by_one<T, Scale, Element, R, true>(f, x, y, 0, n, random, counts);
+    else if (f.block.size % lanes<T> != 0)
+        one_by_one<T, Scale, Element, R, false>(f, x, y, 0, n, random, counts);
+    else if (f.block.size == 16)
+        several<T, Scale, Element, R, 16>(f, x, y, n, random, counts, stream, each);
+    else if (f.block.size == 32)
+        several<T, Scale, Element, R, 32>(f, x, y, n, random, counts, stream, each);
+    else
+        several<T, Scale, Element, R, 0>(f, x, y, n, random, counts, stream, each);
 }
 
 template <class T, class Scale, template <class, Rounding> class Element, Rounding R>

@@ -8,25 +8,61 @@ namespace {
 constexpr int kShort = 32; // tables that are compared with one number after the other
 
 template <class T> struct Found {
-    vec<T> value, index;
+    vec<T> value;
+    mask<T> index;
+    FASTITER_INLINE vec<T> code() const { return __builtin_convertvector(index, vec<T>); }
 };
+
+// A table in one register, from which every lane takes what it needs, where the machine has that.
+template <class T> struct Tiny {
+    static constexpr int kMost = 0;
+    Tiny(const T*, const T*, int) {}
+};
+#if defined(__AVX512F__)
+template <> struct Tiny<float> {
+    static constexpr int kMost = 16;
+    vec<float> thresholds, values;
+
+    Tiny(const float* t, const float* v, int count) : thresholds(broadcast(__builtin_nanf(""))), values{} {
+        if (count > kMost) return;
+        values = load_first(v, count);
+        for (int i = 0; i + 1 < count; ++i) thresholds[i] = t[i]; // nothing reaches the others
+    }
+    FASTITER_INLINE Found<float> find(vec<float> v) const {
+        __m512i index = _mm512_setzero_si512();
+#pragma GCC unroll 4
+        for (int step = kMost / 2; step > 0; step /= 2) {
+            const __m512i probe = _mm512_add_epi32(index, _mm512_set1_epi32(step - 1));
+            const __m512 t = _mm512_permutexvar_ps(probe, (__m512)thresholds);
+            const __mmask16 reached = _mm512_cmp_ps_mask((__m512)v, t, _CMP_GE_OQ);
+            index = _mm512_mask_add_epi32(index, reached, index, _mm512_set1_epi32(step));
+        }
+        return {(vec<float>)_mm512_permutexvar_ps(index, (__m512)values), (mask<float>)index};
+    }
+};
+#endif
 
 // The number of thresholds that v is not below, and the value with this index.
 template <class T> struct Table {
     const T* thresholds;
     const T* values;
     int count; // of values; one threshold less
+    Tiny<T> tiny;
 
     explicit Table(const TableOfNumbers& t)
-        : thresholds(static_cast<const T*>(t.thresholds)), values(static_cast<const T*>(t.values)), count(t.count) {}
+        : thresholds(static_cast<const T*>(t.thresholds)), values(static_cast<const T*>(t.values)), count(t.count),
+          tiny(thresholds, values, count) {}
 
     FASTITER_INLINE Found<T> find(vec<T> v) const {
-        vec<T> value = broadcast(values[0]), index{};
+        if constexpr (Tiny<T>::kMost > 0)
+            if (count <= Tiny<T>::kMost) return tiny.find(v);
+        vec<T> value = broadcast(values[0]);
+        mask<T> index{};
         if (count <= kShort) {
             for (int i = 0; i + 1 < count; ++i) {
                 const mask<T> reached = v >= thresholds[i];
                 value = select<T>(reached, broadcast(values[i + 1]), value);
-                index = select<T>(reached, broadcast(T(i + 1)), index);
+                index -= reached;
             }
             return {value, index};
         }
@@ -38,7 +74,7 @@ template <class T> struct Table {
                 at = reached ? at + half : at;
                 rest = reached ? rest - half : half - 1;
             }
-            value[lane] = values[at - thresholds], index[lane] = T(at - thresholds);
+            value[lane] = values[at - thresholds], index[lane] = at - thresholds;
         }
         return {value, index};
     }
@@ -50,12 +86,12 @@ template <class T> struct Table {
         below = find(inside);
         for (int lane = 0; lane < lanes<T>; ++lane) {
             const int next = int(min_of(int64_t(below.index[lane]) + 1, count - 1));
-            above.value[lane] = values[next], above.index[lane] = T(next);
+            above.value[lane] = values[next], above.index[lane] = next;
         }
         const vec<T> gap = above.value - below.value,
                      f = (inside - below.value) / select<T>(gap > T(0), gap, broadcast(T(1)));
         const mask<T> up = carries<T>(f, random);
-        return {select<T>(up, above.value, below.value), select<T>(up, above.index, below.index)};
+        return {select<T>(up, above.value, below.value), up ? above.index : below.index};
     }
 };
 
@@ -79,7 +115,7 @@ void table(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* ra
             count.overflow.add(out);
             count.underflow.add((found.value == T(0)) & (from != T(0)) & ~out);
         }
-        return f.codes ? found.index : select<T>(from != from, from, found.value);
+        return f.codes ? found.code() : select<T>(from != from, from, found.value);
     });
     if constexpr (Full) {
         count.add_to(counts);
@@ -119,7 +155,7 @@ void block_table(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32
                 found = table.find_random(v, load_random<T>(random + i + j));
             else
                 found = table.find(v);
-            const vec<T> index = bad ? vec<T>{} : found.index, value = fma(found.value, factor, vec<T>{});
+            const vec<T> index = bad ? vec<T>{} : found.code(), value = fma(found.value, factor, vec<T>{});
             count.underflow.add((value == T(0)) & (numbers(j) != T(0)));
             store_up_to(y + i + j, f.codes ? index : value, size - j);
         }
@@ -152,7 +188,7 @@ void logarithmic(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32
         }
         if (f.codes) {
             const vec<T> e = __builtin_convertvector((power >> kMantissa<T>)-kBias<T>, vec<T>);
-            const vec<T> code = e * steps + found.index - first;
+            const vec<T> code = e * steps + found.code() - first;
             return select<T>(gone, zero, select<T>(from < T(0), code + negative, code));
         }
         const vec<T> result = (vec<T>)((mask<T>)copy_sign<T>(value, from) & ~gone);

@@ -11,7 +11,7 @@ from .. import _core
 from .._backend import choose
 from .._check import empty
 from ._block_formats import BlockFormat
-from ._check import check_floats, check_format, check_nan, check_out, check_seed
+from ._check import check_floats, check_format, check_nan, check_out, check_seed, name_of
 from ._codes import code_dtype, decode_blocks, decode_elements
 from ._formats import Float, Format, Int
 from ._other_formats import Posit, Table
@@ -268,7 +268,7 @@ def _checked(
         raise TypeError(f"{function}: axis must be an int, got {type(axis).__name__}")
     if not -max(x.ndim, 1) <= axis < max(x.ndim, 1):
         raise ValueError(f"{function}: axis must be one of the {x.ndim} axes of x, got {axis}")
-    scales = check_scale(function, x.shape, x.dtype.name, fmt, scale, zero_point)
+    scales = check_scale(function, x.shape, name_of(x.dtype), fmt, scale, zero_point)
     return Call(function, x, fmt, scales, int(axis), seed, refuse and not has_nan(fmt), stands_for)
 
 
@@ -280,7 +280,7 @@ def _lines(x: Array, axis: int) -> Array:
 def _cpu(
     call: Call, counts: bool, codes: np.dtype[Any] | None, out: Array | None
 ) -> tuple[Array, Array | None, Counts]:
-    fmt, dtype = call.fmt, call.x.dtype.name
+    fmt, dtype = call.fmt, name_of(call.x.dtype)
     block = fmt.block if isinstance(fmt, BlockFormat) else 0
     x = np.asarray(_lines(call.x, call.axis) if block else call.x, order="C")
     x = x if x.flags.aligned else x.copy()
@@ -304,7 +304,7 @@ def _cpu(
     fields = made.fields(call.nan, counting, codes is not None, factor, 0 if scales is None else scales)
     lines = x.size // n if n else 0
     found = _core.quantize(
-        *(fields, scaling, made.in_double, call.seed, x, ELEMENTS[dtype], y, ELEMENTS[y.dtype.name], lines, n)
+        *(fields, scaling, made.in_double, call.seed, x, ELEMENTS[dtype], y, ELEMENTS[name_of(y.dtype)], lines, n)
     )
     if found[0] and call.refuse_nan:
         raise ValueError(f"{call.function}: x must be numbers, as {fmt} has no NaN, got NaN")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Protocol
 
 
@@ -68,6 +69,7 @@ def parse(text: str) -> Any:
     return read(text)
 
 
+@lru_cache(maxsize=1024)
 def read(text: str) -> Any:
     match = re.fullmatch(r"\s*([A-Za-z]\w*)\s*(?:<(.*)>)?\s*", text, re.DOTALL)
     if match is None:
