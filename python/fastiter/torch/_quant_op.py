@@ -1,0 +1,349 @@
+"""The private ops of rounding to number formats, their CPU implementations on the kernels, their fake versions.
+
+A format is its text. A scale has one element, or as many axes as x, each as long as a divisor of x's. Backward:
+dx, and the sum of dy (y - x) over what shares a scale, of which the callers make the gradient of what they scale by.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import _core
+from ..quant import decode as decode_arrays
+from ..quant._block_formats import BlockFormat
+from ..quant._codes import code_dtype
+from ..quant._formats import Fixed, Format, Int, parse
+from ..quant._other_formats import SumOfPowers, Table
+from ..quant._plan import ELEMENTS, int_plan, plan
+from ..quant._quantize import Blocks, has_nan
+from ..quant._scale import Scale, check_scale
+from ._op import LIBRARY, contiguous, eager, empty
+from ._quant_range import limits
+
+NAMES = {
+    **{torch.float32: "float32", torch.float64: "float64", torch.float16: "float16", torch.bfloat16: "bfloat16"},
+    **{torch.int8: "int8", torch.uint8: "uint8", torch.int16: "int16", torch.uint16: "uint16"},
+    **{torch.int32: "int32", torch.uint32: "uint32", torch.int64: "int64", torch.uint64: "uint64"},
+}
+DTYPES = {name: dtype for dtype, name in NAMES.items()}
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+LIBRARY.define(
+    "_quantize(Tensor x, str fmt, Tensor? scale, Tensor? zero_point, int axis, Tensor? seed, str function, "
+    "bool refuse_nan, float? nan) -> Tensor"
+)
+LIBRARY.define(
+    "_quantize_bwd(Tensor dy, Tensor x, Tensor y, str fmt, Tensor? scale, Tensor? zero_point, bool clip, "
+    "bool need_scale) -> Tensor[]"
+)
+LIBRARY.define(
+    "_quant_encode(Tensor x, str fmt, Tensor? scale, Tensor? zero_point, int axis, Tensor? seed, bool refuse_nan, "
+    "float? nan) -> Tensor[]"
+)
+LIBRARY.define(
+    "_quant_decode(Tensor codes, Tensor? scales, str fmt, Tensor? scale, Tensor? zero_point, ScalarType dtype) -> Tensor"
+)
+LIBRARY.define("_quant_step(Tensor point, str function) -> Tensor")
+
+
+@lru_cache(maxsize=512)
+def read(text: str) -> Format:
+    """Return the format of a text."""
+    fmt: Format = parse(text)
+    return fmt
+
+
+def block_of(fmt: Format) -> int:
+    """Return how many neighbours share a scale of the format's own, 0 for none."""
+    return fmt.block if isinstance(fmt, BlockFormat) else 0
+
+
+class _Found(NamedTuple):
+    """What a kernel has made."""
+
+    y: Tensor
+    scales: Tensor | None
+
+
+# ---- forward --------------------------------------------------------------------------------------------------------
+
+
+def _array(x: Tensor | None) -> Any:
+    if x is None:
+        return None
+    return contiguous(x.detach().to(torch.float64) if x.is_floating_point() else x).numpy()
+
+
+def _power(scale: float) -> int | None:
+    """Return the k of a scale that is 2^k."""
+    mantissa, exponent = math.frexp(scale)
+    return exponent - 1 if mantissa == 0.5 else None
+
+
+def _absorbed(fmt: Format, scales: Scale) -> tuple[Format, Scale]:
+    """Return a scale of 2^k as a binary point that is k places further right, which a kernel needs no scale for."""
+    if scales.uniform is not None and isinstance(fmt, (Fixed, SumOfPowers)):
+        k = _power(scales.uniform[0])
+        if k is not None and -800 <= fmt.integer + k <= 800:
+            return replace(fmt, integer=fmt.integer + k), Scale()
+    return fmt, scales
+
+
+def _planned(fmt: Format, name: str, codes: bool, scales: Scale) -> tuple[Any, tuple[Any, ...], float]:
+    """Return the kernel's plan, the scales that it applies element by element, and the one of a whole tensor."""
+    uniform = scales.uniform
+    if isinstance(fmt, Int) and uniform is not None:
+        return int_plan(fmt, name, codes, *uniform), (), uniform[0]
+    # Doubles hold what a power of two makes of any float32: with them its multiples are exact, too.
+    exact = "float64" if scales.scale is not None and isinstance(fmt, (Fixed, SumOfPowers)) else name
+    made = plan(fmt, exact, codes)
+    factor = 1.0 if uniform is None else uniform[0]
+    return made, () if block_of(fmt) else scales.fields(made.in_double), factor
+
+
+def _run(
+    function: str,
+    x: Tensor,
+    fmt: Format,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    axis: int,
+    seed: Tensor | None,
+    refuse_nan: bool,
+    nan: float | None,
+    codes: bool,
+) -> _Found:
+    name, block = NAMES[x.dtype], block_of(fmt)
+    if fmt.stochastic and seed is None:
+        raise ValueError(f"{function}: rng must be a seed or a generator for stochastic rounding, got None")
+    scales = check_scale(function, tuple(x.shape), name, fmt, _array(scale), _array(zero_point))
+    whole = fmt
+    fmt, scales = _absorbed(fmt, scales)
+    lines = contiguous(x.movedim(axis, -1) if block and x.dim() > 1 else x)
+    y = lines.new_empty(lines.shape, dtype=DTYPES[code_dtype(fmt).name]) if codes else empty(lines, lines.shape)
+    n = lines.shape[-1] if block and lines.dim() else lines.numel()
+    shared = None
+    if codes and block:
+        kind = torch.uint8 if not isinstance(fmt, Table) else torch.promote_types(x.dtype, torch.float32)
+        shared = lines.new_empty((*lines.shape[:-1], -(-n // block)), dtype=kind)
+    made, scaling, factor = _planned(fmt, name, codes, scales)
+    counting = nan is not None
+    addresses = 0 if shared is None else shared.data_ptr()
+    fields = made.fields(math.nan if nan is None else nan, counting, codes, factor, addresses)
+    key = 0 if seed is None else int(seed) & (2**64 - 1)
+    found = _core.quantize(
+        *(fields, scaling, made.in_double, key, lines.data_ptr(), ELEMENTS[name]),
+        *(y.data_ptr(), ELEMENTS[NAMES[y.dtype]], lines.numel() // n if n else 0, n),
+    )
+    if found[0] and refuse_nan and not has_nan(whole):
+        raise ValueError(f"{function}: x must be numbers, as {whole} has no NaN, got NaN")
+    if codes and isinstance(fmt, Int) and scales.uniform is not None and scales.uniform[1]:
+        array = y.numpy()
+        array += array.dtype.type(scales.uniform[1])
+    return _Found(y, shared)
+
+
+def _quantize(
+    x: Tensor,
+    fmt: str,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    axis: int,
+    seed: Tensor | None,
+    function: str,
+    refuse_nan: bool,
+    nan: float | None,
+) -> Tensor:
+    form = read(fmt)
+    y = _run(function, x, form, scale, zero_point, axis, seed, refuse_nan, nan, False).y
+    return y.movedim(-1, axis).contiguous() if block_of(form) and x.dim() > 1 else y
+
+
+def _quantize_fake(
+    x: Tensor,
+    fmt: str,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    axis: int,
+    seed: Tensor | None,
+    function: str,
+    refuse_nan: bool,
+    nan: float | None,
+) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _encode(
+    x: Tensor,
+    fmt: str,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    axis: int,
+    seed: Tensor | None,
+    refuse_nan: bool,
+    nan: float | None,
+) -> list[Tensor]:
+    found = _run("encode", x, read(fmt), scale, zero_point, axis, seed, refuse_nan, nan, True)
+    return [found.y] if found.scales is None else [found.y, found.scales]
+
+
+def _encode_fake(
+    x: Tensor,
+    fmt: str,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    axis: int,
+    seed: Tensor | None,
+    refuse_nan: bool,
+    nan: float | None,
+) -> list[Tensor]:
+    form = read(fmt)
+    block = block_of(form)
+    lines = x.movedim(axis, -1) if block and x.dim() > 1 else x
+    codes = lines.new_empty(lines.shape, dtype=DTYPES[code_dtype(form).name])
+    if not block:
+        return [codes]
+    n = lines.shape[-1] if lines.dim() else 1
+    kind = torch.promote_types(x.dtype, torch.float32) if isinstance(form, Table) else torch.uint8
+    return [codes, lines.new_empty((*lines.shape[:-1], -(-n // block)), dtype=kind)]
+
+
+def _decode(
+    codes: Tensor,
+    scales: Tensor | None,
+    fmt: str,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    array = codes.contiguous().numpy()
+    given = array if scales is None else Blocks(array, scales.contiguous().numpy())
+    decoded = decode_arrays(given, read(fmt), scale=_array(scale), zero_point=_array(zero_point), dtype=NAMES[dtype])
+    return torch.from_numpy(np.ascontiguousarray(decoded))
+
+
+def _decode_fake(
+    codes: Tensor,
+    scales: Tensor | None,
+    fmt: str,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    return codes.new_empty(codes.shape, dtype=dtype)
+
+
+def _step(point: Tensor, function: str) -> Tensor:
+    points = np.rint(point.detach().to(torch.float64).numpy())
+    if not (np.abs(points) <= MOST_POINT).all():
+        wrong = points[~(np.abs(points) <= MOST_POINT)].flat[0]
+        raise ValueError(f"{function}: point must be from -{MOST_POINT} to {MOST_POINT}, got {wrong:g}")
+    return torch.from_numpy(np.asarray(np.ldexp(1.0, -points.astype(np.int64))))
+
+
+#: Steps of fixed point and their reciprocals are normal numbers of float32.
+MOST_POINT = 126
+
+
+def _step_fake(point: Tensor, function: str) -> Tensor:
+    return point.new_empty(point.shape, dtype=torch.float64)
+
+
+# ---- backward -------------------------------------------------------------------------------------------------------
+
+
+def _side_by_side(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x with each axis cut into (those of one scale, its elements), and the scale so that it broadcasts."""
+    if scale.dim() != x.dim():
+        scale = scale.reshape([1] * x.dim())
+    parts = [part for each, size in zip(scale.shape, x.shape, strict=True) for part in (each, size // each)]
+    return x.reshape(parts), scale.reshape([part for each in scale.shape for part in (each, 1)])
+
+
+def _inside(x: Tensor, fmt: Format, scale: Tensor | None, zero_point: Tensor | None) -> Tensor:
+    """Say which elements are in the format's range once they are rounded."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    if scale is None:
+        low, high = limits(fmt, NAMES[wide], 0)
+        x = x.to(wide)
+        return (x >= low) & (x <= high)
+    if isinstance(fmt, (Fixed, SumOfPowers)) or plan(fmt, NAMES[wide], False).in_double:
+        parts, factor = _side_by_side(x.to(torch.float64), scale.to(wide).to(torch.float64))
+    else:
+        parts, factor = _side_by_side(x.to(wide), scale.to(wide))
+    v = parts / factor
+    zeros = [0] if zero_point is None else sorted(set(zero_point.flatten().tolist()))
+    ends = {zero: limits(fmt, NAMES[v.dtype], zero) for zero in zeros}
+    if len(zeros) == 1:
+        low, high = ends[zeros[0]]
+        return ((v >= low) & (v <= high)).reshape(x.shape)
+    assert zero_point is not None
+    lows, highs = (v.new_tensor([ends[z][k] for z in zero_point.flatten().tolist()]) for k in (0, 1))
+    return ((v >= lows.reshape(factor.shape)) & (v <= highs.reshape(factor.shape))).reshape(x.shape)
+
+
+def _quantize_bwd(
+    dy: Tensor,
+    x: Tensor,
+    y: Tensor,
+    fmt: str,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    clip: bool,
+    need_scale: bool,
+) -> list[Tensor]:
+    form = read(fmt)
+    x, dy = contiguous(x), contiguous(dy)
+    if clip and not block_of(form):
+        inside = _inside(x, form, scale, zero_point)
+        dx, kept = torch.where(inside, dy, 0), torch.where(inside, x, 0)
+    else:
+        dx, kept = dy.clone(), x
+    if not need_scale:
+        return [dx]
+    assert scale is not None
+    wide = torch.promote_types(x.dtype, torch.float32)
+    each, factor = _side_by_side(dy.to(wide) * (y.to(wide) - kept.to(wide)), scale)
+    along = list(range(1, each.dim(), 2))
+    return [dx, (each.sum(along) if along else each.clone()).reshape(scale.shape)]
+
+
+def _quantize_bwd_fake(
+    dy: Tensor,
+    x: Tensor,
+    y: Tensor,
+    fmt: str,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    clip: bool,
+    need_scale: bool,
+) -> list[Tensor]:
+    dx = dy.new_empty(x.shape)
+    if not need_scale:
+        return [dx]
+    assert scale is not None
+    return [dx, scale.new_empty(scale.shape, dtype=torch.promote_types(x.dtype, torch.float32))]
+
+
+for _name, _cpu, _fake in (
+    ("_quantize", _quantize, _quantize_fake),
+    ("_quantize_bwd", _quantize_bwd, _quantize_bwd_fake),
+    ("_quant_encode", _encode, _encode_fake),
+    ("_quant_decode", _decode, _decode_fake),
+    ("_quant_step", _step, _step_fake),
+):
+    LIBRARY.impl(_name, _cpu, "CPU")
+    torch.library.register_fake(f"fastiter::{_name}", _fake, lib=LIBRARY)
+
+quantize_op = eager(_quantize, torch.ops.fastiter._quantize.default)
+quantize_bwd = eager(_quantize_bwd, torch.ops.fastiter._quantize_bwd.default)
+encode_op = eager(_encode, torch.ops.fastiter._quant_encode.default)
+decode_op = eager(_decode, torch.ops.fastiter._quant_decode.default)
+step_op = eager(_step, torch.ops.fastiter._quant_step.default)
