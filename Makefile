@@ -1,6 +1,7 @@
 # Every target makes what it needs, .venv included, on a machine that has Python >= 3.10 with venv and a C++ compiler.
 PYTHON ?= python3
 VENV ?= .venv
+FAMILY ?= rnn
 python := $(VENV)/bin/python
 
 # Extras that each target installs
@@ -20,7 +21,7 @@ export SKBUILD_CMAKE_DEFINE ?= FASTITER_WERROR=ON
 help:
 	@echo "make demo      train a language model with fastiter and with torch.nn, and draw both"
 	@echo "make test      all tests and doctests                       ARGS='-k lstm' goes to pytest"
-	@echo "make bench     fastiter against its peers                   ARGS=--quick goes to the benchmark"
+	@echo "make bench     fastiter against its peers                   FAMILY=scan (rnn, delta, newton)  ARGS=--quick"
 	@echo "make lint      formatting, linters and types                make format repairs what it can"
 	@echo "make docs      the pages of docs/ as a site in build/docs"
 	@echo "make sanitize  the NumPy tests under AddressSanitizer (minutes to compile)"
@@ -33,7 +34,7 @@ test: $(VENV)/.test
 	$(RUN) $(python) -m pytest --doctest-modules python/fastiter tests $(ARGS)
 
 bench: $(VENV)/.bench
-	$(python) -m bench rnn $(ARGS)
+	$(python) -m bench $(FAMILY) $(ARGS)
 
 lint: $(VENV)/.lint
 	$(python) -m ruff check

@@ -1,5 +1,5 @@
-"""python -m bench rnn [--quick] [--out FILE.json]     measure a family
-python -m bench report FILE.json [FILE.json ...]       its Markdown tables, with the goals
+"""python -m bench FAMILY [--quick] [--out FILE.json]  measure a family: rnn, scan, delta or newton
+python -m bench report FILE.json [FILE.json ...]        its Markdown tables, with the goals
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench import gate, machine
 
-FAMILIES = ("rnn",)
+FAMILIES = ("rnn", "scan", "delta", "newton")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -106,21 +108,28 @@ def read_alone(nbytes: int, copies: int = 1) -> Limit:
     return Limit(f"read {nbytes >> 10} KiB", reader(values, values.numel(), repeats), work, overhead)
 
 
-def read_together(nbytes: int, threads: int) -> Limit:
-    """Python threads read a part each; the kernel releases the GIL."""
-    parts = [torch.ones(nbytes // 4 // threads) for _ in range(threads)]
-    repeats = 10 * repeats_for(parts[0])  # a hand-over to another thread takes tens of microseconds
-    readers = [reader(part, part.numel(), repeats) for part in parts]
-    pool = ThreadPoolExecutor(threads - 1)
+def at_once(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:
+    """Each call on a thread of its own; a hand-over takes tens of microseconds, so they should be long."""
+    if len(calls) == 1:
+        return calls[0]
+    pool = ThreadPoolExecutor(len(calls) - 1)
 
-    def read() -> None:
-        others = [pool.submit(other) for other in readers[1:]]
-        readers[0]()
+    def call() -> None:
+        others = [pool.submit(other) for other in calls[1:]]
+        calls[0]()
         for other in others:
             other.result()
 
+    return call
+
+
+def read_together(nbytes: int, threads: int) -> Limit:
+    """Python threads read a part each; the kernel releases the GIL."""
+    parts = [torch.ones(nbytes // 4 // threads) for _ in range(threads)]
+    repeats = 10 * repeats_for(parts[0])
+    readers = [reader(part, part.numel(), repeats) for part in parts]
     work = 4.0 * sum(part.numel() for part in parts) * repeats
-    return Limit(f"read {nbytes >> 10} KiB", read, work, seconds_of(reader(parts[0], 0, repeats)))
+    return Limit(f"read {nbytes >> 10} KiB", at_once(readers), work, seconds_of(reader(parts[0], 0, repeats)))
 
 
 def read_bandwidth(nbytes: int, threads: int) -> Limit:
@@ -132,8 +141,17 @@ def read_bandwidth(nbytes: int, threads: int) -> Limit:
     return read_alone(part, copies=threads) if part <= PRIVATE_CACHE else read_together(nbytes, threads)
 
 
-def copy_bandwidth() -> Limit:
+def copy_bandwidth(nbytes: int = 256 << 20) -> Limit:
     """Memory to memory, far larger than any cache; bytes read plus bytes written."""
-    source = torch.ones(64 << 20)
+    source = torch.ones(nbytes // 4)
     target = torch.empty_like(source)
-    return Limit("copy 256 MiB", lambda: target.copy_(source), 8.0 * source.numel())
+    return Limit(f"copy {nbytes >> 20} MiB", lambda: target.copy_(source), 8.0 * source.numel())
+
+
+def copies(nbytes: int, threads: int) -> list[Limit]:
+    """The same by all means at hand: torch's stores go through the caches, those of a long memmove do not."""
+    source = np.ones(nbytes // 4, np.float32)
+    target = np.zeros_like(source)
+    parts = zip(np.array_split(target, threads), np.array_split(source, threads), strict=True)
+    move = at_once([partial(np.copyto, *part) for part in parts])
+    return [copy_bandwidth(nbytes), Limit(f"memmove {nbytes >> 20} MiB", move, 8.0 * source.size)]

@@ -8,6 +8,7 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ def fastiter_version() -> str:
     return "unknown"
 
 
-def describe() -> dict[str, object]:
+def describe() -> dict[str, Any]:
     return {
         "cpu": cpu_name(),
         "cores": cores(),

@@ -16,16 +16,13 @@ from itertools import product
 
 import torch
 
-from bench import gate, limits, machine
+from bench import gate, limits, machine, tables
 from bench import rnn_table as table
+from bench.contest import BOTH, MODES, Call, Record
 from bench.rnn_cases import (
-    BOTH,
     CELLS,
-    MODES,
     BlockDiagonal,
-    Call,
     Case,
-    Record,
     Recurrence,
     Rivals,
     SeparateLayers,
@@ -245,7 +242,7 @@ def main(arguments: argparse.Namespace) -> Record:
     """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
     options = read_options(arguments)
     results: Record = {"family": "rnn", "machine": machine.describe(), "options": asdict(options)}
-    print(table.machine(results["machine"]))
+    print(tables.machine(results["machine"]))
     beside, results["limits"] = measure_limits(options)
     print(table.limits(results["limits"]))
     sections = {"grid": lambda: grid(options, beside), "heads": lambda: heads(options), "calls": lambda: calls(options)}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,12 +12,8 @@ from torch.nn.functional import logsigmoid
 import fastiter.torch
 import fastiter.torch.nn
 from bench import gate
+from bench.contest import BOTH, Call, run, with_gradients
 from fastiter.torch._linear import linear
-
-FORWARD, BOTH = "forward", "forward+backward"
-MODES = (FORWARD, BOTH)
-Call = Callable[[], object]
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -72,22 +67,6 @@ def floor_seconds(case: Case, mode: str, flop_rate: float, read_rate: float) -> 
 
 
 # ---- The competitors ------------------------------------------------------------------------------------------------
-
-
-Tensors = Tensor | Sequence[Tensor]
-
-
-def run(call: Callable[[], Tensors], inputs: Sequence[Tensor], cotangent: Tensors, mode: str) -> Call:
-    """The call to be timed: forward, or forward and the gradients of all inputs."""
-    if mode == FORWARD:
-        return call
-    return lambda: torch.autograd.grad(call(), inputs, cotangent)
-
-
-def with_gradients(h: Tensor, inputs: dict[str, Tensor], cotangent: Tensor) -> dict[str, Tensor]:
-    """Results by name, for the gate."""
-    gradients = torch.autograd.grad(h, list(inputs.values()), cotangent)
-    return {"h": h.detach(), **{f"d{name}": gradient for name, gradient in zip(inputs, gradients, strict=True)}}
 
 
 class Recurrence:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
-Record = dict[str, Any]
-BUSY = 0.8  # load at the start, before the benchmark adds its own
-FORWARD, BOTH = "forward", "forward+backward"
+from bench.contest import BOTH, FORWARD, Record
+from bench.tables import against, at_most, geometric_mean, machine, markdown_table
 
 # ---- While measuring ------------------------------------------------------------------------------------------------
 
@@ -48,13 +45,6 @@ def calls_row(r: Record) -> str:
 
 
 ROWS: dict[str, Callable[[Record], str]] = {"grid": grid_row, "heads": heads_row, "calls": calls_row}
-
-
-def machine(described: Record) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in described["versions"].items())
-    line = f"{described['cpu']}, {described['cores']} cores; {versions}; load {described['load']:.2f}"
-    busy = "\n\n**The machine was busy: numbers for more than one thread say little.**"
-    return line + busy if described["load"] >= BUSY else line
 
 
 def limits(measured: Record) -> str:
@@ -102,19 +92,6 @@ def heads_goal(r: Record) -> float | None:
 
 
 # ---- Markdown -------------------------------------------------------------------------------------------------------
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def against(value: str, goal: str, reached: bool) -> str:
-    return f"{value} (≥ {goal})" if reached else f"**{value}** (≥ {goal}: missed)"
-
-
-def geometric_mean(values: Sequence[float]) -> float:
-    return math.exp(sum(math.log(value) for value in values) / len(values))
 
 
 def pivot(records: Sequence[Record], quantity: str, entry: Callable[[Record], str]) -> str:
@@ -223,7 +200,7 @@ def calls_markdown(records: Sequence[Record]) -> list[str]:
 
 
 def call_entry(us: float, goal: float) -> str:
-    return f"{us:.1f} (≤ {goal:g})" if us <= goal else f"**{us:.1f}** (≤ {goal:g}: missed)"
+    return at_most(f"{us:.1f}", f"{goal:g}", us <= goal)
 
 
 def limits_markdown(measured: Record) -> str:

@@ -31,6 +31,7 @@ class Competitor:
     call: Callable[[], object]
     threads: int = 1
     variant_of: str = ""
+    often: bool = False  # short beside the others: has a turn between each two of them
 
 
 @dataclass
@@ -141,8 +142,15 @@ def interleave(
             enough = min(len(timing.seconds) for timing in timings.values()) >= min_samples
             if enough and time.perf_counter() - started > budget:
                 break
-            run_round(racing if i % 2 == 0 else racing[::-1], counts, timings, stir)
+            run_round(turns(racing if i % 2 == 0 else racing[::-1]), counts, timings, stir)
     return timings
+
+
+def turns(racing: Sequence[Competitor]) -> list[Competitor]:
+    """Who runs when in one round."""
+    often = [c for c in racing if c.often]
+    seldom = [c for c in racing if not c.often]
+    return [c for other in seldom for c in (*often, other)] or often
 
 
 def run_round(

@@ -159,5 +159,8 @@ PYBIND11_MODULE(_core, m) {
     define<float>(m, "_f32");
     define<double>(m, "_f64");
     define_quant(m);
+    define_scan(m);
     define_tensor(m);
+    define_delta(m);
+    define_newton(m);
 }

@@ -1,10 +1,13 @@
-// The parts of the module: each defines its functions in fastiter._core.
+// The parts of the module, a file each: each defines its functions in fastiter._core.
 #pragma once
 #include "arguments.hpp"
 
 namespace fastiter {
 
+void define_delta(py::module_& m);
+void define_newton(py::module_& m);
 void define_quant(py::module_& m);
+void define_scan(py::module_& m);
 void define_tensor(py::module_& m);
 
 } // namespace fastiter

@@ -12,6 +12,8 @@ import pytest
 from cases import GATES, STATES, Array, rnn_inputs
 
 CELLS = tuple(GATES)
+#: Functions whose wrong arguments are in files of their own: error_cases_<stem>.py
+ELSEWHERE = ("block_scan", "delta_scan", "linear_scan")
 B, T, N, D = 3, 4, 2, 5
 TYPE = (TypeError,)
 VALUE = (ValueError,)
@@ -86,7 +88,7 @@ def wrong_dtypes(
     yield Wrong("wx is float64 among float32", {"wx": cast(given["wx"], "float64")}, TYPE, "r", "float32")
 
 
-def _resized(x: Any, axis: int, by: int) -> Any:
+def resized(x: Any, axis: int, by: int) -> Any:
     index = np.arange(x.shape[axis] + by) % x.shape[axis]
     return x[(slice(None),) * axis + (index,)]
 
@@ -102,7 +104,7 @@ def wrong_shapes(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
             got = "float32" if scalar else shape(y)
             yield Wrong(f"{name} has {label}", put(y), TYPE if scalar else VALUE, name, got)
         for axis, by in ((a, k) for a in range(len(x.shape)) for k in (-1, 1)):
-            y = _resized(x, axis, by)
+            y = resized(x, axis, by)
             if name == "wx" and axis == 1:
                 continue  # any number of steps is right
             # A wx of another B, N or D is right by itself: what does not go with it is named.
@@ -110,7 +112,7 @@ def wrong_shapes(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
             got = shape(y) if named == name else r"\(.+\)"
             yield Wrong(f"{name} has {by:+} in axis {axis}", put(y), VALUE, named, got)
     for axis in (3, 4):
-        empty = _resized(given["wx"], axis, -given["wx"].shape[axis])
+        empty = resized(given["wx"], axis, -given["wx"].shape[axis])
         yield Wrong(f"wx is empty in axis {axis}", {"wx": empty}, VALUE, "wx", shape(empty))
 
 
@@ -166,3 +168,10 @@ def wrong_activations() -> Iterator[Wrong]:
     for y in ("sigmoid", "", "Tanh", "tanh ", None, 3, b"tanh", ["tanh"], np.array(["tanh", "relu"])):
         errors = VALUE if isinstance(y, str) else EITHER
         yield Wrong(f"activation is {y!r}", {"activation": y}, errors, "activation", "")
+
+
+def in_torch(cases: Iterable[Wrong]) -> Iterator[Wrong]:
+    """Shapes may be shown the way of torch: torch.Size([2, 3])."""
+    for wrong in cases:
+        got = wrong.got.replace(r"\(", r"(\(|torch\.Size\(\[)", 1) if wrong.got.startswith(r"\(") else wrong.got
+        yield wrong._replace(got=got.replace(r",\)", r",?\]?\)"))

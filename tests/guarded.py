@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+import newton_calls
 from cases import RNN_CELLS, Array, RnnInputs, rnn_inputs
 from fastiter.quant import encode, pack, quantize, unpack
+from newton_calls import PARA_CELLS, ParaInputs, para_inputs
 from quant_cases import KINDS
 from rnn_calls import options, run, some_lengths
 
@@ -62,14 +64,34 @@ def every_case(dtype: Any) -> Iterator[tuple[str, str, RnnInputs, dict[str, Any]
                 yield cell, activation, inputs, {"reverse": bool((B + D) % 2), "lengths": lengths}, at_end
 
 
+def every_para_case(dtype: Any) -> Iterator[tuple[str, ParaInputs, dict[str, Any], bool]]:
+    """Two turns of 8 steps, and a part of one."""
+    sizes = itertools.product((1, 5), (19,), (1, 16, 17, 65))
+    for cell, (B, T, D), at_end in itertools.product(PARA_CELLS, sizes, (False, True)):
+        inputs = ParaInputs(*copies(tuple(para_inputs(cell, B, T, D, dtype)), at_end))
+        time_major = copies(np.ascontiguousarray(inputs.wx.swapaxes(0, 1)), at_end).swapaxes(0, 1)
+        for wx, lengths in itertools.product(
+            (inputs.wx, time_major, inputs.wx[::-1, ::-1]), (None, some_lengths(B, T))
+        ):
+            how = {"reverse": bool((B + D) % 2), "lengths": lengths}
+            yield cell, inputs._replace(wx=wx), how, at_end
+
+
 def with_numpy(dtype: Any) -> None:
     empty = np.empty
-    for cell, activation, inputs, how, at_end in every_case(dtype):
+
+    def call(at_end: bool, function: Any, *arguments: Any, **how: Any) -> None:
         np.empty = lambda shape, dtype=float, at_end=at_end: guarded(shape, dtype, at_end)  # type: ignore[assignment]
         try:
-            run(cell, activation, inputs, **how)
+            function(*arguments, **how)
         finally:
             np.empty = empty
+
+    for cell, activation, inputs, how, at_end in every_case(dtype):
+        call(at_end, run, cell, activation, inputs, **how)
+    for para, given, how, at_end in every_para_case(dtype):
+        for method in ("sequential", "newton"):
+            call(at_end, newton_calls.run, para, given, method=method, **how)
 
 
 def with_torch(dtype: Any) -> None:
@@ -100,6 +122,12 @@ def with_torch(dtype: Any) -> None:
         how |= options(activation, return_all_states=True)
         h, last, states = getattr(fastiter.torch, cell)(wx, r, b, state, **how)
         backward([h, *last, *states[1:]])
+    for para, arrays, how, _ in every_para_case(dtype):
+        if min(arrays.wx.strides) > 0:
+            given = [torch.from_numpy(x).requires_grad_() for x in (arrays.wx, *arrays.weights(), *arrays.state)]
+            state = tuple(given[-len(arrays.state) :])
+            h, last = getattr(fastiter.torch, para)(*given[: -len(state)], state, **how)
+            backward([h, *last])
     for M, N, K, at_end in itertools.product((1, 5, 13), (1, 15, 17, 65), (1, 2, 33, 400), (False, True)):
         shapes = ((M, K), (N, K), (N,))
         x, weight, bias = (torch.from_numpy(copies(np.ones(s, dtype), at_end)).requires_grad_() for s in shapes)

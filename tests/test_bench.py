@@ -16,7 +16,8 @@ torch = pytest.importorskip("torch")
 import fastiter  # noqa: E402
 from bench import __main__ as command  # noqa: E402
 from bench import gate, limits, machine, rnn, rnn_cases, rnn_table, timing  # noqa: E402
-from bench.rnn_cases import BOTH, FORWARD, Case  # noqa: E402
+from bench.contest import BOTH, FORWARD  # noqa: E402
+from bench.rnn_cases import Case  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from cases import Array, assert_same_bits, nans
 from error_cases import (
     CELLS,
     EITHER,
+    ELSEWHERE,
     TYPE,
     VALUE,
     B,
@@ -32,13 +33,14 @@ from error_cases import (
     wrong_states,
     wrong_types,
 )
+from newton_calls import PARA_CELLS
 
 BACKEND = (fastiter.BackendError,)
 
 
 def test_every_public_function_is_here() -> None:
-    without_arguments = {"BackendError", "__version__", "get_num_threads", "quant", "release_memory", "show_config"}
-    assert set(fastiter.__all__) == {*CELLS, "set_num_threads", *without_arguments}
+    without_arguments = {"BackendError", "Solution", "__version__", "get_num_threads", "release_memory", "show_config"}
+    assert set(fastiter.__all__) == {*CELLS, *PARA_CELLS, *ELSEWHERE, "quant", "set_num_threads", *without_arguments}
     for name in ("get_num_threads", "release_memory", "show_config"):
         with pytest.raises(TypeError, match=name):
             getattr(fastiter, name)(1)

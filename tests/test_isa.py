@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 
@@ -64,13 +65,18 @@ def test_a_wrong_choice_is_an_import_error_that_names_the_choices(name: str) -> 
 def test_numbers(isa: str) -> None:
     tests = ["test_vmath.py", "test_rnn.py::test_sizes", "test_rnn.py::test_saturated_gates"]
     tests += ["test_quant.py", "test_quant_blocks.py", "test_quant_random.py", "test_quant_codes.py::test_every_code"]
+    tests += ["test_newton.py::test_sizes", "test_newton.py::test_saturated_gates", "test_newton_solver.py"]
+    tests += ["test_delta.py::test_sizes", "test_torch_delta.py::test_gradients"]
     assert_runs("-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *tests, FASTITER_ISA=isa)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
-@pytest.mark.parametrize("library", ["numpy", "quant", "torch"])
+@pytest.mark.parametrize(
+    ("script", "library"),
+    [*itertools.product(["guarded.py", "guarded_delta.py"], ["numpy", "torch"]), ("guarded.py", "quant")],
+)
 @every_isa
-def test_nothing_beyond_the_arrays_is_touched(isa: str, library: str) -> None:
+def test_nothing_beyond_the_arrays_is_touched(isa: str, script: str, library: str) -> None:
     if library == "torch":
         pytest.importorskip("torch")
-    assert assert_runs("-X", "faulthandler", "guarded.py", library, FASTITER_ISA=isa).split() == ["done"]
+    assert assert_runs("-X", "faulthandler", script, library, FASTITER_ISA=isa).split() == ["done"]

@@ -11,6 +11,7 @@ import pytest
 
 import fastiter
 from cases import GATES, STATES, Array, RnnInputs, assert_close, assert_same_bits, nans, rnn_inputs
+from layouts import LAYOUTS, OUTS, swapped
 from rnn_calls import (
     assert_close_where_finite,
     both_dtypes,
@@ -109,50 +110,6 @@ def test_lengths_are_any_whole_numbers(make: Callable[[list[int]], Any]) -> None
 # --- layouts ---------------------------------------------------------------------------------------------------------
 
 
-def _unaligned(x: Array) -> Array:
-    y = np.empty(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
-    y[...] = x
-    return y
-
-
-def _field(x: Array) -> Array:
-    """Elements five or nine bytes apart."""
-    y = np.empty(x.shape, np.dtype([("byte", "u1"), ("x", x.dtype)]))
-    y["x"] = x
-    return y["x"]
-
-
-def _swapped(x: Array, i: int, j: int) -> Array:
-    return np.ascontiguousarray(x.swapaxes(i, j)).swapaxes(i, j)
-
-
-def _read_only(x: Array) -> Array:
-    y = x.copy()
-    y.setflags(write=False)
-    return y
-
-
-LAYOUTS: dict[str, Callable[[Array], Array]] = {
-    "first two axes swapped in memory": lambda x: _swapped(x, 0, 1),
-    "last two axes swapped in memory": lambda x: _swapped(x, -1, -2),
-    "first and last swapped in memory": lambda x: _swapped(x, 0, -1),
-    "first axis expanded": lambda x: np.broadcast_to(x[:1], x.shape),
-    "second axis expanded": lambda x: np.broadcast_to(x[:, :1], x.shape),
-    "last axis expanded": lambda x: np.broadcast_to(x[..., :1], x.shape),
-    "all backwards": lambda x: x[(slice(None, None, -1),) * x.ndim],
-    "first two backwards": lambda x: x[::-1, ::-1],
-    "last backwards": lambda x: x[..., ::-1],
-    "every second unit": lambda x: np.repeat(x, 2, -1)[..., ::2],
-    "every second of the second axis": lambda x: np.repeat(x, 2, 1)[:, ::2],
-    "every third row backwards": lambda x: np.repeat(x, 3, 0)[::-3],
-    "inside of a larger array": lambda x: np.pad(x, 1)[(slice(1, -1),) * x.ndim],
-    "read-only": _read_only,
-    "Fortran order": np.asfortranarray,
-    "unaligned": _unaligned,
-    "field of a structure": _field,
-}
-
-
 def places(cell: str) -> list[str]:
     return ["wx", "r", "b", *STATES[cell]]
 
@@ -190,26 +147,13 @@ def test_inputs_are_not_written(cell: str, activation: str, layout: str) -> None
 @every_cell
 def test_time_major_in_is_time_major_out_without_a_copy(cell: str, activation: str) -> None:
     wx, r, b, state = rnn_inputs(cell, 3, 4, 2, 5, np.float32)
-    h, _, states = run(cell, activation, RnnInputs(_swapped(wx, 0, 1), r, b, state))
+    h, _, states = run(cell, activation, RnnInputs(swapped(wx, 0, 1), r, b, state))
     assert all(x.swapaxes(0, 1).flags.c_contiguous for x in (h, *states))
     h, _, states = run(cell, activation, RnnInputs(wx, r, b, state))
     assert all(x.flags.c_contiguous for x in (h, *states))
 
 
 # --- outputs ---------------------------------------------------------------------------------------------------------
-
-# out= as a view, and the memory that it lies in, all NaN
-OUTS: dict[str, Callable[[tuple[int, ...], Any], tuple[Array, Array]]] = {
-    "C order": lambda s, t: (lambda y: (y, y))(nans(s, t)),
-    "time-major": lambda s, t: (lambda y: (y.swapaxes(0, 1), y))(nans((s[1], s[0], *s[2:]), t)),
-    "Fortran order": lambda s, t: (lambda y: (y.T, y))(nans(s[::-1], t)),
-    "every second unit": lambda s, t: (lambda y: (y[..., ::2], y))(nans((*s[:3], 2 * s[3]), t)),
-    "every second step": lambda s, t: (lambda y: (y[:, 1::2], y))(nans((s[0], 2 * s[1], *s[2:]), t)),
-    "backwards": lambda s, t: (lambda y: (y[::-1, ::-1, ::-1, ::-1], y))(nans(s, t)),
-    "rows backwards": lambda s, t: (lambda y: (y[::-1], y))(nans(s, t)),
-    "inside": lambda s, t: (lambda y: (y[1:-1, 1:-1, 1:-1, 1:-1], y))(nans(tuple(n + 2 for n in s), t)),
-    "unaligned": lambda s, t: (lambda y: (y, y))(_unaligned(nans(s, t))),
-}
 
 
 @both_ways

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,13 @@ import fastiter.torch  # noqa: E402
 from error_cases import (  # noqa: E402
     CELLS,
     EITHER,
+    ELSEWHERE,
     TYPE,
     VALUE,
     Wrong,
     assert_all_refused,
     assert_refused,
+    in_torch,
     valid,
     wrong_activations,
     wrong_dtypes,
@@ -30,13 +32,14 @@ from error_cases import (  # noqa: E402
     wrong_types,
 )
 from fastiter.torch.rnn import packed  # noqa: E402
+from newton_calls import PARA_CELLS  # noqa: E402
 
 BACKEND = (fastiter.BackendError,)
 every_cell = pytest.mark.parametrize("cell", CELLS)
 
 
 def test_every_public_function_is_here() -> None:
-    assert set(fastiter.torch.__all__) == {*CELLS}
+    assert set(fastiter.torch.__all__) == {*CELLS, *PARA_CELLS, *ELSEWHERE, "solve_recurrence"}
 
 
 def tensor(x: Any) -> Any:
@@ -68,13 +71,6 @@ def check(cell: str, cases: Iterable[Wrong]) -> None:
             for grad in (False, True)
         ),
     )
-
-
-def in_torch(cases: Iterable[Wrong]) -> Iterator[Wrong]:
-    """Shapes may be shown the way of torch: torch.Size([2, 3])."""
-    for wrong in cases:
-        got = wrong.got.replace(r"\(", r"(\(|torch\.Size\(\[)", 1) if wrong.got.startswith(r"\(") else wrong.got
-        yield wrong._replace(got=got.replace(r",\)", r",?\]?\)"))
 
 
 @every_cell

@@ -111,13 +111,19 @@ template <class T> struct KernelsOf {
     T (*read_stream)(const T* x, int64_t n);                     // sums x: the bandwidth that bench/ divides by
 };
 
-struct QuantKernels;
+struct DeltaKernels;  // delta_kernels.hpp
+struct NewtonKernels; // newton_kernels.hpp
+struct QuantKernels;  // quant_kernels.hpp
+struct ScanKernels;   // scan_kernels.hpp
 
-// One instruction set's kernels. Later families have tables of their own, in their headers: pointers keep this one constant.
+// One instruction set's kernels; families beside the first by the address of a table of their own.
 struct Kernels {
     KernelsOf<float> f32;
     KernelsOf<double> f64;
+    const DeltaKernels* delta;
+    const NewtonKernels* newton;
     const QuantKernels* quant;
+    const ScanKernels* scan;
     template <class T> const KernelsOf<T>& of() const {
         if constexpr (sizeof(T) == 4)
             return f32;

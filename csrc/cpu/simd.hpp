@@ -1,7 +1,10 @@
 // Vectors of the width that this instruction set has: 16 bytes (baseline), 32 (v3) or 64 (v4).
 // Arithmetic and comparisons are the compiler's own on vector types; what C++ cannot say is below.
 #pragma once
+#include "bf16.hpp"
+#include <cstddef>
 #include <cstdint>
+#include <utility>
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -18,8 +21,17 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
+// What is computed with: a bf16 is only stored, and is a float as soon as it is loaded.
+template <class S> struct value_of {
+    typedef S type;
+};
+template <> struct value_of<bf16> {
+    typedef float type;
+};
+template <class S> using value = typename value_of<S>::type;
+
 template <class T> struct vector_of {
-    typedef T type __attribute__((vector_size(kVectorBytes)));
+    typedef value<T> type __attribute__((vector_size(kVectorBytes)));
 };
 template <class T> using vec = typename vector_of<T>::type;
 // The same anywhere in memory. Not memcpy: a store of T's then cannot change a pointer or a size that the loop still needs.
@@ -27,7 +39,7 @@ template <class T> struct unaligned_vector_of {
     typedef T type __attribute__((vector_size(kVectorBytes), aligned(sizeof(T))));
 };
 template <class T> using mask = decltype(vec<T>{} < vec<T>{}); // all ones where true
-template <class T> constexpr int lanes = kVectorBytes / int(sizeof(T));
+template <class T> constexpr int lanes = kVectorBytes / int(sizeof(value<T>));
 
 FASTITER_INLINE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 FASTITER_INLINE constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -51,6 +63,18 @@ template <class T> FASTITER_INLINE vec<T> load(const T* p) {
 
 template <class T> FASTITER_INLINE void store(T* p, vec<T> v) {
     *reinterpret_cast<typename unaligned_vector_of<T>::type*>(p) = v;
+}
+
+// The same in two halves of 32 bytes where vectors are wider: AMD's Zen 4 stores these beside its multiply-adds, and 64 bytes
+// instead of some of them. A pass of the delta rule, three multiply-adds to a store, takes 257 ns instead of 300.
+template <class T> FASTITER_INLINE void store_by_halves(T* p, vec<T> v) {
+#if defined(__AVX512F__)
+    const __m512d x = (__m512d)v;
+    _mm256_storeu_pd(reinterpret_cast<double*>(p), _mm512_castpd512_pd256(x));
+    _mm256_storeu_pd(reinterpret_cast<double*>(p) + 4, _mm512_extractf64x4_pd(x, 1));
+#else
+    store(p, v);
+#endif
 }
 
 // The first n lanes (0 <= n <= lanes); the others are 0 and are not read.
@@ -78,6 +102,39 @@ template <class T> FASTITER_INLINE void store_first(T* p, vec<T> v, int n) {
 #endif
 }
 
+// bf16 in memory: its bits are the upper half of a float's. Loads widen; stores round to the nearest, ties to even, and
+// keep a NaN a NaN.
+typedef uint16_t half_words __attribute__((vector_size(kVectorBytes / 2)));
+typedef uint16_t unaligned_half_words __attribute__((vector_size(kVectorBytes / 2), aligned(2)));
+typedef uint32_t words __attribute__((vector_size(kVectorBytes)));
+
+FASTITER_INLINE vec<float> widen(half_words x) { return (vec<float>)(__builtin_convertvector(x, words) << 16); }
+FASTITER_INLINE half_words narrow(vec<float> v) {
+    const words bits = (words)v;
+    const words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    return __builtin_convertvector((words)(v != v ? (words)((bits >> 16) | 0x40) : rounded), half_words);
+}
+
+FASTITER_INLINE vec<float> load(const bf16* p) { return widen(*reinterpret_cast<const unaligned_half_words*>(p)); }
+FASTITER_INLINE void store(bf16* p, vec<float> v) { *reinterpret_cast<unaligned_half_words*>(p) = narrow(v); }
+FASTITER_INLINE vec<float> load_first(const bf16* p, int n) {
+#if defined(__AVX512F__)
+    return widen((half_words)_mm256_maskz_loadu_epi16(__mmask16((1u << n) - 1), p));
+#else
+    half_words x{};
+    for (int i = 0; i < n; ++i) x[i] = p[i].bits;
+    return widen(x);
+#endif
+}
+FASTITER_INLINE void store_first(bf16* p, vec<float> v, int n) {
+    const half_words x = narrow(v);
+#if defined(__AVX512F__)
+    _mm256_mask_storeu_epi16(p, __mmask16((1u << n) - 1), (__m256i)x);
+#else
+    for (int i = 0; i < n; ++i) p[i].bits = x[i];
+#endif
+}
+
 template <class T> FASTITER_INLINE vec<T> load_up_to(const T* p, int64_t n) {
     return n >= lanes<T> ? load(p) : load_first(p, int(n));
 }
@@ -93,14 +150,22 @@ template <class T> FASTITER_INLINE void store_up_to(T* p, vec<T> v, int64_t n) {
 // before it is written. stream_fence() comes before anybody else reads.
 template <class T> FASTITER_INLINE void stream_up_to(T* p, vec<T> v, int64_t n) {
 #if defined(__AVX512F__)
-    if (n >= lanes<T> && (reinterpret_cast<uintptr_t>(p) & 63) == 0) {
-        if constexpr (sizeof(T) == 4)
+    constexpr int kBytes = lanes<T> * int(sizeof(T));
+    if (n >= lanes<T> && (reinterpret_cast<uintptr_t>(p) & (kBytes - 1)) == 0) {
+        if constexpr (sizeof(T) == 2)
+            return _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)narrow(v));
+        else if constexpr (sizeof(T) == 4)
             return _mm512_stream_ps(p, (__m512)v);
         else
             return _mm512_stream_pd(p, (__m512d)v);
     }
 #endif
     store_up_to(p, v, n);
+}
+
+// Asks for the lines of `count` elements, to be read or written soon, or never: any address will do.
+template <class T> FASTITER_INLINE void prefetch(const T* p, int64_t count) {
+    for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(p + i);
 }
 
 FASTITER_INLINE void stream_fence() {
@@ -133,6 +198,30 @@ FASTITER_INLINE vec<double> fma(vec<double> a, vec<double> b, vec<double> c) {
 template <class T> FASTITER_INLINE vec<T> fma(vec<T> a, T b, vec<T> c) { return fma(a, broadcast(b), c); }
 template <class T> FASTITER_INLINE vec<T> fma(vec<T> a, T b, T c) { return fma(a, broadcast(b), broadcast(c)); }
 
+// Complex numbers are pairs of lanes, the real part first.
+namespace pairs {
+template <class V, size_t... I> FASTITER_INLINE V real_twice(V v, std::index_sequence<I...>) {
+    return __builtin_shufflevector(v, v, int(I & ~size_t(1))...);
+}
+template <class V, size_t... I> FASTITER_INLINE V imaginary_twice(V v, std::index_sequence<I...>) {
+    return __builtin_shufflevector(v, v, int(I | 1)...);
+}
+template <class V, size_t... I> FASTITER_INLINE V swapped(V v, std::index_sequence<I...>) {
+    return __builtin_shufflevector(v, v, int(I ^ 1)...);
+}
+template <class T, size_t... I> FASTITER_INLINE vec<T> signs(size_t negative, std::index_sequence<I...>) {
+    return vec<T>{((I & 1) == negative ? T(-0.0) : T(0))...};
+}
+} // namespace pairs
+
+// a b, or conj(a) b, with every product and every sum rounded by itself
+template <class T, bool Conjugate> FASTITER_INLINE vec<T> complex_product(vec<T> a, vec<T> b) {
+    constexpr auto all = std::make_index_sequence<lanes<T>>();
+    const vec<T> crossed = pairs::imaginary_twice(a, all) * pairs::swapped(b, all);
+    const vec<T> signs = pairs::signs<T>(Conjugate ? 1 : 0, all);
+    return pairs::real_twice(a, all) * b + (vec<T>)((mask<T>)crossed ^ (mask<T>)signs);
+}
+
 // A comparison with NaN is false, so that select(x < lo, lo, x) keeps a NaN in x.
 template <class T> FASTITER_INLINE vec<T> select(mask<T> m, vec<T> yes, vec<T> no) { return m ? yes : no; }
 #if defined(__AVX512F__)
@@ -156,10 +245,23 @@ template <class V> FASTITER_INLINE V min_keeping_nan(V hi, V x) { return x > hi 
 template <class T> FASTITER_INLINE vec<T> at_least(vec<T> x, T lo) { return max_keeping_nan(broadcast(lo), x); }
 template <class T> FASTITER_INLINE vec<T> at_most(vec<T> x, T hi) { return min_keeping_nan(broadcast(hi), x); }
 
+// Whether a comparison is true in any lane
+template <class T> FASTITER_INLINE bool any(mask<T> m) {
+#if defined(__AVX512F__)
+    return _mm512_test_epi64_mask((__m512i)m, (__m512i)m) != 0;
+#elif defined(__AVX2__)
+    return !_mm256_testz_si256((__m256i)m, (__m256i)m);
+#else
+    typedef int64_t words __attribute__((vector_size(16)));
+    return (((words)m)[0] | ((words)m)[1]) != 0;
+#endif
+}
+
 // The sign bit alone, in every lane
 template <class T> FASTITER_INLINE mask<T> sign_bit() { return (mask<T>)broadcast(T(-0.0)); }
 // -|x|
 template <class T> FASTITER_INLINE vec<T> minus_magnitude(vec<T> x) { return (vec<T>)((mask<T>)x | sign_bit<T>()); }
+template <class T> FASTITER_INLINE vec<T> magnitude(vec<T> x) { return (vec<T>)((mask<T>)x & ~sign_bit<T>()); }
 template <class T> FASTITER_INLINE vec<T> copy_sign(vec<T> x, vec<T> sign) {
     return (vec<T>)(((mask<T>)x & ~sign_bit<T>()) | ((mask<T>)sign & sign_bit<T>()));
 }

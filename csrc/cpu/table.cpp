@@ -3,8 +3,14 @@
 #include "gemm.hpp"
 #include "quant_kernels.hpp"
 #include "rnn.hpp"
+#include "scan.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
+
+// Defined beside the kernels that they list
+extern const DeltaKernels delta_kernels;
+extern const NewtonKernels newton_kernels;
+
 namespace {
 
 // Calls f<Cell type>() for the cell's tag.
@@ -51,8 +57,25 @@ constexpr KernelsOf<T> kernels_of = {
     read_stream<T>,
 };
 
+template <class S>
+constexpr LinearScanKernels<S, value<S>> linear_scan_kernels = {
+    linear_scan<S>,
+    linear_scan_gradient_workspace<S>,
+    linear_scan_gradient<S>,
+};
+template <class T>
+constexpr BlockScanKernels<T> block_scan_kernels = {
+    block_scan<T>,
+    block_scan_gradient_workspace<T>,
+    block_scan_gradient<T>,
+};
+
 } // namespace
 
-extern const Kernels kernels = {kernels_of<float>, kernels_of<double>, &quant_kernels};
+extern const ScanKernels scan_kernels = {linear_scan_kernels<float>, linear_scan_kernels<double>,
+                                         linear_scan_kernels<bf16>, block_scan_kernels<float>,
+                                         block_scan_kernels<double>};
+
+extern const Kernels kernels = {kernels_of<float>, kernels_of<double>, &delta_kernels, &newton_kernels, &quant_kernels, &scan_kernels};
 
 } // namespace fastiter::FASTITER_LEVEL

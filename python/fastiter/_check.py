@@ -13,37 +13,44 @@ from . import _core
 from ._rnn import kind
 
 Array = npt.NDArray[Any]
-FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+FLOATS = ("float32", "float64")
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
-def check_arrays(function: str, names: Sequence[str], arrays: Sequence[object]) -> None:
-    """Check that all are ndarrays of one floating dtype (in the machine's byte order); the first sets it."""
+def check_arrays(function: str, names: Sequence[str], arrays: Sequence[object], dtypes: Sequence[str] = FLOATS) -> None:
+    """Check that all are ndarrays of one of the dtypes (in the machine's byte order); the first sets it."""
     dtype = getattr(arrays[0], "dtype", None)
     for x in arrays:
         if not isinstance(x, np.ndarray) or x.dtype != dtype:
             break
     else:
-        if dtype in FLOATS:
+        if dtype in _FLOATS:
             return
     for name, x in zip(names, arrays, strict=True):
-        check_array(function, name, x)
+        check_array(function, name, x, dtypes)
         if x.dtype != dtype:  # type: ignore[attr-defined]
             raise TypeError(f"{function}: {name} must have dtype {dtype} like {names[0]}, got {x.dtype}")  # type: ignore[attr-defined]
 
 
-def check_array(function: str, name: str, x: object) -> None:
-    """Check that ``x`` is an ndarray of one of the floating dtypes."""
+def check_array(function: str, name: str, x: object, dtypes: Sequence[str] = FLOATS) -> None:
+    """Check that ``x`` is an ndarray of one of the dtypes; their names do, as bfloat16 comes from another package."""
+    expected = f"a NumPy array of {', '.join(dtypes[:-1])} or {dtypes[-1]}"
     if not isinstance(x, np.ndarray):
-        raise TypeError(f"{function}: {name} must be a NumPy array of float32 or float64, got {kind(x)}")
-    if x.dtype not in FLOATS:
-        raise TypeError(f"{function}: {name} must be a NumPy array of float32 or float64, got dtype {x.dtype}")
+        raise TypeError(f"{function}: {name} must be {expected}, got {kind(x)}")
+    if x.dtype.name not in dtypes or not x.dtype.isnative:
+        raise TypeError(f"{function}: {name} must be {expected}, got dtype {x.dtype}")
 
 
 def check_out(
-    function: str, out: object, shape: tuple[int, ...], names: Sequence[str], inputs: Sequence[Array]
+    function: str,
+    out: object,
+    shape: tuple[int, ...],
+    names: Sequence[str],
+    inputs: Sequence[Array],
+    dtypes: Sequence[str] = FLOATS,
 ) -> None:
     """Check that ``out`` is a writable array of this shape and of the first input's dtype, apart from every input."""
-    check_array(function, "out", out)
+    check_array(function, "out", out, dtypes)
     assert isinstance(out, np.ndarray)  # for the type checker: check_array has said so
     if out.dtype != inputs[0].dtype:
         raise TypeError(f"{function}: out must have dtype {inputs[0].dtype} like {names[0]}, got {out.dtype}")
@@ -51,19 +58,19 @@ def check_out(
         raise ValueError(f"{function}: out must have shape {shape}, got {out.shape}")
     if not out.flags.writeable:
         raise ValueError(f"{function}: out must be writable, got a read-only array")
-    if _overlaps_itself(out):
+    if overlaps_itself(out.shape, out.strides, out.itemsize):
         raise ValueError(f"{function}: out must have one place for each element, got strides {out.strides}")
     for name, x in zip(names, inputs, strict=True):
         if np.may_share_memory(out, x):
             raise ValueError(f"{function}: out must not share memory with the inputs, got the memory of {name}")
 
 
-def _overlaps_itself(x: Array) -> bool:
+def overlaps_itself(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> bool:
     """Say whether two elements may share memory: each axis must step over all that the axes with smaller steps span."""
-    span = x.itemsize
-    for stride, size in sorted((abs(stride), size) for stride, size in zip(x.strides, x.shape, strict=True)):
+    span = itemsize
+    for stride, size in sorted((abs(stride), size) for stride, size in zip(strides, shape, strict=True)):
         if size > 1 and stride < span:
-            return x.size > 0
+            return 0 not in shape
         span += (size - 1) * stride
     return False
 
@@ -106,3 +113,11 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         if nbytes < _LARGE
         else np.frombuffer(memoryview(_core.Buffer(nbytes)), dtype).reshape(shape)
     )
+
+
+def empty_steps(wx: Array, inner: tuple[int, ...]) -> Array:
+    """Return a dense (B, T, *inner) with time or batch outermost in memory, whichever it is in ``wx``."""
+    batch, time = wx.shape[:2]
+    if abs(wx.strides[1]) > abs(wx.strides[0]):
+        return empty((time, batch, *inner), wx.dtype).swapaxes(0, 1)
+    return empty((batch, time, *inner), wx.dtype)

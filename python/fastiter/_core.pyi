@@ -5,9 +5,14 @@ import numpy.typing as npt
 version: str
 
 Address = int | npt.NDArray[Any]
-Steps = tuple[()] | tuple[int, int, int, int, int] | npt.NDArray[Any]
+Steps = tuple[()] | tuple[Address, int, int, int, int] | npt.NDArray[Any]
 Shape = tuple[int, int, int, int, int, bool, Address, Address, int]
+# rows, T, M, N, K, V, starts, lengths, reset with its strides, chunk, period
+Reset = tuple[()] | tuple[Address, int, int]
+DeltaShape = tuple[int, int, int, int, int, int, Address, Address, Reset, int, int]
 Addresses = tuple[Address, ...]
+ParaSteps = tuple[()] | tuple[int, int, int, int] | npt.NDArray[Any]
+ParaShape = tuple[int, int, int, int, bool, Address]
 
 class Buffer:
     def __init__(self, bytes: int, /) -> None: ...
@@ -47,6 +52,38 @@ def rnn_bwd_f32(
     dr: Address,
     /,
 ) -> None: ...
+def delta_fwd_f32(
+    shape: DeltaShape,
+    q: Steps,
+    k: Steps,
+    v: Steps,
+    beta: Address,
+    decay: Address,
+    h0: Address,
+    o: Steps,
+    last: Address,
+    e: Address,
+    states: Address,
+    /,
+) -> None: ...
+def delta_bwd_f32(
+    shape: DeltaShape,
+    q: Steps,
+    k: Steps,
+    beta: Address,
+    decay: Address,
+    e: Address,
+    states: Address,
+    d_o: Steps,
+    dlast: Address,
+    dq: Address,
+    dk: Address,
+    dv: Address,
+    dbeta: Address,
+    ddecay: Address,
+    dh0: Address,
+    /,
+) -> None: ...
 def gemm_f32(
     M: int,
     N: int,
@@ -64,13 +101,84 @@ def gemm_f32(
 def column_sums_f32(x: Address, x_m: int, M: int, N: int, out: Address, /) -> None: ...
 def function_f32(function: int, x: Address, out: Address, n: int, /) -> None: ...
 def read_stream_f32(x: Address, n: int, /) -> float: ...
+def para_fwd_f32(
+    shape: ParaShape,
+    wx: ParaSteps,
+    a: Address,
+    p: Address,
+    first: Addresses,
+    last: Addresses,
+    states: tuple[ParaSteps, ...],
+    newton: tuple[()] | tuple[int, int, float, float],
+    steps: Address,
+    /,
+) -> None: ...
+def para_bwd_f32(
+    shape: ParaShape,
+    wx: ParaSteps,
+    a: Address,
+    p: Address,
+    first: Addresses,
+    states: tuple[ParaSteps, ...],
+    dh: ParaSteps,
+    dlast: Addresses,
+    dwx: ParaSteps,
+    da: Address,
+    dp: Address,
+    dfirst: Addresses,
+    /,
+) -> None: ...
 
 rnn_fwd_f64 = rnn_fwd_f32
 rnn_bwd_f64 = rnn_bwd_f32
+delta_fwd_f64 = delta_fwd_f32
+delta_bwd_f64 = delta_bwd_f32
 gemm_f64 = gemm_f32
 column_sums_f64 = column_sums_f32
 function_f64 = function_f32
 read_stream_f64 = read_stream_f32
+
+Lines = tuple[()] | tuple[Address, int, int]
+ScanShape = tuple[int, int, int, bool, bool, Address, Address, Lines]
+
+def linear_scan_fwd_f32(shape: ScanShape, a: Lines, x: Lines, first: Address, h: Lines, last: Address, /) -> None: ...
+def linear_scan_bwd_f32(
+    shape: ScanShape,
+    a: Lines,
+    h: Lines,
+    dh: Lines,
+    first: Address,
+    dlast: Address,
+    dx: Lines,
+    da: Lines,
+    da_sum: Lines,
+    dfirst: Address,
+    /,
+) -> None: ...
+def block_scan_fwd_f32(
+    shape: ScanShape, K: int, A: Lines, x: Lines, first: Address, h: Lines, last: Address, /
+) -> None: ...
+def block_scan_bwd_f32(
+    shape: ScanShape,
+    K: int,
+    A: Lines,
+    h: Lines,
+    dh: Lines,
+    first: Address,
+    dlast: Address,
+    dx: Lines,
+    dA: Lines,
+    dA_sum: Lines,
+    dfirst: Address,
+    /,
+) -> None: ...
+
+linear_scan_fwd_f64 = linear_scan_fwd_f32
+linear_scan_bwd_f64 = linear_scan_bwd_f32
+linear_scan_fwd_bf16 = linear_scan_fwd_f32
+linear_scan_bwd_bf16 = linear_scan_bwd_f32
+block_scan_fwd_f64 = block_scan_fwd_f32
+block_scan_bwd_f64 = block_scan_bwd_f32
 
 CellLayout = tuple[int, int, int, int]
 
@@ -94,6 +202,8 @@ def rnn_bwd_tensors(
     /,
 ) -> Any: ...
 
+para_fwd_f64 = para_fwd_f32
+para_bwd_f64 = para_bwd_f32
 def quantize(
     format: tuple[Any, ...],
     scaling: tuple[Any, ...],

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from . import _core
 from ._backend import choose
-from ._check import check_arrays, check_out, empty, integers, unit_stride
+from ._check import check_arrays, check_out, empty_steps, integers, unit_stride
 from ._rnn import CELLS, Cell, check_flag, check_lengths, check_shapes, check_state, elman_cell
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -246,8 +246,8 @@ def _cpu(
     b = None if b is None else np.ascontiguousarray(b)
     first = () if state is None else tuple([np.ascontiguousarray(part) for part in state])
     last = tuple([np.empty((batch, heads, width), wx.dtype) for _ in cell.states])
-    h = unit_stride(out) if out is not None else _empty_steps(wx)
-    states = (h, *[_empty_steps(wx) for _ in cell.states[1:]]) if all_states else (h,)
+    h = unit_stride(out) if out is not None else empty_steps(wx, (heads, width))
+    states = (h, *[empty_steps(wx, (heads, width)) for _ in cell.states[1:]]) if all_states else (h,)
     _FORWARD[wx.dtype](
         (cell.code, batch, time, heads, width, reverse, 0 if lengths is None else lengths, 0, 0),
         wx,
@@ -287,11 +287,3 @@ def _reference(
 
 
 _BACKENDS = {"cpu": _cpu, "reference": _reference}
-
-
-def _empty_steps(wx: Array) -> Array:
-    """Return a dense (B, T, N, D) with time or batch outermost in memory, whichever it is in ``wx``."""
-    batch, time, _, heads, width = wx.shape
-    if abs(wx.strides[1]) > abs(wx.strides[0]):
-        return empty((time, batch, heads, width), wx.dtype).swapaxes(0, 1)
-    return empty((batch, time, heads, width), wx.dtype)

@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
+from .delta import delta_scan
+from .newton import paragru, paralstm, paraslstm
 from .rnn import elman, gru, lstm, slstm
+from .scan import block_scan, linear_scan
+from .solve import solve_recurrence
 
-__all__ = ["elman", "gru", "lstm", "slstm"]
+__all__ = [
+    "block_scan",
+    "delta_scan",
+    "elman",
+    "gru",
+    "linear_scan",
+    "lstm",
+    "paragru",
+    "paralstm",
+    "paraslstm",
+    "slstm",
+    "solve_recurrence",
+]

@@ -13,6 +13,8 @@ from torch.compiler import is_compiling
 
 from .. import _core
 from .._backend import BackendError
+from .._check import integers
+from .._rnn import check_lengths
 
 if hasattr(Tensor, "__dlpack_c_exchange_api__"):  # from torch 2.10 on
     _core.use_tensors(Tensor.__dlpack_c_exchange_api__, Tensor, torch.nn.Parameter)
@@ -26,26 +28,29 @@ _ORDINARY = (Tensor, torch.nn.Parameter)
 Steps = tuple[()] | tuple[int, int, int, int, int]
 
 
-def check_tensors(function: str, names: Sequence[str], tensors: Sequence[Any]) -> None:
-    """Check that all are tensors of one floating dtype that the kernels have, on the CPU; the first sets the dtype."""
+def check_tensors(
+    function: str, names: Sequence[str], tensors: Sequence[Any], dtypes: Sequence[torch.dtype] = FLOATS
+) -> None:
+    """Check that all are tensors of one of the dtypes that the kernels have, on the CPU; the first sets the dtype."""
     dtype = getattr(tensors[0], "dtype", None)
     for x in tensors:
         if not isinstance(x, Tensor) or x.dtype != dtype or not x.is_cpu or x.layout != torch.strided:
             break
     else:
-        if dtype in FLOATS:
+        if dtype in dtypes:
             return
-    _explain(function, names, tensors)
+    _explain(function, names, tensors, dtypes)
 
 
-def _explain(function: str, names: Sequence[str], tensors: Sequence[Any]) -> None:
+def _explain(function: str, names: Sequence[str], tensors: Sequence[Any], dtypes: Sequence[torch.dtype]) -> None:
     for name, x in zip(names, tensors, strict=False):
         if not isinstance(x, Tensor):
             raise TypeError(f"{function}: {name} must be a torch.Tensor, got {type(x).__qualname__}")
         if x.layout != torch.strided:
             raise TypeError(f"{function}: {name} must be a dense tensor, got layout {x.layout}")
-        if x.dtype not in FLOATS:
-            raise TypeError(f"{function}: {name} must have dtype torch.float32 or torch.float64, got {x.dtype}")
+        if x.dtype not in dtypes:
+            expected = f"{', '.join(map(str, dtypes[:-1]))} or {dtypes[-1]}"
+            raise TypeError(f"{function}: {name} must have dtype {expected}, got {x.dtype}")
         if x.dtype != tensors[0].dtype:
             raise TypeError(f"{function}: {name} must have dtype {tensors[0].dtype} like {names[0]}, got {x.dtype}")
         if x.device.type not in ("cpu", "meta"):
@@ -101,13 +106,14 @@ def eager(implementation: _Op, op: Any) -> _Op:
 
 
 def contiguous(x: Tensor) -> Tensor:
-    """Return ``x``, or a copy, as plain memory: contiguous, with no negation that torch has only noted down."""
-    return (x.resolve_neg() if x.is_neg() else x).contiguous()
+    """Return ``x``, or a copy, as plain memory: contiguous, with nothing that torch has only noted down."""
+    return x.resolve_conj().resolve_neg().contiguous() if x.is_neg() or x.is_conj() else x.contiguous()
 
 
 def unit_stride(x: Tensor) -> Tensor:
     """The same, where only the last axis must be contiguous (a size of 1 has any stride)."""
-    return x if not x.is_neg() and (x.stride()[-1] == 1 or x.shape[-1] == 1) else contiguous(x)
+    is_plain = not x.is_neg() and not x.is_conj()
+    return x if is_plain and (x.stride()[-1] == 1 or x.shape[-1] == 1) else contiguous(x)
 
 
 class _Once(torch.autograd.Function):
@@ -141,6 +147,29 @@ def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
         return tuple(None if x is None else next(refusing) for x in results)
 
     return call
+
+
+def checked_lengths(function: str, lengths: Tensor | Sequence[int], batch: int, time: int) -> Tensor:
+    """Return the lengths of the rows of a batch as an int64 tensor that nobody else can change."""
+    whole = checked_integers(function, "lengths", lengths)
+    if is_compiling():
+        return whole  # its values are not known while tracing: the op checks them
+    least, most = (int(whole.min()), int(whole.max())) if whole.numel() else (0, 0)
+    check_lengths(function, tuple(whole.shape), least, most, batch, time)
+    return whole
+
+
+def checked_integers(function: str, name: str, x: Tensor | Sequence[int]) -> Tensor:
+    """Return ``x`` as an int64 tensor of its own, as the caller may change his before the backward pass."""
+    if not isinstance(x, Tensor):
+        x = torch.from_numpy(integers(function, name, x))
+    if not x.is_cpu:
+        raise BackendError(f"{function}: {name} must be on the CPU, got device {x.device}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{function}: {name} must be a dense tensor, got layout {x.layout}")
+    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        raise TypeError(f"{function}: {name} must be integers, got dtype {x.dtype}")
+    return x.detach().resolve_neg().to(torch.int64, copy=True).contiguous()
 
 
 def steps(x: Tensor) -> Steps:

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .._backend import BackendError
-from .._check import integers
-from .._rnn import CELLS, Cell, check_flag, check_lengths, check_shapes, check_state, elman_cell
-from ._op import check_tensors, differentiable_once
+from .._rnn import CELLS, Cell, check_flag, check_shapes, check_state, elman_cell
+from ._op import check_tensors, checked_lengths, differentiable_once
 from ._rnn_op import fits, rnn_bwd, rnn_fwd
 
 States: TypeAlias = tuple[Tensor, ...]
@@ -173,25 +171,9 @@ def _run(
     if lengths is not None or not fits(cell, wx, r, b, state):
         _check_tensors(function, cell, wx, r, b, state)
         batch, time, _, _ = _check_shapes(function, cell, wx.shape, r, b, state)
-        whole = None if lengths is None else _checked_lengths(function, lengths, batch, time)
+        whole = None if lengths is None else checked_lengths(function, lengths, batch, time)
     h, last, states = _apply(cell, wx, r, b, state, reverse, whole, None, return_all_states)
     return (h, last, states) if return_all_states else (h, last)
-
-
-def _checked_lengths(function: str, lengths: Tensor | Sequence[int], batch: int, time: int) -> Tensor:
-    if not isinstance(lengths, Tensor):
-        lengths = torch.from_numpy(integers(function, "lengths", lengths))
-    if not lengths.is_cpu:
-        raise BackendError(f"{function}: lengths must be on the CPU, got device {lengths.device}")
-    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-        raise TypeError(f"{function}: lengths must be integers, got dtype {lengths.dtype}")
-    # a copy, as the caller may change his before the backward pass
-    whole = lengths.detach().resolve_neg().to(torch.int64, copy=True).contiguous()
-    if torch.compiler.is_compiling():
-        return whole  # its values are not known while tracing: the op checks them
-    least, most = (int(whole.min()), int(whole.max())) if whole.numel() else (0, 0)
-    check_lengths(function, tuple(whole.shape), least, most, batch, time)
-    return whole
 
 
 def _apply(

@@ -1,5 +1,8 @@
-"""Modules with the names, parameters and checkpoints of torch.nn, on fastiter's compiled kernels."""
+"""Modules on fastiter's compiled kernels: those of torch.nn with its names and checkpoints, and further recurrences."""
 
+from .delta_net import DeltaNet
+from .linear_rnn import LinearRNN
+from .para import ParaGRU, ParaLSTM
 from .rnn import GRU, LSTM, RNN, sLSTM
 
-__all__ = ["GRU", "LSTM", "RNN", "sLSTM"]
+__all__ = ["GRU", "LSTM", "RNN", "DeltaNet", "LinearRNN", "ParaGRU", "ParaLSTM", "sLSTM"]

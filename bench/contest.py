@@ -1,0 +1,226 @@
+"""What every family's contests share: the work, who does it, the gate before the clock, and the race after it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastiter
+from bench import gate
+from bench.timing import Competitor, Timing, fastest, interleave, load_average, use_threads
+
+FORWARD, BOTH = "forward", "forward+backward"
+MODES = (FORWARD, BOTH)
+FRESH, REUSED = "fresh", "reused"  # our outputs: pages that nobody has touched, or those of an earlier result
+Call = Callable[[], object]
+Record = dict[str, Any]
+Results = dict[str, Tensor]
+Tensors = Tensor | Sequence[Tensor]
+
+
+def run(call: Callable[[], Tensors], inputs: Sequence[Tensor], cotangent: Tensors, mode: str) -> Call:
+    """The call to be timed: forward, or forward and the gradients of all inputs."""
+    if mode == FORWARD:
+        return call
+    return lambda: torch.autograd.grad(call(), inputs, cotangent)
+
+
+def with_gradients(h: Tensor, inputs: dict[str, Tensor], cotangent: Tensor) -> Results:
+    """Results by name, for the gate."""
+    gradients = torch.autograd.grad(h, list(inputs.values()), cotangent)
+    return {"h": h.detach(), **{f"d{name}": gradient for name, gradient in zip(inputs, gradients, strict=True)}}
+
+
+# ---- The work -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be computed: ours, and a loop over the steps that autograd differentiates and that nobody doubts."""
+
+    name: str
+    ours: Callable[..., Tensor]
+    loop: Callable[..., Tensor]
+    inputs: dict[str, Tensor]
+    cotangent: Tensor
+    length: int
+
+    @cached_property
+    def expected(self) -> Results:
+        """By the loop in twice the precision, rounded."""
+        inputs = {name: value.detach().double().requires_grad_() for name, value in self.inputs.items()}
+        exact = with_gradients(self.loop(*inputs.values()), inputs, self.cotangent.double())
+        return {name: value.to(self.cotangent.dtype) for name, value in exact.items()}
+
+    def results(self) -> Results:
+        return with_gradients(self.ours(*self.inputs.values()), self.inputs, self.cotangent)
+
+    def check(self) -> float:
+        """Refuse the whole run where ours is wrong; else the largest relative difference."""
+        return gate.check(self.name, self.results(), self.expected, self.length)
+
+    def timed(self, mode: str) -> Call:
+        values = list(self.inputs.values())
+        return run(lambda: self.ours(*values), values, self.cotangent, mode)
+
+
+def leaves(**tensors: Tensor) -> dict[str, Tensor]:
+    """Inputs that have gradients."""
+    return {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
+
+
+def on_fresh_pages(call: Call) -> Call:
+    """The call as it is where no earlier result has left memory; giving the pages back counts, as it does for peers."""
+
+    def fresh() -> None:
+        call()
+        fastiter.release_memory()
+
+    return fresh
+
+
+# ---- Who does it ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A peer: the call that is timed, and the same results by name, for the gate."""
+
+    name: str
+    call: Call
+    results: Callable[[], Results]
+    variant: str = ""  # how, where there are several ways; the fastest counts
+    fixed_threads: bool = False  # has its number of threads from the start, and takes no other
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A peer that is not there, and why."""
+
+    name: str
+    reason: str
+
+
+def torch_entrant(name: str, function: Callable[..., Tensor], work: Work, variant: str = "") -> Entrant:
+    """A function of the work's inputs that autograd differentiates."""
+    values = list(work.inputs.values())
+    return Entrant(
+        name,
+        run(lambda: function(*values), values, work.cotangent, BOTH),
+        lambda: with_gradients(function(*values), work.inputs, work.cotangent),
+        variant,
+    )
+
+
+def thread_counts(entrant: Entrant, threads: int) -> list[int]:
+    """What the peer may be faster with."""
+    return [threads] if threads == 1 or entrant.fixed_threads else [1, threads]
+
+
+# ---- The race -------------------------------------------------------------------------------------------------------
+
+
+def reason_against(entrant: Entrant, work: Work) -> str | None:
+    """Why the peer cannot be timed; nothing if it computes what it should. Compiles what compiles."""
+    try:
+        gate.check(entrant.name, entrant.results(), work.expected, work.length)
+    except gate.GateError as error:
+        return str(error)
+    except Exception as error:  # half of the peers are prototypes: what breaks them is theirs, and is reported
+        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return None
+
+
+def admit(peers: Iterable[Entrant | Absent], work: Work, threads: int) -> tuple[dict[str, Competitor], Record]:
+    """Those that compute the same, each at every number of threads that may suit it, and why others do not run."""
+    admitted: dict[str, Competitor] = {}
+    out: Record = {}
+    for peer in peers:
+        if isinstance(peer, Absent):
+            out[peer.name] = peer.reason
+            continue
+        for count in thread_counts(peer, threads):
+            use_threads(count)
+            how = ", ".join([*filter(None, [peer.variant]), f"{count} thread{'s' * (count > 1)}"])
+            if (reason := reason_against(peer, work)) is not None:
+                out[f"{peer.name} ({how})"] = reason
+                continue
+            key = f"{peer.name} ({how})"
+            admitted[key] = Competitor(key, peer.call, count, variant_of=peer.name)
+    for name, reason in out.items():
+        print(f"not timed: {name}: {reason}", flush=True)
+    return admitted, out
+
+
+def race(
+    work: Work, peers: Iterable[Entrant | Absent], threads: int, budget: float, stir: Call | None = None
+) -> Record:
+    """Ours, on fresh pages and on used ones, and all peers in turn, forward and backward."""
+    use_threads(threads)
+    worst = work.check()
+    both = work.timed(BOTH)
+    ours = {FRESH: on_fresh_pages(both), REUSED: both}
+    admitted, out = admit(peers, work, threads)
+    competitors = [Competitor(form, call, threads, often=True) for form, call in ours.items()]
+    timings = interleave([*competitors, *admitted.values()], budget, stir)
+    gc.collect()  # timing switches the collector off
+    return {
+        "work": work.name,
+        "threads": threads,
+        "difference": worst,
+        "ours": {form: milliseconds(timings[form]) for form in ours},
+        "peers": against_ours(timings, admitted, list(ours)),
+        "out": out,
+        "load": load_average(),
+    }
+
+
+def milliseconds(timing: Timing) -> Record:
+    return {"ms": 1e3 * timing.minimum, "median_ms": 1e3 * timing.median, "samples": len(timing.seconds)}
+
+
+def against_ours(timings: dict[str, Timing], admitted: dict[str, Competitor], forms: Sequence[str]) -> Record:
+    """Each peer at the fastest of its ways, and how many times as long it takes as ours."""
+    found: Record = {}
+    for name in dict.fromkeys(competitor.variant_of for competitor in admitted.values()):
+        key = fastest(timings, [key for key, competitor in admitted.items() if competitor.variant_of == name])
+        theirs = timings[key]
+        found[name] = {
+            **milliseconds(theirs),
+            "how": key[len(name) + 2 : -1],
+            "ratio": {form: theirs.minimum / timings[form].minimum for form in forms},
+            "ratio_median": {form: theirs.median / timings[form].median for form in forms},
+        }
+    return found
+
+
+def backward_against_forward(work: Work, threads: int, budget: float, stir: Call | None = None) -> Record:
+    """The gradients alone, against the forward pass that they follow; and forward where no gradient is wanted."""
+    use_threads(threads)
+    work.check()
+    values = list(work.inputs.values())
+    h = work.ours(*values)
+
+    def without_gradients() -> Tensor:
+        with torch.no_grad():
+            return work.ours(*values)
+
+    calls: dict[str, Call] = {
+        "inference": without_gradients,
+        "forward": lambda: work.ours(*values),
+        "backward": lambda: torch.autograd.grad(h, values, work.cotangent, retain_graph=True),
+    }
+    timings = interleave([Competitor(name, call, threads) for name, call in calls.items()], budget, stir)
+    return {
+        "work": work.name,
+        "threads": threads,
+        **{name: milliseconds(timings[name]) for name in calls},
+        "ratio": timings["backward"].minimum / timings["forward"].minimum,
+        "load": load_average(),
+    }

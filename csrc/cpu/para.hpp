@@ -1,0 +1,99 @@
+// What the kernels of the diagonal cells share: lines (one vector of units of one row, a recurrence of its own), how threads
+// share them, and which of them go through time side by side.
+#pragma once
+#include "newton_kernels.hpp"
+#include "para_cells.hpp"
+#include "tile.hpp"
+
+namespace fastiter::FASTITER_LEVEL {
+
+template <class T, class C> void para_forward(const ParaForward<T>& p, Team team);
+template <class T, class C> size_t para_backward_workspace(const ParaShape& shape);
+template <class T, class C> void para_backward(const ParaBackward<T>& p, Team team);
+template <class T> int64_t newton_blocks(const ParaShape& shape);
+template <class T, class C> size_t newton_workspace(const ParaForward<T>& p, int threads);
+template <class T, class C> void newton(const ParaForward<T>& p, Team team);
+
+struct Line {
+    int64_t row = 0, unit = 0, length = 0; // unit: the first of the vector
+};
+
+// The lines of a call, numbered row after row, rows by decreasing length
+template <class T> struct Lines {
+    static constexpr int W = lanes<T>;
+    const ParaShape& shape;
+    const int64_t vectors = ceil_div(shape.D, W); // in a row
+
+    Line at(int64_t i) const {
+        const int64_t k = i / vectors, row = shape.order ? shape.order[k] : k;
+        return {row, (i % vectors) * W, shape.lengths ? shape.lengths[row] : shape.T};
+    }
+    int64_t count() const { return shape.B * vectors; }
+
+    // The first line of thread `id`: lines are shared so that all threads have as many steps.
+    int64_t first_of(int id, int size) const {
+        if (!shape.order || id == 0 || id == size) return count() * id / size;
+        int64_t steps = 0;
+        for (int64_t row = 0; row < shape.B; ++row) steps += shape.lengths[row];
+        int64_t before = steps * vectors * id / size;
+        for (int64_t k = 0; k < shape.B; ++k) {
+            const int64_t length = shape.lengths[shape.order[k]];
+            if (before < length * vectors) return k * vectors + before / length;
+            before -= length * vectors;
+        }
+        return count();
+    }
+
+    bool is_whole(const Line& line) const { return shape.D - line.unit >= W; }
+};
+
+// Lines that take turns in time, so that what a turn reads and writes lies side by side in memory
+constexpr int kGroup = 64;
+
+// Calls f(lines, count) for groups of the thread's lines: what lies side by side at one step, which is one row, or where
+// time is outermost in memory several rows; and at least `side` lines, from wherever they are.
+template <class T, class F>
+FASTITER_INLINE void for_each_group(const Lines<T>& lines, const Steps<const T>& x, int side, Team team, F&& f) {
+    auto magnitude = [](int64_t stride) { return stride < 0 ? -stride : stride; };
+    const bool rows_together = magnitude(x.row) < magnitude(x.time), one_row = !rows_together && lines.vectors > side;
+    const int64_t most = rows_together || one_row ? kGroup : side, end = lines.first_of(team.id + 1, team.size);
+    Line group[kGroup];
+    for (int64_t i = lines.first_of(team.id, team.size); i < end;) {
+        int64_t stop = min_of(end, i + most);
+        if (one_row) stop = min_of(stop, (i / lines.vectors + 1) * lines.vectors);
+        for (int64_t k = i; k < stop; ++k) group[k - i] = lines.at(k);
+        f(group, int(stop - i));
+        i = stop;
+    }
+}
+
+// Where a line is at its first step, and the way to its next one: with `reverse` that is backwards in time.
+template <class T> FASTITER_INLINE T* first_step(const Steps<T>& s, const ParaShape& shape, const Line& line) {
+    const int64_t t = shape.reverse ? max_of(line.length - 1, 0) : 0;
+    return s.data + line.row * s.row + t * s.time + line.unit;
+}
+template <class T> FASTITER_INLINE int64_t stride(const Steps<T>& s, const ParaShape& shape) {
+    return shape.reverse ? -s.time : s.time;
+}
+
+// A vector of units from one line of D of them; FULL: all its lanes are there
+template <bool FULL, class T> FASTITER_INLINE vec<T> load_units(const T* p, int64_t count) {
+    return FULL ? load(p) : load_up_to(p, count);
+}
+template <bool FULL, class T> FASTITER_INLINE void store_units(T* p, vec<T> v, int64_t count) {
+    if (FULL)
+        store(p, v);
+    else
+        store_up_to(p, v, count);
+}
+
+// Steps after the last one of each row are 0.
+template <class T> inline void clear_padding(const Steps<T>& s, int gates, const ParaShape& shape, const Line& line) {
+    if (!s.data) return;
+    const int64_t count = min_of(lanes<T>, shape.D - line.unit);
+    for (int64_t t = line.length; t < shape.T; ++t)
+        for (int g = 0; g < gates; ++g)
+            store_up_to(s.data + line.row * s.row + t * s.time + g * s.gate + line.unit, vec<T>{}, count);
+}
+
+} // namespace fastiter::FASTITER_LEVEL

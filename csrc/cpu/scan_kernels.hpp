@@ -1,0 +1,112 @@
+// The scans h[t] = A[t] h[t-1] + x[t]: A is diagonal (linear scan) or consists of K x K blocks (block scan).
+// Sizes: B sequences, T time, D numbers a step, of a block scan in D / K groups. Strides count elements of memory, so that a
+// complex number counts two.
+#pragma once
+#include "bf16.hpp"
+#include "team.hpp"
+#include <cstddef>
+#include <cstdint>
+
+namespace fastiter {
+
+// Values with indices (row, time, number); the numbers of a step lie next to each other. data == nullptr: not wanted.
+template <class S> struct Lines {
+    S* data = nullptr;
+    int64_t row = 0, time = 0;
+};
+
+struct ScanShape {
+    int64_t B = 0, T = 0, D = 0;
+    bool complex = false, reverse = false;
+    // How many steps each sequence has; the rest of its row is padding. nullptr: T.
+    const int64_t* lengths = nullptr;
+    // Packed: all lie in row 0, and sequence s is its steps starts[s] .. starts[s + 1]. (B + 1), or nullptr.
+    const int64_t* starts = nullptr;
+    // (row, time), 1: the state that comes to this step is dropped. nullptr: nowhere.
+    Lines<const uint8_t> reset;
+};
+
+// h[t] = a[t] * h[t-1] + x[t] along time, or against it with `reverse`; products and sums are rounded one by one. The
+// state before the first step is `first` (B, D), nullptr = 0; `last` (B, D) is the state after the last. Padding of h is 0.
+// a may be broadcast by strides of 0. h may lie in the place of x or a.
+template <class S, class T> struct LinearScan {
+    ScanShape shape;
+    Lines<const S> a, x;
+    const T* first = nullptr;
+    Lines<S> h;
+    T* last = nullptr;
+};
+
+// The exact reverse, l[t] = dh[t] + conj(a[t+1]) l[t+1], which starts from dlast: dx = l, da[t] = conj(h[t-1]) l[t], and
+// dfirst (B, D) is conj(a) l of the first step. dh and dlast may be null = 0. dx may lie in the place of dh.
+// Where a is broadcast, da is summed: over time and rows into da_sum, over one of both by a stride of 0 in da_sum; in each
+// case in an order of its own, whatever the number of threads. One of da and da_sum at most is wanted.
+template <class S, class T> struct LinearScanGradient {
+    ScanShape shape;
+    Lines<const S> a, h, dh;
+    const T* first = nullptr;
+    const T* dlast = nullptr;
+    Lines<S> dx, da;
+    Lines<T> da_sum;
+    T* dfirst = nullptr;
+    void* workspace = nullptr;
+};
+
+// h[t] = A[t] h[t-1] + x[t], where A (B, T, D / K, K, K) has a matrix for each group of K numbers, its rows one after the
+// other: h_i = A_i0 h_0 + A_i1 h_1 + ... + x_i, in this order, rounded one by one. The rest as for the linear scan.
+template <class T> struct BlockScan {
+    ScanShape shape;
+    int64_t K = 1; // 1 to 16
+    Lines<const T> A, x;
+    const T* first = nullptr;
+    Lines<T> h;
+    T* last = nullptr;
+};
+
+// l[t] = dh[t] + A[t+1]^H l[t+1]: dx = l, dA[t] = l[t] h[t-1]^H, dfirst = A^H l. The rest as for the linear scan.
+template <class T> struct BlockScanGradient {
+    ScanShape shape;
+    int64_t K = 1;
+    Lines<const T> A, h, dh;
+    const T* first = nullptr;
+    const T* dlast = nullptr;
+    Lines<T> dx, dA, dA_sum;
+    T* dfirst = nullptr;
+    void* workspace = nullptr;
+};
+
+template <class S, class T> struct LinearScanKernels {
+    void (*forward)(const LinearScan<S, T>&, Team);
+    size_t (*gradient_workspace)(const LinearScanGradient<S, T>&);
+    void (*gradient)(const LinearScanGradient<S, T>&, Team);
+};
+
+template <class T> struct BlockScanKernels {
+    void (*forward)(const BlockScan<T>&, Team);
+    size_t (*gradient_workspace)(const BlockScanGradient<T>&);
+    void (*gradient)(const BlockScanGradient<T>&, Team);
+};
+
+struct ScanKernels {
+    LinearScanKernels<float, float> f32;
+    LinearScanKernels<double, double> f64;
+    LinearScanKernels<bf16, float> bf16_;
+    BlockScanKernels<float> block_f32;
+    BlockScanKernels<double> block_f64;
+    template <class S> const auto& linear() const {
+        if constexpr (sizeof(S) == 2)
+            return bf16_;
+        else if constexpr (sizeof(S) == 4)
+            return f32;
+        else
+            return f64;
+    }
+    template <class T> const auto& block() const {
+        if constexpr (sizeof(T) == 4)
+            return block_f32;
+        else
+            return block_f64;
+    }
+};
+
+} // namespace fastiter

@@ -1,0 +1,10 @@
+// Runs the kernels of the delta rule: threads and a workspace.
+#pragma once
+#include "cpu/delta_kernels.hpp"
+
+namespace fastiter {
+
+template <class T> void run_delta_forward(DeltaForward<T> p);
+template <class T> void run_delta_backward(DeltaBackward<T> p);
+
+} // namespace fastiter

@@ -1,0 +1,216 @@
+"""Learn to track a state from short sequences, and look how far it carries: eigenvalues in [0, 1] and in [-1, 1].
+
+A sequence is made of elements of a group, and the target at each step is their product so far: parity (Z2), counting
+modulo 3 (Z3), the permutations of three things (S3). A linear recurrence whose eigenvalues are positive can keep and
+forget, but not alternate, and fails at all three. With eigenvalues down to -1 it alternates, which is parity. Counting
+modulo 3 takes a rotation: a complex eigenvalue, or two reflections in a step (DeltaProduct); S3, whose elements do not
+commute, takes the reflections. One layer each, trained on up to 40 steps, tested on 160.
+
+    python examples/state_tracking.py            # a minute on two cores; writes state_tracking.png beside this file
+    python examples/state_tracking.py --help
+
+The tasks and the claims are those of Grazzi et al., Unlocking state-tracking in linear RNNs through negative
+eigenvalues, 2025, and Siems et al., DeltaProduct, 2025.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+import fastiter
+from fastiter.torch.nn import DeltaNet, LinearRNN
+
+LONGER = 4  # tested at this many times the length
+TEST_SEQUENCES = 512
+LEARNING_RATE = 1e-2
+# Without it a state that is merely good enough at the length of training has no gradient, and drifts further on.
+LABEL_SMOOTHING = 0.1
+
+
+class Options(NamedTuple):
+    steps: int
+    length: int
+    width: int
+    batch: int
+    seed: int
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="State tracking: eigenvalues in [0, 1] against [-1, 1].")
+    parser.add_argument("--steps", type=int, default=800, help="optimizer steps of each model (%(default)s)")
+    parser.add_argument("--length", type=int, default=40, help="longest sequence in training (%(default)s)")
+    parser.add_argument("--width", type=int, default=64, help="features of a layer (%(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="sequences in a batch (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and the sequences (%(default)s)")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parser.add_argument("--processes", type=int, default=cores, help="models trained at a time (%(default)s)")
+    parser.add_argument("--figure", type=Path, default=Path(__file__).with_suffix(".png"), help="where to draw it")
+    parser.add_argument("--quick", action="store_true", help="a few steps of small models, to see that it runs")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.steps, arguments.length, arguments.width = 30, 8, 16
+    return arguments
+
+
+# ---- The tasks ------------------------------------------------------------------------------------------------------
+
+
+def cyclic(n: int) -> Tensor:
+    """Entry (i, j) is the number of the element i j of the group: here i + j modulo n."""
+    return (torch.arange(n).unsqueeze(1) + torch.arange(n)) % n
+
+
+def symmetric(n: int) -> Tensor:
+    elements = list(itertools.permutations(range(n)))
+    return torch.tensor([[elements.index(tuple(p[i] for i in q)) for q in elements] for p in elements])
+
+
+TASKS = {"parity": cyclic(2), "modulo 3": cyclic(3), "S3": symmetric(3)}
+
+
+def draw_sequences(group: Tensor, batch: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Random elements (batch, length), and their products so far; element 0 is the neutral one."""
+    elements = torch.randint(len(group), (batch, length), generator=generator)
+    product, products = torch.zeros(batch, dtype=torch.int64), []
+    for element in elements.unbind(1):
+        product = group[element, product]
+        products.append(product)
+    return elements, torch.stack(products, 1)
+
+
+# ---- The models -----------------------------------------------------------------------------------------------------
+
+LinearOf = partial(LinearRNN, batch_first=True)
+DeltaOf = partial(DeltaNet, num_heads=4, batch_first=True, conv_size=0)
+LAYERS: dict[str, Callable[[int, int], nn.Module]] = {
+    "LinearRNN, [0, 1]": partial(LinearOf, eigenvalues="positive"),
+    "LinearRNN, [-1, 1]": partial(LinearOf, eigenvalues="signed"),
+    "LinearRNN, complex": partial(LinearOf, eigenvalues="complex"),
+    "DeltaNet, [0, 1]": partial(DeltaOf, eigenvalues="positive"),
+    "DeltaNet, [-1, 1]": partial(DeltaOf, eigenvalues="signed"),
+    "DeltaProduct of 2, [0, 1]": partial(DeltaOf, eigenvalues="positive", num_householder=2),
+    "DeltaProduct of 2, [-1, 1]": partial(DeltaOf, eigenvalues="signed", num_householder=2),
+}
+
+
+class Tracker(nn.Module):
+    """Embedding -> one recurrent layer -> Linear."""
+
+    def __init__(self, layer: Callable[[int, int], nn.Module], elements: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(elements, width)
+        self.layer = layer(width, width)
+        self.output = nn.Linear(width, elements)
+
+    def forward(self, elements: Tensor) -> Tensor:
+        h, _ = self.layer(self.embedding(elements))
+        return self.output(h)
+
+
+def train(model: Tracker, group: Tensor, options: Options, generator: torch.Generator) -> None:
+    """On sequences that grow from 3 steps to the full length in the first 60 % of the training."""
+    optimizer = torch.optim.Adam(model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=options.steps, pct_start=0.1)
+    for step in range(options.steps):
+        length = min(options.length, 3 + round((options.length - 3) * step / (0.6 * options.steps)))
+        elements, products = draw_sequences(group, options.batch, length, generator)
+        logits = model(elements).flatten(0, 1)
+        loss = cross_entropy(logits, products.flatten(), label_smoothing=LABEL_SMOOTHING)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+
+
+def fit(task: str, layer: str, options: Options) -> list[float]:
+    """Train one model, and return its accuracy at each step of long sequences."""
+    torch.manual_seed(options.seed)
+    generator = torch.Generator().manual_seed(options.seed)
+    group = TASKS[task]
+    model = Tracker(LAYERS[layer], len(group), options.width)
+    train(model, group, options, generator)
+    elements, products = draw_sequences(group, TEST_SEQUENCES, LONGER * options.length, generator)
+    with torch.no_grad():
+        right = model(elements).argmax(-1) == products
+    return right.double().mean(0).tolist()
+
+
+def one_thread() -> None:
+    torch.set_num_threads(1)
+    fastiter.set_num_threads(1)
+
+
+Accuracies = dict[tuple[str, str], Tensor]
+
+
+def fit_all(options: Options, processes: int) -> Accuracies:
+    """Every layer on every task: each model on one thread, as many at a time as there are processes."""
+    found = {}
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), one_thread)
+    # the long ones first, so that no process is left with one at the end
+    pairs = [(task, layer) for task in TASKS for layer in reversed(LAYERS)]
+    with pool, tqdm(total=len(pairs), desc="training", unit="model") as bar:
+        jobs = {pool.submit(fit, *pair, options): pair for pair in pairs}
+        for job in as_completed(jobs):
+            found[jobs[job]] = torch.tensor(job.result())
+            bar.update()
+    return found
+
+
+# ---- The results ----------------------------------------------------------------------------------------------------
+
+
+def print_results(found: Accuracies, length: int) -> None:
+    print(f"\naccuracy at steps {length + 1} to {LONGER * length} (at 1 to {length}, the lengths of training)\n")
+    print(f"{'':28}" + "".join(f"{task:>16}" for task in TASKS))
+    for layer in LAYERS:
+        curves = [found[task, layer] for task in TASKS]
+        cells = [f"{curve[length:].mean():.3f} ({curve[:length].mean():.3f})" for curve in curves]
+        print(f"{layer:28}" + "".join(f"{cell:>16}" for cell in cells))
+    print(f"{'guessing':28}" + "".join(f"{1 / len(group):.3f}        ".rjust(16) for group in TASKS.values()))
+
+
+def draw(found: Accuracies, length: int, path: Path) -> None:
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    for axes, (task, group) in zip(figure.subplots(1, len(TASKS), sharey=True), TASKS.items(), strict=True):
+        for i, layer in enumerate(LAYERS):
+            restricted = layer.endswith("[0, 1]")
+            axes.plot(
+                range(1, LONGER * length + 1), found[task, layer], f"C{i}", label=layer, ls=":" if restricted else "-"
+            )
+        axes.axvline(length, color="grey", linewidth=0.8)
+        axes.axhline(1 / len(group), color="grey", linestyle="--", linewidth=0.8)
+        axes.set(title=task, xlabel="step", xlim=(1, LONGER * length), ylim=(0, 1.03))
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("accuracy")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.suptitle(f"Trained on up to {length} steps (grey line), guessing dashed")
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    options = Options(*(getattr(arguments, name) for name in Options._fields))
+    found = fit_all(options, arguments.processes)
+    print_results(found, options.length)
+    draw(found, options.length, arguments.figure)
+    print(f"\nfigure: {arguments.figure}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The checks that all scans have in common, for arrays and tensors alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+Shape = tuple[int, ...]
+
+#: What a block may have
+LARGEST_BLOCK = 16
+
+
+def check_linear_shapes(function: str, a: Shape, x: Shape) -> None:
+    """Check that ``x`` is (B, T, D), and that ``a`` is broadcast to it."""
+    if len(x) != 3:
+        raise ValueError(f"{function}: x must have shape (B, T, D), got {tuple(x)}")
+    if not _broadcasts(a, x):
+        raise ValueError(f"{function}: a must be broadcastable to x with shape (B, T, D) = {tuple(x)}, got {tuple(a)}")
+
+
+def check_block_shapes(function: str, A: Shape, x: Shape) -> None:
+    """Check that ``x`` is (B, T, N, K), and that ``A`` is (B, T, N, K, K) or broadcast to it over B and T."""
+    if len(x) != 4:
+        raise ValueError(f"{function}: x must have shape (B, T, N, K), got {tuple(x)}")
+    if not 1 <= x[3] <= LARGEST_BLOCK:
+        raise ValueError(f"{function}: x must have blocks of K = 1 to {LARGEST_BLOCK}, got shape {tuple(x)}")
+    blocks = (*x[2:], x[3])
+    if len(A) < 3 or tuple(A[-3:]) != tuple(blocks) or not _broadcasts(A, (*x[:2], *blocks)):
+        raise ValueError(
+            f"{function}: A must be broadcastable over B and T to (B, T, N, K, K) = {(*x[:2], *blocks)} to go with x, "
+            f"got {tuple(A)}"
+        )
+
+
+def _broadcasts(shape: Shape, to: Shape) -> bool:
+    if len(shape) > len(to):
+        return False
+    return all(size in (1, full) for size, full in zip(shape[::-1], to[::-1], strict=False))
+
+
+def check_first(function: str, h0: Shape, sequences: int, inner: Sequence[int], packed: bool) -> None:
+    """Check the shape of the state before the first step of ``sequences``."""
+    if tuple(h0) != (sequences, *inner):
+        letters = "S" if packed else "B"
+        units = "D" if len(inner) == 1 else "N, K"
+        raise ValueError(
+            f"{function}: h0 must have shape ({letters}, {units}) = {(sequences, *inner)}, got {tuple(h0)}"
+        )
+
+
+def check_reset_shape(function: str, reset: Shape, batch: int, time: int) -> None:
+    if tuple(reset) not in ((batch, time), (time,)):
+        raise ValueError(f"{function}: reset must have shape (B, T) = {(batch, time)} or (T,), got {tuple(reset)}")
+
+
+def check_packing(function: str, batch: int, lengths: object) -> None:
+    """Check that ``cu_seqlens`` may be given beside the other arguments."""
+    if lengths is not None:
+        raise ValueError(f"{function}: lengths must be None where cu_seqlens is given, got both")
+    if batch != 1:
+        raise ValueError(f"{function}: x must have B = 1 where cu_seqlens is given, got B = {batch}")
+
+
+def check_bounds(function: str, shape: Shape, first: int, last: int, falls: bool, time: int) -> None:
+    """Check cu_seqlens, of which ``first`` and ``last`` are the ends; ``falls`` says whether it falls somewhere."""
+    check_bounds_shape(function, shape)
+    if first != 0 or last != time or falls:
+        got = "falling values" if first == 0 and last == time else f"{first} to {last}"
+        raise ValueError(f"{function}: cu_seqlens must rise from 0 to T = {time}, got {got}")
+
+
+def check_bounds_shape(function: str, shape: Shape) -> None:
+    if len(shape) != 1 or shape[0] < 1:
+        raise ValueError(f"{function}: cu_seqlens must have shape (S + 1,), got {tuple(shape)}")

@@ -1,0 +1,291 @@
+"""The private ops of the family scan: their schemas, their CPU implementations on the kernels, their fake versions.
+
+Forward: h and the last state. Backward: of dx, da and dh0 those that were asked for, in this order. ``a`` (or ``A``)
+comes with both axes B and T, of size 1 where it is broadcast, and da has its shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import _core
+from .._rnn import check_lengths
+from .._scan import check_bounds
+from ._op import LIBRARY, contiguous, eager, empty_steps, unit_stride
+
+Lines = tuple[()] | tuple[int, int, int]
+Cut = tuple[bool, Tensor | None, Tensor | None, Tensor | None]  # reverse, reset, lengths, cu_seqlens
+
+
+class Scan(NamedTuple):
+    """A kind of scan: what its factors are called and may be, and who computes it."""
+
+    name: str
+    factors: str
+    blocks: bool
+    forward: dict[torch.dtype, Callable[..., None]]
+    backward: dict[torch.dtype, Callable[..., None]]
+
+    @property
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        return tuple(self.forward)
+
+
+LINEAR = Scan(
+    "linear_scan",
+    "a",
+    False,
+    {
+        torch.float32: _core.linear_scan_fwd_f32,
+        torch.float64: _core.linear_scan_fwd_f64,
+        torch.complex64: _core.linear_scan_fwd_f32,
+        torch.complex128: _core.linear_scan_fwd_f64,
+        torch.bfloat16: _core.linear_scan_fwd_bf16,
+    },
+    {
+        torch.float32: _core.linear_scan_bwd_f32,
+        torch.float64: _core.linear_scan_bwd_f64,
+        torch.complex64: _core.linear_scan_bwd_f32,
+        torch.complex128: _core.linear_scan_bwd_f64,
+        torch.bfloat16: _core.linear_scan_bwd_bf16,
+    },
+)
+BLOCK = Scan(
+    "block_scan",
+    "A",
+    True,
+    {
+        torch.float32: _core.block_scan_fwd_f32,
+        torch.float64: _core.block_scan_fwd_f64,
+        torch.complex64: _core.block_scan_fwd_f32,
+        torch.complex128: _core.block_scan_fwd_f64,
+    },
+    {
+        torch.float32: _core.block_scan_bwd_f32,
+        torch.float64: _core.block_scan_bwd_f64,
+        torch.complex64: _core.block_scan_bwd_f32,
+        torch.complex128: _core.block_scan_bwd_f64,
+    },
+)
+SCANS = {scan.name: scan for scan in (LINEAR, BLOCK)}
+
+_CUT = "bool reverse, Tensor? reset, Tensor? lengths, Tensor? cu_seqlens"
+for _name in SCANS:
+    LIBRARY.define(f"_{_name}_fwd(Tensor a, Tensor x, Tensor? h0, {_CUT}) -> Tensor[]")
+    LIBRARY.define(f"_{_name}_out(Tensor a, Tensor x, Tensor? h0, {_CUT}, Tensor(out!) out) -> Tensor")
+    LIBRARY.define(
+        f"_{_name}_bwd(Tensor a, Tensor h, Tensor? h0, Tensor? dh, Tensor? dlast, {_CUT}, bool need_x, bool need_a, "
+        "bool need_h0) -> Tensor[]"
+    )
+
+
+def carried(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of the state: float32 for bfloat16."""
+    return torch.float32 if dtype == torch.bfloat16 else dtype
+
+
+def _empty_last(x: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    return x.new_empty((sequences, *x.shape[2:]), dtype=carried(x.dtype))
+
+
+def _flat(x: Tensor) -> Tensor:
+    """Return (B, T, all numbers of a step), with these next to each other."""
+    return unit_stride(x if x.dim() == 3 else x.flatten(2))
+
+
+def _lines(x: Tensor | None) -> Lines:
+    """Return address and strides of the axes B and T in elements of memory, 0 where there is one element."""
+    if x is None:
+        return ()
+    step = 2 if x.is_complex() else 1
+    row, time = (0 if size == 1 else stride * step for size, stride in zip(x.shape[:2], x.stride()[:2], strict=True))
+    return x.data_ptr(), row, time
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def _work(scan: Scan, x: Tensor, cut: Cut) -> tuple[tuple[Any, ...], tuple[Tensor | None, ...]]:
+    """Return the kernels' description of the work on steps like those of ``x``, and the tensors that it points into."""
+    reverse, reset, lengths, cu_seqlens = cut
+    batch, time = x.shape[:2]
+    sequences = batch
+    if cu_seqlens is not None:
+        cu_seqlens, sequences = cu_seqlens.contiguous(), len(cu_seqlens) - 1
+        falls = bool((cu_seqlens[1:] < cu_seqlens[:-1]).any())
+        check_bounds(scan.name, cu_seqlens.shape, int(cu_seqlens[0]), int(cu_seqlens[-1]), falls, time)
+    if lengths is not None:
+        lengths = lengths.contiguous()
+        least, most = (int(lengths.min()), int(lengths.max())) if batch else (0, 0)
+        check_lengths(scan.name, lengths.shape, least, most, batch, time)
+    if reset is not None:
+        reset = reset.contiguous()
+    width = x[0, 0].numel() if x.numel() else _width(x)
+    at_reset = () if reset is None else (reset.data_ptr(), time if reset.dim() == 2 else 0, 1)
+    starts = (_address(lengths), _address(cu_seqlens))
+    work: tuple[Any, ...] = ((sequences, time, width, x.is_complex(), reverse, *starts, at_reset),)
+    return (*work, x.shape[-1]) if scan.blocks else work, (reset, lengths, cu_seqlens)
+
+
+def _width(x: Tensor) -> int:
+    width = 1
+    for size in x.shape[2:]:
+        width *= size
+    return width
+
+
+def _forward_into(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut, h: Tensor) -> Tensor:
+    work, kept_alive = _work(scan, x, cut)
+    a, flat = _flat(a), _flat(x)
+    first = None if h0 is None else contiguous(h0)
+    last = _empty_last(x, cut[3])
+    scan.forward[x.dtype](*work, _lines(a), _lines(flat), _address(first), _lines(h), last.data_ptr())
+    del kept_alive
+    return last
+
+
+def _forward(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut) -> list[Tensor]:
+    h = empty_steps(x, x.shape)
+    return [h, _forward_into(scan, a, x, h0, cut, h)]
+
+
+def _forward_out(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut, out: Tensor) -> Tensor:
+    if not _is_plain(out):
+        h, last = _forward(scan, a, x, h0, cut)
+        out.copy_(h)
+        return last
+    return _forward_into(scan, a, x, h0, cut, out)
+
+
+def _is_plain(out: Tensor) -> bool:
+    """Say whether the numbers of a step lie next to each other."""
+    expected = 1
+    for size, stride in zip(out.shape[:1:-1], out.stride()[:1:-1], strict=True):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return not out.is_neg() and not out.is_conj()
+
+
+def _backward(
+    scan: Scan,
+    a: Tensor,
+    h: Tensor,
+    h0: Tensor | None,
+    dh: Tensor | None,
+    dlast: Tensor | None,
+    cut: Cut,
+    need_x: bool,
+    need_a: bool,
+    need_h0: bool,
+) -> list[Tensor]:
+    work, kept_alive = _work(scan, h, cut)
+    factors, flat = _flat(a), _flat(h)
+    dh = None if dh is None else _flat(dh)
+    first = None if h0 is None else contiguous(h0)
+    dlast = None if dlast is None else contiguous(dlast)
+    dfirst = _empty_last(h, cut[3])
+    dx = empty_steps(h, h.shape) if need_x else None
+    gradient, summed = _empty_factors_gradient(a, h) if need_a else (None, False)
+    scan.backward[h.dtype](
+        *work,
+        _lines(factors),
+        _lines(flat),
+        _lines(dh),
+        _address(first),
+        _address(dlast),
+        _lines(dx),
+        () if summed else _lines(gradient),
+        _lines(gradient) if summed else (),
+        dfirst.data_ptr(),
+    )
+    del kept_alive
+    da = gradient if gradient is None else gradient.to(a.dtype)
+    return [x for x in (dx, da, dfirst if need_h0 else None) if x is not None]
+
+
+def _empty_factors_gradient(a: Tensor, h: Tensor) -> tuple[Tensor, bool]:
+    """Return a place for the gradient of a, and whether it is summed there: then in the dtype of the state."""
+    if a.shape[:2] == h.shape[:2]:
+        return empty_steps(a, a.shape), False
+    return a.new_empty(a.shape, dtype=carried(a.dtype)), True
+
+
+def _register(scan: Scan, kind: str, real: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
+    """Give an op its implementations; return what to call."""
+    name = f"_{scan.name}_{kind}"
+    LIBRARY.impl(name, real, "CPU")
+    torch.library.register_fake(f"fastiter::{name}", fake, lib=LIBRARY)
+    return eager(real, getattr(torch.ops.fastiter, name).default)
+
+
+def _forward_op(scan: Scan) -> Callable[..., list[Tensor]]:
+    def real(a: Tensor, x: Tensor, h0: Tensor | None, *cut: Any) -> list[Tensor]:
+        return _forward(scan, a, x, h0, cut)
+
+    def fake(a: Tensor, x: Tensor, h0: Tensor | None, *cut: Any) -> list[Tensor]:
+        return [empty_steps(x, x.shape), _empty_last(x, cut[3])]
+
+    return _register(scan, "fwd", real, fake)
+
+
+def _out_op(scan: Scan) -> Callable[..., Tensor]:
+    def real(a: Tensor, x: Tensor, h0: Tensor | None, *cut_and_out: Any) -> Tensor:
+        return _forward_out(scan, a, x, h0, cut_and_out[:4], cut_and_out[4])
+
+    def fake(a: Tensor, x: Tensor, h0: Tensor | None, *cut_and_out: Any) -> Tensor:
+        return _empty_last(x, cut_and_out[3])
+
+    return _register(scan, "out", real, fake)
+
+
+def _backward_op(scan: Scan) -> Callable[..., list[Tensor]]:
+    def real(
+        a: Tensor, h: Tensor, h0: Tensor | None, dh: Tensor | None, dlast: Tensor | None, *cut_and_needs: Any
+    ) -> list[Tensor]:
+        return _backward(scan, a, h, h0, dh, dlast, cut_and_needs[:4], *cut_and_needs[4:])
+
+    def fake(
+        a: Tensor, h: Tensor, h0: Tensor | None, dh: Tensor | None, dlast: Tensor | None, *cut_and_needs: Any
+    ) -> list[Tensor]:
+        need_x, need_a, need_h0 = cut_and_needs[4:]
+        gradients = [empty_steps(h, h.shape)] if need_x else []
+        gradients += [_empty_factors_gradient(a, h)[0].to(a.dtype)] if need_a else []
+        return gradients + ([_empty_last(h, cut_and_needs[3])] if need_h0 else [])
+
+    return _register(scan, "bwd", real, fake)
+
+
+_FORWARD = {scan.name: _forward_op(scan) for scan in (LINEAR, BLOCK)}
+_OUT = {scan.name: _out_op(scan) for scan in (LINEAR, BLOCK)}
+_BACKWARD = {scan.name: _backward_op(scan) for scan in (LINEAR, BLOCK)}
+
+
+def scan_fwd(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut) -> list[Tensor]:
+    """Return h and the last state."""
+    return _FORWARD[scan.name](a, x, h0, *cut)
+
+
+def scan_out(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut, out: Tensor) -> Tensor:
+    """Write h to ``out``; return the last state."""
+    return _OUT[scan.name](a, x, h0, *cut, out)
+
+
+def scan_bwd(
+    scan: Scan,
+    a: Tensor,
+    h: Tensor,
+    h0: Tensor | None,
+    dh: Tensor | None,
+    dlast: Tensor | None,
+    cut: Cut,
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    """Return of dx, da and dh0 those that are needed."""
+    return _BACKWARD[scan.name](a, h, h0, dh, dlast, *cut, *needs)

@@ -1,0 +1,138 @@
+"""The delta rule on tensors, differentiable: S = decay (I - beta k k^T) S + beta k v^T, o = S^T q, step after step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from .._backend import BackendError
+from .._delta import (
+    Sizes,
+    check_bounds,
+    check_bounds_values,
+    check_exclusive,
+    check_reset,
+    check_shapes,
+    check_state,
+    plan,
+)
+from .._rnn import kind
+from ._delta_op import delta_bwd, delta_fwd
+from ._op import check_tensors, checked_integers, checked_lengths, differentiable_once
+
+
+def delta_scan(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    h0: Tensor | None = None,
+    *,
+    decay: Tensor | None = None,
+    method: Literal["auto", "step", "chunk"] = "auto",
+    chunk: int = 64,
+    reset: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
+    cu_seqlens: Tensor | Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """S[t] = decay[t] (I - beta k k^T) S[t-1] + beta k v^T, o[t] = S[t]^T q[t]: :func:`fastiter.delta_scan` on tensors.
+
+    Differentiable in q, k, v, beta, h0 and decay, with gradients from o and from the final state; the backward pass
+    takes several steps at a time whatever the method. Differentiating twice is refused with an error. Shapes and errors
+    are those of :func:`fastiter.delta_scan`.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> q, k, v = torch.randn(3, 2, 10, 4, 8).unbind()  # two rows of ten steps, four heads
+    >>> k = torch.nn.functional.normalize(k, dim=-1)
+    >>> beta = 2 * torch.rand(2, 10, 4)
+    >>> o, last = fastiter.torch.delta_scan(q, k, v, beta)
+    >>> half, state = fastiter.torch.delta_scan(q[:, :5], k[:, :5], v[:, :5], beta[:, :5])
+    >>> rest, state = fastiter.torch.delta_scan(q[:, 5:], k[:, 5:], v[:, 5:], beta[:, 5:], state)
+    >>> torch.equal(torch.cat([half, rest], 1), o), torch.equal(state, last)
+    (True, True)
+    """
+    function = "delta_scan"
+    optional = [(name, x) for name, x in (("h0", h0), ("decay", decay)) if x is not None]
+    names, tensors = ("q", "k", "v", "beta", *dict(optional)), (q, k, v, beta, *dict(optional).values())
+    check_tensors(function, names, tensors)
+    sizes = check_shapes(function, q.shape, k.shape, v.shape, beta.shape, None if decay is None else decay.shape)
+    plan(function, method, chunk, sizes.factors)
+    check_exclusive(function, lengths, cu_seqlens)
+    flags = None if reset is None else _checked_reset(function, sizes, reset)
+    whole = None if lengths is None else checked_lengths(function, lengths, sizes.batch, sizes.time)
+    bounds = None if cu_seqlens is None else _checked_bounds(function, sizes, cu_seqlens)
+    rows = sizes.batch if bounds is None else bounds.shape[0] - 1
+    check_state(function, None if h0 is None else h0.shape, sizes, rows, bounds is not None)
+    # In forward mode the autograd function is called for its refusal.
+    if (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)) or forward_ad._current_level >= 0:
+        o, last = _DeltaScan.apply(q, k, v, beta, decay, h0, flags, whole, bounds, method, chunk)
+    else:
+        o, last = delta_fwd(q, k, v, beta, decay, h0, flags, whole, bounds, method, chunk, False)
+    return o, last
+
+
+def _checked_reset(function: str, sizes: Sizes, reset: object) -> Tensor:
+    if not isinstance(reset, Tensor):
+        raise TypeError(f"{function}: reset must be a bool tensor, got {kind(reset)}")
+    if reset.dtype != torch.bool or reset.layout != torch.strided:
+        got = f"dtype {reset.dtype}" if reset.dtype != torch.bool else f"layout {reset.layout}"
+        raise TypeError(f"{function}: reset must be a bool tensor, got {got}")
+    if not reset.is_cpu:
+        raise BackendError(f"{function}: reset must be on the CPU, got device {reset.device}")
+    check_reset(function, reset.shape, sizes)
+    return reset
+
+
+def _checked_bounds(function: str, sizes: Sizes, cu_seqlens: Tensor | Sequence[int]) -> Tensor:
+    bounds = checked_integers(function, "cu_seqlens", cu_seqlens)
+    check_bounds(function, bounds.shape, sizes)
+    if torch.compiler.is_compiling():
+        return bounds
+    least = int(bounds.diff().min()) if bounds.numel() > 1 else 0
+    check_bounds_values(function, int(bounds[0]), int(bounds[-1]), least, sizes.time)
+    return bounds
+
+
+class _DeltaScan(torch.autograd.Function):
+    """q, k, v, beta, decay, h0 -> o, the final states"""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        beta: Tensor,
+        decay: Tensor | None,
+        h0: Tensor | None,
+        reset: Tensor | None,
+        lengths: Tensor | None,
+        cu_seqlens: Tensor | None,
+        method: str,
+        chunk: int,
+    ) -> tuple[Tensor, Tensor]:
+        o, last, e, states = delta_fwd(q, k, v, beta, decay, h0, reset, lengths, cu_seqlens, method, chunk, True)
+        ctx.save_for_backward(q, k, beta, decay, e, states, reset, lengths, cu_seqlens)
+        ctx.method, ctx.chunk = method, chunk
+        ctx.set_materialize_grads(False)
+        return o, last
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, d_o: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
+        if d_o is None and dlast is None:
+            return (None,) * 11
+        q, k, beta, decay, e, states, reset, lengths, cu_seqlens = ctx.saved_tensors
+        need_h0 = ctx.needs_input_grad[5]
+        saved = (q, k, beta, decay, e, states, d_o, dlast, reset, lengths, cu_seqlens)
+        dq, dk, dv, dbeta, *rest = delta_bwd(*saved, ctx.method, ctx.chunk, need_h0)
+        ddecay = None if decay is None else rest[0]
+        needed = zip((dq, dk, dv, dbeta, ddecay), ctx.needs_input_grad[:5], strict=True)
+        dh0 = rest[-1] if need_h0 else None
+        return (*[g if need else None for g, need in needed], dh0, None, None, None, None, None)

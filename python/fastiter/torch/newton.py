@@ -1,0 +1,190 @@
+"""Recurrences with diagonal weights on tensors, step by step or by Newton's method, differentiable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from .._newton import CELLS, NewtonInfo, Options, ParaCell, check_shapes, newton_options, state_parts
+from .._rnn import check_flag
+from ._newton_op import para_bwd, para_fwd
+from ._op import check_tensors, checked_lengths, differentiable_once
+
+States: TypeAlias = tuple[Tensor, ...]
+Result: TypeAlias = "tuple[Tensor, States] | tuple[Tensor, States, NewtonInfo]"
+
+
+def paragru(
+    wx: Tensor,
+    a: Tensor,
+    h0: Tensor | tuple[Tensor] | None = None,
+    *,
+    method: str = "auto",
+    reverse: bool = False,
+    lengths: Tensor | Sequence[int] | None = None,
+    window: int | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_steps: int | None = None,
+    return_info: bool = False,
+) -> Result:
+    """h[t] = z q + (1 - z) h[t-1]: :func:`fastiter.paragru` on tensors.
+
+    Differentiable in wx, a and h0, with gradients from h and from the final state; whatever the method of the forward
+    pass, the backward pass is one fused linear recurrence in the other direction. Differentiating twice is refused with
+    an error. Arguments and errors are those of :func:`fastiter.paragru`.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> x, w, a = torch.randn(2, 100, 5), torch.randn(24, 5, requires_grad=True), torch.rand(3, 8, requires_grad=True)
+    >>> wx = torch.nn.functional.linear(x, w).view(2, 100, 3, 8)
+    >>> h, (last,) = fastiter.torch.paragru(wx, a)
+    >>> last.sum().backward()
+    >>> a.grad.shape, w.grad.shape
+    (torch.Size([3, 8]), torch.Size([24, 5]))
+    """
+    solver = (method, window, rtol, atol, max_steps)
+    return _run("paragru", wx, a, None, h0, solver, reverse, lengths, return_info)
+
+
+def paralstm(
+    wx: Tensor,
+    a: Tensor,
+    p: Tensor,
+    state: Sequence[Tensor] | None = None,
+    *,
+    method: str = "auto",
+    reverse: bool = False,
+    lengths: Tensor | Sequence[int] | None = None,
+    window: int | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_steps: int | None = None,
+    return_info: bool = False,
+) -> Result:
+    """c[t] = f c[t-1] + (1 - f) q, h[t] = o tanh(c[t]): :func:`fastiter.paralstm` on tensors.
+
+    Differentiable as :func:`paragru` is, in wx, a, p and the state.
+    """
+    solver = (method, window, rtol, atol, max_steps)
+    return _run("paralstm", wx, a, p, state, solver, reverse, lengths, return_info)
+
+
+def paraslstm(
+    wx: Tensor,
+    a: Tensor,
+    state: Sequence[Tensor] | None = None,
+    *,
+    method: str = "auto",
+    reverse: bool = False,
+    lengths: Tensor | Sequence[int] | None = None,
+    window: int | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_steps: int | None = None,
+    return_info: bool = False,
+) -> Result:
+    """h[t] = o c[t] / n[t]: :func:`fastiter.paraslstm` on tensors, differentiable as :func:`paragru` is.
+
+    The gradients go through the stabiliser m too, so they are right also for losses on c, n and m.
+    """
+    solver = (method, window, rtol, atol, max_steps)
+    return _run("paraslstm", wx, a, None, state, solver, reverse, lengths, return_info)
+
+
+def _run(
+    function: str,
+    wx: Tensor,
+    a: Tensor,
+    p: Tensor | None,
+    state: Any,
+    solver: tuple[str, Any, Any, Any, Any],
+    reverse: bool,
+    lengths: Tensor | Sequence[int] | None,
+    return_info: bool,
+) -> Result:
+    cell = CELLS[function]
+    check_flag(function, "reverse", reverse)
+    check_flag(function, "return_info", return_info)
+    first = () if state is None else state_parts(function, cell, state)
+    check_tensors(function, cell.names, (wx, a, p, *first) if cell.peepholes else (wx, a, *first))
+    shapes = [part.shape for part in first]
+    batch, time, _ = check_shapes(function, cell, wx.shape, a.shape, None if p is None else p.shape, shapes)
+    newton = newton_options(function, *solver, eps=torch.finfo(wx.dtype).eps)
+    whole = None if lengths is None else checked_lengths(function, lengths, batch, time)
+    h, last, info = _apply(cell, wx, a, p, first, reverse, whole, newton)
+    return (h, last, info) if return_info else (h, last)
+
+
+def _apply(
+    cell: ParaCell,
+    wx: Tensor,
+    a: Tensor,
+    p: Tensor | None,
+    first: States,
+    reverse: bool,
+    lengths: Tensor | None,
+    newton: Options,
+) -> tuple[Tensor, States, NewtonInfo]:
+    """Return h, the final states, and how they were solved."""
+    window, max_steps, rtol, atol = newton or (0, 0, 0.0, 0.0)
+    # In forward mode the autograd function is called for its refusal.
+    if (torch.is_grad_enabled() and _any_requires_grad(wx, a, p, first)) or forward_ad._current_level >= 0:
+        outputs = _Recurrence.apply(cell.name, reverse, lengths, (window, max_steps, rtol, atol), wx, a, p, *first)
+    else:
+        outputs = para_fwd(cell.name, wx, a, p, first, reverse, lengths, window, max_steps, rtol, atol, False)
+    h, last = outputs[:2]
+    # parts that are no views, so that a caller may detach or change each in place
+    final = last.flatten(0, 1).unsafe_split_with_sizes([last.shape[1]] * len(cell.states))
+    info = NewtonInfo("newton", *outputs[2].unbind(0)) if newton else NewtonInfo("sequential", None, None)
+    return h, tuple(final), info
+
+
+def _any_requires_grad(wx: Tensor, a: Tensor, p: Tensor | None, first: States) -> bool:
+    if wx.requires_grad or a.requires_grad or (p is not None and p.requires_grad):
+        return True
+    return any(x.requires_grad for x in first)
+
+
+class _Recurrence(torch.autograd.Function):
+    """wx, a, p, *state -> h, the final states as one tensor (S, B, D), and what Newton's method did"""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        cell: str,
+        reverse: bool,
+        lengths: Tensor | None,
+        newton: tuple[int, int, float, float],
+        wx: Tensor,
+        a: Tensor,
+        p: Tensor | None,
+        *first: Tensor,
+    ) -> tuple[Tensor, ...]:
+        h, last, *rest = para_fwd(cell, wx, a, p, first, reverse, lengths, *newton, True)
+        counts = [rest.pop(0)] if newton[0] else []
+        ctx.save_for_backward(wx, a, p, lengths, h, *rest, *first)
+        ctx.cell, ctx.reverse = CELLS[cell], reverse
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*counts)
+        return h, last, *counts
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        wx, a, p, lengths, *others = ctx.saved_tensors
+        count = len(ctx.cell.states)
+        states, first = others[:count], others[count:]
+        if dh is None and dlast is None:
+            return (None,) * (7 + len(first))
+        need_weights = any(ctx.needs_input_grad[5:7])
+        dwx, dfirst, *weights = para_bwd(
+            ctx.cell.name, wx, a, p, first, states, dh, dlast, ctx.reverse, lengths, need_weights
+        )
+        da, dp = (*weights, None, None)[:2]
+        return (None, None, None, None, dwx, da, dp, *(dfirst.unbind(0) if first else ()))

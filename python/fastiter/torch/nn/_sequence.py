@@ -1,0 +1,230 @@
+"""A layer of one recurrence along time: the layouts of its input, output and state, as torch.nn.RNN has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from ..._backend import BackendError
+from .._op import checked_lengths
+
+State = tuple[Tensor, ...]
+
+
+class Part(NamedTuple):
+    """A part of a layer's state: what messages call it, its shape in one row, its dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class SequenceLayer(nn.Module):
+    """Base of the layers. A subclass says what its state is and runs a batch; the rest is here.
+
+    `time` is the axis of the steps in a batch x: 0 in (T, B, I), 1 in (B, T, I). Inputs are projected as they lie in
+    memory; the recurrences take them as a view (B, T, ...) (:meth:`_rows`).
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, batch_first: bool) -> None:
+        super().__init__()
+        self.input_size = check_count(self, "input_size", input_size)
+        self.hidden_size = check_count(self, "hidden_size", hidden_size)
+        self.batch_first = check_bool(self, "batch_first", batch_first)
+
+    def forward(
+        self, input: Tensor | PackedSequence, state: Any = None, lengths: Tensor | Sequence[int] | None = None
+    ) -> tuple[Any, Any]:
+        """Output and final state for input (T, B, I), (B, T, I) if batch_first, (T, I), or a PackedSequence.
+
+        Parameters
+        ----------
+        input : Tensor or PackedSequence
+            Of the parameters' dtype, on the CPU.
+        state : Tensor, or tuple of Tensor, optional
+            As the layer returns it, without B for unbatched input: it goes on from there. None: zeros.
+        lengths : integers (B,), optional
+            Valid steps of each row of a padded batch, 0 to T. What lies in later steps is not used, and their output is
+            0. Not for a PackedSequence, which has its own, nor for unbatched input.
+
+        Returns
+        -------
+        output : Tensor or PackedSequence
+            hidden_size features at each step, in the form of the input.
+        state : Tensor, or tuple of Tensor
+            After the last valid step of each row.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a wrong type or dtype; for a wrong shape or value.
+        BackendError
+            For tensors that are not on the CPU.
+        """
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, state, lengths)
+        x = self._checked_input(input, (2, 3))
+        if x.dim() == 2:
+            if lengths is not None:
+                raise ValueError(f"{name_of(self)}: lengths must be None for unbatched input, got lengths")
+            y, last = self._run(x.unsqueeze(0), 1, self._checked_state(state, None), None)
+            return y.squeeze(0), self._state([part.squeeze(0) for part in last])
+        time = 1 if self.batch_first else 0
+        batch, steps = x.shape[1 - time], x.shape[time]
+        first = self._checked_state(state, batch)
+        if lengths is None:
+            y, last = self._run(x, time, first, None)
+            return y, self._state(last)
+        whole = checked_lengths(name_of(self), lengths, batch, steps)
+        padding = torch.arange(steps) >= whole.unsqueeze(1)
+        padding = (padding if time == 1 else padding.t()).unsqueeze(-1)
+        # Padding may hold NaN, and times a gradient of 0 that would be NaN in the gradients of the weights.
+        y, last = self._run(x.masked_fill(padding, 0), time, first, whole)
+        return y.masked_fill(padding, 0), self._state(last)
+
+    def step(self, input: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Output (B, hidden_size) and state after one more step with input (B, I), or without B, as forward has them.
+
+        Raises
+        ------
+        TypeError, ValueError, BackendError
+            As :meth:`forward` does.
+        """
+        x = self._checked_input(input, (1, 2))
+        time = 1 if x.dim() == 2 and self.batch_first else 0
+        y, last = self.forward(x.unsqueeze(time), state)
+        return y.squeeze(time), last
+
+    def _forward_packed(self, input: PackedSequence, state: Any, lengths: Any) -> tuple[PackedSequence, Any]:
+        if lengths is not None:
+            raise ValueError(f"{name_of(self)}: lengths must be None for a PackedSequence, got lengths")
+        self._checked_input(input.data, (2,))
+        x, own = pad_packed_sequence(input)
+        y, last = self._run(self._cast(x), 0, self._checked_state(state, x.shape[1]), own)
+        order = input.sorted_indices
+        if order is not None:
+            y, own = y.index_select(1, order), own.index_select(0, order)
+        data = pack_padded_sequence(y, own).data
+        return PackedSequence(data, input.batch_sizes, order, input.unsorted_indices), self._state(last)
+
+    def _run(
+        self, x: Tensor, time: int, first: State | None, lengths: Tensor | None
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Output, laid out as x is, and the parts of the final state; `first` are those of the initial one."""
+        raise NotImplementedError
+
+    def _parts(self) -> Sequence[Part]:
+        """What the state consists of."""
+        raise NotImplementedError
+
+    def _like(self) -> Tensor:
+        """Return a parameter: its dtype and device are the layer's."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _rows(x: Tensor, time: int) -> Tensor:
+        """Return (T, B, ...) as (B, T, ...) and the other way round, where time is 0."""
+        return x if time == 1 else x.transpose(0, 1)
+
+    @staticmethod
+    def _state(parts: Sequence[Tensor]) -> Any:
+        return parts[0] if len(parts) == 1 else tuple(parts)
+
+    def _checked_input(self, x: Any, dims: tuple[int, ...]) -> Tensor:
+        name, weight = name_of(self), self._like()
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name}: input must be a Tensor or a PackedSequence, got {type(x).__name__}")
+        if weight.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"{name}: parameters must be float32 or float64, got {_dtype(weight.dtype)}")
+        self._check_tensor("input", x, weight.dtype)
+        if x.dim() not in dims:
+            expected = " or ".join(str(d) for d in dims)
+            raise ValueError(f"{name}: input must have {expected} dimensions, got shape {tuple(x.shape)}")
+        if x.shape[-1] != self.input_size:
+            raise ValueError(f"{name}: input must have input_size = {self.input_size} features, got {x.shape[-1]}")
+        return self._cast(x)
+
+    def _checked_state(self, state: Any, batch: int | None) -> State | None:
+        """Return the parts, each with its axis of the batch; batch is None for unbatched input."""
+        if state is None:
+            return None
+        name, parts = name_of(self), self._parts()
+        values = (state,) if len(parts) == 1 else state
+        matches = isinstance(values, (tuple, list)) and len(values) == len(parts)
+        if not matches or not all(isinstance(s, Tensor) for s in values):
+            names = ", ".join(part.name for part in parts)
+            expected = "a Tensor" if len(parts) == 1 else f"a tuple of {len(parts)} Tensors ({names})"
+            got = (
+                f"{type(state).__name__} of {len(state)}" if isinstance(state, (tuple, list)) else type(state).__name__
+            )
+            raise TypeError(f"{name}: state must be {expected}, got {got}")
+        for part, s in zip(parts, values, strict=True):
+            label = "state" if len(parts) == 1 else f"state {part.name}"
+            self._check_tensor(label, s, part.dtype)
+            shape = part.shape if batch is None else (batch, *part.shape)
+            if s.shape != shape:
+                raise ValueError(f"{name}: {label} must have shape {shape}, got {tuple(s.shape)}")
+        return tuple(s.unsqueeze(0) if batch is None else s for s in values)
+
+    def _check_tensor(self, label: str, x: Tensor, dtype: torch.dtype) -> None:
+        name, device = name_of(self), self._like().device
+        if device.type not in ("cpu", "meta"):
+            raise BackendError(
+                f"{name}: parameters must be on the CPU, as this version has no GPU kernels; got {device}"
+            )
+        if x.device != device:
+            raise BackendError(f"{name}: {label} must be on {device} like the parameters, got {x.device}")
+        cast = x.is_floating_point() and label == "input" and torch.is_autocast_enabled("cpu")
+        if x.dtype != dtype and not cast:
+            raise TypeError(f"{name}: {label} must be {_dtype(dtype)} to go with the parameters, got {_dtype(x.dtype)}")
+
+    def _cast(self, x: Tensor) -> Tensor:
+        """Return x in the dtype of the parameters, where the recurrence is computed; autocast changes it."""
+        return x.to(self._like().dtype)
+
+
+def name_of(module: nn.Module) -> str:
+    """What messages call a layer."""
+    return type(module).__name__.removeprefix("Parametrized")
+
+
+def check_count(module: nn.Module, label: str, value: Any, least: int = 1) -> int:
+    """Return a size that has been checked."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name_of(module)}: {label} must be an int, got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{name_of(module)}: {label} must be at least {least}, got {value}")
+    return value
+
+
+def check_heads(module: nn.Module, num_heads: Any, **sizes: int) -> int:
+    """Return a number of heads that divides all sizes."""
+    heads = check_count(module, "num_heads", num_heads)
+    for label, size in sizes.items():
+        if size % heads:
+            raise ValueError(f"{name_of(module)}: num_heads must divide {label} = {size}, got {heads}")
+    return heads
+
+
+def check_bool(module: nn.Module, label: str, value: Any) -> bool:
+    """Return a flag that has been checked."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name_of(module)}: {label} must be a bool, got {type(value).__name__}")
+    return value
+
+
+def check_choice(module: nn.Module, label: str, value: Any, choices: Sequence[str]) -> str:
+    """Return one of the choices."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name_of(module)}: {label} must be one of {', '.join(choices)}, got {type(value).__name__}")
+    if value not in choices:
+        raise ValueError(f"{name_of(module)}: {label} must be one of {', '.join(choices)}, got {value!r}")
+    return value
+
+
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,230 @@
+"""Linear recurrences along time on tensors: h[t] = A[t] h[t-1] + x[t], differentiable as often as you like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+
+from .._backend import BackendError
+from .._check import overlaps_itself
+from .._rnn import check_flag
+from .._scan import (
+    check_block_shapes,
+    check_bounds,
+    check_bounds_shape,
+    check_first,
+    check_linear_shapes,
+    check_packing,
+    check_reset_shape,
+)
+from . import _scan_twice
+from ._op import check_tensors, checked_integers, checked_lengths, unwatched
+from ._scan_op import BLOCK, LINEAR, Cut, Scan, carried, scan_bwd, scan_fwd, scan_out
+
+Integers: TypeAlias = "Tensor | Sequence[int]"
+
+
+def linear_scan(
+    a: Tensor,
+    x: Tensor,
+    h0: Tensor | None = None,
+    *,
+    reverse: bool = False,
+    reset: Tensor | None = None,
+    lengths: Integers | None = None,
+    cu_seqlens: Integers | None = None,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """h[t] = a[t] * h[t-1] + x[t], element by element: :func:`fastiter.linear_scan` on tensors.
+
+    Returns h and the last state. Differentiable in a, x and h0, with gradients from both results, and twice. The
+    backward pass is one scan in the other direction; where a is broadcast, its gradient is summed on the way, in an
+    order that does not depend on the number of threads. Shapes, dtypes and errors are those of
+    :func:`fastiter.linear_scan`; ``out`` is refused where an argument requires a gradient.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> a, x = torch.tensor([0.5], requires_grad=True), torch.ones(1, 3, 1)
+    >>> h, last = fastiter.torch.linear_scan(a, x)
+    >>> h.flatten().tolist()
+    [1.0, 1.5, 1.75]
+    >>> torch.autograd.grad(last.sum(), a)  # of 1 + a + a^2
+    (tensor([2.]),)
+    """
+    return _run(LINEAR, a, x, h0, reverse, reset, lengths, cu_seqlens, out)
+
+
+def block_scan(
+    A: Tensor,
+    x: Tensor,
+    h0: Tensor | None = None,
+    *,
+    reverse: bool = False,
+    reset: Tensor | None = None,
+    lengths: Integers | None = None,
+    cu_seqlens: Integers | None = None,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """h[t] = A[t] h[t-1] + x[t] with a K x K matrix for each of N groups: :func:`fastiter.block_scan` on tensors.
+
+    Differentiable as :func:`linear_scan` is. Shapes, dtypes and errors are those of :func:`fastiter.block_scan`.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> swap = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
+    >>> h, last = fastiter.torch.block_scan(swap, torch.zeros(1, 3, 1, 2), torch.tensor([[[1.0, 2.0]]]))
+    >>> h[0, :, 0].tolist()
+    [[2.0, 1.0], [1.0, 2.0], [2.0, 1.0]]
+    """
+    return _run(BLOCK, A, x, h0, reverse, reset, lengths, cu_seqlens, out)
+
+
+def _run(
+    scan: Scan,
+    a: Tensor,
+    x: Tensor,
+    h0: Tensor | None,
+    reverse: bool,
+    reset: Tensor | None,
+    lengths: Integers | None,
+    cu_seqlens: Integers | None,
+    out: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    function = scan.name
+    check_flag(function, "reverse", reverse)
+    check_tensors(function, ("x", scan.factors), (x, a), scan.dtypes)
+    (check_block_shapes if scan.blocks else check_linear_shapes)(function, a.shape, x.shape)
+    cut = _checked_cut(function, x, reverse, reset, lengths, cu_seqlens)
+    if h0 is not None:
+        _check_h0(scan, h0, x, cut)
+    factors = _with_all_axes(a, x, scan)
+    if out is not None:
+        given = [("x", x), (scan.factors, a)] + ([] if h0 is None else [("h0", h0)])
+        _check_out(scan, out, x, [*given, *([] if cut[1] is None else [("reset", cut[1])])])
+        return out, scan_out(scan, factors, x, h0, cut, out)
+    return _apply(scan, factors, x, h0, cut)
+
+
+def _checked_cut(
+    function: str,
+    x: Tensor,
+    reverse: bool,
+    reset: Tensor | None,
+    lengths: Integers | None,
+    cu_seqlens: Integers | None,
+) -> Cut:
+    batch, time = x.shape[:2]
+    if reset is not None:
+        if not isinstance(reset, Tensor):
+            raise TypeError(f"{function}: reset must be a torch.Tensor of bool, got {type(reset).__qualname__}")
+        if reset.dtype != torch.bool:
+            raise TypeError(f"{function}: reset must be a torch.Tensor of bool, got dtype {reset.dtype}")
+        if reset.device != x.device or reset.layout != torch.strided:
+            raise BackendError(
+                f"{function}: reset must be dense and on device {x.device} like x, got {reset.layout} on {reset.device}"
+            )
+        check_reset_shape(function, reset.shape, batch, time)
+    if cu_seqlens is not None:
+        check_packing(function, batch, lengths)
+        bounds = checked_integers(function, "cu_seqlens", cu_seqlens)
+        check_bounds_shape(function, bounds.shape)
+        if not is_compiling():
+            falls = bool((bounds[1:] < bounds[:-1]).any())
+            check_bounds(function, bounds.shape, int(bounds[0]), int(bounds[-1]), falls, time)
+        return reverse, reset, None, bounds
+    return reverse, reset, None if lengths is None else checked_lengths(function, lengths, batch, time), None
+
+
+def _check_h0(scan: Scan, h0: Tensor, x: Tensor, cut: Cut) -> None:
+    dtype = carried(x.dtype)
+    check_tensors(scan.name, ("h0",), (h0,), scan.dtypes)
+    if h0.dtype != dtype:
+        raise TypeError(f"{scan.name}: h0 must have dtype {dtype} to go with {x.dtype} x, got {h0.dtype}")
+    if h0.device != x.device:
+        raise BackendError(f"{scan.name}: h0 must be on device {x.device} like x, got {h0.device}")
+    cu_seqlens = cut[3]
+    sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    check_first(scan.name, h0.shape, sequences, x.shape[2:], cu_seqlens is not None)
+
+
+def _check_out(scan: Scan, out: Tensor, x: Tensor, given: Sequence[tuple[str, Tensor]]) -> None:
+    function = scan.name
+    check_tensors(function, ("x", "out"), (x, out), scan.dtypes)
+    if out.shape != x.shape:
+        raise ValueError(f"{function}: out must have shape {tuple(x.shape)}, got {tuple(out.shape)}")
+    if torch.is_grad_enabled() and any(y.requires_grad for _, y in [*given, ("out", out)]):
+        raise RuntimeError(f"{function}: out must be None where an argument requires a gradient, got a tensor")
+    if not unwatched():
+        return
+    if overlaps_itself(out.shape, out.stride(), 1):
+        raise ValueError(f"{function}: out must have one place for each element, got strides {out.stride()}")
+    for name, y in given:
+        if _may_share_memory(out, y):
+            raise ValueError(f"{function}: out must not share memory with the inputs, got the memory of {name}")
+
+
+def _may_share_memory(x: Tensor, y: Tensor) -> bool:
+    def ends(z: Tensor) -> tuple[int, int]:
+        span = 1 + sum((size - 1) * stride for size, stride in zip(z.shape, z.stride(), strict=True))
+        return z.data_ptr(), z.data_ptr() + span * z.element_size()
+
+    if x.numel() == 0 or y.numel() == 0:
+        return False
+    (x_start, x_end), (y_start, y_end) = ends(x), ends(y)
+    return x_start < y_end and y_start < x_end
+
+
+def _with_all_axes(a: Tensor, x: Tensor, scan: Scan) -> Tensor:
+    """Return ``a`` with both axes B and T, of size 1 where it is broadcast, and with all numbers of a step."""
+    inner = (*x.shape[2:], x.shape[-1]) if scan.blocks else x.shape[2:]
+    missing = 2 + len(inner) - a.dim()
+    a = a[(None,) * missing] if missing else a
+    return a if a.shape[2:] == inner else a.expand(*a.shape[:2], *inner)
+
+
+def _apply(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut) -> tuple[Tensor, Tensor]:
+    needs = x.requires_grad or a.requires_grad or (h0 is not None and h0.requires_grad)
+    # In forward mode the autograd function is called for its refusal.
+    if (torch.is_grad_enabled() and needs) or forward_ad._current_level >= 0 or not unwatched():
+        h, last = _Scan.apply(scan.blocks, a, x, h0, *cut)
+    else:
+        h, last = scan_fwd(scan, a, x, h0, cut)
+    return h, last
+
+
+class _Scan(torch.autograd.Function):
+    """a, x, h0 -> h and the last state"""
+
+    @staticmethod
+    def forward(blocks: bool, a: Tensor, x: Tensor, h0: Tensor | None, *cut: Any) -> tuple[Tensor, Tensor]:
+        h, last = scan_fwd(BLOCK if blocks else LINEAR, a, x, h0, cut)
+        return h, last
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        blocks, a, _, h0, reverse, reset, lengths, cu_seqlens = inputs
+        ctx.save_for_backward(a, output[0], h0, reset, lengths, cu_seqlens)
+        ctx.scan, ctx.reverse = BLOCK if blocks else LINEAR, reverse
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
+        a, h, h0, reset, lengths, cu_seqlens = ctx.saved_tensors
+        if dh is None and dlast is None:
+            return (None,) * 8
+        cut = (ctx.reverse, reset, lengths, cu_seqlens)
+        needs = (ctx.needs_input_grad[2], ctx.needs_input_grad[1], ctx.needs_input_grad[3])  # x, a, h0
+        if torch.is_grad_enabled() and not is_compiling():
+            all_three = _scan_twice.backward(ctx.scan, _apply, a, h, h0, dh, dlast, cut)
+            dx, da, dh0 = (x if need else None for x, need in zip(all_three, needs, strict=True))
+        else:
+            wanted = iter(scan_bwd(ctx.scan, a, h, h0, dh, dlast, cut, needs))
+            dx, da, dh0 = (next(wanted) if need else None for need in needs)
+        return None, da, dx, dh0, None, None, None, None

@@ -1,0 +1,134 @@
+"""Cells that users could write, their inputs, and the loop that every solution must agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+
+class Case(NamedTuple):
+    """A cell, the structure of its Jacobian, and how to make (x, params, h0) of sizes B, T, D in a dtype."""
+
+    cell: Callable[..., Any]
+    structure: str
+    inputs: Callable[..., tuple[Any, Any, Any]]
+
+
+def paragru(h: Any, x: Any, params: Any) -> Any:
+    (a,) = params
+    z, r = torch.sigmoid(x[:, 0] + a[0] * h), torch.sigmoid(x[:, 1] + a[1] * h)
+    s = torch.tanh(x[:, 2] + a[2] * h * r)
+    return z * s + (1 - z) * h
+
+
+def paralstm(state: Any, x: Any, params: Any) -> Any:
+    (h, c), a, p = state, params["a"], params["p"]
+    f, q = torch.sigmoid(x[:, 0] + a[0] * h + p[0] * c), torch.tanh(x[:, 2] + a[2] * h)
+    c = f * c + (1 - f) * q
+    o = torch.sigmoid(x[:, 1] + a[1] * h + p[1] * c)
+    return o * torch.tanh(c), c
+
+
+def elman(h: Any, x: Any, params: Any) -> Any:
+    return torch.tanh(x + h @ params)
+
+
+def rotation(h: Any, x: Any, params: Any) -> Any:
+    """Blocks of three neighbours, bent a little."""
+    return torch.tanh(torch.einsum("nij,bnj->bni", params, h.unflatten(1, (-1, 3))).flatten(1) + x)
+
+
+def gru_cell(h: Any, x: Any, params: Any) -> Any:
+    return torch.gru_cell(x, h, *params)
+
+
+def lstm_cell(state: Any, x: Any, params: Any) -> Any:
+    return torch.lstm_cell(x, state, *params)
+
+
+def numbers(seed: int, dtype: Any) -> Callable[..., Any]:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def paragru_inputs(B: int, T: int, D: int, dtype: Any, scale: float = 0.5) -> Any:
+    randn = numbers(B + T + D, dtype)
+    return randn(B, T, 3, D), (scale * randn(3, D),), randn(B, D)
+
+
+def paralstm_inputs(B: int, T: int, D: int, dtype: Any, scale: float = 0.5) -> Any:
+    randn = numbers(B + T + D, dtype)
+    params = {"a": scale * randn(3, D), "p": scale * randn(2, D)}
+    return randn(B, T, 3, D), params, (randn(B, D), randn(B, D))
+
+
+def elman_inputs(B: int, T: int, D: int, dtype: Any, scale: float = 0.5) -> Any:
+    randn = numbers(B + T + D, dtype)
+    return randn(B, T, D), scale / D**0.5 * randn(D, D), randn(B, D)
+
+
+def rotation_inputs(B: int, T: int, D: int, dtype: Any, scale: float = 0.5) -> Any:
+    randn = numbers(B + T + D, dtype)
+    return randn(B, T, 3 * D), scale * randn(D, 3, 3), randn(B, 3 * D)
+
+
+def torch_inputs(B: int, T: int, D: int, dtype: Any, gates: int, scale: float) -> Any:
+    randn = numbers(B + T + D, dtype)
+    weights = [scale / D**0.5 * randn(gates * D, size) for size in (3, D)]
+    return randn(B, T, 3), (*weights, randn(gates * D), randn(gates * D)), randn(B, D)
+
+
+def gru_cell_inputs(B: int, T: int, D: int, dtype: Any, scale: float = 0.5) -> Any:
+    return torch_inputs(B, T, D, dtype, 3, scale)
+
+
+def lstm_cell_inputs(B: int, T: int, D: int, dtype: Any, scale: float = 0.5) -> Any:
+    x, params, h = torch_inputs(B, T, D, dtype, 4, scale)
+    return x, params, (h, h.flip(1))
+
+
+CASES = {
+    "paragru": Case(paragru, "diagonal", paragru_inputs),
+    "paralstm": Case(paralstm, "block 2", paralstm_inputs),
+    "elman": Case(elman, "dense", elman_inputs),
+    "rotation": Case(rotation, "block 3", rotation_inputs),
+    "gru_cell": Case(gru_cell, "dense", gru_cell_inputs),
+    "lstm_cell": Case(lstm_cell, "dense", lstm_cell_inputs),
+}
+METHODS = ("auto", "sequential", "newton", "quasi", "elk")
+every_method = pytest.mark.parametrize("method", METHODS)
+both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def as_tuple(x: Any) -> tuple[Any, ...]:
+    return tuple(x) if isinstance(x, (tuple, list)) else (x,)
+
+
+def loop(cell: Callable[..., Any], x: Any, params: Any, h: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The states of all steps, and the last."""
+    states = []
+    for t in range(as_tuple(x)[0].shape[1]):
+        h = cell(h, tuple(part[:, t] for part in x) if isinstance(x, tuple) else x[:, t], params)
+        states.append(as_tuple(h))
+    return tuple(torch.stack(parts, 1) for parts in zip(*states, strict=True)), as_tuple(h)
+
+
+def largest_difference(actual: Any, expected: Any) -> float:
+    pairs = zip(as_tuple(actual), as_tuple(expected), strict=True)
+    return max((a - e).abs().max().item() for a, e in pairs)
+
+
+def eps(dtype: Any) -> float:
+    return torch.finfo(dtype).eps
+
+
+def assert_is_loop(solution: Any, case: Case, inputs: Any, tolerance: float) -> None:
+    states, last = loop(case.cell, *inputs)
+    assert largest_difference(solution.value, states) <= tolerance
+    assert largest_difference(solution.last, last) <= tolerance
+    assert solution.converged.all()
