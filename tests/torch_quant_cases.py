@@ -46,7 +46,7 @@ LAYOUTS = {
 def some_numbers(*shape: int, dtype: Any = np.float32, seed: int = 0) -> Any:
     """Numbers of many sizes, a zero, and what is beyond most formats"""
     rng = np.random.default_rng(seed)
-    x = rng.standard_normal(shape) * np.exp2(rng.integers(-6, 5, shape))
+    x = np.asarray(rng.standard_normal(shape) * np.exp2(rng.integers(-6, 5, shape)))
     flat = x.reshape(-1)
     flat[:: max(len(flat) // 3, 1)] = 0.0
-    return x.astype(dtype)
+    return np.asarray(x.astype(dtype))

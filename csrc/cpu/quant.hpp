@@ -37,6 +37,29 @@ FASTITER_INLINE bool each_vector(const T* x, T* y, int64_t n, const uint32_t* ra
     return nan.any();
 }
 
+template <class V, size_t... I> FASTITER_INLINE V exchanged(V v, size_t step, std::index_sequence<I...>) {
+    switch (step) {
+    case 1:
+        return __builtin_shufflevector(v, v, int(I ^ 1)...);
+    case 2:
+        return __builtin_shufflevector(v, v, int(I ^ (2 % sizeof...(I)))...);
+    case 4:
+        return __builtin_shufflevector(v, v, int(I ^ (4 % sizeof...(I)))...);
+    default:
+        return __builtin_shufflevector(v, v, int(I ^ (8 % sizeof...(I)))...);
+    }
+}
+
+template <class M> FASTITER_INLINE M larger(M a, M b) { return a > b ? a : b; }
+
+// The largest of all lanes, in all lanes
+template <class T> FASTITER_INLINE mask<T> largest_of(mask<T> m) {
+    constexpr auto all = std::make_index_sequence<size_t(lanes<T>)>();
+#pragma GCC unroll 4
+    for (size_t step = 1; step < size_t(lanes<T>); step *= 2) m = larger(m, exchanged(m, step, all));
+    return m;
+}
+
 // What a kernel that counts (Full) counts with. One that does not only says whether there was a NaN, which stays one.
 template <class T> struct Counters {
     Count<T> nan, overflow, underflow;

@@ -52,7 +52,7 @@ template <class T> struct SmallFloatScale {
 
     FASTITER_INLINE void find(mask<T> largest) {
         const vec<T> wanted = at_most<T>(at_least<T>((vec<T>)largest / T(6) / g, T(0x1p-9)), T(448));
-        s = to_significand<T, Rounding::even>(wanted, {}, e4m3, vec<T>{});
+        s = to_significand<T, Rounding::even>(wanted, random_words<T>{}, e4m3, vec<T>{});
         divisor = s * g;
         const Bits<T> bits = ((mask<T>)s)[0];
         const int exponent = int(bits >> kMantissa<T>) - kBias<T>;
@@ -89,29 +89,6 @@ private:
 };
 
 // ---- blocks ------------------------------------------------------------------------------------------------------------
-
-template <class V, size_t... I> FASTITER_INLINE V exchanged(V v, size_t step, std::index_sequence<I...>) {
-    switch (step) {
-    case 1:
-        return __builtin_shufflevector(v, v, int(I ^ 1)...);
-    case 2:
-        return __builtin_shufflevector(v, v, int(I ^ (2 % sizeof...(I)))...);
-    case 4:
-        return __builtin_shufflevector(v, v, int(I ^ (4 % sizeof...(I)))...);
-    default:
-        return __builtin_shufflevector(v, v, int(I ^ (8 % sizeof...(I)))...);
-    }
-}
-
-template <class M> FASTITER_INLINE M larger(M a, M b) { return a > b ? a : b; }
-
-// The largest of all lanes, in all lanes
-template <class T> FASTITER_INLINE mask<T> largest_of(mask<T> m) {
-    constexpr auto all = std::make_index_sequence<size_t(lanes<T>)>();
-#pragma GCC unroll 4
-    for (size_t step = 1; step < size_t(lanes<T>); step *= 2) m = larger(m, exchanged(m, step, all));
-    return m;
-}
 
 // The bits of the largest magnitude: of NaN they are above those of infinity.
 template <class T> FASTITER_INLINE mask<T> largest_magnitude(const T* x, int64_t n) {
@@ -151,7 +128,7 @@ void blocks(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* r
         const mask<T> largest = largest_magnitude(from, size);
         const bool is_nan = largest[0] > infinity;
         scale.find(largest);
-        if (f.block.scales) f.block.scales[i / f.block.size] = is_nan ? 255 : scale.code;
+        if (f.block.scales) static_cast<uint8_t*>(f.block.scales)[i / f.block.size] = is_nan ? 255 : scale.code;
         if (is_nan) {
             if constexpr (!Full) counts.nan += 1;
             for (int64_t j = 0; j < size; j += lanes<T>) store_up_to(y + i + j, nan, size - j);

@@ -88,35 +88,38 @@ void table(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* ra
 template <class T, bool Random>
 void block_table(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* random, QuantCounts& counts, bool) {
     const Table<T> table(f.table);
-    const T nan = T(__builtin_nan(""));
-    Count<T> underflow;
+    const vec<T> stands_for_nan = broadcast(T(f.nan));
+    Counters<T> count;
     for (int64_t i = 0; i < n; i += f.block.size) {
         const int64_t size = min_of(f.block.size, n - i);
-        T scale = 0;
-        bool bad = false;
-        for (int64_t j = 0; j < size; ++j) {
-            const T given = x[i + j];
-            counts.nan += given != given;
-            const T v = given != given ? T(f.nan) : given, a = v < 0 ? -v : v;
-            bad |= !(a < T(__builtin_inf()));
-            scale = a > scale ? a : scale;
-        }
-        if (f.block.scales) static_cast<T*>(f.block.scales)[i / f.block.size] = bad ? nan : scale;
-        const vec<T> divisor = broadcast(scale > 0 ? scale : T(1)), factor = broadcast(bad ? nan : scale);
+        auto numbers = [&](int64_t j) {
+            const vec<T> given = load_up_to(x + i + j, size - j);
+            return select<T>(given != given, stands_for_nan, given);
+        };
+        mask<T> largest{}; // the bits: those of NaN are above those of infinity
         for (int64_t j = 0; j < size; j += lanes<T>) {
             const vec<T> given = load_up_to(x + i + j, size - j);
-            const vec<T> v = select<T>(given != given, broadcast(T(f.nan)), given) / divisor;
+            count.nan.add(given != given);
+            largest = larger(largest, (mask<T>)magnitude_of<T>(numbers(j)));
+        }
+        const T magnitude = ((vec<T>)largest_of<T>(largest))[0];
+        const bool bad = !(magnitude < T(__builtin_inf()));
+        const T scale = bad ? T(__builtin_nan("")) : magnitude;
+        if (f.block.scales) static_cast<T*>(f.block.scales)[i / f.block.size] = scale;
+        const vec<T> divisor = broadcast(scale > 0 ? scale : T(1)), factor = broadcast(scale);
+        for (int64_t j = 0; j < size; j += lanes<T>) {
+            const vec<T> v = numbers(j) / divisor;
             Found<T> found;
             if constexpr (Random)
                 found = table.find_random(v, load_random<T>(random + i + j));
             else
                 found = table.find(v);
-            underflow.add((found.value == T(0)) & (v != T(0)) & (v == v));
+            count.underflow.add((found.value == T(0)) & (v != T(0)) & (v == v));
             const vec<T> index = bad ? vec<T>{} : found.index;
             store_up_to(y + i + j, f.codes ? index : fma(found.value, factor, vec<T>{}), size - j);
         }
     }
-    counts.underflow += underflow.total();
+    count.add_to(counts);
 }
 
 // 2^e m with the m of the table: value 2^e, cut to what there is

@@ -204,6 +204,7 @@ def rnn_bwd_tensors(
 
 para_fwd_f64 = para_fwd_f32
 para_bwd_f64 = para_bwd_f32
+
 def quantize(
     format: tuple[Any, ...],
     scaling: tuple[Any, ...],

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._check import _overlaps_itself
+from .._check import overlaps_itself
 from .._rnn import kind
 from ._formats import Format
 from ._text import read
@@ -49,7 +49,7 @@ def check_out(function: str, out: object, shape: tuple[int, ...], dtype: np.dtyp
         raise ValueError(f"{function}: out must have shape {shape}, got {out.shape}")
     if not out.flags.writeable:
         raise ValueError(f"{function}: out must be writable, got a read-only array")
-    if _overlaps_itself(out):
+    if overlaps_itself(out.shape, out.strides, out.itemsize):
         raise ValueError(f"{function}: out must have one place for each element, got strides {out.strides}")
     same = out.strides == x.strides and out.__array_interface__["data"] == x.__array_interface__["data"]
     if not same and np.may_share_memory(out, x):

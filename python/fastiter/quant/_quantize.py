@@ -248,7 +248,8 @@ def _cpu(
     block = fmt.block if isinstance(fmt, BlockFormat) else 0
     x = np.ascontiguousarray(_lines(call.x, call.axis) if block else call.x)
     x = x if x.flags.aligned else x.copy()
-    direct = out is not None and not block and out.flags.c_contiguous and out.flags.aligned
+    in_place = not block or x.ndim < 2 or call.axis in (-1, x.ndim - 1)
+    direct = out is not None and in_place and out.flags.c_contiguous and out.flags.aligned
     y = out if direct and out is not None else empty(x.shape, codes or x.dtype)
     n = x.shape[-1] if block and x.ndim else x.size
     scales = None
@@ -272,7 +273,7 @@ def _cpu(
         raise ValueError(f"{call.function}: x must be numbers, as {fmt} has no NaN, got NaN")
     if codes is not None and isinstance(fmt, Int) and uniform is not None and uniform[1]:
         y += codes.type(uniform[1])
-    if block and codes is None:
+    if block and codes is None and not direct:
         y = _put_back(y, call, out)
     elif out is not None and not direct:
         out[...] = y

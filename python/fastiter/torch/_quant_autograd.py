@@ -69,9 +69,7 @@ def apply(x: Tensor, parameter: Tensor | None, how: How) -> Tensor:
 def _forward(x: Tensor, parameter: Tensor | None, how: How) -> tuple[Tensor, Tensor | None]:
     """Return y, and the scale."""
     scale = step_op(parameter, how.function) if how.is_point and parameter is not None else parameter
-    y = quantize_op(
-        x, how.text, scale, how.zero_point, how.axis, how.seed, how.function, how.refuse_nan, how.nan
-    )
+    y = quantize_op(x, how.text, scale, how.zero_point, how.axis, how.seed, how.function, how.refuse_nan, how.nan)
     return y, scale
 
 

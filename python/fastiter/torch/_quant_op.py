@@ -27,13 +27,12 @@ from ..quant._scale import Scale, check_scale
 from ._op import LIBRARY, contiguous, eager, empty
 from ._quant_range import limits
 
-NAMES = {
-    **{torch.float32: "float32", torch.float64: "float64", torch.float16: "float16", torch.bfloat16: "bfloat16"},
-    **{torch.int8: "int8", torch.uint8: "uint8", torch.int16: "int16", torch.uint16: "uint16"},
-    **{torch.int32: "int32", torch.uint32: "uint32", torch.int64: "int64", torch.uint64: "uint64"},
-}
+_FLOATS = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+_SHORT = {torch.int8: "int8", torch.uint8: "uint8", torch.int16: "int16", torch.uint16: "uint16"}
+_LONG = {torch.int32: "int32", torch.uint32: "uint32", torch.int64: "int64", torch.uint64: "uint64"}
+NAMES = _FLOATS | _SHORT | _LONG
 DTYPES = {name: dtype for dtype, name in NAMES.items()}
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+FLOATS = tuple(_FLOATS)
 
 LIBRARY.define(
     "_quantize(Tensor x, str fmt, Tensor? scale, Tensor? zero_point, int axis, Tensor? seed, str function, "
@@ -48,7 +47,8 @@ LIBRARY.define(
     "float? nan) -> Tensor[]"
 )
 LIBRARY.define(
-    "_quant_decode(Tensor codes, Tensor? scales, str fmt, Tensor? scale, Tensor? zero_point, ScalarType dtype) -> Tensor"
+    "_quant_decode(Tensor codes, Tensor? scales, str fmt, Tensor? scale, Tensor? zero_point, "
+    "ScalarType dtype) -> Tensor"
 )
 LIBRARY.define("_quant_step(Tensor point, str function) -> Tensor")
 
@@ -310,7 +310,7 @@ def _quantize_bwd(
         return [dx]
     assert scale is not None
     wide = torch.promote_types(x.dtype, torch.float32)
-    each, factor = _side_by_side(dy.to(wide) * (y.to(wide) - kept.to(wide)), scale)
+    each, _ = _side_by_side(dy.to(wide) * (y.to(wide) - kept.to(wide)), scale)
     along = list(range(1, each.dim(), 2))
     return [dx, (each.sum(along) if along else each.clone()).reshape(scale.shape)]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._backend import BackendError
 from .._rnn import kind
-from ..quant._formats import Format, Int
+from ..quant._formats import Format
 from ._op import check_tensors
 from ._quant_arguments import (
     Rng,
@@ -31,6 +31,7 @@ from ._quant_autograd import Pact, RoundedGradient, apply, how_to
 from ._quant_op import FLOATS, decode_op, encode_op
 
 __all__ = ["Blocks", "decode", "encode", "fixed_point", "lsq", "pact", "quantize", "quantize_gradient"]
+
 
 class Blocks(NamedTuple):
     """The codes of a format with blocks, as of :class:`fastiter.quant.Blocks`."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..._rnn import kind
 from ...quant._check import check_format
+from ...quant._codes import code_bits
 from ...quant._formats import Format
 from .._quant_arguments import facts, largest_scale
 from ..quant import quantize, quantize_gradient
@@ -66,7 +67,7 @@ class FormatQuantizer(Quantizer):
             raise ValueError(f"FormatQuantizer: ste must be 'clip' or 'pass', got {ste!r}")
         self.fmt, self.scaling, self.scale_axis, self.axis, self.ste = form, scale, scale_axis, axis, ste
         self._text = str(form)
-        self.bits = form.bits
+        self.bits = code_bits(form)
         # Zero stands for none yet: it travels with the checkpoint as any other scale does.
         self.register_buffer("scale", torch.zeros(()) if scale == "first" else None)
         self._is_initialized = scale != "first"
@@ -135,7 +136,7 @@ class GradientQuantizer(Quantizer):
             raise TypeError(f"GradientQuantizer: axis must be an int, got {kind(axis)}")
         self.fmt, self.scaling, self.axis = form, scale, axis
         self._text = str(form)
-        self.bits = form.bits
+        self.bits = code_bits(form)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x, whose gradient will be rounded."""

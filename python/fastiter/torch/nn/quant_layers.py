@@ -131,7 +131,7 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
         return self._finished(self._conv_forward(x, weight, bias))
 
 
-class _QuantNorm(QuantLayer):
+class _QuantNorm(QuantLayer, nn.modules.batchnorm._BatchNorm):
     """y = Q_output(Q_input(x) Q_weight(g) + Q_bias(b)): what a normalisation is once its statistics are known.
 
     g = weight / sqrt(var + eps) and b = bias - mean g, with the batch's statistics in training mode and where there are
@@ -150,8 +150,9 @@ class _QuantNorm(QuantLayer):
         return self._finished(x * factor.view(channels) + shift.view(channels))
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.training and self.running_mean is not None:
-            return self.running_mean, self.running_var
+        means, variances = self.running_mean, self.running_var
+        if not self.training and means is not None and variances is not None:
+            return means, variances
         others = [k for k in range(x.dim()) if k != 1]
         count = x.numel() // max(x.shape[1], 1)
         if self.training and count < 2:
@@ -160,12 +161,13 @@ class _QuantNorm(QuantLayer):
                 f"got shape {tuple(x.shape)}"
             )
         variance, mean = torch.var_mean(x, others, correction=0)
-        if self.training and self.running_mean is not None:
+        if self.training and means is not None and variances is not None:
+            assert self.num_batches_tracked is not None
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
                 share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-                self.running_var.lerp_((variance * (count / (count - 1))).to(self.running_var.dtype), share)
+                means.lerp_(mean.to(means.dtype), share)
+                variances.lerp_((variance * (count / (count - 1))).to(variances.dtype), share)
         return mean, variance
 
     def set_plan(self, plan: QuantPlan) -> None:

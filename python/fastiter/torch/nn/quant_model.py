@@ -78,6 +78,7 @@ def quantize_model(model: _M, plan: QuantPlan | Mapping[str, QuantPlan | None], 
     for module, _, of in chosen:
         if not isinstance(module, QuantLayer):
             module.__class__ = REPLACEMENTS[type(module)]
+        assert isinstance(module, QuantLayer)
         module.set_plan(of)
     return model
 

@@ -47,7 +47,9 @@ class Summary(list[Row]):
         lines = [head, *(_cells(row) for row in self)]
         widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
         text = [
-            "  ".join(cell.ljust(w) if k < 3 else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths, strict=True)))
+            "  ".join(
+                cell.ljust(w) if k < 3 else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths, strict=True))
+            )
             for line in lines
         ]
         return "\n".join(line.rstrip() for line in [*text, f"bit operations in all: {self.bit_operations:,}"])

@@ -277,9 +277,7 @@ class PACTQuantizer(Quantizer):
     Choi et al., PACT, arXiv 1805.06085.
     """
 
-    def __init__(
-        self, width: int, alpha: float = 6.0, rounding: str = "RND_CONV", *, seed: int | None = None
-    ) -> None:
+    def __init__(self, width: int, alpha: float = 6.0, rounding: str = "RND_CONV", *, seed: int | None = None) -> None:
         self._code = Int(width, False, rounding)
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
             raise TypeError(f"PACTQuantizer: alpha must be a number, got {kind(alpha)}")
