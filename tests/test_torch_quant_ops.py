@@ -50,6 +50,7 @@ def test_opcheck_of_zero_points_codes_and_points() -> None:
         codes, scales = made if isinstance(made, tuple) else (made, None)
         opcheck(OPS._quant_decode, codes, scales, fmt, None, None, torch.float32)
     opcheck(OPS._quant_step, torch.rand(3, 1), "fixed_point")
+    opcheck(OPS._quant_seed, torch.tensor(4), 3, True)
 
 
 def outcome(function: Any, *given: Any) -> list[Any]:

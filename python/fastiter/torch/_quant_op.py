@@ -51,6 +51,7 @@ LIBRARY.define(
     "ScalarType dtype) -> Tensor"
 )
 LIBRARY.define("_quant_step(Tensor point, str function) -> Tensor")
+LIBRARY.define("_quant_seed(Tensor(a!) counter, int seed, bool advance) -> Tensor")
 
 
 @lru_cache(maxsize=512)
@@ -256,6 +257,18 @@ def _step_fake(point: Tensor, function: str) -> Tensor:
     return point.new_empty(point.shape, dtype=torch.float64)
 
 
+def _seed(counter: Tensor, seed: int, advance: bool) -> Tensor:
+    """Return 2^32 seed + counter, and let the counter go on: one op, as the compiler would move a sum behind that."""
+    made = counter + (seed << 32)
+    if advance:
+        counter.add_(1)
+    return made
+
+
+def _seed_fake(counter: Tensor, seed: int, advance: bool) -> Tensor:
+    return counter.new_empty(counter.shape)
+
+
 # ---- backward -------------------------------------------------------------------------------------------------------
 
 
@@ -338,6 +351,7 @@ for _name, _cpu, _fake in (
     ("_quant_encode", _encode, _encode_fake),
     ("_quant_decode", _decode, _decode_fake),
     ("_quant_step", _step, _step_fake),
+    ("_quant_seed", _seed, _seed_fake),
 ):
     LIBRARY.impl(_name, _cpu, "CPU")
     torch.library.register_fake(f"fastiter::{_name}", _fake, lib=LIBRARY)
@@ -347,3 +361,4 @@ quantize_bwd = eager(_quantize_bwd, torch.ops.fastiter._quantize_bwd.default)
 encode_op = eager(_encode, torch.ops.fastiter._quant_encode.default)
 decode_op = eager(_decode, torch.ops.fastiter._quant_decode.default)
 step_op = eager(_step, torch.ops.fastiter._quant_step.default)
+seed_op = eager(_seed, torch.ops.fastiter._quant_seed.default)

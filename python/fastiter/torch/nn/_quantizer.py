@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..._rnn import kind
 from ...quant._formats import Format
+from .._quant_op import seed_op
 
 _Q = TypeVar("_Q", bound="Quantizer")
 
@@ -51,10 +52,7 @@ class Quantizer(nn.Module):
     def _next_seed(self) -> Tensor | None:
         if self.counter is None:
             return None
-        seed = self.counter + (self.seed << 32)
-        if self.training:
-            self.counter.add_(1)
-        return seed
+        return seed_op(self.counter, self.seed, self.training)
 
 
 def _checked_seed(name: str, seed: int | None) -> int:
