@@ -34,11 +34,16 @@ class QuantLayer(nn.Module):
             parameter = getattr(self, what, None)
             shape = tuple(parameter.shape) if isinstance(parameter, Tensor) else None
             made = None if what == "bias" and parameter is None else made_quantizer(getattr(plan, what), shape)
-            self.register_module(f"{what}_quantizer", _in_mode(made, self))
-        self.register_module("gradient_quantizer", _in_mode(made_gradient(plan.gradient), self))
+            self._give(f"{what}_quantizer", made)
+        self._give("gradient_quantizer", made_gradient(plan.gradient))
+
+    def _give(self, name: str, made: Quantizer | None) -> None:
+        if hasattr(self, name):
+            delattr(self, name)
+        setattr(self, name, None if made is None else made.train(self.training))
 
     def _rounded(self, what: str, x: Tensor) -> Tensor:
-        quantizer = self._modules[f"{what}_quantizer"]
+        quantizer: Quantizer | None = getattr(self, f"{what}_quantizer")
         return x if quantizer is None else quantizer(x)
 
     def _finished(self, y: Tensor) -> Tensor:
@@ -48,13 +53,9 @@ class QuantLayer(nn.Module):
     def initialize(self) -> None:
         """Choose from the parameters what their quantizers have to choose, as the first input would."""
         for what in ("weight", "bias"):
-            quantizer, parameter = self._modules.get(f"{what}_quantizer"), getattr(self, what, None)
+            quantizer, parameter = getattr(self, f"{what}_quantizer", None), getattr(self, what, None)
             if isinstance(quantizer, Quantizer) and isinstance(parameter, Tensor):
                 quantizer.initialize(parameter)
-
-
-def _in_mode(made: nn.Module | None, layer: nn.Module) -> nn.Module | None:
-    return None if made is None else made.train(layer.training)
 
 
 class QuantLinear(QuantLayer, nn.Linear):
@@ -174,8 +175,7 @@ class _QuantNorm(QuantLayer, nn.modules.batchnorm._BatchNorm):
         """Give the layer quantizers of its own, for this plan; those that it had are forgotten."""
         super().set_plan(plan)
         if self.bias is None:  # there is a shift all the same: that of the mean
-            made = made_quantizer(plan.bias, (self.num_features,))
-            self.register_module("bias_quantizer", _in_mode(made, self))
+            self._give("bias_quantizer", made_quantizer(plan.bias, (self.num_features,)))
         for quantizer in (self.weight_quantizer, self.bias_quantizer):
             if quantizer is not None:
                 quantizer.place((self.num_features,))
@@ -295,7 +295,7 @@ class QuantAdd(QuantLayer):
     def set_plan(self, plan: QuantPlan) -> None:
         """Give the layer quantizers of its own, for this plan; those that it had are forgotten."""
         super().set_plan(plan)
-        self.register_module("other_quantizer", _in_mode(made_quantizer(plan.input), self))
+        self._give("other_quantizer", made_quantizer(plan.input))
 
     def forward(self, input: Tensor, other: Tensor) -> Tensor:
         """Return the rounded sum."""

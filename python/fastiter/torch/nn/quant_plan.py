@@ -65,7 +65,7 @@ class QuantPlan:
                 fits = False
             if value is not None and not fits:
                 allowed = "a format or its text" + ("" if wanted is None else f", a {wanted.__name__}")
-                raise TypeError(f"QuantPlan: {field.name} must be {allowed} or None, got {kind(value)}")
+                raise TypeError(f"QuantPlan: {field.name} must be {allowed} or None, got {type(value).__name__}")
 
 
 def made_quantizer(choice: Choice, shape: tuple[int, ...] | None = None) -> Quantizer | None:

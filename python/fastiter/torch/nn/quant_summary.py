@@ -189,7 +189,7 @@ def _row(
     operations = calls.get(layer) if layer is not None and part == "weight" else None
     bits = None
     if operations is not None and layer is not None:
-        other = layer._modules.get("input_quantizer")
+        other = layer.input_quantizer
         weight = getattr(quantizer, "terms", None) or quantizer.bits
         bits = operations * weight * (other.bits if isinstance(other, Quantizer) else 32)
     return Row(
