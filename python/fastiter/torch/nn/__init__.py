@@ -11,6 +11,7 @@ from .quant_layers import QuantAdd, QuantAffine, QuantBatchNorm1d, QuantBatchNor
 from .quant_model import quantize_model
 from .quant_optimizer import quantize_optimizer
 from .quant_plan import QuantPlan
+from .quant_rnn import QuantGRU, QuantLSTM
 from .quant_summary import summary
 from .quantizers import FixedQuantizer, LSQQuantizer, PACTQuantizer
 from .rnn import GRU, LSTM, RNN, sLSTM
@@ -33,6 +34,8 @@ __all__ = [
     "QuantBatchNorm1d",
     "QuantBatchNorm2d",
     "QuantConv2d",
+    "QuantGRU",
+    "QuantLSTM",
     "QuantLinear",
     "QuantPlan",
     "quantize_model",

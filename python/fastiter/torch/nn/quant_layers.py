@@ -42,6 +42,10 @@ class QuantLayer(nn.Module):
             delattr(self, name)
         setattr(self, name, None if made is None else made.train(self.training))
 
+    def products(self, output: Any) -> dict[str, tuple[int, str]]:
+        """Return how many multiplications a call takes with each part of the weights, and what the others are."""
+        return {}
+
     def _rounded(self, what: str, x: Tensor) -> Tensor:
         quantizer: Quantizer | None = getattr(self, f"{what}_quantizer")
         return x if quantizer is None else quantizer(x)
@@ -99,6 +103,10 @@ class QuantLinear(QuantLayer, nn.Linear):
         bias = None if self.bias is None else self._rounded("bias", self.bias)
         return self._finished(F.linear(x, weight, bias))
 
+    def products(self, output: Tensor) -> dict[str, tuple[int, str]]:
+        """Return the multiplications of a call, and what the other factors are."""
+        return {"weight": (int(output.numel()) * self.in_features, "input")}
+
 
 class QuantConv2d(QuantLayer, nn.Conv2d):
     """y = Q_output(Q_input(x) * Q_weight(W) + Q_bias(b)), each Q as the plan says; dy is rounded before it is used.
@@ -130,6 +138,10 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
         x, weight = self._rounded("input", input), self._rounded("weight", self.weight)
         bias = None if self.bias is None else self._rounded("bias", self.bias)
         return self._finished(self._conv_forward(x, weight, bias))
+
+    def products(self, output: Tensor) -> dict[str, tuple[int, str]]:
+        """Return the multiplications of a call, and what the other factors are."""
+        return {"weight": (int(output.numel()) * int(self.weight[0].numel()), "input")}
 
 
 class _QuantNorm(QuantLayer, nn.modules.batchnorm._BatchNorm):
@@ -179,6 +191,10 @@ class _QuantNorm(QuantLayer, nn.modules.batchnorm._BatchNorm):
         for quantizer in (self.weight_quantizer, self.bias_quantizer):
             if quantizer is not None:
                 quantizer.place((self.num_features,))
+
+    def products(self, output: Tensor) -> dict[str, tuple[int, str]]:
+        """Return the multiplications of a call, and what the other factors are."""
+        return {"weight": (int(output.numel()), "input")}
 
     def initialize(self) -> None:
         """Nothing: the factor and the shift that are rounded are known from the first input on."""
@@ -263,6 +279,10 @@ class QuantAffine(QuantLayer):
             raise ValueError(f"QuantAffine: input must have {expected}, got shape {tuple(input.shape)}")
         y = self._rounded("input", input) * self._rounded("weight", self.weight)
         return self._finished(y if self.bias is None else y + self._rounded("bias", self.bias))
+
+    def products(self, output: Tensor) -> dict[str, tuple[int, str]]:
+        """Return the multiplications of a call, and what the other factors are."""
+        return {"weight": (int(output.numel()), "input")}
 
     def extra_repr(self) -> str:
         """Return the number of features."""

@@ -12,6 +12,8 @@ from torch import nn
 from ..._rnn import kind
 from .quant_layers import QuantBatchNorm1d, QuantBatchNorm2d, QuantConv2d, QuantLayer, QuantLinear
 from .quant_plan import QuantPlan
+from .quant_rnn import QuantGRU, QuantLSTM
+from .rnn import GRU, LSTM
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -21,6 +23,10 @@ REPLACEMENTS: dict[type[nn.Module], type[QuantLayer]] = {
     nn.Conv2d: QuantConv2d,
     nn.BatchNorm1d: QuantBatchNorm1d,
     nn.BatchNorm2d: QuantBatchNorm2d,
+    nn.LSTM: QuantLSTM,
+    nn.GRU: QuantGRU,
+    LSTM: QuantLSTM,
+    GRU: QuantGRU,
 }
 
 
@@ -143,6 +149,8 @@ def _refuse_loss(module: nn.Module, name: str) -> None:
             f"{what} a layer of torch.nn or fastiter itself, as what its class adds would be lost, "
             f"got {type(module).__module__}.{type(module).__qualname__}"
         )
+    if getattr(module, "proj_size", 0) or getattr(module, "num_heads", 1) != 1:
+        raise ValueError(f"{what} an LSTM or GRU of one head without proj_size, got {module}")
     if "forward" in vars(module):
         raise ValueError(f"{what} a layer whose forward is its class's own, got one that was replaced")
 

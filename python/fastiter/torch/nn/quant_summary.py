@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ..._rnn import kind
 from ._quantizer import Quantizer
-from .quant_layers import QuantConv2d, QuantLayer, QuantLinear
+from .format_quantizers import GradientQuantizer
+from .quant_layers import QuantLayer
 
 
 class Row(NamedTuple):
@@ -64,6 +65,10 @@ def _cells(row: Row) -> tuple[str, ...]:
         *(number(row.lowest, ".4g"), number(row.highest, ".4g"), number(row.sqnr, ".1f")),
         *(number(row.operations, ","), number(row.bit_operations, ",")),
     )
+
+
+#: Multiplications of a layer with a part of its weights, and the part that the other factors are
+Calls: TypeAlias = dict[tuple[QuantLayer, str], tuple[int, str]]
 
 
 class _Seen:
@@ -123,7 +128,7 @@ def summary(model: nn.Module, *inputs: Any) -> Summary:
         raise TypeError(f"summary: model must be a torch.nn.Module, got {kind(model)}")
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, QuantLayer)}
     seen: dict[Quantizer, _Seen] = {}
-    calls: dict[QuantLayer, int] = {}
+    calls: Calls = {}
     if inputs:
         _watch(model, layers, inputs, seen, calls)
     rows = Summary()
@@ -143,13 +148,14 @@ def _watch(
     layers: dict[str, QuantLayer],
     inputs: tuple[Any, ...],
     seen: dict[Quantizer, _Seen],
-    calls: dict[QuantLayer, int],
+    calls: Calls,
 ) -> None:
     def passed(quantizer: Any, given: tuple[Any, ...], y: Any) -> None:
         seen.setdefault(quantizer, _Seen()).add(given[0], y)
 
     def called(layer: Any, given: tuple[Any, ...], y: Any) -> None:
-        calls[layer] = calls.get(layer, 0) + _operations(layer, y)
+        for part, (count, other) in layer.products(y).items():
+            calls[layer, part] = calls.get((layer, part), (0, other))[0] + count, other
 
     handles = [m.register_forward_hook(passed) for m in model.modules() if isinstance(m, Quantizer)]
     handles += [layer.register_forward_hook(called) for layer in layers.values()]
@@ -165,33 +171,25 @@ def _watch(
             module.training = training
 
 
-def _operations(layer: QuantLayer, y: Any) -> int:
-    """Return the multiplications of one call."""
-    if isinstance(layer, QuantLinear):
-        return int(y.numel()) * layer.in_features
-    if isinstance(layer, QuantConv2d):
-        return int(y.numel()) * int(layer.weight[0].numel())
-    return int(y.numel()) if "weight" in layer.rounds and isinstance(y, Tensor) else 0
-
-
 def _row(
     name: str,
     layer: QuantLayer | None,
     part: str,
     quantizer: Quantizer,
     seen: dict[Quantizer, _Seen],
-    calls: dict[QuantLayer, int],
+    calls: Calls,
 ) -> Row:
     found = seen.get(quantizer, _Seen())
-    some = found.lowest <= found.highest and part != "gradient"
+    some = found.lowest <= found.highest and not isinstance(quantizer, GradientQuantizer)
     formats = [str(fmt) for fmt in quantizer.formats]
     text = " ".join(dict.fromkeys(formats)) if len(set(formats)) < 3 else f"{formats[0]} and {len(formats) - 1} more"
-    operations = calls.get(layer) if layer is not None and part == "weight" else None
-    bits = None
-    if operations is not None and layer is not None:
-        other = layer.input_quantizer
-        weight = getattr(quantizer, "terms", None) or quantizer.bits
-        bits = operations * weight * (other.bits if isinstance(other, Quantizer) else 32)
+    operations = bits = None
+    if layer is not None and (layer, part) in calls:
+        operations, factor = calls[layer, part]
+        other = getattr(layer, f"{factor}_quantizer")
+        bits = (
+            operations * (getattr(quantizer, "terms", None) or quantizer.bits) * (32 if other is None else other.bits)
+        )
     return Row(
         *(name, part, text or "not known yet", quantizer.bits),
         *(found.lowest if some else None, found.highest if some else None, found.sqnr if some else None),
