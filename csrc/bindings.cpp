@@ -163,4 +163,5 @@ PYBIND11_MODULE(_core, m) {
     define_tensor(m);
     define_delta(m);
     define_newton(m);
+    define_fixed(m);
 }

@@ -9,5 +9,6 @@ void define_newton(py::module_& m);
 void define_quant(py::module_& m);
 void define_scan(py::module_& m);
 void define_tensor(py::module_& m);
+void define_fixed(py::module_& m);
 
 } // namespace fastiter

@@ -67,6 +67,8 @@ def test_numbers(isa: str) -> None:
     tests += ["test_quant.py", "test_quant_blocks.py", "test_quant_random.py", "test_quant_codes.py::test_every_code"]
     tests += ["test_newton.py::test_sizes", "test_newton.py::test_saturated_gates", "test_newton_solver.py"]
     tests += ["test_delta.py::test_sizes", "test_torch_delta.py::test_gradients"]
+    tests += ["test_quant_matmul.py", "test_fixed_matmul.py::test_paths_agree", "test_fixed_matmul.py::test_threads"]
+    tests += ["test_fixed_matmul.py::test_the_lowest_codes_of_all", "test_fixed_conv.py::test_modes_and_formats"]
     assert_runs("-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *tests, FASTITER_ISA=isa)
 
 
@@ -80,3 +82,9 @@ def test_nothing_beyond_the_arrays_is_touched(isa: str, script: str, library: st
     if library == "torch":
         pytest.importorskip("torch")
     assert assert_runs("-X", "faulthandler", script, library, FASTITER_ISA=isa).split() == ["done"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
+@every_isa
+def test_nothing_beyond_the_factors_is_touched(isa: str) -> None:
+    assert assert_runs("-X", "faulthandler", "guarded_fixed.py", FASTITER_ISA=isa).split() == ["done"]

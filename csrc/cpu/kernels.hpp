@@ -111,18 +111,22 @@ template <class T> struct KernelsOf {
     T (*read_stream)(const T* x, int64_t n);                     // sums x: the bandwidth that bench/ divides by
 };
 
-struct DeltaKernels;  // delta_kernels.hpp
-struct NewtonKernels; // newton_kernels.hpp
-struct QuantKernels;  // quant_kernels.hpp
-struct ScanKernels;   // scan_kernels.hpp
+struct DeltaKernels;       // delta_kernels.hpp
+struct FixedKernels;       // fixed_kernels.hpp
+struct NewtonKernels;      // newton_kernels.hpp
+struct QuantKernels;       // quant_kernels.hpp
+struct QuantMatmulKernels; // quant_matmul_kernels.hpp
+struct ScanKernels;        // scan_kernels.hpp
 
 // One instruction set's kernels; families beside the first by the address of a table of their own.
 struct Kernels {
     KernelsOf<float> f32;
     KernelsOf<double> f64;
     const DeltaKernels* delta;
+    const FixedKernels* fixed;
     const NewtonKernels* newton;
     const QuantKernels* quant;
+    const QuantMatmulKernels* quant_matmul;
     const ScanKernels* scan;
     template <class T> const KernelsOf<T>& of() const {
         if constexpr (sizeof(T) == 4)

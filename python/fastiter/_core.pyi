@@ -205,6 +205,39 @@ def rnn_bwd_tensors(
 para_fwd_f64 = para_fwd_f32
 para_bwd_f64 = para_bwd_f32
 
+Index3 = tuple[tuple[int, int, int], tuple[int, int, int]]
+FixedCodes = tuple[Address, int, bool, int, Index3, Index3]
+FixedTarget = tuple[int, bool, int, int, int, int]
+
+def fixed_matmul(
+    a: FixedCodes,
+    b: FixedCodes,
+    acc: FixedTarget,
+    product: FixedTarget | tuple[()],
+    every: int,
+    start: tuple[Address, int, int] | tuple[()],
+    out: tuple[Address, int, Index3, Index3],
+    batch: tuple[int, Address, Address, Address],
+    only: int,
+    /,
+) -> int: ...
+def fixed_convert(
+    source: tuple[Address, int, bool, int], out: tuple[Address, int], n: int, target: FixedTarget, /
+) -> None: ...
+def quant_matmul(
+    M: int,
+    N: int,
+    K: int,
+    in_double: bool,
+    a: tuple[Address, int, int],
+    b: tuple[Address, int, int],
+    c: tuple[Address, int],
+    acc: tuple[int, int, int, float, float, float, float, bool],
+    every: int,
+    sums_fit: bool,
+    /,
+) -> None: ...
+
 def quantize(
     format: tuple[Any, ...],
     scaling: tuple[Any, ...],

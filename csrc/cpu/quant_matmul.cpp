@@ -1,0 +1,210 @@
+// c = a b with an accumulator that is a small float. A sum is rounded to odd first where T does not hold it, so that the
+// rounding to the accumulator's format sees on which side of everything it lies (docs/fixed.md).
+#include "quant_matmul_kernels.hpp"
+#include "small_float.hpp"
+#include "tile.hpp"
+
+namespace fastiter::FASTITER_LEVEL {
+namespace {
+
+template <class T> struct Accumulator {
+    Significand<T> significand;
+    T most, over, under, infinite, zero;
+    explicit Accumulator(const FloatAccumulator& f)
+        : significand(f.mantissa, f.min_exponent, true), most(T(f.most)), over(T(f.over)), under(T(f.under)),
+          infinite(T(f.infinite)), zero(f.has_minus_zero ? T(-0.0) : T(0)) {}
+};
+
+// Of two neighbours the odd one, of a number that T holds itself: a b + c
+#if defined(__AVX512F__)
+FASTITER_INLINE vec<float> sum_to_odd(vec<float> a, vec<float> b, vec<float> c) {
+    const __m512 x = (__m512)a, y = (__m512)b, z = (__m512)c;
+    const vec<float> below = (vec<float>)_mm512_fmadd_round_ps(x, y, z, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    const vec<float> above = (vec<float>)_mm512_fmadd_round_ps(x, y, z, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
+    const mask<float> is_odd = ((mask<float>)below & 1) != 0;
+    return is_odd ? below : above;
+}
+#endif
+
+// The product is exact here: it has no more than 53 bits.
+FASTITER_INLINE vec<double> sum_to_odd(vec<double> a, vec<double> b, vec<double> c) {
+    const vec<double> p = a * b, sum = p + c, from_c = sum - p;
+    const vec<double> error = (p - (sum - from_c)) + (c - from_c); // exact; NaN where the sum is no number
+    const mask<double> bits = (mask<double>)sum;
+    const mask<double> is_even_and_cut = (magnitude_of<double>(error) > 0.0) & ((bits & 1) == 0);
+    const mask<double> outward = ((bits ^ (mask<double>)error) >> 63) | 1; // 1 away from zero, -1 toward it
+    return (vec<double>)(bits + (outward & is_even_and_cut));
+}
+
+// The nearest float to a b + c
+FASTITER_INLINE vec<float> nearest_sum(vec<float> a, vec<float> b, vec<float> c, bool) { return fma(a, b, c); }
+FASTITER_INLINE vec<double> nearest_sum(vec<double> a, vec<double> b, vec<double> c, bool in_double) {
+    typedef float narrow __attribute__((vector_size(kVectorBytes / 2)));
+    if (in_double) return a * b + c;
+    return __builtin_convertvector(__builtin_convertvector(sum_to_odd(a, b, c), narrow), vec<double>);
+}
+
+template <class T, Rounding R, bool FITS>
+FASTITER_INLINE vec<T> step(vec<T> a, vec<T> b, vec<T> c, const Accumulator<T>& to) {
+    vec<T> sum;
+    if constexpr (FITS)
+        sum = a * b + c;
+    else
+        sum = sum_to_odd(a, b, c);
+    const vec<T> r = to_significand<T, R>(sum, random_words<T>{}, to.significand, broadcast(to.zero));
+    if constexpr (R == Rounding::down || R == Rounding::up || R == Rounding::zero) {
+        // These differ in what they make of the two ends, and of numbers beyond and infinities.
+        const vec<T> infinite = copy_sign<T>(broadcast(to.infinite), sum), none = broadcast(T(__builtin_inf()));
+        const vec<T> cut = r > to.most ? broadcast(to.over) : (r < -to.most ? broadcast(to.under) : r);
+        return magnitude_of<T>(sum) == none ? infinite : cut;
+    }
+    return magnitude_of<T>(r) > to.most ? copy_sign<T>(broadcast(to.over), r) : r;
+}
+
+// a: lines a_row apart; a panel as in tile.hpp; out: lines of NV vectors
+template <class T, Rounding R, bool FITS, int ROWS, int NV>
+void tile(const T* a, int64_t a_row, const T* panel, const QuantMatmul& g, T* out) {
+    constexpr int W = lanes<T>;
+    const Accumulator<T> to(g.acc);
+    vec<T> acc[ROWS][NV] = {};
+    auto each = [&](int64_t k, auto f) {
+        vec<T> line[NV];
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) line[v] = load(panel + (k * NV + v) * W);
+#pragma GCC unroll 8
+        for (int i = 0; i < ROWS; ++i) {
+            const vec<T> x = broadcast(a[i * a_row + k]);
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) acc[i][v] = f(x, line[v], acc[i][v]);
+        }
+    };
+    for (int64_t k = 0; k < g.K; ++k) {
+        const int64_t last = min_of(g.K, k + g.every) - 1;
+        for (; k < last; ++k) each(k, [&](vec<T> x, vec<T> y, vec<T> c) { return nearest_sum(x, y, c, g.in_double); });
+        each(k, [&](vec<T> x, vec<T> y, vec<T> c) { return step<T, R, FITS>(x, y, c, to); });
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) store(out + (i * NV + v) * W, acc[i][v]);
+}
+
+constexpr int kRows = 4, kVectors = 2;
+template <class T> using Tile = void (*)(const T* a, int64_t a_row, const T* panel, const QuantMatmul&, T* out);
+template <class T> struct Tiles {
+    Tile<T> full, narrow;
+};
+
+template <class T, Rounding R, bool FITS> Tiles<T> tiles() {
+    return {tile<T, R, FITS, kRows, kVectors>, tile<T, R, FITS, kRows, 1>};
+}
+
+template <bool FITS> Tiles<double> tiles_in_double(Rounding r) {
+    switch (r) {
+    case Rounding::down:
+        return tiles<double, Rounding::down, FITS>();
+    case Rounding::up:
+        return tiles<double, Rounding::up, FITS>();
+    case Rounding::zero:
+        return tiles<double, Rounding::zero, FITS>();
+    case Rounding::away:
+        return tiles<double, Rounding::away, FITS>();
+    case Rounding::half_away:
+        return tiles<double, Rounding::half_away, FITS>();
+    default:
+        return tiles<double, Rounding::even, FITS>();
+    }
+}
+
+#if defined(__AVX512F__)
+// Whether floats do: they hold two bits more than the accumulator, and the factors of to_significand.
+bool is_narrow(const QuantMatmul& g) {
+    return !g.in_double && g.acc.rounding == Rounding::even && g.acc.mantissa <= 21 &&
+           g.acc.min_exponent - g.acc.mantissa >= -125 && g.acc.min_exponent <= g.acc.mantissa;
+}
+#endif
+
+// T: what is computed with, S: what lies in memory
+template <class T, class S> class Product {
+public:
+    Product(const QuantMatmul& g, Tiles<T> tiles) : g_(g), tiles_(tiles) {}
+
+    size_t workspace(int threads) const { return size_t(packed_a() + threads * panel_size()) * sizeof(T); }
+
+    void run(Team team) {
+        T* a = static_cast<T*>(g_.workspace);
+        T* panel = a + packed_a() + team.id * panel_size();
+        const Range packs = share(g_.M, team.id, team.size);
+        pack_a(packs, a);
+        for (int64_t i = 0; team.id == 0 && i < kRows * g_.K; ++i) a[g_.M * g_.K + i] = 0;
+        wait(team.barriers[0], team.size);
+        const int64_t panels = ceil_div(g_.N, kColumns);
+        const bool by_panel = panels >= 2 * team.size;
+        const Range mine = by_panel ? share(panels, team.id, team.size) : Range{0, panels};
+        const Range rows = by_panel ? Range{0, g_.M} : packs;
+        for (int64_t j = mine.begin; j < mine.end; ++j) run_panel(a, panel, rows, j * kColumns);
+    }
+
+private:
+    static constexpr int64_t kColumns = kVectors * lanes<T>;
+    // Below the last row are some lines for a tile that is not full.
+    int64_t packed_a() const { return round_up((g_.M + kRows) * g_.K, 64); }
+    int64_t panel_size() const { return round_up(g_.K * kColumns, 64); }
+
+    void pack_a(Range rows, T* out) const {
+        for (int64_t m = rows.begin; m < rows.end; ++m) {
+            const S* from = static_cast<const S*>(g_.a) + m * g_.a_m;
+            for (int64_t k = 0; k < g_.K; ++k) out[m * g_.K + k] = T(from[k * g_.a_k]);
+        }
+    }
+
+    void pack_panel(int64_t n0, int64_t count, int64_t columns, T* out) const {
+        for (int64_t k = 0; k < g_.K; ++k, out += columns) {
+            const S* from = static_cast<const S*>(g_.b) + k * g_.b_k + n0 * g_.b_n;
+            for (int64_t n = 0; n < count; ++n) out[n] = T(from[n * g_.b_n]);
+            for (int64_t n = count; n < columns; ++n) out[n] = 0;
+        }
+    }
+
+    void run_panel(const T* a, T* panel, Range rows, int64_t n0) const {
+        const int64_t count = min_of(kColumns, g_.N - n0);
+        const bool is_small = count <= lanes<T>;
+        const int64_t columns = is_small ? lanes<T> : kColumns;
+        pack_panel(n0, count, columns, panel);
+        for (int64_t m = rows.begin; m < rows.end; m += kRows) {
+            alignas(64) T out[kRows * kColumns];
+            (is_small ? tiles_.narrow : tiles_.full)(a + m * g_.K, g_.K, panel, g_, out);
+            for (int64_t i = 0; i < min_of(kRows, rows.end - m); ++i) {
+                S* to = static_cast<S*>(g_.c) + (m + i) * g_.c_m + n0;
+                for (int64_t n = 0; n < count; ++n) to[n] = S(out[i * columns + n]);
+            }
+        }
+    }
+
+    const QuantMatmul& g_;
+    const Tiles<T> tiles_;
+};
+
+template <class F> auto with_product(const QuantMatmul& g, F&& f) {
+#if defined(__AVX512F__)
+    if (is_narrow(g)) return f(Product<float, float>(g, tiles<float, Rounding::even, false>()));
+#endif
+    const Tiles<double> tiles =
+        g.sums_fit ? tiles_in_double<true>(g.acc.rounding) : tiles_in_double<false>(g.acc.rounding);
+    if (g.in_double) return f(Product<double, double>(g, tiles));
+    return f(Product<double, float>(g, tiles));
+}
+
+size_t workspace(const QuantMatmul& g, int threads) {
+    return with_product(g, [&](const auto& product) { return product.workspace(threads); });
+}
+
+void run(const QuantMatmul& g, Team team) {
+    with_product(g, [&](auto product) { product.run(team); });
+}
+
+} // namespace
+
+extern const QuantMatmulKernels quant_matmul_kernels = {workspace, run};
+
+} // namespace fastiter::FASTITER_LEVEL
