@@ -32,6 +32,7 @@ class Facts(NamedTuple):
     stochastic: bool
     has_nan: bool
     fits_float32: bool
+    accumulates: bool
     held: float  # the largest magnitude that a scale should bring numbers to, 0 for formats without a scale
 
 
@@ -52,7 +53,8 @@ def _facts(text: str) -> Facts:
         held = 1.0
     elif isinstance(fmt, (Int, Float)):
         held = range_of(fmt).highest
-    return Facts(block, fmt.stochastic, has_nan(fmt), block > 0 or _fits_float32(fmt), held)
+    accumulates = isinstance(fmt, Fixed) or (isinstance(fmt, Float) and fmt.signed)
+    return Facts(block, fmt.stochastic, has_nan(fmt), block > 0 or _fits_float32(fmt), accumulates, held)
 
 
 @torch.compiler.assume_constant_result
@@ -92,6 +94,21 @@ def _fixed_text(width: int, signed: bool, rounding: str, overflow: str, terms: i
     if overflow != "SAT":
         raise ValueError(f"fixed_point: overflow must be 'SAT' with terms, got {overflow!r}")
     return str(SumOfPowers(terms, width, width, signed, method, rounding))
+
+
+def checked_accumulator(function: str, accumulate: Format | str, every: int) -> str:
+    """Return the text of an accumulator's format."""
+    text = text_of(function, accumulate)
+    known = facts(text)
+    if not known.accumulates or known.stochastic:
+        raise ValueError(
+            f"{function}: accumulate must be a Fixed or a signed Float that rounds without random numbers, got {text}"
+        )
+    if isinstance(every, bool) or not isinstance(every, int):
+        raise TypeError(f"{function}: every must be an int, got {kind(every)}")
+    if every < 1:
+        raise ValueError(f"{function}: every must be at least 1, got {every}")
+    return text
 
 
 def checked_seed(function: str, rng: Rng) -> Tensor | None:

@@ -17,6 +17,7 @@ from ._op import check_tensors
 from ._quant_arguments import (
     Rng,
     Scale,
+    checked_accumulator,
     checked_amax,
     checked_scale,
     checked_seed,
@@ -29,8 +30,9 @@ from ._quant_arguments import (
 )
 from ._quant_autograd import Pact, RoundedGradient, apply, how_to
 from ._quant_op import FLOATS, decode_op, encode_op
+from ._quant_product import Accumulated
 
-__all__ = ["Blocks", "decode", "encode", "fixed_point", "lsq", "pact", "quantize", "quantize_gradient"]
+__all__ = ["Blocks", "decode", "encode", "fixed_point", "linear", "lsq", "pact", "quantize", "quantize_gradient"]
 
 
 class Blocks(NamedTuple):
@@ -336,3 +338,45 @@ def quantize_gradient(
         raise ValueError("quantize_gradient: rng must be a seed or a generator for stochastic rounding, got None")
     result: Tensor = RoundedGradient.apply(x, text, given, isinstance(scale, str), axis, seed)
     return result
+
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, accumulate: Format | str, every: int = 1
+) -> Tensor:
+    """y[m, n] = bias[n], then y[m, n] = acc(y[m, n] + x[m, k] weight[n, k]) for k = 0, 1, 2, ... in this order.
+
+    :func:`fastiter.quant.quant_matmul` on tensors that are rounded already: each sum is exact and is rounded once. The
+    gradient is that of x weight^T + bias, as if the accumulator were exact.
+
+    Parameters
+    ----------
+    x : Tensor (..., K)
+    weight : Tensor (N, K)
+    bias : Tensor (N,), optional
+        Where the accumulator starts: assigned to its format as a first sum.
+    accumulate : Fixed, Float or str
+        With a :class:`Fixed`, x and weight must be finite and multiples of powers of two by integers of at most 64
+        bits together, as what :func:`quantize` makes of them is; with a :class:`Float`, numbers of float32.
+    every : int
+        How many sums go between two roundings.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.quant import linear
+    >>> x, weight = torch.ones(1, 40), torch.ones(1, 40)
+    >>> linear(x, weight, accumulate="e4m3fn").item()  # 16 + 1 is a tie, and 16 is even
+    16.0
+    >>> linear(x, weight, accumulate="fixed<6,6,RND,SAT>").item()
+    31.0
+    """
+    text = checked_accumulator("linear", accumulate, every)
+    given = [("x", x), ("weight", weight)] + ([] if bias is None else [("bias", bias)])
+    check_tensors("linear", [name for name, _ in given], [tensor for _, tensor in given], FLOATS)
+    if weight.dim() != 2 or x.dim() < 1 or x.shape[-1] != weight.shape[1]:
+        got = f"{tuple(x.shape)} and {tuple(weight.shape)}"
+        raise ValueError(f"linear: x and weight must have shapes (..., K) and (N, K), got {got}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"linear: bias must have shape {tuple(weight.shape[:1])}, got {tuple(bias.shape)}")
+    result: Tensor = Accumulated.apply(x if x.dim() > 1 else x.unsqueeze(0), weight, bias, text, every)
+    return result if x.dim() > 1 else result.squeeze(0)

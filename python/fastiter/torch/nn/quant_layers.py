@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..._rnn import kind
+from .._quant_arguments import text_of
+from .._quant_product import conv2d
 from ._quantizer import Quantizer
 from .format_quantizers import GradientQuantizer
-from .quant_plan import QuantPlan, check_plan, made_gradient, made_quantizer
+from .quant_plan import QuantPlan, check_plan, made_gradient, made_quantizer, plan_linear
 
 
 class QuantLayer(nn.Module):
@@ -65,7 +67,8 @@ class QuantLayer(nn.Module):
 class QuantLinear(QuantLayer, nn.Linear):
     """y = Q_output(Q_input(x) Q_weight(W)^T + Q_bias(b)), each Q as the plan says; dy is rounded before it is used.
 
-    A torch.nn.Linear with its parameters' names. Products and sums are those of float32, or of x's dtype.
+    A torch.nn.Linear with its parameters' names. Products and sums are torch's,
+    or with ``plan.accumulator`` those of :func:`fastiter.torch.quant.linear`.
 
     Parameters
     ----------
@@ -101,7 +104,7 @@ class QuantLinear(QuantLayer, nn.Linear):
         """Return y (..., out_features) for input (..., in_features)."""
         x, weight = self._rounded("input", input), self._rounded("weight", self.weight)
         bias = None if self.bias is None else self._rounded("bias", self.bias)
-        return self._finished(F.linear(x, weight, bias))
+        return self._finished(plan_linear(self.plan, x, weight, bias))
 
     def products(self, output: Tensor) -> dict[str, tuple[int, str]]:
         """Return the multiplications of a call, and what the other factors are."""
@@ -137,7 +140,18 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
         """Return y (B, out_channels, H', W') for input (B, in_channels, H, W), without B for one image."""
         x, weight = self._rounded("input", input), self._rounded("weight", self.weight)
         bias = None if self.bias is None else self._rounded("bias", self.bias)
-        return self._finished(self._conv_forward(x, weight, bias))
+        return self._finished(self._product(x, weight, bias))
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.plan.accumulator is None:
+            return self._conv_forward(x, weight, bias)
+        padding: Any = self.padding
+        if self.padding_mode != "zeros" or isinstance(self.padding, str):
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode), (0, 0)
+        text = text_of("QuantPlan", self.plan.accumulator)
+        how = (text, self.plan.accumulate_every, self.stride, padding, self.dilation, self.groups)
+        return conv2d(x, weight, bias, *how)
 
     def products(self, output: Tensor) -> dict[str, tuple[int, str]]:
         """Return the multiplications of a call, and what the other factors are."""

@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TypeAlias
 
+from torch import Tensor
+from torch.nn import functional as F
+
 from ..._rnn import kind
 from ...quant._check import check_format
 from ...quant._formats import Format
+from .._quant_arguments import checked_accumulator, text_of
+from .._quant_product import Accumulated
 from ._quantizer import Quantizer
 from .format_quantizers import FormatQuantizer, GradientQuantizer
 
@@ -30,6 +35,11 @@ class QuantPlan:
         Of the gradient with respect to the output, before it is multiplied with weights and inputs.
     state : Format, str or Quantizer, optional
         Of the cell state of QuantLSTM, which stays inside.
+    accumulator : Fixed, Float or str, optional
+        Of the sums of products in QuantLinear, QuantConv2d, QuantLSTM and QuantGRU, as in
+        :func:`fastiter.torch.quant.linear`. By default sums are torch's. Weights and inputs have to be rounded, too.
+    accumulate_every : int
+        How many additions go between two roundings to the accumulator.
     optimizer : Format or str, optional
         Of the optimizer's states: see :func:`quantize_optimizer`.
 
@@ -47,18 +57,22 @@ class QuantPlan:
     output: Choice = None
     gradient: Choice = None
     state: Choice = None
+    accumulator: Format | str | None = None
+    accumulate_every: int = 1
     optimizer: Format | str | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
+            if field.name == "accumulate_every":
+                continue
             if isinstance(value, (str, Format)):
                 object.__setattr__(self, field.name, check_format(f"QuantPlan: {field.name}", value))
                 continue
             wanted: type[Quantizer] | None = Quantizer
             if field.name == "gradient":
                 wanted = GradientQuantizer
-            elif field.name == "optimizer":
+            elif field.name in ("optimizer", "accumulator"):
                 wanted = None
             fits = wanted is not None and isinstance(value, wanted)
             if fits and field.name != "gradient" and isinstance(value, GradientQuantizer):
@@ -66,6 +80,8 @@ class QuantPlan:
             if value is not None and not fits:
                 allowed = "a format or its text" + ("" if wanted is None else f", a {wanted.__name__}")
                 raise TypeError(f"QuantPlan: {field.name} must be {allowed} or None, got {type(value).__name__}")
+        if self.accumulator is not None:
+            checked_accumulator("QuantPlan", self.accumulator, self.accumulate_every)
 
 
 def made_quantizer(choice: Choice, shape: tuple[int, ...] | None = None) -> Quantizer | None:
@@ -92,3 +108,12 @@ def check_plan(name: str, plan: object) -> QuantPlan:
     if not isinstance(plan, QuantPlan):
         raise TypeError(f"{name}: plan must be a QuantPlan, got {kind(plan)}")
     return plan
+
+
+def plan_linear(plan: QuantPlan, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x weight^T + bias with the accumulator of a plan."""
+    if plan.accumulator is None:
+        return F.linear(x, weight, bias)
+    text = text_of("QuantPlan", plan.accumulator)
+    result: Tensor = Accumulated.apply(x, weight, bias, text, plan.accumulate_every)
+    return result

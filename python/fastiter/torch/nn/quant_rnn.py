@@ -13,7 +13,7 @@ from ..._rnn import CELLS, kind
 from ._quantizer import Quantizer
 from ._rnn_layer import Direction, Parameters, layer
 from .quant_layers import QuantLayer
-from .quant_plan import QuantPlan, check_plan, made_gradient, made_quantizer
+from .quant_plan import QuantPlan, check_plan, made_gradient, made_quantizer, plan_linear
 
 States = tuple[Tensor, ...]
 
@@ -134,11 +134,12 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
         biases = (weight("bias_ih"), weight("bias_hh")) if self.bias else (None, None)
         parameters = Parameters(weight("weight_ih"), weight("weight_hh"), *biases)
         x = rounded("input", x)
-        if all(quantizers[what] is None for what in ("output", "state", "gradient")):
+        loop = any(quantizers[what] is not None for what in ("output", "state", "gradient"))
+        if not loop and self.plan.accumulator is None:
             direction = Direction(CELLS[self.cell], 1, part.reverse, None)
             out, last = layer(direction, x.contiguous(), parameters, tuple(s.unsqueeze(1) for s in first))
             return out, tuple(s.squeeze(0) for s in last)
-        wx, states, outs = F.linear(x, parameters.w_ih, parameters.b_ih), first, []
+        wx, states, outs = plan_linear(self.plan, x, parameters.w_ih, parameters.b_ih), first, []
         for t in range(len(wx) - 1, -1, -1) if part.reverse else range(len(wx)):
             states = self._step(wx[t], states, parameters, rounded)
             outs.append(states[0])
@@ -152,9 +153,9 @@ class QuantLSTM(QuantRecurrent, nn.LSTM):
     """h_t = Q_output(o tanh(c_t)), c_t = Q_state(f c_{t-1} + i g), gates of Q(W) Q_input(x_t) + Q(R) h_{t-1} + Q(b).
 
     A torch.nn.LSTM with its parameters' names; h is rounded before it goes on to the next step and layer. The gradient
-    of the gates, before their functions, is rounded before weights and states are multiplied with it. Where the plan
-    rounds none of output, state and gradient the recurrence is that of :class:`fastiter.torch.nn.LSTM`; else it is a
-    loop in Python.
+    of the gates, before their functions, is rounded before weights and states are multiplied with it. The recurrence is
+    a loop in Python, or that of :class:`fastiter.torch.nn.LSTM` where the plan has none of output, state, gradient and
+    accumulator.
 
     Parameters
     ----------
@@ -192,7 +193,7 @@ class QuantLSTM(QuantRecurrent, nn.LSTM):
 
     def _step(self, wx: Tensor, states: States, parameters: Parameters, rounded: Any) -> States:
         h, c = states
-        i, f, g, o = rounded("gradient", wx + F.linear(h, parameters.w_hh, parameters.b_hh)).chunk(4, -1)
+        i, f, g, o = rounded("gradient", wx + plan_linear(self.plan, h, parameters.w_hh, parameters.b_hh)).chunk(4, -1)
         c = rounded("state", torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g))
         return rounded("output", torch.sigmoid(o) * torch.tanh(c)), c
 
@@ -224,7 +225,10 @@ class QuantGRU(QuantRecurrent, nn.GRU):
 
     def _step(self, wx: Tensor, states: States, parameters: Parameters, rounded: Any) -> States:
         (h,) = states
-        outer, inner = rounded("gradient", wx), rounded("gradient", F.linear(h, parameters.w_hh, parameters.b_hh))
-        (r, z, n), (rh, zh, nh) = outer.chunk(3, -1), inner.chunk(3, -1)
-        z = torch.sigmoid(z + zh)
-        return (rounded("output", z * h + (1 - z) * torch.tanh(n + torch.sigmoid(r + rh) * nh)),)
+        outer, inner = (
+            rounded("gradient", wx),
+            rounded("gradient", plan_linear(self.plan, h, parameters.w_hh, parameters.b_hh)),
+        )
+        (r, z, n), (r_h, z_h, n_h) = outer.chunk(3, -1), inner.chunk(3, -1)
+        z = torch.sigmoid(z + z_h)
+        return (rounded("output", z * h + (1 - z) * torch.tanh(n + torch.sigmoid(r + r_h) * n_h)),)
