@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -63,11 +63,30 @@ class Work:
 
     def check(self) -> float:
         """Refuse the whole run where ours is wrong; else the largest relative difference."""
-        return gate.check(self.name, self.results(), self.expected, self.length)
+        return self.compare(self.name, self.results())
+
+    def compare(self, name: str, results: Results) -> float:
+        """Refuse what is wrong; else the largest relative difference."""
+        return gate.check(name, results, self.expected, self.length)
 
     def timed(self, mode: str) -> Call:
         values = list(self.inputs.values())
         return run(lambda: self.ours(*values), values, self.cotangent, mode)
+
+    def forms(self) -> dict[str, Call]:
+        """Ours, forward and backward."""
+        both = self.timed(BOTH)
+        return {FRESH: on_fresh_pages(both), REUSED: both}
+
+
+class Contested(Protocol):
+    """What a race is about: work with gradients, or another task that knows when a result is right."""
+
+    @property
+    def name(self) -> str: ...
+    def check(self) -> float: ...
+    def compare(self, name: str, results: Results) -> float: ...
+    def forms(self) -> dict[str, Call]: ...
 
 
 def leaves(**tensors: Tensor) -> dict[str, Tensor]:
@@ -126,10 +145,10 @@ def thread_counts(entrant: Entrant, threads: int) -> list[int]:
 # ---- The race -------------------------------------------------------------------------------------------------------
 
 
-def reason_against(entrant: Entrant, work: Work) -> str | None:
+def reason_against(entrant: Entrant, work: Contested) -> str | None:
     """Why the peer cannot be timed; nothing if it computes what it should. Compiles what compiles."""
     try:
-        gate.check(entrant.name, entrant.results(), work.expected, work.length)
+        work.compare(entrant.name, entrant.results())
     except gate.GateError as error:
         return str(error)
     except Exception as error:  # half of the peers are prototypes: what breaks them is theirs, and is reported
@@ -137,7 +156,7 @@ def reason_against(entrant: Entrant, work: Work) -> str | None:
     return None
 
 
-def admit(peers: Iterable[Entrant | Absent], work: Work, threads: int) -> tuple[dict[str, Competitor], Record]:
+def admit(peers: Iterable[Entrant | Absent], work: Contested, threads: int) -> tuple[dict[str, Competitor], Record]:
     """Those that compute the same, each at every number of threads that may suit it, and why others do not run."""
     admitted: dict[str, Competitor] = {}
     out: Record = {}
@@ -159,13 +178,12 @@ def admit(peers: Iterable[Entrant | Absent], work: Work, threads: int) -> tuple[
 
 
 def race(
-    work: Work, peers: Iterable[Entrant | Absent], threads: int, budget: float, stir: Call | None = None
+    work: Contested, peers: Iterable[Entrant | Absent], threads: int, budget: float, stir: Call | None = None
 ) -> Record:
-    """Ours, on fresh pages and on used ones, and all peers in turn, forward and backward."""
+    """Ours, on fresh pages and on used ones, and all peers in turn."""
     use_threads(threads)
     worst = work.check()
-    both = work.timed(BOTH)
-    ours = {FRESH: on_fresh_pages(both), REUSED: both}
+    ours = work.forms()
     admitted, out = admit(peers, work, threads)
     competitors = [Competitor(form, call, threads, often=True) for form, call in ours.items()]
     timings = interleave([*competitors, *admitted.values()], budget, stir)

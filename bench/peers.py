@@ -12,7 +12,10 @@ from types import ModuleType
 
 from bench.contest import Absent
 
-PACKAGES = ("jax", "mambapy", "pararnn-torch")
+PACKAGES = (
+    *("jax", "mambapy", "pararnn-torch"),
+    *("apytypes", "brevitas", "fxpmath", "gfloat", "ml_dtypes", "qtorch", "torchao"),
+)
 
 
 def versions() -> dict[str, str]:

@@ -57,6 +57,9 @@ HEADERS = {
     "peers": header(
         "forward+backward", f"  {'peer':26}{'ms':>10}", f"{'fresh':>10}{'ratio':>7}", f"{'reused':>10}{'ratio':>7}"
     ),
+    "rounding": header(
+        "rounded and back", f"  {'peer':26}{'ms':>10}", f"{'fresh':>10}{'ratio':>7}", f"{'reused':>10}{'ratio':>7}"
+    ),
     "backward": header("backward against forward", f"{'inference':>13}{'forward':>10}{'backward':>10}{'ratio':>7}"),
     "methods": header("Newton against sequential", f"  {'mode':17}{'sequential':>13}{'newton':>10}{'ratio':>7}"),
 }
@@ -98,6 +101,7 @@ def methods_row(r: Record) -> str:
 ROWS: dict[str, Callable[[Record], str]] = {
     "share": share_row,
     "peers": peers_row,
+    "rounding": peers_row,
     "backward": backward_row,
     "methods": methods_row,
 }
@@ -119,8 +123,11 @@ def pivot(records: Sequence[Record], columns: Mapping[str, Entry]) -> str:
     return markdown_table(header, rows)
 
 
-def share_markdown(records: Sequence[Record], goals: Mapping[str, float]) -> list[str]:
-    """`goals` by the start of the work's name."""
+LARGE_COPY = "The bandwidth is the best of several copies of a large array."
+
+
+def share_markdown(records: Sequence[Record], goals: Mapping[str, float], bandwidth: str = LARGE_COPY) -> list[str]:
+    """`goals` by the start of the work's name; `bandwidth` says which one is meant."""
 
     def share(r: Record) -> str:
         goal = next((goal for start, goal in goals.items() if r["work"].startswith(start)), None)
@@ -133,7 +140,7 @@ def share_markdown(records: Sequence[Record], goals: Mapping[str, float]) -> lis
         "ms": lambda r: f"{r['ms']:.2f}",
         "fresh output, ms": lambda r: f"{r['fresh_ms']:.2f}",
     }
-    note = "Every input and output is counted once. The bandwidth is the best of several copies of a large array."
+    note = f"Every input and output is counted once. {bandwidth}"
     return ["### Forward, output preallocated: share of the copy bandwidth", note, pivot(records, columns)]
 
 
@@ -162,7 +169,7 @@ def peer_rows(records: Mapping[int, Record], goals: Goals) -> list[list[str]]:
     return rows
 
 
-def peers_markdown(records: Sequence[Record], goals: Goals) -> list[str]:
+def peers_markdown(records: Sequence[Record], goals: Goals, what: str = "forward+backward") -> list[str]:
     """A table for each work: how many times as long each peer takes."""
     parts = []
     for work in dict.fromkeys(r["work"] for r in records):
@@ -170,7 +177,7 @@ def peers_markdown(records: Sequence[Record], goals: Goals) -> list[str]:
         header = ["peer", *(f"{form}, {on_threads(n)}" for n in own for form in FORMS), "peer, ms (at its best with)"]
         ours = [f"{r['ours'][form]['ms']:.2f}" for r in own.values() for form in FORMS]
         rows = [["fastiter, ms", *ours, ""], *peer_rows(own, goals)]
-        parts += [f"### {work}, forward+backward: times as fast as its peers", markdown_table(header, rows)]
+        parts += [f"### {work}, {what}: times as fast as its peers", markdown_table(header, rows)]
         refused = dict.fromkeys(f"{name}: {reason}" for r in own.values() for name, reason in r["out"].items())
         parts += ["Not timed: " + "; ".join(refused) + "."] if refused else []
     return parts

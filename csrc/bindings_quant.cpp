@@ -49,13 +49,13 @@ QuantFormat format_of(Fields from) {
     return f;
 }
 
-// scaling: () or (scale, zero_point, run, count). Returns how many were NaN, overflowed, underflowed.
+// scaling: () or (scale, zero_point, run, count, in_float). Returns how many were NaN, overflowed, underflowed.
 py::tuple quantize(const py::tuple& format, const py::tuple& scaling, bool in_double, uint64_t seed, py::handle x,
                    int x_type, py::handle y, int y_type, int64_t lines, int64_t n) {
     QuantJob job;
     job.format = format_of(Fields(format));
     if (Fields s(scaling); !s.empty())
-        s.into(job.scaling.scale, job.scaling.zero_point, job.scaling.run, job.scaling.count);
+        s.into(job.scaling.scale, job.scaling.zero_point, job.scaling.run, job.scaling.count, job.scaling.in_float);
     job.in_double = in_double;
     job.seed = seed;
     job.x = address<const void>(x), job.x_type = Element(x_type);

@@ -151,7 +151,11 @@ def with_quant(dtype: Any) -> None:
             np.empty = empty
 
 
-STOCHASTIC = {"fixed<8,4,TRN,WRAP>": "fixed<8,4,STOCHASTIC,SAT>", "e4m3fn": "e4m3fn<STOCHASTIC>", "mxfp4_e2m1<16,RCEIL>": "mx<e2m1<STOCHASTIC>,16>"}
+STOCHASTIC = {
+    "fixed<8,4,TRN,WRAP>": "fixed<8,4,STOCHASTIC,SAT>",
+    "e4m3fn": "e4m3fn<STOCHASTIC>",
+    "mxfp4_e2m1<16,RCEIL>": "mx<e2m1<STOCHASTIC>,16>",
+}
 
 
 if __name__ == "__main__":

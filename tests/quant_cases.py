@@ -61,8 +61,8 @@ def numbers(dtype: Any, low: int, high: int, count: int = 400, seed: int = 0) ->
         info = np.finfo(dtype)
         extreme = np.array([0, 1, info.smallest_subnormal, info.tiny, info.max, math.inf, 0.5, 1.5, 2.5], dtype)
         extreme = np.concatenate([extreme, np.ldexp(np.ones(4), [low, low - 1, high, high - 1]).astype(dtype)])
-        anywhere = (rng.standard_normal(count) * 2.0 ** rng.integers(-160, 160, count)).astype(dtype)
-    return np.concatenate([ties, near, spread, extreme, -extreme, anywhere])
+        anywhere = rng.standard_normal(count) * 2.0 ** rng.integers(-160, 160, count)
+        return np.concatenate([ties, near, spread, extreme, -extreme, anywhere.astype(dtype)])
 
 
 def fixed_numbers(fmt: Fixed, dtype: Any, count: int = 400, seed: int = 0) -> Array:

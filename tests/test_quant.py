@@ -51,7 +51,14 @@ def check_codes(x: Array, fmt: Format | str, **options: Any) -> None:
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_fixed_in_every_mode(rounding: str, dtype: Any) -> None:
-    for width, integer, signed in ((8, 4, True), (6, 2, False), (4, 6, True), (5, -2, True), (24, 12, True), (33, 16, False)):
+    for width, integer, signed in (
+        (8, 4, True),
+        (6, 2, False),
+        (4, 6, True),
+        (5, -2, True),
+        (24, 12, True),
+        (33, 16, False),
+    ):
         for overflow, saturated in overflows(signed, width):
             fmt = Fixed(width, integer, signed, rounding, overflow, saturated)
             x = fixed_numbers(fmt, dtype, 40)
@@ -111,7 +118,9 @@ def test_random_floats(seed: int) -> None:
             check_codes(x, fmt)
 
 
-@pytest.mark.parametrize("text", ["float<11,52,ieee,RZ>", "float<11,30>", "float<10,40,none,RU,SAT,1030>", "float<5,40>"])
+@pytest.mark.parametrize(
+    "text", ["float<11,52,ieee,RZ>", "float<11,30>", "float<10,40,none,RU,SAT,1030>", "float<5,40>"]
+)
 def test_floats_that_only_doubles_hold(text: str) -> None:
     fmt = parse(text)
     x = numbers(np.float64, max(fmt.min_exponent - fmt.mantissa, -1070), fmt.max_exponent + 1, 200)
@@ -119,7 +128,9 @@ def test_floats_that_only_doubles_hold(text: str) -> None:
     check_codes(x, fmt)
 
 
-@pytest.mark.parametrize("text", ["posit<16,1>", "posit<8,0>", "posit<8,2>", "posit<32,2>", "posit<32,4>", "posit<3,0>", "posit<25,1>"])
+@pytest.mark.parametrize(
+    "text", ["posit<16,1>", "posit<8,0>", "posit<8,2>", "posit<32,2>", "posit<32,4>", "posit<3,0>", "posit<25,1>"]
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_posits(text: str, dtype: Any) -> None:
     fmt = parse(text)
@@ -131,8 +142,22 @@ def test_posits(text: str, dtype: Any) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("table<-1.0 0.0 0.5>", "table<0.1 0.3 0.7 1e30>", "table<-1.0 1.0>", "pow2<-8,3>", "upow2<-3,0>", "pow2<-140,-130>"),
-        *("pow2<3,200>", "khot<1,8,1>", "khot<2,8,1,NEAREST>", "khot<3,16,20>", "ukhot<2,6,3,GREEDY,TRN>", "log2<-8,3>"),
+        *(
+            "table<-1.0 0.0 0.5>",
+            "table<0.1 0.3 0.7 1e30>",
+            "table<-1.0 1.0>",
+            "pow2<-8,3>",
+            "upow2<-3,0>",
+            "pow2<-140,-130>",
+        ),
+        *(
+            "pow2<3,200>",
+            "khot<1,8,1>",
+            "khot<2,8,1,NEAREST>",
+            "khot<3,16,20>",
+            "ukhot<2,6,3,GREEDY,TRN>",
+            "log2<-8,3>",
+        ),
         *("log2<-8,3,2>", "ulog2<-2,2,6>", "log2<-200,100,1>"),
     ],
 )
@@ -233,7 +258,18 @@ def test_integers_with_scales(dtype: Any) -> None:
     for text in ("int8", "uint4", "int4<RND,SAT_SYM>", "int2<TRN>", "uint32", "int8<RND_ZERO>"):
         fmt = parse(text)
         assert isinstance(fmt, Int)
-        for shape in ((), (1,), (1, 1, 1), (6, 1, 1), (1, 5, 1), (1, 1, 12), (6, 5, 12), (3, 1, 4), (6, 5, 3), (2, 5, 2)):
+        for shape in (
+            (),
+            (1,),
+            (1, 1, 1),
+            (6, 1, 1),
+            (1, 5, 1),
+            (1, 1, 12),
+            (6, 5, 12),
+            (3, 1, 4),
+            (6, 5, 3),
+            (2, 5, 2),
+        ):
             scale = rng.uniform(0.01, 2, shape)
             zero = rng.integers(fmt.min_code, fmt.max_code + 1, shape)
             for options in ({}, {"zero_point": zero}):
@@ -242,7 +278,9 @@ def test_integers_with_scales(dtype: Any) -> None:
         check(x, fmt, zero_point=fmt.max_code)
 
 
-@pytest.mark.parametrize("text", ["e4m3fn", "fixed<8,4,RND,SAT>", "posit<8,1>", "table<-1.0 0.0 0.5>", "log2<-8,0,2>", "e8m0"])
+@pytest.mark.parametrize(
+    "text", ["e4m3fn", "fixed<8,4,RND,SAT>", "posit<8,1>", "table<-1.0 0.0 0.5>", "log2<-8,0,2>", "e8m0"]
+)
 def test_other_formats_with_scales(text: str) -> None:
     for dtype in DTYPES:
         x = numbers(dtype, -8, 6, 90)[:360].reshape(6, 60)

@@ -65,7 +65,9 @@ def test_nvfp4(dtype: Any, scale: float | None) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_block_floating_point(dtype: Any) -> None:
-    for width, (block, rounding) in itertools.product((2, 4, 8, 16, 24), zip((16, 32, 3, 1, 8, 20, 9), ROUNDINGS, strict=True)):
+    for width, (block, rounding) in itertools.product(
+        (2, 4, 8, 16, 24), zip((16, 32, 3, 1, 8, 20, 9), ROUNDINGS, strict=True)
+    ):
         x = blocks(dtype, block)
         check(x, BlockFloat(width, block, rounding))
         check_codes(x, BlockFloat(width, block, rounding))

@@ -28,10 +28,20 @@ def read_only() -> Any:
 
 #: (argument that the message names, its class, what it must say, changes to quantize(X, "int4"))
 WRONG: list[tuple[str, type[Exception], str, dict[str, Any]]] = [
-    *(("x", TypeError, got, {"x": x}) for x, got in (([1.0], "list"), (1.0, "float"), (None, "NoneType"), ("a", "str"))),
+    *(
+        ("x", TypeError, got, {"x": x})
+        for x, got in (([1.0], "list"), (1.0, "float"), (None, "NoneType"), ("a", "str"))
+    ),
     *(
         ("x", TypeError, "dtype", {"x": X.astype(dtype)})
-        for dtype in ("int64", "bool", "complex64", "object", "longdouble", ">f4" if sys.byteorder == "little" else "<f4")
+        for dtype in (
+            "int64",
+            "bool",
+            "complex64",
+            "object",
+            "longdouble",
+            ">f4" if sys.byteorder == "little" else "<f4",
+        )
     ),
     *(("fmt", TypeError, got, {"fmt": f}) for f, got in ((None, "NoneType"), (8, "int"), (type(E), "type"))),
     *(("fmt", ValueError, re.escape(f), {"fmt": f}) for f in ("int", "e9m9", "fixed<8>", "int4>")),
@@ -110,9 +120,19 @@ def test_out_is_x_or_apart_from_it() -> None:
 @pytest.mark.parametrize("backend", [None, "reference"])
 def test_nan(dtype: Any, backend: str | None) -> None:
     x = np.array([1.0, math.nan, -3.0] * 30, dtype)
-    for text in ("fixed<8,4,RND,SAT>", "fixed<60,30,TRN,WRAP_SM>", "int8", "e2m1", "pow2<-3,3>", "khot<2,8,3>", "log2<-3,3>"):
+    for text in (
+        "fixed<8,4,RND,SAT>",
+        "fixed<60,30,TRN,WRAP_SM>",
+        "int8",
+        "e2m1",
+        "pow2<-3,3>",
+        "khot<2,8,3>",
+        "log2<-3,3>",
+    ):
         for function in (quantize, encode):
-            with pytest.raises(ValueError, match=f"{function.__name__}: x must be numbers, as {re.escape(text)} has no NaN, got NaN"):
+            with pytest.raises(
+                ValueError, match=f"{function.__name__}: x must be numbers, as {re.escape(text)} has no NaN, got NaN"
+            ):
                 function(x, text, backend=backend)
         kept = quantize(x, text, nan="keep", backend=backend)
         np.testing.assert_array_equal(np.isnan(kept), np.isnan(x))
@@ -145,21 +165,41 @@ def test_decode() -> None:
     refused(TypeError, "decode: codes must be a NumPy array of integers, got dtype float32", lambda: decode(X, E))
     refused(ValueError, "decode: codes must be from 0 to 15 for e2m1, got 16", lambda: decode(codes + 14, "e2m1"))
     refused(ValueError, "decode: codes must be from -8 to 7 for int4, got -9", lambda: decode(np.array([-9]), "int4"))
-    refused(ValueError, "decode: codes must be from 0 to 2 for table<.*>, got 3", lambda: decode(np.array([3]), "table<0 1 2>"))
+    refused(
+        ValueError,
+        "decode: codes must be from 0 to 2 for table<.*>, got 3",
+        lambda: decode(np.array([3]), "table<0 1 2>"),
+    )
     refused(TypeError, "decode: dtype must be float32 or float64, got float16", lambda: decode(codes, E, dtype="f2"))
     refused(TypeError, "decode: dtype must be float32 or float64, got 'x'", lambda: decode(codes, E, dtype="x"))
     refused(ValueError, "decode: scale must have .*, got .*", lambda: decode(codes, E, scale=[1, 2, 3]))
     both = encode(X, "mxfp4_e2m1")
-    refused(TypeError, "decode: codes must be the codes and scales .*, got numpy.ndarray", lambda: decode(both[0], "mxfp4_e2m1"))
-    refused(ValueError, r"decode: scales must have shape \(4, 1\) .*, got \(4,\)", lambda: decode((both[0], both[1][:, 0]), "mxfp4_e2m1"))  # type: ignore[arg-type]
+    refused(
+        TypeError,
+        "decode: codes must be the codes and scales .*, got numpy.ndarray",
+        lambda: decode(both[0], "mxfp4_e2m1"),
+    )
+    refused(
+        ValueError,
+        r"decode: scales must have shape \(4, 1\) .*, got \(4,\)",
+        lambda: decode((both[0], both[1][:, 0]), "mxfp4_e2m1"),
+    )  # type: ignore[arg-type]
 
 
 def test_packing() -> None:
     refused(TypeError, "pack: codes must be a NumPy array of integers, got dtype float32", lambda: pack(X, E))
     refused(ValueError, "pack: codes must be from 0 to 15 for e2m1, got 16", lambda: pack(np.array([16]), "e2m1"))
     packed = pack(np.arange(5), "e2m1")
-    refused(TypeError, "unpack: packed must be a NumPy array of uint8, got dtype int8", lambda: unpack(packed.astype("i1"), "e2m1", 5))
-    refused(ValueError, r"unpack: packed must have 4 bytes along the last axis for 7 codes, got \(3,\)", lambda: unpack(packed, "e2m1", 7))
+    refused(
+        TypeError,
+        "unpack: packed must be a NumPy array of uint8, got dtype int8",
+        lambda: unpack(packed.astype("i1"), "e2m1", 5),
+    )
+    refused(
+        ValueError,
+        r"unpack: packed must have 4 bytes along the last axis for 7 codes, got \(3,\)",
+        lambda: unpack(packed, "e2m1", 7),
+    )
     refused(ValueError, "unpack: n must be 0 or more, got -1", lambda: unpack(packed, "e2m1", -1))
     refused(TypeError, "unpack: n must be an int, got float", lambda: unpack(packed, "e2m1", 5.0))  # type: ignore[arg-type]
 
@@ -177,6 +217,10 @@ def test_analysis() -> None:
     refused(TypeError, "calibrate: axis must be made of ints, got float", lambda: c(X, E, axis=[1.0]))  # type: ignore[list-item]
     refused(ValueError, r"calibrate: group must divide the last axis of x, \(6,\), got 4", lambda: c(X, E, group=4))
     refused(TypeError, "calibrate: group must be an int, got float", lambda: c(X, E, group=2.0))  # type: ignore[arg-type]
-    refused(ValueError, "calibrate: axis and group must be None for fixed<8,4>, .*, got 0, None", lambda: c(X, "fixed<8,4>", axis=0))
+    refused(
+        ValueError,
+        "calibrate: axis and group must be None for fixed<8,4>, .*, got 0, None",
+        lambda: c(X, "fixed<8,4>", axis=0),
+    )
     refused(ValueError, "calibrate: fmt must be one that takes a scale, got mxint8", lambda: c(X, "mxint8"))
     refused(ValueError, "calibrate: x must be finite, got NaN or infinity", lambda: c(np.full(3, math.inf), E))

@@ -55,7 +55,11 @@ def test_overflow(key: tuple[int, bool, str, int]) -> None:
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 def test_infinities_are_beyond_every_format(rounding: str) -> None:
-    for fmt in (Fixed(8, 4, True, rounding, "SAT"), Fixed(64, 1023, True, rounding, "SAT"), Fixed(8, -1000, True, rounding)):
+    for fmt in (
+        Fixed(8, 4, True, rounding, "SAT"),
+        Fixed(64, 1023, True, rounding, "SAT"),
+        Fixed(8, -1000, True, rounding),
+    ):
         for x in (math.inf, -math.inf):
             code = reference.fixed_code(x, fmt)
             assert code == ((fmt.max_code if x > 0 else fmt.min_code) if fmt.overflow == "SAT" else 0)
@@ -148,7 +152,9 @@ def test_posits(shape: tuple[int, int]) -> None:
 def test_posits_are_in_the_order_of_their_codes(n: int, es: int) -> None:
     signed = [reference.posit_value(c % (1 << n), n, es) for c in range(1 - (1 << (n - 1)), 1 << (n - 1))]
     assert signed == sorted(set(signed))
-    assert [reference.posit_code(v, n, es) for v in signed] == [c % (1 << n) for c in range(1 - (1 << (n - 1)), 1 << (n - 1))]
+    assert [reference.posit_code(v, n, es) for v in signed] == [
+        c % (1 << n) for c in range(1 - (1 << (n - 1)), 1 << (n - 1))
+    ]
     # A posit of one bit more between two neighbours is where rounding changes: a tie, to the even code.
     for code in range(1, (1 << (n - 1)) - 1):
         middle = reference.posit_value(2 * code + 1, n + 1, es)

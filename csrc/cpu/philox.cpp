@@ -71,7 +71,8 @@ FASTITER_INLINE void group(uint64_t counter, uint32_t k0, uint32_t k1, uint32_t*
 } // namespace
 
 void random_numbers(uint64_t seed, uint64_t first, int64_t n, uint32_t* words) {
-    for (int64_t i = 0; i < n; i += 64) group((first + uint64_t(i)) / 4, uint32_t(seed), uint32_t(seed >> 32), words + i);
+    for (int64_t i = 0; i < n; i += 64)
+        group((first + uint64_t(i)) / 4, uint32_t(seed), uint32_t(seed >> 32), words + i);
 }
 
 } // namespace fastiter::FASTITER_LEVEL

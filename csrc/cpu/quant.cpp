@@ -68,7 +68,10 @@ void piece(const QuantJob& job, const QuantFormat& f, QuantKernel<T> kernel, int
     }
     if (s.scale) {
         spread(s.scale, s, first, n, b.scale);
-        for (int64_t i = 0; i < n; ++i) b.in[i] = x[i] / b.scale[i];
+        if (s.in_float)
+            for (int64_t i = 0; i < n; ++i) b.in[i] = T(float(x[i]) / float(b.scale[i]));
+        else
+            for (int64_t i = 0; i < n; ++i) b.in[i] = x[i] / b.scale[i];
         x = b.in;
     }
     if (s.zero_point) {
@@ -77,8 +80,12 @@ void piece(const QuantJob& job, const QuantFormat& f, QuantKernel<T> kernel, int
     } else {
         kernel(f, x, y, n, random, counts, stream);
     }
-    if (s.scale && !f.codes)
-        for (int64_t i = 0; i < n; ++i) y[i] *= b.scale[i];
+    if (s.scale && !f.codes) {
+        if (s.in_float)
+            for (int64_t i = 0; i < n; ++i) y[i] = T(float(y[i]) * float(b.scale[i]));
+        else
+            for (int64_t i = 0; i < n; ++i) y[i] *= b.scale[i];
+    }
     if (f.codes)
         store_codes(f, y, n, job.y_type, first, job.y);
     else if (!as_is_y)
@@ -99,7 +106,8 @@ template <class T> void part(const QuantJob& job, int64_t begin, int64_t end, Qu
     };
     if (as_is && f.rounding != Rounding::stochastic && !job.scaling.scale && !job.scaling.zero_point) {
         scales_from(begin);
-        kernel(f, static_cast<const T*>(job.x) + begin, static_cast<T*>(job.y) + begin, end - begin, nullptr, counts, stream);
+        kernel(f, static_cast<const T*>(job.x) + begin, static_cast<T*>(job.y) + begin, end - begin, nullptr, counts,
+               stream);
         return;
     }
     Buffers<T> buffers;

@@ -17,14 +17,15 @@ template <class T> struct PowerScale {
 
     explicit PowerScale(const QuantFormat& f) : codes(f.codes) {
         const Bits<T> one = Bits<T>(1) << kMantissa<T>;
-        const Bits<T> from = f.block.carry_from >= 2 ? one : __builtin_bit_cast(Bits<T>, T(f.block.carry_from)) & (one - 1);
+        const Bits<T> from =
+            f.block.carry_from >= 2 ? one : __builtin_bit_cast(Bits<T>, T(f.block.carry_from)) & (one - 1);
         carry = one - 1 - (from - !f.block.beyond);
         offset = kBias<T> + f.block.max_exponent;
     }
 
     FASTITER_INLINE void find(mask<T> largest) {
         constexpr int most = 127;
-        const mask<T> exponent = ((largest + carry) >> kMantissa<T>) - offset;
+        const mask<T> exponent = ((largest + carry) >> kMantissa<T>)-offset;
         mask<T> k = exponent < -most ? all_bits<T>(-most) : exponent > most ? all_bits<T>(most) : exponent;
         k = largest == bits_of_power<T>(kBias<T> + 1) ? all_bits<T>(most) : k; // infinity
         to_element = power(-k), from_element = power(k);
@@ -56,7 +57,8 @@ template <class T> struct SmallFloatScale {
         divisor = s * g;
         const Bits<T> bits = ((mask<T>)s)[0];
         const int exponent = int(bits >> kMantissa<T>) - kBias<T>;
-        code = exponent >= -6 ? uint8_t((exponent + 7) << 3 | int(bits >> (kMantissa<T> - 3) & 7)) : uint8_t(s[0] * T(0x1p9));
+        code = exponent >= -6 ? uint8_t((exponent + 7) << 3 | int(bits >> (kMantissa<T> - 3) & 7))
+                              : uint8_t(s[0] * T(0x1p9));
     }
     FASTITER_INLINE vec<T> before(vec<T> x) const { return x / divisor; }
     FASTITER_INLINE vec<T> after(vec<T> q) const { return codes ? q : q * s * g; }
@@ -102,12 +104,14 @@ template <class T> FASTITER_INLINE mask<T> largest_magnitude(const T* x, int64_t
 // Directed rounding must still see a number whose quotient is too small for T.
 template <class T, class Scale, Rounding R> FASTITER_INLINE vec<T> not_lost(vec<T> v, vec<T> x) {
     if constexpr (Scale::kExact && (R == Rounding::up || R == Rounding::down || R == Rounding::away))
-        return select<T>((v == T(0)) & (x != T(0)), copy_sign<T>((vec<T>)all_bits<T>(bits_of_power<T>(1 - kBias<T>)), x), v);
+        return select<T>((v == T(0)) & (x != T(0)),
+                         copy_sign<T>((vec<T>)all_bits<T>(bits_of_power<T>(1 - kBias<T>)), x), v);
     return v;
 }
 
 template <class T, class Scale, template <class, Rounding> class Element, Rounding R, bool Full>
-void blocks(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* random, QuantCounts& counts, bool stream) {
+void blocks(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* random, QuantCounts& counts,
+            bool stream) {
     Scale scale(f);
     const Element<T, R> element(f);
     Counters<T> count;

@@ -35,6 +35,12 @@ template <class T, class Code> void float_codes(const SmallFloat& s, const T* y,
     }
 }
 
+// y are 64 bits each.
+template <class T, class Code> void low_bits(const T* y, int64_t n, Code* out) {
+    if constexpr (sizeof(T) == 8)
+        for (int64_t i = 0; i < n; ++i) out[i] = Code(__builtin_bit_cast(uint64_t, y[i]));
+}
+
 template <class Code> void pack(const Code* codes, int64_t n, int bits, uint8_t* out) {
     const uint64_t ones = bits == 64 ? UINT64_MAX : (uint64_t(1) << bits) - 1;
     unsigned __int128 held = 0;
@@ -59,10 +65,10 @@ template <class Code> void unpack(const uint8_t* from, int64_t n, int bits, bool
     }
 }
 
-template <class Code> void lines(const PackJob& job, int64_t begin, int64_t end) {
+template <class Code> void lines(const PackJob& job, Code* first, int64_t begin, int64_t end) {
     const int64_t bytes = ceil_div(job.n * job.bits, 8);
     for (int64_t line = begin; line < end; ++line) {
-        Code* codes = static_cast<Code*>(job.codes) + line * job.n;
+        Code* codes = first + line * job.n;
         uint8_t* packed = job.packed + line * bytes;
         if (job.unpack)
             unpack(packed, job.n, job.bits, job.is_signed, codes);
@@ -71,21 +77,33 @@ template <class Code> void lines(const PackJob& job, int64_t begin, int64_t end)
     }
 }
 
-} // namespace
-
-template <class T> void store_codes(const QuantFormat& f, const T* y, int64_t n, Element type, int64_t first, void* out) {
-    const bool is_float = f.kind == Kind::small_float || f.kind == Kind::wide_float || f.kind == Kind::mx ||
-                          f.kind == Kind::nvfp4;
-    if (!is_float) return narrow(y, n, type, first, out);
+template <class F> void with_code(Element type, void* out, int64_t first, F f) {
     switch (element_bytes(type)) {
     case 1:
-        return float_codes(f.small, y, n, static_cast<uint8_t*>(out) + first);
+        return f(static_cast<uint8_t*>(out) + first);
     case 2:
-        return float_codes(f.small, y, n, static_cast<uint16_t*>(out) + first);
+        return f(static_cast<uint16_t*>(out) + first);
     case 4:
-        return float_codes(f.small, y, n, static_cast<uint32_t*>(out) + first);
+        return f(static_cast<uint32_t*>(out) + first);
     default:
-        return float_codes(f.small, y, n, static_cast<uint64_t*>(out) + first);
+        return f(static_cast<uint64_t*>(out) + first);
+    }
+}
+
+} // namespace
+
+template <class T>
+void store_codes(const QuantFormat& f, const T* y, int64_t n, Element type, int64_t first, void* out) {
+    switch (f.kind) {
+    case Kind::wide_fixed:
+        return with_code(type, out, first, [&](auto* codes) { low_bits(y, n, codes); });
+    case Kind::small_float:
+    case Kind::wide_float:
+    case Kind::mx:
+    case Kind::nvfp4:
+        return with_code(type, out, first, [&](auto* codes) { float_codes(f.small, y, n, codes); });
+    default:
+        return narrow(y, n, type, first, out);
     }
 }
 template void store_codes(const QuantFormat&, const float*, int64_t, Element, int64_t, void*);
@@ -93,16 +111,7 @@ template void store_codes(const QuantFormat&, const double*, int64_t, Element, i
 
 void pack_codes(const PackJob& job, Team team) {
     const int64_t begin = job.lines * team.id / team.size, end = job.lines * (team.id + 1) / team.size;
-    switch (element_bytes(job.type)) {
-    case 1:
-        return lines<uint8_t>(job, begin, end);
-    case 2:
-        return lines<uint16_t>(job, begin, end);
-    case 4:
-        return lines<uint32_t>(job, begin, end);
-    default:
-        return lines<uint64_t>(job, begin, end);
-    }
+    with_code(job.type, job.codes, 0, [&](auto* codes) { lines(job, codes, begin, end); });
 }
 
 } // namespace fastiter::FASTITER_LEVEL

@@ -20,9 +20,10 @@ template <class T> struct Constants {
         if_negative = broadcast(T(is_signed ? -half : 2 * half - low_bits));
         if_positive = broadcast(T(is_signed ? half - low_bits : 2 * half - low_bits));
     }
-    static double power(int bits) { return double(uint64_t(1) << (bits / 2)) * double(uint64_t(1) << (bits - bits / 2)); }
+    static double power(int bits) {
+        return double(uint64_t(1) << (bits / 2)) * double(uint64_t(1) << (bits - bits / 2));
+    }
 };
-
 
 // The bits of -1 - s are those of s inverted.
 template <class T> FASTITER_INLINE vec<T> inverted_where(mask<T> m, vec<T> s) { return select<T>(m, T(-1) - s, s); }
@@ -59,18 +60,19 @@ template <class T, Overflow O> FASTITER_INLINE vec<T> in_range(vec<T> r, vec<T> 
 }
 
 template <class T, Rounding R, Overflow O, bool Full>
-void fixed(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* random, QuantCounts& counts, bool stream) {
+void fixed(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* random, QuantCounts& counts,
+           bool stream) {
     const Constants<T> c(f);
     Counters<T> count;
-    const bool nan = each_vector<T, R == Rounding::stochastic>(
-        x, y, n, random, stream, [&](vec<T> given, random_words<T> words) {
+    const bool nan =
+        each_vector<T, R == Rounding::stochastic>(x, y, n, random, stream, [&](vec<T> given, random_words<T> words) {
             const vec<T> from = Full ? select<T>(given != given, c.nan, given) : given;
             const vec<T> v = c.divide ? from / c.to_code : times_power<T>(from, c.to_code, c.scale_down);
             const vec<T> r = whole<T, R>(v, words);
             if constexpr (Full) {
                 count.nan.add(given != given);
                 count.overflow.add((r < c.least) | (r > c.most));
-                count.underflow.add((r == T(0)) & (from != T(0)));
+                count.underflow.add((r == T(0)) & (v != T(0)));
             }
             return fma(in_range<T, O>(r, v, c), c.from_code, vec<T>{}); // + 0: no -0
         });
@@ -100,7 +102,6 @@ void shifted(const QuantFormat& f, const T* x, const T* zero_point, T* y, int64_
     }
     count.add_to(counts);
 }
-
 
 template <class T, Rounding R, bool Full> QuantKernel<T> with_overflow(Overflow o) {
     switch (o) {
@@ -136,7 +137,8 @@ void shifted_integers(const QuantFormat& f, const T* x, const T* zero_point, T* 
                       QuantCounts& counts) {
     with_fixed_rounding(f.rounding, [&]<Rounding R>() { shifted<T, R>(f, x, zero_point, y, n, random, counts); });
 }
-template void shifted_integers(const QuantFormat&, const float*, const float*, float*, int64_t, const uint32_t*, QuantCounts&);
+template void shifted_integers(const QuantFormat&, const float*, const float*, float*, int64_t, const uint32_t*,
+                               QuantCounts&);
 template void shifted_integers(const QuantFormat&, const double*, const double*, double*, int64_t, const uint32_t*,
                                QuantCounts&);
 

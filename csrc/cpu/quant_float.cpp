@@ -40,8 +40,8 @@ void small_float(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32
                  bool stream) {
     const Constants<T> c(f);
     Counters<T> count;
-    const bool nan = each_vector<T, R == Rounding::stochastic>(
-        x, y, n, random, stream, [&](vec<T> given, random_words<T> words) {
+    const bool nan =
+        each_vector<T, R == Rounding::stochastic>(x, y, n, random, stream, [&](vec<T> given, random_words<T> words) {
             const vec<T> from = Full ? select<T>(given != given, c.nan, given) : given;
             vec<T> r;
             if constexpr (Own)

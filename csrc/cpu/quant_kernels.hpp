@@ -84,16 +84,27 @@ struct PowersShape {
 // fixed and small_float compute in floating point; the wide ones with integers of 128 bits, one element at a time, for what
 // that does not hold.
 enum class Kind {
-    fixed, wide_fixed, small_float, wide_float, mx, nvfp4, block_integer, posit, table, logarithmic, powers,
+    fixed,
+    wide_fixed,
+    small_float,
+    wide_float,
+    mx,
+    nvfp4,
+    block_integer,
+    posit,
+    table,
+    logarithmic,
+    powers,
 };
 
 struct QuantFormat {
     Kind kind = Kind::fixed;
     Rounding rounding = Rounding::even;
     Overflow overflow = Overflow::saturate;
-    double nan = 0;      // stands for NaN: a NaN, which stays, or a number
-    bool count = false;  // all counts are wanted, or `nan` is a number
-    bool codes = false;  // y are codes, or (kinds with a small float) element values; of wide_fixed 64 bits in a double's place
+    double nan = 0;     // stands for NaN: a NaN, which stays, or a number
+    bool count = false; // all counts are wanted, or `nan` is a number
+    bool codes =
+        false; // y are codes, or (kinds with a small float) element values; of wide_fixed 64 bits in a double's place
     bool to_odd = false; // where wide_fixed rounds y to a double: not to the nearest, as y will be rounded again
     FixedPoint fixed;
     SmallFloat small;
@@ -110,11 +121,12 @@ using QuantKernel = void (*)(const QuantFormat&, const T* x, T* y, int64_t n, co
                              bool stream);
 
 // Element i is divided by scale[(i / run) % count] before and multiplied with it after; zero_points are added to codes.
-// Arrays of the type that is computed with; nullptr: none.
+// Arrays of the type that is computed with; nullptr: none. in_float: quotient and product are floats all the same.
 struct Scaling {
     const void* scale = nullptr;
     const void* zero_point = nullptr;
     int64_t run = 1, count = 1;
+    bool in_float = false;
 };
 
 // A whole array of `lines` lines of n elements; blocks do not cross lines. Element i takes random number i of the seed.

@@ -20,19 +20,21 @@ template <class T> struct Words {
 // its first bit it is the string. So the last `dropped` bits of t are what does not fit into the posit: they are rounded away
 // in t, and what carries into the regime makes 10 of 01 and 11 of 10, which is the next k with e and f zero.
 template <class T, Rounding R, bool Full>
-void posit(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* random, QuantCounts& counts, bool stream) {
+void posit(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* random, QuantCounts& counts,
+           bool stream) {
     using U = typename unsigned_of<T>::type;
     using Unsigned = typename Words<T>::type;
     using Signed = mask<T>;
     constexpr int kBits = 8 * sizeof(T);
     const int es = f.posit.es, places = kMantissa<T> + es, gap = kBits - 2 - places, unread = kBits - (f.posit.n - 1);
     const U one = U(1) << (kBits - 1);
-    const vec<T> most = broadcast(power_of_2<T>(f.posit.max_exponent)), least = broadcast(power_of_2<T>(-f.posit.max_exponent));
+    const vec<T> most = broadcast(power_of_2<T>(f.posit.max_exponent)),
+                 least = broadcast(power_of_2<T>(-f.posit.max_exponent));
     const vec<T> nan = broadcast(T(f.nan)), all_codes = broadcast(T(uint64_t(1) << f.posit.n));
     const vec<T> not_real = f.codes ? all_codes * T(0.5) : broadcast(T(__builtin_nan("")));
     Counters<T> count;
-    const bool any_nan = each_vector<T, R == Rounding::stochastic>(
-        x, y, n, random, stream, [&](vec<T> given, random_words<T> words) {
+    const bool any_nan =
+        each_vector<T, R == Rounding::stochastic>(x, y, n, random, stream, [&](vec<T> given, random_words<T> words) {
             const vec<T> from = Full ? select<T>(given != given, nan, given) : given;
             const vec<T> a = magnitude_of<T>(from);
             const vec<T> clamped = min_keeping_nan(most, max_keeping_nan(least, a));

@@ -37,8 +37,8 @@ void sum_of_powers(const QuantFormat& f, const T* x, T* y, int64_t n, const uint
     const vec<T> to_code = broadcast(T(f.fixed.to_code)), from_code = broadcast(T(f.fixed.from_code));
     const vec<T> low = broadcast(T(f.fixed.low)), high = broadcast(T(f.fixed.high)), nan = broadcast(T(f.nan));
     Counters<T> count;
-    const bool any_nan = each_vector<T, R == Rounding::stochastic>(
-        x, y, n, random, stream, [&](vec<T> given, random_words<T> words) {
+    const bool any_nan =
+        each_vector<T, R == Rounding::stochastic>(x, y, n, random, stream, [&](vec<T> given, random_words<T> words) {
             const vec<T> from = Full ? select<T>(given != given, nan, given) : given;
             const vec<T> r = whole<T, R>(times_power<T>(from, to_code, f.fixed.to_code < 1), words);
             if constexpr (Full) {

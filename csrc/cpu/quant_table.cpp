@@ -52,16 +52,19 @@ template <class T> struct Table {
             const int next = int(min_of(int64_t(below.index[lane]) + 1, count - 1));
             above.value[lane] = values[next], above.index[lane] = T(next);
         }
-        const vec<T> gap = above.value - below.value, f = (inside - below.value) / select<T>(gap > T(0), gap, broadcast(T(1)));
+        const vec<T> gap = above.value - below.value,
+                     f = (inside - below.value) / select<T>(gap > T(0), gap, broadcast(T(1)));
         const mask<T> up = carries<T>(f, random);
         return {select<T>(up, above.value, below.value), select<T>(up, above.index, below.index)};
     }
 };
 
 template <class T, bool Random, bool Full>
-void table(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* random, QuantCounts& counts, bool stream) {
+void table(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* random, QuantCounts& counts,
+           bool stream) {
     const Table<T> table(f.table);
-    const vec<T> nan = broadcast(T(f.nan)), low = broadcast(table.values[0]), high = broadcast(table.values[table.count - 1]);
+    const vec<T> nan = broadcast(T(f.nan)), low = broadcast(table.values[0]),
+                 high = broadcast(table.values[table.count - 1]);
     Counters<T> count;
     const bool any_nan = each_vector<T, Random>(x, y, n, random, stream, [&](vec<T> given, random_words<T> words) {
         const vec<T> from = Full ? select<T>(given != given, nan, given) : given;
@@ -78,9 +81,11 @@ void table(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* ra
         }
         return f.codes ? found.index : select<T>(from != from, from, found.value);
     });
-    if constexpr (Full)
+    if constexpr (Full) {
         count.add_to(counts);
-    else
+        // The zeros that fill the last vector up count for nothing.
+        if (table.values[0] > 0 || table.values[table.count - 1] < 0) counts.overflow -= round_up(n, lanes<T>) - n;
+    } else
         counts.nan += any_nan;
 }
 
@@ -114,9 +119,9 @@ void block_table(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32
                 found = table.find_random(v, load_random<T>(random + i + j));
             else
                 found = table.find(v);
-            count.underflow.add((found.value == T(0)) & (v != T(0)) & (v == v));
-            const vec<T> index = bad ? vec<T>{} : found.index;
-            store_up_to(y + i + j, f.codes ? index : fma(found.value, factor, vec<T>{}), size - j);
+            const vec<T> index = bad ? vec<T>{} : found.index, value = fma(found.value, factor, vec<T>{});
+            count.underflow.add((value == T(0)) & (numbers(j) != T(0)));
+            store_up_to(y + i + j, f.codes ? index : value, size - j);
         }
     }
     count.add_to(counts);
@@ -146,7 +151,7 @@ void logarithmic(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32
             count.underflow.add((value < least) & (from != zero) & ~negative_one);
         }
         if (f.codes) {
-            const vec<T> e = __builtin_convertvector((power >> kMantissa<T>) - kBias<T>, vec<T>);
+            const vec<T> e = __builtin_convertvector((power >> kMantissa<T>)-kBias<T>, vec<T>);
             const vec<T> code = e * steps + found.index - first;
             return select<T>(gone, zero, select<T>(from < T(0), code + negative, code));
         }

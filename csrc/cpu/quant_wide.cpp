@@ -105,8 +105,8 @@ FASTITER_INLINE double to_double(Wide code, double scale, bool to_odd) {
 
 } // namespace
 
-void wide_fixed(const QuantFormat& f, const double* x, double* y, int64_t n, const uint32_t* random, QuantCounts& counts,
-                bool) {
+void wide_fixed(const QuantFormat& f, const double* x, double* y, int64_t n, const uint32_t* random,
+                QuantCounts& counts, bool) {
     const FixedPoint& p = f.fixed;
     for (int64_t i = 0; i < n; ++i) {
         counts.nan += x[i] != x[i];
@@ -137,10 +137,9 @@ void wide_fixed(const QuantFormat& f, const double* x, double* y, int64_t n, con
     }
 }
 
-
 // Any small float, in doubles
-void wide_float(const QuantFormat& f, const double* x, double* y, int64_t n, const uint32_t* random, QuantCounts& counts,
-                bool) {
+void wide_float(const QuantFormat& f, const double* x, double* y, int64_t n, const uint32_t* random,
+                QuantCounts& counts, bool) {
     const SmallFloat& s = f.small;
     for (int64_t i = 0; i < n; ++i) {
         counts.nan += x[i] != x[i];
@@ -161,7 +160,8 @@ void wide_float(const QuantFormat& f, const double* x, double* y, int64_t n, con
                 const bool odd = bare ? ((leading - s.min_exponent + s.has_zero) & 1) != 0
                                       : places < 64 && (parts.significand >> places & 1);
                 const uint64_t m =
-                    without(parts.significand, places, parts.negative, odd, f.rounding, random ? random[i] : 0).magnitude;
+                    without(parts.significand, places, parts.negative, odd, f.rounding, random ? random[i] : 0)
+                        .magnitude;
                 r = last > 1023 ? infinity : double(m) * power(last); // exact, or beyond doubles
                 r = parts.negative ? -r : r;
             }

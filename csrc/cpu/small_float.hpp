@@ -9,7 +9,9 @@ template <class T> constexpr int kBias = sizeof(T) == 4 ? 127 : 1023;
 template <class T> using Bits = decltype(mask<T>{}[0] + 0); // the integer as wide as T
 template <class T> FASTITER_INLINE mask<T> all_bits(Bits<T> b) { return b - mask<T>{}; }
 // The bits of 2^e, a normal number
-template <class T> FASTITER_INLINE constexpr Bits<T> bits_of_power(int e) { return Bits<T>(e + kBias<T>) << kMantissa<T>; }
+template <class T> FASTITER_INLINE constexpr Bits<T> bits_of_power(int e) {
+    return Bits<T>(e + kBias<T>) << kMantissa<T>;
+}
 
 template <class T> FASTITER_INLINE T power_of_2(int e) { return __builtin_bit_cast(T, bits_of_power<T>(e)); }
 
@@ -28,7 +30,7 @@ template <class T> struct Significand {
           largest(all_bits<T>(bits_of_power<T>(kBias<T> - (mantissa == 0)))),
           to_whole(all_bits<T>(bits_of_power<T>(kBias<T> + mantissa))),
           from_whole(all_bits<T>(Bits<T>(mantissa) << kMantissa<T>)), bare(mantissa == 0),
-          down_where_odd(((min_exponent + kBias<T>) & 1) != int(has_zero)) {}
+          down_where_odd(((min_exponent + kBias<T>)&1) != int(has_zero)) {}
 };
 
 // zero: 0 or -0; with 0 there is no -0.
@@ -42,7 +44,7 @@ FASTITER_INLINE vec<T> to_significand(vec<T> x, random_words<T> random, const Si
         if (s.bare) {
             // Codes count the powers of two. At the tie 1.5 the lower one is taken where its code is even: where its
             // exponent is odd or where it is even, as the first code has it.
-            const mask<T> odd = -(((mask<T>)power >> kMantissa<T>) & 1);
+            const mask<T> odd = -(((mask<T>)power >> kMantissa<T>)&1);
             const mask<T> down = (magnitude_of<T>(v) == T(1.5)) & (s.down_where_odd ? odd : ~odd);
             r = select<T>(down, copy_sign<T>(broadcast(T(1)), v), r);
         }

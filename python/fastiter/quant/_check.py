@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._check import overlaps_itself
+from .._check import check_array, overlaps_itself
 from .._rnn import kind
 from ._formats import Format
 from ._text import read
@@ -31,11 +31,8 @@ def check_format(function: str, fmt: Format | str, name: str = "fmt") -> Format:
 
 def check_floats(function: str, name: str, x: object) -> Array:
     """Check that ``x`` is an array of floats; bfloat16 comes from another package and is known by its name."""
-    expected = f"a NumPy array of {', '.join(FLOATS[:-1])} or {FLOATS[-1]}"
-    if not isinstance(x, np.ndarray):
-        raise TypeError(f"{function}: {name} must be {expected}, got {kind(x)}")
-    if x.dtype.name not in FLOATS or not x.dtype.isnative:
-        raise TypeError(f"{function}: {name} must be {expected}, got dtype {x.dtype}")
+    check_array(function, name, x, FLOATS)
+    assert isinstance(x, np.ndarray)  # for the type checker: check_array has said so
     return x
 
 

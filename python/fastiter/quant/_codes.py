@@ -54,14 +54,27 @@ def check_codes(function: str, codes: object, fmt: Format) -> Array:
         if least < low or most > high:
             wrong = least if least < low else most
             raise ValueError(f"{function}: codes must be from {low} to {high} for {fmt}, got {wrong}")
+        if isinstance(fmt, (PowerOfTwo, Logarithmic)):
+            _check_steps(function, codes, fmt)
     return codes
+
+
+def _check_steps(function: str, codes: Array, fmt: PowerOfTwo | Logarithmic) -> None:
+    body = codes & ((1 << (fmt.bits - fmt.signed)) - 1)
+    if int(body.max()) > fmt.steps:
+        wrong = int(codes.flat[int(body.argmax())])
+        raise ValueError(f"{function}: codes must be 0 to {fmt.steps} beside the sign for {fmt}, got {wrong}")
 
 
 # ---- decoding -------------------------------------------------------------------------------------------------------
 
 
 def decode_elements(
-    codes: object, fmt: Format, scale: npt.ArrayLike | None, zero_point: npt.ArrayLike | None, dtype: npt.DTypeLike | None
+    codes: object,
+    fmt: Format,
+    scale: npt.ArrayLike | None,
+    zero_point: npt.ArrayLike | None,
+    dtype: npt.DTypeLike | None,
 ) -> Array:
     """Return the numbers of codes, times scale."""
     array = check_codes("decode", codes, fmt)
@@ -231,8 +244,8 @@ def _logarithms(codes: Array, fmt: Logarithmic, dtype: np.dtype[Any]) -> Array:
     step = body - 1 + (fmt.lowest << fmt.fraction)
     _, values = log_table(fmt.fraction, dtype.type)
     powers = np.ldexp(values[step & ((1 << fmt.fraction) - 1)], step >> fmt.fraction)
-    powers = np.where(body == 0, 0.0, powers)
-    return np.where(codes >> top == 1, -powers, powers)
+    powers = np.where(codes >> top == 1, -powers, powers)
+    return np.where(body == 0, 0.0, powers)
 
 
 # ---- packing --------------------------------------------------------------------------------------------------------
@@ -287,7 +300,9 @@ def unpack(packed: npt.NDArray[np.uint8], fmt: Format | str, n: int) -> Array:
     bits, dtype = code_bits(fmt), code_dtype(fmt)
     length = -(-int(n) * bits // 8)
     if packed.ndim == 0 or packed.shape[-1] != length:
-        raise ValueError(f"unpack: packed must have {length} bytes along the last axis for {n} codes, got {packed.shape}")
+        raise ValueError(
+            f"unpack: packed must have {length} bytes along the last axis for {n} codes, got {packed.shape}"
+        )
     packed = np.ascontiguousarray(packed)
     codes = np.empty((*packed.shape[:-1], int(n)), dtype)
     lines = math.prod(codes.shape[:-1])

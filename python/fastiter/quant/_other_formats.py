@@ -124,9 +124,14 @@ class PowerOfTwo(Format):
         return "pow2" if self.signed else "upow2", ("lowest", "highest", "rounding")
 
     @property
+    def steps(self) -> int:
+        """How many positive numbers there are."""
+        return self.highest - self.lowest + 1
+
+    @property
     def bits(self) -> int:
         """Bits of a code: the sign, then 0 for zero and k - lowest + 1."""
-        return (self.highest - self.lowest + 1).bit_length() + self.signed
+        return self.steps.bit_length() + self.signed
 
 
 @dataclass(frozen=True)
@@ -227,7 +232,5 @@ register("table", Table, {}, _TABLE_FIELDS)
 register("nf4", Table, {"values": NF4_VALUES, "block": 64}, ("rounding",))
 for _prefix, _signed in (("", True), ("u", False)):
     register(f"{_prefix}pow2", PowerOfTwo, {"signed": _signed}, ("lowest", "highest", "rounding"))
-    register(
-        f"{_prefix}khot", SumOfPowers, {"signed": _signed}, ("terms", "width", "integer", "method", "rounding")
-    )
+    register(f"{_prefix}khot", SumOfPowers, {"signed": _signed}, ("terms", "width", "integer", "method", "rounding"))
     register(f"{_prefix}log2", Logarithmic, {"signed": _signed}, ("lowest", "highest", "fraction"))

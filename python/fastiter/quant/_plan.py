@@ -62,7 +62,8 @@ def _fixed(fmt: Fixed, dtype: str, codes: bool) -> Plan:
     elif fmt.saturated_bits:
         how = _SIGN_MAGNITUDE_ONE if fmt.saturated_bits == 1 else _SIGN_MAGNITUDE_SOME
     # A number that T's mantissa does not hold is right after one rounding, which codes and 16-bit results do not allow.
-    once = how in (_SATURATE, _ZERO, _WRAP) and not codes
+    # Nor does wrapping a negative number far up, to where there are fewer bits behind it.
+    once = (how in (_SATURATE, _ZERO) or (how == _WRAP and fmt.signed)) and not codes
     # Of the lowest numbers the last bits are lost when they are scaled: they are far below the last place then.
     in_float = dtype != "float64" and -94 <= fraction <= 126 and (width <= 24 or (once and dtype == "float32"))
     in_double = -900 <= fraction <= 1022 and (width <= 53 or (once and dtype == "float64"))

@@ -246,7 +246,7 @@ def _cpu(
 ) -> tuple[Array, Array | None, Counts]:
     fmt, dtype = call.fmt, call.x.dtype.name
     block = fmt.block if isinstance(fmt, BlockFormat) else 0
-    x = np.ascontiguousarray(_lines(call.x, call.axis) if block else call.x)
+    x = np.asarray(_lines(call.x, call.axis) if block else call.x, order="C")
     x = x if x.flags.aligned else x.copy()
     in_place = not block or x.ndim < 2 or call.axis in (-1, x.ndim - 1)
     direct = out is not None and in_place and out.flags.c_contiguous and out.flags.aligned
@@ -261,7 +261,8 @@ def _cpu(
         made, scaling = int_plan(fmt, dtype, codes is not None, *uniform), ()
     else:
         made = plan(fmt, dtype, codes is not None)
-        scaling = () if block else call.scale.fields(made.in_double)
+        in_float = dtype != "float64" and not isinstance(fmt, Int)
+        scaling = () if block else call.scale.fields(made.in_double, in_float)
     counting = counts or call.nan == call.nan
     factor = 1.0 if uniform is None else uniform[0]
     fields = made.fields(call.nan, counting, codes is not None, factor, 0 if scales is None else scales)
@@ -285,7 +286,7 @@ def _put_back(y: Array, call: Call, out: Array | None) -> Array:
     """Return y with the axes of x, in out if there is one."""
     back = y if y.ndim < 2 else np.moveaxis(y, -1, call.axis)
     if out is None:
-        return back if back.flags.c_contiguous else np.ascontiguousarray(back)
+        return back if back.flags.c_contiguous else np.asarray(back, order="C")
     out[...] = back
     return out
 

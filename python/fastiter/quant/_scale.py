@@ -28,8 +28,11 @@ class Scale(NamedTuple):
             return None
         return float(self.scale.item()), 0 if self.zero_point is None else int(self.zero_point.item())
 
-    def fields(self, in_double: bool) -> tuple[Any, ...]:
-        """Return what a kernel takes: element i has the scale number (i // run) % count."""
+    def fields(self, in_double: bool, in_float: bool) -> tuple[Any, ...]:
+        """Return what a kernel takes: element i has the scale number (i // run) % count.
+
+        in_float: though the kernel computes with doubles, quotient and product are floats.
+        """
         if self.scale is None:
             return ()
         dtype = np.dtype(np.float64 if in_double else np.float32)
@@ -47,7 +50,7 @@ class Scale(NamedTuple):
             for axis in range(last) if len(finer) > 1 else ():
                 whole = np.repeat(whole, self.shape[axis] // whole.shape[axis], axis)
             arrays.append(np.ascontiguousarray(whole, dtype))
-        return arrays[0], arrays[1], max(run, 1), arrays[0].size
+        return arrays[0], arrays[1], max(run, 1), arrays[0].size, in_float
 
     def spread(self, shape: tuple[int, ...]) -> tuple[Array | None, Array | None]:
         """Return them with one for each number."""
@@ -87,7 +90,9 @@ def check_scale(
         with np.errstate(over="ignore", under="ignore"):
             wide = wide.astype(np.float32).astype(np.float64)
     if not (np.isfinite(wide).all() and (wide > 0).all()):
-        raise ValueError(f"{function}: scale must be positive and finite, got {array[~(wide > 0) | ~np.isfinite(wide)][0]}")
+        raise ValueError(
+            f"{function}: scale must be positive and finite, got {array[~(wide > 0) | ~np.isfinite(wide)][0]}"
+        )
     if isinstance(fmt, NVFP4) and wide.size == 1 and wide.item() < 2.0**-100:
         raise ValueError(f"{function}: scale must be 2**-100 or more for nvfp4, got {wide.item()}")
     if isinstance(fmt, NVFP4) and wide.size != 1:

@@ -208,7 +208,7 @@ def float_value(x: float, fmt: Float, random: int = 0) -> float:
         return math.nan
     most = fmt.max_value
     if not fmt.signed and x < 0:
-        return math.nan if fmt.specials != "none" else 0.0
+        return math.nan if fmt.specials != "none" else 0.0 if fmt.subnormals else 2.0**fmt.min_exponent
     beyond = {"SAT": float(most), "INF": math.inf, "NAN": math.nan}[fmt.overflow]
     if math.isinf(x):
         return math.copysign(beyond, x) if fmt.overflow != "NAN" else math.nan
@@ -225,10 +225,10 @@ def float_value(x: float, fmt: Float, random: int = 0) -> float:
 
 
 def nearest_float(v: Fraction, dtype: str) -> float:
-    """The nearest number of a dtype, ties to even, infinity beyond the largest."""
+    """The nearest number of a dtype, ties to even, infinity beyond the largest; a negative one may become -0."""
     mantissa, largest = {"float64": (52, 1023), "float32": (23, 127), "float16": (10, 15), "bfloat16": (7, 127)}[dtype]
     y = significand(v, mantissa, 1 - largest, "RNE", 0, True)
-    return math.copysign(math.inf, v) if abs(y) >= Fraction(2) ** (largest + 1) else float(y)
+    return math.copysign(math.inf if abs(y) >= Fraction(2) ** (largest + 1) else abs(y), v)
 
 
 # ---- posits ------------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ def quantize(
     numbers = [float(v) for v in x.ravel()]
     counts = [sum(map(math.isnan, numbers)), 0, 0]
     numbers = [nan if math.isnan(v) else v for v in numbers]
+    scaled = list(numbers)
     factors = [None] * len(numbers) if scale is None else [compute(s) for s in scale.ravel()]
     zeros = [0] * len(numbers) if zero_point is None else [int(z) for z in zero_point.ravel()]
     block = getattr(fmt, "block", 0)
@@ -46,11 +47,11 @@ def quantize(
         elements, scales = [], []
         for i, (v, factor, zero) in enumerate(zip(numbers, factors, zeros, strict=True)):
             with np.errstate(all="ignore"):
-                v = v if factor is None else float(compute(v) / factor)
-            elements.append(_element(v, fmt, dtype, zero, _random(fmt, i, seed)))
+                scaled[i] = v if factor is None else float(compute(v) / factor)
+            elements.append(_element(scaled[i], fmt, dtype, zero, _random(fmt, i, seed)))
     for i, (value, code, outside) in enumerate(elements):
         counts[1] += outside
-        counts[2] += value == 0 and numbers[i] != 0
+        counts[2] += value == 0 and scaled[i] != 0 and not outside
         if codes is not None:
             out[i] = np.array(code % (1 << (8 * codes.itemsize)), f"u{codes.itemsize}").astype(codes)
             continue
@@ -70,7 +71,7 @@ def _needs_doubles(fmt: Any) -> bool:
 
 
 def _random(fmt: Any, index: int, seed: int) -> int:
-    return quant.random_bits(index, seed) if fmt.rounding == "STOCHASTIC" else 0
+    return quant.random_bits(index, seed) if getattr(fmt, "rounding", None) == "STOCHASTIC" else 0
 
 
 def _exactly(value: Any, compute: type[Any]) -> float:
@@ -287,7 +288,9 @@ def _nvfp4(part: list[float], fmt: Any, compute: type[Any], g: Any, random: list
     return made, field if e == -6 and field < 8 else ((e + 7) << 3) + field - 8
 
 
-def _block_float(part: list[float], fmt: Any, compute: type[Any], g: Any, random: list[int]) -> tuple[list[Element], int]:
+def _block_float(
+    part: list[float], fmt: Any, compute: type[Any], g: Any, random: list[int]
+) -> tuple[list[Element], int]:
     if any(map(math.isnan, part)):
         return _all_nan(len(part)), 255
     largest = max(abs(quant.exact(x)) for x in part)
@@ -301,7 +304,9 @@ def _block_float(part: list[float], fmt: Any, compute: type[Any], g: Any, random
     return made, k + 127
 
 
-def _block_table(part: list[float], fmt: Any, compute: type[Any], g: Any, random: list[int]) -> tuple[list[Element], Any]:
+def _block_table(
+    part: list[float], fmt: Any, compute: type[Any], g: Any, random: list[int]
+) -> tuple[list[Element], Any]:
     if not all(map(math.isfinite, part)):
         return _all_nan(len(part)), math.nan
     scale = compute(max(map(abs, part)))
