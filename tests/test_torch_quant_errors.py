@@ -196,6 +196,56 @@ CALLS: dict[str, tuple[Any, type[Exception], str]] = {
         ValueError,
         "quantize_gradient: rng must be a seed or a generator for stochastic rounding, got None",
     ),
+    "linear accumulate": (
+        lambda: q.linear(X, torch.rand(2, 6), accumulate="int8"),
+        ValueError,
+        "linear: accumulate must be a Fixed or a signed Float that rounds without random numbers, got int8",
+    ),
+    "linear at random": (
+        lambda: q.linear(X, torch.rand(2, 6), accumulate="bf16<STOCHASTIC>"),
+        ValueError,
+        "linear: accumulate must be a Fixed or a signed Float that rounds without random numbers, got bf16<STOCHASTIC>",
+    ),
+    "linear every": (
+        lambda: q.linear(X, torch.rand(2, 6), accumulate="bf16", every=0),
+        ValueError,
+        "linear: every must be at least 1, got 0",
+    ),
+    "linear shapes": (
+        lambda: q.linear(X, torch.rand(2, 5), accumulate="bf16"),
+        ValueError,
+        "linear: x and weight must have shapes (..., K) and (N, K), got (4, 6) and (2, 5)",
+    ),
+    "linear bias": (
+        lambda: q.linear(X, torch.rand(2, 6), torch.rand(3), accumulate="bf16"),
+        ValueError,
+        "linear: bias must have shape (2,), got (3,)",
+    ),
+    "linear dtypes": (
+        lambda: q.linear(X, torch.rand(2, 6).double(), accumulate="bf16"),
+        TypeError,
+        "linear: weight must have dtype torch.float32 like x, got torch.float64",
+    ),
+    "linear bits": (
+        lambda: q.linear(torch.tensor([[1.0, 2.0**-40]]), torch.tensor([[1.0, 2.0**-40]]), accumulate="fixed<20,10>"),
+        ValueError,
+        "linear: x and weight must be rounded to at most 64 bits together, got 42 and 42 bits",
+    ),
+    "linear more bits": (
+        lambda: q.linear(torch.tensor([[1.0, 2.0**-90]]), torch.ones(1, 2), accumulate="fixed<20,10>"),
+        ValueError,
+        "linear: x must be rounded to at most 64 bits with weights, got 92 bits",
+    ),
+    "linear doubles": (
+        lambda: q.linear(torch.full((1, 6), 0.1).double() / 3, torch.ones(2, 6).double(), accumulate="bf16"),
+        ValueError,
+        "linear: x must be numbers of float32 for an accumulator in floating point, got others",
+    ),
+    "linear nan": (
+        lambda: q.linear(torch.full((1, 6), float("nan")), torch.ones(2, 6), accumulate="fixed<20,10>"),
+        ValueError,
+        "linear: x must be finite for an accumulator in fixed point, got NaN or infinity",
+    ),
     # modules
     "module width": (
         lambda: nn.FixedQuantizer(60),
@@ -287,7 +337,7 @@ CALLS: dict[str, tuple[Any, type[Exception], str]] = {
     "plan text": (
         lambda: nn.QuantPlan(weight="int"),
         ValueError,
-        "QuantPlan: weight: fmt must be a format or its text, got 'int'",
+        "QuantPlan: weight must be a format or its text, got 'int'",
     ),
     "plan gradient": (
         lambda: nn.QuantPlan(gradient=nn.FixedQuantizer(4)),
@@ -303,6 +353,11 @@ CALLS: dict[str, tuple[Any, type[Exception], str]] = {
         lambda: nn.QuantPlan(optimizer=nn.FormatQuantizer("int8")),
         TypeError,
         "QuantPlan: optimizer must be a format or its text or None, got FormatQuantizer",
+    ),
+    "plan accumulator": (
+        lambda: nn.QuantPlan(accumulator="int8"),
+        ValueError,
+        "QuantPlan: accumulate must be a Fixed or a signed Float that rounds without random numbers, got int8",
     ),
     "layer plan": (
         lambda: nn.QuantLinear(3, 2, plan="int8"),

@@ -88,6 +88,10 @@ def _power(scale: float) -> int | None:
     return exponent - 1 if mantissa == 0.5 else None
 
 
+def _are_powers(scale: Any) -> bool:
+    return bool((np.frexp(scale)[0] == 0.5).all())
+
+
 def _absorbed(fmt: Format, scales: Scale) -> tuple[Format, Scale]:
     """Return a scale of 2^k as a binary point that is k places further right, which a kernel needs no scale for."""
     if scales.uniform is not None and isinstance(fmt, (Fixed, SumOfPowers)):
@@ -103,10 +107,11 @@ def _planned(fmt: Format, name: str, codes: bool, scales: Scale) -> tuple[Any, t
     if isinstance(fmt, Int) and uniform is not None:
         return int_plan(fmt, name, codes, *uniform), (), uniform[0]
     # Doubles hold what a power of two makes of any float32: with them its multiples are exact, too.
-    exact = "float64" if scales.scale is not None and isinstance(fmt, (Fixed, SumOfPowers)) else name
-    made = plan(fmt, exact, codes)
+    exact = scales.scale is not None and isinstance(fmt, (Fixed, SumOfPowers)) and _are_powers(scales.scale)
+    made = plan(fmt, "float64" if exact else name, codes)
+    in_float = name != "float64" and not isinstance(fmt, Int) and not exact
     factor = 1.0 if uniform is None else uniform[0]
-    return made, () if block_of(fmt) else scales.fields(made.in_double), factor
+    return made, () if block_of(fmt) else scales.fields(made.in_double, in_float), factor
 
 
 def _run(
@@ -287,7 +292,11 @@ def _inside(x: Tensor, fmt: Format, scale: Tensor | None, zero_point: Tensor | N
         low, high = limits(fmt, NAMES[wide], 0)
         x = x.to(wide)
         return (x >= low) & (x <= high)
-    if isinstance(fmt, (Fixed, SumOfPowers)) or plan(fmt, NAMES[wide], False).in_double:
+    if isinstance(fmt, Int):
+        in_double = plan(fmt, NAMES[wide], False).in_double
+    else:
+        in_double = isinstance(fmt, (Fixed, SumOfPowers)) and _are_powers(_array(scale))
+    if in_double:
         parts, factor = _side_by_side(x.to(torch.float64), scale.to(wide).to(torch.float64))
     else:
         parts, factor = _side_by_side(x.to(wide), scale.to(wide))

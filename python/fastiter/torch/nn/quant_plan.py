@@ -67,7 +67,7 @@ class QuantPlan:
             if field.name == "accumulate_every":
                 continue
             if isinstance(value, (str, Format)):
-                object.__setattr__(self, field.name, check_format(f"QuantPlan: {field.name}", value))
+                object.__setattr__(self, field.name, check_format("QuantPlan", value, field.name))
                 continue
             wanted: type[Quantizer] | None = Quantizer
             if field.name == "gradient":
