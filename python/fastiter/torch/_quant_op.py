@@ -82,23 +82,17 @@ def _array(x: Tensor | None) -> Any:
     return contiguous(x.detach().to(torch.float64) if x.is_floating_point() else x).numpy()
 
 
-def _power(scale: float) -> int | None:
-    """Return the k of a scale that is 2^k."""
-    mantissa, exponent = math.frexp(scale)
-    return exponent - 1 if mantissa == 0.5 else None
-
-
 def _are_powers(scale: Any) -> bool:
     return bool((np.frexp(scale)[0] == 0.5).all())
 
 
-def _absorbed(fmt: Format, scales: Scale) -> tuple[Format, Scale]:
+@lru_cache(maxsize=4096)
+def _absorbed(fmt: Format, scale: float) -> Format | None:
     """Return a scale of 2^k as a binary point that is k places further right, which a kernel needs no scale for."""
-    if scales.uniform is not None and isinstance(fmt, (Fixed, SumOfPowers)):
-        k = _power(scales.uniform[0])
-        if k is not None and -800 <= fmt.integer + k <= 800:
-            return replace(fmt, integer=fmt.integer + k), Scale()
-    return fmt, scales
+    mantissa, exponent = math.frexp(scale)
+    if not isinstance(fmt, (Fixed, SumOfPowers)) or mantissa != 0.5 or abs(fmt.integer + exponent - 1) > 800:
+        return None
+    return replace(fmt, integer=fmt.integer + exponent - 1)
 
 
 def _planned(fmt: Format, name: str, codes: bool, scales: Scale) -> tuple[Any, tuple[Any, ...], float]:
@@ -129,9 +123,13 @@ def _run(
     name, block = NAMES[x.dtype], block_of(fmt)
     if fmt.stochastic and seed is None:
         raise ValueError(f"{function}: rng must be a seed or a generator for stochastic rounding, got None")
-    scales = check_scale(function, tuple(x.shape), name, fmt, _array(scale), _array(zero_point))
-    whole = fmt
-    fmt, scales = _absorbed(fmt, scales)
+    whole, absorbed = fmt, None
+    if scale is not None and scale.numel() == 1 and zero_point is None:
+        absorbed = _absorbed(fmt, scale.item())
+    if absorbed is None:
+        scales = check_scale(function, tuple(x.shape), name, fmt, _array(scale), _array(zero_point))
+    else:
+        fmt, scales = absorbed, Scale()
     lines = contiguous(x.movedim(axis, -1) if block and x.dim() > 1 else x)
     y = lines.new_empty(lines.shape, dtype=DTYPES[code_dtype(fmt).name]) if codes else empty(lines, lines.shape)
     n = lines.shape[-1] if block and lines.dim() else lines.numel()
@@ -247,9 +245,10 @@ def _decode_fake(
 
 
 def _step(point: Tensor, function: str) -> Tensor:
-    points = np.rint(point.detach().to(torch.float64).numpy())
-    if not (np.abs(points) <= MOST_POINT).all():
-        wrong = points[~(np.abs(points) <= MOST_POINT)].flat[0]
+    points = np.rint(np.array(point.item())) if point.dim() == 0 else np.rint(_array(point))
+    fine = np.abs(points) <= MOST_POINT
+    if not fine.all():
+        wrong = points[~fine].flat[0]
         raise ValueError(f"{function}: point must be from -{MOST_POINT} to {MOST_POINT}, got {wrong:g}")
     return torch.from_numpy(np.asarray(np.ldexp(1.0, -points.astype(np.int64))))
 
@@ -289,26 +288,27 @@ def _inside(x: Tensor, fmt: Format, scale: Tensor | None, zero_point: Tensor | N
     """Say which elements are in the format's range once they are rounded."""
     wide = torch.promote_types(x.dtype, torch.float32)
     if scale is None:
-        low, high = limits(fmt, NAMES[wide], 0)
-        x = x.to(wide)
-        return (x >= low) & (x <= high)
-    if isinstance(fmt, Int):
-        in_double = plan(fmt, NAMES[wide], False).in_double
-    else:
-        in_double = isinstance(fmt, (Fixed, SumOfPowers)) and _are_powers(_array(scale))
-    if in_double:
-        parts, factor = _side_by_side(x.to(torch.float64), scale.to(wide).to(torch.float64))
-    else:
-        parts, factor = _side_by_side(x.to(wide), scale.to(wide))
-    v = parts / factor
+        return _between(x.to(wide), *limits(fmt, NAMES[wide], 0))
+    low, high = limits(fmt, NAMES[wide], 0)
+    if scale.numel() == 1 and _absorbed(fmt, scale.item()) is not None:
+        return _between(x.to(wide), low * scale.item(), high * scale.item())  # exact
+    if isinstance(fmt, (Fixed, SumOfPowers)) and _are_powers(_array(scale)):
+        parts, factor = _side_by_side(x.to(wide), scale)
+        return _between(parts, (low * factor).to(wide), (high * factor).to(wide)).reshape(x.shape)
+    in_double = isinstance(fmt, Int) and plan(fmt, NAMES[wide], False).in_double
+    parts, factor = _side_by_side(x.to(wide), scale.to(wide))
+    v = parts.to(torch.float64) / factor.to(torch.float64) if in_double else parts / factor
     zeros = [0] if zero_point is None else sorted(set(zero_point.flatten().tolist()))
     ends = {zero: limits(fmt, NAMES[v.dtype], zero) for zero in zeros}
     if len(zeros) == 1:
-        low, high = ends[zeros[0]]
-        return ((v >= low) & (v <= high)).reshape(x.shape)
+        return _between(v, *ends[zeros[0]]).reshape(x.shape)
     assert zero_point is not None
     lows, highs = (v.new_tensor([ends[z][k] for z in zero_point.flatten().tolist()]) for k in (0, 1))
-    return ((v >= lows.reshape(factor.shape)) & (v <= highs.reshape(factor.shape))).reshape(x.shape)
+    return _between(v, lows.reshape(factor.shape), highs.reshape(factor.shape)).reshape(x.shape)
+
+
+def _between(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+    return (x >= low) & (x <= high)
 
 
 def _quantize_bwd(
@@ -325,16 +325,19 @@ def _quantize_bwd(
     x, dy = contiguous(x), contiguous(dy)
     if clip and not block_of(form):
         inside = _inside(x, form, scale, zero_point)
-        dx, kept = torch.where(inside, dy, 0), torch.where(inside, x, 0)
+        dx = torch.where(inside, dy, 0)
+        kept = torch.where(inside, x, 0) if need_scale else x
     else:
         dx, kept = dy.clone(), x
     if not need_scale:
         return [dx]
     assert scale is not None
     wide = torch.promote_types(x.dtype, torch.float32)
-    each, _ = _side_by_side(dy.to(wide) * (y.to(wide) - kept.to(wide)), scale)
-    along = list(range(1, each.dim(), 2))
-    return [dx, (each.sum(along) if along else each.clone()).reshape(scale.shape)]
+    each = dy.to(wide) * (y.to(wide) - kept.to(wide))
+    if scale.numel() == 1:
+        return [dx, each.sum().reshape(scale.shape)]
+    parts, _ = _side_by_side(each, scale)
+    return [dx, parts.sum(list(range(1, parts.dim(), 2))).reshape(scale.shape)]
 
 
 def _quantize_bwd_fake(
