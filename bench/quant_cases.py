@@ -90,7 +90,7 @@ class Task:
         return 0.0
 
     def compare(self, name: str, results: Results) -> float:
-        """Refuse a peer that computes something else. Random numbers are everybody's own: the two neighbours are not."""
+        """Refuse a peer that computes another thing; random numbers are everybody's own, the two neighbours are not."""
         y = results["y"].numpy()
         if y.shape != self.x.shape:
             raise GateError(f"{name}: y has shape {y.shape}, not {self.x.shape}")

@@ -163,7 +163,7 @@ def test_goals_are_those_of_the_issue() -> None:
     everybody = {*quant_table.PACKAGES, quant_peers.FAKE_QUANTIZE, quant_peers.COMPILED}
     nearest = quant_table.goals("fixed<8,4,RND_CONV,SAT>", everybody)
     assert nearest == {
-        **dict.fromkeys(quant_table.PACKAGES, {FRESH: 20.0, REUSED: 20.0}),
+        **{name: {FRESH: 20.0, REUSED: 20.0} for name in quant_table.PACKAGES},
         "torch fake_quantize": {FRESH: 15.0, REUSED: 15.0},
         "torch.compile": {FRESH: 1.0, REUSED: 1.0},
     }

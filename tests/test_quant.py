@@ -1,4 +1,4 @@
-"""quantize and encode agree with the specification bit for bit: random formats, every rounding and overflow, any array."""
+"""quantize and encode have the specification's bits: random formats, every rounding and overflow, any array."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Codes: decoding is the inverse of encoding, for every code there is; packed and unpacked; ranges, errors, calibration."""
+"""Codes: decoding is the inverse of encoding, for every code; packed and unpacked; ranges, errors, calibration."""
 
 from __future__ import annotations
 

@@ -10,8 +10,21 @@ import numpy as np
 import pytest
 
 from fastiter import quant
-from fastiter.quant import MX, NVFP4, BlockFloat, Fixed, Float, Format, Int, parse
-from fastiter.quant import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
+from fastiter.quant import (
+    MX,
+    NVFP4,
+    BlockFloat,
+    Fixed,
+    Float,
+    Format,
+    Int,
+    Logarithmic,
+    Posit,
+    PowerOfTwo,
+    SumOfPowers,
+    Table,
+    parse,
+)
 from quant_cases import NAMED_FLOATS, random_fixed, random_float
 
 #: The text of a format, canonical

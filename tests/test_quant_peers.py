@@ -1,4 +1,4 @@
-"""ml_dtypes and gfloat, each where it has the format: every code, every middle of two numbers, and the numbers next to it."""
+"""ml_dtypes and gfloat, each where it has the format: every code, every middle of two numbers, and what is next."""
 
 from __future__ import annotations
 

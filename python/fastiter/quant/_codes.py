@@ -85,9 +85,11 @@ def decode_elements(
         return values
     factor, zero = scales.spread(array.shape)
     assert factor is not None
-    wide = np.dtype(np.float64) if plan(fmt, result.name, False).in_double else result
+    doubles = isinstance(fmt, Int) and plan(fmt, result.name, False).in_double
+    wide = np.dtype(np.float64) if doubles else result
     values = values.astype(wide) if zero is None else values.astype(wide) - zero.astype(wide)
-    return (values * factor.astype(wide)).astype(result, copy=False)
+    scaled: Array = (values * factor.astype(wide)).astype(result, copy=False)
+    return scaled
 
 
 def decode_blocks(codes: object, fmt: BlockFormat, scale: npt.ArrayLike | None, dtype: npt.DTypeLike | None) -> Array:
@@ -116,8 +118,8 @@ def decode_blocks(codes: object, fmt: BlockFormat, scale: npt.ArrayLike | None, 
             values = elements.astype(result) * result.type(2.0 ** (2 - fmt.width))
         else:
             values = values_of(elements, fmt, result)
-        values = values * each
-        return values * result.type(factor[0]) if factor is not None else values
+        scaled: Array = values * each if factor is None else values * each * result.type(factor[0])
+    return scaled
 
 
 def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
@@ -187,7 +189,8 @@ def _nearest(codes: Array, dtype: np.dtype[Any], width: int) -> Array:
     if width <= 53 or dtype == np.float64:
         return codes.astype(np.float64)
     kept = codes >> 11
-    return (kept | (codes != kept << 11)).astype(np.float64) * 2048.0
+    odd: Array = (kept | (codes != kept << 11)).astype(np.float64) * 2048.0
+    return odd
 
 
 def _floats(codes: Array, fmt: Float) -> Array:

@@ -18,8 +18,21 @@ from ._tables import log_table, nearest_thresholds, rounded
 #: Numbers of the enumerations in csrc/cpu/quant_kernels.hpp
 _FIXED, _WIDE_FIXED, _FLOAT, _WIDE_FLOAT, _MX, _NVFP4, _BLOCK_INTEGER, _POSIT, _TABLE, _LOGARITHMIC, _POWERS = range(11)
 _ROUNDINGS = {
-    **{"TRN": 0, "TRN_ZERO": 1, "RND": 2, "RND_ZERO": 3, "RND_MIN_INF": 4, "RND_INF": 5, "RND_CONV": 6},
-    **{"RD": 0, "RZ": 1, "RNA": 5, "RNE": 6, "RU": 7, "RA": 8, "NEAREST": 6, "STOCHASTIC": 9},
+    "TRN": 0,
+    "TRN_ZERO": 1,
+    "RND": 2,
+    "RND_ZERO": 3,
+    "RND_MIN_INF": 4,
+    "RND_INF": 5,
+    "RND_CONV": 6,
+    "RD": 0,
+    "RZ": 1,
+    "RNA": 5,
+    "RNE": 6,
+    "RU": 7,
+    "RA": 8,
+    "NEAREST": 6,
+    "STOCHASTIC": 9,
 }
 _SATURATE, _ZERO, _WRAP, _WRAP_SOME, _SIGN_MAGNITUDE, _SIGN_MAGNITUDE_ONE, _SIGN_MAGNITUDE_SOME = range(7)
 _TYPES = ("float32", "float64", "float16", "bfloat16", "int8", "uint8", "int16", "uint16", "int32", "uint32")
@@ -233,8 +246,17 @@ def _computed_with(dtype: str) -> type[np.floating[Any]]:
 
 
 _PLANS: dict[type[Format], Any] = {
-    **{Fixed: _fixed, Int: _int, Float: _float, MX: _mx, NVFP4: _nvfp4, BlockFloat: _block_float, Posit: _posit},
-    **{Table: _table, PowerOfTwo: _power_of_two, Logarithmic: _logarithmic, SumOfPowers: _sum_of_powers},
+    Fixed: _fixed,
+    Int: _int,
+    Float: _float,
+    MX: _mx,
+    NVFP4: _nvfp4,
+    BlockFloat: _block_float,
+    Posit: _posit,
+    Table: _table,
+    PowerOfTwo: _power_of_two,
+    Logarithmic: _logarithmic,
+    SumOfPowers: _sum_of_powers,
 }
 
 

@@ -42,11 +42,47 @@ class Blocks(NamedTuple):
 
 
 @overload
-def quantize(x: Array, fmt: Format | str, *, counts: Literal[False] = False, **options: Any) -> Array: ...
+def quantize(
+    x: Array,
+    fmt: Format | str,
+    *,
+    scale: npt.ArrayLike | None = None,
+    zero_point: npt.ArrayLike | None = None,
+    axis: int = -1,
+    rng: int | np.random.Generator | None = None,
+    nan: str | float = "raise",
+    out: Array | None = None,
+    counts: Literal[False] = False,
+    backend: str | None = None,
+) -> Array: ...
 @overload
-def quantize(x: Array, fmt: Format | str, *, counts: Literal[True], **options: Any) -> tuple[Array, Counts]: ...
+def quantize(
+    x: Array,
+    fmt: Format | str,
+    *,
+    scale: npt.ArrayLike | None = None,
+    zero_point: npt.ArrayLike | None = None,
+    axis: int = -1,
+    rng: int | np.random.Generator | None = None,
+    nan: str | float = "raise",
+    out: Array | None = None,
+    counts: Literal[True],
+    backend: str | None = None,
+) -> tuple[Array, Counts]: ...
 @overload
-def quantize(x: Array, fmt: Format | str, *, counts: bool, **options: Any) -> Array | tuple[Array, Counts]: ...
+def quantize(
+    x: Array,
+    fmt: Format | str,
+    *,
+    scale: npt.ArrayLike | None = None,
+    zero_point: npt.ArrayLike | None = None,
+    axis: int = -1,
+    rng: int | np.random.Generator | None = None,
+    nan: str | float = "raise",
+    out: Array | None = None,
+    counts: bool,
+    backend: str | None = None,
+) -> Array | tuple[Array, Counts]: ...
 def quantize(
     x: Array,
     fmt: Format | str,

@@ -41,7 +41,7 @@ class Scale(NamedTuple):
         run = math.prod(self.shape[last + 1 :])
         if finer:
             run *= self.shape[last] // self.scale.shape[last]
-        arrays = []
+        arrays: list[Any] = []
         for array in (self.scale, self.zero_point):
             if array is None:
                 arrays.append(0)

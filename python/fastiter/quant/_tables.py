@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def rounded(value: Fraction | int, bits: int) -> Fraction:
 def nearest_thresholds(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return for each two neighbours the lowest number that is rounded to the upper one; ties to the even index."""
     thresholds = np.empty(len(values) - 1, values.dtype)
-    for i, (low, high) in enumerate(zip(values, values[1:], strict=False)):
+    for i, (low, high) in enumerate(pairwise(values)):
         middle = (Fraction(float(low)) + Fraction(float(high))) / 2
         near = values.dtype.type(float(middle))
         up = np.nextafter(near, values.dtype.type(math.inf))

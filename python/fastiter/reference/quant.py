@@ -22,7 +22,7 @@ def exact(x: Any) -> Fraction:
     return Fraction(math.copysign(1, x)) * BEYOND if math.isinf(x) else Fraction(x)
 
 
-# ---- random numbers --------------------------------------------------------------------------------------------------
+# ---- random numbers -------------------------------------------------------------------------------------------------
 
 
 def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -48,7 +48,7 @@ def random_bits(index: int, seed: int) -> int:
     return words[word] >> 1
 
 
-# ---- rounding to whole numbers ---------------------------------------------------------------------------------------
+# ---- rounding to whole numbers --------------------------------------------------------------------------------------
 
 
 def whole(v: Fraction, rounding: str, random: int = 0) -> int:
@@ -84,7 +84,7 @@ def whole(v: Fraction, rounding: str, random: int = 0) -> int:
     return ties[rounding]
 
 
-# ---- fixed point -----------------------------------------------------------------------------------------------------
+# ---- fixed point ----------------------------------------------------------------------------------------------------
 
 
 class Fixed(Protocol):
@@ -158,7 +158,7 @@ def _sign_magnitude(code: int, floor: int, width: int, n: int) -> int:
     return bits % (1 << (width - n)) + saturated * (1 << (width - n))
 
 
-# ---- floating point ----------------------------------------------------------------------------------------------------
+# ---- floating point -------------------------------------------------------------------------------------------------
 
 
 class Float(Protocol):
@@ -231,7 +231,7 @@ def nearest_float(v: Fraction, dtype: str) -> float:
     return math.copysign(math.inf if abs(y) >= Fraction(2) ** (largest + 1) else abs(y), v)
 
 
-# ---- posits ------------------------------------------------------------------------------------------------------------
+# ---- posits ---------------------------------------------------------------------------------------------------------
 
 
 def posit_code(x: float, n: int, es: int, rounding: str = "RNE", random: int = 0) -> int:
@@ -274,7 +274,7 @@ def posit_value(code: int, n: int, es: int) -> float:
     return float(-y if negative else y)
 
 
-# ---- the others --------------------------------------------------------------------------------------------------------
+# ---- the others -----------------------------------------------------------------------------------------------------
 
 
 def powers_code(code: int, terms: int, nearest: bool) -> int:

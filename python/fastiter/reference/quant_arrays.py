@@ -102,7 +102,12 @@ def _nan_code(fmt: Any) -> int:
         return 0
     ones = (1 << (fmt.exponent + fmt.mantissa)) - 1
     infinity = ones - ((1 << fmt.mantissa) - 1)
-    codes = {"ieee": infinity + (1 << fmt.mantissa) // 2, "fn": ones, "fnuz": 1 << (fmt.bits - 1), "none": 0}
+    codes: dict[str, int] = {
+        "ieee": infinity + (1 << fmt.mantissa) // 2,
+        "fn": ones,
+        "fnuz": 1 << (fmt.bits - 1),
+        "none": 0,
+    }
     return codes[fmt.specials]
 
 
@@ -133,11 +138,11 @@ def _float(x: float, fmt: Any, dtype: str, zero: int, random: int) -> Element:
 
 def float_code(y: float, fmt: Any) -> int:
     """The code of a number that `Float` has."""
-    sign = int(math.copysign(1, y) < 0) << (fmt.bits - 1)
     if math.isnan(y):
         return _nan_code(fmt)
+    sign: int = int(math.copysign(1, y) < 0) << (fmt.bits - 1)
     if math.isinf(y):
-        return sign | (((1 << fmt.exponent) - 1) << fmt.mantissa)
+        return sign | ((1 << int(fmt.exponent)) - 1) << int(fmt.mantissa)
     if y == 0:
         return sign
     v, low = abs(Fraction(y)), fmt.min_exponent
@@ -145,7 +150,7 @@ def float_code(y: float, fmt: Any) -> int:
     if e < low:
         return sign | int(v / Fraction(2) ** (low - fmt.mantissa))
     fraction = int((v / Fraction(2) ** e - 1) * (1 << fmt.mantissa))
-    return sign | ((e - low + fmt.subnormals) << fmt.mantissa) | fraction
+    return sign | int(e - low + fmt.subnormals) << int(fmt.mantissa) | fraction
 
 
 def _posit(x: float, fmt: Any, dtype: str, zero: int, random: int) -> Element:
@@ -200,8 +205,14 @@ def _table(x: float, fmt: Any, dtype: str, zero: int, random: int) -> Element:
 
 
 _ELEMENTS = {
-    **{"Fixed": _fixed, "Int": _int, "Float": _float, "Posit": _posit, "PowerOfTwo": _power, "Table": _table},
-    **{"SumOfPowers": _sum_of_powers, "Logarithmic": _logarithm},
+    "Fixed": _fixed,
+    "Int": _int,
+    "Float": _float,
+    "Posit": _posit,
+    "PowerOfTwo": _power,
+    "Table": _table,
+    "SumOfPowers": _sum_of_powers,
+    "Logarithmic": _logarithm,
 }
 
 
