@@ -34,26 +34,20 @@ def layouts(x: Array, at_end: bool) -> list[Array]:
 
 
 def every_product(at_end: bool) -> None:
-    for (fa, fb, acc), (M, K, N) in itertools.product(
-        FORMATS, itertools.product((1, 5, 7), (1, 2, 17), (1, 16, 33, 130))
-    ):
-        for x, y in zip(layouts(codes(RNG, (M, K), fa), at_end), layouts(codes(RNG, (K, N), fb), at_end), strict=True):
-            a, b = FixedArray.from_codes(x, fa), FixedArray.from_codes(y, fb)
-            taken = run_path(a, b, acc)[1]
-            TAKEN.update(taken)
-    x, w = (
-        FixedArray.from_codes(copies(codes(RNG, s, Fixed(8, 4)), at_end), Fixed(8, 4))
-        for s in ((2, 3, 9, 7), (5, 3, 3, 2))
-    )
-    fixed_conv2d(x, w, Fixed(14, 8, overflow="SAT"))
-    for accumulate, (M, K, N) in itertools.product(
-        ("float32", "fp16", "fp32", "fixed<12,8>"), itertools.product((1, 5), (1, 400), (1, 17, 33))
-    ):
+    for (fa, fb, acc), M, K, N in itertools.product(FORMATS, (1, 5, 7), (1, 2, 17), (1, 16, 33, 130)):
+        factors = layouts(codes(RNG, (M, K), fa), at_end), layouts(codes(RNG, (K, N), fb), at_end)
+        for x, y in zip(*factors, strict=True):
+            TAKEN.update(run_path(FixedArray.from_codes(x, fa), FixedArray.from_codes(y, fb), acc)[1])
+    fmt = Fixed(8, 4)
+    x, w = (copies(codes(RNG, shape, fmt), at_end) for shape in ((2, 3, 9, 7), (5, 3, 3, 2)))
+    fixed_conv2d(FixedArray.from_codes(x, fmt), FixedArray.from_codes(w, fmt), Fixed(14, 8, overflow="SAT"))
+    for accumulate, M, K, N in itertools.product(ACCUMULATORS, (1, 5), (1, 400), (1, 17, 33)):
         a, b = (RNG.standard_normal(shape).astype(np.float32) for shape in ((M, K), (K, N)))
         for x, y in zip(layouts(a, at_end), layouts(b, at_end), strict=True):
             quant_matmul(x, y, "e4m3fn", "fixed<9,5,RND,SAT>", accumulate)
 
 
+ACCUMULATORS = ("float32", "fp16", "bf16", "fp32", "fp16<RZ>", "fixed<12,8>")
 TAKEN: set[str] = set()
 
 

@@ -7,12 +7,18 @@
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
+// How a step is computed. Sums are exact in T, or rounded to odd; the format's exponents are its own, or T's. `machine`: the
+// format is float, whose sums the machine rounds itself.
+enum class How { exact, odd, odd_own_exponents, machine };
+
 template <class T> struct Accumulator {
     Significand<T> significand;
     T most, over, under, infinite, zero;
-    explicit Accumulator(const FloatAccumulator& f)
-        : significand(f.mantissa, f.min_exponent, true), most(T(f.most)), over(T(f.over)), under(T(f.under)),
-          infinite(T(f.infinite)), zero(f.has_minus_zero ? T(-0.0) : T(0)) {}
+    int dropped;
+    Accumulator(const FloatAccumulator& f, bool own_exponents)
+        : significand(f.mantissa, own_exponents ? 0 : f.min_exponent, true), most(T(f.most)), over(T(f.over)),
+          under(T(f.under)), infinite(T(f.infinite)), zero(f.has_minus_zero ? T(-0.0) : T(0)),
+          dropped(kMantissa<T> - f.mantissa) {}
 };
 
 // Of two neighbours the odd one, of a number that T holds itself: a b + c
@@ -44,14 +50,17 @@ FASTITER_INLINE vec<double> nearest_sum(vec<double> a, vec<double> b, vec<double
     return __builtin_convertvector(__builtin_convertvector(sum_to_odd(a, b, c), narrow), vec<double>);
 }
 
-template <class T, Rounding R, bool FITS>
+template <class T, Rounding R, How H>
 FASTITER_INLINE vec<T> step(vec<T> a, vec<T> b, vec<T> c, const Accumulator<T>& to) {
-    vec<T> sum;
-    if constexpr (FITS)
+    vec<T> sum, r;
+    if constexpr (H == How::exact)
         sum = a * b + c;
     else
         sum = sum_to_odd(a, b, c);
-    const vec<T> r = to_significand<T, R>(sum, random_words<T>{}, to.significand, broadcast(to.zero));
+    if constexpr (H == How::odd_own_exponents)
+        r = without_bits<T, R>(sum, random_words<T>{}, to.dropped);
+    else
+        r = to_significand<T, R>(sum, random_words<T>{}, to.significand, broadcast(to.zero));
     if constexpr (R == Rounding::down || R == Rounding::up || R == Rounding::zero) {
         // These differ in what they make of the two ends, and of numbers beyond and infinities.
         const vec<T> infinite = copy_sign<T>(broadcast(to.infinite), sum), none = broadcast(T(__builtin_inf()));
@@ -62,10 +71,10 @@ FASTITER_INLINE vec<T> step(vec<T> a, vec<T> b, vec<T> c, const Accumulator<T>& 
 }
 
 // a: lines a_row apart; a panel as in tile.hpp; out: lines of NV vectors
-template <class T, Rounding R, bool FITS, int ROWS, int NV>
+template <class T, Rounding R, How H, int ROWS, int NV>
 void tile(const T* a, int64_t a_row, const T* panel, const QuantMatmul& g, T* out) {
     constexpr int W = lanes<T>;
-    const Accumulator<T> to(g.acc);
+    const Accumulator<T> to(g.acc, H == How::odd_own_exponents);
     vec<T> acc[ROWS][NV] = {};
     auto each = [&](int64_t k, auto f) {
         vec<T> line[NV];
@@ -78,10 +87,12 @@ void tile(const T* a, int64_t a_row, const T* panel, const QuantMatmul& g, T* ou
             for (int v = 0; v < NV; ++v) acc[i][v] = f(x, line[v], acc[i][v]);
         }
     };
+    auto add = [&](vec<T> x, vec<T> y, vec<T> c) { return nearest_sum(x, y, c, g.in_double); };
     for (int64_t k = 0; k < g.K; ++k) {
-        const int64_t last = min_of(g.K, k + g.every) - 1;
-        for (; k < last; ++k) each(k, [&](vec<T> x, vec<T> y, vec<T> c) { return nearest_sum(x, y, c, g.in_double); });
-        each(k, [&](vec<T> x, vec<T> y, vec<T> c) { return step<T, R, FITS>(x, y, c, to); });
+        const int64_t last = H == How::machine ? g.K : min_of(g.K, k + g.every) - 1;
+        for (; k < last; ++k) each(k, add);
+        if constexpr (H != How::machine)
+            each(k, [&](vec<T> x, vec<T> y, vec<T> c) { return step<T, R, H>(x, y, c, to); });
     }
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i)
@@ -95,32 +106,41 @@ template <class T> struct Tiles {
     Tile<T> full, narrow;
 };
 
-template <class T, Rounding R, bool FITS> Tiles<T> tiles() {
-    return {tile<T, R, FITS, kRows, kVectors>, tile<T, R, FITS, kRows, 1>};
+template <class T, Rounding R, How H> Tiles<T> tiles() {
+    return {tile<T, R, H, kRows, kVectors>, tile<T, R, H, kRows, 1>};
 }
 
-template <bool FITS> Tiles<double> tiles_in_double(Rounding r) {
+template <class T, How H> Tiles<T> tiles_for(Rounding r) {
     switch (r) {
     case Rounding::down:
-        return tiles<double, Rounding::down, FITS>();
+        return tiles<T, Rounding::down, H>();
     case Rounding::up:
-        return tiles<double, Rounding::up, FITS>();
+        return tiles<T, Rounding::up, H>();
     case Rounding::zero:
-        return tiles<double, Rounding::zero, FITS>();
+        return tiles<T, Rounding::zero, H>();
     case Rounding::away:
-        return tiles<double, Rounding::away, FITS>();
+        return tiles<T, Rounding::away, H>();
     case Rounding::half_away:
-        return tiles<double, Rounding::half_away, FITS>();
+        return tiles<T, Rounding::half_away, H>();
     default:
-        return tiles<double, Rounding::even, FITS>();
+        return tiles<T, Rounding::even, H>();
     }
 }
 
+#if defined(__AVX2__)
+bool is_machines_own(const QuantMatmul& g) {
+    const FloatAccumulator& f = g.acc;
+    return !g.in_double && f.rounding == Rounding::even && f.mantissa == 23 && f.min_exponent == -126 &&
+           f.has_minus_zero && f.most == double(__FLT_MAX__) && f.over == __builtin_inf();
+}
+#endif
 #if defined(__AVX512F__)
-// Whether floats do: they hold two bits more than the accumulator, and the factors of to_significand.
+// Whether floats do: they hold two bits more than the accumulator, and its exponents or the factors of to_significand.
+bool has_own_exponents(const FloatAccumulator& f) { return f.min_exponent == -126; }
 bool is_narrow(const QuantMatmul& g) {
-    return !g.in_double && g.acc.rounding == Rounding::even && g.acc.mantissa <= 21 &&
-           g.acc.min_exponent - g.acc.mantissa >= -125 && g.acc.min_exponent <= g.acc.mantissa;
+    const FloatAccumulator& f = g.acc;
+    const bool has_factors = f.min_exponent - f.mantissa >= -125 && f.min_exponent <= f.mantissa;
+    return !g.in_double && f.mantissa <= 21 && (has_own_exponents(f) ? f.has_minus_zero : has_factors);
 }
 #endif
 
@@ -186,13 +206,18 @@ private:
 };
 
 template <class F> auto with_product(const QuantMatmul& g, F&& f) {
-#if defined(__AVX512F__)
-    if (is_narrow(g)) return f(Product<float, float>(g, tiles<float, Rounding::even, false>()));
+    const Rounding r = g.acc.rounding;
+#if defined(__AVX2__)
+    if (is_machines_own(g)) return f(Product<float, float>(g, tiles<float, Rounding::even, How::machine>()));
 #endif
-    const Tiles<double> tiles =
-        g.sums_fit ? tiles_in_double<true>(g.acc.rounding) : tiles_in_double<false>(g.acc.rounding);
-    if (g.in_double) return f(Product<double, double>(g, tiles));
-    return f(Product<double, float>(g, tiles));
+#if defined(__AVX512F__)
+    if (is_narrow(g) && has_own_exponents(g.acc))
+        return f(Product<float, float>(g, tiles_for<float, How::odd_own_exponents>(r)));
+    if (is_narrow(g)) return f(Product<float, float>(g, tiles_for<float, How::odd>(r)));
+#endif
+    const Tiles<double> in_double = g.sums_fit ? tiles_for<double, How::exact>(r) : tiles_for<double, How::odd>(r);
+    if (g.in_double) return f(Product<double, double>(g, in_double));
+    return f(Product<double, float>(g, in_double));
 }
 
 size_t workspace(const QuantMatmul& g, int threads) {
