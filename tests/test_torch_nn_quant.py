@@ -347,3 +347,17 @@ def test_compiled_normalisations_have_the_same_output() -> None:
     layers(x)
     layers.eval()
     torch.testing.assert_close(compiled(layers)(x), layers(x), rtol=0, atol=1 / 8)  # one step where a tie falls
+
+
+def test_exported_layers() -> None:
+    layers = torch.nn.Sequential(
+        ours.QuantConv2d(2, 4, 3, plan=PLAN), ours.QuantBatchNorm2d(4, plan=PLAN), torch.nn.Flatten(),
+        ours.QuantLinear(64, 3, plan=ours.QuantPlan(weight=ours.LSQQuantizer(4), input=ours.PACTQuantizer(5))),
+    )  # fmt: skip
+    layers(numbers(5, 2, 6, 6))
+    layers.eval()
+    batch = torch.export.Dim("B", min=1)
+    program = torch.export.export(layers, (numbers(3, 2, 6, 6),), dynamic_shapes=({0: batch},))
+    for size in (3, 1, 8):
+        x = numbers(size, 2, 6, 6, seed=size)
+        torch.testing.assert_close(program.module()(x), layers(x))

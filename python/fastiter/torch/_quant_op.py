@@ -108,6 +108,16 @@ def _planned(fmt: Format, name: str, codes: bool, scales: Scale) -> tuple[Any, t
     return made, () if block_of(fmt) else scales.fields(made.in_double, in_float), factor
 
 
+def _made_codes(lines: Tensor, fmt: Format) -> tuple[Tensor, Tensor | None]:
+    """Return room for the codes, and for those of the blocks' scales if there are blocks."""
+    codes, block = lines.new_empty(lines.shape, dtype=DTYPES[code_dtype(fmt).name]), block_of(fmt)
+    if not block:
+        return codes, None
+    n = lines.shape[-1] if lines.dim() else 1
+    kind = torch.promote_types(lines.dtype, torch.float32) if isinstance(fmt, Table) else torch.uint8
+    return codes, lines.new_empty((*lines.shape[:-1], -(-n // block)), dtype=kind)
+
+
 def _run(
     function: str,
     x: Tensor,
@@ -131,12 +141,8 @@ def _run(
     else:
         fmt, scales = absorbed, Scale()
     lines = contiguous(x.movedim(axis, -1) if block and x.dim() > 1 else x)
-    y = lines.new_empty(lines.shape, dtype=DTYPES[code_dtype(fmt).name]) if codes else empty(lines, lines.shape)
+    y, shared = _made_codes(lines, fmt) if codes else (empty(lines, lines.shape), None)
     n = lines.shape[-1] if block and lines.dim() else lines.numel()
-    shared = None
-    if codes and block:
-        kind = torch.uint8 if not isinstance(fmt, Table) else torch.promote_types(x.dtype, torch.float32)
-        shared = lines.new_empty((*lines.shape[:-1], -(-n // block)), dtype=kind)
     made, scaling, factor = _planned(fmt, name, codes, scales)
     counting = nan is not None
     addresses = 0 if shared is None else shared.data_ptr()
@@ -209,14 +215,9 @@ def _encode_fake(
     nan: float | None,
 ) -> list[Tensor]:
     form = read(fmt)
-    block = block_of(form)
-    lines = x.movedim(axis, -1) if block and x.dim() > 1 else x
-    codes = lines.new_empty(lines.shape, dtype=DTYPES[code_dtype(form).name])
-    if not block:
-        return [codes]
-    n = lines.shape[-1] if lines.dim() else 1
-    kind = torch.promote_types(x.dtype, torch.float32) if isinstance(form, Table) else torch.uint8
-    return [codes, lines.new_empty((*lines.shape[:-1], -(-n // block)), dtype=kind)]
+    lines = x.movedim(axis, -1) if block_of(form) and x.dim() > 1 else x
+    codes, scales = _made_codes(lines, form)
+    return [codes] if scales is None else [codes, scales]
 
 
 def _decode(
