@@ -246,6 +246,24 @@ def test_pact_is_the_expression() -> None:
     torch.testing.assert_close(y, torch.round(clipped * 7.5) / 7.5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1, 3, 15, 16, 17, 63, 4095, 4096, 4097, 70001])
+def test_sizes(size: int, dtype: Any) -> None:
+    x = torch.from_numpy(some_numbers(size + 1, dtype=np.float64)).to(dtype)[1:].requires_grad_()
+    point, scale = torch.tensor(2.0, requires_grad=True), torch.tensor(0.3, requires_grad=True)
+    dy = torch.from_numpy(some_numbers(size, dtype=np.float64, seed=1)).to(dtype)
+    for parameter, step in ((point, 0.25), (scale, scale.item())):
+        y = ours.fixed_point(x, 4, point) if parameter is point else ours.lsq(x, scale, 4)
+        dx, dparameter = torch.autograd.grad(y, (x, parameter), dy)
+        v = (x.detach().float() if dtype == torch.float32 else x.detach()) / step
+        inside = (v.round() >= -8) & (v.round() <= 7)
+        assert torch.equal(dx, torch.where(inside, dy, 0))
+        terms = dy.double() * (y.double() - torch.where(inside, x, 0).double()).detach()
+        factor = -math.log(2) if parameter is point else 1 / step
+        wanted = factor * terms.sum().item()
+        assert dparameter.item() == pytest.approx(wanted, abs=abs(factor) * 1e-6 * terms.abs().sum().item())
+
+
 # --- dtypes, layouts, and what has no derivative ----------------------------------------------------------------------
 
 

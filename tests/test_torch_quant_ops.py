@@ -173,5 +173,7 @@ def test_results_do_not_depend_on_threads(fmt: str) -> None:
         fastiter.set_num_threads(threads)
         y = ours.quantize(x, fmt, **FORMATS[fmt])
         results.append([y, *torch.autograd.grad(y.square().sum(), x)])
+        point = torch.tensor(2.0, requires_grad=True)
+        results[-1] += torch.autograd.grad(ours.fixed_point(x, 4, point).sum(), point)
     for one, two in zip(*results, strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=0, equal_nan=True)

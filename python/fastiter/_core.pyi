@@ -254,4 +254,15 @@ def quantize(
 def pack_codes(
     codes: Address, type: int, bits: int, packed: Address, lines: int, n: int, unpack: bool, is_signed: bool, /
 ) -> None: ...
+def quantize_gradient(
+    in_double: bool,
+    limits: tuple[float, float] | None,
+    dy: Address,
+    x: Address,
+    y: Address,
+    dx: Address,
+    n: int,
+    sum: bool,
+    /,
+) -> float: ...
 def random_words(seed: int, first: int, n: int, words: Address, /) -> None: ...

@@ -13,7 +13,8 @@ from .._rnn import kind
 from ..quant._check import check_nan
 from ._op import differentiable_once
 from ._quant_arguments import Rng, checked_seed, facts, largest_scale, number_or_tensor
-from ._quant_op import quantize_bwd, quantize_op, step_op
+from ._quant_bwd_op import quantize_bwd
+from ._quant_op import quantize_op, step_op
 
 
 class How(NamedTuple):

@@ -1,7 +1,6 @@
 """The private ops of rounding to number formats, their CPU implementations on the kernels, their fake versions.
 
-A format is its text. A scale has one element, or as many axes as x, each as long as a divisor of x's. Backward:
-dx, and the sum of dy (y - x) over what shares a scale, of which the callers make the gradient of what they scale by.
+A format is its text. A scale has one element, or as many axes as x, each as long as a divisor of x's.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from ..quant._plan import ELEMENTS, int_plan, plan
 from ..quant._quantize import Blocks, has_nan
 from ..quant._scale import Scale, check_scale
 from ._op import LIBRARY, contiguous, eager, empty
-from ._quant_range import limits
 
 _FLOATS = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _SHORT = {torch.int8: "int8", torch.uint8: "uint8", torch.int16: "int16", torch.uint16: "uint16"}
@@ -37,10 +35,6 @@ FLOATS = tuple(_FLOATS)
 LIBRARY.define(
     "_quantize(Tensor x, str fmt, Tensor? scale, Tensor? zero_point, int axis, Tensor? seed, str function, "
     "bool refuse_nan, float? nan) -> Tensor"
-)
-LIBRARY.define(
-    "_quantize_bwd(Tensor dy, Tensor x, Tensor y, str fmt, Tensor? scale, Tensor? zero_point, bool clip, "
-    "bool need_scale) -> Tensor[]"
 )
 LIBRARY.define(
     "_quant_encode(Tensor x, str fmt, Tensor? scale, Tensor? zero_point, int axis, Tensor? seed, bool refuse_nan, "
@@ -76,18 +70,18 @@ class _Found(NamedTuple):
 # ---- forward --------------------------------------------------------------------------------------------------------
 
 
-def _array(x: Tensor | None) -> Any:
+def as_array(x: Tensor | None) -> Any:
     if x is None:
         return None
     return contiguous(x.detach().to(torch.float64) if x.is_floating_point() else x).numpy()
 
 
-def _are_powers(scale: Any) -> bool:
+def are_powers(scale: Any) -> bool:
     return bool((np.frexp(scale)[0] == 0.5).all())
 
 
 @lru_cache(maxsize=4096)
-def _absorbed(fmt: Format, scale: float) -> Format | None:
+def absorbed_by(fmt: Format, scale: float) -> Format | None:
     """Return a scale of 2^k as a binary point that is k places further right, which a kernel needs no scale for."""
     mantissa, exponent = math.frexp(scale)
     if not isinstance(fmt, (Fixed, SumOfPowers)) or mantissa != 0.5 or abs(fmt.integer + exponent - 1) > 800:
@@ -101,7 +95,7 @@ def _planned(fmt: Format, name: str, codes: bool, scales: Scale) -> tuple[Any, t
     if isinstance(fmt, Int) and uniform is not None:
         return int_plan(fmt, name, codes, *uniform), (), uniform[0]
     # Doubles hold what a power of two makes of any float32: with them its multiples are exact, too.
-    exact = scales.scale is not None and isinstance(fmt, (Fixed, SumOfPowers)) and _are_powers(scales.scale)
+    exact = scales.scale is not None and isinstance(fmt, (Fixed, SumOfPowers)) and are_powers(scales.scale)
     made = plan(fmt, "float64" if exact else name, codes)
     in_float = name != "float64" and not isinstance(fmt, Int) and not exact
     factor = 1.0 if uniform is None else uniform[0]
@@ -135,9 +129,9 @@ def _run(
         raise ValueError(f"{function}: rng must be a seed or a generator for stochastic rounding, got None")
     whole, absorbed = fmt, None
     if scale is not None and scale.numel() == 1 and zero_point is None:
-        absorbed = _absorbed(fmt, scale.item())
+        absorbed = absorbed_by(fmt, scale.item())
     if absorbed is None:
-        scales = check_scale(function, tuple(x.shape), name, fmt, _array(scale), _array(zero_point))
+        scales = check_scale(function, tuple(x.shape), name, fmt, as_array(scale), as_array(zero_point))
     else:
         fmt, scales = absorbed, Scale()
     lines = contiguous(x.movedim(axis, -1) if block and x.dim() > 1 else x)
@@ -230,7 +224,8 @@ def _decode(
 ) -> Tensor:
     array = codes.contiguous().numpy()
     given = array if scales is None else Blocks(array, scales.contiguous().numpy())
-    decoded = decode_arrays(given, read(fmt), scale=_array(scale), zero_point=_array(zero_point), dtype=NAMES[dtype])
+    factor, zero = as_array(scale), as_array(zero_point)
+    decoded = decode_arrays(given, read(fmt), scale=factor, zero_point=zero, dtype=NAMES[dtype])
     return torch.from_numpy(np.ascontiguousarray(decoded))
 
 
@@ -246,7 +241,11 @@ def _decode_fake(
 
 
 def _step(point: Tensor, function: str) -> Tensor:
-    points = np.rint(np.array(point.item())) if point.dim() == 0 else np.rint(_array(point))
+    if point.dim() == 0:
+        value = point.item()
+        if abs(value) <= MOST_POINT:  # what needs no array
+            return torch.tensor(2.0 ** -round(value), dtype=torch.float64)
+    points = np.rint(as_array(point))
     fine = np.abs(points) <= MOST_POINT
     if not fine.all():
         wrong = points[~fine].flat[0]
@@ -274,93 +273,8 @@ def _seed_fake(counter: Tensor, seed: int, advance: bool) -> Tensor:
     return counter.new_empty(counter.shape)
 
 
-# ---- backward -------------------------------------------------------------------------------------------------------
-
-
-def _side_by_side(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Return x with each axis cut into (those of one scale, its elements), and the scale so that it broadcasts."""
-    if scale.dim() != x.dim():
-        scale = scale.reshape([1] * x.dim())
-    parts = [part for each, size in zip(scale.shape, x.shape, strict=True) for part in (each, size // each)]
-    return x.reshape(parts), scale.reshape([part for each in scale.shape for part in (each, 1)])
-
-
-def _inside(x: Tensor, fmt: Format, scale: Tensor | None, zero_point: Tensor | None) -> Tensor:
-    """Say which elements are in the format's range once they are rounded."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    if scale is None:
-        return _between(x.to(wide), *limits(fmt, NAMES[wide], 0))
-    low, high = limits(fmt, NAMES[wide], 0)
-    if scale.numel() == 1 and _absorbed(fmt, scale.item()) is not None:
-        return _between(x.to(wide), low * scale.item(), high * scale.item())  # exact
-    if isinstance(fmt, (Fixed, SumOfPowers)) and _are_powers(_array(scale)):
-        parts, factor = _side_by_side(x.to(wide), scale)
-        return _between(parts, (low * factor).to(wide), (high * factor).to(wide)).reshape(x.shape)
-    in_double = isinstance(fmt, Int) and plan(fmt, NAMES[wide], False).in_double
-    parts, factor = _side_by_side(x.to(wide), scale.to(wide))
-    v = parts.to(torch.float64) / factor.to(torch.float64) if in_double else parts / factor
-    zeros = [0] if zero_point is None else sorted(set(zero_point.flatten().tolist()))
-    ends = {zero: limits(fmt, NAMES[v.dtype], zero) for zero in zeros}
-    if len(zeros) == 1:
-        return _between(v, *ends[zeros[0]]).reshape(x.shape)
-    assert zero_point is not None
-    lows, highs = (v.new_tensor([ends[z][k] for z in zero_point.flatten().tolist()]) for k in (0, 1))
-    return _between(v, lows.reshape(factor.shape), highs.reshape(factor.shape)).reshape(x.shape)
-
-
-def _between(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
-    return (x >= low) & (x <= high)
-
-
-def _quantize_bwd(
-    dy: Tensor,
-    x: Tensor,
-    y: Tensor,
-    fmt: str,
-    scale: Tensor | None,
-    zero_point: Tensor | None,
-    clip: bool,
-    need_scale: bool,
-) -> list[Tensor]:
-    form = read(fmt)
-    x, dy = contiguous(x), contiguous(dy)
-    if clip and not block_of(form):
-        inside = _inside(x, form, scale, zero_point)
-        dx = torch.where(inside, dy, 0)
-        kept = torch.where(inside, x, 0) if need_scale else x
-    else:
-        dx, kept = dy.clone(), x
-    if not need_scale:
-        return [dx]
-    assert scale is not None
-    wide = torch.promote_types(x.dtype, torch.float32)
-    each = dy.to(wide) * (y.to(wide) - kept.to(wide))
-    if scale.numel() == 1:
-        return [dx, each.sum().reshape(scale.shape)]
-    parts, _ = _side_by_side(each, scale)
-    return [dx, parts.sum(list(range(1, parts.dim(), 2))).reshape(scale.shape)]
-
-
-def _quantize_bwd_fake(
-    dy: Tensor,
-    x: Tensor,
-    y: Tensor,
-    fmt: str,
-    scale: Tensor | None,
-    zero_point: Tensor | None,
-    clip: bool,
-    need_scale: bool,
-) -> list[Tensor]:
-    dx = dy.new_empty(x.shape)
-    if not need_scale:
-        return [dx]
-    assert scale is not None
-    return [dx, scale.new_empty(scale.shape, dtype=torch.promote_types(x.dtype, torch.float32))]
-
-
 for _name, _cpu, _fake in (
     ("_quantize", _quantize, _quantize_fake),
-    ("_quantize_bwd", _quantize_bwd, _quantize_bwd_fake),
     ("_quant_encode", _encode, _encode_fake),
     ("_quant_decode", _decode, _decode_fake),
     ("_quant_step", _step, _step_fake),
@@ -370,7 +284,6 @@ for _name, _cpu, _fake in (
     torch.library.register_fake(f"fastiter::{_name}", _fake, lib=LIBRARY)
 
 quantize_op = eager(_quantize, torch.ops.fastiter._quantize.default)
-quantize_bwd = eager(_quantize_bwd, torch.ops.fastiter._quantize_bwd.default)
 encode_op = eager(_encode, torch.ops.fastiter._quant_encode.default)
 decode_op = eager(_decode, torch.ops.fastiter._quant_decode.default)
 step_op = eager(_step, torch.ops.fastiter._quant_step.default)

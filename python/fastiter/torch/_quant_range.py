@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,25 @@ def limits(fmt: Format, dtype: str, zero_point: int) -> tuple[float, float]:
     most = np.finfo(dtype).max
     middle = kind(np.clip(low, -most, most) / 2 + np.clip(high, -most, most) / 2)
     return _last(fits, middle, -most), _last(fits, middle, most)
+
+
+def scaled_limits(fmt: Format, dtype: str, zero_point: int, scale: float) -> tuple[float, float]:
+    """Return the lowest and the highest x for which x / scale, rounded to the dtype, is within the limits."""
+    kind = np.dtype(dtype).type
+    low, high = limits(fmt, dtype, zero_point)
+    step = kind(scale)
+    with np.errstate(over="ignore", under="ignore"):
+        return _edge(kind(low), step, kind(-np.inf)), _edge(kind(high), step, kind(np.inf))
+
+
+def _edge(limit: Any, scale: Any, outward: Any) -> float:
+    """Return the outermost x for which x / scale is not beyond the limit: one near their product, which is rounded."""
+    x, beyond = limit * scale, np.less if outward < 0 else np.greater
+    while np.isfinite(x) and not beyond(np.nextafter(x, outward) / scale, limit):
+        x = np.nextafter(x, outward)
+    while beyond(x / scale, limit):
+        x = np.nextafter(x, -outward)
+    return float(x)
 
 
 def _last(fits: Callable[[np.floating], bool], start: np.floating, end: np.floating) -> float:  # type: ignore[type-arg]
