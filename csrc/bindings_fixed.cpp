@@ -86,7 +86,7 @@ void convert(const py::tuple& in, const py::tuple& out, int64_t n, const py::tup
 // a: (address, m, k), b: (address, k, n), c: (address, m): addresses and strides;
 // acc: (rounding, mantissa, min_exponent, most, over, under, infinite, has_minus_zero)
 void quant_matmul(int64_t M, int64_t N, int64_t K, bool in_double, const py::tuple& a, const py::tuple& b,
-                  const py::tuple& c, const py::tuple& acc, int64_t every, bool sums_fit) {
+                  const py::tuple& c, const py::tuple& acc, int64_t every, int sums) {
     QuantMatmul g;
     g.M = M, g.N = N, g.K = K;
     g.in_double = in_double;
@@ -99,7 +99,7 @@ void quant_matmul(int64_t M, int64_t N, int64_t K, bool in_double, const py::tup
     g.acc.most = number(3), g.acc.over = number(4), g.acc.under = number(5), g.acc.infinite = number(6);
     g.acc.has_minus_zero = integer(at(acc, 7)) != 0;
     g.every = every;
-    g.sums_fit = sums_fit;
+    g.sums = FloatSums(sums);
     py::gil_scoped_release release;
     run_quant_matmul(g);
 }

@@ -12,8 +12,21 @@ import pytest
 
 import fastiter
 from cases import Array, assert_same_bits
-from fastiter.quant import Fixed, FixedArray, Float, Format, Int, encode, fixed_matmul, parse, quant_matmul, quantize
-from fastiter.quant._span import span
+from fastiter.quant import (
+    Fixed,
+    FixedArray,
+    Float,
+    Format,
+    Int,
+    PowerOfTwo,
+    encode,
+    fixed_matmul,
+    parse,
+    quant_matmul,
+    quantize,
+)
+from fastiter.quant import _quant_matmul as kernels
+from fastiter.quant._span import Span, span
 from fastiter.reference import quant_matmul as reference
 from fastiter.reference.quant import float_value
 from quant_cases import FLOAT_ROUNDINGS, KINDS, assert_equal, numbers, random_fixed, random_float
@@ -22,13 +35,9 @@ F32, F64 = Float(8, 23), Float(11, 52)
 Rng = np.random.Generator
 
 
-def operand(
-    rng: Rng, shape: tuple[int, ...], fmt: Format | str, dtype: Any = np.float32, extremes: bool = False
-) -> Array:
-    """Numbers of the middle of the format's range, or from all over it and beyond."""
+def operand(rng: Rng, shape: tuple[int, ...], fmt: Format | str, dtype: Any = np.float32) -> Array:
+    """Numbers of the middle of the format's range."""
     low, high = KINDS.get(str(fmt), (-6, 3))
-    if extremes:
-        return np.asarray(rng.choice(numbers(dtype, low, high, 60), shape))
     return (rng.standard_normal(shape) * 2.0 ** min(max((low + high) // 2, -20), 20)).astype(dtype)
 
 
@@ -222,6 +231,22 @@ def test_ties_and_ends_of_the_range() -> None:
                 [one, one * half * rng.integers(0, 4, (1, 40)).astype(np.float32), tiny, one * np.float32(1e30)]
             )
             both(np.ones((1, 4), np.float32), a, "fp32", "fp32", to)
+
+
+@pytest.mark.parametrize("rounding", ["RNE", "RNA"])
+def test_sums_to_the_nearest_float_first(rounding: str) -> None:
+    """Where rounding twice is allowed: terms of all magnitudes, at the middles between numbers and beside them."""
+    rng = np.random.default_rng(17)
+    for mantissa, bits, specials, exponent in itertools.product((1, 3, 7, 10), (2, 4, 8, 11), ("ieee", "fnuz"), (5, 8)):
+        acc = Float(exponent, mantissa, specials, rounding)
+        p, allowed = Span(bits, -60, 60), bits <= mantissa + 1 and bits + mantissa + 1 <= 23
+        assert (kernels._sums(p, acc, 1) == kernels._NEAREST_IN_FLOAT) == allowed
+        if not allowed:
+            continue
+        fa, fb = Float(5, bits - 2 if bits > 2 else 1, "none"), PowerOfTwo(-14, 14)
+        a = rng.choice([-1.0, 1.0], (2, 24)) * (1 + rng.integers(0, 1 << (bits - 1), (2, 24)) / (1 << (bits - 1)))
+        b = 2.0 ** rng.integers(-14, 5, (24, 18))
+        both(a.astype(np.float32), b.astype(np.float32), fa, fb, acc)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 1), (4, 2, 16), (5, 9, 33), (9, 30, 100), (2, 0, 3)])

@@ -38,7 +38,7 @@ constexpr int kMostRows = 6;
 
 Tiles<int16_t> fused16(Round r, Over o, FixedProduct product);
 Tiles<int32_t> fused32(Round r, Over o);
-Tiles<int32_t> pairwise();
+Tiles<int32_t> pair_tiles();
 template <class T> Tiles<T> lines();
 
 // out[i * padded_K + k] = code << left of items first.. (of `rows`, if there are), zero from K to padded_K

@@ -116,7 +116,7 @@ Tiles<int16_t> fused16(Round r, Over o, FixedProduct product) {
 
 Tiles<int32_t> fused32(Round r, Over o) { return by_rounding<int32_t>(r, o); }
 
-Tiles<int32_t> pairwise() {
+Tiles<int32_t> pair_tiles() {
     constexpr int ROWS = kVectorBytes == 64 ? 6 : 4, NV = kVectorBytes == 64 ? 4 : 2;
     return {ROWS, NV, pair_tile<ROWS, NV>, pair_tile<ROWS, 1>};
 }

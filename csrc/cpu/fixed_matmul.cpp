@@ -143,8 +143,8 @@ template <class F> auto with_product(const FixedMatmul& g, F&& f) {
     const Over o = over_of(g.acc, g.plan.wraps_once);
     switch (g.plan.path) {
     case FixedPath::pairs:
-        if (g.acc.width > 32) return f(Product<int32_t, int64_t>(g, pairwise(), steps_of<int32_t>(g), 2));
-        return f(Product<int32_t, int32_t>(g, pairwise(), steps_of<int32_t>(g), 2));
+        if (g.acc.width > 32) return f(Product<int32_t, int64_t>(g, pair_tiles(), steps_of<int32_t>(g), 2));
+        return f(Product<int32_t, int32_t>(g, pair_tiles(), steps_of<int32_t>(g), 2));
     case FixedPath::fused16:
         return f(Product<int16_t, int16_t>(g, fused16(r, o, g.plan.product), steps_of<int16_t>(g), 1));
     case FixedPath::fused32:

@@ -1,7 +1,6 @@
 // What the kernels of the family `quant` share: the loop over an array, and who gives out a kernel for a format.
 #pragma once
 #include "round.hpp"
-#include <utility>
 
 namespace fastiter::FASTITER_LEVEL {
 

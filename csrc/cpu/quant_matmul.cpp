@@ -7,9 +7,9 @@
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-// How a step is computed. Sums are exact in T, or rounded to odd; the format's exponents are its own, or T's. `machine`: the
-// format is float, whose sums the machine rounds itself.
-enum class How { exact, odd, odd_own_exponents, machine };
+// How a step is computed: the sum in T is exact, or to the nearest number, or to the odd one of two neighbours; then it is
+// rounded to the format. `machine`: the format is float, whose sums the machine rounds itself.
+enum class How { exact, nearest, odd, machine };
 
 template <class T> struct Accumulator {
     Significand<T> significand;
@@ -50,14 +50,17 @@ FASTITER_INLINE vec<double> nearest_sum(vec<double> a, vec<double> b, vec<double
     return __builtin_convertvector(__builtin_convertvector(sum_to_odd(a, b, c), narrow), vec<double>);
 }
 
-template <class T, Rounding R, How H>
+// OWN: the format has the exponents that T has.
+template <class T, Rounding R, How H, bool OWN>
 FASTITER_INLINE vec<T> step(vec<T> a, vec<T> b, vec<T> c, const Accumulator<T>& to) {
     vec<T> sum, r;
     if constexpr (H == How::exact)
         sum = a * b + c;
+    else if constexpr (H == How::nearest)
+        sum = fma(a, b, c); // the product is exact
     else
         sum = sum_to_odd(a, b, c);
-    if constexpr (H == How::odd_own_exponents)
+    if constexpr (OWN)
         r = without_bits<T, R>(sum, random_words<T>{}, to.dropped);
     else
         r = to_significand<T, R>(sum, random_words<T>{}, to.significand, broadcast(to.zero));
@@ -71,10 +74,10 @@ FASTITER_INLINE vec<T> step(vec<T> a, vec<T> b, vec<T> c, const Accumulator<T>& 
 }
 
 // a: lines a_row apart; a panel as in tile.hpp; out: lines of NV vectors
-template <class T, Rounding R, How H, int ROWS, int NV>
+template <class T, Rounding R, How H, bool OWN, int ROWS, int NV>
 void tile(const T* a, int64_t a_row, const T* panel, const QuantMatmul& g, T* out) {
     constexpr int W = lanes<T>;
-    const Accumulator<T> to(g.acc, H == How::odd_own_exponents);
+    const Accumulator<T> to(g.acc, OWN);
     vec<T> acc[ROWS][NV] = {};
     auto each = [&](int64_t k, auto f) {
         vec<T> line[NV];
@@ -92,7 +95,7 @@ void tile(const T* a, int64_t a_row, const T* panel, const QuantMatmul& g, T* ou
         const int64_t last = H == How::machine ? g.K : min_of(g.K, k + g.every) - 1;
         for (; k < last; ++k) each(k, add);
         if constexpr (H != How::machine)
-            each(k, [&](vec<T> x, vec<T> y, vec<T> c) { return step<T, R, H>(x, y, c, to); });
+            each(k, [&](vec<T> x, vec<T> y, vec<T> c) { return step<T, R, H, OWN>(x, y, c, to); });
     }
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i)
@@ -106,43 +109,48 @@ template <class T> struct Tiles {
     Tile<T> full, narrow;
 };
 
-template <class T, Rounding R, How H> Tiles<T> tiles() {
-    return {tile<T, R, H, kRows, kVectors>, tile<T, R, H, kRows, 1>};
+template <class T, Rounding R, How H, bool OWN> Tiles<T> tiles() {
+    return {tile<T, R, H, OWN, kRows, kVectors>, tile<T, R, H, OWN, kRows, 1>};
 }
 
-template <class T, How H> Tiles<T> tiles_for(Rounding r) {
+template <class T, How H, bool OWN = false> Tiles<T> tiles_for(Rounding r) {
     switch (r) {
     case Rounding::down:
-        return tiles<T, Rounding::down, H>();
+        return tiles<T, Rounding::down, H, OWN>();
     case Rounding::up:
-        return tiles<T, Rounding::up, H>();
+        return tiles<T, Rounding::up, H, OWN>();
     case Rounding::zero:
-        return tiles<T, Rounding::zero, H>();
+        return tiles<T, Rounding::zero, H, OWN>();
     case Rounding::away:
-        return tiles<T, Rounding::away, H>();
+        return tiles<T, Rounding::away, H, OWN>();
     case Rounding::half_away:
-        return tiles<T, Rounding::half_away, H>();
+        return tiles<T, Rounding::half_away, H, OWN>();
     default:
-        return tiles<T, Rounding::even, H>();
+        return tiles<T, Rounding::even, H, OWN>();
     }
 }
+
+template <bool OWN> Tiles<float> nearest_tiles(Rounding r) {
+    if (r == Rounding::half_away) return tiles<float, Rounding::half_away, How::nearest, OWN>();
+    return tiles<float, Rounding::even, How::nearest, OWN>();
+}
+
+bool has_own_exponents(const FloatAccumulator& f) { return f.min_exponent == -126; }
 
 #if defined(__AVX2__)
 bool is_machines_own(const QuantMatmul& g) {
     const FloatAccumulator& f = g.acc;
-    return !g.in_double && f.rounding == Rounding::even && f.mantissa == 23 && f.min_exponent == -126 &&
+    return !g.in_double && f.rounding == Rounding::even && f.mantissa == 23 && has_own_exponents(f) &&
            f.has_minus_zero && f.most == double(__FLT_MAX__) && f.over == __builtin_inf();
 }
 #endif
-#if defined(__AVX512F__)
-// Whether floats do: they hold two bits more than the accumulator, and its exponents or the factors of to_significand.
-bool has_own_exponents(const FloatAccumulator& f) { return f.min_exponent == -126; }
+
+// Whether floats round to the format: they have two bits more, and its exponents or the factors of to_significand.
 bool is_narrow(const QuantMatmul& g) {
     const FloatAccumulator& f = g.acc;
     const bool has_factors = f.min_exponent - f.mantissa >= -125 && f.min_exponent <= f.mantissa;
     return !g.in_double && f.mantissa <= 21 && (has_own_exponents(f) ? f.has_minus_zero : has_factors);
 }
-#endif
 
 // T: what is computed with, S: what lies in memory
 template <class T, class S> class Product {
@@ -207,15 +215,18 @@ private:
 
 template <class F> auto with_product(const QuantMatmul& g, F&& f) {
     const Rounding r = g.acc.rounding;
+    const bool own = has_own_exponents(g.acc);
 #if defined(__AVX2__)
-    if (is_machines_own(g)) return f(Product<float, float>(g, tiles<float, Rounding::even, How::machine>()));
+    if (is_machines_own(g)) return f(Product<float, float>(g, tiles<float, Rounding::even, How::machine, true>()));
 #endif
+    if (is_narrow(g) && g.sums == FloatSums::nearest_in_float)
+        return f(Product<float, float>(g, own ? nearest_tiles<true>(r) : nearest_tiles<false>(r)));
 #if defined(__AVX512F__)
-    if (is_narrow(g) && has_own_exponents(g.acc))
-        return f(Product<float, float>(g, tiles_for<float, How::odd_own_exponents>(r)));
-    if (is_narrow(g)) return f(Product<float, float>(g, tiles_for<float, How::odd>(r)));
+    if (is_narrow(g))
+        return f(Product<float, float>(g, own ? tiles_for<float, How::odd, true>(r) : tiles_for<float, How::odd>(r)));
 #endif
-    const Tiles<double> in_double = g.sums_fit ? tiles_for<double, How::exact>(r) : tiles_for<double, How::odd>(r);
+    const bool fit = g.sums == FloatSums::exact_in_double;
+    const Tiles<double> in_double = fit ? tiles_for<double, How::exact>(r) : tiles_for<double, How::odd>(r);
     if (g.in_double) return f(Product<double, double>(g, in_double));
     return f(Product<double, float>(g, in_double));
 }

@@ -13,9 +13,13 @@ struct FloatAccumulator {
     bool has_minus_zero = true;
 };
 
+// What is known of the sums: nothing; none has more bits than a double; a sum rounded to the nearest float first and then to
+// the format is what it is rounded to at once (docs/fixed.md).
+enum class FloatSums { any, exact_in_double, nearest_in_float };
+
 // c (M, N) = a (M, K) b (K, N): c = 0, then for k in order c = round(c + a b), where the sum is exact and round is to the
 // accumulator's format at every `every`-th k and at the last one, at the others to the nearest number of the type in memory.
-// sums_fit: no sum of the accumulator and a product has more bits than a double. c has unit column stride.
+// c has unit column stride.
 struct QuantMatmul {
     int64_t M = 0, N = 0, K = 0;
     bool in_double = false; // a, b and c are doubles in memory, not floats
@@ -27,7 +31,7 @@ struct QuantMatmul {
     int64_t c_m = 0;
     FloatAccumulator acc;
     int64_t every = 1;
-    bool sums_fit = false;
+    FloatSums sums = FloatSums::any;
     void* workspace = nullptr;
 };
 

@@ -78,9 +78,7 @@ extern const ScanKernels scan_kernels = {linear_scan_kernels<float>, linear_scan
                                          linear_scan_kernels<bf16>, block_scan_kernels<float>,
                                          block_scan_kernels<double>};
 
-extern const Kernels kernels = {
-    kernels_of<float>, kernels_of<double>, &delta_kernels,        &fixed_kernels,
-    &newton_kernels,   &quant_kernels,     &quant_matmul_kernels, &scan_kernels,
-};
+extern const Kernels kernels = {kernels_of<float>, kernels_of<double>, &delta_kernels,        &fixed_kernels,
+                                &newton_kernels,   &quant_kernels,     &quant_matmul_kernels, &scan_kernels};
 
 } // namespace fastiter::FASTITER_LEVEL

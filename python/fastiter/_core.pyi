@@ -234,7 +234,7 @@ def quant_matmul(
     c: tuple[Address, int],
     acc: tuple[int, int, int, float, float, float, float, bool],
     every: int,
-    sums_fit: bool,
+    sums: int,
     /,
 ) -> None: ...
 

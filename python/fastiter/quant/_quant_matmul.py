@@ -37,6 +37,8 @@ _GEMM = {_F32: _core.gemm_f32, _F64: _core.gemm_f64}
 #: The products of doubles that are exact, with room for sums
 _DOUBLE = Span(53, -1000, 980)
 _MOST = 2**62
+#: Numbers of the enumeration FloatSums in csrc/cpu/quant_matmul_kernels.hpp
+_ANY, _EXACT_IN_DOUBLE, _NEAREST_IN_FLOAT = range(3)
 
 
 def quant_matmul(
@@ -304,14 +306,14 @@ def _in_parts(x: Array, y: Array, out: Array) -> None:
     out[...] = 0
     for part in reference.parts(x.shape[1]):
         one = np.empty_like(out)
-        _float_kernel(x[:, part], y[part], one, _BETWEEN[_F32], 1, False)
+        _float_kernel(x[:, part], y[part], one, _BETWEEN[_F32], 1, _ANY)
         if part.start == 0:
             out[...] = one
         else:
             out += one
 
 
-def _float_kernel(x: Array, y: Array, out: Array, acc: Float, every: int, sums_fit: bool) -> None:
+def _float_kernel(x: Array, y: Array, out: Array, acc: Float, every: int, sums: int) -> None:
     (M, K), N = x.shape, y.shape[1]
     most = float(acc.max_value)
     beyond = {"SAT": most, "INF": math.inf, "NAN": math.nan}[acc.overflow]
@@ -322,22 +324,30 @@ def _float_kernel(x: Array, y: Array, out: Array, acc: Float, every: int, sums_f
         *(most, over, -under, beyond, acc.specials != "fnuz"),
     )
     c = (out, out.strides[0] // out.itemsize)
-    _core.quant_matmul(M, N, K, out.dtype == _F64, _steps(x), _steps(y), c, target, every, sums_fit)
+    _core.quant_matmul(M, N, K, out.dtype == _F64, _steps(x), _steps(y), c, target, every, sums)
+
+
+def _sums(p: Span, acc: Float, every: int) -> int:
+    """Return what is known of the sums of the accumulator and products: docs/fixed.md has the reasons."""
+    c = span(acc)
+    if every == 1 and acc.rounding in ("RNE", "RNA") and p.low >= -149 and p.high <= 127:
+        if p.bits <= c.bits and 2 * c.bits + 1 <= 24 and c.bits + p.bits <= 23:
+            return _NEAREST_IN_FLOAT
+    fit = max(p.high + (every - 1).bit_length(), c.high) + 1 - min(p.low, c.low) <= 53
+    return _EXACT_IN_DOUBLE if fit else _ANY
 
 
 def _small_float(acc: Float, formats: Formats, every: int, in_reference: bool) -> Accumulator:
     a, b, c = span(formats[0]), span(formats[1]), span(acc)
     dtype = _F32 if a.in_float32 and b.in_float32 and c.in_float32 else _F64
     _check_products(formats, "a Float accumulator")
-    p = product(a, b)
-    # Whether no sum of the accumulator and a group of products needs more bits than a double has
-    fit = max(p.high + (every - 1).bit_length(), c.high) + 1 - min(p.low, c.low) <= 53
+    sums = _sums(product(a, b), acc, every)
 
     def one(x: Array, y: Array, out: Array) -> None:
         if in_reference:
             out[...] = reference.matmul(x, y, acc, _BETWEEN[dtype], every)
         else:
-            _float_kernel(x, y, out, acc, every, fit)
+            _float_kernel(x, y, out, acc, every, sums)
 
     return Accumulator(dtype, _numbers, _of_batches(dtype, one))
 
