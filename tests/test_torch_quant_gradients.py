@@ -72,6 +72,8 @@ def test_integers_pass_what_is_in_range(zero: int) -> None:
         options = {"scale": 0.37, "zero_point": zero}
         fmt = f"uint3<{rounding}>"
         np.testing.assert_array_equal(dx_of(ours.quantize(given, fmt, **options), given), in_range(x, fmt, **options))
+        y = ours.quantize(given * 3, fmt, zero_point=zero)
+        np.testing.assert_array_equal(dx_of(y, given), 3 * in_range(3 * x, fmt, zero_point=zero))
 
 
 def test_zero_points_of_channels_each_have_their_range() -> None:

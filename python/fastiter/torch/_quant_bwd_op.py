@@ -33,11 +33,12 @@ def _side_by_side(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 def _ends(x: Tensor, fmt: Format, scale: Tensor | None, zero_point: Tensor | None) -> tuple[float, float] | None:
     """Return the lowest and the highest x in the format's range, where they are the same for all elements."""
     name = NAMES[torch.promote_types(x.dtype, torch.float32)]
-    if scale is None:
-        return limits(fmt, name, 0)
-    if scale.numel() != 1:
+    if scale is not None and scale.numel() != 1:
         return None
-    factor, zero = scale.item(), 0 if zero_point is None else int(zero_point.item())
+    zero = 0 if zero_point is None else int(zero_point.item())
+    if scale is None:
+        return limits(fmt, name, zero)
+    factor = scale.item()
     if absorbed_by(fmt, factor) is not None:
         low, high = limits(fmt, name, 0)
         return low * factor, high * factor
