@@ -71,6 +71,7 @@ def test_numbers(isa: str) -> None:
     tests += ["test_delta.py::test_sizes", "test_torch_delta.py::test_gradients"]
     tests += ["test_scan.py", "test_scan_sizes.py", "test_torch_scan_gradients.py"]
     tests += ["test_relax.py"]
+    tests += ["test_torch_quant_gradients.py::test_sizes"]
     assert_runs("-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *tests, FASTITER_ISA=isa)
 
 

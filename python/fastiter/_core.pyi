@@ -202,6 +202,9 @@ def rnn_bwd_tensors(
     /,
 ) -> Any: ...
 
+para_fwd_f64 = para_fwd_f32
+para_bwd_f64 = para_bwd_f32
+
 Index3 = tuple[tuple[int, int, int], tuple[int, int, int]]
 FixedCodes = tuple[Address, int, bool, int, Index3, Index3]
 FixedTarget = tuple[int, bool, int, int, int, int]
@@ -254,6 +257,17 @@ def quantize(
 def pack_codes(
     codes: Address, type: int, bits: int, packed: Address, lines: int, n: int, unpack: bool, is_signed: bool, /
 ) -> None: ...
+def quantize_gradient(
+    in_double: bool,
+    limits: tuple[float, float] | None,
+    dy: Address,
+    x: Address,
+    y: Address,
+    dx: Address,
+    n: int,
+    sum: bool,
+    /,
+) -> float: ...
 def random_words(seed: int, first: int, n: int, words: Address, /) -> None: ...
 
 class RelaxMatrix:
