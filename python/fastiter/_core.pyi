@@ -237,10 +237,6 @@ def quant_matmul(
     sums: int,
     /,
 ) -> None: ...
-
-para_fwd_f64 = para_fwd_f32
-para_bwd_f64 = para_bwd_f32
-
 def quantize(
     format: tuple[Any, ...],
     scaling: tuple[Any, ...],
