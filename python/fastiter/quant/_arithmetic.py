@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
 from .._rnn import kind
 from ..reference import fixed as reference
 from ..reference.quant import fixed_code
 from ._check import check_format
 from ._formats import Fixed
-from ._growth import code_dtype, grown, target
+from ._growth import code_dtype, convert, grown, magnitude, wrapped
 
 Array = npt.NDArray[Any]
 _Growth = Callable[[reference.Shape, reference.Shape], reference.Grown]
@@ -321,31 +320,12 @@ def _assigned(function: str, x: Any, fmt: Fixed) -> Array:
     return codes
 
 
-def convert(codes: Array, source: Fixed, fmt: Fixed) -> Array:
-    """Return codes of ``source`` assigned to ``fmt``."""
-    contiguous = np.ascontiguousarray(codes, codes.dtype.newbyteorder("=")).reshape(codes.shape)
-    out = np.empty(codes.shape, code_dtype(fmt.width, fmt.signed))
-    _core.fixed_convert(
-        (contiguous, codes.dtype.itemsize, source.signed, source.width),
-        (out, out.itemsize),
-        out.size,
-        target(fmt, source.fraction),
-    )
-    return out
-
-
 def _result(op: Callable[..., Array], codes: tuple[Array, ...], left: tuple[int, ...], fmt: Fixed) -> FixedArray:
     """Return op(codes << left), computed modulo the type of the result, which holds it."""
     dtype = code_dtype(fmt.width, fmt.signed)
     with np.errstate(over="ignore"):  # NumPy warns where a single number wraps
         moved = [c.astype(dtype) << dtype.type(n) if n else c.astype(dtype) for c, n in zip(codes, left, strict=True)]
-        return made(_wrapped(np.asarray(op(*moved)), fmt), fmt)
-
-
-def _wrapped(codes: Array, fmt: Fixed) -> Array:
-    """Return the codes of ``fmt`` with the same low bits."""
-    unused = codes.dtype.type(8 * codes.dtype.itemsize - fmt.width)
-    return np.asarray(codes << unused >> unused)
+        return made(wrapped(np.asarray(op(*moved)), fmt), fmt)
 
 
 def _aligned(x: object, y: object, what: str, growth: _Growth, op: Callable[..., Array]) -> FixedArray:
@@ -366,12 +346,6 @@ def _product(x: object, y: object) -> FixedArray:
     )
 
 
-def _magnitude(codes: Array) -> Array:
-    """Return the magnitudes as uint64."""
-    wide = codes.astype(np.int64).view(np.uint64) if codes.dtype.kind == "i" else codes.astype(np.uint64)
-    return np.asarray(np.where(codes < 0, -wide, wide))
-
-
 def _quotient(x: object, y: object) -> FixedArray:
     a, b = _operand(x), _operand(y)
     if a is None or b is None:
@@ -380,7 +354,7 @@ def _quotient(x: object, y: object) -> FixedArray:
     if not np.all(b.codes):
         raise ZeroDivisionError("FixedArray: b in a / b must be other than zero, got 0")
     with np.errstate(over="ignore"):
-        whole = (_magnitude(a.codes) << np.uint64(max(b.fmt.fraction, 0))) // _magnitude(b.codes)
+        whole = (magnitude(a.codes) << np.uint64(max(b.fmt.fraction, 0))) // magnitude(b.codes)
         signed = np.asarray(np.where((a.codes < 0) != (b.codes < 0), -whole, whole))
     return made(signed.astype(code_dtype(fmt.width, fmt.signed)), fmt)
 
@@ -398,7 +372,7 @@ def _shifted(a: FixedArray, places: int) -> FixedArray:
         codes = np.asarray(a.codes >> n) if a.fmt.signed or -places < width else np.zeros_like(a.codes)
     else:
         codes = np.asarray(a.codes << n) if places < width else np.zeros_like(a.codes)
-    return made(_wrapped(codes, a.fmt), a.fmt)
+    return made(wrapped(codes, a.fmt), a.fmt)
 
 
 def _compared(x: object, y: object, op: Callable[[Any, Any], Any]) -> Any:

@@ -6,9 +6,13 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from .. import _core
 from ..reference import fixed as reference
 from ._formats import Fixed
+
+Array = npt.NDArray[Any]
 
 #: Numbers of the enumerations in csrc/cpu/fixed_kernels.hpp
 _ROUNDINGS = {
@@ -42,3 +46,28 @@ def grown(function: str, what: str, shape: reference.Grown) -> Fixed:
             f"got {shape.width} bits"
         )
     return Fixed(*shape)
+
+
+def convert(codes: Array, source: Fixed, fmt: Fixed) -> Array:
+    """Return codes of ``source`` assigned to ``fmt``."""
+    contiguous = np.ascontiguousarray(codes, codes.dtype.newbyteorder("=")).reshape(codes.shape)
+    out = np.empty(codes.shape, code_dtype(fmt.width, fmt.signed))
+    _core.fixed_convert(
+        (contiguous, codes.dtype.itemsize, source.signed, source.width),
+        (out, out.itemsize),
+        out.size,
+        target(fmt, source.fraction),
+    )
+    return out
+
+
+def wrapped(codes: Array, fmt: Fixed) -> Array:
+    """Return the codes of ``fmt`` with the same low bits."""
+    unused = codes.dtype.type(8 * codes.dtype.itemsize - fmt.width)
+    return np.asarray(codes << unused >> unused)
+
+
+def magnitude(codes: Array) -> Array:
+    """Return the magnitudes as uint64."""
+    wide = codes.astype(np.int64).view(np.uint64) if codes.dtype.kind == "i" else codes.astype(np.uint64)
+    return np.asarray(np.where(codes < 0, -wide, wide))

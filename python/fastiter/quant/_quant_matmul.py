@@ -15,14 +15,13 @@ from .._check import empty, overlaps_itself
 from .._rnn import kind
 from ..reference import quant_matmul as reference
 from ._arithmetic import check_fixed
-from ._block_formats import BlockFormat
-from ._check import check_floats, check_format
-from ._codes import check_codes, values_of
+from ._check import check_format
 from ._formats import Fixed, Float, Format, Int
 from ._growth import code_dtype
 from ._matmul import matmul_codes, matmul_reference, product_shape
+from ._operands import given_codes, given_floats, numbers
 from ._plan import _ROUNDINGS
-from ._quantize import encode, has_nan, quantize
+from ._quantize import encode
 from ._span import Span, product, span
 
 Array = npt.NDArray[Any]
@@ -208,40 +207,6 @@ def _check_products(formats: Formats, what: str) -> None:
         )
 
 
-# ---- operands -------------------------------------------------------------------------------------------------------
-
-
-def _numbers(name: str, x: Array, fmt: Format, along: int) -> Array:
-    """Return the numbers that codes are, or that floats become, in float32 or float64."""
-    dtype = _F32 if span(fmt).in_float32 else _F64
-    in_blocks = isinstance(fmt, BlockFormat) and fmt.block > 0
-    if x.dtype.kind in "iu":
-        if in_blocks:
-            raise TypeError(f"quant_matmul: {name} must be floats for a block format, got dtype {x.dtype}")
-        return values_of(_given_codes(name, x, fmt), fmt, dtype)
-    given = _given_floats(name, x, fmt)
-    if dtype == _F64 or x.dtype.itemsize == 2:
-        given = given.astype(dtype, copy=False)
-    rounded = quantize(given, fmt, axis=along if in_blocks and x.ndim > 1 else -1)
-    with np.errstate(over="ignore", under="ignore"):
-        return rounded.astype(dtype, copy=False)
-
-
-def _given_codes(name: str, x: Array, fmt: Format) -> Array:
-    try:
-        return check_codes("quant_matmul", x, fmt)
-    except ValueError as error:
-        worst = str(error).rpartition("got ")[2]
-        raise ValueError(f"quant_matmul: {name} must be codes of {fmt}, got {worst}") from None
-
-
-def _given_floats(name: str, x: Array, fmt: Format) -> Array:
-    check_floats("quant_matmul", name, x)
-    if not has_nan(fmt) and np.isnan(x).any():
-        raise ValueError(f"quant_matmul: {name} must be numbers, as {fmt} has no NaN, got NaN")
-    return x
-
-
 # ---- products -------------------------------------------------------------------------------------------------------
 
 
@@ -298,7 +263,7 @@ def _plain(dtype: np.dtype[Any], formats: Formats, in_reference: bool) -> Accumu
         else:
             _in_parts(x, y, out)
 
-    return Accumulator(dtype, _numbers, _of_batches(dtype, one))
+    return Accumulator(dtype, numbers, _of_batches(dtype, one))
 
 
 def _in_parts(x: Array, y: Array, out: Array) -> None:
@@ -349,7 +314,7 @@ def _small_float(acc: Float, formats: Formats, every: int, in_reference: bool) -
         else:
             _float_kernel(x, y, out, acc, every, sums)
 
-    return Accumulator(dtype, _numbers, _of_batches(dtype, one))
+    return Accumulator(dtype, numbers, _of_batches(dtype, one))
 
 
 # ---- fixed-point accumulators ---------------------------------------------------------------------------------------
@@ -361,14 +326,14 @@ def _as_fixed(name: str, fmt: Format) -> Fixed:
         return Fixed(fmt.width, fmt.integer, fmt.signed)
     if isinstance(fmt, Int):
         return Fixed(fmt.width, fmt.width, fmt.signed)
-    numbers = span(fmt)
-    width = numbers.high - numbers.low + 1
+    every_number = span(fmt)
+    width = every_number.high - every_number.low + 1
     if width > 64:
         raise ValueError(
             f"quant_matmul: {name} must have numbers of at most 64 fixed-point bits for a Fixed accumulator, "
             f"got {fmt} with {width}"
         )
-    return Fixed(width, numbers.high + 1)
+    return Fixed(width, every_number.high + 1)
 
 
 def _fixed(acc: Fixed, formats: Formats, every: int, in_reference: bool) -> Accumulator:
@@ -393,11 +358,11 @@ def _codes(name: str, x: Array, fmt: Format, along: int, source: Fixed) -> Array
     dtype = code_dtype(source.width, source.signed)
     if isinstance(fmt, (Fixed, Int)):
         if x.dtype.kind in "iu":
-            return _given_codes(name, x, fmt).astype(dtype, copy=False)
-        codes = encode(_given_floats(name, x, fmt), fmt)
+            return given_codes(name, x, fmt).astype(dtype, copy=False)
+        codes = encode(given_floats(name, x, fmt), fmt)
         assert isinstance(codes, np.ndarray)  # for the type checker: only formats with blocks have more
         return codes
-    numbers = _numbers(name, x, fmt, along)
-    if not np.isfinite(numbers).all():
+    values = numbers(name, x, fmt, along)
+    if not np.isfinite(values).all():
         raise ValueError(f"quant_matmul: {name} must be finite for a Fixed accumulator, got NaN or an infinity")
-    return np.ldexp(numbers.astype(np.float64), source.fraction).astype(dtype)
+    return np.ldexp(values.astype(np.float64), source.fraction).astype(dtype)

@@ -1,0 +1,51 @@
+"""The factors of quant_matmul: codes and floats as the numbers of their formats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._block_formats import BlockFormat
+from ._check import check_floats
+from ._codes import check_codes, values_of
+from ._formats import Format
+from ._quantize import has_nan, quantize
+from ._span import span
+
+Array = npt.NDArray[Any]
+_F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
+
+
+def numbers(name: str, x: Array, fmt: Format, along: int) -> Array:
+    """Return the numbers that codes are, or that floats become, in float32 or float64."""
+    dtype = _F32 if span(fmt).in_float32 else _F64
+    in_blocks = isinstance(fmt, BlockFormat) and fmt.block > 0
+    if x.dtype.kind in "iu":
+        if in_blocks:
+            raise TypeError(f"quant_matmul: {name} must be floats for a block format, got dtype {x.dtype}")
+        return values_of(given_codes(name, x, fmt), fmt, dtype)
+    given = given_floats(name, x, fmt)
+    if dtype == _F64 or x.dtype.itemsize == 2:
+        given = given.astype(dtype, copy=False)
+    rounded = quantize(given, fmt, axis=along if in_blocks and x.ndim > 1 else -1)
+    with np.errstate(over="ignore", under="ignore"):
+        return rounded.astype(dtype, copy=False)
+
+
+def given_codes(name: str, x: Array, fmt: Format) -> Array:
+    """Check that x are codes of the format."""
+    try:
+        return check_codes("quant_matmul", x, fmt)
+    except ValueError as error:
+        worst = str(error).rpartition("got ")[2]
+        raise ValueError(f"quant_matmul: {name} must be codes of {fmt}, got {worst}") from None
+
+
+def given_floats(name: str, x: Array, fmt: Format) -> Array:
+    """Check that x are floats which the format has numbers for."""
+    check_floats("quant_matmul", name, x)
+    if not has_nan(fmt) and np.isnan(x).any():
+        raise ValueError(f"quant_matmul: {name} must be numbers, as {fmt} has no NaN, got NaN")
+    return x
