@@ -161,6 +161,8 @@ PYBIND11_MODULE(_core, m) {
     define_quant(m);
     define_scan(m);
     define_tensor(m);
+    define_fixed(m);
     define_delta(m);
     define_newton(m);
+    define_relax(m);
 }

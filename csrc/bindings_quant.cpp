@@ -1,6 +1,7 @@
 // The family `quant` in fastiter._core. What a format's numbers mean: python/fastiter/quant/_plan.py.
 #include "bindings.hpp"
 #include "quant.hpp"
+#include <tuple>
 
 namespace fastiter {
 namespace {
@@ -80,6 +81,18 @@ void pack(py::handle codes, int type, int bits, py::handle packed, int64_t lines
     run_pack(job);
 }
 
+double gradient(bool in_double, const py::object& limits, py::handle dy, py::handle x, py::handle y, py::handle dx,
+                int64_t n, bool sum) {
+    QuantGradientJob job;
+    job.in_double = in_double, job.n = n;
+    job.clip = !limits.is_none();
+    if (job.clip) std::tie(job.low, job.high) = py::cast<std::tuple<double, double>>(limits);
+    job.dy = address<const void>(dy), job.x = address<const void>(x), job.y = address<const void>(y);
+    job.dx = address<void>(dx);
+    py::gil_scoped_release release;
+    return run_quant_gradient(job, sum);
+}
+
 void random_words(uint64_t seed, uint64_t first, int64_t n, py::handle words) {
     quant_random(seed, first, n, address<uint32_t>(words));
 }
@@ -90,6 +103,7 @@ void define_quant(py::module_& m) {
     m.def("quantize", quantize);
     m.def("pack_codes", pack);
     m.def("random_words", random_words);
+    m.def("quantize_gradient", gradient);
 }
 
 } // namespace fastiter

@@ -23,7 +23,7 @@ std::vector<int64_t> by_length(const ParaShape& shape) {
 
 // Threads worth waking: each should have work for longer than that takes.
 int threads_for(const ParaShape& shape, int threads) {
-    constexpr int64_t kElements = 4096; // states and steps, as many as a thread computes while a team starts
+    constexpr int64_t kElements = 8192; // of h: as many as take two or three times as long as starting a team
     const int64_t elements = shape.B * shape.T * shape.D;
     return int(std::clamp<int64_t>(elements / kElements, 1, threads));
 }

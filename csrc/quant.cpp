@@ -38,6 +38,18 @@ void run_pack(PackJob job) {
     run(job, call, [&](int threads) { return threads_for(job.lines * job.n, threads); });
 }
 
+double run_quant_gradient(QuantGradientJob job, bool sum) {
+    std::vector<double> sums(sum ? size_t((job.n + kGradientPart - 1) / kGradientPart) : 0);
+    job.sums = sum ? sums.data() : nullptr;
+    auto call = [](const void* params, Team team) {
+        kernels().quant->gradient(*static_cast<const QuantGradientJob*>(params), team);
+    };
+    run(job, call, [&](int threads) { return threads_for(job.n, threads); });
+    double total = 0;
+    for (double part : sums) total += part;
+    return total;
+}
+
 void quant_random(uint64_t seed, uint64_t first, int64_t n, uint32_t* words) {
     kernels().quant->random(seed, first, n, words);
 }

@@ -6,6 +6,8 @@ namespace fastiter {
 
 QuantCounts run_quant(QuantJob job);
 void run_pack(PackJob job);
+// Returns the sum, if it is wanted; it does not depend on the number of threads.
+double run_quant_gradient(QuantGradientJob job, bool sum);
 // n a multiple of 64, and so is `first`
 void quant_random(uint64_t seed, uint64_t first, int64_t n, uint32_t* words);
 

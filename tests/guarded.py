@@ -16,6 +16,7 @@ import numpy as np
 
 import newton_calls
 from cases import RNN_CELLS, Array, RnnInputs, rnn_inputs
+from fastiter import _core
 from fastiter.quant import encode, pack, quantize, unpack
 from newton_calls import PARA_CELLS, ParaInputs, para_inputs
 from quant_cases import KINDS
@@ -149,6 +150,10 @@ def with_quant(dtype: Any) -> None:
                 unpack(copies(pack(codes, text), at_end), text, n)
         finally:
             np.empty = empty
+    for n, at_end in itertools.product((1, 7, 16, 31, 65, 4097), (False, True)):
+        dy, x, y = (copies(rng.standard_normal(n).astype(dtype), at_end) for _ in range(3))
+        for limits, total in itertools.product((None, (-1.0, 1.0)), (False, True)):
+            _core.quantize_gradient(dtype == np.float64, limits, dy, x, y, guarded(n, dtype, at_end), n, total)
 
 
 STOCHASTIC = {

@@ -65,18 +65,39 @@ def test_a_wrong_choice_is_an_import_error_that_names_the_choices(name: str) -> 
 def test_numbers(isa: str) -> None:
     tests = ["test_vmath.py", "test_rnn.py::test_sizes", "test_rnn.py::test_saturated_gates"]
     tests += ["test_quant.py", "test_quant_blocks.py", "test_quant_random.py", "test_quant_codes.py::test_every_code"]
+    tests += ["test_quant_matmul.py", "test_fixed_matmul.py::test_paths_agree", "test_fixed_matmul.py::test_threads"]
+    tests += ["test_fixed_matmul.py::test_the_lowest_codes_of_all", "test_fixed_conv.py::test_modes_and_formats"]
     tests += ["test_newton.py::test_sizes", "test_newton.py::test_saturated_gates", "test_newton_solver.py"]
     tests += ["test_delta.py::test_sizes", "test_torch_delta.py::test_gradients"]
+    tests += ["test_scan.py", "test_scan_sizes.py", "test_torch_scan_gradients.py"]
+    tests += ["test_relax.py"]
+    tests += ["test_torch_quant_gradients.py::test_sizes"]
     assert_runs("-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *tests, FASTITER_ISA=isa)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
 @pytest.mark.parametrize(
     ("script", "library"),
-    [*itertools.product(["guarded.py", "guarded_delta.py"], ["numpy", "torch"]), ("guarded.py", "quant")],
+    [
+        *itertools.product(["guarded.py", "guarded_delta.py", "guarded_scan.py"], ["numpy", "torch"]),
+        ("guarded.py", "quant"),
+    ],
 )
 @every_isa
 def test_nothing_beyond_the_arrays_is_touched(isa: str, script: str, library: str) -> None:
     if library == "torch":
         pytest.importorskip("torch")
     assert assert_runs("-X", "faulthandler", script, library, FASTITER_ISA=isa).split() == ["done"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
+@every_isa
+def test_nothing_beyond_the_factors_is_touched(isa: str) -> None:
+    assert assert_runs("-X", "faulthandler", "guarded_fixed.py", FASTITER_ISA=isa).split() == ["done"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
+@every_isa
+def test_relaxation_touches_nothing_beyond_the_vectors(isa: str) -> None:
+    pytest.importorskip("scipy")
+    assert assert_runs("-X", "faulthandler", "guarded_relax.py", FASTITER_ISA=isa).split() == ["done"]

@@ -314,7 +314,7 @@ def test_a_row_alone_is_that_row_of_a_batch(cell: str, dtype: Any, ragged: bool,
 
 
 # Large enough that every thread gets some: units of one row, rows, a few of both.
-SHARED_SIZES = [(1, 90, 256), (16, 30, 64), (13, 50, 33), (2, 100, 130), (64, 130, 3)]
+SHARED_SIZES = [(1, 170, 256), (16, 45, 64), (13, 100, 33), (2, 170, 130), (64, 220, 3)]
 
 
 @both_methods

@@ -115,10 +115,11 @@ def test_auto_chooses_by_structure_units_and_steps() -> None:
         method: str = solve_recurrence(CASES[name].cell, *CASES[name].inputs(*sizes, torch.float32, scale)).method
         return method
 
-    assert chosen("paragru", 1, 2000, 8) == chosen("rotation", 1, 2000, 2) == "newton"
-    assert chosen("paragru", 1, 4, 8) == "sequential"  # few steps
-    assert chosen("paragru", 64, 100, 64) == "sequential"  # many units
-    assert chosen("elman", 1, 200, 8) == chosen("gru_cell", 1, 200, 8) == "sequential"  # dense
+    assert chosen("paragru", 1, 300, 8) == chosen("rotation", 1, 300, 2) == "newton"
+    assert chosen("paragru", 1, 100, 8) == "sequential"  # few steps
+    assert chosen("paragru", 3, 300, 64) == "sequential"  # many units
+    assert chosen("rotation", 1, 300, 20) == "sequential"  # few, but in blocks
+    assert chosen("elman", 1, 300, 8) == chosen("gru_cell", 1, 300, 8) == "sequential"  # dense
 
 
 def test_auto_leaves_chaos_to_the_loop() -> None:

@@ -128,6 +128,7 @@ def test_given_jacobians() -> None:
         quasi = solve_recurrence(elman, x, params, h0, method="quasi", jacobian=jacobian)
         assert largest_difference(quasi.value, expected) <= 100 * eps(torch.float64)
         assert not quasi.sequential.any()
+        assert quasi.jacobian == {"dense": "quasi"}.get(name, name)
     exact = solve_recurrence(elman, x, params, h0, method="newton", jacobian=elman_jacobian)
     assert exact.steps.equal(solve_recurrence(elman, x, params, h0, method="newton").steps)
 

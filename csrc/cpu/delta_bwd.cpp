@@ -148,38 +148,44 @@ template <class T> struct BackwardChunks {
                      .terms = {c.count}});
     }
 
-    // <state before the step, cotangent after its decay> without either: for each output and factor to come (`later`), and
-    // for the end, what the state contributes to it so far.
-    void decay_gradients(const Sequence& at, const Span& span, const T* S) {
+    // What the state before the chunk gives with each output and factor (`later`), with the end (returned), and what each
+    // factor's own part of the state gives with the end (`small`)
+    T contributions(const T* S) {
         const int64_t wide = keys.wide, after = wide - keys.outputs;
         clear(later, wide);
         clear(small, after);
-        vec<T> both{};
+        vec<T> end{};
         for (int64_t i = 0; i < s.K; ++i) {
+            const T *key = keys.across + i * wide, *own = key + keys.outputs;
             for (int64_t l = 0; l < wide; l += lanes<T>)
-                store(later + l, fma(load(keys.across + i * wide + l), load(by_S + i * wide + l), load(later + l)));
+                store(later + l, fma(load(key + l), load(by_S + i * wide + l), load(later + l)));
             for (int64_t l = 0; l < after; l += lanes<T>)
-                store(small + l, fma(load(keys.across + i * wide + keys.outputs + l), load(by_dS + i * after + l),
-                                     load(small + l)));
-            for (int64_t v = 0; v < row; v += lanes<T>) both = fma(load(S + i * row + v), load(dS + i * row + v), both);
+                store(small + l, fma(load(own + l), load(by_dS + i * after + l), load(small + l)));
+            for (int64_t v = 0; v < row; v += lanes<T>) end = fma(load(S + i * row + v), load(dS + i * row + v), end);
         }
-        T end = sum_of(both);
+        return sum_of(end);
+    }
+
+    // <state before the step, cotangent after its decay>, factor by factor; `later` and `end` go on with the state.
+    void decay_gradients(const Sequence& at, const Span& span, const T* S) {
+        const int64_t wide = keys.wide, first_step = at.step(s, span.first);
+        T end = contributions(S);
         vec<T> lane{};
         for (int i = 0; i < lanes<T>; ++i) lane[i] = T(i);
         for (int64_t j = 0; j < keys.n; ++j) {
-            vec<T> sum{};
-            const T *ratio = keys.ratio + j * wide, *gram = keys.gram + j * wide;
+            const T *ratio = keys.ratio + j * wide, *gram = keys.gram + j * wide, *dot = dots + j * wide;
             const vec<T> gate = broadcast(keys.gate[j]);
+            vec<T> sum{};
             for (int64_t l = 0; l < wide; l += lanes<T>) {
                 // What lies before j is left out, not multiplied by zero: it may be NaN.
                 const int64_t first = l < keys.outputs ? j / s.M : keys.outputs + j;
                 const vec<T> x = load(later + l);
                 sum += select<T>(lane >= broadcast(T(first - l)), load(ratio + l) * x, vec<T>{});
-                store(later + l, fma(gate, x, load(gram + l) * load(dots + j * wide + l)));
+                store(later + l, fma(gate, x, load(gram + l) * load(dot + l)));
             }
             if (j % s.M == 0) {
                 const bool none = j == 0 && at.restarts(span.first);
-                put(sums.ddecay + (at.step(s, span.first) + j / s.M) * s.N + at.head,
+                put(sums.ddecay + (first_step + j / s.M) * s.N + at.head,
                     none ? T(0) : sum_of(sum) + keys.to_end[j] * end);
             }
             end = keys.gate[j] * end + small[j];

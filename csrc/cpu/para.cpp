@@ -11,7 +11,6 @@ template <class T, class C> void para_forward(const ParaForward<T>& p, Team team
         steps.run_group(group, count);
         for (int i = 0; i < count; ++i) steps.pad(group[i]);
     });
-    stream_fence();
 }
 
 #define FASTITER_INSTANTIATE(T)                                              \

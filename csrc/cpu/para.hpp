@@ -14,9 +14,6 @@ template <class T> int64_t newton_blocks(const ParaShape& shape);
 template <class T, class C> size_t newton_workspace(const ParaForward<T>& p, int threads);
 template <class T, class C> void newton(const ParaForward<T>& p, Team team);
 
-// Results from this size on will not be found in the caches again: they are written past them.
-constexpr int64_t kCached = 8 << 20;
-
 struct Line {
     int64_t row = 0, unit = 0, length = 0; // unit: the first of the vector
 };

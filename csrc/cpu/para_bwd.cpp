@@ -15,7 +15,6 @@ template <class T, class C> struct ParaBackwardSteps {
     const ParaShape& shape = p.shape;
     const Lines<T> lines{p.shape};
     const int64_t D = shape.D;
-    const bool streams = shape.B * shape.T * D * G * int64_t(sizeof(T)) > kCached;
 
     T* sum(int g, const Line& line) const {
         return static_cast<T*>(p.workspace) + (line.row * SUMS + g) * D + line.unit;
@@ -64,12 +63,8 @@ template <class T, class C> struct ParaBackwardSteps {
         C::backward(x, a, peephole, s, ds, dx, sums);
 #pragma GCC unroll 4
         for (int g = 0; g < G; ++g) {
-            if (streams) {
-                stream_up_to(to + g * p.dwx.gate, dx[g], count);
-            } else {
-                store_units<FULL>(to + g * p.dwx.gate, dx[g], count);
-                __builtin_prefetch(to + g * p.dwx.gate - kTurn * stride(p.dwx, shape), 1);
-            }
+            store_units<FULL>(to + g * p.dwx.gate, dx[g], count);
+            __builtin_prefetch(to + g * p.dwx.gate - kTurn * stride(p.dwx, shape), 1);
         }
     }
 
@@ -144,7 +139,6 @@ template <class T, class C> void para_backward(const ParaBackward<T>& p, Team te
         steps.run_group(group, count);
         for (int i = 0; i < count; ++i) steps.pad(group[i]);
     });
-    stream_fence();
     if (!p.da) return;
     wait(team.barriers[0], team.size);
     steps.add_rows(team);

@@ -1,11 +1,11 @@
-// A line step by step: the forward pass, and what Newton's method does with a window that it gives up.
+// A line step by step: the forward pass, and what Newton's method falls back to.
 #pragma once
 #include "para.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 
 constexpr int kSide = 4;     // lines side by side: as many as hide the latency of the activations
-constexpr int64_t kTurn = 8; // steps that they go before the next lines of their group do
+constexpr int64_t kTurn = 4; // steps that they go before the next lines of their group do
 
 template <class T, class C> struct ParaSteps {
     static constexpr int W = lanes<T>, G = C::gates, S = C::states, P = C::peepholes;

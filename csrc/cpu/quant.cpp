@@ -144,6 +144,6 @@ void run(const QuantJob& job, Team team) {
 
 } // namespace
 
-extern const QuantKernels quant_kernels = {run, pack_codes, random_numbers};
+extern const QuantKernels quant_kernels = {run, pack_codes, random_numbers, quant_gradient};
 
 } // namespace fastiter::FASTITER_LEVEL

@@ -127,5 +127,6 @@ template <class T> void widen(const void* x, Element type, int64_t first, int64_
 template <class T> void narrow(const T* x, int64_t n, Element type, int64_t first, void* out);
 template <class T> void store_codes(const QuantFormat&, const T* y, int64_t n, Element type, int64_t first, void* out);
 void pack_codes(const PackJob&, Team);
+void quant_gradient(const QuantGradientJob&, Team);
 
 } // namespace fastiter::FASTITER_LEVEL

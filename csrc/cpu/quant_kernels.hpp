@@ -153,10 +153,23 @@ struct PackJob {
     bool unpack = false, is_signed = false;
 };
 
+// dx = dy where low <= x <= high, else 0 (without `clip`: dx = dy); sums, if they are wanted: of dy (y - x), or of dy y where
+// dx is 0, one sum for each kGradientPart elements. y, dx and dy may be each other.
+constexpr int64_t kGradientPart = 4096;
+struct QuantGradientJob {
+    bool in_double = false, clip = true;
+    double low = 0, high = 0; // numbers of the arrays' type
+    const void *dy = nullptr, *x = nullptr, *y = nullptr;
+    void* dx = nullptr;
+    int64_t n = 0;
+    double* sums = nullptr;
+};
+
 struct QuantKernels {
     void (*run)(const QuantJob&, Team);
     void (*pack)(const PackJob&, Team);
     void (*random)(uint64_t seed, uint64_t first, int64_t n, uint32_t* words);
+    void (*gradient)(const QuantGradientJob&, Team);
 };
 
 namespace baseline {

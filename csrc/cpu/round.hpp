@@ -40,7 +40,7 @@ template <class T, int Direction> FASTITER_INLINE vec<T> nearby(vec<T> v) {
     const vec<T> a = magnitude_of<T>(v), nearest = (a + limit) - limit, one = broadcast(T(1)), zero{};
     vec<T> r = copy_sign<T>(nearest, v);
     if constexpr (Direction == kDown) r -= r > v ? one : zero;
-    if constexpr (Direction == kUp) r += r < v ? one : zero;
+    if constexpr (Direction == kUp) r = copy_sign<T>(r + (r < v ? one : zero), v); // -0.5 becomes -0
     if constexpr (Direction == kZero) r = copy_sign<T>(nearest - (nearest > a ? one : zero), v);
     return a < limit ? r : v;
 #endif

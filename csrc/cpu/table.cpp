@@ -1,7 +1,10 @@
 // This instruction set's row of kernels.
 #include "elementwise.hpp"
+#include "fixed_kernels.hpp"
 #include "gemm.hpp"
+#include "kernels.hpp"
 #include "quant_kernels.hpp"
+#include "quant_matmul_kernels.hpp"
 #include "rnn.hpp"
 #include "scan.hpp"
 
@@ -10,6 +13,7 @@ namespace fastiter::FASTITER_LEVEL {
 // Defined beside the kernels that they list
 extern const DeltaKernels delta_kernels;
 extern const NewtonKernels newton_kernels;
+extern const RelaxKernels relax_kernels;
 
 namespace {
 
@@ -76,7 +80,8 @@ extern const ScanKernels scan_kernels = {linear_scan_kernels<float>, linear_scan
                                          linear_scan_kernels<bf16>, block_scan_kernels<float>,
                                          block_scan_kernels<double>};
 
-extern const Kernels kernels = {kernels_of<float>, kernels_of<double>, &delta_kernels,
-                                &newton_kernels,   &quant_kernels,     &scan_kernels};
+extern const Kernels kernels = {kernels_of<float>,     kernels_of<double>, &delta_kernels,
+                                &fixed_kernels,        &newton_kernels,    &quant_kernels,
+                                &quant_matmul_kernels, &relax_kernels,     &scan_kernels};
 
 } // namespace fastiter::FASTITER_LEVEL

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import quant
+from . import quant, relax
 from ._backend import BackendError
 from ._config import __version__, get_num_threads, release_memory, set_num_threads, show_config
 from ._solution import Solution
@@ -26,6 +26,7 @@ __all__ = [
     "paralstm",
     "paraslstm",
     "quant",
+    "relax",
     "release_memory",
     "set_num_threads",
     "show_config",

@@ -205,6 +205,42 @@ def rnn_bwd_tensors(
 para_fwd_f64 = para_fwd_f32
 para_bwd_f64 = para_bwd_f32
 
+Index3 = tuple[tuple[int, int, int], tuple[int, int, int]]
+FixedCodes = tuple[Address, int, bool, int, Index3, Index3]
+FixedTarget = tuple[int, bool, int, int, int, int]
+
+def fixed_matmul(
+    a: FixedCodes,
+    b: FixedCodes,
+    acc: FixedTarget,
+    product: FixedTarget | tuple[()],
+    every: int,
+    start: tuple[Address, int, int] | tuple[()],
+    out: tuple[Address, int, Index3, Index3],
+    batch: tuple[int, Address, Address, Address],
+    only: int,
+    /,
+) -> int: ...
+def fixed_convert(
+    source: tuple[Address, int, bool, int], out: tuple[Address, int], n: int, target: FixedTarget, /
+) -> None: ...
+def quant_matmul(
+    M: int,
+    N: int,
+    K: int,
+    in_double: bool,
+    a: tuple[Address, int, int],
+    b: tuple[Address, int, int],
+    c: tuple[Address, int],
+    acc: tuple[int, int, int, float, float, float, float, bool],
+    every: int,
+    sums: int,
+    /,
+) -> None: ...
+
+para_fwd_f64 = para_fwd_f32
+para_bwd_f64 = para_bwd_f32
+
 def quantize(
     format: tuple[Any, ...],
     scaling: tuple[Any, ...],
@@ -221,4 +257,79 @@ def quantize(
 def pack_codes(
     codes: Address, type: int, bits: int, packed: Address, lines: int, n: int, unpack: bool, is_signed: bool, /
 ) -> None: ...
+def quantize_gradient(
+    in_double: bool,
+    limits: tuple[float, float] | None,
+    dy: Address,
+    x: Address,
+    y: Address,
+    dx: Address,
+    n: int,
+    sum: bool,
+    /,
+) -> float: ...
 def random_words(seed: int, first: int, n: int, words: Address, /) -> None: ...
+
+class RelaxMatrix:
+    def sweep(
+        self,
+        x: Address,
+        b: Address,
+        d: Address,
+        k: int,
+        omega: Address,
+        momentum: Address,
+        count: int,
+        kind: int,
+        /,
+    ) -> None: ...
+    def residual(self, x: Address, b: Address, r: Address, k: int, norms: Address, /) -> None: ...
+
+def relax_rows(
+    numbers: int,
+    n: int,
+    start: Address,
+    column: Address,
+    value: Address,
+    order: Address,
+    clusters: Address,
+    colours: Address,
+    part: int,
+    batch: int,
+    /,
+) -> RelaxMatrix: ...
+def relax_slices(
+    numbers: int,
+    n: int,
+    start: Address,
+    column: Address,
+    value: Address,
+    order: Address,
+    colours: Address,
+    part: int,
+    /,
+) -> RelaxMatrix: ...
+def relax_blocks(
+    numbers: int,
+    n: int,
+    size: int,
+    rows: int,
+    start: Address,
+    column: Address,
+    value: Address,
+    order: Address,
+    clusters: Address,
+    colours: Address,
+    /,
+) -> RelaxMatrix: ...
+def relax_dense(numbers: int, n: int, value: Address, order: Address, /) -> RelaxMatrix: ...
+def relax_projections(
+    numbers: int, n: int, columns: int, start: Address, column: Address, value: Address, order: Address, /
+) -> RelaxMatrix: ...
+def relax_check(
+    numbers: int, n: int, columns: int, entries: int, start: Address, column: Address, value: Address, /
+) -> tuple[int, int]: ...
+def relax_colour(n: int, start: Address, column: Address, colour: Address, /) -> int: ...
+def relax_red_black(n: int, start: Address, column: Address, colour: Address, /) -> int: ...
+def relax_colour_clusters(n: int, start: Address, column: Address, size: int, colour: Address, /) -> int: ...
+def relax_check_colours(n: int, start: Address, column: Address, colour: Address, /) -> int: ...

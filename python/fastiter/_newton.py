@@ -7,6 +7,7 @@ import numbers
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ._rnn import kind
@@ -24,10 +25,15 @@ class ParaCell:
     states: tuple[str, ...]
     peepholes: bool = False
 
-    @property
+    @cached_property
     def state_names(self) -> tuple[str, ...]:
         """What messages call the parts of the state: a single one is the argument h0 itself."""
         return ("h0",) if len(self.states) == 1 else tuple(f"state {name}" for name in self.states)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """What they call all arrays, in the order of the signature."""
+        return ("wx", "a", *(["p"] if self.peepholes else []), *self.state_names)
 
 
 CELLS = {

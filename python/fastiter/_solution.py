@@ -6,28 +6,35 @@ from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Solution:
-    """The states h[t] = f(h[t-1], x[t]) of a recurrence that was solved for all t at once, and how it was solved.
+    """What a solver found, and how: the x of a system A x = b, or all states of a recurrence.
+
+    Linear systems (:mod:`fastiter.relax`) have value to method, history, reason and omega. These are numbers where b is
+    one column, and have one number for each column, or system of a batch, where it is not. Recurrences
+    h[t] = f(h[t-1], x[t]) (:func:`fastiter.torch.solve_recurrence`) have value to lyapunov; B is their batch.
 
     Attributes
     ----------
     value
-        The states of all steps: (B, T, ...), or a tuple of such where the state has several parts.
+        x. Or the states of all steps: (B, T, ...), or a tuple of such where the state has several parts.
+    converged
+        True where ``||b - A x|| <= rtol ||b|| + atol``. Or (B,) bool: true where every state is finite and is either
+        the loop's or satisfies the tolerances ``|h[t] - f(h[t-1], x[t])| <= atol + rtol |h[t]|``, and the next
+        correction is small too. Sequences that did not converge were run as a loop, so False means that the loop's own
+        answer has an infinity or a NaN.
+    steps
+        The sweeps until it converged, or those that were done. Or (B,) integers: how often all steps of a window were
+        evaluated at once, summed over the windows; 0 where the loop did everything.
+    residual
+        ``||b - A x||`` of the value, computed from A, b and x. Or (B,) the largest ``|h[t] - f(h[t-1], x[t])|``,
+        measured before the last correction, which makes it smaller still; 0 where the loop did everything, as its
+        states are the function's values themselves.
+    method
+        What was done. For recurrences ``"sequential"``, ``"newton"``, ``"quasi"`` or ``"elk"``, which ``"auto"`` has
+        chosen.
     last
         The states after the last step, (B, ...) each: the initial state of what follows.
-    converged
-        (B,) bool. True where every state is finite and is either the loop's or satisfies the tolerances
-        ``|h[t] - f(h[t-1], x[t])| <= atol + rtol |h[t]|``, and the next correction is small too. Sequences that did not
-        converge were run as a loop, so False means that the loop's own answer has an infinity or a NaN.
-    steps
-        (B,) integers. How often all steps of a window were evaluated at once, summed over the windows; 0 where
-        the loop did everything.
-    residual
-        (B,) the largest ``|h[t] - f(h[t-1], x[t])|``, measured before the last correction, which makes it smaller
-        still; 0 where the loop did everything, as its states are the function's values themselves.
-    method
-        ``"sequential"``, ``"newton"``, ``"quasi"`` or ``"elk"``: what was used, which ``"auto"`` has chosen.
     jacobian
         ``"diagonal"``, ``"block K"``, ``"dense"`` or ``"quasi"``: the part of the Jacobians that was used, and None
         where none was evaluated.
@@ -40,15 +47,24 @@ class Solution:
         (B,) an estimate of the largest Lyapunov exponent, the mean logarithm by which a step stretches a small
         difference between two states, from the last Jacobians along the iterates; below 0 the recurrence forgets its
         past, and far above 0 only a loop can follow it. NaN where no Jacobian was evaluated.
+    history
+        ``||b - A x||`` before the first step and at each check: (checks + 1,), or with the columns as its second axis.
+    reason
+        Why it ended: "converged", "max_steps", "diverged" or "stagnated"; a tuple of such for several columns.
+    omega
+        The relaxation factor at the end, which is found on the way where it was ``"auto"``.
     """
 
     value: Any
-    last: Any
     converged: Any
     steps: Any
     residual: Any
     method: str
-    jacobian: str | None
-    window: int
-    sequential: Any
-    lyapunov: Any
+    last: Any = None
+    jacobian: str | None = None
+    window: int = 0
+    sequential: Any = None
+    lyapunov: Any = None
+    history: Any = None
+    reason: Any = None
+    omega: float | None = None

@@ -206,9 +206,8 @@ def _run(
     check_flag(function, "reverse", reverse)
     check_flag(function, "return_info", return_info)
     first = () if state is None else state_parts(function, cell, state)
-    names: tuple[str, ...] = ("wx", "a", "p") if cell.peepholes else ("wx", "a")
     arrays = (wx, a, p, *first) if cell.peepholes else (wx, a, *first)
-    names = (*names, *cell.state_names) if first else names
+    names = cell.names[: len(arrays)]
     check_arrays(function, names, arrays)
     shapes = [part.shape for part in first]
     batch, time, width = check_shapes(function, cell, wx.shape, a.shape, None if p is None else p.shape, shapes)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from ._analysis import Calibration, Error, Range, calibrate, error, range_of
+from ._arithmetic import FixedArray
 from ._block_formats import MX, NVFP4, BlockFloat
 from ._codes import pack, unpack
 from ._formats import Fixed, Float, Format, Int, parse
+from ._matmul import fixed_conv2d, fixed_matmul
 from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
+from ._quant_matmul import quant_matmul
 from ._quantize import Blocks, Counts, decode, encode, quantize
 
 __all__ = [
@@ -18,6 +21,7 @@ __all__ = [
     "Counts",
     "Error",
     "Fixed",
+    "FixedArray",
     "Float",
     "Format",
     "Int",
@@ -31,8 +35,11 @@ __all__ = [
     "decode",
     "encode",
     "error",
+    "fixed_conv2d",
+    "fixed_matmul",
     "pack",
     "parse",
+    "quant_matmul",
     "quantize",
     "range_of",
     "unpack",

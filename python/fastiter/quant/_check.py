@@ -24,15 +24,15 @@ def name_of(dtype: np.dtype[Any]) -> str:
     return dtype.name
 
 
-def check_format(function: str, fmt: Format | str) -> Format:
-    """Return the format, read from its text if it is one."""
+def check_format(function: str, fmt: Format | str, name: str = "fmt") -> Format:
+    """Return the format, read from its text if it is one; ``name`` is what messages call it."""
     if isinstance(fmt, str):
         try:
             return read(fmt)  # type: ignore[no-any-return]
         except ValueError as error:
-            raise ValueError(f"{function}: fmt must be a format or its text, got {fmt!r} ({error})") from None
+            raise ValueError(f"{function}: {name} must be a format or its text, got {fmt!r} ({error})") from None
     if not isinstance(fmt, Format):
-        raise TypeError(f"{function}: fmt must be a format or its text, got {kind(fmt)}")
+        raise TypeError(f"{function}: {name} must be a format or its text, got {kind(fmt)}")
     return fmt
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import quant
 from .delta import delta_scan
 from .newton import paragru, paralstm, paraslstm
 from .rnn import elman, gru, lstm, slstm
@@ -18,6 +19,7 @@ __all__ = [
     "paragru",
     "paralstm",
     "paraslstm",
+    "quant",
     "slstm",
     "solve_recurrence",
 ]

@@ -165,6 +165,8 @@ def checked_integers(function: str, name: str, x: Tensor | Sequence[int]) -> Ten
         x = torch.from_numpy(integers(function, name, x))
     if not x.is_cpu:
         raise BackendError(f"{function}: {name} must be on the CPU, got device {x.device}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{function}: {name} must be a dense tensor, got layout {x.layout}")
     if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
         raise TypeError(f"{function}: {name} must be integers, got dtype {x.dtype}")
     return x.detach().resolve_neg().to(torch.int64, copy=True).contiguous()

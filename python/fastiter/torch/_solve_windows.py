@@ -12,7 +12,7 @@ from ._solve_cell import Cell, Structure
 from ._solve_newton import Options, newton
 
 #: Units of all states of a window, and entries of their Jacobians: what a core's cache holds of each.
-_UNITS = 1 << 15
+_UNITS = 1 << 17
 
 
 @dataclass

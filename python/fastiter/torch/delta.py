@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .._backend import BackendError
-from .._check import integers
 from .._delta import (
     Sizes,
     check_bounds,
@@ -21,9 +20,9 @@ from .._delta import (
     check_state,
     plan,
 )
-from .._rnn import check_lengths, kind
+from .._rnn import kind
 from ._delta_op import delta_bwd, delta_fwd
-from ._op import check_tensors, differentiable_once
+from ._op import check_tensors, checked_integers, checked_lengths, differentiable_once
 
 
 def delta_scan(
@@ -66,7 +65,7 @@ def delta_scan(
     plan(function, method, chunk, sizes.factors)
     check_exclusive(function, lengths, cu_seqlens)
     flags = None if reset is None else _checked_reset(function, sizes, reset)
-    whole = None if lengths is None else _checked_lengths(function, sizes, lengths)
+    whole = None if lengths is None else checked_lengths(function, lengths, sizes.batch, sizes.time)
     bounds = None if cu_seqlens is None else _checked_bounds(function, sizes, cu_seqlens)
     rows = sizes.batch if bounds is None else bounds.shape[0] - 1
     check_state(function, None if h0 is None else h0.shape, sizes, rows, bounds is not None)
@@ -90,30 +89,8 @@ def _checked_reset(function: str, sizes: Sizes, reset: object) -> Tensor:
     return reset
 
 
-def _checked_integers(function: str, name: str, x: Tensor | Sequence[int]) -> Tensor:
-    if not isinstance(x, Tensor):
-        x = torch.from_numpy(integers(function, name, x))
-    if not x.is_cpu:
-        raise BackendError(f"{function}: {name} must be on the CPU, got device {x.device}")
-    if x.layout != torch.strided:
-        raise TypeError(f"{function}: {name} must be a dense tensor, got layout {x.layout}")
-    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
-        raise TypeError(f"{function}: {name} must be integers, got dtype {x.dtype}")
-    # a copy, as the caller may change his before the backward pass
-    return x.detach().resolve_neg().to(torch.int64, copy=True).contiguous()
-
-
-def _checked_lengths(function: str, sizes: Sizes, lengths: Tensor | Sequence[int]) -> Tensor:
-    whole = _checked_integers(function, "lengths", lengths)
-    if torch.compiler.is_compiling():
-        return whole  # its values are not known while tracing: the op checks them
-    least, most = (int(whole.min()), int(whole.max())) if whole.numel() else (0, 0)
-    check_lengths(function, tuple(whole.shape), least, most, sizes.batch, sizes.time)
-    return whole
-
-
 def _checked_bounds(function: str, sizes: Sizes, cu_seqlens: Tensor | Sequence[int]) -> Tensor:
-    bounds = _checked_integers(function, "cu_seqlens", cu_seqlens)
+    bounds = checked_integers(function, "cu_seqlens", cu_seqlens)
     check_bounds(function, bounds.shape, sizes)
     if torch.compiler.is_compiling():
         return bounds

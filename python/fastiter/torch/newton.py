@@ -112,9 +112,7 @@ def _run(
     check_flag(function, "reverse", reverse)
     check_flag(function, "return_info", return_info)
     first = () if state is None else state_parts(function, cell, state)
-    weights = (a, p) if cell.peepholes else (a,)
-    names = ("wx", "a", "p")[: 1 + len(weights)]
-    check_tensors(function, (*names, *cell.state_names), (wx, *weights, *first))
+    check_tensors(function, cell.names, (wx, a, p, *first) if cell.peepholes else (wx, a, *first))
     shapes = [part.shape for part in first]
     batch, time, _ = check_shapes(function, cell, wx.shape, a.shape, None if p is None else p.shape, shapes)
     newton = newton_options(function, *solver, eps=torch.finfo(wx.dtype).eps)

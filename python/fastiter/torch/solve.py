@@ -20,9 +20,9 @@ from ._solve_newton import Options
 from ._solve_probe import check_cell, named_structure
 from ._solve_windows import Answer, loop, solve_windows, window_for
 
-#: Units of all states of a step, B n, up to which all steps at once are faster than a loop in Python, and the steps
+#: Numbers of a step, B n K, up to which all steps at once are faster than a loop in Python, and the steps
 #: from which they are (docs/solve.md).
-_FEW_UNITS, _MANY_STEPS = 512, 32
+_FEW_NUMBERS, _MANY_STEPS = 128, 256
 #: The tolerances in units of eps: what some tens of operations and a product with a matrix round away.
 _TOLERANCE = 64
 
@@ -68,8 +68,8 @@ def solve_recurrence(
     method
         ``"sequential"`` is the loop. ``"newton"`` uses the whole Jacobian, ``"quasi"`` its diagonal (of states with
         several parts of one size, the blocks of each unit), ``"elk"`` starts damped. ``"auto"`` is Newton's method
-        where the Jacobian is diagonal or made of blocks, T >= 32 and a step has few units (B n <= 512), on sequences
-        that forget their past; else it is the loop.
+        where the Jacobian is diagonal or made of blocks, T >= 256 and a step is small (B n K <= 128), on sequences
+        that forget their past; else it is the loop, which is faster there.
     jacobian
         What is known about dh[t]/dh[t-1] of one row, n x n for a state of n units: ``"diagonal"``, ``("block", K)``
         with K consecutive units in each block (of each of S parts K / S), ``"block"`` for a unit of each part,
@@ -229,19 +229,18 @@ def _is_recorded(given: _Arguments) -> bool:
 
 def _choose(cell: Cell, x: Sequence[Tensor], request: Request) -> tuple[str, Structure | None]:
     """Return the method, and the structure that it uses; None runs the loop."""
-    batch, time = x[0].shape[:2]
-    method, jacobian = request.method, request.jacobian
+    method, jacobian, time = request.method, request.jacobian, x[0].shape[1]
+    numbers = x[0].shape[0] * cell.layout.width
+    if method == "sequential" or (method == "auto" and (numbers > _FEW_NUMBERS or time < _MANY_STEPS)):
+        return "sequential", None
     if method == "quasi" and jacobian in ("auto", "dense"):
         jacobian = "quasi"
-    if method == "auto" and (batch * cell.layout.width > _FEW_UNITS or time < _MANY_STEPS):
-        method = "sequential"
-    if method == "sequential":
-        return method, None
     structure = named_structure(cell, jacobian, x)
     if method == "auto":
-        if structure.kind in ("dense", "quasi"):
-            return "sequential", None
-        method = "newton"
+        wide = structure.kind in ("dense", "quasi") or numbers * structure.size > _FEW_NUMBERS
+        return ("sequential", None) if wide else ("newton", structure)
+    if method == "quasi" and structure.kind == "dense":  # of a Jacobian in closed form
+        structure = Structure("quasi", 1, given=structure.given)
     return "quasi" if structure.kind == "quasi" and method == "newton" else method, structure
 
 

@@ -1,8 +1,45 @@
-"""Modules on fastiter's compiled kernels: those of torch.nn with its names and checkpoints, and further recurrences."""
+"""Modules on fastiter's compiled kernels: those of torch.nn with its names and checkpoints, and further recurrences.
+
+And layers that train with numbers coarser than float, and what makes them of a model: see docs/quant_training.md.
+"""
 
 from .delta_net import DeltaNet
+from .format_quantizers import FormatQuantizer, GradientQuantizer
 from .linear_rnn import LinearRNN
 from .para import ParaGRU, ParaLSTM
+from .quant_layers import QuantAdd, QuantAffine, QuantBatchNorm1d, QuantBatchNorm2d, QuantConv2d, QuantLinear
+from .quant_model import quantize_model
+from .quant_optimizer import quantize_optimizer
+from .quant_plan import QuantPlan
+from .quant_rnn import QuantGRU, QuantLSTM
+from .quant_summary import summary
+from .quantizers import FixedQuantizer, LSQQuantizer, PACTQuantizer
 from .rnn import GRU, LSTM, RNN, sLSTM
 
-__all__ = ["GRU", "LSTM", "RNN", "DeltaNet", "LinearRNN", "ParaGRU", "ParaLSTM", "sLSTM"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "DeltaNet",
+    "FixedQuantizer",
+    "FormatQuantizer",
+    "GradientQuantizer",
+    "LSQQuantizer",
+    "LinearRNN",
+    "PACTQuantizer",
+    "ParaGRU",
+    "ParaLSTM",
+    "QuantAdd",
+    "QuantAffine",
+    "QuantBatchNorm1d",
+    "QuantBatchNorm2d",
+    "QuantConv2d",
+    "QuantGRU",
+    "QuantLSTM",
+    "QuantLinear",
+    "QuantPlan",
+    "quantize_model",
+    "quantize_optimizer",
+    "sLSTM",
+    "summary",
+]

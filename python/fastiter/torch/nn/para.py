@@ -75,9 +75,9 @@ class _ParaLayer(SequenceLayer):
         heads, gates, outputs, inputs = self.weight_ih.shape
         if heads == 1:
             bias = None if self.bias is None else self.bias.flatten()
-            return linear(x, self.weight_ih.view(gates * outputs, inputs), bias).unflatten(-1, (gates, outputs))
+            return linear(x, self.weight_ih.reshape(gates * outputs, inputs), bias).unflatten(-1, (gates, outputs))
         parts = [
-            linear(x_head, weight.view(gates * outputs, inputs)).unflatten(-1, (gates, outputs))
+            linear(x_head, weight.reshape(gates * outputs, inputs)).unflatten(-1, (gates, outputs))
             for x_head, weight in zip(x.chunk(heads, -1), self.weight_ih.unbind(0), strict=True)
         ]
         wx = torch.cat(parts, -1)

@@ -1,0 +1,138 @@
+// Dense matrices, projections on rows (Kaczmarz), and the table of the kernels of relaxation.
+#include "relax.hpp"
+
+namespace fastiter::FASTITER_LEVEL {
+namespace {
+
+constexpr int kLines = 8; // partial sums of a long row, the same number on every instruction set
+
+// sum = b - A[row] x, the diagonal included
+template <class A, class V, int K>
+FASTITER_INLINE void dense_sums(const RelaxDense<A, V>& m, const V* b, const V* x, int64_t k, int64_t row,
+                                int64_t column, sum_of<V> (&sum)[K]) {
+    typedef sum_of<V> S;
+    const A* value = m.value + row * m.n;
+    for (int c = 0; c < K; ++c) sum[c] = wide(b[row * k + column + c]);
+    int64_t j = 0;
+    if (K == 1 && k == 1) {
+        S part[kLines] = {};
+        for (; j + kLines <= m.n; j += kLines)
+            for (int l = 0; l < kLines; ++l) part[l] = part[l] + wide(value[j + l]) * wide(x[j + l]);
+        for (int l = 0; l < kLines; ++l) sum[0] = sum[0] - part[l];
+    }
+    for (; j < m.n; ++j) {
+        const S a = wide(value[j]);
+        for (int c = 0; c < K; ++c) sum[c] = sum[c] - a * wide(x[j * k + column + c]);
+    }
+}
+
+template <class A, class V, int K>
+void dense_residual_chunk(const RelaxDense<A, V>& m, const RelaxResidual<V>& s, int64_t chunk, int64_t column) {
+    double norm[K] = {};
+    const int64_t last = min_of(m.n, (chunk + 1) * kChunkRows);
+    for (int64_t row = chunk * kChunkRows; row < last; ++row) {
+        sum_of<V> sum[K];
+        dense_sums<A, V, K>(m, s.b, s.x, s.k, row, column, sum);
+        for (int c = 0; c < K; ++c) {
+            norm[c] += square(sum[c]);
+            if (s.r) assign(s.r[row * s.k + column + c], sum[c]);
+        }
+    }
+    for (int c = 0; c < K; ++c) s.norms[chunk * s.k + column + c] = norm[c];
+}
+
+// sum = b - a_row x; the entries come in the order in which their x is known, the row before being the last to know
+template <class A, class V, int K>
+FASTITER_INLINE void projection_sums(const RelaxProjections<A, V>& m, const V* b, const V* x, int64_t k, int64_t row,
+                                     int64_t column, sum_of<V> (&sum)[K]) {
+    for (int c = 0; c < K; ++c) sum[c] = wide(b[row * k + column + c]);
+    for (int64_t e = m.start[row]; e < m.start[row + 1]; ++e) {
+        const V* from = x + int64_t(m.column[e]) * k + column;
+        for (int c = 0; c < K; ++c) sum[c] = sum[c] - wide(m.value[e]) * wide(from[c]);
+    }
+}
+
+template <class A, class V, int K>
+void project(const RelaxProjections<A, V>& m, const RelaxStep<V>& s, int64_t column) {
+    for (int64_t t = 0; t < m.n; ++t) {
+        const int64_t row = s.backward ? m.n - 1 - t : t;
+        sum_of<V> sum[K];
+        projection_sums<A, V, K>(m, s.b, s.x, s.k, row, column, sum);
+        const double scale = s.omega * m.inverse[row];
+        if (scale == 0) continue;
+        for (int c = 0; c < K; ++c) sum[c] = scale * sum[c];
+        for (int64_t e = m.start[row]; e < m.start[row + 1]; ++e) {
+            V* to = s.y + int64_t(m.column[e]) * s.k + column;
+            for (int c = 0; c < K; ++c) assign(to[c], wide(to[c]) + conjugate(wide(m.value[e])) * sum[c]);
+        }
+    }
+}
+
+template <class A, class V, int K>
+void projection_residual_chunk(const RelaxProjections<A, V>& m, const RelaxResidual<V>& s, int64_t chunk,
+                               int64_t column) {
+    double norm[K] = {};
+    const int64_t last = min_of(m.n, (chunk + 1) * kChunkRows);
+    for (int64_t row = chunk * kChunkRows; row < last; ++row) {
+        sum_of<V> sum[K];
+        projection_sums<A, V, K>(m, s.b, s.x, s.k, row, column, sum);
+        for (int c = 0; c < K; ++c) {
+            norm[c] += square(sum[c]);
+            if (s.r) assign(s.r[row * s.k + column + c], sum[c]);
+        }
+    }
+    for (int c = 0; c < K; ++c) s.norms[chunk * s.k + column + c] = norm[c];
+}
+
+} // namespace
+
+// z_i = x_i + (b - A x)_i / a_ii: the sum over the whole row has no exception for the diagonal.
+template <class A, class V>
+void relax_dense(const RelaxDense<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last, int64_t column,
+                 int64_t columns) {
+    for_tiles(column, columns, [&]<int K>(int64_t at) {
+        for (int64_t t = first; t < last; ++t) {
+            const int64_t step = s.backward ? last - 1 - (t - first) : t, row = m.order ? m.order[step] : step;
+            sum_of<V> sum[K];
+            dense_sums<A, V, K>(m, s.b, s.x, s.k, row, at, sum);
+            for (int c = 0; c < K; ++c) {
+                const int64_t here = row * s.k + at + c;
+                relax_one(s, here, wide(s.x[here]) + m.inverse[row] * sum[c]);
+            }
+        }
+    });
+}
+
+template <class A, class V>
+void relax_dense_residual(const RelaxDense<A, V>& m, const RelaxResidual<V>& s, int64_t first, int64_t last) {
+    for_tiles(0, s.k, [&]<int K>(int64_t at) {
+        for (int64_t chunk = first; chunk < last; ++chunk) dense_residual_chunk<A, V, K>(m, s, chunk, at);
+    });
+}
+
+template <class A, class V>
+void relax_projections(const RelaxProjections<A, V>& m, const RelaxStep<V>& s, int64_t column, int64_t columns) {
+    for_tiles(column, columns, [&]<int K>(int64_t at) { project<A, V, K>(m, s, at); });
+}
+
+template <class A, class V>
+void relax_projections_residual(const RelaxProjections<A, V>& m, const RelaxResidual<V>& s, int64_t first,
+                                int64_t last) {
+    for_tiles(0, s.k, [&]<int K>(int64_t at) {
+        for (int64_t chunk = first; chunk < last; ++chunk) projection_residual_chunk<A, V, K>(m, s, chunk, at);
+    });
+}
+
+namespace {
+template <class A, class V>
+constexpr RelaxKernelsOf<A, V> kernels_of = {
+    relax_rows<A, V>,        relax_rows_residual<A, V>,        relax_slices<A, V>, relax_slices_residual<A, V>,
+    relax_blocks<A, V>,      relax_blocks_residual<A, V>,      relax_dense<A, V>,  relax_dense_residual<A, V>,
+    relax_projections<A, V>, relax_projections_residual<A, V>,
+};
+} // namespace
+
+extern const RelaxKernels relax_kernels = {kernels_of<float, float>, kernels_of<float, double>,
+                                           kernels_of<double, double>, kernels_of<Complex, Complex>};
+
+} // namespace fastiter::FASTITER_LEVEL

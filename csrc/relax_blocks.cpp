@@ -1,0 +1,143 @@
+// Matrices of small dense blocks, with the diagonal ones inverted.
+#include "relax_read.hpp"
+#include "relax_sweeps.hpp"
+#include <cmath>
+#include <limits>
+
+namespace fastiter {
+namespace {
+
+template <class A, class V> struct BlocksLayout {
+    int64_t n = 0, entries = 0; // n: rows of the vectors, padding included
+    int64_t blocks = 0;
+    int size = 1;
+    std::vector<int32_t> order; // of the rows of vectors
+    Clusters clusters;
+    std::vector<int64_t> start;
+    Memory<int32_t> column;
+    Memory<A> value, diagonal;
+    Memory<sum_of<V>> inverse;
+    RelaxBlocks<A, V> m;
+
+    int64_t colours() const { return int64_t(clusters.colours.size()) - 1; }
+    int64_t chunks() const { return (blocks + kChunkRows - 1) / kChunkRows; }
+    bool is_serial(int64_t k, bool) const { return clusters.rows.size() == 2 && k <= 8; }
+    void sweep(const RelaxStep<V>& step, int64_t colour, Team team) const {
+        const int64_t first = clusters.colours[size_t(colour)], last = clusters.colours[size_t(colour) + 1];
+        const auto& kernel = kernels().relax->of<A, V>();
+        if (last - first == 1) {
+            const auto [column, end] = tiles_of(step.k, team);
+            if (column < end) kernel.blocks(m, step, first, last, column, end - column);
+        } else {
+            const auto [begin, end] = part_of(first, last, team);
+            kernel.blocks(m, step, begin, end, 0, step.k);
+        }
+    }
+    void residual(const RelaxResidual<V>& r, int64_t first, int64_t last) const {
+        kernels().relax->of<A, V>().blocks_residual(m, r, first, last);
+    }
+};
+
+double size_of(double x) { return std::abs(x); }
+double size_of(Complex x) { return std::hypot(x.re, x.im); }
+double times(double a, double b) { return a * b; }
+Complex times(Complex a, Complex b) { return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re}; }
+double less(double a, double b) { return a - b; }
+Complex less(Complex a, Complex b) { return {a.re - b.re, a.im - b.im}; }
+double one(double) { return 1; }
+Complex one(Complex) { return {1, 0}; }
+
+// inverse, by rows, of a (size, size), which is destroyed: Gauss and Jordan with the largest pivot of each column. False where
+// a is singular to working precision.
+template <class S> bool invert(S* a, S* inverse, int size) {
+    double largest = 0;
+    for (int i = 0; i < size * size; ++i) {
+        largest = std::max(largest, size_of(a[i]));
+        inverse[i] = i % (size + 1) ? S{} : one(S{});
+    }
+    const double least = largest * size * std::numeric_limits<double>::epsilon();
+    for (int p = 0; p < size; ++p) {
+        int pivot = p;
+        for (int i = p + 1; i < size; ++i)
+            if (size_of(a[i * size + p]) > size_of(a[pivot * size + p])) pivot = i;
+        if (!(size_of(a[pivot * size + p]) > least)) return false;
+        for (int j = 0; j < size; ++j) {
+            std::swap(a[p * size + j], a[pivot * size + j]);
+            std::swap(inverse[p * size + j], inverse[pivot * size + j]);
+        }
+        const S scale = inverse_of(a[p * size + p]);
+        for (int j = 0; j < size; ++j) {
+            a[p * size + j] = times(scale, a[p * size + j]);
+            inverse[p * size + j] = times(scale, inverse[p * size + j]);
+        }
+        for (int i = 0; i < size; ++i) {
+            const S factor = a[i * size + p];
+            if (i == p || is_zero(factor)) continue;
+            for (int j = 0; j < size; ++j) {
+                a[i * size + j] = less(a[i * size + j], times(factor, a[p * size + j]));
+                inverse[i * size + j] = less(inverse[i * size + j], times(factor, inverse[p * size + j]));
+            }
+        }
+    }
+    return true;
+}
+
+template <class A> void transpose(const A* from, A* to, int size) {
+    for (int r = 0; r < size; ++r)
+        for (int q = 0; q < size; ++q) to[q * size + r] = from[r * size + q];
+}
+
+template <class A, class V> void fill_blocks(BlocksLayout<A, V>& m, const Csr<A>& csr) {
+    const int size = m.size;
+    const int64_t area = int64_t(size) * size;
+    const size_t numbers = size_t(area);
+    std::vector<sum_of<V>> copy(numbers), inverse(numbers);
+    RowReader<A> reader(csr);
+    int64_t to = 0;
+    for (int64_t i = 0; i < csr.n; ++i) {
+        m.start.push_back(to);
+        const A* diagonal = nullptr;
+        for (const Entry& e : reader.read(i)) {
+            if (e.column == i) {
+                diagonal = csr.value + e.at * area;
+                continue;
+            }
+            m.column[to] = e.column;
+            transpose(csr.value + e.at * area, m.value.data() + to++ * area, size);
+        }
+        const int64_t row = csr.order ? csr.order[i] : i;
+        if (!diagonal) throw SingularRow(row);
+        transpose(diagonal, m.diagonal.data() + i * area, size);
+        for (int64_t j = 0; j < area; ++j) copy[size_t(j)] = wide(diagonal[j]);
+        if (!invert(copy.data(), inverse.data(), size)) throw SingularRow(row);
+        transpose(inverse.data(), m.inverse.data() + i * area, size);
+    }
+    m.start.push_back(to);
+    m.entries = (to + csr.n) * area;
+}
+
+} // namespace
+
+template <class A, class V>
+std::unique_ptr<RelaxMatrix> prepare_blocks(const Csr<A>& csr, int size, int64_t rows, const Clusters& clusters) {
+    BlocksLayout<A, V> m;
+    const int64_t area = int64_t(size) * size, blocks = csr.start[csr.n];
+    m.blocks = csr.n, m.n = csr.n * size, m.size = size, m.clusters = clusters;
+    if (csr.order || rows < m.n)
+        for (int64_t i = 0; i < m.n; ++i) {
+            const int64_t row = (csr.order ? csr.order[i / size] : i / size) * size + i % size;
+            m.order.push_back(row < rows ? int32_t(row) : -1);
+        }
+    m.column = Memory<int32_t>(blocks), m.value = Memory<A>(blocks * area);
+    m.diagonal = Memory<A>(csr.n * area), m.inverse = Memory<sum_of<V>>(csr.n * area);
+    fill_blocks(m, csr);
+    m.m = {csr.n,           size,           m.clusters.rows.data(), m.start.data(),
+           m.column.data(), m.value.data(), m.diagonal.data(),      m.inverse.data()};
+    return std::make_unique<Relaxed<V, BlocksLayout<A, V>>>(std::move(m));
+}
+
+#define FASTITER_INSTANTIATE(A, V) \
+    template std::unique_ptr<RelaxMatrix> prepare_blocks<A, V>(const Csr<A>&, int, int64_t, const Clusters&);
+FASTITER_RELAX_NUMBERS(FASTITER_INSTANTIATE)
+
+} // namespace fastiter

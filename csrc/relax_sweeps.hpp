@@ -1,0 +1,178 @@
+// What every layout of a matrix shares: its own order of rows, teams of threads, sweeps one after the other.
+#pragma once
+#include "dispatch.hpp"
+#include "relax.hpp"
+#include "runner.hpp"
+#include <algorithm>
+
+namespace fastiter {
+
+inline double wide(float x) { return double(x); }
+inline double wide(double x) { return x; }
+inline Complex wide(Complex x) { return x; }
+inline double inverse_of(double x) { return 1 / x; }
+inline Complex inverse_of(Complex x) {
+    const double ratio = std::abs(x.re) >= std::abs(x.im) ? x.im / x.re : x.re / x.im;
+    if (std::abs(x.re) >= std::abs(x.im)) {
+        const double scale = 1 / (x.re + x.im * ratio);
+        return {scale, -ratio * scale};
+    }
+    const double scale = 1 / (x.re * ratio + x.im);
+    return {ratio * scale, -scale};
+}
+inline bool is_zero(double x) { return x == 0; }
+inline bool is_zero(Complex x) { return x.re == 0 && x.im == 0; }
+
+// Part `id` of `size` of [first, last)
+inline std::pair<int64_t, int64_t> part_of(int64_t first, int64_t last, Team team) {
+    const int64_t count = last - first;
+    return {first + count * team.id / team.size, first + count * (team.id + 1) / team.size};
+}
+
+// Layout has: n, vector rows of a copy; rows, those of the caller; order (empty: the caller's own); entries;
+// colours(), colour(c) -> range; sweep(step, first, last, column, columns); residual(r, first, last); chunks().
+template <class V, class Layout> class Relaxed : public RelaxMatrix {
+public:
+    explicit Relaxed(Layout layout) : m_(std::move(layout)) {}
+
+    void sweep(void* x, const void* b, void* d, int64_t k, const Sweeps& sweeps) override {
+        const bool moves = sweeps.kind == SweepKind::jacobi, copies = is_permuted();
+        const int64_t size = m_.n * k;
+        Call call{this, static_cast<V*>(x), static_cast<const V*>(b), static_cast<V*>(d), k, &sweeps};
+        const int64_t buffers = (copies ? 2 + (d != nullptr) : 0) + moves;
+        auto job = [](const void* p, Team team) {
+            const Call& c = *static_cast<const Call*>(p);
+            c.self->sweep_in(c, team);
+        };
+        run(call, job, [&](int threads) {
+            V* next = static_cast<V*>(workspace.of(size_t(std::max<int64_t>(1, buffers * size)) * sizeof(V)));
+            auto take = [&] { return std::exchange(next, next + size); };
+            call.own_x = copies ? take() : call.x;
+            call.own_b = copies ? take() : const_cast<V*>(call.b);
+            call.own_d = copies && d ? take() : call.d;
+            call.other = moves ? take() : nullptr;
+            return m_.is_serial(k, moves) ? 1 : threads_for(k, threads);
+        });
+    }
+
+    void residual(const void* x, const void* b, void* r, int64_t k, double* norms) override {
+        const bool copies = is_permuted();
+        const int64_t size = m_.n * k, chunks = m_.chunks();
+        std::vector<double> parts(size_t(chunks * k));
+        Call call{this, static_cast<V*>(r), static_cast<const V*>(b), nullptr, k, nullptr};
+        call.given = static_cast<const V*>(x), call.norms = parts.data();
+        auto job = [](const void* p, Team team) {
+            const Call& c = *static_cast<const Call*>(p);
+            c.self->residual_in(c, team);
+        };
+        run(call, job, [&](int threads) {
+            const int64_t buffers = copies ? 2 + (r != nullptr) : 0;
+            V* next = static_cast<V*>(workspace.of(size_t(std::max<int64_t>(1, buffers * size)) * sizeof(V)));
+            call.own_x = copies ? next : const_cast<V*>(call.given);
+            call.own_b = copies ? next + size : const_cast<V*>(call.b);
+            call.other = copies && r ? next + 2 * size : call.x;
+            return threads_for(k, threads);
+        });
+        for (int64_t c = 0; c < k; ++c) norms[c] = 0;
+        for (int64_t chunk = 0; chunk < chunks; ++chunk)
+            for (int64_t c = 0; c < k; ++c) norms[c] += parts[size_t(chunk * k + c)];
+    }
+
+private:
+    struct Call {
+        const Relaxed* self;
+        V* x;
+        const V* b;
+        V* d;
+        int64_t k;
+        const Sweeps* sweeps;
+        V *own_x = nullptr, *own_b = nullptr, *own_d = nullptr, *other = nullptr;
+        const V* given = nullptr;
+        double* norms = nullptr;
+    };
+
+    bool is_permuted() const { return !m_.order.empty(); }
+
+    int threads_for(int64_t k, int threads) const {
+        constexpr int64_t kEntries = 16384; // as many as a thread takes while a team starts
+        return int(std::clamp<int64_t>(m_.entries * k / kEntries, 1, threads));
+    }
+
+    // Rows of the caller to rows of the copy; padding is 0.
+    void permute(const V* from, V* to, int64_t k, Team team) const {
+        const auto [first, last] = part_of(0, m_.n, team);
+        const int32_t* order = m_.order.data();
+        if (k == 1)
+            for (int64_t i = first; i < last; ++i) to[i] = order[i] < 0 ? V{} : from[order[i]];
+        else
+            for (int64_t i = first; i < last; ++i)
+                for (int64_t c = 0; c < k; ++c) to[i * k + c] = order[i] < 0 ? V{} : from[order[i] * k + c];
+    }
+    void permute_back(const V* from, V* to, int64_t k, Team team) const {
+        const auto [first, last] = part_of(0, m_.n, team);
+        const int32_t* order = m_.order.data();
+        for (int64_t i = first; i < last; ++i)
+            if (order[i] >= 0)
+                for (int64_t c = 0; c < k; ++c) to[order[i] * k + c] = from[i * k + c];
+    }
+
+    void sweep_in(const Call& c, Team team) const {
+        auto meet = [&] {
+            if (team.size > 1) wait(team.barriers[0], team.size);
+        };
+        if (is_permuted()) {
+            permute(c.x, c.own_x, c.k, team);
+            permute(c.b, c.own_b, c.k, team);
+            if (c.d) permute(c.d, c.own_d, c.k, team);
+            meet();
+        }
+        V *x = c.own_x, *y = c.other ? c.other : c.own_x;
+        for (int64_t s = 0; s < c.sweeps->count; ++s) {
+            const bool both = c.sweeps->kind == SweepKind::symmetric;
+            for (int half = 0; half < (both ? 2 : 1); ++half) {
+                RelaxStep<V> step{c.own_b, x, y, c.own_d, c.k, c.sweeps->omega[s], 0, false};
+                if (c.own_d) step.momentum = c.sweeps->momentum[s];
+                step.backward = both ? half == 1 : c.sweeps->kind == SweepKind::backward;
+                for (int64_t t = 0; t < m_.colours(); ++t) {
+                    m_.sweep(step, step.backward ? m_.colours() - 1 - t : t, team);
+                    meet();
+                }
+                if (c.other) std::swap(x, y);
+            }
+        }
+        if (is_permuted())
+            permute_back(x, c.x, c.k, team);
+        else if (x != c.x) {
+            const auto [first, last] = part_of(0, m_.n * c.k, team);
+            std::copy(x + first, x + last, c.x + first);
+        }
+        if (is_permuted() && c.d) permute_back(c.own_d, c.d, c.k, team);
+    }
+
+    void residual_in(const Call& c, Team team) const {
+        auto meet = [&] {
+            if (team.size > 1) wait(team.barriers[0], team.size);
+        };
+        if (is_permuted()) {
+            permute(c.given, c.own_x, c.k, team);
+            permute(c.b, c.own_b, c.k, team);
+            meet();
+        }
+        const auto [first, last] = part_of(0, m_.chunks(), team);
+        m_.residual(RelaxResidual<V>{c.own_b, c.own_x, c.other, c.k, c.norms}, first, last);
+        if (!is_permuted() || !c.x) return;
+        meet();
+        permute_back(c.other, c.x, c.k, team);
+    }
+
+    Layout m_;
+};
+
+// The same of columns of x, which are numbered instead of rows where a colour is one cluster
+inline std::pair<int64_t, int64_t> tiles_of(int64_t k, Team team) {
+    const int64_t tiles = (k + 7) / 8;
+    const auto [first, last] = part_of(0, tiles, team);
+    return {std::min(first * 8, k), std::min(last * 8, k)};
+}
+
+} // namespace fastiter

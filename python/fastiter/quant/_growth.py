@@ -1,0 +1,44 @@
+"""The formats of exact results, as HLS's ``ap_fixed`` has them, and how codes lie in memory."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..reference import fixed as reference
+from ._formats import Fixed
+
+#: Numbers of the enumerations in csrc/cpu/fixed_kernels.hpp
+_ROUNDINGS = {
+    name: number
+    for number, name in enumerate(("TRN", "TRN_ZERO", "RND", "RND_ZERO", "RND_MIN_INF", "RND_INF", "RND_CONV"))
+}
+_OVERFLOWS = {name: number for number, name in enumerate(("WRAP", "SAT", "SAT_ZERO", "SAT_SYM", "WRAP_SM"))}
+
+#: (width, signed, rounding, overflow, saturated_bits, shift), as csrc/bindings_fixed.cpp reads it
+Target = tuple[int, bool, int, int, int, int]
+
+
+@lru_cache(maxsize=256)
+def code_dtype(width: int, signed: bool) -> np.dtype[Any]:
+    """Return the narrowest integer type that holds codes of this width."""
+    size = next(size for size in (1, 2, 4, 8) if width <= 8 * size)
+    return np.dtype(f"{'i' if signed else 'u'}{size}")
+
+
+def target(fmt: Fixed, fraction: int) -> Target:
+    """Return what a kernel needs to assign numbers with ``fraction`` bits after their point to ``fmt``."""
+    shift = fraction - fmt.fraction
+    return (fmt.width, fmt.signed, _ROUNDINGS[fmt.rounding], _OVERFLOWS[fmt.overflow], fmt.saturated_bits, shift)
+
+
+def grown(function: str, what: str, shape: reference.Grown) -> Fixed:
+    """Return the format of an operator's result, which must not need more than 64 bits."""
+    if shape.width > 64:
+        raise ValueError(
+            f"{function}: {what} must have a result of at most 64 bits (assign an operand to a narrower format first), "
+            f"got {shape.width} bits"
+        )
+    return Fixed(*shape)

@@ -1,0 +1,403 @@
+"""Products of numbers of low precision with a chosen accumulator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._backend import choose
+from .._check import empty, overlaps_itself
+from .._rnn import kind
+from ..reference import quant_matmul as reference
+from ._arithmetic import check_fixed
+from ._block_formats import BlockFormat
+from ._check import check_floats, check_format
+from ._codes import check_codes, values_of
+from ._formats import Fixed, Float, Format, Int
+from ._growth import code_dtype
+from ._matmul import matmul_codes, matmul_reference, product_shape
+from ._plan import _ROUNDINGS
+from ._quantize import encode, has_nan, quantize
+from ._span import Span, product, span
+
+Array = npt.NDArray[Any]
+Formats = tuple[Format, Format]
+Multiply = Callable[[Array, Array, Array], None]
+Operand = Callable[[str, Array, Format, int], Array]
+
+_BACKENDS = {"cpu": None, "reference": None}
+_F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
+_BETWEEN = {_F32: Float(8, 23), _F64: Float(11, 52)}
+_GEMM = {_F32: _core.gemm_f32, _F64: _core.gemm_f64}
+#: The products of doubles that are exact, with room for sums
+_DOUBLE = Span(53, -1000, 980)
+_MOST = 2**62
+#: Numbers of the enumeration FloatSums in csrc/cpu/quant_matmul_kernels.hpp
+_ANY, _EXACT_IN_DOUBLE, _NEAREST_IN_FLOAT = range(3)
+
+
+def quant_matmul(
+    a: Array,
+    b: Array,
+    fmt_a: Format | str,
+    fmt_b: Format | str,
+    accumulate: Format | str = "float32",
+    every: int = 1,
+    *,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Array:
+    """c[m, n] = 0, then c[m, n] = acc(c[m, n] + a[m, k] b[k, n]) for k = 0, 1, 2, ... in this order.
+
+    The sum is exact and is rounded once. With a format as ``accumulate``, every ``every``-th addition and the last are
+    rounded to it and the others to the nearest number of the result's dtype; a fixed-point accumulator is assigned
+    after each group of ``every`` products, which are added up exactly.
+
+    Parameters
+    ----------
+    a, b : ndarray (..., M, K), (..., K, N)
+        Numbers (floats), which are quantised first; blocks of formats that have them lie along k. Or codes (integers,
+        as :func:`encode` returns them), not of block formats. Shapes as for :func:`numpy.matmul`. Any strides.
+    fmt_a, fmt_b : Format or str
+        Their formats, of any kind that rounds without random numbers. Scales and zero points are left to the caller:
+        numbers of :class:`Int` are the codes themselves. Numbers of block formats are rounded to float32, which
+        changes them only at the ends of its range.
+    accumulate : "float32", "float64", Float, Fixed or str
+        "float32" and "float64": a sum of fused multiply-adds in that dtype. K is cut into ceil(K / 384) parts of equal
+        length (the last may be shorter), each is added up in order from 0, then the parts are, in order. Else a
+        :class:`Float` with a sign; or a :class:`Fixed`, for operands that are finite and of at most 64 bits in fixed
+        point.
+    every : int
+        How many additions go between two roundings to the format ``accumulate``.
+    out : ndarray (..., M, N), optional
+        Where the result goes, of its dtype.
+    backend : {"cpu", "reference"}, optional
+        "reference" runs the specification in rational arithmetic.
+
+    Returns
+    -------
+    ndarray (..., M, N)
+        float32 or float64 where ``accumulate`` says so. With a Float, float32 if that holds the numbers of all three
+        formats, else float64. With a Fixed, float32 if that holds its numbers, else float64, to which codes of more
+        than 53 bits are rounded.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type; for shapes that do not go together, a format that cannot be what it is given as, NaN in what
+        has none.
+    BackendError
+        If the backend cannot run.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.quant import quant_matmul
+    >>> a, b = np.full((1, 40), 1.0), np.full((40, 1), 1.0)
+    >>> quant_matmul(a, b, "e4m3fn", "e4m3fn", "float32")
+    array([[40.]], dtype=float32)
+    >>> quant_matmul(a, b, "e4m3fn", "e4m3fn", "e4m3fn")  # 16 + 1 is a tie, and 16 is even
+    array([[16.]], dtype=float32)
+    >>> quant_matmul(a, b, "e4m3fn", "e4m3fn", "e4m3fn", every=4)
+    array([[40.]], dtype=float32)
+    """
+    name = choose("quant_matmul", _BACKENDS, backend)
+    formats = _operand_format("fmt_a", fmt_a), _operand_format("fmt_b", fmt_b)
+    every = _every(every, accumulate)
+    for which, x in (("a", a), ("b", b)):
+        if not isinstance(x, np.ndarray):
+            raise TypeError(f"quant_matmul: {which} must be a NumPy array, got {kind(x)}")
+    shape = product_shape("quant_matmul", a.shape, b.shape)
+    dtype, operand, run = _accumulator(accumulate, formats, every, name == "reference")
+    if out is not None:
+        _check_out(out, shape, dtype, (a, b))
+    x, y = operand("a", a, formats[0], -1), operand("b", b, formats[1], -2)
+    x = x.reshape((1, *x.shape)) if x.ndim == 1 else x
+    y = y.reshape((*y.shape, 1)) if y.ndim == 1 else y
+    in_place = out is not None and out.flags.c_contiguous and out.flags.aligned
+    result = out if in_place and out is not None else empty(shape, dtype)
+    run(x, y, result.reshape((*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])))
+    if out is None or in_place:
+        return result
+    out[...] = result
+    return out
+
+
+# ---- checks ---------------------------------------------------------------------------------------------------------
+
+
+def _operand_format(name: str, fmt: Format | str) -> Format:
+    checked = check_format("quant_matmul", fmt, name)
+    if checked.stochastic:
+        raise ValueError(f"quant_matmul: {name} must round without random numbers, got {checked}")
+    return checked
+
+
+def _every(every: object, accumulate: object) -> int:
+    if isinstance(every, bool) or not isinstance(every, (int, np.integer)):
+        raise TypeError(f"quant_matmul: every must be an int, got {kind(every)}")
+    if every < 1:
+        raise ValueError(f"quant_matmul: every must be at least 1, got {every}")
+    if every > 1 and isinstance(accumulate, str) and accumulate in ("float32", "float64"):
+        raise ValueError(f"quant_matmul: every must be 1 for accumulate={accumulate!r}, got {every}")
+    return min(int(every), _MOST)
+
+
+def _check_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: tuple[Array, Array]) -> None:
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"quant_matmul: out must be a NumPy array of {dtype}, got {kind(out)}")
+    if out.dtype != dtype:
+        raise TypeError(f"quant_matmul: out must have dtype {dtype}, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"quant_matmul: out must have shape {shape}, got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError("quant_matmul: out must be writable, got a read-only array")
+    if overlaps_itself(out.shape, out.strides, out.itemsize):
+        raise ValueError(f"quant_matmul: out must have one place for each element, got strides {out.strides}")
+    for name, x in zip(("a", "b"), inputs, strict=True):
+        if np.may_share_memory(out, x):
+            raise ValueError(f"quant_matmul: out must not share memory with the inputs, got the memory of {name}")
+
+
+class Accumulator(NamedTuple):
+    """The result's dtype, what makes numbers of an argument, and what multiplies such arrays into a result."""
+
+    dtype: np.dtype[Any]
+    operand: Operand
+    run: Multiply
+
+
+def _accumulator(accumulate: Format | str, formats: Formats, every: int, in_reference: bool) -> Accumulator:
+    if isinstance(accumulate, str) and accumulate in ("float32", "float64"):
+        return _plain(np.dtype(accumulate), formats, in_reference)
+    acc = check_format("quant_matmul", accumulate, "accumulate")
+    if isinstance(acc, Fixed):
+        return _fixed(check_fixed("quant_matmul", "accumulate", acc), formats, every, in_reference)
+    if not isinstance(acc, Float):
+        raise TypeError(f"quant_matmul: accumulate must be 'float32', 'float64', a Float or a Fixed, got {kind(acc)}")
+    _check_float(acc)
+    return _small_float(acc, formats, every, in_reference)
+
+
+def _check_float(acc: Float) -> None:
+    """Check that the kernel's numbers, doubles, hold sums to be rounded to the format."""
+    least = acc.min_exponent - acc.mantissa
+    if acc.stochastic:
+        raise ValueError(f"quant_matmul: accumulate must round without random numbers, got {acc}")
+    if not acc.signed:
+        raise ValueError(f"quant_matmul: accumulate must have a sign, got {acc}")
+    if acc.mantissa > 50 or least < -1000 or acc.max_exponent > 900 or acc.min_exponent > acc.mantissa:
+        raise ValueError(
+            "quant_matmul: accumulate must have at most 50 bits of mantissa and numbers from 2**-1000 to 2**900, "
+            f"got {acc}"
+        )
+
+
+def _check_products(formats: Formats, what: str) -> None:
+    """Check that doubles hold all products."""
+    p = product(span(formats[0]), span(formats[1]))
+    if p.bits > _DOUBLE.bits or p.low < _DOUBLE.low or p.high > _DOUBLE.high:
+        raise ValueError(
+            f"quant_matmul: fmt_a and fmt_b must have products of at most 53 bits from 2**-1000 to 2**980 for {what}, "
+            f"got {formats[0]} and {formats[1]}"
+        )
+
+
+# ---- operands -------------------------------------------------------------------------------------------------------
+
+
+def _numbers(name: str, x: Array, fmt: Format, along: int) -> Array:
+    """Return the numbers that codes are, or that floats become, in float32 or float64."""
+    dtype = _F32 if span(fmt).in_float32 else _F64
+    in_blocks = isinstance(fmt, BlockFormat) and fmt.block > 0
+    if x.dtype.kind in "iu":
+        if in_blocks:
+            raise TypeError(f"quant_matmul: {name} must be floats for a block format, got dtype {x.dtype}")
+        return values_of(_given_codes(name, x, fmt), fmt, dtype)
+    given = _given_floats(name, x, fmt)
+    if dtype == _F64 or x.dtype.itemsize == 2:
+        given = given.astype(dtype, copy=False)
+    rounded = quantize(given, fmt, axis=along if in_blocks and x.ndim > 1 else -1)
+    with np.errstate(over="ignore", under="ignore"):
+        return rounded.astype(dtype, copy=False)
+
+
+def _given_codes(name: str, x: Array, fmt: Format) -> Array:
+    try:
+        return check_codes("quant_matmul", x, fmt)
+    except ValueError as error:
+        worst = str(error).rpartition("got ")[2]
+        raise ValueError(f"quant_matmul: {name} must be codes of {fmt}, got {worst}") from None
+
+
+def _given_floats(name: str, x: Array, fmt: Format) -> Array:
+    check_floats("quant_matmul", name, x)
+    if not has_nan(fmt) and np.isnan(x).any():
+        raise ValueError(f"quant_matmul: {name} must be numbers, as {fmt} has no NaN, got NaN")
+    return x
+
+
+# ---- products -------------------------------------------------------------------------------------------------------
+
+
+def _each(x: Array, y: Array, out: Array, one: Multiply) -> None:
+    """Call ``one`` for the matrices of a batch; a batch that shares its second factor is one long matrix."""
+    batch = out.shape[:-2]
+    if out.size == 0:
+        return
+    if y.size == math.prod(y.shape[-2:]) and x.shape[:-2] == batch:
+        rows = out.size // out.shape[-1]
+        one(x.reshape(rows, x.shape[-1]), y.reshape(y.shape[-2:]), out.reshape(rows, out.shape[-1]))
+        return
+    x, y = (np.broadcast_to(z, (*batch, *z.shape[-2:])) for z in (x, y))
+    for i in np.ndindex(batch):
+        one(x[i], y[i], out[i])
+
+
+def _of_batches(dtype: np.dtype[Any], one: Multiply) -> Multiply:
+    """Return what multiplies batches of matrices in one dtype."""
+
+    def run(x: Array, y: Array, out: Array) -> None:
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            _each(x.astype(dtype, copy=False), y.astype(dtype, copy=False), out, one)
+
+    return run
+
+
+def _steps(x: Array) -> tuple[Array, int, int]:
+    """Return the matrix, or a copy, and its strides in elements."""
+    size = x.dtype.itemsize
+    if not x.flags.aligned or any(stride % size for stride in x.strides):
+        x = np.ascontiguousarray(x)
+    return x, x.strides[0] // size, x.strides[1] // size
+
+
+def _plain(dtype: np.dtype[Any], formats: Formats, in_reference: bool) -> Accumulator:
+    if dtype == _F64:
+        _check_products(formats, "accumulate='float64'")
+    for name, fmt in zip(("fmt_a", "fmt_b"), formats, strict=True):
+        if span(fmt).bits > _DOUBLE.bits:
+            raise ValueError(
+                f"quant_matmul: {name} must have numbers of at most 53 bits for accumulate={dtype.name!r}, got {fmt}"
+            )
+    p = product(span(formats[0]), span(formats[1]))
+    exact = dtype == _F64 or (p.bits <= 24 and p.low >= -149 and p.high <= 128)
+    fused = exact or _core.isa_chosen() != "baseline"
+
+    def one(x: Array, y: Array, out: Array) -> None:
+        if in_reference:
+            out[...] = reference.plain_matmul(x, y, _BETWEEN[dtype])
+        elif fused:
+            (M, K), N = x.shape, y.shape[1]
+            _GEMM[dtype](M, N, K, *_steps(x), *_steps(y), 0, out)
+        else:
+            _in_parts(x, y, out)
+
+    return Accumulator(dtype, _numbers, _of_batches(dtype, one))
+
+
+def _in_parts(x: Array, y: Array, out: Array) -> None:
+    """The same where the machine has no fused multiply-add, from the kernel that rounds each sum to the format."""
+    out[...] = 0
+    for part in reference.parts(x.shape[1]):
+        one = np.empty_like(out)
+        _float_kernel(x[:, part], y[part], one, _BETWEEN[_F32], 1, _ANY)
+        if part.start == 0:
+            out[...] = one
+        else:
+            out += one
+
+
+def _float_kernel(x: Array, y: Array, out: Array, acc: Float, every: int, sums: int) -> None:
+    (M, K), N = x.shape, y.shape[1]
+    most = float(acc.max_value)
+    beyond = {"SAT": most, "INF": math.inf, "NAN": math.nan}[acc.overflow]
+    # A direction that leads back to the numbers stops at the largest.
+    over, under = (most if acc.rounding in ("RZ", back) else beyond for back in ("RD", "RU"))
+    target = (
+        *(_ROUNDINGS[acc.rounding], acc.mantissa, acc.min_exponent),
+        *(most, over, -under, beyond, acc.specials != "fnuz"),
+    )
+    c = (out, out.strides[0] // out.itemsize)
+    _core.quant_matmul(M, N, K, out.dtype == _F64, _steps(x), _steps(y), c, target, every, sums)
+
+
+def _sums(p: Span, acc: Float, every: int) -> int:
+    """Return what is known of the sums of the accumulator and products: docs/fixed.md has the reasons."""
+    c = span(acc)
+    is_nearest = every == 1 and acc.rounding in ("RNE", "RNA") and p.low >= -149 and p.high <= 127
+    if is_nearest and p.bits <= c.bits <= 11 and c.bits + p.bits <= 23:
+        return _NEAREST_IN_FLOAT
+    fit = max(p.high + (every - 1).bit_length(), c.high) + 1 - min(p.low, c.low) <= 53
+    return _EXACT_IN_DOUBLE if fit else _ANY
+
+
+def _small_float(acc: Float, formats: Formats, every: int, in_reference: bool) -> Accumulator:
+    a, b, c = span(formats[0]), span(formats[1]), span(acc)
+    dtype = _F32 if a.in_float32 and b.in_float32 and c.in_float32 else _F64
+    _check_products(formats, "a Float accumulator")
+    sums = _sums(product(a, b), acc, every)
+
+    def one(x: Array, y: Array, out: Array) -> None:
+        if in_reference:
+            out[...] = reference.matmul(x, y, acc, _BETWEEN[dtype], every)
+        else:
+            _float_kernel(x, y, out, acc, every, sums)
+
+    return Accumulator(dtype, _numbers, _of_batches(dtype, one))
+
+
+# ---- fixed-point accumulators ---------------------------------------------------------------------------------------
+
+
+def _as_fixed(name: str, fmt: Format) -> Fixed:
+    """Return the fixed-point format that has all finite numbers of ``fmt``."""
+    if isinstance(fmt, Fixed):
+        return Fixed(fmt.width, fmt.integer, fmt.signed)
+    if isinstance(fmt, Int):
+        return Fixed(fmt.width, fmt.width, fmt.signed)
+    numbers = span(fmt)
+    width = numbers.high - numbers.low + 1
+    if width > 64:
+        raise ValueError(
+            f"quant_matmul: {name} must have numbers of at most 64 fixed-point bits for a Fixed accumulator, "
+            f"got {fmt} with {width}"
+        )
+    return Fixed(width, numbers.high + 1)
+
+
+def _fixed(acc: Fixed, formats: Formats, every: int, in_reference: bool) -> Accumulator:
+    sources = _as_fixed("fmt_a", formats[0]), _as_fixed("fmt_b", formats[1])
+    bits = sum(f.width for f in sources) + (every - 1).bit_length()
+    if every > 1 and bits > 126:
+        raise ValueError(f"quant_matmul: every must leave sums of at most 126 bits, got {every}")
+
+    def operand(name: str, x: Array, fmt: Format, along: int) -> Array:
+        return _codes(name, x, fmt, along, sources[name == "b"])
+
+    def run(x: Array, y: Array, out: Array) -> None:
+        given = x, sources[0], y, sources[1], (acc, None), None, every
+        codes = matmul_reference(*given) if in_reference else matmul_codes(*given)[0]
+        np.ldexp(codes.astype(out.dtype), -acc.fraction, out=out)
+
+    return Accumulator(_F32 if span(acc).in_float32 else _F64, operand, run)
+
+
+def _codes(name: str, x: Array, fmt: Format, along: int, source: Fixed) -> Array:
+    """Return codes of ``source`` for the numbers that codes are, or that floats become."""
+    dtype = code_dtype(source.width, source.signed)
+    if isinstance(fmt, (Fixed, Int)):
+        if x.dtype.kind in "iu":
+            return _given_codes(name, x, fmt).astype(dtype, copy=False)
+        codes = encode(_given_floats(name, x, fmt), fmt)
+        assert isinstance(codes, np.ndarray)  # for the type checker: only formats with blocks have more
+        return codes
+    numbers = _numbers(name, x, fmt, along)
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"quant_matmul: {name} must be finite for a Fixed accumulator, got NaN or an infinity")
+    return np.ldexp(numbers.astype(np.float64), source.fraction).astype(dtype)

@@ -1,0 +1,198 @@
+"""What a matrix may be, read once: compressed rows, blocks of rows, dense, or a batch with one pattern."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._check import check_array
+from .._rnn import kind
+
+Array = npt.NDArray[Any]
+DTYPES = ("float32", "float64", "complex128")
+MAX_ROWS = 2**31 - 1
+
+#: What a matrix of the first dtype and vectors of the second are called in the kernels
+NUMBERS = {
+    ("float32", "float32"): 0,
+    ("float32", "float64"): 1,
+    ("float64", "float64"): 2,
+    ("complex128", "complex128"): 3,
+}
+
+
+@dataclass(frozen=True)
+class Csr:
+    """A sparse matrix in compressed rows, columns increasing; `value` is (entries,), or (batch, entries)."""
+
+    columns: int
+    start: Array
+    column: Array
+    value: Array
+
+    @property
+    def n(self) -> int:
+        return len(self.start) - 1
+
+    @property
+    def batch(self) -> int:
+        return len(self.value) if self.value.ndim == 2 else 0
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The same of blocks of size x size: `value` is (entries, size, size). Rows from `rows` on are padding."""
+
+    rows: int
+    start: Array
+    column: Array
+    value: Array
+
+    @property
+    def n(self) -> int:
+        return len(self.start) - 1
+
+    @property
+    def size(self) -> int:
+        return int(self.value.shape[1])
+
+
+class Batch:
+    """Matrices with one pattern of entries and values of their own.
+
+    Parameters
+    ----------
+    pattern
+        A sparse matrix (scipy.sparse) with n rows and columns; its values do not matter, but its zeros are entries.
+    values : (B, entries)
+        The values of each matrix, in the order of the entries of ``pattern`` in compressed rows.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse
+    >>> from fastiter.relax import Batch, gauss_seidel
+    >>> pattern = scipy.sparse.csr_array(np.array([[1.0, 1.0], [0.0, 1.0]]))
+    >>> systems = Batch(pattern, np.array([[2.0, 1.0, 1.0], [4.0, 2.0, 2.0]]))
+    >>> gauss_seidel(systems, np.array([[3.0, 1.0], [4.0, 2.0]])).value
+    array([[1. , 1. ], [0.5, 1. ]])
+    """
+
+    def __init__(self, pattern: Any, values: Array) -> None:
+        check_array("Batch", "values", values, DTYPES)
+        if not is_sparse(pattern):
+            raise TypeError(f"Batch: pattern must be a sparse matrix, got {kind(pattern)}")
+        pattern = pattern if pattern.format == "csr" else pattern.tocsr()
+        entries = len(pattern.indices)
+        if values.ndim != 2 or values.shape[1] != entries:
+            raise ValueError(f"Batch: values must have shape (B, entries) = (B, {entries}), got {values.shape}")
+        self.shape: tuple[int, int] = pattern.shape
+        self.values = values
+        self.start, self.column = _indices("Batch", "pattern", pattern)
+
+
+def is_sparse(A: object) -> bool:
+    """Say whether ``A`` is one of scipy's sparse matrices or arrays, without importing scipy."""
+    return hasattr(A, "tocsr") and hasattr(A, "format") and hasattr(A, "shape")
+
+
+def _indices(function: str, name: str, A: Any) -> tuple[Array, Array]:
+    if max(A.shape) > MAX_ROWS:
+        raise ValueError(f"{function}: {name} must have at most {MAX_ROWS} rows and columns, got shape {A.shape}")
+    return np.ascontiguousarray(A.indptr, np.int64), np.ascontiguousarray(A.indices, np.int32)
+
+
+def check_square(function: str, A: Any) -> None:
+    """Refuse a matrix that is not square, and what is no matrix at all."""
+    if not is_sparse(A) and not isinstance(A, (Batch, np.ndarray)):
+        raise TypeError(f"{function}: A must be a sparse matrix, a NumPy array or a Batch, got {kind(A)}")
+    if len(A.shape) != 2 or A.shape[0] != A.shape[1]:
+        rows = f" (row {min(A.shape)} has no diagonal)" if len(A.shape) == 2 and A.shape[0] > A.shape[1] else ""
+        raise ValueError(f"{function}: A must be square, got shape {tuple(A.shape)}{rows}")
+
+
+def read_csr(function: str, A: Any) -> Csr:
+    """Return ``A`` in compressed rows with increasing columns and finite values; copies only what has to change."""
+    if isinstance(A, Batch):
+        found = Csr(A.shape[1], A.start, A.column, np.ascontiguousarray(A.values))
+    elif is_sparse(A):
+        A = A if A.format == "csr" else A.tocsr()
+        _check_dtype(function, A.dtype)
+        found = Csr(A.shape[1], *_indices(function, "A", A), np.ascontiguousarray(A.data))
+    else:
+        check_array(function, "A", A, DTYPES)
+        row, column = np.nonzero(A)
+        counts = np.bincount(row, minlength=len(A))
+        start = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        found = Csr(A.shape[1], start, column.astype(np.int32), np.ascontiguousarray(A[row, column]))
+    return _checked(function, found)
+
+
+def _check_dtype(function: str, dtype: np.dtype[Any]) -> None:
+    if dtype.name not in DTYPES or not dtype.isnative:
+        raise TypeError(f"{function}: A must have dtype float32, float64 or complex128, got {dtype}")
+
+
+_UNSORTED, _POINTERS, _COLUMN, _NOT_FINITE = 1, 2, 3, 4
+
+
+def _checked(function: str, A: Csr) -> Csr:
+    numbers = NUMBERS[(A.value.dtype.name,) * 2]
+    fault, row = 0, 0
+    for value in A.value.reshape(max(A.batch, 1), -1):
+        worst = _core.relax_check(numbers, A.n, A.columns, len(A.column), A.start, A.column, value)
+        fault, row = max((fault, row), worst)
+    if fault == _POINTERS:
+        raise ValueError(f"{function}: A must have row pointers that increase, got others at row {row}")
+    if fault == _COLUMN:
+        raise ValueError(f"{function}: A must have columns from 0 to {A.columns - 1}, got another in row {row}")
+    if fault == _NOT_FINITE:
+        raise ValueError(f"{function}: A must be finite, got a value in row {row} that is not")
+    return _sorted(A) if fault == _UNSORTED else A
+
+
+def _sorted(A: Csr) -> Csr:
+    """The same with the columns of each row in order, and one entry for what is given in several parts."""
+    row = np.repeat(np.arange(A.n), np.diff(A.start))
+    places = np.lexsort((A.column, row))
+    row, column, value = row[places], A.column[places], A.value[..., places]
+    is_first = np.ones(len(row), bool)
+    is_first[1:] = (row[1:] != row[:-1]) | (column[1:] != column[:-1])
+    firsts = np.flatnonzero(is_first)
+    start = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(row[firsts], minlength=A.n))])
+    value = np.ascontiguousarray(np.add.reduceat(value, firsts, axis=-1))
+    return Csr(A.columns, start, np.ascontiguousarray(column[firsts]), value)
+
+
+def read_blocks(function: str, A: Any, size: int | None) -> Blocks:
+    """Return ``A`` in blocks of ``size`` rows; None is the size that a BSR matrix has. The last block may be padded."""
+    if is_sparse(A) and A.format == "bsr" and A.blocksize[0] == A.blocksize[1] and size in (None, A.blocksize[0]):
+        _check_dtype(function, A.dtype)
+        start, column = _indices(function, "A", A)
+        value = np.ascontiguousarray(A.data)
+        if not np.isfinite(value).all():
+            block = int(np.argmin(np.isfinite(value).all(axis=(1, 2))))
+            first = int(np.searchsorted(start, block, side="right") - 1) * value.shape[1]
+            row = first + int(np.argmin(np.isfinite(value[block]).all(axis=1)))
+            raise ValueError(f"{function}: A must be finite, got a value in row {row} that is not")
+        ones = np.ones(len(column), np.float32)
+        fault, _ = _core.relax_check(0, len(start) - 1, len(start) - 1, len(column), start, column, ones)
+        if fault == 0:
+            return Blocks(A.shape[0], start, column, value)
+    return _in_blocks(read_csr(function, A), 1 if size is None else size)
+
+
+def _in_blocks(A: Csr, size: int) -> Blocks:
+    row, rows = np.repeat(np.arange(A.n), np.diff(A.start)), -(-A.n // size)
+    column = A.column.astype(np.int64)
+    keys, place = np.unique(row // size * rows + column // size, return_inverse=True)
+    padding = np.arange(A.n, rows * size)
+    value = np.zeros((len(keys), size, size), A.value.dtype)
+    value[place, row % size, column % size] = A.value
+    if len(padding) and len(keys) and keys[-1] == rows * rows - 1:
+        value[-1, padding % size, padding % size] = 1
+    start = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(keys // rows, minlength=rows))])
+    return Blocks(A.n, start, (keys % rows).astype(np.int32), value)

@@ -1,0 +1,99 @@
+"""In which order rows, or blocks of rows, are relaxed, and which of them at the same time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._check import integers
+from .._rnn import kind
+from ._matrix import Blocks, Csr
+
+Array = npt.NDArray[Any]
+ORDERS = ("natural", "red-black", "color", "cluster")
+
+#: Rows of a cluster: enough that most neighbours of a row are in its own, few enough that threads find some.
+_CLUSTER, _FEWEST_CLUSTERS = 256, 32
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """A permutation of the rows (0: none), in clusters of consecutive rows, in colours of consecutive clusters.
+
+    `clusters` and `colours` hold the first of each and the end; 0 stands for a single one. `is_coloured`: rows of one
+    colour are not linked, so that they may go at the same time, and clusters are single rows.
+    """
+
+    order: Array | int = 0
+    clusters: Array | int = 0
+    colours: Array | int = 0
+    is_coloured: bool = False
+
+    @property
+    def number_of_colours(self) -> int:
+        return 1 if isinstance(self.colours, int) else len(self.colours) - 1
+
+
+def _offsets(counts: Array) -> Array:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+
+
+def arrange(function: str, A: Csr | Blocks, order: object) -> Arrangement:
+    """Return the arrangement that ``order`` names."""
+    if isinstance(order, str):
+        if order == "natural":
+            return Arrangement()
+        if order in ("red-black", "color"):
+            return _coloured(function, A, order)
+        if order == "cluster":
+            return _clustered(A)
+        raise ValueError(f"{function}: order must be one of {', '.join(map(repr, ORDERS))} or an array, got {order!r}")
+    if not isinstance(order, (np.ndarray, list, tuple)):
+        raise TypeError(f"{function}: order must be a str or an array of row numbers, got {kind(order)}")
+    return Arrangement(permutation(function, order, A.n))
+
+
+def permutation(function: str, order: Any, n: int) -> Array:
+    """Return ``order`` as int32; refuse what is not every number from 0 to n - 1 once."""
+    rows = integers(function, "order", order)
+    if rows.shape != (n,):
+        raise ValueError(f"{function}: order must have shape {(n,)}, got {rows.shape}")
+    seen = np.zeros(n, np.int64)
+    np.add.at(seen, rows[(rows >= 0) & (rows < n)], 1)
+    if not (seen == 1).all():
+        row = int(np.argmax(seen != 1))
+        raise ValueError(
+            f"{function}: order must name every row from 0 to {n - 1} once, got row {row} {seen[row]} times"
+        )
+    return rows.astype(np.int32)
+
+
+def _coloured(function: str, A: Csr | Blocks, order: str) -> Arrangement:
+    colour = np.empty(A.n, np.int32)
+    if order == "color":
+        _core.relax_colour(A.n, A.start, A.column, colour)
+    else:
+        odd = _core.relax_red_black(A.n, A.start, A.column, colour)
+        if odd >= 0:
+            raise ValueError(
+                f"{function}: order must be 'color' where two colours are too few, "
+                f"got 'red-black' for a pattern in which row {odd} lies on a cycle of odd length"
+            )
+    assert _core.relax_check_colours(A.n, A.start, A.column, colour) < 0, "rows of one colour are linked"
+    rows = np.argsort(colour, kind="stable").astype(np.int32)
+    return Arrangement(rows, np.arange(A.n + 1), _offsets(np.bincount(colour)), is_coloured=True)
+
+
+def _clustered(A: Csr | Blocks) -> Arrangement:
+    size = int(np.clip(A.n // _FEWEST_CLUSTERS, 1, _CLUSTER))
+    count = -(-A.n // size)
+    colour = np.empty(count, np.int32)
+    _core.relax_colour_clusters(A.n, A.start, A.column, size, colour)
+    clusters = np.argsort(colour, kind="stable")
+    rows = (clusters[:, None] * size + np.arange(size)).reshape(-1)
+    sizes = np.minimum(size, A.n - clusters * size)
+    return Arrangement(rows[rows < A.n].astype(np.int32), _offsets(sizes), _offsets(np.bincount(colour)))

@@ -1,0 +1,173 @@
+"""The matrix of a method, read and put into the layout that its kernels want."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._check import check_array
+from .._rnn import kind
+from ._matrix import DTYPES, NUMBERS, Batch, Blocks, Csr, check_square, is_sparse, read_blocks, read_csr
+from ._order import Arrangement, arrange, permutation
+
+Array = npt.NDArray[Any]
+
+FULL, LOWER, UPPER = 0, 1, 2
+FORWARD, BACKWARD, SYMMETRIC, JACOBI = 0, 1, 2, 3
+
+
+class Prepared(Protocol):
+    """A matrix as the kernels have it."""
+
+    def sweep(
+        self, x: Array, b: Array, d: Array | int, k: int, omega: Array, momentum: Array | int, count: int, kind: int, /
+    ) -> None: ...
+    def residual(self, x: Array, b: Array, r: Array | int, k: int, norms: Array, /) -> None: ...
+
+
+class System:
+    """A matrix and an order, and for each dtype of vectors its copy in the kernels' layout, made when it is needed.
+
+    rows, columns: of A; batch: how many matrices, 0 for one alone; dtype: of A.
+    """
+
+    def __init__(self, function: str, rows: int, columns: int, dtype: np.dtype[Any], batch: int = 0) -> None:
+        self.function, self.rows, self.columns, self.dtype, self.batch = function, rows, columns, dtype, batch
+        self._copies: dict[str, Prepared] = {}
+        self.colours = 1
+
+    def of(self, dtype: np.dtype[Any]) -> Prepared:
+        """Return the copy for vectors of this dtype."""
+        if dtype.name not in self._copies:
+            try:
+                self._copies[dtype.name] = self._prepare(NUMBERS[self.dtype.name, dtype.name])
+            except ZeroDivisionError as singular:
+                raise ValueError(f"{self.function}: {self._singular(singular.args[0])}") from None
+        return self._copies[dtype.name]
+
+    def _prepare(self, numbers: int) -> Prepared:
+        raise NotImplementedError
+
+    def _singular(self, row: int) -> str:
+        return f"A must have no zero on the diagonal, got 0 in row {row}"
+
+
+class Scalar(System):
+    """Row after row, or rows of one colour at a time."""
+
+    def __init__(
+        self, function: str, A: Csr, arrangement: Arrangement, *, jacobi: bool = False, part: int = FULL
+    ) -> None:
+        super().__init__(function, A.n, A.columns, A.value.dtype, A.batch)
+        self.A, self.how, self.jacobi, self.part = A, arrangement, jacobi, part
+        self.colours = arrangement.number_of_colours
+        self.of(self.dtype)
+
+    def _prepare(self, numbers: int) -> Prepared:
+        A, how = self.A, self.how
+        if A.batch:
+            single = Arrangement(0, np.arange(A.n + 1), np.array([0, A.n])) if self.jacobi else how
+            arrays = (A.start, A.column, A.value, single.order, single.clusters, single.colours)
+            return _core.relax_rows(numbers, A.n, *arrays, self.part, A.batch)
+        if self.jacobi:
+            return _core.relax_slices(numbers, A.n, A.start, A.column, A.value, 0, 0, self.part)
+        if how.is_coloured:
+            return _core.relax_slices(numbers, A.n, A.start, A.column, A.value, how.order, how.colours, self.part)
+        arrays = (A.start, A.column, A.value, how.order, how.clusters, how.colours)
+        return _core.relax_rows(numbers, A.n, *arrays, self.part, 0)
+
+
+class Dense(System):
+    """Row after row of a dense matrix."""
+
+    def __init__(self, function: str, A: Array, order: Array | int) -> None:
+        super().__init__(function, len(A), len(A), A.dtype)
+        self.A, self.order = np.ascontiguousarray(A), order
+        self.of(self.dtype)
+
+    def _prepare(self, numbers: int) -> Prepared:
+        return _core.relax_dense(numbers, self.rows, self.A, self.order)
+
+
+class OfBlocks(System):
+    """Block after block, or blocks of one colour at a time."""
+
+    def __init__(self, function: str, A: Blocks, arrangement: Arrangement, *, jacobi: bool) -> None:
+        super().__init__(function, A.rows, A.rows, A.value.dtype)
+        self.A, self.colours = A, arrangement.number_of_colours
+        # Blocks that need not wait for each other are clusters of one.
+        self.how = Arrangement(0, np.arange(A.n + 1), np.array([0, A.n])) if jacobi else arrangement
+        self.of(self.dtype)
+
+    def _prepare(self, numbers: int) -> Prepared:
+        A, how = self.A, self.how
+        arrays = (A.start, A.column, A.value, how.order, how.clusters, how.colours)
+        return _core.relax_blocks(numbers, A.n, A.size, A.rows, *arrays)
+
+    def _singular(self, row: int) -> str:
+        last = min(self.rows, (row + 1) * self.A.size) - 1
+        where = f"rows {row * self.A.size} to {last}" if self.A.size > 1 else f"row {row}"
+        return f"A must have no singular block on the diagonal, got one in block {row}, {where}"
+
+
+class Projections(System):
+    """Equation after equation."""
+
+    def __init__(self, function: str, A: Csr, order: Array | int) -> None:
+        super().__init__(function, A.n, A.columns, A.value.dtype)
+        self.A, self.order = A, order
+        self.of(self.dtype)
+
+    def _prepare(self, numbers: int) -> Prepared:
+        A = self.A
+        return _core.relax_projections(numbers, A.n, A.columns, A.start, A.column, A.value, self.order)
+
+
+def prepare(function: str, A: Any, method: str, order: Any, block_size: int | None) -> System:
+    """Return the system of ``A`` for a method: "jacobi", "kaczmarz" or "sor", in blocks where there is a block size."""
+    if method == "kaczmarz":
+        return _projections(function, A, order)
+    check_square(function, A)
+    jacobi = method == "jacobi"
+    if jacobi and not (isinstance(order, str) and order == "natural"):
+        raise ValueError(f"{function}: order must be 'natural' where all rows go at the same time, got {order!r}")
+    if block_size is not None:
+        if isinstance(A, Batch):
+            raise TypeError(f"{function}: A must be one matrix where there is a block_size, got a Batch")
+        blocks = read_blocks(function, A, block_size or None)
+        return OfBlocks(function, blocks, arrange(function, blocks, order), jacobi=jacobi)
+    is_listed = isinstance(order, (np.ndarray, list, tuple))
+    if isinstance(A, np.ndarray) and (is_listed or (isinstance(order, str) and order == "natural")):
+        return _dense(function, A, order)
+    csr = read_csr(function, A)
+    return Scalar(function, csr, arrange(function, csr, order), jacobi=jacobi)
+
+
+def _dense(function: str, A: Array, order: Any) -> Dense:
+    check_array(function, "A", A, DTYPES)
+    finite = np.isfinite(A).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"{function}: A must be finite, got a value in row {int(np.argmin(finite))} that is not")
+    return Dense(function, A, 0 if isinstance(order, str) else permutation(function, order, len(A)))
+
+
+def _projections(function: str, A: Any, order: Any) -> Projections:
+    if isinstance(A, Batch):
+        raise TypeError(f"{function}: A must be one matrix, got a Batch")
+    if not isinstance(A, np.ndarray) or A.ndim == 2:
+        csr = read_csr(function, A) if isinstance(A, np.ndarray) else _any_sparse(function, A)
+        if isinstance(order, str) and order == "natural":
+            return Projections(function, csr, 0)
+        if isinstance(order, str):
+            raise ValueError(f"{function}: order must be 'natural' or an array of row numbers, got {order!r}")
+        return Projections(function, csr, permutation(function, order, csr.n))
+    raise ValueError(f"{function}: A must have shape (rows, columns), got {A.shape}")
+
+
+def _any_sparse(function: str, A: Any) -> Csr:
+    if not is_sparse(A):
+        raise TypeError(f"{function}: A must be a sparse matrix or a NumPy array, got {kind(A)}")
+    return read_csr(function, A)

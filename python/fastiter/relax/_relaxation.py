@@ -1,0 +1,328 @@
+"""A matrix prepared once, and sweeps over it: in place, until a residual is small, or as a preconditioner."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._rnn import check_flag, kind
+from .._solution import Solution
+from . import _spectrum, _vectors
+from ._matrix import read_csr
+from ._order import Arrangement
+from ._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC, Scalar, System, prepare
+from ._solve import iterate
+
+Array = npt.NDArray[Any]
+
+#: Each method's sweep, and whether it goes forward and backward
+METHODS = {
+    "jacobi": ("jacobi", False),
+    "block_jacobi": ("jacobi", False),
+    "gauss_seidel": ("sor", False),
+    "block_gauss_seidel": ("sor", False),
+    "sor": ("sor", False),
+    "ssor": ("sor", True),
+    "kaczmarz": ("kaczmarz", False),
+}
+_WITHOUT_OMEGA = ("gauss_seidel", "block_gauss_seidel")
+
+
+class Relaxation:
+    """x_i <- (1 - omega) x_i + omega (b_i - sum over j != i of a_ij x_j) / a_ii, prepared for one A.
+
+    Parameters
+    ----------
+    A
+        A sparse matrix (scipy.sparse, any format; indices of 32 or 64 bits), a NumPy array (n, n), or a :class:`Batch`
+        of matrices with one pattern; float32, float64 or complex128. It is copied: a change of it later is not seen.
+    method
+        - ``"jacobi"``: all rows at the same time, from the x before the sweep; ``"block_jacobi"``
+        - ``"gauss_seidel"``, ``"block_gauss_seidel"``: row after row, from the newest x, omega = 1
+        - ``"sor"``: the same with an omega; ``"ssor"``: forward, then backward
+        - ``"kaczmarz"``: x <- x + omega (b_i - a_i x) a_i^H / ||a_i||^2, row after row. A may be of any shape.
+    omega
+        The relaxation factor, in (0, 2) except for Jacobi. ``"auto"`` (jacobi, sor, ssor): from an estimate of the
+        spectral radius; :meth:`solve` with SOR then goes on to adapt it to the factor that it observes.
+    order
+        - ``"natural"``: from the first row to the last
+        - ``"red-black"``: two colours, of rows without a link; ValueError where two are too few
+        - ``"color"``: as many colours as first fit needs. Rows of one colour go at the same time, on all threads.
+        - ``"cluster"``: clusters of consecutive rows, each in natural order, those of one colour at the same time
+        - an array with the number of each row once: in that order
+
+        With a block size it is that of the blocks. Results do not depend on the number of threads, bit for bit.
+    block_size
+        Relax that many consecutive rows together, x_I <- (1 - omega) x_I + omega A_II^-1 (b_I - sum of A_IJ x_J). For
+        the methods ``block_...`` None is the size of the blocks of a BSR matrix.
+    symmetric
+        Each sweep is one forward and one backward, which ``"ssor"`` always does.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described; a row that is not finite, a zero on the diagonal and a singular block are
+        named by their number.
+
+    Notes
+    -----
+    Vectors have the dtype of A; where A is float32 they may be float64, and sums are float64 in any case. b and x are
+    (n,), or (n, k) for k right-hand sides at once, which cost little more than one; for a batch (batch, n).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax import Relaxation
+    >>> A = np.array([[4.0, -1.0], [-2.0, 8.0]])
+    >>> sor = Relaxation(A, "sor", omega=1.1)
+    >>> x = np.zeros(2)
+    >>> sor.sweep(x, np.array([2.0, 12.0]), sweeps=20)
+    >>> x
+    array([0.9333333, 1.7333333])
+    >>> sor.solve(np.array([2.0, 12.0])).steps
+    9
+
+    References
+    ----------
+    Young, Iterative Solution of Large Linear Systems, 1971. Hageman and Young, Applied Iterative Methods, 1981.
+    """
+
+    def __init__(
+        self,
+        A: Any,
+        method: str = "sor",
+        *,
+        omega: float | str = 1.0,
+        order: Any = "natural",
+        block_size: int | None = None,
+        symmetric: bool = False,
+    ) -> None:
+        self._build("Relaxation", A, method, omega, order, block_size, symmetric)
+
+    def _build(
+        self, function: str, A: Any, method: str, omega: Any, order: Any, block_size: int | None, symmetric: bool
+    ) -> None:
+        if not isinstance(method, str):
+            raise TypeError(f"{function}: method must be a str, got {kind(method)}")
+        if method not in METHODS:
+            raise ValueError(f"{function}: method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
+        sweep, both = METHODS[method]
+        check_flag(function, "symmetric", symmetric)
+        if symmetric and sweep == "jacobi":
+            raise ValueError(
+                f"{function}: symmetric must be False for {method}, whose sweeps have no direction, got True"
+            )
+        if block_size is not None:
+            block_size = _block_size(function, method, block_size)
+        elif method.startswith("block_"):
+            block_size = _own_block_size(function, A)
+        self._function, self.method, self.symmetric = function, method, symmetric or both
+        _check_omega(function, method, omega, block_size)
+        self._system = prepare(function, A, sweep, order, block_size)
+        self._adapts = omega == "auto" and method == "sor"
+        self.omega = _auto(function, A, method, self._system) if omega == "auto" else float(omega)
+
+    @classmethod
+    def of(cls, function: str, A: Any, method: str, **how: Any) -> Relaxation:
+        """Return the same with the errors of the function that calls it."""
+        made = cls.__new__(cls)
+        options = {"omega": 1.0, "order": "natural", "block_size": None, "symmetric": False, **how}
+        made._build(function, A, method, *(options[name] for name in ("omega", "order", "block_size", "symmetric")))
+        return made
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of A."""
+        return self._system.rows, self._system.columns
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of A."""
+        return self._system.dtype
+
+    @property
+    def colors(self) -> int:
+        """The number of colours of the order; 1 where rows go one after the other."""
+        return self._system.colours
+
+    def sweep(self, x: Array, b: Array, sweeps: int = 1, *, backward: bool = False) -> None:
+        """Relax x in place, `sweeps` times; `backward`: from the last row to the first.
+
+        x and b are as for :meth:`solve`; x of any layout is updated, one that is contiguous without a copy.
+        """
+        function = f"{self._function}.sweep"
+        times = _vectors.count(function, "sweeps", sweeps)
+        check_flag(function, "backward", backward)
+        _vectors.check_vectors(function, self._system, b, x, "x")
+        _vectors.check_writable(function, x, b)
+        own_x, own_b = _vectors.inside(self._system, x), _vectors.inside(self._system, b)
+        self._sweep(own_x, own_b, times, backward)
+        if own_x is not x:
+            x[...] = _vectors.outside(self._system, own_x)
+
+    def _sweep(self, x: Array, b: Array, times: int, backward: bool = False, omega: float | None = None) -> None:
+        if x.size == 0 or times == 0:
+            return
+        direction = SYMMETRIC if self.symmetric else BACKWARD if backward else FORWARD
+        sweeps = JACOBI if METHODS[self.method][0] == "jacobi" else direction
+        factors = np.full(times, self.omega if omega is None else omega)
+        self._system.of(x.dtype).sweep(x, b, 0, _vectors.width(x), factors, 0, times, sweeps)
+
+    def residual(self, x: Array, b: Array) -> Array:
+        """Return b - A x."""
+        _vectors.check_vectors(f"{self._function}.residual", self._system, b, x, "x")
+        own_x, own_b = _vectors.inside(self._system, x), _vectors.inside(self._system, b)
+        r = np.empty_like(own_b)
+        _vectors.residual(self._system, own_x, own_b, r)
+        return np.ascontiguousarray(_vectors.outside(self._system, r))
+
+    def solve(
+        self,
+        b: Array,
+        x0: Array | None = None,
+        *,
+        rtol: float = 1e-8,
+        atol: float = 0.0,
+        max_steps: int = 10_000,
+        check_every: int = 1,
+    ) -> Solution:
+        """Sweep until ||b - A x|| <= rtol ||b|| + atol, from x0 or 0.
+
+        One step is one sweep; of the symmetric methods one forward and one backward. The residual is computed from A, b
+        and x at each check. It ends early where it has grown 1e10 times or is not finite ("diverged"), and where it has
+        not fallen by a millionth in 200 steps ("stagnated").
+        """
+        function, adaptive = f"{self._function}.solve", _spectrum.Adaptive(self.omega)
+        own_b = self.own_rhs(function, b)
+
+        def step(x: Array, count: int) -> Array:
+            self._sweep(x, own_b, count, omega=adaptive.omega)
+            return x
+
+        return iterate(
+            function,
+            self._system,
+            step,
+            b,
+            x0,
+            rtol,
+            atol,
+            max_steps,
+            check_every,
+            method=self.method,
+            omega=lambda: adaptive.omega,
+            observe=adaptive.observe if self._adapts else lambda steps, norms: None,
+        )
+
+    @property
+    def system(self) -> System:
+        """The matrix as the kernels have it; of no use outside of the package."""
+        return self._system
+
+    def own_rhs(self, function: str, b: object) -> Array:
+        """Check a right-hand side and return it as the kernels have it."""
+        return _vectors.inside(self._system, _vectors.check_vectors(function, self._system, b, None)[0])
+
+    def sweep_inside(self, x: Array, b: Array) -> None:
+        """Relax x in place once; x and b are as the kernels have them."""
+        self._sweep(x, b, 1)
+
+    def apply_homogeneous(self, x: Array) -> Array:
+        """Return one sweep from x for b = 0: the iteration matrix times x."""
+        y = np.array(x)
+        self._sweep(y, np.zeros(self.shape[0], x.dtype), 1)
+        return y
+
+    def as_preconditioner(self) -> Any:
+        """Return M^-1, one sweep from 0, as a scipy.sparse.linalg.LinearOperator: M of scipy's cg, gmres and others.
+
+        For cg the sweep has to be symmetric: ``"ssor"``, ``symmetric=True`` or Jacobi.
+        """
+        from scipy.sparse.linalg import LinearOperator
+
+        if self._system.batch:
+            raise ValueError("Relaxation.as_preconditioner: A must be one matrix, got a Batch")
+
+        def apply(r: Array) -> Array:
+            r = np.ascontiguousarray(r, self.dtype)
+            x = np.zeros((self.shape[1], *r.shape[1:]), self.dtype)
+            self._sweep(x, r, 1)
+            return x
+
+        def adjoint(r: Array) -> Array:
+            if not self.symmetric and METHODS[self.method][0] != "jacobi":
+                raise ValueError(
+                    "Relaxation.as_preconditioner: its adjoint needs a symmetric sweep, got method " + self.method
+                )
+            return apply(r)
+
+        shape = (self.shape[1], self.shape[0])
+        return LinearOperator(shape, matvec=apply, matmat=apply, rmatvec=adjoint, dtype=self.dtype)
+
+
+def _block_size(function: str, method: str, size: object) -> int:
+    if method == "kaczmarz":
+        raise ValueError(f"{function}: block_size must be None for kaczmarz, got {size}")
+    found = _vectors.count(function, "block_size", size, 1)
+    if found > 64:
+        raise ValueError(f"{function}: block_size must be at most 64, got {found}")
+    return found
+
+
+def _own_block_size(function: str, A: Any) -> int:
+    """The size of the blocks of a BSR matrix."""
+    size = getattr(A, "blocksize", None)
+    if size is None or size[0] != size[1]:
+        raise ValueError(f"{function}: block_size must be an int where A has no square blocks of its own, got None")
+    return _block_size(function, "", int(size[0]))
+
+
+def _check_omega(function: str, method: str, omega: object, block_size: int | None) -> None:
+    if isinstance(omega, str):
+        if omega != "auto":
+            raise ValueError(f"{function}: omega must be a number or 'auto', got {omega!r}")
+        if method not in ("jacobi", "sor", "ssor") or block_size is not None:
+            raise ValueError(f"{function}: omega must be a number for {method} in blocks or rows, got 'auto'")
+        return
+    value = _vectors.positive(function, "omega", omega, zero=False)
+    if method in _WITHOUT_OMEGA and value != 1:
+        raise ValueError(f"{function}: omega must be 1 for {method} (see sor), got {omega}")
+    if METHODS[method][0] != "jacobi" and value >= 2:
+        raise ValueError(f"{function}: omega must be in (0, 2), where {method} can converge, got {omega}")
+
+
+def _auto(function: str, A: Any, method: str, system: System) -> float:
+    if system.batch:
+        raise ValueError(f"{function}: omega must be a number for a Batch, got 'auto'")
+    jacobi = jacobi_of(function, A, system)
+    low, high = _spectrum.jacobi_range(jacobi, is_definite(jacobi.A))
+    if method == "jacobi":
+        return 2 / (2 - low - high) if high < 1 else 1.0
+    beta = max(-low, high)
+    # SSOR's own best is near 2 / (1 + sqrt(2 (1 - beta))), and it is far less sensitive.
+    return _spectrum.young(beta) if method == "sor" else 2 / (1 + math.sqrt(2 * max(0.0, 1 - beta)))
+
+
+def jacobi_of(function: str, A: Any, system: System) -> Scalar:
+    """Return the system of Jacobi's method for the same A."""
+    if isinstance(system, Scalar) and system.jacobi:
+        return system
+    csr = system.A if isinstance(system, Scalar) else read_csr(function, A)
+    return Scalar(function, csr, Arrangement(), jacobi=True)
+
+
+def is_definite(A: Any) -> bool:
+    """Say whether A looks symmetric (by its products with two vectors), with a diagonal that is real and positive."""
+    row = np.repeat(np.arange(A.n), np.diff(A.start))
+    diagonal = A.value[row == A.column]
+    if not (np.isreal(diagonal) & (diagonal.real > 0)).all():
+        return False
+    rng = np.random.default_rng(0)
+    u, v = (rng.standard_normal(A.n).astype(A.value.dtype) for _ in range(2))
+    first = np.sum(np.conj(u[row]) * A.value * v[A.column])
+    second = np.conj(np.sum(np.conj(v[row]) * A.value * u[A.column]))
+    scale = np.sqrt(np.sum(np.abs(A.value) ** 2)) * np.finfo(A.value.dtype).eps
+    return bool(abs(first - second) <= 1e3 * scale)

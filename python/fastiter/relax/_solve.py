@@ -1,0 +1,111 @@
+"""Steps until the true residual is small enough, or until it is clear that it will not be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._solution import Solution
+from . import _vectors
+from ._prepare import System
+
+Array = npt.NDArray[Any]
+
+#: A residual that has grown by this factor does not come back.
+DIVERGED = 1e10
+#: Steps within which a residual must fall by a millionth, far less than the slowest sweep that is any use makes it
+PATIENCE = 200
+
+#: step(x, count): x after `count` more steps; may be x itself, changed
+Step = Callable[[Array, int], Array]
+
+
+class Watch:
+    """The residuals at each check, and what they say about each column."""
+
+    def __init__(self, first: Array, target: Array, check_every: int) -> None:
+        self.history, self.target, self.best = [first], target, [first]
+        self.steps = np.zeros(len(first), np.int64)
+        self.reason = np.array(["max_steps"] * len(first), dtype="<U10")
+        self.is_open = np.ones(len(first), bool)
+        self.window = max(2, -(-PATIENCE // check_every))
+        self._decide(first)
+
+    def check(self, steps: int, norms: Array) -> None:
+        """Note the residuals after so many steps."""
+        self.history.append(norms)
+        self.best.append(np.fmin(self.best[-1], norms))
+        self.steps[self.is_open] = steps
+        self._decide(norms)
+
+    def _decide(self, norms: Array) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            good = norms <= self.target
+            lost = ~np.isfinite(norms) | (norms > DIVERGED * np.maximum(self.history[0], self.target))
+        self._close(good & self.is_open, "converged")
+        self._close(lost & self.is_open, "diverged")
+        if len(self.best) > self.window:
+            falls = self.best[-1] < (1 - 1e-6) * self.best[-1 - self.window]
+            self._close(self.is_open & ~falls, "stagnated")
+
+    def _close(self, columns: Array, reason: str) -> None:
+        self.reason[columns], self.is_open[columns] = reason, False
+
+
+def iterate(
+    function: str,
+    system: System,
+    step: Step,
+    b: object,
+    x0: object,
+    rtol: object,
+    atol: object,
+    max_steps: object,
+    check_every: object,
+    *,
+    method: str,
+    omega: Callable[[], float | None] = lambda: None,
+    observe: Callable[[int, Array], None] = lambda steps, norms: None,
+) -> Solution:
+    """Check the arguments and take steps from x0, or from 0, until every column is decided.
+
+    ``observe`` sees the residuals of each check; ``omega`` says at the end which one was used.
+    """
+    given, start = _vectors.check_vectors(function, system, b, x0)
+    rtol, atol = _vectors.positive(function, "rtol", rtol), _vectors.positive(function, "atol", atol)
+    most = _vectors.count(function, "max_steps", max_steps)
+    every = _vectors.count(function, "check_every", check_every, 1)
+    own_b = _vectors.inside(system, given)
+    shape = own_b.shape if system.batch else (system.columns, *own_b.shape[1:])
+    x = np.zeros(shape, own_b.dtype) if start is None else np.array(_vectors.inside(system, start))
+    watch = Watch(_vectors.residual(system, x, own_b), rtol * _vectors.norm(own_b) + atol, every)
+    done = 0
+    with np.errstate(all="ignore"):
+        while watch.is_open.any() and done < most:
+            count = min(every, most - done)
+            x, done = step(x, count), done + count
+            norms = _vectors.residual(system, x, own_b)
+            watch.check(done, norms)
+            observe(done, norms)
+    return _solution(system, given.ndim == 1, x, own_b, watch, method, omega())
+
+
+def _solution(
+    system: System, single: bool, x: Array, b: Array, watch: Watch, method: str, omega: float | None
+) -> Solution:
+    history, converged = np.array(watch.history), watch.reason == "converged"
+    # A column that was done early has gone on with the others.
+    residual = history[-1]
+    return Solution(
+        value=np.ascontiguousarray(_vectors.outside(system, x)),
+        converged=bool(converged[0]) if single else converged,
+        steps=int(watch.steps[0]) if single else watch.steps,
+        residual=float(residual[0]) if single else residual,
+        history=history[:, 0] if single else history,
+        reason=str(watch.reason[0]) if single else tuple(map(str, watch.reason)),
+        method=method,
+        omega=omega,
+    )

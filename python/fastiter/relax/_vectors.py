@@ -1,0 +1,106 @@
+"""Checks of right-hand sides and starting points, and their layout in the kernels: contiguous, one row per unknown."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._check import check_array
+from .._rnn import kind
+from ._matrix import NUMBERS
+from ._prepare import System
+
+Array = npt.NDArray[Any]
+
+
+def check_vectors(
+    function: str, system: System, b: object, x: object, x_name: str = "x0"
+) -> tuple[Array, Array | None]:
+    """Check b, and x unless it is None: shapes (n,), (n, k) or, for a batch, (batch, n), and dtypes that go with A."""
+    dtypes = [vectors for matrix, vectors in NUMBERS if matrix == system.dtype.name]
+    check_array(function, "b", b, [*dtypes, dtypes[-1]] if len(dtypes) == 1 else dtypes)
+    assert isinstance(b, np.ndarray)  # check_array has said so
+    batch, expected = system.batch, f"({system.rows},) or ({system.rows}, k)"
+    if batch:
+        expected = f"(batch, n) = ({batch}, {system.rows})"
+    shape_fits = b.shape == (batch, system.rows) if batch else b.ndim in (1, 2) and b.shape[0] == system.rows
+    if not shape_fits:
+        raise ValueError(f"{function}: b must have shape {expected} to go with A, got {b.shape}")
+    if x is None:
+        return b, None
+    check_array(function, x_name, x, [b.dtype.name, b.dtype.name])
+    assert isinstance(x, np.ndarray)  # the same
+    shape = b.shape if batch else (system.columns, *b.shape[1:])
+    if x.shape != shape:
+        raise ValueError(f"{function}: {x_name} must have shape {shape} to go with A and b, got {x.shape}")
+    return b, x
+
+
+def check_writable(function: str, x: Array, b: Array) -> None:
+    """Refuse an x that cannot be overwritten while b is read."""
+    if not x.flags.writeable:
+        raise ValueError(f"{function}: x must be writable, got a read-only array")
+    if np.may_share_memory(x, b):
+        raise ValueError(f"{function}: x must not share memory with b, got overlapping arrays")
+
+
+def inside(system: System, x: Array) -> Array:
+    """Return x as the kernels have it, (n, k) contiguous: x itself where it is so already."""
+    return np.ascontiguousarray(x.T if system.batch else x)
+
+
+def outside(system: System, x: Array) -> Array:
+    """Return what :func:`inside` made of an array in the shape of that array."""
+    return x.T if system.batch else x
+
+
+def width(x: Array) -> int:
+    """Return k of an array (n,) or (n, k)."""
+    return 1 if x.ndim == 1 else x.shape[1]
+
+
+def residual(system: System, x: Array, b: Array, r: Array | None = None) -> Array:
+    """Return ||b - A x|| of each column (k,), and put b - A x into r; all arrays as the kernels have them."""
+    norms = np.empty(width(b))
+    system.of(b.dtype).residual(x, b, 0 if r is None else r, len(norms), norms)
+    if np.isfinite(norms).all() and (norms > _TINY).all():
+        return np.sqrt(norms)
+    r = np.empty_like(b) if r is None else r
+    system.of(b.dtype).residual(x, b, r, len(norms), norms)
+    return norm(r)
+
+
+_TINY = 1e-290  # squares below may have lost digits
+
+
+def norm(r: Array) -> Array:
+    """Return the 2-norm of each column, whatever the size of its numbers; NaN and infinity where they are in it."""
+    r = r.reshape(len(r), width(r))
+    largest = np.abs(r).max(axis=0, initial=0).astype(np.float64)
+    scale = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        found: Array = scale * np.sqrt((np.abs(r / scale).astype(np.float64) ** 2).sum(axis=0))
+    return np.where(np.isnan(r).any(axis=0), np.nan, found)
+
+
+def positive(function: str, name: str, x: object, *, zero: bool = True) -> float:
+    """Return ``x`` as a float; refuse what is not a finite number from 0 on (or above 0)."""
+    if isinstance(x, bool) or not isinstance(x, numbers.Real):
+        raise TypeError(f"{function}: {name} must be a number, got {kind(x)}")
+    value = float(x)
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise ValueError(f"{function}: {name} must be finite and {'at least' if zero else 'above'} 0, got {x}")
+    return value
+
+
+def count(function: str, name: str, x: object, least: int = 0) -> int:
+    """Return ``x`` as an int; refuse what is not a whole number from ``least`` on."""
+    if isinstance(x, bool) or not isinstance(x, (int, np.integer)):
+        raise TypeError(f"{function}: {name} must be an int, got {kind(x)}")
+    if x < least:
+        raise ValueError(f"{function}: {name} must be at least {least}, got {x}")
+    return int(x)

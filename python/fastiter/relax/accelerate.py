@@ -1,0 +1,261 @@
+"""Sweeps made faster from outside: Chebyshev's polynomials, and Anderson's mixing of the last steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._rnn import kind
+from .._solution import Solution
+from . import _spectrum, _vectors
+from ._matrix import read_csr
+from ._order import Arrangement
+from ._prepare import JACOBI, Scalar, prepare
+from ._relaxation import METHODS, Relaxation, is_definite
+from ._solve import iterate
+
+Array = npt.NDArray[Any]
+
+
+class _Recurrence:
+    """The factors of d <- momentum d + omega z, x <- x + d for eigenvalues in [low, high], step after step.
+
+    After k steps the error is T_k((high + low - 2 t) / (high - low)) / T_k((high + low) / (high - low)) of what it was
+    in the direction of an eigenvalue t.
+    """
+
+    def __init__(self, low: float, high: float) -> None:
+        self.centre, self.half = (high + low) / 2, max((high - low) / 2, 1e-12 * high)
+        self.rho = 0.0
+
+    def next(self) -> tuple[float, float]:
+        """Return omega and momentum of the next step."""
+        if self.rho == 0:
+            self.rho = self.half / self.centre
+            return 1 / self.centre, 0.0
+        before, self.rho = self.rho, 1 / (2 * self.centre / self.half - self.rho)
+        return 2 * self.rho / self.half, self.rho * before
+
+
+def _bounds(function: str, bounds: object) -> tuple[float, float]:
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise TypeError(f"{function}: bounds must be (low, high) or None, got {kind(bounds)}")
+    low, high = (_vectors.positive(function, "bounds", bound, zero=False) for bound in bounds)
+    if low > high:
+        raise ValueError(f"{function}: bounds must be (low, high) with low <= high, got {(low, high)}")
+    return low, high
+
+
+def chebyshev(
+    A: Any,
+    b: Array,
+    x0: Array | None = None,
+    *,
+    bounds: tuple[float, float] | None = None,
+    rtol: float = 1e-8,
+    atol: float = 0.0,
+    max_steps: int = 10_000,
+    check_every: int = 1,
+) -> Solution:
+    """x <- x + d, d <- momentum d + omega D^-1 (b - A x): Jacobi accelerated by Chebyshev's polynomials.
+
+    No inner product is taken but for the check, and all rows go at the same time. A is as for :class:`Relaxation`;
+    ``bounds`` are the least and the largest eigenvalue of D^-1 A, which have to be positive: by default an estimate by
+    Lanczos' method, for an A that is Hermitian and positive definite. For others give the bounds.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax import chebyshev, jacobi
+    >>> A = 2 * np.eye(50) - np.eye(50, k=1) - np.eye(50, k=-1)
+    >>> jacobi(A, np.ones(50)).steps, chebyshev(A, np.ones(50)).steps
+    (9653, 311)
+    """
+    system = prepare("chebyshev", A, "jacobi", "natural", None)
+    if bounds is None:
+        low, high = _estimated("chebyshev", A, system)
+    else:
+        low, high = _bounds("chebyshev", bounds)
+    recurrence, directions = _Recurrence(low, high), [np.empty(0)]
+    _vectors.check_vectors("chebyshev", system, b, None)
+    own_b = _vectors.inside(system, b)
+
+    def step(x: Array, count: int) -> Array:
+        if directions[0].shape != x.shape:
+            directions[0] = np.zeros_like(x)
+        omega, momentum = np.array([recurrence.next() for _ in range(count)]).T.copy()
+        if x.size:
+            arrays = (x, own_b, directions[0])
+            system.of(x.dtype).sweep(*arrays, _vectors.width(x), omega, momentum, count, JACOBI)
+        return x
+
+    options = (rtol, atol, max_steps, check_every)
+    return iterate("chebyshev", system, step, b, x0, *options, method="chebyshev")
+
+
+def _estimated(function: str, A: Any, system: Any) -> tuple[float, float]:
+    if system.batch:
+        raise ValueError(f"{function}: bounds must be given for a Batch, got None")
+    csr = system.A if isinstance(system, Scalar) else read_csr(function, A)
+    if not is_definite(csr):
+        raise ValueError(f"{function}: bounds must be given where A is not Hermitian and positive definite, got None")
+    least, largest = _spectrum.jacobi_range(Scalar(function, csr, Arrangement(), jacobi=True), True)
+    if largest >= 1:
+        raise ValueError(f"{function}: bounds must be given where A is not positive definite, got None")
+    # Estimates from inside: a larger high costs little, and an eigenvalue beyond it would grow.
+    return 0.95 * (1 - largest), 1.02 * (1 - least)
+
+
+class Chebyshev:
+    """x <- x + d, d <- momentum d + omega (sweep(x) - x): any symmetric sweep, accelerated.
+
+    Parameters
+    ----------
+    relaxation : Relaxation
+        With a symmetric sweep: Jacobi, SSOR, or ``symmetric=True``. The eigenvalues of M^-1 A of any other are not
+        real in general, and ValueError is raised.
+    bounds
+        The least and the largest eigenvalue of M^-1 A, which is I minus the sweep's iteration matrix. By default they
+        are estimated from the growth of powers of that.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax import Chebyshev, Relaxation
+    >>> A = 2 * np.eye(50) - np.eye(50, k=1) - np.eye(50, k=-1)
+    >>> ssor = Relaxation(A, "ssor", omega=1.5)
+    >>> bool(Chebyshev(ssor).solve(np.ones(50)).steps < ssor.solve(np.ones(50)).steps / 5)
+    True
+    """
+
+    def __init__(self, relaxation: Relaxation, bounds: tuple[float, float] | None = None) -> None:
+        _check_relaxation("Chebyshev", relaxation)
+        is_jacobi = METHODS[relaxation.method][0] == "jacobi"
+        if not is_jacobi and not relaxation.symmetric:
+            raise ValueError(f"Chebyshev: relaxation must have a symmetric sweep, got method {relaxation.method}")
+        if bounds is None:
+            rho = _spectrum.power(relaxation.apply_homogeneous, relaxation.shape[1], relaxation.dtype)
+            if rho >= 1:
+                raise ValueError(
+                    f"Chebyshev: bounds must be given where the sweep alone does not converge, got rho {rho}"
+                )
+            bounds = (0.95 * (1 - rho), 1 + rho if is_jacobi else 1.0)
+        self.relaxation, self.bounds = relaxation, _bounds("Chebyshev", bounds)
+
+    def solve(
+        self,
+        b: Array,
+        x0: Array | None = None,
+        *,
+        rtol: float = 1e-8,
+        atol: float = 0.0,
+        max_steps: int = 10_000,
+        check_every: int = 1,
+    ) -> Solution:
+        """As :meth:`Relaxation.solve`; a step is a sweep."""
+        recurrence, directions = _Recurrence(*self.bounds), [np.empty(0)]
+
+        def step(x: Array, swept: Array) -> Array:
+            if directions[0].shape != x.shape:
+                directions[0] = np.zeros_like(x)
+            omega, momentum = recurrence.next()
+            directions[0] = (momentum * directions[0] + omega * (swept - x)).astype(x.dtype)
+            return x + directions[0]
+
+        options = (rtol, atol, max_steps, check_every)
+        return _iterate("Chebyshev.solve", self.relaxation, step, b, x0, options, "chebyshev")
+
+
+class Anderson:
+    """x <- the mixture of the last sweeps whose residuals sweep(x) - x cancel best: any sweep, accelerated.
+
+    Parameters
+    ----------
+    relaxation : Relaxation
+        Of any method.
+    memory
+        How many differences of steps are kept; each costs two vectors.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax import Anderson, Relaxation
+    >>> A = 2 * np.eye(50) - np.eye(50, k=1) - np.eye(50, k=-1)
+    >>> sweep = Relaxation(A, "gauss_seidel")
+    >>> bool(Anderson(sweep, memory=10).solve(np.ones(50)).steps < sweep.solve(np.ones(50)).steps / 10)
+    True
+
+    References
+    ----------
+    Anderson, Iterative Procedures for Nonlinear Integral Equations, 1965. Walker and Ni, SIAM J. Numer. Anal. 49, 2011.
+    """
+
+    def __init__(self, relaxation: Relaxation, memory: int = 5) -> None:
+        _check_relaxation("Anderson", relaxation)
+        self.relaxation, self.memory = relaxation, _vectors.count("Anderson", "memory", memory, 1)
+
+    def solve(
+        self,
+        b: Array,
+        x0: Array | None = None,
+        *,
+        rtol: float = 1e-8,
+        atol: float = 0.0,
+        max_steps: int = 10_000,
+        check_every: int = 1,
+    ) -> Solution:
+        """As :meth:`Relaxation.solve`; a step is a sweep. Each column is mixed by itself."""
+        swept_before: list[Array] = []
+        change_before: list[Array] = []
+
+        def step(x: Array, swept: Array) -> Array:
+            change = swept - x
+            swept_before.append(swept)
+            change_before.append(change)
+            del swept_before[: -self.memory - 1], change_before[: -self.memory - 1]
+            if len(change_before) == 1:
+                return swept
+            columns = _vectors.width(change)
+            differences = np.stack([a - b for a, b in zip(change_before[1:], change_before[:-1], strict=True)])
+            steps = np.stack([a - b for a, b in zip(swept_before[1:], swept_before[:-1], strict=True)])
+            mixed = swept.reshape(len(swept), -1).copy()
+            for c in range(columns):
+                f = differences.reshape(*differences.shape[:2], -1)[:, :, c]
+                if np.isfinite(f).all() and np.isfinite(change).all():
+                    weights = _least_squares(f, change.reshape(len(change), -1)[:, c])
+                    mixed[:, c] -= weights @ steps.reshape(*steps.shape[:2], -1)[:, :, c]
+            return mixed.reshape(swept.shape)
+
+        options = (rtol, atol, max_steps, check_every)
+        return _iterate("Anderson.solve", self.relaxation, step, b, x0, options, "anderson")
+
+
+def _least_squares(rows: Array, target: Array) -> Array:
+    """The weights w for which the rows, weighted, come nearest to the target."""
+    scale = np.sqrt((np.abs(rows) ** 2).sum(axis=1))
+    scale[scale == 0] = 1
+    cut = 1e4 * np.finfo(target.dtype).eps  # directions that rounding alone tells apart
+    weights: Array = np.linalg.lstsq((rows / scale[:, None]).T, target, rcond=cut)[0] / scale
+    return weights
+
+
+def _check_relaxation(function: str, relaxation: object) -> None:
+    if not isinstance(relaxation, Relaxation):
+        raise TypeError(f"{function}: relaxation must be a Relaxation, got {kind(relaxation)}")
+
+
+def _iterate(
+    function: str, relaxation: Relaxation, accelerate: Any, b: Any, x0: Any, options: tuple[Any, ...], method: str
+) -> Solution:
+    own_b = relaxation.own_rhs(function, b)
+
+    def step(x: Array, count: int) -> Array:
+        for _ in range(count):
+            swept = np.array(x)
+            relaxation.sweep_inside(swept, own_b)
+            x = np.ascontiguousarray(accelerate(x, swept))
+        return x
+
+    return iterate(function, relaxation.system, step, b, x0, *options, method=method, omega=lambda: relaxation.omega)

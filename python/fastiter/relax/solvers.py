@@ -1,0 +1,146 @@
+"""The methods as functions that solve A x = b."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from .._solution import Solution
+from ._relaxation import Relaxation
+
+Array = npt.NDArray[Any]
+
+
+def jacobi(
+    A: Any,
+    b: Array,
+    x0: Array | None = None,
+    *,
+    omega: float | str = 1.0,
+    rtol: float = 1e-8,
+    atol: float = 0.0,
+    max_steps: int = 10_000,
+    check_every: int = 1,
+) -> Solution:
+    """x <- x + omega D^-1 (b - A x): :class:`Relaxation` with the method "jacobi", and its solve.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax import jacobi
+    >>> solution = jacobi(np.array([[4.0, -1.0], [-2.0, 8.0]]), np.array([2.0, 12.0]))
+    >>> solution.value, solution.steps, solution.reason
+    (array([0.933333, 1.733333]), 13, 'converged')
+    """
+    relaxation = Relaxation.of("jacobi", A, "jacobi", omega=omega)
+    return relaxation.solve(b, x0, rtol=rtol, atol=atol, max_steps=max_steps, check_every=check_every)
+
+
+def block_jacobi(
+    A: Any,
+    b: Array,
+    x0: Array | None = None,
+    *,
+    omega: float = 1.0,
+    block_size: int | None = None,
+    rtol: float = 1e-8,
+    atol: float = 0.0,
+    max_steps: int = 10_000,
+    check_every: int = 1,
+) -> Solution:
+    """x_I <- x_I + omega A_II^-1 (b - A x)_I for blocks I of consecutive rows; a BSR matrix has a size for them."""
+    relaxation = Relaxation.of("block_jacobi", A, "block_jacobi", omega=omega, block_size=block_size)
+    return relaxation.solve(b, x0, rtol=rtol, atol=atol, max_steps=max_steps, check_every=check_every)
+
+
+def gauss_seidel(
+    A: Any,
+    b: Array,
+    x0: Array | None = None,
+    *,
+    order: Any = "natural",
+    block_size: int | None = None,
+    symmetric: bool = False,
+    rtol: float = 1e-8,
+    atol: float = 0.0,
+    max_steps: int = 10_000,
+    check_every: int = 1,
+) -> Solution:
+    """x_i <- (b_i - sum over j != i of a_ij x_j) / a_ii, row after row: :func:`sor` with omega = 1."""
+    how = {"order": order, "block_size": block_size, "symmetric": symmetric}
+    relaxation = Relaxation.of("gauss_seidel", A, "gauss_seidel", **how)
+    return relaxation.solve(b, x0, rtol=rtol, atol=atol, max_steps=max_steps, check_every=check_every)
+
+
+def sor(
+    A: Any,
+    b: Array,
+    x0: Array | None = None,
+    *,
+    omega: float | str = 1.0,
+    order: Any = "natural",
+    block_size: int | None = None,
+    rtol: float = 1e-8,
+    atol: float = 0.0,
+    max_steps: int = 10_000,
+    check_every: int = 1,
+) -> Solution:
+    """x_i <- (1 - omega) x_i + omega (b_i - sum over j != i of a_ij x_j) / a_ii: :class:`Relaxation`'s solve.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax import sor
+    >>> A = 2 * np.eye(50) - np.eye(50, k=1) - np.eye(50, k=-1)
+    >>> [sor(A, np.ones(50), omega=omega).steps for omega in (1.0, 1.5, 1.884, "auto")]
+    [4828, 1600, 189, 189]
+    """
+    relaxation = Relaxation.of("sor", A, "sor", omega=omega, order=order, block_size=block_size)
+    return relaxation.solve(b, x0, rtol=rtol, atol=atol, max_steps=max_steps, check_every=check_every)
+
+
+def ssor(
+    A: Any,
+    b: Array,
+    x0: Array | None = None,
+    *,
+    omega: float | str = 1.0,
+    order: Any = "natural",
+    block_size: int | None = None,
+    rtol: float = 1e-8,
+    atol: float = 0.0,
+    max_steps: int = 10_000,
+    check_every: int = 1,
+) -> Solution:
+    """One sweep of :func:`sor` forward and one backward are a step."""
+    relaxation = Relaxation.of("ssor", A, "ssor", omega=omega, order=order, block_size=block_size)
+    return relaxation.solve(b, x0, rtol=rtol, atol=atol, max_steps=max_steps, check_every=check_every)
+
+
+def kaczmarz(
+    A: Any,
+    b: Array,
+    x0: Array | None = None,
+    *,
+    omega: float = 1.0,
+    order: Any = "natural",
+    symmetric: bool = False,
+    rtol: float = 1e-8,
+    atol: float = 0.0,
+    max_steps: int = 10_000,
+    check_every: int = 1,
+) -> Solution:
+    """x <- x + omega (b_i - a_i x) a_i^H / ||a_i||^2, row after row; A may have any shape and zeros on its diagonal.
+
+    From x0 = 0 it converges to the solution of least norm of any system that has one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax import kaczmarz
+    >>> kaczmarz(np.array([[3.0, 4.0]]), np.array([25.0])).value
+    array([3., 4.])
+    """
+    relaxation = Relaxation.of("kaczmarz", A, "kaczmarz", omega=omega, order=order, symmetric=symmetric)
+    return relaxation.solve(b, x0, rtol=rtol, atol=atol, max_steps=max_steps, check_every=check_every)

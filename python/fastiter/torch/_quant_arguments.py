@@ -1,0 +1,208 @@
+"""Arguments of the functions of :mod:`fastiter.torch.quant`, checked once; a format becomes its text."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+from .._backend import BackendError
+from .._rnn import kind
+from ..quant import NVFP4, Fixed, Float, Int, Posit, SumOfPowers
+from ..quant._analysis import range_of
+from ..quant._check import check_format, check_seed
+from ..quant._codes import _fits_float32
+from ..quant._formats import Format
+from ..quant._quantize import has_nan
+from ._op import check_tensors
+from ._quant_op import FLOATS, block_of, read
+
+Rng: TypeAlias = "int | torch.Generator | Tensor | None"
+Scale: TypeAlias = "float | Tensor | str | None"
+
+
+class Facts(NamedTuple):
+    """What a function has to know of a format."""
+
+    block: int
+    stochastic: bool
+    has_nan: bool
+    fits_float32: bool
+    accumulates: bool
+    held: float  # the largest magnitude that a scale should bring numbers to, 0 for formats without a scale
+
+
+@torch.compiler.assume_constant_result
+def facts(text: str) -> Facts:
+    """Return the facts of the format with this text."""
+    return _facts(text)
+
+
+@lru_cache(maxsize=512)
+def _facts(text: str) -> Facts:
+    fmt = read(text)
+    block = block_of(fmt)
+    held = 0.0
+    if isinstance(fmt, NVFP4):
+        held = 6.0 * 448.0
+    elif isinstance(fmt, Posit):
+        held = 1.0
+    elif isinstance(fmt, (Int, Float)):
+        held = range_of(fmt).highest
+    accumulates = isinstance(fmt, Fixed) or (isinstance(fmt, Float) and fmt.signed)
+    return Facts(block, fmt.stochastic, has_nan(fmt), block > 0 or _fits_float32(fmt), accumulates, held)
+
+
+@torch.compiler.assume_constant_result
+def text_of(function: str, fmt: Format | str) -> str:
+    """Return the text of a format, checked."""
+    return _text(function, fmt) if isinstance(fmt, (Format, str)) else str(check_format(function, fmt))
+
+
+@lru_cache(maxsize=512)
+def _text(function: str, fmt: Format | str) -> str:
+    return str(check_format(function, fmt))
+
+
+@torch.compiler.assume_constant_result
+def made(width: int, signed: bool, rounding: str, overflow: str) -> str:
+    """Return the text of integers."""
+    return _int_text(width, signed, rounding, overflow)
+
+
+@lru_cache(maxsize=512, typed=True)
+def _int_text(width: int, signed: bool, rounding: str, overflow: str) -> str:
+    return str(Int(width, signed, rounding, overflow))
+
+
+@torch.compiler.assume_constant_result
+def fixed_text(width: int, signed: bool, rounding: str, overflow: str, terms: int | None, method: str) -> str:
+    """Return the text of fixed point, or of a sum of powers of two, whose codes are its numbers."""
+    return _fixed_text(width, signed, rounding, overflow, terms, method)
+
+
+@lru_cache(maxsize=512, typed=True)
+def _fixed_text(width: int, signed: bool, rounding: str, overflow: str, terms: int | None, method: str) -> str:
+    if isinstance(width, int) and not 1 <= width <= 53:
+        raise ValueError(f"fixed_point: width must be from 1 to 53, got {width}")
+    if terms is None:
+        return str(Fixed(width, width, signed, rounding, overflow))
+    if overflow != "SAT":
+        raise ValueError(f"fixed_point: overflow must be 'SAT' with terms, got {overflow!r}")
+    return str(SumOfPowers(terms, width, width, signed, method, rounding))
+
+
+def checked_accumulator(function: str, accumulate: Format | str, every: int) -> str:
+    """Return the text of an accumulator's format."""
+    text = text_of(function, accumulate)
+    known = facts(text)
+    if not known.accumulates or known.stochastic:
+        raise ValueError(
+            f"{function}: accumulate must be a Fixed or a signed Float that rounds without random numbers, got {text}"
+        )
+    if isinstance(every, bool) or not isinstance(every, int):
+        raise TypeError(f"{function}: every must be an int, got {kind(every)}")
+    if every < 1:
+        raise ValueError(f"{function}: every must be at least 1, got {every}")
+    return text
+
+
+def checked_seed(function: str, rng: Rng) -> Tensor | None:
+    """Return the seed as an int64 tensor of one element."""
+    if rng is None:
+        return None
+    if isinstance(rng, Tensor):
+        if rng.dtype != torch.int64 or rng.numel() != 1:
+            got = f"{rng.dtype} of shape {tuple(rng.shape)}"
+            raise TypeError(f"{function}: rng must be an int64 tensor of one element, an int or a generator, got {got}")
+        return rng
+    if isinstance(rng, torch.Generator):
+        return torch.randint(-(2**63), 2**63 - 1, (), generator=rng, dtype=torch.int64)
+    if not isinstance(rng, int) or isinstance(rng, bool):
+        raise TypeError(f"{function}: rng must be an int, an int64 tensor or a torch.Generator, got {kind(rng)}")
+    seed = check_seed(function, rng, True)
+    return torch.tensor(seed - 2**64 if seed >= 2**63 else seed, dtype=torch.int64)
+
+
+def number_or_tensor(function: str, name: str, value: Any, *, floats: bool) -> Tensor:
+    """Return a number or a tensor of floats (or of integers) as a tensor."""
+    what = "floats" if floats else "integers"
+    if isinstance(value, Tensor):
+        if value.is_complex() or value.dtype == torch.bool or value.is_floating_point() != floats:
+            raise TypeError(f"{function}: {name} must be a number or a tensor of {what}, got dtype {value.dtype}")
+        if value.device.type not in ("cpu", "meta"):
+            raise BackendError(f"{function}: {name} must be on the CPU, got device {value.device}")
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float) if floats else int):
+        raise TypeError(f"{function}: {name} must be a number or a tensor of {what}, got {kind(value)}")
+    return torch.tensor(value, dtype=torch.float64 if floats else torch.int64)
+
+
+def checked_amax(function: str, scale: str) -> None:
+    """Check that the word is the one that a scale may be."""
+    if scale != "amax":
+        raise ValueError(f"{function}: scale must be a number, a tensor or 'amax', got {scale!r}")
+
+
+def checked_scale(function: str, x: Tensor, text: str, scale: Scale, axis: int) -> Tensor | None:
+    """Return the scale as a tensor; check the axis, too."""
+    if isinstance(axis, bool) or not isinstance(axis, int):
+        raise TypeError(f"{function}: axis must be an int, got {kind(axis)}")
+    if not -max(x.dim(), 1) <= axis < max(x.dim(), 1):
+        raise ValueError(f"{function}: axis must be one of the {x.dim()} axes of x, got {axis}")
+    if scale is None:
+        return None
+    if isinstance(scale, str):
+        checked_amax(function, scale)
+        return largest_scale(function, x, text)
+    factor = number_or_tensor(function, "scale", scale, floats=True)
+    check_divides(function, "scale", factor, x)
+    if factor.requires_grad and facts(text).block:
+        raise ValueError(f"{function}: scale must require no gradient for a format with blocks, got one for {text}")
+    return factor
+
+
+def largest_scale(function: str, x: Tensor, text: str, kept_axis: int | None = None) -> Tensor:
+    """Return the scale with which the format just holds the largest magnitude of x (of each index of an axis)."""
+    held = facts(text).held
+    if held == 0:
+        raise ValueError(f"{function}: scale must be a number or a tensor for {text}, got 'amax'")
+    magnitude = x.detach().abs()
+    if kept_axis is None:
+        largest = magnitude.amax() if x.numel() else magnitude.new_ones(())
+    else:
+        others = [k for k in range(x.dim()) if k != kept_axis % x.dim()]
+        largest = magnitude.amax(others, keepdim=True) if others else magnitude
+    usable = torch.isfinite(largest) & (largest > 0)
+    # A gradient that is zero, infinite or NaN throughout keeps its zeros, infinities and NaN with any scale.
+    scale = torch.where(usable, largest, 1).to(torch.float64) / held
+    return scale.clamp(min=2.0**-100)
+
+
+def check_divides(function: str, name: str, parameter: Tensor, x: Tensor) -> None:
+    """Check that the parameter has one element, or as many axes as x, each as long as a divisor of x's."""
+    if parameter.numel() == 1:
+        return
+    sizes, whole = parameter.shape, x.shape
+    fits = len(sizes) == len(whole) and all(s > 0 and n % s == 0 for s, n in zip(sizes, whole, strict=True))
+    if not fits:
+        raise ValueError(
+            f"{function}: {name} must have axes that divide those of x, {tuple(whole)}, got {tuple(sizes)}"
+        )
+
+
+def checked_with_parameter(function: str, x: Tensor, name: str, parameter: Tensor, gradient_scale: float) -> None:
+    """Check x, what is learned beside it, and the factor of its gradient."""
+    check_tensors(function, ("x",), (x,), FLOATS)
+    if not isinstance(parameter, Tensor):
+        raise TypeError(f"{function}: {name} must be a torch.Tensor, got {kind(parameter)}")
+    number_or_tensor(function, name, parameter, floats=True)
+    check_divides(function, name, parameter, x)
+    if isinstance(gradient_scale, bool) or not isinstance(gradient_scale, (int, float)):
+        raise TypeError(f"{function}: gradient_scale must be a number, got {kind(gradient_scale)}")
+    if not is_compiling() and not math.isfinite(gradient_scale):
+        raise ValueError(f"{function}: gradient_scale must be finite, got {gradient_scale}")

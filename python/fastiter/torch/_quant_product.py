@@ -1,0 +1,122 @@
+"""Products whose accumulator is rounded on the way, as hardware's is: on tensors, with the gradient of the product."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..quant import Fixed, quant_matmul
+from ._op import LIBRARY, differentiable_once, eager
+from ._quant_op import read
+
+Array = npt.NDArray[Any]
+
+LIBRARY.define("_quant_linear(Tensor x, Tensor weight, Tensor? bias, str accumulate, int every) -> Tensor")
+
+#: Of the factors together: what a product has
+_MOST_BITS = 64
+
+
+def _codes(name: str, x: Array) -> tuple[Array, Fixed]:
+    """Return floats as the integers that they are multiples of one power of two by, and the format of those.
+
+    A product is exact, so that the accumulator depends on the numbers alone, not on the formats that they came from.
+    """
+    if not np.isfinite(x).all():
+        raise ValueError(f"linear: {name} must be finite for an accumulator in fixed point, got NaN or infinity")
+    significand, exponent = np.frexp(x)
+    whole = np.ldexp(significand, 53).astype(np.int64)
+    some = whole != 0
+    if not some.any():
+        return np.zeros(x.shape, np.int64), Fixed(2, 2)
+    lowest_bit = np.frexp((whole & -whole).astype(np.float64))[1] - 1
+    lowest = int((exponent - 53 + lowest_bit)[some].min())
+    codes = np.ldexp(x, -lowest)
+    bits = int(np.frexp(np.abs(codes).max())[1]) + 1
+    if bits >= _MOST_BITS:
+        raise ValueError(f"linear: {name} must be rounded to at most {_MOST_BITS} bits with weights, got {bits} bits")
+    return codes.astype(np.int64), Fixed(bits, bits + lowest)
+
+
+def _in_float32(name: str, x: Array) -> npt.NDArray[np.float32]:
+    with np.errstate(over="ignore", under="ignore"):
+        narrow = x.astype(np.float32)
+    if x.dtype != np.float32 and not np.array_equal(narrow, x, equal_nan=True):
+        raise ValueError(f"linear: {name} must be numbers of float32 for an accumulator in floating point, got others")
+    return narrow
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, accumulate: str, every: int) -> Tensor:
+    acc, wide = read(accumulate), torch.promote_types(x.dtype, torch.float32)
+    a, w = (t.detach().to(wide).resolve_neg().numpy() for t in (x.flatten(0, -2), weight))
+    if bias is not None:  # the accumulator starts from it: a first product
+        start = bias.detach().to(wide).resolve_neg().numpy()
+        a, w = np.insert(a, 0, 1.0, axis=1), np.concatenate([start[:, None], w], axis=1)
+    if isinstance(acc, Fixed):
+        (codes, of_x), (weights, of_weight) = _codes("x", a.astype(np.float64)), _codes("weight", w.astype(np.float64))
+        if of_x.width + of_weight.width > _MOST_BITS:
+            got = f"{of_x.width} and {of_weight.width} bits"
+            raise ValueError(f"linear: x and weight must be rounded to at most {_MOST_BITS} bits together, got {got}")
+        y = quant_matmul(codes, weights.T, of_x, of_weight, acc, every)
+    else:
+        y = quant_matmul(_in_float32("x", a), _in_float32("weight", w).T, "fp32", "fp32", acc, every)
+    return torch.from_numpy(y).to(x.dtype).reshape(*x.shape[:-1], weight.shape[0])
+
+
+def _linear_fake(x: Tensor, weight: Tensor, bias: Tensor | None, accumulate: str, every: int) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+LIBRARY.impl("_quant_linear", _linear, "CPU")
+torch.library.register_fake("fastiter::_quant_linear", _linear_fake, lib=LIBRARY)
+linear_op = eager(_linear, torch.ops.fastiter._quant_linear.default)
+
+
+class Accumulated(torch.autograd.Function):
+    """x, weight, bias -> the product with a rounded accumulator; backward: of the product without rounding"""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, accumulate: str, every: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
+        return linear_op(x, weight, bias, accumulate, every)
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        rows = dy.flatten(0, -2)
+        dbias = rows.sum(0) if ctx.has_bias else None
+        return dy @ weight, rows.t() @ x.flatten(0, -2), dbias, None, None
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    accumulate: str,
+    every: int,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+) -> Tensor:
+    """Return the convolution of (B, C, H, W) or (C, H, W), the sums of each output over (c, r, s), s the fastest."""
+    images = x if x.dim() == 4 else x.unsqueeze(0)
+    columns = F.unfold(images, weight.shape[2:], dilation, padding, stride).transpose(1, 2)
+    parts = [None] * groups if bias is None else bias.chunk(groups)
+    outs = [
+        Accumulated.apply(c, w.flatten(1), b, accumulate, every)
+        for c, w, b in zip(columns.chunk(groups, -1), weight.chunk(groups), parts, strict=True)
+    ]
+    sizes = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, p, d, k, s in zip(images.shape[2:], padding, dilation, weight.shape[2:], stride, strict=True)
+    ]
+    y = torch.cat(outs, -1).transpose(1, 2).unflatten(-1, sizes)
+    return y if x.dim() == 4 else y.squeeze(0)

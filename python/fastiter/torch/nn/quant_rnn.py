@@ -1,0 +1,234 @@
+"""LSTM and GRU whose weights, inputs, states and gradients are rounded to the formats of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..._rnn import CELLS, kind
+from ._quantizer import Quantizer
+from ._rnn_layer import Direction, Parameters, layer
+from .quant_layers import QuantLayer
+from .quant_plan import QuantPlan, check_plan, made_gradient, made_quantizer, plan_linear
+
+States = tuple[Tensor, ...]
+
+
+class _Part(NamedTuple):
+    """One direction of one layer: its suffix, as in weight_ih_l0_reverse, and whether it runs backward in time."""
+
+    suffix: str
+    reverse: bool
+
+
+class QuantRecurrent(QuantLayer, nn.RNNBase):
+    """What QuantLSTM and QuantGRU share.
+
+    Each direction of each layer has quantizers of its own, named by their suffix: weight_ih_l0_quantizer, and so on.
+    The given initial states are taken as they are: they are states that were rounded before.
+    """
+
+    rounds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "input", "output", "state", "gradient")
+    cell: str
+    state_names: tuple[str, ...]
+
+    def _parts(self) -> Iterator[_Part]:
+        for k in range(self.num_layers):
+            yield _Part(f"l{k}", False)
+            if self.bidirectional:
+                yield _Part(f"l{k}_reverse", True)
+
+    def set_plan(self, plan: QuantPlan) -> None:
+        """Give each direction of each layer quantizers of its own, for this plan; those that it had are forgotten."""
+        name = type(self).__name__
+        self.plan = check_plan(name, plan)
+        for what, value in (("proj_size", self.proj_size), ("num_heads - 1", getattr(self, "num_heads", 1) - 1)):
+            if value != 0:
+                raise ValueError(f"{name}: {what} must be 0, got {value}")
+        for part in self._parts():
+            for what in self.rounds:
+                parameter = getattr(self, f"{what}_{part.suffix}", None)
+                choice = getattr(plan, what.partition("_")[0])
+                if what == "gradient":
+                    made: Quantizer | None = made_gradient(choice)
+                elif (what == "state" and "c" not in self.state_names) or (what.startswith("bias") and not self.bias):
+                    made = None
+                else:
+                    shape = tuple(parameter.shape) if isinstance(parameter, Tensor) else None
+                    made = made_quantizer(choice, shape)
+                self._give(f"{what}_{part.suffix}_quantizer", made)
+
+    def initialize(self) -> None:
+        """Choose from the parameters what their quantizers have to choose, as the first input would."""
+        for part in self._parts():
+            for what in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+                quantizer = getattr(self, f"{what}_{part.suffix}_quantizer")
+                if quantizer is not None:
+                    quantizer.initialize(getattr(self, f"{what}_{part.suffix}"))
+
+    def products(self, output: Any) -> dict[str, tuple[int, str]]:
+        """Return the multiplications of a call with each weight, and what the other factors are."""
+        directions = 2 if self.bidirectional else 1
+        steps = int(output[0].numel()) // (self.hidden_size * directions)
+        counts: dict[str, tuple[int, str]] = {}
+        for part in self._parts():
+            for what, other in (("weight_ih", "input"), ("weight_hh", "output")):
+                weight = getattr(self, f"{what}_{part.suffix}")
+                counts[f"{what}_{part.suffix}"] = steps * int(weight.numel()), f"{other}_{part.suffix}"
+        return counts
+
+    def _run(self, input: Tensor, hx: States | None) -> tuple[Tensor, States]:
+        name = type(self).__name__
+        if not isinstance(input, Tensor):
+            raise TypeError(f"{name}: input must be a Tensor, got {kind(input)}")
+        if input.dim() not in (2, 3) or input.shape[-1] != self.input_size:
+            expected = f"2 or 3 axes and {self.input_size} features along the last"
+            raise ValueError(f"{name}: input must have {expected}, got shape {tuple(input.shape)}")
+        x = input.unsqueeze(1) if input.dim() == 2 else input.transpose(0, 1) if self.batch_first else input
+        if x.shape[0] == 0:
+            raise ValueError(f"{name}: input must have at least one time step, got shape {tuple(input.shape)}")
+        states = self._checked_states(hx, x, input.dim() == 2)
+        finals: list[States] = []
+        for first in range(0, len(states), 2 if self.bidirectional else 1):
+            if first > 0 and self.training and self.dropout > 0:
+                x = F.dropout(x, self.dropout)
+            outs = []
+            for k, part in list(enumerate(self._parts()))[first : first + (2 if self.bidirectional else 1)]:
+                out, last = self._direction(x, part, states[k])
+                outs.append(out)
+                finals.append(last)
+            x = torch.cat(outs, -1) if self.bidirectional else outs[0]
+        last = tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
+        if input.dim() == 2:
+            return x.squeeze(1), tuple(s.squeeze(1) for s in last)
+        return x.transpose(0, 1) if self.batch_first else x, last
+
+    def _checked_states(self, hx: States | None, x: Tensor, single: bool) -> list[States]:
+        """Return the initial states (B, H) of each direction of each layer."""
+        rows, count = len(list(self._parts())), len(self.state_names)
+        if hx is None:
+            zeros = x.new_zeros(x.shape[1], self.hidden_size)
+            return [(zeros,) * count] * rows
+        shape = (rows, self.hidden_size) if single else (rows, x.shape[1], self.hidden_size)
+        fits = isinstance(hx, (tuple, list)) and len(hx) == count and all(isinstance(s, Tensor) for s in hx)
+        if not fits or any(s.shape != shape for s in hx):
+            got = [tuple(s.shape) if isinstance(s, Tensor) else kind(s) for s in hx] if fits else kind(hx)
+            raise ValueError(f"{type(self).__name__}: hx must be {count} Tensor of shape {shape}, got {got}")
+        return [tuple(s[k].unsqueeze(0) if single else s[k] for s in hx) for k in range(rows)]
+
+    def _direction(self, x: Tensor, part: _Part, first: States) -> tuple[Tensor, States]:
+        """Return h (T, B, H) of all steps, and the final states (B, H)."""
+        quantizers = {what: getattr(self, f"{what}_{part.suffix}_quantizer") for what in self.rounds}
+
+        def rounded(what: str, value: Tensor) -> Tensor:
+            quantizer = quantizers[what]
+            return value if quantizer is None else quantizer(value)
+
+        def weight(what: str) -> Tensor:
+            return rounded(what, getattr(self, f"{what}_{part.suffix}"))
+
+        biases = (weight("bias_ih"), weight("bias_hh")) if self.bias else (None, None)
+        parameters = Parameters(weight("weight_ih"), weight("weight_hh"), *biases)
+        x = rounded("input", x)
+        loop = any(quantizers[what] is not None for what in ("output", "state", "gradient"))
+        if not loop and self.plan.accumulator is None:
+            direction = Direction(CELLS[self.cell], 1, part.reverse, None)
+            out, last = layer(direction, x.contiguous(), parameters, tuple(s.unsqueeze(1) for s in first))
+            return out, tuple(s.squeeze(0) for s in last)
+        wx, states, outs = plan_linear(self.plan, x, parameters.w_ih, parameters.b_ih), first, []
+        for t in range(len(wx) - 1, -1, -1) if part.reverse else range(len(wx)):
+            states = self._step(wx[t], states, parameters, rounded)
+            outs.append(states[0])
+        return torch.stack(outs[::-1] if part.reverse else outs), states
+
+    def _step(self, wx: Tensor, states: States, parameters: Parameters, rounded: Any) -> States:
+        raise NotImplementedError
+
+
+class QuantLSTM(QuantRecurrent, nn.LSTM):
+    """h_t = Q_output(o tanh(c_t)), c_t = Q_state(f c_{t-1} + i g), gates of Q(W) Q_input(x_t) + Q(R) h_{t-1} + Q(b).
+
+    A torch.nn.LSTM with its parameters' names; h is rounded before it goes on to the next step and layer. The gradient
+    of the gates, before their functions, is rounded before weights and states are multiplied with it. The recurrence is
+    a loop in Python, or that of :class:`fastiter.torch.nn.LSTM` where the plan has none of output, state, gradient and
+    accumulator.
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
+        As for torch.nn.LSTM; no proj_size.
+    plan : QuantPlan
+        By default nothing is rounded.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For wrong arguments, inputs and states; a PackedSequence is refused.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.nn import FixedQuantizer, QuantLSTM, QuantPlan
+    >>> plan = QuantPlan(weight=FixedQuantizer(6), output="fixed<8,1,RND,SAT>", state="fixed<8,3,RND,SAT>")
+    >>> y, (h, c) = QuantLSTM(5, 8, plan=plan)(torch.randn(10, 3, 5))
+    >>> y.shape, torch.equal(y * 128, (y * 128).round()), torch.equal(c * 32, (c * 32).round())
+    (torch.Size([10, 3, 8]), True, True)
+    """
+
+    cell, state_names = "lstm", ("h", "c")
+
+    def __init__(self, *arguments: Any, plan: QuantPlan | None = None, **options: Any) -> None:
+        nn.LSTM.__init__(self, *arguments, **options)
+        self.set_plan(QuantPlan() if plan is None else plan)
+
+    def forward(  # type: ignore[override]
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, States]:
+        """Output and final states (h, c): arguments as for torch.nn.LSTM."""
+        return self._run(input, hx)
+
+    def _step(self, wx: Tensor, states: States, parameters: Parameters, rounded: Any) -> States:
+        h, c = states
+        i, f, g, o = rounded("gradient", wx + plan_linear(self.plan, h, parameters.w_hh, parameters.b_hh)).chunk(4, -1)
+        c = rounded("state", torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g))
+        return rounded("output", torch.sigmoid(o) * torch.tanh(c)), c
+
+
+class QuantGRU(QuantRecurrent, nn.GRU):
+    """h_t = Q_output(z h_{t-1} + (1 - z) n), the gates of Q(W) Q_input(x_t) and Q(R) h_{t-1} with their biases.
+
+    A torch.nn.GRU with its parameters' names; parameters, rounding and errors as for :class:`QuantLSTM`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.nn import QuantGRU, QuantPlan
+    >>> y, h = QuantGRU(5, 8, bidirectional=True, plan=QuantPlan(weight="e4m3fn"))(torch.randn(10, 3, 5))
+    >>> y.shape, h.shape
+    (torch.Size([10, 3, 16]), torch.Size([2, 3, 8]))
+    """
+
+    cell, state_names = "gru", ("h",)
+
+    def __init__(self, *arguments: Any, plan: QuantPlan | None = None, **options: Any) -> None:
+        nn.GRU.__init__(self, *arguments, **options)
+        self.set_plan(QuantPlan() if plan is None else plan)
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Output and final state h: arguments as for torch.nn.GRU."""
+        output, (h,) = self._run(input, None if hx is None else (hx,))
+        return output, h
+
+    def _step(self, wx: Tensor, states: States, parameters: Parameters, rounded: Any) -> States:
+        (h,) = states
+        outer, inner = (
+            rounded("gradient", wx),
+            rounded("gradient", plan_linear(self.plan, h, parameters.w_hh, parameters.b_hh)),
+        )
+        (r, z, n), (r_h, z_h, n_h) = outer.chunk(3, -1), inner.chunk(3, -1)
+        z = torch.sigmoid(z + z_h)
+        return (rounded("output", z * h + (1 - z) * torch.tanh(n + torch.sigmoid(r + r_h) * n_h)),)
