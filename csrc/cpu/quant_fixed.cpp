@@ -36,6 +36,7 @@ template <class T> FASTITER_INLINE vec<T> with_saturated_bits(vec<T> low, mask<T
 template <class T, Overflow O> FASTITER_INLINE vec<T> in_range(vec<T> r, vec<T> v, const Constants<T>& c) {
     if constexpr (O == Overflow::saturate) return min_keeping_nan(c.high, max_keeping_nan(c.low, r));
     if constexpr (O == Overflow::wrap) return c.is_signed ? signed_modulo<T>(r, c.all) : modulo<T>(r, c.all);
+    if (!any_outside<T>(r, c.least, c.most)) return r; // as it should be
     const mask<T> out = (r < c.least) | (r > c.most), negative = r < T(0);
     vec<T> s = r;
     if constexpr (O == Overflow::zero) return (vec<T>)((mask<T>)r & ~out);

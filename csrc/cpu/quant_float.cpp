@@ -23,7 +23,7 @@ template <class T> struct Constants {
 template <class T, bool Saturate> FASTITER_INLINE vec<T> in_range(vec<T> y, vec<T> x, const Constants<T>& c) {
     if constexpr (Saturate) {
         y = min_keeping_nan(c.most, max_keeping_nan(-c.most, y));
-    } else {
+    } else if (any_outside<T>(y, -c.most, c.most)) {
         const mask<T> above = y > c.most, below = y < -c.most;
         y = select<T>(above, c.over, select<T>(below, c.under, y));
         if (c.infinity_differs) {

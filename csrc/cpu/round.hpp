@@ -121,6 +121,20 @@ template <class T> FASTITER_INLINE vec<T> times_power(vec<T> x, vec<T> power, bo
     return magnitude_of<T>(x) < T(sizeof(T) == 4 ? 0x1p-32 : 0x1p-64) ? x : v;
 }
 
+// Whether a lane is below `low` or above `high`, which NaN is not
+template <class T> FASTITER_INLINE bool any_outside(vec<T> v, vec<T> low, vec<T> high) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+        return (_mm512_cmp_ps_mask((__m512)v, (__m512)low, _CMP_LT_OQ) |
+                _mm512_cmp_ps_mask((__m512)v, (__m512)high, _CMP_GT_OQ)) != 0;
+    else
+        return (_mm512_cmp_pd_mask((__m512d)v, (__m512d)low, _CMP_LT_OQ) |
+                _mm512_cmp_pd_mask((__m512d)v, (__m512d)high, _CMP_GT_OQ)) != 0;
+#else
+    return any<T>((v < low) | (v > high));
+#endif
+}
+
 // Elements of a mask that are true, counted by lane and added up at the end
 template <class T> struct Count {
     mask<T> lanes_{};
