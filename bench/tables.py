@@ -60,6 +60,10 @@ HEADERS = {
     "rounding": header(
         "rounded and back", f"  {'peer':26}{'ms':>10}", f"{'fresh':>10}{'ratio':>7}", f"{'reused':>10}{'ratio':>7}"
     ),
+    "rate": header("rounded at every step", f"{'ms':>10}{'median':>9}{'10^9 / s':>10}{'torch.mm':>10}{'share':>7}"),
+    "steps": header(
+        "rounded at every step", f"  {'peer':26}{'ms':>10}", f"{'fresh':>10}{'ratio':>7}", f"{'reused':>10}{'ratio':>7}"
+    ),
     "backward": header("backward against forward", f"{'inference':>13}{'forward':>10}{'backward':>10}{'ratio':>7}"),
     "methods": header("Newton against sequential", f"  {'mode':17}{'sequential':>13}{'newton':>10}{'ratio':>7}"),
 }
@@ -98,10 +102,19 @@ def methods_row(r: Record) -> str:
     )
 
 
+def rate_row(r: Record) -> str:
+    return (
+        f"{r['work']:34}{r['threads']:8}{r['ms']:10.3f}{r['median_ms']:9.3f}{r['gmacs']:10.1f}{r['sgemm_gmacs']:10.1f}"
+        f"{r['share']:7.0%}{r['load']:6.1f}"
+    )
+
+
 ROWS: dict[str, Callable[[Record], str]] = {
     "share": share_row,
     "peers": peers_row,
     "rounding": peers_row,
+    "rate": rate_row,
+    "steps": peers_row,
     "backward": backward_row,
     "methods": methods_row,
 }

@@ -70,13 +70,17 @@ def test_numbers(isa: str) -> None:
     tests += ["test_newton.py::test_sizes", "test_newton.py::test_saturated_gates", "test_newton_solver.py"]
     tests += ["test_delta.py::test_sizes", "test_torch_delta.py::test_gradients"]
     tests += ["test_torch_quant_gradients.py::test_sizes"]
+    tests += ["test_scan.py", "test_scan_sizes.py", "test_torch_scan_gradients.py"]
     assert_runs("-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *tests, FASTITER_ISA=isa)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
 @pytest.mark.parametrize(
     ("script", "library"),
-    [*itertools.product(["guarded.py", "guarded_delta.py"], ["numpy", "torch"]), ("guarded.py", "quant")],
+    [
+        *itertools.product(["guarded.py", "guarded_delta.py", "guarded_scan.py"], ["numpy", "torch"]),
+        ("guarded.py", "quant"),
+    ],
 )
 @every_isa
 def test_nothing_beyond_the_arrays_is_touched(isa: str, script: str, library: str) -> None:

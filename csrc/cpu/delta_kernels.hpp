@@ -1,7 +1,8 @@
 // The kernels of the delta rule, declared once: plain data. Sizes: T time, M factors a step, N heads, K and V the lines
 // and columns of a state.
 #pragma once
-#include "kernels.hpp"
+#include "steps.hpp"
+#include "team.hpp"
 
 namespace fastiter {
 

@@ -1,5 +1,5 @@
 #pragma once
-#include "kernels.hpp"
+#include "dense_kernels.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 

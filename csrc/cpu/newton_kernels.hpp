@@ -7,7 +7,8 @@
 //
 // h, c: before the step; h+, c+: after it; s: the sigmoid. docs/newton.md has the derivatives.
 #pragma once
-#include "kernels.hpp"
+#include "steps.hpp"
+#include "team.hpp"
 
 namespace fastiter {
 

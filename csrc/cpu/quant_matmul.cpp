@@ -11,13 +11,33 @@ namespace {
 // rounded to the format. `machine`: the format is float, whose sums the machine rounds itself.
 enum class How { exact, nearest, odd, machine };
 
+// To the nearest of a format with a mantissa, ties to even: a sum with 1.5 2^23 last places has no bits below them. Numbers
+// beyond `largest`, 2^(104 + mantissa), stay beyond it, so that must be more than the format has.
+struct NearestEven {
+    mask<float> exponents, smallest, largest, to_places, sign;
+    explicit NearestEven(const FloatAccumulator& f)
+        : exponents(all_bits<float>(0x7f800000)), smallest(all_bits<float>(bits_of_power<float>(f.min_exponent))),
+          largest(all_bits<float>(bits_of_power<float>(104 + f.mantissa))),
+          to_places(all_bits<float>((23 - f.mantissa) << 23 | 0x400000)),
+          sign(f.has_minus_zero ? sign_bit<float>() : mask<float>{}) {}
+    static bool serves(const FloatAccumulator& f) {
+        return f.mantissa > 0 && f.most < double(power_of_2<double>(104 + f.mantissa));
+    }
+    FASTITER_INLINE vec<float> operator()(vec<float> x) const {
+        const mask<float> e = (mask<float>)x & exponents, above = e > smallest ? e : smallest;
+        const vec<float> places = (vec<float>)((above < largest ? above : largest) + to_places);
+        return (vec<float>)((mask<float>)((x + places) - places) | ((mask<float>)x & sign));
+    }
+};
+
 template <class T> struct Accumulator {
     Significand<T> significand;
+    NearestEven nearest_even;
     T most, over, under, infinite, zero;
     int dropped;
     Accumulator(const FloatAccumulator& f, bool own_exponents)
-        : significand(f.mantissa, own_exponents ? 0 : f.min_exponent, true), most(T(f.most)), over(T(f.over)),
-          under(T(f.under)), infinite(T(f.infinite)), zero(f.has_minus_zero ? T(-0.0) : T(0)),
+        : significand(f.mantissa, own_exponents ? 0 : f.min_exponent, true), nearest_even(f), most(T(f.most)),
+          over(T(f.over)), under(T(f.under)), infinite(T(f.infinite)), zero(f.has_minus_zero ? T(-0.0) : T(0)),
           dropped(kMantissa<T> - f.mantissa) {}
 };
 
@@ -60,7 +80,9 @@ FASTITER_INLINE vec<T> step(vec<T> a, vec<T> b, vec<T> c, const Accumulator<T>& 
         sum = fma(a, b, c); // the product is exact
     else
         sum = sum_to_odd(a, b, c);
-    if constexpr (OWN)
+    if constexpr (H == How::nearest && R == Rounding::even && !OWN)
+        r = to.nearest_even(sum);
+    else if constexpr (OWN)
         r = without_bits<T, R>(sum, random_words<T>{}, to.dropped);
     else
         r = to_significand<T, R>(sum, random_words<T>{}, to.significand, broadcast(to.zero));
@@ -219,7 +241,8 @@ template <class F> auto with_product(const QuantMatmul& g, F&& f) {
 #if defined(__AVX2__)
     if (is_machines_own(g)) return f(Product<float, float>(g, tiles<float, Rounding::even, How::machine, true>()));
 #endif
-    if (is_narrow(g) && g.sums == FloatSums::nearest_in_float)
+    const bool serves = own || r == Rounding::half_away || NearestEven::serves(g.acc);
+    if (is_narrow(g) && g.sums == FloatSums::nearest_in_float && serves)
         return f(Product<float, float>(g, own ? nearest_tiles<true>(r) : nearest_tiles<false>(r)));
 #if defined(__AVX512F__)
     if (is_narrow(g))

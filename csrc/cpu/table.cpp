@@ -2,6 +2,7 @@
 #include "elementwise.hpp"
 #include "fixed_kernels.hpp"
 #include "gemm.hpp"
+#include "kernels.hpp"
 #include "quant_kernels.hpp"
 #include "quant_matmul_kernels.hpp"
 #include "rnn.hpp"

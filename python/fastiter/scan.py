@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -306,7 +307,7 @@ def _cpu(scan: _Scan, a: Array, x: Array, h0: Array | None, cut: _Cut, out: Arra
 
 def _flat(x: Array) -> Array:
     """Return (B, T, all numbers of a step), with these next to each other."""
-    return unit_stride(x.reshape((*x.shape[:2], -1) if x.size else (*x.shape[:2], int(np.prod(x.shape[2:])))))
+    return unit_stride(x.reshape((*x.shape[:2], math.prod(x.shape[2:]))))
 
 
 def _flat_view(out: Array) -> Array | None:

@@ -330,9 +330,9 @@ def _float_kernel(x: Array, y: Array, out: Array, acc: Float, every: int, sums: 
 def _sums(p: Span, acc: Float, every: int) -> int:
     """Return what is known of the sums of the accumulator and products: docs/fixed.md has the reasons."""
     c = span(acc)
-    if every == 1 and acc.rounding in ("RNE", "RNA") and p.low >= -149 and p.high <= 127:
-        if p.bits <= c.bits and 2 * c.bits + 1 <= 24 and c.bits + p.bits <= 23:
-            return _NEAREST_IN_FLOAT
+    is_nearest = every == 1 and acc.rounding in ("RNE", "RNA") and p.low >= -149 and p.high <= 127
+    if is_nearest and p.bits <= c.bits <= 11 and c.bits + p.bits <= 23:
+        return _NEAREST_IN_FLOAT
     fit = max(p.high + (every - 1).bit_length(), c.high) + 1 - min(p.low, c.low) <= 53
     return _EXACT_IN_DOUBLE if fit else _ANY
 

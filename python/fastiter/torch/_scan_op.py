@@ -6,6 +6,7 @@ comes with both axes B and T, of size 1 where it is broadcast, and da has its sh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -126,18 +127,11 @@ def _work(scan: Scan, x: Tensor, cut: Cut) -> tuple[tuple[Any, ...], tuple[Tenso
         check_lengths(scan.name, lengths.shape, least, most, batch, time)
     if reset is not None:
         reset = reset.contiguous()
-    width = x[0, 0].numel() if x.numel() else _width(x)
+    width = math.prod(x.shape[2:])
     at_reset = () if reset is None else (reset.data_ptr(), time if reset.dim() == 2 else 0, 1)
     starts = (_address(lengths), _address(cu_seqlens))
     work: tuple[Any, ...] = ((sequences, time, width, x.is_complex(), reverse, *starts, at_reset),)
     return (*work, x.shape[-1]) if scan.blocks else work, (reset, lengths, cu_seqlens)
-
-
-def _width(x: Tensor) -> int:
-    width = 1
-    for size in x.shape[2:]:
-        width *= size
-    return width
 
 
 def _forward_into(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut, h: Tensor) -> Tensor:

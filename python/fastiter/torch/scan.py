@@ -203,8 +203,17 @@ class _Scan(torch.autograd.Function):
     """a, x, h0 -> h and the last state"""
 
     @staticmethod
-    def forward(blocks: bool, a: Tensor, x: Tensor, h0: Tensor | None, *cut: Any) -> tuple[Tensor, Tensor]:
-        h, last = scan_fwd(BLOCK if blocks else LINEAR, a, x, h0, cut)
+    def forward(
+        blocks: bool,
+        a: Tensor,
+        x: Tensor,
+        h0: Tensor | None,
+        reverse: bool,
+        reset: Tensor | None,
+        lengths: Tensor | None,
+        cu_seqlens: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        h, last = scan_fwd(BLOCK if blocks else LINEAR, a, x, h0, (reverse, reset, lengths, cu_seqlens))
         return h, last
 
     @staticmethod

@@ -1,0 +1,63 @@
+// What the kernels of the family `rnn` take. Sizes: B batch, T time, N heads, G gates, D width of a head.
+#pragma once
+#include "steps.hpp"
+#include "team.hpp"
+
+namespace fastiter {
+
+enum class Cell { elman_tanh, elman_relu, lstm, gru, slstm };
+
+// How a recurrence is shared: heads x rows x panels threads. Threads that share the units of one head (panels > 1)
+// meet once a time step; the others only before and after all steps. Results do not depend on it.
+struct RnnPlan {
+    int heads = 1, rows = 1, panels = 1;
+    int threads() const { return heads * rows * panels; }
+};
+
+struct RnnShape {
+    Cell cell = Cell::lstm;
+    int64_t B = 0, T = 0, N = 0, D = 0;
+    bool reverse = false;
+    // Ragged batches: how long each row is, and the rows by decreasing length. nullptr: all are T long.
+    const int64_t* lengths = nullptr;
+    const int64_t* order = nullptr;
+    // Packed batches: element (row, time) of every Steps is line offsets[time] + row of packed_rows, lines `row` apart.
+    const int64_t* offsets = nullptr;
+    int64_t packed_rows = 0;
+};
+
+// h[t] = cell(wx[t] + r h[t-1] + b, states[t-1]).  r (G, N, D, D), b (G, N, D) or null, state (B, N, D) each or null = 0.
+// Writes every state that has a place, the values that the backward pass needs (`saved`: lstm i, f, g, o; gru r, z, n and
+// R_n h + b_n; slstm a_i, a_f, z, o; elman none), and the final states.
+template <class T> struct RnnForward {
+    RnnShape shape;
+    RnnPlan plan;
+    Steps<const T> wx;
+    const T* r = nullptr;
+    const T* b = nullptr;
+    const T* first[kMaxStates] = {};
+    T* last[kMaxStates] = {};
+    Steps<T> states[kMaxStates];
+    Steps<T> saved;
+    void* workspace = nullptr;
+};
+
+// The exact reverse of it. dstates: cotangents of all states, dlast: of the final states; each may be null = 0.
+// Writes dwx (G gates), dq (the gradient of gru's R_n h + b_n, one gate; null for other cells), the gradient of each
+// initial state, and db (G, N, D) if wanted. The gradient of r is a matrix product of these with h: gemm.
+template <class T> struct RnnBackward {
+    RnnShape shape;
+    RnnPlan plan;
+    const T* r = nullptr;
+    const T* first[kMaxStates] = {};
+    Steps<const T> states[kMaxStates];
+    Steps<const T> saved;
+    Steps<const T> dstates[kMaxStates];
+    const T* dlast[kMaxStates] = {};
+    Steps<T> dwx, dq;
+    T* dfirst[kMaxStates] = {};
+    T* db = nullptr;
+    void* workspace = nullptr;
+};
+
+} // namespace fastiter
