@@ -61,25 +61,28 @@ def test_a_wrong_choice_is_an_import_error_that_names_the_choices(name: str) -> 
     assert f"'{name}'" in message
 
 
+NUMBERS = {
+    "rnn": ["test_vmath.py", "test_rnn.py::test_sizes", "test_rnn.py::test_saturated_gates"],
+    "scan": ["test_scan.py", "test_scan_sizes.py", "test_torch_scan_gradients.py"],
+    "delta": ["test_delta.py::test_sizes", "test_torch_delta.py::test_gradients"],
+    "newton": ["test_newton.py::test_sizes", "test_newton.py::test_saturated_gates", "test_newton_solver.py"],
+    "quant": [
+        *("test_quant.py", "test_quant_blocks.py", "test_quant_random.py", "test_quant_codes.py::test_every_code"),
+        "test_torch_quant_gradients.py::test_sizes",
+    ],
+    "fixed": [
+        *("test_quant_matmul.py", "test_quant_matmul_shapes.py", "test_fixed_conv.py::test_modes_and_formats"),
+        *("test_fixed_matmul.py::test_paths_agree", "test_fixed_matmul.py::test_threads"),
+        "test_fixed_matmul.py::test_the_lowest_codes_of_all",
+    ],
+    "relax": ["test_relax.py"],
+}
+
+
+@pytest.mark.parametrize("family", NUMBERS)
 @pytest.mark.parametrize("isa", [isa for isa in AVAILABLE if isa != _core.isa_chosen()])  # all other tests run that one
-def test_numbers(isa: str) -> None:
-    tests = ["test_vmath.py", "test_rnn.py::test_sizes", "test_rnn.py::test_saturated_gates"]
-    tests += ["test_quant.py", "test_quant_blocks.py", "test_quant_random.py", "test_quant_codes.py::test_every_code"]
-    tests += ["test_newton.py::test_sizes", "test_newton.py::test_saturated_gates", "test_newton_solver.py"]
-    tests += ["test_delta.py::test_sizes", "test_torch_delta.py::test_gradients"]
-    tests += ["test_scan.py", "test_scan_sizes.py", "test_torch_scan_gradients.py"]
-    tests += ["test_relax.py"]
-    tests += ["test_torch_quant_gradients.py::test_sizes"]
-    assert_runs("-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *tests, FASTITER_ISA=isa)
-
-
-@pytest.mark.parametrize("isa", [isa for isa in AVAILABLE if isa != _core.isa_chosen()])
-def test_products(isa: str) -> None:
-    tests = ["test_quant_matmul.py", "test_quant_matmul_shapes.py", "test_fixed_conv.py::test_modes_and_formats"]
-    tests += [
-        f"test_fixed_matmul.py::{name}" for name in ("test_paths_agree", "test_threads", "test_the_lowest_codes_of_all")
-    ]
-    assert_runs("-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *tests, FASTITER_ISA=isa)
+def test_numbers(isa: str, family: str) -> None:
+    assert_runs("-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *NUMBERS[family], FASTITER_ISA=isa)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")

@@ -39,7 +39,7 @@ every_cell = pytest.mark.parametrize("cell", CELLS)
 
 
 def test_every_public_function_is_here() -> None:
-    assert set(fastiter.torch.__all__) == {*CELLS, *PARA_CELLS, *ELSEWHERE, "solve_recurrence"}
+    assert set(fastiter.torch.__all__) == {*CELLS, *PARA_CELLS, *ELSEWHERE, "quant", "solve_recurrence"}
 
 
 def tensor(x: Any) -> Any:

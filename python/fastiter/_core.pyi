@@ -202,9 +202,6 @@ def rnn_bwd_tensors(
     /,
 ) -> Any: ...
 
-para_fwd_f64 = para_fwd_f32
-para_bwd_f64 = para_bwd_f32
-
 Index3 = tuple[tuple[int, int, int], tuple[int, int, int]]
 FixedCodes = tuple[Address, int, bool, int, Index3, Index3]
 FixedTarget = tuple[int, bool, int, int, int, int]
