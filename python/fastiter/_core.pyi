@@ -237,7 +237,6 @@ def quant_matmul(
     sums_fit: bool,
     /,
 ) -> None: ...
-
 def quantize(
     format: tuple[Any, ...],
     scaling: tuple[Any, ...],
