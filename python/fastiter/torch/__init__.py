@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import quant
 from .delta import delta_scan
+from .hls import export_hls
 from .newton import paragru, paralstm, paraslstm
 from .rnn import elman, gru, lstm, slstm
 from .scan import block_scan, linear_scan
@@ -13,6 +14,7 @@ __all__ = [
     "block_scan",
     "delta_scan",
     "elman",
+    "export_hls",
     "gru",
     "linear_scan",
     "lstm",

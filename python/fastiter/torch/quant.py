@@ -31,8 +31,20 @@ from ._quant_arguments import (
 from ._quant_autograd import Pact, RoundedGradient, apply, how_to
 from ._quant_op import FLOATS, decode_op, encode_op
 from ._quant_product import Accumulated
+from .hls import export_hls
 
-__all__ = ["Blocks", "decode", "encode", "fixed_point", "linear", "lsq", "pact", "quantize", "quantize_gradient"]
+__all__ = [
+    "Blocks",
+    "decode",
+    "encode",
+    "export_hls",
+    "fixed_point",
+    "linear",
+    "lsq",
+    "pact",
+    "quantize",
+    "quantize_gradient",
+]
 
 
 class Blocks(NamedTuple):
