@@ -64,7 +64,12 @@ def test_a_wrong_choice_is_an_import_error_that_names_the_choices(name: str) -> 
 def test_numbers(isa: str) -> None:
     tests = ["test_vmath.py", "test_rnn.py::test_sizes", "test_rnn.py::test_saturated_gates"]
     tests += ["test_newton.py::test_sizes", "test_newton.py::test_saturated_gates", "test_newton_solver.py"]
-    tests += ["test_delta.py::test_sizes", "test_torch_delta.py::test_gradients", "test_relax.py"]
+    tests += [
+        "test_delta.py::test_sizes",
+        "test_torch_delta.py::test_gradients",
+        "test_relax.py",
+        "test_relax_stencil.py",
+    ]
     assert_runs("-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", *tests, FASTITER_ISA=isa)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .delta import delta_scan
 from .newton import paragru, paralstm, paraslstm
+from .relax import relax_solve, sweeps
 from .rnn import elman, gru, lstm, slstm
 from .scan import block_scan, linear_scan
 from .solve import solve_recurrence
@@ -18,6 +19,8 @@ __all__ = [
     "paragru",
     "paralstm",
     "paraslstm",
+    "relax_solve",
     "slstm",
     "solve_recurrence",
+    "sweeps",
 ]
