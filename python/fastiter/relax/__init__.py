@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import compat
 from ._matrix import Batch
 from ._relaxation import Relaxation
 from .accelerate import Anderson, Chebyshev, chebyshev
@@ -17,6 +18,7 @@ __all__ = [
     "Stencil",
     "block_jacobi",
     "chebyshev",
+    "compat",
     "gauss_seidel",
     "jacobi",
     "kaczmarz",
