@@ -1,4 +1,4 @@
-"""python -m bench FAMILY [--quick] [--out FILE.json]  measure a family: rnn, scan, delta or newton
+"""python -m bench FAMILY [--quick] [--out FILE.json]  measure a family: rnn, scan, delta, newton, relax
 python -m bench report FILE.json [FILE.json ...]        its Markdown tables, with the goals
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench import gate, machine
 
-FAMILIES = ("rnn", "scan", "delta", "newton")
+FAMILIES = ("rnn", "scan", "delta", "newton", "relax")
 
 
 def parse_arguments() -> argparse.Namespace:
