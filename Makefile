@@ -21,7 +21,7 @@ export SKBUILD_CMAKE_DEFINE ?= FASTITER_WERROR=ON
 help:
 	@echo "make demo      train a language model with fastiter and with torch.nn, and draw both"
 	@echo "make test      all tests and doctests                       ARGS='-k lstm' goes to pytest"
-	@echo "make bench     fastiter against its peers                   FAMILY=scan (rnn, delta, newton)  ARGS=--quick"
+	@echo "make bench     fastiter against its peers                   FAMILY=scan (and others)  ARGS=--quick"
 	@echo "make lint      formatting, linters and types                make format repairs what it can"
 	@echo "make docs      the pages of docs/ as a site in build/docs"
 	@echo "make sanitize  the NumPy tests under AddressSanitizer (minutes to compile)"

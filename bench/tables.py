@@ -65,6 +65,7 @@ HEADERS = {
         "rounded at every step", f"  {'peer':26}{'ms':>10}", f"{'fresh':>10}{'ratio':>7}", f"{'reused':>10}{'ratio':>7}"
     ),
     "backward": header("backward against forward", f"{'inference':>13}{'forward':>10}{'backward':>10}{'ratio':>7}"),
+    "sweeps": header("one sweep", f"{'ms':>10}{'peer':>10}{'ratio':>7}{'share':>7}"),
     "methods": header("Newton against sequential", f"  {'mode':17}{'sequential':>13}{'newton':>10}{'ratio':>7}"),
 }
 
@@ -109,6 +110,14 @@ def rate_row(r: Record) -> str:
     )
 
 
+def sweeps_row(r: Record) -> str:
+    share = "-" if r["share"] is None else f"{r['share']:.0%}"
+    return (
+        f"{r['work']:34}{r['threads']:8}{r['ms']:10.3f}{r['peer_ms']:10.3f}{r['ratio']:7.2f}{share:>7}{r['load']:6.1f}"
+        f"  {r['peer']} {r['how']}"
+    )
+
+
 ROWS: dict[str, Callable[[Record], str]] = {
     "share": share_row,
     "peers": peers_row,
@@ -117,6 +126,7 @@ ROWS: dict[str, Callable[[Record], str]] = {
     "steps": peers_row,
     "backward": backward_row,
     "methods": methods_row,
+    "sweeps": sweeps_row,
 }
 
 # ---- Markdown -------------------------------------------------------------------------------------------------------

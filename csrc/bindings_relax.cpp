@@ -96,6 +96,16 @@ std::unique_ptr<RelaxMatrix> relax_projections(int numbers, int64_t n, int64_t c
     });
 }
 
+std::unique_ptr<RelaxMatrix> relax_stencil(bool is_double, int64_t n0, int64_t n1, int64_t n2, py::handle coefficients,
+                                           bool is_constant, py::handle given, bool red_black) {
+    const int64_t grid[3] = {n0, n1, n2};
+    const uint8_t* mask = address<const uint8_t>(given);
+    return prepared([&, doubles = address<const double>(coefficients), floats = address<const float>(coefficients)] {
+        return is_double ? prepare_stencil(grid, doubles, is_constant, mask, red_black)
+                         : prepare_stencil(grid, floats, is_constant, mask, red_black);
+    });
+}
+
 // omega and momentum: one float64 for each sweep
 void sweep(RelaxMatrix& m, py::handle x, py::handle b, py::handle d, int64_t k, py::handle omega, py::handle momentum,
            int64_t count, int kind) {
@@ -172,6 +182,7 @@ void define_relax(py::module_& m) {
     m.def("relax_blocks", relax_blocks);
     m.def("relax_dense", relax_dense);
     m.def("relax_projections", relax_projections);
+    m.def("relax_stencil", relax_stencil);
     m.def("relax_check", relax_check);
     m.def("relax_colour", relax_colour);
     m.def("relax_red_black", relax_red_black);

@@ -85,6 +85,12 @@ template <class A, class V> std::unique_ptr<RelaxMatrix> prepare_dense(int64_t n
 // `columns` of A, which need not be square
 template <class A, class V> std::unique_ptr<RelaxMatrix> prepare_projections(const Csr<A>&, int64_t columns);
 
+// grid (n0, n1, n2) with n1 = 1 for two axes. coefficients (7) or (7, n0, n1, n2); given: 1 where x is given, null: nowhere.
+// red_black: the order of sweeps, else natural
+template <class T>
+std::unique_ptr<RelaxMatrix> prepare_stencil(const int64_t (&grid)[3], const T* coefficients, bool is_constant,
+                                             const uint8_t* given, bool red_black);
+
 #define FASTITER_RELAX_NUMBERS(DO) DO(float, float) DO(float, double) DO(double, double) DO(Complex, Complex)
 
 } // namespace fastiter

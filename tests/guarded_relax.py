@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cases import Array
-from fastiter.relax import Relaxation, chebyshev
+from fastiter.relax import Relaxation, Stencil, chebyshev
 from guarded import copies
 from relax_cases import DTYPES, csr, matrix_for, order_for, vectors
 
@@ -39,5 +39,9 @@ if __name__ == "__main__":
             call(sweeps, vectors(shape, dtype, 1), vectors(shape, dtype, 2), at_end)
         b = copies(vectors(n, dtype, 1), at_end)
         chebyshev(csr(A), b, copies(vectors(n, dtype, 2), at_end), bounds=(0.5, 1.5), max_steps=3)
+    for grid, dtype, at_end in itertools.product(((1, 1), (3, 17), (9, 70), (2, 3, 33)), DTYPES[:2], (False, True)):
+        stencil = Stencil(grid, np.array([9.0, *[-1.0] * (2 * len(grid))], dtype))
+        for method, order in (("sor", "natural"), ("ssor", "red-black"), ("jacobi", "natural")):
+            call(Relaxation(stencil, method, order=order), vectors(grid, dtype, 1), vectors(grid, dtype, 2), at_end)
     assert not np.isnan(b).any()
     print("done")

@@ -75,7 +75,7 @@ NUMBERS = {
         *("test_fixed_matmul.py::test_paths_agree", "test_fixed_matmul.py::test_threads"),
         "test_fixed_matmul.py::test_the_lowest_codes_of_all",
     ],
-    "relax": ["test_relax.py"],
+    "relax": ["test_relax.py", "test_relax_stencil.py"],
 }
 
 

@@ -132,7 +132,10 @@ constexpr RelaxKernelsOf<A, V> kernels_of = {
 };
 } // namespace
 
+extern const RelaxStencilKernels relax_stencil_kernels; // beside the kernels that it lists
+
 extern const RelaxKernels relax_kernels = {kernels_of<float, float>, kernels_of<float, double>,
-                                           kernels_of<double, double>, kernels_of<Complex, Complex>};
+                                           kernels_of<double, double>, kernels_of<Complex, Complex>,
+                                           &relax_stencil_kernels};
 
 } // namespace fastiter::FASTITER_LEVEL

@@ -121,11 +121,45 @@ template <class A, class V> struct RelaxKernelsOf {
     void (*projections_residual)(const RelaxProjections<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
 };
 
+// A 5-point stencil on a grid (n0, 1, n2), or a 7-point one on (n0, n1, n2), n2 lying next to each other; x is 0 outside.
+// Coefficients: of the point itself, of the one before and the one after along axis 0, 1 and 2; a single number each, or one
+// for each point. Where `inverse`, 1 / the first, is 0, x is given: it is not changed, and has no equation.
+template <class T> struct RelaxStencil {
+    int64_t n0 = 0, n1 = 1, n2 = 0;
+    const T* coefficient[7] = {};
+    bool is_constant = true;
+    const T* inverse = nullptr; // null: constant_inverse everywhere
+    T constant_inverse = 0;
+    const T* zeros = nullptr; // (n2)
+};
+
+// All arithmetic is in T, with products fused to sums where the machine has that. Planes are those of axis 0; colours those of a chessboard.
+template <class T> struct RelaxStencilKernelsOf {
+    // columns [first, last) of one plane, the points whose indices and colour have an even sum
+    void (*half)(const RelaxStencil<T>&, const RelaxStep<T>&, int64_t plane, int64_t colour, int64_t first,
+                 int64_t last);
+    void (*whole)(const RelaxStencil<T>&, const RelaxStep<T>&, int64_t first, int64_t last); // Jacobi, Chebyshev
+    void (*natural)(const RelaxStencil<T>&, const RelaxStep<T>&);
+    void (*residual)(const RelaxStencil<T>&, const RelaxResidual<T>&, int64_t first, int64_t last); // norms (n0)
+};
+
+struct RelaxStencilKernels {
+    RelaxStencilKernelsOf<float> f32;
+    RelaxStencilKernelsOf<double> f64;
+    template <class T> const RelaxStencilKernelsOf<T>& of() const {
+        if constexpr (sizeof(T) == 4)
+            return f32;
+        else
+            return f64;
+    }
+};
+
 struct RelaxKernels {
     RelaxKernelsOf<float, float> f32;
     RelaxKernelsOf<float, double> mixed;
     RelaxKernelsOf<double, double> f64;
     RelaxKernelsOf<Complex, Complex> c128;
+    const RelaxStencilKernels* stencil;
     template <class A, class V> const RelaxKernelsOf<A, V>& of() const {
         if constexpr (sizeof(A) == 16)
             return c128;

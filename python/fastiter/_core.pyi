@@ -319,6 +319,17 @@ def relax_dense(numbers: int, n: int, value: Address, order: Address, /) -> Rela
 def relax_projections(
     numbers: int, n: int, columns: int, start: Address, column: Address, value: Address, order: Address, /
 ) -> RelaxMatrix: ...
+def relax_stencil(
+    is_double: bool,
+    n0: int,
+    n1: int,
+    n2: int,
+    coefficients: Address,
+    is_constant: bool,
+    given: Address,
+    red_black: bool,
+    /,
+) -> RelaxMatrix: ...
 def relax_check(
     numbers: int, n: int, columns: int, entries: int, start: Address, column: Address, value: Address, /
 ) -> tuple[int, int]: ...

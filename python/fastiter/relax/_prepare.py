@@ -38,6 +38,7 @@ class System:
         self.function, self.rows, self.columns, self.dtype, self.batch = function, rows, columns, dtype, batch
         self._copies: dict[str, Prepared] = {}
         self.colours = 1
+        self.grid: tuple[int, ...] | None = None  # the shape of x and b, where it is not that of columns
 
     def of(self, dtype: np.dtype[Any]) -> Prepared:
         """Return the copy for vectors of this dtype."""
@@ -50,6 +51,10 @@ class System:
 
     def _prepare(self, numbers: int) -> Prepared:
         raise NotImplementedError
+
+    def unknowns(self, b: Array) -> Array:
+        """Return b with 0 where there is no equation."""
+        return b
 
     def _singular(self, row: int) -> str:
         return f"A must have no zero on the diagonal, got 0 in row {row}"

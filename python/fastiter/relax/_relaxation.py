@@ -15,6 +15,7 @@ from ._matrix import read_csr
 from ._order import Arrangement
 from ._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC, Scalar, System, prepare
 from ._solve import iterate
+from .stencil import OfStencil, Stencil
 
 Array = npt.NDArray[Any]
 
@@ -37,8 +38,9 @@ class Relaxation:
     Parameters
     ----------
     A
-        A sparse matrix (scipy.sparse, any format; indices of 32 or 64 bits), a NumPy array (n, n), or a :class:`Batch`
-        of matrices with one pattern; float32, float64 or complex128. It is copied: a change of it later is not seen.
+        A sparse matrix (scipy.sparse, any format; indices of 32 or 64 bits), a NumPy array (n, n), a :class:`Batch` of
+        matrices with one pattern, or a :class:`Stencil`; float32, float64 or complex128. It is copied: a change of it
+        later is not seen.
     method
         - ``"jacobi"``: all rows at the same time, from the x before the sweep; ``"block_jacobi"``
         - ``"gauss_seidel"``, ``"block_gauss_seidel"``: row after row, from the newest x, omega = 1
@@ -121,9 +123,24 @@ class Relaxation:
             block_size = _own_block_size(function, A)
         self._function, self.method, self.symmetric = function, method, symmetric or both
         _check_omega(function, method, omega, block_size)
-        self._system = prepare(function, A, sweep, order, block_size)
+        if isinstance(A, Stencil):
+            self._system: System = self._of_stencil(A, sweep, order, omega, block_size)
+        else:
+            self._system = prepare(function, A, sweep, order, block_size)
         self._adapts = omega == "auto" and method == "sor"
         self.omega = _auto(function, A, method, self._system) if omega == "auto" else float(omega)
+
+    def _of_stencil(self, A: Stencil, sweep: str, order: Any, omega: Any, block_size: int | None) -> OfStencil:
+        name = self._function
+        if sweep == "kaczmarz" or block_size is not None:
+            raise ValueError(
+                f"{name}: method must be jacobi, gauss_seidel, sor or ssor for a Stencil, got {self.method!r}"
+            )
+        if omega == "auto":
+            raise ValueError(f"{name}: omega must be a number for a Stencil, got 'auto'")
+        if sweep == "jacobi" and not (isinstance(order, str) and order == "natural"):
+            raise ValueError(f"{name}: order must be 'natural' where all rows go at the same time, got {order!r}")
+        return OfStencil(name, A, order)
 
     @classmethod
     def of(cls, function: str, A: Any, method: str, **how: Any) -> Relaxation:
@@ -160,7 +177,7 @@ class Relaxation:
         _vectors.check_writable(function, x, b)
         own_x, own_b = _vectors.inside(self._system, x), _vectors.inside(self._system, b)
         self._sweep(own_x, own_b, times, backward)
-        if own_x is not x:
+        if not np.may_share_memory(own_x, x):
             x[...] = _vectors.outside(self._system, own_x)
 
     def _sweep(self, x: Array, b: Array, times: int, backward: bool = False, omega: float | None = None) -> None:
@@ -248,6 +265,8 @@ class Relaxation:
 
         def apply(r: Array) -> Array:
             r = np.ascontiguousarray(r, self.dtype)
+            if self._system.grid is not None:
+                r = r.reshape(self.shape[0])
             x = np.zeros((self.shape[1], *r.shape[1:]), self.dtype)
             self._sweep(x, r, 1)
             return x

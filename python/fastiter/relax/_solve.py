@@ -78,7 +78,7 @@ def iterate(
     rtol, atol = _vectors.positive(function, "rtol", rtol), _vectors.positive(function, "atol", atol)
     most = _vectors.count(function, "max_steps", max_steps)
     every = _vectors.count(function, "check_every", check_every, 1)
-    own_b = _vectors.inside(system, given)
+    own_b = _vectors.inside(system, system.unknowns(given))
     shape = own_b.shape if system.batch else (system.columns, *own_b.shape[1:])
     x = np.zeros(shape, own_b.dtype) if start is None else np.array(_vectors.inside(system, start))
     watch = Watch(_vectors.residual(system, x, own_b), rtol * _vectors.norm(own_b) + atol, every)
@@ -90,7 +90,7 @@ def iterate(
             norms = _vectors.residual(system, x, own_b)
             watch.check(done, norms)
             observe(done, norms)
-    return _solution(system, given.ndim == 1, x, own_b, watch, method, omega())
+    return _solution(system, given.ndim == 1 or system.grid is not None, x, own_b, watch, method, omega())
 
 
 def _solution(

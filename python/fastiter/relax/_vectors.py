@@ -22,19 +22,23 @@ def check_vectors(
 ) -> tuple[Array, Array | None]:
     """Check b, and x unless it is None: shapes (n,), (n, k) or, for a batch, (batch, n), and dtypes that go with A."""
     dtypes = [vectors for matrix, vectors in NUMBERS if matrix == system.dtype.name]
+    if system.grid is not None:
+        dtypes = [system.dtype.name]
     check_array(function, "b", b, [*dtypes, dtypes[-1]] if len(dtypes) == 1 else dtypes)
     assert isinstance(b, np.ndarray)  # check_array has said so
     batch, expected = system.batch, f"({system.rows},) or ({system.rows}, k)"
     if batch:
         expected = f"(batch, n) = ({batch}, {system.rows})"
-    shape_fits = b.shape == (batch, system.rows) if batch else b.ndim in (1, 2) and b.shape[0] == system.rows
-    if not shape_fits:
+    if system.grid is not None:
+        expected = f"{system.grid}"
+    fixed = (batch, system.rows) if batch else system.grid
+    if not (b.ndim in (1, 2) and b.shape[0] == system.rows if fixed is None else b.shape == fixed):
         raise ValueError(f"{function}: b must have shape {expected} to go with A, got {b.shape}")
     if x is None:
         return b, None
     check_array(function, x_name, x, [b.dtype.name, b.dtype.name])
     assert isinstance(x, np.ndarray)  # the same
-    shape = b.shape if batch else (system.columns, *b.shape[1:])
+    shape = b.shape if fixed is not None else (system.columns, *b.shape[1:])
     if x.shape != shape:
         raise ValueError(f"{function}: {x_name} must have shape {shape} to go with A and b, got {x.shape}")
     return b, x
@@ -50,11 +54,15 @@ def check_writable(function: str, x: Array, b: Array) -> None:
 
 def inside(system: System, x: Array) -> Array:
     """Return x as the kernels have it, (n, k) contiguous: x itself where it is so already."""
+    if system.grid is not None:
+        return np.ascontiguousarray(x).reshape(-1)
     return np.ascontiguousarray(x.T if system.batch else x)
 
 
 def outside(system: System, x: Array) -> Array:
     """Return what :func:`inside` made of an array in the shape of that array."""
+    if system.grid is not None:
+        return x.reshape(system.grid)
     return x.T if system.batch else x
 
 

@@ -15,6 +15,7 @@ from ._order import Arrangement
 from ._prepare import JACOBI, Scalar, prepare
 from ._relaxation import METHODS, Relaxation, is_definite
 from ._solve import iterate
+from .stencil import OfStencil, Stencil
 
 Array = npt.NDArray[Any]
 
@@ -73,7 +74,10 @@ def chebyshev(
     >>> jacobi(A, np.ones(50)).steps, chebyshev(A, np.ones(50)).steps
     (9653, 311)
     """
-    system = prepare("chebyshev", A, "jacobi", "natural", None)
+    stencil = isinstance(A, Stencil)
+    system = OfStencil("chebyshev", A, "natural") if stencil else prepare("chebyshev", A, "jacobi", "natural", None)
+    if bounds is None and stencil:
+        raise ValueError("chebyshev: bounds must be given for a Stencil, got None")
     if bounds is None:
         low, high = _estimated("chebyshev", A, system)
     else:

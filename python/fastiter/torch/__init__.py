@@ -6,6 +6,7 @@ from . import quant
 from .delta import delta_scan
 from .hls import export_hls
 from .newton import paragru, paralstm, paraslstm
+from .relax import relax_solve, sweeps
 from .rnn import elman, gru, lstm, slstm
 from .scan import block_scan, linear_scan
 from .solve import solve_recurrence
@@ -22,6 +23,8 @@ __all__ = [
     "paralstm",
     "paraslstm",
     "quant",
+    "relax_solve",
     "slstm",
     "solve_recurrence",
+    "sweeps",
 ]

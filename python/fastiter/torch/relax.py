@@ -1,0 +1,237 @@
+"""Relaxation on tensors: solutions of A x = b and sweeps, differentiable in the values of A, in b and more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._rnn import kind
+from .._solution import Solution
+from ..relax import _vectors
+from ._op import check_tensors, checked_integers, differentiable_once
+from ._relax_op import REASONS, relax_sweeps, relax_sweeps_bwd, rows, transposed
+from ._relax_op import relax_solve as _relax_solve
+
+DTYPES = (torch.float32, torch.float64, torch.complex128)
+METHODS = ("jacobi", "gauss_seidel", "sor", "ssor")
+ORDERS = ("natural", "red-black", "color", "cluster")
+
+Pattern = tuple[Tensor, Tensor] | Sequence[Any]
+
+
+def relax_solve(
+    A_values: Tensor,
+    pattern: Pattern,
+    b: Tensor,
+    x0: Tensor | None = None,
+    *,
+    method: str = "sor",
+    omega: float = 1.0,
+    order: str = "natural",
+    rtol: float = 1e-8,
+    atol: float = 0.0,
+    max_steps: int = 10_000,
+    check_every: int = 1,
+) -> Solution:
+    """A x = b by relaxation; the gradients come from one more solution, A^H l = g: db = l, dA = -l x^H on the pattern.
+
+    Parameters
+    ----------
+    A_values : (entries,)
+        The values of A: float32, float64 or complex128.
+    pattern
+        (crow, col) as of a torch sparse CSR tensor: integers (n + 1,) and (entries,).
+    b : (n,) or (n, k)
+    x0
+        Where to start; 0 by default. The solution does not depend on it, so it has no gradient.
+    method, omega, order
+        As for :class:`fastiter.relax.Relaxation`: "jacobi", "gauss_seidel", "sor" or "ssor".
+
+    Returns
+    -------
+    Solution
+        Its value is x, differentiable in A_values and b, as often as wanted. Its steps, residual, converged and reason
+        are those of the forward solution.
+
+    Raises
+    ------
+    RuntimeError
+        In the backward pass, if A^H l = g does not converge: a gradient that is no gradient helps nobody.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch import relax_solve
+    >>> crow, col = torch.tensor([0, 2, 4]), torch.tensor([0, 1, 0, 1])
+    >>> values = torch.tensor([4.0, -1, -2, 8], dtype=torch.float64, requires_grad=True)
+    >>> x = relax_solve(values, (crow, col), torch.tensor([2.0, 12.0], dtype=torch.float64)).value
+    >>> x.sum().backward()
+    >>> values.grad
+    tensor([-0.3111, -0.5778, -0.1556, -0.2889], dtype=torch.float64)
+    """
+    function = "relax_solve"
+    crow, col = _checked(function, A_values, pattern, method, order)
+    check_tensors(function, ("A_values", "b", *(() if x0 is None else ("x0",))), _given(A_values, b, x0), DTYPES)
+    _check_shapes(function, crow, b, x0, "x0")
+    factor = _vectors.positive(function, "omega", omega, zero=False)
+    limits = (_vectors.positive(function, "rtol", rtol), _vectors.positive(function, "atol", atol))
+    counts = (_vectors.count(function, "max_steps", max_steps), _vectors.count(function, "check_every", check_every, 1))
+    options = (method, factor, order, *limits, *counts)
+    start = None if x0 is None else x0.detach()
+    x, residual, steps, codes = _Solve.apply(A_values, crow, col, b, start, options)
+    return _solution(x, residual, steps, codes, b.dim() == 1, method, factor)
+
+
+def _given(*tensors: Tensor | None) -> list[Tensor]:
+    return [x for x in tensors if x is not None]
+
+
+def _solution(
+    x: Tensor, residual: Tensor, steps: Tensor, codes: Tensor, single: bool, method: str, omega: float
+) -> Solution:
+    converged = codes == 0
+    if torch.compiler.is_compiling():
+        return Solution(value=x, converged=converged, steps=steps, residual=residual, method=method, omega=omega)
+    reasons = tuple(REASONS[code] for code in codes.tolist())
+    if single:
+        return Solution(
+            value=x,
+            converged=bool(converged),
+            steps=int(steps),
+            residual=float(residual),
+            reason=reasons[0],
+            method=method,
+            omega=omega,
+        )
+    return Solution(
+        value=x, converged=converged, steps=steps, residual=residual, reason=reasons, method=method, omega=omega
+    )
+
+
+class _Solve(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, crow: Tensor, col: Tensor, b: Tensor, x0: Tensor | None, options: tuple[Any, ...]
+    ) -> tuple[Tensor, ...]:
+        found: tuple[Tensor, ...] = _relax_solve(values, crow, col, b, x0, *options)
+        ctx.save_for_backward(values, crow, col, found[0])
+        ctx.options = options
+        ctx.mark_non_differentiable(*found[1:])
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        values, crow, col, x = ctx.saved_tensors
+        adjoint = transposed(values, crow, col)
+        l, residual, _, codes = _Solve.apply(*adjoint, g, None, ctx.options)
+        if not torch.compiler.is_compiling() and bool((codes != 0).any()):
+            reason = REASONS[int(codes.max())]
+            raise RuntimeError(
+                f"relax_solve: the adjoint system must converge to give gradients, got {reason!r} "
+                f"with residual {float(residual.max()):.1e}"
+            )
+        dvalues = None
+        if ctx.needs_input_grad[0]:
+            product = l[rows(crow, col)] * x[col].conj()
+            dvalues = -(product if product.dim() == 1 else product.sum(dim=1))
+        return dvalues, None, None, l if ctx.needs_input_grad[3] else None, None, None
+
+
+def sweeps(
+    x: Tensor,
+    b: Tensor,
+    A_values: Tensor,
+    omega: Tensor | float,
+    k: int,
+    pattern: Pattern,
+    *,
+    method: str = "sor",
+    order: str = "natural",
+) -> Tensor:
+    """x after k sweeps from x, differentiable in x, b, A_values and omega by the sweeps in reverse.
+
+    Arguments are those of :func:`relax_solve`; omega may be a tensor of one number. ``"gauss_seidel"`` is "sor" with
+    omega = 1. All k iterates are kept. Differentiating twice is refused with an error.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch import sweeps
+    >>> crow, col = torch.tensor([0, 2, 4]), torch.tensor([0, 1, 0, 1])
+    >>> values = torch.tensor([4.0, -1, -2, 8])
+    >>> omega = torch.tensor(1.0, requires_grad=True)
+    >>> x = sweeps(torch.zeros(2), torch.tensor([2.0, 12.0]), values, omega, 2, (crow, col))
+    >>> x.sum().backward()
+    >>> x.detach(), omega.grad
+    (tensor([0.9062, 1.7266]), tensor(0.2813))
+    """
+    function = "sweeps"
+    crow, col = _checked(function, A_values, pattern, method, order)
+    check_tensors(function, ("x", "b", "A_values"), (x, b, A_values), DTYPES)
+    _check_shapes(function, crow, b, x, "x")
+    count = _vectors.count(function, "k", k)
+    if not isinstance(omega, Tensor):
+        omega = torch.tensor(_vectors.positive(function, "omega", omega, zero=False), dtype=torch.float64)
+    if omega.numel() != 1 or omega.is_complex() or not omega.is_floating_point():
+        raise ValueError(f"{function}: omega must be a number or a real tensor of one, got {tuple(omega.shape)}")
+    return _Sweeps.apply(A_values, crow, col, x, b, omega, count, method, order)  # type: ignore[no-any-return]
+
+
+class _Sweeps(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        crow: Tensor,
+        col: Tensor,
+        x: Tensor,
+        b: Tensor,
+        omega: Tensor,
+        k: int,
+        method: str,
+        order: str,
+    ) -> Tensor:
+        iterates = relax_sweeps(values, crow, col, x, b, omega, k, method, order)
+        ctx.save_for_backward(values, crow, col, omega, iterates)
+        ctx.how = (method, order)
+        return iterates[-1].clone()
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        values, crow, col, omega, iterates = ctx.saved_tensors
+        dx, db, dvalues, domega = relax_sweeps_bwd(values, crow, col, omega, iterates, g, *ctx.how)
+        return dvalues, None, None, dx, db, domega, None, None, None
+
+
+def _checked(function: str, values: Any, pattern: Any, method: object, order: object) -> tuple[Tensor, Tensor]:
+    for name, given, known in (("method", method, METHODS), ("order", order, ORDERS)):
+        if not isinstance(given, str):
+            raise TypeError(f"{function}: {name} must be a str, got {kind(given)}")
+        if given not in known:
+            raise ValueError(f"{function}: {name} must be one of {', '.join(map(repr, known))}, got {given!r}")
+    if method == "jacobi" and order != "natural":
+        raise ValueError(f"{function}: order must be 'natural' for jacobi, got {order!r}")
+    if not isinstance(pattern, (tuple, list)) or len(pattern) != 2:
+        raise TypeError(f"{function}: pattern must be a pair (crow, col), got {kind(pattern)}")
+    crow, col = (checked_integers(function, name, x) for name, x in zip(("crow", "col"), pattern, strict=True))
+    check_tensors(function, ("A_values",), (values,), DTYPES)
+    if crow.dim() != 1 or crow.shape[0] == 0:
+        raise ValueError(f"{function}: crow must have shape (n + 1,), got {tuple(crow.shape)}")
+    if values.dim() != 1 or col.shape != values.shape:
+        raise ValueError(
+            f"{function}: col must have the shape (entries,) of A_values, "
+            f"got {tuple(col.shape)} and {tuple(values.shape)}"
+        )
+    return crow, col
+
+
+def _check_shapes(function: str, crow: Tensor, b: Tensor, x: Tensor | None, name: str) -> None:
+    n = crow.shape[0] - 1
+    if b.dim() not in (1, 2) or b.shape[0] != n:
+        raise ValueError(f"{function}: b must have shape ({n},) or ({n}, k) to go with A, got {tuple(b.shape)}")
+    if x is not None and x.shape != b.shape:
+        raise ValueError(f"{function}: {name} must have shape {tuple(b.shape)} like b, got {tuple(x.shape)}")
