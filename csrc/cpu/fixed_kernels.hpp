@@ -1,7 +1,9 @@
 // The kernels of fixed-point arithmetic, declared once: plain data. A code is an integer; what its last bit is worth is known
 // to Python alone: here are only the differences (shift).
 #pragma once
-#include "kernels.hpp"
+#include "team.hpp"
+#include <cstddef>
+#include <cstdint>
 
 namespace fastiter {
 
