@@ -129,6 +129,9 @@ def para_bwd_f32(
     /,
 ) -> None: ...
 
+para_fwd_f64 = para_fwd_f32
+para_bwd_f64 = para_bwd_f32
+
 rnn_fwd_f64 = rnn_fwd_f32
 rnn_bwd_f64 = rnn_bwd_f32
 delta_fwd_f64 = delta_fwd_f32
