@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -39,7 +40,7 @@ def of_package(name: str, module: str, task: Task, make: Callable[[ModuleType, T
         return [absent(name, module)]
     try:
         return [entrant(name, make(package, task))]
-    except (ImportError, AttributeError, RuntimeError) as error:
+    except (ImportError, AttributeError, RuntimeError, TypeError) as error:
         return [Absent(name, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")]
 
 
@@ -142,7 +143,7 @@ def qtorch_block(package: ModuleType, task: Task) -> Callable[[], Any]:
 
 
 def gfloat_rounding(package: ModuleType, task: Task, *, info: str) -> Callable[[], Any]:
-    fmt = getattr(package.formats, f"format_info_{info}")
+    fmt = getattr(import_module("gfloat.formats"), f"format_info_{info}")
     x = task.x.astype(np.float64)  # floats that are given as float32 may be rounded wrong
     return lambda: package.round_ndarray(fmt, x, package.RoundMode.TiesToEven, True)
 
@@ -153,7 +154,8 @@ def ml_dtypes_rounding(package: ModuleType, task: Task, *, name: str) -> Callabl
 
 
 def brevitas_fixed(package: ModuleType, task: Task) -> Callable[[], Any]:
-    module = package.IntQuant(narrow_range=False, signed=True, float_to_int_impl=package.RoundSte()).eval()
+    functions = {"input_view_impl": torch.nn.Identity(), "float_to_int_impl": package.RoundSte()}
+    module = package.IntQuant(narrow_range=False, signed=True, **functions).eval()
     x, scale, zero, bits = torch.from_numpy(task.x), torch.tensor(STEP), torch.tensor(0.0), torch.tensor(8.0)
 
     def call() -> Tensor:
