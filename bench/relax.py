@@ -1,6 +1,6 @@
 """The family relax against pyamg and scipy: one sweep of each, float64, matrices prepared beforehand.
 
-pyamg has no threads, so that it runs alike whatever their number; of our orders the fastest counts. The share is of
+pyamg has no threads, so that it runs alike whatever their number; our fastest order counts. The share is that of
 the copy bandwidth, counting 12 bytes for each entry and b, x and the new x once.
 """
 
