@@ -73,3 +73,23 @@ def test_custom_cell() -> None:
     iterations = re.search(r"^iterations (\d+),", output, re.MULTILINE)
     assert iterations is not None
     assert 0 < int(iterations[1]) < 50
+
+
+def test_poisson(tmp_path: Path) -> None:
+    pytest.importorskip("scipy")
+    figure = tmp_path / "poisson.png"
+    output = run("poisson.py", "--quick", "--figure", str(figure))
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    steps = {name.strip(): int(n) for name, n in re.findall(r"^(\S.{29})\s*(\d+) .* converged$", output, re.MULTILINE)}
+    assert len(steps) == 13  # Kaczmarz alone needs more than it gets
+    assert steps["SSOR-CG"] < steps["SOR, best omega, colours"] < steps["Gauss-Seidel, natural"] < steps["Jacobi"]
+    assert steps["SOR, without a matrix"] == steps["SOR, best omega, colours"]
+
+
+def test_smoother() -> None:
+    pytest.importorskip("pyamg")
+    output = run("smoother.py", "--quick")
+    cycles = [int(n) for n in re.findall(r"^(?:pyamg|fastiter).*?(\d+) +0\.\d+ +\S+$", output, re.MULTILINE)]
+    assert len(cycles) == 3
+    assert cycles[0] == cycles[1]
+    assert abs(cycles[2] - cycles[0]) <= 3

@@ -132,6 +132,7 @@ def test_omega_auto_is_near_the_best(m: int) -> None:
     assert abs(solution.omega - best) < 0.3 * (2 - best)
     assert relax.ssor(A, b, omega="auto").steps <= relax.ssor(A, b, omega=best).steps
     assert Relaxation(A, "jacobi", omega="auto").omega == pytest.approx(1, abs=1e-2)
+    assert Relaxation(A, "ssor", omega="auto", order="color").omega == 1
 
 
 def test_omega_auto_without_symmetry() -> None:

@@ -38,6 +38,46 @@ template <class V> FASTITER_INLINE void relax_one(const RelaxStep<V>& s, int64_t
         assign(s.y[at], z);
 }
 
+// Vectors of 2, 4 and 8 doubles, of doubles anywhere in memory, and of as many floats
+template <int Width> struct few;
+#define FASTITER_FEW(WIDTH)                                                           \
+    template <> struct few<WIDTH> {                                                   \
+        typedef double type __attribute__((vector_size(8 * WIDTH)));                  \
+        typedef double unaligned __attribute__((vector_size(8 * WIDTH), aligned(8))); \
+        typedef float halves __attribute__((vector_size(4 * WIDTH), aligned(4)));     \
+    };
+FASTITER_FEW(2)
+FASTITER_FEW(4)
+FASTITER_FEW(8)
+
+// K sums as vectors, which a compiler does not make of an array that lives through a loop. K: 2, 4 or 8
+template <int K> struct Parts {
+    static constexpr int width = K < lanes<double> ? K : lanes<double>, count = K / width;
+    typedef typename few<width>::type type;
+    typedef typename few<width>::unaligned unaligned;
+    typedef typename few<width>::halves halves;
+
+    type part[count];
+    FASTITER_INLINE static type read(const double* p) { return *reinterpret_cast<const unaligned*>(p); }
+    FASTITER_INLINE static type read(const float* p) {
+        return __builtin_convertvector(*reinterpret_cast<const halves*>(p), type);
+    }
+    FASTITER_INLINE explicit Parts(const double* sums) {
+        for (int i = 0; i < count; ++i) part[i] = read(sums + i * width);
+    }
+    // minus a x for one a, and for an a of each column
+    template <class V> FASTITER_INLINE void subtract(double a, const V* x) {
+        for (int i = 0; i < count; ++i) part[i] -= a * read(x + i * width);
+    }
+    template <class A, class V> FASTITER_INLINE void subtract(const A* a, const V* x) {
+        for (int i = 0; i < count; ++i) part[i] -= read(a + i * width) * read(x + i * width);
+    }
+    FASTITER_INLINE void store(double* sums) const {
+        for (int i = 0; i < count; ++i) *reinterpret_cast<unaligned*>(sums + i * width) = part[i];
+    }
+};
+template <class V, int K> constexpr bool in_parts = sizeof(V) < 16 && (K == 2 || K == 4 || K == 8);
+
 // Every pair of the numbers that matrices are stored in and vectors are
 #define FASTITER_RELAX_NUMBERS(DO) DO(float, float) DO(float, double) DO(double, double) DO(Complex, Complex)
 

@@ -18,6 +18,23 @@ FASTITER_INLINE void subtract_row(const RelaxBlocks<A, V>& m, const V* x, int64_
                                   sum_of<V>* sum) {
     const int size = B ? B : m.size;
     const int64_t area = int64_t(size) * size;
+    if constexpr (in_parts<V, B> && K == 1) { // lanes are rows
+        Parts<B> sums(sum);
+        for (int64_t e = m.start[row]; e < m.start[row + 1]; ++e)
+            for (int q = 0; q < B; ++q)
+                sums.subtract(wide(x[(int64_t(m.column[e]) * B + q) * k + column]), m.value + e * area + q * B);
+        return sums.store(sum);
+    }
+    if constexpr (B > 0 && in_parts<V, K>) { // lanes are columns of x
+        for (int r = 0; r < B; ++r) {
+            Parts<K> sums(sum + r * K);
+            for (int64_t e = m.start[row]; e < m.start[row + 1]; ++e)
+                for (int q = 0; q < B; ++q)
+                    sums.subtract(wide(m.value[e * area + q * B + r]), x + (int64_t(m.column[e]) * B + q) * k + column);
+            sums.store(sum + r * K);
+        }
+        return;
+    }
     for (int64_t e = m.start[row]; e < m.start[row + 1]; ++e)
         subtract_block<sum_of<V>, A, V, K>(m.value + e * area, x + int64_t(m.column[e]) * size * k + column, k, size,
                                            sum);

@@ -8,6 +8,17 @@ namespace {
 template <class A, class V, int K, bool Batched>
 FASTITER_INLINE void subtract_entries(const RelaxRows<A, V>& m, const V* x, int64_t k, int64_t column, int64_t entry,
                                       int64_t count, sum_of<V> (&sum)[K]) {
+    if constexpr (in_parts<V, K>) {
+        Parts<K> sums(sum);
+        for (int64_t e = entry; e < entry + count; ++e) {
+            const V* from = x + int64_t(m.column[e]) * k + column;
+            if constexpr (Batched)
+                sums.subtract(m.value + e * k + column, from);
+            else
+                sums.subtract(wide(m.value[e]), from);
+        }
+        return sums.store(sum);
+    }
     for (int64_t e = entry; e < entry + count; ++e) {
         const V* from = x + int64_t(m.column[e]) * k + column;
         const A* value = Batched ? m.value + e * k + column : m.value + e;

@@ -117,6 +117,12 @@ FASTITER_INLINE void row_sums(const RelaxSlices<A, V>& m, const V* b, const V* x
                               int64_t column, sum_of<V> (&sum)[K]) {
     const int64_t slice = row / kSliceRows, last = m.start[slice + 1] * kSliceRows;
     for (int c = 0; c < K; ++c) sum[c] = wide(b[row * k + column + c]);
+    if constexpr (in_parts<V, K>) {
+        Parts<K> sums(sum);
+        for (int64_t e = m.start[slice] * kSliceRows + row % kSliceRows; e < last; e += kSliceRows)
+            sums.subtract(wide(m.value[e]), x + int64_t(m.column[e]) * k + column);
+        return sums.store(sum);
+    }
     for (int64_t e = m.start[slice] * kSliceRows + row % kSliceRows; e < last; e += kSliceRows) {
         const V* from = x + int64_t(m.column[e]) * k + column;
         const auto value = wide(m.value[e]);

@@ -316,6 +316,8 @@ def _check_omega(function: str, method: str, omega: object, block_size: int | No
 def _auto(function: str, A: Any, method: str, system: System) -> float:
     if system.batch:
         raise ValueError(f"{function}: omega must be a number for a Batch, got 'auto'")
+    if method == "ssor" and isinstance(system, Scalar) and system.how.is_coloured:
+        return 1.0  # the best there is: in such an order SSOR gains nothing from an omega
     jacobi = jacobi_of(function, A, system)
     low, high = _spectrum.jacobi_range(jacobi, is_definite(jacobi.A))
     if method == "jacobi":

@@ -60,14 +60,17 @@ def ssor_cg(
     _check_omega(function, "ssor", omega, None)
     csr = read_csr(function, A)
     system = Scalar(function, csr, Arrangement())
-    factor = _auto(function, csr) if omega == "auto" else float(omega)
+    arrangement = arrange(function, csr, order)
+    factor = _auto(function, csr, arrangement) if omega == "auto" else float(omega)
     _vectors.check_vectors(function, system, b, None)
-    cg = _Cg(function, csr, arrange(function, csr, order), system, factor, b)
+    cg = _Cg(function, csr, arrangement, system, factor, b)
     options = (rtol, atol, max_steps, check_every)
     return iterate(function, system, cg.steps, b, x0, *options, method="ssor_cg", omega=lambda: factor)
 
 
-def _auto(function: str, A: Csr) -> float:
+def _auto(function: str, A: Csr, arrangement: Arrangement) -> float:
+    if arrangement.is_coloured:
+        return 1.0  # as in Relaxation: SSOR gains nothing from an omega there
     _, high = _spectrum.jacobi_range(Scalar(function, A, Arrangement(), jacobi=True), True)
     return 2 / (1 + math.sqrt(2 * max(0.0, 1 - high)))
 

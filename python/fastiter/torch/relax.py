@@ -166,7 +166,7 @@ def sweeps(
     >>> x = sweeps(torch.zeros(2), torch.tensor([2.0, 12.0]), values, omega, 2, (crow, col))
     >>> x.sum().backward()
     >>> x.detach(), omega.grad
-    (tensor([0.9062, 1.7266]), tensor(0.2813))
+    (tensor([0.9062, 1.7266]), tensor(1.1562))
     """
     function = "sweeps"
     crow, col = _checked(function, A_values, pattern, method, order)
