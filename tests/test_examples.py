@@ -73,3 +73,20 @@ def test_custom_cell() -> None:
     iterations = re.search(r"^iterations (\d+),", output, re.MULTILINE)
     assert iterations is not None
     assert 0 < int(iterations[1]) < 50
+
+
+def test_qfx_digits(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    figure = tmp_path / "qfx_digits.png"
+    output = run("qfx_digits.py", "--quick", "--figure", str(figure), "--export", str(tmp_path / "hls"))
+
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    rows = re.findall(r"^(\d bits|K = \d) +(\S+) +(\S+) +(\S+) +\S+$", output, re.MULTILINE)
+    assert [name for name, *_ in rows] == ["8 bits", "4 bits", "3 bits", "K = 2"]
+    accuracies = {name: [float(x) for x in numbers] for name, *numbers in rows}
+    assert min(accuracies["8 bits"]) > 94
+    for name, gained in (("4 bits", 3), ("3 bits", 5)):  # percent that QFX has more than rounding after training
+        after_training, _, learned = accuracies[name]
+        assert learned > after_training + gained
+    assert "the testbench says: 497 samples, 0 codes differ" in output
+    assert (tmp_path / "hls" / "model.json").exists()
