@@ -90,3 +90,18 @@ def test_qfx_digits(tmp_path: Path) -> None:
         assert learned > after_training + gained
     assert "the testbench says: 497 samples, 0 codes differ" in output
     assert (tmp_path / "hls" / "model.json").exists()
+
+
+def test_low_precision_training(tmp_path: Path) -> None:
+    figure = tmp_path / "low_precision_training.png"
+    output = run("low_precision_training.py", "--quick", "--figure", str(figure))
+
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    rows = re.findall(r"^(\S.*?) {2,}(\d+\.\d+) +(\d+\.\d+) +(-?\d+\.\d+)$", output, re.MULTILINE)
+    above = {name: float(difference) for name, _, _, difference in rows}
+    assert len(above) == 8
+    assert above["float32"] == 0
+    close = ("bf16", "FP8: E4M3, E5M2", "MXFP8: E4M3, E5M2", "int8", "fixed point, 8 bits")
+    assert all(abs(above[name]) < 0.1 for name in close)
+    assert 0 < above["MXFP4, stochastic"] < 0.5
+    assert all(float(loss) < 5.8 for _, loss, _, _ in rows)  # it starts at log2 of the alphabet, 6.5
