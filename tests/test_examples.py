@@ -93,3 +93,35 @@ def test_smoother() -> None:
     assert len(cycles) == 3
     assert cycles[0] == cycles[1]
     assert abs(cycles[2] - cycles[0]) <= 3
+
+
+def test_qfx_digits(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    figure = tmp_path / "qfx_digits.png"
+    output = run("qfx_digits.py", "--quick", "--figure", str(figure), "--export", str(tmp_path / "hls"))
+
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    rows = re.findall(r"^(\d bits|K = \d) +(\S+) +(\S+) +(\S+) +\S+$", output, re.MULTILINE)
+    assert [name for name, *_ in rows] == ["8 bits", "4 bits", "3 bits", "K = 2"]
+    accuracies = {name: [float(x) for x in numbers] for name, *numbers in rows}
+    assert min(accuracies["8 bits"]) > 94
+    for name, gained in (("4 bits", 3), ("3 bits", 5)):  # percent that QFX has more than rounding after training
+        after_training, _, learned = accuracies[name]
+        assert learned > after_training + gained
+    assert "the testbench says: 497 samples, 0 codes differ" in output
+    assert (tmp_path / "hls" / "model.json").exists()
+
+
+def test_low_precision_training(tmp_path: Path) -> None:
+    figure = tmp_path / "low_precision_training.png"
+    output = run("low_precision_training.py", "--quick", "--figure", str(figure))
+
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    rows = re.findall(r"^(\S.*?) {2,}(\d+\.\d+) +(\d+\.\d+) +(-?\d+\.\d+)$", output, re.MULTILINE)
+    above = {name: float(difference) for name, _, _, difference in rows}
+    assert len(above) == 8
+    assert above["float32"] == 0
+    close = ("bf16", "FP8: E4M3, E5M2", "MXFP8: E4M3, E5M2", "int8", "fixed point, 8 bits")
+    assert all(abs(above[name]) < 0.1 for name in close)
+    assert 0 < above["MXFP4, stochastic"] < 0.5
+    assert all(float(loss) < 5.8 for _, loss, _, _ in rows)  # it starts at log2 of the alphabet, 6.5

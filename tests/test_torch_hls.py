@@ -47,23 +47,24 @@ def numbers(*shape: int, seed: int = 1) -> Any:
 
 
 class Residual(nn.Module):
-    """Convolutions of all kinds around a shortcut"""
+    """Convolutions of all kinds around a shortcut; names that the C++ has to keep apart"""
 
     def __init__(self) -> None:
         super().__init__()
         wrapped = Plan("fixed<5,1,RND,SAT>", "fixed<8,2,RND,SAT>", Q(6), "fixed<7,2,TRN,WRAP,2>")
-        self.first = ours.QuantConv2d(2, 4, 3, padding=1, stride=2, plan=wrapped)
+        self.a = ours.QuantConv2d(2, 4, 3, padding=1, stride=2, plan=wrapped)
         norm = Plan(Q(6), Q(6), output=Q(6, rounding="RND_ZERO", overflow="SAT_SYM"))
-        self.norm = ours.QuantBatchNorm2d(4, plan=norm)
+        self.a_output = ours.QuantBatchNorm2d(4, plan=norm)
         grouped = Plan(Q(5, axis=0), Q(6, axis=0), output=Q(6, rounding="RND_MIN_INF", overflow="SAT_ZERO"))
-        self.second = ours.QuantConv2d(4, 4, (3, 2), padding="same", groups=2, dilation=2, plan=grouped)
-        self.add = ours.QuantAdd(plan=Plan(input=Q(5), output=Q(6, rounding="TRN_ZERO")))
+        self.a_y = ours.QuantConv2d(4, 4, (3, 2), padding="same", groups=2, dilation=2, plan=grouped)
+        self.gradient = ours.GradientQuantizer("e5m2")
+        self.a_t = ours.QuantAdd(plan=Plan(input=Q(5), output=Q(6, rounding="TRN_ZERO")))
         self.most, self.mean = nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.AdaptiveAvgPool2d(1)
         self.head = ours.QuantLinear(4, 5, plan=Plan(Q(5), Q(6)))
 
     def forward(self, x: Any) -> Any:
-        h = torch.relu(self.norm(self.first(x)))
-        h = self.mean(self.most(self.add(self.second(h), h)))
+        h = torch.relu(self.a_output(self.a(self.gradient(x))))
+        h = self.mean(self.most(self.a_t(self.a_y(h), h)))
         return self.head(torch.flatten(h, 1))
 
 

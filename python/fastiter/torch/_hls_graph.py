@@ -15,6 +15,7 @@ from ..quant import Fixed
 from ._hls_formats import Step, Value, activation_format, check_exact, formats_of, refuse
 from ._hls_layers import Builder, Call, add_call, check_kind
 from .nn._quantizer import Quantizer
+from .nn.format_quantizers import GradientQuantizer
 from .nn.quant_layers import QuantLayer
 from .quant import quantize
 
@@ -115,7 +116,7 @@ def _input_format(model: nn.Module, start: fx.Node) -> Fixed:
                 found[None] = "output"
                 continue
             module = model.get_submodule(str(user.target)) if user.op == "call_module" else _module(user)
-            if isinstance(module, (nn.Flatten, nn.Identity)):
+            if isinstance(module, (nn.Flatten, nn.Identity, nn.Dropout, GradientQuantizer)):
                 waiting.append(user)
                 continue
             quantizer: Any = module if isinstance(module, Quantizer) else getattr(module, "input_quantizer", None)
@@ -135,7 +136,7 @@ def _check(model: nn.Module, graph: fx.Graph) -> None:
             continue
         module = model.get_submodule(str(node.target)) if node.op == "call_module" else _module(node)
         check_kind(_label(node), module)
-        if isinstance(module, Quantizer):
+        if isinstance(module, Quantizer) and not isinstance(module, GradientQuantizer):
             activation_format(_label(node), module)
         for what in ("weight", "bias", "input", "other", "output"):
             quantizer = getattr(module, f"{what}_quantizer", None)
@@ -193,7 +194,8 @@ def _call(model: nn.Module, node: fx.Node, values: dict[Any, Value], shapes: dic
     is_module = node.op == "call_module"
     module = model.get_submodule(str(node.target)) if is_module else _module(node)
     given = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, fx.Node)]
-    name = "layer_" + node.name.lstrip("_")
+    # The number keeps a layer "a_input" apart from the input of a layer "a".
+    name = f"layer{len(values)}_{node.name.lstrip('_')}"
     for value in given:
         if value not in values or math.prod(values[value].shape) == 0:
             refuse(_label(node), "be called with arrays that are not empty", str(value))

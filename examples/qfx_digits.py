@@ -1,0 +1,241 @@
+"""Train a network of fixed-point numbers whose binary points are learned (QFX), and export it to C++ for HLS.
+
+scikit-learn's digits, and a small network of three linear layers, each followed by a factor and a shift per feature.
+Everything is rounded to W bits: weights, factors, shifts, the inputs and the outputs of layers, 15 tensors in all,
+each with a binary point of its own. Three ways to get there from trained float32 weights are compared:
+
+- after training: the points from the largest magnitudes, nothing is trained further;
+- frozen points: the same points, and the weights are trained on through the rounding;
+- QFX: the points are trained, too.
+
+Then the same with weights and factors that are sums of at most K powers of two, which need no multiplier. At the end
+the network of 4 bits is written as C++ with ap_fixed types, compiled, and its codes are compared with torch's.
+
+    python examples/qfx_digits.py            # a minute and a half on two cores; writes qfx_digits.png beside this file
+    python examples/qfx_digits.py --help
+
+QFX, arXiv 2401.17544. One image of the 497 is 0.2 %: differences below a percent mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import shutil
+import statistics
+import subprocess
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from fastiter.torch import export_hls
+from fastiter.torch.nn import FixedQuantizer, QuantAffine, QuantPlan, quantize_model
+
+TRAINED_ON = 1300  # of 1797 images
+BATCH = 64
+SIZES = (64, 64, 32, 10)
+TERMS_WIDTH = 8  # of weights that are sums of powers of two
+EXPORTED_WIDTH = 4
+WAYS = ("after training", "frozen points", "QFX")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Fixed point on scikit-learn's digits: after training, frozen, QFX.")
+    parser.add_argument("--widths", type=int, nargs="+", default=[8, 6, 5, 4, 3], help="bits of all numbers")
+    parser.add_argument("--terms", type=int, nargs="+", default=[1, 2], help="powers of two in a weight")
+    parser.add_argument("--rounding", default="RND", help="RND, RND_CONV, TRN, ... (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=2, help="networks to average over (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=20, help="of training through the rounding (%(default)s)")
+    parser.add_argument("--figure", type=Path, default=Path(__file__).with_suffix(".png"), help="where to draw it")
+    parser.add_argument("--export", type=Path, help="a directory that keeps the C++")
+    parser.add_argument("--quick", action="store_true", help="a few epochs and widths, to see that it runs")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.widths, arguments.terms, arguments.seeds, arguments.epochs = [8, 4, 3], [2], 1, 4
+    return arguments
+
+
+# ---- The data and the network ---------------------------------------------------------------------------------------
+
+Data = tuple[Tensor, Tensor]
+
+
+def load() -> tuple[Data, Data]:
+    """Images of 64 grey values from 0 to 1, and their digits: to train on, and to test."""
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.target))
+    images = torch.from_numpy((digits.data / 16).astype(np.float32))[order]
+    labels = torch.from_numpy(digits.target.astype(np.int64))[order]
+    return (images[:TRAINED_ON], labels[:TRAINED_ON]), (images[TRAINED_ON:], labels[TRAINED_ON:])
+
+
+def float_network() -> nn.Sequential:
+    layers: list[tuple[str, nn.Module]] = []
+    for i, (n, m) in enumerate(pairwise(SIZES), 1):
+        layers += [(f"linear{i}", nn.Linear(n, m, bias=False)), (f"affine{i}", QuantAffine(m))]
+        layers += [(f"relu{i}", nn.ReLU())] if m != SIZES[-1] else []
+    return nn.Sequential(OrderedDict(layers))
+
+
+def rounded(model: nn.Sequential, images: Tensor, rounding: str, width: int, terms: int | None = None) -> nn.Sequential:
+    """The network with all numbers rounded, the points from one pass over the images."""
+    other = FixedQuantizer(width, rounding=rounding)
+    weight = FixedQuantizer(width, rounding=rounding, terms=terms)
+    plans = {
+        "linear*": QuantPlan(weight=weight, input=other),
+        "affine*": QuantPlan(weight=weight, bias=other, output=other),
+    }
+    model = quantize_model(model, plans)
+    with torch.no_grad():
+        model(images)
+    return model
+
+
+def points(model: nn.Module) -> list[nn.Parameter]:
+    return [q.point for q in model.modules() if isinstance(q, FixedQuantizer)]
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, data: Data) -> float:
+    images, labels = data
+    return 100 * (model(images).argmax(1) == labels).float().mean().item()
+
+
+def train(model: nn.Module, data: Data, epochs: int, rate: float, point_rate: float, bar: tqdm) -> None:
+    """Adam, with a learning rate of its own for binary points; 0: they stay."""
+    images, labels = data
+    moving = {id(point) for point in points(model)}
+    groups = [{"params": [p for p in model.parameters() if id(p) not in moving], "lr": rate}]
+    for point in points(model):
+        point.requires_grad_(point_rate > 0)
+    if point_rate > 0 and moving:
+        groups.append({"params": points(model), "lr": point_rate})
+    optimizer = torch.optim.Adam(groups)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(images), generator=generator).split(BATCH):
+            loss = cross_entropy(model(images[batch]), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        bar.update()
+
+
+# ---- The comparison -------------------------------------------------------------------------------------------------
+
+Results = dict[str, list[dict[str, float]]]  # a row of the table: what each network of it gets right, in percent
+
+
+def three_ways(
+    start: nn.Sequential, data: tuple[Data, Data], epochs: int, bar: tqdm
+) -> tuple[dict[str, float], nn.Module]:
+    """Test accuracies of a rounded network as it is, trained with frozen points, and with learned ones."""
+    learning, testing = data
+    found = {WAYS[0]: accuracy(start, testing)}
+    for way, point_rate in zip(WAYS[1:], (0.0, 0.05), strict=True):
+        model = copy.deepcopy(start)
+        train(model, learning, epochs, 1e-3, point_rate, bar)
+        found[way] = accuracy(model, testing)
+    found["moved"] = sum(bool(a.round() != b.round()) for a, b in zip(points(start), points(model), strict=True))
+    return found, model
+
+
+def compare(options: argparse.Namespace, data: tuple[Data, Data]) -> tuple[float, Results, nn.Module]:
+    """Accuracy in float32, the rows of the table, and a network to export."""
+    rows: list[tuple[str, int, int | None]] = [(f"{width} bits", width, None) for width in options.widths]
+    rows += [(f"K = {terms}", TERMS_WIDTH, terms) for terms in options.terms]
+    results: Results = {name: [] for name, _, _ in rows}
+    in_float, exported = [], None
+    form = "{desc:16} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} epochs, {elapsed} of {elapsed}+{remaining}"
+    bar = tqdm(total=options.seeds * (30 + len(rows) * 2 * options.epochs), bar_format=form)
+    for seed in range(options.seeds):
+        torch.manual_seed(seed)
+        network = float_network()
+        bar.set_description("float32")
+        train(network, data[0], 30, 3e-3, 0.0, bar)
+        in_float.append(accuracy(network, data[1]))
+        for name, width, terms in rows:
+            bar.set_description(name)
+            start = rounded(network, data[0][0], options.rounding, width, terms)
+            found, model = three_ways(start, data, options.epochs, bar)
+            results[name].append(found)
+            if seed == 0 and terms is None and (exported is None or width == EXPORTED_WIDTH):
+                exported = model
+    bar.close()
+    assert exported is not None
+    return statistics.fmean(in_float), results, exported
+
+
+def mean(results: Results, name: str, way: str) -> float:
+    return statistics.fmean(found[way] for found in results[name])
+
+
+def print_results(in_float: float, results: Results) -> None:
+    print(f"\n{'test accuracy in %':22}" + "".join(f"{way:>17}" for way in WAYS) + f"{'points moved':>16}")
+    print(f"{'float32':22}{in_float:17.1f}")
+    for name in results:
+        numbers = "".join(f"{mean(results, name, way):17.1f}" for way in WAYS)
+        print(f"{name:22}{numbers}{mean(results, name, 'moved'):16.1f}")
+    print(f"K: sums of at most K powers of two as weights and factors of {TERMS_WIDTH} bits, no multiplier")
+
+
+def draw(in_float: float, results: Results, path: Path) -> None:
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 1), sharey=True)
+    for axes, names, label in (
+        (left, [n for n in results if "bits" in n], "bits of all numbers"),
+        (right, [n for n in results if "K" in n], "powers of two in a weight"),
+    ):
+        for way, style in zip(WAYS, ("s:", "^--", "o-"), strict=True):
+            axes.plot([n.strip("K= bits") for n in names], [mean(results, n, way) for n in names], style, label=way)
+        axes.axhline(in_float, color="grey", linewidth=0.8, label="float32")
+        axes.set(xlabel=label)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.set(ylabel="test accuracy, %", title="Digits in fixed point, all layers rounded")
+    left.legend(frameon=False, loc="lower left")
+    right.set_title(f"Without multipliers, {TERMS_WIDTH} bits")
+    figure.savefig(path, dpi=150)
+
+
+# ---- The hardware ---------------------------------------------------------------------------------------------------
+
+
+def export(model: nn.Module, images: Tensor, directory: Path) -> None:
+    """Write the network as C++, compile it and run it on the images."""
+    steps = export_hls(model, directory, images)["steps"]
+    sums = [step["sum"] for step in steps if "sum" in step]
+    print(f"\n{len(steps)} steps as C++, exact sums in {', '.join(sums)}")
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        print("no C++ compiler was found to run them")
+        return
+    command: Iterable[str] = [compiler, "-std=c++14", "-O2", "model.cpp", "testbench.cpp", "-o", "testbench"]
+    subprocess.run(command, cwd=directory, check=True)
+    done = subprocess.run(["./testbench"], cwd=directory, capture_output=True, text=True, check=False)
+    print(f"the testbench says: {done.stdout.strip()}")
+
+
+def main() -> None:
+    options = parse_arguments()
+    torch.set_num_threads(1)  # the network is small: a second thread would only wait for the first
+    data = load()
+    in_float, results, model = compare(options, data)
+    print_results(in_float, results)
+    draw(in_float, results, options.figure)
+    print(f"figure: {options.figure}")
+    with tempfile.TemporaryDirectory() as scratch:
+        export(model, data[1][0], options.export or Path(scratch))
+
+
+if __name__ == "__main__":
+    main()
