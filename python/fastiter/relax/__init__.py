@@ -6,18 +6,25 @@ from ._matrix import Batch
 from ._relaxation import Relaxation
 from .accelerate import Anderson, Chebyshev, chebyshev
 from .eisenstat import ssor_cg
+from .sequence import SequenceSolution, solve_sequence
 from .solvers import block_jacobi, gauss_seidel, jacobi, kaczmarz, sor, ssor
+from .tuners import ChebCB, ContextualTsallisINF, TsallisINF
 
 __all__ = [
     "Anderson",
     "Batch",
+    "ChebCB",
     "Chebyshev",
+    "ContextualTsallisINF",
     "Relaxation",
+    "SequenceSolution",
+    "TsallisINF",
     "block_jacobi",
     "chebyshev",
     "gauss_seidel",
     "jacobi",
     "kaczmarz",
+    "solve_sequence",
     "sor",
     "ssor",
     "ssor_cg",
