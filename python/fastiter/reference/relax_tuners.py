@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -182,16 +183,15 @@ class ChebCB:
 def box_least_squares(f: Array, y: Array, limit: Array) -> Array:
     """The theta in the box |theta_j| <= limit_j that is least in ||f theta - y||^2 + RIDGE ||theta||^2.
 
-    One coordinate after the other goes to its least value, until none moves any more.
+    It is among the solutions for each choice of coefficients that are held at an end of the box: the best one inside.
     """
-    gram, moment, theta = f.T @ f + RIDGE * np.eye(f.shape[1]), f.T @ y, np.zeros(f.shape[1])
+    gram, moment = f.T @ f + RIDGE * np.eye(f.shape[1]), f.T @ y
     free = np.linalg.solve(gram, moment)
     if (np.abs(free) <= limit).all():
         return np.asarray(free)
-    for _ in range(200_000):
-        before = theta.copy()
-        for j in range(len(theta)):
-            theta[j] = np.clip(theta[j] + (moment[j] - gram[j] @ theta) / gram[j, j], -limit[j], limit[j])
-        if np.abs(theta - before).max() <= 1e-14 * limit[0]:
-            break
-    return theta
+    side = np.array(list(itertools.product([-1, 0, 1], repeat=len(limit))))
+    rows = np.where(side[:, :, None] == 0, gram, np.eye(len(limit)))
+    theta = np.linalg.solve(rows, np.where(side == 0, moment, side * limit)[:, :, None])[:, :, 0]
+    theta = theta[(np.abs(theta) <= limit * (1 + 1e-9)).all(axis=1)]
+    objective = np.einsum("ki,ij,kj->k", theta, gram, theta) - 2 * theta @ moment
+    return np.asarray(theta[objective.argmin()])

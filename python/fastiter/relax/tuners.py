@@ -74,9 +74,10 @@ class _Tuner:
             raise RuntimeError(f"{self._name}.update: predict must be called before, got no prediction to update")
         if isinstance(iterations, bool) or not isinstance(iterations, numbers.Real):
             raise TypeError(f"{self._name}.update: iterations must be a number, got {kind(iterations)}")
-        if not 0 <= iterations < math.inf:
+        taken = float(iterations)
+        if not 0 <= taken < math.inf:
             raise ValueError(f"{self._name}.update: iterations must be finite and at least 0, got {iterations}")
-        self._learner.update(max(float(iterations) - 1, 0.0))
+        self._learner.update(max(taken - 1, 0.0))
 
     def probabilities(self, context: float | None = None) -> Array:
         """Return the probability (arms,) of each arm to be drawn next; nothing is drawn."""
@@ -303,7 +304,7 @@ def _checked_arms(function: str, arms: npt.ArrayLike) -> Array:
     except (TypeError, ValueError):
         raise TypeError(f"{function}: arms must be numbers, got {kind(arms)}") from None
     if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
-        raise ValueError(f"{function}: arms must be at least one finite number in a row, got {arms}")
+        raise ValueError(f"{function}: arms must be at least one finite number in a row, got {arms!r}")
     array.flags.writeable = False
     return array
 
@@ -322,9 +323,10 @@ def _share(function: str, context: object, low: float, high: float) -> float:
     """Return where in the interval the context is, from 0 to 1."""
     if isinstance(context, bool) or not isinstance(context, numbers.Real):
         raise TypeError(f"{function}: context must be a number, got {kind(context)}")
-    if not low <= context <= high:
+    at = float(context)
+    if not low <= at <= high:
         raise ValueError(f"{function}: context must be from {low} to {high}, got {context}")
-    return (float(context) - low) / (high - low)
+    return (at - low) / (high - low)
 
 
 def _dtype(x: object) -> str:
