@@ -165,4 +165,5 @@ PYBIND11_MODULE(_core, m) {
     define_delta(m);
     define_newton(m);
     define_relax(m);
+    define_relax_tuners(m);
 }

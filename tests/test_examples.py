@@ -125,3 +125,18 @@ def test_low_precision_training(tmp_path: Path) -> None:
     assert all(abs(above[name]) < 0.1 for name in close)
     assert 0 < above["MXFP4, stochastic"] < 0.5
     assert all(float(loss) < 5.8 for _, loss, _, _ in rows)  # it starts at log2 of the alphabet, 6.5
+
+
+def test_learning_to_relax(tmp_path: Path) -> None:
+    figure = tmp_path / "learning_to_relax.png"
+    output = run("learning_to_relax.py", "--quick", "--figure", str(figure))
+
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert str(figure) in output
+    found = re.findall(r"^(\S.*?)  +([\d,]+) +[\d,]+$", output, re.MULTILINE)
+    total = {name: int(iterations.replace(",", "")) for name, iterations in found}
+    assert len(total) == 10
+    assert total["omega = 1.0"] > total["omega = 1.4"] > total["omega = 1.8"] > total["best arm of each system"]
+    assert total["omega = 1.0"] > total["Tsallis-INF"] > total["best arm of each system"]
+    assert total["Tsallis-INF"] > total["ChebCB"] > total["best arm of each system"]
+    assert "differ by at most 0 iterations" in output

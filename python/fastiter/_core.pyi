@@ -340,3 +340,41 @@ def relax_colour(n: int, start: Address, column: Address, colour: Address, /) ->
 def relax_red_black(n: int, start: Address, column: Address, colour: Address, /) -> int: ...
 def relax_colour_clusters(n: int, start: Address, column: Address, size: int, colour: Address, /) -> int: ...
 def relax_check_colours(n: int, start: Address, column: Address, colour: Address, /) -> int: ...
+
+class Tsallis:
+    def __init__(
+        self,
+        arms: int,
+        estimate: Address,
+        total: Address,
+        rounds: Address,
+        chance: Address,
+        pending: Address,
+        generator: Address,
+        /,
+    ) -> None: ...
+    def probabilities(self, bin: int, out: Address, /) -> None: ...
+    def predict(self, bin: int, /) -> int: ...
+    def update(self, loss: float, /) -> None: ...
+
+class Chebyshev:
+    def __init__(
+        self,
+        arms: int,
+        terms: int,
+        lebesgue: float,
+        gram: Address,
+        moment: Address,
+        square: Address,
+        theta: Address,
+        misfit: Address,
+        feature: Address,
+        numbers: Address,
+        rounds: Address,
+        pending: Address,
+        generator: Address,
+        /,
+    ) -> None: ...
+    def probabilities(self, x: float, out: Address, /) -> None: ...
+    def predict(self, x: float, /) -> int: ...
+    def update(self, loss: float, /) -> None: ...

@@ -7,21 +7,28 @@ from ._matrix import Batch
 from ._relaxation import Relaxation
 from .accelerate import Anderson, Chebyshev, chebyshev
 from .eisenstat import ssor_cg
+from .sequence import SequenceSolution, solve_sequence
 from .solvers import block_jacobi, gauss_seidel, jacobi, kaczmarz, sor, ssor
 from .stencil import Stencil
+from .tuners import ChebCB, ContextualTsallisINF, TsallisINF
 
 __all__ = [
     "Anderson",
     "Batch",
+    "ChebCB",
     "Chebyshev",
+    "ContextualTsallisINF",
     "Relaxation",
+    "SequenceSolution",
     "Stencil",
+    "TsallisINF",
     "block_jacobi",
     "chebyshev",
     "compat",
     "gauss_seidel",
     "jacobi",
     "kaczmarz",
+    "solve_sequence",
     "sor",
     "ssor",
     "ssor_cg",

@@ -1,0 +1,333 @@
+"""Learners that choose omega for each system of a sequence, from the iterations that the systems before took."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._rnn import kind
+from ._vectors import count
+
+Array = npt.NDArray[Any]
+
+_MASK = 2**64 - 1
+
+
+def _mixed(z: int) -> int:
+    """SplitMix64's bijection, so that seeds beside each other have nothing in common."""
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _MASK
+    return z ^ (z >> 31)
+
+
+class _Tuner:
+    """Arms, draws, the order of the calls, and the arrays that are all a learner knows.
+
+    The compiled learner reads and writes these arrays by their addresses: they are never replaced.
+    """
+
+    _learner: Any
+
+    def __init__(self, arms: npt.ArrayLike, seed: int) -> None:
+        self._name = type(self).__name__
+        self.arms = _checked_arms(self._name, arms)
+        seed = count(self._name, "seed", seed)
+        if seed > _MASK:
+            raise ValueError(f"{self._name}: seed must be at most 2**64 - 1, got {seed}")
+        generator = np.array([_mixed(seed + 0x9E3779B97F4A7C15 & _MASK), 0], np.uint64)
+        self._arrays: dict[str, Array] = {"generator": generator}
+
+    def _position(self, function: str, context: object) -> float:
+        """Return what the compiled learner calls the context."""
+        raise NotImplementedError
+
+    def predict(self, context: float | None = None) -> float:
+        """Draw the omega for the next system, whose context this is; :meth:`update` has to follow.
+
+        Raises
+        ------
+        RuntimeError
+            If the prediction before has had no update.
+        TypeError, ValueError
+            If the context is no number or out of the bounds.
+        """
+        if self._pending[-1] >= 0:
+            raise RuntimeError(f"{self._name}.predict: update must follow each prediction, got a second prediction")
+        return float(self.arms[self._learner.predict(self._position("predict", context))])
+
+    def update(self, iterations: float) -> None:
+        """Learn how many iterations the system took with the omega that was predicted.
+
+        Raises
+        ------
+        RuntimeError
+            If no prediction is waiting for it.
+        TypeError, ValueError
+            If the iterations are not a finite number from 0 on.
+        """
+        if self._pending[-1] < 0:
+            raise RuntimeError(f"{self._name}.update: predict must be called before, got no prediction to update")
+        if isinstance(iterations, bool) or not isinstance(iterations, numbers.Real):
+            raise TypeError(f"{self._name}.update: iterations must be a number, got {kind(iterations)}")
+        taken = float(iterations)
+        if not 0 <= taken < math.inf:
+            raise ValueError(f"{self._name}.update: iterations must be finite and at least 0, got {iterations}")
+        self._learner.update(max(taken - 1, 0.0))
+
+    def probabilities(self, context: float | None = None) -> Array:
+        """Return the probability (arms,) of each arm to be drawn next; nothing is drawn."""
+        p = np.empty(len(self.arms))
+        self._learner.probabilities(self._position("probabilities", context), p)
+        return p
+
+    def state(self) -> dict[str, Array]:
+        """Return copies of all arrays that the learner has: what it knows, and where its draws are."""
+        return {"arms": self.arms.copy(), **{name: array.copy() for name, array in self._arrays.items()}}
+
+    def load(self, state: dict[str, Array]) -> None:
+        """Go on where a tuner of the same arms and options was when :meth:`state` was called, draw for draw.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the state is that of another kind of tuner, or of other arms or options.
+        """
+        function, expected = f"{self._name}.load", {"arms": self.arms, **self._arrays}
+        if not isinstance(state, dict):
+            raise TypeError(f"{function}: state must be a dict of arrays, got {kind(state)}")
+        if state.keys() != expected.keys():
+            raise ValueError(f"{function}: state must have the arrays {', '.join(expected)}, got {', '.join(state)}")
+        for name, array in expected.items():
+            given = state[name]
+            if not isinstance(given, np.ndarray) or given.dtype != array.dtype:
+                raise TypeError(f"{function}: {name} must be an array of {array.dtype}, got {_dtype(given)}")
+            if given.shape != array.shape:
+                raise ValueError(f"{function}: {name} must have shape {array.shape}, got {given.shape}")
+        if not np.array_equal(state["arms"], self.arms):
+            raise ValueError(f"{function}: arms must be those of this tuner, got others")
+        self._check_state(function, state)
+        for name, array in self._arrays.items():
+            array[...] = state[name]
+
+    def _check_state(self, function: str, state: dict[str, Array]) -> None:
+        """Refuse what the compiled learner would follow out of its arrays, or another interval of contexts."""
+        pending, limits = state["pending"], self._limits()
+        if not ((pending >= -1).all() and (pending < limits).all() and (pending < 0).any() == (pending < 0).all()):
+            raise ValueError(f"{function}: pending must be -1 or below {limits}, got {pending.tolist()}")
+        if "bounds" in state and not np.array_equal(state["bounds"], self._arrays["bounds"]):
+            bounds = self._arrays["bounds"].tolist()
+            raise ValueError(f"{function}: bounds must be {bounds}, got {state['bounds'].tolist()}")
+
+    def _limits(self) -> list[int]:
+        raise NotImplementedError
+
+    @property
+    def _pending(self) -> Array:
+        return self._arrays["pending"]
+
+
+class TsallisINF(_Tuner):
+    """p_i = 4 / (eta (k_i / scale - x))^2: a bandit that comes to the one best omega of a sequence of systems.
+
+    k_i estimates the sum of (iterations - 1) that arm i would have had, eta = 2 / sqrt(t), scale is the mean, and x is
+    where the probabilities sum to 1. With d arms it takes about ``4 sqrt(d t)`` times the mean more iterations in t
+    systems than the best arm for all of them, whatever the systems are.
+
+    Parameters
+    ----------
+    arms : (d,)
+        The omegas to choose from.
+    seed
+        From 0 to 2**64 - 1. The same seed and the same iterations are the same omegas, on every machine.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+
+    Examples
+    --------
+    >>> from fastiter.relax import TsallisINF
+    >>> tuner = TsallisINF([1.0, 1.5, 1.9], seed=0)
+    >>> for _ in range(1000):
+    ...     omega = tuner.predict()
+    ...     tuner.update({1.0: 90, 1.5: 30, 1.9: 60}[omega])
+    >>> float(tuner.arms[tuner.probabilities().argmax()])
+    1.5
+
+    References
+    ----------
+    Khodak, Chow, Balcan and Talwalkar, Learning to Relax: Setting Solver Parameters Across a Sequence of Linear System
+    Instances, ICLR 2024. Zimmert and Seldin, Tsallis-INF, JMLR 22, 2021.
+    """
+
+    def __init__(self, arms: npt.ArrayLike, *, seed: int) -> None:
+        super().__init__(arms, seed)
+        self._begin(1)
+
+    def _begin(self, bins: int) -> None:
+        d, own = len(self.arms), self._arrays
+        own |= {"estimate": np.zeros((bins, d)), "total": np.zeros(bins), "rounds": np.zeros(bins, np.int64)}
+        own |= {"chance": np.zeros(1), "pending": np.full(2, -1, np.int64)}
+        names = ("estimate", "total", "rounds", "chance", "pending", "generator")
+        self._learner = _core.Tsallis(d, *(own[name] for name in names))
+
+    def _position(self, function: str, context: object) -> int:
+        """Every context is alike: the argument is there so that all tuners are called in the same way."""
+        return 0
+
+    def _limits(self) -> list[int]:
+        return [len(self._arrays["total"]), len(self.arms)]
+
+
+class ContextualTsallisINF(TsallisINF):
+    """The same, once for each of ``bins`` equal parts of the interval of contexts.
+
+    Parameters
+    ----------
+    arms : (d,)
+        The omegas to choose from.
+    bounds
+        (low, high), between which every context is: a number that says how hard a system is.
+    bins
+        The number of parts.
+    seed
+        From 0 to 2**64 - 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+
+    Examples
+    --------
+    >>> from fastiter.relax import ContextualTsallisINF
+    >>> tuner = ContextualTsallisINF([1.0, 1.9], bounds=(0.0, 1.0), bins=2, seed=0)
+    >>> for t in range(1000):
+    ...     context = t % 2
+    ...     omega = tuner.predict(context)
+    ...     tuner.update(20 if (omega == 1.9) == context else 50)
+    >>> [float(tuner.arms[tuner.probabilities(context).argmax()]) for context in (0, 1)]
+    [1.0, 1.9]
+
+    References
+    ----------
+    As for :class:`TsallisINF`.
+    """
+
+    def __init__(self, arms: npt.ArrayLike, *, bounds: tuple[float, float], bins: int = 5, seed: int) -> None:
+        _Tuner.__init__(self, arms, seed)
+        self._arrays["bounds"] = _checked_bounds(self._name, bounds)
+        self._low, self._high = self._arrays["bounds"].tolist()
+        self._bins = count(self._name, "bins", bins, 1)
+        self._begin(self._bins)
+
+    def _position(self, function: str, context: object) -> int:
+        share = _share(f"{self._name}.{function}", context, self._low, self._high)
+        return min(int(share * self._bins), self._bins - 1)
+
+
+class ChebCB(_Tuner):
+    """theta_i: polynomials of the context that predict the iterations of each omega, and a draw among the promising.
+
+    For each arm, sum_j theta_ij T_j(context) is fitted to (iterations - 1) by least squares in the box in which
+    Chebyshev coefficients of Lipschitz functions are. An arm whose prediction is g above the least is drawn with
+    probability 1 / (d + eta g), where eta is the larger the better the predictions have been (SquareCB).
+
+    Parameters
+    ----------
+    arms : (d,)
+        The omegas to choose from.
+    bounds
+        (low, high), between which every context is.
+    degree
+        Of the polynomials, from 0 to 64.
+    seed
+        From 0 to 2**64 - 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+
+    Examples
+    --------
+    >>> from fastiter.relax import ChebCB
+    >>> tuner = ChebCB([1.0, 1.5, 1.9], bounds=(0.0, 1.0), seed=0)
+    >>> for t in range(1000):
+    ...     context = t % 101 / 100
+    ...     omega = tuner.predict(context)
+    ...     tuner.update(20 + 100 * abs(omega - 1 - context))
+    >>> [float(tuner.arms[tuner.probabilities(context).argmax()]) for context in (0.1, 0.5, 0.8)]
+    [1.0, 1.5, 1.9]
+
+    References
+    ----------
+    Khodak, Chow, Balcan and Talwalkar, ICLR 2024. Foster and Rakhlin, Beyond UCB: Optimal and Efficient Contextual
+    Bandits with Regression Oracles, ICML 2020.
+    """
+
+    def __init__(self, arms: npt.ArrayLike, *, bounds: tuple[float, float], degree: int = 5, seed: int) -> None:
+        super().__init__(arms, seed)
+        degree = count(self._name, "degree", degree)
+        if degree > 64:
+            raise ValueError(f"{self._name}: degree must be at most 64, got {degree}")
+        d, m, own = len(self.arms), degree + 1, self._arrays
+        own["bounds"] = _checked_bounds(self._name, bounds)
+        self._low, self._high = own["bounds"].tolist()
+        own |= {"gram": np.zeros((d, m, m)), "moment": np.zeros((d, m)), "square": np.zeros(d)}
+        own |= {"theta": np.zeros((d, m)), "misfit": np.zeros(d), "feature": np.zeros(m), "numbers": np.zeros(4)}
+        own |= {"rounds": np.zeros(1, np.int64), "pending": np.full(1, -1, np.int64)}
+        # Logarithms differ in the last bit from one machine to the next; twelve decimals do not.
+        lebesgue = round(math.pi + 2 / math.pi * math.log(2 * m + 1), 12) / (2 * (m + 1))
+        names = ("gram", "moment", "square", "theta", "misfit", "feature", "numbers", "rounds", "pending", "generator")
+        self._learner = _core.Chebyshev(d, m, lebesgue, *(own[name] for name in names))
+
+    def _position(self, function: str, context: object) -> float:
+        return 2 * _share(f"{self._name}.{function}", context, self._low, self._high) - 1
+
+    def _limits(self) -> list[int]:
+        return [len(self.arms)]
+
+
+# ---- checks ---------------------------------------------------------------------------------------------------------
+
+
+def _checked_arms(function: str, arms: npt.ArrayLike) -> Array:
+    try:
+        array = np.array(arms, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{function}: arms must be numbers, got {kind(arms)}") from None
+    if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
+        raise ValueError(f"{function}: arms must be at least one finite number in a row, got {arms!r}")
+    array.flags.writeable = False
+    return array
+
+
+def _checked_bounds(function: str, bounds: object) -> Array:
+    try:
+        array = np.array(bounds, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{function}: bounds must be two numbers, got {kind(bounds)}") from None
+    if array.shape != (2,) or not np.isfinite(array).all() or not array[0] < array[1]:
+        raise ValueError(f"{function}: bounds must be two finite numbers, the lower one first, got {bounds}")
+    return array
+
+
+def _share(function: str, context: object, low: float, high: float) -> float:
+    """Return where in the interval the context is, from 0 to 1."""
+    if isinstance(context, bool) or not isinstance(context, numbers.Real):
+        raise TypeError(f"{function}: context must be a number, got {kind(context)}")
+    at = float(context)
+    if not low <= at <= high:
+        raise ValueError(f"{function}: context must be from {low} to {high}, got {context}")
+    return (at - low) / (high - low)
+
+
+def _dtype(x: object) -> str:
+    return f"dtype {x.dtype}" if isinstance(x, np.ndarray) else kind(x)

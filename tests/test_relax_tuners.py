@@ -1,0 +1,374 @@
+"""Tuners of a sequence of systems: the specification's draws, regret, saving, errors; and solve_sequence."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastiter.reference import relax_tuners as reference
+from fastiter.relax import ChebCB, ContextualTsallisINF, TsallisINF, solve_sequence, sor, ssor_cg
+
+ARMS = np.linspace(1, 1.95, 20)
+BOUNDS = (-0.5, 1.5)
+
+TUNERS: dict[str, Callable[[int], Any]] = {
+    "TsallisINF": lambda seed: TsallisINF(ARMS, seed=seed),
+    "ContextualTsallisINF": lambda seed: ContextualTsallisINF(ARMS, bounds=BOUNDS, bins=3, seed=seed),
+    "ChebCB": lambda seed: ChebCB(ARMS, bounds=BOUNDS, degree=4, seed=seed),
+}
+every_tuner = pytest.mark.parametrize("name", TUNERS)
+
+
+def contexts(rounds: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).uniform(*BOUNDS, rounds)
+
+
+def iterations(omega: float, context: float, noise: float = 0.0) -> float:
+    """Least at an omega that grows with the context, as those of real systems."""
+    best = 1.2 + 0.3 * (context + 0.5)
+    return 20 + round(300 * (omega - best) ** 2 + 40 * max(omega - best, 0)) + noise
+
+
+def play(tuner: Any, rounds: Any, seed: int = 0) -> list[float]:
+    noise = np.random.default_rng(seed).integers(0, 5, len(rounds))
+    omegas = []
+    for context, extra in zip(rounds, noise, strict=True):
+        omegas.append(tuner.predict(context))
+        tuner.update(iterations(omegas[-1], context, float(extra)))
+    return omegas
+
+
+def specified(name: str, seed: int) -> Any:
+    draws = reference.Draws(seed)
+    if name == "TsallisINF":
+        learner = reference.TsallisINF(ARMS, draws)
+        learner.predict, predict = lambda context: predict(), learner.predict  # type: ignore[method-assign, misc]
+        return learner
+    if name == "ChebCB":
+        return reference.ChebCB(ARMS, draws, BOUNDS, 4)
+    return reference.ContextualTsallisINF(ARMS, draws, BOUNDS, 3)
+
+
+# ---- the specification ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**64 - 1])
+@pytest.mark.parametrize("name", ["TsallisINF", "ContextualTsallisINF"])
+def test_tsallis_is_the_specification_bit_for_bit(name: str, seed: int) -> None:
+    tuner, spec = TUNERS[name](seed), specified(name, seed)
+    rounds = contexts(600, seed % 100)
+    assert play(tuner, rounds) == play(spec, rounds)
+    learners = [spec] if name == "TsallisINF" else spec.learners
+    state = tuner.state()
+    np.testing.assert_array_equal(state["estimate"], [learner.k for learner in learners])
+    np.testing.assert_array_equal(state["rounds"], [learner.rounds for learner in learners])
+    for at, learner in zip(np.linspace(-0.4, 1.4, len(learners)), learners, strict=True):
+        np.testing.assert_array_equal(tuner.probabilities(at), learner.probabilities())
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_chebcb_is_the_specification(seed: int) -> None:
+    """Products are summed one by one here and all at once there: equal to rounding, which the ridge amplifies."""
+    tuner, spec = TUNERS["ChebCB"](seed), specified("ChebCB", seed)
+    rounds = contexts(300, seed)
+    assert play(tuner, rounds) == play(spec, rounds)
+    state = tuner.state()
+    features = np.array([spec.feature(x) for x in np.linspace(*BOUNDS, 9)])
+    np.testing.assert_allclose(features @ state["theta"].T, features @ spec.theta.T, rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(state["misfit"], spec.misfit, rtol=1e-6, atol=1e-3)
+    np.testing.assert_allclose(tuner.probabilities(0.3), spec.probabilities(0.3), rtol=1e-3)
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 7])
+def test_fits_are_least_squares_in_the_box(degree: int) -> None:
+    """No point of the box near the fit is better: the conditions of Karush, Kuhn and Tucker, from the state alone."""
+    rng, tuner = np.random.default_rng(degree), ChebCB([1.0, 1.5], bounds=(-1.0, 1.0), degree=degree, seed=3)
+    held = 0
+    for _ in range(60):
+        tuner.predict(rng.uniform(-1, 1))
+        tuner.update(int(rng.integers(10, 20)))
+        state = tuner.state()
+        low, high = state["numbers"][:2]
+        limit = np.array([high + 1, *(2 * (high - low) / np.arange(1, degree + 1))])
+        for theta, gram, moment in zip(state["theta"], state["gram"], state["moment"], strict=True):
+            gradient = gram @ theta + 1e-8 * theta - moment
+            assert (np.abs(theta) <= limit * (1 + 1e-12)).all()
+            free, outward = np.abs(theta) < limit * (1 - 1e-12), -np.sign(theta) * gradient
+            assert (np.abs(gradient[free]) <= 1e-6 * (high + 1)).all()
+            assert (outward[~free & (limit > 0)] >= -1e-6 * (high + 1)).all()
+            held += int((~free).sum())
+    assert degree < 2 or held > 0
+
+
+def test_draws_are_uniform_and_seeds_differ() -> None:
+    draws = [reference.Draws(seed) for seed in (0, 1)]
+    u, v = (np.array([draw.next() for _ in range(4000)]) for draw in draws)
+    assert u.min() >= 0 and u.max() < 1
+    assert np.histogram(u, 10, (0, 1))[0] == pytest.approx([400] * 10, abs=100)
+    assert abs(np.corrcoef(u, v)[0, 1]) < 0.08
+    assert abs(np.corrcoef(u[1:], u[:-1])[0, 1]) < 0.08
+
+
+# ---- what they promise ----------------------------------------------------------------------------------------------
+
+
+@every_tuner
+def test_probabilities_are_those_of_the_draws(name: str) -> None:
+    tuner = TUNERS[name](1)
+    np.testing.assert_allclose(tuner.probabilities(0.2), np.full(20, 1 / 20))
+    play(tuner, contexts(40))
+    p, state, drawn = tuner.probabilities(0.2), tuner.state(), np.zeros(20)
+    assert p.sum() == pytest.approx(1) and (p >= 0).all()
+    for count in range(4000):  # the same knowledge, other draws
+        state["generator"][1] = 1000 + count
+        tuner.load(state)
+        drawn[np.flatnonzero(tuner.predict(0.2) == ARMS)] += 1
+    assert (np.abs(drawn - 4000 * p) <= 5 * np.sqrt(4000 * p * (1 - p)) + 1).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tsallis_comes_to_the_best_arm(seed: int) -> None:
+    tuner, rounds = TUNERS["TsallisINF"](seed), np.full(4000, 0.5)
+    omegas = np.array(play(tuner, rounds))
+    costs = [iterations(omega, 0.5) for omega in ARMS]
+    regret = sum(iterations(omega, 0.5) for omega in omegas) - 4000 * min(costs)
+    scale = np.mean([iterations(omega, 0.5) for omega in omegas])
+    assert regret <= 4 * np.sqrt(20 * 4000) * scale
+    assert np.mean([iterations(omega, 0.5) for omega in omegas[-1000:]]) < min(costs) + 3
+    assert min(costs) + 3 < np.mean(costs)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_contexts_beat_every_fixed_arm(seed: int) -> None:
+    rounds = contexts(6000, seed)
+    fixed = min(sum(iterations(omega, c) for c in rounds[3000:]) for omega in ARMS)
+    best = sum(min(iterations(omega, c) for omega in ARMS) for c in rounds[3000:])
+    for name, share in [("ContextualTsallisINF", 1.0), ("ChebCB", 0.6)]:
+        omegas = play(TUNERS[name](seed), rounds)[3000:]
+        taken = sum(iterations(omega, c) for omega, c in zip(omegas, rounds[3000:], strict=True))
+        assert taken - best < share * (fixed - best), name
+
+
+@every_tuner
+def test_extreme_losses(name: str) -> None:
+    for losses in ([1.0] * 50, [0.0] * 50, [1e300, 1.0] * 25, [1e-300, 2.0] * 25, [10_000.0, 1.0, 1.0] * 20):
+        tuner = TUNERS[name](2)
+        for loss in losses:
+            assert tuner.predict(0.1) in ARMS
+            tuner.update(loss)
+        p = tuner.probabilities(0.1)
+        assert (p >= 0).all() and p.sum() == pytest.approx(1), losses[0]
+
+
+@pytest.mark.parametrize("make", [TsallisINF, lambda arms, seed: ChebCB(arms, bounds=(0.0, 1.0), seed=seed)])
+def test_one_arm(make: Any) -> None:
+    tuner = make([1.5], seed=0)
+    for _ in range(20):
+        assert tuner.predict(0.5) == 1.5
+        tuner.update(30)
+    assert tuner.probabilities(0.5) == pytest.approx([1.0])
+
+
+# ---- seeds, saving --------------------------------------------------------------------------------------------------
+
+
+@every_tuner
+def test_seeds(name: str) -> None:
+    runs = [play(TUNERS[name](seed), contexts(100)) for seed in (5, 5, 6)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+@every_tuner
+@pytest.mark.parametrize("is_between", [False, True])
+def test_saved_and_loaded_midway(name: str, is_between: bool) -> None:
+    tuner, other = TUNERS[name](5), TUNERS[name](99)
+    play(tuner, contexts(150))
+    play(other, contexts(20, 8))
+    if is_between:
+        tuner.predict(0.7)
+    state = tuner.state()
+    saved = copy.deepcopy(state)
+    other.load(state)
+    if is_between:
+        tuner.update(12)
+        other.update(12)
+    assert play(tuner, contexts(150, 1)) == play(other, contexts(150, 1))
+    for key, value in saved.items():  # the state is a copy on both ways
+        np.testing.assert_array_equal(state[key], value)
+    for key, value in tuner.state().items():
+        np.testing.assert_array_equal(other.state()[key], value)
+
+
+# ---- errors ---------------------------------------------------------------------------------------------------------
+
+
+def loaded(change: Callable[[dict[str, Any]], Any], name: str = "ChebCB") -> None:
+    tuner = TUNERS[name](0)
+    state = tuner.state()
+    tuner.load(change(state) or state)
+
+
+ERRORS: list[tuple[type[Exception], str, Callable[[], Any]]] = [
+    (TypeError, "TsallisINF: arms must be numbers, got str", lambda: TsallisINF("ab", seed=0)),
+    (
+        ValueError,
+        "TsallisINF: arms must be at least one finite number in a row, got []",
+        lambda: TsallisINF([], seed=0),
+    ),
+    (ValueError, "in a row, got [1.0, nan]", lambda: TsallisINF([1.0, float("nan")], seed=0)),
+    (TypeError, "TsallisINF: seed must be an int, got float", lambda: TsallisINF(ARMS, seed=1.0)),  # type: ignore[arg-type]
+    (ValueError, "TsallisINF: seed must be at least 0, got -1", lambda: TsallisINF(ARMS, seed=-1)),
+    (
+        ValueError,
+        "TsallisINF: seed must be at most 2**64 - 1, got 18446744073709551616",
+        lambda: TsallisINF(ARMS, seed=2**64),
+    ),
+    (
+        ValueError,
+        "ChebCB: bounds must be two finite numbers, the lower one first, got (1, 1)",
+        lambda: ChebCB(ARMS, bounds=(1, 1), seed=0),
+    ),
+    (TypeError, "ChebCB: bounds must be two numbers, got str", lambda: ChebCB(ARMS, bounds="ab", seed=0)),  # type: ignore[arg-type]
+    (ValueError, "ChebCB: degree must be at least 0, got -1", lambda: ChebCB(ARMS, bounds=(0, 1), degree=-1, seed=0)),
+    (ValueError, "ChebCB: degree must be at most 64, got 65", lambda: ChebCB(ARMS, bounds=(0, 1), degree=65, seed=0)),
+    (
+        ValueError,
+        "ContextualTsallisINF: bins must be at least 1, got 0",
+        lambda: ContextualTsallisINF(ARMS, bounds=(0, 1), bins=0, seed=0),
+    ),
+    (TypeError, "ChebCB.predict: context must be a number, got NoneType", lambda: TUNERS["ChebCB"](0).predict()),
+    (
+        ValueError,
+        "ContextualTsallisINF.predict: context must be from -0.5 to 1.5, got 1.6",
+        lambda: TUNERS["ContextualTsallisINF"](0).predict(1.6),
+    ),
+    (
+        ValueError,
+        "ChebCB.probabilities: context must be from -0.5 to 1.5, got nan",
+        lambda: TUNERS["ChebCB"](0).probabilities(float("nan")),
+    ),
+    (TypeError, "ChebCB.load: state must be a dict of arrays, got list", lambda: TUNERS["ChebCB"](0).load([])),
+    (
+        ValueError,
+        "ChebCB.load: state must have the arrays arms, generator, bounds, gram",
+        lambda: TUNERS["ChebCB"](0).load(TUNERS["TsallisINF"](0).state()),
+    ),
+    (
+        ValueError,
+        "ChebCB.load: theta must have shape (20, 5), got (20, 6)",
+        lambda: loaded(lambda s: s.update(theta=np.zeros((20, 6)))),
+    ),
+    (
+        TypeError,
+        "ChebCB.load: theta must be an array of float64, got dtype float32",
+        lambda: loaded(lambda s: s.update(theta=np.zeros((20, 5), np.float32))),
+    ),
+    (
+        ValueError,
+        "ChebCB.load: arms must be those of this tuner, got others",
+        lambda: loaded(lambda s: s.update(arms=s["arms"] + 1)),
+    ),
+    (
+        ValueError,
+        "ChebCB.load: bounds must be [-0.5, 1.5], got [0.5, 2.5]",
+        lambda: loaded(lambda s: s.update(bounds=s["bounds"] + 1)),
+    ),
+    (
+        ValueError,
+        "ChebCB.load: pending must be -1 or below [20], got [20]",
+        lambda: loaded(lambda s: s.update(pending=np.array([20]))),
+    ),
+    (
+        ValueError,
+        "pending must be -1 or below [3, 20], got [1, -1]",
+        lambda: loaded(lambda s: s.update(pending=np.array([1, -1])), "ContextualTsallisINF"),
+    ),
+    (
+        ValueError,
+        "solve_sequence: method must be one of 'sor', 'ssor_cg', got 'jacobi'",
+        lambda: solve_sequence([], TUNERS["TsallisINF"](0), method="jacobi"),
+    ),
+    (
+        TypeError,
+        "solve_sequence: warm_start must be a bool, got int",
+        lambda: solve_sequence([], TUNERS["TsallisINF"](0), warm_start=1),
+    ),  # type: ignore[arg-type]
+    (
+        ValueError,
+        "solve_sequence: rtol must be finite and at least 0, got -1",
+        lambda: solve_sequence([], TUNERS["TsallisINF"](0), rtol=-1),
+    ),
+    (
+        TypeError,
+        "solve_sequence: system 0 must be a tuple (A, b) or (A, b, context), got int",
+        lambda: solve_sequence([1], TUNERS["TsallisINF"](0)),
+    ),
+    (
+        ValueError,
+        "solve_sequence: b of system 0 must be one column (n,), got shape (2, 2)",
+        lambda: solve_sequence([(np.eye(2), np.eye(2))], TUNERS["TsallisINF"](0)),
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "message", "call"), ERRORS, ids=[message[:60] for _, message, _ in ERRORS])
+def test_errors(error: type[Exception], message: str, call: Callable[[], Any]) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        call()
+
+
+@every_tuner
+def test_the_order_of_the_calls(name: str) -> None:
+    tuner = TUNERS[name](0)
+    with pytest.raises(RuntimeError, match=f"{name}.update: predict must be called before, got no prediction"):
+        tuner.update(3)
+    tuner.predict(0.0)
+    before = tuner.state()
+    with pytest.raises(RuntimeError, match=f"{name}.predict: update must follow each prediction, got a second"):
+        tuner.predict(0.0)
+    for wrong, error in [(-1, ValueError), (np.inf, ValueError), (np.nan, ValueError), ("3", TypeError)]:
+        with pytest.raises(error, match=rf"{name}\.update: iterations must be .* got"):
+            tuner.update(wrong)
+    for key, value in before.items():
+        np.testing.assert_array_equal(tuner.state()[key], value)
+
+
+# ---- solve_sequence -------------------------------------------------------------------------------------------------
+
+
+def line(n: int, shift: float = 0.0) -> Any:
+    return (2 + shift) * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
+
+
+@pytest.mark.parametrize("method", ["sor", "ssor_cg"])
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_a_sequence_is_the_solver_one_by_one(method: str, warm_start: bool) -> None:
+    rng, solver = np.random.default_rng(0), {"sor": sor, "ssor_cg": ssor_cg}[method]
+    systems = [(line(12, shift), rng.standard_normal(12), shift) for shift in rng.uniform(0, 1, 15)]
+    tuner, again = TUNERS["ChebCB"](4), TUNERS["ChebCB"](4)
+    found = solve_sequence(iter(systems), tuner, method=method, warm_start=warm_start, rtol=1e-6)
+    x = None
+    for (A, b, context), solution, omega, steps in zip(
+        systems, found.solutions, found.omegas, found.iterations, strict=True
+    ):
+        assert again.predict(context) == omega == solution.omega
+        alone = solver(A, b, x if warm_start else None, omega=omega, rtol=1e-6)
+        np.testing.assert_array_equal(alone.value, solution.value)
+        assert alone.steps == solution.steps == steps and solution.converged
+        again.update(alone.steps)
+        x = alone.value
+    for key, value in tuner.state().items():
+        np.testing.assert_array_equal(again.state()[key], value)
+
+
+def test_what_does_not_converge_counts_as_max_steps() -> None:
+    indefinite = np.array([[1.0, 3.0], [3.0, 1.0]])
+    found = solve_sequence([(indefinite, np.ones(2)), (line(30), np.ones(30))], TUNERS["TsallisINF"](0), max_steps=9)
+    assert [solution.reason for solution in found.solutions] == ["diverged", "max_steps"]
+    assert found.iterations.tolist() == [9, 9]
+    assert solve_sequence([], TUNERS["TsallisINF"](0)).iterations.shape == (0,)
