@@ -34,9 +34,13 @@ FASTITER_INLINE void whole_sums(const RelaxSlices<A, V>& m, const V* b, const V*
                                 vec<double> (&sum)[kParts]) {
     for (int p = 0; p < kParts; ++p) sum[p] = load_wide(b + slice * kSliceRows + p * lanes<double>);
     const int64_t last = m.start[slice + 1] * kSliceRows;
-    for (int64_t e = m.start[slice] * kSliceRows; e < last; e += kSliceRows)
+    constexpr int64_t kAhead = 1024 / sizeof(A); // entries asked for beforehand
+    for (int64_t e = m.start[slice] * kSliceRows; e < last; e += kSliceRows) {
+        __builtin_prefetch(m.value + e + kAhead);
+        __builtin_prefetch(m.column + e + kAhead);
         for (int p = 0; p < kParts; ++p)
             sum[p] -= load_wide(m.value + e + p * lanes<double>) * gather(x, m.column + e + p * lanes<double>);
+    }
 }
 
 // The same of any slice, real or complex, row by row
