@@ -67,9 +67,10 @@ NUMBERS = {
     "delta": ["test_delta.py::test_sizes", "test_torch_delta.py::test_gradients"],
     "newton": ["test_newton.py::test_sizes", "test_newton.py::test_saturated_gates", "test_newton_solver.py"],
     "quant": [
-        *("test_quant.py", "test_quant_blocks.py", "test_quant_random.py", "test_quant_codes.py::test_every_code"),
-        "test_torch_quant_gradients.py::test_sizes",
+        *(f"test_quant.py::test_{name}" for name in ("random_fixed", "random_floats", "fixed_at_the_limits", "posits")),
+        *("test_quant.py::test_other_formats", "test_quant.py::test_any_size", "test_quant_codes.py::test_every_code"),
     ],
+    "blocks": ["test_quant_blocks.py", "test_quant_random.py", "test_torch_quant_gradients.py::test_sizes"],
     "fixed": [
         *("test_quant_matmul.py", "test_quant_matmul_shapes.py", "test_fixed_conv.py::test_modes_and_formats"),
         *("test_fixed_matmul.py::test_paths_agree", "test_fixed_matmul.py::test_threads"),

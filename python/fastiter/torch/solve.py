@@ -121,12 +121,12 @@ def solve_recurrence(
     >>> def cell(h, x, params):
     ...     forget = torch.sigmoid(x[..., 0] + params["a"] * h)
     ...     return forget * h + (1 - forget) * torch.tanh(x[..., 1])
-    >>> x, a = torch.randn(4, 100, 8, 2), torch.randn(8, requires_grad=True)
+    >>> x, a = torch.randn(4, 300, 8, 2), torch.randn(8, requires_grad=True)
     >>> solution = fastiter.torch.solve_recurrence(cell, x, {"a": a})
     >>> solution.value.shape, solution.method, solution.jacobian
-    (torch.Size([4, 100, 8]), 'newton', 'diagonal')
+    (torch.Size([4, 300, 8]), 'newton', 'diagonal')
     >>> h = torch.zeros(4, 8)
-    >>> for t in range(100):
+    >>> for t in range(300):
     ...     h = cell(h, x[:, t], {"a": a})
     >>> torch.allclose(solution.last, h, atol=1e-5)
     True
