@@ -1,5 +1,5 @@
-// Learners that choose one of `arms` relaxation factors for each system of a sequence, from the iterations that the ones
-// before took. What they know lies in arrays of the caller, named below, so that saving them is saving the learner; the
+// Learners that choose one of `arms` relaxation factors for each system of a sequence, from the iterations of those
+// before. What they know lies in arrays of the caller, named below, so that saving them is saving the learner; the
 // methods do no more than the sums of docs/relax_tuners.md, in that order, which are the same bits on every machine.
 #pragma once
 #include <cstddef>
