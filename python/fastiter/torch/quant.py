@@ -12,8 +12,10 @@ from torch import Tensor
 
 from .._backend import BackendError
 from .._rnn import kind
+from ..quant import Error, range_of
 from ..quant._formats import Format
 from ._op import check_tensors
+from ._quant_analysis import Calibration, calibrate, error, pack, unpack
 from ._quant_arguments import (
     Rng,
     Scale,
@@ -35,15 +37,22 @@ from .hls import export_hls
 
 __all__ = [
     "Blocks",
+    "Calibration",
+    "Error",
+    "calibrate",
     "decode",
     "encode",
+    "error",
     "export_hls",
     "fixed_point",
     "linear",
     "lsq",
+    "pack",
     "pact",
     "quantize",
     "quantize_gradient",
+    "range_of",
+    "unpack",
 ]
 
 

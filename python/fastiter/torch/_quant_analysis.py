@@ -1,0 +1,108 @@
+"""What number formats do to tensors, and codes packed into bytes: functions of :mod:`fastiter.quant` on tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from .. import quant
+from .._backend import BackendError
+from .._rnn import kind
+from ..quant._formats import Format
+from ._op import check_tensors
+from ._quant_op import FLOATS
+
+
+class Calibration(NamedTuple):
+    """A format, and the scale and zero point that go with it, as of :class:`fastiter.quant.Calibration`."""
+
+    fmt: Format
+    scale: Tensor | None
+    zero_point: Tensor | None
+
+
+def error(x: Tensor, fmt: Format | str, **options: Any) -> quant.Error:
+    """Return how far rounding to a format moves the numbers of x: :func:`fastiter.quant.error` on a tensor.
+
+    Options are arguments of :func:`fastiter.quant.quantize`; histogram and edges are arrays. Without a gradient.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.quant import error
+    >>> round(error(torch.tensor([0.3, -1.26, 2.0]), "fixed<8,4,RND,SAT>").sqnr, 1)
+    43.5
+    """
+    options = {name: _array(option) if isinstance(option, Tensor) else option for name, option in options.items()}
+    return quant.error(_floats("error", x), fmt, **options)
+
+
+def calibrate(
+    x: Tensor,
+    fmt: Format | str,
+    *,
+    method: str = "minmax",
+    percentile: float = 99.9,
+    axis: int | Sequence[int] | None = None,
+    group: int | None = None,
+) -> Calibration:
+    """Return the scale with which a format holds the numbers of x: :func:`fastiter.quant.calibrate` on a tensor.
+
+    The scale is float64, the zero point int64.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.quant import calibrate, quantize
+    >>> x = torch.tensor([[0.1, -0.4], [3.0, 1.0]])
+    >>> fmt, scale, _ = calibrate(x, "int8", axis=0)
+    >>> bool((quantize(x, fmt, scale=scale) - x).abs().max() < 0.5 * scale.max())
+    True
+    """
+    found = quant.calibrate(_floats("calibrate", x), fmt, method=method, percentile=percentile, axis=axis, group=group)
+    scale, zero_point = (None if part is None else torch.from_numpy(np.asarray(part)) for part in found[1:])
+    return Calibration(found.fmt, scale, zero_point)
+
+
+def pack(codes: Tensor, fmt: Format | str) -> Tensor:
+    """Return the codes of the last axis without the bits that they do not need: :func:`fastiter.quant.pack`, uint8.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.quant import encode, pack, unpack
+    >>> packed = pack(encode(torch.tensor([0.5, 1.0, -1.5]), "e2m1"), "e2m1")
+    >>> packed.tolist(), unpack(packed, "e2m1", 3).tolist()
+    ([33, 11], [1, 2, 11])
+    """
+    return torch.from_numpy(quant.pack(_integers("pack", "codes", codes), fmt))
+
+
+def unpack(packed: Tensor, fmt: Format | str, n: int) -> Tensor:
+    """Return the n codes of each line of :func:`pack`'s bytes: :func:`fastiter.quant.unpack` on a tensor."""
+    return torch.from_numpy(quant.unpack(_integers("unpack", "packed", packed), fmt, n))
+
+
+def _floats(function: str, x: Tensor) -> npt.NDArray[Any]:
+    check_tensors(function, ("x",), (x,), FLOATS)
+    x = x.detach()
+    return _array(x.float() if x.dtype == torch.bfloat16 else x)  # exact, and what is computed with
+
+
+def _integers(function: str, name: str, x: object) -> npt.NDArray[Any]:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{function}: {name} must be a torch.Tensor, got {kind(x)}")
+    if x.layout != torch.strided or x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        raise TypeError(f"{function}: {name} must be a dense tensor of integers, got {x.dtype}, {x.layout}")
+    if not x.is_cpu:
+        raise BackendError(f"{function}: {name} must be on the CPU, got device {x.device}")
+    return _array(x)
+
+
+def _array(x: Tensor) -> npt.NDArray[Any]:
+    return x.detach().resolve_neg().numpy()
