@@ -81,7 +81,11 @@ def test_the_range_of_a_format_and_of_a_tensor_s_is_one() -> None:
     ("call", "error", "message"),
     [
         (lambda: ours.error(np.ones(3), "int8"), TypeError, "error: x must be a torch.Tensor"),
-        (lambda: ours.error(torch.ones(3, dtype=torch.int32), "int8"), TypeError, "error: x must have dtype torch.float32"),
+        (
+            lambda: ours.error(torch.ones(3, dtype=torch.int32), "int8"),
+            TypeError,
+            "error: x must have dtype torch.float32",
+        ),
         (lambda: ours.error(torch.ones(3), "int8", counts=True), TypeError, "error: options must be others than"),
         (lambda: ours.calibrate(torch.tensor([float("nan")]), "int8"), ValueError, "calibrate: x must be finite"),
         (lambda: ours.calibrate(torch.ones(3), "int8", method="best"), ValueError, "calibrate: method must be one of"),
