@@ -73,7 +73,7 @@ def draw(solutions: dict[str, Solution], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="A Poisson problem by every method.")
     parser.add_argument("--points", type=int, default=1024, help="along one axis (%(default)s)")
-    parser.add_argument("--steps", type=int, default=6000, help="that a method may take (%(default)s)")
+    parser.add_argument("--steps", type=int, default=3000, help="that a method may take (%(default)s)")
     parser.add_argument("--rtol", type=float, default=1e-6, help="of the residual (%(default)s)")
     parser.add_argument("--figure", type=Path, default=Path("poisson.png"), help="where the figure goes (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="31 points, to see that it runs")

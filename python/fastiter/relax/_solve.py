@@ -16,7 +16,9 @@ Array = npt.NDArray[Any]
 
 #: A residual that has grown by this factor does not come back.
 DIVERGED = 1e10
-#: Steps within which a residual must fall by a millionth, far less than the slowest sweep that is any use makes it
+#: Of so many steps the least residual must be below that of as many before by a millionth, far less than what the slowest
+#: sweep that is any use gains. Not below the first: a sweep in colour order moves it all to the last colour, and that is
+#: larger for long.
 PATIENCE = 200
 
 #: step(x, count): x after `count` more steps; may be x itself, changed
@@ -27,7 +29,8 @@ class Watch:
     """The residuals at each check, and what they say about each column."""
 
     def __init__(self, first: Array, target: Array, check_every: int) -> None:
-        self.history, self.target, self.best = [first], target, [first]
+        self.history, self.target = [first], target
+        self.least, self.least_before = np.full(len(first), np.inf), np.full(len(first), np.inf)
         self.steps = np.zeros(len(first), np.int64)
         self.reason = np.array(["max_steps"] * len(first), dtype="<U10")
         self.is_open = np.ones(len(first), bool)
@@ -37,7 +40,7 @@ class Watch:
     def check(self, steps: int, norms: Array) -> None:
         """Note the residuals after so many steps."""
         self.history.append(norms)
-        self.best.append(np.fmin(self.best[-1], norms))
+        self.least = np.fmin(self.least, norms)
         self.steps[self.is_open] = steps
         self._decide(norms)
 
@@ -47,9 +50,10 @@ class Watch:
             lost = ~np.isfinite(norms) | (norms > DIVERGED * np.maximum(self.history[0], self.target))
         self._close(good & self.is_open, "converged")
         self._close(lost & self.is_open, "diverged")
-        if len(self.best) > self.window:
-            falls = self.best[-1] < (1 - 1e-6) * self.best[-1 - self.window]
+        if len(self.history) % self.window == 0:
+            falls = self.least < (1 - 1e-6) * self.least_before
             self._close(self.is_open & ~falls, "stagnated")
+            self.least_before, self.least = self.least, np.full(len(norms), np.inf)
 
     def _close(self, columns: Array, reason: str) -> None:
         self.reason[columns], self.is_open[columns] = reason, False
