@@ -16,9 +16,8 @@ Array = npt.NDArray[Any]
 
 #: A residual that has grown by this factor does not come back.
 DIVERGED = 1e10
-#: The least residual of so many steps must be a millionth below that of as many before: the slowest sweep that is of use
-#: gains far more. Not below the first, as a sweep in colour order moves all of it to the last colour, where it is larger
-#: for long.
+#: The least residual of so many steps must be a millionth below that of as many before; the slowest sweep of any use
+#: gains far more. Not below the first: a sweep in colour order moves all of it to the last colour, where it is larger.
 PATIENCE = 200
 
 #: step(x, count): x after `count` more steps; may be x itself, changed
