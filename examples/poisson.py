@@ -36,7 +36,7 @@ def methods(m: int, steps: int, slow_steps: int, rtol: float) -> Iterator[tuple[
     grid, wide = Stencil((m, m), np.array([4.0, -1.0, -1.0, -1.0, -1.0])), np.ones((m, m))
     best = 2 / (1 + math.sin(math.pi / (m + 1)))
     how: dict[str, Any] = {"rtol": rtol, "max_steps": steps, "check_every": 10}
-    slow = {**how, "max_steps": slow_steps}
+    slow, fewer = ({**how, "max_steps": n} for n in (slow_steps, slow_steps // 5))
     ssor = Relaxation(A, "ssor", omega="auto")
     yield "Jacobi", lambda: Relaxation(A, "jacobi").solve(b, **slow)
     yield "Gauss-Seidel, natural", lambda: Relaxation(A, "gauss_seidel").solve(b, **slow)
@@ -44,7 +44,7 @@ def methods(m: int, steps: int, slow_steps: int, rtol: float) -> Iterator[tuple[
     yield "Gauss-Seidel, clusters", lambda: Relaxation(A, "gauss_seidel", order="cluster").solve(b, **slow)
     yield "lines by block Gauss-Seidel", lambda: Relaxation(A, "block_gauss_seidel", block_size=8).solve(b, **slow)
     yield "Kaczmarz", lambda: Relaxation(A, "kaczmarz").solve(b, **slow)
-    yield "Anderson of Gauss-Seidel", lambda: Anderson(Relaxation(A, "gauss_seidel", order="color")).solve(b, **slow)
+    yield "Anderson of Gauss-Seidel", lambda: Anderson(Relaxation(A, "gauss_seidel", order="color")).solve(b, **fewer)
     yield "SOR, omega by itself", lambda: Relaxation(A, "sor", omega="auto").solve(b, **how)
     yield "SOR, best omega, colours", lambda: Relaxation(A, "sor", omega=best, order="color").solve(b, **how)
     yield "SOR, without a matrix", lambda: Relaxation(grid, "sor", omega=best, order="red-black").solve(wide, **how)

@@ -209,8 +209,8 @@ class Relaxation:
         """Sweep until ||b - A x|| <= rtol ||b|| + atol, from x0 or 0.
 
         One step is one sweep; of the symmetric methods one forward and one backward. The residual is computed from A, b
-        and x at each check. It ends early where it has grown 1e10 times or is not finite ("diverged"), and where in
-        200 steps it was not a millionth lower than in the 200 before ("stagnated").
+        and x at each check. It ends early where it has grown 1e10 times or is not finite ("diverged"), and where it
+        neither falls by a millionth in 200 steps nor grows ("stagnated").
         """
         function, adaptive = f"{self._function}.solve", _spectrum.Adaptive(self.omega)
         own_b = self.own_rhs(function, b)

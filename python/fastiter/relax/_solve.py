@@ -16,9 +16,9 @@ Array = npt.NDArray[Any]
 
 #: A residual that has grown by this factor does not come back.
 DIVERGED = 1e10
-#: The least residual of so many steps must be a millionth below that of as many before; the slowest sweep of any use
-#: gains far more. Not below the first: a sweep in colour order moves all of it to the last colour, where it is larger.
-PATIENCE = 200
+#: Stagnation: twice in a row the least residual of so many steps is neither a millionth below that of as many before, as
+#: it is for the slowest sweep of any use, nor well above. That of SOR with a good omega grows for long before it falls.
+PATIENCE, RISE = 200, 1.05
 
 #: step(x, count): x after `count` more steps; may be x itself, changed
 Step = Callable[[Array, int], Array]
@@ -30,6 +30,7 @@ class Watch:
     def __init__(self, first: Array, target: Array, check_every: int) -> None:
         self.history, self.target = [first], target
         self.least, self.least_before = np.full(len(first), np.inf), np.full(len(first), np.inf)
+        self.was_flat = np.zeros(len(first), bool)
         self.steps = np.zeros(len(first), np.int64)
         self.reason = np.array(["max_steps"] * len(first), dtype="<U10")
         self.is_open = np.ones(len(first), bool)
@@ -50,9 +51,10 @@ class Watch:
         self._close(good & self.is_open, "converged")
         self._close(lost & self.is_open, "diverged")
         if len(self.history) % self.window == 0:
-            falls = self.least < (1 - 1e-6) * self.least_before
-            self._close(self.is_open & ~falls, "stagnated")
-            self.least_before, self.least = self.least, np.full(len(norms), np.inf)
+            falls, rises = self.least < (1 - 1e-6) * self.least_before, self.least > RISE * self.least_before
+            flat = ~(falls | rises)
+            self._close(self.is_open & flat & self.was_flat, "stagnated")
+            self.least_before, self.least, self.was_flat = self.least, np.full(len(norms), np.inf), flat
 
     def _close(self, columns: Array, reason: str) -> None:
         self.reason[columns], self.is_open[columns] = reason, False
