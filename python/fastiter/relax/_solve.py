@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 
 #: A residual that has grown by this factor does not come back.
 DIVERGED = 1e10
-#: Stagnation: twice in a row the least residual of so many steps is neither a millionth below that of as many before, as
+#: Stagnation: twice running the least residual of so many steps was neither a millionth below that of so many before, as
 #: it is for the slowest sweep of any use, nor well above. That of SOR with a good omega grows for long before it falls.
 PATIENCE, RISE = 200, 1.05
 
