@@ -48,8 +48,8 @@ def methods(m: int, steps: int, slow_steps: int, rtol: float) -> Iterator[tuple[
     yield "SOR, omega by itself", lambda: Relaxation(A, "sor", omega="auto").solve(b, **how)
     yield "SOR, best omega, colours", lambda: Relaxation(A, "sor", omega=best, order="color").solve(b, **how)
     yield "SOR, without a matrix", lambda: Relaxation(grid, "sor", omega=best, order="red-black").solve(wide, **how)
-    yield "Chebyshev", lambda: chebyshev(A, b, **how)
-    yield "SSOR", lambda: ssor.solve(b, **how)
+    yield "Chebyshev", lambda: chebyshev(A, b, **slow)
+    yield "SSOR", lambda: ssor.solve(b, **slow)
     yield "Chebyshev of SSOR", lambda: Chebyshev(ssor).solve(b, **how)
     yield "SSOR-CG", lambda: ssor_cg(A, b, omega="auto", **how)
 

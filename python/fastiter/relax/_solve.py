@@ -16,8 +16,8 @@ Array = npt.NDArray[Any]
 
 #: A residual that has grown by this factor does not come back.
 DIVERGED = 1e10
-#: Stagnation: twice running the least residual of so many steps was neither a millionth below that of so many before, as
-#: it is for the slowest sweep of any use, nor well above. That of SOR with a good omega grows for long before it falls.
+#: Stagnation: twice running the least residual of so many steps was neither a millionth below that of so many before,
+#: as it is for the slowest sweep of any use, nor well above: that of SOR with a good omega grows for long, then falls.
 PATIENCE, RISE = 200, 1.05
 
 #: step(x, count): x after `count` more steps; may be x itself, changed
