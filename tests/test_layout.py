@@ -90,6 +90,21 @@ def test_import_brings_in_numpy_alone() -> None:
     assert set(done.stdout.split()) <= {"fastiter", "numpy"}
 
 
+@pytest.mark.parametrize(
+    ("importing", "slow"),
+    [
+        ("import fastiter", ["fastiter.quant", "fastiter.relax"]),
+        ("import fastiter.torch, fastiter.torch.nn", ["torch._dynamo", "torch._inductor"]),
+    ],
+)
+def test_import_leaves_out_what_takes_long(importing: str, slow: list[str]) -> None:
+    if "torch" in importing:
+        pytest.importorskip("torch")
+    script = f"{importing}\nimport sys; print(*(name for name in {slow} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 @pytest.mark.parametrize("folder", ["csrc", "kernels", "python"])
 def test_files_are_short(folder: str) -> None:
     sources = [path for path in (ROOT / folder).rglob("*") if path.suffix in {".cpp", ".cu", ".hpp", ".py", ".pyi"}]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from . import quant, relax
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from ._backend import BackendError
 from ._config import __version__, get_num_threads, release_memory, set_num_threads, show_config
 from ._solution import Solution
@@ -10,6 +13,9 @@ from .delta import delta_scan
 from .newton import paragru, paralstm, paraslstm
 from .rnn import elman, gru, lstm, slstm
 from .scan import block_scan, linear_scan
+
+if _TYPE_CHECKING:
+    from . import quant, relax
 
 __all__ = [
     "BackendError",
@@ -32,3 +38,14 @@ __all__ = [
     "show_config",
     "slstm",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    """Import the families that are modules when they are asked for: both take as long as all the rest."""
+    if name in ("quant", "relax"):
+        return _import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

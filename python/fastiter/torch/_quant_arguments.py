@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from ._quant_op import FLOATS, block_of, read
 
 Rng: TypeAlias = "int | torch.Generator | Tensor | None"
 Scale: TypeAlias = "float | Tensor | str | None"
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Facts(NamedTuple):
@@ -36,14 +38,27 @@ class Facts(NamedTuple):
     held: float  # the largest magnitude that a scale should bring numbers to, 0 for formats without a scale
 
 
-@torch.compiler.assume_constant_result
+def constant(function: _Function) -> _Function:
+    """Let a function of constants be worked out once for each, and torch.compile take what it returns as constant, too.
+
+    The mark is that of torch.compiler.assume_constant_result, which imports the compiler: that takes as long as torch.
+    """
+    known: Any = lru_cache(maxsize=512, typed=True)(function)
+
+    @wraps(function)
+    def call(*arguments: Any) -> Any:
+        try:
+            return known(*arguments)
+        except TypeError:  # what cannot be looked up, for the function's own message
+            return function(*arguments)
+
+    call._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return call  # type: ignore[return-value]
+
+
+@constant
 def facts(text: str) -> Facts:
     """Return the facts of the format with this text."""
-    return _facts(text)
-
-
-@lru_cache(maxsize=512)
-def _facts(text: str) -> Facts:
     fmt = read(text)
     block = block_of(fmt)
     held = 0.0
@@ -57,36 +72,21 @@ def _facts(text: str) -> Facts:
     return Facts(block, fmt.stochastic, has_nan(fmt), block > 0 or _fits_float32(fmt), accumulates, held)
 
 
-@torch.compiler.assume_constant_result
+@constant
 def text_of(function: str, fmt: Format | str) -> str:
     """Return the text of a format, checked."""
-    return _text(function, fmt) if isinstance(fmt, (Format, str)) else str(check_format(function, fmt))
-
-
-@lru_cache(maxsize=512)
-def _text(function: str, fmt: Format | str) -> str:
     return str(check_format(function, fmt))
 
 
-@torch.compiler.assume_constant_result
+@constant
 def made(width: int, signed: bool, rounding: str, overflow: str) -> str:
     """Return the text of integers."""
-    return _int_text(width, signed, rounding, overflow)
-
-
-@lru_cache(maxsize=512, typed=True)
-def _int_text(width: int, signed: bool, rounding: str, overflow: str) -> str:
     return str(Int(width, signed, rounding, overflow))
 
 
-@torch.compiler.assume_constant_result
+@constant
 def fixed_text(width: int, signed: bool, rounding: str, overflow: str, terms: int | None, method: str) -> str:
     """Return the text of fixed point, or of a sum of powers of two, whose codes are its numbers."""
-    return _fixed_text(width, signed, rounding, overflow, terms, method)
-
-
-@lru_cache(maxsize=512, typed=True)
-def _fixed_text(width: int, signed: bool, rounding: str, overflow: str, terms: int | None, method: str) -> str:
     if isinstance(width, int) and not 1 <= width <= 53:
         raise ValueError(f"fixed_point: width must be from 1 to 53, got {width}")
     if terms is None:
