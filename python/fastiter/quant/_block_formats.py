@@ -26,6 +26,11 @@ class BlockFormat(Format):
     block: int
 
 
+def block_of(fmt: Format) -> int:
+    """Return how many neighbours share a scale of the format's own, 0 for none."""
+    return fmt.block if isinstance(fmt, BlockFormat) else 0
+
+
 @dataclass(frozen=True)
 class MX(BlockFormat):
     """value = element 2^k: OCP microscaling, one power of two from 2^-127 to 2^127 for each block.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._block_formats import BlockFormat
+from ._block_formats import block_of
 from ._check import check_floats
 from ._codes import check_codes, values_of
 from ._formats import Format
@@ -21,7 +21,7 @@ _F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
 def numbers(name: str, x: Array, fmt: Format, along: int) -> Array:
     """Return the numbers that codes are, or that floats become, in float32 or float64."""
     dtype = _F32 if span(fmt).in_float32 else _F64
-    in_blocks = isinstance(fmt, BlockFormat) and fmt.block > 0
+    in_blocks = block_of(fmt) > 0
     if x.dtype.kind in "iu":
         if in_blocks:
             raise TypeError(f"quant_matmul: {name} must be floats for a block format, got dtype {x.dtype}")

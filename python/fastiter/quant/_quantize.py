@@ -7,15 +7,14 @@ from typing import Any, Literal, NamedTuple, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
 from .._backend import choose
 from .._check import empty
-from ._block_formats import BlockFormat
+from ._block_formats import BlockFormat, block_of
 from ._check import check_floats, check_format, check_nan, check_out, check_seed, name_of
 from ._codes import code_dtype, decode_blocks, decode_elements
-from ._formats import Float, Format, Int
+from ._formats import Float, Format
+from ._launch import count_from_zero_point, launch, refuse_nans, room_for_scales
 from ._other_formats import Posit, Table
-from ._plan import ELEMENTS, int_plan, plan
 from ._scale import Scale, check_scale
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -235,7 +234,7 @@ def has_nan(fmt: Format) -> bool:
     """Say whether the format has a code for NaN, or a scale."""
     if isinstance(fmt, Float):
         return fmt.has_nan
-    return isinstance(fmt, Posit) or (isinstance(fmt, BlockFormat) and fmt.block > 0)
+    return isinstance(fmt, Posit) or block_of(fmt) > 0
 
 
 class Call(NamedTuple):
@@ -280,36 +279,28 @@ def _lines(x: Array, axis: int) -> Array:
 def _cpu(
     call: Call, counts: bool, codes: np.dtype[Any] | None, out: Array | None
 ) -> tuple[Array, Array | None, Counts]:
-    fmt, dtype = call.fmt, name_of(call.x.dtype)
-    block = fmt.block if isinstance(fmt, BlockFormat) else 0
+    fmt, dtype, block = call.fmt, name_of(call.x.dtype), block_of(call.fmt)
     x = np.asarray(_lines(call.x, call.axis) if block else call.x, order="C")
     x = x if x.flags.aligned else x.copy()
     in_place = not block or x.ndim < 2 or call.axis in (-1, x.ndim - 1)
     direct = out is not None and in_place and out.flags.c_contiguous and out.flags.aligned
     y = out if direct and out is not None else empty(x.shape, codes or x.dtype)
-    n = x.shape[-1] if block and x.ndim else x.size
     scales = None
     if codes is not None and block:
         kind = np.dtype(np.uint8) if not isinstance(fmt, Table) else np.dtype("f8" if dtype == "float64" else "f4")
-        scales = np.empty((*x.shape[:-1], -(-n // block)), kind)
-    uniform = call.scale.uniform
-    if isinstance(fmt, Int) and uniform is not None:
-        made, scaling = int_plan(fmt, dtype, codes is not None, *uniform), ()
-    else:
-        made = plan(fmt, dtype, codes is not None)
-        in_float = dtype != "float64" and not isinstance(fmt, Int)
-        scaling = () if block else call.scale.fields(made.in_double, in_float)
-    counting = counts or call.nan == call.nan
-    factor = 1.0 if uniform is None else uniform[0]
-    fields = made.fields(call.nan, counting, codes is not None, factor, 0 if scales is None else scales)
-    lines = x.size // n if n else 0
-    found = _core.quantize(
-        *(fields, scaling, made.in_double, call.seed, x, ELEMENTS[dtype], y, ELEMENTS[name_of(y.dtype)], lines, n)
+        scales = np.empty(room_for_scales(x.shape, block), kind)
+    n = x.shape[-1] if block and x.ndim else x.size
+    found = launch(
+        *(fmt, call.scale, (x, dtype), (y, name_of(y.dtype)), n, x.size // n if n else 0),
+        codes=codes is not None,
+        nan=call.nan,
+        counting=counts or call.nan == call.nan,
+        seed=call.seed,
+        shared=0 if scales is None else scales,
     )
-    if found[0] and call.refuse_nan:
-        raise ValueError(f"{call.function}: x must be numbers, as {fmt} has no NaN, got NaN")
-    if codes is not None and isinstance(fmt, Int) and uniform is not None and uniform[1]:
-        y += codes.type(uniform[1])
+    refuse_nans(call.function, fmt, call.refuse_nan and found[0])
+    if codes is not None:
+        count_from_zero_point(y, fmt, call.scale)
     if block and codes is None and not direct:
         y = _put_back(y, call, out)
     elif out is not None and not direct:
@@ -332,13 +323,11 @@ def _reference(
 ) -> tuple[Array, Array | None, Counts]:
     from ..reference import quant_arrays as reference
 
-    fmt = call.fmt
-    block = fmt.block if isinstance(fmt, BlockFormat) else 0
+    fmt, block = call.fmt, block_of(call.fmt)
     x = _lines(call.x, call.axis) if block else call.x
     scale, zero_point = call.scale.spread(x.shape)
     y, scales, found = reference.quantize(x, fmt, scale, zero_point, call.seed, call.nan, codes)
-    if found[0] and call.refuse_nan:
-        raise ValueError(f"{call.function}: x must be numbers, as {fmt} has no NaN, got NaN")
+    refuse_nans(call.function, fmt, call.refuse_nan and found[0])
     if codes is None:
         y = _put_back(y, call, out) if block else y
         if out is not None and y is not out:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ._block_formats import NVFP4, BlockFormat
+from ._block_formats import NVFP4, block_of
 from ._formats import Format, Int
 
 Array = npt.NDArray[Any]
@@ -80,7 +80,7 @@ def check_scale(
         if zero_point is None:
             return Scale()
         scale = 1.0
-    if isinstance(fmt, BlockFormat) and fmt.block and not isinstance(fmt, NVFP4):
+    if block_of(fmt) and not isinstance(fmt, NVFP4):
         raise ValueError(f"{function}: scale must be None for a format with blocks, got one for {fmt}")
     array = _numbers(function, "scale", scale)
     if array.dtype.kind not in "fiu":

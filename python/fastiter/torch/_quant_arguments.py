@@ -15,12 +15,13 @@ from .._backend import BackendError
 from .._rnn import kind
 from ..quant import NVFP4, Fixed, Float, Int, Posit, SumOfPowers
 from ..quant._analysis import range_of
+from ..quant._block_formats import block_of
 from ..quant._check import check_format, check_seed
 from ..quant._codes import _fits_float32
 from ..quant._formats import Format
 from ..quant._quantize import has_nan
 from ._op import check_tensors
-from ._quant_op import FLOATS, block_of, read
+from ._quant_op import FLOATS, read
 
 Rng: TypeAlias = "int | torch.Generator | Tensor | None"
 Scale: TypeAlias = "float | Tensor | str | None"

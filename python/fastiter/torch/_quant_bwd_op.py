@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from .. import _core
+from ..quant._block_formats import block_of
 from ..quant._formats import Fixed, Format, Int
 from ..quant._other_formats import SumOfPowers
 from ..quant._plan import plan
 from ._op import LIBRARY, contiguous, eager, empty
-from ._quant_op import NAMES, absorbed_by, are_powers, as_array, block_of, read
+from ._quant_op import NAMES, absorbed_by, are_powers, as_array, read
 from ._quant_range import limits, scaled_limits
 
 LIBRARY.define(

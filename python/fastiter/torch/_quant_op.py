@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import _core
 from ..quant import decode as decode_arrays
-from ..quant._block_formats import BlockFormat
+from ..quant._block_formats import block_of
 from ..quant._codes import code_dtype
-from ..quant._formats import Fixed, Format, Int, parse
+from ..quant._formats import Fixed, Format, parse
+from ..quant._launch import count_from_zero_point, launch, refuse_nans, room_for_scales
 from ..quant._other_formats import SumOfPowers, Table
-from ..quant._plan import ELEMENTS, int_plan, plan
 from ..quant._quantize import Blocks, has_nan
 from ..quant._scale import Scale, check_scale
 from ._op import LIBRARY, contiguous, eager, empty
@@ -55,11 +54,6 @@ def read(text: str) -> Format:
     return fmt
 
 
-def block_of(fmt: Format) -> int:
-    """Return how many neighbours share a scale of the format's own, 0 for none."""
-    return fmt.block if isinstance(fmt, BlockFormat) else 0
-
-
 class _Found(NamedTuple):
     """What a kernel has made."""
 
@@ -89,27 +83,13 @@ def absorbed_by(fmt: Format, scale: float) -> Format | None:
     return replace(fmt, integer=fmt.integer + exponent - 1)
 
 
-def _planned(fmt: Format, name: str, codes: bool, scales: Scale) -> tuple[Any, tuple[Any, ...], float]:
-    """Return the kernel's plan, the scales that it applies element by element, and the one of a whole tensor."""
-    uniform = scales.uniform
-    if isinstance(fmt, Int) and uniform is not None:
-        return int_plan(fmt, name, codes, *uniform), (), uniform[0]
-    # Doubles hold what a power of two makes of any float32: with them its multiples are exact, too.
-    exact = scales.scale is not None and isinstance(fmt, (Fixed, SumOfPowers)) and are_powers(scales.scale)
-    made = plan(fmt, "float64" if exact else name, codes)
-    in_float = name != "float64" and not isinstance(fmt, Int) and not exact
-    factor = 1.0 if uniform is None else uniform[0]
-    return made, () if block_of(fmt) else scales.fields(made.in_double, in_float), factor
-
-
 def _made_codes(lines: Tensor, fmt: Format) -> tuple[Tensor, Tensor | None]:
     """Return room for the codes, and for those of the blocks' scales if there are blocks."""
     codes, block = lines.new_empty(lines.shape, dtype=DTYPES[code_dtype(fmt).name]), block_of(fmt)
     if not block:
         return codes, None
-    n = lines.shape[-1] if lines.dim() else 1
     kind = torch.promote_types(lines.dtype, torch.float32) if isinstance(fmt, Table) else torch.uint8
-    return codes, lines.new_empty((*lines.shape[:-1], -(-n // block)), dtype=kind)
+    return codes, lines.new_empty(room_for_scales(lines.shape, block), dtype=kind)
 
 
 def _run(
@@ -137,20 +117,18 @@ def _run(
     lines = contiguous(x.movedim(axis, -1) if block and x.dim() > 1 else x)
     y, shared = _made_codes(lines, fmt) if codes else (empty(lines, lines.shape), None)
     n = lines.shape[-1] if block and lines.dim() else lines.numel()
-    made, scaling, factor = _planned(fmt, name, codes, scales)
-    counting = nan is not None
-    addresses = 0 if shared is None else shared.data_ptr()
-    fields = made.fields(math.nan if nan is None else nan, counting, codes, factor, addresses)
-    key = 0 if seed is None else int(seed) & (2**64 - 1)
-    found = _core.quantize(
-        *(fields, scaling, made.in_double, key, lines.data_ptr(), ELEMENTS[name]),
-        *(y.data_ptr(), ELEMENTS[NAMES[y.dtype]], lines.numel() // n if n else 0, n),
+    found = launch(
+        *(fmt, scales, (lines.data_ptr(), name), (y.data_ptr(), NAMES[y.dtype]), n, lines.numel() // n if n else 0),
+        codes=codes,
+        nan=math.nan if nan is None else nan,
+        counting=nan is not None,
+        seed=0 if seed is None else int(seed) & (2**64 - 1),
+        shared=0 if shared is None else shared.data_ptr(),
+        exact=scales.scale is not None and isinstance(fmt, (Fixed, SumOfPowers)) and are_powers(scales.scale),
     )
-    if found[0] and refuse_nan and not has_nan(whole):
-        raise ValueError(f"{function}: x must be numbers, as {whole} has no NaN, got NaN")
-    if codes and isinstance(fmt, Int) and scales.uniform is not None and scales.uniform[1]:
-        array = y.numpy()
-        array += array.dtype.type(scales.uniform[1])
+    refuse_nans(function, whole, refuse_nan and not has_nan(whole) and found[0])
+    if codes:
+        count_from_zero_point(y.numpy(), fmt, scales)
     return _Found(y, shared)
 
 

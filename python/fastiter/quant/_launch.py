@@ -1,0 +1,68 @@
+"""One call of the kernels that round, for arrays and for tensors."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy.typing as npt
+
+from .. import _core
+from ._block_formats import block_of
+from ._formats import Format, Int
+from ._plan import ELEMENTS, int_plan, plan
+from ._scale import Scale
+
+#: Where contiguous numbers are (an array, or the address of a tensor's), and the name of their dtype
+Place: TypeAlias = tuple[Any, str]
+
+
+def launch(
+    fmt: Format,
+    scales: Scale,
+    x: Place,
+    y: Place,
+    n: int,
+    lines: int,
+    *,
+    codes: bool,
+    nan: float,
+    counting: bool,
+    seed: int,
+    shared: Any = 0,
+    exact: bool = False,
+) -> tuple[int, int, int]:
+    """Round ``lines`` lines of n numbers; return how many were NaN, overflowed and underflowed.
+
+    shared: where the scales of blocks go. exact: fixed point with scales of 2^k is computed in doubles, which hold what
+    a power of two makes of any float32.
+    """
+    name, uniform = x[1], scales.uniform
+    if isinstance(fmt, Int) and uniform is not None:
+        made, scaling = int_plan(fmt, name, codes, *uniform), ()
+    else:
+        made = plan(fmt, "float64" if exact else name, codes)
+        in_float = name != "float64" and not isinstance(fmt, Int) and not exact
+        scaling = () if block_of(fmt) else scales.fields(made.in_double, in_float)
+    fields = made.fields(nan, counting, codes, 1.0 if uniform is None else uniform[0], shared)
+    found: tuple[int, int, int] = _core.quantize(
+        fields, scaling, made.in_double, seed, x[0], ELEMENTS[name], y[0], ELEMENTS[y[1]], lines, n
+    )
+    return found
+
+
+def count_from_zero_point(codes: npt.NDArray[Any], fmt: Format, scales: Scale) -> None:
+    """Add the zero point to codes of integers with one scale, which the kernel counts from it."""
+    if isinstance(fmt, Int) and scales.uniform is not None and scales.uniform[1]:
+        codes += codes.dtype.type(scales.uniform[1])
+
+
+def refuse_nans(function: str, fmt: Format, count: int) -> None:
+    """Raise where there are NaNs, for a format that has none."""
+    if count:
+        raise ValueError(f"{function}: x must be numbers, as {fmt} has no NaN, got NaN")
+
+
+def room_for_scales(shape: tuple[int, ...], block: int) -> tuple[int, ...]:
+    """Return the shape of the scales of blocks along the last axis."""
+    n = shape[-1] if shape else 1
+    return (*shape[:-1], -(-n // block))
