@@ -54,12 +54,22 @@ def check_out(
     assert isinstance(out, np.ndarray)  # for the type checker: check_array has said so
     if out.dtype != inputs[0].dtype:
         raise TypeError(f"{function}: out must have dtype {inputs[0].dtype} like {names[0]}, got {out.dtype}")
+    check_room(function, out, shape)
+    check_apart(function, out, names, inputs)
+
+
+def check_room(function: str, out: Array, shape: tuple[int, ...]) -> None:
+    """Check that ``out`` can be written to, and has this shape and a place for each element."""
     if out.shape != shape:
         raise ValueError(f"{function}: out must have shape {shape}, got {out.shape}")
     if not out.flags.writeable:
         raise ValueError(f"{function}: out must be writable, got a read-only array")
     if overlaps_itself(out.shape, out.strides, out.itemsize):
         raise ValueError(f"{function}: out must have one place for each element, got strides {out.strides}")
+
+
+def check_apart(function: str, out: Array, names: Sequence[str], inputs: Sequence[Array]) -> None:
+    """Check that ``out`` shares no memory with any input."""
     for name, x in zip(names, inputs, strict=True):
         if np.may_share_memory(out, x):
             raise ValueError(f"{function}: out must not share memory with the inputs, got the memory of {name}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._check import check_array, overlaps_itself
+from .._check import check_array, check_room
 from .._rnn import kind
 from ._formats import Format
 from ._text import read
@@ -44,18 +44,18 @@ def check_floats(function: str, name: str, x: object) -> Array:
     return x
 
 
-def check_out(function: str, out: object, shape: tuple[int, ...], dtype: np.dtype[Any], x: Array) -> None:
-    """Check that ``out`` is a writable array of this shape and dtype, and either ``x`` itself or apart from it."""
+def check_out(function: str, out: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return ``out``, which has to be a writable array of this shape and dtype."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"{function}: out must be a NumPy array of {dtype}, got {kind(out)}")
     if out.dtype != dtype:
         raise TypeError(f"{function}: out must have dtype {dtype}, got {out.dtype}")
-    if out.shape != shape:
-        raise ValueError(f"{function}: out must have shape {shape}, got {out.shape}")
-    if not out.flags.writeable:
-        raise ValueError(f"{function}: out must be writable, got a read-only array")
-    if overlaps_itself(out.shape, out.strides, out.itemsize):
-        raise ValueError(f"{function}: out must have one place for each element, got strides {out.strides}")
+    check_room(function, out, shape)
+    return out
+
+
+def check_apart_or_same(function: str, out: Array, x: Array) -> None:
+    """Check that ``out`` is ``x`` itself or shares no memory with it."""
     same = out.strides == x.strides and out.__array_interface__["data"] == x.__array_interface__["data"]
     if not same and np.may_share_memory(out, x):
         raise ValueError(f"{function}: out must be x itself or share no memory with it, got a part of it")

@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from .. import _core
 from .._backend import choose
-from .._check import empty, overlaps_itself
+from .._check import check_apart, empty
 from .._rnn import kind
 from ..reference import quant_matmul as reference
 from ._arithmetic import check_fixed
-from ._check import check_format
+from ._check import check_format, check_out
 from ._formats import Fixed, Float, Format, Int
 from ._growth import code_dtype
 from ._matmul import matmul_codes, matmul_reference, product_shape
@@ -114,7 +114,7 @@ def quant_matmul(
     shape = product_shape("quant_matmul", a.shape, b.shape)
     dtype, operand, run = _accumulator(accumulate, formats, every, name == "reference")
     if out is not None:
-        _check_out(out, shape, dtype, (a, b))
+        check_apart("quant_matmul", check_out("quant_matmul", out, shape, dtype), ("a", "b"), (a, b))
     x, y = operand("a", a, formats[0], -1), operand("b", b, formats[1], -2)
     x = x.reshape((1, *x.shape)) if x.ndim == 1 else x
     y = y.reshape((*y.shape, 1)) if y.ndim == 1 else y
@@ -145,22 +145,6 @@ def _every(every: object, accumulate: object) -> int:
     if every > 1 and isinstance(accumulate, str) and accumulate in ("float32", "float64"):
         raise ValueError(f"quant_matmul: every must be 1 for accumulate={accumulate!r}, got {every}")
     return min(int(every), _MOST)
-
-
-def _check_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: tuple[Array, Array]) -> None:
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"quant_matmul: out must be a NumPy array of {dtype}, got {kind(out)}")
-    if out.dtype != dtype:
-        raise TypeError(f"quant_matmul: out must have dtype {dtype}, got {out.dtype}")
-    if out.shape != shape:
-        raise ValueError(f"quant_matmul: out must have shape {shape}, got {out.shape}")
-    if not out.flags.writeable:
-        raise ValueError("quant_matmul: out must be writable, got a read-only array")
-    if overlaps_itself(out.shape, out.strides, out.itemsize):
-        raise ValueError(f"quant_matmul: out must have one place for each element, got strides {out.strides}")
-    for name, x in zip(("a", "b"), inputs, strict=True):
-        if np.may_share_memory(out, x):
-            raise ValueError(f"quant_matmul: out must not share memory with the inputs, got the memory of {name}")
 
 
 class Accumulator(NamedTuple):

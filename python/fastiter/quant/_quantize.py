@@ -10,7 +10,7 @@ import numpy.typing as npt
 from .._backend import choose
 from .._check import empty
 from ._block_formats import BlockFormat, block_of
-from ._check import check_floats, check_format, check_nan, check_out, check_seed, name_of
+from ._check import check_apart_or_same, check_floats, check_format, check_nan, check_out, check_seed, name_of
 from ._codes import code_dtype, decode_blocks, decode_elements
 from ._formats import Float, Format
 from ._launch import count_from_zero_point, launch, refuse_nans, room_for_scales
@@ -153,7 +153,7 @@ def quantize(
     if not isinstance(counts, bool):
         raise TypeError(f"quantize: counts must be a bool, got {type(counts).__name__}")
     if out is not None:
-        check_out("quantize", out, x.shape, x.dtype, x)
+        check_apart_or_same("quantize", check_out("quantize", out, x.shape, x.dtype), x)
     call = _checked("quantize", x, fmt, scale, zero_point, axis, rng, nan, can_keep=True)
     y, _, found = run(call, counts, None, out)
     return (y, found) if counts else y
