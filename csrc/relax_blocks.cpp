@@ -7,31 +7,20 @@
 namespace fastiter {
 namespace {
 
-template <class A, class V> struct BlocksLayout {
+template <class A, class V> struct BlocksLayout : InClusters {
     int64_t n = 0, entries = 0; // n: rows of the vectors, padding included
     int64_t blocks = 0;
     int size = 1;
     std::vector<int32_t> order; // of the rows of vectors
-    Clusters clusters;
     std::vector<int64_t> start;
     Memory<int32_t> column;
     Memory<A> value, diagonal;
     Memory<sum_of<V>> inverse;
     RelaxBlocks<A, V> m;
 
-    int64_t colours() const { return int64_t(clusters.colours.size()) - 1; }
     int64_t chunks() const { return (blocks + kChunkRows - 1) / kChunkRows; }
-    bool is_serial(int64_t k, bool) const { return clusters.rows.size() == 2 && k <= 8; }
     void sweep(const RelaxStep<V>& step, int64_t colour, Team team) const {
-        const int64_t first = clusters.colours[size_t(colour)], last = clusters.colours[size_t(colour) + 1];
-        const auto& kernel = kernels().relax->of<A, V>();
-        if (last - first == 1) {
-            const auto [column, end] = tiles_of(step.k, team);
-            if (column < end) kernel.blocks(m, step, first, last, column, end - column);
-        } else {
-            const auto [begin, end] = part_of(first, last, team);
-            kernel.blocks(m, step, begin, end, 0, step.k);
-        }
+        this->sweep_by(kernels().relax->of<A, V>().blocks, m, step, colour, team);
     }
     void residual(const RelaxResidual<V>& r, int64_t first, int64_t last) const {
         kernels().relax->of<A, V>().blocks_residual(m, r, first, last);

@@ -5,30 +5,18 @@
 namespace fastiter {
 namespace {
 
-template <class A, class V> struct RowsLayout {
+template <class A, class V> struct RowsLayout : InClusters {
     int64_t n = 0, rows = 0, entries = 0;
     std::vector<int32_t> order;
-    Clusters clusters;
     std::vector<int64_t> cluster_entry, chunk_entry;
     Memory<int32_t> length, column;
     Memory<A> value, before, after, diagonal;
     Memory<sum_of<V>> inverse;
     RelaxRows<A, V> m;
 
-    int64_t colours() const { return int64_t(clusters.colours.size()) - 1; }
     int64_t chunks() const { return int64_t(chunk_entry.size()) - 1; }
-    bool is_serial(int64_t k, bool) const { return clusters.rows.size() == 2 && k <= 8; }
-
     void sweep(const RelaxStep<V>& step, int64_t colour, Team team) const {
-        const int64_t first = clusters.colours[size_t(colour)], last = clusters.colours[size_t(colour) + 1];
-        const auto& kernel = kernels().relax->of<A, V>();
-        if (last - first == 1) {
-            const auto [column, end] = tiles_of(step.k, team);
-            if (column < end) kernel.rows(m, step, first, last, column, end - column);
-        } else {
-            const auto [begin, end] = part_of(first, last, team);
-            kernel.rows(m, step, begin, end, 0, step.k);
-        }
+        this->sweep_by(kernels().relax->of<A, V>().rows, m, step, colour, team);
     }
     void residual(const RelaxResidual<V>& r, int64_t first, int64_t last) const {
         kernels().relax->of<A, V>().rows_residual(m, r, first, last);
@@ -113,22 +101,19 @@ std::unique_ptr<RelaxMatrix> prepare_rows(const Csr<A>& csr, const Clusters& clu
     m.before = Memory<A>(n * width), m.after = Memory<A>(n * width), m.diagonal = Memory<A>(n * width);
     m.inverse = Memory<sum_of<V>>(n * width);
     fill_rows(m, csr, part, batch);
-    auto made = [](RowsLayout<A, V> layout, int64_t k) {
-        layout.m = {layout.n,
-                    layout.clusters.rows.data(),
-                    layout.cluster_entry.data(),
-                    layout.chunk_entry.data(),
-                    layout.length.data(),
-                    layout.column.data(),
-                    layout.value.data(),
-                    layout.before.data(),
-                    layout.after.data(),
-                    layout.diagonal.data(),
-                    layout.inverse.data(),
-                    k > 0};
-        return std::make_unique<Relaxed<V, RowsLayout<A, V>>>(std::move(layout));
-    };
-    return made(std::move(m), batch);
+    m.m = {n,
+           m.clusters.rows.data(),
+           m.cluster_entry.data(),
+           m.chunk_entry.data(),
+           m.length.data(),
+           m.column.data(),
+           m.value.data(),
+           m.before.data(),
+           m.after.data(),
+           m.diagonal.data(),
+           m.inverse.data(),
+           batch > 0};
+    return std::make_unique<Relaxed<V, RowsLayout<A, V>>>(std::move(m));
 }
 
 template <class A, class V>

@@ -175,4 +175,24 @@ inline std::pair<int64_t, int64_t> tiles_of(int64_t k, Team team) {
     return {std::min(first * 8, k), std::min(last * 8, k)};
 }
 
+// What rows and blocks in clusters share: a colour's clusters are dealt to the threads, or, where it is one, the columns of x.
+struct InClusters {
+    Clusters clusters;
+    int64_t colours() const { return int64_t(clusters.colours.size()) - 1; }
+    bool is_serial(int64_t k, bool) const { return clusters.rows.size() == 2 && k <= 8; }
+
+    template <class M, class V>
+    void sweep_by(void (*kernel)(const M&, const RelaxStep<V>&, int64_t, int64_t, int64_t, int64_t), const M& m,
+                  const RelaxStep<V>& step, int64_t colour, Team team) const {
+        const int64_t first = clusters.colours[size_t(colour)], last = clusters.colours[size_t(colour) + 1];
+        if (last - first == 1) {
+            const auto [column, end] = tiles_of(step.k, team);
+            if (column < end) kernel(m, step, first, last, column, end - column);
+        } else {
+            const auto [begin, end] = part_of(first, last, team);
+            kernel(m, step, begin, end, 0, step.k);
+        }
+    }
+};
+
 } // namespace fastiter

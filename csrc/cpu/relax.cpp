@@ -26,21 +26,6 @@ FASTITER_INLINE void dense_sums(const RelaxDense<A, V>& m, const V* b, const V* 
     }
 }
 
-template <class A, class V, int K>
-void dense_residual_chunk(const RelaxDense<A, V>& m, const RelaxResidual<V>& s, int64_t chunk, int64_t column) {
-    double norm[K] = {};
-    const int64_t last = min_of(m.n, (chunk + 1) * kChunkRows);
-    for (int64_t row = chunk * kChunkRows; row < last; ++row) {
-        sum_of<V> sum[K];
-        dense_sums<A, V, K>(m, s.b, s.x, s.k, row, column, sum);
-        for (int c = 0; c < K; ++c) {
-            norm[c] += square(sum[c]);
-            if (s.r) assign(s.r[row * s.k + column + c], sum[c]);
-        }
-    }
-    for (int c = 0; c < K; ++c) s.norms[chunk * s.k + column + c] = norm[c];
-}
-
 // sum = b - a_row x; the entries come in the order in which their x is known, the row before being the last to know
 template <class A, class V, int K>
 FASTITER_INLINE void projection_sums(const RelaxProjections<A, V>& m, const V* b, const V* x, int64_t k, int64_t row,
@@ -68,20 +53,20 @@ void project(const RelaxProjections<A, V>& m, const RelaxStep<V>& s, int64_t col
     }
 }
 
-template <class A, class V, int K>
-void projection_residual_chunk(const RelaxProjections<A, V>& m, const RelaxResidual<V>& s, int64_t chunk,
-                               int64_t column) {
-    double norm[K] = {};
-    const int64_t last = min_of(m.n, (chunk + 1) * kChunkRows);
-    for (int64_t row = chunk * kChunkRows; row < last; ++row) {
-        sum_of<V> sum[K];
-        projection_sums<A, V, K>(m, s.b, s.x, s.k, row, column, sum);
-        for (int c = 0; c < K; ++c) {
-            norm[c] += square(sum[c]);
-            if (s.r) assign(s.r[row * s.k + column + c], sum[c]);
+// sums(row, at, sum) makes sum = b - a_row x of K columns from `at` on.
+template <class V, class F>
+void residual_of_rows(int64_t n, const RelaxResidual<V>& s, int64_t first, int64_t last, F sums) {
+    for_tiles(0, s.k, [&]<int K>(int64_t at) {
+        for (int64_t chunk = first; chunk < last; ++chunk) {
+            ChunkResidual<V, K> found{s, chunk, at};
+            for (int64_t row = chunk * kChunkRows; row < min_of(n, (chunk + 1) * kChunkRows); ++row) {
+                sum_of<V> sum[K];
+                sums.template operator()<K>(row, at, sum);
+                found.add(row, sum);
+            }
+            found.store();
         }
-    }
-    for (int c = 0; c < K; ++c) s.norms[chunk * s.k + column + c] = norm[c];
+    });
 }
 
 } // namespace
@@ -105,8 +90,8 @@ void relax_dense(const RelaxDense<A, V>& m, const RelaxStep<V>& s, int64_t first
 
 template <class A, class V>
 void relax_dense_residual(const RelaxDense<A, V>& m, const RelaxResidual<V>& s, int64_t first, int64_t last) {
-    for_tiles(0, s.k, [&]<int K>(int64_t at) {
-        for (int64_t chunk = first; chunk < last; ++chunk) dense_residual_chunk<A, V, K>(m, s, chunk, at);
+    residual_of_rows(m.n, s, first, last, [&]<int K>(int64_t row, int64_t at, sum_of<V>(&sum)[K]) {
+        dense_sums<A, V, K>(m, s.b, s.x, s.k, row, at, sum);
     });
 }
 
@@ -118,8 +103,8 @@ void relax_projections(const RelaxProjections<A, V>& m, const RelaxStep<V>& s, i
 template <class A, class V>
 void relax_projections_residual(const RelaxProjections<A, V>& m, const RelaxResidual<V>& s, int64_t first,
                                 int64_t last) {
-    for_tiles(0, s.k, [&]<int K>(int64_t at) {
-        for (int64_t chunk = first; chunk < last; ++chunk) projection_residual_chunk<A, V, K>(m, s, chunk, at);
+    residual_of_rows(m.n, s, first, last, [&]<int K>(int64_t row, int64_t at, sum_of<V>(&sum)[K]) {
+        projection_sums<A, V, K>(m, s.b, s.x, s.k, row, at, sum);
     });
 }
 

@@ -89,6 +89,22 @@ template <class F> FASTITER_INLINE void for_tiles(int64_t column, int64_t column
     if (columns >= 1) f.template operator()<1>(column);
 }
 
+// A chunk's part of the norms of K columns, and its residuals where they are wanted
+template <class V, int K> struct ChunkResidual {
+    const RelaxResidual<V>& s;
+    int64_t chunk, column;
+    double norm[K] = {};
+    FASTITER_INLINE void add(int64_t row, const sum_of<V>* sum) {
+        for (int c = 0; c < K; ++c) {
+            norm[c] += square(sum[c]);
+            if (s.r) assign(s.r[row * s.k + column + c], sum[c]);
+        }
+    }
+    FASTITER_INLINE void store() const {
+        for (int c = 0; c < K; ++c) s.norms[chunk * s.k + column + c] = norm[c];
+    }
+};
+
 // The kernels, as relax_kernels.hpp says
 template <class A, class V>
 void relax_rows(const RelaxRows<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last, int64_t column,

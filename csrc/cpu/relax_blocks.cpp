@@ -72,7 +72,7 @@ template <class A, class V, int B, int K>
 void residual_chunk(const RelaxBlocks<A, V>& m, const RelaxResidual<V>& s, int64_t chunk, int64_t column) {
     constexpr int most = B ? B : kMaxBlockSize;
     const int size = B ? B : m.size;
-    double norm[K] = {};
+    ChunkResidual<V, K> found{s, chunk, column};
     const int64_t last = min_of(m.n, (chunk + 1) * kChunkRows);
     for (int64_t row = chunk * kChunkRows; row < last; ++row) {
         const int64_t at = row * size * s.k + column;
@@ -81,13 +81,9 @@ void residual_chunk(const RelaxBlocks<A, V>& m, const RelaxResidual<V>& s, int64
             for (int c = 0; c < K; ++c) sum[r * K + c] = wide(s.b[at + r * s.k + c]);
         subtract_row<A, V, B, K>(m, s.x, s.k, column, row, sum);
         subtract_block<sum_of<V>, A, V, K>(m.diagonal + row * size * size, s.x + at, s.k, size, sum);
-        for (int r = 0; r < size; ++r)
-            for (int c = 0; c < K; ++c) {
-                norm[c] += square(sum[r * K + c]);
-                if (s.r) assign(s.r[at + r * s.k + c], sum[r * K + c]);
-            }
+        for (int r = 0; r < size; ++r) found.add(row * size + r, sum + r * K);
     }
-    for (int c = 0; c < K; ++c) s.norms[chunk * s.k + column + c] = norm[c];
+    found.store();
 }
 
 // Calls f<B>() with the size of blocks as a constant where it is a common one, else with 0.

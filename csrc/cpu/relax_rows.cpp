@@ -101,7 +101,7 @@ void residual_chunk(const RelaxRows<A, V>& m, const RelaxResidual<V>& s, int64_t
     const int64_t k = s.k, lead = Batched ? k : 1, shift = Batched ? column : 0;
     const int64_t last = min_of(m.n, (chunk + 1) * kChunkRows);
     int64_t entry = m.chunk_entry[chunk];
-    double norm[K] = {};
+    ChunkResidual<V, K> found{s, chunk, column};
     for (int64_t i = chunk * kChunkRows; i < last; ++i) {
         const V* x = s.x + i * k + column;
         S sum[K];
@@ -111,13 +111,10 @@ void residual_chunk(const RelaxRows<A, V>& m, const RelaxResidual<V>& s, int64_t
         const int64_t at = i * lead + shift;
         if (i > 0) subtract_neighbour<A, V, K, Batched>(m.before + at, x - k, sum);
         if (i + 1 < m.n) subtract_neighbour<A, V, K, Batched>(m.after + at, x + k, sum);
-        for (int c = 0; c < K; ++c) {
-            sum[c] = sum[c] - wide(m.diagonal[at + (Batched ? c : 0)]) * wide(x[c]);
-            norm[c] += square(sum[c]);
-            if (s.r) assign(s.r[i * k + column + c], sum[c]);
-        }
+        for (int c = 0; c < K; ++c) sum[c] = sum[c] - wide(m.diagonal[at + (Batched ? c : 0)]) * wide(x[c]);
+        found.add(i, sum);
     }
-    for (int c = 0; c < K; ++c) s.norms[chunk * k + column + c] = norm[c];
+    found.store();
 }
 
 } // namespace

@@ -136,19 +136,16 @@ FASTITER_INLINE void row_sums(const RelaxSlices<A, V>& m, const V* b, const V* x
 
 template <class A, class V, int K>
 void residual_rows(const RelaxSlices<A, V>& m, const RelaxResidual<V>& s, int64_t chunk, int64_t column) {
-    double norm[K] = {};
+    ChunkResidual<V, K> found{s, chunk, column};
     const int64_t end = min_of((chunk + 1) * kChunkRows, m.n);
     for (int64_t row = chunk * kChunkRows; row < end; ++row) {
         const int64_t at = row * s.k + column;
         sum_of<V> sum[K];
         row_sums<A, V, K>(m, s.b, s.x, s.k, row, column, sum);
-        for (int c = 0; c < K; ++c) {
-            sum[c] = sum[c] - wide(m.diagonal[row]) * wide(s.x[at + c]);
-            norm[c] += square(sum[c]);
-            if (s.r) assign(s.r[at + c], sum[c]);
-        }
+        for (int c = 0; c < K; ++c) sum[c] = sum[c] - wide(m.diagonal[row]) * wide(s.x[at + c]);
+        found.add(row, sum);
     }
-    for (int c = 0; c < K; ++c) s.norms[chunk * s.k + column + c] = norm[c];
+    found.store();
 }
 
 } // namespace
