@@ -23,15 +23,21 @@ if hasattr(Tensor, "__dlpack_c_exchange_api__"):  # from torch 2.10 on
 LIBRARY = torch.library.Library("fastiter", "DEF")
 
 FLOATS = (torch.float32, torch.float64)
+#: Where a family's tensors may be, once it has kernels for them.
+CPU, CPU_AND_CUDA = ("cpu", "meta"), ("cpu", "cuda", "meta")
 _ORDINARY = (Tensor, torch.nn.Parameter)
 
 Steps = tuple[()] | tuple[int, int, int, int, int]
 
 
 def check_tensors(
-    function: str, names: Sequence[str], tensors: Sequence[Any], dtypes: Sequence[torch.dtype] = FLOATS
+    function: str,
+    names: Sequence[str],
+    tensors: Sequence[Any],
+    dtypes: Sequence[torch.dtype] = FLOATS,
+    devices: Sequence[str] = CPU,
 ) -> None:
-    """Check that all are tensors of one of the dtypes that the kernels have, on the CPU; the first sets the dtype."""
+    """Check that all are tensors of one of the dtypes and devices that the kernels have; the first sets both."""
     dtype = getattr(tensors[0], "dtype", None)
     for x in tensors:
         if not isinstance(x, Tensor) or x.dtype != dtype or not x.is_cpu or x.layout != torch.strided:
@@ -39,10 +45,16 @@ def check_tensors(
     else:
         if dtype in dtypes:
             return
-    _explain(function, names, tensors, dtypes)
+    _explain(function, names, tensors, dtypes, devices)
 
 
-def _explain(function: str, names: Sequence[str], tensors: Sequence[Any], dtypes: Sequence[torch.dtype]) -> None:
+def _explain(
+    function: str,
+    names: Sequence[str],
+    tensors: Sequence[Any],
+    dtypes: Sequence[torch.dtype],
+    devices: Sequence[str],
+) -> None:
     for name, x in zip(names, tensors, strict=False):
         if not isinstance(x, Tensor):
             raise TypeError(f"{function}: {name} must be a torch.Tensor, got {type(x).__qualname__}")
@@ -53,10 +65,9 @@ def _explain(function: str, names: Sequence[str], tensors: Sequence[Any], dtypes
             raise TypeError(f"{function}: {name} must have dtype {expected}, got {x.dtype}")
         if x.dtype != tensors[0].dtype:
             raise TypeError(f"{function}: {name} must have dtype {tensors[0].dtype} like {names[0]}, got {x.dtype}")
-        if x.device.type not in ("cpu", "meta"):
-            raise BackendError(
-                f"{function}: {name} must be on the CPU, as this version has no GPU kernels; got device {x.device}"
-            )
+        if x.device.type not in devices:
+            expected = "the CPU or a CUDA device" if "cuda" in devices else "the CPU, as it has no GPU kernels yet"
+            raise BackendError(f"{function}: {name} must be on {expected}; got device {x.device}")
         if x.device != tensors[0].device:
             raise BackendError(
                 f"{function}: {name} must be on device {tensors[0].device} like {names[0]}, got {x.device}"
