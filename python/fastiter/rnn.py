@@ -11,6 +11,7 @@ import numpy.typing as npt
 from . import _core
 from ._backend import choose
 from ._check import check_arrays, check_out, empty_steps, integers, unit_stride
+from ._cupy import takes_cupy
 from ._rnn import CELLS, Cell, check_flag, check_lengths, check_shapes, check_state, elman_cell
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -20,6 +21,7 @@ Result: TypeAlias = "tuple[Array, States] | tuple[Array, States, States]"
 _FORWARD = {np.dtype(np.float32): _core.rnn_fwd_f32, np.dtype(np.float64): _core.rnn_fwd_f64}
 
 
+@takes_cupy
 def lstm(
     wx: Array,
     r: Array,
@@ -90,6 +92,7 @@ def lstm(
     return _run("lstm", "lstm", wx, r, b, state, reverse, lengths, return_all_states, out, backend)
 
 
+@takes_cupy
 def gru(
     wx: Array,
     r: Array,
@@ -123,6 +126,7 @@ def gru(
     return _run("gru", "gru", wx, r, b, state, reverse, lengths, return_all_states, out, backend)
 
 
+@takes_cupy
 def elman(
     wx: Array,
     r: Array,
@@ -154,6 +158,7 @@ def elman(
     return _run("elman", elman_cell(activation), wx, r, b, state, reverse, lengths, return_all_states, out, backend)
 
 
+@takes_cupy
 def slstm(
     wx: Array,
     r: Array,
