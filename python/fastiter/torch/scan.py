@@ -15,15 +15,12 @@ from .._check import overlaps_itself
 from .._rnn import check_flag
 from .._scan import (
     check_block_shapes,
-    check_bounds,
-    check_bounds_shape,
     check_first,
     check_linear_shapes,
     check_packing,
-    check_reset_shape,
 )
 from . import _scan_twice
-from ._op import check_tensors, checked_integers, checked_lengths, unwatched
+from ._op import check_reset, check_tensors, checked_bounds, checked_lengths, unwatched
 from ._scan_op import BLOCK, LINEAR, Cut, Scan, carried, scan_bwd, scan_fwd, scan_out
 
 Integers: TypeAlias = "Tensor | Sequence[int]"
@@ -122,23 +119,10 @@ def _checked_cut(
 ) -> Cut:
     batch, time = x.shape[:2]
     if reset is not None:
-        if not isinstance(reset, Tensor):
-            raise TypeError(f"{function}: reset must be a torch.Tensor of bool, got {type(reset).__qualname__}")
-        if reset.dtype != torch.bool:
-            raise TypeError(f"{function}: reset must be a torch.Tensor of bool, got dtype {reset.dtype}")
-        if reset.device != x.device or reset.layout != torch.strided:
-            raise BackendError(
-                f"{function}: reset must be dense and on device {x.device} like x, got {reset.layout} on {reset.device}"
-            )
-        check_reset_shape(function, reset.shape, batch, time)
+        check_reset(function, reset, x, batch, time)
     if cu_seqlens is not None:
         check_packing(function, batch, lengths)
-        bounds = checked_integers(function, "cu_seqlens", cu_seqlens)
-        check_bounds_shape(function, bounds.shape)
-        if not is_compiling():
-            falls = bool((bounds[1:] < bounds[:-1]).any())
-            check_bounds(function, bounds.shape, int(bounds[0]), int(bounds[-1]), falls, time)
-        return reverse, reset, None, bounds
+        return reverse, reset, None, checked_bounds(function, cu_seqlens, time)
     return reverse, reset, None if lengths is None else checked_lengths(function, lengths, batch, time), None
 
 
