@@ -28,25 +28,25 @@ FASTITER_INLINE void subtract_neighbour(const A* a, const V* x, Columns<sum_of<V
         sum.subtract(wide(*a), x);
 }
 
-// y = scale sum + (1 - omega) x - scale factor previous, where factor is an entry at all; `previous` is then y.
+// y = scale sum + keep x - scale factor previous, where factor is an entry at all; `previous` is then y.
 template <class A, class V, int K, bool Batched>
-FASTITER_INLINE void finish_row(const RelaxStep<V>& s, const sum_of<V>* inverse, const A* factor, const V* x, V* y,
+FASTITER_INLINE void finish_row(double omega, double keep, const sum_of<V>* inverse, const A* factor, const V* x, V* y,
                                 const Columns<sum_of<V>, K>& sum, Columns<sum_of<V>, K>& previous) {
     typedef sum_of<V> S;
     typedef Columns<S, K> C;
-    const double keep = 1 - s.omega;
     for (int i = 0; i < C::count; ++i) {
         typename C::type now, less;
         if constexpr (Batched) {
-            const auto scale = s.omega * C::read(inverse, i), f = C::read(factor, i);
+            const auto scale = omega * C::read(inverse, i), f = C::read(factor, i);
             now = C::products(scale, sum.part[i]);
             if (keep != 0) now = now + keep * C::read(x, i);
             less = C::where_zero(f, now, now - C::products(C::products(scale, f), previous.part[i]));
         } else {
-            const S scale = s.omega * *inverse, f = wide(*factor);
+            const S scale = omega * *inverse, f = wide(*factor);
             now = C::product(scale, sum.part[i]);
             if (keep != 0) now = now + keep * C::read(x, i);
-            less = is_zero(f) ? now : now - C::product(scale * f, previous.part[i]);
+            less = now - C::product(scale * f, previous.part[i]);
+            if (is_zero(f)) less = now;
         }
         C::write(y, i, less);
         previous.part[i] = sizeof(V) == 4 ? C::read(y, i) : less;
@@ -62,6 +62,7 @@ int64_t sweep_rows(const RelaxRows<A, V>& m, const RelaxStep<V>& s, int64_t clus
     const int64_t k = s.k, first = m.cluster_row[cluster], last = m.cluster_row[cluster + 1];
     const A *linked = Backward ? m.after : m.before, *other = Backward ? m.before : m.after;
     const int64_t step = Backward ? -1 : 1, lead = Batched ? k : 1, shift = Batched ? column : 0;
+    const double omega = s.omega, keep = 1 - omega;
     int64_t i = Backward ? end - 1 : begin;
     C previous;
     if (i - step >= first && i - step < last) previous = C(s.y + (i - step) * k + column);
@@ -73,7 +74,7 @@ int64_t sweep_rows(const RelaxRows<A, V>& m, const RelaxStep<V>& s, int64_t clus
         subtract_entries<A, V, K, Batched>(m, s.x, k, column, entry, count, sum);
         if (!Backward) entry += count;
         if (i + step >= first && i + step < last) subtract_neighbour<A, V, K, Batched>(other + at, x + step * k, sum);
-        finish_row<A, V, K, Batched>(s, m.inverse + at, linked + at, x, s.y + i * k + column, sum, previous);
+        finish_row<A, V, K, Batched>(omega, keep, m.inverse + at, linked + at, x, s.y + i * k + column, sum, previous);
     }
     return entry;
 }
