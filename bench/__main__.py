@@ -1,4 +1,5 @@
-"""python -m bench FAMILY [--quick] [--out FILE.json]  measure a family: rnn, scan, delta, newton, quant, fixed, relax
+"""python -m bench FAMILY [--quick] [--out FILE.json]  measure a family
+                                                        (rnn, flashrnn, scan, delta, newton, quant, fixed, relax)
 python -m bench report FILE.json [FILE.json ...]        its Markdown tables, with the goals
 """
 
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from bench import gate, machine
 
-FAMILIES = ("rnn", "scan", "delta", "newton", "quant", "fixed", "relax")
+FAMILIES = ("rnn", "flashrnn", "scan", "delta", "newton", "quant", "fixed", "relax")
 
 
 def parse_arguments() -> argparse.Namespace:

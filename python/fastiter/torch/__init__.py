@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import quant
 from .delta import delta_scan
+from .flashrnn import FlashRNNConfig, flashrnn
 from .hls import export_hls
 from .newton import paragru, paralstm, paraslstm
 from .relax import relax_solve, sweeps
@@ -12,10 +13,12 @@ from .scan import block_scan, linear_scan
 from .solve import solve_recurrence
 
 __all__ = [
+    "FlashRNNConfig",
     "block_scan",
     "delta_scan",
     "elman",
     "export_hls",
+    "flashrnn",
     "gru",
     "linear_scan",
     "lstm",
