@@ -19,8 +19,9 @@ from .._scan import (
     check_linear_shapes,
     check_packing,
 )
+from . import _scan_gpu as _scan_gpu  # the ops of CUDA tensors
 from . import _scan_twice
-from ._op import check_reset, check_tensors, checked_bounds, checked_lengths, unwatched
+from ._op import CPU_AND_CUDA, check_reset, check_tensors, checked_bounds, checked_lengths, unwatched
 from ._scan_op import BLOCK, LINEAR, Cut, Scan, carried, scan_bwd, scan_fwd, scan_out
 
 Integers: TypeAlias = "Tensor | Sequence[int]"
@@ -96,7 +97,7 @@ def _run(
 ) -> tuple[Tensor, Tensor]:
     function = scan.name
     check_flag(function, "reverse", reverse)
-    check_tensors(function, ("x", scan.factors), (x, a), scan.dtypes)
+    check_tensors(function, ("x", scan.factors), (x, a), scan.dtypes, CPU_AND_CUDA)
     (check_block_shapes if scan.blocks else check_linear_shapes)(function, a.shape, x.shape)
     cut = _checked_cut(function, x, reverse, reset, lengths, cu_seqlens)
     if h0 is not None:
@@ -128,7 +129,7 @@ def _checked_cut(
 
 def _check_h0(scan: Scan, h0: Tensor, x: Tensor, cut: Cut) -> None:
     dtype = carried(x.dtype)
-    check_tensors(scan.name, ("h0",), (h0,), scan.dtypes)
+    check_tensors(scan.name, ("h0",), (h0,), scan.dtypes, CPU_AND_CUDA)
     if h0.dtype != dtype:
         raise TypeError(f"{scan.name}: h0 must have dtype {dtype} to go with {x.dtype} x, got {h0.dtype}")
     if h0.device != x.device:
@@ -140,7 +141,7 @@ def _check_h0(scan: Scan, h0: Tensor, x: Tensor, cut: Cut) -> None:
 
 def _check_out(scan: Scan, out: Tensor, x: Tensor, given: Sequence[tuple[str, Tensor]]) -> None:
     function = scan.name
-    check_tensors(function, ("x", "out"), (x, out), scan.dtypes)
+    check_tensors(function, ("x", "out"), (x, out), scan.dtypes, CPU_AND_CUDA)
     if out.shape != x.shape:
         raise ValueError(f"{function}: out must have shape {tuple(x.shape)}, got {tuple(out.shape)}")
     if torch.is_grad_enabled() and any(y.requires_grad for _, y in [*given, ("out", out)]):
