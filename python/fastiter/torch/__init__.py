@@ -7,11 +7,13 @@ from .delta import delta_scan
 from .hls import export_hls
 from .newton import paragru, paralstm, paraslstm
 from .relax import relax_solve, sweeps
+from .relaxation import Relaxation
 from .rnn import elman, gru, lstm, slstm
 from .scan import block_scan, linear_scan
 from .solve import solve_recurrence
 
 __all__ = [
+    "Relaxation",
     "block_scan",
     "delta_scan",
     "elman",
