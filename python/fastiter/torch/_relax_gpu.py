@@ -81,7 +81,7 @@ def norms_of(matrix: _Matrix, x: Tensor, b: Tensor) -> np.ndarray[Any, Any]:
 
 def norm_of(r: Tensor) -> np.ndarray[Any, Any]:
     """Return the 2-norm of each column on the host, whatever the size of its numbers."""
-    size = r.abs().to(torch.float64).reshape(len(r), -1)
+    size = r.abs().to(torch.float64).reshape(len(r), columns(r))
     if len(r) == 0:
         return np.zeros(size.shape[1])
     largest = size.amax(dim=0)

@@ -26,6 +26,7 @@ from ._relax_gpu_op import check_order, solution_of, solve_inside, tensors_of
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.complex128: "complex128"}
 BACKENDS = ("cpu", "cuda", "triton")
+_GPUS = ("cuda",)  # tests take the CPU for one
 
 
 class Relaxation:
@@ -187,9 +188,11 @@ class Relaxation:
                 raise TypeError(f"{function}: {name} must be a dense torch.Tensor, got {kind(t)}")
             if DTYPES.get(t.dtype) not in kinds or t.dtype != b.dtype:
                 raise TypeError(f"{function}: {name} must have dtype {' or '.join(kinds)} to go with A, got {t.dtype}")
-            where = self.device or (torch.device("cpu") if self._backend == "cpu" else t.device)
-            if t.device != where:
-                raise BackendError(f"{function}: {name} must be on device {where} like A, got {t.device}")
+            if self.device is not None and t.device != self.device:
+                raise BackendError(f"{function}: {name} must be on device {self.device} like A, got {t.device}")
+            if t.device != b.device or t.device.type not in (("cpu",) if self._backend == "cpu" else _GPUS):
+                expected = "the CPU" if self._backend == "cpu" else "one GPU"
+                raise BackendError(f"{function}: {name} must be on {expected} for backend {self._backend!r}, got {t.device}")
         if not (tuple(b.shape) in shapes if shapes else b.dim() in (1, 2) and b.shape[0] == self.shape[0]):
             expected = f"{shapes[0]}" if shapes else f"({self.shape[0]},) or ({self.shape[0]}, k)"
             raise ValueError(f"{function}: b must have shape {expected} to go with A, got {tuple(b.shape)}")
@@ -244,13 +247,14 @@ def _scipy_like(A: Any) -> _Sparse:
 def _backend(named: object, device: torch.device | None) -> str:
     if named is not None and named not in BACKENDS:
         raise ValueError(f"Relaxation: backend must be None, 'cpu', 'cuda' or 'triton', got {named!r}")
-    given = device is not None and device.type
-    if given and given not in ("cpu", "cuda"):
+    if device is None:
+        return str(named or "cpu")
+    if device.type not in ("cpu", *_GPUS):
         raise BackendError(f"Relaxation: A must be on the CPU or a CUDA device, got device {device}")
-    backend = str(named or given or "cpu")
-    if given and (backend == "cpu") != (given == "cpu"):
-        raise BackendError(f"Relaxation: backend must be that of the device of A, {given!r}, got {backend!r}")
-    return backend
+    is_gpu = device.type in _GPUS
+    if named is not None and is_gpu == (named == "cpu"):
+        raise BackendError(f"Relaxation: backend must go with the device of A, {device}, got {named!r}")
+    return str(named or ("cuda" if is_gpu else "cpu"))
 
 
 def _check_gpu(backend: str, A: object, method: object, omega: object, order: object) -> None:
