@@ -204,7 +204,7 @@ def _elements(
         tl.store(y_ptr + offsets, narrowed(y, E), mask=mask)
 
 
-@triton.jit(do_not_specialize=["numel", "run", "count", "k0", "k1", "k2", "k3", "k4"])
+@triton.jit(do_not_specialize=["run", "count", "k0", "k1", "k2", "k3", "k4"])
 def quantize_fwd_kernel(
     x_ptr,
     y_ptr,

@@ -69,8 +69,8 @@ def _float_scale(largest, g):
 
 @triton.jit
 def _words(first, offsets, seed, ROWS: tl.constexpr, WIDE: tl.constexpr, DENSE: tl.constexpr):
-    """The random words of a tile; DENSE: its elements are neighbours, from a multiple of 64 on."""
-    if DENSE:
+    """The random words of a tile; DENSE: its elements are neighbours, `first` the first of them."""
+    if DENSE and ROWS * WIDE % 64 == 0:
         COUNTERS: tl.constexpr = ROWS * WIDE // 4
         w0, w1, w2, w3 = random_words(first // 4 + tl.arange(0, COUNTERS), seed)
         four = tl.join(tl.join(w0, w2), tl.join(w1, w3)).reshape(COUNTERS // 16, 16, 4)
@@ -194,9 +194,13 @@ def quantize_blocks_fwd_kernel(
     begin = tl.program_id(0).to(tl.int64) * ROWS
     block = begin + tl.arange(0, ROWS)
     place = tl.arange(0, WIDE)
-    start = block % per_line * size
-    offsets = (block // per_line * n + start)[:, None] + place[None, :]
-    mask = (block < blocks)[:, None] & (place[None, :] < tl.minimum(size, n - start)[:, None])
+    if DENSE:
+        offsets = (block * WIDE)[:, None] + place[None, :]
+        mask = (block < blocks)[:, None] & (place >= 0)[None, :]
+    else:
+        start = block % per_line * size
+        offsets = (block // per_line * n + start)[:, None] + place[None, :]
+        mask = (block < blocks)[:, None] & (place[None, :] < tl.minimum(size, n - start)[:, None])
     x = widened(tl.load(x_ptr + offsets, mask=mask, other=0.0)).to(T)
     if REPLACES:
         x = tl.where(x != x, tl.load(numbers), x)

@@ -18,6 +18,7 @@ from .quant_round import (
     WRAP_SOME,
     bits_of,
     cut,
+    floor,
     nearest_even,
     number_of,
     reciprocal,
@@ -36,7 +37,7 @@ def _turns(v, size):
 @triton.jit
 def _modulo(v, size):
     t = _turns(v, size)
-    return (t - tl.floor(t)) * size
+    return (t - floor(t)) * size
 
 
 @triton.jit
@@ -61,8 +62,8 @@ def _wrapped(r, v, negative, c, OVERFLOW: tl.constexpr):
         return _modulo(r, kept) + saturated
     elif OVERFLOW == SIGN_MAGNITUDE:
         s = _signed_modulo(r, size)
-        turns = _turns(tl.floor(v) * 0.5, size)  # the bit above the highest, before rounding
-        return _inverted_where((turns - tl.floor(turns) >= 0.5) != (s < 0.0), s)
+        turns = _turns(floor(v) * 0.5, size)  # the bit above the highest, before rounding
+        return _inverted_where((turns - floor(turns) >= 0.5) != (s < 0.0), s)
     elif OVERFLOW == SIGN_MAGNITUDE_ONE:
         s = _signed_modulo(r, size)
         return _inverted_where(negative != (s < 0.0), s)

@@ -71,7 +71,7 @@ def find(v, thresholds, count, STEPS: tl.constexpr):
     """How many of the count - 1 thresholds v is not below, by bisection of 2^STEPS places"""
     index = tl.zeros(v.shape, tl.int32)
     for k in tl.static_range(STEPS):
-        step: tl.constexpr = 1 << (STEPS - 1 - k)
+        step = 1 << (STEPS - 1 - k)
         probe = index + (step - 1)
         inside = probe < count - 1
         threshold = tl.load(thresholds + probe, mask=inside, other=float("inf"))

@@ -135,17 +135,38 @@ def narrowed(y, ELEMENT: tl.constexpr):
 
 
 @triton.jit
-def toward_zero(v):
-    return tl.where(v < 0.0, tl.ceil(v), tl.floor(v))
+def _nearest(a):
+    """A magnitude rounded: adding 2^mantissa leaves no place for a fraction."""
+    LIMIT: tl.constexpr = 4503599627370496.0 if a.dtype == tl.float64 else 8388608.0
+    limit = tl.full(a.shape, LIMIT, a.dtype)
+    return tl.where(a < limit, (a + limit) - limit, a)  # larger ones, and NaN, have no fraction
 
 
 @triton.jit
 def nearest_even(v):
-    """Adding 2^mantissa leaves no place for a fraction; numbers that large, and NaN, have none."""
-    LIMIT: tl.constexpr = 4503599627370496.0 if v.dtype == tl.float64 else 8388608.0
+    return with_sign(_nearest(tl.abs(v)), v)
+
+
+# Not tl.floor and tl.ceil, which take subnormal floats for zero on a card.
+
+
+@triton.jit
+def floor(v):
+    r = nearest_even(v)
+    return tl.where(r > v, r - 1.0, r)
+
+
+@triton.jit
+def ceiling(v):
+    r = nearest_even(v)
+    return with_sign(tl.where(r < v, r + 1.0, r), v)
+
+
+@triton.jit
+def toward_zero(v):
     a = tl.abs(v)
-    limit = tl.full(v.shape, LIMIT, v.dtype)
-    return tl.where(a < limit, with_sign((a + limit) - limit, v), v)
+    r = _nearest(a)
+    return with_sign(tl.where(r > a, r - 1.0, r), v)
 
 
 @triton.jit
@@ -163,18 +184,18 @@ def carries(f, words):
 def whole(v, words, ROUNDING: tl.constexpr):
     """V rounded to a whole number; the rests that are compared are exact where it matters."""
     if ROUNDING == DOWN:
-        return tl.floor(v)
+        return floor(v)
     elif ROUNDING == UP:
-        return tl.ceil(v)
+        return ceiling(v)
     elif ROUNDING == ZERO:
         return toward_zero(v)
     elif ROUNDING == EVEN:
         return nearest_even(v)
     elif ROUNDING == HALF_UP:
-        below = tl.floor(v)
+        below = floor(v)
         return tl.where(v - below >= 0.5, below + 1.0, below)
     elif ROUNDING == HALF_DOWN:
-        above = tl.ceil(v)
+        above = ceiling(v)
         return tl.where(above - v >= 0.5, above - 1.0, above)
     else:
         t = toward_zero(v)

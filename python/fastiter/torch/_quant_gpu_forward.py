@@ -255,7 +255,7 @@ def _blocks(
             REPLACES=nan is not None,
             MINUS=bool(made.small and made.small[12]),
             STEPS=_steps(made),
-            DENSE=n % size == 0 and wide == size and rows * wide % 64 == 0,
+            DENSE=n % size == 0 and wide == size,
             ROWS=rows,
             WIDE=wide,
             enable_fp_fusion=False,
