@@ -58,7 +58,7 @@ def _float_scale(largest, g):
     BIAS: tl.constexpr = 1023 if largest.dtype == tl.int64 else 127
     a = number_of(largest)
     sixth = divided(a, tl.full(a.shape, 6.0, a.dtype))
-    wanted = cut(divided(sixth, g + a * 0.0), 0.001953125, 448.0)
+    wanted = cut(divided(sixth, g), 0.001953125, 448.0)
     wanted = tl.where(wanted == wanted, wanted, 448.0)  # of a block with NaN or infinity
     zero = largest.to(tl.uint32) * 0
     three = tl.full(a.shape, 3, tl.int32)
@@ -123,7 +123,7 @@ def _power_block(
 def _float_block(x, largest, words, c, g, mantissa, min_exponent, ROUNDING: tl.constexpr, CODES: tl.constexpr):
     """((e2m1(x / (s g))) s) g, and the codes of s"""
     s, code = _float_scale(largest, g)
-    v = divided(x, (s * g)[:, None] + x * 0.0)
+    v = divided(x, (s * g)[:, None])
     most = tl.load(c + 1)
     q = cut(to_significand(v, words, mantissa, min_exponent, ROUNDING, True, True), -most, most)
     if CODES:
@@ -147,7 +147,7 @@ def _table_block(
     """Value(x / a) a for the largest magnitude a; codes are indices."""
     a = number_of(largest)
     bad = (a < float("inf")) == 0
-    v = divided(x, tl.where(a > 0.0, a, 1.0)[:, None] + x * 0.0)
+    v = divided(x, tl.where(a > 0.0, a, 1.0)[:, None])
     index = table_index(v, words, thresholds, values, count, STEPS, ROUNDING == STOCHASTIC)
     scale = tl.where(bad, float("nan"), a)
     if CODES:
