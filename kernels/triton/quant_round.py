@@ -172,12 +172,12 @@ def toward_zero(v):
 @triton.jit
 def carries(f, words):
     """Where the fraction f of [0, 1) plus the random number carries: with probability f, cut to 31 bits"""
-    scaled = f * 2147483648.0
-    random = (words >> 1).to(tl.int32, bitcast=True)
+    random = words >> 1
     if f.dtype == tl.float64:
-        return scaled >= 2147483648.0 - random.to(tl.float64)
+        return f * 2147483648.0 >= 2147483648.0 - random.to(tl.float64)
     else:
-        return scaled.to(tl.int32) > 2147483647 - random
+        scaled = tl.where(f < 1.0, f * 2147483648.0, 2147483648.0)  # NaN has no integer
+        return scaled.to(tl.uint32) + random >= 2147483648
 
 
 @triton.jit
