@@ -101,10 +101,10 @@ def rnn_fwd(
     rest = count - 1 if kept else 0
     saved = kept[rest] if save and cell.saved else None
     given = (work, wx, r, b, first, last, [h, *kept[:rest]], saved)
-    backend = backend or choose(cell.name.split("_")[0], wx.dtype, work.width)
-    shape = plan or (_rnn_cuda.fused(work, r, backward=False) if backend == "cuda" else None)
-    if shape is not None:
-        _rnn_cuda.forward_fused(shape, *given)
+    if plan is None and (backend or choose(cell.name.split("_")[0], wx.dtype, work.width)) == "cuda":
+        plan = _rnn_cuda.fused(work, r, backward=False)
+    if plan is not None:
+        _rnn_cuda.forward_fused(plan, *given)
     else:
         _rnn_cuda.forward_stepwise(*given)
     return outputs
@@ -142,10 +142,10 @@ def rnn_bwd(
     dfirst = outputs[-len(cell.states) :] if need_state else []
     if work.batch:
         given = (work, r, first, states, keep, flows, final, outputs[0], dq, dfirst)
-        backend = backend or choose(cell.name.split("_")[0], h.dtype, work.width)
-        shape = plan or (_rnn_cuda.fused(work, r, backward=True) if backend == "cuda" else None)
-        if shape is not None:
-            _rnn_cuda.backward_fused(shape, *given)
+        if plan is None and (backend or choose(cell.name.split("_")[0], h.dtype, work.width)) == "cuda":
+            plan = _rnn_cuda.fused(work, r, backward=True)
+        if plan is not None:
+            _rnn_cuda.backward_fused(plan, *given)
         else:
             _rnn_cuda.backward_stepwise(*given)
     gradients = (_lines(outputs[0], time_major, 3), None if dq is None else _lines(dq, time_major, 2))
