@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cases import Array, rnn_inputs
 from fastiter.reference import rnn as reference
-from fastiter.torch import _rnn_gpu
+from fastiter.torch import _rnn_gpu, _rnn_op
 from rnn_calls import options
 
 Arrays = tuple[Array, ...]
@@ -105,3 +105,30 @@ def check(case: Case, reverse: bool = False, lengths: list[int] | None = None, *
     values, expected = specified(case, reverse=reverse, lengths=lengths)
     assert_close(outputs, values, T, D, "output")
     assert_close(gradients, expected, B * T, D, "gradient")
+
+
+def check_packed(
+    cell: str, reverse: bool, device: str, *, forward: dict[str, Any], backward: dict[str, Any], width: int = 19
+) -> None:
+    """Compare the data of a PackedSequence with what the CPU computes."""
+    batch_sizes = torch.tensor([4, 3, 3, 1])
+    wx = make(cell, "", (11, 1, 1, width), torch.float32, "cpu").inputs[0][:, 0]
+    _, r, b, state = make(cell, "", (4, 1, 1, width), torch.float32, "cpu").inputs
+    assert b is not None
+    where, packing, count = (reverse, None, batch_sizes), (True, True), len(state)
+    expected = _rnn_op._rnn_fwd(cell, wx, r, b, state, *where, *packing)
+    flows = [torch.cos(torch.arange(x.numel()) + 1.0 * k).view(x.shape) for k, x in enumerate(expected[: 2 * count])]
+    dstates, dlast = [flows[0], *flows[1 + count :]], flows[1 : 1 + count]
+    states, saved = [expected[0], *expected[1 + count : 2 * count]], expected[2 * count :]
+    needs = (True, True, True)
+    expected += _rnn_op._rnn_bwd(cell, r, state, states, saved, dstates, dlast, *where, *needs)
+
+    def there(tensors: list[Tensor]) -> list[Tensor]:
+        return [x.to(device) for x in tensors]
+
+    (wx, r, b), state = there([wx, r, b]), there(state)
+    actual = _rnn_gpu.rnn_fwd(cell, wx, r, b, state, *where, *packing, **forward)
+    given = there(states), there(saved), there(dstates), there(dlast)
+    actual += _rnn_gpu.rnn_bwd(cell, r, state, *given, *where, *needs, **backward)
+    for k, (a, e) in enumerate(zip(actual, expected, strict=True)):
+        torch.testing.assert_close(a.cpu(), e, atol=3e-5, rtol=1e-5, msg=lambda text, k=k: f"[{k}]: {text}")

@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch")
 
 from cases import RNN_CELLS  # noqa: E402
 from cuda_on_host.host import Host  # noqa: E402
-from fastiter.torch import _gpu, _rnn_cuda, _rnn_gpu, _rnn_op, _rnn_plan  # noqa: E402
-from rnn_gpu_calls import array, check, make, run, specified  # noqa: E402
+from fastiter.torch import _gpu, _rnn_cuda, _rnn_plan  # noqa: E402
+from rnn_gpu_calls import array, check, check_packed, make, run, specified  # noqa: E402
 
 every_cell = pytest.mark.parametrize(("cell", "activation"), RNN_CELLS, ids=map("".join, RNN_CELLS))
 
@@ -125,22 +125,6 @@ def test_a_step_at_a_time(cell: str, activation: str, device: str, launch: Any) 
 @pytest.mark.parametrize("fused", [False, True])
 def test_packed_rows(reverse: bool, fused: bool, device: str, launch: Any) -> None:
     launch()
-    batch_sizes = torch.tensor([4, 3, 3, 1])
-    case = make("gru", "", (4, 1, 1, 19), torch.float32, device)
-    wx = make("gru", "", (11, 1, 1, 19), torch.float32, device).inputs[0][:, 0]
-    _, r, b, state = case.inputs
-    told = shapes(case, (1, 2, 1), 1) if fused else dict.fromkeys(("forward", "backward"), {"backend": "stepwise"})
-    results = []
-    for forward, backward, how in [
-        (_rnn_op._rnn_fwd, _rnn_op._rnn_bwd, dict.fromkeys(told, {})),
-        (_rnn_gpu.rnn_fwd, _rnn_gpu.rnn_bwd, told),
-    ]:
-        there = "cpu" if forward is _rnn_op._rnn_fwd else device
-        given = [x.to(there) for x in (wx, r, b)], [x.to(there) for x in state]
-        h, last, saved = forward("gru", *given[0], given[1], reverse, None, batch_sizes, False, True, **how["forward"])
-        flows = [torch.cos(torch.arange(h.numel(), device=there)).view(h.shape)], [torch.ones_like(last)]
-        needs = (reverse, None, batch_sizes, True, True, True)
-        gradients = backward("gru", given[0][1], given[1], [h], [saved], *flows, *needs, **how["backward"])
-        results.append([h, last, *gradients])
-    for expected, actual in zip(*results, strict=True):
-        torch.testing.assert_close(actual.cpu(), expected, atol=3e-5, rtol=1e-5)
+    like = make("gru", "", (4, 1, 1, 19), torch.float32, device)
+    stepwise = dict.fromkeys(("forward", "backward"), {"backend": "stepwise"})
+    check_packed("gru", reverse, device, **(shapes(like, (1, 2, 1), 1) if fused else stepwise))

@@ -14,16 +14,15 @@ from torch import Tensor
 
 from .._backend import BackendError
 from .._rnn import CELLS, Cell
-from . import _gpu, _rnn_cuda
+from . import _gpu, _rnn_cuda, _rnn_triton
 from ._op import LIBRARY, contiguous, empty_steps
 from ._rnn_cuda import Work
 from ._rnn_op import _backward_outputs, _forward_outputs
 from ._rnn_plan import Plan
+from ._rnn_triton import WIDEST
 
 #: dtypes of the GPU kernels.
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-#: The widest head of the Triton kernels, which hold r of a head in one program.
-WIDEST = 128
 
 
 def choose(function: str, dtype: torch.dtype, width: int) -> str:
@@ -86,7 +85,7 @@ def rnn_fwd(
     backend: str | None = None,
     plan: Plan | None = None,
 ) -> list[Tensor]:
-    """`_rnn_fwd` on a GPU. ``backend`` and ``plan`` are for tests: "cuda", "stepwise" or "triton"."""
+    """`_rnn_fwd` on a GPU. ``backend`` ("cuda", "stepwise" or "triton") and ``plan`` are for tests."""
     cell = CELLS[cell_name]
     time_major = batch_sizes is None and _is_time_major(wx)
     wx, r = _dense(wx, time_major), contiguous(r)
@@ -101,9 +100,10 @@ def rnn_fwd(
     rest = count - 1 if kept else 0
     saved = kept[rest] if save and cell.saved else None
     given = (work, wx, r, b, first, last, [h, *kept[:rest]], saved)
-    if plan is None and (backend or choose(cell.name.split("_")[0], wx.dtype, work.width)) == "cuda":
-        plan = _rnn_cuda.fused(work, r, backward=False)
-    if plan is not None:
+    backend = backend or ("cuda" if plan else choose(cell.name.split("_")[0], wx.dtype, work.width))
+    if backend == "triton":
+        _rnn_triton.forward(*given)
+    elif plan := plan or (_rnn_cuda.fused(work, r, False) if backend == "cuda" else None):
         _rnn_cuda.forward_fused(plan, *given)
     else:
         _rnn_cuda.forward_stepwise(*given)
@@ -142,9 +142,10 @@ def rnn_bwd(
     dfirst = outputs[-len(cell.states) :] if need_state else []
     if work.batch:
         given = (work, r, first, states, keep, flows, final, outputs[0], dq, dfirst)
-        if plan is None and (backend or choose(cell.name.split("_")[0], h.dtype, work.width)) == "cuda":
-            plan = _rnn_cuda.fused(work, r, backward=True)
-        if plan is not None:
+        backend = backend or ("cuda" if plan else choose(cell.name.split("_")[0], h.dtype, work.width))
+        if backend == "triton":
+            _rnn_triton.backward(*given)
+        elif plan := plan or (_rnn_cuda.fused(work, r, True) if backend == "cuda" else None):
             _rnn_cuda.backward_fused(plan, *given)
         else:
             _rnn_cuda.backward_stepwise(*given)
