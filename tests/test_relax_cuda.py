@@ -59,7 +59,7 @@ def check_sweeps(gpu: Gpu, A: Any, method: str, shape: tuple[int, ...], dtype: s
     b, x = vectors(shape, dtype, 1), vectors(shape, dtype, 2)
     wide = gpu.tensor(np.repeat(b, 2, axis=-1))[..., ::2]
     for count, backward in ((2, False), (1, True)):
-        if backward and "sor" != method:
+        if backward and method != "sor":
             continue
         expected, actual = x.copy(), gpu.tensor(x)
         cpu.sweep(expected, b, count, backward=backward)
@@ -106,7 +106,7 @@ def test_every_entry_has_a_place() -> None:
         assert found.colours[-1] == len(found.slice_row) - 1
         assert np.diff(found.slice_row).max() <= 32
         assert found.slice_entry[-1] == len(found.column) == len(found.entry)
-        assert 0 <= found.column.min(initial=0) and found.column.max(initial=0) < n
+        assert found.column.min(initial=0) >= 0 and found.column.max(initial=0) < n
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 5, 33])

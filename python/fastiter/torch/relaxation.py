@@ -191,8 +191,8 @@ class Relaxation:
             if self.device is not None and t.device != self.device:
                 raise BackendError(f"{function}: {name} must be on device {self.device} like A, got {t.device}")
             if t.device != b.device or t.device.type not in (("cpu",) if self._backend == "cpu" else _GPUS):
-                expected = "the CPU" if self._backend == "cpu" else "one GPU"
-                raise BackendError(f"{function}: {name} must be on {expected} for backend {self._backend!r}, got {t.device}")
+                expected = f"{'the CPU' if self._backend == 'cpu' else 'one GPU'} for backend {self._backend!r}"
+                raise BackendError(f"{function}: {name} must be on {expected}, got {t.device}")
         if not (tuple(b.shape) in shapes if shapes else b.dim() in (1, 2) and b.shape[0] == self.shape[0]):
             expected = f"{shapes[0]}" if shapes else f"({self.shape[0]},) or ({self.shape[0]}, k)"
             raise ValueError(f"{function}: b must have shape {expected} to go with A, got {tuple(b.shape)}")
