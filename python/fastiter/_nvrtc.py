@@ -57,8 +57,14 @@ def _call(name: str, *args: object) -> int:
 
 
 def source_of(stem: str) -> str:
-    """Return the text of kernels/cuda/<stem>.cu with what stands before every source."""
-    return f'{(SOURCES / "device.cuh").read_text()}\n#line 1 "{stem}.cu"\n{(SOURCES / f"{stem}.cu").read_text()}'
+    """Return the text of kernels/cuda/<stem>.cu with what stands before every source and before those of its family."""
+    paths = [SOURCES / "device.cuh", *headers_of(stem), SOURCES / f"{stem}.cu"]
+    return "\n".join(f'#line 1 "{path.name}"\n{path.read_text()}' for path in paths)
+
+
+def headers_of(stem: str) -> list[Path]:
+    """Return what the kernels of one family share: kernels/cuda/<family>*.cuh, in order, for <family>_<part>.cu."""
+    return sorted(SOURCES.glob(f"{stem.split('_')[0]}*.cuh"))
 
 
 def compile_source(source: str, name: str, arch: str, defines: Mapping[str, object] | None = None) -> bytes:

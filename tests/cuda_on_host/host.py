@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastiter._nvrtc import headers_of
+
 HERE = Path(__file__).parent
 CUDA = HERE.parents[1] / "kernels" / "cuda"
 SANITIZERS = {
@@ -40,8 +42,9 @@ def program(source: Path, folder: Path, sanitizer: str = "none", defines: Mappin
         f'    if (name == "{kernel}") return host::launch_kernel({kernel}, argv[2], argv[3]), 0;\n'
         for kernel in kernels_of(source.read_text())
     )
+    before = "".join(f'#include "{path}"\n' for path in [HERE / "shim.hpp", *headers_of(source.stem)])
     text = (
-        f'#include "{HERE / "shim.hpp"}"\n#include "{source}"\n#include "{HERE / "main.hpp"}"\n'
+        f'{before}#include "{source}"\n#include "{HERE / "main.hpp"}"\n'
         f"int main(int, char** argv) {{\n    const std::string name = argv[1];\n{calls}    return 2;\n}}\n"
     )
     main = out.with_suffix(".cpp")

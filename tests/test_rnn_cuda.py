@@ -1,0 +1,130 @@
+"""The CUDA kernels of the recurrent cells agree with the specification: on a card, or on a CPU under sanitizers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from cases import RNN_CELLS  # noqa: E402
+from cuda_on_host.host import Host  # noqa: E402
+from fastiter.torch import _gpu, _rnn_cuda, _rnn_plan  # noqa: E402
+from rnn_gpu_calls import array, check, check_packed, make, run, specified  # noqa: E402
+
+every_cell = pytest.mark.parametrize(("cell", "activation"), RNN_CELLS, ids=map("".join, RNN_CELLS))
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("rnn")
+
+
+@pytest.fixture
+def launch(device: str, programs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Call it to launch on the CPU, under a sanitizer; what no kernel has written is NaN."""
+
+    def under(sanitizer: str = "none") -> Host:
+        host = Host(programs, sanitizer)
+        if device == "cpu":
+            monkeypatch.setattr(_gpu, "launch_cuda", host)
+            monkeypatch.setattr(_rnn_cuda, "_THREADS", 64)
+        return host
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield under
+    torch.use_deterministic_algorithms(False)
+
+
+def shapes(
+    case: Any, warps: tuple[int, int, int], held: int, tensor_cores: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Plans of ``warps`` (of units, of terms, tiles of rows) forward and backward, ``held`` tiles of r in registers."""
+    wx, r, *_ = case.inputs
+    B, _, G, N, D = wx.shape
+    cores = tensor_cores or r.element_size() == 2
+    told = {}
+    for name, outs, terms in (("forward", G, D), ("backward", 1, G * D)):
+        problem = _rnn_plan.Problem(outs, D, terms, N, B, r.element_size(), cores)
+        told[name] = {"plan": _rnn_plan.shape(problem, *warps, held=held)}
+    return told
+
+
+@every_cell
+def test_blocks_that_meet_every_step(cell: str, activation: str, device: str, launch: Any) -> None:
+    launch()
+    for sizes, how in [
+        ((9, 3, 2, 19), {}),
+        ((4, 5, 1, 19), {"reverse": True, "lengths": [2, 5, 0, 4]}),
+        ((4, 5, 1, 19), {"lengths": [2, 4, 0, 1]}),
+        ((2, 0, 1, 19), {}),
+    ]:
+        case = make(cell, activation, sizes, torch.float32, device)
+        check(case, **how, **shapes(case, (1, 2, 1), 1))
+    case = make(cell, activation, (2, 3, 1, 19), torch.float32, device, bare=True)
+    check(case, **shapes(case, (1, 2, 1), 1))
+
+
+@pytest.mark.parametrize(
+    ("cell", "dtype", "width", "warps", "held"),
+    [
+        ("lstm", torch.bfloat16, 24, (2, 2, 2), 1),
+        ("slstm", torch.bfloat16, 40, (3, 1, 1), 1),
+        ("gru", torch.float16, 33, (1, 2, 2), 0),
+        ("slstm", torch.float64, 17, (2, 1, 1), 1),
+        ("gru", torch.float64, 17, (1, 1, 1), 1),
+    ],
+)
+def test_dtypes(
+    cell: str, dtype: torch.dtype, width: int, warps: tuple[int, int, int], held: int, device: str, launch: Any
+) -> None:
+    launch()
+    # rounded to 8 bits, a loss on m may see another gate win: with a loss on h alone that makes no difference
+    case = make(cell, "", (11, 4, 1, width), dtype, device, bare=cell == "slstm" and dtype == torch.bfloat16)
+    check(case, lengths=[4, 3, 2, 4, 1, 0, 4, 4, 2, 3, 1], **shapes(case, warps, held))
+
+
+def test_tf32_only_when_asked(device: str, launch: Any) -> None:
+    launch()
+    case = make("lstm", "", (3, 3, 1, 18), torch.float32, device)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        (h, *_), (dwx, *_) = run(case, **shapes(case, (2, 1, 1), 1, tensor_cores=True))
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+    (expected, *_), (gradient, *_) = specified(case)
+    assert 1e-6 < abs(array(h) - expected).max() < 4e-3
+    assert 1e-6 < abs(array(dwx) - gradient).max() < 2e-2
+    check(case, **shapes(case, (2, 1, 1), 1))
+
+
+@pytest.mark.parametrize("sanitizer", ["address", "thread"])
+@pytest.mark.parametrize(("dtype", "warps"), [(torch.float32, (1, 2, 1)), (torch.bfloat16, (2, 1, 1))])
+def test_under_sanitizers(
+    sanitizer: str, dtype: torch.dtype, warps: tuple[int, int, int], device: str, launch: Any
+) -> None:
+    launch(sanitizer)
+    case = make("lstm", "", (3, 3, 1, 20), dtype, device)
+    check(case, reverse=True, lengths=[3, 1, 2], **shapes(case, warps, 1))
+
+
+@every_cell
+def test_a_step_at_a_time(cell: str, activation: str, device: str, launch: Any) -> None:
+    launch()
+    told = {"forward": {"backend": "stepwise"}, "backward": {"backend": "stepwise"}}
+    for how in ({}, {"lengths": [2, 0, 3], "reverse": True}, {"lengths": [2, 3, 1]}):
+        check(make(cell, activation, (3, 3, 2, 17), torch.float32, device), **how, **told)
+    check(make(cell, activation, (3, 2, 2, 17), torch.bfloat16, device, bare=True), **told)
+    check(make(cell, activation, (2, 0, 1, 5), torch.float32, device), **told)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+def test_packed_rows(reverse: bool, fused: bool, device: str, launch: Any) -> None:
+    launch()
+    like = make("gru", "", (4, 1, 1, 19), torch.float32, device)
+    stepwise = dict.fromkeys(("forward", "backward"), {"backend": "stepwise"})
+    check_packed("gru", reverse, device, **(shapes(like, (1, 2, 1), 1) if fused else stepwise))
