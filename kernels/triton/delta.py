@@ -171,7 +171,9 @@ def delta_fwd_kernel(
         w = b[:, None] * lacks
         reading = D * _dot(queries, tl.trans(keys))
         outputs = d[:, None] * _dot(queries, S) + _dot(reading, w)
-        tl.store(o + ((row * time + t) * heads + n)[:, None] * V + c[None, :], outputs, reads[:, None] & (c < V)[None, :])
+        tl.store(
+            o + ((row * time + t) * heads + n)[:, None] * V + c[None, :], outputs, reads[:, None] & (c < V)[None, :]
+        )
         if e is not None:
             at_e = e + (((row * time + t) * M + m) * heads + n)[:, None] * V + c[None, :]
             tl.store(at_e, lacks, valid[:, None] & (c < V)[None, :])

@@ -36,19 +36,19 @@ def jacobi_fwd_kernel(
     is_point = i < n2
     at = line * n2 + i
     area, points = n1.to(tl.int64) * n2, n0.to(tl.int64) * n1 * n2
-    p, q = line // n1, line % n1
+    inner = line % n1 * n2 + i  # the place in a plane
     factor = tl.load(omega).to(x.dtype.element_ty)
     s = tl.load(b + at, mask=is_point, other=0.0)
-    s -= _term(coefficients, x, 1, at, -area, points, is_point & (p > 0), IS_CONSTANT)
-    s -= _term(coefficients, x, 2, at, area, points, is_point & (p + 1 < n0), IS_CONSTANT)
+    s -= _term(coefficients, x, 1, at, -area, points, is_point & (at >= area), IS_CONSTANT)
+    s -= _term(coefficients, x, 2, at, area, points, is_point & (at + area < points), IS_CONSTANT)
     if IS_3D:
-        s -= _term(coefficients, x, 3, at, -n2, points, is_point & (q > 0), IS_CONSTANT)
-        s -= _term(coefficients, x, 4, at, n2, points, is_point & (q + 1 < n1), IS_CONSTANT)
+        s -= _term(coefficients, x, 3, at, -n2, points, is_point & (inner >= n2), IS_CONSTANT)
+        s -= _term(coefficients, x, 4, at, n2, points, is_point & (inner + n2 < area), IS_CONSTANT)
     s -= _term(coefficients, x, 5, at, -1, points, is_point & (i > 0), IS_CONSTANT)
     s -= _term(coefficients, x, 6, at, 1, points, is_point & (i + 1 < n2), IS_CONSTANT)
     now = tl.load(x + at, mask=is_point, other=0.0)
     if IS_CONSTANT:
-        new = (1 - factor) * now + factor * (s / tl.load(coefficients))
+        new = (1 - factor) * now + factor / tl.load(coefficients) * s
         if HAS_MASK:
             new = tl.where(tl.load(given + at, mask=is_point, other=0) != 0, now, new)
     else:

@@ -276,7 +276,7 @@ class OfStencil(_Matrix):
 
     def _defines(self) -> dict[str, object]:
         is_double = self.coefficients.dtype == torch.float64
-        return {"NUMBER": "double" if is_double else "float", "RESIDENT": 3 if is_double else 4}
+        return {"NUMBER": "double" if is_double else "float", "RESIDENT": 3}
 
     def _sweep(self, x: Tensor, b: Tensor, y: Tensor, omega: Tensor, phases: int, kind: int) -> None:
         if self._jacobi is not None:

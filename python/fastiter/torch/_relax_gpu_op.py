@@ -16,10 +16,11 @@ from torch import Tensor
 
 from .._backend import BackendError
 from .._solution import Solution
+from ..relax import _vectors
 from ..relax._matrix import read_csr
 from ..relax._order import Arrangement, arrange
-from ..relax._relaxation import _check_omega
 from ..relax._solve import Watch
+from ..relax._spectrum import Adaptive
 from ._op import LIBRARY, contiguous
 from ._relax_gpu import BACKWARD, FORWARD, JACOBI, SYMMETRIC, OfRows, _Matrix, norm_of, norms_of
 from ._relax_gpu_layout import Slices, slices_of
@@ -125,8 +126,9 @@ def as_omega(function: str, method: str, omega: Tensor | float, device: torch.de
     """Return omega where the kernels read it; one on a GPU is not looked at here."""
     if isinstance(omega, Tensor) and omega.is_cuda:
         return omega.detach().to(torch.float64).reshape(1)
-    value = float(omega)
-    _check_omega(function, "jacobi" if method == "jacobi" else "sor", value, None)
+    value = _vectors.positive(function, "omega", float(omega), zero=False)
+    if method != "jacobi" and value >= 2:
+        raise ValueError(f"{function}: omega must be in (0, 2), where {method} can converge, got {value}")
     return torch.full((1,), value, dtype=torch.float64, device=device)
 
 
@@ -137,15 +139,23 @@ def solve_inside(
     omega: Tensor,
     kind: int,
     limits: tuple[float, float, int, int],
+    adaptive: Adaptive | None = None,
 ) -> tuple[Tensor, Watch]:
-    """Sweep from x until every column of b - A x is decided; waits for the device once a check."""
+    """Sweep from x until every column of b - A x is decided; waits for the device once a check.
+
+    ``adaptive`` sees the residuals, and says which omega is next.
+    """
     rtol, atol, most, every = limits
     watch, done = Watch(norms_of(matrix, x, b), rtol * norm_of(b) + atol, every), 0
     with np.errstate(all="ignore"):
         while watch.is_open.any() and done < most:
             count = min(every, most - done)
             x, done = matrix.sweep(x, b, omega, count, kind), done + count
-            watch.check(done, norms_of(matrix, x, b))
+            norms = norms_of(matrix, x, b)
+            watch.check(done, norms)
+            if adaptive is not None:
+                adaptive.observe(done, norms)
+                omega = torch.full_like(omega, adaptive.omega)
     return x, watch
 
 

@@ -17,6 +17,7 @@ from ..relax import _vectors
 from ..relax._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC
 from ..relax._prepare import OfBlocks as HostBlocks
 from ..relax._relaxation import METHODS
+from ..relax._spectrum import Adaptive
 from ..relax.stencil import Stencil
 from . import _gpu
 from ._op import contiguous
@@ -38,8 +39,8 @@ class Relaxation:
         A sparse CSR or BSR tensor (n, n), or a :class:`fastiter.relax.Stencil`; float32, float64 or complex128. It is
         copied. It is laid out on the CPU, wherever it is.
     method, omega, order, block_size, symmetric
-        As for :class:`fastiter.relax.Relaxation`. A GPU has all methods but "kaczmarz", with a number as ``omega``, in
-        the orders "color" and "red-black"; Jacobi has none.
+        As for :class:`fastiter.relax.Relaxation`. A GPU has all methods but "kaczmarz", in the orders "color" and
+        "red-black"; Jacobi has none. ``omega="auto"`` is estimated on the CPU.
     backend
         ``"cpu"``; ``"cuda"``: CUDA kernels; ``"triton"``: Triton's, for Jacobi on a Stencil. None: the CPU or CUDA,
         where A is. A Stencil is on the CPU if it is None, and else on the device of the first tensors that it meets.
@@ -83,11 +84,11 @@ class Relaxation:
         matrix = A if isinstance(A, Stencil) else _scipy_like(A)
         self._backend = _backend(backend, self.device)
         if self._backend != "cpu":
-            _check_gpu(self._backend, A, method, omega, order)
+            _check_gpu(self._backend, A, method, order)
         options: dict[str, Any] = {"omega": omega, "order": order, "block_size": block_size, "symmetric": symmetric}
         host = relax.Relaxation.of("Relaxation", matrix, method, **options)
         self.method, self.symmetric, self.omega = method, host.symmetric, host.omega
-        self.shape, self.colors = host.shape, host.colors
+        self.shape, self.colors, self._adapts = host.shape, host.colors, omega == "auto" and method == "sor"
         self._grid = A.grid if isinstance(A, Stencil) else None
         self._dtype = host.dtype.name
         self._stencil = A if isinstance(A, Stencil) else None
@@ -158,9 +159,10 @@ class Relaxation:
         if isinstance(matrix, OfStencil) and matrix.given is not None:
             own_b = own_b.masked_fill(matrix.given.reshape(-1), 0)  # no equation
         own, omega = matrix.inside(self._flat(start)), self._omega(b.device)
-        own, watch = solve_inside(matrix, own, own_b, omega, self._kind(FORWARD), limits)
-        x = contiguous(matrix.outside(own)).reshape(b.shape)
-        return solution_of(x, watch, b.dim() == 1 or self._grid is not None, self.method, self.omega)
+        adaptive = Adaptive(self.omega) if self._adapts else None
+        own, watch = solve_inside(matrix, own, own_b, omega, self._kind(FORWARD), limits, adaptive)
+        x, single = contiguous(matrix.outside(own)).reshape(b.shape), b.dim() == 1 or self._grid is not None
+        return solution_of(x, watch, single, self.method, adaptive.omega if adaptive else self.omega)
 
     def _kind(self, turn: int) -> int:
         return JACOBI if METHODS[self.method][0] == "jacobi" else SYMMETRIC if self.symmetric else turn
@@ -191,8 +193,8 @@ class Relaxation:
             if self.device is not None and t.device != self.device:
                 raise BackendError(f"{function}: {name} must be on device {self.device} like A, got {t.device}")
             if t.device != b.device or t.device.type not in (("cpu",) if self._backend == "cpu" else _GPUS):
-                expected = "the CPU" if self._backend == "cpu" else "one GPU"
-                raise BackendError(f"{function}: {name} must be on {expected} for backend {self._backend!r}, got {t.device}")
+                expected = f"{'the CPU' if self._backend == 'cpu' else 'one GPU'} for backend {self._backend!r}"
+                raise BackendError(f"{function}: {name} must be on {expected}, got {t.device}")
         if not (tuple(b.shape) in shapes if shapes else b.dim() in (1, 2) and b.shape[0] == self.shape[0]):
             expected = f"{shapes[0]}" if shapes else f"({self.shape[0]},) or ({self.shape[0]}, k)"
             raise ValueError(f"{function}: b must have shape {expected} to go with A, got {tuple(b.shape)}")
@@ -257,12 +259,10 @@ def _backend(named: object, device: torch.device | None) -> str:
     return str(named or ("cuda" if is_gpu else "cpu"))
 
 
-def _check_gpu(backend: str, A: object, method: object, omega: object, order: object) -> None:
+def _check_gpu(backend: str, A: object, method: object, order: object) -> None:
     """Refuse what the GPU has no kernels for; what is wrong anywhere is said by the preparation on the CPU."""
     if method == "kaczmarz":
         raise BackendError("Relaxation: method must not be 'kaczmarz' on a GPU, which has no kernel for it, got it")
-    if isinstance(omega, str):
-        raise BackendError(f"Relaxation: omega must be a number on a GPU, got {omega!r}")
     is_jacobi = isinstance(method, str) and METHODS.get(method, ("",))[0] == "jacobi"
     if backend == "triton" and not (is_jacobi and isinstance(A, Stencil)):
         raise BackendError(f"Relaxation: backend must be 'cuda' but for jacobi on a Stencil, got {backend!r}")
