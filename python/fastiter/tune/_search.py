@@ -119,7 +119,7 @@ class _Search:
             self.cost_constant, term.constant = term.constant, 0
             self.cost_root = self.graph.atom(term)
             self.set_bound(None)
-        self.conditions = list({str(formula): formula for formula in conditions}.values())
+        self.conditions = [list(formula) for formula in dict.fromkeys(map(tuple, conditions))]
         self.variables = [self._variables(formula) for formula in self.conditions]
         self.about: list[list[int]] = [[] for _ in program.names]
         for number, variables in enumerate(self.variables):
