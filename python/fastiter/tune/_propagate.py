@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from . import _domains as domains
@@ -332,8 +333,11 @@ _BACKWARD = {"sum": _sum_backward, "product": _product_backward, "mod": _mod_bac
 # several conditions ---------------------------------------------------------------------------------------------------
 
 
-def narrow_formula(graph: Graph, formula: Formula, box: Box) -> None:
-    """Take out of ``box`` what fits no alternative: of and, what all leave; of or, what one leaves."""
+def narrow_formula(graph: Graph, formula: Formula, variables: Sequence[int], box: Box) -> None:
+    """Take out of ``box`` what fits no alternative: of and, what all leave; of or, what one leaves.
+
+    ``variables`` are those of the formula.
+    """
     stack: list[Box | None] = []
     for name, argument in formula:
         if name == "leaf":
@@ -341,10 +345,11 @@ def narrow_formula(graph: Graph, formula: Formula, box: Box) -> None:
         else:
             parts = stack[-argument:]
             del stack[-argument:]
-            stack.append(_met(graph, parts) if name == "and" else _joined(graph, parts))
+            stack.append(_met(variables, parts) if name == "and" else _joined(variables, parts))
     if stack[0] is None:
         raise Conflict
-    box[: graph.variables] = stack[0][: graph.variables]
+    for v in variables:
+        box[v] = stack[0][v]
 
 
 def _narrowed(graph: Graph, leaf: Leaf, box: Box) -> Box | None:
@@ -356,13 +361,13 @@ def _narrowed(graph: Graph, leaf: Leaf, box: Box) -> Box | None:
     return copy
 
 
-def _met(graph: Graph, parts: list[Box | None]) -> Box | None:
+def _met(variables: Sequence[int], parts: list[Box | None]) -> Box | None:
     first, *others = parts
     try:
         for other in others:
             if first is None or other is None:
                 return None
-            for v in range(graph.variables):
+            for v in variables:
                 if first[v] is not other[v]:
                     first[v] = domains.meet(first[v], other[v])
     except Conflict:
@@ -370,12 +375,12 @@ def _met(graph: Graph, parts: list[Box | None]) -> Box | None:
     return first
 
 
-def _joined(graph: Graph, parts: list[Box | None]) -> Box | None:
+def _joined(variables: Sequence[int], parts: list[Box | None]) -> Box | None:
     left = [part for part in parts if part is not None]
     if not left:
         return None
     for other in left[1:]:
-        for v in range(graph.variables):
+        for v in variables:
             if left[0][v] is not other[v]:
                 left[0][v] = domains.join(left[0][v], other[v])
     return left[0]

@@ -213,7 +213,7 @@ class _Search:
             if len(formula) == 1:
                 narrow(self.graph, formula[0][1], box)
             else:
-                narrow_formula(self.graph, formula, box)
+                narrow_formula(self.graph, formula, variables, box)
             for variable, old in zip(variables, before, strict=True):
                 if box[variable] is not old and _is_news(old, box[variable]):
                     for other in self.about[variable]:
