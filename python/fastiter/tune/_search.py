@@ -101,7 +101,7 @@ def _excluded(program: Program, exclude: Sequence[Exclusion]) -> list[dict[int, 
 
 def _is_news(old: Domain, new: Domain) -> bool:
     """Say whether other conditions should hear of a change: a bound that creeps costs more than it brings."""
-    return new.lo == new.hi or old.size - new.size >= old.size >> 3
+    return old.size - new.size >= max(1, old.size >> 3) or new.size == 1 < old.size
 
 
 class _Search:
