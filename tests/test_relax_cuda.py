@@ -335,6 +335,7 @@ WRONG: list[tuple[Callable[[Gpu], Any], type[Exception], str]] = [
     (lambda g: jacobi(g).sweep(ones(g, 6), ones(g, 6), -1), ValueError, "sweeps must be at least 0, got -1"),
     (lambda g: jacobi(g).sweep(ones(g, 6).requires_grad_(), ones(g, 6)), ValueError, "must not require a gradient"),
     (lambda g: jacobi(g).sweep(ones(g, 6).to("meta"), ones(g, 6)), BackendError, "x must be on device .*, got meta"),
+    (lambda g: jacobi(g).sweep(*(ones(g, 6),) * 2), ValueError, "x must not share memory with b, got overlapping"),
     (lambda g: jacobi(g).solve(ones(g, 1, 6)), ValueError, r"b must have shape \(6,\) or \(6, k\) to go with A"),
     (lambda g: jacobi(g).solve(ones(g, 6), rtol=-1.0), ValueError, "rtol must be finite and at least 0"),
     (lambda g: g.relaxation(S, "jacobi").solve(ones(g, 12)), ValueError, r"b must have shape \(3, 4\) to go with A"),
