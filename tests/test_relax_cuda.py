@@ -74,7 +74,7 @@ NUMBERS += [("float64", "float64", 5), ("complex128", "complex128", 2)]
 
 @pytest.mark.parametrize(("stored", "dtype", "k"), NUMBERS)
 def test_rows(stored: str, dtype: str, k: int | None, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    for n, apart in ((1, TOGETHER), (37, TOGETHER), (70, TOGETHER), (9, APART)):
+    for n, apart in ((1, TOGETHER), (70, TOGETHER), (9, APART)):
         monkeypatch.setattr(_relax_gpu, "APART", apart)
         shape = (n,) if k is None else (n, k)
         A = csr(random_matrix(n, stored), np.int64)
@@ -266,13 +266,12 @@ def test_gradients(gpu: Gpu) -> None:
         return fastiter.torch.sweeps(x, b, values, omega, 2, pattern, order="color")
 
     def solve(values: Any, b: Any) -> Any:
-        how: dict[str, Any] = {"order": "color", "rtol": 1e-13, "check_every": 60}
+        how: dict[str, Any] = {"order": "color", "rtol": 1e-13, "check_every": 25}
         return fastiter.torch.relax_solve(values, pattern, b, x.detach(), **how).value
 
     inputs = [t.requires_grad_() for t in (x, b, values, omega)]
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
     assert torch.autograd.gradcheck(solve, (values, b), fast_mode=True)
-    assert torch.autograd.gradgradcheck(solve, (values, b), fast_mode=True)
 
 
 def test_sweeps_without_a_sweep_or_a_column(gpu: Gpu) -> None:
@@ -336,6 +335,7 @@ WRONG: list[tuple[Callable[[Gpu], Any], type[Exception], str]] = [
     (lambda g: jacobi(g).sweep(ones(g, 6), ones(g, 6), -1), ValueError, "sweeps must be at least 0, got -1"),
     (lambda g: jacobi(g).sweep(ones(g, 6).requires_grad_(), ones(g, 6)), ValueError, "must not require a gradient"),
     (lambda g: jacobi(g).sweep(ones(g, 6).to("meta"), ones(g, 6)), BackendError, "x must be on device .*, got meta"),
+    (lambda g: jacobi(g).sweep(*(ones(g, 6),) * 2), ValueError, "x must not share memory with b, got overlapping"),
     (lambda g: jacobi(g).solve(ones(g, 1, 6)), ValueError, r"b must have shape \(6,\) or \(6, k\) to go with A"),
     (lambda g: jacobi(g).solve(ones(g, 6), rtol=-1.0), ValueError, "rtol must be finite and at least 0"),
     (lambda g: g.relaxation(S, "jacobi").solve(ones(g, 12)), ValueError, r"b must have shape \(3, 4\) to go with A"),

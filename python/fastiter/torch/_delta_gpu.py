@@ -86,13 +86,7 @@ def _columns(work: _Work, x: Tensor) -> int:
 
 
 def _launch(
-    name: str,
-    work: _Work,
-    x: Tensor,
-    programs: int,
-    memory: Sequence[Tensor | None],
-    numbers: Sequence[int],
-    **how: int,
+    name: str, work: _Work, x: Tensor, programs: int, memory: Sequence[Tensor | None], numbers: Sequence[int], **how: int
 ) -> None:
     """Launch a kernel with what all of them take."""
     import triton.language as tl
