@@ -1,7 +1,8 @@
 """Formats whose numbers share a scale: the largest magnitude of a block gives it, then the elements are rounded.
 
-A program takes ROWS blocks, each in a row of WIDE places, of which the last stay empty where the block is shorter. Blocks
-do not cross lines of n elements. Numbers of a format, from `c` on: 0 what stands for NaN, 1 most, 2 to_code, 3 from_code.
+A program takes ROWS blocks, each in a row of WIDE places, of which the last stay empty where the block is shorter.
+Blocks do not cross lines of n elements. DENSE: they fill their rows, and lines end with them, so that the elements of a
+program are neighbours. Numbers of a format, from `c` on: 0 what stands for NaN, 1 most, 2 to_code, 3 from_code.
 """
 
 from __future__ import annotations

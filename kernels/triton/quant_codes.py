@@ -65,9 +65,7 @@ def _posit(code, n, es):
     return tl.where(code == 0, 0.0, tl.where(code == one << (n - 1), float("nan"), value))
 
 
-@triton.jit(
-    do_not_specialize=["run", "count", "n", "per_line", "size", "bits", "entries", "k0", "k1", "k2", "special"]
-)
+@triton.jit(do_not_specialize=["run", "count", "n", "per_line", "size", "bits", "entries", "k0", "k1", "k2", "special"])
 def decode_fwd_kernel(
     codes_ptr,
     y_ptr,

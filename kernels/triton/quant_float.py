@@ -26,7 +26,9 @@ from .quant_round import (
 
 
 @triton.jit
-def to_significand(x, words, mantissa, min_exponent, ROUNDING: tl.constexpr, HAS_ZERO: tl.constexpr, MINUS: tl.constexpr):
+def to_significand(
+    x, words, mantissa, min_exponent, ROUNDING: tl.constexpr, HAS_ZERO: tl.constexpr, MINUS: tl.constexpr
+):
     """X / 2^e rounded to a whole number, times 2^e, the worth of the last bit; MINUS: there is -0."""
     PLACES: tl.constexpr = 52 if x.dtype == tl.float64 else 23
     BIAS: tl.constexpr = 1023 if x.dtype == tl.float64 else 127
@@ -43,7 +45,8 @@ def to_significand(x, words, mantissa, min_exponent, ROUNDING: tl.constexpr, HAS
         FIRST: tl.constexpr = 1 if HAS_ZERO else 0
         odd = (field & 1) != 0
         down_where_odd = ((min_exponent + BIAS) & 1) != FIRST
-        r = tl.where(bare & (tl.abs(v) == 1.5) & (odd == down_where_odd), with_sign(tl.full(v.shape, 1.0, v.dtype), v), r)
+        lower = bare & (tl.abs(v) == 1.5) & (odd == down_where_odd)
+        r = tl.where(lower, with_sign(tl.full(v.shape, 1.0, v.dtype), v), r)
     y = with_sign(r, x) * number_of((field - mantissa) << PLACES)
     if MINUS:
         return y

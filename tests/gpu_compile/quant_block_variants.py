@@ -8,8 +8,8 @@ import triton.language as tl
 
 _TYPES = {"x_ptr": "*fp32", "y_ptr": "*fp32", "scales_ptr": "*i8", "g_ptr": "*fp32", "seed_ptr": "*i64"}
 _TYPES |= {"numbers": "*fp32", "thresholds": "*fp32", "values": "*fp32"}
-_TYPES |= {name: "i32" for name in ("blocks", "n", "per_line", "size", "carry", "max_exponent")}
-_TYPES |= {name: "i32" for name in ("k0", "k1", "k2", "k3", "k4")}
+_TYPES |= dict.fromkeys(("blocks", "n", "per_line", "size", "carry", "max_exponent"), "i32")
+_TYPES |= dict.fromkeys(("k0", "k1", "k2", "k3", "k4"), "i32")
 _OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 
@@ -24,7 +24,7 @@ def _variant(
     absent += ([] if codes else ["scales_ptr"]) + ([] if kind == 8 else ["thresholds", "values"])
     signature = _TYPES | {"x_ptr": f"*{types}", "y_ptr": "*i8" if codes else f"*{types}"}
     if double:
-        signature |= {name: "*fp64" for name in ("numbers", "thresholds", "values")} | {"carry": "i64"}
+        signature |= dict.fromkeys(("numbers", "thresholds", "values"), "*fp64") | {"carry": "i64"}
     if codes and kind == 8:
         signature["scales_ptr"] = "*fp64" if double else "*fp32"
     return "quantize_blocks_fwd_kernel", signature, {**constants, **dict.fromkeys(absent)}, _OPTIONS

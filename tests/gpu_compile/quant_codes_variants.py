@@ -11,7 +11,7 @@ _OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 
 def _decode(mode: int, codes: str, y: str, scales: int = 0, scale: bool = False, **constants: Any) -> Any:
-    signature = {name: "i32" for name in _NUMBERS} | {"special": "i64", "codes_ptr": f"*{codes}", "y_ptr": f"*{y}"}
+    signature = dict.fromkeys(_NUMBERS, "i32") | {"special": "i64", "codes_ptr": f"*{codes}", "y_ptr": f"*{y}"}
     signature |= {"table_ptr": f"*{y}", "factor_ptr": "*fp64", "shared_ptr": "*i8" if scales == 1 else "*fp32"}
     signature |= {"shared_table_ptr": f"*{y}", "scale_ptr": f"*{y}", "zero_ptr": "*i64"}
     chosen = {"MODE": mode, "SIGNED": mode in (1, 2), "FLAG0": mode == 3, "SPECIALS": 0, "SCALES": scales}

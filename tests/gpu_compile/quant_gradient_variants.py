@@ -12,7 +12,7 @@ _OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 def _variant(types: str, sums: int, integers: bool, exact: bool, one: bool, clips: bool = True) -> Any:
     wide = "fp64" if types == "fp64" else "fp32"
-    signature = {name: f"*{types}" for name in _POINTERS[:4]} | {"scale_ptr": f"*{wide}", "limits_ptr": f"*{wide}"}
+    signature = dict.fromkeys(_POINTERS[:4], f"*{types}") | {"scale_ptr": f"*{wide}", "limits_ptr": f"*{wide}"}
     signature |= {"sums_ptr": "*fp64" if sums == 1 else f"*{wide}", "zero_ptr": "*i64", "powers_ptr": "*i1"}
     signature |= {"numel": "i32", "run": "i32", "count": "i32"}
     constants: dict[str, Any] = {"ROUNDING": 6, "T": tl.float64 if wide == "fp64" else tl.float32, "CLIPS": clips}

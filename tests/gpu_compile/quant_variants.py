@@ -8,7 +8,7 @@ import triton.language as tl
 
 _TYPES = {"x_ptr": "*fp32", "y_ptr": "*fp32", "scale_ptr": "*fp32", "zero_ptr": "*i64", "powers_ptr": "*i1"}
 _TYPES |= {"seed_ptr": "*i64", "numbers": "*fp32", "thresholds": "*fp32", "values": "*fp32", "numel": "i32"}
-_TYPES |= {name: "i32" for name in ("run", "count", "k0", "k1", "k2", "k3", "k4")}
+_TYPES |= dict.fromkeys(("run", "count", "k0", "k1", "k2", "k3", "k4"), "i32")
 _PLAIN: dict[str, Any] = {"OVERFLOW": 0, "T": tl.float32, "CODES": False, "REPLACES": False, "SIGNED": True}
 _PLAIN |= {f"FLAG{k}": False for k in range(4)} | {"STEPS": 0, "HAS_SCALE": False, "HAS_ZERO_POINT": False}
 _PLAIN |= {"ONE": True, "INDEX": tl.int32, "BLOCK": 1024}
