@@ -17,6 +17,8 @@ from rnn_gpu_calls import array, check, check_packed, make, run, specified  # no
 
 every_cell = pytest.mark.parametrize(("cell", "activation"), RNN_CELLS, ids=map("".join, RNN_CELLS))
 
+STEPWISE: dict[str, dict[str, Any]] = {"forward": {"backend": "stepwise"}, "backward": {"backend": "stepwise"}}
+
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -39,9 +41,7 @@ def launch(device: str, programs: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     torch.use_deterministic_algorithms(False)
 
 
-def shapes(
-    case: Any, warps: tuple[int, int, int], held: int, tensor_cores: bool = False
-) -> dict[str, dict[str, Any]]:
+def shapes(case: Any, warps: tuple[int, int, int], held: int, tensor_cores: bool = False) -> dict[str, dict[str, Any]]:
     """Plans of ``warps`` (of units, of terms, tiles of rows) forward and backward, ``held`` tiles of r in registers."""
     wx, r, *_ = case.inputs
     B, _, G, N, D = wx.shape
@@ -114,11 +114,10 @@ def test_under_sanitizers(
 @every_cell
 def test_a_step_at_a_time(cell: str, activation: str, device: str, launch: Any) -> None:
     launch()
-    told = {"forward": {"backend": "stepwise"}, "backward": {"backend": "stepwise"}}
     for how in ({}, {"lengths": [2, 0, 3], "reverse": True}, {"lengths": [2, 3, 1]}):
-        check(make(cell, activation, (3, 3, 2, 17), torch.float32, device), **how, **told)
-    check(make(cell, activation, (3, 2, 2, 17), torch.bfloat16, device, bare=True), **told)
-    check(make(cell, activation, (2, 0, 1, 5), torch.float32, device), **told)
+        check(make(cell, activation, (3, 3, 2, 17), torch.float32, device), **how, **STEPWISE)
+    check(make(cell, activation, (3, 2, 2, 17), torch.bfloat16, device, bare=True), **STEPWISE)
+    check(make(cell, activation, (2, 0, 1, 5), torch.float32, device), **STEPWISE)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -126,5 +125,4 @@ def test_a_step_at_a_time(cell: str, activation: str, device: str, launch: Any) 
 def test_packed_rows(reverse: bool, fused: bool, device: str, launch: Any) -> None:
     launch()
     like = make("gru", "", (4, 1, 1, 19), torch.float32, device)
-    stepwise = dict.fromkeys(("forward", "backward"), {"backend": "stepwise"})
-    check_packed("gru", reverse, device, **(shapes(like, (1, 2, 1), 1) if fused else stepwise))
+    check_packed("gru", reverse, device, **(shapes(like, (1, 2, 1), 1) if fused else STEPWISE))
