@@ -13,7 +13,7 @@ from types import ModuleType
 from bench.contest import Absent
 
 PACKAGES = (
-    *("jax", "mambapy", "pararnn-torch"),
+    *("flashrnn", "jax", "mambapy", "pararnn-torch"),
     *("apytypes", "brevitas", "fxpmath", "gfloat", "ml_dtypes", "qtorch", "torchao"),
 )
 

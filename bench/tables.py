@@ -57,6 +57,10 @@ HEADERS = {
     "peers": header(
         "forward+backward", f"  {'peer':26}{'ms':>10}", f"{'fresh':>10}{'ratio':>7}", f"{'reused':>10}{'ratio':>7}"
     ),
+    "long": header(
+        "backward alone", f"  {'peer':26}{'ms':>10}", f"{'fresh':>10}{'ratio':>7}", f"{'reused':>10}{'ratio':>7}"
+    ),
+    "floor": header("share of the floor", f"{'ms':>10}{'median':>9}{'floor':>8}{'GF/s of':>9}{'share':>7}"),
     "rounding": header(
         "rounded and back", f"  {'peer':26}{'ms':>10}", f"{'fresh':>10}{'ratio':>7}", f"{'reused':>10}{'ratio':>7}"
     ),
@@ -110,6 +114,13 @@ def rate_row(r: Record) -> str:
     )
 
 
+def floor_row(r: Record) -> str:
+    return (
+        f"{r['work']:34}{r['threads']:8}{r['ms']:10.3f}{r['median_ms']:9.3f}{r['floor_ms']:8.2f}{r['sgemm_gflops']:9.1f}"
+        f"{r['share']:7.0%}{r['load']:6.1f}"
+    )
+
+
 def sweeps_row(r: Record) -> str:
     share = "-" if r["share"] is None else f"{r['share']:.0%}"
     return (
@@ -121,6 +132,8 @@ def sweeps_row(r: Record) -> str:
 ROWS: dict[str, Callable[[Record], str]] = {
     "share": share_row,
     "peers": peers_row,
+    "long": peers_row,
+    "floor": floor_row,
     "rounding": peers_row,
     "rate": rate_row,
     "steps": peers_row,

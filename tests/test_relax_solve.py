@@ -15,20 +15,10 @@ import scipy.sparse.linalg  # noqa: E402
 from fastiter import relax  # noqa: E402
 from fastiter.reference import relax as reference  # noqa: E402
 from fastiter.relax import Anderson, Batch, Chebyshev, Relaxation, ssor_cg  # noqa: E402
-from relax_cases import csr, random_matrix, vectors  # noqa: E402
+from relax_cases import csr, poisson, random_matrix, vectors  # noqa: E402
 
 M = 63
 OMEGA = 2 / (1 + math.sin(math.pi / (M + 1)))
-
-
-def poisson(*shape: int) -> Any:
-    A = scipy_sparse.csr_array((1, 1))
-    for n in shape:
-        line = scipy_sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n))
-        A = scipy_sparse.kron(A, scipy_sparse.eye_array(n)) + scipy_sparse.kron(
-            scipy_sparse.eye_array(A.shape[0]), line
-        )
-    return A.tocsr()
 
 
 def residual(A: Any, b: Any, x: Any) -> Any:
@@ -129,46 +119,6 @@ def test_slow_is_not_stagnant() -> None:
     fast = relax.sor(poisson(m, m), np.ones(m * m), omega=best, order="red-black", rtol=1e-6, check_every=10)
     assert fast.converged
     assert fast.history.max() > 10 * fast.history[0]
-
-
-# --- omega -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("m", [15, 31, 63])
-def test_omega_auto_is_near_the_best(m: int) -> None:
-    A, b = poisson(m, m), np.ones(m * m)
-    best = 2 / (1 + math.sin(math.pi / (m + 1)))
-    solution = relax.sor(A, b, omega="auto")
-    assert solution.steps <= 1.15 * relax.sor(A, b, omega=best).steps + 5
-    assert abs(solution.omega - best) < 0.3 * (2 - best)
-    assert relax.ssor(A, b, omega="auto").steps <= relax.ssor(A, b, omega=best).steps
-    assert Relaxation(A, "jacobi", omega="auto").omega == pytest.approx(1, abs=1e-2)
-    assert Relaxation(A, "ssor", omega="auto", order="color").omega == 1
-
-
-def test_omega_auto_without_symmetry() -> None:
-    m = 31
-    A = (poisson(m, m) + scipy_sparse.diags_array([0.3, -0.3], offsets=[1, -1], shape=(m * m, m * m))).tocsr()
-    b = np.ones(m * m)
-    fixed = [relax.sor(A, b, omega=w) for w in (1.0, 1.5, 1.6, 1.7, 1.8)]
-    assert fixed[-1].reason == "diverged"  # above 1.6 it does, which the estimate cannot know
-    auto = relax.sor(A, b, omega="auto")
-    assert auto.converged
-    assert auto.steps < fixed[0].steps / 2
-
-
-def test_omega_adapts_to_the_factor_it_observes() -> None:
-    from fastiter.relax import _spectrum
-
-    m = 31
-    A, b = poisson(m, m), np.ones(m * m)
-    relaxation = Relaxation(A, "sor", omega="auto")
-    relaxation.omega = 1.0  # as if the estimate had failed
-    adapted = relaxation.solve(b)
-    best = 2 / (1 + math.sin(math.pi / (m + 1)))
-    assert adapted.omega == pytest.approx(best, abs=0.02)
-    assert adapted.steps < relax.sor(A, b, omega=1.0).steps / 5
-    assert _spectrum.young(math.cos(math.pi / (m + 1))) == pytest.approx(best)
 
 
 # --- acceleration ----------------------------------------------------------------------------------------------------

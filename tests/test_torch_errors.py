@@ -39,7 +39,18 @@ every_cell = pytest.mark.parametrize("cell", CELLS)
 
 
 def test_every_public_function_is_here() -> None:
-    own_files = {"export_hls", "quant", "relax_solve", "solve_recurrence", "sweeps"}
+    own_files = {
+        "FlashRNNConfig",
+        "Replaced",
+        "export_hls",
+        "flashrnn",
+        "replace",
+        "restore",
+        "quant",
+        "relax_solve",
+        "solve_recurrence",
+        "sweeps",
+    }
     assert set(fastiter.torch.__all__) == {*CELLS, *PARA_CELLS, *ELSEWHERE, *own_files}
 
 

@@ -6,6 +6,9 @@ import ctypes
 import importlib.util
 from collections.abc import Mapping
 
+#: What runs where the data lies on a card.
+_ON_CARDS = ("cuda", "triton")
+
 
 class BackendError(RuntimeError):
     """A backend was named, or is needed for where the data lives, and cannot run."""
@@ -19,7 +22,8 @@ def choose(function: str, table: Mapping[str, object], backend: str | None) -> s
     if name in table:
         return name
     known = ", ".join(repr(key) for key in table)
-    raise BackendError(f"{function}: backend must be one of {known} for this function, got {name!r}")
+    which = "NumPy arrays (CuPy arrays and CUDA tensors run on their card)" if name in _ON_CARDS else "this function"
+    raise BackendError(f"{function}: backend must be one of {known} for {which}, got {name!r}")
 
 
 def availability() -> dict[str, str]:

@@ -62,8 +62,8 @@ def launch(
 ) -> None:
     """Launch a kernel of kernels/cuda/<stem>.cu, compiled with ``defines``.
 
-    ``args`` are NumPy scalars of the kernel's own types, addresses as uint64. ``cooperative`` blocks are all resident at
-    a time, so that they can meet.
+    ``args`` are NumPy scalars of the kernel's own types, addresses as uint64. ``cooperative`` blocks are resident
+    all at a time, so that they can meet.
     """
     told = tuple(sorted((key, str(value)) for key, value in (defines or {}).items()))
     function = _function(stem, kernel, told, device, shared, cooperative)

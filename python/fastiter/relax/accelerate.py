@@ -10,10 +10,9 @@ import numpy.typing as npt
 from .._rnn import kind
 from .._solution import Solution
 from . import _spectrum, _vectors
-from ._matrix import read_csr
-from ._order import Arrangement
-from ._prepare import JACOBI, Scalar, prepare
-from ._relaxation import METHODS, Relaxation, is_definite
+from ._auto import jacobi_of
+from ._prepare import JACOBI, System, prepare
+from ._relaxation import METHODS, Relaxation
 from ._solve import iterate
 from .stencil import OfStencil, Stencil
 
@@ -64,7 +63,8 @@ def chebyshev(
 
     No inner product is taken but for the check, and all rows go at the same time. A is as for :class:`Relaxation`;
     ``bounds`` are the least and the largest eigenvalue of D^-1 A, which have to be positive: by default an estimate by
-    Lanczos' method, for an A that is Hermitian and positive definite. For others give the bounds.
+    Lanczos' method, for an A that is Hermitian and positive definite. For others give the bounds. A batch has the same
+    bounds for all its matrices.
 
     Examples
     --------
@@ -76,8 +76,6 @@ def chebyshev(
     """
     stencil = isinstance(A, Stencil)
     system = OfStencil("chebyshev", A, "natural") if stencil else prepare("chebyshev", A, "jacobi", "natural", None)
-    if bounds is None and stencil:
-        raise ValueError("chebyshev: bounds must be given for a Stencil, got None")
     if bounds is None:
         low, high = _estimated("chebyshev", A, system)
     else:
@@ -99,13 +97,12 @@ def chebyshev(
     return iterate("chebyshev", system, step, b, x0, *options, method="chebyshev")
 
 
-def _estimated(function: str, A: Any, system: Any) -> tuple[float, float]:
-    if system.batch:
-        raise ValueError(f"{function}: bounds must be given for a Batch, got None")
-    csr = system.A if isinstance(system, Scalar) else read_csr(function, A)
-    if not is_definite(csr):
+def _estimated(function: str, A: Any, system: System) -> tuple[float, float]:
+    jacobi = jacobi_of(function, A, system)
+    found = _spectrum.lanczos(jacobi) if _spectrum.is_definite(jacobi) else None
+    if found is None:
         raise ValueError(f"{function}: bounds must be given where A is not Hermitian and positive definite, got None")
-    least, largest = _spectrum.jacobi_range(Scalar(function, csr, Arrangement(), jacobi=True), True)
+    least, largest = found
     if largest >= 1:
         raise ValueError(f"{function}: bounds must be given where A is not positive definite, got None")
     # Estimates from inside: a larger high costs little, and an eigenvalue beyond it would grow.
@@ -140,7 +137,7 @@ class Chebyshev:
         if not is_jacobi and not relaxation.symmetric:
             raise ValueError(f"Chebyshev: relaxation must have a symmetric sweep, got method {relaxation.method}")
         if bounds is None:
-            rho = _spectrum.power(relaxation.apply_homogeneous, relaxation.shape[1], relaxation.dtype)
+            rho = _spectrum.power(relaxation.apply_homogeneous, relaxation.system.random())
             if rho >= 1:
                 raise ValueError(
                     f"Chebyshev: bounds must be given where the sweep alone does not converge, got rho {rho}"

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from . import quant
 from .delta import delta_scan
+from .flashrnn import FlashRNNConfig, flashrnn
 from .hls import export_hls
 from .newton import paragru, paralstm, paraslstm
 from .relax import relax_solve, sweeps
+from .relaxation import Relaxation
+from .replace import Replaced, replace, restore
 from .rnn import elman, gru, lstm, slstm
 from .scan import block_scan, linear_scan
 from .solve import solve_recurrence
 
 __all__ = [
+    "FlashRNNConfig",
+    "Relaxation",
+    "Replaced",
     "block_scan",
     "delta_scan",
     "elman",
     "export_hls",
+    "flashrnn",
     "gru",
     "linear_scan",
     "lstm",
@@ -24,6 +31,8 @@ __all__ = [
     "paraslstm",
     "quant",
     "relax_solve",
+    "replace",
+    "restore",
     "slstm",
     "solve_recurrence",
     "sweeps",

@@ -15,6 +15,7 @@ from .. import _core
 from .._backend import BackendError
 from .._check import integers
 from .._rnn import check_lengths
+from .._scan import check_bounds, check_bounds_shape, check_reset_shape
 
 if hasattr(Tensor, "__dlpack_c_exchange_api__"):  # from torch 2.10 on
     _core.use_tensors(Tensor.__dlpack_c_exchange_api__, Tensor, torch.nn.Parameter)
@@ -168,6 +169,29 @@ def checked_lengths(function: str, lengths: Tensor | Sequence[int], batch: int, 
     least, most = (int(whole.min()), int(whole.max())) if whole.numel() else (0, 0)
     check_lengths(function, tuple(whole.shape), least, most, batch, time)
     return whole
+
+
+def checked_bounds(function: str, cu_seqlens: Tensor | Sequence[int], time: int) -> Tensor:
+    """Return the bounds of sequences that lie one after the other, as :func:`checked_lengths` returns lengths."""
+    bounds = checked_integers(function, "cu_seqlens", cu_seqlens)
+    check_bounds_shape(function, bounds.shape)
+    if not is_compiling():
+        falls = bool((bounds[1:] < bounds[:-1]).any())
+        check_bounds(function, bounds.shape, int(bounds[0]), int(bounds[-1]), falls, time)
+    return bounds
+
+
+def check_reset(function: str, reset: Any, x: Tensor, batch: int, time: int) -> None:
+    """Check the flags of steps that begin anew."""
+    if not isinstance(reset, Tensor):
+        raise TypeError(f"{function}: reset must be a torch.Tensor of bool, got {type(reset).__qualname__}")
+    if reset.dtype != torch.bool:
+        raise TypeError(f"{function}: reset must be a torch.Tensor of bool, got dtype {reset.dtype}")
+    if reset.device != x.device or reset.layout != torch.strided:
+        raise BackendError(
+            f"{function}: reset must be dense and on device {x.device} like x, got {reset.layout} on {reset.device}"
+        )
+    check_reset_shape(function, reset.shape, batch, time)
 
 
 def checked_integers(function: str, name: str, x: Tensor | Sequence[int]) -> Tensor:

@@ -15,6 +15,7 @@ from .quant_rnn import QuantGRU, QuantLSTM
 from .quant_summary import summary
 from .quantizers import FixedQuantizer, LSQQuantizer, PACTQuantizer
 from .rnn import GRU, LSTM, RNN, sLSTM
+from .streaming import StreamingRNN
 
 __all__ = [
     "GRU",
@@ -38,6 +39,7 @@ __all__ = [
     "QuantLSTM",
     "QuantLinear",
     "QuantPlan",
+    "StreamingRNN",
     "quantize_model",
     "quantize_optimizer",
     "sLSTM",

@@ -39,7 +39,7 @@ class Layer(NamedTuple):
 def forward(module: RNNBase, input: Tensor | PackedSequence, hx: Any) -> tuple[Any, State]:
     """Output in the form of the input, and the final states (layers * directions, B, H) of `module` from hx or 0."""
     cell = CELLS[module.mode]
-    layers = _layers(module, cell)
+    layers = layers_of(module, cell)
     if isinstance(input, PackedSequence):
         return _forward_packed(module, cell, layers, input, hx)
     weight = layers[0].parameters.w_ih
@@ -50,12 +50,30 @@ def forward(module: RNNBase, input: Tensor | PackedSequence, hx: Any) -> tuple[A
     elif module.batch_first:
         x = x.transpose(0, 1)
     if x.shape[0] == 0:
-        raise RuntimeError(f"{_name(module)}: input must have at least one time step, got {tuple(input.shape)}")
-    states = _checked_states(module, cell, hx, weight, x.shape[1] if batched else None)
+        raise RuntimeError(f"{module_name(module)}: input must have at least one time step, got {tuple(input.shape)}")
+    states = checked_states(module, cell, hx, weight, x.shape[1] if batched else None)
     out, last = _run(module, cell, layers, x, states)
     if not batched:
         return out.squeeze(1), tuple(s.squeeze(1) for s in last)
     return out.transpose(0, 1) if module.batch_first else out, last
+
+
+def step(module: RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
+    """Output (B, H) and states after one more step with input (B, I), both without B if the input is."""
+    check_streams(module)
+    if not isinstance(input, Tensor):
+        raise TypeError(f"{module_name(module)}: input must be a Tensor, got {type(input).__name__}")
+    if input.dim() not in (1, 2):
+        raise ValueError(f"{module_name(module)}: input must have 1 or 2 dimensions, got shape {tuple(input.shape)}")
+    time = 1 if input.dim() == 2 and module.batch_first else 0
+    output, last = forward(module, input.unsqueeze(time), hx)
+    return output.squeeze(time), last
+
+
+def check_streams(module: RNNBase) -> None:
+    """Check that the module goes forward in time alone."""
+    if module.bidirectional:
+        raise ValueError(f"{module_name(module)}: bidirectional must be False to go step by step, got True")
 
 
 def _forward_packed(
@@ -67,8 +85,8 @@ def _forward_packed(
     sizes = batch_sizes.tolist()
     if sum(sizes) != x.shape[0] or sizes[-1] < 1 or sizes != sorted(sizes, reverse=True):
         lines = f"batch_sizes that decrease to 1 or more and have the sum {x.shape[0]} of its lines"
-        raise RuntimeError(f"{_name(module)}: a PackedSequence must have {lines}, got {sizes}")
-    states = _checked_states(module, cell, hx, weight, sizes[0])
+        raise RuntimeError(f"{module_name(module)}: a PackedSequence must have {lines}, got {sizes}")
+    states = checked_states(module, cell, hx, weight, sizes[0])
     if states is not None and sorted_indices is not None:
         states = tuple(s.index_select(1, sorted_indices) for s in states)
     out, last = _run(module, cell, layers, x, states, batch_sizes)
@@ -94,7 +112,7 @@ def _run(
         outs = []
         for k in range(first, first + directions):
             start = None if states is None else tuple(s[k] for s in states)
-            direction = Direction(cell, _heads(module), k > first, batch_sizes)
+            direction = Direction(cell, heads_of(module), k > first, batch_sizes)
             out, last = _run_layer(direction, x, layers[k], start)
             outs.append(out)
             finals.append(last)
@@ -122,7 +140,7 @@ def _run_layer(direction: Direction, x: Tensor, what: Layer, start: State | None
     return linear(u, w_hr), (linear(u_last, w_hr), c_last)
 
 
-def _layers(module: RNNBase, cell: Cell) -> list[Layer]:
+def layers_of(module: RNNBase, cell: Cell) -> list[Layer]:
     # Attributes, each read once, and not _flat_weights: they may be parametrizations, or swapped by functional_call.
     H, P, rows = module.hidden_size, module.proj_size, cell.gates * module.hidden_size
     directions = 2 if module.bidirectional else 1
@@ -131,12 +149,12 @@ def _layers(module: RNNBase, cell: Cell) -> list[Layer]:
     for k, names in enumerate(module._all_weights):
         features = module.input_size if k < directions else directions * (P or H)
         weights = [_weight(module, name) for name in names]
-        shapes = ((rows, features), (rows, P or H // _heads(module)), *biases, (P, H))
+        shapes = ((rows, features), (rows, P or H // heads_of(module)), *biases, (P, H))
         for name, weight, shape in zip(names, weights, shapes, strict=False):  # the kernels trust their input
             if weight.shape != shape or weight.dtype != weights[0].dtype:
                 got = f"{tuple(weight.shape)}, {_dtype(weight)}"
                 expected = f"shape {shape}, {_dtype(weights[0])}"
-                raise ValueError(f"{_name(module)}: {name} must have {expected}, got {got}")
+                raise ValueError(f"{module_name(module)}: {name} must have {expected}, got {got}")
         b_ih, b_hh = weights[2:4] if biases else (None, None)
         layers.append(Layer(Parameters(weights[0], weights[1], b_ih, b_hh), weights[-1] if P > 0 else None))
     return layers
@@ -148,18 +166,18 @@ def _weight(module: RNNBase, name: str) -> Tensor:
     return getattr(module, name) if weight is None else weight
 
 
-def _heads(module: RNNBase) -> int:
+def heads_of(module: RNNBase) -> int:
     heads: int = getattr(module, "num_heads", 1)
     return heads
 
 
-def _name(module: RNNBase) -> str:
+def module_name(module: RNNBase) -> str:
     return type(module).__name__.removeprefix("Parametrized")
 
 
 def _checked_input(module: RNNBase, weight: Tensor, x: Tensor, dims: tuple[int, ...]) -> Tensor:
     # The classes of the exceptions are torch.nn's where it checks the same thing.
-    name = _name(module)
+    name = module_name(module)
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: input must be a Tensor or a PackedSequence, got {type(x).__name__}")
     for what, tensor in (("input", x), ("parameters", weight)):
@@ -180,11 +198,11 @@ def _checked_input(module: RNNBase, weight: Tensor, x: Tensor, dims: tuple[int, 
     return x
 
 
-def _checked_states(module: RNNBase, cell: Cell, hx: Any, weight: Tensor, batch: int | None) -> State | None:
+def checked_states(module: RNNBase, cell: Cell, hx: Any, weight: Tensor, batch: int | None) -> State | None:
     """hx as one (layers * directions, B, H) tensor per state; batch is None for unbatched input."""
     if hx is None:
         return None
-    name, names = _name(module), cell.states
+    name, names = module_name(module), cell.states
     values = (hx,) if len(names) == 1 else hx
     sequence = isinstance(values, (tuple, list)) and len(values) == len(names)
     if not sequence or not all(isinstance(s, Tensor) for s in values):

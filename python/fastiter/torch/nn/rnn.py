@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from ._rnn_stack import forward
+from ._rnn_stack import forward, step
 
 
 class _Heads(nn.RNNBase):
@@ -46,6 +46,20 @@ class _Heads(nn.RNNBase):
         """Does what torch.nn's does (on GPUs) where the parameters are those of a cuDNN layer, else nothing."""
         if self.num_heads == 1 and self.mode != "sLSTM":
             super().flatten_parameters()
+
+    def step(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
+        """Output (B, H) and state after one more step with input (B, I), or without B, as forward has them.
+
+        The bits are those of a run over all steps at once, but for rounding where proj_size > 0; dropout acts as there.
+        :class:`StreamingRNN` takes a fraction of the time, and has no gradients.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError, BackendError
+            As forward does; ValueError if bidirectional.
+        """
+        output, last = step(self, input, hx)
+        return output, last[0] if len(last) == 1 else last
 
     def extra_repr(self) -> str:
         """Arguments that differ from their defaults."""

@@ -1,0 +1,248 @@
+"""FlashRNN's options: the names of its FlashRNNConfig, and the refusal of those that mean nothing here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from .._backend import BackendError
+from .._rnn import kind
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+
+
+class Function(NamedTuple):
+    """Gates of R, of Wx, of both together and of b, and the number of states."""
+
+    gates_r: int
+    gates_w: int
+    gates_i: int
+    gates_t: int
+    states: int
+
+
+FUNCTIONS = {
+    "lstm": Function(4, 4, 4, 4, 2),
+    "slstm": Function(4, 4, 4, 4, 4),
+    "gru": Function(3, 3, 4, 4, 1),
+    "elman": Function(1, 1, 1, 1, 1),
+}
+_HERE = ("cpu", "vanilla", "vanilla_fwbw")
+_ELSEWHERE = ("cuda", "cuda_fused", "triton_fused")
+
+
+@dataclass
+class FlashRNNConfig:
+    """The options of :func:`flashrnn`, under FlashRNN's names and in its order.
+
+    Checked where it is made. What cannot be had here is refused: no option is taken and ignored.
+
+    Parameters
+    ----------
+    backend : str, optional
+        "cpu", the default, or "vanilla" or "vanilla_fwbw": FlashRNN's names of what runs on a CPU, for which the same
+        kernels run here. Its GPU backends are refused.
+    function : {"lstm", "gru", "elman", "slstm"}
+        The cell.
+    gradient_recurrent_cut : bool
+        No gradient passes through R to the step before. Not for the GRU.
+    gradient_recurrent_clipval : float, optional
+        The gradient that comes to h from the step after it is held within plus and minus this.
+    forward_clipval : float, optional
+        h is held within plus and minus this, at every step.
+    constants : dict, optional
+        None or empty: the four cells have none.
+    simple_agg, num_states, num_gates_r, num_gates_w, num_gates_i, num_gates_t : optional
+        What they are follows from the function; another value is refused.
+    hidden_dim, num_heads, head_dim : int
+        Those of Wx where -1; else Wx must have them.
+    batch_size : int
+        For what FlashRNN compiles; kernels here take any batch.
+    input_shape, output_shape, recurrent_shape, bias_shape : str
+        The axes of Wx, of the states, of R and of b in any order: B batch, T time, G gates, H heads, D width, P the
+        width of the previous h, S states.
+    dtype : {"float32", "float64", "bfloat16"}, optional
+        What is computed in and returned; that of Wx by default.
+    dtype_acc : {"float32"}
+        What is summed in; float64 sums in float64.
+    dtype_b, dtype_r, dtype_w, dtype_g, dtype_s, dtype_a : str, optional
+        None, or the same as dtype: there is one dtype for all. dtype_a may be "float32".
+    enable_automatic_mixed_precision : bool
+        Inputs of other dtypes are converted to `dtype`. If False, they are refused.
+    trainable_r, trainable_b : bool or sequence of bool
+        True: which tensors have gradients is said by their requires_grad.
+    initial_val : float or sequence of float
+        Of all states, or of each, where no states are given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an option of a wrong type; for a value that is unknown or cannot be had here.
+    BackendError
+        For a backend that needs a GPU.
+
+    Examples
+    --------
+    >>> from fastiter.torch.flashrnn import FlashRNNConfig
+    >>> FlashRNNConfig(function="gru", input_shape="TBGHD").num_gates_t
+    4
+    """
+
+    backend: str | None = None
+    function: str = "lstm"
+    gradient_recurrent_cut: bool = False
+    gradient_recurrent_clipval: float | None = None
+    forward_clipval: float | None = None
+    constants: dict[str, float] | None = None
+    simple_agg: bool | None = None
+    hidden_dim: int = -1
+    num_heads: int = -1
+    head_dim: int = -1
+    num_states: int | None = None
+    num_gates_r: int | None = None
+    num_gates_w: int | None = None
+    num_gates_i: int | None = None
+    num_gates_t: int | None = None
+    batch_size: int = 8
+    input_shape: str = "BTGHD"
+    output_shape: str = "SBTHD"
+    recurrent_shape: str = "GHDP"
+    bias_shape: str = "GHD"
+    dtype: str | None = None
+    dtype_acc: str | None = "float32"
+    dtype_b: str | None = None
+    dtype_r: str | None = None
+    dtype_w: str | None = None
+    dtype_g: str | None = None
+    dtype_s: str | None = None
+    dtype_a: str | None = None
+    enable_automatic_mixed_precision: bool = True
+    trainable_r: bool | Sequence[bool] = True
+    trainable_b: bool | Sequence[bool] = True
+    initial_val: float | Sequence[float] = 0.0
+
+    def __post_init__(self) -> None:
+        _choice("function", self.function, tuple(FUNCTIONS))
+        _check_backend(self.backend)
+        self._check_gradients()
+        self._set_counts()
+        self._set_widths()
+        for name in ("input_shape", "output_shape", "recurrent_shape", "bias_shape"):
+            _check_letters(name, getattr(self, name), type(self).__dict__[name])
+        self._check_dtypes()
+        self._check_initial()
+
+    def _check_gradients(self) -> None:
+        for name in ("gradient_recurrent_cut", "enable_automatic_mixed_precision"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"flashrnn: {name} must be a bool, got {kind(getattr(self, name))}")
+        for name in ("gradient_recurrent_clipval", "forward_clipval"):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and value >= 0):
+                raise ValueError(f"flashrnn: {name} must be None or a number of at least 0, got {value!r}")
+        if self.gradient_recurrent_cut and self.function == "gru":
+            raise ValueError("flashrnn: gradient_recurrent_cut must be False for the function gru, got True")
+        if self.constants:
+            raise ValueError(f"flashrnn: constants must be None or empty, as the cells have none, got {self.constants}")
+        for name in ("trainable_r", "trainable_b"):
+            value = getattr(self, name)
+            if not all(value if isinstance(value, (list, tuple)) else (value,)):
+                reason = "as requires_grad says what has gradients"
+                raise ValueError(f"flashrnn: {name} must be True, {reason}, got {value}")
+
+    def _set_counts(self) -> None:
+        """Gates, states and the kind of sum of the function, which nothing else may be given for."""
+        counts = FUNCTIONS[self.function]
+        known: dict[str, Any] = {"simple_agg": self.function != "gru", "num_states": counts.states}
+        known |= {f"num_{name}": count for name, count in counts._asdict().items() if name.startswith("gates")}
+        for name, right in known.items():
+            if getattr(self, name) not in (None, right):
+                given = getattr(self, name)
+                raise ValueError(f"flashrnn: {name} must be {right} for the function {self.function}, got {given!r}")
+            setattr(self, name, right)
+
+    def _set_widths(self) -> None:
+        for name in ("hidden_dim", "num_heads", "head_dim", "batch_size"):
+            if not isinstance(getattr(self, name), int):
+                raise TypeError(f"flashrnn: {name} must be an int, got {kind(getattr(self, name))}")
+        hidden, heads, width = self.hidden_dim, self.num_heads, self.head_dim
+        if hidden > 0 and heads > 0 and width <= 0:
+            self.head_dim = hidden // heads
+        elif hidden > 0 and width > 0 and heads <= 0:
+            self.num_heads = hidden // width
+        elif hidden <= 0 < min(heads, width):
+            self.hidden_dim = heads * width
+        if (
+            min(self.hidden_dim, self.num_heads, self.head_dim) > 0
+            and self.hidden_dim != self.num_heads * self.head_dim
+        ):
+            expected = f"num_heads * head_dim = {self.num_heads} * {self.head_dim}"
+            raise ValueError(f"flashrnn: hidden_dim must be {expected}, got {self.hidden_dim}")
+
+    def _check_dtypes(self) -> None:
+        if self.dtype is not None:
+            _choice("dtype", self.dtype, tuple(DTYPES))
+        if self.dtype_acc not in (None, "float32", self.dtype):
+            raise ValueError(f"flashrnn: dtype_acc must be 'float32', got {self.dtype_acc!r}")
+        for name in ("dtype_b", "dtype_r", "dtype_w", "dtype_g", "dtype_s", "dtype_a"):
+            value = getattr(self, name)
+            if value in (None, self.dtype) or (name == "dtype_a" and value == "float32"):
+                continue
+            expected = f"None or dtype = {self.dtype!r}, which is that of all tensors"
+            raise ValueError(f"flashrnn: {name} must be {expected}, got {value!r}")
+
+    def _check_initial(self) -> None:
+        value, states = self.initial_val, FUNCTIONS[self.function].states
+        if _is_number(value):
+            return
+        if not isinstance(value, (list, tuple)) or not all(map(_is_number, value)):
+            raise TypeError(f"flashrnn: initial_val must be a number or one for each state, got {kind(value)}")
+        if len(value) != states:
+            raise ValueError(f"flashrnn: initial_val must have {states} numbers, one for each state, got {len(value)}")
+
+    def initial_values(self) -> tuple[float, ...]:
+        """One for each state."""
+        value = self.initial_val
+        return (float(value),) * FUNCTIONS[self.function].states if isinstance(value, (int, float)) else tuple(value)
+
+
+def checked(config: object, function: str, backend: str | None, dtype: str | None) -> FlashRNNConfig:
+    """Return the configuration of a call. FlashRNN drops arguments beside a config; here they must agree with it."""
+    if config is None:
+        return FlashRNNConfig(backend, function, dtype=dtype, enable_automatic_mixed_precision=False)
+    if not isinstance(config, FlashRNNConfig):
+        raise TypeError(f"flashrnn: config must be a FlashRNNConfig, got {kind(config)}")
+    for name, value, default in (("function", function, "lstm"), ("backend", backend, None), ("dtype", dtype, None)):
+        if value not in (default, getattr(config, name)):
+            expected = f"{getattr(config, name)!r} like that of config"
+            raise ValueError(f"flashrnn: {name} must be {expected}, got {value!r}")
+    return config
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"flashrnn: {name} must be one of {', '.join(choices)}, got {kind(value)}")
+    if value not in choices:
+        raise ValueError(f"flashrnn: {name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _check_backend(backend: object) -> None:
+    if backend is None:
+        return
+    _choice("backend", backend, (*_HERE, *_ELSEWHERE))
+    if backend in _ELSEWHERE:
+        raise BackendError(f"flashrnn: backend must be {', '.join(_HERE)} or None without a GPU, got {backend!r}")
+
+
+def _check_letters(name: str, value: object, letters: str) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"flashrnn: {name} must be a str, got {kind(value)}")
+    if sorted(value) != sorted(letters):
+        raise ValueError(f"flashrnn: {name} must have the letters of {letters!r} in some order, got {value!r}")

@@ -1,0 +1,182 @@
+"""FlashRNN's function on fastiter's kernels: its signature, layouts, orders of the gates and options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._flashrnn_config import DTYPES, FUNCTIONS, FlashRNNConfig, checked
+from ._op import check_tensors, empty, unwatched
+from .rnn import elman, gru, lstm, slstm
+
+__all__ = ["FlashRNNConfig", "flashrnn"]
+
+_CELLS = {"lstm": lstm, "gru": gru, "elman": elman, "slstm": slstm}
+
+
+def flashrnn(
+    Wx: Tensor,
+    R: Tensor,
+    b: Tensor,
+    states: Tensor | None = None,
+    function: str = "lstm",
+    config: FlashRNNConfig | None = None,
+    backend: str | None = None,
+    dtype: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """s[t] = cell(Wx[t] + R h[t-1] + b, s[t-1]) with the arguments and results of FlashRNN's ``flashrnn``.
+
+    Parameters
+    ----------
+    Wx : Tensor (B, T, G, N, D)
+        Pre-activations of the gates: i, f, z, o (lstm, slstm); r, z, n (gru); one (elman).
+    R : Tensor (G, N, D, D)
+        Recurrent weights of N heads, [gate, head, unit out, unit in]: i, f, z, o; g, r, z (gru); one.
+    b : Tensor (G, N, D)
+        Bias: i, f, z, o; g, r, z, n (gru, where g stands inside r * g and n outside); one.
+    states : Tensor (S, B, 1, N, D), optional
+        States before the first step, h first: h, c (lstm); h, c, n, m (slstm); h. None: config.initial_val, 0.
+    function : {"lstm", "gru", "elman", "slstm"}
+        The cell.
+    config : FlashRNNConfig, optional
+        Further options, other layouts among them. What is given beside it must agree with it.
+    backend : str, optional
+        See :class:`FlashRNNConfig`.
+    dtype : {"float32", "float64", "bfloat16"}, optional
+        That of the tensors. A config with `dtype` converts them instead.
+
+    Returns
+    -------
+    states_all : Tensor (S, B, T, N, D)
+        The states after every step.
+    last_states : Tensor (S, B, 1, N, D)
+        Those after the last; given back as `states` they continue the sequence, bit for bit.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value, or an option that cannot be had.
+    BackendError
+        For a backend or a device that is not the CPU.
+
+    References
+    ----------
+    Poeppel, Beck and Hochreiter, FlashRNN, 2024; docs/rnn.md says what differs.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch import flashrnn
+    >>> Wx, R, b = torch.randn(2, 5, 4, 3, 8), torch.randn(4, 3, 8, 8) / 3, torch.zeros(4, 3, 8)
+    >>> states, last = flashrnn(Wx, R, b, function="slstm")
+    >>> states.shape, last.shape
+    (torch.Size([4, 2, 5, 3, 8]), torch.Size([4, 2, 1, 3, 8]))
+    """
+    options = checked(config, function, backend, dtype)
+    _check_arguments(options, Wx, R, b, states)
+    wx, r, bias = (_as(x, given, ours) for x, given, ours in _inputs(options, Wx, R, b))
+    first = _initial(options, wx, states)
+    if options.function == "gru":
+        wx, r, bias = _in_our_order(wx, r, bias)
+    result = _CELLS[options.function](wx, r, bias, first, return_all_states=True, **_clips(options))
+    return _out(options, result[-1]), _out(options, [x.unsqueeze(1) for x in result[1]])
+
+
+def _inputs(options: FlashRNNConfig, Wx: Tensor, R: Tensor, b: Tensor) -> tuple[tuple[Tensor, str, str], ...]:
+    if options.enable_automatic_mixed_precision and options.dtype is not None:
+        Wx, R, b = (x.to(DTYPES[options.dtype]) for x in (Wx, R, b))
+    return (
+        (Wx, options.input_shape, "BTGHD"),
+        (R, options.recurrent_shape, "GHDP"),
+        (b, options.bias_shape, "GHD"),
+    )
+
+
+def _as(x: Tensor, given: str, wanted: str) -> Tensor:
+    """View x, whose axes have the letters `given`, with those of `wanted`."""
+    return x if given == wanted else x.permute([given.index(letter) for letter in wanted])
+
+
+def _initial(options: FlashRNNConfig, wx: Tensor, states: Tensor | None) -> list[Tensor] | None:
+    """Return the parts of the initial state, None for zeros."""
+    if states is not None:
+        return list(_as(states.to(wx.dtype), options.output_shape, "TSBHD")[0].unbind(0))
+    values = options.initial_values()
+    shape = (wx.shape[0], *wx.shape[3:])
+    return [wx.new_full(shape, value) for value in values] if any(values) else None
+
+
+def _in_our_order(wx: Tensor, r: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """R (g, r, z) and b (g, r, z, n) as r, z, n; what is outside of r * g belongs to wx, which is r, z, n already."""
+    outside = torch.cat([torch.zeros_like(b[:2]), b[3:]])
+    return wx + outside, r.roll(-1, 0), b[:3].roll(-1, 0)
+
+
+def _clips(options: FlashRNNConfig) -> dict[str, Any]:
+    """Return the arguments that clip, as far as the cells have them."""
+    grad = 0.0 if options.gradient_recurrent_cut else options.gradient_recurrent_clipval
+    wanted = {"clip_grad": grad, "clip_state": options.forward_clipval}
+    clips = {name: value for name, value in wanted.items() if value is not None}
+    known = inspect.signature(_CELLS[options.function]).parameters
+    for name in clips:
+        if name not in known:
+            which = {"clip_grad": "gradient_recurrent_cut and gradient_recurrent_clipval"}.get(name, "forward_clipval")
+            raise ValueError(f"flashrnn: {which} must be left out, as the cells cannot clip, got {clips[name]}")
+    return clips
+
+
+def _out(options: FlashRNNConfig, parts: Sequence[Tensor]) -> Tensor:
+    """Return states (B, T, N, D) as one tensor in the layout that is wanted, copied in the order of their memory."""
+    if len(parts) == 1:
+        return _as(parts[0].unsqueeze(0), "SBTHD", options.output_shape)
+    time_first = parts[0].stride(0) < parts[0].stride(1)
+    ordered = [x.transpose(0, 1) for x in parts] if time_first else parts
+    together: Tensor = _Stack.apply(*ordered) if unwatched() else torch.stack(list(ordered))
+    return _as(together, "STBHD" if time_first else "SBTHD", options.output_shape)
+
+
+class _Stack(torch.autograd.Function):
+    """torch.stack into memory that was used before: new pages would cost a third of a small sLSTM."""
+
+    @staticmethod
+    def forward(ctx: Any, *parts: Tensor) -> Tensor:
+        return torch.stack(parts, out=empty(parts[0], (len(parts), *parts[0].shape)))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return gradient.unbind(0)
+
+
+def _check_arguments(options: FlashRNNConfig, Wx: Tensor, R: Tensor, b: Tensor, states: Tensor | None) -> None:
+    given = [("Wx", Wx), ("R", R), ("b", b), *([] if states is None else [("states", states)])]
+    dtypes = tuple(DTYPES.values())
+    mixed = options.enable_automatic_mixed_precision and options.dtype is not None
+    for same in [[pair] for pair in given] if mixed else [given]:
+        check_tensors("flashrnn", [name for name, _ in same], [x for _, x in same], dtypes)
+    if not mixed and options.dtype is not None and Wx.dtype != DTYPES[options.dtype]:
+        raise TypeError(f"flashrnn: dtype must be that of Wx, {Wx.dtype}, got {options.dtype!r}")
+    counts = FUNCTIONS[options.function]
+    shape = _sizes("Wx", Wx, options.input_shape, {"G": counts.gates_w})
+    batch, heads, width = (shape[letter] for letter in "BHD")
+    for letter, name, size in (("H", "num_heads", heads), ("D", "head_dim", width), ("", "hidden_dim", heads * width)):
+        wanted = getattr(options, name)
+        if wanted > 0 and wanted != size:
+            raise ValueError(f"flashrnn: Wx must have {name} = {wanted} {letter}".rstrip() + f", got {size}")
+    inside = {"H": heads, "D": width}
+    _sizes("R", R, options.recurrent_shape, {"G": counts.gates_r, "P": width, **inside})
+    _sizes("b", b, options.bias_shape, {"G": counts.gates_t, **inside})
+    if states is not None:
+        _sizes("states", states, options.output_shape, {"S": counts.states, "B": batch, "T": 1, **inside})
+
+
+def _sizes(name: str, x: Tensor, letters: str, known: dict[str, int]) -> dict[str, int]:
+    """Return the sizes of the axes by letter when those that are known are right."""
+    if x.dim() != len(letters) or any(x.shape[letters.index(letter)] != size for letter, size in known.items()):
+        sizes = ", ".join(str(known.get(letter, letter)) for letter in letters)
+        axes = f"({', '.join(letters)}) = ({sizes})"
+        raise ValueError(f"flashrnn: {name} must have shape {axes}, got {tuple(x.shape)}")
+    return dict(zip(letters, x.shape, strict=True))

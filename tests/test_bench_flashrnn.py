@@ -1,0 +1,74 @@
+"""The benchmark of flashrnn: its gate, its peer's calls, its goals, and a run without the peer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import fastiter  # noqa: E402
+from bench import __main__ as command  # noqa: E402
+from bench import contest, flashrnn, flashrnn_cases, flashrnn_peers, flashrnn_table  # noqa: E402
+from bench.flashrnn_cases import QUICK, Case  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def same_threads_afterwards() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    fastiter.set_num_threads(None)
+
+
+def stand_in(*given: Any, function: str, backend: str, dtype: str) -> Any:
+    assert (backend in flashrnn_peers.BACKENDS, dtype) == (True, "float32")
+    return flashrnn_cases.loop(*given, None, function)
+
+
+@pytest.mark.parametrize("case", QUICK)
+def test_the_peer_is_asked_for_the_same(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flashrnn_peers, "load", lambda module: SimpleNamespace(flashrnn=stand_in))
+    work = flashrnn_cases.work_of(case)
+    assert work.check() < 1e-5
+    for alone in (False, True):
+        entrants = flashrnn_peers.entrants(case, work, alone)
+        assert len(entrants) == (2 if case.function in ("lstm", "slstm") else 1)
+        for entrant in entrants:
+            assert contest.reason_against(entrant, work) is None
+            assert len(entrant.call()) == 3
+
+
+def test_a_run_without_the_peer_is_written_and_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(flashrnn_peers, "load", lambda module: None)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    parser = argparse.ArgumentParser()
+    flashrnn.add_arguments(parser)
+    arguments = parser.parse_args(["--quick", "--threads", "1", "--budget", "0.001"])
+    arguments.command, arguments.out = "flashrnn", tmp_path / "x.json"
+    command.measure(arguments)
+    results = json.loads((tmp_path / "x.json").read_text())
+    assert [len(results[section]) for section in flashrnn.SECTIONS] == [4, 1, 4]
+    capsys.readouterr()
+    command.report([tmp_path / "x.json"])
+    printed = capsys.readouterr().out
+    assert printed.count("| flashrnn vanilla | - | - | no flashrnn here |") == 5
+    assert "gradients alone" in printed and "share of the floor" in printed
+
+
+def test_goals_are_those_of_the_issue() -> None:
+    names = [str(case) for case in flashrnn_cases.FULL]
+    goals = {name: flashrnn_table.goals_of(name) for name in names}
+    assert goals["gru B 16 T 256 N 4 D 128"] == {"flashrnn vanilla": {contest.REUSED: 4.0}}
+    assert goals["slstm B 16 T 256 N 4 D 128"]["flashrnn vanilla"] == {contest.REUSED: 50.0}
+    assert goals["slstm B 16 T 256 N 4 D 64"]["flashrnn vanilla_fwbw"] == {contest.REUSED: 6.0}
+    assert len(goals) == 8 and all(goals.values())
+    assert str(flashrnn_cases.LONG) == "lstm B 4 T 4096 N 4 D 32"

@@ -1,0 +1,218 @@
+"""flashrnn: FlashRNN's equations, layouts, orders of the gates and options; what it refuses, by name."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import fastiter  # noqa: E402
+from bench.flashrnn_cases import COUNTS, inputs, loop  # noqa: E402
+from cases import tolerance  # noqa: E402
+from fastiter.torch import FlashRNNConfig, flashrnn  # noqa: E402
+
+F32, F64 = torch.float32, torch.float64
+functions = pytest.mark.parametrize("function", COUNTS)
+NAMES = {F32: "float32", F64: "float64"}
+
+
+def pull(call: Any, given: list[Any], cotangents: list[Any]) -> list[Any]:
+    """states_all, last_states and the gradients of all that is given."""
+    leaves = [x.detach().clone().requires_grad_() for x in given]
+    outputs = call(*leaves)
+    gradients = torch.autograd.grad(outputs, leaves, [c.to(y.dtype) for c, y in zip(cotangents, outputs, strict=True)])
+    return [x.detach() for x in (*outputs, *gradients)]
+
+
+def random_like(outputs: Any) -> list[Any]:
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randn(y.shape, dtype=F64, generator=generator) for y in outputs]
+
+
+def assert_close(found: list[Any], expected: list[Any], length: int, width: int) -> None:
+    for x, y in zip(found, expected, strict=True):
+        bound = tolerance(NAMES[x.dtype], length, width) * y.abs().max().item()
+        assert (x.double() - y).abs().max().item() <= bound
+
+
+@functions
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("with_states", [False, True])
+def test_values_and_gradients_are_those_of_the_equations(function: str, dtype: Any, with_states: bool) -> None:
+    B, T, N, D = 3, 9, 2, 17
+    given = inputs(function, B, T, N, D, dtype)[: 4 if with_states else 3]
+    exact = [x.double() for x in given]
+
+    def equations(Wx: Any, R: Any, b: Any, states: Any = None) -> Any:
+        return loop(Wx, R, b, states, function)
+
+    cotangents = random_like(equations(*exact))
+    found = pull(lambda *x: flashrnn(*x, function=function), given, cotangents)
+    assert_close(found, pull(equations, exact, cotangents), B * T, D)
+
+
+@functions
+def test_continues_bit_for_bit_where_it_was_split(function: str) -> None:
+    Wx, R, b, states = inputs(function, 3, 11, 2, 16, F32)
+    every, last = flashrnn(Wx, R, b, states, function)
+    for split in (1, 4, 10):
+        first, between = flashrnn(Wx[:, :split], R, b, states, function)
+        second, end = flashrnn(Wx[:, split:], R, b, between, function)
+        assert torch.cat([first, second], 2).equal(every)
+        assert end.equal(last)
+    assert every[:, :, -1:].equal(last)
+
+
+LAYOUTS = [
+    {"input_shape": "TBGHD", "output_shape": "STBHD"},
+    {"input_shape": "TBHDG", "output_shape": "SBHTD", "recurrent_shape": "HPGD", "bias_shape": "HDG"},
+    {"output_shape": "TSBHD", "recurrent_shape": "HGDP", "bias_shape": "HGD"},
+    {"input_shape": "DHGTB", "output_shape": "DHTBS", "recurrent_shape": "PDHG", "bias_shape": "DHG"},
+]
+
+
+def laid_out(x: Any, default: str, letters: str) -> Any:
+    return x.permute([default.index(letter) for letter in letters]).contiguous()
+
+
+@functions
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(function: str, layout: dict[str, str]) -> None:
+    given = inputs(function, 3, 5, 2, 6, F64)
+    defaults = ("BTGHD", "GHDP", "GHD", "SBTHD")
+    fields = ("input_shape", "recurrent_shape", "bias_shape", "output_shape")
+    letters = [layout.get(field, default) for field, default in zip(fields, defaults, strict=True)]
+    config = FlashRNNConfig(function=function, **layout)
+    moved = [laid_out(x, default, own) for x, default, own in zip(given, defaults, letters, strict=True)]
+    expected = flashrnn(*given, function=function)
+    cotangents = random_like(expected)
+    plain = pull(lambda *x: flashrnn(*x, function=function), given, cotangents)
+    turned = [laid_out(c, "SBTHD", letters[3]) for c in cotangents]
+    found = pull(lambda *x: flashrnn(*x, config=config), moved, turned)
+    back = [*[letters[3]] * 2, *letters]
+    for x, y, own, default in zip(found, plain, back, ["SBTHD"] * 2 + list(defaults), strict=True):
+        # The sums of a gradient have another order where the memory has.
+        assert laid_out(x, own, default).sub(y).abs().max() <= tolerance("float64", 15, 6) * y.abs().max()
+
+
+def test_initial_values() -> None:
+    Wx, R, b, _ = inputs("slstm", 2, 3, 2, 4, F64)
+    values = [0.1, 0.2, 1.5, -0.5]
+    states = torch.tensor(values, dtype=F64).view(4, 1, 1, 1, 1).expand(4, 2, 1, 2, 4)
+    found = flashrnn(Wx, R, b, config=FlashRNNConfig(function="slstm", initial_val=values))
+    assert found[0].equal(flashrnn(Wx, R, b, states, "slstm")[0])
+    Wx, R, b, _ = inputs("lstm", 2, 3, 2, 4, F64)
+    ones = torch.ones(2, 2, 1, 2, 4, dtype=F64)
+    assert flashrnn(Wx, R, b, config=FlashRNNConfig(initial_val=1))[1].equal(flashrnn(Wx, R, b, ones)[1])
+
+
+def test_a_config_with_a_dtype_converts() -> None:
+    given = inputs("gru", 2, 3, 2, 4, F64)
+    config = FlashRNNConfig(function="gru", dtype="float32", dtype_w="float32", dtype_a="float32")
+    mixed = [given[0].float(), *given[1:]]
+    every, last = flashrnn(*mixed, config=config)
+    assert every.dtype == last.dtype == F32
+    assert every.equal(flashrnn(*(x.float() for x in given), function="gru")[0])
+    exact = FlashRNNConfig(function="gru", dtype="float32", enable_automatic_mixed_precision=False)
+    with pytest.raises(TypeError, match=r"flashrnn: R must have dtype torch.float32 like Wx, got torch.float64"):
+        flashrnn(*mixed, config=exact)
+
+
+@functions
+def test_no_steps_and_no_rows(function: str) -> None:
+    Wx, R, b, states = inputs(function, 2, 3, 2, 4, F32)
+    every, last = flashrnn(Wx[:, :0], R, b, states, function)
+    assert every.shape == (len(states), 2, 0, 2, 4)
+    assert last.equal(states)
+    assert flashrnn(Wx[:0], R, b, states[:, :0], function)[0].shape == (len(states), 0, 3, 2, 4)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, while tracing
+@functions
+def test_compiles_into_one_graph(function: str) -> None:
+    given = inputs(function, 2, 3, 2, 4, F32)
+    compiled = torch.compile(lambda *x: flashrnn(*x, function=function), backend="aot_eager", fullgraph=True)
+    cotangents = random_like(flashrnn(*given, function=function))
+    expected = pull(lambda *x: flashrnn(*x, function=function), given, cotangents)
+    for x, y in zip(pull(compiled, given, cotangents), expected, strict=True):
+        torch.testing.assert_close(x, y)
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+BACKEND = fastiter.BackendError
+REFUSED_OPTIONS = [
+    ({"backend": "cuda"}, BACKEND, "backend must be .* without a GPU, got 'cuda'"),
+    ({"backend": "cuda_fused"}, BACKEND, "backend must be .* without a GPU, got 'cuda_fused'"),
+    ({"backend": "triton_fused"}, BACKEND, "backend must be .* without a GPU, got 'triton_fused'"),
+    ({"backend": "triton"}, ValueError, "backend must be one of .*, got 'triton'"),
+    ({"backend": 3}, TypeError, "backend must be one of .*, got int"),
+    ({"function": "rnn"}, ValueError, "function must be one of lstm, .*, got 'rnn'"),
+    ({"gradient_recurrent_cut": True, "function": "gru"}, ValueError, "gradient_recurrent_cut must be False .*True"),
+    ({"gradient_recurrent_cut": 1}, TypeError, "gradient_recurrent_cut must be a bool, got int"),
+    ({"gradient_recurrent_clipval": -1.0}, ValueError, "gradient_recurrent_clipval must be None or .*, got -1.0"),
+    ({"forward_clipval": "1"}, ValueError, "forward_clipval must be None or .*, got '1'"),
+    ({"constants": {"a": 1.0}}, ValueError, "constants must be None or empty, .*, got {'a': 1.0}"),
+    ({"simple_agg": False}, ValueError, "simple_agg must be True for the function lstm, got False"),
+    ({"num_states": 4}, ValueError, "num_states must be 2 for the function lstm, got 4"),
+    ({"num_gates_t": 3}, ValueError, "num_gates_t must be 4 for the function lstm, got 3"),
+    ({"hidden_dim": 9, "num_heads": 2}, ValueError, r"hidden_dim must be num_heads \* head_dim = 2 \* 4, got 9"),
+    ({"head_dim": 1.0}, TypeError, "head_dim must be an int, got float"),
+    ({"input_shape": "BTGH"}, ValueError, "input_shape must have the letters of 'BTGHD' in some order, got 'BTGH'"),
+    ({"output_shape": None}, TypeError, "output_shape must be a str, got NoneType"),
+    ({"dtype": "float16"}, ValueError, "dtype must be one of float32, float64, bfloat16, got 'float16'"),
+    (
+        {"dtype": "float32", "dtype_r": "bfloat16"},
+        ValueError,
+        "dtype_r must be None or dtype = 'float32', .*'bfloat16'",
+    ),
+    ({"dtype_s": "float32"}, ValueError, "dtype_s must be None or dtype = None, .*, got 'float32'"),
+    ({"dtype_acc": "float16"}, ValueError, "dtype_acc must be 'float32', got 'float16'"),
+    ({"trainable_r": False}, ValueError, "trainable_r must be True, .*, got False"),
+    ({"trainable_b": [True, False]}, ValueError, r"trainable_b must be True, .*, got \[True, False\]"),
+    ({"initial_val": [1.0]}, ValueError, "initial_val must have 2 numbers, one for each state, got 1"),
+    ({"initial_val": "0"}, TypeError, "initial_val must be a number or one for each state, got str"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), REFUSED_OPTIONS)
+def test_options_are_refused_by_name(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^flashrnn: {message}$"):
+        FlashRNNConfig(**options)
+
+
+def test_arguments_are_refused_by_name() -> None:
+    Wx, R, b, states = inputs("lstm", 2, 3, 2, 4, F32)
+    config = FlashRNNConfig(function="lstm")
+    wrong = [
+        ((Wx[0], R, b), {}, ValueError, r"Wx must have shape (B, T, G, H, D) = (B, T, 4, H, D), got (3, 4, 2, 4)"),
+        ((Wx, R[1:], b), {}, ValueError, r"R must have shape (G, H, D, P) = (4, 2, 4, 4), got (3, 2, 4, 4)"),
+        ((Wx, R, b[:1]), {}, ValueError, r"b must have shape (G, H, D) = (4, 2, 4), got (1, 2, 4)"),
+        ((Wx, R, b, states[:1]), {}, ValueError, "states must have shape (S, B, T, H, D) = (2, 2, 1, 2, 4), got"),
+        ((Wx, R, None), {}, TypeError, "b must be a torch.Tensor, got NoneType"),
+        ((Wx.half(), R, b), {}, TypeError, "Wx must have dtype torch.float32, torch.float64 or torch.bfloat16, got"),
+        ((Wx, R.double(), b), {}, TypeError, "R must have dtype torch.float32 like Wx, got torch.float64"),
+        ((Wx, R, b), {"dtype": "float64"}, TypeError, "dtype must be that of Wx, torch.float32, got 'float64'"),
+        ((Wx, R, b), {"config": {}}, TypeError, "config must be a FlashRNNConfig, got dict"),
+        ((Wx, R, b), {"config": config, "function": "gru"}, ValueError, "function must be 'lstm' like that of config"),
+        ((Wx, R, b), {"config": config, "backend": "cpu"}, ValueError, "backend must be None like that of config, got"),
+        ((Wx, R, b), {"config": FlashRNNConfig(num_heads=3)}, ValueError, "Wx must have num_heads = 3 H, got 2"),
+        ((Wx, R, b), {"config": FlashRNNConfig(hidden_dim=9)}, ValueError, "Wx must have hidden_dim = 9, got 8"),
+    ]
+    for arguments, more, error, message in wrong:
+        with pytest.raises(error, match="^" + re.escape(f"flashrnn: {message}")):
+            flashrnn(*arguments, **more)
+
+
+def test_counts_follow_from_the_function_and_widths_from_each_other() -> None:
+    for function, (gates_r, gates_w, gates_t, count) in COUNTS.items():
+        config = FlashRNNConfig(function=function, num_states=count, hidden_dim=12, num_heads=3)
+        assert (config.num_gates_r, config.num_gates_w, config.num_gates_t) == (gates_r, gates_w, gates_t)
+        assert (config.head_dim, config.simple_agg) == (4, function != "gru")
+    for backend, dtype in itertools.product((None, "cpu", "vanilla", "vanilla_fwbw"), (None, "float32")):
+        Wx, R, b, _ = inputs("elman", 1, 2, 1, 3, F32)
+        assert flashrnn(Wx, R, b, function="elman", backend=backend, dtype=dtype)[0].shape == (1, 1, 2, 1, 3)

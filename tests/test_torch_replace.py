@@ -1,0 +1,165 @@
+"""replace and restore: the same objects, weights, hooks, parametrisations and mode; results of torch's; reasons."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+from torch.nn.utils import parametrizations, parametrize  # noqa: E402
+
+from cases_nn_rnn import F64, KINDS, H, I, assert_same, make, make_input, no_onednn_projection, one_thread, run  # noqa: E402, F401
+from fastiter.torch import nn as ours  # noqa: E402
+from fastiter.torch import replace, restore  # noqa: E402
+
+pytestmark = no_onednn_projection
+
+
+class Model(nn.Module):
+    """Two layers that share weights, one of another kind, and what is no recurrence."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.LSTM(I, I, 2, dropout=0.3, dtype=F64)
+        self.second = nn.LSTM(I, I, 2, dropout=0.3, dtype=F64)
+        for name, p in self.first.named_parameters():
+            setattr(self.second, name, p)
+        self.inner = nn.ModuleList([nn.GRU(I, H, bidirectional=True, dtype=F64)])
+        self.head = nn.Linear(2 * H, 3, dtype=F64)
+
+    def forward(self, x):
+        x = self.second(self.first(x)[0])[0]
+        return self.head(self.inner[0](x)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_stay_and_come_back(kind):
+    module = make(nn, kind, num_layers=2, bidirectional=True, dtype=F64)
+    theirs = type(module)
+    expected, parameters = run(module, make_input("time")), list(module.parameters())
+    report = replace(module)
+    assert type(module) is getattr(ours, theirs.__name__)
+    assert list(report.replaced) == [""] and not report.left
+    assert str(report).startswith(f"replaced the model itself: {theirs.__name__}(")
+    assert all(p is q for p, q in zip(module.parameters(), parameters, strict=True))
+    assert_same(run(module, make_input("time")), expected)
+    assert restore(module) == [""] and type(module) is theirs
+    assert_same(run(module, make_input("time")), expected, factor=0)
+    assert restore(module) == []
+
+
+def test_a_model_keeps_its_weights_hooks_and_mode():
+    torch.manual_seed(0)
+    model = Model().eval()
+    model.first.train()
+    seen, x = [], make_input("time")
+    model.first.register_forward_hook(lambda module, given, output: seen.append(type(module)))
+    model.first.weight_hh_l0.register_hook(lambda g: seen.append("gradient"))
+    model.first.dropout = 0.0
+    expected = model(x)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    report = replace(model)
+    assert report.replaced == {
+        "first": "LSTM(5, 5, num_layers=2)",
+        "second": "LSTM(5, 5, num_layers=2, dropout=0.3)",
+        "inner.0": "GRU(5, 7, bidirectional=True)",
+    }
+    assert model.first.training and not model.second.training
+    assert model.first.weight_hh_l0 is model.second.weight_hh_l0
+    seen.clear()
+    torch.testing.assert_close(model(x), expected)
+    model(x).sum().backward()
+    assert seen == [ours.LSTM, ours.LSTM, "gradient"]
+    optimizer.step()
+    after = model(x)
+    assert not after.equal(expected)
+    assert restore(model) == ["first", "second", "inner.0"]
+    torch.testing.assert_close(model(x), after)
+    assert type(model.first) is nn.LSTM
+
+
+def test_parametrisations_stay():
+    module = make(nn, "gru", dtype=F64)
+    parametrizations.weight_norm(module, "weight_hh_l0")
+    parametrizations.orthogonal(module, "weight_ih_l0")
+    expected, state = run(module, make_input("time")), dict(module.state_dict())
+    report = replace(module)
+    assert report.replaced == {"": "GRU(5, 7)"}
+    assert isinstance(module, ours.GRU) and type(module).__name__ == "ParametrizedGRU"
+    assert_same(run(module, make_input("time")), expected)
+    assert module.state_dict().keys() == state.keys()
+    parametrize.remove_parametrizations(module, "weight_ih_l0")
+    assert restore(module) == [""] and isinstance(module, nn.GRU) and not isinstance(module, ours.GRU)
+    assert parametrize.is_parametrized(module, "weight_hh_l0")
+    torch.testing.assert_close(module(make_input("time"))[0], expected["output"])
+    replace(module)
+    parametrize.remove_parametrizations(module, "weight_hh_l0")
+    assert type(module) is ours.GRU
+    assert restore(module) == [""] and type(module) is nn.GRU
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.nn.utils.weight_norm. is deprecated:FutureWarning")
+def test_weight_norm_by_hooks_stays():
+    module = make(nn, "tanh", dtype=F64)
+    torch.nn.utils.weight_norm(module, "weight_hh_l0")
+    expected = module(make_input("time"))[0]
+    assert list(replace(module).replaced) == [""]
+    torch.testing.assert_close(module(make_input("time"))[0], expected)
+    module.weight_hh_l0_g.data.mul_(2)
+    changed = module(make_input("time"))[0]
+    assert not changed.equal(expected)
+    restore(module)
+    torch.testing.assert_close(module(make_input("time"))[0], changed)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_are_restored_too(duplicate):
+    model = Model()
+    replace(model)
+    other = duplicate(model)
+    assert type(other.first) is ours.LSTM
+    assert restore(other) == ["first", "second", "inner.0"]
+    assert type(other.first) is nn.LSTM and type(model.first) is ours.LSTM
+
+
+class OwnLSTM(nn.LSTM):
+    pass
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_what_is_left_and_why():
+    model = nn.ModuleDict(
+        {
+            "own": OwnLSTM(2, 2),
+            "short": nn.GRU(2, 2, dtype=torch.float16),
+            "meta": nn.GRU(2, 2, device="meta"),
+            "cell": nn.LSTMCell(2, 2),
+            "patched": nn.RNN(2, 2),
+            "scripted": torch.jit.script(nn.GRU(2, 2)),
+            "ours": ours.LSTM(2, 2),
+            "slstm": ours.sLSTM(2, 2),
+            "linear": nn.Linear(2, 2),
+        }
+    )
+    model["patched"].forward = lambda x: x
+    report = replace(model)
+    assert not report.replaced
+    assert report.left == {
+        "own": f"it is of a class of its own, {__name__}.OwnLSTM",
+        "short": "its weight_ih_l0 is float16 on cpu",
+        "meta": "its weight_ih_l0 is float32 on meta",
+        "cell": "it is a cell, which runs one step at a time",
+        "patched": "its forward was replaced",
+        "scripted": "it is scripted",
+    }
+    assert "left cell: it is a cell" in str(report)
+    assert restore(model) == []
+    assert type(model["ours"]) is ours.LSTM
+    assert str(replace(nn.Linear(2, 2))) == "no recurrent layers"
+    for function in (replace, restore):
+        with pytest.raises(TypeError, match=f"^{function.__name__}: model must be a torch.nn.Module, got list$"):
+            function([])
