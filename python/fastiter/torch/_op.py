@@ -24,6 +24,8 @@ if hasattr(Tensor, "__dlpack_c_exchange_api__"):  # from torch 2.10 on
 LIBRARY = torch.library.Library("fastiter", "DEF")
 
 FLOATS = (torch.float32, torch.float64)
+#: Those of GPU kernels that take halves.
+GPU_FLOATS = (*FLOATS, torch.bfloat16, torch.float16)
 #: Where a family's tensors may be, once it has kernels for them.
 CPU, CPU_AND_CUDA = ("cpu", "meta"), ("cpu", "cuda", "meta")
 _ORDINARY = (Tensor, torch.nn.Parameter)
