@@ -51,6 +51,8 @@ def _untraced(implementation: Callable[..., Any]) -> Callable[..., Any]:
 LIBRARY = _Library("fastiter", "DEF")
 
 FLOATS = (torch.float32, torch.float64)
+#: Those of GPU kernels that take halves.
+GPU_FLOATS = (*FLOATS, torch.bfloat16, torch.float16)
 #: Where a family's tensors may be, once it has kernels for them.
 CPU, CPU_AND_CUDA = ("cpu", "meta"), ("cpu", "cuda", "meta")
 _ORDINARY = (Tensor, torch.nn.Parameter)
