@@ -21,9 +21,10 @@ from fastiter.relax import Relaxation, Stencil  # noqa: E402
 from fastiter.relax._order import Arrangement, arrange  # noqa: E402
 from fastiter.relax._prepare import read_csr  # noqa: E402
 from fastiter.torch import _relax_gpu, _relax_gpu_op, _relax_op  # noqa: E402
+from fastiter.torch import relax as relax_module  # noqa: E402
 from fastiter.torch._relax_gpu_layout import slices_of  # noqa: E402
 from relax_cases import bipartite, csr, random_matrix, tolerance, vectors  # noqa: E402
-from relax_gpu import APART, TOGETHER, Gpu, relax_module, stand_in  # noqa: E402
+from relax_gpu import APART, TOGETHER, Gpu, stand_in  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse (CSR|BSR) tensor support:UserWarning")
 
