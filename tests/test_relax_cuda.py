@@ -21,9 +21,10 @@ from fastiter.relax import Relaxation, Stencil  # noqa: E402
 from fastiter.relax._order import Arrangement, arrange  # noqa: E402
 from fastiter.relax._prepare import read_csr  # noqa: E402
 from fastiter.torch import _relax_gpu, _relax_gpu_op, _relax_op  # noqa: E402
+from fastiter.torch import relax as relax_module  # noqa: E402
 from fastiter.torch._relax_gpu_layout import slices_of  # noqa: E402
 from relax_cases import bipartite, csr, random_matrix, tolerance, vectors  # noqa: E402
-from relax_gpu import APART, TOGETHER, Gpu, relax_module, stand_in  # noqa: E402
+from relax_gpu import APART, TOGETHER, Gpu, stand_in  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse (CSR|BSR) tensor support:UserWarning")
 
@@ -82,6 +83,17 @@ def test_rows(stored: str, dtype: str, k: int | None, gpu: Gpu, monkeypatch: pyt
         check_sweeps(gpu, A, "jacobi", shape, dtype, omega=0.8)
         check_sweeps(gpu, csr(bipartite(n, stored)), "ssor", shape, dtype, omega=1.1, order="red-black")
     check_sweeps(gpu, A, "gauss_seidel", shape, dtype, order="color", symmetric=True)
+
+
+def test_one_launch_and_many_have_the_same_bits(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    s = Stencil((7, 9), np.array([4.0, -1, -1, -1, -1]))
+    for matrix, shape, order in ((csr(random_matrix(70, "float64")), (70,), "color"), (s, (7, 9), "red-black")):
+        found, b = [], gpu.tensor(vectors(shape, "float64", 1))
+        for apart in (TOGETHER, APART):
+            monkeypatch.setattr(_relax_gpu, "APART", apart)
+            found.append(gpu.tensor(vectors(shape, "float64", 2)))
+            gpu.relaxation(matrix, "ssor", omega=1.3, order=order).sweep(found[-1], b, 2)
+        assert torch.equal(*found)
 
 
 def test_rows_of_very_different_lengths(gpu: Gpu) -> None:
@@ -328,6 +340,12 @@ WRONG: list[tuple[Callable[[Gpu], Any], type[Exception], str]] = [
     (lambda g: fastiter.torch.Relaxation(np.eye(2)), TypeError, "sparse CSR or BSR tensor .* got numpy.ndarray"),
     (lambda g: g.relaxation(GOOD.astype("f8")[:5], "jacobi"), ValueError, "A must be square"),
     (lambda g: g.relaxation(ZERO, "jacobi"), ValueError, "no zero on the diagonal, got 0 in row 0"),
+    (lambda g: g.relaxation(csr(np.diag([1.0, 0.0])), "sor", order="color"), ValueError, "got 0 in row 1"),
+    (
+        lambda g: g.relaxation(csr(np.diag([np.inf, 1.0])), "jacobi"),
+        ValueError,
+        "A must be finite, got a value in row 0",
+    ),
     (lambda g: g.relaxation(csr(np.ones((2, 2))), "block_jacobi", block_size=2), ValueError, "singular block"),
     (lambda g: jacobi(g).sweep(np.ones(6), ones(g, 6)), TypeError, "x must be a dense torch.Tensor, got numpy.ndarray"),
     (lambda g: jacobi(g).sweep(ones(g, 6).float(), ones(g, 6)), TypeError, "x must have dtype float64 to go with A"),

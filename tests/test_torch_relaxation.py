@@ -60,3 +60,8 @@ def test_what_is_not_for_the_cpu() -> None:
         fastiter.torch.Relaxation(s, "jacobi", backend="cuda").solve(torch.ones(2, 2, dtype=torch.float64))
     with pytest.raises(BackendError, match="b must be on the CPU for backend 'cpu', got meta"):
         fastiter.torch.Relaxation(s, "jacobi").solve(torch.ones(2, 2, dtype=torch.float64, device="meta"))
+
+
+def test_ops_have_kernels_for_cards() -> None:
+    for name in ("_relax_solve", "_relax_sweeps", "_relax_sweeps_bwd"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastiter::{name}", "CUDA")
