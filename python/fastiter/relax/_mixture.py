@@ -68,7 +68,8 @@ class Mixture:
     def _weights(self, target: Array) -> Array:
         """The weights (columns, filled) from the inner products; 0 for a column in which something is not finite."""
         products = self.products[:, : self.filled, : self.filled]
-        finite: Array = np.isfinite(products).all(axis=(1, 2)) & np.isfinite(target).all(axis=1)
+        together = np.concatenate([products.reshape(len(products), -1), target], axis=1)
+        finite = np.asarray(np.isfinite(together).all(axis=1), np.bool_)
         products = np.where(finite[:, None, None], products, 0)
         scale = np.sqrt(np.einsum("cjj->cj", products).real)
         scale[scale == 0] = 1
