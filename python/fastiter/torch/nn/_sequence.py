@@ -134,7 +134,7 @@ class SequenceLayer(nn.Module):
     def _convolve(
         cls, x: Tensor, time: int, weight: Tensor, recent: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Return the causal convolution of each channel by weight (C, K), and the last K - 1 inputs; `recent` before x."""
+        """Return the causal convolution of each channel by weight (C, K) after `recent`, and the last K - 1 inputs."""
         before = weight.shape[1] - 1
         if recent is None:
             recent = x.new_zeros(x.shape[1 - time], before, x.shape[-1])

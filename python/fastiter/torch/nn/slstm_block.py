@@ -108,7 +108,7 @@ class sLSTMBlock(SequenceLayer):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Give the parameters the reference's first values: no recurrence, forget biases spread by a power of the unit."""
+        """Give the parameters xlstm's first values: no recurrence, and forget biases spread by a power of the unit."""
         size, layer = self.hidden_size, self.xlstm
         small = math.sqrt(2 / (5 * size))
         for gate in (layer.igate, layer.fgate, layer.zgate, layer.ogate):
