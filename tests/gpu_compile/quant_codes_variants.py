@@ -32,6 +32,7 @@ def _packing(bits: int, codes: str) -> list[Any]:
     ]
 
 
+EXACT = True
 TRITON = [
     _decode(0, "i8", "fp32", scales=1),  # mxfp8
     _decode(0, "i8", "fp32", scales=2),  # nf4
@@ -39,7 +40,6 @@ TRITON = [
     _decode(2, "i8", "fp32", scale=True),  # int8
     _decode(3, "i32", "fp32", SPECIALS=1),  # fp32
     _decode(4, "i32", "fp64"),  # posit<32,2>
-    *_packing(4, "i8"),
     *_packing(6, "i8"),
     *_packing(33, "i64"),
 ]

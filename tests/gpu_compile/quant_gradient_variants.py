@@ -23,10 +23,10 @@ def _variant(types: str, sums: int, integers: bool, exact: bool, one: bool, clip
     return "quantize_bwd_kernel", signature, {**constants, **dict.fromkeys(absent)}, _OPTIONS
 
 
+EXACT = True
 TRITON = [
     _variant("fp32", 1, False, True, True),  # a learned binary point
     _variant("bf16", 2, False, True, False),  # one for each channel
-    _variant("bf16", 1, True, False, True),  # LSQ
     _variant("fp64", 2, True, False, False),
     _variant("fp32", 0, False, False, True, clips=False),  # formats with blocks
     ("step_fwd_kernel", {"point_ptr": "*fp32", "step_ptr": "*fp64", "numel": "i32"}, {"BLOCK": 256}, _OPTIONS),

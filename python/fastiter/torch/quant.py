@@ -101,7 +101,8 @@ def quantize(
     Raises
     ------
     TypeError, ValueError, BackendError
-        As for :func:`fastiter.quant.quantize`; BackendError for a tensor that is not on the CPU.
+        As for :func:`fastiter.quant.quantize`; BackendError for a tensor that is neither on the CPU nor on a CUDA device.
+        On a CUDA device nan="raise" waits for a format without NaN, and values of other tensors there are not checked.
 
     Examples
     --------
