@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,14 @@ torch = pytest.importorskip("torch")
 
 from cases import RNN_CELLS  # noqa: E402
 from cuda_on_host.host import Host  # noqa: E402
-from fastiter.torch import _gpu, _rnn_cuda, _rnn_plan  # noqa: E402
+from fastiter._backend import BackendError  # noqa: E402
+from fastiter._rnn import CELLS  # noqa: E402
+from fastiter.torch import _gpu, _rnn_cuda, _rnn_gpu, _rnn_plan  # noqa: E402
 from rnn_gpu_calls import array, check, check_packed, make, run, specified  # noqa: E402
 
 every_cell = pytest.mark.parametrize(("cell", "activation"), RNN_CELLS, ids=map("".join, RNN_CELLS))
+
+STEPWISE: dict[str, dict[str, Any]] = {"forward": {"backend": "stepwise"}, "backward": {"backend": "stepwise"}}
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +44,7 @@ def launch(device: str, programs: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     torch.use_deterministic_algorithms(False)
 
 
-def shapes(
-    case: Any, warps: tuple[int, int, int], held: int, tensor_cores: bool = False
-) -> dict[str, dict[str, Any]]:
+def shapes(case: Any, warps: tuple[int, int, int], held: int, tensor_cores: bool = False) -> dict[str, dict[str, Any]]:
     """Plans of ``warps`` (of units, of terms, tiles of rows) forward and backward, ``held`` tiles of r in registers."""
     wx, r, *_ = case.inputs
     B, _, G, N, D = wx.shape
@@ -114,11 +117,10 @@ def test_under_sanitizers(
 @every_cell
 def test_a_step_at_a_time(cell: str, activation: str, device: str, launch: Any) -> None:
     launch()
-    told = {"forward": {"backend": "stepwise"}, "backward": {"backend": "stepwise"}}
     for how in ({}, {"lengths": [2, 0, 3], "reverse": True}, {"lengths": [2, 3, 1]}):
-        check(make(cell, activation, (3, 3, 2, 17), torch.float32, device), **how, **told)
-    check(make(cell, activation, (3, 2, 2, 17), torch.bfloat16, device, bare=True), **told)
-    check(make(cell, activation, (2, 0, 1, 5), torch.float32, device), **told)
+        check(make(cell, activation, (3, 3, 2, 17), torch.float32, device), **how, **STEPWISE)
+    check(make(cell, activation, (3, 2, 2, 17), torch.bfloat16, device, bare=True), **STEPWISE)
+    check(make(cell, activation, (2, 0, 1, 5), torch.float32, device), **STEPWISE)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -126,5 +128,43 @@ def test_a_step_at_a_time(cell: str, activation: str, device: str, launch: Any) 
 def test_packed_rows(reverse: bool, fused: bool, device: str, launch: Any) -> None:
     launch()
     like = make("gru", "", (4, 1, 1, 19), torch.float32, device)
-    stepwise = dict.fromkeys(("forward", "backward"), {"backend": "stepwise"})
-    check_packed("gru", reverse, device, **(shapes(like, (1, 2, 1), 1) if fused else stepwise))
+    check_packed("gru", reverse, device, **(shapes(like, (1, 2, 1), 1) if fused else STEPWISE))
+
+
+def test_which_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"cupy", "triton"}
+    monkeypatch.setattr(_rnn_gpu.importlib.util, "find_spec", lambda name: name if name in installed else None)
+    lstm = CELLS["lstm"]
+    assert _rnn_gpu.choose(lstm, torch.bfloat16, 64) == "cuda"
+    installed.remove("cupy")
+    assert _rnn_gpu.choose(lstm, torch.bfloat16, 128) == "triton"
+    for dtype, width in ((torch.float64, 16), (torch.bfloat16, 129), (torch.float32, 65)):
+        with pytest.raises(
+            BackendError, match=rf"lstm: CuPy .* not installed, and Triton's .* {dtype} with D = {width}"
+        ):
+            _rnn_gpu.choose(lstm, dtype, width)
+    installed.clear()
+    with pytest.raises(BackendError, match=r"lstm: CuPy .* nor is Triton \(pip install fastiter\[gpu\]\)"):
+        _rnn_gpu.choose(lstm, torch.float32, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("reset", (None, torch.ones(1, dtype=torch.bool))), ("clip_state", (None, None, 1.0))]
+)
+def test_options_without_a_kernel_are_refused(name: str, more: tuple[Any, ...]) -> None:
+    wx, r, b, state = make("lstm", "", (1, 1, 1, 4), torch.float32, "cpu").inputs
+    with pytest.raises(BackendError, match=f"lstm: {name} must be None on a GPU"):
+        _rnn_gpu.rnn_fwd("lstm", wx, r, b, state, False, None, None, True, True, *more)
+
+
+def test_every_width_has_a_launch() -> None:
+    """Fused where r fits into the card: a block is within its shared memory, a head within its multiprocessors."""
+    device = _rnn_plan.Card(132, 227 << 10)
+    for size, G, D in itertools.product((2, 4, 8), (1, 3, 4), (1, 16, 100, 257, 768, 1024)):
+        for outs, terms in ((G, D), (1, G * D)):
+            plan = _rnn_plan.plan(_rnn_plan.Problem(outs, D, terms, 1, 16, size, size == 2), device)
+            if size == 2 or D < 257:
+                assert plan is not None, (size, G, D, outs)
+            if plan is not None:
+                assert plan.shared <= device.shared and plan.blocks <= device.multiprocessors
+                assert plan.held <= plan.tiles and plan.padded >= terms and 16 * plan.unit_warps * plan.blocks >= D

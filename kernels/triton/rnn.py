@@ -1,8 +1,9 @@
 """s[t] = cell(wx[t] + r h[t-1] + b, s[t-1]) for heads of D <= 128, all steps in one program per head and tile of rows.
 
-The program holds r of its head for the whole loop. ``D`` is the width rounded up to a power of two, ``ROWS`` the tile of
-rows; the batch, the time and the strides are runtime arguments. ``CELL`` is the number in fastiter._rnn: 0 and 1 Elman
-(tanh, relu), 2 LSTM, 3 GRU, 4 sLSTM. Steps lie in dense lines, see fastiter.torch._rnn_gpu. docs/rnn.md has the equations.
+``D`` is the width rounded up to a power of two, ``ROWS`` the tile of rows; the batch, the time and the strides are
+runtime arguments. With ``HELD`` the program holds r of its head for the whole loop, else it reads one gate after the
+other anew. ``CELL`` is the number in fastiter._rnn: 0 and 1 Elman (tanh, relu), 2 LSTM, 3 GRU, 4 sLSTM. Steps lie in
+dense lines, see fastiter.torch._rnn_gpu. docs/rnn.md has the equations.
 """
 
 import triton
@@ -22,7 +23,9 @@ def _tanh(x):
     e = tl.exp(-2.0 * tl.abs(x))
     large = (1.0 - e) / (1.0 + e)
     square = x * x
-    return tl.where(square < 0.01, x * (1.0 + square * (2.0 / 15.0 * square - 1.0 / 3.0)), tl.where(x < 0, -large, large))
+    return tl.where(
+        square < 0.01, x * (1.0 + square * (2.0 / 15.0 * square - 1.0 / 3.0)), tl.where(x < 0, -large, large)
+    )
 
 
 @triton.jit
@@ -32,11 +35,7 @@ def _log_sigmoid(x):
 
 @triton.jit
 def _line(row, t, line_row, line_time, offsets):
-    if offsets is not None:
-        line = tl.load(offsets + t) + row
-    else:
-        line = row * line_row + t * line_time
-    return line
+    return tl.load(offsets + t) + row if offsets is not None else row * line_row + t * line_time
 
 
 @triton.jit
@@ -46,11 +45,7 @@ def _load(x, at, mask):
 
 @triton.jit
 def _load_optional(x, at, mask):
-    if x is not None:
-        y = _load(x, at, mask)
-    else:
-        y = at.to(tl.float32) * 0.0
-    return y
+    return _load(x, at, mask) if x is not None else at.to(tl.float32) * 0.0
 
 
 @triton.jit
@@ -60,42 +55,54 @@ def _put(x, at, value, mask):
 
 
 @triton.jit
-def _matrix(r, gate, n, heads, width, rows, columns):
-    """r of a gate at [rows, columns]: units out and in, or their transpose."""
-    at = ((gate * heads + n) * width + rows) * width + columns
-    return tl.load(r + at, mask=(rows < width) & (columns < width), other=0.0)
+def _matrix(r, gate, n, heads, D: tl.constexpr):
+    """R_g of a head, which was padded with zeros (forward: R_g^T)."""
+    at = tl.arange(0, D)
+    return tl.load(r + (gate * heads + n) * (D * D) + (at[:, None] * D + at[None, :]))
 
 
 @triton.jit
-def _product(h, weights, bias, gate, n, heads, width, unit):
-    p = tl.dot(h, weights, input_precision="ieee")
+def _product(h, held, r, bias, gate, n, heads, width, unit, D: tl.constexpr):
+    """R_g h' + b_g."""
+    p = tl.dot(h, _matrix(r, gate, n, heads, D) if held is None else held, input_precision="ieee")
     if bias is not None:
         p += _load(bias, (gate * heads + n) * width + unit, unit < width)[None, :]
     return p
+
+
+@triton.jit
+def _back(da, held, r, back, gate, n, heads, D: tl.constexpr):
+    """back + R_g^T dp_g."""
+    weights = _matrix(r, gate, n, heads, D) if held is None else held
+    return tl.dot(da.to(r.dtype.element_ty), weights, back, input_precision="ieee")
 
 
 @triton.jit(do_not_specialize=_RUNTIME)
 def rnn_fwd_kernel(
     wx, r, b, h0, c0, n0, m0, h_last, c_last, n_last, m_last, h_all, c_all, n_all, m_all, saved,
     lengths, offsets, batch, time, heads, width, line_row, line_time, reverse,
-    CELL: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
+    CELL: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, HELD: tl.constexpr,
 ):  # fmt: skip
+    """Write h, the final states, and as far as there is room for them all states and what backward needs."""
     GATES: tl.constexpr = 1 if CELL < 2 else 3 if CELL == 3 else 4
     head = tl.program_id(0).to(tl.int64)
     row = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     unit = tl.arange(0, D)
     is_row, is_unit = row < batch, (unit < width)[None, :]
-    length = tl.load(lengths + row, mask=is_row, other=0).to(tl.int32) if lengths is not None else tl.where(is_row, time, 0)
+    length = (
+        tl.load(lengths + row, mask=is_row, other=0).to(tl.int32) if lengths is not None else tl.where(is_row, time, 0)
+    )
     steps = tl.max(length)
     inside = is_row[:, None] & is_unit
     of_state = (row[:, None] * heads + head) * width + unit[None, :]
 
-    out, term = unit[None, :], unit[:, None]  # transposed: units out are the columns
-    w0 = _matrix(r, 0, head, heads, width, out, term)
-    if CELL >= 2:
-        w1, w2 = _matrix(r, 1, head, heads, width, out, term), _matrix(r, 2, head, heads, width, out, term)
-    if GATES == 4:
-        w3 = _matrix(r, 3, head, heads, width, out, term)
+    w0, w1, w2, w3 = None, None, None, None
+    if HELD:
+        w0 = _matrix(r, 0, head, heads, D)
+        if CELL >= 2:
+            w1, w2 = _matrix(r, 1, head, heads, D), _matrix(r, 2, head, heads, D)
+        if GATES == 4:
+            w3 = _matrix(r, 3, head, heads, D)
     h = _load_optional(h0, of_state, inside).to(wx.dtype.element_ty)
     if CELL == 2 or CELL == 4:
         c = _load_optional(c0, of_state, inside)
@@ -110,12 +117,12 @@ def rnn_fwd_kernel(
         at = (line[:, None] * heads + head) * width + unit[None, :]
         gate = heads * width
         of_gates = (line[:, None] * GATES * heads + head) * width + unit[None, :]
-        x0, p0 = _load(wx, of_gates, valid), _product(h, w0, b, 0, head, heads, width, unit)
+        x0, p0 = _load(wx, of_gates, valid), _product(h, w0, r, b, 0, head, heads, width, unit, D)
         if CELL >= 2:
-            x1, p1 = _load(wx, of_gates + gate, valid), _product(h, w1, b, 1, head, heads, width, unit)
-            x2, p2 = _load(wx, of_gates + 2 * gate, valid), _product(h, w2, b, 2, head, heads, width, unit)
+            x1, p1 = _load(wx, of_gates + gate, valid), _product(h, w1, r, b, 1, head, heads, width, unit, D)
+            x2, p2 = _load(wx, of_gates + 2 * gate, valid), _product(h, w2, r, b, 2, head, heads, width, unit, D)
         if GATES == 4:
-            x3, p3 = _load(wx, of_gates + 3 * gate, valid), _product(h, w3, b, 3, head, heads, width, unit)
+            x3, p3 = _load(wx, of_gates + 3 * gate, valid), _product(h, w3, r, b, 3, head, heads, width, unit, D)
         if CELL < 2:
             h_new = _tanh(x0 + p0) if CELL == 0 else tl.where(x0 + p0 < 0, 0.0, x0 + p0)
         if CELL == 2:
@@ -179,25 +186,29 @@ def rnn_bwd_kernel(
     r, h0, c0, n0, m0, h_all, c_all, n_all, m_all, saved, dh_all, dc_all, dn_all, dm_all,
     dh_last, dc_last, dn_last, dm_last, dwx, dq, dh0, dc0, dn0, dm0,
     lengths, offsets, batch, time, heads, width, line_row, line_time, reverse,
-    CELL: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
+    CELL: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, HELD: tl.constexpr,
 ):  # fmt: skip
+    """Write dwx, for the GRU dq, and as far as there is room for them the gradients of the initial states."""
     GATES: tl.constexpr = 1 if CELL < 2 else 3 if CELL == 3 else 4
     head = tl.program_id(0).to(tl.int64)
     row = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     unit = tl.arange(0, D)
     is_row, is_unit = row < batch, (unit < width)[None, :]
-    length = tl.load(lengths + row, mask=is_row, other=0).to(tl.int32) if lengths is not None else tl.where(is_row, time, 0)
+    length = (
+        tl.load(lengths + row, mask=is_row, other=0).to(tl.int32) if lengths is not None else tl.where(is_row, time, 0)
+    )
     steps = tl.max(length)
     inside = is_row[:, None] & is_unit
     of_state = (row[:, None] * heads + head) * width + unit[None, :]
-    kind, begin = h_all.dtype.element_ty, tl.where(reverse != 0, length - 1, 0)
+    begin = tl.where(reverse != 0, length - 1, 0)
 
-    out, into = unit[:, None], unit[None, :]
-    w0 = _matrix(r, 0, head, heads, width, out, into)
-    if CELL >= 2:
-        w1, w2 = _matrix(r, 1, head, heads, width, out, into), _matrix(r, 2, head, heads, width, out, into)
-    if GATES == 4:
-        w3 = _matrix(r, 3, head, heads, width, out, into)
+    w0, w1, w2, w3 = None, None, None, None
+    if HELD:
+        w0 = _matrix(r, 0, head, heads, D)
+        if CELL >= 2:
+            w1, w2 = _matrix(r, 1, head, heads, D), _matrix(r, 2, head, heads, D)
+        if GATES == 4:
+            w3 = _matrix(r, 3, head, heads, D)
     dh = _load_optional(dh_last, of_state, inside)
     if CELL == 2 or CELL == 4:
         dc = _load_optional(dc_last, of_state, inside)
@@ -265,7 +276,7 @@ def rnn_bwd_kernel(
             dm, dh_new = tl.where(valid, dl, dm), through * 0.0
 
         a0 = tl.where(valid, a0, 0.0)
-        back = tl.dot(a0.to(kind), w0, input_precision="ieee")
+        back = _back(a0, w0, r, a0 * 0.0, 0, head, heads, D)
         _put(dwx, of_gates, a0, written)
         if CELL >= 2:
             a1, a2 = tl.where(valid, a1, 0.0), tl.where(valid, a2, 0.0)
@@ -274,12 +285,12 @@ def rnn_bwd_kernel(
             if CELL == 3:
                 a2 = tl.where(valid, a2 * k0, 0.0)
                 _put(dq, at, a2, written)
-            back = tl.dot(a1.to(kind), w1, back, input_precision="ieee")
-            back = tl.dot(a2.to(kind), w2, back, input_precision="ieee")
+            back = _back(a1, w1, r, back, 1, head, heads, D)
+            back = _back(a2, w2, r, back, 2, head, heads, D)
         if GATES == 4:
             a3 = tl.where(valid, a3, 0.0)
             _put(dwx, of_gates + 3 * gate, a3, written)
-            back = tl.dot(a3.to(kind), w3, back, input_precision="ieee")
+            back = _back(a3, w3, r, back, 3, head, heads, D)
         dh = tl.where(valid, dh_new + back, dh)
 
     if lengths is not None and offsets is None:

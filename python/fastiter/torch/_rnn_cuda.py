@@ -71,7 +71,7 @@ def fused(work: Work, r: Tensor, backward: bool) -> Plan | None:
     return plan(whole, card(r))
 
 
-def _launch_fused(kernel: str, shape: Plan, work: Work, r: Tensor, args: list[_gpu.Argument]) -> None:
+def _launch_fused(kernel: str, shape: Plan, work: Work, r: Tensor, args: Sequence[_gpu.Argument]) -> None:
     groups = work.heads * -(-work.batch // shape.rows)
     joined = shape.blocks > 1
     exchange = r.new_zeros(groups * 2 * shape.rows * shape.padded if joined else 0)
@@ -129,7 +129,7 @@ def backward_fused(
     _launch_fused("rnn_bwd", shape, work, r, args)
 
 
-def _launch_step(kernel: str, t: int, work: Work, x: Tensor, args: list[_gpu.Argument]) -> None:
+def _launch_step(kernel: str, t: int, work: Work, x: Tensor, args: Sequence[_gpu.Argument]) -> None:
     blocks = -(-work.batch * work.heads * work.width // _THREADS)
     given = [*args, np.int64(t), *work.arguments()]
     _gpu.launch_cuda("rnn_step", kernel, (blocks,), (_THREADS,), given, defines=_defines(work, x))

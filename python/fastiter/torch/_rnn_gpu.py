@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,26 +18,29 @@ from .._rnn import CELLS, Cell
 from . import _gpu, _rnn_cuda, _rnn_triton
 from ._op import LIBRARY, contiguous, empty_steps
 from ._rnn_cuda import Work
-from ._rnn_op import _backward_outputs, _forward_outputs
+from ._rnn_op import PLAIN, Options, _backward_outputs, _forward_outputs
 from ._rnn_plan import Plan
-from ._rnn_triton import WIDEST
-
-#: dtypes of the GPU kernels.
-FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def choose(function: str, dtype: torch.dtype, width: int) -> str:
+def choose(cell: Cell, dtype: torch.dtype, width: int) -> str:
     """Return "cuda" where CuPy can launch, else "triton" where its kernels reach, else say what to install."""
     if importlib.util.find_spec("cupy") is not None:
         return "cuda"
-    reaches = width <= WIDEST and dtype != torch.float64
+    reaches = _rnn_triton.reaches(cell, width, dtype)
     if reaches and importlib.util.find_spec("triton") is not None:
         return "triton"
-    why = "" if reaches else f", and Triton's reach neither float64 nor D > {WIDEST}"
+    why = "nor is Triton" if reaches else f"and Triton's kernels do not reach {dtype} with D = {width}"
+    function = cell.name.split("_")[0]
     raise BackendError(
-        f"{function}: CuPy launches the CUDA kernels and is not installed (pip install fastiter[gpu]){why}; "
-        f"got {dtype} and D = {width}"
+        f"{function}: CuPy launches the CUDA kernels and is not installed, {why} (pip install fastiter[gpu])"
     )
+
+
+def _refuse(cell: Cell, more: Sequence[Any]) -> None:
+    for name, value, default in zip(Options._fields, more, PLAIN, strict=False):
+        if value is not default and value != default:
+            function = cell.name.split("_")[0]
+            raise BackendError(f"{function}: {name} must be None on a GPU, as its kernels do not have it, got {value}")
 
 
 def _is_time_major(x: Tensor) -> bool:
@@ -81,18 +85,19 @@ def rnn_fwd(
     batch_sizes: Tensor | None,
     all_states: bool,
     save: bool,
-    *,
+    *more: Any,
     backend: str | None = None,
     plan: Plan | None = None,
 ) -> list[Tensor]:
     """`_rnn_fwd` on a GPU. ``backend`` ("cuda", "stepwise" or "triton") and ``plan`` are for tests."""
     cell = CELLS[cell_name]
+    _refuse(cell, more)
     time_major = batch_sizes is None and _is_time_major(wx)
     wx, r = _dense(wx, time_major), contiguous(r)
     b = None if b is None else contiguous(b)
     first = [contiguous(x) for x in state]
     work = _work(cell, wx.shape[:-3], time_major, wx, reverse, lengths, batch_sizes)
-    outputs = _forward_outputs(cell, wx, work.batch, all_states, save)
+    outputs = _forward_outputs(cell, wx, work.batch, all_states, save, 0)
     if work.batch == 0:
         return outputs
     count = len(cell.states)
@@ -100,7 +105,7 @@ def rnn_fwd(
     rest = count - 1 if kept else 0
     saved = kept[rest] if save and cell.saved else None
     given = (work, wx, r, b, first, last, [h, *kept[:rest]], saved)
-    backend = backend or ("cuda" if plan else choose(cell.name.split("_")[0], wx.dtype, work.width))
+    backend = backend or ("cuda" if plan else choose(cell, wx.dtype, work.width))
     if backend == "triton":
         _rnn_triton.forward(*given)
     elif plan := plan or (_rnn_cuda.fused(work, r, False) if backend == "cuda" else None):
@@ -124,7 +129,7 @@ def rnn_bwd(
     need_r: bool,
     need_b: bool,
     need_state: bool,
-    *,
+    *more: Any,
     backend: str | None = None,
     plan: Plan | None = None,
 ) -> list[Tensor]:
@@ -142,7 +147,7 @@ def rnn_bwd(
     dfirst = outputs[-len(cell.states) :] if need_state else []
     if work.batch:
         given = (work, r, first, states, keep, flows, final, outputs[0], dq, dfirst)
-        backend = backend or ("cuda" if plan else choose(cell.name.split("_")[0], h.dtype, work.width))
+        backend = backend or ("cuda" if plan else choose(cell, h.dtype, work.width))
         if backend == "triton":
             _rnn_triton.backward(*given)
         elif plan := plan or (_rnn_cuda.fused(work, r, True) if backend == "cuda" else None):

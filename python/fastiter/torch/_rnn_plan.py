@@ -80,7 +80,8 @@ def card(x: Tensor) -> Card:
     if not x.is_cuda:
         return Card(132, 227 << 10)
     properties = torch.cuda.get_device_properties(x.device)
-    return Card(properties.multi_processor_count, properties.shared_memory_per_block_optin)
+    shared = properties.shared_memory_per_multiprocessor - 1024  # the driver keeps 1 KiB of each block
+    return Card(properties.multi_processor_count, getattr(properties, "shared_memory_per_block_optin", shared))
 
 
 def shape(problem: Problem, unit_warps: int, split: int, row_tiles: int, held: int | None = None) -> Plan:

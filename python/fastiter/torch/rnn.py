@@ -20,7 +20,17 @@ from .._rnn import (
     elman_cell,
 )
 from .._scan import check_packing
-from ._op import check_reset, check_tensors, checked_bounds, checked_lengths, differentiable_once
+from . import _rnn_gpu as _rnn_gpu  # registers what runs on a GPU
+from ._op import (
+    CPU_AND_CUDA,
+    FLOATS,
+    GPU_FLOATS,
+    check_reset,
+    check_tensors,
+    checked_bounds,
+    checked_lengths,
+    differentiable_once,
+)
 from ._rnn_op import PLAIN, Options, fits, options, rnn_bwd, rnn_fwd
 
 States: TypeAlias = tuple[Tensor, ...]
@@ -188,7 +198,8 @@ def _check_tensors(
         check_state(function, cell, state)
     bias = () if b is None else (b,)
     names = ("wx", "r", "b", *cell.state_names) if bias else ("wx", "r", *cell.state_names)
-    check_tensors(function, names, (wx, r, *bias, *(state or ())))
+    dtypes = GPU_FLOATS if isinstance(wx, Tensor) and wx.is_cuda else FLOATS
+    check_tensors(function, names, (wx, r, *bias, *(state or ())), dtypes, CPU_AND_CUDA)
 
 
 def _check_shapes(
