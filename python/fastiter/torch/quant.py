@@ -101,7 +101,7 @@ def quantize(
     Raises
     ------
     TypeError, ValueError, BackendError
-        As for :func:`fastiter.quant.quantize`; BackendError for a tensor on another device than the CPU or a CUDA device,
+        As for :func:`fastiter.quant.quantize`; BackendError for a tensor on another device than the CPU or a CUDA one,
         where nan="raise" waits for the result if the format has no NaN, and values of a scale are not checked.
 
     Examples
