@@ -18,7 +18,7 @@ def _variant(
 ) -> Any:
     double = types == "fp64"
     constants: dict[str, Any] = {"KIND": kind, "ROUNDING": rounding, "T": tl.float64 if double else tl.float32}
-    constants |= {"CODES": codes, "REPLACES": False, "MINUS": kind != 6, "STEPS": steps, "DENSE": dense}
+    constants |= {"CODES": codes, "REPLACES": False, "MINUS": kind != 6, "STEPS": steps, "SHORT": True, "DENSE": dense}
     constants |= {"ROWS": 2048 // wide, "WIDE": wide}
     absent = ([] if rounding == 9 else ["seed_ptr"]) + ([] if kind == 5 else ["g_ptr"])
     absent += ([] if codes else ["scales_ptr"]) + ([] if kind == 8 else ["thresholds", "values"])

@@ -16,7 +16,13 @@ def _variant(types: str, sums: int, integers: bool, exact: bool, one: bool, clip
     signature |= {"sums_ptr": "*fp64" if sums == 1 else f"*{wide}", "zero_ptr": "*i64", "powers_ptr": "*i1"}
     signature |= {"numel": "i32", "run": "i32", "count": "i32"}
     constants: dict[str, Any] = {"ROUNDING": 6, "T": tl.float64 if wide == "fp64" else tl.float32, "CLIPS": clips}
-    constants |= {"INTEGERS": integers, "MAY_BE_EXACT": exact, "SUMS": sums, "HAS_SCALE": clips, "ONE": one}
+    constants |= {
+        "INTEGERS": integers,
+        "MAY_BE_EXACT": exact,
+        "SUMS": sums,
+        "HAS_SCALE": clips,
+        "SHARING": 1 if one else 3,
+    }
     constants |= {"HAS_ZERO_POINT": integers, "INDEX": tl.int32, "BLOCK": 1024}
     absent = ([] if sums else ["sums_ptr"]) + ([] if clips else ["scale_ptr", "limits_ptr"])
     absent += ([] if integers else ["zero_ptr"]) + ([] if exact and not one else ["powers_ptr"])

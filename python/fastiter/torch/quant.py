@@ -101,8 +101,8 @@ def quantize(
     Raises
     ------
     TypeError, ValueError, BackendError
-        As for :func:`fastiter.quant.quantize`; BackendError for a tensor that is neither on the CPU nor on a CUDA device.
-        On a CUDA device nan="raise" waits for a format without NaN, and values of other tensors there are not checked.
+        As for :func:`fastiter.quant.quantize`; BackendError for a tensor on another device than the CPU or a CUDA one,
+        where nan="raise" waits for the result if the format has no NaN, and values of a scale are not checked.
 
     Examples
     --------
