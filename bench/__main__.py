@@ -1,5 +1,6 @@
 """python -m bench FAMILY [--quick] [--out FILE.json]  measure a family
                                                         (rnn, flashrnn, scan, delta, newton, quant, fixed, relax)
+python -m bench --device cuda [--out FILE.json]         measure all of them on a card
 python -m bench report FILE.json [FILE.json ...]        its Markdown tables, with the goals
 """
 
@@ -7,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from importlib import import_module
 from pathlib import Path
 
 from bench import gate, machine
 
-FAMILIES = ("rnn", "flashrnn", "scan", "delta", "newton", "quant", "fixed", "relax")
+FAMILIES = ("rnn", "flashrnn", "scan", "delta", "newton", "quant", "fixed", "relax", "cuda")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -25,7 +27,9 @@ def parse_arguments() -> argparse.Namespace:
         command.add_argument("--out", type=Path, help="write the numbers here, as JSON")
     report = commands.add_parser("report", help="Markdown from what --out wrote")
     report.add_argument("files", nargs="+", type=Path)
-    return parser.parse_args()
+    given = sys.argv[1:]
+    on_card = given[:2] == ["--device", "cuda"] or given[:1] == ["--device=cuda"]
+    return parser.parse_args(["cuda", *given[1 + (given[0] == "--device") :]] if on_card else given)
 
 
 def measure(arguments: argparse.Namespace) -> None:

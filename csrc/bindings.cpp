@@ -11,81 +11,6 @@ using namespace fastiter;
 
 namespace {
 
-// Strides come with an address as a tuple (address, row, time, gate, head), or from the ndarray (B, T, G, N, D) or
-// (B, T, N, D) itself.
-template <class T> Steps<T> steps(PyObject* x) {
-    Steps<T> s;
-    if (PyTuple_Check(x)) {
-        if (PyTuple_GET_SIZE(x) == 0) return s;
-        s.data = address<T>(PyTuple_GET_ITEM(x, 0));
-        int64_t* fields[] = {&s.row, &s.time, &s.gate, &s.head};
-        for (int i = 0; i < 4; ++i) *fields[i] = integer(PyTuple_GET_ITEM(x, i + 1));
-        return s;
-    }
-    const auto* array = py::detail::array_proxy(x);
-    const bool gates = array->nd == 5;
-    auto stride = [&](int axis) { return int64_t(array->strides[axis]) / int64_t(sizeof(T)); };
-    return {reinterpret_cast<T*>(array->data), stride(0), stride(1), gates ? stride(2) : 0, stride(gates ? 3 : 2)};
-}
-
-template <class T> void addresses(const py::tuple& x, T* (&out)[kMaxStates]) {
-    for (size_t i = 0; i < x.size(); ++i) out[i] = address<T>(PyTuple_GET_ITEM(x.ptr(), py::ssize_t(i)));
-}
-
-template <class T> void all_steps(const py::tuple& x, Steps<T> (&out)[kMaxStates]) {
-    for (size_t i = 0; i < x.size(); ++i) out[i] = steps<T>(PyTuple_GET_ITEM(x.ptr(), py::ssize_t(i)));
-}
-
-// (cell, B, T, N, D, reverse, lengths, offsets, packed_rows)
-RnnShape shape_of(const py::tuple& x) {
-    auto at = [&](int i) { return integer(PyTuple_GET_ITEM(x.ptr(), i)); };
-    RnnShape s;
-    s.cell = Cell(at(0));
-    s.B = at(1), s.T = at(2), s.N = at(3), s.D = at(4);
-    s.reverse = at(5) != 0;
-    s.lengths = address<const int64_t>(PyTuple_GET_ITEM(x.ptr(), 6));
-    s.offsets = address<const int64_t>(PyTuple_GET_ITEM(x.ptr(), 7));
-    s.packed_rows = at(8);
-    return s;
-}
-
-template <class T>
-void rnn_fwd(const py::tuple& shape, py::handle wx, py::handle r, py::handle b, const py::tuple& first,
-             const py::tuple& last, const py::tuple& states, py::handle saved) {
-    RnnForward<T> p;
-    p.shape = shape_of(shape);
-    p.wx = steps<const T>(wx.ptr());
-    p.r = address<const T>(r);
-    p.b = address<const T>(b);
-    addresses(first, p.first);
-    addresses(last, p.last);
-    all_steps(states, p.states);
-    p.saved = steps<T>(saved.ptr());
-    py::gil_scoped_release release;
-    run_forward(p);
-}
-
-template <class T>
-void rnn_bwd(const py::tuple& shape, py::handle r, const py::tuple& first, const py::tuple& states, py::handle saved,
-             const py::tuple& dstates, const py::tuple& dlast, py::handle dwx, py::handle dq, const py::tuple& dfirst,
-             py::handle db, py::handle dr) {
-    RnnBackward<T> p;
-    p.shape = shape_of(shape);
-    p.r = address<const T>(r);
-    addresses(first, p.first);
-    all_steps(states, p.states);
-    p.saved = steps<const T>(saved.ptr());
-    all_steps(dstates, p.dstates);
-    addresses(dlast, p.dlast);
-    p.dwx = steps<T>(dwx.ptr());
-    p.dq = steps<T>(dq.ptr());
-    addresses(dfirst, p.dfirst);
-    p.db = address<T>(db);
-    T* gradient_of_r = address<T>(dr);
-    py::gil_scoped_release release;
-    run_backward(p, gradient_of_r);
-}
-
 // c (M, N) = a (M, K) b (K, N) + bias; a_m, a_k, b_k, b_n: strides; c contiguous
 template <class T>
 void gemm(int64_t M, int64_t N, int64_t K, py::handle a, int64_t a_m, int64_t a_k, py::handle b, int64_t b_k,
@@ -131,8 +56,6 @@ private:
 };
 
 template <class T> void define(py::module_& m, const std::string& suffix) {
-    m.def(("rnn_fwd" + suffix).c_str(), rnn_fwd<T>);
-    m.def(("rnn_bwd" + suffix).c_str(), rnn_bwd<T>);
     m.def(("gemm" + suffix).c_str(), gemm<T>);
     m.def(("column_sums" + suffix).c_str(), column_sums<T>);
     m.def(("function" + suffix).c_str(), function<T>);
@@ -166,4 +89,5 @@ PYBIND11_MODULE(_core, m) {
     define_newton(m);
     define_relax(m);
     define_relax_tuners(m);
+    define_rnn(m);
 }

@@ -3,27 +3,31 @@
 #include "runner.hpp"
 #include <algorithm>
 #include <numeric>
-#include <vector>
 
 namespace fastiter {
-namespace {
+CellSize cell_size(Cell cell) {
+    switch (cell) {
+    case Cell::lstm:
+        return {4, 2, 4};
+    case Cell::gru:
+        return {3, 1, 4};
+    case Cell::slstm:
+        return {4, 4, 4};
+    default:
+        return {1, 1, 0};
+    }
+}
 
-// Rows by decreasing length (packed rows are in this order already); empty where there are no lengths.
-std::vector<int64_t> by_length(const RnnShape& shape) {
-    std::vector<int64_t> order;
-    if (!shape.lengths) return order;
-    order.resize(size_t(shape.B));
+std::vector<int64_t> by_length(const int64_t* lengths, int64_t count) {
+    std::vector<int64_t> order(size_t(lengths ? count : 0));
     std::iota(order.begin(), order.end(), int64_t(0));
-    std::stable_sort(order.begin(), order.end(),
-                     [&](int64_t a, int64_t b) { return shape.lengths[a] > shape.lengths[b]; });
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
     return order;
 }
 
-} // namespace
-
 template <class T> void run_forward(RnnForward<T> p) {
     const KernelsOf<T>& k = kernels().of<T>();
-    const std::vector<int64_t> order = by_length(p.shape);
+    const std::vector<int64_t> order = by_length(p.shape.lengths, p.shape.B);
     if (p.shape.lengths) p.shape.order = order.data();
     auto job = [](const void* params, Team team) {
         kernels().of<T>().rnn_fwd(*static_cast<const RnnForward<T>*>(params), team);
@@ -37,7 +41,7 @@ template <class T> void run_forward(RnnForward<T> p) {
 
 template <class T> void run_backward(RnnBackward<T> p, T* dr) {
     const KernelsOf<T>& k = kernels().of<T>();
-    const std::vector<int64_t> order = by_length(p.shape);
+    const std::vector<int64_t> order = by_length(p.shape.lengths, p.shape.B);
     if (p.shape.lengths) p.shape.order = order.data();
     auto job = [](const void* params, Team team) {
         kernels().of<T>().rnn_bwd(*static_cast<const RnnBackward<T>*>(params), team);

@@ -1,14 +1,36 @@
 // Runs a kernel: picks its plan and threads, gives it a workspace, orders ragged rows.
 #pragma once
 #include "cpu/kernels.hpp"
+#include <vector>
 
 namespace fastiter {
+
+struct CellSize {
+    int64_t gates;
+    int states;
+    int64_t saved; // values of a step that the backward pass needs besides the states
+};
+CellSize cell_size(Cell cell);
+
+// Rows by decreasing length
+std::vector<int64_t> by_length(const int64_t* lengths, int64_t count);
 
 // lengths in batch order (nullptr: all T). Fills in order, plan and workspace.
 template <class T> void run_forward(RnnForward<T> p);
 
 // The gradient of r, (G, N, D, D) or null, is a matrix product of the gates' gradients with h before each step.
 template <class T> void run_backward(RnnBackward<T> p, T* dr);
+
+// The same with the memory for every k-th step: of the states other than h only those between two chunks of `every` steps
+// are kept, (chunks - 1, B, N, D) each, and the gates not at all. The backward pass computes a chunk again before it needs it,
+// to the same bits. Padded rows only.
+template <class T> struct Chunks {
+    int64_t every = 0;
+    T* kept[kMaxStates] = {};
+};
+template <class T> void run_forward_in_chunks(const RnnForward<T>& p, const Chunks<T>& chunks);
+template <class T>
+void run_backward_in_chunks(const RnnBackward<T>& p, Steps<const T> wx, const T* b, const Chunks<T>& chunks, T* dr);
 
 template <class T> void weight_gradient(const RnnBackward<T>& p, T* dr);
 

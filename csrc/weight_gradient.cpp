@@ -7,10 +7,9 @@
 namespace fastiter {
 namespace {
 
-int64_t gates_of(Cell cell) { return cell == Cell::gru ? 3 : cell == Cell::lstm || cell == Cell::slstm ? 4 : 1; }
-
 template <class T> T* at(const Steps<T>& s, const RnnShape& shape, int64_t row, int64_t t) {
-    return s.data + (shape.offsets ? (shape.offsets[t] + row) * s.row : row * s.row + t * s.time);
+    if (shape.offsets) return s.data + (shape.offsets[t] + row) * s.row;
+    return s.data + (shape.starts ? shape.starts[row] * s.time : row * s.row) + t * s.time;
 }
 
 // Lines (time, row) as one index: regular where time is outermost in memory
@@ -23,7 +22,7 @@ template <class T> struct WeightGradient {
     const RnnBackward<T>& p;
     T* dr;
     const RnnShape& s = p.shape;
-    const int64_t G = gates_of(s.cell), N = s.N, D = s.D;
+    const int64_t G = cell_size(s.cell).gates, N = s.N, D = s.D;
 
     // Gates [first, first + count) of dr from `rows` lines of dp, whose gates are `gate` apart, and of h
     void product(const T* dp, int64_t gate, SplitIndex dp_rows, const T* h, SplitIndex h_rows, int64_t rows,
@@ -77,14 +76,20 @@ template <class T> struct WeightGradient {
         });
     }
 
-    // Packed rows have no regular distance to their step before: h before each step is copied out first.
-    void packed() {
+    // Where the h before a step is in no regular place, or is dropped, it is copied out first.
+    void gathered() {
         const Steps<const T>& h = p.states[0];
-        std::vector<T> before(size_t(s.packed_rows * N * D));
+        const bool packed = s.offsets || s.starts;
+        const int64_t count = packed ? s.packed_rows : s.B * s.T;
+        auto line = [&](int64_t row, int64_t t) {
+            return s.offsets ? s.offsets[t] + row : s.starts ? s.starts[row] + t : t * s.B + row;
+        };
+        std::vector<T> before(size_t(count * N * D));
         for (int64_t row = 0; row < s.B; ++row)
-            for (int64_t t = 0; t < s.lengths[row]; ++t) {
-                const bool is_first = s.reverse ? t == s.lengths[row] - 1 : t == 0;
-                T* to = &before[size_t((s.offsets[t] + row) * N * D)];
+            for (int64_t t = 0, length = s.lengths ? s.lengths[row] : s.T; t < length; ++t) {
+                if (s.is_reset(row, t)) continue;
+                const bool is_first = s.reverse ? t == length - 1 : t == 0;
+                T* to = &before[size_t(line(row, t) * N * D)];
                 for (int64_t n = 0; n < N; ++n) {
                     if (!is_first)
                         std::copy_n(at(h, s, row, s.reverse ? t + 1 : t - 1) + n * h.head, D, to + n * D);
@@ -92,10 +97,13 @@ template <class T> struct WeightGradient {
                         std::copy_n(p.first[0] + (row * N + n) * D, D, to + n * D);
                 }
             }
-        for_each_part([&](const Steps<T>& d, int64_t first, int64_t count) {
+        for_each_part([&](const Steps<T>& d, int64_t first, int64_t gates) {
+            const SplitIndex rows = s.offsets  ? SplitIndex{INT64_MAX, 0, d.row}
+                                    : s.starts ? SplitIndex{INT64_MAX, 0, d.time}
+                                               : lines(s.B, d.time, d.row);
             for (int64_t n = 0; n < N; ++n)
-                head(n).product(d.data + n * d.head, d.gate, {INT64_MAX, 0, d.row}, before.data() + n * D,
-                                {INT64_MAX, 0, N * D}, s.packed_rows, first, count, false);
+                head(n).product(d.data + n * d.head, d.gate, rows, before.data() + n * D, {INT64_MAX, 0, N * D}, count,
+                                first, gates, false);
         });
     }
 };
@@ -104,7 +112,7 @@ template <class T> struct WeightGradient {
 
 template <class T> void weight_gradient(const RnnBackward<T>& p, T* dr) {
     WeightGradient<T> gradient{p, dr};
-    if (p.shape.offsets) return gradient.packed();
+    if (p.shape.offsets || p.shape.starts || p.shape.reset) return gradient.gathered();
     gradient.shifted();
     gradient.initial();
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -9,8 +10,20 @@ import pytest
 import fastiter
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Interpret Triton's kernels on the CPU, unless the tests for a card were asked for."""
+    if config.option.markexpr != "gpu":
+        os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
+
+
 @pytest.fixture(autouse=True)
 def default_threads() -> Iterator[None]:
     """A test may set the number of threads: the next one starts from the default."""
     yield
     fastiter.set_num_threads(None)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Where a GPU kernel runs: interpreted or emulated on the CPU, and on a card under ``pytest -m gpu``."""
+    return str(request.param)

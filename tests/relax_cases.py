@@ -38,6 +38,16 @@ def matrix_for(order: str, n: int, dtype: Any) -> Array:
     return bipartite(n, dtype) if order == "red-black" else random_matrix(n, dtype)
 
 
+def poisson(*shape: int) -> Any:
+    A = scipy.sparse.csr_array((1, 1))
+    for n in shape:
+        line = scipy.sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n))
+        A = scipy.sparse.kron(A, scipy.sparse.eye_array(n)) + scipy.sparse.kron(
+            scipy.sparse.eye_array(A.shape[0]), line
+        )
+    return A.tocsr()
+
+
 def vectors(shape: Any, dtype: Any, seed: int = 0) -> Array:
     rng = np.random.default_rng(seed)
     x = rng.standard_normal(shape)

@@ -74,6 +74,22 @@ def test_imports_go_down_only(path: Path) -> None:
         assert not {n for n in found if n.split(".")[0] not in allowed and not is_in(n, "fastiter.reference")}
 
 
+@every("kernels/triton", ".py")
+def test_triton_kernels_know_triton_alone(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    found = set(imports(tree, "fastiter.kernels.triton", inside_functions=True))
+    assert not {name for name in found if not is_in(name, "triton") and not is_in(name, "fastiter.kernels.triton")} - {
+        "__future__.annotations"
+    }
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert all(any("triton" in ast.unparse(mark) for mark in node.decorator_list) for node in functions)
+
+
+@every("kernels/cuda", ".cu", ".cuh")
+def test_cuda_kernels_include_nothing(path: Path) -> None:
+    assert not re.findall(r"^\s*#\s*include.*", path.read_text(), re.MULTILINE)
+
+
 @every("csrc/cpu", ".cpp", ".hpp")
 def test_kernels_know_neither_python_nor_the_standard_library(path: Path) -> None:
     included = re.findall(r"^\s*#\s*include\s*(\S+)", path.read_text(), re.MULTILINE)
@@ -93,7 +109,7 @@ def test_import_brings_in_numpy_alone() -> None:
 @pytest.mark.parametrize(
     ("importing", "slow"),
     [
-        ("import fastiter", ["fastiter.quant", "fastiter.relax"]),
+        ("import fastiter", ["fastiter.quant", "fastiter.relax", "fastiter.tune"]),
         ("import fastiter.torch, fastiter.torch.nn", ["torch._dynamo", "torch._inductor"]),
     ],
 )
@@ -107,6 +123,8 @@ def test_import_leaves_out_what_takes_long(importing: str, slow: list[str]) -> N
 
 @pytest.mark.parametrize("folder", ["csrc", "kernels", "python"])
 def test_files_are_short(folder: str) -> None:
-    sources = [path for path in (ROOT / folder).rglob("*") if path.suffix in {".cpp", ".cu", ".hpp", ".py", ".pyi"}]
+    sources = [
+        path for path in (ROOT / folder).rglob("*") if path.suffix in {".cpp", ".cu", ".cuh", ".hpp", ".py", ".pyi"}
+    ]
     lines = {str(path.relative_to(ROOT)): path.read_text().count("\n") for path in sources}
     assert not {name: count for name, count in lines.items() if count > LONGEST_FILE}

@@ -15,20 +15,10 @@ import scipy.sparse.linalg  # noqa: E402
 from fastiter import relax  # noqa: E402
 from fastiter.reference import relax as reference  # noqa: E402
 from fastiter.relax import Anderson, Batch, Chebyshev, Relaxation, ssor_cg  # noqa: E402
-from relax_cases import csr, random_matrix, vectors  # noqa: E402
+from relax_cases import csr, poisson, random_matrix, vectors  # noqa: E402
 
 M = 63
 OMEGA = 2 / (1 + math.sin(math.pi / (M + 1)))
-
-
-def poisson(*shape: int) -> Any:
-    A = scipy_sparse.csr_array((1, 1))
-    for n in shape:
-        line = scipy_sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n))
-        A = scipy_sparse.kron(A, scipy_sparse.eye_array(n)) + scipy_sparse.kron(
-            scipy_sparse.eye_array(A.shape[0]), line
-        )
-    return A.tocsr()
 
 
 def residual(A: Any, b: Any, x: Any) -> Any:
@@ -129,46 +119,6 @@ def test_slow_is_not_stagnant() -> None:
     fast = relax.sor(poisson(m, m), np.ones(m * m), omega=best, order="red-black", rtol=1e-6, check_every=10)
     assert fast.converged
     assert fast.history.max() > 10 * fast.history[0]
-
-
-# --- omega -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("m", [15, 31, 63])
-def test_omega_auto_is_near_the_best(m: int) -> None:
-    A, b = poisson(m, m), np.ones(m * m)
-    best = 2 / (1 + math.sin(math.pi / (m + 1)))
-    solution = relax.sor(A, b, omega="auto")
-    assert solution.steps <= 1.15 * relax.sor(A, b, omega=best).steps + 5
-    assert abs(solution.omega - best) < 0.3 * (2 - best)
-    assert relax.ssor(A, b, omega="auto").steps <= relax.ssor(A, b, omega=best).steps
-    assert Relaxation(A, "jacobi", omega="auto").omega == pytest.approx(1, abs=1e-2)
-    assert Relaxation(A, "ssor", omega="auto", order="color").omega == 1
-
-
-def test_omega_auto_without_symmetry() -> None:
-    m = 31
-    A = (poisson(m, m) + scipy_sparse.diags_array([0.3, -0.3], offsets=[1, -1], shape=(m * m, m * m))).tocsr()
-    b = np.ones(m * m)
-    fixed = [relax.sor(A, b, omega=w) for w in (1.0, 1.5, 1.6, 1.7, 1.8)]
-    assert fixed[-1].reason == "diverged"  # above 1.6 it does, which the estimate cannot know
-    auto = relax.sor(A, b, omega="auto")
-    assert auto.converged
-    assert auto.steps < fixed[0].steps / 2
-
-
-def test_omega_adapts_to_the_factor_it_observes() -> None:
-    from fastiter.relax import _spectrum
-
-    m = 31
-    A, b = poisson(m, m), np.ones(m * m)
-    relaxation = Relaxation(A, "sor", omega="auto")
-    relaxation.omega = 1.0  # as if the estimate had failed
-    adapted = relaxation.solve(b)
-    best = 2 / (1 + math.sin(math.pi / (m + 1)))
-    assert adapted.omega == pytest.approx(best, abs=0.02)
-    assert adapted.steps < relax.sor(A, b, omega=1.0).steps / 5
-    assert _spectrum.young(math.cos(math.pi / (m + 1))) == pytest.approx(best)
 
 
 # --- acceleration ----------------------------------------------------------------------------------------------------
@@ -297,7 +247,8 @@ def test_preconditioner_of_gmres() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["unit_cube", "airfoil", "unit_square", "knot", "bar", "local_disc_galerkin_diffusion"]
+    "name",
+    ["unit_cube", "airfoil", "unit_square", "recirc_flow", "knot", "bar", "local_disc_galerkin_diffusion"],
 )
 def test_example_matrices(name: str) -> None:
     pyamg = pytest.importorskip("pyamg")
@@ -318,6 +269,34 @@ def test_example_matrices(name: str) -> None:
         if order == "natural":
             expected = np.linalg.solve(np.tril(dense), b)
             np.testing.assert_allclose(y, expected, rtol=1e-9, atol=1e-9 * abs(expected).max())
+
+
+GENERATED: dict[str, Callable[[Any], Any]] = {
+    "poisson 3-D": lambda gallery: gallery.poisson((6, 7, 5), format="csr"),
+    "rotated anisotropy": lambda gallery: gallery.stencil_grid(
+        gallery.diffusion_stencil_2d(epsilon=0.1, theta=0.7, type="FE"), (12, 13), format="csr"
+    ),
+    "elasticity": lambda gallery: gallery.linear_elasticity((7, 8))[0],
+    "gauge": lambda gallery: gallery.gauge_laplacian(12, beta=0.3) + 0.1 * scipy_sparse.eye_array(144),
+}
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_generated_matrices(name: str) -> None:
+    pyamg = pytest.importorskip("pyamg")
+    A = GENERATED[name](pyamg.gallery)
+    A = scipy_sparse.bsr_array(A) if A.format == "bsr" else scipy_sparse.csr_array(A)
+    b = vectors(A.shape[0], A.dtype, 1)
+    exact = np.linalg.solve(A.toarray(), b)
+    size = 2 if name == "elasticity" else None
+    for order in ("natural", "color", "cluster"):
+        solutions = [relax.sor(A, b, omega="auto", order=order, block_size=size)]
+        solutions.append(relax.gauss_seidel(A, b, order=order, block_size=size))
+        solutions.append(ssor_cg(A, b, omega=1.2, order=order))
+        for solution in solutions:
+            assert solution.converged, (order, solution.reason)
+            np.testing.assert_allclose(solution.value, exact, atol=1e-4 * abs(exact).max())
+    assert relax.kaczmarz(A, b, max_steps=20).history[-1] < np.linalg.norm(b)
 
 
 def test_helmholtz_by_kaczmarz() -> None:

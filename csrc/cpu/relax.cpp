@@ -1,9 +1,10 @@
 // Dense matrices, projections on rows (Kaczmarz), and the table of the kernels of relaxation.
-#include "relax.hpp"
+#include "relax_columns.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
+constexpr int64_t kBlockRows = 32;
 constexpr int kLines = 8; // partial sums of a long row, the same number on every instruction set
 
 // sum = b - A[row] x, the diagonal included
@@ -12,43 +13,43 @@ FASTITER_INLINE void dense_sums(const RelaxDense<A, V>& m, const V* b, const V* 
                                 int64_t column, sum_of<V> (&sum)[K]) {
     typedef sum_of<V> S;
     const A* value = m.value + row * m.n;
-    for (int c = 0; c < K; ++c) sum[c] = wide(b[row * k + column + c]);
+    Columns<S, K> sums(b + row * k + column);
     int64_t j = 0;
     if (K == 1 && k == 1) {
         S part[kLines] = {};
         for (; j + kLines <= m.n; j += kLines)
             for (int l = 0; l < kLines; ++l) part[l] = part[l] + wide(value[j + l]) * wide(x[j + l]);
+        sums.store(sum);
         for (int l = 0; l < kLines; ++l) sum[0] = sum[0] - part[l];
+        sums = Columns<S, K>(sum);
     }
-    for (; j < m.n; ++j) {
-        const S a = wide(value[j]);
-        for (int c = 0; c < K; ++c) sum[c] = sum[c] - a * wide(x[j * k + column + c]);
-    }
+    for (; j < m.n; ++j) sums.subtract(wide(value[j]), x + j * k + column);
+    sums.store(sum);
 }
 
-// sum = b - a_row x; the entries come in the order in which their x is known, the row before being the last to know
+// b - a_row x; the entries come in the order in which their x is known, the row before being the last to know
 template <class A, class V, int K>
-FASTITER_INLINE void projection_sums(const RelaxProjections<A, V>& m, const V* b, const V* x, int64_t k, int64_t row,
-                                     int64_t column, sum_of<V> (&sum)[K]) {
-    for (int c = 0; c < K; ++c) sum[c] = wide(b[row * k + column + c]);
-    for (int64_t e = m.start[row]; e < m.start[row + 1]; ++e) {
-        const V* from = x + int64_t(m.column[e]) * k + column;
-        for (int c = 0; c < K; ++c) sum[c] = sum[c] - wide(m.value[e]) * wide(from[c]);
-    }
+FASTITER_INLINE Columns<sum_of<V>, K> projection_sums(const RelaxProjections<A, V>& m, const V* b, const V* x,
+                                                      int64_t k, int64_t row, int64_t column) {
+    Columns<sum_of<V>, K> sum(b + row * k + column);
+    for (int64_t e = m.start[row]; e < m.start[row + 1]; ++e)
+        sum.subtract(wide(m.value[e]), x + int64_t(m.column[e]) * k + column);
+    return sum;
 }
 
 template <class A, class V, int K>
-void project(const RelaxProjections<A, V>& m, const RelaxStep<V>& s, int64_t column) {
-    for (int64_t t = 0; t < m.n; ++t) {
-        const int64_t row = s.backward ? m.n - 1 - t : t;
-        sum_of<V> sum[K];
-        projection_sums<A, V, K>(m, s.b, s.x, s.k, row, column, sum);
+void project(const RelaxProjections<A, V>& m, const RelaxStep<V>& s, int64_t begin, int64_t end, int64_t column) {
+    typedef Columns<sum_of<V>, K> C;
+    for (int64_t t = 0; t < end - begin; ++t) {
+        const int64_t row = s.backward ? end - 1 - t : begin + t;
+        C sum = projection_sums<A, V, K>(m, s.b, s.x, s.k, row, column);
         const double scale = s.omega * m.inverse[row];
         if (scale == 0) continue;
-        for (int c = 0; c < K; ++c) sum[c] = scale * sum[c];
+        for (auto& part : sum.part) part = scale * part;
         for (int64_t e = m.start[row]; e < m.start[row + 1]; ++e) {
             V* to = s.y + int64_t(m.column[e]) * s.k + column;
-            for (int c = 0; c < K; ++c) assign(to[c], wide(to[c]) + conjugate(wide(m.value[e])) * sum[c]);
+            const auto factor = conjugate(wide(m.value[e]));
+            for (int i = 0; i < C::count; ++i) C::write(to, i, C::read(to, i) + C::product(factor, sum.part[i]));
         }
     }
 }
@@ -97,14 +98,16 @@ void relax_dense_residual(const RelaxDense<A, V>& m, const RelaxResidual<V>& s, 
 
 template <class A, class V>
 void relax_projections(const RelaxProjections<A, V>& m, const RelaxStep<V>& s, int64_t column, int64_t columns) {
-    for_tiles(column, columns, [&]<int K>(int64_t at) { project<A, V, K>(m, s, at); });
+    for_blocks(0, m.n, kBlockRows, s.backward, columns, [&](int64_t begin, int64_t end) {
+        for_tiles(column, columns, [&]<int K>(int64_t at) { project<A, V, K>(m, s, begin, end, at); });
+    });
 }
 
 template <class A, class V>
 void relax_projections_residual(const RelaxProjections<A, V>& m, const RelaxResidual<V>& s, int64_t first,
                                 int64_t last) {
     residual_of_rows(m.n, s, first, last, [&]<int K>(int64_t row, int64_t at, sum_of<V>(&sum)[K]) {
-        projection_sums<A, V, K>(m, s.b, s.x, s.k, row, at, sum);
+        projection_sums<A, V, K>(m, s.b, s.x, s.k, row, at).store(sum);
     });
 }
 

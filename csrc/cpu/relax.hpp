@@ -38,46 +38,6 @@ template <class V> FASTITER_INLINE void relax_one(const RelaxStep<V>& s, int64_t
         assign(s.y[at], z);
 }
 
-// Vectors of 2, 4 and 8 doubles, of doubles anywhere in memory, and of as many floats
-template <int Width> struct few;
-#define FASTITER_FEW(WIDTH)                                                           \
-    template <> struct few<WIDTH> {                                                   \
-        typedef double type __attribute__((vector_size(8 * WIDTH)));                  \
-        typedef double unaligned __attribute__((vector_size(8 * WIDTH), aligned(8))); \
-        typedef float halves __attribute__((vector_size(4 * WIDTH), aligned(4)));     \
-    };
-FASTITER_FEW(2)
-FASTITER_FEW(4)
-FASTITER_FEW(8)
-
-// K sums as vectors, which a compiler does not make of an array that lives through a loop. K: 2, 4 or 8
-template <int K> struct Parts {
-    static constexpr int width = K < lanes<double> ? K : lanes<double>, count = K / width;
-    typedef typename few<width>::type type;
-    typedef typename few<width>::unaligned unaligned;
-    typedef typename few<width>::halves halves;
-
-    type part[count];
-    FASTITER_INLINE static type read(const double* p) { return *reinterpret_cast<const unaligned*>(p); }
-    FASTITER_INLINE static type read(const float* p) {
-        return __builtin_convertvector(*reinterpret_cast<const halves*>(p), type);
-    }
-    FASTITER_INLINE explicit Parts(const double* sums) {
-        for (int i = 0; i < count; ++i) part[i] = read(sums + i * width);
-    }
-    // minus a x for one a, and for an a of each column
-    template <class V> FASTITER_INLINE void subtract(double a, const V* x) {
-        for (int i = 0; i < count; ++i) part[i] -= a * read(x + i * width);
-    }
-    template <class A, class V> FASTITER_INLINE void subtract(const A* a, const V* x) {
-        for (int i = 0; i < count; ++i) part[i] -= read(a + i * width) * read(x + i * width);
-    }
-    FASTITER_INLINE void store(double* sums) const {
-        for (int i = 0; i < count; ++i) *reinterpret_cast<unaligned*>(sums + i * width) = part[i];
-    }
-};
-template <class V, int K> constexpr bool in_parts = sizeof(V) < 16 && (K == 2 || K == 4 || K == 8);
-
 // Every pair of the numbers that matrices are stored in and vectors are
 #define FASTITER_RELAX_NUMBERS(DO) DO(float, float) DO(float, double) DO(double, double) DO(Complex, Complex)
 
@@ -87,6 +47,17 @@ template <class F> FASTITER_INLINE void for_tiles(int64_t column, int64_t column
     if (columns >= 4) f.template operator()<4>(column), column += 4, columns -= 4;
     if (columns >= 2) f.template operator()<2>(column), column += 2, columns -= 2;
     if (columns >= 1) f.template operator()<1>(column);
+}
+
+// Calls f(begin, end) for all of [first, last), from its end if backward: in short blocks where the columns are several
+// tiles, so that what one tile reads is in the cache for the next. A tile alone makes use of half of what comes from memory.
+template <class F>
+FASTITER_INLINE void for_blocks(int64_t first, int64_t last, int64_t most, bool backward, int64_t columns, F f) {
+    if (columns <= 8) most = last - first;
+    for (int64_t done = 0; done < last - first; done += most) {
+        const int64_t count = min_of(most, last - first - done), begin = backward ? last - done - count : first + done;
+        f(begin, begin + count);
+    }
 }
 
 // A chunk's part of the norms of K columns, and its residuals where they are wanted

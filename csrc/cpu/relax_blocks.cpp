@@ -1,8 +1,10 @@
 // Sweeps block after block: the diagonal blocks are inverted beforehand.
-#include "relax.hpp"
+#include "relax_columns.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 namespace {
+
+constexpr int64_t kBlockRows = 16;
 
 // sum -= block x for a block stored by columns
 template <class S, class A, class V, int K>
@@ -18,19 +20,20 @@ FASTITER_INLINE void subtract_row(const RelaxBlocks<A, V>& m, const V* x, int64_
                                   sum_of<V>* sum) {
     const int size = B ? B : m.size;
     const int64_t area = int64_t(size) * size;
-    if constexpr (in_parts<V, B> && K == 1) { // lanes are rows
-        Parts<B> sums(sum);
+    if constexpr ((B == 2 || B == 4) && K == 1) { // lanes are rows
+        Columns<sum_of<V>, B> sums(sum);
         for (int64_t e = m.start[row]; e < m.start[row + 1]; ++e)
             for (int q = 0; q < B; ++q)
                 sums.subtract(wide(x[(int64_t(m.column[e]) * B + q) * k + column]), m.value + e * area + q * B);
         return sums.store(sum);
     }
-    if constexpr (B > 0 && in_parts<V, K>) { // lanes are columns of x
-        for (int r = 0; r < B; ++r) {
-            Parts<K> sums(sum + r * K);
+    if constexpr (K > 1) { // lanes are columns of x
+        for (int r = 0; r < size; ++r) {
+            Columns<sum_of<V>, K> sums(sum + r * K);
             for (int64_t e = m.start[row]; e < m.start[row + 1]; ++e)
-                for (int q = 0; q < B; ++q)
-                    sums.subtract(wide(m.value[e * area + q * B + r]), x + (int64_t(m.column[e]) * B + q) * k + column);
+                for (int q = 0; q < size; ++q)
+                    sums.subtract(wide(m.value[e * area + q * size + r]),
+                                  x + (int64_t(m.column[e]) * size + q) * k + column);
             sums.store(sum + r * K);
         }
         return;
@@ -57,15 +60,17 @@ FASTITER_INLINE void relax_row(const RelaxBlocks<A, V>& m, const RelaxStep<V>& s
         for (int c = 0; c < K; ++c) relax_one(s, (row * size + r) * s.k + column + c, z[r * K + c]);
 }
 
-template <class A, class V, int B, int K>
-void sweep_clusters(const RelaxBlocks<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last, int64_t column) {
-    for (int64_t cluster = first; cluster < last; ++cluster) {
-        const int64_t begin = m.cluster_row[cluster], end = m.cluster_row[cluster + 1];
-        if (s.backward)
-            for (int64_t row = end - 1; row >= begin; --row) relax_row<A, V, B, K>(m, s, row, column);
-        else
-            for (int64_t row = begin; row < end; ++row) relax_row<A, V, B, K>(m, s, row, column);
-    }
+template <class A, class V, int B>
+void sweep_clusters(const RelaxBlocks<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last, int64_t column,
+                    int64_t columns) {
+    for (int64_t cluster = first; cluster < last; ++cluster)
+        for_blocks(m.cluster_row[cluster], m.cluster_row[cluster + 1], kBlockRows, s.backward, columns,
+                   [&](int64_t begin, int64_t end) {
+                       for_tiles(column, columns, [&]<int K>(int64_t at) {
+                           for (int64_t i = 0; i < end - begin; ++i)
+                               relax_row<A, V, B, K>(m, s, s.backward ? end - 1 - i : begin + i, at);
+                       });
+                   });
 }
 
 template <class A, class V, int B, int K>
@@ -105,17 +110,14 @@ template <class F> FASTITER_INLINE void with_size(int size, F f) {
 template <class A, class V>
 void relax_blocks(const RelaxBlocks<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last, int64_t column,
                   int64_t columns) {
-    with_size(m.size, [&]<int B>() {
-        for_tiles(column, columns, [&]<int K>(int64_t at) { sweep_clusters<A, V, B, K>(m, s, first, last, at); });
-    });
+    with_size(m.size, [&]<int B>() { sweep_clusters<A, V, B>(m, s, first, last, column, columns); });
 }
 
 template <class A, class V>
 void relax_blocks_residual(const RelaxBlocks<A, V>& m, const RelaxResidual<V>& s, int64_t first, int64_t last) {
     with_size(m.size, [&]<int B>() {
-        for_tiles(0, s.k, [&]<int K>(int64_t at) {
-            for (int64_t chunk = first; chunk < last; ++chunk) residual_chunk<A, V, B, K>(m, s, chunk, at);
-        });
+        for (int64_t chunk = first; chunk < last; ++chunk)
+            for_tiles(0, s.k, [&]<int K>(int64_t at) { residual_chunk<A, V, B, K>(m, s, chunk, at); });
     });
 }
 

@@ -1,9 +1,10 @@
 // Rows that do not wait for each other, eight at a time: coloured sweeps, Jacobi, Chebyshev and residuals.
-#include "relax.hpp"
+#include "relax_columns.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
+constexpr int64_t kBlockRows = 32;
 constexpr int kParts = kSliceRows / lanes<double>; // vectors that hold a number of each row
 
 typedef float halves __attribute__((vector_size(kVectorBytes / 2), aligned(4)));
@@ -115,23 +116,15 @@ template <class A, class V> void residual_slices(const RelaxSlices<A, V>& m, con
     s.norms[chunk] = norm;
 }
 
-// One row of a slice for K right-hand sides
+// One row of a slice for K right-hand sides: b less its entries times x
 template <class A, class V, int K>
-FASTITER_INLINE void row_sums(const RelaxSlices<A, V>& m, const V* b, const V* x, int64_t k, int64_t row,
-                              int64_t column, sum_of<V> (&sum)[K]) {
+FASTITER_INLINE Columns<sum_of<V>, K> row_sums(const RelaxSlices<A, V>& m, const V* b, const V* x, int64_t k,
+                                               int64_t row, int64_t column) {
     const int64_t slice = row / kSliceRows, last = m.start[slice + 1] * kSliceRows;
-    for (int c = 0; c < K; ++c) sum[c] = wide(b[row * k + column + c]);
-    if constexpr (in_parts<V, K>) {
-        Parts<K> sums(sum);
-        for (int64_t e = m.start[slice] * kSliceRows + row % kSliceRows; e < last; e += kSliceRows)
-            sums.subtract(wide(m.value[e]), x + int64_t(m.column[e]) * k + column);
-        return sums.store(sum);
-    }
-    for (int64_t e = m.start[slice] * kSliceRows + row % kSliceRows; e < last; e += kSliceRows) {
-        const V* from = x + int64_t(m.column[e]) * k + column;
-        const auto value = wide(m.value[e]);
-        for (int c = 0; c < K; ++c) sum[c] = sum[c] - value * wide(from[c]);
-    }
+    Columns<sum_of<V>, K> sum(b + row * k + column);
+    for (int64_t e = m.start[slice] * kSliceRows + row % kSliceRows; e < last; e += kSliceRows)
+        sum.subtract(wide(m.value[e]), x + int64_t(m.column[e]) * k + column);
+    return sum;
 }
 
 template <class A, class V, int K>
@@ -139,11 +132,11 @@ void residual_rows(const RelaxSlices<A, V>& m, const RelaxResidual<V>& s, int64_
     ChunkResidual<V, K> found{s, chunk, column};
     const int64_t end = min_of((chunk + 1) * kChunkRows, m.n);
     for (int64_t row = chunk * kChunkRows; row < end; ++row) {
-        const int64_t at = row * s.k + column;
-        sum_of<V> sum[K];
-        row_sums<A, V, K>(m, s.b, s.x, s.k, row, column, sum);
-        for (int c = 0; c < K; ++c) sum[c] = sum[c] - wide(m.diagonal[row]) * wide(s.x[at + c]);
-        found.add(row, sum);
+        auto sum = row_sums<A, V, K>(m, s.b, s.x, s.k, row, column);
+        sum.subtract(wide(m.diagonal[row]), s.x + row * s.k + column);
+        sum_of<V> sums[K];
+        sum.store(sums);
+        found.add(row, sums);
     }
     found.store();
 }
@@ -154,12 +147,13 @@ template <class A, class V>
 void relax_slices(const RelaxSlices<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last) {
     if (s.k == 1) return sweep_slices(m, s, first, last);
     const int64_t end = min_of(last * kSliceRows, m.n);
-    for_tiles(0, s.k, [&]<int K>(int64_t column) {
-        for (int64_t row = first * kSliceRows; row < end; ++row) {
-            sum_of<V> sum[K];
-            row_sums<A, V, K>(m, s.b, s.x, s.k, row, column, sum);
-            for (int c = 0; c < K; ++c) relax_one(s, row * s.k + column + c, m.inverse[row] * sum[c]);
-        }
+    for_blocks(first * kSliceRows, end, kBlockRows, false, s.k, [&](int64_t begin, int64_t stop) {
+        for_tiles(0, s.k, [&]<int K>(int64_t column) {
+            for (int64_t row = begin; row < stop; ++row) {
+                const auto sum = row_sums<A, V, K>(m, s.b, s.x, s.k, row, column);
+                relax_columns(s, row * s.k + column, m.inverse[row], sum);
+            }
+        });
     });
 }
 

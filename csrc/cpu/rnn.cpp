@@ -19,6 +19,8 @@ template <class T, class C> struct Forward {
     T *h, *s;         // h as [parity of the step][row][unit], the other states as [state][row][unit]
     int64_t lines;
     const bool streams = exceeds_caches<T>(shape, C::saved);
+    const T bound = T(shape.clip_state);
+    const bool clips = shape.clip_state < std::numeric_limits<double>::infinity();
     const int64_t next_time = shape.offsets ? 0 : shape.reverse ? -p.wx.time : p.wx.time; // what is prefetched
 
     Forward(const RnnForward<T>& params, int thread)
@@ -39,6 +41,8 @@ template <class T, class C> struct Forward {
 
     int64_t panel_size() const { return D * G * kPanelUnits; }
     int units_of(int64_t panel) const { return int(min_of(U, ceil_div(D - panel * kPanelUnits, W))); }
+    // Which of the two lines of h step t reads
+    int64_t parity_of(int64_t t) const { return (t & 1) ^ int64_t(shape.reverse); }
     T* h_line(int64_t parity, int64_t i) const { return h + (parity * lines + rows.scratch + i) * Dp; }
     T* s_line(int state, int64_t i) const { return s + ((state - 1) * lines + rows.scratch + i) * Dp; }
 
@@ -70,6 +74,16 @@ template <class T, class C> struct Forward {
                 for (int64_t u = begin; u < end; u += W)
                     pack_line(first ? first + u : nullptr, first ? end - u : 0, line + u);
             }
+        }
+    }
+
+    // Rows that begin anew at step t find zeros there.
+    void drop(int64_t t, int64_t begin, int64_t end) {
+        if (!shape.reset || t < 0 || t >= shape.T) return;
+        for (int64_t i = 0, active = rows.active(t); i < active; ++i) {
+            if (!shape.is_reset(rows.row(i), t)) continue;
+            clear(h_line(parity_of(t), i), begin, end);
+            for (int state = 1; state < S; ++state) clear(s_line(state, i), begin, end);
         }
     }
 
@@ -106,6 +120,7 @@ template <class T, class C> struct Forward {
 
     FASTITER_INLINE void finish_cell(Work& w, int64_t n, int64_t t, int64_t parity) {
         C::finish(w.state, w.keep);
+        if (clips) w.state[0] = clip<T>(w.state[0], bound);
         store(h_line(parity ^ 1, w.i) + w.d, w.state[0]);
 #pragma GCC unroll 4
         for (int k = 0; k < S; ++k) {
@@ -128,7 +143,7 @@ template <class T, class C> struct Forward {
     // Rows [first, first + ROWS) of the group times PANELS panels that have UNITS vectors of units each
     template <int ROWS, int UNITS, int PANELS> void tile(int64_t n, int64_t t, int64_t first, int64_t panel) {
         constexpr int V = PANELS * UNITS;
-        const int64_t parity = (t & 1) ^ int64_t(shape.reverse), unit = panel * kPanelUnits;
+        const int64_t parity = parity_of(t), unit = panel * kPanelUnits;
         vec<T> acc[ROWS][V * G];
         for (int v = 0; v < V; ++v)
             for (int g = 0; g < G; ++g) {
@@ -172,7 +187,7 @@ template <class T, class C> struct Forward {
 
     // Padded steps of padded batches are 0.
     void pad(int64_t n, int64_t t, int64_t active, int64_t begin, int64_t end) {
-        for (int64_t i = active; i < rows.count && !shape.offsets; ++i)
+        for (int64_t i = active; i < rows.count && has_padding(shape); ++i)
             for (int k = 0; k < S; ++k)
                 if (p.states[k].data)
                     clear(line_of(p.states[k], shape, rows.row(i), t) + n * p.states[k].head, begin, end);
@@ -182,12 +197,15 @@ template <class T, class C> struct Forward {
         const Range mine = share(panels, seat.panel_group, p.plan.panels);
         const int64_t begin = mine.begin * kPanelUnits, end = min_of(D, mine.end * kPanelUnits);
         Barrier& barrier = team.barriers[seat.barrier(p.plan)];
+        const int64_t first = shape.reverse ? shape.T - 1 : 0, next = shape.reverse ? -1 : 1;
         enter(n, begin, end);
+        drop(first, begin, end);
         wait(barrier, p.plan.panels);
         for (int64_t k = 0; k < shape.T; ++k) {
-            const int64_t t = shape.reverse ? shape.T - 1 - k : k, active = rows.active(t);
+            const int64_t t = first + k * next, active = rows.active(t);
             step(n, t, active, mine);
             pad(n, t, active, begin, end);
+            drop(t + next, begin, end);
             wait(barrier, p.plan.panels);
         }
         leave(n, begin, end);
@@ -209,7 +227,7 @@ template <class T, class C> size_t forward_workspace(const RnnShape& shape, cons
 
 template <class T, class C> void forward(const RnnForward<T>& p, Team team) {
     Forward<T, C> f(p, team.id);
-    f.pack(team);
+    if (!p.is_packed) f.pack(team);
     wait(team.barriers[team.size - 1], team.size); // the last one is no group's: see run_head
     Range heads = share(p.shape.N, f.seat.head_group, p.plan.heads);
     for (int64_t n = heads.begin; n < heads.end; ++n) f.run_head(n, team);

@@ -58,8 +58,15 @@ struct Rows {
 };
 
 template <class T> FASTITER_INLINE T* line_of(const Steps<T>& s, const RnnShape& shape, int64_t row, int64_t t) {
-    return s.data + (shape.offsets ? (shape.offsets[t] + row) * s.row : row * s.row + t * s.time);
+    if (shape.offsets) return s.data + (shape.offsets[t] + row) * s.row;
+    return s.data + (shape.starts ? shape.starts[row] * s.time : row * s.row) + t * s.time;
 }
+
+// Whether steps without a value have a place, which is then 0
+inline bool has_padding(const RnnShape& shape) { return !shape.offsets && !shape.starts; }
+
+// x in [-bound, bound]; a NaN stays
+template <class T> FASTITER_INLINE vec<T> clip(vec<T> x, T bound) { return at_least<T>(at_most<T>(x, bound), -bound); }
 
 // Whether an array with `gates` values a unit and step is larger than what caches keep until it is read again
 template <class T> FASTITER_INLINE bool exceeds_caches(const RnnShape& s, int gates) {

@@ -20,7 +20,10 @@ template <class T, class C> struct Backward {
     T* packed;       // r as [head][panel][gate * D + d][vector of units][lane]
     T *dp, *ds, *db; // [parity of the visit][row][gate * D + d]; [state][row][unit]; [head][batch row][gate][unit]
     int64_t lines;
-    const bool streams = exceeds_caches<T>(shape, G);
+    const bool streams = exceeds_caches<T>(shape, G), sums_b = p.db || p.db_rows;
+    const T bound_h = T(shape.clip_state), bound_dh = T(shape.clip_grad);
+    const bool clips_h = shape.clip_state < std::numeric_limits<double>::infinity();
+    const bool clips_dh = shape.clip_grad < std::numeric_limits<double>::infinity();
     const int64_t next_time = shape.offsets ? 0 : shape.reverse ? p.saved.time : -p.saved.time; // what is prefetched
 
     Backward(const RnnBackward<T>& params, int thread)
@@ -32,7 +35,7 @@ template <class T, class C> struct Backward {
     void lay_out(Arena<T>& arena) {
         lines = Rows::scratch_lines(shape, p.plan.rows);
         packed = arena.take(shape.N * panels * panel_size());
-        db = arena.take(shape.N * shape.B * G * Dp);
+        db = p.db_rows ? p.db_rows : arena.take(shape.N * shape.B * G * Dp);
         const int64_t products = 2 * lines * dp_stride, group = products + S * lines * Dp;
         dp = arena.take(p.plan.heads * group);
         if (dp) dp += seat.head_group * group;
@@ -70,7 +73,7 @@ template <class T, class C> struct Backward {
                 for (int64_t u = begin; u < end; u += W)
                     pack_line(last ? last + u : nullptr, last ? end - u : 0, ds_line(k, i) + u);
             }
-            for (int g = 0; g < G; ++g)
+            for (int g = 0; g < G && !p.db_rows; ++g)
                 for (int64_t u = begin; u < end; u += W) store(db_line(n, row) + g * Dp + u, vec<T>{});
         }
     }
@@ -83,21 +86,32 @@ template <class T, class C> struct Backward {
         return load_up_to(line_of(s, shape, row, t) + n * s.head + u, count);
     }
 
-    // One vector of units of one row at step t: ds and what came back through r in, gradients of x and p out
-    FASTITER_INLINE void apply_cell(vec<T> through_r, int64_t n, int64_t t, int64_t parity, int64_t i, int64_t row,
+    // The gradient of h that comes to a step from the one after it, or from the final state
+    FASTITER_INLINE vec<T> carried(vec<T> through_r, int64_t i, int64_t u, bool product) {
+        const vec<T> dh = load(ds_line(0, i) + u) + through_r;
+        return clips_dh && product ? clip<T>(dh, bound_dh) : dh;
+    }
+
+    // One vector of units of one row at step t: ds and the carried gradient of h in, gradients of x and p out
+    FASTITER_INLINE void apply_cell(vec<T> dh, int64_t n, int64_t t, int64_t parity, int64_t i, int64_t row,
                                     int64_t u) {
         const int64_t count = D - u, t_before = shape.reverse ? t + 1 : t - 1;
-        const bool is_first = shape.reverse ? t_before == rows.length(i) : t == 0;
+        const bool is_first = shape.reverse ? t_before == rows.length(i) : t == 0, is_reset = shape.is_reset(row, t);
         vec<T> keep[4], before[S], now[S], d[S], dx[G], products[G];
 #pragma GCC unroll 4
         for (int k = 0; k < S; ++k) {
             if (C::needs_before[k])
-                before[k] = is_first ? first_state(k, n, row, u, count) : at(p.states[k], n, row, t_before, u, count);
+                before[k] = is_reset   ? vec<T>{}
+                            : is_first ? first_state(k, n, row, u, count)
+                                       : at(p.states[k], n, row, t_before, u, count);
             if (C::needs_now[k]) now[k] = at(p.states[k], n, row, t, u, count);
-            d[k] = load(ds_line(k, i) + u);
+            d[k] = k == 0 ? dh : load(ds_line(k, i) + u);
             if (p.dstates[k].data) d[k] += at(p.dstates[k], n, row, t, u, count);
         }
-        d[0] += through_r;
+        if (clips_h) {
+            const vec<T> h = at(p.states[0], n, row, t, u, count);
+            d[0] = select<T>(magnitude<T>(h) < bound_h, d[0], vec<T>{});
+        }
         if (C::saved) {
             const T* saved = line_of(p.saved, shape, row, t) + n * p.saved.head + u;
 #pragma GCC unroll 4
@@ -112,24 +126,25 @@ template <class T, class C> struct Backward {
 #pragma GCC unroll 4
         for (int g = 0; g < G; ++g) {
             if (!C::own_dp) products[g] = dx[g];
+            const vec<T> back = is_reset ? vec<T>{} : products[g];
             if (streams)
                 stream_up_to(out + g * p.dwx.gate, dx[g], count);
             else
                 store_up_to(out + g * p.dwx.gate, dx[g], count);
-            store_up_to(line + g * D, products[g], count);
-            if (p.db) store(sum + g * Dp, load(sum + g * Dp) + products[g]);
+            store_up_to(line + g * D, back, count);
+            if (sums_b) store(sum + g * Dp, load(sum + g * Dp) + products[g]);
         }
         if (C::own_dp && p.dq.data)
             store_up_to(line_of(p.dq, shape, row, t) + n * p.dq.head + u, products[G - 1], count);
 #pragma GCC unroll 4
-        for (int k = 0; k < S; ++k) store(ds_line(k, i) + u, d[k]);
+        for (int k = 0; k < S; ++k) store(ds_line(k, i) + u, is_reset ? vec<T>{} : d[k]);
     }
 
-    FASTITER_INLINE void store_first_gradient(vec<T> through_r, int64_t n, int64_t i, int64_t row, int64_t u) {
+    FASTITER_INLINE void store_first_gradient(vec<T> dh, int64_t n, int64_t i, int64_t row, int64_t u) {
         for (int k = 0; k < S; ++k) {
             if (!p.dfirst[k]) continue;
-            vec<T> d = load(ds_line(k, i) + u);
-            store_up_to(p.dfirst[k] + (row * shape.N + n) * D + u, k == 0 ? d + through_r : d, D - u);
+            const vec<T> d = k == 0 ? dh : load(ds_line(k, i) + u);
+            store_up_to(p.dfirst[k] + (row * shape.N + n) * D + u, d, D - u);
         }
     }
 
@@ -145,10 +160,11 @@ template <class T, class C> struct Backward {
             const int64_t row = rows.row(first + i);
             for (int v = 0; v < PANELS * NV; ++v) {
                 const int64_t u = panel * kPanelUnits + v * W;
+                const vec<T> dh = carried(acc[i][v], first + i, u, product);
                 if (t >= 0)
-                    apply_cell(acc[i][v], n, t, parity, first + i, row, u);
+                    apply_cell(dh, n, t, parity, first + i, row, u);
                 else
-                    store_first_gradient(acc[i][v], n, first + i, row, u);
+                    store_first_gradient(dh, n, first + i, row, u);
             }
         }
     }
@@ -176,7 +192,7 @@ template <class T, class C> struct Backward {
     }
 
     void pad(int64_t n, int64_t t, int64_t active, int64_t begin, int64_t end) {
-        for (int64_t i = active; i < rows.count && !shape.offsets; ++i) {
+        for (int64_t i = active; i < rows.count && has_padding(shape); ++i) {
             T* out = line_of(p.dwx, shape, rows.row(i), t) + n * p.dwx.head;
             for (int g = 0; g < G; ++g) clear(out + g * p.dwx.gate, begin, end);
             if (p.dq.data) clear(line_of(p.dq, shape, rows.row(i), t) + n * p.dq.head, begin, end);
@@ -236,7 +252,7 @@ template <class T, class C> size_t backward_workspace(const RnnShape& shape, con
 
 template <class T, class C> void backward(const RnnBackward<T>& p, Team team) {
     Backward<T, C> f(p, team.id);
-    f.pack(team);
+    if (!p.is_packed) f.pack(team);
     wait(team.barriers[team.size - 1], team.size); // the last one is no group's
     Range heads = share(p.shape.N, f.seat.head_group, p.plan.heads);
     for (int64_t n = heads.begin; n < heads.end; ++n) f.run_head(n, team);

@@ -2,6 +2,7 @@
 #pragma once
 #include "steps.hpp"
 #include "team.hpp"
+#include <limits>
 
 namespace fastiter {
 
@@ -24,6 +25,15 @@ struct RnnShape {
     // Packed batches: element (row, time) of every Steps is line offsets[time] + row of packed_rows, lines `row` apart.
     const int64_t* offsets = nullptr;
     int64_t packed_rows = 0;
+    // Sequences one after the other: element (row, time) of every Steps is step starts[row] + time of packed_rows.
+    const int64_t* starts = nullptr;
+    // Where the states that come to a step are dropped, (B, T) with lines reset_row apart, or (packed_rows) with starts
+    const bool* reset = nullptr;
+    int64_t reset_row = 0;
+    // Bounds of |h| after each step, and of the gradient that a step passes back to the h before it
+    double clip_state = std::numeric_limits<double>::infinity(), clip_grad = clip_state;
+
+    bool is_reset(int64_t row, int64_t t) const { return reset && reset[(starts ? starts[row] : row * reset_row) + t]; }
 };
 
 // h[t] = cell(wx[t] + r h[t-1] + b, states[t-1]).  r (G, N, D, D), b (G, N, D) or null, state (B, N, D) each or null = 0.
@@ -40,6 +50,7 @@ template <class T> struct RnnForward {
     Steps<T> states[kMaxStates];
     Steps<T> saved;
     void* workspace = nullptr;
+    bool is_packed = false; // r and b are in the workspace already
 };
 
 // The exact reverse of it. dstates: cotangents of all states, dlast: of the final states; each may be null = 0.
@@ -57,7 +68,9 @@ template <class T> struct RnnBackward {
     Steps<T> dwx, dq;
     T* dfirst[kMaxStates] = {};
     T* db = nullptr;
+    T* db_rows = nullptr; // (N, B, G, D rounded up to vectors): db goes on from the sums of each row that are here
     void* workspace = nullptr;
+    bool is_packed = false; // r is in the workspace already
 };
 
 } // namespace fastiter

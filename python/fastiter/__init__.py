@@ -15,7 +15,7 @@ from .rnn import elman, gru, lstm, slstm
 from .scan import block_scan, linear_scan
 
 if _TYPE_CHECKING:
-    from . import quant, relax
+    from . import quant, relax, tune
 
 __all__ = [
     "BackendError",
@@ -37,12 +37,13 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "slstm",
+    "tune",
 ]
 
 
 def __getattr__(name: str) -> _Any:
-    """Import the families that are modules when they are asked for: both take as long as all the rest."""
-    if name in ("quant", "relax"):
+    """Import the families that are modules when they are asked for: they take longer than all the rest."""
+    if name in ("quant", "relax", "tune"):
         return _import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 from collections.abc import Mapping
+
+#: What runs where the data lies on a card.
+_ON_CARDS = ("cuda", "triton")
 
 
 class BackendError(RuntimeError):
@@ -18,15 +22,27 @@ def choose(function: str, table: Mapping[str, object], backend: str | None) -> s
     if name in table:
         return name
     known = ", ".join(repr(key) for key in table)
-    raise BackendError(f"{function}: backend must be one of {known} for this function, got {name!r}")
+    which = "NumPy arrays (CuPy arrays and CUDA tensors run on their card)" if name in _ON_CARDS else "this function"
+    raise BackendError(f"{function}: backend must be one of {known} for {which}, got {name!r}")
 
 
 def availability() -> dict[str, str]:
-    """Return for each backend ``"available"`` or the reason why not, without importing anything."""
+    """Return for each backend ``"available"`` or the reason why not; only what is installed is looked at."""
+    installed = {name: importlib.util.find_spec(name) is not None for name in ("torch", "triton", "cupy")}
     state = {"cpu": "available", "reference": "available"}
-    missing = [name for name in ("torch", "triton", "cupy") if importlib.util.find_spec(name) is None]
-    state["torch"] = "not installed (pip install fastiter[torch])" if "torch" in missing else "available"
-    for name, package in (("triton", "triton"), ("cuda", "cupy")):
-        reason = f"{package} is not installed; " if package in missing else ""
-        state[name] = f"{reason}this version has no GPU kernels yet"
+    state["torch"] = "available" if installed["torch"] else "not installed (pip install fastiter[torch])"
+    for name, packages in (("triton", ("torch", "triton")), ("cuda", ("torch", "cupy"))):
+        missing = [package for package in packages if not installed[package]]
+        state[name] = _card() if not missing else f"{' and '.join(missing)} not installed (pip install fastiter[gpu])"
     return state
+
+
+def _card() -> str:
+    """Return ``"available"`` where NVIDIA's driver finds a card, or what is missing."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver on this machine"
+    count = ctypes.c_int()
+    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return "available" if not failed and count.value else "the NVIDIA driver finds no card"

@@ -6,7 +6,11 @@ version: str
 
 Address = int | npt.NDArray[Any]
 Steps = tuple[()] | tuple[Address, int, int, int, int] | npt.NDArray[Any]
-Shape = tuple[int, int, int, int, int, bool, Address, Address, int]
+# cell, B, T, N, D, reverse, lengths, offsets, packed rows; starts, reset and its stride, clip_state, clip_grad
+Shape = (
+    tuple[int, int, int, int, int, bool, Address, Address, int]
+    | tuple[int, int, int, int, int, bool, Address, Address, int, Address, Address, int, float, float]
+)
 # rows, T, M, N, K, V, starts, lengths, reset with its strides, chunk, period
 Reset = tuple[()] | tuple[Address, int, int]
 DeltaShape = tuple[int, int, int, int, int, int, Address, Address, Reset, int, int]
@@ -35,6 +39,7 @@ def rnn_fwd_f32(
     last: Addresses,
     states: tuple[Steps, ...],
     saved: Steps,
+    kept: tuple[Address, ...],
     /,
 ) -> None: ...
 def rnn_bwd_f32(
@@ -50,6 +55,9 @@ def rnn_bwd_f32(
     dfirst: Addresses,
     db: Address,
     dr: Address,
+    kept: tuple[Address, ...],
+    wx: Steps,
+    b: Address,
     /,
 ) -> None: ...
 def delta_fwd_f32(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral, Real
 from typing import Any
 
 Shape = tuple[int, ...]
@@ -62,10 +64,38 @@ def check_flag(function: str, name: str, value: object) -> None:
         raise TypeError(f"{function}: {name} must be a bool, got {kind(value)}")
 
 
+def checked_bound(function: str, name: str, bound: object) -> float | None:
+    """Return a bound of magnitudes as a float, None where there is none."""
+    if bound is None:
+        return None
+    if not isinstance(bound, Real) or isinstance(bound, bool):
+        raise TypeError(f"{function}: {name} must be a number or None, got {kind(bound)}")
+    if not float(bound) > 0:
+        raise ValueError(f"{function}: {name} must be positive, got {bound}")
+    return None if math.isinf(bound) else float(bound)
+
+
+def checked_checkpoint(function: str, every: object) -> int:
+    """Return how many steps lie between two states that are kept, 0 for None."""
+    if every is None:
+        return 0
+    if not isinstance(every, Integral) or isinstance(every, bool):
+        raise TypeError(f"{function}: checkpoint must be a number of steps or None, got {kind(every)}")
+    if every < 1:
+        raise ValueError(f"{function}: checkpoint must be at least 1 step, got {every}")
+    return int(every)
+
+
 def check_shapes(
-    function: str, cell: Cell, wx: Shape, r: Shape, b: Shape | None, state: Sequence[Shape] | None
+    function: str,
+    cell: Cell,
+    wx: Shape,
+    r: Shape,
+    b: Shape | None,
+    state: Sequence[Shape] | None,
+    sequences: int | None = None,
 ) -> tuple[int, int, int, int]:
-    """Return (B, T, N, D) when all shapes belong together."""
+    """Return (B, T, N, D) when all shapes belong together; the states are those of ``sequences``, else of B rows."""
     if len(wx) != 5 or wx[2] != cell.gates:
         raise ValueError(f"{function}: wx must have shape (B, T, {cell.gates}, N, D), got {tuple(wx)}")
     batch, time, gates, heads, width = wx
@@ -74,8 +104,9 @@ def check_shapes(
     _check_shape(function, "r", r, (gates, heads, width, width), "(G, N, D, D)")
     if b is not None:
         _check_shape(function, "b", b, (gates, heads, width), "(G, N, D)")
+    rows, letters = (batch, "(B, N, D)") if sequences is None else (sequences, "(S, N, D)")
     for name, shape in zip(cell.states, state or (), strict=False):
-        _check_shape(function, f"state {name}", shape, (batch, heads, width), "(B, N, D)")
+        _check_shape(function, f"state {name}", shape, (rows, heads, width), letters)
     return batch, time, heads, width
 
 

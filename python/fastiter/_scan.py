@@ -53,12 +53,12 @@ def check_reset_shape(function: str, reset: Shape, batch: int, time: int) -> Non
         raise ValueError(f"{function}: reset must have shape (B, T) = {(batch, time)} or (T,), got {tuple(reset)}")
 
 
-def check_packing(function: str, batch: int, lengths: object) -> None:
+def check_packing(function: str, batch: int, lengths: object, steps: str = "x") -> None:
     """Check that ``cu_seqlens`` may be given beside the other arguments."""
     if lengths is not None:
         raise ValueError(f"{function}: lengths must be None where cu_seqlens is given, got both")
     if batch != 1:
-        raise ValueError(f"{function}: x must have B = 1 where cu_seqlens is given, got B = {batch}")
+        raise ValueError(f"{function}: {steps} must have B = 1 where cu_seqlens is given, got B = {batch}")
 
 
 def check_bounds(function: str, shape: Shape, first: int, last: int, falls: bool, time: int) -> None:

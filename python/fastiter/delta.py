@@ -11,6 +11,7 @@ import numpy.typing as npt
 from . import _core
 from ._backend import choose
 from ._check import check_arrays, check_out, empty, integers, unit_stride
+from ._cupy import takes_cupy
 from ._delta import (
     Plan,
     Sizes,
@@ -41,6 +42,7 @@ class _Rows(NamedTuple):
         return sizes.batch if self.cu_seqlens is None else len(self.cu_seqlens) - 1
 
 
+@takes_cupy
 def delta_scan(
     q: Array,
     k: Array,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from . import _core
 from ._backend import choose
 from ._check import check_arrays, check_out, empty_steps, integers, unit_stride
+from ._cupy import takes_cupy
 from ._newton import CELLS, NewtonInfo, Options, ParaCell, check_shapes, newton_options, state_parts
 from ._rnn import check_flag, check_lengths
 
@@ -22,6 +23,7 @@ _FORWARD = {np.dtype(np.float32): _core.para_fwd_f32, np.dtype(np.float64): _cor
 _EPS = {np.dtype(np.float32): float(np.finfo(np.float32).eps), np.dtype(np.float64): float(np.finfo(np.float64).eps)}
 
 
+@takes_cupy
 def paragru(
     wx: Array,
     a: Array,
@@ -108,6 +110,7 @@ def paragru(
     return _run("paragru", wx, a, None, h0, solver, reverse, lengths, return_info, out, backend)
 
 
+@takes_cupy
 def paralstm(
     wx: Array,
     a: Array,
@@ -150,6 +153,7 @@ def paralstm(
     return _run("paralstm", wx, a, p, state, solver, reverse, lengths, return_info, out, backend)
 
 
+@takes_cupy
 def paraslstm(
     wx: Array,
     a: Array,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,15 +12,40 @@ import numpy.typing as npt
 from . import _core
 from ._backend import choose
 from ._check import check_arrays, check_out, empty_steps, integers, unit_stride
-from ._rnn import CELLS, Cell, check_flag, check_lengths, check_shapes, check_state, elman_cell
+from ._cupy import takes_cupy
+from ._rnn import CELLS, Cell, check_flag, check_lengths, check_shapes, check_state, checked_bound, elman_cell, kind
+from ._scan import check_bounds, check_packing, check_reset_shape
 
 Array: TypeAlias = npt.NDArray[Any]
 States: TypeAlias = tuple[Array, ...]
 Result: TypeAlias = "tuple[Array, States] | tuple[Array, States, States]"
 
+
+class _Asked(NamedTuple):
+    """How the steps belong together and the bound of |h|, as the caller says it."""
+
+    reverse: bool
+    lengths: npt.ArrayLike | None
+    cu_seqlens: npt.ArrayLike | None
+    reset: Array | None
+    clip_state: float | None
+
+
+class _How(NamedTuple):
+    """The same, checked: rows is B, or S where ``cu_seqlens`` cuts one row into S sequences."""
+
+    rows: int
+    reverse: bool
+    lengths: Array | None
+    cu_seqlens: Array | None
+    reset: Array | None
+    clip_state: float | None
+
+
 _FORWARD = {np.dtype(np.float32): _core.rnn_fwd_f32, np.dtype(np.float64): _core.rnn_fwd_f64}
 
 
+@takes_cupy
 def lstm(
     wx: Array,
     r: Array,
@@ -29,6 +55,9 @@ def lstm(
     reverse: bool = False,
     lengths: npt.ArrayLike | None = None,
     return_all_states: bool = False,
+    cu_seqlens: npt.ArrayLike | None = None,
+    reset: Array | None = None,
+    clip_state: float | None = None,
     out: Array | None = None,
     backend: str | None = None,
 ) -> Result:
@@ -54,6 +83,13 @@ def lstm(
         Valid steps of each row, 0 to T; later steps are not computed and their h is 0.
     return_all_states : bool
         Also return the states of all steps.
+    cu_seqlens : integers (S + 1,), optional
+        B is 1, and its steps cu_seqlens[s] to cu_seqlens[s + 1] are sequence s: 0 <= ... <= T, rising. The states
+        before the first and after the last step are then (S, N, D).
+    reset : ndarray of bool (B, T) or (T,), optional
+        Where true a new sequence begins: the states that come to this step, given ones too, are replaced by 0.
+    clip_state : float, optional
+        h is held in [-clip_state, clip_state] after each step, before the next one uses it.
     out : ndarray (B, T, N, D), optional
         Where h is written.
     backend : {"cpu", "reference"}, optional
@@ -87,9 +123,11 @@ def lstm(
     >>> h.shape, bool((h[:, -1] == last_h).all())
     ((2, 5, 1, 3), True)
     """
-    return _run("lstm", "lstm", wx, r, b, state, reverse, lengths, return_all_states, out, backend)
+    how = _Asked(reverse, lengths, cu_seqlens, reset, clip_state)
+    return _run("lstm", "lstm", wx, r, b, state, how, return_all_states, out, backend)
 
 
+@takes_cupy
 def gru(
     wx: Array,
     r: Array,
@@ -99,6 +137,9 @@ def gru(
     reverse: bool = False,
     lengths: npt.ArrayLike | None = None,
     return_all_states: bool = False,
+    cu_seqlens: npt.ArrayLike | None = None,
+    reset: Array | None = None,
+    clip_state: float | None = None,
     out: Array | None = None,
     backend: str | None = None,
 ) -> Result:
@@ -120,9 +161,11 @@ def gru(
     >>> bool((h[1, 1] == last[1]).all()), float(abs(h[1, 2:]).sum())
     (True, 0.0)
     """
-    return _run("gru", "gru", wx, r, b, state, reverse, lengths, return_all_states, out, backend)
+    how = _Asked(reverse, lengths, cu_seqlens, reset, clip_state)
+    return _run("gru", "gru", wx, r, b, state, how, return_all_states, out, backend)
 
 
+@takes_cupy
 def elman(
     wx: Array,
     r: Array,
@@ -133,6 +176,9 @@ def elman(
     reverse: bool = False,
     lengths: npt.ArrayLike | None = None,
     return_all_states: bool = False,
+    cu_seqlens: npt.ArrayLike | None = None,
+    reset: Array | None = None,
+    clip_state: float | None = None,
     out: Array | None = None,
     backend: str | None = None,
 ) -> Result:
@@ -151,9 +197,11 @@ def elman(
     >>> h.ravel().tolist()
     [1.0, 2.0, 3.0]
     """
-    return _run("elman", elman_cell(activation), wx, r, b, state, reverse, lengths, return_all_states, out, backend)
+    how = _Asked(reverse, lengths, cu_seqlens, reset, clip_state)
+    return _run("elman", elman_cell(activation), wx, r, b, state, how, return_all_states, out, backend)
 
 
+@takes_cupy
 def slstm(
     wx: Array,
     r: Array,
@@ -163,6 +211,9 @@ def slstm(
     reverse: bool = False,
     lengths: npt.ArrayLike | None = None,
     return_all_states: bool = False,
+    cu_seqlens: npt.ArrayLike | None = None,
+    reset: Array | None = None,
+    clip_state: float | None = None,
     out: Array | None = None,
     backend: str | None = None,
 ) -> Result:
@@ -185,7 +236,8 @@ def slstm(
     >>> bool((n >= 1).all())
     True
     """
-    return _run("slstm", "slstm", wx, r, b, state, reverse, lengths, return_all_states, out, backend)
+    how = _Asked(reverse, lengths, cu_seqlens, reset, clip_state)
+    return _run("slstm", "slstm", wx, r, b, state, how, return_all_states, out, backend)
 
 
 def _run(
@@ -195,15 +247,14 @@ def _run(
     r: Array,
     b: Array | None,
     state: Sequence[Array] | None,
-    reverse: bool,
-    lengths: npt.ArrayLike | None,
+    asked: _Asked,
     return_all_states: bool,
     out: Array | None,
     backend: str | None,
 ) -> Result:
     cell = CELLS[cell_name]
     run = _BACKENDS[choose(function, _BACKENDS, backend)]
-    check_flag(function, "reverse", reverse)
+    check_flag(function, "reverse", asked.reverse)
     check_flag(function, "return_all_states", return_all_states)
     names, arrays = ["wx", "r"], [wx, r]
     if b is not None:
@@ -215,19 +266,55 @@ def _run(
         arrays += state
     check_arrays(function, names, arrays)
     shapes = None if state is None else [part.shape for part in state]
-    batch, time, heads, width = check_shapes(function, cell, wx.shape, r.shape, None if b is None else b.shape, shapes)
-    if lengths is not None:
-        lengths = _checked_lengths(function, lengths, batch, time)
+    bounds = None if asked.cu_seqlens is None else integers(function, "cu_seqlens", asked.cu_seqlens)
+    if bounds is not None and wx.ndim == 5:
+        check_packing(function, wx.shape[0], asked.lengths, "wx")
+    sequences = None if bounds is None else max(bounds.size - 1, 0)
+    b_shape = None if b is None else b.shape
+    batch, time, heads, width = check_shapes(function, cell, wx.shape, r.shape, b_shape, shapes, sequences)
+    how = _checked(function, asked, bounds, batch, time)
     if out is not None:
-        check_out(function, out, (batch, time, heads, width), names, arrays)
-    h, last, states = run(cell, wx, r, b, state, reverse, lengths, return_all_states, out)
+        reset = () if how.reset is None else (how.reset,)
+        check_out(function, out, (batch, time, heads, width), (*names, *("reset" for _ in reset)), (*arrays, *reset))
+    h, last, states = run(cell, wx, r, b, state, how, return_all_states, out)
     return (h, last, states) if return_all_states else (h, last)
 
 
-def _checked_lengths(function: str, lengths: npt.ArrayLike, batch: int, time: int) -> Array:
-    whole = integers(function, "lengths", lengths)
-    check_lengths(function, whole.shape, int(whole.min(initial=0)), int(whole.max(initial=0)), batch, time)
-    return whole
+def _checked(function: str, asked: _Asked, bounds: Array | None, batch: int, time: int) -> _How:
+    reverse, lengths, _, reset, _ = asked
+    if reset is not None:
+        if not isinstance(reset, np.ndarray):
+            raise TypeError(f"{function}: reset must be a NumPy array of bool, got {kind(reset)}")
+        if reset.dtype != np.bool_:
+            raise TypeError(f"{function}: reset must be a NumPy array of bool, got dtype {reset.dtype}")
+        check_reset_shape(function, reset.shape, batch, time)
+    clip_state = checked_bound(function, "clip_state", asked.clip_state)
+    if bounds is not None:
+        ends = (int(bounds[0]), int(bounds[-1])) if bounds.ndim == 1 and bounds.size else (0, 0)
+        falls = bounds.ndim == 1 and bool((bounds[1:] < bounds[:-1]).any())
+        check_bounds(function, bounds.shape, *ends, falls, time)
+        return _How(len(bounds) - 1, reverse, None, bounds, reset, clip_state)
+    whole = None
+    if lengths is not None:
+        whole = integers(function, "lengths", lengths)
+        check_lengths(function, whole.shape, int(whole.min(initial=0)), int(whole.max(initial=0)), batch, time)
+    return _How(batch, reverse, whole, None, reset, clip_state)
+
+
+def _shape(cell: Cell, wx: Array, how: _How) -> tuple[Any, ...]:
+    """Return the kernels' description of the work."""
+    batch, time, _, heads, width = wx.shape
+    bounds, lengths, packed, starts = how.cu_seqlens, how.lengths, 0, None
+    if bounds is not None:
+        lengths, starts, packed = np.diff(bounds), bounds, time
+        time = int(lengths.max(initial=0))
+    rows = (cell.code, how.rows, time, heads, width, how.reverse, 0 if lengths is None else lengths, 0, packed)
+    if bounds is None and how.reset is None and how.clip_state is None:
+        return rows
+    reset = None if how.reset is None else np.ascontiguousarray(np.broadcast_to(how.reset, (batch, wx.shape[1])))
+    clip_state = math.inf if how.clip_state is None else how.clip_state
+    starting = 0 if starts is None else starts
+    return (*rows, starting, 0 if reset is None else reset, wx.shape[1], clip_state, math.inf)
 
 
 def _cpu(
@@ -236,26 +323,26 @@ def _cpu(
     r: Array,
     b: Array | None,
     state: Sequence[Array] | None,
-    reverse: bool,
-    lengths: Array | None,
+    how: _How,
     all_states: bool,
     out: Array | None,
 ) -> tuple[Array, States, States]:
-    batch, time, _, heads, width = wx.shape
+    heads, width = wx.shape[3:]
     wx, r = unit_stride(wx), np.ascontiguousarray(r)
     b = None if b is None else np.ascontiguousarray(b)
     first = () if state is None else tuple([np.ascontiguousarray(part) for part in state])
-    last = tuple([np.empty((batch, heads, width), wx.dtype) for _ in cell.states])
+    last = tuple([np.empty((how.rows, heads, width), wx.dtype) for _ in cell.states])
     h = unit_stride(out) if out is not None else empty_steps(wx, (heads, width))
     states = (h, *[empty_steps(wx, (heads, width)) for _ in cell.states[1:]]) if all_states else (h,)
     _FORWARD[wx.dtype](
-        (cell.code, batch, time, heads, width, reverse, 0 if lengths is None else lengths, 0, 0),
+        _shape(cell, wx, how),
         wx,
         r,
         0 if b is None else b,
         first,
         last,
         states,
+        (),
         (),
     )
     if out is not None and h is not out:
@@ -270,8 +357,7 @@ def _reference(
     r: Array,
     b: Array | None,
     state: Sequence[Array] | None,
-    reverse: bool,
-    lengths: Array | None,
+    how: _How,
     all_states: bool,
     out: Array | None,
 ) -> tuple[Array, States, States]:
@@ -279,7 +365,9 @@ def _reference(
 
     name, _, activation = cell.name.partition("_")
     options = {"activation": activation} if activation else {}
-    h, last, states = getattr(reference, name)(wx, r, b, state, reverse=reverse, lengths=lengths, **options)
+    asked = how._asdict()
+    del asked["rows"]
+    h, last, states = getattr(reference, name)(wx, r, b, state, **asked, **options)
     if out is not None:
         out[...] = h
         h, states = out, (out, *states[1:])

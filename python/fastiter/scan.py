@@ -12,6 +12,7 @@ import numpy.typing as npt
 from . import _core
 from ._backend import choose
 from ._check import check_array, check_arrays, check_out, empty, integers, unit_stride
+from ._cupy import takes_cupy
 from ._rnn import check_flag, check_lengths, kind
 from ._scan import (
     Shape,
@@ -26,6 +27,7 @@ from ._scan import (
 Array: TypeAlias = npt.NDArray[Any]
 
 
+@takes_cupy
 def linear_scan(
     a: Array,
     x: Array,
@@ -94,6 +96,7 @@ def linear_scan(
     return _run(_LINEAR, a, x, h0, reverse, reset, lengths, cu_seqlens, out, backend)
 
 
+@takes_cupy
 def block_scan(
     A: Array,
     x: Array,

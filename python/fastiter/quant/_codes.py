@@ -189,8 +189,10 @@ def _nearest(codes: Array, dtype: np.dtype[Any], width: int) -> Array:
     if width <= 53 or dtype == np.float64:
         return codes.astype(np.float64)
     kept = codes >> 11
-    odd: Array = (kept | (codes != kept << 11)).astype(np.float64) * 2048.0
-    return odd
+    odd = (kept | (codes != kept << 11)).astype(np.float64) * 2048.0
+    few = (codes < 1 << 53) & (codes > -(1 << 53) if codes.dtype.kind == "i" else True)
+    exact: Array = np.where(few, codes.astype(np.float64), odd)
+    return exact
 
 
 def _floats(codes: Array, fmt: Float) -> Array:
@@ -284,6 +286,17 @@ def pack(codes: Array, fmt: Format | str) -> npt.NDArray[np.uint8]:
     return packed
 
 
+def check_packed(shape: tuple[int, ...], bits: int, n: object) -> None:
+    """Check that bytes of this shape hold lines of n codes."""
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
+        raise TypeError(f"unpack: n must be an int, got {kind(n)}")
+    if n < 0:
+        raise ValueError(f"unpack: n must be 0 or more, got {n}")
+    length = -(-int(n) * bits // 8)
+    if not shape or shape[-1] != length:
+        raise ValueError(f"unpack: packed must have {length} bytes along the last axis for {n} codes, got {shape}")
+
+
 def unpack(packed: npt.NDArray[np.uint8], fmt: Format | str, n: int) -> Array:
     """Return the n codes of each line of :func:`pack`'s bytes, in the dtype that :func:`encode` gives them.
 
@@ -296,16 +309,8 @@ def unpack(packed: npt.NDArray[np.uint8], fmt: Format | str, n: int) -> Array:
     if not isinstance(packed, np.ndarray) or packed.dtype != np.uint8:
         got = f"dtype {packed.dtype}" if isinstance(packed, np.ndarray) else kind(packed)
         raise TypeError(f"unpack: packed must be a NumPy array of uint8, got {got}")
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
-        raise TypeError(f"unpack: n must be an int, got {kind(n)}")
-    if n < 0:
-        raise ValueError(f"unpack: n must be 0 or more, got {n}")
     bits, dtype = code_bits(fmt), code_dtype(fmt)
-    length = -(-int(n) * bits // 8)
-    if packed.ndim == 0 or packed.shape[-1] != length:
-        raise ValueError(
-            f"unpack: packed must have {length} bytes along the last axis for {n} codes, got {packed.shape}"
-        )
+    check_packed(packed.shape, bits, n)
     packed = np.ascontiguousarray(packed)
     codes = np.empty((*packed.shape[:-1], int(n)), dtype)
     lines = math.prod(codes.shape[:-1])

@@ -184,22 +184,30 @@ def _initial(states: int, wx: Array, state: Sequence[Array] | None) -> list[Arra
     return [np.array(s) for s in state]
 
 
+class _How(NamedTuple):
+    """Direction, valid steps of each row, where the state that comes to a step is dropped, and the bound of |h|."""
+
+    reverse: bool
+    lengths: npt.ArrayLike | None
+    reset: Array | None
+    clip_state: float | None
+
+
 def _steps(
-    cell: _Cell,
-    wx: Array,
-    r: Array,
-    b: Array | None,
-    now: list[Array],
-    reverse: bool,
-    lengths: npt.ArrayLike | None,
+    cell: _Cell, wx: Array, r: Array, b: Array | None, now: list[Array], how: _How
 ) -> Iterator[tuple[int, Array, State, State]]:
     """Yield (t, which sequences compute step t, their states before it, after it); the states in `now` advance."""
     B, T = wx.shape[:2]
-    length = np.full(B, T) if lengths is None else np.asarray(lengths)
-    for t in reversed(range(T)) if reverse else range(T):
+    length = np.full(B, T) if how.lengths is None else np.asarray(how.lengths)
+    for t in reversed(range(T)) if how.reverse else range(T):
         valid = t < length
         prev = tuple(s[valid] for s in now)
+        if how.reset is not None:
+            dropped = np.broadcast_to(how.reset, (B, T))[valid, t, None, None]
+            prev = tuple(np.where(dropped, s.dtype.type(0), s) for s in prev)
         new = cell.step(wx[valid, t], _recurrent(r, b, prev[0]), prev)
+        if how.clip_state is not None:
+            new = (np.clip(new[0], -how.clip_state, how.clip_state), *new[1:])
         for s, s_new in zip(now, new, strict=True):
             s[valid] = s_new
         yield t, valid, prev, new
@@ -211,18 +219,48 @@ def _forward(
     r: Array,
     b: Array | None,
     state: Sequence[Array] | None,
-    reverse: bool,
-    lengths: npt.ArrayLike | None,
+    how: _How,
+    cu_seqlens: npt.ArrayLike | None,
 ) -> Output:
     """Return (h, final state, states of every step); h is states[0]."""
+    if cu_seqlens is not None:
+        bounds = np.asarray(cu_seqlens)
+        lengths, padded = _padded(bounds, wx, how.reset)
+        how = how._replace(lengths=lengths, reset=None if how.reset is None else padded[1])
+        _, last, states = _forward(name, padded[0], r, b, state, how, None)
+        states = tuple(_packed(bounds, s) for s in states)
+        return states[0], last, states
     cell = _CELLS[name]
     B, T, _, N, D = wx.shape
     now = _initial(cell.states, wx, state)
     states = tuple(np.zeros((B, T, N, D), wx.dtype) for _ in now)
-    for t, valid, _, new in _steps(cell, wx, r, b, now, reverse, lengths):
+    for t, valid, _, new in _steps(cell, wx, r, b, now, how):
         for s, s_new in zip(states, new, strict=True):
             s[valid, t] = s_new
     return states[0], tuple(now), states
+
+
+def _padded(bounds: Array, *packed: Array | None) -> tuple[Array, list[Array]]:
+    """Return the lengths of sequences that lie one after the other in (1, T, ...), and these as (S, longest, ...)."""
+    lengths = np.diff(bounds)
+    rows = []
+    for x in packed:
+        if x is None:
+            continue
+        steps = x.reshape(-1) if x.ndim <= 2 else x[0]
+        row = np.zeros((len(lengths), max(lengths, default=0), *steps.shape[1:]), x.dtype)
+        for s, length in enumerate(lengths):
+            row[s, :length] = steps[bounds[s] : bounds[s + 1]]
+        rows.append(row)
+    return lengths, rows
+
+
+def _packed(bounds: Array, rows: Array) -> Array:
+    """Return sequences (S, longest, ...) one after the other, as (1, T, ...)."""
+    packed = np.zeros((1, bounds[-1], *rows.shape[2:]), rows.dtype)
+    for s, length in enumerate(np.diff(bounds)):
+        packed[0, bounds[s] : bounds[s + 1]] = rows[s, :length]
+    return packed
 
 
 def elman(
@@ -234,14 +272,19 @@ def elman(
     activation: str = "tanh",
     reverse: bool = False,
     lengths: npt.ArrayLike | None = None,
+    reset: Array | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
+    clip_state: float | None = None,
 ) -> Output:
     """h = tanh(wx + R h' + b), or max(., 0) with activation="relu".
 
     With `reverse` the state enters at the last step and the final state is that after step 0. Steps t >= lengths[b]
-    are not computed: all states there are 0, and the final state is that of the last step that was computed.
-    The same holds for every cell here.
+    are not computed: all states there are 0, and the final state is that of the last step that was computed. With
+    `cu_seqlens` B is 1 and steps cu_seqlens[s] to cu_seqlens[s + 1] are sequence s, with the states of row s. Where
+    `reset` (B, T) or (T,) is true the states that come to the step are replaced by 0. With `clip_state` = v, h is held
+    in [-v, v] after each step. The same holds for every cell here.
     """
-    return _forward(f"elman_{activation}", wx, r, b, state, reverse, lengths)
+    return _forward(f"elman_{activation}", wx, r, b, state, _How(reverse, lengths, reset, clip_state), cu_seqlens)
 
 
 def lstm(
@@ -252,9 +295,12 @@ def lstm(
     *,
     reverse: bool = False,
     lengths: npt.ArrayLike | None = None,
+    reset: Array | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
+    clip_state: float | None = None,
 ) -> Output:
     """c = f c' + i g; h = o tanh(c), with i, f, o = sigmoid(a), g = tanh(a), a = wx + R h' + b; state (h, c)."""
-    return _forward("lstm", wx, r, b, state, reverse, lengths)
+    return _forward("lstm", wx, r, b, state, _How(reverse, lengths, reset, clip_state), cu_seqlens)
 
 
 def gru(
@@ -265,9 +311,12 @@ def gru(
     *,
     reverse: bool = False,
     lengths: npt.ArrayLike | None = None,
+    reset: Array | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
+    clip_state: float | None = None,
 ) -> Output:
     """h = (1 - z) n + z h', with r, z = sigmoid(wx + R h' + b), n = tanh(wx_n + r (R_n h' + b_n)); state (h,)."""
-    return _forward("gru", wx, r, b, state, reverse, lengths)
+    return _forward("gru", wx, r, b, state, _How(reverse, lengths, reset, clip_state), cu_seqlens)
 
 
 def slstm(
@@ -278,13 +327,16 @@ def slstm(
     *,
     reverse: bool = False,
     lengths: npt.ArrayLike | None = None,
+    reset: Array | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
+    clip_state: float | None = None,
 ) -> Output:
     """c = f c' + i z; n = max(f n' + i, 1); h = o c / n, with i = exp(a_i - m), f = exp(ell - m).
 
     ell = logsigmoid(a_f) + m'; m = a_i where n' = 0 (element by element), else max(a_i, ell); both exponents are held
     at <= 0; z = tanh(a_z), o = sigmoid(a_o), a = wx + R h' + b; state (h, c, n, m).
     """
-    return _forward("slstm", wx, r, b, state, reverse, lengths)
+    return _forward("slstm", wx, r, b, state, _How(reverse, lengths, reset, clip_state), cu_seqlens)
 
 
 def backward(
@@ -300,15 +352,28 @@ def backward(
     activation: str = "tanh",
     reverse: bool = False,
     lengths: npt.ArrayLike | None = None,
+    reset: Array | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
+    clip_state: float | None = None,
+    clip_grad: float | None = None,
 ) -> tuple[Array, Array, Array, State]:
     """(dwx, dr, db, dstate0): the gradient of <dh, h> + <dstate, final state> + <dstates, states>.
 
     `cell` is the name of the forward function. Of the cotangents any may be None, which is zero. db and the gradient
     of the initial state are returned also where b and state are None. At a kink the derivative is one-sided or, for
-    max(a_i, ell), the mean of both sides; through the choice "n' = 0" nothing flows.
+    max(a_i, ell), the mean of both sides; through the choice "n' = 0" nothing flows. `clip_state` passes the gradient
+    where |h| < v. With `clip_grad` = v, what a step passes back to h' is held in [-v, v], element by element.
     """
+    if cu_seqlens is not None:
+        bounds = np.asarray(cu_seqlens)
+        lengths, padded = _padded(bounds, wx, dh, *(dstates or ()), reset)
+        wx, *others = padded
+        dh = None if dh is None else others.pop(0)
+        dstates = None if dstates is None else [others.pop(0) for _ in dstates]
+        reset = None if reset is None else others.pop(0)
+    how = _How(reverse, lengths, reset, clip_state)
     c = _CELLS[f"elman_{activation}" if cell == "elman" else cell]
-    tape = list(_steps(c, wx, r, b, _initial(c.states, wx, state), reverse, lengths))
+    tape = list(_steps(c, wx, r, b, _initial(c.states, wx, state), how))
     carry = _initial(c.states, wx, dstate)
     dwx, dr, db = np.zeros_like(wx), np.zeros_like(r), np.zeros(r.shape[:3], r.dtype)
     for t, valid, prev, new in reversed(tape):
@@ -317,11 +382,20 @@ def backward(
             dnew[0] += dh[valid, t]
         if dstates is not None:
             dnew = [d + d_t[valid, t] for d, d_t in zip(dnew, dstates, strict=True)]
+        if clip_state is not None:
+            dnew[0] = np.where(np.abs(new[0]) < clip_state, dnew[0], 0)
         dx, dy, dprev = c.grad(wx[valid, t], _recurrent(r, b, prev[0]), prev, new, tuple(dnew))
         dwx[valid, t] = dx
         dr += np.einsum("bgni,bnj->gnij", dy, prev[0])
         db += dy.sum(axis=0)
-        for d, d_prev in zip(carry, dprev, strict=True):
+        back = [dprev[0] + np.einsum("gnij,bgni->bnj", r, dy), *dprev[1:]]
+        if clip_grad is not None:
+            back[0] = np.clip(back[0], -clip_grad, clip_grad)
+        if reset is not None:
+            dropped = np.broadcast_to(reset, wx.shape[:2])[valid, t, None, None]
+            back = [np.where(dropped, 0, d) for d in back]
+        for d, d_prev in zip(carry, back, strict=True):
             d[valid] = d_prev
-        carry[0][valid] += np.einsum("gnij,bgni->bnj", r, dy)
+    if cu_seqlens is not None:
+        dwx = _packed(bounds, dwx)
     return dwx, dr, db, tuple(carry)

@@ -36,18 +36,19 @@ class System:
 
     def __init__(self, function: str, rows: int, columns: int, dtype: np.dtype[Any], batch: int = 0) -> None:
         self.function, self.rows, self.columns, self.dtype, self.batch = function, rows, columns, dtype, batch
-        self._copies: dict[str, Prepared] = {}
-        self.colours = 1
+        self._copies: dict[np.dtype[Any], Prepared] = {}
+        self.colours, self.is_coloured = 1, False
         self.grid: tuple[int, ...] | None = None  # the shape of x and b, where it is not that of columns
 
     def of(self, dtype: np.dtype[Any]) -> Prepared:
         """Return the copy for vectors of this dtype."""
-        if dtype.name not in self._copies:
+        found = self._copies.get(dtype)
+        if found is None:
             try:
-                self._copies[dtype.name] = self._prepare(NUMBERS[self.dtype.name, dtype.name])
+                found = self._copies[dtype] = self._prepare(NUMBERS[self.dtype.name, dtype.name])
             except ZeroDivisionError as singular:
                 raise ValueError(f"{self.function}: {self._singular(singular.args[0])}") from None
-        return self._copies[dtype.name]
+        return found
 
     def _prepare(self, numbers: int) -> Prepared:
         raise NotImplementedError
@@ -59,6 +60,30 @@ class System:
     def _singular(self, row: int) -> str:
         return f"A must have no zero on the diagonal, got 0 in row {row}"
 
+    def random(self, seed: int = 0) -> Array:
+        """Return an x as the kernels have it: random but always the same, and 0 where there is no equation."""
+        shape = (self.columns, self.batch) if self.batch else (self.columns,)
+        return np.random.default_rng([seed, self.columns]).standard_normal(shape).astype(self.dtype)
+
+    def times(self, x: Array) -> Array:
+        """Return A x, both as the kernels have them."""
+        k = self.batch or 1
+        r, norms = np.empty((self.rows, *x.shape[1:]), x.dtype), np.empty(k)
+        self.of(x.dtype).residual(x, np.zeros_like(r), r, k, norms)
+        return np.negative(r, out=r)
+
+    def divided(self, b: Array) -> Array:
+        """Return D^-1 b, D the diagonal or its blocks; of the systems of Jacobi's method and stencils."""
+        x = np.zeros_like(b)
+        if x.size:
+            self.of(b.dtype).sweep(x, b, 0, self.batch or 1, np.ones(1), 0, 1, JACOBI)
+        return x
+
+    def has_positive_diagonal(self) -> bool:
+        """Say whether D is real and positive; of the systems of Jacobi's method and stencils."""
+        inverse = self.divided(np.ones_like(self.random()))
+        return bool((np.isreal(inverse) & (inverse.real >= 0)).all())
+
 
 class Scalar(System):
     """Row after row, or rows of one colour at a time."""
@@ -68,7 +93,7 @@ class Scalar(System):
     ) -> None:
         super().__init__(function, A.n, A.columns, A.value.dtype, A.batch)
         self.A, self.how, self.jacobi, self.part = A, arrangement, jacobi, part
-        self.colours = arrangement.number_of_colours
+        self.colours, self.is_coloured = arrangement.number_of_colours, arrangement.is_coloured
         self.of(self.dtype)
 
     def _prepare(self, numbers: int) -> Prepared:
@@ -102,7 +127,7 @@ class OfBlocks(System):
 
     def __init__(self, function: str, A: Blocks, arrangement: Arrangement, *, jacobi: bool) -> None:
         super().__init__(function, A.rows, A.rows, A.value.dtype)
-        self.A, self.colours = A, arrangement.number_of_colours
+        self.A, self.colours, self.is_coloured = A, arrangement.number_of_colours, arrangement.is_coloured
         # Blocks that need not wait for each other are clusters of one.
         self.how = Arrangement(0, np.arange(A.n + 1), np.array([0, A.n])) if jacobi else arrangement
         self.of(self.dtype)
@@ -111,6 +136,13 @@ class OfBlocks(System):
         A, how = self.A, self.how
         arrays = (A.start, A.column, A.value, how.order, how.clusters, how.colours)
         return _core.relax_blocks(numbers, A.n, A.size, A.rows, *arrays)
+
+    def has_positive_diagonal(self) -> bool:
+        """Say whether the diagonal blocks look Hermitian and are positive definite."""
+        A = self.A
+        blocks = A.value[np.repeat(np.arange(A.n), np.diff(A.start)) == A.column]
+        adjoint = blocks.conj().transpose(0, 2, 1)
+        return bool((np.linalg.eigvalsh((blocks + adjoint) / 2) > 0).all())
 
     def _singular(self, row: int) -> str:
         last = min(self.rows, (row + 1) * self.A.size) - 1
@@ -129,6 +161,13 @@ class Projections(System):
     def _prepare(self, numbers: int) -> Prepared:
         A = self.A
         return _core.relax_projections(numbers, A.n, A.columns, A.start, A.column, A.value, self.order)
+
+    def random(self, seed: int = 0) -> Array:
+        """Return a combination of the rows: on what is orthogonal to all of them no sweep acts."""
+        x, b = np.zeros(self.columns, self.dtype), np.random.default_rng([seed, self.rows]).standard_normal(self.rows)
+        if x.size and b.size:
+            self.of(self.dtype).sweep(x, b.astype(self.dtype), 0, 1, np.ones(1), 0, 1, FORWARD)
+        return x
 
 
 def prepare(function: str, A: Any, method: str, order: Any, block_size: int | None) -> System:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,8 @@ import numpy.typing as npt
 from .._rnn import check_flag, kind
 from .._solution import Solution
 from . import _spectrum, _vectors
-from ._matrix import read_csr
-from ._order import Arrangement
-from ._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC, Scalar, System, prepare
+from ._auto import omega_of
+from ._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC, System, prepare
 from ._solve import iterate
 from .stencil import OfStencil, Stencil
 
@@ -47,8 +45,9 @@ class Relaxation:
         - ``"sor"``: the same with an omega; ``"ssor"``: forward, then backward
         - ``"kaczmarz"``: x <- x + omega (b_i - a_i x) a_i^H / ||a_i||^2, row after row. A may be of any shape.
     omega
-        The relaxation factor, in (0, 2) except for Jacobi. ``"auto"`` (jacobi, sor, ssor): from an estimate of the
-        spectral radius; :meth:`solve` with SOR then goes on to adapt it to the factor that it observes.
+        The relaxation factor, in (0, 2) except for Jacobi. ``"auto"``: from an estimate of the spectral radius, for all
+        methods that have an omega, blocks, batches (one omega for all) and stencils; :meth:`solve` with SOR then goes
+        on to adapt it to the factor that it observes.
     order
         - ``"natural"``: from the first row to the last
         - ``"red-black"``: two colours, of rows without a link; ValueError where two are too few
@@ -122,22 +121,23 @@ class Relaxation:
         elif method.startswith("block_"):
             block_size = _own_block_size(function, A)
         self._function, self.method, self.symmetric = function, method, symmetric or both
-        _check_omega(function, method, omega, block_size)
+        _check_omega(function, method, omega)
         if isinstance(A, Stencil):
-            self._system: System = self._of_stencil(A, sweep, order, omega, block_size)
+            self._system: System = self._of_stencil(A, sweep, order, block_size)
         else:
             self._system = prepare(function, A, sweep, order, block_size)
         self._adapts = omega == "auto" and method == "sor"
-        self.omega = _auto(function, A, method, self._system) if omega == "auto" else float(omega)
+        if omega == "auto":
+            self.omega = omega_of(function, A, sweep, self.symmetric, self._system, self.apply_homogeneous)
+        else:
+            self.omega = float(omega)
 
-    def _of_stencil(self, A: Stencil, sweep: str, order: Any, omega: Any, block_size: int | None) -> OfStencil:
+    def _of_stencil(self, A: Stencil, sweep: str, order: Any, block_size: int | None) -> OfStencil:
         name = self._function
         if sweep == "kaczmarz" or block_size is not None:
             raise ValueError(
                 f"{name}: method must be jacobi, gauss_seidel, sor or ssor for a Stencil, got {self.method!r}"
             )
-        if omega == "auto":
-            raise ValueError(f"{name}: omega must be a number for a Stencil, got 'auto'")
         if sweep == "jacobi" and not (isinstance(order, str) and order == "natural"):
             raise ValueError(f"{name}: order must be 'natural' where all rows go at the same time, got {order!r}")
         return OfStencil(name, A, order)
@@ -247,10 +247,10 @@ class Relaxation:
         """Relax x in place once; x and b are as the kernels have them."""
         self._sweep(x, b, 1)
 
-    def apply_homogeneous(self, x: Array) -> Array:
-        """Return one sweep from x for b = 0: the iteration matrix times x."""
+    def apply_homogeneous(self, x: Array, omega: float | None = None) -> Array:
+        """Return one sweep from x for b = 0, the iteration matrix times x; x is as the kernels have it."""
         y = np.array(x)
-        self._sweep(y, np.zeros(self.shape[0], x.dtype), 1)
+        self._sweep(y, np.zeros((self.shape[0], *x.shape[1:]), x.dtype), 1, omega=omega)
         return y
 
     def as_preconditioner(self) -> Any:
@@ -299,51 +299,15 @@ def _own_block_size(function: str, A: Any) -> int:
     return _block_size(function, "", int(size[0]))
 
 
-def _check_omega(function: str, method: str, omega: object, block_size: int | None) -> None:
+def _check_omega(function: str, method: str, omega: object) -> None:
     if isinstance(omega, str):
         if omega != "auto":
             raise ValueError(f"{function}: omega must be a number or 'auto', got {omega!r}")
-        if method not in ("jacobi", "sor", "ssor") or block_size is not None:
-            raise ValueError(f"{function}: omega must be a number for {method} in blocks or rows, got 'auto'")
+        if method in _WITHOUT_OMEGA:
+            raise ValueError(f"{function}: omega must be 1 for {method} (see sor), got 'auto'")
         return
     value = _vectors.positive(function, "omega", omega, zero=False)
     if method in _WITHOUT_OMEGA and value != 1:
         raise ValueError(f"{function}: omega must be 1 for {method} (see sor), got {omega}")
     if METHODS[method][0] != "jacobi" and value >= 2:
         raise ValueError(f"{function}: omega must be in (0, 2), where {method} can converge, got {omega}")
-
-
-def _auto(function: str, A: Any, method: str, system: System) -> float:
-    if system.batch:
-        raise ValueError(f"{function}: omega must be a number for a Batch, got 'auto'")
-    if method == "ssor" and isinstance(system, Scalar) and system.how.is_coloured:
-        return 1.0  # the best there is: in such an order SSOR gains nothing from an omega
-    jacobi = jacobi_of(function, A, system)
-    low, high = _spectrum.jacobi_range(jacobi, is_definite(jacobi.A))
-    if method == "jacobi":
-        return 2 / (2 - low - high) if high < 1 else 1.0
-    beta = max(-low, high)
-    # SSOR's own best is near 2 / (1 + sqrt(2 (1 - beta))), and it is far less sensitive.
-    return _spectrum.young(beta) if method == "sor" else 2 / (1 + math.sqrt(2 * max(0.0, 1 - beta)))
-
-
-def jacobi_of(function: str, A: Any, system: System) -> Scalar:
-    """Return the system of Jacobi's method for the same A."""
-    if isinstance(system, Scalar) and system.jacobi:
-        return system
-    csr = system.A if isinstance(system, Scalar) else read_csr(function, A)
-    return Scalar(function, csr, Arrangement(), jacobi=True)
-
-
-def is_definite(A: Any) -> bool:
-    """Say whether A looks symmetric (by its products with two vectors), with a diagonal that is real and positive."""
-    row = np.repeat(np.arange(A.n), np.diff(A.start))
-    diagonal = A.value[row == A.column]
-    if not (np.isreal(diagonal) & (diagonal.real > 0)).all():
-        return False
-    rng = np.random.default_rng(0)
-    u, v = (rng.standard_normal(A.n).astype(A.value.dtype) for _ in range(2))
-    first = np.sum(np.conj(u[row]) * A.value * v[A.column])
-    second = np.conj(np.sum(np.conj(v[row]) * A.value * u[A.column]))
-    scale = np.sqrt(np.sum(np.abs(A.value) ** 2)) * np.finfo(A.value.dtype).eps
-    return bool(abs(first - second) <= 1e3 * scale)

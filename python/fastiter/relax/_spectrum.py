@@ -1,14 +1,15 @@
-"""The spectral radius of Jacobi's iteration matrix, from matrix-vector products alone."""
+"""The spectral radius of Jacobi's iteration matrix, from products and sweeps alone."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ._prepare import JACOBI, System
+from ._prepare import System
 
 Array = npt.NDArray[Any]
 
@@ -16,38 +17,37 @@ Array = npt.NDArray[Any]
 MOST, EVERY = 120, 10
 
 
-def jacobi_range(jacobi: System, symmetric: bool) -> tuple[float, float]:
-    """Return the least and the largest eigenvalue of I - D^-1 A as estimated from inside.
+def jacobi_range(jacobi: System) -> tuple[float, float]:
+    """Return the least and the largest eigenvalue of I - D^-1 A as estimated from inside, D in blocks if it is.
 
-    symmetric: Lanczos' method in the inner product of D, in which D^-1 A is symmetric if A is, and D positive. Else
-    both are taken from the growth of powers, and are -rho and rho.
+    By Lanczos' method where that is possible. Else both are taken from the growth of powers, and are -rho and rho. A
+    batch is one matrix, with its matrices as blocks.
     """
-    if symmetric:
-        return _lanczos(jacobi)
-    rho = power(lambda x: _apply(jacobi, x), jacobi.rows, jacobi.dtype)
+    found = lanczos(jacobi) if is_definite(jacobi) else None
+    if found is not None:
+        return found
+    rho = power(lambda x: x - jacobi.divided(jacobi.times(x)), jacobi.random())
     return -rho, rho
 
 
-def _apply(jacobi: System, x: Array) -> Array:
-    """(I - D^-1 A) x, one Jacobi step for b = 0."""
-    y = np.array(x)
-    jacobi.of(jacobi.dtype).sweep(y, np.zeros_like(y), 0, 1, np.ones(1), 0, 1, JACOBI)
-    return y
+def is_definite(jacobi: System) -> bool:
+    """Say whether A looks Hermitian (by its products with two vectors), with a diagonal that is positive definite."""
+    if not jacobi.has_positive_diagonal():
+        return False
+    u, v = jacobi.random(0), jacobi.random(1)
+    Au, Av = jacobi.times(u), jacobi.times(v)
+    scale = float(np.linalg.norm(u) * np.linalg.norm(Av)) * float(np.finfo(jacobi.dtype).eps)
+    return bool(abs(complex(np.vdot(u, Av)) - complex(np.vdot(Au, v))) <= 10 * scale)
 
 
-def start(n: int, dtype: np.dtype[Any]) -> Array:
-    """Return a vector that is as good as any: random, but always the same."""
-    return np.random.default_rng(n).standard_normal(n).astype(dtype)
-
-
-def power(apply: Any, n: int, dtype: np.dtype[Any]) -> float:
-    """Return the mean growth of a vector over the last half of the powers."""
-    x, growth = start(n, dtype), []
-    for _ in range(MOST):
+def power(apply: Callable[[Array], Array], x: Array, most: int = MOST) -> float:
+    """Return the mean growth of x over the last half of the powers."""
+    growth: list[float] = []
+    for _ in range(most):
         norm = float(np.linalg.norm(x))
         if norm == 0 or not math.isfinite(norm):
             break
-        x = apply(x / norm)
+        x = apply(x / x.dtype.type(norm))
         growth.append(float(np.linalg.norm(x)))
     if not growth or growth[-1] == 0:
         return 0.0
@@ -55,39 +55,44 @@ def power(apply: Any, n: int, dtype: np.dtype[Any]) -> float:
     return math.exp(sum(math.log(g) for g in late if g > 0) / len(late))
 
 
-def _diagonal(jacobi: System) -> Array:
-    """D, from one step for x = 0 and b = 1, which is D^-1 b."""
-    x = np.zeros(jacobi.rows, jacobi.dtype)
-    jacobi.of(jacobi.dtype).sweep(x, np.ones_like(x), 0, 1, np.ones(1), 0, 1, JACOBI)
-    return 1 / x.real.astype(np.float64)
+def lanczos(jacobi: System) -> tuple[float, float] | None:
+    """Return the range of I - D^-1 A by the inner product of D, in which D^-1 A is Hermitian; None where it is none.
 
-
-def _lanczos(jacobi: System) -> tuple[float, float]:
-    d = _diagonal(jacobi)
-    v = start(jacobi.rows, jacobi.dtype)
-    before, alphas, betas = np.zeros_like(v), [], [0.0]
-    v /= math.sqrt(np.vdot(v, d * v).real)
-    found = (0.0, 0.0)
-    for step in range(1, min(MOST, jacobi.rows) + 1):
-        w = _apply(jacobi, v)
-        alpha = float(np.vdot(d * v, w).real)
-        w = w - alpha * v - betas[-1] * before
-        beta = math.sqrt(max(0.0, float(np.vdot(w, d * w).real)))
-        alphas.append(alpha)
-        if step % EVERY == 0 or beta < 1e-10 or step == min(MOST, jacobi.rows):
+    With each v goes q = D v. The recurrence is that of the q, and v = D^-1 q: no product with D is ever taken.
+    """
+    q = jacobi.random()
+    v, before = jacobi.divided(q), np.zeros_like(q)
+    alphas: list[float] = []
+    betas = [0.0]
+    found, most, nothing = (0.0, 0.0), min(MOST, v.size), (10 * float(np.finfo(q.dtype).eps)) ** 2
+    square = _dot(v, q)
+    for step in range(1, most + 1):
+        if not square > 0:
+            return None
+        scale = v.real.dtype.type(1 / math.sqrt(square))
+        v, q = scale * v, scale * q
+        p = jacobi.times(v)
+        alphas.append(_dot(v, p))
+        p -= q.real.dtype.type(alphas[-1]) * q + q.real.dtype.type(betas[-1]) * before
+        v, q, before = jacobi.divided(p), p, q
+        square = _dot(v, q)
+        is_done = abs(square) < nothing or step == most
+        if step % EVERY == 0 or is_done:
             last, found = found, _extremes(alphas, betas[1:])
-            is_steady = abs(found[1] - last[1]) <= 0.02 * abs(1 - found[1])
-            if beta < 1e-10 or is_steady:
+            if is_done or abs(found[1] - last[1]) <= 0.02 * abs(1 - found[1]):
                 break
-        before, v = v, (w / beta).astype(jacobi.dtype)
-        betas.append(beta)
+        betas.append(math.sqrt(max(square, 0.0)))
     return found
+
+
+def _dot(u: Array, v: Array) -> float:
+    return float(np.vdot(u, v).real)
 
 
 def _extremes(alphas: list[float], betas: list[float]) -> tuple[float, float]:
     off = betas[: len(alphas) - 1]
-    values = np.linalg.eigvalsh(np.diag(alphas) + np.diag(off, 1) + np.diag(off, -1))
-    return float(values[0]), float(values[-1])
+    values = 1 - np.linalg.eigvalsh(np.diag(alphas) + np.diag(off, 1) + np.diag(off, -1))
+    return float(values[-1]), float(values[0])
 
 
 def young(beta: float) -> float:

@@ -10,10 +10,10 @@ import numpy.typing as npt
 from .._rnn import kind
 from .._solution import Solution
 from . import _spectrum, _vectors
-from ._matrix import read_csr
-from ._order import Arrangement
-from ._prepare import JACOBI, Scalar, prepare
-from ._relaxation import METHODS, Relaxation, is_definite
+from ._auto import jacobi_of
+from ._mixture import Mixture
+from ._prepare import JACOBI, System, prepare
+from ._relaxation import METHODS, Relaxation
 from ._solve import iterate
 from .stencil import OfStencil, Stencil
 
@@ -64,7 +64,8 @@ def chebyshev(
 
     No inner product is taken but for the check, and all rows go at the same time. A is as for :class:`Relaxation`;
     ``bounds`` are the least and the largest eigenvalue of D^-1 A, which have to be positive: by default an estimate by
-    Lanczos' method, for an A that is Hermitian and positive definite. For others give the bounds.
+    Lanczos' method, for an A that is Hermitian and positive definite. For others give the bounds. A batch has the same
+    bounds for all its matrices.
 
     Examples
     --------
@@ -76,8 +77,6 @@ def chebyshev(
     """
     stencil = isinstance(A, Stencil)
     system = OfStencil("chebyshev", A, "natural") if stencil else prepare("chebyshev", A, "jacobi", "natural", None)
-    if bounds is None and stencil:
-        raise ValueError("chebyshev: bounds must be given for a Stencil, got None")
     if bounds is None:
         low, high = _estimated("chebyshev", A, system)
     else:
@@ -99,13 +98,12 @@ def chebyshev(
     return iterate("chebyshev", system, step, b, x0, *options, method="chebyshev")
 
 
-def _estimated(function: str, A: Any, system: Any) -> tuple[float, float]:
-    if system.batch:
-        raise ValueError(f"{function}: bounds must be given for a Batch, got None")
-    csr = system.A if isinstance(system, Scalar) else read_csr(function, A)
-    if not is_definite(csr):
+def _estimated(function: str, A: Any, system: System) -> tuple[float, float]:
+    jacobi = jacobi_of(function, A, system)
+    found = _spectrum.lanczos(jacobi) if _spectrum.is_definite(jacobi) else None
+    if found is None:
         raise ValueError(f"{function}: bounds must be given where A is not Hermitian and positive definite, got None")
-    least, largest = _spectrum.jacobi_range(Scalar(function, csr, Arrangement(), jacobi=True), True)
+    least, largest = found
     if largest >= 1:
         raise ValueError(f"{function}: bounds must be given where A is not positive definite, got None")
     # Estimates from inside: a larger high costs little, and an eigenvalue beyond it would grow.
@@ -140,7 +138,7 @@ class Chebyshev:
         if not is_jacobi and not relaxation.symmetric:
             raise ValueError(f"Chebyshev: relaxation must have a symmetric sweep, got method {relaxation.method}")
         if bounds is None:
-            rho = _spectrum.power(relaxation.apply_homogeneous, relaxation.shape[1], relaxation.dtype)
+            rho = _spectrum.power(relaxation.apply_homogeneous, relaxation.system.random())
             if rho >= 1:
                 raise ValueError(
                     f"Chebyshev: bounds must be given where the sweep alone does not converge, got rho {rho}"
@@ -164,9 +162,13 @@ class Chebyshev:
         def step(x: Array, swept: Array) -> Array:
             if directions[0].shape != x.shape:
                 directions[0] = np.zeros_like(x)
-            omega, momentum = recurrence.next()
-            directions[0] = (momentum * directions[0] + omega * (swept - x)).astype(x.dtype)
-            return x + directions[0]
+            omega, momentum = (x.real.dtype.type(factor) for factor in recurrence.next())
+            swept -= x
+            swept *= omega
+            directions[0] *= momentum
+            directions[0] += swept
+            x += directions[0]
+            return x
 
         options = (rtol, atol, max_steps, check_every)
         return _iterate("Chebyshev.solve", self.relaxation, step, b, x0, options, "chebyshev")
@@ -211,38 +213,15 @@ class Anderson:
         check_every: int = 1,
     ) -> Solution:
         """As :meth:`Relaxation.solve`; a step is a sweep. Each column is mixed by itself."""
-        swept_before: list[Array] = []
-        change_before: list[Array] = []
+        mixtures: list[Mixture] = []
 
         def step(x: Array, swept: Array) -> Array:
-            change = swept - x
-            swept_before.append(swept)
-            change_before.append(change)
-            del swept_before[: -self.memory - 1], change_before[: -self.memory - 1]
-            if len(change_before) == 1:
-                return swept
-            columns = _vectors.width(change)
-            differences = np.stack([a - b for a, b in zip(change_before[1:], change_before[:-1], strict=True)])
-            steps = np.stack([a - b for a, b in zip(swept_before[1:], swept_before[:-1], strict=True)])
-            mixed = swept.reshape(len(swept), -1).copy()
-            for c in range(columns):
-                f = differences.reshape(*differences.shape[:2], -1)[:, :, c]
-                if np.isfinite(f).all() and np.isfinite(change).all():
-                    weights = _least_squares(f, change.reshape(len(change), -1)[:, c])
-                    mixed[:, c] -= weights @ steps.reshape(*steps.shape[:2], -1)[:, :, c]
-            return mixed.reshape(swept.shape)
+            if not mixtures:
+                mixtures.append(Mixture(self.memory, x))
+            return mixtures[0].next(x, swept)
 
         options = (rtol, atol, max_steps, check_every)
         return _iterate("Anderson.solve", self.relaxation, step, b, x0, options, "anderson")
-
-
-def _least_squares(rows: Array, target: Array) -> Array:
-    """The weights w for which the rows, weighted, come nearest to the target."""
-    scale = np.sqrt((np.abs(rows) ** 2).sum(axis=1))
-    scale[scale == 0] = 1
-    cut = 1e4 * np.finfo(target.dtype).eps  # directions that rounding alone tells apart
-    weights: Array = np.linalg.lstsq((rows / scale[:, None]).T, target, rcond=cut)[0] / scale
-    return weights
 
 
 def _check_relaxation(function: str, relaxation: object) -> None:

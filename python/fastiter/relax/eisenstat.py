@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy.typing as npt
 
 from .._solution import Solution
 from . import _spectrum, _vectors
+from ._auto import ssor_omega
 from ._matrix import Batch, Csr, check_square, read_csr
 from ._order import Arrangement, arrange
 from ._prepare import BACKWARD, FORWARD, LOWER, UPPER, Scalar
@@ -57,7 +57,7 @@ def ssor_cg(
     check_square(function, A)
     if isinstance(A, Batch):
         raise TypeError(f"{function}: A must be one matrix, got a Batch")
-    _check_omega(function, "ssor", omega, None)
+    _check_omega(function, "ssor", omega)
     csr = read_csr(function, A)
     system = Scalar(function, csr, Arrangement())
     arrangement = arrange(function, csr, order)
@@ -71,8 +71,8 @@ def ssor_cg(
 def _auto(function: str, A: Csr, arrangement: Arrangement) -> float:
     if arrangement.is_coloured:
         return 1.0  # as in Relaxation: SSOR gains nothing from an omega there
-    _, high = _spectrum.jacobi_range(Scalar(function, A, Arrangement(), jacobi=True), True)
-    return 2 / (1 + math.sqrt(2 * max(0.0, 1 - high)))
+    _, high = _spectrum.jacobi_range(Scalar(function, A, Arrangement(), jacobi=True))
+    return ssor_omega(high)
 
 
 class _Cg:

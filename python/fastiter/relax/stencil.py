@@ -31,7 +31,7 @@ class Stencil:
     Notes
     -----
     Takes the place of A in :class:`Relaxation` (methods "jacobi", "gauss_seidel", "sor", "ssor"; orders "natural" and
-    "red-black") and :func:`chebyshev` (with bounds), with x and b in the shape of the grid. In red-black order many
+    "red-black") and :func:`chebyshev`, with x and b in the shape of the grid. In red-black order many
     sweeps are one pass over the grid.
 
     Examples
@@ -103,7 +103,8 @@ class OfStencil(System):
             raise ValueError(f"{function}: order must be 'natural' or 'red-black' for a Stencil, got {order!r}")
         self.stencil, self.points, self.order = stencil, stencil.grid, order
         self.grid = stencil.grid
-        self.colours = 2 if order == "red-black" else 1
+        self.is_coloured = order == "red-black"
+        self.colours = 1 + self.is_coloured
         self.of(self.dtype)
 
     def _prepare(self, numbers: int) -> Prepared:
@@ -118,6 +119,10 @@ class OfStencil(System):
     def unknowns(self, b: Array) -> Array:
         """Return b with 0 where there is no equation."""
         return b if self.stencil.mask is None else np.where(self.stencil.mask, b, b.dtype.type(0))
+
+    def random(self, seed: int = 0) -> Array:
+        """Return the same with 0 at given points."""
+        return np.ascontiguousarray(self.unknowns(super().random(seed).reshape(self.points))).reshape(-1)
 
     def _singular(self, row: int) -> str:
         point = tuple(map(int, np.unravel_index(row, self.points))) if np.prod(self.points) else ()

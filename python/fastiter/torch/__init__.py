@@ -8,6 +8,7 @@ from .flashrnn import FlashRNNConfig, flashrnn
 from .hls import export_hls
 from .newton import paragru, paralstm, paraslstm
 from .relax import relax_solve, sweeps
+from .relaxation import Relaxation
 from .replace import Replaced, replace, restore
 from .rnn import elman, gru, lstm, slstm
 from .scan import block_scan, linear_scan
@@ -17,6 +18,7 @@ _vmap.register()
 
 __all__ = [
     "FlashRNNConfig",
+    "Relaxation",
     "Replaced",
     "block_scan",
     "delta_scan",

@@ -29,13 +29,26 @@ LIBRARY.define(
 )
 
 
-def _sizes(q: Tensor, k: Tensor, values: int) -> Sizes:
+def sizes_of(q: Tensor, k: Tensor, values: int) -> Sizes:
+    """Return the sizes of a call."""
     batch, time, heads, keys = q.shape
     return Sizes(batch, time, k.shape[2] if k.dim() == 5 else 1, heads, keys, values)
 
 
-def _rows(sizes: Sizes, cu_seqlens: Tensor | None) -> int:
+def rows_of(sizes: Sizes, cu_seqlens: Tensor | None) -> int:
+    """Return the number of sequences."""
     return sizes.batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
+
+
+def check_cut(sizes: Sizes, lengths: Tensor | None, cu_seqlens: Tensor | None) -> None:
+    """Check the numbers of steps of the sequences, which were not known where the call was traced."""
+    if lengths is not None:
+        least, most = (int(lengths.min()), int(lengths.max())) if sizes.batch else (0, 0)
+        check_lengths("delta_scan", lengths.shape, least, most, sizes.batch, sizes.time)
+    elif cu_seqlens is not None:
+        counts = cu_seqlens.diff()
+        least = int(counts.min()) if len(counts) else 0
+        check_bounds_values("delta_scan", int(cu_seqlens[0]), int(cu_seqlens[-1]), least, sizes.time)
 
 
 def _steps(x: Tensor) -> Steps:
@@ -55,21 +68,17 @@ def _work(
         return kept[-1].data_ptr()
 
     starts = valid = 0
+    check_cut(sizes, lengths, cu_seqlens)
     if lengths is not None:
-        least, most = (int(lengths.min()), int(lengths.max())) if sizes.batch else (0, 0)
-        check_lengths("delta_scan", lengths.shape, least, most, sizes.batch, sizes.time)
         valid = pointer(lengths)
     elif cu_seqlens is not None:
-        counts = cu_seqlens.diff()
-        least = int(counts.min()) if len(counts) else 0
-        check_bounds_values("delta_scan", int(cu_seqlens[0]), int(cu_seqlens[-1]), least, sizes.time)
-        starts, valid = pointer(cu_seqlens), pointer(counts)
+        starts, valid = pointer(cu_seqlens), pointer(cu_seqlens.diff())
     flags = () if reset is None else (pointer(reset), sizes.time if reset.dim() == 2 else 0, 1)
     numbers = (sizes.time, sizes.factors, sizes.heads, sizes.keys, sizes.values)
-    return (_rows(sizes, cu_seqlens), *numbers, starts, valid, flags, chunk, how.period), tuple(kept)
+    return (rows_of(sizes, cu_seqlens), *numbers, starts, valid, flags, chunk, how.period), tuple(kept)
 
 
-def _delta_fwd_fake(
+def delta_fwd_fake(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -83,8 +92,9 @@ def _delta_fwd_fake(
     chunk: int,
     save: bool,
 ) -> list[Tensor]:
-    sizes = _sizes(q, k, v.shape[-1])
-    rows, state = _rows(sizes, cu_seqlens), (sizes.heads, sizes.keys, sizes.values)
+    """Return places for the outputs."""
+    sizes = sizes_of(q, k, v.shape[-1])
+    rows, state = rows_of(sizes, cu_seqlens), (sizes.heads, sizes.keys, sizes.values)
     outputs = [empty(q, (*q.shape[:3], sizes.values)), empty(q, (rows, *state))]
     if save:
         lines = plan("delta_scan", method, chunk, sizes.factors).saved_states(sizes, rows, cu_seqlens is not None)
@@ -106,8 +116,8 @@ def _delta_fwd(
     chunk: int,
     save: bool,
 ) -> list[Tensor]:
-    outputs = _delta_fwd_fake(q, k, v, beta, decay, h0, reset, lengths, cu_seqlens, method, chunk, save)
-    sizes = _sizes(q, k, v.shape[-1])
+    outputs = delta_fwd_fake(q, k, v, beta, decay, h0, reset, lengths, cu_seqlens, method, chunk, save)
+    sizes = sizes_of(q, k, v.shape[-1])
     how = plan("delta_scan", method, chunk, sizes.factors)
     q, k, v, beta = unit_stride(q), unit_stride(k), unit_stride(v), contiguous(beta)
     decay, h0 = (None if x is None else contiguous(x) for x in (decay, h0))
@@ -128,7 +138,7 @@ def _delta_fwd(
     return outputs
 
 
-def _delta_bwd_fake(
+def delta_bwd_fake(
     q: Tensor,
     k: Tensor,
     beta: Tensor,
@@ -144,12 +154,13 @@ def _delta_bwd_fake(
     chunk: int,
     need_h0: bool,
 ) -> list[Tensor]:
+    """Return places for the gradients."""
     gradients = [empty(q, x.shape) for x in (q, k, e, beta)]
     if decay is not None:
         gradients.append(empty(q, decay.shape))
     if need_h0:
-        sizes = _sizes(q, k, e.shape[-1])
-        gradients.append(empty(q, (_rows(sizes, cu_seqlens), *states.shape[1:])))
+        sizes = sizes_of(q, k, e.shape[-1])
+        gradients.append(empty(q, (rows_of(sizes, cu_seqlens), *states.shape[1:])))
     return gradients
 
 
@@ -169,10 +180,10 @@ def _delta_bwd(
     chunk: int,
     need_h0: bool,
 ) -> list[Tensor]:
-    gradients = _delta_bwd_fake(
+    gradients = delta_bwd_fake(
         q, k, beta, decay, e, states, d_o, dlast, reset, lengths, cu_seqlens, method, chunk, need_h0
     )
-    sizes = _sizes(q, k, e.shape[-1])
+    sizes = sizes_of(q, k, e.shape[-1])
     how = plan("delta_scan", method, chunk, sizes.factors)
     q, k, beta = unit_stride(q), unit_stride(k), contiguous(beta)
     e, states = contiguous(e), contiguous(states)
@@ -200,8 +211,8 @@ def _delta_bwd(
 
 LIBRARY.impl("_delta_fwd", _delta_fwd, "CPU")
 LIBRARY.impl("_delta_bwd", _delta_bwd, "CPU")
-torch.library.register_fake("fastiter::_delta_fwd", _delta_fwd_fake, lib=LIBRARY)
-torch.library.register_fake("fastiter::_delta_bwd", _delta_bwd_fake, lib=LIBRARY)
+torch.library.register_fake("fastiter::_delta_fwd", delta_fwd_fake, lib=LIBRARY)
+torch.library.register_fake("fastiter::_delta_bwd", delta_bwd_fake, lib=LIBRARY)
 
 delta_fwd = eager(_delta_fwd, torch.ops.fastiter._delta_fwd.default)
 delta_bwd = eager(_delta_bwd, torch.ops.fastiter._delta_bwd.default)

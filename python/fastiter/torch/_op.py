@@ -16,6 +16,7 @@ from .. import _core
 from .._backend import BackendError
 from .._check import integers
 from .._rnn import check_lengths
+from .._scan import check_bounds, check_bounds_shape, check_reset_shape
 
 if hasattr(Tensor, "__dlpack_c_exchange_api__"):  # from torch 2.10 on
     _core.use_tensors(Tensor.__dlpack_c_exchange_api__, Tensor, torch.nn.Parameter)
@@ -50,15 +51,23 @@ def _untraced(implementation: Callable[..., Any]) -> Callable[..., Any]:
 LIBRARY = _Library("fastiter", "DEF")
 
 FLOATS = (torch.float32, torch.float64)
+#: Those of GPU kernels that take halves.
+GPU_FLOATS = (*FLOATS, torch.bfloat16, torch.float16)
+#: Where a family's tensors may be, once it has kernels for them.
+CPU, CPU_AND_CUDA = ("cpu", "meta"), ("cpu", "cuda", "meta")
 _ORDINARY = (Tensor, torch.nn.Parameter)
 
 Steps = tuple[()] | tuple[int, int, int, int, int]
 
 
 def check_tensors(
-    function: str, names: Sequence[str], tensors: Sequence[Any], dtypes: Sequence[torch.dtype] = FLOATS
+    function: str,
+    names: Sequence[str],
+    tensors: Sequence[Any],
+    dtypes: Sequence[torch.dtype] = FLOATS,
+    devices: Sequence[str] = CPU,
 ) -> None:
-    """Check that all are tensors of one of the dtypes that the kernels have, on the CPU; the first sets the dtype."""
+    """Check that all are tensors of one of the dtypes and devices that the kernels have; the first sets both."""
     dtype = getattr(tensors[0], "dtype", None)
     for x in tensors:
         if not isinstance(x, Tensor) or x.dtype != dtype or not x.is_cpu or x.layout != torch.strided:
@@ -66,10 +75,16 @@ def check_tensors(
     else:
         if dtype in dtypes:
             return
-    _explain(function, names, tensors, dtypes)
+    _explain(function, names, tensors, dtypes, devices)
 
 
-def _explain(function: str, names: Sequence[str], tensors: Sequence[Any], dtypes: Sequence[torch.dtype]) -> None:
+def _explain(
+    function: str,
+    names: Sequence[str],
+    tensors: Sequence[Any],
+    dtypes: Sequence[torch.dtype],
+    devices: Sequence[str],
+) -> None:
     for name, x in zip(names, tensors, strict=False):
         if not isinstance(x, Tensor):
             raise TypeError(f"{function}: {name} must be a torch.Tensor, got {type(x).__qualname__}")
@@ -80,10 +95,9 @@ def _explain(function: str, names: Sequence[str], tensors: Sequence[Any], dtypes
             raise TypeError(f"{function}: {name} must have dtype {expected}, got {x.dtype}")
         if x.dtype != tensors[0].dtype:
             raise TypeError(f"{function}: {name} must have dtype {tensors[0].dtype} like {names[0]}, got {x.dtype}")
-        if x.device.type not in ("cpu", "meta"):
-            raise BackendError(
-                f"{function}: {name} must be on the CPU, as this version has no GPU kernels; got device {x.device}"
-            )
+        if x.device.type not in devices:
+            expected = "the CPU or a CUDA device" if "cuda" in devices else "the CPU, as it has no GPU kernels yet"
+            raise BackendError(f"{function}: {name} must be on {expected}; got device {x.device}")
         if x.device != tensors[0].device:
             raise BackendError(
                 f"{function}: {name} must be on device {tensors[0].device} like {names[0]}, got {x.device}"
@@ -195,6 +209,29 @@ def checked_lengths(function: str, lengths: Tensor | Sequence[int], batch: int, 
     least, most = (int(whole.min()), int(whole.max())) if whole.numel() else (0, 0)
     check_lengths(function, tuple(whole.shape), least, most, batch, time)
     return whole
+
+
+def checked_bounds(function: str, cu_seqlens: Tensor | Sequence[int], time: int) -> Tensor:
+    """Return the bounds of sequences that lie one after the other, as :func:`checked_lengths` returns lengths."""
+    bounds = checked_integers(function, "cu_seqlens", cu_seqlens)
+    check_bounds_shape(function, bounds.shape)
+    if not is_compiling():
+        falls = bool((bounds[1:] < bounds[:-1]).any())
+        check_bounds(function, bounds.shape, int(bounds[0]), int(bounds[-1]), falls, time)
+    return bounds
+
+
+def check_reset(function: str, reset: Any, x: Tensor, batch: int, time: int) -> None:
+    """Check the flags of steps that begin anew."""
+    if not isinstance(reset, Tensor):
+        raise TypeError(f"{function}: reset must be a torch.Tensor of bool, got {type(reset).__qualname__}")
+    if reset.dtype != torch.bool:
+        raise TypeError(f"{function}: reset must be a torch.Tensor of bool, got dtype {reset.dtype}")
+    if reset.device != x.device or reset.layout != torch.strided:
+        raise BackendError(
+            f"{function}: reset must be dense and on device {x.device} like x, got {reset.layout} on {reset.device}"
+        )
+    check_reset_shape(function, reset.shape, batch, time)
 
 
 def checked_integers(function: str, name: str, x: Tensor | Sequence[int]) -> Tensor:

@@ -14,7 +14,8 @@ from .. import quant
 from .._backend import BackendError
 from .._rnn import kind
 from ..quant._formats import Format
-from ._op import check_tensors
+from . import _quant_gpu
+from ._op import CPU_AND_CUDA, check_tensors
 from ._quant_op import FLOATS
 
 
@@ -80,12 +81,16 @@ def pack(codes: Tensor, fmt: Format | str) -> Tensor:
     >>> packed.tolist(), unpack(packed, "e2m1", 3).tolist()
     ([33, 11], [1, 2, 11])
     """
-    return torch.from_numpy(quant.pack(_integers("pack", "codes", codes), fmt))
+    _check_integers("pack", "codes", codes)
+    return _quant_gpu.pack(codes, fmt) if codes.is_cuda else torch.from_numpy(quant.pack(_array(codes), fmt))
 
 
 def unpack(packed: Tensor, fmt: Format | str, n: int) -> Tensor:
     """Return the n codes of each line of :func:`pack`'s bytes: :func:`fastiter.quant.unpack` on a tensor."""
-    return torch.from_numpy(quant.unpack(_integers("unpack", "packed", packed), fmt, n))
+    _check_integers("unpack", "packed", packed)
+    if packed.is_cuda:
+        return _quant_gpu.unpack(packed, fmt, n)
+    return torch.from_numpy(quant.unpack(_array(packed), fmt, n))
 
 
 def _floats(function: str, x: Tensor) -> npt.NDArray[Any]:
@@ -94,14 +99,13 @@ def _floats(function: str, x: Tensor) -> npt.NDArray[Any]:
     return _array(x.float() if x.dtype == torch.bfloat16 else x)  # exact, and what is computed with
 
 
-def _integers(function: str, name: str, x: object) -> npt.NDArray[Any]:
+def _check_integers(function: str, name: str, x: object) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{function}: {name} must be a torch.Tensor, got {kind(x)}")
     if x.layout != torch.strided or x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
         raise TypeError(f"{function}: {name} must be a dense tensor of integers, got {x.dtype}, {x.layout}")
-    if not x.is_cpu:
-        raise BackendError(f"{function}: {name} must be on the CPU, got device {x.device}")
-    return _array(x)
+    if x.device.type not in CPU_AND_CUDA[:2]:
+        raise BackendError(f"{function}: {name} must be on the CPU or a CUDA device, got device {x.device}")
 
 
 def _array(x: Tensor) -> npt.NDArray[Any]:

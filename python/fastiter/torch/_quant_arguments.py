@@ -20,7 +20,7 @@ from ..quant._check import check_format, check_seed
 from ..quant._codes import _fits_float32
 from ..quant._formats import Format
 from ..quant._quantize import has_nan
-from ._op import check_tensors
+from ._op import CPU_AND_CUDA, check_tensors
 from ._quant_op import FLOATS, read
 
 Rng: TypeAlias = "int | torch.Generator | Tensor | None"
@@ -112,31 +112,41 @@ def checked_accumulator(function: str, accumulate: Format | str, every: int) -> 
     return text
 
 
-def checked_seed(function: str, rng: Rng) -> Tensor | None:
-    """Return the seed as an int64 tensor of one element."""
+def checked_seed(function: str, rng: Rng, x: Tensor) -> Tensor | None:
+    """Return the seed as an int64 tensor of one element, on the CPU or beside x."""
     if rng is None:
         return None
     if isinstance(rng, Tensor):
         if rng.dtype != torch.int64 or rng.numel() != 1:
             got = f"{rng.dtype} of shape {tuple(rng.shape)}"
             raise TypeError(f"{function}: rng must be an int64 tensor of one element, an int or a generator, got {got}")
+        check_device(function, "rng", rng.device, x)
         return rng
     if isinstance(rng, torch.Generator):
-        return torch.randint(-(2**63), 2**63 - 1, (), generator=rng, dtype=torch.int64)
+        check_device(function, "rng", rng.device, x)
+        return torch.randint(-(2**63), 2**63 - 1, (), generator=rng, dtype=torch.int64, device=rng.device)
     if not isinstance(rng, int) or isinstance(rng, bool):
         raise TypeError(f"{function}: rng must be an int, an int64 tensor or a torch.Generator, got {kind(rng)}")
     seed = check_seed(function, rng, True)
     return torch.tensor(seed - 2**64 if seed >= 2**63 else seed, dtype=torch.int64)
 
 
-def number_or_tensor(function: str, name: str, value: Any, *, floats: bool) -> Tensor:
-    """Return a number or a tensor of floats (or of integers) as a tensor."""
+def check_device(function: str, name: str, device: torch.device, x: Tensor) -> None:
+    """Check that what goes with x is on the CPU, or on the device of x."""
+    if device.type not in ("cpu", "meta") and device != x.device:
+        where = f"the CPU or on {x.device}" if x.is_cuda else "the CPU"
+        raise BackendError(f"{function}: {name} must be on {where}, got device {device}")
+
+
+def number_or_tensor(function: str, name: str, value: Any, x: Tensor, *, floats: bool) -> Tensor:
+    """Return a number or a tensor of floats (or of integers) as a tensor, on the CPU or beside x."""
     what = "floats" if floats else "integers"
     if isinstance(value, Tensor):
         if value.is_complex() or value.dtype == torch.bool or value.is_floating_point() != floats:
             raise TypeError(f"{function}: {name} must be a number or a tensor of {what}, got dtype {value.dtype}")
-        if value.device.type not in ("cpu", "meta"):
-            raise BackendError(f"{function}: {name} must be on the CPU, got device {value.device}")
+        check_device(function, name, value.device, x)
+        if value.requires_grad and x.is_cuda and value.device != x.device:
+            raise BackendError(f"{function}: {name} must be on {x.device} like x to be learned, got {value.device}")
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float) if floats else int):
         raise TypeError(f"{function}: {name} must be a number or a tensor of {what}, got {kind(value)}")
@@ -160,7 +170,7 @@ def checked_scale(function: str, x: Tensor, text: str, scale: Scale, axis: int) 
     if isinstance(scale, str):
         checked_amax(function, scale)
         return largest_scale(function, x, text)
-    factor = number_or_tensor(function, "scale", scale, floats=True)
+    factor = number_or_tensor(function, "scale", scale, x, floats=True)
     check_divides(function, "scale", factor, x)
     if factor.requires_grad and facts(text).block:
         raise ValueError(f"{function}: scale must require no gradient for a format with blocks, got one for {text}")
@@ -198,10 +208,10 @@ def check_divides(function: str, name: str, parameter: Tensor, x: Tensor) -> Non
 
 def checked_with_parameter(function: str, x: Tensor, name: str, parameter: Tensor, gradient_scale: float) -> None:
     """Check x, what is learned beside it, and the factor of its gradient."""
-    check_tensors(function, ("x",), (x,), FLOATS)
+    check_tensors(function, ("x",), (x,), FLOATS, CPU_AND_CUDA)
     if not isinstance(parameter, Tensor):
         raise TypeError(f"{function}: {name} must be a torch.Tensor, got {kind(parameter)}")
-    number_or_tensor(function, name, parameter, floats=True)
+    number_or_tensor(function, name, parameter, x, floats=True)
     check_divides(function, name, parameter, x)
     if isinstance(gradient_scale, bool) or not isinstance(gradient_scale, (int, float)):
         raise TypeError(f"{function}: gradient_scale must be a number, got {kind(gradient_scale)}")

@@ -45,12 +45,12 @@ def how_to(
 ) -> How:
     """Return the checked arguments that all functions share."""
     refuse, stands_for = check_nan(function, nan, can_keep)
-    zero = None if zero_point is None else number_or_tensor(function, "zero_point", zero_point, floats=False)
+    zero = None if zero_point is None else number_or_tensor(function, "zero_point", zero_point, x, floats=False)
     if not isinstance(ste, str):
         raise TypeError(f"{function}: ste must be a str, got {kind(ste)}")
     if ste not in ("clip", "pass"):
         raise ValueError(f"{function}: ste must be 'clip' or 'pass', got {ste!r}")
-    seed = checked_seed(function, rng)
+    seed = checked_seed(function, rng, x)
     if seed is None and facts(text).stochastic:
         raise ValueError(f"{function}: rng must be a seed or a generator for stochastic rounding, got None")
     missing = isinstance(stands_for, float) and math.isnan(stands_for)

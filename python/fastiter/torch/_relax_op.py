@@ -89,8 +89,9 @@ def _solve(
 
 def _solve_fake(values: Tensor, crow: Tensor, col: Tensor, b: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     k = _columns(b)
-    x, residual = torch.empty_like(b, memory_format=torch.contiguous_format), b.new_empty(k, dtype=torch.float64)
-    return x, residual, b.new_empty(k, dtype=torch.int64), b.new_empty(k, dtype=torch.int64)
+    x = torch.empty_like(b, memory_format=torch.contiguous_format)
+    steps, codes = (torch.empty(k, dtype=torch.int64) for _ in range(2))  # on the CPU, wherever b is
+    return x, torch.empty(k, dtype=torch.float64), steps, codes
 
 
 def _halves(method: str) -> tuple[bool, ...]:
@@ -124,7 +125,8 @@ def transposed(values: Tensor, crow: Tensor, col: Tensor) -> tuple[Tensor, Tenso
     place = torch.argsort(col, stable=True)
     counts = torch.bincount(col, minlength=crow.shape[0] - 1)
     start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return values.conj()[place].resolve_conj(), start, rows(crow, col)[place]
+    moved = place.to(values.device, non_blocking=True)
+    return values.conj()[moved].resolve_conj(), start, rows(crow, col)[place]
 
 
 def rows(crow: Tensor, col: Tensor) -> Tensor:
@@ -176,7 +178,8 @@ def _places(relaxation: Relaxation, n: int) -> Tensor:
 def _sweeps_bwd_fake(
     values: Tensor, crow: Tensor, col: Tensor, omega: Tensor, iterates: Tensor, g: Tensor, method: str, order: str
 ) -> list[Tensor]:
-    return [g.new_empty(g.shape), g.new_empty(g.shape), torch.empty_like(values), torch.empty_like(omega)]
+    domega = g.new_empty(omega.shape, dtype=omega.dtype)
+    return [g.new_empty(g.shape), g.new_empty(g.shape), torch.empty_like(values), domega]
 
 
 for _name, _function, _fake in (

@@ -2,18 +2,22 @@
 
 Forward: h, the final states (B, N, D) each, then, as far as they were asked for, the other states of all steps and the
 saved values. Backward: dwx, then, as far as they were asked for, dr, db and the gradients of the initial states.
+With ``checkpoint`` = k forward saves instead the states between two chunks of k steps; backward takes them for
+``saved``, and of the states of all steps h alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from math import inf
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import _core
 from .._rnn import CELLS, Cell, check_lengths
+from .._scan import check_bounds
 from ._op import LIBRARY, Steps, contiguous, eager, empty, empty_steps, state_steps, steps, unit_stride, unwatched
 
 _FORWARD = {torch.float32: _core.rnn_fwd_f32, torch.float64: _core.rnn_fwd_f64}
@@ -21,23 +25,56 @@ _BACKWARD = {torch.float32: _core.rnn_bwd_f32, torch.float64: _core.rnn_bwd_f64}
 
 LIBRARY.define(
     "_rnn_fwd(str cell, Tensor wx, Tensor r, Tensor? b, Tensor[] state, bool reverse, Tensor? lengths, "
-    "Tensor? batch_sizes, bool all_states, bool save) -> Tensor[]"
+    "Tensor? batch_sizes, bool all_states, bool save, Tensor? cu_seqlens=None, Tensor? reset=None, "
+    "float? clip_state=None, float? clip_grad=None, int checkpoint=0) -> Tensor[]"
 )
 LIBRARY.define(
     "_rnn_bwd(str cell, Tensor r, Tensor[] state, Tensor[] states, Tensor[] saved, Tensor?[] dstates, Tensor?[] dlast, "
-    "bool reverse, Tensor? lengths, Tensor? batch_sizes, bool need_r, bool need_b, bool need_state) -> Tensor[]"
+    "bool reverse, Tensor? lengths, Tensor? batch_sizes, bool need_r, bool need_b, bool need_state, "
+    "Tensor? cu_seqlens=None, Tensor? reset=None, float? clip_state=None, float? clip_grad=None, int checkpoint=0, "
+    "Tensor? wx=None, Tensor? b=None) -> Tensor[]"
 )
 
-Work = tuple[int, int, int, int, int, bool, int, int, int]
+
+class Options(NamedTuple):
+    """What is rarely asked for, in the order in which the ops take it. clip_grad matters to the backward pass alone."""
+
+    cu_seqlens: Tensor | None = None
+    reset: Tensor | None = None
+    clip_state: float | None = None
+    clip_grad: float | None = None
+    checkpoint: int = 0
 
 
-def _forward_outputs(cell: Cell, wx: Tensor, batch: int, all_states: bool, save: bool) -> list[Tensor]:
+PLAIN = Options()
+
+
+def options(
+    cu_seqlens: Tensor | None,
+    reset: Tensor | None,
+    clip_state: float | None,
+    clip_grad: float | None,
+    checkpoint: int,
+) -> Options:
+    """Return the options, PLAIN itself where nothing is asked for."""
+    if cu_seqlens is None and reset is None and clip_state is None and clip_grad is None and not checkpoint:
+        return PLAIN
+    return Options(cu_seqlens, reset, clip_state, clip_grad, checkpoint)
+
+
+Work = tuple[Any, ...]
+
+
+def _forward_outputs(cell: Cell, wx: Tensor, batch: int, all_states: bool, save: bool, checkpoint: int) -> list[Tensor]:
     lines, (heads, width) = wx.shape[:-3], wx.shape[-2:]
     outputs = [empty_steps(wx, (*lines, heads, width))]
     outputs += [empty(wx, (batch, heads, width)) for _ in cell.states]
-    if all_states or save:
+    if all_states or (save and not checkpoint):
         outputs += [empty_steps(wx, (*lines, heads, width)) for _ in cell.states[1:]]
-    if save and cell.saved:
+    if save and checkpoint:
+        between = torch.sym_max(lines[1] - 1, 0) // checkpoint
+        outputs += [empty(wx, (between, batch, heads, width)) for _ in cell.states]
+    elif save and cell.saved:
         outputs.append(empty_steps(wx, (*lines, cell.saved, heads, width)))
     return outputs
 
@@ -64,8 +101,39 @@ def _work(
     reverse: bool,
     lengths: Tensor | None,
     batch_sizes: Tensor | None,
+    how: Options,
 ) -> tuple[Work, tuple[Tensor, ...]]:
     """Return the kernels' description of the work, and the tensors that it points into."""
+    rows, kept_alive = _rows(cell, lines, heads, width, reverse, lengths, batch_sizes, how.cu_seqlens)
+    starts, reset, clip_state, clip_grad, _ = how
+    if starts is None and reset is None and clip_state is None and clip_grad is None:
+        return rows, kept_alive
+    if starts is not None:
+        starts = starts.contiguous()
+    if reset is not None:
+        reset = reset.expand(lines).contiguous()
+    more = (
+        0 if starts is None else starts.data_ptr(),
+        0 if reset is None else reset.data_ptr(),
+        0 if reset is None else lines[1],
+        inf if clip_state is None else clip_state,
+        inf if clip_grad is None else clip_grad,
+    )
+    return (*rows, *more), (*kept_alive, *(x for x in (starts, reset) if x is not None))
+
+
+def _rows(
+    cell: Cell,
+    lines: Sequence[int],
+    heads: int,
+    width: int,
+    reverse: bool,
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> tuple[Work, tuple[Tensor, ...]]:
+    if cu_seqlens is not None:
+        return _cut_work(cell, lines[1], heads, width, reverse, cu_seqlens)
     if batch_sizes is not None:
         return _packed_work(cell, lines[0], heads, width, reverse, batch_sizes)
     batch, time = lines
@@ -87,6 +155,17 @@ def _packed_work(
     return work, (lengths, offsets)
 
 
+def _cut_work(
+    cell: Cell, steps: int, heads: int, width: int, reverse: bool, cu_seqlens: Tensor
+) -> tuple[Work, tuple[Tensor, ...]]:
+    ends, falls = (int(cu_seqlens[0]), int(cu_seqlens[-1])), bool((cu_seqlens[1:] < cu_seqlens[:-1]).any())
+    check_bounds(cell.name, cu_seqlens.shape, *ends, falls, steps)
+    lengths = cu_seqlens.diff()
+    time = int(lengths.max()) if len(lengths) else 0
+    work = (cell.code, len(lengths), time, heads, width, reverse, lengths.data_ptr(), 0, steps)
+    return work, (lengths,)
+
+
 def _rnn_fwd(
     cell_name: str,
     wx: Tensor,
@@ -98,16 +177,19 @@ def _rnn_fwd(
     batch_sizes: Tensor | None,
     all_states: bool,
     save: bool,
+    *more: Any,
 ) -> list[Tensor]:
     cell, lines, (_, heads, width) = CELLS[cell_name], wx.shape[:-3], wx.shape[-3:]
+    how = Options(*more) if more else PLAIN
     wx, r = unit_stride(wx), contiguous(r)
     b = None if b is None else contiguous(b)
     first = [contiguous(x) for x in state]
-    work, kept_alive = _work(cell, lines, heads, width, reverse, lengths, batch_sizes)
-    outputs = _forward_outputs(cell, wx, work[1], all_states, save)
+    work, kept_alive = _work(cell, lines, heads, width, reverse, lengths, batch_sizes, how)
+    outputs = _forward_outputs(cell, wx, work[1], all_states, save, how.checkpoint)
     count = len(cell.states)
     h, last, kept = outputs[0], outputs[1 : 1 + count], outputs[1 + count :]
-    rest = count - 1 if kept else 0
+    by_chunks = save and how.checkpoint > 0
+    rest = count - 1 if all_states or (save and not by_chunks) else 0
     _FORWARD[wx.dtype](
         work,
         steps(wx),
@@ -116,7 +198,8 @@ def _rnn_fwd(
         tuple([x.data_ptr() for x in first]),
         tuple([x.data_ptr() for x in last]),
         (state_steps(h), *[state_steps(x) for x in kept[:rest]]),
-        steps(kept[rest]) if save and cell.saved else (),
+        steps(kept[rest]) if save and cell.saved and not by_chunks else (),
+        (how.checkpoint, *[x.data_ptr() for x in kept[rest:]]) if by_chunks else (),
     )
     del kept_alive
     return outputs
@@ -143,20 +226,25 @@ def _rnn_bwd(
     need_r: bool,
     need_b: bool,
     need_state: bool,
+    *more: Any,
 ) -> list[Tensor]:
     cell, h, r = CELLS[cell_name], states[0], contiguous(r)
+    how = Options(*more[:5]) if more else PLAIN
+    wx, b = (*more[5:], None, None)[:2]  # torch leaves out trailing arguments that have their default
+    by_chunks = how.checkpoint > 0
     first = [contiguous(x) for x in state]
     final = [None if x is None else contiguous(x) for x in dlast]
-    work, kept_alive = _work(cell, h.shape[:-2], h.shape[-2], h.shape[-1], reverse, lengths, batch_sizes)
+    work, kept_alive = _work(cell, h.shape[:-2], h.shape[-2], h.shape[-1], reverse, lengths, batch_sizes, how)
     outputs = _backward_outputs(cell, h, r, work[1], need_r, need_b, need_state)
     dq = empty_steps(h, h.shape) if cell.name == "gru" else None
     copies: list[Tensor] = []
+    wx, b = None if wx is None else unit_stride(wx), None if b is None else contiguous(b)
     _BACKWARD[h.dtype](
         work,
         r.data_ptr(),
         tuple([x.data_ptr() for x in first]),
         tuple([state_steps(x) for x in states]),
-        steps(saved[0]) if saved else (),
+        steps(saved[0]) if saved and not by_chunks else (),
         tuple([_optional_steps(x, copies) for x in dstates]),
         tuple([0 if x is None else x.data_ptr() for x in final]),
         steps(outputs[0]),
@@ -164,6 +252,9 @@ def _rnn_bwd(
         tuple([x.data_ptr() for x in outputs[-len(cell.states) :]]) if need_state else (),
         outputs[1 + need_r].data_ptr() if need_b else 0,
         outputs[1].data_ptr() if need_r else 0,
+        (how.checkpoint, *[x.data_ptr() for x in saved]) if by_chunks else (),
+        () if wx is None else steps(wx),
+        0 if b is None else b.data_ptr(),
     )
     del kept_alive, copies
     return outputs
@@ -180,8 +271,11 @@ def _rnn_fwd_fake(
     batch_sizes: Tensor | None,
     all_states: bool,
     save: bool,
+    *more: Any,
 ) -> list[Tensor]:
-    return _forward_outputs(CELLS[cell_name], wx, _fake_batch(wx, state, batch_sizes), all_states, save)
+    how = Options(*more)
+    batch = _fake_batch(wx, state, batch_sizes, how)
+    return _forward_outputs(CELLS[cell_name], wx, batch, all_states, save, how.checkpoint)
 
 
 def _rnn_bwd_fake(
@@ -198,13 +292,16 @@ def _rnn_bwd_fake(
     need_r: bool,
     need_b: bool,
     need_state: bool,
+    *more: Any,
 ) -> list[Tensor]:
-    batch = _fake_batch(states[0], state, batch_sizes)
+    batch = _fake_batch(states[0], state, batch_sizes, Options(*more[:5]))
     return _backward_outputs(CELLS[cell_name], states[0], r, batch, need_r, need_b, need_state)
 
 
-def _fake_batch(lines: Tensor, state: Sequence[Tensor], batch_sizes: Tensor | None) -> int:
+def _fake_batch(lines: Tensor, state: Sequence[Tensor], batch_sizes: Tensor | None, how: Options) -> int:
     """Return B; of a packed batch it is known while tracing only from its initial state."""
+    if how.cu_seqlens is not None:
+        return how.cu_seqlens.shape[0] - 1
     if batch_sizes is None:
         return lines.shape[0]
     return state[0].shape[0] if state else int(torch.library.get_ctx().new_dynamic_size())
@@ -229,13 +326,14 @@ def rnn_fwd(
     batch_sizes: Tensor | None,
     all_states: bool,
     save: bool,
+    how: Options = PLAIN,
 ) -> list[Tensor]:
     """Run the op; on small dense tensors that nothing watches in one call, which takes a fraction of the time."""
-    if lengths is None and batch_sizes is None and unwatched():
+    if how is PLAIN and lengths is None and batch_sizes is None and unwatched():
         outputs = _core.rnn_fwd_tensors(cell.layout, wx, r, b, state, reverse, all_states, save)
         if outputs is not None:
             return outputs
-    return _longer_rnn_fwd(cell.name, wx, r, b, state, reverse, lengths, batch_sizes, all_states, save)
+    return _longer_rnn_fwd(cell.name, wx, r, b, state, reverse, lengths, batch_sizes, all_states, save, *how)
 
 
 def fits(cell: Cell, wx: Any, r: Any, b: Any, state: Any) -> bool:
@@ -260,12 +358,15 @@ def rnn_bwd(
     need_r: bool,
     need_b: bool,
     need_state: bool,
+    how: Options = PLAIN,
+    wx: Tensor | None = None,
+    b: Tensor | None = None,
 ) -> list[Tensor]:
-    """Run the op, in one call where :func:`rnn_fwd` would."""
-    if lengths is None and batch_sizes is None and unwatched():
+    """Run the op, in one call where :func:`rnn_fwd` would; wx and b are needed where ``how`` has a checkpoint."""
+    if how is PLAIN and lengths is None and batch_sizes is None and unwatched():
         needs = (need_r, need_b, need_state)
         gradients = _core.rnn_bwd_tensors(cell.layout, r, state, states, saved, dstates, dlast, reverse, *needs)
         if gradients is not None:
             return gradients
     given = (r, state, states, saved, dstates, dlast, reverse, lengths, batch_sizes)
-    return _longer_rnn_bwd(cell.name, *given, need_r, need_b, need_state)
+    return _longer_rnn_bwd(cell.name, *given, need_r, need_b, need_state, *how, wx, b)

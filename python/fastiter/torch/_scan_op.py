@@ -89,17 +89,18 @@ def carried(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype == torch.bfloat16 else dtype
 
 
-def _empty_last(x: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+def empty_last(x: Tensor, cu_seqlens: Tensor | None) -> Tensor:
+    """Return a place for the last states, or for the gradient of the first ones."""
     sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     return x.new_empty((sequences, *x.shape[2:]), dtype=carried(x.dtype))
 
 
-def _flat(x: Tensor) -> Tensor:
+def flat_steps(x: Tensor) -> Tensor:
     """Return (B, T, all numbers of a step), with these next to each other."""
     return unit_stride(x if x.dim() == 3 else x.flatten(2))
 
 
-def _lines(x: Tensor | None) -> Lines:
+def lines_of(x: Tensor | None) -> Lines:
     """Return address and strides of the axes B and T in elements of memory, 0 where there is one element."""
     if x is None:
         return ()
@@ -112,19 +113,28 @@ def _address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
 
+def check_cut(scan: Scan, x: Tensor, cut: Cut) -> None:
+    """Check the numbers of steps of the sequences, which were not known where the call was traced."""
+    _, _, lengths, cu_seqlens = cut
+    batch, time = x.shape[:2]
+    if cu_seqlens is not None:
+        falls = bool((cu_seqlens[1:] < cu_seqlens[:-1]).any())
+        check_bounds(scan.name, cu_seqlens.shape, int(cu_seqlens[0]), int(cu_seqlens[-1]), falls, time)
+    if lengths is not None:
+        least, most = (int(lengths.min()), int(lengths.max())) if batch else (0, 0)
+        check_lengths(scan.name, lengths.shape, least, most, batch, time)
+
+
 def _work(scan: Scan, x: Tensor, cut: Cut) -> tuple[tuple[Any, ...], tuple[Tensor | None, ...]]:
     """Return the kernels' description of the work on steps like those of ``x``, and the tensors that it points into."""
+    check_cut(scan, x, cut)
     reverse, reset, lengths, cu_seqlens = cut
     batch, time = x.shape[:2]
     sequences = batch
     if cu_seqlens is not None:
         cu_seqlens, sequences = cu_seqlens.contiguous(), len(cu_seqlens) - 1
-        falls = bool((cu_seqlens[1:] < cu_seqlens[:-1]).any())
-        check_bounds(scan.name, cu_seqlens.shape, int(cu_seqlens[0]), int(cu_seqlens[-1]), falls, time)
     if lengths is not None:
         lengths = lengths.contiguous()
-        least, most = (int(lengths.min()), int(lengths.max())) if batch else (0, 0)
-        check_lengths(scan.name, lengths.shape, least, most, batch, time)
     if reset is not None:
         reset = reset.contiguous()
     width = math.prod(x.shape[2:])
@@ -136,10 +146,10 @@ def _work(scan: Scan, x: Tensor, cut: Cut) -> tuple[tuple[Any, ...], tuple[Tenso
 
 def _forward_into(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut, h: Tensor) -> Tensor:
     work, kept_alive = _work(scan, x, cut)
-    a, flat = _flat(a), _flat(x)
+    a, flat = flat_steps(a), flat_steps(x)
     first = None if h0 is None else contiguous(h0)
-    last = _empty_last(x, cut[3])
-    scan.forward[x.dtype](*work, _lines(a), _lines(flat), _address(first), _lines(h), last.data_ptr())
+    last = empty_last(x, cut[3])
+    scan.forward[x.dtype](*work, lines_of(a), lines_of(flat), _address(first), lines_of(h), last.data_ptr())
     del kept_alive
     return last
 
@@ -150,14 +160,14 @@ def _forward(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut) -> l
 
 
 def _forward_out(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut, out: Tensor) -> Tensor:
-    if not _is_plain(out):
+    if not has_plain_steps(out):
         h, last = _forward(scan, a, x, h0, cut)
         out.copy_(h)
         return last
     return _forward_into(scan, a, x, h0, cut, out)
 
 
-def _is_plain(out: Tensor) -> bool:
+def has_plain_steps(out: Tensor) -> bool:
     """Say whether the numbers of a step lie next to each other."""
     expected = 1
     for size, stride in zip(out.shape[:1:-1], out.stride()[:1:-1], strict=True):
@@ -180,23 +190,23 @@ def _backward(
     need_h0: bool,
 ) -> list[Tensor]:
     work, kept_alive = _work(scan, h, cut)
-    factors, flat = _flat(a), _flat(h)
-    dh = None if dh is None else _flat(dh)
+    factors, flat = flat_steps(a), flat_steps(h)
+    dh = None if dh is None else flat_steps(dh)
     first = None if h0 is None else contiguous(h0)
     dlast = None if dlast is None else contiguous(dlast)
-    dfirst = _empty_last(h, cut[3])
+    dfirst = empty_last(h, cut[3])
     dx = empty_steps(h, h.shape) if need_x else None
     gradient, summed = _empty_factors_gradient(a, h) if need_a else (None, False)
     scan.backward[h.dtype](
         *work,
-        _lines(factors),
-        _lines(flat),
-        _lines(dh),
+        lines_of(factors),
+        lines_of(flat),
+        lines_of(dh),
         _address(first),
         _address(dlast),
-        _lines(dx),
-        () if summed else _lines(gradient),
-        _lines(gradient) if summed else (),
+        lines_of(dx),
+        () if summed else lines_of(gradient),
+        lines_of(gradient) if summed else (),
         dfirst.data_ptr(),
     )
     del kept_alive
@@ -224,7 +234,7 @@ def _forward_op(scan: Scan) -> Callable[..., list[Tensor]]:
         return _forward(scan, a, x, h0, cut)
 
     def fake(a: Tensor, x: Tensor, h0: Tensor | None, *cut: Any) -> list[Tensor]:
-        return [empty_steps(x, x.shape), _empty_last(x, cut[3])]
+        return [empty_steps(x, x.shape), empty_last(x, cut[3])]
 
     return _register(scan, "fwd", real, fake)
 
@@ -234,7 +244,7 @@ def _out_op(scan: Scan) -> Callable[..., Tensor]:
         return _forward_out(scan, a, x, h0, cut_and_out[:4], cut_and_out[4])
 
     def fake(a: Tensor, x: Tensor, h0: Tensor | None, *cut_and_out: Any) -> Tensor:
-        return _empty_last(x, cut_and_out[3])
+        return empty_last(x, cut_and_out[3])
 
     return _register(scan, "out", real, fake)
 
@@ -251,7 +261,7 @@ def _backward_op(scan: Scan) -> Callable[..., list[Tensor]]:
         need_x, need_a, need_h0 = cut_and_needs[4:]
         gradients = [empty_steps(h, h.shape)] if need_x else []
         gradients += [_empty_factors_gradient(a, h)[0].to(a.dtype)] if need_a else []
-        return gradients + ([_empty_last(h, cut_and_needs[3])] if need_h0 else [])
+        return gradients + ([empty_last(h, cut_and_needs[3])] if need_h0 else [])
 
     return _register(scan, "bwd", real, fake)
 

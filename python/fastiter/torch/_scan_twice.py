@@ -65,13 +65,17 @@ class _Ends:
         else:
             stop = torch.full((batch,), time) if lengths is None else lengths
             start, row = torch.zeros_like(stop), torch.arange(batch)
-        (self.sequences,) = torch.nonzero(stop > start, as_tuple=True)
-        self.rows = row[self.sequences]
-        ends = (start[self.sequences], stop[self.sequences] - 1)
-        self.first, self.last = ends[::-1] if self.reverse else ends
-        steps = torch.arange(time)
-        self.valid = (steps < stop[:, None]) if cu_seqlens is None else torch.ones(1, time, dtype=torch.bool)
+        # Found on the CPU, where the lengths are: only indices go to a GPU.
+        (having,) = torch.nonzero(stop > start, as_tuple=True)
         self.count = len(stop)
+        ends = (start[having], stop[having] - 1)
+        first, last = ends[::-1] if self.reverse else ends
+        self.sequences, self.rows, self.first, self.last, stop = (
+            x.to(h.device) for x in (having, row[having], first, last, stop)
+        )
+        steps = torch.arange(time, device=h.device)
+        one_row = torch.ones(1, time, dtype=torch.bool, device=h.device)
+        self.valid = one_row if cu_seqlens is not None else steps < stop[:, None]
 
     def from_before(self, x: Tensor) -> Tensor:
         """Move every step to the place of the one after it."""
@@ -99,7 +103,7 @@ def _adjoint(scan: Scan, a: Tensor) -> Tensor:
 
 
 def _identity(scan: Scan, a: Tensor) -> Tensor:
-    return torch.eye(a.shape[-1], dtype=a.dtype) if scan.blocks else a.new_ones(())
+    return torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) if scan.blocks else a.new_ones(())
 
 
 def _outer(scan: Scan, l: Tensor, before: Tensor) -> Tensor:

@@ -21,8 +21,9 @@ from .._delta import (
     plan,
 )
 from .._rnn import kind
+from . import _delta_gpu as _delta_gpu  # the ops of CUDA tensors
 from ._delta_op import delta_bwd, delta_fwd
-from ._op import check_tensors, checked_integers, checked_lengths, differentiable_once
+from ._op import CPU_AND_CUDA, check_tensors, checked_integers, checked_lengths, differentiable_once
 
 
 def delta_scan(
@@ -60,11 +61,11 @@ def delta_scan(
     function = "delta_scan"
     optional = [(name, x) for name, x in (("h0", h0), ("decay", decay)) if x is not None]
     names, tensors = ("q", "k", "v", "beta", *dict(optional)), (q, k, v, beta, *dict(optional).values())
-    check_tensors(function, names, tensors)
+    check_tensors(function, names, tensors, devices=CPU_AND_CUDA)
     sizes = check_shapes(function, q.shape, k.shape, v.shape, beta.shape, None if decay is None else decay.shape)
     plan(function, method, chunk, sizes.factors)
     check_exclusive(function, lengths, cu_seqlens)
-    flags = None if reset is None else _checked_reset(function, sizes, reset)
+    flags = None if reset is None else _checked_reset(function, sizes, reset, q.device)
     whole = None if lengths is None else checked_lengths(function, lengths, sizes.batch, sizes.time)
     bounds = None if cu_seqlens is None else _checked_bounds(function, sizes, cu_seqlens)
     rows = sizes.batch if bounds is None else bounds.shape[0] - 1
@@ -77,14 +78,14 @@ def delta_scan(
     return o, last
 
 
-def _checked_reset(function: str, sizes: Sizes, reset: object) -> Tensor:
+def _checked_reset(function: str, sizes: Sizes, reset: object, device: torch.device) -> Tensor:
     if not isinstance(reset, Tensor):
         raise TypeError(f"{function}: reset must be a bool tensor, got {kind(reset)}")
     if reset.dtype != torch.bool or reset.layout != torch.strided:
         got = f"dtype {reset.dtype}" if reset.dtype != torch.bool else f"layout {reset.layout}"
         raise TypeError(f"{function}: reset must be a bool tensor, got {got}")
-    if not reset.is_cpu:
-        raise BackendError(f"{function}: reset must be on the CPU, got device {reset.device}")
+    if reset.device != device:
+        raise BackendError(f"{function}: reset must be on device {device} like q, got {reset.device}")
     check_reset(function, reset.shape, sizes)
     return reset
 

@@ -14,7 +14,7 @@ from .._backend import BackendError
 from .._rnn import kind
 from ..quant import Error, range_of
 from ..quant._formats import Format
-from ._op import check_tensors
+from ._op import CPU_AND_CUDA, check_tensors
 from ._quant_analysis import Calibration, calibrate, error, pack, unpack
 from ._quant_arguments import (
     Rng,
@@ -113,7 +113,7 @@ def quantize(
     ([0.3125, -1.25, 7.9375], [1.0, 1.0, 0.0])
     """
     text = text_of("quantize", fmt)
-    check_tensors("quantize", ("x",), (x,), FLOATS)
+    check_tensors("quantize", ("x",), (x,), FLOATS, CPU_AND_CUDA)
     factor = checked_scale("quantize", x, text, scale, axis)
     how = how_to("quantize", x, text, zero_point, axis, rng, nan, ste)
     return apply(x, factor, how)
@@ -142,7 +142,7 @@ def encode(
     (tensor([  5, -20, 127], dtype=torch.int8), tensor([ 0.3125, -1.2500,  7.9375]))
     """
     text = text_of("encode", fmt)
-    check_tensors("encode", ("x",), (x,), FLOATS)
+    check_tensors("encode", ("x",), (x,), FLOATS, CPU_AND_CUDA)
     factor = checked_scale("encode", x, text, scale, axis)
     how = how_to("encode", x, text, zero_point, axis, rng, nan, "clip", can_keep=facts(text).has_nan)
     with torch.no_grad():
@@ -179,13 +179,15 @@ def decode(
         raise TypeError(f"decode: codes must be a torch.Tensor of integers, got {kind(elements)}")
     if elements.is_floating_point() or elements.is_complex() or elements.dtype == torch.bool:
         raise TypeError(f"decode: codes must be a torch.Tensor of integers, got dtype {elements.dtype}")
-    if elements.device.type not in ("cpu", "meta"):
-        raise BackendError(f"decode: codes must be on the CPU, got device {elements.device}")
+    if elements.device.type not in CPU_AND_CUDA:
+        raise BackendError(f"decode: codes must be on the CPU or a CUDA device, got device {elements.device}")
+    if shared is not None and shared.device != elements.device:
+        raise BackendError(f"decode: scales must be on {elements.device} like codes, got device {shared.device}")
     if dtype not in (None, torch.float32, torch.float64):
         raise TypeError(f"decode: dtype must be torch.float32 or torch.float64, got {dtype}")
     wide = dtype or (torch.float32 if known.block or known.fits_float32 else torch.float64)
-    factor = None if scale is None else number_or_tensor("decode", "scale", scale, floats=True)
-    zero = None if zero_point is None else number_or_tensor("decode", "zero_point", zero_point, floats=False)
+    factor = None if scale is None else number_or_tensor("decode", "scale", scale, elements, floats=True)
+    zero = None if zero_point is None else number_or_tensor("decode", "zero_point", zero_point, elements, floats=False)
     with torch.no_grad():
         return decode_op(elements, shared, text, factor, zero, wide)
 
@@ -324,7 +326,7 @@ def pact(x: Tensor, alpha: Tensor, width: int, *, rounding: str = "RND_CONV", rn
     checked_with_parameter("pact", x, "alpha", alpha, 1.0)
     if alpha.numel() != 1:
         raise ValueError(f"pact: alpha must be one number, got shape {tuple(alpha.shape)}")
-    result: Tensor = Pact.apply(x, alpha, text, 2**width - 1, checked_seed("pact", rng))
+    result: Tensor = Pact.apply(x, alpha, text, 2**width - 1, checked_seed("pact", rng, x))
     return result
 
 
@@ -350,11 +352,11 @@ def quantize_gradient(
     [0.5, 6.0]
     """
     text = text_of("quantize_gradient", fmt)
-    check_tensors("quantize_gradient", ("x",), (x,), FLOATS)
+    check_tensors("quantize_gradient", ("x",), (x,), FLOATS, CPU_AND_CUDA)
     given = None if isinstance(scale, str) else checked_scale("quantize_gradient", x, text, scale, axis)
     if isinstance(scale, str):
         checked_amax("quantize_gradient", scale)
-    seed = checked_seed("quantize_gradient", rng)
+    seed = checked_seed("quantize_gradient", rng, x)
     if seed is None and facts(text).stochastic:
         raise ValueError("quantize_gradient: rng must be a seed or a generator for stochastic rounding, got None")
     result: Tensor = RoundedGradient.apply(x, text, given, isinstance(scale, str), axis, seed)

@@ -11,7 +11,8 @@ from torch import Tensor
 from .._rnn import kind
 from .._solution import Solution
 from ..relax import _vectors
-from ._op import check_tensors, checked_integers, differentiable_once
+from . import _relax_gpu_op  # noqa: F401 as it registers the ops for CUDA
+from ._op import CPU_AND_CUDA, check_tensors, checked_integers, differentiable_once
 from ._relax_op import REASONS, relax_sweeps, relax_sweeps_bwd, rows, transposed
 from ._relax_op import relax_solve as _relax_solve
 
@@ -50,6 +51,9 @@ def relax_solve(
     method, omega, order
         As for :class:`fastiter.relax.Relaxation`: "jacobi", "gauss_seidel", "sor" or "ssor".
 
+    The pattern is on the CPU. A_values, b and x0 may be on a GPU, for "jacobi" or in the orders "color" and
+    "red-black"; the host then waits once a check.
+
     Returns
     -------
     Solution
@@ -74,7 +78,9 @@ def relax_solve(
     """
     function = "relax_solve"
     crow, col = _checked(function, A_values, pattern, method, order)
-    check_tensors(function, ("A_values", "b", *(() if x0 is None else ("x0",))), _given(A_values, b, x0), DTYPES)
+    check_tensors(
+        function, ("A_values", "b", *(() if x0 is None else ("x0",))), _given(A_values, b, x0), DTYPES, CPU_AND_CUDA
+    )
     _check_shapes(function, crow, b, x0, "x0")
     factor = _vectors.positive(function, "omega", omega, zero=False)
     limits = (_vectors.positive(function, "rtol", rtol), _vectors.positive(function, "atol", atol))
@@ -135,7 +141,8 @@ class _Solve(torch.autograd.Function):
             )
         dvalues = None
         if ctx.needs_input_grad[0]:
-            product = l[rows(crow, col)] * x[col].conj()
+            row, column = (index.to(l.device, non_blocking=True) for index in (rows(crow, col), col))
+            product = l[row] * x[column].conj()
             dvalues = -(product if product.dim() == 1 else product.sum(dim=1))
         return dvalues, None, None, l if ctx.needs_input_grad[3] else None, None, None
 
@@ -154,7 +161,8 @@ def sweeps(
     """x after k sweeps from x, differentiable in x, b, A_values and omega by the sweeps in reverse.
 
     Arguments are those of :func:`relax_solve`; omega may be a tensor of one number. ``"gauss_seidel"`` is "sor" with
-    omega = 1. All k iterates are kept. Differentiating twice is refused with an error.
+    omega = 1. All k iterates are kept. Differentiating twice is refused with an error. On a GPU nothing waits, so
+    values (a zero on the diagonal) and an omega that is on the GPU are not checked.
 
     Examples
     --------
@@ -170,7 +178,7 @@ def sweeps(
     """
     function = "sweeps"
     crow, col = _checked(function, A_values, pattern, method, order)
-    check_tensors(function, ("x", "b", "A_values"), (x, b, A_values), DTYPES)
+    check_tensors(function, ("x", "b", "A_values"), (x, b, A_values), DTYPES, CPU_AND_CUDA)
     _check_shapes(function, crow, b, x, "x")
     count = _vectors.count(function, "k", k)
     if not isinstance(omega, Tensor):
@@ -204,7 +212,8 @@ class _Sweeps(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         values, crow, col, omega, iterates = ctx.saved_tensors
         dx, db, dvalues, domega = relax_sweeps_bwd(values, crow, col, omega, iterates, g, *ctx.how)
-        return dvalues, None, None, dx, db, domega, None, None, None
+        own_domega = domega.to(omega.device) if ctx.needs_input_grad[5] else None  # waits only where it is wanted
+        return dvalues, None, None, dx, db, own_domega, None, None, None
 
 
 def _checked(function: str, values: Any, pattern: Any, method: object, order: object) -> tuple[Tensor, Tensor]:
@@ -218,7 +227,7 @@ def _checked(function: str, values: Any, pattern: Any, method: object, order: ob
     if not isinstance(pattern, (tuple, list)) or len(pattern) != 2:
         raise TypeError(f"{function}: pattern must be a pair (crow, col), got {kind(pattern)}")
     crow, col = (checked_integers(function, name, x) for name, x in zip(("crow", "col"), pattern, strict=True))
-    check_tensors(function, ("A_values",), (values,), DTYPES)
+    check_tensors(function, ("A_values",), (values,), DTYPES, CPU_AND_CUDA)
     if crow.dim() != 1 or crow.shape[0] == 0:
         raise ValueError(f"{function}: crow must have shape (n + 1,), got {tuple(crow.shape)}")
     if values.dim() != 1 or col.shape != values.shape:

@@ -9,11 +9,32 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .._rnn import CELLS, Cell, check_flag, check_shapes, check_state, elman_cell
-from ._op import check_tensors, checked_lengths, differentiable_once
-from ._rnn_op import fits, rnn_bwd, rnn_fwd
+from .._rnn import (
+    CELLS,
+    Cell,
+    check_flag,
+    check_shapes,
+    check_state,
+    checked_bound,
+    checked_checkpoint,
+    elman_cell,
+)
+from .._scan import check_packing
+from . import _rnn_gpu as _rnn_gpu  # registers what runs on a GPU
+from ._op import (
+    CPU_AND_CUDA,
+    FLOATS,
+    GPU_FLOATS,
+    check_reset,
+    check_tensors,
+    checked_bounds,
+    checked_lengths,
+    differentiable_once,
+)
+from ._rnn_op import PLAIN, Options, fits, options, rnn_bwd, rnn_fwd
 
 States: TypeAlias = tuple[Tensor, ...]
+Integers: TypeAlias = "Tensor | Sequence[int]"
 Result: TypeAlias = "tuple[Tensor, States] | tuple[Tensor, States, States]"
 
 
@@ -24,14 +45,29 @@ def lstm(
     state: Sequence[Tensor] | None = None,
     *,
     reverse: bool = False,
-    lengths: Tensor | Sequence[int] | None = None,
+    lengths: Integers | None = None,
     return_all_states: bool = False,
+    cu_seqlens: Integers | None = None,
+    reset: Tensor | None = None,
+    checkpoint: int | None = None,
+    clip_grad: float | None = None,
+    clip_state: float | None = None,
 ) -> Result:
     """c[t] = f c[t-1] + i g, h[t] = o tanh(c[t]): :func:`fastiter.lstm` on tensors.
 
     Differentiable in wx, r, b and the state, with gradients from h, from the final states and from all states when they
     are returned. Differentiating twice is refused with an error. Shapes, order of the gates and errors are those of
     :func:`fastiter.lstm`.
+
+    Parameters
+    ----------
+    wx, r, b, state, reverse, lengths, return_all_states, cu_seqlens, reset, clip_state
+        As for :func:`fastiter.lstm`.
+    checkpoint : int, optional
+        Keep the states of every ``checkpoint``-th step for the backward pass, which computes the gates again, to the
+        same bits, instead of those and the gates of all steps. Not together with cu_seqlens.
+    clip_grad : float, optional
+        What a step passes back to the h before it is held in [-clip_grad, clip_grad], element by element.
 
     Examples
     --------
@@ -44,7 +80,8 @@ def lstm(
     >>> torch.allclose(h.squeeze(2).transpose(0, 1), layer(x)[0], atol=1e-6)
     True
     """
-    return _run("lstm", "lstm", wx, r, b, state, reverse, lengths, return_all_states)
+    asked = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
+    return _run("lstm", "lstm", wx, r, b, state, reverse, lengths, return_all_states, asked)
 
 
 def gru(
@@ -54,11 +91,17 @@ def gru(
     state: Sequence[Tensor] | None = None,
     *,
     reverse: bool = False,
-    lengths: Tensor | Sequence[int] | None = None,
+    lengths: Integers | None = None,
     return_all_states: bool = False,
+    cu_seqlens: Integers | None = None,
+    reset: Tensor | None = None,
+    checkpoint: int | None = None,
+    clip_grad: float | None = None,
+    clip_state: float | None = None,
 ) -> Result:
     """h[t] = (1 - z) n + z h[t-1]: :func:`fastiter.gru` on tensors, differentiable as :func:`lstm` is."""
-    return _run("gru", "gru", wx, r, b, state, reverse, lengths, return_all_states)
+    asked = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
+    return _run("gru", "gru", wx, r, b, state, reverse, lengths, return_all_states, asked)
 
 
 def elman(
@@ -69,11 +112,17 @@ def elman(
     *,
     activation: Literal["tanh", "relu"] = "tanh",
     reverse: bool = False,
-    lengths: Tensor | Sequence[int] | None = None,
+    lengths: Integers | None = None,
     return_all_states: bool = False,
+    cu_seqlens: Integers | None = None,
+    reset: Tensor | None = None,
+    checkpoint: int | None = None,
+    clip_grad: float | None = None,
+    clip_state: float | None = None,
 ) -> Result:
     """h[t] = tanh(wx[t] + r h[t-1] + b) or max(., 0): :func:`fastiter.elman` on tensors, differentiable as the LSTM."""
-    return _run("elman", elman_cell(activation), wx, r, b, state, reverse, lengths, return_all_states)
+    asked = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
+    return _run("elman", elman_cell(activation), wx, r, b, state, reverse, lengths, return_all_states, asked)
 
 
 def slstm(
@@ -83,14 +132,20 @@ def slstm(
     state: Sequence[Tensor] | None = None,
     *,
     reverse: bool = False,
-    lengths: Tensor | Sequence[int] | None = None,
+    lengths: Integers | None = None,
     return_all_states: bool = False,
+    cu_seqlens: Integers | None = None,
+    reset: Tensor | None = None,
+    checkpoint: int | None = None,
+    clip_grad: float | None = None,
+    clip_state: float | None = None,
 ) -> Result:
     """h[t] = o c[t] / n[t]: :func:`fastiter.slstm` on tensors, differentiable as :func:`lstm` is.
 
     The gradients go through the stabiliser m too, so they are right also for losses on c, n and m.
     """
-    return _run("slstm", "slstm", wx, r, b, state, reverse, lengths, return_all_states)
+    asked = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
+    return _run("slstm", "slstm", wx, r, b, state, reverse, lengths, return_all_states, asked)
 
 
 def packed(
@@ -143,14 +198,21 @@ def _check_tensors(
         check_state(function, cell, state)
     bias = () if b is None else (b,)
     names = ("wx", "r", "b", *cell.state_names) if bias else ("wx", "r", *cell.state_names)
-    check_tensors(function, names, (wx, r, *bias, *(state or ())))
+    dtypes = GPU_FLOATS if isinstance(wx, Tensor) and wx.is_cuda else FLOATS
+    check_tensors(function, names, (wx, r, *bias, *(state or ())), dtypes, CPU_AND_CUDA)
 
 
 def _check_shapes(
-    function: str, cell: Cell, wx: tuple[int, ...], r: Tensor, b: Tensor | None, state: Sequence[Tensor] | None
+    function: str,
+    cell: Cell,
+    wx: tuple[int, ...],
+    r: Tensor,
+    b: Tensor | None,
+    state: Sequence[Tensor] | None,
+    sequences: int | None = None,
 ) -> tuple[int, int, int, int]:
     shapes = None if state is None else [part.shape for part in state]
-    return check_shapes(function, cell, wx, r.shape, None if b is None else b.shape, shapes)
+    return check_shapes(function, cell, wx, r.shape, None if b is None else b.shape, shapes, sequences)
 
 
 def _run(
@@ -161,19 +223,56 @@ def _run(
     b: Tensor | None,
     state: Sequence[Tensor] | None,
     reverse: bool,
-    lengths: Tensor | Sequence[int] | None,
+    lengths: Integers | None,
     return_all_states: bool,
+    asked: tuple[Any, ...],
 ) -> Result:
-    cell = CELLS[cell_name]
+    cell, how = CELLS[cell_name], PLAIN
     check_flag(function, "reverse", reverse)
     check_flag(function, "return_all_states", return_all_states)
     whole = None
-    if lengths is not None or not fits(cell, wx, r, b, state):
+    cu_seqlens, reset, clip_state, clip_grad, checkpoint = asked
+    is_plain = cu_seqlens is None and reset is None and clip_state is None and clip_grad is None and checkpoint is None
+    if not is_plain or lengths is not None or not fits(cell, wx, r, b, state):
         _check_tensors(function, cell, wx, r, b, state)
-        batch, time, _, _ = _check_shapes(function, cell, wx.shape, r, b, state)
+        if wx.dim() != 5:
+            _check_shapes(function, cell, wx.shape, r, b, state)
+        how, sequences = _checked_options(function, wx, lengths, *asked)
+        batch, time, _, _ = _check_shapes(function, cell, wx.shape, r, b, state, sequences)
         whole = None if lengths is None else checked_lengths(function, lengths, batch, time)
-    h, last, states = _apply(cell, wx, r, b, state, reverse, whole, None, return_all_states)
+    h, last, states = _apply(cell, wx, r, b, state, reverse, whole, None, return_all_states, how)
     return (h, last, states) if return_all_states else (h, last)
+
+
+def _checked_options(
+    function: str,
+    wx: Tensor,
+    lengths: Integers | None,
+    cu_seqlens: Integers | None,
+    reset: Tensor | None,
+    clip_state: float | None,
+    clip_grad: float | None,
+    checkpoint: int | None,
+) -> tuple[Options, int | None]:
+    """Return the options, and the number of sequences where ``cu_seqlens`` says it."""
+    batch, time = wx.shape[:2]
+    if reset is not None:
+        check_reset(function, reset, wx, batch, time)
+    every = checked_checkpoint(function, checkpoint)
+    bounds = sequences = None
+    if cu_seqlens is not None:
+        check_packing(function, batch, lengths, "wx")
+        if every:
+            raise ValueError(
+                f"{function}: checkpoint must be None where cu_seqlens is given, as chunks of time are those of padded "
+                f"rows, got {checkpoint}"
+            )
+        bounds = checked_bounds(function, cu_seqlens, time)
+        sequences = bounds.shape[0] - 1
+    bound_h, bound_dh = (
+        checked_bound(function, name, bound) for name, bound in (("clip_state", clip_state), ("clip_grad", clip_grad))
+    )
+    return options(bounds, reset, bound_h, bound_dh, every), sequences
 
 
 def _apply(
@@ -186,14 +285,15 @@ def _apply(
     lengths: Tensor | None,
     batch_sizes: Tensor | None,
     all_states: bool,
+    how: Options = PLAIN,
 ) -> tuple[Tensor, States, States]:
     """Return h, the final states, and all states (h alone where they are not wanted)."""
     first = () if state is None else tuple(state)
     # In forward mode the autograd function is called for its refusal.
     if (torch.is_grad_enabled() and _any_requires_grad(wx, r, b, first)) or forward_ad._current_level >= 0:
-        outputs = _Recurrence.apply(cell, reverse, lengths, batch_sizes, all_states, wx, r, b, *first)
+        outputs = _Recurrence.apply(cell, reverse, lengths, batch_sizes, all_states, *how, wx, r, b, *first)
     else:
-        outputs = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, False)
+        outputs = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, False, how)
     h, count = outputs[0], len(cell.states)
     return h, tuple(outputs[1 : 1 + count]), (h, *outputs[1 + count :]) if all_states else (h,)
 
@@ -215,35 +315,45 @@ class _Recurrence(torch.autograd.Function):
         lengths: Tensor | None,
         batch_sizes: Tensor | None,
         all_states: bool,
+        cu_seqlens: Tensor | None,
+        reset: Tensor | None,
+        clip_state: float | None,
+        clip_grad: float | None,
+        checkpoint: int,
         wx: Tensor,
         r: Tensor,
         b: Tensor | None,
         *first: Tensor,
     ) -> tuple[Tensor, ...]:
-        outputs = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, True)
+        how = options(cu_seqlens, reset, clip_state, clip_grad, checkpoint)
+        outputs = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, True, how)
         count = len(cell.states)
-        h, kept = outputs[0], outputs[1 + count :]
-        ctx.save_for_backward(r, lengths, batch_sizes, h, *kept, *first)
-        ctx.cell, ctx.reverse, ctx.kept = cell, reverse, len(kept)
+        # With a checkpoint the states of all steps but h are not kept, even where they are returned.
+        h, kept = outputs[0], outputs[-count:] if checkpoint else outputs[1 + count :]
+        again = (wx, b) if checkpoint else (None, None)
+        ctx.save_for_backward(r, lengths, batch_sizes, cu_seqlens, reset, *again, h, *kept, *first)
+        ctx.cell, ctx.reverse, ctx.kept, ctx.rest = cell, reverse, len(kept), how[2:]
         ctx.set_materialize_grads(False)
         return tuple(outputs[: 2 * count if all_states else 1 + count])
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, dh: Tensor | None, *dothers: Tensor | None) -> tuple[Tensor | None, ...]:
-        r, lengths, batch_sizes, h, *others = ctx.saved_tensors
+        r, lengths, batch_sizes, cu_seqlens, reset, wx, b, h, *others = ctx.saved_tensors
         kept, first, count = others[: ctx.kept], others[ctx.kept :], len(ctx.cell.states)
         dlast, drest = dothers[:count], dothers[count:]
-        needs = ctx.needs_input_grad[5:]
+        needs = ctx.needs_input_grad[10:]
         if dh is None and all(x is None for x in dothers):
-            return (None,) * (5 + len(needs))
+            return (None,) * (10 + len(needs))
         need_r, need_b, need_first = needs[1], needs[2], any(needs[3:])
+        how = options(cu_seqlens, reset, *ctx.rest)
+        others_kept = 0 if how.checkpoint else count - 1
         dwx, *gradients = rnn_bwd(
             ctx.cell,
             r,
             first,
-            [h, *kept[: count - 1]],
-            kept[count - 1 :],
+            [h, *kept[:others_kept]],
+            kept[others_kept:],
             [dh, *drest],
             dlast,
             ctx.reverse,
@@ -252,7 +362,10 @@ class _Recurrence(torch.autograd.Function):
             need_r,
             need_b,
             need_first,
+            how,
+            wx,
+            b,
         )
         dr = gradients.pop(0) if need_r else None
         db = gradients.pop(0) if need_b else None
-        return (None, None, None, None, None, dwx, dr, db, *(gradients if need_first else [None] * len(first)))
+        return (*[None] * 10, dwx, dr, db, *(gradients if need_first else [None] * len(first)))

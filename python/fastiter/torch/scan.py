@@ -15,15 +15,13 @@ from .._check import overlaps_itself
 from .._rnn import check_flag
 from .._scan import (
     check_block_shapes,
-    check_bounds,
-    check_bounds_shape,
     check_first,
     check_linear_shapes,
     check_packing,
-    check_reset_shape,
 )
+from . import _scan_gpu as _scan_gpu  # the ops of CUDA tensors
 from . import _scan_twice
-from ._op import check_tensors, checked_integers, checked_lengths, unwatched
+from ._op import CPU_AND_CUDA, check_reset, check_tensors, checked_bounds, checked_lengths, unwatched
 from ._scan_op import BLOCK, LINEAR, Cut, Scan, carried, scan_bwd, scan_fwd, scan_out
 
 Integers: TypeAlias = "Tensor | Sequence[int]"
@@ -99,7 +97,7 @@ def _run(
 ) -> tuple[Tensor, Tensor]:
     function = scan.name
     check_flag(function, "reverse", reverse)
-    check_tensors(function, ("x", scan.factors), (x, a), scan.dtypes)
+    check_tensors(function, ("x", scan.factors), (x, a), scan.dtypes, CPU_AND_CUDA)
     (check_block_shapes if scan.blocks else check_linear_shapes)(function, a.shape, x.shape)
     cut = _checked_cut(function, x, reverse, reset, lengths, cu_seqlens)
     if h0 is not None:
@@ -122,29 +120,16 @@ def _checked_cut(
 ) -> Cut:
     batch, time = x.shape[:2]
     if reset is not None:
-        if not isinstance(reset, Tensor):
-            raise TypeError(f"{function}: reset must be a torch.Tensor of bool, got {type(reset).__qualname__}")
-        if reset.dtype != torch.bool:
-            raise TypeError(f"{function}: reset must be a torch.Tensor of bool, got dtype {reset.dtype}")
-        if reset.device != x.device or reset.layout != torch.strided:
-            raise BackendError(
-                f"{function}: reset must be dense and on device {x.device} like x, got {reset.layout} on {reset.device}"
-            )
-        check_reset_shape(function, reset.shape, batch, time)
+        check_reset(function, reset, x, batch, time)
     if cu_seqlens is not None:
         check_packing(function, batch, lengths)
-        bounds = checked_integers(function, "cu_seqlens", cu_seqlens)
-        check_bounds_shape(function, bounds.shape)
-        if not is_compiling():
-            falls = bool((bounds[1:] < bounds[:-1]).any())
-            check_bounds(function, bounds.shape, int(bounds[0]), int(bounds[-1]), falls, time)
-        return reverse, reset, None, bounds
+        return reverse, reset, None, checked_bounds(function, cu_seqlens, time)
     return reverse, reset, None if lengths is None else checked_lengths(function, lengths, batch, time), None
 
 
 def _check_h0(scan: Scan, h0: Tensor, x: Tensor, cut: Cut) -> None:
     dtype = carried(x.dtype)
-    check_tensors(scan.name, ("h0",), (h0,), scan.dtypes)
+    check_tensors(scan.name, ("h0",), (h0,), scan.dtypes, CPU_AND_CUDA)
     if h0.dtype != dtype:
         raise TypeError(f"{scan.name}: h0 must have dtype {dtype} to go with {x.dtype} x, got {h0.dtype}")
     if h0.device != x.device:
@@ -156,7 +141,7 @@ def _check_h0(scan: Scan, h0: Tensor, x: Tensor, cut: Cut) -> None:
 
 def _check_out(scan: Scan, out: Tensor, x: Tensor, given: Sequence[tuple[str, Tensor]]) -> None:
     function = scan.name
-    check_tensors(function, ("x", "out"), (x, out), scan.dtypes)
+    check_tensors(function, ("x", "out"), (x, out), scan.dtypes, CPU_AND_CUDA)
     if out.shape != x.shape:
         raise ValueError(f"{function}: out must have shape {tuple(x.shape)}, got {tuple(out.shape)}")
     if torch.is_grad_enabled() and any(y.requires_grad for _, y in [*given, ("out", out)]):

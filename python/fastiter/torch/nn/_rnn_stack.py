@@ -18,6 +18,7 @@ from ..._backend import BackendError
 from ..._rnn import CELLS as ALL_CELLS
 from ..._rnn import Cell
 from .._linear import linear
+from .._op import FLOATS, GPU_FLOATS
 from ._rnn_layer import Direction, Parameters, State, layer
 
 CELLS = {  # by RNNBase.mode
@@ -181,11 +182,13 @@ def _checked_input(module: RNNBase, weight: Tensor, x: Tensor, dims: tuple[int, 
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: input must be a Tensor or a PackedSequence, got {type(x).__name__}")
     for what, tensor in (("input", x), ("parameters", weight)):
-        if not tensor.is_cpu and tensor.device.type != "cpu":
-            reason = "must be on the CPU, the only device with kernels so far"
-            raise BackendError(f"{name}: {what} {reason}, got {tensor.device}")
-    if weight.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"{name}: parameters must be float32 or float64, got {_dtype(weight)}")
+        if not tensor.is_cpu and tensor.device.type not in ("cpu", "cuda"):
+            raise BackendError(f"{name}: {what} must be on the CPU or a CUDA device, got {tensor.device}")
+    if x.device != weight.device:
+        raise BackendError(f"{name}: input must be on {weight.device} like the parameters, got {x.device}")
+    if weight.dtype not in (GPU_FLOATS if weight.is_cuda else FLOATS):
+        more = ", bfloat16, float16" if weight.is_cuda else ""
+        raise TypeError(f"{name}: parameters must be float32 or float64{more}, got {_dtype(weight)}")
     x = _cast(x, weight)
     if x.dtype != weight.dtype:
         raise ValueError(f"{name}: input must be {_dtype(weight)} like the parameters, got {_dtype(x)}")
@@ -228,7 +231,7 @@ def checked_states(module: RNNBase, cell: Cell, hx: Any, weight: Tensor, batch: 
 
 def _cast(x: Tensor, weight: Tensor) -> Tensor:
     # Under autocast torch.nn accepts any mixture of floats; here the parameters' dtype is the one computed in.
-    if x.dtype != weight.dtype and x.is_floating_point() and torch.is_autocast_enabled("cpu"):
+    if x.dtype != weight.dtype and x.is_floating_point() and torch.is_autocast_enabled(weight.device.type):
         return x.to(weight.dtype)
     return x
 

@@ -1,0 +1,34 @@
+"""What was measured on a card, as Markdown, with the goals."""
+
+from __future__ import annotations
+
+from bench.contest import Record
+
+HEADERS = {
+    "memory": "| work | ms | GB/s | share of copy (goal 85%) |\n|---|---:|---:|---:|",
+    "rnn": "| cell | D | forward, forward+backward in ms |\n|---|---:|---|",
+    "newton": (
+        "| T | loop / sequential / newton in ms, forward+backward | loop over the faster (goal 665 at T 8192) |\n"
+        "|---:|---|---:|"
+    ),
+}
+
+
+def line(section: str, record: Record) -> str:
+    if section == "memory":
+        return f"| {record['work']} | {record['ms']:.3g} | {record['gbs']:.3g} | {record['share']:.0%} |"
+    if section == "rnn":
+        parts = [f"{name} " + ", ".join(f"{ms:.3g}" for ms in both.values()) for name, both in record["ms"].items()]
+        return f"| {record['cell']} | {record['width']} | {'; '.join(parts)} |"
+    ms = record["ms"]
+    ratio = ms["loop"] / min(ms["sequential"], ms["newton"])
+    return f"| {record['T']} | {ms['loop']:.4g} / {ms['sequential']:.3g} / {ms['newton']:.3g} | {ratio:.0f} |"
+
+
+def markdown(results: Record) -> str:
+    """The tables of all sections that were run."""
+    parts = [f"## {results['card']['name']}, CUDA {results['card']['cuda']}"]
+    for section, header in HEADERS.items():
+        if section in results:
+            parts.append("\n".join([header, *(line(section, record) for record in results[section])]))
+    return "\n\n".join(parts)

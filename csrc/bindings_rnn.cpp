@@ -1,0 +1,121 @@
+// The family rnn on arrays and tensors of any size.
+#include "bindings.hpp"
+#include "run.hpp"
+
+namespace fastiter {
+namespace {
+
+// Strides come with an address as a tuple (address, row, time, gate, head), or from the ndarray (B, T, G, N, D) or
+// (B, T, N, D) itself.
+template <class T> Steps<T> steps(PyObject* x) {
+    Steps<T> s;
+    if (PyTuple_Check(x)) {
+        if (PyTuple_GET_SIZE(x) == 0) return s;
+        s.data = address<T>(PyTuple_GET_ITEM(x, 0));
+        int64_t* fields[] = {&s.row, &s.time, &s.gate, &s.head};
+        for (int i = 0; i < 4; ++i) *fields[i] = integer(PyTuple_GET_ITEM(x, i + 1));
+        return s;
+    }
+    const auto* array = py::detail::array_proxy(x);
+    const bool gates = array->nd == 5;
+    auto stride = [&](int axis) { return int64_t(array->strides[axis]) / int64_t(sizeof(T)); };
+    return {reinterpret_cast<T*>(array->data), stride(0), stride(1), gates ? stride(2) : 0, stride(gates ? 3 : 2)};
+}
+
+template <class T> void addresses(const py::tuple& x, T* (&out)[kMaxStates]) {
+    for (size_t i = 0; i < x.size(); ++i) out[i] = address<T>(PyTuple_GET_ITEM(x.ptr(), py::ssize_t(i)));
+}
+
+template <class T> void all_steps(const py::tuple& x, Steps<T> (&out)[kMaxStates]) {
+    for (size_t i = 0; i < x.size(); ++i) out[i] = steps<T>(PyTuple_GET_ITEM(x.ptr(), py::ssize_t(i)));
+}
+
+// (cell, B, T, N, D, reverse, lengths, offsets, packed_rows), and where there is more to it (starts, reset, reset_row,
+// clip_state, clip_grad)
+RnnShape shape_of(const py::tuple& x) {
+    auto at = [&](int i) { return integer(PyTuple_GET_ITEM(x.ptr(), i)); };
+    RnnShape s;
+    s.cell = Cell(at(0));
+    s.B = at(1), s.T = at(2), s.N = at(3), s.D = at(4);
+    s.reverse = at(5) != 0;
+    s.lengths = address<const int64_t>(PyTuple_GET_ITEM(x.ptr(), 6));
+    s.offsets = address<const int64_t>(PyTuple_GET_ITEM(x.ptr(), 7));
+    s.packed_rows = at(8);
+    if (x.size() == 9) return s;
+    s.starts = address<const int64_t>(PyTuple_GET_ITEM(x.ptr(), 9));
+    s.reset = address<const bool>(PyTuple_GET_ITEM(x.ptr(), 10));
+    s.reset_row = at(11);
+    s.clip_state = PyFloat_AsDouble(PyTuple_GET_ITEM(x.ptr(), 12));
+    s.clip_grad = PyFloat_AsDouble(PyTuple_GET_ITEM(x.ptr(), 13));
+    return s;
+}
+
+// (k, the states between two chunks of k steps), or () for none
+template <class T> Chunks<T> chunks_of(const py::tuple& x) {
+    Chunks<T> chunks;
+    if (x.size() == 0) return chunks;
+    chunks.every = integer(PyTuple_GET_ITEM(x.ptr(), 0));
+    for (size_t i = 1; i < x.size(); ++i) chunks.kept[i - 1] = address<T>(PyTuple_GET_ITEM(x.ptr(), py::ssize_t(i)));
+    return chunks;
+}
+
+template <class T>
+void rnn_fwd(const py::tuple& shape, py::handle wx, py::handle r, py::handle b, const py::tuple& first,
+             const py::tuple& last, const py::tuple& states, py::handle saved, const py::tuple& kept) {
+    RnnForward<T> p;
+    p.shape = shape_of(shape);
+    p.wx = steps<const T>(wx.ptr());
+    p.r = address<const T>(r);
+    p.b = address<const T>(b);
+    addresses(first, p.first);
+    addresses(last, p.last);
+    all_steps(states, p.states);
+    p.saved = steps<T>(saved.ptr());
+    const Chunks<T> chunks = chunks_of<T>(kept);
+    py::gil_scoped_release release;
+    if (chunks.every)
+        run_forward_in_chunks(p, chunks);
+    else
+        run_forward(p);
+}
+
+template <class T>
+void rnn_bwd(const py::tuple& shape, py::handle r, const py::tuple& first, const py::tuple& states, py::handle saved,
+             const py::tuple& dstates, const py::tuple& dlast, py::handle dwx, py::handle dq, const py::tuple& dfirst,
+             py::handle db, py::handle dr, const py::tuple& kept, py::handle wx, py::handle b) {
+    RnnBackward<T> p;
+    p.shape = shape_of(shape);
+    p.r = address<const T>(r);
+    addresses(first, p.first);
+    all_steps(states, p.states);
+    p.saved = steps<const T>(saved.ptr());
+    all_steps(dstates, p.dstates);
+    addresses(dlast, p.dlast);
+    p.dwx = steps<T>(dwx.ptr());
+    p.dq = steps<T>(dq.ptr());
+    addresses(dfirst, p.dfirst);
+    p.db = address<T>(db);
+    T* gradient_of_r = address<T>(dr);
+    const Chunks<T> chunks = chunks_of<T>(kept);
+    const Steps<const T> inputs = steps<const T>(wx.ptr());
+    const T* bias = address<const T>(b);
+    py::gil_scoped_release release;
+    if (chunks.every)
+        run_backward_in_chunks(p, inputs, bias, chunks, gradient_of_r);
+    else
+        run_backward(p, gradient_of_r);
+}
+
+template <class T> void define(py::module_& m, const std::string& suffix) {
+    m.def(("rnn_fwd" + suffix).c_str(), rnn_fwd<T>);
+    m.def(("rnn_bwd" + suffix).c_str(), rnn_bwd<T>);
+}
+
+} // namespace
+
+void define_rnn(py::module_& m) {
+    define<float>(m, "_f32");
+    define<double>(m, "_f64");
+}
+
+} // namespace fastiter

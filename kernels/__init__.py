@@ -1,0 +1,1 @@
+"""Sources of the GPU kernels, compiled on first use: cuda/<stem>.cu by NVRTC, triton/<stem>.py by Triton."""

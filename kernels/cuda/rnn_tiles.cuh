@@ -1,0 +1,198 @@
+// What stands after rnn.cuh before the kernels that run all steps in one launch: a block's share of the units and of r, its
+// products, and how the blocks of a head exchange vectors. docs/rnn.md, "On a GPU", says why the work is divided so.
+//
+// A block owns UNIT_WARPS x 16 units of a head for ROW_TILES x 8 rows of the batch. The terms of its products are dealt out
+// to SPLIT warps, a tile of 16 in turn; HELD of a warp's tiles of r are in registers, the others in shared memory.
+// JOINED: several blocks make a head and meet after every step.    TF32: float32 products on tensor cores.
+#pragma once
+#ifdef UNIT_WARPS
+constexpr int kUnits = 16 * UNIT_WARPS, kRows = 8 * ROW_TILES, kThreads = 32 * UNIT_WARPS * SPLIT;
+constexpr int kAtOnce = kThreads / kUnits, kEach = (kRows + kAtOnce - 1) / kAtOnce; // rows of all threads, of one
+
+// ---- products of a warp: 16 units by 8 rows over a tile of 16 terms ----------------------------------------------------
+// Each lane keeps 8 of the 256 numbers of a tile of r, as its tensor core wants them: unit(lane, j) and term(lane, j) are
+// those of the j-th. The terms of a tile come in an order in which a lane's numbers of h lie side by side.
+
+template <class Word, int count> struct alignas(16) Words {
+    Word x[count];
+};
+
+template <class E> struct HalfProduct {
+    using Fragment = Words<uint32, 4>;
+    static constexpr int sums = 4, parts = 1;
+    static INLINE int unit(int lane, int j) { return lane / 4 + 8 * (j / 2 % 2); }
+    static INLINE int term(int lane, int j) { return 4 * (lane % 4) + 2 * (j / 4) + j % 2; }
+    static INLINE void put(Fragment& r, int j, E x) {
+        r.x[j / 2] = j % 2 ? r.x[j / 2] | uint32(x.bits) << 16 : uint32(x.bits);
+    }
+    static INLINE void add(float (&sum)[sums], const Fragment& r, const E* h, int stride, int lane) {
+        const uint32* pair = reinterpret_cast<const uint32*>(h + lane / 4 * stride + 4 * (lane % 4));
+        mma_16x8x16(sum, r.x, {pair[0], pair[1]}, E());
+    }
+    static INLINE int unit_of_sum(int lane, int i) { return lane / 4 + 8 * (i / 2); }
+    static INLINE int row_of_sum(int lane, int i) { return 2 * (lane % 4) + i % 2; }
+    static INLINE int part(int) { return 0; }
+};
+
+struct Tf32Product : HalfProduct<Half> {
+    using Fragment = Words<float, 8>;
+    static INLINE int unit(int lane, int j) { return lane / 4 + 8 * (j % 2); }
+    static INLINE int term(int lane, int j) { return 4 * (lane % 4) + 2 * (j / 4) + j % 4 / 2; }
+    static INLINE void put(Fragment& r, int j, float x) { r.x[j] = x; }
+    static INLINE void add(float (&sum)[sums], const Fragment& r, const float* h, int stride, int lane) {
+        const Words<float, 4> y = *reinterpret_cast<const Words<float, 4>*>(h + lane / 4 * stride + 4 * (lane % 4));
+        mma_16x8x8_tf32(sum, {r.x[0], r.x[1], r.x[2], r.x[3]}, {y.x[0], y.x[1]});
+        mma_16x8x8_tf32(sum, {r.x[4], r.x[5], r.x[6], r.x[7]}, {y.x[2], y.x[3]});
+    }
+};
+
+template <class E> struct ExactProduct { // half a warp takes the first 8 terms, the other half the last 8
+    using Fragment = Words<E, 8>;
+    static constexpr int sums = 8, parts = 2, wide = 16 / sizeof(E);
+    static INLINE int unit(int lane, int) { return lane % 16; }
+    static INLINE int term(int lane, int j) { return 8 * (lane / 16) + j; }
+    static INLINE void put(Fragment& r, int j, E x) { r.x[j] = x; }
+    static INLINE void add(E (&sum)[sums], const Fragment& r, const E* h, int stride, int lane) {
+#pragma unroll
+        for (int row = 0; row < sums; ++row)
+#pragma unroll
+            for (int j = 0; j < 8; j += wide) {
+                using Line = Words<E, wide>;
+                const Line y = *reinterpret_cast<const Line*>(h + row * stride + 8 * (lane / 16) + j);
+#pragma unroll
+                for (int k = 0; k < wide; ++k) sum[row] = fma(r.x[j + k], y.x[k], sum[row]);
+            }
+    }
+    static INLINE int unit_of_sum(int lane, int) { return lane % 16; }
+    static INLINE int row_of_sum(int, int i) { return i; }
+    static INLINE int part(int lane) { return lane / 16; }
+};
+
+template <class E, bool tf32> struct ProductOf {
+    using Type = ExactProduct<E>;
+};
+template <> struct ProductOf<float, true> {
+    using Type = Tf32Product;
+};
+template <> struct ProductOf<BFloat16, false> {
+    using Type = HalfProduct<BFloat16>;
+};
+template <> struct ProductOf<Half, false> {
+    using Type = HalfProduct<Half>;
+};
+using Product = ProductOf<Element, TF32>::Type;
+using Fragment = Product::Fragment;
+constexpr int kParts = SPLIT * Product::parts, kLine = kUnits + 4; // 4: lanes that write a column meet no bank twice
+
+// ---- a block's share of the recurrence: its units, its rows, its part of r, and its copy of the vectors to multiply by ---
+
+template <int OUTS> struct Share {
+    int64 n, unit, row0;    // the head, the thread's unit, the first row
+    int rows, steps, group; // rows there are; steps of the longest; which head and rows, of all
+    int lane, warp_unit, split, tiles, stride;
+    Element* vectors; // [kRows][stride]
+    Real* partial;    // [kParts][OUTS][kRows][kLine]
+    Fragment* rest;   // of this warp: [tiles - HELD][OUTS][lane]
+    Fragment held[HELD ? HELD : 1][OUTS];
+
+    INLINE void set_up(const Shape& shape, int64 first_group, int blocks, int terms) {
+        SHARED_MEMORY(unsigned char, shared);
+        group = int(first_group) + int(blockIdx.x) / blocks;
+        n = group % shape.heads, row0 = group / shape.heads * kRows;
+        rows = int(min(int64(kRows), shape.batch - row0));
+        lane = int(threadIdx.x) % 32, split = int(threadIdx.x) / 32 / UNIT_WARPS;
+        warp_unit = int(threadIdx.x) / 32 % UNIT_WARPS * 16;
+        unit = int(blockIdx.x) % blocks * int64(kUnits) + int(threadIdx.x) % kUnits;
+        tiles = (terms + 16 * SPLIT - 1) / (16 * SPLIT), stride = (padded() + 63) / 64 * 64 + 16;
+        vectors = reinterpret_cast<Element*>(shared);
+        partial = reinterpret_cast<Real*>(vectors + kRows * stride);
+        rest = reinterpret_cast<Fragment*>(partial + kParts * OUTS * kRows * kLine) +
+               int(threadIdx.x) / 32 * (tiles - HELD) * OUTS * 32;
+        int64 longest = 0;
+        for (int m = 0; m < rows; ++m) longest = max(longest, shape.length(row0 + m));
+        steps = int(longest);
+        for (int i = int(threadIdx.x); i < kRows * stride; i += kThreads) vectors[i] = Rounding::of(0);
+        block_barrier();
+    }
+    // r_at(out, unit, term) is an element of r
+    template <class F> INLINE void load(int64 width, int terms, F r_at) {
+        const int64 unit0 = unit - int(threadIdx.x) % kUnits + warp_unit;
+        auto fragment = [&](int out, int tile) {
+            Fragment f;
+#pragma unroll
+            for (int j = 0; j < 8; ++j) {
+                const int64 u = unit0 + Product::unit(lane, j);
+                const int k = 16 * (tile * SPLIT + split) + Product::term(lane, j);
+                Product::put(f, j, u < width && k < terms ? r_at(out, u, k) : Rounding::of(0));
+            }
+            return f;
+        };
+#pragma unroll
+        for (int i = 0; i < HELD; ++i)
+#pragma unroll
+            for (int out = 0; out < OUTS; ++out) held[i][out] = fragment(out, i);
+        for (int i = HELD; i < tiles; ++i)
+            for (int out = 0; out < OUTS; ++out) rest[((i - HELD) * OUTS + out) * 32 + lane] = fragment(out, i);
+    }
+    INLINE int padded() const { return 16 * SPLIT * tiles; }
+    INLINE int row_of(int e) const { return int(threadIdx.x) / kUnits + e * kAtOnce; }
+
+    using Sums = Real[OUTS][ROW_TILES][Product::sums];
+    INLINE void add_tile(Sums& sums, const Fragment (&r)[OUTS], int tile) const {
+        const Element* from = vectors + 16 * (tile * SPLIT + split);
+#pragma unroll
+        for (int j = 0; j < ROW_TILES; ++j)
+#pragma unroll
+            for (int out = 0; out < OUTS; ++out)
+                Product::add(sums[out][j], r[out], from + 8 * j * stride, stride, lane);
+    }
+    // r times the vectors of all rows, as partial sums of which `product` makes one
+    INLINE void multiply() {
+        Sums sums = {};
+#pragma unroll
+        for (int i = 0; i < HELD; ++i) add_tile(sums, held[i], i);
+        for (int i = HELD; i < tiles; ++i) {
+            Fragment r[OUTS];
+#pragma unroll
+            for (int out = 0; out < OUTS; ++out) r[out] = rest[((i - HELD) * OUTS + out) * 32 + lane];
+            add_tile(sums, r, i);
+        }
+        const int part = split * Product::parts + Product::part(lane);
+#pragma unroll
+        for (int out = 0; out < OUTS; ++out)
+#pragma unroll
+            for (int j = 0; j < ROW_TILES; ++j)
+#pragma unroll
+                for (int i = 0; i < Product::sums; ++i) {
+                    const int row = 8 * j + Product::row_of_sum(lane, i), u = warp_unit + Product::unit_of_sum(lane, i);
+                    partial[((part * OUTS + out) * kRows + row) * kLine + u] = sums[out][j][i];
+                }
+        block_barrier();
+    }
+    INLINE Real product(int out, int row) const {
+        Real sum = 0;
+#pragma unroll
+        for (int part = 0; part < kParts; ++part)
+            sum += partial[((part * OUTS + out) * kRows + row) * kLine + int(threadIdx.x) % kUnits];
+        return sum;
+    }
+    // Puts an element of the next vectors where this block, or all blocks of the head, will find it. Two places take turns,
+    // since a block may be a step ahead of one that still reads.
+    INLINE void put(Element* exchange, int step, int row, int term, Real x) {
+        Element* to = JOINED ? exchange + ((step & 1) * kRows + row) * padded() : vectors + row * stride;
+        to[term] = Rounding::of(x);
+    }
+    INLINE void meet(const Element* exchange, uint32* arrived, int step, int blocks) {
+        if (JOINED) {
+            grid_barrier(arrived + group, uint32(step + 1) * uint32(blocks));
+            constexpr int wide = 8 / sizeof(Element);
+            const int words = padded() / wide;
+            const uint64* from = reinterpret_cast<const uint64*>(exchange + (step & 1) * kRows * padded());
+            for (int i = int(threadIdx.x); i < rows * words; i += kThreads)
+                *reinterpret_cast<uint64*>(vectors + i / words * stride + i % words * wide) =
+                    load_shared_by_grid(from + i);
+        }
+        block_barrier();
+    }
+};
+#endif

@@ -1,0 +1,1 @@
+"""Triton kernels, a file a family: @triton.jit functions and nothing else. Launched from fastiter.torch."""

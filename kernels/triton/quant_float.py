@@ -1,0 +1,151 @@
+"""Small floats with every rounding, overflow and set of special values, and their codes.
+
+Numbers of a format, from `c` on: 1 most, 2 over, 3 under, 4 infinite, 5 minus infinite, 6 negative, 7 least.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .quant_round import (
+    AWAY,
+    DOWN,
+    EVEN,
+    HALF_AWAY,
+    RANDOM_BITS,
+    STOCHASTIC,
+    UP,
+    bits_of,
+    cut,
+    number_of,
+    unsigned,
+    whole,
+    with_sign,
+)
+
+
+@triton.jit
+def to_significand(
+    x, words, mantissa, min_exponent, ROUNDING: tl.constexpr, HAS_ZERO: tl.constexpr, MINUS: tl.constexpr
+):
+    """X / 2^e rounded to a whole number, times 2^e, the worth of the last bit; MINUS: there is -0."""
+    PLACES: tl.constexpr = 52 if x.dtype == tl.float64 else 23
+    BIAS: tl.constexpr = 1023 if x.dtype == tl.float64 else 127
+    S: tl.constexpr = tl.int64 if x.dtype == tl.float64 else tl.int32
+    mantissa, min_exponent = mantissa.to(S), min_exponent.to(S)
+    bare = mantissa == 0  # 2^bias has no normal number as its factor then, and is beyond all of the format
+    largest = 2 * BIAS - tl.where(bare, 1, 0).to(S)
+    field = (bits_of(x) >> PLACES) & (2 * BIAS + 1)
+    field = tl.minimum(tl.maximum(field, min_exponent + BIAS), largest)
+    v = x * number_of((2 * BIAS + mantissa - field) << PLACES)
+    r = whole(v, words, ROUNDING)
+    if ROUNDING == EVEN:
+        # Codes count the powers of two: at the tie 1.5 the lower one is taken where its code is even.
+        FIRST: tl.constexpr = 1 if HAS_ZERO else 0
+        odd = (field & 1) != 0
+        down_where_odd = ((min_exponent + BIAS) & 1) != FIRST
+        lower = bare & (tl.abs(v) == 1.5) & (odd == down_where_odd)
+        r = tl.where(lower, with_sign(tl.full(v.shape, 1.0, v.dtype), v), r)
+    y = with_sign(r, x) * number_of((field - mantissa) << PLACES)
+    if MINUS:
+        return y
+    else:
+        return y + 0.0
+
+
+@triton.jit
+def _without_bits(x, words, dropped, ROUNDING: tl.constexpr):
+    """X without its last bits, for a format with the exponents of x's own dtype, subnormal numbers among them"""
+    S: tl.constexpr = tl.int64 if x.dtype == tl.float64 else tl.int32
+    SIGN: tl.constexpr = 63 if x.dtype == tl.float64 else 31
+    dropped = dropped.to(S)
+    one = tl.full(x.shape, 1, S)
+    sign = (bits_of(x) >> SIGN) << SIGN
+    b = bits_of(tl.abs(x))
+    last = one << dropped
+    half = last >> 1
+    if ROUNDING == EVEN:
+        add = half - 1 + ((b >> dropped) & 1)
+    elif ROUNDING == HALF_AWAY:
+        add = half
+    elif ROUNDING == AWAY:
+        add = last - 1
+    elif ROUNDING == DOWN:
+        add = tl.where(sign != 0, last - 1, 0)
+    elif ROUNDING == UP:
+        add = tl.where(sign == 0, last - 1, 0)
+    elif ROUNDING == STOCHASTIC:
+        r = (words >> 1).to(S)
+        add = (r >> tl.maximum(RANDOM_BITS - dropped, 0)) << tl.maximum(dropped - RANDOM_BITS, 0)
+    else:
+        add = last * 0
+    y = number_of(((b + add) & -last) | sign)
+    return tl.where((x != x) | (dropped == 0), x, y)
+
+
+@triton.jit
+def _in_range(y, x, c, SATURATES: tl.constexpr, SIGNED: tl.constexpr, INFINITY_DIFFERS: tl.constexpr):
+    most = tl.load(c + 1)
+    if SATURATES:
+        y = cut(y, -most, most)
+    else:
+        y = tl.where(y > most, tl.load(c + 2), tl.where(y < -most, tl.load(c + 3), y))
+        if INFINITY_DIFFERS:
+            y = tl.where(x == float("inf"), tl.load(c + 4), tl.where(x == float("-inf"), tl.load(c + 5), y))
+    if SIGNED:
+        return y
+    else:
+        above = tl.where(x < 0.0, tl.load(c + 6), y)
+        least = tl.load(c + 7)
+        return tl.where(above < least, least, above)
+
+
+@triton.jit
+def small_float(
+    x,
+    words,
+    c,
+    mantissa,
+    min_exponent,
+    ROUNDING: tl.constexpr,
+    SATURATES: tl.constexpr,
+    SIGNED: tl.constexpr,
+    HAS_ZERO: tl.constexpr,
+    MINUS: tl.constexpr,
+    OWN: tl.constexpr,
+    INFINITY_DIFFERS: tl.constexpr,
+):
+    """X rounded to a small float; OWN: its exponents are those of x's dtype."""
+    PLACES: tl.constexpr = 52 if x.dtype == tl.float64 else 23
+    if OWN:
+        y = _without_bits(x, words, PLACES - mantissa, ROUNDING)
+    else:
+        y = to_significand(x, words, mantissa, min_exponent, ROUNDING, HAS_ZERO, MINUS)
+    return _in_range(y, x, c, SATURATES, SIGNED, INFINITY_DIFFERS)
+
+
+@triton.jit
+def float_codes(y, mantissa, min_exponent, width, nan_code, infinity_code, HAS_ZERO: tl.constexpr):
+    """Sign, exponent and mantissa of numbers of the format: their bits in other places"""
+    PLACES: tl.constexpr = 52 if y.dtype == tl.float64 else 23
+    BIAS: tl.constexpr = 1023 if y.dtype == tl.float64 else 127
+    S: tl.constexpr = tl.int64 if y.dtype == tl.float64 else tl.int32
+    U: tl.constexpr = tl.uint64 if y.dtype == tl.float64 else tl.uint32
+    FIRST: tl.constexpr = 1 if HAS_ZERO else 0
+    mantissa = mantissa.to(S)
+    a = bits_of(tl.abs(y))
+    one = tl.full(y.shape, 1, S)
+    infinity = one * (2 * BIAS + 1) << PLACES
+    field = a >> PLACES
+    fraction = a - (field << PLACES)
+    significand = tl.where(field != 0, fraction + (one << PLACES), fraction)
+    below = min_exponent.to(S) - (tl.maximum(field, 1) - BIAS)
+    shift = PLACES - mantissa + below  # of subnormal numbers, which are counted in places of the smallest normal one
+    subnormal = significand >> tl.minimum(tl.maximum(shift, 0), PLACES + 1)
+    normal = ((FIRST - below) << mantissa) + (fraction >> (PLACES - mantissa))
+    code = tl.where((below > 0) | (field == 0), subnormal, normal)
+    special = tl.where(a > infinity, nan_code.to(S), infinity_code.to(S))
+    code = unsigned(tl.where(a >= infinity, special, code))
+    sign = (tl.full(y.shape, 1, U) << (width - 1).to(U)) * ((bits_of(y) < 0) & (a <= infinity)).to(U)
+    return code | sign

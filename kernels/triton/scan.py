@@ -1,0 +1,370 @@
+"""Linear scans h[t] = a[t] h[t-1] + x[t]: a lane is one number of one sequence in one segment of time.
+
+A lane takes its steps one after the other, and reads UNROLL of them before it computes, so that many reads are under
+way. Products and sums are rounded as on the CPU where the launch forbids fusing them. Several segments begin with
+states that are known beforehand: `carry`, a scan over what the summary kernels say about each.
+
+Strides count elements of memory, of which a complex number has two. All offsets have 64 bits.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _load(p, mask, STATE: tl.constexpr, COMPLEX: tl.constexpr):
+    """Real and imaginary part; of a real number the latter is not used."""
+    real = tl.load(p, mask, 0).to(STATE)
+    imaginary = tl.load(p + 1, mask, 0).to(STATE) if COMPLEX else real
+    return real, imaginary
+
+
+@triton.jit
+def _store(p, z, mask, COMPLEX: tl.constexpr):
+    tl.store(p, z[0].to(p.dtype.element_ty), mask)
+    if COMPLEX:
+        tl.store(p + 1, z[1].to(p.dtype.element_ty), mask)
+
+
+@triton.jit
+def _times(a, b, COMPLEX: tl.constexpr):
+    if COMPLEX:
+        return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
+    else:
+        return a[0] * b[0], b[1]
+
+
+@triton.jit
+def _conjugate_times(a, b, COMPLEX: tl.constexpr):
+    return _times((a[0], -a[1]), b, COMPLEX)
+
+
+@triton.jit
+def _plus(a, b):
+    return a[0] + b[0], a[1] + b[1]
+
+
+@triton.jit
+def _where(condition, a, b):
+    return tl.where(condition, a[0], b[0]), tl.where(condition, a[1], b[1])
+
+
+@triton.jit
+def _lane(sequences, width, LANES: tl.constexpr):
+    """(segment, sequence, number) of the lanes of this program"""
+    lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
+    return lane // (width * sequences), lane // width % sequences, lane % width
+
+
+@triton.jit
+def _steps(lengths, starts, sequence, time, active):
+    """(row, first step, number of steps) of sequences"""
+    zero = tl.zeros_like(sequence)
+    if starts is not None:
+        start = tl.load(starts + sequence, active, 0)
+        return zero, start, tl.load(starts + sequence + 1, active, 0) - start
+    elif lengths is not None:
+        return sequence, zero, tl.load(lengths + sequence, active, 0)
+    else:
+        return sequence, zero, tl.where(active, zero + time, 0)
+
+
+@triton.jit
+def _fill_zero(p, time_stride, begin, end, COMPLEX: tl.constexpr):
+    """Steps begin <= t < end of each lane, whose step 0 is at p"""
+    zero = tl.zeros_like(begin).to(tl.float32)
+    for k in range(tl.max(end - begin)):
+        t = begin + k
+        _store(p + t * time_stride, (zero, zero), t < end, COMPLEX)
+
+
+@triton.jit
+def linear_scan_fwd_kernel(
+    a,
+    x,
+    h0,
+    carry,
+    h,
+    last,
+    reset,
+    lengths,
+    starts,
+    a_row: tl.int64,
+    a_time: tl.int64,
+    x_row: tl.int64,
+    x_time: tl.int64,
+    h_row: tl.int64,
+    h_time: tl.int64,
+    reset_row: tl.int64,
+    sequences: tl.int64,
+    time: tl.int64,
+    width: tl.int64,
+    segment: tl.int64,
+    segments: tl.int64,
+    direction: tl.int64,
+    STATE: tl.constexpr,
+    COMPLEX: tl.constexpr,
+    UNROLL: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    """h and the last states; direction is 1 or -1; carry (S, segments, D) are the states after every segment."""
+    PARTS: tl.constexpr = 2 if COMPLEX else 1
+    g, s, d = _lane(sequences, width, LANES)
+    active = g < segments
+    row, start, count = _steps(lengths, starts, s, time, active)
+    begin = g * segment
+    mine = tl.minimum(tl.maximum(count - begin, 0), segment)
+    t = start + tl.where(direction > 0, begin, count - 1 - begin)
+    at_a, at_x = a + row * a_row + t * a_time + d * PARTS, x + row * x_row + t * x_time + d * PARTS
+    at_h = h + row * h_row + t * h_time + d * PARTS
+    zero = tl.zeros((LANES,), STATE)
+    state = (zero, zero)
+    if h0 is not None:
+        state = _load(h0 + (s * width + d) * PARTS, active & (g == 0), STATE, COMPLEX)
+    if carry is not None:
+        before = _load(carry + ((s * segments + g - 1) * width + d) * PARTS, active & (g > 0), STATE, COMPLEX)
+        state = _where(g > 0, before, state)
+    for k in range(0, tl.max(mine), UNROLL):
+        factors, inputs, drops = (), (), ()
+        for u in tl.static_range(UNROLL):
+            here = k + u < mine
+            factors = factors + (_load(at_a + (k + u) * direction * a_time, here, STATE, COMPLEX),)
+            inputs = inputs + (_load(at_x + (k + u) * direction * x_time, here, STATE, COMPLEX),)
+            if reset is not None:
+                drops = drops + (tl.load(reset + row * reset_row + t + (k + u) * direction, here, 0) != 0,)
+        for u in tl.static_range(UNROLL):
+            here = k + u < mine
+            new = _plus(_times(factors[u], state, COMPLEX), inputs[u])
+            if reset is not None:
+                new = _where(drops[u], inputs[u], new)
+            state = _where(here, new, state)
+            _store(at_h + (k + u) * direction * h_time, state, here, COMPLEX)
+    ends = active & (g == tl.maximum(count - 1, 0) // segment)
+    _store(last + (s * width + d) * PARTS, state, ends, COMPLEX)
+    if lengths is not None:
+        end = tl.where(active, tl.minimum(begin + segment, time), begin)
+        _fill_zero(h + row * h_row + d * PARTS, h_time, tl.maximum(begin, count), end, COMPLEX)
+
+
+@triton.jit
+def linear_scan_fwd_summary_kernel(
+    a,
+    x,
+    factor,
+    state,
+    reset,
+    lengths,
+    starts,
+    a_row: tl.int64,
+    a_time: tl.int64,
+    x_row: tl.int64,
+    x_time: tl.int64,
+    reset_row: tl.int64,
+    sequences: tl.int64,
+    time: tl.int64,
+    width: tl.int64,
+    segment: tl.int64,
+    segments: tl.int64,
+    direction: tl.int64,
+    STATE: tl.constexpr,
+    COMPLEX: tl.constexpr,
+    UNROLL: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    """What a segment does, h_end = factor h_begin + state: both (S, segments, D)."""
+    PARTS: tl.constexpr = 2 if COMPLEX else 1
+    g, s, d = _lane(sequences, width, LANES)
+    active = g < segments
+    row, start, count = _steps(lengths, starts, s, time, active)
+    begin = g * segment
+    mine = tl.minimum(tl.maximum(count - begin, 0), segment)
+    t = start + tl.where(direction > 0, begin, count - 1 - begin)
+    at_a, at_x = a + row * a_row + t * a_time + d * PARTS, x + row * x_row + t * x_time + d * PARTS
+    zero = tl.zeros((LANES,), STATE)
+    none = (zero, zero)
+    product, end = (zero + 1, zero), (zero, zero)
+    for k in range(0, tl.max(mine), UNROLL):
+        factors, inputs, drops = (), (), ()
+        for u in tl.static_range(UNROLL):
+            here = k + u < mine
+            factors = factors + (_load(at_a + (k + u) * direction * a_time, here, STATE, COMPLEX),)
+            inputs = inputs + (_load(at_x + (k + u) * direction * x_time, here, STATE, COMPLEX),)
+            if reset is not None:
+                drops = drops + (tl.load(reset + row * reset_row + t + (k + u) * direction, here, 0) != 0,)
+        for u in tl.static_range(UNROLL):
+            here = k + u < mine
+            new, longer = _plus(_times(factors[u], end, COMPLEX), inputs[u]), _times(factors[u], product, COMPLEX)
+            if reset is not None:
+                new, longer = _where(drops[u], inputs[u], new), _where(drops[u], none, longer)
+            end, product = _where(here, new, end), _where(here, longer, product)
+    at = ((s * segments + g) * width + d) * PARTS
+    _store(factor + at, product, active, COMPLEX)
+    _store(state + at, end, active, COMPLEX)
+
+
+@triton.jit
+def linear_scan_bwd_kernel(
+    a,
+    h,
+    h0,
+    dh,
+    dlast,
+    carry,
+    dx,
+    da,
+    da_sum,
+    dfirst,
+    reset,
+    lengths,
+    starts,
+    a_row: tl.int64,
+    a_time: tl.int64,
+    h_row: tl.int64,
+    h_time: tl.int64,
+    dh_row: tl.int64,
+    dh_time: tl.int64,
+    dx_row: tl.int64,
+    dx_time: tl.int64,
+    da_row: tl.int64,
+    da_time: tl.int64,
+    reset_row: tl.int64,
+    sequences: tl.int64,
+    time: tl.int64,
+    width: tl.int64,
+    segment: tl.int64,
+    segments: tl.int64,
+    direction: tl.int64,
+    STATE: tl.constexpr,
+    COMPLEX: tl.constexpr,
+    UNROLL: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    """l = dh + c is dx, conj(h[t-1]) l is da, and c = conj(a) l goes to the step before.
+
+    carry (S, segments, D): c before every segment. da_sum (S, segments, D): the sums of da over the steps of each.
+    """
+    PARTS: tl.constexpr = 2 if COMPLEX else 1
+    g, s, d = _lane(sequences, width, LANES)
+    active = g < segments
+    row, start, count = _steps(lengths, starts, s, time, active)
+    begin = g * segment
+    mine = tl.minimum(tl.maximum(count - begin, 0), segment)
+    # The last step of a segment in the direction of the scan is the first here.
+    t = start + tl.where(direction > 0, begin + mine - 1, count - begin - mine)
+    at_a, at_h = a + row * a_row + t * a_time + d * PARTS, h + row * h_row + (t - direction) * h_time + d * PARTS
+    zero = tl.zeros((LANES,), STATE)
+    none = (zero, zero)
+    c, first, total = none, none, none
+    if dlast is not None:
+        c = _load(dlast + (s * width + d) * PARTS, active & (g == segments - 1), STATE, COMPLEX)
+    if carry is not None:
+        later = active & (g < segments - 1)
+        c = _where(later, _load(carry + ((s * segments + g + 1) * width + d) * PARTS, later, STATE, COMPLEX), c)
+    if h0 is not None:
+        first = _load(h0 + (s * width + d) * PARTS, active & (g == 0), STATE, COMPLEX)
+    for k in range(0, tl.max(mine), UNROLL):
+        factors, states, gradients, drops = (), (), (), ()
+        for u in tl.static_range(UNROLL):
+            here, back = k + u < mine, (k + u) * direction
+            factors = factors + (_load(at_a - back * a_time, here, STATE, COMPLEX),)
+            if (da is not None) or (da_sum is not None):
+                states = states + (_load(at_h - back * h_time, here & (begin + mine - k - u > 1), STATE, COMPLEX),)
+            if dh is not None:
+                at_dh = dh + row * dh_row + (t - back) * dh_time + d * PARTS
+                gradients = gradients + (_load(at_dh, here, STATE, COMPLEX),)
+            if reset is not None:
+                drops = drops + (tl.load(reset + row * reset_row + t - back, here, 0) != 0,)
+        together = none
+        for u in tl.static_range(UNROLL):
+            here, back = k + u < mine, (k + u) * direction
+            l = c
+            if dh is not None:
+                l = _plus(c, gradients[u])
+            if dx is not None:
+                _store(dx + row * dx_row + (t - back) * dx_time + d * PARTS, l, here, COMPLEX)
+            new = _conjugate_times(factors[u], l, COMPLEX)
+            if reset is not None:
+                new = _where(drops[u], none, new)
+            c = _where(here, new, c)
+            if (da is not None) or (da_sum is not None):
+                before = _where(begin + mine - k - u > 1, states[u], first)
+                product = _conjugate_times(before, l, COMPLEX)
+                if reset is not None:
+                    product = _where(drops[u], none, product)
+                if da is not None:
+                    _store(da + row * da_row + (t - back) * da_time + d * PARTS, product, here, COMPLEX)
+                else:
+                    together = _plus(together, _where(here, product, none))
+        total = _plus(total, together)
+    _store(dfirst + (s * width + d) * PARTS, c, active & (g == 0), COMPLEX)
+    if da_sum is not None:
+        _store(da_sum + ((s * segments + g) * width + d) * PARTS, total, active, COMPLEX)
+    if lengths is not None:
+        end = tl.where(active, tl.minimum(begin + segment, time), begin)
+        if dx is not None:
+            _fill_zero(dx + row * dx_row + d * PARTS, dx_time, tl.maximum(begin, count), end, COMPLEX)
+        if da is not None:
+            _fill_zero(da + row * da_row + d * PARTS, da_time, tl.maximum(begin, count), end, COMPLEX)
+
+
+@triton.jit
+def linear_scan_bwd_summary_kernel(
+    a,
+    dh,
+    factor,
+    state,
+    reset,
+    lengths,
+    starts,
+    a_row: tl.int64,
+    a_time: tl.int64,
+    dh_row: tl.int64,
+    dh_time: tl.int64,
+    reset_row: tl.int64,
+    sequences: tl.int64,
+    time: tl.int64,
+    width: tl.int64,
+    segment: tl.int64,
+    segments: tl.int64,
+    direction: tl.int64,
+    STATE: tl.constexpr,
+    COMPLEX: tl.constexpr,
+    UNROLL: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    """What a segment does backwards, c_begin = factor c_end + state: both (S, segments, D)."""
+    PARTS: tl.constexpr = 2 if COMPLEX else 1
+    g, s, d = _lane(sequences, width, LANES)
+    active = g < segments
+    row, start, count = _steps(lengths, starts, s, time, active)
+    begin = g * segment
+    mine = tl.minimum(tl.maximum(count - begin, 0), segment)
+    t = start + tl.where(direction > 0, begin + mine - 1, count - begin - mine)
+    at_a = a + row * a_row + t * a_time + d * PARTS
+    zero = tl.zeros((LANES,), STATE)
+    none = (zero, zero)
+    product, c = (zero + 1, zero), (zero, zero)
+    for k in range(0, tl.max(mine), UNROLL):
+        factors, gradients, drops = (), (), ()
+        for u in tl.static_range(UNROLL):
+            here, back = k + u < mine, (k + u) * direction
+            factors = factors + (_load(at_a - back * a_time, here, STATE, COMPLEX),)
+            if dh is not None:
+                at_dh = dh + row * dh_row + (t - back) * dh_time + d * PARTS
+                gradients = gradients + (_load(at_dh, here, STATE, COMPLEX),)
+            if reset is not None:
+                drops = drops + (tl.load(reset + row * reset_row + t - back, here, 0) != 0,)
+        for u in tl.static_range(UNROLL):
+            here = k + u < mine
+            l = c
+            if dh is not None:
+                l = _plus(c, gradients[u])
+            new, longer = _conjugate_times(factors[u], l, COMPLEX), _conjugate_times(factors[u], product, COMPLEX)
+            if reset is not None:
+                new, longer = _where(drops[u], none, new), _where(drops[u], none, longer)
+            c, product = _where(here, new, c), _where(here, longer, product)
+    at = ((s * segments + g) * width + d) * PARTS
+    _store(factor + at, product, active, COMPLEX)
+    _store(state + at, c, active, COMPLEX)

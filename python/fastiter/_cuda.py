@@ -1,0 +1,84 @@
+"""Loads compiled CUDA kernels through CuPy and launches them on a stream that the caller names."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+from . import _nvrtc
+from ._backend import BackendError
+
+#: The oldest architecture that the kernels are compiled for: tensor cores with bfloat16.
+OLDEST = (8, 0)
+
+
+def cupy() -> Any:
+    """Return the module cupy, which loads and launches what NVRTC has compiled."""
+    if importlib.util.find_spec("cupy") is None:
+        raise BackendError("cuda: CuPy loads the kernels and is not installed (pip install fastiter[gpu])")
+    return importlib.import_module("cupy")
+
+
+@lru_cache(maxsize=32)
+def architecture(device: int) -> str:
+    """Return a device's architecture, as ``"sm_90"``; refuse one that is too old."""
+    text = str(cupy().cuda.Device(device).compute_capability)
+    major, minor = int(text[:-1]), int(text[-1])
+    if (major, minor) < OLDEST:
+        needed = "{}.{}".format(*OLDEST)
+        raise BackendError(f"cuda: device {device} must have compute capability {needed} or more, got {major}.{minor}")
+    return f"sm_{text}"
+
+
+@lru_cache(maxsize=1024)
+def _function(
+    stem: str, kernel: str, defines: tuple[tuple[str, str], ...], device: int, shared: int, cooperative: bool
+) -> Any:
+    path = _nvrtc.cubin(stem, architecture(device), dict(defines))
+    with cupy().cuda.Device(device):
+        module = cupy().RawModule(path=str(path), enable_cooperative_groups=cooperative)
+        function = module.get_function(kernel)
+        if shared > 48 << 10:  # more than any kernel may have without asking
+            function.max_dynamic_shared_size_bytes = shared
+    return function
+
+
+def launch(
+    stem: str,
+    kernel: str,
+    grid: Sequence[int],
+    block: Sequence[int],
+    args: Sequence[Any],
+    *,
+    device: int,
+    stream: int,
+    shared: int = 0,
+    cooperative: bool = False,
+    defines: Mapping[str, object] | None = None,
+) -> None:
+    """Launch a kernel of kernels/cuda/<stem>.cu, compiled with ``defines``.
+
+    ``args`` are NumPy scalars of the kernel's own types, addresses as uint64. ``cooperative`` blocks are resident
+    all at a time, so that they can meet.
+    """
+    told = tuple(sorted((key, str(value)) for key, value in (defines or {}).items()))
+    function = _function(stem, kernel, told, device, shared, cooperative)
+    with cupy().cuda.Device(device), cupy().cuda.ExternalStream(stream, device):
+        function(three(grid), three(block), tuple(args), shared_mem=shared)
+
+
+def three(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Return the sizes of all three axes."""
+    return tuple([*sizes, 1, 1][:3])
+
+
+def compile_all(variants: Sequence[tuple[str, Mapping[str, object]]], device: int = 0) -> None:
+    """Compile several sources at a time into the cache on disk, before they are needed."""
+    arch = architecture(device)
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(_nvrtc.cubin, stem, arch, defines) for stem, defines in variants]:
+            done.result()

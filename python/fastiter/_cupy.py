@@ -1,0 +1,58 @@
+"""CuPy's arrays: the functions of arrays hand them to their namesakes in fastiter.torch, which have the GPU kernels."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from ._backend import BackendError
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def takes_cupy(function: _Function) -> _Function:
+    """Let a function of NumPy arrays take CuPy's: no array is copied, and the work goes to CuPy's current stream."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        first = args[0] if args else next(iter(options.values()), None)
+        return (_through_torch if _is_cupy(first) else function)(*args, **options)
+
+    def _through_torch(*args: Any, **options: Any) -> Any:
+        name = f"fastiter.torch{function.__module__.removeprefix('fastiter').split('._')[0]}"
+        return _run(name, function.__name__, args, options)
+
+    return cast(_Function, call)
+
+
+def _is_cupy(x: object) -> bool:
+    return type(x).__module__.partition(".")[0] == "cupy"
+
+
+def _run(module: str, name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    if options.pop("backend", None) is not None:
+        raise BackendError(f"{name}: backend must be None for CuPy arrays, whose device decides, got another")
+    if importlib.util.find_spec("torch") is None:
+        raise BackendError(f"{name}: CuPy arrays need torch, which launches their kernels (pip install fastiter[gpu])")
+    # By name: this layer lies below fastiter.torch, and only CuPy's arrays go up.
+    torch, cupy = importlib.import_module("torch"), importlib.import_module("cupy")
+    run = getattr(importlib.import_module(module), name)
+    with torch.cuda.stream(torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr)), torch.no_grad():
+        given = _replaced((args, options), _is_cupy, torch.from_dlpack)
+        found = run(*given[0], **given[1])
+        return _replaced(found, lambda x: isinstance(x, torch.Tensor), cupy.from_dlpack)
+
+
+def _replaced(x: Any, which: Callable[[Any], bool], by: Callable[[Any], Any]) -> Any:
+    """Return ``x`` with what is chosen replaced, also inside of tuples, lists and dicts."""
+    if which(x):
+        return by(x)
+    if isinstance(x, dict):
+        return {key: _replaced(value, which, by) for key, value in x.items()}
+    if isinstance(x, (tuple, list)):
+        parts = [_replaced(part, which, by) for part in x]
+        return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)
+    return x

@@ -1,0 +1,213 @@
+"""The delta rule on a GPU: the launches of kernels/triton/delta.py, which takes all steps in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._backend import BackendError
+from .._delta import Plan, Sizes, plan
+from . import _gpu
+from ._delta_op import check_cut, delta_bwd_fake, delta_fwd_fake, rows_of, sizes_of
+from ._op import LIBRARY, contiguous, unit_stride
+
+#: The most units of q and k, and the most factors that a program takes together
+_KEYS, _TOGETHER = 256, 64
+#: Bytes of the columns of a state that a program has
+_STATE_BYTES = 16384
+
+
+class _Work(NamedTuple):
+    """The sequences of a call, and how a program cuts them and their states."""
+
+    reset: Tensor | None
+    lengths: Tensor | None
+    starts: Tensor | None
+    reset_row: int
+    sequences: int
+    sizes: Sizes
+    period: int
+    steps: int
+
+    @property
+    def memory(self) -> tuple[Tensor | None, ...]:
+        return self.reset, self.lengths, self.starts
+
+    @property
+    def lines(self) -> int:
+        """Return how many chunks the sequences have at most."""
+        if self.starts is None:
+            return self.sequences * -(-self.sizes.time // self.steps)
+        return self.sizes.time // self.steps + self.sequences
+
+
+def _work(
+    sizes: Sizes,
+    method: str,
+    chunk: int,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+    cu_seqlens: Tensor | None,
+    like: Tensor,
+) -> _Work:
+    if method == "step":
+        raise BackendError("delta_scan: method must be 'auto' or 'chunk' on a CUDA device, got 'step'")
+    if sizes.keys > _KEYS:
+        raise BackendError(f"delta_scan: q must have at most {_KEYS} units on a CUDA device, got {sizes.keys}")
+    if sizes.factors > _TOGETHER:
+        raise BackendError(
+            f"delta_scan: k must have at most {_TOGETHER} factors a step on a CUDA device, got {sizes.factors}"
+        )
+    check_cut(sizes, lengths, cu_seqlens)
+    how: Plan = plan("delta_scan", method, chunk, sizes.factors)
+    return _Work(
+        None if reset is None else reset.contiguous().view(torch.uint8),
+        _gpu.as_int64(lengths, like),
+        _gpu.as_int64(cu_seqlens, like),
+        sizes.time if reset is not None and reset.dim() == 2 else 0,
+        rows_of(sizes, cu_seqlens),
+        sizes,
+        how.period,
+        min(how.backward, _TOGETHER // sizes.factors),
+    )
+
+
+def _power_of_two(least: int, x: int) -> int:
+    return max(least, 1 << (x - 1).bit_length())
+
+
+def _columns(work: _Work, x: Tensor) -> int:
+    """Return how many columns of a state a program has."""
+    fitting = _STATE_BYTES // (_power_of_two(16, work.sizes.keys) * x.element_size())
+    return min(_power_of_two(16, work.sizes.values), max(16, fitting))
+
+
+def _launch(
+    name: str, work: _Work, x: Tensor, programs: int, memory: Sequence[Tensor | None], numbers: Sequence[int], **how: int
+) -> None:
+    """Launch a kernel with what all of them take."""
+    import triton.language as tl
+
+    if not programs or not work.sizes.time and name == "inverse_fwd":
+        return
+    sizes = work.sizes
+    kernel = getattr(_gpu.triton_kernels("delta_scan", "delta"), f"delta_{name}_kernel")
+    with _gpu.on(x):
+        kernel[(programs,)](
+            *memory,
+            *numbers,
+            K=sizes.keys,
+            KP=_power_of_two(16, sizes.keys),
+            M=sizes.factors,
+            STEPS=work.steps,
+            C=_power_of_two(16, work.steps * sizes.factors),
+            STATE=tl.float64 if x.dtype == torch.float64 else tl.float32,
+            **how,
+            num_warps=4,
+        )
+
+
+def _strides(x: Tensor | None) -> tuple[int, ...]:
+    """Return the strides along (row, time, factor, head), or (row, time, head) of what has no factors."""
+    return (0, 0, 0) if x is None else x.stride()[:-1]
+
+
+def _factor_strides(x: Tensor) -> tuple[int, ...]:
+    stride = x.stride()
+    return stride[:-1] if x.dim() == 5 else (*stride[:2], 0, stride[2])
+
+
+def _inverse(k: Tensor, beta: Tensor, decay: Tensor | None, work: _Work) -> Tensor:
+    """Return (I + A diag(b))^-1 of every chunk: they are independent of each other."""
+    sizes, size = work.sizes, _power_of_two(16, work.steps * work.sizes.factors)
+    inverse = k.new_empty((work.lines, sizes.heads, size, size))
+    chunks = -(-sizes.time // work.steps)
+    numbers = (*_factor_strides(k), work.reset_row, sizes.time, sizes.heads, chunks)
+    memory = (k, beta, decay, *work.memory, inverse)
+    _launch("inverse_fwd", work, k, work.sequences * sizes.heads * chunks, memory, numbers)
+    return inverse
+
+
+def _delta_fwd(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    decay: Tensor | None,
+    h0: Tensor | None,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+    cu_seqlens: Tensor | None,
+    method: str,
+    chunk: int,
+    save: bool,
+) -> list[Tensor]:
+    sizes = sizes_of(q, k, v.shape[-1])
+    work = _work(sizes, method, chunk, reset, lengths, cu_seqlens, q)
+    outputs = delta_fwd_fake(q, k, v, beta, decay, h0, reset, lengths, cu_seqlens, method, chunk, save)
+    if lengths is not None:
+        outputs[0].zero_()
+    q, k, v, beta = unit_stride(q), unit_stride(k), unit_stride(v), contiguous(beta)
+    decay, h0 = (None if x is None else contiguous(x) for x in (decay, h0))
+    saved = outputs[2:] or [None, None]
+    memory = (q, k, v, beta, decay, h0, *work.memory, _inverse(k, beta, decay, work), *outputs[:2], *saved)
+    strides = (*_strides(q), *_factor_strides(k), *_factor_strides(v), work.reset_row)
+    columns = _columns(work, q)
+    programs = work.sequences * sizes.heads * -(-sizes.values // columns)
+    how = {"V": sizes.values, "BV": columns, "PERIOD": work.period}
+    _launch("fwd", work, q, programs, memory, (*strides, sizes.time, sizes.heads), **how)
+    return outputs
+
+
+def _delta_bwd(
+    q: Tensor,
+    k: Tensor,
+    beta: Tensor,
+    decay: Tensor | None,
+    e: Tensor,
+    states: Tensor,
+    d_o: Tensor | None,
+    dlast: Tensor | None,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+    cu_seqlens: Tensor | None,
+    method: str,
+    chunk: int,
+    need_h0: bool,
+) -> list[Tensor]:
+    sizes = sizes_of(q, k, e.shape[-1])
+    work = _work(sizes, method, chunk, reset, lengths, cu_seqlens, q)
+    gradients = delta_bwd_fake(
+        q, k, beta, decay, e, states, d_o, dlast, reset, lengths, cu_seqlens, method, chunk, need_h0
+    )
+    q, k, beta, e, states = unit_stride(q), unit_stride(k), contiguous(beta), contiguous(e), contiguous(states)
+    decay, dlast = (None if x is None else contiguous(x) for x in (decay, dlast))
+    d_o = None if d_o is None else unit_stride(d_o)
+    columns = _columns(work, q)
+    blocks = -(-sizes.values // columns)
+    # dq, dk, dbeta and ddecay are sums over V, of which each block of columns writes its part.
+    summed = [x for x in (0, 1, 3, 4) if x < 4 or decay is not None]
+    parts = {x: gradients[x].new_empty((blocks, *gradients[x].shape)) if blocks > 1 else gradients[x] for x in summed}
+    if lengths is not None:
+        for x in (gradients[2], *parts.values()):
+            x.zero_()
+    inverse, dh0 = _inverse(k, beta, decay, work), gradients[-1] if need_h0 else None
+    places = (parts[0], parts[1], gradients[2], parts[3], parts.get(4), dh0)
+    memory = (q, k, beta, decay, e, states, d_o, dlast, *work.memory, inverse, *places)
+    strides = (*_strides(q), *_factor_strides(k), *_strides(d_o), work.reset_row)
+    how = {"V": sizes.values, "BV": columns, "PERIOD": work.period}
+    programs = work.sequences * sizes.heads * blocks
+    _launch("bwd", work, q, programs, memory, (*strides, sizes.batch, sizes.time, sizes.heads), **how)
+    if blocks > 1:
+        for x, part in parts.items():
+            torch.sum(part, 0, out=gradients[x])
+    return gradients
+
+
+LIBRARY.impl("_delta_fwd", _delta_fwd, "CUDA")
+LIBRARY.impl("_delta_bwd", _delta_bwd, "CUDA")
+
+delta_fwd_gpu, delta_bwd_gpu = _delta_fwd, _delta_bwd

@@ -1,0 +1,75 @@
+"""Launching kernels on tensors: CUDA kernels on torch's current stream, Triton kernels on the tensors' device."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import _cuda
+from .._backend import BackendError
+
+#: An argument of a CUDA kernel: memory, a number of the kernel's own type, or no memory.
+Argument = Tensor | np.generic | None
+
+
+def launch_cuda(
+    stem: str,
+    kernel: str,
+    grid: Sequence[int],
+    block: Sequence[int],
+    args: Sequence[Argument],
+    *,
+    shared: int = 0,
+    cooperative: bool = False,
+    defines: Mapping[str, object] | None = None,
+) -> None:
+    """Launch a kernel of kernels/cuda/<stem>.cu on the device and the current stream of its tensors.
+
+    No axis of the grid may be 0: callers return before when there is no work.
+    """
+    device = next(x.device for x in args if isinstance(x, Tensor))
+    numbers = [np.uint64(x.data_ptr()) if isinstance(x, Tensor) else np.uint64(0) if x is None else x for x in args]
+    _cuda.launch(
+        stem,
+        kernel,
+        grid,
+        block,
+        numbers,
+        device=device.index,
+        stream=torch.cuda.current_stream(device).cuda_stream,
+        shared=shared,
+        cooperative=cooperative,
+        defines=defines,
+    )
+
+
+def on(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Make the device of ``x`` the current one, which is where Triton launches."""
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+
+
+def triton_kernels(function: str, stem: str) -> ModuleType:
+    """Return the module kernels/triton/<stem>.py, or say why it cannot run."""
+    if importlib.util.find_spec("triton") is None:
+        raise BackendError(
+            f"{function}: Triton compiles the GPU kernels and is not installed (pip install fastiter[gpu])"
+        )
+    return importlib.import_module(f"fastiter.kernels.triton.{stem}")
+
+
+def as_int64(x: Tensor | None, like: Tensor) -> Tensor | None:
+    """Return whole numbers such as lengths on the device of ``like``, without waiting for it."""
+    return None if x is None else x.to(like.device, torch.int64, non_blocking=True).contiguous()
+
+
+def multiprocessors(x: Tensor) -> int:
+    """Return how many multiprocessors the device of ``x`` has; 1 stands for a CPU, where kernels are interpreted."""
+    return int(torch.cuda.get_device_properties(x.device).multi_processor_count) if x.is_cuda else 1

@@ -1,0 +1,21 @@
+"""The ops of rounding on CUDA tensors: what runs where tensors are on a GPU."""
+
+from __future__ import annotations
+
+from ._op import LIBRARY
+from ._quant_gpu_bwd import backward, step
+from ._quant_gpu_codes import decode, pack, unpack
+from ._quant_gpu_forward import encode, quantize
+from ._quant_op import _seed
+
+__all__ = ["pack", "unpack"]
+
+for _name, _cuda in (
+    ("_quantize", quantize),
+    ("_quant_encode", encode),
+    ("_quant_decode", decode),
+    ("_quant_step", step),
+    ("_quant_seed", _seed),
+    ("_quantize_bwd", backward),
+):
+    LIBRARY.impl(_name, _cuda, "CUDA")

@@ -1,0 +1,109 @@
+"""The straight-through gradient of rounding on a GPU, and the step of a binary point."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ..quant._block_formats import block_of
+from ..quant._formats import Fixed, Format, Int
+from ..quant._other_formats import SumOfPowers
+from ..quant._plan import plan
+from . import _gpu
+from ._op import contiguous
+from ._quant_gpu_forward import BLOCK, Scales, scales_of
+from ._quant_op import NAMES, read
+from ._quant_range import limits
+
+_NOTHING, _ONE_SUM, _PRODUCTS = range(3)
+
+
+@lru_cache(maxsize=512)
+def _limits(fmt: Format, name: str, device: torch.device) -> Tensor:
+    """Return the lowest and the highest code of integers, of others the numbers that are rounded to one in range."""
+    ends = (fmt.min_code, fmt.max_code) if isinstance(fmt, Int) else limits(fmt, name, 0)
+    double = name == "float64" or isinstance(fmt, Int)
+    return torch.tensor(ends, dtype=torch.float64).to(torch.float64 if double else torch.float32).to(device)
+
+
+def _launch(
+    given: list[Tensor], dx: Tensor, sums: Tensor | None, fmt: Format, scales: Scales, clips: bool, how: int
+) -> None:
+    x = given[1]
+    kernels = _gpu.triton_kernels("quantize", "quant_gradient")
+    tl = kernels.tl
+    name = NAMES[torch.promote_types(x.dtype, torch.float32)]
+    made = plan(fmt, name, False)
+    with _gpu.on(x):
+        kernels.quantize_bwd_kernel[(-(-x.numel() // BLOCK),)](
+            *(*given, dx, sums, scales.scale, scales.zero_point, scales.powers),
+            _limits(fmt, name, x.device) if clips else None,
+            *(x.numel(), scales.run, scales.size),
+            ROUNDING=made.rounding,
+            T=tl.float64 if made.in_double else tl.float32,
+            CLIPS=clips,
+            INTEGERS=isinstance(fmt, Int),
+            MAY_BE_EXACT=isinstance(fmt, (Fixed, SumOfPowers)),
+            SUMS=how,
+            HAS_SCALE=scales.scale is not None,
+            HAS_ZERO_POINT=scales.zero_point is not None,
+            ONE=scales.size == 1,
+            INDEX=tl.int32 if x.numel() < 2**31 else tl.int64,
+            BLOCK=BLOCK,
+            enable_fp_fusion=False,
+        )
+
+
+def _of_each_scale(products: Tensor, scale: Tensor) -> Tensor:
+    """Return the sums of the products that share a scale."""
+    sizes = scale.shape
+    parts = [part for each, size in zip(sizes, products.shape, strict=True) for part in (each, size // max(each, 1))]
+    return products.reshape(parts).sum(list(range(1, len(parts), 2)), dtype=torch.float64)
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    y: Tensor,
+    fmt: str,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    clip: bool,
+    need_scale: bool,
+) -> list[Tensor]:
+    """Return dx, and the sum of dy (y - x dy/dx) over the elements of each scale."""
+    form = read(fmt)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    clips = clip and not block_of(form)
+    uniform = scale is None or scale.numel() == 1
+    scales = scales_of("quantize", x, form, scale, zero_point) if clips else Scales()
+    given = [contiguous(t.detach()) for t in (dy, x, y)]
+    dx = torch.empty_like(given[1])
+    how, sums = _NOTHING, None
+    if need_scale:
+        how = _ONE_SUM if uniform else _PRODUCTS
+        programs = -(-x.numel() // BLOCK)
+        sums = x.new_empty(programs, dtype=torch.float64) if uniform else x.new_empty(x.shape, dtype=wide)
+    if x.numel():
+        _launch(given, dx, sums, form, scales, clips, how)
+    if scale is None or sums is None:
+        return [dx]
+    total = sums.sum() if uniform else _of_each_scale(sums, scale)
+    return [dx, total.to(wide).reshape(scale.shape)]
+
+
+def step(point: Tensor, function: str) -> Tensor:
+    """Return 2^-round(point); what is beyond -126 to 126 counts as that, as its value is not known here."""
+    given = contiguous(point.detach())
+    made = torch.empty_like(given, dtype=torch.float64)
+    block = max(min(1 << (math.prod(given.shape) - 1).bit_length(), 256), 1)
+    if given.numel():
+        kernels = _gpu.triton_kernels(function, "quant_gradient")
+        with _gpu.on(given):
+            kernels.step_fwd_kernel[(-(-given.numel() // block),)](
+                given, made, given.numel(), BLOCK=block, enable_fp_fusion=False
+            )
+    return made

@@ -1,0 +1,298 @@
+"""Matrices and stencils as the CUDA kernels of relaxation have them, and the launches of sweeps and residuals.
+
+A phase is a turn of one colour, or a sweep of Jacobi. All phases of a call are one launch, whose blocks meet between
+phases, unless a phase moves so much memory that launches cost nothing beside it: then each is a launch of its own,
+whose reads may stay in the cache nearest to a thread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..relax._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC
+from ..relax.stencil import Stencil
+from . import _gpu
+from ._op import contiguous
+from ._relax_gpu_layout import BlockRows, Slices
+
+__all__ = ["BACKWARD", "FORWARD", "JACOBI", "SYMMETRIC", "OfBlocks", "OfRows", "OfStencil", "norms_of"]
+
+#: Threads of a block, a power of two; tests take fewer.
+THREADS = 256
+#: Bytes that a phase moves from which on it has a launch of its own
+APART = 32 << 20
+_NAMES = {torch.float32: "float", torch.float64: "double", torch.complex128: "Complex"}
+
+
+def launch_phases(
+    stem: str,
+    kernel: str,
+    tasks: int,
+    threads: int,
+    resident: int,
+    traffic: int,
+    phases: int,
+    arguments: Sequence[_gpu.Argument],
+    defines: dict[str, object],
+    x: Tensor,
+) -> None:
+    """Launch all phases: at once in as many blocks as are resident, or one by one with a block for each task."""
+
+    def launch(blocks: int, first: int, last: int, arrived: Tensor | None) -> None:
+        args = (*arguments, np.int64(first), np.int64(last), arrived)
+        together = arrived is not None
+        _gpu.launch_cuda(stem, kernel, (blocks,), (threads,), args, cooperative=together, defines=defines)
+
+    if phases > 1 and traffic < APART:
+        blocks = min(tasks, resident * _gpu.multiprocessors(x))
+        launch(blocks, 0, phases, torch.zeros(1, dtype=torch.int32, device=x.device))
+    else:
+        for phase in range(phases):
+            launch(tasks, phase, phase + 1, None)
+
+
+def sums_of(parts: Tensor) -> Tensor:
+    """Return the sums (k,) of the parts (count, k) of norms, in an order that depends on count alone."""
+    while len(parts) > 1:
+        count, k = parts.shape
+        shares = 1 if count <= 4096 else 64
+        sums = parts.new_empty((shares, k))
+        args = (parts, np.int64(count), np.int64(k), sums)
+        _gpu.launch_cuda("relax_norms", "relax_norms_kernel", (k, shares), (THREADS,), args, shared=8 * THREADS)
+        parts = sums
+    return parts[0]
+
+
+def norms_of(matrix: _Matrix, x: Tensor, b: Tensor) -> np.ndarray[Any, Any]:
+    """Return ||b - A x|| of each column on the host, which waits for it."""
+    squares: np.ndarray[Any, Any] = matrix.residual(x, b).cpu().numpy()
+    if np.isfinite(squares).all() and (squares > 1e-290).all():  # squares below may have lost digits
+        return np.sqrt(squares)
+    r = torch.empty_like(b)
+    matrix.residual(x, b, r)
+    return norm_of(r)
+
+
+def norm_of(r: Tensor) -> np.ndarray[Any, Any]:
+    """Return the 2-norm of each column on the host, whatever the size of its numbers."""
+    size = r.abs().to(torch.float64).reshape(len(r), columns(r))
+    if len(r) == 0:
+        return np.zeros(size.shape[1])
+    largest = size.amax(dim=0)
+    scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+    found: np.ndarray[Any, Any] = (scale * (size / scale).square().sum(dim=0).sqrt()).cpu().numpy()
+    return found
+
+
+def columns(x: Tensor) -> int:
+    """Return k of (n,) or (n, k)."""
+    return 1 if x.dim() == 1 else x.shape[1]
+
+
+class _Matrix:
+    """What sweeps of all matrices share. own vectors are in the order of the rows here, contiguous, on the device.
+
+    order, place: the caller's row of each row here, and the other way; None where they are the same.
+    """
+
+    rows: int
+    own_rows: int
+    colours: int
+    order: Tensor | None = None
+    place: Tensor | None = None
+
+    def inside(self, x: Tensor) -> Tensor:
+        """Return the caller's vectors as they are here: x itself where nothing has to change."""
+        if self.order is None:
+            return contiguous(x)
+        padding = self.own_rows - self.rows
+        x = torch.cat([x, x.new_zeros((padding, *x.shape[1:]))]) if padding else x
+        return contiguous(x).index_select(0, self.order)
+
+    def outside(self, x: Tensor) -> Tensor:
+        """Return what :meth:`inside` made of vectors in the caller's order."""
+        return x if self.place is None else x.index_select(0, self.place)
+
+    def phases(self, sweeps: int, kind: int) -> int:
+        """Return of how many phases so many sweeps are."""
+        return sweeps * (1 if kind == JACOBI else 2 * self.colours if kind == SYMMETRIC else self.colours)
+
+    def sweep(self, x: Tensor, b: Tensor, omega: Tensor, sweeps: int, kind: int) -> Tensor:
+        """Return x after sweeps: x itself, overwritten, or for Jacobi other memory."""
+        count = self.phases(sweeps, kind)
+        if x.numel() == 0 or count == 0:
+            return x
+        y = torch.empty_like(x) if kind == JACOBI else x
+        self._sweep(x, b, y, omega, count, kind)
+        return y if count % 2 and kind == JACOBI else x
+
+    def residual(self, x: Tensor, b: Tensor, r: Tensor | None = None) -> Tensor:
+        """Return the sums (k,) of |b - A x|^2, and put b - A x into r."""
+        if b.numel() == 0:
+            return torch.zeros(columns(b), dtype=torch.float64, device=b.device)
+        return sums_of(self._residual(x, b, r))
+
+    def remainder(self, x: Tensor, b: Tensor) -> Tensor:
+        """Return b - A x."""
+        r = torch.empty_like(b)
+        if b.numel():
+            self._residual(x, b, r)
+        return r
+
+    def _sweep(self, x: Tensor, b: Tensor, y: Tensor, omega: Tensor, phases: int, kind: int) -> None:
+        raise NotImplementedError
+
+    def _residual(self, x: Tensor, b: Tensor, r: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+
+def tiles_of(value: Tensor, k: int, rows_of_lane: int) -> dict[str, object]:
+    """Return the defines of relax.cu but for VECTOR: more columns, or blocks, take more registers."""
+    tile = 1 if k == 1 or (value.is_complex() and rows_of_lane == 2) else 4
+    resident = 4 if tile == rows_of_lane == 1 and not value.is_complex() else 2
+    named: dict[str, object] = {"MATRIX": _NAMES[value.dtype], "COLUMNS": tile}
+    return named | {"BLOCK_ROWS": rows_of_lane, "RESIDENT": resident}
+
+
+class OfRows(_Matrix):
+    """A sparse matrix in slices of rows; `values` are those of the caller's entries, as the layout numbers them."""
+
+    def __init__(self, layout: Slices, on_device: dict[str, Tensor], values: Tensor) -> None:
+        self.rows = self.own_rows = layout.n
+        self.colours, self._slices = len(layout.colours) - 1, len(layout.slice_row) - 1
+        self._most = int(np.diff(layout.colours).max(initial=0))
+        self.order, self.place = on_device.get("order"), on_device.get("place")
+        self._at = on_device
+        with_zero = torch.cat([contiguous(values.detach()), values.new_zeros(1)])  # entry -1 is a zero
+        self._value = with_zero[on_device["entry"]]
+        self.diagonal = with_zero[on_device["diagonal"]].sum(dim=1)
+        wide = torch.complex128 if values.is_complex() else torch.float64
+        self._inverse = self.diagonal.to(wide).reciprocal()
+
+    def _layout(self) -> list[Tensor]:
+        return [self._at["slice_row"], self._at["slice_entry"], self._at["column"], self._value]
+
+    def _tasks(self, slices: int, k: int, tile: Any) -> int:
+        return math.ceil(slices * math.ceil(k / tile) * 32 / THREADS)
+
+    def _sweep(self, x: Tensor, b: Tensor, y: Tensor, omega: Tensor, phases: int, kind: int) -> None:
+        k = columns(x)
+        defines = tiles_of(self._value, k, 1) | {"VECTOR": _NAMES[x.dtype]}
+        numbers = (omega, np.int64(k), np.int32(self.colours), np.int32(kind))
+        args: list[_gpu.Argument] = [*self._layout(), self._inverse, self._at["colours"], b, x, y, *numbers]
+        moved = self._value.nbytes + self._at["column"].nbytes + self._inverse.nbytes + 3 * x.nbytes
+        tasks = self._tasks(self._most, k, defines["COLUMNS"])
+        resident: Any = defines["RESIDENT"]
+        kernel = ("relax", "relax_slices_kernel", tasks, THREADS, resident, moved // self.colours)
+        launch_phases(*kernel, phases, args, defines, x)
+
+    def _residual(self, x: Tensor, b: Tensor, r: Tensor | None) -> Tensor:
+        k = columns(x)
+        defines = tiles_of(self._value, k, 1) | {"VECTOR": _NAMES[x.dtype]}
+        parts = torch.empty((self._slices, k), dtype=torch.float64, device=x.device)
+        args = (*self._layout(), self.diagonal, np.int64(self._slices), b, x, r, parts, np.int64(k))
+        grid = (self._tasks(self._slices, k, defines["COLUMNS"]),)
+        _gpu.launch_cuda("relax", "relax_slices_residual_kernel", grid, (THREADS,), args, defines=defines)
+        return parts
+
+
+class OfBlocks(_Matrix):
+    """A sparse matrix of blocks, with the inverses of those on the diagonal."""
+
+    def __init__(self, layout: BlockRows, device: torch.device) -> None:
+        self.rows, self.own_rows = layout.rows, layout.n * layout.size
+        self.colours, self._n, self._size = len(layout.colours) - 1, layout.n, layout.size
+        self._most = int(np.diff(layout.colours).max(initial=0))
+        if layout.order is not None:
+            self.order = torch.from_numpy(layout.order).to(device)
+            self.place = torch.argsort(self.order)[: self.rows]
+        names = ("start", "column", "value", "diagonal", "inverse", "colours")
+        self._at: dict[str, Tensor] = {name: torch.from_numpy(getattr(layout, name)).to(device) for name in names}
+        self._at_once = 32 // min(32, 2 ** math.ceil(math.log2(max(1, self._size))))  # rows of blocks in a warp
+        self._rows_of_lane = 2 if self._size > 32 else 1
+
+    def _tasks(self, rows: int, k: int, tile: Any) -> int:
+        return math.ceil(math.ceil(rows / self._at_once) * math.ceil(k / tile) * 32 / THREADS)
+
+    def _sweep(self, x: Tensor, b: Tensor, y: Tensor, omega: Tensor, phases: int, kind: int) -> None:
+        k, at = columns(x), self._at
+        defines = tiles_of(at["value"], k, self._rows_of_lane) | {"VECTOR": _NAMES[x.dtype]}
+        numbers = (omega, np.int64(k), np.int32(self.colours), np.int32(kind))
+        matrix = (at["start"], at["column"], at["value"], at["inverse"], at["colours"], np.int32(self._size))
+        moved = at["value"].nbytes + at["inverse"].nbytes + 3 * x.nbytes
+        tasks = self._tasks(self._most, k, defines["COLUMNS"])
+        resident: Any = defines["RESIDENT"]
+        kernel = ("relax", "relax_blocks_kernel", tasks, THREADS, resident, moved // self.colours)
+        launch_phases(*kernel, phases, (*matrix, b, x, y, *numbers), defines, x)
+
+    def _residual(self, x: Tensor, b: Tensor, r: Tensor | None) -> Tensor:
+        k, at = columns(x), self._at
+        defines = tiles_of(at["value"], k, self._rows_of_lane) | {"VECTOR": _NAMES[x.dtype]}
+        items = math.ceil(self._n / self._at_once)
+        parts = torch.empty((items, k), dtype=torch.float64, device=x.device)
+        matrix = (at["start"], at["column"], at["value"], at["diagonal"], np.int64(self._n), np.int32(self._size))
+        grid = (self._tasks(self._n, k, defines["COLUMNS"]),)
+        args = (*matrix, b, x, r, parts, np.int64(k))
+        _gpu.launch_cuda("relax", "relax_blocks_residual_kernel", grid, (THREADS,), args, defines=defines)
+        return parts
+
+
+class OfStencil(_Matrix):
+    """A stencil; vectors are those of all points of the grid, in its order."""
+
+    def __init__(self, stencil: Stencil, device: torch.device, jacobi: Callable[..., None] | None = None) -> None:
+        self.rows = self.own_rows = stencil.shape[0]
+        self.colours, self._jacobi = 2, jacobi
+        points = stencil.grid if len(stencil.grid) == 3 else (stencil.grid[0], 1, stencil.grid[1])
+        self.points = points
+        c = stencil.coefficients
+        if len(stencil.grid) == 2:  # the axis that is missing is the one in the middle
+            c = np.concatenate([c[:3], np.zeros((2, *c.shape[1:]), c.dtype), c[3:]])
+        given = None if stencil.mask is None else torch.from_numpy(~stencil.mask).to(device)
+        self.coefficients = torch.from_numpy(c if c.ndim == 1 else c.reshape(7, -1)).to(device)
+        self.inverse, self.given = None, given
+        if c.ndim > 1:
+            self.inverse = self.coefficients[0].reciprocal()
+            if given is not None:
+                self.inverse.masked_fill_(given.reshape(-1), 0)
+        self._area = points[1] * points[2]
+        # Bits of norms depend on these two, so they must not depend on the card.
+        self._threads = min(THREADS, 32 * math.ceil(self._area / 32)) if self._area else THREADS
+        self._depth = min(16, max(2, self.rows >> 18))
+
+    def _arguments(self, b: Tensor, x: Tensor, y: Tensor | None) -> tuple[_gpu.Argument, ...]:
+        n0, n1, n2 = self.points
+        sizes = (np.int64(n0), np.int32(n1), np.int32(n2))
+        return (*sizes, self.coefficients, self.inverse, self.given, b, x, y)
+
+    def _items(self) -> int:
+        return math.ceil(self._area / self._threads) * math.ceil(self.points[0] / self._depth)
+
+    def _defines(self) -> dict[str, object]:
+        is_double = self.coefficients.dtype == torch.float64
+        return {"NUMBER": "double" if is_double else "float", "RESIDENT": 3}
+
+    def _sweep(self, x: Tensor, b: Tensor, y: Tensor, omega: Tensor, phases: int, kind: int) -> None:
+        if self._jacobi is not None:
+            for phase in range(phases):
+                self._jacobi(self, b, y if phase % 2 else x, x if phase % 2 else y, omega)
+            return
+        defines = self._defines()
+        args = (*self._arguments(b, x, y), omega, np.int32(self._depth), np.int32(kind))
+        resident: Any = defines["RESIDENT"]
+        moved = 3 * x.nbytes + (0 if self.inverse is None else self.coefficients.nbytes)
+        kernel = ("relax_stencil", "relax_stencil_kernel", self._items(), self._threads, resident, moved)
+        launch_phases(*kernel, phases, args, defines, x)
+
+    def _residual(self, x: Tensor, b: Tensor, r: Tensor | None) -> Tensor:
+        parts = torch.empty((self._items() * (self._threads // 32), 1), dtype=torch.float64, device=x.device)
+        args = (*self._arguments(b, x, r), parts, np.int32(self._depth))
+        launched = ("relax_stencil", "relax_stencil_residual_kernel", (self._items(),), (self._threads,), args)
+        _gpu.launch_cuda(*launched, defines=self._defines())
+        return parts

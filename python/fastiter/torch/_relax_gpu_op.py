@@ -1,0 +1,270 @@
+"""The private ops of relaxation for CUDA tensors: what _relax_op.py does, by the kernels of kernels/cuda/relax.cu.
+
+The pattern of A stays on the CPU, where it is coloured and laid out once: the last few are kept and compared whole. The
+values are gathered into that layout on their own device, so sweeps and their reverse wait for nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._backend import BackendError
+from .._solution import Solution
+from ..relax import _vectors
+from ..relax._matrix import read_csr
+from ..relax._order import Arrangement, arrange
+from ..relax._solve import Watch
+from ..relax._spectrum import Adaptive
+from ._op import LIBRARY, contiguous
+from ._relax_gpu import BACKWARD, FORWARD, JACOBI, SYMMETRIC, OfRows, _Matrix, norm_of, norms_of
+from ._relax_gpu_layout import Slices, slices_of
+from ._relax_op import REASONS, _Csr, _halves, rows
+
+COLOURED = ("red-black", "color")
+
+
+def check_order(function: str, order: object, jacobi: bool) -> None:
+    """Refuse orders in which rows wait for each other."""
+    if not jacobi and not (isinstance(order, str) and order in COLOURED):
+        raise BackendError(
+            f"{function}: order must be 'color' or 'red-black' on a GPU, as elsewhere rows wait for each other, "
+            f"got {order!r}"
+        )
+
+
+def tensors_of(layout: Slices, device: torch.device) -> dict[str, Tensor]:
+    """Return the arrays of a layout on a device."""
+    names = ("slice_row", "slice_entry", "column", "entry", "diagonal", "colours")
+    found = {name: torch.from_numpy(getattr(layout, name)) for name in names}
+    if layout.order is not None:
+        found |= {"order": torch.from_numpy(layout.order), "place": torch.from_numpy(np.argsort(layout.order))}
+    return {name: x.to(device) for name, x in found.items()}
+
+
+@dataclass
+class Plan:
+    """A pattern of entries laid out for one kind of order, and what the reverse of a sweep needs of it."""
+
+    crow: Tensor
+    col: Tensor
+    order: str
+    layout: Slices
+    devices: dict[torch.device, dict[str, Tensor]] = field(default_factory=dict)
+
+    def on(self, device: torch.device) -> dict[str, Tensor]:
+        """Return the layout's arrays and the entries' rows and columns on a device."""
+        if device not in self.devices:
+            row = rows(self.crow, self.col)
+            order = np.arange(self.layout.n) if self.layout.order is None else self.layout.order
+            place = torch.from_numpy(np.argsort(order))
+            more = {
+                "row": row,
+                "col": self.col,
+                "is_diagonal": row == self.col,
+                "is_before": place[self.col] < place[row],
+            }
+            self.devices[device] = tensors_of(self.layout, device) | {name: x.to(device) for name, x in more.items()}
+        return self.devices[device]
+
+    @cached_property
+    def adjoint(self) -> tuple[Plan, Tensor]:
+        """The plan of A^H, and which value of A each of its values is."""
+        by_column = torch.argsort(self.col, stable=True)
+        counts = torch.bincount(self.col, minlength=self.layout.n)
+        start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return _plan("sweeps", start, rows(self.crow, self.col)[by_column], self.order), by_column
+
+
+_KEPT = 8
+_plans: list[Plan] = []
+
+
+def plan_of(function: str, crow: Tensor, col: Tensor, method: str, order: str) -> Plan:
+    """Return the plan of a pattern, one of the last few if it is the same."""
+    check_order(function, order, method == "jacobi")
+    how = "jacobi" if method == "jacobi" else order
+    for plan in _plans:
+        if plan.order == how and torch.equal(plan.crow, crow) and torch.equal(plan.col, col):
+            return plan
+    plan = _plan(function, crow, col, how)
+    _plans.insert(0, plan)
+    del _plans[_KEPT:]
+    return plan
+
+
+def _plan(function: str, crow: Tensor, col: Tensor, order: str) -> Plan:
+    checked = read_csr(function, _Csr(torch.ones(col.shape, dtype=torch.float32), crow, col))
+    jacobi = order == "jacobi"
+    how = Arrangement() if jacobi else arrange(function, checked, order)
+    return Plan(crow, col, order, slices_of(crow.numpy(), col.numpy(), how, jacobi=jacobi))
+
+
+def _matrix(plan: Plan, values: Tensor) -> OfRows:
+    return OfRows(plan.layout, plan.on(values.device), values)
+
+
+def _check_values(function: str, matrix: OfRows, values: Tensor, plan: Plan) -> None:
+    """Refuse what the CPU refuses; waits for the device."""
+    at = plan.on(values.device)
+    wrong, zero = ~values.detach().isfinite(), matrix.outside(matrix.diagonal) == 0
+    if not bool(wrong.any() | zero.any()):
+        return
+    if bool(wrong.any()):
+        row = int(at["row"][wrong].min())
+        raise ValueError(f"{function}: A must be finite, got a value in row {row} that is not")
+    row = int(torch.nonzero(zero)[0, 0])
+    raise ValueError(f"{function}: A must have no zero on the diagonal, got 0 in row {row}")
+
+
+def as_omega(function: str, method: str, omega: Tensor | float, device: torch.device) -> Tensor:
+    """Return omega where the kernels read it; one on a GPU is not looked at here."""
+    if isinstance(omega, Tensor) and omega.is_cuda:
+        return omega.detach().to(torch.float64).reshape(1)
+    value = _vectors.positive(function, "omega", float(omega), zero=False)
+    if method != "jacobi" and value >= 2:
+        raise ValueError(f"{function}: omega must be in (0, 2), where {method} can converge, got {value}")
+    return torch.full((1,), value, dtype=torch.float64, device=device)
+
+
+def solve_inside(
+    matrix: _Matrix,
+    x: Tensor,
+    b: Tensor,
+    omega: Tensor,
+    kind: int,
+    limits: tuple[float, float, int, int],
+    adaptive: Adaptive | None = None,
+) -> tuple[Tensor, Watch]:
+    """Sweep from x until every column of b - A x is decided; waits for the device once a check.
+
+    ``adaptive`` sees the residuals, and says which omega is next.
+    """
+    rtol, atol, most, every = limits
+    watch, done = Watch(norms_of(matrix, x, b), rtol * norm_of(b) + atol, every), 0
+    with np.errstate(all="ignore"):
+        while watch.is_open.any() and done < most:
+            count = min(every, most - done)
+            x, done = matrix.sweep(x, b, omega, count, kind), done + count
+            norms = norms_of(matrix, x, b)
+            watch.check(done, norms)
+            if adaptive is not None:
+                adaptive.observe(done, norms)
+                omega = torch.full_like(omega, adaptive.omega)
+    return x, watch
+
+
+def solution_of(x: Tensor, watch: Watch, single: bool, method: str, omega: float) -> Solution:
+    """Return what a solver found; numbers, or tensors on the CPU with one number for each column."""
+    history, converged = torch.from_numpy(np.array(watch.history)), torch.from_numpy(watch.reason == "converged")
+    steps, reason = torch.from_numpy(watch.steps), tuple(map(str, watch.reason))
+    if single:
+        return Solution(
+            value=x,
+            converged=bool(converged[0]),
+            steps=int(steps[0]),
+            residual=float(history[-1, 0]),
+            history=history[:, 0],
+            reason=reason[0],
+            method=method,
+            omega=omega,
+        )
+    found: dict[str, Any] = {
+        "converged": converged,
+        "steps": steps,
+        "residual": history[-1],
+        "history": history,
+        "reason": reason,
+    }
+    return Solution(value=x, method=method, omega=omega, **found)
+
+
+def kind_of(method: str) -> int:
+    """Return what the kernels call a sweep of a method."""
+    return JACOBI if method == "jacobi" else SYMMETRIC if method == "ssor" else FORWARD
+
+
+def solve(
+    values: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    b: Tensor,
+    x0: Tensor | None,
+    method: str,
+    omega: float,
+    order: str,
+    rtol: float,
+    atol: float,
+    max_steps: int,
+    check_every: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """fastiter::_relax_solve; like on the CPU all but x is there."""
+    plan = plan_of("relax_solve", crow, col, method, order)
+    factor = as_omega("relax_solve", method, 1.0 if method == "gauss_seidel" else omega, values.device)
+    matrix = _matrix(plan, values)
+    _check_values("relax_solve", matrix, values, plan)
+    start = torch.zeros_like(b) if x0 is None else x0.clone()
+    own = contiguous(matrix.inside(start)), contiguous(matrix.inside(b.detach()))
+    x, watch = solve_inside(matrix, *own, factor, kind_of(method), (rtol, atol, max_steps, check_every))
+    codes = torch.tensor([REASONS.index(reason) for reason in watch.reason], dtype=torch.int64)
+    residual = torch.from_numpy(np.array(watch.history[-1], np.float64))
+    return contiguous(matrix.outside(x)), residual, torch.from_numpy(watch.steps), codes
+
+
+def sweeps(
+    values: Tensor, crow: Tensor, col: Tensor, x: Tensor, b: Tensor, omega: Tensor, k: int, method: str, order: str
+) -> Tensor:
+    """fastiter::_relax_sweeps: all iterates, (halves of sweeps + 1, *x.shape)."""
+    plan = plan_of("sweeps", crow, col, method, order)
+    matrix, factor = _matrix(plan, values), as_omega("sweeps", method, omega, values.device)
+    halves = _halves(method)
+    iterates = x.new_empty((k * len(halves) + 1, *x.shape))
+    iterates[0] = x.detach()
+    own, own_b = matrix.inside(x.detach().clone()), matrix.inside(b.detach())
+    for t in range(1, len(iterates)):
+        kind = JACOBI if method == "jacobi" else BACKWARD if halves[(t - 1) % len(halves)] else FORWARD
+        own = matrix.sweep(own, own_b, factor, 1, kind)
+        iterates[t] = matrix.outside(own)
+    return iterates
+
+
+def sweeps_bwd(
+    values: Tensor, crow: Tensor, col: Tensor, omega: Tensor, iterates: Tensor, g: Tensor, method: str, order: str
+) -> list[Tensor]:
+    """fastiter::_relax_sweeps_bwd: the gradients of x, b, the values and omega, as _relax_op.py derives them."""
+    plan = plan_of("sweeps", crow, col, method, order)
+    at, (adjoint_plan, by_column) = plan.on(values.device), plan.adjoint
+    if "by_column" not in at:
+        at["by_column"] = by_column.to(values.device)
+    matrix = _matrix(adjoint_plan, values.detach().conj()[at["by_column"]].resolve_conj())
+    factor = as_omega("sweeps", method, omega, values.device)
+    jacobi, halves = method == "jacobi", _halves(method)
+    row, col, is_diagonal, is_before = at["row"], at["col"], at["is_diagonal"][:, None], at["is_before"][:, None]
+    d = matrix.outside(matrix.diagonal).conj()[:, None]
+    shape, now = g.shape, matrix.inside(g.clone())
+    many = (shape[0], 1 if g.dim() == 1 else shape[1])
+    db, domega = g.new_zeros(many), torch.zeros((), dtype=torch.float64, device=g.device)
+    dvalues = torch.zeros_like(values.detach())
+    for t in range(len(iterates) - 1, 0, -1):
+        backward = halves[(t - 1) % len(halves)]
+        kind = JACOBI if jacobi else FORWARD if backward else BACKWARD
+        own_l = matrix.sweep(torch.zeros_like(now), now, factor, 1, kind)
+        now = matrix.remainder(own_l, now)
+        l, new, old = matrix.outside(own_l).reshape(many), iterates[t].reshape(many), iterates[t - 1].reshape(many)
+        db += l
+        on_diagonal = (new / factor - (1 / factor - 1) * old).to(new.dtype)
+        is_new = torch.zeros_like(is_before) if jacobi else ~is_before if backward else is_before
+        read = torch.where(is_diagonal, on_diagonal[col], torch.where(is_new, new[col], old[col]))
+        dvalues -= (l[row] * read.conj()).sum(dim=1)
+        domega += (l.conj() * d * (new - old)).real.to(torch.float64).sum()
+    gradient = (domega / factor.square()).to(omega.dtype).reshape(omega.shape)
+    return [matrix.outside(now).reshape(shape), db.reshape(shape), dvalues, gradient]
+
+
+for _name, _function in (("_relax_solve", solve), ("_relax_sweeps", sweeps), ("_relax_sweeps_bwd", sweeps_bwd)):
+    LIBRARY.impl(_name, _function, "CUDA")

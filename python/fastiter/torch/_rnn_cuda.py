@@ -1,0 +1,190 @@
+"""Launches the CUDA kernels of the family rnn: all steps fused, or a batched product and a kernel a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._rnn import Cell
+from . import _gpu
+from ._rnn_plan import Card, Plan, Problem, card, plan
+
+_ELEMENTS = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.bfloat16: "BFloat16",
+    torch.float16: "Half",
+}
+#: Threads of a block of the kernels of one step.
+_THREADS = 256
+
+
+class Work(NamedTuple):
+    """What is run, on dense lines: ``row`` and ``step`` are how many lines lie from one to the next."""
+
+    cell: Cell
+    batch: int
+    time: int
+    heads: int
+    width: int
+    row: int
+    step: int
+    lengths: Tensor | None
+    offsets: Tensor | None
+    reverse: bool
+
+    def arguments(self) -> list[_gpu.Argument]:
+        """SHAPE_ARGUMENTS of the kernels."""
+        sizes = (self.batch, self.time, self.heads, self.width, self.row, self.step)
+        return [self.lengths, self.offsets, *map(np.int64, sizes), np.int32(self.reverse)]
+
+
+def four(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Return one argument for each state that a cell can have."""
+    return [*tensors, *[None] * 4][:4]
+
+
+def _defines(work: Work, x: Tensor) -> dict[str, object]:
+    return {"ELEMENT": _ELEMENTS[x.dtype], "CELL": work.cell.code}
+
+
+def _tf32(x: Tensor) -> bool:
+    return x.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+
+
+def problem(work: Work, r: Tensor, backward: bool) -> Problem:
+    """Return the product of a step: r h' forward, r^T dp backward."""
+    gates, width = work.cell.gates, work.width
+    outs, terms = (1, gates * width) if backward else (gates, width)
+    tensor_cores = r.element_size() == 2 or _tf32(r)
+    return Problem(outs, width, terms, work.heads, work.batch, r.element_size(), tensor_cores)
+
+
+def fused(work: Work, r: Tensor, backward: bool) -> Plan | None:
+    """Return the launch of all steps, or None where a step at a time must do."""
+    whole = replace(problem(work, r, backward), batch=min(work.batch, 4096))  # more rows are more of the same
+    return plan(whole, card(r))
+
+
+def _launch_fused(kernel: str, shape: Plan, work: Work, r: Tensor, args: Sequence[_gpu.Argument]) -> None:
+    groups = work.heads * -(-work.batch // shape.rows)
+    joined = shape.blocks > 1
+    exchange = r.new_zeros(groups * 2 * shape.rows * shape.padded if joined else 0)
+    arrived = torch.zeros(groups, dtype=torch.int32, device=r.device)
+    at_once = max(_resident(shape, card(r)), 1) if joined else groups
+    for first in range(0, groups, at_once):
+        _gpu.launch_cuda(
+            kernel,
+            kernel,
+            (min(at_once, groups - first) * shape.blocks,),
+            (shape.threads,),
+            [*args, exchange if joined else None, arrived, np.int64(first), np.int32(shape.blocks), *work.arguments()],
+            shared=shape.shared,
+            cooperative=joined,
+            defines={**_defines(work, r), **shape.defines(), "TF32": int(_tf32(r))},
+        )
+
+
+def _resident(shape: Plan, device: Card) -> int:
+    """Heads and tiles of rows whose blocks run at the same time, one on each multiprocessor."""
+    return device.multiprocessors // shape.blocks
+
+
+def forward_fused(
+    shape: Plan,
+    work: Work,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    first: Sequence[Tensor],
+    last: Sequence[Tensor],
+    states: Sequence[Tensor],
+    saved: Tensor | None,
+) -> None:
+    """All steps in one launch."""
+    args = [wx, r, b, *four(first), *four(last), *four(states), saved]
+    _launch_fused("rnn_fwd", shape, work, r, args)
+
+
+def backward_fused(
+    shape: Plan,
+    work: Work,
+    r: Tensor,
+    first: Sequence[Tensor],
+    states: Sequence[Tensor],
+    saved: Tensor | None,
+    dstates: Sequence[Tensor | None],
+    dlast: Sequence[Tensor | None],
+    dwx: Tensor,
+    dq: Tensor | None,
+    dfirst: Sequence[Tensor],
+) -> None:
+    """All steps back in time in one launch."""
+    args = [r, *four(first), *four(states), saved, *four(dstates), *four(dlast), dwx, dq, *four(dfirst)]
+    _launch_fused("rnn_bwd", shape, work, r, args)
+
+
+def _launch_step(kernel: str, t: int, work: Work, x: Tensor, args: Sequence[_gpu.Argument]) -> None:
+    blocks = -(-work.batch * work.heads * work.width // _THREADS)
+    given = [*args, np.int64(t), *work.arguments()]
+    _gpu.launch_cuda("rnn_step", kernel, (blocks,), (_THREADS,), given, defines=_defines(work, x))
+
+
+def _real(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _times(work: Work, backward: bool) -> Sequence[int]:
+    return range(work.time) if backward == work.reverse else range(work.time - 1, -1, -1)
+
+
+def forward_stepwise(
+    work: Work,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    first: Sequence[Tensor],
+    last: Sequence[Tensor],
+    states: Sequence[Tensor],
+    saved: Tensor | None,
+) -> None:
+    """A step at a time: a product for every head, then the cell."""
+    gates, batch, heads, width = work.cell.gates, work.batch, work.heads, work.width
+    by_head = r.permute(1, 3, 0, 2).reshape(heads, width, gates * width)
+    h, p = r.new_empty(heads, batch, width), r.new_empty(heads, batch, gates * width)
+    kept = r.new_empty((len(work.cell.states) - 1, heads, batch, width), dtype=_real(r))
+    args = [wx, b, p, h, kept, *four(first), *four(last), *four(states), saved]
+    _launch_step("rnn_step_fwd", -1, work, r, args)
+    for t in _times(work, False):
+        torch.bmm(h, by_head, out=p)
+        _launch_step("rnn_step_fwd", t, work, r, args)
+    _launch_step("rnn_step_fwd", work.time, work, r, args)
+
+
+def backward_stepwise(
+    work: Work,
+    r: Tensor,
+    first: Sequence[Tensor],
+    states: Sequence[Tensor],
+    saved: Tensor | None,
+    dstates: Sequence[Tensor | None],
+    dlast: Sequence[Tensor | None],
+    dwx: Tensor,
+    dq: Tensor | None,
+    dfirst: Sequence[Tensor],
+) -> None:
+    """A step at a time back in time: a product for every head, then the derivative of the cell."""
+    gates, batch, heads, width = work.cell.gates, work.batch, work.heads, work.width
+    by_head = r.transpose(0, 1).reshape(heads, gates * width, width)
+    through, dp = r.new_empty(heads, batch, width), r.new_empty(heads, batch, gates * width)
+    ds = r.new_empty((len(work.cell.states), heads, batch, width), dtype=_real(r))
+    args = [through, dp, ds, *four(first), *four(states), saved, *four(dstates), *four(dlast), dwx, dq, *four(dfirst)]
+    _launch_step("rnn_step_bwd", -1, work, r, args)
+    for t in [*_times(work, True), work.time]:
+        torch.bmm(dp, by_head, out=through)
+        _launch_step("rnn_step_bwd", t, work, r, args)

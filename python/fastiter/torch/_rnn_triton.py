@@ -1,0 +1,101 @@
+"""Launches the Triton kernels of the family rnn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .._rnn import Cell
+from . import _gpu
+from ._rnn_cuda import Work, four
+
+#: Bytes of r of the largest head: all cells with D <= 128 in two bytes, with D <= 64 in float32.
+_MOST = 128 << 10
+#: Rows of the batch that a program takes together: the least that tensor cores multiply.
+_ROWS = 16
+#: Bytes of r that stay in a program; of a larger r it reads one gate after the other, from the cache.
+_MOST_HELD = 64 << 10
+
+
+def _padded(width: int) -> int:
+    return max(16, 1 << (width - 1).bit_length())
+
+
+def _bytes(cell: Cell, width: int, dtype: torch.dtype) -> int:
+    return cell.gates * _padded(width) ** 2 * dtype.itemsize
+
+
+def reaches(cell: Cell, width: int, dtype: torch.dtype) -> bool:
+    """Say whether the kernels take heads of this width: there are none for float64."""
+    return dtype != torch.float64 and width <= 128 and _bytes(cell, width, dtype) <= _MOST
+
+
+def _matrices(r: Tensor, transposed: bool) -> Tensor:
+    """Return r, or its transpose, with each matrix padded to a power of two: loads then need no masks."""
+    r = r.transpose(2, 3) if transposed else r
+    more = _padded(r.shape[-1]) - r.shape[-1]
+    return torch.nn.functional.pad(r, (0, more, 0, more)).contiguous()
+
+
+def _launch(name: str, work: Work, x: Tensor, args: Sequence[Tensor | None]) -> None:
+    kernels = _gpu.triton_kernels(work.cell.name, "rnn")
+    width = _padded(work.width)
+    held = _bytes(work.cell, work.width, x.dtype)
+    sizes = (work.batch, work.time, work.heads, work.width, work.row, work.step, int(work.reverse))
+    with _gpu.on(x):
+        getattr(kernels, name)[(work.heads, -(-work.batch // _ROWS))](
+            *args,
+            work.lengths,
+            work.offsets,
+            *sizes,
+            CELL=work.cell.code,
+            ROWS=_ROWS,
+            D=width,
+            HELD=held <= _MOST_HELD,
+            num_warps=4 if held <= 8 << 10 else 16 if 32 << 10 < held <= _MOST_HELD else 8,
+            num_stages=1,
+            enable_fp_fusion=True,
+        )
+
+
+def forward(
+    work: Work,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    first: Sequence[Tensor],
+    last: Sequence[Tensor],
+    states: Sequence[Tensor],
+    saved: Tensor | None,
+) -> None:
+    """All steps in one launch."""
+    _launch("rnn_fwd_kernel", work, r, [wx, _matrices(r, True), b, *four(first), *four(last), *four(states), saved])
+
+
+def backward(
+    work: Work,
+    r: Tensor,
+    first: Sequence[Tensor],
+    states: Sequence[Tensor],
+    saved: Tensor | None,
+    dstates: Sequence[Tensor | None],
+    dlast: Sequence[Tensor | None],
+    dwx: Tensor,
+    dq: Tensor | None,
+    dfirst: Sequence[Tensor],
+) -> None:
+    """All steps back in time in one launch."""
+    args = [
+        _matrices(r, False),
+        *four(first),
+        *four(states),
+        saved,
+        *four(dstates),
+        *four(dlast),
+        dwx,
+        dq,
+        *four(dfirst),
+    ]
+    _launch("rnn_bwd_kernel", work, r, args)

@@ -1,0 +1,323 @@
+"""A matrix prepared once for relaxation on tensors: on the CPU by fastiter.relax, on a GPU by CUDA kernels."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import relax
+from .._backend import BackendError
+from .._rnn import check_flag, kind
+from .._solution import Solution
+from ..relax import _vectors
+from ..relax._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC
+from ..relax._prepare import OfBlocks as HostBlocks
+from ..relax._relaxation import METHODS
+from ..relax._spectrum import Adaptive
+from ..relax.stencil import Stencil
+from . import _gpu
+from ._op import contiguous
+from ._relax_gpu import OfBlocks, OfRows, OfStencil, _Matrix
+from ._relax_gpu_layout import block_rows_of, slices_of
+from ._relax_gpu_op import check_order, solution_of, solve_inside, tensors_of
+
+DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.complex128: "complex128"}
+BACKENDS = ("cpu", "cuda", "triton")
+_GPUS = ("cuda",)  # tests take the CPU for one
+
+
+class Relaxation:
+    """x_i <- (1 - omega) x_i + omega (b_i - sum over j != i of a_ij x_j) / a_ii on tensors, prepared for one A.
+
+    Parameters
+    ----------
+    A
+        A sparse CSR or BSR tensor (n, n), or a :class:`fastiter.relax.Stencil`; float32, float64 or complex128. It is
+        copied. It is laid out on the CPU, wherever it is.
+    method, omega, order, block_size, symmetric
+        As for :class:`fastiter.relax.Relaxation`. A GPU has all methods but "kaczmarz", in the orders "color" and
+        "red-black"; Jacobi has none. ``omega="auto"`` is estimated on the CPU.
+    backend
+        ``"cpu"``; ``"cuda"``: CUDA kernels; ``"triton"``: Triton's, for Jacobi on a Stencil. None: the CPU or CUDA,
+        where A is. A Stencil is on the CPU if it is None, and else on the device of the first tensors that it meets.
+
+    Raises
+    ------
+    BackendError
+        If a GPU has no kernel for what is asked for.
+    TypeError, ValueError
+        As for :class:`fastiter.relax.Relaxation`.
+
+    Notes
+    -----
+    x and b are dense tensors on the device of A with its dtype, or float64 where A is float32, (n,) or (n, k); for a
+    Stencil in the shape of the grid. Colours are those of the CPU, and so are results but for rounding.
+    Gradients: see :func:`fastiter.torch.sweeps` and :func:`fastiter.torch.relax_solve`.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from fastiter.relax import Stencil
+    >>> from fastiter.torch import Relaxation
+    >>> laplacian = Stencil((63, 63), np.array([4.0, -1, -1, -1, -1]))
+    >>> sor = Relaxation(laplacian, "sor", omega=1.906455, order="red-black")
+    >>> sor.solve(torch.ones(63, 63, dtype=torch.float64)).steps
+    257
+    """
+
+    def __init__(
+        self,
+        A: Tensor | Stencil,
+        method: str = "sor",
+        *,
+        omega: float | str = 1.0,
+        order: Any = "natural",
+        block_size: int | None = None,
+        symmetric: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        self.device = None if isinstance(A, Stencil) else A.device if isinstance(A, Tensor) else None
+        matrix = A if isinstance(A, Stencil) else _scipy_like(A)
+        self._backend = _backend(backend, self.device)
+        if self._backend != "cpu":
+            _check_gpu(self._backend, A, method, order)
+        options: dict[str, Any] = {"omega": omega, "order": order, "block_size": block_size, "symmetric": symmetric}
+        host = relax.Relaxation.of("Relaxation", matrix, method, **options)
+        self.method, self.symmetric, self.omega = method, host.symmetric, host.omega
+        self.shape, self.colors, self._adapts = host.shape, host.colors, omega == "auto" and method == "sor"
+        self._grid = A.grid if isinstance(A, Stencil) else None
+        self._dtype = host.dtype.name
+        self._stencil = A if isinstance(A, Stencil) else None
+        self._host = host if self._backend == "cpu" else None
+        self._matrix = None if self._host or self._stencil else _on_device(host, self.device)
+        self._omegas: dict[torch.device, Tensor] = {}
+
+    def sweep(self, x: Tensor, b: Tensor, sweeps: int = 1, *, backward: bool = False) -> None:
+        """Relax x in place, `sweeps` times; `backward`: from the last colour to the first. It waits for no GPU."""
+        function = "Relaxation.sweep"
+        times = _vectors.count(function, "sweeps", sweeps)
+        check_flag(function, "backward", backward)
+        self._check(function, b, x, "x")
+        if x.requires_grad:
+            raise ValueError(
+                f"{function}: x must not require a gradient, got one that does (see fastiter.torch.sweeps)"
+            )
+        x, b = x.detach(), b.detach()
+        if _overlap(x, b):
+            raise ValueError(f"{function}: x must not share memory with b, got overlapping tensors")
+        if self._host is not None:
+            own = contiguous(x)
+            self._host.sweep(own.numpy(), contiguous(b).numpy(), times, backward=backward)
+            found = own
+        else:
+            matrix = self._on(b.device)
+            turn = BACKWARD if backward else FORWARD
+            own, own_b = matrix.inside(self._flat(x)), matrix.inside(self._flat(b))
+            found = matrix.outside(matrix.sweep(own, own_b, self._omega(b.device), times, self._kind(turn)))
+        if found.data_ptr() != x.data_ptr():
+            x.copy_(found.reshape(x.shape))
+
+    def residual(self, x: Tensor, b: Tensor) -> Tensor:
+        """Return b - A x."""
+        self._check("Relaxation.residual", b, x, "x")
+        x, b = x.detach(), b.detach()
+        if self._host is not None:
+            return torch.from_numpy(self._host.residual(contiguous(x).numpy(), contiguous(b).numpy()))
+        matrix = self._on(b.device)
+        own = matrix.remainder(matrix.inside(self._flat(x)), matrix.inside(self._flat(b)))
+        return matrix.outside(own).reshape(b.shape)
+
+    def solve(
+        self,
+        b: Tensor,
+        x0: Tensor | None = None,
+        *,
+        rtol: float = 1e-8,
+        atol: float = 0.0,
+        max_steps: int = 10_000,
+        check_every: int = 1,
+    ) -> Solution:
+        """Sweep until ||b - A x|| <= rtol ||b|| + atol, from x0 or 0, as :meth:`fastiter.relax.Relaxation.solve`.
+
+        On a GPU the host waits for the residual once a check, so ``check_every`` is the number of sweeps that a wait is
+        spread over. ``value`` is on the device of b; what there is one of for each column is a tensor on the CPU.
+        """
+        function = "Relaxation.solve"
+        self._check(function, b, x0, "x0")
+        rtol, atol = _vectors.positive(function, "rtol", rtol), _vectors.positive(function, "atol", atol)
+        most = _vectors.count(function, "max_steps", max_steps)
+        every = _vectors.count(function, "check_every", check_every, 1)
+        start = torch.zeros_like(b, memory_format=torch.contiguous_format) if x0 is None else x0.detach().clone()
+        b, limits = b.detach(), (rtol, atol, most, every)
+        if self._host is not None:
+            options: dict[str, Any] = {"rtol": rtol, "atol": atol, "max_steps": most, "check_every": every}
+            return _on_tensors(self._host.solve(contiguous(b).numpy(), contiguous(start).numpy(), **options))
+        matrix = self._on(b.device)
+        own_b = matrix.inside(self._flat(b))
+        if isinstance(matrix, OfStencil) and matrix.given is not None:
+            own_b = own_b.masked_fill(matrix.given.reshape(-1), 0)  # no equation
+        own, omega = matrix.inside(self._flat(start)), self._omega(b.device)
+        adaptive = Adaptive(self.omega) if self._adapts else None
+        own, watch = solve_inside(matrix, own, own_b, omega, self._kind(FORWARD), limits, adaptive)
+        x, single = contiguous(matrix.outside(own)).reshape(b.shape), b.dim() == 1 or self._grid is not None
+        return solution_of(x, watch, single, self.method, adaptive.omega if adaptive else self.omega)
+
+    def _kind(self, turn: int) -> int:
+        return JACOBI if METHODS[self.method][0] == "jacobi" else SYMMETRIC if self.symmetric else turn
+
+    def _flat(self, x: Tensor) -> Tensor:
+        return x.reshape(-1) if self._grid is not None else x
+
+    def _omega(self, device: torch.device) -> Tensor:
+        if device not in self._omegas:
+            self._omegas[device] = torch.full((1,), self.omega, dtype=torch.float64, device=device)
+        return self._omegas[device]
+
+    def _on(self, device: torch.device) -> _Matrix:
+        if self._matrix is None:
+            assert self._stencil is not None  # else there has been a matrix from the first
+            self.device = device
+            self._matrix = OfStencil(self._stencil, device, _triton_jacobi() if self._backend == "triton" else None)
+        return self._matrix
+
+    def _check(self, function: str, b: Any, x: Any, x_name: str) -> None:
+        kinds = [self._dtype, "float64"] if self._dtype == "float32" and self._grid is None else [self._dtype]
+        shapes = [tuple(self._grid)] if self._grid is not None else []
+        for name, t in ((x_name, x), ("b", b)) if x is not None else (("b", b),):
+            if not isinstance(t, Tensor) or t.layout != torch.strided:
+                raise TypeError(f"{function}: {name} must be a dense torch.Tensor, got {kind(t)}")
+            if DTYPES.get(t.dtype) not in kinds or t.dtype != b.dtype:
+                raise TypeError(f"{function}: {name} must have dtype {' or '.join(kinds)} to go with A, got {t.dtype}")
+            if self.device is not None and t.device != self.device:
+                raise BackendError(f"{function}: {name} must be on device {self.device} like A, got {t.device}")
+            if t.device != b.device or t.device.type not in (("cpu",) if self._backend == "cpu" else _GPUS):
+                expected = f"{'the CPU' if self._backend == 'cpu' else 'one GPU'} for backend {self._backend!r}"
+                raise BackendError(f"{function}: {name} must be on {expected}, got {t.device}")
+        if not (tuple(b.shape) in shapes if shapes else b.dim() in (1, 2) and b.shape[0] == self.shape[0]):
+            expected = f"{shapes[0]}" if shapes else f"({self.shape[0]},) or ({self.shape[0]}, k)"
+            raise ValueError(f"{function}: b must have shape {expected} to go with A, got {tuple(b.shape)}")
+        if x is not None and x.shape != b.shape:
+            raise ValueError(f"{function}: {x_name} must have shape {tuple(b.shape)} like b, got {tuple(x.shape)}")
+
+
+def _overlap(x: Tensor, b: Tensor) -> bool:
+    """Say whether the memory from the first to the last element of each has a part in common."""
+    if x.numel() == 0 or b.numel() == 0:
+        return False
+    (first, last), (other_first, other_last) = (
+        (
+            t.data_ptr(),
+            t.data_ptr() + t.element_size() * sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)),
+        )
+        for t in (x, b)
+    )
+    return first <= other_last and other_first <= last
+
+
+# ---- setup ----------------------------------------------------------------------------------------------------------
+
+
+class _Sparse:
+    """What :class:`fastiter.relax.Relaxation` needs of a sparse matrix."""
+
+    def __init__(self, kind: str, A: Tensor) -> None:
+        self.format, self.shape = kind, tuple(A.shape)
+        arrays = (A.crow_indices(), A.col_indices(), A.values().detach())
+        self.indptr, self.indices, self.data = (x.cpu().contiguous().numpy() for x in arrays)
+        self.dtype = self.data.dtype
+        self.blocksize = self.data.shape[1:] if kind == "bsr" else None
+
+    def tocsr(self) -> _Sparse:
+        """Return itself in rows; zeros of the blocks are entries."""
+        if self.blocksize is None:
+            return self
+        height, width = self.blocksize
+        counts = np.diff(self.indptr)
+        ends = [pair for pair in pairwise(self.indptr) for _ in range(height)]
+        blocks = np.concatenate([np.zeros(0, np.int64), *(np.arange(*pair) for pair in ends)])
+        row_in = np.repeat(np.tile(np.arange(height), len(counts)), np.repeat(counts, height))
+        found = object.__new__(_Sparse)
+        found.format, found.shape, found.dtype, found.blocksize = "csr", self.shape, self.dtype, None
+        found.data = self.data[blocks, row_in].reshape(-1)
+        found.indices = (self.indices[blocks][:, None] * width + np.arange(width)).reshape(-1)
+        lengths = np.repeat(counts * width, height)
+        found.indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        return found
+
+
+def _scipy_like(A: Any) -> _Sparse:
+    kinds = {torch.sparse_csr: "csr", torch.sparse_bsr: "bsr"}
+    layout = A.layout if isinstance(A, Tensor) else None
+    if layout not in kinds:
+        found = kind(A) if layout is None else f"a tensor of layout {layout}"
+        raise TypeError(f"Relaxation: A must be a sparse CSR or BSR tensor or a Stencil, got {found}")
+    if A.dtype not in DTYPES:
+        raise TypeError(f"Relaxation: A must have dtype float32, float64 or complex128, got {A.dtype}")
+    if A.dim() != 2:
+        raise ValueError(f"Relaxation: A must have shape (n, n), got {tuple(A.shape)}")
+    return _Sparse(kinds[layout], A)
+
+
+def _backend(named: object, device: torch.device | None) -> str:
+    if named is not None and named not in BACKENDS:
+        raise ValueError(f"Relaxation: backend must be None, 'cpu', 'cuda' or 'triton', got {named!r}")
+    if device is None:
+        return str(named or "cpu")
+    if device.type not in ("cpu", *_GPUS):
+        raise BackendError(f"Relaxation: A must be on the CPU or a CUDA device, got device {device}")
+    is_gpu = device.type in _GPUS
+    if named is not None and is_gpu == (named == "cpu"):
+        raise BackendError(f"Relaxation: backend must go with the device of A, {device}, got {named!r}")
+    return str(named or ("cuda" if is_gpu else "cpu"))
+
+
+def _check_gpu(backend: str, A: object, method: object, order: object) -> None:
+    """Refuse what the GPU has no kernels for; what is wrong anywhere is said by the preparation on the CPU."""
+    if method == "kaczmarz":
+        raise BackendError("Relaxation: method must not be 'kaczmarz' on a GPU, which has no kernel for it, got it")
+    is_jacobi = isinstance(method, str) and METHODS.get(method, ("",))[0] == "jacobi"
+    if backend == "triton" and not (is_jacobi and isinstance(A, Stencil)):
+        raise BackendError(f"Relaxation: backend must be 'cuda' but for jacobi on a Stencil, got {backend!r}")
+    if method in METHODS:
+        check_order("Relaxation", order, is_jacobi)
+
+
+def _on_device(host: relax.Relaxation, device: torch.device | None) -> _Matrix:
+    assert device is not None  # a tensor's
+    system: Any = host.system
+    if isinstance(system, HostBlocks):
+        return OfBlocks(block_rows_of(system.A, system.how), device)
+    layout = slices_of(system.A.start, system.A.column, system.how, jacobi=system.jacobi)
+    return OfRows(layout, tensors_of(layout, device), torch.from_numpy(system.A.value).to(device))
+
+
+def _triton_jacobi() -> Any:
+    kernels = _gpu.triton_kernels("Relaxation", "relax")
+
+    def jacobi(matrix: OfStencil, b: Tensor, x: Tensor, y: Tensor, omega: Tensor) -> None:
+        n0, n1, n2 = matrix.points
+        has = [matrix.inverse, matrix.given]
+        tile = 256
+        grid = (n0 * n1, -(-n2 // tile))
+        with _gpu.on(x):
+            kernels.jacobi_fwd_kernel[grid](
+                x, b, y, matrix.coefficients, *[x if t is None else t for t in has], omega, n0, n1, n2,
+                IS_CONSTANT=has[0] is None, HAS_MASK=has[1] is not None, IS_3D=n1 > 1, TILE=tile,
+                enable_fp_fusion=True,
+            )  # fmt: skip
+
+    return jacobi
+
+
+def _on_tensors(found: Solution) -> Solution:
+    """The same with tensors for arrays."""
+
+    def tensor(x: Any) -> Any:
+        return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+
+    arrays = {name: tensor(getattr(found, name)) for name in ("value", "converged", "steps", "residual", "history")}
+    return Solution(**arrays, reason=found.reason, method=found.method, omega=found.omega)

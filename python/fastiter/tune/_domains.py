@@ -1,0 +1,187 @@
+"""What is known about one integer: bounds, and either a list of values or one remainder."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from functools import lru_cache
+from typing import NamedTuple
+
+from ._language import Ranges, merged
+
+#: A bound from LIMIT on counts as none, and is written as INFINITE. INFINITE / LIMIT is beyond LIMIT again, so that no
+#: step of arithmetic on bounds turns a missing bound into one.
+LIMIT = 1 << 2048
+LEAST = -LIMIT
+INFINITE = 1 << 8192
+#: Up to so many integers with gaps are listed.
+LISTED = 1024
+#: And what two alternatives leave is listed up to so many, as it is done again and again.
+JOINED = 64
+
+
+class Conflict(Exception):
+    """Nothing is left."""
+
+
+class Domain(NamedTuple):
+    """The integers from lo to hi; only those of ``values`` if there are any, only phase modulo step."""
+
+    lo: int
+    hi: int
+    values: tuple[int, ...] | None = None
+    step: int = 1
+    phase: int = 0
+
+    @property
+    def size(self) -> int:
+        """The number of integers."""
+        return len(self.values) if self.values is not None else (self.hi - self.lo) // self.step + 1
+
+
+ANYTHING = Domain(-INFINITE, INFINITE)
+
+
+def saturate(lo: int, hi: int) -> tuple[int, int]:
+    """Return bounds that are as wide or wider, with none between LIMIT and INFINITE."""
+    if lo <= LEAST:
+        lo = -INFINITE
+    elif lo > LIMIT:
+        lo = LIMIT
+    if hi >= LIMIT:
+        hi = INFINITE
+    elif hi < LEAST:
+        hi = LEAST
+    return lo, hi
+
+
+def listed(values: list[int] | tuple[int, ...]) -> Domain:
+    """Return the domain of some sorted values."""
+    if not values:
+        raise Conflict
+    return Domain(values[0], values[-1], tuple(values))
+
+
+def clip(domain: Domain, lo: int, hi: int) -> Domain:
+    """Return what lies between two bounds."""
+    if lo <= domain.lo and hi >= domain.hi:
+        return domain
+    lo, hi = max(lo, domain.lo), min(hi, domain.hi)
+    if domain.values is not None:
+        return listed(domain.values[bisect_left(domain.values, lo) : bisect_right(domain.values, hi)])
+    return _aligned(lo, hi, domain.step, domain.phase)
+
+
+def _aligned(lo: int, hi: int, step: int, phase: int) -> Domain:
+    if step > 1:
+        lo += (phase - lo) % step if lo > LEAST else 0
+        hi -= (hi - phase) % step if hi < LIMIT else 0
+    if lo > hi:
+        raise Conflict
+    return Domain(lo, hi, None, step, phase)
+
+
+def within(domain: Domain, ranges: Ranges) -> Domain:
+    """Return what lies in some ranges; gaps between them count only where all that is left can be listed."""
+    if not ranges:
+        raise Conflict
+    domain = clip(domain, ranges[0][0], ranges[-1][1])
+    if len(ranges) == 1:
+        return domain
+    inside = [(max(lo, domain.lo), min(hi, domain.hi)) for lo, hi in ranges if hi >= domain.lo and lo <= domain.hi]
+    if not inside:
+        raise Conflict
+    domain = clip(domain, inside[0][0], inside[-1][1])
+    if len(inside) == 1:
+        return domain
+    if domain.values is not None:
+        ends = [lo for lo, _ in inside]
+        return listed([v for v in domain.values if v <= inside[bisect_right(ends, v) - 1][1]])
+    if sum(hi - lo + 1 for lo, hi in inside) > LISTED:
+        return domain
+    numbers = (v for lo, hi in inside for v in range(lo, hi + 1))
+    return listed([v for v in numbers if v % domain.step == domain.phase])
+
+
+def congruent(domain: Domain, step: int, phase: int) -> Domain:
+    """Return what is phase modulo step."""
+    phase %= step
+    if domain.values is not None:
+        return listed([v for v in domain.values if v % step == phase])
+    common = math.gcd(step, domain.step)
+    if (phase - domain.phase) % common:
+        raise Conflict
+    other = step // common
+    turns = (phase - domain.phase) // common * pow(domain.step // common, -1, other) % other
+    both = domain.step * other
+    return _aligned(domain.lo, domain.hi, both, (domain.phase + domain.step * turns) % both)
+
+
+def dividing(domain: Domain, number: int, power: int) -> Domain:
+    """Return the x for which x^power divides ``number``, which is not 0, as far as that is cheap."""
+    if domain.lo == domain.hi:
+        return domain if _divides(domain.lo, power, number) else listed([])
+    if abs(number) > 1 << 40:
+        return domain
+    candidates = domain.values
+    if candidates is None:
+        positive = divisors(abs(number))
+        both = positive if domain.lo > 0 else (*(-d for d in reversed(positive)), *positive)
+        candidates = both[bisect_left(both, domain.lo) : bisect_right(both, domain.hi)]
+    kept = [d for d in candidates if d % domain.step == domain.phase and _divides(d, power, number)]
+    return domain if domain.values is not None and len(kept) == len(domain.values) else listed(kept)
+
+
+def _divides(d: int, power: int, number: int) -> bool:
+    if d == 0 or (d.bit_length() - 1) * power > number.bit_length():
+        return False
+    return number % d**power == 0 if abs(d) > 1 else True
+
+
+@lru_cache(maxsize=256)
+def divisors(number: int) -> tuple[int, ...]:
+    """Return the divisors of a positive number in order, by trial division."""
+    found, rest, prime = [1], number, 2
+    while rest > 1:
+        if prime * prime > rest:
+            prime = rest
+        powers, power = [1], prime
+        while rest % prime == 0:
+            rest //= prime
+            powers.append(power)
+            power *= prime
+        if len(powers) > 1:
+            found = [d * p for d in found for p in powers]
+        prime += 1 if prime == 2 else 2
+    return tuple(sorted(found))
+
+
+def join(a: Domain, b: Domain) -> Domain:
+    """Return a domain of what is in one or the other."""
+    for one, other in ((a, b), (b, a)):
+        if one.values is None and one.step == 1 and one.lo <= other.lo and other.hi <= one.hi:
+            return one
+    if max(a.hi, -a.lo, b.hi, -b.lo) < LIMIT and a.size + b.size <= JOINED:
+        return listed(sorted({*_members(a), *_members(b)}))
+    return a if a == b else Domain(min(a.lo, b.lo), max(a.hi, b.hi))
+
+
+def _members(domain: Domain) -> tuple[int, ...] | range:
+    return domain.values if domain.values is not None else range(domain.lo, domain.hi + 1, domain.step)
+
+
+def meet(a: Domain, b: Domain) -> Domain:
+    """Return what is in both."""
+    a = clip(a, b.lo, b.hi)
+    if b.values is not None:
+        return within(a, merged([(v, v) for v in b.values])) if a.values != b.values else a
+    return congruent(a, b.step, b.phase) if b.step > 1 else a
+
+
+def halves(domain: Domain) -> tuple[Domain, Domain]:
+    """Return the lower and the upper half."""
+    middle = (domain.size - 1) // 2
+    if domain.values is not None:
+        return listed(domain.values[: middle + 1]), listed(domain.values[middle + 1 :])
+    last = domain.lo + middle * domain.step
+    return clip(domain, domain.lo, last), clip(domain, last + 1, domain.hi)

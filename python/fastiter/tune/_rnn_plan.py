@@ -1,0 +1,279 @@
+"""The launch shape of the CUDA recurrence that holds r in registers and shared memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+from ._device import Device
+from ._search import solve
+
+#: Gates, and states beside h, of each cell.
+CELLS = {"elman": (1, 0), "gru": (3, 0), "lstm": (4, 1), "slstm": (4, 3)}
+ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+#: Registers of a thread that hold neither r, nor h, nor sums: addresses, gates, the loop.
+BASE_REGISTERS = 56
+#: Shared memory that the driver keeps of each block.
+RESERVED = 1024
+#: Rows, columns and depth of a fragment of r: the A operand of mma m16n8k16.
+TILE = 16
+#: Cycles of a step for a block that meets no other, and for a barrier through L2, with a share for each block.
+BLOCK_SYNC, GRID_SYNC, GRID_SYNC_EACH = 100, 2500, 4
+#: Bytes a cycle that one SM reads from its shared memory, and from L2.
+SHARED_RATE, L2_RATE = 128, 64
+#: Microseconds of one launch of the alternating variant, which has two a step.
+LAUNCH_US = 3
+
+
+@dataclass(frozen=True)
+class RnnPlan:
+    """How the recurrence is launched: ``grid`` blocks of ``threads`` threads, ``passes`` times one after the other.
+
+    Attributes
+    ----------
+    variant, reason : str
+        "fused", one launch for all steps, or "alternating", a batched product and a cell kernel for each step. Reason
+        says why it is the latter; all numbers below but ``cycles`` are then 0.
+    padded : int
+        The width, rounded up to a multiple of 16; rows and columns beyond it are zero.
+    units, blocks : int
+        Units of one head in a block, and blocks of a head; the last one may have units beyond the width.
+    row_warps, depth_warps : int
+        The warps of a block share its rows (gates times units) and the depth of the sums.
+    batch_tile, batch_tiles : int
+        Rows of the batch in a block, and how many such tiles there are; the last one is filled up.
+    fragments_registers, fragments_shared : int
+        Tiles of 16 x 16 numbers of r that a warp holds in registers, and reads from shared memory at each step.
+    registers, shared : int
+        Registers of a thread, and bytes of shared memory of a block.
+    blocks_per_sm, heads_per_pass, tiles_per_pass, passes : int
+        All blocks of a pass are resident at once, so that their barrier cannot wait for one that has not begun.
+    cycles : int
+        What the cost model says of one step of all passes, in cycles of an SM.
+    """
+
+    device: Device
+    cell: str
+    heads: int
+    width: int
+    batch: int
+    dtype: str
+    backward: bool
+    variant: str
+    reason: str
+    cycles: int
+    padded: int = 0
+    units: int = 0
+    blocks: int = 0
+    row_warps: int = 0
+    depth_warps: int = 0
+    batch_tile: int = 0
+    batch_tiles: int = 0
+    fragments_registers: int = 0
+    fragments_shared: int = 0
+    registers: int = 0
+    shared: int = 0
+    blocks_per_sm: int = 0
+    heads_per_pass: int = 0
+    tiles_per_pass: int = 0
+    passes: int = 0
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Blocks of a head, heads and batch tiles of one pass."""
+        return self.blocks, self.heads_per_pass, self.tiles_per_pass
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.row_warps * self.depth_warps * self.device.warp
+
+    @property
+    def microseconds(self) -> float:
+        """What the cost model says of one step."""
+        return self.cycles / self.device.clock
+
+    def __str__(self) -> str:
+        way = "backward" if self.backward else "forward"
+        head = (
+            f"{self.cell} {way}, {self.heads} heads of {self.width}, batch {self.batch}, {self.dtype} "
+            f"on {self.device.name}: {self.variant}, {self.microseconds:.2f} us a step"
+        )
+        if self.variant == "alternating":
+            return f"{head}\n  because {self.reason}"
+        return (
+            f"{head}\n"
+            f"  grid {self.grid} x {self.threads} threads, {self.passes} passes, {self.blocks_per_sm} blocks an SM\n"
+            f"  block: {self.units} units of width {self.padded}, {self.batch_tile} batch rows, "
+            f"{self.row_warps} x {self.depth_warps} warps\n"
+            f"  r: {self.fragments_registers} fragments a warp in registers ({self.registers} a thread), "
+            f"{self.fragments_shared} in shared memory ({self.shared} bytes a block)"
+        )
+
+
+def _cycles_16(device: Device, dtype: str) -> int:
+    """Sixteenths of a cycle that an SM takes for one fragment of r times 8 batch rows."""
+    if dtype == "float32":
+        return 16 * 2048 // 128  # 128 fused multiply-adds a cycle, no tensor cores
+    return max(1, 16 * 4096 * device.sms * device.clock // (device.tensor_flops * 10**6))
+
+
+def rnn_constraints(
+    device: Device, *, cell: str, heads: int, width: int, batch: int, dtype: str, backward: bool = False
+) -> tuple[str, str]:
+    """Return the constraints of a fused launch as text, and its cost as a term: what :func:`rnn_plan` gives to solve.
+
+    Examples
+    --------
+    >>> from fastiter import tune
+    >>> H100, shape = tune.DEVICES["H100"], {"cell": "lstm", "heads": 1, "width": 768, "batch": 16}
+    >>> text, cost = tune.rnn_constraints(H100, **shape, dtype="bfloat16")
+    >>> tune.solve(text, minimize=cost)[0]["blocks"]
+    64
+    """
+    _check("rnn_constraints", device, cell, heads, width, batch, dtype, backward)
+    (gates, states), size = CELLS[cell], ITEMSIZE[dtype]
+    padded = -(-width // TILE) * TILE
+    row_gates, depth = (1, gates * padded) if backward else (gates, padded)
+    depth_tiles = depth // TILE
+    text = f"""
+# what costs most comes first: the search tries small values of the first names first
+passes in 1..{heads * -(-batch // 8)}; batch_tile in [{", ".join(map(str, _batch_tiles(batch)))}]; several in 0..1
+blocks_per_sm in 1..2; blocks in 1..{2 * device.sms}; row_warps in [1, 2, 4, 8]; depth_warps in [1, 2, 4, 8]
+# warps share the rows and the depth of a block, and each holds a part of r
+warps in [4, 8]; warps == row_warps * depth_warps; batch_tile == 8 * columns
+(batch_tiles - 1) * batch_tile < {batch}; batch_tiles * batch_tile >= {batch}
+row_tiles in 1..64; {row_gates} * units == {TILE} * row_tiles; row_tiles == row_warps * rows_per_warp
+blocks * units >= {width}; (blocks - 1) * units < {width}
+(depth_per_warp - 1) * depth_warps < {depth_tiles}; depth_per_warp * depth_warps >= {depth_tiles}
+# r in registers, with sums and two buffers of h; the rest of r in shared memory
+fragments_shared + fragments_registers == rows_per_warp * depth_per_warp
+fragments_shared >= 0; fragments_registers >= 0
+registers == {BASE_REGISTERS} + {2 * size} * fragments_registers + 4 * rows_per_warp * columns + {2 * size} * columns
+registers <= {device.thread_registers}
+{device.warp} * warps * blocks_per_sm * registers <= {device.registers}
+# shared memory: r, h or the gates' gradients with 8 numbers of padding a row, partial sums, states, two buffers of wx
+row_bytes == {(depth + 8) * size} + (4 * {row_gates} * depth_warps + {4 * states + 2 * gates * size}) * units
+shared == {TILE * TILE * size} * warps * fragments_shared + batch_tile * row_bytes
+shared <= {device.block_shared}; blocks_per_sm * (shared + {RESERVED}) <= {device.shared}
+# all blocks of a pass are resident; a pass has all tiles of the batch, or a single head
+blocks * heads_per_pass * tiles_per_pass <= {device.sms} * blocks_per_sm
+heads_per_pass in 1..{heads}; 1 <= tiles_per_pass <= batch_tiles
+heads_per_pass == 1 or tiles_per_pass == batch_tiles
+(head_passes - 1) * heads_per_pass < {heads}; head_passes * heads_per_pass >= {heads}
+(tile_passes - 1) * tiles_per_pass < batch_tiles; tile_passes * tiles_per_pass >= batch_tiles
+passes == head_passes * tile_passes; {heads} * blocks * batch_tiles <= {device.sms} * blocks_per_sm * passes
+# cycles of a step: the barrier, and the work of an SM in sixteenths
+several < blocks; blocks <= 1 + {2 * device.sms} * several
+barrier == {BLOCK_SYNC} + {GRID_SYNC - BLOCK_SYNC} * several + {GRID_SYNC_EACH} * blocks
+products == {_cycles_16(device, dtype) * depth_tiles} * row_tiles * columns
+reads == {16 * TILE * TILE * size // SHARED_RATE} * warps * fragments_shared
+inputs == {16 * TILE * 8 * size // SHARED_RATE * depth_tiles} * row_warps * columns
+sums == {16 * 8 * row_gates // SHARED_RATE} * depth_warps * units * batch_tile
+exchange == {16 * depth * size // L2_RATE} * batch_tile
+work == products + reads + inputs + sums + exchange
+"""
+    return text, "passes * (16 * barrier + blocks_per_sm * work)"
+
+
+def _batch_tiles(batch: int) -> list[int]:
+    """Return the batch tiles up to the first that holds the batch."""
+    return [tile for tile in (8, 16, 32, 64) if tile == 8 or tile < 2 * batch]
+
+
+def _check(
+    function: str, device: Device, cell: str, heads: int, width: int, batch: int, dtype: str, backward: bool
+) -> None:
+    if not isinstance(device, Device):
+        raise TypeError(f"{function}: device must be a Device, got {type(device).__name__}")
+    for name, value, known in (("cell", cell, CELLS), ("dtype", dtype, ITEMSIZE)):
+        if not isinstance(value, str) or value not in known:
+            raise ValueError(f"{function}: {name} must be one of {', '.join(known)}, got {value!r}")
+    for name, number in (("heads", heads), ("width", width), ("batch", batch)):
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise TypeError(f"{function}: {name} must be an int, got {type(number).__name__}")
+        if number < 1:
+            raise ValueError(f"{function}: {name} must be at least 1, got {number}")
+    if not isinstance(backward, bool):
+        raise TypeError(f"{function}: backward must be a bool, got {type(backward).__name__}")
+
+
+def rnn_plan(
+    device: Device, *, cell: str, heads: int, width: int, batch: int, dtype: str, backward: bool = False
+) -> RnnPlan:
+    """Return the launch with the fewest cycles a step by the cost model, r in registers where it fits.
+
+    A block owns some units of one head with all their gates. It multiplies their rows of r, which stay on the SM for
+    all steps, with h of the step before, which the blocks of a head exchange through L2 behind a barrier. In the
+    backward pass it owns units of the gradient of h and rows of r transposed, and the gates' gradients are exchanged.
+
+    Parameters
+    ----------
+    device : Device
+        A row of :data:`DEVICES`, or :meth:`Device.current`.
+    cell : str
+        "elman", "gru", "lstm" or "slstm".
+    heads, width, batch : int
+        N heads of D units each, and B sequences.
+    dtype : str
+        "bfloat16" and "float16" (tensor cores), "float32".
+    backward : bool
+        Plan the backward pass.
+
+    Returns
+    -------
+    RnnPlan
+        Fused, or alternating with the reason.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments of other types and values.
+
+    Examples
+    --------
+    >>> from fastiter import tune
+    >>> plan = tune.rnn_plan(tune.DEVICES["H100"], cell="lstm", heads=12, width=64, batch=16, dtype="bfloat16")
+    >>> plan.variant, plan.grid, plan.passes
+    ('fused', (1, 12, 2), 1)
+    """
+    _check("rnn_plan", device, cell, heads, width, batch, dtype, backward)
+    return _plan(device, cell, heads, width, batch, dtype, backward)
+
+
+@lru_cache(maxsize=1024)
+def _plan(device: Device, cell: str, heads: int, width: int, batch: int, dtype: str, backward: bool) -> RnnPlan:
+    shape: dict[str, Any] = {"cell": cell, "heads": heads, "width": width, "batch": batch, "dtype": dtype}
+    shape["backward"] = backward
+    text, cost = rnn_constraints(device, **shape)
+    padded = -(-width // TILE) * TILE
+    other = _alternating_cycles(device, cell, heads, padded, batch, dtype)
+    found = solve(f"{text}\n{cost} <= {16 * other}", minimize=cost)
+    if not found:
+        reason = _reason(device, cell, padded, dtype, other)
+        return RnnPlan(device, **shape, variant="alternating", reason=reason, cycles=other)
+    names = {field.name for field in fields(RnnPlan)}
+    chosen: dict[str, Any] = {name: value for name, value in found[0].items() if name in names}
+    work = found[0]["passes"] * (16 * found[0]["barrier"] + found[0]["blocks_per_sm"] * found[0]["work"])
+    return RnnPlan(device, **shape, variant="fused", reason="", cycles=work // 16, padded=padded, **chosen)
+
+
+def _alternating_cycles(device: Device, cell: str, heads: int, padded: int, batch: int, dtype: str) -> int:
+    """Return the cycles of two launches, and of the slower of reading r and multiplying with it."""
+    gates, size = CELLS[cell][0], ITEMSIZE[dtype]
+    r = heads * gates * padded * padded * size
+    rate = L2_RATE * device.sms if 2 * r <= device.l2 else 1000 * device.bandwidth // device.clock
+    fragments = heads * gates * (padded // TILE) ** 2 * -(-batch // 8)
+    products = fragments * _cycles_16(device, dtype) // (16 * device.sms)
+    return 2 * LAUNCH_US * device.clock + max(r // rate, products)
+
+
+def _reason(device: Device, cell: str, padded: int, dtype: str, other: int) -> str:
+    r = CELLS[cell][0] * padded * padded * ITEMSIZE[dtype]
+    most = device.sms * (4 * device.registers + device.shared)
+    held = (
+        f"r of a head has {r / 2**20:.1f} MiB and {device.name} {most / 2**20:.1f} MiB of registers and shared memory"
+    )
+    return f"no fused launch fits and takes fewer than {other} cycles a step; {held}, less what sums and buffers need"

@@ -1,0 +1,237 @@
+"""All solutions in order, by halving what is left of the first open variable and narrowing the rest."""
+
+from __future__ import annotations
+
+import operator
+from bisect import insort
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+
+from ._domains import ANYTHING, INFINITE, LIMIT, Conflict, Domain, halves
+from ._graph import POSITIVE_OR_NEGATIVE, Formula, Graph, Leaf, Linear, lower
+from ._language import Code, Program, evaluate, parse, parse_term
+from ._propagate import Box, narrow, narrow_formula
+
+#: So often may one condition, on average, be looked at again before a variable is halved: bounds can creep.
+_ROUNDS = 40
+
+Exclusion = Mapping[str, int]
+
+
+def solve(
+    text: str, *, minimize: str | None = None, exclude: Sequence[Exclusion] = (), limit: int | None = 1
+) -> list[dict[str, int]]:
+    """Return integers for which all statements of ``text`` hold, the first ``limit`` of all such solutions.
+
+    ``A * B == 12; A <= B``, a ``;`` or a new line after each statement. Statements are relations ``== != <= >= < >``
+    between terms of ``+ - * % ^`` and brackets, ``x in [8, 16..32]`` and ``x == [8, 16]``, joined by ``and`` and
+    ``or``; what follows a ``#`` is not read. :ref:`tune` has the grammar.
+
+    Parameters
+    ----------
+    text : str
+        The statements. The variables are the names in them, and each must have finite bounds, stated or implied.
+    minimize : str, optional
+        A term. The solutions then come by its rising value, the first with the least that there is. Solutions for
+        which it has no value (x % 0) are left out.
+    exclude : sequence of dict
+        Solutions, or parts of solutions, that are not returned: none that agrees with all of one of the dicts.
+    limit : int or None
+        How many solutions to return at most; None for all.
+
+    Returns
+    -------
+    list of dict
+        Distinct solutions, each with all variables in the order in which ``text`` names them. Without ``minimize``, and
+        where its values are equal, in lexicographic order: the first variable is as small as can be, then the second.
+        An empty list if there are none.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a text that does not follow the grammar, with line and column; for a variable without finite bounds, by
+        name; for arguments of other types.
+
+    Notes
+    -----
+    No solution is missed or wrong: each step of the search takes out only what cannot hold, and each solution is
+    checked in exact arithmetic on the text itself. The time has no bound, as for every such problem.
+
+    Examples
+    --------
+    >>> from fastiter import tune
+    >>> tune.solve("(A + 1) * 2 == 10")
+    [{'A': 4}]
+    >>> tune.solve("rows * columns == 60; 4 < rows; rows < columns", limit=None)
+    [{'rows': 5, 'columns': 12}, {'rows': 6, 'columns': 10}]
+    >>> tune.solve("rows * columns >= 60; rows in 1..64; columns in [8, 16, 32]", minimize="rows + columns")
+    [{'rows': 8, 'columns': 8}]
+    """
+    for name, value in (("text", text), ("minimize", minimize)):
+        if not isinstance(value, str) and (name == "text" or value is not None):
+            raise TypeError(f"solve: {name} must be a str, got {type(value).__name__}")
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool)):
+        raise TypeError(f"solve: limit must be an int or None, got {type(limit).__name__}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"solve: limit must be at least 1, got {limit}")
+    program = parse(text)
+    cost = None if minimize is None else parse_term(minimize, program.names)
+    search = _Search(program, _excluded(program, exclude), cost)
+    found = search.cheapest(limit) if cost else search.first(limit)
+    return [dict(zip(program.names, values, strict=True)) for values in found]
+
+
+def _excluded(program: Program, exclude: Sequence[Exclusion]) -> list[dict[int, int]]:
+    """Return the exclusions by number of variable."""
+    numbers = {name: number for number, name in enumerate(program.names)}
+    if isinstance(exclude, str | Mapping) or not isinstance(exclude, Sequence):
+        raise TypeError(f"solve: exclude must be a sequence of dicts, got {type(exclude).__name__}")
+    found = []
+    for part in exclude:
+        if not isinstance(part, Mapping):
+            raise TypeError(f"solve: exclude must be a sequence of dicts, got one of {type(part).__name__}")
+        for name, value in part.items():
+            if name not in numbers:
+                raise ValueError(f"solve: exclude must name variables of text, got {name!r}")
+            if not isinstance(value, int):
+                raise TypeError(f"solve: exclude must have integers as values, got {type(value).__name__} for {name!r}")
+        found.append({numbers[name]: operator.index(value) for name, value in part.items()})
+    return found
+
+
+def _is_news(old: Domain, new: Domain) -> bool:
+    """Say whether other conditions should hear of a change: a bound that creeps costs more than it brings."""
+    return old.size - new.size >= max(1, old.size >> 3) or new.size == 1 < old.size
+
+
+class _Search:
+    """The conditions of a problem, which variables each is about, and the walk through what they leave."""
+
+    def __init__(self, program: Program, excluded: list[dict[int, int]], cost: Code | None) -> None:
+        self.program, self.cost, self.excluded = program, cost, excluded
+        self.graph = Graph(len(program.names))
+        conditions = [formula for code in program.statements for formula in lower(self.graph, code)]
+        conditions += [self._differs(part) for part in excluded]
+        self.bound: Leaf | None = None
+        if cost:
+            term = lower(self.graph, cost)
+            conditions += term.needs
+            self.cost_constant, term.constant = term.constant, 0
+            self.cost_root = self.graph.atom(term)
+            self.set_bound(None)
+        self.conditions = [list(formula) for formula in dict.fromkeys(map(tuple, conditions))]
+        self.variables = [self._variables(formula) for formula in self.conditions]
+        self.about: list[list[int]] = [[] for _ in program.names]
+        for number, variables in enumerate(self.variables):
+            for variable in variables:
+                self.about[variable].append(number)
+
+    def _differs(self, part: dict[int, int]) -> Formula:
+        """Return the condition that a solution differs from an excluded one."""
+        if not part:
+            return self.graph.leaf(Linear(), ())  # all of nothing agrees with each solution
+        formula: Formula = []
+        for variable, value in part.items():
+            formula += self.graph.leaf(Linear(-value, {variable: 1}), POSITIVE_OR_NEGATIVE)
+        return [*formula, ("or", len(part))] if len(part) > 1 else formula
+
+    def _variables(self, formula: Formula) -> list[int]:
+        found = set()
+        for name, leaf in formula:
+            if name == "leaf":
+                found.add(leaf.root)
+                found.update(*(self.graph.children(number) for number in leaf.order))
+        return sorted(number for number in found if number < self.graph.variables)
+
+    def set_bound(self, most: int | None) -> None:
+        """From now on, the cost is at most ``most``."""
+        high = INFINITE if most is None else most - self.cost_constant
+        self.bound = Leaf(self.cost_root, ((-INFINITE, high),), self.graph.order(self.cost_root))
+
+    def first(self, limit: int | None) -> list[tuple[int, ...]]:
+        """Return the first solutions in lexicographic order."""
+        found: list[tuple[int, ...]] = []
+        for values in self.walk():
+            found.append(values)
+            if len(found) == limit:
+                break
+        return found
+
+    def cheapest(self, limit: int | None) -> list[tuple[int, ...]]:
+        """Return the solutions of least cost; what is found later has to be cheaper, as it stands behind its equals."""
+        assert self.cost is not None
+        found: list[tuple[int, int, tuple[int, ...]]] = []
+        for number, values in enumerate(self.walk()):
+            value = evaluate(self.cost, values)
+            if value is None:
+                continue
+            insort(found, (value, number, values))
+            if limit is not None and len(found) > limit:
+                found.pop()
+            if limit is not None and len(found) == limit:
+                self.set_bound(found[-1][0] - 1)
+        return [values for _, _, values in found]
+
+    def walk(self) -> Iterator[tuple[int, ...]]:
+        """Yield all solutions in lexicographic order, those beyond the bound on the cost left out."""
+        count = self.graph.variables
+        root: Box = [ANYTHING] * count + [None] * (len(self.graph.nodes) - count)
+        waiting: list[tuple[Box, int | None]] = [(root, None)]
+        while waiting:
+            box, changed = waiting.pop()
+            try:
+                self._narrow(box, changed)
+            except Conflict:
+                continue
+            if changed is None:
+                self._check_bounds(box)
+            branch = next((v for v in range(count) if box[v][0] != box[v][1]), None)
+            if branch is None:
+                values = tuple(box[v][0] for v in range(count))
+                if self._holds(values):
+                    yield values
+                continue
+            lower_half, upper_half = halves(box[branch])
+            upper = list(box)
+            box[branch], upper[branch] = lower_half, upper_half
+            waiting += [(upper, branch), (box, branch)]
+
+    def _narrow(self, box: Box, changed: int | None) -> None:
+        """Look at the conditions of variables that have changed, until none has or the bounds only creep."""
+        conditions = self.conditions
+        queue = deque(range(len(conditions)) if changed is None else self.about[changed])
+        queued = set(queue)
+        if self.bound:
+            narrow(self.graph, self.bound, box)
+        for _ in range(_ROUNDS * (len(conditions) + 1)):
+            if not queue:
+                break
+            number = queue.popleft()
+            queued.discard(number)
+            variables, formula = self.variables[number], conditions[number]
+            before = [box[variable] for variable in variables]
+            if len(formula) == 1:
+                narrow(self.graph, formula[0][1], box)
+            else:
+                narrow_formula(self.graph, formula, variables, box)
+            for variable, old in zip(variables, before, strict=True):
+                if box[variable] is not old and _is_news(old, box[variable]):
+                    for other in self.about[variable]:
+                        if other not in queued and other != number:
+                            queued.add(other)
+                            queue.append(other)
+        if self.bound:
+            narrow(self.graph, self.bound, box)
+
+    def _check_bounds(self, box: Box) -> None:
+        for variable, name in enumerate(self.program.names):
+            if max(-box[variable].lo, box[variable].hi) >= LIMIT:
+                raise ValueError(
+                    f"solve: text must give each variable finite bounds, as in 1 <= x <= 64, got none for {name!r}"
+                )
+
+    def _holds(self, values: tuple[int, ...]) -> bool:
+        """Check a solution on the text itself, in exact arithmetic."""
+        if any(all(values[v] == value for v, value in part.items()) for part in self.excluded):
+            return False
+        return all(evaluate(code, values) for code in self.program.statements)

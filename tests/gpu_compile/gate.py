@@ -1,0 +1,124 @@
+"""Compiles the GPU kernels of a family for every target, without a card, and prints what each takes.
+
+    python tests/gpu_compile/gate.py scan       the rows of a family as JSON
+    python tests/gpu_compile/gate.py --write    all families', into resources.json, after a change that is meant
+
+`<stem>_variants.py` names the variants: TRITON is a list of (kernel, types of its arguments, constants, options of the
+launch), CUDA a list of macros to define. A process of its own, as Triton either interprets or compiles.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+KERNELS = HERE.parents[1] / "kernels"
+TABLE = HERE / "resources.json"
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+
+Row = dict[str, int]
+
+
+def stems() -> list[str]:
+    return sorted(path.name.removesuffix("_variants.py") for path in HERE.glob("*_variants.py"))
+
+
+def variants(stem: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"{stem}_variants", HERE / f"{stem}_variants.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def versions() -> dict[str, str]:
+    import triton
+
+    from fastiter import _nvrtc
+
+    return {"triton": triton.__version__, "nvrtc": "{}.{}".format(*_nvrtc.version())}
+
+
+def usage(cubin: bytes) -> dict[str, Row]:
+    """Return what each function of a cubin takes: registers a thread, static shared memory and spilled bytes."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        done = subprocess.run([str(tool), "-res-usage", file.name], capture_output=True, text=True, check=True)
+    found = re.findall(r"Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", done.stdout + done.stderr)
+    return {
+        name: {"registers": int(registers), "shared": int(shared), "spilled": int(stack) + int(local)}
+        for name, registers, stack, shared, local in found
+    }
+
+
+def triton_row(kernel: Any, signature: dict[str, str], constants: dict[str, Any], options: Any, target: str) -> Row:
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    # A variant names the types; an argument that is a constant has none.
+    types = {name: "constexpr" if name in constants else signature[name] for name in kernel.arg_names}
+    source = triton.compiler.ASTSource(fn=kernel, signature=types, constexprs=constants)
+    if target.startswith("sm_"):
+        built = triton.compile(source, target=GPUTarget("cuda", int(target[3:]), 32), options=options)
+        (row,) = usage(built.asm["cubin"]).values()
+    else:
+        built = triton.compile(source, target=GPUTarget("hip", target, 64), options=options)
+        text = built.asm["amdgcn"]
+        counts = {key: int(re.search(rf"\.{key}:\s+(\d+)", text)[1]) for key in ("vgpr_count", "vgpr_spill_count")}  # type: ignore[index]
+        row = {"registers": counts["vgpr_count"], "shared": 0, "spilled": counts["vgpr_spill_count"]}
+    return {**row, "shared": built.metadata.shared}
+
+
+def triton_rows(stem: str) -> dict[str, Row]:
+    rows = {}
+    module = importlib.import_module(f"fastiter.kernels.triton.{stem}")
+    for name, signature, constants, options in getattr(variants(stem), "TRITON", []):
+        told = " ".join([f"{key}={value}" for key, value in {**constants, **options}.items()])
+        types = " ".join(sorted(set(signature.values())))
+        for target in TARGETS:
+            rows[f"triton {name} [{types}] {told} {target}"] = triton_row(
+                getattr(module, name), signature, constants, options, target
+            )
+    return rows
+
+
+def cuda_rows(stem: str) -> dict[str, Row]:
+    from fastiter import _nvrtc
+
+    rows = {}
+    for defines in getattr(variants(stem), "CUDA", []):
+        told = " ".join(f"{key}={value}" for key, value in defines.items())
+        for target in TARGETS[:3]:
+            cubin = _nvrtc.compile_source(_nvrtc.source_of(stem), stem, target, defines)
+            for name, row in usage(cubin).items():
+                rows[f"cuda {name} {told} {target}"] = row
+    return rows
+
+
+def family(stem: str) -> dict[str, Row]:
+    rows = triton_rows(stem) if hasattr(variants(stem), "TRITON") else {}
+    return rows | cuda_rows(stem)
+
+
+def main(arguments: list[str]) -> None:
+    if arguments == ["--write"]:
+        told = {"versions": versions(), "rows": {stem: family(stem) for stem in stems()}}
+        TABLE.write_text(json.dumps(told, indent=1) + "\n")
+    else:
+        print(json.dumps({"versions": versions(), "rows": {stem: family(stem) for stem in arguments}}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

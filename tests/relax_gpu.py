@@ -1,0 +1,51 @@
+"""Runs the GPU kernels of relaxation on the CPU: there public functions take the CPU for a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fastiter.torch
+from cuda_on_host.host import Host
+from fastiter.torch import _gpu, _relax_gpu, _relax_gpu_op, relaxation
+from fastiter.torch import relax as relax_module
+
+#: Phases in one launch, and in one each
+TOGETHER, APART = 1 << 60, 0
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, sanitizer: str = "none") -> Host:
+    host = Host(folder, sanitizer)
+    monkeypatch.setattr(_gpu, "launch_cuda", host)
+    monkeypatch.setattr(_relax_gpu, "THREADS", 64)
+    monkeypatch.setattr(relaxation, "_GPUS", ("cpu",))
+    monkeypatch.setattr(relax_module, "_relax_solve", _relax_gpu_op.solve)
+    monkeypatch.setattr(relax_module, "relax_sweeps", _relax_gpu_op.sweeps)
+    monkeypatch.setattr(relax_module, "relax_sweeps_bwd", _relax_gpu_op.sweeps_bwd)
+    return host
+
+
+class Gpu:
+    """Matrices and vectors of a test on its device."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    def tensor(self, x: Any) -> torch.Tensor:
+        return torch.from_numpy(np.array(x)).to(self.device)
+
+    def sparse(self, A: Any) -> torch.Tensor:
+        """The same as a scipy matrix in CSR or BSR."""
+        A.sort_indices()  # torch takes no others
+        arrays = [torch.from_numpy(np.array(x)).to(self.device) for x in (A.indptr, A.indices, A.data)]
+        make = torch.sparse_csr_tensor if A.format == "csr" else torch.sparse_bsr_tensor
+        return make(*arrays, A.shape, check_invariants=True)
+
+    def relaxation(self, A: Any, method: str, **how: Any) -> fastiter.torch.Relaxation:
+        if isinstance(A, fastiter.relax.Stencil):
+            return fastiter.torch.Relaxation(A, method, **{"backend": "cuda", **how})
+        return fastiter.torch.Relaxation(self.sparse(A), method, **how)

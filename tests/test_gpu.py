@@ -1,0 +1,172 @@
+"""What stands between a call and a card, as far as it can be seen without one: CuPy's arrays, launches, the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastiter
+from fastiter import _cuda, _nvrtc
+from fastiter._backend import BackendError
+
+torch = pytest.importorskip("torch")
+_gpu = pytest.importorskip("fastiter.torch._gpu")
+
+
+class Array:
+    """CuPy's array, as far as it is used, in the CPU's memory."""
+
+    __module__ = "cupy"
+
+    def __init__(self, values: Any) -> None:
+        self.values = np.array(values)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.values.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.values.__dlpack_device__()
+
+
+class Function:
+    """CuPy's RawKernel: remembers how it was launched."""
+
+    max_dynamic_shared_size_bytes = 0
+
+    def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int) -> None:
+        self.launched = (grid, block, args, shared_mem)
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A module cupy without a card."""
+    module = types.ModuleType("cupy")
+    module.__spec__ = types.SimpleNamespace()
+    module.from_dlpack = lambda x: Array(x.numpy())
+    module.function = Function()
+    module.loaded = []
+
+    def raw_module(**options: Any) -> Any:
+        module.loaded.append(options)
+        return types.SimpleNamespace(get_function=lambda name: module.function)
+
+    module.RawModule = raw_module
+
+    class Device(contextlib.nullcontext):
+        compute_capability = "90"
+
+    module.cuda = types.SimpleNamespace(
+        get_current_stream=lambda: types.SimpleNamespace(ptr=0),
+        Device=Device,
+        ExternalStream=lambda stream, device: contextlib.nullcontext(),
+    )
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda pointer: None)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    _cuda.architecture.cache_clear()
+    _cuda._function.cache_clear()
+    yield module
+    _cuda.architecture.cache_clear()
+    _cuda._function.cache_clear()
+
+
+def test_arrays_of_cupy_go_through_torch(cupy: types.ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    wx, r, c = rng.standard_normal((2, 3, 4, 1, 5)), rng.standard_normal((4, 1, 5, 5)), rng.standard_normal((2, 1, 5))
+    h, (last_h, last_c) = fastiter.lstm(Array(wx), r=Array(r), state=(Array(c), Array(c)), lengths=[3, 2])
+    expected, states = fastiter.lstm(wx, r, state=(c, c), lengths=[3, 2])
+    assert isinstance(h, Array)
+    for found, array in zip((h, last_h, last_c), (expected, *states), strict=True):
+        np.testing.assert_array_equal(found.values, array)
+
+
+@pytest.mark.parametrize(
+    "name", ["lstm", "gru", "elman", "slstm", "linear_scan", "block_scan", "delta_scan", "paragru"]
+)
+def test_functions_know_cupy(cupy: types.ModuleType, name: str) -> None:
+    with pytest.raises(BackendError, match=f"{name}: backend must be None for CuPy arrays"):
+        getattr(fastiter, name)(Array([1.0]), backend="cpu")
+
+
+def test_a_backend_of_a_card_wants_its_arrays() -> None:
+    with pytest.raises(BackendError, match=r"elman: backend must be .* for NumPy arrays \(CuPy .*, got 'cuda'"):
+        fastiter.elman(np.ones((1, 1, 1, 1, 1)), np.ones((1, 1, 1, 1)), backend="cuda")
+
+
+SOURCE = "KERNEL twice(float* x, int64 n) { if (threadIdx.x < n) x[threadIdx.x] *= SCALE; }\n"
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of sources with one of them, and an empty cache."""
+    (tmp_path / "device.cuh").write_text((_nvrtc.SOURCES / "device.cuh").read_text())
+    (tmp_path / "twice.cu").write_text(SOURCE)
+    monkeypatch.setattr(_nvrtc, "SOURCES", tmp_path)
+    monkeypatch.setenv("FASTITER_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def test_cubins_are_kept(sources: Path) -> None:
+    first = _nvrtc.cubin("twice", "sm_90", {"SCALE": 2})
+    told = first.stat().st_mtime_ns
+    assert first.read_bytes()[:4] == b"\x7fELF"
+    assert _nvrtc.cubin("twice", "sm_90", {"SCALE": 2}) == first and first.stat().st_mtime_ns == told
+    others = {_nvrtc.cubin("twice", "sm_80", {"SCALE": 2}), _nvrtc.cubin("twice", "sm_90", {"SCALE": 3})}
+    (sources / "twice.cu").write_text(SOURCE.replace("twice(", "twice( "))
+    others.add(_nvrtc.cubin("twice", "sm_90", {"SCALE": 2}))
+    assert len(others | {first}) == 4 and not list((sources / "cache").glob("*.part"))
+
+
+def test_what_does_not_compile_says_where(sources: Path) -> None:
+    with pytest.raises(BackendError, match=r"twice.cu does not compile for sm_90: (.|\n)*twice.cu\(1\).*SCALE"):
+        _nvrtc.cubin("twice", "sm_90")
+
+
+def test_a_launch(sources: Path, cupy: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: types.SimpleNamespace(cuda_stream=7))
+    x = torch.ones(4)
+    for shared in (0, 64 << 10):
+        args = (x, np.int64(4), None)
+        _gpu.launch_cuda("twice", "twice", (2,), (32, 1), args, shared=shared, cooperative=True, defines={"SCALE": 2})
+        grid, block, numbers, given = cupy.function.launched
+        assert (grid, block, given) == ((2, 1, 1), (32, 1, 1), shared)
+        assert [(int(x), x.dtype) for x in numbers] == [(x.data_ptr(), "u8"), (4, "i8"), (0, "u8")]
+    assert cupy.function.max_dynamic_shared_size_bytes == 64 << 10
+    assert {Path(options["path"]).parent for options in cupy.loaded} == {sources / "cache"}
+    assert all(options["enable_cooperative_groups"] for options in cupy.loaded)
+
+
+def test_old_cards_are_refused(cupy: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cupy.cuda.Device, "compute_capability", "75")
+    with pytest.raises(BackendError, match=r"device 0 must have compute capability 8.0 or more, got 7.5"):
+        _cuda.architecture(0)
+
+
+def test_sources_are_compiled_in_parallel(sources: Path, cupy: types.ModuleType) -> None:
+    _cuda.compile_all([("twice", {"SCALE": scale}) for scale in range(4)])
+    assert len(list((sources / "cache").glob("twice-sm_90-*.cubin"))) == 4
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("cupy", "triton") else find(name))
+    with pytest.raises(
+        BackendError, match=r"CuPy loads the kernels and is not installed \(pip install fastiter\[gpu\]"
+    ):
+        _cuda.cupy()
+    with pytest.raises(BackendError, match=r"lstm: Triton compiles the GPU kernels and is not installed"):
+        _gpu.triton_kernels("lstm", "rnn")
+
+
+def test_config_says_what_is_missing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cupy" else find(name))
+    fastiter.show_config()
+    assert "backend       cuda: cupy not installed (pip install fastiter[gpu])" in capsys.readouterr().out
