@@ -13,6 +13,7 @@ from torch.export import Dim  # noqa: E402
 from torch.func import functional_call, grad, jacrev, jvp, vmap  # noqa: E402
 
 import fastiter.torch  # noqa: E402
+from cases import STATES, rnn_inputs  # noqa: E402
 from cases_nn_rnn import F64, KINDS, B, H, I, T, make, make_input, make_states, one_thread, randn  # noqa: E402, F401
 from fastiter.torch import nn as ours  # noqa: E402
 from fastiter.torch._linear import linear  # noqa: E402
@@ -128,6 +129,27 @@ def test_gradients_of_initial_states_and_jacobians():
     assert_close(jacobian.sum((0, 1, 2)), grad(lambda x: module(x)[0].sum())(x))
     weight, bias = randn(4, I), randn(4)
     assert_close(vmap(grad(lambda x: linear(x, weight, bias).sum()))(x[0]), weight.sum(0).expand(2, I))
+
+
+@pytest.mark.parametrize("cell", STATES)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"lengths": [5, 0, 2]}, {"checkpoint": 2, "return_all_states": True}, {"clip_grad": 0.1, "clip_state": 0.5}],
+)
+def test_functions(cell, options):
+    inputs = rnn_inputs(cell, 3, 5, 2, 4, "float64")
+    wx, r, b, *state = (torch.from_numpy(x) for x in (*inputs[:3], *inputs.state))
+
+    def loss(wx, r, b, state):
+        h, last, *every = getattr(fastiter.torch, cell)(wx, r, b, state, **options)
+        return sum(x.square().sum() for x in (h, *last, *(every[0] if every else ())))
+
+    *found, found_state = grad(loss, argnums=(0, 1, 2, 3))(wx, r, b, state)
+    leaves = [x.clone().requires_grad_() for x in (wx, r, b, *state)]
+    expected = torch.autograd.grad(loss(*leaves[:3], leaves[3:]), leaves)
+    torch.testing.assert_close([*found, *found_state], list(expected), rtol=0, atol=0)
+    for_each = vmap(grad(loss, argnums=1), in_dims=(0, None, None, None))(torch.stack([wx, wx]), r, b, state)
+    assert_close(for_each[1], expected[1])
 
 
 def test_packed_sequences_have_gradients_too():

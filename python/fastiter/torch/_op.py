@@ -29,7 +29,7 @@ class _Library(torch.library.Library):
     """
 
     def impl(self, op_name: Any, fn: Any, dispatch_key: str = "", **more: Any) -> Any:
-        return super().impl(op_name, _untraced(fn) if dispatch_key == "CPU" else fn, dispatch_key, **more)
+        return super().impl(op_name, _untraced(fn) if dispatch_key in ("CPU", "CUDA") else fn, dispatch_key, **more)
 
 
 def _untraced(implementation: Callable[..., Any]) -> Callable[..., Any]:
