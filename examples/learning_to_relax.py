@@ -268,12 +268,13 @@ def print_table(title: str, trials: list[Rows], systems: int, published: dict[st
 
 
 def draw_totals(axes: Any, title: str, rows: Rows, left_out: set[str]) -> None:
-    shown = [name for name in rows if name not in left_out]  # those are far above the others
+    shown = sorted(rows.keys() - left_out, key=lambda name: int(rows[name].sum()))  # those are far above the others
+    gap, height = 0.035 * rows[shown[-1]].sum(), -math.inf
     for name in shown:
         style = {"color": "0.6", "linestyle": "--"} if name.startswith("omega =") else {}
         axes.plot(np.cumsum(rows[name]), **style)
-        at = (len(rows[name]), rows[name].sum())
-        axes.annotate(name, at, (4, 0), textcoords="offset points", va="center", size=6)
+        height = max(height + gap, rows[name].sum())  # names do not lie upon each other
+        axes.annotate(name, (1.02 * len(rows[name]), height), va="center", size=6)
     axes.set(title=title, xlabel="systems solved", ylabel="iterations in all")
     axes.set(xlim=(0, 1.45 * len(rows[shown[0]])), ylim=(0, None))
 

@@ -165,6 +165,33 @@ def test_accelerated_sweeps(dtype: str) -> None:
     assert Anderson(Relaxation(A, "sor", omega=1.2)).solve(b, rtol=1e-6).converged.all()
 
 
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_anderson_is_its_least_squares(dtype: str) -> None:
+    """The mixture from all that it is made of, the ring of places gone round twice; more rows than one piece has."""
+    memory, n = 3, 9000
+    A = (scipy_sparse.diags_array(np.linspace(2, 3, n)) + 0.9 * scipy_sparse.eye_array(n, k=1)).tocsr()
+    sweeps, b = Relaxation(A.astype(dtype), "jacobi"), vectors((n, 2), dtype, 1)
+    x, kept = np.zeros_like(b), []
+    for step in range(1, 9):
+        swept = x.copy()
+        sweeps.sweep(swept, b)
+        kept = [*kept, (swept, swept - x)][-memory - 1 :]
+        x = swept.copy()
+        for c in range(2) if len(kept) > 1 else ():
+            steps, changes = (np.diff([pair[i][:, c] for pair in kept], axis=0).T for i in range(2))
+            x[:, c] -= steps @ np.linalg.lstsq(changes, kept[-1][1][:, c], rcond=None)[0]
+        actual = Anderson(sweeps, memory).solve(b, rtol=0, max_steps=step).value
+        np.testing.assert_allclose(actual, x, atol=1e-8 * abs(x).max())
+
+
+def test_anderson_keeps_columns_apart() -> None:
+    A, b = csr(random_matrix(12, "float64")), vectors((12, 2), "float64", 1)
+    b[3, 1] = np.nan
+    solution = Anderson(Relaxation(A, "jacobi")).solve(b)
+    assert solution.reason == ("converged", "diverged")
+    np.testing.assert_allclose(A @ solution.value[:, 0], b[:, 0], atol=1e-6)
+
+
 def test_anderson_of_a_batch_and_a_rectangle() -> None:
     A = random_matrix(12, "float64")
     values = np.stack([csr(A).data, csr(A).data * 3])

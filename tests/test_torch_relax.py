@@ -123,6 +123,22 @@ def test_layouts_and_views() -> None:
     assert torch.equal(relax_solve(values, (crow.int(), col.int().tolist()), b).value, plain)
 
 
+def test_omega_auto() -> None:
+    n = 30
+    dense = torch.eye(n, dtype=torch.float64) * 2.0 - torch.ones(n - 1).diag(1) - torch.ones(n - 1).diag(-1)
+    row, col = dense.nonzero(as_tuple=True)
+    crow = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(row).cumsum(0)])
+    values, b = dense[row, col].clone().requires_grad_(), torch.ones(n, dtype=torch.float64)
+    fixed = relax_solve(values, (crow, col), b, omega=1.0)
+    for method in ("jacobi", "sor", "ssor"):
+        found = relax_solve(values, (crow, col), b, method=method, omega="auto", rtol=1e-12, max_steps=20_000)
+        assert found.converged and found.omega is None
+        assert method == "jacobi" or found.steps < fixed.steps / 3
+        gradient = torch.autograd.grad(found.value.sum(), values)[0]
+        adjoint = torch.linalg.solve(dense.mT, torch.ones_like(b))
+        torch.testing.assert_close(gradient, -adjoint[row] * torch.linalg.solve(dense, b)[col], rtol=1e-6, atol=1e-6)
+
+
 def test_an_adjoint_that_does_not_converge_is_said() -> None:
     values, pattern, b, _ = system(6, torch.float64)
     solution = relax_solve(values.requires_grad_(), pattern, b, max_steps=1)
@@ -182,6 +198,8 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: relax_solve(V, P, B, method="jacobi", order="color"), ValueError, "order must be 'natural' for jacobi"),
     (lambda: relax_solve(V, P, B, order=3), TypeError, "order must be a str, got int"),
     (lambda: relax_solve(V, P, B, omega=2.5), ValueError, r"omega must be in \(0, 2\)"),
+    (lambda: relax_solve(V, P, B, omega="best"), ValueError, "omega must be a number, or 'auto' .* got 'best'"),
+    (lambda: relax_solve(V, P, B, method="gauss_seidel", omega="auto"), ValueError, "omega must be .* got 'auto'"),
     (lambda: relax_solve(V * 0, P, B), ValueError, "A must have no zero on the diagonal, got 0 in row 0"),
     (lambda: relax_solve(V / 0, P, B), ValueError, "A must be finite, got a value in row 0"),
     (lambda: relax_solve(V, (P[0], P[1] + 1), B), ValueError, "A must have columns from 0 to 3"),

@@ -22,6 +22,8 @@ from ..relax._order import Arrangement
 from ..relax._relaxation import Relaxation
 from ._op import LIBRARY, contiguous, eager
 
+#: What the op of solutions has in the place of omega="auto"
+AUTO = 0.0
 REASONS = ("converged", "max_steps", "diverged", "stagnated")
 
 _MATRIX = "Tensor values, Tensor crow, Tensor col"
@@ -51,7 +53,7 @@ class _Csr:
 
 
 def _relaxation(function: str, matrix: _Csr, method: str, omega: float, order: str) -> Relaxation:
-    factor = {} if method == "gauss_seidel" else {"omega": omega}
+    factor: dict[str, Any] = {} if method == "gauss_seidel" else {"omega": "auto" if omega == AUTO else omega}
     return Relaxation.of(function, matrix, method, order=order, **factor)
 
 

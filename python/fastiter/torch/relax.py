@@ -13,7 +13,7 @@ from .._solution import Solution
 from ..relax import _vectors
 from . import _relax_gpu_op  # noqa: F401 as it registers the ops for CUDA
 from ._op import CPU_AND_CUDA, check_tensors, checked_integers, differentiable_once
-from ._relax_op import REASONS, relax_sweeps, relax_sweeps_bwd, rows, transposed
+from ._relax_op import AUTO, REASONS, relax_sweeps, relax_sweeps_bwd, rows, transposed
 from ._relax_op import relax_solve as _relax_solve
 
 DTYPES = (torch.float32, torch.float64, torch.complex128)
@@ -30,7 +30,7 @@ def relax_solve(
     x0: Tensor | None = None,
     *,
     method: str = "sor",
-    omega: float = 1.0,
+    omega: float | str = 1.0,
     order: str = "natural",
     rtol: float = 1e-8,
     atol: float = 0.0,
@@ -49,7 +49,8 @@ def relax_solve(
     x0
         Where to start; 0 by default. The solution does not depend on it, so it has no gradient.
     method, omega, order
-        As for :class:`fastiter.relax.Relaxation`: "jacobi", "gauss_seidel", "sor" or "ssor".
+        As for :class:`fastiter.relax.Relaxation`: "jacobi", "gauss_seidel", "sor" or "ssor"; ``omega="auto"`` estimates
+        it for A, and again for A^H, and is None in the solution.
 
     The pattern is on the CPU. A_values, b and x0 may be on a GPU, for "jacobi" or in the orders "color" and
     "red-black"; the host then waits once a check.
@@ -82,13 +83,19 @@ def relax_solve(
         function, ("A_values", "b", *(() if x0 is None else ("x0",))), _given(A_values, b, x0), DTYPES, CPU_AND_CUDA
     )
     _check_shapes(function, crow, b, x0, "x0")
-    factor = _vectors.positive(function, "omega", omega, zero=False)
+    factor = AUTO if omega == "auto" and method != "gauss_seidel" else _number(function, omega)
     limits = (_vectors.positive(function, "rtol", rtol), _vectors.positive(function, "atol", atol))
     counts = (_vectors.count(function, "max_steps", max_steps), _vectors.count(function, "check_every", check_every, 1))
     options = (method, factor, order, *limits, *counts)
     start = None if x0 is None else x0.detach()
     x, residual, steps, codes = _Solve.apply(A_values, crow, col, b, start, options)
-    return _solution(x, residual, steps, codes, b.dim() == 1, method, factor)
+    return _solution(x, residual, steps, codes, b.dim() == 1, method, factor or None)
+
+
+def _number(function: str, omega: object) -> float:
+    if isinstance(omega, str):
+        raise ValueError(f"{function}: omega must be a number, or 'auto' for a method that has one, got {omega!r}")
+    return _vectors.positive(function, "omega", omega, zero=False)
 
 
 def _given(*tensors: Tensor | None) -> list[Tensor]:
@@ -96,7 +103,7 @@ def _given(*tensors: Tensor | None) -> list[Tensor]:
 
 
 def _solution(
-    x: Tensor, residual: Tensor, steps: Tensor, codes: Tensor, single: bool, method: str, omega: float
+    x: Tensor, residual: Tensor, steps: Tensor, codes: Tensor, single: bool, method: str, omega: float | None
 ) -> Solution:
     converged = codes == 0
     if torch.compiler.is_compiling():
