@@ -22,12 +22,25 @@ template <class T> Steps<T> steps(PyObject* x) {
     return {reinterpret_cast<T*>(array->data), stride(0), stride(1), gates ? stride(2) : 0, stride(gates ? 3 : 2)};
 }
 
-template <class T> void addresses(const py::tuple& x, T* (&out)[kMaxStates]) {
-    for (size_t i = 0; i < x.size(); ++i) out[i] = address<T>(PyTuple_GET_ITEM(x.ptr(), py::ssize_t(i)));
+// Tuples of what belongs to each state, as far as it is given
+template <class H, class T> void addresses(const py::tuple& x, PerState<H*, T*>& out) {
+    for (size_t i = 0; i < x.size(); ++i) {
+        PyObject* item = PyTuple_GET_ITEM(x.ptr(), py::ssize_t(i));
+        if (i == 0)
+            out.h = address<H>(item);
+        else
+            out.others[i - 1] = address<T>(item);
+    }
 }
 
-template <class T> void all_steps(const py::tuple& x, Steps<T> (&out)[kMaxStates]) {
-    for (size_t i = 0; i < x.size(); ++i) out[i] = steps<T>(PyTuple_GET_ITEM(x.ptr(), py::ssize_t(i)));
+template <class H, class T> void all_steps(const py::tuple& x, PerState<Steps<H>, Steps<T>>& out) {
+    for (size_t i = 0; i < x.size(); ++i) {
+        PyObject* item = PyTuple_GET_ITEM(x.ptr(), py::ssize_t(i));
+        if (i == 0)
+            out.h = steps<H>(item);
+        else
+            out.others[i - 1] = steps<T>(item);
+    }
 }
 
 // (cell, B, T, N, D, reverse, lengths, offsets, packed_rows), and where there is more to it (starts, reset, reset_row,
@@ -51,27 +64,27 @@ RnnShape shape_of(const py::tuple& x) {
 }
 
 // (k, the states between two chunks of k steps), or () for none
-template <class T> Chunks<T> chunks_of(const py::tuple& x) {
-    Chunks<T> chunks;
+template <class S> Chunks<S> chunks_of(const py::tuple& x) {
+    Chunks<S> chunks;
     if (x.size() == 0) return chunks;
     chunks.every = integer(PyTuple_GET_ITEM(x.ptr(), 0));
-    for (size_t i = 1; i < x.size(); ++i) chunks.kept[i - 1] = address<T>(PyTuple_GET_ITEM(x.ptr(), py::ssize_t(i)));
+    addresses(py::tuple(x[py::slice(1, py::ssize_t(x.size()), 1)]), chunks.kept);
     return chunks;
 }
 
-template <class T>
+template <class S>
 void rnn_fwd(const py::tuple& shape, py::handle wx, py::handle r, py::handle b, const py::tuple& first,
              const py::tuple& last, const py::tuple& states, py::handle saved, const py::tuple& kept) {
-    RnnForward<T> p;
+    RnnForward<S> p;
     p.shape = shape_of(shape);
-    p.wx = steps<const T>(wx.ptr());
-    p.r = address<const T>(r);
-    p.b = address<const T>(b);
+    p.wx = steps<const S>(wx.ptr());
+    p.r = address<const S>(r);
+    p.b = address<const S>(b);
     addresses(first, p.first);
     addresses(last, p.last);
     all_steps(states, p.states);
-    p.saved = steps<T>(saved.ptr());
-    const Chunks<T> chunks = chunks_of<T>(kept);
+    p.saved = steps<rnn_value<S>>(saved.ptr());
+    const Chunks<S> chunks = chunks_of<S>(kept);
     py::gil_scoped_release release;
     if (chunks.every)
         run_forward_in_chunks(p, chunks);
@@ -79,26 +92,26 @@ void rnn_fwd(const py::tuple& shape, py::handle wx, py::handle r, py::handle b, 
         run_forward(p);
 }
 
-template <class T>
+template <class S>
 void rnn_bwd(const py::tuple& shape, py::handle r, const py::tuple& first, const py::tuple& states, py::handle saved,
              const py::tuple& dstates, const py::tuple& dlast, py::handle dwx, py::handle dq, const py::tuple& dfirst,
              py::handle db, py::handle dr, const py::tuple& kept, py::handle wx, py::handle b) {
-    RnnBackward<T> p;
+    RnnBackward<S> p;
     p.shape = shape_of(shape);
-    p.r = address<const T>(r);
+    p.r = address<const S>(r);
     addresses(first, p.first);
     all_steps(states, p.states);
-    p.saved = steps<const T>(saved.ptr());
+    p.saved = steps<const rnn_value<S>>(saved.ptr());
     all_steps(dstates, p.dstates);
     addresses(dlast, p.dlast);
-    p.dwx = steps<T>(dwx.ptr());
-    p.dq = steps<T>(dq.ptr());
+    p.dwx = steps<S>(dwx.ptr());
+    p.dq = steps<S>(dq.ptr());
     addresses(dfirst, p.dfirst);
-    p.db = address<T>(db);
-    T* gradient_of_r = address<T>(dr);
-    const Chunks<T> chunks = chunks_of<T>(kept);
-    const Steps<const T> inputs = steps<const T>(wx.ptr());
-    const T* bias = address<const T>(b);
+    p.db = address<S>(db);
+    S* gradient_of_r = address<S>(dr);
+    const Chunks<S> chunks = chunks_of<S>(kept);
+    const Steps<const S> inputs = steps<const S>(wx.ptr());
+    const S* bias = address<const S>(b);
     py::gil_scoped_release release;
     if (chunks.every)
         run_backward_in_chunks(p, inputs, bias, chunks, gradient_of_r);
@@ -106,9 +119,9 @@ void rnn_bwd(const py::tuple& shape, py::handle r, const py::tuple& first, const
         run_backward(p, gradient_of_r);
 }
 
-template <class T> void define(py::module_& m, const std::string& suffix) {
-    m.def(("rnn_fwd" + suffix).c_str(), rnn_fwd<T>);
-    m.def(("rnn_bwd" + suffix).c_str(), rnn_bwd<T>);
+template <class S> void define(py::module_& m, const std::string& suffix) {
+    m.def(("rnn_fwd" + suffix).c_str(), rnn_fwd<S>);
+    m.def(("rnn_bwd" + suffix).c_str(), rnn_bwd<S>);
 }
 
 } // namespace
@@ -116,6 +129,7 @@ template <class T> void define(py::module_& m, const std::string& suffix) {
 void define_rnn(py::module_& m) {
     define<float>(m, "_f32");
     define<double>(m, "_f64");
+    define<bf16>(m, "_bf16");
 }
 
 } // namespace fastiter

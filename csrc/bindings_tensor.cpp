@@ -21,6 +21,9 @@ struct CellOf {
     static int64_t at(const py::tuple& x, int i) { return integer(PyTuple_GET_ITEM(x.ptr(), i)); }
 };
 
+// Of float and double all states have one type.
+template <class T> T& of(PerState<T, T>& each, int state) { return state == 0 ? each.h : each.others[state - 1]; }
+
 // The tensors of a tuple or list of `count`; none at all for an empty one or None
 struct Views {
     View view[kMaxStates];
@@ -37,8 +40,8 @@ struct Views {
             if (!view[i].read(is_tuple ? PyTuple_GET_ITEM(x, i) : PyList_GET_ITEM(x, i))) return false;
         return true;
     }
-    template <class T> void addresses(int count, T** out) const {
-        for (int i = 0; given && i < count; ++i) out[i] = view[i].data<std::remove_const_t<T>>();
+    template <class T> void addresses(int count, PerState<const T*, const T*>& out) const {
+        for (int i = 0; given && i < count; ++i) of(out, i) = view[i].data<T>();
     }
 };
 
@@ -100,9 +103,10 @@ template <class T> py::object forward(const Inputs& in, bool reverse, bool all_s
         outputs.emplace_back(wx, shape);
         return outputs.back().view;
     };
-    p.states[0] = steps_of<T>(add({B, steps, N, D}));
-    for (int i = 0; i < in.cell.states; ++i) p.last[i] = add({B, N, D}).template data<T>();
-    for (int i = 1; i < in.cell.states && (all_states || save); ++i) p.states[i] = steps_of<T>(add({B, steps, N, D}));
+    p.states.h = steps_of<T>(add({B, steps, N, D}));
+    for (int i = 0; i < in.cell.states; ++i) of(p.last, i) = add({B, N, D}).template data<T>();
+    for (int i = 1; i < in.cell.states && (all_states || save); ++i)
+        of(p.states, i) = steps_of<T>(add({B, steps, N, D}));
     if (save && in.cell.saved) p.saved = steps_of<T>(add({B, steps, in.cell.saved, N, D}));
     {
         py::gil_scoped_release release;
@@ -173,9 +177,9 @@ template <class T> py::object backward(const Kept& in, bool reverse, bool need_r
     in.state.addresses(S, p.first);
     if (in.has_saved) p.saved = steps_of<const T>(in.saved);
     for (int i = 0; i < S; ++i) {
-        p.states[i] = steps_of<const T>(in.states.view[i]);
-        if (in.dstates.given[i]) p.dstates[i] = steps_of<const T>(in.dstates.view[i]);
-        if (in.dlast.given[i]) p.dlast[i] = in.dlast.view[i].data<T>();
+        of(p.states, i) = steps_of<const T>(in.states.view[i]);
+        if (in.dstates.given[i]) of(p.dstates, i) = steps_of<const T>(in.dstates.view[i]);
+        if (in.dlast.given[i]) of(p.dlast, i) = in.dlast.view[i].data<T>();
     }
     py::list result;
     auto add = [&](std::initializer_list<int64_t> shape) {
@@ -186,7 +190,7 @@ template <class T> py::object backward(const Kept& in, bool reverse, bool need_r
     p.dwx = steps_of<T>(add({B, steps, G, N, D}));
     T* dr = need_r ? add({G, N, D, D}).template data<T>() : nullptr;
     if (need_b) p.db = add({G, N, D}).template data<T>();
-    for (int i = 0; need_state && i < S; ++i) p.dfirst[i] = add({B, N, D}).template data<T>();
+    for (int i = 0; need_state && i < S; ++i) of(p.dfirst, i) = add({B, N, D}).template data<T>();
     std::vector<T> dq(in.cell.code == Cell::gru ? size_t(B * steps * N * D) : 0);
     if (!dq.empty()) p.dq = {dq.data(), steps * N * D, N * D, 0, D};
     {

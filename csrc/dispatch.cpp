@@ -31,6 +31,18 @@ const Level levels[] = {
 
 const Level* chosen = &levels[0];
 
+#ifdef FASTITER_BUILT_V4
+// v4, with the recurrences of bf16 on AVX512_BF16 where the processor has it
+const Kernels& with_bf16_products() {
+    static const Kernels kernels = [] {
+        Kernels k = v4::kernels;
+        if (__builtin_cpu_supports("avx512bf16")) k.rnn_bf16 = &v4_bf16::rnn_bf16;
+        return k;
+    }();
+    return kernels;
+}
+#endif
+
 std::string names(bool only_running) {
     std::string all;
     for (const Level& level : levels)
@@ -40,7 +52,12 @@ std::string names(bool only_running) {
 
 } // namespace
 
-const Kernels& kernels() { return *chosen->kernels; }
+const Kernels& kernels() {
+#ifdef FASTITER_BUILT_V4
+    if (chosen->kernels == &v4::kernels) return with_bf16_products();
+#endif
+    return *chosen->kernels;
+}
 const char* isa_chosen() { return chosen->name; }
 
 const char* isa_built() {

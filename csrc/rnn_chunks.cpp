@@ -4,6 +4,7 @@
 #include "run.hpp"
 #include "runner.hpp"
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 
 namespace fastiter {
@@ -48,7 +49,7 @@ template <class Params> struct Repeated {
 
     template <class Kernels, class Bytes> void run(Params& p, const Kernels& k, bool backward, Job job, Bytes bytes) {
         fastiter::run(p, job, [&](int threads) {
-            p.plan = k.rnn_plan(whole, backward, threads);
+            p.plan = k.plan(whole, backward, threads);
             p.workspace = space.of(bytes(whole, p.plan));
             p.is_packed = p.workspace == packed;
             return p.plan.threads();
@@ -57,118 +58,138 @@ template <class Params> struct Repeated {
     }
 };
 
-template <class T> struct RepeatedForward : Repeated<RnnForward<T>> {
-    void operator()(RnnForward<T>& p) {
-        const KernelsOf<T>& k = kernels().of<T>();
+template <class S> struct RepeatedForward : Repeated<RnnForward<S>> {
+    void operator()(RnnForward<S>& p) {
+        const RnnKernels<S>& k = kernels().rnn<S>();
         auto job = [](const void* x, Team team) {
-            kernels().of<T>().rnn_fwd(*static_cast<const RnnForward<T>*>(x), team);
+            kernels().rnn<S>().fwd(*static_cast<const RnnForward<S>*>(x), team);
         };
-        this->run(p, k, false, job, k.rnn_fwd_workspace);
+        this->run(p, k, false, job, k.fwd_workspace);
     }
 };
 
-template <class T> struct RepeatedBackward : Repeated<RnnBackward<T>> {
-    void operator()(RnnBackward<T>& p) {
-        const KernelsOf<T>& k = kernels().of<T>();
+template <class S> struct RepeatedBackward : Repeated<RnnBackward<S>> {
+    void operator()(RnnBackward<S>& p) {
+        const RnnKernels<S>& k = kernels().rnn<S>();
         auto job = [](const void* x, Team team) {
-            kernels().of<T>().rnn_bwd(*static_cast<const RnnBackward<T>*>(x), team);
+            kernels().rnn<S>().bwd(*static_cast<const RnnBackward<S>*>(x), team);
         };
-        this->run(p, k, true, job, k.rnn_bwd_workspace);
+        this->run(p, k, true, job, k.bwd_workspace);
     }
 };
 
-// The states between two chunks, those that `chunk` begins with or ends with
-template <class T> struct Boundaries {
-    const Chunks<T>& chunks;
+// Calls f(member of h, ...) and then f of the same members of each other state: of several PerState side by side.
+template <class F, class... Each> void for_each_state(int states, F f, Each&&... each) {
+    f(each.h...);
+    for (int k = 1; k < states; ++k) f(each.others[k - 1]...);
+}
+
+// Which states a chunk begins and ends with
+struct Boundaries {
     const RnnShape& whole;
-    const int64_t last = std::max<int64_t>(1, (whole.T + chunks.every - 1) / chunks.every) - 1;
+    int64_t every;
+    const int64_t last = std::max<int64_t>(1, (whole.T + every - 1) / every) - 1;
 
     bool begins(int64_t chunk) const { return chunk == (whole.reverse ? last : 0); }
     bool ends(int64_t chunk) const { return chunk == (whole.reverse ? 0 : last); }
-    T* entering(int state, int64_t chunk) const { return at(state, whole.reverse ? chunk : chunk - 1); }
-    T* leaving(int state, int64_t chunk) const { return at(state, whole.reverse ? chunk - 1 : chunk); }
-    T* at(int state, int64_t i) const { return chunks.kept[state] + i * whole.B * whole.N * whole.D; }
+    template <class X> X* entering(X* kept, int64_t chunk) const { return at(kept, whole.reverse ? chunk : chunk - 1); }
+    template <class X> X* leaving(X* kept, int64_t chunk) const { return at(kept, whole.reverse ? chunk - 1 : chunk); }
+    template <class X> X* at(X* kept, int64_t i) const { return kept + i * whole.B * whole.N * whole.D; }
 };
 
 // What a chunk computes again, in memory of its own
-template <class T> struct Scratch {
-    static constexpr size_t kLine = 64 / sizeof(T);
+template <class S> struct Scratch {
+    typedef rnn_value<S> T;
     Workspace space{};
-    Steps<T> states[kMaxStates], saved;
-    T *last[kMaxStates], *carried[kMaxStates], *db_rows;
+    PerState<Steps<S>, Steps<T>> states; // but h
+    Steps<T> saved;
+    PerState<S*, T*> last, carried;
+    T* db_rows;
 
     Scratch(const RnnShape& s, int64_t every, const CellSize& cell) {
-        const int64_t unit = s.N * s.D, B = s.B, T_ = std::min(every, s.T), padded = (s.D + kLine - 1) / kLine * kLine;
-        const int64_t rows = B * s.N * cell.gates * padded;
-        const int64_t steps = B * T_ * unit;
-        T* data = static_cast<T*>(
-            space.of(sizeof(T) * size_t(steps * (cell.states - 1 + cell.saved) + 2 * cell.states * B * unit + rows)));
-        auto take = [&](int64_t count) { return std::exchange(data, data + count); };
+        constexpr int64_t kLine = 64 / sizeof(T);
+        const int64_t unit = s.N * s.D, steps = s.B * std::min(every, s.T) * unit;
+        const int64_t rows = s.B * s.N * cell.gates * ((s.D + kLine - 1) / kLine * kLine);
+        const int64_t count = steps * (cell.states - 1 + cell.saved) + 2 * cell.states * s.B * unit + rows;
+        T* data = static_cast<T*>(space.of(sizeof(T) * size_t(count)));
+        auto take = [&](int64_t n) { return std::exchange(data, data + n); };
         db_rows = take(rows);
         std::fill_n(db_rows, rows, T(0));
-        for (int k = 0; k < cell.states; ++k) {
-            last[k] = take(B * unit), carried[k] = take(B * unit);
-            if (k > 0) states[k] = {take(steps), unit, B * unit, 0, s.D};
-        }
-        if (cell.saved) saved = {take(steps * cell.saved), cell.saved * unit, B * cell.saved * unit, unit, s.D};
+        for_each_state(
+            cell.states,
+            [&](auto*& last_of, auto*& carried_of) {
+                last_of = reinterpret_cast<std::decay_t<decltype(last_of)>>(take(s.B * unit));
+                carried_of = reinterpret_cast<std::decay_t<decltype(carried_of)>>(take(s.B * unit));
+            },
+            last, carried);
+        for (int k = 1; k < cell.states; ++k) states.others[k - 1] = {take(steps), unit, s.B * unit, 0, s.D};
+        if (cell.saved) saved = {take(steps * cell.saved), cell.saved * unit, s.B * cell.saved * unit, unit, s.D};
     }
 };
 
+template <class T> Steps<const T> constant(const Steps<T>& s) { return {s.data, s.row, s.time, s.gate, s.head}; }
+
 } // namespace
 
-template <class T> void run_forward_in_chunks(const RnnForward<T>& p, const Chunks<T>& chunks) {
-    const Boundaries<T> between{chunks, p.shape};
-    RepeatedForward<T> forward{{p.shape}};
+template <class S> void run_forward_in_chunks(const RnnForward<S>& p, const Chunks<S>& chunks) {
+    const Boundaries between{p.shape, chunks.every};
+    RepeatedForward<S> forward{{p.shape}};
     const int states = cell_size(p.shape.cell).states;
     for_each_part(p.shape, chunks.every, false, [&](int64_t chunk, const Part& part) {
-        RnnForward<T> f = p;
+        RnnForward<S> f = p;
         f.shape = part.shape;
         f.wx = part.of(p.wx);
-        for (int k = 0; k < states; ++k) {
-            f.states[k] = part.of(p.states[k]);
-            if (!between.begins(chunk)) f.first[k] = between.entering(k, chunk);
-            if (!between.ends(chunk)) f.last[k] = between.leaving(k, chunk);
-        }
+        for_each_state(
+            states,
+            [&](auto& all, auto& first, auto& last, auto* kept) {
+                all = part.of(all);
+                if (!between.begins(chunk)) first = between.entering(kept, chunk);
+                if (!between.ends(chunk)) last = between.leaving(kept, chunk);
+            },
+            f.states, f.first, f.last, chunks.kept);
         forward(f);
     });
 }
 
-template <class T>
-void run_backward_in_chunks(const RnnBackward<T>& p, Steps<const T> wx, const T* b, const Chunks<T>& chunks, T* dr) {
-    const Boundaries<T> between{chunks, p.shape};
+template <class S>
+void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const S* b, const Chunks<S>& chunks, S* dr) {
+    const Boundaries between{p.shape, chunks.every};
     const CellSize cell = cell_size(p.shape.cell);
-    Scratch<T> scratch(p.shape, chunks.every, cell);
-    RepeatedForward<T> forward{{p.shape}};
-    RepeatedBackward<T> backward{{p.shape}};
+    Scratch<S> scratch(p.shape, chunks.every, cell);
+    RepeatedForward<S> forward{{p.shape}};
+    RepeatedBackward<S> backward{{p.shape}};
     for_each_part(p.shape, chunks.every, true, [&](int64_t chunk, const Part& part) {
-        RnnForward<T> f;
-        RnnBackward<T> g = p;
+        RnnForward<S> f;
+        RnnBackward<S> g = p;
         f.shape = g.shape = part.shape;
         f.wx = part.of(wx), f.r = p.r, f.b = b;
-        f.saved = scratch.saved;
-        g.saved = {scratch.saved.data, scratch.saved.row, scratch.saved.time, scratch.saved.gate, scratch.saved.head};
+        f.saved = scratch.saved, g.saved = constant(scratch.saved);
+        f.last = scratch.last, f.states = scratch.states;
+        g.states.h = part.of(p.states.h);
+        for (int k = 1; k < cell.states; ++k) g.states.others[k - 1] = constant(scratch.states.others[k - 1]);
         g.dwx = part.of(p.dwx), g.dq = part.of(p.dq);
         g.db = between.begins(chunk) ? p.db : nullptr;
         g.db_rows = p.db ? scratch.db_rows : nullptr;
-        for (int k = 0; k < cell.states; ++k) {
-            f.first[k] = g.first[k] = between.begins(chunk) ? p.first[k] : between.entering(k, chunk);
-            f.last[k] = scratch.last[k];
-            const Steps<T>& s = f.states[k] = scratch.states[k];
-            g.states[k] = k == 0 ? part.of(p.states[0]) : Steps<const T>{s.data, s.row, s.time, s.gate, s.head};
-            g.dstates[k] = part.of(p.dstates[k]);
-            if (!between.ends(chunk)) g.dlast[k] = scratch.carried[k];
-            if (!between.begins(chunk)) g.dfirst[k] = scratch.carried[k];
-        }
+        for_each_state(
+            cell.states,
+            [&](auto& dstates, auto& first, auto* kept, auto& dlast, auto& dfirst, auto* carried) {
+                dstates = part.of(dstates);
+                if (!between.begins(chunk)) first = between.entering(kept, chunk), dfirst = carried;
+                if (!between.ends(chunk)) dlast = carried;
+            },
+            g.dstates, g.first, chunks.kept, g.dlast, g.dfirst, scratch.carried);
+        f.first = g.first;
         forward(f);
         backward(g);
     });
     if (dr) weight_gradient(p, dr);
 }
 
-#define FASTITER_INSTANTIATE(T)                                                  \
-    template void run_forward_in_chunks(const RnnForward<T>&, const Chunks<T>&); \
-    template void run_backward_in_chunks(const RnnBackward<T>&, Steps<const T>, const T*, const Chunks<T>&, T*);
+#define FASTITER_INSTANTIATE(S)                                                  \
+    template void run_forward_in_chunks(const RnnForward<S>&, const Chunks<S>&); \
+    template void run_backward_in_chunks(const RnnBackward<S>&, Steps<const S>, const S*, const Chunks<S>&, S*);
 FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)
+FASTITER_INSTANTIATE(bf16)
 
 } // namespace fastiter

@@ -25,30 +25,30 @@ std::vector<int64_t> by_length(const int64_t* lengths, int64_t count) {
     return order;
 }
 
-template <class T> void run_forward(RnnForward<T> p) {
-    const KernelsOf<T>& k = kernels().of<T>();
+template <class S> void run_forward(RnnForward<S> p) {
+    const RnnKernels<S>& k = kernels().rnn<S>();
     const std::vector<int64_t> order = by_length(p.shape.lengths, p.shape.B);
     if (p.shape.lengths) p.shape.order = order.data();
     auto job = [](const void* params, Team team) {
-        kernels().of<T>().rnn_fwd(*static_cast<const RnnForward<T>*>(params), team);
+        kernels().rnn<S>().fwd(*static_cast<const RnnForward<S>*>(params), team);
     };
     run(p, job, [&](int threads) {
-        p.plan = k.rnn_plan(p.shape, false, threads);
-        p.workspace = workspace.of(k.rnn_fwd_workspace(p.shape, p.plan));
+        p.plan = k.plan(p.shape, false, threads);
+        p.workspace = workspace.of(k.fwd_workspace(p.shape, p.plan));
         return p.plan.threads();
     });
 }
 
-template <class T> void run_backward(RnnBackward<T> p, T* dr) {
-    const KernelsOf<T>& k = kernels().of<T>();
+template <class S> void run_backward(RnnBackward<S> p, S* dr) {
+    const RnnKernels<S>& k = kernels().rnn<S>();
     const std::vector<int64_t> order = by_length(p.shape.lengths, p.shape.B);
     if (p.shape.lengths) p.shape.order = order.data();
     auto job = [](const void* params, Team team) {
-        kernels().of<T>().rnn_bwd(*static_cast<const RnnBackward<T>*>(params), team);
+        kernels().rnn<S>().bwd(*static_cast<const RnnBackward<S>*>(params), team);
     };
     run(p, job, [&](int threads) {
-        p.plan = k.rnn_plan(p.shape, true, threads);
-        p.workspace = workspace.of(k.rnn_bwd_workspace(p.shape, p.plan));
+        p.plan = k.plan(p.shape, true, threads);
+        p.workspace = workspace.of(k.bwd_workspace(p.shape, p.plan));
         return p.plan.threads();
     });
     if (dr) weight_gradient(p, dr);
@@ -84,10 +84,14 @@ template <class T> void run_column_sums(const T* x, int64_t x_m, int64_t M, int6
     run(params, job, [&](int threads) { return M * N < 100000 ? 1 : threads; });
 }
 
-#define FASTITER_INSTANTIATE(T)                     \
-    template void run_forward(RnnForward<T>);       \
-    template void run_backward(RnnBackward<T>, T*); \
-    template void run_gemm(Gemm<T>);                \
+template void run_forward(RnnForward<float>);
+template void run_forward(RnnForward<double>);
+template void run_forward(RnnForward<bf16>);
+template void run_backward(RnnBackward<float>, float*);
+template void run_backward(RnnBackward<double>, double*);
+template void run_backward(RnnBackward<bf16>, bf16*);
+#define FASTITER_INSTANTIATE(T)      \
+    template void run_gemm(Gemm<T>); \
     template void run_column_sums(const T*, int64_t, int64_t, int64_t, T*);
 FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)

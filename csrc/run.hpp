@@ -16,23 +16,23 @@ CellSize cell_size(Cell cell);
 std::vector<int64_t> by_length(const int64_t* lengths, int64_t count);
 
 // lengths in batch order (nullptr: all T). Fills in order, plan and workspace.
-template <class T> void run_forward(RnnForward<T> p);
+template <class S> void run_forward(RnnForward<S> p);
 
 // The gradient of r, (G, N, D, D) or null, is a matrix product of the gates' gradients with h before each step.
-template <class T> void run_backward(RnnBackward<T> p, T* dr);
+template <class S> void run_backward(RnnBackward<S> p, S* dr);
 
 // The same with the memory for every k-th step: of the states other than h only those between two chunks of `every` steps
 // are kept, (chunks - 1, B, N, D) each, and the gates not at all. The backward pass computes a chunk again before it needs it,
 // to the same bits. Padded rows only.
-template <class T> struct Chunks {
+template <class S> struct Chunks {
     int64_t every = 0;
-    T* kept[kMaxStates] = {};
+    PerState<S*, rnn_value<S>*> kept;
 };
-template <class T> void run_forward_in_chunks(const RnnForward<T>& p, const Chunks<T>& chunks);
-template <class T>
-void run_backward_in_chunks(const RnnBackward<T>& p, Steps<const T> wx, const T* b, const Chunks<T>& chunks, T* dr);
+template <class S> void run_forward_in_chunks(const RnnForward<S>& p, const Chunks<S>& chunks);
+template <class S>
+void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const S* b, const Chunks<S>& chunks, S* dr);
 
-template <class T> void weight_gradient(const RnnBackward<T>& p, T* dr);
+template <class S> void weight_gradient(const RnnBackward<S>& p, S* dr);
 
 template <class T> void run_gemm(Gemm<T> g);
 template <class T> void run_column_sums(const T* x, int64_t x_m, int64_t M, int64_t N, T* out);

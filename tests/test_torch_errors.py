@@ -105,7 +105,7 @@ def test_arrays_are_no_tensors(cell: str) -> None:
 
 @every_cell
 def test_dtypes(cell: str) -> None:
-    names = ["int64", "int32", "uint8", "bool", "float16", "bfloat16", "complex64"]
+    names = ["int64", "int32", "uint8", "bool", "float16", "complex64"]
     check(cell, wrong_dtypes(given(cell), cell, cast, names))
 
 

@@ -8,11 +8,6 @@
 namespace fastiter {
 
 template <class T> struct KernelsOf {
-    RnnPlan (*rnn_plan)(const RnnShape&, bool backward, int threads);
-    size_t (*rnn_fwd_workspace)(const RnnShape&, const RnnPlan&);
-    size_t (*rnn_bwd_workspace)(const RnnShape&, const RnnPlan&);
-    void (*rnn_fwd)(const RnnForward<T>&, Team);
-    void (*rnn_bwd)(const RnnBackward<T>&, Team);
     size_t (*gemm_workspace)(const Gemm<T>&, int threads);
     void (*gemm)(const Gemm<T>&, Team);
     // out[i] = sum over rows of x[row][i]; x (M, N) with line stride x_m
@@ -39,12 +34,23 @@ struct Kernels {
     const QuantKernels* quant;
     const QuantMatmulKernels* quant_matmul;
     const RelaxKernels* relax;
+    const RnnKernels<float>* rnn_f32;
+    const RnnKernels<double>* rnn_f64;
+    const RnnKernels<bf16>* rnn_bf16;
     const ScanKernels* scan;
     template <class T> const KernelsOf<T>& of() const {
         if constexpr (sizeof(T) == 4)
             return f32;
         else
             return f64;
+    }
+    template <class S> const RnnKernels<S>& rnn() const {
+        if constexpr (sizeof(S) == 2)
+            return *rnn_bf16;
+        else if constexpr (sizeof(S) == 4)
+            return *rnn_f32;
+        else
+            return *rnn_f64;
     }
 };
 
@@ -56,6 +62,9 @@ extern const Kernels kernels;
 }
 namespace v4 {
 extern const Kernels kernels;
+}
+namespace v4_bf16 {
+extern const RnnKernels<bf16> rnn_bf16;
 }
 
 } // namespace fastiter

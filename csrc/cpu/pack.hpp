@@ -43,7 +43,7 @@ inline void pack_transposed(const T* x, int64_t x_w, int64_t count, int64_t K, T
 }
 
 // out[w] = x[w] for w < count, 0 for count <= w < lanes
-template <class T> FASTITER_INLINE void pack_line(const T* x, int64_t count, T* out) {
+template <class T, class Out> FASTITER_INLINE void pack_line(const T* x, int64_t count, Out* out) {
     store(out, count > 0 ? load_up_to(x, count) : vec<T>{});
 }
 

@@ -2,15 +2,9 @@
 #pragma once
 #include "rnn_cells.hpp"
 #include "rnn_kernels.hpp"
-#include "tile.hpp"
+#include "rnn_product.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
-
-template <class T> RnnPlan rnn_plan(const RnnShape& shape, bool backward, int threads);
-template <class T, class C> size_t forward_workspace(const RnnShape& shape, const RnnPlan& plan);
-template <class T, class C> size_t backward_workspace(const RnnShape& shape, const RnnPlan& plan);
-template <class T, class C> void forward(const RnnForward<T>& p, Team team);
-template <class T, class C> void backward(const RnnBackward<T>& p, Team team);
 
 // Vectors of units in a panel of the forward pass: cells with several gates fill a tile with one.
 template <class C> constexpr int panel_units = C::gates == 1 ? 4 : 1;
@@ -75,19 +69,35 @@ template <class T> FASTITER_INLINE bool exceeds_caches(const RnnShape& s, int ga
 }
 
 // Hands out aligned pieces of the workspace; with data == nullptr it only measures.
-template <class T> struct Arena {
-    T* data;
+struct Arena {
+    char* data;
     int64_t used = 0;
-    T* take(int64_t count) {
-        T* piece = data ? data + used : nullptr;
-        used += round_up(count, 64 / int64_t(sizeof(T)));
+    template <class T> T* take(int64_t count) {
+        T* piece = data ? reinterpret_cast<T*>(data + used) : nullptr;
+        used += round_up(count * int64_t(sizeof(T)), 64);
         return piece;
     }
 };
 
+// As what is stored holds it
+template <class S> FASTITER_INLINE vec<S> rounded(vec<S> x) {
+    if constexpr (sizeof(S) == 2)
+        return widen(narrow(x));
+    else
+        return x;
+}
+
+// A bound of what is stored, and whether there is one
+template <class S> struct Bound {
+    static constexpr double infinity = __builtin_inf();
+    rnn_value<S> value;
+    bool given;
+    explicit Bound(double bound) : value(rounded<S>(vec<S>{} + rnn_value<S>(bound))[0]), given(bound < infinity) {}
+};
+
 // Sets lanes [begin, end) of a line to 0.
 template <class T> inline void clear(T* line, int64_t begin, int64_t end) {
-    for (int64_t u = begin; u < end; ++u) line[u] = T(0);
+    for (int64_t u = begin; u < end; ++u) line[u] = T{};
 }
 
 } // namespace fastiter::FASTITER_LEVEL

@@ -1,5 +1,6 @@
 // What the kernels of the family `rnn` take. Sizes: B batch, T time, N heads, G gates, D width of a head.
 #pragma once
+#include "bf16.hpp"
 #include "steps.hpp"
 #include "team.hpp"
 
@@ -35,18 +36,36 @@ struct RnnShape {
     bool is_reset(int64_t row, int64_t t) const { return reset && reset[(starts ? starts[row] : row * reset_row) + t]; }
 };
 
+// One thing for each state. h is stored like everything else, the others as what is computed with.
+template <class H, class Other> struct PerState {
+    H h{};
+    Other others[kMaxStates - 1]{};
+};
+
+template <class S> struct RnnValue {
+    typedef S type;
+};
+template <> struct RnnValue<bf16> {
+    typedef float type;
+};
+// What arrays of S are computed with
+template <class S> using rnn_value = typename RnnValue<S>::type;
+
+// Numbers are stored as S; bf16 is computed with as float, and rounded where it is stored: h after each step, the gradients of
+// the gates before anything is computed from them.
 // h[t] = cell(wx[t] + r h[t-1] + b, states[t-1]).  r (G, N, D, D), b (G, N, D) or null, state (B, N, D) each or null = 0.
 // Writes every state that has a place, the values that the backward pass needs (`saved`: lstm i, f, g, o; gru r, z, n and
 // R_n h + b_n; slstm a_i, a_f, z, o; elman none), and the final states.
-template <class T> struct RnnForward {
+template <class S> struct RnnForward {
+    typedef rnn_value<S> T;
     RnnShape shape;
     RnnPlan plan;
-    Steps<const T> wx;
-    const T* r = nullptr;
-    const T* b = nullptr;
-    const T* first[kMaxStates] = {};
-    T* last[kMaxStates] = {};
-    Steps<T> states[kMaxStates];
+    Steps<const S> wx;
+    const S* r = nullptr;
+    const S* b = nullptr;
+    PerState<const S*, const T*> first;
+    PerState<S*, T*> last;
+    PerState<Steps<S>, Steps<T>> states;
     Steps<T> saved;
     void* workspace = nullptr;
     bool is_packed = false; // r and b are in the workspace already
@@ -55,21 +74,30 @@ template <class T> struct RnnForward {
 // The exact reverse of it. dstates: cotangents of all states, dlast: of the final states; each may be null = 0.
 // Writes dwx (G gates), dq (the gradient of gru's R_n h + b_n, one gate; null for other cells), the gradient of each
 // initial state, and db (G, N, D) if wanted. The gradient of r is a matrix product of these with h: gemm.
-template <class T> struct RnnBackward {
+template <class S> struct RnnBackward {
+    typedef rnn_value<S> T;
     RnnShape shape;
     RnnPlan plan;
-    const T* r = nullptr;
-    const T* first[kMaxStates] = {};
-    Steps<const T> states[kMaxStates];
+    const S* r = nullptr;
+    PerState<const S*, const T*> first;
+    PerState<Steps<const S>, Steps<const T>> states;
     Steps<const T> saved;
-    Steps<const T> dstates[kMaxStates];
-    const T* dlast[kMaxStates] = {};
-    Steps<T> dwx, dq;
-    T* dfirst[kMaxStates] = {};
-    T* db = nullptr;
+    PerState<Steps<const S>, Steps<const T>> dstates;
+    PerState<const S*, const T*> dlast;
+    Steps<S> dwx, dq;
+    PerState<S*, T*> dfirst;
+    S* db = nullptr;
     T* db_rows = nullptr; // (N, B, G, D rounded up to vectors): db goes on from the sums of each row that are here
     void* workspace = nullptr;
     bool is_packed = false; // r is in the workspace already
+};
+
+template <class S> struct RnnKernels {
+    RnnPlan (*plan)(const RnnShape&, bool backward, int threads);
+    size_t (*fwd_workspace)(const RnnShape&, const RnnPlan&);
+    size_t (*bwd_workspace)(const RnnShape&, const RnnPlan&);
+    void (*fwd)(const RnnForward<S>&, Team);
+    void (*bwd)(const RnnBackward<S>&, Team);
 };
 
 } // namespace fastiter

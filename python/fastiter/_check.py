@@ -125,9 +125,10 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     )
 
 
-def empty_steps(wx: Array, inner: tuple[int, ...]) -> Array:
-    """Return a dense (B, T, *inner) with time or batch outermost in memory, whichever it is in ``wx``."""
+def empty_steps(wx: Array, inner: tuple[int, ...], dtype: np.dtype[Any] | None = None) -> Array:
+    """Return a dense (B, T, *inner) with time or batch outermost in memory, whichever it is in ``wx``; of its dtype."""
     batch, time = wx.shape[:2]
+    dtype = wx.dtype if dtype is None else dtype
     if abs(wx.strides[1]) > abs(wx.strides[0]):
-        return empty((time, batch, *inner), wx.dtype).swapaxes(0, 1)
-    return empty((batch, time, *inner), wx.dtype)
+        return empty((time, batch, *inner), dtype).swapaxes(0, 1)
+    return empty((batch, time, *inner), dtype)

@@ -142,6 +142,8 @@ para_bwd_f64 = para_bwd_f32
 
 rnn_fwd_f64 = rnn_fwd_f32
 rnn_bwd_f64 = rnn_bwd_f32
+rnn_fwd_bf16 = rnn_fwd_f32
+rnn_bwd_bf16 = rnn_bwd_f32
 delta_fwd_f64 = delta_fwd_f32
 delta_bwd_f64 = delta_bwd_f32
 gemm_f64 = gemm_f32

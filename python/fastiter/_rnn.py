@@ -44,6 +44,14 @@ CELLS = {
     )
 }
 
+#: Why float16 is not among the dtypes
+FLOAT16_REFUSED = "float32, float64 or bfloat16, as float16 cannot hold what gates and their gradients range over"
+
+
+def is_half(x: Any) -> bool:
+    """Say whether an array or a tensor is of bfloat16, whose states other than h are float32."""
+    return bool(x.dtype.itemsize == 2)
+
 
 def kind(x: object) -> str:
     """Return what messages call the type of ``x``."""

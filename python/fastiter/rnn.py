@@ -13,7 +13,19 @@ from . import _core
 from ._backend import choose
 from ._check import check_arrays, check_out, empty_steps, integers, unit_stride
 from ._cupy import takes_cupy
-from ._rnn import CELLS, Cell, check_flag, check_lengths, check_shapes, check_state, checked_bound, elman_cell, kind
+from ._rnn import (
+    CELLS,
+    FLOAT16_REFUSED,
+    Cell,
+    check_flag,
+    check_lengths,
+    check_shapes,
+    check_state,
+    checked_bound,
+    elman_cell,
+    is_half,
+    kind,
+)
 from ._scan import check_bounds, check_packing, check_reset_shape
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -42,7 +54,8 @@ class _How(NamedTuple):
     clip_state: float | None
 
 
-_FORWARD = {np.dtype(np.float32): _core.rnn_fwd_f32, np.dtype(np.float64): _core.rnn_fwd_f64}
+_FORWARD = {"float32": _core.rnn_fwd_f32, "float64": _core.rnn_fwd_f64, "bfloat16": _core.rnn_fwd_bf16}
+_DTYPES = tuple(_FORWARD)
 
 
 @takes_cupy
@@ -67,9 +80,10 @@ def lstm(
 
     Parameters
     ----------
-    wx : ndarray (B, T, 4, N, D), float32 or float64
+    wx : ndarray (B, T, 4, N, D), float32, float64 or bfloat16 (of ml_dtypes)
         Pre-activations, the input projection with its bias, of the gates i, f, g, o. Any strides; a time-major view is
-        taken without a copy as long as the units lie next to each other.
+        taken without a copy as long as the units lie next to each other. bfloat16 is how wx, r, b and h are stored:
+        they are computed with as float32, which the states other than h are from the first step to the last.
     r : ndarray (4, N, D, D)
         Recurrent weights of N heads, [gate, head, unit out, unit in]; ``torch.nn.LSTM``'s ``weight_hh`` viewed as
         (4, 1, H, H).
@@ -264,7 +278,7 @@ def _run(
         check_state(function, cell, state)
         names += cell.state_names
         arrays += state
-    check_arrays(function, names, arrays)
+    _check_arrays(function, cell, names, arrays)
     shapes = None if state is None else [part.shape for part in state]
     bounds = None if asked.cu_seqlens is None else integers(function, "cu_seqlens", asked.cu_seqlens)
     if bounds is not None and wx.ndim == 5:
@@ -275,9 +289,29 @@ def _run(
     how = _checked(function, asked, bounds, batch, time)
     if out is not None:
         reset = () if how.reset is None else (how.reset,)
-        check_out(function, out, (batch, time, heads, width), (*names, *("reset" for _ in reset)), (*arrays, *reset))
+        given = (*names, *("reset" for _ in reset)), (*arrays, *reset)
+        check_out(function, out, (batch, time, heads, width), *given, _DTYPES)
     h, last, states = run(cell, wx, r, b, state, how, return_all_states, out)
     return (h, last, states) if return_all_states else (h, last)
+
+
+def _check_arrays(function: str, cell: Cell, names: Sequence[str], arrays: Sequence[Any]) -> None:
+    """Check dtypes: those of wx, except that the states other than h stay float32 where it is bfloat16."""
+    if getattr(getattr(arrays[0], "dtype", None), "name", "") == "float16":
+        raise TypeError(f"{function}: wx must be a NumPy array of {FLOAT16_REFUSED}, got dtype float16")
+    half = isinstance(arrays[0], np.ndarray) and is_half(arrays[0])
+    exact = [half and name in cell.state_names[1:] for name in names]
+    same = [(name, x) for name, x, is_exact in zip(names, arrays, exact, strict=True) if not is_exact]
+    check_arrays(function, [name for name, _ in same], [x for _, x in same], _DTYPES)
+    for name, x, is_exact in zip(names, arrays, exact, strict=True):
+        if is_exact and getattr(x, "dtype", None) != np.float32:
+            got = kind(x) if not isinstance(x, np.ndarray) else f"dtype {x.dtype}"
+            raise TypeError(f"{function}: {name} must have dtype float32 to go with bfloat16 wx, got {got}")
+
+
+def _carried(wx: Array) -> np.dtype[Any]:
+    """Return the dtype of the states other than h."""
+    return np.dtype(np.float32) if is_half(wx) else wx.dtype
 
 
 def _checked(function: str, asked: _Asked, bounds: Array | None, batch: int, time: int) -> _How:
@@ -331,10 +365,11 @@ def _cpu(
     wx, r = unit_stride(wx), np.ascontiguousarray(r)
     b = None if b is None else np.ascontiguousarray(b)
     first = () if state is None else tuple([np.ascontiguousarray(part) for part in state])
-    last = tuple([np.empty((how.rows, heads, width), wx.dtype) for _ in cell.states])
+    carried = _carried(wx)
+    last = tuple([np.empty((how.rows, heads, width), carried if k else wx.dtype) for k in range(len(cell.states))])
     h = unit_stride(out) if out is not None else empty_steps(wx, (heads, width))
-    states = (h, *[empty_steps(wx, (heads, width)) for _ in cell.states[1:]]) if all_states else (h,)
-    _FORWARD[wx.dtype](
+    states = (h, *[empty_steps(wx, (heads, width), carried) for _ in cell.states[1:]]) if all_states else (h,)
+    _FORWARD[wx.dtype.name](
         _shape(cell, wx, how),
         wx,
         r,

@@ -2,6 +2,8 @@
 
 Shapes: wx (B, T, G, N, D), r (G, N, D_out, D_in), b (G, N, D), every state (B, N, D), h (B, T, N, D).
 Gate order: lstm i, f, g, o; gru r, z, n; slstm i, f, z, o. The arguments are trusted: `fastiter.rnn` checks them.
+wx, r, b, h may be bfloat16 (of ml_dtypes): they are computed with as float32, which the other states are. Rounded is
+what is stored: h after each step, dwx and dy before anything is computed from dy, dr, db and dh at the end.
 """
 
 from __future__ import annotations
@@ -172,16 +174,26 @@ _CELLS = {
 def _recurrent(r: Array, b: Array | None, h: Array) -> Array:
     """y[b, g, n] = r[g, n] h[b, n] + b[g, n]."""
     # One matrix-vector product per sequence, so that no sequence's rounding depends on its neighbours in the batch.
-    y: Array = (r @ h[:, None, :, :, None])[..., 0]
-    return y if b is None else y + b
+    y: Array = (_value(r) @ h[:, None, :, :, None])[..., 0]
+    return y if b is None else y + _value(b)
 
 
 def _initial(states: int, wx: Array, state: Sequence[Array] | None) -> list[Array]:
     """Writable copies of the given states, or zeros."""
     B, _, _, N, D = wx.shape
     if state is None:
-        return [np.zeros((B, N, D), wx.dtype) for _ in range(states)]
-    return [np.array(s) for s in state]
+        return [np.zeros((B, N, D), _value(wx).dtype) for _ in range(states)]
+    return [np.array(_value(s)) for s in state]
+
+
+def _value(x: Array) -> Array:
+    """What is computed with: bfloat16 as float32."""
+    return x.astype(np.float32) if x.dtype.name == "bfloat16" else x
+
+
+def _rounded(x: Array, stored: Array) -> Array:
+    """Return x as what is stored holds it."""
+    return _value(x.astype(stored.dtype))
 
 
 class _How(NamedTuple):
@@ -205,9 +217,10 @@ def _steps(
         if how.reset is not None:
             dropped = np.broadcast_to(how.reset, (B, T))[valid, t, None, None]
             prev = tuple(np.where(dropped, s.dtype.type(0), s) for s in prev)
-        new = cell.step(wx[valid, t], _recurrent(r, b, prev[0]), prev)
+        h, *others = cell.step(_value(wx[valid, t]), _recurrent(r, b, prev[0]), prev)
         if how.clip_state is not None:
-            new = (np.clip(new[0], -how.clip_state, how.clip_state), *new[1:])
+            h = np.clip(h, -how.clip_state, how.clip_state)
+        new = (_rounded(h, wx), *others)
         for s, s_new in zip(now, new, strict=True):
             s[valid] = s_new
         yield t, valid, prev, new
@@ -230,14 +243,16 @@ def _forward(
         _, last, states = _forward(name, padded[0], r, b, state, how, None)
         states = tuple(_packed(bounds, s) for s in states)
         return states[0], last, states
+    if how.clip_state is not None:
+        how = how._replace(clip_state=float(np.array(how.clip_state, wx.dtype)))
     cell = _CELLS[name]
     B, T, _, N, D = wx.shape
     now = _initial(cell.states, wx, state)
-    states = tuple(np.zeros((B, T, N, D), wx.dtype) for _ in now)
+    states = tuple(np.zeros((B, T, N, D), s.dtype if k else wx.dtype) for k, s in enumerate(now))
     for t, valid, _, new in _steps(cell, wx, r, b, now, how):
         for s, s_new in zip(states, new, strict=True):
             s[valid, t] = s_new
-    return states[0], tuple(now), states
+    return states[0], (now[0].astype(wx.dtype), *now[1:]), states
 
 
 def _padded(bounds: Array, *packed: Array | None) -> tuple[Array, list[Array]]:
@@ -371,24 +386,27 @@ def backward(
         dh = None if dh is None else others.pop(0)
         dstates = None if dstates is None else [others.pop(0) for _ in dstates]
         reset = None if reset is None else others.pop(0)
+    if clip_state is not None:
+        clip_state = float(np.array(clip_state, wx.dtype))
     how = _How(reverse, lengths, reset, clip_state)
     c = _CELLS[f"elman_{activation}" if cell == "elman" else cell]
     tape = list(_steps(c, wx, r, b, _initial(c.states, wx, state), how))
     carry = _initial(c.states, wx, dstate)
-    dwx, dr, db = np.zeros_like(wx), np.zeros_like(r), np.zeros(r.shape[:3], r.dtype)
+    dwx, dr, db = np.zeros_like(wx), np.zeros_like(_value(r)), np.zeros(r.shape[:3], _value(r).dtype)
     for t, valid, prev, new in reversed(tape):
         dnew = [d[valid] for d in carry]
         if dh is not None:
-            dnew[0] += dh[valid, t]
+            dnew[0] += _value(dh[valid, t])
         if dstates is not None:
-            dnew = [d + d_t[valid, t] for d, d_t in zip(dnew, dstates, strict=True)]
+            dnew = [d + _value(d_t[valid, t]) for d, d_t in zip(dnew, dstates, strict=True)]
         if clip_state is not None:
             dnew[0] = np.where(np.abs(new[0]) < clip_state, dnew[0], 0)
-        dx, dy, dprev = c.grad(wx[valid, t], _recurrent(r, b, prev[0]), prev, new, tuple(dnew))
+        dx, dy, dprev = c.grad(_value(wx[valid, t]), _recurrent(r, b, prev[0]), prev, new, tuple(dnew))
+        dy = _rounded(dy, wx)
         dwx[valid, t] = dx
         dr += np.einsum("bgni,bnj->gnij", dy, prev[0])
         db += dy.sum(axis=0)
-        back = [dprev[0] + np.einsum("gnij,bgni->bnj", r, dy), *dprev[1:]]
+        back = [dprev[0] + np.einsum("gnij,bgni->bnj", _value(r), dy), *dprev[1:]]
         if clip_grad is not None:
             back[0] = np.clip(back[0], -clip_grad, clip_grad)
         if reset is not None:
@@ -398,4 +416,4 @@ def backward(
             d[valid] = d_prev
     if cu_seqlens is not None:
         dwx = _packed(bounds, dwx)
-    return dwx, dr, db, tuple(carry)
+    return dwx, dr.astype(r.dtype), db.astype(r.dtype), (carry[0].astype(wx.dtype), *carry[1:])

@@ -267,16 +267,21 @@ def state_steps(x: Tensor) -> Steps:
 _LARGE = 1 << 20
 
 
-def empty(x: Tensor, shape: Sequence[int], strides: Sequence[int] | None = None) -> Tensor:
-    """Return an uninitialised dense tensor with the dtype and device of ``x``."""
+def empty(
+    x: Tensor, shape: Sequence[int], strides: Sequence[int] | None = None, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Return an uninitialised dense tensor with the device of ``x``, and its dtype unless another is given."""
     count = math.prod(shape)
     if not _is_large(x, count):
-        return x.new_empty(shape) if strides is None else x.new_empty_strided(shape, strides)
-    storage = torch.frombuffer(_core.Buffer(count * x.element_size()), dtype=torch.uint8).untyped_storage()
+        if strides is None:
+            return x.new_empty(shape, dtype=dtype)
+        return x.new_empty_strided(shape, strides, dtype=dtype)
+    size = x.element_size() if dtype is None else dtype.itemsize
+    storage = torch.frombuffer(_core.Buffer(count * size), dtype=torch.uint8).untyped_storage()
     if strides is None:
         strides = dense_strides(shape)
     # set_, as a view could not be changed in place by whoever gets it from an autograd function
-    return x.new_empty(0).set_(storage, 0, shape, strides)
+    return x.new_empty(0, dtype=dtype).set_(storage, 0, shape, strides)
 
 
 def _is_large(x: Tensor, count: int) -> bool:
@@ -294,10 +299,10 @@ def dense_strides(shape: Sequence[int]) -> list[int]:
     return strides[::-1]
 
 
-def empty_steps(x: Tensor, shape: Sequence[int]) -> Tensor:
+def empty_steps(x: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
     """Return a dense tensor (B, T, ...) with time or batch outermost in memory, whichever it is in ``x``."""
     batch, time, *inner = shape
     if x.stride(1) <= x.stride(0):
-        return empty(x, shape)
+        return empty(x, shape, None, dtype)
     time_stride, batch_stride, *rest = dense_strides((time, batch, *inner))
-    return empty(x, shape, (batch_stride, time_stride, *rest))
+    return empty(x, shape, (batch_stride, time_stride, *rest), dtype)

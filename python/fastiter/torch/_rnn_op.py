@@ -20,8 +20,22 @@ from .._rnn import CELLS, Cell, check_lengths
 from .._scan import check_bounds
 from ._op import LIBRARY, Steps, contiguous, eager, empty, empty_steps, state_steps, steps, unit_stride, unwatched
 
-_FORWARD = {torch.float32: _core.rnn_fwd_f32, torch.float64: _core.rnn_fwd_f64}
-_BACKWARD = {torch.float32: _core.rnn_bwd_f32, torch.float64: _core.rnn_bwd_f64}
+_FORWARD = {
+    torch.float32: _core.rnn_fwd_f32,
+    torch.float64: _core.rnn_fwd_f64,
+    torch.bfloat16: _core.rnn_fwd_bf16,
+}
+_BACKWARD = {
+    torch.float32: _core.rnn_bwd_f32,
+    torch.float64: _core.rnn_bwd_f64,
+    torch.bfloat16: _core.rnn_bwd_bf16,
+}
+
+
+def carried(x: Tensor) -> torch.dtype:
+    """Return the dtype of the states other than h, and of the saved values."""
+    return torch.float32 if x.dtype == torch.bfloat16 else x.dtype
+
 
 LIBRARY.define(
     "_rnn_fwd(str cell, Tensor wx, Tensor r, Tensor? b, Tensor[] state, bool reverse, Tensor? lengths, "
@@ -65,17 +79,23 @@ def options(
 Work = tuple[Any, ...]
 
 
+def _dtypes(cell: Cell, x: Tensor) -> list[torch.dtype]:
+    """Return the dtypes of the states."""
+    return [x.dtype] + [carried(x)] * (len(cell.states) - 1)
+
+
 def _forward_outputs(cell: Cell, wx: Tensor, batch: int, all_states: bool, save: bool, checkpoint: int) -> list[Tensor]:
     lines, (heads, width) = wx.shape[:-3], wx.shape[-2:]
     outputs = [empty_steps(wx, (*lines, heads, width))]
-    outputs += [empty(wx, (batch, heads, width)) for _ in cell.states]
+    dtypes = _dtypes(cell, wx)
+    outputs += [empty(wx, (batch, heads, width), None, dtype) for dtype in dtypes]
     if all_states or (save and not checkpoint):
-        outputs += [empty_steps(wx, (*lines, heads, width)) for _ in cell.states[1:]]
+        outputs += [empty_steps(wx, (*lines, heads, width), dtype) for dtype in dtypes[1:]]
     if save and checkpoint:
         between = torch.sym_max(lines[1] - 1, 0) // checkpoint
-        outputs += [empty(wx, (between, batch, heads, width)) for _ in cell.states]
+        outputs += [empty(wx, (between, batch, heads, width), None, dtype) for dtype in dtypes]
     elif save and cell.saved:
-        outputs.append(empty_steps(wx, (*lines, cell.saved, heads, width)))
+        outputs.append(empty_steps(wx, (*lines, cell.saved, heads, width), carried(wx)))
     return outputs
 
 
@@ -89,7 +109,7 @@ def _backward_outputs(
     if need_b:
         outputs.append(r.new_empty((cell.gates, heads, width)))
     if need_state:
-        outputs += [h.new_empty((batch, heads, width)) for _ in cell.states]
+        outputs += [h.new_empty((batch, heads, width), dtype=dtype) for dtype in _dtypes(cell, h)]
     return outputs
 
 

@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 
 from .._rnn import (
     CELLS,
+    FLOAT16_REFUSED,
     Cell,
     check_flag,
     check_shapes,
@@ -37,6 +38,9 @@ from ._rnn_op import PLAIN, Options, fits, options, rnn_fwd
 States: TypeAlias = tuple[Tensor, ...]
 Integers: TypeAlias = "Tensor | Sequence[int]"
 Result: TypeAlias = "tuple[Tensor, States] | tuple[Tensor, States, States]"
+
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def lstm(
@@ -198,9 +202,22 @@ def _check_tensors(
     if state is not None:
         check_state(function, cell, state)
     bias = () if b is None else (b,)
-    names = ("wx", "r", "b", *cell.state_names) if bias else ("wx", "r", *cell.state_names)
-    dtypes = GPU_FLOATS if isinstance(wx, Tensor) and wx.is_cuda else FLOATS
-    check_tensors(function, names, (wx, r, *bias, *(state or ())), dtypes, CPU_AND_CUDA)
+    names = ("wx", "r", "b") if bias else ("wx", "r")
+    given = tuple(state or ())
+    dtypes, dtype = _DTYPES, getattr(wx, "dtype", None)
+    if isinstance(wx, Tensor) and wx.is_cuda:
+        dtypes = GPU_FLOATS
+    elif dtype == torch.float16:
+        raise TypeError(f"{function}: wx must have dtype {FLOAT16_REFUSED}, got {dtype}")
+    elif dtype == torch.bfloat16:
+        check_tensors(function, (*names, cell.state_names[0]), (wx, r, *bias, *given[:1]), dtypes)
+        for name, x in zip(cell.state_names[1:], given[1:], strict=False):
+            check_tensors(function, (name,), (x,))
+            if x.dtype != torch.float32:
+                expected = "dtype torch.float32 to go with bfloat16 wx"
+                raise TypeError(f"{function}: {name} must have {expected}, got {x.dtype}")
+        return
+    check_tensors(function, (*names, *cell.state_names), (wx, r, *bias, *given), dtypes, CPU_AND_CUDA)
 
 
 def _check_shapes(
@@ -229,6 +246,8 @@ def _run(
     asked: tuple[Any, ...],
 ) -> Result:
     cell, how = CELLS[cell_name], PLAIN
+    if torch.is_autocast_enabled("cpu"):
+        wx, r, b, state = _autocast(wx, r, b, state)
     check_flag(function, "reverse", reverse)
     check_flag(function, "return_all_states", return_all_states)
     whole = None
@@ -243,6 +262,22 @@ def _run(
         whole = None if lengths is None else checked_lengths(function, lengths, batch, time)
     h, last, states = _apply(cell, wx, r, b, state, reverse, whole, None, return_all_states, how)
     return (h, last, states) if return_all_states else (h, last)
+
+
+def _autocast(
+    wx: Tensor, r: Tensor, b: Tensor | None, state: Sequence[Tensor] | None
+) -> tuple[Tensor, Tensor, Tensor | None, Sequence[Tensor] | None]:
+    """Return the arguments in the dtype of autocast, the states other than h in float32, as torch does."""
+    dtype = torch.get_autocast_dtype("cpu")
+
+    def cast(x: Any, to: torch.dtype) -> Any:
+        floats = (torch.float32, torch.bfloat16, torch.float16)
+        return x.to(to) if isinstance(x, Tensor) and x.is_cpu and x.dtype in floats else x
+
+    if isinstance(state, (tuple, list)):
+        rest = torch.float32 if dtype == torch.bfloat16 else dtype
+        state = tuple([cast(x, rest if k else dtype) for k, x in enumerate(state)])
+    return cast(wx, dtype), cast(r, dtype), None if b is None else cast(b, dtype), state
 
 
 def _checked_options(
@@ -260,6 +295,11 @@ def _checked_options(
     if reset is not None:
         check_reset(function, reset, wx, batch, time)
     every = checked_checkpoint(function, checkpoint)
+    if every and wx.dtype == torch.bfloat16:
+        raise ValueError(
+            f"{function}: checkpoint must be None with bfloat16, which would round the gradient of h between two "
+            f"chunks, got {checkpoint}"
+        )
     bounds = sequences = None
     if cu_seqlens is not None:
         check_packing(function, batch, lengths, "wx")

@@ -1,49 +1,48 @@
 // Recurrences forward in time. For each step: a tile of rows times a panel of r in registers, then the cell on the
 // accumulators before they are stored. The cells are in rnn_cells.hpp.
+#pragma once
 #include "rnn.hpp"
-#include "pack.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
-namespace {
-
-template <class T, class C> struct Forward {
-    static constexpr int W = lanes<T>, G = C::gates, S = C::states, U = panel_units<C>, R = tile_rows<G * U>;
+template <class S, class C> struct Forward {
+    typedef rnn_value<S> T;
+    static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = panel_units<C>, R = tile_rows<G * U>;
     static constexpr int64_t kPanelUnits = U * W;
 
-    const RnnForward<T>& p;
+    const RnnForward<S>& p;
     const RnnShape& shape = p.shape;
     const int64_t D = shape.D, Dp = round_up(D, kPanelUnits), panels = Dp / kPanelUnits;
     const Seat seat;
     const Rows rows;
-    T *packed, *bias; // r as [head][panel][k][unit vector][gate][lane]; b as [head][gate][unit]
-    T *h, *s;         // h as [parity of the step][row][unit], the other states as [state][row][unit]
+    S *packed, *h; // r as [head][panel][k][unit vector][gate][lane]; h as [parity of the step][row][unit]
+    T *bias, *s;   // b as [head][gate][unit]; the states other than h as [state][row][unit]
     int64_t lines;
     const bool streams = exceeds_caches<T>(shape, C::saved);
-    const T bound = T(shape.clip_state);
-    const bool clips = shape.clip_state < __builtin_inf();
+    const Bound<S> bound{shape.clip_state};
     const int64_t next_time = shape.offsets ? 0 : shape.reverse ? -p.wx.time : p.wx.time; // what is prefetched
 
-    Forward(const RnnForward<T>& params, int thread)
+    Forward(const RnnForward<S>& params, int thread)
         : p(params), seat(p.plan, thread), rows(p.shape, seat.row_group, p.plan.rows) {
-        Arena<T> arena{static_cast<T*>(p.workspace)};
+        Arena arena{static_cast<char*>(p.workspace)};
         lay_out(arena);
     }
 
-    void lay_out(Arena<T>& arena) {
+    void lay_out(Arena& arena) {
         lines = Rows::scratch_lines(shape, p.plan.rows);
-        packed = arena.take(shape.N * panels * panel_size());
-        bias = arena.take(shape.N * G * Dp);
-        const int64_t group = (1 + S) * lines * Dp;
-        h = arena.take(p.plan.heads * group);
-        if (h) h += seat.head_group * group;
-        s = h ? h + 2 * lines * Dp : nullptr;
+        packed = arena.take<S>(shape.N * panels * panel_size());
+        bias = arena.take<T>(shape.N * G * Dp);
+        for (int group = 0; group < p.plan.heads; ++group) {
+            S* h_of_group = arena.take<S>(2 * lines * Dp);
+            T* s_of_group = arena.take<T>((states - 1) * lines * Dp);
+            if (group == seat.head_group) h = h_of_group, s = s_of_group;
+        }
     }
 
-    int64_t panel_size() const { return D * G * kPanelUnits; }
+    int64_t panel_size() const { return panel_depth<S>(D) * G * kPanelUnits; }
     int units_of(int64_t panel) const { return int(min_of(U, ceil_div(D - panel * kPanelUnits, W))); }
     // Which of the two lines of h step t reads
     int64_t parity_of(int64_t t) const { return (t & 1) ^ int64_t(shape.reverse); }
-    T* h_line(int64_t parity, int64_t i) const { return h + (parity * lines + rows.scratch + i) * Dp; }
+    S* h_line(int64_t parity, int64_t i) const { return h + (parity * lines + rows.scratch + i) * Dp; }
     T* s_line(int state, int64_t i) const { return s + ((state - 1) * lines + rows.scratch + i) * Dp; }
 
     void pack_panel(int64_t n, int64_t panel) {
@@ -53,8 +52,10 @@ template <class T, class C> struct Forward {
             for (int g = 0; g < G; ++g) {
                 T* b = bias + (n * G + g) * Dp + d;
                 store(b, p.b ? load_up_to(p.b + (g * shape.N + n) * D + d, count) : vec<T>{});
-                const T* r = p.r + ((g * shape.N + n) * D + d) * D;
-                pack_transposed(r, D, count, D, packed + (n * panels + panel) * panel_size() + (u * G + g) * W, nv * W);
+                const S* r = p.r + ((g * shape.N + n) * D + d) * D;
+                pack_transposed(r, D, count, D,
+                                packed + (n * panels + panel) * panel_size() + side_by_side<S> * (u * G + g) * W,
+                                nv * W);
             }
         }
     }
@@ -68,12 +69,13 @@ template <class T, class C> struct Forward {
     void enter(int64_t n, int64_t begin, int64_t end) {
         for (int64_t i = 0; i < rows.count; ++i) {
             const int64_t row = rows.row(i), parity = shape.reverse ? rows.length(i) & 1 : 0;
-            for (int state = 0; state < S; ++state) {
-                const T* first = p.first[state] ? p.first[state] + (row * shape.N + n) * D : nullptr;
-                T* line = state == 0 ? h_line(parity, i) : s_line(state, i);
+            auto copy = [&](const auto* first, auto* line) {
+                if (first) first += (row * shape.N + n) * D;
                 for (int64_t u = begin; u < end; u += W)
                     pack_line(first ? first + u : nullptr, first ? end - u : 0, line + u);
-            }
+            };
+            copy(p.first.h, h_line(parity, i));
+            for (int k = 1; k < states; ++k) copy(p.first.others[k - 1], s_line(k, i));
         }
     }
 
@@ -83,29 +85,30 @@ template <class T, class C> struct Forward {
         for (int64_t i = 0, active = rows.active(t); i < active; ++i) {
             if (!shape.is_reset(rows.row(i), t)) continue;
             clear(h_line(parity_of(t), i), begin, end);
-            for (int state = 1; state < S; ++state) clear(s_line(state, i), begin, end);
+            for (int k = 1; k < states; ++k) clear(s_line(k, i), begin, end);
         }
     }
 
     void leave(int64_t n, int64_t begin, int64_t end) {
         for (int64_t i = 0; i < rows.count; ++i) {
             const int64_t row = rows.row(i), parity = shape.reverse ? 0 : rows.length(i) & 1;
-            for (int state = 0; state < S; ++state) {
-                const T* line = state == 0 ? h_line(parity, i) : s_line(state, i);
-                T* last = p.last[state] + (row * shape.N + n) * D;
+            auto copy = [&](const auto* line, auto* last) {
+                last += (row * shape.N + n) * D;
                 for (int64_t u = begin; u < end; u += W) store_up_to(last + u, load(line + u), end - u);
-            }
+            };
+            copy(h_line(parity, i), p.last.h);
+            for (int k = 1; k < states; ++k) copy(s_line(k, i), p.last.others[k - 1]);
         }
     }
 
     // What one vector of units of one row takes through a step
     struct Work {
-        vec<T> state[S], keep[4];
+        vec<T> state[states], keep[4];
         int64_t i, row, d;
     };
 
     FASTITER_INLINE void begin_cell(Work& w, const vec<T>* products, int64_t n, int64_t t, int64_t parity) {
-        const T* line = line_of(p.wx, shape, w.row, t) + n * p.wx.head + w.d;
+        const S* line = line_of(p.wx, shape, w.row, t) + n * p.wx.head + w.d;
         vec<T> x[G];
 #pragma GCC unroll 4
         for (int g = 0; g < G; ++g) {
@@ -114,19 +117,21 @@ template <class T, class C> struct Forward {
         }
         if (C::reads_h) w.state[0] = load(h_line(parity, w.i) + w.d);
 #pragma GCC unroll 4
-        for (int k = 1; k < S; ++k) w.state[k] = load(s_line(k, w.i) + w.d);
+        for (int k = 1; k < states; ++k) w.state[k] = load(s_line(k, w.i) + w.d);
         C::begin(x, products, w.state, w.keep);
     }
 
     FASTITER_INLINE void finish_cell(Work& w, int64_t n, int64_t t, int64_t parity) {
         C::finish(w.state, w.keep);
-        if (clips) w.state[0] = clip<T>(w.state[0], bound);
+        if (bound.given) w.state[0] = clip<T>(w.state[0], bound.value);
         store(h_line(parity ^ 1, w.i) + w.d, w.state[0]);
+        if (p.states.h.data)
+            store_up_to(line_of(p.states.h, shape, w.row, t) + n * p.states.h.head + w.d, w.state[0], D - w.d);
 #pragma GCC unroll 4
-        for (int k = 0; k < S; ++k) {
-            if (k > 0) store(s_line(k, w.i) + w.d, w.state[k]);
-            if (p.states[k].data)
-                store_up_to(line_of(p.states[k], shape, w.row, t) + n * p.states[k].head + w.d, w.state[k], D - w.d);
+        for (int k = 1; k < states; ++k) {
+            const Steps<T>& all = p.states.others[k - 1];
+            store(s_line(k, w.i) + w.d, w.state[k]);
+            if (all.data) store_up_to(line_of(all, shape, w.row, t) + n * all.head + w.d, w.state[k], D - w.d);
         }
         if (C::saved && p.saved.data) {
             T* saved = line_of(p.saved, shape, w.row, t) + n * p.saved.head + w.d;
@@ -151,8 +156,8 @@ template <class T, class C> struct Forward {
 #pragma GCC unroll 12
                 for (int i = 0; i < ROWS; ++i) acc[i][v * G + g] = b;
             }
-        multiply_add<T, ROWS, UNITS * G, PANELS>(h_line(parity, first), Dp, 1,
-                                                 packed + (n * panels + panel) * panel_size(), panel_size(), D, acc);
+        add_product<S, ROWS, UNITS * G, PANELS>(h_line(parity, first), Dp, packed + (n * panels + panel) * panel_size(),
+                                                panel_size(), D, acc);
         Work work[ROWS * V];
         for (int i = 0; i < ROWS; ++i)
             for (int v = 0; v < V; ++v) {
@@ -187,10 +192,13 @@ template <class T, class C> struct Forward {
 
     // Padded steps of padded batches are 0.
     void pad(int64_t n, int64_t t, int64_t active, int64_t begin, int64_t end) {
-        for (int64_t i = active; i < rows.count && has_padding(shape); ++i)
-            for (int k = 0; k < S; ++k)
-                if (p.states[k].data)
-                    clear(line_of(p.states[k], shape, rows.row(i), t) + n * p.states[k].head, begin, end);
+        for (int64_t i = active; i < rows.count && has_padding(shape); ++i) {
+            auto clear_step = [&](const auto& all) {
+                if (all.data) clear(line_of(all, shape, rows.row(i), t) + n * all.head, begin, end);
+            };
+            clear_step(p.states.h);
+            for (int k = 1; k < states; ++k) clear_step(p.states.others[k - 1]);
+        }
     }
 
     void run_head(int64_t n, Team team) {
@@ -213,20 +221,18 @@ template <class T, class C> struct Forward {
     }
 };
 
-} // namespace
-
-template <class T, class C> size_t forward_workspace(const RnnShape& shape, const RnnPlan& plan) {
-    RnnForward<T> p;
+template <class S, class C> size_t forward_workspace(const RnnShape& shape, const RnnPlan& plan) {
+    RnnForward<S> p;
     p.shape = shape;
     p.plan = plan;
-    Forward<T, C> f(p, 0);
-    Arena<T> arena{nullptr};
+    Forward<S, C> f(p, 0);
+    Arena arena{nullptr};
     f.lay_out(arena);
-    return arena.used * sizeof(T);
+    return size_t(arena.used);
 }
 
-template <class T, class C> void forward(const RnnForward<T>& p, Team team) {
-    Forward<T, C> f(p, team.id);
+template <class S, class C> void forward(const RnnForward<S>& p, Team team) {
+    Forward<S, C> f(p, team.id);
     if (!p.is_packed) f.pack(team);
     wait(team.barriers[team.size - 1], team.size); // the last one is no group's: see run_head
     Range heads = share(p.shape.N, f.seat.head_group, p.plan.heads);
@@ -235,41 +241,27 @@ template <class T, class C> void forward(const RnnForward<T>& p, Team team) {
 
 // The plan with the least estimated cycles a step. Sizes of caches and rates are those of current x86 server cores; they
 // decide only how fast the result comes.
-template <class T> RnnPlan rnn_plan(const RnnShape& s, bool backward, int threads) {
-    constexpr double kMacsPerCycle = 2 * lanes<T>, kBarrier = 500, kCell = 25, kStart = 8000;
+template <class S> RnnPlan rnn_plan(const RnnShape& shape, bool backward, int threads) {
+    constexpr double kMacsPerCycle = (sizeof(S) == 2 ? 4 : 2) * lanes<S>, kBarrier = 500, kCell = 25, kStart = 8000;
     constexpr double kL1 = 32 << 10, kL2 = 768 << 10, kL2Bytes = 40, kL3Bytes = 20;
-    const double G = s.cell == Cell::gru ? 3 : s.cell == Cell::lstm || s.cell == Cell::slstm ? 4 : 1;
-    const int64_t panels = max_of(1, ceil_div(s.D, lanes<T> * (backward || G == 1 ? 4 : 1)));
+    const double G = shape.cell == Cell::gru ? 3 : shape.cell == Cell::lstm || shape.cell == Cell::slstm ? 4 : 1;
+    const int64_t panels = max_of(1, ceil_div(shape.D, lanes<S> * (backward || G == 1 ? 4 : 1)));
     auto cycles = [&](int heads, int row_groups, int panel_groups) {
-        const double rows = ceil_div(s.B, row_groups), units = double(ceil_div(panels, panel_groups)) / panels;
-        const double elements = G * s.D * s.D * units, bytes = elements * sizeof(T);
+        const double rows = ceil_div(shape.B, row_groups), units = double(ceil_div(panels, panel_groups)) / panels;
+        const double elements = G * shape.D * shape.D * units, bytes = elements * sizeof(S);
         const double passes = ceil_div(int64_t(rows), 6), arithmetic = rows * elements / kMacsPerCycle;
         const double traffic = bytes <= kL1 ? 0 : passes * bytes / kL2Bytes + (bytes <= kL2 ? 0 : bytes / kL3Bytes);
-        const double cells = rows * G * s.D * units / lanes<T> * kCell;
+        const double cells = rows * G * shape.D * units / lanes<S> * kCell;
         const double step = (arithmetic > traffic ? arithmetic : traffic) + cells + (panel_groups > 1 ? kBarrier : 0);
-        return ceil_div(s.N, heads) * step * s.T + (heads * row_groups * panel_groups > 1 ? kStart : 0);
+        return ceil_div(shape.N, heads) * step * shape.T + (heads * row_groups * panel_groups > 1 ? kStart : 0);
     };
     RnnPlan best;
     double least = cycles(1, 1, 1);
-    for (int h = 1; h <= min_of(threads, s.N); ++h)
-        for (int r = 1; r * h <= threads && r <= s.B; ++r)
+    for (int h = 1; h <= min_of(threads, shape.N); ++h)
+        for (int r = 1; r * h <= threads && r <= shape.B; ++r)
             for (int c = 1; c * r * h <= threads && c <= panels; ++c)
                 if (cycles(h, r, c) < least) least = cycles(h, r, c), best = {h, r, c};
     return best;
 }
-
-template RnnPlan rnn_plan<float>(const RnnShape&, bool, int);
-template RnnPlan rnn_plan<double>(const RnnShape&, bool, int);
-#define FASTITER_INSTANTIATE(T, ...)                                                    \
-    template size_t forward_workspace<T, __VA_ARGS__>(const RnnShape&, const RnnPlan&); \
-    template void forward<T, __VA_ARGS__>(const RnnForward<T>&, Team);
-#define FASTITER_INSTANTIATE_ALL(T)          \
-    FASTITER_INSTANTIATE(T, Elman<T, false>) \
-    FASTITER_INSTANTIATE(T, Elman<T, true>)  \
-    FASTITER_INSTANTIATE(T, Lstm<T>)         \
-    FASTITER_INSTANTIATE(T, Gru<T>)          \
-    FASTITER_INSTANTIATE(T, Slstm<T>)
-FASTITER_INSTANTIATE_ALL(float)
-FASTITER_INSTANTIATE_ALL(double)
 
 } // namespace fastiter::FASTITER_LEVEL

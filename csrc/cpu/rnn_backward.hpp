@@ -1,62 +1,62 @@
 // The recurrences backward in time: for each step, the cell's derivative gives the gradients dp of its products, and a tile
 // of dp times a panel of r gives what flows back into h. The tile's accumulators go straight into the next cell.
-#include "pack.hpp"
+#pragma once
 #include "rnn.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
-namespace {
-
-template <class T, class C> struct Backward {
-    static constexpr int W = lanes<T>, G = C::gates, S = C::states, U = 4, R = tile_rows<U>;
+template <class S, class C> struct Backward {
+    typedef rnn_value<S> T;
+    static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = 4, R = tile_rows<U>;
     static constexpr int64_t kPanelUnits = U * W;
 
-    const RnnBackward<T>& p;
+    const RnnBackward<S>& p;
     const RnnShape& shape = p.shape;
     const int64_t D = shape.D, Dp = round_up(D, W), panels = ceil_div(D, kPanelUnits);
     // Lines that are a power of two apart would fall into the same few sets of the first-level cache.
     const int64_t dp_stride = round_up(G * D, 16) + 16;
     const Seat seat;
     const Rows rows;
-    T* packed;       // r as [head][panel][gate * D + d][vector of units][lane]
-    T *dp, *ds, *db; // [parity of the visit][row][gate * D + d]; [state][row][unit]; [head][batch row][gate][unit]
+    S *packed, *dp; // r as [head][panel][gate * D + d][vector of units][lane]; [parity of the visit][row][gate * D + d]
+    T *ds, *db;     // [state][row][unit]; [head][batch row][gate][unit]
     int64_t lines;
-    const bool streams = exceeds_caches<T>(shape, G), sums_b = p.db || p.db_rows;
-    const T bound_h = T(shape.clip_state), bound_dh = T(shape.clip_grad);
-    const bool clips_h = shape.clip_state < __builtin_inf();
-    const bool clips_dh = shape.clip_grad < __builtin_inf();
+    const bool streams = exceeds_caches<S>(shape, G), sums_b = p.db || p.db_rows;
+    const Bound<S> bound_h{shape.clip_state};
+    const Bound<T> bound_dh{shape.clip_grad};
     const int64_t next_time = shape.offsets ? 0 : shape.reverse ? p.saved.time : -p.saved.time; // what is prefetched
 
-    Backward(const RnnBackward<T>& params, int thread)
+    Backward(const RnnBackward<S>& params, int thread)
         : p(params), seat(p.plan, thread), rows(p.shape, seat.row_group, p.plan.rows) {
-        Arena<T> arena{static_cast<T*>(p.workspace)};
+        Arena arena{static_cast<char*>(p.workspace)};
         lay_out(arena);
     }
 
-    void lay_out(Arena<T>& arena) {
+    void lay_out(Arena& arena) {
         lines = Rows::scratch_lines(shape, p.plan.rows);
-        packed = arena.take(shape.N * panels * panel_size());
-        db = p.db_rows ? p.db_rows : arena.take(shape.N * shape.B * G * Dp);
-        const int64_t products = 2 * lines * dp_stride, group = products + S * lines * Dp;
-        dp = arena.take(p.plan.heads * group);
-        if (dp) dp += seat.head_group * group;
-        ds = dp ? dp + products : nullptr;
+        packed = arena.take<S>(shape.N * panels * panel_size());
+        db = p.db_rows ? p.db_rows : arena.take<T>(shape.N * shape.B * G * Dp);
+        for (int group = 0; group < p.plan.heads; ++group) {
+            S* dp_of_group = arena.take<S>(2 * lines * dp_stride);
+            T* ds_of_group = arena.take<T>(states * lines * Dp);
+            if (group == seat.head_group) dp = dp_of_group, ds = ds_of_group;
+        }
     }
 
-    int64_t panel_size() const { return G * D * kPanelUnits; }
+    int64_t panel_size() const { return panel_depth<S>(G * D) * kPanelUnits; }
     int vectors_of(int64_t panel) const { return int(min_of(U, ceil_div(D - panel * kPanelUnits, W))); }
-    T* dp_line(int64_t parity, int64_t i) const { return dp + (parity * lines + rows.scratch + i) * dp_stride; }
+    S* dp_line(int64_t parity, int64_t i) const { return dp + (parity * lines + rows.scratch + i) * dp_stride; }
     T* ds_line(int state, int64_t i) const { return ds + (state * lines + rows.scratch + i) * Dp; }
     T* db_line(int64_t n, int64_t row) const { return db + (n * shape.B + row) * G * Dp; }
 
     void pack_panel(int64_t n, int64_t panel) {
         const int nv = vectors_of(panel);
-        T* out = packed + (n * panels + panel) * panel_size();
-        for (int g = 0; g < G; ++g)
-            for (int64_t d = 0; d < D; ++d)
-                for (int v = 0; v < nv; ++v) {
-                    const int64_t unit = panel * kPanelUnits + v * W;
-                    pack_line(p.r + ((g * shape.N + n) * D + d) * D + unit, D - unit, out + ((g * D + d) * nv + v) * W);
-                }
+        S* out = packed + (n * panels + panel) * panel_size();
+        for (int64_t k = 0; k < G * D; k += 2)
+            for (int v = 0; v < nv; ++v) {
+                const int64_t unit = panel * kPanelUnits + v * W;
+                pack_lines(out + side_by_side<S> * v * W, nv * W, k, G * D, [&](int64_t i) {
+                    return load_up_to(p.r + ((i / D * shape.N + n) * D + i % D) * D + unit, D - unit);
+                });
+            }
     }
 
     void pack(Team team) {
@@ -68,28 +68,34 @@ template <class T, class C> struct Backward {
     void enter(int64_t n, int64_t begin, int64_t end) {
         for (int64_t i = 0; i < rows.count; ++i) {
             const int64_t row = rows.row(i);
-            for (int k = 0; k < S; ++k) {
-                const T* last = p.dlast[k] ? p.dlast[k] + (row * shape.N + n) * D : nullptr;
+            auto copy = [&](const auto* last, T* line) {
+                if (last) last += (row * shape.N + n) * D;
                 for (int64_t u = begin; u < end; u += W)
-                    pack_line(last ? last + u : nullptr, last ? end - u : 0, ds_line(k, i) + u);
-            }
+                    pack_line(last ? last + u : nullptr, last ? end - u : 0, line + u);
+            };
+            copy(p.dlast.h, ds_line(0, i));
+            for (int k = 1; k < states; ++k) copy(p.dlast.others[k - 1], ds_line(k, i));
+            // The last pair of an odd number of products
+            for (int parity = 0; parity < 2 && begin == 0; ++parity) dp_line(parity, i)[G * D] = S{};
             for (int g = 0; g < G && !p.db_rows; ++g)
                 for (int64_t u = begin; u < end; u += W) store(db_line(n, row) + g * Dp + u, vec<T>{});
         }
     }
 
-    FASTITER_INLINE vec<T> first_state(int k, int64_t n, int64_t row, int64_t u, int64_t count) {
-        return p.first[k] ? load_up_to(p.first[k] + (row * shape.N + n) * D + u, count) : vec<T>{};
+    template <class X>
+    FASTITER_INLINE vec<T> first_state(const X* first, int64_t n, int64_t row, int64_t u, int64_t count) {
+        return first ? load_up_to(first + (row * shape.N + n) * D + u, count) : vec<T>{};
     }
 
-    FASTITER_INLINE vec<T> at(const Steps<const T>& s, int64_t n, int64_t row, int64_t t, int64_t u, int64_t count) {
+    template <class X>
+    FASTITER_INLINE vec<T> at(const Steps<const X>& s, int64_t n, int64_t row, int64_t t, int64_t u, int64_t count) {
         return load_up_to(line_of(s, shape, row, t) + n * s.head + u, count);
     }
 
     // The gradient of h that comes to a step from the one after it, or from the final state
     FASTITER_INLINE vec<T> carried(vec<T> through_r, int64_t i, int64_t u, bool product) {
         const vec<T> dh = load(ds_line(0, i) + u) + through_r;
-        return clips_dh && product ? clip<T>(dh, bound_dh) : dh;
+        return bound_dh.given && product ? clip<T>(dh, bound_dh.value) : dh;
     }
 
     // One vector of units of one row at step t: ds and the carried gradient of h in, gradients of x and p out
@@ -97,20 +103,23 @@ template <class T, class C> struct Backward {
                                     int64_t u) {
         const int64_t count = D - u, t_before = shape.reverse ? t + 1 : t - 1;
         const bool is_first = shape.reverse ? t_before == rows.length(i) : t == 0, is_reset = shape.is_reset(row, t);
-        vec<T> keep[4], before[S], now[S], d[S], dx[G], products[G];
-#pragma GCC unroll 4
-        for (int k = 0; k < S; ++k) {
+        vec<T> keep[4], before[states], now[states], d[states], dx[G], products[G];
+        auto read = [&](int k, const auto& all, const auto* first, const auto& dstates) __attribute__((always_inline)) {
             if (C::needs_before[k])
                 before[k] = is_reset   ? vec<T>{}
-                            : is_first ? first_state(k, n, row, u, count)
-                                       : at(p.states[k], n, row, t_before, u, count);
-            if (C::needs_now[k]) now[k] = at(p.states[k], n, row, t, u, count);
+                            : is_first ? first_state(first, n, row, u, count)
+                                       : at(all, n, row, t_before, u, count);
+            if (C::needs_now[k]) now[k] = at(all, n, row, t, u, count);
             d[k] = k == 0 ? dh : load(ds_line(k, i) + u);
-            if (p.dstates[k].data) d[k] += at(p.dstates[k], n, row, t, u, count);
-        }
-        if (clips_h) {
-            const vec<T> h = at(p.states[0], n, row, t, u, count);
-            d[0] = select<T>(magnitude<T>(h) < bound_h, d[0], vec<T>{});
+            if (dstates.data) d[k] += at(dstates, n, row, t, u, count);
+        };
+        read(0, p.states.h, p.first.h, p.dstates.h);
+#pragma GCC unroll 4
+        for (int k = 1; k < states; ++k)
+            read(k, p.states.others[k - 1], p.first.others[k - 1], p.dstates.others[k - 1]);
+        if (bound_h.given) {
+            const vec<T> h = at(p.states.h, n, row, t, u, count);
+            d[0] = select<T>(magnitude<T>(h) < bound_h.value, d[0], vec<T>{});
         }
         if (C::saved) {
             const T* saved = line_of(p.saved, shape, row, t) + n * p.saved.head + u;
@@ -121,11 +130,11 @@ template <class T, class C> struct Backward {
             }
         }
         C::backward(keep, before, now, d, dx, products);
-        T* out = line_of(p.dwx, shape, row, t) + n * p.dwx.head + u;
-        T *line = dp_line(parity, i) + u, *sum = db_line(n, row) + u;
+        S *out = line_of(p.dwx, shape, row, t) + n * p.dwx.head + u, *line = dp_line(parity, i) + u;
+        T* sum = db_line(n, row) + u;
 #pragma GCC unroll 4
         for (int g = 0; g < G; ++g) {
-            if (!C::own_dp) products[g] = dx[g];
+            products[g] = rounded<S>(C::own_dp ? products[g] : dx[g]);
             const vec<T> back = is_reset ? vec<T>{} : products[g];
             if (streams)
                 stream_up_to(out + g * p.dwx.gate, dx[g], count);
@@ -137,15 +146,15 @@ template <class T, class C> struct Backward {
         if (C::own_dp && p.dq.data)
             store_up_to(line_of(p.dq, shape, row, t) + n * p.dq.head + u, products[G - 1], count);
 #pragma GCC unroll 4
-        for (int k = 0; k < S; ++k) store(ds_line(k, i) + u, is_reset ? vec<T>{} : d[k]);
+        for (int k = 0; k < states; ++k) store(ds_line(k, i) + u, is_reset ? vec<T>{} : d[k]);
     }
 
     FASTITER_INLINE void store_first_gradient(vec<T> dh, int64_t n, int64_t i, int64_t row, int64_t u) {
-        for (int k = 0; k < S; ++k) {
-            if (!p.dfirst[k]) continue;
-            const vec<T> d = k == 0 ? dh : load(ds_line(k, i) + u);
-            store_up_to(p.dfirst[k] + (row * shape.N + n) * D + u, d, D - u);
-        }
+        auto write = [&](auto* first, vec<T> d) {
+            if (first) store_up_to(first + (row * shape.N + n) * D + u, d, D - u);
+        };
+        write(p.dfirst.h, dh);
+        for (int k = 1; k < states; ++k) write(p.dfirst.others[k - 1], load(ds_line(k, i) + u));
     }
 
     // Rows [first, first + ROWS): products with r of the dp of the visit before, then the cell of step t; t < 0: the rows
@@ -154,8 +163,8 @@ template <class T, class C> struct Backward {
     void tile(int64_t n, int64_t t, int64_t parity, int64_t first, int64_t panel, bool product) {
         vec<T> acc[ROWS][PANELS * NV] = {};
         if (product)
-            multiply_add<T, ROWS, NV, PANELS>(dp_line(parity ^ 1, first), dp_stride, 1,
-                                              packed + (n * panels + panel) * panel_size(), panel_size(), G * D, acc);
+            add_product<S, ROWS, NV, PANELS>(dp_line(parity ^ 1, first), dp_stride,
+                                             packed + (n * panels + panel) * panel_size(), panel_size(), G * D, acc);
         for (int i = 0; i < ROWS; ++i) {
             const int64_t row = rows.row(first + i);
             for (int v = 0; v < PANELS * NV; ++v) {
@@ -193,7 +202,7 @@ template <class T, class C> struct Backward {
 
     void pad(int64_t n, int64_t t, int64_t active, int64_t begin, int64_t end) {
         for (int64_t i = active; i < rows.count && has_padding(shape); ++i) {
-            T* out = line_of(p.dwx, shape, rows.row(i), t) + n * p.dwx.head;
+            S* out = line_of(p.dwx, shape, rows.row(i), t) + n * p.dwx.head;
             for (int g = 0; g < G; ++g) clear(out + g * p.dwx.gate, begin, end);
             if (p.dq.data) clear(line_of(p.dq, shape, rows.row(i), t) + n * p.dq.head, begin, end);
         }
@@ -238,20 +247,18 @@ template <class T, class C> struct Backward {
     }
 };
 
-} // namespace
-
-template <class T, class C> size_t backward_workspace(const RnnShape& shape, const RnnPlan& plan) {
-    RnnBackward<T> p;
+template <class S, class C> size_t backward_workspace(const RnnShape& shape, const RnnPlan& plan) {
+    RnnBackward<S> p;
     p.shape = shape;
     p.plan = plan;
-    Backward<T, C> f(p, 0);
-    Arena<T> arena{nullptr};
+    Backward<S, C> f(p, 0);
+    Arena arena{nullptr};
     f.lay_out(arena);
-    return arena.used * sizeof(T);
+    return size_t(arena.used);
 }
 
-template <class T, class C> void backward(const RnnBackward<T>& p, Team team) {
-    Backward<T, C> f(p, team.id);
+template <class S, class C> void backward(const RnnBackward<S>& p, Team team) {
+    Backward<S, C> f(p, team.id);
     if (!p.is_packed) f.pack(team);
     wait(team.barriers[team.size - 1], team.size); // the last one is no group's
     Range heads = share(p.shape.N, f.seat.head_group, p.plan.heads);
@@ -260,17 +267,5 @@ template <class T, class C> void backward(const RnnBackward<T>& p, Team team) {
     wait(team.barriers[team.size - 1], team.size);
     f.sum_db(team);
 }
-
-#define FASTITER_INSTANTIATE(T, ...)                                                     \
-    template size_t backward_workspace<T, __VA_ARGS__>(const RnnShape&, const RnnPlan&); \
-    template void backward<T, __VA_ARGS__>(const RnnBackward<T>&, Team);
-#define FASTITER_INSTANTIATE_ALL(T)          \
-    FASTITER_INSTANTIATE(T, Elman<T, false>) \
-    FASTITER_INSTANTIATE(T, Elman<T, true>)  \
-    FASTITER_INSTANTIATE(T, Lstm<T>)         \
-    FASTITER_INSTANTIATE(T, Gru<T>)          \
-    FASTITER_INSTANTIATE(T, Slstm<T>)
-FASTITER_INSTANTIATE_ALL(float)
-FASTITER_INSTANTIATE_ALL(double)
 
 } // namespace fastiter::FASTITER_LEVEL

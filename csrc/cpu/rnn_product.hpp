@@ -1,0 +1,80 @@
+// The product of a few rows with a packed panel of r, for what is stored as S. A panel of bf16 has two k side by side in every
+// lane, the even one in the lower half: that is how processors with AVX512_BF16 take it, and half the bytes of floats.
+#pragma once
+#include "pack.hpp"
+#include "tile.hpp"
+
+namespace fastiter::FASTITER_LEVEL {
+
+// How many k lie side by side in a lane of a panel, and how many a panel has for K of r
+template <class S> constexpr int side_by_side = sizeof(S) == 2 ? 2 : 1;
+template <class S> constexpr int64_t panel_depth(int64_t K) { return round_up(K, side_by_side<S>); }
+
+FASTITER_INLINE void store_pairs(bf16* out, vec<float> even, vec<float> odd) {
+    const words pairs = ((words)even >> 16) | ((words)odd & 0xffff0000u);
+    __builtin_memcpy(out, &pairs, sizeof pairs);
+}
+
+// The panel's lines k and k + 1, of which the second may be missing; line(k) is a vector.
+template <class S, class Line>
+FASTITER_INLINE void pack_lines(S* panel, int64_t panel_k, int64_t k, int64_t K, Line line) {
+    if constexpr (sizeof(S) == 2) {
+        store_pairs(panel + k * panel_k, line(k), k + 1 < K ? line(k + 1) : vec<float>{});
+    } else {
+        store(panel + k * panel_k, line(k));
+        if (k + 1 < K) store(panel + (k + 1) * panel_k, line(k + 1));
+    }
+}
+
+// out[k * out_k + w] = x[w * x_w + k] for w < count, 0 for count <= w < lanes: two k side by side
+inline void pack_transposed(const bf16* x, int64_t x_w, int64_t count, int64_t K, bf16* out, int64_t out_k) {
+    constexpr int W = lanes<float>;
+    for (int64_t k = 0; k < K; k += W) {
+        vec<float> rows[W];
+        for (int w = 0; w < W; ++w) rows[w] = w < count ? load_up_to(x + w * x_w + k, K - k) : vec<float>{};
+        transpose<float>(rows);
+        for (int64_t i = 0; i < min_of(W, K - k); i += 2) store_pairs(out + (k + i) * out_k, rows[i], rows[i + 1]);
+    }
+}
+
+#if defined(__AVX512BF16__)
+FASTITER_INLINE vec<float> add_pair_products(vec<float> acc, uint32_t x, words line) {
+    return (vec<float>)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32(int(x)), (__m512bh)line);
+}
+#else
+FASTITER_INLINE vec<float> add_pair_products(vec<float> acc, uint32_t x, words line) {
+    const words pair = words{} + x;
+    acc = fma((vec<float>)(pair << 16), (vec<float>)(line << 16), acc);
+    return fma((vec<float>)(pair & 0xffff0000u), (vec<float>)(line & 0xffff0000u), acc);
+}
+#endif
+
+// acc[i][v] += sum over k of x[i][k] panel[k][v]
+template <class S, int ROWS, int NV, int PANELS>
+FASTITER_INLINE void add_product(const S* x, int64_t x_row, const S* panel, int64_t panel_stride, int64_t K,
+                                 vec<S> (&acc)[ROWS][PANELS * NV]) {
+    if constexpr (sizeof(S) != 2) {
+        multiply_add<S, ROWS, NV, PANELS>(x, x_row, 1, panel, panel_stride, K, acc);
+    } else {
+        constexpr int W = lanes<S>;
+#pragma GCC unroll 2
+        for (int64_t k = 0; k < K; k += 2) {
+            words line[PANELS * NV];
+#pragma GCC unroll 4
+            for (int p = 0; p < PANELS; ++p)
+#pragma GCC unroll 4
+                for (int v = 0; v < NV; ++v)
+                    __builtin_memcpy(&line[p * NV + v], panel + p * panel_stride + k * NV * W + 2 * v * W,
+                                     sizeof(words));
+#pragma GCC unroll 12
+            for (int i = 0; i < ROWS; ++i) {
+                uint32_t pair;
+                __builtin_memcpy(&pair, x + i * x_row + k, sizeof pair);
+#pragma GCC unroll 16
+                for (int v = 0; v < PANELS * NV; ++v) acc[i][v] = add_pair_products(acc[i][v], pair, line[v]);
+            }
+        }
+    }
+}
+
+} // namespace fastiter::FASTITER_LEVEL

@@ -1,0 +1,42 @@
+// The recurrences' row of an instruction set, for numbers that are stored as S.
+#pragma once
+#include "rnn_backward.hpp"
+#include "rnn_forward.hpp"
+
+namespace fastiter::FASTITER_LEVEL {
+
+// Calls f<Cell type>() for the cell's tag.
+template <class S, class F> auto with_cell(Cell cell, F f) {
+    typedef rnn_value<S> T;
+    switch (cell) {
+    case Cell::elman_tanh:
+        return f.template operator()<Elman<T, false>>();
+    case Cell::elman_relu:
+        return f.template operator()<Elman<T, true>>();
+    case Cell::lstm:
+        return f.template operator()<Lstm<T>>();
+    case Cell::gru:
+        return f.template operator()<Gru<T>>();
+    default:
+        return f.template operator()<Slstm<T>>();
+    }
+}
+
+template <class S> size_t rnn_fwd_workspace(const RnnShape& shape, const RnnPlan& plan) {
+    return with_cell<S>(shape.cell, [&]<class C>() { return forward_workspace<S, C>(shape, plan); });
+}
+template <class S> size_t rnn_bwd_workspace(const RnnShape& shape, const RnnPlan& plan) {
+    return with_cell<S>(shape.cell, [&]<class C>() { return backward_workspace<S, C>(shape, plan); });
+}
+template <class S> void rnn_fwd(const RnnForward<S>& p, Team team) {
+    with_cell<S>(p.shape.cell, [&]<class C>() { forward<S, C>(p, team); });
+}
+template <class S> void rnn_bwd(const RnnBackward<S>& p, Team team) {
+    with_cell<S>(p.shape.cell, [&]<class C>() { backward<S, C>(p, team); });
+}
+
+template <class S>
+constexpr RnnKernels<S> rnn_kernels_of = {rnn_plan<S>, rnn_fwd_workspace<S>, rnn_bwd_workspace<S>, rnn_fwd<S>,
+                                          rnn_bwd<S>};
+
+} // namespace fastiter::FASTITER_LEVEL
