@@ -339,9 +339,8 @@ def delta_bwd_kernel(
             if ddecay is not None:
                 of_start += tl.sum(queries * S_do, 1) + tl.sum(keys * S_du, 1)
                 overlap += tl.sum(tl.sum(lines * dlines, 1), 0)
-            new = _dot(tl.trans(queries), d[:, None] * do) - _dot(tl.trans(keys), d[:, None] * u)
-            tl.store(to, by * dlines + new, there)
-        tl.debug_barrier()
+        _add_to_state(dS, by, at_q, reads, d[:, None] * do, c, V, K, BK)
+        _add_to_state(dS, 1.0, at_k, valid, -d[:, None] * u, c, V, K, BK)
         if ddecay is not None:
             # dg_j: over c >= j and i < j the sum of D(c, j) (what c reads of i) D(j-1, i); start is an i, end a c.
             f1 = f - 1

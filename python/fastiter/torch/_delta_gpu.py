@@ -169,7 +169,7 @@ def _delta_fwd(
         outputs[0].zero_()
     q, k, v, beta = unit_stride(q), unit_stride(k), unit_stride(v), contiguous(beta)
     decay = None if decay is None else contiguous(decay)
-    saved = outputs[2:] or [None, None]
+    saved: list[Tensor | None] = [*outputs[2:]] if save else [None, None]
     if h0 is None:
         outputs[1].zero_()
     else:
@@ -228,8 +228,8 @@ def _delta_bwd(
     programs = work.sequences * sizes.heads * blocks
     _launch("bwd", work, q, programs, memory, (*strides, sizes.batch, sizes.time, sizes.heads), **how)
     if blocks > 1:
-        for x, part in parts.items():
-            torch.sum(part, 0, out=gradients[x])
+        for place, part in parts.items():
+            torch.sum(part, 0, out=gradients[place])
     return gradients
 
 
