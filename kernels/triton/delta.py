@@ -323,22 +323,25 @@ def delta_bwd_kernel(
         both_ways = writing + tl.trans(writing)
         of_start, overlap = tl.zeros((C,), STATE), tl.zeros((C,), STATE)
         for first in range(0, K, BK):
-            keys, queries = _load_lines(at_k, valid, first, K, BK), _load_lines(at_q, reads, first, K, BK)
-            to, there = _state(S, first, c, V, K, BK)
-            lines = tl.load(to, there, 0)
-            to, there = _state(dS, first, c, V, K, BK)
-            dlines = tl.load(to, there, 0)
-            S_do, S_du = _dot(do, tl.trans(lines)), -_dot(u, tl.trans(lines))
-            i = first + tl.arange(0, BK)
-            to_q = dq + (block * rows * time * heads + step)[:, None] * K + i[None, :]
-            tl.store(to_q, d[:, None] * S_do + _dot(reading, keys), reads[:, None] & (i < K)[None, :])
-            d_keys = _dot(to_end[:, None] * w, tl.trans(dlines)) + d[:, None] * S_du
-            d_keys += _dot(tl.trans(reading), queries) + _dot(both_ways, keys)
-            to_k = dk + (block * rows * time * M * heads + factor)[:, None] * K + i[None, :]
-            tl.store(to_k, d_keys, valid[:, None] & (i < K)[None, :])
+            from_S, there = _state(S, first, c, V, K, BK)
+            S_do, i = _dot(do, tl.trans(tl.load(from_S, there, 0))), first + tl.arange(0, BK)
+            d_queries = d[:, None] * S_do + _dot(reading, _load_lines(at_k, valid, first, K, BK))
+            to = dq + (block * rows * time * heads + step)[:, None] * K + i[None, :]
+            tl.store(to, d_queries, reads[:, None] & (i < K)[None, :])
             if ddecay is not None:
-                of_start += tl.sum(queries * S_do, 1) + tl.sum(keys * S_du, 1)
+                of_start += tl.sum(_load_lines(at_q, reads, first, K, BK) * S_do, 1)
+        for first in range(0, K, BK):
+            from_S, there = _state(S, first, c, V, K, BK)
+            lines, dlines = tl.load(from_S, there, 0), tl.load(_state(dS, first, c, V, K, BK)[0], there, 0)
+            keys, i = _load_lines(at_k, valid, first, K, BK), first + tl.arange(0, BK)
+            S_du = -_dot(u, tl.trans(lines))
+            if ddecay is not None:
+                of_start += tl.sum(keys * S_du, 1)
                 overlap += tl.sum(tl.sum(lines * dlines, 1), 0)
+            d_keys = _dot(to_end[:, None] * w, tl.trans(dlines)) + d[:, None] * S_du + _dot(both_ways, keys)
+            d_keys += _dot(tl.trans(reading), _load_lines(at_q, reads, first, K, BK))
+            to = dk + (block * rows * time * M * heads + factor)[:, None] * K + i[None, :]
+            tl.store(to, d_keys, valid[:, None] & (i < K)[None, :])
         _add_to_state(dS, by, at_q, reads, d[:, None] * do, c, V, K, BK)
         _add_to_state(dS, 1.0, at_k, valid, -d[:, None] * u, c, V, K, BK)
         if ddecay is not None:

@@ -23,6 +23,8 @@ def _all(dtype: str, sizes: dict[str, int], gated: bool, flags: str) -> list[tup
         signature |= dict.fromkeys([*strides, "reset_row", *numbers.split()], "i64")
         absent = {name: None for name, kind in memory.items() if kind is None}
         constants = absent | {name: sizes[name] for name in tiles.split()}
+        if kernel == "delta_bwd_kernel":
+            constants["BV"] = min(constants["BV"], 16)
         constants["STATE"] = tl.float64 if dtype == "fp64" else tl.float32
         return kernel, signature, constants, {"num_warps": 4, "enable_fp_fusion": True}
 

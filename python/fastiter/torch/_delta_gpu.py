@@ -19,15 +19,16 @@ _FACTORS = 64
 
 
 class _Tile(NamedTuple):
-    """Factors of a chunk, and the lines and columns of a state that are in registers at a time."""
+    """Factors of a chunk, and the lines and columns of a state that a program has in registers at a time."""
 
     factors: int
     lines: int
     columns: int
+    backward_columns: int
 
 
-#: What fits into 255 registers
-_TILES = {torch.float32: _Tile(16, 16, 32), torch.float64: _Tile(8, 8, 8)}
+#: What fits into 255 registers of a thread
+_TILES = {torch.float32: _Tile(16, 16, 32, 16), torch.float64: _Tile(8, 8, 8, 8)}
 
 
 def checked_method(method: str, dtype: torch.dtype) -> tuple[str, int]:
@@ -84,9 +85,9 @@ def _power_of_two(least: int, x: int) -> int:
     return max(least, 1 << (x - 1).bit_length())
 
 
-def _columns(work: _Work, x: Tensor) -> int:
+def _columns(work: _Work, most: int) -> int:
     """Return how many columns of a state a program has."""
-    return min(_power_of_two(8, work.sizes.values), _TILES[x.dtype].columns)
+    return min(_power_of_two(8, work.sizes.values), most)
 
 
 def _together(work: _Work, x: Tensor) -> int:
@@ -176,7 +177,7 @@ def _delta_fwd(
         outputs[1].copy_(h0)
     memory = (q, k, v, beta, decay, *work.memory, _inverse(k, beta, decay, work), *outputs[:2], *saved)
     strides = (*_strides(q), *_factor_strides(k), *_factor_strides(v), work.reset_row)
-    columns = _columns(work, q)
+    columns = _columns(work, _TILES[q.dtype].columns)
     programs = work.sequences * sizes.heads * -(-sizes.values // columns)
     how = {"V": sizes.values, "BV": columns, "PERIOD": work.period}
     _launch("fwd", work, q, programs, memory, (*strides, sizes.time, sizes.heads), **how)
@@ -207,7 +208,7 @@ def _delta_bwd(
     q, k, beta, e, states = unit_stride(q), unit_stride(k), contiguous(beta), contiguous(e), contiguous(states)
     decay = None if decay is None else contiguous(decay)
     d_o = None if d_o is None else unit_stride(d_o)
-    columns = _columns(work, q)
+    columns = _columns(work, _TILES[q.dtype].backward_columns)
     blocks = -(-sizes.values // columns)
     # dq, dk, dbeta and ddecay are sums over V, of which each block of columns writes its part.
     summed = [x for x in (0, 1, 3, 4) if x < 4 or decay is not None]
