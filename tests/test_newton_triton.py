@@ -15,7 +15,7 @@ from cases import assert_close  # noqa: E402
 from fastiter import BackendError  # noqa: E402
 from fastiter._newton import CELLS  # noqa: E402
 from fastiter.reference import newton as reference  # noqa: E402
-from fastiter.torch import _newton_gpu  # noqa: E402
+from fastiter.torch import _newton_gpu, _scan_gpu, _scan_op  # noqa: E402
 from fastiter.torch import newton as functions  # noqa: E402
 
 every_cell = pytest.mark.parametrize("cell", CELLS)
@@ -110,3 +110,46 @@ def test_large_numbers_saturate(device: str) -> None:
 def test_newton_is_refused(device: str) -> None:
     with pytest.raises(BackendError, match="paragru: method must be 'auto' or 'sequential' on a CUDA device"):
         _newton_gpu.check_sequential("paragru", True)
+
+
+# ---- any cell: fastiter.torch.solve_recurrence on the scans ---------------------------------------------------------
+
+
+def any_cell(h: Any, x: Any, params: Any) -> Any:
+    keep = torch.sigmoid(x[..., 0] + params * h)
+    return keep * h + (1 - keep) * torch.tanh(x[..., 1])
+
+
+def coupled_cell(h: Any, x: Any, params: Any) -> Any:
+    first, second = h
+    return torch.tanh(x[..., 0] + params * second), torch.sigmoid(x[..., 1] - params * first)
+
+
+@pytest.mark.parametrize("cell", [any_cell, coupled_cell])
+def test_newton_on_the_scans(cell: Any, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, (forward, _, backward) in _scan_gpu.GPU.items():
+        monkeypatch.setitem(_scan_op._FORWARD, name, forward)
+        monkeypatch.setitem(_scan_op._BACKWARD, name, backward)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 9, 3, 2, generator=generator, dtype=torch.float64).to(device).requires_grad_()
+    a = torch.linspace(-1, 1, 3, dtype=torch.float64, device=device, requires_grad=True)
+    h0 = None if cell is any_cell else (torch.zeros_like(x[:, 0, :, 0]),) * 2
+    # Whatever is made without a device would be on no device at all.
+    torch.set_default_device("meta")
+    try:
+        solution = fastiter.torch.solve_recurrence(cell, x, a, h0, method="newton")
+        value = solution.value if cell is any_cell else solution.value[0]
+        gradients = torch.autograd.grad(value.square().sum(), [x, a])
+    finally:
+        torch.set_default_device(None)
+    h = torch.zeros_like(x[:, 0, :, 0]) if cell is any_cell else h0
+    steps = []
+    for t in range(9):
+        h = cell(h, x[:, t], a)
+        steps.append(h if cell is any_cell else h[0])
+    expected = torch.stack(steps, 1)
+    assert solution.method == "newton" and solution.converged.all() and not solution.sequential.any()
+    assert solution.jacobian == ("diagonal" if cell is any_cell else "block 2")
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    for mine, exact in zip(gradients, torch.autograd.grad(expected.square().sum(), [x, a]), strict=True):
+        torch.testing.assert_close(mine, exact, rtol=1e-12, atol=1e-12)

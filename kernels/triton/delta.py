@@ -4,7 +4,8 @@ A program has one head of one sequence and BV columns of its state, and takes on
 other. A reset is a decay of 0. `at` is the first step of a chunk, STEPS are those of a chunk, M the factors of a step;
 factor f of a chunk is factor f % M of its step f // M. Memory of q, k, v has any strides (row, time, factor, head).
 
-The K lines of keys, queries and states come as tuples of blocks of BK: a product then needs few registers at a time.
+A state stays in memory, where the caches have it, and comes BK lines at a time: registers are for the chunk alone, and
+the code is the same for every K. Barriers stand between what threads write there and what they read.
 """
 
 from __future__ import annotations
@@ -21,65 +22,37 @@ def _dot(a, b):
 
 
 @triton.jit
-def _load_lines(p, valid, K: tl.constexpr, BK: tl.constexpr):
-    """K numbers from each address in p: blocks (C, BK)"""
-    blocks = ()
-    for first in tl.static_range(0, K, BK):
-        i = first + tl.arange(0, BK)
-        blocks = blocks + (tl.load(p[:, None] + i[None, :], valid[:, None] & (i < K)[None, :], 0),)
-    return blocks
+def _load_lines(p, valid, first, K: tl.constexpr, BK: tl.constexpr):
+    """Numbers ``first`` and the BK - 1 after it from each address in p, of which each has K"""
+    i = first + tl.arange(0, BK)
+    return tl.load(p[:, None] + i[None, :], valid[:, None] & (i < K)[None, :], 0)
 
 
 @triton.jit
-def _load_state(p, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
-    """Columns c of a state (K, V): blocks (BK, BV)"""
-    blocks = ()
-    for first in tl.static_range(0, K, BK):
-        i = first + tl.arange(0, BK)
-        blocks = blocks + (tl.load(p + i[:, None] * V + c[None, :], (i < K)[:, None] & (c < V)[None, :], 0),)
-    return blocks
+def _state(p, first, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
+    """(addresses, which there are) of columns c in BK lines of a state (K, V)"""
+    i = first + tl.arange(0, BK)
+    return p + i[:, None] * V + c[None, :], (i < K)[:, None] & (c < V)[None, :]
 
 
 @triton.jit
-def _store_state(p, S, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
-    for b in tl.static_range((K + BK - 1) // BK):
-        i = b * BK + tl.arange(0, BK)
-        tl.store(p + i[:, None] * V + c[None, :], S[b], (i < K)[:, None] & (c < V)[None, :])
+def _add_to_state(p, by, at_k, valid, w, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
+    """S = by S + k^T w, with keys at at_k"""
+    tl.debug_barrier()
+    for first in range(0, K, BK):
+        to, there = _state(p, first, c, V, K, BK)
+        keys = _load_lines(at_k, valid, first, K, BK)
+        tl.store(to, by * tl.load(to, there, 0) + _dot(tl.trans(keys), w), there)
+    tl.debug_barrier()
 
 
 @triton.jit
-def _inner(x, y, BLOCKS: tl.constexpr):
-    """x y^T (C, C)"""
-    z = _dot(x[0], tl.trans(y[0]))
-    for b in tl.static_range(1, BLOCKS):
-        z += _dot(x[b], tl.trans(y[b]))
-    return z
-
-
-@triton.jit
-def _read(x, S, BLOCKS: tl.constexpr):
-    """x S (C, BV)"""
-    z = _dot(x[0], S[0])
-    for b in tl.static_range(1, BLOCKS):
-        z += _dot(x[b], S[b])
-    return z
-
-
-@triton.jit
-def _write(S, by, x, w, BLOCKS: tl.constexpr):
-    """by S + x^T w"""
-    new = ()
-    for b in tl.static_range(BLOCKS):
-        new = new + (by * S[b] + _dot(tl.trans(x[b]), w),)
-    return new
-
-
-@triton.jit
-def _zero_state(BLOCKS: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, STATE: tl.constexpr):
-    S = ()
-    for _ in tl.static_range(BLOCKS):
-        S = S + (tl.zeros((BK, BV), STATE),)
-    return S
+def _copy_state(source, to, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
+    tl.debug_barrier()
+    for first in range(0, K, BK):
+        at, there = _state(source, first, c, V, K, BK)
+        tl.store(_state(to, first, c, V, K, BK)[0], tl.load(at, there, 0), there)
+    tl.debug_barrier()
 
 
 @triton.jit
@@ -149,11 +122,15 @@ def delta_inverse_fwd_kernel(
     if at < count:
         f = tl.arange(0, C)
         t, m, valid = start + at + f // M, f % M, (f < STEPS * M) & (at + f // M < count)
-        keys = _load_lines(k + row * k_row + n * k_head + t * k_time + m * k_factor, valid, K, BK)
+        at_k = k + row * k_row + n * k_head + t * k_time + m * k_factor
+        kk = tl.zeros((C, C), STATE)
+        for first in range(0, K, BK):
+            keys = _load_lines(at_k, valid, first, K, BK)
+            kk += _dot(keys, tl.trans(keys))
         b = tl.load(beta + ((row * time + t) * M + m) * heads + n, valid, 0)
         D = _products(_decays(decay, reset, row, reset_row, t, n, heads, time, valid & (m == 0)).to(STATE), C)
         later = f[:, None] > f[None, :]
-        system = tl.where(later, D * _inner(keys, keys, (K + BK - 1) // BK) * b[None, :], 0)
+        system = tl.where(later, D * kk * b[None, :], 0)
         solved = tl.where(f[:, None] == f[None, :], 1.0, 0.0).to(STATE)
         for j in range(1, C):
             line = tl.sum(tl.where(f[:, None] == j, system, 0), 0)
@@ -170,7 +147,6 @@ def delta_fwd_kernel(
     v,
     beta,
     decay,
-    h0,
     reset,
     lengths,
     starts,
@@ -203,45 +179,43 @@ def delta_fwd_kernel(
     C: tl.constexpr,
     STATE: tl.constexpr,
 ):
-    """o and the last states; where they are given, e of every factor and the states once in PERIOD steps."""
+    """o, and the last states, which are the first ones before; e of all factors and the states once in PERIOD steps."""
     COLUMNS: tl.constexpr = (V + BV - 1) // BV
-    BLOCKS: tl.constexpr = (K + BK - 1) // BK
     program = tl.program_id(0).to(tl.int64)
     s, n, c = program // COLUMNS // heads, program // COLUMNS % heads, program % COLUMNS * BV + tl.arange(0, BV)
     row, start, count = _sequence(lengths, starts, s, time)
-    f = tl.arange(0, C)
-    S = _zero_state(BLOCKS, BK, BV, STATE)
-    if h0 is not None:
-        S = _load_state(h0 + (s * heads + n) * K * V, c, V, K, BK)
-    for at in tl.range(0, count, STEPS, disable_licm=True):
-        if states is not None:
-            if at % PERIOD == 0:
-                line = _line(starts, s, start, time, PERIOD) + at // PERIOD
-                _store_state(states + (line * heads + n) * K * V, S, c, V, K, BK)
+    f, S = tl.arange(0, C), last + (s * heads + n) * K * V
+    for at in range(0, count, STEPS):
+        if (states is not None) and at % PERIOD == 0:
+            line = _line(starts, s, start, time, PERIOD) + at // PERIOD
+            _copy_state(S, states + (line * heads + n) * K * V, c, V, K, BK)
         t, m, valid = start + at + f // M, f % M, (f < STEPS * M) & (at + f // M < count)
-        reads = valid & (m == M - 1)
-        keys = _load_lines(k + row * k_row + n * k_head + t * k_time + m * k_factor, valid, K, BK)
-        queries = _load_lines(q + row * q_row + n * q_head + t * q_time, reads, K, BK)
+        reads, in_values = valid & (m == M - 1), valid[:, None] & (c < V)[None, :]
+        at_k, at_q = k + row * k_row + n * k_head + t * k_time + m * k_factor, q + row * q_row + n * q_head + t * q_time
+        qk = tl.zeros((C, C), STATE)
+        S_k, S_q = tl.zeros((C, BV), STATE), tl.zeros((C, BV), STATE)
+        for first in range(0, K, BK):
+            keys, queries = _load_lines(at_k, valid, first, K, BK), _load_lines(at_q, reads, first, K, BK)
+            to, there = _state(S, first, c, V, K, BK)
+            lines = tl.load(to, there, 0)
+            qk += _dot(queries, tl.trans(keys))
+            S_k += _dot(keys, lines)
+            S_q += _dot(queries, lines)
         at_v = (v + row * v_row + n * v_head + t * v_time + m * v_factor)[:, None] + c[None, :]
-        values = tl.load(at_v, valid[:, None] & (c < V)[None, :], 0)
-        b = tl.load(beta + ((row * time + t) * M + m) * heads + n, valid, 0)
+        factor, step = ((row * time + t) * M + m) * heads + n, (row * time + t) * heads + n
+        b = tl.load(beta + factor, valid, 0)
         g = _decays(decay, reset, row, reset_row, t, n, heads, time, valid & (m == 0)).to(STATE)
         D, d = _products(g, C), tl.cumprod(g, 0)
         line = (_line(starts, s, start, time, STEPS) + at // STEPS) * heads + n
         solved = tl.load(inverse + line * C * C + f[:, None] * C + f[None, :])
-        lacks = _dot(solved, values - d[:, None] * _read(keys, S, BLOCKS))
+        lacks = _dot(solved, tl.load(at_v, in_values, 0) - d[:, None] * S_k)
         w = b[:, None] * lacks
-        reading = D * _inner(queries, keys, BLOCKS)
-        outputs = d[:, None] * _read(queries, S, BLOCKS) + _dot(reading, w)
-        tl.store(
-            o + ((row * time + t) * heads + n)[:, None] * V + c[None, :], outputs, reads[:, None] & (c < V)[None, :]
-        )
+        to = o + step[:, None] * V + c[None, :]
+        tl.store(to, d[:, None] * S_q + _dot(D * qk, w), reads[:, None] & (c < V)[None, :])
         if e is not None:
-            at_e = e + (((row * time + t) * M + m) * heads + n)[:, None] * V + c[None, :]
-            tl.store(at_e, lacks, valid[:, None] & (c < V)[None, :])
+            tl.store(e + factor[:, None] * V + c[None, :], lacks, in_values)
         to_end = tl.sum(tl.where(f[:, None] == C - 1, D, 0), 0)
-        S = _write(S, tl.sum(tl.where(f == C - 1, d, 0), 0), keys, to_end[:, None] * w, BLOCKS)
-    _store_state(last + (s * heads + n) * K * V, S, c, V, K, BK)
+        _add_to_state(S, tl.sum(tl.where(f == C - 1, d, 0), 0), at_k, valid, to_end[:, None] * w, c, V, K, BK)
 
 
 @triton.jit
@@ -253,7 +227,6 @@ def delta_bwd_kernel(
     e,
     states,
     d_o,
-    dlast,
     reset,
     lengths,
     starts,
@@ -263,7 +236,8 @@ def delta_bwd_kernel(
     dv,
     dbeta,
     ddecay,
-    dh0,
+    state,
+    dstate,
     q_row: tl.int64,
     q_time: tl.int64,
     q_head: tl.int64,
@@ -290,91 +264,98 @@ def delta_bwd_kernel(
 ):
     """All gradients, from the last chunk to the first. What is a sum over V has a copy for each block of BV columns.
 
-    The state before a chunk is computed again from the one before its period: the w of the chunks between are known.
+    dstate is the gradient of the last states before, that of the first ones after. The state before a chunk is computed
+    again (in `state`) from the one before its period: the w of the chunks between are known.
     """
     COLUMNS: tl.constexpr = (V + BV - 1) // BV
-    BLOCKS: tl.constexpr = (K + BK - 1) // BK
     program = tl.program_id(0).to(tl.int64)
     s, n, block = program // COLUMNS // heads, program // COLUMNS % heads, program % COLUMNS
     row, start, count = _sequence(lengths, starts, s, time)
     f, c = tl.arange(0, C), block * BV + tl.arange(0, BV)
-    dS = _zero_state(BLOCKS, BK, BV, STATE)
-    if dlast is not None:
-        dS = _load_state(dlast + (s * heads + n) * K * V, c, V, K, BK)
+    S, dS = state + (s * heads + n) * K * V, dstate + (s * heads + n) * K * V
     chunks = (count + STEPS - 1) // STEPS
-    for back in tl.range(chunks, disable_licm=True):
+    for back in range(chunks):
         at = (chunks - 1 - back) * STEPS
         line = _line(starts, s, start, time, PERIOD) + at // PERIOD
-        S = _load_state(states + (line * heads + n) * K * V, c, V, K, BK)
-        for before in tl.range(at // PERIOD * PERIOD, at, STEPS, disable_licm=True):
+        _copy_state(states + (line * heads + n) * K * V, S, c, V, K, BK)
+        for before in range(at // PERIOD * PERIOD, at, STEPS):
             t, m, valid = start + before + f // M, f % M, f < STEPS * M
-            keys = _load_lines(k + row * k_row + n * k_head + t * k_time + m * k_factor, valid, K, BK)
-            factor = ((row * time + t) * M + m) * heads + n
+            at_k, factor = (
+                k + row * k_row + n * k_head + t * k_time + m * k_factor,
+                ((row * time + start + before) * M + f) * heads + n,
+            )
             b = tl.load(beta + factor, valid, 0)
             w = b[:, None] * tl.load(e + factor[:, None] * V + c[None, :], valid[:, None] & (c < V)[None, :], 0)
             g = _decays(decay, reset, row, reset_row, t, n, heads, time, valid & (m == 0)).to(STATE)
             to_end = tl.sum(tl.where(f[:, None] == C - 1, _products(g, C), 0), 0)
-            S = _write(S, tl.sum(tl.where(f == C - 1, tl.cumprod(g, 0), 0), 0), keys, to_end[:, None] * w, BLOCKS)
+            by = tl.sum(tl.where(f == C - 1, tl.cumprod(g, 0), 0), 0)
+            _add_to_state(S, by, at_k, valid, to_end[:, None] * w, c, V, K, BK)
         t, m, valid = start + at + f // M, f % M, (f < STEPS * M) & (at + f // M < count)
-        reads = valid & (m == M - 1)
-        keys = _load_lines(k + row * k_row + n * k_head + t * k_time + m * k_factor, valid, K, BK)
-        queries = _load_lines(q + row * q_row + n * q_head + t * q_time, reads, K, BK)
-        factor = ((row * time + t) * M + m) * heads + n
-        in_values = valid[:, None] & (c < V)[None, :]
-        b = tl.load(beta + factor, valid, 0)
-        lacks = tl.load(e + factor[:, None] * V + c[None, :], in_values, 0)
+        reads, in_values = valid & (m == M - 1), valid[:, None] & (c < V)[None, :]
+        at_k, at_q = k + row * k_row + n * k_head + t * k_time + m * k_factor, q + row * q_row + n * q_head + t * q_time
+        factor, step = ((row * time + start + at) * M + f) * heads + n, (row * time + t) * heads + n
+        kk, qk, dS_k = tl.zeros((C, C), STATE), tl.zeros((C, C), STATE), tl.zeros((C, BV), STATE)
+        for first in range(0, K, BK):
+            keys, queries = _load_lines(at_k, valid, first, K, BK), _load_lines(at_q, reads, first, K, BK)
+            to, there = _state(dS, first, c, V, K, BK)
+            kk += _dot(keys, tl.trans(keys))
+            qk += _dot(queries, tl.trans(keys))
+            dS_k += _dot(keys, tl.load(to, there, 0))
+        b, lacks = tl.load(beta + factor, valid, 0), tl.load(e + factor[:, None] * V + c[None, :], in_values, 0)
         do = tl.zeros((C, BV), STATE)
         if d_o is not None:
             at_do = (d_o + row * d_o_row + n * d_o_head + t * d_o_time)[:, None] + c[None, :]
             do = tl.load(at_do, reads[:, None] & (c < V)[None, :], 0)
         g = _decays(decay, reset, row, reset_row, t, n, heads, time, valid & (m == 0)).to(STATE)
         D, d, w = _products(g, C), tl.cumprod(g, 0), b[:, None] * lacks
-        to_end, all_of_it = tl.sum(tl.where(f[:, None] == C - 1, D, 0), 0), tl.sum(tl.where(f == C - 1, d, 0), 0)
+        to_end, by = tl.sum(tl.where(f[:, None] == C - 1, D, 0), 0), tl.sum(tl.where(f == C - 1, d, 0), 0)
         later = f[:, None] > f[None, :]
-        kk, qk = _inner(keys, keys, BLOCKS), _inner(queries, keys, BLOCKS)
-        A = tl.where(later, D * kk, 0)
         line = (_line(starts, s, start, time, STEPS) + at // STEPS) * heads + n
         solved = tl.load(inverse + line * C * C + f[:, None] * C + f[None, :])
         # dw + A^T (b dw) = ends: with the inverse of I + A diag(b), dw is ends - A^T (inverse^T (b ends)).
-        ends_k = _read(keys, dS, BLOCKS)
-        ends = to_end[:, None] * ends_k + _dot(tl.trans(D * qk), do)
-        dw = ends - _dot(tl.trans(A), _dot(tl.trans(solved), b[:, None] * ends))
+        ends = to_end[:, None] * dS_k + _dot(tl.trans(D * qk), do)
+        dw = ends - _dot(tl.trans(tl.where(later, D * kk, 0)), _dot(tl.trans(solved), b[:, None] * ends))
         u = b[:, None] * dw
         tl.store(dv + factor[:, None] * V + c[None, :], u, in_values)
         tl.store(dbeta + block * rows * time * M * heads + factor, tl.sum(dw * lacks, 1), valid)
         read_w, less_w = _dot(do, tl.trans(w)), -_dot(u, tl.trans(w))
         reading, writing = D * read_w, tl.where(later, D * less_w, 0)
-        step = (row * time + t) * heads + n
-        of_start, overlap = tl.zeros((C,), STATE), tl.zeros((), STATE)
-        for p in tl.static_range(BLOCKS):
-            i = p * BK + tl.arange(0, BK)
-            read_S, less_S = _dot(do, tl.trans(S[p])), -_dot(u, tl.trans(S[p]))
+        both_ways = writing + tl.trans(writing)
+        of_start, overlap = tl.zeros((C,), STATE), tl.zeros((C,), STATE)
+        for first in range(0, K, BK):
+            from_S, there = _state(S, first, c, V, K, BK)
+            S_do, i = _dot(do, tl.trans(tl.load(from_S, there, 0))), first + tl.arange(0, BK)
+            d_queries = d[:, None] * S_do + _dot(reading, _load_lines(at_k, valid, first, K, BK))
             to = dq + (block * rows * time * heads + step)[:, None] * K + i[None, :]
-            tl.store(to, d[:, None] * read_S + _dot(reading, keys[p]), reads[:, None] & (i < K)[None, :])
-            d_keys = _dot(to_end[:, None] * w, tl.trans(dS[p])) + d[:, None] * less_S
-            d_keys += _dot(tl.trans(reading), queries[p]) + _dot(writing + tl.trans(writing), keys[p])
+            tl.store(to, d_queries, reads[:, None] & (i < K)[None, :])
+            if ddecay is not None:
+                of_start += tl.sum(_load_lines(at_q, reads, first, K, BK) * S_do, 1)
+        for first in range(0, K, BK):
+            from_S, there = _state(S, first, c, V, K, BK)
+            lines, dlines = tl.load(from_S, there, 0), tl.load(_state(dS, first, c, V, K, BK)[0], there, 0)
+            keys, i = _load_lines(at_k, valid, first, K, BK), first + tl.arange(0, BK)
+            S_du = -_dot(u, tl.trans(lines))
+            if ddecay is not None:
+                of_start += tl.sum(keys * S_du, 1)
+                overlap += tl.sum(tl.sum(lines * dlines, 1), 0)
+            d_keys = _dot(to_end[:, None] * w, tl.trans(dlines)) + d[:, None] * S_du + _dot(both_ways, keys)
+            d_keys += _dot(tl.trans(reading), _load_lines(at_q, reads, first, K, BK))
             to = dk + (block * rows * time * M * heads + factor)[:, None] * K + i[None, :]
             tl.store(to, d_keys, valid[:, None] & (i < K)[None, :])
-            if ddecay is not None:
-                of_start += tl.sum(queries[p] * read_S, 1) + tl.sum(keys[p] * less_S, 1)
-                overlap += tl.sum(S[p] * dS[p])
+        _add_to_state(dS, by, at_q, reads, d[:, None] * do, c, V, K, BK)
+        _add_to_state(dS, 1.0, at_k, valid, -d[:, None] * u, c, V, K, BK)
         if ddecay is not None:
             # dg_j: over c >= j and i < j the sum of D(c, j) (what c reads of i) D(j-1, i); start is an i, end a c.
             f1 = f - 1
             follows = (f > 0) & (f1 % M == 0) & (f1 < STEPS * M) & (at + f1 // M < count)
             earlier = _decays(decay, reset, row, reset_row, start + at + f1 // M, n, heads, time, follows).to(STATE)
-            until = tl.cumprod(earlier, 0)
             between = tl.cumprod(tl.where(f[:, None] > f[None, :] + 1, earlier[:, None], 1.0), 0)
             between = tl.where(later, between, 0)
-            of_end = tl.sum(w * ends_k, 1)
+            of_end = tl.sum(w * dS_k, 1)
             dg = tl.sum(_dot(tl.trans(D), qk * read_w + kk * less_w) * between, 1)
-            dg += until * (tl.sum(D * of_start[:, None], 0) + to_end * overlap)
+            dg += tl.cumprod(earlier, 0) * (tl.sum(D * of_start[:, None], 0) + to_end * overlap)
             dg += to_end * tl.sum(between * of_end[None, :], 1)
             begins = valid & (m == 0)
             if reset is not None:
                 dg = tl.where(tl.load(reset + row * reset_row + t, begins, 0) != 0, 0, dg)
             tl.store(ddecay + block * rows * time * heads + step, dg, begins)
-        dS = _write(dS, all_of_it, queries, d[:, None] * do, BLOCKS)
-        dS = _write(dS, 1.0, keys, -d[:, None] * u, BLOCKS)
-    if dh0 is not None:
-        _store_state(dh0 + (s * heads + n) * K * V, dS, c, V, K, BK)

@@ -1,7 +1,7 @@
 """The cells with diagonal recurrent weights, step by step: a lane is one unit of one row (equations: docs/newton.md).
 
-A lane reads its UNROLL next steps before it computes, as they do not depend on its states. Sums for the gradients of the
-weights are made in the order of the steps, a row at a time. Strides count elements; all offsets have 64 bits.
+A lane reads its UNROLL next steps before it computes, as they do not depend on its states. Sums for the gradients of
+the weights are made in the order of the steps, a row at a time. Strides count elements; all offsets have 64 bits.
 """
 
 from __future__ import annotations

@@ -6,8 +6,7 @@ import math
 import numbers
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 from ._rnn import kind
@@ -25,15 +24,15 @@ class ParaCell:
     states: tuple[str, ...]
     peepholes: bool = False
 
-    @cached_property
-    def state_names(self) -> tuple[str, ...]:
-        """What messages call the parts of the state: a single one is the argument h0 itself."""
-        return ("h0",) if len(self.states) == 1 else tuple(f"state {name}" for name in self.states)
+    #: What messages call the parts of the state (a single one is the argument h0 itself), and all arrays, in the order
+    #: of the signature. Made here, as torch's compiler cannot trace a cached_property.
+    state_names: tuple[str, ...] = field(init=False)
+    names: tuple[str, ...] = field(init=False)
 
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """What they call all arrays, in the order of the signature."""
-        return ("wx", "a", *(["p"] if self.peepholes else []), *self.state_names)
+    def __post_init__(self) -> None:
+        state = ("h0",) if len(self.states) == 1 else tuple(f"state {name}" for name in self.states)
+        object.__setattr__(self, "state_names", state)
+        object.__setattr__(self, "names", ("wx", "a", *(["p"] if self.peepholes else []), *state))
 
 
 CELLS = {

@@ -24,7 +24,7 @@ def _both(dtype: str, K: int, KP: int, COMPLEX: bool, whole: bool, flags: str) -
     item = int(dtype[2:]) // 8 * (2 if COMPLEX else 1)
     how: dict[str, Any] = {"K": K, "KP": KP, "COMPLEX": COMPLEX, "LANES": max(1, min(64, 8192 // (KP**2 * item)))}
     how["STATE"] = tl.float64 if dtype == "fp64" else tl.float32
-    ahead, back = {"UNROLL": max(1, 16 // item)}, {"UNROLL": max(1, 8 // item)}
+    how["UNROLL"] = max(1, 8 // item)
     kinds = {"reset": "*u8", "lengths": "*i64", "starts": "*i64"}
     given = {name: kind if name in flags else None for name, kind in kinds.items()}
     a = f"*{dtype}"
@@ -32,14 +32,14 @@ def _both(dtype: str, K: int, KP: int, COMPLEX: bool, whole: bool, flags: str) -
     backward = dict.fromkeys(["A", "h", "h0", "dh", "dlast", "carry", "dx", "dA", "dA_sum", "dfirst"], a)
     backward |= {"dA" if not whole else "dA_sum": None, "factor": None, "state": None}
     variants = [
-        _variant("fwd", forward | given, "A x h", **how, **ahead),
-        _variant("bwd", backward | given, "A h dh dx dA", **how, **back),
+        _variant("fwd", forward | given, "A x h", **how),
+        _variant("bwd", backward | given, "A h dh dx dA", **how),
     ]
     if not whole:
         summary = dict.fromkeys(forward) | {"A": a, "x": a, "factor": a, "state": a}
-        variants.append(_variant("fwd", summary | given, "A x h", **how, **ahead))
+        variants.append(_variant("fwd", summary | given, "A x h", **how))
         summary = dict.fromkeys(backward) | {"A": a, "h": a, "dh": a, "factor": a, "state": a}
-        variants.append(_variant("bwd", summary | given, "A h dh dx dA", **how, **back))
+        variants.append(_variant("bwd", summary | given, "A h dh dx dA", **how))
     return variants
 
 

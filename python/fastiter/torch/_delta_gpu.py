@@ -14,23 +14,28 @@ from . import _gpu
 from ._delta_op import check_cut, delta_bwd_fake, delta_fwd_fake, rows_of, sizes_of
 from ._op import LIBRARY, contiguous, unit_stride
 
-#: The most units of q and k, and the most factors of a step
-_KEYS, _FACTORS = 256, 64
-#: The most lines of a state that a product takes at a time: it has its operands in registers
-_BLOCK = 32
-#: Bytes of the columns of a state that a program has
-_STATE_BYTES = 16384
+#: The most factors of a step
+_FACTORS = 64
 
 
-#: The only way to run: chunks of 16 factors, of which a matrix is in registers. Public functions ask for no other.
-METHOD = ("auto", 64)
+class _Tile(NamedTuple):
+    """Factors of a chunk, and the lines and columns of a state that a program has in registers at a time."""
+
+    factors: int
+    lines: int
+    columns: int
+    backward_columns: int
 
 
-def checked_method(method: str) -> tuple[str, int]:
+#: What fits into 255 registers of a thread
+_TILES = {torch.float32: _Tile(16, 16, 32, 16), torch.float64: _Tile(8, 8, 8, 8)}
+
+
+def checked_method(method: str, dtype: torch.dtype) -> tuple[str, int]:
     """Return the method and the chunk that run whatever was asked for, or say that it cannot be had."""
     if method == "step":
         raise BackendError("delta_scan: method must be 'auto' or 'chunk' on a CUDA device, got 'step'")
-    return METHOD
+    return "chunk", _TILES[dtype].factors
 
 
 class _Work(NamedTuple):
@@ -58,14 +63,12 @@ class _Work(NamedTuple):
 
 
 def _work(sizes: Sizes, reset: Tensor | None, lengths: Tensor | None, cu_seqlens: Tensor | None, like: Tensor) -> _Work:
-    if sizes.keys > _KEYS:
-        raise BackendError(f"delta_scan: q must have at most {_KEYS} units on a CUDA device, got {sizes.keys}")
     if sizes.factors > _FACTORS:
         raise BackendError(
             f"delta_scan: k must have at most {_FACTORS} factors a step on a CUDA device, got {sizes.factors}"
         )
     check_cut(sizes, lengths, cu_seqlens)
-    how = plan("delta_scan", *METHOD, sizes.factors)
+    how = plan("delta_scan", "chunk", _TILES[like.dtype].factors, sizes.factors)
     return _Work(
         None if reset is None else reset.contiguous().view(torch.uint8),
         _gpu.as_int64(lengths, like),
@@ -82,10 +85,14 @@ def _power_of_two(least: int, x: int) -> int:
     return max(least, 1 << (x - 1).bit_length())
 
 
-def _columns(work: _Work, x: Tensor) -> int:
+def _columns(work: _Work, most: int) -> int:
     """Return how many columns of a state a program has."""
-    fitting = _STATE_BYTES // (_power_of_two(16, work.sizes.keys) * x.element_size())
-    return min(_power_of_two(16, work.sizes.values), max(16, fitting))
+    return min(_power_of_two(8, work.sizes.values), most)
+
+
+def _together(work: _Work, x: Tensor) -> int:
+    """Return the size of the matrices of a chunk."""
+    return _power_of_two(_TILES[x.dtype].factors, work.steps * work.sizes.factors)
 
 
 def _launch(
@@ -109,10 +116,10 @@ def _launch(
             *memory,
             *numbers,
             K=sizes.keys,
-            BK=min(_BLOCK, _power_of_two(16, sizes.keys)),
+            BK=_TILES[x.dtype].lines,
             M=sizes.factors,
             STEPS=work.steps,
-            C=_power_of_two(16, work.steps * sizes.factors),
+            C=_together(work, x),
             STATE=tl.float64 if x.dtype == torch.float64 else tl.float32,
             **how,
             num_warps=4,
@@ -132,7 +139,7 @@ def _factor_strides(x: Tensor) -> tuple[int, ...]:
 
 def _inverse(k: Tensor, beta: Tensor, decay: Tensor | None, work: _Work) -> Tensor:
     """Return (I + A diag(b))^-1 of every chunk: they are independent of each other."""
-    sizes, size = work.sizes, _power_of_two(16, work.steps * work.sizes.factors)
+    sizes, size = work.sizes, _together(work, k)
     inverse = k.new_empty((work.lines, sizes.heads, size, size))
     chunks = -(-sizes.time // work.steps)
     numbers = (*_factor_strides(k), work.reset_row, sizes.time, sizes.heads, chunks)
@@ -157,15 +164,20 @@ def _delta_fwd(
 ) -> list[Tensor]:
     sizes = sizes_of(q, k, v.shape[-1])
     work = _work(sizes, reset, lengths, cu_seqlens, q)
+    method, chunk = checked_method(method, q.dtype)
     outputs = delta_fwd_fake(q, k, v, beta, decay, h0, reset, lengths, cu_seqlens, method, chunk, save)
     if lengths is not None:
         outputs[0].zero_()
     q, k, v, beta = unit_stride(q), unit_stride(k), unit_stride(v), contiguous(beta)
-    decay, h0 = (None if x is None else contiguous(x) for x in (decay, h0))
-    saved = outputs[2:] or [None, None]
-    memory = (q, k, v, beta, decay, h0, *work.memory, _inverse(k, beta, decay, work), *outputs[:2], *saved)
+    decay = None if decay is None else contiguous(decay)
+    saved: list[Tensor | None] = [*outputs[2:]] if save else [None, None]
+    if h0 is None:
+        outputs[1].zero_()
+    else:
+        outputs[1].copy_(h0)
+    memory = (q, k, v, beta, decay, *work.memory, _inverse(k, beta, decay, work), *outputs[:2], *saved)
     strides = (*_strides(q), *_factor_strides(k), *_factor_strides(v), work.reset_row)
-    columns = _columns(work, q)
+    columns = _columns(work, _TILES[q.dtype].columns)
     programs = work.sequences * sizes.heads * -(-sizes.values // columns)
     how = {"V": sizes.values, "BV": columns, "PERIOD": work.period}
     _launch("fwd", work, q, programs, memory, (*strides, sizes.time, sizes.heads), **how)
@@ -194,9 +206,9 @@ def _delta_bwd(
         q, k, beta, decay, e, states, d_o, dlast, reset, lengths, cu_seqlens, method, chunk, need_h0
     )
     q, k, beta, e, states = unit_stride(q), unit_stride(k), contiguous(beta), contiguous(e), contiguous(states)
-    decay, dlast = (None if x is None else contiguous(x) for x in (decay, dlast))
+    decay = None if decay is None else contiguous(decay)
     d_o = None if d_o is None else unit_stride(d_o)
-    columns = _columns(work, q)
+    columns = _columns(work, _TILES[q.dtype].backward_columns)
     blocks = -(-sizes.values // columns)
     # dq, dk, dbeta and ddecay are sums over V, of which each block of columns writes its part.
     summed = [x for x in (0, 1, 3, 4) if x < 4 or decay is not None]
@@ -204,20 +216,23 @@ def _delta_bwd(
     if lengths is not None:
         for x in (gradients[2], *parts.values()):
             x.zero_()
-    inverse, dh0 = _inverse(k, beta, decay, work), gradients[-1] if need_h0 else None
-    places = (parts[0], parts[1], gradients[2], parts[3], parts.get(4), dh0)
-    memory = (q, k, beta, decay, e, states, d_o, dlast, *work.memory, inverse, *places)
+    state = states.new_empty((work.sequences, *states.shape[1:]))
+    dstate = gradients[-1] if need_h0 else torch.empty_like(state)
+    if dlast is None:
+        dstate.zero_()
+    else:
+        dstate.copy_(dlast)
+    places = (parts[0], parts[1], gradients[2], parts[3], parts.get(4), state, dstate)
+    memory = (q, k, beta, decay, e, states, d_o, *work.memory, _inverse(k, beta, decay, work), *places)
     strides = (*_strides(q), *_factor_strides(k), *_strides(d_o), work.reset_row)
     how = {"V": sizes.values, "BV": columns, "PERIOD": work.period}
     programs = work.sequences * sizes.heads * blocks
     _launch("bwd", work, q, programs, memory, (*strides, sizes.batch, sizes.time, sizes.heads), **how)
     if blocks > 1:
-        for x, part in parts.items():
-            torch.sum(part, 0, out=gradients[x])
+        for place, part in parts.items():
+            torch.sum(part, 0, out=gradients[place])
     return gradients
 
 
 LIBRARY.impl("_delta_fwd", _delta_fwd, "CUDA")
 LIBRARY.impl("_delta_bwd", _delta_bwd, "CUDA")
-
-delta_fwd_gpu, delta_bwd_gpu = _delta_fwd, _delta_bwd

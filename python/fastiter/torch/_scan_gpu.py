@@ -21,7 +21,7 @@ _SHORTEST = 64
 #: The most lanes of a program, and bytes that the matrices of a step may have in one
 _LANES, _TILE = 64, 8192
 #: Bytes of one operand that a lane reads ahead (of one element of a matrix): forward, backward. Registers limit them.
-_AHEAD = {"linear_scan": (64, 32), "block_scan": (16, 8)}
+_AHEAD = {"linear_scan": (64, 32), "block_scan": (8, 8)}
 
 
 class _Work(NamedTuple):

@@ -115,8 +115,17 @@ def _check_tensor(name: str, x: Any) -> None:
         raise TypeError(f"{_NAME}: {name} must be a torch.Tensor, got {kind(x)}")
     if x.layout != torch.strided:
         raise TypeError(f"{_NAME}: {name} must be a dense tensor, got layout {x.layout}")
-    if not x.is_cpu:
-        raise BackendError(f"{_NAME}: {name} must be on the CPU, as the scans are; got device {x.device}")
+    if not x.is_cpu and not x.is_cuda:
+        raise BackendError(f"{_NAME}: {name} must be on the CPU or a CUDA device, as the scans are; got {x.device}")
+
+
+def check_device(tensors: Sequence[Tensor]) -> None:
+    """Check that all are where the first one is, which is x."""
+    for other in tensors:
+        if other.device != tensors[0].device:
+            raise BackendError(
+                f"{_NAME}: x, params and h0 must be on one device, got {tensors[0].device} and {other.device}"
+            )
 
 
 def check_params(leaves: Sequence[Any]) -> None:
@@ -163,7 +172,7 @@ def found_state(function: Any, x: Sequence[Tensor], single_x: bool, params: Any)
     given = step[0] if single_x else tuple(step)
     errors = []
     for count in range(1, 5):
-        unit = [torch.zeros((batch, 1), dtype=dtype) for _ in range(count)]
+        unit = [torch.zeros((batch, 1), dtype=dtype, device=x[0].device) for _ in range(count)]
         try:
             with torch.no_grad():
                 state = function(unit[0] if count == 1 else tuple(unit), given, params)

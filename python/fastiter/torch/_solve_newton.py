@@ -130,7 +130,7 @@ def newton(cell: Cell, structure: Structure, first: Tensor, x: Sequence[Tensor],
     outcome = Outcome(
         torch.empty_like(state.h),
         first.new_zeros(batch, dtype=torch.bool),
-        torch.zeros(batch, dtype=torch.int64),
+        first.new_zeros(batch, dtype=torch.int64),
         first.new_zeros(batch),
         first.new_full((batch,), torch.nan),
     )
@@ -160,12 +160,12 @@ def _start(cell: Cell, first: Tensor, x: Sequence[Tensor], options: Options) -> 
     with torch.no_grad():
         guess = cell(first.repeat_interleave(steps, 0), flat_steps(x))
     guess = guess.unflatten(0, (batch, steps))
-    none = torch.zeros(batch, dtype=torch.int64)
-    infinite = torch.full((batch,), torch.inf, dtype=torch.float64)
+    none = first.new_zeros(batch, dtype=torch.int64)
+    infinite = first.new_full((batch,), torch.inf, dtype=torch.float64)
     weight = first.new_full((batch,), 1 - options.gain)
     nothing = guess.new_empty((batch, 0))
     return _Iterate(
-        rows=torch.arange(batch),
+        rows=torch.arange(batch, device=first.device),
         first=first,
         x=list(x),
         proposed=guess,
@@ -211,7 +211,7 @@ def _correction(state: _Iterate, right: Tensor) -> Tensor:
 
     Where all steps are right, all of them get a last one.
     """
-    after = torch.arange(state.h.shape[1]) - torch.where(right, 0, state.frozen).unsqueeze(1)
+    after = torch.arange(state.h.shape[1], device=state.h.device) - torch.where(right, 0, state.frozen).unsqueeze(1)
     full, none = (state.weight == 1).unsqueeze(1), after < 0
     weight = torch.where(right.unsqueeze(1) | full | (after == 0), 1, state.weight.unsqueeze(1)).unsqueeze(2)
     r = state.r * torch.where(none.unsqueeze(2), 0, weight)
@@ -233,9 +233,9 @@ def _is_small(change: Tensor, h: Tensor, options: Options) -> Tensor:
 
 def _rounding(state: _Iterate) -> Tensor:
     """Return what becomes of rounding errors: if they grow, no two computations agree, and only the loop's counts."""
-    h, generator = state.proposed, torch.Generator().manual_seed(0)
+    h, generator = state.proposed, torch.Generator().manual_seed(0)  # of the CPU: the same signs on every device
     _, steps, width = h.shape
-    signs = torch.randint(2, (steps + width,), generator=generator).to(h.dtype) * 2 - 1
+    signs = torch.randint(2, (steps + width,), generator=generator, device="cpu").to(h) * 2 - 1
     eps = torch.finfo(h.dtype).eps
     errors = torch.add(eps, h.abs(), alpha=eps) * signs[:steps, None] * signs[steps:]
     return scan(state.jacobian, errors)

@@ -18,10 +18,10 @@ def probe_points(cell: Cell, x: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]
     """Return random states (M, n) and, for each, one step of x (B, T, ...), which must have one."""
     batch, time = x[0].shape[:2]
     generator = torch.Generator().manual_seed(0)  # the same structure at every call, and the caller's numbers are his
-    h = torch.randn((len(_SCALES), cell.layout.width), generator=generator, dtype=cell.dtype)
-    h *= torch.tensor(_SCALES, dtype=cell.dtype).unsqueeze(1)
-    picked = torch.arange(len(h)) * (batch * time - 1) // (len(h) - 1)
-    return h, [part[picked // time, picked % time] for part in x]
+    h = torch.randn((len(_SCALES), cell.layout.width), generator=generator, dtype=cell.dtype, device="cpu")
+    h *= torch.tensor(_SCALES, dtype=cell.dtype, device="cpu").unsqueeze(1)
+    picked = torch.arange(len(h), device=x[0].device) * (batch * time - 1) // (len(h) - 1)
+    return h.to(x[0].device), [part[picked // time, picked % time] for part in x]
 
 
 def check_cell(cell: Cell, x: Sequence[Tensor]) -> None:
@@ -68,7 +68,7 @@ def _result(cell: Cell, h: Tensor, x: Sequence[Tensor]) -> Tensor:
 def find_structure(cell: Cell, x: Sequence[Tensor]) -> Structure:
     """Return the smallest blocks that hold all of J, judged by products with random vectors; else it is dense."""
     h, x = probe_points(cell, x)
-    cotangent = torch.randn(h.shape, generator=torch.Generator().manual_seed(1), dtype=h.dtype)
+    cotangent = torch.randn(h.shape, generator=torch.Generator().manual_seed(1), dtype=h.dtype, device="cpu").to(h)
     linears: dict[int, Linearised] = {}
     for structure in _candidates(cell):
         packed = cell.with_run(structure.run)

@@ -11,8 +11,9 @@ from torch import Tensor
 from ._solve_cell import Cell, Structure
 from ._solve_newton import Options, newton
 
-#: Units of all states of a window, and entries of their Jacobians: what a core's cache holds of each.
-_UNITS = 1 << 17
+#: Units of all states of a window, and entries of their Jacobians: what a core's cache holds of each; on a GPU, what
+#: fills it many times over.
+_UNITS, _GPU_UNITS = 1 << 17, 1 << 24
 
 
 @dataclass
@@ -33,18 +34,19 @@ class Answer:
         return cls(
             value,
             _is_finite(value),
-            torch.zeros(batch, dtype=torch.int64),
+            value.new_zeros(batch, dtype=torch.int64),
             value.new_zeros(batch),
-            torch.ones((batch, 1), dtype=torch.bool),
+            value.new_ones((batch, 1), dtype=torch.bool),
             value.new_full((batch,), torch.nan),
         )
 
 
-def window_for(structure: Structure | None, batch: int, time: int, width: int) -> int:
+def window_for(structure: Structure | None, batch: int, time: int, width: int, on_gpu: bool = False) -> int:
     """Return the number of steps that are solved at once, where nobody has set it."""
     if structure is None:
         return max(time, 1)
-    return min(max(_UNITS // max(batch * width * structure.size, 1), 16), max(time, 1))
+    units = _GPU_UNITS if on_gpu else _UNITS
+    return min(max(units // max(batch * width * structure.size, 1), 16), max(time, 1))
 
 
 def loop(cell: Cell, first: Tensor, x: Sequence[Tensor]) -> Tensor:
@@ -63,7 +65,7 @@ def loop(cell: Cell, first: Tensor, x: Sequence[Tensor]) -> Tensor:
 def _is_finite(value: Tensor) -> Tensor:
     """Say of each row whether all of it is finite."""
     if value.numel() == 0:
-        return torch.ones(len(value), dtype=torch.bool)
+        return value.new_ones(len(value), dtype=torch.bool)
     least, most = value.flatten(1).aminmax(dim=1)
     return least.isfinite() & most.isfinite()
 
@@ -75,7 +77,7 @@ def solve_windows(
     batch, time = x[0].shape[:2]
     starts = range(0, time, window)
     values, outcomes = [], []
-    sequential = torch.zeros((batch, len(starts)), dtype=torch.bool)
+    sequential = first.new_zeros((batch, len(starts)), dtype=torch.bool)
     for i, start in enumerate(starts):
         if options.contracting and i and bool(sequential[:, i - 1].all()):
             sequential[:, i:] = True

@@ -64,7 +64,7 @@ def delta_scan(
     check_tensors(function, names, tensors, devices=CPU_AND_CUDA)
     sizes = check_shapes(function, q.shape, k.shape, v.shape, beta.shape, None if decay is None else decay.shape)
     plan(function, method, chunk, sizes.factors)
-    how = checked_method(method) if q.is_cuda else (method, chunk)
+    how = checked_method(method, q.dtype) if q.is_cuda else (method, chunk)
     check_exclusive(function, lengths, cu_seqlens)
     flags = None if reset is None else _checked_reset(function, sizes, reset, q.device)
     whole = None if lengths is None else checked_lengths(function, lengths, sizes.batch, sizes.time)

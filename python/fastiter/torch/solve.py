@@ -15,7 +15,15 @@ from torch.utils import _pytree as pytree
 from .._solution import Solution
 from ._solve_backward import Problem, with_gradient
 from ._solve_cell import Cell, Structure
-from ._solve_check import Request, check_cell_is_function, check_params, checked_state, checked_x, found_state
+from ._solve_check import (
+    Request,
+    check_cell_is_function,
+    check_device,
+    check_params,
+    checked_state,
+    checked_x,
+    found_state,
+)
 from ._solve_newton import Options
 from ._solve_probe import check_cell, named_structure
 from ._solve_windows import Answer, loop, solve_windows, window_for
@@ -23,6 +31,8 @@ from ._solve_windows import Answer, loop, solve_windows, window_for
 #: Numbers of a step, B n K, up to which all steps at once are faster than a loop in Python, and the steps
 #: from which they are (docs/solve.md).
 _FEW_NUMBERS, _MANY_STEPS = 128, 256
+#: The same on a GPU, where each operation of each step of a loop is a launch.
+_GPU_NUMBERS, _GPU_STEPS = 1 << 20, 64
 #: The tolerances in units of eps: what some tens of operations and a product with a matrix round away.
 _TOLERANCE = 64
 
@@ -107,7 +117,7 @@ def solve_recurrence(
     TypeError, ValueError
         If an argument has the wrong type, dtype, shape or value, or the cell breaks one of its rules.
     BackendError
-        If a tensor is not on the CPU.
+        If a tensor is neither on the CPU nor on a CUDA device, or not all of them are on one.
 
     Notes
     -----
@@ -179,7 +189,7 @@ def _solve(function: Any, x: Any, params: Any, h0: Any, request: Request) -> Sol
     if request.method != "sequential" or torch.is_grad_enabled():
         check_cell(cell, inputs)
     method, structure = _choose(cell, inputs, request)
-    window = request.window or window_for(structure, batch, time, cell.layout.width)
+    window = request.window or window_for(structure, batch, time, cell.layout.width, inputs[0].is_cuda)
     cell = cell.with_run(structure.run if structure else 0)
     start = cell.layout.pack(first)
     with torch.no_grad():
@@ -212,6 +222,7 @@ def _arguments(function: Any, x: Any, params: Any, h0: Any) -> tuple[_Arguments,
     if h0 is None:
         h0 = found_state(function, [_plain(part) for part in inputs], single_x, plain)
     first, layout = checked_state(h0, inputs[0].shape[0])
+    check_device([*inputs, *tensors, *first])
     cell = Cell(function, plain, layout, first[0].dtype, single_x)
     return _Arguments(inputs, single_x, tensors, rebuild, first), cell
 
@@ -231,13 +242,14 @@ def _choose(cell: Cell, x: Sequence[Tensor], request: Request) -> tuple[str, Str
     """Return the method, and the structure that it uses; None runs the loop."""
     method, jacobian, time = request.method, request.jacobian, x[0].shape[1]
     numbers = x[0].shape[0] * cell.layout.width
-    if method == "sequential" or (method == "auto" and (numbers > _FEW_NUMBERS or time < _MANY_STEPS)):
+    few, many = (_GPU_NUMBERS, _GPU_STEPS) if x[0].is_cuda else (_FEW_NUMBERS, _MANY_STEPS)
+    if method == "sequential" or (method == "auto" and (numbers > few or time < many)):
         return "sequential", None
     if method == "quasi" and jacobian in ("auto", "dense"):
         jacobian = "quasi"
     structure = named_structure(cell, jacobian, x)
     if method == "auto":
-        wide = structure.kind in ("dense", "quasi") or numbers * structure.size > _FEW_NUMBERS
+        wide = structure.kind in ("dense", "quasi") or numbers * structure.size > few
         return ("sequential", None) if wide else ("newton", structure)
     if method == "quasi" and structure.kind == "dense":  # of a Jacobian in closed form
         structure = Structure("quasi", 1, given=structure.given)
