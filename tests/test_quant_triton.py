@@ -177,7 +177,7 @@ def test_other_blocks(gpu: Gpu) -> None:
 # --- scales -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(1, 6, 1), (4, 1, 5), (4, 6, 35), (2, 3, 7), (1, 1, 1)])
+@pytest.mark.parametrize("shape", [(1, 6, 1), (4, 1, 5), (4, 6, 35), (2, 3, 7), (1, 1, 35), (1, 1, 1)])
 @pytest.mark.parametrize(
     "fmt", ["int8", "uint5", "e4m3fn", "fixed<8,3,RND,SAT>", "int28", "khot<2,8,8>", "posit<32,2>"]
 )

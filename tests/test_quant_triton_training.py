@@ -156,7 +156,7 @@ def test_straight_through(gpu: Gpu, ste: str, dtype: Any) -> None:
         check_gradients(gpu, lambda x, fmt=fmt, how=options: ours.quantize(x, fmt, ste=ste, nan="keep", **how), x)
 
 
-@pytest.mark.parametrize("shape", [(), (1, 6, 1), (4, 3, 5)])
+@pytest.mark.parametrize("shape", [(), (1, 6, 1), (4, 3, 5), (1, 1, 35)])
 @pytest.mark.parametrize(
     "fmt", ["int8", "uint5<RND_ZERO>", "e4m3fn", "fixed<6,6,RND,SAT>", "int28", "int4<STOCHASTIC>"]
 )

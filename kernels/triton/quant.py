@@ -19,6 +19,8 @@ from .quant_wide import wide_fixed, wide_float, wide_value
 #: Kinds of formats, as csrc/cpu/quant_kernels.hpp numbers them, and integers
 FIXED, WIDE_FIXED, FLOAT, WIDE_FLOAT = (tl.constexpr(k) for k in range(4))
 POSIT, TABLE, LOGARITHMIC, POWERS, INTEGER = (tl.constexpr(k) for k in range(7, 12))
+#: How scales are shared: some way, all the same, those of rows (as many as runs), those of columns (runs of 1)
+ANY, ONE, ROWS, COLUMNS = (tl.constexpr(k) for k in range(4))
 
 
 @triton.jit
@@ -30,10 +32,14 @@ def are_powers(scale):
 
 
 @triton.jit
-def scale_at(scale, offsets, mask, run, count, ONE: tl.constexpr):
-    """The scale (or zero point) of each element, number (i // run) % count; ONE: the only one"""
-    if ONE:
+def scale_at(scale, offsets, mask, run, count, SHARING: tl.constexpr):
+    """The scale (or zero point) of each element, number (i // run) % count"""
+    if SHARING == ONE:
         return tl.load(scale)
+    elif SHARING == ROWS:
+        return tl.load(scale + offsets // run, mask=mask, other=1)
+    elif SHARING == COLUMNS:
+        return tl.load(scale + offsets % count, mask=mask, other=1)
     else:
         return tl.load(scale + (offsets // run) % count, mask=mask, other=1)
 
@@ -88,6 +94,7 @@ def _rounded(
     FLAG1: tl.constexpr,
     FLAG2: tl.constexpr,
     FLAG3: tl.constexpr,
+    FLAG4: tl.constexpr,
     STEPS: tl.constexpr,
 ):
     """V rounded to the format: its number, or its code as a number or as an integer"""
@@ -98,7 +105,9 @@ def _rounded(
     elif KIND == POWERS:
         return sum_of_powers(v, words, numbers, k0, ROUNDING, FLAG1, FLAG0)
     elif KIND == FLOAT:
-        return small_float(v, words, numbers, k0, k1, ROUNDING, OVERFLOW == 0, SIGNED, FLAG0, FLAG1, FLAG2, FLAG3)
+        return small_float(
+            v, words, numbers, k0, k1, ROUNDING, OVERFLOW == 0, SIGNED, FLAG0, FLAG1, FLAG2, FLAG3, FLAG4
+        )
     elif KIND == WIDE_FLOAT:
         return wide_float(v, words, numbers, k0, k1, ROUNDING, OVERFLOW == 0, SIGNED, FLAG0, FLAG1)
     elif KIND == WIDE_FIXED:
@@ -149,10 +158,12 @@ def quantize_fwd_kernel(
     FLAG1: tl.constexpr,
     FLAG2: tl.constexpr,
     FLAG3: tl.constexpr,
+    FLAG4: tl.constexpr,
     STEPS: tl.constexpr,
+    SHORT: tl.constexpr,
     HAS_SCALE: tl.constexpr,
     HAS_ZERO_POINT: tl.constexpr,
-    ONE: tl.constexpr,
+    SHARING: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -166,7 +177,7 @@ def quantize_fwd_kernel(
     first = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     exact = False
     if HAS_SCALE and MAY_BE_EXACT:
-        exact = are_powers(tl.load(scale_ptr).to(X)) if ONE else tl.load(powers_ptr) != 0
+        exact = are_powers(tl.load(scale_ptr).to(X)) if SHARING == ONE else tl.load(powers_ptr) != 0
     w0 = tl.zeros((BLOCK,), tl.uint32)
     if RANDOM:
         w0, w1, w2, w3 = random_words(first, tl.load(seed_ptr))
@@ -180,17 +191,17 @@ def quantize_fwd_kernel(
         if REPLACES:
             x = tl.where(x != x, tl.load(numbers).to(X), x)
         if HAS_ZERO_POINT:
-            zero_point = scale_at(zero_ptr, at, mask, run, count, ONE).to(T)
+            zero_point = scale_at(zero_ptr, at, mask, run, count, SHARING).to(T)
         v = x.to(T)
         if HAS_SCALE:
-            s = scale_at(scale_ptr, at, mask, run, count, ONE).to(X)
+            s = scale_at(scale_ptr, at, mask, run, count, SHARING).to(X)
             v = _quotient(x, s, exact, T, INTEGERS, MAY_BE_EXACT)
         y = _rounded(
             v, zero_point, words, numbers, thresholds, values, k0, k1, k2, KIND, ROUNDING, OVERFLOW, CODES, SIGNED,
-            FLAG0, FLAG1, FLAG2, FLAG3, STEPS,
+            FLAG0, FLAG1, FLAG2, FLAG3, FLAG4, STEPS,
         )  # fmt: skip
         if CODES:
-            tl.store(y_ptr + offsets, codes_of(y, k0, k1, k2, k3, k4, AS_FLOAT, FLAG0).to(E), mask=mask)
+            tl.store(y_ptr + offsets, codes_of(y, k0, k1, k2, k3, k4, AS_FLOAT, FLAG0, SHORT, False).to(E), mask=mask)
         else:
             if HAS_SCALE:
                 y = _product(y, s, exact, X, INTEGERS, MAY_BE_EXACT)

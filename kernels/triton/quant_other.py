@@ -139,10 +139,12 @@ def codes_of(
     infinity_code,
     AS_FLOAT: tl.constexpr,
     HAS_ZERO: tl.constexpr,
+    SHORT: tl.constexpr,
+    FINITE: tl.constexpr,
 ):
     """What a kernel has made as the integers that stand for it: the bits of small floats, or whole numbers"""
     if AS_FLOAT:
-        return float_codes(y, mantissa, min_exponent, width, nan_code, infinity_code, HAS_ZERO)
+        return float_codes(y, mantissa, min_exponent, width, nan_code, infinity_code, HAS_ZERO, SHORT, FINITE)
     elif y.dtype.is_floating():
         return y.to(tl.int64)
     else:

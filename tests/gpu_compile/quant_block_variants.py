@@ -18,7 +18,7 @@ def _variant(
 ) -> Any:
     double = types == "fp64"
     constants: dict[str, Any] = {"KIND": kind, "ROUNDING": rounding, "T": tl.float64 if double else tl.float32}
-    constants |= {"CODES": codes, "REPLACES": False, "MINUS": kind != 6, "STEPS": steps, "DENSE": dense}
+    constants |= {"CODES": codes, "REPLACES": False, "MINUS": kind != 6, "STEPS": steps, "SHORT": True, "DENSE": dense}
     constants |= {"ROWS": 2048 // wide, "WIDE": wide}
     absent = ([] if rounding == 9 else ["seed_ptr"]) + ([] if kind == 5 else ["g_ptr"])
     absent += ([] if codes else ["scales_ptr"]) + ([] if kind == 8 else ["thresholds", "values"])
@@ -30,15 +30,12 @@ def _variant(
     return "quantize_blocks_fwd_kernel", signature, {**constants, **dict.fromkeys(absent)}, _OPTIONS
 
 
+EXACT = True
 TRITON = [
-    _variant(4, 6, 32),  # mxfp8
     _variant(4, 6, 32, "bf16", codes=True),  # codes of mxfp4
     _variant(4, 7, 32, "fp64", dense=False),  # rounded up, with lines that no block ends with
     _variant(4, 9, 32, "bf16"),  # stochastic
     _variant(5, 9, 16),  # nvfp4, stochastic
-    _variant(5, 6, 16, "bf16", codes=True),  # codes of nvfp4
-    _variant(6, 6, 16),  # bfp
     _variant(6, 9, 1024, dense=False),  # the longest blocks
-    _variant(8, 6, 64, steps=4),  # nf4
     _variant(8, 6, 64, "bf16", codes=True, steps=4),  # codes of nf4
 ]

@@ -45,10 +45,13 @@ class System:
         found = self._copies.get(dtype)
         if found is None:
             try:
-                found = self._copies[dtype] = self._prepare(NUMBERS[self.dtype.name, dtype.name])
+                found = self._copies[dtype] = self._prepare(self._numbers(dtype))
             except ZeroDivisionError as singular:
                 raise ValueError(f"{self.function}: {self._singular(singular.args[0])}") from None
         return found
+
+    def _numbers(self, dtype: np.dtype[Any]) -> int:
+        return NUMBERS[self.dtype.name, dtype.name]
 
     def _prepare(self, numbers: int) -> Prepared:
         raise NotImplementedError

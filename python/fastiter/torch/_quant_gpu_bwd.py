@@ -50,7 +50,7 @@ def _launch(
             SUMS=how,
             HAS_SCALE=scales.scale is not None,
             HAS_ZERO_POINT=scales.zero_point is not None,
-            ONE=scales.size == 1,
+            SHARING=scales.sharing(x.numel()),
             INDEX=tl.int32 if x.numel() < 2**31 else tl.int64,
             BLOCK=BLOCK,
             enable_fp_fusion=False,

@@ -146,7 +146,7 @@ def _decode(
             DOUBLES=isinstance(fmt, Int) and plan(fmt, NAMES[y.dtype], False).in_double,
             HAS_SCALE=factors.scale is not None,
             HAS_ZERO_POINT=factors.zero_point is not None,
-            ONE=factors.size == 1,
+            SHARING=factors.sharing(codes.numel()),
             INDEX=tl.int32 if codes.numel() < 2**31 else tl.int64,
             BLOCK=BLOCK,
             enable_fp_fusion=False,

@@ -28,7 +28,8 @@ from ._quant_op import NAMES, _made_codes, as_array, read
 #: Elements (where rounding is stochastic: counters, of 4 elements each) and elements of blocks that a program takes
 BLOCK, COUNTERS, TILE = 1024, 256, 2048
 #: Kinds of kernels/triton/quant.py; the CPU does not tell integers from fixed point.
-_FIXED, _WIDE_FIXED, _POSIT, _TABLE, _LOGARITHMIC, _POWERS, _INTEGER = 0, 1, 7, 8, 9, 10, 11
+_FIXED, _WIDE_FIXED, _WIDE_FLOAT, _POSIT, _TABLE, _LOGARITHMIC, _POWERS, _INTEGER = 0, 1, 3, 7, 8, 9, 10, 11
+_ANY, _ONE, _ROWS, _COLUMNS = range(4)
 _SIGNED = {torch.uint8: torch.int8, torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
@@ -48,6 +49,12 @@ class Scales(NamedTuple):
     powers: Tensor | None = None
     run: int = 1
     size: int = 1
+
+    def sharing(self, count: int) -> int:
+        """Return how ``count`` elements share them, as kernels/triton/quant.py numbers it."""
+        if self.size == 1:
+            return _ONE
+        return _ROWS if self.run * self.size == count else _COLUMNS if self.run == 1 else _ANY
 
 
 # ---- formats --------------------------------------------------------------------------------------------------------
@@ -111,12 +118,17 @@ def _whole_numbers(made: Plan, fmt: Format) -> tuple[int, ...]:
 
 def _flags(made: Plan, fmt: Format) -> tuple[bool, ...]:
     if made.kind == _WIDE_FIXED:
-        return made.fixed[10], made.to_odd, False, False
+        return made.fixed[10], made.to_odd, False, False, False
     if made.kind in (_FIXED, _POWERS):
-        return made.fixed[0] < 1, bool(made.powers and made.powers[1]), False, False
+        return made.fixed[0] < 1, bool(made.powers and made.powers[1]), False, False, False
     if made.small:
-        return tuple(made.small[11:15])
-    return (False,) * 4
+        return (*made.small[11:15], made.small[0] == 0)
+    return (False,) * 5
+
+
+def _is_short(made: Plan) -> bool:
+    """Say whether a power of two brings all numbers of a small float to the dtype's own exponents, for their codes."""
+    return bool(made.small and made.small[11] and made.small[1] <= 0 and made.kind != _WIDE_FLOAT)
 
 
 def _steps(made: Plan) -> int:
@@ -215,9 +227,10 @@ def _elementwise(x: Tensor, y: Tensor, call: _Call) -> None:
             SIGNED=bool(made.fixed[9] if made.fixed else made.small[10] if made.small else True),
             **{f"FLAG{k}": bool(flag) for k, flag in enumerate(_flags(made, fmt))},
             STEPS=_steps(made),
+            SHORT=_is_short(made),
             HAS_SCALE=scaled,
             HAS_ZERO_POINT=scales.zero_point is not None,
-            ONE=scales.size == 1,
+            SHARING=scales.sharing(x.numel()),
             INDEX=tl.int32 if x.numel() < 2**31 else tl.int64,
             BLOCK=COUNTERS if fmt.stochastic else BLOCK,
             enable_fp_fusion=False,
@@ -258,6 +271,7 @@ def _blocks(x: Tensor, y: Tensor, shared: Tensor | None, call: _Call) -> None:
             REPLACES=nan is not None,
             MINUS=bool(made.small and made.small[12]),
             STEPS=_steps(made),
+            SHORT=_is_short(made),
             DENSE=n % size == 0 and wide == size,
             ROWS=rows,
             WIDE=wide,
