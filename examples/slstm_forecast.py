@@ -135,14 +135,15 @@ def draw(levels: Tensor, found: dict[str, Tensor], truth: Tensor, path: Path) ->
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     shown = torch.arange(len(levels) - 4 * YEAR, len(levels))
     left.plot(shown, levels[shown], color="black", linewidth=0.9, label="measured")
-    for color, (name, values) in zip(("tab:orange", "tab:blue"), found.items(), strict=False):
+    colors = dict(zip(found, ("tab:orange", "tab:blue", "grey", "silver"), strict=True))
+    for name, values in list(found.items())[:2]:
         for i, week in enumerate(range(len(levels) - 4 * YEAR, len(levels) - HORIZON, HORIZON)):
             forecast = levels[week] + values[week - (len(levels) - TEST - HORIZON)]
             weeks = range(week + 1, week + 1 + HORIZON)
-            left.plot(weeks, forecast, color=color, linewidth=1.5, label=name if i == 0 else None)
+            left.plot(weeks, forecast, color=colors[name], linewidth=1.5, label=name if i == 0 else None)
     left.set(xlabel="week", ylabel="CO2, ppm", title="Forecasts of half a year, each from the week before it")
     for name, values in found.items():
-        right.plot(range(1, HORIZON + 1), (values - truth).abs().mean(0), label=name)
+        right.plot(range(1, HORIZON + 1), (values - truth).abs().mean(0), color=colors[name], label=name)
     right.set(xlabel="weeks ahead", ylabel="mean absolute error, ppm", ylim=(0, None), title="Error by distance")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

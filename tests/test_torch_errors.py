@@ -41,6 +41,7 @@ every_cell = pytest.mark.parametrize("cell", CELLS)
 def test_every_public_function_is_here() -> None:
     own_files = {
         "FlashRNNConfig",
+        "Relaxation",
         "Replaced",
         "export_hls",
         "flashrnn",

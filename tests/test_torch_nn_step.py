@@ -145,10 +145,12 @@ def test_what_is_refused():
         ours.StreamingRNN(module, 2.0)
     with pytest.raises(ValueError, match="StreamingRNN: batch_size must be at least 1, got 0"):
         ours.StreamingRNN(module, 0)
-    with pytest.raises(
-        TypeError, match=r"StreamingRNN: module must have float32 or float64 .*, got torch.float16 on cpu"
-    ):
+    with pytest.raises(TypeError, match=r"StreamingRNN: module must have float32 or float64 .*, got torch.float16"):
         ours.StreamingRNN(copy.deepcopy(module).half())
+    with pytest.raises(
+        fastiter.BackendError, match="StreamingRNN: module must have its parameters on the CPU, got meta"
+    ):
+        ours.StreamingRNN(make(ours, "gru", device="meta"))
     with pytest.raises(RuntimeError, match=r"GRU: hx must have shape \(1, 2, 7\), got \(1, 7\)"):
         ours.StreamingRNN(module, 2, torch.zeros(1, H))
     stream = ours.StreamingRNN(module, 2)

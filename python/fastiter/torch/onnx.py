@@ -174,7 +174,7 @@ class _Graph:
         return made[0]
 
     def constant(self, name: str, value: Tensor) -> str:
-        array = value.detach().contiguous().numpy()
+        array = value.detach().cpu().contiguous().numpy()
         self.constants.append(self.onnx.numpy_helper.from_array(array, name))
         return name
 

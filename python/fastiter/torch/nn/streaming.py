@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import _core
+from ..._backend import BackendError
 from ..._rnn import Cell, kind
 from .. import rnn
 from .._linear import linear
@@ -47,6 +48,8 @@ class StreamingRNN:
     ------
     TypeError, ValueError, RuntimeError
         For what is no such module; for two directions; for a state that its forward refuses.
+    BackendError
+        For parameters that are not on the CPU.
 
     Examples
     --------
@@ -82,9 +85,10 @@ class StreamingRNN:
         cell, rows = CELLS[module.mode], self.batch_size or 1
         layers = layers_of(module, cell)
         weight = layers[0].parameters.w_ih
-        if weight.dtype not in _GEMM or not weight.is_cpu:
-            got = f"{weight.dtype} on {weight.device}"
-            raise TypeError(f"StreamingRNN: module must have float32 or float64 parameters on the CPU, got {got}")
+        if not weight.is_cpu:
+            raise BackendError(f"StreamingRNN: module must have its parameters on the CPU, got {weight.device}")
+        if weight.dtype not in _GEMM:
+            raise TypeError(f"StreamingRNN: module must have float32 or float64 parameters, got {weight.dtype}")
         first = checked_states(module, cell, state, weight, self.batch_size)
         starts = [None] * len(layers) if first is None else zip(*[s.detach().unbind(0) for s in first], strict=True)
         self._layers = [_Layer(cell, heads_of(module), k, rows, s) for k, s in zip(layers, starts, strict=True)]
