@@ -11,15 +11,19 @@ Nothing is timed before its results agree with the CPU's.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+import fastiter.relax
 import fastiter.torch
 from bench import cuda_table, gate, machine
 from bench.contest import Record
@@ -111,10 +115,28 @@ def memory(sizes: Sizes) -> Iterator[Record]:
         both,
         8 * 4 * a.numel(),
     )  # forward 3; backward reads a, h, dh, writes da, dx
+    moved |= jacobi(sizes)
     found = seconds({name: call for name, (call, _) in moved.items()}, sizes)
     rates = {name: nbytes / found[name] for name, (_, nbytes) in moved.items()}
     for name in moved:
         yield {"work": name, "ms": 1e3 * found[name], "gbs": 1e-9 * rates[name], "share": rates[name] / rates["copy"]}
+
+
+def jacobi(sizes: Sizes) -> dict[str, tuple[Call, int]]:
+    """A sweep of the five-point Laplacian reads x and b and writes x, by every backend that a card has."""
+    points = math.prod(sizes.grid)
+    b = torch.randn(sizes.grid, device=sizes.device)
+    laplacian = fastiter.relax.Stencil(sizes.grid, np.array([4, -1, -1, -1, -1], np.float32))
+    expected = torch.zeros(sizes.grid)
+    fastiter.torch.Relaxation(laplacian, "jacobi", backend="cpu").sweep(expected, b.cpu(), 3)
+    calls: dict[str, tuple[Call, int]] = {}
+    for backend in ("cpu",) if sizes.device == "cpu" else ("cuda", "triton"):
+        relaxation, x = fastiter.torch.Relaxation(laplacian, "jacobi", backend=backend), torch.zeros_like(b)
+        relaxation.sweep(x, b, 3)
+        agree(f"jacobi {backend}", x, expected, 3)
+        sweep = functools.partial(relaxation.sweep, x, b, 10)
+        calls[f"10 Jacobi sweeps, {backend}"] = (sweep, 10 * 3 * 4 * points)
+    return calls
 
 
 # ---- rnn ------------------------------------------------------------------------------------------------------------

@@ -1,31 +1,37 @@
-"""Solve a sequence of systems by SOR while learning which omega takes the fewest iterations, with and without contexts.
+"""Solve sequences of systems while learning which omega takes the fewest iterations, and what theory says of it.
 
-System t is (A + c_t I) x = b_t, A the 5-point Laplacian on 10 x 10 points, b_t of random direction, and
-c_t = -0.15 + 0.6 beta_t, beta_t from the Beta distribution (1/2, 3/2): most systems are hard, some very easy. One omega
-for all of them is a compromise. Tsallis-INF finds the best compromise without knowing anything; with c_t as context a
-learner does better than any one omega, and ChebCB comes near the best omega of each system.
+Shifted systems, with high and with low variance: system t is (A + c_t I) x = b_t, A the 5-point Laplacian on 10 x 10
+points, b_t of random direction, c_t = -0.15 + 0.6 beta_t, beta_t from the Beta distribution (1/2, 3/2) or (2, 6). One
+omega of SOR for all of them is a compromise. Tsallis-INF finds the best compromise without knowing anything; with c_t
+as context a learner does better than any one omega, and ChebCB comes near the best omega of each system.
 
-The iterations that each of 20 omegas takes are counted first, by batches of systems; the learners choose from these
-counts. That solving the systems one by one with `solve_sequence` takes just as many is checked on the first of them.
+The heat equation with a coefficient that changes in time, by Crank-Nicolson steps: each is a system for conjugate
+gradients with SSOR, begun from the step before, and the coefficient is its context.
 
-    python examples/learning_to_relax.py            # some minutes; writes learning_to_relax.png beside this file
+Theory, on the same Laplacians: iterations beside the bounds for them, the spectral radius beta of Jacobi and what tau
+measures, a right-hand side for which a large omega is wasted, and the bound for conjugate gradients with SSOR.
+
+    python examples/learning_to_relax.py            # about a minute; writes learning_to_relax.png beside this file
+    python examples/learning_to_relax.py --full     # three sequences of each, and the fine grids of the paper
     python examples/learning_to_relax.py --help
 
 Khodak, Chow, Balcan and Talwalkar, Learning to Relax: Setting Solver Parameters Across a Sequence of Linear System
-Instances, ICLR 2024: this is the set-up that it calls high variance.
+Instances, ICLR 2024.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse
+import scipy.sparse.linalg
 from matplotlib.figure import Figure
+from relaxation_theory import draw_theory, in_a_ball, laplacian
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import fastiter
@@ -33,62 +39,81 @@ from fastiter.relax import Batch, ChebCB, ContextualTsallisINF, TsallisINF, solv
 
 POINTS = 10
 EPSILON = 1e-8
-BOUNDS = (-0.15, 0.45)
 ARMS = np.linspace(1, 1.95, 20)
-FIXED = (1.0, 1.2, 1.4, 1.6, 1.8)
-AT_ONCE = 500  # systems in a batch
+AT_ONCE = 250  # systems in a batch
+VARIANCES = {"high": (0.5, 1.5), "low": (2.0, 6.0)}
+FIXED, HEAT_FIXED = (1.0, 1.2, 1.4, 1.6, 1.8), (1.0, 1.3, 1.5, 1.75, 1.95)
+BEST, BEST_ARM = "omega*(c) of each system", "best arm of each system"
 
-LEARNERS: dict[str, Callable[[int], Any]] = {
-    "Tsallis-INF": lambda seed: TsallisINF(ARMS, seed=seed),
-    "Tsallis-INF-CB": lambda seed: ContextualTsallisINF(ARMS, bounds=BOUNDS, bins=5, seed=seed),
-    "ChebCB": lambda seed: ChebCB(ARMS, bounds=BOUNDS, degree=5, seed=seed),
-}
 #: Another implementation's numbers for 5000 systems: mean and standard deviation over three runs, where it is known
-PUBLISHED: dict[str, tuple[int, int | None]] = {
-    "omega = 1.0": (3_020_969, 40_000),
-    "omega = 1.2": (2_004_223, None),
-    "omega = 1.4": (1_269_670, None),
-    "omega = 1.6": (747_714, None),
-    "omega = 1.8": (516_565, None),
-    "Tsallis-INF": (595_891, 25_000),
-    "Tsallis-INF-CB": (481_894, 22_000),
-    "ChebCB": (332_014, 8_000),
-    "omega*(c) of each system": (279_271, None),
-    "best arm of each system": (290_975, None),
+PUBLISHED: dict[str, dict[str, tuple[int, int | None]]] = {
+    "high": {
+        "omega = 1.0": (3_020_969, 40_000),
+        "omega = 1.2": (2_004_223, None),
+        "omega = 1.4": (1_269_670, None),
+        "omega = 1.6": (747_714, None),
+        "omega = 1.8": (516_565, None),
+        "Tsallis-INF": (595_891, 25_000),
+        "Tsallis-INF-CB": (481_894, 22_000),
+        "ChebCB": (332_014, 8_000),
+        BEST: (279_271, None),
+        BEST_ARM: (290_975, None),
+    },
+    "low": {},
+    "heat": {
+        "CG": (85_422, None),
+        "omega = 1.0": (32_793, None),
+        "omega = 1.3": (29_746, None),
+        "omega = 1.5": (32_318, None),
+        "omega = 1.75": (44_866, None),
+        "omega = 1.95": (63_071, None),
+        "Tsallis-INF": (29_753, None),
+        "Tsallis-INF-CB": (29_383, None),
+        "ChebCB": (25_237, None),
+    },
 }
 PUBLISHED_SYSTEMS = 5000
+Rows = dict[str, Any]  # the iterations (T,) of each line of a table
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Learning the relaxation factor of a sequence of linear systems.")
+    parser = argparse.ArgumentParser(description="Learning the relaxation factor of sequences of linear systems.")
     parser.add_argument("--systems", type=int, default=5000, help="systems in a sequence (%(default)s)")
-    parser.add_argument("--trials", type=int, default=3, help="sequences (%(default)s)")
+    parser.add_argument("--trials", type=int, default=1, help="sequences of each kind (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the systems and the learners (%(default)s)")
     parser.add_argument("--one-by-one", type=int, default=200, help="systems of the check (%(default)s)")
     parser.add_argument("--figure", type=Path, default=Path(__file__).with_suffix(".png"), help="where to draw it")
-    parser.add_argument("--quick", action="store_true", help="a short sequence, to see that it runs")
+    parser.add_argument("--full", action="store_true", help="three sequences of each, and fine grids")
+    parser.add_argument("--quick", action="store_true", help="short sequences, to see that it runs")
     arguments = parser.parse_args()
+    arguments.detail = 2 if arguments.full else 0 if arguments.quick else 1
+    if arguments.full:
+        arguments.trials = 3
     if arguments.quick:
-        arguments.systems, arguments.trials, arguments.one_by_one = 200, 1, 20
+        arguments.systems, arguments.trials, arguments.one_by_one = 150, 1, 10
     return arguments
 
 
-# ---- The systems ----------------------------------------------------------------------------------------------------
+def learners(low: float, high: float, bins: int) -> dict[str, Callable[[int], Any]]:
+    return {
+        "Tsallis-INF": lambda seed: TsallisINF(ARMS, seed=seed),
+        "Tsallis-INF-CB": lambda seed: ContextualTsallisINF(ARMS, bounds=(low, high), bins=bins, seed=seed),
+        "ChebCB": lambda seed: ChebCB(ARMS, bounds=(low, high), degree=5, seed=seed),
+    }
 
 
-def laplacian() -> Any:
-    line = scipy.sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(POINTS, POINTS))
-    eye = scipy.sparse.eye_array(POINTS)
-    return scipy.sparse.csr_array(scipy.sparse.kron(line, eye) + scipy.sparse.kron(eye, line))
+# ---- Shifted systems ------------------------------------------------------------------------------------------------
+# The iterations that each omega takes are counted first, by batches of systems; the learners choose from these counts.
+# That solving the systems one by one takes just as many is checked on the first of them.
 
 
-class Systems:
+class Shifted:
     """c (T,), b (T, n), and the pattern and values of A."""
 
-    def __init__(self, count: int, seed: int) -> None:
+    def __init__(self, count: int, beta: tuple[float, float], seed: int) -> None:
         rng = np.random.default_rng(seed)
-        self.A = laplacian()
-        self.c = -0.15 + 0.6 * rng.beta(0.5, 1.5, count)
+        self.A = laplacian(np.ones((POINTS, POINTS), bool))
+        self.c = -0.15 + 0.6 * rng.beta(*beta, count)
         self.b = np.array([in_a_ball(rng, self.A.shape[0]) for _ in range(count)])
         row = np.repeat(np.arange(self.A.shape[0]), np.diff(self.A.indptr))
         self.on_diagonal = self.A.indices == row
@@ -100,24 +125,13 @@ class Systems:
         return scipy.sparse.csr_array((self.A.data + self.c[t] * self.on_diagonal, self.A.indices, self.A.indptr))
 
 
-def in_a_ball(rng: np.random.Generator, n: int) -> Any:
-    """Normal numbers, drawn again where their norm is above sqrt(n)."""
-    while True:
-        b = rng.standard_normal(n)
-        if b @ b <= n:
-            return b
-
-
 def best_omega(c: float) -> float:
     """Young's omega: beta is the spectral radius of Jacobi's iteration for A + c I."""
     beta = 4 * math.cos(math.pi / (POINTS + 1)) / (4 + c)
     return 2 / (1 + math.sqrt(1 - beta**2))
 
 
-# ---- The iterations -------------------------------------------------------------------------------------------------
-
-
-def count_iterations(systems: Systems, progress: tqdm[Any]) -> Any:
+def count_iterations(systems: Shifted, progress: tqdm[Any]) -> Any:
     """(T, arms): what each omega takes. Systems that are alike are in a batch, as all go on until the last is done."""
     counts = np.empty((len(systems.c), len(ARMS)), np.int64)
     order = np.argsort(systems.c)
@@ -129,16 +143,7 @@ def count_iterations(systems: Systems, progress: tqdm[Any]) -> Any:
     return counts
 
 
-def count_best(systems: Systems, progress: tqdm[Any]) -> Any:
-    """(T,): what the asymptotically best omega of each system takes."""
-    steps = []
-    for t, c in enumerate(systems.c):
-        steps.append(sor(systems.one(t), systems.b[t], omega=best_omega(c), rtol=EPSILON).steps)
-        progress.update()
-    return np.array(steps)
-
-
-def learn(systems: Systems, counts: Any, tuner: Any) -> Any:
+def learn(systems: Shifted, counts: Any, tuner: Any) -> Any:
     """(T,): what the omegas of a learner take."""
     steps = []
     index = {omega: arm for arm, omega in enumerate(ARMS.tolist())}
@@ -148,70 +153,169 @@ def learn(systems: Systems, counts: Any, tuner: Any) -> Any:
     return np.array(steps)
 
 
-def run_trial(arguments: argparse.Namespace, trial: int, progress: tqdm[Any]) -> tuple[dict[str, Any], int]:
-    """The iterations of each row of the table, and the largest difference from solving the systems one by one."""
-    systems = Systems(arguments.systems, arguments.seed + trial)
+def shifted_trial(arguments: argparse.Namespace, variance: str, trial: int, progress: tqdm[Any]) -> tuple[Rows, int]:
+    """The iterations of each line of the table, and the largest difference from solving the systems one by one."""
+    systems = Shifted(arguments.systems, VARIANCES[variance], arguments.seed + trial)
     counts = count_iterations(systems, progress)
     rows = {f"omega = {omega}": counts[:, np.abs(ARMS - omega).argmin()] for omega in FIXED}
-    difference = 0
-    for name, learner in LEARNERS.items():
+    some, difference = range(min(arguments.one_by_one, arguments.systems)), 0
+    for name, learner in learners(-0.15, 0.45, bins=5).items():
         rows[name] = learn(systems, counts, learner(trial))
-        some = range(min(arguments.one_by_one, arguments.systems))
         sequence = ((systems.one(t), systems.b[t], systems.c[t]) for t in some)
         found = solve_sequence(sequence, learner(trial), rtol=EPSILON)
         difference = max(difference, int(np.abs(found.iterations - rows[name][: len(some)]).max()))
-    rows["omega*(c) of each system"] = count_best(systems, progress)
-    rows["best arm of each system"] = counts.min(axis=1)
-    return rows, difference
+    best = []
+    for t, c in enumerate(systems.c):
+        best.append(sor(systems.one(t), systems.b[t], omega=best_omega(c), rtol=EPSILON).steps)
+        progress.update()
+    return {**rows, BEST: np.array(best), BEST_ARM: counts.min(axis=1)}, difference
+
+
+# ---- The heat equation ----------------------------------------------------------------------------------------------
+
+
+class Fixed:
+    """A tuner that has nothing to learn."""
+
+    def __init__(self, omega: float) -> None:
+        self.omega = omega
+
+    def predict(self, context: float | None = None) -> float:
+        return self.omega
+
+    def update(self, iterations: float) -> None:
+        pass
+
+
+class Heat:
+    """u_t = kappa(t) Laplace u + f on the unit square, 25 cells along an axis; u = 0 on the edge.
+
+    A step solves (I + s L) u+ = (I - s L) u + dt f, s = dt kappa / 2, L = -Laplace, all in the middle of the step. The
+    solutions are taken from the sines that diagonalise L, so that the systems do not depend on who solves them.
+    """
+
+    cells, dt = 25, 1e-3
+
+    def __init__(self, steps: int) -> None:
+        from scipy.fft import dstn, idstn
+
+        at = np.arange(1, self.cells) / self.cells
+        self.x, self.y = np.meshgrid(at, at, indexing="ij")
+        self.L = laplacian(np.ones(self.x.shape, bool)) * self.cells**2
+        row = np.repeat(np.arange(self.L.shape[0]), np.diff(self.L.indptr))
+        self.on_diagonal = self.L.indices == row
+        line = 2 * self.cells**2 * (1 - np.cos(math.pi * at))
+        u, self.right_sides = self.bump(0.5, 0.5, 0.25), []
+        self.start = u
+        for t in self.dt * np.arange(steps):
+            middle, angle = t + self.dt / 2, 16 * math.pi * (t + self.dt / 2)
+            force = 32 * self.bump(0.5 + math.cos(angle) / 4, 0.5 + math.sin(angle) / 4, 0.125)
+            half = self.dt / 2 * self.kappa(middle)
+            self.right_sides.append(u - half * (self.L @ u) + self.dt * force)
+            sines = dstn(self.right_sides[-1].reshape(self.x.shape), type=1)
+            u = idstn(sines / (1 + half * (line[:, None] + line)), type=1).ravel()
+
+    @staticmethod
+    def kappa(t: float) -> float:
+        return max(0.1 * math.sin(2 * math.pi * t), -10 * math.sin(2 * math.pi * t))
+
+    def bump(self, x: float, y: float, radius: float) -> Any:
+        share = np.minimum(1, ((self.x - x) ** 2 + (self.y - y) ** 2) / radius**2)
+        inside = share < 1
+        return np.where(inside, np.exp(1 - 1 / np.where(inside, 1 - share, 1)), 0).ravel()
+
+    def systems(self) -> Iterator[tuple[Any, Any, float]]:
+        for t, b in enumerate(self.right_sides):
+            half = self.dt / 2 * self.kappa((t + 0.5) * self.dt)
+            values = half * self.L.data + self.on_diagonal
+            yield scipy.sparse.csr_array((values, self.L.indices, self.L.indptr)), b, self.kappa(t * self.dt)
+
+    def plain_cg(self) -> Any:
+        """(T,): iterations without a preconditioner."""
+        x, counts = self.start, []
+        for A, b, _ in self.systems():
+            steps: list[Any] = []
+            x, _ = scipy.sparse.linalg.cg(A, b, x, rtol=EPSILON, callback=steps.append)
+            counts.append(len(steps))
+        return np.array(counts)
+
+
+def heat_trial(heat: Heat, trial: int, progress: tqdm[Any]) -> tuple[Rows, Rows]:
+    """The iterations of each line of the table, and the omegas of the learners."""
+    tuners = {f"omega = {omega}": Fixed(omega) for omega in HEAT_FIXED}
+    tuners |= {name: learner(trial) for name, learner in learners(0.0, 10.0, bins=6).items()}
+    rows, omegas = {"CG": heat.plain_cg()}, {}
+    for name, tuner in tuners.items():
+        found = solve_sequence(heat.systems(), tuner, method="ssor_cg", warm_start=True, rtol=EPSILON)
+        rows[name], omegas[name] = found.iterations, found.omegas
+        progress.update(len(found.omegas))
+    return rows, omegas
 
 
 # ---- What came out --------------------------------------------------------------------------------------------------
 
 
-def print_table(trials: list[dict[str, Any]], systems: int) -> None:
-    print(
-        f"{'iterations in all':28}{'mean':>12}{'sd':>10}",
-        f"{'published':>12}{'sd':>9}" * (systems == PUBLISHED_SYSTEMS),
-    )
+def print_table(title: str, trials: list[Rows], systems: int, published: dict[str, tuple[int, int | None]]) -> None:
+    compare = systems == PUBLISHED_SYSTEMS and bool(published)
+    print(f"\n{title:28}{'mean':>12}{'sd':>10}", f"{'published':>12}{'sd':>9}" * compare)
     for name in trials[0]:
         totals = [int(rows[name].sum()) for rows in trials]
         line = f"{name:28}{np.mean(totals):12,.0f}{np.std(totals):10,.0f}"
-        if systems == PUBLISHED_SYSTEMS:
-            mean, sd = PUBLISHED[name]
-            line += f"{mean:12,}" + (f"{sd:9,}" if sd else "")
+        if compare:
+            mean, sd = published[name]
+            line += f"{mean:13,}" + (f"{sd:9,}" if sd else "")
         print(line)
 
 
-def draw_figure(rows: dict[str, Any], path: Path) -> None:
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    shown = [name for name in rows if name not in {"omega = 1.0", "omega = 1.2"}]  # far above the others
+def draw_totals(axes: Any, title: str, rows: Rows, left_out: set[str]) -> None:
+    shown = [name for name in rows if name not in left_out]  # those are far above the others
     for name in shown:
-        is_fixed = name.startswith("omega =")
-        style = {"color": "0.6", "linestyle": "--"} if is_fixed else {}
+        style = {"color": "0.6", "linestyle": "--"} if name.startswith("omega =") else {}
         axes.plot(np.cumsum(rows[name]), **style)
-        axes.annotate(
-            name, (len(rows[name]), rows[name].sum()), (4, 0), textcoords="offset points", va="center", size=8
-        )
-    axes.set(xlabel="systems solved", ylabel="iterations in all", xlim=(0, 1.3 * len(rows[shown[0]])), ylim=(0, None))
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+        at = (len(rows[name]), rows[name].sum())
+        axes.annotate(name, at, (4, 0), textcoords="offset points", va="center", size=6)
+    axes.set(title=title, xlabel="systems solved", ylabel="iterations in all")
+    axes.set(xlim=(0, 1.45 * len(rows[shown[0]])), ylim=(0, None))
+
+
+def draw_omegas(axes: Any, heat: Heat, omegas: Rows) -> None:
+    for name in ("Tsallis-INF", "Tsallis-INF-CB", "ChebCB"):
+        width = min(25, len(omegas[name]))
+        axes.plot(np.convolve(omegas[name], np.ones(width) / width, "valid"), label=name, linewidth=1)
+    kappa = [heat.kappa(t * heat.dt) for t in range(len(omegas["ChebCB"]))]
+    axes.plot(1 + 0.095 * np.array(kappa), color="0.7", linestyle=":", label="coefficient, to scale")
+    axes.set(title="heat: omega, means of 25", xlabel="time step", ylabel="omega")
+    axes.legend(fontsize=6)
 
 
 def main() -> None:
     arguments = parse_arguments()
-    fastiter.set_num_threads(1)  # a sweep over such small systems is done before another thread has begun
-    trials, differences = [], []
-    with tqdm(
-        total=arguments.trials * arguments.systems * (len(ARMS) + 1), unit="systems", unit_scale=True
-    ) as progress:
+    fastiter.set_num_threads(1)  # matrices so small are done before another thread has begun
+    threadpool_limits(1)
+    total = arguments.trials * arguments.systems * (2 * (len(ARMS) + 1) + len(HEAT_FIXED) + 3)
+    figure = Figure(figsize=(18, 13), layout="constrained")
+    panels = figure.subplots(3, 4).ravel()
+    results: dict[str, list[Rows]] = {}
+    differences, omegas = [], {}
+    heat = Heat(arguments.systems)
+    with tqdm(total=total, unit="systems", unit_scale=True) as progress:
         for trial in range(arguments.trials):
-            rows, difference = run_trial(arguments, trial, progress)
-            trials.append(rows)
-            differences.append(difference)
-    print_table(trials, arguments.systems)
-    print(f"one by one: {arguments.one_by_one} systems differ by at most {max(differences)} iterations")
-    draw_figure(trials[0], arguments.figure)
+            for variance in VARIANCES:
+                rows, difference = shifted_trial(arguments, variance, trial, progress)
+                results.setdefault(variance, []).append(rows)
+                differences.append(difference)
+            rows, omegas = heat_trial(heat, trial, progress)
+            results.setdefault("heat", []).append(rows)
+    titles = {"high": "SOR, high variance", "low": "SOR, low variance", "heat": "heat, SSOR-CG"}
+    for (kind, trials), axes in zip(results.items(), panels, strict=False):
+        print_table(titles[kind], trials, arguments.systems, PUBLISHED[kind])
+        draw_totals(axes, titles[kind], trials[0], {"CG"} if kind == "heat" else {"omega = 1.0", "omega = 1.2"})
+    print(f"\none by one: {arguments.one_by_one} systems differ by at most {max(differences)} iterations")
+    draw_omegas(panels[3], heat, omegas)
+    draw_theory(panels[4:], arguments.detail, arguments.seed)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(arguments.figure, dpi=120)
     print(f"figure: {arguments.figure}")
 
 

@@ -51,7 +51,7 @@ class Gpu:
 
 
 def _use_kernels(patch: pytest.MonkeyPatch) -> None:
-    """Let tensors of the CPU take the way of tensors on a card; few programs, as each costs the interpreter the same."""
+    """Let tensors of the CPU take the way of those on a card; few programs, as all cost the interpreter the same."""
     patch.setattr(autograd, "quantize_op", forward.quantize)
     patch.setattr(autograd, "step_op", bwd.step)
     patch.setattr(autograd, "quantize_bwd", bwd.backward)

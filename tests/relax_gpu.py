@@ -12,9 +12,8 @@ import torch
 import fastiter.torch
 from cuda_on_host.host import Host
 from fastiter.torch import _gpu, _relax_gpu, _relax_gpu_op, relaxation
+from fastiter.torch import relax as relax_module
 
-#: fastiter.torch has a function of the name of its module
-relax_module: Any = __import__("sys").modules["fastiter.torch.relax"]
 #: Phases in one launch, and in one each
 TOGETHER, APART = 1 << 60, 0
 

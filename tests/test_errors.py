@@ -40,7 +40,7 @@ BACKEND = (fastiter.BackendError,)
 
 def test_every_public_function_is_here() -> None:
     without_arguments = {"BackendError", "Solution", "__version__", "get_num_threads", "release_memory", "show_config"}
-    modules = {"quant", "relax"}  # whose functions have files of their own
+    modules = {"quant", "relax", "tune"}  # whose functions have files of their own
     assert set(fastiter.__all__) == {*CELLS, *PARA_CELLS, *ELSEWHERE, *modules, "set_num_threads", *without_arguments}
     for name in ("get_num_threads", "release_memory", "show_config"):
         with pytest.raises(TypeError, match=name):

@@ -17,9 +17,11 @@ pytest.importorskip("tqdm")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run(script: str, *arguments: str) -> str:
+def run(script: str, *arguments: str, **environment: str) -> str:
     command = [sys.executable, str(EXAMPLES / script), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=dict(os.environ))
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env=os.environ | environment
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -133,10 +135,47 @@ def test_learning_to_relax(tmp_path: Path) -> None:
 
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert str(figure) in output
-    found = re.findall(r"^(\S.*?)  +([\d,]+) +[\d,]+$", output, re.MULTILINE)
-    total = {name: int(iterations.replace(",", "")) for name, iterations in found}
-    assert len(total) == 10
-    assert total["omega = 1.0"] > total["omega = 1.4"] > total["omega = 1.8"] > total["best arm of each system"]
-    assert total["omega = 1.0"] > total["Tsallis-INF"] > total["best arm of each system"]
-    assert total["Tsallis-INF"] > total["ChebCB"] > total["best arm of each system"]
+    tables = re.split(r"^(?=SOR|heat)", output, flags=re.MULTILINE)[1:]
+    assert [table.partition("  ")[0] for table in tables] == [
+        "SOR, high variance",
+        "SOR, low variance",
+        "heat, SSOR-CG",
+    ]
+    for table in tables:
+        found = re.findall(r"^(\S.*?)  +([\d,]+) +[\d,]+$", table, re.MULTILINE)
+        total = {name: int(iterations.replace(",", "")) for name, iterations in found}
+        assert len(total) == (9 if "heat" in table else 10)
+        if "heat" in table:
+            assert total["CG"] > total["omega = 1.95"] > total["omega = 1.5"] > total["omega = 1.0"]
+        else:
+            assert total["omega = 1.0"] > total["omega = 1.4"] > total["omega = 1.8"] > total["best arm of each system"]
+            assert total["omega = 1.0"] > total["Tsallis-INF"] > total["best arm of each system"]
+        least = min(total.values())
+        assert total["Tsallis-INF"] > total["ChebCB"] > least
     assert "differ by at most 0 iterations" in output
+
+
+def test_slstm_forecast(tmp_path: Path) -> None:
+    pytest.importorskip("statsmodels")
+    figure = tmp_path / "slstm_forecast.png"
+    output = run("slstm_forecast.py", "--quick", "--figure", str(figure), OMP_NUM_THREADS="1")
+
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    rows = re.findall(r"^(\S.*?) {2,}(\d\.\d+) +(\d\.\d+) +(\d\.\d+)(?: |$)", output, re.MULTILINE)
+    errors = {name: [float(x) for x in numbers] for name, *numbers in rows}
+    assert list(errors) == ["sLSTM, 4 heads", "torch.nn.LSTM", "as last year", "no change"]
+    for name in ("sLSTM, 4 heads", "torch.nn.LSTM"):
+        assert sum(errors[name]) < sum(errors["no change"])
+    assert "0 of 13,520 numbers differ from the whole run's" in output
+
+
+def test_replace_lstm() -> None:
+    output = run("replace_lstm.py", "--quick", OMP_NUM_THREADS="1")
+
+    assert "replaced encoder: LSTM(16, 8, num_layers=2, " in output
+    differences = re.findall(r"^largest difference of .*: (\S+)$", output, re.MULTILINE)
+    assert len(differences) == 2
+    assert max(map(float, differences)) < 1e-5
+    ratios = re.findall(r"^(prediction|training step) +\S+ +\S+ +(\S+)$", output, re.MULTILINE)
+    assert all(float(ratio) > 0 for _, ratio in ratios) and len(ratios) == 2
+    assert output.endswith("back to torch's: encoder, smoother\n")

@@ -109,7 +109,7 @@ def test_import_brings_in_numpy_alone() -> None:
 @pytest.mark.parametrize(
     ("importing", "slow"),
     [
-        ("import fastiter", ["fastiter.quant", "fastiter.relax"]),
+        ("import fastiter", ["fastiter.quant", "fastiter.relax", "fastiter.tune"]),
         ("import fastiter.torch, fastiter.torch.nn", ["torch._dynamo", "torch._inductor"]),
     ],
 )

@@ -298,3 +298,15 @@ def test_scales_of_groups_are_those_of_their_parts() -> None:
             part = slice(128 * j, 128 * j + 128)
             expected = quantize(np.ascontiguousarray(x[i, part]), text, scale=float(scale[i, j]))
             assert_equal(y[i, part], expected, x[i, part], parse(text))
+
+
+@pytest.mark.parametrize("scale", [0.5, [[0.5], [0.25]]])
+@pytest.mark.parametrize("fmt", ["int8", "e4m3fn", "fixed<8,4,RND,SAT>", "posit<8,1>", "int28"])
+def test_what_stands_for_nan_does_so_before_the_scale(fmt: str, scale: Any) -> None:
+    for dtype in (np.float32, np.float64, np.float16):
+        x = np.array([[np.nan, 1.0, -2.0], [0.3, np.nan, np.nan]], dtype)
+        options: dict[str, Any] = {"scale": np.asarray(scale), "nan": 3.0, "counts": True}
+        y, counts = quantize(x, fmt, **options)
+        expected, theirs = quantize(x, fmt, backend="reference", **options)
+        np.testing.assert_array_equal(y, expected)
+        assert counts == theirs and counts.nan == 3

@@ -241,3 +241,11 @@ def test_calibrated_binary_points() -> None:
     assert fmt.integer == 3
     assert quant.calibrate(np.zeros(3), "ufixed<8,3,RND,SAT>").fmt == parse("ufixed<8,0,RND,SAT>")
     assert quant.calibrate(x, Int(8)).fmt == Int(8)
+
+
+def test_few_of_many_bits_are_decoded_exactly() -> None:
+    codes = np.array([5, -3, 0, 2**40 + 1, -(2**59)])
+    np.testing.assert_array_equal(decode(codes, "fixed<60,60>", dtype=np.float32), codes.astype(np.float32))
+    np.testing.assert_array_equal(
+        decode(codes[[0, 2, 3]].astype(np.uint64), "ufixed<64,64>", dtype=np.float32), [5, 0, 2**40]
+    )

@@ -84,7 +84,11 @@ def test_every_rounding_of_named_floats(gpu: Gpu, rounding: str) -> None:
 def test_any_float(gpu: Gpu) -> None:
     rng = np.random.default_rng(3)
     formats = [random_float(rng) for _ in range(40)]
-    formats += [quant.Float(11, 52, "ieee"), quant.Float(11, 10, "fn", "RU", bias=1060), quant.Float(8, 0, "none", bias=1070)]
+    formats += [
+        quant.Float(11, 52, "ieee"),
+        quant.Float(11, 10, "fn", "RU", bias=1060),
+        quant.Float(8, 0, "none", bias=1070),
+    ]
     for k, fmt in enumerate(formats):
         low, high = max(fmt.min_exponent - fmt.mantissa - 2, -1070), min(fmt.max_exponent + 2, 1020)
         check(gpu, numbers(np.float64 if k >= 30 else np.float32, low, high, 100, seed=k), fmt)
@@ -110,7 +114,13 @@ def test_posits_and_tables(gpu: Gpu) -> None:
         for dtype in (np.float32, np.float64):
             check(gpu, x.astype(dtype), quant.Table(values))
             check(gpu, x.astype(dtype), quant.Table(values, 7))
-    for fmt in ("khot<3,10,2,NEAREST,RND>", "ukhot<1,6,-2,GREEDY,TRN>", "log2<-20,20,6>", "upow2<-3,1>", "ulog2<-2,2,1>"):
+    for fmt in (
+        "khot<3,10,2,NEAREST,RND>",
+        "ukhot<1,6,-2,GREEDY,TRN>",
+        "log2<-20,20,6>",
+        "upow2<-3,1>",
+        "ulog2<-2,2,1>",
+    ):
         check(gpu, numbers(np.float32, -22, 22, 200), fmt)
 
 
@@ -167,8 +177,10 @@ def test_other_blocks(gpu: Gpu) -> None:
 # --- scales -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(1, 6, 1), (4, 1, 5), (4, 6, 35), (2, 3, 7), (1, 1, 1)])
-@pytest.mark.parametrize("fmt", ["int8", "uint5", "e4m3fn", "fixed<8,3,RND,SAT>", "int28", "khot<2,8,8>", "posit<32,2>"])
+@pytest.mark.parametrize("shape", [(1, 6, 1), (4, 1, 5), (4, 6, 35), (2, 3, 7), (1, 1, 35), (1, 1, 1)])
+@pytest.mark.parametrize(
+    "fmt", ["int8", "uint5", "e4m3fn", "fixed<8,3,RND,SAT>", "int28", "khot<2,8,8>", "posit<32,2>"]
+)
 def test_scales_of_channels_and_groups(gpu: Gpu, fmt: str, shape: tuple[int, ...]) -> None:
     x, rng = some_numbers(4, 6, 35), np.random.default_rng(1)
     zero = {"zero_point": rng.integers(0, 9, shape)} if "int" in fmt else {}

@@ -41,6 +41,45 @@ def assert_near(actual: Array, expected: Array, n: int, what: object = "") -> No
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance(actual.dtype, n) * scale, err_msg=str(what))
 
 
+A3 = np.array([[4.0, -1.0, 0.0], [-2.0, 8.0, 1.0], [0.0, 3.0, -2.0]])
+B3 = np.array([8.0, 4.0, 2.0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", ["csr", "csr of int64", "dense", "batch", "columns", "blocks"])
+def test_sor_by_hand(form: str, dtype: str) -> None:
+    """Omega 1.5 from 0. All numbers are sums of powers of 2."""
+    # forward: x0 = 1.5 * 8/4 = 3; x1 = 1.5 (4 + 6) / 8 = 1.875; x2 = 1.5 (2 - 5.625) / -2 = 2.71875
+    forward = [3.0, 1.875, 2.71875]
+    # backward: x2 = 1.5 * 2 / -2 = -1.5; x1 = 1.5 (4 + 1.5) / 8 = 1.03125; x0 = 1.5 (8 + 1.03125) / 4
+    backward = [3.38671875, 1.03125, -1.5]
+    # then backward: x2 = -1.359375 + 1.5 (2 - 5.625) / -2 = 1.359375; x1 = -0.9375 + 1.5 (4 + 6 - 1.359375) / 8;
+    # x0 = -1.5 + 1.5 (8 + 0.6826171875) / 4
+    symmetric = [1.7559814453125, 0.6826171875, 1.359375]
+    A, b, size = A3.astype(dtype), B3.astype(dtype), 1 if form == "blocks" else None
+    given: Any = A if form == "dense" else csr(A, np.int64 if form == "csr of int64" else np.int32)
+    if form == "batch":
+        given, b = Batch(given, np.stack([given.data] * 2)), np.stack([b] * 2)
+    b = np.stack([b] * 3, axis=1) if form == "columns" else b
+    for expected, how, direction in (
+        (forward, {}, {}),
+        (backward, {}, {"backward": True}),
+        (symmetric, {"symmetric": True}, {}),
+    ):
+        x = np.zeros_like(b)
+        Relaxation(given, "sor", omega=1.5, block_size=size, **how).sweep(x, b, **direction)
+        for column in x.T if form == "columns" else x.reshape(-1, 3):
+            assert column.tolist() == expected
+
+
+def test_colourings_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastiter import _core
+
+    monkeypatch.setattr(_core, "relax_colour", lambda n, start, column, colour: colour.fill(0))
+    with pytest.raises(RuntimeError, match="rows of one colour must not be linked, got a link of row 0"):
+        Relaxation(csr(A3), "sor", order="color")
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("order", ORDERS)
 def test_sweeps_in_every_order(order: str, dtype: str) -> None:
@@ -273,6 +312,23 @@ def test_what_is_out_of_order_or_given_in_parts_is_put_in_order_on_a_copy() -> N
     assert x.tolist() == [2.0, 1.0]  # 4 x + y = 8, 2 x + 5 y = 9
     for old, new in zip(before, (A.data, A.indices, A.indptr), strict=True):
         assert_same_bits(old, new)
+
+
+def test_blocks_out_of_order_or_given_in_parts_are_put_in_order_on_a_copy() -> None:
+    A, b = random_matrix(6, "float64"), vectors(6, "float64", 1)
+    ordered = csr(A).tobsr((2, 2))
+    places = np.concatenate([np.arange(*ordered.indptr[i : i + 2])[::-1] for i in range(3)])
+    data = ordered.data[places]
+    parts = scipy_sparse.bsr_array(
+        (np.concatenate([data / 2, data / 2]), np.tile(ordered.indices[places], 2), 2 * ordered.indptr), A.shape
+    )
+    parts.data, parts.indices = np.repeat(data / 2, 2, axis=0), np.repeat(ordered.indices[places], 2)
+    before = parts.data.copy()
+    x, y = np.zeros(6), np.zeros(6)
+    Relaxation(parts, "block_gauss_seidel").sweep(x, b)
+    Relaxation(ordered, "block_gauss_seidel").sweep(y, b)
+    np.testing.assert_allclose(x, y, rtol=1e-13)
+    assert_same_bits(parts.data, before)
 
 
 def test_a_change_of_the_matrix_later_is_not_seen() -> None:

@@ -12,6 +12,7 @@ pyamg = pytest.importorskip("pyamg")
 import scipy.sparse  # noqa: E402
 from pyamg.relaxation import relaxation as theirs  # noqa: E402
 
+from fastiter.relax import Relaxation  # noqa: E402
 from fastiter.relax import compat as ours  # noqa: E402
 from relax_cases import csr, random_matrix, vectors  # noqa: E402
 
@@ -24,6 +25,13 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
     ("block_jacobi", {"blocksize": 3, "iterations": 2, "omega": 0.8}),
     *(("block_gauss_seidel", {"blocksize": 4, "sweep": sweep}) for sweep in ("forward", "backward", "symmetric")),
     *(("gauss_seidel_ne", {"omega": 0.9, "sweep": sweep}) for sweep in ("forward", "backward", "symmetric")),
+    *(("gauss_seidel_nr", {"omega": 0.9, "sweep": sweep}) for sweep in ("forward", "backward", "symmetric")),
+    ("jacobi_ne", {"iterations": 2, "omega": 0.3}),
+    *(
+        ("gauss_seidel_indexed", {"indices": rows, "iterations": 2, "sweep": sweep})
+        for rows in ([3, 0, 7], list(range(23, -1, -1)), [2, 0, 2, 5, 0])
+        for sweep in ("forward", "backward", "symmetric")
+    ),
     ("polynomial", {"coefficients": [0.01, -0.1, 0.3], "iterations": 2}),
 ]
 
@@ -69,6 +77,12 @@ def test_the_inverses_of_projections() -> None:
     np.testing.assert_allclose(x, y, rtol=1e-12)
     with pytest.raises(ValueError, match="gauss_seidel_ne: Dinv must be the inverse"):
         ours.gauss_seidel_ne(A, x, b, Dinv=inverse + 1)
+    inverse = 1 / (A.toarray() ** 2).sum(axis=0)
+    ours.gauss_seidel_nr(A, x, b, Dinv=inverse)
+    theirs.gauss_seidel_nr(A, y, b, Dinv=inverse)
+    np.testing.assert_allclose(x, y, rtol=1e-9)
+    with pytest.raises(ValueError, match="gauss_seidel_nr: Dinv must be the inverse"):
+        ours.gauss_seidel_nr(A, x, b, Dinv=inverse + 1)
 
 
 def test_a_changed_matrix_is_prepared_again_and_a_dead_one_forgotten() -> None:
@@ -111,6 +125,10 @@ def test_refused() -> None:
         ours.jacobi(scipy.sparse.csr_array(np.diag([1.0, 2, 0, 4, 5])), np.zeros(5), b)
     with pytest.raises(TypeError, match="gauss_seidel: x and b must be NumPy arrays, got list and"):
         ours.gauss_seidel(A, [0.0] * 5, b)
+    with pytest.raises(
+        ValueError, match="gauss_seidel_indexed: sweep must be 'forward', 'backward' or 'symmetric', got 'up'"
+    ):
+        ours.gauss_seidel_indexed(A, np.zeros(5), b, [0], sweep="up")
     with pytest.raises(ValueError, match="polynomial: coefficients must not be empty, got none"):
         ours.polynomial(A, np.zeros(5), b, [])
 
@@ -129,3 +147,20 @@ def test_as_smoother_of_a_multigrid() -> None:
         levels.solve(b, tol=1e-10, residuals=residuals)
         histories.append(residuals)
     np.testing.assert_allclose(histories[1], histories[0], rtol=1e-4)
+
+
+def test_preconditioners_as_smoothers_of_a_multigrid() -> None:
+    """M^-1 of as_preconditioner on each level: x <- x + M^-1 (b - A x), which is its sweep."""
+    A, b = pyamg.gallery.poisson((40, 40), format="csr"), vectors(1600, "float64", 1)
+    levels = pyamg.ruge_stuben_solver(A, max_coarse=10)
+    for level in levels.levels[:-1]:
+        M = Relaxation(level.A, "ssor", order="color").as_preconditioner()
+
+        def smooth(A: Any, x: Any, b: Any, M: Any = M) -> None:
+            x += M @ (b - A @ x)
+
+        level.presmoother = level.postsmoother = smooth
+    residuals: list[float] = []
+    x = levels.solve(b, tol=1e-8, residuals=residuals)
+    assert len(residuals) <= 12
+    np.testing.assert_allclose(A @ x, b, atol=1e-6)

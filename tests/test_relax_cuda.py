@@ -21,9 +21,10 @@ from fastiter.relax import Relaxation, Stencil  # noqa: E402
 from fastiter.relax._order import Arrangement, arrange  # noqa: E402
 from fastiter.relax._prepare import read_csr  # noqa: E402
 from fastiter.torch import _relax_gpu, _relax_gpu_op, _relax_op  # noqa: E402
+from fastiter.torch import relax as relax_module  # noqa: E402
 from fastiter.torch._relax_gpu_layout import slices_of  # noqa: E402
 from relax_cases import bipartite, csr, random_matrix, tolerance, vectors  # noqa: E402
-from relax_gpu import APART, TOGETHER, Gpu, relax_module, stand_in  # noqa: E402
+from relax_gpu import APART, TOGETHER, Gpu, stand_in  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse (CSR|BSR) tensor support:UserWarning")
 
@@ -74,7 +75,7 @@ NUMBERS += [("float64", "float64", 5), ("complex128", "complex128", 2)]
 
 @pytest.mark.parametrize(("stored", "dtype", "k"), NUMBERS)
 def test_rows(stored: str, dtype: str, k: int | None, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    for n, apart in ((1, TOGETHER), (37, TOGETHER), (70, TOGETHER), (9, APART)):
+    for n, apart in ((1, TOGETHER), (70, TOGETHER), (9, APART)):
         monkeypatch.setattr(_relax_gpu, "APART", apart)
         shape = (n,) if k is None else (n, k)
         A = csr(random_matrix(n, stored), np.int64)
@@ -82,6 +83,17 @@ def test_rows(stored: str, dtype: str, k: int | None, gpu: Gpu, monkeypatch: pyt
         check_sweeps(gpu, A, "jacobi", shape, dtype, omega=0.8)
         check_sweeps(gpu, csr(bipartite(n, stored)), "ssor", shape, dtype, omega=1.1, order="red-black")
     check_sweeps(gpu, A, "gauss_seidel", shape, dtype, order="color", symmetric=True)
+
+
+def test_one_launch_and_many_have_the_same_bits(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    s = Stencil((7, 9), np.array([4.0, -1, -1, -1, -1]))
+    for matrix, shape, order in ((csr(random_matrix(70, "float64")), (70,), "color"), (s, (7, 9), "red-black")):
+        found, b = [], gpu.tensor(vectors(shape, "float64", 1))
+        for apart in (TOGETHER, APART):
+            monkeypatch.setattr(_relax_gpu, "APART", apart)
+            found.append(gpu.tensor(vectors(shape, "float64", 2)))
+            gpu.relaxation(matrix, "ssor", omega=1.3, order=order).sweep(found[-1], b, 2)
+        assert torch.equal(*found)
 
 
 def test_rows_of_very_different_lengths(gpu: Gpu) -> None:
@@ -266,13 +278,12 @@ def test_gradients(gpu: Gpu) -> None:
         return fastiter.torch.sweeps(x, b, values, omega, 2, pattern, order="color")
 
     def solve(values: Any, b: Any) -> Any:
-        how: dict[str, Any] = {"order": "color", "rtol": 1e-13, "check_every": 60}
+        how: dict[str, Any] = {"order": "color", "rtol": 1e-13, "check_every": 25}
         return fastiter.torch.relax_solve(values, pattern, b, x.detach(), **how).value
 
     inputs = [t.requires_grad_() for t in (x, b, values, omega)]
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
     assert torch.autograd.gradcheck(solve, (values, b), fast_mode=True)
-    assert torch.autograd.gradgradcheck(solve, (values, b), fast_mode=True)
 
 
 def test_sweeps_without_a_sweep_or_a_column(gpu: Gpu) -> None:
@@ -329,6 +340,12 @@ WRONG: list[tuple[Callable[[Gpu], Any], type[Exception], str]] = [
     (lambda g: fastiter.torch.Relaxation(np.eye(2)), TypeError, "sparse CSR or BSR tensor .* got numpy.ndarray"),
     (lambda g: g.relaxation(GOOD.astype("f8")[:5], "jacobi"), ValueError, "A must be square"),
     (lambda g: g.relaxation(ZERO, "jacobi"), ValueError, "no zero on the diagonal, got 0 in row 0"),
+    (lambda g: g.relaxation(csr(np.diag([1.0, 0.0])), "sor", order="color"), ValueError, "got 0 in row 1"),
+    (
+        lambda g: g.relaxation(csr(np.diag([np.inf, 1.0])), "jacobi"),
+        ValueError,
+        "A must be finite, got a value in row 0",
+    ),
     (lambda g: g.relaxation(csr(np.ones((2, 2))), "block_jacobi", block_size=2), ValueError, "singular block"),
     (lambda g: jacobi(g).sweep(np.ones(6), ones(g, 6)), TypeError, "x must be a dense torch.Tensor, got numpy.ndarray"),
     (lambda g: jacobi(g).sweep(ones(g, 6).float(), ones(g, 6)), TypeError, "x must have dtype float64 to go with A"),
@@ -336,6 +353,7 @@ WRONG: list[tuple[Callable[[Gpu], Any], type[Exception], str]] = [
     (lambda g: jacobi(g).sweep(ones(g, 6), ones(g, 6), -1), ValueError, "sweeps must be at least 0, got -1"),
     (lambda g: jacobi(g).sweep(ones(g, 6).requires_grad_(), ones(g, 6)), ValueError, "must not require a gradient"),
     (lambda g: jacobi(g).sweep(ones(g, 6).to("meta"), ones(g, 6)), BackendError, "x must be on device .*, got meta"),
+    (lambda g: jacobi(g).sweep(*(ones(g, 6),) * 2), ValueError, "x must not share memory with b, got overlapping"),
     (lambda g: jacobi(g).solve(ones(g, 1, 6)), ValueError, r"b must have shape \(6,\) or \(6, k\) to go with A"),
     (lambda g: jacobi(g).solve(ones(g, 6), rtol=-1.0), ValueError, "rtol must be finite and at least 0"),
     (lambda g: g.relaxation(S, "jacobi").solve(ones(g, 12)), ValueError, r"b must have shape \(3, 4\) to go with A"),

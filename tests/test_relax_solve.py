@@ -247,7 +247,8 @@ def test_preconditioner_of_gmres() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["unit_cube", "airfoil", "unit_square", "knot", "bar", "local_disc_galerkin_diffusion"]
+    "name",
+    ["unit_cube", "airfoil", "unit_square", "recirc_flow", "knot", "bar", "local_disc_galerkin_diffusion"],
 )
 def test_example_matrices(name: str) -> None:
     pyamg = pytest.importorskip("pyamg")
@@ -268,6 +269,34 @@ def test_example_matrices(name: str) -> None:
         if order == "natural":
             expected = np.linalg.solve(np.tril(dense), b)
             np.testing.assert_allclose(y, expected, rtol=1e-9, atol=1e-9 * abs(expected).max())
+
+
+GENERATED: dict[str, Callable[[Any], Any]] = {
+    "poisson 3-D": lambda gallery: gallery.poisson((6, 7, 5), format="csr"),
+    "rotated anisotropy": lambda gallery: gallery.stencil_grid(
+        gallery.diffusion_stencil_2d(epsilon=0.1, theta=0.7, type="FE"), (12, 13), format="csr"
+    ),
+    "elasticity": lambda gallery: gallery.linear_elasticity((7, 8))[0],
+    "gauge": lambda gallery: gallery.gauge_laplacian(12, beta=0.3) + 0.1 * scipy_sparse.eye_array(144),
+}
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_generated_matrices(name: str) -> None:
+    pyamg = pytest.importorskip("pyamg")
+    A = GENERATED[name](pyamg.gallery)
+    A = scipy_sparse.bsr_array(A) if A.format == "bsr" else scipy_sparse.csr_array(A)
+    b = vectors(A.shape[0], A.dtype, 1)
+    exact = np.linalg.solve(A.toarray(), b)
+    size = 2 if name == "elasticity" else None
+    for order in ("natural", "color", "cluster"):
+        solutions = [relax.sor(A, b, omega="auto", order=order, block_size=size)]
+        solutions.append(relax.gauss_seidel(A, b, order=order, block_size=size))
+        solutions.append(ssor_cg(A, b, omega=1.2, order=order))
+        for solution in solutions:
+            assert solution.converged, (order, solution.reason)
+            np.testing.assert_allclose(solution.value, exact, atol=1e-4 * abs(exact).max())
+    assert relax.kaczmarz(A, b, max_steps=20).history[-1] < np.linalg.norm(b)
 
 
 def test_helmholtz_by_kaczmarz() -> None:

@@ -134,6 +134,7 @@ def test_solving(grid: tuple[int, ...]) -> None:
         x = np.zeros(grid)
         sweeps.sweep(x, b)
         np.testing.assert_array_equal(M @ b.ravel(), x.ravel())
+        np.testing.assert_array_equal(M @ np.stack([b.ravel()] * 2, axis=1), np.stack([x.ravel()] * 2, axis=1))
 
 
 def _has_scipy() -> bool:
@@ -177,6 +178,37 @@ def test_layouts_and_empty_grids() -> None:
             assert sor(empty, np.zeros(grid), order=order).converged
 
 
+@pytest.mark.parametrize("dtype", [("float32", "float64"), ("float32", "complex128"), ("float64", "complex128")])
+@pytest.mark.parametrize("grid", [(6, 7), (4, 3, 5)])
+def test_several_right_hand_sides_and_wider_dtypes(grid: tuple[int, ...], dtype: tuple[str, str]) -> None:
+    """Each right-hand side as if alone, each real part as if real, and all sums in the dtype of x."""
+    for is_constant, has_mask in ((True, False), (False, True)):
+        s = stencil(grid, dtype[0], is_constant, has_mask)
+        wide = Stencil(grid, s.coefficients.astype("float64"), s.mask)
+        rng = np.random.default_rng(0)
+        parts_b, parts_x = rng.standard_normal((2, 2, *grid, 3))
+        b, x = (p[0] if dtype[1] == "float64" else p[0] + 1j * p[1] for p in (parts_b, parts_x))
+        for method, order in (("sor", "natural"), ("ssor", "red-black"), ("jacobi", "natural")):
+            many, one = (Relaxation(of, method, omega=0.9, order=order) for of in (s, wide))
+            swept, r, solution = x.copy(), many.residual(x, b), many.solve(b, x, rtol=1e-10)
+            many.sweep(swept, b, 2)
+            assert solution.converged.all()
+            for c in range(3):
+                for part in ("real", "imag") if dtype[1] == "complex128" else ("real",):
+                    alone, rhs = (np.ascontiguousarray(getattr(v[..., c], part)) for v in (x, b))
+                    assert_same_bits(np.ascontiguousarray(getattr(r[..., c], part)), one.residual(alone, rhs))
+                    one.sweep(alone, rhs, 2)
+                    assert_same_bits(np.ascontiguousarray(getattr(swept[..., c], part)), alone)
+                column = many.solve(np.ascontiguousarray(b[..., c]), np.ascontiguousarray(x[..., c]), rtol=1e-10)
+                assert column.steps == solution.steps[c]
+            norms = np.linalg.norm(many.residual(solution.value, b).reshape(-1, 3), axis=0)
+            np.testing.assert_allclose(solution.residual, norms, rtol=1e-6)
+        laplacian = Stencil(grid, np.array([2.0 * len(grid), *[-1.0] * (2 * len(grid))], dtype[0]), s.mask)
+        fast = chebyshev(laplacian, b)
+        assert fast.converged.all()
+        assert sor(laplacian, b[..., :0]).value.shape == (*grid, 0)
+
+
 C5 = np.array([4.0, -1, -1, -1, -1])
 B = np.ones((3, 3))
 WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
@@ -197,8 +229,13 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: Relaxation(Stencil((3, 3), C5), "jacobi", order="red-black"), ValueError, "order must be 'natural'"),
     (lambda: Relaxation(Stencil((3, 3), C5), "kaczmarz"), ValueError, "method must be jacobi, .*, got 'kaczmarz'"),
     (lambda: kaczmarz(Stencil((3, 3), C5), B), ValueError, "kaczmarz: method must be"),
-    (lambda: sor(Stencil((3, 3), C5), np.ones(9)), ValueError, r"b must have shape \(3, 3\) to go with A, got \(9,\)"),
-    (lambda: sor(Stencil((3, 3), C5.astype("f4")), B), TypeError, "b must be .*float32, got dtype float64"),
+    (
+        lambda: sor(Stencil((3, 3), C5), np.ones(9)),
+        ValueError,
+        r"shape \(3, 3\) or \(3, 3, k\) to go with A, got \(9,\)",
+    ),
+    (lambda: sor(Stencil((3, 3), C5), np.ones((3, 3, 2, 2))), ValueError, r"got \(3, 3, 2, 2\)"),
+    (lambda: sor(Stencil((3, 3), C5), B.astype("f4")), TypeError, "b must be .*float64.*, got dtype float32"),
     (lambda: chebyshev(Stencil((3, 3), -C5), B), ValueError, "bounds must be given where A is not Hermitian"),
 ]
 

@@ -49,4 +49,6 @@ def check(s: Stencil, b: Array, x: Array, omega: float, count: int, device: str)
 def test_an_empty_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relaxation, "_GPUS", ("cpu",))
     x = torch.zeros(0, 3)
-    relaxation.Relaxation(stencil((0, 3), "float32", True, False), "jacobi", backend="triton").sweep(x, x.clone())
+    for is_constant in (True, False):
+        empty = stencil((0, 3), "float32", is_constant, True)
+        relaxation.Relaxation(empty, "jacobi", backend="triton").sweep(x, x.clone())

@@ -44,10 +44,11 @@ def test_every_public_function_is_here() -> None:
         "Replaced",
         "export_hls",
         "flashrnn",
-        "replace",
-        "restore",
+        "onnx",
         "quant",
         "relax_solve",
+        "replace",
+        "restore",
         "solve_recurrence",
         "sweeps",
     }

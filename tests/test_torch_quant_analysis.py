@@ -100,7 +100,7 @@ def test_the_range_of_a_format_and_of_a_tensor_s_is_one() -> None:
         (
             lambda: ours.pack(torch.ones(3, dtype=torch.uint8, device="meta"), "e2m1"),
             fastiter.BackendError,
-            "pack: codes must be on the CPU, got device meta",
+            "pack: codes must be on the CPU or a CUDA device, got device meta",
         ),
     ],
 )

@@ -50,6 +50,15 @@ template <class T> struct Buffers {
     alignas(64) uint32_t words[kPiece + 128];
 };
 
+// What stands for NaN does so before the scale divides it.
+template <class T> const T* without_nan(const T* x, int64_t n, T nan, T* out, QuantCounts& counts) {
+    for (int64_t i = 0; i < n; ++i) {
+        counts.nan += x[i] != x[i];
+        out[i] = x[i] != x[i] ? nan : x[i];
+    }
+    return out;
+}
+
 // Elements first .. first + n of the array, a piece or less
 template <class T>
 void piece(const QuantJob& job, const QuantFormat& f, QuantKernel<T> kernel, int64_t first, int64_t n, bool stream,
@@ -69,6 +78,7 @@ void piece(const QuantJob& job, const QuantFormat& f, QuantKernel<T> kernel, int
     }
     if (s.scale) {
         spread(s.scale, s, first, n, b.scale);
+        if (f.nan == f.nan) x = without_nan(x, n, T(f.nan), b.in, counts);
         if (s.in_float)
             for (int64_t i = 0; i < n; ++i) b.in[i] = T(float(x[i]) / float(b.scale[i]));
         else

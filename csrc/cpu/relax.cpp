@@ -4,7 +4,6 @@
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-constexpr int64_t kBlockRows = 32;
 constexpr int kLines = 8; // partial sums of a long row, the same number on every instruction set
 
 // sum = b - A[row] x, the diagonal included
@@ -98,7 +97,7 @@ void relax_dense_residual(const RelaxDense<A, V>& m, const RelaxResidual<V>& s, 
 
 template <class A, class V>
 void relax_projections(const RelaxProjections<A, V>& m, const RelaxStep<V>& s, int64_t column, int64_t columns) {
-    for_blocks(0, m.n, kBlockRows, s.backward, columns, [&](int64_t begin, int64_t end) {
+    for_blocks(0, m.n, s.backward, columns, [&](int64_t begin, int64_t end) {
         for_tiles(column, columns, [&]<int K>(int64_t at) { project<A, V, K>(m, s, begin, end, at); });
     });
 }

@@ -4,8 +4,6 @@
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-constexpr int64_t kBlockRows = 16;
-
 // sum -= block x for a block stored by columns
 template <class S, class A, class V, int K>
 FASTITER_INLINE void subtract_block(const A* block, const V* x, int64_t k, int size, S* sum) {
@@ -64,7 +62,7 @@ template <class A, class V, int B>
 void sweep_clusters(const RelaxBlocks<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last, int64_t column,
                     int64_t columns) {
     for (int64_t cluster = first; cluster < last; ++cluster)
-        for_blocks(m.cluster_row[cluster], m.cluster_row[cluster + 1], kBlockRows, s.backward, columns,
+        for_blocks(m.cluster_row[cluster], m.cluster_row[cluster + 1], s.backward, columns,
                    [&](int64_t begin, int64_t end) {
                        for_tiles(column, columns, [&]<int K>(int64_t at) {
                            for (int64_t i = 0; i < end - begin; ++i)

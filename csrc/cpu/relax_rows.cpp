@@ -4,8 +4,6 @@
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-constexpr int64_t kBlockRows = 32;
-
 // sum -= the entries of one row but the two neighbours' and the diagonal
 template <class A, class V, int K, bool Batched>
 FASTITER_INLINE void subtract_entries(const RelaxRows<A, V>& m, const V* x, int64_t k, int64_t column, int64_t entry,
@@ -82,14 +80,13 @@ int64_t sweep_rows(const RelaxRows<A, V>& m, const RelaxStep<V>& s, int64_t clus
 template <class A, class V, bool Batched, bool Backward>
 void sweep_cluster(const RelaxRows<A, V>& m, const RelaxStep<V>& s, int64_t cluster, int64_t column, int64_t columns) {
     int64_t entry = m.cluster_entry[Backward ? cluster + 1 : cluster];
-    for_blocks(m.cluster_row[cluster], m.cluster_row[cluster + 1], kBlockRows, Backward, columns,
-               [&](int64_t begin, int64_t end) {
-                   int64_t next = entry;
-                   for_tiles(column, columns, [&]<int K>(int64_t at) {
-                       next = sweep_rows<A, V, K, Batched, Backward>(m, s, cluster, begin, end, entry, at);
-                   });
-                   entry = next;
-               });
+    for_blocks(m.cluster_row[cluster], m.cluster_row[cluster + 1], Backward, columns, [&](int64_t begin, int64_t end) {
+        int64_t next = entry;
+        for_tiles(column, columns, [&]<int K>(int64_t at) {
+            next = sweep_rows<A, V, K, Batched, Backward>(m, s, cluster, begin, end, entry, at);
+        });
+        entry = next;
+    });
 }
 
 // Rows of clusters of one row each, with momentum: Jacobi and Chebyshev on batches.

@@ -4,7 +4,6 @@
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-constexpr int64_t kBlockRows = 32;
 constexpr int kParts = kSliceRows / lanes<double>; // vectors that hold a number of each row
 
 typedef float halves __attribute__((vector_size(kVectorBytes / 2), aligned(4)));
@@ -147,7 +146,7 @@ template <class A, class V>
 void relax_slices(const RelaxSlices<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last) {
     if (s.k == 1) return sweep_slices(m, s, first, last);
     const int64_t end = min_of(last * kSliceRows, m.n);
-    for_blocks(first * kSliceRows, end, kBlockRows, false, s.k, [&](int64_t begin, int64_t stop) {
+    for_blocks(first * kSliceRows, end, false, s.k, [&](int64_t begin, int64_t stop) {
         for_tiles(0, s.k, [&]<int K>(int64_t column) {
             for (int64_t row = begin; row < stop; ++row) {
                 const auto sum = row_sums<A, V, K>(m, s.b, s.x, s.k, row, column);

@@ -20,7 +20,7 @@ template <class T, class C> struct Forward {
     int64_t lines;
     const bool streams = exceeds_caches<T>(shape, C::saved);
     const T bound = T(shape.clip_state);
-    const bool clips = shape.clip_state < std::numeric_limits<double>::infinity();
+    const bool clips = shape.clip_state < __builtin_inf();
     const int64_t next_time = shape.offsets ? 0 : shape.reverse ? -p.wx.time : p.wx.time; // what is prefetched
 
     Forward(const RnnForward<T>& params, int thread)

@@ -22,8 +22,8 @@ template <class T, class C> struct Backward {
     int64_t lines;
     const bool streams = exceeds_caches<T>(shape, G), sums_b = p.db || p.db_rows;
     const T bound_h = T(shape.clip_state), bound_dh = T(shape.clip_grad);
-    const bool clips_h = shape.clip_state < std::numeric_limits<double>::infinity();
-    const bool clips_dh = shape.clip_grad < std::numeric_limits<double>::infinity();
+    const bool clips_h = shape.clip_state < __builtin_inf();
+    const bool clips_dh = shape.clip_grad < __builtin_inf();
     const int64_t next_time = shape.offsets ? 0 : shape.reverse ? p.saved.time : -p.saved.time; // what is prefetched
 
     Backward(const RnnBackward<T>& params, int thread)

@@ -2,7 +2,6 @@
 #pragma once
 #include "steps.hpp"
 #include "team.hpp"
-#include <limits>
 
 namespace fastiter {
 
@@ -31,7 +30,7 @@ struct RnnShape {
     const bool* reset = nullptr;
     int64_t reset_row = 0;
     // Bounds of |h| after each step, and of the gradient that a step passes back to the h before it
-    double clip_state = std::numeric_limits<double>::infinity(), clip_grad = clip_state;
+    double clip_state = __builtin_inf(), clip_grad = clip_state;
 
     bool is_reset(int64_t row, int64_t t) const { return reset && reset[(starts ? starts[row] : row * reset_row) + t]; }
 };

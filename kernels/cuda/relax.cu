@@ -103,9 +103,9 @@ INLINE void store_norms(const double (&parts)[COLUMNS], double* norms, int64 ite
 
 // ---- rows in slices -------------------------------------------------------------------------------------------------
 
-// A slice is what a warp does: r rows, with as many lanes each as fit, a power of two. Entry j of a row is with lane j % lanes
-// of the row; entry e of lane l of the warp is at slice_entry + 32 e + l, so that lanes read side by side. Lanes with fewer entries repeat
-// a column with the value 0. The diagonal is not among the entries.
+// A slice is what a warp does: r rows, with as many lanes each as fit, a power of two. Entry j of a row is with lane
+// j % lanes of the row; entry e of lane l of the warp is at slice_entry + 32 e + l, so that lanes read side by side. Lanes
+// with fewer entries repeat a column with the value 0. The diagonal is not among the entries.
 struct Slices {
     const int32* slice_row;   // (slices + 1) first row of each
     const int64* slice_entry; // (slices + 1)
@@ -184,7 +184,8 @@ KERNEL __launch_bounds__(256, RESIDENT)
 
 // ---- blocks ---------------------------------------------------------------------------------------------------------
 
-// Rows of blocks of size x size, each block stored by columns; x and b have size rows for each. The diagonal blocks are apart.
+// Rows of blocks of size x size, each block stored by columns; x and b have size rows for each. The diagonal blocks are
+// apart.
 struct Blocks {
     const int64* start; // (n + 1) first block of each row
     const int32* column;

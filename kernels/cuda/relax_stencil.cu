@@ -2,8 +2,9 @@
 // each other; x is 0 outside. y = (1 - omega) x + omega (b - the terms of the neighbours) / the first coefficient, everywhere
 // from the x before (Jacobi: y is other memory), or at the points of one colour of a chessboard (y is x).
 //
-// A thread has a column of the grid along axis 0, of which it does `depth` points after each other: neighbours along it stay in
-// registers, those across it in the cache. Phases, `arrived` and RESIDENT are those of relax.cu. Define: NUMBER, float or double.
+// A thread has a column of the grid along axis 0, of which it does `depth` points after each other: neighbours along it
+// stay in registers, those across it in the cache. Phases, `arrived` and RESIDENT are those of relax.cu. Define: NUMBER,
+// float or double.
 typedef NUMBER T;
 enum Kind { FORWARD, BACKWARD, SYMMETRIC, JACOBI };
 
@@ -75,7 +76,8 @@ INLINE void relax_point(const Grid& m, const Folded& f, const Column& own, const
     y[index] = m.given && m.given[index] ? now : sum;
 }
 
-// Calls f(column, first plane, last plane, item) for all that this block has to do; an item is blockDim.x columns, `depth` planes.
+// Calls f(column, first plane, last plane, item) for all that this block has to do; an item is blockDim.x columns of
+// `depth` planes.
 template <class F> INLINE void for_columns(const Grid& m, int32 depth, F f) {
     const int64 tiles = (m.area() + blockDim.x - 1) / blockDim.x, items = tiles * ((m.n0 + depth - 1) / depth);
     for (int64 item = blockIdx.x; item < items; item += gridDim.x) {
@@ -84,7 +86,7 @@ template <class F> INLINE void for_columns(const Grid& m, int32 depth, F f) {
     }
 }
 
-// One phase: all points, or with step 2 those of one colour. x of the plane before and of the plane itself are those read last.
+// One phase: all points, or with step 2 those of one colour. Each x along the column is read once.
 template <bool Variable, bool Together>
 INLINE void relax_phase(const Grid& m, const Folded& f, const T* b, const T* x, T* y, int32 depth, int32 colour,
                         int32 step) {
@@ -136,7 +138,7 @@ KERNEL __launch_bounds__(256, RESIDENT)
         relax_phases<false, false>(m, b, x, y, *omega, depth, kind, first, last, arrived);
 }
 
-// r = b - A x where r is not null, 0 where x is given; norms (items, warps of a block): the sums of r^2 over what a warp does
+// r = b - A x where r is not null, 0 where x is given; norms (items, warps of a block): the sums of r^2 over what each does
 KERNEL __launch_bounds__(256, RESIDENT)
     relax_stencil_residual_kernel(int64 n0, int32 n1, int32 n2, const T* coefficient, const T* inverse,
                                   const unsigned char* given, const T* b, const T* x, T* r, double* norms,

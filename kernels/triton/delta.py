@@ -3,6 +3,8 @@
 A program has one head of one sequence and BV columns of its state, and takes one chunk of at most C factors after the
 other. A reset is a decay of 0. `at` is the first step of a chunk, STEPS are those of a chunk, M the factors of a step;
 factor f of a chunk is factor f % M of its step f // M. Memory of q, k, v has any strides (row, time, factor, head).
+
+The K lines of keys, queries and states come as tuples of blocks of BK: a product then needs few registers at a time.
 """
 
 from __future__ import annotations
@@ -13,7 +15,71 @@ import triton.language as tl
 
 @triton.jit
 def _dot(a, b):
+    """a b, whose operands are loaded when those of the product before are no longer needed: registers are scarce"""
+    tl.debug_barrier()
     return tl.dot(a, b, input_precision="ieee")
+
+
+@triton.jit
+def _load_lines(p, valid, K: tl.constexpr, BK: tl.constexpr):
+    """K numbers from each address in p: blocks (C, BK)"""
+    blocks = ()
+    for first in tl.static_range(0, K, BK):
+        i = first + tl.arange(0, BK)
+        blocks = blocks + (tl.load(p[:, None] + i[None, :], valid[:, None] & (i < K)[None, :], 0),)
+    return blocks
+
+
+@triton.jit
+def _load_state(p, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
+    """Columns c of a state (K, V): blocks (BK, BV)"""
+    blocks = ()
+    for first in tl.static_range(0, K, BK):
+        i = first + tl.arange(0, BK)
+        blocks = blocks + (tl.load(p + i[:, None] * V + c[None, :], (i < K)[:, None] & (c < V)[None, :], 0),)
+    return blocks
+
+
+@triton.jit
+def _store_state(p, S, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
+    for b in tl.static_range((K + BK - 1) // BK):
+        i = b * BK + tl.arange(0, BK)
+        tl.store(p + i[:, None] * V + c[None, :], S[b], (i < K)[:, None] & (c < V)[None, :])
+
+
+@triton.jit
+def _inner(x, y, BLOCKS: tl.constexpr):
+    """x y^T (C, C)"""
+    z = _dot(x[0], tl.trans(y[0]))
+    for b in tl.static_range(1, BLOCKS):
+        z += _dot(x[b], tl.trans(y[b]))
+    return z
+
+
+@triton.jit
+def _read(x, S, BLOCKS: tl.constexpr):
+    """x S (C, BV)"""
+    z = _dot(x[0], S[0])
+    for b in tl.static_range(1, BLOCKS):
+        z += _dot(x[b], S[b])
+    return z
+
+
+@triton.jit
+def _write(S, by, x, w, BLOCKS: tl.constexpr):
+    """by S + x^T w"""
+    new = ()
+    for b in tl.static_range(BLOCKS):
+        new = new + (by * S[b] + _dot(tl.trans(x[b]), w),)
+    return new
+
+
+@triton.jit
+def _zero_state(BLOCKS: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, STATE: tl.constexpr):
+    S = ()
+    for _ in tl.static_range(BLOCKS):
+        S = S + (tl.zeros((BK, BV), STATE),)
+    return S
 
 
 @triton.jit
@@ -70,7 +136,7 @@ def delta_inverse_fwd_kernel(
     heads: tl.int64,
     chunks: tl.int64,
     K: tl.constexpr,
-    KP: tl.constexpr,
+    BK: tl.constexpr,
     M: tl.constexpr,
     STEPS: tl.constexpr,
     C: tl.constexpr,
@@ -81,14 +147,13 @@ def delta_inverse_fwd_kernel(
     s, n, at = program // chunks // heads, program // chunks % heads, program % chunks * STEPS
     row, start, count = _sequence(lengths, starts, s, time)
     if at < count:
-        f, i = tl.arange(0, C), tl.arange(0, KP)
+        f = tl.arange(0, C)
         t, m, valid = start + at + f // M, f % M, (f < STEPS * M) & (at + f // M < count)
-        at_k = (k + row * k_row + n * k_head + t * k_time + m * k_factor)[:, None] + i[None, :]
-        keys = tl.load(at_k, valid[:, None] & (i < K)[None, :], 0)
+        keys = _load_lines(k + row * k_row + n * k_head + t * k_time + m * k_factor, valid, K, BK)
         b = tl.load(beta + ((row * time + t) * M + m) * heads + n, valid, 0)
         D = _products(_decays(decay, reset, row, reset_row, t, n, heads, time, valid & (m == 0)).to(STATE), C)
         later = f[:, None] > f[None, :]
-        system = tl.where(later, D * _dot(keys, tl.trans(keys)) * b[None, :], 0)
+        system = tl.where(later, D * _inner(keys, keys, (K + BK - 1) // BK) * b[None, :], 0)
         solved = tl.where(f[:, None] == f[None, :], 1.0, 0.0).to(STATE)
         for j in range(1, C):
             line = tl.sum(tl.where(f[:, None] == j, system, 0), 0)
@@ -130,7 +195,7 @@ def delta_fwd_kernel(
     heads: tl.int64,
     K: tl.constexpr,
     V: tl.constexpr,
-    KP: tl.constexpr,
+    BK: tl.constexpr,
     BV: tl.constexpr,
     M: tl.constexpr,
     STEPS: tl.constexpr,
@@ -139,38 +204,35 @@ def delta_fwd_kernel(
     STATE: tl.constexpr,
 ):
     """o and the last states; where they are given, e of every factor and the states once in PERIOD steps."""
-    BLOCKS: tl.constexpr = (V + BV - 1) // BV
+    COLUMNS: tl.constexpr = (V + BV - 1) // BV
+    BLOCKS: tl.constexpr = (K + BK - 1) // BK
     program = tl.program_id(0).to(tl.int64)
-    s, n, c = program // BLOCKS // heads, program // BLOCKS % heads, program % BLOCKS * BV + tl.arange(0, BV)
+    s, n, c = program // COLUMNS // heads, program // COLUMNS % heads, program % COLUMNS * BV + tl.arange(0, BV)
     row, start, count = _sequence(lengths, starts, s, time)
-    f, i = tl.arange(0, C), tl.arange(0, KP)
-    in_state = (i < K)[:, None] & (c < V)[None, :]
-    place = i[:, None] * V + c[None, :]
-    S = tl.zeros((KP, BV), STATE)
+    f = tl.arange(0, C)
+    S = _zero_state(BLOCKS, BK, BV, STATE)
     if h0 is not None:
-        S = tl.load(h0 + (s * heads + n) * K * V + place, in_state, 0)
-    for at in range(0, count, STEPS):
+        S = _load_state(h0 + (s * heads + n) * K * V, c, V, K, BK)
+    for at in tl.range(0, count, STEPS, disable_licm=True):
         if states is not None:
             if at % PERIOD == 0:
                 line = _line(starts, s, start, time, PERIOD) + at // PERIOD
-                tl.store(states + (line * heads + n) * K * V + place, S, in_state)
+                _store_state(states + (line * heads + n) * K * V, S, c, V, K, BK)
         t, m, valid = start + at + f // M, f % M, (f < STEPS * M) & (at + f // M < count)
         reads = valid & (m == M - 1)
-        at_k = (k + row * k_row + n * k_head + t * k_time + m * k_factor)[:, None] + i[None, :]
-        at_q = (q + row * q_row + n * q_head + t * q_time)[:, None] + i[None, :]
+        keys = _load_lines(k + row * k_row + n * k_head + t * k_time + m * k_factor, valid, K, BK)
+        queries = _load_lines(q + row * q_row + n * q_head + t * q_time, reads, K, BK)
         at_v = (v + row * v_row + n * v_head + t * v_time + m * v_factor)[:, None] + c[None, :]
-        keys = tl.load(at_k, valid[:, None] & (i < K)[None, :], 0)
-        queries = tl.load(at_q, reads[:, None] & (i < K)[None, :], 0)
         values = tl.load(at_v, valid[:, None] & (c < V)[None, :], 0)
         b = tl.load(beta + ((row * time + t) * M + m) * heads + n, valid, 0)
         g = _decays(decay, reset, row, reset_row, t, n, heads, time, valid & (m == 0)).to(STATE)
         D, d = _products(g, C), tl.cumprod(g, 0)
         line = (_line(starts, s, start, time, STEPS) + at // STEPS) * heads + n
         solved = tl.load(inverse + line * C * C + f[:, None] * C + f[None, :])
-        lacks = _dot(solved, values - d[:, None] * _dot(keys, S))
+        lacks = _dot(solved, values - d[:, None] * _read(keys, S, BLOCKS))
         w = b[:, None] * lacks
-        reading = D * _dot(queries, tl.trans(keys))
-        outputs = d[:, None] * _dot(queries, S) + _dot(reading, w)
+        reading = D * _inner(queries, keys, BLOCKS)
+        outputs = d[:, None] * _read(queries, S, BLOCKS) + _dot(reading, w)
         tl.store(
             o + ((row * time + t) * heads + n)[:, None] * V + c[None, :], outputs, reads[:, None] & (c < V)[None, :]
         )
@@ -178,8 +240,8 @@ def delta_fwd_kernel(
             at_e = e + (((row * time + t) * M + m) * heads + n)[:, None] * V + c[None, :]
             tl.store(at_e, lacks, valid[:, None] & (c < V)[None, :])
         to_end = tl.sum(tl.where(f[:, None] == C - 1, D, 0), 0)
-        S = tl.sum(tl.where(f == C - 1, d, 0), 0) * S + _dot(tl.trans(to_end[:, None] * keys), w)
-    tl.store(last + (s * heads + n) * K * V + place, S, in_state)
+        S = _write(S, tl.sum(tl.where(f == C - 1, d, 0), 0), keys, to_end[:, None] * w, BLOCKS)
+    _store_state(last + (s * heads + n) * K * V, S, c, V, K, BK)
 
 
 @triton.jit
@@ -218,7 +280,7 @@ def delta_bwd_kernel(
     heads: tl.int64,
     K: tl.constexpr,
     V: tl.constexpr,
-    KP: tl.constexpr,
+    BK: tl.constexpr,
     BV: tl.constexpr,
     M: tl.constexpr,
     STEPS: tl.constexpr,
@@ -230,37 +292,33 @@ def delta_bwd_kernel(
 
     The state before a chunk is computed again from the one before its period: the w of the chunks between are known.
     """
-    BLOCKS: tl.constexpr = (V + BV - 1) // BV
+    COLUMNS: tl.constexpr = (V + BV - 1) // BV
+    BLOCKS: tl.constexpr = (K + BK - 1) // BK
     program = tl.program_id(0).to(tl.int64)
-    s, n, block = program // BLOCKS // heads, program // BLOCKS % heads, program % BLOCKS
+    s, n, block = program // COLUMNS // heads, program // COLUMNS % heads, program % COLUMNS
     row, start, count = _sequence(lengths, starts, s, time)
-    f, i, c = tl.arange(0, C), tl.arange(0, KP), block * BV + tl.arange(0, BV)
-    in_state = (i < K)[:, None] & (c < V)[None, :]
-    place = i[:, None] * V + c[None, :]
-    dS = tl.zeros((KP, BV), STATE)
+    f, c = tl.arange(0, C), block * BV + tl.arange(0, BV)
+    dS = _zero_state(BLOCKS, BK, BV, STATE)
     if dlast is not None:
-        dS = tl.load(dlast + (s * heads + n) * K * V + place, in_state, 0)
+        dS = _load_state(dlast + (s * heads + n) * K * V, c, V, K, BK)
     chunks = (count + STEPS - 1) // STEPS
-    for back in range(chunks):
+    for back in tl.range(chunks, disable_licm=True):
         at = (chunks - 1 - back) * STEPS
         line = _line(starts, s, start, time, PERIOD) + at // PERIOD
-        S = tl.load(states + (line * heads + n) * K * V + place, in_state, 0)
-        for before in range(at // PERIOD * PERIOD, at, STEPS):
+        S = _load_state(states + (line * heads + n) * K * V, c, V, K, BK)
+        for before in tl.range(at // PERIOD * PERIOD, at, STEPS, disable_licm=True):
             t, m, valid = start + before + f // M, f % M, f < STEPS * M
-            at_k = (k + row * k_row + n * k_head + t * k_time + m * k_factor)[:, None] + i[None, :]
-            keys = tl.load(at_k, valid[:, None] & (i < K)[None, :], 0)
+            keys = _load_lines(k + row * k_row + n * k_head + t * k_time + m * k_factor, valid, K, BK)
             factor = ((row * time + t) * M + m) * heads + n
             b = tl.load(beta + factor, valid, 0)
             w = b[:, None] * tl.load(e + factor[:, None] * V + c[None, :], valid[:, None] & (c < V)[None, :], 0)
             g = _decays(decay, reset, row, reset_row, t, n, heads, time, valid & (m == 0)).to(STATE)
             to_end = tl.sum(tl.where(f[:, None] == C - 1, _products(g, C), 0), 0)
-            S = tl.sum(tl.where(f == C - 1, tl.cumprod(g, 0), 0), 0) * S + _dot(tl.trans(to_end[:, None] * keys), w)
+            S = _write(S, tl.sum(tl.where(f == C - 1, tl.cumprod(g, 0), 0), 0), keys, to_end[:, None] * w, BLOCKS)
         t, m, valid = start + at + f // M, f % M, (f < STEPS * M) & (at + f // M < count)
         reads = valid & (m == M - 1)
-        at_k = (k + row * k_row + n * k_head + t * k_time + m * k_factor)[:, None] + i[None, :]
-        at_q = (q + row * q_row + n * q_head + t * q_time)[:, None] + i[None, :]
-        keys = tl.load(at_k, valid[:, None] & (i < K)[None, :], 0)
-        queries = tl.load(at_q, reads[:, None] & (i < K)[None, :], 0)
+        keys = _load_lines(k + row * k_row + n * k_head + t * k_time + m * k_factor, valid, K, BK)
+        queries = _load_lines(q + row * q_row + n * q_head + t * q_time, reads, K, BK)
         factor = ((row * time + t) * M + m) * heads + n
         in_values = valid[:, None] & (c < V)[None, :]
         b = tl.load(beta + factor, valid, 0)
@@ -273,44 +331,50 @@ def delta_bwd_kernel(
         D, d, w = _products(g, C), tl.cumprod(g, 0), b[:, None] * lacks
         to_end, all_of_it = tl.sum(tl.where(f[:, None] == C - 1, D, 0), 0), tl.sum(tl.where(f == C - 1, d, 0), 0)
         later = f[:, None] > f[None, :]
-        kk, qk = _dot(keys, tl.trans(keys)), _dot(queries, tl.trans(keys))
+        kk, qk = _inner(keys, keys, BLOCKS), _inner(queries, keys, BLOCKS)
         A = tl.where(later, D * kk, 0)
         line = (_line(starts, s, start, time, STEPS) + at // STEPS) * heads + n
         solved = tl.load(inverse + line * C * C + f[:, None] * C + f[None, :])
         # dw + A^T (b dw) = ends: with the inverse of I + A diag(b), dw is ends - A^T (inverse^T (b ends)).
-        ends_k = _dot(keys, dS)
+        ends_k = _read(keys, dS, BLOCKS)
         ends = to_end[:, None] * ends_k + _dot(tl.trans(D * qk), do)
         dw = ends - _dot(tl.trans(A), _dot(tl.trans(solved), b[:, None] * ends))
         u = b[:, None] * dw
         tl.store(dv + factor[:, None] * V + c[None, :], u, in_values)
         tl.store(dbeta + block * rows * time * M * heads + factor, tl.sum(dw * lacks, 1), valid)
         read_w, less_w = _dot(do, tl.trans(w)), -_dot(u, tl.trans(w))
-        read_S, less_S = _dot(do, tl.trans(S)), -_dot(u, tl.trans(S))
         reading, writing = D * read_w, tl.where(later, D * less_w, 0)
         step = (row * time + t) * heads + n
-        to = dq + (block * rows * time * heads + step)[:, None] * K + i[None, :]
-        tl.store(to, d[:, None] * read_S + _dot(reading, keys), reads[:, None] & (i < K)[None, :])
-        d_keys = to_end[:, None] * _dot(w, tl.trans(dS)) + _dot(tl.trans(reading), queries) + d[:, None] * less_S
-        d_keys += _dot(tl.trans(writing), keys) + _dot(writing, keys)
-        to = dk + (block * rows * time * M * heads + factor)[:, None] * K + i[None, :]
-        tl.store(to, d_keys, valid[:, None] & (i < K)[None, :])
+        of_start, overlap = tl.zeros((C,), STATE), tl.zeros((), STATE)
+        for p in tl.static_range(BLOCKS):
+            i = p * BK + tl.arange(0, BK)
+            read_S, less_S = _dot(do, tl.trans(S[p])), -_dot(u, tl.trans(S[p]))
+            to = dq + (block * rows * time * heads + step)[:, None] * K + i[None, :]
+            tl.store(to, d[:, None] * read_S + _dot(reading, keys[p]), reads[:, None] & (i < K)[None, :])
+            d_keys = _dot(to_end[:, None] * w, tl.trans(dS[p])) + d[:, None] * less_S
+            d_keys += _dot(tl.trans(reading), queries[p]) + _dot(writing + tl.trans(writing), keys[p])
+            to = dk + (block * rows * time * M * heads + factor)[:, None] * K + i[None, :]
+            tl.store(to, d_keys, valid[:, None] & (i < K)[None, :])
+            if ddecay is not None:
+                of_start += tl.sum(queries[p] * read_S, 1) + tl.sum(keys[p] * less_S, 1)
+                overlap += tl.sum(S[p] * dS[p])
         if ddecay is not None:
             # dg_j: over c >= j and i < j the sum of D(c, j) (what c reads of i) D(j-1, i); start is an i, end a c.
-            p = f - 1
-            follows = (f > 0) & (p % M == 0) & (p < STEPS * M) & (at + p // M < count)
-            earlier = _decays(decay, reset, row, reset_row, start + at + p // M, n, heads, time, follows).to(STATE)
+            f1 = f - 1
+            follows = (f > 0) & (f1 % M == 0) & (f1 < STEPS * M) & (at + f1 // M < count)
+            earlier = _decays(decay, reset, row, reset_row, start + at + f1 // M, n, heads, time, follows).to(STATE)
             until = tl.cumprod(earlier, 0)
             between = tl.cumprod(tl.where(f[:, None] > f[None, :] + 1, earlier[:, None], 1.0), 0)
             between = tl.where(later, between, 0)
-            of_start = tl.sum(queries * read_S, 1) + tl.sum(keys * less_S, 1)
             of_end = tl.sum(w * ends_k, 1)
             dg = tl.sum(_dot(tl.trans(D), qk * read_w + kk * less_w) * between, 1)
-            dg += until * (tl.sum(D * of_start[:, None], 0) + to_end * tl.sum(S * dS))
+            dg += until * (tl.sum(D * of_start[:, None], 0) + to_end * overlap)
             dg += to_end * tl.sum(between * of_end[None, :], 1)
             begins = valid & (m == 0)
             if reset is not None:
                 dg = tl.where(tl.load(reset + row * reset_row + t, begins, 0) != 0, 0, dg)
             tl.store(ddecay + block * rows * time * heads + step, dg, begins)
-        dS = all_of_it * dS + _dot(tl.trans(d[:, None] * queries), do) - _dot(tl.trans(d[:, None] * keys), u)
+        dS = _write(dS, all_of_it, queries, d[:, None] * do, BLOCKS)
+        dS = _write(dS, 1.0, keys, -d[:, None] * u, BLOCKS)
     if dh0 is not None:
-        tl.store(dh0 + (s * heads + n) * K * V + place, dS, in_state)
+        _store_state(dh0 + (s * heads + n) * K * V, dS, c, V, K, BK)

@@ -19,6 +19,8 @@ from .quant_wide import wide_fixed, wide_float, wide_value
 #: Kinds of formats, as csrc/cpu/quant_kernels.hpp numbers them, and integers
 FIXED, WIDE_FIXED, FLOAT, WIDE_FLOAT = (tl.constexpr(k) for k in range(4))
 POSIT, TABLE, LOGARITHMIC, POWERS, INTEGER = (tl.constexpr(k) for k in range(7, 12))
+#: How scales are shared: some way, all the same, those of rows (as many as runs), those of columns (runs of 1)
+ANY, ONE, ROWS, COLUMNS = (tl.constexpr(k) for k in range(4))
 
 
 @triton.jit
@@ -30,10 +32,14 @@ def are_powers(scale):
 
 
 @triton.jit
-def scale_at(scale, offsets, mask, run, count, ONE: tl.constexpr):
-    """The scale (or zero point) of each element, number (i // run) % count; ONE: the only one"""
-    if ONE:
+def scale_at(scale, offsets, mask, run, count, SHARING: tl.constexpr):
+    """The scale (or zero point) of each element, number (i // run) % count"""
+    if SHARING == ONE:
         return tl.load(scale)
+    elif SHARING == ROWS:
+        return tl.load(scale + offsets // run, mask=mask, other=1)
+    elif SHARING == COLUMNS:
+        return tl.load(scale + offsets % count, mask=mask, other=1)
     else:
         return tl.load(scale + (offsets // run) % count, mask=mask, other=1)
 
@@ -88,6 +94,7 @@ def _rounded(
     FLAG1: tl.constexpr,
     FLAG2: tl.constexpr,
     FLAG3: tl.constexpr,
+    FLAG4: tl.constexpr,
     STEPS: tl.constexpr,
 ):
     """V rounded to the format: its number, or its code as a number or as an integer"""
@@ -99,7 +106,7 @@ def _rounded(
         return sum_of_powers(v, words, numbers, k0, ROUNDING, FLAG1, FLAG0)
     elif KIND == FLOAT:
         return small_float(
-            v, words, numbers, k0, k1, ROUNDING, OVERFLOW == 0, SIGNED, FLAG0, FLAG1, FLAG2, FLAG3
+            v, words, numbers, k0, k1, ROUNDING, OVERFLOW == 0, SIGNED, FLAG0, FLAG1, FLAG2, FLAG3, FLAG4
         )
     elif KIND == WIDE_FLOAT:
         return wide_float(v, words, numbers, k0, k1, ROUNDING, OVERFLOW == 0, SIGNED, FLAG0, FLAG1)
@@ -119,89 +126,6 @@ def _rounded(
             return index
         else:
             return tl.where(v != v, v, tl.load(values + index))
-
-
-@triton.jit
-def _elements(
-    offsets,
-    words,
-    x_ptr,
-    y_ptr,
-    scale_ptr,
-    zero_ptr,
-    all_exact,
-    numbers,
-    thresholds,
-    values,
-    numel,
-    run,
-    count,
-    k0,
-    k1,
-    k2,
-    k3,
-    k4,
-    KIND: tl.constexpr,
-    ROUNDING: tl.constexpr,
-    OVERFLOW: tl.constexpr,
-    T: tl.constexpr,
-    CODES: tl.constexpr,
-    REPLACES: tl.constexpr,
-    SIGNED: tl.constexpr,
-    FLAG0: tl.constexpr,
-    FLAG1: tl.constexpr,
-    FLAG2: tl.constexpr,
-    FLAG3: tl.constexpr,
-    STEPS: tl.constexpr,
-    HAS_SCALE: tl.constexpr,
-    HAS_ZERO_POINT: tl.constexpr,
-    ONE: tl.constexpr,
-    INDEX: tl.constexpr,
-):
-    MAY_BE_EXACT: tl.constexpr = (KIND == FIXED) | (KIND == POWERS) | (KIND == WIDE_FIXED)
-    mask = offsets < numel
-    x = widened(tl.load(x_ptr + offsets, mask=mask, other=0.0))
-    X: tl.constexpr = x.dtype
-    if REPLACES:
-        x = tl.where(x != x, tl.load(numbers).to(X), x)
-    at = offsets.to(INDEX)
-    zero_point = 0.0
-    if HAS_ZERO_POINT:
-        zero_point = scale_at(zero_ptr, at, mask, run, count, ONE).to(T)
-    if HAS_SCALE:
-        s = scale_at(scale_ptr, at, mask, run, count, ONE).to(X)
-        v = _quotient(x, s, all_exact, T, KIND == INTEGER, MAY_BE_EXACT)
-    else:
-        v = x.to(T)
-    y = _rounded(
-        v,
-        zero_point,
-        words,
-        numbers,
-        thresholds,
-        values,
-        k0,
-        k1,
-        k2,
-        KIND,
-        ROUNDING,
-        OVERFLOW,
-        CODES,
-        SIGNED,
-        FLAG0,
-        FLAG1,
-        FLAG2,
-        FLAG3,
-        STEPS,
-    )
-    E: tl.constexpr = y_ptr.dtype.element_ty
-    if CODES:
-        AS_FLOAT: tl.constexpr = (KIND == FLOAT) | (KIND == WIDE_FLOAT)
-        tl.store(y_ptr + offsets, codes_of(y, k0, k1, k2, k3, k4, AS_FLOAT, FLAG0).to(E), mask=mask)
-    else:
-        if HAS_SCALE:
-            y = _product(y, s, all_exact, X, KIND == INTEGER, MAY_BE_EXACT)
-        tl.store(y_ptr + offsets, narrowed(y, E), mask=mask)
 
 
 @triton.jit(do_not_specialize=["run", "count", "k0", "k1", "k2", "k3", "k4"])
@@ -234,102 +158,51 @@ def quantize_fwd_kernel(
     FLAG1: tl.constexpr,
     FLAG2: tl.constexpr,
     FLAG3: tl.constexpr,
+    FLAG4: tl.constexpr,
     STEPS: tl.constexpr,
+    SHORT: tl.constexpr,
     HAS_SCALE: tl.constexpr,
     HAS_ZERO_POINT: tl.constexpr,
-    ONE: tl.constexpr,
+    SHARING: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Y = x / scale rounded to the format, times scale, or the codes; powers_ptr: whether all scales are powers of 2"""
+    X: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
+    E: tl.constexpr = y_ptr.dtype.element_ty
+    INTEGERS: tl.constexpr = KIND == INTEGER
+    MAY_BE_EXACT: tl.constexpr = (KIND == FIXED) | (KIND == POWERS) | (KIND == WIDE_FIXED)
+    AS_FLOAT: tl.constexpr = (KIND == FLOAT) | (KIND == WIDE_FLOAT)
+    RANDOM: tl.constexpr = ROUNDING == STOCHASTIC
     first = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    all_exact = False
-    if HAS_SCALE:
-        if ONE:
-            X: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
-            all_exact = are_powers(tl.load(scale_ptr).to(X))
-        elif powers_ptr is not None:
-            all_exact = tl.load(powers_ptr) != 0
-    if ROUNDING == STOCHASTIC:
+    exact = False
+    if HAS_SCALE and MAY_BE_EXACT:
+        exact = are_powers(tl.load(scale_ptr).to(X)) if SHARING == ONE else tl.load(powers_ptr) != 0
+    w0 = tl.zeros((BLOCK,), tl.uint32)
+    if RANDOM:
         w0, w1, w2, w3 = random_words(first, tl.load(seed_ptr))
-        for w in tl.static_range(4):
-            words = w0
-            if w == 1:
-                words = w1
-            elif w == 2:
-                words = w2
-            elif w == 3:
-                words = w3
-            _elements(
-                first // 16 * 64 + w * 16 + first % 16,
-                words,
-                x_ptr,
-                y_ptr,
-                scale_ptr,
-                zero_ptr,
-                all_exact,
-                numbers,
-                thresholds,
-                values,
-                numel,
-                run,
-                count,
-                k0,
-                k1,
-                k2,
-                k3,
-                k4,
-                KIND,
-                ROUNDING,
-                OVERFLOW,
-                T,
-                CODES,
-                REPLACES,
-                SIGNED,
-                FLAG0,
-                FLAG1,
-                FLAG2,
-                FLAG3,
-                STEPS,
-                HAS_SCALE,
-                HAS_ZERO_POINT,
-                ONE,
-                INDEX,
-            )
-    else:
-        _elements(
-            first,
-            tl.zeros((BLOCK,), tl.uint32),
-            x_ptr,
-            y_ptr,
-            scale_ptr,
-            zero_ptr,
-            all_exact,
-            numbers,
-            thresholds,
-            values,
-            numel,
-            run,
-            count,
-            k0,
-            k1,
-            k2,
-            k3,
-            k4,
-            KIND,
-            ROUNDING,
-            OVERFLOW,
-            T,
-            CODES,
-            REPLACES,
-            SIGNED,
-            FLAG0,
-            FLAG1,
-            FLAG2,
-            FLAG3,
-            STEPS,
-            HAS_SCALE,
-            HAS_ZERO_POINT,
-            ONE,
-            INDEX,
-        )
+    for w in tl.static_range(4 if RANDOM else 1):
+        offsets, words, zero_point = first, w0, 0.0
+        if RANDOM:
+            offsets = first // 16 * 64 + w * 16 + first % 16
+            words = w0 if w == 0 else (w1 if w == 1 else (w2 if w == 2 else w3))
+        mask, at = offsets < numel, offsets.to(INDEX)
+        x = widened(tl.load(x_ptr + offsets, mask=mask, other=0.0))
+        if REPLACES:
+            x = tl.where(x != x, tl.load(numbers).to(X), x)
+        if HAS_ZERO_POINT:
+            zero_point = scale_at(zero_ptr, at, mask, run, count, SHARING).to(T)
+        v = x.to(T)
+        if HAS_SCALE:
+            s = scale_at(scale_ptr, at, mask, run, count, SHARING).to(X)
+            v = _quotient(x, s, exact, T, INTEGERS, MAY_BE_EXACT)
+        y = _rounded(
+            v, zero_point, words, numbers, thresholds, values, k0, k1, k2, KIND, ROUNDING, OVERFLOW, CODES, SIGNED,
+            FLAG0, FLAG1, FLAG2, FLAG3, FLAG4, STEPS,
+        )  # fmt: skip
+        if CODES:
+            tl.store(y_ptr + offsets, codes_of(y, k0, k1, k2, k3, k4, AS_FLOAT, FLAG0, SHORT, False).to(E), mask=mask)
+        else:
+            if HAS_SCALE:
+                y = _product(y, s, exact, X, INTEGERS, MAY_BE_EXACT)
+            tl.store(y_ptr + offsets, narrowed(y, E), mask=mask)

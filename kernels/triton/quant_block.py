@@ -1,7 +1,8 @@
 """Formats whose numbers share a scale: the largest magnitude of a block gives it, then the elements are rounded.
 
-A program takes ROWS blocks, each in a row of WIDE places, of which the last stay empty where the block is shorter. Blocks
-do not cross lines of n elements. Numbers of a format, from `c` on: 0 what stands for NaN, 1 most, 2 to_code, 3 from_code.
+A program takes ROWS blocks, each in a row of WIDE places, of which the last stay empty where the block is shorter.
+Blocks do not cross lines of n elements. DENSE: they fill their rows, and lines end with them, so that the elements of a
+program are neighbours. Numbers of a format, from `c` on: 0 what stands for NaN, 1 most, 2 to_code, 3 from_code.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def _float_scale(largest, g):
     wanted = tl.where(wanted == wanted, wanted, 448.0)  # of a block with NaN or infinity
     zero = largest.to(tl.uint32) * 0
     three = tl.full(a.shape, 3, tl.int32)
-    s = to_significand(wanted, zero, three, three - 9, EVEN, True, True)
+    s = to_significand(wanted, zero, three, three - 9, EVEN, False, True, True)
     field = (bits_of(s) >> (PLACES - 3)) - ((BIAS - 7) << 3)
     return s, tl.where(s < 0.015625, (s * 512.0).to(largest.dtype), field)
 
@@ -110,7 +111,7 @@ def _power_block(
     v = _lost(x * _power(-k)[:, None], x, ROUNDING)
     most = tl.load(c + 1)
     if KIND == MX:
-        q = cut(to_significand(v, words, mantissa, min_exponent, ROUNDING, True, MINUS), -most, most)
+        q = cut(to_significand(v, words, mantissa, min_exponent, ROUNDING, False, True, MINUS), -most, most)
     else:
         q = cut(whole(v * tl.load(c + 2), words, ROUNDING), -most, most) * tl.load(c + 3) + 0.0
     if CODES:
@@ -125,7 +126,7 @@ def _float_block(x, largest, words, c, g, mantissa, min_exponent, ROUNDING: tl.c
     s, code = _float_scale(largest, g)
     v = divided(x, (s * g)[:, None])
     most = tl.load(c + 1)
-    q = cut(to_significand(v, words, mantissa, min_exponent, ROUNDING, True, True), -most, most)
+    q = cut(to_significand(v, words, mantissa, min_exponent, ROUNDING, False, True, True), -most, most)
     if CODES:
         return q, code
     else:
@@ -186,6 +187,7 @@ def quantize_blocks_fwd_kernel(
     REPLACES: tl.constexpr,
     MINUS: tl.constexpr,
     STEPS: tl.constexpr,
+    SHORT: tl.constexpr,
     DENSE: tl.constexpr,
     ROWS: tl.constexpr,
     WIDE: tl.constexpr,
@@ -226,7 +228,7 @@ def quantize_blocks_fwd_kernel(
     E: tl.constexpr = y_ptr.dtype.element_ty
     if CODES:
         AS_FLOAT: tl.constexpr = (KIND == MX) | (KIND == NVFP4)
-        tl.store(y_ptr + offsets, codes_of(y, k0, k1, k2, k3, k4, AS_FLOAT, True).to(E), mask=mask)
+        tl.store(y_ptr + offsets, codes_of(y, k0, k1, k2, k3, k4, AS_FLOAT, True, SHORT, True).to(E), mask=mask)
         tl.store(scales_ptr + block, scale.to(scales_ptr.dtype.element_ty), mask=block < blocks)
     else:
         tl.store(y_ptr + offsets, narrowed(y, E), mask=mask)

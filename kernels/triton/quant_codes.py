@@ -65,9 +65,7 @@ def _posit(code, n, es):
     return tl.where(code == 0, 0.0, tl.where(code == one << (n - 1), float("nan"), value))
 
 
-@triton.jit(
-    do_not_specialize=["run", "count", "n", "per_line", "size", "bits", "entries", "k0", "k1", "k2", "special"]
-)
+@triton.jit(do_not_specialize=["run", "count", "n", "per_line", "size", "bits", "entries", "k0", "k1", "k2", "special"])
 def decode_fwd_kernel(
     codes_ptr,
     y_ptr,
@@ -97,7 +95,7 @@ def decode_fwd_kernel(
     DOUBLES: tl.constexpr,
     HAS_SCALE: tl.constexpr,
     HAS_ZERO_POINT: tl.constexpr,
-    ONE: tl.constexpr,
+    SHARING: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -127,9 +125,9 @@ def decode_fwd_kernel(
             y = y * shared.to(E)
     W: tl.constexpr = tl.float64 if DOUBLES else E
     if HAS_ZERO_POINT:
-        y = (y.to(W) - scale_at(zero_ptr, at, mask, run, count, ONE).to(W)).to(W)
+        y = (y.to(W) - scale_at(zero_ptr, at, mask, run, count, SHARING).to(W)).to(W)
     if HAS_SCALE:
-        y = y.to(W) * scale_at(scale_ptr, at, mask, run, count, ONE).to(W)
+        y = y.to(W) * scale_at(scale_ptr, at, mask, run, count, SHARING).to(W)
     tl.store(y_ptr + offsets, y.to(E), mask=mask)
 
 

@@ -1,7 +1,8 @@
 """Fixed point with every rounding and overflow in floating point, integers, and sums of a few powers of two.
 
-Numbers of a format, from `c` on: 1 to_code, 2 from_code, 3 least, 4 most (the extreme codes), 5 low, 6 high (what those
-beyond become), 7 2^width, 8 2^(width - saturated bits), 9 and 10 the saturated bits of a negative and a positive number.
+Numbers of a format, from `c` on: 1 to_code, 2 from_code, 3 least, 4 most (the extreme codes), 5 low, 6 high (what
+those beyond become), 7 2^width, 8 2^(width - saturated bits), 9 and 10 the saturated bits of a negative and a positive
+number.
 """
 
 from __future__ import annotations

@@ -26,24 +26,34 @@ from .quant_round import (
 
 
 @triton.jit
-def to_significand(x, words, mantissa, min_exponent, ROUNDING: tl.constexpr, HAS_ZERO: tl.constexpr, MINUS: tl.constexpr):
-    """X / 2^e rounded to a whole number, times 2^e, the worth of the last bit; MINUS: there is -0."""
+def to_significand(
+    x,
+    words,
+    mantissa,
+    min_exponent,
+    ROUNDING: tl.constexpr,
+    BARE: tl.constexpr,
+    HAS_ZERO: tl.constexpr,
+    MINUS: tl.constexpr,
+):
+    """X / 2^e rounded to a whole number, times 2^e, the worth of the last bit. BARE: no mantissa; MINUS: there is -0"""
     PLACES: tl.constexpr = 52 if x.dtype == tl.float64 else 23
     BIAS: tl.constexpr = 1023 if x.dtype == tl.float64 else 127
     S: tl.constexpr = tl.int64 if x.dtype == tl.float64 else tl.int32
     mantissa, min_exponent = mantissa.to(S), min_exponent.to(S)
-    bare = mantissa == 0  # 2^bias has no normal number as its factor then, and is beyond all of the format
-    largest = 2 * BIAS - tl.where(bare, 1, 0).to(S)
+    # Without a mantissa 2^bias has no normal number as its factor, and is beyond all of the format.
+    LARGEST: tl.constexpr = 2 * BIAS - 1 if BARE else 2 * BIAS
     field = (bits_of(x) >> PLACES) & (2 * BIAS + 1)
-    field = tl.minimum(tl.maximum(field, min_exponent + BIAS), largest)
+    field = tl.minimum(tl.maximum(field, min_exponent + BIAS), LARGEST)
     v = x * number_of((2 * BIAS + mantissa - field) << PLACES)
     r = whole(v, words, ROUNDING)
-    if ROUNDING == EVEN:
+    if BARE and ROUNDING == EVEN:
         # Codes count the powers of two: at the tie 1.5 the lower one is taken where its code is even.
         FIRST: tl.constexpr = 1 if HAS_ZERO else 0
         odd = (field & 1) != 0
         down_where_odd = ((min_exponent + BIAS) & 1) != FIRST
-        r = tl.where(bare & (tl.abs(v) == 1.5) & (odd == down_where_odd), with_sign(tl.full(v.shape, 1.0, v.dtype), v), r)
+        lower = (tl.abs(v) == 1.5) & (odd == down_where_odd)
+        r = tl.where(lower, with_sign(tl.full(v.shape, 1.0, v.dtype), v), r)
     y = with_sign(r, x) * number_of((field - mantissa) << PLACES)
     if MINUS:
         return y
@@ -112,37 +122,62 @@ def small_float(
     MINUS: tl.constexpr,
     OWN: tl.constexpr,
     INFINITY_DIFFERS: tl.constexpr,
+    BARE: tl.constexpr,
 ):
     """X rounded to a small float; OWN: its exponents are those of x's dtype."""
     PLACES: tl.constexpr = 52 if x.dtype == tl.float64 else 23
     if OWN:
         y = _without_bits(x, words, PLACES - mantissa, ROUNDING)
     else:
-        y = to_significand(x, words, mantissa, min_exponent, ROUNDING, HAS_ZERO, MINUS)
+        y = to_significand(x, words, mantissa, min_exponent, ROUNDING, BARE, HAS_ZERO, MINUS)
     return _in_range(y, x, c, SATURATES, SIGNED, INFINITY_DIFFERS)
 
 
 @triton.jit
-def float_codes(y, mantissa, min_exponent, width, nan_code, infinity_code, HAS_ZERO: tl.constexpr):
-    """Sign, exponent and mantissa of numbers of the format: their bits in other places"""
+def _any_body(a, mantissa, min_exponent, HAS_ZERO: tl.constexpr):
+    """Exponent and mantissa of a magnitude of any format"""
+    PLACES: tl.constexpr = 52 if a.dtype == tl.float64 else 23
+    BIAS: tl.constexpr = 1023 if a.dtype == tl.float64 else 127
+    FIRST: tl.constexpr = 1 if HAS_ZERO else 0
+    field = bits_of(a) >> PLACES
+    fraction = bits_of(a) - (field << PLACES)
+    significand = tl.where(field != 0, fraction + (1 << PLACES), fraction)
+    below = min_exponent - (tl.maximum(field, 1) - BIAS)
+    shift = PLACES - mantissa + below  # of subnormal numbers, which are counted in places of the smallest normal one
+    subnormal = significand >> tl.minimum(tl.maximum(shift, 0), PLACES + 1)
+    normal = ((FIRST - below) << mantissa) + (fraction >> (PLACES - mantissa))
+    return tl.where((below > 0) | (field == 0), subnormal, normal)
+
+
+@triton.jit
+def float_codes(
+    y,
+    mantissa,
+    min_exponent,
+    width,
+    nan_code,
+    infinity_code,
+    HAS_ZERO: tl.constexpr,
+    SHORT: tl.constexpr,
+    FINITE: tl.constexpr,
+):
+    """Sign, exponent and mantissa of numbers of the format; FINITE: no others are among them.
+
+    SHORT: times 2^(1 - bias of the dtype - min_exponent), normal and subnormal numbers become the dtype's own.
+    """
     PLACES: tl.constexpr = 52 if y.dtype == tl.float64 else 23
     BIAS: tl.constexpr = 1023 if y.dtype == tl.float64 else 127
     S: tl.constexpr = tl.int64 if y.dtype == tl.float64 else tl.int32
     U: tl.constexpr = tl.uint64 if y.dtype == tl.float64 else tl.uint32
-    FIRST: tl.constexpr = 1 if HAS_ZERO else 0
-    mantissa = mantissa.to(S)
-    a = bits_of(tl.abs(y))
-    one = tl.full(y.shape, 1, S)
-    infinity = one * (2 * BIAS + 1) << PLACES
-    field = a >> PLACES
-    fraction = a - (field << PLACES)
-    significand = tl.where(field != 0, fraction + (one << PLACES), fraction)
-    below = min_exponent.to(S) - (tl.maximum(field, 1) - BIAS)
-    shift = PLACES - mantissa + below  # of subnormal numbers, which are counted in places of the smallest normal one
-    subnormal = significand >> tl.minimum(tl.maximum(shift, 0), PLACES + 1)
-    normal = ((FIRST - below) << mantissa) + (fraction >> (PLACES - mantissa))
-    code = tl.where((below > 0) | (field == 0), subnormal, normal)
-    special = tl.where(a > infinity, nan_code.to(S), infinity_code.to(S))
-    code = unsigned(tl.where(a >= infinity, special, code))
-    sign = (tl.full(y.shape, 1, U) << (width - 1).to(U)) * ((bits_of(y) < 0) & (a <= infinity)).to(U)
-    return code | sign
+    mantissa, min_exponent, a = mantissa.to(S), min_exponent.to(S), tl.abs(y)
+    if SHORT:
+        code = bits_of(a * number_of((1 - min_exponent) << PLACES)) >> (PLACES - mantissa)
+    else:
+        code = _any_body(a, mantissa, min_exponent, HAS_ZERO)
+    has_sign = bits_of(y) < 0
+    if not FINITE:
+        infinity = tl.full(y.shape, (2 * BIAS + 1) << PLACES, S)
+        special = tl.where(bits_of(a) > infinity, nan_code.to(S), infinity_code.to(S))
+        code = tl.where(bits_of(a) >= infinity, special, code)
+        has_sign = has_sign & (bits_of(a) <= infinity)
+    return unsigned(code) | (has_sign.to(U) << (width - 1).to(U))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .quant import are_powers, scale_at
+from .quant import ONE, are_powers, scale_at
 from .quant_round import STOCHASTIC, divided, narrowed, nearest_even, number_of, whole, widened
 
 #: What is made for the gradient of the scale: nothing, a sum for each program, a product for each element
@@ -65,7 +65,7 @@ def quantize_bwd_kernel(
     SUMS: tl.constexpr,
     HAS_SCALE: tl.constexpr,
     HAS_ZERO_POINT: tl.constexpr,
-    ONE: tl.constexpr,
+    SHARING: tl.constexpr,
     INDEX: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -78,11 +78,11 @@ def quantize_bwd_kernel(
     if CLIPS:
         at, zero_point, s, exact = offsets.to(INDEX), 0.0, x, mask
         if HAS_ZERO_POINT:
-            zero_point = scale_at(zero_ptr, at, mask, run, count, ONE).to(T)
+            zero_point = scale_at(zero_ptr, at, mask, run, count, SHARING).to(T)
         if HAS_SCALE:
-            s = scale_at(scale_ptr, at, mask, run, count, ONE).to(x.dtype)
+            s = scale_at(scale_ptr, at, mask, run, count, SHARING).to(x.dtype)
             if MAY_BE_EXACT:
-                exact = are_powers(tl.load(scale_ptr)) if ONE else tl.load(powers_ptr) != 0
+                exact = are_powers(tl.load(scale_ptr)) if SHARING == ONE else tl.load(powers_ptr) != 0
         if INTEGERS:
             inside = _integers_inside(x, s, zero_point, limits_ptr, T, ROUNDING, HAS_SCALE)
         else:

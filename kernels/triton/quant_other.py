@@ -50,7 +50,8 @@ def posit(x, words, n, es, max_exponent, ROUNDING: tl.constexpr, CODES: tl.const
         add = ((words >> 1).to(U) << tl.maximum(more, 0).to(U)) >> tl.maximum(-more, 0).to(U)
     rounded = (t + add) & (one * 0 - last)
     if CODES:
-        string = tl.where(below_one != 0, rounded >> regime, unsigned(signed(rounded) >> signed(regime))) >> unread.to(U)
+        ones = unsigned(signed(rounded) >> signed(regime))  # zeros for what begins with 0
+        string = tl.where(below_one != 0, rounded >> regime, ones) >> unread.to(U)
         all_codes = tl.full(x.shape, 1, tl.uint64) << n.to(tl.uint64)
         code = string.to(tl.uint64)
         code = tl.where(x < 0.0, all_codes - code, code)
@@ -93,6 +94,7 @@ def find_random(v, words, thresholds, values, count, STEPS: tl.constexpr):
 
 @triton.jit
 def table_index(v, words, thresholds, values, count, STEPS: tl.constexpr, RANDOM: tl.constexpr):
+    """The index of the value that v becomes"""
     if RANDOM:
         return find_random(v, words, thresholds, values, count, STEPS)
     else:
@@ -137,10 +139,12 @@ def codes_of(
     infinity_code,
     AS_FLOAT: tl.constexpr,
     HAS_ZERO: tl.constexpr,
+    SHORT: tl.constexpr,
+    FINITE: tl.constexpr,
 ):
     """What a kernel has made as the integers that stand for it: the bits of small floats, or whole numbers"""
     if AS_FLOAT:
-        return float_codes(y, mantissa, min_exponent, width, nan_code, infinity_code, HAS_ZERO)
+        return float_codes(y, mantissa, min_exponent, width, nan_code, infinity_code, HAS_ZERO, SHORT, FINITE)
     elif y.dtype.is_floating():
         return y.to(tl.int64)
     else:

@@ -1,7 +1,7 @@
 """Rounding to whole numbers in every way, the bits of floats, and the random numbers of stochastic rounding.
 
-The arithmetic is that of csrc/cpu/round.hpp, so that the bits are, too. Launches forbid fusing products and sums. What is
-written with integers here is what the interpreter and the compilers for cards would do each in its own way.
+The arithmetic is that of csrc/cpu/round.hpp, so that the bits are, too. Launches forbid fusing products and sums. What
+is written with integers here is what the interpreter and the compilers for cards would do each in its own way.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def number_of(bits):
 
 @triton.jit
 def unsigned(bits):
+    """The same bits as unsigned integers"""
     if bits.dtype == tl.int64:
         return bits.to(tl.uint64, bitcast=True)
     else:
@@ -48,6 +49,7 @@ def unsigned(bits):
 
 @triton.jit
 def signed(bits):
+    """The same bits as signed integers"""
     if bits.dtype == tl.uint64:
         return bits.to(tl.int64, bitcast=True)
     else:
@@ -144,26 +146,27 @@ def _nearest(a):
 
 @triton.jit
 def nearest_even(v):
+    """The nearest whole number, at a tie the even one"""
     return with_sign(_nearest(tl.abs(v)), v)
-
-
-# Not tl.floor and tl.ceil, which take subnormal floats for zero on a card.
 
 
 @triton.jit
 def floor(v):
+    """Not tl.floor, which takes subnormal floats for zero on a card"""
     r = nearest_even(v)
     return tl.where(r > v, r - 1.0, r)
 
 
 @triton.jit
 def ceiling(v):
+    """The whole number above"""
     r = nearest_even(v)
     return with_sign(tl.where(r < v, r + 1.0, r), v)
 
 
 @triton.jit
 def toward_zero(v):
+    """The whole part"""
     a = tl.abs(v)
     r = _nearest(a)
     return with_sign(tl.where(r > a, r - 1.0, r), v)

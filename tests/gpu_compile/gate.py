@@ -4,7 +4,8 @@
     python tests/gpu_compile/gate.py --write    all families', into resources.json, after a change that is meant
 
 `<stem>_variants.py` names the variants: TRITON is a list of (kernel, types of its arguments, constants, options of the
-launch), CUDA a list of macros to define. A process of its own, as Triton either interprets or compiles.
+launch), CUDA a list of macros to define; EXACT: each operation of Triton's code has to round as the CPU's. A process of
+its own, as Triton either interprets or compiles.
 """
 
 from __future__ import annotations
@@ -63,7 +64,13 @@ def usage(cubin: bytes) -> dict[str, Row]:
     }
 
 
-def triton_row(kernel: Any, signature: dict[str, str], constants: dict[str, Any], options: Any, target: str) -> Row:
+#: What is not rounded once as IEEE 754 says, or takes subnormal numbers for zero
+INEXACT = re.compile(r"\.ftz|\bfma\.|\bdiv\.(?!rn)|\.approx")
+
+
+def triton_row(
+    kernel: Any, signature: dict[str, str], constants: dict[str, Any], options: Any, target: str, exact: bool = False
+) -> Row:
     import triton
     from triton.backends.compiler import GPUTarget
 
@@ -73,6 +80,8 @@ def triton_row(kernel: Any, signature: dict[str, str], constants: dict[str, Any]
     if target.startswith("sm_"):
         built = triton.compile(source, target=GPUTarget("cuda", int(target[3:]), 32), options=options)
         (row,) = usage(built.asm["cubin"]).values()
+        found = {line.strip() for line in built.asm["ptx"].splitlines() if exact and INEXACT.search(line)}
+        assert not {line for line in found if not re.match(r"div\.[su]\d+", line)}, f"{kernel}: {found}"
     else:
         built = triton.compile(source, target=GPUTarget("hip", target, 64), options=options)
         text = built.asm["amdgcn"]
@@ -89,7 +98,7 @@ def triton_rows(stem: str) -> dict[str, Row]:
         types = " ".join(sorted(set(signature.values())))
         for target in TARGETS:
             rows[f"triton {name} [{types}] {told} {target}"] = triton_row(
-                getattr(module, name), signature, constants, options, target
+                getattr(module, name), signature, constants, options, target, getattr(variants(stem), "EXACT", False)
             )
     return rows
 

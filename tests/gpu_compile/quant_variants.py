@@ -8,10 +8,15 @@ import triton.language as tl
 
 _TYPES = {"x_ptr": "*fp32", "y_ptr": "*fp32", "scale_ptr": "*fp32", "zero_ptr": "*i64", "powers_ptr": "*i1"}
 _TYPES |= {"seed_ptr": "*i64", "numbers": "*fp32", "thresholds": "*fp32", "values": "*fp32", "numel": "i32"}
-_TYPES |= {name: "i32" for name in ("run", "count", "k0", "k1", "k2", "k3", "k4")}
+_TYPES |= dict.fromkeys(("run", "count", "k0", "k1", "k2", "k3", "k4"), "i32")
 _PLAIN: dict[str, Any] = {"OVERFLOW": 0, "T": tl.float32, "CODES": False, "REPLACES": False, "SIGNED": True}
-_PLAIN |= {f"FLAG{k}": False for k in range(4)} | {"STEPS": 0, "HAS_SCALE": False, "HAS_ZERO_POINT": False}
-_PLAIN |= {"ONE": True, "INDEX": tl.int32, "BLOCK": 1024}
+_PLAIN |= {f"FLAG{k}": False for k in range(5)} | {
+    "STEPS": 0,
+    "SHORT": True,
+    "HAS_SCALE": False,
+    "HAS_ZERO_POINT": False,
+}
+_PLAIN |= {"SHARING": 1, "INDEX": tl.int32, "BLOCK": 1024}
 _OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 
@@ -22,7 +27,7 @@ def _variant(kind: int, rounding: int, types: str = "fp32", codes: str = "", **c
     absent = [] if rounding == 9 else ["seed_ptr"]
     absent += [] if chosen["HAS_ZERO_POINT"] else ["zero_ptr"]
     absent += [] if chosen["HAS_SCALE"] else ["scale_ptr"]
-    absent += [] if chosen["HAS_SCALE"] and not chosen["ONE"] and kind in (0, 1, 10) else ["powers_ptr"]
+    absent += [] if chosen["HAS_SCALE"] and chosen["SHARING"] != 1 and kind in (0, 1, 10) else ["powers_ptr"]
     absent += [] if kind in (8, 9) else ["thresholds", "values"]
     signature = _TYPES | {"x_ptr": f"*{types}", "y_ptr": f"*{codes or types}"}
     if types == "fp64":
@@ -33,25 +38,19 @@ def _variant(kind: int, rounding: int, types: str = "fp32", codes: str = "", **c
 
 
 _FLOAT = {"FLAG0": True, "FLAG1": True}
+EXACT = True
 TRITON = [
     _variant(0, 6),  # fixed<..,RND_CONV,SAT>
-    _variant(0, 0, OVERFLOW=2),  # fixed<..,TRN,WRAP>
     _variant(0, 2, "fp64", OVERFLOW=6, T=tl.float64, FLAG0=True),  # fixed<..,RND,WRAP_SM,3> with coarse steps
     _variant(0, 9),  # stochastic
-    _variant(0, 6, HAS_SCALE=True),  # a learned binary point
-    _variant(0, 6, "bf16", HAS_SCALE=True, ONE=False),  # one for each channel
-    _variant(11, 6, "bf16", HAS_SCALE=True, HAS_ZERO_POINT=True, ONE=False),  # uint8
-    _variant(11, 6, codes="i8", HAS_SCALE=True),  # codes of int8
+    _variant(0, 6, "bf16", HAS_SCALE=True, SHARING=2),  # one for each channel
+    _variant(11, 6, "bf16", HAS_SCALE=True, HAS_ZERO_POINT=True, SHARING=2),  # uint8
     _variant(1, 6, "fp64", OVERFLOW=4, T=tl.float64, FLAG1=False),  # fixed<64,32,RND_CONV,WRAP_SM>
-    _variant(2, 6, **_FLOAT),  # e4m3fn
     _variant(2, 9, "fp16", OVERFLOW=1, **_FLOAT, FLAG3=False),  # e5m2<STOCHASTIC>
     _variant(2, 6, "fp16", codes="i8", **_FLOAT),  # codes of e4m3fn
-    _variant(2, 5, OVERFLOW=1, FLAG2=True, **_FLOAT),  # bf16<RNA>
     _variant(3, 6, "fp64", T=tl.float64, **_FLOAT),  # a float that doubles do not hold
     _variant(7, 6),  # posit<16,1>
     _variant(7, 9, "fp64", codes="i32", T=tl.float64),  # codes of posit<32,2>
-    _variant(8, 6, STEPS=4),  # a table of 16
     _variant(8, 9, STEPS=8),  # a table of 256
-    _variant(9, 6, STEPS=3),  # log2<..,2>
     _variant(10, 6, FLAG1=True),  # khot<..,NEAREST>
 ]

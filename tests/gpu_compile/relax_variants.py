@@ -1,4 +1,4 @@
-"""Variants of kernels/cuda/relax.cu, all that there are, and representative ones of kernels/triton/relax.py."""
+"""Representative variants of kernels/cuda/relax.cu and kernels/triton/relax.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NUMBERS = [("float", "float"), ("float", "double"), ("double", "double"), ("Com
 def _rows_and_blocks() -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for matrix, vector in _NUMBERS:
-        for columns, rows in ((1, 1), (4, 1), (1, 2), *(((4, 2),) if matrix != "Complex" else ())):
+        for columns, rows in ((1, 1), (4, 1), *(((4, 2),) if matrix == "double" else ())):
             resident = 4 if columns == rows == 1 and matrix != "Complex" else 2
             found.append({"MATRIX": matrix, "COLUMNS": columns, "BLOCK_ROWS": rows, "RESIDENT": resident})
             found[-1]["VECTOR"] = vector

@@ -83,7 +83,9 @@ def _coloured(function: str, A: Csr | Blocks, order: str) -> Arrangement:
                 f"{function}: order must be 'color' where two colours are too few, "
                 f"got 'red-black' for a pattern in which row {odd} lies on a cycle of odd length"
             )
-    assert _core.relax_check_colours(A.n, A.start, A.column, colour) < 0, "rows of one colour are linked"
+    linked = _core.relax_check_colours(A.n, A.start, A.column, colour)
+    if linked >= 0:
+        raise RuntimeError(f"{function}: rows of one colour must not be linked, got a link of row {linked}")
     rows = np.argsort(colour, kind="stable").astype(np.int32)
     return Arrangement(rows, np.arange(A.n + 1), _offsets(np.bincount(colour)), is_coloured=True)
 

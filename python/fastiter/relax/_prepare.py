@@ -36,18 +36,22 @@ class System:
 
     def __init__(self, function: str, rows: int, columns: int, dtype: np.dtype[Any], batch: int = 0) -> None:
         self.function, self.rows, self.columns, self.dtype, self.batch = function, rows, columns, dtype, batch
-        self._copies: dict[str, Prepared] = {}
+        self._copies: dict[np.dtype[Any], Prepared] = {}
         self.colours, self.is_coloured = 1, False
         self.grid: tuple[int, ...] | None = None  # the shape of x and b, where it is not that of columns
 
     def of(self, dtype: np.dtype[Any]) -> Prepared:
         """Return the copy for vectors of this dtype."""
-        if dtype.name not in self._copies:
+        found = self._copies.get(dtype)
+        if found is None:
             try:
-                self._copies[dtype.name] = self._prepare(NUMBERS[self.dtype.name, dtype.name])
+                found = self._copies[dtype] = self._prepare(self._numbers(dtype))
             except ZeroDivisionError as singular:
                 raise ValueError(f"{self.function}: {self._singular(singular.args[0])}") from None
-        return self._copies[dtype.name]
+        return found
+
+    def _numbers(self, dtype: np.dtype[Any]) -> int:
+        return NUMBERS[self.dtype.name, dtype.name]
 
     def _prepare(self, numbers: int) -> Prepared:
         raise NotImplementedError

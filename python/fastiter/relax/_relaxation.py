@@ -71,7 +71,8 @@ class Relaxation:
     Notes
     -----
     Vectors have the dtype of A; where A is float32 they may be float64, and sums are float64 in any case. b and x are
-    (n,), or (n, k) for k right-hand sides at once, which cost little more than one; for a batch (batch, n).
+    (n,), or (n, k) for k right-hand sides at once, which cost little more than one; for a batch (batch, n), for a
+    stencil the grid or (*grid, k).
 
     Examples
     --------
@@ -265,8 +266,6 @@ class Relaxation:
 
         def apply(r: Array) -> Array:
             r = np.ascontiguousarray(r, self.dtype)
-            if self._system.grid is not None:
-                r = r.reshape(self.shape[0])
             x = np.zeros((self.shape[1], *r.shape[1:]), self.dtype)
             self._sweep(x, r, 1)
             return x

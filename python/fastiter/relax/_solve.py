@@ -95,7 +95,7 @@ def iterate(
             norms = _vectors.residual(system, x, own_b)
             watch.check(done, norms)
             observe(done, norms)
-    return _solution(system, given.ndim == 1 or system.grid is not None, x, own_b, watch, method, omega())
+    return _solution(system, given.ndim == len(system.grid or (1,)), x, own_b, watch, method, omega())
 
 
 def _solution(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .._check import check_array
 from .._rnn import kind
-from ._matrix import NUMBERS
+from ._matrix import DTYPES, NUMBERS
 from ._prepare import System
 
 Array = npt.NDArray[Any]
@@ -23,15 +23,16 @@ def check_vectors(
     """Check b, and x unless it is None: shapes (n,), (n, k) or, for a batch, (batch, n), and dtypes that go with A."""
     dtypes = [vectors for matrix, vectors in NUMBERS if matrix == system.dtype.name]
     if system.grid is not None:
-        dtypes = [system.dtype.name]
+        dtypes = [name for name in DTYPES if name != "float32" or system.dtype == np.float32]
     check_array(function, "b", b, [*dtypes, dtypes[-1]] if len(dtypes) == 1 else dtypes)
     assert isinstance(b, np.ndarray)  # check_array has said so
     batch, expected = system.batch, f"({system.rows},) or ({system.rows}, k)"
     if batch:
         expected = f"(batch, n) = ({batch}, {system.rows})"
-    if system.grid is not None:
-        expected = f"{system.grid}"
     fixed = (batch, system.rows) if batch else system.grid
+    if system.grid is not None:
+        expected = f"{system.grid} or ({', '.join(map(str, system.grid))}, k)"
+        fixed = (*system.grid, *b.shape[len(system.grid) :][:1])
     if not (b.ndim in (1, 2) and b.shape[0] == system.rows if fixed is None else b.shape == fixed):
         raise ValueError(f"{function}: b must have shape {expected} to go with A, got {b.shape}")
     if x is None:
@@ -55,14 +56,14 @@ def check_writable(function: str, x: Array, b: Array) -> None:
 def inside(system: System, x: Array) -> Array:
     """Return x as the kernels have it, (n, k) contiguous: x itself where it is so already."""
     if system.grid is not None:
-        return np.ascontiguousarray(x).reshape(-1)
+        return np.ascontiguousarray(x).reshape(system.rows, *x.shape[len(system.grid) :])
     return np.ascontiguousarray(x.T if system.batch else x)
 
 
 def outside(system: System, x: Array) -> Array:
     """Return what :func:`inside` made of an array in the shape of that array."""
     if system.grid is not None:
-        return x.reshape(system.grid)
+        return x.reshape(*system.grid, *x.shape[1:])
     return x.T if system.batch else x
 
 

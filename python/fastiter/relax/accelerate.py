@@ -11,6 +11,7 @@ from .._rnn import kind
 from .._solution import Solution
 from . import _spectrum, _vectors
 from ._auto import jacobi_of
+from ._mixture import Mixture
 from ._prepare import JACOBI, System, prepare
 from ._relaxation import METHODS, Relaxation
 from ._solve import iterate
@@ -161,9 +162,13 @@ class Chebyshev:
         def step(x: Array, swept: Array) -> Array:
             if directions[0].shape != x.shape:
                 directions[0] = np.zeros_like(x)
-            omega, momentum = recurrence.next()
-            directions[0] = (momentum * directions[0] + omega * (swept - x)).astype(x.dtype)
-            return x + directions[0]
+            omega, momentum = (x.real.dtype.type(factor) for factor in recurrence.next())
+            swept -= x
+            swept *= omega
+            directions[0] *= momentum
+            directions[0] += swept
+            x += directions[0]
+            return x
 
         options = (rtol, atol, max_steps, check_every)
         return _iterate("Chebyshev.solve", self.relaxation, step, b, x0, options, "chebyshev")
@@ -208,38 +213,15 @@ class Anderson:
         check_every: int = 1,
     ) -> Solution:
         """As :meth:`Relaxation.solve`; a step is a sweep. Each column is mixed by itself."""
-        swept_before: list[Array] = []
-        change_before: list[Array] = []
+        mixtures: list[Mixture] = []
 
         def step(x: Array, swept: Array) -> Array:
-            change = swept - x
-            swept_before.append(swept)
-            change_before.append(change)
-            del swept_before[: -self.memory - 1], change_before[: -self.memory - 1]
-            if len(change_before) == 1:
-                return swept
-            columns = _vectors.width(change)
-            differences = np.stack([a - b for a, b in zip(change_before[1:], change_before[:-1], strict=True)])
-            steps = np.stack([a - b for a, b in zip(swept_before[1:], swept_before[:-1], strict=True)])
-            mixed = swept.reshape(len(swept), -1).copy()
-            for c in range(columns):
-                f = differences.reshape(*differences.shape[:2], -1)[:, :, c]
-                if np.isfinite(f).all() and np.isfinite(change).all():
-                    weights = _least_squares(f, change.reshape(len(change), -1)[:, c])
-                    mixed[:, c] -= weights @ steps.reshape(*steps.shape[:2], -1)[:, :, c]
-            return mixed.reshape(swept.shape)
+            if not mixtures:
+                mixtures.append(Mixture(self.memory, x))
+            return mixtures[0].next(x, swept)
 
         options = (rtol, atol, max_steps, check_every)
         return _iterate("Anderson.solve", self.relaxation, step, b, x0, options, "anderson")
-
-
-def _least_squares(rows: Array, target: Array) -> Array:
-    """The weights w for which the rows, weighted, come nearest to the target."""
-    scale = np.sqrt((np.abs(rows) ** 2).sum(axis=1))
-    scale[scale == 0] = 1
-    cut = 1e4 * np.finfo(target.dtype).eps  # directions that rounding alone tells apart
-    weights: Array = np.linalg.lstsq((rows / scale[:, None]).T, target, rcond=cut)[0] / scale
-    return weights
 
 
 def _check_relaxation(function: str, relaxation: object) -> None:

@@ -84,6 +84,59 @@ def gauss_seidel_ne(
     _sweep("gauss_seidel_ne", A, x, b, iterations, sweep, method="kaczmarz", omega=omega)
 
 
+def gauss_seidel_nr(
+    A: Any,
+    x: Array,
+    b: Array,
+    iterations: int = 1,
+    sweep: str = "forward",
+    omega: float = 1.0,
+    Dinv: Array | None = None,
+) -> None:
+    """Gauss-Seidel on the normal equations A^H A x = A^H b, in place. Dinv: 1 / |a_j|^2 of each column."""
+    if Dinv is not None:
+        squares = np.asarray(abs(A).power(2).sum(axis=0)).ravel()
+        _check_close("gauss_seidel_nr", np.asarray(Dinv).ravel() * squares, np.ones(A.shape[1]))
+    adjoint = A.conj().T
+    _sweep("gauss_seidel_nr", A, x, adjoint @ b, iterations, sweep, method="sor", omega=omega, of="normal")
+
+
+def jacobi_ne(A: Any, x: Array, b: Array, iterations: int = 1, omega: float = 1.0) -> None:
+    """x <- x + omega A^H D^-1 (b - A x) in place, D = diag(A A^H): the projections of Kaczmarz, all at once."""
+    squares, adjoint = np.asarray(abs(A).power(2).sum(axis=1)).ravel(), A.conj().T
+    inverse = np.where(squares > 0, 1 / np.where(squares > 0, squares, 1), 0).reshape(-1, *(1,) * (x.ndim - 1))
+    for _ in range(iterations):
+        x += omega * (adjoint @ (inverse * (b.reshape(len(b), *x.shape[1:]) - A @ x)))
+
+
+def gauss_seidel_indexed(A: Any, x: Array, b: Array, indices: Any, iterations: int = 1, sweep: str = "forward") -> None:
+    """Gauss-Seidel on the rows that are listed, in this order, in place; a row may come several times."""
+    rows = np.asarray(indices, np.int64).ravel()
+    halves = {"forward": [rows], "backward": [rows[::-1]], "symmetric": [rows, rows[::-1]]}.get(sweep, [])
+    if not halves:
+        raise ValueError(f"gauss_seidel_indexed: sweep must be 'forward', 'backward' or 'symmetric', got {sweep!r}")
+    parts = [part for half in halves for part in _without_repetition(half)]
+    b = b.reshape(b.shape[0], *x.shape[1:])
+    for _ in range(iterations):
+        for part in parts:
+            block = _prepared("gauss_seidel_indexed", A, {"method": "gauss_seidel", "of": part.tobytes()})
+            own = np.ascontiguousarray(x[part])
+            # The other rows' part of A x is taken to the right: b - A x has it, together with that of these rows.
+            within = block.residual(own, np.zeros_like(own))
+            block.sweep(own, (b - A @ x)[part] - within)
+            x[part] = own
+
+
+def _without_repetition(rows: Array) -> list[Array]:
+    """Cut a list where a row comes again."""
+    parts: list[list[int]] = [[]]
+    for row in rows.tolist():
+        if row in parts[-1]:
+            parts.append([])
+        parts[-1].append(row)
+    return [np.array(part, np.int64) for part in parts if part]
+
+
 def polynomial(A: Any, x: Array, b: Array, coefficients: Any, iterations: int = 1) -> None:
     """x <- x + p(A) (b - A x) in place, p(A) = c[0] A^(m - 1) + ... + c[m - 1] by Horner's rule."""
     if len(coefficients) == 0:
@@ -117,11 +170,21 @@ def _prepared(function: str, A: Any, how: dict[str, Any]) -> Relaxation:
                 return relaxation
             del _KEPT[k]
             break
-    method = how["method"]
-    relaxation = Relaxation.of(function, A, method, **{name: x for name, x in how.items() if name != "method"})
+    options = {name: x for name, x in how.items() if name not in ("method", "of")}
+    relaxation = Relaxation.of(function, _part(A, how.get("of")), how["method"], **options)
     _KEPT.append((key, weakref.ref(A, _forget), values, relaxation))
     del _KEPT[:-_MOST]
     return relaxation
+
+
+def _part(A: Any, of: str | bytes | None) -> Any:
+    """Return A, its normal equations' matrix, or the rows and columns in ``of``."""
+    if of is None:
+        return A
+    if isinstance(of, bytes):
+        rows = np.frombuffer(of, np.int64)
+        return A.tocsr()[rows][:, rows]
+    return (A.conj().T @ A).tocsr()
 
 
 def _forget(dead: Any) -> None:

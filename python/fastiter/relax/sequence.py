@@ -77,7 +77,8 @@ def solve_sequence(
     warm_start
         Start from the solution of the system before instead of 0, which takes systems of one size.
     rtol, atol, max_steps
-        As in :func:`sor`. A system that did not converge, for whatever reason, counts as ``max_steps`` iterations.
+        As in :func:`sor`; the residual is checked after every step, so that all of them count. A system that did not
+        converge, for whatever reason, counts as ``max_steps`` iterations.
 
     Raises
     ------
@@ -110,7 +111,7 @@ def solve_sequence(
         A, b, context = _parts(function, t, system)
         start = solutions[-1].value if warm_start and solutions else None
         omega = tuner.predict(context)
-        options = {"order": order, "rtol": rtol, "atol": atol, "max_steps": max_steps}
+        options = {"order": order, "rtol": rtol, "atol": atol, "max_steps": max_steps, "check_every": 1}
         solution = SOLVERS[method](A, b, start, omega=omega, **options)
         steps = int(solution.steps) if solution.converged else max_steps
         tuner.update(steps)

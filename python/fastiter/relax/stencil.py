@@ -24,15 +24,16 @@ class Stencil:
         The points along each axis, two or three.
     coefficients : (2 d + 1,) or (2 d + 1, *grid)
         Of the point itself, then of the one before and the one after along each axis, the first axis first; one number
-        each, or one for each point. float32 or float64, in which everything is computed.
+        each, or one for each point. float32 or float64.
     mask : bool (*grid), optional
         Where it is False, x is given (Dirichlet): no sweep changes it, its neighbours read it, and it has no equation.
 
     Notes
     -----
     Takes the place of A in :class:`Relaxation` (methods "jacobi", "gauss_seidel", "sor", "ssor"; orders "natural" and
-    "red-black") and :func:`chebyshev`, with x and b in the shape of the grid. In red-black order many
-    sweeps are one pass over the grid.
+    "red-black") and :func:`chebyshev`, with x and b in the shape of the grid, or (*grid, k). They have the dtype of the
+    coefficients or a wider one, in which all is computed: float64, or complex128, whose real and imaginary parts
+    are two right-hand sides. In red-black order many sweeps are one pass over the grid.
 
     Examples
     --------
@@ -107,18 +108,25 @@ class OfStencil(System):
         self.colours = 1 + self.is_coloured
         self.of(self.dtype)
 
+    def _numbers(self, dtype: np.dtype[Any]) -> int:
+        return int(dtype != np.float32)
+
     def _prepare(self, numbers: int) -> Prepared:
-        s, c = self.stencil, self.stencil.coefficients
+        s, real = self.stencil, (np.float32, np.float64)[numbers]
+        c = np.ascontiguousarray(s.coefficients, real)
         n0, n1, n2 = self.points if len(self.points) == 3 else (self.points[0], 1, self.points[1])
         if len(self.points) == 2:  # the axis that is missing is the one in the middle
             c = np.ascontiguousarray(np.concatenate([c[:3], np.zeros((2, *c.shape[1:]), c.dtype), c[3:]]))
         given = 0 if s.mask is None else np.ascontiguousarray(~s.mask).view(np.uint8)
-        is_double, is_constant = self.dtype == np.float64, c.ndim == 1
-        return _core.relax_stencil(is_double, n0, n1, n2, c, is_constant, given, self.order == "red-black")
+        one = _core.relax_stencil(bool(numbers), n0, n1, n2, c, c.ndim == 1, given, self.order == "red-black")
+        return _OneByOne(one, real)
 
     def unknowns(self, b: Array) -> Array:
         """Return b with 0 where there is no equation."""
-        return b if self.stencil.mask is None else np.where(self.stencil.mask, b, b.dtype.type(0))
+        if self.stencil.mask is None:
+            return b
+        mask = self.stencil.mask.reshape(*self.points, *(1,) * (b.ndim - len(self.points)))
+        return np.where(mask, b, b.dtype.type(0))
 
     def random(self, seed: int = 0) -> Array:
         """Return the same with 0 at given points."""
@@ -127,3 +135,41 @@ class OfStencil(System):
     def _singular(self, row: int) -> str:
         point = tuple(map(int, np.unravel_index(row, self.points))) if np.prod(self.points) else ()
         return f"A must have no zero on the diagonal, got 0 at point {point}"
+
+
+class _OneByOne:
+    """A stencil for several right-hand sides (points, k), and for complex ones: each real column by itself."""
+
+    def __init__(self, one: Prepared, real: type[np.floating[Any]]) -> None:
+        self.one, self.real = one, real
+
+    def _columns(self, x: Array, k: int) -> Array:
+        return x.reshape(len(x), k).view(self.real)
+
+    def sweep(
+        self, x: Array, b: Array, d: Array | int, k: int, omega: Array, momentum: Array | int, count: int, kind: int, /
+    ) -> None:
+        """Sweep over each column."""
+        arrays = [self._columns(array, k) for array in (x, b, d) if not isinstance(array, int)]
+        if arrays[0].shape[1] == 1:
+            return self.one.sweep(x, b, d, 1, omega, momentum, count, kind)
+        for c in range(arrays[0].shape[1]):
+            column = [np.ascontiguousarray(array[:, c]) for array in arrays]
+            self.one.sweep(column[0], column[1], column[2] if len(column) == 3 else 0, 1, omega, momentum, count, kind)
+            for array, changed in zip(arrays[::2], column[::2], strict=True):  # x and d
+                array[:, c] = changed
+        return None
+
+    def residual(self, x: Array, b: Array, r: Array | int, k: int, norms: Array, /) -> None:
+        """Find b - A x of each column, and the squares of its norm, those of a real and an imaginary part together."""
+        xs, bs = self._columns(x, k), self._columns(b, k)
+        if xs.shape[1] == 1:
+            return self.one.residual(x, b, r, 1, norms)
+        squares, column = np.empty((xs.shape[1], 1)), np.empty(len(x), self.real)
+        for c in range(xs.shape[1]):
+            own_x, own_b = np.ascontiguousarray(xs[:, c]), np.ascontiguousarray(bs[:, c])
+            self.one.residual(own_x, own_b, column, 1, squares[c])
+            if not isinstance(r, int):
+                self._columns(r, k)[:, c] = column
+        norms[:] = squares.reshape(k, len(squares) // max(k, 1)).sum(axis=1)
+        return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import quant
+from . import _vmap, onnx, quant
 from .delta import delta_scan
 from .flashrnn import FlashRNNConfig, flashrnn
 from .hls import export_hls
@@ -13,6 +13,8 @@ from .replace import Replaced, replace, restore
 from .rnn import elman, gru, lstm, slstm
 from .scan import block_scan, linear_scan
 from .solve import solve_recurrence
+
+_vmap.register()
 
 __all__ = [
     "FlashRNNConfig",
@@ -26,6 +28,7 @@ __all__ = [
     "gru",
     "linear_scan",
     "lstm",
+    "onnx",
     "paragru",
     "paralstm",
     "paraslstm",

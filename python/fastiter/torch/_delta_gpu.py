@@ -9,15 +9,28 @@ import torch
 from torch import Tensor
 
 from .._backend import BackendError
-from .._delta import Plan, Sizes, plan
+from .._delta import Sizes, plan
 from . import _gpu
 from ._delta_op import check_cut, delta_bwd_fake, delta_fwd_fake, rows_of, sizes_of
 from ._op import LIBRARY, contiguous, unit_stride
 
-#: The most units of q and k, and the most factors that a program takes together
-_KEYS, _TOGETHER = 256, 64
+#: The most units of q and k, and the most factors of a step
+_KEYS, _FACTORS = 256, 64
+#: The most lines of a state that a product takes at a time: it has its operands in registers
+_BLOCK = 32
 #: Bytes of the columns of a state that a program has
 _STATE_BYTES = 16384
+
+
+#: The only way to run: chunks of 16 factors, of which a matrix is in registers. Public functions ask for no other.
+METHOD = ("auto", 64)
+
+
+def checked_method(method: str) -> tuple[str, int]:
+    """Return the method and the chunk that run whatever was asked for, or say that it cannot be had."""
+    if method == "step":
+        raise BackendError("delta_scan: method must be 'auto' or 'chunk' on a CUDA device, got 'step'")
+    return METHOD
 
 
 class _Work(NamedTuple):
@@ -44,25 +57,15 @@ class _Work(NamedTuple):
         return self.sizes.time // self.steps + self.sequences
 
 
-def _work(
-    sizes: Sizes,
-    method: str,
-    chunk: int,
-    reset: Tensor | None,
-    lengths: Tensor | None,
-    cu_seqlens: Tensor | None,
-    like: Tensor,
-) -> _Work:
-    if method == "step":
-        raise BackendError("delta_scan: method must be 'auto' or 'chunk' on a CUDA device, got 'step'")
+def _work(sizes: Sizes, reset: Tensor | None, lengths: Tensor | None, cu_seqlens: Tensor | None, like: Tensor) -> _Work:
     if sizes.keys > _KEYS:
         raise BackendError(f"delta_scan: q must have at most {_KEYS} units on a CUDA device, got {sizes.keys}")
-    if sizes.factors > _TOGETHER:
+    if sizes.factors > _FACTORS:
         raise BackendError(
-            f"delta_scan: k must have at most {_TOGETHER} factors a step on a CUDA device, got {sizes.factors}"
+            f"delta_scan: k must have at most {_FACTORS} factors a step on a CUDA device, got {sizes.factors}"
         )
     check_cut(sizes, lengths, cu_seqlens)
-    how: Plan = plan("delta_scan", method, chunk, sizes.factors)
+    how = plan("delta_scan", *METHOD, sizes.factors)
     return _Work(
         None if reset is None else reset.contiguous().view(torch.uint8),
         _gpu.as_int64(lengths, like),
@@ -71,7 +74,7 @@ def _work(
         rows_of(sizes, cu_seqlens),
         sizes,
         how.period,
-        min(how.backward, _TOGETHER // sizes.factors),
+        how.backward,
     )
 
 
@@ -97,7 +100,7 @@ def _launch(
     """Launch a kernel with what all of them take."""
     import triton.language as tl
 
-    if not programs or not work.sizes.time and name == "inverse_fwd":
+    if not programs or (not work.sizes.time and name == "inverse_fwd"):
         return
     sizes = work.sizes
     kernel = getattr(_gpu.triton_kernels("delta_scan", "delta"), f"delta_{name}_kernel")
@@ -106,13 +109,14 @@ def _launch(
             *memory,
             *numbers,
             K=sizes.keys,
-            KP=_power_of_two(16, sizes.keys),
+            BK=min(_BLOCK, _power_of_two(16, sizes.keys)),
             M=sizes.factors,
             STEPS=work.steps,
             C=_power_of_two(16, work.steps * sizes.factors),
             STATE=tl.float64 if x.dtype == torch.float64 else tl.float32,
             **how,
             num_warps=4,
+            enable_fp_fusion=True,
         )
 
 
@@ -152,7 +156,7 @@ def _delta_fwd(
     save: bool,
 ) -> list[Tensor]:
     sizes = sizes_of(q, k, v.shape[-1])
-    work = _work(sizes, method, chunk, reset, lengths, cu_seqlens, q)
+    work = _work(sizes, reset, lengths, cu_seqlens, q)
     outputs = delta_fwd_fake(q, k, v, beta, decay, h0, reset, lengths, cu_seqlens, method, chunk, save)
     if lengths is not None:
         outputs[0].zero_()
@@ -185,7 +189,7 @@ def _delta_bwd(
     need_h0: bool,
 ) -> list[Tensor]:
     sizes = sizes_of(q, k, e.shape[-1])
-    work = _work(sizes, method, chunk, reset, lengths, cu_seqlens, q)
+    work = _work(sizes, reset, lengths, cu_seqlens, q)
     gradients = delta_bwd_fake(
         q, k, beta, decay, e, states, d_o, dlast, reset, lengths, cu_seqlens, method, chunk, need_h0
     )

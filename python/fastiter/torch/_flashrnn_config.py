@@ -8,10 +8,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .._backend import BackendError
 from .._rnn import kind
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 class Function(NamedTuple):
@@ -30,8 +34,7 @@ FUNCTIONS = {
     "gru": Function(3, 3, 4, 4, 1),
     "elman": Function(1, 1, 1, 1, 1),
 }
-_HERE = ("cpu", "vanilla", "vanilla_fwbw")
-_ELSEWHERE = ("cuda", "cuda_fused", "triton_fused")
+ANYWHERE, ON_CPU, ON_GPU = ("vanilla", "vanilla_fwbw"), ("cpu",), ("cuda", "cuda_fused", "triton_fused")
 
 
 @dataclass
@@ -43,8 +46,8 @@ class FlashRNNConfig:
     Parameters
     ----------
     backend : str, optional
-        "cpu", the default, or "vanilla" or "vanilla_fwbw": FlashRNN's names of what runs on a CPU, for which the same
-        kernels run here. Its GPU backends are refused.
+        FlashRNN's names and "cpu". Where the tensors are decides which kernels run; a name that does not fit is
+        refused: "cpu" on a GPU; "cuda", "cuda_fused" and "triton_fused" on the CPU.
     function : {"lstm", "gru", "elman", "slstm"}
         The cell.
     gradient_recurrent_cut : bool
@@ -64,8 +67,8 @@ class FlashRNNConfig:
     input_shape, output_shape, recurrent_shape, bias_shape : str
         The axes of Wx, of the states, of R and of b in any order: B batch, T time, G gates, H heads, D width, P the
         width of the previous h, S states.
-    dtype : {"float32", "float64", "bfloat16"}, optional
-        What is computed in and returned; that of Wx by default.
+    dtype : {"float32", "float64", "bfloat16", "float16"}, optional
+        That of the results, and of the inputs; that of Wx by default. The last two need a GPU.
     dtype_acc : {"float32"}
         What is summed in; float64 sums in float64.
     dtype_b, dtype_r, dtype_w, dtype_g, dtype_s, dtype_a : str, optional
@@ -81,8 +84,6 @@ class FlashRNNConfig:
     ------
     TypeError, ValueError
         For an option of a wrong type; for a value that is unknown or cannot be had here.
-    BackendError
-        For a backend that needs a GPU.
 
     Examples
     --------
@@ -126,7 +127,8 @@ class FlashRNNConfig:
 
     def __post_init__(self) -> None:
         _choice("function", self.function, tuple(FUNCTIONS))
-        _check_backend(self.backend)
+        if self.backend is not None:
+            _choice("backend", self.backend, (*ANYWHERE, *ON_CPU, *ON_GPU))
         self._check_gradients()
         self._set_counts()
         self._set_widths()
@@ -141,8 +143,8 @@ class FlashRNNConfig:
                 raise TypeError(f"flashrnn: {name} must be a bool, got {kind(getattr(self, name))}")
         for name in ("gradient_recurrent_clipval", "forward_clipval"):
             value = getattr(self, name)
-            if value is not None and not (_is_number(value) and value >= 0):
-                raise ValueError(f"flashrnn: {name} must be None or a number of at least 0, got {value!r}")
+            if value is not None and not (_is_number(value) and value > 0):
+                raise ValueError(f"flashrnn: {name} must be None or a positive number, got {value!r}")
         if self.gradient_recurrent_cut and self.function == "gru":
             raise ValueError("flashrnn: gradient_recurrent_cut must be False for the function gru, got True")
         if self.constants:
@@ -231,14 +233,6 @@ def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise TypeError(f"flashrnn: {name} must be one of {', '.join(choices)}, got {kind(value)}")
     if value not in choices:
         raise ValueError(f"flashrnn: {name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def _check_backend(backend: object) -> None:
-    if backend is None:
-        return
-    _choice("backend", backend, (*_HERE, *_ELSEWHERE))
-    if backend in _ELSEWHERE:
-        raise BackendError(f"flashrnn: backend must be {', '.join(_HERE)} or None without a GPU, got {backend!r}")
 
 
 def _check_letters(name: str, value: object, letters: str) -> None:

@@ -46,14 +46,20 @@ def _slices(x: Tensor) -> tuple[int, ...]:
 
 def _shape(cell: ParaCell, wx: Tensor, reverse: bool, lengths: Tensor | None) -> tuple[int, int, int, int, bool, int]:
     batch, time, _, width = wx.shape
-    if lengths is None:
-        return cell.code, batch, time, width, reverse, 0
-    least, most = (int(lengths.min()), int(lengths.max())) if batch else (0, 0)
-    check_lengths(cell.name, lengths.shape, least, most, batch, time)
-    return cell.code, batch, time, width, reverse, lengths.data_ptr()
+    check_steps(cell, wx, lengths)
+    return cell.code, batch, time, width, reverse, 0 if lengths is None else lengths.data_ptr()
 
 
-def _forward_outputs(cell: ParaCell, wx: Tensor, newton: bool, save: bool) -> list[Tensor]:
+def check_steps(cell: ParaCell, wx: Tensor, lengths: Tensor | None) -> None:
+    """Check the numbers of steps of the rows, which were not known where the call was traced."""
+    batch, time = wx.shape[:2]
+    if lengths is not None:
+        least, most = (int(lengths.min()), int(lengths.max())) if batch else (0, 0)
+        check_lengths(cell.name, lengths.shape, least, most, batch, time)
+
+
+def forward_outputs(cell: ParaCell, wx: Tensor, newton: bool, save: bool) -> list[Tensor]:
+    """Return places for the outputs."""
     batch, time, _, width = wx.shape
     outputs = [empty_steps(wx, (batch, time, width)), empty(wx, (len(cell.states), batch, width))]
     if newton:
@@ -63,7 +69,8 @@ def _forward_outputs(cell: ParaCell, wx: Tensor, newton: bool, save: bool) -> li
     return outputs
 
 
-def _backward_outputs(cell: ParaCell, wx: Tensor, a: Tensor, need_weights: bool) -> list[Tensor]:
+def backward_outputs(cell: ParaCell, wx: Tensor, a: Tensor, need_weights: bool) -> list[Tensor]:
+    """Return places for the gradients."""
     batch, _, _, width = wx.shape
     outputs = [empty_steps(wx, wx.shape), empty(wx, (len(cell.states), batch, width))]
     if need_weights:
@@ -91,7 +98,7 @@ def _para_fwd(
     wx, a, first = unit_stride(wx), contiguous(a), [contiguous(x) for x in state]
     p = None if p is None else contiguous(p)
     lengths = None if lengths is None else contiguous(lengths)
-    shape, outputs = _shape(cell, wx, reverse, lengths), _forward_outputs(cell, wx, window > 0, save)
+    shape, outputs = _shape(cell, wx, reverse, lengths), forward_outputs(cell, wx, window > 0, save)
     h, last, *rest = outputs
     newton: Options = (window, max_steps, rtol, atol) if window else ()
     counts = rest.pop(0).data_ptr() if newton else 0
@@ -129,7 +136,7 @@ def _para_bwd(
     dlast = None if dlast is None else contiguous(dlast)
     lengths = None if lengths is None else contiguous(lengths)
     states = [unit_stride(x) for x in states]
-    shape, outputs = _shape(cell, wx, reverse, lengths), _backward_outputs(cell, wx, a, need_weights)
+    shape, outputs = _shape(cell, wx, reverse, lengths), backward_outputs(cell, wx, a, need_weights)
     dwx, dfirst, *weights = outputs
     _BACKWARD[wx.dtype](
         shape,
@@ -162,7 +169,7 @@ def _para_fwd_fake(
     atol: float,
     save: bool,
 ) -> list[Tensor]:
-    return _forward_outputs(CELLS[cell_name], wx, window > 0, save)
+    return forward_outputs(CELLS[cell_name], wx, window > 0, save)
 
 
 def _para_bwd_fake(
@@ -178,7 +185,7 @@ def _para_bwd_fake(
     lengths: Tensor | None,
     need_weights: bool,
 ) -> list[Tensor]:
-    return _backward_outputs(CELLS[cell_name], wx, a, need_weights)
+    return backward_outputs(CELLS[cell_name], wx, a, need_weights)
 
 
 LIBRARY.impl("_para_fwd", _para_fwd, "CPU")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -20,8 +21,34 @@ from .._scan import check_bounds, check_bounds_shape, check_reset_shape
 if hasattr(Tensor, "__dlpack_c_exchange_api__"):  # from torch 2.10 on
     _core.use_tensors(Tensor.__dlpack_c_exchange_api__, Tensor, torch.nn.Parameter)
 
+
+class _Library(torch.library.Library):
+    """A library whose implementations are not traced when they run inside of what torch.compile has given up on.
+
+    It would compile the parts of them, and under torch.func hand wrappers of tensors, which have no memory, to kernels.
+    """
+
+    def impl(self, op_name: Any, fn: Any, dispatch_key: str = "", **more: Any) -> Any:
+        return super().impl(op_name, _untraced(fn) if dispatch_key in ("CPU", "CUDA") else fn, dispatch_key, **more)
+
+
+def _untraced(implementation: Callable[..., Any]) -> Callable[..., Any]:
+    disabled: list[Callable[..., Any]] = []
+
+    @functools.wraps(implementation)
+    def call(*args: Any) -> Any:
+        dynamo = sys.modules.get("torch._dynamo")  # importing it takes longer than all the rest
+        if dynamo is None:
+            return implementation(*args)
+        if not disabled:
+            disabled.append(dynamo.disable(implementation))
+        return disabled[0](*args)
+
+    return call
+
+
 #: The library of all ops; each family defines its own in it.
-LIBRARY = torch.library.Library("fastiter", "DEF")
+LIBRARY = _Library("fastiter", "DEF")
 
 FLOATS = (torch.float32, torch.float64)
 #: Those of GPU kernels that take halves.
@@ -101,6 +128,11 @@ def unwatched() -> bool:
     return not is_compiling() and _modes() == 0 and _level() is None and _trace() is None
 
 
+def transformed() -> bool:
+    """Say whether one of torch.func's transforms, grad or vmap, is at work."""
+    return _level() is not None
+
+
 _Op = TypeVar("_Op", bound=Callable[..., Any])
 
 
@@ -133,9 +165,15 @@ def unit_stride(x: Tensor) -> Tensor:
 class _Once(torch.autograd.Function):
     """The first ``count`` tensors as they are, and an error where they are differentiated."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple([x.detach() for x in tensors[:count]])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep nothing: torch.func asks for this apart from forward."""
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:

@@ -30,17 +30,18 @@ def _limits(fmt: Format, name: str, device: torch.device) -> Tensor:
 
 
 def _launch(
-    dy: Tensor, x: Tensor, y: Tensor, dx: Tensor, sums: Tensor | None, fmt: Format, scales: Scales, clips: bool, how: int
+    given: list[Tensor], dx: Tensor, sums: Tensor | None, fmt: Format, scales: Scales, clips: bool, how: int
 ) -> None:
+    x = given[1]
     kernels = _gpu.triton_kernels("quantize", "quant_gradient")
     tl = kernels.tl
     name = NAMES[torch.promote_types(x.dtype, torch.float32)]
     made = plan(fmt, name, False)
     with _gpu.on(x):
         kernels.quantize_bwd_kernel[(-(-x.numel() // BLOCK),)](
-            *(dy, x, y, dx, sums, scales.scale, scales.zero_point, scales.powers),
+            *(*given, dx, sums, scales.scale, scales.zero_point, scales.powers),
             _limits(fmt, name, x.device) if clips else None,
-            *(x.numel(), scales.run, scales.count),
+            *(x.numel(), scales.run, scales.size),
             ROUNDING=made.rounding,
             T=tl.float64 if made.in_double else tl.float32,
             CLIPS=clips,
@@ -49,7 +50,7 @@ def _launch(
             SUMS=how,
             HAS_SCALE=scales.scale is not None,
             HAS_ZERO_POINT=scales.zero_point is not None,
-            ONE=scales.count == 1,
+            SHARING=scales.sharing(x.numel()),
             INDEX=tl.int32 if x.numel() < 2**31 else tl.int64,
             BLOCK=BLOCK,
             enable_fp_fusion=False,
@@ -87,7 +88,7 @@ def backward(
         programs = -(-x.numel() // BLOCK)
         sums = x.new_empty(programs, dtype=torch.float64) if uniform else x.new_empty(x.shape, dtype=wide)
     if x.numel():
-        _launch(*given, dx, sums, form, scales, clips, how)
+        _launch(given, dx, sums, form, scales, clips, how)
     if scale is None or sums is None:
         return [dx]
     total = sums.sum() if uniform else _of_each_scale(sums, scale)

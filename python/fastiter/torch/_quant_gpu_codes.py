@@ -136,7 +136,7 @@ def _decode(
     with _gpu.on(codes):
         kernels.decode_fwd_kernel[(-(-codes.numel() // BLOCK),)](
             *(codes, y, how.table, how.factor, shared, table, factors.scale, factors.zero_point),
-            *(codes.numel(), factors.run, factors.count, n, -(-n // size), size, code_bits(fmt), how.entries),
+            *(codes.numel(), factors.run, factors.size, n, -(-n // size), size, code_bits(fmt), how.entries),
             *how.numbers,
             MODE=how.mode,
             SIGNED=is_signed(fmt),
@@ -146,7 +146,7 @@ def _decode(
             DOUBLES=isinstance(fmt, Int) and plan(fmt, NAMES[y.dtype], False).in_double,
             HAS_SCALE=factors.scale is not None,
             HAS_ZERO_POINT=factors.zero_point is not None,
-            ONE=factors.count == 1,
+            SHARING=factors.sharing(codes.numel()),
             INDEX=tl.int32 if codes.numel() < 2**31 else tl.int64,
             BLOCK=BLOCK,
             enable_fp_fusion=False,

@@ -1,7 +1,7 @@
 """Rounding to number formats on a GPU: the plan of a format becomes the arguments of a Triton kernel.
 
-Nothing here waits for the device but the look for a NaN that is to be refused. A scale on the device is not looked at: what
-is no positive number gives what a division by it gives.
+Nothing here waits for the device but the look for a NaN that is to be refused, and the first call of a format, which
+copies its numbers. A scale on the device is not looked at: what is not positive gives what a division by it gives.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from ._quant_op import NAMES, _made_codes, as_array, read
 
 #: Elements (where rounding is stochastic: counters, of 4 elements each) and elements of blocks that a program takes
 BLOCK, COUNTERS, TILE = 1024, 256, 2048
-_INTEGER = 11
-#: A number of INTEGER stands for a kind that the CPU does not tell from fixed point.
-_POWERS, _TABLE, _LOGARITHMIC, _POSIT, _WIDE_FIXED, _FIXED = 10, 8, 9, 7, 1, 0
+#: Kinds of kernels/triton/quant.py; the CPU does not tell integers from fixed point.
+_FIXED, _WIDE_FIXED, _WIDE_FLOAT, _POSIT, _TABLE, _LOGARITHMIC, _POWERS, _INTEGER = 0, 1, 3, 7, 8, 9, 10, 11
+_ANY, _ONE, _ROWS, _COLUMNS = range(4)
 _SIGNED = {torch.uint8: torch.int8, torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
@@ -42,13 +42,19 @@ class Numbers(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """Element i has scale and zero point number (i // run) % count; powers: whether all scales are powers of two."""
+    """Element i has scale and zero point number (i // run) % size; powers: whether all scales are powers of two."""
 
     scale: Tensor | None = None
     zero_point: Tensor | None = None
     powers: Tensor | None = None
     run: int = 1
-    count: int = 1
+    size: int = 1
+
+    def sharing(self, count: int) -> int:
+        """Return how ``count`` elements share them, as kernels/triton/quant.py numbers it."""
+        if self.size == 1:
+            return _ONE
+        return _ROWS if self.run * self.size == count else _COLUMNS if self.run == 1 else _ANY
 
 
 # ---- formats --------------------------------------------------------------------------------------------------------
@@ -56,7 +62,7 @@ class Scales(NamedTuple):
 
 @lru_cache(maxsize=512)
 def plan_of(fmt: Format, name: str, codes: bool, scaled: bool) -> Plan:
-    """Return the plan; a format whose binary point may be moved by a scale is in doubles unless floats hold all of it."""
+    """Return the plan; where a scale may move the binary point it is in doubles unless floats hold all that is made."""
     made: Plan = plan(fmt, name, codes)
     if not scaled or not isinstance(fmt, (Fixed, SumOfPowers)) or name == "float64":
         return made
@@ -112,12 +118,17 @@ def _whole_numbers(made: Plan, fmt: Format) -> tuple[int, ...]:
 
 def _flags(made: Plan, fmt: Format) -> tuple[bool, ...]:
     if made.kind == _WIDE_FIXED:
-        return made.fixed[10], made.to_odd, False, False
+        return made.fixed[10], made.to_odd, False, False, False
     if made.kind in (_FIXED, _POWERS):
-        return made.fixed[0] < 1, bool(made.powers and made.powers[1]), False, False
+        return made.fixed[0] < 1, bool(made.powers and made.powers[1]), False, False, False
     if made.small:
-        return tuple(made.small[11:15])
-    return (False,) * 4
+        return (*made.small[11:15], made.small[0] == 0)
+    return (False,) * 5
+
+
+def _is_short(made: Plan) -> bool:
+    """Say whether a power of two brings all numbers of a small float to the dtype's own exponents, for their codes."""
+    return bool(made.small and made.small[11] and made.small[1] <= 0 and made.kind != _WIDE_FLOAT)
 
 
 def _steps(made: Plan) -> int:
@@ -146,7 +157,7 @@ def scales_of(
     function: str, x: Tensor, fmt: Format, scale: Tensor | None, zero_point: Tensor | None, powers: bool = True
 ) -> Scales:
     """Return the scales and zero points on the device of x, checked as far as their values are on the CPU."""
-    check_scale(function, tuple(x.shape), NAMES[x.dtype], fmt, _known(scale, 1.0), _known(zero_point, fmt_zero(fmt)))
+    check_scale(function, tuple(x.shape), NAMES[x.dtype], fmt, _known(scale, 1.0), _known(zero_point, _any_zero(fmt)))
     wide = torch.promote_types(x.dtype, torch.float32)
     zero = None if zero_point is None else zero_point.to(x.device, torch.int64, non_blocking=True)
     if scale is None:
@@ -164,7 +175,7 @@ def scales_of(
     return Scales(factor, zero, are, max(run, 1), factor.numel())
 
 
-def fmt_zero(fmt: Format) -> int:
+def _any_zero(fmt: Format) -> int:
     """Return a code that every zero point may be."""
     return max(fmt.min_code, 0) if isinstance(fmt, Int) else 0
 
@@ -184,9 +195,19 @@ def seed_on(x: Tensor, seed: Tensor | None) -> Tensor | None:
     return torch.full((1,), int(seed), dtype=torch.int64, device=x.device)
 
 
-def _elementwise(
-    x: Tensor, y: Tensor, fmt: Format, scales: Scales, seed: Tensor | None, nan: float | None, codes: bool, function: str
-) -> None:
+class _Call(NamedTuple):
+    """What goes with contiguous numbers, and with those that are made of them."""
+
+    function: str
+    fmt: Format
+    scales: Scales
+    seed: Tensor | None
+    nan: float | None
+    codes: bool
+
+
+def _elementwise(x: Tensor, y: Tensor, call: _Call) -> None:
+    function, fmt, scales, seed, nan, codes = call
     name, scaled = NAMES[x.dtype], scales.scale is not None
     made = plan_of(fmt, name, codes, scaled)
     known = _numbers(fmt, name, codes, scaled, nan, x.device)
@@ -196,7 +217,7 @@ def _elementwise(
     with _gpu.on(x):
         kernels.quantize_fwd_kernel[(-(-x.numel() // size),)](
             *(x, y, scales.scale, scales.zero_point, scales.powers, seed if fmt.stochastic else None),
-            *(*known, x.numel(), scales.run, scales.count, *_whole_numbers(made, fmt)),
+            *(*known, x.numel(), scales.run, scales.size, *_whole_numbers(made, fmt)),
             KIND=_INTEGER if isinstance(fmt, Int) else made.kind,
             ROUNDING=made.rounding,
             OVERFLOW=made.overflow,
@@ -206,9 +227,10 @@ def _elementwise(
             SIGNED=bool(made.fixed[9] if made.fixed else made.small[10] if made.small else True),
             **{f"FLAG{k}": bool(flag) for k, flag in enumerate(_flags(made, fmt))},
             STEPS=_steps(made),
+            SHORT=_is_short(made),
             HAS_SCALE=scaled,
             HAS_ZERO_POINT=scales.zero_point is not None,
-            ONE=scales.count == 1,
+            SHARING=scales.sharing(x.numel()),
             INDEX=tl.int32 if x.numel() < 2**31 else tl.int64,
             BLOCK=COUNTERS if fmt.stochastic else BLOCK,
             enable_fp_fusion=False,
@@ -225,17 +247,11 @@ def _carry(made: Plan) -> int:
     return one - 1 - (start - (not beyond))
 
 
-def _blocks(
-    x: Tensor,
-    y: Tensor,
-    shared: Tensor | None,
-    fmt: Format,
-    g: Tensor | None,
-    seed: Tensor | None,
-    nan: float | None,
-    codes: bool,
-    function: str,
-) -> None:
+def _blocks(x: Tensor, y: Tensor, shared: Tensor | None, call: _Call) -> None:
+    function, fmt, scales, seed, nan, codes = call
+    g = scales.scale
+    if isinstance(fmt, NVFP4) and g is None:
+        g = torch.ones((), dtype=torch.float32, device=x.device)
     made = plan_of(fmt, NAMES[x.dtype], codes, False)
     known = _numbers(fmt, NAMES[x.dtype], codes, False, nan, x.device)
     kernels = _gpu.triton_kernels(function, "quant_block")
@@ -255,6 +271,7 @@ def _blocks(
             REPLACES=nan is not None,
             MINUS=bool(made.small and made.small[12]),
             STEPS=_steps(made),
+            SHORT=_is_short(made),
             DENSE=n % size == 0 and wide == size,
             ROWS=rows,
             WIDE=wide,
@@ -274,7 +291,7 @@ def run(
     nan: float | None,
     codes: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return x rounded, or its codes and those of the blocks' scales; blocks lie along the last axis of what is made."""
+    """Return x rounded, or its codes and those of the scales of blocks, which lie along the last axis then."""
     if fmt.stochastic and seed is None:
         raise ValueError(f"{function}: rng must be a seed or a generator for stochastic rounding, got None")
     block = block_of(fmt)
@@ -284,14 +301,11 @@ def run(
     if not lines.numel():
         return y, shared
     refuse_nans(function, fmt, refuse_nan and not has_nan(fmt) and int(torch.isnan(x).any()))
-    out, seed = as_signed(y), seed_on(x, seed)
+    call = _Call(function, fmt, scales, seed_on(x, seed), nan, codes)
     if block:
-        g = scales.scale
-        if isinstance(fmt, NVFP4) and g is None:
-            g = torch.ones((), dtype=torch.float32, device=x.device)
-        _blocks(lines, out, shared, fmt, g, seed, nan, codes, function)
+        _blocks(lines, as_signed(y), shared, call)
     else:
-        _elementwise(lines, out, fmt, scales, seed, nan, codes, function)
+        _elementwise(lines, as_signed(y), call)
     return y, shared
 
 

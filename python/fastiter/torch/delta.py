@@ -21,7 +21,7 @@ from .._delta import (
     plan,
 )
 from .._rnn import kind
-from . import _delta_gpu as _delta_gpu  # the ops of CUDA tensors
+from ._delta_gpu import checked_method
 from ._delta_op import delta_bwd, delta_fwd
 from ._op import CPU_AND_CUDA, check_tensors, checked_integers, checked_lengths, differentiable_once
 
@@ -64,6 +64,7 @@ def delta_scan(
     check_tensors(function, names, tensors, devices=CPU_AND_CUDA)
     sizes = check_shapes(function, q.shape, k.shape, v.shape, beta.shape, None if decay is None else decay.shape)
     plan(function, method, chunk, sizes.factors)
+    how = checked_method(method) if q.is_cuda else (method, chunk)
     check_exclusive(function, lengths, cu_seqlens)
     flags = None if reset is None else _checked_reset(function, sizes, reset, q.device)
     whole = None if lengths is None else checked_lengths(function, lengths, sizes.batch, sizes.time)
@@ -72,9 +73,9 @@ def delta_scan(
     check_state(function, None if h0 is None else h0.shape, sizes, rows, bounds is not None)
     # In forward mode the autograd function is called for its refusal.
     if (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)) or forward_ad._current_level >= 0:
-        o, last = _DeltaScan.apply(q, k, v, beta, decay, h0, flags, whole, bounds, method, chunk)
+        o, last = _DeltaScan.apply(q, k, v, beta, decay, h0, flags, whole, bounds, *how)
     else:
-        o, last = delta_fwd(q, k, v, beta, decay, h0, flags, whole, bounds, method, chunk, False)
+        o, last = delta_fwd(q, k, v, beta, decay, h0, flags, whole, bounds, *how, False)
     return o, last
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._flashrnn_config import DTYPES, FUNCTIONS, FlashRNNConfig, checked
-from ._op import check_tensors, empty, unwatched
+from .._backend import BackendError
+from ._flashrnn_config import ANYWHERE, DTYPES, FUNCTIONS, ON_CPU, ON_GPU, FlashRNNConfig, checked
+from ._op import CPU_AND_CUDA, FLOATS, GPU_FLOATS, check_tensors, empty, unwatched
 from .rnn import elman, gru, lstm, slstm
 
 __all__ = ["FlashRNNConfig", "flashrnn"]
@@ -46,7 +47,7 @@ def flashrnn(
         Further options, other layouts among them. What is given beside it must agree with it.
     backend : str, optional
         See :class:`FlashRNNConfig`.
-    dtype : {"float32", "float64", "bfloat16"}, optional
+    dtype : {"float32", "float64", "bfloat16", "float16"}, optional
         That of the tensors. A config with `dtype` converts them instead.
 
     Returns
@@ -61,7 +62,7 @@ def flashrnn(
     TypeError, ValueError
         For a wrong type or dtype; for a wrong shape or value, or an option that cannot be had.
     BackendError
-        For a backend or a device that is not the CPU.
+        For a backend that does not run where the tensors are.
 
     References
     ----------
@@ -117,16 +118,9 @@ def _in_our_order(wx: Tensor, r: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def _clips(options: FlashRNNConfig) -> dict[str, Any]:
-    """Return the arguments that clip, as far as the cells have them."""
-    grad = 0.0 if options.gradient_recurrent_cut else options.gradient_recurrent_clipval
-    wanted = {"clip_grad": grad, "clip_state": options.forward_clipval}
-    clips = {name: value for name, value in wanted.items() if value is not None}
-    known = inspect.signature(_CELLS[options.function]).parameters
-    for name in clips:
-        if name not in known:
-            which = {"clip_grad": "gradient_recurrent_cut and gradient_recurrent_clipval"}.get(name, "forward_clipval")
-            raise ValueError(f"flashrnn: {which} must be left out, as the cells cannot clip, got {clips[name]}")
-    return clips
+    """Return the bounds; the least positive one lets nothing through that counts."""
+    bound = math.ulp(0.0) if options.gradient_recurrent_cut else options.gradient_recurrent_clipval
+    return {"clip_grad": bound, "clip_state": options.forward_clipval}
 
 
 def _out(options: FlashRNNConfig, parts: Sequence[Tensor]) -> Tensor:
@@ -153,12 +147,19 @@ class _Stack(torch.autograd.Function):
 
 def _check_arguments(options: FlashRNNConfig, Wx: Tensor, R: Tensor, b: Tensor, states: Tensor | None) -> None:
     given = [("Wx", Wx), ("R", R), ("b", b), *([] if states is None else [("states", states)])]
-    dtypes = tuple(DTYPES.values())
+    on_gpu = isinstance(Wx, Tensor) and Wx.is_cuda
+    known = GPU_FLOATS if on_gpu else FLOATS
     mixed = options.enable_automatic_mixed_precision and options.dtype is not None
     for same in [[pair] for pair in given] if mixed else [given]:
-        check_tensors("flashrnn", [name for name, _ in same], [x for _, x in same], dtypes)
+        dtypes = GPU_FLOATS if mixed else known
+        check_tensors("flashrnn", [name for name, _ in same], [x for _, x in same], dtypes, CPU_AND_CUDA)
+    if mixed and DTYPES[str(options.dtype)] not in known:
+        raise TypeError(f"flashrnn: dtype must be float32 or float64 on the CPU, got {options.dtype!r}")
     if not mixed and options.dtype is not None and Wx.dtype != DTYPES[options.dtype]:
         raise TypeError(f"flashrnn: dtype must be that of Wx, {Wx.dtype}, got {options.dtype!r}")
+    if options.backend in (ON_CPU if on_gpu else ON_GPU):
+        right = ", ".join([*ANYWHERE, *(ON_GPU if on_gpu else ON_CPU)])
+        raise BackendError(f"flashrnn: backend must be {right} or None on {Wx.device}, got {options.backend!r}")
     counts = FUNCTIONS[options.function]
     shape = _sizes("Wx", Wx, options.input_shape, {"G": counts.gates_w})
     batch, heads, width = (shape[letter] for letter in "BHD")

@@ -11,8 +11,9 @@ from torch.autograd import forward_ad
 
 from .._newton import CELLS, NewtonInfo, Options, ParaCell, check_shapes, newton_options, state_parts
 from .._rnn import check_flag
+from ._newton_gpu import check_sequential
 from ._newton_op import para_bwd, para_fwd
-from ._op import check_tensors, checked_lengths, differentiable_once
+from ._op import CPU_AND_CUDA, check_tensors, checked_lengths, differentiable_once
 
 States: TypeAlias = tuple[Tensor, ...]
 Result: TypeAlias = "tuple[Tensor, States] | tuple[Tensor, States, NewtonInfo]"
@@ -112,10 +113,12 @@ def _run(
     check_flag(function, "reverse", reverse)
     check_flag(function, "return_info", return_info)
     first = () if state is None else state_parts(function, cell, state)
-    check_tensors(function, cell.names, (wx, a, p, *first) if cell.peepholes else (wx, a, *first))
+    check_tensors(function, cell.names, (wx, a, p, *first) if cell.peepholes else (wx, a, *first), devices=CPU_AND_CUDA)
     shapes = [part.shape for part in first]
     batch, time, _ = check_shapes(function, cell, wx.shape, a.shape, None if p is None else p.shape, shapes)
     newton = newton_options(function, *solver, eps=torch.finfo(wx.dtype).eps)
+    if wx.is_cuda:
+        check_sequential(function, bool(newton))
     whole = None if lengths is None else checked_lengths(function, lengths, batch, time)
     h, last, info = _apply(cell, wx, a, p, first, reverse, whole, newton)
     return (h, last, info) if return_info else (h, last)

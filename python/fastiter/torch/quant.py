@@ -101,7 +101,8 @@ def quantize(
     Raises
     ------
     TypeError, ValueError, BackendError
-        As for :func:`fastiter.quant.quantize`; BackendError for a tensor that is not on the CPU.
+        As for :func:`fastiter.quant.quantize`; BackendError for a tensor on another device than the CPU or a CUDA one,
+        where nan="raise" waits for the result if the format has no NaN, and values of a scale are not checked.
 
     Examples
     --------

@@ -107,6 +107,8 @@ class Relaxation:
                 f"{function}: x must not require a gradient, got one that does (see fastiter.torch.sweeps)"
             )
         x, b = x.detach(), b.detach()
+        if _overlap(x, b):
+            raise ValueError(f"{function}: x must not share memory with b, got overlapping tensors")
         if self._host is not None:
             own = contiguous(x)
             self._host.sweep(own.numpy(), contiguous(b).numpy(), times, backward=backward)
@@ -200,6 +202,20 @@ class Relaxation:
             raise ValueError(f"{function}: b must have shape {expected} to go with A, got {tuple(b.shape)}")
         if x is not None and x.shape != b.shape:
             raise ValueError(f"{function}: {x_name} must have shape {tuple(b.shape)} like b, got {tuple(x.shape)}")
+
+
+def _overlap(x: Tensor, b: Tensor) -> bool:
+    """Say whether the memory from the first to the last element of each has a part in common."""
+    if x.numel() == 0 or b.numel() == 0:
+        return False
+    (first, last), (other_first, other_last) = (
+        (
+            t.data_ptr(),
+            t.data_ptr() + t.element_size() * sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)),
+        )
+        for t in (x, b)
+    )
+    return first <= other_last and other_first <= last
 
 
 # ---- setup ----------------------------------------------------------------------------------------------------------

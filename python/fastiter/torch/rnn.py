@@ -29,9 +29,10 @@ from ._op import (
     check_tensors,
     checked_bounds,
     checked_lengths,
-    differentiable_once,
+    transformed,
 )
-from ._rnn_op import PLAIN, Options, fits, options, rnn_bwd, rnn_fwd
+from ._rnn_autograd import Recurrence, Transformed
+from ._rnn_op import PLAIN, Options, fits, options, rnn_fwd
 
 States: TypeAlias = tuple[Tensor, ...]
 Integers: TypeAlias = "Tensor | Sequence[int]"
@@ -290,8 +291,10 @@ def _apply(
     """Return h, the final states, and all states (h alone where they are not wanted)."""
     first = () if state is None else tuple(state)
     # In forward mode the autograd function is called for its refusal.
-    if (torch.is_grad_enabled() and _any_requires_grad(wx, r, b, first)) or forward_ad._current_level >= 0:
-        outputs = _Recurrence.apply(cell, reverse, lengths, batch_sizes, all_states, *how, wx, r, b, *first)
+    needs_grad = (torch.is_grad_enabled() and _any_requires_grad(wx, r, b, first)) or forward_ad._current_level >= 0
+    if needs_grad or transformed():
+        node = Transformed if transformed() else Recurrence
+        outputs = node.apply(cell, reverse, lengths, batch_sizes, all_states, *how, wx, r, b, *first)
     else:
         outputs = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, False, how)
     h, count = outputs[0], len(cell.states)
@@ -302,70 +305,3 @@ def _any_requires_grad(wx: Tensor, r: Tensor, b: Tensor | None, first: States) -
     if wx.requires_grad or r.requires_grad or (b is not None and b.requires_grad):
         return True
     return any(x.requires_grad for x in first)
-
-
-class _Recurrence(torch.autograd.Function):
-    """wx, r, b, *state -> h, *final states, *all states but h"""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        cell: Cell,
-        reverse: bool,
-        lengths: Tensor | None,
-        batch_sizes: Tensor | None,
-        all_states: bool,
-        cu_seqlens: Tensor | None,
-        reset: Tensor | None,
-        clip_state: float | None,
-        clip_grad: float | None,
-        checkpoint: int,
-        wx: Tensor,
-        r: Tensor,
-        b: Tensor | None,
-        *first: Tensor,
-    ) -> tuple[Tensor, ...]:
-        how = options(cu_seqlens, reset, clip_state, clip_grad, checkpoint)
-        outputs = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, True, how)
-        count = len(cell.states)
-        # With a checkpoint the states of all steps but h are not kept, even where they are returned.
-        h, kept = outputs[0], outputs[-count:] if checkpoint else outputs[1 + count :]
-        again = (wx, b) if checkpoint else (None, None)
-        ctx.save_for_backward(r, lengths, batch_sizes, cu_seqlens, reset, *again, h, *kept, *first)
-        ctx.cell, ctx.reverse, ctx.kept, ctx.rest = cell, reverse, len(kept), how[2:]
-        ctx.set_materialize_grads(False)
-        return tuple(outputs[: 2 * count if all_states else 1 + count])
-
-    @staticmethod
-    @differentiable_once
-    def backward(ctx: Any, dh: Tensor | None, *dothers: Tensor | None) -> tuple[Tensor | None, ...]:
-        r, lengths, batch_sizes, cu_seqlens, reset, wx, b, h, *others = ctx.saved_tensors
-        kept, first, count = others[: ctx.kept], others[ctx.kept :], len(ctx.cell.states)
-        dlast, drest = dothers[:count], dothers[count:]
-        needs = ctx.needs_input_grad[10:]
-        if dh is None and all(x is None for x in dothers):
-            return (None,) * (10 + len(needs))
-        need_r, need_b, need_first = needs[1], needs[2], any(needs[3:])
-        how = options(cu_seqlens, reset, *ctx.rest)
-        others_kept = 0 if how.checkpoint else count - 1
-        dwx, *gradients = rnn_bwd(
-            ctx.cell,
-            r,
-            first,
-            [h, *kept[:others_kept]],
-            kept[others_kept:],
-            [dh, *drest],
-            dlast,
-            ctx.reverse,
-            lengths,
-            batch_sizes,
-            need_r,
-            need_b,
-            need_first,
-            how,
-            wx,
-            b,
-        )
-        dr = gradients.pop(0) if need_r else None
-        db = gradients.pop(0) if need_b else None
-        return (*[None] * 10, dwx, dr, db, *(gradients if need_first else [None] * len(first)))

@@ -95,7 +95,7 @@ class Device:
 
 
 def _from_torch(properties: Any, clock: int) -> Device:
-    """Make a row of torch's device properties; shared memory of a block is the SM's less 1 KiB where torch is silent."""
+    """Make a row of torch's properties; where torch is silent, a block's shared memory is the SM's less 1 KiB."""
     shared = properties.shared_memory_per_multiprocessor
     return _row(
         properties.name,

@@ -12,9 +12,12 @@ from ._language import Ranges, merged
 #: A bound from LIMIT on counts as none, and is written as INFINITE. INFINITE / LIMIT is beyond LIMIT again, so that no
 #: step of arithmetic on bounds turns a missing bound into one.
 LIMIT = 1 << 2048
+LEAST = -LIMIT
 INFINITE = 1 << 8192
 #: Up to so many integers with gaps are listed.
 LISTED = 1024
+#: And what two alternatives leave is listed up to so many, as it is done again and again.
+JOINED = 64
 
 
 class Conflict(Exception):
@@ -41,14 +44,14 @@ ANYTHING = Domain(-INFINITE, INFINITE)
 
 def saturate(lo: int, hi: int) -> tuple[int, int]:
     """Return bounds that are as wide or wider, with none between LIMIT and INFINITE."""
-    if lo <= -LIMIT:
+    if lo <= LEAST:
         lo = -INFINITE
     elif lo > LIMIT:
         lo = LIMIT
     if hi >= LIMIT:
         hi = INFINITE
-    elif hi < -LIMIT:
-        hi = -LIMIT
+    elif hi < LEAST:
+        hi = LEAST
     return lo, hi
 
 
@@ -71,7 +74,7 @@ def clip(domain: Domain, lo: int, hi: int) -> Domain:
 
 def _aligned(lo: int, hi: int, step: int, phase: int) -> Domain:
     if step > 1:
-        lo += (phase - lo) % step if lo > -LIMIT else 0
+        lo += (phase - lo) % step if lo > LEAST else 0
         hi -= (hi - phase) % step if hi < LIMIT else 0
     if lo > hi:
         raise Conflict
@@ -155,11 +158,12 @@ def divisors(number: int) -> tuple[int, ...]:
 
 def join(a: Domain, b: Domain) -> Domain:
     """Return a domain of what is in one or the other."""
-    if a == b:
-        return a
-    if max(a.hi, -a.lo, b.hi, -b.lo) < LIMIT and a.size + b.size <= LISTED:
+    for one, other in ((a, b), (b, a)):
+        if one.values is None and one.step == 1 and one.lo <= other.lo and other.hi <= one.hi:
+            return one
+    if max(a.hi, -a.lo, b.hi, -b.lo) < LIMIT and a.size + b.size <= JOINED:
         return listed(sorted({*_members(a), *_members(b)}))
-    return Domain(min(a.lo, b.lo), max(a.hi, b.hi))
+    return a if a == b else Domain(min(a.lo, b.lo), max(a.hi, b.hi))
 
 
 def _members(domain: Domain) -> tuple[int, ...] | range:

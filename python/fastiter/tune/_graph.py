@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ._domains import INFINITE, LIMIT
+from ._domains import INFINITE, LEAST, LIMIT
 from ._language import Code, Ranges, arithmetic, merged
 
 #: A condition over conditions in postfix form: ("leaf", Leaf), ("and", count) or ("or", count).
@@ -149,10 +149,10 @@ class Graph:
 
 def _divided(low: int, high: int, constant: int, divisor: int) -> tuple[int, int]:
     """Return the y with low <= divisor y + constant <= high."""
-    low, high = (low if low <= -LIMIT else low - constant), (high if high >= LIMIT else high - constant)
+    low, high = (low if low <= LEAST else low - constant), (high if high >= LIMIT else high - constant)
     if divisor < 0:
         low, high, divisor = -high, -low, -divisor
-    return (low if low <= -LIMIT else -(-low // divisor)), (high if high >= LIMIT else high // divisor)
+    return (low if low <= LEAST else -(-low // divisor)), (high if high >= LIMIT else high // divisor)
 
 
 def lower(graph: Graph, code: Code) -> Any:

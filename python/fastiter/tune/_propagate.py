@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from . import _domains as domains
-from ._domains import INFINITE, LIMIT, Conflict, clip, congruent, dividing, saturate, within
+from ._domains import INFINITE, LEAST, LIMIT, Conflict, clip, congruent, dividing, saturate, within
 from ._graph import Formula, Graph, Leaf
 from ._language import Ranges
 
@@ -52,7 +53,7 @@ def _skip_gaps(graph: Graph, root: int, ranges: Ranges, box: Box) -> None:
         return
     number, sign = loose[0]
     total += sum(c * box[t][0] for t, c in parts if t != number)
-    moved = [((lo if lo <= -LIMIT else lo - total), (hi if hi >= LIMIT else hi - total)) for lo, hi in ranges]
+    moved = [((lo if lo <= LEAST else lo - total), (hi if hi >= LIMIT else hi - total)) for lo, hi in ranges]
     box[number] = within(box[number], tuple(moved if sign == 1 else [(-hi, -lo) for lo, hi in reversed(moved)]))
 
 
@@ -81,8 +82,8 @@ def _sum_forward(parts: Any, constant: int, box: Box) -> tuple[int, int]:
         low, high = (known[0], known[1]) if c > 0 else (known[1], known[0])
         lo += c * low
         hi += c * high
-        no_lo |= not -LIMIT < low < LIMIT
-        no_hi |= not -LIMIT < high < LIMIT
+        no_lo |= not LEAST < low < LIMIT
+        no_hi |= not LEAST < high < LIMIT
     return (-INFINITE if no_lo else lo), (INFINITE if no_hi else hi)
 
 
@@ -92,25 +93,25 @@ def _sum_backward(graph: Graph, parts: Any, constant: int, box: Box, target: Any
     for number, c in parts:
         known = box[number]
         low, high = (known[0], known[1]) if c > 0 else (known[1], known[0])
-        if -LIMIT < low < LIMIT:
+        if LEAST < low < LIMIT:
             lo += c * low
         else:
             open_lo += 1
-        if -LIMIT < high < LIMIT:
+        if LEAST < high < LIMIT:
             hi += c * high
         else:
             open_hi += 1
     for number, c in parts:
         known = box[number]
         low, high = (known[0], known[1]) if c > 0 else (known[1], known[0])
-        closed_low, closed_high = -LIMIT < low < LIMIT, -LIMIT < high < LIMIT
+        closed_low, closed_high = LEAST < low < LIMIT, LEAST < high < LIMIT
         new_lo, new_hi = -INFINITE, INFINITE
         if open_hi == 0 or (open_hi == 1 and not closed_high):
             new_lo = target[0] - hi + (c * high if closed_high else 0)
         if open_lo == 0 or (open_lo == 1 and not closed_low):
             new_hi = target[1] - lo + (c * low if closed_low else 0)
         new_lo, new_hi = saturate(
-            -INFINITE if target[0] <= -LIMIT else new_lo, INFINITE if target[1] >= LIMIT else new_hi
+            -INFINITE if target[0] <= LEAST else new_lo, INFINITE if target[1] >= LIMIT else new_hi
         )
         if c < 0:
             new_lo, new_hi = -new_hi, -new_lo
@@ -119,7 +120,7 @@ def _sum_backward(graph: Graph, parts: Any, constant: int, box: Box, target: Any
             graph,
             box,
             number,
-            new_lo if new_lo <= -LIMIT else -(-new_lo // size),
+            new_lo if new_lo <= LEAST else -(-new_lo // size),
             new_hi if new_hi >= LIMIT else new_hi // size,
         )
 
@@ -222,7 +223,7 @@ def _rooted(graph: Graph, number: int, power: int, bounds: tuple[int, int], box:
     if power == 1:
         _update(graph, box, number, lo, hi)
     elif power % 2:
-        low = -INFINITE if lo <= -LIMIT else root_up(lo, power) if lo > 0 else -root_down(-lo, power)
+        low = -INFINITE if lo <= LEAST else root_up(lo, power) if lo > 0 else -root_down(-lo, power)
         high = INFINITE if hi >= LIMIT else root_down(hi, power) if hi >= 0 else -root_up(-hi, power)
         _update(graph, box, number, low, high)
     else:
@@ -258,7 +259,7 @@ def _mod_forward(parts: Any, _: int, box: Box) -> tuple[int, int]:
     (alo, ahi), (blo, bhi) = box[parts[0]][:2], box[parts[1]][:2]
     if blo == bhi == 0:
         raise Conflict
-    if blo == bhi and alo > -LIMIT and ahi < LIMIT and alo // blo == ahi // blo:
+    if blo == bhi and alo > LEAST and ahi < LIMIT and alo // blo == ahi // blo:
         return min(alo % blo, ahi % blo), max(alo % blo, ahi % blo)
     if alo >= 0 and ahi < blo:
         return alo, ahi
@@ -332,8 +333,11 @@ _BACKWARD = {"sum": _sum_backward, "product": _product_backward, "mod": _mod_bac
 # several conditions ---------------------------------------------------------------------------------------------------
 
 
-def narrow_formula(graph: Graph, formula: Formula, box: Box) -> None:
-    """Take out of ``box`` what fits no alternative: of and, what all leave; of or, what one leaves."""
+def narrow_formula(graph: Graph, formula: Formula, variables: Sequence[int], box: Box) -> None:
+    """Take out of ``box`` what fits no alternative: of and, what all leave; of or, what one leaves.
+
+    ``variables`` are those of the formula.
+    """
     stack: list[Box | None] = []
     for name, argument in formula:
         if name == "leaf":
@@ -341,10 +345,11 @@ def narrow_formula(graph: Graph, formula: Formula, box: Box) -> None:
         else:
             parts = stack[-argument:]
             del stack[-argument:]
-            stack.append(_met(graph, parts) if name == "and" else _joined(graph, parts))
+            stack.append(_met(variables, parts) if name == "and" else _joined(variables, parts))
     if stack[0] is None:
         raise Conflict
-    box[: graph.variables] = stack[0][: graph.variables]
+    for v in variables:
+        box[v] = stack[0][v]
 
 
 def _narrowed(graph: Graph, leaf: Leaf, box: Box) -> Box | None:
@@ -356,13 +361,13 @@ def _narrowed(graph: Graph, leaf: Leaf, box: Box) -> Box | None:
     return copy
 
 
-def _met(graph: Graph, parts: list[Box | None]) -> Box | None:
+def _met(variables: Sequence[int], parts: list[Box | None]) -> Box | None:
     first, *others = parts
     try:
         for other in others:
             if first is None or other is None:
                 return None
-            for v in range(graph.variables):
+            for v in variables:
                 if first[v] is not other[v]:
                     first[v] = domains.meet(first[v], other[v])
     except Conflict:
@@ -370,12 +375,12 @@ def _met(graph: Graph, parts: list[Box | None]) -> Box | None:
     return first
 
 
-def _joined(graph: Graph, parts: list[Box | None]) -> Box | None:
+def _joined(variables: Sequence[int], parts: list[Box | None]) -> Box | None:
     left = [part for part in parts if part is not None]
     if not left:
         return None
     for other in left[1:]:
-        for v in range(graph.variables):
+        for v in variables:
             if left[0][v] is not other[v]:
                 left[0][v] = domains.join(left[0][v], other[v])
     return left[0]

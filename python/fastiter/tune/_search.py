@@ -101,7 +101,7 @@ def _excluded(program: Program, exclude: Sequence[Exclusion]) -> list[dict[int, 
 
 def _is_news(old: Domain, new: Domain) -> bool:
     """Say whether other conditions should hear of a change: a bound that creeps costs more than it brings."""
-    return new.lo == new.hi or old.size - new.size >= old.size >> 3
+    return old.size - new.size >= max(1, old.size >> 3) or new.size == 1 < old.size
 
 
 class _Search:
@@ -119,7 +119,7 @@ class _Search:
             self.cost_constant, term.constant = term.constant, 0
             self.cost_root = self.graph.atom(term)
             self.set_bound(None)
-        self.conditions = list({str(formula): formula for formula in conditions}.values())
+        self.conditions = [list(formula) for formula in dict.fromkeys(map(tuple, conditions))]
         self.variables = [self._variables(formula) for formula in self.conditions]
         self.about: list[list[int]] = [[] for _ in program.names]
         for number, variables in enumerate(self.variables):
@@ -213,7 +213,7 @@ class _Search:
             if len(formula) == 1:
                 narrow(self.graph, formula[0][1], box)
             else:
-                narrow_formula(self.graph, formula, box)
+                narrow_formula(self.graph, formula, variables, box)
             for variable, old in zip(variables, before, strict=True):
                 if box[variable] is not old and _is_news(old, box[variable]):
                     for other in self.about[variable]:

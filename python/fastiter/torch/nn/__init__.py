@@ -15,6 +15,7 @@ from .quant_rnn import QuantGRU, QuantLSTM
 from .quant_summary import summary
 from .quantizers import FixedQuantizer, LSQQuantizer, PACTQuantizer
 from .rnn import GRU, LSTM, RNN, sLSTM
+from .slstm_block import sLSTMBlock
 from .streaming import StreamingRNN
 
 __all__ = [
@@ -43,5 +44,6 @@ __all__ = [
     "quantize_model",
     "quantize_optimizer",
     "sLSTM",
+    "sLSTMBlock",
     "summary",
 ]

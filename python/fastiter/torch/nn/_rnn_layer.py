@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 
 from ..._rnn import Cell
 from .. import _linear, _rnn_op
-from .._op import differentiable_once
+from .._op import differentiable_once, transformed, unwatched
 
 State = tuple[Tensor, ...]
 
@@ -50,7 +50,9 @@ def layer(
     """
     arguments = (x, *parameters, to_first, *first)
     needs_grad = torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in arguments)
-    if needs_grad or forward_ad._current_level >= 0:  # in forward mode the autograd function is called for its refusal
+    if transformed():
+        h, *last = _Transformed.apply(direction, *arguments)[: 1 + len(direction.cell.states)]
+    elif needs_grad or forward_ad._current_level >= 0:  # in forward mode the autograd function is called to refuse it
         h, *last = _Layer.apply(direction, *arguments)
     else:
         h, last, _ = _run(direction, x, parameters, first, to_first, save=False)
@@ -82,24 +84,54 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, dh: Tensor | None, *dlast: Tensor | None) -> tuple[Tensor | None, ...]:
-        if dh is None and all(d is None for d in dlast):
-            return (None,) * len(ctx.needs_input_grad)
-        direction: Direction = ctx.direction
-        _, need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_to_first, *need_first = ctx.needs_input_grad
-        x, w_ih, w_hh, h, *rest = ctx.saved_tensors
-        kept, first = rest[: ctx.kept], rest[ctx.kept :]
-        # A bias of its own, or one sum of both biases, whose gradient is that of both.
-        separate = _separate_bias(direction.cell)
-        needs = (need_hh, need_b_hh or (need_b_ih and not separate), any(need_first))
-        dwx, *gradients = _recurrence_backward(direction, w_hh, h, kept, first, dh, dlast, needs)
-        dw_hh = gradients.pop(0).view(w_hh.shape) if need_hh else None
-        db = gradients.pop(0).flatten() if needs[1] else None
-        dfirst = gradients if needs[2] else [None] * len(first)
-        left = iter(_linear._backward(dwx, x, w_ih, [need_x, need_ih, need_b_ih and separate]))
-        dx, dw_ih = next(left) if need_x else None, next(left) if need_ih else None
-        db_ih = db if not separate else next(left) if need_b_ih else None
-        dto_first = dwx[_first_step(direction)] if need_to_first else None
-        return (None, dx, dw_ih, dw_hh, db_ih, db, dto_first, *dfirst)
+        return _gradients(ctx, dh, dlast)
+
+
+class _Transformed(torch.autograd.Function):
+    """The same for torch.func, which wants all that is kept among the outputs."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(direction: Direction, x: Tensor, *others: Any) -> tuple[Tensor, ...]:
+        h, last, kept = _run(direction, x, Parameters(*others[:4]), others[5:], others[4], save=True)
+        return (h, *last, *kept)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        direction, x, w_ih, w_hh, _, _, _, *first = inputs
+        kept = output[1 + len(direction.cell.states) :]
+        ctx.save_for_backward(x, w_ih, w_hh, output[0], *kept, *first)
+        ctx.direction, ctx.kept = direction, len(kept)
+        ctx.mark_non_differentiable(*kept)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, dh: Tensor | None, *dothers: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _gradients(ctx, dh, dothers[: len(ctx.direction.cell.states)])
+
+
+def _gradients(ctx: Any, dh: Tensor | None, dlast: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """Return the gradients of all inputs of the node."""
+    if dh is None and all(d is None for d in dlast):
+        return (None,) * len(ctx.needs_input_grad)
+    direction: Direction = ctx.direction
+    _, need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_to_first, *need_first = ctx.needs_input_grad
+    x, w_ih, w_hh, h, *rest = ctx.saved_tensors
+    kept, first = rest[: ctx.kept], rest[ctx.kept :]
+    # A bias of its own, or one sum of both biases, whose gradient is that of both.
+    separate = _separate_bias(direction.cell)
+    needs = (need_hh, need_b_hh or (need_b_ih and not separate), any(need_first))
+    dwx, *gradients = _recurrence_backward(direction, w_hh, h, kept, first, dh, dlast, needs)
+    dw_hh = gradients.pop(0).view(w_hh.shape) if need_hh else None
+    db = gradients.pop(0).flatten() if needs[1] else None
+    dfirst = gradients if needs[2] else [None] * len(first)
+    left = iter(_linear._backward(dwx, x, w_ih, [need_x, need_ih, need_b_ih and separate]))
+    dx, dw_ih = next(left) if need_x else None, next(left) if need_ih else None
+    db_ih = db if not separate else next(left) if need_b_ih else None
+    dto_first = dwx[_first_step(direction)] if need_to_first else None
+    return (None, dx, dw_ih, dw_hh, db_ih, db, dto_first, *dfirst)
 
 
 def _run(
@@ -118,10 +150,14 @@ def _run(
     steps = _steps(direction, wx, r.shape[:3])
     cell, _, reverse, sizes = direction
     h, *rest = _rnn_op.rnn_fwd(cell, steps, r, b, first, reverse, None, sizes, False, save)
-    # What is returned must be no view, or autograd refuses h_n.detach_() and the like: unsafe_chunk returns none.
-    (h,) = _lines(direction, h).unsafe_chunk(1)
     last = [state.view(1, *state.shape[:-2], w_hh.shape[0] // cell.gates) for state in rest[: len(cell.states)]]
-    return h, [state.unsafe_chunk(1)[0] for state in last], rest[len(cell.states) :]
+    h, *last = (_no_view(x) for x in (_lines(direction, h), *last))
+    return h, last, rest[len(cell.states) :]
+
+
+def _no_view(x: Tensor) -> Tensor:
+    """Return x as no view, or autograd refuses h_n.detach_() and the like; a trace would hold on to its length."""
+    return x.unsafe_chunk(1)[0] if unwatched() else x
 
 
 def _recurrence_backward(

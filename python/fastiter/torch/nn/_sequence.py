@@ -130,6 +130,25 @@ class SequenceLayer(nn.Module):
         """Return (T, B, ...) as (B, T, ...) and the other way round, where time is 0."""
         return x if time == 1 else x.transpose(0, 1)
 
+    @classmethod
+    def _convolve(
+        cls, x: Tensor, time: int, weight: Tensor, recent: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the causal convolution of each channel by weight (C, K) after `recent`, and the last K - 1 inputs."""
+        before = weight.shape[1] - 1
+        if recent is None:
+            recent = x.new_zeros(x.shape[1 - time], before, x.shape[-1])
+        x = torch.cat([cls._rows(recent, time), x], time)
+        steps = x.shape[time] - before
+        y = x.narrow(time, 0, steps) * weight[:, 0]
+        for i in range(1, before + 1):
+            y = y + x.narrow(time, i, steps) * weight[:, i]
+        rows = cls._rows(x, time)
+        if lengths is None:
+            return y, rows[:, steps:].contiguous()
+        last = lengths.unsqueeze(1) + torch.arange(before)  # row b has its own `before` and then lengths[b] inputs
+        return y, rows.gather(1, last.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
+
     @staticmethod
     def _state(parts: Sequence[Tensor]) -> Any:
         return parts[0] if len(parts) == 1 else tuple(parts)

@@ -163,7 +163,9 @@ class DeltaNet(SequenceLayer):
         self, x: Tensor, time: int, first: State | None, lengths: Tensor | None
     ) -> tuple[Tensor, Sequence[Tensor]]:
         memory, recent = (None, None) if first is None else (*first, None)[:2]
-        qkv, recent = self._convolve(self._cast(self.in_proj(x)), time, recent, lengths)
+        qkv = self._cast(self.in_proj(x))
+        if self.conv_weight is not None:
+            qkv, recent = self._convolve(qkv, time, self.conv_weight, recent, lengths)
         q, k, v = self._rows(F.silu(qkv), time).split([self._queries(), self._keys(), self._values()], -1)
         heads, factors = self.num_heads, self.num_householder
         q = F.normalize(q.unflatten(-1, (heads, self.key_size)), dim=-1)
@@ -184,23 +186,3 @@ class DeltaNet(SequenceLayer):
         if self.decay_proj is None or self.decay_rate is None:
             return None
         return self._rows(torch.exp(-self.decay_rate * F.softplus(self._cast(self.decay_proj(x)))), time)
-
-    def _convolve(
-        self, x: Tensor, time: int, recent: Tensor | None, lengths: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the convolution of x after the inputs `recent`, and the last inputs of each row."""
-        if self.conv_weight is None:
-            return x, None
-        before = self.conv_size - 1
-        if recent is None:
-            recent = x.new_zeros(x.shape[1 - time], before, x.shape[-1])
-        x = torch.cat([self._rows(recent, time), x], time)
-        steps = x.shape[time] - before
-        y = x.narrow(time, 0, steps) * self.conv_weight[:, 0]
-        for i in range(1, self.conv_size):
-            y = y + x.narrow(time, i, steps) * self.conv_weight[:, i]
-        rows = self._rows(x, time)
-        if lengths is None:
-            return y, rows[:, steps:].contiguous()
-        last = lengths.unsqueeze(1) + torch.arange(before)  # row b has its own `before` and then lengths[b] inputs
-        return y, rows.gather(1, last.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))

@@ -1,0 +1,190 @@
+"""Forecast the carbon dioxide above Mauna Loa half a year ahead, with an sLSTM of four heads and with torch.nn's LSTM.
+
+The series comes with statsmodels: weekly means from 1958 to 2001, in parts per million. Each model sees the change of
+every week and says, week by week, how much the level will have changed 1 to 26 weeks later. Both have the same width,
+the same batches and the same number of steps, and are tested on the last ten years. Then the trained sLSTM runs as it
+would beside an instrument: one week at a time, with the numbers of the whole run, bit for bit.
+
+    python examples/slstm_forecast.py            # less than a minute on two cores; writes slstm_forecast.png
+    python examples/slstm_forecast.py --help
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from statsmodels.datasets import co2
+from torch import Tensor, nn
+from tqdm import trange
+
+import fastiter.torch.nn
+
+HORIZON, YEAR = 26, 52  # weeks
+TEST = 10 * YEAR  # the last weeks, which nobody trains on
+SCALE = 0.5  # ppm: about the change from one week to the next
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="CO2 forecasts: sLSTM with heads against torch.nn.LSTM.")
+    parser.add_argument("--steps", type=int, default=600, help="optimizer steps of each model (%(default)s)")
+    parser.add_argument("--hidden", type=int, default=64, help="width of the recurrence (%(default)s)")
+    parser.add_argument("--heads", type=int, default=4, help="heads of the sLSTM (%(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="stretches in a batch (%(default)s)")
+    parser.add_argument("--length", type=int, default=3 * YEAR, help="weeks in a stretch (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and the batches (%(default)s)")
+    parser.add_argument("--figure", type=Path, default=Path(__file__).with_suffix(".png"), help="where to draw it")
+    parser.add_argument("--quick", action="store_true", help="a few steps of a small model, to see that it runs")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.steps, arguments.hidden, arguments.batch, arguments.length = 60, 16, 8, YEAR
+    return arguments
+
+
+# ---- The series -----------------------------------------------------------------------------------------------------
+
+
+def load_series() -> Tensor:
+    """Weekly levels in ppm; the weeks without a measurement, 59 of 2284, lie on straight lines."""
+    levels = co2.load_pandas().data["co2"].interpolate()
+    return torch.tensor(levels.to_numpy(), dtype=torch.float32)
+
+
+def changes(levels: Tensor) -> Tensor:
+    """What the models see: the change since the week before, (weeks, 1)."""
+    return (levels.diff(prepend=levels[:1]) / SCALE).unsqueeze(-1)
+
+
+def coming(levels: Tensor) -> Tensor:
+    """What they are to say: the change until 1 to HORIZON weeks later, (weeks - HORIZON, HORIZON), in ppm."""
+    return levels.unfold(0, HORIZON + 1, 1)[:, 1:] - levels[: len(levels) - HORIZON].unsqueeze(-1)
+
+
+def batches(levels: Tensor, steps: int, batch: int, length: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Random stretches: inputs (length, batch, 1) and targets (length, batch, HORIZON)."""
+    generator = torch.Generator().manual_seed(seed)
+    x, y = changes(levels), coming(levels)
+    starts = torch.randint(len(y) - length, (steps, batch), generator=generator)
+    stretches = [torch.arange(length).unsqueeze(1) + start for start in starts]
+    return [(x[weeks], y[weeks]) for weeks in stretches]
+
+
+# ---- The model ------------------------------------------------------------------------------------------------------
+
+
+class Forecaster(nn.Module):
+    """A recurrence over the weeks, and a line from its state to each week of the horizon."""
+
+    def __init__(self, recurrence: nn.RNNBase) -> None:
+        super().__init__()
+        self.recurrence = recurrence
+        self.output = nn.Linear(recurrence.hidden_size, HORIZON)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.recurrence(x)[0])
+
+
+def train(name: str, model: Forecaster, stretches: list[tuple[Tensor, Tensor]], warm_up: int) -> float:
+    """Minimise the squared error where the recurrence has seen `warm_up` weeks; return the seconds that it took."""
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=len(stretches), pct_start=0.1)
+    started = time.perf_counter()
+    for step in trange(len(stretches), desc=name):
+        x, y = stretches[step]
+        loss = (model(x)[warm_up:] - y[warm_up:]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    return time.perf_counter() - started
+
+
+# ---- Forecasts ------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def forecasts(model: Forecaster, levels: Tensor) -> Tensor:
+    """Of every week of the test years for which the truth is known, (weeks, HORIZON), in ppm."""
+    model.eval()
+    return model(changes(levels).unsqueeze(1))[-TEST - HORIZON : -HORIZON, 0]
+
+
+def as_last_year(levels: Tensor) -> Tensor:
+    """The change that the same weeks saw a year before."""
+    weeks = torch.arange(len(levels) - TEST - HORIZON, len(levels) - HORIZON)
+    return coming(levels)[weeks - YEAR]
+
+
+@torch.no_grad()
+def stream(model: Forecaster, levels: Tensor) -> tuple[Tensor, float]:
+    """The same forecasts, one week at a time, and microseconds for each."""
+    recurrence = fastiter.torch.nn.StreamingRNN(model.recurrence)
+    x = changes(levels)
+    started = time.perf_counter()
+    states = [recurrence(week) for week in x]
+    microseconds = 1e6 * (time.perf_counter() - started) / len(x)
+    return model.output(torch.stack(states).unsqueeze(1))[-TEST - HORIZON : -HORIZON, 0], microseconds
+
+
+def draw(levels: Tensor, found: dict[str, Tensor], truth: Tensor, path: Path) -> None:
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
+    shown = torch.arange(len(levels) - 4 * YEAR, len(levels))
+    left.plot(shown, levels[shown], color="black", linewidth=0.9, label="measured")
+    for color, (name, values) in zip(("tab:orange", "tab:blue"), found.items(), strict=False):
+        for i, week in enumerate(range(len(levels) - 4 * YEAR, len(levels) - HORIZON, HORIZON)):
+            forecast = levels[week] + values[week - (len(levels) - TEST - HORIZON)]
+            weeks = range(week + 1, week + 1 + HORIZON)
+            left.plot(weeks, forecast, color=color, linewidth=1.5, label=name if i == 0 else None)
+    left.set(xlabel="week", ylabel="CO2, ppm", title="Forecasts of half a year, each from the week before it")
+    for name, values in found.items():
+        right.plot(range(1, HORIZON + 1), (values - truth).abs().mean(0), label=name)
+    right.set(xlabel="weeks ahead", ylabel="mean absolute error, ppm", ylim=(0, None), title="Error by distance")
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    options = parse_arguments()
+    levels = load_series()
+    known = levels[:-TEST]
+    print(f"{len(known)} weeks to train on, {TEST} to test on; width {options.hidden}, {options.steps} steps")
+    makers = {
+        f"sLSTM, {options.heads} heads": lambda: fastiter.torch.nn.sLSTM(1, options.hidden, num_heads=options.heads),
+        "torch.nn.LSTM": lambda: nn.LSTM(1, options.hidden),
+    }
+    models, seconds = {}, {}
+    for name, make in makers.items():
+        torch.manual_seed(options.seed)
+        models[name] = Forecaster(make())
+        stretches = batches(known, options.steps, options.batch, options.length, options.seed)
+        seconds[name] = train(name, models[name], stretches, warm_up=options.length // 4)
+
+    truth = coming(levels)[-TEST:]
+    found = {name: forecasts(model, levels) for name, model in models.items()}
+    found |= {"as last year": as_last_year(levels), "no change": torch.zeros_like(truth)}
+    columns = f"{'1 week':>8}{'13 weeks':>10}{'26 weeks':>10}{'parameters':>12}{'seconds':>9}"
+    print(f"\n{'mean absolute error, ppm':26}{columns}")
+    for name, values in found.items():
+        errors = (values - truth).abs().mean(0)
+        row = f"{name:26}{errors[0]:8.3f}{errors[12]:10.3f}{errors[25]:10.3f}"
+        if name in models:
+            row += f"{sum(p.numel() for p in models[name].parameters()):12,}{seconds[name]:9.1f}"
+        print(row)
+
+    name = next(iter(models))
+    streamed, microseconds = stream(models[name], levels)
+    print(f"\n{name}, one week at a time: {microseconds:.0f} microseconds each, ", end="")
+    print(f"{int((streamed != found[name]).sum())} of {streamed.numel():,} numbers differ from the whole run's")
+    draw(levels, found, truth, options.figure)
+    print(f"figure: {options.figure}")
+
+
+if __name__ == "__main__":
+    main()

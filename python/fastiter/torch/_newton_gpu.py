@@ -1,0 +1,120 @@
+"""The diagonal cells on a GPU: the launches of kernels/triton/newton.py, which goes step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .._backend import BackendError
+from .._newton import CELLS, ParaCell
+from . import _gpu
+from ._newton_op import backward_outputs, check_steps, forward_outputs
+from ._op import LIBRARY, contiguous, unit_stride
+
+#: Lanes of a program, and bytes that a lane reads ahead of one gate
+_LANES, _AHEAD = 64, 16
+
+
+def check_sequential(function: str, newton: bool) -> None:
+    """Check that the method is the one that there is a kernel for."""
+    if newton:
+        raise BackendError(f"{function}: method must be 'auto' or 'sequential' on a CUDA device, got 'newton'")
+
+
+def _launch(
+    name: str,
+    cell: ParaCell,
+    wx: Tensor,
+    memory: Sequence[Tensor | None],
+    strided: Sequence[Tensor | None],
+    reverse: bool,
+    ahead: int,
+) -> None:
+    """Launch a kernel with a lane for each unit of each row; ``strided`` are those with an axis of time."""
+    import triton.language as tl
+
+    batch, time, _, width = wx.shape
+    if not batch * width:
+        return
+    strides = [stride for x in strided for stride in ((0, 0) if x is None else x.stride()[:-1])]
+    with _gpu.on(wx):
+        getattr(_gpu.triton_kernels(cell.name, "newton"), f"para_{name}_kernel")[(-(-batch * width // _LANES),)](
+            *memory,
+            *strides,
+            *(batch, time, width, -1 if reverse else 1),
+            CELL=cell.name,
+            GATES=cell.gates,
+            STATES=len(cell.states),
+            STATE=tl.float64 if wx.dtype == torch.float64 else tl.float32,
+            UNROLL=max(1, ahead // wx.element_size()),
+            LANES=_LANES,
+            num_warps=_LANES // 32,
+            enable_fp_fusion=True,
+        )
+
+
+def _first(state: Sequence[Tensor]) -> Tensor | None:
+    return torch.stack([contiguous(x) for x in state]) if state else None
+
+
+def _para_fwd(
+    cell_name: str,
+    wx: Tensor,
+    a: Tensor,
+    p: Tensor | None,
+    state: Sequence[Tensor],
+    reverse: bool,
+    lengths: Tensor | None,
+    window: int,
+    max_steps: int,
+    rtol: float,
+    atol: float,
+    save: bool,
+) -> list[Tensor]:
+    cell = CELLS[cell_name]
+    check_sequential(cell.name, window > 0)
+    check_steps(cell, wx, lengths)
+    wx, a, p = unit_stride(wx), contiguous(a), None if p is None else contiguous(p)
+    outputs = forward_outputs(cell, wx, False, save)
+    h, last, *rest = outputs
+    if lengths is not None:  # of h the kernel does it
+        for x in rest:
+            x.zero_()
+    others = (*rest, None, None, None)[:3]
+    memory = (wx, a, p, _first(state), h, *others, last, _gpu.as_int64(lengths, wx))
+    _launch("fwd", cell, wx, memory, (wx, h), reverse, _AHEAD)
+    return outputs
+
+
+def _para_bwd(
+    cell_name: str,
+    wx: Tensor,
+    a: Tensor,
+    p: Tensor | None,
+    state: Sequence[Tensor],
+    states: Sequence[Tensor],
+    dh: Tensor | None,
+    dlast: Tensor | None,
+    reverse: bool,
+    lengths: Tensor | None,
+    need_weights: bool,
+) -> list[Tensor]:
+    cell = CELLS[cell_name]
+    check_steps(cell, wx, lengths)
+    wx, a, p = unit_stride(wx), contiguous(a), None if p is None else contiguous(p)
+    dh, dlast = None if dh is None else unit_stride(dh), None if dlast is None else contiguous(dlast)
+    dwx, dfirst, *weights = backward_outputs(cell, wx, a, need_weights)
+    h, *rest = [unit_stride(x) for x in states]
+    rest = [x if x.stride() == h.stride() else torch.empty_like(h).copy_(x) for x in rest]
+    rows = [x.new_empty((wx.shape[0], *x.shape)) for x in weights]  # a sum for each row, then over the rows
+    da, dp = (*rows, None, None)[:2]
+    others = (*rest, None, None, None)[:3]
+    memory = (wx, a, p, _first(state), h, *others, dh, dlast, dwx, dfirst, da, dp, _gpu.as_int64(lengths, wx))
+    _launch("bwd", cell, wx, memory, (wx, h, dh, dwx), reverse, _AHEAD // 2)
+    return [dwx, dfirst, *(x.sum(0) for x in rows)]
+
+
+LIBRARY.impl("_para_fwd", _para_fwd, "CUDA")
+LIBRARY.impl("_para_bwd", _para_bwd, "CUDA")

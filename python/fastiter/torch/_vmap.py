@@ -1,0 +1,40 @@
+"""torch.func.vmap of the ops of recurrent networks: a call for each slice, as a kernel takes one weight at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _linear, _rnn_op  # noqa: F401  the ops that are registered here are defined there
+from ._op import LIBRARY
+
+_OPS = ("_rnn_fwd", "_rnn_bwd", "_linear_fwd", "_linear_bwd")
+
+
+def register() -> None:
+    """Give each op its rule, once."""
+    for name in _OPS:
+        torch.library.register_vmap(f"fastiter::{name}", _rule(name), lib=LIBRARY)
+
+
+def _rule(name: str) -> Any:
+    op = getattr(torch.ops.fastiter, name).default
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        made = [op(*_slice(args, in_dims, i)) for i in range(info.batch_size)]
+        if isinstance(made[0], Tensor):
+            return torch.stack(made), 0
+        outputs = [torch.stack(parts) for parts in zip(*made, strict=True)]
+        return outputs, [0] * len(outputs)
+
+    return rule
+
+
+def _slice(x: Any, dim: Any, i: int) -> Any:
+    """Slice i of all tensors that have the axis of vmap, in lists and tuples as well."""
+    if isinstance(x, (list, tuple)):
+        dims = dim if isinstance(dim, (list, tuple)) else [None] * len(x)
+        return [_slice(part, d, i) for part, d in zip(x, dims, strict=True)]
+    return x.select(dim, i) if isinstance(x, Tensor) and dim is not None else x

@@ -1,0 +1,169 @@
+"""sLSTMBlock: the block's equations in plain torch, first values, checkpoints in every layout, streaming, refusals."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch.nn import functional as F  # noqa: E402
+
+from bench.flashrnn_cases import loop  # noqa: E402
+from cases_nn_rnn import F64, one_thread, randn  # noqa: E402, F401
+from fastiter.torch.nn import sLSTMBlock  # noqa: E402
+
+H, N, T, B = 12, 3, 7, 2
+D = H // N
+OPTIONS = [{}, {"conv_size": 0}, {"ffn_factor": 0}, {"conv_size": 2, "activation": "silu"}, {"batch_first": True}]
+
+
+def block_of(**options):
+    torch.manual_seed(0)
+    block = sLSTMBlock(H, N, dtype=F64, **options)
+    with torch.no_grad():
+        for p in block.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    return block
+
+
+def equations(block, x):
+    """The block of x (B, T, H) as the paper draws it."""
+    weights = block.state_dict()
+
+    def norm(x, name):
+        centred = x - x.mean(-1, keepdim=True)
+        return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+
+    def gate(x, name):
+        heads = x.unflatten(-1, (N, D))
+        return torch.stack([heads[..., n, :] @ weights[f"xlstm.{name}.weight"][n].T for n in range(N)], -2)
+
+    inner = norm(x, "") * (1 + weights["xlstm_norm.weight"])
+    seen = inner
+    if block.conv_size:
+        kernel = weights["xlstm.conv1d.conv.weight"]
+        padded = F.pad(inner.transpose(1, 2), (block.conv_size - 1, 0))
+        seen = F.silu(F.conv1d(padded, kernel, weights["xlstm.conv1d.conv.bias"], groups=H)).transpose(1, 2)
+    wx = torch.stack([gate(seen, "fgate"), gate(seen, "igate"), gate(inner, "zgate"), gate(inner, "ogate")], 2)
+    r = weights["xlstm.slstm_cell._recurrent_kernel_"].permute(2, 0, 3, 1)
+    states, _ = loop(wx, r, weights["xlstm.slstm_cell._bias_"].transpose(0, 1), None, "slstm")
+    x = x + norm(states[0], "").flatten(-2) * (1 + weights["xlstm.group_norm.weight"])
+    if block.ffn is None:
+        return x
+    normed = norm(x, "") * (1 + weights["ffn_norm.weight"])
+    a, b = (normed @ weights["ffn.proj_up.weight"].T).chunk(2, -1)
+    return x + (getattr(F, block.activation)(a) * b) @ weights["ffn.proj_down.weight"].T
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_values_are_those_of_the_equations_and_steps_those_of_the_whole(options):
+    block, x = block_of(**options), randn(B, T, H)
+    given = x if block.batch_first else x.transpose(0, 1)
+    y, last = block(given)
+    rows = y if block.batch_first else y.transpose(0, 1)
+    torch.testing.assert_close(rows, equations(block, x), rtol=1e-11, atol=1e-11)
+    state, steps = None, []
+    for t in range(T):
+        step, state = block.step(x[:, t], state)
+        steps.append(step)
+    torch.testing.assert_close(torch.stack(steps, 1), rows, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(list(state), list(last), rtol=1e-11, atol=1e-11)
+    half, between = block(given[:, :3] if block.batch_first else given[:3])
+    rest, end = block(given[:, 3:] if block.batch_first else given[3:], between)
+    torch.testing.assert_close(torch.cat([half, rest], 1 if block.batch_first else 0), y, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(list(end), list(last), rtol=1e-11, atol=1e-11)
+
+
+def test_gradients():
+    block, x = block_of(conv_size=2), randn(3, 1, H).requires_grad_()
+    names, weights = zip(*block.named_parameters(), strict=True)
+
+    def outputs(x, *weights):
+        y, last = torch.func.functional_call(block, dict(zip(names, weights, strict=True)), (x,))
+        return (y, *last)
+
+    assert torch.autograd.gradcheck(outputs, (x, *(w.detach().requires_grad_() for w in weights)), fast_mode=True)
+
+
+def test_rows_of_different_lengths_and_packed():
+    block, x, lengths = block_of(), randn(T, B, H), [4, 7]
+    y, last = block(x, lengths=lengths)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+    from_packed, _ = block(packed)
+    for row, length in enumerate(lengths):
+        alone, state = block(x[:length, row])
+        torch.testing.assert_close(y[:length, row], alone)
+        assert not y[length:, row].any()
+        torch.testing.assert_close([s[row] for s in last], list(state))
+    torch.testing.assert_close(torch.nn.utils.rnn.pad_packed_sequence(from_packed)[0], y)
+
+
+def test_first_values():
+    torch.manual_seed(0)
+    block = sLSTMBlock(256, 2, block_index=1, num_blocks=3)
+    cell = block.xlstm.slstm_cell
+    assert not cell._recurrent_kernel_.any() and not block.xlstm_norm.weight.any()
+    unit = torch.arange(128) / 127
+    expected = -(-5 + 12 * unit ** (0.3 + 1.3 / 2))
+    torch.testing.assert_close(cell._bias_[:, 1], expected.expand(2, -1))
+    assert not cell._bias_[:, [0, 2, 3]].any()
+    for weight, std in (
+        (block.xlstm.zgate.weight, math.sqrt(2 / (5 * 256))),
+        (block.ffn.proj_up.weight, math.sqrt(2 / (5 * 256))),
+        (block.ffn.proj_down.weight, 2 / 3 / 16),
+    ):
+        assert abs(weight.std().item() / std - 1) < 0.05
+    assert block.ffn.proj_down.weight.shape == (256, 384)  # 1.3 * 256 = 333 is rounded up
+    assert sLSTMBlock(4, 4).xlstm.slstm_cell._bias_[:, 1].eq(5).all()
+
+
+@pytest.mark.parametrize("backend", ["vanilla", "cuda", "ours"])
+def test_checkpoints_of_each_layout(backend):
+    block, x = block_of(), randn(T, B, H)
+    state = copy.deepcopy(block.state_dict())
+    kernel, bias = state["xlstm.slstm_cell._recurrent_kernel_"], state["xlstm.slstm_cell._bias_"]
+    if backend == "vanilla":
+        kernel, bias = kernel.permute(0, 2, 3, 1).reshape(N, 4 * D, D), bias.transpose(0, 1).reshape(-1)
+    elif backend == "cuda":
+        kernel, bias = kernel.reshape(N, D, 4 * D), bias.reshape(-1)
+    state["xlstm.slstm_cell._recurrent_kernel_"], state["xlstm.slstm_cell._bias_"] = kernel, bias
+    other = sLSTMBlock(H, N, dtype=F64)
+    result = other.load_state_dict(state)
+    assert not result.missing_keys and not result.unexpected_keys
+    assert other(x)[0].equal(block(x)[0])
+    assert state["xlstm.slstm_cell._bias_"] is bias
+    with pytest.raises(RuntimeError, match=r"size mismatch for xlstm.slstm_cell._recurrent_kernel_"):
+        sLSTMBlock(2 * H, N, dtype=F64).load_state_dict(state)
+
+
+def test_is_a_module():
+    block, x = block_of(dropout=0.5, block_index=1, num_blocks=2), randn(T, B, H)
+    assert "12, num_heads=3, dropout=0.5, block_index=1, num_blocks=2" in repr(block)
+    assert not block(x)[0].equal(block(x)[0])
+    block.eval()
+    for duplicate in (copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))):
+        assert duplicate(block)(x)[0].equal(block(x)[0])
+    assert "batch_first=True, conv_size=2, activation='relu'" in repr(
+        sLSTMBlock(4, batch_first=True, conv_size=2, activation="relu")
+    )
+
+
+def test_what_is_refused():
+    wrong = [
+        ({"num_heads": 5}, ValueError, "num_heads must divide embedding_size = 12, got 5"),
+        ({"conv_size": -1}, ValueError, "conv_size must be at least 0, got -1"),
+        ({"activation": "tanh"}, ValueError, "activation must be one of gelu, relu, silu, got 'tanh'"),
+        ({"dropout": 1.5}, ValueError, "dropout must be from 0 to 1, got 1.5"),
+        ({"ffn_factor": -1}, ValueError, "ffn_factor must be at least 0, got -1"),
+        ({"ffn_factor": "1"}, TypeError, "ffn_factor must be a number, got str"),
+        ({"block_index": 2, "num_blocks": 2}, ValueError, "block_index must be below num_blocks = 2, got 2"),
+    ]
+    for options, error, message in wrong:
+        with pytest.raises(error, match=f"^sLSTMBlock: {message}$"):
+            sLSTMBlock(H, **{"num_heads": N, **options})
+    with pytest.raises(ValueError, match=r"sLSTMBlock: state h must have shape \(2, 12\), got \(1, 12\)"):
+        block_of()(randn(T, B, H), tuple(torch.zeros(1, 12, dtype=F64) for _ in range(5)))

@@ -1,0 +1,80 @@
+"""ONNX: the standard operators compute in onnxruntime what the modules compute; what is refused."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from cases import tolerance  # noqa: E402
+from cases_nn_rnn import F32, F64, I, make, make_states, randn  # noqa: E402
+from fastiter.torch import nn as ours  # noqa: E402
+from fastiter.torch.onnx import export  # noqa: E402
+
+CASES = [
+    ("lstm", {}),
+    ("lstm", {"num_heads": 7, "bias": False}),
+    ("lstm_proj", {}),
+    ("gru", {"dropout": 0.5}),
+    ("gru", {"num_heads": 7, "bias": False}),
+    ("tanh", {}),
+    ("relu", {"num_heads": 7}),
+]
+
+
+def infer(model, feed):
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {name: x.numpy() for name, x in feed.items()})
+
+
+@pytest.mark.filterwarnings("ignore:dropout option adds dropout:UserWarning")
+@pytest.mark.parametrize(("kind", "options"), CASES)
+def test_onnxruntime_computes_the_same(kind, options):
+    for layers, bidirectional, batch_first, initial in itertools.product((1, 3), *[(False, True)] * 3):
+        if initial and kind == "lstm_proj":
+            continue
+        more = {"num_layers": layers, "bidirectional": bidirectional, "batch_first": batch_first}
+        module = make(ours, kind, dtype=F32, **more, **options).eval()
+        model = export(module, initial_state=initial)
+        for T, B in ((4, 3), (1, 2)):  # any number of steps and rows
+            x = randn(*((B, T) if batch_first else (T, B)), I, dtype=F32)
+            states = make_states(module, B, F32) if initial else []
+            hx = None if not states else states[0] if len(states) == 1 else tuple(states)
+            feed = {"input": x, **dict(zip(("h_0", "c_0"), states, strict=False))}
+            with torch.no_grad():
+                output, last = module(x, hx)
+            expected = [output, *(last if isinstance(last, tuple) else (last,))]
+            for found, y in zip(infer(model, feed), expected, strict=True):
+                assert found.shape == y.shape
+                # Three layers, and runtimes have approximations of tanh of their own.
+                bound = 8 * tolerance("float32", T, 7)
+                assert abs(found - y.numpy()).max() <= bound
+
+
+def test_the_graph_has_the_standard_operators_and_is_written(tmp_path):
+    module = make(torch.nn, "gru", num_layers=2, bidirectional=True)
+    export(module, tmp_path / "gru.onnx")
+    graph = onnx.load(tmp_path / "gru.onnx").graph
+    assert [node.op_type for node in graph.node].count("GRU") == 2
+    assert [x.name for x in graph.input] == ["input"]
+    assert [x.name for x in graph.output] == ["output", "h_n"]
+    inputs = [x.name for x in export(make(ours, "lstm"), initial_state=True).graph.input]
+    assert inputs == ["input", "h_0", "c_0"]
+    double = export(make(ours, "lstm_proj", dtype=F64))  # onnxruntime has no kernels for it, other runtimes may
+    assert {x.data_type for x in double.graph.initializer} == {onnx.TensorProto.DOUBLE, onnx.TensorProto.INT64}
+
+
+def test_what_is_refused():
+    for module, got in ((make(ours, "sLSTM"), "sLSTM"), (torch.nn.Linear(2, 2), "Linear"), (3, "int")):
+        with pytest.raises(TypeError, match=f"^onnx.export: module must be an LSTM, GRU or RNN, got .*{got}$"):
+            export(module)
+    with pytest.raises(ValueError, match=r"^onnx.export: initial_state must be False with proj_size = 3, got True$"):
+        export(make(ours, "lstm_proj"), initial_state=True)
+    with pytest.raises(TypeError, match=r"^onnx.export: initial_state must be a bool, got int$"):
+        export(make(ours, "gru"), initial_state=1)
+    with pytest.raises(TypeError, match=r"^onnx.export: module must have float32 .*, got torch.float16$"):
+        export(make(ours, "gru").half())
