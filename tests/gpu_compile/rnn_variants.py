@@ -30,8 +30,8 @@ def _variant(cell: int, D: int, kind: str, warps: int, backward: bool) -> Varian
 TRITON = [
     _variant(2, 32, "*bf16", 4, False),
     _variant(2, 32, "*bf16", 4, True),
-    _variant(3, 64, "*bf16", 16, False),
+    _variant(3, 32, "*bf16", 4, False),
     _variant(4, 32, "*fp32", 8, False),
-    _variant(4, 32, "*fp32", 8, True),
+    _variant(4, 16, "*fp32", 4, True),
     _variant(0, 16, "*fp16", 4, True),
 ]
