@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 import fastiter  # noqa: E402
 from cases import assert_close, assert_same_bits, tolerance  # noqa: E402
+from fastiter.torch import _linear  # noqa: E402
 from fastiter.torch._linear import linear  # noqa: E402
 
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
@@ -239,3 +240,14 @@ def test_forward_mode_is_right_or_refused() -> None:
     except (RuntimeError, NotImplementedError):
         return
     torch.testing.assert_close(dy, direction @ weight.t())
+
+
+def test_on_a_gpu() -> None:
+    """What CUDA tensors run, on those of the CPU."""
+    x, weight, bias = torch.randn(3, 2, 5), torch.randn(4, 5), torch.randn(4)
+    y = _linear._linear_fwd_gpu(x, weight, bias)
+    torch.testing.assert_close(y, _linear._linear_fwd(x, weight, bias))
+    dy, need = torch.randn_like(y), [True, True, True]
+    for a, b in zip(*(f(dy, x, weight, need) for f in (_linear._linear_bwd_gpu, _linear._linear_bwd)), strict=True):
+        assert a.is_contiguous()
+        torch.testing.assert_close(a, b)

@@ -1,6 +1,6 @@
 // The gradients of rnn_fwd, all steps back in time in one launch: a step takes r^T times the dp of the visit before.
 
-KERNEL __launch_bounds__(kThreads)
+KERNEL __launch_bounds__(kThreads, RESIDENT)
     rnn_bwd(const Element* r, const Element* h0, const Element* c0, const Element* n0, const Element* m0,
             const Element* h, const Element* c, const Element* n, const Element* m, const Element* saved,
             const Element* dh, const Element* dc, const Element* dn, const Element* dm, const Element* dh_last,
@@ -22,10 +22,10 @@ KERNEL __launch_bounds__(kThreads)
     int length[kEach]; // -1: there is no such element
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
-        const bool is_here = own.unit < width && own.row_of(e) < own.rows;
+        const bool is_here = own.has(e, width);
         length[e] = is_here ? int(shape.length(own.row0 + own.row_of(e))) : -1;
         for (int k = 0; k < S; ++k)
-            if (is_here) ds[e][k] = load_or_zero(dlast[k], shape.at(own.row0 + own.row_of(e), own.n, own.unit));
+            if (is_here) ds[e][k] = load_or_zero(dlast[k], shape.at(own.row0 + own.row_of(e), own.n, own.unit(e)));
     }
     // Where a row has not begun on this way back, or has ended, dp = 0: its ds stay, once they have the last product.
     const int visits = own.steps + (dh0 != nullptr);
@@ -34,19 +34,19 @@ KERNEL __launch_bounds__(kThreads)
         Backward::Inputs in[kEach];
 #pragma unroll
         for (int e = 0; e < kEach; ++e)
-            if (t < length[e]) backward.load(own.row0 + own.row_of(e), t, own.n, own.unit, in[e]);
+            if (t < length[e]) backward.load(own.row0 + own.row_of(e), t, own.n, own.unit(e), in[e]);
         own.multiply();
 #pragma unroll
         for (int e = 0; e < kEach; ++e) {
             if (length[e] < 0) continue;
             const int row = own.row_of(e);
             Real dp[G] = {};
-            ds[e][0] += own.product(0, row);
+            ds[e][0] += own.product(0, e);
             if (t < length[e])
-                backward.step(own.row0 + row, t, own.n, own.unit, in[e], ds[e], dp);
+                backward.step(own.row0 + row, t, own.n, own.unit(e), in[e], ds[e], dp);
             else if (t < time)
-                backward.pad(own.row0 + row, t, own.n, own.unit);
-            for (int g = 0; g < G; ++g) own.put(exchange, visit, row, int(g * width + own.unit), dp[g]);
+                backward.pad(own.row0 + row, t, own.n, own.unit(e));
+            for (int g = 0; g < G; ++g) own.put(exchange, visit, row, int(g * width + own.unit(e)), dp[g]);
         }
         if (visit + 1 < visits) own.meet(exchange, arrived, visit, blocks);
     }
@@ -54,8 +54,8 @@ KERNEL __launch_bounds__(kThreads)
     for (int e = 0; e < kEach; ++e) {
         if (length[e] < 0) continue;
         const int64 row = own.row0 + own.row_of(e);
-        for (int64 t = own.steps; t < time; ++t) backward.pad(row, t, own.n, own.unit);
+        for (int64 t = own.steps; t < time; ++t) backward.pad(row, t, own.n, own.unit(e));
         for (int k = 0; k < S; ++k)
-            if (dfirst[k]) dfirst[k][shape.at(row, own.n, own.unit)] = Rounding::of(ds[e][k]);
+            if (dfirst[k]) dfirst[k][shape.at(row, own.n, own.unit(e))] = Rounding::of(ds[e][k]);
     }
 }

@@ -1,6 +1,6 @@
 // All steps of s[t] = cell(wx[t] + r h[t-1] + b, s[t-1]) in one launch.
 
-KERNEL __launch_bounds__(kThreads)
+KERNEL __launch_bounds__(kThreads, RESIDENT)
     rnn_fwd(const Element* wx, const Element* r, const Element* b, const Element* h0, const Element* c0,
             const Element* n0, const Element* m0, Element* h_last, Element* c_last, Element* n_last, Element* m_last,
             Element* h, Element* c, Element* n, Element* m, Element* saved, Element* exchange, uint32* arrived,
@@ -21,23 +21,24 @@ KERNEL __launch_bounds__(kThreads)
         }
     block_barrier();
 
-    const bool has_unit = own.unit < width;
-    Real bias[G], s[kEach][S] = {};
-    for (int g = 0; g < G; ++g) bias[g] = has_unit ? load_or_zero(b, shape.at(0, own.n, own.unit, G, g)) : Real(0);
+    Real bias[kOneUnit ? 1 : kEach][G], s[kEach][S] = {};
     int length[kEach]; // -1: there is no such element
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
-        const bool is_here = has_unit && own.row_of(e) < own.rows;
+        const bool is_here = own.has(e, width);
+        if (e == 0 || !kOneUnit)
+            for (int g = 0; g < G; ++g)
+                bias[e][g] = own.unit(e) < width ? load_or_zero(b, shape.at(0, own.n, own.unit(e), G, g)) : Real(0);
         length[e] = is_here ? int(shape.length(own.row0 + own.row_of(e))) : -1;
         for (int k = 0; k < S; ++k)
-            if (is_here) s[e][k] = load_or_zero(first[k], shape.at(own.row0 + own.row_of(e), own.n, own.unit));
+            if (is_here) s[e][k] = load_or_zero(first[k], shape.at(own.row0 + own.row_of(e), own.n, own.unit(e)));
     }
     for (int step = 0; step < own.steps; ++step) {
         const int t = shape.reverse ? own.steps - 1 - step : step;
         Real x[kEach][G]; // asked for before the products, which hide how long it takes
 #pragma unroll
         for (int e = 0; e < kEach; ++e)
-            if (t < length[e]) forward.load(own.row0 + own.row_of(e), t, own.n, own.unit, x[e]);
+            if (t < length[e]) forward.load(own.row0 + own.row_of(e), t, own.n, own.unit(e), x[e]);
         own.multiply();
 #pragma unroll
         for (int e = 0; e < kEach; ++e) {
@@ -45,12 +46,12 @@ KERNEL __launch_bounds__(kThreads)
             const int row = own.row_of(e);
             if (t < length[e]) {
                 Real p[G];
-                for (int g = 0; g < G; ++g) p[g] = bias[g] + own.product(g, row);
-                forward.step(own.row0 + row, t, own.n, own.unit, x[e], p, s[e]);
+                for (int g = 0; g < G; ++g) p[g] = bias[kOneUnit ? 0 : e][g] + own.product(g, e);
+                forward.step(own.row0 + row, t, own.n, own.unit(e), x[e], p, s[e]);
             } else {
-                forward.pad(own.row0 + row, t, own.n, own.unit);
+                forward.pad(own.row0 + row, t, own.n, own.unit(e));
             }
-            own.put(exchange, step, row, int(own.unit), s[e][0]);
+            own.put(exchange, step, row, int(own.unit(e)), s[e][0]);
         }
         if (step + 1 < own.steps) own.meet(exchange, arrived, step, blocks);
     }
@@ -58,7 +59,7 @@ KERNEL __launch_bounds__(kThreads)
     for (int e = 0; e < kEach; ++e) {
         if (length[e] < 0) continue;
         const int64 row = own.row0 + own.row_of(e);
-        for (int64 t = own.steps; t < time; ++t) forward.pad(row, t, own.n, own.unit);
-        for (int k = 0; k < S; ++k) last[k][shape.at(row, own.n, own.unit)] = Rounding::of(s[e][k]);
+        for (int64 t = own.steps; t < time; ++t) forward.pad(row, t, own.n, own.unit(e));
+        for (int k = 0; k < S; ++k) last[k][shape.at(row, own.n, own.unit(e))] = Rounding::of(s[e][k]);
     }
 }

@@ -1,13 +1,15 @@
 // What stands after rnn.cuh before the kernels that run all steps in one launch: a block's share of the units and of r, its
 // products, and how the blocks of a head exchange vectors. docs/rnn.md, "On a GPU", says why the work is divided so.
 //
-// A block owns UNIT_WARPS x 16 units of a head for ROW_TILES x 8 rows of the batch. The terms of its products are dealt out
-// to SPLIT warps, a tile of 16 in turn; HELD of a warp's tiles of r are in registers, the others in shared memory.
+// A block owns UNITS units of a head for COLUMNS x 8 rows of the batch. Its rows of r are all gates of its units, or rows of
+// r^T, 16 of which are a tile: they are shared out to ROW_WARPS warps, and the terms of the sums to SPLIT warps, 16 in turn.
+// HELD of a warp's 16 x 16 tiles of r are in registers, the others in shared memory.
 // JOINED: several blocks make a head and meet after every step.    TF32: float32 products on tensor cores.
 #pragma once
-#ifdef UNIT_WARPS
-constexpr int kUnits = 16 * UNIT_WARPS, kRows = 8 * ROW_TILES, kThreads = 32 * UNIT_WARPS * SPLIT;
-constexpr int kAtOnce = kThreads / kUnits, kEach = (kRows + kAtOnce - 1) / kAtOnce; // rows of all threads, of one
+#ifdef UNITS
+constexpr int kRows = 8 * COLUMNS, kThreads = 32 * ROW_WARPS * SPLIT;
+constexpr int kEach = (UNITS * kRows + kThreads - 1) / kThreads; // elements of a thread: a unit and a row each
+constexpr bool kOneUnit = kThreads % UNITS == 0;                 // all elements of a thread are of one unit
 
 // ---- products of a warp: 16 units by 8 rows over a tile of 16 terms ----------------------------------------------------
 // Each lane keeps 8 of the 256 numbers of a tile of r, as its tensor core wants them: unit(lane, j) and term(lane, j) are
@@ -82,32 +84,34 @@ template <> struct ProductOf<Half, false> {
 };
 using Product = ProductOf<Element, TF32>::Type;
 using Fragment = Product::Fragment;
-constexpr int kParts = SPLIT * Product::parts, kLine = kUnits + 4; // 4: lanes that write a column meet no bank twice
+constexpr int kParts = SPLIT * Product::parts;
 
 // ---- a block's share of the recurrence: its units, its rows, its part of r, and its copy of the vectors to multiply by ---
 
 template <int OUTS> struct Share {
-    int64 n, unit, row0;    // the head, the thread's unit, the first row
+    static constexpr int kTiles = OUTS * UNITS / (16 * ROW_WARPS);  // tiles of r one below the other, of a warp
+    static constexpr int kHeldTerms = (HELD + kTiles - 1) / kTiles; // tiles of terms of which registers hold some
+    static constexpr int kLine = OUTS * UNITS + 4;                  // 4: lanes that write a column meet no bank twice
+    static_assert(kTiles * 16 * ROW_WARPS == OUTS * UNITS, "warps share tiles of 16 rows of r");
+    int64 n, unit0, row0;   // the head, the first unit and row
     int rows, steps, group; // rows there are; steps of the longest; which head and rows, of all
-    int lane, warp_unit, split, tiles, stride;
+    int lane, tile0, split, tiles, stride;
     Element* vectors; // [kRows][stride]
-    Real* partial;    // [kParts][OUTS][kRows][kLine]
-    Fragment* rest;   // of this warp: [tiles - HELD][OUTS][lane]
-    Fragment held[HELD ? HELD : 1][OUTS];
+    Real* partial;    // [kParts][kRows][kLine]
+    Fragment* rest;   // of this warp: [tiles kTiles - HELD][lane]
+    Fragment held[HELD ? HELD : 1];
 
     INLINE void set_up(const Shape& shape, int64 first_group, int blocks, int terms) {
         SHARED_MEMORY(unsigned char, shared);
+        const int warp = int(threadIdx.x) / 32;
         group = int(first_group) + int(blockIdx.x) / blocks;
-        n = group % shape.heads, row0 = group / shape.heads * kRows;
+        n = group % shape.heads, row0 = group / shape.heads * kRows, unit0 = int(blockIdx.x) % blocks * int64(UNITS);
         rows = int(min(int64(kRows), shape.batch - row0));
-        lane = int(threadIdx.x) % 32, split = int(threadIdx.x) / 32 / UNIT_WARPS;
-        warp_unit = int(threadIdx.x) / 32 % UNIT_WARPS * 16;
-        unit = int(blockIdx.x) % blocks * int64(kUnits) + int(threadIdx.x) % kUnits;
+        lane = int(threadIdx.x) % 32, split = warp / ROW_WARPS, tile0 = warp % ROW_WARPS * kTiles;
         tiles = (terms + 16 * SPLIT - 1) / (16 * SPLIT), stride = (padded() + 63) / 64 * 64 + 16;
         vectors = reinterpret_cast<Element*>(shared);
         partial = reinterpret_cast<Real*>(vectors + kRows * stride);
-        rest = reinterpret_cast<Fragment*>(partial + kParts * OUTS * kRows * kLine) +
-               int(threadIdx.x) / 32 * (tiles - HELD) * OUTS * 32;
+        rest = reinterpret_cast<Fragment*>(partial + kParts * kRows * kLine) + warp * (tiles * kTiles - HELD) * 32;
         int64 longest = 0;
         for (int m = 0; m < rows; ++m) longest = max(longest, shape.length(row0 + m));
         steps = int(longest);
@@ -116,64 +120,66 @@ template <int OUTS> struct Share {
     }
     // r_at(out, unit, term) is an element of r
     template <class F> INLINE void load(int64 width, int terms, F r_at) {
-        const int64 unit0 = unit - int(threadIdx.x) % kUnits + warp_unit;
-        auto fragment = [&](int out, int tile) {
+        auto fragment = [&](int tile, int i) {
             Fragment f;
 #pragma unroll
             for (int j = 0; j < 8; ++j) {
-                const int64 u = unit0 + Product::unit(lane, j);
+                const int row = 16 * (tile0 + i) + Product::unit(lane, j), out = row / UNITS;
+                const int64 u = unit0 + row % UNITS;
                 const int k = 16 * (tile * SPLIT + split) + Product::term(lane, j);
                 Product::put(f, j, u < width && k < terms ? r_at(out, u, k) : Rounding::of(0));
             }
             return f;
         };
 #pragma unroll
-        for (int i = 0; i < HELD; ++i)
-#pragma unroll
-            for (int out = 0; out < OUTS; ++out) held[i][out] = fragment(out, i);
-        for (int i = HELD; i < tiles; ++i)
-            for (int out = 0; out < OUTS; ++out) rest[((i - HELD) * OUTS + out) * 32 + lane] = fragment(out, i);
+        for (int i = 0; i < HELD; ++i) held[i] = fragment(i / kTiles, i % kTiles);
+        for (int i = HELD; i < tiles * kTiles; ++i) rest[(i - HELD) * 32 + lane] = fragment(i / kTiles, i % kTiles);
     }
     INLINE int padded() const { return 16 * SPLIT * tiles; }
-    INLINE int row_of(int e) const { return int(threadIdx.x) / kUnits + e * kAtOnce; }
+    INLINE int local(int e) const { return (int(threadIdx.x) + e * kThreads) % UNITS; }
+    INLINE int row_of(int e) const { return (int(threadIdx.x) + e * kThreads) / UNITS; }
+    INLINE int64 unit(int e) const { return unit0 + local(e); }
+    INLINE bool has(int e, int64 width) const { return unit(e) < width && row_of(e) < rows; }
 
-    using Sums = Real[OUTS][ROW_TILES][Product::sums];
-    INLINE void add_tile(Sums& sums, const Fragment (&r)[OUTS], int tile) const {
+    using Sums = Real[kTiles][COLUMNS][Product::sums];
+    INLINE void add_tile(Sums& sums, const Fragment& r, int tile, int i) const {
         const Element* from = vectors + 16 * (tile * SPLIT + split);
 #pragma unroll
-        for (int j = 0; j < ROW_TILES; ++j)
-#pragma unroll
-            for (int out = 0; out < OUTS; ++out)
-                Product::add(sums[out][j], r[out], from + 8 * j * stride, stride, lane);
+        for (int j = 0; j < COLUMNS; ++j) Product::add(sums[i][j], r, from + 8 * j * stride, stride, lane);
     }
     // r times the vectors of all rows, as partial sums of which `product` makes one
     INLINE void multiply() {
         Sums sums = {};
 #pragma unroll
-        for (int i = 0; i < HELD; ++i) add_tile(sums, held[i], i);
-        for (int i = HELD; i < tiles; ++i) {
-            Fragment r[OUTS];
+        for (int tile = 0; tile < kHeldTerms; ++tile)
 #pragma unroll
-            for (int out = 0; out < OUTS; ++out) r[out] = rest[((i - HELD) * OUTS + out) * 32 + lane];
-            add_tile(sums, r, i);
-        }
+            for (int i = 0; i < kTiles; ++i)
+                add_tile(sums,
+                         tile * kTiles + i < HELD ? held[tile * kTiles + i < HELD ? tile * kTiles + i : 0]
+                                                  : from_shared(tile, i),
+                         tile, i);
+        for (int tile = kHeldTerms; tile < tiles; ++tile)
+#pragma unroll
+            for (int i = 0; i < kTiles; ++i) add_tile(sums, from_shared(tile, i), tile, i);
         const int part = split * Product::parts + Product::part(lane);
 #pragma unroll
-        for (int out = 0; out < OUTS; ++out)
+        for (int i = 0; i < kTiles; ++i)
 #pragma unroll
-            for (int j = 0; j < ROW_TILES; ++j)
+            for (int j = 0; j < COLUMNS; ++j)
 #pragma unroll
-                for (int i = 0; i < Product::sums; ++i) {
-                    const int row = 8 * j + Product::row_of_sum(lane, i), u = warp_unit + Product::unit_of_sum(lane, i);
-                    partial[((part * OUTS + out) * kRows + row) * kLine + u] = sums[out][j][i];
+                for (int k = 0; k < Product::sums; ++k) {
+                    const int row = 8 * j + Product::row_of_sum(lane, k);
+                    partial[(part * kRows + row) * kLine + 16 * (tile0 + i) + Product::unit_of_sum(lane, k)] =
+                        sums[i][j][k];
                 }
         block_barrier();
     }
-    INLINE Real product(int out, int row) const {
+    INLINE Fragment from_shared(int tile, int i) const { return rest[(tile * kTiles + i - HELD) * 32 + lane]; }
+    INLINE Real product(int out, int e) const {
         Real sum = 0;
 #pragma unroll
         for (int part = 0; part < kParts; ++part)
-            sum += partial[((part * OUTS + out) * kRows + row) * kLine + int(threadIdx.x) % kUnits];
+            sum += partial[(part * kRows + row_of(e)) * kLine + out * UNITS + local(e)];
         return sum;
     }
     // Puts an element of the next vectors where this block, or all blocks of the head, will find it. Two places take turns,

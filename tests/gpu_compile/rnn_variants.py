@@ -10,10 +10,10 @@ _SIZES = ("batch", "time", "heads", "width", "line_row", "line_time", "reverse")
 Variant = tuple[str, dict[str, str], dict[str, Any], dict[str, Any]]
 
 
-def _variant(cell: int, D: int, kind: str, warps: int, backward: bool, held: bool = True) -> Variant:
+def _variant(cell: int, D: int, kind: str, warps: int, backward: bool) -> Variant:
     """A cell with a bias, an initial state and a loss on h and the final states."""
     given, absent = _STATES[: _COUNT[cell]], _STATES[_COUNT[cell] :]
-    groups = ("{}0", "{}_all", "{}_last", "d{}0", "d{}_last") if backward else ("{}0", "{}_last", "{}_all")
+    groups = ("{}0", "{}_all", "d{}0", "d{}_last") if backward else ("{}0", "{}_last", "{}_all")
     names = [form.format(state) for form in groups for state in given]
     names += ["r", "dwx", "dh_all"] if backward else ["wx", "r", "b"]
     missing = [form.format(state) for form in groups for state in absent] + ["lengths", "offsets"]
@@ -21,17 +21,17 @@ def _variant(cell: int, D: int, kind: str, warps: int, backward: bool, held: boo
     (names if cell >= 2 else missing).append("saved")
     if backward:
         (names if cell == 3 else missing).append("dq")
-    constants = {name: None for name in missing} | {"CELL": cell, "ROWS": 16, "D": D, "HELD": held}
+    constants = dict.fromkeys(missing) | {"CELL": cell, "ROWS": 16, "D": D, "HELD": True}
     options = {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": True}
     kernel = "rnn_bwd_kernel" if backward else "rnn_fwd_kernel"
     return kernel, dict.fromkeys(names, kind) | dict.fromkeys(_SIZES, "i32"), constants, options
 
 
 TRITON = [
-    _variant(2, 64, "*bf16", 8, False),
-    _variant(2, 64, "*bf16", 8, True),
-    _variant(3, 128, "*bf16", 8, False, held=False),
+    _variant(2, 32, "*bf16", 4, False),
+    _variant(2, 32, "*bf16", 4, True),
+    _variant(3, 32, "*bf16", 4, False),
     _variant(4, 32, "*fp32", 8, False),
-    _variant(4, 64, "*fp32", 16, True),
+    _variant(4, 16, "*fp32", 4, True),
     _variant(0, 16, "*fp16", 4, True),
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from .._rnn import Cell
 from . import _gpu
-from ._rnn_plan import Card, Plan, Problem, card, plan
+from ._rnn_plan import Plan, Problem, card, plan
 
 _ELEMENTS = {
     torch.float32: "float",
@@ -57,18 +56,12 @@ def _tf32(x: Tensor) -> bool:
     return x.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
 
 
-def problem(work: Work, r: Tensor, backward: bool) -> Problem:
-    """Return the product of a step: r h' forward, r^T dp backward."""
-    gates, width = work.cell.gates, work.width
-    outs, terms = (1, gates * width) if backward else (gates, width)
-    tensor_cores = r.element_size() == 2 or _tf32(r)
-    return Problem(outs, width, terms, work.heads, work.batch, r.element_size(), tensor_cores)
-
-
 def fused(work: Work, r: Tensor, backward: bool) -> Plan | None:
     """Return the launch of all steps, or None where a step at a time must do."""
-    whole = replace(problem(work, r, backward), batch=min(work.batch, 4096))  # more rows are more of the same
-    return plan(whole, card(r))
+    rows = min(1 << (work.batch - 1).bit_length(), 1024)  # few plans, and more rows are more of the same
+    tensor_cores = r.element_size() == 2 or _tf32(r)
+    sizes = (work.cell.name, work.width, work.heads, rows, r.element_size())
+    return plan(Problem(*sizes, tensor_cores, backward), card(r))
 
 
 def _launch_fused(kernel: str, shape: Plan, work: Work, r: Tensor, args: Sequence[_gpu.Argument]) -> None:
@@ -76,7 +69,7 @@ def _launch_fused(kernel: str, shape: Plan, work: Work, r: Tensor, args: Sequenc
     joined = shape.blocks > 1
     exchange = r.new_zeros(groups * 2 * shape.rows * shape.padded if joined else 0)
     arrived = torch.zeros(groups, dtype=torch.int32, device=r.device)
-    at_once = max(_resident(shape, card(r)), 1) if joined else groups
+    at_once = card(r).sms * shape.resident // shape.blocks if joined else groups
     for first in range(0, groups, at_once):
         _gpu.launch_cuda(
             kernel,
@@ -88,11 +81,6 @@ def _launch_fused(kernel: str, shape: Plan, work: Work, r: Tensor, args: Sequenc
             cooperative=joined,
             defines={**_defines(work, r), **shape.defines(), "TF32": int(_tf32(r))},
         )
-
-
-def _resident(shape: Plan, device: Card) -> int:
-    """Heads and tiles of rows whose blocks run at the same time, one on each multiprocessor."""
-    return device.multiprocessors // shape.blocks
 
 
 def forward_fused(

@@ -1,136 +1,153 @@
-"""Launch shapes of the fused CUDA recurrence: which part of r each block and warp holds, and where."""
+"""Launch shapes of the fused CUDA recurrence: those of `fastiter.tune`, as far as the kernels have the registers."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-#: Tiles of r that a warp may hold in registers: few numbers, as each is a variant to compile.
-_HELD = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+from .._rnn import CELLS
+from ..tune import DEVICES, Device, rnn_plan
 
-
-@dataclass(frozen=True)
-class Card:
-    """What a plan needs to know of a device."""
-
-    multiprocessors: int
-    shared: int  # bytes that a block may have
+#: Registers of a thread that hold neither r nor sums nor what is kept of an element: more, and the compiler spills.
+_OTHER_REGISTERS = 124
+#: Registers of sums at most; a wider tile of rows is halved.
+_MOST_SUMS = 64
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A product of each step: ``outs`` matrices of ``width`` units by ``terms``, for every head and row."""
+    """A product of each step: r h' forward, r^T dp backward, for every head and row."""
 
-    outs: int
+    cell: str
     width: int
-    terms: int
     heads: int
     batch: int
     itemsize: int
     tensor_cores: bool
+    backward: bool
+
+    @property
+    def outs(self) -> int:
+        """Matrices of ``width`` rows that are multiplied."""
+        return 1 if self.backward else CELLS[self.cell].gates
+
+    @property
+    def terms(self) -> int:
+        """Terms of a sum."""
+        return CELLS[self.cell].gates * self.width if self.backward else self.width
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A launch: see kernels/cuda/rnn_tiles.cuh. ``blocks`` make one head for one tile of rows."""
+    """A launch, in the terms of kernels/cuda/rnn_tiles.cuh. ``blocks`` make one head for one tile of rows."""
 
-    unit_warps: int
+    units: int
+    row_warps: int
     split: int
-    row_tiles: int
+    columns: int
     held: int
     blocks: int
     tiles: int
     shared: int
+    resident: int
 
     @property
     def threads(self) -> int:
         """Threads of a block."""
-        return 32 * self.unit_warps * self.split
+        return 32 * self.row_warps * self.split
 
     @property
     def rows(self) -> int:
         """Rows of the batch that a block takes together."""
-        return 8 * self.row_tiles
+        return 8 * self.columns
 
     @property
     def padded(self) -> int:
-        """Terms of a product, those that pad the last tiles included."""
+        """Terms of a sum, those that pad the last tiles included."""
         return 16 * self.split * self.tiles
 
     def defines(self) -> dict[str, object]:
         """What the kernels are compiled with."""
-        joined = int(self.blocks > 1)
         return {
-            "UNIT_WARPS": self.unit_warps,
+            "UNITS": self.units,
+            "ROW_WARPS": self.row_warps,
             "SPLIT": self.split,
-            "ROW_TILES": self.row_tiles,
+            "COLUMNS": self.columns,
             "HELD": self.held,
-            "JOINED": joined,
+            "JOINED": int(self.blocks > 1),
+            "RESIDENT": self.resident,
         }
 
 
-def card(x: Tensor) -> Card:
+@lru_cache(maxsize=32)
+def _card(index: int) -> Device:
+    with torch.cuda.device(index):
+        return Device.current()
+
+
+def card(x: Tensor) -> Device:
     """Return what the device of ``x`` offers; a CPU stands for an H100."""
-    if not x.is_cuda:
-        return Card(132, 227 << 10)
-    properties = torch.cuda.get_device_properties(x.device)
-    shared = properties.shared_memory_per_multiprocessor - 1024  # the driver keeps 1 KiB of each block
-    return Card(properties.multi_processor_count, getattr(properties, "shared_memory_per_block_optin", shared))
+    return _card(x.device.index) if x.is_cuda else DEVICES["H100"]
 
 
-def shape(problem: Problem, unit_warps: int, split: int, row_tiles: int, held: int | None = None) -> Plan:
-    """Return the plan with these numbers of warps and rows: as much of r in registers as they hold, the rest shared."""
+def shape(problem: Problem, units: int, row_warps: int, split: int, columns: int, held: int, resident: int = 1) -> Plan:
+    """Return the plan with these numbers; of ``held`` tiles of r as many as there are and as the registers hold."""
     size, outs = problem.itemsize, problem.outs
     tiles = math.ceil(problem.terms / (16 * split))
-    if held is None:
-        held = _held(problem, unit_warps * split, row_tiles, tiles)
+    of_warp = outs * units // (16 * row_warps) * tiles
+    held = max(min(held, of_warp, _room(problem, units, row_warps, split, columns, resident)), 0)
     stride = math.ceil(16 * split * tiles / 64) * 64 + 16
     parts = split * (1 if problem.tensor_cores else 2)
-    vectors = 8 * row_tiles * stride * size
-    partial = parts * outs * 8 * row_tiles * (16 * unit_warps + 4) * max(size, 4)
-    rest = unit_warps * split * (tiles - held) * outs * 256 * size
-    blocks = math.ceil(problem.width / (16 * unit_warps))
-    return Plan(unit_warps, split, row_tiles, held, blocks, tiles, vectors + partial + rest)
+    vectors = 8 * columns * stride * size
+    partial = parts * 8 * columns * (outs * units + 4) * max(size, 4)
+    rest = row_warps * split * (of_warp - held) * 256 * size
+    blocks = math.ceil(problem.width / units)
+    return Plan(units, row_warps, split, columns, held, blocks, tiles, vectors + partial + rest, resident)
 
 
-def _held(problem: Problem, warps: int, row_tiles: int, tiles: int) -> int:
-    size, outs = problem.itemsize, problem.outs
-    sums = (4 if problem.tensor_cores else 8) * outs * row_tiles * max(size // 4, 1)
-    room = (240 if warps <= 8 else 128) - 112 - sums
-    of_tile = outs * 2 * size  # registers of four bytes for 8 numbers a lane
-    return max((count for count in _HELD if count <= tiles and count * of_tile <= room), default=0)
+def _sums(problem: Problem, units: int, row_warps: int, columns: int) -> int:
+    """Registers of a thread's sums."""
+    each = (4 if problem.tensor_cores else 8) * max(problem.itemsize // 4, 1)
+    return each * columns * (problem.outs * units // (16 * row_warps))
 
 
-def _shapes(problem: Problem, device: Card) -> Iterator[Plan]:
-    for unit_warps, split, row_tiles in itertools.product((1, 2, 4), (1, 2, 4, 8, 16), (1, 2)):
-        if not 2 <= unit_warps * split <= 16 or (row_tiles - 1) * 8 >= problem.batch:
-            continue
-        plan = shape(problem, unit_warps, split, row_tiles)
-        if plan.shared <= device.shared and (plan.blocks == 1 or plan.blocks <= device.multiprocessors):
-            yield plan
-
-
-def _nanoseconds(problem: Problem, plan: Plan, device: Card) -> float:
-    """A rough cost of one step of the whole call: it only ranks the plans."""
-    groups = problem.heads * math.ceil(problem.batch / plan.rows)
-    at_once = max(device.multiprocessors // plan.blocks, 1)
-    rounds = math.ceil(groups / at_once)
-    meeting = 1200.0 + plan.rows * plan.padded * problem.itemsize / 64 if plan.blocks > 1 else 100.0
-    of_warp = plan.tiles * problem.outs * plan.row_tiles * problem.itemsize * (1 if problem.tensor_cores else 6)
-    from_shared = (plan.tiles - plan.held) * problem.outs * problem.itemsize
-    busy = max(plan.unit_warps * plan.split / 4, 1) * (2.5 * of_warp + 2.0 * from_shared)
-    cells = 60.0 * math.ceil(4 * plan.row_tiles / plan.split)
-    sums = 4.0 * plan.split * problem.outs * (1 if problem.tensor_cores else 2)
-    return rounds * (meeting + busy + cells + sums)
+def _room(problem: Problem, units: int, row_warps: int, split: int, columns: int, resident: int) -> int:
+    """Return how many tiles of r fit into the registers of a thread; less than 0 where not even the rest does."""
+    threads, cell = 32 * row_warps * split, CELLS[problem.cell]
+    registers = min(255, 65536 // (threads * resident))
+    of_element = 3 * len(cell.states) + 10 if problem.backward else cell.gates + len(cell.states) + 6
+    elements = math.ceil(units * 8 * columns / threads) * of_element * max(problem.itemsize // 4, 1)
+    room = registers - _OTHER_REGISTERS - _sums(problem, units, row_warps, columns) - elements
+    return room // (2 * problem.itemsize)
 
 
 @lru_cache(maxsize=4096)
-def plan(problem: Problem, device: Card) -> Plan | None:
-    """Return the launch that looks fastest, or None where r does not fit into the card."""
-    return min(_shapes(problem, device), key=lambda it: _nanoseconds(problem, it, device), default=None)
+def plan(problem: Problem, device: Device) -> Plan | None:
+    """Return the launch of all steps, or None where r does not fit into the card or a step at a time is faster."""
+    function = problem.cell.split("_")[0]
+    found = rnn_plan(
+        device,
+        cell=function,
+        heads=problem.heads,
+        width=problem.width,
+        batch=problem.batch,
+        dtype="bfloat16" if problem.itemsize == 2 else "float32",
+        backward=problem.backward,
+    )
+    if found.variant != "fused":
+        return None
+    units, row_warps, split, columns = found.units, found.row_warps, found.depth_warps, found.batch_tile // 8
+    while columns > 1 and _sums(problem, units, row_warps, columns) > _MOST_SUMS:
+        columns //= 2
+    while row_warps * split < 8 and _room(problem, units, row_warps, split, columns, 1) < 0:
+        split *= 2  # as each thread then has fewer elements: the tuner does not count those, nor numbers of 8 bytes
+    for resident in range(found.blocks_per_sm, 0, -1):
+        its = shape(problem, units, row_warps, split, columns, found.fragments_registers, resident)
+        fits = resident * (its.shared + 1024) <= device.shared and its.shared <= device.block_shared
+        if fits and (its.blocks == 1 or its.blocks <= device.sms * resident):
+            return its
+    return None

@@ -3,7 +3,8 @@
 Construction, parameters, initialisation, checkpoints and options are inherited from torch.nn. What differs:
 
 * `num_heads`: the recurrent weights are block-diagonal, `weight_hh` of shape (G * H, H / num_heads).
-* CPU, float32 and float64 only. Under autocast they compute in the dtype of their parameters.
+* On the CPU float32 and float64; on CUDA devices bfloat16 and float16 too. Under autocast they compute in the dtype of
+  their parameters.
 * torch.compile refuses every subclass of torch.nn.LSTM, GRU and RNN (the graph breaks there, and `fullgraph=True` is an
   error) unless `torch._dynamo.config.allow_rnn = True`; with it these compile into one graph. sLSTM always does.
 """
