@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from . import kernels
 from ._backend import BackendError
 
-SOURCES = Path(__file__).parent / "kernels" / "cuda"
+SOURCES = Path(kernels.__path__[0]) / "cuda"
 _OPTIONS = ("--std=c++17", "--fmad=true", "--extra-device-vectorization")
 
 

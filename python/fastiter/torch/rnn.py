@@ -24,7 +24,6 @@ from .._scan import check_packing
 from . import _rnn_gpu as _rnn_gpu  # registers what runs on a GPU
 from ._op import (
     CPU_AND_CUDA,
-    FLOATS,
     GPU_FLOATS,
     check_reset,
     check_tensors,
@@ -204,7 +203,8 @@ def _check_tensors(
     bias = () if b is None else (b,)
     names = ("wx", "r", "b") if bias else ("wx", "r")
     given = tuple(state or ())
-    dtypes, dtype = _DTYPES, getattr(wx, "dtype", None)
+    dtypes: tuple[torch.dtype, ...] = _DTYPES
+    dtype = getattr(wx, "dtype", None)
     if isinstance(wx, Tensor) and wx.is_cuda:
         dtypes = GPU_FLOATS
     elif dtype == torch.float16:
