@@ -97,7 +97,7 @@ def rnn_fwd(
     b = None if b is None else contiguous(b)
     first = [contiguous(x) for x in state]
     work = _work(cell, wx.shape[:-3], time_major, wx, reverse, lengths, batch_sizes)
-    outputs = _forward_outputs(cell, wx, work.batch, all_states, save, 0)
+    outputs = _forward_outputs(cell, wx, work.batch, all_states, save, 0, on_gpu=True)
     if work.batch == 0:
         return outputs
     count = len(cell.states)
@@ -142,7 +142,7 @@ def rnn_bwd(
     final = [None if x is None else contiguous(x) for x in dlast]
     first, h = [contiguous(x) for x in state], states[0]
     work = _work(cell, h.shape[:-2], time_major, h, reverse, lengths, batch_sizes)
-    outputs = _backward_outputs(cell, h, r, work.batch, need_r, need_b, need_state)
+    outputs = _backward_outputs(cell, h, r, work.batch, need_r, need_b, need_state, on_gpu=True)
     dq = empty_steps(h, h.shape) if cell.name == "gru" else None
     dfirst = outputs[-len(cell.states) :] if need_state else []
     if work.batch:
