@@ -23,10 +23,12 @@ def _all(dtype: str, sizes: dict[str, int], gated: bool, flags: str) -> list[tup
         signature |= dict.fromkeys([*strides, "reset_row", *numbers.split()], "i64")
         absent = {name: None for name, kind in memory.items() if kind is None}
         constants = absent | {name: sizes[name] for name in tiles.split()}
+        warps = 4
         if kernel == "delta_bwd_kernel":
-            constants["BV"] = min(constants["BV"], 16)
+            constants |= {"BK": 8, "BV": min(constants["BV"], 16)}
+            warps = 1 if dtype == "fp64" else 4
         constants["STATE"] = tl.float64 if dtype == "fp64" else tl.float32
-        return kernel, signature, constants, {"num_warps": 4, "enable_fp_fusion": True}
+        return kernel, signature, constants, {"num_warps": warps, "enable_fp_fusion": True}
 
     inverse = {"k": x, "beta": x, "decay": decay, **cut, "inverse": x}
     forward = {"q": x, "k": x, "v": x, "beta": x, "decay": decay, **cut}

@@ -19,16 +19,18 @@ _FACTORS = 64
 
 
 class _Tile(NamedTuple):
-    """Factors of a chunk, and the lines and columns of a state that a program has in registers at a time."""
+    """Factors of a chunk, the lines and columns of a state that a program has in registers at a time, its warps."""
 
     factors: int
     lines: int
     columns: int
+    backward_lines: int
     backward_columns: int
+    backward_warps: int
 
 
 #: What fits into 255 registers of a thread
-_TILES = {torch.float32: _Tile(16, 16, 32, 16), torch.float64: _Tile(8, 8, 8, 8)}
+_TILES = {torch.float32: _Tile(16, 16, 32, 8, 16, 4), torch.float64: _Tile(8, 8, 8, 8, 8, 1)}
 
 
 def checked_method(method: str, dtype: torch.dtype) -> tuple[str, int]:
@@ -111,18 +113,19 @@ def _launch(
         return
     sizes = work.sizes
     kernel = getattr(_gpu.triton_kernels("delta_scan", "delta"), f"delta_{name}_kernel")
+    tile, backward = _TILES[x.dtype], name == "bwd"
     with _gpu.on(x):
         kernel[(programs,)](
             *memory,
             *numbers,
             K=sizes.keys,
-            BK=_TILES[x.dtype].lines,
+            BK=tile.backward_lines if backward else tile.lines,
             M=sizes.factors,
             STEPS=work.steps,
             C=_together(work, x),
             STATE=tl.float64 if x.dtype == torch.float64 else tl.float32,
             **how,
-            num_warps=4,
+            num_warps=tile.backward_warps if backward else 4,
             enable_fp_fusion=True,
         )
 
