@@ -29,7 +29,14 @@ def takes_cupy(function: _Function) -> _Function:
 
 
 def _is_cupy(x: object) -> bool:
+    """Say whether ``x`` is CuPy's, or begins with such an array."""
+    if isinstance(x, tuple) and x:
+        x = x[0]
     return type(x).__module__.partition(".")[0] == "cupy"
+
+
+def _is_array(x: object) -> bool:
+    return not isinstance(x, tuple) and _is_cupy(x)
 
 
 def _run(module: str, name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -41,7 +48,7 @@ def _run(module: str, name: str, args: tuple[Any, ...], options: dict[str, Any])
     torch, cupy = importlib.import_module("torch"), importlib.import_module("cupy")
     run = getattr(importlib.import_module(module), name)
     with torch.cuda.stream(torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr)), torch.no_grad():
-        given = _replaced((args, options), _is_cupy, torch.from_dlpack)
+        given = _replaced((args, options), _is_array, torch.from_dlpack)
         found = run(*given[0], **given[1])
         return _replaced(found, lambda x: isinstance(x, torch.Tensor), cupy.from_dlpack)
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from .._backend import choose
 from .._check import empty
+from .._cupy import takes_cupy
 from ._block_formats import BlockFormat, block_of
 from ._check import check_apart_or_same, check_floats, check_format, check_nan, check_out, check_seed, name_of
 from ._codes import code_dtype, decode_blocks, decode_elements
@@ -82,6 +83,7 @@ def quantize(
     counts: bool,
     backend: str | None = None,
 ) -> Array | tuple[Array, Counts]: ...
+@takes_cupy
 def quantize(
     x: Array,
     fmt: Format | str,
@@ -159,6 +161,7 @@ def quantize(
     return (y, found) if counts else y
 
 
+@takes_cupy
 def encode(
     x: Array,
     fmt: Format | str,
@@ -198,6 +201,7 @@ def encode(
     return codes if scales is None else Blocks(codes, scales)
 
 
+@takes_cupy
 def decode(
     codes: Array | Blocks,
     fmt: Format | str,
