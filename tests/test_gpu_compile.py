@@ -56,10 +56,12 @@ def test_every_source_is_compiled(stem: str) -> None:
 @pytest.mark.parametrize("path", sorted(KERNELS.glob("cuda/*.cu")), ids=lambda path: path.stem)
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc here; NVRTC has compiled the same sources above")
 def test_nvcc_takes_the_source_as_it_is(path: Path, tmp_path: Path) -> None:
+    from fastiter._nvrtc import headers_of
     from gpu_compile.gate import variants
 
+    headers = [option for file in (path.parent / "device.cuh", *headers_of(path.stem)) for option in ("-include", file)]
     for number, defines in enumerate(variants(path.stem).CUDA):
-        options = ["-std=c++17", "-arch=sm_90", "-cubin", "-include", str(path.parent / "device.cuh")]
+        options = ["-std=c++17", "-arch=sm_90", "-cubin", *map(str, headers)]
         options += [f"-D{key}={value}" for key, value in defines.items()]
         command = ["nvcc", *options, str(path), "-o", str(tmp_path / f"{number}.cubin")]
         done = subprocess.run(command, capture_output=True, text=True)
