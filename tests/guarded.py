@@ -103,12 +103,13 @@ def with_torch(dtype: Any) -> None:
 
     made = []
 
-    def new_empty(x: Any, shape: Any) -> Any:
+    def new_empty(x: Any, shape: Any, **options: Any) -> Any:
+        assert options.get("dtype") in (None, x.dtype)
         made.append(shape)
         return torch.from_numpy(guarded(tuple(shape), dtype, at_end=True))
 
-    def new_empty_strided(x: Any, shape: Any, strides: Any) -> Any:
-        return new_empty(x, (int(np.prod(shape)),)).as_strided(tuple(shape), tuple(strides))
+    def new_empty_strided(x: Any, shape: Any, strides: Any, **options: Any) -> Any:
+        return new_empty(x, (int(np.prod(shape)),), **options).as_strided(tuple(shape), tuple(strides))
 
     def backward(outputs: list[Any]) -> None:
         torch.autograd.backward(outputs, [torch.from_numpy(copies(y.detach().numpy(), True)) for y in outputs])
