@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +37,6 @@ def fastiter_config() -> str:
     return text.getvalue()
 
 
-def fastiter_version() -> str:
-    with contextlib.suppress(PackageNotFoundError):
-        return version("fastiter")
-    return "unknown"
-
-
 def describe() -> dict[str, Any]:
     return {
         "cpu": cpu_name(),
@@ -53,7 +46,7 @@ def describe() -> dict[str, Any]:
             "python": platform.python_version(),
             "numpy": np.__version__,
             "torch": torch.__version__,
-            "fastiter": fastiter_version(),
+            "fastiter": fastiter.__version__,
         },
         "environment": {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "KMP_", "MKL_"))},
         "config": fastiter_config(),
