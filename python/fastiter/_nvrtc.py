@@ -6,7 +6,6 @@ import ctypes
 import hashlib
 import importlib.util
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -118,14 +117,3 @@ def cubin(stem: str, arch: str, defines: Mapping[str, object] | None = None) -> 
         file.write(code)
     os.replace(name, path)
     return path
-
-
-def is_found() -> bool:
-    """Say whether NVRTC is on this machine."""
-    if sys.platform != "linux":
-        return False
-    try:
-        _nvrtc()
-    except BackendError:
-        return False
-    return True
