@@ -53,8 +53,8 @@ class _Heads(nn.RNNBase):
         """Output (B, H) and state after one more step with input (B, I), or without B, as forward has them.
 
         The bits are those of a run over all steps at once, but for rounding where proj_size > 0; dropout acts as there.
-        Under no_grad the weights stay packed from step to step, a copy of them, until one is changed. With no states to
-        hand in and out :class:`StreamingRNN` takes half the time.
+        Under no_grad the weights stay packed from step to step, a copy of them, until one is changed.
+        :class:`StreamingRNN`, which has no states to hand in and out, takes a fraction of the time.
 
         Raises
         ------
