@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastiter  # noqa: E402
-from cases_nn_rnn import F32, F64, H, I, make, one_thread, randn  # noqa: E402, F401
+from cases_nn_rnn import F32, F64, I, make, one_thread, randn  # noqa: E402, F401
 from fastiter.torch import nn as ours  # noqa: E402
 from fastiter.torch.nn import _rnn_packed  # noqa: E402
 
@@ -142,18 +142,13 @@ def test_inputs_in_any_memory(as_given, batch):
     assert not found.requires_grad
 
 
-def test_states_are_clipped():
-    module, x = make(ours, "gru", num_layers=2, dtype=F64), 3 * randn(T, 2, I)
-    module.clip_state = 0.125
-    stream = ours.StreamingRNN(module, 2)
-    h = x
-    for k in range(2):
-        w_ih, w_hh, b_ih, b_hh = (p.detach() for p in list(module.parameters())[4 * k : 4 * k + 4])
-        wx = torch.nn.functional.linear(h, w_ih, b_ih).view(T, 2, 3, 1, H).transpose(0, 1)
-        h, _ = fastiter.torch.gru(wx, w_hh.view(3, 1, H, H), b_hh.view(3, 1, H), clip_state=0.125)
-        h = h.flatten(2).transpose(0, 1)
-    torch.testing.assert_close(torch.stack([stream(step) for step in x]), h)
-    assert stream.state.abs().max() == 0.125
+@pytest.mark.parametrize("kind", ["gru", "lstm_proj"])
+def test_states_are_clipped(kind):
+    module, x = make(ours, kind, num_layers=2, clip_state=0.125, dtype=F64), 3 * randn(T, 2, I)
+    assert_streams(module, x, 2)
+    for bound in (0.125, 0.0625, None):
+        module.clip_state = bound
+        assert_steps(module, x[0])
 
 
 def test_several_threads_may_share_a_stream():

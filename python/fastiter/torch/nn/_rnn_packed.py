@@ -17,7 +17,7 @@ from .._linear import linear
 from .._op import contiguous
 from . import _rnn_stack
 from ._rnn_layer import State
-from ._rnn_stack import CELLS, Layer, heads_of, layers_of
+from ._rnn_stack import CELLS, Layer, checked_options, heads_of, layers_of
 
 Stream = _core.RnnStream_f32 | _core.RnnStream_f64
 STREAMS: dict[torch.dtype, type[_core.RnnStream_f32] | type[_core.RnnStream_f64]] = {
@@ -74,8 +74,8 @@ def packed(module: nn.RNNBase, cell: Cell, layers: list[Layer], rows: int, first
     make = STREAMS[layers[0].parameters.w_ih.dtype]
     addresses = tuple([s.data_ptr() for s in starts])
     entries = [layer.entry for layer in ready]
-    bound = getattr(module, "clip_state", None)
-    clip = inf if bound is None else float(bound)
+    bound = checked_options(module)[0]
+    clip = inf if bound is None else bound
     return make(cell.layout[0], rows, heads_of(module), clip, entries, addresses, _watched(module))
 
 
