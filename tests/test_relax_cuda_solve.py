@@ -1,4 +1,4 @@
-"""What solves with the CUDA kernels of relaxation, against the CPU's: Chebyshev, and omega by itself."""
+"""Batches, and what solves with the CUDA kernels of relaxation, against the CPU's: Chebyshev, omega by itself."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("scipy.sparse")
 
 import fastiter  # noqa: E402
-from fastiter import relax  # noqa: E402
+from fastiter import BackendError, relax  # noqa: E402
 from fastiter.relax import Stencil, _spectrum  # noqa: E402
-from relax_cases import csr, poisson, random_matrix, vectors  # noqa: E402
+from relax_cases import batch_of, csr, poisson, random_matrix, tolerance, vectors  # noqa: E402
 from relax_gpu import Gpu, folder_of, stand_in  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse (CSR|BSR) tensor support:UserWarning")
@@ -56,6 +56,7 @@ CASES: list[tuple[Any, str, dict[str, Any], tuple[int, ...], str]] = [
     (hermitian(30, "float64"), "jacobi", {"omega": 0.9}, (30,), "float64"),
     (hermitian(12, "float32"), "ssor", {"order": "color"}, (12,), "float64"),
     (hermitian(9, "complex128"), "sor", {"order": "color", "symmetric": True, "omega": 1.1}, (9, 2), "complex128"),
+    (batch_of(hermitian(9, "float64"), 2), "jacobi", {"omega": 0.8}, (2, 9), "float64"),
     (hermitian(9, "float64"), "block_jacobi", {"block_size": 3}, (9,), "float64"),
     (Stencil((5, 6), np.array([4.0, -1, -1, -1, -1]), MASK), "jacobi", {}, (5, 6), "float64"),
     (Stencil((5, 6), np.array([4.0, -1, -1, -1, -1])), "ssor", {"order": "red-black"}, (5, 6), "float64"),
@@ -80,6 +81,49 @@ def test_chebyshev(
         theirs, found = relax.Chebyshev(cpu, bounds), fastiter.torch.Chebyshev(ours, bounds)
         assert_alike(found.solve(gpu.tensor(b), gpu.tensor(x0), **options), theirs.solve(b, x0, **options))
         assert found.bounds == pytest.approx(theirs.bounds, rel=1e-5)
+
+
+@pytest.mark.parametrize(("stored", "dtype"), [("float32", "float64"), ("float64", "float64"), ("complex128",) * 2])
+@pytest.mark.parametrize("place", ["cpu", "gpu"])
+def test_batches(place: str, stored: str, dtype: str, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    if place == "cpu":
+        monkeypatch.undo()
+        gpu = Gpu("cpu")
+    for n, count, method, how in (
+        (40, 3, "sor", {"omega": 1.2, "order": "color"}),
+        (9, 2, "jacobi", {"omega": 0.8}),
+        (9, 1, "ssor", {"order": "color"}),
+    ):
+        systems = batch_of(csr(random_matrix(n, stored), np.int64), count)
+        ours, cpu = gpu.relaxation(systems, method, **how), relax.Relaxation(systems, method, **how)
+        b, x = vectors((count, n), dtype, 1), vectors((count, n), dtype, 2)
+        found, expected = gpu.tensor(x).T.contiguous().T, x.copy()
+        ours.sweep(found, gpu.tensor(np.repeat(b, 2, axis=1))[:, ::2], 2)
+        cpu.sweep(expected, b, 2)
+        limit = tolerance(dtype, n) * np.abs(b).max()
+        np.testing.assert_allclose(found.cpu(), expected, rtol=0, atol=limit)
+        residual = ours.residual(gpu.tensor(x), gpu.tensor(b))
+        np.testing.assert_allclose(residual.cpu(), cpu.residual(x, b), rtol=0, atol=100 * limit)
+    options: dict[str, Any] = {"rtol": 1e-4, "check_every": 4}
+    assert_alike(ours.solve(gpu.tensor(b), gpu.tensor(x), **options), cpu.solve(b, x, **options))
+    far = ours.solve(gpu.tensor(b * np.array([[1e-200]])), **options)  # whose squares are nothing
+    assert far.reason == ("converged",) and far.value.shape == b.shape
+
+
+def test_batches_refused(gpu: Gpu) -> None:
+    pattern = csr(random_matrix(6, "float64"), np.int64)
+    good = gpu.batch(pattern, np.stack([pattern.data] * 2))
+    col = good.col_indices().clone()
+    col[1, 0] = next(j for j in range(6) if j not in col[1, : good.crow_indices()[0, 1]])
+    other = torch.sparse_csr_tensor(good.crow_indices(), col, good.values(), good.shape, check_invariants=False)
+    with pytest.raises(ValueError, match="A must have one pattern for all its matrices, got another in matrix 1"):
+        fastiter.torch.Relaxation(other, "jacobi")
+    with pytest.raises(TypeError, match="A must be one matrix where there is a block_size, got a Batch"):
+        fastiter.torch.Relaxation(good, "block_jacobi", block_size=2)
+    with pytest.raises(ValueError, match=r"b must have shape \(2, 6\) to go with A, got \(6,\)"):
+        fastiter.torch.Relaxation(good, "jacobi").solve(gpu.tensor(np.ones(6)))
+    with pytest.raises(BackendError, match="order must be 'color' or 'red-black' on a GPU"):
+        fastiter.torch.Relaxation(good, "sor")
 
 
 def test_chebyshev_on_the_cpu() -> None:

@@ -7,7 +7,11 @@
 // blocks are resident, and they meet between phases; where it is one, arrived is null.
 //
 // Defines: MATRIX and VECTOR, what A and x are stored in: float, double or Complex; COLUMNS of x for a thread; BLOCK_ROWS,
-// 2 where blocks have more than 32 rows; RESIDENT blocks on a multiprocessor.
+// 2 where blocks have more than 32 rows; RESIDENT blocks on a multiprocessor; SYSTEMS 1: rows in slices are those of k systems
+// with one pattern, each with values, x, b and y of its own, one after the other.
+#ifndef SYSTEMS
+#define SYSTEMS 0
+#endif
 struct Complex {
     double re, im;
 };
@@ -60,6 +64,8 @@ struct Vectors {
     int64 k;
     double omega;
     bool together; // x may have been written in this launch
+    int64 rows;    // of a system
+    INLINE int64 place(int64 row, int64 column) const { return SYSTEMS ? column * rows + row : row * k + column; }
     INLINE S at(int64 index) const { return wide(together ? newest(x + index) : x[index]); }
     INLINE void relax(int64 index, S z) const {
         const double keep = 1 - omega;
@@ -71,9 +77,9 @@ struct Vectors {
 
 // Calls f(vectors, colour) for every phase of this launch.
 template <class F>
-INLINE void for_phases(const V* b, V* x, V* y, const double* omega, int64 k, int32 colours, int32 kind, int64 first,
-                       int64 last, uint32* arrived, F f) {
-    Vectors v{b, x, y, k, *omega, arrived != nullptr};
+INLINE void for_phases(const V* b, V* x, V* y, const double* omega, int64 k, int64 rows, int32 colours, int32 kind,
+                       int64 first, int64 last, uint32* arrived, F f) {
+    Vectors v{b, x, y, k, *omega, arrived != nullptr, rows};
     for (int64 phase = first; phase < last; ++phase) {
         const bool swapped = kind == JACOBI && phase % 2;
         v.x = swapped ? y : x, v.y = swapped || kind != JACOBI ? x : y;
@@ -111,6 +117,11 @@ struct Slices {
     const int64* slice_entry; // (slices + 1)
     const int32* column;
     const A* value;
+    int64 entries = 0; // of a system
+    INLINE Slices(const int32* slice_row, const int64* slice_entry, const int32* column, const A* value, int64 slices)
+        : slice_row(slice_row), slice_entry(slice_entry), column(column), value(value) {
+        if (SYSTEMS) entries = slice_entry[slices];
+    }
 };
 
 struct Slice {
@@ -129,12 +140,13 @@ struct Slice {
 INLINE void slice_sums(const Slices& m, const Vectors& v, int64 s, const Slice& slice, int64 column, int columns,
                        S (&sum)[COLUMNS]) {
     for (int c = 0; c < COLUMNS; ++c)
-        sum[c] = slice.leads && c < columns ? wide(v.b[slice.row * v.k + column + c]) : S{};
+        sum[c] = slice.leads && c < columns ? wide(v.b[v.place(slice.row, column + c)]) : S{};
+    const A* of_system = m.value + (SYSTEMS ? column * m.entries : 0);
     const int64 last = m.slice_entry[s + 1];
 #pragma unroll 4
     for (int64 e = m.slice_entry[s] + threadIdx.x % 32; e < last; e += 32) {
-        const auto value = wide(m.value[e]);
-        const int64 from = int64(m.column[e]) * v.k + column;
+        const auto value = wide(of_system[e]);
+        const int64 from = v.place(m.column[e], column);
         for (int c = 0; c < COLUMNS; ++c)
             if (c < columns) sum[c] = sum[c] - value * v.at(from + c);
     }
@@ -147,14 +159,16 @@ KERNEL __launch_bounds__(256, RESIDENT)
     relax_slices_kernel(const int32* slice_row, const int64* slice_entry, const int32* column, const A* value,
                         const S* inverse, const int64* colour, const V* b, V* x, V* y, const double* omega, int64 k,
                         int32 colours, int32 kind, int64 first, int64 last, uint32* arrived) {
-    const Slices m{slice_row, slice_entry, column, value};
-    for_phases(b, x, y, omega, k, colours, kind, first, last, arrived, [&](const Vectors& v, int32 turn) {
+    const Slices m(slice_row, slice_entry, column, value, colour[SYSTEMS ? colours : 0]);
+    const int64 rows = SYSTEMS ? slice_row[colour[colours]] : 0;
+    for_phases(b, x, y, omega, k, rows, colours, kind, first, last, arrived, [&](const Vectors& v, int32 turn) {
         for_items(colour[turn], colour[turn + 1], k, [&](int64 s, int64 at, int columns) {
             const Slice slice(m, s);
             S sum[COLUMNS];
             slice_sums(m, v, s, slice, at, columns, sum);
             for (int c = 0; c < COLUMNS; ++c)
-                if (slice.leads && c < columns) v.relax(slice.row * k + at + c, inverse[slice.row] * sum[c]);
+                if (slice.leads && c < columns)
+                    v.relax(v.place(slice.row, at + c), inverse[SYSTEMS ? v.place(slice.row, at) : slice.row] * sum[c]);
         });
     });
 }
@@ -164,8 +178,8 @@ KERNEL __launch_bounds__(256, RESIDENT)
     relax_slices_residual_kernel(const int32* slice_row, const int64* slice_entry, const int32* column, const A* value,
                                  const A* diagonal, int64 slices, const V* b, const V* x, V* r, double* norms,
                                  int64 k) {
-    const Slices m{slice_row, slice_entry, column, value};
-    const Vectors v{b, x, r, k, 1, false};
+    const Slices m(slice_row, slice_entry, column, value, slices);
+    const Vectors v{b, x, r, k, 1, false, SYSTEMS ? slice_row[slices] : 0};
     for_items(0, slices, k, [&](int64 s, int64 at, int columns) {
         const Slice slice(m, s);
         S sum[COLUMNS];
@@ -173,8 +187,8 @@ KERNEL __launch_bounds__(256, RESIDENT)
         slice_sums(m, v, s, slice, at, columns, sum);
         for (int c = 0; c < COLUMNS; ++c)
             if (slice.leads && c < columns) {
-                const int64 index = slice.row * k + at + c;
-                sum[c] = sum[c] - wide(diagonal[slice.row]) * v.at(index);
+                const int64 index = v.place(slice.row, at + c);
+                sum[c] = sum[c] - wide(diagonal[SYSTEMS ? index : slice.row]) * v.at(index);
                 parts[c] = square(sum[c]);
                 if (r) assign(r[index], sum[c]);
             }
@@ -242,7 +256,7 @@ KERNEL __launch_bounds__(256, RESIDENT)
                         int64 first, int64 last, uint32* arrived) {
     const Blocks m{start, column, value, size};
     const int64 area = int64(size) * size;
-    for_phases(b, x, y, omega, k, colours, kind, first, last, arrived, [&](const Vectors& v, int32 turn) {
+    for_phases(b, x, y, omega, k, 0, colours, kind, first, last, arrived, [&](const Vectors& v, int32 turn) {
         const int64 begin = colour[turn], rows = colour[turn + 1] - begin, at_once = 32 / Place(0, 1, size).group;
         for_items(0, (rows + at_once - 1) / at_once, k, [&](int64 item, int64 at, int columns) {
             Place p(item, rows, size);
@@ -269,7 +283,7 @@ KERNEL __launch_bounds__(256, RESIDENT)
     relax_blocks_residual_kernel(const int64* start, const int32* column, const A* value, const A* diagonal, int64 n,
                                  int32 size, const V* b, const V* x, V* r, double* norms, int64 k) {
     const Blocks m{start, column, value, size};
-    const Vectors v{b, x, r, k, 1, false};
+    const Vectors v{b, x, r, k, 1, false, 0};
     const int64 at_once = 32 / Place(0, 1, size).group;
     for_items(0, (n + at_once - 1) / at_once, k, [&](int64 item, int64 at, int columns) {
         const Place p(item, n, size);

@@ -19,8 +19,9 @@ from ._relax_gpu import OfRows, _Matrix
 
 def random_on(matrix: _Matrix, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Tensor:
     """Return the x of relax._prepare.System.random, in the matrix's own order."""
-    x = np.random.default_rng([seed, matrix.rows]).standard_normal(matrix.rows)
-    return matrix.without_given(matrix.inside(torch.from_numpy(x).to(device, dtype)))
+    shape = (matrix.rows, matrix.batch) if matrix.batch else (matrix.rows,)
+    x = torch.from_numpy(np.random.default_rng([seed, matrix.rows]).standard_normal(shape))
+    return matrix.without_given(matrix.inside(matrix.as_columns(x).to(device, dtype)))
 
 
 def power(apply: Callable[[Tensor], Tensor], x: Tensor) -> float:

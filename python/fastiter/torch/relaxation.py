@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,8 +22,8 @@ from ._op import contiguous
 from ._relax_gpu import OfBlocks, OfRows, OfStencil, _Matrix
 from ._relax_gpu_layout import block_rows_of, slices_of
 from ._relax_gpu_op import Limits, check_order, solution_of, solve_inside, tensors_of
+from ._relax_tensors import DTYPES, matrix_of, on_tensors, overlap
 
-DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.complex128: "complex128"}
 BACKENDS = ("cpu", "cuda", "triton")
 _GPUS = ("cuda",)  # tests take the CPU for one
 
@@ -36,8 +34,9 @@ class Relaxation:
     Parameters
     ----------
     A
-        A sparse CSR or BSR tensor (n, n), or a :class:`fastiter.relax.Stencil`; float32, float64 or complex128. It is
-        copied. It is laid out on the CPU, wherever it is.
+        A sparse CSR or BSR tensor (n, n), a CSR tensor (batch, n, n) whose matrices have one pattern, or a
+        :class:`fastiter.relax.Stencil`; float32, float64 or complex128. It is copied. It is laid out on the CPU,
+        wherever it is.
     method, omega, order, block_size, symmetric
         As for :class:`fastiter.relax.Relaxation`. A GPU has all methods but "kaczmarz", in the orders "color" and
         "red-black"; Jacobi has none. ``omega="auto"`` is estimated on the CPU.
@@ -54,8 +53,9 @@ class Relaxation:
 
     Notes
     -----
-    x and b are dense tensors on the device of A with its dtype, or float64 where A is float32, (n,) or (n, k); for a
-    Stencil in the shape of the grid. Colours are those of the CPU, and so are results but for rounding.
+    x and b are dense tensors on the device of A with its dtype, or float64 where A is float32, (n,) or (n, k), of a
+    batch (batch, n), of a Stencil in the shape of the grid. Colours are those of the CPU, and so are results but for
+    rounding.
     Gradients: see :func:`fastiter.torch.sweeps` and :func:`fastiter.torch.relax_solve`.
 
     Examples
@@ -81,7 +81,7 @@ class Relaxation:
         backend: str | None = None,
     ) -> None:
         self.device = None if isinstance(A, Stencil) else A.device if isinstance(A, Tensor) else None
-        matrix = A if isinstance(A, Stencil) else _scipy_like(A)
+        matrix = A if isinstance(A, Stencil) else matrix_of(A)
         self._backend = _backend(backend, self.device)
         if self._backend != "cpu":
             _check_gpu(self._backend, A, method, order)
@@ -90,6 +90,8 @@ class Relaxation:
         self.method, self.symmetric, self.omega = method, host.symmetric, host.omega
         self.shape, self.colors, self._adapts = host.shape, host.colors, omega == "auto" and method == "sor"
         self._grid = A.grid if isinstance(A, Stencil) else None
+        batch = host.system.batch
+        self._fixed = (batch, self.shape[0]) if batch else self._grid  # the shape of b, where there is only one
         self.dtype_name = host.dtype.name
         self._stencil = A if isinstance(A, Stencil) else None
         self.host = host if self._backend == "cpu" else None
@@ -107,7 +109,7 @@ class Relaxation:
                 f"{function}: x must not require a gradient, got one that does (see fastiter.torch.sweeps)"
             )
         x, b = x.detach(), b.detach()
-        if _overlap(x, b):
+        if overlap(x, b):
             raise ValueError(f"{function}: x must not share memory with b, got overlapping tensors")
         if self.host is not None:
             own = contiguous(x)
@@ -204,7 +206,6 @@ class Relaxation:
         kinds = (
             [self.dtype_name, "float64"] if self.dtype_name == "float32" and self._grid is None else [self.dtype_name]
         )
-        shapes = [tuple(self._grid)] if self._grid is not None else []
         for name, t in ((x_name, x), ("b", b)) if x is not None else (("b", b),):
             if not isinstance(t, Tensor) or t.layout != torch.strided:
                 raise TypeError(f"{function}: {name} must be a dense torch.Tensor, got {kind(t)}")
@@ -215,69 +216,12 @@ class Relaxation:
             if t.device != b.device or t.device.type not in (("cpu",) if self._backend == "cpu" else _GPUS):
                 expected = f"{'the CPU' if self._backend == 'cpu' else 'one GPU'} for backend {self._backend!r}"
                 raise BackendError(f"{function}: {name} must be on {expected}, got {t.device}")
-        if not (tuple(b.shape) in shapes if shapes else b.dim() in (1, 2) and b.shape[0] == self.shape[0]):
-            expected = f"{shapes[0]}" if shapes else f"({self.shape[0]},) or ({self.shape[0]}, k)"
+        fixed = self._fixed
+        if not (tuple(b.shape) == fixed if fixed else b.dim() in (1, 2) and b.shape[0] == self.shape[0]):
+            expected = f"{fixed}" if fixed else f"({self.shape[0]},) or ({self.shape[0]}, k)"
             raise ValueError(f"{function}: b must have shape {expected} to go with A, got {tuple(b.shape)}")
         if x is not None and x.shape != b.shape:
             raise ValueError(f"{function}: {x_name} must have shape {tuple(b.shape)} like b, got {tuple(x.shape)}")
-
-
-def _overlap(x: Tensor, b: Tensor) -> bool:
-    """Say whether the memory from the first to the last element of each has a part in common."""
-    if x.numel() == 0 or b.numel() == 0:
-        return False
-    (first, last), (other_first, other_last) = (
-        (
-            t.data_ptr(),
-            t.data_ptr() + t.element_size() * sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)),
-        )
-        for t in (x, b)
-    )
-    return first <= other_last and other_first <= last
-
-
-# ---- setup ----------------------------------------------------------------------------------------------------------
-
-
-class _Sparse:
-    """What :class:`fastiter.relax.Relaxation` needs of a sparse matrix."""
-
-    def __init__(self, kind: str, A: Tensor) -> None:
-        self.format, self.shape = kind, tuple(A.shape)
-        arrays = (A.crow_indices(), A.col_indices(), A.values().detach())
-        self.indptr, self.indices, self.data = (x.cpu().contiguous().numpy() for x in arrays)
-        self.dtype = self.data.dtype
-        self.blocksize = self.data.shape[1:] if kind == "bsr" else None
-
-    def tocsr(self) -> _Sparse:
-        """Return itself in rows; zeros of the blocks are entries."""
-        if self.blocksize is None:
-            return self
-        height, width = self.blocksize
-        counts = np.diff(self.indptr)
-        ends = [pair for pair in pairwise(self.indptr) for _ in range(height)]
-        blocks = np.concatenate([np.zeros(0, np.int64), *(np.arange(*pair) for pair in ends)])
-        row_in = np.repeat(np.tile(np.arange(height), len(counts)), np.repeat(counts, height))
-        found = object.__new__(_Sparse)
-        found.format, found.shape, found.dtype, found.blocksize = "csr", self.shape, self.dtype, None
-        found.data = self.data[blocks, row_in].reshape(-1)
-        found.indices = (self.indices[blocks][:, None] * width + np.arange(width)).reshape(-1)
-        lengths = np.repeat(counts * width, height)
-        found.indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        return found
-
-
-def _scipy_like(A: Any) -> _Sparse:
-    kinds = {torch.sparse_csr: "csr", torch.sparse_bsr: "bsr"}
-    layout = A.layout if isinstance(A, Tensor) else None
-    if layout not in kinds:
-        found = kind(A) if layout is None else f"a tensor of layout {layout}"
-        raise TypeError(f"Relaxation: A must be a sparse CSR or BSR tensor or a Stencil, got {found}")
-    if A.dtype not in DTYPES:
-        raise TypeError(f"Relaxation: A must have dtype float32, float64 or complex128, got {A.dtype}")
-    if A.dim() != 2:
-        raise ValueError(f"Relaxation: A must have shape (n, n), got {tuple(A.shape)}")
-    return _Sparse(kinds[layout], A)
 
 
 def _backend(named: object, device: torch.device | None) -> str:
@@ -329,13 +273,3 @@ def _triton_jacobi() -> Any:
             )  # fmt: skip
 
     return jacobi
-
-
-def on_tensors(found: Solution) -> Solution:
-    """The same with tensors for arrays."""
-
-    def tensor(x: Any) -> Any:
-        return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
-
-    arrays = {name: tensor(getattr(found, name)) for name in ("value", "converged", "steps", "residual", "history")}
-    return Solution(**arrays, reason=found.reason, method=found.method, omega=found.omega)
