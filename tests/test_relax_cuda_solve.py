@@ -1,7 +1,8 @@
-"""Batches, and what solves with the CUDA kernels of relaxation, against the CPU's: Chebyshev, omega by itself."""
+"""The CUDA kernels of relaxation against the CPU's: batches, Kaczmarz, Chebyshev's acceleration, omega by itself."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ pytest.importorskip("scipy.sparse")
 import fastiter  # noqa: E402
 from fastiter import BackendError, relax  # noqa: E402
 from fastiter.relax import Stencil, _spectrum  # noqa: E402
+from fastiter.relax._matrix import read_csr  # noqa: E402
+from fastiter.relax._order import arrange_disjoint  # noqa: E402
+from fastiter.torch import _relax_gpu  # noqa: E402
 from relax_cases import batch_of, csr, poisson, random_matrix, tolerance, vectors  # noqa: E402
-from relax_gpu import Gpu, folder_of, stand_in  # noqa: E402
+from relax_gpu import APART, TOGETHER, Gpu, folder_of, stand_in  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse (CSR|BSR) tensor support:UserWarning")
 
@@ -124,6 +128,78 @@ def test_batches_refused(gpu: Gpu) -> None:
         fastiter.torch.Relaxation(good, "jacobi").solve(gpu.tensor(np.ones(6)))
     with pytest.raises(BackendError, match="order must be 'color' or 'red-black' on a GPU"):
         fastiter.torch.Relaxation(good, "sor")
+
+
+def rectangle(shape: tuple[int, int], dtype: str) -> Any:
+    """Sparse, with a row of zeros, one that is full, and one with many entries."""
+    A = random_matrix(max(shape), dtype, 1 / max(shape))[: shape[0], : shape[1]]
+    A[2], A[3, : shape[1] // 2] = 0, 1
+    return csr(A, np.int64)
+
+
+def in_colours(A: Any) -> tuple[Any, int]:
+    """The rows of A by colours, in which no two have a column in common."""
+    found = arrange_disjoint(read_csr("test", A))
+    of = np.asarray(found.colours)
+    for first, last in itertools.pairwise(of):
+        counts = (A.toarray()[found.order[first:last]] != 0).sum(axis=0)
+        assert counts.max(initial=0) <= 1
+    return found.order, len(of) - 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "stored", "dtype", "k", "symmetric"),
+    [
+        ((60, 45), "float64", "float64", None, False),
+        ((9, 11), "float32", "float64", 3, False),
+        ((9, 9), "complex128", "complex128", 2, True),
+    ],
+)
+def test_kaczmarz(
+    shape: tuple[int, int], stored: str, dtype: str, k: int | None, symmetric: bool, gpu: Gpu, monkeypatch: Any
+) -> None:
+    A, more = rectangle(shape, stored), () if k is None else (k,)
+    order, colours = in_colours(A)
+    how: dict[str, Any] = {"omega": 1.2, "symmetric": symmetric}
+    cpu, ours = relax.Relaxation(A, "kaczmarz", order=order, **how), gpu.relaxation(A, "kaczmarz", order="color", **how)
+    assert (ours.colors, ours.shape) == (colours, shape)
+    b, x = vectors((shape[0], *more), dtype, 1), vectors((shape[1], *more), dtype, 2)
+    for apart, backward in ((TOGETHER, False), (APART, not symmetric)):
+        monkeypatch.setattr(_relax_gpu, "APART", apart)
+        found, expected = gpu.tensor(x), x.copy()
+        ours.sweep(found, gpu.tensor(b), 1, backward=backward)
+        cpu.sweep(expected, b, 1, backward=backward)
+        np.testing.assert_allclose(found.cpu(), expected, rtol=0, atol=tolerance(dtype, 60) * np.abs(x).max())
+    residual = ours.residual(gpu.tensor(x), gpu.tensor(b))
+    np.testing.assert_allclose(residual.cpu(), cpu.residual(x, b), rtol=0, atol=100 * tolerance(dtype, 60))
+    b[2] = 0
+    options: dict[str, Any] = {"check_every": 2, "max_steps": 4}
+    assert_alike(ours.solve(gpu.tensor(b), **options), cpu.solve(b, **options))
+
+
+def test_kaczmarz_elsewhere(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    A = rectangle((9, 7), "float64")
+    empty = gpu.relaxation(csr(np.zeros((0, 3))), "kaczmarz", order="color")
+    assert empty.solve(gpu.tensor(np.zeros((0, 2)))).value.shape == (3, 2)
+    ours = gpu.relaxation(A, "kaczmarz", order="color")
+    with pytest.raises(ValueError, match=r"x must have shape \(7,\) to go with A and b, got \(9,\)"):
+        ours.sweep(gpu.tensor(np.ones(9)), gpu.tensor(np.ones(9)))
+    for order in ("natural", "red-black", np.arange(9)):
+        with pytest.raises(BackendError, match="Relaxation: order must be 'color' for kaczmarz on a GPU, got"):
+            gpu.relaxation(A, "kaczmarz", order=order)
+    both = gpu.relaxation(A, "kaczmarz", order="color", symmetric=True)
+    monkeypatch.setattr(_spectrum, "MOST", 6)
+    accelerated = fastiter.torch.Chebyshev(both)
+    accelerated.solve(gpu.tensor(np.ones(9)), max_steps=1)
+    rows, _ = in_colours(A)
+    expected = relax.Chebyshev(relax.Relaxation(A, "kaczmarz", order=rows, symmetric=True))
+    assert accelerated.bounds == pytest.approx(expected.bounds, rel=1e-6)
+    monkeypatch.undo()
+    x, y = torch.zeros(7, dtype=torch.float64), np.zeros(7)
+    on_cpu = Gpu("cpu").relaxation(A, "kaczmarz", order="color")
+    on_cpu.sweep(x, torch.ones(9, dtype=torch.float64), 2)
+    relax.Relaxation(A, "kaczmarz", order=rows).sweep(y, np.ones(9), 2)
+    assert np.array_equal(x, y) and on_cpu.colors == ours.colors
 
 
 def test_chebyshev_on_the_cpu() -> None:

@@ -130,6 +130,16 @@ class _Matrix:
         """Return own vectors with 0 where there is no equation."""
         return x
 
+    def no_rhs(self, x: Tensor) -> Tensor:
+        """Return b = 0 to go with x."""
+        return torch.zeros_like(x)
+
+    def random(self, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Tensor:
+        """Return the x of relax._prepare.System.random, as it is here."""
+        shape = (self.rows, self.batch) if self.batch else (self.rows,)
+        x = torch.from_numpy(np.random.default_rng([seed, self.rows]).standard_normal(shape))
+        return self.without_given(self.inside(self.as_columns(x).to(device, dtype)))
+
     def phases(self, sweeps: int, kind: int) -> int:
         """Return of how many phases so many sweeps are."""
         return sweeps * (1 if kind == JACOBI else 2 * self.colours if kind == SYMMETRIC else self.colours)

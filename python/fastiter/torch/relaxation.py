@@ -12,6 +12,8 @@ from .._backend import BackendError
 from .._rnn import check_flag, kind
 from .._solution import Solution
 from ..relax import _vectors
+from ..relax._matrix import read_csr
+from ..relax._order import Arrangement, arrange_disjoint
 from ..relax._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC
 from ..relax._prepare import OfBlocks as HostBlocks
 from ..relax._relaxation import METHODS
@@ -22,7 +24,8 @@ from ._op import contiguous
 from ._relax_gpu import OfBlocks, OfRows, OfStencil, _Matrix
 from ._relax_gpu_layout import block_rows_of, slices_of
 from ._relax_gpu_op import Limits, check_order, solution_of, solve_inside, tensors_of
-from ._relax_tensors import DTYPES, matrix_of, on_tensors, overlap
+from ._relax_gpu_projections import OfProjections
+from ._relax_tensors import DTYPES, Sparse, matrix_of, on_tensors, overlap
 
 BACKENDS = ("cpu", "cuda", "triton")
 _GPUS = ("cuda",)  # tests take the CPU for one
@@ -38,8 +41,9 @@ class Relaxation:
         :class:`fastiter.relax.Stencil`; float32, float64 or complex128. It is copied. It is laid out on the CPU,
         wherever it is.
     method, omega, order, block_size, symmetric
-        As for :class:`fastiter.relax.Relaxation`. A GPU has all methods but "kaczmarz", in the orders "color" and
-        "red-black"; Jacobi has none. ``omega="auto"`` is estimated on the CPU.
+        As for :class:`fastiter.relax.Relaxation`. A GPU has all methods, in the orders "color" and "red-black"; Jacobi
+        has none. "kaczmarz" has the order "color" here, too, and on a GPU no other: equations of one colour have no
+        unknown in common. ``omega="auto"`` is estimated on the CPU.
     backend
         ``"cpu"``; ``"cuda"``: CUDA kernels; ``"triton"``: Triton's, for Jacobi on a Stencil. None: the CPU or CUDA,
         where A is. A Stencil is on the CPU if it is None, and else on the device of the first tensors that it meets.
@@ -85,17 +89,22 @@ class Relaxation:
         self._backend = _backend(backend, self.device)
         if self._backend != "cpu":
             _check_gpu(self._backend, A, method, order)
+        together = None
+        if method == "kaczmarz" and isinstance(order, str) and order == "color" and isinstance(matrix, Sparse):
+            together = arrange_disjoint(read_csr("Relaxation", matrix))
+            order = together.order  # which is the same sweep, equation after equation
         options: dict[str, Any] = {"omega": omega, "order": order, "block_size": block_size, "symmetric": symmetric}
         host = relax.Relaxation.of("Relaxation", matrix, method, **options)
         self.method, self.symmetric, self.omega = method, host.symmetric, host.omega
-        self.shape, self.colors, self._adapts = host.shape, host.colors, omega == "auto" and method == "sor"
+        self.shape, self.colors = host.shape, together.number_of_colours if together else host.colors
+        self._adapts = omega == "auto" and method == "sor"
         self._grid = A.grid if isinstance(A, Stencil) else None
         batch = host.system.batch
         self._fixed = (batch, self.shape[0]) if batch else self._grid  # the shape of b, where there is only one
         self.dtype_name = host.dtype.name
         self._stencil = A if isinstance(A, Stencil) else None
         self.host = host if self._backend == "cpu" else None
-        self._matrix = None if self.host or self._stencil else _on_device(host, self.device)
+        self._matrix = None if self.host or self._stencil else _on_device(host, self.device, together)
         self._omegas: dict[torch.device, Tensor] = {}
 
     def sweep(self, x: Tensor, b: Tensor, sweeps: int = 1, *, backward: bool = False) -> None:
@@ -159,7 +168,7 @@ class Relaxation:
         adaptive = Adaptive(self.omega) if self._adapts else None
         own, watch = solve_inside(matrix, own, own_b, omega, self.kind_of(FORWARD), limits, adaptive)
         used = adaptive.omega if adaptive else self.omega
-        return solution_of(self.outside(own, b), watch, self.is_single(b), self.method, used)
+        return solution_of(self.outside(own, start), watch, self.is_single(b), self.method, used)
 
     # The rest is what accelerators share, and of no use outside of the package.
 
@@ -169,8 +178,8 @@ class Relaxation:
         rtol, atol = _vectors.positive(function, "rtol", given[0]), _vectors.positive(function, "atol", given[1])
         most = _vectors.count(function, "max_steps", given[2])
         every = _vectors.count(function, "check_every", given[3], 1)
-        start = torch.zeros_like(b, memory_format=torch.contiguous_format) if x0 is None else x0.detach().clone()
-        return start.detach(), (rtol, atol, most, every)
+        start = b.new_zeros(self._shape_of_x(b)) if x0 is None else x0.detach().clone()
+        return start, (rtol, atol, most, every)
 
     def inside(self, x: Tensor) -> Tensor:
         """Return vectors as the kernels have them."""
@@ -220,8 +229,13 @@ class Relaxation:
         if not (tuple(b.shape) == fixed if fixed else b.dim() in (1, 2) and b.shape[0] == self.shape[0]):
             expected = f"{fixed}" if fixed else f"({self.shape[0]},) or ({self.shape[0]}, k)"
             raise ValueError(f"{function}: b must have shape {expected} to go with A, got {tuple(b.shape)}")
-        if x is not None and x.shape != b.shape:
-            raise ValueError(f"{function}: {x_name} must have shape {tuple(b.shape)} like b, got {tuple(x.shape)}")
+        shape = self._shape_of_x(b)
+        if x is not None and tuple(x.shape) != shape:
+            like = "like b" if shape == tuple(b.shape) else "to go with A and b"
+            raise ValueError(f"{function}: {x_name} must have shape {shape} {like}, got {tuple(x.shape)}")
+
+    def _shape_of_x(self, b: Tensor) -> tuple[int, ...]:
+        return tuple(b.shape) if self._fixed else (self.shape[1], *b.shape[1:])
 
 
 def _backend(named: object, device: torch.device | None) -> str:
@@ -239,8 +253,8 @@ def _backend(named: object, device: torch.device | None) -> str:
 
 def _check_gpu(backend: str, A: object, method: object, order: object) -> None:
     """Refuse what the GPU has no kernels for; what is wrong anywhere is said by the preparation on the CPU."""
-    if method == "kaczmarz":
-        raise BackendError("Relaxation: method must not be 'kaczmarz' on a GPU, which has no kernel for it, got it")
+    if method == "kaczmarz" and not (isinstance(order, str) and order == "color"):
+        raise BackendError(f"Relaxation: order must be 'color' for kaczmarz on a GPU, got {order!r}")
     is_jacobi = isinstance(method, str) and METHODS.get(method, ("",))[0] == "jacobi"
     if backend == "triton" and not (is_jacobi and isinstance(A, Stencil)):
         raise BackendError(f"Relaxation: backend must be 'cuda' but for jacobi on a Stencil, got {backend!r}")
@@ -248,9 +262,11 @@ def _check_gpu(backend: str, A: object, method: object, order: object) -> None:
         check_order("Relaxation", order, is_jacobi)
 
 
-def _on_device(host: relax.Relaxation, device: torch.device | None) -> _Matrix:
+def _on_device(host: relax.Relaxation, device: torch.device | None, together: Arrangement | None) -> _Matrix:
     assert device is not None  # a tensor's
     system: Any = host.system
+    if together is not None:
+        return OfProjections(system.A, together, device)
     if isinstance(system, HostBlocks):
         return OfBlocks(block_rows_of(system.A, system.how), device)
     layout = slices_of(system.A.start, system.A.column, system.how, jacobi=system.jacobi)
