@@ -168,6 +168,13 @@ int64_t relax_colour(int64_t n, py::handle start, py::handle column, py::handle 
     return colour_first_fit(p, to);
 }
 
+int64_t relax_colour_disjoint(int64_t n, int64_t columns, py::handle start, py::handle column, py::handle colour) {
+    const Pattern p = pattern_of(n, start, column);
+    int32_t* to = address<int32_t>(colour);
+    py::gil_scoped_release release;
+    return colour_disjoint(p, columns, to);
+}
+
 int64_t relax_red_black(int64_t n, py::handle start, py::handle column, py::handle colour) {
     const Pattern p = pattern_of(n, start, column);
     int32_t* to = address<int32_t>(colour);
@@ -206,6 +213,7 @@ void define_relax(py::module_& m) {
     m.def("relax_subdomains", relax_subdomains_of);
     m.def("relax_check", relax_check);
     m.def("relax_colour", relax_colour);
+    m.def("relax_colour_disjoint", relax_colour_disjoint);
     m.def("relax_red_black", relax_red_black);
     m.def("relax_colour_clusters", relax_colour_clusters);
     m.def("relax_check_colours", relax_check_colours);

@@ -331,7 +331,7 @@ WRONG: list[tuple[Callable[[Gpu], Any], type[Exception], str]] = [
     (lambda g: g.relaxation(GOOD, "ssor", order="cluster"), BackendError, "order must be 'color'.*got 'cluster'"),
     (lambda g: g.relaxation(S, "sor"), BackendError, "order must be 'color' or 'red-black'"),
     (lambda g: g.relaxation(S, "sor", order="color"), ValueError, "'natural' or 'red-black' for a Stencil"),
-    (lambda g: g.relaxation(GOOD, "kaczmarz"), BackendError, "method must not be 'kaczmarz' on a GPU"),
+    (lambda g: g.relaxation(GOOD, "kaczmarz"), BackendError, "order must be 'color' for kaczmarz on a GPU"),
     (lambda g: g.relaxation(GOOD, "sor", order="color", backend="triton"), BackendError, "backend must be 'cuda' but"),
     (lambda g: g.relaxation(GOOD, "sor", backend="cpu"), BackendError, "backend must go with the device of A"),
     (lambda g: g.relaxation(S, "jacobi", backend="gpu"), ValueError, "backend must be None, 'cpu', 'cuda' or 'triton'"),
