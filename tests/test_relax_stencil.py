@@ -220,7 +220,16 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: Stencil((3, 3), C5, np.ones((3, 3))), TypeError, "mask must be a NumPy array of bool, got float64"),
     (lambda: Stencil((3, 3), C5, np.ones((3, 2), bool)), ValueError, r"mask must have shape \(3, 3\), got \(3, 2\)"),
     (lambda: Relaxation(Stencil((3, 3), C5 * 0)), ValueError, r"no zero on the diagonal, got 0 at point \(0, 0\)"),
-    (lambda: Relaxation(Stencil((3, 3), C5), order="color"), ValueError, "order must be 'natural' or 'red-black'"),
+    (lambda: Relaxation(Stencil((3, 3), C5), order="rows"), ValueError, "order must be one of 'natural', .* or an arr"),
+    (lambda: Relaxation(Stencil((3, 3), C5), order=[0, 1]), ValueError, r"order must have shape \(9,\), got \(2,\)"),
+    (lambda: sor(Stencil((3, 3), C5 + 0j), B), TypeError, "b must be .*complex128, got dtype float64"),
+    (lambda: Stencil((3, 3), C5 * (1 + np.nan * 1j)), ValueError, r"must be finite, got another at \(0,\)"),
+    (lambda: Stencil((3, 3), C5.astype("c8")), TypeError, "coefficients must be .*complex128, got dtype complex64"),
+    (
+        lambda: Relaxation(Stencil((1, 2), np.ones((5, 1, 2)) * [1j, 0]), "jacobi"),
+        ValueError,
+        r"got 0 at point \(0, 1\)",
+    ),
     (
         lambda: Relaxation(Stencil((3, 3), C5), "gauss_seidel", omega="auto"),
         ValueError,

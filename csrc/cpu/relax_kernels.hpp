@@ -75,7 +75,8 @@ template <class A, class V> struct RelaxSlices {
     const sum_of<V>* inverse = nullptr;
 };
 
-// Rows of blocks, each block stored by columns; clusters of consecutive rows as above. x has `size` numbers a row.
+// Rows of blocks, each block stored by columns; clusters of consecutive rows as above. x has `size` numbers a row. A batch of k
+// matrices: each number of a block is k.
 template <class A, class V> struct RelaxBlocks {
     int64_t n = 0; // rows of blocks
     int size = 1;
@@ -85,6 +86,7 @@ template <class A, class V> struct RelaxBlocks {
     const A* value = nullptr;
     const A* diagonal = nullptr;        // (n, size, size)
     const sum_of<V>* inverse = nullptr; // (n, size, size) of the diagonal blocks
+    bool batched = false;
 };
 
 // A (n, n) by rows, all of it, the diagonal included; `order` null: from first to last.
@@ -129,8 +131,8 @@ template <class T> struct RelaxStencil {
     const T* coefficient[7] = {};
     bool is_constant = true;
     const T* inverse = nullptr; // null: constant_inverse everywhere
-    T constant_inverse = 0;
-    const T* zeros = nullptr; // (n2)
+    T constant_inverse{};       // of constant coefficients
+    const T* zeros = nullptr;   // (n2)
 };
 
 // All arithmetic is in T, with products fused to sums where the machine has that. Planes are those of axis 0; colours those of a chessboard.
@@ -140,17 +142,21 @@ template <class T> struct RelaxStencilKernelsOf {
                  int64_t last);
     void (*whole)(const RelaxStencil<T>&, const RelaxStep<T>&, int64_t first, int64_t last); // Jacobi, Chebyshev
     void (*natural)(const RelaxStencil<T>&, const RelaxStep<T>&);
+    void (*listed)(const RelaxStencil<T>&, const RelaxStep<T>&, const int32_t* points, int64_t first, int64_t last);
     void (*residual)(const RelaxStencil<T>&, const RelaxResidual<T>&, int64_t first, int64_t last); // norms (n0)
 };
 
 struct RelaxStencilKernels {
     RelaxStencilKernelsOf<float> f32;
     RelaxStencilKernelsOf<double> f64;
+    RelaxStencilKernelsOf<Complex> c128;
     template <class T> const RelaxStencilKernelsOf<T>& of() const {
         if constexpr (sizeof(T) == 4)
             return f32;
-        else
+        else if constexpr (sizeof(T) == 8)
             return f64;
+        else
+            return c128;
     }
 };
 

@@ -326,6 +326,7 @@ def relax_blocks(
     order: Address,
     clusters: Address,
     colours: Address,
+    batch: int,
     /,
 ) -> RelaxMatrix: ...
 def relax_dense(numbers: int, n: int, value: Address, order: Address, /) -> RelaxMatrix: ...
@@ -333,7 +334,7 @@ def relax_projections(
     numbers: int, n: int, columns: int, start: Address, column: Address, value: Address, order: Address, /
 ) -> RelaxMatrix: ...
 def relax_stencil(
-    is_double: bool,
+    numbers: int,
     n0: int,
     n1: int,
     n2: int,
@@ -341,6 +342,9 @@ def relax_stencil(
     is_constant: bool,
     given: Address,
     red_black: bool,
+    order: Address,
+    clusters: Address,
+    colours: Address,
     /,
 ) -> RelaxMatrix: ...
 def relax_check(

@@ -47,7 +47,9 @@ class System:
             try:
                 found = self._copies[dtype] = self._prepare(self._numbers(dtype))
             except ZeroDivisionError as singular:
-                raise ValueError(f"{self.function}: {self._singular(singular.args[0])}") from None
+                row, system = singular.args
+                of = f" of system {system}" if self.batch else ""
+                raise ValueError(f"{self.function}: {self._singular(row)}{of}") from None
         return found
 
     def _numbers(self, dtype: np.dtype[Any]) -> int:
@@ -129,7 +131,7 @@ class OfBlocks(System):
     """Block after block, or blocks of one colour at a time."""
 
     def __init__(self, function: str, A: Blocks, arrangement: Arrangement, *, jacobi: bool) -> None:
-        super().__init__(function, A.rows, A.rows, A.value.dtype)
+        super().__init__(function, A.rows, A.rows, A.value.dtype, A.batch)
         self.A, self.colours, self.is_coloured = A, arrangement.number_of_colours, arrangement.is_coloured
         # Blocks that need not wait for each other are clusters of one.
         self.how = Arrangement(0, np.arange(A.n + 1), np.array([0, A.n])) if jacobi else arrangement
@@ -138,13 +140,13 @@ class OfBlocks(System):
     def _prepare(self, numbers: int) -> Prepared:
         A, how = self.A, self.how
         arrays = (A.start, A.column, A.value, how.order, how.clusters, how.colours)
-        return _core.relax_blocks(numbers, A.n, A.size, A.rows, *arrays)
+        return _core.relax_blocks(numbers, A.n, A.size, A.rows, *arrays, A.batch)
 
     def has_positive_diagonal(self) -> bool:
         """Say whether the diagonal blocks look Hermitian and are positive definite."""
         A = self.A
-        blocks = A.value[np.repeat(np.arange(A.n), np.diff(A.start)) == A.column]
-        adjoint = blocks.conj().transpose(0, 2, 1)
+        blocks = A.value[..., np.repeat(np.arange(A.n), np.diff(A.start)) == A.column, :, :]
+        adjoint = blocks.conj().swapaxes(-1, -2)
         return bool((np.linalg.eigvalsh((blocks + adjoint) / 2) > 0).all())
 
     def _singular(self, row: int) -> str:
@@ -182,8 +184,6 @@ def prepare(function: str, A: Any, method: str, order: Any, block_size: int | No
     if jacobi and not (isinstance(order, str) and order == "natural"):
         raise ValueError(f"{function}: order must be 'natural' where all rows go at the same time, got {order!r}")
     if block_size is not None:
-        if isinstance(A, Batch):
-            raise TypeError(f"{function}: A must be one matrix where there is a block_size, got a Batch")
         blocks = read_blocks(function, A, block_size or None)
         return OfBlocks(function, blocks, arrange(function, blocks, order), jacobi=jacobi)
     is_listed = isinstance(order, (np.ndarray, list, tuple))
