@@ -89,20 +89,21 @@ std::unique_ptr<RelaxMatrix> relax_dense(int numbers, int64_t n, py::handle valu
 }
 
 std::unique_ptr<RelaxMatrix> relax_projections(int numbers, int64_t n, int64_t columns, py::handle start,
-                                               py::handle column, py::handle value, py::handle order) {
+                                               py::handle column, py::handle value, py::handle order, int64_t batch) {
     return with_numbers(numbers, [&]<class A, class V>() {
         const Csr<A> csr = csr_of<A>(n, start, column, value, order);
-        return prepared([&] { return prepare_projections<A, V>(csr, columns); });
+        return prepared([&] { return prepare_projections<A, V>(csr, columns, batch); });
     });
 }
 
 // order 0: red-black or natural
 std::unique_ptr<RelaxMatrix> relax_stencil(int numbers, int64_t n0, int64_t n1, int64_t n2, py::handle coefficients,
-                                           bool is_constant, py::handle given, bool red_black, py::handle order,
-                                           py::handle rows, py::handle colours) {
+                                           bool is_constant, py::handle given, bool red_black, bool projections,
+                                           py::handle order, py::handle rows, py::handle colours) {
     const int64_t grid[3] = {n0, n1, n2};
     const uint8_t* mask = address<const uint8_t>(given);
-    const StencilOrder how{red_black, address<const int32_t>(order), clusters_of(n0 * n1 * n2, rows, colours)};
+    const StencilOrder how{red_black, projections, address<const int32_t>(order),
+                           clusters_of(n0 * n1 * n2, rows, colours)};
     return with_numbers(numbers, [&]<class A, class V>() {
         const V* data = address<const V>(coefficients);
         return prepared([&] { return prepare_stencil(grid, data, is_constant, mask, how); });

@@ -82,13 +82,14 @@ std::unique_ptr<RelaxMatrix> prepare_slices(const Csr<A>&, const std::vector<int
 template <class A, class V>
 std::unique_ptr<RelaxMatrix> prepare_blocks(const Csr<A>&, int size, int64_t rows, const Clusters&, int64_t batch);
 template <class A, class V> std::unique_ptr<RelaxMatrix> prepare_dense(int64_t n, const A* value, const int32_t* order);
-// `columns` of A, which need not be square
-template <class A, class V> std::unique_ptr<RelaxMatrix> prepare_projections(const Csr<A>&, int64_t columns);
+// `columns` of A, which need not be square; batch as above
+template <class A, class V>
+std::unique_ptr<RelaxMatrix> prepare_projections(const Csr<A>&, int64_t columns, int64_t batch);
 
 // grid (n0, n1, n2) with n1 = 1 for two axes. coefficients (7) or (7, n0, n1, n2); given: 1 where x is given, null: nowhere.
 // order: (points) with its clusters; null: red-black or natural
 struct StencilOrder {
-    bool red_black = false;
+    bool red_black = false, projections = false; // projections: on equations, instead of a division by the diagonal
     const int32_t* order = nullptr;
     Clusters clusters;
 };

@@ -4,11 +4,14 @@
 namespace fastiter {
 namespace {
 
+template <class T> constexpr T one = T(1);
+template <> constexpr Complex one<Complex> = {1, 0};
+
 template <class T> class StencilMatrix : public RelaxMatrix {
 public:
     StencilMatrix(const int64_t (&grid)[3], const T* coefficients, bool is_constant, const uint8_t* given,
                   const StencilOrder& order)
-        : red_black_(order.red_black), clusters_(order.clusters) {
+        : red_black_(order.red_black), projections_(order.projections), clusters_(order.clusters) {
         const int64_t points = grid[0] * grid[1] * grid[2], count = is_constant ? 1 : points;
         coefficients_ = Memory<T>(7 * count), zeros_ = Memory<T>(grid[2]);
         std::copy(coefficients, coefficients + 7 * count, coefficients_.data());
@@ -18,8 +21,9 @@ public:
         for (int64_t i = 0; i < (inverse_.size() ? points : 1); ++i) {
             const T centre = coefficients[is_constant ? 0 : i];
             const bool is_given = given && given[i];
-            if (is_zero(wide(centre)) && !is_given) throw SingularRow(i);
-            const T inverse = T(inverse_of(wide(centre)));
+            if (is_zero(wide(centre)) && !is_given && !projections_) throw SingularRow(i);
+            // of projections a mark of what is not given
+            const T inverse = projections_ ? one<T> : T(inverse_of(wide(centre)));
             if (inverse_.size()) inverse_[i] = is_given ? T{} : inverse;
             if (is_constant) m_.constant_inverse = inverse;
         }
@@ -38,7 +42,7 @@ public:
                 c.self->jacobi_in(c, team);
             else if (c.self->red_black_)
                 c.self->red_black_in(c, team);
-            else if (!c.self->order_.empty())
+            else if (!c.self->order_.empty() && !c.self->projections_)
                 c.self->listed_in(c, team);
             else
                 c.self->natural_in(c);
@@ -100,7 +104,11 @@ private:
             for (int half = 0; half < (both ? 2 : 1); ++half) {
                 RelaxStep<T> step{c.b, c.x, c.x, nullptr, 1, c.sweeps->omega[s], 0, false};
                 step.backward = both ? half == 1 : c.sweeps->kind == SweepKind::backward;
-                kernels().relax->stencil->of<T>().natural(m_, step);
+                const auto& kernel = kernels().relax->stencil->of<T>();
+                if (projections_)
+                    kernel.projections(m_, step, order_.empty() ? nullptr : order_.data());
+                else
+                    kernel.natural(m_, step);
             }
     }
 
@@ -171,7 +179,7 @@ private:
         return std::max<int64_t>(planes == 1 ? 2 : 4, kCache / (2 * group));
     }
 
-    bool red_black_;
+    bool red_black_, projections_;
     Clusters clusters_;
     std::vector<int32_t> order_;
     Memory<T> coefficients_, inverse_, zeros_;

@@ -1,7 +1,8 @@
-"""Batches of matrices with one pattern: in blocks, under ssor_cg and as a preconditioner; each system as if alone."""
+"""Batches of matrices with one pattern, in rows, in blocks, under ssor_cg, preconditioning: each system as if alone."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,18 @@ from cases import Array, assert_same_bits  # noqa: E402
 from fastiter import relax  # noqa: E402
 from fastiter.reference import relax as reference  # noqa: E402
 from fastiter.relax import Batch, Relaxation, ssor_cg  # noqa: E402
-from relax_cases import DTYPES, csr, order_for, poisson, random_matrix, rows_in, tolerance, vectors  # noqa: E402
+from relax_cases import (  # noqa: E402
+    DTYPES,
+    ORDERS,
+    csr,
+    matrix_for,
+    order_for,
+    poisson,
+    random_matrix,
+    rows_in,
+    tolerance,
+    vectors,
+)
 
 
 def matrices_of(n: int, batch: int, dtype: Any) -> list[Array]:
@@ -32,6 +44,28 @@ def together(matrices: list[Array]) -> Batch:
 def assert_near(actual: Array, expected: Array, what: Any) -> None:
     scale = tolerance(actual.dtype, len(expected)) * np.abs(expected).max(initial=1.0)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=scale, err_msg=str(what))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("order", [*ORDERS, "jacobi"])
+def test_rows(order: str, dtype: str) -> None:
+    for n, batch in itertools.product((1, 9, 34), (1, 2, 5, 8, 11)):
+        first = matrix_for(order, n, dtype)
+        chosen = "natural" if order == "jacobi" else order_for(order, n)
+        scales = np.linspace(1, 2, batch)
+        matrices = [(first + np.diag(scale * np.diag(first))).astype(dtype) for scale in scales]
+        pattern = csr(first)
+        values = np.stack([csr(A).data for A in matrices])
+        b, x = vectors((batch, n), dtype, 1), vectors((batch, n), dtype, 2)
+        method = "jacobi" if order == "jacobi" else "sor"
+        together = Relaxation(Batch(pattern, values), method, omega=1.1, order=chosen)
+        actual = x.copy()
+        together.sweep(actual, b, 2)
+        for i, A in enumerate(matrices):
+            alone = x[i].copy()
+            Relaxation(csr(A), method, omega=1.1, order=chosen).sweep(alone, b[i], 2)
+            assert_near(actual[i], alone, (n, batch))
+            assert_near(together.residual(x, b)[i], b[i] - A @ x[i], (n, batch))
 
 
 def test_blocks_by_hand() -> None:
@@ -205,3 +239,39 @@ def test_preconditioners_keep_what_they_are_given(dtype: str, vector: str) -> No
     expected = np.linalg.solve(reference.splitting(A.astype(np.float64), "ssor"), r)
     assert found.dtype == vector
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (9, 9), (12, 7), (7, 12)])
+def test_kaczmarz(shape: tuple[int, int], dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    pattern = csr(np.where(rng.random(shape) < 0.6, 1.0, 0.0))
+    for batch in (1, 2, 5, 11):
+        values = vectors((batch, pattern.nnz), dtype, 3)
+        if pattern.nnz > 1:
+            values[-1, : pattern.indptr[1]] = 0  # no equation at all, in one of them
+        b, x = vectors((batch, shape[0]), dtype, 1), vectors((batch, shape[1]), dtype, 2)
+        for order in ("natural", "array"):
+            chosen = order_for(order, shape[0])
+            sweeps = Relaxation(Batch(pattern, values), "kaczmarz", omega=0.9, order=chosen, symmetric=True)
+            swept, r = x.copy(), sweeps.residual(x, b)
+            sweeps.sweep(swept, b, 2)
+            for i in range(batch):
+                own = scipy_sparse.csr_array((values[i], pattern.indices, pattern.indptr), shape)
+                alone, single = x[i].copy(), Relaxation(own, "kaczmarz", omega=0.9, order=chosen, symmetric=True)
+                single.sweep(alone, b[i], 2)
+                assert_near(swept[i], alone, (batch, order))
+                assert_near(r[i], b[i] - own @ x[i], (batch, order))
+
+
+def test_solving_by_kaczmarz() -> None:
+    matrices = [vectors((12, 5), "float64", seed) for seed in (1, 2, 3)]
+    x = vectors((3, 5), "float64", 4)
+    b = np.stack([A @ own for A, own in zip(matrices, x, strict=True)])
+    for omega in (1.0, "auto"):
+        solution = relax.kaczmarz(together(matrices), b, omega=omega, rtol=1e-12)
+        assert solution.converged.all()
+        np.testing.assert_allclose(solution.value, x, atol=1e-9)
+    poisoned = b.copy()
+    poisoned[1, 3] = np.nan
+    assert relax.kaczmarz(together(matrices), poisoned).reason == ("converged", "diverged", "converged")

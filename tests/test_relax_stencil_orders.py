@@ -232,3 +232,54 @@ def test_a_matrix_that_is_not_hermitian() -> None:
         relax.chebyshev(s, b)
     with pytest.raises(ValueError, match=r"A must be Hermitian for an adjoint, got another"):
         Relaxation(s, "ssor").as_preconditioner().rmatvec(b.ravel())
+
+
+def test_a_projection_by_hand() -> None:
+    """Of 0 on 2i x0 + (1 - 2i) x1 = 9, then on (3 + i) x0 + 2i x1 = 18 - 4i."""
+    s, b, x = (
+        Stencil((2, 1), np.array([2j, 3 + 1j, 1 - 2j, 0, 0])),
+        np.array([[9.0 + 0j], [18.0 - 4j]]),
+        np.zeros((2, 1)),
+    )
+    x = x.astype(np.complex128)
+    Relaxation(s, "kaczmarz").sweep(x, b)
+    # |a_1|^2 = 9, so (-2i, 1 + 2i); of this a_2 x = -2 - 4i; then (18 - 4i + 2 + 4i) / 14 = 10/7 times (3 - i, -2i)
+    np.testing.assert_allclose(x.ravel(), [30 / 7 - 24j / 7, 1 - 6j / 7], rtol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
+def test_kaczmarz(dtype: str) -> None:
+    """Given points keep their x: the equations of the others are those of what is left."""
+    for grid, is_constant, has_mask in itertools.product([(1, 1), (5, 4), (3, 2, 5)], (True, False), (False, True)):
+        s = stencil(grid, is_constant, has_mask, dtype)
+        free = np.ones(s.shape[0], bool) if s.mask is None else s.mask.ravel()
+        whole = Stencil(grid, s.coefficients).toarray()
+        A = np.ascontiguousarray(whole[free][:, free])
+        b, x = vectors((*grid, 2), dtype, 1), vectors((*grid, 2), dtype, 2)
+        start = x.reshape(-1, 2)
+        rhs = b.reshape(-1, 2)[free] - whole[free][:, ~free] @ start[~free]
+        for order in ("natural", "array"):
+            chosen = order_for(order, s.shape[0])
+            rows = [int(i) for i in (np.cumsum(free) - 1)[chosen][free[chosen]]] if order == "array" else None
+            forward, backward = x.copy(), x.copy()
+            sweeps = Relaxation(s, "kaczmarz", omega=0.9, order=chosen)
+            sweeps.sweep(forward, b)
+            sweeps.sweep(backward, b, backward=True)
+            ahead = reference.kaczmarz(A, start[free], rhs, 0.9, rows)
+            back = reference.kaczmarz(A, start[free], rhs, 0.9, rows, backward=True)
+            assert_near(forward.reshape(-1, 2)[free], ahead, (grid, is_constant, has_mask, order))
+            assert_near(backward.reshape(-1, 2)[free], back, (grid, is_constant, has_mask, order))
+            assert_bits(forward.reshape(-1, 2)[~free], start[~free])
+        solution = relax.kaczmarz(s, b, x, omega="auto", rtol=1e-4, symmetric=True)
+        assert solution.converged.all()
+
+
+def test_kaczmarz_needs_no_diagonal() -> None:
+    """The first derivative, whose points all have 0 for themselves."""
+    s = Stencil((6, 2), np.array([0.0, -1, 1, 0, 0]))
+    x = vectors((6, 2), "float64", 1)
+    b = -Relaxation(s, "kaczmarz").residual(x, np.zeros((6, 2)))
+    np.testing.assert_allclose(b.ravel(), s.toarray() @ x.ravel(), atol=1e-14)
+    np.testing.assert_allclose(relax.kaczmarz(s, b, rtol=1e-12).value, x, atol=1e-9)
+    with pytest.raises(ValueError, match=r"got 0 at point \(0, 0\)"):
+        Relaxation(s, "sor")

@@ -65,10 +65,12 @@ template <class A, class V> struct RelaxRows {
 };
 
 // Slices of 8 rows with as many entries each: entry j of row i of a slice is at (start + j) * 8 + i. A row with fewer
-// repeats its first column with the value 0.
+// repeats its first column with the value 0. The columns of the 8 entries j are run[start + j] and those after it, as they
+// nearly always are on a grid, or, where that is negative, column[~run * 8 + i].
 template <class A, class V> struct RelaxSlices {
     int64_t n = 0;                  // the last slice may have fewer rows
     const int64_t* start = nullptr; // (slices + 1)
+    const int32_t* run = nullptr;
     const int32_t* column = nullptr;
     const A* value = nullptr;
     const A* diagonal = nullptr;
@@ -104,6 +106,8 @@ template <class A, class V> struct RelaxProjections {
     const int32_t* column = nullptr;
     const A* value = nullptr;
     const double* inverse = nullptr; // 1 / |a_i|^2, 0 for a row of zeros
+    // A batch of k matrices: value is (entries, k), and this (n, k) instead of inverse, in both parts of a complex number
+    const sum_of<V>* inverses = nullptr;
 };
 
 // Every range is [first, last): clusters, slices, rows, or chunks of rows; columns of x: [column, column + columns).
@@ -143,6 +147,8 @@ template <class T> struct RelaxStencilKernelsOf {
     void (*whole)(const RelaxStencil<T>&, const RelaxStep<T>&, int64_t first, int64_t last); // Jacobi, Chebyshev
     void (*natural)(const RelaxStencil<T>&, const RelaxStep<T>&);
     void (*listed)(const RelaxStencil<T>&, const RelaxStep<T>&, const int32_t* points, int64_t first, int64_t last);
+    // Kaczmarz: x += omega (b_i - a_i x) conj(a_i) / |a_i|^2 where x is not given; points null: in natural order
+    void (*projections)(const RelaxStencil<T>&, const RelaxStep<T>&, const int32_t* points);
     void (*residual)(const RelaxStencil<T>&, const RelaxResidual<T>&, int64_t first, int64_t last); // norms (n0)
 };
 

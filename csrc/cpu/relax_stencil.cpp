@@ -201,6 +201,33 @@ void listed_points(const RelaxStencil<T>& m, const RelaxStep<T>& s, const int32_
     }
 }
 
+// Kaczmarz: projections on the equation of one point after the other. Only what is not given moves, and counts in |a_i|^2.
+template <class T, bool Constant, int Sides>
+void project_points(const RelaxStencil<T>& m, const RelaxStep<T>& s, const int32_t* order) {
+    const int64_t area = m.n1 * m.n2, points = m.n0 * area;
+    for (int64_t t = 0; t < points; ++t) {
+        const int64_t turn = s.backward ? points - 1 - t : t, point = order ? order[turn] : turn;
+        const int64_t plane = point / area, line = point / m.n2 % m.n1, i = point % m.n2;
+        const Line<T, Constant, Sides> l(m, s.x, s.b, plane, line);
+        if (is_zero(l.inverse_at(i))) continue;
+        const int64_t step[7] = {0, -area, area, -m.n2, m.n2, -1, 1};
+        const bool inside[7] = {true, plane > 0, plane + 1 < m.n0, line > 0, line + 1 < m.n1, i > 0, i + 1 < m.n2};
+        bool moves[7];
+        double norm = 0;
+        for (int q = 0; q < 7; ++q) {
+            moves[q] = inside[q] && !(m.inverse && is_zero(m.inverse[point + step[q]]));
+            if (moves[q]) norm += square(l.factor(q, i));
+        }
+        if (norm == 0) continue;
+        const T scaled = real_of<T>(s.omega / norm) * (l.sum(i) - l.factor(0, i) * l.x[i]);
+        for (int q = 0; q < 7; ++q)
+            if (moves[q]) {
+                T& to = s.y[point + step[q]];
+                to = to + T(conjugate(l.factor(q, i))) * scaled;
+            }
+    }
+}
+
 template <class T, bool Constant, int Sides>
 void residual_plane(const RelaxStencil<T>& m, const RelaxResidual<T>& s, int64_t plane) {
     constexpr int kSums = 16; // of every 16th column, on every instruction set
@@ -256,6 +283,9 @@ void stencil_listed(const RelaxStencil<T>& m, const RelaxStep<T>& s, const int32
                     int64_t last) {
     with_form(m, [&]<bool C, int S>() { listed_points<T, C, S>(m, s, order, first, last); });
 }
+template <class T> void stencil_projections(const RelaxStencil<T>& m, const RelaxStep<T>& s, const int32_t* order) {
+    with_form(m, [&]<bool C, int S>() { project_points<T, C, S>(m, s, order); });
+}
 template <class T>
 void stencil_residual(const RelaxStencil<T>& m, const RelaxResidual<T>& s, int64_t first, int64_t last) {
     with_form(m, [&]<bool C, int S>() {
@@ -264,8 +294,8 @@ void stencil_residual(const RelaxStencil<T>& m, const RelaxResidual<T>& s, int64
 }
 
 template <class T>
-constexpr RelaxStencilKernelsOf<T> kernels_of = {stencil_half<T>, stencil_whole<T>, stencil_natural<T>,
-                                                 stencil_listed<T>, stencil_residual<T>};
+constexpr RelaxStencilKernelsOf<T> kernels_of = {stencil_half<T>,   stencil_whole<T>,       stencil_natural<T>,
+                                                 stencil_listed<T>, stencil_projections<T>, stencil_residual<T>};
 
 } // namespace
 

@@ -331,7 +331,7 @@ def relax_blocks(
 ) -> RelaxMatrix: ...
 def relax_dense(numbers: int, n: int, value: Address, order: Address, /) -> RelaxMatrix: ...
 def relax_projections(
-    numbers: int, n: int, columns: int, start: Address, column: Address, value: Address, order: Address, /
+    numbers: int, n: int, columns: int, start: Address, column: Address, value: Address, order: Address, batch: int, /
 ) -> RelaxMatrix: ...
 def relax_stencil(
     numbers: int,
@@ -342,6 +342,7 @@ def relax_stencil(
     is_constant: bool,
     given: Address,
     red_black: bool,
+    projections: bool,
     order: Address,
     clusters: Address,
     colours: Address,

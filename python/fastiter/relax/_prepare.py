@@ -85,9 +85,10 @@ class System:
         return x
 
     def has_positive_diagonal(self) -> bool:
-        """Say whether D is real and positive; of the systems of Jacobi's method and stencils."""
+        """Say whether D is real, but for rounding, and positive; of the systems of Jacobi's method and stencils."""
         inverse = self.divided(np.ones_like(self.random()))
-        return bool((np.isreal(inverse) & (inverse.real >= 0)).all())
+        rounding = 10 * float(np.finfo(self.dtype).eps) * np.abs(inverse)
+        return bool(((np.abs(inverse.imag) <= rounding) & (inverse.real >= 0)).all())
 
 
 class Scalar(System):
@@ -159,19 +160,21 @@ class Projections(System):
     """Equation after equation."""
 
     def __init__(self, function: str, A: Csr, order: Array | int) -> None:
-        super().__init__(function, A.n, A.columns, A.value.dtype)
+        super().__init__(function, A.n, A.columns, A.value.dtype, A.batch)
         self.A, self.order = A, order
         self.of(self.dtype)
 
     def _prepare(self, numbers: int) -> Prepared:
         A = self.A
-        return _core.relax_projections(numbers, A.n, A.columns, A.start, A.column, A.value, self.order)
+        return _core.relax_projections(numbers, A.n, A.columns, A.start, A.column, A.value, self.order, A.batch)
 
     def random(self, seed: int = 0) -> Array:
         """Return a combination of the rows: on what is orthogonal to all of them no sweep acts."""
-        x, b = np.zeros(self.columns, self.dtype), np.random.default_rng([seed, self.rows]).standard_normal(self.rows)
+        width = (self.batch,) if self.batch else ()
+        b = np.random.default_rng([seed, self.rows]).standard_normal((self.rows, *width)).astype(self.dtype)
+        x = np.zeros((self.columns, *width), self.dtype)
         if x.size and b.size:
-            self.of(self.dtype).sweep(x, b.astype(self.dtype), 0, 1, np.ones(1), 0, 1, FORWARD)
+            self.of(self.dtype).sweep(x, b, 0, self.batch or 1, np.ones(1), 0, 1, FORWARD)
         return x
 
 
@@ -202,10 +205,8 @@ def _dense(function: str, A: Array, order: Any) -> Dense:
 
 
 def _projections(function: str, A: Any, order: Any) -> Projections:
-    if isinstance(A, Batch):
-        raise TypeError(f"{function}: A must be one matrix, got a Batch")
     if not isinstance(A, np.ndarray) or A.ndim == 2:
-        csr = read_csr(function, A) if isinstance(A, np.ndarray) else _any_sparse(function, A)
+        csr = read_csr(function, A) if isinstance(A, (np.ndarray, Batch)) else _any_sparse(function, A)
         if isinstance(order, str) and order == "natural":
             return Projections(function, csr, 0)
         if isinstance(order, str):
@@ -216,5 +217,5 @@ def _projections(function: str, A: Any, order: Any) -> Projections:
 
 def _any_sparse(function: str, A: Any) -> Csr:
     if not is_sparse(A):
-        raise TypeError(f"{function}: A must be a sparse matrix or a NumPy array, got {kind(A)}")
+        raise TypeError(f"{function}: A must be a sparse matrix, a NumPy array or a Batch, got {kind(A)}")
     return read_csr(function, A)

@@ -136,13 +136,15 @@ class Relaxation:
 
     def _of_stencil(self, A: Stencil, sweep: str, order: Any, block_size: int | None) -> OfStencil:
         name = self._function
-        if sweep == "kaczmarz" or block_size is not None:
+        if block_size is not None:
             raise ValueError(
-                f"{name}: method must be jacobi, gauss_seidel, sor or ssor for a Stencil, got {self.method!r}"
+                f"{name}: block_size must be None for a Stencil, whose points are single, got {block_size}"
             )
+        if sweep == "kaczmarz" and isinstance(order, str) and order != "natural":
+            raise ValueError(f"{name}: order must be 'natural' or an array of row numbers, got {order!r}")
         if sweep == "jacobi" and not (isinstance(order, str) and order == "natural"):
             raise ValueError(f"{name}: order must be 'natural' where all rows go at the same time, got {order!r}")
-        return OfStencil(name, A, order)
+        return OfStencil(name, A, order, projections=sweep == "kaczmarz")
 
     @classmethod
     def of(cls, function: str, A: Any, method: str, **how: Any) -> Relaxation:

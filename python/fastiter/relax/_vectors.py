@@ -39,7 +39,7 @@ def check_vectors(
         return b, None
     check_array(function, x_name, x, [b.dtype.name, b.dtype.name])
     assert isinstance(x, np.ndarray)  # the same
-    shape = b.shape if fixed is not None else (system.columns, *b.shape[1:])
+    shape = (batch, system.columns) if batch else b.shape if fixed else (system.columns, *b.shape[1:])
     if x.shape != shape:
         raise ValueError(f"{function}: {x_name} must have shape {shape} to go with A and b, got {x.shape}")
     return b, x

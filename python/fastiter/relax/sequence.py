@@ -128,7 +128,8 @@ def _parts(function: str, t: int, system: Any) -> tuple[Any, Array, float | None
         raise TypeError(f"{function}: system {t} must be a tuple (A, b) or (A, b, context), got {kind(system)}")
     A, b, *context = system
     single = len(A.grid) if isinstance(A, Stencil) else 1
-    if isinstance(A, Batch) or getattr(b, "ndim", single) != single:
-        found = "a Batch" if isinstance(A, Batch) else f"shape {b.shape}"
-        raise ValueError(f"{function}: b of system {t} must be one column (n,), got {found}")
+    if isinstance(A, Batch):
+        raise TypeError(f"{function}: systems must be of one matrix each, got a Batch as system {t}")
+    if getattr(b, "ndim", single) != single:
+        raise ValueError(f"{function}: b of system {t} must be one column (n,), got shape {b.shape}")
     return A, b, context[0] if context else None

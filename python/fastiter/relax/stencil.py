@@ -32,7 +32,7 @@ class Stencil:
 
     Notes
     -----
-    Takes the place of A in :class:`Relaxation` (methods "jacobi", "gauss_seidel", "sor", "ssor"), :func:`chebyshev` and
+    Takes the place of A in :class:`Relaxation` (all methods but those in blocks), :func:`chebyshev` and
     :func:`ssor_cg`, with x and b in the shape of the grid, or (*grid, k). They have the dtype of the coefficients or a
     wider one, in which all is computed: float64, or complex128, whose real and imaginary parts are two right-hand
     sides where the coefficients are real. In red-black order, which "color" is too, many sweeps are one pass over the
@@ -101,8 +101,9 @@ class Stencil:
 class OfStencil(System):
     """A stencil in any order."""
 
-    def __init__(self, function: str, stencil: Stencil, order: object) -> None:
+    def __init__(self, function: str, stencil: Stencil, order: object, *, projections: bool = False) -> None:
         super().__init__(function, *stencil.shape, stencil.dtype)
+        self.projections = projections
         self.stencil, self.points = stencil, stencil.grid
         self.grid = stencil.grid
         self.is_coloured = isinstance(order, str) and order in ("red-black", "color")
@@ -122,7 +123,9 @@ class OfStencil(System):
             c = np.ascontiguousarray(np.concatenate([c[:3], np.zeros((2, *c.shape[1:]), c.dtype), c[3:]]))
         given = 0 if s.mask is None else np.ascontiguousarray(~s.mask).view(np.uint8)
         order = (self.how.order, self.how.clusters, self.how.colours)
-        one = _core.relax_stencil(numbers, n0, n1, n2, c, c.ndim == 1, given, self.is_coloured, *order)
+        one = _core.relax_stencil(
+            numbers, n0, n1, n2, c, c.ndim == 1, given, self.is_coloured, self.projections, *order
+        )
         return _OneByOne(one, np.dtype(own))
 
     @property
