@@ -326,14 +326,15 @@ def relax_blocks(
     order: Address,
     clusters: Address,
     colours: Address,
+    batch: int,
     /,
 ) -> RelaxMatrix: ...
 def relax_dense(numbers: int, n: int, value: Address, order: Address, /) -> RelaxMatrix: ...
 def relax_projections(
-    numbers: int, n: int, columns: int, start: Address, column: Address, value: Address, order: Address, /
+    numbers: int, n: int, columns: int, start: Address, column: Address, value: Address, order: Address, batch: int, /
 ) -> RelaxMatrix: ...
 def relax_stencil(
-    is_double: bool,
+    numbers: int,
     n0: int,
     n1: int,
     n2: int,
@@ -341,6 +342,10 @@ def relax_stencil(
     is_constant: bool,
     given: Address,
     red_black: bool,
+    projections: bool,
+    order: Address,
+    clusters: Address,
+    colours: Address,
     /,
 ) -> RelaxMatrix: ...
 def relax_subdomains(
