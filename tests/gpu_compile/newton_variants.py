@@ -1,4 +1,4 @@
-"""Representative variants of kernels/triton/newton.py: each cell, and the one with the most states in float64."""
+"""Variants of the kernels of newton: Triton's, each cell, and the one with the most states in float64; all of CUDA's."""
 
 from __future__ import annotations
 
@@ -33,4 +33,10 @@ TRITON = [
     *_both("paralstm", 3, 2, "fp32", True),
     *_both("paraslstm", 4, 4, "fp32", False),
     *_both("paraslstm", 4, 4, "fp64", True),
+]
+
+CUDA: list[dict[str, object]] = [
+    {"REAL": real, "CELL": cell, "UNITS": 32 // item, "CHUNK": 32 // item}
+    for real, item in (("float", 4), ("double", 8))
+    for cell in (0, 1)
 ]
