@@ -1,4 +1,4 @@
-"""Variants of the kernels of newton: Triton's, each cell, and the one with the most states in float64; all of CUDA's."""
+"""Variants of newton: Triton's, each cell, and the one with the most states in float64; all of CUDA's."""
 
 from __future__ import annotations
 

@@ -52,9 +52,7 @@ class Launch:
 
     def run(self, kernel: str, args: Sequence[_gpu.Argument], shared: int) -> None:
         """Launch a kernel of the whole row."""
-        _gpu.launch_cuda(
-            "newton", kernel, (self.grid,), (self.threads,), args, shared=shared, defines=self.defines
-        )
+        _gpu.launch_cuda("newton", kernel, (self.grid,), (self.threads,), args, shared=shared, defines=self.defines)
 
 
 def _shape(x: Tensor, lengths: Tensor | None, reverse: bool) -> list[_gpu.Argument]:
@@ -83,10 +81,10 @@ def forward(
     counts = torch.zeros((launch.grid, launch.windows), dtype=torch.int32, device=wx.device)
     memory = [wx, a, p, first, h, rest[0] if rest else None, last, counts]
     strides = map(np.int64, (*wx.stride()[:3], *h.stride()[:2], launch.windows))
-    options = [np.int32(launch.window), np.int64(max_steps), np.float64(rtol), np.float64(atol)]
+    options: list[_gpu.Argument] = [np.int32(launch.window), np.int64(max_steps), np.float64(rtol), np.float64(atol)]
     launch.run("newton_fwd", [*memory, *strides, *options, *_shape(wx, lengths, reverse)], launch.solve_bytes)
-    sizes = map(np.int64, (launch.blocks, launch.windows, wx.shape[0]))
-    given = [counts, *sizes, steps]
+    sizes = [np.int64(n) for n in (launch.blocks, launch.windows, wx.shape[0])]
+    given: list[_gpu.Argument] = [counts, *sizes, steps]
     _gpu.launch_cuda("newton", "newton_counts", (wx.shape[0],), (32,), given, defines=launch.defines)
 
 
