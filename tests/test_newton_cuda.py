@@ -89,7 +89,7 @@ def check(cell: str, inputs: ParaInputs, device: str, **how: Any) -> Any:
 @pytest.mark.parametrize(
     ("B", "T", "D", "how"),
     [
-        (2, 70, 9, {"window": 40}),
+        (1, 70, 9, {"window": 40}),
         (3, 9, 5, {"lengths": [9, 0, 4], "reverse": True}),
         (2, 41, 8, {"window": 7, "lengths": [41, 20]}),
         (1, 1, 3, {}),
@@ -116,16 +116,16 @@ def test_the_other_dtypes(cell: str, dtype: Any, device: str) -> None:
 
 
 def test_views_and_bits(device: str) -> None:
-    inputs = para_inputs("paralstm", 2, 35, 6, np.float64)
+    inputs = para_inputs("paralstm", 2, 20, 4, np.float64)
     given = leaves(inputs, device)
-    output, _ = solve("paralstm", given, window=35)
+    output, _ = solve("paralstm", given, window=15)
     expected = [*output[1], output[0], *gradients(output, given)[1]]
     for view in (lambda x: x, lambda x: x.transpose(0, 1).contiguous().transpose(0, 1), lambda x: x.mT.contiguous().mT):
-        again, _ = solve("paralstm", given._replace(wx=view(given.wx)), window=35)
+        again, _ = solve("paralstm", given._replace(wx=view(given.wx)), window=15)
         found = [*again[1], again[0], *gradients(again, given)[1]]
         assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
     again, _ = solve("paralstm", given)
-    wide = torch.ones((2, 35, 12), dtype=torch.float64, device=device)[..., ::2]
+    wide = torch.ones((2, 20, 8), dtype=torch.float64, device=device)[..., ::2]
     by_row = [torch.autograd.grad(again[0], given.all(), dh, retain_graph=True) for dh in (wide, wide.contiguous())]
     assert all(torch.equal(x, y) for x, y in zip(*by_row, strict=True))
 

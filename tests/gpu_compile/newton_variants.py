@@ -1,4 +1,4 @@
-"""Variants of newton: Triton's, each cell, and the one with the most states in float64; all of CUDA's."""
+"""Variants of newton: Triton's, each cell, and the one with the most states in float64; CUDA's but the smallest."""
 
 from __future__ import annotations
 
@@ -37,6 +37,5 @@ TRITON = [
 
 CUDA: list[dict[str, object]] = [
     {"REAL": real, "CELL": cell, "UNITS": 32 // item, "CHUNK": 32 // item}
-    for real, item in (("float", 4), ("double", 8))
-    for cell in (0, 1)
+    for real, item, cell in (("float", 4, 0), ("float", 4, 1), ("double", 8, 1))
 ]
