@@ -3,12 +3,11 @@
 //
 //   y+[t] = f(y[t-1]) + J(y[t-1]) (y+[t-1] - y[t-1])
 //
-// Each thread has a chunk of steps, their x and y in registers for all passes: it computes f and J there, composes the
-// changes y+ - y through its chunk, and a scan tells it the change at the step before. The rules are
-// those of csrc/cpu/newton.cpp, with UNITS units of one row that converge together: leading steps within the tolerance are
-// final, the first one in any case; a window that takes too long, grows or is not finite goes on step by step; so does the
-// whole row where an error may grow by more than kSensitive.
-
+// Each thread has a chunk of steps, their x and y in registers for all passes: it computes f and J there, composes the changes
+// y+ - y through its chunk, and a scan tells it the change at the step before. The rules are those of csrc/cpu/newton.cpp,
+// with UNITS units of one row that converge together: leading steps within the tolerance are final, the first one in any
+// case; a window that takes too long, grows or is not finite goes on step by step; so does the whole row where an error may
+// grow by more than kSensitive.
 #pragma once
 
 constexpr Real kGrowth = 4, kSensitive = 256;
