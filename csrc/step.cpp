@@ -1,6 +1,5 @@
 #include "step.hpp"
 #include "dispatch.hpp"
-#include "run.hpp"
 #include "threads.hpp"
 #include <algorithm>
 #include <utility>
@@ -8,8 +7,9 @@
 namespace fastiter {
 namespace {
 
-// Weights of this many bytes take as long as it takes to start a thread for half of them.
-constexpr int64_t kWorthAThread = 512 << 10;
+// Of weights, for each thread: about 25 microseconds of reading. Two threads gain less on fewer, and on a machine where one of
+// them has to wait for its core or sleeps between steps, they lose all of it and more.
+constexpr int64_t kWorthAThread = 2 << 20;
 constexpr int64_t kLong = 128 << 10;
 
 template <class T> void copy(const T* from, int64_t count, T* to) {
@@ -38,10 +38,10 @@ void StepStream<T>::lay_out(const StepWeights<T>& from, StepLayer<T>& layer, Tak
 }
 
 template <class T>
-StepStream<T>::StepStream(Cell cell, int64_t rows, int64_t heads, const std::vector<StepWeights<T>>& layers,
-                          const T* const (&first)[kMaxStates])
+StepStream<T>::StepStream(Cell cell, int64_t rows, int64_t heads, double clip_state,
+                          const std::vector<StepWeights<T>>& layers, const T* const (&first)[kMaxStates])
     : layers_(layers.size()) {
-    stack_.cell = cell, stack_.B = rows, stack_.N = heads;
+    stack_.cell = cell, stack_.B = rows, stack_.N = heads, stack_.clip_state = clip_state;
     stack_.layers = layers_.data(), stack_.count = int64_t(layers.size());
     const int64_t gates = cell_size(cell).gates;
     auto take = [&](int64_t count) {
@@ -72,30 +72,28 @@ template <class T> void StepStream<T>::enter(size_t i, const T* const (&first)[k
         std::fill_n(to, count, T(0));
         copy(from ? from + int64_t(i) * count : nullptr, count, to);
     };
-    fill(layer.projected ? nullptr : first[0], lines, layer.h[0]);
+    fill(layer.projected ? nullptr : first[0], lines, layer.h[stack_.turn & 1]);
     if (layer.projected) fill(first[0], rows * layer.projected, layer.projected_h);
-    for (int s = 1; s < cell_size(stack_.cell).states; ++s) fill(first[s], lines, layer.others[s - 1]);
+    for (int s = 1; s < states(); ++s) fill(first[s], lines, layer.others[s - 1]);
 }
 
-template <class T> void StepStream<T>::states(T* const (&out)[kMaxStates]) const {
-    std::lock_guard lock(mutex_);
+template <class T> void StepStream<T>::leave(T* const (&out)[kMaxStates]) const {
     for (int64_t i = 0; i < stack_.count; ++i) {
         const StepLayer<T>& layer = layers_[size_t(i)];
-        const int64_t lines = stack_.B * stack_.N * layer.width, shown = stack_.B * output_of(layer);
+        const int64_t lines = stack_.B * width(), shown = stack_.B * output_of(layer);
         copy<T>(layer.projected ? layer.projected_h : layer.h[stack_.turn & 1], shown, out[0] + i * shown);
-        for (int s = 1; s < cell_size(stack_.cell).states; ++s) copy<T>(layer.others[s - 1], lines, out[s] + i * lines);
+        for (int s = 1; s < states(); ++s) copy<T>(layer.others[s - 1], lines, out[s] + i * lines);
     }
 }
 
 template <class T> bool StepStream<T>::is_long() const { return bytes_ * stack_.B > kLong; }
 
 template <class T> int StepStream<T>::threads() const {
-    const int64_t worth = bytes_ * stack_.B / kWorthAThread;
+    const int64_t worth = bytes_ * (stack_.B + 1) / 2 / kWorthAThread; // several rows share what is read
     return worth < 2 ? 1 : int(std::min<int64_t>(worth, thread_count()));
 }
 
-template <class T> void StepStream<T>::step(const T* x, int64_t x_row, T* y) {
-    std::lock_guard lock(mutex_);
+template <class T> void StepStream<T>::advance(const T* x, int64_t x_row, T* y) {
     stack_.x = x, stack_.x_row = x_row, stack_.y = y;
     auto job = [](const void* stack, Team team) {
         kernels().step->of<T>().run(*static_cast<const StepStack<T>*>(stack), team);
@@ -103,6 +101,25 @@ template <class T> void StepStream<T>::step(const T* x, int64_t x_row, T* y) {
     if (!run_team(threads(), job, &stack_)) run_team(1, job, &stack_);
     ++stack_.turn;
     for (StepLayer<T>& layer : layers_) layer.to_first = nullptr;
+}
+
+template <class T> void StepStream<T>::step(const T* x, int64_t x_row, T* y) {
+    std::lock_guard lock(mutex_);
+    advance(x, x_row, y);
+}
+
+template <class T> void StepStream<T>::read_states(T* const (&out)[kMaxStates]) const {
+    std::lock_guard lock(mutex_);
+    leave(out);
+}
+
+template <class T>
+void StepStream<T>::step_from(const T* const (&first)[kMaxStates], const T* x, int64_t x_row, T* y,
+                              T* const (&last)[kMaxStates]) {
+    std::lock_guard lock(mutex_);
+    for (size_t i = 0; i < layers_.size(); ++i) enter(i, first);
+    advance(x, x_row, y);
+    leave(last);
 }
 
 template class StepStream<float>;

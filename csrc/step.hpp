@@ -2,6 +2,7 @@
 #pragma once
 #include "cpu/rnn_step_kernels.hpp"
 #include "memory.hpp"
+#include "run.hpp"
 #include <mutex>
 #include <vector>
 
@@ -16,7 +17,7 @@ template <class T> struct StepWeights {
 template <class T> class StepStream {
 public:
     // first: for each state (layers, B, N D), the h of projected layers (layers, B, P); null: zeros
-    StepStream(Cell cell, int64_t rows, int64_t heads, const std::vector<StepWeights<T>>& layers,
+    StepStream(Cell cell, int64_t rows, int64_t heads, double clip_state, const std::vector<StepWeights<T>>& layers,
                const T* const (&first)[kMaxStates]);
     StepStream(const StepStream&) = delete;
     ~StepStream() { give_block(block_); }
@@ -24,15 +25,23 @@ public:
     int64_t rows() const { return stack_.B; }
     int64_t inputs() const { return layers_.front().inputs; }
     int64_t outputs() const { return output_of(layers_.back()); }
+    int64_t width() const { return stack_.N * layers_.front().width; }
+    int64_t count() const { return stack_.count; }
+    int states() const { return cell_size(stack_.cell).states; }
+    bool is_projected() const { return layers_.front().projected > 0; }
     bool is_long() const; // longer than it takes to let others have the interpreter meanwhile
 
     void step(const T* x, int64_t x_row, T* y);
-    void states(T* const (&out)[kMaxStates]) const; // laid out as `first`
+    void read_states(T* const (&out)[kMaxStates]) const; // laid out as `first`
+    // A step from other states, by layers without a projection
+    void step_from(const T* const (&first)[kMaxStates], const T* x, int64_t x_row, T* y, T* const (&last)[kMaxStates]);
 
 private:
     int64_t output_of(const StepLayer<T>& l) const { return l.projected ? l.projected : stack_.N * l.width; }
     template <class Take> void lay_out(const StepWeights<T>& from, StepLayer<T>& layer, Take take);
     void enter(size_t i, const T* const (&first)[kMaxStates]);
+    void leave(T* const (&out)[kMaxStates]) const;
+    void advance(const T* x, int64_t x_row, T* y);
     int threads() const;
 
     StepStack<T> stack_;

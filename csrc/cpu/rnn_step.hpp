@@ -37,6 +37,7 @@ template <class T, class C> struct StepOfLayer {
     const int64_t N = p.N, D = layer.width, I = layer.inputs, panels = ceil_div(D, kPanelUnits);
     const T* before = layer.h[p.turn & 1];
     T* after = layer.h[~p.turn & 1];
+    const Bound<T> bound{p.clip_state};
 
     int64_t panel_size() const { return (I + D) * G * kPanelUnits; }
     int units_of(int64_t panel) const { return int(min_of(U, ceil_div(D - panel * kPanelUnits, W))); }
@@ -92,6 +93,7 @@ template <class T, class C> struct StepOfLayer {
         for (int k = 1; k < states; ++k) state[k] = load_up_to(layer.others[k - 1] + at, left);
         C::begin(gates, products, state, keep);
         C::finish(state, keep);
+        if (bound.given) state[0] = clip<T>(state[0], bound.value);
         store_up_to(after + at, state[0], left);
         if (y) store_up_to(y + at, state[0], left);
 #pragma GCC unroll 4

@@ -26,7 +26,8 @@ template <class T> struct StepStack {
     int64_t B = 0, N = 0;
     StepLayer<T>* layers = nullptr;
     int64_t count = 0;
-    int64_t turn = 0; // how many steps there were before
+    double clip_state = __builtin_inf(); // bound of |h|
+    int64_t turn = 0;                    // how many steps there were before
     const T* x = nullptr;
     int64_t x_row = 0;
     T* y = nullptr; // (B, N D) or (B, P)

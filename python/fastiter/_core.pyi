@@ -193,6 +193,29 @@ linear_scan_bwd_bf16 = linear_scan_bwd_f32
 block_scan_fwd_f64 = block_scan_fwd_f32
 block_scan_bwd_f64 = block_scan_bwd_f32
 
+# I, D, P; addresses of w_ih, r, b_x, b_h, w_hr, to_first
+StepLayer = tuple[int, ...]
+
+class RnnStream_f32:
+    def __init__(
+        self,
+        cell: int,
+        rows: int,
+        heads: int,
+        clip_state: float,
+        layers: list[StepLayer],
+        first: Addresses,
+        watched: list[tuple[dict[str, Any], str, Any, bool]],
+        /,
+    ) -> None: ...
+    def is_current(self) -> bool: ...
+    def step(self, x: object, /) -> Any: ...
+    def step_at(self, x: Address, y: Address, /) -> None: ...
+    def step_from(self, x: object, first: tuple[object, ...], /) -> Any: ...
+    def states(self, out: Addresses, /) -> None: ...
+
+class RnnStream_f64(RnnStream_f32): ...
+
 CellLayout = tuple[int, int, int, int]
 
 def use_tensors(api: object, tensor: type, parameter: type, /) -> bool: ...

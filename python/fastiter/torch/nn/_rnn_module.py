@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ._rnn_stack import OPTIONS, checked_options, step
+from ._rnn_packed import step
+from ._rnn_stack import OPTIONS, checked_options
 
 
 class Recurrent(nn.RNNBase):
@@ -54,7 +55,8 @@ class Recurrent(nn.RNNBase):
         """Output (B, H) and state after one more step with input (B, I), or without B, as forward has them.
 
         The bits are those of a run over all steps at once, but for rounding where proj_size > 0; dropout acts as there.
-        :class:`StreamingRNN` takes a fraction of the time, and has no gradients.
+        Under no_grad the weights stay packed from step to step, a copy of them, until one is changed.
+        :class:`StreamingRNN`, which has no states to hand in and out, takes a fraction of the time.
 
         Raises
         ------

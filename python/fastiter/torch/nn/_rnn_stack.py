@@ -124,7 +124,7 @@ def _forward(
 
 def step(module: RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
     """Output (B, H) and states after one more step with input (B, I), both without B if the input is."""
-    _check_one_direction(module)
+    check_streams(module)
     if not isinstance(input, Tensor):
         raise TypeError(f"{module_name(module)}: input must be a Tensor, got {type(input).__name__}")
     if input.dim() not in (1, 2):
@@ -135,14 +135,7 @@ def step(module: RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
 
 
 def check_streams(module: RNNBase) -> None:
-    """Check that the module goes forward in time alone, with no option that a stream does not know."""
-    _check_one_direction(module)
-    bound = getattr(module, "clip_state", None)
-    if bound is not None:
-        raise ValueError(f"{module_name(module)}: clip_state must be None in a stream, got {bound}; step() has it")
-
-
-def _check_one_direction(module: RNNBase) -> None:
+    """Check that the module goes forward in time alone."""
     if module.bidirectional:
         raise ValueError(f"{module_name(module)}: bidirectional must be False to go step by step, got True")
 

@@ -7,15 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ... import _core
 from ..._backend import BackendError
-from ..._rnn import Cell, kind
-from .._linear import linear
+from ..._rnn import kind
 from .._op import contiguous
-from ._rnn_layer import State
-from ._rnn_stack import CELLS, Layer, check_streams, checked_states, heads_of, layers_of
-
-_STREAMS = {torch.float32: _core.RnnStream_f32, torch.float64: _core.RnnStream_f64}
+from ._rnn_packed import STREAMS, packed
+from ._rnn_stack import CELLS, check_streams, checked_states, layers_of
 
 
 class StreamingRNN:
@@ -76,10 +72,10 @@ class StreamingRNN:
         weight = layers[0].parameters.w_ih
         if not weight.is_cpu:
             raise BackendError(f"StreamingRNN: module must have its parameters on the CPU, got {weight.device}")
-        if weight.dtype not in _STREAMS:
+        if weight.dtype not in STREAMS:
             raise TypeError(f"StreamingRNN: module must have float32 or float64 parameters, got {weight.dtype}")
         first = checked_states(module, cell, state, weight, self.batch_size)
-        self._stream = _packed(module, cell, layers, self.batch_size or 1, first)
+        self._stream = packed(module, cell, layers, self.batch_size or 1, first)
         self._step = self._stream.step
         self._in, width = module.input_size, module.proj_size or module.hidden_size
         self._out = (width,) if self.batch_size is None else (self.batch_size, width)
@@ -116,40 +112,3 @@ class StreamingRNN:
         parts = [torch.empty(module.num_layers, *rows, width, dtype=self._dtype) for width in widths]
         self._stream.states(tuple([part.data_ptr() for part in parts]))
         return parts[0] if len(parts) == 1 else tuple(parts)
-
-
-def _packed(module: nn.RNNBase, cell: Cell, layers: list[Layer], rows: int, first: State | None) -> Any:
-    """Return what makes the steps: (layers, B, H) each is the state before the first of them."""
-    ready = [_Ready(cell, heads_of(module), layer, k, first) for k, layer in enumerate(layers)]
-    starts = () if first is None else tuple([contiguous(s.detach()) for s in first])
-    make = _STREAMS[layers[0].parameters.w_ih.dtype]
-    addresses = tuple([s.data_ptr() for s in starts])
-    entries = [layer.entry for layer in ready]
-    return make(cell.layout[0], rows, heads_of(module), entries, addresses, _watched(module))
-
-
-def _watched(module: nn.Module) -> list[tuple[dict[str, Any], str, Tensor, bool]]:
-    """Return where the module has its weights, or what they are computed from, and whether changes are counted."""
-    places = [held for part in module.modules() for held in (part._parameters, part._buffers)]
-    entries = [(held, name, x) for held in places for name, x in held.items() if x is not None]
-    return [(held, name, x, not x.is_inference()) for held, name, x in entries]
-
-
-class _Ready:
-    """A layer as the kernels take it: dense tensors, and their addresses as long as it lives."""
-
-    def __init__(self, cell: Cell, heads: int, layer: Layer, index: int, first: State | None) -> None:
-        given = layer.parameters
-        w_ih, r = contiguous(given.w_ih.detach()), contiguous(given.w_hh.detach())
-        b_ih, b_hh = (None if b is None else contiguous(b.detach()) for b in (given.b_ih, given.b_hh))
-        projected, w_hr, to_first = 0, None, None
-        if layer.w_hr is not None:  # as in forward: h = W_hr u, and W_hh h of the first step is added to its gates
-            w_hr = contiguous(layer.w_hr.detach())
-            projected = len(w_hr)
-            to_first = None if first is None else linear(first[0][index].detach(), r)
-            r = linear(r, w_hr.t())
-        separate = cell.name == "gru"  # its b_hh stands inside a product
-        b_h = b_hh if separate or b_ih is None or b_hh is None else b_ih + b_hh
-        sizes = (w_ih.shape[1], len(w_ih) // cell.gates // heads, projected)
-        self.held = (w_ih, r, b_ih if separate else None, b_h, w_hr, to_first)
-        self.entry = (*sizes, *(0 if x is None else x.data_ptr() for x in self.held))
