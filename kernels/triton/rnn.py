@@ -34,8 +34,39 @@ def _log_sigmoid(x):
 
 
 @triton.jit
-def _line(row, t, line_row, line_time, offsets):
-    return tl.load(offsets + t) + row if offsets is not None else row * line_row + t * line_time
+def _start(starts, row, batch, lines):
+    """The first line of a row among those that lie one after the other; the first and the last have all that is left."""
+    inner = (row > 0) & (row < batch)
+    start = tl.load(starts + row, mask=inner, other=0)
+    return tl.where(inner, tl.minimum(tl.maximum(start, 0), lines), tl.where(row > 0, lines, 0))
+
+
+@triton.jit
+def _rows(row, lengths, starts, batch, time, line_row):
+    """(first line, number of steps) of rows. A card's own numbers come unchecked, and are held in range."""
+    if starts is not None:
+        base = _start(starts, row, batch, line_row)
+        length = _start(starts, row + 1, batch, line_row) - base
+    else:
+        base = row * line_row
+        length = tl.load(lengths + row, mask=row < batch, other=0) if lengths is not None else base * 0 + time
+    return base, tl.where(row < batch, tl.minimum(tl.maximum(length, 0), time), 0).to(tl.int32)
+
+
+@triton.jit
+def _line(row, base, t, line_time, offsets):
+    return tl.load(offsets + t) + row if offsets is not None else base + t * line_time
+
+
+@triton.jit
+def _reset(reset, line, valid):
+    """Which rows' states begin anew."""
+    return (tl.load(reset + line, mask=valid, other=0) != 0)[:, None]
+
+
+@triton.jit
+def _held(x, bound):
+    return tl.where(x > bound, bound, tl.where(x < -bound, -bound, x))
 
 
 @triton.jit
@@ -80,7 +111,7 @@ def _back(da, held, r, back, gate, n, heads, D: tl.constexpr):
 @triton.jit(do_not_specialize=_RUNTIME)
 def rnn_fwd_kernel(
     wx, r, b, h0, c0, n0, m0, h_last, c_last, n_last, m_last, h_all, c_all, n_all, m_all, saved,
-    lengths, offsets, batch, time, heads, width, line_row, line_time, reverse,
+    lengths, starts, offsets, reset, clip_state, batch, time, heads, width, line_row, line_time, reverse,
     CELL: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, HELD: tl.constexpr,
 ):  # fmt: skip
     """Write h, the final states, and as far as there is room for them all states and what backward needs."""
@@ -89,9 +120,7 @@ def rnn_fwd_kernel(
     row = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     unit = tl.arange(0, D)
     is_row, is_unit = row < batch, (unit < width)[None, :]
-    length = (
-        tl.load(lengths + row, mask=is_row, other=0).to(tl.int32) if lengths is not None else tl.where(is_row, time, 0)
-    )
+    base, length = _rows(row, lengths, starts, batch, time, line_row)
     steps = tl.max(length)
     inside = is_row[:, None] & is_unit
     of_state = (row[:, None] * heads + head) * width + unit[None, :]
@@ -111,12 +140,19 @@ def rnn_fwd_kernel(
 
     for step in range(steps):
         t = steps - 1 - step if reverse else step
-        line = _line(row, t, line_row, line_time, offsets)
+        line = _line(row, base, t, line_time, offsets)
         valid = (t < length)[:, None] & is_unit
-        written = valid if offsets is not None else inside
+        written = valid if offsets is not None or starts is not None else inside
         at = (line[:, None] * heads + head) * width + unit[None, :]
         gate = heads * width
         of_gates = (line[:, None] * GATES * heads + head) * width + unit[None, :]
+        if reset is not None:
+            is_new = _reset(reset, line, t < length)
+            h = tl.where(is_new, tl.zeros_like(h), h)
+            if CELL == 2 or CELL == 4:
+                c = tl.where(is_new, 0.0, c)
+            if CELL == 4:
+                n, m = tl.where(is_new, 0.0, n), tl.where(is_new, 0.0, m)
         x0, p0 = _load(wx, of_gates, valid), _product(h, w0, r, b, 0, head, heads, width, unit, D)
         if CELL >= 2:
             x1, p1 = _load(wx, of_gates + gate, valid), _product(h, w1, r, b, 1, head, heads, width, unit, D)
@@ -153,13 +189,15 @@ def rnn_fwd_kernel(
             _put(saved, of_saved + gate, k1, valid)
             _put(saved, of_saved + 2 * gate, k2, valid)
             _put(saved, of_saved + 3 * gate, k3, valid)
+        if clip_state is not None:
+            h_new = _held(h_new, clip_state)
         h = tl.where(valid, h_new.to(wx.dtype.element_ty), h)
         _put(h_all, at, tl.where(valid, h, 0.0), written)
 
-    if lengths is not None and offsets is None:
+    if lengths is not None and offsets is None and starts is None:
         nothing = of_state.to(tl.float32) * 0.0
         for t in range(steps, time):
-            at = (_line(row, t, line_row, line_time, offsets)[:, None] * heads + head) * width + unit[None, :]
+            at = (_line(row, base, t, line_time, offsets)[:, None] * heads + head) * width + unit[None, :]
             _put(h_all, at, nothing, inside)
             if CELL == 2 or CELL == 4:
                 _put(c_all, at, nothing, inside)
@@ -175,17 +213,18 @@ def rnn_fwd_kernel(
 
 
 @triton.jit
-def _before(states, first, at, of_state, is_first, valid, inside):
-    """A state before a step: that of the step before, or the initial one."""
+def _before(states, first, at, of_state, is_first, is_new, valid, inside):
+    """A state before a step: that of the step before, or the initial one, or 0."""
     earlier = _load(states, at, valid & ~is_first)
-    return tl.where(is_first, _load_optional(first, of_state, inside), earlier)
+    before = tl.where(is_first, _load_optional(first, of_state, inside), earlier)
+    return tl.where(is_new, 0.0, before) if is_new is not None else before
 
 
 @triton.jit(do_not_specialize=_RUNTIME)
 def rnn_bwd_kernel(
     r, h0, c0, n0, m0, h_all, c_all, n_all, m_all, saved, dh_all, dc_all, dn_all, dm_all,
     dh_last, dc_last, dn_last, dm_last, dwx, dq, dh0, dc0, dn0, dm0,
-    lengths, offsets, batch, time, heads, width, line_row, line_time, reverse,
+    lengths, starts, offsets, reset, clip_state, clip_grad, batch, time, heads, width, line_row, line_time, reverse,
     CELL: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, HELD: tl.constexpr,
 ):  # fmt: skip
     """Write dwx, for the GRU dq, and as far as there is room for them the gradients of the initial states."""
@@ -194,9 +233,7 @@ def rnn_bwd_kernel(
     row = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     unit = tl.arange(0, D)
     is_row, is_unit = row < batch, (unit < width)[None, :]
-    length = (
-        tl.load(lengths + row, mask=is_row, other=0).to(tl.int32) if lengths is not None else tl.where(is_row, time, 0)
-    )
+    base, length = _rows(row, lengths, starts, batch, time, line_row)
     steps = tl.max(length)
     inside = is_row[:, None] & is_unit
     of_state = (row[:, None] * heads + head) * width + unit[None, :]
@@ -219,18 +256,21 @@ def rnn_bwd_kernel(
         t = visit if reverse else steps - 1 - visit
         t_before = t + 1 if reverse else t - 1
         is_first = (t == begin)[:, None] & inside
-        line = _line(row, t, line_row, line_time, offsets)
+        line = _line(row, base, t, line_time, offsets)
         valid = (t < length)[:, None] & is_unit
-        written = valid if offsets is not None else inside
+        written = valid if offsets is not None or starts is not None else inside
         at = (line[:, None] * heads + head) * width + unit[None, :]
         if offsets is not None:
             line_before = tl.load(offsets + t_before, mask=(t_before >= 0) & (t_before < time), other=0) + row
         else:
-            line_before = _line(row, t_before, line_row, line_time, offsets)
+            line_before = _line(row, base, t_before, line_time, offsets)
         at_before = (line_before[:, None] * heads + head) * width + unit[None, :]
         gate = heads * width
         of_gates = (line[:, None] * GATES * heads + head) * width + unit[None, :]
         through = tl.where(valid, dh, 0.0) + _load_optional(dh_all, at, valid)
+        if clip_state is not None:
+            through = tl.where(tl.abs(_load(h_all, at, valid)) < clip_state, through, 0.0)
+        is_new = _reset(reset, line, t < length) if reset is not None else None
         if CELL >= 2:
             of_saved = (line[:, None] * 4 * heads + head) * width + unit[None, :]
             k0, k1 = _load(saved, of_saved, valid), _load(saved, of_saved + gate, valid)
@@ -240,7 +280,7 @@ def rnn_bwd_kernel(
             a0 = through * (1.0 - h * h) if CELL == 0 else tl.where(h > 0, through, 0.0)
             dh_new = through * 0.0
         if CELL == 2:
-            c_before = _before(c_all, c0, at_before, of_state, is_first, valid, inside)
+            c_before = _before(c_all, c0, at_before, of_state, is_first, is_new, valid, inside)
             tanh_c = _tanh(_load(c_all, at, valid))
             dc_now = tl.where(valid, dc, 0.0) + _load_optional(dc_all, at, valid)
             dc_now += through * k3 * (1.0 - tanh_c * tanh_c)
@@ -248,14 +288,14 @@ def rnn_bwd_kernel(
             a2, a3 = dc_now * k0 * (1.0 - k2 * k2), through * tanh_c * (k3 * (1.0 - k3))
             dc, dh_new = tl.where(valid, dc_now * k1, dc), through * 0.0
         if CELL == 3:
-            h_before = _before(h_all, h0, at_before, of_state, is_first, valid, inside)
+            h_before = _before(h_all, h0, at_before, of_state, is_first, is_new, valid, inside)
             a2 = through * (1.0 - k1) * (1.0 - k2 * k2)
             a0, a1 = a2 * k3 * (k0 * (1.0 - k0)), through * (h_before - k2) * (k1 * (1.0 - k1))
             dh_new = through * k1
         if CELL == 4:
-            c_before = _before(c_all, c0, at_before, of_state, is_first, valid, inside)
-            n_before = _before(n_all, n0, at_before, of_state, is_first, valid, inside)
-            m_before = _before(m_all, m0, at_before, of_state, is_first, valid, inside)
+            c_before = _before(c_all, c0, at_before, of_state, is_first, is_new, valid, inside)
+            n_before = _before(n_all, n0, at_before, of_state, is_first, is_new, valid, inside)
+            m_before = _before(m_all, m0, at_before, of_state, is_first, is_new, valid, inside)
             c, n = _load(c_all, at, valid), tl.where(valid, _load(n_all, at, valid), 1.0)
             m, l = _load(m_all, at, valid), _log_sigmoid(k1) + m_before
             begins = n_before == 0
@@ -291,12 +331,21 @@ def rnn_bwd_kernel(
             a3 = tl.where(valid, a3, 0.0)
             _put(dwx, of_gates + 3 * gate, a3, written)
             back = _back(a3, w3, r, back, 3, head, heads, D)
-        dh = tl.where(valid, dh_new + back, dh)
+        back += dh_new
+        if clip_grad is not None:
+            back = _held(back, clip_grad)
+        if is_new is not None:
+            back = tl.where(is_new, 0.0, back)
+            if CELL == 2 or CELL == 4:
+                dc = tl.where(is_new & valid, 0.0, dc)
+            if CELL == 4:
+                dn, dm = tl.where(is_new & valid, 0.0, dn), tl.where(is_new & valid, 0.0, dm)
+        dh = tl.where(valid, back, dh)
 
-    if lengths is not None and offsets is None:
+    if lengths is not None and offsets is None and starts is None:
         nothing = of_state.to(tl.float32) * 0.0
         for t in range(steps, time):
-            line = _line(row, t, line_row, line_time, offsets)[:, None]
+            line = _line(row, base, t, line_time, offsets)[:, None]
             for g in tl.static_range(GATES):
                 _put(dwx, ((line * GATES + g) * heads + head) * width + unit[None, :], nothing, inside)
             if CELL == 3:

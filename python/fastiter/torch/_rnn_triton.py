@@ -43,12 +43,17 @@ def _launch(name: str, work: Work, x: Tensor, args: Sequence[Tensor | None]) -> 
     kernels = _gpu.triton_kernels(work.cell.name, "rnn")
     width = _padded(work.width)
     held = _bytes(work.cell, work.width, x.dtype)
+    bounds = [work.clip_grad] if name == "rnn_bwd_kernel" else []
     sizes = (work.batch, work.time, work.heads, work.width, work.row, work.step, int(work.reverse))
     with _gpu.on(x):
         getattr(kernels, name)[(work.heads, -(-work.batch // _ROWS))](
             *args,
             work.lengths,
+            work.starts,
             work.offsets,
+            work.reset,
+            work.clip_state,
+            *bounds,
             *sizes,
             CELL=work.cell.code,
             ROWS=_ROWS,
