@@ -106,7 +106,7 @@ def run(
 
 
 def assert_close(actual: list[Tensor], expected: Arrays, length: int, width: int, name: str) -> None:
-    """Within eps (8 + sqrt(length) + sqrt(width)) of the largest element: see `tolerance` in cases.py; eps of the first."""
+    """Within eps (8 + sqrt(length) + sqrt(width)) of the largest element: see `tolerance` in cases.py; eps is h's."""
     bound = torch.finfo(actual[0].dtype).eps * (8 + math.sqrt(length) + math.sqrt(width))
     assert len(actual) == len(expected), name
     for k, (a, e) in enumerate(zip(actual, expected, strict=True)):

@@ -116,9 +116,10 @@ constexpr int G = Cell::gates, S = Cell::states, K = Cell::saved ? Cell::saved :
 
 struct Shape {
     int64 batch, time, heads, width, line_row, line_time;
-    const int64 *lengths, *starts, *offsets; // null: every row has all steps; rows do not lie end to end; are not packed
-    const unsigned char* reset;              // of each line; null: nowhere
-    Real clip_state, clip_grad;              // infinite: nothing is held
+    const int64* lengths;          // null: every row has all steps
+    const int64 *starts, *offsets; // where rows lie end to end, or are packed
+    const unsigned char* reset;    // of each line; null: nowhere
+    Real clip_state, clip_grad;    // infinite: nothing is held
     bool reverse;
 
     // A card's own numbers come unchecked: whatever they are, rows are within the lines, and cover all of them.
@@ -139,11 +140,13 @@ struct Shape {
         return ((line * parts + part) * heads + n) * width + u;
     }
 };
-#define SHAPE_ARGUMENTS                                                                                               \
-    const int64 *lengths, const int64 *starts, const int64 *offsets, const unsigned char *reset, Real clip_state,     \
-        Real clip_grad, int64 batch, int64 time, int64 heads, int64 width, int64 line_row, int64 line_time, int32 reverse
-#define SHAPE                                                                                                     \
-    {batch, time, heads, width, line_row, line_time, lengths, starts, offsets, reset, clip_state, clip_grad, reverse != 0}
+#define SHAPE_ARGUMENTS                                                                                           \
+    const int64 *lengths, const int64 *starts, const int64 *offsets, const unsigned char *reset, Real clip_state, \
+        Real clip_grad, int64 batch, int64 time, int64 heads, int64 width, int64 line_row, int64 line_time,       \
+        int32 reverse
+#define SHAPE                                                             \
+    {batch,  time,    heads, width,      line_row,  line_time,   lengths, \
+     starts, offsets, reset, clip_state, clip_grad, reverse != 0}
 
 // States as they are stored: h, and the others in Real. Null: not there.
 struct Given {
@@ -183,7 +186,8 @@ struct Forward {
         Real keep[K];
         for (int k = 0; k < S; ++k) s[k] = in.resets ? Real(0) : s[k];
         Cell::forward(in.x, p, s, keep);
-        s[0] = to_float(Rounding::of(held(s[0], shape.clip_state))); // h' is what was returned, in every product and cell
+        s[0] =
+            to_float(Rounding::of(held(s[0], shape.clip_state))); // h' is what was returned, in every product and cell
         const int64 line = shape.line(row, t);
         for (int k = 0; k < S; ++k) states.put(k, shape.at(line, n, u), s[k]);
         if (saved)

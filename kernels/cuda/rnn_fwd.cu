@@ -60,8 +60,7 @@ KERNEL __launch_bounds__(kThreads, RESIDENT)
     for (int e = 0; e < kEach; ++e) {
         if (length[e] < 0) continue;
         const int64 row = own.row0 + own.row_of(e);
-        for (int64 t = shape.has_padding() ? own.steps : time; t < time; ++t)
-            forward.pad(row, t, own.n, own.unit(e));
+        for (int64 t = shape.has_padding() ? own.steps : time; t < time; ++t) forward.pad(row, t, own.n, own.unit(e));
         for (int k = 0; k < S; ++k) last.put(k, shape.at(row, own.n, own.unit(e)), s[e][k]);
     }
 }

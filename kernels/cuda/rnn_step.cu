@@ -27,9 +27,7 @@ KERNEL rnn_step_fwd(const Element* wx, const Element* b, const Element* p, Eleme
     const int64 size = batch * heads * width, state = shape.at(own.row, own.n, own.u);
     Real s[S];
     for (int k = 0; k < S; ++k)
-        s[k] = t < 0    ? first.or_zero(k, state)
-               : k == 0 ? Real(to_float(h[own.at]))
-                        : kept[(k - 1) * size + own.at];
+        s[k] = t < 0 ? first.or_zero(k, state) : k == 0 ? Real(to_float(h[own.at])) : kept[(k - 1) * size + own.at];
     if (t >= 0 && t < time) {
         if (t >= shape.length(own.row)) return forward.pad(own.row, t, own.n, own.u);
         Forward::Inputs in;
@@ -64,8 +62,7 @@ KERNEL rnn_step_bwd(const Element* through, Element* dp, Real* ds, const Element
     if (!own.is_here) return;
     const int64 size = batch * heads * width, state = shape.at(own.row, own.n, own.u);
     Real now[S], gates[G] = {};
-    for (int k = 0; k < S; ++k)
-        now[k] = t >= 0 ? ds[k * size + own.at] : dlast[k] ? dlast[k][state] : Real(0);
+    for (int k = 0; k < S; ++k) now[k] = t >= 0 ? ds[k * size + own.at] : dlast[k] ? dlast[k][state] : Real(0);
     const int64 length = shape.length(own.row), t_after = shape.reverse ? t - 1 : t == time ? 0 : t + 1;
     if (t >= 0 && t_after >= 0 && t_after < length && !shape.resets(own.row, t_after))
         now[0] = held(now[0] + to_float(through[own.at]), shape.clip_grad);

@@ -1,9 +1,9 @@
 """s[t] = cell(wx[t] + r h[t-1] + b, s[t-1]) for heads of D <= 128, all steps in one program per head and tile of rows.
 
 ``D`` is the width rounded up to a power of two, ``ROWS`` the tile of rows; the batch, the time and the strides are
-runtime arguments. With ``HELD`` the program holds r of its head for the whole loop, else it reads one gate after the
-other anew. ``CELL`` is the number in fastiter._rnn: 0 and 1 Elman (tanh, relu), 2 LSTM, 3 GRU, 4 sLSTM. Steps lie in
-dense lines, see fastiter.torch._rnn_gpu. docs/rnn.md has the equations.
+runtime arguments. With ``HELD`` the program holds r of its head for the whole loop, else it reads ``TERMS`` lines of
+each gate at a time. ``CELL`` is the number in fastiter._rnn: 0 and 1 Elman (tanh, relu), 2 LSTM, 3 GRU, 4 sLSTM. Steps
+lie in dense lines, see fastiter.torch._rnn_gpu. docs/rnn.md has the equations.
 """
 
 import triton
@@ -35,7 +35,7 @@ def _log_sigmoid(x):
 
 @triton.jit
 def _start(starts, row, batch, lines):
-    """The first line of a row among those that lie one after the other; the first and the last have all that is left."""
+    """The first line of a row of those that lie one after the other; the first begins at 0, the last ends at lines."""
     inner = (row > 0) & (row < batch)
     start = tl.load(starts + row, mask=inner, other=0)
     return tl.where(inner, tl.minimum(tl.maximum(start, 0), lines), tl.where(row > 0, lines, 0))
@@ -93,26 +93,92 @@ def _matrix(r, gate, n, heads, D: tl.constexpr):
 
 
 @triton.jit
-def _product(h, held, r, bias, gate, n, heads, width, unit, D: tl.constexpr):
-    """R_g h' + b_g."""
-    p = tl.dot(h, _matrix(r, gate, n, heads, D) if held is None else held, input_precision="ieee")
-    if bias is not None:
-        p += _load(bias, (gate * heads + n) * width + unit, unit < width)[None, :]
-    return p
+def _gates(wx, at, gate, valid, GATES: tl.constexpr):
+    """wx of all gates."""
+    x0 = _load(wx, at, valid)
+    x1, x2, x3 = x0, x0, x0
+    if GATES > 1:
+        x1, x2 = _load(wx, at + gate, valid), _load(wx, at + 2 * gate, valid)
+    if GATES > 3:
+        x3 = _load(wx, at + 3 * gate, valid)
+    return x0, x1, x2, x3
 
 
 @triton.jit
-def _back(da, held, r, back, gate, n, heads, D: tl.constexpr):
-    """back + R_g^T dp_g."""
-    weights = _matrix(r, gate, n, heads, D) if held is None else held
-    return tl.dot(da.to(r.dtype.element_ty), weights, back, input_precision="ieee")
+def _with_bias(p, bias, gate, n, heads, width, unit):
+    return p + _load(bias, (gate * heads + n) * width + unit, unit < width)[None, :] if bias is not None else p
+
+
+@triton.jit
+def _product(x, w, sum):
+    return tl.dot(x.to(w.dtype), w, sum, input_precision="ieee")
+
+
+@triton.jit
+def _products(h, w0, w1, w2, w3, zero, GATES: tl.constexpr):
+    """R_g h' of all gates."""
+    p0 = _product(h, w0, zero)
+    p1, p2, p3 = p0, p0, p0
+    if GATES > 1:
+        p1, p2 = _product(h, w1, zero), _product(h, w2, zero)
+    if GATES > 3:
+        p3 = _product(h, w3, zero)
+    return p0, p1, p2, p3
+
+
+# ---- where r does not stay in the program: vectors go through memory, ``room``; a product reads some terms at a time
+
+
+@triton.jit
+def _leave(room, x, gate, ROWS: tl.constexpr, D: tl.constexpr):
+    at = (gate * ROWS + tl.arange(0, ROWS))[:, None] * D + tl.arange(0, D)[None, :]
+    tl.store(room + at, x.to(room.dtype.element_ty))
+
+
+@triton.jit
+def _left(room, gate, k, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr):
+    return tl.load(room + (gate * ROWS + tl.arange(0, ROWS))[:, None] * D + (k + tl.arange(0, TERMS))[None, :])
+
+
+@triton.jit
+def _terms(r, gate, n, heads, k, TERMS: tl.constexpr, D: tl.constexpr):
+    """Some lines of R_g."""
+    at = (k + tl.arange(0, TERMS))[:, None] * D + tl.arange(0, D)[None, :]
+    return tl.load(r + (gate * heads + n) * (D * D) + at)
+
+
+@triton.jit
+def _products_by_terms(
+    room, r, n, heads, zero, GATES: tl.constexpr, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr
+):
+    p0, p1, p2, p3 = zero, zero, zero, zero
+    for k in tl.range(0, D, TERMS, disable_licm=True):
+        h = _left(room, 0, k, ROWS, TERMS, D)
+        p0 = _product(h, _terms(r, 0, n, heads, k, TERMS, D), p0)
+        if GATES > 1:
+            p1 = _product(h, _terms(r, 1, n, heads, k, TERMS, D), p1)
+            p2 = _product(h, _terms(r, 2, n, heads, k, TERMS, D), p2)
+        if GATES > 3:
+            p3 = _product(h, _terms(r, 3, n, heads, k, TERMS, D), p3)
+    return p0, p1, p2, p3
+
+
+@triton.jit
+def _back_by_terms(
+    room, r, n, heads, sum, GATES: tl.constexpr, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr
+):
+    """sum + R_g^T dp_g of all gates."""
+    for k in tl.range(0, GATES * D, TERMS, disable_licm=True):
+        dp = _left(room, k // D, k % D, ROWS, TERMS, D)
+        sum = _product(dp, _terms(r, k // D, n, heads, k % D, TERMS, D), sum)
+    return sum
 
 
 @triton.jit(do_not_specialize=_RUNTIME)
 def rnn_fwd_kernel(
     wx, r, b, h0, c0, n0, m0, h_last, c_last, n_last, m_last, h_all, c_all, n_all, m_all, saved,
-    lengths, starts, offsets, reset, clip_state, batch, time, heads, width, line_row, line_time, reverse,
-    CELL: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, HELD: tl.constexpr,
+    room, lengths, starts, offsets, reset, clip_state, batch, time, heads, width, line_row, line_time, reverse,
+    CELL: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, HELD: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
     """Write h, the final states, and as far as there is room for them all states and what backward needs."""
     GATES: tl.constexpr = 1 if CELL < 2 else 3 if CELL == 3 else 4
@@ -126,6 +192,8 @@ def rnn_fwd_kernel(
     of_state = (row[:, None] * heads + head) * width + unit[None, :]
 
     w0, w1, w2, w3 = None, None, None, None
+    if room is not None:
+        room += (tl.program_id(1).to(tl.int64) * heads + head) * (ROWS * D)
     if HELD:
         w0 = _matrix(r, 0, head, heads, D)
         if CELL >= 2:
@@ -138,7 +206,7 @@ def rnn_fwd_kernel(
     if CELL == 4:
         n, m = _load_optional(n0, of_state, inside), _load_optional(m0, of_state, inside)
 
-    for step in range(steps):
+    for step in tl.range(steps, disable_licm=not HELD):
         t = steps - 1 - step if reverse else step
         line = _line(row, base, t, line_time, offsets)
         valid = (t < length)[:, None] & is_unit
@@ -153,12 +221,21 @@ def rnn_fwd_kernel(
                 c = tl.where(is_new, 0.0, c)
             if CELL == 4:
                 n, m = tl.where(is_new, 0.0, n), tl.where(is_new, 0.0, m)
-        x0, p0 = _load(wx, of_gates, valid), _product(h, w0, r, b, 0, head, heads, width, unit, D)
+        zero = tl.zeros((ROWS, D), tl.float32)
+        x0, x1, x2, x3 = _gates(wx, of_gates, gate, valid, GATES)
+        if HELD:
+            p0, p1, p2, p3 = _products(h, w0, w1, w2, w3, zero, GATES)
+        else:
+            _leave(room, h, 0, ROWS, D)
+            tl.debug_barrier()
+            p0, p1, p2, p3 = _products_by_terms(room, r, head, heads, zero, GATES, ROWS, TERMS, D)
+            tl.debug_barrier()
+        p0 = _with_bias(p0, b, 0, head, heads, width, unit)
         if CELL >= 2:
-            x1, p1 = _load(wx, of_gates + gate, valid), _product(h, w1, r, b, 1, head, heads, width, unit, D)
-            x2, p2 = _load(wx, of_gates + 2 * gate, valid), _product(h, w2, r, b, 2, head, heads, width, unit, D)
+            p1 = _with_bias(p1, b, 1, head, heads, width, unit)
+            p2 = _with_bias(p2, b, 2, head, heads, width, unit)
         if GATES == 4:
-            x3, p3 = _load(wx, of_gates + 3 * gate, valid), _product(h, w3, r, b, 3, head, heads, width, unit, D)
+            p3 = _with_bias(p3, b, 3, head, heads, width, unit)
         if CELL < 2:
             h_new = _tanh(x0 + p0) if CELL == 0 else tl.where(x0 + p0 < 0, 0.0, x0 + p0)
         if CELL == 2:
@@ -224,8 +301,9 @@ def _before(states, first, at, of_state, is_first, is_new, valid, inside):
 def rnn_bwd_kernel(
     r, h0, c0, n0, m0, h_all, c_all, n_all, m_all, saved, dh_all, dc_all, dn_all, dm_all,
     dh_last, dc_last, dn_last, dm_last, dwx, dq, dh0, dc0, dn0, dm0,
-    lengths, starts, offsets, reset, clip_state, clip_grad, batch, time, heads, width, line_row, line_time, reverse,
-    CELL: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, HELD: tl.constexpr,
+    room, lengths, starts, offsets, reset, clip_state, clip_grad,
+    batch, time, heads, width, line_row, line_time, reverse,
+    CELL: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, HELD: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
     """Write dwx, for the GRU dq, and as far as there is room for them the gradients of the initial states."""
     GATES: tl.constexpr = 1 if CELL < 2 else 3 if CELL == 3 else 4
@@ -240,6 +318,8 @@ def rnn_bwd_kernel(
     begin = tl.where(reverse != 0, length - 1, 0)
 
     w0, w1, w2, w3 = None, None, None, None
+    if room is not None:
+        room += (tl.program_id(1).to(tl.int64) * heads + head) * (GATES * ROWS * D)
     if HELD:
         w0 = _matrix(r, 0, head, heads, D)
         if CELL >= 2:
@@ -252,7 +332,7 @@ def rnn_bwd_kernel(
     if CELL == 4:
         dn, dm = _load_optional(dn_last, of_state, inside), _load_optional(dm_last, of_state, inside)
 
-    for visit in range(steps):
+    for visit in tl.range(steps, disable_licm=not HELD):
         t = visit if reverse else steps - 1 - visit
         t_before = t + 1 if reverse else t - 1
         is_first = (t == begin)[:, None] & inside
@@ -316,7 +396,7 @@ def rnn_bwd_kernel(
             dm, dh_new = tl.where(valid, dl, dm), through * 0.0
 
         a0 = tl.where(valid, a0, 0.0)
-        back = _back(a0, w0, r, a0 * 0.0, 0, head, heads, D)
+        back = a0 * 0.0
         _put(dwx, of_gates, a0, written)
         if CELL >= 2:
             a1, a2 = tl.where(valid, a1, 0.0), tl.where(valid, a2, 0.0)
@@ -325,12 +405,25 @@ def rnn_bwd_kernel(
             if CELL == 3:
                 a2 = tl.where(valid, a2 * k0, 0.0)
                 _put(dq, at, a2, written)
-            back = _back(a1, w1, r, back, 1, head, heads, D)
-            back = _back(a2, w2, r, back, 2, head, heads, D)
         if GATES == 4:
             a3 = tl.where(valid, a3, 0.0)
             _put(dwx, of_gates + 3 * gate, a3, written)
-            back = _back(a3, w3, r, back, 3, head, heads, D)
+        if HELD:
+            back = _product(a0, w0, back)
+            if CELL >= 2:
+                back = _product(a2, w2, _product(a1, w1, back))
+            if GATES == 4:
+                back = _product(a3, w3, back)
+        else:
+            _leave(room, a0, 0, ROWS, D)
+            if CELL >= 2:
+                _leave(room, a1, 1, ROWS, D)
+                _leave(room, a2, 2, ROWS, D)
+            if GATES == 4:
+                _leave(room, a3, 3, ROWS, D)
+            tl.debug_barrier()
+            back = _back_by_terms(room, r, head, heads, back, GATES, ROWS, TERMS, D)
+            tl.debug_barrier()
         back += dh_new
         if clip_grad is not None:
             back = _held(back, clip_grad)

@@ -235,7 +235,7 @@ def _empty_back(work: Work, h: Tensor, states: int) -> _Back:
     return _Back(dwx, dq, [h.new_empty((work.batch, *h.shape[-2:]), dtype=carried(h)) for _ in range(states)])
 
 
-# ---- by chunks of time, so that the backward pass keeps the gates of one chunk only: csrc/rnn_chunks.cpp ----------------
+# ---- by chunks of time, so that the backward pass keeps the gates of one chunk only: csrc/rnn_chunks.cpp -------------
 
 
 def _chunks(time: int, every: int, reverse: bool) -> list[tuple[int, slice]]:
@@ -319,7 +319,7 @@ def _backward_by_chunks(
     return back._replace(dfirst=found.dfirst)
 
 
-# ---- the gradients of r and b, from those of wx ------------------------------------------------------------------------
+# ---- the gradients of r and b, from those of wx ----------------------------------------------------------------------
 
 
 def _lines(x: Tensor, time_major: bool, inner: int) -> Tensor:
