@@ -29,6 +29,16 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, sanitizer: str = "no
     return host
 
 
+_FOLDERS: list[Path] = []
+
+
+def folder_of(factory: pytest.TempPathFactory) -> Path:
+    """Return where compiled kernels are kept, so that each is compiled once for all files of tests."""
+    if not _FOLDERS:
+        _FOLDERS.append(factory.mktemp("relax_cuda"))
+    return _FOLDERS[0]
+
+
 class Gpu:
     """Matrices and vectors of a test on its device."""
 

@@ -24,15 +24,14 @@ from fastiter.torch import _relax_gpu, _relax_gpu_op, _relax_op  # noqa: E402
 from fastiter.torch import relax as relax_module  # noqa: E402
 from fastiter.torch._relax_gpu_layout import slices_of  # noqa: E402
 from relax_cases import bipartite, csr, random_matrix, tolerance, vectors  # noqa: E402
-from relax_gpu import APART, TOGETHER, Gpu, stand_in  # noqa: E402
+from relax_gpu import APART, TOGETHER, Gpu, folder_of, stand_in  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse (CSR|BSR) tensor support:UserWarning")
 
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where compiled kernels are kept, so that each is compiled once."""
-    return tmp_path_factory.mktemp("relax_cuda")
+    return folder_of(tmp_path_factory)
 
 
 @pytest.fixture

@@ -86,6 +86,9 @@ template <class S> struct RnnBackward {
     PerState<const S*, const T*> dlast;
     Steps<S> dwx, dq;
     PerState<S*, T*> dfirst;
+    // In the place of dlast.h and dfirst.h between two chunks of time, where the gradient of h must not be rounded
+    const T* dh_after = nullptr;
+    T* dh_before = nullptr;
     S* db = nullptr;
     T* db_rows = nullptr; // (N, B, G, D rounded up to vectors): db goes on from the sums of each row that are here
     void* workspace = nullptr;

@@ -343,6 +343,25 @@ def relax_stencil(
     red_black: bool,
     /,
 ) -> RelaxMatrix: ...
+def relax_subdomains(
+    numbers: int,
+    start: Address,
+    column: Address,
+    value: Address,
+    count: int,
+    first: Address,
+    row: Address,
+    first_inverse: Address,
+    inverse: Address,
+    x: Address,
+    y: Address,
+    b: Address,
+    k: int,
+    keep: float,
+    omega: float,
+    backward: bool,
+    /,
+) -> None: ...
 def relax_check(
     numbers: int, n: int, columns: int, entries: int, start: Address, column: Address, value: Address, /
 ) -> tuple[int, int]: ...

@@ -119,6 +119,10 @@ class _Matrix:
         """Return what :meth:`inside` made of vectors in the caller's order."""
         return x if self.place is None else x.index_select(0, self.place)
 
+    def without_given(self, x: Tensor) -> Tensor:
+        """Return own vectors with 0 where there is no equation."""
+        return x
+
     def phases(self, sweeps: int, kind: int) -> int:
         """Return of how many phases so many sweeps are."""
         return sweeps * (1 if kind == JACOBI else 2 * self.colours if kind == SYMMETRIC else self.colours)
@@ -173,7 +177,7 @@ class OfRows(_Matrix):
         self._value = with_zero[on_device["entry"]]
         self.diagonal = with_zero[on_device["diagonal"]].sum(dim=1)
         wide = torch.complex128 if values.is_complex() else torch.float64
-        self._inverse = self.diagonal.to(wide).reciprocal()
+        self.inverse = self.diagonal.to(wide).reciprocal()
 
     def _layout(self) -> list[Tensor]:
         return [self._at["slice_row"], self._at["slice_entry"], self._at["column"], self._value]
@@ -185,8 +189,8 @@ class OfRows(_Matrix):
         k = columns(x)
         defines = tiles_of(self._value, k, 1) | {"VECTOR": _NAMES[x.dtype]}
         numbers = (omega, np.int64(k), np.int32(self.colours), np.int32(kind))
-        args: list[_gpu.Argument] = [*self._layout(), self._inverse, self._at["colours"], b, x, y, *numbers]
-        moved = self._value.nbytes + self._at["column"].nbytes + self._inverse.nbytes + 3 * x.nbytes
+        args: list[_gpu.Argument] = [*self._layout(), self.inverse, self._at["colours"], b, x, y, *numbers]
+        moved = self._value.nbytes + self._at["column"].nbytes + self.inverse.nbytes + 3 * x.nbytes
         tasks = self._tasks(self._most, k, defines["COLUMNS"])
         resident: Any = defines["RESIDENT"]
         kernel = ("relax", "relax_slices_kernel", tasks, THREADS, resident, moved // self.colours)
@@ -265,6 +269,10 @@ class OfStencil(_Matrix):
         # Bits of norms depend on these two, so they must not depend on the card.
         self._threads = min(THREADS, 32 * math.ceil(self._area / 32)) if self._area else THREADS
         self._depth = min(16, max(2, self.rows >> 18))
+
+    def without_given(self, x: Tensor) -> Tensor:
+        """Return own vectors with 0 at given points."""
+        return x if self.given is None else x.masked_fill(self.given.reshape(-1), 0)
 
     def _arguments(self, b: Tensor, x: Tensor, y: Tensor | None) -> tuple[_gpu.Argument, ...]:
         n0, n1, n2 = self.points

@@ -84,7 +84,9 @@ def _dtypes(cell: Cell, x: Tensor) -> list[torch.dtype]:
     return [x.dtype] + [carried(x)] * (len(cell.states) - 1)
 
 
-def _forward_outputs(cell: Cell, wx: Tensor, batch: int, all_states: bool, save: bool, checkpoint: int) -> list[Tensor]:
+def _forward_outputs(
+    cell: Cell, wx: Tensor, batch: int, all_states: bool, save: bool, checkpoint: int, time: int | None = None
+) -> list[Tensor]:
     lines, (heads, width) = wx.shape[:-3], wx.shape[-2:]
     outputs = [empty_steps(wx, (*lines, heads, width))]
     dtypes = _dtypes(cell, wx)
@@ -92,7 +94,7 @@ def _forward_outputs(cell: Cell, wx: Tensor, batch: int, all_states: bool, save:
     if all_states or (save and not checkpoint):
         outputs += [empty_steps(wx, (*lines, heads, width), dtype) for dtype in dtypes[1:]]
     if save and checkpoint:
-        between = torch.sym_max(lines[1] - 1, 0) // checkpoint
+        between = torch.sym_max((lines[1] if time is None else time) - 1, 0) // checkpoint
         outputs += [empty(wx, (between, batch, heads, width), None, dtype) for dtype in dtypes]
     elif save and cell.saved:
         outputs.append(empty_steps(wx, (*lines, cell.saved, heads, width), carried(wx)))
@@ -131,11 +133,11 @@ def _work(
     if starts is not None:
         starts = starts.contiguous()
     if reset is not None:
-        reset = reset.expand(lines).contiguous()
+        reset = reset.expand(lines if batch_sizes is None else rows[1:3]).contiguous()
     more = (
         0 if starts is None else starts.data_ptr(),
         0 if reset is None else reset.data_ptr(),
-        0 if reset is None else lines[1],
+        0 if reset is None else reset.shape[1],
         inf if clip_state is None else clip_state,
         inf if clip_grad is None else clip_grad,
     )
@@ -205,7 +207,7 @@ def _rnn_fwd(
     b = None if b is None else contiguous(b)
     first = [contiguous(x) for x in state]
     work, kept_alive = _work(cell, lines, heads, width, reverse, lengths, batch_sizes, how)
-    outputs = _forward_outputs(cell, wx, work[1], all_states, save, how.checkpoint)
+    outputs = _forward_outputs(cell, wx, work[1], all_states, save, how.checkpoint, time=work[2])
     count = len(cell.states)
     h, last, kept = outputs[0], outputs[1 : 1 + count], outputs[1 + count :]
     by_chunks = save and how.checkpoint > 0
@@ -295,7 +297,8 @@ def _rnn_fwd_fake(
 ) -> list[Tensor]:
     how = Options(*more)
     batch = _fake_batch(wx, state, batch_sizes, how)
-    return _forward_outputs(CELLS[cell_name], wx, batch, all_states, save, how.checkpoint)
+    time = None if batch_sizes is None else batch_sizes.shape[0]
+    return _forward_outputs(CELLS[cell_name], wx, batch, all_states, save, how.checkpoint, time)
 
 
 def _rnn_bwd_fake(

@@ -23,7 +23,7 @@ from . import _gpu
 from ._op import contiguous
 from ._relax_gpu import OfBlocks, OfRows, OfStencil, _Matrix
 from ._relax_gpu_layout import block_rows_of, slices_of
-from ._relax_gpu_op import check_order, solution_of, solve_inside, tensors_of
+from ._relax_gpu_op import Limits, check_order, solution_of, solve_inside, tensors_of
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.complex128: "complex128"}
 BACKENDS = ("cpu", "cuda", "triton")
@@ -90,10 +90,10 @@ class Relaxation:
         self.method, self.symmetric, self.omega = method, host.symmetric, host.omega
         self.shape, self.colors, self._adapts = host.shape, host.colors, omega == "auto" and method == "sor"
         self._grid = A.grid if isinstance(A, Stencil) else None
-        self._dtype = host.dtype.name
+        self.dtype_name = host.dtype.name
         self._stencil = A if isinstance(A, Stencil) else None
-        self._host = host if self._backend == "cpu" else None
-        self._matrix = None if self._host or self._stencil else _on_device(host, self.device)
+        self.host = host if self._backend == "cpu" else None
+        self._matrix = None if self.host or self._stencil else _on_device(host, self.device)
         self._omegas: dict[torch.device, Tensor] = {}
 
     def sweep(self, x: Tensor, b: Tensor, sweeps: int = 1, *, backward: bool = False) -> None:
@@ -109,15 +109,15 @@ class Relaxation:
         x, b = x.detach(), b.detach()
         if _overlap(x, b):
             raise ValueError(f"{function}: x must not share memory with b, got overlapping tensors")
-        if self._host is not None:
+        if self.host is not None:
             own = contiguous(x)
-            self._host.sweep(own.numpy(), contiguous(b).numpy(), times, backward=backward)
+            self.host.sweep(own.numpy(), contiguous(b).numpy(), times, backward=backward)
             found = own
         else:
-            matrix = self._on(b.device)
+            matrix = self.on(b.device)
             turn = BACKWARD if backward else FORWARD
-            own, own_b = matrix.inside(self._flat(x)), matrix.inside(self._flat(b))
-            found = matrix.outside(matrix.sweep(own, own_b, self._omega(b.device), times, self._kind(turn)))
+            own, own_b = self.inside(x), self.inside(b)
+            found = matrix.outside(matrix.sweep(own, own_b, self.omega_on(b.device), times, self.kind_of(turn)))
         if found.data_ptr() != x.data_ptr():
             x.copy_(found.reshape(x.shape))
 
@@ -125,10 +125,10 @@ class Relaxation:
         """Return b - A x."""
         self._check("Relaxation.residual", b, x, "x")
         x, b = x.detach(), b.detach()
-        if self._host is not None:
-            return torch.from_numpy(self._host.residual(contiguous(x).numpy(), contiguous(b).numpy()))
-        matrix = self._on(b.device)
-        own = matrix.remainder(matrix.inside(self._flat(x)), matrix.inside(self._flat(b)))
+        if self.host is not None:
+            return torch.from_numpy(self.host.residual(contiguous(x).numpy(), contiguous(b).numpy()))
+        matrix = self.on(b.device)
+        own = matrix.remainder(self.inside(x), self.inside(b))
         return matrix.outside(own).reshape(b.shape)
 
     def solve(
@@ -146,38 +146,54 @@ class Relaxation:
         On a GPU the host waits for the residual once a check, so ``check_every`` is the number of sweeps that a wait is
         spread over. ``value`` is on the device of b; what there is one of for each column is a tensor on the CPU.
         """
-        function = "Relaxation.solve"
-        self._check(function, b, x0, "x0")
-        rtol, atol = _vectors.positive(function, "rtol", rtol), _vectors.positive(function, "atol", atol)
-        most = _vectors.count(function, "max_steps", max_steps)
-        every = _vectors.count(function, "check_every", check_every, 1)
-        start = torch.zeros_like(b, memory_format=torch.contiguous_format) if x0 is None else x0.detach().clone()
-        b, limits = b.detach(), (rtol, atol, most, every)
-        if self._host is not None:
-            options: dict[str, Any] = {"rtol": rtol, "atol": atol, "max_steps": most, "check_every": every}
-            return _on_tensors(self._host.solve(contiguous(b).numpy(), contiguous(start).numpy(), **options))
-        matrix = self._on(b.device)
-        own_b = matrix.inside(self._flat(b))
-        if isinstance(matrix, OfStencil) and matrix.given is not None:
-            own_b = own_b.masked_fill(matrix.given.reshape(-1), 0)  # no equation
-        own, omega = matrix.inside(self._flat(start)), self._omega(b.device)
+        start, limits = self.start("Relaxation.solve", b, x0, (rtol, atol, max_steps, check_every))
+        b = b.detach()
+        if self.host is not None:
+            names = ("rtol", "atol", "max_steps", "check_every")
+            options: dict[str, Any] = dict(zip(names, limits, strict=True))
+            return on_tensors(self.host.solve(contiguous(b).numpy(), contiguous(start).numpy(), **options))
+        matrix, omega = self.on(b.device), self.omega_on(b.device)
+        own, own_b = self.inside(start), matrix.without_given(self.inside(b))
         adaptive = Adaptive(self.omega) if self._adapts else None
-        own, watch = solve_inside(matrix, own, own_b, omega, self._kind(FORWARD), limits, adaptive)
-        x, single = contiguous(matrix.outside(own)).reshape(b.shape), b.dim() == 1 or self._grid is not None
-        return solution_of(x, watch, single, self.method, adaptive.omega if adaptive else self.omega)
+        own, watch = solve_inside(matrix, own, own_b, omega, self.kind_of(FORWARD), limits, adaptive)
+        used = adaptive.omega if adaptive else self.omega
+        return solution_of(self.outside(own, b), watch, self.is_single(b), self.method, used)
 
-    def _kind(self, turn: int) -> int:
+    # The rest is what accelerators share, and of no use outside of the package.
+
+    def start(self, function: str, b: Tensor, x0: Tensor | None, given: tuple[Any, ...]) -> tuple[Tensor, Limits]:
+        """Check the arguments of a solution; return a copy of x0, or 0, and the limits."""
+        self._check(function, b, x0, "x0")
+        rtol, atol = _vectors.positive(function, "rtol", given[0]), _vectors.positive(function, "atol", given[1])
+        most = _vectors.count(function, "max_steps", given[2])
+        every = _vectors.count(function, "check_every", given[3], 1)
+        start = torch.zeros_like(b, memory_format=torch.contiguous_format) if x0 is None else x0.detach().clone()
+        return start.detach(), (rtol, atol, most, every)
+
+    def inside(self, x: Tensor) -> Tensor:
+        """Return vectors as the kernels have them."""
+        return self.on(x.device).inside(x.reshape(-1) if self._grid is not None else x)
+
+    def outside(self, x: Tensor, like: Tensor) -> Tensor:
+        """Return what :meth:`inside` made of a vector, in the shape of another."""
+        return contiguous(self.on(x.device).outside(x)).reshape(like.shape)
+
+    def is_single(self, b: Tensor) -> bool:
+        """Say whether b is one right-hand side."""
+        return b.dim() == 1 or self._grid is not None
+
+    def kind_of(self, turn: int) -> int:
+        """Return what the kernels call a sweep in this direction."""
         return JACOBI if METHODS[self.method][0] == "jacobi" else SYMMETRIC if self.symmetric else turn
 
-    def _flat(self, x: Tensor) -> Tensor:
-        return x.reshape(-1) if self._grid is not None else x
-
-    def _omega(self, device: torch.device) -> Tensor:
+    def omega_on(self, device: torch.device) -> Tensor:
+        """Return omega where the kernels read it."""
         if device not in self._omegas:
             self._omegas[device] = torch.full((1,), self.omega, dtype=torch.float64, device=device)
         return self._omegas[device]
 
-    def _on(self, device: torch.device) -> _Matrix:
+    def on(self, device: torch.device) -> _Matrix:
+        """Return the matrix as the kernels have it."""
         if self._matrix is None:
             assert self._stencil is not None  # else there has been a matrix from the first
             self.device = device
@@ -185,7 +201,9 @@ class Relaxation:
         return self._matrix
 
     def _check(self, function: str, b: Any, x: Any, x_name: str) -> None:
-        kinds = [self._dtype, "float64"] if self._dtype == "float32" and self._grid is None else [self._dtype]
+        kinds = (
+            [self.dtype_name, "float64"] if self.dtype_name == "float32" and self._grid is None else [self.dtype_name]
+        )
         shapes = [tuple(self._grid)] if self._grid is not None else []
         for name, t in ((x_name, x), ("b", b)) if x is not None else (("b", b),):
             if not isinstance(t, Tensor) or t.layout != torch.strided:
@@ -313,7 +331,7 @@ def _triton_jacobi() -> Any:
     return jacobi
 
 
-def _on_tensors(found: Solution) -> Solution:
+def on_tensors(found: Solution) -> Solution:
     """The same with tensors for arrays."""
 
     def tensor(x: Any) -> Any:

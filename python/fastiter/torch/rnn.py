@@ -295,11 +295,6 @@ def _checked_options(
     if reset is not None:
         check_reset(function, reset, wx, batch, time)
     every = checked_checkpoint(function, checkpoint)
-    if every and wx.dtype == torch.bfloat16:
-        raise ValueError(
-            f"{function}: checkpoint must be None with bfloat16, which would round the gradient of h between two "
-            f"chunks, got {checkpoint}"
-        )
     bounds = sequences = None
     if cu_seqlens is not None:
         check_packing(function, batch, lengths, "wx")
