@@ -2,6 +2,7 @@
 #include "bindings.hpp"
 #include "relax.hpp"
 #include "relax_pattern.hpp"
+#include "relax_subdomains.hpp"
 
 namespace fastiter {
 namespace {
@@ -124,6 +125,25 @@ void residual(RelaxMatrix& m, py::handle x, py::handle b, py::handle r, int64_t 
     m.residual(at, from, to, k, squares);
 }
 
+void relax_subdomains_of(int numbers, py::handle start, py::handle column, py::handle value, int64_t count,
+                         py::handle first, py::handle row, py::handle first_inverse, py::handle inverse, py::handle x,
+                         py::handle y, py::handle b, int64_t k, double keep, double omega, bool backward) {
+    with_numbers(numbers, [&]<class A, class V>() {
+        const Subdomains<A, V> m{address<const int64_t>(start),
+                                 address<const int32_t>(column),
+                                 address<const A>(value),
+                                 count,
+                                 address<const int64_t>(first),
+                                 address<const int32_t>(row),
+                                 address<const int64_t>(first_inverse),
+                                 address<const sum_of<V>>(inverse)};
+        const V *from = address<const V>(x), *rhs = address<const V>(b);
+        V* to = address<V>(y);
+        py::gil_scoped_release release;
+        relax_subdomains<A, V>(m, from, to, rhs, k, keep, omega, backward);
+    });
+}
+
 // (fault, row)
 std::pair<int, int64_t> relax_check(int numbers, int64_t n, int64_t columns, int64_t entries, py::handle start,
                                     py::handle column, py::handle value) {
@@ -146,6 +166,13 @@ int64_t relax_colour(int64_t n, py::handle start, py::handle column, py::handle 
     int32_t* to = address<int32_t>(colour);
     py::gil_scoped_release release;
     return colour_first_fit(p, to);
+}
+
+int64_t relax_colour_disjoint(int64_t n, int64_t columns, py::handle start, py::handle column, py::handle colour) {
+    const Pattern p = pattern_of(n, start, column);
+    int32_t* to = address<int32_t>(colour);
+    py::gil_scoped_release release;
+    return colour_disjoint(p, columns, to);
 }
 
 int64_t relax_red_black(int64_t n, py::handle start, py::handle column, py::handle colour) {
@@ -183,8 +210,10 @@ void define_relax(py::module_& m) {
     m.def("relax_dense", relax_dense);
     m.def("relax_projections", relax_projections);
     m.def("relax_stencil", relax_stencil);
+    m.def("relax_subdomains", relax_subdomains_of);
     m.def("relax_check", relax_check);
     m.def("relax_colour", relax_colour);
+    m.def("relax_colour_disjoint", relax_colour_disjoint);
     m.def("relax_red_black", relax_red_black);
     m.def("relax_colour_clusters", relax_colour_clusters);
     m.def("relax_check_colours", relax_check_colours);

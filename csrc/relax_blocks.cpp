@@ -8,7 +8,7 @@ namespace fastiter {
 namespace {
 
 template <class A, class V> struct BlocksLayout : InClusters {
-    int64_t n = 0, entries = 0; // n: rows of the vectors, padding included
+    int64_t n = 0, rows = 0, entries = 0; // n: rows of the vectors, padding included; rows: without it
     int64_t blocks = 0;
     int size = 1;
     std::vector<int32_t> order; // of the rows of vectors
@@ -111,7 +111,7 @@ template <class A, class V>
 std::unique_ptr<RelaxMatrix> prepare_blocks(const Csr<A>& csr, int size, int64_t rows, const Clusters& clusters) {
     BlocksLayout<A, V> m;
     const int64_t area = int64_t(size) * size, blocks = csr.start[csr.n];
-    m.blocks = csr.n, m.n = csr.n * size, m.size = size, m.clusters = clusters;
+    m.blocks = csr.n, m.n = csr.n * size, m.rows = rows, m.size = size, m.clusters = clusters;
     if (csr.order || rows < m.n)
         for (int64_t i = 0; i < m.n; ++i) {
             const int64_t row = (csr.order ? csr.order[i / size] : i / size) * size + i % size;

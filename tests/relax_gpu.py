@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
 import fastiter.torch
@@ -29,6 +30,16 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, sanitizer: str = "no
     return host
 
 
+_FOLDERS: list[Path] = []
+
+
+def folder_of(factory: pytest.TempPathFactory) -> Path:
+    """Return where compiled kernels are kept, so that each is compiled once for all files of tests."""
+    if not _FOLDERS:
+        _FOLDERS.append(factory.mktemp("relax_cuda"))
+    return _FOLDERS[0]
+
+
 class Gpu:
     """Matrices and vectors of a test on its device."""
 
@@ -45,7 +56,17 @@ class Gpu:
         make = torch.sparse_csr_tensor if A.format == "csr" else torch.sparse_bsr_tensor
         return make(*arrays, A.shape, check_invariants=True)
 
+    def batch(self, pattern: Any, values: Any) -> torch.Tensor:
+        """Matrices with one pattern."""
+        shape = (len(values), -1)
+        start, column = (torch.from_numpy(np.array(x)).expand(shape) for x in (pattern.indptr, pattern.indices))
+        arrays = [x.contiguous().to(self.device) for x in (start, column, torch.from_numpy(np.array(values)))]
+        return torch.sparse_csr_tensor(*arrays, (len(values), *pattern.shape), check_invariants=True)
+
     def relaxation(self, A: Any, method: str, **how: Any) -> fastiter.torch.Relaxation:
         if isinstance(A, fastiter.relax.Stencil):
             return fastiter.torch.Relaxation(A, method, **{"backend": "cuda", **how})
+        if isinstance(A, fastiter.relax.Batch):
+            given = scipy.sparse.csr_array((A.values[0], A.column.astype(np.int64), A.start), A.shape)
+            return fastiter.torch.Relaxation(self.batch(given, A.values), method, **how)
         return fastiter.torch.Relaxation(self.sparse(A), method, **how)

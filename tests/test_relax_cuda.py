@@ -24,15 +24,14 @@ from fastiter.torch import _relax_gpu, _relax_gpu_op, _relax_op  # noqa: E402
 from fastiter.torch import relax as relax_module  # noqa: E402
 from fastiter.torch._relax_gpu_layout import slices_of  # noqa: E402
 from relax_cases import bipartite, csr, random_matrix, tolerance, vectors  # noqa: E402
-from relax_gpu import APART, TOGETHER, Gpu, stand_in  # noqa: E402
+from relax_gpu import APART, TOGETHER, Gpu, folder_of, stand_in  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse (CSR|BSR) tensor support:UserWarning")
 
 
 @pytest.fixture(scope="session")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where compiled kernels are kept, so that each is compiled once."""
-    return tmp_path_factory.mktemp("relax_cuda")
+    return folder_of(tmp_path_factory)
 
 
 @pytest.fixture
@@ -332,7 +331,7 @@ WRONG: list[tuple[Callable[[Gpu], Any], type[Exception], str]] = [
     (lambda g: g.relaxation(GOOD, "ssor", order="cluster"), BackendError, "order must be 'color'.*got 'cluster'"),
     (lambda g: g.relaxation(S, "sor"), BackendError, "order must be 'color' or 'red-black'"),
     (lambda g: g.relaxation(S, "sor", order="color"), ValueError, "'natural' or 'red-black' for a Stencil"),
-    (lambda g: g.relaxation(GOOD, "kaczmarz"), BackendError, "method must not be 'kaczmarz' on a GPU"),
+    (lambda g: g.relaxation(GOOD, "kaczmarz"), BackendError, "order must be 'color' for kaczmarz on a GPU"),
     (lambda g: g.relaxation(GOOD, "sor", order="color", backend="triton"), BackendError, "backend must be 'cuda' but"),
     (lambda g: g.relaxation(GOOD, "sor", backend="cpu"), BackendError, "backend must go with the device of A"),
     (lambda g: g.relaxation(S, "jacobi", backend="gpu"), ValueError, "backend must be None, 'cpu', 'cuda' or 'triton'"),

@@ -7,7 +7,6 @@ namespace fastiter::FASTITER_LEVEL {
 namespace {
 
 constexpr int kPanelVectors = 4;
-constexpr int64_t kBlockK = 384;          // depth of a block: a's tile then fits the first-level cache
 constexpr int64_t kBlockM = 168;          // rows of a block: the block of a fits the second level
 constexpr int64_t kPackedBytes = 8 << 20; // of b at a time
 template <class T> constexpr int kPanel = kPanelVectors * lanes<T>;
@@ -18,12 +17,12 @@ template <class T> bool reads_a_in_place(const Gemm<T>& g) {
     return g.a_k.inner_stride == 1 && g.a_k.is_regular(g.K) && g.a_m.is_regular(g.M);
 }
 
-// The sum over k is cut at multiples of `block`, whatever the number of threads. b is packed a chunk of several blocks at a
-// time; where a is packed as well, a chunk is one block, so that a long a is read once, line after line.
+// b is packed a chunk of several blocks of the sum at a time; where a is packed as well, a chunk is one block, so that a long a
+// is read once, line after line.
 template <class T> struct Blocks {
     int64_t block, chunk, panels;
     explicit Blocks(const Gemm<T>& g) {
-        block = max_of(1, ceil_div(g.K, max_of(1, ceil_div(g.K, kBlockK))));
+        block = block_of_sum(g.K);
         panels = ceil_div(g.N, kPanel<T>);
         const int64_t fits = kPackedBytes / max_of(1, panels * kPanel<T> * int64_t(sizeof(T)));
         chunk = reads_a_in_place(g) ? max_of(1, min_of(ceil_div(g.K, block), fits / block)) * block : block;

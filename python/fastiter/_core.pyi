@@ -343,10 +343,30 @@ def relax_stencil(
     red_black: bool,
     /,
 ) -> RelaxMatrix: ...
+def relax_subdomains(
+    numbers: int,
+    start: Address,
+    column: Address,
+    value: Address,
+    count: int,
+    first: Address,
+    row: Address,
+    first_inverse: Address,
+    inverse: Address,
+    x: Address,
+    y: Address,
+    b: Address,
+    k: int,
+    keep: float,
+    omega: float,
+    backward: bool,
+    /,
+) -> None: ...
 def relax_check(
     numbers: int, n: int, columns: int, entries: int, start: Address, column: Address, value: Address, /
 ) -> tuple[int, int]: ...
 def relax_colour(n: int, start: Address, column: Address, colour: Address, /) -> int: ...
+def relax_colour_disjoint(n: int, columns: int, start: Address, column: Address, colour: Address, /) -> int: ...
 def relax_red_black(n: int, start: Address, column: Address, colour: Address, /) -> int: ...
 def relax_colour_clusters(n: int, start: Address, column: Address, size: int, colour: Address, /) -> int: ...
 def relax_check_colours(n: int, start: Address, column: Address, colour: Address, /) -> int: ...

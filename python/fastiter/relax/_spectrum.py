@@ -40,15 +40,20 @@ def is_definite(jacobi: System) -> bool:
     return bool(abs(complex(np.vdot(u, Av)) - complex(np.vdot(Au, v))) <= 10 * scale)
 
 
-def power(apply: Callable[[Array], Array], x: Array, most: int = MOST) -> float:
+def power(apply: Callable[[Array], Array], x: Array, most: int | None = None) -> float:
     """Return the mean growth of x over the last half of the powers."""
     growth: list[float] = []
-    for _ in range(most):
+    for _ in range(MOST if most is None else most):
         norm = float(np.linalg.norm(x))
         if norm == 0 or not math.isfinite(norm):
             break
         x = apply(x / x.dtype.type(norm))
         growth.append(float(np.linalg.norm(x)))
+    return mean_growth(growth)
+
+
+def mean_growth(growth: list[float]) -> float:
+    """Return the geometric mean over the last half."""
     if not growth or growth[-1] == 0:
         return 0.0
     late = growth[len(growth) // 2 :]
@@ -78,7 +83,7 @@ def lanczos(jacobi: System) -> tuple[float, float] | None:
         square = _dot(v, q)
         is_done = abs(square) < nothing or step == most
         if step % EVERY == 0 or is_done:
-            last, found = found, _extremes(alphas, betas[1:])
+            last, found = found, extremes(alphas, betas[1:])
             if is_done or abs(found[1] - last[1]) <= 0.02 * abs(1 - found[1]):
                 break
         betas.append(math.sqrt(max(square, 0.0)))
@@ -89,7 +94,8 @@ def _dot(u: Array, v: Array) -> float:
     return float(np.vdot(u, v).real)
 
 
-def _extremes(alphas: list[float], betas: list[float]) -> tuple[float, float]:
+def extremes(alphas: list[float], betas: list[float]) -> tuple[float, float]:
+    """Return the range of I minus the tridiagonal matrix of alphas and betas."""
     off = betas[: len(alphas) - 1]
     values = 1 - np.linalg.eigvalsh(np.diag(alphas) + np.diag(off, 1) + np.diag(off, -1))
     return float(values[-1]), float(values[0])

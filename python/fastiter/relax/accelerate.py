@@ -20,7 +20,7 @@ from .stencil import OfStencil, Stencil
 Array = npt.NDArray[Any]
 
 
-class _Recurrence:
+class Recurrence:
     """The factors of d <- momentum d + omega z, x <- x + d for eigenvalues in [low, high], step after step.
 
     After k steps the error is T_k((high + low - 2 t) / (high - low)) / T_k((high + low) / (high - low)) of what it was
@@ -40,7 +40,8 @@ class _Recurrence:
         return 2 * self.rho / self.half, self.rho * before
 
 
-def _bounds(function: str, bounds: object) -> tuple[float, float]:
+def checked_bounds(function: str, bounds: object) -> tuple[float, float]:
+    """Return bounds as two numbers above 0."""
     if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
         raise TypeError(f"{function}: bounds must be (low, high) or None, got {kind(bounds)}")
     low, high = (_vectors.positive(function, "bounds", bound, zero=False) for bound in bounds)
@@ -80,8 +81,8 @@ def chebyshev(
     if bounds is None:
         low, high = _estimated("chebyshev", A, system)
     else:
-        low, high = _bounds("chebyshev", bounds)
-    recurrence, directions = _Recurrence(low, high), [np.empty(0)]
+        low, high = checked_bounds("chebyshev", bounds)
+    recurrence, directions = Recurrence(low, high), [np.empty(0)]
     _vectors.check_vectors("chebyshev", system, b, None)
     own_b = _vectors.inside(system, b)
 
@@ -108,6 +109,13 @@ def _estimated(function: str, A: Any, system: System) -> tuple[float, float]:
         raise ValueError(f"{function}: bounds must be given where A is not positive definite, got None")
     # Estimates from inside: a larger high costs little, and an eigenvalue beyond it would grow.
     return 0.95 * (1 - largest), 1.02 * (1 - least)
+
+
+def bounds_of(function: str, rho: float, is_jacobi: bool) -> tuple[float, float]:
+    """Return the bounds of M^-1 A where the iteration matrix of the sweep has this spectral radius."""
+    if rho >= 1:
+        raise ValueError(f"{function}: bounds must be given where the sweep alone does not converge, got rho {rho}")
+    return 0.95 * (1 - rho), 1 + rho if is_jacobi else 1.0
 
 
 class Chebyshev:
@@ -139,12 +147,8 @@ class Chebyshev:
             raise ValueError(f"Chebyshev: relaxation must have a symmetric sweep, got method {relaxation.method}")
         if bounds is None:
             rho = _spectrum.power(relaxation.apply_homogeneous, relaxation.system.random())
-            if rho >= 1:
-                raise ValueError(
-                    f"Chebyshev: bounds must be given where the sweep alone does not converge, got rho {rho}"
-                )
-            bounds = (0.95 * (1 - rho), 1 + rho if is_jacobi else 1.0)
-        self.relaxation, self.bounds = relaxation, _bounds("Chebyshev", bounds)
+            bounds = bounds_of("Chebyshev", rho, is_jacobi)
+        self.relaxation, self.bounds = relaxation, checked_bounds("Chebyshev", bounds)
 
     def solve(
         self,
@@ -157,7 +161,7 @@ class Chebyshev:
         check_every: int = 1,
     ) -> Solution:
         """As :meth:`Relaxation.solve`; a step is a sweep."""
-        recurrence, directions = _Recurrence(*self.bounds), [np.empty(0)]
+        recurrence, directions = Recurrence(*self.bounds), [np.empty(0)]
 
         def step(x: Array, swept: Array) -> Array:
             if directions[0].shape != x.shape:

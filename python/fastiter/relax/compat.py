@@ -1,42 +1,68 @@
 """The functions of pyamg.relaxation.relaxation, argument for argument: a change of one import.
 
-``from fastiter.relax import compat as relaxation``. Each updates x in place, `iterations` times. Three things differ:
-blocks may have any size up to 64, whether or not it divides n; Dinv is only checked, as the inverses are computed with
-the other preparations; and a symmetric SOR has its omega in both directions, where PyAMG 5.4 uses 1. Preparations are
-kept from call to call, as long as the same A has the same values.
+``from fastiter.relax import compat as relaxation``. Each updates x in place, `iterations` times. What differs: blocks
+may have any size up to 64, whether or not it divides n; x and b may be (n, k); a zero on the diagonal and a singular
+block are errors that name it; an omega counts where PyAMG 5.4 drops it, in a symmetric SOR and in any on a BSR matrix.
+complex64 is computed in complex128 and rounded. What is made of A is kept from call to call, as long as the same A has
+the same values.
 """
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .._rnn import kind
+from . import _vectors
+from ._compat_kept import Seen, check_sweep, in_place, whole_numbers
+from ._compat_subdomains import (
+    Lists,
+    in_blocks,
+    is_inverse,
+    points,
+    relax_lists,
+    schwarz,
+    schwarz_parameters,
+)
 from ._relaxation import Relaxation
 
 Array = npt.NDArray[Any]
 
-#: The last preparations: what was asked for, A itself, and what its values were
-_KEPT: list[tuple[Any, Any, Any, Relaxation]] = []
-_MOST = 16
+__all__ = [
+    "block_gauss_seidel",
+    "block_jacobi",
+    "cf_block_jacobi",
+    "cf_jacobi",
+    "fc_block_jacobi",
+    "fc_jacobi",
+    "gauss_seidel",
+    "gauss_seidel_indexed",
+    "gauss_seidel_ne",
+    "gauss_seidel_nr",
+    "jacobi",
+    "jacobi_indexed",
+    "jacobi_ne",
+    "polynomial",
+    "schwarz",
+    "schwarz_parameters",
+    "sor",
+]
 
 
 def jacobi(A: Any, x: Array, b: Array, iterations: int = 1, omega: float = 1.0) -> None:
     """x <- x + omega D^-1 (b - A x), in place."""
-    _sweep("jacobi", A, x, b, iterations, "forward", method="jacobi", omega=omega)
+    _sweep(Seen("jacobi", A), x, b, iterations, "forward", method="jacobi", omega=omega)
 
 
 def gauss_seidel(A: Any, x: Array, b: Array, iterations: int = 1, sweep: str = "forward", omega: float = 1.0) -> None:
     """Gauss-Seidel in place; sweep: "forward", "backward" or "symmetric". With an omega it is :func:`sor`."""
-    _sweep("gauss_seidel", A, x, b, iterations, sweep, method="sor", omega=omega)
+    _sweep(Seen("gauss_seidel", A), x, b, iterations, sweep, method="sor", omega=omega)
 
 
 def sor(A: Any, x: Array, b: Array, omega: float, iterations: int = 1, sweep: str = "forward") -> None:
-    """SOR in place."""
-    _sweep("sor", A, x, b, iterations, sweep, method="sor", omega=omega)
+    """x_i <- (1 - omega) x_i + omega (b_i - sum over j != i of a_ij x_j) / a_ii, row after row, in place."""
+    _sweep(Seen("sor", A), x, b, iterations, sweep, method="sor", omega=omega)
 
 
 def block_jacobi(
@@ -48,10 +74,14 @@ def block_jacobi(
     iterations: int = 1,
     omega: float = 1.0,
 ) -> None:
-    """x_I <- x_I + omega A_II^-1 (b - A x)_I in place."""
-    _check_inverses("block_jacobi", A, Dinv, blocksize)
-    how = {"method": "block_jacobi", "omega": omega, "block_size": blocksize}
-    _sweep("block_jacobi", A, x, b, iterations, "forward", **how)
+    """x_I <- (1 - omega) x_I + omega A_II^-1 (b_I - sum over J != I of A_IJ x_J), in place.
+
+    Dinv (blocks, blocksize, blocksize): in place of A_II^-1.
+    """
+    seen, size = _with_block_size("block_jacobi", A, blocksize)
+    if Dinv is not None and not is_inverse(seen, size, Dinv):
+        return _in_turn(seen, x, b, iterations, omega, (_all_blocks(seen, size, Dinv), 1))
+    _sweep(seen, x, b, iterations, "forward", method="block_jacobi", omega=omega, block_size=size)
 
 
 def block_gauss_seidel(
@@ -63,9 +93,11 @@ def block_gauss_seidel(
     blocksize: int = 1,
     Dinv: Array | None = None,
 ) -> None:
-    """Gauss-Seidel block by block, in place."""
-    _check_inverses("block_gauss_seidel", A, Dinv, blocksize)
-    _sweep("block_gauss_seidel", A, x, b, iterations, sweep, method="block_gauss_seidel", block_size=blocksize)
+    """x_I <- A_II^-1 (b_I - sum over J != I of A_IJ x_J), block after block, in place. Dinv: in place of A_II^-1."""
+    seen, size = _with_block_size("block_gauss_seidel", A, blocksize)
+    if Dinv is not None and not is_inverse(seen, size, Dinv):
+        return _one_by_one(seen, x, b, _all_blocks(seen, size, Dinv), iterations, sweep)
+    _sweep(seen, x, b, iterations, sweep, method="block_gauss_seidel", block_size=size)
 
 
 def gauss_seidel_ne(
@@ -77,11 +109,11 @@ def gauss_seidel_ne(
     omega: float = 1.0,
     Dinv: Array | None = None,
 ) -> None:
-    """Kaczmarz, which is Gauss-Seidel on A A^H y = b, x = A^H y; in place. Dinv: 1 / |a_i|^2 of each row."""
+    """Kaczmarz, which is Gauss-Seidel on A A^H y = b, x = A^H y; in place. Dinv: 1 / |a_i|^2 of each row, checked."""
+    seen = Seen("gauss_seidel_ne", A)
     if Dinv is not None:
-        squares = np.asarray(abs(A).power(2).sum(axis=1)).ravel()
-        _check_close("gauss_seidel_ne", np.asarray(Dinv).ravel() * squares, np.ones(A.shape[0]))
-    _sweep("gauss_seidel_ne", A, x, b, iterations, sweep, method="kaczmarz", omega=omega)
+        _check_close(seen, Dinv, _squares(A, 1))
+    _sweep(seen, x, b, iterations, sweep, method="kaczmarz", omega=omega)
 
 
 def gauss_seidel_nr(
@@ -93,129 +125,233 @@ def gauss_seidel_nr(
     omega: float = 1.0,
     Dinv: Array | None = None,
 ) -> None:
-    """Gauss-Seidel on the normal equations A^H A x = A^H b, in place. Dinv: 1 / |a_j|^2 of each column."""
+    """Gauss-Seidel on the normal equations A^H A x = A^H b, in place. Dinv: 1 / |a_j|^2 of each column, checked."""
+    seen = Seen("gauss_seidel_nr", A)
     if Dinv is not None:
-        squares = np.asarray(abs(A).power(2).sum(axis=0)).ravel()
-        _check_close("gauss_seidel_nr", np.asarray(Dinv).ravel() * squares, np.ones(A.shape[1]))
-    adjoint = A.conj().T
-    _sweep("gauss_seidel_nr", A, x, adjoint @ b, iterations, sweep, method="sor", omega=omega, of="normal")
+        _check_close(seen, Dinv, _squares(A, 0))
+    backward, count = check_sweep(seen.function, sweep)[0], _count(seen, "iterations", iterations)
+    how = {"omega": omega, "symmetric": sweep == "symmetric"}
+    dtype = np.complex128 if A.dtype.kind == "c" else np.float64
+    wide = A.astype(dtype)
+    adjoint = wide.conj().T
+    key = ("normal", *how.items())
+    relaxation = seen.get(key, lambda: Relaxation.of(seen.function, adjoint @ wide, "sor", **how))
+
+    def relax(x: Array, b: Array) -> None:
+        own = x.astype(dtype)
+        relaxation.sweep(own, adjoint @ b, count, backward=backward)
+        x[...] = own
+
+    in_place(seen.function, x, b, relax)
 
 
 def jacobi_ne(A: Any, x: Array, b: Array, iterations: int = 1, omega: float = 1.0) -> None:
     """x <- x + omega A^H D^-1 (b - A x) in place, D = diag(A A^H): the projections of Kaczmarz, all at once."""
-    squares, adjoint = np.asarray(abs(A).power(2).sum(axis=1)).ravel(), A.conj().T
-    inverse = np.where(squares > 0, 1 / np.where(squares > 0, squares, 1), 0).reshape(-1, *(1,) * (x.ndim - 1))
-    for _ in range(iterations):
-        x += omega * (adjoint @ (inverse * (b.reshape(len(b), *x.shape[1:]) - A @ x)))
+    seen = Seen("jacobi_ne", A)
+    count, factor, squares, adjoint = (
+        _count(seen, "iterations", iterations),
+        _factor(seen, omega),
+        _squares(A, 1),
+        A.conj().T,
+    )
+    inverse = np.where(squares > 0, 1 / np.where(squares > 0, squares, 1), 0)
 
+    def relax(x: Array, b: Array) -> None:
+        for _ in range(count):
+            x += factor * (adjoint @ (inverse.reshape(-1, *(1,) * (x.ndim - 1)) * (b - A @ x)))
 
-def gauss_seidel_indexed(A: Any, x: Array, b: Array, indices: Any, iterations: int = 1, sweep: str = "forward") -> None:
-    """Gauss-Seidel on the rows that are listed, in this order, in place; a row may come several times."""
-    rows = np.asarray(indices, np.int64).ravel()
-    halves = {"forward": [rows], "backward": [rows[::-1]], "symmetric": [rows, rows[::-1]]}.get(sweep, [])
-    if not halves:
-        raise ValueError(f"gauss_seidel_indexed: sweep must be 'forward', 'backward' or 'symmetric', got {sweep!r}")
-    parts = [part for half in halves for part in _without_repetition(half)]
-    b = b.reshape(b.shape[0], *x.shape[1:])
-    for _ in range(iterations):
-        for part in parts:
-            block = _prepared("gauss_seidel_indexed", A, {"method": "gauss_seidel", "of": part.tobytes()})
-            own = np.ascontiguousarray(x[part])
-            # The other rows' part of A x is taken to the right: b - A x has it, together with that of these rows.
-            within = block.residual(own, np.zeros_like(own))
-            block.sweep(own, (b - A @ x)[part] - within)
-            x[part] = own
-
-
-def _without_repetition(rows: Array) -> list[Array]:
-    """Cut a list where a row comes again."""
-    parts: list[list[int]] = [[]]
-    for row in rows.tolist():
-        if row in parts[-1]:
-            parts.append([])
-        parts[-1].append(row)
-    return [np.array(part, np.int64) for part in parts if part]
+    in_place(seen.function, x, b, relax)
 
 
 def polynomial(A: Any, x: Array, b: Array, coefficients: Any, iterations: int = 1) -> None:
     """x <- x + p(A) (b - A x) in place, p(A) = c[0] A^(m - 1) + ... + c[m - 1] by Horner's rule."""
+    seen = Seen("polynomial", A)
+    count = _count(seen, "iterations", iterations)
     if len(coefficients) == 0:
         raise ValueError("polynomial: coefficients must not be empty, got none")
-    for _ in range(iterations):
-        residual = b - A @ x
-        step = coefficients[0] * residual
-        for c in coefficients[1:]:
-            step = c * residual + A @ step
-        x += step
+
+    def relax(x: Array, b: Array) -> None:
+        for _ in range(count):
+            residual = b - A @ x
+            step = coefficients[0] * residual
+            for c in coefficients[1:]:
+                step = c * residual + A @ step
+            x += step
+
+    in_place(seen.function, x, b, relax)
 
 
-def _sweep(function: str, A: Any, x: Any, b: Any, iterations: int, sweep: str, **how: Any) -> None:
-    if sweep not in ("forward", "backward", "symmetric"):
-        raise ValueError(f"{function}: sweep must be 'forward', 'backward' or 'symmetric', got {sweep!r}")
-    if not isinstance(x, np.ndarray) or not isinstance(b, np.ndarray):
-        raise TypeError(f"{function}: x and b must be NumPy arrays, got {kind(x)} and {kind(b)}")
-    b = b.reshape(b.shape[0], *x.shape[1:]) if b.size == b.shape[0] else b
+def gauss_seidel_indexed(A: Any, x: Array, b: Array, indices: Any, iterations: int = 1, sweep: str = "forward") -> None:
+    """Gauss-Seidel on the rows that are listed, in this order, in place; a row may come several times."""
+    seen = Seen("gauss_seidel_indexed", A)
+    rows = whole_numbers(seen.function, "indices", indices, A.shape[0])
+    _one_by_one(seen, x, b, points(seen, rows), iterations, sweep)
+
+
+def jacobi_indexed(A: Any, x: Array, b: Array, indices: Any, iterations: int = 1, omega: float = 1.0) -> None:
+    """x_i <- x_i + omega (b - A x)_i / a_ii for the rows that are listed, all from the same x, in place.
+
+    Of a BSR matrix, rows of blocks are listed.
+    """
+    seen = Seen("jacobi_indexed", A)
+    _in_turn(seen, x, b, iterations, omega, (_listed(seen, "indices", indices), 1))
+
+
+def cf_jacobi(
+    A: Any,
+    x: Array,
+    b: Array,
+    Cpts: Any,
+    Fpts: Any,
+    iterations: int = 1,
+    f_iterations: int = 1,
+    c_iterations: int = 1,
+    omega: float = 1.0,
+) -> None:
+    """:func:`jacobi_indexed` on the C points, `c_iterations` times, then on the F points, `f_iterations` times.
+
+    x_C <- x_C + omega D_CC^-1 (b - A x)_C, then x_F <- x_F + omega D_FF^-1 (b - A x)_F.
+    """
+    seen = Seen("cf_jacobi", A)
+    c, f = _listed(seen, "Cpts", Cpts), _listed(seen, "Fpts", Fpts)
+    counts = _count(seen, "c_iterations", c_iterations), _count(seen, "f_iterations", f_iterations)
+    _in_turn(seen, x, b, iterations, omega, (c, counts[0]), (f, counts[1]))
+
+
+def fc_jacobi(
+    A: Any,
+    x: Array,
+    b: Array,
+    Cpts: Any,
+    Fpts: Any,
+    iterations: int = 1,
+    f_iterations: int = 1,
+    c_iterations: int = 1,
+    omega: float = 1.0,
+) -> None:
+    """:func:`cf_jacobi` with the F points first."""
+    seen = Seen("fc_jacobi", A)
+    c, f = _listed(seen, "Cpts", Cpts), _listed(seen, "Fpts", Fpts)
+    counts = _count(seen, "c_iterations", c_iterations), _count(seen, "f_iterations", f_iterations)
+    _in_turn(seen, x, b, iterations, omega, (f, counts[1]), (c, counts[0]))
+
+
+def cf_block_jacobi(
+    A: Any,
+    x: Array,
+    b: Array,
+    Cpts: Any,
+    Fpts: Any,
+    Dinv: Array | None = None,
+    blocksize: int = 1,
+    iterations: int = 1,
+    f_iterations: int = 1,
+    c_iterations: int = 1,
+    omega: float = 1.0,
+) -> None:
+    """:func:`block_jacobi` on the blocks I in `Cpts`, then on those in `Fpts`, in place.
+
+    As in :func:`cf_jacobi`, with Dinv in place of A_II^-1.
+    """
+    seen, size = _with_block_size("cf_block_jacobi", A, blocksize)
+    c, f = (_listed_blocks(seen, name, x, size, Dinv) for name, x in (("Cpts", Cpts), ("Fpts", Fpts)))
+    counts = _count(seen, "c_iterations", c_iterations), _count(seen, "f_iterations", f_iterations)
+    _in_turn(seen, x, b, iterations, omega, (c, counts[0]), (f, counts[1]))
+
+
+def fc_block_jacobi(
+    A: Any,
+    x: Array,
+    b: Array,
+    Cpts: Any,
+    Fpts: Any,
+    Dinv: Array | None = None,
+    blocksize: int = 1,
+    iterations: int = 1,
+    f_iterations: int = 1,
+    c_iterations: int = 1,
+    omega: float = 1.0,
+) -> None:
+    """:func:`cf_block_jacobi` with the F points first."""
+    seen, size = _with_block_size("fc_block_jacobi", A, blocksize)
+    c, f = (_listed_blocks(seen, name, x, size, Dinv) for name, x in (("Cpts", Cpts), ("Fpts", Fpts)))
+    counts = _count(seen, "c_iterations", c_iterations), _count(seen, "f_iterations", f_iterations)
+    _in_turn(seen, x, b, iterations, omega, (f, counts[1]), (c, counts[0]))
+
+
+def _sweep(seen: Seen, x: Array, b: Array, iterations: int, sweep: str, *, method: str, **how: Any) -> None:
+    backward, count = check_sweep(seen.function, sweep)[0], _count(seen, "iterations", iterations)
     how["symmetric"] = sweep == "symmetric"
-    relaxation = _prepared(function, A, how)
-    relaxation.sweep(x, b, iterations, backward=sweep == "backward")
+    key = (method, *how.items())
+    relaxation = seen.get(key, lambda: Relaxation.of(seen.function, seen.wide(), method, **how))
+    in_place(seen.function, x, b, lambda x, b: relaxation.sweep(x, b, count, backward=backward))
 
 
-def _prepared(function: str, A: Any, how: dict[str, Any]) -> Relaxation:
-    """Return the preparation that is kept for this A with these values, or make one."""
-    key, values = tuple(how.items()), _fingerprint(A)
-    for k, (asked, kept, had, relaxation) in enumerate(_KEPT):
-        if asked == key and kept() is A:
-            if had == values:
-                _KEPT.append(_KEPT.pop(k))
-                return relaxation
-            del _KEPT[k]
-            break
-    options = {name: x for name, x in how.items() if name not in ("method", "of")}
-    relaxation = Relaxation.of(function, _part(A, how.get("of")), how["method"], **options)
-    _KEPT.append((key, weakref.ref(A, _forget), values, relaxation))
-    del _KEPT[:-_MOST]
-    return relaxation
+def _one_by_one(seen: Seen, x: Array, b: Array, lists: Lists, iterations: int, sweep: str) -> None:
+    halves = check_sweep(seen.function, sweep) * _count(seen, "iterations", iterations)
+
+    def relax(x: Array, b: Array) -> None:
+        for backward in halves:
+            relax_lists(seen.function, lists, x, b, backward=backward)
+
+    in_place(seen.function, x, b, relax)
 
 
-def _part(A: Any, of: str | bytes | None) -> Any:
-    """Return A, its normal equations' matrix, or the rows and columns in ``of``."""
-    if of is None:
-        return A
-    if isinstance(of, bytes):
-        rows = np.frombuffer(of, np.int64)
-        return A.tocsr()[rows][:, rows]
-    return (A.conj().T @ A).tocsr()
+def _in_turn(seen: Seen, x: Array, b: Array, iterations: int, omega: float, *parts: tuple[Lists, int]) -> None:
+    """Jacobi on one set of lists, as often as said, then on the next; all of this ``iterations`` times."""
+    count, factor = _count(seen, "iterations", iterations), _factor(seen, omega)
+
+    def relax(x: Array, b: Array) -> None:
+        for lists in [lists for lists, times in parts for _ in range(times)] * count:
+            relax_lists(seen.function, lists, x, b, factor, jacobi=True)
+
+    in_place(seen.function, x, b, relax)
 
 
-def _forget(dead: Any) -> None:
-    _KEPT[:] = [entry for entry in _KEPT if entry[1] is not dead]
+def _count(seen: Seen, name: str, x: int) -> int:
+    return _vectors.count(seen.function, name, x)
 
 
-def _fingerprint(A: Any) -> Any:
-    """Return sums over the memory of A that any ordinary change of its entries alters."""
-    arrays = [A] if isinstance(A, np.ndarray) else [getattr(A, name, None) for name in ("data", "indices", "indptr")]
-    found: list[Any] = []
-    for x in arrays:
-        if not isinstance(x, np.ndarray) or x.dtype == object:
-            return object()  # no format that we know: never the same
-        memory = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
-        whole = len(memory) // 512 * 512
-        columns = memory[:whole].view(np.uint64).reshape(-1, 64).sum(axis=0, dtype=np.uint64)
-        found += [x.shape, x.dtype, columns.tobytes(), memory[whole:].tobytes()]
-    return found
+def _factor(seen: Seen, omega: float) -> float:
+    return _vectors.positive(seen.function, "omega", omega, zero=False)
 
 
-def _check_inverses(function: str, A: Any, Dinv: Array | None, size: int) -> None:
-    if Dinv is None:
-        return
-    count = -(-A.shape[0] // size)
-    if np.shape(Dinv) != (count, size, size):
-        raise ValueError(f"{function}: Dinv must have shape {(count, size, size)}, got {np.shape(Dinv)}")
-    rows = A.tocsr()
-    blocks = np.stack([rows[i : i + size, i : i + size].toarray() for i in range(0, A.shape[0], size)])
-    _check_close(function, Dinv @ blocks, np.broadcast_to(np.eye(size), blocks.shape))
+def _listed(seen: Seen, name: str, rows: Any) -> Lists:
+    """The points of C or F: rows, or of a BSR matrix rows of blocks."""
+    size = _block_size_of(seen)
+    found = whole_numbers(seen.function, name, rows, seen.A.shape[0] // size)
+    return points(seen, (found[:, None] * size + np.arange(size)).ravel())
 
 
-def _check_close(function: str, product: Array, expected: Array) -> None:
-    if not np.allclose(product, expected, rtol=1e-5, atol=1e-5):
-        raise ValueError(f"{function}: Dinv must be the inverse of the diagonal, got another")
+def _block_size_of(seen: Seen) -> int:
+    if getattr(seen.A, "format", "") != "bsr":
+        return 1
+    rows, columns = seen.A.blocksize
+    if rows != columns:
+        raise ValueError(f"{seen.function}: A must have square blocks, got blocks of shape {(rows, columns)}")
+    return int(rows)
+
+
+def _with_block_size(function: str, A: Any, size: int) -> tuple[Seen, int]:
+    seen, found = Seen(function, A), _vectors.count(function, "blocksize", size, 1)
+    if found > 64:
+        raise ValueError(f"{function}: blocksize must be at most 64, got {found}")
+    return seen, found
+
+
+def _listed_blocks(seen: Seen, name: str, blocks: Any, size: int, Dinv: Array | None) -> Lists:
+    return in_blocks(seen, size, whole_numbers(seen.function, name, blocks, -(-seen.A.shape[0] // size)), Dinv)
+
+
+def _all_blocks(seen: Seen, size: int, Dinv: Array) -> Lists:
+    return in_blocks(seen, size, np.arange(-(-seen.A.shape[0] // size)), Dinv)
+
+
+def _squares(A: Any, axis: int) -> Array:
+    """The squared norm of each row (axis 1) or column (axis 0)."""
+    return np.asarray((abs(A) ** 2 if isinstance(A, np.ndarray) else abs(A).power(2)).sum(axis=axis)).ravel()
+
+
+def _check_close(seen: Seen, Dinv: Array, squares: Array) -> None:
+    if np.size(Dinv) != len(squares) or not np.allclose(np.ravel(Dinv) * squares, 1, rtol=1e-5, atol=1e-5):
+        raise ValueError(f"{seen.function}: Dinv must be the inverse of the diagonal, got another")

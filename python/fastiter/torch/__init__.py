@@ -8,6 +8,7 @@ from .flashrnn import FlashRNNConfig, flashrnn
 from .hls import export_hls
 from .newton import paragru, paralstm, paraslstm
 from .relax import relax_solve, sweeps
+from .relax_chebyshev import Chebyshev
 from .relaxation import Relaxation
 from .replace import Replaced, replace, restore
 from .rnn import elman, gru, lstm, slstm
@@ -17,6 +18,7 @@ from .solve import solve_recurrence
 _vmap.register()
 
 __all__ = [
+    "Chebyshev",
     "FlashRNNConfig",
     "Relaxation",
     "Replaced",

@@ -6,6 +6,7 @@ values are gathered into that layout on their own device, so sweeps and their re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,7 +25,8 @@ from ..relax._spectrum import Adaptive
 from ._op import LIBRARY, contiguous
 from ._relax_gpu import BACKWARD, FORWARD, JACOBI, SYMMETRIC, OfRows, _Matrix, norm_of, norms_of
 from ._relax_gpu_layout import Slices, slices_of
-from ._relax_op import REASONS, _Csr, _halves, rows
+from ._relax_gpu_spectrum import auto_omega
+from ._relax_op import AUTO, REASONS, _Csr, _halves, rows
 
 COLOURED = ("red-black", "color")
 
@@ -132,31 +134,45 @@ def as_omega(function: str, method: str, omega: Tensor | float, device: torch.de
     return torch.full((1,), value, dtype=torch.float64, device=device)
 
 
-def solve_inside(
+Limits = tuple[float, float, int, int]
+
+
+def iterate(
     matrix: _Matrix,
     x: Tensor,
     b: Tensor,
-    omega: Tensor,
-    kind: int,
-    limits: tuple[float, float, int, int],
-    adaptive: Adaptive | None = None,
+    limits: Limits,
+    step: Callable[[Tensor, int], Tensor],
+    observe: Callable[[int, Any], None] = lambda done, norms: None,
 ) -> tuple[Tensor, Watch]:
-    """Sweep from x until every column of b - A x is decided; waits for the device once a check.
+    """Take steps from x until every column of b - A x is decided; waits for the device once a check.
 
-    ``adaptive`` sees the residuals, and says which omega is next.
+    ``observe`` sees the residuals.
     """
     rtol, atol, most, every = limits
-    watch, done = Watch(norms_of(matrix, x, b), rtol * norm_of(b) + atol, every), 0
+    watch, done = Watch(norms_of(matrix, x, b), rtol * norm_of(matrix.as_columns(b)) + atol, every), 0
     with np.errstate(all="ignore"):
         while watch.is_open.any() and done < most:
             count = min(every, most - done)
-            x, done = matrix.sweep(x, b, omega, count, kind), done + count
+            x, done = step(x, count), done + count
             norms = norms_of(matrix, x, b)
             watch.check(done, norms)
-            if adaptive is not None:
-                adaptive.observe(done, norms)
-                omega = torch.full_like(omega, adaptive.omega)
+            observe(done, norms)
     return x, watch
+
+
+def solve_inside(
+    matrix: _Matrix, x: Tensor, b: Tensor, omega: Tensor, kind: int, limits: Limits, adaptive: Adaptive | None = None
+) -> tuple[Tensor, Watch]:
+    """Sweep until every column is decided; ``adaptive`` sees the residuals, and says which omega is next."""
+    factor = [omega]
+
+    def observe(done: int, norms: Any) -> None:
+        if adaptive is not None:
+            adaptive.observe(done, norms)
+            factor[0] = torch.full_like(omega, adaptive.omega)
+
+    return iterate(matrix, x, b, limits, lambda x, count: matrix.sweep(x, b, factor[0], count, kind), observe)
 
 
 def solution_of(x: Tensor, watch: Watch, single: bool, method: str, omega: float) -> Solution:
@@ -205,12 +221,15 @@ def solve(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """fastiter::_relax_solve; like on the CPU all but x is there."""
     plan = plan_of("relax_solve", crow, col, method, order)
-    factor = as_omega("relax_solve", method, 1.0 if method == "gauss_seidel" else omega, values.device)
-    matrix = _matrix(plan, values)
+    matrix, adaptive = _matrix(plan, values), None
     _check_values("relax_solve", matrix, values, plan)
+    if omega == AUTO and values.numel():
+        omega = auto_omega(matrix, values.dtype, method)
+        adaptive = Adaptive(omega) if method == "sor" else None
+    factor = as_omega("relax_solve", method, 1.0 if method == "gauss_seidel" else omega or 1.0, values.device)
     start = torch.zeros_like(b) if x0 is None else x0.clone()
     own = contiguous(matrix.inside(start)), contiguous(matrix.inside(b.detach()))
-    x, watch = solve_inside(matrix, *own, factor, kind_of(method), (rtol, atol, max_steps, check_every))
+    x, watch = solve_inside(matrix, *own, factor, kind_of(method), (rtol, atol, max_steps, check_every), adaptive)
     codes = torch.tensor([REASONS.index(reason) for reason in watch.reason], dtype=torch.int64)
     residual = torch.from_numpy(np.array(watch.history[-1], np.float64))
     return contiguous(matrix.outside(x)), residual, torch.from_numpy(watch.steps), codes

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._backend import BackendError
 from .._rnn import kind
 from .._solution import Solution
 from ..relax import _vectors
@@ -85,8 +84,6 @@ def relax_solve(
     )
     _check_shapes(function, crow, b, x0, "x0")
     factor = AUTO if omega == "auto" and method != "gauss_seidel" else _number(function, omega)
-    if factor == AUTO and A_values.is_cuda:
-        raise BackendError(f"{function}: omega must be a number on a GPU (Relaxation estimates one), got 'auto'")
     limits = (_vectors.positive(function, "rtol", rtol), _vectors.positive(function, "atol", atol))
     counts = (_vectors.count(function, "max_steps", max_steps), _vectors.count(function, "check_every", check_every, 1))
     options = (method, factor, order, *limits, *counts)

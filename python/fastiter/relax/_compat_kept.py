@@ -1,0 +1,120 @@
+"""What fastiter.relax.compat keeps from call to call, and how it takes x and b."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from .._rnn import kind
+from . import _vectors
+from ._matrix import Csr, check_square, read_csr
+
+Array = npt.NDArray[Any]
+T = TypeVar("T")
+
+#: The last matrices: A itself, what its values were, and what was made of them
+KEPT: list[tuple[Any, Any, dict[Any, Any]]] = []
+_MOST = 16
+
+
+class Seen:
+    """A matrix in one call, with what was made of it in this call and in those before, while it had the same values."""
+
+    def __init__(self, function: str, A: Any) -> None:
+        check_square(function, A)
+        self.function, self.A, self._made = function, A, _made_of(A)
+
+    def get(self, key: Any, make: Callable[[], T]) -> T:
+        """Return what was made for this key, or make it."""
+        if key not in self._made:
+            self._made[key] = make()
+            if len(self._made) > _MOST:
+                del self._made[next(iter(self._made))]
+        found: T = self._made[key]
+        return found
+
+    def csr(self) -> Csr:
+        """Return A in compressed rows."""
+        return self.get("csr", lambda: read_csr(self.function, self.wide()))
+
+    def wide(self) -> Any:
+        """Return A as the kernels can have it: of BSR, tobsr() leaves the blocks of a row in any order."""
+        return wide(self.A.sorted_indices() if getattr(self.A, "format", "") == "bsr" else self.A)
+
+
+def _made_of(A: Any) -> dict[Any, Any]:
+    values = fingerprint(A)
+    for k, (of, had, made) in enumerate(KEPT):
+        if of() is A:
+            del KEPT[k]
+            if had == values:
+                KEPT.append((of, had, made))
+                return made
+            break
+    KEPT.append((weakref.ref(A, _forget), values, {}))
+    del KEPT[:-_MOST]
+    return KEPT[-1][2]
+
+
+def _forget(dead: Any) -> None:
+    KEPT[:] = [entry for entry in KEPT if entry[0] is not dead]
+
+
+def fingerprint(A: Any) -> tuple[Any, ...]:
+    """Return sums over the memory of A that any ordinary change of its entries alters."""
+    arrays = [A] if isinstance(A, np.ndarray) else [getattr(A, name, None) for name in ("data", "indices", "indptr")]
+    found: list[Any] = []
+    for x in arrays:
+        if not isinstance(x, np.ndarray) or x.dtype == object:
+            return (object(),)  # no format that we know: never the same
+        memory = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
+        whole = len(memory) // 512 * 512
+        columns = memory[:whole].view(np.uint64).reshape(-1, 64).sum(axis=0, dtype=np.uint64)
+        found += [x.shape, x.dtype, columns.tobytes(), memory[whole:].tobytes()]
+    return tuple(found)
+
+
+def wide(A: Any) -> Any:
+    """Return ``A``, in complex128 where it is complex64: the kernels have no numbers of that size."""
+    return A.astype(np.complex128) if getattr(A, "dtype", None) == np.complex64 else A
+
+
+def in_place(function: str, x: Array, b: Array, relax: Callable[[Array, Array], None]) -> None:
+    """Check that x can be updated from b, and let ``relax`` do so on arrays that are contiguous."""
+    if not isinstance(x, np.ndarray) or not isinstance(b, np.ndarray):
+        raise TypeError(f"{function}: x and b must be NumPy arrays, got {kind(x)} and {kind(b)}")
+    if x.dtype != b.dtype:
+        raise TypeError(f"{function}: b must have dtype {x.dtype} like x, got {b.dtype}")
+    _vectors.check_writable(function, x, b)
+    if x.ndim and b.ndim and b.size == len(b) and x.size == len(x):
+        b = b.reshape(b.shape[0], *x.shape[1:])
+    own = np.ascontiguousarray(wide(x))
+    relax(own, np.ascontiguousarray(wide(b)))
+    if own is not x:
+        x[...] = own
+
+
+def check_sweep(function: str, sweep: str) -> list[bool]:
+    """Return whether each half of a sweep goes backward."""
+    halves = {"forward": [False], "backward": [True], "symmetric": [False, True]}
+    if sweep not in halves:
+        raise ValueError(f"{function}: sweep must be 'forward', 'backward' or 'symmetric', got {sweep!r}")
+    return halves[sweep]
+
+
+def whole_numbers(function: str, name: str, x: object, end: int) -> Array:
+    """Return ``x`` as whole numbers (m,) from 0 to ``end`` - 1."""
+    found = np.asarray(x)
+    if found.ndim != 1 or (found.dtype.kind not in "iu" and found.size):
+        raise TypeError(f"{function}: {name} must be a list of ints, got {_described(x, found)}")
+    if found.size and not (found.min() >= 0 and found.max() < end):
+        raise ValueError(f"{function}: {name} must be from 0 to {end - 1}, got {found.min()} to {found.max()}")
+    return np.ascontiguousarray(found, np.int64)
+
+
+def _described(x: object, found: Array) -> str:
+    return f"{kind(x)} of dtype {found.dtype} and shape {found.shape}"

@@ -1,0 +1,98 @@
+"""The spectral radius of Jacobi's iteration matrix on a device: what relax._spectrum does, from the same vectors.
+
+Inner products stay on the device; the host reads them once in ten steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..relax import _spectrum
+from ..relax._spectrum import EVERY, extremes, mean_growth, young
+from ._relax_gpu import OfRows
+
+
+def power(apply: Callable[[Tensor], Tensor], x: Tensor) -> float:
+    """Return the mean growth of x over the last half of the powers; reads once."""
+    norms, most = [torch.linalg.vector_norm(x).to(torch.float64)], _spectrum.MOST
+    for _ in range(most):
+        x = apply(x / norms[-1].to(x.real.dtype))
+        norms.append(torch.linalg.vector_norm(x).to(torch.float64))
+    found = torch.stack(norms).tolist()
+    ends = (k for k, norm in enumerate(found) if norm == 0 or not math.isfinite(norm))
+    return mean_growth(found[1 : next(ends, most) + 1])
+
+
+def auto_omega(matrix: OfRows, dtype: torch.dtype, method: str) -> float:
+    """Return omega="auto" of "jacobi", or of "sor" or "ssor" in colours, as relax._auto.omega_of."""
+    if method == "ssor":
+        return 1.0
+    low, high = _range(matrix, dtype)
+    if method == "jacobi":
+        return 2 / (2 - low - high) if high < 1 else 1.0
+    return young(max(-low, high))
+
+
+def _range(matrix: OfRows, dtype: torch.dtype) -> tuple[float, float]:
+    """The least and the largest eigenvalue of I - D^-1 A, as relax._spectrum.jacobi_range."""
+    found = _lanczos(matrix, dtype) if _is_definite(matrix, dtype) else None
+    if found is not None:
+        return found
+    inverse = matrix.inverse.to(dtype)
+    rho = power(lambda x: x - inverse * _times(matrix, x), matrix.random(dtype, inverse.device))
+    return -rho, rho
+
+
+def _times(matrix: OfRows, x: Tensor) -> Tensor:
+    return matrix.remainder(x, torch.zeros_like(x)).neg_()
+
+
+def _dot(u: Tensor, v: Tensor) -> Tensor:
+    return torch.vdot(u, v).real.to(torch.float64)
+
+
+def _is_definite(matrix: OfRows, dtype: torch.dtype) -> bool:
+    device = matrix.diagonal.device
+    u, v = matrix.random(dtype, device), matrix.random(dtype, device, 1)
+    Au, Av = _times(matrix, u), _times(matrix, v)
+    scale = torch.linalg.vector_norm(u) * torch.linalg.vector_norm(Av) * torch.finfo(dtype).eps
+    near = (torch.vdot(u, Av) - torch.vdot(Au, v)).abs() <= 10 * scale
+    inverse = matrix.inverse
+    is_positive = (inverse.real >= 0).all() & ((inverse.imag == 0).all() if inverse.is_complex() else True)
+    return bool(near & is_positive)
+
+
+def _lanczos(matrix: OfRows, dtype: torch.dtype) -> tuple[float, float] | None:
+    """The extremes by the recurrence of relax._spectrum.lanczos, with q = D v beside each v."""
+    inverse = matrix.inverse.to(dtype)
+    q = matrix.random(dtype, inverse.device)
+    v, before = inverse * q, torch.zeros_like(q)
+    most, nothing = min(_spectrum.MOST, matrix.rows), (10 * torch.finfo(dtype).eps) ** 2
+    alphas: list[Tensor] = []
+    squares, beta = [_dot(v, q)], torch.zeros((), dtype=torch.float64, device=q.device)
+    found, real = (0.0, 0.0), v.real.dtype
+    for step in range(1, most + 1):
+        scale = squares[-1].rsqrt().to(real)
+        v, q = scale * v, scale * q
+        p = _times(matrix, v)
+        alphas.append(_dot(v, p))
+        p -= alphas[-1].to(real) * q + beta.to(real) * before
+        v, q, before = inverse * p, p, q
+        squares.append(_dot(v, q))
+        beta = squares[-1].clamp(min=0).sqrt()
+        if step % EVERY and step != most:
+            continue
+        known, of_step = torch.stack(alphas).tolist(), torch.stack(squares).tolist()
+        for k in range((step - 1) // EVERY * EVERY + 1, step + 1):
+            if not of_step[k - 1] > 0:
+                return None
+            is_done = abs(of_step[k]) < nothing or k == most
+            if k % EVERY == 0 or is_done:
+                last, found = found, extremes(known[:k], [math.sqrt(max(s, 0.0)) for s in of_step[1:k]])
+            if is_done or (k % EVERY == 0 and abs(found[1] - last[1]) <= 0.02 * abs(1 - found[1])):
+                return found
+    return found
