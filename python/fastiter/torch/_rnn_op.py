@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -362,6 +362,14 @@ def rnn_fwd(
 def fits(cell: Cell, wx: Any, r: Any, b: Any, state: Any) -> bool:
     """Say whether these are small dense tensors of matching shapes, of which no check need say more."""
     return unwatched() and _core.rnn_fits_tensors(cell.layout, wx, r, b, state)
+
+
+def rnn_fwd_fitting(
+    cell: Cell, wx: Tensor, r: Tensor, b: Tensor | None, state: Sequence[Tensor], reverse: bool, all_states: bool
+) -> list[Tensor]:
+    """Run the op on what `fits`, without looking again."""
+    outputs = _core.rnn_fwd_tensors(cell.layout, wx, r, b, state, reverse, all_states, False)
+    return cast(list[Tensor], outputs)
 
 
 _longer_rnn_bwd = eager(_rnn_bwd, torch.ops.fastiter._rnn_bwd.default)
