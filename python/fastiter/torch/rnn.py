@@ -152,6 +152,23 @@ def slstm(
     return _run("slstm", "slstm", wx, r, b, state, reverse, lengths, return_all_states, asked)
 
 
+def rounding(
+    cell: str,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    state: Sequence[Tensor] | None,
+    *,
+    clip_state: float | None = None,
+    clip_grad: float | None = None,
+) -> Result:
+    """Run lstm or slstm, with all states, on bfloat16; all of them, not h alone, are rounded to it after each step.
+
+    The states other than h are float32 tensors all the same.
+    """
+    return _run(cell, f"{cell}_rounding", wx, r, b, state, False, None, True, (None, None, clip_state, clip_grad, None))
+
+
 def packed(
     cell: str,
     wx: Tensor,
