@@ -149,7 +149,7 @@ def _initial(options: FlashRNNConfig, wx: Tensor, states: Tensor | None) -> list
         if not any(values):
             return None
         parts = [wx.new_full((wx.shape[0], *wx.shape[3:]), value, dtype=dtype) for value in values]
-    return [parts[0].to(wx.dtype), *(x.to(carried(wx, wx.is_cuda)) for x in parts[1:])]
+    return [parts[0].to(wx.dtype), *(x.to(carried(wx)) for x in parts[1:])]
 
 
 def _in_our_order(wx: Tensor, r: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:

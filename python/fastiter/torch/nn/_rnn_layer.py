@@ -199,7 +199,8 @@ def _run(
 
 
 def _options(direction: Direction, which: Steps) -> _rnn_op.Options:
-    return _rnn_op.options(*which[1:], *direction[4:])
+    limits = direction.clip_state, direction.clip_grad
+    return _rnn_op.options(which.cu_seqlens, which.reset, *limits, direction.checkpoint)
 
 
 def _no_views(*tensors: Tensor) -> Sequence[Tensor]:
