@@ -8,9 +8,10 @@ namespace {
 struct Transposed {
     std::vector<int64_t> start;
     std::vector<int32_t> row;
-    explicit Transposed(const Pattern& p) : start(size_t(p.n + 1)), row(size_t(p.start[p.n])) {
+    explicit Transposed(const Pattern& p) : Transposed(p, p.n) {}
+    Transposed(const Pattern& p, int64_t columns) : start(size_t(columns + 1)), row(size_t(p.start[p.n])) {
         for (int64_t e = 0; e < p.start[p.n]; ++e) ++start[size_t(p.column[e]) + 1];
-        for (int64_t i = 0; i < p.n; ++i) start[size_t(i) + 1] += start[size_t(i)];
+        for (int64_t i = 0; i < columns; ++i) start[size_t(i) + 1] += start[size_t(i)];
         std::vector<int64_t> next(start.begin(), start.end() - 1);
         for (int64_t i = 0; i < p.n; ++i)
             for (int64_t e = p.start[i]; e < p.start[i + 1]; ++e) row[size_t(next[size_t(p.column[e])]++)] = int32_t(i);
@@ -25,14 +26,12 @@ template <class F> void each_linked(const Pattern& p, const Transposed& t, int64
         if (t.row[size_t(e)] != i) f(int64_t(t.row[size_t(e)]));
 }
 
-} // namespace
-
-int64_t colour_first_fit(const Pattern& p, int32_t* colour) {
-    const Transposed t(p);
+// each(i, f): f(j) for every row j that must not share the colour of i
+template <class Each> int64_t first_fit(int64_t n, int32_t* colour, Each each) {
     std::vector<int64_t> taken_by; // the last row that saw the colour
-    std::fill(colour, colour + p.n, -1);
-    for (int64_t i = 0; i < p.n; ++i) {
-        each_linked(p, t, i, [&](int64_t j) {
+    std::fill(colour, colour + n, -1);
+    for (int64_t i = 0; i < n; ++i) {
+        each(i, [&](int64_t j) {
             if (colour[j] >= 0) taken_by[size_t(colour[j])] = i;
         });
         size_t c = 0;
@@ -41,6 +40,23 @@ int64_t colour_first_fit(const Pattern& p, int32_t* colour) {
         colour[i] = int32_t(c);
     }
     return int64_t(taken_by.size());
+}
+
+} // namespace
+
+int64_t colour_first_fit(const Pattern& p, int32_t* colour) {
+    const Transposed t(p);
+    return first_fit(p.n, colour, [&](int64_t i, auto f) { each_linked(p, t, i, f); });
+}
+
+int64_t colour_disjoint(const Pattern& p, int64_t columns, int32_t* colour) {
+    const Transposed t(p, columns);
+    return first_fit(p.n, colour, [&](int64_t i, auto f) {
+        for (int64_t e = p.start[i]; e < p.start[i + 1]; ++e) {
+            const size_t column = size_t(p.column[e]);
+            for (int64_t o = t.start[column]; o < t.start[column + 1]; ++o) f(int64_t(t.row[size_t(o)]));
+        }
+    });
 }
 
 int64_t colour_red_black(const Pattern& p, int32_t* colour) {

@@ -16,6 +16,9 @@ struct Pattern {
 // Each row in turn gets the least that is free. Returns their number.
 int64_t colour_first_fit(const Pattern&, int32_t* colour);
 
+// The same for rows that are linked if they have entries in one column, of a pattern with so many columns
+int64_t colour_disjoint(const Pattern&, int64_t columns, int32_t* colour);
+
 // Two colours, the first row of each connected part having the first. Returns -1, or a row that lies on an odd cycle.
 int64_t colour_red_black(const Pattern&, int32_t* colour);
 

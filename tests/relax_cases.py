@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse
 
 from cases import Array
+from fastiter import relax
 from fastiter.reference import relax as reference
 
 DTYPES = ("float32", "float64", "complex128")
@@ -59,6 +60,14 @@ def vectors(shape: Any, dtype: Any, seed: int = 0) -> Array:
 def csr(A: Array, indices: Any = np.int32) -> Any:
     sparse = scipy.sparse.csr_array(A)
     return scipy.sparse.csr_array((sparse.data, sparse.indices.astype(indices), sparse.indptr.astype(indices)), A.shape)
+
+
+def batch_of(A: Any, count: int, seed: int = 0) -> relax.Batch:
+    """Matrices with the pattern of A and other values, whose diagonals dominate as much."""
+    factors = np.random.default_rng(seed).uniform(0.5, 1.0, (count, A.nnz))
+    row = np.repeat(np.arange(A.shape[0]), np.diff(A.indptr))
+    values = A.data * np.where(row == A.indices, 1.0, factors)
+    return relax.Batch(A, values.astype(A.dtype))
 
 
 def order_for(order: str, n: int) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
 import fastiter.torch
@@ -55,7 +56,17 @@ class Gpu:
         make = torch.sparse_csr_tensor if A.format == "csr" else torch.sparse_bsr_tensor
         return make(*arrays, A.shape, check_invariants=True)
 
+    def batch(self, pattern: Any, values: Any) -> torch.Tensor:
+        """Matrices with one pattern."""
+        shape = (len(values), -1)
+        start, column = (torch.from_numpy(np.array(x)).expand(shape) for x in (pattern.indptr, pattern.indices))
+        arrays = [x.contiguous().to(self.device) for x in (start, column, torch.from_numpy(np.array(values)))]
+        return torch.sparse_csr_tensor(*arrays, (len(values), *pattern.shape), check_invariants=True)
+
     def relaxation(self, A: Any, method: str, **how: Any) -> fastiter.torch.Relaxation:
         if isinstance(A, fastiter.relax.Stencil):
             return fastiter.torch.Relaxation(A, method, **{"backend": "cuda", **how})
+        if isinstance(A, fastiter.relax.Batch):
+            given = scipy.sparse.csr_array((A.values[0], A.column.astype(np.int64), A.start), A.shape)
+            return fastiter.torch.Relaxation(self.batch(given, A.values), method, **how)
         return fastiter.torch.Relaxation(self.sparse(A), method, **how)

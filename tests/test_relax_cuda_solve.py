@@ -1,7 +1,8 @@
-"""What solves with the CUDA kernels of relaxation, against the CPU's: Chebyshev, and omega by itself."""
+"""The CUDA kernels of relaxation against the CPU's: batches, Kaczmarz, Chebyshev's acceleration, omega by itself."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("scipy.sparse")
 
 import fastiter  # noqa: E402
-from fastiter import relax  # noqa: E402
+from fastiter import BackendError, relax  # noqa: E402
 from fastiter.relax import Stencil, _spectrum  # noqa: E402
-from relax_cases import csr, poisson, random_matrix, vectors  # noqa: E402
-from relax_gpu import Gpu, folder_of, stand_in  # noqa: E402
+from fastiter.relax._matrix import read_csr  # noqa: E402
+from fastiter.relax._order import arrange_disjoint  # noqa: E402
+from fastiter.torch import _relax_gpu  # noqa: E402
+from relax_cases import batch_of, csr, poisson, random_matrix, tolerance, vectors  # noqa: E402
+from relax_gpu import APART, TOGETHER, Gpu, folder_of, stand_in  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse (CSR|BSR) tensor support:UserWarning")
 
@@ -56,6 +60,7 @@ CASES: list[tuple[Any, str, dict[str, Any], tuple[int, ...], str]] = [
     (hermitian(30, "float64"), "jacobi", {"omega": 0.9}, (30,), "float64"),
     (hermitian(12, "float32"), "ssor", {"order": "color"}, (12,), "float64"),
     (hermitian(9, "complex128"), "sor", {"order": "color", "symmetric": True, "omega": 1.1}, (9, 2), "complex128"),
+    (batch_of(hermitian(9, "float64"), 2), "jacobi", {"omega": 0.8}, (2, 9), "float64"),
     (hermitian(9, "float64"), "block_jacobi", {"block_size": 3}, (9,), "float64"),
     (Stencil((5, 6), np.array([4.0, -1, -1, -1, -1]), MASK), "jacobi", {}, (5, 6), "float64"),
     (Stencil((5, 6), np.array([4.0, -1, -1, -1, -1])), "ssor", {"order": "red-black"}, (5, 6), "float64"),
@@ -80,6 +85,121 @@ def test_chebyshev(
         theirs, found = relax.Chebyshev(cpu, bounds), fastiter.torch.Chebyshev(ours, bounds)
         assert_alike(found.solve(gpu.tensor(b), gpu.tensor(x0), **options), theirs.solve(b, x0, **options))
         assert found.bounds == pytest.approx(theirs.bounds, rel=1e-5)
+
+
+@pytest.mark.parametrize(("stored", "dtype"), [("float32", "float64"), ("float64", "float64"), ("complex128",) * 2])
+@pytest.mark.parametrize("place", ["cpu", "gpu"])
+def test_batches(place: str, stored: str, dtype: str, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    if place == "cpu":
+        monkeypatch.undo()
+        gpu = Gpu("cpu")
+    for n, count, method, how in (
+        (40, 3, "sor", {"omega": 1.2, "order": "color"}),
+        (9, 2, "jacobi", {"omega": 0.8}),
+        (9, 1, "ssor", {"order": "color"}),
+    ):
+        systems = batch_of(csr(random_matrix(n, stored), np.int64), count)
+        ours, cpu = gpu.relaxation(systems, method, **how), relax.Relaxation(systems, method, **how)
+        b, x = vectors((count, n), dtype, 1), vectors((count, n), dtype, 2)
+        found, expected = gpu.tensor(x).T.contiguous().T, x.copy()
+        ours.sweep(found, gpu.tensor(np.repeat(b, 2, axis=1))[:, ::2], 2)
+        cpu.sweep(expected, b, 2)
+        limit = tolerance(dtype, n) * np.abs(b).max()
+        np.testing.assert_allclose(found.cpu(), expected, rtol=0, atol=limit)
+        residual = ours.residual(gpu.tensor(x), gpu.tensor(b))
+        np.testing.assert_allclose(residual.cpu(), cpu.residual(x, b), rtol=0, atol=100 * limit)
+    options: dict[str, Any] = {"rtol": 1e-4, "check_every": 4}
+    assert_alike(ours.solve(gpu.tensor(b), gpu.tensor(x), **options), cpu.solve(b, x, **options))
+    far = ours.solve(gpu.tensor(b * np.array([[1e-200]])), **options)  # whose squares are nothing
+    assert far.reason == ("converged",) and far.value.shape == b.shape
+
+
+def test_batches_refused(gpu: Gpu) -> None:
+    pattern = csr(random_matrix(6, "float64"), np.int64)
+    good = gpu.batch(pattern, np.stack([pattern.data] * 2))
+    col = good.col_indices().clone()
+    col[1, 0] = next(j for j in range(6) if j not in col[1, : good.crow_indices()[0, 1]])
+    other = torch.sparse_csr_tensor(good.crow_indices(), col, good.values(), good.shape, check_invariants=False)
+    with pytest.raises(ValueError, match="A must have one pattern for all its matrices, got another in matrix 1"):
+        fastiter.torch.Relaxation(other, "jacobi")
+    with pytest.raises(TypeError, match="A must be one matrix where there is a block_size, got a Batch"):
+        fastiter.torch.Relaxation(good, "block_jacobi", block_size=2)
+    with pytest.raises(ValueError, match=r"b must have shape \(2, 6\) to go with A, got \(6,\)"):
+        fastiter.torch.Relaxation(good, "jacobi").solve(gpu.tensor(np.ones(6)))
+    with pytest.raises(BackendError, match="order must be 'color' or 'red-black' on a GPU"):
+        fastiter.torch.Relaxation(good, "sor")
+
+
+def rectangle(shape: tuple[int, int], dtype: str) -> Any:
+    """Sparse, with a row of zeros, one that is full, and one with many entries."""
+    A = random_matrix(max(shape), dtype, 1 / max(shape))[: shape[0], : shape[1]]
+    A[2], A[3, : shape[1] // 2] = 0, 1
+    return csr(A, np.int64)
+
+
+def in_colours(A: Any) -> tuple[Any, int]:
+    """The rows of A by colours, in which no two have a column in common."""
+    found = arrange_disjoint(read_csr("test", A))
+    of = np.asarray(found.colours)
+    for first, last in itertools.pairwise(of):
+        counts = (A.toarray()[found.order[first:last]] != 0).sum(axis=0)
+        assert counts.max(initial=0) <= 1
+    return found.order, len(of) - 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "stored", "dtype", "k", "symmetric"),
+    [
+        ((60, 45), "float64", "float64", None, False),
+        ((9, 11), "float32", "float64", 3, False),
+        ((9, 9), "complex128", "complex128", 2, True),
+    ],
+)
+def test_kaczmarz(
+    shape: tuple[int, int], stored: str, dtype: str, k: int | None, symmetric: bool, gpu: Gpu, monkeypatch: Any
+) -> None:
+    A, more = rectangle(shape, stored), () if k is None else (k,)
+    order, colours = in_colours(A)
+    how: dict[str, Any] = {"omega": 1.2, "symmetric": symmetric}
+    cpu, ours = relax.Relaxation(A, "kaczmarz", order=order, **how), gpu.relaxation(A, "kaczmarz", order="color", **how)
+    assert (ours.colors, ours.shape) == (colours, shape)
+    b, x = vectors((shape[0], *more), dtype, 1), vectors((shape[1], *more), dtype, 2)
+    for apart, backward in ((TOGETHER, False), (APART, not symmetric)):
+        monkeypatch.setattr(_relax_gpu, "APART", apart)
+        found, expected = gpu.tensor(x), x.copy()
+        ours.sweep(found, gpu.tensor(b), 1, backward=backward)
+        cpu.sweep(expected, b, 1, backward=backward)
+        np.testing.assert_allclose(found.cpu(), expected, rtol=0, atol=tolerance(dtype, 60) * np.abs(x).max())
+    residual = ours.residual(gpu.tensor(x), gpu.tensor(b))
+    np.testing.assert_allclose(residual.cpu(), cpu.residual(x, b), rtol=0, atol=100 * tolerance(dtype, 60))
+    b[2] = 0
+    options: dict[str, Any] = {"check_every": 2, "max_steps": 4}
+    assert_alike(ours.solve(gpu.tensor(b), **options), cpu.solve(b, **options))
+
+
+def test_kaczmarz_elsewhere(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    A = rectangle((9, 7), "float64")
+    empty = gpu.relaxation(csr(np.zeros((0, 3))), "kaczmarz", order="color")
+    assert empty.solve(gpu.tensor(np.zeros((0, 2)))).value.shape == (3, 2)
+    ours = gpu.relaxation(A, "kaczmarz", order="color")
+    with pytest.raises(ValueError, match=r"x must have shape \(7,\) to go with A and b, got \(9,\)"):
+        ours.sweep(gpu.tensor(np.ones(9)), gpu.tensor(np.ones(9)))
+    for order in ("natural", "red-black", np.arange(9)):
+        with pytest.raises(BackendError, match="Relaxation: order must be 'color' for kaczmarz on a GPU, got"):
+            gpu.relaxation(A, "kaczmarz", order=order)
+    both = gpu.relaxation(A, "kaczmarz", order="color", symmetric=True)
+    monkeypatch.setattr(_spectrum, "MOST", 6)
+    accelerated = fastiter.torch.Chebyshev(both)
+    accelerated.solve(gpu.tensor(np.ones(9)), max_steps=1)
+    rows, _ = in_colours(A)
+    expected = relax.Chebyshev(relax.Relaxation(A, "kaczmarz", order=rows, symmetric=True))
+    assert accelerated.bounds == pytest.approx(expected.bounds, rel=1e-6)
+    monkeypatch.undo()
+    x, y = torch.zeros(7, dtype=torch.float64), np.zeros(7)
+    on_cpu = Gpu("cpu").relaxation(A, "kaczmarz", order="color")
+    on_cpu.sweep(x, torch.ones(9, dtype=torch.float64), 2)
+    relax.Relaxation(A, "kaczmarz", order=rows).sweep(y, np.ones(9), 2)
+    assert np.array_equal(x, y) and on_cpu.colors == ours.colors
 
 
 def test_chebyshev_on_the_cpu() -> None:

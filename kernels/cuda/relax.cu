@@ -7,134 +7,22 @@
 // blocks are resident, and they meet between phases; where it is one, arrived is null.
 //
 // Defines: MATRIX and VECTOR, what A and x are stored in: float, double or Complex; COLUMNS of x for a thread; BLOCK_ROWS,
-// 2 where blocks have more than 32 rows; RESIDENT blocks on a multiprocessor.
-struct Complex {
-    double re, im;
-};
-INLINE Complex operator+(Complex a, Complex b) { return {a.re + b.re, a.im + b.im}; }
-INLINE Complex operator-(Complex a, Complex b) { return {a.re - b.re, a.im - b.im}; }
-INLINE Complex operator*(Complex a, Complex b) { return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re}; }
-INLINE Complex operator*(double a, Complex b) { return {a * b.re, a * b.im}; }
-
-typedef MATRIX A;
-typedef VECTOR V;
-template <class T> struct SumOf {
-    typedef double type;
-};
-template <> struct SumOf<Complex> {
-    typedef Complex type;
-};
-typedef SumOf<V>::type S;
-
-INLINE double wide(float x) { return double(x); }
-INLINE double wide(double x) { return x; }
-INLINE Complex wide(Complex x) { return x; }
-INLINE void assign(float& to, double x) { to = float(x); }
-INLINE void assign(double& to, double x) { to = x; }
-INLINE void assign(Complex& to, Complex x) { to = x; }
-INLINE double square(double x) { return x * x; }
-INLINE double square(Complex x) { return x.re * x.re + x.im * x.im; }
-INLINE double from_xor(double x, int mask) { return from_lane_xor(x, mask); }
-INLINE Complex from_xor(Complex x, int mask) { return {from_lane_xor(x.re, mask), from_lane_xor(x.im, mask)}; }
-INLINE double from(double x, int lane) { return from_lane(x, lane); }
-INLINE Complex from(Complex x, int lane) { return {from_lane(x.re, lane), from_lane(x.im, lane)}; }
-template <class T> INLINE T newest(const T* x) { return load_shared_by_grid(x); }
-INLINE Complex newest(const Complex* x) {
-    const double* parts = reinterpret_cast<const double*>(x);
-    return {load_shared_by_grid(parts), load_shared_by_grid(parts + 1)};
-}
-
-enum Kind { FORWARD, BACKWARD, SYMMETRIC, JACOBI };
-
-// The colour whose turn it is
-INLINE int32 colour_of(int64 phase, int32 colours, int32 kind) {
-    const int32 turn = int32(phase % (kind == SYMMETRIC ? 2 * colours : colours));
-    if (kind == SYMMETRIC) return turn < colours ? turn : 2 * colours - 1 - turn;
-    return kind == BACKWARD ? colours - 1 - turn : turn;
-}
-
-struct Vectors {
-    const V* b;
-    const V* x;
-    V* y;
-    int64 k;
-    double omega;
-    bool together; // x may have been written in this launch
-    INLINE S at(int64 index) const { return wide(together ? newest(x + index) : x[index]); }
-    INLINE void relax(int64 index, S z) const {
-        const double keep = 1 - omega;
-        S now = omega * z;
-        if (keep != 0) now = now + keep * at(index);
-        assign(y[index], now);
-    }
-};
-
-// Calls f(vectors, colour) for every phase of this launch.
-template <class F>
-INLINE void for_phases(const V* b, V* x, V* y, const double* omega, int64 k, int32 colours, int32 kind, int64 first,
-                       int64 last, uint32* arrived, F f) {
-    Vectors v{b, x, y, k, *omega, arrived != nullptr};
-    for (int64 phase = first; phase < last; ++phase) {
-        const bool swapped = kind == JACOBI && phase % 2;
-        v.x = swapped ? y : x, v.y = swapped || kind != JACOBI ? x : y;
-        f(v, colour_of(phase, colours, kind));
-        if (phase + 1 < last) grid_barrier(arrived, uint32(phase + 1 - first) * gridDim.x);
-    }
-}
-
-// Calls f(item, first column, columns) for the items [begin, end) and all tiles of columns, one warp each.
-template <class F> INLINE void for_items(int64 begin, int64 end, int64 k, F f) {
-    const int64 tiles = (k + COLUMNS - 1) / COLUMNS, warps = int64(gridDim.x) * (blockDim.x / 32);
-    const int64 own = int64(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
-    for (int64 task = own; task < (end - begin) * tiles; task += warps) {
-        const int64 column = task % tiles * COLUMNS;
-        f(begin + task / tiles, column, int(min(int64(COLUMNS), k - column)));
-    }
-}
-
-// The sums of a warp's parts of a norm, in the same order always
-INLINE void store_norms(const double (&parts)[COLUMNS], double* norms, int64 item, int64 k, int64 column, int columns) {
-    for (int c = 0; c < COLUMNS; ++c) {
-        double sum = parts[c];
-        for (int mask = 16; mask > 0; mask /= 2) sum += from_lane_xor(sum, mask);
-        if (threadIdx.x % 32 == 0 && c < columns) norms[item * k + column + c] = sum;
-    }
-}
+// 2 where blocks have more than 32 rows; RESIDENT blocks on a multiprocessor; SYSTEMS 1: rows in slices are those of k systems
+// with one pattern, each with values, x, b and y of its own, one after the other.
 
 // ---- rows in slices -------------------------------------------------------------------------------------------------
-
-// A slice is what a warp does: r rows, with as many lanes each as fit, a power of two. Entry j of a row is with lane
-// j % lanes of the row; entry e of lane l of the warp is at slice_entry + 32 e + l, so that lanes read side by side. Lanes
-// with fewer entries repeat a column with the value 0. The diagonal is not among the entries.
-struct Slices {
-    const int32* slice_row;   // (slices + 1) first row of each
-    const int64* slice_entry; // (slices + 1)
-    const int32* column;
-    const A* value;
-};
-
-struct Slice {
-    int64 row; // of this lane
-    int lanes; // of the row
-    bool leads;
-    INLINE Slice(const Slices& m, int64 s) {
-        const int32 first = m.slice_row[s], rows = m.slice_row[s + 1] - first, lane = threadIdx.x % 32;
-        for (lanes = 32; lanes * rows > 32;) lanes /= 2;
-        leads = lane % lanes == 0 && lane / lanes < rows;
-        row = first + min(lane / lanes, rows - 1);
-    }
-};
 
 // b - the entries times x, in all lanes of a row
 INLINE void slice_sums(const Slices& m, const Vectors& v, int64 s, const Slice& slice, int64 column, int columns,
                        S (&sum)[COLUMNS]) {
     for (int c = 0; c < COLUMNS; ++c)
-        sum[c] = slice.leads && c < columns ? wide(v.b[slice.row * v.k + column + c]) : S{};
+        sum[c] = slice.leads && c < columns ? wide(v.b[v.place(slice.row, column + c)]) : S{};
+    const A* of_system = m.value + (SYSTEMS ? column * m.entries : 0);
     const int64 last = m.slice_entry[s + 1];
 #pragma unroll 4
     for (int64 e = m.slice_entry[s] + threadIdx.x % 32; e < last; e += 32) {
-        const auto value = wide(m.value[e]);
-        const int64 from = int64(m.column[e]) * v.k + column;
+        const auto value = wide(of_system[e]);
+        const int64 from = v.place(m.column[e], column);
         for (int c = 0; c < COLUMNS; ++c)
             if (c < columns) sum[c] = sum[c] - value * v.at(from + c);
     }
@@ -147,14 +35,16 @@ KERNEL __launch_bounds__(256, RESIDENT)
     relax_slices_kernel(const int32* slice_row, const int64* slice_entry, const int32* column, const A* value,
                         const S* inverse, const int64* colour, const V* b, V* x, V* y, const double* omega, int64 k,
                         int32 colours, int32 kind, int64 first, int64 last, uint32* arrived) {
-    const Slices m{slice_row, slice_entry, column, value};
-    for_phases(b, x, y, omega, k, colours, kind, first, last, arrived, [&](const Vectors& v, int32 turn) {
+    const Slices m(slice_row, slice_entry, column, value, colour[SYSTEMS ? colours : 0]);
+    const int64 rows = SYSTEMS ? slice_row[colour[colours]] : 0;
+    for_phases(b, x, y, omega, k, rows, colours, kind, first, last, arrived, [&](const Vectors& v, int32 turn) {
         for_items(colour[turn], colour[turn + 1], k, [&](int64 s, int64 at, int columns) {
             const Slice slice(m, s);
             S sum[COLUMNS];
             slice_sums(m, v, s, slice, at, columns, sum);
             for (int c = 0; c < COLUMNS; ++c)
-                if (slice.leads && c < columns) v.relax(slice.row * k + at + c, inverse[slice.row] * sum[c]);
+                if (slice.leads && c < columns)
+                    v.relax(v.place(slice.row, at + c), inverse[SYSTEMS ? v.place(slice.row, at) : slice.row] * sum[c]);
         });
     });
 }
@@ -164,8 +54,8 @@ KERNEL __launch_bounds__(256, RESIDENT)
     relax_slices_residual_kernel(const int32* slice_row, const int64* slice_entry, const int32* column, const A* value,
                                  const A* diagonal, int64 slices, const V* b, const V* x, V* r, double* norms,
                                  int64 k) {
-    const Slices m{slice_row, slice_entry, column, value};
-    const Vectors v{b, x, r, k, 1, false};
+    const Slices m(slice_row, slice_entry, column, value, slices);
+    const Vectors v{b, x, r, k, 1, false, SYSTEMS ? slice_row[slices] : 0};
     for_items(0, slices, k, [&](int64 s, int64 at, int columns) {
         const Slice slice(m, s);
         S sum[COLUMNS];
@@ -173,8 +63,8 @@ KERNEL __launch_bounds__(256, RESIDENT)
         slice_sums(m, v, s, slice, at, columns, sum);
         for (int c = 0; c < COLUMNS; ++c)
             if (slice.leads && c < columns) {
-                const int64 index = slice.row * k + at + c;
-                sum[c] = sum[c] - wide(diagonal[slice.row]) * v.at(index);
+                const int64 index = v.place(slice.row, at + c);
+                sum[c] = sum[c] - wide(diagonal[SYSTEMS ? index : slice.row]) * v.at(index);
                 parts[c] = square(sum[c]);
                 if (r) assign(r[index], sum[c]);
             }
@@ -242,7 +132,7 @@ KERNEL __launch_bounds__(256, RESIDENT)
                         int64 first, int64 last, uint32* arrived) {
     const Blocks m{start, column, value, size};
     const int64 area = int64(size) * size;
-    for_phases(b, x, y, omega, k, colours, kind, first, last, arrived, [&](const Vectors& v, int32 turn) {
+    for_phases(b, x, y, omega, k, 0, colours, kind, first, last, arrived, [&](const Vectors& v, int32 turn) {
         const int64 begin = colour[turn], rows = colour[turn + 1] - begin, at_once = 32 / Place(0, 1, size).group;
         for_items(0, (rows + at_once - 1) / at_once, k, [&](int64 item, int64 at, int columns) {
             Place p(item, rows, size);
@@ -269,7 +159,7 @@ KERNEL __launch_bounds__(256, RESIDENT)
     relax_blocks_residual_kernel(const int64* start, const int32* column, const A* value, const A* diagonal, int64 n,
                                  int32 size, const V* b, const V* x, V* r, double* norms, int64 k) {
     const Blocks m{start, column, value, size};
-    const Vectors v{b, x, r, k, 1, false};
+    const Vectors v{b, x, r, k, 1, false, 0};
     const int64 at_once = 32 / Place(0, 1, size).group;
     for_items(0, (n + at_once - 1) / at_once, k, [&](int64 item, int64 at, int columns) {
         const Place p(item, n, size);

@@ -336,14 +336,15 @@ def relax_blocks(
     order: Address,
     clusters: Address,
     colours: Address,
+    batch: int,
     /,
 ) -> RelaxMatrix: ...
 def relax_dense(numbers: int, n: int, value: Address, order: Address, /) -> RelaxMatrix: ...
 def relax_projections(
-    numbers: int, n: int, columns: int, start: Address, column: Address, value: Address, order: Address, /
+    numbers: int, n: int, columns: int, start: Address, column: Address, value: Address, order: Address, batch: int, /
 ) -> RelaxMatrix: ...
 def relax_stencil(
-    is_double: bool,
+    numbers: int,
     n0: int,
     n1: int,
     n2: int,
@@ -351,6 +352,10 @@ def relax_stencil(
     is_constant: bool,
     given: Address,
     red_black: bool,
+    projections: bool,
+    order: Address,
+    clusters: Address,
+    colours: Address,
     /,
 ) -> RelaxMatrix: ...
 def relax_subdomains(
@@ -376,6 +381,7 @@ def relax_check(
     numbers: int, n: int, columns: int, entries: int, start: Address, column: Address, value: Address, /
 ) -> tuple[int, int]: ...
 def relax_colour(n: int, start: Address, column: Address, colour: Address, /) -> int: ...
+def relax_colour_disjoint(n: int, columns: int, start: Address, column: Address, colour: Address, /) -> int: ...
 def relax_red_black(n: int, start: Address, column: Address, colour: Address, /) -> int: ...
 def relax_colour_clusters(n: int, start: Address, column: Address, size: int, colour: Address, /) -> int: ...
 def relax_check_colours(n: int, start: Address, column: Address, colour: Address, /) -> int: ...

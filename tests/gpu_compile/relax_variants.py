@@ -14,6 +14,9 @@ def _rows_and_blocks() -> list[dict[str, object]]:
             resident = 4 if columns == rows == 1 and matrix != "Complex" else 2
             found.append({"MATRIX": matrix, "COLUMNS": columns, "BLOCK_ROWS": rows, "RESIDENT": resident})
             found[-1]["VECTOR"] = vector
+        if matrix in ("double", "Complex"):
+            found.append({"MATRIX": matrix, "COLUMNS": 1, "BLOCK_ROWS": 1, "RESIDENT": 4 if matrix == "double" else 2})
+            found[-1] |= {"VECTOR": vector, "SYSTEMS": 1}
     return found
 
 

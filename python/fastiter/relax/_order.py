@@ -57,6 +57,14 @@ def arrange(function: str, A: Csr | Blocks, order: object) -> Arrangement:
     return Arrangement(permutation(function, order, A.n))
 
 
+def arrange_disjoint(A: Csr) -> Arrangement:
+    """Return colours such that rows of one colour have no entries in the same column: Kaczmarz's may go together."""
+    colour = np.empty(A.n, np.int32)
+    _core.relax_colour_disjoint(A.n, A.columns, A.start, A.column, colour)
+    rows = np.argsort(colour, kind="stable").astype(np.int32)
+    return Arrangement(rows, np.arange(A.n + 1), _offsets(np.bincount(colour)), is_coloured=True)
+
+
 def permutation(function: str, order: Any, n: int) -> Array:
     """Return ``order`` as int32; refuse what is not every number from 0 to n - 1 once."""
     rows = integers(function, "order", order)

@@ -76,7 +76,7 @@ def norms_of(matrix: _Matrix, x: Tensor, b: Tensor) -> np.ndarray[Any, Any]:
         return np.sqrt(squares)
     r = torch.empty_like(b)
     matrix.residual(x, b, r)
-    return norm_of(r)
+    return norm_of(matrix.as_columns(r))
 
 
 def norm_of(r: Tensor) -> np.ndarray[Any, Any]:
@@ -98,8 +98,11 @@ def columns(x: Tensor) -> int:
 class _Matrix:
     """What sweeps of all matrices share. own vectors are in the order of the rows here, contiguous, on the device.
 
-    order, place: the caller's row of each row here, and the other way; None where they are the same.
+    order, place: the caller's row of each row here, and the other way; None where they are the same. batch: how many
+    systems, whose vectors are (batch, n); 0: one.
     """
+
+    batch = 0
 
     rows: int
     own_rows: int
@@ -113,15 +116,29 @@ class _Matrix:
             return contiguous(x)
         padding = self.own_rows - self.rows
         x = torch.cat([x, x.new_zeros((padding, *x.shape[1:]))]) if padding else x
-        return contiguous(x).index_select(0, self.order)
+        return contiguous(x).index_select(1 if self.batch else 0, self.order)
 
     def outside(self, x: Tensor) -> Tensor:
         """Return what :meth:`inside` made of vectors in the caller's order."""
-        return x if self.place is None else x.index_select(0, self.place)
+        return x if self.place is None else x.index_select(1 if self.batch else 0, self.place)
+
+    def as_columns(self, x: Tensor) -> Tensor:
+        """Return own vectors, a column each."""
+        return x.T if self.batch else x
 
     def without_given(self, x: Tensor) -> Tensor:
         """Return own vectors with 0 where there is no equation."""
         return x
+
+    def no_rhs(self, x: Tensor) -> Tensor:
+        """Return b = 0 to go with x."""
+        return torch.zeros_like(x)
+
+    def random(self, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Tensor:
+        """Return the x of relax._prepare.System.random, as it is here."""
+        shape = (self.rows, self.batch) if self.batch else (self.rows,)
+        x = torch.from_numpy(np.random.default_rng([seed, self.rows]).standard_normal(shape))
+        return self.without_given(self.inside(self.as_columns(x).to(device, dtype)))
 
     def phases(self, sweeps: int, kind: int) -> int:
         """Return of how many phases so many sweeps are."""
@@ -139,7 +156,7 @@ class _Matrix:
     def residual(self, x: Tensor, b: Tensor, r: Tensor | None = None) -> Tensor:
         """Return the sums (k,) of |b - A x|^2, and put b - A x into r."""
         if b.numel() == 0:
-            return torch.zeros(columns(b), dtype=torch.float64, device=b.device)
+            return torch.zeros(columns(self.as_columns(b)), dtype=torch.float64, device=b.device)
         return sums_of(self._residual(x, b, r))
 
     def remainder(self, x: Tensor, b: Tensor) -> Tensor:
@@ -165,7 +182,10 @@ def tiles_of(value: Tensor, k: int, rows_of_lane: int) -> dict[str, object]:
 
 
 class OfRows(_Matrix):
-    """A sparse matrix in slices of rows; `values` are those of the caller's entries, as the layout numbers them."""
+    """A sparse matrix in slices of rows, or several with one pattern.
+
+    `values` (entries,) or (batch, entries) are those of the caller's entries, as the layout numbers them.
+    """
 
     def __init__(self, layout: Slices, on_device: dict[str, Tensor], values: Tensor) -> None:
         self.rows = self.own_rows = layout.n
@@ -173,9 +193,11 @@ class OfRows(_Matrix):
         self._most = int(np.diff(layout.colours).max(initial=0))
         self.order, self.place = on_device.get("order"), on_device.get("place")
         self._at = on_device
-        with_zero = torch.cat([contiguous(values.detach()), values.new_zeros(1)])  # entry -1 is a zero
-        self._value = with_zero[on_device["entry"]]
-        self.diagonal = with_zero[on_device["diagonal"]].sum(dim=1)
+        self.batch = len(values) if values.dim() == 2 else 0
+        # Entry -1 is a zero.
+        with_zero = torch.cat([contiguous(values.detach()), values.new_zeros((*values.shape[:-1], 1))], dim=-1)
+        self._value = with_zero[..., on_device["entry"]]
+        self.diagonal = with_zero[..., on_device["diagonal"]].sum(dim=-1)
         wide = torch.complex128 if values.is_complex() else torch.float64
         self.inverse = self.diagonal.to(wide).reciprocal()
 
@@ -185,9 +207,14 @@ class OfRows(_Matrix):
     def _tasks(self, slices: int, k: int, tile: Any) -> int:
         return math.ceil(slices * math.ceil(k / tile) * 32 / THREADS)
 
+    def _defines(self, x: Tensor) -> tuple[int, dict[str, object]]:
+        """How many columns x has, or systems, and the defines of the kernels."""
+        k = columns(self.as_columns(x))
+        defines = tiles_of(self._value, 1 if self.batch else k, 1) | {"VECTOR": _NAMES[x.dtype]}
+        return k, defines | ({"SYSTEMS": 1} if self.batch else {})
+
     def _sweep(self, x: Tensor, b: Tensor, y: Tensor, omega: Tensor, phases: int, kind: int) -> None:
-        k = columns(x)
-        defines = tiles_of(self._value, k, 1) | {"VECTOR": _NAMES[x.dtype]}
+        k, defines = self._defines(x)
         numbers = (omega, np.int64(k), np.int32(self.colours), np.int32(kind))
         args: list[_gpu.Argument] = [*self._layout(), self.inverse, self._at["colours"], b, x, y, *numbers]
         moved = self._value.nbytes + self._at["column"].nbytes + self.inverse.nbytes + 3 * x.nbytes
@@ -197,8 +224,7 @@ class OfRows(_Matrix):
         launch_phases(*kernel, phases, args, defines, x)
 
     def _residual(self, x: Tensor, b: Tensor, r: Tensor | None) -> Tensor:
-        k = columns(x)
-        defines = tiles_of(self._value, k, 1) | {"VECTOR": _NAMES[x.dtype]}
+        k, defines = self._defines(x)
         parts = torch.empty((self._slices, k), dtype=torch.float64, device=x.device)
         args = (*self._layout(), self.diagonal, np.int64(self._slices), b, x, r, parts, np.int64(k))
         grid = (self._tasks(self._slices, k, defines["COLUMNS"]),)

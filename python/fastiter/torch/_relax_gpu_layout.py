@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..relax._matrix import Blocks
+from ..relax._matrix import Blocks, Csr
 from ..relax._order import Arrangement
 
 Array = npt.NDArray[Any]
@@ -167,3 +167,33 @@ def block_rows_of(A: Blocks, how: Arrangement) -> BlockRows:
     is_same = np.array_equal(order, np.arange(n)) and A.rows == n * size
     rows = None if is_same else (order[:, None] * size + np.arange(size)).reshape(-1)
     return BlockRows(n, size, A.rows, rows, start, column[off].astype(np.int32), value, diagonal, inverse, colours)
+
+
+@dataclass(frozen=True)
+class ProjectionRows:
+    """Rows in slices, as relax_projections.cu describes them; row, inverse (n): the caller's row, and 1 / |a_i|^2."""
+
+    slice_row: Array
+    slice_entry: Array
+    column: Array
+    value: Array
+    row: Array
+    inverse: Array
+    colours: Array
+
+
+def projections_of(A: Csr, how: Arrangement) -> ProjectionRows:
+    """Lay out the rows of a matrix in colours; one without an entry, or of zeros, has the inverse 0."""
+    length, row = np.diff(A.start), np.repeat(np.arange(A.n), np.diff(A.start))
+    order, slice_row, colours = _cut(np.asarray(how.order, np.int64), length, np.asarray(how.colours, np.int64))
+    place = np.empty(A.n, np.int64)
+    place[order] = np.arange(A.n)
+    slice_entry, column, number = _entries(place[row], A.column, np.arange(len(row)), slice_row)
+    column[number < 0] = -1
+    value = np.append(A.value, A.value.dtype.type(0))[number]
+    wide = A.value.astype(np.complex128)
+    squares = np.bincount(row, wide.real**2 + wide.imag**2, minlength=A.n)[order]
+    inverse = np.divide(1.0, squares, out=np.zeros(A.n), where=squares > 0)
+    return ProjectionRows(
+        slice_row.astype(np.int32), slice_entry, column, value, order.astype(np.int32), inverse, colours
+    )

@@ -150,7 +150,7 @@ def iterate(
     ``observe`` sees the residuals.
     """
     rtol, atol, most, every = limits
-    watch, done = Watch(norms_of(matrix, x, b), rtol * norm_of(b) + atol, every), 0
+    watch, done = Watch(norms_of(matrix, x, b), rtol * norm_of(matrix.as_columns(b)) + atol, every), 0
     with np.errstate(all="ignore"):
         while watch.is_open.any() and done < most:
             count = min(every, most - done)

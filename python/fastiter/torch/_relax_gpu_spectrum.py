@@ -8,19 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..relax import _spectrum
 from ..relax._spectrum import EVERY, extremes, mean_growth, young
-from ._relax_gpu import OfRows, _Matrix
-
-
-def random_on(matrix: _Matrix, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Tensor:
-    """Return the x of relax._prepare.System.random, in the matrix's own order."""
-    x = np.random.default_rng([seed, matrix.rows]).standard_normal(matrix.rows)
-    return matrix.without_given(matrix.inside(torch.from_numpy(x).to(device, dtype)))
+from ._relax_gpu import OfRows
 
 
 def power(apply: Callable[[Tensor], Tensor], x: Tensor) -> float:
@@ -50,7 +43,7 @@ def _range(matrix: OfRows, dtype: torch.dtype) -> tuple[float, float]:
     if found is not None:
         return found
     inverse = matrix.inverse.to(dtype)
-    rho = power(lambda x: x - inverse * _times(matrix, x), random_on(matrix, dtype, inverse.device))
+    rho = power(lambda x: x - inverse * _times(matrix, x), matrix.random(dtype, inverse.device))
     return -rho, rho
 
 
@@ -64,7 +57,7 @@ def _dot(u: Tensor, v: Tensor) -> Tensor:
 
 def _is_definite(matrix: OfRows, dtype: torch.dtype) -> bool:
     device = matrix.diagonal.device
-    u, v = random_on(matrix, dtype, device), random_on(matrix, dtype, device, 1)
+    u, v = matrix.random(dtype, device), matrix.random(dtype, device, 1)
     Au, Av = _times(matrix, u), _times(matrix, v)
     scale = torch.linalg.vector_norm(u) * torch.linalg.vector_norm(Av) * torch.finfo(dtype).eps
     near = (torch.vdot(u, Av) - torch.vdot(Au, v)).abs() <= 10 * scale
@@ -76,7 +69,7 @@ def _is_definite(matrix: OfRows, dtype: torch.dtype) -> bool:
 def _lanczos(matrix: OfRows, dtype: torch.dtype) -> tuple[float, float] | None:
     """The extremes by the recurrence of relax._spectrum.lanczos, with q = D v beside each v."""
     inverse = matrix.inverse.to(dtype)
-    q = random_on(matrix, dtype, inverse.device)
+    q = matrix.random(dtype, inverse.device)
     v, before = inverse * q, torch.zeros_like(q)
     most, nothing = min(_spectrum.MOST, matrix.rows), (10 * torch.finfo(dtype).eps) ** 2
     alphas: list[Tensor] = []

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +12,8 @@ from .._backend import BackendError
 from .._rnn import check_flag, kind
 from .._solution import Solution
 from ..relax import _vectors
+from ..relax._matrix import read_csr
+from ..relax._order import Arrangement, arrange_disjoint
 from ..relax._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC
 from ..relax._prepare import OfBlocks as HostBlocks
 from ..relax._relaxation import METHODS
@@ -24,8 +24,9 @@ from ._op import contiguous
 from ._relax_gpu import OfBlocks, OfRows, OfStencil, _Matrix
 from ._relax_gpu_layout import block_rows_of, slices_of
 from ._relax_gpu_op import Limits, check_order, solution_of, solve_inside, tensors_of
+from ._relax_gpu_projections import OfProjections
+from ._relax_tensors import DTYPES, Sparse, matrix_of, on_tensors, overlap
 
-DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.complex128: "complex128"}
 BACKENDS = ("cpu", "cuda", "triton")
 _GPUS = ("cuda",)  # tests take the CPU for one
 
@@ -36,14 +37,17 @@ class Relaxation:
     Parameters
     ----------
     A
-        A sparse CSR or BSR tensor (n, n), or a :class:`fastiter.relax.Stencil`; float32, float64 or complex128. It is
-        copied. It is laid out on the CPU, wherever it is.
+        A sparse CSR or BSR tensor (n, n), a CSR tensor (batch, n, n) whose matrices have one pattern, or a
+        :class:`fastiter.relax.Stencil`; float32, float64 or complex128. It is copied. It is laid out on the CPU,
+        wherever it is.
     method, omega, order, block_size, symmetric
-        As for :class:`fastiter.relax.Relaxation`. A GPU has all methods but "kaczmarz", in the orders "color" and
-        "red-black"; Jacobi has none. ``omega="auto"`` is estimated on the CPU.
+        As for :class:`fastiter.relax.Relaxation`. A GPU has all methods, in the orders "color" and "red-black"; Jacobi
+        has none. "kaczmarz" has the order "color" here, too, and on a GPU no other: equations of one colour have no
+        unknown in common. ``omega="auto"`` is estimated on the CPU.
     backend
         ``"cpu"``; ``"cuda"``: CUDA kernels; ``"triton"``: Triton's, for Jacobi on a Stencil. None: the CPU or CUDA,
-        where A is. A Stencil is on the CPU if it is None, and else on the device of the first tensors that it meets.
+        where A is. A Stencil is on the CPU if it is None, and else on the device of the first tensors that it meets; a
+        GPU has none with complex coefficients.
 
     Raises
     ------
@@ -54,8 +58,9 @@ class Relaxation:
 
     Notes
     -----
-    x and b are dense tensors on the device of A with its dtype, or float64 where A is float32, (n,) or (n, k); for a
-    Stencil in the shape of the grid. Colours are those of the CPU, and so are results but for rounding.
+    x and b are dense tensors on the device of A with its dtype, or float64 where A is float32, (n,) or (n, k), of a
+    batch (batch, n), of a Stencil in the shape of the grid. Colours are those of the CPU, and so are results but for
+    rounding.
     Gradients: see :func:`fastiter.torch.sweeps` and :func:`fastiter.torch.relax_solve`.
 
     Examples
@@ -81,19 +86,26 @@ class Relaxation:
         backend: str | None = None,
     ) -> None:
         self.device = None if isinstance(A, Stencil) else A.device if isinstance(A, Tensor) else None
-        matrix = A if isinstance(A, Stencil) else _scipy_like(A)
+        matrix = A if isinstance(A, Stencil) else matrix_of(A)
         self._backend = _backend(backend, self.device)
         if self._backend != "cpu":
             _check_gpu(self._backend, A, method, order)
+        together = None
+        if method == "kaczmarz" and isinstance(order, str) and order == "color" and isinstance(matrix, Sparse):
+            together = arrange_disjoint(read_csr("Relaxation", matrix))
+            order = together.order  # which is the same sweep, equation after equation
         options: dict[str, Any] = {"omega": omega, "order": order, "block_size": block_size, "symmetric": symmetric}
         host = relax.Relaxation.of("Relaxation", matrix, method, **options)
         self.method, self.symmetric, self.omega = method, host.symmetric, host.omega
-        self.shape, self.colors, self._adapts = host.shape, host.colors, omega == "auto" and method == "sor"
+        self.shape, self.colors = host.shape, together.number_of_colours if together else host.colors
+        self._adapts = omega == "auto" and method == "sor"
         self._grid = A.grid if isinstance(A, Stencil) else None
+        batch = host.system.batch
+        self._fixed = (batch, self.shape[0]) if batch else self._grid  # the shape of b, where there is only one
         self.dtype_name = host.dtype.name
         self._stencil = A if isinstance(A, Stencil) else None
         self.host = host if self._backend == "cpu" else None
-        self._matrix = None if self.host or self._stencil else _on_device(host, self.device)
+        self._matrix = None if self.host or self._stencil else _on_device(host, self.device, together)
         self._omegas: dict[torch.device, Tensor] = {}
 
     def sweep(self, x: Tensor, b: Tensor, sweeps: int = 1, *, backward: bool = False) -> None:
@@ -107,7 +119,7 @@ class Relaxation:
                 f"{function}: x must not require a gradient, got one that does (see fastiter.torch.sweeps)"
             )
         x, b = x.detach(), b.detach()
-        if _overlap(x, b):
+        if overlap(x, b):
             raise ValueError(f"{function}: x must not share memory with b, got overlapping tensors")
         if self.host is not None:
             own = contiguous(x)
@@ -157,7 +169,7 @@ class Relaxation:
         adaptive = Adaptive(self.omega) if self._adapts else None
         own, watch = solve_inside(matrix, own, own_b, omega, self.kind_of(FORWARD), limits, adaptive)
         used = adaptive.omega if adaptive else self.omega
-        return solution_of(self.outside(own, b), watch, self.is_single(b), self.method, used)
+        return solution_of(self.outside(own, start), watch, self.is_single(b), self.method, used)
 
     # The rest is what accelerators share, and of no use outside of the package.
 
@@ -167,8 +179,8 @@ class Relaxation:
         rtol, atol = _vectors.positive(function, "rtol", given[0]), _vectors.positive(function, "atol", given[1])
         most = _vectors.count(function, "max_steps", given[2])
         every = _vectors.count(function, "check_every", given[3], 1)
-        start = torch.zeros_like(b, memory_format=torch.contiguous_format) if x0 is None else x0.detach().clone()
-        return start.detach(), (rtol, atol, most, every)
+        start = b.new_zeros(self._shape_of_x(b)) if x0 is None else x0.detach().clone()
+        return start, (rtol, atol, most, every)
 
     def inside(self, x: Tensor) -> Tensor:
         """Return vectors as the kernels have them."""
@@ -204,7 +216,6 @@ class Relaxation:
         kinds = (
             [self.dtype_name, "float64"] if self.dtype_name == "float32" and self._grid is None else [self.dtype_name]
         )
-        shapes = [tuple(self._grid)] if self._grid is not None else []
         for name, t in ((x_name, x), ("b", b)) if x is not None else (("b", b),):
             if not isinstance(t, Tensor) or t.layout != torch.strided:
                 raise TypeError(f"{function}: {name} must be a dense torch.Tensor, got {kind(t)}")
@@ -215,69 +226,17 @@ class Relaxation:
             if t.device != b.device or t.device.type not in (("cpu",) if self._backend == "cpu" else _GPUS):
                 expected = f"{'the CPU' if self._backend == 'cpu' else 'one GPU'} for backend {self._backend!r}"
                 raise BackendError(f"{function}: {name} must be on {expected}, got {t.device}")
-        if not (tuple(b.shape) in shapes if shapes else b.dim() in (1, 2) and b.shape[0] == self.shape[0]):
-            expected = f"{shapes[0]}" if shapes else f"({self.shape[0]},) or ({self.shape[0]}, k)"
+        fixed = self._fixed
+        if not (tuple(b.shape) == fixed if fixed else b.dim() in (1, 2) and b.shape[0] == self.shape[0]):
+            expected = f"{fixed}" if fixed else f"({self.shape[0]},) or ({self.shape[0]}, k)"
             raise ValueError(f"{function}: b must have shape {expected} to go with A, got {tuple(b.shape)}")
-        if x is not None and x.shape != b.shape:
-            raise ValueError(f"{function}: {x_name} must have shape {tuple(b.shape)} like b, got {tuple(x.shape)}")
+        shape = self._shape_of_x(b)
+        if x is not None and tuple(x.shape) != shape:
+            like = "like b" if shape == tuple(b.shape) else "to go with A and b"
+            raise ValueError(f"{function}: {x_name} must have shape {shape} {like}, got {tuple(x.shape)}")
 
-
-def _overlap(x: Tensor, b: Tensor) -> bool:
-    """Say whether the memory from the first to the last element of each has a part in common."""
-    if x.numel() == 0 or b.numel() == 0:
-        return False
-    (first, last), (other_first, other_last) = (
-        (
-            t.data_ptr(),
-            t.data_ptr() + t.element_size() * sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)),
-        )
-        for t in (x, b)
-    )
-    return first <= other_last and other_first <= last
-
-
-# ---- setup ----------------------------------------------------------------------------------------------------------
-
-
-class _Sparse:
-    """What :class:`fastiter.relax.Relaxation` needs of a sparse matrix."""
-
-    def __init__(self, kind: str, A: Tensor) -> None:
-        self.format, self.shape = kind, tuple(A.shape)
-        arrays = (A.crow_indices(), A.col_indices(), A.values().detach())
-        self.indptr, self.indices, self.data = (x.cpu().contiguous().numpy() for x in arrays)
-        self.dtype = self.data.dtype
-        self.blocksize = self.data.shape[1:] if kind == "bsr" else None
-
-    def tocsr(self) -> _Sparse:
-        """Return itself in rows; zeros of the blocks are entries."""
-        if self.blocksize is None:
-            return self
-        height, width = self.blocksize
-        counts = np.diff(self.indptr)
-        ends = [pair for pair in pairwise(self.indptr) for _ in range(height)]
-        blocks = np.concatenate([np.zeros(0, np.int64), *(np.arange(*pair) for pair in ends)])
-        row_in = np.repeat(np.tile(np.arange(height), len(counts)), np.repeat(counts, height))
-        found = object.__new__(_Sparse)
-        found.format, found.shape, found.dtype, found.blocksize = "csr", self.shape, self.dtype, None
-        found.data = self.data[blocks, row_in].reshape(-1)
-        found.indices = (self.indices[blocks][:, None] * width + np.arange(width)).reshape(-1)
-        lengths = np.repeat(counts * width, height)
-        found.indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        return found
-
-
-def _scipy_like(A: Any) -> _Sparse:
-    kinds = {torch.sparse_csr: "csr", torch.sparse_bsr: "bsr"}
-    layout = A.layout if isinstance(A, Tensor) else None
-    if layout not in kinds:
-        found = kind(A) if layout is None else f"a tensor of layout {layout}"
-        raise TypeError(f"Relaxation: A must be a sparse CSR or BSR tensor or a Stencil, got {found}")
-    if A.dtype not in DTYPES:
-        raise TypeError(f"Relaxation: A must have dtype float32, float64 or complex128, got {A.dtype}")
-    if A.dim() != 2:
-        raise ValueError(f"Relaxation: A must have shape (n, n), got {tuple(A.shape)}")
-    return _Sparse(kinds[layout], A)
+    def _shape_of_x(self, b: Tensor) -> tuple[int, ...]:
+        return tuple(b.shape) if self._fixed else (self.shape[1], *b.shape[1:])
 
 
 def _backend(named: object, device: torch.device | None) -> str:
@@ -295,18 +254,22 @@ def _backend(named: object, device: torch.device | None) -> str:
 
 def _check_gpu(backend: str, A: object, method: object, order: object) -> None:
     """Refuse what the GPU has no kernels for; what is wrong anywhere is said by the preparation on the CPU."""
-    if method == "kaczmarz":
-        raise BackendError("Relaxation: method must not be 'kaczmarz' on a GPU, which has no kernel for it, got it")
+    if method == "kaczmarz" and not (isinstance(order, str) and order == "color"):
+        raise BackendError(f"Relaxation: order must be 'color' for kaczmarz on a GPU, got {order!r}")
     is_jacobi = isinstance(method, str) and METHODS.get(method, ("",))[0] == "jacobi"
     if backend == "triton" and not (is_jacobi and isinstance(A, Stencil)):
         raise BackendError(f"Relaxation: backend must be 'cuda' but for jacobi on a Stencil, got {backend!r}")
+    if isinstance(A, Stencil) and A.dtype.kind == "c":
+        raise BackendError(f"Relaxation: A must have real coefficients on a GPU where it is a Stencil, got {A.dtype}")
     if method in METHODS:
         check_order("Relaxation", order, is_jacobi)
 
 
-def _on_device(host: relax.Relaxation, device: torch.device | None) -> _Matrix:
+def _on_device(host: relax.Relaxation, device: torch.device | None, together: Arrangement | None) -> _Matrix:
     assert device is not None  # a tensor's
     system: Any = host.system
+    if together is not None:
+        return OfProjections(system.A, together, device)
     if isinstance(system, HostBlocks):
         return OfBlocks(block_rows_of(system.A, system.how), device)
     layout = slices_of(system.A.start, system.A.column, system.how, jacobi=system.jacobi)
@@ -329,13 +292,3 @@ def _triton_jacobi() -> Any:
             )  # fmt: skip
 
     return jacobi
-
-
-def on_tensors(found: Solution) -> Solution:
-    """The same with tensors for arrays."""
-
-    def tensor(x: Any) -> Any:
-        return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
-
-    arrays = {name: tensor(getattr(found, name)) for name in ("value", "converged", "steps", "residual", "history")}
-    return Solution(**arrays, reason=found.reason, method=found.method, omega=found.omega)

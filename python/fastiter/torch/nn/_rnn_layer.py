@@ -118,15 +118,17 @@ class _Transformed(torch.autograd.Function):
 
 def _run_inputs(direction: Direction, inputs: Sequence[Any]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     which, x, parameters = Steps(*inputs[:3]), inputs[3], Parameters(*inputs[4:8])
-    return _run(direction, which, x, parameters, inputs[9:], inputs[8], save=True)
+    return _run(direction, which, x, parameters, tuple(inputs[9:]), inputs[8], save=True)
 
 
 def _keep(ctx: Any, direction: Direction, inputs: Sequence[Any], h: Tensor, kept: Sequence[Tensor]) -> None:
     """Save what the backward pass reads."""
-    *which, x, w_ih, w_hh, b_ih, b_hh, to_first = inputs[:9]
+    lengths, cu_seqlens, reset, x, w_ih, w_hh, b_ih, b_hh, to_first, *first = inputs
+    which = (lengths, cu_seqlens, reset)
     again = (b_ih, b_hh, to_first) if direction.checkpoint else (None,) * 3
+    ctx.is_plain = not direction.checkpoint and lengths is None and cu_seqlens is None and reset is None
     # h as it is returned: who changes it in place before the backward pass gets an error and no wrong gradient.
-    ctx.save_for_backward(*which, x, w_ih, w_hh, *again, h, *kept, *inputs[9:])
+    ctx.save_for_backward(x, w_ih, w_hh, h, *(() if ctx.is_plain else (*which, *again)), *kept, *first)
     ctx.direction, ctx.kept = direction, len(kept)
     ctx.set_materialize_grads(False)
 
@@ -137,13 +139,17 @@ def _gradients(ctx: Any, dh: Tensor | None, dlast: Sequence[Tensor | None]) -> t
         return (None,) * len(ctx.needs_input_grad)
     direction: Direction = ctx.direction
     need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_to_first, *need_first = ctx.needs_input_grad[4:]
-    lengths, cu_seqlens, reset, x, w_ih, w_hh, b_ih, b_hh, to_first, h, *rest = ctx.saved_tensors
-    which, parameters = Steps(lengths, cu_seqlens, reset), Parameters(w_ih, w_hh, b_ih, b_hh)
+    x, w_ih, w_hh, h, *rest = ctx.saved_tensors
+    which, wx, b = ALL_STEPS, None, None
+    if not ctx.is_plain:
+        lengths, cu_seqlens, reset, b_ih, b_hh, to_first, *rest = rest
+        which = Steps(lengths, cu_seqlens, reset)
+        if direction.checkpoint:
+            wx, b = _gates(direction, which, x, Parameters(w_ih, w_hh, b_ih, b_hh), to_first)
     kept, first = rest[: ctx.kept], rest[ctx.kept :]
     # A bias of its own, or one of both biases whose gradient is that of both.
     separate = _separate_bias(direction.cell)
     needs = (need_hh, need_b_hh or (need_b_ih and not separate), any(need_first))
-    wx, b = _gates(direction, which, x, parameters, to_first) if direction.checkpoint else (None, None)
     dwx, *gradients = _recurrence_backward(direction, which, w_hh, h, kept, first, dh, dlast, needs, wx, b)
     dw_hh = gradients.pop(0).view(w_hh.shape) if need_hh else None
     db = gradients.pop(0).flatten() if needs[1] else None
@@ -188,18 +194,18 @@ def _run(
     r, how = _blocks(direction, w_hh), _options(direction, which)
     h, *rest = _rnn_op.rnn_fwd(cell, wx, r, b, first, reverse, which.lengths, sizes, False, save, how)
     last = [state.view(1, *state.shape[:-2], w_hh.shape[0] // cell.gates) for state in rest[: len(cell.states)]]
-    h, *last = (_no_view(x) for x in (_lines(direction, h), *last))
+    h, *last = _no_views(_lines(direction, h), *last)
     return h, last, rest[len(cell.states) :]
 
 
 def _options(direction: Direction, which: Steps) -> _rnn_op.Options:
-    clips = direction.clip_state, direction.clip_grad
-    return _rnn_op.options(which.cu_seqlens, which.reset, *clips, direction.checkpoint)
+    limits = direction.clip_state, direction.clip_grad
+    return _rnn_op.options(which.cu_seqlens, which.reset, *limits, direction.checkpoint)
 
 
-def _no_view(x: Tensor) -> Tensor:
-    """Return x as no view, or autograd refuses h_n.detach_() and the like; a trace would hold on to its length."""
-    return x.unsafe_chunk(1)[0] if unwatched() else x
+def _no_views(*tensors: Tensor) -> Sequence[Tensor]:
+    """Return no views, or autograd refuses h_n.detach_() and the like; a trace would hold on to their length."""
+    return [x.unsafe_chunk(1)[0] for x in tensors] if unwatched() else tensors
 
 
 def _recurrence_backward(
@@ -256,38 +262,36 @@ def _first_steps(direction: Direction, which: Steps) -> tuple[int | Tensor, ...]
 
     A row without steps has some index.
     """
-    sizes, reverse = direction.batch_sizes, direction.reverse
-    if sizes is not None:
-        rows = torch.arange(int(sizes[0]))
+    batch_sizes, reverse = direction.batch_sizes, direction.reverse
+    if batch_sizes is not None:
+        rows = torch.arange(int(batch_sizes[0]))
         if not reverse:
             return (rows,)
-        lengths = len(sizes) - torch.searchsorted(sizes.flip(0), rows, right=True)
-        return ((sizes.cumsum(0) - sizes)[lengths - 1] + rows,)
-    bounds, lengths = which.cu_seqlens, which.lengths
-    if bounds is not None:
-        return (bounds[1:] - 1 if reverse else bounds[:-1]), 0
-    if lengths is not None and reverse:
-        return lengths - 1, torch.arange(lengths.shape[0])
+        lengths = len(batch_sizes) - torch.searchsorted(batch_sizes.flip(0), rows, right=True)
+        return ((batch_sizes.cumsum(0) - batch_sizes)[lengths - 1] + rows,)
+    if which.lengths is not None and reverse:
+        return which.lengths - 1, torch.arange(which.lengths.shape[0])
     return (-1 if reverse else 0,)
 
 
+def _first_lines(direction: Direction, bounds: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """The same of sequences in one row, where several without steps may share a line; and which those are, (S, 1)."""
+    lines = bounds[1:] - 1 if direction.reverse else bounds[:-1]
+    return lines.clamp(0, steps - 1), (bounds.diff() == 0).unsqueeze(1)
+
+
 def _add_to_first_steps(direction: Direction, which: Steps, wx: Tensor, to_first: Tensor) -> None:
-    """Add in place, one row after the other where several without steps have one index."""
-    index = _first_steps(direction, which)
-    bounds = which.cu_seqlens
-    if bounds is None:
-        wx[index] += to_first
+    """Add in place."""
+    if which.cu_seqlens is None:
+        wx[_first_steps(direction, which)] += to_first
         return
-    lines, begins = wx.view(-1, wx.shape[-1]), index[0]
-    is_empty = (bounds.diff() == 0).unsqueeze(1)
-    lines.index_add_(0, begins.clamp(0, len(lines) - 1), to_first.masked_fill(is_empty, 0))
+    lines, is_empty = _first_lines(direction, which.cu_seqlens, len(wx))
+    wx.squeeze(1).index_add_(0, lines, to_first.masked_fill(is_empty, 0))
 
 
 def _of_first_steps(direction: Direction, which: Steps, dwx: Tensor) -> Tensor:
     """Return the gradient of what :func:`_add_to_first_steps` added, (B, G * H)."""
-    index, bounds = _first_steps(direction, which), which.cu_seqlens
-    if bounds is None:
-        return dwx[index]
-    lines = dwx.view(-1, dwx.shape[-1])
-    is_empty = (bounds.diff() == 0).unsqueeze(1)
-    return lines[index[0].clamp(0, len(lines) - 1)].masked_fill(is_empty, 0)
+    if which.cu_seqlens is None:
+        return dwx[_first_steps(direction, which)]
+    lines, is_empty = _first_lines(direction, which.cu_seqlens, len(dwx))
+    return dwx.squeeze(1)[lines].masked_fill(is_empty, 0)

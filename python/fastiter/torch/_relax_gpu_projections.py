@@ -1,0 +1,64 @@
+"""Kaczmarz's projections as the CUDA kernels of relaxation have them: rows without a common column go together."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..relax._matrix import Csr
+from ..relax._order import Arrangement
+from . import _gpu
+from ._relax_gpu import _NAMES, FORWARD, THREADS, _Matrix, columns, launch_phases, tiles_of
+from ._relax_gpu_layout import projections_of
+
+
+class OfProjections(_Matrix):
+    """A sparse matrix of any shape; x (columns, ...) and b (rows, ...) are in the caller's order."""
+
+    def __init__(self, A: Csr, how: Arrangement, device: torch.device) -> None:
+        layout = projections_of(A, how)
+        self.rows = self.own_rows = A.n
+        self.unknowns = A.columns
+        self.colours, self._slices = len(layout.colours) - 1, len(layout.slice_row) - 1
+        self._most = int(np.diff(layout.colours).max(initial=0))
+        names = ("slice_row", "slice_entry", "column", "value", "row", "inverse", "colours")
+        self._at = {name: torch.from_numpy(getattr(layout, name)).to(device) for name in names}
+
+    def no_rhs(self, x: Tensor) -> Tensor:
+        """Return b = 0 to go with x."""
+        return x.new_zeros((self.rows, *x.shape[1:]))
+
+    def random(self, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Tensor:
+        """Return a combination of the rows: on what is orthogonal to all of them no sweep acts."""
+        b = torch.from_numpy(np.random.default_rng([seed, self.rows]).standard_normal(self.rows)).to(device, dtype)
+        one = torch.ones(1, dtype=torch.float64, device=device)
+        return self.sweep(b.new_zeros(self.unknowns), b, one, 1, FORWARD)
+
+    def _launched(self, x: Tensor, slices: int) -> tuple[int, int, dict[str, object], list[_gpu.Argument]]:
+        """The columns of x, the tasks of so many slices, the defines, and the first arguments of the kernels."""
+        k, at = columns(x), self._at
+        defines = tiles_of(at["value"], k, 1) | {"VECTOR": _NAMES[x.dtype]}
+        tile: Any = defines["COLUMNS"]
+        tasks = math.ceil(slices * math.ceil(k / tile) * 32 / THREADS)
+        return k, tasks, defines, [at["slice_row"], at["slice_entry"], at["column"], at["value"], at["row"]]
+
+    def _sweep(self, x: Tensor, b: Tensor, y: Tensor, omega: Tensor, phases: int, kind: int) -> None:
+        k, tasks, defines, matrix = self._launched(x, self._most)
+        numbers = (omega, np.int64(k), np.int32(self.colours), np.int32(kind))
+        args = [*matrix, self._at["inverse"], self._at["colours"], b, x, *numbers]
+        moved = self._at["value"].nbytes + self._at["column"].nbytes + 2 * x.nbytes + b.nbytes
+        resident: Any = defines["RESIDENT"]
+        kernel = ("relax_projections", "relax_projections_kernel", tasks, THREADS, resident, moved // self.colours)
+        launch_phases(*kernel, phases, args, defines, x)
+
+    def _residual(self, x: Tensor, b: Tensor, r: Tensor | None) -> Tensor:
+        k, tasks, defines, matrix = self._launched(b, self._slices)
+        parts = torch.empty((self._slices, k), dtype=torch.float64, device=b.device)
+        args = (*matrix, np.int64(self._slices), b, x, r, parts, np.int64(k))
+        kernel = ("relax_projections", "relax_projections_residual_kernel", (tasks,), (THREADS,), args)
+        _gpu.launch_cuda(*kernel, defines=defines)
+        return parts

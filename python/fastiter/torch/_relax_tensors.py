@@ -1,0 +1,97 @@
+"""Sparse tensors as fastiter.relax takes matrices, and its results as tensors."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._rnn import kind
+from .._solution import Solution
+from ..relax._matrix import Batch
+
+DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.complex128: "complex128"}
+
+
+class Sparse:
+    """What :class:`fastiter.relax.Relaxation` needs of a sparse matrix."""
+
+    def __init__(self, kind: str, A: Tensor) -> None:
+        self.format, self.shape = kind, tuple(A.shape)
+        arrays = (A.crow_indices(), A.col_indices(), A.values().detach())
+        self.indptr, self.indices, self.data = (x.cpu().contiguous().numpy() for x in arrays)
+        self.dtype = self.data.dtype
+        self.blocksize = self.data.shape[1:] if kind == "bsr" else None
+
+    def tocsr(self) -> Sparse:
+        """Return itself in rows; zeros of the blocks are entries."""
+        if self.blocksize is None:
+            return self
+        height, width = self.blocksize
+        counts = np.diff(self.indptr)
+        ends = [pair for pair in pairwise(self.indptr) for _ in range(height)]
+        blocks = np.concatenate([np.zeros(0, np.int64), *(np.arange(*pair) for pair in ends)])
+        row_in = np.repeat(np.tile(np.arange(height), len(counts)), np.repeat(counts, height))
+        found = object.__new__(Sparse)
+        found.format, found.shape, found.dtype, found.blocksize = "csr", self.shape, self.dtype, None
+        found.data = self.data[blocks, row_in].reshape(-1)
+        found.indices = (self.indices[blocks][:, None] * width + np.arange(width)).reshape(-1)
+        lengths = np.repeat(counts * width, height)
+        found.indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        return found
+
+
+def matrix_of(A: Any) -> Sparse | Batch:
+    """Return a sparse tensor as what :class:`fastiter.relax.Relaxation` takes."""
+    kinds = {torch.sparse_csr: "csr", torch.sparse_bsr: "bsr"}
+    layout = A.layout if isinstance(A, Tensor) else None
+    if layout not in kinds:
+        found = kind(A) if layout is None else f"a tensor of layout {layout}"
+        raise TypeError(f"Relaxation: A must be a sparse CSR or BSR tensor or a Stencil, got {found}")
+    if A.dtype not in DTYPES:
+        raise TypeError(f"Relaxation: A must have dtype float32, float64 or complex128, got {A.dtype}")
+    if A.dim() == 3 and layout == torch.sparse_csr:
+        return _batch_of(A)
+    if A.dim() != 2:
+        expected = "(n, n), or in CSR (batch, n, n)"
+        raise ValueError(f"Relaxation: A must have shape {expected}, got {tuple(A.shape)}")
+    return Sparse(kinds[layout], A)
+
+
+def _batch_of(A: Tensor) -> Batch:
+    crow, col, values = A.crow_indices(), A.col_indices(), A.values()
+    if len(crow) == 0:
+        raise ValueError(f"Relaxation: A must have at least one matrix, got shape {tuple(A.shape)}")
+    differs = (crow != crow[:1]).any(dim=1) | (col != col[:1]).any(dim=1)
+    if bool(differs.any()):
+        number = int(differs.to(torch.int8).argmax())
+        raise ValueError(f"Relaxation: A must have one pattern for all its matrices, got another in matrix {number}")
+    pattern = torch.sparse_csr_tensor(crow[0], col[0], values[0].detach(), A.shape[1:], check_invariants=False)
+    return Batch(Sparse("csr", pattern), values.detach().cpu().contiguous().numpy())
+
+
+def overlap(x: Tensor, b: Tensor) -> bool:
+    """Say whether the memory from the first to the last element of each has a part in common."""
+    if x.numel() == 0 or b.numel() == 0:
+        return False
+    (first, last), (other_first, other_last) = (
+        (
+            t.data_ptr(),
+            t.data_ptr() + t.element_size() * sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)),
+        )
+        for t in (x, b)
+    )
+    return first <= other_last and other_first <= last
+
+
+def on_tensors(found: Solution) -> Solution:
+    """The same with tensors for arrays."""
+
+    def tensor(x: Any) -> Any:
+        return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+
+    arrays = {name: tensor(getattr(found, name)) for name in ("value", "converged", "steps", "residual", "history")}
+    return Solution(**arrays, reason=found.reason, method=found.method, omega=found.omega)
