@@ -2,6 +2,13 @@ from typing import Any
 
 import numpy.typing as npt
 
+from ._core_tensors import RnnStream_f32 as RnnStream_f32
+from ._core_tensors import RnnStream_f64 as RnnStream_f64
+from ._core_tensors import rnn_bwd_tensors as rnn_bwd_tensors
+from ._core_tensors import rnn_fits_tensors as rnn_fits_tensors
+from ._core_tensors import rnn_fwd_tensors as rnn_fwd_tensors
+from ._core_tensors import use_tensors as use_tensors
+
 version: str
 
 Address = int | npt.NDArray[Any]
@@ -192,38 +199,6 @@ linear_scan_fwd_bf16 = linear_scan_fwd_f32
 linear_scan_bwd_bf16 = linear_scan_bwd_f32
 block_scan_fwd_f64 = block_scan_fwd_f32
 block_scan_bwd_f64 = block_scan_bwd_f32
-
-class RnnStream_f32:  # arguments: csrc/bindings_step.cpp
-    def __init__(self, cell: int, B: int, N: int, clip: float, layers: Any, first: Any, watched: Any, /) -> None: ...
-    def is_current(self) -> bool: ...
-    def step(self, x: object, /) -> Any: ...
-    def step_at(self, x: Address, y: Address, /) -> None: ...
-    def step_from(self, x: object, first: tuple[object, ...], /) -> Any: ...
-    def states(self, out: Addresses, /) -> None: ...
-
-RnnStream_f64 = RnnStream_f32
-
-CellLayout = tuple[int, int, int, int]
-
-def use_tensors(api: object, tensor: type, parameter: type, /) -> bool: ...
-def rnn_fits_tensors(cell: CellLayout, wx: object, r: object, b: object, state: object, /) -> bool: ...
-def rnn_fwd_tensors(
-    cell: CellLayout, wx: object, r: object, b: object, state: object, reverse: bool, all_states: bool, save: bool, /
-) -> Any: ...
-def rnn_bwd_tensors(
-    cell: CellLayout,
-    r: object,
-    first: object,
-    states: list[Any],
-    saved: list[Any],
-    dstates: list[Any],
-    dlast: object,
-    reverse: bool,
-    need_r: bool,
-    need_b: bool,
-    need_state: bool,
-    /,
-) -> Any: ...
 
 Index3 = tuple[tuple[int, int, int], tuple[int, int, int]]
 FixedCodes = tuple[Address, int, bool, int, Index3, Index3]
