@@ -2,7 +2,8 @@
 
 memory   linear_scan, quantize and Jacobi sweeps: share of the device's copy bandwidth (goal 85%)
 rnn      LSTM and sLSTM with heads in bfloat16 against as many cuDNN layers, and flashrnn where it is installed
-newton   ParaGRU as T grows: the sequential kernel, Newton's windows and a loop over the steps
+newton   ParaGRU and ParaLSTM as T grows, many units and few: the sequential kernel, Newton's windows, Newton's method
+         for any cell on the scans, and a loop over the steps; --figure FILE.svg draws where they cross
 
 Times are the device's own, between two events on its stream, the least of several rounds in which all take turns.
 Nothing is timed before its results agree with the CPU's.
@@ -13,10 +14,12 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.util
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +28,7 @@ from torch import Tensor
 
 import fastiter.relax
 import fastiter.torch
-from bench import cuda_table, gate, machine
+from bench import cuda_figure, cuda_table, gate, machine
 from bench.contest import Record
 
 SECTIONS = ("memory", "rnn", "newton")
@@ -43,17 +46,18 @@ class Sizes:
     grid: tuple[int, int] = (8192, 8192)
     rnn: tuple[int, int, int] = (16, 1024, 768)  # B, T, N D
     widths: tuple[int, ...] = (16, 32, 64, 128, 256, 768)
-    para: tuple[int, int] = (8, 256)
+    para: tuple[tuple[int, int], ...] = ((8, 256), (1, 64))  # B, D
     times: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384)
     rounds: int = 10
     dtype: torch.dtype = torch.bfloat16
 
 
-SMALL = Sizes("cpu", 1 << 12, (1, 9, 4), (5, 6), (1, 2, 32), (16, 32), (1, 4), (3, 5), 1, torch.float32)
+SMALL = Sizes("cpu", 1 << 12, (1, 9, 4), (5, 6), (1, 2, 32), (16, 32), ((1, 4),), (3, 5), 1, torch.float32)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sections", type=lambda text: tuple(text.split(",")), default=SECTIONS)
+    parser.add_argument("--figure", type=Path, help="draw the times of the section newton here, as SVG")
 
 
 # ---- Timing ---------------------------------------------------------------------------------------------------------
@@ -232,18 +236,27 @@ def by_newton(wx: Tensor, a: Tensor) -> Tensor:
     return value
 
 
+def ways(cell: str) -> dict[str, Callable[..., Tensor]]:
+    """What computes h of all steps."""
+    function = getattr(fastiter.torch, cell)
+    found: dict[str, Callable[..., Tensor]] = {
+        method: lambda *x, method=method: function(*x, method=method)[0] for method in ("sequential", "newton")
+    }
+    return found | {"newton on the scans": by_newton, "loop": loop} if cell == "paragru" else found
+
+
 def newton(sizes: Sizes) -> Iterator[Record]:
-    batch, units = sizes.para
-    a = torch.rand(3, units, device=sizes.device) - 0.5
-    for length in sizes.times:
-        wx = torch.randn(batch, length, 3, units, device=sizes.device)
-        ways: dict[str, Callable[..., Tensor]] = {"loop": loop}
-        ways["sequential"] = lambda wx, a: fastiter.torch.paragru(wx, a, method="sequential")[0]
-        ways["newton"] = by_newton
-        expected = fastiter.torch.paragru(wx.cpu(), a.cpu(), method="sequential")[0]
-        worst = max(agree(name, way(wx, a), expected, length) for name, way in ways.items())
-        found = seconds({name: with_gradients(way, wx, a) for name, way in ways.items()}, sizes)
-        yield {"T": length, "difference": worst, "ms": {name: 1e3 * value for name, value in found.items()}}
+    for (batch, units), (cell, peepholes) in itertools.product(sizes.para, (("paragru", 0), ("paralstm", 2))):
+        a = torch.rand(3 + peepholes, units, device=sizes.device) - 0.5
+        weights = a.split([3, peepholes]) if peepholes else (a,)
+        for length in sizes.times:
+            wx = torch.randn(batch, length, 3, units, device=sizes.device)
+            calls, cpu = ways(cell), [x.cpu() for x in (wx, *weights)]
+            expected = getattr(fastiter.torch, cell)(*cpu, method="sequential")[0]
+            worst = max(agree(name, call(wx, *weights), expected, length) for name, call in calls.items())
+            found = seconds({name: with_gradients(call, wx, *weights) for name, call in calls.items()}, sizes)
+            ms = {name: 1e3 * value for name, value in found.items()}
+            yield {"cell": cell, "B": batch, "D": units, "T": length, "difference": worst, "ms": ms}
 
 
 # ---- The whole ------------------------------------------------------------------------------------------------------
@@ -269,4 +282,7 @@ def measure(sizes: Sizes, sections: tuple[str, ...]) -> Record:
 def main(arguments: argparse.Namespace) -> Record:
     if not torch.cuda.is_available():
         raise SystemExit("bench: --device cuda needs a CUDA device, and torch finds none")
-    return {**measure(Sizes("cuda"), arguments.sections), "card": card()}
+    results = {**measure(Sizes("cuda"), arguments.sections), "card": card()}
+    if arguments.figure is not None:
+        arguments.figure.write_text(cuda_figure.crossover(results))
+    return results

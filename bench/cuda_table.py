@@ -8,8 +8,8 @@ HEADERS = {
     "memory": "| work | ms | GB/s | share of copy (goal 85%) |\n|---|---:|---:|---:|",
     "rnn": "| cell | D | forward, forward+backward in ms |\n|---|---:|---|",
     "newton": (
-        "| T | loop / sequential / newton in ms, forward+backward | loop over the faster (goal 665 at T 8192) |\n"
-        "|---:|---|---:|"
+        "| cell | B, D, T | forward+backward in ms | sequential / newton | loop / the faster (goal 665 at T 8192) |\n"
+        "|---|---:|---|---:|---:|"
     ),
 }
 
@@ -21,8 +21,10 @@ def line(section: str, record: Record) -> str:
         parts = [f"{name} " + ", ".join(f"{ms:.3g}" for ms in both.values()) for name, both in record["ms"].items()]
         return f"| {record['cell']} | {record['width']} | {'; '.join(parts)} |"
     ms = record["ms"]
-    ratio = ms["loop"] / min(ms["sequential"], ms["newton"])
-    return f"| {record['T']} | {ms['loop']:.4g} / {ms['sequential']:.3g} / {ms['newton']:.3g} | {ratio:.0f} |"
+    told = "; ".join(f"{name} {value:.3g}" for name, value in ms.items())
+    over = f"{ms['loop'] / min(ms['sequential'], ms['newton']):.0f}" if "loop" in ms else ""
+    size = f"{record['B']}, {record['D']}, {record['T']}"
+    return f"| {record['cell']} | {size} | {told} | {ms['sequential'] / ms['newton']:.2g} | {over} |"
 
 
 def markdown(results: Record) -> str:

@@ -1,9 +1,10 @@
 """The family rnn against its floor, against torch.nn, and against itself on small calls.
 
-Four questions, float32, forward alone (no_grad) and forward + backward (gradients of inputs, weights and biases):
+Questions, float32, forward alone (no_grad) and forward + backward (gradients of inputs, weights and biases):
     grid    how far the recurrence alone is from the machine's floor, and how much faster a layer is than torch.nn's
     heads   one recurrence of N heads against N separate torch.nn layers
     calls   what one tiny call costs
+    streaming   one time step after another, against torch.nn's cells (no_grad)
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from itertools import product
 
 import torch
 
-from bench import gate, limits, machine, tables
+from bench import gate, limits, machine, rnn_streaming, tables
 from bench import rnn_table as table
 from bench.contest import BOTH, MODES, Call, Record
 from bench.rnn_cases import (
@@ -36,7 +37,7 @@ from bench.timing import Competitor, Timing, fastest, interleave, load_average, 
 
 # ---- Options --------------------------------------------------------------------------------------------------------
 
-SECTIONS = ("grid", "heads", "calls")
+SECTIONS = ("grid", "heads", "calls", "streaming")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Options:
     lengths: tuple[int, ...] = (128, 1024)
     widths: tuple[int, ...] = (64, 256, 512, 768)
     heads_length: int = 256
+    streaming_widths: tuple[int, ...] = (16, 64, 256, 512)
     budget: float = 1.0
     stir: bool = False
 
@@ -80,7 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read_options(arguments: argparse.Namespace) -> Options:
     options = Options(arguments.cells, arguments.threads, arguments.sections, stir=arguments.stir)
     if arguments.quick:
-        options = replace(options, batches=(1, 16), lengths=(32,), widths=(64,), heads_length=32, budget=0.15)
+        corner = {"batches": (1, 16), "lengths": (32,), "widths": (64,), "heads_length": 32, "streaming_widths": (64,)}
+        options = replace(options, **corner, budget=0.15)
     chosen = {name: getattr(arguments, name) for name in ("batches", "lengths", "widths", "budget")}
     options = replace(options, **{name: value for name, value in chosen.items() if value is not None})
     for name, known in (("cells", tuple(CELLS)), ("sections", SECTIONS)):
@@ -235,6 +238,11 @@ def calls(options: Options) -> Iterator[Record]:
         yield {**record, "load": load_average()}
 
 
+def streaming(options: Options) -> Iterator[Record]:
+    for cell, H in product((cell for cell in options.cells if CELLS[cell].layer), options.streaming_widths):
+        yield from rnn_streaming.measure(Case(cell, 1, 1, H), options.threads, options.budget, options.stirring())
+
+
 # ---- The run --------------------------------------------------------------------------------------------------------
 
 
@@ -245,7 +253,12 @@ def main(arguments: argparse.Namespace) -> Record:
     print(tables.machine(results["machine"]))
     beside, results["limits"] = measure_limits(options)
     print(table.limits(results["limits"]))
-    sections = {"grid": lambda: grid(options, beside), "heads": lambda: heads(options), "calls": lambda: calls(options)}
+    sections = {
+        "grid": lambda: grid(options, beside),
+        "heads": lambda: heads(options),
+        "calls": lambda: calls(options),
+        "streaming": lambda: streaming(options),
+    }
     for name in options.sections:
         results[name] = []
         print(f"\n{table.HEADERS[name]}")

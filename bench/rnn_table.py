@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from bench import rnn_streaming
 from bench.contest import BOTH, FORWARD, Record
 from bench.tables import against, at_most, geometric_mean, machine, markdown_table
 
@@ -16,6 +17,7 @@ HEADERS = {
     f"{'torch.nn':>10}{'ratio':>7}{'load':>6}",
     "calls": f"{'cell':6}  {'mode':17}{'threads':>7}{'one call':>11}{'median':>9}{'after a torch op':>18}{'median':>9}"
     f"{'load':>6}",
+    "streaming": rnn_streaming.HEADER,
 }
 
 
@@ -44,7 +46,12 @@ def calls_row(r: Record) -> str:
     )
 
 
-ROWS: dict[str, Callable[[Record], str]] = {"grid": grid_row, "heads": heads_row, "calls": calls_row}
+ROWS: dict[str, Callable[[Record], str]] = {
+    "grid": grid_row,
+    "heads": heads_row,
+    "calls": calls_row,
+    "streaming": rnn_streaming.row,
+}
 
 
 def limits(measured: Record) -> str:
@@ -222,7 +229,12 @@ def markdown(results: Record) -> str:
         "### Limits, in the same run",
         limits_markdown(results["limits"]),
     ]
-    sections = {"grid": grid_markdown, "heads": heads_markdown, "calls": calls_markdown}
+    sections = {
+        "grid": grid_markdown,
+        "heads": heads_markdown,
+        "calls": calls_markdown,
+        "streaming": rnn_streaming.markdown,
+    }
     for name, section in sections.items():
         if results.get(name):
             parts += section(results[name])

@@ -90,4 +90,5 @@ PYBIND11_MODULE(_core, m) {
     define_relax(m);
     define_relax_tuners(m);
     define_rnn(m);
+    define_step(m);
 }

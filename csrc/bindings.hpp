@@ -12,6 +12,7 @@ void define_relax(py::module_& m);
 void define_relax_tuners(py::module_& m);
 void define_rnn(py::module_& m);
 void define_scan(py::module_& m);
+void define_step(py::module_& m);
 void define_tensor(py::module_& m);
 
 } // namespace fastiter

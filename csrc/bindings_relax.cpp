@@ -21,13 +21,13 @@ template <class F> auto with_numbers(int numbers, F f) {
     }
 }
 
-// Calls f without the GIL. A row that cannot be divided by becomes ZeroDivisionError(row).
+// Calls f without the GIL. A row that cannot be divided by becomes ZeroDivisionError(row, system).
 template <class F> std::unique_ptr<RelaxMatrix> prepared(F f) {
     try {
         py::gil_scoped_release release;
         return f();
     } catch (const SingularRow& singular) {
-        PyErr_SetObject(PyExc_ZeroDivisionError, py::int_(singular.row).ptr());
+        PyErr_SetObject(PyExc_ZeroDivisionError, py::make_tuple(singular.row, singular.system).ptr());
     }
     throw py::error_already_set();
 }
@@ -73,11 +73,11 @@ std::unique_ptr<RelaxMatrix> relax_slices(int numbers, int64_t n, py::handle sta
 
 std::unique_ptr<RelaxMatrix> relax_blocks(int numbers, int64_t n, int size, int64_t scalar_rows, py::handle start,
                                           py::handle column, py::handle value, py::handle order, py::handle rows,
-                                          py::handle colours) {
+                                          py::handle colours, int64_t batch) {
     return with_numbers(numbers, [&]<class A, class V>() {
         const Csr<A> csr = csr_of<A>(n, start, column, value, order);
         const Clusters clusters = clusters_of(n, rows, colours);
-        return prepared([&] { return prepare_blocks<A, V>(csr, size, scalar_rows, clusters); });
+        return prepared([&] { return prepare_blocks<A, V>(csr, size, scalar_rows, clusters, batch); });
     });
 }
 
@@ -90,20 +90,24 @@ std::unique_ptr<RelaxMatrix> relax_dense(int numbers, int64_t n, py::handle valu
 }
 
 std::unique_ptr<RelaxMatrix> relax_projections(int numbers, int64_t n, int64_t columns, py::handle start,
-                                               py::handle column, py::handle value, py::handle order) {
+                                               py::handle column, py::handle value, py::handle order, int64_t batch) {
     return with_numbers(numbers, [&]<class A, class V>() {
         const Csr<A> csr = csr_of<A>(n, start, column, value, order);
-        return prepared([&] { return prepare_projections<A, V>(csr, columns); });
+        return prepared([&] { return prepare_projections<A, V>(csr, columns, batch); });
     });
 }
 
-std::unique_ptr<RelaxMatrix> relax_stencil(bool is_double, int64_t n0, int64_t n1, int64_t n2, py::handle coefficients,
-                                           bool is_constant, py::handle given, bool red_black) {
+// order 0: red-black or natural
+std::unique_ptr<RelaxMatrix> relax_stencil(int numbers, int64_t n0, int64_t n1, int64_t n2, py::handle coefficients,
+                                           bool is_constant, py::handle given, bool red_black, bool projections,
+                                           py::handle order, py::handle rows, py::handle colours) {
     const int64_t grid[3] = {n0, n1, n2};
     const uint8_t* mask = address<const uint8_t>(given);
-    return prepared([&, doubles = address<const double>(coefficients), floats = address<const float>(coefficients)] {
-        return is_double ? prepare_stencil(grid, doubles, is_constant, mask, red_black)
-                         : prepare_stencil(grid, floats, is_constant, mask, red_black);
+    const StencilOrder how{red_black, projections, address<const int32_t>(order),
+                           clusters_of(n0 * n1 * n2, rows, colours)};
+    return with_numbers(numbers, [&]<class A, class V>() {
+        const V* data = address<const V>(coefficients);
+        return prepared([&] { return prepare_stencil(grid, data, is_constant, mask, how); });
     });
 }
 

@@ -43,12 +43,16 @@ template <class H, class T> void all_steps(const py::tuple& x, PerState<Steps<H>
     }
 }
 
+// What is added to the code of a cell whose states are rounded: see python/fastiter/_rnn.py
+constexpr int64_t kRoundsStates = 8;
+
 // (cell, B, T, N, D, reverse, lengths, offsets, packed_rows), and where there is more to it (starts, reset, reset_row,
 // clip_state, clip_grad)
 RnnShape shape_of(const py::tuple& x) {
     auto at = [&](int i) { return integer(PyTuple_GET_ITEM(x.ptr(), i)); };
     RnnShape s;
-    s.cell = Cell(at(0));
+    s.cell = Cell(at(0) % kRoundsStates);
+    s.rounds_states = at(0) >= kRoundsStates;
     s.B = at(1), s.T = at(2), s.N = at(3), s.D = at(4);
     s.reverse = at(5) != 0;
     s.lengths = address<const int64_t>(PyTuple_GET_ITEM(x.ptr(), 6));

@@ -65,11 +65,11 @@ struct Clusters {
 
 enum class Part { all, lower, upper }; // of the copy
 
-// A zero on the diagonal, or a singular diagonal block
+// A zero on the diagonal, or a singular diagonal block, in one system of a batch
 class SingularRow : public std::runtime_error {
 public:
-    explicit SingularRow(int64_t row) : std::runtime_error("singular"), row(row) {}
-    int64_t row;
+    explicit SingularRow(int64_t row, int64_t system = 0) : std::runtime_error("singular"), row(row), system(system) {}
+    int64_t row, system;
 };
 
 // batch > 0: value holds (batch, entries)
@@ -78,18 +78,24 @@ std::unique_ptr<RelaxMatrix> prepare_rows(const Csr<A>&, const Clusters&, Part, 
 // colours: the first row of each colour in `order`, and the end
 template <class A, class V>
 std::unique_ptr<RelaxMatrix> prepare_slices(const Csr<A>&, const std::vector<int64_t>& colours, Part);
-// n rows of blocks of size x size, by rows in `value`; rows of the scalar matrix from `rows` on are padding
+// n rows of blocks of size x size, by rows in `value`; rows of the scalar matrix from `rows` on are padding. batch as above
 template <class A, class V>
-std::unique_ptr<RelaxMatrix> prepare_blocks(const Csr<A>&, int size, int64_t rows, const Clusters&);
+std::unique_ptr<RelaxMatrix> prepare_blocks(const Csr<A>&, int size, int64_t rows, const Clusters&, int64_t batch);
 template <class A, class V> std::unique_ptr<RelaxMatrix> prepare_dense(int64_t n, const A* value, const int32_t* order);
-// `columns` of A, which need not be square
-template <class A, class V> std::unique_ptr<RelaxMatrix> prepare_projections(const Csr<A>&, int64_t columns);
+// `columns` of A, which need not be square; batch as above
+template <class A, class V>
+std::unique_ptr<RelaxMatrix> prepare_projections(const Csr<A>&, int64_t columns, int64_t batch);
 
 // grid (n0, n1, n2) with n1 = 1 for two axes. coefficients (7) or (7, n0, n1, n2); given: 1 where x is given, null: nowhere.
-// red_black: the order of sweeps, else natural
+// order: (points) with its clusters; null: red-black or natural
+struct StencilOrder {
+    bool red_black = false, projections = false; // projections: on equations, instead of a division by the diagonal
+    const int32_t* order = nullptr;
+    Clusters clusters;
+};
 template <class T>
 std::unique_ptr<RelaxMatrix> prepare_stencil(const int64_t (&grid)[3], const T* coefficients, bool is_constant,
-                                             const uint8_t* given, bool red_black);
+                                             const uint8_t* given, const StencilOrder&);
 
 #define FASTITER_RELAX_NUMBERS(DO) DO(float, float) DO(float, double) DO(double, double) DO(Complex, Complex)
 

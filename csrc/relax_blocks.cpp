@@ -8,7 +8,7 @@ namespace fastiter {
 namespace {
 
 template <class A, class V> struct BlocksLayout : InClusters {
-    int64_t n = 0, entries = 0; // n: rows of the vectors, padding included
+    int64_t n = 0, rows = 0, entries = 0; // n: rows of the vectors, padding included; rows: without it
     int64_t blocks = 0;
     int size = 1;
     std::vector<int32_t> order; // of the rows of vectors
@@ -71,35 +71,41 @@ template <class S> bool invert(S* a, S* inverse, int size) {
     return true;
 }
 
-template <class A> void transpose(const A* from, A* to, int size) {
+// Matrix c of `width`: a block by rows to one by columns, each of whose numbers is `width`
+template <class A> void transpose(const A* from, A* to, int size, int64_t width, int64_t c) {
     for (int r = 0; r < size; ++r)
-        for (int q = 0; q < size; ++q) to[q * size + r] = from[r * size + q];
+        for (int q = 0; q < size; ++q) to[(q * size + r) * width + c] = from[r * size + q];
 }
 
-template <class A, class V> void fill_blocks(BlocksLayout<A, V>& m, const Csr<A>& csr) {
+template <class A, class V> void fill_blocks(BlocksLayout<A, V>& m, const Csr<A>& csr, int64_t width) {
     const int size = m.size;
-    const int64_t area = int64_t(size) * size;
+    const int64_t area = int64_t(size) * size, blocks = csr.start[csr.n];
     const size_t numbers = size_t(area);
     std::vector<sum_of<V>> copy(numbers), inverse(numbers);
     RowReader<A> reader(csr);
     int64_t to = 0;
     for (int64_t i = 0; i < csr.n; ++i) {
         m.start.push_back(to);
-        const A* diagonal = nullptr;
+        int64_t diagonal = -1;
         for (const Entry& e : reader.read(i)) {
             if (e.column == i) {
-                diagonal = csr.value + e.at * area;
+                diagonal = e.at;
                 continue;
             }
             m.column[to] = e.column;
-            transpose(csr.value + e.at * area, m.value.data() + to++ * area, size);
+            for (int64_t c = 0; c < width; ++c)
+                transpose(csr.value + (c * blocks + e.at) * area, m.value.data() + to * area * width, size, width, c);
+            ++to;
         }
         const int64_t row = csr.order ? csr.order[i] : i;
-        if (!diagonal) throw SingularRow(row);
-        transpose(diagonal, m.diagonal.data() + i * area, size);
-        for (int64_t j = 0; j < area; ++j) copy[size_t(j)] = wide(diagonal[j]);
-        if (!invert(copy.data(), inverse.data(), size)) throw SingularRow(row);
-        transpose(inverse.data(), m.inverse.data() + i * area, size);
+        if (diagonal < 0) throw SingularRow(row);
+        for (int64_t c = 0; c < width; ++c) {
+            const A* block = csr.value + (c * blocks + diagonal) * area;
+            transpose(block, m.diagonal.data() + i * area * width, size, width, c);
+            for (int64_t j = 0; j < area; ++j) copy[size_t(j)] = wide(block[j]);
+            if (!invert(copy.data(), inverse.data(), size)) throw SingularRow(row, c);
+            transpose(inverse.data(), m.inverse.data() + i * area * width, size, width, c);
+        }
     }
     m.start.push_back(to);
     m.entries = (to + csr.n) * area;
@@ -108,10 +114,11 @@ template <class A, class V> void fill_blocks(BlocksLayout<A, V>& m, const Csr<A>
 } // namespace
 
 template <class A, class V>
-std::unique_ptr<RelaxMatrix> prepare_blocks(const Csr<A>& csr, int size, int64_t rows, const Clusters& clusters) {
+std::unique_ptr<RelaxMatrix> prepare_blocks(const Csr<A>& csr, int size, int64_t rows, const Clusters& clusters,
+                                            int64_t batch) {
     BlocksLayout<A, V> m;
-    const int64_t area = int64_t(size) * size, blocks = csr.start[csr.n];
-    m.blocks = csr.n, m.n = csr.n * size, m.size = size, m.clusters = clusters;
+    const int64_t width = batch ? batch : 1, area = int64_t(size) * size * width, blocks = csr.start[csr.n];
+    m.blocks = csr.n, m.n = csr.n * size, m.rows = rows, m.size = size, m.clusters = clusters;
     if (csr.order || rows < m.n)
         for (int64_t i = 0; i < m.n; ++i) {
             const int64_t row = (csr.order ? csr.order[i / size] : i / size) * size + i % size;
@@ -119,14 +126,15 @@ std::unique_ptr<RelaxMatrix> prepare_blocks(const Csr<A>& csr, int size, int64_t
         }
     m.column = Memory<int32_t>(blocks), m.value = Memory<A>(blocks * area);
     m.diagonal = Memory<A>(csr.n * area), m.inverse = Memory<sum_of<V>>(csr.n * area);
-    fill_blocks(m, csr);
+    fill_blocks(m, csr, width);
     m.m = {csr.n,           size,           m.clusters.rows.data(), m.start.data(),
-           m.column.data(), m.value.data(), m.diagonal.data(),      m.inverse.data()};
+           m.column.data(), m.value.data(), m.diagonal.data(),      m.inverse.data(),
+           batch > 0};
     return std::make_unique<Relaxed<V, BlocksLayout<A, V>>>(std::move(m));
 }
 
 #define FASTITER_INSTANTIATE(A, V) \
-    template std::unique_ptr<RelaxMatrix> prepare_blocks<A, V>(const Csr<A>&, int, int64_t, const Clusters&);
+    template std::unique_ptr<RelaxMatrix> prepare_blocks<A, V>(const Csr<A>&, int, int64_t, const Clusters&, int64_t);
 FASTITER_RELAX_NUMBERS(FASTITER_INSTANTIATE)
 
 } // namespace fastiter

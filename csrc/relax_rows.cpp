@@ -55,7 +55,7 @@ template <class A, class V> void fill_rows(RowsLayout<A, V>& m, const Csr<A>& cs
         put(m.before, i, before), put(m.after, i, after), put(m.diagonal, i, diagonal);
         for (int64_t c = 0; c < width; ++c) {
             const auto d = wide(m.diagonal[i * width + c]);
-            if (is_zero(d)) throw SingularRow(csr.order ? csr.order[i] : i);
+            if (is_zero(d)) throw SingularRow(csr.order ? csr.order[i] : i, c);
             m.inverse[i * width + c] = inverse_of(d);
         }
     }

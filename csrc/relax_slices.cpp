@@ -9,7 +9,7 @@ template <class A, class V> struct SlicesLayout {
     int64_t n = 0, rows = 0, entries = 0;
     std::vector<int32_t> order;         // -1: padding to whole slices, which has no entries
     std::vector<int64_t> colour, start; // slices
-    Memory<int32_t> column;
+    Memory<int32_t> run, column;
     Memory<A> value, diagonal;
     Memory<sum_of<V>> inverse;
     RelaxSlices<A, V> m;
@@ -98,13 +98,31 @@ public:
             }
             m_.start.push_back(m_.start.back() + longest);
         }
-        m_.column = Memory<int32_t>(m_.start.back() * kSliceRows), m_.value = Memory<A>(m_.start.back() * kSliceRows);
-        for (int64_t s = 0; s < slices; ++s)
+        m_.run = Memory<int32_t>(m_.start.back()), m_.value = Memory<A>(m_.start.back() * kSliceRows);
+        for (int64_t s = 0; s < slices; ++s) {
+            slice_.resize(size_t(m_.start[size_t(s) + 1] - m_.start[size_t(s)]));
             for (int lane = 0; lane < kSliceRows; ++lane) fill_lane(s, lane);
+            for (size_t j = 0; j < slice_.size(); ++j) m_.run[m_.start[size_t(s)] + int64_t(j)] = run_of(slice_[j]);
+        }
+        m_.column = Memory<int32_t>(int64_t(columns_.size()));
+        std::copy(columns_.begin(), columns_.end(), m_.column.data());
         m_.entries = m_.start.back() * kSliceRows + m_.n;
     }
 
 private:
+    struct Eight {
+        int32_t column[kSliceRows];
+    };
+
+    // The first of columns that follow each other; of others where they are listed, negated
+    int32_t run_of(const Eight& entries) {
+        bool is_run = true;
+        for (int i = 0; i < kSliceRows; ++i) is_run = is_run && entries.column[i] == entries.column[0] + i;
+        if (is_run) return entries.column[0];
+        columns_.insert(columns_.end(), entries.column, entries.column + kSliceRows);
+        return int32_t(~(int64_t(columns_.size()) / kSliceRows - 1));
+    }
+
     int32_t row_of(int64_t i) const { return m_.order.empty() ? int32_t(i) : m_.order[size_t(i)]; }
 
     // The entries off the diagonal, by column; returns where the diagonal is, or -1.
@@ -133,7 +151,7 @@ private:
         const int32_t spare = row_.empty() ? int32_t(std::min(i, m_.n - 1)) : row_[0].column;
         for (int64_t j = first; j < last; ++j) {
             const bool is_entry = size_t(j - first) < row_.size();
-            m_.column[j * kSliceRows + lane] = is_entry ? row_[size_t(j - first)].column : spare;
+            slice_[size_t(j - first)].column[lane] = is_entry ? row_[size_t(j - first)].column : spare;
             m_.value[j * kSliceRows + lane] = is_entry ? csr_.value[row_[size_t(j - first)].at] : A{};
         }
         if (i >= m_.n) return;
@@ -147,8 +165,9 @@ private:
     SlicesLayout<A, V>& m_;
     const Csr<A>& csr_;
     Part part_;
-    std::vector<int32_t> place_;
+    std::vector<int32_t> place_, columns_;
     std::vector<Entry> row_;
+    std::vector<Eight> slice_;
 };
 
 template <class A, class V> struct ProjectionsLayout {
@@ -158,9 +177,12 @@ template <class A, class V> struct ProjectionsLayout {
     Memory<int32_t> column;
     Memory<A> value;
     Memory<double> inverse;
+    Memory<sum_of<V>> inverses; // of a batch
     RelaxProjections<A, V> m;
 };
 
+void assign_twice(double& to, double x) { to = x; }
+void assign_twice(Complex& to, double x) { to = {x, x}; }
 double square(double x) { return x * x; }
 double square(Complex x) { return x.re * x.re + x.im * x.im; }
 
@@ -168,7 +190,12 @@ double square(Complex x) { return x.re * x.re + x.im * x.im; }
 template <class A, class V> class Projections : public RelaxMatrix {
 public:
     Projections(ProjectionsLayout<A, V> layout) : m_(std::move(layout)) {
-        m_.m = {m_.n, m_.start.data(), m_.column.data(), m_.value.data(), m_.inverse.data()};
+        m_.m = {m_.n,
+                m_.start.data(),
+                m_.column.data(),
+                m_.value.data(),
+                m_.inverse.data(),
+                m_.inverses.size() ? m_.inverses.data() : nullptr};
     }
 
     void sweep(void* x, const void* b, void*, int64_t k, const Sweeps& sweeps) override {
@@ -230,30 +257,44 @@ std::unique_ptr<RelaxMatrix> prepare_slices(const Csr<A>& csr, const std::vector
     m.n = m.order.empty() ? csr.n : int64_t(m.order.size()), m.rows = csr.n;
     m.diagonal = Memory<A>(m.n), m.inverse = Memory<sum_of<V>>(m.n);
     SlicesFiller<A, V>(m, csr, part).fill();
-    m.m = {m.n, m.start.data(), m.column.data(), m.value.data(), m.diagonal.data(), m.inverse.data()};
+    m.m = {m.n, m.start.data(), m.run.data(), m.column.data(), m.value.data(), m.diagonal.data(), m.inverse.data()};
     return std::make_unique<Relaxed<V, SlicesLayout<A, V>>>(std::move(m));
 }
 
-template <class A, class V> std::unique_ptr<RelaxMatrix> prepare_projections(const Csr<A>& csr, int64_t columns) {
+template <class A, class V>
+std::unique_ptr<RelaxMatrix> prepare_projections(const Csr<A>& csr, int64_t columns, int64_t batch) {
     ProjectionsLayout<A, V> m;
-    m.n = csr.n, m.entries = csr.start[csr.n];
-    m.column = Memory<int32_t>(m.entries), m.value = Memory<A>(m.entries), m.inverse = Memory<double>(m.n);
+    const int64_t width = batch ? batch : 1, nonzeros = csr.start[csr.n];
+    m.n = csr.n, m.entries = nonzeros;
+    m.column = Memory<int32_t>(nonzeros), m.value = Memory<A>(nonzeros * width);
+    m.inverse = Memory<double>(batch ? 0 : m.n), m.inverses = Memory<sum_of<V>>(m.n * batch);
     if (csr.order) m.order.assign(csr.order, csr.order + csr.n);
     std::vector<int64_t> last_row(size_t(columns), -2);
+    std::vector<double> norm(static_cast<size_t>(width));
     int64_t to = 0;
     for (int64_t i = 0; i < m.n; ++i) {
         const int64_t row = csr.order ? csr.order[i] : i;
-        double norm = 0;
+        std::fill(norm.begin(), norm.end(), 0.0);
         m.start.push_back(to);
         for (bool shared :
              {false, true}) // what the row before has just changed comes last: the sum need not wait for it
             for (int64_t e = csr.start[row]; e < csr.start[row + 1]; ++e) {
                 if ((last_row[size_t(csr.column[e])] == i - 1) != shared) continue;
-                m.column[to] = csr.column[e], m.value[to] = csr.value[e];
-                norm += square(wide(m.value[to++]));
+                m.column[to] = csr.column[e];
+                for (int64_t c = 0; c < width; ++c) {
+                    m.value[to * width + c] = csr.value[c * nonzeros + e];
+                    norm[size_t(c)] += square(wide(csr.value[c * nonzeros + e]));
+                }
+                ++to;
             }
         for (int64_t e = csr.start[row]; e < csr.start[row + 1]; ++e) last_row[size_t(csr.column[e])] = i;
-        m.inverse[i] = norm > 0 ? 1 / norm : 0;
+        for (int64_t c = 0; c < width; ++c) {
+            const double inverse = norm[size_t(c)] > 0 ? 1 / norm[size_t(c)] : 0;
+            if (batch)
+                assign_twice(m.inverses[i * width + c], inverse);
+            else
+                m.inverse[i] = inverse;
+        }
     }
     m.start.push_back(to);
     return std::make_unique<Projections<A, V>>(std::move(m));
@@ -261,7 +302,7 @@ template <class A, class V> std::unique_ptr<RelaxMatrix> prepare_projections(con
 
 #define FASTITER_INSTANTIATE(A, V)                                                                                \
     template std::unique_ptr<RelaxMatrix> prepare_slices<A, V>(const Csr<A>&, const std::vector<int64_t>&, Part); \
-    template std::unique_ptr<RelaxMatrix> prepare_projections<A, V>(const Csr<A>&, int64_t);
+    template std::unique_ptr<RelaxMatrix> prepare_projections<A, V>(const Csr<A>&, int64_t, int64_t);
 FASTITER_RELAX_NUMBERS(FASTITER_INSTANTIATE)
 
 } // namespace fastiter

@@ -4,24 +4,28 @@
 namespace fastiter {
 namespace {
 
+template <class T> constexpr T one = T(1);
+template <> constexpr Complex one<Complex> = {1, 0};
+
 template <class T> class StencilMatrix : public RelaxMatrix {
 public:
     StencilMatrix(const int64_t (&grid)[3], const T* coefficients, bool is_constant, const uint8_t* given,
-                  bool red_black)
-        : red_black_(red_black) {
+                  const StencilOrder& order)
+        : red_black_(order.red_black), projections_(order.projections), clusters_(order.clusters) {
         const int64_t points = grid[0] * grid[1] * grid[2], count = is_constant ? 1 : points;
         coefficients_ = Memory<T>(7 * count), zeros_ = Memory<T>(grid[2]);
         std::copy(coefficients, coefficients + 7 * count, coefficients_.data());
-        std::fill(zeros_.data(), zeros_.data() + grid[2], T(0));
+        std::fill(zeros_.data(), zeros_.data() + grid[2], T{});
+        if (order.order) order_.assign(order.order, order.order + points);
         if (!is_constant || given) inverse_ = Memory<T>(points);
         for (int64_t i = 0; i < (inverse_.size() ? points : 1); ++i) {
             const T centre = coefficients[is_constant ? 0 : i];
             const bool is_given = given && given[i];
-            if (centre == 0 && !is_given) throw SingularRow(i);
-            if (inverse_.size())
-                inverse_[i] = is_given ? T(0) : T(1) / centre;
-            else
-                m_.constant_inverse = T(1) / centre;
+            if (is_zero(wide(centre)) && !is_given && !projections_) throw SingularRow(i);
+            // of projections a mark of what is not given
+            const T inverse = projections_ ? one<T> : T(inverse_of(wide(centre)));
+            if (inverse_.size()) inverse_[i] = is_given ? T{} : inverse;
+            if (is_constant) m_.constant_inverse = inverse;
         }
         m_.n0 = grid[0], m_.n1 = grid[1], m_.n2 = grid[2];
         for (int64_t q = 0; q < 7; ++q) m_.coefficient[q] = coefficients_.data() + q * count;
@@ -38,12 +42,14 @@ public:
                 c.self->jacobi_in(c, team);
             else if (c.self->red_black_)
                 c.self->red_black_in(c, team);
+            else if (!c.self->order_.empty() && !c.self->projections_)
+                c.self->listed_in(c, team);
             else
                 c.self->natural_in(c);
         };
         run(call, job, [&](int threads) {
             if (moves) call.other = static_cast<T*>(workspace.of(size_t(points()) * sizeof(T)));
-            return moves || red_black_ ? threads_for(threads) : 1;
+            return moves || red_black_ || clusters_.rows.size() > 2 ? threads_for(threads) : 1;
         });
     }
 
@@ -98,7 +104,29 @@ private:
             for (int half = 0; half < (both ? 2 : 1); ++half) {
                 RelaxStep<T> step{c.b, c.x, c.x, nullptr, 1, c.sweeps->omega[s], 0, false};
                 step.backward = both ? half == 1 : c.sweeps->kind == SweepKind::backward;
-                kernels().relax->stencil->of<T>().natural(m_, step);
+                const auto& kernel = kernels().relax->stencil->of<T>();
+                if (projections_)
+                    kernel.projections(m_, step, order_.empty() ? nullptr : order_.data());
+                else
+                    kernel.natural(m_, step);
+            }
+    }
+
+    // Clusters of one colour are not linked, so that the points of several of them may follow each other in any order.
+    void listed_in(const Call& c, Team team) const {
+        const bool both = c.sweeps->kind == SweepKind::symmetric;
+        const int64_t colours = int64_t(clusters_.colours.size()) - 1;
+        for (int64_t s = 0; s < c.sweeps->count; ++s)
+            for (int half = 0; half < (both ? 2 : 1); ++half) {
+                RelaxStep<T> step{c.b, c.x, c.x, nullptr, 1, c.sweeps->omega[s], 0, false};
+                step.backward = both ? half == 1 : c.sweeps->kind == SweepKind::backward;
+                for (int64_t t = 0; t < colours; ++t) {
+                    const size_t colour = size_t(step.backward ? colours - 1 - t : t);
+                    const auto [first, last] = part_of(clusters_.colours[colour], clusters_.colours[colour + 1], team);
+                    kernels().relax->stencil->of<T>().listed(m_, step, order_.data(), clusters_.rows[size_t(first)],
+                                                             clusters_.rows[size_t(last)]);
+                    if (team.size > 1) wait(team.barriers[0], team.size);
+                }
             }
     }
 
@@ -151,7 +179,9 @@ private:
         return std::max<int64_t>(planes == 1 ? 2 : 4, kCache / (2 * group));
     }
 
-    bool red_black_;
+    bool red_black_, projections_;
+    Clusters clusters_;
+    std::vector<int32_t> order_;
     Memory<T> coefficients_, inverse_, zeros_;
     RelaxStencil<T> m_;
 };
@@ -160,11 +190,15 @@ private:
 
 template <class T>
 std::unique_ptr<RelaxMatrix> prepare_stencil(const int64_t (&grid)[3], const T* coefficients, bool is_constant,
-                                             const uint8_t* given, bool red_black) {
-    return std::make_unique<StencilMatrix<T>>(grid, coefficients, is_constant, given, red_black);
+                                             const uint8_t* given, const StencilOrder& order) {
+    return std::make_unique<StencilMatrix<T>>(grid, coefficients, is_constant, given, order);
 }
 
-template std::unique_ptr<RelaxMatrix> prepare_stencil(const int64_t (&)[3], const float*, bool, const uint8_t*, bool);
-template std::unique_ptr<RelaxMatrix> prepare_stencil(const int64_t (&)[3], const double*, bool, const uint8_t*, bool);
+#define FASTITER_INSTANTIATE(T)                                                                                 \
+    template std::unique_ptr<RelaxMatrix> prepare_stencil(const int64_t (&)[3], const T*, bool, const uint8_t*, \
+                                                          const StencilOrder&);
+FASTITER_INSTANTIATE(float)
+FASTITER_INSTANTIATE(double)
+FASTITER_INSTANTIATE(Complex)
 
 } // namespace fastiter

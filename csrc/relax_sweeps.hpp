@@ -33,7 +33,15 @@ inline std::pair<int64_t, int64_t> part_of(int64_t first, int64_t last, Team tea
 // colours(), colour(c) -> range; sweep(step, first, last, column, columns); residual(r, first, last); chunks().
 template <class V, class Layout> class Relaxed : public RelaxMatrix {
 public:
-    explicit Relaxed(Layout layout) : m_(std::move(layout)) {}
+    explicit Relaxed(Layout layout) : m_(std::move(layout)), place_(size_t(is_permuted() ? m_.rows : 0)) {
+        for (size_t i = 0; i < m_.order.size(); ++i) {
+            const int32_t row = m_.order[i];
+            if (row < 0)
+                padding_.push_back(int32_t(i));
+            else
+                place_[size_t(row)] = int32_t(i);
+        }
+    }
 
     void sweep(void* x, const void* b, void* d, int64_t k, const Sweeps& sweeps) override {
         const bool moves = sweeps.kind == SweepKind::jacobi, copies = is_permuted();
@@ -98,22 +106,25 @@ private:
         return int(std::clamp<int64_t>(m_.entries * k / kEntries, 1, threads));
     }
 
-    // Rows of the caller to rows of the copy; padding is 0.
+    // Rows of the caller to rows of the copy, and back; padding is 0. It goes by the caller's rows: those of one colour
+    // lie far from each other there, and side by side in the copy, so that one pass reads and writes each line once.
     void permute(const V* from, V* to, int64_t k, Team team) const {
-        const auto [first, last] = part_of(0, m_.n, team);
-        const int32_t* order = m_.order.data();
+        const auto [first, last] = part_of(0, m_.rows, team);
+        const int32_t* place = place_.data();
         if (k == 1)
-            for (int64_t i = first; i < last; ++i) to[i] = order[i] < 0 ? V{} : from[order[i]];
+            for (int64_t i = first; i < last; ++i) to[place[i]] = from[i];
         else
-            for (int64_t i = first; i < last; ++i)
-                for (int64_t c = 0; c < k; ++c) to[i * k + c] = order[i] < 0 ? V{} : from[order[i] * k + c];
+            for (int64_t i = first; i < last; ++i) std::copy_n(from + i * k, k, to + place[i] * k);
+        if (team.id == 0)
+            for (int32_t i : padding_) std::fill_n(to + i * k, k, V{});
     }
     void permute_back(const V* from, V* to, int64_t k, Team team) const {
-        const auto [first, last] = part_of(0, m_.n, team);
-        const int32_t* order = m_.order.data();
-        for (int64_t i = first; i < last; ++i)
-            if (order[i] >= 0)
-                for (int64_t c = 0; c < k; ++c) to[order[i] * k + c] = from[i * k + c];
+        const auto [first, last] = part_of(0, m_.rows, team);
+        const int32_t* place = place_.data();
+        if (k == 1)
+            for (int64_t i = first; i < last; ++i) to[i] = from[place[i]];
+        else
+            for (int64_t i = first; i < last; ++i) std::copy_n(from + place[i] * k, k, to + i * k);
     }
 
     void sweep_in(const Call& c, Team team) const {
@@ -166,6 +177,8 @@ private:
     }
 
     Layout m_;
+    std::vector<int32_t> place_;   // where in the copy each row of the caller is
+    std::vector<int32_t> padding_; // rows of the copy that are nobody's
 };
 
 // The same of columns of x, which are numbered instead of rows where a colour is one cluster

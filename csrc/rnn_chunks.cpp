@@ -19,6 +19,7 @@ struct Part {
     Part(const RnnShape& whole, int64_t begin_, int64_t count) : begin(begin_), shape(whole) {
         shape.T = count;
         if (whole.reset) shape.reset += begin;
+        if (whole.offsets) shape.offsets += begin;
         if (!whole.lengths) return;
         lengths.resize(size_t(whole.B));
         for (size_t i = 0; i < lengths.size(); ++i)
@@ -28,6 +29,11 @@ struct Part {
     }
     template <class T> Steps<T> of(Steps<T> s) const {
         if (s.data) s.data += begin * s.time;
+        return s;
+    }
+    // Memory that begins with this part: lines of a packed batch count from the whole's first one.
+    template <class T> Steps<T> alone(Steps<T> s) const {
+        if (s.data && shape.offsets && shape.T) s.data -= shape.offsets[0] * s.row;
         return s;
     }
 };
@@ -103,7 +109,8 @@ template <class S> struct Scratch {
     Workspace space{};
     PerState<Steps<S>, Steps<T>> states; // but h
     Steps<T> saved;
-    PerState<S*, T*> last, carried;
+    PerState<S*, T*> last;
+    PerState<T*, T*> carried;
     T* db_rows;
 
     Scratch(const RnnShape& s, int64_t every, const CellSize& cell) {
@@ -163,21 +170,29 @@ void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const S*
         RnnBackward<S> g = p;
         f.shape = g.shape = part.shape;
         f.wx = part.of(wx), f.r = p.r, f.b = b;
-        f.saved = scratch.saved, g.saved = constant(scratch.saved);
-        f.last = scratch.last, f.states = scratch.states;
+        f.saved = part.alone(scratch.saved), g.saved = constant(f.saved);
+        f.last = scratch.last;
         g.states.h = part.of(p.states.h);
-        for (int k = 1; k < cell.states; ++k) g.states.others[k - 1] = constant(scratch.states.others[k - 1]);
+        for (int k = 0; k + 1 < cell.states; ++k) {
+            f.states.others[k] = part.alone(scratch.states.others[k]);
+            g.states.others[k] = constant(f.states.others[k]);
+        }
         g.dwx = part.of(p.dwx), g.dq = part.of(p.dq);
         g.db = between.begins(chunk) ? p.db : nullptr;
         g.db_rows = p.db ? scratch.db_rows : nullptr;
         for_each_state(
             cell.states,
-            [&](auto& dstates, auto& first, auto* kept, auto& dlast, auto& dfirst, auto* carried) {
+            [&](auto& dstates, auto& first, auto* kept) {
                 dstates = part.of(dstates);
-                if (!between.begins(chunk)) first = between.entering(kept, chunk), dfirst = carried;
-                if (!between.ends(chunk)) dlast = carried;
+                if (!between.begins(chunk)) first = between.entering(kept, chunk);
             },
-            g.dstates, g.first, chunks.kept, g.dlast, g.dfirst, scratch.carried);
+            g.dstates, g.first, chunks.kept);
+        if (!between.begins(chunk)) g.dh_before = scratch.carried.h, g.dfirst.h = nullptr;
+        if (!between.ends(chunk)) g.dh_after = scratch.carried.h, g.dlast.h = nullptr;
+        for (int k = 0; k + 1 < cell.states; ++k) {
+            if (!between.begins(chunk)) g.dfirst.others[k] = scratch.carried.others[k];
+            if (!between.ends(chunk)) g.dlast.others[k] = scratch.carried.others[k];
+        }
         f.first = g.first;
         forward(f);
         backward(g);

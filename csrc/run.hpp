@@ -23,7 +23,7 @@ template <class S> void run_backward(RnnBackward<S> p, S* dr);
 
 // The same with the memory for every k-th step: of the states other than h only those between two chunks of `every` steps
 // are kept, (chunks - 1, B, N, D) each, and the gates not at all. The backward pass computes a chunk again before it needs it,
-// to the same bits. Padded rows only.
+// to the same bits. Not with starts.
 template <class S> struct Chunks {
     int64_t every = 0;
     PerState<S*, rnn_value<S>*> kept;

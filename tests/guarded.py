@@ -17,6 +17,7 @@ import numpy as np
 import newton_calls
 from cases import RNN_CELLS, Array, RnnInputs, rnn_inputs
 from fastiter import _core
+from fastiter._rnn import CELLS
 from fastiter.quant import encode, pack, quantize, unpack
 from newton_calls import PARA_CELLS, ParaInputs, para_inputs
 from quant_cases import KINDS
@@ -93,6 +94,28 @@ def with_numpy(dtype: Any) -> None:
     for para, given, how, at_end in every_para_case(dtype):
         for method in ("sequential", "newton"):
             call(at_end, newton_calls.run, para, given, method=method, **how)
+    with_streams(dtype)
+
+
+def with_streams(dtype: Any) -> None:
+    """Single steps of each cell, the LSTM's with a projection to 3."""
+    stream = _core.RnnStream_f32 if dtype == np.float32 else _core.RnnStream_f64
+    cells = {name: cell for name, cell in CELLS.items() if name != "elman_relu"}
+    for (name, cell), B, inputs, D, at_end in itertools.product(
+        cells.items(), (1, 7), (1, 17), (1, 16, 17, 65), (False, True)
+    ):
+        P = 3 if name == "lstm" else 0
+        lines = cell.gates * D
+        shapes = [(lines, inputs), (lines, D), (lines,), (lines,), (P, D), (B, lines), (B, inputs), (B, P or D)]
+        w_ih, r, b_x, b_h, w_hr, to_first, x, y = (copies(np.ones(shape, dtype), at_end) for shape in shapes)
+        first = tuple(
+            copies(np.ones((1, B, (P or D) if k == 0 else D), dtype), at_end) for k in range(len(cell.states))
+        )
+        layer = (inputs, D, P, *(a.ctypes.data for a in (w_ih, r, b_x, b_h, w_hr, to_first)))
+        steps = stream(cell.layout[0], B, 1, 0.5, [layer], first, [])
+        steps.step_at(x, y)
+        steps.step_at(x, y)
+        steps.states(first)
 
 
 def with_torch(dtype: Any) -> None:

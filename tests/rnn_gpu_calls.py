@@ -32,19 +32,27 @@ class Case(NamedTuple):
 
 
 def make(
-    cell: str, activation: str, sizes: tuple[int, int, int, int], dtype: torch.dtype, device: str, *, bare: bool = False
+    cell: str,
+    activation: str,
+    sizes: tuple[int, int, int, int],
+    dtype: torch.dtype,
+    device: str,
+    *,
+    bare: bool = False,
+    sequences: int | None = None,
 ) -> Case:
-    """A random case; ``bare``: no bias, no initial state, and a cotangent of h alone."""
+    """A random case; ``bare``: no bias, no initial state, and a cotangent of h alone; ``sequences``: of cu_seqlens."""
     B, T, N, D = sizes
-    drawn = rnn_inputs(cell, B, T, N, D, np.float64)
+    drawn, rows = rnn_inputs(cell, B, T, N, D, np.float64), sequences or B
     rng = np.random.default_rng(7)
+    wide = torch.float32 if dtype.itemsize == 2 else dtype
 
-    def tensor(x: Array) -> Tensor:
-        return torch.from_numpy(np.array(x)).to(device, dtype)
+    def tensor(x: Array, k: int = 0) -> Tensor:
+        return torch.from_numpy(np.array(x)).to(device, wide if k else dtype)
 
-    state = [tensor(s) for s in drawn.state]
-    dlast: list[Tensor | None] = [tensor(rng.standard_normal((B, N, D))) for _ in state]
-    dstates: list[Tensor | None] = [tensor(rng.standard_normal((B, T, N, D))) for _ in state]
+    state = [tensor(s, k) for k, s in enumerate(rnn_inputs(cell, rows, 1, N, D, np.float64).state)]
+    dlast: list[Tensor | None] = [tensor(rng.standard_normal((rows, N, D)), k) for k in range(len(state))]
+    dstates: list[Tensor | None] = [tensor(rng.standard_normal((B, T, N, D)), k) for k in range(len(state))]
     if bare:
         inputs = (tensor(drawn.wx), tensor(drawn.r), None, [])
         return Case(cell, activation, inputs, [None] * len(state), [dstates[0], *[None] * (len(state) - 1)])
@@ -55,15 +63,15 @@ def array(x: Tensor) -> Array:
     return x.detach().cpu().double().numpy()
 
 
-def specified(case: Case, **how: Any) -> tuple[Arrays, Arrays]:
+def specified(case: Case, clip_grad: float | None = None, **how: Any) -> tuple[Arrays, Arrays]:
     """(h, *final states, *other states of all steps), (dwx, dr, db, *dstate), in float64."""
     wx, r, b, state = case.inputs
     given = [array(wx), array(r), None if b is None else array(b), [array(s) for s in state] or None]
-    how = options(case.activation, **how)
+    how = options(case.activation, **{key: np.array(x) if key == "reset" else x for key, x in how.items()})
     h, last, states = getattr(reference, case.cell)(*given, **how)
     dstates = [np.zeros_like(h) if d is None else array(d) for d in case.dstates]
     dlast = [np.zeros_like(last[0]) if d is None else array(d) for d in case.dlast]
-    dwx, dr, db, dstate = reference.backward(case.cell, *given, None, dlast, dstates, **how)
+    dwx, dr, db, dstate = reference.backward(case.cell, *given, None, dlast, dstates, clip_grad=clip_grad, **how)
     return (h, *last, *states[1:]), (dwx, dr, db, *dstate)
 
 
@@ -71,40 +79,74 @@ def run(
     case: Case,
     reverse: bool = False,
     lengths: list[int] | None = None,
+    cu_seqlens: list[int] | None = None,
+    reset: list[list[bool]] | None = None,
+    clip_state: float | None = None,
+    clip_grad: float | None = None,
+    checkpoint: int = 0,
     *,
     forward: dict[str, Any],
     backward: dict[str, Any],
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The same of the GPU implementations; ``forward`` and ``backward``: what they are told besides."""
     wx, r, b, state = case.inputs
-    whole = None if lengths is None else torch.tensor(lengths)
-    outputs = _rnn_gpu.rnn_fwd(case.name, wx, r, b, state, reverse, whole, None, True, True, **forward)
+    whole, starts = (None if x is None else torch.tensor(x) for x in (lengths, cu_seqlens))
+    dropped = None if reset is None else torch.tensor(reset, device=wx.device)
+    how = (starts, dropped, clip_state, clip_grad, checkpoint)
+    outputs = _rnn_gpu.rnn_fwd(case.name, wx, r, b, state, reverse, whole, None, True, True, *how, **forward)
     count = len(case.dlast)
-    states, saved = [outputs[0], *outputs[1 + count : 2 * count]], outputs[2 * count :]
-    flows = (case.dstates, case.dlast)
+    others = 0 if checkpoint else count - 1
+    kept = outputs[2 * count :] if checkpoint else outputs[1 + count :]
     gradients = _rnn_gpu.rnn_bwd(
-        case.name, r, state, states, saved, *flows, reverse, whole, None, True, True, True, **backward
+        *(case.name, r, state, [outputs[0], *kept[:others]], kept[others:], case.dstates, case.dlast),
+        *(reverse, whole, None, True, True, True, *how, wx, b),
+        **backward,
     )
     return outputs[: 2 * count], gradients
 
 
 def assert_close(actual: list[Tensor], expected: Arrays, length: int, width: int, name: str) -> None:
-    """Within eps (8 + sqrt(length) + sqrt(width)) of the largest element: see `tolerance` in cases.py."""
+    """Within eps (8 + sqrt(length) + sqrt(width)) of the largest element: see `tolerance` in cases.py; eps is h's."""
+    bound = torch.finfo(actual[0].dtype).eps * (8 + math.sqrt(length) + math.sqrt(width))
     assert len(actual) == len(expected), name
     for k, (a, e) in enumerate(zip(actual, expected, strict=True)):
         assert a.shape == e.shape, f"{name}[{k}]: {a.shape}, expected {e.shape}"
-        bound = torch.finfo(a.dtype).eps * (8 + math.sqrt(length) + math.sqrt(width))
         error = np.max(np.abs(array(a) - e), initial=0) if np.isfinite(array(a)).all() else np.inf
         assert error <= bound * np.max(np.abs(e), initial=0), f"{name}[{k}]: off by {error:.3g}"
 
 
-def check(case: Case, reverse: bool = False, lengths: list[int] | None = None, **told: dict[str, Any]) -> None:
+def check(case: Case, *, forward: dict[str, Any], backward: dict[str, Any], checkpoint: int = 0, **how: Any) -> None:
     """Compare values and gradients with the specification."""
     B, T, *_, D = case.inputs[0].shape
-    outputs, gradients = run(case, reverse, lengths, **told)
-    values, expected = specified(case, reverse=reverse, lengths=lengths)
+    outputs, gradients = run(case, **how, checkpoint=checkpoint, forward=forward, backward=backward)
+    values, expected = specified(case, **how)
     assert_close(outputs, values, T, D, "output")
     assert_close(gradients, expected, B * T, D, "gradient")
+
+
+#: Resets at the first, at inner and at padded steps of rows of 5 steps, and bounds that hold some of what they bound.
+RESET = [[True, False, False, True, False], [False] * 5, [True] * 5, [False, True, True, False, False]]
+CLIPS = {"clip_state": 0.25, "clip_grad": 0.4}
+OPTIONS: list[dict[str, Any]] = [
+    {"lengths": [2, 5, 0, 4], "reset": RESET, **CLIPS},
+    {"reverse": True, "lengths": [2, 5, 0, 4], "reset": RESET, **CLIPS},
+]
+#: Of one row of 9 steps
+CUT: list[dict[str, Any]] = [
+    {"cu_seqlens": [0, 4, 4, 9], "reset": [[False, True, False, False, True, False, False, True, False]], **CLIPS},
+    {"cu_seqlens": [0, 1, 6, 9], "reverse": True},
+]
+
+
+def check_options(
+    cell: str, activation: str, device: str, *, forward: dict[str, Any], backward: dict[str, Any], width: int = 19
+) -> None:
+    """Compare clips, resets and sequences that lie one after the other with the specification."""
+    told: dict[str, Any] = {"forward": forward, "backward": backward}
+    for how in OPTIONS:
+        check(make(cell, activation, (4, 5, 1, width), torch.float32, device), **how, **told)
+    for how in CUT:
+        check(make(cell, activation, (1, 9, 1, width), torch.float32, device, sequences=3), **how, **told)
 
 
 def check_packed(

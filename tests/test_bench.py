@@ -221,6 +221,7 @@ def test_a_run_is_written_and_reported(
     printed = capsys.readouterr().out
     assert "### elman: a whole layer, times as fast as torch.nn" in printed
     assert "### One call of 64 elements" in printed
+    assert "| elman, H 64, 1 thread |" in printed.split("### One time step at a time")[1]
 
 
 def test_unknown_cells_are_refused() -> None:

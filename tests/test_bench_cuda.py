@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bench import cuda, cuda_table, gate  # noqa: E402
+from bench import cuda, cuda_figure, cuda_table, gate  # noqa: E402
 
 
 def test_every_section_has_its_rows() -> None:
@@ -20,7 +20,8 @@ def test_every_section_has_its_rows() -> None:
         (cell, width) for cell in ("lstm", "slstm") for width in cuda.SMALL.widths
     ]
     assert "torch.nn.LSTM, W x included" in results["rnn"][0]["ms"]
-    assert [record["T"] for record in results["newton"]] == list(cuda.SMALL.times)
+    assert [record["T"] for record in results["newton"]] == 2 * list(cuda.SMALL.times)
+    assert cuda_figure.crossover(results).count("<polyline") == 4 + 2
     text = cuda_table.markdown({**results, "card": {"name": "a card", "cuda": "13.0"}})
     rows = sum(len(results[section]) for section in cuda.SECTIONS)
     assert text.count("\n| ") + text.count("\n|-") == rows + 2 * len(cuda.SECTIONS)

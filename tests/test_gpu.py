@@ -87,6 +87,12 @@ def test_arrays_of_cupy_go_through_torch(cupy: types.ModuleType) -> None:
         np.testing.assert_array_equal(found.values, array)
 
 
+def test_what_newtons_method_did_is_cupys_too(cupy: types.ModuleType) -> None:
+    wx, a = np.zeros((2, 3, 3, 4)), np.zeros((3, 4))
+    *_, info = fastiter.paragru(Array(wx), Array(a), method="newton", return_info=True)
+    assert info.steps.values.tolist() == [1, 1] and info.fallbacks.values.tolist() == [0, 0]
+
+
 @pytest.mark.parametrize(
     "name", ["lstm", "gru", "elman", "slstm", "linear_scan", "block_scan", "delta_scan", "paragru"]
 )

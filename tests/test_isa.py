@@ -64,7 +64,11 @@ def test_a_wrong_choice_is_an_import_error_that_names_the_choices(name: str) -> 
 NUMBERS = {
     "rnn": [
         *("test_vmath.py", "test_rnn.py::test_sizes", "test_rnn.py::test_saturated_gates"),
-        *("test_torch_rnn_options.py::test_the_loop_of_torch", "test_rnn_bf16.py"),
+        *(
+            "test_torch_rnn_options.py::test_the_loop_of_torch",
+            "test_rnn_bf16.py",
+            "test_torch_nn_stream.py::test_sizes",
+        ),
     ],
     "scan": ["test_scan.py", "test_scan_sizes.py", "test_torch_scan_gradients.py"],
     "delta": ["test_delta.py::test_sizes", "test_torch_delta.py::test_gradients"],

@@ -12,7 +12,6 @@ pytest.importorskip("triton")
 
 import fastiter.torch  # noqa: E402
 from cases import assert_close  # noqa: E402
-from fastiter import BackendError  # noqa: E402
 from fastiter._newton import CELLS  # noqa: E402
 from fastiter.reference import newton as reference  # noqa: E402
 from fastiter.torch import _newton_gpu, _scan_gpu, _scan_op  # noqa: E402
@@ -105,11 +104,6 @@ def test_large_numbers_saturate(device: str) -> None:
     wx = torch.tensor([[-1e4, 1e4, -1e4], [1e4, -1e4, 1e4]], device=device).reshape(1, 2, 3, 1)
     h, _ = fastiter.torch.paragru(wx, torch.ones(3, 1, device=device))
     assert h.flatten().tolist() == [0.0, 1.0]
-
-
-def test_newton_is_refused(device: str) -> None:
-    with pytest.raises(BackendError, match="paragru: method must be 'auto' or 'sequential' on a CUDA device"):
-        _newton_gpu.check_sequential("paragru", True)
 
 
 # ---- any cell: fastiter.torch.solve_recurrence on the scans ---------------------------------------------------------

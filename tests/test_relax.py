@@ -117,6 +117,30 @@ def test_jacobi(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_columns_that_follow_each_other(dtype: str) -> None:
+    """As on a grid, and broken in some rows: they are stored as the first alone where they do."""
+    n = 97
+    A = np.diag(np.full(n, 9.0 + 0j if dtype == "complex128" else 9.0))
+    for shift in (-24, -1, 1, 24):
+        A = A + np.diag(vectors(n - abs(shift), dtype, 50 + shift), shift)
+    A[40, 3], A[71, 90] = 1, -1
+    A = A.astype(dtype)
+    for k, order in itertools.product((None, 3), ("color", "jacobi", "red-black")):
+        if order == "red-black":
+            A[40, 3] = A[71, 90] = 0
+        b, x = vectors(shape_of(n, k), dtype, 1), vectors(shape_of(n, k), dtype, 2)
+        swept = x.copy()
+        if order == "jacobi":
+            Relaxation(csr(A), "jacobi").sweep(swept, b)
+            assert_near(swept, reference.jacobi(A, x, b).astype(dtype), n)
+        else:
+            sweeps = Relaxation(csr(A), "gauss_seidel", order=order)
+            sweeps.sweep(swept, b)
+            assert_near(swept, reference.sor(A, x, b, 1.0, rows_in(order, A)), n)
+            assert_near(sweeps.residual(x, b), b - A @ x, n)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_dense(dtype: str) -> None:
     for (n, k), order in itertools.product(CASES, ("natural", "array")):
         A, chosen = random_matrix(n, dtype), order_for(order, n)
@@ -200,28 +224,6 @@ def test_kaczmarz(shape: tuple[int, int], dtype: str) -> None:
             assert_near(backward, reference.kaczmarz(A, x, b, 0.9, rows, backward=True), 100)
             assert_near(symmetric, reference.kaczmarz(A, once, b, 0.9, rows, backward=True), 100)
             assert_near(sweeps.residual(x, b), b - A @ x, 100)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("order", [*ORDERS, "jacobi"])
-def test_batches(order: str, dtype: str) -> None:
-    for n, batch in itertools.product((1, 9, 34), (1, 2, 5, 8, 11)):
-        first = matrix_for(order, n, dtype)
-        chosen = "natural" if order == "jacobi" else order_for(order, n)
-        scales = np.linspace(1, 2, batch)
-        matrices = [(first + np.diag(scale * np.diag(first))).astype(dtype) for scale in scales]
-        pattern = csr(first)
-        values = np.stack([csr(A).data for A in matrices])
-        b, x = vectors((batch, n), dtype, 1), vectors((batch, n), dtype, 2)
-        method = "jacobi" if order == "jacobi" else "sor"
-        together = Relaxation(Batch(pattern, values), method, omega=1.1, order=chosen)
-        actual = x.copy()
-        together.sweep(actual, b, 2)
-        for i, A in enumerate(matrices):
-            alone = x[i].copy()
-            Relaxation(csr(A), method, omega=1.1, order=chosen).sweep(alone, b[i], 2)
-            assert_near(actual[i], alone, n, (n, batch))
-            assert_near(together.residual(x, b)[i], b[i] - A @ x[i], n)
 
 
 def test_float32_storage_with_float64_vectors() -> None:

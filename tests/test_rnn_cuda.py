@@ -17,7 +17,7 @@ from fastiter._backend import BackendError  # noqa: E402
 from fastiter._rnn import CELLS  # noqa: E402
 from fastiter.torch import _gpu, _rnn_cuda, _rnn_gpu, _rnn_plan  # noqa: E402
 from fastiter.tune import DEVICES  # noqa: E402
-from rnn_gpu_calls import array, check, check_packed, make, run, specified  # noqa: E402
+from rnn_gpu_calls import array, check, check_options, check_packed, make, run, specified  # noqa: E402
 
 every_cell = pytest.mark.parametrize(("cell", "activation"), RNN_CELLS, ids=map("".join, RNN_CELLS))
 
@@ -74,6 +74,20 @@ def test_blocks_that_meet_every_step(cell: str, activation: str, device: str, la
         check(case, **how, **shapes(case, (1, 2, 1), 1, units=units))
     case = make(cell, activation, (2, 3, 1, 19), torch.float32, device, bare=True)
     check(case, **shapes(case, (1, 2, 1), 1, units=units))
+
+
+@every_cell
+def test_clips_resets_and_cut_rows(cell: str, activation: str, device: str, launch: Any) -> None:
+    launch()
+    like = make(cell, activation, (4, 1, 1, 19), torch.float32, device)
+    units = 12 if cell in {"lstm", "slstm"} else 16
+    check_options(cell, activation, device, **shapes(like, (1, 2, 1), 1, units=units))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_clips_resets_and_cut_rows_a_step_at_a_time(cell: str, device: str, launch: Any) -> None:
+    launch()
+    check_options(cell, "", device, **STEPWISE)
 
 
 @pytest.mark.parametrize(
@@ -151,15 +165,6 @@ def test_which_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
     installed.clear()
     with pytest.raises(BackendError, match=r"lstm: CuPy .* nor is Triton \(pip install fastiter\[gpu\]\)"):
         _rnn_gpu.choose(lstm, torch.float32, 16)
-
-
-@pytest.mark.parametrize(
-    ("name", "more"), [("reset", (None, torch.ones(1, dtype=torch.bool))), ("clip_state", (None, None, 1.0))]
-)
-def test_options_without_a_kernel_are_refused(name: str, more: tuple[Any, ...]) -> None:
-    wx, r, b, state = make("lstm", "", (1, 1, 1, 4), torch.float32, "cpu").inputs
-    with pytest.raises(BackendError, match=f"lstm: {name} must be None on a GPU"):
-        _rnn_gpu.rnn_fwd("lstm", wx, r, b, state, False, None, None, True, True, *more)
 
 
 def test_every_width_has_a_launch() -> None:

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from cases import RNN_CELLS  # noqa: E402
-from rnn_gpu_calls import check, check_packed, make  # noqa: E402
+from rnn_gpu_calls import check, check_options, check_packed, make  # noqa: E402
 
 every_cell = pytest.mark.parametrize(("cell", "activation"), RNN_CELLS, ids=map("".join, RNN_CELLS))
 TOLD: dict[str, dict[str, Any]] = {"forward": {"backend": "triton"}, "backward": {"backend": "triton"}}
@@ -45,3 +45,8 @@ def test_the_specification(cell: str, activation: str, size: int, device: str) -
 @pytest.mark.parametrize("cell", ["gru", "slstm"])
 def test_packed_rows(cell: str, reverse: bool, device: str) -> None:
     check_packed(cell, reverse, device, **TOLD)
+
+
+@every_cell
+def test_clips_resets_and_cut_rows(cell: str, activation: str, device: str) -> None:
+    check_options(cell, activation, device, **TOLD)

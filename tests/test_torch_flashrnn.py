@@ -211,7 +211,13 @@ REFUSED_OPTIONS = [
         "dtype_r must be None or dtype = 'float32', .*'bfloat16'",
     ),
     ({"dtype_s": "float32"}, ValueError, "dtype_s must be None or dtype = None, .*, got 'float32'"),
+    (
+        {"dtype": "float32", "dtype_s": "bfloat16"},
+        ValueError,
+        "dtype_s must be None or dtype = 'float32', .*'bfloat16'",
+    ),
     ({"dtype_acc": "float16"}, ValueError, "dtype_acc must be 'float32', got 'float16'"),
+    ({"dtype": "bfloat16", "dtype_a": "bfloat16"}, ValueError, "dtype_a must be 'float32', got 'bfloat16'"),
     ({"trainable_r": False}, ValueError, "trainable_r must be True, .*, got False"),
     ({"trainable_b": [True, False]}, ValueError, r"trainable_b must be True, .*, got \[True, False\]"),
     ({"initial_val": [1.0]}, ValueError, "initial_val must have 2 numbers, one for each state, got 1"),
@@ -235,8 +241,18 @@ def test_arguments_are_refused_by_name() -> None:
         ((Wx, R, b[:1]), {}, ValueError, r"b must have shape (G, H, D) = (4, 2, 4), got (1, 2, 4)"),
         ((Wx, R, b, states[:1]), {}, ValueError, "states must have shape (S, B, T, H, D) = (2, 2, 1, 2, 4), got"),
         ((Wx, R, None), {}, TypeError, "b must be a torch.Tensor, got NoneType"),
-        ((Wx.half(), R, b), {}, TypeError, "Wx must have dtype torch.float32 or torch.float64, got torch.float16"),
-        ((Wx, R, b), {"config": FlashRNNConfig(dtype="float16")}, TypeError, "dtype must be float32 or float64 on the"),
+        (
+            (Wx.half(), R, b),
+            {},
+            TypeError,
+            "Wx must have dtype float32, float64 or bfloat16, as float16 cannot hold what",
+        ),
+        (
+            (Wx, R, b),
+            {"config": FlashRNNConfig(dtype="float16")},
+            TypeError,
+            "dtype must be float32, float64 or bfloat16, ",
+        ),
         *(
             ((Wx, R, b), {"backend": name}, BACKEND, f"backend must be vanilla, {more} None on cpu, got '{name}'")
             for name in ("cuda", "cuda_fused", "triton_fused")

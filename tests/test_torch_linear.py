@@ -245,9 +245,9 @@ def test_forward_mode_is_right_or_refused() -> None:
 def test_on_a_gpu() -> None:
     """What CUDA tensors run, on those of the CPU."""
     x, weight, bias = torch.randn(3, 2, 5), torch.randn(4, 5), torch.randn(4)
-    y = _linear._linear_fwd_gpu(x, weight, bias)
+    y = _linear._linear_fwd_torch(x, weight, bias)
     torch.testing.assert_close(y, _linear._linear_fwd(x, weight, bias))
     dy, need = torch.randn_like(y), [True, True, True]
-    for a, b in zip(*(f(dy, x, weight, need) for f in (_linear._linear_bwd_gpu, _linear._linear_bwd)), strict=True):
+    for a, b in zip(*(f(dy, x, weight, need) for f in (_linear._linear_bwd_torch, _linear._linear_bwd)), strict=True):
         assert a.is_contiguous()
         torch.testing.assert_close(a, b)

@@ -57,7 +57,7 @@ def test_opcheck(cell: str, layout: str) -> None:
         h, last, *rest = OPS._para_fwd(*arguments, True)
         rest = rest[newton[0] > 0 :]
         dh, dlast = (torch.ones_like(h), None) if save else (None, last)
-        opcheck(OPS._para_bwd, *arguments[:5], [h, *rest], dh, dlast, save, lengths, not save)
+        opcheck(OPS._para_bwd, *arguments[:5], [h, *rest], dh, dlast, save, lengths, not save, newton[0] > 0)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -68,7 +68,7 @@ def test_fake_outputs_have_the_strides_of_real_ones(cell: str, layout: str) -> N
     def strides(given: Leaves) -> list[Any]:
         arguments = forward_arguments(cell, given, NEWTON[0])
         h, last, *rest = OPS._para_fwd(*arguments, True)
-        gradients = OPS._para_bwd(*arguments[:5], [h, *rest], torch.ones_like(h), last, False, None, True)
+        gradients = OPS._para_bwd(*arguments[:5], [h, *rest], torch.ones_like(h), last, False, None, True, False)
         return [x.stride() for x in (h, last, *rest, *gradients)]
 
     for B, T in ((3, 4), (1, 4), (3, 1)):

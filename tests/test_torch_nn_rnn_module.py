@@ -137,18 +137,6 @@ def test_weight_norm(kind, weight):
     assert_same(run(mine, make_input("time")), run(theirs, make_input("time")))
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "sLSTM"])
-def test_autocast_computes_in_the_dtype_of_the_parameters(kind):
-    mine = make(ours, kind, num_layers=2)
-    x = make_input("time", F32)
-    states = make_states(mine, B, F32)
-    hx = states[0] if len(states) == 1 else tuple(states)
-    expected, _ = mine(x, hx)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(mine(x, hx)[0], expected)
-        assert mine(x.bfloat16(), hx)[0].dtype == F32
-
-
 class Model(torch.nn.Module):
     def __init__(self, recurrent):
         super().__init__()

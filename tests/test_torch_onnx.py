@@ -55,6 +55,20 @@ def test_onnxruntime_computes_the_same(kind, options):
                 assert abs(found - y.numpy()).max() <= bound
 
 
+@pytest.mark.parametrize("kind", ["lstm", "lstm_proj", "gru"])
+def test_bfloat16_becomes_float32(kind):
+    """The graph computes what the module would with its weights in float32."""
+    module = make(ours, kind, num_layers=2, bidirectional=True, dtype=torch.bfloat16)
+    x = randn(4, 3, I, dtype=torch.bfloat16)
+    found = infer(export(module), {"input": x.float()})
+    with torch.no_grad():
+        rounded, _ = module(x)
+        output, last = module.float()(x.float())
+    for a, y in zip(found, [output, *(last if isinstance(last, tuple) else (last,))], strict=True):
+        assert abs(a - y.numpy()).max() <= 8 * tolerance("float32", 4, 7)
+    assert abs(found[0] - rounded.float().numpy()).max() <= 2.0**-8 * (1 + (4 + 7) ** 0.5)
+
+
 def test_the_graph_has_the_standard_operators_and_is_written(tmp_path):
     module = make(torch.nn, "gru", num_layers=2, bidirectional=True)
     export(module, tmp_path / "gru.onnx")
@@ -76,5 +90,5 @@ def test_what_is_refused():
         export(make(ours, "lstm_proj"), initial_state=True)
     with pytest.raises(TypeError, match=r"^onnx.export: initial_state must be a bool, got int$"):
         export(make(ours, "gru"), initial_state=1)
-    with pytest.raises(TypeError, match=r"^onnx.export: module must have float32 .*, got torch.float16$"):
+    with pytest.raises(TypeError, match=r"^onnx.export: module must have float32, .*, got torch.float16$"):
         export(make(ours, "gru").half())

@@ -52,6 +52,17 @@ def test_results_stay_and_come_back(kind):
     assert restore(module) == []
 
 
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_bfloat16(name):
+    module, x = make(nn, name, dtype=torch.bfloat16), make_input("time", torch.bfloat16)
+    expected = module(x)[0]
+    assert list(replace(module).replaced) == [""]
+    actual = module(x)[0]
+    assert actual.dtype == torch.bfloat16
+    assert (actual - expected).abs().max() <= 2**-8 * (1 + len(x)) * expected.abs().max()
+    assert restore(module) == [""] and module(x)[0].equal(expected)
+
+
 def test_a_model_keeps_its_weights_hooks_and_mode():
     torch.manual_seed(0)
     model = Model().eval()

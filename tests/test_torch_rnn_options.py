@@ -17,8 +17,8 @@ from cases import RNN_CELLS, STATES, RnnInputs, assert_close, assert_same_bits, 
 from fastiter.reference import rnn as reference  # noqa: E402
 from rnn_calls import both_dtypes, both_ways, every_cell, full_and_ragged, options, some_lengths  # noqa: E402
 from torch_rnn_calls import (  # noqa: E402
-    Leaves,
     leaves,
+    loop,
     numpy,
     pull,
     random_cotangents,
@@ -48,57 +48,6 @@ def packed_inputs(cell: str, T: int, N: int, D: int, dtype: Any) -> tuple[RnnInp
     bounds = some_bounds(T)
     states = rnn_inputs(cell, len(bounds) - 1, 1, N, D, dtype).state
     return rnn_inputs(cell, 1, T, N, D, dtype)._replace(state=states), bounds
-
-
-# --- an independent loop ---------------------------------------------------------------------------------------------
-
-
-def step(kind: str, x: Any, r: Any, b: Any, s: list[Any]) -> list[Any]:
-    """One step of all rows: x (B, G, N, D), r (G, N, D, D), b (G, N, D), every state (B, N, D)."""
-    p = torch.einsum("gnij,bnj->bgni", r, s[0]) + b
-    if kind in ("elmantanh", "elmanrelu"):
-        return [getattr(torch, kind.removeprefix("elman"))((x + p)[:, 0])]
-    if kind == "gru":
-        gate, update = torch.sigmoid((x + p)[:, 0]), torch.sigmoid((x + p)[:, 1])
-        return [torch.lerp(torch.tanh(x[:, 2] + gate * p[:, 2]), s[0], update)]
-    a = (x + p).unbind(1)
-    if kind == "lstm":
-        c = torch.sigmoid(a[1]) * s[1] + torch.sigmoid(a[0]) * torch.tanh(a[2])
-        return [torch.sigmoid(a[3]) * torch.tanh(c), c]
-    log_f = torch.nn.functional.logsigmoid(a[1]) + s[3]
-    m = torch.where(s[2] == 0, a[0], torch.maximum(a[0], log_f))
-    i, f = torch.exp((a[0] - m).clamp(max=0)), torch.exp((log_f - m).clamp(max=0))
-    c, n = f * s[1] + i * torch.tanh(a[2]), (f * s[2] + i).clamp(min=1)
-    return [torch.sigmoid(a[3]) * c / n, c, n, m]
-
-
-def loop(
-    kind: str,
-    given: Leaves,
-    reverse: bool = False,
-    lengths: Any = None,
-    reset: Any = None,
-    clip_state: float | None = None,
-    clip_grad: float | None = None,
-) -> Any:
-    """(h, final states, states of all steps)."""
-    wx, r, b, now = given.wx, given.r, given.b, list(given.state)
-    B, T = wx.shape[:2]
-    every: list[Any] = [None] * T
-    for t in range(T)[:: -1 if reverse else 1]:
-        valid = torch.tensor([lengths is None or t < lengths[row] for row in range(B)])[:, None, None]
-        before = [s.clone() for s in now]
-        if clip_grad is not None:
-            before[0].register_hook(lambda g: g.clamp(-clip_grad, clip_grad))
-        if reset is not None:
-            before = [torch.where(tensor(reset[:, t])[:, None, None], 0.0, s) for s in before]
-        after = step(kind, wx[:, t], r, b, before)
-        if clip_state is not None:
-            after[0] = after[0].clamp(-clip_state, clip_state)
-        now = [torch.where(valid, new, old) for new, old in zip(after, now, strict=True)]
-        every[t] = [torch.where(valid, new, 0.0) for new in after]
-    states = [torch.stack([s[k] for s in every], 1) for k in range(len(now))]
-    return states[0], now, states
 
 
 def with_gradients(outputs: Any, wanted: tuple[Any, ...]) -> tuple[Any, Any]:

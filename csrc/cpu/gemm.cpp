@@ -7,10 +7,11 @@ namespace fastiter::FASTITER_LEVEL {
 namespace {
 
 constexpr int kPanelVectors = 4;
-constexpr int64_t kBlockK = 384;          // depth of a block: a's tile then fits the first-level cache
 constexpr int64_t kBlockM = 168;          // rows of a block: the block of a fits the second level
 constexpr int64_t kPackedBytes = 8 << 20; // of b at a time
 template <class T> constexpr int kPanel = kPanelVectors * lanes<T>;
+// Numbers from k to k of a packed block of a: an odd count of lines of a cache, so that a tile's are in all of its sets
+template <class T> constexpr int64_t kLineOfA = round_up(kBlockM, 64 / int64_t(sizeof(T)));
 constexpr int kRows = tile_rows<kPanelVectors>;
 
 // Rows of a whose k lie next to each other are read where they are; others are packed.
@@ -18,18 +19,18 @@ template <class T> bool reads_a_in_place(const Gemm<T>& g) {
     return g.a_k.inner_stride == 1 && g.a_k.is_regular(g.K) && g.a_m.is_regular(g.M);
 }
 
-// The sum over k is cut at multiples of `block`, whatever the number of threads. b is packed a chunk of several blocks at a
-// time; where a is packed as well, a chunk is one block, so that a long a is read once, line after line.
+// b is packed a chunk of several blocks of the sum at a time; where a is packed as well, a chunk is one block, so that a long a
+// is read once, line after line.
 template <class T> struct Blocks {
     int64_t block, chunk, panels;
     explicit Blocks(const Gemm<T>& g) {
-        block = max_of(1, ceil_div(g.K, max_of(1, ceil_div(g.K, kBlockK))));
+        block = block_of_sum(g.K);
         panels = ceil_div(g.N, kPanel<T>);
         const int64_t fits = kPackedBytes / max_of(1, panels * kPanel<T> * int64_t(sizeof(T)));
         chunk = reads_a_in_place(g) ? max_of(1, min_of(ceil_div(g.K, block), fits / block)) * block : block;
     }
     int64_t packed_b() const { return chunk * panels * kPanel<T>; }
-    int64_t packed_a() const { return round_up(block * round_up(kBlockM, kRows), 64); }
+    int64_t packed_a() const { return round_up(block * kLineOfA<T>, 64); }
 };
 
 template <class T> int vectors_of(const Gemm<T>& g, int64_t panel) {
@@ -53,29 +54,25 @@ template <class T> void pack_b(const Gemm<T>& g, int64_t panel, int64_t k0, int6
     }
 }
 
-// Rows m0.. of a in tiles [k][row]. Line after line of a, since an index may cost a division.
+// Rows m0.. of a, as lines [k][row], run by run of rows that lie next to each other.
 template <class T> void pack_a(const Gemm<T>& g, int64_t m0, int64_t count, int64_t k0, int64_t K, T* out) {
-    struct Tile {
-        T* out;
-        int64_t a;
-        int rows;
-        bool contiguous;
-    } tiles[ceil_div(kBlockM, kRows) + 1];
-    int tile_count = 0;
-    for_each_tile<kRows>(count, [&](int64_t first, int rows) {
-        const int64_t a = g.a_m.at(m0 + first), last = g.a_m.at(m0 + first + rows - 1);
-        tiles[tile_count++] = {out + first * K, a, rows, last - a == rows - 1 && rows <= lanes<T>};
-    });
+    struct Run {
+        int64_t a, length;
+    } runs[kBlockM];
+    int run_count = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t a = g.a_m.at(m0 + i);
+        if (i > 0 && a == runs[run_count - 1].a + runs[run_count - 1].length)
+            ++runs[run_count - 1].length;
+        else
+            runs[run_count++] = {a, 1};
+    }
     for (int64_t k = 0; k < K; ++k) {
         const T* line = g.a + g.a_k.at(k0 + k);
-        for (int i = 0; i < tile_count; ++i) {
-            const Tile& t = tiles[i];
-            if (t.contiguous)
-                store_first(t.out + k * t.rows, load_first(line + t.a, t.rows), t.rows);
-            else
-                for (int row = 0; row < t.rows; ++row)
-                    t.out[k * t.rows + row] = line[g.a_m.at(m0 + (t.out - out) / K + row)];
-        }
+        T* to = out + k * kLineOfA<T>;
+        for (int r = 0; r < run_count; to += runs[r++].length)
+            for (int64_t i = 0; i < runs[r].length; i += lanes<T>)
+                store_up_to(to + i, load_up_to(line + runs[r].a + i, runs[r].length - i), runs[r].length - i);
     }
 }
 
@@ -119,8 +116,8 @@ void block_rows(const Gemm<T>& g, const Blocks<T>& blocks, const Workspace<T>& w
             const int nv = vectors_of(g, j);
             const T* panel = w.b + j * kPanel<T> * chunk + k0 * nv * lanes<T>;
             for_each_tile<kRows>(count, [&](int64_t first, int rows) {
-                const T* a = direct ? g.a + g.a_m.at(m0 + first) + chunk0 + k0 : w.a + first * K;
-                const int64_t a_row = direct ? g.a_m.inner_stride : 1, a_k = direct ? 1 : rows;
+                const T* a = direct ? g.a + g.a_m.at(m0 + first) + chunk0 + k0 : w.a + first;
+                const int64_t a_row = direct ? g.a_m.inner_stride : 1, a_k = direct ? 1 : kLineOfA<T>;
                 with_count<kPanelVectors>(nv, [&]<int NV>() {
                     with_count<kRows>(rows, [&]<int R>() {
                         tile<T, R, NV>(g, a, a_row, a_k, panel, K, m0 + first, j * kPanel<T>, starts);

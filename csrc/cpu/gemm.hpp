@@ -1,7 +1,14 @@
 #pragma once
 #include "dense_kernels.hpp"
+#include "simd.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
+
+// The sum over k is cut at multiples of this, whatever the number of threads: a's tile then fits the first-level cache.
+inline int64_t block_of_sum(int64_t K) {
+    constexpr int64_t kDeepest = 384;
+    return max_of(1, ceil_div(K, max_of(1, ceil_div(K, kDeepest))));
+}
 
 template <class T> size_t gemm_workspace(const Gemm<T>& g, int threads);
 template <class T> void gemm(const Gemm<T>& g, Team team);

@@ -23,6 +23,7 @@ struct QuantKernels;       // quant_kernels.hpp
 struct QuantMatmulKernels; // quant_matmul_kernels.hpp
 struct RelaxKernels;       // relax_kernels.hpp
 struct ScanKernels;        // scan_kernels.hpp
+struct StepKernels;        // rnn_step_kernels.hpp
 
 // One instruction set's kernels; families beside the first by the address of a table of their own.
 struct Kernels {
@@ -38,6 +39,7 @@ struct Kernels {
     const RnnKernels<double>* rnn_f64;
     const RnnKernels<bf16>* rnn_bf16;
     const ScanKernels* scan;
+    const StepKernels* step;
     template <class T> const KernelsOf<T>& of() const {
         if constexpr (sizeof(T) == 4)
             return f32;

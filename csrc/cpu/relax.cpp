@@ -27,28 +27,45 @@ FASTITER_INLINE void dense_sums(const RelaxDense<A, V>& m, const V* b, const V* 
 }
 
 // b - a_row x; the entries come in the order in which their x is known, the row before being the last to know
-template <class A, class V, int K>
+template <class A, class V, int K, bool Batched>
 FASTITER_INLINE Columns<sum_of<V>, K> projection_sums(const RelaxProjections<A, V>& m, const V* b, const V* x,
                                                       int64_t k, int64_t row, int64_t column) {
     Columns<sum_of<V>, K> sum(b + row * k + column);
-    for (int64_t e = m.start[row]; e < m.start[row + 1]; ++e)
-        sum.subtract(wide(m.value[e]), x + int64_t(m.column[e]) * k + column);
+    for (int64_t e = m.start[row]; e < m.start[row + 1]; ++e) {
+        const V* from = x + int64_t(m.column[e]) * k + column;
+        if constexpr (Batched)
+            sum.subtract_each(m.value + e * k + column, from);
+        else
+            sum.subtract(wide(m.value[e]), from);
+    }
     return sum;
 }
 
-template <class A, class V, int K>
+template <class A, class V, int K, bool Batched>
 void project(const RelaxProjections<A, V>& m, const RelaxStep<V>& s, int64_t begin, int64_t end, int64_t column) {
     typedef Columns<sum_of<V>, K> C;
     for (int64_t t = 0; t < end - begin; ++t) {
         const int64_t row = s.backward ? end - 1 - t : begin + t;
-        C sum = projection_sums<A, V, K>(m, s.b, s.x, s.k, row, column);
-        const double scale = s.omega * m.inverse[row];
-        if (scale == 0) continue;
-        for (auto& part : sum.part) part = scale * part;
+        C sum = projection_sums<A, V, K, Batched>(m, s.b, s.x, s.k, row, column);
+        if constexpr (Batched) {
+            for (int i = 0; i < C::count; ++i) {
+                const auto inverse = C::read(m.inverses + row * s.k + column, i);
+                sum.part[i] = C::where_zero(inverse, inverse, s.omega * inverse * sum.part[i]);
+            }
+        } else {
+            const double scale = s.omega * m.inverse[row];
+            if (scale == 0) continue;
+            for (auto& part : sum.part) part = scale * part;
+        }
         for (int64_t e = m.start[row]; e < m.start[row + 1]; ++e) {
             V* to = s.y + int64_t(m.column[e]) * s.k + column;
-            const auto factor = conjugate(wide(m.value[e]));
-            for (int i = 0; i < C::count; ++i) C::write(to, i, C::read(to, i) + C::product(factor, sum.part[i]));
+            for (int i = 0; i < C::count; ++i) {
+                if constexpr (Batched) {
+                    const auto factor = C::conjugates(C::read(m.value + e * s.k + column, i));
+                    C::write(to, i, C::read(to, i) + C::products(factor, sum.part[i]));
+                } else
+                    C::write(to, i, C::read(to, i) + C::product(conjugate(wide(m.value[e])), sum.part[i]));
+            }
         }
     }
 }
@@ -98,7 +115,12 @@ void relax_dense_residual(const RelaxDense<A, V>& m, const RelaxResidual<V>& s, 
 template <class A, class V>
 void relax_projections(const RelaxProjections<A, V>& m, const RelaxStep<V>& s, int64_t column, int64_t columns) {
     for_blocks(0, m.n, s.backward, columns, [&](int64_t begin, int64_t end) {
-        for_tiles(column, columns, [&]<int K>(int64_t at) { project<A, V, K>(m, s, begin, end, at); });
+        for_tiles(column, columns, [&]<int K>(int64_t at) {
+            if (m.inverses)
+                project<A, V, K, true>(m, s, begin, end, at);
+            else
+                project<A, V, K, false>(m, s, begin, end, at);
+        });
     });
 }
 
@@ -106,7 +128,10 @@ template <class A, class V>
 void relax_projections_residual(const RelaxProjections<A, V>& m, const RelaxResidual<V>& s, int64_t first,
                                 int64_t last) {
     residual_of_rows(m.n, s, first, last, [&]<int K>(int64_t row, int64_t at, sum_of<V>(&sum)[K]) {
-        projection_sums<A, V, K>(m, s.b, s.x, s.k, row, at).store(sum);
+        if (m.inverses)
+            projection_sums<A, V, K, true>(m, s.b, s.x, s.k, row, at).store(sum);
+        else
+            projection_sums<A, V, K, false>(m, s.b, s.x, s.k, row, at).store(sum);
     });
 }
 

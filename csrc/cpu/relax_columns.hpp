@@ -84,6 +84,12 @@ template <class S, int K> struct Columns {
         } else
             return a * x;
     }
+    FASTITER_INLINE static type conjugates(type a) {
+        if constexpr (is_complex)
+            return -alternating(std::make_index_sequence<width>{}) * a;
+        else
+            return a;
+    }
     // The lanes of `yes` where a number of a is 0, else those of `no`
     FASTITER_INLINE static type where_zero(type a, type yes, type no) {
         if constexpr (is_complex) {

@@ -65,17 +65,20 @@ template <class A, class V> struct RelaxRows {
 };
 
 // Slices of 8 rows with as many entries each: entry j of row i of a slice is at (start + j) * 8 + i. A row with fewer
-// repeats its first column with the value 0.
+// repeats its first column with the value 0. The columns of the 8 entries j are run[start + j] and those after it, as they
+// nearly always are on a grid, or, where that is negative, column[~run * 8 + i].
 template <class A, class V> struct RelaxSlices {
     int64_t n = 0;                  // the last slice may have fewer rows
     const int64_t* start = nullptr; // (slices + 1)
+    const int32_t* run = nullptr;
     const int32_t* column = nullptr;
     const A* value = nullptr;
     const A* diagonal = nullptr;
     const sum_of<V>* inverse = nullptr;
 };
 
-// Rows of blocks, each block stored by columns; clusters of consecutive rows as above. x has `size` numbers a row.
+// Rows of blocks, each block stored by columns; clusters of consecutive rows as above. x has `size` numbers a row. A batch of k
+// matrices: each number of a block is k.
 template <class A, class V> struct RelaxBlocks {
     int64_t n = 0; // rows of blocks
     int size = 1;
@@ -85,6 +88,7 @@ template <class A, class V> struct RelaxBlocks {
     const A* value = nullptr;
     const A* diagonal = nullptr;        // (n, size, size)
     const sum_of<V>* inverse = nullptr; // (n, size, size) of the diagonal blocks
+    bool batched = false;
 };
 
 // A (n, n) by rows, all of it, the diagonal included; `order` null: from first to last.
@@ -102,6 +106,8 @@ template <class A, class V> struct RelaxProjections {
     const int32_t* column = nullptr;
     const A* value = nullptr;
     const double* inverse = nullptr; // 1 / |a_i|^2, 0 for a row of zeros
+    // A batch of k matrices: value is (entries, k), and this (n, k) instead of inverse, in both parts of a complex number
+    const sum_of<V>* inverses = nullptr;
 };
 
 // Every range is [first, last): clusters, slices, rows, or chunks of rows; columns of x: [column, column + columns).
@@ -129,8 +135,8 @@ template <class T> struct RelaxStencil {
     const T* coefficient[7] = {};
     bool is_constant = true;
     const T* inverse = nullptr; // null: constant_inverse everywhere
-    T constant_inverse = 0;
-    const T* zeros = nullptr; // (n2)
+    T constant_inverse{};       // of constant coefficients
+    const T* zeros = nullptr;   // (n2)
 };
 
 // All arithmetic is in T, with products fused to sums where the machine has that. Planes are those of axis 0; colours those of a chessboard.
@@ -140,17 +146,23 @@ template <class T> struct RelaxStencilKernelsOf {
                  int64_t last);
     void (*whole)(const RelaxStencil<T>&, const RelaxStep<T>&, int64_t first, int64_t last); // Jacobi, Chebyshev
     void (*natural)(const RelaxStencil<T>&, const RelaxStep<T>&);
+    void (*listed)(const RelaxStencil<T>&, const RelaxStep<T>&, const int32_t* points, int64_t first, int64_t last);
+    // Kaczmarz: x += omega (b_i - a_i x) conj(a_i) / |a_i|^2 where x is not given; points null: in natural order
+    void (*projections)(const RelaxStencil<T>&, const RelaxStep<T>&, const int32_t* points);
     void (*residual)(const RelaxStencil<T>&, const RelaxResidual<T>&, int64_t first, int64_t last); // norms (n0)
 };
 
 struct RelaxStencilKernels {
     RelaxStencilKernelsOf<float> f32;
     RelaxStencilKernelsOf<double> f64;
+    RelaxStencilKernelsOf<Complex> c128;
     template <class T> const RelaxStencilKernelsOf<T>& of() const {
         if constexpr (sizeof(T) == 4)
             return f32;
-        else
+        else if constexpr (sizeof(T) == 8)
             return f64;
+        else
+            return c128;
     }
 };
 

@@ -28,18 +28,31 @@ FASTITER_INLINE vec<double> gather(const double* x, const int32_t* at) {
 }
 #endif
 
+// The column of one row's entry among the eight
+template <class A, class V> FASTITER_INLINE int64_t column_of(const RelaxSlices<A, V>& m, int64_t entry, int64_t row) {
+    const int32_t run = m.run[entry];
+    return run >= 0 ? run + row : m.column[int64_t(~run) * kSliceRows + row];
+}
+
 // The sums b - (entries) x of the rows of a whole slice, for one real right-hand side
 template <class A, class V>
 FASTITER_INLINE void whole_sums(const RelaxSlices<A, V>& m, const V* b, const V* x, int64_t slice,
                                 vec<double> (&sum)[kParts]) {
     for (int p = 0; p < kParts; ++p) sum[p] = load_wide(b + slice * kSliceRows + p * lanes<double>);
-    const int64_t last = m.start[slice + 1] * kSliceRows;
     constexpr int64_t kAhead = 1024 / sizeof(A); // entries asked for beforehand
-    for (int64_t e = m.start[slice] * kSliceRows; e < last; e += kSliceRows) {
-        __builtin_prefetch(m.value + e + kAhead);
-        __builtin_prefetch(m.column + e + kAhead);
-        for (int p = 0; p < kParts; ++p)
-            sum[p] -= load_wide(m.value + e + p * lanes<double>) * gather(x, m.column + e + p * lanes<double>);
+    for (int64_t e = m.start[slice]; e < m.start[slice + 1]; ++e) {
+        const A* value = m.value + e * kSliceRows;
+        const int32_t run = m.run[e];
+        __builtin_prefetch(value + kAhead);
+        if (run >= 0)
+            for (int p = 0; p < kParts; ++p)
+                sum[p] -= load_wide(value + p * lanes<double>) * load_wide(x + run + p * lanes<double>);
+        else {
+            const int32_t* column = m.column + int64_t(~run) * kSliceRows;
+            __builtin_prefetch(column + kAhead);
+            for (int p = 0; p < kParts; ++p)
+                sum[p] -= load_wide(value + p * lanes<double>) * gather(x, column + p * lanes<double>);
+        }
     }
 }
 
@@ -48,10 +61,9 @@ template <class A, class V>
 FASTITER_INLINE void slice_sums(const RelaxSlices<A, V>& m, const V* b, const V* x, int64_t slice, int64_t rows,
                                 sum_of<V> (&sums)[kSliceRows]) {
     for (int64_t i = 0; i < rows; ++i) {
-        const int64_t row = slice * kSliceRows + i, last = m.start[slice + 1] * kSliceRows;
-        sums[i] = wide(b[row]);
-        for (int64_t e = m.start[slice] * kSliceRows + i; e < last; e += kSliceRows)
-            sums[i] = sums[i] - wide(m.value[e]) * wide(x[m.column[e]]);
+        sums[i] = wide(b[slice * kSliceRows + i]);
+        for (int64_t e = m.start[slice]; e < m.start[slice + 1]; ++e)
+            sums[i] = sums[i] - wide(m.value[e * kSliceRows + i]) * wide(x[column_of(m, e, i)]);
     }
 }
 
@@ -119,10 +131,10 @@ template <class A, class V> void residual_slices(const RelaxSlices<A, V>& m, con
 template <class A, class V, int K>
 FASTITER_INLINE Columns<sum_of<V>, K> row_sums(const RelaxSlices<A, V>& m, const V* b, const V* x, int64_t k,
                                                int64_t row, int64_t column) {
-    const int64_t slice = row / kSliceRows, last = m.start[slice + 1] * kSliceRows;
+    const int64_t slice = row / kSliceRows, i = row % kSliceRows;
     Columns<sum_of<V>, K> sum(b + row * k + column);
-    for (int64_t e = m.start[slice] * kSliceRows + row % kSliceRows; e < last; e += kSliceRows)
-        sum.subtract(wide(m.value[e]), x + int64_t(m.column[e]) * k + column);
+    for (int64_t e = m.start[slice]; e < m.start[slice + 1]; ++e)
+        sum.subtract(wide(m.value[e * kSliceRows + i]), x + column_of(m, e, i) * k + column);
     return sum;
 }
 

@@ -1,31 +1,16 @@
 // Relaxation of 5-point and 7-point stencils on grids, without a matrix.
-#include "relax.hpp"
+#include "relax_complex.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-FASTITER_INLINE double fma_one(double a, double b, double c) {
-#if defined(__FMA__)
-    return __builtin_fma(a, b, c);
-#else
-    return a * b + c;
-#endif
-}
-FASTITER_INLINE float fma_one(float a, float b, float c) {
-#if defined(__FMA__)
-    return __builtin_fmaf(a, b, c);
-#else
-    return a * b + c;
-#endif
-}
-
 // keep x + scale b + sum of factor_q x_q: a sweep with constant coefficients, in as few operations as there are
 template <class T> struct Folded {
-    T keep, scale, factor[7];
+    real_of<T> keep;
+    T scale, factor[7];
     Folded(const RelaxStencil<T>& m, double omega) {
-        const T inverse = m.is_constant ? T(1) / m.coefficient[0][0] : T(0);
-        keep = T(1 - omega), scale = T(omega) * inverse;
-        for (int q = 0; q < 7; ++q) factor[q] = m.is_constant ? -scale * m.coefficient[q][0] : T(0);
+        keep = real_of<T>(1 - omega), scale = real_of<T>(omega) * m.constant_inverse;
+        for (int q = 0; q < 7; ++q) factor[q] = m.is_constant ? -scale * m.coefficient[q][0] : T{};
     }
 };
 
@@ -62,13 +47,13 @@ template <class T, bool Constant, int Sides> struct Line {
     // b - the terms of the neighbours
     FASTITER_INLINE T sum(int64_t i) const {
         T s = b[i];
-        for (int q = 0; q < Sides; ++q) s -= factor(1 + q, i) * side[q][i];
-        if (i > 0) s -= factor(5, i) * x[i - 1];
-        if (i + 1 < n) s -= factor(6, i) * x[i + 1];
+        for (int q = 0; q < Sides; ++q) s = s - factor(1 + q, i) * side[q][i];
+        if (i > 0) s = s - factor(5, i) * x[i - 1];
+        if (i + 1 < n) s = s - factor(6, i) * x[i + 1];
         return s;
     }
     // A new x: of one point, and of points that have neighbours on both sides
-    FASTITER_INLINE T relaxed(const Folded<T>& f, T omega, int64_t i) const {
+    FASTITER_INLINE T relaxed(const Folded<T>& f, real_of<T> omega, int64_t i) const {
         if constexpr (!Constant) {
             const T z = inverse_at(i) * sum(i);
             return f.keep != 0 ? f.keep * x[i] + omega * z : z;
@@ -79,7 +64,7 @@ template <class T, bool Constant, int Sides> struct Line {
         if (i + 1 < n) s = fma_one(f.factor[6], x[i + 1], s);
         return f.keep != 0 ? fma_one(f.keep, x[i], s) : s;
     }
-    FASTITER_INLINE vec<T> relaxed(const Folded<T>& f, T omega, int64_t i, vec<T> now, vec<T> before,
+    FASTITER_INLINE vec<T> relaxed(const Folded<T>& f, real_of<T> omega, int64_t i, vec<T> now, vec<T> before,
                                    vec<T> after) const {
         if constexpr (!Constant) {
             const vec<T> z = inverses(i) * sums(i, before, after);
@@ -95,19 +80,11 @@ template <class T, bool Constant, int Sides> struct Line {
     // The same of points that have neighbours on both sides, whose x are given
     FASTITER_INLINE vec<T> sums(int64_t i, vec<T> before, vec<T> after) const {
         vec<T> s = load(b + i);
-        for (int q = 0; q < Sides; ++q) s -= factors(1 + q, i) * load(side[q] + i);
-        s -= factors(5, i) * before;
+        for (int q = 0; q < Sides; ++q) s = s - factors(1 + q, i) * load(side[q] + i);
+        s = s - factors(5, i) * before;
         return s - factors(6, i) * after;
     }
 };
-
-// The lanes one before, and one after, those of the vector in the middle
-template <class T, size_t... I> FASTITER_INLINE vec<T> one_before(vec<T> last, vec<T> x, std::index_sequence<I...>) {
-    return __builtin_shufflevector(last, x, int(I + sizeof...(I) - 1)...);
-}
-template <class T, size_t... I> FASTITER_INLINE vec<T> one_after(vec<T> x, vec<T> next, std::index_sequence<I...>) {
-    return __builtin_shufflevector(x, next, int(I + 1)...);
-}
 
 // Calls f(i, x, x one before, x one after) for whole vectors of columns in [first, last), from a column on whose x begins a
 // vector of memory, and point(i) for the others. Every x is loaded once, and before anything near it is stored: loads that
@@ -115,7 +92,8 @@ template <class T, size_t... I> FASTITER_INLINE vec<T> one_after(vec<T> x, vec<T
 template <class T, class F, class P>
 FASTITER_INLINE void along_line(const T* x, int64_t n, int64_t first, int64_t last, F f, P point) {
     constexpr int64_t L = lanes<T>;
-    constexpr auto all = std::make_index_sequence<L>();
+    constexpr int R = reals_of<T>;
+    constexpr auto all = all_reals<T>;
     const int64_t ahead =
         (kVectorBytes - int64_t(reinterpret_cast<uintptr_t>(x + first) % kVectorBytes)) / int64_t(sizeof(T));
     int64_t i = first;
@@ -125,24 +103,18 @@ FASTITER_INLINE void along_line(const T* x, int64_t n, int64_t first, int64_t la
         vec<T> before = broadcast(x[i - 1]), now = load(x + i);
         for (; i + L <= inside; i += L) {
             const vec<T> after = i + 2 * L <= n ? load(x + i + L) : broadcast(x[i + L]);
-            f(i, now, one_before<T>(before, now, all), one_after<T>(now, after, all));
+            f(i, now, one_before<R>(before, now, all), one_after<R>(now, after, all));
             before = now, now = after;
         }
     }
     for (; i < last; ++i) point(i);
 }
 
-// Every other lane, from the first or the second on
-template <class T, size_t... I> FASTITER_INLINE mask<T> alternate(int64_t odd, std::index_sequence<I...>) {
-    const mask<T> even{(I % 2 == 0 ? -1 : 0)...};
-    return odd ? ~even : even;
-}
-
 // The points of one colour between two columns of a plane: those with plane + line + i + colour even
 template <class T, bool Constant, int Sides>
 void half_plane(const RelaxStencil<T>& m, const RelaxStep<T>& s, int64_t plane, int64_t colour, int64_t first,
                 int64_t last) {
-    const T omega = T(s.omega);
+    const real_of<T> omega = real_of<T>(s.omega);
     const Folded<T> folded(m, s.omega);
     const bool is_masked = m.inverse != nullptr;
     for (int64_t line = 0; line < m.n1; ++line) {
@@ -150,16 +122,15 @@ void half_plane(const RelaxStencil<T>& m, const RelaxStep<T>& s, int64_t plane, 
         T* y = s.y + (plane * m.n1 + line) * m.n2;
         const int64_t shift = (plane + line + colour) & 1;
         auto point = [&](int64_t i) __attribute__((always_inline)) {
-            if (((i + shift) & 1) == 0 && l.inverse_at(i) != 0) y[i] = l.relaxed(folded, omega, i);
+            if (((i + shift) & 1) == 0 && !is_zero(l.inverse_at(i))) y[i] = l.relaxed(folded, omega, i);
         };
-        constexpr auto all = std::make_index_sequence<lanes<T>>();
-        const mask<T> even = alternate<T>(0, all), odd = ~even;
+        const mask<real_of<T>> even = alternate<T>(all_reals<T>), odd = ~even;
         along_line(
             l.x, l.n, first, last,
             [&](int64_t i, vec<T> x, vec<T> before, vec<T> after) __attribute__((always_inline)) {
-                mask<T> active = (i + shift) & 1 ? odd : even;
-                if (is_masked) active &= l.inverses(i) != 0;
-                store(y + i, select<T>(active, l.relaxed(folded, omega, i, x, before, after), x));
+                mask<real_of<T>> active = (i + shift) & 1 ? odd : even;
+                if (is_masked) active &= nonzero(l.inverses(i));
+                store(y + i, pick(active, l.relaxed(folded, omega, i, x, before, after), x));
             },
             point);
     }
@@ -168,7 +139,7 @@ void half_plane(const RelaxStencil<T>& m, const RelaxStep<T>& s, int64_t plane, 
 // All points of a plane from the x before: Jacobi and Chebyshev
 template <class T, bool Constant, int Sides>
 void whole_plane(const RelaxStencil<T>& m, const RelaxStep<T>& s, int64_t plane) {
-    const T omega = T(s.omega), momentum = T(s.momentum);
+    const real_of<T> omega = real_of<T>(s.omega), momentum = real_of<T>(s.momentum);
     const Folded<T> folded(m, s.omega);
     for (int64_t line = 0; line < m.n1; ++line) {
         const Line<T, Constant, Sides> l(m, s.x, s.b, plane, line);
@@ -176,7 +147,7 @@ void whole_plane(const RelaxStencil<T>& m, const RelaxStep<T>& s, int64_t plane)
         T *y = s.y + at, *d = s.d ? s.d + at : nullptr;
         auto point = [&](int64_t i) __attribute__((always_inline)) {
             const T inverse = l.inverse_at(i);
-            if (inverse == 0)
+            if (is_zero(inverse))
                 y[i] = l.x[i];
             else if (d) {
                 d[i] = momentum * d[i] + omega * (inverse * l.sum(i) - l.x[i]);
@@ -192,11 +163,11 @@ void whole_plane(const RelaxStencil<T>& m, const RelaxStep<T>& s, int64_t plane)
                 if (d) {
                     const vec<T> z = inverse * l.sums(i, before, after);
                     const vec<T> next = momentum * load(d + i) + omega * (z - x);
-                    store(d + i, select<T>(inverse != 0, next, load(d + i)));
+                    store(d + i, pick(nonzero(inverse), next, load(d + i)));
                     now = x + next;
                 } else
                     now = l.relaxed(folded, omega, i, x, before, after);
-                store(y + i, select<T>(inverse != 0, now, x));
+                store(y + i, pick(nonzero(inverse), now, x));
             },
             point);
     }
@@ -205,7 +176,7 @@ void whole_plane(const RelaxStencil<T>& m, const RelaxStep<T>& s, int64_t plane)
 // Point after point
 template <class T, bool Constant, int Sides>
 void natural_plane(const RelaxStencil<T>& m, const RelaxStep<T>& s, int64_t plane) {
-    const T omega = T(s.omega);
+    const real_of<T> omega = real_of<T>(s.omega);
     const Folded<T> folded(m, s.omega);
     for (int64_t t = 0; t < m.n1; ++t) {
         const int64_t line = s.backward ? m.n1 - 1 - t : t;
@@ -213,8 +184,47 @@ void natural_plane(const RelaxStencil<T>& m, const RelaxStep<T>& s, int64_t plan
         T* y = s.y + (plane * m.n1 + line) * m.n2;
         for (int64_t u = 0; u < m.n2; ++u) {
             const int64_t i = s.backward ? m.n2 - 1 - u : u;
-            if (l.inverse_at(i) != 0) y[i] = l.relaxed(folded, omega, i);
+            if (!is_zero(l.inverse_at(i))) y[i] = l.relaxed(folded, omega, i);
         }
+    }
+}
+
+// Points one after the other, in any order
+template <class T, bool Constant, int Sides>
+void listed_points(const RelaxStencil<T>& m, const RelaxStep<T>& s, const int32_t* order, int64_t first, int64_t last) {
+    const real_of<T> omega = real_of<T>(s.omega);
+    const Folded<T> folded(m, s.omega);
+    for (int64_t t = first; t < last; ++t) {
+        const int64_t point = order[s.backward ? last - 1 - (t - first) : t], line = point / m.n2, i = point % m.n2;
+        const Line<T, Constant, Sides> l(m, s.x, s.b, line / m.n1, line % m.n1);
+        if (!is_zero(l.inverse_at(i))) s.y[point] = l.relaxed(folded, omega, i);
+    }
+}
+
+// Kaczmarz: projections on the equation of one point after the other. Only what is not given moves, and counts in |a_i|^2.
+template <class T, bool Constant, int Sides>
+void project_points(const RelaxStencil<T>& m, const RelaxStep<T>& s, const int32_t* order) {
+    const int64_t area = m.n1 * m.n2, points = m.n0 * area;
+    for (int64_t t = 0; t < points; ++t) {
+        const int64_t turn = s.backward ? points - 1 - t : t, point = order ? order[turn] : turn;
+        const int64_t plane = point / area, line = point / m.n2 % m.n1, i = point % m.n2;
+        const Line<T, Constant, Sides> l(m, s.x, s.b, plane, line);
+        if (is_zero(l.inverse_at(i))) continue;
+        const int64_t step[7] = {0, -area, area, -m.n2, m.n2, -1, 1};
+        const bool inside[7] = {true, plane > 0, plane + 1 < m.n0, line > 0, line + 1 < m.n1, i > 0, i + 1 < m.n2};
+        bool moves[7];
+        double norm = 0;
+        for (int q = 0; q < 7; ++q) {
+            moves[q] = inside[q] && !(m.inverse && is_zero(m.inverse[point + step[q]]));
+            if (moves[q]) norm += square(l.factor(q, i));
+        }
+        if (norm == 0) continue;
+        const T scaled = real_of<T>(s.omega / norm) * (l.sum(i) - l.factor(0, i) * l.x[i]);
+        for (int q = 0; q < 7; ++q)
+            if (moves[q]) {
+                T& to = s.y[point + step[q]];
+                to = to + T(conjugate(l.factor(q, i))) * scaled;
+            }
     }
 }
 
@@ -226,18 +236,18 @@ void residual_plane(const RelaxStencil<T>& m, const RelaxResidual<T>& s, int64_t
         const Line<T, Constant, Sides> l(m, s.x, s.b, plane, line);
         T* r = s.r ? s.r + (plane * m.n1 + line) * m.n2 : nullptr;
         auto put = [&](int64_t i, T value) __attribute__((always_inline)) {
-            norms[i % kSums] += double(value) * double(value);
+            norms[i % kSums] += square(value);
             if (r) r[i] = value;
         };
         along_line(
             l.x, l.n, 0, l.n,
             [&](int64_t i, vec<T> x, vec<T> before, vec<T> after) __attribute__((always_inline)) {
                 const vec<T> value = l.sums(i, before, after) - l.factors(0, i) * x;
-                const vec<T> kept = select<T>(l.inverses(i) != 0, value, vec<T>{});
-                for (int o = 0; o < lanes<T>; ++o) put(i + o, kept[o]);
+                const vec<T> kept = pick(nonzero(l.inverses(i)), value, vec<T>{});
+                for (int o = 0; o < lanes<T>; ++o) put(i + o, number(kept, o));
             },
             [&](int64_t i) __attribute__((always_inline)) {
-                put(i, l.inverse_at(i) == 0 ? T(0) : l.sum(i) - l.factor(0, i) * l.x[i]);
+                put(i, is_zero(l.inverse_at(i)) ? T{} : l.sum(i) - l.factor(0, i) * l.x[i]);
             });
     }
     double norm = 0;
@@ -269,6 +279,14 @@ template <class T> void stencil_natural(const RelaxStencil<T>& m, const RelaxSte
     });
 }
 template <class T>
+void stencil_listed(const RelaxStencil<T>& m, const RelaxStep<T>& s, const int32_t* order, int64_t first,
+                    int64_t last) {
+    with_form(m, [&]<bool C, int S>() { listed_points<T, C, S>(m, s, order, first, last); });
+}
+template <class T> void stencil_projections(const RelaxStencil<T>& m, const RelaxStep<T>& s, const int32_t* order) {
+    with_form(m, [&]<bool C, int S>() { project_points<T, C, S>(m, s, order); });
+}
+template <class T>
 void stencil_residual(const RelaxStencil<T>& m, const RelaxResidual<T>& s, int64_t first, int64_t last) {
     with_form(m, [&]<bool C, int S>() {
         for (int64_t plane = first; plane < last; ++plane) residual_plane<T, C, S>(m, s, plane);
@@ -276,11 +294,11 @@ void stencil_residual(const RelaxStencil<T>& m, const RelaxResidual<T>& s, int64
 }
 
 template <class T>
-constexpr RelaxStencilKernelsOf<T> kernels_of = {stencil_half<T>, stencil_whole<T>, stencil_natural<T>,
-                                                 stencil_residual<T>};
+constexpr RelaxStencilKernelsOf<T> kernels_of = {stencil_half<T>,   stencil_whole<T>,       stencil_natural<T>,
+                                                 stencil_listed<T>, stencil_projections<T>, stencil_residual<T>};
 
 } // namespace
 
-extern const RelaxStencilKernels relax_stencil_kernels = {kernels_of<float>, kernels_of<double>};
+extern const RelaxStencilKernels relax_stencil_kernels = {kernels_of<float>, kernels_of<double>, kernels_of<Complex>};
 
 } // namespace fastiter::FASTITER_LEVEL

@@ -73,7 +73,10 @@ template <class S, class C> struct Backward {
                 for (int64_t u = begin; u < end; u += W)
                     pack_line(last ? last + u : nullptr, last ? end - u : 0, line + u);
             };
-            copy(p.dlast.h, ds_line(0, i));
+            if (p.dh_after)
+                copy(p.dh_after, ds_line(0, i));
+            else
+                copy(p.dlast.h, ds_line(0, i));
             for (int k = 1; k < states; ++k) copy(p.dlast.others[k - 1], ds_line(k, i));
             // The last pair of an odd number of products
             for (int parity = 0; parity < 2 && begin == 0; ++parity) dp_line(parity, i)[G * D] = S{};
@@ -154,6 +157,7 @@ template <class S, class C> struct Backward {
             if (first) store_up_to(first + (row * shape.N + n) * D + u, d, D - u);
         };
         write(p.dfirst.h, dh);
+        write(p.dh_before, dh);
         for (int k = 1; k < states; ++k) write(p.dfirst.others[k - 1], load(ds_line(k, i) + u));
     }
 

@@ -85,13 +85,17 @@ template <class T> struct Gru {
 template <class T> struct Slstm {
     using V = vec<T>;
     static constexpr int gates = 4, states = 4, saved = 4;
-    static constexpr bool needs_before[] = {false, true, true, true}, needs_now[] = {false, true, true, true},
+    static constexpr bool needs_before[] = {false, true, true, true}, needs_now[] = {false, true, true, false},
                           own_dp = false, reads_h = false;
 
+    // m; a NaN in either stays
+    FASTITER_INLINE static V larger(V a_i, V l, V n_before) {
+        return select<T>((n_before == T(0)) | (l <= a_i) | (a_i != a_i), a_i, l);
+    }
     FASTITER_INLINE static void begin(const V* x, const V* p, V* s, V* keep) {
         V a_i = x[0] + p[0], a_f = x[1] + p[1], l = log_sigmoid<T>(a_f) + s[3];
-        s[3] = select<T>((s[2] == T(0)) | (l <= a_i) | (a_i != a_i), a_i, l); // a NaN in either stays
-        s[0] = l - s[3];                                                      // h' is in p already
+        s[3] = larger(a_i, l, s[2]);
+        s[0] = l - s[3]; // h' is in p already
         keep[0] = a_i, keep[1] = a_f, keep[2] = tanh<T>(x[2] + p[2]), keep[3] = sigmoid<T>(x[3] + p[3]);
     }
     FASTITER_INLINE static void finish(V* s, V* keep) {
@@ -100,10 +104,11 @@ template <class T> struct Slstm {
         s[2] = at_least<T>(fma(f, s[2], i), T(1));
         s[0] = keep[3] * s[1] / s[2];
     }
-    // The decisions (n' = 0, which of a_i and l is m) are repeated from the saved a_i and a_f, so that they are the same.
+    // m and the decisions (n' = 0, which of a_i and l is m) are repeated from the saved a_i and a_f, so that they are the same
+    // even where the m that was kept is rounded.
     FASTITER_INLINE static void backward(const V* keep, const V* before, const V* now, V* ds, V* dx, V*) {
-        V a_i = keep[0], a_f = keep[1], z = keep[2], o = keep[3], m = now[3];
-        V l = log_sigmoid<T>(a_f) + before[3], d = l - m;
+        V a_i = keep[0], a_f = keep[1], z = keep[2], o = keep[3];
+        V l = log_sigmoid<T>(a_f) + before[3], m = larger(a_i, l, before[2]), d = l - m;
         V i = exp_of_nonpositive<T>(a_i - m), f = exp_of_nonpositive<T>(at_most<T>(d, T(0)));
         V dh = ds[0], h_over_o = now[1] / now[2];
         V dc = ds[1] + dh * o / now[2];

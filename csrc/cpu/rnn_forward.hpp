@@ -130,6 +130,7 @@ template <class S, class C> struct Forward {
 #pragma GCC unroll 4
         for (int k = 1; k < states; ++k) {
             const Steps<T>& all = p.states.others[k - 1];
+            if (shape.rounds_states) w.state[k] = rounded<S>(w.state[k]);
             store(s_line(k, w.i) + w.d, w.state[k]);
             if (all.data) store_up_to(line_of(all, shape, w.row, t) + n * all.head + w.d, w.state[k], D - w.d);
         }

@@ -30,6 +30,8 @@ struct RnnShape {
     // Where the states that come to a step are dropped, (B, T) with lines reset_row apart, or (packed_rows) with starts
     const bool* reset = nullptr;
     int64_t reset_row = 0;
+    // Whether the states other than h are rounded to what h is stored as, after each step, as h is
+    bool rounds_states = false;
     // Bounds of |h| after each step, and of the gradient that a step passes back to the h before it
     double clip_state = __builtin_inf(), clip_grad = clip_state;
 
@@ -51,8 +53,9 @@ template <> struct RnnValue<bf16> {
 // What arrays of S are computed with
 template <class S> using rnn_value = typename RnnValue<S>::type;
 
-// Numbers are stored as S; bf16 is computed with as float, and rounded where it is stored: h after each step, the gradients of
-// the gates before anything is computed from them.
+// Numbers are stored as S; bf16 is computed with as float, and rounded where it is stored: h after each step (with
+// rounds_states the other states too, which are floats all the same), the gradients of the gates before anything is computed
+// from them.
 // h[t] = cell(wx[t] + r h[t-1] + b, states[t-1]).  r (G, N, D, D), b (G, N, D) or null, state (B, N, D) each or null = 0.
 // Writes every state that has a place, the values that the backward pass needs (`saved`: lstm i, f, g, o; gru r, z, n and
 // R_n h + b_n; slstm a_i, a_f, z, o; elman none), and the final states.
@@ -86,6 +89,9 @@ template <class S> struct RnnBackward {
     PerState<const S*, const T*> dlast;
     Steps<S> dwx, dq;
     PerState<S*, T*> dfirst;
+    // In the place of dlast.h and dfirst.h between two chunks of time, where the gradient of h must not be rounded
+    const T* dh_after = nullptr;
+    T* dh_before = nullptr;
     S* db = nullptr;
     T* db_rows = nullptr; // (N, B, G, D rounded up to vectors): db goes on from the sums of each row that are here
     void* workspace = nullptr;

@@ -5,6 +5,7 @@
 #include "kernels.hpp"
 #include "quant_kernels.hpp"
 #include "quant_matmul_kernels.hpp"
+#include "rnn_step_kernels.hpp"
 #include "scan.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
@@ -17,6 +18,9 @@ extern const RelaxKernels relax_kernels;
 extern const RnnKernels<float> rnn_f32;
 extern const RnnKernels<double> rnn_f64;
 extern const RnnKernels<bf16> rnn_bf16;
+
+extern const StepKernelsOf<float> step_f32;
+extern const StepKernelsOf<double> step_f64;
 
 namespace {
 
@@ -49,8 +53,11 @@ extern const ScanKernels scan_kernels = {linear_scan_kernels<float>, linear_scan
                                          linear_scan_kernels<bf16>, block_scan_kernels<float>,
                                          block_scan_kernels<double>};
 
+extern const StepKernels step_kernels = {&step_f32, &step_f64};
+
 extern const Kernels kernels = {
-    kernels_of<float>,     kernels_of<double>, &delta_kernels, &fixed_kernels, &newton_kernels, &quant_kernels,
-    &quant_matmul_kernels, &relax_kernels,     &rnn_f32,       &rnn_f64,       &rnn_bf16,       &scan_kernels};
+    kernels_of<float>, kernels_of<double>,    &delta_kernels, &fixed_kernels, &newton_kernels,
+    &quant_kernels,    &quant_matmul_kernels, &relax_kernels, &rnn_f32,       &rnn_f64,
+    &rnn_bf16,         &scan_kernels,         &step_kernels};
 
 } // namespace fastiter::FASTITER_LEVEL

@@ -1,7 +1,8 @@
 // What stands between device.cuh and every rnn*.cu: the cells on one unit, forward and backward, and where a step finds
 // and leaves its numbers. docs/rnn.md has the equations.
 //
-// ELEMENT: what is stored: float, double, BFloat16 or Half; arithmetic is in Real.   CELL: its number in fastiter._rnn.
+// ELEMENT: what is stored: float, double, BFloat16 or Half. Arithmetic, the states but h, what is saved, and the gradients
+// that come from the final states and go to the initial ones are in Real.   CELL: its number in fastiter._rnn.
 #pragma once
 using Element = ELEMENT;
 template <class E> struct Arithmetic {
@@ -86,7 +87,7 @@ template <> struct CellOf<4> { // sLSTM
         s[0] = o * s[1] / s[2];
         keep[0] = a_i, keep[1] = a_f, keep[2] = z, keep[3] = o;
     }
-    // That m was a_i is seen from m itself, and then i is 1, else f is: true also of values that were rounded to be stored.
+    // That m was a_i is seen from m itself, and then i is 1, else f is.
     static INLINE void backward(const Real* keep, const Real* before, const Real* now, Real* ds, Real* dx, Real* dp) {
         const Real a_i = keep[0], a_f = keep[1], z = keep[2], o = keep[3], m = now[3], l = log_sigmoid(a_f) + before[3];
         const bool begins = before[2] == 0, is_a_i = begins || a_i >= m;
@@ -115,78 +116,129 @@ constexpr int G = Cell::gates, S = Cell::states, K = Cell::saved ? Cell::saved :
 
 struct Shape {
     int64 batch, time, heads, width, line_row, line_time;
-    const int64 *lengths, *offsets; // null: every row has all steps; rows are not packed
+    const int64* lengths;          // null: every row has all steps
+    const int64 *starts, *offsets; // where rows lie end to end, or are packed
+    const unsigned char* reset;    // of each line; null: nowhere
+    Real clip_state, clip_grad;    // infinite: nothing is held
     bool reverse;
 
-    INLINE int64 line(int64 row, int64 t) const { return offsets ? offsets[t] + row : row * line_row + t * line_time; }
-    INLINE int64 length(int64 row) const { return lengths ? lengths[row] : time; }
+    // A card's own numbers come unchecked: whatever they are, rows are within the lines, and cover all of them.
+    INLINE int64 start(int64 row) const {
+        return row == 0 ? 0 : row == batch ? line_row : min(max(starts[row], int64(0)), line_row);
+    }
+    INLINE int64 length(int64 row) const {
+        return !starts && !lengths ? time
+                                   : min(max(starts ? start(row + 1) - start(row) : lengths[row], int64(0)), time);
+    }
+    INLINE int64 line(int64 row, int64 t) const {
+        return offsets ? offsets[t] + row : (starts ? start(row) : row * line_row) + t * line_time;
+    }
+    INLINE bool has_padding() const { return !offsets && !starts; }
+    INLINE bool resets(int64 row, int64 t) const { return reset && reset[line(row, t)]; }
+    INLINE bool clips() const { return !isinf(clip_state); }
     INLINE int64 at(int64 line, int64 n, int64 u, int parts = 1, int part = 0) const {
         return ((line * parts + part) * heads + n) * width + u;
     }
 };
-#define SHAPE_ARGUMENTS                                                                                            \
-    const int64 *lengths, const int64 *offsets, int64 batch, int64 time, int64 heads, int64 width, int64 line_row, \
-        int64 line_time, int32 reverse
-#define SHAPE {batch, time, heads, width, line_row, line_time, lengths, offsets, reverse != 0}
+#define SHAPE_ARGUMENTS                                                                                           \
+    const int64 *lengths, const int64 *starts, const int64 *offsets, const unsigned char *reset, Real clip_state, \
+        Real clip_grad, int64 batch, int64 time, int64 heads, int64 width, int64 line_row, int64 line_time,       \
+        int32 reverse
+#define SHAPE                                                             \
+    {batch,  time,    heads, width,      line_row,  line_time,   lengths, \
+     starts, offsets, reset, clip_state, clip_grad, reverse != 0}
 
-INLINE Real load_or_zero(const Element* x, int64 at) { return x ? to_float(x[at]) : Real(0); }
+// States as they are stored: h, and the others in Real. Null: not there.
+struct Given {
+    const Element* h;
+    const Real* others[3];
+    INLINE Real operator()(int k, int64 at) const { return k == 0 ? Real(to_float(h[at])) : others[k - 1][at]; }
+    INLINE Real or_zero(int k, int64 at) const { return (k == 0 ? !h : !others[k - 1]) ? Real(0) : (*this)(k, at); }
+};
+struct Wanted {
+    Element* h;
+    Real* others[3];
+    INLINE void put(int k, int64 at, Real x) const {
+        if (k == 0 && h) h[at] = Rounding::of(x);
+        if (k > 0 && others[k - 1]) others[k - 1][at] = x;
+    }
+};
+
+INLINE Real held(Real x, Real bound) { return x > bound ? bound : x < -bound ? -bound : x; } // a NaN stays
 
 struct Forward {
     const Element *wx, *b;
-    Element* states[4];
-    Element* saved;
+    Wanted states;
+    Real* saved;
     Shape shape;
+    struct Inputs {
+        Real x[G];
+        bool resets;
+    };
 
-    INLINE void load(int64 row, int64 t, int64 n, int64 u, Real (&x)[G]) const {
-        for (int g = 0; g < G; ++g) x[g] = to_float(wx[shape.at(shape.line(row, t), n, u, G, g)]);
+    INLINE void load(int64 row, int64 t, int64 n, int64 u, Inputs& in) const {
+        for (int g = 0; g < G; ++g) in.x[g] = to_float(wx[shape.at(shape.line(row, t), n, u, G, g)]);
+        in.resets = shape.resets(row, t);
     }
-    INLINE void step(int64 row, int64 t, int64 n, int64 u, const Real* x, const Real* p, Real* s) const {
+    INLINE Real bias(int64 n, int64 u, int g) const { return b ? Real(to_float(b[shape.at(0, n, u, G, g)])) : Real(0); }
+    // p: products and biases
+    INLINE void step(int64 row, int64 t, int64 n, int64 u, const Inputs& in, const Real* p, Real* s) const {
         Real keep[K];
-        Cell::forward(x, p, s, keep);
-        s[0] = to_float(Rounding::of(s[0])); // h' is what was returned, in every product and in the cell
+        for (int k = 0; k < S; ++k) s[k] = in.resets ? Real(0) : s[k];
+        Cell::forward(in.x, p, s, keep);
+        s[0] =
+            to_float(Rounding::of(held(s[0], shape.clip_state))); // h' is what was returned, in every product and cell
         const int64 line = shape.line(row, t);
-        for (int k = 0; k < S; ++k)
-            if (states[k]) states[k][shape.at(line, n, u)] = Rounding::of(s[k]);
+        for (int k = 0; k < S; ++k) states.put(k, shape.at(line, n, u), s[k]);
         if (saved)
-            for (int k = 0; k < Cell::saved; ++k) saved[shape.at(line, n, u, K, k)] = Rounding::of(keep[k]);
+            for (int k = 0; k < Cell::saved; ++k) saved[shape.at(line, n, u, K, k)] = keep[k];
     }
     INLINE void pad(int64 row, int64 t, int64 n, int64 u) const {
-        if (shape.offsets) return; // packed rows have no line here
-        for (int k = 0; k < S; ++k)
-            if (states[k]) states[k][shape.at(shape.line(row, t), n, u)] = Rounding::of(0);
+        if (shape.has_padding())
+            for (int k = 0; k < S; ++k) states.put(k, shape.at(shape.line(row, t), n, u), 0);
     }
 };
 
 struct Backward {
-    const Element *first[4], *states[4], *saved, *dstates[4];
+    Given first, states;
+    const Real* saved;
+    Given dstates;
     Element *dwx, *dq;
     Shape shape;
     struct Inputs {
-        Real before[S], now[S], keep[K], ds[S];
+        Real before[S], now[S], keep[K], ds[S], h;
+        bool resets;
     };
 
     INLINE void load(int64 row, int64 t, int64 n, int64 u, Inputs& in) const {
         const int64 at = shape.at(shape.line(row, t), n, u), t_before = shape.reverse ? t + 1 : t - 1;
         const bool is_first = shape.reverse ? t_before == shape.length(row) : t == 0;
+        in.resets = shape.resets(row, t);
         for (int k = 0; k < S; ++k) {
             if (Cell::before >> k & 1)
-                in.before[k] = is_first ? load_or_zero(first[k], shape.at(row, n, u))
-                                        : to_float(states[k][shape.at(shape.line(row, t_before), n, u)]);
-            if (Cell::now >> k & 1) in.now[k] = to_float(states[k][at]);
-            in.ds[k] = load_or_zero(dstates[k], at);
+                in.before[k] = is_first ? first.or_zero(k, shape.at(row, n, u))
+                                        : states(k, shape.at(shape.line(row, t_before), n, u));
+            if (Cell::now >> k & 1) in.now[k] = states(k, at);
+            in.ds[k] = dstates.or_zero(k, at);
         }
-        for (int k = 0; k < Cell::saved; ++k) in.keep[k] = to_float(saved[shape.at(shape.line(row, t), n, u, K, k)]);
+        if (shape.clips()) in.h = states(0, at);
+        for (int k = 0; k < Cell::saved; ++k) in.keep[k] = saved[shape.at(shape.line(row, t), n, u, K, k)];
     }
-    INLINE void step(int64 row, int64 t, int64 n, int64 u, const Inputs& in, Real* ds, Real* dp) const {
+    INLINE void step(int64 row, int64 t, int64 n, int64 u, Inputs& in, Real* ds, Real* dp) const {
         Real dx[G];
-        for (int k = 0; k < S; ++k) ds[k] += in.ds[k];
+        for (int k = 0; k < S; ++k) {
+            ds[k] += in.ds[k];
+            if (in.resets) in.before[k] = 0;
+        }
+        if (shape.clips() && !(in.h < shape.clip_state && in.h > -shape.clip_state)) ds[0] = 0;
         Cell::backward(in.keep, in.before, in.now, ds, dx, dp);
+        for (int k = 0; k < S; ++k) ds[k] = in.resets ? Real(0) : ds[k];
         const int64 line = shape.line(row, t);
         for (int g = 0; g < G; ++g) dwx[shape.at(line, n, u, G, g)] = Rounding::of(dx[g]);
         if (dq) dq[shape.at(line, n, u)] = Rounding::of(dp[G - 1]);
     }
     INLINE void pad(int64 row, int64 t, int64 n, int64 u) const {
-        if (shape.offsets) return;
+        if (!shape.has_padding()) return;
         const int64 line = shape.line(row, t);
         for (int g = 0; g < G; ++g) dwx[shape.at(line, n, u, G, g)] = Rounding::of(0);
         if (dq) dq[shape.at(line, n, u)] = Rounding::of(0);

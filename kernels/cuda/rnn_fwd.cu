@@ -1,14 +1,14 @@
 // All steps of s[t] = cell(wx[t] + r h[t-1] + b, s[t-1]) in one launch.
 
 KERNEL __launch_bounds__(kThreads, RESIDENT)
-    rnn_fwd(const Element* wx, const Element* r, const Element* b, const Element* h0, const Element* c0,
-            const Element* n0, const Element* m0, Element* h_last, Element* c_last, Element* n_last, Element* m_last,
-            Element* h, Element* c, Element* n, Element* m, Element* saved, Element* exchange, uint32* arrived,
-            int64 first_group, int32 blocks, SHAPE_ARGUMENTS) {
-    const Forward forward{wx, b, {h, c, n, m}, saved, SHAPE};
+    rnn_fwd(const Element* wx, const Element* r, const Element* b, const Element* h0, const Real* c0, const Real* n0,
+            const Real* m0, Element* h_last, Real* c_last, Real* n_last, Real* m_last, Element* h, Real* c, Real* n,
+            Real* m, Real* saved, Element* exchange, uint32* arrived, int64 first_group, int32 blocks,
+            SHAPE_ARGUMENTS) {
+    const Forward forward{wx, b, {h, {c, n, m}}, saved, SHAPE};
     const Shape& shape = forward.shape;
-    const Element* const first[] = {h0, c0, n0, m0};
-    Element* const last[] = {h_last, c_last, n_last, m_last};
+    const Given first{h0, {c0, n0, m0}};
+    const Wanted last{h_last, {c_last, n_last, m_last}};
     Share<G> own;
     own.set_up(shape, first_group, blocks, int(width));
     own.load(width, int(width),
@@ -28,17 +28,17 @@ KERNEL __launch_bounds__(kThreads, RESIDENT)
         const bool is_here = own.has(e, width);
         if (e == 0 || !kOneUnit)
             for (int g = 0; g < G; ++g)
-                bias[e][g] = own.unit(e) < width ? load_or_zero(b, shape.at(0, own.n, own.unit(e), G, g)) : Real(0);
+                bias[e][g] = own.unit(e) < width ? forward.bias(own.n, own.unit(e), g) : Real(0);
         length[e] = is_here ? int(shape.length(own.row0 + own.row_of(e))) : -1;
         for (int k = 0; k < S; ++k)
-            if (is_here) s[e][k] = load_or_zero(first[k], shape.at(own.row0 + own.row_of(e), own.n, own.unit(e)));
+            if (is_here) s[e][k] = first.or_zero(k, shape.at(own.row0 + own.row_of(e), own.n, own.unit(e)));
     }
     for (int step = 0; step < own.steps; ++step) {
         const int t = shape.reverse ? own.steps - 1 - step : step;
-        Real x[kEach][G]; // asked for before the products, which hide how long it takes
+        Forward::Inputs in[kEach]; // asked for before the products, which hide how long it takes
 #pragma unroll
         for (int e = 0; e < kEach; ++e)
-            if (t < length[e]) forward.load(own.row0 + own.row_of(e), t, own.n, own.unit(e), x[e]);
+            if (t < length[e]) forward.load(own.row0 + own.row_of(e), t, own.n, own.unit(e), in[e]);
         own.multiply();
 #pragma unroll
         for (int e = 0; e < kEach; ++e) {
@@ -46,8 +46,9 @@ KERNEL __launch_bounds__(kThreads, RESIDENT)
             const int row = own.row_of(e);
             if (t < length[e]) {
                 Real p[G];
-                for (int g = 0; g < G; ++g) p[g] = bias[kOneUnit ? 0 : e][g] + own.product(g, e);
-                forward.step(own.row0 + row, t, own.n, own.unit(e), x[e], p, s[e]);
+                for (int g = 0; g < G; ++g)
+                    p[g] = bias[kOneUnit ? 0 : e][g] + (in[e].resets ? Real(0) : own.product(g, e));
+                forward.step(own.row0 + row, t, own.n, own.unit(e), in[e], p, s[e]);
             } else {
                 forward.pad(own.row0 + row, t, own.n, own.unit(e));
             }
@@ -59,7 +60,7 @@ KERNEL __launch_bounds__(kThreads, RESIDENT)
     for (int e = 0; e < kEach; ++e) {
         if (length[e] < 0) continue;
         const int64 row = own.row0 + own.row_of(e);
-        for (int64 t = own.steps; t < time; ++t) forward.pad(row, t, own.n, own.unit(e));
-        for (int k = 0; k < S; ++k) last[k][shape.at(row, own.n, own.unit(e))] = Rounding::of(s[e][k]);
+        for (int64 t = shape.has_padding() ? own.steps : time; t < time; ++t) forward.pad(row, t, own.n, own.unit(e));
+        for (int k = 0; k < S; ++k) last.put(k, shape.at(row, own.n, own.unit(e)), s[e][k]);
     }
 }

@@ -15,32 +15,31 @@ struct Unit {
 // p, h: products r h' in (N, B, G, D), states in (N, B, D); kept: c, n, m of all units, [S - 1][N B D], in Real.
 // t = -1 puts the initial states there; t = T writes the final states.
 KERNEL rnn_step_fwd(const Element* wx, const Element* b, const Element* p, Element* h, Real* kept, const Element* h0,
-                    const Element* c0, const Element* n0, const Element* m0, Element* h_last, Element* c_last,
-                    Element* n_last, Element* m_last, Element* h_all, Element* c_all, Element* n_all, Element* m_all,
-                    Element* saved, int64 t, SHAPE_ARGUMENTS) {
-    const Forward forward{wx, b, {h_all, c_all, n_all, m_all}, saved, SHAPE};
+                    const Real* c0, const Real* n0, const Real* m0, Element* h_last, Real* c_last, Real* n_last,
+                    Real* m_last, Element* h_all, Real* c_all, Real* n_all, Real* m_all, Real* saved, int64 t,
+                    SHAPE_ARGUMENTS) {
+    const Forward forward{wx, b, {h_all, {c_all, n_all, m_all}}, saved, SHAPE};
     const Shape& shape = forward.shape;
-    const Element* const first[] = {h0, c0, n0, m0};
-    Element* const last[] = {h_last, c_last, n_last, m_last};
+    const Given first{h0, {c0, n0, m0}};
+    const Wanted last{h_last, {c_last, n_last, m_last}};
     const Unit own(shape);
     if (!own.is_here) return;
     const int64 size = batch * heads * width, state = shape.at(own.row, own.n, own.u);
     Real s[S];
     for (int k = 0; k < S; ++k)
-        s[k] = t < 0    ? load_or_zero(first[k], state)
-               : k == 0 ? Real(to_float(h[own.at]))
-                        : kept[(k - 1) * size + own.at];
+        s[k] = t < 0 ? first.or_zero(k, state) : k == 0 ? Real(to_float(h[own.at])) : kept[(k - 1) * size + own.at];
     if (t >= 0 && t < time) {
         if (t >= shape.length(own.row)) return forward.pad(own.row, t, own.n, own.u);
-        Real x[G], all[G];
-        forward.load(own.row, t, own.n, own.u, x);
+        Forward::Inputs in;
+        Real all[G];
+        forward.load(own.row, t, own.n, own.u, in);
         for (int g = 0; g < G; ++g)
-            all[g] = load_or_zero(b, shape.at(0, own.n, own.u, G, g)) + to_float(p[own.gate(shape, g)]);
-        forward.step(own.row, t, own.n, own.u, x, all, s);
+            all[g] = forward.bias(own.n, own.u, g) + (in.resets ? Real(0) : to_float(p[own.gate(shape, g)]));
+        forward.step(own.row, t, own.n, own.u, in, all, s);
     }
     for (int k = 0; k < S; ++k) {
         if (t == time)
-            last[k][state] = Rounding::of(s[k]);
+            last.put(k, state, s[k]);
         else if (k == 0)
             h[own.at] = Rounding::of(s[0]);
         else
@@ -50,23 +49,24 @@ KERNEL rnn_step_fwd(const Element* wx, const Element* b, const Element* p, Eleme
 
 // through: r^T dp of the visit before, (N, B, D); dp: gradients of this step's products, (N, B, G, D); ds: what flows back,
 // [S][N B D], in Real. t = -1 puts the gradients of the final states there; t = T writes those of the initial states.
-KERNEL rnn_step_bwd(const Element* through, Element* dp, Real* ds, const Element* h0, const Element* c0,
-                    const Element* n0, const Element* m0, const Element* h, const Element* c, const Element* n,
-                    const Element* m, const Element* saved, const Element* dh, const Element* dc, const Element* dn,
-                    const Element* dm, const Element* dh_last, const Element* dc_last, const Element* dn_last,
-                    const Element* dm_last, Element* dwx, Element* dq, Element* dh0, Element* dc0, Element* dn0,
-                    Element* dm0, int64 t, SHAPE_ARGUMENTS) {
-    const Backward backward{{h0, c0, n0, m0}, {h, c, n, m}, saved, {dh, dc, dn, dm}, dwx, dq, SHAPE};
+KERNEL rnn_step_bwd(const Element* through, Element* dp, Real* ds, const Element* h0, const Real* c0, const Real* n0,
+                    const Real* m0, const Element* h, const Real* c, const Real* n, const Real* m, const Real* saved,
+                    const Element* dh, const Real* dc, const Real* dn, const Real* dm, const Real* dh_last,
+                    const Real* dc_last, const Real* dn_last, const Real* dm_last, Element* dwx, Element* dq, Real* dh0,
+                    Real* dc0, Real* dn0, Real* dm0, int64 t, SHAPE_ARGUMENTS) {
+    const Backward backward{{h0, {c0, n0, m0}}, {h, {c, n, m}}, saved, {dh, {dc, dn, dm}}, dwx, dq, SHAPE};
     const Shape& shape = backward.shape;
-    const Element* const dlast[] = {dh_last, dc_last, dn_last, dm_last};
-    Element* const dfirst[] = {dh0, dc0, dn0, dm0};
+    const Real* const dlast[] = {dh_last, dc_last, dn_last, dm_last};
+    Real* const dfirst[] = {dh0, dc0, dn0, dm0};
     const Unit own(shape);
     if (!own.is_here) return;
     const int64 size = batch * heads * width, state = shape.at(own.row, own.n, own.u);
     Real now[S], gates[G] = {};
-    for (int k = 0; k < S; ++k) now[k] = t < 0 ? load_or_zero(dlast[k], state) : ds[k * size + own.at];
-    if (t >= 0) now[0] += to_float(through[own.at]);
-    if (t >= 0 && t < shape.length(own.row)) {
+    for (int k = 0; k < S; ++k) now[k] = t >= 0 ? ds[k * size + own.at] : dlast[k] ? dlast[k][state] : Real(0);
+    const int64 length = shape.length(own.row), t_after = shape.reverse ? t - 1 : t == time ? 0 : t + 1;
+    if (t >= 0 && t_after >= 0 && t_after < length && !shape.resets(own.row, t_after))
+        now[0] = held(now[0] + to_float(through[own.at]), shape.clip_grad);
+    if (t >= 0 && t < length) {
         Backward::Inputs in;
         backward.load(own.row, t, own.n, own.u, in);
         backward.step(own.row, t, own.n, own.u, in, now, gates);
@@ -75,7 +75,7 @@ KERNEL rnn_step_bwd(const Element* through, Element* dp, Real* ds, const Element
     }
     for (int k = 0; k < S; ++k) {
         ds[k * size + own.at] = now[k];
-        if (t == time && dfirst[k]) dfirst[k][state] = Rounding::of(now[k]);
+        if (t == time && dfirst[k]) dfirst[k][state] = now[k];
     }
     for (int g = 0; g < G; ++g) dp[own.gate(shape, g)] = Rounding::of(gates[g]);
 }

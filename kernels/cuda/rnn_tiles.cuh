@@ -132,7 +132,11 @@ template <int OUTS> struct Share {
             return f;
         };
 #pragma unroll
-        for (int i = 0; i < HELD; ++i) held[i] = fragment(i / kTiles, i % kTiles);
+        for (int i = 0; i < kTiles; ++i) { // tiles of the same rows of r together: fewer addresses at a time
+#pragma unroll
+            for (int at = i; at < HELD; at += kTiles) held[at] = fragment(at / kTiles, i);
+            warp_barrier();
+        }
         for (int i = HELD; i < tiles * kTiles; ++i) rest[(i - HELD) * 32 + lane] = fragment(i / kTiles, i % kTiles);
     }
     INLINE int padded() const { return 16 * SPLIT * tiles; }

@@ -1,9 +1,9 @@
 """s[t] = cell(wx[t] + r h[t-1] + b, s[t-1]) for heads of D <= 128, all steps in one program per head and tile of rows.
 
 ``D`` is the width rounded up to a power of two, ``ROWS`` the tile of rows; the batch, the time and the strides are
-runtime arguments. With ``HELD`` the program holds r of its head for the whole loop, else it reads one gate after the
-other anew. ``CELL`` is the number in fastiter._rnn: 0 and 1 Elman (tanh, relu), 2 LSTM, 3 GRU, 4 sLSTM. Steps lie in
-dense lines, see fastiter.torch._rnn_gpu. docs/rnn.md has the equations.
+runtime arguments. With ``HELD`` the program holds r of its head for the whole loop, else it reads ``TERMS`` lines of
+each gate at a time. ``CELL`` is the number in fastiter._rnn: 0 and 1 Elman (tanh, relu), 2 LSTM, 3 GRU, 4 sLSTM. Steps
+lie in dense lines, see fastiter.torch._rnn_gpu. docs/rnn.md has the equations.
 """
 
 import triton
@@ -34,8 +34,39 @@ def _log_sigmoid(x):
 
 
 @triton.jit
-def _line(row, t, line_row, line_time, offsets):
-    return tl.load(offsets + t) + row if offsets is not None else row * line_row + t * line_time
+def _start(starts, row, batch, lines):
+    """The first line of a row of those that lie one after the other; the first begins at 0, the last ends at lines."""
+    inner = (row > 0) & (row < batch)
+    start = tl.load(starts + row, mask=inner, other=0)
+    return tl.where(inner, tl.minimum(tl.maximum(start, 0), lines), tl.where(row > 0, lines, 0))
+
+
+@triton.jit
+def _rows(row, lengths, starts, batch, time, line_row):
+    """(first line, number of steps) of rows. A card's own numbers come unchecked, and are held in range."""
+    if starts is not None:
+        base = _start(starts, row, batch, line_row)
+        length = _start(starts, row + 1, batch, line_row) - base
+    else:
+        base = row * line_row
+        length = tl.load(lengths + row, mask=row < batch, other=0) if lengths is not None else base * 0 + time
+    return base, tl.where(row < batch, tl.minimum(tl.maximum(length, 0), time), 0).to(tl.int32)
+
+
+@triton.jit
+def _line(row, base, t, line_time, offsets):
+    return tl.load(offsets + t) + row if offsets is not None else base + t * line_time
+
+
+@triton.jit
+def _reset(reset, line, valid):
+    """Which rows' states begin anew."""
+    return (tl.load(reset + line, mask=valid, other=0) != 0)[:, None]
+
+
+@triton.jit
+def _held(x, bound):
+    return tl.where(x > bound, bound, tl.where(x < -bound, -bound, x))
 
 
 @triton.jit
@@ -62,26 +93,92 @@ def _matrix(r, gate, n, heads, D: tl.constexpr):
 
 
 @triton.jit
-def _product(h, held, r, bias, gate, n, heads, width, unit, D: tl.constexpr):
-    """R_g h' + b_g."""
-    p = tl.dot(h, _matrix(r, gate, n, heads, D) if held is None else held, input_precision="ieee")
-    if bias is not None:
-        p += _load(bias, (gate * heads + n) * width + unit, unit < width)[None, :]
-    return p
+def _gates(wx, at, gate, valid, GATES: tl.constexpr):
+    """wx of all gates."""
+    x0 = _load(wx, at, valid)
+    x1, x2, x3 = x0, x0, x0
+    if GATES > 1:
+        x1, x2 = _load(wx, at + gate, valid), _load(wx, at + 2 * gate, valid)
+    if GATES > 3:
+        x3 = _load(wx, at + 3 * gate, valid)
+    return x0, x1, x2, x3
 
 
 @triton.jit
-def _back(da, held, r, back, gate, n, heads, D: tl.constexpr):
-    """back + R_g^T dp_g."""
-    weights = _matrix(r, gate, n, heads, D) if held is None else held
-    return tl.dot(da.to(r.dtype.element_ty), weights, back, input_precision="ieee")
+def _with_bias(p, bias, gate, n, heads, width, unit):
+    return p + _load(bias, (gate * heads + n) * width + unit, unit < width)[None, :] if bias is not None else p
+
+
+@triton.jit
+def _product(x, w, sum):
+    return tl.dot(x.to(w.dtype), w, sum, input_precision="ieee")
+
+
+@triton.jit
+def _products(h, w0, w1, w2, w3, zero, GATES: tl.constexpr):
+    """R_g h' of all gates."""
+    p0 = _product(h, w0, zero)
+    p1, p2, p3 = p0, p0, p0
+    if GATES > 1:
+        p1, p2 = _product(h, w1, zero), _product(h, w2, zero)
+    if GATES > 3:
+        p3 = _product(h, w3, zero)
+    return p0, p1, p2, p3
+
+
+# ---- where r does not stay in the program: vectors go through memory, ``room``; a product reads some terms at a time
+
+
+@triton.jit
+def _leave(room, x, gate, ROWS: tl.constexpr, D: tl.constexpr):
+    at = (gate * ROWS + tl.arange(0, ROWS))[:, None] * D + tl.arange(0, D)[None, :]
+    tl.store(room + at, x.to(room.dtype.element_ty))
+
+
+@triton.jit
+def _left(room, gate, k, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr):
+    return tl.load(room + (gate * ROWS + tl.arange(0, ROWS))[:, None] * D + (k + tl.arange(0, TERMS))[None, :])
+
+
+@triton.jit
+def _terms(r, gate, n, heads, k, TERMS: tl.constexpr, D: tl.constexpr):
+    """Some lines of R_g."""
+    at = (k + tl.arange(0, TERMS))[:, None] * D + tl.arange(0, D)[None, :]
+    return tl.load(r + (gate * heads + n) * (D * D) + at)
+
+
+@triton.jit
+def _products_by_terms(
+    room, r, n, heads, zero, GATES: tl.constexpr, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr
+):
+    p0, p1, p2, p3 = zero, zero, zero, zero
+    for k in tl.range(0, D, TERMS, disable_licm=True):
+        h = _left(room, 0, k, ROWS, TERMS, D)
+        p0 = _product(h, _terms(r, 0, n, heads, k, TERMS, D), p0)
+        if GATES > 1:
+            p1 = _product(h, _terms(r, 1, n, heads, k, TERMS, D), p1)
+            p2 = _product(h, _terms(r, 2, n, heads, k, TERMS, D), p2)
+        if GATES > 3:
+            p3 = _product(h, _terms(r, 3, n, heads, k, TERMS, D), p3)
+    return p0, p1, p2, p3
+
+
+@triton.jit
+def _back_by_terms(
+    room, r, n, heads, sum, GATES: tl.constexpr, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr
+):
+    """sum + R_g^T dp_g of all gates."""
+    for k in tl.range(0, GATES * D, TERMS, disable_licm=True):
+        dp = _left(room, k // D, k % D, ROWS, TERMS, D)
+        sum = _product(dp, _terms(r, k // D, n, heads, k % D, TERMS, D), sum)
+    return sum
 
 
 @triton.jit(do_not_specialize=_RUNTIME)
 def rnn_fwd_kernel(
     wx, r, b, h0, c0, n0, m0, h_last, c_last, n_last, m_last, h_all, c_all, n_all, m_all, saved,
-    lengths, offsets, batch, time, heads, width, line_row, line_time, reverse,
-    CELL: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, HELD: tl.constexpr,
+    room, lengths, starts, offsets, reset, clip_state, batch, time, heads, width, line_row, line_time, reverse,
+    CELL: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, HELD: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
     """Write h, the final states, and as far as there is room for them all states and what backward needs."""
     GATES: tl.constexpr = 1 if CELL < 2 else 3 if CELL == 3 else 4
@@ -89,14 +186,14 @@ def rnn_fwd_kernel(
     row = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     unit = tl.arange(0, D)
     is_row, is_unit = row < batch, (unit < width)[None, :]
-    length = (
-        tl.load(lengths + row, mask=is_row, other=0).to(tl.int32) if lengths is not None else tl.where(is_row, time, 0)
-    )
+    base, length = _rows(row, lengths, starts, batch, time, line_row)
     steps = tl.max(length)
     inside = is_row[:, None] & is_unit
     of_state = (row[:, None] * heads + head) * width + unit[None, :]
 
     w0, w1, w2, w3 = None, None, None, None
+    if room is not None:
+        room += (tl.program_id(1).to(tl.int64) * heads + head) * (ROWS * D)
     if HELD:
         w0 = _matrix(r, 0, head, heads, D)
         if CELL >= 2:
@@ -109,20 +206,36 @@ def rnn_fwd_kernel(
     if CELL == 4:
         n, m = _load_optional(n0, of_state, inside), _load_optional(m0, of_state, inside)
 
-    for step in range(steps):
+    for step in tl.range(steps, disable_licm=not HELD):
         t = steps - 1 - step if reverse else step
-        line = _line(row, t, line_row, line_time, offsets)
+        line = _line(row, base, t, line_time, offsets)
         valid = (t < length)[:, None] & is_unit
-        written = valid if offsets is not None else inside
+        written = valid if offsets is not None or starts is not None else inside
         at = (line[:, None] * heads + head) * width + unit[None, :]
         gate = heads * width
         of_gates = (line[:, None] * GATES * heads + head) * width + unit[None, :]
-        x0, p0 = _load(wx, of_gates, valid), _product(h, w0, r, b, 0, head, heads, width, unit, D)
+        if reset is not None:
+            is_new = _reset(reset, line, t < length)
+            h = tl.where(is_new, tl.zeros_like(h), h)
+            if CELL == 2 or CELL == 4:
+                c = tl.where(is_new, 0.0, c)
+            if CELL == 4:
+                n, m = tl.where(is_new, 0.0, n), tl.where(is_new, 0.0, m)
+        zero = tl.zeros((ROWS, D), tl.float32)
+        x0, x1, x2, x3 = _gates(wx, of_gates, gate, valid, GATES)
+        if HELD:
+            p0, p1, p2, p3 = _products(h, w0, w1, w2, w3, zero, GATES)
+        else:
+            _leave(room, h, 0, ROWS, D)
+            tl.debug_barrier()
+            p0, p1, p2, p3 = _products_by_terms(room, r, head, heads, zero, GATES, ROWS, TERMS, D)
+            tl.debug_barrier()
+        p0 = _with_bias(p0, b, 0, head, heads, width, unit)
         if CELL >= 2:
-            x1, p1 = _load(wx, of_gates + gate, valid), _product(h, w1, r, b, 1, head, heads, width, unit, D)
-            x2, p2 = _load(wx, of_gates + 2 * gate, valid), _product(h, w2, r, b, 2, head, heads, width, unit, D)
+            p1 = _with_bias(p1, b, 1, head, heads, width, unit)
+            p2 = _with_bias(p2, b, 2, head, heads, width, unit)
         if GATES == 4:
-            x3, p3 = _load(wx, of_gates + 3 * gate, valid), _product(h, w3, r, b, 3, head, heads, width, unit, D)
+            p3 = _with_bias(p3, b, 3, head, heads, width, unit)
         if CELL < 2:
             h_new = _tanh(x0 + p0) if CELL == 0 else tl.where(x0 + p0 < 0, 0.0, x0 + p0)
         if CELL == 2:
@@ -153,13 +266,15 @@ def rnn_fwd_kernel(
             _put(saved, of_saved + gate, k1, valid)
             _put(saved, of_saved + 2 * gate, k2, valid)
             _put(saved, of_saved + 3 * gate, k3, valid)
+        if clip_state is not None:
+            h_new = _held(h_new, clip_state)
         h = tl.where(valid, h_new.to(wx.dtype.element_ty), h)
         _put(h_all, at, tl.where(valid, h, 0.0), written)
 
-    if lengths is not None and offsets is None:
+    if lengths is not None and offsets is None and starts is None:
         nothing = of_state.to(tl.float32) * 0.0
         for t in range(steps, time):
-            at = (_line(row, t, line_row, line_time, offsets)[:, None] * heads + head) * width + unit[None, :]
+            at = (_line(row, base, t, line_time, offsets)[:, None] * heads + head) * width + unit[None, :]
             _put(h_all, at, nothing, inside)
             if CELL == 2 or CELL == 4:
                 _put(c_all, at, nothing, inside)
@@ -175,18 +290,20 @@ def rnn_fwd_kernel(
 
 
 @triton.jit
-def _before(states, first, at, of_state, is_first, valid, inside):
-    """A state before a step: that of the step before, or the initial one."""
+def _before(states, first, at, of_state, is_first, is_new, valid, inside):
+    """A state before a step: that of the step before, or the initial one, or 0."""
     earlier = _load(states, at, valid & ~is_first)
-    return tl.where(is_first, _load_optional(first, of_state, inside), earlier)
+    before = tl.where(is_first, _load_optional(first, of_state, inside), earlier)
+    return tl.where(is_new, 0.0, before) if is_new is not None else before
 
 
 @triton.jit(do_not_specialize=_RUNTIME)
 def rnn_bwd_kernel(
     r, h0, c0, n0, m0, h_all, c_all, n_all, m_all, saved, dh_all, dc_all, dn_all, dm_all,
     dh_last, dc_last, dn_last, dm_last, dwx, dq, dh0, dc0, dn0, dm0,
-    lengths, offsets, batch, time, heads, width, line_row, line_time, reverse,
-    CELL: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, HELD: tl.constexpr,
+    room, lengths, starts, offsets, reset, clip_state, clip_grad,
+    batch, time, heads, width, line_row, line_time, reverse,
+    CELL: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, HELD: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
     """Write dwx, for the GRU dq, and as far as there is room for them the gradients of the initial states."""
     GATES: tl.constexpr = 1 if CELL < 2 else 3 if CELL == 3 else 4
@@ -194,15 +311,15 @@ def rnn_bwd_kernel(
     row = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     unit = tl.arange(0, D)
     is_row, is_unit = row < batch, (unit < width)[None, :]
-    length = (
-        tl.load(lengths + row, mask=is_row, other=0).to(tl.int32) if lengths is not None else tl.where(is_row, time, 0)
-    )
+    base, length = _rows(row, lengths, starts, batch, time, line_row)
     steps = tl.max(length)
     inside = is_row[:, None] & is_unit
     of_state = (row[:, None] * heads + head) * width + unit[None, :]
     begin = tl.where(reverse != 0, length - 1, 0)
 
     w0, w1, w2, w3 = None, None, None, None
+    if room is not None:
+        room += (tl.program_id(1).to(tl.int64) * heads + head) * (GATES * ROWS * D)
     if HELD:
         w0 = _matrix(r, 0, head, heads, D)
         if CELL >= 2:
@@ -215,22 +332,25 @@ def rnn_bwd_kernel(
     if CELL == 4:
         dn, dm = _load_optional(dn_last, of_state, inside), _load_optional(dm_last, of_state, inside)
 
-    for visit in range(steps):
+    for visit in tl.range(steps, disable_licm=not HELD):
         t = visit if reverse else steps - 1 - visit
         t_before = t + 1 if reverse else t - 1
         is_first = (t == begin)[:, None] & inside
-        line = _line(row, t, line_row, line_time, offsets)
+        line = _line(row, base, t, line_time, offsets)
         valid = (t < length)[:, None] & is_unit
-        written = valid if offsets is not None else inside
+        written = valid if offsets is not None or starts is not None else inside
         at = (line[:, None] * heads + head) * width + unit[None, :]
         if offsets is not None:
             line_before = tl.load(offsets + t_before, mask=(t_before >= 0) & (t_before < time), other=0) + row
         else:
-            line_before = _line(row, t_before, line_row, line_time, offsets)
+            line_before = _line(row, base, t_before, line_time, offsets)
         at_before = (line_before[:, None] * heads + head) * width + unit[None, :]
         gate = heads * width
         of_gates = (line[:, None] * GATES * heads + head) * width + unit[None, :]
         through = tl.where(valid, dh, 0.0) + _load_optional(dh_all, at, valid)
+        if clip_state is not None:
+            through = tl.where(tl.abs(_load(h_all, at, valid)) < clip_state, through, 0.0)
+        is_new = _reset(reset, line, t < length) if reset is not None else None
         if CELL >= 2:
             of_saved = (line[:, None] * 4 * heads + head) * width + unit[None, :]
             k0, k1 = _load(saved, of_saved, valid), _load(saved, of_saved + gate, valid)
@@ -240,7 +360,7 @@ def rnn_bwd_kernel(
             a0 = through * (1.0 - h * h) if CELL == 0 else tl.where(h > 0, through, 0.0)
             dh_new = through * 0.0
         if CELL == 2:
-            c_before = _before(c_all, c0, at_before, of_state, is_first, valid, inside)
+            c_before = _before(c_all, c0, at_before, of_state, is_first, is_new, valid, inside)
             tanh_c = _tanh(_load(c_all, at, valid))
             dc_now = tl.where(valid, dc, 0.0) + _load_optional(dc_all, at, valid)
             dc_now += through * k3 * (1.0 - tanh_c * tanh_c)
@@ -248,14 +368,14 @@ def rnn_bwd_kernel(
             a2, a3 = dc_now * k0 * (1.0 - k2 * k2), through * tanh_c * (k3 * (1.0 - k3))
             dc, dh_new = tl.where(valid, dc_now * k1, dc), through * 0.0
         if CELL == 3:
-            h_before = _before(h_all, h0, at_before, of_state, is_first, valid, inside)
+            h_before = _before(h_all, h0, at_before, of_state, is_first, is_new, valid, inside)
             a2 = through * (1.0 - k1) * (1.0 - k2 * k2)
             a0, a1 = a2 * k3 * (k0 * (1.0 - k0)), through * (h_before - k2) * (k1 * (1.0 - k1))
             dh_new = through * k1
         if CELL == 4:
-            c_before = _before(c_all, c0, at_before, of_state, is_first, valid, inside)
-            n_before = _before(n_all, n0, at_before, of_state, is_first, valid, inside)
-            m_before = _before(m_all, m0, at_before, of_state, is_first, valid, inside)
+            c_before = _before(c_all, c0, at_before, of_state, is_first, is_new, valid, inside)
+            n_before = _before(n_all, n0, at_before, of_state, is_first, is_new, valid, inside)
+            m_before = _before(m_all, m0, at_before, of_state, is_first, is_new, valid, inside)
             c, n = _load(c_all, at, valid), tl.where(valid, _load(n_all, at, valid), 1.0)
             m, l = _load(m_all, at, valid), _log_sigmoid(k1) + m_before
             begins = n_before == 0
@@ -276,7 +396,7 @@ def rnn_bwd_kernel(
             dm, dh_new = tl.where(valid, dl, dm), through * 0.0
 
         a0 = tl.where(valid, a0, 0.0)
-        back = _back(a0, w0, r, a0 * 0.0, 0, head, heads, D)
+        back = a0 * 0.0
         _put(dwx, of_gates, a0, written)
         if CELL >= 2:
             a1, a2 = tl.where(valid, a1, 0.0), tl.where(valid, a2, 0.0)
@@ -285,18 +405,40 @@ def rnn_bwd_kernel(
             if CELL == 3:
                 a2 = tl.where(valid, a2 * k0, 0.0)
                 _put(dq, at, a2, written)
-            back = _back(a1, w1, r, back, 1, head, heads, D)
-            back = _back(a2, w2, r, back, 2, head, heads, D)
         if GATES == 4:
             a3 = tl.where(valid, a3, 0.0)
             _put(dwx, of_gates + 3 * gate, a3, written)
-            back = _back(a3, w3, r, back, 3, head, heads, D)
-        dh = tl.where(valid, dh_new + back, dh)
+        if HELD:
+            back = _product(a0, w0, back)
+            if CELL >= 2:
+                back = _product(a2, w2, _product(a1, w1, back))
+            if GATES == 4:
+                back = _product(a3, w3, back)
+        else:
+            _leave(room, a0, 0, ROWS, D)
+            if CELL >= 2:
+                _leave(room, a1, 1, ROWS, D)
+                _leave(room, a2, 2, ROWS, D)
+            if GATES == 4:
+                _leave(room, a3, 3, ROWS, D)
+            tl.debug_barrier()
+            back = _back_by_terms(room, r, head, heads, back, GATES, ROWS, TERMS, D)
+            tl.debug_barrier()
+        back += dh_new
+        if clip_grad is not None:
+            back = _held(back, clip_grad)
+        if is_new is not None:
+            back = tl.where(is_new, 0.0, back)
+            if CELL == 2 or CELL == 4:
+                dc = tl.where(is_new & valid, 0.0, dc)
+            if CELL == 4:
+                dn, dm = tl.where(is_new & valid, 0.0, dn), tl.where(is_new & valid, 0.0, dm)
+        dh = tl.where(valid, back, dh)
 
-    if lengths is not None and offsets is None:
+    if lengths is not None and offsets is None and starts is None:
         nothing = of_state.to(tl.float32) * 0.0
         for t in range(steps, time):
-            line = _line(row, t, line_row, line_time, offsets)[:, None]
+            line = _line(row, base, t, line_time, offsets)[:, None]
             for g in tl.static_range(GATES):
                 _put(dwx, ((line * GATES + g) * heads + head) * width + unit[None, :], nothing, inside)
             if CELL == 3:

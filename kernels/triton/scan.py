@@ -81,6 +81,33 @@ def _fill_zero(p, time_stride, begin, end, COMPLEX: tl.constexpr):
 
 
 @triton.jit
+def _place(lengths, starts, sequences, width, time, segment, segments, LANES: tl.constexpr):
+    """(segment, sequence, number) of each lane, whether there is such, row, first step and steps of its sequence,
+    and where in it the segment begins and how many steps it has"""
+    g, s, d = _lane(sequences, width, LANES)
+    active = g < segments
+    row, start, count = _steps(lengths, starts, s, time, active)
+    begin = g * segment
+    return g, s, d, active, row, start, count, begin, tl.minimum(tl.maximum(count - begin, 0), segment)
+
+
+@triton.jit
+def _ahead(
+    a, x, reset, k, mine, direction, a_time, x_time, STATE: tl.constexpr, COMPLEX: tl.constexpr, UNROLL: tl.constexpr
+):
+    """The next UNROLL steps after k of a and of x (or None), and whether they drop what is before them"""
+    factors, inputs, drops = (), (), ()
+    for u in tl.static_range(UNROLL):
+        here, ahead = k + u < mine, (k + u) * direction
+        factors = factors + (_load(a + ahead * a_time, here, STATE, COMPLEX),)
+        if x is not None:
+            inputs = inputs + (_load(x + ahead * x_time, here, STATE, COMPLEX),)
+        if reset is not None:
+            drops = drops + (tl.load(reset + ahead, here, 0) != 0,)
+    return factors, inputs, drops
+
+
+@triton.jit
 def linear_scan_fwd_kernel(
     a,
     x,
@@ -111,13 +138,12 @@ def linear_scan_fwd_kernel(
 ):
     """h and the last states; direction is 1 or -1; carry (S, segments, D) are the states after every segment."""
     PARTS: tl.constexpr = 2 if COMPLEX else 1
-    g, s, d = _lane(sequences, width, LANES)
-    active = g < segments
-    row, start, count = _steps(lengths, starts, s, time, active)
-    begin = g * segment
-    mine = tl.minimum(tl.maximum(count - begin, 0), segment)
+    g, s, d, active, row, start, count, begin, mine = _place(
+        lengths, starts, sequences, width, time, segment, segments, LANES
+    )
     t = start + tl.where(direction > 0, begin, count - 1 - begin)
     at_a, at_x = a + row * a_row + t * a_time + d * PARTS, x + row * x_row + t * x_time + d * PARTS
+    at_reset = None if reset is None else reset + row * reset_row + t
     at_h = h + row * h_row + t * h_time + d * PARTS
     zero = tl.zeros((LANES,), STATE)
     state = (zero, zero)
@@ -127,13 +153,9 @@ def linear_scan_fwd_kernel(
         before = _load(carry + ((s * segments + g - 1) * width + d) * PARTS, active & (g > 0), STATE, COMPLEX)
         state = _where(g > 0, before, state)
     for k in range(0, tl.max(mine), UNROLL):
-        factors, inputs, drops = (), (), ()
-        for u in tl.static_range(UNROLL):
-            here = k + u < mine
-            factors = factors + (_load(at_a + (k + u) * direction * a_time, here, STATE, COMPLEX),)
-            inputs = inputs + (_load(at_x + (k + u) * direction * x_time, here, STATE, COMPLEX),)
-            if reset is not None:
-                drops = drops + (tl.load(reset + row * reset_row + t + (k + u) * direction, here, 0) != 0,)
+        factors, inputs, drops = _ahead(
+            at_a, at_x, at_reset, k, mine, direction, a_time, x_time, STATE, COMPLEX, UNROLL
+        )
         for u in tl.static_range(UNROLL):
             here = k + u < mine
             new = _plus(_times(factors[u], state, COMPLEX), inputs[u])
@@ -175,24 +197,19 @@ def linear_scan_fwd_summary_kernel(
 ):
     """What a segment does, h_end = factor h_begin + state: both (S, segments, D)."""
     PARTS: tl.constexpr = 2 if COMPLEX else 1
-    g, s, d = _lane(sequences, width, LANES)
-    active = g < segments
-    row, start, count = _steps(lengths, starts, s, time, active)
-    begin = g * segment
-    mine = tl.minimum(tl.maximum(count - begin, 0), segment)
+    g, s, d, active, row, start, count, begin, mine = _place(
+        lengths, starts, sequences, width, time, segment, segments, LANES
+    )
     t = start + tl.where(direction > 0, begin, count - 1 - begin)
     at_a, at_x = a + row * a_row + t * a_time + d * PARTS, x + row * x_row + t * x_time + d * PARTS
+    at_reset = None if reset is None else reset + row * reset_row + t
     zero = tl.zeros((LANES,), STATE)
     none = (zero, zero)
     product, end = (zero + 1, zero), (zero, zero)
     for k in range(0, tl.max(mine), UNROLL):
-        factors, inputs, drops = (), (), ()
-        for u in tl.static_range(UNROLL):
-            here = k + u < mine
-            factors = factors + (_load(at_a + (k + u) * direction * a_time, here, STATE, COMPLEX),)
-            inputs = inputs + (_load(at_x + (k + u) * direction * x_time, here, STATE, COMPLEX),)
-            if reset is not None:
-                drops = drops + (tl.load(reset + row * reset_row + t + (k + u) * direction, here, 0) != 0,)
+        factors, inputs, drops = _ahead(
+            at_a, at_x, at_reset, k, mine, direction, a_time, x_time, STATE, COMPLEX, UNROLL
+        )
         for u in tl.static_range(UNROLL):
             here = k + u < mine
             new, longer = _plus(_times(factors[u], end, COMPLEX), inputs[u]), _times(factors[u], product, COMPLEX)
@@ -246,14 +263,14 @@ def linear_scan_bwd_kernel(
     carry (S, segments, D): c before every segment. da_sum (S, segments, D): the sums of da over the steps of each.
     """
     PARTS: tl.constexpr = 2 if COMPLEX else 1
-    g, s, d = _lane(sequences, width, LANES)
-    active = g < segments
-    row, start, count = _steps(lengths, starts, s, time, active)
-    begin = g * segment
-    mine = tl.minimum(tl.maximum(count - begin, 0), segment)
+    g, s, d, active, row, start, count, begin, mine = _place(
+        lengths, starts, sequences, width, time, segment, segments, LANES
+    )
     # The last step of a segment in the direction of the scan is the first here.
     t = start + tl.where(direction > 0, begin + mine - 1, count - begin - mine)
     at_a, at_h = a + row * a_row + t * a_time + d * PARTS, h + row * h_row + (t - direction) * h_time + d * PARTS
+    at_dh = None if dh is None else dh + row * dh_row + t * dh_time + d * PARTS
+    at_reset = None if reset is None else reset + row * reset_row + t
     zero = tl.zeros((LANES,), STATE)
     none = (zero, zero)
     c, first, total = none, none, none
@@ -265,17 +282,14 @@ def linear_scan_bwd_kernel(
     if h0 is not None:
         first = _load(h0 + (s * width + d) * PARTS, active & (g == 0), STATE, COMPLEX)
     for k in range(0, tl.max(mine), UNROLL):
-        factors, states, gradients, drops = (), (), (), ()
-        for u in tl.static_range(UNROLL):
-            here, back = k + u < mine, (k + u) * direction
-            factors = factors + (_load(at_a - back * a_time, here, STATE, COMPLEX),)
-            if (da is not None) or (da_sum is not None):
-                states = states + (_load(at_h - back * h_time, here & (begin + mine - k - u > 1), STATE, COMPLEX),)
-            if dh is not None:
-                at_dh = dh + row * dh_row + (t - back) * dh_time + d * PARTS
-                gradients = gradients + (_load(at_dh, here, STATE, COMPLEX),)
-            if reset is not None:
-                drops = drops + (tl.load(reset + row * reset_row + t - back, here, 0) != 0,)
+        factors, gradients, drops = _ahead(
+            at_a, at_dh, at_reset, k, mine, -direction, a_time, dh_time, STATE, COMPLEX, UNROLL
+        )
+        states = ()
+        if (da is not None) or (da_sum is not None):
+            for u in tl.static_range(UNROLL):
+                here = k + u < tl.where(begin > 0, mine, mine - 1)  # the first step has none in h
+                states = states + (_load(at_h - (k + u) * direction * h_time, here, STATE, COMPLEX),)
         together = none
         for u in tl.static_range(UNROLL):
             here, back = k + u < mine, (k + u) * direction
@@ -336,26 +350,20 @@ def linear_scan_bwd_summary_kernel(
 ):
     """What a segment does backwards, c_begin = factor c_end + state: both (S, segments, D)."""
     PARTS: tl.constexpr = 2 if COMPLEX else 1
-    g, s, d = _lane(sequences, width, LANES)
-    active = g < segments
-    row, start, count = _steps(lengths, starts, s, time, active)
-    begin = g * segment
-    mine = tl.minimum(tl.maximum(count - begin, 0), segment)
+    g, s, d, active, row, start, count, begin, mine = _place(
+        lengths, starts, sequences, width, time, segment, segments, LANES
+    )
     t = start + tl.where(direction > 0, begin + mine - 1, count - begin - mine)
     at_a = a + row * a_row + t * a_time + d * PARTS
+    at_dh = None if dh is None else dh + row * dh_row + t * dh_time + d * PARTS
+    at_reset = None if reset is None else reset + row * reset_row + t
     zero = tl.zeros((LANES,), STATE)
     none = (zero, zero)
     product, c = (zero + 1, zero), (zero, zero)
     for k in range(0, tl.max(mine), UNROLL):
-        factors, gradients, drops = (), (), ()
-        for u in tl.static_range(UNROLL):
-            here, back = k + u < mine, (k + u) * direction
-            factors = factors + (_load(at_a - back * a_time, here, STATE, COMPLEX),)
-            if dh is not None:
-                at_dh = dh + row * dh_row + (t - back) * dh_time + d * PARTS
-                gradients = gradients + (_load(at_dh, here, STATE, COMPLEX),)
-            if reset is not None:
-                drops = drops + (tl.load(reset + row * reset_row + t - back, here, 0) != 0,)
+        factors, gradients, drops = _ahead(
+            at_a, at_dh, at_reset, k, mine, -direction, a_time, dh_time, STATE, COMPLEX, UNROLL
+        )
         for u in tl.static_range(UNROLL):
             here = k + u < mine
             l = c

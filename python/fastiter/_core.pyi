@@ -193,6 +193,29 @@ linear_scan_bwd_bf16 = linear_scan_bwd_f32
 block_scan_fwd_f64 = block_scan_fwd_f32
 block_scan_bwd_f64 = block_scan_bwd_f32
 
+# I, D, P; addresses of w_ih, r, b_x, b_h, w_hr, to_first
+StepLayer = tuple[int, ...]
+
+class RnnStream_f32:
+    def __init__(
+        self,
+        cell: int,
+        rows: int,
+        heads: int,
+        clip_state: float,
+        layers: list[StepLayer],
+        first: Addresses,
+        watched: list[tuple[dict[str, Any], str, Any, bool]],
+        /,
+    ) -> None: ...
+    def is_current(self) -> bool: ...
+    def step(self, x: object, /) -> Any: ...
+    def step_at(self, x: Address, y: Address, /) -> None: ...
+    def step_from(self, x: object, first: tuple[object, ...], /) -> Any: ...
+    def states(self, out: Addresses, /) -> None: ...
+
+class RnnStream_f64(RnnStream_f32): ...
+
 CellLayout = tuple[int, int, int, int]
 
 def use_tensors(api: object, tensor: type, parameter: type, /) -> bool: ...
@@ -326,14 +349,15 @@ def relax_blocks(
     order: Address,
     clusters: Address,
     colours: Address,
+    batch: int,
     /,
 ) -> RelaxMatrix: ...
 def relax_dense(numbers: int, n: int, value: Address, order: Address, /) -> RelaxMatrix: ...
 def relax_projections(
-    numbers: int, n: int, columns: int, start: Address, column: Address, value: Address, order: Address, /
+    numbers: int, n: int, columns: int, start: Address, column: Address, value: Address, order: Address, batch: int, /
 ) -> RelaxMatrix: ...
 def relax_stencil(
-    is_double: bool,
+    numbers: int,
     n0: int,
     n1: int,
     n2: int,
@@ -341,6 +365,10 @@ def relax_stencil(
     is_constant: bool,
     given: Address,
     red_black: bool,
+    projections: bool,
+    order: Address,
+    clusters: Address,
+    colours: Address,
     /,
 ) -> RelaxMatrix: ...
 def relax_subdomains(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from ._backend import BackendError
+from ._newton import NewtonInfo
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -57,6 +58,8 @@ def _replaced(x: Any, which: Callable[[Any], bool], by: Callable[[Any], Any]) ->
     """Return ``x`` with what is chosen replaced, also inside of tuples, lists and dicts."""
     if which(x):
         return by(x)
+    if isinstance(x, NewtonInfo):
+        return NewtonInfo(x.method, _replaced(x.steps, which, by), _replaced(x.fallbacks, which, by))
     if isinstance(x, dict):
         return {key: _replaced(value, which, by) for key, value in x.items()}
     if isinstance(x, (tuple, list)):

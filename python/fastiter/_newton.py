@@ -78,7 +78,14 @@ class NewtonInfo:
 
 
 def newton_options(
-    function: str, method: object, window: object, rtol: object, atol: object, max_steps: object, eps: float
+    function: str,
+    method: object,
+    window: object,
+    rtol: object,
+    atol: object,
+    max_steps: object,
+    eps: float,
+    default_window: int = WINDOW,
 ) -> Options:
     """Return the options of Newton's method, or () where the fused loop runs, which "auto" takes: it is faster."""
     if not isinstance(method, str):
@@ -88,7 +95,7 @@ def newton_options(
     if method != "newton" and window is None and rtol is None and atol is None and max_steps is None:
         return ()
     options = (
-        _count(function, "window", window, WINDOW),
+        _count(function, "window", window, default_window),
         _count(function, "max_steps", max_steps, MAX_STEPS),
         _tolerance(function, "rtol", rtol, TOLERANCE * eps),
         _tolerance(function, "atol", atol, TOLERANCE * eps),

@@ -41,6 +41,9 @@ CELLS = {
         Cell("lstm", 2, 4, ("h", "c"), 4),
         Cell("gru", 3, 3, ("h",), 4),
         Cell("slstm", 4, 4, ("h", "c", "n", "m"), 4),
+        # The same with c, n and m rounded after each step to what h is stored as, as FlashRNN does: 8 more in the code
+        Cell("lstm_rounding", 8 + 2, 4, ("h", "c"), 4),
+        Cell("slstm_rounding", 8 + 4, 4, ("h", "c", "n", "m"), 4),
     )
 }
 

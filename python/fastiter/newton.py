@@ -56,13 +56,13 @@ def paragru(
     method : {"auto", "sequential", "newton"}
         "sequential": one fused loop over time. "newton": all steps of a window at once, by Newton's method; a window
         that does not converge is run step by step, so the result is that of the loop within the tolerance. "auto" is
-        the loop, which is faster on CPUs.
+        the loop, which is faster on CPUs. On GPUs paragru and paralstm have both.
     reverse : bool
         Run from the last step to the first.
     lengths : integers (B,), optional
         Valid steps of each row, 0 to T; later steps are not computed and their h is 0.
     window : int, optional
-        Steps that Newton's method solves at once; 32 by default.
+        Steps that Newton's method solves at once; 32 by default. On GPUs 256, which is the most that one can have.
     rtol, atol : float, optional
         Newton's method accepts a state s when its residual and its last change are at most atol + rtol |s|; 64 times
         the dtype's eps by default.

@@ -4,8 +4,9 @@
     python tests/gpu_compile/gate.py --write    all families', into resources.json, after a change that is meant
 
 `<stem>_variants.py` names the variants: TRITON is a list of (kernel, types of its arguments, constants, options of the
-launch), CUDA a list of macros to define; EXACT: each operation of Triton's code has to round as the CPU's. A process of
-its own, as Triton either interprets or compiles.
+launch), a type that ends in ":16" divisible by 16; NVIDIA the same for NVIDIA's cards alone; CUDA a list of macros to
+define; EXACT: each operation of Triton's code has to round as the CPU's. A process of its own, as Triton either
+interprets or compiles.
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ def triton_row(
 
     # A variant names the types; an argument that is a constant has none.
     types = {name: "constexpr" if name in constants else signature[name] for name in kernel.arg_names}
-    source = triton.compiler.ASTSource(fn=kernel, signature=types, constexprs=constants)
+    divisible = {(at,): [["tt.divisibility", 16]] for at, name in enumerate(types.values()) if name.endswith(":16")}
+    types = {name: kind.removesuffix(":16") for name, kind in types.items()}
+    source = triton.compiler.ASTSource(fn=kernel, signature=types, constexprs=constants, attrs=divisible)
     if target.startswith("sm_"):
         built = triton.compile(source, target=GPUTarget("cuda", int(target[3:]), 32), options=options)
         (row,) = usage(built.asm["cubin"]).values()
@@ -93,10 +96,12 @@ def triton_row(
 def triton_rows(stem: str) -> dict[str, Row]:
     rows = {}
     module = importlib.import_module(f"fastiter.kernels.triton.{stem}")
-    for name, signature, constants, options in getattr(variants(stem), "TRITON", []):
+    named = [(variant, TARGETS) for variant in getattr(variants(stem), "TRITON", [])]
+    named += [(variant, TARGETS[:3]) for variant in getattr(variants(stem), "NVIDIA", [])]
+    for (name, signature, constants, options), targets in named:
         told = " ".join([f"{key}={value}" for key, value in {**constants, **options}.items()])
         types = " ".join(sorted(set(signature.values())))
-        for target in TARGETS:
+        for target in targets:
             rows[f"triton {name} [{types}] {told} {target}"] = triton_row(
                 getattr(module, name), signature, constants, options, target, getattr(variants(stem), "EXACT", False)
             )

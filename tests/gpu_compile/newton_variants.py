@@ -1,4 +1,4 @@
-"""Representative variants of kernels/triton/newton.py: each cell, and the one with the most states in float64."""
+"""Variants of newton: Triton's, each cell, and the one with the most states in float64; CUDA's but the smallest."""
 
 from __future__ import annotations
 
@@ -33,4 +33,9 @@ TRITON = [
     *_both("paralstm", 3, 2, "fp32", True),
     *_both("paraslstm", 4, 4, "fp32", False),
     *_both("paraslstm", 4, 4, "fp64", True),
+]
+
+CUDA: list[dict[str, object]] = [
+    {"REAL": real, "CELL": cell, "UNITS": 32 // item, "CHUNK": 32 // item}
+    for real, item, cell in (("float", 4, 0), ("float", 4, 1), ("double", 8, 1))
 ]

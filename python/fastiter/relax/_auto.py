@@ -12,7 +12,7 @@ import numpy.typing as npt
 from . import _spectrum
 from ._matrix import read_csr
 from ._order import Arrangement
-from ._prepare import OfBlocks, Projections, Scalar, System
+from ._prepare import OfBlocks, Scalar, System
 from .stencil import OfStencil
 
 Array = npt.NDArray[Any]
@@ -28,7 +28,7 @@ def omega_of(
     """Return omega for a sweep, "jacobi", "sor" or "kaczmarz"; ``apply`` is one, with this omega, for b = 0."""
     if symmetric and system.is_coloured:
         return 1.0  # the best there is: in such an order SSOR gains nothing from an omega
-    if isinstance(system, Projections) or (symmetric and isinstance(system, OfBlocks)):
+    if sweep == "kaczmarz" or (symmetric and isinstance(system, OfBlocks)):
         return _of_least_growth(system, apply)
     low, high = _spectrum.jacobi_range(jacobi_of(function, A, system))
     if sweep == "jacobi":

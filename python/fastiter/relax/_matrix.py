@@ -45,7 +45,7 @@ class Csr:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The same of blocks of size x size: `value` is (entries, size, size). Rows from `rows` on are padding."""
+    """The same of blocks of size x size: `value` is ([batch,] entries, size, size). Rows from `rows` on are padding."""
 
     rows: int
     start: Array
@@ -58,7 +58,11 @@ class Blocks:
 
     @property
     def size(self) -> int:
-        return int(self.value.shape[1])
+        return int(self.value.shape[-1])
+
+    @property
+    def batch(self) -> int:
+        return len(self.value) if self.value.ndim == 4 else 0
 
 
 class Batch:
@@ -67,7 +71,8 @@ class Batch:
     Parameters
     ----------
     pattern
-        A sparse matrix (scipy.sparse) with n rows and columns; its values do not matter, but its zeros are entries.
+        A sparse matrix (scipy.sparse) with n rows and columns; its values do not matter, but its zeros are entries. The
+        blocks of a BSR matrix are those that methods in blocks take where no size is given.
     values : (B, entries)
         The values of each matrix, in the order of the entries of ``pattern`` in compressed rows.
 
@@ -85,6 +90,7 @@ class Batch:
         check_array("Batch", "values", values, DTYPES)
         if not is_sparse(pattern):
             raise TypeError(f"Batch: pattern must be a sparse matrix, got {kind(pattern)}")
+        self.blocksize: tuple[int, int] | None = pattern.blocksize if pattern.format == "bsr" else None
         pattern = pattern if pattern.format == "csr" else pattern.tocsr()
         entries = len(pattern.indices)
         if values.ndim != 2 or values.shape[1] != entries:
@@ -141,16 +147,18 @@ _UNSORTED, _POINTERS, _COLUMN, _NOT_FINITE = 1, 2, 3, 4
 
 def _checked(function: str, A: Csr) -> Csr:
     numbers = NUMBERS[(A.value.dtype.name,) * 2]
-    fault, row = 0, 0
-    for value in A.value.reshape(max(A.batch, 1), -1):
-        worst = _core.relax_check(numbers, A.n, A.columns, len(A.column), A.start, A.column, value)
-        fault, row = max((fault, row), worst)
+    fault, row, system = 0, 0, 0
+    for one, value in enumerate(A.value.reshape(max(A.batch, 1), -1)):
+        worst, where = _core.relax_check(numbers, A.n, A.columns, len(A.column), A.start, A.column, value)
+        if worst > fault:
+            fault, row, system = worst, where, one
     if fault == _POINTERS:
         raise ValueError(f"{function}: A must have row pointers that increase, got others at row {row}")
     if fault == _COLUMN:
         raise ValueError(f"{function}: A must have columns from 0 to {A.columns - 1}, got another in row {row}")
     if fault == _NOT_FINITE:
-        raise ValueError(f"{function}: A must be finite, got a value in row {row} that is not")
+        of = f" of system {system}" if A.batch else ""
+        raise ValueError(f"{function}: A must be finite, got a value in row {row}{of} that is not")
     return _sorted(A) if fault == _UNSORTED else A
 
 
@@ -190,9 +198,9 @@ def _in_blocks(A: Csr, size: int) -> Blocks:
     column = A.column.astype(np.int64)
     keys, place = np.unique(row // size * rows + column // size, return_inverse=True)
     padding = np.arange(A.n, rows * size)
-    value = np.zeros((len(keys), size, size), A.value.dtype)
-    value[place, row % size, column % size] = A.value
+    value = np.zeros((*A.value.shape[:-1], len(keys), size, size), A.value.dtype)
+    value[..., place, row % size, column % size] = A.value
     if len(padding) and len(keys) and keys[-1] == rows * rows - 1:
-        value[-1, padding % size, padding % size] = 1
+        value[..., -1, padding % size, padding % size] = 1
     start = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(keys // rows, minlength=rows))])
     return Blocks(A.n, start, (keys % rows).astype(np.int32), value)

@@ -47,7 +47,9 @@ class System:
             try:
                 found = self._copies[dtype] = self._prepare(self._numbers(dtype))
             except ZeroDivisionError as singular:
-                raise ValueError(f"{self.function}: {self._singular(singular.args[0])}") from None
+                row, system = singular.args
+                of = f" of system {system}" if self.batch else ""
+                raise ValueError(f"{self.function}: {self._singular(row)}{of}") from None
         return found
 
     def _numbers(self, dtype: np.dtype[Any]) -> int:
@@ -83,9 +85,10 @@ class System:
         return x
 
     def has_positive_diagonal(self) -> bool:
-        """Say whether D is real and positive; of the systems of Jacobi's method and stencils."""
+        """Say whether D is real, but for rounding, and positive; of the systems of Jacobi's method and stencils."""
         inverse = self.divided(np.ones_like(self.random()))
-        return bool((np.isreal(inverse) & (inverse.real >= 0)).all())
+        rounding = 10 * float(np.finfo(self.dtype).eps) * np.abs(inverse)
+        return bool(((np.abs(inverse.imag) <= rounding) & (inverse.real >= 0)).all())
 
 
 class Scalar(System):
@@ -129,7 +132,7 @@ class OfBlocks(System):
     """Block after block, or blocks of one colour at a time."""
 
     def __init__(self, function: str, A: Blocks, arrangement: Arrangement, *, jacobi: bool) -> None:
-        super().__init__(function, A.rows, A.rows, A.value.dtype)
+        super().__init__(function, A.rows, A.rows, A.value.dtype, A.batch)
         self.A, self.colours, self.is_coloured = A, arrangement.number_of_colours, arrangement.is_coloured
         # Blocks that need not wait for each other are clusters of one.
         self.how = Arrangement(0, np.arange(A.n + 1), np.array([0, A.n])) if jacobi else arrangement
@@ -138,13 +141,13 @@ class OfBlocks(System):
     def _prepare(self, numbers: int) -> Prepared:
         A, how = self.A, self.how
         arrays = (A.start, A.column, A.value, how.order, how.clusters, how.colours)
-        return _core.relax_blocks(numbers, A.n, A.size, A.rows, *arrays)
+        return _core.relax_blocks(numbers, A.n, A.size, A.rows, *arrays, A.batch)
 
     def has_positive_diagonal(self) -> bool:
         """Say whether the diagonal blocks look Hermitian and are positive definite."""
         A = self.A
-        blocks = A.value[np.repeat(np.arange(A.n), np.diff(A.start)) == A.column]
-        adjoint = blocks.conj().transpose(0, 2, 1)
+        blocks = A.value[..., np.repeat(np.arange(A.n), np.diff(A.start)) == A.column, :, :]
+        adjoint = blocks.conj().swapaxes(-1, -2)
         return bool((np.linalg.eigvalsh((blocks + adjoint) / 2) > 0).all())
 
     def _singular(self, row: int) -> str:
@@ -157,19 +160,21 @@ class Projections(System):
     """Equation after equation."""
 
     def __init__(self, function: str, A: Csr, order: Array | int) -> None:
-        super().__init__(function, A.n, A.columns, A.value.dtype)
+        super().__init__(function, A.n, A.columns, A.value.dtype, A.batch)
         self.A, self.order = A, order
         self.of(self.dtype)
 
     def _prepare(self, numbers: int) -> Prepared:
         A = self.A
-        return _core.relax_projections(numbers, A.n, A.columns, A.start, A.column, A.value, self.order)
+        return _core.relax_projections(numbers, A.n, A.columns, A.start, A.column, A.value, self.order, A.batch)
 
     def random(self, seed: int = 0) -> Array:
         """Return a combination of the rows: on what is orthogonal to all of them no sweep acts."""
-        x, b = np.zeros(self.columns, self.dtype), np.random.default_rng([seed, self.rows]).standard_normal(self.rows)
+        width = (self.batch,) if self.batch else ()
+        b = np.random.default_rng([seed, self.rows]).standard_normal((self.rows, *width)).astype(self.dtype)
+        x = np.zeros((self.columns, *width), self.dtype)
         if x.size and b.size:
-            self.of(self.dtype).sweep(x, b.astype(self.dtype), 0, 1, np.ones(1), 0, 1, FORWARD)
+            self.of(self.dtype).sweep(x, b, 0, self.batch or 1, np.ones(1), 0, 1, FORWARD)
         return x
 
 
@@ -182,8 +187,6 @@ def prepare(function: str, A: Any, method: str, order: Any, block_size: int | No
     if jacobi and not (isinstance(order, str) and order == "natural"):
         raise ValueError(f"{function}: order must be 'natural' where all rows go at the same time, got {order!r}")
     if block_size is not None:
-        if isinstance(A, Batch):
-            raise TypeError(f"{function}: A must be one matrix where there is a block_size, got a Batch")
         blocks = read_blocks(function, A, block_size or None)
         return OfBlocks(function, blocks, arrange(function, blocks, order), jacobi=jacobi)
     is_listed = isinstance(order, (np.ndarray, list, tuple))
@@ -202,10 +205,8 @@ def _dense(function: str, A: Array, order: Any) -> Dense:
 
 
 def _projections(function: str, A: Any, order: Any) -> Projections:
-    if isinstance(A, Batch):
-        raise TypeError(f"{function}: A must be one matrix, got a Batch")
     if not isinstance(A, np.ndarray) or A.ndim == 2:
-        csr = read_csr(function, A) if isinstance(A, np.ndarray) else _any_sparse(function, A)
+        csr = read_csr(function, A) if isinstance(A, (np.ndarray, Batch)) else _any_sparse(function, A)
         if isinstance(order, str) and order == "natural":
             return Projections(function, csr, 0)
         if isinstance(order, str):
@@ -216,5 +217,5 @@ def _projections(function: str, A: Any, order: Any) -> Projections:
 
 def _any_sparse(function: str, A: Any) -> Csr:
     if not is_sparse(A):
-        raise TypeError(f"{function}: A must be a sparse matrix or a NumPy array, got {kind(A)}")
+        raise TypeError(f"{function}: A must be a sparse matrix, a NumPy array or a Batch, got {kind(A)}")
     return read_csr(function, A)

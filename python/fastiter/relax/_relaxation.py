@@ -55,7 +55,8 @@ class Relaxation:
         - ``"cluster"``: clusters of consecutive rows, each in natural order, those of one colour at the same time
         - an array with the number of each row once: in that order
 
-        With a block size it is that of the blocks. Results do not depend on the number of threads, bit for bit.
+        With a block size it is that of the blocks. Results do not depend on the number of threads, bit for bit. A
+        stencil's colours are two, and its rows the points of its grid.
     block_size
         Relax that many consecutive rows together, x_I <- (1 - omega) x_I + omega A_II^-1 (b_I - sum of A_IJ x_J). For
         the methods ``block_...`` None is the size of the blocks of a BSR matrix.
@@ -135,13 +136,15 @@ class Relaxation:
 
     def _of_stencil(self, A: Stencil, sweep: str, order: Any, block_size: int | None) -> OfStencil:
         name = self._function
-        if sweep == "kaczmarz" or block_size is not None:
+        if block_size is not None:
             raise ValueError(
-                f"{name}: method must be jacobi, gauss_seidel, sor or ssor for a Stencil, got {self.method!r}"
+                f"{name}: block_size must be None for a Stencil, whose points are single, got {block_size}"
             )
+        if sweep == "kaczmarz" and isinstance(order, str) and order != "natural":
+            raise ValueError(f"{name}: order must be 'natural' or an array of row numbers, got {order!r}")
         if sweep == "jacobi" and not (isinstance(order, str) and order == "natural"):
             raise ValueError(f"{name}: order must be 'natural' where all rows go at the same time, got {order!r}")
-        return OfStencil(name, A, order)
+        return OfStencil(name, A, order, projections=sweep == "kaczmarz")
 
     @classmethod
     def of(cls, function: str, A: Any, method: str, **how: Any) -> Relaxation:
@@ -257,28 +260,40 @@ class Relaxation:
     def as_preconditioner(self) -> Any:
         """Return M^-1, one sweep from 0, as a scipy.sparse.linalg.LinearOperator: M of scipy's cg, gmres and others.
 
-        For cg the sweep has to be symmetric: ``"ssor"``, ``symmetric=True`` or Jacobi.
+        For cg the sweep has to be symmetric: ``"ssor"``, ``symmetric=True`` or Jacobi. A batch is one matrix with its
+        matrices as blocks, its vectors (batch, n) and the grid of a stencil lying flat. Where A is float32, vectors in
+        float64 stay so; real and imaginary parts for a real A go separately.
         """
         from scipy.sparse.linalg import LinearOperator
-
-        if self._system.batch:
-            raise ValueError("Relaxation.as_preconditioner: A must be one matrix, got a Batch")
-
-        def apply(r: Array) -> Array:
-            r = np.ascontiguousarray(r, self.dtype)
-            x = np.zeros((self.shape[1], *r.shape[1:]), self.dtype)
-            self._sweep(x, r, 1)
-            return x
 
         def adjoint(r: Array) -> Array:
             if not self.symmetric and METHODS[self.method][0] != "jacobi":
                 raise ValueError(
                     "Relaxation.as_preconditioner: its adjoint needs a symmetric sweep, got method " + self.method
                 )
-            return apply(r)
+            if not _spectrum.is_hermitian(self._system):
+                raise ValueError("Relaxation.as_preconditioner: A must be Hermitian for an adjoint, got another")
+            return self._precondition(r)
 
-        shape = (self.shape[1], self.shape[0])
-        return LinearOperator(shape, matvec=apply, matmat=apply, rmatvec=adjoint, dtype=self.dtype)
+        rows, columns = (n * (self._system.batch or 1) for n in self.shape)
+        apply = self._precondition
+        return LinearOperator((columns, rows), matvec=apply, matmat=apply, rmatvec=adjoint, dtype=self.dtype)
+
+    def _precondition(self, r: Array) -> Array:
+        """One sweep from 0 for r of any dtype, a vector of all rows of all systems, or several (rows, k)."""
+        r, own = np.asarray(r), self.dtype
+        if r.dtype.kind == "c" and own.kind != "c":
+            both: Array = self._precondition(r.real) + 1j * self._precondition(r.imag)
+            return both
+        r = np.ascontiguousarray(r, np.float64 if own == np.float32 and r.dtype != np.float32 else own)
+        batch = self._system.batch
+        if batch and r.ndim == 2:
+            columns = [self._precondition(column) for column in r.T]
+            return np.stack(columns, axis=1) if columns else r
+        own_r = np.ascontiguousarray(r.reshape(batch, -1).T) if batch else r
+        x = np.zeros((self.shape[1], *own_r.shape[1:]), r.dtype)
+        self._sweep(x, own_r, 1)
+        return np.ascontiguousarray(x.T).reshape(-1) if batch else x
 
 
 def _block_size(function: str, method: str, size: object) -> int:

@@ -84,8 +84,11 @@ def iterate(
     most = _vectors.count(function, "max_steps", max_steps)
     every = _vectors.count(function, "check_every", check_every, 1)
     own_b = _vectors.inside(system, system.unknowns(given))
-    shape = own_b.shape if system.batch else (system.columns, *own_b.shape[1:])
-    x = np.zeros(shape, own_b.dtype) if start is None else np.array(_vectors.inside(system, start))
+    x = (
+        np.zeros((system.columns, *own_b.shape[1:]), own_b.dtype)
+        if start is None
+        else np.array(_vectors.inside(system, start))
+    )
     watch = Watch(_vectors.residual(system, x, own_b), rtol * _vectors.norm(own_b) + atol, every)
     done = 0
     with np.errstate(all="ignore"):

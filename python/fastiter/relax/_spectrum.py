@@ -31,12 +31,15 @@ def jacobi_range(jacobi: System) -> tuple[float, float]:
 
 
 def is_definite(jacobi: System) -> bool:
-    """Say whether A looks Hermitian (by its products with two vectors), with a diagonal that is positive definite."""
-    if not jacobi.has_positive_diagonal():
-        return False
-    u, v = jacobi.random(0), jacobi.random(1)
-    Au, Av = jacobi.times(u), jacobi.times(v)
-    scale = float(np.linalg.norm(u) * np.linalg.norm(Av)) * float(np.finfo(jacobi.dtype).eps)
+    """Say whether A looks Hermitian, with a diagonal that is positive definite."""
+    return jacobi.has_positive_diagonal() and is_hermitian(jacobi)
+
+
+def is_hermitian(system: System) -> bool:
+    """Say whether A looks Hermitian, by its products with two vectors."""
+    u, v = system.random(0), system.random(1)
+    Au, Av = system.times(u), system.times(v)
+    scale = float(np.linalg.norm(u) * np.linalg.norm(Av)) * float(np.finfo(system.dtype).eps)
     return bool(abs(complex(np.vdot(u, Av)) - complex(np.vdot(Au, v))) <= 10 * scale)
 
 

@@ -23,7 +23,7 @@ def check_vectors(
     """Check b, and x unless it is None: shapes (n,), (n, k) or, for a batch, (batch, n), and dtypes that go with A."""
     dtypes = [vectors for matrix, vectors in NUMBERS if matrix == system.dtype.name]
     if system.grid is not None:
-        dtypes = [name for name in DTYPES if name != "float32" or system.dtype == np.float32]
+        dtypes = [name for name in DTYPES if np.dtype(name) >= system.dtype]
     check_array(function, "b", b, [*dtypes, dtypes[-1]] if len(dtypes) == 1 else dtypes)
     assert isinstance(b, np.ndarray)  # check_array has said so
     batch, expected = system.batch, f"({system.rows},) or ({system.rows}, k)"
@@ -39,7 +39,7 @@ def check_vectors(
         return b, None
     check_array(function, x_name, x, [b.dtype.name, b.dtype.name])
     assert isinstance(x, np.ndarray)  # the same
-    shape = b.shape if fixed is not None else (system.columns, *b.shape[1:])
+    shape = (batch, system.columns) if batch else b.shape if fixed else (system.columns, *b.shape[1:])
     if x.shape != shape:
         raise ValueError(f"{function}: {x_name} must have shape {shape} to go with A and b, got {x.shape}")
     return b, x

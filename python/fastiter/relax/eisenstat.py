@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,13 @@ import numpy.typing as npt
 
 from .._solution import Solution
 from . import _spectrum, _vectors
-from ._auto import ssor_omega
-from ._matrix import Batch, Csr, check_square, read_csr
+from ._auto import jacobi_of, ssor_omega
+from ._matrix import check_square, read_csr
 from ._order import Arrangement, arrange
-from ._prepare import BACKWARD, FORWARD, LOWER, UPPER, Scalar
+from ._prepare import BACKWARD, FORWARD, LOWER, UPPER, Scalar, System
 from ._relaxation import _check_omega
 from ._solve import iterate
+from .stencil import OfStencil, Stencil
 
 Array = npt.NDArray[Any]
 
@@ -36,8 +38,9 @@ def ssor_cg(
     As A = (E + L) + (E + U) - (2 E - D), a product with that matrix takes one solution with E + L and one with E + U,
     as much as a product with A alone: t = (E + U)^-1 p, (E + L)^-1 A t = t + (E + L)^-1 (p - (2 E - D) t).
 
-    A has to be Hermitian and positive definite; ValueError says where it is found not to be. With a coloured order the
-    solutions run on all threads. Arguments are otherwise those of :func:`sor`; ``omega="auto"`` estimates the spectral
+    A has to be Hermitian and positive definite; ValueError says where it is found not to be. It may be a
+    :class:`Stencil`, or a :class:`Batch`, of which each system has its own steps. With a coloured order the solutions
+    run on all threads. Arguments are otherwise those of :func:`sor`; ``omega="auto"`` estimates the spectral
     radius. A step is one of CG. The check takes a product with A.
 
     Examples
@@ -54,50 +57,74 @@ def ssor_cg(
     Comput. 2, 1981.
     """
     function = "ssor_cg"
-    check_square(function, A)
-    if isinstance(A, Batch):
-        raise TypeError(f"{function}: A must be one matrix, got a Batch")
     _check_omega(function, "ssor", omega)
-    csr = read_csr(function, A)
-    system = Scalar(function, csr, Arrangement())
-    arrangement = arrange(function, csr, order)
-    factor = _auto(function, csr, arrangement) if omega == "auto" else float(omega)
-    _vectors.check_vectors(function, system, b, None)
-    cg = _Cg(function, csr, arrangement, system, factor, b)
+    split = _split_stencil(function, A, order) if isinstance(A, Stencil) else _split_rows(function, A, order)
+    factor = _auto(function, A, split) if omega == "auto" else float(omega)
+    _vectors.check_vectors(function, split.system, b, None)
+    cg = _Cg(function, split, factor, _vectors.inside(split.system, split.system.unknowns(b)))
     options = (rtol, atol, max_steps, check_every)
-    return iterate(function, system, cg.steps, b, x0, *options, method="ssor_cg", omega=lambda: factor)
+    return iterate(function, split.system, cg.steps, b, x0, *options, method="ssor_cg", omega=lambda: factor)
 
 
-def _auto(function: str, A: Csr, arrangement: Arrangement) -> float:
-    if arrangement.is_coloured:
+@dataclass(frozen=True)
+class _Split:
+    """A, what sweeps over D / omega + L and over D / omega + U, and D (n,), or (n, batch); 0 where x is given."""
+
+    system: System
+    lower: System
+    upper: System
+    diagonal: Array
+    is_coloured: bool
+
+
+def _split_rows(function: str, A: Any, order: Any) -> _Split:
+    check_square(function, A)
+    csr = read_csr(function, A)
+    system, how = Scalar(function, csr, Arrangement()), arrange(function, csr, order)
+    lower, upper = (Scalar(function, csr, how, part=part) for part in (LOWER, UPPER))
+    row = np.repeat(np.arange(csr.n), np.diff(csr.start))
+    return _Split(system, lower, upper, csr.value[..., row == csr.column].T, how.is_coloured)
+
+
+def _split_stencil(function: str, A: Stencil, order: Any) -> _Split:
+    """A sweep over all of A from 0 is one over a triangle: it meets zeros wherever the other one would be."""
+    system = OfStencil(function, A, order)
+    return _Split(system, system, system, system.diagonal, system.is_coloured)
+
+
+def _auto(function: str, A: Any, split: _Split) -> float:
+    if split.is_coloured:
         return 1.0  # as in Relaxation: SSOR gains nothing from an omega there
-    _, high = _spectrum.jacobi_range(Scalar(function, A, Arrangement(), jacobi=True))
+    _, high = _spectrum.jacobi_range(jacobi_of(function, A, split.system))
     return ssor_omega(high)
 
 
 class _Cg:
     """The recurrences: r and p of the preconditioned system, and x of the given one."""
 
-    def __init__(self, function: str, A: Csr, arrangement: Arrangement, system: Scalar, omega: float, b: Array) -> None:
-        self.function, self.omega, self.b, self.system = function, omega, np.ascontiguousarray(b), system
-        self.lower = Scalar(function, A, arrangement, part=LOWER)
-        self.upper = Scalar(function, A, arrangement, part=UPPER)
-        row = np.repeat(np.arange(A.n), np.diff(A.start))
-        self.d = A.value[row == A.column].astype(b.dtype).reshape((-1,) + (1,) * (b.ndim - 1))
+    def __init__(self, function: str, split: _Split, omega: float, b: Array) -> None:
+        self.function, self.omega, self.b, self.split = function, omega, b, split
+        d = split.diagonal.astype(b.dtype)
+        self.d = d.reshape(d.shape + (1,) * (b.ndim - d.ndim))
         self.is_begun = False
 
-    def _solved(self, triangle: Scalar, r: Array) -> Array:
+    def _lower(self, r: Array) -> Array:
+        return self._solved(self.split.lower, r, FORWARD)
+
+    def _upper(self, r: Array) -> Array:
+        return self._solved(self.split.upper, r, BACKWARD)
+
+    def _solved(self, triangle: System, r: Array, kind: int) -> Array:
         """(E + L)^-1 r or (E + U)^-1 r: a sweep from 0 over a triangle."""
         x = np.zeros_like(r)
-        kind = FORWARD if triangle is self.lower else BACKWARD
         omega = np.array([self.omega])
         triangle.of(r.dtype).sweep(x, np.ascontiguousarray(r), 0, _vectors.width(r), omega, 0, 1, kind)
         return x
 
     def _begin(self, x: Array) -> None:
         r = np.empty_like(self.b)
-        _vectors.residual(self.system, x, self.b, r)
-        self.r = self._solved(self.lower, r)
+        _vectors.residual(self.split.system, x, self.b, r)
+        self.r = self._lower(r)
         self.p = self.d / self.omega * self.r
         self.energy = self._dot(self.r, self.p)
         self.is_begun = True
@@ -114,8 +141,8 @@ class _Cg:
             self._begin(x)
         e = self.d / self.omega
         for _ in range(count):
-            t = self._solved(self.upper, self.p)
-            w = t + self._solved(self.lower, self.p - (2 * e - self.d) * t)
+            t = self._upper(self.p)
+            w = t + self._lower(self.p - (2 * e - self.d) * t)
             curvature = self._dot(self.p, w)
             if (curvature < 0).any():
                 raise ValueError(f"{self.function}: A must be positive definite, got a direction p with p^H A p < 0")

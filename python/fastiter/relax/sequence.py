@@ -11,9 +11,11 @@ import numpy.typing as npt
 
 from .._rnn import kind
 from .._solution import Solution
+from ._matrix import Batch
 from ._vectors import count, positive
 from .eisenstat import ssor_cg
 from .solvers import sor
+from .stencil import Stencil
 
 Array = npt.NDArray[Any]
 
@@ -66,7 +68,7 @@ def solve_sequence(
     ----------
     systems
         Pairs ``(A, b)``, or triples ``(A, b, context)`` for a tuner that has contexts; an iterator is read one system
-        at a time. b is one column (n,).
+        at a time. b is one column (n,), or has the shape of the grid of a :class:`Stencil`.
     tuner
         :class:`TsallisINF`, :class:`ContextualTsallisINF`, :class:`ChebCB`, or any object with their ``predict`` and
         ``update``; it goes on with what it knows already.
@@ -125,6 +127,9 @@ def _parts(function: str, t: int, system: Any) -> tuple[Any, Array, float | None
     if not isinstance(system, tuple) or len(system) not in (2, 3):
         raise TypeError(f"{function}: system {t} must be a tuple (A, b) or (A, b, context), got {kind(system)}")
     A, b, *context = system
-    if getattr(b, "ndim", 1) != 1:
+    single = len(A.grid) if isinstance(A, Stencil) else 1
+    if isinstance(A, Batch):
+        raise TypeError(f"{function}: systems must be of one matrix each, got a Batch as system {t}")
+    if getattr(b, "ndim", single) != single:
         raise ValueError(f"{function}: b of system {t} must be one column (n,), got shape {b.shape}")
     return A, b, context[0] if context else None

@@ -10,6 +10,8 @@ import numpy.typing as npt
 from .. import _core
 from .._check import check_array
 from .._rnn import kind
+from ._matrix import DTYPES, NUMBERS, Csr
+from ._order import Arrangement, arrange
 from ._prepare import Prepared, System
 
 Array = npt.NDArray[Any]
@@ -24,16 +26,17 @@ class Stencil:
         The points along each axis, two or three.
     coefficients : (2 d + 1,) or (2 d + 1, *grid)
         Of the point itself, then of the one before and the one after along each axis, the first axis first; one number
-        each, or one for each point. float32 or float64.
+        each, or one for each point. float32, float64 or complex128.
     mask : bool (*grid), optional
         Where it is False, x is given (Dirichlet): no sweep changes it, its neighbours read it, and it has no equation.
 
     Notes
     -----
-    Takes the place of A in :class:`Relaxation` (methods "jacobi", "gauss_seidel", "sor", "ssor"; orders "natural" and
-    "red-black") and :func:`chebyshev`, with x and b in the shape of the grid, or (*grid, k). They have the dtype of the
-    coefficients or a wider one, in which all is computed: float64, or complex128, whose real and imaginary parts
-    are two right-hand sides. In red-black order many sweeps are one pass over the grid.
+    Takes the place of A in :class:`Relaxation` (all methods but those in blocks), :func:`chebyshev` and
+    :func:`ssor_cg`, with x and b in the shape of the grid, or (*grid, k). They have the dtype of the coefficients or a
+    wider one, in which all is computed: float64, or complex128, whose real and imaginary parts are two right-hand
+    sides where the coefficients are real. In red-black order, which "color" is too, many sweeps are one pass over the
+    grid; in others each point is sought.
 
     Examples
     --------
@@ -50,7 +53,7 @@ class Stencil:
         self.grid = tuple(int(n) for n in grid)
         if len(self.grid) not in (2, 3) or min(self.grid) < 0:
             raise ValueError(f"Stencil: grid must have two or three sizes from 0 on, got {self.grid}")
-        check_array("Stencil", "coefficients", coefficients)
+        check_array("Stencil", "coefficients", coefficients, DTYPES)
         count = 2 * len(self.grid) + 1
         if coefficients.shape not in ((count,), (count, *self.grid)):
             expected = f"({count},) or {(count, *self.grid)}"
@@ -96,30 +99,40 @@ class Stencil:
 
 
 class OfStencil(System):
-    """A stencil in natural or red-black order."""
+    """A stencil in any order."""
 
-    def __init__(self, function: str, stencil: Stencil, order: object) -> None:
+    def __init__(self, function: str, stencil: Stencil, order: object, *, projections: bool = False) -> None:
         super().__init__(function, *stencil.shape, stencil.dtype)
-        if not isinstance(order, str) or order not in ("natural", "red-black"):
-            raise ValueError(f"{function}: order must be 'natural' or 'red-black' for a Stencil, got {order!r}")
-        self.stencil, self.points, self.order = stencil, stencil.grid, order
+        self.projections = projections
+        self.stencil, self.points = stencil, stencil.grid
         self.grid = stencil.grid
-        self.is_coloured = order == "red-black"
-        self.colours = 1 + self.is_coloured
+        self.is_coloured = isinstance(order, str) and order in ("red-black", "color")
+        self.how = Arrangement() if self.is_coloured else arrange(function, _pattern(stencil.grid, order), order)
+        self.colours = 2 if self.is_coloured else self.how.number_of_colours
         self.of(self.dtype)
 
     def _numbers(self, dtype: np.dtype[Any]) -> int:
-        return int(dtype != np.float32)
+        own = dtype.name if self.dtype.kind == dtype.kind else "float64"
+        return NUMBERS[own, own]
 
     def _prepare(self, numbers: int) -> Prepared:
-        s, real = self.stencil, (np.float32, np.float64)[numbers]
-        c = np.ascontiguousarray(s.coefficients, real)
+        s, own = self.stencil, {number: name for (name, _), number in NUMBERS.items()}[numbers]
+        c = np.ascontiguousarray(s.coefficients, own)
         n0, n1, n2 = self.points if len(self.points) == 3 else (self.points[0], 1, self.points[1])
         if len(self.points) == 2:  # the axis that is missing is the one in the middle
             c = np.ascontiguousarray(np.concatenate([c[:3], np.zeros((2, *c.shape[1:]), c.dtype), c[3:]]))
         given = 0 if s.mask is None else np.ascontiguousarray(~s.mask).view(np.uint8)
-        one = _core.relax_stencil(bool(numbers), n0, n1, n2, c, c.ndim == 1, given, self.order == "red-black")
-        return _OneByOne(one, real)
+        order = (self.how.order, self.how.clusters, self.how.colours)
+        one = _core.relax_stencil(
+            numbers, n0, n1, n2, c, c.ndim == 1, given, self.is_coloured, self.projections, *order
+        )
+        return _OneByOne(one, np.dtype(own))
+
+    @property
+    def diagonal(self) -> Array:
+        """The coefficient of each point itself (points,), 0 where x is given."""
+        own = np.broadcast_to(self.stencil.coefficients[0], self.points)
+        return np.ascontiguousarray(self.unknowns(own)).reshape(-1)
 
     def unknowns(self, b: Array) -> Array:
         """Return b with 0 where there is no equation."""
@@ -137,14 +150,29 @@ class OfStencil(System):
         return f"A must have no zero on the diagonal, got 0 at point {point}"
 
 
-class _OneByOne:
-    """A stencil for several right-hand sides (points, k), and for complex ones: each real column by itself."""
+def _pattern(grid: tuple[int, ...], order: object) -> Csr:
+    """The pattern of the matrix, where the order needs it: a row's entries in no order, and without the diagonal."""
+    points = int(np.prod(grid))
+    if not (isinstance(order, str) and order == "cluster"):
+        return Csr(points, np.broadcast_to(np.int64(0), points + 1), np.empty(0, np.int32), np.empty(0))
+    index, row, column = np.arange(points, dtype=np.int32).reshape(grid), [], []
+    for axis in range(len(grid)):
+        lower, upper = (np.delete(index, end, axis).reshape(-1) if points else index for end in (-1, 0))
+        row += [lower, upper]
+        column += [upper, lower]
+    rows = np.concatenate(row)
+    start = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(rows, minlength=points))])
+    return Csr(points, start, np.concatenate(column)[np.argsort(rows, kind="stable")], np.empty(0))
 
-    def __init__(self, one: Prepared, real: type[np.floating[Any]]) -> None:
-        self.one, self.real = one, real
+
+class _OneByOne:
+    """A stencil for several right-hand sides (points, k), and for complex ones where it is real: each by itself."""
+
+    def __init__(self, one: Prepared, own: np.dtype[Any]) -> None:
+        self.one, self.own = one, own
 
     def _columns(self, x: Array, k: int) -> Array:
-        return x.reshape(len(x), k).view(self.real)
+        return x.reshape(len(x), k).view(self.own)
 
     def sweep(
         self, x: Array, b: Array, d: Array | int, k: int, omega: Array, momentum: Array | int, count: int, kind: int, /
@@ -165,7 +193,7 @@ class _OneByOne:
         xs, bs = self._columns(x, k), self._columns(b, k)
         if xs.shape[1] == 1:
             return self.one.residual(x, b, r, 1, norms)
-        squares, column = np.empty((xs.shape[1], 1)), np.empty(len(x), self.real)
+        squares, column = np.empty((xs.shape[1], 1)), np.empty(len(x), self.own)
         for c in range(xs.shape[1]):
             own_x, own_b = np.ascontiguousarray(xs[:, c]), np.ascontiguousarray(bs[:, c])
             self.one.residual(own_x, own_b, column, 1, squares[c])

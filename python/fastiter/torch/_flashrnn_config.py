@@ -68,13 +68,16 @@ class FlashRNNConfig:
         The axes of Wx, of the states, of R and of b in any order: B batch, T time, G gates, H heads, D width, P the
         width of the previous h, S states.
     dtype : {"float32", "float64", "bfloat16", "float16"}, optional
-        That of the results, and of the inputs; that of Wx by default. The last two need a GPU.
-    dtype_acc : {"float32"}
+        That of the results, and of the inputs; that of Wx by default. "float16" needs a GPU.
+    dtype_acc, dtype_a : {"float32"}, optional
         What is summed in; float64 sums in float64.
-    dtype_b, dtype_r, dtype_w, dtype_g, dtype_s, dtype_a : str, optional
-        None, or the same as dtype: there is one dtype for all. dtype_a may be "float32".
+    dtype_b, dtype_r, dtype_w, dtype_g : str, optional
+        None, or the same as dtype: there is one dtype for all tensors and for the gradients of the gates.
+    dtype_s : str, optional
+        What the states are given and returned in, and rounded to after each step: None or dtype, or on the CPU
+        "float32" beside the dtype "bfloat16", where h alone is rounded (to bfloat16) and c, n and m stay float32.
     enable_automatic_mixed_precision : bool
-        Inputs of other dtypes are converted to `dtype`. If False, they are refused.
+        Inputs of other dtypes are converted to `dtype` (states to `dtype_s`). If False, they are refused.
     trainable_r, trainable_b : bool or sequence of bool
         True: which tensors have gradients is said by their requires_grad.
     initial_val : float or sequence of float
@@ -187,11 +190,13 @@ class FlashRNNConfig:
     def _check_dtypes(self) -> None:
         if self.dtype is not None:
             _choice("dtype", self.dtype, tuple(DTYPES))
-        if self.dtype_acc not in (None, "float32", self.dtype):
-            raise ValueError(f"flashrnn: dtype_acc must be 'float32', got {self.dtype_acc!r}")
-        for name in ("dtype_b", "dtype_r", "dtype_w", "dtype_g", "dtype_s", "dtype_a"):
+        sums = "float64" if self.dtype == "float64" else "float32"
+        for name in ("dtype_acc", "dtype_a"):
+            if getattr(self, name) not in (None, "float32", sums):
+                raise ValueError(f"flashrnn: {name} must be {sums!r}, got {getattr(self, name)!r}")
+        for name in ("dtype_b", "dtype_r", "dtype_w", "dtype_g", "dtype_s"):
             value = getattr(self, name)
-            if value in (None, self.dtype) or (name == "dtype_a" and value == "float32"):
+            if value in (None, self.dtype) or (name == "dtype_s" and (self.dtype, value) == ("bfloat16", "float32")):
                 continue
             expected = f"None or dtype = {self.dtype!r}, which is that of all tensors"
             raise ValueError(f"flashrnn: {name} must be {expected}, got {value!r}")

@@ -1,4 +1,4 @@
-"""The diagonal cells on a GPU: the launches of kernels/triton/newton.py, which goes step by step."""
+"""The diagonal cells on a GPU: step by step by kernels/triton/newton.py, or Newton's method in CUDA."""
 
 from __future__ import annotations
 
@@ -7,20 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._backend import BackendError
 from .._newton import CELLS, ParaCell
-from . import _gpu
+from . import _gpu, _newton_cuda
 from ._newton_op import backward_outputs, check_steps, forward_outputs
 from ._op import LIBRARY, contiguous, unit_stride
 
 #: Lanes of a program, and bytes that a lane reads ahead of one gate
 _LANES, _AHEAD = 64, 16
-
-
-def check_sequential(function: str, newton: bool) -> None:
-    """Check that the method is the one that there is a kernel for."""
-    if newton:
-        raise BackendError(f"{function}: method must be 'auto' or 'sequential' on a CUDA device, got 'newton'")
 
 
 def _launch(
@@ -74,10 +67,14 @@ def _para_fwd(
     save: bool,
 ) -> list[Tensor]:
     cell = CELLS[cell_name]
-    check_sequential(cell.name, window > 0)
+    _newton_cuda.check_method(cell.name, window > 0)
     check_steps(cell, wx, lengths)
     wx, a, p = unit_stride(wx), contiguous(a), None if p is None else contiguous(p)
-    outputs = forward_outputs(cell, wx, False, save)
+    outputs = forward_outputs(cell, wx, window > 0, save)
+    if window:
+        newton = (window, max_steps, rtol, atol)
+        _newton_cuda.forward(cell, wx, a, p, _first(state), reverse, lengths, newton, outputs)
+        return outputs
     h, last, *rest = outputs
     if lengths is not None:  # of h the kernel does it
         for x in rest:
@@ -100,6 +97,7 @@ def _para_bwd(
     reverse: bool,
     lengths: Tensor | None,
     need_weights: bool,
+    newton: bool,
 ) -> list[Tensor]:
     cell = CELLS[cell_name]
     check_steps(cell, wx, lengths)
@@ -110,9 +108,13 @@ def _para_bwd(
     rest = [x if x.stride() == h.stride() else torch.empty_like(h).copy_(x) for x in rest]
     rows = [x.new_empty((wx.shape[0], *x.shape)) for x in weights]  # a sum for each row, then over the rows
     da, dp = (*rows, None, None)[:2]
-    others = (*rest, None, None, None)[:3]
-    memory = (wx, a, p, _first(state), h, *others, dh, dlast, dwx, dfirst, da, dp, _gpu.as_int64(lengths, wx))
-    _launch("bwd", cell, wx, memory, (wx, h, dh, dwx), reverse, _AHEAD // 2)
+    others, results = (*rest, None, None, None)[:3], (dwx, dfirst, da, dp)
+    if newton:
+        memory: tuple[Tensor | None, ...] = (wx, a, p, _first(state), h, others[0], dh, dlast, *results)
+        _newton_cuda.backward(cell, memory, reverse, lengths)
+    else:
+        memory = (wx, a, p, _first(state), h, *others, dh, dlast, *results, _gpu.as_int64(lengths, wx))
+        _launch("bwd", cell, wx, memory, (wx, h, dh, dwx), reverse, _AHEAD // 2)
     return [dwx, dfirst, *(x.sum(0) for x in rows)]
 
 

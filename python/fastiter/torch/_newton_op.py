@@ -2,7 +2,7 @@
 
 Forward: h, the final states (S, B, D), with Newton's method its passes and fallbacks (2, B), then the other states of
 all steps where they are to be saved. Backward: dwx, the gradients of the initial states (S, B, D), then, as far as they
-were asked for, da and dp.
+were asked for, da and dp; ``newton``: how the forward pass was solved, which on a CPU makes no difference.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LIBRARY.define(
 )
 LIBRARY.define(
     "_para_bwd(str cell, Tensor wx, Tensor a, Tensor? p, Tensor[] state, Tensor[] states, Tensor? dh, Tensor? dlast, "
-    "bool reverse, Tensor? lengths, bool need_weights) -> Tensor[]"
+    "bool reverse, Tensor? lengths, bool need_weights, bool newton) -> Tensor[]"
 )
 
 ParaSteps = tuple[()] | tuple[int, int, int, int]
@@ -128,6 +128,7 @@ def _para_bwd(
     reverse: bool,
     lengths: Tensor | None,
     need_weights: bool,
+    newton: bool,
 ) -> list[Tensor]:
     cell = CELLS[cell_name]
     wx, a, first = unit_stride(wx), contiguous(a), [contiguous(x) for x in state]
@@ -184,6 +185,7 @@ def _para_bwd_fake(
     reverse: bool,
     lengths: Tensor | None,
     need_weights: bool,
+    newton: bool,
 ) -> list[Tensor]:
     return backward_outputs(CELLS[cell_name], wx, a, need_weights)
 

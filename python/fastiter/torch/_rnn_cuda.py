@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from .._rnn import Cell
 from . import _gpu
+from ._rnn_op import carried
 from ._rnn_plan import Plan, Problem, card, plan
 
 _ELEMENTS = {
@@ -24,7 +26,11 @@ _THREADS = 256
 
 
 class Work(NamedTuple):
-    """What is run, on dense lines: ``row`` and ``step`` are how many lines lie from one to the next."""
+    """What is run, on dense lines: ``row`` and ``step`` are how many lines lie from one to the next.
+
+    ``starts`` are the first lines of rows that lie one after the other, and the end; ``offsets`` those of the steps of
+    packed rows; ``reset`` has a byte for each line.
+    """
 
     cell: Cell
     batch: int
@@ -34,13 +40,20 @@ class Work(NamedTuple):
     row: int
     step: int
     lengths: Tensor | None
+    starts: Tensor | None
     offsets: Tensor | None
+    reset: Tensor | None
+    clip_state: float | None
+    clip_grad: float | None
     reverse: bool
 
-    def arguments(self) -> list[_gpu.Argument]:
-        """SHAPE_ARGUMENTS of the kernels."""
+    def arguments(self, x: Tensor) -> list[_gpu.Argument]:
+        """SHAPE_ARGUMENTS of the kernels on elements as those of ``x``."""
+        real = np.float64 if x.dtype == torch.float64 else np.float32
+        bounds = [real(inf if bound is None else bound) for bound in (self.clip_state, self.clip_grad)]
         sizes = (self.batch, self.time, self.heads, self.width, self.row, self.step)
-        return [self.lengths, self.offsets, *map(np.int64, sizes), np.int32(self.reverse)]
+        where = (self.lengths, self.starts, self.offsets, self.reset)
+        return [*where, *bounds, *map(np.int64, sizes), np.int32(self.reverse)]
 
 
 def four(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -76,7 +89,7 @@ def _launch_fused(kernel: str, shape: Plan, work: Work, r: Tensor, args: Sequenc
             kernel,
             (min(at_once, groups - first) * shape.blocks,),
             (shape.threads,),
-            [*args, exchange if joined else None, arrived, np.int64(first), np.int32(shape.blocks), *work.arguments()],
+            [*args, exchange if joined else None, arrived, np.int64(first), np.int32(shape.blocks), *work.arguments(r)],
             shared=shape.shared,
             cooperative=joined,
             defines={**_defines(work, r), **shape.defines(), "TF32": int(_tf32(r))},
@@ -119,12 +132,8 @@ def backward_fused(
 
 def _launch_step(kernel: str, t: int, work: Work, x: Tensor, args: Sequence[_gpu.Argument]) -> None:
     blocks = -(-work.batch * work.heads * work.width // _THREADS)
-    given = [*args, np.int64(t), *work.arguments()]
+    given = [*args, np.int64(t), *work.arguments(x)]
     _gpu.launch_cuda("rnn_step", kernel, (blocks,), (_THREADS,), given, defines=_defines(work, x))
-
-
-def _real(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _times(work: Work, backward: bool) -> Sequence[int]:
@@ -145,7 +154,7 @@ def forward_stepwise(
     gates, batch, heads, width = work.cell.gates, work.batch, work.heads, work.width
     by_head = r.permute(1, 3, 0, 2).reshape(heads, width, gates * width)
     h, p = r.new_empty(heads, batch, width), r.new_empty(heads, batch, gates * width)
-    kept = r.new_empty((len(work.cell.states) - 1, heads, batch, width), dtype=_real(r))
+    kept = r.new_empty((len(work.cell.states) - 1, heads, batch, width), dtype=carried(r))
     args = [wx, b, p, h, kept, *four(first), *four(last), *four(states), saved]
     _launch_step("rnn_step_fwd", -1, work, r, args)
     for t in _times(work, False):
@@ -170,7 +179,7 @@ def backward_stepwise(
     gates, batch, heads, width = work.cell.gates, work.batch, work.heads, work.width
     by_head = r.transpose(0, 1).reshape(heads, gates * width, width)
     through, dp = r.new_empty(heads, batch, width), r.new_empty(heads, batch, gates * width)
-    ds = r.new_empty((len(work.cell.states), heads, batch, width), dtype=_real(r))
+    ds = r.new_empty((len(work.cell.states), heads, batch, width), dtype=carried(r))
     args = [through, dp, ds, *four(first), *four(states), saved, *four(dstates), *four(dlast), dwx, dq, *four(dfirst)]
     _launch_step("rnn_step_bwd", -1, work, r, args)
     for t in [*_times(work, True), work.time]:

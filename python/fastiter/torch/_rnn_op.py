@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -32,9 +32,9 @@ _BACKWARD = {
 }
 
 
-def carried(x: Tensor, on_gpu: bool = False) -> torch.dtype:
-    """Return the dtype of the states other than h, and of the saved values: on a GPU that of ``x``."""
-    return torch.float32 if x.dtype == torch.bfloat16 and not on_gpu else x.dtype
+def carried(x: Tensor) -> torch.dtype:
+    """Return the dtype of the states other than h, and of the saved values."""
+    return torch.float32 if x.dtype.itemsize == 2 else x.dtype
 
 
 LIBRARY.define(
@@ -79,30 +79,30 @@ def options(
 Work = tuple[Any, ...]
 
 
-def _dtypes(cell: Cell, x: Tensor, on_gpu: bool) -> list[torch.dtype]:
+def _dtypes(cell: Cell, x: Tensor) -> list[torch.dtype]:
     """Return the dtypes of the states."""
-    return [x.dtype] + [carried(x, on_gpu)] * (len(cell.states) - 1)
+    return [x.dtype] + [carried(x)] * (len(cell.states) - 1)
 
 
 def _forward_outputs(
-    cell: Cell, wx: Tensor, batch: int, all_states: bool, save: bool, checkpoint: int, on_gpu: bool = False
+    cell: Cell, wx: Tensor, batch: int, all_states: bool, save: bool, checkpoint: int, time: int | None = None
 ) -> list[Tensor]:
     lines, (heads, width) = wx.shape[:-3], wx.shape[-2:]
     outputs = [empty_steps(wx, (*lines, heads, width))]
-    dtypes = _dtypes(cell, wx, on_gpu)
+    dtypes = _dtypes(cell, wx)
     outputs += [empty(wx, (batch, heads, width), None, dtype) for dtype in dtypes]
     if all_states or (save and not checkpoint):
         outputs += [empty_steps(wx, (*lines, heads, width), dtype) for dtype in dtypes[1:]]
     if save and checkpoint:
-        between = torch.sym_max(lines[1] - 1, 0) // checkpoint
+        between = torch.sym_max((lines[1] if time is None else time) - 1, 0) // checkpoint
         outputs += [empty(wx, (between, batch, heads, width), None, dtype) for dtype in dtypes]
     elif save and cell.saved:
-        outputs.append(empty_steps(wx, (*lines, cell.saved, heads, width), carried(wx, on_gpu)))
+        outputs.append(empty_steps(wx, (*lines, cell.saved, heads, width), carried(wx)))
     return outputs
 
 
 def _backward_outputs(
-    cell: Cell, h: Tensor, r: Tensor, batch: int, need_r: bool, need_b: bool, need_state: bool, on_gpu: bool = False
+    cell: Cell, h: Tensor, r: Tensor, batch: int, need_r: bool, need_b: bool, need_state: bool
 ) -> list[Tensor]:
     lines, (heads, width) = h.shape[:-2], h.shape[-2:]
     outputs = [empty_steps(h, (*lines, cell.gates, heads, width))]
@@ -111,7 +111,7 @@ def _backward_outputs(
     if need_b:
         outputs.append(r.new_empty((cell.gates, heads, width)))
     if need_state:
-        outputs += [h.new_empty((batch, heads, width), dtype=dtype) for dtype in _dtypes(cell, h, on_gpu)]
+        outputs += [h.new_empty((batch, heads, width), dtype=dtype) for dtype in _dtypes(cell, h)]
     return outputs
 
 
@@ -133,11 +133,11 @@ def _work(
     if starts is not None:
         starts = starts.contiguous()
     if reset is not None:
-        reset = reset.expand(lines).contiguous()
+        reset = reset.expand(lines if batch_sizes is None else rows[1:3]).contiguous()
     more = (
         0 if starts is None else starts.data_ptr(),
         0 if reset is None else reset.data_ptr(),
-        0 if reset is None else lines[1],
+        0 if reset is None else reset.shape[1],
         inf if clip_state is None else clip_state,
         inf if clip_grad is None else clip_grad,
     )
@@ -207,7 +207,7 @@ def _rnn_fwd(
     b = None if b is None else contiguous(b)
     first = [contiguous(x) for x in state]
     work, kept_alive = _work(cell, lines, heads, width, reverse, lengths, batch_sizes, how)
-    outputs = _forward_outputs(cell, wx, work[1], all_states, save, how.checkpoint)
+    outputs = _forward_outputs(cell, wx, work[1], all_states, save, how.checkpoint, time=work[2])
     count = len(cell.states)
     h, last, kept = outputs[0], outputs[1 : 1 + count], outputs[1 + count :]
     by_chunks = save and how.checkpoint > 0
@@ -297,7 +297,8 @@ def _rnn_fwd_fake(
 ) -> list[Tensor]:
     how = Options(*more)
     batch = _fake_batch(wx, state, batch_sizes, how)
-    return _forward_outputs(CELLS[cell_name], wx, batch, all_states, save, how.checkpoint, wx.is_cuda)
+    time = None if batch_sizes is None else batch_sizes.shape[0]
+    return _forward_outputs(CELLS[cell_name], wx, batch, all_states, save, how.checkpoint, time)
 
 
 def _rnn_bwd_fake(
@@ -317,7 +318,7 @@ def _rnn_bwd_fake(
     *more: Any,
 ) -> list[Tensor]:
     batch = _fake_batch(states[0], state, batch_sizes, Options(*more[:5]))
-    return _backward_outputs(CELLS[cell_name], states[0], r, batch, need_r, need_b, need_state, r.is_cuda)
+    return _backward_outputs(CELLS[cell_name], states[0], r, batch, need_r, need_b, need_state)
 
 
 def _fake_batch(lines: Tensor, state: Sequence[Tensor], batch_sizes: Tensor | None, how: Options) -> int:
@@ -361,6 +362,14 @@ def rnn_fwd(
 def fits(cell: Cell, wx: Any, r: Any, b: Any, state: Any) -> bool:
     """Say whether these are small dense tensors of matching shapes, of which no check need say more."""
     return unwatched() and _core.rnn_fits_tensors(cell.layout, wx, r, b, state)
+
+
+def rnn_fwd_fitting(
+    cell: Cell, wx: Tensor, r: Tensor, b: Tensor | None, state: Sequence[Tensor], reverse: bool, all_states: bool
+) -> list[Tensor]:
+    """Run the op on what `fits`, without looking again."""
+    outputs = _core.rnn_fwd_tensors(cell.layout, wx, r, b, state, reverse, all_states, False)
+    return cast(list[Tensor], outputs)
 
 
 _longer_rnn_bwd = eager(_rnn_bwd, torch.ops.fastiter._rnn_bwd.default)

@@ -13,7 +13,7 @@ from .._rnn import CELLS
 from ..tune import DEVICES, Device, rnn_plan
 
 #: Registers of a thread that hold neither r nor sums nor what is kept of an element: more, and the compiler spills.
-_OTHER_REGISTERS = 124
+_OTHER_REGISTERS = 132
 #: Registers of sums at most; a wider tile of rows is halved.
 _MOST_SUMS = 64
 
@@ -119,7 +119,7 @@ def _room(problem: Problem, units: int, row_warps: int, split: int, columns: int
     """Return how many tiles of r fit into the registers of a thread; less than 0 where not even the rest does."""
     threads, cell = 32 * row_warps * split, CELLS[problem.cell]
     registers = min(255, 65536 // (threads * resident))
-    of_element = 3 * len(cell.states) + 10 if problem.backward else cell.gates + len(cell.states) + 6
+    of_element = 3 * len(cell.states) + 12 if problem.backward else cell.gates + len(cell.states) + 7
     elements = math.ceil(units * 8 * columns / threads) * of_element * max(problem.itemsize // 4, 1)
     room = registers - _OTHER_REGISTERS - _sums(problem, units, row_warps, columns) - elements
     return room // (2 * problem.itemsize)

@@ -15,8 +15,8 @@ from ._rnn_cuda import Work, four
 _MOST = 128 << 10
 #: Rows of the batch that a program takes together: the least that tensor cores multiply.
 _ROWS = 16
-#: Bytes of r that stay in a program; of a larger r it reads one gate after the other, from the cache.
-_MOST_HELD = 64 << 10
+#: Bytes of r that stay in a program; of a larger r it reads some terms of the sums at a time, from the cache.
+_MOST_HELD, _TERMS = 64 << 10, 16
 
 
 def _padded(width: int) -> int:
@@ -42,19 +42,29 @@ def _matrices(r: Tensor, transposed: bool) -> Tensor:
 def _launch(name: str, work: Work, x: Tensor, args: Sequence[Tensor | None]) -> None:
     kernels = _gpu.triton_kernels(work.cell.name, "rnn")
     width = _padded(work.width)
-    held = _bytes(work.cell, work.width, x.dtype)
+    size, rows = _bytes(work.cell, work.width, x.dtype), -(-work.batch // _ROWS)
+    held, backward = size <= _MOST_HELD, name == "rnn_bwd_kernel"
+    vectors = work.cell.gates if backward else 1
+    room = None if held else x.new_empty(work.heads * rows, vectors, _ROWS, width)
+    bounds = [work.clip_grad] if backward else []
     sizes = (work.batch, work.time, work.heads, work.width, work.row, work.step, int(work.reverse))
     with _gpu.on(x):
-        getattr(kernels, name)[(work.heads, -(-work.batch // _ROWS))](
+        getattr(kernels, name)[(work.heads, rows)](
             *args,
+            room,
             work.lengths,
+            work.starts,
             work.offsets,
+            work.reset,
+            work.clip_state,
+            *bounds,
             *sizes,
             CELL=work.cell.code,
             ROWS=_ROWS,
             D=width,
-            HELD=held <= _MOST_HELD,
-            num_warps=4 if held <= 8 << 10 else 16 if 32 << 10 < held <= _MOST_HELD else 8,
+            HELD=held,
+            TERMS=_TERMS,
+            num_warps=4 if size <= 8 << 10 else 8 if size <= 32 << 10 else 16,
             num_stages=1,
             enable_fp_fusion=True,
         )

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from .._backend import BackendError
+from .._rnn import FLOAT16_REFUSED
 from ._flashrnn_config import ANYWHERE, DTYPES, FUNCTIONS, ON_CPU, ON_GPU, FlashRNNConfig, checked
 from ._op import CPU_AND_CUDA, FLOATS, GPU_FLOATS, check_tensors, empty, unwatched
-from .rnn import elman, gru, lstm, slstm
+from ._rnn_op import carried
+from .rnn import elman, gru, lstm, rounding, slstm
 
 __all__ = ["FlashRNNConfig", "flashrnn"]
 
@@ -48,7 +50,7 @@ def flashrnn(
     backend : str, optional
         See :class:`FlashRNNConfig`.
     dtype : {"float32", "float64", "bfloat16", "float16"}, optional
-        That of the tensors. A config with `dtype` converts them instead.
+        That of the tensors. A config with `dtype` converts them instead, as does autocast. "float16" needs a GPU.
 
     Returns
     -------
@@ -64,6 +66,14 @@ def flashrnn(
     BackendError
         For a backend that does not run where the tensors are.
 
+    Notes
+    -----
+    Of bfloat16, sums and cells are float32. States are stored as FlashRNN stores them: all, c, n and m as well, are
+    rounded to `dtype_s` (the dtype of Wx by default) after each step, so that what is returned is what the next step
+    took, and a split sequence has the bits of a whole one. n of the sLSTM counts steps, and stops counting at 256 in
+    bfloat16. The option ``dtype_s="float32"`` beside ``dtype="bfloat16"`` keeps c, n and m exact, and continues bit for
+    bit as well. On a GPU c, n and m of bfloat16 are rounded only where they are returned.
+
     References
     ----------
     Poeppel, Beck and Hochreiter, FlashRNN, 2024; docs/rnn.md says what differs.
@@ -78,13 +88,40 @@ def flashrnn(
     (torch.Size([4, 2, 5, 3, 8]), torch.Size([4, 2, 1, 3, 8]))
     """
     options = checked(config, function, backend, dtype)
+    if not torch.is_autocast_enabled("cpu"):
+        return _run(options, Wx, R, b, states)
+    given = _autocast(options, Wx, R, b, states)
+    with torch.autocast("cpu", enabled=False):
+        return _run(options, *given)
+
+
+def _run(options: FlashRNNConfig, Wx: Tensor, R: Tensor, b: Tensor, states: Tensor | None) -> tuple[Tensor, Tensor]:
     _check_arguments(options, Wx, R, b, states)
     wx, r, bias = (_as(x, given, ours) for x, given, ours in _inputs(options, Wx, R, b))
-    first = _initial(options, wx, states)
+    dtype, first = _state_dtype(options, wx), _initial(options, wx, states)
     if options.function == "gru":
         wx, r, bias = _in_our_order(wx, r, bias)
-    result = _CELLS[options.function](wx, r, bias, first, return_all_states=True, **_clips(options))
-    return _out(options, result[-1]), _out(options, [x.unsqueeze(1) for x in result[1]])
+    if options.function in ("lstm", "slstm") and dtype == torch.bfloat16 and not wx.is_cuda:
+        result = rounding(options.function, wx, r, bias, first, **_clips(options))
+    else:
+        result = _CELLS[options.function](wx, r, bias, first, return_all_states=True, **_clips(options))
+    return _out(options, result[-1], dtype), _out(options, [x.unsqueeze(1) for x in result[1]], dtype)
+
+
+def _autocast(options: FlashRNNConfig, *tensors: Tensor | None) -> list[Any]:
+    """Return the arguments in `dtype`, as FlashRNN's autocast does; without one in that of torch's."""
+    dtype = DTYPES[options.dtype] if options.dtype is not None else torch.get_autocast_dtype("cpu")
+    of_states = dtype if options.dtype_s is None else DTYPES[options.dtype_s]
+
+    def cast(x: Any, to: torch.dtype) -> Any:
+        floats = (torch.float32, torch.bfloat16, torch.float16)
+        return x.to(to) if isinstance(x, Tensor) and x.is_cpu and x.dtype in floats else x
+
+    return [*(cast(x, dtype) for x in tensors[:3]), cast(tensors[3], of_states)]
+
+
+def _state_dtype(options: FlashRNNConfig, wx: Tensor) -> torch.dtype:
+    return wx.dtype if options.dtype_s is None else DTYPES[options.dtype_s]
 
 
 def _inputs(options: FlashRNNConfig, Wx: Tensor, R: Tensor, b: Tensor) -> tuple[tuple[Tensor, str, str], ...]:
@@ -104,11 +141,15 @@ def _as(x: Tensor, given: str, wanted: str) -> Tensor:
 
 def _initial(options: FlashRNNConfig, wx: Tensor, states: Tensor | None) -> list[Tensor] | None:
     """Return the parts of the initial state, None for zeros."""
+    dtype = _state_dtype(options, wx)
     if states is not None:
-        return list(_as(states.to(wx.dtype), options.output_shape, "TSBHD")[0].unbind(0))
-    values = options.initial_values()
-    shape = (wx.shape[0], *wx.shape[3:])
-    return [wx.new_full(shape, value) for value in values] if any(values) else None
+        parts = list(_as(states.to(dtype), options.output_shape, "TSBHD")[0].unbind(0))
+    else:
+        values = options.initial_values()
+        if not any(values):
+            return None
+        parts = [wx.new_full((wx.shape[0], *wx.shape[3:]), value, dtype=dtype) for value in values]
+    return [parts[0].to(wx.dtype), *(x.to(carried(wx)) for x in parts[1:])]
 
 
 def _in_our_order(wx: Tensor, r: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,40 +164,54 @@ def _clips(options: FlashRNNConfig) -> dict[str, Any]:
     return {"clip_grad": bound, "clip_state": options.forward_clipval}
 
 
-def _out(options: FlashRNNConfig, parts: Sequence[Tensor]) -> Tensor:
+def _out(options: FlashRNNConfig, parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     """Return states (B, T, N, D) as one tensor in the layout that is wanted, copied in the order of their memory."""
     if len(parts) == 1:
-        return _as(parts[0].unsqueeze(0), "SBTHD", options.output_shape)
+        return _as(parts[0].to(dtype).unsqueeze(0), "SBTHD", options.output_shape)
     time_first = parts[0].stride(0) < parts[0].stride(1)
     ordered = [x.transpose(0, 1) for x in parts] if time_first else parts
-    together: Tensor = _Stack.apply(*ordered) if unwatched() else torch.stack(list(ordered))
+    together: Tensor = _Stack.apply(dtype, *ordered) if unwatched() else torch.stack([x.to(dtype) for x in ordered])
     return _as(together, "STBHD" if time_first else "SBTHD", options.output_shape)
 
 
 class _Stack(torch.autograd.Function):
-    """torch.stack into memory that was used before: new pages would cost a third of a small sLSTM."""
+    """torch.stack in one dtype into memory that was used before: new pages would cost a third of a small sLSTM."""
 
     @staticmethod
-    def forward(ctx: Any, *parts: Tensor) -> Tensor:
-        return torch.stack(parts, out=empty(parts[0], (len(parts), *parts[0].shape)))
+    def forward(ctx: Any, dtype: torch.dtype, *parts: Tensor) -> Tensor:
+        ctx.dtypes = [x.dtype for x in parts]
+        together = empty(parts[0], (len(parts), *parts[0].shape), None, dtype)
+        for to, x in zip(together, parts, strict=True):
+            to.copy_(x)
+        return together
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        return gradient.unbind(0)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(x.to(dtype) for x, dtype in zip(gradient.unbind(0), ctx.dtypes, strict=True))
+
+
+def _check_dtypes(options: FlashRNNConfig, given: list[tuple[str, Tensor]], on_gpu: bool) -> None:
+    """Check the dtypes: one for all, or where they are converted, any; that of states is `dtype_s`."""
+    Wx, mixed = given[0][1], options.enable_automatic_mixed_precision and options.dtype is not None
+    if not on_gpu and (options.dtype == "float16" if mixed else getattr(Wx, "dtype", None) == torch.float16):
+        what = "dtype must be" if mixed else "Wx must have dtype"
+        raise TypeError(f"flashrnn: {what} {FLOAT16_REFUSED}, got {repr(options.dtype) if mixed else Wx.dtype}")
+    dtypes = GPU_FLOATS if on_gpu or mixed else (*FLOATS, torch.bfloat16)
+    apart = mixed or options.dtype_s not in (None, options.dtype)
+    for same in [[pair] for pair in given] if mixed else [given[:3], given[3:]] if apart else [given]:
+        if same:
+            check_tensors("flashrnn", [name for name, _ in same], [x for _, x in same], dtypes, CPU_AND_CUDA)
+    if not mixed and options.dtype is not None and Wx.dtype != DTYPES[options.dtype]:
+        raise TypeError(f"flashrnn: dtype must be that of Wx, {Wx.dtype}, got {options.dtype!r}")
+    if apart and not mixed and given[3:] and given[3][1].dtype != _state_dtype(options, Wx):
+        raise TypeError(f"flashrnn: states must have dtype {options.dtype_s} like dtype_s, got {given[3][1].dtype}")
+    if on_gpu and options.dtype_s not in (None, options.dtype):
+        raise ValueError(f"flashrnn: dtype_s must be None or {options.dtype!r} on a GPU, got {options.dtype_s!r}")
 
 
 def _check_arguments(options: FlashRNNConfig, Wx: Tensor, R: Tensor, b: Tensor, states: Tensor | None) -> None:
-    given = [("Wx", Wx), ("R", R), ("b", b), *([] if states is None else [("states", states)])]
     on_gpu = isinstance(Wx, Tensor) and Wx.is_cuda
-    known = GPU_FLOATS if on_gpu else FLOATS
-    mixed = options.enable_automatic_mixed_precision and options.dtype is not None
-    for same in [[pair] for pair in given] if mixed else [given]:
-        dtypes = GPU_FLOATS if mixed else known
-        check_tensors("flashrnn", [name for name, _ in same], [x for _, x in same], dtypes, CPU_AND_CUDA)
-    if mixed and DTYPES[str(options.dtype)] not in known:
-        raise TypeError(f"flashrnn: dtype must be float32 or float64 on the CPU, got {options.dtype!r}")
-    if not mixed and options.dtype is not None and Wx.dtype != DTYPES[options.dtype]:
-        raise TypeError(f"flashrnn: dtype must be that of Wx, {Wx.dtype}, got {options.dtype!r}")
+    _check_dtypes(options, [("Wx", Wx), ("R", R), ("b", b), *([] if states is None else [("states", states)])], on_gpu)
     if options.backend in (ON_CPU if on_gpu else ON_GPU):
         right = ", ".join([*ANYWHERE, *(ON_GPU if on_gpu else ON_CPU)])
         raise BackendError(f"flashrnn: backend must be {right} or None on {Wx.device}, got {options.backend!r}")

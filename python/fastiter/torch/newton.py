@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .._newton import CELLS, NewtonInfo, Options, ParaCell, check_shapes, newton_options, state_parts
+from .._newton import CELLS, WINDOW, NewtonInfo, Options, ParaCell, check_shapes, newton_options, state_parts
 from .._rnn import check_flag
-from ._newton_gpu import check_sequential
+from . import _newton_cuda
+from . import _newton_gpu as _newton_gpu  # the ops of CUDA tensors
 from ._newton_op import para_bwd, para_fwd
 from ._op import CPU_AND_CUDA, check_tensors, checked_lengths, differentiable_once
 
@@ -116,9 +117,10 @@ def _run(
     check_tensors(function, cell.names, (wx, a, p, *first) if cell.peepholes else (wx, a, *first), devices=CPU_AND_CUDA)
     shapes = [part.shape for part in first]
     batch, time, _ = check_shapes(function, cell, wx.shape, a.shape, None if p is None else p.shape, shapes)
-    newton = newton_options(function, *solver, eps=torch.finfo(wx.dtype).eps)
+    default_window = _newton_cuda.WINDOW if wx.is_cuda else WINDOW
+    newton = newton_options(function, *solver, eps=torch.finfo(wx.dtype).eps, default_window=default_window)
     if wx.is_cuda:
-        check_sequential(function, bool(newton))
+        _newton_cuda.check_method(function, bool(newton))
     whole = None if lengths is None else checked_lengths(function, lengths, batch, time)
     h, last, info = _apply(cell, wx, a, p, first, reverse, whole, newton)
     return (h, last, info) if return_info else (h, last)
@@ -172,7 +174,7 @@ class _Recurrence(torch.autograd.Function):
         h, last, *rest = para_fwd(cell, wx, a, p, first, reverse, lengths, *newton, True)
         counts = [rest.pop(0)] if newton[0] else []
         ctx.save_for_backward(wx, a, p, lengths, h, *rest, *first)
-        ctx.cell, ctx.reverse = CELLS[cell], reverse
+        ctx.cell, ctx.reverse, ctx.newton = CELLS[cell], reverse, newton[0] > 0
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*counts)
         return h, last, *counts
@@ -187,7 +189,7 @@ class _Recurrence(torch.autograd.Function):
             return (None,) * (7 + len(first))
         need_weights = any(ctx.needs_input_grad[5:7])
         dwx, dfirst, *weights = para_bwd(
-            ctx.cell.name, wx, a, p, first, states, dh, dlast, ctx.reverse, lengths, need_weights
+            ctx.cell.name, wx, a, p, first, states, dh, dlast, ctx.reverse, lengths, need_weights, ctx.newton
         )
         da, dp = (*weights, None, None)[:2]
         return (None, None, None, None, dwx, da, dp, *(dfirst.unbind(0) if first else ()))

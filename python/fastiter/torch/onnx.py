@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._rnn import kind
+from .nn._rnn_layer import Parameters
 from .nn._rnn_stack import CELLS, Layer, heads_of, layers_of
 
 __all__ = ["export"]
@@ -44,7 +45,8 @@ def export(module: nn.Module, path: str | os.PathLike[str] | None = None, *, ini
     Parameters
     ----------
     module : LSTM, GRU or RNN
-        Of fastiter.torch.nn or torch.nn, with float32 or float64 parameters.
+        Of fastiter.torch.nn or torch.nn, without clip_state, in float32 or float64; or in bfloat16, of which the graph
+        has the weights in float32 and computes in it, as runtimes have no recurrences in bfloat16.
     path : str or path, optional
         Where the file goes.
     initial_state : bool
@@ -58,7 +60,7 @@ def export(module: nn.Module, path: str | os.PathLike[str] | None = None, *, ini
     Raises
     ------
     TypeError, ValueError
-        For another module (ONNX has no sLSTM) or dtype; for an initial state with proj_size.
+        For another module (ONNX has no sLSTM) or dtype; for an initial state with proj_size; for clip_state.
     ImportError
         Without the package onnx.
 
@@ -74,11 +76,16 @@ def export(module: nn.Module, path: str | os.PathLike[str] | None = None, *, ini
         raise TypeError(f"onnx.export: initial_state must be a bool, got {kind(initial_state)}")
     if initial_state and module.proj_size > 0:
         raise ValueError(f"onnx.export: initial_state must be False with proj_size = {module.proj_size}, got True")
+    bound = getattr(module, "clip_state", None)
+    if bound is not None:
+        raise ValueError(f"onnx.export: clip_state must be None, as ONNX's operators clip the gates, got {bound}")
     with torch.no_grad():
         layers = layers_of(module, CELLS[module.mode])
+        if layers[0].parameters.w_ih.dtype == torch.bfloat16:
+            layers = [Layer(Parameters(*map(_float, one.parameters)), _float(one.w_hr)) for one in layers]
     dtype = layers[0].parameters.w_ih.dtype
     if dtype not in _TYPES:
-        raise TypeError(f"onnx.export: module must have float32 or float64 parameters, got {dtype}")
+        raise TypeError(f"onnx.export: module must have float32, float64 or bfloat16 parameters, got {dtype}")
     import onnx
 
     with torch.no_grad():
@@ -89,6 +96,10 @@ def export(module: nn.Module, path: str | os.PathLike[str] | None = None, *, ini
     if path is not None:
         onnx.save(model, path)
     return model
+
+
+def _float(weight: Any) -> Any:
+    return None if weight is None else weight.float()
 
 
 class _Graph:

@@ -46,7 +46,8 @@ class Relaxation:
         unknown in common. ``omega="auto"`` is estimated on the CPU.
     backend
         ``"cpu"``; ``"cuda"``: CUDA kernels; ``"triton"``: Triton's, for Jacobi on a Stencil. None: the CPU or CUDA,
-        where A is. A Stencil is on the CPU if it is None, and else on the device of the first tensors that it meets.
+        where A is. A Stencil is on the CPU if it is None, and else on the device of the first tensors that it meets; a
+        GPU has none with complex coefficients.
 
     Raises
     ------
@@ -258,6 +259,8 @@ def _check_gpu(backend: str, A: object, method: object, order: object) -> None:
     is_jacobi = isinstance(method, str) and METHODS.get(method, ("",))[0] == "jacobi"
     if backend == "triton" and not (is_jacobi and isinstance(A, Stencil)):
         raise BackendError(f"Relaxation: backend must be 'cuda' but for jacobi on a Stencil, got {backend!r}")
+    if isinstance(A, Stencil) and A.dtype.kind == "c":
+        raise BackendError(f"Relaxation: A must have real coefficients on a GPU where it is a Stencil, got {A.dtype}")
     if method in METHODS:
         check_order("Relaxation", order, is_jacobi)
 

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from .._rnn import kind
-from ._op import FLOATS
 from .nn import GRU, LSTM, RNN
+from .nn._rnn_stack import CPU_FLOATS
 
 __all__ = ["Replaced", "replace", "restore"]
 
@@ -39,8 +39,8 @@ def replace(model: nn.Module) -> Replaced:
     mode; only their class changes. Whoever holds them (optimizers, wrappers, other models) notices nothing.
 
     Left as they are, with a reason: subclasses, since their own code may count on torch's; modules whose forward has
-    been replaced on the instance; scripted ones; parameters that are not float32 or float64 on the CPU; cells, which
-    run one step at a time.
+    been replaced on the instance; scripted ones; parameters that are not float32, float64 or bfloat16 on the CPU; and
+    cells, which run one step at a time.
 
     Parameters
     ----------
@@ -84,7 +84,8 @@ def replace(model: nn.Module) -> Replaced:
 def restore(model: nn.Module) -> list[str]:
     """Turn what :func:`replace` replaced back into torch's classes, in place, and return the names.
 
-    Parametrisations, hooks and weights that came or went in between stay as they are now.
+    Parametrisations, hooks and weights that came or went in between stay as they are now. What torch's classes lack, as
+    a clip_state that was set in between, does not act in them.
 
     Raises
     ------
@@ -123,7 +124,7 @@ def _reason_against(module: nn.Module, plain: type[nn.Module]) -> str | None:
     if "forward" in module.__dict__:
         return "its forward was replaced"
     for name, p in module.named_parameters():
-        if p.dtype not in FLOATS or p.device.type != "cpu":
+        if p.dtype not in CPU_FLOATS or p.device.type != "cpu":
             return f"its {name} is {str(p.dtype).removeprefix('torch.')} on {p.device}"
     return None
 

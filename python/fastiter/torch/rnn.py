@@ -32,7 +32,7 @@ from ._op import (
     transformed,
 )
 from ._rnn_autograd import Recurrence, Transformed
-from ._rnn_op import PLAIN, Options, fits, options, rnn_fwd
+from ._rnn_op import PLAIN, Options, fits, options, rnn_fwd, rnn_fwd_fitting
 
 States: TypeAlias = tuple[Tensor, ...]
 Integers: TypeAlias = "Tensor | Sequence[int]"
@@ -152,6 +152,23 @@ def slstm(
     return _run("slstm", "slstm", wx, r, b, state, reverse, lengths, return_all_states, asked)
 
 
+def rounding(
+    cell: str,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    state: Sequence[Tensor] | None,
+    *,
+    clip_state: float | None = None,
+    clip_grad: float | None = None,
+) -> Result:
+    """Run lstm or slstm, with all states, on bfloat16; all of them, not h alone, are rounded to it after each step.
+
+    The states other than h are float32 tensors all the same.
+    """
+    return _run(cell, f"{cell}_rounding", wx, r, b, state, False, None, True, (None, None, clip_state, clip_grad, None))
+
+
 def packed(
     cell: str,
     wx: Tensor,
@@ -253,14 +270,15 @@ def _run(
     whole = None
     cu_seqlens, reset, clip_state, clip_grad, checkpoint = asked
     is_plain = cu_seqlens is None and reset is None and clip_state is None and clip_grad is None and checkpoint is None
-    if not is_plain or lengths is not None or not fits(cell, wx, r, b, state):
+    fitting = is_plain and lengths is None and fits(cell, wx, r, b, state)
+    if not fitting:
         _check_tensors(function, cell, wx, r, b, state)
         if wx.dim() != 5:
             _check_shapes(function, cell, wx.shape, r, b, state)
         how, sequences = _checked_options(function, wx, lengths, *asked)
         batch, time, _, _ = _check_shapes(function, cell, wx.shape, r, b, state, sequences)
         whole = None if lengths is None else checked_lengths(function, lengths, batch, time)
-    h, last, states = _apply(cell, wx, r, b, state, reverse, whole, None, return_all_states, how)
+    h, last, states = _apply(cell, wx, r, b, state, reverse, whole, None, return_all_states, how, fitting)
     return (h, last, states) if return_all_states else (h, last)
 
 
@@ -295,11 +313,6 @@ def _checked_options(
     if reset is not None:
         check_reset(function, reset, wx, batch, time)
     every = checked_checkpoint(function, checkpoint)
-    if every and wx.dtype == torch.bfloat16:
-        raise ValueError(
-            f"{function}: checkpoint must be None with bfloat16, which would round the gradient of h between two "
-            f"chunks, got {checkpoint}"
-        )
     bounds = sequences = None
     if cu_seqlens is not None:
         check_packing(function, batch, lengths, "wx")
@@ -327,12 +340,15 @@ def _apply(
     batch_sizes: Tensor | None,
     all_states: bool,
     how: Options = PLAIN,
+    fitting: bool = False,
 ) -> tuple[Tensor, States, States]:
-    """Return h, the final states, and all states (h alone where they are not wanted)."""
+    """Return h, the final states, and all states (h alone where they are not wanted). ``fitting``: what `fits` said."""
     first = () if state is None else tuple(state)
     # In forward mode the autograd function is called for its refusal.
     needs_grad = (torch.is_grad_enabled() and _any_requires_grad(wx, r, b, first)) or forward_ad._current_level >= 0
-    if needs_grad or transformed():
+    if fitting and not needs_grad:
+        outputs = rnn_fwd_fitting(cell, wx, r, b, first, reverse, all_states)
+    elif needs_grad or transformed():
         node = Transformed if transformed() else Recurrence
         outputs = node.apply(cell, reverse, lengths, batch_sizes, all_states, *how, wx, r, b, *first)
     else:

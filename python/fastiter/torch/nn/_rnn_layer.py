@@ -23,12 +23,26 @@ State = tuple[Tensor, ...]
 
 
 class Direction(NamedTuple):
-    """How a layer is run. batch_sizes: None for rows of one length."""
+    """How a layer is run. batch_sizes: None for rows of one length; the last three: as in fastiter.torch.lstm."""
 
     cell: Cell
     heads: int
     reverse: bool
     batch_sizes: Tensor | None
+    clip_state: float | None = None
+    clip_grad: float | None = None
+    checkpoint: int = 0
+
+
+class Steps(NamedTuple):
+    """Which steps belong together, as the ops take it: lengths (B,), cu_seqlens (S + 1,), reset (B, T), or None."""
+
+    lengths: Tensor | None = None
+    cu_seqlens: Tensor | None = None
+    reset: Tensor | None = None
+
+
+ALL_STEPS = Steps()
 
 
 class Parameters(NamedTuple):
@@ -41,7 +55,12 @@ class Parameters(NamedTuple):
 
 
 def layer(
-    direction: Direction, x: Tensor, parameters: Parameters, first: State = (), to_first: Tensor | None = None
+    direction: Direction,
+    x: Tensor,
+    parameters: Parameters,
+    first: State = (),
+    to_first: Tensor | None = None,
+    which: Steps = ALL_STEPS,
 ) -> tuple[Tensor, State]:
     """Return h (T, B, H) or (M, H), and the final states (1, B, H) each. Trusts its arguments.
 
@@ -51,34 +70,21 @@ def layer(
     arguments = (x, *parameters, to_first, *first)
     needs_grad = torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in arguments)
     if transformed():
-        h, *last = _Transformed.apply(direction, *arguments)[: 1 + len(direction.cell.states)]
+        h, *last = _Transformed.apply(direction, *which, *arguments)[: 1 + len(direction.cell.states)]
     elif needs_grad or forward_ad._current_level >= 0:  # in forward mode the autograd function is called to refuse it
-        h, *last = _Layer.apply(direction, *arguments)
+        h, *last = _Layer.apply(direction, *which, *arguments)
     else:
-        h, last, _ = _run(direction, x, parameters, first, to_first, save=False)
+        h, last, _ = _run(direction, which, x, parameters, first, to_first, save=False)
     return h, tuple(last)
 
 
 class _Layer(torch.autograd.Function):
-    """x, w_ih, w_hh, b_ih, b_hh, to_first, *first -> h, *final states."""
+    """lengths, cu_seqlens, reset, x, w_ih, w_hh, b_ih, b_hh, to_first, *first -> h, *final states."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        direction: Direction,
-        x: Tensor,
-        w_ih: Tensor,
-        w_hh: Tensor,
-        b_ih: Tensor | None,
-        b_hh: Tensor | None,
-        to_first: Tensor | None,
-        *first: Tensor,
-    ) -> tuple[Tensor, ...]:
-        h, last, kept = _run(direction, x, Parameters(w_ih, w_hh, b_ih, b_hh), first, to_first, save=True)
-        # h as it is returned: who changes it in place before the backward pass gets an error and no wrong gradient.
-        ctx.save_for_backward(x, w_ih, w_hh, h, *kept, *first)
-        ctx.direction, ctx.kept = direction, len(kept)
-        ctx.set_materialize_grads(False)
+    def forward(ctx: Any, direction: Direction, *inputs: Any) -> tuple[Tensor, ...]:
+        h, last, kept = _run_inputs(direction, inputs)
+        _keep(ctx, direction, inputs, h, kept)
         return h, *last
 
     @staticmethod
@@ -93,18 +99,16 @@ class _Transformed(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(direction: Direction, x: Tensor, *others: Any) -> tuple[Tensor, ...]:
-        h, last, kept = _run(direction, x, Parameters(*others[:4]), others[5:], others[4], save=True)
+    def forward(direction: Direction, *inputs: Any) -> tuple[Tensor, ...]:
+        h, last, kept = _run_inputs(direction, inputs)
         return (h, *last, *kept)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        direction, x, w_ih, w_hh, _, _, _, *first = inputs
+        direction, *others = inputs
         kept = output[1 + len(direction.cell.states) :]
-        ctx.save_for_backward(x, w_ih, w_hh, output[0], *kept, *first)
-        ctx.direction, ctx.kept = direction, len(kept)
+        _keep(ctx, direction, others, output[0], kept)
         ctx.mark_non_differentiable(*kept)
-        ctx.set_materialize_grads(False)
 
     @staticmethod
     @differentiable_once
@@ -112,56 +116,101 @@ class _Transformed(torch.autograd.Function):
         return _gradients(ctx, dh, dothers[: len(ctx.direction.cell.states)])
 
 
+def _run_inputs(direction: Direction, inputs: Sequence[Any]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    which, x, parameters = Steps(*inputs[:3]), inputs[3], Parameters(*inputs[4:8])
+    return _run(direction, which, x, parameters, tuple(inputs[9:]), inputs[8], save=True)
+
+
+def _keep(ctx: Any, direction: Direction, inputs: Sequence[Any], h: Tensor, kept: Sequence[Tensor]) -> None:
+    """Save what the backward pass reads."""
+    lengths, cu_seqlens, reset, x, w_ih, w_hh, b_ih, b_hh, to_first, *first = inputs
+    which = (lengths, cu_seqlens, reset)
+    again = (b_ih, b_hh, to_first) if direction.checkpoint else (None,) * 3
+    ctx.is_plain = not direction.checkpoint and lengths is None and cu_seqlens is None and reset is None
+    # h as it is returned: who changes it in place before the backward pass gets an error and no wrong gradient.
+    ctx.save_for_backward(x, w_ih, w_hh, h, *(() if ctx.is_plain else (*which, *again)), *kept, *first)
+    ctx.direction, ctx.kept = direction, len(kept)
+    ctx.set_materialize_grads(False)
+
+
 def _gradients(ctx: Any, dh: Tensor | None, dlast: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
     """Return the gradients of all inputs of the node."""
     if dh is None and all(d is None for d in dlast):
         return (None,) * len(ctx.needs_input_grad)
     direction: Direction = ctx.direction
-    _, need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_to_first, *need_first = ctx.needs_input_grad
+    need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_to_first, *need_first = ctx.needs_input_grad[4:]
     x, w_ih, w_hh, h, *rest = ctx.saved_tensors
+    which, wx, b = ALL_STEPS, None, None
+    if not ctx.is_plain:
+        lengths, cu_seqlens, reset, b_ih, b_hh, to_first, *rest = rest
+        which = Steps(lengths, cu_seqlens, reset)
+        if direction.checkpoint:
+            wx, b = _gates(direction, which, x, Parameters(w_ih, w_hh, b_ih, b_hh), to_first)
     kept, first = rest[: ctx.kept], rest[ctx.kept :]
-    # A bias of its own, or one sum of both biases, whose gradient is that of both.
+    # A bias of its own, or one of both biases whose gradient is that of both.
     separate = _separate_bias(direction.cell)
     needs = (need_hh, need_b_hh or (need_b_ih and not separate), any(need_first))
-    dwx, *gradients = _recurrence_backward(direction, w_hh, h, kept, first, dh, dlast, needs)
+    dwx, *gradients = _recurrence_backward(direction, which, w_hh, h, kept, first, dh, dlast, needs, wx, b)
     dw_hh = gradients.pop(0).view(w_hh.shape) if need_hh else None
     db = gradients.pop(0).flatten() if needs[1] else None
     dfirst = gradients if needs[2] else [None] * len(first)
     left = iter(_linear._backward(dwx, x, w_ih, [need_x, need_ih, need_b_ih and separate]))
     dx, dw_ih = next(left) if need_x else None, next(left) if need_ih else None
     db_ih = db if not separate else next(left) if need_b_ih else None
-    dto_first = dwx[_first_step(direction)] if need_to_first else None
-    return (None, dx, dw_ih, dw_hh, db_ih, db, dto_first, *dfirst)
+    dto_first = _of_first_steps(direction, which, dwx) if need_to_first else None
+    return (None, None, None, None, dx, dw_ih, dw_hh, db_ih, db, dto_first, *dfirst)
+
+
+def _gates(
+    direction: Direction, which: Steps, x: Tensor, parameters: Parameters, to_first: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return W x + b_ih as wx of the recurrence, and its b."""
+    w_ih, w_hh, b_ih, b_hh = parameters
+    outer, inner = b_ih, b_hh
+    # The product adds its bias before it is rounded: a sum of two biases in bfloat16 would be rounded once more.
+    together = not _separate_bias(direction.cell) and x.dtype != torch.bfloat16
+    if b_ih is not None and b_hh is not None and together:
+        outer, inner = None, b_ih + b_hh
+    wx = _linear._forward(x, w_ih, outer)
+    if to_first is not None:
+        _add_to_first_steps(direction, which, wx, to_first)
+    gates = (direction.cell.gates, direction.heads, w_hh.shape[1])
+    return _steps(direction, wx, gates), None if inner is None else inner.view(gates)
 
 
 def _run(
-    direction: Direction, x: Tensor, parameters: Parameters, first: State, to_first: Tensor | None, *, save: bool
+    direction: Direction,
+    which: Steps,
+    x: Tensor,
+    parameters: Parameters,
+    first: State,
+    to_first: Tensor | None,
+    *,
+    save: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Return h, the final states, and if asked the other states and the gates of all steps, for the backward pass."""
-    w_ih, w_hh, b_ih, b_hh = parameters
-    outer, inner = b_ih, b_hh
-    if b_ih is not None and b_hh is not None and not _separate_bias(direction.cell):
-        outer, inner = None, b_ih + b_hh
-    r = _blocks(direction, w_hh)
-    wx = _linear._forward(x, w_ih, outer)
-    if to_first is not None:
-        wx[_first_step(direction)] += to_first
-    b = None if inner is None else inner.view(r.shape[:3])
-    steps = _steps(direction, wx, r.shape[:3])
-    cell, _, reverse, sizes = direction
-    h, *rest = _rnn_op.rnn_fwd(cell, steps, r, b, first, reverse, None, sizes, False, save)
+    w_hh, (cell, _, reverse, sizes, *_) = parameters.w_hh, direction
+    wx, b = _gates(direction, which, x, parameters, to_first)
+    r, how = _blocks(direction, w_hh), _options(direction, which)
+    h, *rest = _rnn_op.rnn_fwd(cell, wx, r, b, first, reverse, which.lengths, sizes, False, save, how)
     last = [state.view(1, *state.shape[:-2], w_hh.shape[0] // cell.gates) for state in rest[: len(cell.states)]]
-    h, *last = (_no_view(x) for x in (_lines(direction, h), *last))
+    h, *last = _no_views(_lines(direction, h), *last)
     return h, last, rest[len(cell.states) :]
 
 
-def _no_view(x: Tensor) -> Tensor:
-    """Return x as no view, or autograd refuses h_n.detach_() and the like; a trace would hold on to its length."""
-    return x.unsafe_chunk(1)[0] if unwatched() else x
+def _options(direction: Direction, which: Steps) -> _rnn_op.Options:
+    limits = direction.clip_state, direction.clip_grad
+    return _rnn_op.options(which.cu_seqlens, which.reset, *limits, direction.checkpoint)
+
+
+def _no_views(*tensors: Tensor) -> Sequence[Tensor]:
+    """Return no views, or autograd refuses h_n.detach_() and the like; a trace would hold on to their length."""
+    return [x.unsafe_chunk(1)[0] for x in tensors] if unwatched() else tensors
 
 
 def _recurrence_backward(
     direction: Direction,
+    which: Steps,
     w_hh: Tensor,
     h: Tensor,
     kept: list[Tensor],
@@ -169,15 +218,20 @@ def _recurrence_backward(
     dh: Tensor | None,
     dlast: Sequence[Tensor | None],
     needs: tuple[bool, bool, bool],
+    wx: Tensor | None,
+    b: Tensor | None,
 ) -> list[Tensor]:
     """Return dwx (T, B, G * H) or (M, G * H), and the gradients of r, b and first, as far as they are needed."""
-    cell, heads, reverse, sizes = direction
+    cell, heads, reverse, sizes, *_ = direction
     others, block = len(cell.states) - 1, (heads, w_hh.shape[1])
-    r, states, saved = _blocks(direction, w_hh), [_steps(direction, h, block), *kept[:others]], kept[others:]
+    kept_of_all = 0 if direction.checkpoint else others
+    states, saved = [_steps(direction, h, block), *kept[:kept_of_all]], kept[kept_of_all:]
     # Of the states of all steps only h leaves the layer, so only h has a gradient there.
     dstates = [None if dh is None else _steps(direction, dh, block), *[None] * others]
     last = [None if d is None else d.squeeze(0).unflatten(1, block) for d in dlast]
-    dwx, *rest = _rnn_op.rnn_bwd(cell, r, first, states, saved, dstates, last, reverse, None, sizes, *needs)
+    r, how = _blocks(direction, w_hh), _options(direction, which)
+    given = (first, states, saved, dstates, last, reverse, which.lengths, sizes, *needs)
+    dwx, *rest = _rnn_op.rnn_bwd(cell, r, *given, how, wx, b)
     return [_lines(direction, dwx), *rest]
 
 
@@ -203,13 +257,41 @@ def _lines(direction: Direction, steps: Tensor) -> Tensor:
     return steps.transpose(0, 1).flatten(2) if direction.batch_sizes is None else steps.flatten(1)
 
 
-def _first_step(direction: Direction) -> int | Tensor:
-    """The index of the first step that each row computes: of (T, B, C) one time, of (M, C) one line per row."""
-    sizes = direction.batch_sizes
-    if sizes is None:
-        return -1 if direction.reverse else 0
-    rows = torch.arange(int(sizes[0]))
-    if not direction.reverse:
-        return rows
-    lengths = len(sizes) - torch.searchsorted(sizes.flip(0), rows, right=True)
-    return (sizes.cumsum(0) - sizes)[lengths - 1] + rows
+def _first_steps(direction: Direction, which: Steps) -> tuple[int | Tensor, ...]:
+    """The index of the first step that each row computes: of (T, B, C) a time, or times and rows; of (M, C) lines.
+
+    A row without steps has some index.
+    """
+    batch_sizes, reverse = direction.batch_sizes, direction.reverse
+    if batch_sizes is not None:
+        rows = torch.arange(int(batch_sizes[0]))
+        if not reverse:
+            return (rows,)
+        lengths = len(batch_sizes) - torch.searchsorted(batch_sizes.flip(0), rows, right=True)
+        return ((batch_sizes.cumsum(0) - batch_sizes)[lengths - 1] + rows,)
+    if which.lengths is not None and reverse:
+        return which.lengths - 1, torch.arange(which.lengths.shape[0])
+    return (-1 if reverse else 0,)
+
+
+def _first_lines(direction: Direction, bounds: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """The same of sequences in one row, where several without steps may share a line; and which those are, (S, 1)."""
+    lines = bounds[1:] - 1 if direction.reverse else bounds[:-1]
+    return lines.clamp(0, steps - 1), (bounds.diff() == 0).unsqueeze(1)
+
+
+def _add_to_first_steps(direction: Direction, which: Steps, wx: Tensor, to_first: Tensor) -> None:
+    """Add in place."""
+    if which.cu_seqlens is None:
+        wx[_first_steps(direction, which)] += to_first
+        return
+    lines, is_empty = _first_lines(direction, which.cu_seqlens, len(wx))
+    wx.squeeze(1).index_add_(0, lines, to_first.masked_fill(is_empty, 0))
+
+
+def _of_first_steps(direction: Direction, which: Steps, dwx: Tensor) -> Tensor:
+    """Return the gradient of what :func:`_add_to_first_steps` added, (B, G * H)."""
+    if which.cu_seqlens is None:
+        return dwx[_first_steps(direction, which)]
+    lines, is_empty = _first_lines(direction, which.cu_seqlens, len(dwx))
+    return dwx.squeeze(1)[lines].masked_fill(is_empty, 0)

@@ -16,10 +16,17 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..._backend import BackendError
 from ..._rnn import CELLS as ALL_CELLS
-from ..._rnn import Cell
+from ..._rnn import FLOAT16_REFUSED, Cell, checked_bound, checked_checkpoint
 from .._linear import linear
 from .._op import FLOATS, GPU_FLOATS
-from ._rnn_layer import Direction, Parameters, State, layer
+from ._rnn_layer import ALL_STEPS, Direction, Parameters, State, Steps, layer
+from ._rnn_steps import begins_anew, both_directions, checked_packed, checked_steps, has_no_steps, without_padding
+
+CPU_FLOATS = (*FLOATS, torch.bfloat16)
+OPTIONS = ("clip_state", "clip_grad", "checkpoint")  # attributes of a module
+
+Asked = tuple[Any, Any, Any]  # reset, lengths, cu_seqlens
+NOTHING: Asked = (None, None, None)
 
 CELLS = {  # by RNNBase.mode
     "LSTM": ALL_CELLS["lstm"],
@@ -37,25 +44,81 @@ class Layer(NamedTuple):
     w_hr: Tensor | None
 
 
-def forward(module: RNNBase, input: Tensor | PackedSequence, hx: Any) -> tuple[Any, State]:
+def forward(
+    module: RNNBase,
+    input: Tensor | PackedSequence,
+    hx: Any,
+    reset: Any = None,
+    lengths: Any = None,
+    cu_seqlens: Any = None,
+) -> tuple[Any, State]:
     """Output in the form of the input, and the final states (layers * directions, B, H) of `module` from hx or 0."""
     cell = CELLS[module.mode]
     layers = layers_of(module, cell)
+    asked = NOTHING
+    if reset is not None or lengths is not None or cu_seqlens is not None:
+        asked = (reset, lengths, cu_seqlens)
+    if torch.is_autocast_enabled("cpu"):
+        return _in_autocast(module, cell, layers, input, hx, asked)
+    return _forward(module, cell, layers, input, hx, asked)
+
+
+def _in_autocast(
+    module: RNNBase, cell: Cell, layers: list[Layer], input: Tensor | PackedSequence, hx: Any, asked: Asked
+) -> tuple[Any, State]:
+    """Run in the dtype of autocast, as torch.nn does; float64 and what is not on the CPU stay as they are."""
+    weight = layers[0].parameters.w_ih
+    x = input.data if isinstance(input, PackedSequence) else input
+    if not weight.is_cpu or weight.dtype == torch.float64 or not isinstance(x, Tensor):
+        return _forward(module, cell, layers, input, hx, asked)
+    dtype = torch.get_autocast_dtype("cpu")
+
+    def cast(value: Any, to: torch.dtype = dtype) -> Any:
+        is_cast = isinstance(value, Tensor) and value.is_cpu and value.is_floating_point()
+        return value.to(to) if is_cast and value.dtype != torch.float64 else value
+
+    lower = [Layer(Parameters(*map(cast, one.parameters)), cast(one.w_hr)) for one in layers]
+    first = cast(hx)
+    if isinstance(hx, (tuple, list)):
+        rest = torch.float32 if cell.name == "slstm" else dtype
+        first = tuple([cast(s, rest if k else dtype) for k, s in enumerate(hx)])
+    input = input._replace(data=cast(x)) if isinstance(input, PackedSequence) else cast(x)
+    out, last = _forward(module, cell, lower, input, first, asked)
+    if cell.name != "gru":
+        return out, last
+    # torch's GRU, whose states no product touches directly, returns the dtype that they come in.
+    wanted = hx.dtype if isinstance(hx, Tensor) else x.dtype
+    last = tuple([s.to(wanted) for s in last])
+    return (out._replace(data=out.data.to(wanted)) if isinstance(out, PackedSequence) else out.to(wanted)), last
+
+
+def _forward(
+    module: RNNBase, cell: Cell, layers: list[Layer], input: Tensor | PackedSequence, hx: Any, asked: Asked
+) -> tuple[Any, State]:
     if isinstance(input, PackedSequence):
-        return _forward_packed(module, cell, layers, input, hx)
+        return _forward_packed(module, cell, layers, input, hx, asked)
     weight = layers[0].parameters.w_ih
     x = _checked_input(module, weight, input, (2, 3))
     batched = x.dim() == 3
+    steps, rows = ALL_STEPS, None
+    if asked is not NOTHING:
+        steps = checked_steps(module_name(module), x, batched and module.batch_first, *asked)
     if not batched:
         x = x.unsqueeze(1)
     elif module.batch_first:
         x = x.transpose(0, 1)
     if x.shape[0] == 0:
         raise RuntimeError(f"{module_name(module)}: input must have at least one time step, got {tuple(input.shape)}")
-    states = checked_states(module, cell, hx, weight, x.shape[1] if batched else None)
-    out, last = _run(module, cell, layers, x, states)
+    if steps.cu_seqlens is not None:
+        rows = steps.cu_seqlens.shape[0] - 1
+    elif batched:
+        rows = x.shape[1]
+    states = checked_states(module, cell, hx, weight, rows)
+    if steps.lengths is not None:
+        x = without_padding(x, steps.lengths)
+    out, last = _run(module, cell, layers, x, states, None, steps)
     if not batched:
-        return out.squeeze(1), tuple(s.squeeze(1) for s in last)
+        return out.squeeze(1), last if rows is not None else tuple(s.squeeze(1) for s in last)
     return out.transpose(0, 1) if module.batch_first else out, last
 
 
@@ -78,7 +141,7 @@ def check_streams(module: RNNBase) -> None:
 
 
 def _forward_packed(
-    module: RNNBase, cell: Cell, layers: list[Layer], input: PackedSequence, hx: Any
+    module: RNNBase, cell: Cell, layers: list[Layer], input: PackedSequence, hx: Any, asked: Asked
 ) -> tuple[PackedSequence, State]:
     data, batch_sizes, sorted_indices, unsorted_indices = input
     weight = layers[0].parameters.w_ih
@@ -87,10 +150,16 @@ def _forward_packed(
     if sum(sizes) != x.shape[0] or sizes[-1] < 1 or sizes != sorted(sizes, reverse=True):
         lines = f"batch_sizes that decrease to 1 or more and have the sum {x.shape[0]} of its lines"
         raise RuntimeError(f"{module_name(module)}: a PackedSequence must have {lines}, got {sizes}")
+    steps = ALL_STEPS
+    if asked is not NOTHING:
+        steps = checked_packed(module_name(module), x, sizes[0], len(sizes), module.batch_first, *asked)
     states = checked_states(module, cell, hx, weight, sizes[0])
-    if states is not None and sorted_indices is not None:
-        states = tuple(s.index_select(1, sorted_indices) for s in states)
-    out, last = _run(module, cell, layers, x, states, batch_sizes)
+    if sorted_indices is not None:
+        if states is not None:
+            states = tuple(s.index_select(1, sorted_indices) for s in states)
+        if steps.reset is not None:
+            steps = Steps(reset=steps.reset.index_select(0, sorted_indices))
+    out, last = _run(module, cell, layers, x, states, batch_sizes, steps)
     if unsorted_indices is not None:
         last = tuple(s.index_select(1, unsorted_indices) for s in last)
     return PackedSequence(out, batch_sizes, sorted_indices, unsorted_indices), last
@@ -102,10 +171,16 @@ def _run(
     layers: list[Layer],
     x: Tensor,
     states: State | None,
-    batch_sizes: Tensor | None = None,
+    batch_sizes: Tensor | None,
+    steps: Steps,
 ) -> tuple[Tensor, State]:
     directions = 2 if module.bidirectional else 1
+    both = (steps, steps) if steps is ALL_STEPS else both_directions(steps, batch_sizes)
+    heads, options = heads_of(module), checked_options(module, steps.cu_seqlens is not None)
     x = x.contiguous()  # here, so that both directions and the backward pass share one copy
+    dtypes = None
+    if x.dtype == torch.bfloat16 and len(cell.states) > 1 and x.is_cpu:
+        states, dtypes = _widened(cell, states)
     finals: list[State] = []
     for first in range(0, len(layers), directions):
         if first > 0 and module.training and module.dropout > 0:
@@ -113,32 +188,62 @@ def _run(
         outs = []
         for k in range(first, first + directions):
             start = None if states is None else tuple(s[k] for s in states)
-            direction = Direction(cell, heads_of(module), k > first, batch_sizes)
-            out, last = _run_layer(direction, x, layers[k], start)
+            direction = Direction(cell, heads, k > first, batch_sizes, *options)
+            out, last = _run_layer(direction, x, layers[k], start, both[k - first])
             outs.append(out)
             finals.append(last)
         x = outs[0] if directions == 1 else torch.cat(outs, -1)
-    return x, finals[0] if len(finals) == 1 else tuple(torch.cat(s) for s in zip(*finals, strict=True))
+    last = finals[0] if len(finals) == 1 else tuple(torch.cat(s) for s in zip(*finals, strict=True))
+    return x, last if dtypes is None else tuple(s.to(d) for s, d in zip(last, dtypes, strict=True))
 
 
-def _run_layer(direction: Direction, x: Tensor, what: Layer, start: State | None) -> tuple[Tensor, State]:
+def _widened(cell: Cell, states: State | None) -> tuple[State | None, list[torch.dtype]]:
+    """Return the states as the kernels take them with bfloat16, all but h in float32, and their dtypes as results.
+
+    An LSTM's c is bfloat16 unless it was given as float32, as in torch. The sLSTM's n counts steps, in bfloat16 to 256.
+    """
+    rest = torch.float32 if cell.name == "slstm" or (states and states[1].dtype == torch.float32) else torch.bfloat16
+    wide = None if states is None else (states[0], *[s.float() for s in states[1:]])
+    return wide, [torch.bfloat16, *[rest] * (len(cell.states) - 1)]
+
+
+def _run_layer(direction: Direction, x: Tensor, what: Layer, start: State | None, steps: Steps) -> tuple[Tensor, State]:
     """Return the output (T, B, .) or (M, .), and the final states (1, B, .) each."""
     parameters, w_hr = what
     w_hh, heads = parameters.w_hh, direction.heads
     if w_hr is None:
         width = w_hh.shape[1]
         first = () if start is None else tuple([s.reshape(s.shape[0], heads, width) for s in start])
-        return layer(direction, x, parameters, first)
+        return layer(direction, x, parameters, first, None, steps)
     # h = W_hr u with u = o tanh(c), so the gates are wx + W_hh W_hr u: a plain recurrence in u with r = W_hh W_hr, and
     # one product projects all steps afterwards. Only h_0 is not W_hr times anything (W_hr maps to fewer dimensions):
     # its contribution W_hh h_0 is added to the first step that each row computes, and u starts from 0.
     first, to_first = (), None
     if start is not None:
         h0, c0 = start[0], start[1].unsqueeze(1)
-        first, to_first = (torch.zeros_like(c0), c0), linear(h0, w_hh)
+        first, to_first = (torch.zeros_like(c0, dtype=x.dtype), c0), linear(h0, w_hh)
+        dropped = begins_anew(steps, direction.reverse)
+        if dropped is not None:
+            to_first = to_first.masked_fill(dropped.unsqueeze(1), 0)
     parameters = parameters._replace(w_hh=linear(w_hh, w_hr.t()))
-    u, (u_last, c_last) = layer(direction, x, parameters, first, to_first)
-    return linear(u, w_hr), (linear(u_last, w_hr), c_last)
+    u, (u_last, c_last) = layer(direction, x, parameters, first, to_first, steps)
+    h_last, stays = linear(u_last, w_hr), has_no_steps(steps)
+    if start is not None and stays is not None:
+        h_last = torch.where(stays.unsqueeze(1), start[0], h_last)
+    return linear(u, w_hr), (h_last, c_last)
+
+
+def checked_options(module: RNNBase, is_cut: bool = False) -> tuple[float | None, float | None, int]:
+    """Return clip_state, clip_grad and checkpoint of a module."""
+    name = module_name(module)
+    clip_state, clip_grad, checkpoint = (getattr(module, option, None) for option in OPTIONS)
+    if clip_state is None and clip_grad is None and checkpoint is None:
+        return None, None, 0
+    if is_cut and checkpoint is not None:
+        why = "as chunks of time are those of padded rows"
+        raise ValueError(f"{name}: checkpoint must be None where cu_seqlens is given, {why}, got {checkpoint}")
+    bounds = checked_bound(name, "clip_state", clip_state), checked_bound(name, "clip_grad", clip_grad)
+    return *bounds, checked_checkpoint(name, checkpoint)
 
 
 def layers_of(module: RNNBase, cell: Cell) -> list[Layer]:
@@ -186,9 +291,10 @@ def _checked_input(module: RNNBase, weight: Tensor, x: Tensor, dims: tuple[int, 
             raise BackendError(f"{name}: {what} must be on the CPU or a CUDA device, got {tensor.device}")
     if x.device != weight.device:
         raise BackendError(f"{name}: input must be on {weight.device} like the parameters, got {x.device}")
-    if weight.dtype not in (GPU_FLOATS if weight.is_cuda else FLOATS):
-        more = ", bfloat16, float16" if weight.is_cuda else ""
-        raise TypeError(f"{name}: parameters must be float32 or float64{more}, got {_dtype(weight)}")
+    if weight.dtype not in (GPU_FLOATS if weight.is_cuda else CPU_FLOATS):
+        on_cpu = FLOAT16_REFUSED if weight.dtype == torch.float16 else "float32, float64 or bfloat16"
+        expected = "float32, float64, bfloat16 or float16" if weight.is_cuda else on_cpu
+        raise TypeError(f"{name}: parameters must be {expected}, got {_dtype(weight)}")
     x = _cast(x, weight)
     if x.dtype != weight.dtype:
         raise ValueError(f"{name}: input must be {_dtype(weight)} like the parameters, got {_dtype(x)}")
@@ -223,15 +329,16 @@ def checked_states(module: RNNBase, cell: Cell, hx: Any, weight: Tensor, batch: 
         if s.device != weight.device:
             raise BackendError(f"{name}: {argument} must be on {weight.device} like the parameters, got {s.device}")
         state = _cast(s, weight)
-        if state.dtype != weight.dtype:
+        also = torch.float32 if weight.dtype == torch.bfloat16 and weight.is_cpu and i > 0 else weight.dtype
+        if state.dtype not in (weight.dtype, also):
             raise TypeError(f"{name}: {argument} must be {_dtype(weight)} like the parameters, got {_dtype(s)}")
         states.append(state.unsqueeze(1) if batch is None else state)
     return tuple(states)
 
 
 def _cast(x: Tensor, weight: Tensor) -> Tensor:
-    # Under autocast torch.nn accepts any mixture of floats; here the parameters' dtype is the one computed in.
-    if x.dtype != weight.dtype and x.is_floating_point() and torch.is_autocast_enabled(weight.device.type):
+    # On a GPU the parameters' dtype is the one computed in under autocast, and any other float is accepted.
+    if x.dtype != weight.dtype and weight.is_cuda and x.is_floating_point() and torch.is_autocast_enabled("cuda"):
         return x.to(weight.dtype)
     return x
 

@@ -107,7 +107,7 @@ class ParaGRU(_ParaLayer):
     device, dtype
         dtype: float32 or float64. Under autocast it is computed in the dtype of the parameters.
     method : {"auto", "sequential", "newton"}
-        How the steps are solved, see :func:`fastiter.paragru`; on a CPU "auto" is the fused loop.
+        How the steps are solved, see :func:`fastiter.paragru`; "auto" is the fused loop.
 
     Raises
     ------

@@ -149,8 +149,9 @@ def _refuse_loss(module: nn.Module, name: str) -> None:
             f"{what} a layer of torch.nn or fastiter itself, as what its class adds would be lost, "
             f"got {type(module).__module__}.{type(module).__qualname__}"
         )
-    if getattr(module, "proj_size", 0) or getattr(module, "num_heads", 1) != 1:
-        raise ValueError(f"{what} an LSTM or GRU of one head without proj_size, got {module}")
+    is_clipped = any(getattr(module, option, None) is not None for option in ("clip_state", "clip_grad"))
+    if getattr(module, "proj_size", 0) or getattr(module, "num_heads", 1) != 1 or is_clipped:
+        raise ValueError(f"{what} an LSTM or GRU of one head without proj_size, clip_state and clip_grad, got {module}")
     if "forward" in vars(module):
         raise ValueError(f"{what} a layer whose forward is its class's own, got one that was replaced")
 

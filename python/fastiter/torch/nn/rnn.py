@@ -3,8 +3,10 @@
 Construction, parameters, initialisation, checkpoints and options are inherited from torch.nn. What differs:
 
 * `num_heads`: the recurrent weights are block-diagonal, `weight_hh` of shape (G * H, H / num_heads).
-* On the CPU float32 and float64; on CUDA devices bfloat16 and float16 too. Under autocast they compute in the dtype of
-  their parameters.
+* `clip_state`, `clip_grad` and `checkpoint` do what they do in fastiter.torch.lstm, and so do `reset`, `lengths` and
+  `cu_seqlens` of forward.
+* Dtypes are float32, float64 and bfloat16, on CUDA devices float16 too. Autocast acts on the CPU as on torch's; on CUDA
+  devices they compute in the dtype of their parameters.
 * torch.compile refuses every subclass of torch.nn.LSTM, GRU and RNN (the graph breaks there, and `fullgraph=True` is an
   error) unless `torch._dynamo.config.allow_rnn = True`; with it these compile into one graph. sLSTM always does.
 """
@@ -16,59 +18,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from ._rnn_stack import forward, step
+from ..rnn import Integers
+from ._rnn_module import Recurrent
+from ._rnn_stack import forward
 
 
-class _Heads(nn.RNNBase):
-    """Block-diagonal recurrent weights: h_n depends on the previous h through its own head n alone."""
-
-    # A class attribute, so that a torch.nn module whose __class__ is set to ours, or an old pickle, has one head.
-    num_heads: int = 1
-
-    def _set_heads(self, num_heads: int) -> None:
-        name = type(self).__name__
-        if not isinstance(num_heads, int) or isinstance(num_heads, bool):
-            raise TypeError(f"{name}: num_heads must be an int, got {type(num_heads).__name__}")
-        if num_heads < 1 or self.hidden_size % num_heads != 0:
-            raise ValueError(f"{name}: num_heads must divide hidden_size = {self.hidden_size}, got {num_heads}")
-        if num_heads == 1:
-            return
-        if self.proj_size > 0:
-            raise ValueError(f"{name}: num_heads must be 1 with proj_size = {self.proj_size}, got {num_heads}")
-        self.num_heads = num_heads
-        for weights in self._all_weights:
-            dense = getattr(self, weights[1])
-            narrow = dense.new_empty(dense.shape[0], self.hidden_size // num_heads)
-            setattr(self, weights[1], nn.Parameter(narrow))
-        self._init_flat_weights()
-        self.reset_parameters()
-
-    def flatten_parameters(self) -> None:
-        """Does what torch.nn's does (on GPUs) where the parameters are those of a cuDNN layer, else nothing."""
-        if self.num_heads == 1 and self.mode != "sLSTM":
-            super().flatten_parameters()
-
-    def step(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
-        """Output (B, H) and state after one more step with input (B, I), or without B, as forward has them.
-
-        The bits are those of a run over all steps at once, but for rounding where proj_size > 0; dropout acts as there.
-        :class:`StreamingRNN` takes a fraction of the time, and has no gradients.
-
-        Raises
-        ------
-        TypeError, ValueError, RuntimeError, BackendError
-            As forward does; ValueError if bidirectional.
-        """
-        output, last = step(self, input, hx)
-        return output, last[0] if len(last) == 1 else last
-
-    def extra_repr(self) -> str:
-        """Arguments that differ from their defaults."""
-        heads = f", num_heads={self.num_heads}" if self.num_heads != 1 else ""
-        return super().extra_repr() + heads
-
-
-class LSTM(_Heads, nn.LSTM):
+class LSTM(Recurrent, nn.LSTM):
     """h_t = o tanh(c_t), c_t = f c_{t-1} + i g, with i, f, o = sigmoid(.) and g = tanh(.) of W x_t + b + R h_{t-1}.
 
     A drop-in torch.nn.LSTM. `weight_ih_l{k}` (4 H, I), `weight_hh_l{k}` (4 H, H / num_heads), `bias_ih_l{k}` and
@@ -78,9 +33,15 @@ class LSTM(_Heads, nn.LSTM):
     Parameters
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
-        As for torch.nn.LSTM. dtype: float32 or float64.
+        As for torch.nn.LSTM. dtype: float32, float64 or bfloat16.
     num_heads : int
         Number of diagonal blocks of R. Divides hidden_size; 1 where proj_size > 0.
+    clip_state, clip_grad : float, optional
+        Bounds of the magnitudes of h after each step (of o tanh(c) where proj_size > 0), and of the gradient that a
+        step passes back to the h before it.
+    checkpoint : int, optional
+        Keep for the backward pass the states of every `checkpoint`-th step instead of those and the gates of all
+        steps; it computes these again, to the same bits. Not with cu_seqlens.
 
     Raises
     ------
@@ -116,6 +77,9 @@ class LSTM(_Heads, nn.LSTM):
         dtype: Any = None,
         *,
         num_heads: int = 1,
+        clip_state: float | None = None,
+        clip_grad: float | None = None,
+        checkpoint: int | None = None,
     ) -> None:
         nn.LSTM.__init__(
             self,
@@ -130,20 +94,33 @@ class LSTM(_Heads, nn.LSTM):
             device,
             dtype,
         )
-        self._set_heads(num_heads)
+        self._set_options(num_heads, clip_state, clip_grad, checkpoint)
 
     def forward(  # type: ignore[override]
-        self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
+        self,
+        input: Tensor | PackedSequence,
+        hx: tuple[Tensor, Tensor] | None = None,
+        *,
+        reset: Tensor | None = None,
+        lengths: Integers | None = None,
+        cu_seqlens: Integers | None = None,
     ) -> tuple[Any, tuple[Tensor, ...]]:
         """Output and final states (h, c) for input (T, B, I), (B, T, I) if batch_first, (T, I), or a PackedSequence.
 
         Parameters
         ----------
         input : Tensor or PackedSequence
-            float32 or float64 like the parameters, at least one step. Only the valid steps of a PackedSequence run.
+            Of the parameters' dtype, at least one step. Only the valid steps of a PackedSequence run.
         hx : tuple of Tensor, optional
             h (layers * directions, B, P or H) and c (layers * directions, B, H), without B for unbatched input.
-            None: zeros.
+            None: zeros. With bfloat16, c comes back in float32 if it is given in float32.
+        reset : Tensor, optional
+            bool (T, B), or (B, T) if batch_first, or (T,): the steps at which a row begins anew, in every layer. The
+            forward direction drops the states that come to them, the reverse direction those that come from them.
+        lengths : integers (B,), optional
+            Valid steps of each row of a padded batch, 0 to T. What lies behind them is not used, and output there is 0.
+        cu_seqlens : integers (S + 1,), optional
+            Where the sequences begin and end that lie one after the other in input (M, I); B is S in the states.
 
         Returns
         -------
@@ -157,12 +134,12 @@ class LSTM(_Heads, nn.LSTM):
         RuntimeError, ValueError, TypeError
             For a wrong shape, a dtype unlike the parameters', another type of argument: the classes of torch.nn.
         BackendError
-            For tensors that are not on the CPU.
+            For tensors on another device than the parameters, or on one without kernels.
         """
-        return forward(self, input, hx)
+        return forward(self, input, hx, reset, lengths, cu_seqlens)
 
 
-class GRU(_Heads, nn.GRU):
+class GRU(Recurrent, nn.GRU):
     """h_t = z h_{t-1} + (1 - z) tanh(W_n x_t + b_n + r (R_n h_{t-1} + b_hn)), r and z = sigmoid(W x_t + b + R h_{t-1}).
 
     A drop-in torch.nn.GRU. `weight_ih_l{k}` (3 H, I), `weight_hh_l{k}` (3 H, H / num_heads), `bias_ih_l{k}` and
@@ -171,9 +148,11 @@ class GRU(_Heads, nn.GRU):
     Parameters
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
-        As for torch.nn.GRU. dtype: float32 or float64.
+        As for torch.nn.GRU. dtype: float32, float64 or bfloat16.
     num_heads : int
         Number of diagonal blocks of R. Divides hidden_size.
+    clip_state, clip_grad, checkpoint
+        As for LSTM.
 
     Raises
     ------
@@ -206,6 +185,9 @@ class GRU(_Heads, nn.GRU):
         dtype: Any = None,
         *,
         num_heads: int = 1,
+        clip_state: float | None = None,
+        clip_grad: float | None = None,
+        checkpoint: int | None = None,
     ) -> None:
         nn.GRU.__init__(
             self,
@@ -219,15 +201,23 @@ class GRU(_Heads, nn.GRU):
             device=device,
             dtype=dtype,
         )
-        self._set_heads(num_heads)
+        self._set_options(num_heads, clip_state, clip_grad, checkpoint)
 
-    def forward(self, input: Tensor | PackedSequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        reset: Tensor | None = None,
+        lengths: Integers | None = None,
+        cu_seqlens: Integers | None = None,
+    ) -> tuple[Any, Tensor]:
         """Output and final state h: arguments and errors as for LSTM, with one Tensor as the state."""
-        output, (h,) = forward(self, input, hx)
+        output, (h,) = forward(self, input, hx, reset, lengths, cu_seqlens)
         return output, h
 
 
-class RNN(_Heads, nn.RNN):
+class RNN(Recurrent, nn.RNN):
     """h_t = tanh(W x_t + b + R h_{t-1}), or relu(.) (Elman's network).
 
     A drop-in torch.nn.RNN. `weight_ih_l{k}` (H, I), `weight_hh_l{k}` (H, H / num_heads), `bias_ih_l{k}`,
@@ -236,9 +226,11 @@ class RNN(_Heads, nn.RNN):
     Parameters
     ----------
     input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional, device, dtype
-        As for torch.nn.RNN. nonlinearity: "tanh" or "relu". dtype: float32 or float64.
+        As for torch.nn.RNN. nonlinearity: "tanh" or "relu". dtype: float32, float64 or bfloat16.
     num_heads : int
         Number of diagonal blocks of R. Divides hidden_size.
+    clip_state, clip_grad, checkpoint
+        As for LSTM.
 
     Raises
     ------
@@ -272,6 +264,9 @@ class RNN(_Heads, nn.RNN):
         dtype: Any = None,
         *,
         num_heads: int = 1,
+        clip_state: float | None = None,
+        clip_grad: float | None = None,
+        checkpoint: int | None = None,
     ) -> None:
         nn.RNN.__init__(
             self,
@@ -286,15 +281,23 @@ class RNN(_Heads, nn.RNN):
             device=device,
             dtype=dtype,
         )
-        self._set_heads(num_heads)
+        self._set_options(num_heads, clip_state, clip_grad, checkpoint)
 
-    def forward(self, input: Tensor | PackedSequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        reset: Tensor | None = None,
+        lengths: Integers | None = None,
+        cu_seqlens: Integers | None = None,
+    ) -> tuple[Any, Tensor]:
         """Output and final state h: arguments and errors as for LSTM, with one Tensor as the state."""
-        output, (h,) = forward(self, input, hx)
+        output, (h,) = forward(self, input, hx, reset, lengths, cu_seqlens)
         return output, h
 
 
-class sLSTM(_Heads):
+class sLSTM(Recurrent):
     """h_t = o c_t / n_t, c_t = f c_{t-1} + i z, n_t = max(f n_{t-1} + i, 1), with exponential gates i and f.
 
     The gates are z = tanh(a_z), o = sigmoid(a_o), i = exp(a_i - m_t), f = exp(log sigmoid(a_f) + m_{t-1} - m_t) of
@@ -304,6 +307,8 @@ class sLSTM(_Heads):
     Parameters
     ----------
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, num_heads, device, dtype
+        As for LSTM.
+    clip_state, clip_grad, checkpoint
         As for LSTM.
 
     Raises
@@ -336,6 +341,10 @@ class sLSTM(_Heads):
         num_heads: int = 1,
         device: Any = None,
         dtype: Any = None,
+        *,
+        clip_state: float | None = None,
+        clip_grad: float | None = None,
+        checkpoint: int | None = None,
     ) -> None:
         super().__init__(
             "LSTM",
@@ -350,10 +359,19 @@ class sLSTM(_Heads):
             dtype=dtype,
         )
         self.mode = "sLSTM"
-        self._set_heads(num_heads)
+        self._set_options(num_heads, clip_state, clip_grad, checkpoint)
 
     def forward(
-        self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self,
+        input: Tensor | PackedSequence,
+        hx: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
+        *,
+        reset: Tensor | None = None,
+        lengths: Integers | None = None,
+        cu_seqlens: Integers | None = None,
     ) -> tuple[Any, tuple[Tensor, ...]]:
-        """Output and final states (h, c, n, m): arguments and errors as for LSTM, with four states of one shape."""
-        return forward(self, input, hx)
+        """Output and final states (h, c, n, m): arguments and errors as for LSTM, with four states of one shape.
+
+        With bfloat16 c, n and m are float32, as n counts steps; in bfloat16 it would stop at 256.
+        """
+        return forward(self, input, hx, reset, lengths, cu_seqlens)

@@ -1,0 +1,73 @@
+"""What the modules LSTM, GRU, RNN and sLSTM have beyond torch.nn's: heads, options, single steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ._rnn_packed import step
+from ._rnn_stack import OPTIONS, checked_options
+
+
+class Recurrent(nn.RNNBase):
+    """Block-diagonal recurrent weights: h_n depends on the previous h through its own head n alone."""
+
+    # Class attributes, so that a torch.nn module whose __class__ is set to ours, or an old pickle, has one head.
+    num_heads: int = 1
+    clip_state: float | None = None
+    clip_grad: float | None = None
+    checkpoint: int | None = None
+
+    def _set_options(
+        self, num_heads: int, clip_state: float | None, clip_grad: float | None, checkpoint: int | None
+    ) -> None:
+        for option, value in zip(OPTIONS, (clip_state, clip_grad, checkpoint), strict=True):
+            if value is not None:
+                setattr(self, option, value)
+        checked_options(self)
+        self._set_heads(num_heads)
+
+    def _set_heads(self, num_heads: int) -> None:
+        name = type(self).__name__
+        if not isinstance(num_heads, int) or isinstance(num_heads, bool):
+            raise TypeError(f"{name}: num_heads must be an int, got {type(num_heads).__name__}")
+        if num_heads < 1 or self.hidden_size % num_heads != 0:
+            raise ValueError(f"{name}: num_heads must divide hidden_size = {self.hidden_size}, got {num_heads}")
+        if num_heads == 1:
+            return
+        if self.proj_size > 0:
+            raise ValueError(f"{name}: num_heads must be 1 with proj_size = {self.proj_size}, got {num_heads}")
+        self.num_heads = num_heads
+        for weights in self._all_weights:
+            dense = getattr(self, weights[1])
+            narrow = dense.new_empty(dense.shape[0], self.hidden_size // num_heads)
+            setattr(self, weights[1], nn.Parameter(narrow))
+        self._init_flat_weights()
+        self.reset_parameters()
+
+    def flatten_parameters(self) -> None:
+        """Does what torch.nn's does (on GPUs) where the parameters are those of a cuDNN layer, else nothing."""
+        if self.num_heads == 1 and self.mode != "sLSTM":
+            super().flatten_parameters()
+
+    def step(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
+        """Output (B, H) and state after one more step with input (B, I), or without B, as forward has them.
+
+        The bits are those of a run over all steps at once, but for rounding where proj_size > 0; dropout acts as there.
+        Under no_grad the weights stay packed from step to step, a copy of them, until one is changed.
+        :class:`StreamingRNN`, which has no states to hand in and out, takes a fraction of the time.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError, BackendError
+            As forward does; ValueError if bidirectional.
+        """
+        output, last = step(self, input, hx)
+        return output, last[0] if len(last) == 1 else last
+
+    def extra_repr(self) -> str:
+        """Arguments that differ from their defaults."""
+        more = [("num_heads", self.num_heads)] if self.num_heads != 1 else []
+        more += [(option, value) for option in OPTIONS if (value := getattr(self, option)) is not None]
+        return super().extra_repr() + "".join(f", {option}={value}" for option, value in more)

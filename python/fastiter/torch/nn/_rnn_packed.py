@@ -1,0 +1,106 @@
+"""Layers whose weights were packed once, for one time step after another: those of a stream, and of ``module.step``."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from ... import _core
+from ..._rnn import Cell
+from .. import _op
+from .._linear import linear
+from .._op import contiguous
+from . import _rnn_stack
+from ._rnn_layer import State
+from ._rnn_stack import CELLS, Layer, heads_of, layers_of
+
+Stream = _core.RnnStream_f32 | _core.RnnStream_f64
+STREAMS: dict[torch.dtype, type[_core.RnnStream_f32] | type[_core.RnnStream_f64]] = {
+    torch.float32: _core.RnnStream_f32,
+    torch.float64: _core.RnnStream_f64,
+}
+_STREAM_OF: WeakKeyDictionary[nn.RNNBase, tuple[Stream, int, Any]] = WeakKeyDictionary()
+
+
+def step(module: nn.RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
+    """Output (B, H) and states after one more step with input (B, I), both without B if the input is.
+
+    Without gradients the weights stay packed from step to step.
+    """
+    if torch.is_grad_enabled() or forward_ad._current_level >= 0 or not _op.unwatched():
+        return _rnn_stack.step(module, input, hx)
+    known = _STREAM_OF.get(module)
+    if known is not None and not _drops(module) and known[2] == getattr(module, "clip_state", None):
+        given = () if hx is None else (hx,) if isinstance(hx, Tensor) else hx
+        made = known[0].step_from(input, given) if isinstance(given, tuple) else None
+        if made is not None:
+            return made[0], tuple(made[1:])
+    output, last = _rnn_stack.step(module, input, hx)
+    rows = 1 if input.dim() == 1 else len(input)
+    _keep_packed(module, rows, output)
+    return output, last
+
+
+def _drops(module: nn.RNNBase) -> bool:
+    return bool(module.training and module.dropout > 0)
+
+
+def _is_plain(module: nn.RNNBase) -> bool:
+    """Say whether the weights are the parameters: a parametrization may give others each time it is asked."""
+    return all(name in module._parameters for names in module._all_weights for name in names)
+
+
+def _keep_packed(module: nn.RNNBase, rows: int, output: Tensor) -> None:
+    """Pack the weights of a module that has made a step, if that was not done yet."""
+    if not output.is_cpu or output.dtype not in STREAMS or rows == 0 or module.proj_size > 0:
+        return
+    if _drops(module) or not _is_plain(module):
+        return
+    known, bound = _STREAM_OF.get(module), getattr(module, "clip_state", None)
+    if known is None or known[1:] != (rows, bound) or not known[0].is_current():
+        cell = CELLS[module.mode]
+        _STREAM_OF[module] = packed(module, cell, layers_of(module, cell), rows, None), rows, bound
+
+
+def packed(module: nn.RNNBase, cell: Cell, layers: list[Layer], rows: int, first: State | None) -> Stream:
+    """Return what makes the steps: (layers, B, H) each is the state before the first of them, () for zeros."""
+    ready = [_Ready(cell, heads_of(module), layer, k, first) for k, layer in enumerate(layers)]
+    starts = () if first is None else tuple([contiguous(s.detach()) for s in first])
+    make = STREAMS[layers[0].parameters.w_ih.dtype]
+    addresses = tuple([s.data_ptr() for s in starts])
+    entries = [layer.entry for layer in ready]
+    bound = getattr(module, "clip_state", None)
+    clip = inf if bound is None else float(bound)
+    return make(cell.layout[0], rows, heads_of(module), clip, entries, addresses, _watched(module))
+
+
+def _watched(module: nn.Module) -> list[tuple[dict[str, Any], str, Tensor, bool]]:
+    """Return where the module has its weights, or what they are computed from, and whether changes are counted."""
+    places = [held for part in module.modules() for held in (part._parameters, part._buffers)]
+    entries = [(held, name, x) for held in places for name, x in held.items() if x is not None]
+    return [(held, name, x, not x.is_inference()) for held, name, x in entries]
+
+
+class _Ready:
+    """A layer as the kernels take it: dense tensors, and their addresses as long as it lives."""
+
+    def __init__(self, cell: Cell, heads: int, layer: Layer, index: int, first: State | None) -> None:
+        given = layer.parameters
+        w_ih, r = contiguous(given.w_ih.detach()), contiguous(given.w_hh.detach())
+        b_ih, b_hh = (None if b is None else contiguous(b.detach()) for b in (given.b_ih, given.b_hh))
+        projected, w_hr, to_first = 0, None, None
+        if layer.w_hr is not None:  # as in forward: h = W_hr u, and W_hh h of the first step is added to its gates
+            w_hr = contiguous(layer.w_hr.detach())
+            projected = len(w_hr)
+            to_first = None if first is None else linear(first[0][index].detach(), r)
+            r = linear(r, w_hr.t())
+        separate = cell.name == "gru"  # its b_hh stands inside a product
+        b_h = b_hh if separate or b_ih is None or b_hh is None else b_ih + b_hh
+        sizes = (w_ih.shape[1], len(w_ih) // cell.gates // heads, projected)
+        self.held = (w_ih, r, b_ih if separate else None, b_h, w_hr, to_first)
+        self.entry = (*sizes, *(0 if x is None else x.data_ptr() for x in self.held))

@@ -1,0 +1,98 @@
+"""lengths, cu_seqlens and reset of the recurrent layers: their checks, and how each direction takes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._op import check_reset, checked_bounds, checked_lengths
+from ._rnn_layer import ALL_STEPS, Steps
+
+Both = tuple[Steps, Steps]  # of the forward and of the reverse direction
+
+
+def checked_steps(name: str, x: Tensor, batch_first: bool, reset: Any, lengths: Any, cu_seqlens: Any) -> Steps:
+    """Return how the steps of x (T, B, I), or (B, T, I) if batch_first, or (T, I) belong together."""
+    batched = x.dim() == 3
+    if cu_seqlens is not None:
+        if lengths is not None:
+            raise ValueError(f"{name}: lengths must be None where cu_seqlens is given, got both")
+        if batched:
+            shape = tuple(x.shape)
+            raise ValueError(f"{name}: input must have 2 dimensions (M, I) where cu_seqlens is given, got {shape}")
+        cu_seqlens = checked_bounds(name, cu_seqlens, x.shape[0])
+    batch, time = (x.shape[1 - batch_first], x.shape[int(batch_first)]) if batched else (1, x.shape[0])
+    if lengths is not None:
+        if not batched:
+            raise ValueError(f"{name}: lengths must be None for unbatched input, got lengths")
+        lengths = checked_lengths(name, lengths, batch, time)
+    flags = None if reset is None else _checked_flags(name, reset, x, batch, time, batched and not batch_first)
+    return Steps(lengths, cu_seqlens, flags)
+
+
+def checked_packed(name: str, data: Tensor, batch: int, time: int, batch_first: bool, *asked: Any) -> Steps:
+    """Return the same of a PackedSequence, whose resets come in the order that its rows had before."""
+    reset, lengths, cu_seqlens = asked
+    for label, value in (("lengths", lengths), ("cu_seqlens", cu_seqlens)):
+        if value is not None:
+            raise ValueError(f"{name}: {label} must be None for a PackedSequence, got {label}")
+    if reset is None:
+        return ALL_STEPS
+    return Steps(reset=_checked_flags(name, reset, data, batch, time, not batch_first))
+
+
+def _checked_flags(name: str, reset: Any, x: Tensor, batch: int, time: int, time_major: bool) -> Tensor:
+    """Return flags (B, T) that nobody else can change."""
+    if time_major and isinstance(reset, Tensor) and reset.dim() == 2:
+        if reset.shape != (time, batch):
+            expected = f"(T, B) = {(time, batch)} or (T,)"
+            raise ValueError(f"{name}: reset must have shape {expected}, got {tuple(reset.shape)}")
+        reset = reset.t()
+    check_reset(name, reset, x, batch, time)
+    return reset.expand(batch, time).clone()
+
+
+def without_padding(x: Tensor, lengths: Tensor) -> Tensor:
+    """Return x (T, B, I) with zeros in place of what lies behind the lengths.
+
+    There it may hold NaN, and times a gradient of 0 that would be NaN in the gradients of the weights.
+    """
+    behind = torch.arange(x.shape[0]).unsqueeze(1) >= lengths
+    return x.masked_fill(behind.unsqueeze(-1).to(x.device), 0)
+
+
+def both_directions(steps: Steps, batch_sizes: Tensor | None) -> Both:
+    """Return the steps as the forward and as the reverse direction take them.
+
+    A reset at t parts t from t - 1. The reverse direction comes to t - 1 from t, so there the flag stands one step
+    earlier; what lies behind a row's last step parts nothing.
+    """
+    lengths, bounds, reset = steps
+    if reset is None:
+        return steps, steps
+    back = torch.cat([reset[:, 1:], torch.zeros_like(reset[:, :1])], 1)
+    if bounds is not None:
+        back[:, bounds[1:] - 1] = False
+    if batch_sizes is not None:
+        lengths = (batch_sizes > torch.arange(reset.shape[0]).unsqueeze(1)).sum(1)
+    if lengths is not None:
+        back &= torch.arange(1, reset.shape[1] + 1) < lengths.unsqueeze(1)
+    return steps, steps._replace(reset=back)
+
+
+def begins_anew(steps: Steps, reverse: bool) -> Tensor | None:
+    """Say which rows drop their initial state, (B,); None where none does."""
+    if steps.reset is None or reverse:
+        return None
+    if steps.cu_seqlens is None:
+        return steps.reset[:, 0]
+    return steps.reset[0, steps.cu_seqlens[:-1].clamp(max=steps.reset.shape[1] - 1)]
+
+
+def has_no_steps(steps: Steps) -> Tensor | None:
+    """Say which rows have no step, (B,); None where all have."""
+    if steps.cu_seqlens is not None:
+        return steps.cu_seqlens.diff() == 0
+    return None if steps.lengths is None else steps.lengths == 0
