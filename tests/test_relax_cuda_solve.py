@@ -87,7 +87,7 @@ def test_chebyshev(
         assert found.bounds == pytest.approx(theirs.bounds, rel=1e-5)
 
 
-@pytest.mark.parametrize(("stored", "dtype"), [("float32", "float64"), ("float64", "float64"), ("complex128",) * 2])
+@pytest.mark.parametrize(("stored", "dtype"), [("float32", "float64"), ("complex128", "complex128")])
 @pytest.mark.parametrize("place", ["cpu", "gpu"])
 def test_batches(place: str, stored: str, dtype: str, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     if place == "cpu":
@@ -148,17 +148,12 @@ def in_colours(A: Any) -> tuple[Any, int]:
 
 
 @pytest.mark.parametrize(
-    ("shape", "stored", "dtype", "k", "symmetric"),
-    [
-        ((60, 45), "float64", "float64", None, False),
-        ((9, 11), "float32", "float64", 3, False),
-        ((9, 9), "complex128", "complex128", 2, True),
-    ],
+    ("shape", "dtype", "k", "symmetric"), [((60, 45), "float64", None, False), ((9, 11), "complex128", 2, True)]
 )
 def test_kaczmarz(
-    shape: tuple[int, int], stored: str, dtype: str, k: int | None, symmetric: bool, gpu: Gpu, monkeypatch: Any
+    shape: tuple[int, int], dtype: str, k: int | None, symmetric: bool, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    A, more = rectangle(shape, stored), () if k is None else (k,)
+    A, more = rectangle(shape, dtype), () if k is None else (k,)
     order, colours = in_colours(A)
     how: dict[str, Any] = {"omega": 1.2, "symmetric": symmetric}
     cpu, ours = relax.Relaxation(A, "kaczmarz", order=order, **how), gpu.relaxation(A, "kaczmarz", order="color", **how)
