@@ -121,13 +121,11 @@ def test_columns_that_follow_each_other(dtype: str) -> None:
     """As on a grid, and broken in some rows: they are stored as the first alone where they do."""
     n = 97
     A = np.diag(np.full(n, 9.0 + 0j if dtype == "complex128" else 9.0))
-    for shift in (-24, -1, 1, 24):
+    for shift in (-25, -1, 1, 25):
         A = A + np.diag(vectors(n - abs(shift), dtype, 50 + shift), shift)
     A[40, 3], A[71, 90] = 1, -1
     A = A.astype(dtype)
     for k, order in itertools.product((None, 3), ("color", "jacobi", "red-black")):
-        if order == "red-black":
-            A[40, 3] = A[71, 90] = 0
         b, x = vectors(shape_of(n, k), dtype, 1), vectors(shape_of(n, k), dtype, 2)
         swept = x.copy()
         if order == "jacobi":
