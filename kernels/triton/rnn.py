@@ -9,6 +9,8 @@ lie in dense lines, see fastiter.torch._rnn_gpu. docs/rnn.md has the equations.
 import triton
 import triton.language as tl
 
+from .rnn_product import back_by_terms, leave, matrix, product, products, products_by_terms
+
 _RUNTIME = ["batch", "time", "line_row", "line_time", "reverse"]
 
 
@@ -86,13 +88,6 @@ def _put(x, at, value, mask):
 
 
 @triton.jit
-def _matrix(r, gate, n, heads, D: tl.constexpr):
-    """R_g of a head, which was padded with zeros (forward: R_g^T)."""
-    at = tl.arange(0, D)
-    return tl.load(r + (gate * heads + n) * (D * D) + (at[:, None] * D + at[None, :]))
-
-
-@triton.jit
 def _gates(wx, at, gate, valid, GATES: tl.constexpr):
     """wx of all gates."""
     x0 = _load(wx, at, valid)
@@ -107,71 +102,6 @@ def _gates(wx, at, gate, valid, GATES: tl.constexpr):
 @triton.jit
 def _with_bias(p, bias, gate, n, heads, width, unit):
     return p + _load(bias, (gate * heads + n) * width + unit, unit < width)[None, :] if bias is not None else p
-
-
-@triton.jit
-def _product(x, w, sum):
-    return tl.dot(x.to(w.dtype), w, sum, input_precision="ieee")
-
-
-@triton.jit
-def _products(h, w0, w1, w2, w3, zero, GATES: tl.constexpr):
-    """R_g h' of all gates."""
-    p0 = _product(h, w0, zero)
-    p1, p2, p3 = p0, p0, p0
-    if GATES > 1:
-        p1, p2 = _product(h, w1, zero), _product(h, w2, zero)
-    if GATES > 3:
-        p3 = _product(h, w3, zero)
-    return p0, p1, p2, p3
-
-
-# ---- where r does not stay in the program: vectors go through memory, ``room``; a product reads some terms at a time
-
-
-@triton.jit
-def _leave(room, x, gate, ROWS: tl.constexpr, D: tl.constexpr):
-    at = (gate * ROWS + tl.arange(0, ROWS))[:, None] * D + tl.arange(0, D)[None, :]
-    tl.store(room + at, x.to(room.dtype.element_ty))
-
-
-@triton.jit
-def _left(room, gate, k, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr):
-    return tl.load(room + (gate * ROWS + tl.arange(0, ROWS))[:, None] * D + (k + tl.arange(0, TERMS))[None, :])
-
-
-@triton.jit
-def _terms(r, gate, n, heads, k, TERMS: tl.constexpr, D: tl.constexpr):
-    """Some lines of R_g."""
-    at = (k + tl.arange(0, TERMS))[:, None] * D + tl.arange(0, D)[None, :]
-    return tl.load(r + (gate * heads + n) * (D * D) + at)
-
-
-@triton.jit
-def _products_by_terms(
-    room, r, n, heads, zero, GATES: tl.constexpr, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr
-):
-    p0, p1, p2, p3 = zero, zero, zero, zero
-    for k in tl.range(0, D, TERMS, disable_licm=True):
-        h = _left(room, 0, k, ROWS, TERMS, D)
-        p0 = _product(h, _terms(r, 0, n, heads, k, TERMS, D), p0)
-        if GATES > 1:
-            p1 = _product(h, _terms(r, 1, n, heads, k, TERMS, D), p1)
-            p2 = _product(h, _terms(r, 2, n, heads, k, TERMS, D), p2)
-        if GATES > 3:
-            p3 = _product(h, _terms(r, 3, n, heads, k, TERMS, D), p3)
-    return p0, p1, p2, p3
-
-
-@triton.jit
-def _back_by_terms(
-    room, r, n, heads, sum, GATES: tl.constexpr, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr
-):
-    """sum + R_g^T dp_g of all gates."""
-    for k in tl.range(0, GATES * D, TERMS, disable_licm=True):
-        dp = _left(room, k // D, k % D, ROWS, TERMS, D)
-        sum = _product(dp, _terms(r, k // D, n, heads, k % D, TERMS, D), sum)
-    return sum
 
 
 @triton.jit(do_not_specialize=_RUNTIME)
@@ -195,11 +125,11 @@ def rnn_fwd_kernel(
     if room is not None:
         room += (tl.program_id(1).to(tl.int64) * heads + head) * (ROWS * D)
     if HELD:
-        w0 = _matrix(r, 0, head, heads, D)
+        w0 = matrix(r, 0, head, heads, D)
         if CELL >= 2:
-            w1, w2 = _matrix(r, 1, head, heads, D), _matrix(r, 2, head, heads, D)
+            w1, w2 = matrix(r, 1, head, heads, D), matrix(r, 2, head, heads, D)
         if GATES == 4:
-            w3 = _matrix(r, 3, head, heads, D)
+            w3 = matrix(r, 3, head, heads, D)
     h = _load_optional(h0, of_state, inside).to(wx.dtype.element_ty)
     if CELL == 2 or CELL == 4:
         c = _load_optional(c0, of_state, inside)
@@ -224,11 +154,11 @@ def rnn_fwd_kernel(
         zero = tl.zeros((ROWS, D), tl.float32)
         x0, x1, x2, x3 = _gates(wx, of_gates, gate, valid, GATES)
         if HELD:
-            p0, p1, p2, p3 = _products(h, w0, w1, w2, w3, zero, GATES)
+            p0, p1, p2, p3 = products(h, w0, w1, w2, w3, zero, GATES)
         else:
-            _leave(room, h, 0, ROWS, D)
+            leave(room, h, 0, ROWS, D)
             tl.debug_barrier()
-            p0, p1, p2, p3 = _products_by_terms(room, r, head, heads, zero, GATES, ROWS, TERMS, D)
+            p0, p1, p2, p3 = products_by_terms(room, r, head, heads, zero, GATES, ROWS, TERMS, D)
             tl.debug_barrier()
         p0 = _with_bias(p0, b, 0, head, heads, width, unit)
         if CELL >= 2:
@@ -321,11 +251,11 @@ def rnn_bwd_kernel(
     if room is not None:
         room += (tl.program_id(1).to(tl.int64) * heads + head) * (GATES * ROWS * D)
     if HELD:
-        w0 = _matrix(r, 0, head, heads, D)
+        w0 = matrix(r, 0, head, heads, D)
         if CELL >= 2:
-            w1, w2 = _matrix(r, 1, head, heads, D), _matrix(r, 2, head, heads, D)
+            w1, w2 = matrix(r, 1, head, heads, D), matrix(r, 2, head, heads, D)
         if GATES == 4:
-            w3 = _matrix(r, 3, head, heads, D)
+            w3 = matrix(r, 3, head, heads, D)
     dh = _load_optional(dh_last, of_state, inside)
     if CELL == 2 or CELL == 4:
         dc = _load_optional(dc_last, of_state, inside)
@@ -409,20 +339,20 @@ def rnn_bwd_kernel(
             a3 = tl.where(valid, a3, 0.0)
             _put(dwx, of_gates + 3 * gate, a3, written)
         if HELD:
-            back = _product(a0, w0, back)
+            back = product(a0, w0, back)
             if CELL >= 2:
-                back = _product(a2, w2, _product(a1, w1, back))
+                back = product(a2, w2, product(a1, w1, back))
             if GATES == 4:
-                back = _product(a3, w3, back)
+                back = product(a3, w3, back)
         else:
-            _leave(room, a0, 0, ROWS, D)
+            leave(room, a0, 0, ROWS, D)
             if CELL >= 2:
-                _leave(room, a1, 1, ROWS, D)
-                _leave(room, a2, 2, ROWS, D)
+                leave(room, a1, 1, ROWS, D)
+                leave(room, a2, 2, ROWS, D)
             if GATES == 4:
-                _leave(room, a3, 3, ROWS, D)
+                leave(room, a3, 3, ROWS, D)
             tl.debug_barrier()
-            back = _back_by_terms(room, r, head, heads, back, GATES, ROWS, TERMS, D)
+            back = back_by_terms(room, r, head, heads, back, GATES, ROWS, TERMS, D)
             tl.debug_barrier()
         back += dh_new
         if clip_grad is not None:

@@ -67,9 +67,11 @@ def _work(
         row, step = (1, batch) if time_major else (time, 1)
     if how.reset is not None:
         reset = _dense(how.reset.expand(lines), time_major).view(torch.uint8)
-    where = [_gpu.as_int64(numbers, x) for numbers in (lengths, starts, offsets)]
+    lengths, starts, offsets = (_gpu.as_int64(numbers, x) for numbers in (lengths, starts, offsets))
     bound = None if how.clip_state is None else float(torch.tensor(how.clip_state, dtype=x.dtype, device="cpu"))
-    return Work(cell, batch, time, heads, width, row, step, *where, reset, bound, how.clip_grad, reverse)
+    return Work(
+        cell, batch, time, heads, width, row, step, lengths, starts, offsets, reset, bound, how.clip_grad, reverse
+    )
 
 
 def _longest(starts: Tensor, time: int) -> int:
