@@ -201,21 +201,30 @@ def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def checked_lengths(function: str, lengths: Tensor | Sequence[int], batch: int, time: int) -> Tensor:
-    """Return the lengths of the rows of a batch as an int64 tensor that nobody else can change."""
-    whole = checked_integers(function, "lengths", lengths)
+def checked_lengths(
+    function: str, lengths: Tensor | Sequence[int], batch: int, time: int, device: torch.device
+) -> Tensor:
+    """Return the lengths of the rows of a batch as an int64 tensor that nobody else can change.
+
+    It may be on the CPU or on ``device``, where the batch is. A card's own numbers are not waited for: the op holds
+    them in range.
+    """
+    whole = checked_integers(function, "lengths", lengths, device)
     if is_compiling():
         return whole  # its values are not known while tracing: the op checks them
+    if not whole.is_cpu:
+        check_lengths(function, tuple(whole.shape), 0, 0, batch, time)
+        return whole
     least, most = (int(whole.min()), int(whole.max())) if whole.numel() else (0, 0)
     check_lengths(function, tuple(whole.shape), least, most, batch, time)
     return whole
 
 
-def checked_bounds(function: str, cu_seqlens: Tensor | Sequence[int], time: int) -> Tensor:
+def checked_bounds(function: str, cu_seqlens: Tensor | Sequence[int], time: int, device: torch.device) -> Tensor:
     """Return the bounds of sequences that lie one after the other, as :func:`checked_lengths` returns lengths."""
-    bounds = checked_integers(function, "cu_seqlens", cu_seqlens)
+    bounds = checked_integers(function, "cu_seqlens", cu_seqlens, device)
     check_bounds_shape(function, bounds.shape)
-    if not is_compiling():
+    if bounds.is_cpu and not is_compiling():
         falls = bool((bounds[1:] < bounds[:-1]).any())
         check_bounds(function, bounds.shape, int(bounds[0]), int(bounds[-1]), falls, time)
     return bounds
@@ -234,12 +243,13 @@ def check_reset(function: str, reset: Any, x: Tensor, batch: int, time: int) -> 
     check_reset_shape(function, reset.shape, batch, time)
 
 
-def checked_integers(function: str, name: str, x: Tensor | Sequence[int]) -> Tensor:
-    """Return ``x`` as an int64 tensor of its own, as the caller may change his before the backward pass."""
+def checked_integers(function: str, name: str, x: Tensor | Sequence[int], device: torch.device | None = None) -> Tensor:
+    """Return ``x``, on the CPU or on ``device``, as an int64 tensor that the caller cannot change before backward."""
     if not isinstance(x, Tensor):
         x = torch.from_numpy(integers(function, name, x))
-    if not x.is_cpu:
-        raise BackendError(f"{function}: {name} must be on the CPU, got device {x.device}")
+    if not x.is_cpu and x.device != device:
+        expected = "the CPU" if device is None or device.type == "cpu" else f"the CPU or {device}"
+        raise BackendError(f"{function}: {name} must be on {expected}, got device {x.device}")
     if x.layout != torch.strided:
         raise TypeError(f"{function}: {name} must be a dense tensor, got layout {x.layout}")
     if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:

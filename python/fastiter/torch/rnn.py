@@ -277,7 +277,7 @@ def _run(
             _check_shapes(function, cell, wx.shape, r, b, state)
         how, sequences = _checked_options(function, wx, lengths, *asked)
         batch, time, _, _ = _check_shapes(function, cell, wx.shape, r, b, state, sequences)
-        whole = None if lengths is None else checked_lengths(function, lengths, batch, time)
+        whole = None if lengths is None else checked_lengths(function, lengths, batch, time, wx.device)
     h, last, states = _apply(cell, wx, r, b, state, reverse, whole, None, return_all_states, how, fitting)
     return (h, last, states) if return_all_states else (h, last)
 
@@ -321,7 +321,7 @@ def _checked_options(
                 f"{function}: checkpoint must be None where cu_seqlens is given, as chunks of time are those of padded "
                 f"rows, got {checkpoint}"
             )
-        bounds = checked_bounds(function, cu_seqlens, time)
+        bounds = checked_bounds(function, cu_seqlens, time, wx.device)
         sequences = bounds.shape[0] - 1
     bound_h, bound_dh = (
         checked_bound(function, name, bound) for name, bound in (("clip_state", clip_state), ("clip_grad", clip_grad))

@@ -229,7 +229,7 @@ def _run_layer(direction: Direction, x: Tensor, what: Layer, start: State | None
     u, (u_last, c_last) = layer(direction, x, parameters, first, to_first, steps)
     h_last, stays = linear(u_last, w_hr), has_no_steps(steps)
     if start is not None and stays is not None:
-        h_last = torch.where(stays.unsqueeze(1), start[0], h_last)
+        h_last = torch.where(stays.to(x.device).unsqueeze(1), start[0], h_last)
     return linear(u, w_hr), (h_last, c_last)
 
 
