@@ -151,6 +151,23 @@ def eager(implementation: _Op, op: Any) -> _Op:
     return cast(_Op, call)
 
 
+def autocast_device(x: object) -> str:
+    """Return the kind of device whose autocast counts for ``x``."""
+    return "cuda" if isinstance(x, Tensor) and x.is_cuda else "cpu"
+
+
+def autocast_dtype(x: object) -> torch.dtype | None:
+    """Return the dtype that autocast asks for where ``x`` is, None where it is off."""
+    device = autocast_device(x)
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+def autocast_to(x: Any, dtype: torch.dtype) -> Any:
+    """Return ``x`` as autocast passes it on: in ``dtype``, unless it is float64 or no tensor of floats."""
+    is_cast = isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64
+    return x.to(dtype) if is_cast else x
+
+
 def contiguous(x: Tensor) -> Tensor:
     """Return ``x``, or a copy, as plain memory: contiguous, with nothing that torch has only noted down."""
     return x.resolve_conj().resolve_neg().contiguous() if x.is_neg() or x.is_conj() else x.contiguous()

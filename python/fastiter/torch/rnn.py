@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .._backend import BackendError
 from .._rnn import (
     CELLS,
     FLOAT16_REFUSED,
@@ -25,6 +26,8 @@ from . import _rnn_gpu as _rnn_gpu  # registers what runs on a GPU
 from ._op import (
     CPU_AND_CUDA,
     GPU_FLOATS,
+    autocast_dtype,
+    autocast_to,
     check_reset,
     check_tensors,
     checked_bounds,
@@ -220,21 +223,20 @@ def _check_tensors(
     bias = () if b is None else (b,)
     names = ("wx", "r", "b") if bias else ("wx", "r")
     given = tuple(state or ())
-    dtypes: tuple[torch.dtype, ...] = _DTYPES
-    dtype = getattr(wx, "dtype", None)
-    if isinstance(wx, Tensor) and wx.is_cuda:
-        dtypes = GPU_FLOATS
-    elif dtype == torch.float16:
+    dtype, on_gpu = getattr(wx, "dtype", None), isinstance(wx, Tensor) and wx.is_cuda
+    if dtype == torch.float16 and not on_gpu:
         raise TypeError(f"{function}: wx must have dtype {FLOAT16_REFUSED}, got {dtype}")
-    elif dtype == torch.bfloat16:
-        check_tensors(function, (*names, cell.state_names[0]), (wx, r, *bias, *given[:1]), dtypes)
-        for name, x in zip(cell.state_names[1:], given[1:], strict=False):
-            check_tensors(function, (name,), (x,))
-            if x.dtype != torch.float32:
-                expected = "dtype torch.float32 to go with bfloat16 wx"
-                raise TypeError(f"{function}: {name} must have {expected}, got {x.dtype}")
-        return
-    check_tensors(function, (*names, *cell.state_names), (wx, r, *bias, *given), dtypes, CPU_AND_CUDA)
+    is_half = dtype in (torch.bfloat16, torch.float16)
+    alike, apart = (given[:1], given[1:]) if is_half else (given, ())
+    named = (*names, *cell.state_names[: len(alike)])
+    check_tensors(function, named, (wx, r, *bias, *alike), GPU_FLOATS if on_gpu else _DTYPES, CPU_AND_CUDA)
+    for name, x in zip(cell.state_names[1:], apart, strict=False):
+        check_tensors(function, (name,), (x,), devices=CPU_AND_CUDA)
+        if x.device != wx.device:
+            raise BackendError(f"{function}: {name} must be on device {wx.device} like wx, got {x.device}")
+        if x.dtype != torch.float32:
+            expected = f"dtype torch.float32 to go with {str(dtype).removeprefix('torch.')} wx"
+            raise TypeError(f"{function}: {name} must have {expected}, got {x.dtype}")
 
 
 def _check_shapes(
@@ -263,8 +265,9 @@ def _run(
     asked: tuple[Any, ...],
 ) -> Result:
     cell, how = CELLS[cell_name], PLAIN
-    if torch.is_autocast_enabled("cpu"):
-        wx, r, b, state = _autocast(wx, r, b, state)
+    low = autocast_dtype(wx)
+    if low is not None:
+        wx, r, b, state = _autocast(low, wx, r, b, state)
     check_flag(function, "reverse", reverse)
     check_flag(function, "return_all_states", return_all_states)
     whole = None
@@ -283,19 +286,13 @@ def _run(
 
 
 def _autocast(
-    wx: Tensor, r: Tensor, b: Tensor | None, state: Sequence[Tensor] | None
+    dtype: torch.dtype, wx: Tensor, r: Tensor, b: Tensor | None, state: Sequence[Tensor] | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Sequence[Tensor] | None]:
-    """Return the arguments in the dtype of autocast, the states other than h in float32, as torch does."""
-    dtype = torch.get_autocast_dtype("cpu")
-
-    def cast(x: Any, to: torch.dtype) -> Any:
-        floats = (torch.float32, torch.bfloat16, torch.float16)
-        return x.to(to) if isinstance(x, Tensor) and x.is_cpu and x.dtype in floats else x
-
+    """Return the arguments in the dtype of autocast, the states other than h in float32."""
     if isinstance(state, (tuple, list)):
-        rest = torch.float32 if dtype == torch.bfloat16 else dtype
-        state = tuple([cast(x, rest if k else dtype) for k, x in enumerate(state)])
-    return cast(wx, dtype), cast(r, dtype), None if b is None else cast(b, dtype), state
+        rest = torch.float32 if dtype.itemsize == 2 else dtype
+        state = tuple([autocast_to(x, rest if k else dtype) for k, x in enumerate(state)])
+    return autocast_to(wx, dtype), autocast_to(r, dtype), autocast_to(b, dtype), state
 
 
 def _checked_options(
