@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import sys
 import types
@@ -14,7 +15,7 @@ import pytest
 
 import fastiter
 from fastiter import _cuda, _nvrtc
-from fastiter._backend import BackendError
+from fastiter._backend import BackendError, availability
 
 torch = pytest.importorskip("torch")
 _gpu = pytest.importorskip("fastiter.torch._gpu")
@@ -25,6 +26,8 @@ class Array:
 
     __module__ = "cupy"
 
+    device = types.SimpleNamespace(id=1)
+
     def __init__(self, values: Any) -> None:
         self.values = np.array(values)
 
@@ -33,6 +36,10 @@ class Array:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.values.__dlpack_device__()
+
+
+class DriverError(Exception):
+    """CuPy's error."""
 
 
 class Function:
@@ -66,9 +73,11 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
         get_current_stream=lambda: types.SimpleNamespace(ptr=0),
         Device=Device,
         ExternalStream=lambda stream, device: contextlib.nullcontext(),
+        driver=types.SimpleNamespace(CUDADriverError=DriverError),
     )
     monkeypatch.setitem(sys.modules, "cupy", module)
-    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda pointer: None)
+    module.streams = []
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda pointer, device: module.streams.append((pointer, device)))
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     _cuda.architecture.cache_clear()
     _cuda._function.cache_clear()
@@ -82,7 +91,7 @@ def test_arrays_of_cupy_go_through_torch(cupy: types.ModuleType) -> None:
     wx, r, c = rng.standard_normal((2, 3, 4, 1, 5)), rng.standard_normal((4, 1, 5, 5)), rng.standard_normal((2, 1, 5))
     h, (last_h, last_c) = fastiter.lstm(Array(wx), r=Array(r), state=(Array(c), Array(c)), lengths=[3, 2])
     expected, states = fastiter.lstm(wx, r, state=(c, c), lengths=[3, 2])
-    assert isinstance(h, Array)
+    assert isinstance(h, Array) and cupy.streams == [(0, 1)]
     for found, array in zip((h, last_h, last_c), (expected, *states), strict=True):
         np.testing.assert_array_equal(found.values, array)
 
@@ -151,8 +160,26 @@ def test_a_launch(sources: Path, cupy: types.ModuleType, monkeypatch: pytest.Mon
 
 def test_old_cards_are_refused(cupy: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cupy.cuda.Device, "compute_capability", "75")
-    with pytest.raises(BackendError, match=r"device 0 must have compute capability 8.0 or more, got 7.5"):
+    with pytest.raises(BackendError, match=r"device 0 must have compute capability 8.0 or more, got 7.5; move the"):
         _cuda.architecture(0)
+
+
+def test_old_drivers_are_refused(sources: Path, cupy: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> None:
+        raise DriverError("CUDA_ERROR_UNSUPPORTED_PTX_VERSION")
+
+    monkeypatch.setattr(cupy, "RawModule", lambda **options: types.SimpleNamespace(get_function=refuse))
+    with pytest.raises(
+        BackendError, match=r"the driver does not load twice.cu as NVRTC .*: update the driver .*VERSION"
+    ):
+        _cuda.launch("twice", "twice", (1,), (1,), (), device=0, stream=0, defines={"SCALE": 2})
+
+
+def test_a_cupy_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cupy.py").write_text("raise ImportError('libcudart.so.13')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BackendError, match=r"cannot be imported, check the driver with nvidia-smi .*libcudart.so.13"):
+        _cuda.cupy()
 
 
 def test_sources_are_compiled_in_parallel(sources: Path, cupy: types.ModuleType) -> None:
@@ -169,6 +196,41 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         _cuda.cupy()
     with pytest.raises(BackendError, match=r"lstm: Triton compiles the GPU kernels and is not installed"):
         _gpu.triton_kernels("lstm", "rnn")
+
+
+class Driver:
+    """NVIDIA's driver library, of a machine with two cards."""
+
+    def __init__(self, *capabilities: tuple[int, int]) -> None:
+        self.capabilities = capabilities
+
+    def cuInit(self, flags: int) -> int:
+        return 0
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        count._obj.value = len(self.capabilities)
+        return 0
+
+    def cuDeviceGet(self, device: Any, number: int) -> int:
+        device._obj.value = number
+        return 0
+
+    def cuDeviceGetAttribute(self, value: Any, attribute: int, device: Any) -> int:
+        value._obj.value = self.capabilities[device.value][attribute - 75]
+        return 0
+
+
+def test_config_knows_the_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: types.SimpleNamespace())
+    told = "needs a card of compute capability 8.0 or more, and finds 7.5"
+    for cards, state in [
+        ((), "the NVIDIA driver finds no card"),
+        (((7, 0), (7, 5)), told),
+        (((7, 5), (10, 0)), "available"),
+    ]:
+        monkeypatch.setattr(ctypes, "CDLL", lambda name, cards=cards: Driver(*cards))
+        found = availability()
+        assert found["cuda"] == state and found["triton"] == ("available" if cards else state)
 
 
 def test_config_says_what_is_missing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,6 +172,19 @@ def test_kaczmarz(
     assert_alike(ours.solve(gpu.tensor(b), **options), cpu.solve(b, **options))
 
 
+@pytest.mark.parametrize("sanitizer", ["address", "thread"])
+def test_projections_and_norms_under_sanitizers(
+    sanitizer: str, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = stand_in(monkeypatch, programs, sanitizer)
+    A = rectangle((40, 33), "float64")
+    order, _ = in_colours(A)
+    cpu, ours = relax.Relaxation(A, "kaczmarz", order=order), Gpu("cpu").relaxation(A, "kaczmarz", order="color")
+    b = vectors((40,), "float64", 1)
+    assert_alike(ours.solve(torch.from_numpy(b), max_steps=1), cpu.solve(b, max_steps=1))
+    assert {"relax_projections_kernel", "relax_projections_residual_kernel", "relax_norms_kernel"} == set(host.launched)
+
+
 def test_kaczmarz_elsewhere(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     A = rectangle((9, 7), "float64")
     empty = gpu.relaxation(csr(np.zeros((0, 3))), "kaczmarz", order="color")

@@ -40,6 +40,12 @@ def _is_array(x: object) -> bool:
     return not isinstance(x, tuple) and _is_cupy(x)
 
 
+def _device(given: tuple[Any, ...]) -> int:
+    """Return the number of the device of the first array."""
+    first = given[0]
+    return int((first[0] if isinstance(first, tuple) else first).device.id)
+
+
 def _run(module: str, name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     if options.pop("backend", None) is not None:
         raise BackendError(f"{name}: backend must be None for CuPy arrays, whose device decides, got another")
@@ -48,7 +54,10 @@ def _run(module: str, name: str, args: tuple[Any, ...], options: dict[str, Any])
     # By name: this layer lies below fastiter.torch, and only CuPy's arrays go up.
     torch, cupy = importlib.import_module("torch"), importlib.import_module("cupy")
     run = getattr(importlib.import_module(module), name)
-    with torch.cuda.stream(torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr)), torch.no_grad():
+    device = _device(args or tuple(options.values()))
+    with cupy.cuda.Device(device):
+        stream = torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr, device=device)
+    with torch.cuda.stream(stream), torch.no_grad():
         given = _replaced((args, options), _is_array, torch.from_dlpack)
         found = run(*given[0], **given[1])
         return _replaced(found, lambda x: isinstance(x, torch.Tensor), cupy.from_dlpack)
