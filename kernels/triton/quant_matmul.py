@@ -46,14 +46,15 @@ def _store(y_ptr, y, m, n, M, N):
     tl.store(y_ptr + offsets, y.to(y_ptr.dtype.element_ty), mask=(m < M)[:, None] & (n < N)[None, :])
 
 
-# ---- floating point -------------------------------------------------------------------------------------------------
-
-
 @triton.jit
-def _product(x_at, w_at, rows, columns):
-    """Products of a column and a row, exact as doubles: numbers of float32 have 24 bits"""
-    x, w = tl.load(x_at, mask=rows, other=0.0), tl.load(w_at, mask=columns, other=0.0)
-    return x.to(tl.float64)[:, None] * w.to(tl.float64)[None, :]
+def _factors(x_ptr, w_ptr, k, m, n, M, N, T: tl.constexpr):
+    """A column and a row"""
+    x = tl.load(x_ptr + M.to(tl.int64) * k + m, mask=m < M, other=0)
+    w = tl.load(w_ptr + N.to(tl.int64) * k + n, mask=n < N, other=0)
+    return x.to(T)[:, None], w.to(T)[None, :]
+
+
+# ---- floating point -------------------------------------------------------------------------------------------------
 
 
 @triton.jit
@@ -93,25 +94,21 @@ def quant_matmul_float_fwd_kernel(
     Numbers of the format as in quant_float.py; GROUPED: `every` is more than 1.
     """
     m, n = _tile(M, N, ROWS, COLUMNS)
-    x_at, w_at = x_ptr + m, w_ptr + n
     most, over, under = tl.load(numbers + 1), tl.load(numbers + 2), tl.load(numbers + 3)
     infinite, minus_infinite = tl.load(numbers + 4), tl.load(numbers + 5)
     y = tl.zeros((ROWS, COLUMNS), tl.float64)
     for first in range(0, K, every):
         if GROUPED:
-            for _ in range(first, tl.minimum(first + every, K) - 1):
-                p = _product(x_at, w_at, m < M, n < N)
+            for k in range(first, tl.minimum(first + every, K) - 1):
+                x, w = _factors(x_ptr, w_ptr, k, m, n, M, N, tl.float64)
                 if y_ptr.dtype.element_ty == tl.float64:
-                    y = p + y
+                    y = x * w + y
                 else:
-                    y = _sum_to_odd(p, y).to(tl.float32).to(tl.float64)
-                x_at += M
-                w_at += N
-        total = _sum_to_odd(_product(x_at, w_at, m < M, n < N), y)
+                    y = _sum_to_odd(x * w, y).to(tl.float32).to(tl.float64)
+        x, w = _factors(x_ptr, w_ptr, tl.minimum(first + every, K) - 1, m, n, M, N, tl.float64)
+        total = _sum_to_odd(x * w, y)  # the product is exact: numbers of float32 have 24 bits
         y = to_significand(total, 0, mantissa, min_exponent, ROUNDING, BARE, True, MINUS)
         y = signed_range(y, total, most, over, under, infinite, minus_infinite, SATURATES, INFINITY_DIFFERS)
-        x_at += M
-        w_at += N
     _store(y_ptr, y, m, n, M, N)
 
 
@@ -223,7 +220,6 @@ def quant_matmul_fixed_fwd_kernel(
     """
     S: tl.constexpr = x_ptr.dtype.element_ty
     m, n = _tile(M, N, ROWS, COLUMNS)
-    x_at, w_at = x_ptr + m, w_ptr + n
     places = places.to(S)
     one = places * 0 + 1
     if SIGNED:
@@ -234,12 +230,12 @@ def quant_matmul_fixed_fwd_kernel(
         least = one - one
     code = tl.zeros((ROWS, COLUMNS), S)
     for first in range(0, K, every):
-        p = tl.zeros((ROWS, COLUMNS), S)
-        for _ in range(first, tl.minimum(first + every, K) if GROUPED else first + 1):
-            x, w = tl.load(x_at, mask=m < M, other=0), tl.load(w_at, mask=n < N, other=0)
-            p += x[:, None] * w[None, :]
-            x_at += M
-            w_at += N
+        x, w = _factors(x_ptr, w_ptr, first, m, n, M, N, S)
+        p = x * w
+        if GROUPED:
+            for k in range(first + 1, tl.minimum(first + every, K)):
+                x, w = _factors(x_ptr, w_ptr, k, m, n, M, N, S)
+                p += x * w
         code = _assigned(code, p, places, least, most, width, saturated, POINT, ROUNDING, OVERFLOW, SIGNED)
     bits = code.to(tl.int64).to(tl.uint64, bitcast=True)
     _store(y_ptr, wide_value(bits, tl.load(numbers + 2), True, False), m, n, M, N)

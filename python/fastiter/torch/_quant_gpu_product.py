@@ -59,6 +59,8 @@ def _place(x: Tensor) -> Tensor:
 
 def _measured(x: Tensor) -> Tensor:
     """Return whether all doubles are finite, the place of their last bit and that of their first; 0 has no bits."""
+    if not x.numel():
+        return torch.tensor([1, _NOWHERE, -_NOWHERE], device=x.device)
     _, significand, exponent = _parts(x)
     some = significand != 0
     last = torch.where(some, exponent + _place(significand & -significand), _NOWHERE).amin()
@@ -91,24 +93,17 @@ def _fixed(a: Tensor, w: Tensor, y: Tensor, acc: Fixed, every: int) -> None:
         raise BackendError(f"linear: sums of every products must have at most 64 bits on a GPU, got {got}")
     bits = 32 if max(of_sums, acc.width) <= 32 - _SPARE else 64
     dropped = -x_last - w_last - acc.fraction
-    point = _BELOW if dropped > 0 else _ABOVE if of_sums - dropped <= bits - _SPARE else _FAR
     kind = torch.int32 if bits == 32 else torch.int64
-    made = plan_of(acc, "float64", False, False)
-    numbers = numbers_of(acc, "float64", False, False, None, y.device).numbers
-    kernels = _gpu.triton_kernels("linear", "quant_matmul")
-    with _gpu.on(y):
-        kernels.quant_matmul_fixed_fwd_kernel[_programs(y)](
-            *(_codes(a, x_last, kind), _codes(w, w_last, kind), y, numbers, *y.shape, a.shape[0], every),
-            *(min(abs(dropped), bits - 1), acc.width, acc.saturated_bits),
-            POINT=point,
-            ROUNDING=made.rounding,
-            OVERFLOW=made.overflow,
-            SIGNED=acc.signed,
-            SYMMETRIC=acc.overflow == "SAT_SYM",
-            GROUPED=every > 1,
-            ROWS=ROWS,
-            COLUMNS=COLUMNS,
-        )
+    _launch(
+        "quant_matmul_fixed_fwd_kernel",
+        (_codes(a, x_last, kind), _codes(w, w_last, kind), y),
+        acc,
+        (every, min(abs(dropped), bits - 1), acc.width, acc.saturated_bits),
+        POINT=_BELOW if dropped > 0 else _ABOVE if of_sums - dropped <= bits - _SPARE else _FAR,
+        OVERFLOW=plan_of(acc, "float64", False, False).overflow,
+        SIGNED=acc.signed,
+        SYMMETRIC=acc.overflow == "SAT_SYM",
+    )
 
 
 def _all_measured(*factors: Tensor) -> list[list[int]]:
@@ -129,27 +124,41 @@ def _in_float32(name: str, x: Tensor) -> Tensor:
 
 
 def _float(a: Tensor, w: Tensor, y: Tensor, acc: Float, every: int) -> None:
-    made = plan_of(acc, "float64", False, False)
+    _launch(
+        "quant_matmul_float_fwd_kernel",
+        (_in_float32("x", a), _in_float32("weight", w), y),
+        acc,
+        (every, acc.mantissa, acc.min_exponent),
+        SATURATES=acc.overflow == "SAT",
+        MINUS=acc.specials != "fnuz",
+        INFINITY_DIFFERS=acc.rounding in ("RZ", "RD", "RU"),
+        BARE=acc.mantissa == 0,
+        enable_fp_fusion=False,
+    )
+
+
+# ---- both -----------------------------------------------------------------------------------------------------------
+
+
+def _launch(
+    kernel: str, tensors: tuple[Tensor, Tensor, Tensor], acc: Fixed | Float, whole: tuple[int, ...], **constants: Any
+) -> None:
+    """Launch a kernel on x (K, M), w (K, N) and y (M, N), with whole numbers of which the first is ``every``."""
+    x, _, y = tensors
+    programs = -(-y.shape[0] // ROWS) * -(-y.shape[1] // COLUMNS)
+    if programs == 0:
+        return
     numbers = numbers_of(acc, "float64", False, False, None, y.device).numbers
-    kernels = _gpu.triton_kernels("linear", "quant_matmul")
+    run = getattr(_gpu.triton_kernels("linear", "quant_matmul"), kernel)
     with _gpu.on(y):
-        kernels.quant_matmul_float_fwd_kernel[_programs(y)](
-            *(_in_float32("x", a), _in_float32("weight", w), y, numbers, *y.shape, a.shape[0], every),
-            *(acc.mantissa, acc.min_exponent),
-            ROUNDING=made.rounding,
-            SATURATES=acc.overflow == "SAT",
-            MINUS=acc.specials != "fnuz",
-            INFINITY_DIFFERS=acc.rounding in ("RZ", "RD", "RU"),
-            BARE=acc.mantissa == 0,
-            GROUPED=every > 1,
+        run[(programs,)](
+            *(*tensors, numbers, *y.shape, x.shape[0], *whole),
+            ROUNDING=plan_of(acc, "float64", False, False).rounding,
+            GROUPED=whole[0] > 1,
             ROWS=ROWS,
             COLUMNS=COLUMNS,
-            enable_fp_fusion=False,
+            **constants,
         )
-
-
-def _programs(y: Tensor) -> tuple[int]:
-    return (-(-y.shape[0] // ROWS) * -(-y.shape[1] // COLUMNS),)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, accumulate: str, every: int) -> Tensor:
@@ -162,10 +171,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, accumulate: str, ever
     if isinstance(acc, Float):
         _check_float(acc)
     a, w = _transposed(x, weight, bias)
-    kind = torch.float32 if span(acc).in_float32 else torch.float64
-    if not a.numel() or not w.numel():
-        y = torch.zeros((a.shape[1], w.shape[1]), dtype=kind, device=x.device)
-    else:
-        y = torch.empty((a.shape[1], w.shape[1]), dtype=kind, device=x.device)
-        (_fixed if isinstance(acc, Fixed) else _float)(a, w, y, acc, min(every, a.shape[0]))
+    y = a.new_empty((a.shape[1], w.shape[1]), dtype=torch.float32 if span(acc).in_float32 else torch.float64)
+    (_fixed if isinstance(acc, Fixed) else _float)(a, w, y, acc, min(every, max(a.shape[0], 1)))
     return y.to(x.dtype).reshape(*x.shape[:-1], weight.shape[0])
