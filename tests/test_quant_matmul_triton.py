@@ -19,7 +19,18 @@ from gpu_quant import Gpu, same  # noqa: E402
 from quant_cases import FLOAT_ROUNDINGS, ROUNDINGS, numbers, overflows, random_fixed, random_float  # noqa: E402
 from torch_quant_cases import LAYOUTS  # noqa: E402
 
-SMALL = ("fp16", "bf16", "e5m2", "e4m3fn", "e4m3fnuz", "fp32", "e3m2", "float<5,0,none>", "float<9,20>", "float<9,50,none>")
+SMALL = (
+    "fp16",
+    "bf16",
+    "e5m2",
+    "e4m3fn",
+    "e4m3fnuz",
+    "fp32",
+    "e3m2",
+    "float<5,0,none>",
+    "float<9,20>",
+    "float<9,50,none>",
+)
 #: Bits of x and weight, and how many places of their products an accumulator of 9 or of 40 bits has or drops
 PLACES = ((4, 5, 3), (4, 5, 0), (4, 5, -4), (4, 5, -28), (28, 31, 50), (5, 9, -55), (20, 30, -2))
 
@@ -155,7 +166,9 @@ def test_gradients_and_layers(gpu: Gpu) -> None:
     rng = np.random.default_rng(6)
     plan = layers.QuantPlan("fixed<5,2,RND,SAT>", "fixed<8,3,RND,SAT>", "fixed<6,3,RND,SAT>", accumulator="fixed<9,5>")
     for layer in (layers.QuantLinear(6, 5, plan=plan), layers.QuantConv2d(6, 4, 2, groups=2, padding=1, plan=plan)):
-        x = torch.from_numpy(rng.standard_normal((3, 4, 6) if isinstance(layer, torch.nn.Linear) else (6, 2, 3))).float()
+        x = torch.from_numpy(
+            rng.standard_normal((3, 4, 6) if isinstance(layer, torch.nn.Linear) else (6, 2, 3))
+        ).float()
 
         def trained(layer: Any = layer, x: Any = x, put: Any = lambda t: t) -> list[Any]:
             copy, given = put(layer), put(x).requires_grad_()
@@ -176,7 +189,9 @@ def test_what_is_refused(gpu: Gpu) -> None:
         return gpu.run(lambda: ours.linear(gpu.put(x), gpu.put(weight), accumulate=accumulate, every=every))
 
     for bad in (math.nan, math.inf):
-        with pytest.raises(ValueError, match="linear: weight must be finite for an accumulator in fixed point, got NaN"):
+        with pytest.raises(
+            ValueError, match="linear: weight must be finite for an accumulator in fixed point, got NaN"
+        ):
             run(x[:0], weight * bad, "fixed<9,5>")
         same(run(x, weight * bad, "e5m2"), ours.linear(x, weight * bad, accumulate="e5m2"))
     wide = torch.tensor([[1.0, 2.0**-31, 2.0**-40]], dtype=torch.float64)

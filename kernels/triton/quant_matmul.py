@@ -139,9 +139,7 @@ def _rounded(code, p, right, ones, ROUNDING: tl.constexpr):
 
 
 @triton.jit
-def _in_range(
-    total, floor, negative, far, least, most, width, saturated, OVERFLOW: tl.constexpr, SIGNED: tl.constexpr
-):
+def _in_range(total, floor, negative, far, least, most, width, saturated, OVERFLOW: tl.constexpr, SIGNED: tl.constexpr):
     """The code that a rounded sum becomes; far: it is out of range whatever its low bits say"""
     if OVERFLOW == SATURATE:
         return tl.where(far, tl.where(negative, least, most), tl.minimum(tl.maximum(total, least), most))

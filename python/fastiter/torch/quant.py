@@ -384,6 +384,15 @@ def linear(
     every : int
         How many sums go between two roundings.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type, dtype or shape, and for numbers that the accumulator does not take.
+    BackendError
+        For a tensor on another device than the CPU or a CUDA one; on a CUDA device for a :class:`Fixed` of more than 62
+        bits, and for sums of ``every`` products that need more than 64. With a :class:`Fixed` the call waits for the
+        device, which looks at the bits of x and weight first.
+
     Examples
     --------
     >>> import torch
