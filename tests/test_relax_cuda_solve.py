@@ -122,7 +122,7 @@ def test_batches_refused(gpu: Gpu) -> None:
     other = torch.sparse_csr_tensor(good.crow_indices(), col, good.values(), good.shape, check_invariants=False)
     with pytest.raises(ValueError, match="A must have one pattern for all its matrices, got another in matrix 1"):
         fastiter.torch.Relaxation(other, "jacobi")
-    with pytest.raises(TypeError, match="A must be one matrix where there is a block_size, got a Batch"):
+    with pytest.raises(BackendError, match="A must be one matrix on a GPU where there is a block_size, got a batch"):
         fastiter.torch.Relaxation(good, "block_jacobi", block_size=2)
     with pytest.raises(ValueError, match=r"b must have shape \(2, 6\) to go with A, got \(6,\)"):
         fastiter.torch.Relaxation(good, "jacobi").solve(gpu.tensor(np.ones(6)))

@@ -35,13 +35,13 @@ def _variant(cell: int, D: int, kind: str, warps: int, backward: bool, held: boo
 
 _ALL = "starts reset clip_state clip_grad"
 TRITON = [
-    _variant(2, 32, "*bf16", 4, False, True),
-    _variant(2, 32, "*bf16", 4, True, True),
-    _variant(3, 32, "*bf16", 4, False, True),
+    _variant(2, 32, "*bf16", 8, False, True),
+    _variant(2, 32, "*bf16", 8, True, True),
+    _variant(3, 32, "*bf16", 8, False, True),
     _variant(4, 32, "*fp32", 8, False, True),
     _variant(4, 16, "*fp32", 4, True, True),
     _variant(0, 16, "*fp16", 4, True, True),
-    _variant(3, 32, "*bf16", 4, True, True, _ALL),
+    _variant(3, 32, "*bf16", 8, True, True, _ALL),
 ]
 NVIDIA = [
     _variant(2, 64, "*bf16", 8, False, True, _ALL),

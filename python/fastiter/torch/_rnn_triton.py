@@ -64,7 +64,7 @@ def _launch(name: str, work: Work, x: Tensor, args: Sequence[Tensor | None]) -> 
             D=width,
             HELD=held,
             TERMS=_TERMS,
-            num_warps=4 if size <= 8 << 10 else 8 if size <= 32 << 10 else 16,
+            num_warps=4 if size <= 4 << 10 else 8 if size <= 32 << 10 else 16,
             num_stages=1,
             enable_fp_fusion=True,
         )
