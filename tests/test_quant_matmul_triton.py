@@ -156,9 +156,8 @@ def test_gradients_and_layers(gpu: Gpu) -> None:
     rng = np.random.default_rng(6)
     plan = layers.QuantPlan("fixed<5,2,RND,SAT>", "fixed<8,3,RND,SAT>", "fixed<6,3,RND,SAT>", accumulator="fixed<9,5>")
     for layer in (layers.QuantLinear(6, 5, plan=plan), layers.QuantConv2d(6, 4, 2, groups=2, padding=1, plan=plan)):
-        x = torch.from_numpy(
-            rng.standard_normal((3, 4, 6) if isinstance(layer, torch.nn.Linear) else (6, 2, 3))
-        ).float()
+        shape = (3, 4, 6) if isinstance(layer, torch.nn.Linear) else (6, 2, 3)
+        x = torch.from_numpy(rng.standard_normal(shape)).float()
 
         def trained(layer: Any = layer, x: Any = x, put: Any = lambda t: t) -> list[Any]:
             copy, given = put(layer), put(x).requires_grad_()
