@@ -35,13 +35,7 @@ from bench.contest import Record
 SECTIONS = ("memory", "products", "rnn", "newton")
 Call = Callable[[], object]
 FORMATS = ("fixed<8,4,RND,SAT>", "int8", "e4m3fn", "mxfp4_e2m1", "nvfp4", "posit<16,1>")
-ACCUMULATORS = (
-    ("bf16", 1),
-    ("fp32", 8),
-    ("fixed<16,8,RND,SAT>", 1),
-    ("fixed<16,8>", 8),
-    ("fixed<40,20,RND_CONV,SAT>", 1),
-)
+ACCUMULATORS = [("bf16", 1), ("fp32", 8), ("fixed<16,8,RND,SAT>", 1), ("fixed<16,8>", 8), ("fixed<40,20,RND,SAT>", 1)]
 
 
 @dataclass(frozen=True)

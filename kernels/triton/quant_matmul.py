@@ -152,7 +152,7 @@ def _in_range(total, floor, negative, far, least, most, width, saturated, OVERFL
         else:
             return total & most
     else:
-        ones = unsigned((((width * 0 + 1).to(tl.int64) << width) - 1))
+        ones = unsigned(((width * 0 + 1).to(tl.int64) << width) - 1)
         above = unsigned(floor.to(tl.int64) >> width) & 1
         u = wrapped(unsigned(total.to(tl.int64)) & ones, negative, above, width, saturated, OVERFLOW, SIGNED)
         if SIGNED:

@@ -5,13 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 _SIZES = dict.fromkeys(("M", "N", "K", "every"), "i32")
-_FLOAT_TYPES = {
-    "x_ptr": "*fp32",
-    "w_ptr": "*fp32",
-    "numbers": "*fp64",
-    "mantissa": "i32",
-    "min_exponent": "i32",
-} | _SIZES
+_FLOAT_TYPES = {"x_ptr": "*fp32", "w_ptr": "*fp32", "numbers": "*fp64"} | _SIZES
+_FLOAT_TYPES |= {"mantissa": "i32", "min_exponent": "i32"}
 _FIXED_TYPES = {"numbers": "*fp64", "places": "i32", "width": "i32", "saturated": "i32"} | _SIZES
 _TILE: dict[str, Any] = {"ROWS": 16, "COLUMNS": 64}
 _OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}

@@ -133,7 +133,6 @@ def _float(a: Tensor, w: Tensor, y: Tensor, acc: Float, every: int) -> None:
         MINUS=acc.specials != "fnuz",
         INFINITY_DIFFERS=acc.rounding in ("RZ", "RD", "RU"),
         BARE=acc.mantissa == 0,
-        enable_fp_fusion=False,
     )
 
 
@@ -158,6 +157,7 @@ def _launch(
             ROWS=ROWS,
             COLUMNS=COLUMNS,
             **constants,
+            enable_fp_fusion=False,
         )
 
 

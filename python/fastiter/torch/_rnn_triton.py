@@ -13,8 +13,7 @@ from ._rnn_cuda import Work, four
 
 #: Rows of the batch that a program takes together: the least that tensor cores multiply.
 _ROWS = 16
-#: Bytes of r, and of a line of it, that stay in a program; of a larger r it reads some terms of the sums at a time, from
-#: the cache.
+#: Bytes of r, and of a line of it, that stay in a program; of a larger r it reads some terms of the sums at a time.
 _MOST_HELD, _LINE_HELD, _TERMS = 64 << 10, 256, 16
 #: Registers of a thread where 16 warps share a multiprocessor; left alone, the compiler may settle for half and spill.
 _MOST_REGISTERS = 128
