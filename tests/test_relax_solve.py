@@ -89,6 +89,9 @@ def test_divergence_is_said() -> None:
     mixed = relax.jacobi(csr(np.diag([1.0, 1.0])), np.array([[1.0, np.nan], [1.0, 1.0]]))
     assert mixed.reason == ("converged", "diverged")
     assert mixed.value[:, 0].tolist() == [1.0, 1.0]
+    for solve in (relax.sor, relax.ssor_cg, relax.chebyshev):
+        endless = solve(csr(np.diag([1.0, 2.0])), np.array([[1.0, np.inf], [1.0, 1.0]]))
+        assert endless.reason == ("converged", "diverged")  # though infinity is no more than rtol times infinity
 
 
 def test_stagnation_is_said() -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from .._rnn import kind
 from .._solution import Solution
 from . import _spectrum, _vectors
-from ._auto import jacobi_of
+from ._auto import MARGIN, jacobi_of
 from ._mixture import Mixture
 from ._prepare import JACOBI, System, prepare
 from ._relaxation import METHODS, Relaxation
@@ -108,7 +108,7 @@ def _estimated(function: str, A: Any, system: System) -> tuple[float, float]:
     if largest >= 1:
         raise ValueError(f"{function}: bounds must be given where A is not positive definite, got None")
     # Estimates from inside: a larger high costs little, and an eigenvalue beyond it would grow.
-    return 0.95 * (1 - largest), 1.02 * (1 - least)
+    return 0.95 * (1 - largest), MARGIN * (1 - least)
 
 
 def bounds_of(function: str, rho: float, is_jacobi: bool) -> tuple[float, float]:
