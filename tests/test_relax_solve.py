@@ -150,6 +150,19 @@ def test_chebyshev_finds_its_bounds() -> None:
     assert abs(both.steps - known.steps).max() <= 1
 
 
+def test_chebyshev_finds_a_least_eigenvalue_that_its_estimate_misses() -> None:
+    m = 80
+    A, b, beta = poisson(m, m), np.ones(m * m), math.cos(math.pi / (m + 1))
+    known = relax.chebyshev(A, b, bounds=(1 - beta, 1 + beta)).steps
+    jacobi = Chebyshev(Relaxation(A, "jacobi"))
+    assert jacobi.bounds[0] > 5 * (1 - beta)
+    for found in (relax.chebyshev(A, b), jacobi.solve(b), jacobi.solve(b, check_every=10)):
+        assert found.converged
+        assert found.steps < 1.6 * known
+    fixed = Chebyshev(Relaxation(A, "jacobi"), jacobi.bounds)  # what is given stays
+    assert not fixed.solve(b, max_steps=2 * known).converged
+
+
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_accelerated_sweeps(dtype: str) -> None:
     A = poisson(15, 15).astype(dtype)
