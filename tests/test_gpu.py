@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import fastiter
+import fastiter.relax
 from fastiter import _cuda, _nvrtc
 from fastiter._backend import BackendError, availability
 
@@ -100,6 +101,44 @@ def test_what_newtons_method_did_is_cupys_too(cupy: types.ModuleType) -> None:
     wx, a = np.zeros((2, 3, 3, 4)), np.zeros((3, 4))
     *_, info = fastiter.paragru(Array(wx), Array(a), method="newton", return_info=True)
     assert info.steps.values.tolist() == [1, 1] and info.fallbacks.values.tolist() == [0, 0]
+
+
+class Matrix:
+    """A sparse matrix of CuPy's, as far as it is used."""
+
+    __module__ = "cupyx.scipy.sparse"
+
+    def __init__(self, dense: Any) -> None:
+        row, column = np.nonzero(dense)
+        self.shape = dense.shape
+        self.indptr = Array(np.searchsorted(row, np.arange(len(dense) + 1)).astype(np.int32))
+        self.indices, self.data = Array(column.astype(np.int32)), Array(dense[row, column])
+
+    def tocsr(self) -> Matrix:
+        return self
+
+
+@pytest.mark.parametrize("name", ["jacobi", "block_jacobi", "gauss_seidel", "sor", "ssor", "kaczmarz", "chebyshev"])
+def test_systems_of_cupy_go_through_torch(cupy: types.ModuleType, name: str) -> None:
+    A, b = 2 * np.eye(9) - np.eye(9, k=1) - np.eye(9, k=-1), np.random.default_rng(0).standard_normal((9, 2))
+    solve = getattr(fastiter.relax, name)
+    options: dict[str, Any] = {"max_steps": 40, **({"block_size": 2} if name == "block_jacobi" else {})}
+    expected = solve(A, b, **options)
+    for matrix in (Matrix(A), Array(A)):
+        found = solve(matrix, b=Array(b), x0=Array(np.zeros_like(b)), **options)
+        np.testing.assert_allclose(found.value.values, expected.value, rtol=1e-12, atol=1e-12)
+        assert np.array_equal(found.steps, expected.steps) and isinstance(found.residual, np.ndarray)
+    assert cupy.streams == [(0, 1)] * 2
+
+
+def test_what_else_relaxes_says_who_takes_cupy(cupy: types.ModuleType) -> None:
+    A = Matrix(np.eye(3))
+    for name, call in (
+        ("Relaxation", lambda: fastiter.relax.Relaxation(A)),
+        ("ssor_cg", lambda: fastiter.relax.ssor_cg(A, np.ones(3))),
+    ):
+        with pytest.raises(BackendError, match=rf"^{name}: A must be NumPy's or SciPy's, got Matrix of CuPy"):
+            call()
 
 
 @pytest.mark.parametrize(

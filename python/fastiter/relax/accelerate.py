@@ -13,6 +13,7 @@ from .._rnn import kind
 from .._solution import Solution
 from . import _spectrum, _vectors
 from ._auto import MARGIN, jacobi_of
+from ._cupy_systems import takes_cupy_systems
 from ._mixture import Mixture
 from ._prepare import JACOBI, System, prepare
 from ._relaxation import METHODS, Relaxation
@@ -77,6 +78,7 @@ def checked_bounds(function: str, bounds: object) -> tuple[float, float]:
     return low, high
 
 
+@takes_cupy_systems
 def chebyshev(
     A: Any,
     b: Array,
