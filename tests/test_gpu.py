@@ -97,6 +97,13 @@ def test_arrays_of_cupy_go_through_torch(cupy: types.ModuleType) -> None:
         np.testing.assert_array_equal(found.values, array)
 
 
+def test_codes_of_cupy_are_packed(cupy: types.ModuleType) -> None:
+    codes = np.arange(13, dtype=np.uint8) % 4
+    packed = fastiter.quant.pack(Array(codes), "fixed<3,1>")
+    np.testing.assert_array_equal(packed.values, fastiter.quant.pack(codes, "fixed<3,1>"))
+    np.testing.assert_array_equal(fastiter.quant.unpack(packed, "fixed<3,1>", 13).values, codes)
+
+
 def test_what_newtons_method_did_is_cupys_too(cupy: types.ModuleType) -> None:
     wx, a = np.zeros((2, 3, 3, 4)), np.zeros((3, 4))
     *_, info = fastiter.paragru(Array(wx), Array(a), method="newton", return_info=True)
