@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_exporting
 
 from .. import _core
 from .._backend import BackendError
@@ -126,6 +126,11 @@ _trace = torch._C._get_tracing_state
 def unwatched() -> bool:
     """Say whether nothing traces or transforms what is called."""
     return not is_compiling() and _modes() == 0 and _level() is None and _trace() is None
+
+
+def grad_enabled() -> bool:
+    """Say whether gradients may be asked for. Exported graphs have none, and what is kept for them costs memory."""
+    return torch.is_grad_enabled() and not is_exporting()
 
 
 def transformed() -> bool:

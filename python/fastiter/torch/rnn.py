@@ -32,6 +32,7 @@ from ._op import (
     check_tensors,
     checked_bounds,
     checked_lengths,
+    grad_enabled,
     transformed,
 )
 from ._rnn_autograd import Recurrence, Transformed
@@ -342,7 +343,7 @@ def _apply(
     """Return h, the final states, and all states (h alone where they are not wanted). ``fitting``: what `fits` said."""
     first = () if state is None else tuple(state)
     # In forward mode the autograd function is called for its refusal.
-    needs_grad = (torch.is_grad_enabled() and _any_requires_grad(wx, r, b, first)) or forward_ad._current_level >= 0
+    needs_grad = (grad_enabled() and _any_requires_grad(wx, r, b, first)) or forward_ad._current_level >= 0
     if fitting and not needs_grad:
         outputs = rnn_fwd_fitting(cell, wx, r, b, first, reverse, all_states)
     elif needs_grad or transformed():
@@ -351,7 +352,8 @@ def _apply(
     else:
         outputs = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, False, how)
     h, count = outputs[0], len(cell.states)
-    return h, tuple(outputs[1 : 1 + count]), (h, *outputs[1 + count :]) if all_states else (h,)
+    # Behind the states of all steps lies, under torch.func, what is kept for the backward pass.
+    return h, tuple(outputs[1 : 1 + count]), (h, *outputs[1 + count : 2 * count]) if all_states else (h,)
 
 
 def _any_requires_grad(wx: Tensor, r: Tensor, b: Tensor | None, first: States) -> bool:

@@ -135,8 +135,19 @@ def step(module: RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
     if input.dim() not in (1, 2):
         raise ValueError(f"{module_name(module)}: input must have 1 or 2 dimensions, got shape {tuple(input.shape)}")
     time = 1 if input.dim() == 2 and module.batch_first else 0
+    if hx is None and module.mode == "LSTM":
+        hx = _exact_zeros(module, input.shape[:-1])
     output, last = forward(module, input.unsqueeze(time), hx)
     return output.squeeze(time), last
+
+
+def _exact_zeros(module: RNNBase, rows: torch.Size) -> State | None:
+    """Return an LSTM's first states where c would else be rounded from step to step, as no run over all steps does."""
+    weight = _weight(module, "weight_ih_l0")
+    if weight.dtype != torch.bfloat16 or not weight.is_cpu or torch.is_autocast_enabled("cpu"):
+        return None
+    h = weight.new_zeros(module.num_layers, *rows, module.proj_size or module.hidden_size)
+    return h, torch.zeros(module.num_layers, *rows, module.hidden_size)
 
 
 def check_streams(module: RNNBase) -> None:

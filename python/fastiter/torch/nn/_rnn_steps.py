@@ -73,7 +73,8 @@ def both_directions(steps: Steps, batch_sizes: Tensor | None) -> Both:
     lengths, bounds, reset = steps
     if reset is None:
         return steps, steps
-    back = torch.cat([reset[:, 1:], torch.zeros_like(reset[:, :1])], 1)
+    time = reset.shape[1]
+    back = reset.roll(-1, 1) & (torch.arange(time) < time - 1)  # a slice [1:] would be exported for T > 2 alone
     if bounds is not None:
         back[:, bounds[1:] - 1] = False
     if batch_sizes is not None:
