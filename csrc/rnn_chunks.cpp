@@ -4,7 +4,6 @@
 #include "run.hpp"
 #include "runner.hpp"
 #include <algorithm>
-#include <type_traits>
 #include <utility>
 
 namespace fastiter {
@@ -74,6 +73,16 @@ template <class S> struct RepeatedForward : Repeated<RnnForward<S>> {
     }
 };
 
+template <class S> struct RepeatedRecompute : Repeated<RnnForward<S>> {
+    void operator()(RnnForward<S>& p) {
+        const RnnKernels<S>& k = kernels().rnn<S>();
+        auto job = [](const void* x, Team team) {
+            kernels().rnn<S>().recompute(*static_cast<const RnnForward<S>*>(x), team);
+        };
+        this->run(p, k, false, job, k.recompute_workspace);
+    }
+};
+
 template <class S> struct RepeatedBackward : Repeated<RnnBackward<S>> {
     void operator()(RnnBackward<S>& p) {
         const RnnKernels<S>& k = kernels().rnn<S>();
@@ -109,7 +118,6 @@ template <class S> struct Scratch {
     Workspace space{};
     PerState<Steps<S>, Steps<T>> states; // but h
     Steps<T> saved;
-    PerState<S*, T*> last;
     PerState<T*, T*> carried;
     T* db_rows;
 
@@ -117,18 +125,12 @@ template <class S> struct Scratch {
         constexpr int64_t kLine = 64 / sizeof(T);
         const int64_t unit = s.N * s.D, steps = s.B * std::min(every, s.T) * unit;
         const int64_t rows = s.B * s.N * cell.gates * ((s.D + kLine - 1) / kLine * kLine);
-        const int64_t count = steps * (cell.states - 1 + cell.saved) + 2 * cell.states * s.B * unit + rows;
+        const int64_t count = steps * (cell.states - 1 + cell.saved) + cell.states * s.B * unit + rows;
         T* data = static_cast<T*>(space.of(sizeof(T) * size_t(count)));
         auto take = [&](int64_t n) { return std::exchange(data, data + n); };
         db_rows = take(rows);
         std::fill_n(db_rows, rows, T(0));
-        for_each_state(
-            cell.states,
-            [&](auto*& last_of, auto*& carried_of) {
-                last_of = reinterpret_cast<std::decay_t<decltype(last_of)>>(take(s.B * unit));
-                carried_of = reinterpret_cast<std::decay_t<decltype(carried_of)>>(take(s.B * unit));
-            },
-            last, carried);
+        for_each_state(cell.states, [&](T*& of) { of = take(s.B * unit); }, carried);
         for (int k = 1; k < cell.states; ++k) states.others[k - 1] = {take(steps), unit, s.B * unit, 0, s.D};
         if (cell.saved) saved = {take(steps * cell.saved), cell.saved * unit, s.B * cell.saved * unit, unit, s.D};
     }
@@ -163,7 +165,7 @@ void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const S*
     const Boundaries between{p.shape, chunks.every};
     const CellSize cell = cell_size(p.shape.cell);
     Scratch<S> scratch(p.shape, chunks.every, cell);
-    RepeatedForward<S> forward{{p.shape}};
+    RepeatedRecompute<S> recompute{{p.shape}};
     RepeatedBackward<S> backward{{p.shape}};
     for_each_part(p.shape, chunks.every, true, [&](int64_t chunk, const Part& part) {
         RnnForward<S> f;
@@ -171,8 +173,7 @@ void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const S*
         f.shape = g.shape = part.shape;
         f.wx = part.of(wx), f.r = p.r, f.b = b;
         f.saved = part.alone(scratch.saved), g.saved = constant(f.saved);
-        f.last = scratch.last;
-        g.states.h = part.of(p.states.h);
+        f.known_h = g.states.h = part.of(p.states.h);
         for (int k = 0; k + 1 < cell.states; ++k) {
             f.states.others[k] = part.alone(scratch.states.others[k]);
             g.states.others[k] = constant(f.states.others[k]);
@@ -194,7 +195,7 @@ void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const S*
             if (!between.ends(chunk)) g.dlast.others[k] = scratch.carried.others[k];
         }
         f.first = g.first;
-        forward(f);
+        if (cell.saved || cell.states > 1) recompute(f);
         backward(g);
     });
     if (dr) weight_gradient(p, dr);

@@ -145,8 +145,9 @@ def with_torch(dtype: Any) -> None:
         wx, r, b = (torch.from_numpy(x).requires_grad_() for x in inputs[:3])
         state = [torch.from_numpy(x).requires_grad_() for x in inputs.state]
         how |= options(activation, return_all_states=True)
-        h, last, states = getattr(fastiter.torch, cell)(wx, r, b, state, **how)
-        backward([h, *last, *states[1:]])
+        for checkpoint in (None, 2):
+            h, last, states = getattr(fastiter.torch, cell)(wx, r, b, state, **how, checkpoint=checkpoint)
+            backward([h, *last, *states[1:]])
     for para, arrays, how, _ in every_para_case(dtype):
         if min(arrays.wx.strides) > 0:
             given = [torch.from_numpy(x).requires_grad_() for x in (arrays.wx, *arrays.weights(), *arrays.state)]

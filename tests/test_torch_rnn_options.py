@@ -229,6 +229,17 @@ def test_checkpoints_on_many_threads() -> None:
             assert_same_bits(result, results[0])
 
 
+@both_ways
+@pytest.mark.parametrize("cell", ["lstm", "gru", "slstm"])
+def test_checkpoints_far_apart(cell: str, reverse: bool) -> None:
+    """Chunks of more steps than are computed again side by side, which begin and end anywhere in a row."""
+    given = leaves(rnn_inputs(cell, 3, 450, 1, 40, np.float32))
+    fastiter.set_num_threads(1)
+    how = {"reverse": reverse, "reset": tensor(some_resets(3, 450))}
+    expected = with_gradients(run(cell, "", given, **how), given.all())
+    assert_same_bits(with_gradients(run(cell, "", given, **how, checkpoint=400), given.all()), expected)
+
+
 @pytest.mark.parametrize("cell", ["lstm", "gru", "slstm"])
 def test_checkpoints_save_memory(cell: str) -> None:
     """What is kept for the backward pass besides the arguments and h, in bytes."""

@@ -107,7 +107,7 @@ template <class S, class C> struct Forward {
         int64_t i, row, d;
     };
 
-    FASTITER_INLINE void begin_cell(Work& w, const vec<T>* products, int64_t n, int64_t t, int64_t parity) {
+    FASTITER_INLINE void begin_cell(Work& w, const vec<T>* products, const vec<T>* before, int64_t n, int64_t t) {
         const S* line = line_of(p.wx, shape, w.row, t) + n * p.wx.head + w.d;
         vec<T> x[G];
 #pragma GCC unroll 4
@@ -115,23 +115,17 @@ template <class S, class C> struct Forward {
             x[g] = load_up_to(line + g * p.wx.gate, D - w.d);
             __builtin_prefetch(line + g * p.wx.gate + next_time);
         }
-        if (C::reads_h) w.state[0] = load(h_line(parity, w.i) + w.d);
 #pragma GCC unroll 4
-        for (int k = 1; k < states; ++k) w.state[k] = load(s_line(k, w.i) + w.d);
+        for (int k = 0; k < states; ++k) w.state[k] = before[k];
         C::begin(x, products, w.state, w.keep);
     }
 
-    FASTITER_INLINE void finish_cell(Work& w, int64_t n, int64_t t, int64_t parity) {
-        C::finish(w.state, w.keep);
-        if (bound.given) w.state[0] = clip<T>(w.state[0], bound.value);
-        store(h_line(parity ^ 1, w.i) + w.d, w.state[0]);
-        if (p.states.h.data)
-            store_up_to(line_of(p.states.h, shape, w.row, t) + n * p.states.h.head + w.d, w.state[0], D - w.d);
+    // The states other than h, rounded as they are to be, and the saved values, as far as they have a place
+    FASTITER_INLINE void keep(Work& w, int64_t n, int64_t t) {
 #pragma GCC unroll 4
         for (int k = 1; k < states; ++k) {
             const Steps<T>& all = p.states.others[k - 1];
             if (shape.rounds_states) w.state[k] = rounded<S>(w.state[k]);
-            store(s_line(k, w.i) + w.d, w.state[k]);
             if (all.data) store_up_to(line_of(all, shape, w.row, t) + n * all.head + w.d, w.state[k], D - w.d);
         }
         if (C::saved && p.saved.data) {
@@ -146,25 +140,47 @@ template <class S, class C> struct Forward {
         }
     }
 
+    FASTITER_INLINE void finish_cell(Work& w, int64_t n, int64_t t, int64_t parity) {
+        C::finish(w.state, w.keep);
+        if (bound.given) w.state[0] = clip<T>(w.state[0], bound.value);
+        store(h_line(parity ^ 1, w.i) + w.d, w.state[0]);
+        if (p.states.h.data)
+            store_up_to(line_of(p.states.h, shape, w.row, t) + n * p.states.h.head + w.d, w.state[0], D - w.d);
+        keep(w, n, t);
+#pragma GCC unroll 4
+        for (int k = 1; k < states; ++k) store(s_line(k, w.i) + w.d, w.state[k]);
+    }
+
+    // b + r h of ROWS lines of h, `stride` apart, for PANELS panels that have UNITS vectors of units each
+    template <int ROWS, int UNITS, int PANELS>
+    FASTITER_INLINE void add_products(int64_t n, int64_t panel, const S* x, int64_t stride,
+                                      vec<T> (&acc)[ROWS][PANELS * UNITS * G]) {
+        for (int v = 0; v < PANELS * UNITS; ++v)
+            for (int g = 0; g < G; ++g) {
+                const vec<T> b = load(bias + (n * G + g) * Dp + panel * kPanelUnits + v * W);
+#pragma GCC unroll 12
+                for (int i = 0; i < ROWS; ++i) acc[i][v * G + g] = b;
+            }
+        add_product<S, ROWS, UNITS * G, PANELS>(x, stride, packed + (n * panels + panel) * panel_size(), panel_size(),
+                                                D, acc);
+    }
+
     // Rows [first, first + ROWS) of the group times PANELS panels that have UNITS vectors of units each
     template <int ROWS, int UNITS, int PANELS> void tile(int64_t n, int64_t t, int64_t first, int64_t panel) {
         constexpr int V = PANELS * UNITS;
         const int64_t parity = parity_of(t), unit = panel * kPanelUnits;
         vec<T> acc[ROWS][V * G];
-        for (int v = 0; v < V; ++v)
-            for (int g = 0; g < G; ++g) {
-                const vec<T> b = load(bias + (n * G + g) * Dp + unit + v * W);
-#pragma GCC unroll 12
-                for (int i = 0; i < ROWS; ++i) acc[i][v * G + g] = b;
-            }
-        add_product<S, ROWS, UNITS * G, PANELS>(h_line(parity, first), Dp, packed + (n * panels + panel) * panel_size(),
-                                                panel_size(), D, acc);
+        add_products<ROWS, UNITS, PANELS>(n, panel, h_line(parity, first), Dp, acc);
         Work work[ROWS * V];
         for (int i = 0; i < ROWS; ++i)
             for (int v = 0; v < V; ++v) {
                 Work& w = work[i * V + v];
                 w.i = first + i, w.row = rows.row(first + i), w.d = unit + v * W;
-                begin_cell(w, &acc[i][v * G], n, t, parity);
+                vec<T> before[states] = {};
+                if (C::reads_h) before[0] = load(h_line(parity, w.i) + w.d);
+#pragma GCC unroll 4
+                for (int k = 1; k < states; ++k) before[k] = load(s_line(k, w.i) + w.d);
+                begin_cell(w, &acc[i][v * G], before, n, t);
             }
         for (Work& w : work) finish_cell(w, n, t, parity);
     }

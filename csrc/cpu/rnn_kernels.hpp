@@ -70,6 +70,7 @@ template <class S> struct RnnForward {
     PerState<S*, T*> last;
     PerState<Steps<S>, Steps<T>> states;
     Steps<T> saved;
+    Steps<const S> known_h; // of all steps, for `recompute` alone
     void* workspace = nullptr;
     bool is_packed = false; // r and b are in the workspace already
 };
@@ -101,8 +102,11 @@ template <class S> struct RnnBackward {
 template <class S> struct RnnKernels {
     RnnPlan (*plan)(const RnnShape&, bool backward, int threads);
     size_t (*fwd_workspace)(const RnnShape&, const RnnPlan&);
+    size_t (*recompute_workspace)(const RnnShape&, const RnnPlan&);
     size_t (*bwd_workspace)(const RnnShape&, const RnnPlan&);
     void (*fwd)(const RnnForward<S>&, Team);
+    // Writes only `saved` and the states other than h, from known_h; bits are those of fwd.
+    void (*recompute)(const RnnForward<S>&, Team);
     void (*bwd)(const RnnBackward<S>&, Team);
 };
 

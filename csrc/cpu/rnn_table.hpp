@@ -1,7 +1,7 @@
 // The recurrences' row of an instruction set, for numbers that are stored as S.
 #pragma once
 #include "rnn_backward.hpp"
-#include "rnn_forward.hpp"
+#include "rnn_recompute.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 
@@ -25,18 +25,26 @@ template <class S, class F> auto with_cell(Cell cell, F f) {
 template <class S> size_t rnn_fwd_workspace(const RnnShape& shape, const RnnPlan& plan) {
     return with_cell<S>(shape.cell, [&]<class C>() { return forward_workspace<S, C>(shape, plan); });
 }
+template <class S> size_t rnn_recompute_workspace(const RnnShape& shape, const RnnPlan& plan) {
+    return with_cell<S>(shape.cell, [&]<class C>() { return recompute_workspace<S, C>(shape, plan); });
+}
 template <class S> size_t rnn_bwd_workspace(const RnnShape& shape, const RnnPlan& plan) {
     return with_cell<S>(shape.cell, [&]<class C>() { return backward_workspace<S, C>(shape, plan); });
 }
 template <class S> void rnn_fwd(const RnnForward<S>& p, Team team) {
     with_cell<S>(p.shape.cell, [&]<class C>() { forward<S, C>(p, team); });
 }
+template <class S> void rnn_recompute(const RnnForward<S>& p, Team team) {
+    with_cell<S>(p.shape.cell, [&]<class C>() { recompute<S, C>(p, team); });
+}
 template <class S> void rnn_bwd(const RnnBackward<S>& p, Team team) {
     with_cell<S>(p.shape.cell, [&]<class C>() { backward<S, C>(p, team); });
 }
 
 template <class S>
-constexpr RnnKernels<S> rnn_kernels_of = {rnn_plan<S>, rnn_fwd_workspace<S>, rnn_bwd_workspace<S>, rnn_fwd<S>,
-                                          rnn_bwd<S>};
+constexpr RnnKernels<S> rnn_kernels_of = {
+    rnn_plan<S>,      rnn_fwd_workspace<S>, rnn_recompute_workspace<S>, rnn_bwd_workspace<S>, rnn_fwd<S>,
+    rnn_recompute<S>, rnn_bwd<S>,
+};
 
 } // namespace fastiter::FASTITER_LEVEL
