@@ -32,11 +32,11 @@ const Level levels[] = {
 const Level* chosen = &levels[0];
 
 #ifdef FASTITER_BUILT_V4
-// v4, with the recurrences of bf16 on AVX512_BF16 where the processor has it
+// v4, with the products of bf16, in the recurrences and alone, on AVX512_BF16 where the processor has it
 const Kernels& with_bf16_products() {
     static const Kernels kernels = [] {
         Kernels k = v4::kernels;
-        if (__builtin_cpu_supports("avx512bf16")) k.rnn_bf16 = &v4_bf16::rnn_bf16;
+        if (__builtin_cpu_supports("avx512bf16")) k.gemm_bf16 = &v4_bf16::gemm_bf16, k.rnn_bf16 = &v4_bf16::rnn_bf16;
         return k;
     }();
     return kernels;

@@ -55,14 +55,14 @@ template <class S> void run_backward(RnnBackward<S> p, S* dr) {
 }
 
 template <class T> void run_gemm(Gemm<T> g) {
-    const KernelsOf<T>& k = kernels().of<T>();
+    const GemmKernels<T>& k = kernels().gemm<T>();
     constexpr double kSmall = 2e6; // flops that take about as long as starting a team
     auto job = [](const void* params, Team team) {
-        kernels().of<T>().gemm(*static_cast<const Gemm<T>*>(params), team);
+        kernels().gemm<T>().multiply(*static_cast<const Gemm<T>*>(params), team);
     };
     run(g, job, [&](int threads) {
         if (2.0 * g.M * g.N * g.K < kSmall) threads = 1;
-        g.workspace = workspace.of(k.gemm_workspace(g, threads));
+        g.workspace = workspace.of(k.workspace(g, threads));
         return threads;
     });
 }
@@ -95,5 +95,6 @@ template void run_backward(RnnBackward<bf16>, bf16*);
     template void run_column_sums(const T*, int64_t, int64_t, int64_t, T*);
 FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)
+template void run_gemm(Gemm<bf16>);
 
 } // namespace fastiter

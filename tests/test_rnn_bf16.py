@@ -128,6 +128,30 @@ def test_gradients(cell: str, activation: str, reverse: bool, ragged: bool) -> N
         assert_near(actual, (*expected[:3], *expected[3]), B * T, D)
 
 
+@both_ways
+@pytest.mark.parametrize("drops", [False, True], ids=["all", "resets"])
+def test_the_gradient_of_r_is_rounded_once(reverse: bool, drops: bool) -> None:
+    """Of an odd number of steps, more than are added up in one go, and one for all threads."""
+    B, T, N, D = 7, 301, 2, 17
+    inputs = leaves(half_inputs("lstm", B, T, N, D))
+    reset = torch.arange(B * T).view(B, T) % 5 == 3 if drops else None
+    dr = []
+    for threads in (1, 3):
+        fastiter.set_num_threads(threads)
+        h, _, _ = run("lstm", "", inputs, reverse=reverse, reset=reset)
+        dp, gradient = torch.autograd.grad(h, (inputs.wx, inputs.r), torch.cos(h.detach()))
+        dr.append(array(gradient))
+    assert_same_bits(dr[1], dr[0])
+    first = inputs.state[0].unsqueeze(1)
+    before = torch.cat([h[:, 1:], first] if reverse else [first, h[:, :-1]], 1).detach().double()
+    if reset is not None:
+        before[reset] = 0
+    dp = dp.double()
+    exact, most = (torch.einsum("btgni,btnj->gnij", a, b).numpy() for a, b in ((dp, before), (dp.abs(), before.abs())))
+    of_sum = B * T * np.finfo(np.float32).eps * most
+    assert (np.abs(dr[0].astype(np.float64) - exact) <= EPS * (np.abs(exact) + of_sum) + of_sum).all()
+
+
 @every_cell
 def test_what_must_be_the_same_bit_for_bit(cell: str, activation: str) -> None:
     """A sequence in two parts, rows alone, any number of threads, sequences in one row, resets where they begin."""

@@ -1,5 +1,6 @@
 // What the matrix product and the elementwise functions take.
 #pragma once
+#include "bf16.hpp"
 #include "team.hpp"
 #include <cstddef>
 #include <cstdint>
@@ -15,19 +16,34 @@ struct SplitIndex {
     }
 };
 
+template <class T> struct GemmSum {
+    typedef T type;
+};
+template <> struct GemmSum<bf16> {
+    typedef float type;
+};
+
 // c (M, N) = a (M, K) b (K, N) + bias (N) or null, or c += a b with `accumulate`; c has unit column stride and does not
-// overlap a or b. Sums run over k in order, in blocks of fixed size: results do not depend on the number of threads.
+// overlap a or b. Sums run over k in order, in blocks of fixed size: results do not depend on the number of threads. bf16 are
+// added up as floats, two k at a time.
 template <class T> struct Gemm {
+    typedef typename GemmSum<T>::type Sum;
     int64_t M = 0, N = 0, K = 0;
     const T* a = nullptr;
     SplitIndex a_m, a_k;
     const T* b = nullptr;
     SplitIndex b_k, b_n;
-    const T* bias = nullptr;
-    T* c = nullptr;
+    const T* const* b_lines = nullptr; // where each of b's K lines is, instead of b and b_k; nullptr: zeros
+    const Sum* bias = nullptr;
+    Sum* c = nullptr;
     SplitIndex c_m;
     bool accumulate = false;
     void* workspace = nullptr;
+};
+
+template <class T> struct GemmKernels {
+    size_t (*workspace)(const Gemm<T>&, int threads);
+    void (*multiply)(const Gemm<T>&, Team);
 };
 
 enum class Function { exp, sigmoid, tanh, log_sigmoid };

@@ -8,8 +8,7 @@
 namespace fastiter {
 
 template <class T> struct KernelsOf {
-    size_t (*gemm_workspace)(const Gemm<T>&, int threads);
-    void (*gemm)(const Gemm<T>&, Team);
+    GemmKernels<T> gemm;
     // out[i] = sum over rows of x[row][i]; x (M, N) with line stride x_m
     void (*column_sums)(const T* x, int64_t x_m, int64_t M, int64_t N, T* out, Team);
     void (*function[kFunctions])(const T* x, T* out, int64_t n); // elementwise, for tests of the vector functions
@@ -29,6 +28,7 @@ struct StepKernels;        // rnn_step_kernels.hpp
 struct Kernels {
     KernelsOf<float> f32;
     KernelsOf<double> f64;
+    const GemmKernels<bf16>* gemm_bf16;
     const DeltaKernels* delta;
     const FixedKernels* fixed;
     const NewtonKernels* newton;
@@ -45,6 +45,12 @@ struct Kernels {
             return f32;
         else
             return f64;
+    }
+    template <class T> const GemmKernels<T>& gemm() const {
+        if constexpr (sizeof(T) == 2)
+            return *gemm_bf16;
+        else
+            return of<T>().gemm;
     }
     template <class S> const RnnKernels<S>& rnn() const {
         if constexpr (sizeof(S) == 2)
@@ -66,7 +72,8 @@ namespace v4 {
 extern const Kernels kernels;
 }
 namespace v4_bf16 {
+extern const GemmKernels<bf16> gemm_bf16;
 extern const RnnKernels<bf16> rnn_bf16;
-}
+} // namespace v4_bf16
 
 } // namespace fastiter

@@ -10,9 +10,20 @@ namespace fastiter::FASTITER_LEVEL {
 template <class S> constexpr int side_by_side = sizeof(S) == 2 ? 2 : 1;
 template <class S> constexpr int64_t panel_depth(int64_t K) { return round_up(K, side_by_side<S>); }
 
-FASTITER_INLINE void store_pairs(bf16* out, vec<float> even, vec<float> odd) {
+FASTITER_INLINE void store_pairs(bf16* out, vec<float> even, vec<float> odd, int64_t count = lanes<float>) {
     const words pairs = ((words)even >> 16) | ((words)odd & 0xffff0000u);
-    __builtin_memcpy(out, &pairs, sizeof pairs);
+    if (count >= lanes<float>)
+        __builtin_memcpy(out, &pairs, sizeof pairs);
+    else
+        __builtin_memcpy(out, &pairs, size_t(count) * 2 * sizeof(bf16));
+}
+
+// The first `count` lanes, or all where there are fewer: of line(0), and of line(1) beside it where two k lie side by side.
+template <class S, class Line> FASTITER_INLINE void store_side_by_side(S* out, Line line, int64_t count) {
+    if constexpr (side_by_side<S> == 2)
+        store_pairs(out, line(0), line(1), count);
+    else
+        store_up_to(out, line(0), count);
 }
 
 // The panel's lines k and k + 1, of which the second may be missing; line(k) is a vector.
@@ -49,32 +60,37 @@ FASTITER_INLINE vec<float> add_pair_products(vec<float> acc, uint32_t x, words l
 }
 #endif
 
+// multiply_add of tile.hpp for `pairs` pairs of k; x_row and x_k, from pair to pair, count numbers.
+template <int ROWS, int NV, int PANELS>
+FASTITER_INLINE void add_pairs(const bf16* x, int64_t x_row, int64_t x_k, const bf16* panel, int64_t panel_stride,
+                               int64_t pairs, vec<float> (&acc)[ROWS][PANELS * NV]) {
+    constexpr int W = lanes<float>;
+#pragma GCC unroll 2
+    for (int64_t k = 0; k < pairs; ++k) {
+        words line[PANELS * NV];
+#pragma GCC unroll 4
+        for (int p = 0; p < PANELS; ++p)
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v)
+                __builtin_memcpy(&line[p * NV + v], panel + p * panel_stride + (k * NV + v) * 2 * W, sizeof(words));
+#pragma GCC unroll 12
+        for (int i = 0; i < ROWS; ++i) {
+            uint32_t pair;
+            __builtin_memcpy(&pair, x + i * x_row + k * x_k, sizeof pair);
+#pragma GCC unroll 16
+            for (int v = 0; v < PANELS * NV; ++v) acc[i][v] = add_pair_products(acc[i][v], pair, line[v]);
+        }
+    }
+}
+
 // acc[i][v] += sum over k of x[i][k] panel[k][v]
 template <class S, int ROWS, int NV, int PANELS>
 FASTITER_INLINE void add_product(const S* x, int64_t x_row, const S* panel, int64_t panel_stride, int64_t K,
                                  vec<S> (&acc)[ROWS][PANELS * NV]) {
-    if constexpr (sizeof(S) != 2) {
+    if constexpr (side_by_side<S> == 2)
+        add_pairs<ROWS, NV, PANELS>(x, x_row, 2, panel, panel_stride, ceil_div(K, 2), acc);
+    else
         multiply_add<S, ROWS, NV, PANELS>(x, x_row, 1, panel, panel_stride, K, acc);
-    } else {
-        constexpr int W = lanes<S>;
-#pragma GCC unroll 2
-        for (int64_t k = 0; k < K; k += 2) {
-            words line[PANELS * NV];
-#pragma GCC unroll 4
-            for (int p = 0; p < PANELS; ++p)
-#pragma GCC unroll 4
-                for (int v = 0; v < NV; ++v)
-                    __builtin_memcpy(&line[p * NV + v], panel + p * panel_stride + k * NV * W + 2 * v * W,
-                                     sizeof(words));
-#pragma GCC unroll 12
-            for (int i = 0; i < ROWS; ++i) {
-                uint32_t pair;
-                __builtin_memcpy(&pair, x + i * x_row + k, sizeof pair);
-#pragma GCC unroll 16
-                for (int v = 0; v < PANELS * NV; ++v) acc[i][v] = add_pair_products(acc[i][v], pair, line[v]);
-            }
-        }
-    }
 }
 
 } // namespace fastiter::FASTITER_LEVEL

@@ -11,6 +11,7 @@
 namespace fastiter::FASTITER_LEVEL {
 
 // Defined beside the kernels that they list
+extern const GemmKernels<bf16> gemm_bf16;
 extern const DeltaKernels delta_kernels;
 extern const NewtonKernels newton_kernels;
 extern const RelaxKernels relax_kernels;
@@ -26,8 +27,7 @@ namespace {
 
 template <class T>
 constexpr KernelsOf<T> kernels_of = {
-    gemm_workspace<T>,
-    gemm<T>,
+    {gemm_workspace<T>, gemm<T>},
     column_sums<T>,
     {apply_function<T, Function::exp>, apply_function<T, Function::sigmoid>, apply_function<T, Function::tanh>,
      apply_function<T, Function::log_sigmoid>},
@@ -55,9 +55,9 @@ extern const ScanKernels scan_kernels = {linear_scan_kernels<float>, linear_scan
 
 extern const StepKernels step_kernels = {&step_f32, &step_f64};
 
-extern const Kernels kernels = {
-    kernels_of<float>, kernels_of<double>,    &delta_kernels, &fixed_kernels, &newton_kernels,
-    &quant_kernels,    &quant_matmul_kernels, &relax_kernels, &rnn_f32,       &rnn_f64,
-    &rnn_bf16,         &scan_kernels,         &step_kernels};
+extern const Kernels kernels = {kernels_of<float>, kernels_of<double>, &gemm_bf16,     &delta_kernels,
+                                &fixed_kernels,    &newton_kernels,    &quant_kernels, &quant_matmul_kernels,
+                                &relax_kernels,    &rnn_f32,           &rnn_f64,       &rnn_bf16,
+                                &scan_kernels,     &step_kernels};
 
 } // namespace fastiter::FASTITER_LEVEL

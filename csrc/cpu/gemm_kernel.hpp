@@ -1,0 +1,173 @@
+// c = a b + bias: packed panels of b stay in the outer caches, blocks of a in the second level, tiles of c in registers. Packed
+// bf16 are pairs of k, as in rnn_product.hpp; sums of them are floats. A line of what is packed has all k of one lane.
+#pragma once
+#include "gemm.hpp"
+#include "rnn_product.hpp"
+
+namespace fastiter::FASTITER_LEVEL {
+
+template <class T> struct MatrixProduct {
+    static constexpr int W = lanes<T>, depth = side_by_side<T>, kPanelVectors = 4, kRows = tile_rows<kPanelVectors>;
+    static constexpr int64_t kPanel = kPanelVectors * W;
+    static constexpr int64_t kBlockM = 168;          // rows of a block: the block of a fits the second level
+    static constexpr int64_t kPackedBytes = 8 << 20; // of b at a time
+    // Numbers from line to line of a packed block of a: an odd count of lines of a cache, so that a tile's are in all of its
+    // sets
+    static constexpr int64_t kLineOfA = depth * round_up(kBlockM, 64 / (depth * int64_t(sizeof(T))));
+
+    const Gemm<T>& g;
+    // Rows of a whose k lie next to each other are read where they are; others are packed.
+    const bool direct = depth == 1 && g.a_k.inner_stride == 1 && g.a_k.is_regular(g.K) && g.a_m.is_regular(g.M);
+    // b is packed a chunk of several blocks of the sum at a time; where a is packed as well, a chunk is one block, so that a
+    // long a is read once, line after line. All three count packed lines.
+    const int64_t K = ceil_div(g.K, depth), block = block_of_sum(K), chunk = direct ? blocks_that_fit() * block : block;
+    const int64_t panels = ceil_div(g.N, kPanel);
+
+    explicit MatrixProduct(const Gemm<T>& gemm) : g(gemm) {}
+
+    int64_t blocks_that_fit() const {
+        const int64_t line = max_of(1, ceil_div(g.N, kPanel)) * kPanel * depth * int64_t(sizeof(T));
+        return max_of(1, min_of(ceil_div(K, block), kPackedBytes / line / block));
+    }
+    int64_t packed_b() const { return chunk * panels * kPanel * depth; }
+    int64_t packed_a() const { return round_up(block * kLineOfA, 64); }
+    T* b() const { return static_cast<T*>(g.workspace); }
+    T* a_of(int thread) const { return b() + packed_b() + thread * packed_a(); }
+
+    int vectors_of(int64_t panel) const { return int(min_of(kPanelVectors, ceil_div(g.N - panel * kPanel, W))); }
+
+    // One panel, lines k0..k0+count of b
+    void pack_b(int64_t panel, int64_t k0, int64_t count, T* out) const {
+        const int nv = vectors_of(panel);
+        const int64_t n = panel * kPanel;
+        if (depth == 1 && !g.b_lines && g.b_k.inner_stride == 1 && g.b_k.is_regular(g.K)) {
+            for (int v = 0; v < nv; ++v)
+                pack_transposed(g.b + g.b_n.at(n + v * W) + k0, g.b_n.inner_stride, g.N - n - v * W, count, out + v * W,
+                                nv * W);
+            return;
+        }
+        for (int64_t k = 0; k < count; ++k) {
+            const T* lines[depth];
+            for (int d = 0; d < depth; ++d) {
+                const int64_t i = (k0 + k) * depth + d;
+                lines[d] = i >= g.K ? nullptr : g.b_lines ? g.b_lines[i] : g.b + g.b_k.at(i);
+                if (lines[d]) lines[d] += g.b_n.at(n);
+            }
+            for (int v = 0; v < nv; ++v)
+                store_side_by_side(
+                    out + (k * nv + v) * W * depth,
+                    [&](int d) { return lines[d] ? load_up_to(lines[d] + v * W, g.N - n - v * W) : vec<T>{}; }, W);
+        }
+    }
+
+    // Rows m0.. of a, as lines [k][row], run by run of rows that lie next to each other.
+    void pack_a(int64_t m0, int64_t rows, int64_t k0, int64_t count, T* out) const {
+        struct Run {
+            int64_t a, length;
+        } runs[kBlockM];
+        int run_count = 0;
+        for (int64_t i = 0; i < rows; ++i) {
+            const int64_t a = g.a_m.at(m0 + i);
+            if (i > 0 && a == runs[run_count - 1].a + runs[run_count - 1].length)
+                ++runs[run_count - 1].length;
+            else
+                runs[run_count++] = {a, 1};
+        }
+        for (int64_t k = 0; k < count; ++k) {
+            const T* lines[depth];
+            for (int d = 0; d < depth; ++d) {
+                const int64_t i = (k0 + k) * depth + d;
+                lines[d] = i < g.K ? g.a + g.a_k.at(i) : nullptr;
+            }
+            T* to = out + k * kLineOfA;
+            for (int r = 0; r < run_count; to += runs[r++].length * depth)
+                for (int64_t i = 0; i < runs[r].length; i += W) {
+                    const int64_t offset = runs[r].a + i, left = runs[r].length - i;
+                    store_side_by_side(
+                        to + i * depth,
+                        [&](int d) { return lines[d] ? load_up_to(lines[d] + offset, left) : vec<T>{}; }, left);
+                }
+        }
+    }
+
+    template <int R, int NV>
+    void tile(const T* a, int64_t a_row, int64_t a_k, const T* panel, int64_t count, int64_t m, int64_t n,
+              bool first) const {
+        vec<T> acc[R][NV] = {};
+        if constexpr (depth == 1)
+            multiply_add<T, R, NV, 1>(a, a_row, a_k, panel, 0, count, acc);
+        else
+            add_pairs<R, NV, 1>(a, a_row, a_k, panel, 0, count, acc);
+#pragma GCC unroll 12
+        for (int i = 0; i < R; ++i) {
+            auto* c = g.c + g.c_m.at(m + i) + n;
+#pragma GCC unroll 4
+            for (int v = 0; v < NV; ++v) {
+                int64_t left = g.N - n - v * W;
+                if (!first)
+                    acc[i][v] += load_up_to(c + v * W, left);
+                else if (g.bias)
+                    acc[i][v] += load_up_to(g.bias + n + v * W, left);
+                store_up_to(c + v * W, acc[i][v], left);
+            }
+        }
+    }
+
+    // Rows [m0, m0 + rows) of c, the `count` lines of the packed chunk from chunk0 on, the given panels
+    void block_rows(T* packed, int64_t m0, int64_t rows, int64_t chunk0, int64_t count, Range mine) const {
+        for (int64_t k0 = 0; k0 < count; k0 += block) {
+            const int64_t depth_of_block = min_of(block, count - k0);
+            const bool starts = chunk0 + k0 == 0 && !g.accumulate;
+            if (!direct) pack_a(m0, rows, chunk0 + k0, depth_of_block, packed);
+            for (int64_t j = mine.begin; j < mine.end; ++j) {
+                const int nv = vectors_of(j);
+                const T* panel = b() + (j * kPanel * count + k0 * nv * W) * depth;
+                for_each_tile<kRows>(rows, [&](int64_t first, int tile_count) {
+                    const T* a = direct ? g.a + g.a_m.at(m0 + first) + chunk0 + k0 : packed + first * depth;
+                    const int64_t a_row = direct ? g.a_m.inner_stride : depth, a_k = direct ? 1 : kLineOfA;
+                    with_count<kPanelVectors>(nv, [&]<int NV>() {
+                        with_count<kRows>(tile_count, [&]<int R>() {
+                            tile<R, NV>(a, a_row, a_k, panel, depth_of_block, m0 + first, j * kPanel, starts);
+                        });
+                    });
+                });
+            }
+        }
+    }
+
+    void clear(Range rows) const {
+        for (int64_t m = rows.begin; m < rows.end; ++m)
+            for (int64_t n = 0; n < g.N; ++n) g.c[g.c_m.at(m) + n] = g.bias ? g.bias[n] : value<T>(0);
+    }
+
+    void run(Team team) const {
+        // Sharing panels keeps each thread's half of b in its own cache; sharing rows packs no row of a twice.
+        const bool by_panel = direct && panels >= 2 * team.size;
+        const Range mine = share(panels, team.id, team.size);
+        const Range all = by_panel ? mine : Range{0, panels};
+        const Range rows = by_panel ? Range{0, g.M} : share(g.M, team.id, team.size);
+        for (int64_t k0 = 0; k0 < K; k0 += chunk) {
+            const int64_t count = min_of(chunk, K - k0);
+            if (k0 > 0) wait(team.barriers[0], team.size); // everybody has read the chunk before
+            for (int64_t j = mine.begin; j < mine.end; ++j) pack_b(j, k0, count, b() + j * kPanel * count * depth);
+            wait(team.barriers[0], team.size);
+            for (int64_t m = rows.begin; m < rows.end; m += kBlockM)
+                block_rows(a_of(team.id), m, min_of(kBlockM, rows.end - m), k0, count, all);
+        }
+    }
+};
+
+template <class T> size_t gemm_workspace(const Gemm<T>& g, int threads) {
+    const MatrixProduct<T> product(g);
+    return size_t(product.packed_b() + threads * product.packed_a()) * sizeof(T);
+}
+
+template <class T> void gemm(const Gemm<T>& g, Team team) {
+    if (g.M == 0 || g.N == 0) return;
+    if (g.K == 0 && g.accumulate) return;
+    const MatrixProduct<T> product(g);
+    if (g.K == 0) return product.clear(share(g.M, team.id, team.size));
+    product.run(team);
+}
+
+} // namespace fastiter::FASTITER_LEVEL
