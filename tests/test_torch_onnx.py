@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 
 import pytest
@@ -92,3 +93,56 @@ def test_what_is_refused():
         export(make(ours, "gru"), initial_state=1)
     with pytest.raises(TypeError, match=r"^onnx.export: module must have float32, .*, got torch.float16$"):
         export(make(ours, "gru").half())
+
+
+class Tagger(torch.nn.Module):
+    def __init__(self, recurrent):
+        super().__init__()
+        self.recurrent, self.head = recurrent, torch.nn.Linear(14, 2)
+
+    def forward(self, x):
+        y, last = self.recurrent(x)
+        return self.head(y), last
+
+
+def export_by_torch(model, x):
+    model = torch.nn.Sequential(model)  # of a root, torch passes arguments that are taken by name as well
+    file = io.BytesIO()
+    axes = {"x": {0: "T", 1: "B"}}
+    torch.onnx.export(model, (x,), file, dynamo=False, input_names=["x"], dynamic_axes=axes)
+    return onnx.load_from_string(file.getvalue())
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning",  # these three are torch's own
+    "ignore::torch.jit.TracerWarning",
+    "ignore:Exporting a model to ONNX with a batch_size other",
+)
+@pytest.mark.parametrize("kind", ["lstm", "gru", "relu"])
+def test_a_whole_model_is_exported_by_torch(kind):
+    """torch.onnx.export finds the layers of torch.nn in it, with dynamo=False, which needs no further package."""
+    model = Tagger(make(ours, kind, num_layers=2, bidirectional=True, dtype=F32)).eval()
+    written = export_by_torch(model, randn(4, 3, I, dtype=F32))
+    assert [node.op_type for node in written.graph.node].count(model.recurrent.mode.split("_")[0]) == 2
+    x = randn(6, 2, I, dtype=F32)
+    with torch.no_grad():
+        output, last = model(x)
+    expected = [output, *(last if isinstance(last, tuple) else (last,))]
+    for found, y in zip(infer(written, {"x": x}), expected, strict=True):
+        assert abs(found - y.numpy()).max() <= 8 * tolerance("float32", 6, 14)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_torch_cannot_export():
+    x = randn(4, 3, I, dtype=F32)
+    for kind, options, error, expected in (
+        ("sLSTM", {}, TypeError, "sLSTM: torch.onnx.export takes LSTM, GRU and RNN, got sLSTM"),
+        ("gru", {"num_heads": 7}, ValueError, "GRU: num_heads must be 1 .* in torch.onnx.export, got num_heads=7, .*"),
+        ("lstm", {"clip_state": 1.0}, ValueError, "LSTM: num_heads .* clip_state None in .*, clip_state=1.0"),
+    ):
+        with pytest.raises(error, match=f"^{expected}$"):
+            export_by_torch(make(ours, kind, dtype=F32, **options), x)
+    asked = make(ours, "gru", dtype=F32)
+    asked.register_forward_pre_hook(lambda *_: (_[1], {"lengths": [4, 1, 2]}), with_kwargs=True)
+    with pytest.raises(ValueError, match=r"^GRU: reset, lengths and cu_seqlens must be None in torch.onnx.export"):
+        export_by_torch(asked, x)

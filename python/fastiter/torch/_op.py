@@ -128,6 +128,12 @@ def unwatched() -> bool:
     return not is_compiling() and _modes() == 0 and _level() is None and _trace() is None
 
 
+def exports_to_onnx() -> bool:
+    """Say whether torch.onnx.export records what is called."""
+    records = is_exporting() if is_compiling() else _trace() is not None
+    return records and torch.onnx.is_in_onnx_export()
+
+
 def grad_enabled() -> bool:
     """Say whether gradients may be asked for. Exported graphs have none, and what is kept for them costs memory."""
     return torch.is_grad_enabled() and not is_exporting()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import RNNBase
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
@@ -18,7 +18,7 @@ from ..._backend import BackendError
 from ..._rnn import CELLS as ALL_CELLS
 from ..._rnn import FLOAT16_REFUSED, Cell, checked_bound, checked_checkpoint
 from .._linear import linear
-from .._op import FLOATS, GPU_FLOATS, autocast_dtype, autocast_to
+from .._op import FLOATS, GPU_FLOATS, autocast_dtype, autocast_to, exports_to_onnx
 from ._rnn_layer import ALL_STEPS, Direction, Parameters, State, Steps, layer
 from ._rnn_steps import begins_anew, both_directions, checked_packed, checked_steps, has_no_steps, without_padding
 
@@ -37,6 +37,9 @@ CELLS = {  # by RNNBase.mode
 }
 
 
+_OF_TORCH: dict[str, type[RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN_TANH": nn.RNN, "RNN_RELU": nn.RNN}
+
+
 class Layer(NamedTuple):
     """One direction of one layer; w_hr projects h to proj_size."""
 
@@ -53,15 +56,32 @@ def forward(
     cu_seqlens: Any = None,
 ) -> tuple[Any, State]:
     """Output in the form of the input, and the final states (layers * directions, B, H) of `module` from hx or 0."""
-    cell = CELLS[module.mode]
-    layers = layers_of(module, cell)
     asked = NOTHING
     if reset is not None or lengths is not None or cu_seqlens is not None:
         asked = (reset, lengths, cu_seqlens)
+    if exports_to_onnx():
+        return _forward_of_torch(module, input, hx, asked)
+    cell = CELLS[module.mode]
+    layers = layers_of(module, cell)
     dtype = autocast_dtype(layers[0].parameters.w_ih)
     if dtype is not None:
         return _in_autocast(dtype, module, cell, layers, input, hx, asked)
     return _forward(module, cell, layers, input, hx, asked)
+
+
+def _forward_of_torch(module: RNNBase, input: Any, hx: Any, asked: Asked) -> tuple[Any, State]:
+    """Run torch.nn's layer, for which torch.onnx.export has the standard operators, or say what it cannot do."""
+    name = module_name(module)
+    if module.mode not in _OF_TORCH:
+        raise TypeError(f"{name}: torch.onnx.export takes LSTM, GRU and RNN, got {name}")
+    if asked is not NOTHING:
+        raise ValueError(f"{name}: reset, lengths and cu_seqlens must be None in torch.onnx.export, got one")
+    bound = checked_options(module)[0]
+    if heads_of(module) != 1 or bound is not None:
+        got = f"num_heads={heads_of(module)}, clip_state={bound}"
+        raise ValueError(f"{name}: num_heads must be 1 and clip_state None in torch.onnx.export, got {got}")
+    output, last = _OF_TORCH[module.mode].forward(module, input, hx)
+    return output, last if isinstance(last, tuple) else (last,)
 
 
 def _in_autocast(
