@@ -1,6 +1,7 @@
 """Every family on a card, against the card's copy bandwidth, cuDNN's layers and loops: python -m bench --device cuda
 
 memory   linear_scan, quantize and Jacobi sweeps: share of the device's copy bandwidth (goal 85%)
+products quant.linear with accumulators in floating and fixed point against torch's product in float32
 rnn      LSTM and sLSTM with heads in bfloat16 against as many cuDNN layers, and flashrnn where it is installed
 newton   ParaGRU and ParaLSTM as T grows, many units and few: the sequential kernel, Newton's windows, Newton's method
          for any cell on the scans, and a loop over the steps; --figure FILE.svg draws where they cross
@@ -31,9 +32,10 @@ import fastiter.torch
 from bench import cuda_figure, cuda_table, gate, machine
 from bench.contest import Record
 
-SECTIONS = ("memory", "rnn", "newton")
+SECTIONS = ("memory", "products", "rnn", "newton")
 Call = Callable[[], object]
 FORMATS = ("fixed<8,4,RND,SAT>", "int8", "e4m3fn", "mxfp4_e2m1", "nvfp4", "posit<16,1>")
+ACCUMULATORS = [("bf16", 1), ("fp32", 8), ("fixed<16,8,RND,SAT>", 1), ("fixed<16,8>", 8), ("fixed<40,20,RND,SAT>", 1)]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Sizes:
     bytes: int = 1 << 30
     scan: tuple[int, int, int] = (8, 8192, 1024)
     grid: tuple[int, int] = (8192, 8192)
+    product: tuple[int, int, int] = (4096, 4096, 4096)  # M, N, K
     rnn: tuple[int, int, int] = (16, 1024, 768)  # B, T, N D
     widths: tuple[int, ...] = (16, 32, 64, 128, 256, 768)
     para: tuple[tuple[int, int], ...] = ((8, 256), (1, 64))  # B, D
@@ -52,7 +55,7 @@ class Sizes:
     dtype: torch.dtype = torch.bfloat16
 
 
-SMALL = Sizes("cpu", 1 << 12, (1, 9, 4), (5, 6), (1, 2, 32), (16, 32), ((1, 4),), (3, 5), 1, torch.float32)
+SMALL = Sizes("cpu", 1 << 12, (1, 9, 4), (5, 6), (3, 4, 5), (1, 2, 32), (16, 32), ((1, 4),), (3, 5), 1, torch.float32)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -141,6 +144,24 @@ def jacobi(sizes: Sizes) -> dict[str, tuple[Call, int]]:
         sweep = functools.partial(relaxation.sweep, x, b, 10)
         calls[f"10 Jacobi sweeps, {backend}"] = (sweep, 10 * 3 * 4 * points)
     return calls
+
+
+# ---- products -------------------------------------------------------------------------------------------------------
+
+
+def products(sizes: Sizes) -> Iterator[Record]:
+    """A step of an accumulator is a multiplication, a sum and a rounding, which no matrix unit of a card does."""
+    rows, columns, depth = sizes.product
+    rounded = functools.partial(fastiter.torch.quant.quantize, fmt="fixed<8,4,RND,SAT>")
+    x, weight = (rounded(torch.randn(count, depth, device=sizes.device)) for count in (rows, columns))
+    calls: dict[str, Call] = {"torch.nn.functional.linear": lambda: torch.nn.functional.linear(x, weight)}
+    for accumulate, every in ACCUMULATORS:
+        call = functools.partial(fastiter.torch.quant.linear, accumulate=accumulate, every=every)
+        part = x[:64], weight[:64]
+        agree(accumulate, call(*part), call(*(t.cpu() for t in part)))
+        calls[f"{accumulate}, every {every}"] = functools.partial(call, x, weight)
+    for name, found in seconds(calls, sizes).items():
+        yield {"work": name, "ms": 1e3 * found, "steps": 1e-9 * rows * columns * depth / found}
 
 
 # ---- rnn ------------------------------------------------------------------------------------------------------------
@@ -269,7 +290,8 @@ def card() -> dict[str, Any]:
 
 
 def measure(sizes: Sizes, sections: tuple[str, ...]) -> Record:
-    by_name: dict[str, Callable[[Sizes], Iterator[Record]]] = {"memory": memory, "rnn": rnn, "newton": newton}
+    by_name: dict[str, Callable[[Sizes], Iterator[Record]]] = {}
+    by_name |= {"memory": memory, "products": products, "rnn": rnn, "newton": newton}
     results: Record = {"family": "cuda", "machine": machine.describe()}
     for name in sections:
         results[name] = []

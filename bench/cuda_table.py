@@ -6,6 +6,7 @@ from bench.contest import Record
 
 HEADERS = {
     "memory": "| work | ms | GB/s | share of copy (goal 85%) |\n|---|---:|---:|---:|",
+    "products": "| accumulator | ms | 10^9 steps a second |\n|---|---:|---:|",
     "rnn": "| cell | D | forward, forward+backward in ms |\n|---|---:|---|",
     "newton": (
         "| cell | B, D, T | forward+backward in ms | sequential / newton | loop / the faster (goal 665 at T 8192) |\n"
@@ -17,6 +18,8 @@ HEADERS = {
 def line(section: str, record: Record) -> str:
     if section == "memory":
         return f"| {record['work']} | {record['ms']:.3g} | {record['gbs']:.3g} | {record['share']:.0%} |"
+    if section == "products":
+        return f"| {record['work']} | {record['ms']:.3g} | {record['steps']:.3g} |"
     if section == "rnn":
         parts = [f"{name} " + ", ".join(f"{ms:.3g}" for ms in both.values()) for name, both in record["ms"].items()]
         return f"| {record['cell']} | {record['width']} | {'; '.join(parts)} |"

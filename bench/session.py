@@ -1,4 +1,4 @@
-"""What the families scan, delta and newton share: the command line, and a run that prints each row when it is known."""
+"""What all families but rnn share: the command line, and a run that prints each row when it is known."""
 
 from __future__ import annotations
 
@@ -66,7 +66,13 @@ def read_options(family: str, arguments: argparse.Namespace, sections: Sequence[
 Section = Callable[[Options], Iterator[Record]]
 
 
-def measure(family: str, options: Options, sections: Mapping[str, Section]) -> Record:
+def measure(
+    family: str,
+    options: Options,
+    sections: Mapping[str, Section],
+    headers: Mapping[str, str] = tables.HEADERS,
+    rows: Mapping[str, Callable[[Record], str]] = tables.ROWS,
+) -> Record:
     """Measure the chosen sections; the result is what bench/__main__.py writes to --out."""
     described = machine.describe()
     described["versions"].update(peers.versions())
@@ -74,8 +80,8 @@ def measure(family: str, options: Options, sections: Mapping[str, Section]) -> R
     print(tables.machine(results["machine"]))
     for name in options.sections:
         results[name] = []
-        print(f"\n{tables.HEADERS[name]}")
+        print(f"\n{headers[name]}")
         for record in sections[name](options):
             results[name].append(record)
-            print(tables.ROWS[name](record), flush=True)
+            print(rows[name](record), flush=True)
     return results

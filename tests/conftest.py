@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 from collections.abc import Iterator
 
@@ -11,9 +13,16 @@ import fastiter
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Interpret Triton's kernels on the CPU, unless the tests for a card were asked for."""
+    """Interpret Triton's kernels on the CPU, unless the tests for a card were asked for, which need one."""
     if config.option.markexpr != "gpu":
         os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is imported
+    elif not config.option.collectonly and not has_card():
+        raise pytest.UsageError("-m gpu needs a CUDA device, and torch finds none")
+
+
+def has_card() -> bool:
+    """Say whether torch is there and sees a card."""
+    return importlib.util.find_spec("torch") is not None and bool(importlib.import_module("torch").cuda.is_available())
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,8 @@ from fastiter.torch import _quant_autograd as autograd
 from fastiter.torch import _quant_gpu_bwd as bwd
 from fastiter.torch import _quant_gpu_codes as codes
 from fastiter.torch import _quant_gpu_forward as forward
+from fastiter.torch import _quant_gpu_product as gpu_product
+from fastiter.torch import _quant_product as product
 from fastiter.torch import quant as ours
 
 _NAN_FILLED = ("empty_like", "empty")
@@ -55,6 +57,7 @@ def _use_kernels(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(autograd, "quantize_op", forward.quantize)
     patch.setattr(autograd, "step_op", bwd.step)
     patch.setattr(autograd, "quantize_bwd", bwd.backward)
+    patch.setattr(product, "linear_op", gpu_product.linear)
     patch.setattr(ours, "encode_op", forward.encode)
     patch.setattr(ours, "decode_op", codes.decode)
     for module in (forward, bwd, codes):

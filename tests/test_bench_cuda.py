@@ -16,6 +16,7 @@ from bench import cuda, cuda_figure, cuda_table, gate  # noqa: E402
 def test_every_section_has_its_rows() -> None:
     results = cuda.measure(cuda.SMALL, cuda.SECTIONS)
     assert {record["work"] for record in results["memory"]} > {"copy", "linear_scan", "quantize int8"}
+    assert len(results["products"]) == 1 + len(cuda.ACCUMULATORS)
     assert [(record["cell"], record["width"]) for record in results["rnn"]] == [
         (cell, width) for cell in ("lstm", "slstm") for width in cuda.SMALL.widths
     ]

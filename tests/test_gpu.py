@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import sys
 import types
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 
 import fastiter
+import fastiter.relax
 from fastiter import _cuda, _nvrtc
-from fastiter._backend import BackendError
+from fastiter._backend import BackendError, availability
 
 torch = pytest.importorskip("torch")
 _gpu = pytest.importorskip("fastiter.torch._gpu")
@@ -25,6 +27,8 @@ class Array:
 
     __module__ = "cupy"
 
+    device = types.SimpleNamespace(id=1)
+
     def __init__(self, values: Any) -> None:
         self.values = np.array(values)
 
@@ -33,6 +37,10 @@ class Array:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.values.__dlpack_device__()
+
+
+class DriverError(Exception):
+    """CuPy's error."""
 
 
 class Function:
@@ -66,9 +74,11 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
         get_current_stream=lambda: types.SimpleNamespace(ptr=0),
         Device=Device,
         ExternalStream=lambda stream, device: contextlib.nullcontext(),
+        driver=types.SimpleNamespace(CUDADriverError=DriverError),
     )
     monkeypatch.setitem(sys.modules, "cupy", module)
-    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda pointer: None)
+    module.streams = []
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda pointer, device: module.streams.append((pointer, device)))
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     _cuda.architecture.cache_clear()
     _cuda._function.cache_clear()
@@ -82,15 +92,60 @@ def test_arrays_of_cupy_go_through_torch(cupy: types.ModuleType) -> None:
     wx, r, c = rng.standard_normal((2, 3, 4, 1, 5)), rng.standard_normal((4, 1, 5, 5)), rng.standard_normal((2, 1, 5))
     h, (last_h, last_c) = fastiter.lstm(Array(wx), r=Array(r), state=(Array(c), Array(c)), lengths=[3, 2])
     expected, states = fastiter.lstm(wx, r, state=(c, c), lengths=[3, 2])
-    assert isinstance(h, Array)
+    assert isinstance(h, Array) and cupy.streams == [(0, 1)]
     for found, array in zip((h, last_h, last_c), (expected, *states), strict=True):
         np.testing.assert_array_equal(found.values, array)
+
+
+def test_codes_of_cupy_are_packed(cupy: types.ModuleType) -> None:
+    codes = np.arange(13, dtype=np.uint8) % 4
+    packed = fastiter.quant.pack(Array(codes), "fixed<3,1>")
+    np.testing.assert_array_equal(packed.values, fastiter.quant.pack(codes, "fixed<3,1>"))
+    np.testing.assert_array_equal(fastiter.quant.unpack(packed, "fixed<3,1>", 13).values, codes)
 
 
 def test_what_newtons_method_did_is_cupys_too(cupy: types.ModuleType) -> None:
     wx, a = np.zeros((2, 3, 3, 4)), np.zeros((3, 4))
     *_, info = fastiter.paragru(Array(wx), Array(a), method="newton", return_info=True)
     assert info.steps.values.tolist() == [1, 1] and info.fallbacks.values.tolist() == [0, 0]
+
+
+class Matrix:
+    """A sparse matrix of CuPy's, as far as it is used."""
+
+    __module__ = "cupyx.scipy.sparse"
+
+    def __init__(self, dense: Any) -> None:
+        row, column = np.nonzero(dense)
+        self.shape = dense.shape
+        self.indptr = Array(np.searchsorted(row, np.arange(len(dense) + 1)).astype(np.int32))
+        self.indices, self.data = Array(column.astype(np.int32)), Array(dense[row, column])
+
+    def tocsr(self) -> Matrix:
+        return self
+
+
+@pytest.mark.parametrize("name", ["jacobi", "block_jacobi", "gauss_seidel", "sor", "ssor", "kaczmarz", "chebyshev"])
+def test_systems_of_cupy_go_through_torch(cupy: types.ModuleType, name: str) -> None:
+    A, b = 2 * np.eye(9) - np.eye(9, k=1) - np.eye(9, k=-1), np.random.default_rng(0).standard_normal((9, 2))
+    solve = getattr(fastiter.relax, name)
+    options: dict[str, Any] = {"max_steps": 40, **({"block_size": 2} if name == "block_jacobi" else {})}
+    expected = solve(A, b, **options)
+    for matrix in (Matrix(A), Array(A)):
+        found = solve(matrix, b=Array(b), x0=Array(np.zeros_like(b)), **options)
+        np.testing.assert_allclose(found.value.values, expected.value, rtol=1e-12, atol=1e-12)
+        assert np.array_equal(found.steps, expected.steps) and isinstance(found.residual, np.ndarray)
+    assert cupy.streams == [(0, 1)] * 2
+
+
+def test_what_else_relaxes_says_who_takes_cupy(cupy: types.ModuleType) -> None:
+    A = Matrix(np.eye(3))
+    for name, call in (
+        ("Relaxation", lambda: fastiter.relax.Relaxation(A)),
+        ("ssor_cg", lambda: fastiter.relax.ssor_cg(A, np.ones(3))),
+    ):
+        with pytest.raises(BackendError, match=rf"^{name}: A must be NumPy's or SciPy's, got Matrix of CuPy"):
+            call()
 
 
 @pytest.mark.parametrize(
@@ -151,8 +206,26 @@ def test_a_launch(sources: Path, cupy: types.ModuleType, monkeypatch: pytest.Mon
 
 def test_old_cards_are_refused(cupy: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cupy.cuda.Device, "compute_capability", "75")
-    with pytest.raises(BackendError, match=r"device 0 must have compute capability 8.0 or more, got 7.5"):
+    with pytest.raises(BackendError, match=r"device 0 must have compute capability 8.0 or more, got 7.5; move the"):
         _cuda.architecture(0)
+
+
+def test_old_drivers_are_refused(sources: Path, cupy: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> None:
+        raise DriverError("CUDA_ERROR_UNSUPPORTED_PTX_VERSION")
+
+    monkeypatch.setattr(cupy, "RawModule", lambda **options: types.SimpleNamespace(get_function=refuse))
+    with pytest.raises(
+        BackendError, match=r"the driver does not load twice.cu as NVRTC .*: update the driver .*VERSION"
+    ):
+        _cuda.launch("twice", "twice", (1,), (1,), (), device=0, stream=0, defines={"SCALE": 2})
+
+
+def test_a_cupy_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cupy.py").write_text("raise ImportError('libcudart.so.13')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BackendError, match=r"cannot be imported, check the driver with nvidia-smi .*libcudart.so.13"):
+        _cuda.cupy()
 
 
 def test_sources_are_compiled_in_parallel(sources: Path, cupy: types.ModuleType) -> None:
@@ -169,6 +242,41 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         _cuda.cupy()
     with pytest.raises(BackendError, match=r"lstm: Triton compiles the GPU kernels and is not installed"):
         _gpu.triton_kernels("lstm", "rnn")
+
+
+class Driver:
+    """NVIDIA's driver library, of a machine with two cards."""
+
+    def __init__(self, *capabilities: tuple[int, int]) -> None:
+        self.capabilities = capabilities
+
+    def cuInit(self, flags: int) -> int:
+        return 0
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        count._obj.value = len(self.capabilities)
+        return 0
+
+    def cuDeviceGet(self, device: Any, number: int) -> int:
+        device._obj.value = number
+        return 0
+
+    def cuDeviceGetAttribute(self, value: Any, attribute: int, device: Any) -> int:
+        value._obj.value = self.capabilities[device.value][attribute - 75]
+        return 0
+
+
+def test_config_knows_the_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: types.SimpleNamespace())
+    told = "needs a card of compute capability 8.0 or more, and finds 7.5"
+    for cards, state in [
+        ((), "the NVIDIA driver finds no card"),
+        (((7, 0), (7, 5)), told),
+        (((7, 5), (10, 0)), "available"),
+    ]:
+        monkeypatch.setattr(ctypes, "CDLL", lambda name, cards=cards: Driver(*cards))
+        found = availability()
+        assert found["cuda"] == state and found["triton"] == ("available" if cards else state)
 
 
 def test_config_says_what_is_missing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

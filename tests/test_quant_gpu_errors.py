@@ -21,8 +21,8 @@ def on_card(dtype: Any = torch.float32) -> Any:
 
 CALLS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "linear": (
-        lambda x, cpu: q.linear(x, x, accumulate="e5m2"),
-        "linear: x must be on the CPU, as it has no GPU kernels",
+        lambda x, cpu: q.linear(x, cpu, accumulate="e5m2"),
+        "linear: weight must be on device cuda:0 like x, got cpu",
     ),
     "error": (lambda x, cpu: q.error(x, "int8"), "error: x must be on the CPU, as it has no GPU kernels"),
     "calibrate": (lambda x, cpu: q.calibrate(x, "int8"), "calibrate: x must be on the CPU, as it has no GPU kernels"),
@@ -64,6 +64,13 @@ def test_what_goes_with_a_tensor_on_a_gpu_may_be_on_the_cpu() -> None:
         x = torch.empty(3, 4, device="cuda")
         y = q.quantize(x, "uint8", scale=torch.full((3, 1), 0.5), zero_point=3, nan="keep")
         assert y.device == x.device and y.shape == x.shape
+
+
+def test_products_are_on_the_card() -> None:
+    with FakeTensorMode():
+        x, weight = (torch.empty(*shape, device="cuda") for shape in ((2, 3, 4), (5, 4)))
+        y = q.linear(x, weight, accumulate="fixed<9,5,RND,SAT>")
+        assert y.device == x.device and y.shape == (2, 3, 5)
 
 
 def test_logarithms_of_many_bits_are_not_decoded() -> None:

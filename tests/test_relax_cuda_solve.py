@@ -122,7 +122,7 @@ def test_batches_refused(gpu: Gpu) -> None:
     other = torch.sparse_csr_tensor(good.crow_indices(), col, good.values(), good.shape, check_invariants=False)
     with pytest.raises(ValueError, match="A must have one pattern for all its matrices, got another in matrix 1"):
         fastiter.torch.Relaxation(other, "jacobi")
-    with pytest.raises(TypeError, match="A must be one matrix where there is a block_size, got a Batch"):
+    with pytest.raises(BackendError, match="A must be one matrix on a GPU where there is a block_size, got a batch"):
         fastiter.torch.Relaxation(good, "block_jacobi", block_size=2)
     with pytest.raises(ValueError, match=r"b must have shape \(2, 6\) to go with A, got \(6,\)"):
         fastiter.torch.Relaxation(good, "jacobi").solve(gpu.tensor(np.ones(6)))
@@ -170,6 +170,19 @@ def test_kaczmarz(
     b[2] = 0
     options: dict[str, Any] = {"check_every": 2, "max_steps": 4}
     assert_alike(ours.solve(gpu.tensor(b), **options), cpu.solve(b, **options))
+
+
+@pytest.mark.parametrize("sanitizer", ["address", "thread"])
+def test_projections_and_norms_under_sanitizers(
+    sanitizer: str, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = stand_in(monkeypatch, programs, sanitizer)
+    A = rectangle((40, 33), "float64")
+    order, _ = in_colours(A)
+    cpu, ours = relax.Relaxation(A, "kaczmarz", order=order), Gpu("cpu").relaxation(A, "kaczmarz", order="color")
+    b = vectors((40,), "float64", 1)
+    assert_alike(ours.solve(torch.from_numpy(b), max_steps=1), cpu.solve(b, max_steps=1))
+    assert {"relax_projections_kernel", "relax_projections_residual_kernel", "relax_norms_kernel"} == set(host.launched)
 
 
 def test_kaczmarz_elsewhere(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:

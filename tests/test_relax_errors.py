@@ -39,6 +39,14 @@ def column_out_of_range() -> Any:
     return A
 
 
+def column_beyond_int32(blocks: int = 0) -> Any:
+    """An index of 64 bits that would be a valid one if it were cut to 32."""
+    A = csr(GOOD).tobsr((blocks, blocks)) if blocks else csr(GOOD)
+    A.indptr, A.indices = A.indptr.astype(np.int64), A.indices.astype(np.int64)
+    A.indices[A.indptr[2]] += 2**32
+    return A
+
+
 def falling_pointers() -> Any:
     A = csr(GOOD)
     A.indptr[2] = A.indptr[3] + 1
@@ -55,6 +63,9 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "Relaxation: A must be a sparse matrix, a NumPy array or a Batch, got list",
     ),
     (lambda: Relaxation(None), TypeError, "got NoneType"),
+    (lambda: Relaxation(column_beyond_int32()), ValueError, r"columns below 2\*\*31, got \d+ in row 2$"),
+    (lambda: Relaxation(column_beyond_int32(2), "block_jacobi"), ValueError, "got 429496729[6-8] in row 2 of blocks"),
+    (lambda: relax.sor(GOOD, [1.0]), TypeError, "b must be a NumPy array of float64, got list"),
     (lambda: Relaxation(np.ones((2, 3))), ValueError, r"A must be square, got shape \(2, 3\)"),
     (
         lambda: Relaxation(np.ones((3, 2))),

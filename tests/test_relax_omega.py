@@ -24,8 +24,18 @@ def test_omega_auto_is_near_the_best(m: int) -> None:
     assert solution.steps <= 1.15 * relax.sor(A, b, omega=best).steps + 5
     assert abs(solution.omega - best) < 0.3 * (2 - best)
     assert relax.ssor(A, b, omega="auto").steps <= relax.ssor(A, b, omega=best).steps
-    assert Relaxation(A, "jacobi", omega="auto").omega == pytest.approx(1, abs=1e-2)
+    assert Relaxation(A, "jacobi", omega="auto").omega == pytest.approx(1 / 1.01, abs=1e-2)
     assert Relaxation(A, "ssor", omega="auto", order="color").omega == 1
+
+
+def test_omega_auto_of_jacobi_converges() -> None:
+    """An omega above 1.0006 would diverge, which an estimate of the range from inside may well suggest."""
+    A, b = poisson(63, 63), np.ones(63 * 63)
+    steps = [relax.jacobi(A, b, omega=omega, max_steps=20_000).steps for omega in (1.0, "auto")]
+    assert steps[0] == 15122
+    assert steps[1] <= 1.03 * steps[0]
+    best = 2 / (1 - np.linalg.eigvalsh(np.eye(9) - poisson(3, 3).toarray() / 4)[[0, -1]].sum() + 1)
+    assert Relaxation(poisson(3, 3), "jacobi", omega="auto").omega == pytest.approx(best, rel=0.02)
 
 
 def test_omega_auto_without_symmetry() -> None:

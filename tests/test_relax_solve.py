@@ -89,6 +89,9 @@ def test_divergence_is_said() -> None:
     mixed = relax.jacobi(csr(np.diag([1.0, 1.0])), np.array([[1.0, np.nan], [1.0, 1.0]]))
     assert mixed.reason == ("converged", "diverged")
     assert mixed.value[:, 0].tolist() == [1.0, 1.0]
+    for solve in (relax.sor, relax.ssor_cg, relax.chebyshev):
+        endless = solve(csr(np.diag([1.0, 2.0])), np.array([[1.0, np.inf], [1.0, 1.0]]))
+        assert endless.reason == ("converged", "diverged")  # though infinity is no more than rtol times infinity
 
 
 def test_stagnation_is_said() -> None:
@@ -145,6 +148,19 @@ def test_chebyshev_finds_its_bounds() -> None:
     values = np.stack([A.data, 2 * A.data])
     both = relax.chebyshev(Batch(A, values), np.stack([b, b]), bounds=(1 - beta, 1 + beta))
     assert abs(both.steps - known.steps).max() <= 1
+
+
+def test_chebyshev_finds_a_least_eigenvalue_that_its_estimate_misses() -> None:
+    m = 80
+    A, b, beta = poisson(m, m), np.ones(m * m), math.cos(math.pi / (m + 1))
+    known = relax.chebyshev(A, b, bounds=(1 - beta, 1 + beta)).steps
+    jacobi = Chebyshev(Relaxation(A, "jacobi"))
+    assert jacobi.bounds[0] > 5 * (1 - beta)
+    for found in (relax.chebyshev(A, b), jacobi.solve(b), jacobi.solve(b, check_every=10)):
+        assert found.converged
+        assert found.steps < 1.6 * known
+    fixed = Chebyshev(Relaxation(A, "jacobi"), jacobi.bounds)  # what is given stays
+    assert not fixed.solve(b, max_steps=2 * known).converged
 
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])

@@ -174,7 +174,7 @@ def test_layouts_and_empty_grids() -> None:
         assert_same_bits(np.ascontiguousarray(y), expected)
     for grid in ((0, 4), (4, 0), (0, 0, 0)):
         empty = Stencil(grid, np.ones(2 * len(grid) + 1))
-        for order in ("natural", "red-black"):
+        for order in ("natural", "red-black", "cluster", []):
             assert sor(empty, np.zeros(grid), order=order).converged
 
 

@@ -35,6 +35,7 @@ def test_the_specification(cell: str, activation: str, size: int, device: str) -
         ((18, 3, 2, 19), {}),
         ((4, 5, 1, 33), {"reverse": True, "lengths": [2, 5, 0, 4]}),
         ((4, 5, 1, 9), {"lengths": [2, 4, 0, 1]}),
+        ((2, 3, 1, 70), {}),
         ((2, 0, 1, 19), {}),
     ]:
         check(make(cell, activation, sizes, dtype, device, bare=bare), **how, **TOLD)

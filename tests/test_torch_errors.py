@@ -40,6 +40,7 @@ every_cell = pytest.mark.parametrize("cell", CELLS)
 
 def test_every_public_function_is_here() -> None:
     own_files = {
+        "Chebyshev",
         "FlashRNNConfig",
         "Relaxation",
         "Replaced",

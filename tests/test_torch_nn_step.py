@@ -82,6 +82,26 @@ def test_step_is_one_step_of_forward_with_gradients(kind, options, batch_first):
     assert alone.equal(outputs[0][0])
 
 
+@pytest.mark.parametrize("kind", ["lstm", "gru", "relu", "sLSTM"])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_steps_in_bfloat16(kind, batch_first):
+    module = make(ours, kind, num_layers=2, batch_first=batch_first, dtype=torch.bfloat16)
+    x, state = randn(T, 3, I).bfloat16(), None
+    y, last = module(x.transpose(0, 1) if batch_first else x)
+    for t, step in enumerate(x):
+        output, state = module.step(step, state)
+        assert output.equal(y[:, t] if batch_first else y[t])
+    assert [s.dtype for s in states_of(state)[1:]] == [F32] * (len(states_of(last)) - 1)
+
+
+def test_steps_in_autocast_have_its_weights():
+    module, x = make(ours, "gru", dtype=F32), randn(I, dtype=F32)
+    with torch.no_grad():
+        _, state = module.step(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert module.step(x, state)[0].equal(module(x[None], state)[0][0])
+
+
 def test_a_stream_has_the_weights_of_its_reset():
     module = make(ours, "gru", dtype=F32)
     stream, x = ours.StreamingRNN(module), randn(I, dtype=F32)

@@ -53,6 +53,15 @@ def test_export_with_any_length_and_batch(kind, batch_first):
         torch.testing.assert_close(exported(x, hx), module(x, hx), rtol=0, atol=0)
 
 
+@every_kind
+def test_an_exported_graph_keeps_nothing_for_gradients(kind):
+    module, x = make(ours, kind, checkpoint=2), randn(3, 2, I, dtype=torch.float32)
+    graph = torch.export.export(module, (x,), dynamic_shapes=({0: STEPS, 1: ROWS},)).module()
+    for steps in (1, 4, 9):
+        x = randn(steps, 3, I, dtype=torch.float32)
+        torch.testing.assert_close(graph(x), module(x), rtol=0, atol=0)
+
+
 class Cell(torch.nn.Module):
     def forward(self, wx, lengths):
         return fastiter.torch.gru(wx, torch.full((3, 2, 4, 4), 0.1, dtype=F64), lengths=lengths)
@@ -150,6 +159,19 @@ def test_functions(cell, options):
     torch.testing.assert_close([*found, *found_state], list(expected), rtol=0, atol=0)
     for_each = vmap(grad(loss, argnums=1), in_dims=(0, None, None, None))(torch.stack([wx, wx]), r, b, state)
     assert_close(for_each[1], expected[1])
+
+
+@pytest.mark.parametrize("cell", STATES)
+def test_all_states_are_those_without_a_transform(cell):
+    inputs = rnn_inputs(cell, 3, 5, 2, 4, "float64")
+    wx, r, b, *state = (torch.from_numpy(x) for x in (*inputs[:3], *inputs.state))
+
+    def every(wx):
+        states = getattr(fastiter.torch, cell)(wx, r, b, state, return_all_states=True)[2]
+        return sum(x.sum() for x in states), states
+
+    _, found = grad(every, has_aux=True)(wx)
+    torch.testing.assert_close(found, every(wx)[1], rtol=0, atol=0)
 
 
 def test_packed_sequences_have_gradients_too():

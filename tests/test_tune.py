@@ -46,6 +46,9 @@ def random_condition(rng: random.Random, names: list[str], depth: int) -> Tree:
     if rng.random() < 0.2:
         values = [rng.randint(-5, 9) for _ in range(rng.randint(1, 4))]
         return (rng.choice(["in", "==", "!="]), random_term(rng, names, 1), values)
+    if rng.random() < 0.1:
+        terms = [random_term(rng, names, 1) for _ in range(3)]
+        return ("chain", rng.choice(list(RELATIONS)), rng.choice(list(RELATIONS)), *terms)
     return (rng.choice([*RELATIONS, "=="]), random_term(rng, names, 2), random_term(rng, names, 2))
 
 
@@ -54,6 +57,10 @@ def written(tree: Tree, outside: int = 0) -> str:
     if not isinstance(tree, tuple):
         return str(tree)
     kind, *parts = tree
+    if kind == "chain":
+        first, second, *terms = parts
+        a, b, c = (written(term, BINDING["+"]) for term in terms)
+        return f"{a} {first} {b} {second} {c}"
     binding = BINDING[kind]
     if kind == "neg":
         text = f"-{written(parts[0], binding)}"
@@ -70,6 +77,9 @@ def valued(tree: Tree, known: dict[str, int]) -> Any:
     if not isinstance(tree, tuple):
         return tree
     kind, *parts = tree
+    if kind == "chain":
+        first, second, a, b, c = parts
+        return valued((first, a, b), known) and valued((second, b, c), known)
     left, right = valued(parts[0], known), valued(parts[-1], known)
     if kind in ("and", "or"):
         return (left and right) if kind == "and" else (left or right)
@@ -210,6 +220,7 @@ def test_precedence(term: str, value: int) -> None:
         ("x == (1 +\n 1)", [2]),
         ("x in 0..4; 6 % x == 0", [1, 2, 3]),
         ("x in 0..4; (6 % x == 0 or x == 0)", [0, 1, 2, 3]),
+        ("x in 0..4; x == 0 or 0 <= 6 % x <= 1", [0, 1, 2, 3]),
         ("x in -2..2; 2 ^ x <= 2", [0, 1]),
         ("x == 3 or (x == 1..2 and x != 1)", [2, 3]),
         ("x * x == 49; x in -100..100", [-7, 7]),
@@ -251,6 +262,9 @@ def test_wide_ranges_cost_no_more_than_their_solutions() -> None:
     assert tune.solve("x % 2 == 1; x % 4 == 0; x in 1..1000000000000") == []
     assert tune.solve("x in 1..1000000000000; y in 1..1000000000000; x * y == 999999000001; x <= y", limit=None)
     assert len(tune.solve("x in 1..1000000000000", limit=3)) == 3
+    wide = " in 1..1000000000000; ".join("xyz") + " in 1..1000000000000"
+    assert tune.solve(f"{wide}; 4 * x + 6 * y == z; z % 2 == 1") == []
+    assert tune.solve(f"{wide}; 3 * x == 16 * y; 5 * y == 7 * z") == [{"x": 112, "y": 21, "z": 15}]
 
 
 # what is refused ------------------------------------------------------------------------------------------------------

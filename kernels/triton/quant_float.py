@@ -92,14 +92,23 @@ def _without_bits(x, words, dropped, ROUNDING: tl.constexpr):
 
 
 @triton.jit
-def _in_range(y, x, c, SATURATES: tl.constexpr, SIGNED: tl.constexpr, INFINITY_DIFFERS: tl.constexpr):
-    most = tl.load(c + 1)
+def signed_range(
+    y, x, most, over, under, infinite, minus_infinite, SATURATES: tl.constexpr, INFINITY_DIFFERS: tl.constexpr
+):
+    """What a rounded x becomes in the range of a format with a sign"""
     if SATURATES:
         y = cut(y, -most, most)
     else:
-        y = tl.where(y > most, tl.load(c + 2), tl.where(y < -most, tl.load(c + 3), y))
+        y = tl.where(y > most, over, tl.where(y < -most, under, y))
         if INFINITY_DIFFERS:
-            y = tl.where(x == float("inf"), tl.load(c + 4), tl.where(x == float("-inf"), tl.load(c + 5), y))
+            y = tl.where(x == float("inf"), infinite, tl.where(x == float("-inf"), minus_infinite, y))
+    return y
+
+
+@triton.jit
+def _in_range(y, x, c, SATURATES: tl.constexpr, SIGNED: tl.constexpr, INFINITY_DIFFERS: tl.constexpr):
+    most, over, under = tl.load(c + 1), tl.load(c + 2), tl.load(c + 3)
+    y = signed_range(y, x, most, over, under, tl.load(c + 4), tl.load(c + 5), SATURATES, INFINITY_DIFFERS)
     if SIGNED:
         return y
     else:

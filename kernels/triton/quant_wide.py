@@ -78,7 +78,7 @@ def _without(m, places, negative, odd, words, ROUNDING: tl.constexpr):
 
 
 @triton.jit
-def _wrapped(u, negative, above, width, saturated, OVERFLOW: tl.constexpr, SIGNED: tl.constexpr):
+def wrapped(u, negative, above, width, saturated, OVERFLOW: tl.constexpr, SIGNED: tl.constexpr):
     """The low bits u of a code out of range, as HLS wraps it; above: bit `width` of the number before rounding"""
     one = u * 0 + 1
     top, kept = (width - 1).to(tl.uint64), (width - saturated).to(tl.uint64)
@@ -145,7 +145,7 @@ def wide_fixed(
         fits = zero
     else:
         ones = most * 2 + 1
-        u = _wrapped(bits & ones, negative & ((low | high) != 0), above, width, saturated, OVERFLOW, SIGNED)
+        u = wrapped(bits & ones, negative & ((low | high) != 0), above, width, saturated, OVERFLOW, SIGNED)
         if SIGNED:
             fits = tl.where(((u >> (width - 1).to(tl.uint64)) & 1) != 0, u | ~ones, u)
         else:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 #: What runs where the data lies on a card.
 _ON_CARDS = ("cuda", "triton")
+#: The oldest compute capability that the CUDA kernels are compiled for: tensor cores with bfloat16.
+OLDEST = (8, 0)
 
 
 class BackendError(RuntimeError):
@@ -31,18 +33,34 @@ def availability() -> dict[str, str]:
     installed = {name: importlib.util.find_spec(name) is not None for name in ("torch", "triton", "cupy")}
     state = {"cpu": "available", "reference": "available"}
     state["torch"] = "available" if installed["torch"] else "not installed (pip install fastiter[torch])"
-    for name, packages in (("triton", ("torch", "triton")), ("cuda", ("torch", "cupy"))):
+    for name, packages, oldest in (("triton", ("torch", "triton"), (0, 0)), ("cuda", ("torch", "cupy"), OLDEST)):
         missing = [package for package in packages if not installed[package]]
-        state[name] = _card() if not missing else f"{' and '.join(missing)} not installed (pip install fastiter[gpu])"
+        told = f"{' and '.join(missing)} not installed (pip install fastiter[gpu])"
+        state[name] = told if missing else _card(oldest)
     return state
 
 
-def _card() -> str:
-    """Return ``"available"`` where NVIDIA's driver finds a card, or what is missing."""
+def _card(oldest: tuple[int, int]) -> str:
+    """Return ``"available"`` where NVIDIA's driver finds a card that is not too old, or what is missing."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return "no NVIDIA driver on this machine"
     count = ctypes.c_int()
     failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    return "available" if not failed and count.value else "the NVIDIA driver finds no card"
+    if failed or not count.value:
+        return "the NVIDIA driver finds no card"
+    newest = max(_capability(driver, number) for number in range(count.value))
+    if newest < oldest:
+        needed, found = (".".join(map(str, capability)) for capability in (oldest, newest))
+        return f"needs a card of compute capability {needed} or more, and finds {found}"
+    return "available"
+
+
+def _capability(driver: ctypes.CDLL, number: int) -> tuple[int, int]:
+    """Return the compute capability of a card."""
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    driver.cuDeviceGet(ctypes.byref(device), number)
+    for value, attribute in ((major, 75), (minor, 76)):
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+    return major.value, minor.value

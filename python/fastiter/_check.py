@@ -34,7 +34,7 @@ def check_arrays(function: str, names: Sequence[str], arrays: Sequence[object], 
 
 def check_array(function: str, name: str, x: object, dtypes: Sequence[str] = FLOATS) -> None:
     """Check that ``x`` is an ndarray of one of the dtypes; their names do, as bfloat16 comes from another package."""
-    expected = f"a NumPy array of {', '.join(dtypes[:-1])} or {dtypes[-1]}"
+    expected = f"a NumPy array of {' or '.join(part for part in (', '.join(dtypes[:-1]), dtypes[-1]) if part)}"
     if not isinstance(x, np.ndarray):
         raise TypeError(f"{function}: {name} must be {expected}, got {kind(x)}")
     if x.dtype.name not in dtypes or not x.dtype.isnative:

@@ -10,17 +10,20 @@ from functools import lru_cache
 from typing import Any
 
 from . import _nvrtc
-from ._backend import BackendError
-
-#: The oldest architecture that the kernels are compiled for: tensor cores with bfloat16.
-OLDEST = (8, 0)
+from ._backend import OLDEST, BackendError
 
 
 def cupy() -> Any:
     """Return the module cupy, which loads and launches what NVRTC has compiled."""
     if importlib.util.find_spec("cupy") is None:
         raise BackendError("cuda: CuPy loads the kernels and is not installed (pip install fastiter[gpu])")
-    return importlib.import_module("cupy")
+    try:
+        return importlib.import_module("cupy")
+    except ImportError as error:  # installed for another version of CUDA, or without a driver
+        raise BackendError(
+            f"cuda: CuPy is installed and cannot be imported, check the driver with nvidia-smi and that there is one "
+            f"cupy package alone (pip install fastiter[gpu]): {error}"
+        ) from error
 
 
 @lru_cache(maxsize=32)
@@ -30,7 +33,10 @@ def architecture(device: int) -> str:
     major, minor = int(text[:-1]), int(text[-1])
     if (major, minor) < OLDEST:
         needed = "{}.{}".format(*OLDEST)
-        raise BackendError(f"cuda: device {device} must have compute capability {needed} or more, got {major}.{minor}")
+        raise BackendError(
+            f"cuda: device {device} must have compute capability {needed} or more, got {major}.{minor}; "
+            "move the tensors to another device, or to the CPU"
+        )
     return f"sm_{text}"
 
 
@@ -40,8 +46,15 @@ def _function(
 ) -> Any:
     path = _nvrtc.cubin(stem, architecture(device), dict(defines))
     with cupy().cuda.Device(device):
-        module = cupy().RawModule(path=str(path), enable_cooperative_groups=cooperative)
-        function = module.get_function(kernel)
+        try:
+            module = cupy().RawModule(path=str(path), enable_cooperative_groups=cooperative)
+            function = module.get_function(kernel)
+        except cupy().cuda.driver.CUDADriverError as error:
+            made_by = "{}.{}".format(*_nvrtc.version())
+            raise BackendError(
+                f"cuda: the driver does not load {stem}.cu as NVRTC {made_by} compiles it: update the driver to one "
+                f"for CUDA {made_by} (nvidia-smi shows its version), or install an older nvidia-cuda-nvrtc: {error}"
+            ) from error
         if shared > 48 << 10:  # more than any kernel may have without asking
             function.max_dynamic_shared_size_bytes = shared
     return function

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import importlib.util
@@ -10,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 from ._backend import BackendError
 from ._newton import NewtonInfo
+from ._solution import Solution
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -20,35 +22,48 @@ def takes_cupy(function: _Function) -> _Function:
     @functools.wraps(function)
     def call(*args: Any, **options: Any) -> Any:
         first = args[0] if args else next(iter(options.values()), None)
-        return (_through_torch if _is_cupy(first) else function)(*args, **options)
+        return (_to_torch if is_cupy(first) else function)(*args, **options)
 
-    def _through_torch(*args: Any, **options: Any) -> Any:
+    def _to_torch(*args: Any, **options: Any) -> Any:
         name = f"fastiter.torch{function.__module__.removeprefix('fastiter').split('._')[0]}"
-        return _run(name, function.__name__, args, options)
+        return through_torch(name, function.__name__, args, options)
 
     return cast(_Function, call)
 
 
-def _is_cupy(x: object) -> bool:
-    """Say whether ``x`` is CuPy's, or begins with such an array."""
+def is_cupy(x: object) -> bool:
+    """Say whether ``x`` is CuPy's, an array or a sparse matrix, or begins with such an array."""
     if isinstance(x, tuple) and x:
         x = x[0]
-    return type(x).__module__.partition(".")[0] == "cupy"
+    return type(x).__module__.partition(".")[0] in ("cupy", "cupyx")
 
 
 def _is_array(x: object) -> bool:
-    return not isinstance(x, tuple) and _is_cupy(x)
+    return not isinstance(x, tuple) and is_cupy(x)
 
 
-def _run(module: str, name: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+def _device(given: tuple[Any, ...]) -> int:
+    """Return the number of the device of the first array."""
+    first = given[0]
+    return int((first[0] if isinstance(first, tuple) else first).device.id)
+
+
+def through_torch(
+    module: str, function: str, args: tuple[Any, ...], options: dict[str, Any], name: str | None = None
+) -> Any:
+    """Call a function of tensors on CuPy's arrays; ``name`` is that of the caller in messages."""
+    name = name or function
     if options.pop("backend", None) is not None:
         raise BackendError(f"{name}: backend must be None for CuPy arrays, whose device decides, got another")
     if importlib.util.find_spec("torch") is None:
         raise BackendError(f"{name}: CuPy arrays need torch, which launches their kernels (pip install fastiter[gpu])")
     # By name: this layer lies below fastiter.torch, and only CuPy's arrays go up.
     torch, cupy = importlib.import_module("torch"), importlib.import_module("cupy")
-    run = getattr(importlib.import_module(module), name)
-    with torch.cuda.stream(torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr)), torch.no_grad():
+    run = getattr(importlib.import_module(module), function)
+    device = _device(args or tuple(options.values()))
+    with cupy.cuda.Device(device):
+        stream = torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr, device=device)
+    with torch.cuda.stream(stream), torch.no_grad():
         given = _replaced((args, options), _is_array, torch.from_dlpack)
         found = run(*given[0], **given[1])
         return _replaced(found, lambda x: isinstance(x, torch.Tensor), cupy.from_dlpack)
@@ -58,6 +73,8 @@ def _replaced(x: Any, which: Callable[[Any], bool], by: Callable[[Any], Any]) ->
     """Return ``x`` with what is chosen replaced, also inside of tuples, lists and dicts."""
     if which(x):
         return by(x)
+    if isinstance(x, Solution):
+        return dataclasses.replace(x, value=_replaced(x.value, which, by))
     if isinstance(x, NewtonInfo):
         return NewtonInfo(x.method, _replaced(x.steps, which, by), _replaced(x.fallbacks, which, by))
     if isinstance(x, dict):

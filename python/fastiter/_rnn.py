@@ -83,7 +83,7 @@ def checked_bound(function: str, name: str, bound: object) -> float | None:
         raise TypeError(f"{function}: {name} must be a number or None, got {kind(bound)}")
     if not float(bound) > 0:
         raise ValueError(f"{function}: {name} must be positive, got {bound}")
-    return None if math.isinf(bound) else float(bound)
+    return None if float(bound) == math.inf else float(bound)  # torch.compile cannot trace isinf of a symbol
 
 
 def checked_checkpoint(function: str, every: object) -> int:

@@ -30,24 +30,31 @@ def _variant(cell: int, D: int, kind: str, warps: int, backward: bool, held: boo
         types = {name: f"{kind}:16" if "*" in kind or name == "width" else kind for name, kind in types.items()}
     constants = dict.fromkeys(missing) | {"CELL": cell, "ROWS": 16, "D": D, "HELD": held, "TERMS": 16}
     launch = {"num_warps": warps, "num_stages": 1, "enable_fp_fusion": True}
+    if warps == 16:
+        launch["maxnreg"] = 128
     return "rnn_bwd_kernel" if backward else "rnn_fwd_kernel", types | options, constants, launch
 
 
 _ALL = "starts reset clip_state clip_grad"
 TRITON = [
-    _variant(2, 32, "*bf16", 4, False, True),
-    _variant(2, 32, "*bf16", 4, True, True),
-    _variant(3, 32, "*bf16", 4, False, True),
+    _variant(2, 32, "*bf16", 8, False, True),
+    _variant(2, 32, "*bf16", 8, True, True),
+    _variant(3, 32, "*bf16", 8, False, True),
     _variant(4, 32, "*fp32", 8, False, True),
     _variant(4, 16, "*fp32", 4, True, True),
     _variant(0, 16, "*fp16", 4, True, True),
-    _variant(3, 32, "*bf16", 4, True, True, _ALL),
+    _variant(3, 32, "*bf16", 8, True, True, _ALL),
 ]
 NVIDIA = [
     _variant(2, 64, "*bf16", 8, False, True, _ALL),
     _variant(4, 64, "*bf16", 8, True, True),
     _variant(2, 64, "*fp32", 16, True, True),
     _variant(4, 128, "*bf16", 16, False, False),
+    _variant(2, 128, "*fp32", 16, False, False),
+    _variant(3, 128, "*fp32", 16, False, False, _ALL),
+    _variant(3, 128, "*fp32", 16, True, False),
+    _variant(4, 128, "*fp32", 16, True, False, _ALL),
+    _variant(0, 128, "*fp32", 16, True, False),
     _variant(2, 128, "*bf16", 16, True, False, _ALL),
     _variant(4, 128, "*fp16", 16, True, False),
 ]

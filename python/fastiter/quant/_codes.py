@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._cupy import takes_cupy
 from .._rnn import kind
 from ._block_formats import MX, NVFP4, BlockFloat, BlockFormat
 from ._check import check_format
@@ -256,6 +257,7 @@ def _logarithms(codes: Array, fmt: Logarithmic, dtype: np.dtype[Any]) -> Array:
 # ---- packing --------------------------------------------------------------------------------------------------------
 
 
+@takes_cupy
 def pack(codes: Array, fmt: Format | str) -> npt.NDArray[np.uint8]:
     """Return the codes of the last axis one after the other, without the bits that they do not need.
 
@@ -297,6 +299,7 @@ def check_packed(shape: tuple[int, ...], bits: int, n: object) -> None:
         raise ValueError(f"unpack: packed must have {length} bytes along the last axis for {n} codes, got {shape}")
 
 
+@takes_cupy
 def unpack(packed: npt.NDArray[np.uint8], fmt: Format | str, n: int) -> Array:
     """Return the n codes of each line of :func:`pack`'s bytes, in the dtype that :func:`encode` gives them.
 

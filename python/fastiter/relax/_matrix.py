@@ -108,7 +108,13 @@ def is_sparse(A: object) -> bool:
 def _indices(function: str, name: str, A: Any) -> tuple[Array, Array]:
     if max(A.shape) > MAX_ROWS:
         raise ValueError(f"{function}: {name} must have at most {MAX_ROWS} rows and columns, got shape {A.shape}")
-    return np.ascontiguousarray(A.indptr, np.int64), np.ascontiguousarray(A.indices, np.int32)
+    column = np.ascontiguousarray(A.indices, np.int32)
+    if column.dtype != A.indices.dtype and not np.array_equal(column, A.indices):
+        place = int(np.argmax(column != A.indices))
+        row = int(np.searchsorted(A.indptr, place, side="right") - 1)
+        of = "" if A.format == "csr" else " of blocks"
+        raise ValueError(f"{function}: {name} must have columns below 2**31, got {A.indices[place]} in row {row}{of}")
+    return np.ascontiguousarray(A.indptr, np.int64), column
 
 
 def check_square(function: str, A: Any) -> None:

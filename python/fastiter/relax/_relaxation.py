@@ -11,6 +11,7 @@ from .._rnn import check_flag, kind
 from .._solution import Solution
 from . import _spectrum, _vectors
 from ._auto import omega_of
+from ._cupy_systems import refuse_cupy
 from ._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC, System, prepare
 from ._solve import iterate
 from .stencil import OfStencil, Stencil
@@ -108,6 +109,7 @@ class Relaxation:
     def _build(
         self, function: str, A: Any, method: str, omega: Any, order: Any, block_size: int | None, symmetric: bool
     ) -> None:
+        refuse_cupy(function, A)
         if not isinstance(method, str):
             raise TypeError(f"{function}: method must be a str, got {kind(method)}")
         if method not in METHODS:

@@ -46,7 +46,7 @@ class Watch:
 
     def _decide(self, norms: Array) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
-            good = norms <= self.target
+            good = np.isfinite(norms) & (norms <= self.target)  # an infinite b has an infinite target
             lost = ~np.isfinite(norms) | (norms > DIVERGED * np.maximum(self.history[0], self.target))
         self._close(good & self.is_open, "converged")
         self._close(lost & self.is_open, "diverged")

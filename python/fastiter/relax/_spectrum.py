@@ -132,7 +132,7 @@ class Adaptive:
             self._start = now
         if steps - self._start[0] < max(20, 4 / (2 - self.omega)):
             return
-        lam, last = _factor(self._start, now), self._last
+        lam, last = factor(self._start, now), self._last
         self._start, self._last = now, lam
         is_steady = 0 < lam < 1 and abs(lam - last) < 0.1 * (1 - lam)
         if not is_steady or math.log(lam) < 0.4 * math.log(max(self.omega - 1, 1e-300)):
@@ -142,7 +142,8 @@ class Adaptive:
             self.omega, self._last = young(beta), 0.0
 
 
-def _factor(first: tuple[int, float], last: tuple[int, float]) -> float:
+def factor(first: tuple[int, float], last: tuple[int, float]) -> float:
+    """Return by how much the residual falls a step, from (steps, residual) twice; 0 where that says nothing."""
     (s, before), (t, now) = first, last
     if t == s or before <= 0 or now <= 0 or not math.isfinite(now):
         return 0.0

@@ -24,7 +24,7 @@ def check_vectors(
     dtypes = [vectors for matrix, vectors in NUMBERS if matrix == system.dtype.name]
     if system.grid is not None:
         dtypes = [name for name in DTYPES if np.dtype(name) >= system.dtype]
-    check_array(function, "b", b, [*dtypes, dtypes[-1]] if len(dtypes) == 1 else dtypes)
+    check_array(function, "b", b, dtypes)
     assert isinstance(b, np.ndarray)  # check_array has said so
     batch, expected = system.batch, f"({system.rows},) or ({system.rows}, k)"
     if batch:
@@ -37,7 +37,7 @@ def check_vectors(
         raise ValueError(f"{function}: b must have shape {expected} to go with A, got {b.shape}")
     if x is None:
         return b, None
-    check_array(function, x_name, x, [b.dtype.name, b.dtype.name])
+    check_array(function, x_name, x, [b.dtype.name])
     assert isinstance(x, np.ndarray)  # the same
     shape = (batch, system.columns) if batch else b.shape if fixed else (system.columns, *b.shape[1:])
     if x.shape != shape:

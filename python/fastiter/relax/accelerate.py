@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,8 @@ import numpy.typing as npt
 from .._rnn import kind
 from .._solution import Solution
 from . import _spectrum, _vectors
-from ._auto import jacobi_of
+from ._auto import MARGIN, jacobi_of
+from ._cupy_systems import takes_cupy_systems
 from ._mixture import Mixture
 from ._prepare import JACOBI, System, prepare
 from ._relaxation import METHODS, Relaxation
@@ -24,12 +27,37 @@ class Recurrence:
     """The factors of d <- momentum d + omega z, x <- x + d for eigenvalues in [low, high], step after step.
 
     After k steps the error is T_k((high + low - 2 t) / (high - low)) / T_k((high + low) / (high - low)) of what it was
-    in the direction of an eigenvalue t.
+    in the direction of an eigenvalue t. An estimated low is above the least t on a fine grid, and that t is then the
+    last to vanish: its factor a step, in the end g(t) / g(0) with g + 1 / g = 2 (high + low - 2 t) / (high - low), says
+    where it is, and the recurrence begins again with this t as low (Hageman and Young).
     """
 
-    def __init__(self, low: float, high: float) -> None:
-        self.centre, self.half = (high + low) / 2, max((high - low) / 2, 1e-12 * high)
-        self.rho = 0.0
+    def __init__(self, low: float, high: float, *, adapts: bool = False) -> None:
+        self.high, self.adapts = high, adapts
+        self._begin(low)
+
+    def _begin(self, low: float) -> None:
+        self.centre, self.half = (self.high + low) / 2, max((self.high - low) / 2, 1e-12 * self.high)
+        self.rho, self._last = 0.0, 0.0
+        self._start: tuple[int, float] | None = None
+
+    def observe(self, steps: int, norms: Array) -> None:
+        """Note the residuals after so many steps."""
+        now = (steps, float(np.max(norms, initial=0)))
+        ratio = self.centre / self.half
+        growth = ratio + math.sqrt(ratio * ratio - 1)
+        if self._start is None:
+            self._start = now
+        if not self.adapts or steps - self._start[0] < max(20, 2 / math.log(growth)):
+            return
+        lam, last = _spectrum.factor(self._start, now), self._last
+        self._start, self._last = now, lam
+        is_steady = 0 < lam < 1 and abs(lam - last) < 0.1 * (1 - lam)
+        if is_steady and math.log(lam) > -0.7 * math.log(growth):
+            slow = lam * growth
+            low = self.centre - self.half * (slow + 1 / slow) / 2
+            if low > 0:
+                self._begin(0.95 * low)
 
     def next(self) -> tuple[float, float]:
         """Return omega and momentum of the next step."""
@@ -50,6 +78,7 @@ def checked_bounds(function: str, bounds: object) -> tuple[float, float]:
     return low, high
 
 
+@takes_cupy_systems
 def chebyshev(
     A: Any,
     b: Array,
@@ -65,8 +94,8 @@ def chebyshev(
 
     No inner product is taken but for the check, and all rows go at the same time. A is as for :class:`Relaxation`;
     ``bounds`` are the least and the largest eigenvalue of D^-1 A, which have to be positive: by default an estimate by
-    Lanczos' method, for an A that is Hermitian and positive definite. For others give the bounds. A batch has the same
-    bounds for all its matrices.
+    Lanczos' method, for an A that is Hermitian and positive definite, of which the least comes down where the residual
+    falls more slowly than it says. For others give the bounds. A batch has the same bounds for all its matrices.
 
     Examples
     --------
@@ -82,7 +111,7 @@ def chebyshev(
         low, high = _estimated("chebyshev", A, system)
     else:
         low, high = checked_bounds("chebyshev", bounds)
-    recurrence, directions = Recurrence(low, high), [np.empty(0)]
+    recurrence, directions = Recurrence(low, high, adapts=bounds is None), [np.empty(0)]
     _vectors.check_vectors("chebyshev", system, b, None)
     own_b = _vectors.inside(system, b)
 
@@ -96,7 +125,7 @@ def chebyshev(
         return x
 
     options = (rtol, atol, max_steps, check_every)
-    return iterate("chebyshev", system, step, b, x0, *options, method="chebyshev")
+    return iterate("chebyshev", system, step, b, x0, *options, method="chebyshev", observe=recurrence.observe)
 
 
 def _estimated(function: str, A: Any, system: System) -> tuple[float, float]:
@@ -108,14 +137,14 @@ def _estimated(function: str, A: Any, system: System) -> tuple[float, float]:
     if largest >= 1:
         raise ValueError(f"{function}: bounds must be given where A is not positive definite, got None")
     # Estimates from inside: a larger high costs little, and an eigenvalue beyond it would grow.
-    return 0.95 * (1 - largest), 1.02 * (1 - least)
+    return 0.95 * (1 - largest), MARGIN * (1 - least)
 
 
 def bounds_of(function: str, rho: float, is_jacobi: bool) -> tuple[float, float]:
     """Return the bounds of M^-1 A where the iteration matrix of the sweep has this spectral radius."""
     if rho >= 1:
         raise ValueError(f"{function}: bounds must be given where the sweep alone does not converge, got rho {rho}")
-    return 0.95 * (1 - rho), 1 + rho if is_jacobi else 1.0
+    return 0.95 * (1 - rho), MARGIN * (1 + rho) if is_jacobi else 1.0
 
 
 class Chebyshev:
@@ -128,7 +157,7 @@ class Chebyshev:
         real in general, and ValueError is raised.
     bounds
         The least and the largest eigenvalue of M^-1 A, which is I minus the sweep's iteration matrix. By default they
-        are estimated from the growth of powers of that.
+        are estimated from the growth of powers of that, and :meth:`solve` lowers the least where it has to.
 
     Examples
     --------
@@ -145,6 +174,7 @@ class Chebyshev:
         is_jacobi = METHODS[relaxation.method][0] == "jacobi"
         if not is_jacobi and not relaxation.symmetric:
             raise ValueError(f"Chebyshev: relaxation must have a symmetric sweep, got method {relaxation.method}")
+        self.adapts = bounds is None
         if bounds is None:
             rho = _spectrum.power(relaxation.apply_homogeneous, relaxation.system.random())
             bounds = bounds_of("Chebyshev", rho, is_jacobi)
@@ -161,7 +191,7 @@ class Chebyshev:
         check_every: int = 1,
     ) -> Solution:
         """As :meth:`Relaxation.solve`; a step is a sweep."""
-        recurrence, directions = Recurrence(*self.bounds), [np.empty(0)]
+        recurrence, directions = Recurrence(*self.bounds, adapts=self.adapts), [np.empty(0)]
 
         def step(x: Array, swept: Array) -> Array:
             if directions[0].shape != x.shape:
@@ -175,7 +205,7 @@ class Chebyshev:
             return x
 
         options = (rtol, atol, max_steps, check_every)
-        return _iterate("Chebyshev.solve", self.relaxation, step, b, x0, options, "chebyshev")
+        return _iterate("Chebyshev.solve", self.relaxation, step, b, x0, options, "chebyshev", recurrence.observe)
 
 
 class Anderson:
@@ -234,7 +264,14 @@ def _check_relaxation(function: str, relaxation: object) -> None:
 
 
 def _iterate(
-    function: str, relaxation: Relaxation, accelerate: Any, b: Any, x0: Any, options: tuple[Any, ...], method: str
+    function: str,
+    relaxation: Relaxation,
+    accelerate: Any,
+    b: Any,
+    x0: Any,
+    options: tuple[Any, ...],
+    method: str,
+    observe: Callable[[int, Array], None] = lambda steps, norms: None,
 ) -> Solution:
     own_b = relaxation.own_rhs(function, b)
 
@@ -245,4 +282,5 @@ def _iterate(
             x = np.ascontiguousarray(accelerate(x, swept))
         return x
 
-    return iterate(function, relaxation.system, step, b, x0, *options, method=method, omega=lambda: relaxation.omega)
+    how: dict[str, Any] = {"method": method, "omega": lambda: relaxation.omega, "observe": observe}
+    return iterate(function, relaxation.system, step, b, x0, *options, **how)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from .._solution import Solution
 from . import _spectrum, _vectors
 from ._auto import jacobi_of, ssor_omega
+from ._cupy_systems import refuse_cupy
 from ._matrix import check_square, read_csr
 from ._order import Arrangement, arrange
 from ._prepare import BACKWARD, FORWARD, LOWER, UPPER, Scalar, System
@@ -57,6 +58,7 @@ def ssor_cg(
     Comput. 2, 1981.
     """
     function = "ssor_cg"
+    refuse_cupy(function, A)
     _check_omega(function, "ssor", omega)
     split = _split_stencil(function, A, order) if isinstance(A, Stencil) else _split_rows(function, A, order)
     factor = _auto(function, A, split) if omega == "auto" else float(omega)

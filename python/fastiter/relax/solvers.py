@@ -7,11 +7,13 @@ from typing import Any
 import numpy.typing as npt
 
 from .._solution import Solution
+from ._cupy_systems import takes_cupy_systems
 from ._relaxation import Relaxation
 
 Array = npt.NDArray[Any]
 
 
+@takes_cupy_systems
 def jacobi(
     A: Any,
     b: Array,
@@ -37,6 +39,7 @@ def jacobi(
     return relaxation.solve(b, x0, rtol=rtol, atol=atol, max_steps=max_steps, check_every=check_every)
 
 
+@takes_cupy_systems
 def block_jacobi(
     A: Any,
     b: Array,
@@ -54,6 +57,7 @@ def block_jacobi(
     return relaxation.solve(b, x0, rtol=rtol, atol=atol, max_steps=max_steps, check_every=check_every)
 
 
+@takes_cupy_systems
 def gauss_seidel(
     A: Any,
     b: Array,
@@ -73,6 +77,7 @@ def gauss_seidel(
     return relaxation.solve(b, x0, rtol=rtol, atol=atol, max_steps=max_steps, check_every=check_every)
 
 
+@takes_cupy_systems
 def sor(
     A: Any,
     b: Array,
@@ -100,6 +105,7 @@ def sor(
     return relaxation.solve(b, x0, rtol=rtol, atol=atol, max_steps=max_steps, check_every=check_every)
 
 
+@takes_cupy_systems
 def ssor(
     A: Any,
     b: Array,
@@ -118,6 +124,7 @@ def ssor(
     return relaxation.solve(b, x0, rtol=rtol, atol=atol, max_steps=max_steps, check_every=check_every)
 
 
+@takes_cupy_systems
 def kaczmarz(
     A: Any,
     b: Array,

@@ -157,7 +157,7 @@ def _pattern(grid: tuple[int, ...], order: object) -> Csr:
         return Csr(points, np.broadcast_to(np.int64(0), points + 1), np.empty(0, np.int32), np.empty(0))
     index, row, column = np.arange(points, dtype=np.int32).reshape(grid), [], []
     for axis in range(len(grid)):
-        lower, upper = (np.delete(index, end, axis).reshape(-1) if points else index for end in (-1, 0))
+        lower, upper = (np.delete(index, end, axis).reshape(-1) if points else index.reshape(-1) for end in (-1, 0))
         row += [lower, upper]
         column += [upper, lower]
     rows = np.concatenate(row)

@@ -70,6 +70,7 @@ def _work(sizes: Sizes, reset: Tensor | None, lengths: Tensor | None, cu_seqlens
             f"delta_scan: k must have at most {_FACTORS} factors a step on a CUDA device, got {sizes.factors}"
         )
     check_cut(sizes, lengths, cu_seqlens)
+    lengths, cu_seqlens = _gpu.in_range(lengths, cu_seqlens, sizes.time)
     how = plan("delta_scan", "chunk", _TILES[like.dtype].factors, sizes.factors)
     return _Work(
         None if reset is None else reset.contiguous().view(torch.uint8),

@@ -70,6 +70,27 @@ def as_int64(x: Tensor | None, like: Tensor) -> Tensor | None:
     return None if x is None else x.to(like.device, torch.int64, non_blocking=True).contiguous()
 
 
+def in_range(lengths: Tensor | None, bounds: Tensor | None, time: int) -> tuple[Tensor | None, Tensor | None]:
+    """Return lengths of rows and bounds of sequences; those on a card, which nobody has checked, are held in range."""
+    if lengths is not None and not lengths.is_cpu:
+        lengths = held_lengths(lengths, time)
+    if bounds is not None and not bounds.is_cpu:
+        bounds = held_bounds(bounds, time)
+    return lengths, bounds
+
+
+def held_lengths(lengths: Tensor, time: int) -> Tensor:
+    """Return what kernels may trust, without a look at the numbers: lengths from 0 to ``time``."""
+    return lengths.clamp(0, time)
+
+
+def held_bounds(bounds: Tensor, time: int) -> Tensor:
+    """The same of bounds: they rise from 0 to ``time``."""
+    inner = bounds[1:-1].clamp(0, time).cummax(0).values
+    ends = bounds.new_tensor([0, time]) if len(bounds) > 1 else bounds.new_zeros(1)
+    return torch.cat([ends[:1], inner, ends[1:]])
+
+
 def multiprocessors(x: Tensor) -> int:
     """Return how many multiprocessors the device of ``x`` has; 1 stands for a CPU, where kernels are interpreted."""
     return int(torch.cuda.get_device_properties(x.device).multi_processor_count) if x.is_cuda else 1

@@ -69,6 +69,7 @@ def _para_fwd(
     cell = CELLS[cell_name]
     _newton_cuda.check_method(cell.name, window > 0)
     check_steps(cell, wx, lengths)
+    lengths, _ = _gpu.in_range(lengths, None, wx.shape[1])
     wx, a, p = unit_stride(wx), contiguous(a), None if p is None else contiguous(p)
     outputs = forward_outputs(cell, wx, window > 0, save)
     if window:
@@ -101,6 +102,7 @@ def _para_bwd(
 ) -> list[Tensor]:
     cell = CELLS[cell_name]
     check_steps(cell, wx, lengths)
+    lengths, _ = _gpu.in_range(lengths, None, wx.shape[1])
     wx, a, p = unit_stride(wx), contiguous(a), None if p is None else contiguous(p)
     dh, dlast = None if dh is None else unit_stride(dh), None if dlast is None else contiguous(dlast)
     dwx, dfirst, *weights = backward_outputs(cell, wx, a, need_weights)

@@ -51,9 +51,12 @@ def _shape(cell: ParaCell, wx: Tensor, reverse: bool, lengths: Tensor | None) ->
 
 
 def check_steps(cell: ParaCell, wx: Tensor, lengths: Tensor | None) -> None:
-    """Check the numbers of steps of the rows, which were not known where the call was traced."""
+    """Check the numbers of steps of the rows, which were not known where the call was traced.
+
+    What a card alone knows, its kernels hold in range instead.
+    """
     batch, time = wx.shape[:2]
-    if lengths is not None:
+    if lengths is not None and lengths.is_cpu:
         least, most = (int(lengths.min()), int(lengths.max())) if batch else (0, 0)
         check_lengths(cell.name, lengths.shape, least, most, batch, time)
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_exporting
 
 from .. import _core
 from .._backend import BackendError
@@ -128,6 +128,11 @@ def unwatched() -> bool:
     return not is_compiling() and _modes() == 0 and _level() is None and _trace() is None
 
 
+def grad_enabled() -> bool:
+    """Say whether gradients may be asked for. Exported graphs have none, and what is kept for them costs memory."""
+    return torch.is_grad_enabled() and not is_exporting()
+
+
 def transformed() -> bool:
     """Say whether one of torch.func's transforms, grad or vmap, is at work."""
     return _level() is not None
@@ -149,6 +154,23 @@ def eager(implementation: _Op, op: Any) -> _Op:
         return op(*args)
 
     return cast(_Op, call)
+
+
+def autocast_device(x: object) -> str:
+    """Return the kind of device whose autocast counts for ``x``."""
+    return "cuda" if isinstance(x, Tensor) and x.is_cuda else "cpu"
+
+
+def autocast_dtype(x: object) -> torch.dtype | None:
+    """Return the dtype that autocast asks for where ``x`` is, None where it is off."""
+    device = autocast_device(x)
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+def autocast_to(x: Any, dtype: torch.dtype) -> Any:
+    """Return ``x`` as autocast passes it on: in ``dtype``, unless it is float64 or no tensor of floats."""
+    is_cast = isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64
+    return x.to(dtype) if is_cast else x
 
 
 def contiguous(x: Tensor) -> Tensor:
@@ -201,21 +223,30 @@ def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def checked_lengths(function: str, lengths: Tensor | Sequence[int], batch: int, time: int) -> Tensor:
-    """Return the lengths of the rows of a batch as an int64 tensor that nobody else can change."""
-    whole = checked_integers(function, "lengths", lengths)
+def checked_lengths(
+    function: str, lengths: Tensor | Sequence[int], batch: int, time: int, device: torch.device
+) -> Tensor:
+    """Return the lengths of the rows of a batch as an int64 tensor that nobody else can change.
+
+    It may be on the CPU or on ``device``, where the batch is. A card's own numbers are not waited for: the op holds
+    them in range.
+    """
+    whole = checked_integers(function, "lengths", lengths, device)
     if is_compiling():
         return whole  # its values are not known while tracing: the op checks them
+    if not whole.is_cpu:
+        check_lengths(function, tuple(whole.shape), 0, 0, batch, time)
+        return whole
     least, most = (int(whole.min()), int(whole.max())) if whole.numel() else (0, 0)
     check_lengths(function, tuple(whole.shape), least, most, batch, time)
     return whole
 
 
-def checked_bounds(function: str, cu_seqlens: Tensor | Sequence[int], time: int) -> Tensor:
+def checked_bounds(function: str, cu_seqlens: Tensor | Sequence[int], time: int, device: torch.device) -> Tensor:
     """Return the bounds of sequences that lie one after the other, as :func:`checked_lengths` returns lengths."""
-    bounds = checked_integers(function, "cu_seqlens", cu_seqlens)
+    bounds = checked_integers(function, "cu_seqlens", cu_seqlens, device)
     check_bounds_shape(function, bounds.shape)
-    if not is_compiling():
+    if bounds.is_cpu and not is_compiling():
         falls = bool((bounds[1:] < bounds[:-1]).any())
         check_bounds(function, bounds.shape, int(bounds[0]), int(bounds[-1]), falls, time)
     return bounds
@@ -234,12 +265,13 @@ def check_reset(function: str, reset: Any, x: Tensor, batch: int, time: int) -> 
     check_reset_shape(function, reset.shape, batch, time)
 
 
-def checked_integers(function: str, name: str, x: Tensor | Sequence[int]) -> Tensor:
-    """Return ``x`` as an int64 tensor of its own, as the caller may change his before the backward pass."""
+def checked_integers(function: str, name: str, x: Tensor | Sequence[int], device: torch.device | None = None) -> Tensor:
+    """Return ``x``, on the CPU or on ``device``, as an int64 tensor that the caller cannot change before backward."""
     if not isinstance(x, Tensor):
         x = torch.from_numpy(integers(function, name, x))
-    if not x.is_cpu:
-        raise BackendError(f"{function}: {name} must be on the CPU, got device {x.device}")
+    if not x.is_cpu and x.device != device:
+        expected = "the CPU" if device is None or device.type == "cpu" else f"the CPU or {device}"
+        raise BackendError(f"{function}: {name} must be on {expected}, got device {x.device}")
     if x.layout != torch.strided:
         raise TypeError(f"{function}: {name} must be a dense tensor, got layout {x.layout}")
     if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:

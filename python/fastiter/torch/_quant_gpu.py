@@ -6,6 +6,7 @@ from ._op import LIBRARY
 from ._quant_gpu_bwd import backward, step
 from ._quant_gpu_codes import decode, pack, unpack
 from ._quant_gpu_forward import encode, quantize
+from ._quant_gpu_product import linear
 from ._quant_op import _seed
 
 __all__ = ["pack", "unpack"]
@@ -17,5 +18,6 @@ for _name, _cuda in (
     ("_quant_step", step),
     ("_quant_seed", _seed),
     ("_quantize_bwd", backward),
+    ("_quant_linear", linear),
 ):
     LIBRARY.impl(_name, _cuda, "CUDA")

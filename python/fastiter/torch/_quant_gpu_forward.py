@@ -84,7 +84,7 @@ def _list_of_numbers(fmt: Format, made: Plan, nan: float) -> list[float]:
 
 
 @lru_cache(maxsize=512)
-def _numbers(fmt: Format, name: str, codes: bool, scaled: bool, nan: float | None, device: torch.device) -> Numbers:
+def numbers_of(fmt: Format, name: str, codes: bool, scaled: bool, nan: float | None, device: torch.device) -> Numbers:
     made = plan_of(fmt, name, codes, scaled)
     kind = torch.float64 if made.in_double else torch.float32
     listed = _list_of_numbers(fmt, made, math.nan if nan is None else nan)
@@ -210,7 +210,7 @@ def _elementwise(x: Tensor, y: Tensor, call: _Call) -> None:
     function, fmt, scales, seed, nan, codes = call
     name, scaled = NAMES[x.dtype], scales.scale is not None
     made = plan_of(fmt, name, codes, scaled)
-    known = _numbers(fmt, name, codes, scaled, nan, x.device)
+    known = numbers_of(fmt, name, codes, scaled, nan, x.device)
     kernels = _gpu.triton_kernels(function, "quant")
     tl = kernels.tl
     size = 4 * COUNTERS if fmt.stochastic else BLOCK
@@ -253,7 +253,7 @@ def _blocks(x: Tensor, y: Tensor, shared: Tensor | None, call: _Call) -> None:
     if isinstance(fmt, NVFP4) and g is None:
         g = torch.ones((), dtype=torch.float32, device=x.device)
     made = plan_of(fmt, NAMES[x.dtype], codes, False)
-    known = _numbers(fmt, NAMES[x.dtype], codes, False, nan, x.device)
+    known = numbers_of(fmt, NAMES[x.dtype], codes, False, nan, x.device)
     kernels = _gpu.triton_kernels(function, "quant_block")
     size, n = block_of(fmt), x.shape[-1] if x.dim() else 1
     wide = 1 << (size - 1).bit_length()

@@ -22,13 +22,38 @@ LIBRARY.define("_quant_linear(Tensor x, Tensor weight, Tensor? bias, str accumul
 _MOST_BITS = 64
 
 
+def check_finite(name: str, is_finite: bool) -> None:
+    """Check what an accumulator in fixed point adds up."""
+    if not is_finite:
+        raise ValueError(f"linear: {name} must be finite for an accumulator in fixed point, got NaN or infinity")
+
+
+def check_bits(name: str, bits: int) -> int:
+    """Check that the integers of a factor leave bits for the other."""
+    if bits >= _MOST_BITS:
+        raise ValueError(f"linear: {name} must be rounded to at most {_MOST_BITS} bits with weights, got {bits} bits")
+    return bits
+
+
+def check_together(of_x: int, of_weight: int) -> None:
+    """Check that integers hold the products of integers of so many bits."""
+    if of_x + of_weight > _MOST_BITS:
+        got = f"{of_x} and {of_weight} bits"
+        raise ValueError(f"linear: x and weight must be rounded to at most {_MOST_BITS} bits together, got {got}")
+
+
+def check_float32(name: str, is_held: bool) -> None:
+    """Check what an accumulator in floating point adds up."""
+    if not is_held:
+        raise ValueError(f"linear: {name} must be numbers of float32 for an accumulator in floating point, got others")
+
+
 def _codes(name: str, x: Array) -> tuple[Array, Fixed]:
     """Return floats as the integers that they are multiples of one power of two by, and the format of those.
 
     A product is exact, so that the accumulator depends on the numbers alone, not on the formats that they came from.
     """
-    if not np.isfinite(x).all():
-        raise ValueError(f"linear: {name} must be finite for an accumulator in fixed point, got NaN or infinity")
+    check_finite(name, bool(np.isfinite(x).all()))
     significand, exponent = np.frexp(x)
     whole = np.ldexp(significand, 53).astype(np.int64)
     some = whole != 0
@@ -37,17 +62,14 @@ def _codes(name: str, x: Array) -> tuple[Array, Fixed]:
     lowest_bit = np.frexp((whole & -whole).astype(np.float64))[1] - 1
     lowest = int((exponent - 53 + lowest_bit)[some].min())
     codes = np.ldexp(x, -lowest)
-    bits = int(np.frexp(np.abs(codes).max())[1]) + 1
-    if bits >= _MOST_BITS:
-        raise ValueError(f"linear: {name} must be rounded to at most {_MOST_BITS} bits with weights, got {bits} bits")
+    bits = check_bits(name, int(np.frexp(np.abs(codes).max())[1]) + 1)
     return codes.astype(np.int64), Fixed(bits, bits + lowest)
 
 
 def _in_float32(name: str, x: Array) -> npt.NDArray[np.float32]:
     with np.errstate(over="ignore", under="ignore"):
         narrow = x.astype(np.float32)
-    if x.dtype != np.float32 and not np.array_equal(narrow, x, equal_nan=True):
-        raise ValueError(f"linear: {name} must be numbers of float32 for an accumulator in floating point, got others")
+    check_float32(name, x.dtype == np.float32 or np.array_equal(narrow, x, equal_nan=True))
     return narrow
 
 
@@ -59,9 +81,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, accumulate: str, eve
         a, w = np.insert(a, 0, 1.0, axis=1), np.concatenate([start[:, None], w], axis=1)
     if isinstance(acc, Fixed):
         (codes, of_x), (weights, of_weight) = _codes("x", a.astype(np.float64)), _codes("weight", w.astype(np.float64))
-        if of_x.width + of_weight.width > _MOST_BITS:
-            got = f"{of_x.width} and {of_weight.width} bits"
-            raise ValueError(f"linear: x and weight must be rounded to at most {_MOST_BITS} bits together, got {got}")
+        check_together(of_x.width, of_weight.width)
         y = quant_matmul(codes, weights.T, of_x, of_weight, acc, every)
     else:
         y = quant_matmul(_in_float32("x", a), _in_float32("weight", w).T, "fp32", "fp32", acc, every)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..relax import _spectrum
+from ..relax._auto import jacobi_omega
 from ..relax._spectrum import EVERY, extremes, mean_growth, young
 from ._relax_gpu import OfRows
 
@@ -33,7 +34,7 @@ def auto_omega(matrix: OfRows, dtype: torch.dtype, method: str) -> float:
         return 1.0
     low, high = _range(matrix, dtype)
     if method == "jacobi":
-        return 2 / (2 - low - high) if high < 1 else 1.0
+        return jacobi_omega(low, high)
     return young(max(-low, high))
 
 

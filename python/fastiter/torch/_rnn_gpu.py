@@ -26,7 +26,7 @@ def choose(cell: Cell, dtype: torch.dtype, width: int) -> str:
     """Return "cuda" where CuPy can launch, else "triton" where its kernels reach, else say what to install."""
     if importlib.util.find_spec("cupy") is not None:
         return "cuda"
-    reaches = _rnn_triton.reaches(cell, width, dtype)
+    reaches = _rnn_triton.reaches(width, dtype)
     if reaches and importlib.util.find_spec("triton") is not None:
         return "triton"
     why = "nor is Triton" if reaches else f"and Triton's kernels do not reach {dtype} with D = {width}"

@@ -11,12 +11,12 @@ from .._rnn import Cell
 from . import _gpu
 from ._rnn_cuda import Work, four
 
-#: Bytes of r of the largest head: all cells with D <= 128 in two bytes, with D <= 64 in float32.
-_MOST = 128 << 10
 #: Rows of the batch that a program takes together: the least that tensor cores multiply.
 _ROWS = 16
-#: Bytes of r that stay in a program; of a larger r it reads some terms of the sums at a time, from the cache.
-_MOST_HELD, _TERMS = 64 << 10, 16
+#: Bytes of r, and of a line of it, that stay in a program; of a larger r it reads some terms of the sums at a time.
+_MOST_HELD, _LINE_HELD, _TERMS = 64 << 10, 256, 16
+#: Registers of a thread where 16 warps share a multiprocessor; left alone, the compiler may settle for half and spill.
+_MOST_REGISTERS = 128
 
 
 def _padded(width: int) -> int:
@@ -27,9 +27,9 @@ def _bytes(cell: Cell, width: int, dtype: torch.dtype) -> int:
     return cell.gates * _padded(width) ** 2 * dtype.itemsize
 
 
-def reaches(cell: Cell, width: int, dtype: torch.dtype) -> bool:
+def reaches(width: int, dtype: torch.dtype) -> bool:
     """Say whether the kernels take heads of this width: there are none for float64."""
-    return dtype != torch.float64 and width <= 128 and _bytes(cell, width, dtype) <= _MOST
+    return dtype != torch.float64 and width <= 128
 
 
 def _matrices(r: Tensor, transposed: bool) -> Tensor:
@@ -43,7 +43,9 @@ def _launch(name: str, work: Work, x: Tensor, args: Sequence[Tensor | None]) -> 
     kernels = _gpu.triton_kernels(work.cell.name, "rnn")
     width = _padded(work.width)
     size, rows = _bytes(work.cell, work.width, x.dtype), -(-work.batch // _ROWS)
-    held, backward = size <= _MOST_HELD, name == "rnn_bwd_kernel"
+    held = size <= _MOST_HELD and width * x.dtype.itemsize <= _LINE_HELD
+    warps = 4 if size <= 4 << 10 else 8 if size <= 32 << 10 else 16
+    backward = name == "rnn_bwd_kernel"
     vectors = work.cell.gates if backward else 1
     room = None if held else x.new_empty(work.heads * rows, vectors, _ROWS, width)
     bounds = [work.clip_grad] if backward else []
@@ -64,7 +66,8 @@ def _launch(name: str, work: Work, x: Tensor, args: Sequence[Tensor | None]) -> 
             D=width,
             HELD=held,
             TERMS=_TERMS,
-            num_warps=4 if size <= 8 << 10 else 8 if size <= 32 << 10 else 16,
+            num_warps=warps,
+            maxnreg=_MOST_REGISTERS if warps == 16 else None,
             num_stages=1,
             enable_fp_fusion=True,
         )

@@ -45,6 +45,7 @@ def _work(scan: Scan, x: Tensor, cut: Cut) -> _Work:
     if reset is not None:
         reset = reset.contiguous().view(torch.uint8)
     time, width = x.shape[1], x.shape[2]
+    lengths, cu_seqlens = _gpu.in_range(lengths, cu_seqlens, time)
     sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     segment = _segment(scan, x, sequences * width)
     return _Work(

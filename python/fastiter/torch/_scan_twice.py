@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ._gpu import in_range
 from ._scan_op import Cut, Scan
 
 Apply = Callable[[Scan, Tensor, Tensor, Tensor | None, Cut], tuple[Tensor, Tensor]]
@@ -59,13 +60,14 @@ class _Ends:
     def __init__(self, h: Tensor, cut: Cut) -> None:
         self.reverse, _, lengths, cu_seqlens = cut
         batch, time = h.shape[:2]
+        lengths, cu_seqlens = in_range(lengths, cu_seqlens, time)
         if cu_seqlens is not None:
             start, stop = cu_seqlens[:-1], cu_seqlens[1:]
             row = torch.zeros_like(start)
         else:
             stop = torch.full((batch,), time) if lengths is None else lengths
-            start, row = torch.zeros_like(stop), torch.arange(batch)
-        # Found on the CPU, where the lengths are: only indices go to a GPU.
+            start, row = torch.zeros_like(stop), torch.arange(batch, device=stop.device)
+        # Found where the lengths are: on the CPU nothing waits, and only indices go to a GPU.
         (having,) = torch.nonzero(stop > start, as_tuple=True)
         self.count = len(stop)
         ends = (start[having], stop[having] - 1)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._op import differentiable_once
+from ._op import autocast_device, autocast_dtype, differentiable_once
 from ._solve_cell import WIDEST, Cell, Linearised, Structure
 from ._solve_newton import before, flat_steps, jacobians, scan
 
@@ -54,7 +54,7 @@ class _Recurrence(torch.autograd.Function):
         values.clear()  # an output must not keep itself alive
         ctx.save_for_backward(*results, *inputs)
         ctx.problem = problem
-        ctx.autocast = (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"))
+        ctx.autocast = autocast_dtype(results[0])
         return results
 
     @staticmethod
@@ -67,8 +67,10 @@ class _Recurrence(torch.autograd.Function):
         needs = ctx.needs_input_grad[2:]
         for leaf, needed in zip((*x, *params), needs[states:], strict=True):
             leaf.requires_grad_(needed)
-        enabled, dtype = ctx.autocast
-        with torch.autocast("cpu", dtype, enabled):  # the cell's function is the one of the forward pass
+        is_on = ctx.autocast is not None
+        with torch.autocast(
+            autocast_device(values[0]), ctx.autocast, is_on
+        ):  # the cell's function is the one of before
             dfirst, dx, dparams = _Adjoint(ctx.problem, values, first, x, params).run(gradients)
         return (None, None, *dfirst, *dx, *dparams)
 

@@ -67,8 +67,8 @@ def delta_scan(
     how = checked_method(method, q.dtype) if q.is_cuda else (method, chunk)
     check_exclusive(function, lengths, cu_seqlens)
     flags = None if reset is None else _checked_reset(function, sizes, reset, q.device)
-    whole = None if lengths is None else checked_lengths(function, lengths, sizes.batch, sizes.time)
-    bounds = None if cu_seqlens is None else _checked_bounds(function, sizes, cu_seqlens)
+    whole = None if lengths is None else checked_lengths(function, lengths, sizes.batch, sizes.time, q.device)
+    bounds = None if cu_seqlens is None else _checked_bounds(function, sizes, cu_seqlens, q.device)
     rows = sizes.batch if bounds is None else bounds.shape[0] - 1
     check_state(function, None if h0 is None else h0.shape, sizes, rows, bounds is not None)
     # In forward mode the autograd function is called for its refusal.
@@ -91,10 +91,10 @@ def _checked_reset(function: str, sizes: Sizes, reset: object, device: torch.dev
     return reset
 
 
-def _checked_bounds(function: str, sizes: Sizes, cu_seqlens: Tensor | Sequence[int]) -> Tensor:
-    bounds = checked_integers(function, "cu_seqlens", cu_seqlens)
+def _checked_bounds(function: str, sizes: Sizes, cu_seqlens: Tensor | Sequence[int], device: torch.device) -> Tensor:
+    bounds = checked_integers(function, "cu_seqlens", cu_seqlens, device)
     check_bounds(function, bounds.shape, sizes)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not bounds.is_cpu:
         return bounds
     least = int(bounds.diff().min()) if bounds.numel() > 1 else 0
     check_bounds_values(function, int(bounds[0]), int(bounds[-1]), least, sizes.time)

@@ -12,7 +12,17 @@ from torch import Tensor
 from .._backend import BackendError
 from .._rnn import FLOAT16_REFUSED
 from ._flashrnn_config import ANYWHERE, DTYPES, FUNCTIONS, ON_CPU, ON_GPU, FlashRNNConfig, checked
-from ._op import CPU_AND_CUDA, FLOATS, GPU_FLOATS, check_tensors, empty, unwatched
+from ._op import (
+    CPU_AND_CUDA,
+    FLOATS,
+    GPU_FLOATS,
+    autocast_device,
+    autocast_dtype,
+    autocast_to,
+    check_tensors,
+    empty,
+    unwatched,
+)
 from ._rnn_op import carried
 from .rnn import elman, gru, lstm, rounding, slstm
 
@@ -88,10 +98,11 @@ def flashrnn(
     (torch.Size([4, 2, 5, 3, 8]), torch.Size([4, 2, 1, 3, 8]))
     """
     options = checked(config, function, backend, dtype)
-    if not torch.is_autocast_enabled("cpu"):
+    low = autocast_dtype(Wx)
+    if low is None:
         return _run(options, Wx, R, b, states)
-    given = _autocast(options, Wx, R, b, states)
-    with torch.autocast("cpu", enabled=False):
+    given = _autocast(options, low, Wx, R, b, states)
+    with torch.autocast(autocast_device(Wx), enabled=False):
         return _run(options, *given)
 
 
@@ -108,16 +119,11 @@ def _run(options: FlashRNNConfig, Wx: Tensor, R: Tensor, b: Tensor, states: Tens
     return _out(options, result[-1], dtype), _out(options, [x.unsqueeze(1) for x in result[1]], dtype)
 
 
-def _autocast(options: FlashRNNConfig, *tensors: Tensor | None) -> list[Any]:
+def _autocast(options: FlashRNNConfig, low: torch.dtype, *tensors: Tensor | None) -> list[Any]:
     """Return the arguments in `dtype`, as FlashRNN's autocast does; without one in that of torch's."""
-    dtype = DTYPES[options.dtype] if options.dtype is not None else torch.get_autocast_dtype("cpu")
+    dtype = low if options.dtype is None else DTYPES[options.dtype]
     of_states = dtype if options.dtype_s is None else DTYPES[options.dtype_s]
-
-    def cast(x: Any, to: torch.dtype) -> Any:
-        floats = (torch.float32, torch.bfloat16, torch.float16)
-        return x.to(to) if isinstance(x, Tensor) and x.is_cpu and x.dtype in floats else x
-
-    return [*(cast(x, dtype) for x in tensors[:3]), cast(tensors[3], of_states)]
+    return [*(autocast_to(x, dtype) for x in tensors[:3]), autocast_to(tensors[3], of_states)]
 
 
 def _state_dtype(options: FlashRNNConfig, wx: Tensor) -> torch.dtype:

@@ -121,7 +121,7 @@ def _run(
     newton = newton_options(function, *solver, eps=torch.finfo(wx.dtype).eps, default_window=default_window)
     if wx.is_cuda:
         _newton_cuda.check_method(function, bool(newton))
-    whole = None if lengths is None else checked_lengths(function, lengths, batch, time)
+    whole = None if lengths is None else checked_lengths(function, lengths, batch, time, wx.device)
     h, last, info = _apply(cell, wx, a, p, first, reverse, whole, newton)
     return (h, last, info) if return_info else (h, last)
 

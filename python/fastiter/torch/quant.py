@@ -384,6 +384,15 @@ def linear(
     every : int
         How many sums go between two roundings.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type, dtype or shape, and for numbers that the accumulator does not take.
+    BackendError
+        For a tensor on another device than the CPU or a CUDA one; on a CUDA device for a :class:`Fixed` of more than 62
+        bits, and for sums of ``every`` products that need more than 64. With a :class:`Fixed` the call waits for the
+        device, which looks at the bits of x and weight first.
+
     Examples
     --------
     >>> import torch
@@ -396,7 +405,7 @@ def linear(
     """
     text = checked_accumulator("linear", accumulate, every)
     given = [("x", x), ("weight", weight)] + ([] if bias is None else [("bias", bias)])
-    check_tensors("linear", [name for name, _ in given], [tensor for _, tensor in given], FLOATS)
+    check_tensors("linear", [name for name, _ in given], [tensor for _, tensor in given], FLOATS, CPU_AND_CUDA)
     if weight.dim() != 2 or x.dim() < 1 or x.shape[-1] != weight.shape[1]:
         got = f"{tuple(x.shape)} and {tuple(weight.shape)}"
         raise ValueError(f"linear: x and weight must have shapes (..., K) and (N, K), got {got}")

@@ -49,7 +49,8 @@ class Chebyshev:
         self._is_jacobi = METHODS[relaxation.method][0] == "jacobi"
         if not self._is_jacobi and not relaxation.symmetric:
             raise ValueError(f"Chebyshev: relaxation must have a symmetric sweep, got method {relaxation.method}")
-        self.relaxation = relaxation
+        self.relaxation, self._adapts = relaxation, bounds is None
+        self._host: relax.Chebyshev | None = None
         self.bounds = None if bounds is None else checked_bounds("Chebyshev", bounds)
 
     def solve(
@@ -66,8 +67,9 @@ class Chebyshev:
         function, relaxation = "Chebyshev.solve", self.relaxation
         start, limits = relaxation.start(function, b, x0, (rtol, atol, max_steps, check_every))
         if relaxation.host is not None:
-            host = relax.Chebyshev(relaxation.host, self.bounds)
-            self.bounds = host.bounds
+            if self._host is None:
+                self._host = relax.Chebyshev(relaxation.host, self.bounds)
+            host, self.bounds = self._host, self._host.bounds
             names = ("rtol", "atol", "max_steps", "check_every")
             options: dict[str, Any] = dict(zip(names, limits, strict=True))
             return on_tensors(host.solve(contiguous(b.detach()).numpy(), contiguous(start).numpy(), **options))
@@ -75,7 +77,7 @@ class Chebyshev:
         if self.bounds is None:
             self.bounds = self._estimated(matrix, b.device)
         x, own_b = relaxation.inside(start), matrix.without_given(relaxation.inside(b.detach()))
-        recurrence, d = Recurrence(*self.bounds), torch.zeros_like(x)
+        recurrence, d = Recurrence(*self.bounds, adapts=self._adapts), torch.zeros_like(x)
 
         def step(x: Tensor, count: int) -> Tensor:
             for _ in range(count):
@@ -85,7 +87,7 @@ class Chebyshev:
                 x.add_(d)
             return x
 
-        x, watch = iterate(matrix, x, own_b, limits, step)
+        x, watch = iterate(matrix, x, own_b, limits, step, recurrence.observe)
         return solution_of(relaxation.outside(x, start), watch, relaxation.is_single(b), "chebyshev", relaxation.omega)
 
     def _sweep(self, matrix: _Matrix, x: Tensor, b: Tensor) -> Tensor:

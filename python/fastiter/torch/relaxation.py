@@ -271,6 +271,8 @@ def _on_device(host: relax.Relaxation, device: torch.device | None, together: Ar
     if together is not None:
         return OfProjections(system.A, together, device)
     if isinstance(system, HostBlocks):
+        if system.A.value.ndim == 4:
+            raise BackendError("Relaxation: A must be one matrix on a GPU where there is a block_size, got a batch")
         return OfBlocks(block_rows_of(system.A, system.how), device)
     layout = slices_of(system.A.start, system.A.column, system.how, jacobi=system.jacobi)
     return OfRows(layout, tensors_of(layout, device), torch.from_numpy(system.A.value).to(device))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .._backend import BackendError
 from .._rnn import (
     CELLS,
     FLOAT16_REFUSED,
@@ -25,10 +26,13 @@ from . import _rnn_gpu as _rnn_gpu  # registers what runs on a GPU
 from ._op import (
     CPU_AND_CUDA,
     GPU_FLOATS,
+    autocast_dtype,
+    autocast_to,
     check_reset,
     check_tensors,
     checked_bounds,
     checked_lengths,
+    grad_enabled,
     transformed,
 )
 from ._rnn_autograd import Recurrence, Transformed
@@ -220,21 +224,20 @@ def _check_tensors(
     bias = () if b is None else (b,)
     names = ("wx", "r", "b") if bias else ("wx", "r")
     given = tuple(state or ())
-    dtypes: tuple[torch.dtype, ...] = _DTYPES
-    dtype = getattr(wx, "dtype", None)
-    if isinstance(wx, Tensor) and wx.is_cuda:
-        dtypes = GPU_FLOATS
-    elif dtype == torch.float16:
+    dtype, on_gpu = getattr(wx, "dtype", None), isinstance(wx, Tensor) and wx.is_cuda
+    if dtype == torch.float16 and not on_gpu:
         raise TypeError(f"{function}: wx must have dtype {FLOAT16_REFUSED}, got {dtype}")
-    elif dtype == torch.bfloat16:
-        check_tensors(function, (*names, cell.state_names[0]), (wx, r, *bias, *given[:1]), dtypes)
-        for name, x in zip(cell.state_names[1:], given[1:], strict=False):
-            check_tensors(function, (name,), (x,))
-            if x.dtype != torch.float32:
-                expected = "dtype torch.float32 to go with bfloat16 wx"
-                raise TypeError(f"{function}: {name} must have {expected}, got {x.dtype}")
-        return
-    check_tensors(function, (*names, *cell.state_names), (wx, r, *bias, *given), dtypes, CPU_AND_CUDA)
+    is_half = dtype in (torch.bfloat16, torch.float16)
+    alike, apart = (given[:1], given[1:]) if is_half else (given, ())
+    named = (*names, *cell.state_names[: len(alike)])
+    check_tensors(function, named, (wx, r, *bias, *alike), GPU_FLOATS if on_gpu else _DTYPES, CPU_AND_CUDA)
+    for name, x in zip(cell.state_names[1:], apart, strict=False):
+        check_tensors(function, (name,), (x,), devices=CPU_AND_CUDA)
+        if x.device != wx.device:
+            raise BackendError(f"{function}: {name} must be on device {wx.device} like wx, got {x.device}")
+        if x.dtype != torch.float32:
+            expected = f"dtype torch.float32 to go with {str(dtype).removeprefix('torch.')} wx"
+            raise TypeError(f"{function}: {name} must have {expected}, got {x.dtype}")
 
 
 def _check_shapes(
@@ -263,8 +266,9 @@ def _run(
     asked: tuple[Any, ...],
 ) -> Result:
     cell, how = CELLS[cell_name], PLAIN
-    if torch.is_autocast_enabled("cpu"):
-        wx, r, b, state = _autocast(wx, r, b, state)
+    low = autocast_dtype(wx)
+    if low is not None:
+        wx, r, b, state = _autocast(low, wx, r, b, state)
     check_flag(function, "reverse", reverse)
     check_flag(function, "return_all_states", return_all_states)
     whole = None
@@ -277,25 +281,19 @@ def _run(
             _check_shapes(function, cell, wx.shape, r, b, state)
         how, sequences = _checked_options(function, wx, lengths, *asked)
         batch, time, _, _ = _check_shapes(function, cell, wx.shape, r, b, state, sequences)
-        whole = None if lengths is None else checked_lengths(function, lengths, batch, time)
+        whole = None if lengths is None else checked_lengths(function, lengths, batch, time, wx.device)
     h, last, states = _apply(cell, wx, r, b, state, reverse, whole, None, return_all_states, how, fitting)
     return (h, last, states) if return_all_states else (h, last)
 
 
 def _autocast(
-    wx: Tensor, r: Tensor, b: Tensor | None, state: Sequence[Tensor] | None
+    dtype: torch.dtype, wx: Tensor, r: Tensor, b: Tensor | None, state: Sequence[Tensor] | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Sequence[Tensor] | None]:
-    """Return the arguments in the dtype of autocast, the states other than h in float32, as torch does."""
-    dtype = torch.get_autocast_dtype("cpu")
-
-    def cast(x: Any, to: torch.dtype) -> Any:
-        floats = (torch.float32, torch.bfloat16, torch.float16)
-        return x.to(to) if isinstance(x, Tensor) and x.is_cpu and x.dtype in floats else x
-
+    """Return the arguments in the dtype of autocast, the states other than h in float32."""
     if isinstance(state, (tuple, list)):
-        rest = torch.float32 if dtype == torch.bfloat16 else dtype
-        state = tuple([cast(x, rest if k else dtype) for k, x in enumerate(state)])
-    return cast(wx, dtype), cast(r, dtype), None if b is None else cast(b, dtype), state
+        rest = torch.float32 if dtype.itemsize == 2 else dtype
+        state = tuple([autocast_to(x, rest if k else dtype) for k, x in enumerate(state)])
+    return autocast_to(wx, dtype), autocast_to(r, dtype), autocast_to(b, dtype), state
 
 
 def _checked_options(
@@ -321,7 +319,7 @@ def _checked_options(
                 f"{function}: checkpoint must be None where cu_seqlens is given, as chunks of time are those of padded "
                 f"rows, got {checkpoint}"
             )
-        bounds = checked_bounds(function, cu_seqlens, time)
+        bounds = checked_bounds(function, cu_seqlens, time, wx.device)
         sequences = bounds.shape[0] - 1
     bound_h, bound_dh = (
         checked_bound(function, name, bound) for name, bound in (("clip_state", clip_state), ("clip_grad", clip_grad))
@@ -345,7 +343,7 @@ def _apply(
     """Return h, the final states, and all states (h alone where they are not wanted). ``fitting``: what `fits` said."""
     first = () if state is None else tuple(state)
     # In forward mode the autograd function is called for its refusal.
-    needs_grad = (torch.is_grad_enabled() and _any_requires_grad(wx, r, b, first)) or forward_ad._current_level >= 0
+    needs_grad = (grad_enabled() and _any_requires_grad(wx, r, b, first)) or forward_ad._current_level >= 0
     if fitting and not needs_grad:
         outputs = rnn_fwd_fitting(cell, wx, r, b, first, reverse, all_states)
     elif needs_grad or transformed():
@@ -354,7 +352,8 @@ def _apply(
     else:
         outputs = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, False, how)
     h, count = outputs[0], len(cell.states)
-    return h, tuple(outputs[1 : 1 + count]), (h, *outputs[1 + count :]) if all_states else (h,)
+    # Behind the states of all steps lies, under torch.func, what is kept for the backward pass.
+    return h, tuple(outputs[1 : 1 + count]), (h, *outputs[1 + count : 2 * count]) if all_states else (h,)
 
 
 def _any_requires_grad(wx: Tensor, r: Tensor, b: Tensor | None, first: States) -> bool:

@@ -123,8 +123,8 @@ def _checked_cut(
         check_reset(function, reset, x, batch, time)
     if cu_seqlens is not None:
         check_packing(function, batch, lengths)
-        return reverse, reset, None, checked_bounds(function, cu_seqlens, time)
-    return reverse, reset, None if lengths is None else checked_lengths(function, lengths, batch, time), None
+        return reverse, reset, None, checked_bounds(function, cu_seqlens, time, x.device)
+    return reverse, reset, None if lengths is None else checked_lengths(function, lengths, batch, time, x.device), None
 
 
 def _check_h0(scan: Scan, h0: Tensor, x: Tensor, cut: Cut) -> None:

@@ -180,7 +180,10 @@ def lower(graph: Graph, code: Code) -> Any:
 
 
 def _copy(linear: Any) -> Any:
-    return Linear(linear.constant, dict(linear.terms), list(linear.needs)) if isinstance(linear, Linear) else linear
+    if not isinstance(linear, Linear):
+        return linear
+    needs = [list(formula) for formula in linear.needs]  # conditions are joined in place
+    return Linear(linear.constant, dict(linear.terms), needs)
 
 
 def _combined(graph: Graph, name: str, left: Any, right: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,6 +56,18 @@ def _skip_gaps(graph: Graph, root: int, ranges: Ranges, box: Box) -> None:
     total += sum(c * box[t][0] for t, c in parts if t != number)
     moved = [((lo if lo <= LEAST else lo - total), (hi if hi >= LIMIT else hi - total)) for lo, hi in ranges]
     box[number] = within(box[number], tuple(moved if sign == 1 else [(-hi, -lo) for lo, hi in reversed(moved)]))
+
+
+def narrow_remainders(graph: Graph, leaf: Leaf, box: Box) -> None:
+    """Narrow the variables of a sum that is known: each modulo what divides the coefficients of all others."""
+    kind, parts, constant = graph.nodes[leaf.root]
+    if kind != "sum" or len(leaf.ranges) != 1 or leaf.ranges[0][0] != leaf.ranges[0][1]:
+        return
+    for number, c in parts:
+        common = math.gcd(*(other for node, other in parts if node != number))
+        if common > 1 and number < graph.variables:
+            rest = leaf.ranges[0][0] - constant
+            box[number] = congruent(box[number], common, rest * pow(c, -1, common))
 
 
 def _update(graph: Graph, box: Box, number: int, lo: int, hi: int) -> None:

@@ -139,9 +139,10 @@ def rnn_constraints(
     row_gates, depth = (1, gates * padded) if backward else (gates, padded)
     depth_tiles = depth // TILE
     text = f"""
-# what costs most comes first: the search tries small values of the first names first
-passes in 1..{heads * -(-batch // 8)}; batch_tile in [{", ".join(map(str, _batch_tiles(batch)))}]; several in 0..1
-blocks_per_sm in 1..2; blocks in 1..{2 * device.sms}; row_warps in [1, 2, 4, 8]; depth_warps in [1, 2, 4, 8]
+# what decides most comes first: the search halves the first variable that is open
+several in 0..1; blocks_per_sm in 1..2; batch_tile in [{", ".join(map(str, _batch_tiles(batch)))}]
+passes in 1..{heads * -(-batch // 8)}; row_warps in [1, 2, 4, 8]; depth_warps in [1, 2, 4, 8]
+blocks in 1..{2 * device.sms}
 # warps share the rows and the depth of a block, and each holds a part of r
 warps in [4, 8]; warps == row_warps * depth_warps; batch_tile == 8 * columns
 (batch_tiles - 1) * batch_tile < {batch}; batch_tiles * batch_tile >= {batch}

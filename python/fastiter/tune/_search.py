@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ._domains import ANYTHING, INFINITE, LIMIT, Conflict, Domain, halves
 from ._graph import POSITIVE_OR_NEGATIVE, Formula, Graph, Leaf, Linear, lower
 from ._language import Code, Program, evaluate, parse, parse_term
-from ._propagate import Box, narrow, narrow_formula
+from ._propagate import Box, narrow, narrow_formula, narrow_remainders
 
 #: So often may one condition, on average, be looked at again before a variable is halved: bounds can creep.
 _ROUNDS = 40
@@ -203,6 +203,10 @@ class _Search:
         queued = set(queue)
         if self.bound:
             narrow(self.graph, self.bound, box)
+        if changed is None:
+            for (_, leaf), *others in conditions:
+                if not others:
+                    narrow_remainders(self.graph, leaf, box)
         for _ in range(_ROUNDS * (len(conditions) + 1)):
             if not queue:
                 break
@@ -216,8 +220,9 @@ class _Search:
                 narrow_formula(self.graph, formula, variables, box)
             for variable, old in zip(variables, before, strict=True):
                 if box[variable] is not old and _is_news(old, box[variable]):
+                    fixed = box[variable].lo == box[variable].hi  # then a second look is short, and often the last
                     for other in self.about[variable]:
-                        if other not in queued and other != number:
+                        if other not in queued and (other != number or fixed):
                             queued.add(other)
                             queue.append(other)
         if self.bound:

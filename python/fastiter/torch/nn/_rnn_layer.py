@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 
 from ..._rnn import Cell
 from .. import _linear, _rnn_op
-from .._op import differentiable_once, transformed, unwatched
+from .._op import differentiable_once, grad_enabled, transformed, unwatched
 
 State = tuple[Tensor, ...]
 
@@ -68,7 +68,7 @@ def layer(
     step that each row computes. Differentiating twice raises.
     """
     arguments = (x, *parameters, to_first, *first)
-    needs_grad = torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in arguments)
+    needs_grad = grad_enabled() and any(a is not None and a.requires_grad for a in arguments)
     if transformed():
         h, *last = _Transformed.apply(direction, *which, *arguments)[: 1 + len(direction.cell.states)]
     elif needs_grad or forward_ad._current_level >= 0:  # in forward mode the autograd function is called to refuse it

@@ -55,6 +55,7 @@ class Recurrent(nn.RNNBase):
         """Output (B, H) and state after one more step with input (B, I), or without B, as forward has them.
 
         The bits are those of a run over all steps at once, but for rounding where proj_size > 0; dropout acts as there.
+        For that an LSTM of bfloat16 that begins with None has its c in float32. Autocast rounds the states in between.
         Under no_grad the weights stay packed from step to step, a copy of them, until one is changed.
         :class:`StreamingRNN`, which has no states to hand in and out, takes a fraction of the time.
 

@@ -32,7 +32,8 @@ def step(module: nn.RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
 
     Without gradients the weights stay packed from step to step.
     """
-    if torch.is_grad_enabled() or forward_ad._current_level >= 0 or not _op.unwatched():
+    watched = torch.is_grad_enabled() or forward_ad._current_level >= 0 or not _op.unwatched()
+    if watched or torch.is_autocast_enabled("cpu"):  # autocast has weights of its own
         return _rnn_stack.step(module, input, hx)
     known = _STREAM_OF.get(module)
     if known is not None and not _drops(module) and known[2] == getattr(module, "clip_state", None):

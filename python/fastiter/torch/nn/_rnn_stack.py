@@ -18,7 +18,7 @@ from ..._backend import BackendError
 from ..._rnn import CELLS as ALL_CELLS
 from ..._rnn import FLOAT16_REFUSED, Cell, checked_bound, checked_checkpoint
 from .._linear import linear
-from .._op import FLOATS, GPU_FLOATS
+from .._op import FLOATS, GPU_FLOATS, autocast_dtype, autocast_to
 from ._rnn_layer import ALL_STEPS, Direction, Parameters, State, Steps, layer
 from ._rnn_steps import begins_anew, both_directions, checked_packed, checked_steps, has_no_steps, without_padding
 
@@ -58,24 +58,29 @@ def forward(
     asked = NOTHING
     if reset is not None or lengths is not None or cu_seqlens is not None:
         asked = (reset, lengths, cu_seqlens)
-    if torch.is_autocast_enabled("cpu"):
-        return _in_autocast(module, cell, layers, input, hx, asked)
+    dtype = autocast_dtype(layers[0].parameters.w_ih)
+    if dtype is not None:
+        return _in_autocast(dtype, module, cell, layers, input, hx, asked)
     return _forward(module, cell, layers, input, hx, asked)
 
 
 def _in_autocast(
-    module: RNNBase, cell: Cell, layers: list[Layer], input: Tensor | PackedSequence, hx: Any, asked: Asked
+    dtype: torch.dtype,
+    module: RNNBase,
+    cell: Cell,
+    layers: list[Layer],
+    input: Tensor | PackedSequence,
+    hx: Any,
+    asked: Asked,
 ) -> tuple[Any, State]:
-    """Run in the dtype of autocast, as torch.nn does; float64 and what is not on the CPU stay as they are."""
+    """Run in the dtype of autocast, as torch.nn does; float64 stays as it is."""
     weight = layers[0].parameters.w_ih
     x = input.data if isinstance(input, PackedSequence) else input
-    if not weight.is_cpu or weight.dtype == torch.float64 or not isinstance(x, Tensor):
+    if weight.dtype == torch.float64 or not isinstance(x, Tensor):
         return _forward(module, cell, layers, input, hx, asked)
-    dtype = torch.get_autocast_dtype("cpu")
 
     def cast(value: Any, to: torch.dtype = dtype) -> Any:
-        is_cast = isinstance(value, Tensor) and value.is_cpu and value.is_floating_point()
-        return value.to(to) if is_cast and value.dtype != torch.float64 else value
+        return autocast_to(value, to)
 
     lower = [Layer(Parameters(*map(cast, one.parameters)), cast(one.w_hr)) for one in layers]
     first = cast(hx)
@@ -130,8 +135,19 @@ def step(module: RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
     if input.dim() not in (1, 2):
         raise ValueError(f"{module_name(module)}: input must have 1 or 2 dimensions, got shape {tuple(input.shape)}")
     time = 1 if input.dim() == 2 and module.batch_first else 0
+    if hx is None and module.mode == "LSTM":
+        hx = _exact_zeros(module, input.shape[:-1])
     output, last = forward(module, input.unsqueeze(time), hx)
     return output.squeeze(time), last
+
+
+def _exact_zeros(module: RNNBase, rows: torch.Size) -> State | None:
+    """Return an LSTM's first states where c would else be rounded from step to step, as no run over all steps does."""
+    weight = _weight(module, "weight_ih_l0")
+    if weight.dtype != torch.bfloat16 or not weight.is_cpu or torch.is_autocast_enabled("cpu"):
+        return None
+    h = weight.new_zeros(module.num_layers, *rows, module.proj_size or module.hidden_size)
+    return h, torch.zeros(module.num_layers, *rows, module.hidden_size)
 
 
 def check_streams(module: RNNBase) -> None:
@@ -179,8 +195,8 @@ def _run(
     heads, options = heads_of(module), checked_options(module, steps.cu_seqlens is not None)
     x = x.contiguous()  # here, so that both directions and the backward pass share one copy
     dtypes = None
-    if x.dtype == torch.bfloat16 and len(cell.states) > 1 and x.is_cpu:
-        states, dtypes = _widened(cell, states)
+    if x.dtype.itemsize == 2 and len(cell.states) > 1:
+        states, dtypes = _widened(cell, states, x.dtype)
     finals: list[State] = []
     for first in range(0, len(layers), directions):
         if first > 0 and module.training and module.dropout > 0:
@@ -197,14 +213,14 @@ def _run(
     return x, last if dtypes is None else tuple(s.to(d) for s, d in zip(last, dtypes, strict=True))
 
 
-def _widened(cell: Cell, states: State | None) -> tuple[State | None, list[torch.dtype]]:
-    """Return the states as the kernels take them with bfloat16, all but h in float32, and their dtypes as results.
+def _widened(cell: Cell, states: State | None, dtype: torch.dtype) -> tuple[State | None, list[torch.dtype]]:
+    """Return the states as the kernels take them with halves, all but h in float32, and their dtypes as results.
 
-    An LSTM's c is bfloat16 unless it was given as float32, as in torch. The sLSTM's n counts steps, in bfloat16 to 256.
+    An LSTM's c is a half unless it was given as float32, as in torch. The sLSTM's n counts steps, in bfloat16 to 256.
     """
-    rest = torch.float32 if cell.name == "slstm" or (states and states[1].dtype == torch.float32) else torch.bfloat16
+    rest = torch.float32 if cell.name == "slstm" or (states and states[1].dtype == torch.float32) else dtype
     wide = None if states is None else (states[0], *[s.float() for s in states[1:]])
-    return wide, [torch.bfloat16, *[rest] * (len(cell.states) - 1)]
+    return wide, [dtype, *[rest] * (len(cell.states) - 1)]
 
 
 def _run_layer(direction: Direction, x: Tensor, what: Layer, start: State | None, steps: Steps) -> tuple[Tensor, State]:
@@ -229,7 +245,7 @@ def _run_layer(direction: Direction, x: Tensor, what: Layer, start: State | None
     u, (u_last, c_last) = layer(direction, x, parameters, first, to_first, steps)
     h_last, stays = linear(u_last, w_hr), has_no_steps(steps)
     if start is not None and stays is not None:
-        h_last = torch.where(stays.unsqueeze(1), start[0], h_last)
+        h_last = torch.where(stays.to(x.device).unsqueeze(1), start[0], h_last)
     return linear(u, w_hr), (h_last, c_last)
 
 
@@ -295,7 +311,6 @@ def _checked_input(module: RNNBase, weight: Tensor, x: Tensor, dims: tuple[int, 
         on_cpu = FLOAT16_REFUSED if weight.dtype == torch.float16 else "float32, float64 or bfloat16"
         expected = "float32, float64, bfloat16 or float16" if weight.is_cuda else on_cpu
         raise TypeError(f"{name}: parameters must be {expected}, got {_dtype(weight)}")
-    x = _cast(x, weight)
     if x.dtype != weight.dtype:
         raise ValueError(f"{name}: input must be {_dtype(weight)} like the parameters, got {_dtype(x)}")
     if x.dim() not in dims:
@@ -328,19 +343,11 @@ def checked_states(module: RNNBase, cell: Cell, hx: Any, weight: Tensor, batch: 
             raise RuntimeError(f"{name}: {argument} must have shape {shape}, got {tuple(s.shape)}")
         if s.device != weight.device:
             raise BackendError(f"{name}: {argument} must be on {weight.device} like the parameters, got {s.device}")
-        state = _cast(s, weight)
-        also = torch.float32 if weight.dtype == torch.bfloat16 and weight.is_cpu and i > 0 else weight.dtype
-        if state.dtype not in (weight.dtype, also):
+        also = torch.float32 if weight.dtype.itemsize == 2 and i > 0 else weight.dtype
+        if s.dtype not in (weight.dtype, also):
             raise TypeError(f"{name}: {argument} must be {_dtype(weight)} like the parameters, got {_dtype(s)}")
-        states.append(state.unsqueeze(1) if batch is None else state)
+        states.append(s.unsqueeze(1) if batch is None else s)
     return tuple(states)
-
-
-def _cast(x: Tensor, weight: Tensor) -> Tensor:
-    # On a GPU the parameters' dtype is the one computed in under autocast, and any other float is accepted.
-    if x.dtype != weight.dtype and weight.is_cuda and x.is_floating_point() and torch.is_autocast_enabled("cuda"):
-        return x.to(weight.dtype)
-    return x
 
 
 def _dtype(x: Tensor) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._gpu import in_range
 from .._op import check_reset, checked_bounds, checked_lengths
 from ._rnn_layer import ALL_STEPS, Steps
 
@@ -22,14 +23,14 @@ def checked_steps(name: str, x: Tensor, batch_first: bool, reset: Any, lengths: 
         if batched:
             shape = tuple(x.shape)
             raise ValueError(f"{name}: input must have 2 dimensions (M, I) where cu_seqlens is given, got {shape}")
-        cu_seqlens = checked_bounds(name, cu_seqlens, x.shape[0])
+        cu_seqlens = checked_bounds(name, cu_seqlens, x.shape[0], x.device)
     batch, time = (x.shape[1 - batch_first], x.shape[int(batch_first)]) if batched else (1, x.shape[0])
     if lengths is not None:
         if not batched:
             raise ValueError(f"{name}: lengths must be None for unbatched input, got lengths")
-        lengths = checked_lengths(name, lengths, batch, time)
+        lengths = checked_lengths(name, lengths, batch, time, x.device)
     flags = None if reset is None else _checked_flags(name, reset, x, batch, time, batched and not batch_first)
-    return Steps(lengths, cu_seqlens, flags)
+    return Steps(*in_range(lengths, cu_seqlens, time), flags)
 
 
 def checked_packed(name: str, data: Tensor, batch: int, time: int, batch_first: bool, *asked: Any) -> Steps:
@@ -59,7 +60,7 @@ def without_padding(x: Tensor, lengths: Tensor) -> Tensor:
 
     There it may hold NaN, and times a gradient of 0 that would be NaN in the gradients of the weights.
     """
-    behind = torch.arange(x.shape[0]).unsqueeze(1) >= lengths
+    behind = torch.arange(x.shape[0], device=lengths.device).unsqueeze(1) >= lengths
     return x.masked_fill(behind.unsqueeze(-1).to(x.device), 0)
 
 
@@ -72,13 +73,15 @@ def both_directions(steps: Steps, batch_sizes: Tensor | None) -> Both:
     lengths, bounds, reset = steps
     if reset is None:
         return steps, steps
-    back = torch.cat([reset[:, 1:], torch.zeros_like(reset[:, :1])], 1)
+    time = reset.shape[1]
+    back = reset.roll(-1, 1) & (torch.arange(time) < time - 1)  # a slice [1:] would be exported for T > 2 alone
     if bounds is not None:
         back[:, bounds[1:] - 1] = False
     if batch_sizes is not None:
         lengths = (batch_sizes > torch.arange(reset.shape[0]).unsqueeze(1)).sum(1)
     if lengths is not None:
-        back &= torch.arange(1, reset.shape[1] + 1) < lengths.unsqueeze(1)
+        following = torch.arange(1, reset.shape[1] + 1, device=lengths.device)
+        back &= (following < lengths.unsqueeze(1)).to(back.device)
     return steps, steps._replace(reset=back)
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ..._backend import BackendError
-from .._op import checked_lengths
+from .._gpu import held_lengths
+from .._op import CPU_AND_CUDA, autocast_dtype, checked_lengths
 
 State = tuple[Tensor, ...]
 
@@ -44,7 +45,7 @@ class SequenceLayer(nn.Module):
         Parameters
         ----------
         input : Tensor or PackedSequence
-            Of the parameters' dtype, on the CPU.
+            Of the parameters' dtype, on their device.
         state : Tensor, or tuple of Tensor, optional
             As the layer returns it, without B for unbatched input: it goes on from there. None: zeros.
         lengths : integers (B,), optional
@@ -63,7 +64,7 @@ class SequenceLayer(nn.Module):
         TypeError, ValueError
             For a wrong type or dtype; for a wrong shape or value.
         BackendError
-            For tensors that are not on the CPU.
+            For tensors on different devices, or on others than the CPU and CUDA devices.
         """
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, state, lengths)
@@ -79,8 +80,9 @@ class SequenceLayer(nn.Module):
         if lengths is None:
             y, last = self._run(x, time, first, None)
             return y, self._state(last)
-        whole = checked_lengths(name_of(self), lengths, batch, steps)
-        padding = torch.arange(steps) >= whole.unsqueeze(1)
+        whole = checked_lengths(name_of(self), lengths, batch, steps, x.device)
+        whole = whole if whole.is_cpu else held_lengths(whole, steps)
+        padding = torch.arange(steps, device=x.device) >= whole.unsqueeze(1).to(x.device, non_blocking=True)
         padding = (padding if time == 1 else padding.t()).unsqueeze(-1)
         # Padding may hold NaN, and times a gradient of 0 that would be NaN in the gradients of the weights.
         y, last = self._run(x.masked_fill(padding, 0), time, first, whole)
@@ -107,7 +109,7 @@ class SequenceLayer(nn.Module):
         y, last = self._run(self._cast(x), 0, self._checked_state(state, x.shape[1]), own)
         order = input.sorted_indices
         if order is not None:
-            y, own = y.index_select(1, order), own.index_select(0, order)
+            y, own = y.index_select(1, order), own.index_select(0, order.to(own.device))
         data = pack_padded_sequence(y, own).data
         return PackedSequence(data, input.batch_sizes, order, input.unsorted_indices), self._state(last)
 
@@ -146,7 +148,8 @@ class SequenceLayer(nn.Module):
         rows = cls._rows(x, time)
         if lengths is None:
             return y, rows[:, steps:].contiguous()
-        last = lengths.unsqueeze(1) + torch.arange(before)  # row b has its own `before` and then lengths[b] inputs
+        # Row b has its own `before` and then lengths[b] inputs.
+        last = (lengths.unsqueeze(1) + torch.arange(before, device=lengths.device)).to(x.device, non_blocking=True)
         return y, rows.gather(1, last.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
 
     @staticmethod
@@ -191,13 +194,11 @@ class SequenceLayer(nn.Module):
 
     def _check_tensor(self, label: str, x: Tensor, dtype: torch.dtype) -> None:
         name, device = name_of(self), self._like().device
-        if device.type not in ("cpu", "meta"):
-            raise BackendError(
-                f"{name}: parameters must be on the CPU, as this version has no GPU kernels; got {device}"
-            )
+        if device.type not in CPU_AND_CUDA:
+            raise BackendError(f"{name}: parameters must be on the CPU or a CUDA device, got {device}")
         if x.device != device:
             raise BackendError(f"{name}: {label} must be on {device} like the parameters, got {x.device}")
-        cast = x.is_floating_point() and label == "input" and torch.is_autocast_enabled("cpu")
+        cast = x.is_floating_point() and label == "input" and autocast_dtype(x) is not None
         if x.dtype != dtype and not cast:
             raise TypeError(f"{name}: {label} must be {_dtype(dtype)} to go with the parameters, got {_dtype(x.dtype)}")
 

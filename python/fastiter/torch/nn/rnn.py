@@ -5,8 +5,7 @@ Construction, parameters, initialisation, checkpoints and options are inherited 
 * `num_heads`: the recurrent weights are block-diagonal, `weight_hh` of shape (G * H, H / num_heads).
 * `clip_state`, `clip_grad` and `checkpoint` do what they do in fastiter.torch.lstm, and so do `reset`, `lengths` and
   `cu_seqlens` of forward.
-* Dtypes are float32, float64 and bfloat16, on CUDA devices float16 too. Autocast acts on the CPU as on torch's; on CUDA
-  devices they compute in the dtype of their parameters.
+* Dtypes are float32, float64 and bfloat16, on CUDA devices float16 too. Autocast acts as on torch's.
 * torch.compile refuses every subclass of torch.nn.LSTM, GRU and RNN (the graph breaks there, and `fullgraph=True` is an
   error) unless `torch._dynamo.config.allow_rnn = True`; with it these compile into one graph. sLSTM always does.
 """

@@ -17,9 +17,10 @@ from ._rnn_stack import CELLS, check_streams, checked_states, layers_of
 class StreamingRNN:
     """y[t], s[t] = module(x[t], s[t-1]), a step for each call, with the bits of one run over the whole sequence.
 
-    For inference: outputs have no gradients, and dropout does not act. A call makes its output and nothing else: the
-    weights are packed once, and again when a step finds that one was replaced or changed in place. (What is written
-    through ``weight.data`` torch counts nowhere: call :meth:`reset`, or ``stream.reset(stream.state)`` to go on.)
+    For inference: outputs have no gradients, and neither dropout nor autocast acts. A call makes its output and nothing
+    else: the weights are packed once, and again when a step finds that one was replaced or changed in place. (What is
+    written through ``weight.data`` torch counts nowhere: call :meth:`reset`, or ``stream.reset(stream.state)`` to go
+    on.) Copies go on from the state, as forward would, which rounds where proj_size > 0.
 
     Parameters
     ----------
