@@ -159,7 +159,7 @@ def test_which_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _rnn_gpu.choose(lstm, torch.bfloat16, 64) == "cuda"
     installed.remove("cupy")
     assert _rnn_gpu.choose(lstm, torch.bfloat16, 128) == "triton"
-    for dtype, width in ((torch.float64, 16), (torch.bfloat16, 129), (torch.float32, 65)):
+    for dtype, width in ((torch.float64, 16), (torch.bfloat16, 129), (torch.float32, 129)):
         with pytest.raises(
             BackendError, match=rf"lstm: CuPy .* not installed, and Triton's .* {dtype} with D = {width}"
         ):
