@@ -56,6 +56,12 @@ template <class T> FASTITER_INLINE T* line_of(const Steps<T>& s, const RnnShape&
     return s.data + (shape.starts ? shape.starts[row] * s.time : row * s.row) + t * s.time;
 }
 
+// How far behind a line of step t that of the same row at step t + by is, for what is prefetched; 0 where nobody knows.
+template <class T> FASTITER_INLINE int64_t line_ahead(const Steps<T>& s, const RnnShape& shape, int64_t t, int64_t by) {
+    if (!shape.offsets) return by * s.time;
+    return t + by < 0 || t + by >= shape.T ? 0 : (shape.offsets[t + by] - shape.offsets[t]) * s.row;
+}
+
 // Whether steps without a value have a place, which is then 0
 inline bool has_padding(const RnnShape& shape) { return !shape.offsets && !shape.starts; }
 

@@ -22,7 +22,7 @@ template <class S, class C> struct Backward {
     const bool streams = exceeds_caches<S>(shape, G), sums_b = p.db || p.db_rows;
     const Bound<S> bound_h{shape.clip_state};
     const Bound<T> bound_dh{shape.clip_grad};
-    const int64_t next_time = shape.offsets ? 0 : shape.reverse ? p.saved.time : -p.saved.time; // what is prefetched
+    int64_t ahead = shape.reverse ? p.saved.time : -p.saved.time; // what is prefetched while a line is read
 
     Backward(const RnnBackward<S>& params, int thread)
         : p(params), seat(p.plan, thread), rows(p.shape, seat.row_group, p.plan.rows) {
@@ -129,7 +129,7 @@ template <class S, class C> struct Backward {
 #pragma GCC unroll 4
             for (int g = 0; g < C::saved; ++g) {
                 keep[g] = load_up_to(saved + g * p.saved.gate, count);
-                __builtin_prefetch(saved + g * p.saved.gate + next_time);
+                __builtin_prefetch(saved + g * p.saved.gate + ahead);
             }
         }
         C::backward(keep, before, now, d, dx, products);
@@ -222,6 +222,7 @@ template <class S, class C> struct Backward {
             const int64_t t = shape.reverse ? visits : shape.T - 1 - visits, active = rows.active(t),
                           parity = visits & 1;
             const int64_t going_on = min_of(running, active);
+            ahead = line_ahead(p.saved, shape, t, shape.reverse ? 1 : -1);
             visit(n, t, parity, {0, going_on}, mine, true);
             visit(n, t, parity, {going_on, active}, mine, false);
             visit(n, -1, parity, {going_on, running}, mine, true);

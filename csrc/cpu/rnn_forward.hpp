@@ -19,7 +19,7 @@ template <class S, class C> struct Forward {
     int64_t lines;
     const bool streams = exceeds_caches<T>(shape, C::saved);
     const Bound<S> bound{shape.clip_state};
-    const int64_t next_time = shape.offsets ? 0 : shape.reverse ? -p.wx.time : p.wx.time; // what is prefetched
+    int64_t ahead = shape.reverse ? -p.wx.time : p.wx.time; // what is prefetched while a line is read
 
     Forward(const RnnForward<S>& params, int thread)
         : p(params), seat(p.plan, thread), rows(p.shape, seat.row_group, p.plan.rows) {
@@ -113,7 +113,7 @@ template <class S, class C> struct Forward {
 #pragma GCC unroll 4
         for (int g = 0; g < G; ++g) {
             x[g] = load_up_to(line + g * p.wx.gate, D - w.d);
-            __builtin_prefetch(line + g * p.wx.gate + next_time);
+            __builtin_prefetch(line + g * p.wx.gate + ahead);
         }
 #pragma GCC unroll 4
         for (int k = 0; k < states; ++k) w.state[k] = before[k];
@@ -228,6 +228,7 @@ template <class S, class C> struct Forward {
         wait(barrier, p.plan.panels);
         for (int64_t k = 0; k < shape.T; ++k) {
             const int64_t t = first + k * next, active = rows.active(t);
+            ahead = line_ahead(p.wx, shape, t, next);
             step(n, t, active, mine);
             pad(n, t, active, begin, end);
             drop(t + next, begin, end);
