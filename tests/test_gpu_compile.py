@@ -60,7 +60,8 @@ def test_nvcc_takes_the_source_as_it_is(path: Path, tmp_path: Path) -> None:
     from gpu_compile.gate import variants
 
     headers = [option for file in (path.parent / "device.cuh", *headers_of(path.stem)) for option in ("-include", file)]
-    for number, defines in enumerate(variants(path.stem).CUDA):
+    every = variants(path.stem).CUDA  # NVRTC takes all of them; of nvcc, what differs is how it reads the source
+    for number, defines in enumerate([every[0], every[-1]]):
         options = ["-std=c++17", "-arch=sm_90", "-cubin", *map(str, headers)]
         options += [f"-D{key}={value}" for key, value in defines.items()]
         command = ["nvcc", *options, str(path), "-o", str(tmp_path / f"{number}.cubin")]
