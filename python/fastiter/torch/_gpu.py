@@ -86,9 +86,12 @@ def held_lengths(lengths: Tensor, time: int) -> Tensor:
 
 def held_bounds(bounds: Tensor, time: int) -> Tensor:
     """The same of bounds: they rise from 0 to ``time``."""
-    inner = bounds[1:-1].clamp(0, time).cummax(0).values
-    ends = bounds.new_tensor([0, time]) if len(bounds) > 1 else bounds.new_zeros(1)
-    return torch.cat([ends[:1], inner, ends[1:]])
+    held = bounds.clamp(0, time)
+    held.narrow(0, 0, 1).zero_()  # filled there: a tensor made from numbers of the host would be waited for
+    held = held.cummax(0).values
+    if len(held) > 1:
+        held.narrow(0, len(held) - 1, 1).fill_(time)
+    return held
 
 
 def multiprocessors(x: Tensor) -> int:
