@@ -22,7 +22,6 @@ template <class S, class C> struct Backward {
     const bool streams = exceeds_caches<S>(shape, G), sums_b = p.db || p.db_rows;
     const Bound<S> bound_h{shape.clip_state};
     const Bound<T> bound_dh{shape.clip_grad};
-    int64_t ahead = shape.reverse ? p.saved.time : -p.saved.time; // what is prefetched while a line is read
 
     Backward(const RnnBackward<S>& params, int thread)
         : p(params), seat(p.plan, thread), rows(p.shape, seat.row_group, p.plan.rows) {
@@ -127,10 +126,7 @@ template <class S, class C> struct Backward {
         if (C::saved) {
             const T* saved = line_of(p.saved, shape, row, t) + n * p.saved.head + u;
 #pragma GCC unroll 4
-            for (int g = 0; g < C::saved; ++g) {
-                keep[g] = load_up_to(saved + g * p.saved.gate, count);
-                __builtin_prefetch(saved + g * p.saved.gate + ahead);
-            }
+            for (int g = 0; g < C::saved; ++g) keep[g] = load_up_to(saved + g * p.saved.gate, count);
         }
         C::backward(keep, before, now, d, dx, products);
         S *out = line_of(p.dwx, shape, row, t) + n * p.dwx.head + u, *line = dp_line(parity, i) + u;
@@ -152,6 +148,23 @@ template <class S, class C> struct Backward {
         for (int k = 0; k < states; ++k) store(ds_line(k, i) + u, is_reset ? vec<T>{} : d[k]);
     }
 
+    // Asks for what the cell will read of units [u, u + V W) of a row at step t.
+    template <int V> FASTITER_INLINE void fetch(int64_t n, int64_t row, int64_t t, int64_t u) {
+        auto ask = [&](const auto& all, int64_t step, int64_t gate) {
+            if (step < 0 || step >= shape.T) return;
+            const auto* x = line_of(all, shape, row, step) + gate * all.gate + n * all.head + u;
+            for (int v = 0; v < V; ++v) __builtin_prefetch(x + v * W, 0, 2);
+        };
+        for (int g = 0; g < C::saved; ++g) ask(p.saved, t, g);
+        auto ask_state = [&](int k, const auto& all, const auto& dstates) {
+            if (C::needs_before[k]) ask(all, shape.reverse ? t + 1 : t - 1, 0);
+            if (C::needs_now[k] && !C::needs_before[k]) ask(all, t, 0);
+            if (dstates.data) ask(dstates, t, 0);
+        };
+        ask_state(0, p.states.h, p.dstates.h);
+        for (int k = 1; k < states; ++k) ask_state(k, p.states.others[k - 1], p.dstates.others[k - 1]);
+    }
+
     FASTITER_INLINE void store_first_gradient(vec<T> dh, int64_t n, int64_t i, int64_t row, int64_t u) {
         auto write = [&](auto* first, vec<T> d) {
             if (first) store_up_to(first + (row * shape.N + n) * D + u, d, D - u);
@@ -168,7 +181,11 @@ template <class S, class C> struct Backward {
         vec<T> acc[ROWS][PANELS * NV] = {};
         if (product)
             add_product<S, ROWS, NV, PANELS>(dp_line(parity ^ 1, first), dp_stride,
-                                             packed + (n * panels + panel) * panel_size(), panel_size(), G * D, acc);
+                                             packed + (n * panels + panel) * panel_size(), panel_size(), G * D, acc,
+                                             [&](int i) {
+                                                 if (t >= 0)
+                                                     fetch<PANELS * NV>(n, rows.row(first + i), t, panel * kPanelUnits);
+                                             });
         for (int i = 0; i < ROWS; ++i) {
             const int64_t row = rows.row(first + i);
             for (int v = 0; v < PANELS * NV; ++v) {
@@ -222,7 +239,6 @@ template <class S, class C> struct Backward {
             const int64_t t = shape.reverse ? visits : shape.T - 1 - visits, active = rows.active(t),
                           parity = visits & 1;
             const int64_t going_on = min_of(running, active);
-            ahead = line_ahead(p.saved, shape, t, shape.reverse ? 1 : -1);
             visit(n, t, parity, {0, going_on}, mine, true);
             visit(n, t, parity, {going_on, active}, mine, false);
             visit(n, -1, parity, {going_on, running}, mine, true);

@@ -108,11 +108,12 @@ template <class T> struct Slstm {
     // even where the m that was kept is rounded.
     FASTITER_INLINE static void backward(const V* keep, const V* before, const V* now, V* ds, V* dx, V*) {
         V a_i = keep[0], a_f = keep[1], z = keep[2], o = keep[3];
-        V l = log_sigmoid<T>(a_f) + before[3], m = larger(a_i, l, before[2]), d = l - m;
+        V e_f = exp_of_nonpositive<T>(minus_magnitude<T>(a_f));
+        V l = log_sigmoid<T>(a_f, e_f) + before[3], m = larger(a_i, l, before[2]), d = l - m;
         V i = exp_of_nonpositive<T>(a_i - m), f = exp_of_nonpositive<T>(at_most<T>(d, T(0)));
-        V dh = ds[0], h_over_o = now[1] / now[2];
-        V dc = ds[1] + dh * o / now[2];
-        V dn = ds[2] - dh * o * h_over_o / now[2];
+        V dh = ds[0], one_over_n = T(1) / now[2], h_over_o = now[1] * one_over_n, d_quotient = dh * o * one_over_n;
+        V dc = ds[1] + d_quotient;
+        V dn = ds[2] - d_quotient * h_over_o;
         dn = select<T>(fma(f, before[2], i) < T(1), V{}, dn); // max(., 1) holds n at 1
         V d_log_i = fma(dc, z, dn) * i;
         V d_log_f = select<T>(d > T(0), V{}, fma(dc, before[1], dn * before[2]) * f); // min(., 0) holds f at 1
@@ -121,7 +122,7 @@ template <class T> struct Slstm {
         V to_i = select<T>((before[2] == T(0)) | (a_i > l), dm, select<T>(a_i == l, dm * T(0.5), V{}));
         V dl = d_log_f + (dm - to_i);
         dx[0] = d_log_i + to_i;
-        dx[1] = dl * sigmoid<T>(-a_f);
+        dx[1] = dl * sigmoid<T>(-a_f, e_f);
         dx[2] = dc * i * (T(1) - z * z);
         dx[3] = dh * h_over_o * (o * (T(1) - o));
         ds[0] = V{};

@@ -8,7 +8,7 @@ namespace fastiter::FASTITER_LEVEL {
 template <class S, class C> struct Recompute : Forward<S, C> {
     typedef Forward<S, C> Base;
     typedef rnn_value<S> T;
-    using Base::D, Base::G, Base::kPanelUnits, Base::p, Base::rows, Base::seat, Base::shape, Base::states, Base::U,
+    using Base::D, Base::G, Base::kPanelUnits, Base::mine, Base::p, Base::rows, Base::shape, Base::states, Base::U,
         Base::W;
     static constexpr int R = tile_rows<G * U>;
     static constexpr int64_t kBlockBytes = 128 << 10; // of h at a time: they stay in the second level beside a panel
@@ -55,12 +55,12 @@ template <class S, class C> struct Recompute : Forward<S, C> {
     // Lines [first, first + ROWS) times a panel of UNITS vectors of units
     template <int ROWS, int UNITS> void tile(int64_t n, int64_t first, int64_t panel) {
         const int64_t unit = panel * kPanelUnits;
-        for (int i = 0; i < ROWS; ++i) {
+        auto fetch = [&](int i) {
             const S* x = line_of(p.wx, shape, lines[first + i].row, lines[first + i].t) + n * p.wx.head + unit;
             for (int g = 0; g < G; ++g) prefetch(x + g * p.wx.gate, UNITS * W);
-        }
+        };
         vec<T> acc[ROWS][UNITS * G], state[UNITS][states] = {};
-        this->template add_products<ROWS, UNITS, 1>(n, panel, h_before + first * stride, stride, acc);
+        this->template add_products<ROWS, UNITS, 1>(n, panel, h_before + first * stride, stride, acc, fetch);
         for (int i = 0; i < ROWS; ++i)
             for (int v = 0; v < UNITS; ++v) {
                 const Line& line = lines[first + i];
@@ -81,9 +81,9 @@ template <class S, class C> struct Recompute : Forward<S, C> {
             }
     }
 
-    void run_block(int64_t n, int64_t count, Range panels) {
+    void run_block(int64_t n, int64_t count) {
         for (int64_t i = 0; i < count; ++i) copy_h(i, n);
-        for (int64_t j = panels.begin; j < panels.end; ++j)
+        for (int64_t j = mine.begin; j < mine.end; ++j)
             for_each_tile<R>(count, [&](int64_t first, int tile_count) {
                 with_count<U>(this->units_of(j), [&]<int UNITS>() {
                     with_count<R>(tile_count, [&]<int ROWS>() { tile<ROWS, UNITS>(n, first, j); });
@@ -92,15 +92,14 @@ template <class S, class C> struct Recompute : Forward<S, C> {
     }
 
     void run_head(int64_t n) {
-        const Range mine = share(this->panels, seat.panel_group, p.plan.panels);
         int64_t count = 0;
         for (int64_t i = 0; i < rows.count; ++i)
             for (int64_t row = rows.row(i), length = rows.length(i), k = 0; k < length; ++k) {
                 const int64_t t = shape.reverse ? length - 1 - k : k;
                 lines[count++] = {row, t, k == 0, shape.is_reset(row, t)};
-                if (count == capacity) run_block(n, std::exchange(count, 0), mine);
+                if (count == capacity) run_block(n, std::exchange(count, 0));
             }
-        run_block(n, count, mine);
+        run_block(n, count);
         stream_fence();
     }
 };

@@ -93,10 +93,13 @@ template <class T> FASTITER_INLINE vec<T> divide_by_1_to_2(vec<T> x, vec<T> d) {
     return x / d;
 }
 
-// 1 / (1 + e^-x), written with e^-|x| so that nothing overflows and small results keep their precision
-template <class T> FASTITER_INLINE vec<T> sigmoid(vec<T> x) {
-    vec<T> e = exp_of_nonpositive<T>(minus_magnitude<T>(x));
+// 1 / (1 + e^-x) for e = e^-|x|, so that nothing overflows and small results keep their precision
+template <class T> FASTITER_INLINE vec<T> sigmoid(vec<T> x, vec<T> e) {
     return divide_by_1_to_2<T>(select<T>(x < T(0), e, broadcast(T(1))), e + T(1));
+}
+
+template <class T> FASTITER_INLINE vec<T> sigmoid(vec<T> x) {
+    return sigmoid<T>(x, exp_of_nonpositive<T>(minus_magnitude<T>(x)));
 }
 
 // tanh x = -(e^-2|x| - 1) / (e^-2|x| + 1) with the sign of x; through expm1, so that small x keep their precision. With
@@ -118,10 +121,9 @@ template <class T> FASTITER_INLINE vec<T> tanh(vec<T> x) {
     return copy_sign<T>(divide_by_1_to_2<T>(em1, em1 + T(2)), x);
 }
 
-// log(1 / (1 + e^-x)) = min(x, 0) - log1p(e^-|x|); log1p e = 2 atanh(s), s = e / (2 + e) <= 1/3
-template <class T> FASTITER_INLINE vec<T> log_sigmoid(vec<T> x) {
+// min(x, 0) - log1p(e) for e = e^-|x|; log1p e = 2 atanh(s), s = e / (2 + e) <= 1/3
+template <class T> FASTITER_INLINE vec<T> log_sigmoid(vec<T> x, vec<T> e) {
     constexpr int terms = sizeof(T) == 4 ? 7 : 16; // of s^(2k) / (2k + 1)
-    vec<T> e = exp_of_nonpositive<T>(minus_magnitude<T>(x));
     vec<T> s = e / (e + T(2));
     vec<T> s2 = s * s;
     vec<T> p = broadcast(T(1) / (2 * terms + 1));
@@ -129,6 +131,11 @@ template <class T> FASTITER_INLINE vec<T> log_sigmoid(vec<T> x) {
     for (int k = terms - 1; k > 0; --k) p = fma(p, s2, broadcast(T(1) / (2 * k + 1)));
     vec<T> half_log1p = fma(s * s2, p, s);
     return select<T>(x > T(0), vec<T>{}, x) - half_log1p * T(2);
+}
+
+// log(1 / (1 + e^-x))
+template <class T> FASTITER_INLINE vec<T> log_sigmoid(vec<T> x) {
+    return log_sigmoid<T>(x, exp_of_nonpositive<T>(minus_magnitude<T>(x)));
 }
 
 } // namespace fastiter::FASTITER_LEVEL
