@@ -89,7 +89,9 @@ template <class S> struct RepeatedBackward : Repeated<RnnBackward<S>> {
         auto job = [](const void* x, Team team) {
             kernels().rnn<S>().bwd(*static_cast<const RnnBackward<S>*>(x), team);
         };
-        this->run(p, k, true, job, k.bwd_workspace);
+        this->run(p, k, true, job, [&](const RnnShape& whole, const RnnPlan& plan) {
+            return k.bwd_workspace(whole, plan, p.dr != nullptr);
+        });
     }
 };
 
@@ -112,7 +114,7 @@ struct Boundaries {
     template <class X> X* at(X* kept, int64_t i) const { return kept + i * whole.B * whole.N * whole.D; }
 };
 
-// What a chunk computes again, in memory of its own
+// What a chunk computes again, in memory of its own: head by head, and of each step by step
 template <class S> struct Scratch {
     typedef rnn_value<S> T;
     Workspace space{};
@@ -123,7 +125,7 @@ template <class S> struct Scratch {
 
     Scratch(const RnnShape& s, int64_t every, const CellSize& cell) {
         constexpr int64_t kLine = 64 / sizeof(T);
-        const int64_t unit = s.N * s.D, steps = s.B * std::min(every, s.T) * unit;
+        const int64_t unit = s.N * s.D, lines = s.B * std::min(every, s.T), steps = lines * unit;
         const int64_t rows = s.B * s.N * cell.gates * ((s.D + kLine - 1) / kLine * kLine);
         const int64_t count = steps * (cell.states - 1 + cell.saved) + cell.states * s.B * unit + rows;
         T* data = static_cast<T*>(space.of(sizeof(T) * size_t(count)));
@@ -131,8 +133,9 @@ template <class S> struct Scratch {
         db_rows = take(rows);
         std::fill_n(db_rows, rows, T(0));
         for_each_state(cell.states, [&](T*& of) { of = take(s.B * unit); }, carried);
-        for (int k = 1; k < cell.states; ++k) states.others[k - 1] = {take(steps), unit, s.B * unit, 0, s.D};
-        if (cell.saved) saved = {take(steps * cell.saved), cell.saved * unit, s.B * cell.saved * unit, unit, s.D};
+        for (int k = 1; k < cell.states; ++k) states.others[k - 1] = {take(steps), s.D, s.B * s.D, 0, lines * s.D};
+        const int64_t line = cell.saved * s.D;
+        if (cell.saved) saved = {take(steps * cell.saved), line, s.B * line, s.D, lines * line};
     }
 };
 
@@ -167,10 +170,15 @@ void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const S*
     Scratch<S> scratch(p.shape, chunks.every, cell);
     RepeatedRecompute<S> recompute{{p.shape}};
     RepeatedBackward<S> backward{{p.shape}};
+    RnnBackward<S> whole = p;
+    const bool is_inside = dr && sums_r_inside(whole, dr);
+    std::vector<rnn_value<S>> dr_block(is_inside ? size_t(cell.gates * p.shape.N * p.shape.D * p.shape.D) : 0);
+    if (is_inside) whole.dr_block = dr_block.data();
     for_each_part(p.shape, chunks.every, true, [&](int64_t chunk, const Part& part) {
         RnnForward<S> f;
-        RnnBackward<S> g = p;
+        RnnBackward<S> g = whole;
         f.shape = g.shape = part.shape;
+        g.steps_after = p.shape.reverse ? p.shape.T - part.begin - part.shape.T : part.begin;
         f.wx = part.of(wx), f.r = p.r, f.b = b;
         f.saved = part.alone(scratch.saved), g.saved = constant(f.saved);
         f.known_h = g.states.h = part.of(p.states.h);
@@ -178,7 +186,7 @@ void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const S*
             f.states.others[k] = part.alone(scratch.states.others[k]);
             g.states.others[k] = constant(f.states.others[k]);
         }
-        g.dwx = part.of(p.dwx), g.dq = part.of(p.dq);
+        g.dwx = part.of(p.dwx), g.dq = part.of(whole.dq);
         g.db = between.begins(chunk) ? p.db : nullptr;
         g.db_rows = p.db ? scratch.db_rows : nullptr;
         for_each_state(
@@ -198,7 +206,7 @@ void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const S*
         if (cell.saved || cell.states > 1) recompute(f);
         backward(g);
     });
-    if (dr) weight_gradient(p, dr);
+    if (dr && !is_inside) weight_gradient(p, dr);
 }
 
 #define FASTITER_INSTANTIATE(S)                                                  \

@@ -16,6 +16,10 @@ struct Seat {
         : head_group(thread / (plan.rows * plan.panels)), row_group(thread / plan.panels % plan.rows),
           panel_group(thread % plan.panels) {}
     int barrier(const RnnPlan& plan) const { return head_group * plan.rows + row_group; }
+    // One for all threads of the heads, which may be the only group of rows
+    int head_barrier(const RnnPlan& plan) const {
+        return plan.rows == 1 || plan.panels == 1 ? head_group * plan.rows : plan.heads * plan.rows + head_group;
+    }
 };
 
 // The rows of one group, longest first. Ragged rows are dealt out in turn, so that the groups get equal work.
@@ -34,6 +38,7 @@ struct Rows {
         scratch = group * (ceil_div(s.B, groups) + kGap);
     }
     int64_t row(int64_t i) const { return shape.order ? shape.order[first + i * step] : first + i * step; }
+    int64_t position(int64_t i) const { return first + i * step; } // among all rows
     int64_t length(int64_t i) const { return shape.order ? shape.lengths[row(i)] : shape.T; }
     // How many of them have more than t steps
     int64_t active(int64_t t) const {
@@ -47,6 +52,19 @@ struct Rows {
                 high = middle;
         }
         return low;
+    }
+    // Calls f(line in scratch arrays, position, count) for rows with more than t steps whose positions and lines follow each
+    // other, in the order of positions: the order in which rows are added up does not depend on the groups.
+    template <class F> static void for_each_run(const RnnShape& s, int groups, int64_t t, F f) {
+        const int64_t active = Rows(s, 0, 1).active(t), of_group = ceil_div(s.B, groups) + kGap;
+        if (groups > 1 && s.order) {
+            for (int64_t k = 0; k < active; ++k) f(k % groups * of_group + k / groups, k, 1);
+        } else if (active > 0) {
+            for (int group = 0; group < groups; ++group) {
+                const Range r = share(s.B, group, groups);
+                f(group * of_group, r.begin, min_of(active, r.end) - r.begin);
+            }
+        }
     }
     static int64_t scratch_lines(const RnnShape& s, int groups) { return groups * (ceil_div(s.B, groups) + kGap); }
 };

@@ -4,6 +4,14 @@
 #include "rnn.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
+// The gradient of r is summed up here where that of a head fits the second-level cache. Blocks of steps have about as many
+// products as the first level holds lines for, whatever the threads.
+template <class S> bool sums_r(const RnnShape& s) {
+    const int64_t gates = s.cell == Cell::gru ? 3 : s.cell == Cell::lstm || s.cell == Cell::slstm ? 4 : 1;
+    return sizeof(S) > 2 && gates * s.D * s.D * int64_t(sizeof(S)) <= (256 << 10);
+}
+inline int64_t steps_of_block(const RnnShape& s) { return max_of(1, 128 / max_of(1, s.B)); }
+
 template <class S, class C> struct Backward {
     typedef rnn_value<S> T;
     static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = 4, R = tile_rows<U>;
@@ -16,15 +24,18 @@ template <class S, class C> struct Backward {
     const int64_t dp_stride = round_up(G * D, 16) + 16;
     const Seat seat;
     const Rows rows;
-    S *packed, *dp; // r as [head][panel][gate * D + d][vector of units][lane]; [parity of the visit][row][gate * D + d]
+    const bool adds_r;
+    const int64_t block = steps_of_block(shape), visits_kept = adds_r ? block + 1 : 2;
+    S *packed, *dp; // r as [head][panel][gate * D + d][vector of units][lane]; [visit][row][gate * D + d]
     T *ds, *db;     // [state][row][unit]; [head][batch row][gate][unit]
+    S* h_before;    // of the same visits as [panel][visit][position in the batch][vector of units][lane]
     int64_t lines;
     const bool streams = exceeds_caches<S>(shape, G), sums_b = p.db || p.db_rows;
     const Bound<S> bound_h{shape.clip_state};
     const Bound<T> bound_dh{shape.clip_grad};
 
-    Backward(const RnnBackward<S>& params, int thread)
-        : p(params), seat(p.plan, thread), rows(p.shape, seat.row_group, p.plan.rows) {
+    Backward(const RnnBackward<S>& params, int thread, bool adds_r_)
+        : p(params), seat(p.plan, thread), rows(p.shape, seat.row_group, p.plan.rows), adds_r(adds_r_) {
         Arena arena{static_cast<char*>(p.workspace)};
         lay_out(arena);
     }
@@ -34,15 +45,23 @@ template <class S, class C> struct Backward {
         packed = arena.take<S>(shape.N * panels * panel_size());
         db = p.db_rows ? p.db_rows : arena.take<T>(shape.N * shape.B * G * Dp);
         for (int group = 0; group < p.plan.heads; ++group) {
-            S* dp_of_group = arena.take<S>(2 * lines * dp_stride);
+            S* dp_of_group = arena.take<S>(visits_kept * lines * dp_stride);
             T* ds_of_group = arena.take<T>(states * lines * Dp);
-            if (group == seat.head_group) dp = dp_of_group, ds = ds_of_group;
+            S* h_of_group = arena.take<S>(adds_r ? panels * visits_kept * shape.B * kPanelUnits : 0);
+            if (group == seat.head_group) dp = dp_of_group, ds = ds_of_group, h_before = h_of_group;
         }
     }
 
     int64_t panel_size() const { return panel_depth<S>(G * D) * kPanelUnits; }
     int vectors_of(int64_t panel) const { return int(min_of(U, ceil_div(D - panel * kPanelUnits, W))); }
-    S* dp_line(int64_t parity, int64_t i) const { return dp + (parity * lines + rows.scratch + i) * dp_stride; }
+    // `slot`: where a visit has its lines; those of the visit before are one slot back
+    int64_t slot_of(int64_t visit) const { return visit % visits_kept; }
+    int64_t slot_before(int64_t slot) const { return slot == 0 ? visits_kept - 1 : slot - 1; }
+    S* dp_line(int64_t slot, int64_t i) const { return dp + (slot * lines + rows.scratch + i) * dp_stride; }
+    S* h_line(int64_t panel, int64_t slot, int64_t position) const {
+        return h_before + (panel * visits_kept * kPanelUnits + slot * vectors_of(panel) * W) * shape.B +
+               position * vectors_of(panel) * W;
+    }
     T* ds_line(int state, int64_t i) const { return ds + (state * lines + rows.scratch + i) * Dp; }
     T* db_line(int64_t n, int64_t row) const { return db + (n * shape.B + row) * G * Dp; }
 
@@ -78,7 +97,7 @@ template <class S, class C> struct Backward {
                 copy(p.dlast.h, ds_line(0, i));
             for (int k = 1; k < states; ++k) copy(p.dlast.others[k - 1], ds_line(k, i));
             // The last pair of an odd number of products
-            for (int parity = 0; parity < 2 && begin == 0; ++parity) dp_line(parity, i)[G * D] = S{};
+            for (int slot = 0; slot < visits_kept && begin == 0; ++slot) dp_line(slot, i)[G * D] = S{};
             for (int g = 0; g < G && !p.db_rows; ++g)
                 for (int64_t u = begin; u < end; u += W) store(db_line(n, row) + g * Dp + u, vec<T>{});
         }
@@ -101,13 +120,12 @@ template <class S, class C> struct Backward {
     }
 
     // One vector of units of one row at step t: ds and the carried gradient of h in, gradients of x and p out
-    FASTITER_INLINE void apply_cell(vec<T> dh, int64_t n, int64_t t, int64_t parity, int64_t i, int64_t row,
-                                    int64_t u) {
+    FASTITER_INLINE void apply_cell(vec<T> dh, int64_t n, int64_t t, int64_t slot, int64_t i, int64_t row, int64_t u) {
         const int64_t count = D - u, t_before = shape.reverse ? t + 1 : t - 1;
         const bool is_first = shape.reverse ? t_before == rows.length(i) : t == 0, is_reset = shape.is_reset(row, t);
-        vec<T> keep[4], before[states], now[states], d[states], dx[G], products[G];
+        vec<T> keep[4], before[states] = {}, now[states], d[states], dx[G], products[G];
         auto read = [&](int k, const auto& all, const auto* first, const auto& dstates) __attribute__((always_inline)) {
-            if (C::needs_before[k])
+            if (C::needs_before[k] || (k == 0 && adds_r))
                 before[k] = is_reset   ? vec<T>{}
                             : is_first ? first_state(first, n, row, u, count)
                                        : at(all, n, row, t_before, u, count);
@@ -129,7 +147,7 @@ template <class S, class C> struct Backward {
             for (int g = 0; g < C::saved; ++g) keep[g] = load_up_to(saved + g * p.saved.gate, count);
         }
         C::backward(keep, before, now, d, dx, products);
-        S *out = line_of(p.dwx, shape, row, t) + n * p.dwx.head + u, *line = dp_line(parity, i) + u;
+        S *out = line_of(p.dwx, shape, row, t) + n * p.dwx.head + u, *line = dp_line(slot, i) + u;
         T* sum = db_line(n, row) + u;
 #pragma GCC unroll 4
         for (int g = 0; g < G; ++g) {
@@ -141,6 +159,10 @@ template <class S, class C> struct Backward {
                 store_up_to(out + g * p.dwx.gate, dx[g], count);
             store_up_to(line + g * D, back, count);
             if (sums_b) store(sum + g * Dp, load(sum + g * Dp) + products[g]);
+        }
+        if (sizeof(S) > 2 && adds_r) {
+            const int64_t panel = u / kPanelUnits;
+            store(h_line(panel, slot, rows.position(i)) + u % kPanelUnits, before[0]);
         }
         if (C::own_dp && p.dq.data)
             store_up_to(line_of(p.dq, shape, row, t) + n * p.dq.head + u, products[G - 1], count);
@@ -157,7 +179,7 @@ template <class S, class C> struct Backward {
         };
         for (int g = 0; g < C::saved; ++g) ask(p.saved, t, g);
         auto ask_state = [&](int k, const auto& all, const auto& dstates) {
-            if (C::needs_before[k]) ask(all, shape.reverse ? t + 1 : t - 1, 0);
+            if (C::needs_before[k] || (k == 0 && adds_r)) ask(all, shape.reverse ? t + 1 : t - 1, 0);
             if (C::needs_now[k] && !C::needs_before[k]) ask(all, t, 0);
             if (dstates.data) ask(dstates, t, 0);
         };
@@ -177,10 +199,10 @@ template <class S, class C> struct Backward {
     // Rows [first, first + ROWS): products with r of the dp of the visit before, then the cell of step t; t < 0: the rows
     // had their first step at the visit before, so what comes back is the gradient of their initial states.
     template <int ROWS, int NV, int PANELS>
-    void tile(int64_t n, int64_t t, int64_t parity, int64_t first, int64_t panel, bool product) {
+    void tile(int64_t n, int64_t t, int64_t slot, int64_t first, int64_t panel, bool product) {
         vec<T> acc[ROWS][PANELS * NV] = {};
         if (product)
-            add_product<S, ROWS, NV, PANELS>(dp_line(parity ^ 1, first), dp_stride,
+            add_product<S, ROWS, NV, PANELS>(dp_line(slot_before(slot), first), dp_stride,
                                              packed + (n * panels + panel) * panel_size(), panel_size(), G * D, acc,
                                              [&](int i) {
                                                  if (t >= 0)
@@ -192,32 +214,32 @@ template <class S, class C> struct Backward {
                 const int64_t u = panel * kPanelUnits + v * W;
                 const vec<T> dh = carried(acc[i][v], first + i, u, product);
                 if (t >= 0)
-                    apply_cell(dh, n, t, parity, first + i, row, u);
+                    apply_cell(dh, n, t, slot, first + i, row, u);
                 else
                     store_first_gradient(dh, n, first + i, row, u);
             }
         }
     }
 
-    void visit(int64_t n, int64_t t, int64_t parity, Range some, Range mine, bool product) {
+    void visit(int64_t n, int64_t t, int64_t slot, Range some, Range mine, bool product) {
         const int64_t count = some.end - some.begin;
-        if (count == 1) return visit_one_row(n, t, parity, some.begin, mine, product);
-        back_and_forth(mine, parity, [&](int64_t j) {
+        if (count == 1) return visit_one_row(n, t, slot, some.begin, mine, product);
+        back_and_forth(mine, slot, [&](int64_t j) {
             for_each_tile<R>(count, [&](int64_t first, int tile_count) {
                 with_count<U>(vectors_of(j), [&]<int NV>() {
                     with_count<R>(tile_count,
-                                  [&]<int ROWS>() { tile<ROWS, NV, 1>(n, t, parity, some.begin + first, j, product); });
+                                  [&]<int ROWS>() { tile<ROWS, NV, 1>(n, t, slot, some.begin + first, j, product); });
                 });
             });
         });
     }
 
-    void visit_one_row(int64_t n, int64_t t, int64_t parity, int64_t row, Range mine, bool product) {
-        back_and_forth_in_groups<2>(mine, D / kPanelUnits, parity, [&]<int PANELS>(int64_t j) {
+    void visit_one_row(int64_t n, int64_t t, int64_t slot, int64_t row, Range mine, bool product) {
+        back_and_forth_in_groups<2>(mine, D / kPanelUnits, slot, [&]<int PANELS>(int64_t j) {
             if constexpr (PANELS == 2)
-                tile<1, U, 2>(n, t, parity, row, j, product);
+                tile<1, U, 2>(n, t, slot, row, j, product);
             else
-                with_count<U>(vectors_of(j), [&]<int NV>() { tile<1, NV, 1>(n, t, parity, row, j, product); });
+                with_count<U>(vectors_of(j), [&]<int NV>() { tile<1, NV, 1>(n, t, slot, row, j, product); });
         });
     }
 
@@ -236,22 +258,72 @@ template <class S, class C> struct Backward {
         enter(n, begin, end);
         int64_t running = 0; // rows that had a step at the visit before
         for (int64_t visits = 0; visits < shape.T; ++visits) {
-            const int64_t t = shape.reverse ? visits : shape.T - 1 - visits, active = rows.active(t),
-                          parity = visits & 1;
+            const int64_t t = step_of(visits), active = rows.active(t), slot = slot_of(visits);
             const int64_t going_on = min_of(running, active);
-            visit(n, t, parity, {0, going_on}, mine, true);
-            visit(n, t, parity, {going_on, active}, mine, false);
-            visit(n, -1, parity, {going_on, running}, mine, true);
+            visit(n, t, slot, {0, going_on}, mine, true);
+            visit(n, t, slot, {going_on, active}, mine, false);
+            visit(n, -1, slot, {going_on, running}, mine, true);
             pad(n, t, active, begin, end);
             if (shape.reverse && visits == 0)
-                visit(n, -1, parity, {active, rows.count}, mine, false); // rows without steps
+                visit(n, -1, slot, {active, rows.count}, mine, false); // rows without steps
             running = active;
             wait(barrier, p.plan.panels);
+            if (adds_r && ends_block(visits)) add_block(n, visits, team);
         }
-        visit(n, -1, shape.T & 1, {0, running}, mine, true);
-        if (!shape.reverse || shape.T == 0) visit(n, -1, shape.T & 1, {running, rows.count}, mine, false);
+        const int64_t slot = slot_of(shape.T);
+        visit(n, -1, slot, {0, running}, mine, true);
+        if (!shape.reverse || shape.T == 0) visit(n, -1, slot, {running, rows.count}, mine, false);
         stream_fence();
         wait(barrier, p.plan.panels);
+    }
+
+    int64_t step_of(int64_t visit) const { return shape.reverse ? visit : shape.T - 1 - visit; }
+    // Blocks are counted from the last visit of all chunks on.
+    int64_t steps_left(int64_t visit) const { return p.steps_after + shape.T - 1 - visit; }
+    bool ends_block(int64_t visit) const { return steps_left(visit) % block == 0 || visit == shape.T - 1; }
+
+    // Adds the products of dp and h of this block's visits, up to `visit`, to dr: rows [first, first + ROWS) of it times a panel.
+    template <int ROWS, int NV> void add_to_r(int64_t n, int64_t visit, int64_t first, int64_t panel) {
+        const int64_t begin = max_of(0, visit + 1 - (block - steps_left(visit) % block));
+        const bool goes_on = p.dr_block && begin == 0, is_finished = !p.dr_block || steps_left(visit) % block == 0;
+        vec<T> acc[ROWS][NV] = {};
+        const auto line = [&](T* x, int i) {
+            const int64_t m = first + i;
+            return x + ((m / D * shape.N + n) * D + m % D) * D + panel * kPanelUnits;
+        };
+        const int64_t count = D - panel * kPanelUnits;
+        for (int i = 0; i < ROWS && goes_on; ++i)
+            for (int v = 0; v < NV; ++v) acc[i][v] = load_up_to(line(p.dr_block, i) + v * W, count - v * W);
+        for (int64_t k = begin; k <= visit; ++k) {
+            const int64_t slot = slot_of(k);
+            Rows::for_each_run(shape, p.plan.rows, step_of(k), [&](int64_t scratch, int64_t position, int64_t length) {
+                multiply_add<T, ROWS, NV, 1>(dp + (slot * lines + scratch) * dp_stride + first, 1, dp_stride,
+                                             h_line(panel, slot, position), 0, length, acc);
+            });
+        }
+        for (int i = 0; i < ROWS; ++i)
+            for (int v = 0; v < NV; ++v) {
+                T* sum = line(p.dr, i) + v * W;
+                if (is_finished) store_up_to(sum, load_up_to(sum, count - v * W) + acc[i][v], count - v * W);
+                if (p.dr_block)
+                    store_up_to(line(p.dr_block, i) + v * W, is_finished ? vec<T>{} : acc[i][v], count - v * W);
+            }
+    }
+
+    void add_block(int64_t n, int64_t visit, Team team) {
+        if constexpr (sizeof(S) > 2) {
+            const int threads = p.plan.rows * p.plan.panels;
+            Barrier& barrier = team.barriers[seat.head_barrier(p.plan)];
+            const Range mine = share(G * D, seat.row_group * p.plan.panels + seat.panel_group, threads);
+            wait(barrier, threads);
+            for (int64_t j = 0; j < panels; ++j)
+                for_each_tile<R>(mine.end - mine.begin, [&](int64_t first, int count) {
+                    with_count<U>(vectors_of(j), [&]<int NV>() {
+                        with_count<R>(count, [&]<int ROWS>() { add_to_r<ROWS, NV>(n, visit, mine.begin + first, j); });
+                    });
+                });
+            wait(barrier, threads);
+        }
     }
 
     // The rows of db in batch order, whoever computed them
@@ -268,18 +340,18 @@ template <class S, class C> struct Backward {
     }
 };
 
-template <class S, class C> size_t backward_workspace(const RnnShape& shape, const RnnPlan& plan) {
+template <class S, class C> size_t backward_workspace(const RnnShape& shape, const RnnPlan& plan, bool adds_r) {
     RnnBackward<S> p;
     p.shape = shape;
     p.plan = plan;
-    Backward<S, C> f(p, 0);
+    Backward<S, C> f(p, 0, adds_r);
     Arena arena{nullptr};
     f.lay_out(arena);
     return size_t(arena.used);
 }
 
 template <class S, class C> void backward(const RnnBackward<S>& p, Team team) {
-    Backward<S, C> f(p, team.id);
+    Backward<S, C> f(p, team.id, p.dr != nullptr);
     if (!p.is_packed) f.pack(team);
     wait(team.barriers[team.size - 1], team.size); // the last one is no group's
     Range heads = share(p.shape.N, f.seat.head_group, p.plan.heads);

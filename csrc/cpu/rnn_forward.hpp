@@ -177,9 +177,8 @@ template <class S, class C> struct Forward {
         constexpr int V = PANELS * UNITS;
         const int64_t parity = parity_of(t), unit = panel * kPanelUnits;
         vec<T> acc[ROWS][V * G];
-        add_products<ROWS, UNITS, PANELS>(n, panel, h_line(parity, first), Dp, acc, [&](int i) {
-            fetch_ahead(n, t, rows.row(first + i), panel, V * G);
-        });
+        add_products<ROWS, UNITS, PANELS>(n, panel, h_line(parity, first), Dp, acc,
+                                          [&](int i) { fetch_ahead(n, t, rows.row(first + i), panel, V * G); });
         Work work[ROWS * V];
         for (int i = 0; i < ROWS; ++i)
             for (int v = 0; v < V; ++v) {

@@ -28,8 +28,8 @@ template <class S> size_t rnn_fwd_workspace(const RnnShape& shape, const RnnPlan
 template <class S> size_t rnn_recompute_workspace(const RnnShape& shape, const RnnPlan& plan) {
     return with_cell<S>(shape.cell, [&]<class C>() { return recompute_workspace<S, C>(shape, plan); });
 }
-template <class S> size_t rnn_bwd_workspace(const RnnShape& shape, const RnnPlan& plan) {
-    return with_cell<S>(shape.cell, [&]<class C>() { return backward_workspace<S, C>(shape, plan); });
+template <class S> size_t rnn_bwd_workspace(const RnnShape& shape, const RnnPlan& plan, bool adds_r) {
+    return with_cell<S>(shape.cell, [&]<class C>() { return backward_workspace<S, C>(shape, plan, adds_r); });
 }
 template <class S> void rnn_fwd(const RnnForward<S>& p, Team team) {
     with_cell<S>(p.shape.cell, [&]<class C>() { forward<S, C>(p, team); });
@@ -43,8 +43,8 @@ template <class S> void rnn_bwd(const RnnBackward<S>& p, Team team) {
 
 template <class S>
 constexpr RnnKernels<S> rnn_kernels_of = {
-    rnn_plan<S>,      rnn_fwd_workspace<S>, rnn_recompute_workspace<S>, rnn_bwd_workspace<S>, rnn_fwd<S>,
-    rnn_recompute<S>, rnn_bwd<S>,
+    rnn_plan<S>, rnn_fwd_workspace<S>, rnn_recompute_workspace<S>, rnn_bwd_workspace<S>,
+    sums_r<S>,   rnn_fwd<S>,           rnn_recompute<S>,           rnn_bwd<S>,
 };
 
 } // namespace fastiter::FASTITER_LEVEL

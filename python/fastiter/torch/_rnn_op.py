@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import _core
 from .._rnn import CELLS, Cell, check_lengths
 from .._scan import check_bounds
-from ._op import LIBRARY, Steps, contiguous, eager, empty, empty_steps, state_steps, steps, unit_stride, unwatched
+from ._op import LIBRARY, Steps, contiguous, eager, empty, empty_by_head, empty_steps, state_steps, steps, unit_stride, unwatched
 
 _FORWARD = {
     torch.float32: _core.rnn_fwd_f32,
@@ -91,13 +91,17 @@ def _forward_outputs(
     outputs = [empty_steps(wx, (*lines, heads, width))]
     dtypes = _dtypes(cell, wx)
     outputs += [empty(wx, (batch, heads, width), None, dtype) for dtype in dtypes]
-    if all_states or (save and not checkpoint):
+    if all_states or (wx.is_cuda and save and not checkpoint):
         outputs += [empty_steps(wx, (*lines, heads, width), dtype) for dtype in dtypes[1:]]
+    elif save and not checkpoint:
+        outputs += [empty_by_head(wx, lines, (heads, width), dtype) for dtype in dtypes[1:]]
     if save and checkpoint:
         between = torch.sym_max((lines[1] if time is None else time) - 1, 0) // checkpoint
         outputs += [empty(wx, (between, batch, heads, width), None, dtype) for dtype in dtypes]
-    elif save and cell.saved:
+    elif save and cell.saved and wx.is_cuda:
         outputs.append(empty_steps(wx, (*lines, cell.saved, heads, width), carried(wx)))
+    elif save and cell.saved:
+        outputs.append(empty_by_head(wx, lines, (cell.saved, heads, width), carried(wx)))
     return outputs
 
 
@@ -258,7 +262,7 @@ def _rnn_bwd(
     final = [None if x is None else contiguous(x) for x in dlast]
     work, kept_alive = _work(cell, h.shape[:-2], h.shape[-2], h.shape[-1], reverse, lengths, batch_sizes, how)
     outputs = _backward_outputs(cell, h, r, work[1], need_r, need_b, need_state)
-    dq = empty_steps(h, h.shape) if cell.name == "gru" else None
+    dq = empty_by_head(h, h.shape[:-2], h.shape[-2:], h.dtype) if cell.name == "gru" else None
     copies: list[Tensor] = []
     wx, b = None if wx is None else unit_stride(wx), None if b is None else contiguous(b)
     _BACKWARD[h.dtype](
