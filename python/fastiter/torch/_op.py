@@ -349,8 +349,8 @@ def empty_steps(x: Tensor, shape: Sequence[int], dtype: torch.dtype | None = Non
 def empty_by_head(x: Tensor, lines: Sequence[int], inner: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Return a dense tensor (B, T, ..., N, D), or of packed lines (M, ..., N, D), with heads and then time outermost.
 
-    What the kernels alone read is in that order: a head's step is one piece of memory, while rows that are a power of two
-    apart would fall into the same few sets of a cache.
+    What the kernels alone read lies so: a step of a head is one piece of memory then, while rows a power of two apart
+    would fall into the same few sets of a cache.
     """
     *gates, heads, width = inner
     head, *along, line = dense_strides((heads, *lines[::-1], math.prod(gates) * width))[:-1]

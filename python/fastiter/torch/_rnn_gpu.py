@@ -133,7 +133,7 @@ def _forward(
     b = None if b is None else contiguous(b)
     first = [contiguous(x) for x in state]
     work = _work(cell, wx.shape[:-3], time_major, wx, reverse, lengths, batch_sizes, how)
-    outputs = _forward_outputs(cell, wx, work.batch, all_states, save, 0)
+    outputs = _forward_outputs(cell, wx, work.batch, all_states, save, 0, True)
     if work.batch == 0:
         return outputs
     count = len(cell.states)
@@ -265,7 +265,7 @@ def _forward_by_chunks(
     backend: str | None,
 ) -> list[Tensor]:
     """Keep the states between two chunks."""
-    outputs = _forward_outputs(cell, wx, wx.shape[0], all_states, True, how.checkpoint)
+    outputs = _forward_outputs(cell, wx, wx.shape[0], all_states, True, how.checkpoint, True)
     count, lengths = len(cell.states), _gpu.as_int64(lengths, wx)
     last, between = outputs[1 : 1 + count], outputs[-count:]
     everywhere = [outputs[0], *outputs[1 + count : -count]]

@@ -18,7 +18,19 @@ from torch import Tensor
 from .. import _core
 from .._rnn import CELLS, Cell, check_lengths
 from .._scan import check_bounds
-from ._op import LIBRARY, Steps, contiguous, eager, empty, empty_by_head, empty_steps, state_steps, steps, unit_stride, unwatched
+from ._op import (
+    LIBRARY,
+    Steps,
+    contiguous,
+    eager,
+    empty,
+    empty_by_head,
+    empty_steps,
+    state_steps,
+    steps,
+    unit_stride,
+    unwatched,
+)
 
 _FORWARD = {
     torch.float32: _core.rnn_fwd_f32,
@@ -85,23 +97,31 @@ def _dtypes(cell: Cell, x: Tensor) -> list[torch.dtype]:
 
 
 def _forward_outputs(
-    cell: Cell, wx: Tensor, batch: int, all_states: bool, save: bool, checkpoint: int, time: int | None = None
+    cell: Cell,
+    wx: Tensor,
+    batch: int,
+    all_states: bool,
+    save: bool,
+    checkpoint: int,
+    gpu: bool,
+    time: int | None = None,
 ) -> list[Tensor]:
     lines, (heads, width) = wx.shape[:-3], wx.shape[-2:]
     outputs = [empty_steps(wx, (*lines, heads, width))]
     dtypes = _dtypes(cell, wx)
     outputs += [empty(wx, (batch, heads, width), None, dtype) for dtype in dtypes]
-    if all_states or (wx.is_cuda and save and not checkpoint):
-        outputs += [empty_steps(wx, (*lines, heads, width), dtype) for dtype in dtypes[1:]]
-    elif save and not checkpoint:
-        outputs += [empty_by_head(wx, lines, (heads, width), dtype) for dtype in dtypes[1:]]
+
+    def kept(seen: bool, dtype: torch.dtype, *gates: int) -> Tensor:
+        inner = (*gates, heads, width)
+        return empty_steps(wx, (*lines, *inner), dtype) if seen or gpu else empty_by_head(wx, lines, inner, dtype)
+
+    if all_states or (save and not checkpoint):
+        outputs += [kept(all_states, dtype) for dtype in dtypes[1:]]
     if save and checkpoint:
         between = torch.sym_max((lines[1] if time is None else time) - 1, 0) // checkpoint
         outputs += [empty(wx, (between, batch, heads, width), None, dtype) for dtype in dtypes]
-    elif save and cell.saved and wx.is_cuda:
-        outputs.append(empty_steps(wx, (*lines, cell.saved, heads, width), carried(wx)))
     elif save and cell.saved:
-        outputs.append(empty_by_head(wx, lines, (cell.saved, heads, width), carried(wx)))
+        outputs.append(kept(False, carried(wx), cell.saved))
     return outputs
 
 
@@ -211,7 +231,7 @@ def _rnn_fwd(
     b = None if b is None else contiguous(b)
     first = [contiguous(x) for x in state]
     work, kept_alive = _work(cell, lines, heads, width, reverse, lengths, batch_sizes, how)
-    outputs = _forward_outputs(cell, wx, work[1], all_states, save, how.checkpoint, time=work[2])
+    outputs = _forward_outputs(cell, wx, work[1], all_states, save, how.checkpoint, False, work[2])
     count = len(cell.states)
     h, last, kept = outputs[0], outputs[1 : 1 + count], outputs[1 + count :]
     by_chunks = save and how.checkpoint > 0
@@ -302,7 +322,8 @@ def _rnn_fwd_fake(
     how = Options(*more)
     batch = _fake_batch(wx, state, batch_sizes, how)
     time = None if batch_sizes is None else batch_sizes.shape[0]
-    return _forward_outputs(CELLS[cell_name], wx, batch, all_states, save, how.checkpoint, time)
+    sizes = (batch, all_states, save, how.checkpoint)
+    return _forward_outputs(CELLS[cell_name], wx, *sizes, wx.is_cuda, time)
 
 
 def _rnn_bwd_fake(
