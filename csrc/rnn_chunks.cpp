@@ -9,11 +9,11 @@
 namespace fastiter {
 namespace {
 
-// Steps [begin, begin + shape.T) of a whole
+// Steps [begin, begin + shape.T) of a whole. Rows are in its order, as sums over rows are to be.
 struct Part {
     int64_t begin;
     RnnShape shape;
-    std::vector<int64_t> lengths, order;
+    std::vector<int64_t> lengths;
 
     Part(const RnnShape& whole, int64_t begin_, int64_t count) : begin(begin_), shape(whole) {
         shape.T = count;
@@ -23,8 +23,7 @@ struct Part {
         lengths.resize(size_t(whole.B));
         for (size_t i = 0; i < lengths.size(); ++i)
             lengths[i] = std::clamp<int64_t>(whole.lengths[i] - begin, 0, count);
-        order = by_length(lengths.data(), whole.B);
-        shape.lengths = lengths.data(), shape.order = order.data();
+        shape.lengths = lengths.data();
     }
     template <class T> Steps<T> of(Steps<T> s) const {
         if (s.data) s.data += begin * s.time;
@@ -38,7 +37,9 @@ struct Part {
 };
 
 // Calls f(chunk, part) in the order of the computation, or against it.
-template <class F> void for_each_part(const RnnShape& whole, int64_t every, bool backward, F f) {
+template <class F> void for_each_part(RnnShape whole, int64_t every, bool backward, F f) {
+    const std::vector<int64_t> order = by_length(whole.lengths, whole.B);
+    if (whole.lengths) whole.order = order.data();
     const int64_t count = std::max<int64_t>(1, (whole.T + every - 1) / every);
     for (int64_t i = 0; i < count; ++i) {
         const int64_t chunk = whole.reverse != backward ? count - 1 - i : i, begin = chunk * every;

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .._rnn import Cell
 from ._op import differentiable_once
-from ._rnn_op import Options, options, rnn_bwd, rnn_fwd
+from ._rnn_op import rnn_bwd, rnn_fwd
+from ._rnn_work import Options, options
 
 
 class Recurrence(torch.autograd.Function):

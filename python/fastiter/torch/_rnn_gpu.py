@@ -18,8 +18,9 @@ from .._rnn import CELLS, Cell
 from . import _gpu, _rnn_cuda, _rnn_triton
 from ._op import LIBRARY, contiguous, empty_steps
 from ._rnn_cuda import Work
-from ._rnn_op import Options, _forward_outputs, _rows, carried
+from ._rnn_op import _forward_outputs, carried
 from ._rnn_plan import Plan
+from ._rnn_work import Options, rows_of
 
 
 def choose(cell: Cell, dtype: torch.dtype, width: int) -> str:
@@ -82,7 +83,7 @@ def _longest(starts: Tensor, time: int) -> int:
 def _check(cell: Cell, lines: Sequence[int], lengths: Tensor | None, cu_seqlens: Tensor | None) -> None:
     """Check whole numbers on the CPU, which the public functions do not know while they are traced."""
     if all(x is None or x.is_cpu for x in (lengths, cu_seqlens)):
-        _rows(cell, lines, 1, 1, False, lengths, None, cu_seqlens)
+        rows_of(cell, lines, 1, 1, False, lengths, None, cu_seqlens)
 
 
 def _is_time_major(x: Tensor, batch_sizes: Tensor | None, how: Options) -> bool:

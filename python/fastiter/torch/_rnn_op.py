@@ -9,15 +9,13 @@ With ``checkpoint`` = k forward saves instead the states between two chunks of k
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from .. import _core
-from .._rnn import CELLS, Cell, check_lengths
-from .._scan import check_bounds
+from .._rnn import CELLS, Cell
 from ._op import (
     LIBRARY,
     Steps,
@@ -31,6 +29,7 @@ from ._op import (
     unit_stride,
     unwatched,
 )
+from ._rnn_work import PLAIN, Options, work_of
 
 _FORWARD = {
     torch.float32: _core.rnn_fwd_f32,
@@ -60,35 +59,6 @@ LIBRARY.define(
     "Tensor? cu_seqlens=None, Tensor? reset=None, float? clip_state=None, float? clip_grad=None, int checkpoint=0, "
     "Tensor? wx=None, Tensor? b=None) -> Tensor[]"
 )
-
-
-class Options(NamedTuple):
-    """What is rarely asked for, in the order in which the ops take it. clip_grad matters to the backward pass alone."""
-
-    cu_seqlens: Tensor | None = None
-    reset: Tensor | None = None
-    clip_state: float | None = None
-    clip_grad: float | None = None
-    checkpoint: int = 0
-
-
-PLAIN = Options()
-
-
-def options(
-    cu_seqlens: Tensor | None,
-    reset: Tensor | None,
-    clip_state: float | None,
-    clip_grad: float | None,
-    checkpoint: int,
-) -> Options:
-    """Return the options, PLAIN itself where nothing is asked for."""
-    if cu_seqlens is None and reset is None and clip_state is None and clip_grad is None and not checkpoint:
-        return PLAIN
-    return Options(cu_seqlens, reset, clip_state, clip_grad, checkpoint)
-
-
-Work = tuple[Any, ...]
 
 
 def _dtypes(cell: Cell, x: Tensor) -> list[torch.dtype]:
@@ -139,79 +109,6 @@ def _backward_outputs(
     return outputs
 
 
-def _work(
-    cell: Cell,
-    lines: Sequence[int],
-    heads: int,
-    width: int,
-    reverse: bool,
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    how: Options,
-) -> tuple[Work, tuple[Tensor, ...]]:
-    """Return the kernels' description of the work, and the tensors that it points into."""
-    rows, kept_alive = _rows(cell, lines, heads, width, reverse, lengths, batch_sizes, how.cu_seqlens)
-    starts, reset, clip_state, clip_grad, _ = how
-    if starts is None and reset is None and clip_state is None and clip_grad is None:
-        return rows, kept_alive
-    if starts is not None:
-        starts = starts.contiguous()
-    if reset is not None:
-        reset = reset.expand(lines if batch_sizes is None else rows[1:3]).contiguous()
-    more = (
-        0 if starts is None else starts.data_ptr(),
-        0 if reset is None else reset.data_ptr(),
-        0 if reset is None else reset.shape[1],
-        inf if clip_state is None else clip_state,
-        inf if clip_grad is None else clip_grad,
-    )
-    return (*rows, *more), (*kept_alive, *(x for x in (starts, reset) if x is not None))
-
-
-def _rows(
-    cell: Cell,
-    lines: Sequence[int],
-    heads: int,
-    width: int,
-    reverse: bool,
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    cu_seqlens: Tensor | None,
-) -> tuple[Work, tuple[Tensor, ...]]:
-    if cu_seqlens is not None:
-        return _cut_work(cell, lines[1], heads, width, reverse, cu_seqlens)
-    if batch_sizes is not None:
-        return _packed_work(cell, lines[0], heads, width, reverse, batch_sizes)
-    batch, time = lines
-    if lengths is None:
-        return (cell.code, batch, time, heads, width, reverse, 0, 0, 0), ()
-    least, most = (int(lengths.min()), int(lengths.max())) if batch else (0, 0)
-    check_lengths(cell.name, lengths.shape, least, most, batch, time)
-    lengths = lengths.contiguous()
-    return (cell.code, batch, time, heads, width, reverse, lengths.data_ptr(), 0, 0), (lengths,)
-
-
-def _packed_work(
-    cell: Cell, rows: int, heads: int, width: int, reverse: bool, batch_sizes: Tensor
-) -> tuple[Work, tuple[Tensor, ...]]:
-    offsets = torch.cumsum(batch_sizes, 0) - batch_sizes
-    batch, time = int(batch_sizes[0]) if len(batch_sizes) else 0, len(batch_sizes)
-    lengths = (batch_sizes > torch.arange(batch).unsqueeze(1)).sum(1)
-    work = (cell.code, batch, time, heads, width, reverse, lengths.data_ptr(), offsets.data_ptr(), rows)
-    return work, (lengths, offsets)
-
-
-def _cut_work(
-    cell: Cell, steps: int, heads: int, width: int, reverse: bool, cu_seqlens: Tensor
-) -> tuple[Work, tuple[Tensor, ...]]:
-    ends, falls = (int(cu_seqlens[0]), int(cu_seqlens[-1])), bool((cu_seqlens[1:] < cu_seqlens[:-1]).any())
-    check_bounds(cell.name, cu_seqlens.shape, *ends, falls, steps)
-    lengths = cu_seqlens.diff()
-    time = int(lengths.max()) if len(lengths) else 0
-    work = (cell.code, len(lengths), time, heads, width, reverse, lengths.data_ptr(), 0, steps)
-    return work, (lengths,)
-
-
 def _rnn_fwd(
     cell_name: str,
     wx: Tensor,
@@ -230,7 +127,7 @@ def _rnn_fwd(
     wx, r = unit_stride(wx), contiguous(r)
     b = None if b is None else contiguous(b)
     first = [contiguous(x) for x in state]
-    work, kept_alive = _work(cell, lines, heads, width, reverse, lengths, batch_sizes, how)
+    work, kept_alive = work_of(cell, lines, heads, width, reverse, lengths, batch_sizes, how)
     outputs = _forward_outputs(cell, wx, work[1], all_states, save, how.checkpoint, False, work[2])
     count = len(cell.states)
     h, last, kept = outputs[0], outputs[1 : 1 + count], outputs[1 + count :]
@@ -280,7 +177,7 @@ def _rnn_bwd(
     by_chunks = how.checkpoint > 0
     first = [contiguous(x) for x in state]
     final = [None if x is None else contiguous(x) for x in dlast]
-    work, kept_alive = _work(cell, h.shape[:-2], h.shape[-2], h.shape[-1], reverse, lengths, batch_sizes, how)
+    work, kept_alive = work_of(cell, h.shape[:-2], h.shape[-2], h.shape[-1], reverse, lengths, batch_sizes, how)
     outputs = _backward_outputs(cell, h, r, work[1], need_r, need_b, need_state)
     dq = empty_by_head(h, h.shape[:-2], h.shape[-2:], h.dtype) if cell.name == "gru" else None
     copies: list[Tensor] = []

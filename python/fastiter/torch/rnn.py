@@ -36,7 +36,8 @@ from ._op import (
     transformed,
 )
 from ._rnn_autograd import Recurrence, Transformed
-from ._rnn_op import PLAIN, Options, fits, options, rnn_fwd, rnn_fwd_fitting
+from ._rnn_op import fits, rnn_fwd, rnn_fwd_fitting
+from ._rnn_work import PLAIN, Options, options
 
 States: TypeAlias = tuple[Tensor, ...]
 Integers: TypeAlias = "Tensor | Sequence[int]"

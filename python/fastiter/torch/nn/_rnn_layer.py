@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..._rnn import Cell
-from .. import _linear, _rnn_op
+from .. import _linear, _rnn_op, _rnn_work
 from .._op import differentiable_once, grad_enabled, transformed, unwatched
 
 State = tuple[Tensor, ...]
@@ -198,9 +198,9 @@ def _run(
     return h, last, rest[len(cell.states) :]
 
 
-def _options(direction: Direction, which: Steps) -> _rnn_op.Options:
+def _options(direction: Direction, which: Steps) -> _rnn_work.Options:
     limits = direction.clip_state, direction.clip_grad
-    return _rnn_op.options(which.cu_seqlens, which.reset, *limits, direction.checkpoint)
+    return _rnn_work.options(which.cu_seqlens, which.reset, *limits, direction.checkpoint)
 
 
 def _no_views(*tensors: Tensor) -> Sequence[Tensor]:
