@@ -218,13 +218,16 @@ def test_checkpoints_change_no_bit(cell: str, activation: str, reverse: bool, ra
                 assert_same_bits(with_gradients(outputs(every), given.all()), expected)
 
 
-def test_checkpoints_on_many_threads() -> None:
-    for B, T, N, D in ((1, 40, 1, 256), (16, 40, 1, 64)):
-        given = leaves(rnn_inputs("lstm", B, T, N, D, np.float32))
+@full_and_ragged
+def test_gradients_on_many_threads_and_in_chunks(ragged: bool) -> None:
+    """Plans that share out units, rows and heads; r so small that its gradient is summed up on the way, and wider."""
+    for cell, B, T, N, D in (("lstm", 1, 40, 1, 256), ("gru", 45, 12, 1, 65), ("slstm", 16, 20, 2, 48)):
+        given = leaves(rnn_inputs(cell, B, T, N, D, np.float32))
+        how = {"lengths": some_lengths(B, T) if ragged else None}
         results = []
-        for threads, every in ((1, None), (2, 8), (3, 16)):
+        for threads, every in ((1, None), (2, None), (5, None), (2, 8), (4, 5)):
             fastiter.set_num_threads(threads)
-            results.append(with_gradients(run("lstm", "", given, checkpoint=every), given.all()))
+            results.append(with_gradients(run(cell, "", given, checkpoint=every, **how), given.all()))
         for result in results[1:]:
             assert_same_bits(result, results[0])
 
