@@ -77,7 +77,14 @@ NUMBERS = {
         *(f"test_quant.py::test_{name}" for name in ("random_fixed", "random_floats", "fixed_at_the_limits", "posits")),
         *("test_quant.py::test_other_formats", "test_quant.py::test_any_size", "test_quant_codes.py::test_every_code"),
     ],
-    "blocks": ["test_quant_blocks.py", "test_quant_random.py", "test_torch_quant_gradients.py::test_sizes"],
+    "blocks": [
+        *(
+            "test_quant_blocks.py::test_blocks_of_any_size",
+            "test_quant_blocks.py::test_microscaling_with_every_rounding",
+        ),
+        *("test_quant_blocks.py::test_nvfp4", "test_quant_blocks.py::test_block_floating_point"),
+        *("test_quant_random.py", "test_torch_quant_gradients.py::test_sizes"),
+    ],
     "fixed": [
         *("test_quant_matmul.py", "test_quant_matmul_shapes.py", "test_fixed_conv.py::test_modes_and_formats"),
         *("test_fixed_matmul.py::test_paths_agree", "test_fixed_matmul.py::test_threads"),
