@@ -98,8 +98,8 @@ void rnn_fwd(const py::tuple& shape, py::handle wx, py::handle r, py::handle b, 
 
 template <class S>
 void rnn_bwd(const py::tuple& shape, py::handle r, const py::tuple& first, const py::tuple& states, py::handle saved,
-             const py::tuple& dstates, const py::tuple& dlast, py::handle dwx, py::handle dq, const py::tuple& dfirst,
-             py::handle db, py::handle dr, const py::tuple& kept, py::handle wx, py::handle b) {
+             const py::tuple& dstates, const py::tuple& dlast, py::handle dwx, const py::tuple& dfirst, py::handle db,
+             py::handle dr, const py::tuple& kept, py::handle wx, py::handle b) {
     RnnBackward<S> p;
     p.shape = shape_of(shape);
     p.r = address<const S>(r);
@@ -109,7 +109,6 @@ void rnn_bwd(const py::tuple& shape, py::handle r, const py::tuple& first, const
     all_steps(dstates, p.dstates);
     addresses(dlast, p.dlast);
     p.dwx = steps<S>(dwx.ptr());
-    p.dq = steps<S>(dq.ptr());
     addresses(dfirst, p.dfirst);
     p.db = address<S>(db);
     S* gradient_of_r = address<S>(dr);

@@ -191,8 +191,6 @@ template <class T> py::object backward(const Kept& in, bool reverse, bool need_r
     T* dr = need_r ? add({G, N, D, D}).template data<T>() : nullptr;
     if (need_b) p.db = add({G, N, D}).template data<T>();
     for (int i = 0; need_state && i < S; ++i) of(p.dfirst, i) = add({B, N, D}).template data<T>();
-    std::vector<T> dq(in.cell.code == Cell::gru ? size_t(B * steps * N * D) : 0);
-    if (!dq.empty()) p.dq = {dq.data(), steps * N * D, N * D, 0, D};
     {
         py::gil_scoped_release release;
         run_backward(p, dr);

@@ -3,6 +3,7 @@
 #include "dispatch.hpp"
 #include "run.hpp"
 #include "runner.hpp"
+#include "weight_gradient.hpp"
 #include <algorithm>
 #include <utility>
 
@@ -172,9 +173,9 @@ void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const S*
     RepeatedRecompute<S> recompute{{p.shape}};
     RepeatedBackward<S> backward{{p.shape}};
     RnnBackward<S> whole = p;
-    const bool is_inside = dr && sums_r_inside(whole, dr);
-    std::vector<rnn_value<S>> dr_block(is_inside ? size_t(cell.gates * p.shape.N * p.shape.D * p.shape.D) : 0);
-    if (is_inside) whole.dr_block = dr_block.data();
+    const WeightGradient<S> of_r(whole, dr);
+    std::vector<rnn_value<S>> dr_block(of_r.is_inside() ? size_t(cell.gates * p.shape.N * p.shape.D * p.shape.D) : 0);
+    if (of_r.is_inside()) whole.dr_block = dr_block.data();
     for_each_part(p.shape, chunks.every, true, [&](int64_t chunk, const Part& part) {
         RnnForward<S> f;
         RnnBackward<S> g = whole;
@@ -207,7 +208,7 @@ void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const S*
         if (cell.saved || cell.states > 1) recompute(f);
         backward(g);
     });
-    if (dr && !is_inside) weight_gradient(p, dr);
+    of_r.finish(whole);
 }
 
 #define FASTITER_INSTANTIATE(S)                                                  \

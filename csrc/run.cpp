@@ -1,9 +1,9 @@
 #include "run.hpp"
 #include "dispatch.hpp"
 #include "runner.hpp"
+#include "weight_gradient.hpp"
 #include <algorithm>
 #include <numeric>
-#include <type_traits>
 
 namespace fastiter {
 CellSize cell_size(Cell cell) {
@@ -40,18 +40,6 @@ template <class S> void run_forward(RnnForward<S> p) {
     });
 }
 
-template <class S> bool sums_r_inside(RnnBackward<S>& p, S* dr) {
-    if constexpr (!std::is_same_v<S, bf16>) {
-        const RnnShape& s = p.shape;
-        if (!kernels().rnn<S>().sums_r(s)) return false;
-        std::fill_n(dr, cell_size(s.cell).gates * s.N * s.D * s.D, S(0));
-        p.dr = dr;
-        p.dq = {};
-        return true;
-    }
-    return false;
-}
-
 template <class S> void run_backward(RnnBackward<S> p, S* dr) {
     const RnnKernels<S>& k = kernels().rnn<S>();
     const std::vector<int64_t> order = by_length(p.shape.lengths, p.shape.B);
@@ -59,13 +47,13 @@ template <class S> void run_backward(RnnBackward<S> p, S* dr) {
     auto job = [](const void* params, Team team) {
         kernels().rnn<S>().bwd(*static_cast<const RnnBackward<S>*>(params), team);
     };
-    const bool is_inside = dr && sums_r_inside(p, dr);
+    const WeightGradient<S> of_r(p, dr);
     run(p, job, [&](int threads) {
         p.plan = k.plan(p.shape, true, threads);
-        p.workspace = workspace.of(k.bwd_workspace(p.shape, p.plan, is_inside));
+        p.workspace = workspace.of(k.bwd_workspace(p.shape, p.plan, of_r.is_inside()));
         return p.plan.threads();
     });
-    if (dr && !is_inside) weight_gradient(p, dr);
+    of_r.finish(p);
 }
 
 template <class T> void run_gemm(Gemm<T> g) {
@@ -98,9 +86,6 @@ template <class T> void run_column_sums(const T* x, int64_t x_m, int64_t M, int6
     run(params, job, [&](int threads) { return M * N < 100000 ? 1 : threads; });
 }
 
-template bool sums_r_inside(RnnBackward<float>&, float*);
-template bool sums_r_inside(RnnBackward<double>&, double*);
-template bool sums_r_inside(RnnBackward<bf16>&, bf16*);
 template void run_forward(RnnForward<float>);
 template void run_forward(RnnForward<double>);
 template void run_forward(RnnForward<bf16>);

@@ -32,10 +32,6 @@ template <class S> void run_forward_in_chunks(const RnnForward<S>& p, const Chun
 template <class S>
 void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const S* b, const Chunks<S>& chunks, S* dr);
 
-template <class S> void weight_gradient(const RnnBackward<S>& p, S* dr);
-// Has the kernel add the gradient of r to dr, which it clears, or returns false: where it is wide, weight_gradient is faster.
-template <class S> bool sums_r_inside(RnnBackward<S>& p, S* dr);
-
 template <class T> void run_gemm(Gemm<T> g);
 template <class T> void run_column_sums(const T* x, int64_t x_m, int64_t M, int64_t N, T* out);
 

@@ -1,6 +1,6 @@
 // dr[g, n, i, j] = sum over rows and steps of dp[g, n, i] h_before[n, j], where dp is the gradient of r h + b. The steps that
 // have a step before them are one product, straight from the arrays; h before the first step is a second, small one.
-#include "run.hpp"
+#include "weight_gradient.hpp"
 #include <algorithm>
 #include <bit>
 #include <type_traits>
@@ -20,7 +20,7 @@ SplitIndex lines(int64_t B, int64_t time, int64_t row) {
     return {std::max<int64_t>(B, 1), time, row};
 }
 
-template <class S> struct WeightGradient {
+template <class S> struct Product {
     typedef rnn_value<S> T;
     // Lines of h
     struct Before {
@@ -65,7 +65,7 @@ template <class S> struct WeightGradient {
         });
     }
 
-    WeightGradient head(int64_t n) const { return {p, dr + n * D * D}; }
+    Product head(int64_t n) const { return {p, dr + n * D * D}; }
 
     // dp of each row's first step, side by side, times the initial h
     void initial() {
@@ -128,21 +128,48 @@ bf16 narrowed(float x) {
     return {uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
 }
 
+// Whether dr of a head fits the second-level cache beside what the kernel keeps there
+template <class S> bool fits_inside(const RnnShape& s) {
+    constexpr int64_t kLargest = 256 << 10;
+    return cell_size(s.cell).gates * s.D * s.D * int64_t(sizeof(S)) <= kLargest;
+}
+
+// Head by head: a step of a head is one piece of memory.
+template <class S> Steps<S> steps_by_head(const RnnShape& s, Workspace& space) {
+    const bool packed = s.offsets || s.starts;
+    const int64_t lines = packed ? s.packed_rows : s.B * s.T, time = s.offsets ? 0 : s.starts ? s.D : s.B * s.D;
+    return {static_cast<S*>(space.of(sizeof(S) * size_t(lines * s.N * s.D))), s.D, time, 0, lines * s.D};
+}
+
 } // namespace
 
-template <class S> void weight_gradient(const RnnBackward<S>& p, S* dr) {
+template <class S> WeightGradient<S>::WeightGradient(RnnBackward<S>& p, S* dr) : dr_(dr) {
+    const RnnShape& s = p.shape;
+    if (!dr) return;
+    if constexpr (!std::is_same_v<S, bf16>) { // bf16 are multiplied two steps at a time
+        inside_ = fits_inside<S>(s);
+        if (inside_) {
+            std::fill_n(dr, cell_size(s.cell).gates * s.N * s.D * s.D, S(0));
+            p.dr = dr;
+        }
+    }
+    if (!inside_ && s.cell == Cell::gru) p.dq = steps_by_head<S>(s, dq_);
+}
+
+template <class S> void WeightGradient<S>::finish(const RnnBackward<S>& p) const {
+    if (!dr_ || inside_) return;
     if constexpr (std::is_same_v<S, bf16>) { // added up as floats, and rounded once at the end
         const int64_t size = cell_size(p.shape.cell).gates * p.shape.N * p.shape.D * p.shape.D;
         std::vector<float> sum(static_cast<size_t>(size));
-        WeightGradient<S>{p, sum.data()}.run();
-        std::transform(sum.begin(), sum.end(), dr, narrowed);
+        Product<S>{p, sum.data()}.run();
+        std::transform(sum.begin(), sum.end(), dr_, narrowed);
     } else {
-        WeightGradient<S>{p, dr}.run();
+        Product<S>{p, dr_}.run();
     }
 }
 
-template void weight_gradient(const RnnBackward<float>&, float*);
-template void weight_gradient(const RnnBackward<double>&, double*);
-template void weight_gradient(const RnnBackward<bf16>&, bf16*);
+template class WeightGradient<float>;
+template class WeightGradient<double>;
+template class WeightGradient<bf16>;
 
 } // namespace fastiter

@@ -4,12 +4,8 @@
 #include "rnn.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
-// The gradient of r is summed up here where that of a head fits the second-level cache. Blocks of steps have about as many
-// products as the first level holds lines for, whatever the threads.
-template <class S> bool sums_r(const RnnShape& s) {
-    const int64_t gates = s.cell == Cell::gru ? 3 : s.cell == Cell::lstm || s.cell == Cell::slstm ? 4 : 1;
-    return sizeof(S) > 2 && gates * s.D * s.D * int64_t(sizeof(S)) <= (256 << 10);
-}
+// How many steps' dp and h before them are kept for the gradient of r: 128 lines, which fill the first-level cache, or one
+// step. It depends on neither the threads nor the chunks, and so neither do the sums.
 inline int64_t steps_of_block(const RnnShape& s) { return max_of(1, 128 / max_of(1, s.B)); }
 
 template <class S, class C> struct Backward {
@@ -25,7 +21,7 @@ template <class S, class C> struct Backward {
     const Seat seat;
     const Rows rows;
     const bool adds_r;
-    const int64_t block = steps_of_block(shape), visits_kept = adds_r ? block + 1 : 2;
+    const int64_t block = steps_of_block(shape), visits_kept = adds_r ? min_of(block, shape.T) + 1 : 2;
     S *packed, *dp; // r as [head][panel][gate * D + d][vector of units][lane]; [visit][row][gate * D + d]
     T *ds, *db;     // [state][row][unit]; [head][batch row][gate][unit]
     S* h_before;    // of the same visits as [panel][visit][position in the batch][vector of units][lane]
@@ -175,7 +171,7 @@ template <class S, class C> struct Backward {
         auto ask = [&](const auto& all, int64_t step, int64_t gate) {
             if (step < 0 || step >= shape.T) return;
             const auto* x = line_of(all, shape, row, step) + gate * all.gate + n * all.head + u;
-            for (int v = 0; v < V; ++v) __builtin_prefetch(x + v * W, 0, 2);
+            prefetch<2>(x, V * W);
         };
         for (int g = 0; g < C::saved; ++g) ask(p.saved, t, g);
         auto ask_state = [&](int k, const auto& all, const auto& dstates) {

@@ -77,8 +77,8 @@ template <class S> struct RnnForward {
 
 // The exact reverse of it. dstates: cotangents of all states, dlast: of the final states; each may be null = 0.
 // Writes dwx (G gates), dq (the gradient of gru's R_n h + b_n, one gate; null for other cells), the gradient of each
-// initial state, and db (G, N, D) if wanted. The gradient of r is a matrix product of these with h: where it is small, the
-// kernel sums it up while both are in the caches; elsewhere it is a gemm.
+// initial state, and db (G, N, D) if wanted. The gradient of r is a matrix product of these with h: csrc/weight_gradient.hpp
+// decides whether the kernel adds it up in dr while both are in the caches.
 template <class S> struct RnnBackward {
     typedef rnn_value<S> T;
     RnnShape shape;
@@ -96,7 +96,7 @@ template <class S> struct RnnBackward {
     T* dh_before = nullptr;
     S* db = nullptr;
     T* db_rows = nullptr; // (N, B, G, D rounded up to vectors): db goes on from the sums of each row that are here
-    // (G, N, D, D), where `sums_r` says that the kernel adds the gradient of r to it. In chunks of time: how many steps are
+    // (G, N, D, D) or null: the gradient of r is added to it. In chunks of time: how many steps are
     // still to come, and the sum of the block of steps that the chunk before did not finish.
     T* dr = nullptr;
     T* dr_block = nullptr;
@@ -110,7 +110,6 @@ template <class S> struct RnnKernels {
     size_t (*fwd_workspace)(const RnnShape&, const RnnPlan&);
     size_t (*recompute_workspace)(const RnnShape&, const RnnPlan&);
     size_t (*bwd_workspace)(const RnnShape&, const RnnPlan&, bool adds_r);
-    bool (*sums_r)(const RnnShape&);
     void (*fwd)(const RnnForward<S>&, Team);
     // Writes only `saved` and the states other than h, from known_h; bits are those of fwd.
     void (*recompute)(const RnnForward<S>&, Team);

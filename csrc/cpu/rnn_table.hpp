@@ -43,8 +43,8 @@ template <class S> void rnn_bwd(const RnnBackward<S>& p, Team team) {
 
 template <class S>
 constexpr RnnKernels<S> rnn_kernels_of = {
-    rnn_plan<S>, rnn_fwd_workspace<S>, rnn_recompute_workspace<S>, rnn_bwd_workspace<S>,
-    sums_r<S>,   rnn_fwd<S>,           rnn_recompute<S>,           rnn_bwd<S>,
+    rnn_plan<S>,      rnn_fwd_workspace<S>, rnn_recompute_workspace<S>, rnn_bwd_workspace<S>, rnn_fwd<S>,
+    rnn_recompute<S>, rnn_bwd<S>,
 };
 
 } // namespace fastiter::FASTITER_LEVEL

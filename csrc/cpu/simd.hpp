@@ -163,9 +163,9 @@ template <class T> FASTITER_INLINE void stream_up_to(T* p, vec<T> v, int64_t n) 
     store_up_to(p, v, n);
 }
 
-// Asks for the lines of `count` elements, to be read or written soon, or never: any address will do.
-template <class T> FASTITER_INLINE void prefetch(const T* p, int64_t count) {
-    for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(p + i);
+// Asks for the lines of `count` elements, to be read or written soon, or never: any address will do. LEVEL: of the cache
+template <int LEVEL = 1, class T> FASTITER_INLINE void prefetch(const T* p, int64_t count) {
+    for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(p + i, 0, 4 - LEVEL);
 }
 
 FASTITER_INLINE void stream_fence() {

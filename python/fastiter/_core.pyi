@@ -58,7 +58,6 @@ def rnn_bwd_f32(
     dstates: tuple[Steps, ...],
     dlast: Addresses,
     dwx: Steps,
-    dq: Steps,
     dfirst: Addresses,
     db: Address,
     dr: Address,

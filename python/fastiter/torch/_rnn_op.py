@@ -179,7 +179,6 @@ def _rnn_bwd(
     final = [None if x is None else contiguous(x) for x in dlast]
     work, kept_alive = work_of(cell, h.shape[:-2], h.shape[-2], h.shape[-1], reverse, lengths, batch_sizes, how)
     outputs = _backward_outputs(cell, h, r, work[1], need_r, need_b, need_state)
-    dq = empty_by_head(h, h.shape[:-2], h.shape[-2:], h.dtype) if cell.name == "gru" else None
     copies: list[Tensor] = []
     wx, b = None if wx is None else unit_stride(wx), None if b is None else contiguous(b)
     _BACKWARD[h.dtype](
@@ -191,7 +190,6 @@ def _rnn_bwd(
         tuple([_optional_steps(x, copies) for x in dstates]),
         tuple([0 if x is None else x.data_ptr() for x in final]),
         steps(outputs[0]),
-        () if dq is None else state_steps(dq),
         tuple([x.data_ptr() for x in outputs[-len(cell.states) :]]) if need_state else (),
         outputs[1 + need_r].data_ptr() if need_b else 0,
         outputs[1].data_ptr() if need_r else 0,
