@@ -290,7 +290,7 @@ class _Row:
                 residual[unknowns:] = 0
                 old[:unknowns], delta[:unknowns] = y[t, :unknowns], (new[t] - y[t])[:unknowns]
                 good[t] = (np.maximum(residual, abs(delta)) <= self.atol + self.rtol * abs(new[t])).all()
-                total += abs(delta).sum()
+                total += float(abs(delta).sum())
         return new, good, total
 
     def _limit(self) -> Array:

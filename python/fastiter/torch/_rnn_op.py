@@ -88,7 +88,8 @@ def _forward_outputs(
     if all_states or (save and not checkpoint):
         outputs += [kept(all_states, dtype) for dtype in dtypes[1:]]
     if save and checkpoint:
-        between = torch.sym_max((lines[1] if time is None else time) - 1, 0) // checkpoint
+        # a SymInt while it is traced, which everything here takes for an int
+        between = cast(int, torch.sym_max((lines[1] if time is None else time) - 1, 0)) // checkpoint
         outputs += [empty(wx, (between, batch, heads, width), None, dtype) for dtype in dtypes]
     elif save and cell.saved:
         outputs.append(kept(False, carried(wx), cell.saved))
