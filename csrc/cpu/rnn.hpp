@@ -1,8 +1,7 @@
 // What the forward and the backward pass of the recurrences share: the plan, the rows of a thread, the scratch memory.
 #pragma once
 #include "rnn_cells.hpp"
-#include "rnn_kernels.hpp"
-#include "rnn_product.hpp"
+#include "rnn_tile.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 

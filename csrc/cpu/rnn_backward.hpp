@@ -11,6 +11,7 @@ inline int64_t steps_of_block(const RnnShape& s) { return max_of(1, 128 / max_of
 template <class S, class C> struct Backward {
     typedef rnn_value<S> T;
     static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = 4, R = tile_rows<U>;
+    static constexpr int kOneRow = panels_of_one_row(U), kTile = max_of(R, kOneRow) * U; // vectors of units
     static constexpr int64_t kPanelUnits = U * W;
 
     const RnnBackward<S>& p;
@@ -166,21 +167,25 @@ template <class S, class C> struct Backward {
         for (int k = 0; k < states; ++k) store(ds_line(k, i) + u, is_reset ? vec<T>{} : d[k]);
     }
 
-    // Asks for what the cell will read of units [u, u + V W) of a row at step t.
-    template <int V> FASTITER_INLINE void fetch(int64_t n, int64_t row, int64_t t, int64_t u) {
-        auto ask = [&](const auto& all, int64_t step, int64_t gate) {
-            if (step < 0 || step >= shape.T) return;
-            const auto* x = line_of(all, shape, row, step) + gate * all.gate + n * all.head + u;
-            prefetch<2>(x, V * W);
+    static constexpr int kReads = C::saved + 2 * states; // the most arrays that a cell reads
+
+    // Where the cell reads from unit u of a row on at step t: returns how many addresses it writes to `at`.
+    FASTITER_INLINE int reads(int64_t n, int64_t row, int64_t t, int64_t u, const void** at) {
+        int count = 0;
+        auto read = [&](const auto& all, int64_t step, int64_t gate) __attribute__((always_inline)) {
+            const bool is_there = step >= 0 && step < shape.T;
+            at[count++] = is_there ? line_of(all, shape, row, step) + gate * all.gate + n * all.head + u : nullptr;
         };
-        for (int g = 0; g < C::saved; ++g) ask(p.saved, t, g);
-        auto ask_state = [&](int k, const auto& all, const auto& dstates) {
-            if (C::needs_before[k] || (k == 0 && adds_r)) ask(all, shape.reverse ? t + 1 : t - 1, 0);
-            if (C::needs_now[k] && !C::needs_before[k]) ask(all, t, 0);
-            if (dstates.data) ask(dstates, t, 0);
+        for (int g = 0; g < C::saved; ++g) read(p.saved, t, g);
+        auto read_state = [&](int k, const auto& all, const auto& dstates) __attribute__((always_inline)) {
+            if (C::needs_before[k] || (k == 0 && adds_r)) read(all, shape.reverse ? t + 1 : t - 1, 0);
+            if (C::needs_now[k] && !C::needs_before[k]) read(all, t, 0);
+            if (dstates.data) read(dstates, t, 0);
         };
-        ask_state(0, p.states.h, p.dstates.h);
-        for (int k = 1; k < states; ++k) ask_state(k, p.states.others[k - 1], p.dstates.others[k - 1]);
+        read_state(0, p.states.h, p.dstates.h);
+#pragma GCC unroll 4
+        for (int k = 1; k < states; ++k) read_state(k, p.states.others[k - 1], p.dstates.others[k - 1]);
+        return count;
     }
 
     FASTITER_INLINE void store_first_gradient(vec<T> dh, int64_t n, int64_t i, int64_t row, int64_t u) {
@@ -192,23 +197,31 @@ template <class S, class C> struct Backward {
         for (int k = 1; k < states; ++k) write(p.dfirst.others[k - 1], load(ds_line(k, i) + u));
     }
 
-    // Rows [first, first + ROWS): products with r of the dp of the visit before, then the cell of step t; t < 0: the rows
-    // had their first step at the visit before, so what comes back is the gradient of their initial states.
-    template <int ROWS, int NV, int PANELS>
-    void tile(int64_t n, int64_t t, int64_t slot, int64_t first, int64_t panel, bool product) {
-        vec<T> acc[ROWS][PANELS * NV] = {};
+    // Rows [first, first + count): products with r of the dp of the visit before, then the cell of step t; t < 0: the rows
+    // had their first step at the visit before, so what comes back is the gradient of their initial states. `some` panels,
+    // of which several are full
+    void tile(int64_t n, int64_t t, int64_t slot, int64_t first, int count, int64_t panel, int some, bool product) {
+        const int V = some * vectors_of(panel);
+        vec<T> sums[kTile];
+        const void* read[R * kReads];
+        int reads_of_row = 0;
+        for (int i = 0; i < count && product && t >= 0; ++i)
+            reads_of_row = reads(n, rows.row(first + i), t, panel * kPanelUnits, read + i * reads_of_row);
         if (product)
-            add_product<S, ROWS, NV, PANELS>(dp_line(slot_before(slot), first), dp_stride,
-                                             packed + (n * panels + panel) * panel_size(), panel_size(), G * D, acc,
-                                             [&](int i) {
-                                                 if (t >= 0)
-                                                     fetch<PANELS * NV>(n, rows.row(first + i), t, panel * kPanelUnits);
-                                             });
-        for (int i = 0; i < ROWS; ++i) {
+            multiply<S>(count, vectors_of(panel), some,
+                        {dp_line(slot_before(slot), first),
+                         dp_stride,
+                         packed + (n * panels + panel) * panel_size(),
+                         panel_size(),
+                         G * D,
+                         nullptr,
+                         sums,
+                         {read, reads_of_row, V * W * int(sizeof(T))}});
+        for (int i = 0; i < count; ++i) {
             const int64_t row = rows.row(first + i);
-            for (int v = 0; v < PANELS * NV; ++v) {
+            for (int v = 0; v < V; ++v) {
                 const int64_t u = panel * kPanelUnits + v * W;
-                const vec<T> dh = carried(acc[i][v], first + i, u, product);
+                const vec<T> dh = carried(product ? sums[i * V + v] : vec<T>{}, first + i, u, product);
                 if (t >= 0)
                     apply_cell(dh, n, t, slot, first + i, row, u);
                 else
@@ -219,23 +232,14 @@ template <class S, class C> struct Backward {
 
     void visit(int64_t n, int64_t t, int64_t slot, Range some, Range mine, bool product) {
         const int64_t count = some.end - some.begin;
-        if (count == 1) return visit_one_row(n, t, slot, some.begin, mine, product);
+        if (count == 1)
+            return back_and_forth_in_groups(kOneRow, mine, D / kPanelUnits, slot, [&](int64_t j, int panels_) {
+                tile(n, t, slot, some.begin, 1, j, panels_, product);
+            });
         back_and_forth(mine, slot, [&](int64_t j) {
             for_each_tile<R>(count, [&](int64_t first, int tile_count) {
-                with_count<U>(vectors_of(j), [&]<int NV>() {
-                    with_count<R>(tile_count,
-                                  [&]<int ROWS>() { tile<ROWS, NV, 1>(n, t, slot, some.begin + first, j, product); });
-                });
+                tile(n, t, slot, some.begin + first, tile_count, j, 1, product);
             });
-        });
-    }
-
-    void visit_one_row(int64_t n, int64_t t, int64_t slot, int64_t row, Range mine, bool product) {
-        back_and_forth_in_groups<2>(mine, D / kPanelUnits, slot, [&]<int PANELS>(int64_t j) {
-            if constexpr (PANELS == 2)
-                tile<1, U, 2>(n, t, slot, row, j, product);
-            else
-                with_count<U>(vectors_of(j), [&]<int NV>() { tile<1, NV, 1>(n, t, slot, row, j, product); });
         });
     }
 

@@ -7,6 +7,7 @@ namespace fastiter::FASTITER_LEVEL {
 template <class S, class C> struct Forward {
     typedef rnn_value<S> T;
     static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = panel_units<C>, R = tile_rows<G * U>;
+    static constexpr int kOneRow = panels_of_one_row(G * U), kTile = max_of(R, kOneRow) * U; // vectors of units
     static constexpr int64_t kPanelUnits = U * W;
 
     const RnnForward<S>& p;
@@ -16,7 +17,7 @@ template <class S, class C> struct Forward {
     const Range mine = share(panels, seat.panel_group, p.plan.panels); // panels of this thread
     const Rows rows;
     S *packed, *h; // r as [head][panel][k][unit vector][gate][lane]; h as [parity of the step][row][unit]
-    T *bias, *s;   // b as [head][gate][unit]; the states other than h as [state][row][unit]
+    T *bias, *s;   // b as [head][panel][unit vector][gate][lane]; the states other than h as [state][row][unit]
     int64_t lines;
     const bool streams = exceeds_caches<T>(shape, C::saved);
     const Bound<S> bound{shape.clip_state};
@@ -31,7 +32,7 @@ template <class S, class C> struct Forward {
     void lay_out(Arena& arena) {
         lines = Rows::scratch_lines(shape, p.plan.rows);
         packed = arena.take<S>(shape.N * panels * panel_size());
-        bias = arena.take<T>(shape.N * G * Dp);
+        bias = arena.take<T>(shape.N * panels * G * kPanelUnits);
         for (int group = 0; group < p.plan.heads; ++group) {
             S* h_of_group = arena.take<S>(2 * lines * Dp);
             T* s_of_group = arena.take<T>((states - 1) * lines * Dp);
@@ -40,6 +41,7 @@ template <class S, class C> struct Forward {
     }
 
     int64_t panel_size() const { return panel_depth<S>(D) * G * kPanelUnits; }
+    T* bias_of(int64_t n, int64_t panel) const { return bias + (n * panels + panel) * G * kPanelUnits; }
     int units_of(int64_t panel) const { return int(min_of(U, ceil_div(D - panel * kPanelUnits, W))); }
     // Which of the two lines of h step t reads
     int64_t parity_of(int64_t t) const { return (t & 1) ^ int64_t(shape.reverse); }
@@ -51,8 +53,8 @@ template <class S, class C> struct Forward {
         for (int u = 0; u < units; ++u) {
             const int64_t d = panel * kPanelUnits + u * W, count = min_of(W, D - d);
             for (int g = 0; g < G; ++g) {
-                T* b = bias + (n * G + g) * Dp + d;
-                store(b, p.b ? load_up_to(p.b + (g * shape.N + n) * D + d, count) : vec<T>{});
+                store(bias_of(n, panel) + (u * G + g) * W,
+                      p.b ? load_up_to(p.b + (g * shape.N + n) * D + d, count) : vec<T>{});
                 const S* r = p.r + ((g * shape.N + n) * D + d) * D;
                 pack_transposed(r, D, count, D,
                                 packed + (n * panels + panel) * panel_size() + side_by_side<S> * (u * G + g) * W,
@@ -149,69 +151,51 @@ template <class S, class C> struct Forward {
         for (int k = 1; k < states; ++k) store(s_line(k, w.i) + w.d, w.state[k]);
     }
 
-    // Asks for `count` vectors of a row's wx at the step after. The panels' shares of a line lie one after the other, although
-    // a panel needs a piece of each gate: memory gives lines side by side faster.
-    FASTITER_INLINE void fetch_ahead(int64_t n, int64_t t, int64_t row, int64_t panel, int count) {
+    // `count` vectors of a row's wx at the step after. The panels' shares of a line lie one after the other, although a panel
+    // needs a piece of each gate: memory gives lines side by side faster.
+    FASTITER_INLINE void vectors_ahead(int64_t n, int64_t t, int64_t row, int64_t panel, int count, const void** at) {
         const S* line = line_of(p.wx, shape, row, t) + n * p.wx.head + mine.begin * kPanelUnits + ahead;
         const int64_t width = (mine.end - mine.begin) * U, first = (panel - mine.begin) * U * G;
-        for (int64_t i = first; i < first + count; ++i)
-            __builtin_prefetch(line + i / width * p.wx.gate + i % width * W, 0, 2);
+        for (int64_t i = first; i < first + count; ++i) *at++ = line + i / width * p.wx.gate + i % width * W;
     }
 
-    // b + r h of ROWS lines of h, `stride` apart, for PANELS panels that have UNITS vectors of units each
-    template <int ROWS, int UNITS, int PANELS, class Fetch>
-    FASTITER_INLINE void add_products(int64_t n, int64_t panel, const S* x, int64_t stride,
-                                      vec<T> (&acc)[ROWS][PANELS * UNITS * G], Fetch fetch) {
-        for (int v = 0; v < PANELS * UNITS; ++v)
-            for (int g = 0; g < G; ++g) {
-                const vec<T> b = load(bias + (n * G + g) * Dp + panel * kPanelUnits + v * W);
-#pragma GCC unroll 12
-                for (int i = 0; i < ROWS; ++i) acc[i][v * G + g] = b;
-            }
-        add_product<S, ROWS, UNITS * G, PANELS>(x, stride, packed + (n * panels + panel) * panel_size(), panel_size(),
-                                                D, acc, fetch);
+    // b + r h of `count` lines of h, `stride` apart, for `some` panels
+    void add_products(int64_t n, int64_t panel, int some, const S* x, int64_t stride, int count, Fetch fetch,
+                      vec<T>* out) {
+        multiply<S>(
+            count, units_of(panel) * G, some,
+            {x, stride, packed + (n * panels + panel) * panel_size(), panel_size(), D, bias_of(n, panel), out, fetch});
     }
 
-    // Rows [first, first + ROWS) of the group times PANELS panels that have UNITS vectors of units each
-    template <int ROWS, int UNITS, int PANELS> void tile(int64_t n, int64_t t, int64_t first, int64_t panel) {
-        constexpr int V = PANELS * UNITS;
-        const int64_t parity = parity_of(t), unit = panel * kPanelUnits;
-        vec<T> acc[ROWS][V * G];
-        add_products<ROWS, UNITS, PANELS>(n, panel, h_line(parity, first), Dp, acc,
-                                          [&](int i) { fetch_ahead(n, t, rows.row(first + i), panel, V * G); });
-        Work work[ROWS * V];
-        for (int i = 0; i < ROWS; ++i)
+    // Rows [first, first + count) of the group times `some` panels, of which several are full
+    void tile(int64_t n, int64_t t, int64_t first, int count, int64_t panel, int some = 1) {
+        const int V = some * units_of(panel);
+        const int64_t parity = parity_of(t);
+        const void* ahead_of_rows[kTile * G];
+        for (int i = 0; i < count; ++i)
+            vectors_ahead(n, t, rows.row(first + i), panel, V * G, ahead_of_rows + i * V * G);
+        vec<T> sums[kTile * G];
+        add_products(n, panel, some, h_line(parity, first), Dp, count, {ahead_of_rows, V * G, 1}, sums);
+        Work work[kTile];
+        for (int i = 0; i < count; ++i)
             for (int v = 0; v < V; ++v) {
                 Work& w = work[i * V + v];
-                w.i = first + i, w.row = rows.row(first + i), w.d = unit + v * W;
+                w.i = first + i, w.row = rows.row(first + i), w.d = panel * kPanelUnits + v * W;
                 vec<T> before[states] = {};
                 if (C::reads_h) before[0] = load(h_line(parity, w.i) + w.d);
 #pragma GCC unroll 4
                 for (int k = 1; k < states; ++k) before[k] = load(s_line(k, w.i) + w.d);
-                begin_cell(w, &acc[i][v * G], before, n, t);
+                begin_cell(w, &sums[(i * V + v) * G], before, n, t);
             }
-        for (Work& w : work) finish_cell(w, n, t, parity);
-    }
-
-    // A single row takes several panels at once: enough independent sums to hide the latency of one.
-    void step_one_row(int64_t n, int64_t t) {
-        constexpr int P = G == 3 ? 4 : 2;
-        back_and_forth_in_groups<P>(mine, D / kPanelUnits, t, [&]<int PANELS>(int64_t j) {
-            if constexpr (PANELS == P)
-                tile<1, U, P>(n, t, 0, j);
-            else
-                with_count<U>(units_of(j), [&]<int UNITS>() { tile<1, UNITS, 1>(n, t, 0, j); });
-        });
+        for (int i = 0; i < count * V; ++i) finish_cell(work[i], n, t, parity);
     }
 
     void step(int64_t n, int64_t t, int64_t active) {
-        if (active == 1) return step_one_row(n, t);
+        if (active == 1)
+            return back_and_forth_in_groups(kOneRow, mine, D / kPanelUnits, t,
+                                            [&](int64_t j, int some) { tile(n, t, 0, 1, j, some); });
         back_and_forth(mine, t, [&](int64_t j) {
-            for_each_tile<R>(active, [&](int64_t first, int count) {
-                with_count<U>(units_of(j), [&]<int UNITS>() {
-                    with_count<R>(count, [&]<int ROWS>() { tile<ROWS, UNITS, 1>(n, t, first, j); });
-                });
-            });
+            for_each_tile<R>(active, [&](int64_t first, int count) { tile(n, t, first, count, j); });
         });
     }
 

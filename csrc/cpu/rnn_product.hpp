@@ -93,18 +93,4 @@ FASTITER_INLINE void add_product(const S* x, int64_t x_row, const S* panel, int6
         multiply_add<S, ROWS, NV, PANELS>(x, x_row, 1, panel, panel_stride, K, acc);
 }
 
-// The same in ROWS parts of k, with fetch(i) before part i. Lines of memory that are asked for all at once hold up the panel's
-// lines behind them; a few at a time arrive while the product runs.
-template <class S, int ROWS, int NV, int PANELS, class Fetch>
-FASTITER_INLINE void add_product(const S* x, int64_t x_row, const S* panel, int64_t panel_stride, int64_t K,
-                                 vec<S> (&acc)[ROWS][PANELS * NV], Fetch fetch) {
-    const int64_t part = round_up(ceil_div(K, ROWS), side_by_side<S>);
-    for (int i = 0; i < ROWS; ++i) {
-        const int64_t k = min_of(K, i * part);
-        fetch(i);
-        add_product<S, ROWS, NV, PANELS>(x + k, x_row, panel + k * NV * lanes<S>, panel_stride, min_of(part, K - k),
-                                         acc);
-    }
-}
-
 } // namespace fastiter::FASTITER_LEVEL

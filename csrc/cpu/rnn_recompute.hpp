@@ -20,8 +20,8 @@ template <class S, class C> struct Recompute : Forward<S, C> {
     };
     // Lines that are a power of two apart would fall into the same few sets of the first-level cache.
     const int64_t stride = round_up(D, 16) + 16, capacity = max_of(R, kBlockBytes / (stride * int64_t(sizeof(S))));
-    Line* lines; // of a block, in the order in which each row takes its steps
-    S* h_before; // of the same lines
+    Line* lines = nullptr; // of a block, in the order in which each row takes its steps
+    S* h_before = nullptr; // of the same lines
 
     Recompute(const RnnForward<S>& params, int thread) : Base(params, thread) {
         Arena arena{static_cast<char*>(p.workspace)};
@@ -52,17 +52,20 @@ template <class S, class C> struct Recompute : Forward<S, C> {
         to[D] = S{}; // the last pair of an odd number of products
     }
 
-    // Lines [first, first + ROWS) times a panel of UNITS vectors of units
-    template <int ROWS, int UNITS> void tile(int64_t n, int64_t first, int64_t panel) {
+    // Lines [first, first + count) times a panel
+    void tile(int64_t n, int64_t first, int count, int64_t panel) {
+        const int units = this->units_of(panel);
         const int64_t unit = panel * kPanelUnits;
-        auto fetch = [&](int i) {
-            const S* x = line_of(p.wx, shape, lines[first + i].row, lines[first + i].t) + n * p.wx.head + unit;
-            for (int g = 0; g < G; ++g) prefetch(x + g * p.wx.gate, UNITS * W);
-        };
-        vec<T> acc[ROWS][UNITS * G], state[UNITS][states] = {};
-        this->template add_products<ROWS, UNITS, 1>(n, panel, h_before + first * stride, stride, acc, fetch);
-        for (int i = 0; i < ROWS; ++i)
-            for (int v = 0; v < UNITS; ++v) {
+        const void* x[R * G];
+        for (int i = 0; i < count; ++i)
+            for (int g = 0; g < G; ++g)
+                x[i * G + g] = line_of(p.wx, shape, lines[first + i].row, lines[first + i].t) + n * p.wx.head +
+                               g * p.wx.gate + unit;
+        vec<T> sums[R * U * G], state[U][states] = {};
+        this->add_products(n, panel, 1, h_before + first * stride, stride, count, {x, G, units * W * int(sizeof(S))},
+                           sums);
+        for (int i = 0; i < count; ++i)
+            for (int v = 0; v < units; ++v) {
                 const Line& line = lines[first + i];
                 typename Base::Work w;
                 w.row = line.row, w.d = unit + v * W;
@@ -73,7 +76,7 @@ template <class S, class C> struct Recompute : Forward<S, C> {
                     const T* s = before(line, n, p.first.others[k - 1], all);
                     state[v][k] = s ? load_up_to(s + w.d, D - w.d) : vec<T>{};
                 }
-                this->begin_cell(w, &acc[i][v * G], state[v], n, line.t);
+                this->begin_cell(w, &sums[(i * units + v) * G], state[v], n, line.t);
                 C::finish(w.state, w.keep);
                 this->keep(w, n, line.t);
 #pragma GCC unroll 4
@@ -84,11 +87,7 @@ template <class S, class C> struct Recompute : Forward<S, C> {
     void run_block(int64_t n, int64_t count) {
         for (int64_t i = 0; i < count; ++i) copy_h(i, n);
         for (int64_t j = mine.begin; j < mine.end; ++j)
-            for_each_tile<R>(count, [&](int64_t first, int tile_count) {
-                with_count<U>(this->units_of(j), [&]<int UNITS>() {
-                    with_count<R>(tile_count, [&]<int ROWS>() { tile<ROWS, UNITS>(n, first, j); });
-                });
-            });
+            for_each_tile<R>(count, [&](int64_t first, int tile_count) { tile(n, first, tile_count, j); });
     }
 
     void run_head(int64_t n) {

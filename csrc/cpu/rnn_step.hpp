@@ -102,7 +102,7 @@ template <class T, class C> struct StepOfLayer {
 
     // Panels `mine` of head n. A single row takes several at once: enough independent sums to hide the latency of one.
     void head(int64_t n, Range mine) const {
-        constexpr int P = G == 3 ? 4 : 2;
+        constexpr int P = panels_of_one_row(G * U);
         if (p.B > 1)
             return back_and_forth(mine, p.turn, [&](int64_t j) {
                 for_each_tile<R>(p.B, [&](int64_t first, int count) {
@@ -111,11 +111,9 @@ template <class T, class C> struct StepOfLayer {
                     });
                 });
             });
-        back_and_forth_in_groups<P>(mine, D / kPanelUnits, p.turn, [&]<int PANELS>(int64_t j) {
-            if constexpr (PANELS == P)
-                tile<1, U, P>(n, 0, j);
-            else
-                with_count<U>(units_of(j), [&]<int UNITS>() { tile<1, UNITS, 1>(n, 0, j); });
+        back_and_forth_in_groups(P, mine, D / kPanelUnits, p.turn, [&](int64_t j, int some) {
+            if (some == P) return tile<1, U, P>(n, 0, j);
+            with_count<U>(units_of(j), [&]<int UNITS>() { tile<1, UNITS, 1>(n, 0, j); });
         });
     }
 

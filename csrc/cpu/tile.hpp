@@ -70,16 +70,16 @@ template <class F> FASTITER_INLINE void back_and_forth(Range range, int64_t turn
     for (int64_t k = 0; k < range.end - range.begin; ++k) f(turn & 1 ? range.end - 1 - k : range.begin + k);
 }
 
-// The same for panels, in groups of PANELS where that many full ones follow each other: f.operator()<count>(first panel).
-template <int PANELS, class F>
-FASTITER_INLINE void back_and_forth_in_groups(Range range, int64_t full, int64_t turn, F&& f) {
-    const int64_t groups = max_of(0, min_of(range.end, full) - range.begin) / PANELS, grouped = groups * PANELS;
+// The same for panels, `size` at a time where that many full ones follow each other: f(first panel, how many).
+template <class F>
+FASTITER_INLINE void back_and_forth_in_groups(int size, Range range, int64_t full, int64_t turn, F&& f) {
+    const int64_t groups = max_of(0, min_of(range.end, full) - range.begin) / size, grouped = groups * size;
     const int64_t single = range.end - range.begin - grouped;
     back_and_forth({0, groups + single}, turn, [&](int64_t i) {
         if (i < groups)
-            f.template operator()<PANELS>(range.begin + i * PANELS);
+            f(range.begin + i * size, size);
         else
-            f.template operator()<1>(range.begin + grouped + i - groups);
+            f(range.begin + grouped + i - groups, 1);
     });
 }
 

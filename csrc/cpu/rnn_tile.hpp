@@ -1,0 +1,67 @@
+// The tile of the recurrences' products: one for all cells, which call it and read its sums from memory.
+#pragma once
+#include "rnn_kernels.hpp"
+#include "rnn_product.hpp"
+
+namespace fastiter::FASTITER_LEVEL {
+
+// What a product asks memory for while it runs: for each of its rows, `bytes` from each of `runs` addresses on.
+struct Fetch {
+    const void* const* at;
+    int runs, bytes;
+
+    FASTITER_INLINE void row(int i) const {
+        for (int j = 0; j < runs; ++j) prefetch<2>(static_cast<const char*>(at[i * runs + j]), bytes);
+    }
+};
+
+// Lines of x times panels of r that follow each other, `nv` vectors in each: out[row][panel][vector]. The sums of every row
+// start from `start`, or from 0.
+template <class S> struct Product {
+    typedef vec<rnn_value<S>> V;
+    const S* x;
+    int64_t x_row;
+    const S* panel;
+    int64_t panel_stride, K;
+    const rnn_value<S>* start; // of panel after panel
+    V* out;
+    Fetch fetch;
+};
+
+// In ROWS parts of k, and before each it asks for what belongs to a row: lines of memory that are asked for all at once would
+// hold up the panel's lines behind them, while a few at a time arrive as the product runs.
+template <class S, int ROWS, int NV, int PANELS> __attribute__((noinline)) void multiply_tile(const Product<S>& p) {
+    typedef vec<rnn_value<S>> V;
+    V acc[ROWS][PANELS * NV];
+#pragma GCC unroll 16
+    for (int v = 0; v < PANELS * NV; ++v) {
+        const V start = p.start ? load(p.start + v * lanes<S>) : V{};
+#pragma GCC unroll 12
+        for (int i = 0; i < ROWS; ++i) acc[i][v] = start;
+    }
+    const int64_t part = round_up(ceil_div(p.K, ROWS), side_by_side<S>);
+    for (int i = 0; i < ROWS; ++i) {
+        const int64_t k = min_of(p.K, i * part);
+        p.fetch.row(i);
+        add_product<S, ROWS, NV, PANELS>(p.x + k, p.x_row, p.panel + k * NV * lanes<S>, p.panel_stride,
+                                         min_of(part, p.K - k), acc);
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 16
+        for (int v = 0; v < PANELS * NV; ++v) p.out[i * PANELS * NV + v] = acc[i][v];
+}
+
+// How many panels a single row takes at once: enough independent sums to hide the latency of one
+constexpr int panels_of_one_row(int nv) { return nv == 3 ? 4 : 2; }
+
+// multiply_tile for `rows` rows of at most tile_rows<nv>, and `panels` panels: one, or for a single row panels_of_one_row.
+template <class S> void multiply(int rows, int nv, int panels, const Product<S>& p) {
+    with_count<4>(nv, [&]<int NV>() {
+        constexpr int P = panels_of_one_row(NV);
+        if (NV >= 3 && panels == P) return multiply_tile<S, 1, NV, P>(p);
+        with_count<tile_rows<NV>>(rows, [&]<int ROWS>() { multiply_tile<S, ROWS, NV, 1>(p); });
+    });
+}
+
+} // namespace fastiter::FASTITER_LEVEL
