@@ -143,10 +143,11 @@ template <class T> struct ParaSlstm {
     }
     FASTITER_INLINE static void finish(V* s, V* keep) { Cell::finish(s, keep); }
     FASTITER_INLINE static void backward(const V* x, const V* a, const V* p, const V* s, V* ds, V* dx, V* sums) {
-        V now[4] = {s[0], s[1], s[2], s[3]}, keep[4];
+        V now[4] = {s[0], s[1], s[2], s[3]}, keep[4], ahead[Cell::ahead];
         begin(x, a, p, now, keep);
         finish(now, keep);
-        Cell::backward(keep, s, now, ds, dx, nullptr);
+        Cell::prepare(keep, s, now, ahead);
+        Cell::backward(keep, s, now, ahead, ds, dx, nullptr);
 #pragma GCC unroll 4
         for (int g = 0; g < 4; ++g) {
             ds[0] = fma(dx[g], a[g], ds[0]);
@@ -162,7 +163,8 @@ template <class T> struct ParaSlstm {
         finish(s, keep);
         V a_i = keep[0], a_f = keep[1], z = keep[2], o = keep[3], h = s[0], c = s[1], n = s[2], m = s[3];
         V l = log_sigmoid<T>(a_f) + before[3], l_by_h = sigmoid<T>(-a_f) * a[1];
-        V i = exp_of_nonpositive<T>(a_i - m), f = exp_of_nonpositive<T>(at_most<T>(l - m, T(0)));
+        V i, f;
+        Cell::gates_of(a_i - m, l - m, i, f);
         mask<T> is_a_i = (before[2] == T(0)) | (l <= a_i);
         V m_by_h = select<T>(is_a_i, a[0], l_by_h), m_by_m = select<T>(is_a_i, V{}, broadcast(T(1)));
         V i_by_h = i * (a[0] - m_by_h), f_by_h = f * (l_by_h - m_by_h), i_by_m = -i * m_by_m, f_by_m = f - f * m_by_m;

@@ -100,97 +100,139 @@ template <class S, class C> struct Backward {
         }
     }
 
-    template <class X>
-    FASTITER_INLINE vec<T> first_state(const X* first, int64_t n, int64_t row, int64_t u, int64_t count) {
-        return first ? load_up_to(first + (row * shape.N + n) * D + u, count) : vec<T>{};
-    }
-
-    template <class X>
-    FASTITER_INLINE vec<T> at(const Steps<const X>& s, int64_t n, int64_t row, int64_t t, int64_t u, int64_t count) {
-        return load_up_to(line_of(s, shape, row, t) + n * s.head + u, count);
-    }
-
     // The gradient of h that comes to a step from the one after it, or from the final state
     FASTITER_INLINE vec<T> carried(vec<T> through_r, int64_t i, int64_t u, bool product) {
         const vec<T> dh = load(ds_line(0, i) + u) + through_r;
         return bound_dh.given && product ? clip<T>(dh, bound_dh.value) : dh;
     }
 
-    // One vector of units of one row at step t: ds and the carried gradient of h in, gradients of x and p out
-    FASTITER_INLINE void apply_cell(vec<T> dh, int64_t n, int64_t t, int64_t slot, int64_t i, int64_t row, int64_t u) {
-        const int64_t count = D - u, t_before = shape.reverse ? t + 1 : t - 1;
-        const bool is_first = shape.reverse ? t_before == rows.length(i) : t == 0, is_reset = shape.is_reset(row, t);
-        vec<T> keep[4], before[states] = {}, now[states], d[states], dx[G], products[G];
-        auto read = [&](int k, const auto& all, const auto* first, const auto& dstates) __attribute__((always_inline)) {
-            if (C::needs_before[k] || (k == 0 && adds_r))
-                before[k] = is_reset   ? vec<T>{}
-                            : is_first ? first_state(first, n, row, u, count)
-                                       : at(all, n, row, t_before, u, count);
-            if (C::needs_now[k]) now[k] = at(all, n, row, t, u, count);
-            d[k] = k == 0 ? dh : load(ds_line(k, i) + u);
-            if (dstates.data) d[k] += at(dstates, n, row, t, u, count);
+    // A row at step t: where its cell reads and writes what belongs to unit 0; nullptr: zeros, or not wanted
+    struct Line {
+        int64_t i, slot;
+        bool is_reset;
+        PerState<const S*, const T*> before, now, dstates;
+        const T* saved;
+        S *dx, *dq, *dp;
+        T* sum;
+    };
+
+    bool needs_before(int k) const { return C::needs_before[k] || (k == 0 && adds_r); }
+
+    Line line_at(int64_t n, int64_t t, int64_t slot, int64_t i) {
+        const int64_t row = rows.row(i), t_before = shape.reverse ? t + 1 : t - 1;
+        const bool is_first = shape.reverse ? t_before == rows.length(i) : t == 0;
+        Line line{};
+        line.i = i, line.slot = slot, line.is_reset = shape.is_reset(row, t);
+        auto at = [&](const auto& all, int64_t step) {
+            return all.data ? line_of(all, shape, row, step) + n * all.head : nullptr;
         };
-        read(0, p.states.h, p.first.h, p.dstates.h);
-#pragma GCC unroll 4
+        auto state = [&](int k, const auto& all, const auto* first, const auto& dall, auto*& before, auto*& now,
+                         auto*& dstate) {
+            if (needs_before(k) && !line.is_reset) {
+                if (!is_first)
+                    before = at(all, t_before);
+                else if (first)
+                    before = first + (row * shape.N + n) * D;
+            }
+            if (C::needs_now[k] || (k == 0 && bound_h.given)) now = at(all, t);
+            dstate = at(dall, t);
+        };
+        state(0, p.states.h, p.first.h, p.dstates.h, line.before.h, line.now.h, line.dstates.h);
         for (int k = 1; k < states; ++k)
-            read(k, p.states.others[k - 1], p.first.others[k - 1], p.dstates.others[k - 1]);
-        if (bound_h.given) {
-            const vec<T> h = at(p.states.h, n, row, t, u, count);
-            d[0] = select<T>(magnitude<T>(h) < bound_h.value, d[0], vec<T>{});
+            state(k, p.states.others[k - 1], p.first.others[k - 1], p.dstates.others[k - 1], line.before.others[k - 1],
+                  line.now.others[k - 1], line.dstates.others[k - 1]);
+        line.saved = at(p.saved, t), line.dx = at(p.dwx, t), line.dq = C::own_dp ? at(p.dq, t) : nullptr;
+        line.dp = dp_line(slot, i), line.sum = sums_b ? db_line(n, row) : nullptr;
+        return line;
+    }
+
+    typedef Addresses<R, C::saved + G + 1 + 3 * states> TileAddresses;
+
+    // What the cells of a tile read from unit u on, and the lines they write: a store that waits for its line holds up all
+    // that follow.
+    FASTITER_INLINE void ask(const Line* tile, int64_t u, TileAddresses& addresses) const {
+        auto add = [&](auto place) {
+            addresses.add([&](int i) -> const void* {
+                const auto* from = place(tile[i]);
+                return from ? static_cast<const void*>(from + u) : tile[i].dp; // which is in the cache
+            });
+        };
+        for (int g = 0; g < C::saved; ++g) add([&](const Line& line) { return line.saved + g * p.saved.gate; });
+        for (int g = 0; g < G && !streams; ++g) add([&](const Line& line) { return line.dx + g * p.dwx.gate; });
+        if (C::own_dp && p.dq.data) add([](const Line& line) { return line.dq; });
+        if (needs_before(0)) add([](const Line& line) { return line.before.h; });
+        if (C::needs_now[0]) add([](const Line& line) { return line.now.h; });
+        if (p.dstates.h.data) add([](const Line& line) { return line.dstates.h; });
+        for (int k = 0; k < states - 1; ++k) {
+            if (C::needs_before[k + 1]) add([&](const Line& line) { return line.before.others[k]; });
+            if (C::needs_now[k + 1] && !C::needs_before[k + 1])
+                add([&](const Line& line) { return line.now.others[k]; });
+            if (p.dstates.others[k].data) add([&](const Line& line) { return line.dstates.others[k]; });
         }
-        if (C::saved) {
-            const T* saved = line_of(p.saved, shape, row, t) + n * p.saved.head + u;
+    }
+
+    // What a vector of units reads, beside the gradients
+    struct Values {
+        vec<T> keep[4], before[states], now[states];
+    };
+
+    FASTITER_INLINE Values values_at(const Line& line, int64_t u) {
+        const int64_t count = D - u;
+        Values x;
+        auto read = [&](int k, const auto* before, const auto* now) __attribute__((always_inline)) {
+            x.before[k] = before ? load_up_to(before + u, count) : vec<T>{};
+            if (C::needs_now[k]) x.now[k] = load_up_to(now + u, count);
+        };
+        read(0, line.before.h, line.now.h);
 #pragma GCC unroll 4
-            for (int g = 0; g < C::saved; ++g) keep[g] = load_up_to(saved + g * p.saved.gate, count);
-        }
-        C::backward(keep, before, now, d, dx, products);
-        S *out = line_of(p.dwx, shape, row, t) + n * p.dwx.head + u, *line = dp_line(slot, i) + u;
-        T* sum = db_line(n, row) + u;
+        for (int k = 1; k < states; ++k) read(k, line.before.others[k - 1], line.now.others[k - 1]);
+#pragma GCC unroll 4
+        for (int g = 0; g < C::saved; ++g) x.keep[g] = load_up_to(line.saved + g * p.saved.gate + u, count);
+        return x;
+    }
+
+    FASTITER_INLINE void prepare_cell(const Line& line, int64_t u, vec<T>* ahead) {
+        const Values x = values_at(line, u);
+        C::prepare(x.keep, x.before, x.now, ahead);
+    }
+
+    // One vector of units of one row: ds and the carried gradient of h in, gradients of x and p out
+    FASTITER_INLINE void apply_cell(const Line& line, vec<T> dh, int64_t u, const vec<T>* ahead) {
+        const int64_t count = D - u;
+        const Values x = values_at(line, u);
+        vec<T> d[states], dx[G], products[G];
+        auto gradient = [&](int k, const auto* dstate) __attribute__((always_inline)) {
+            d[k] = k == 0 ? dh : load(ds_line(k, line.i) + u);
+            if (dstate) d[k] += load_up_to(dstate + u, count);
+        };
+        gradient(0, line.dstates.h);
+#pragma GCC unroll 4
+        for (int k = 1; k < states; ++k) gradient(k, line.dstates.others[k - 1]);
+        if (bound_h.given)
+            d[0] = select<T>(magnitude<T>(load_up_to(line.now.h + u, count)) < bound_h.value, d[0], vec<T>{});
+        C::backward(x.keep, x.before, x.now, ahead, d, dx, products);
 #pragma GCC unroll 4
         for (int g = 0; g < G; ++g) {
             products[g] = rounded<S>(C::own_dp ? products[g] : dx[g]);
-            const vec<T> back = is_reset ? vec<T>{} : products[g];
             if (streams)
-                stream_up_to(out + g * p.dwx.gate, dx[g], count);
+                stream_up_to(line.dx + g * p.dwx.gate + u, dx[g], count);
             else
-                store_up_to(out + g * p.dwx.gate, dx[g], count);
-            store_up_to(line + g * D, back, count);
-            if (sums_b) store(sum + g * Dp, load(sum + g * Dp) + products[g]);
+                store_up_to(line.dx + g * p.dwx.gate + u, dx[g], count);
+            store_up_to(line.dp + g * D + u, line.is_reset ? vec<T>{} : products[g], count);
+            if (sums_b) store(line.sum + g * Dp + u, load(line.sum + g * Dp + u) + products[g]);
         }
         if (sizeof(S) > 2 && adds_r) {
             const int64_t panel = u / kPanelUnits;
-            store(h_line(panel, slot, rows.position(i)) + u % kPanelUnits, before[0]);
+            store(h_line(panel, line.slot, rows.position(line.i)) + u % kPanelUnits, x.before[0]);
         }
-        if (C::own_dp && p.dq.data)
-            store_up_to(line_of(p.dq, shape, row, t) + n * p.dq.head + u, products[G - 1], count);
+        if (C::own_dp && line.dq) store_up_to(line.dq + u, products[G - 1], count);
 #pragma GCC unroll 4
-        for (int k = 0; k < states; ++k) store(ds_line(k, i) + u, is_reset ? vec<T>{} : d[k]);
+        for (int k = 0; k < states; ++k) store(ds_line(k, line.i) + u, line.is_reset ? vec<T>{} : d[k]);
     }
 
-    static constexpr int kReads = C::saved + 2 * states; // the most arrays that a cell reads
-
-    // Where the cell reads from unit u of a row on at step t: returns how many addresses it writes to `at`.
-    FASTITER_INLINE int reads(int64_t n, int64_t row, int64_t t, int64_t u, const void** at) {
-        int count = 0;
-        auto read = [&](const auto& all, int64_t step, int64_t gate) __attribute__((always_inline)) {
-            const bool is_there = step >= 0 && step < shape.T;
-            at[count++] = is_there ? line_of(all, shape, row, step) + gate * all.gate + n * all.head + u : nullptr;
-        };
-        for (int g = 0; g < C::saved; ++g) read(p.saved, t, g);
-        auto read_state = [&](int k, const auto& all, const auto& dstates) __attribute__((always_inline)) {
-            if (C::needs_before[k] || (k == 0 && adds_r)) read(all, shape.reverse ? t + 1 : t - 1, 0);
-            if (C::needs_now[k] && !C::needs_before[k]) read(all, t, 0);
-            if (dstates.data) read(dstates, t, 0);
-        };
-        read_state(0, p.states.h, p.dstates.h);
-#pragma GCC unroll 4
-        for (int k = 1; k < states; ++k) read_state(k, p.states.others[k - 1], p.dstates.others[k - 1]);
-        return count;
-    }
-
-    FASTITER_INLINE void store_first_gradient(vec<T> dh, int64_t n, int64_t i, int64_t row, int64_t u) {
+    FASTITER_INLINE void store_first_gradient(vec<T> dh, int64_t n, int64_t i, int64_t u) {
         auto write = [&](auto* first, vec<T> d) {
-            if (first) store_up_to(first + (row * shape.N + n) * D + u, d, D - u);
+            if (first) store_up_to(first + (rows.row(i) * shape.N + n) * D + u, d, D - u);
         };
         write(p.dfirst.h, dh);
         write(p.dh_before, dh);
@@ -202,44 +244,38 @@ template <class S, class C> struct Backward {
     // of which several are full
     void tile(int64_t n, int64_t t, int64_t slot, int64_t first, int count, int64_t panel, int some, bool product) {
         const int V = some * vectors_of(panel);
-        vec<T> sums[kTile];
-        const void* read[R * kReads];
-        int reads_of_row = 0;
-        for (int i = 0; i < count && product && t >= 0; ++i)
-            reads_of_row = reads(n, rows.row(first + i), t, panel * kPanelUnits, read + i * reads_of_row);
+        const int64_t unit = panel * kPanelUnits;
+        Line line[R];
+        for (int i = 0; i < count && t >= 0; ++i) line[i] = line_at(n, t, slot, first + i);
+        TileAddresses addresses(count);
+        if (t >= 0) ask(line, unit, addresses);
+        vec<T> sums[kTile] = {};
         if (product)
             multiply<S>(count, vectors_of(panel), some,
-                        {dp_line(slot_before(slot), first),
-                         dp_stride,
-                         packed + (n * panels + panel) * panel_size(),
-                         panel_size(),
-                         G * D,
-                         nullptr,
-                         sums,
-                         {read, reads_of_row, V * W * int(sizeof(T))}});
+                        {dp_line(slot_before(slot), first), dp_stride, packed + (n * panels + panel) * panel_size(),
+                         panel_size(), G * D, nullptr, sums, addresses.fetch(V * W * int(sizeof(T)))});
         for (int i = 0; i < count; ++i) {
-            const int64_t row = rows.row(first + i);
+            vec<T> ahead[kOneRow * U][C::ahead + 1];
+            for (int v = 0; v < V && C::ahead && t >= 0; ++v) prepare_cell(line[i], unit + v * W, ahead[v]);
             for (int v = 0; v < V; ++v) {
-                const int64_t u = panel * kPanelUnits + v * W;
-                const vec<T> dh = carried(product ? sums[i * V + v] : vec<T>{}, first + i, u, product);
+                const int64_t u = unit + v * W;
+                const vec<T> dh = carried(sums[i * V + v], first + i, u, product);
                 if (t >= 0)
-                    apply_cell(dh, n, t, slot, first + i, row, u);
+                    apply_cell(line[i], dh, u, ahead[v]);
                 else
-                    store_first_gradient(dh, n, first + i, row, u);
+                    store_first_gradient(dh, n, first + i, u);
             }
         }
     }
 
     void visit(int64_t n, int64_t t, int64_t slot, Range some, Range mine, bool product) {
-        const int64_t count = some.end - some.begin;
+        const int64_t count = some.end - some.begin, first = some.begin;
         if (count == 1)
             return back_and_forth_in_groups(kOneRow, mine, D / kPanelUnits, slot, [&](int64_t j, int panels_) {
-                tile(n, t, slot, some.begin, 1, j, panels_, product);
+                tile(n, t, slot, first, 1, j, panels_, product);
             });
         back_and_forth(mine, slot, [&](int64_t j) {
-            for_each_tile<R>(count, [&](int64_t first, int tile_count) {
-                tile(n, t, slot, some.begin + first, tile_count, j, 1, product);
-            });
+            for_each_tile<R>(count, [&](int64_t i, int some_) { tile(n, t, slot, first + i, some_, j, 1, product); });
         });
     }
 

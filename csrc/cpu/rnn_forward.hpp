@@ -19,6 +19,16 @@ template <class S, class C> struct Forward {
     S *packed, *h; // r as [head][panel][k][unit vector][gate][lane]; h as [parity of the step][row][unit]
     T *bias, *s;   // b as [head][panel][unit vector][gate][lane]; the states other than h as [state][row][unit]
     int64_t lines;
+
+    // A row at a step: where its unit 0 is read and written; nullptr: not wanted
+    struct Line {
+        int64_t i;
+        const S* x;
+        PerState<S*, T*> states;
+        T* saved;
+    };
+    Line* line; // of the thread's rows at one step
+
     const bool streams = exceeds_caches<T>(shape, C::saved);
     const Bound<S> bound{shape.clip_state};
     int64_t ahead = 0; // from a line of wx to the one of the step after
@@ -26,10 +36,10 @@ template <class S, class C> struct Forward {
     Forward(const RnnForward<S>& params, int thread)
         : p(params), seat(p.plan, thread), rows(p.shape, seat.row_group, p.plan.rows) {
         Arena arena{static_cast<char*>(p.workspace)};
-        lay_out(arena);
+        lay_out(arena, thread);
     }
 
-    void lay_out(Arena& arena) {
+    void lay_out(Arena& arena, int thread) {
         lines = Rows::scratch_lines(shape, p.plan.rows);
         packed = arena.take<S>(shape.N * panels * panel_size());
         bias = arena.take<T>(shape.N * panels * G * kPanelUnits);
@@ -37,6 +47,10 @@ template <class S, class C> struct Forward {
             S* h_of_group = arena.take<S>(2 * lines * Dp);
             T* s_of_group = arena.take<T>((states - 1) * lines * Dp);
             if (group == seat.head_group) h = h_of_group, s = s_of_group;
+        }
+        for (int i = 0; i < p.plan.threads(); ++i) {
+            Line* line_of_thread = arena.take<Line>(ceil_div(shape.B, p.plan.rows));
+            if (i == thread) line = line_of_thread;
         }
     }
 
@@ -104,59 +118,79 @@ template <class S, class C> struct Forward {
         }
     }
 
+    Line line_at(int64_t n, int64_t t, int64_t i, int64_t row) const {
+        auto at = [&](const auto& all) { return all.data ? line_of(all, shape, row, t) + n * all.head : nullptr; };
+        Line line{};
+        line.i = i, line.x = at(p.wx), line.states.h = at(p.states.h), line.saved = C::saved ? at(p.saved) : nullptr;
+        for (int k = 1; k < states; ++k) line.states.others[k - 1] = at(p.states.others[k - 1]);
+        return line;
+    }
+
     // What one vector of units of one row takes through a step
     struct Work {
         vec<T> state[states], keep[4];
-        int64_t i, row, d;
     };
 
-    FASTITER_INLINE void begin_cell(Work& w, const vec<T>* products, const vec<T>* before, int64_t n, int64_t t) {
-        const S* line = line_of(p.wx, shape, w.row, t) + n * p.wx.head + w.d;
+    FASTITER_INLINE void begin_cell(Work& w, const Line& line, int64_t d, const vec<T>* products,
+                                    const vec<T>* before) {
         vec<T> x[G];
 #pragma GCC unroll 4
-        for (int g = 0; g < G; ++g) x[g] = load_up_to(line + g * p.wx.gate, D - w.d);
+        for (int g = 0; g < G; ++g) x[g] = load_up_to(line.x + g * p.wx.gate + d, D - d);
 #pragma GCC unroll 4
         for (int k = 0; k < states; ++k) w.state[k] = before[k];
         C::begin(x, products, w.state, w.keep);
     }
 
     // The states other than h, rounded as they are to be, and the saved values, as far as they have a place
-    FASTITER_INLINE void keep(Work& w, int64_t n, int64_t t) {
+    FASTITER_INLINE void keep(Work& w, const Line& line, int64_t d) {
 #pragma GCC unroll 4
         for (int k = 1; k < states; ++k) {
-            const Steps<T>& all = p.states.others[k - 1];
             if (shape.rounds_states) w.state[k] = rounded<S>(w.state[k]);
-            if (all.data) store_up_to(line_of(all, shape, w.row, t) + n * all.head + w.d, w.state[k], D - w.d);
+            if (line.states.others[k - 1]) store_up_to(line.states.others[k - 1] + d, w.state[k], D - d);
         }
-        if (C::saved && p.saved.data) {
-            T* saved = line_of(p.saved, shape, w.row, t) + n * p.saved.head + w.d;
+        if (!C::saved || !line.saved) return;
 #pragma GCC unroll 4
-            for (int g = 0; g < C::saved; ++g) {
-                if (streams)
-                    stream_up_to(saved + g * p.saved.gate, w.keep[g], D - w.d);
-                else
-                    store_up_to(saved + g * p.saved.gate, w.keep[g], D - w.d);
-            }
+        for (int g = 0; g < C::saved; ++g) {
+            if (streams)
+                stream_up_to(line.saved + g * p.saved.gate + d, w.keep[g], D - d);
+            else
+                store_up_to(line.saved + g * p.saved.gate + d, w.keep[g], D - d);
         }
     }
 
-    FASTITER_INLINE void finish_cell(Work& w, int64_t n, int64_t t, int64_t parity) {
+    FASTITER_INLINE void finish_cell(Work& w, const Line& line, int64_t d, int64_t parity) {
         C::finish(w.state, w.keep);
         if (bound.given) w.state[0] = clip<T>(w.state[0], bound.value);
-        store(h_line(parity ^ 1, w.i) + w.d, w.state[0]);
-        if (p.states.h.data)
-            store_up_to(line_of(p.states.h, shape, w.row, t) + n * p.states.h.head + w.d, w.state[0], D - w.d);
-        keep(w, n, t);
+        store(h_line(parity ^ 1, line.i) + d, w.state[0]);
+        if (line.states.h) store_up_to(line.states.h + d, w.state[0], D - d);
+        keep(w, line, d);
 #pragma GCC unroll 4
-        for (int k = 1; k < states; ++k) store(s_line(k, w.i) + w.d, w.state[k]);
+        for (int k = 1; k < states; ++k) store(s_line(k, line.i) + d, w.state[k]);
     }
 
-    // `count` vectors of a row's wx at the step after. The panels' shares of a line lie one after the other, although a panel
-    // needs a piece of each gate: memory gives lines side by side faster.
-    FASTITER_INLINE void vectors_ahead(int64_t n, int64_t t, int64_t row, int64_t panel, int count, const void** at) {
-        const S* line = line_of(p.wx, shape, row, t) + n * p.wx.head + mine.begin * kPanelUnits + ahead;
+    // Vectors of units of one row that a tile may have, and addresses that it then asks for: x, the states and what is saved
+    static constexpr int kVectors = kOneRow * U, kAddresses = kVectors * (G + states + C::saved);
+    typedef Addresses<R, kAddresses> TileAddresses;
+
+    // Vectors of wx at the step after. The panels' shares of a line lie one after the other, although a panel needs a piece of
+    // each gate: memory gives lines side by side faster.
+    FASTITER_INLINE void ask_for_x(const Line* tile, int64_t panel, int V, TileAddresses& addresses) const {
         const int64_t width = (mine.end - mine.begin) * U, first = (panel - mine.begin) * U * G;
-        for (int64_t i = first; i < first + count; ++i) *at++ = line + i / width * p.wx.gate + i % width * W;
+        for (int64_t i = first; i < first + V * G; ++i) {
+            const int64_t offset = ahead + mine.begin * kPanelUnits + i / width * p.wx.gate + i % width * W;
+            addresses.add([&](int row) { return tile[row].x + offset; });
+        }
+    }
+
+    // What the tile is going to write: a store that waits for its line holds up all that follow.
+    FASTITER_INLINE void ask_for_outputs(const Line* tile, int64_t unit, int V, TileAddresses& addresses) const {
+        for (int64_t d = unit; d < unit + V * W; d += W) {
+            if (p.states.h.data) addresses.add([&](int row) { return tile[row].states.h + d; });
+            for (int k = 0; k < states - 1; ++k)
+                if (p.states.others[k].data) addresses.add([&](int row) { return tile[row].states.others[k] + d; });
+            for (int g = 0; g < C::saved && p.saved.data && !streams; ++g)
+                addresses.add([&](int row) { return tile[row].saved + g * p.saved.gate + d; });
+        }
     }
 
     // b + r h of `count` lines of h, `stride` apart, for `some` panels
@@ -168,34 +202,36 @@ template <class S, class C> struct Forward {
     }
 
     // Rows [first, first + count) of the group times `some` panels, of which several are full
-    void tile(int64_t n, int64_t t, int64_t first, int count, int64_t panel, int some = 1) {
+    void tile(int64_t n, int64_t parity, int64_t first, int count, int64_t panel, int some = 1) {
         const int V = some * units_of(panel);
-        const int64_t parity = parity_of(t);
-        const void* ahead_of_rows[kTile * G];
-        for (int i = 0; i < count; ++i)
-            vectors_ahead(n, t, rows.row(first + i), panel, V * G, ahead_of_rows + i * V * G);
+        const int64_t unit = panel * kPanelUnits;
+        TileAddresses addresses(count);
+        ask_for_x(line + first, panel, V, addresses);
+        ask_for_outputs(line + first, unit, V, addresses);
         vec<T> sums[kTile * G];
-        add_products(n, panel, some, h_line(parity, first), Dp, count, {ahead_of_rows, V * G, 1}, sums);
+        add_products(n, panel, some, h_line(parity, first), Dp, count, addresses.fetch(1), sums);
         Work work[kTile];
         for (int i = 0; i < count; ++i)
             for (int v = 0; v < V; ++v) {
-                Work& w = work[i * V + v];
-                w.i = first + i, w.row = rows.row(first + i), w.d = panel * kPanelUnits + v * W;
+                const int64_t d = unit + v * W;
                 vec<T> before[states] = {};
-                if (C::reads_h) before[0] = load(h_line(parity, w.i) + w.d);
+                if (C::reads_h) before[0] = load(h_line(parity, first + i) + d);
 #pragma GCC unroll 4
-                for (int k = 1; k < states; ++k) before[k] = load(s_line(k, w.i) + w.d);
-                begin_cell(w, &sums[(i * V + v) * G], before, n, t);
+                for (int k = 1; k < states; ++k) before[k] = load(s_line(k, first + i) + d);
+                begin_cell(work[i * V + v], line[first + i], d, &sums[(i * V + v) * G], before);
             }
-        for (int i = 0; i < count * V; ++i) finish_cell(work[i], n, t, parity);
+        for (int i = 0; i < count; ++i)
+            for (int v = 0; v < V; ++v) finish_cell(work[i * V + v], line[first + i], unit + v * W, parity);
     }
 
     void step(int64_t n, int64_t t, int64_t active) {
+        const int64_t parity = parity_of(t);
+        for (int64_t i = 0; i < active; ++i) line[i] = line_at(n, t, i, rows.row(i));
         if (active == 1)
             return back_and_forth_in_groups(kOneRow, mine, D / kPanelUnits, t,
-                                            [&](int64_t j, int some) { tile(n, t, 0, 1, j, some); });
+                                            [&](int64_t j, int some) { tile(n, parity, 0, 1, j, some); });
         back_and_forth(mine, t, [&](int64_t j) {
-            for_each_tile<R>(active, [&](int64_t first, int count) { tile(n, t, first, count, j); });
+            for_each_tile<R>(active, [&](int64_t first, int count) { tile(n, parity, first, count, j); });
         });
     }
 
@@ -236,7 +272,7 @@ template <class S, class C> size_t forward_workspace(const RnnShape& shape, cons
     p.plan = plan;
     Forward<S, C> f(p, 0);
     Arena arena{nullptr};
-    f.lay_out(arena);
+    f.lay_out(arena, 0);
     return size_t(arena.used);
 }
 

@@ -14,14 +14,14 @@ template <class S, class C> struct Recompute : Forward<S, C> {
     static constexpr int64_t kBlockBytes = 128 << 10; // of h at a time: they stay in the second level beside a panel
 
     // A step of a row
-    struct Line {
+    struct Step {
         int64_t row, t;
         bool is_first, is_reset;
     };
     // Lines that are a power of two apart would fall into the same few sets of the first-level cache.
     const int64_t stride = round_up(D, 16) + 16, capacity = max_of(R, kBlockBytes / (stride * int64_t(sizeof(S))));
-    Line* lines = nullptr; // of a block, in the order in which each row takes its steps
-    S* h_before = nullptr; // of the same lines
+    Step* steps = nullptr; // of a block, in the order in which each row takes them
+    S* h_before = nullptr; // of the same steps
 
     Recompute(const RnnForward<S>& params, int thread) : Base(params, thread) {
         Arena arena{static_cast<char*>(p.workspace)};
@@ -29,56 +29,57 @@ template <class S, class C> struct Recompute : Forward<S, C> {
     }
 
     void lay_out(Arena& arena, int thread) {
-        Base::lay_out(arena);
+        Base::lay_out(arena, thread);
         for (int i = 0; i < p.plan.threads(); ++i) {
-            Line* lines_of_thread = arena.take<Line>(capacity);
+            Step* steps_of_thread = arena.take<Step>(capacity);
             S* h_of_thread = arena.take<S>(capacity * stride);
-            if (i == thread) lines = lines_of_thread, h_before = h_of_thread;
+            if (i == thread) steps = steps_of_thread, h_before = h_of_thread;
         }
     }
 
-    // A state of head n as the line finds it; nullptr: zeros
+    // A state of head n as the step finds it; nullptr: zeros
     template <class X, class Y>
-    const X* before(const Line& line, int64_t n, const X* first, const Steps<Y>& all) const {
-        if (line.is_reset) return nullptr;
-        if (line.is_first) return first ? first + (line.row * shape.N + n) * D : nullptr;
-        return line_of(all, shape, line.row, shape.reverse ? line.t + 1 : line.t - 1) + n * all.head;
+    const X* before(const Step& step, int64_t n, const X* first, const Steps<Y>& all) const {
+        if (step.is_reset) return nullptr;
+        if (step.is_first) return first ? first + (step.row * shape.N + n) * D : nullptr;
+        return line_of(all, shape, step.row, shape.reverse ? step.t + 1 : step.t - 1) + n * all.head;
     }
 
     void copy_h(int64_t i, int64_t n) {
-        const S* h = before(lines[i], n, p.first.h, p.known_h);
+        const S* h = before(steps[i], n, p.first.h, p.known_h);
         S* to = h_before + i * stride;
         for (int64_t u = 0; u < D; u += W) pack_line(h ? h + u : nullptr, h ? D - u : 0, to + u);
         to[D] = S{}; // the last pair of an odd number of products
     }
 
-    // Lines [first, first + count) times a panel
+    // Steps [first, first + count) times a panel
     void tile(int64_t n, int64_t first, int count, int64_t panel) {
         const int units = this->units_of(panel);
         const int64_t unit = panel * kPanelUnits;
-        const void* x[R * G];
-        for (int i = 0; i < count; ++i)
-            for (int g = 0; g < G; ++g)
-                x[i * G + g] = line_of(p.wx, shape, lines[first + i].row, lines[first + i].t) + n * p.wx.head +
-                               g * p.wx.gate + unit;
+        typename Base::Line line[R];
+        for (int i = 0; i < count; ++i) line[i] = this->line_at(n, steps[first + i].t, i, steps[first + i].row);
+        typename Base::TileAddresses addresses(count);
+        for (int g = 0; g < G; ++g)
+            for (int64_t d = unit; d < unit + units * W; d += W)
+                addresses.add([&](int row) { return line[row].x + g * p.wx.gate + d; });
+        this->ask_for_outputs(line, unit, units, addresses);
         vec<T> sums[R * U * G], state[U][states] = {};
-        this->add_products(n, panel, 1, h_before + first * stride, stride, count, {x, G, units * W * int(sizeof(S))},
-                           sums);
+        this->add_products(n, panel, 1, h_before + first * stride, stride, count, addresses.fetch(1), sums);
         for (int i = 0; i < count; ++i)
             for (int v = 0; v < units; ++v) {
-                const Line& line = lines[first + i];
+                const Step& step = steps[first + i];
+                const int64_t d = unit + v * W;
                 typename Base::Work w;
-                w.row = line.row, w.d = unit + v * W;
 #pragma GCC unroll 4
                 for (int k = 1; k < states; ++k) {
                     const Steps<T>& all = p.states.others[k - 1];
-                    if (i > 0 && !line.is_first && !line.is_reset) continue;
-                    const T* s = before(line, n, p.first.others[k - 1], all);
-                    state[v][k] = s ? load_up_to(s + w.d, D - w.d) : vec<T>{};
+                    if (i > 0 && !step.is_first && !step.is_reset) continue;
+                    const T* s = before(step, n, p.first.others[k - 1], all);
+                    state[v][k] = s ? load_up_to(s + d, D - d) : vec<T>{};
                 }
-                this->begin_cell(w, &sums[(i * units + v) * G], state[v], n, line.t);
+                this->begin_cell(w, line[i], d, &sums[(i * units + v) * G], state[v]);
                 C::finish(w.state, w.keep);
-                this->keep(w, n, line.t);
+                this->keep(w, line[i], d);
 #pragma GCC unroll 4
                 for (int k = 1; k < states; ++k) state[v][k] = w.state[k];
             }
@@ -95,7 +96,7 @@ template <class S, class C> struct Recompute : Forward<S, C> {
         for (int64_t i = 0; i < rows.count; ++i)
             for (int64_t row = rows.row(i), length = rows.length(i), k = 0; k < length; ++k) {
                 const int64_t t = shape.reverse ? length - 1 - k : k;
-                lines[count++] = {row, t, k == 0, shape.is_reset(row, t)};
+                steps[count++] = {row, t, k == 0, shape.is_reset(row, t)};
                 if (count == capacity) run_block(n, std::exchange(count, 0));
             }
         run_block(n, count);

@@ -5,14 +5,28 @@
 
 namespace fastiter::FASTITER_LEVEL {
 
-// What a product asks memory for while it runs: for each of its rows, `bytes` from each of `runs` addresses on.
+// What a product asks memory for while it runs: for each of its rows, `bytes` from each of `count` addresses on.
 struct Fetch {
     const void* const* at;
-    int runs, bytes;
+    int stride, count, bytes; // stride: from the addresses of a row to those of the next one
 
     FASTITER_INLINE void row(int i) const {
-        for (int j = 0; j < runs; ++j) prefetch<2>(static_cast<const char*>(at[i * runs + j]), bytes);
+        for (int j = 0; j < count; ++j) prefetch<2>(static_cast<const char*>(at[i * stride + j]), bytes);
     }
+};
+
+// Up to COUNT addresses for each of up to ROWS rows
+template <int ROWS, int COUNT> struct Addresses {
+    const void* at[ROWS][COUNT];
+    const int rows;
+    int count = 0;
+
+    explicit Addresses(int rows_) : rows(rows_) {}
+    template <class F> FASTITER_INLINE void add(F address_of_row) {
+        for (int i = 0; i < rows; ++i) at[i][count] = address_of_row(i);
+        ++count;
+    }
+    Fetch fetch(int bytes) const { return {at[0], COUNT, count, bytes}; }
 };
 
 // Lines of x times panels of r that follow each other, `nv` vectors in each: out[row][panel][vector]. The sums of every row
