@@ -67,6 +67,44 @@ def test_continues_bit_for_bit_where_it_was_split(function: str) -> None:
     assert every[:, :, -1:].equal(last)
 
 
+@functions
+@pytest.mark.parametrize("only", [0, 1])
+def test_gradients_from_one_of_the_results(function: str, only: int) -> None:
+    given = inputs(function, 3, 7, 2, 17, F64)
+
+    def one(call: Any) -> Any:
+        return lambda *x: call(*x, function=function)[only : only + 1]
+
+    cotangents = random_like(one(loop)(*given))
+    assert_close(pull(one(flashrnn), given, cotangents), pull(one(loop), given, cotangents), 21, 17)
+
+
+@functions
+def test_states_that_were_changed_are_noticed(function: str) -> None:
+    leaves = [x.requires_grad_() for x in inputs(function, 2, 5, 2, 8, F32)]
+    every, last = flashrnn(*leaves, function=function)
+    with torch.no_grad():
+        every.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        last.sum().backward()
+
+
+@pytest.mark.parametrize("function", ["lstm", "slstm"])
+@pytest.mark.parametrize("time_first", [False, True])
+def test_all_states_are_those_of_the_cell(function: str, time_first: bool) -> None:
+    Wx, R, b, states = inputs(function, 5, 40, 3, 48, F32)
+    if time_first:
+        Wx = Wx.transpose(0, 1).contiguous().transpose(0, 1)
+    first = list(states[:, :, 0].unbind(0))
+    _, last, every = getattr(fastiter.torch, function)(Wx, R, b, first, return_all_states=True)
+    for leaves in ((Wx, R), (Wx.detach().requires_grad_(), R.detach().requires_grad_())):
+        found, end = flashrnn(*leaves, b, states, function)
+        assert found.equal(torch.stack(every))
+        assert found.stride() == torch.stack(every).stride() or time_first
+        assert (found.stride(2) > found.stride(1)) == time_first
+        assert end[:, :, 0].equal(torch.stack(last))
+
+
 LAYOUTS = [
     {"input_shape": "TBGHD", "output_shape": "STBHD"},
     {"input_shape": "TBHDG", "output_shape": "SBHTD", "recurrent_shape": "HPGD", "bias_shape": "HDG"},

@@ -104,7 +104,7 @@ def _explain(
             )
 
 
-def _are_ordinary(arguments: Sequence[Any]) -> bool:
+def are_ordinary(arguments: Sequence[Any]) -> bool:
     """Say whether all tensors among the arguments, lists and tuples included, are torch's own and have memory here."""
     for x in arguments:
         kind = type(x)
@@ -112,7 +112,7 @@ def _are_ordinary(arguments: Sequence[Any]) -> bool:
             if not x.is_cpu:
                 return False
         elif kind is list or kind is tuple:
-            if not _are_ordinary(x):
+            if not are_ordinary(x):
                 return False
         elif isinstance(x, Tensor):
             return False
@@ -155,7 +155,7 @@ def eager(implementation: _Op, op: Any) -> _Op:
     """
 
     def call(*args: Any) -> Any:
-        if unwatched() and _are_ordinary(args):
+        if unwatched() and are_ordinary(args):
             return implementation(*args)
         return op(*args)
 

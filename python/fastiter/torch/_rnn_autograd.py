@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._rnn import Cell
 from ._op import differentiable_once
-from ._rnn_op import rnn_bwd, rnn_fwd
+from ._rnn_op import rnn_bwd, rnn_fwd, rnn_fwd_together
 from ._rnn_work import Options, options
 
 
@@ -70,9 +70,15 @@ class Recurrence(torch.autograd.Function):
             wx,
             b,
         )
-        dr = gradients.pop(0) if need_r else None
-        db = gradients.pop(0) if need_b else None
-        return (*[None] * 10, dwx, dr, db, *(gradients if need_first else [None] * len(first)))
+        return (*[None] * 10, dwx, *_placed(gradients, need_r, need_b, len(first)))
+
+
+def _placed(gradients: list[Tensor], need_r: bool, need_b: bool, count: int) -> list[Tensor | None]:
+    """Return those of r, b and `count` initial states, None for what was not needed."""
+    dr = gradients.pop(0) if need_r else None
+    db = gradients.pop(0) if need_b else None
+    rest: list[Tensor | None] = [*gradients] or [None] * count
+    return [dr, db, *rest]
 
 
 def _returned(cell: Cell, all_states: bool) -> int:
@@ -101,6 +107,35 @@ def _keep(
     ctx.save_for_backward(r, lengths, batch_sizes, how.cu_seqlens, how.reset, *again, h, *kept, *first)
     ctx.cell, ctx.reverse, ctx.kept, ctx.rest = cell, reverse, len(kept), how[2:]
     ctx.set_materialize_grads(False)
+
+
+class Together(torch.autograd.Function):
+    """wx, r, b, *state -> the states of all steps as one tensor (S, B, T, N, D), *final states"""
+
+    @staticmethod
+    def forward(
+        ctx: Any, cell: Cell, how: Options, wx: Tensor, r: Tensor, b: Tensor | None, *first: Tensor
+    ) -> tuple[Tensor, ...]:
+        states, *outputs = rnn_fwd_together(cell, wx, r, b, first, True, how)
+        *last, saved = outputs
+        ctx.save_for_backward(r, states, saved, *first)
+        ctx.cell, ctx.how = cell, how
+        ctx.set_materialize_grads(False)
+        return states, *last
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, dstates: Tensor | None, *dlast: Tensor | None) -> tuple[Tensor | None, ...]:
+        r, states, saved, *first = ctx.saved_tensors
+        needs = ctx.needs_input_grad[2:]
+        if dstates is None and all(x is None for x in dlast):
+            return (None,) * (2 + len(needs))
+        need_r, need_b, need_first = needs[1], needs[2], any(needs[3:])
+        each: list[Tensor | None] = [None] * len(states) if dstates is None else [*dstates.unbind(0)]
+        given = (first, [*states.unbind(0)], [saved], each, dlast)
+        needed = (need_r, need_b, need_first)
+        dwx, *gradients = rnn_bwd(ctx.cell, r, *given, False, None, None, *needed, ctx.how)
+        return None, None, dwx, *_placed(gradients, need_r, need_b, len(first))
 
 
 class Transformed(torch.autograd.Function):

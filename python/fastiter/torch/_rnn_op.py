@@ -19,7 +19,9 @@ from .._rnn import CELLS, Cell
 from ._op import (
     LIBRARY,
     Steps,
+    are_ordinary,
     contiguous,
+    dense_strides,
     eager,
     empty,
     empty_by_head,
@@ -75,9 +77,11 @@ def _forward_outputs(
     checkpoint: int,
     gpu: bool,
     time: int | None = None,
+    states: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
+    """Return memory for all outputs; `states`: where the states of all steps have some already."""
     lines, (heads, width) = wx.shape[:-3], wx.shape[-2:]
-    outputs = [empty_steps(wx, (*lines, heads, width))]
+    outputs = [empty_steps(wx, (*lines, heads, width)) if states is None else states[0]]
     dtypes = _dtypes(cell, wx)
     outputs += [empty(wx, (batch, heads, width), None, dtype) for dtype in dtypes]
 
@@ -85,7 +89,9 @@ def _forward_outputs(
         inner = (*gates, heads, width)
         return empty_steps(wx, (*lines, *inner), dtype) if seen or gpu else empty_by_head(wx, lines, inner, dtype)
 
-    if all_states or (save and not checkpoint):
+    if states is not None:
+        outputs += states[1:]
+    elif all_states or (save and not checkpoint):
         outputs += [kept(all_states, dtype) for dtype in dtypes[1:]]
     if save and checkpoint:
         # a SymInt while it is traced, which everything here takes for an int
@@ -122,6 +128,7 @@ def _rnn_fwd(
     all_states: bool,
     save: bool,
     *more: Any,
+    states: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
     cell, lines, (_, heads, width) = CELLS[cell_name], wx.shape[:-3], wx.shape[-3:]
     how = Options(*more) if more else PLAIN
@@ -129,7 +136,7 @@ def _rnn_fwd(
     b = None if b is None else contiguous(b)
     first = [contiguous(x) for x in state]
     work, kept_alive = work_of(cell, lines, heads, width, reverse, lengths, batch_sizes, how)
-    outputs = _forward_outputs(cell, wx, work[1], all_states, save, how.checkpoint, False, work[2])
+    outputs = _forward_outputs(cell, wx, work[1], all_states, save, how.checkpoint, False, work[2], states)
     count = len(cell.states)
     h, last, kept = outputs[0], outputs[1 : 1 + count], outputs[1 + count :]
     by_chunks = save and how.checkpoint > 0
@@ -278,6 +285,25 @@ def rnn_fwd(
         if outputs is not None:
             return outputs
     return _longer_rnn_fwd(cell.name, wx, r, b, state, reverse, lengths, batch_sizes, all_states, save, *how)
+
+
+def goes_together(wx: Tensor, r: Tensor, b: Tensor, state: Sequence[Tensor] | None) -> bool:
+    """Say whether :func:`rnn_fwd_together` takes these tensors."""
+    return unwatched() and wx.dtype in (torch.float32, torch.float64) and are_ordinary((wx, r, b, *(state or ())))
+
+
+def rnn_fwd_together(
+    cell: Cell, wx: Tensor, r: Tensor, b: Tensor | None, state: Sequence[Tensor], save: bool, how: Options
+) -> list[Tensor]:
+    """Return the states of all steps as one tensor (S, B, T, N, D), the final states, then what was saved."""
+    (batch, time), inner, count = wx.shape[:2], wx.shape[-2:], len(cell.states)
+    if wx.stride(1) <= wx.stride(0):
+        every = empty(wx, (count, batch, time, *inner))
+    else:
+        state_stride, time_stride, batch_stride, *rest = dense_strides((count, time, batch, *inner))
+        every = empty(wx, (count, batch, time, *inner), (state_stride, batch_stride, time_stride, *rest))
+    outputs = _rnn_fwd(cell.name, wx, r, b, state, False, None, None, True, save, *how, states=every.unbind(0))
+    return [every, *outputs[1 : 1 + count], *outputs[2 * count :]]
 
 
 def fits(cell: Cell, wx: Any, r: Any, b: Any, state: Any) -> bool:

@@ -23,8 +23,8 @@ from ._op import (
     empty,
     unwatched,
 )
-from ._rnn_op import carried
-from .rnn import elman, gru, lstm, rounding, slstm
+from ._rnn_op import carried, goes_together
+from .rnn import elman, gru, lstm, rounding, slstm, together
 
 __all__ = ["FlashRNNConfig", "flashrnn"]
 
@@ -114,6 +114,9 @@ def _run(options: FlashRNNConfig, Wx: Tensor, R: Tensor, b: Tensor, states: Tens
         wx, r, bias = _in_our_order(wx, r, bias)
     if options.function in ("lstm", "slstm") and dtype == torch.bfloat16 and not wx.is_cuda:
         result = rounding(options.function, wx, r, bias, first, **_clips(options))
+    elif options.function in ("lstm", "slstm") and dtype == wx.dtype and goes_together(wx, r, bias, first):
+        every, last = together(options.function, wx, r, bias, first, **_clips(options))
+        return _as(every, "SBTHD", options.output_shape), _out(options, [x.unsqueeze(1) for x in last], dtype)
     else:
         result = _CELLS[options.function](wx, r, bias, first, return_all_states=True, **_clips(options))
     return _out(options, result[-1], dtype), _out(options, [x.unsqueeze(1) for x in result[1]], dtype)

@@ -35,8 +35,8 @@ from ._op import (
     grad_enabled,
     transformed,
 )
-from ._rnn_autograd import Recurrence, Transformed
-from ._rnn_op import fits, rnn_fwd, rnn_fwd_fitting
+from ._rnn_autograd import Recurrence, Together, Transformed
+from ._rnn_op import fits, rnn_fwd, rnn_fwd_fitting, rnn_fwd_together
 from ._rnn_work import PLAIN, Options, options
 
 States: TypeAlias = tuple[Tensor, ...]
@@ -172,6 +172,29 @@ def rounding(
     The states other than h are float32 tensors all the same.
     """
     return _run(cell, f"{cell}_rounding", wx, r, b, state, False, None, True, (None, None, clip_state, clip_grad, None))
+
+
+def together(
+    cell: str,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor,
+    state: Sequence[Tensor] | None,
+    *,
+    clip_state: float | None = None,
+    clip_grad: float | None = None,
+) -> tuple[Tensor, States]:
+    """Run a cell, of which all states are written into one tensor (S, B, T, N, D); for what `goes_together`."""
+    spec = CELLS[cell]
+    _check_tensors(cell, spec, wx, r, b, state)
+    how, _ = _checked_options(cell, wx, None, None, None, clip_state, clip_grad, None)
+    _check_shapes(cell, spec, wx.shape, r, b, state)
+    first = () if state is None else tuple(state)
+    if _needs_grad(wx, r, b, first):
+        every, *last = Together.apply(spec, how, wx, r, b, *first)
+    else:
+        every, *last = rnn_fwd_together(spec, wx, r, b, first, False, how)
+    return every, tuple(last)
 
 
 def packed(
@@ -343,8 +366,7 @@ def _apply(
 ) -> tuple[Tensor, States, States]:
     """Return h, the final states, and all states (h alone where they are not wanted). ``fitting``: what `fits` said."""
     first = () if state is None else tuple(state)
-    # In forward mode the autograd function is called for its refusal.
-    needs_grad = (grad_enabled() and _any_requires_grad(wx, r, b, first)) or forward_ad._current_level >= 0
+    needs_grad = _needs_grad(wx, r, b, first)
     if fitting and not needs_grad:
         outputs = rnn_fwd_fitting(cell, wx, r, b, first, reverse, all_states)
     elif needs_grad or transformed():
@@ -355,6 +377,11 @@ def _apply(
     h, count = outputs[0], len(cell.states)
     # Behind the states of all steps lies, under torch.func, what is kept for the backward pass.
     return h, tuple(outputs[1 : 1 + count]), (h, *outputs[1 + count : 2 * count]) if all_states else (h,)
+
+
+def _needs_grad(wx: Tensor, r: Tensor, b: Tensor | None, first: States) -> bool:
+    """Say whether autograd takes part; in forward mode its function is called for its refusal."""
+    return (grad_enabled() and _any_requires_grad(wx, r, b, first)) or forward_ad._current_level >= 0
 
 
 def _any_requires_grad(wx: Tensor, r: Tensor, b: Tensor | None, first: States) -> bool:
