@@ -94,6 +94,8 @@ template <class T> struct MatrixProduct {
     void tile(const T* a, int64_t a_row, int64_t a_k, const T* panel, int64_t count, int64_t m, int64_t n,
               bool first) const {
         vec<T> acc[R][NV] = {};
+#pragma GCC unroll 12
+        for (int i = 0; i < R; ++i) prefetch<2>(g.c + g.c_m.at(m + i) + n, NV * W); // a store would wait for its line
         if constexpr (depth == 1)
             multiply_add<T, R, NV, 1>(a, a_row, a_k, panel, 0, count, acc);
         else
