@@ -39,7 +39,8 @@ def slstm_step(x: Tensor, p: Tensor, b: Tensor, state: list[Tensor]) -> list[Ten
     l = logsigmoid(f) + m
     m = torch.where(n == 0, i, torch.maximum(i, l))
     i, f = torch.exp(i - m), torch.exp(l - m)
-    c, n = f * c + i * z.tanh(), (f * n + i).clamp(min=1)
+    c, n = f * c + i * z.tanh(), f * n + i
+    n = torch.where(n < 1, 1.0, n)
     return [o.sigmoid() * c / n, c, n, m]
 
 

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import fastiter
 from fastiter.torch import nn as ours
+from torch_bounds import held
 
 I, H, T, B = 5, 7, 6, 4
 F32, F64 = torch.float32, torch.float64
@@ -131,7 +132,7 @@ def slstm_direction(x, weights, heads, state):
         m = torch.where(n == 0, a_i, torch.maximum(a_i, log_f))
         i, f = (a_i - m).exp(), (log_f - m).exp()
         c = f * c + i * a_z.tanh()
-        n = (f * n + i).clamp(min=1)
+        n = held(f * n + i, low=1)
         h = a_o.sigmoid() * c / n
         state = (h, c, n, m)
         outputs.append(h)

@@ -14,6 +14,8 @@ from rnn_calls import both_ways, full_and_ragged
 
 torch = pytest.importorskip("torch")
 
+from torch_bounds import held  # noqa: E402
+
 LENGTHS = [3, 0, 5]
 
 
@@ -31,8 +33,8 @@ def scalar_step(cell: str, x: Any, a: Any, p: Any, s: tuple[Any, ...]) -> tuple[
         return torch.sigmoid(g[1] + p[1] * c) * torch.tanh(c), c
     log_f = torch.nn.functional.logsigmoid(g[1]) + s[3]
     m = torch.where(s[2] == 0, g[0], torch.maximum(g[0], log_f))
-    i, f = torch.exp((g[0] - m).clamp(max=0)), torch.exp((log_f - m).clamp(max=0))
-    c, n = f * s[1] + i * torch.tanh(g[2]), (f * s[2] + i).clamp(min=1)
+    i, f = torch.exp(held(g[0] - m, high=0)), torch.exp(held(log_f - m, high=0))
+    c, n = f * s[1] + i * torch.tanh(g[2]), held(f * s[2] + i, low=1)
     return torch.sigmoid(g[3]) * c / n, c, n, m
 
 

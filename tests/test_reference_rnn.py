@@ -12,6 +12,9 @@ from cases import GATES, RNN_CELLS, STATES, Array, RnnInputs, assert_close, asse
 from fastiter.reference import rnn as reference
 
 torch = pytest.importorskip("torch")
+
+from torch_bounds import held  # noqa: E402
+
 pack_padded_sequence = torch.nn.utils.rnn.pack_padded_sequence
 pad_packed_sequence = torch.nn.utils.rnn.pad_packed_sequence
 
@@ -54,8 +57,8 @@ def scalar_step(kind: str, x: Any, r: Any, b: Any, s: tuple[Any, ...]) -> tuple[
         return torch.sigmoid(a[3]) * torch.tanh(c), c
     log_f = torch.nn.functional.logsigmoid(a[1]) + s[3]
     m = torch.where(s[2] == 0, a[0], torch.maximum(a[0], log_f))
-    i, f = torch.exp((a[0] - m).clamp(max=0)), torch.exp((log_f - m).clamp(max=0))
-    c, n = f * s[1] + i * torch.tanh(a[2]), (f * s[2] + i).clamp(min=1)
+    i, f = torch.exp(held(a[0] - m, high=0)), torch.exp(held(log_f - m, high=0))
+    c, n = f * s[1] + i * torch.tanh(a[2]), held(f * s[2] + i, low=1)
     return torch.sigmoid(a[3]) * c / n, c, n, m
 
 

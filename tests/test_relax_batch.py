@@ -220,7 +220,7 @@ def test_ssor_cg(order: str) -> None:
 @pytest.mark.parametrize("size", [None, 3])
 def test_preconditioner(size: int | None) -> None:
     matrices = matrices_of(9, 2, "float64")
-    whole = scipy_sparse.block_diag(matrices).tocsr()
+    whole = scipy_sparse.block_diag([scipy_sparse.csr_array(A) for A in matrices]).tocsr()
     b = vectors((18, 3), "float64", 1)
     M = Relaxation(together(matrices), "sor", omega=1.1, block_size=size).as_preconditioner()
     expected = Relaxation(whole, "sor", omega=1.1, block_size=size).as_preconditioner()

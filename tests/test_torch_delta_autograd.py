@@ -42,7 +42,7 @@ def test_double_backward_is_refused(method: Any, chunk: int, cotangent: str) -> 
             torch.autograd.grad(loss + g.square().sum(), given, retain_graph=True)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own call of it
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own call of it
 def test_forward_mode_is_refused() -> None:
     given = [x.detach() for x in leaves(delta_inputs(2, 3, 1, 2, 2))]
     with torch.autograd.forward_ad.dual_level():

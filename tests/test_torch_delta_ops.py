@@ -17,9 +17,7 @@ from test_torch_ops import assert_equal, compiled, opcheck  # noqa: E402
 from torch_delta_calls import leaves, run, tensor  # noqa: E402
 
 # torch's own: it inspects functions with an old module of its own, and loads decompositions with torch.jit.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning:torch", "ignore:.torch.jit.script:DeprecationWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.torch.jit.script")
 
 OPS = torch.ops.fastiter
 

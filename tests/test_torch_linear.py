@@ -231,7 +231,7 @@ def test_double_backward_is_right_or_refused(how: str, cotangent: str) -> None:
         torch.testing.assert_close(a, e)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own call of it
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own call of it
 def test_forward_mode_is_right_or_refused() -> None:
     x, weight, bias = arguments((2, 3), 4, torch.float64)
     direction = randn(2, 3, dtype=torch.float64, seed=3)

@@ -18,9 +18,7 @@ from rnn_calls import assert_runs, both_ways, full_and_ragged, some_lengths  # n
 from torch_newton_calls import Leaves, leaves, numpy, run  # noqa: E402
 
 # torch's own: it inspects functions with an old module of its own, and loads decompositions with torch.jit.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning:torch", "ignore:.torch.jit.script:DeprecationWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.torch.jit.script")
 
 OPS = torch.ops.fastiter
 CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")

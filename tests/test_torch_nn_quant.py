@@ -17,9 +17,7 @@ from fastiter.torch import quant  # noqa: E402
 from test_torch_ops import assert_equal, compiled  # noqa: E402
 
 # torch's own: it inspects functions with an old module of its own, and loads decompositions with torch.jit.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning:torch", "ignore:.torch.jit.script:DeprecationWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.torch.jit.script")
 
 
 def numbers(*shape: int, seed: int = 0) -> Any:

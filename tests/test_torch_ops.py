@@ -17,9 +17,7 @@ from rnn_calls import assert_runs, both_ways, every_cell, full_and_ragged, optio
 from torch_rnn_calls import Leaves, leaves, run  # noqa: E402
 
 # torch's own: it inspects functions with an old module of its own, and loads decompositions with torch.jit.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning:torch", "ignore:.torch.jit.script:DeprecationWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.torch.jit.script")
 
 OPS = torch.ops.fastiter
 CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
@@ -206,7 +204,7 @@ def test_export_with_any_batch_and_time() -> None:
         assert_equal(list(program.module()(*given)), list(layer(*given)))
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.trace")
 def test_trace_is_right_or_refused() -> None:
     """torch.jit.trace records what passes torch's dispatcher; what does not is missing in the program."""
     given = detached(leaves(rnn_inputs("gru", 3, 5, 2, 5, np.float32)))

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 
 from fastiter import quant  # noqa: E402
 from fastiter.torch import quant as ours  # noqa: E402
+from torch_bounds import held  # noqa: E402
 from torch_quant_cases import FORMATS, LAYOUTS, some_numbers  # noqa: E402
 
 ROUNDINGS = ("TRN", "TRN_ZERO", "RND", "RND_ZERO", "RND_MIN_INF", "RND_INF", "RND_CONV")
@@ -128,7 +129,7 @@ def qfx(x: Any, point: Any, width: int, signed: bool, rounding: Any) -> Any:
     s = torch.exp2(straight(point, point.round()))
     low, high = (-(2 ** (width - 1)), 2 ** (width - 1) - 1) if signed else (0, 2**width - 1)
     v = x * s
-    return straight(v, rounding(v)).clamp(low, high) / s
+    return held(straight(v, rounding(v)), low, high) / s
 
 
 ROUNDED = {"RND_CONV": torch.round, "TRN": torch.floor, "RND": lambda v: torch.floor(v + 0.5)}

@@ -16,9 +16,7 @@ from fastiter.torch import quant  # noqa: E402
 from test_torch_ops import compiled, opcheck  # noqa: E402
 
 # torch's own: it inspects functions with an old module of its own, and loads decompositions with torch.jit.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning:torch", "ignore:.torch.jit.script:DeprecationWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.torch.jit.script")
 
 ACCUMULATORS = ("fixed<10,4,RND,SAT>", "fixed<9,3,TRN,WRAP>", "fixed<10,4,RND_CONV,SAT_SYM>", "fixed<16,6>")
 FLOATS = ("e4m3fn", "bf16", "float<5,6>")

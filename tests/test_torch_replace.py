@@ -141,7 +141,7 @@ class OwnLSTM(nn.LSTM):
     pass
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
 def test_what_is_left_and_why():
     model = nn.ModuleDict(
         {

@@ -226,7 +226,7 @@ def test_double_backward_is_refused(cell: str, activation: str, how: str, cotang
             differentiate()
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own call of it
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own call of it
 def test_forward_mode_is_right_or_refused() -> None:
     wx, r, *_ = leaves(rnn_inputs("gru", 2, 3, 1, 4, np.float64))
     wx, r = wx.detach(), r.detach()

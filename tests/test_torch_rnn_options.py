@@ -334,7 +334,7 @@ def test_opcheck(cell: str, activation: str) -> None:
     torch.library.opcheck(ops._rnn_fwd.default, (name, *packed), test_utils=checks)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.torch.jit.script:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.torch.jit.script")
 def test_compile() -> None:
     def model(wx: Any, r: Any, reset: Any, bounds: Any) -> Any:
         h, (last,) = fastiter.torch.gru(wx, r, reset=reset, clip_state=0.5, clip_grad=0.5, checkpoint=2)

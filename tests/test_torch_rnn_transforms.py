@@ -22,7 +22,7 @@ EVERY = [*KINDS, "sLSTM"]
 every_kind = pytest.mark.parametrize("kind", EVERY)
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*should not be instantiated:DeprecationWarning",  # torch's own, while tracing
-    "ignore:.torch.jit.script. is deprecated:DeprecationWarning",
+    "ignore:.torch.jit.script. is deprecated",
     "ignore:Please use the new API settings to control TF32",
     "ignore:.*does not support .*builtin:UserWarning",
 )

@@ -15,9 +15,7 @@ from rnn_calls import assert_runs  # noqa: E402
 from scan_calls import both_kinds, both_ways, resets, scan_inputs, some_lengths  # noqa: E402
 
 # torch's own: it inspects functions with an old module of its own, and loads decompositions with torch.jit.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning:torch", "ignore:.torch.jit.script:DeprecationWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.torch.jit.script")
 
 SCANS = {"linear": fastiter.torch.linear_scan, "block": fastiter.torch.block_scan}
 SIZES = {"linear": (5,), "block": (2, 3)}
@@ -158,7 +156,7 @@ def test_export_with_any_batch_and_time(kind: str) -> None:
         assert all(torch.equal(p, q) for p, q in zip(program.module()(*tensors), Layer()(*tensors), strict=True))
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.trace")
 @both_kinds
 def test_trace_is_right_or_refused(kind: str) -> None:
     a, x, _ = given(kind)

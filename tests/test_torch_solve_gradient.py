@@ -217,7 +217,7 @@ def test_double_backward_is_refused(method: str) -> None:
                 torch.autograd.grad(gradient.square().sum(), given, retain_graph=True)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own call of it
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own call of it
 def test_forward_mode_and_transforms_are_refused() -> None:
     x, params, h0 = paragru_inputs(2, 40, 3, torch.float64)
 

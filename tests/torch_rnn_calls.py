@@ -13,6 +13,7 @@ import fastiter.torch
 from cases import Array, RnnInputs, normal_like
 from fastiter.reference import rnn as reference
 from rnn_calls import Output, cast, options
+from torch_bounds import held
 
 
 class Leaves(NamedTuple):
@@ -122,8 +123,8 @@ def step(kind: str, x: Any, r: Any, b: Any, s: list[Any]) -> list[Any]:
         return [torch.sigmoid(a[3]) * torch.tanh(c), c]
     log_f = torch.nn.functional.logsigmoid(a[1]) + s[3]
     m = torch.where(s[2] == 0, a[0], torch.maximum(a[0], log_f))
-    i, f = torch.exp((a[0] - m).clamp(max=0)), torch.exp((log_f - m).clamp(max=0))
-    c, n = f * s[1] + i * torch.tanh(a[2]), (f * s[2] + i).clamp(min=1)
+    i, f = torch.exp(held(a[0] - m, high=0)), torch.exp(held(log_f - m, high=0))
+    c, n = f * s[1] + i * torch.tanh(a[2]), held(f * s[2] + i, low=1)
     return [torch.sigmoid(a[3]) * c / n, c, n, m]
 
 
