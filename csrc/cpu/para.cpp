@@ -55,14 +55,7 @@ void ParaSteps<T, C>::run_lines(const Line* line, int count, int64_t begin, int6
     for (; count > 0 && begin < end; --count) {
         const int64_t stop = min_of(end, line[count - 1].length);
         if (stop <= begin) continue;
-        bool full = true;
-        for (int l = 0; l < count; ++l) full = full && lines.is_whole(line[l]);
-        with_count<kSide>(count, [&]<int L>() {
-            if (full)
-                run<L, true>(line, begin, stop);
-            else
-                run<L, false>(line, begin, stop);
-        });
+        with_lines<kSide>(lines, line, count, [&]<int L, bool FULL>() { run<L, FULL>(line, begin, stop); });
         begin = stop;
     }
 }

@@ -47,6 +47,19 @@ template <class T> struct Lines {
     bool is_whole(const Line& line) const { return shape.D - line.unit >= W; }
 };
 
+// Calls f<L, FULL>() for `count` of at most MAX lines; FULL: all lanes of all of them are there.
+template <int MAX, class T, class F>
+FASTITER_INLINE void with_lines(const Lines<T>& lines, const Line* line, int count, F&& f) {
+    bool full = true;
+    for (int l = 0; l < count; ++l) full = full && lines.is_whole(line[l]);
+    with_count<MAX>(count, [&]<int L>() {
+        if (full)
+            f.template operator()<L, true>();
+        else
+            f.template operator()<L, false>();
+    });
+}
+
 // Lines that take turns in time, so that what a turn reads and writes lies side by side in memory
 constexpr int kGroup = 64;
 

@@ -96,14 +96,7 @@ template <class T, class C> struct ParaBackwardSteps {
             const int64_t stop = min_of(end, line[some - 1].length),
                           start = some < count ? max_of(begin, line[some].length) : begin;
             if (stop <= start) continue;
-            bool full = true;
-            for (int l = 0; l < some; ++l) full = full && lines.is_whole(line[l]);
-            with_count<kSide>(some, [&]<int L>() {
-                if (full)
-                    run<L, true>(line, start, stop);
-                else
-                    run<L, false>(line, start, stop);
-            });
+            with_lines<kSide>(lines, line, some, [&]<int L, bool FULL>() { run<L, FULL>(line, start, stop); });
         }
     }
 
