@@ -337,13 +337,15 @@ def dense_strides(shape: Sequence[int]) -> list[int]:
     return strides[::-1]
 
 
-def empty_steps(x: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
-    """Return a dense tensor (B, T, ...) with time or batch outermost in memory, whichever it is in ``x``."""
-    batch, time, *inner = shape
+def empty_steps(x: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None, ahead: Sequence[int] = ()) -> Tensor:
+    """Return a dense tensor (*ahead, B, T, ...), of B and T that one outermost in memory that it is in ``x``."""
+    whole = (*ahead, *shape)
     if x.stride(1) <= x.stride(0):
-        return empty(x, shape, None, dtype)
-    time_stride, batch_stride, *rest = dense_strides((time, batch, *inner))
-    return empty(x, shape, (batch_stride, time_stride, *rest), dtype)
+        return empty(x, whole, None, dtype)
+    (batch, time, *inner), at = shape, len(ahead)
+    strides = dense_strides((*ahead, time, batch, *inner))
+    strides[at : at + 2] = strides[at + 1], strides[at]
+    return empty(x, whole, strides, dtype)
 
 
 def empty_by_head(x: Tensor, lines: Sequence[int], inner: Sequence[int], dtype: torch.dtype) -> Tensor:

@@ -21,7 +21,6 @@ from ._op import (
     Steps,
     are_ordinary,
     contiguous,
-    dense_strides,
     eager,
     empty,
     empty_by_head,
@@ -296,12 +295,8 @@ def rnn_fwd_together(
     cell: Cell, wx: Tensor, r: Tensor, b: Tensor | None, state: Sequence[Tensor], save: bool, how: Options
 ) -> list[Tensor]:
     """Return the states of all steps as one tensor (S, B, T, N, D), the final states, then what was saved."""
-    (batch, time), inner, count = wx.shape[:2], wx.shape[-2:], len(cell.states)
-    if wx.stride(1) <= wx.stride(0):
-        every = empty(wx, (count, batch, time, *inner))
-    else:
-        state_stride, time_stride, batch_stride, *rest = dense_strides((count, time, batch, *inner))
-        every = empty(wx, (count, batch, time, *inner), (state_stride, batch_stride, time_stride, *rest))
+    count = len(cell.states)
+    every = empty_steps(wx, (*wx.shape[:2], *wx.shape[-2:]), ahead=(count,))
     outputs = _rnn_fwd(cell.name, wx, r, b, state, False, None, None, True, save, *how, states=every.unbind(0))
     return [every, *outputs[1 : 1 + count], *outputs[2 * count :]]
 
