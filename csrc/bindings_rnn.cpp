@@ -83,7 +83,7 @@ void rnn_fwd(const py::tuple& shape, py::handle wx, py::handle r, py::handle b, 
     p.shape = shape_of(shape);
     p.wx = steps<const S>(wx.ptr());
     p.r = address<const S>(r);
-    p.b = address<const S>(b);
+    p.b = address<const rnn_value<S>>(b);
     addresses(first, p.first);
     addresses(last, p.last);
     all_steps(states, p.states);
@@ -114,7 +114,7 @@ void rnn_bwd(const py::tuple& shape, py::handle r, const py::tuple& first, const
     S* gradient_of_r = address<S>(dr);
     const Chunks<S> chunks = chunks_of<S>(kept);
     const Steps<const S> inputs = steps<const S>(wx.ptr());
-    const S* bias = address<const S>(b);
+    const rnn_value<S>* bias = address<const rnn_value<S>>(b);
     py::gil_scoped_release release;
     if (chunks.every)
         run_backward_in_chunks(p, inputs, bias, chunks, gradient_of_r);

@@ -166,7 +166,8 @@ template <class S> void run_forward_in_chunks(const RnnForward<S>& p, const Chun
 }
 
 template <class S>
-void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const S* b, const Chunks<S>& chunks, S* dr) {
+void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const rnn_value<S>* b, const Chunks<S>& chunks,
+                            S* dr) {
     const Boundaries between{p.shape, chunks.every};
     const CellSize cell = cell_size(p.shape.cell);
     Scratch<S> scratch(p.shape, chunks.every, cell);
@@ -211,9 +212,10 @@ void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const S*
     of_r.finish(whole);
 }
 
-#define FASTITER_INSTANTIATE(S)                                                  \
-    template void run_forward_in_chunks(const RnnForward<S>&, const Chunks<S>&); \
-    template void run_backward_in_chunks(const RnnBackward<S>&, Steps<const S>, const S*, const Chunks<S>&, S*);
+#define FASTITER_INSTANTIATE(S)                                                                                        \
+    template void run_forward_in_chunks(const RnnForward<S>&, const Chunks<S>&);                                       \
+    template void run_backward_in_chunks(const RnnBackward<S>&, Steps<const S>, const rnn_value<S>*, const Chunks<S>&, \
+                                         S*);
 FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)
 FASTITER_INSTANTIATE(bf16)

@@ -30,7 +30,8 @@ template <class S> struct Chunks {
 };
 template <class S> void run_forward_in_chunks(const RnnForward<S>& p, const Chunks<S>& chunks);
 template <class S>
-void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const S* b, const Chunks<S>& chunks, S* dr);
+void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const rnn_value<S>* b, const Chunks<S>& chunks,
+                            S* dr);
 
 template <class T> void run_gemm(Gemm<T> g);
 template <class T> void run_column_sums(const T* x, int64_t x_m, int64_t M, int64_t N, T* out);

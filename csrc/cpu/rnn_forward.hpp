@@ -171,12 +171,13 @@ template <class S, class C> struct Forward {
     // Vectors of units of one row that a tile may have, and addresses that it then asks for: x, the states and what is saved
     static constexpr int kVectors = kOneRow * U, kAddresses = kVectors * (G + states + C::saved);
     typedef Addresses<R, kAddresses> TileAddresses;
+    static constexpr int64_t kOfLine = max_of(1, 64 / (W * int64_t(sizeof(S)))); // vectors in a cache's line of wx or h
 
     // Vectors of wx at the step after. The panels' shares of a line lie one after the other, although a panel needs a piece of
-    // each gate: memory gives lines side by side faster.
+    // each gate: memory gives lines side by side faster. A cache's line is asked for once.
     FASTITER_INLINE void ask_for_x(const Line* tile, int64_t panel, int V, TileAddresses& addresses) const {
         const int64_t width = (mine.end - mine.begin) * U, first = (panel - mine.begin) * U * G;
-        for (int64_t i = first; i < first + V * G; ++i) {
+        for (int64_t i = round_up(first, kOfLine); i < first + V * G; i += kOfLine) {
             const int64_t offset = ahead + mine.begin * kPanelUnits + i / width * p.wx.gate + i % width * W;
             addresses.add([&](int row) { return tile[row].x + offset; });
         }
@@ -185,7 +186,7 @@ template <class S, class C> struct Forward {
     // What the tile is going to write: a store that waits for its line holds up all that follow.
     FASTITER_INLINE void ask_for_outputs(const Line* tile, int64_t unit, int V, TileAddresses& addresses) const {
         for (int64_t d = unit; d < unit + V * W; d += W) {
-            if (p.states.h.data) addresses.add([&](int row) { return tile[row].states.h + d; });
+            if (p.states.h.data && d / W % kOfLine == 0) addresses.add([&](int row) { return tile[row].states.h + d; });
             for (int k = 0; k < states - 1; ++k)
                 if (p.states.others[k].data) addresses.add([&](int row) { return tile[row].states.others[k] + d; });
             for (int g = 0; g < C::saved && p.saved.data && !streams; ++g)

@@ -55,7 +55,7 @@ template <class S> using rnn_value = typename RnnValue<S>::type;
 
 // Numbers are stored as S; bf16 is computed with as float, and rounded where it is stored: h after each step (with
 // rounds_states the other states too, which are floats all the same), the gradients of the gates before anything is computed
-// from them.
+// from them. b is added to sums, and is what they are.
 // h[t] = cell(wx[t] + r h[t-1] + b, states[t-1]).  r (G, N, D, D), b (G, N, D) or null, state (B, N, D) each or null = 0.
 // Writes every state that has a place, the values that the backward pass needs (`saved`: lstm i, f, g, o; gru r, z, n and
 // R_n h + b_n; slstm a_i, a_f, z, o; elman none), and the final states.
@@ -65,7 +65,7 @@ template <class S> struct RnnForward {
     RnnPlan plan;
     Steps<const S> wx;
     const S* r = nullptr;
-    const S* b = nullptr;
+    const T* b = nullptr;
     PerState<const S*, const T*> first;
     PerState<S*, T*> last;
     PerState<Steps<S>, Steps<T>> states;

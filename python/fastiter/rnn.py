@@ -363,7 +363,7 @@ def _cpu(
 ) -> tuple[Array, States, States]:
     heads, width = wx.shape[3:]
     wx, r = unit_stride(wx), np.ascontiguousarray(r)
-    b = None if b is None else np.ascontiguousarray(b)
+    b = None if b is None else np.ascontiguousarray(b, _carried(wx))  # as what the kernels add it to
     first = () if state is None else tuple([np.ascontiguousarray(part) for part in state])
     carried = _carried(wx)
     last = tuple([np.empty((how.rows, heads, width), carried if k else wx.dtype) for k in range(len(cell.states))])

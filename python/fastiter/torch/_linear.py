@@ -121,16 +121,24 @@ def _linear_bwd_fake(dy: Tensor, x: Tensor, weight: Tensor, need: list[bool]) ->
     return [empty(x, shape) for shape, wanted in zip(shapes, need, strict=True) if wanted]
 
 
+@torch.no_grad()  # which `out` wants; what is called here has no graph
 def _linear_fwd_torch(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.nn.functional.linear(x, weight, bias).contiguous()
+    y = _linear_fwd_fake(x, weight, bias)
+    if bias is None:
+        torch.mm(_lines(x), weight.t(), out=_lines(y))
+    else:
+        torch.addmm(bias, _lines(x), weight.t(), out=_lines(y))
+    return y
 
 
+@torch.no_grad()
 def _linear_bwd_torch(dy: Tensor, x: Tensor, weight: Tensor, need: list[bool]) -> list[Tensor]:
-    lines, gradients = dy.reshape(-1, weight.shape[0]), []
+    lines, gradients = _lines(dy), []
     if need[0]:
-        gradients.append((dy @ weight).contiguous())
+        gradients.append(empty(x, x.shape))
+        torch.mm(lines, weight, out=_lines(gradients[0]))
     if need[1]:
-        gradients.append(lines.t() @ x.reshape(-1, weight.shape[1]))
+        gradients.append(lines.t() @ _lines(x))
     if need[2]:
         gradients.append(lines.sum(0))
     return gradients

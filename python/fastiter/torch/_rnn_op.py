@@ -67,6 +67,11 @@ def _dtypes(cell: Cell, x: Tensor) -> list[torch.dtype]:
     return [x.dtype] + [carried(x)] * (len(cell.states) - 1)
 
 
+def _bias(b: Tensor | None, x: Tensor) -> Tensor | None:
+    """Return b as the kernels add it to their sums: b of bfloat16 may be given in float32 as well."""
+    return None if b is None else contiguous(b.to(carried(x)))
+
+
 def _forward_outputs(
     cell: Cell,
     wx: Tensor,
@@ -132,7 +137,7 @@ def _rnn_fwd(
     cell, lines, (_, heads, width) = CELLS[cell_name], wx.shape[:-3], wx.shape[-3:]
     how = Options(*more) if more else PLAIN
     wx, r = unit_stride(wx), contiguous(r)
-    b = None if b is None else contiguous(b)
+    b = _bias(b, wx)
     first = [contiguous(x) for x in state]
     work, kept_alive = work_of(cell, lines, heads, width, reverse, lengths, batch_sizes, how)
     outputs = _forward_outputs(cell, wx, work[1], all_states, save, how.checkpoint, False, work[2], states)
@@ -187,7 +192,7 @@ def _rnn_bwd(
     work, kept_alive = work_of(cell, h.shape[:-2], h.shape[-2], h.shape[-1], reverse, lengths, batch_sizes, how)
     outputs = _backward_outputs(cell, h, r, work[1], need_r, need_b, need_state)
     copies: list[Tensor] = []
-    wx, b = None if wx is None else unit_stride(wx), None if b is None else contiguous(b)
+    wx, b = None if wx is None else unit_stride(wx), _bias(b, h)
     _BACKWARD[h.dtype](
         work,
         r.data_ptr(),

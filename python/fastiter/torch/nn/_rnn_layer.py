@@ -167,15 +167,20 @@ def _gates(
     """Return W x + b_ih as wx of the recurrence, and its b."""
     w_ih, w_hh, b_ih, b_hh = parameters
     outer, inner = b_ih, b_hh
-    # The product adds its bias before it is rounded: a sum of two biases in bfloat16 would be rounded once more.
-    together = not _separate_bias(direction.cell) and x.dtype != torch.bfloat16
-    if b_ih is not None and b_hh is not None and together:
-        outer, inner = None, b_ih + b_hh
+    if b_ih is not None and b_hh is not None and not _separate_bias(direction.cell):
+        outer, inner = _sum_of_biases(x, b_ih, b_hh)
     wx = _linear._forward(x, w_ih, outer)
     if to_first is not None:
         _add_to_first_steps(direction, which, wx, to_first)
     gates = (direction.cell.gates, direction.heads, w_hh.shape[1])
     return _steps(direction, wx, gates), None if inner is None else inner.view(gates)
+
+
+def _sum_of_biases(x: Tensor, b_ih: Tensor, b_hh: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Return what the product is to add, and what the recurrence is to, without rounding a sum of halves."""
+    if x.is_cuda and x.dtype.itemsize == 2:
+        return b_ih, b_hh
+    return None, b_ih.to(_rnn_op.carried(x)) + b_hh
 
 
 def _run(
