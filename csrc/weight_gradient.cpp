@@ -122,11 +122,27 @@ template <class S> struct Product {
     }
 };
 
-bf16 narrowed(float x) {
-    const uint32_t bits = std::bit_cast<uint32_t>(x);
-    if (x != x) return {uint16_t((bits >> 16) | 0x40)};
-    return {uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
-}
+// Sums rounded to what is stored
+struct Narrowing {
+    const float* from;
+    bf16* to;
+    int64_t count;
+
+    static uint16_t narrowed(float x) {
+        const uint32_t bits = std::bit_cast<uint32_t>(x);
+        const uint32_t nearest = bits + 0x7fff + ((bits >> 16) & 1), quiet = bits | 0x400000;
+        return uint16_t((x != x ? quiet : nearest) >> 16);
+    }
+
+    void run() const {
+        auto job = [](const void* params, Team team) {
+            const auto& p = *static_cast<const Narrowing*>(params);
+            for (int64_t i = p.count * team.id / team.size; i < p.count * (team.id + 1) / team.size; ++i)
+                p.to[i].bits = narrowed(p.from[i]);
+        };
+        fastiter::run(*this, job, [&](int threads) { return count < 100000 ? 1 : threads; });
+    }
+};
 
 // Whether dr of a head fits the second-level cache beside what the kernel keeps there
 template <class S> bool fits_inside(const RnnShape& s) {
@@ -160,9 +176,10 @@ template <class S> void WeightGradient<S>::finish(const RnnBackward<S>& p) const
     if (!dr_ || inside_) return;
     if constexpr (std::is_same_v<S, bf16>) { // added up as floats, and rounded once at the end
         const int64_t size = cell_size(p.shape.cell).gates * p.shape.N * p.shape.D * p.shape.D;
-        std::vector<float> sum(static_cast<size_t>(size));
-        Product<S>{p, sum.data()}.run();
-        std::transform(sum.begin(), sum.end(), dr_, narrowed);
+        Workspace space;
+        float* sum = static_cast<float*>(space.of(sizeof(float) * size_t(size)));
+        Product<S>{p, sum}.run();
+        Narrowing{sum, dr_, size}.run();
     } else {
         Product<S>{p, dr_}.run();
     }
