@@ -16,11 +16,13 @@ from ._op import (
     CPU_AND_CUDA,
     FLOATS,
     GPU_FLOATS,
+    are_ordinary,
     autocast_device,
     autocast_dtype,
     autocast_to,
     check_tensors,
     empty,
+    empty_steps,
     unwatched,
 )
 from ._rnn_op import carried, goes_together
@@ -163,8 +165,26 @@ def _initial(options: FlashRNNConfig, wx: Tensor, states: Tensor | None) -> list
 
 def _in_our_order(wx: Tensor, r: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """R (g, r, z) and b (g, r, z, n) as r, z, n; what is outside of r * g belongs to wx, which is r, z, n already."""
-    outside = torch.cat([torch.zeros_like(b[:2]), b[3:]])
-    return wx + outside, r.roll(-1, 0), b[:3].roll(-1, 0)
+    plain = unwatched() and are_ordinary((wx, b))
+    wx = _Outside.apply(wx, b[3]) if plain else wx + _on_n(b[3])
+    return wx, r.roll(-1, 0), b[:3].roll(-1, 0)
+
+
+def _on_n(b: Tensor) -> Tensor:
+    """Return a bias of n as one of r, z and n."""
+    return torch.stack([torch.zeros_like(b), torch.zeros_like(b), b])
+
+
+class _Outside(torch.autograd.Function):
+    """wx + b, of b that only n has, into memory that was used before; the gradient of b reads that of n alone."""
+
+    @staticmethod
+    def forward(ctx: Any, wx: Tensor, b: Tensor) -> Tensor:
+        return torch.add(wx, _on_n(b), out=empty_steps(wx, wx.shape))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        return gradient, gradient[:, :, 2].sum((0, 1)) if ctx.needs_input_grad[1] else None
 
 
 def _clips(options: FlashRNNConfig) -> dict[str, Any]:
