@@ -285,8 +285,9 @@ template <class S, class C> void forward(const RnnForward<S>& p, Team team) {
     for (int64_t n = heads.begin; n < heads.end; ++n) f.run_head(n, team);
 }
 
-// The plan with the least estimated cycles a step. Sizes of caches and rates are those of current x86 server cores; they
-// decide only how fast the result comes.
+// The plan with the least estimated cycles a step, of equal ones that with the most heads side by side: they share nothing,
+// while rows and panels of one head add up their gradient of r together. Sizes of caches and rates are those of current x86
+// server cores; they decide only how fast the result comes.
 template <class S> RnnPlan rnn_plan(const RnnShape& shape, bool backward, int threads) {
     constexpr double kMacsPerCycle = (sizeof(S) == 2 ? 4 : 2) * lanes<S>, kBarrier = 500, kCell = 25, kStart = 8000;
     constexpr double kL1 = 32 << 10, kL2 = 768 << 10, kL2Bytes = 40, kL3Bytes = 20;
@@ -303,7 +304,7 @@ template <class S> RnnPlan rnn_plan(const RnnShape& shape, bool backward, int th
     };
     RnnPlan best;
     double least = cycles(1, 1, 1);
-    for (int h = 1; h <= min_of(threads, shape.N); ++h)
+    for (int h = int(min_of(threads, shape.N)); h >= 1; --h)
         for (int r = 1; r * h <= threads && r <= shape.B; ++r)
             for (int c = 1; c * r * h <= threads && c <= panels; ++c)
                 if (cycles(h, r, c) < least) least = cycles(h, r, c), best = {h, r, c};
