@@ -128,7 +128,7 @@ template <class S> struct Scratch {
     Scratch(const RnnShape& s, int64_t every, const CellSize& cell) {
         constexpr int64_t kLine = 64 / sizeof(T);
         const int64_t unit = s.N * s.D, lines = s.B * std::min(every, s.T), steps = lines * unit;
-        const int64_t rows = s.B * s.N * cell.gates * ((s.D + kLine - 1) / kLine * kLine);
+        const int64_t rows = s.B * s.N * (cell.gates * ((s.D + kLine - 1) / kLine * kLine) + kFreeAfterDb);
         const int64_t count = steps * (cell.states - 1 + cell.saved) + cell.states * s.B * unit + rows;
         T* data = static_cast<T*>(space.of(sizeof(T) * size_t(count)));
         auto take = [&](int64_t n) { return std::exchange(data, data + n); };
@@ -174,8 +174,8 @@ void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const rn
     RepeatedRecompute<S> recompute{{p.shape}};
     RepeatedBackward<S> backward{{p.shape}};
     RnnBackward<S> whole = p;
-    const WeightGradient<S> of_r(whole, dr);
-    std::vector<rnn_value<S>> dr_block(of_r.is_inside() ? size_t(cell.gates * p.shape.N * p.shape.D * p.shape.D) : 0);
+    WeightGradient<S> of_r(whole, dr);
+    std::vector<rnn_value<S>> dr_block(size_t(of_r.size_inside()));
     if (of_r.is_inside()) whole.dr_block = dr_block.data();
     for_each_part(p.shape, chunks.every, true, [&](int64_t chunk, const Part& part) {
         RnnForward<S> f;
@@ -208,6 +208,7 @@ void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const rn
         f.first = g.first;
         if (cell.saved || cell.states > 1) recompute(f);
         backward(g);
+        whole.dr_is_clear = true;
     });
     of_r.finish(whole);
 }

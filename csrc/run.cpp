@@ -47,7 +47,7 @@ template <class S> void run_backward(RnnBackward<S> p, S* dr) {
     auto job = [](const void* params, Team team) {
         kernels().rnn<S>().bwd(*static_cast<const RnnBackward<S>*>(params), team);
     };
-    const WeightGradient<S> of_r(p, dr);
+    WeightGradient<S> of_r(p, dr);
     run(p, job, [&](int threads) {
         p.plan = k.plan(p.shape, true, threads);
         p.workspace = workspace.of(k.bwd_workspace(p.shape, p.plan, of_r.is_inside()));

@@ -122,27 +122,25 @@ template <class S> struct Product {
     }
 };
 
-// Sums rounded to what is stored
-struct Narrowing {
-    const float* from;
-    bf16* to;
-    int64_t count;
+// Calls f(begin, end) for the shares of several threads in `count` numbers.
+template <class F> void in_shares(int64_t count, F f) {
+    constexpr int64_t kSmall = 30000; // numbers that one thread is done with before a team has started
+    struct Params {
+        F f;
+        int64_t count;
+    } params{f, count};
+    auto job = [](const void* x, Team team) {
+        const auto& p = *static_cast<const Params*>(x);
+        p.f(p.count * team.id / team.size, p.count * (team.id + 1) / team.size);
+    };
+    run(params, job, [&](int threads) { return count < kSmall ? 1 : threads; });
+}
 
-    static uint16_t narrowed(float x) {
-        const uint32_t bits = std::bit_cast<uint32_t>(x);
-        const uint32_t nearest = bits + 0x7fff + ((bits >> 16) & 1), quiet = bits | 0x400000;
-        return uint16_t((x != x ? quiet : nearest) >> 16);
-    }
-
-    void run() const {
-        auto job = [](const void* params, Team team) {
-            const auto& p = *static_cast<const Narrowing*>(params);
-            for (int64_t i = p.count * team.id / team.size; i < p.count * (team.id + 1) / team.size; ++i)
-                p.to[i].bits = narrowed(p.from[i]);
-        };
-        fastiter::run(*this, job, [&](int threads) { return count < 100000 ? 1 : threads; });
-    }
-};
+uint16_t narrowed(float x) {
+    const uint32_t bits = std::bit_cast<uint32_t>(x);
+    const uint32_t nearest = bits + 0x7fff + ((bits >> 16) & 1), quiet = bits | 0x400000;
+    return uint16_t((x != x ? quiet : nearest) >> 16);
+}
 
 // Whether dr of a head fits the second-level cache beside what the kernel keeps there
 template <class S> bool fits_inside(const RnnShape& s) {
@@ -162,26 +160,29 @@ template <class S> Steps<S> steps_by_head(const RnnShape& s, Workspace& space) {
 template <class S> WeightGradient<S>::WeightGradient(RnnBackward<S>& p, S* dr) : dr_(dr) {
     const RnnShape& s = p.shape;
     if (!dr) return;
+    size_ = cell_size(s.cell).gates * s.N * s.D * s.D;
     if constexpr (!std::is_same_v<S, bf16>) { // bf16 are multiplied two steps at a time
         inside_ = fits_inside<S>(s);
-        if (inside_) {
-            std::fill_n(dr, cell_size(s.cell).gates * s.N * s.D * s.D, S(0));
-            p.dr = dr;
-        }
+        parts_ = parts_of_rows(s);
+        if (inside_) p.dr = parts_ == 1 ? dr : static_cast<S*>(sums_.of(sizeof(S) * size_t(size_inside())));
     }
     if (!inside_ && s.cell == Cell::gru) p.dq = steps_by_head<S>(s, dq_);
 }
 
-template <class S> void WeightGradient<S>::finish(const RnnBackward<S>& p) const {
-    if (!dr_ || inside_) return;
+template <class S> void WeightGradient<S>::finish(const RnnBackward<S>& p) {
+    if (!dr_) return;
     if constexpr (std::is_same_v<S, bf16>) { // added up as floats, and rounded once at the end
-        const int64_t size = cell_size(p.shape.cell).gates * p.shape.N * p.shape.D * p.shape.D;
-        Workspace space;
-        float* sum = static_cast<float*>(space.of(sizeof(float) * size_t(size)));
+        float* sum = static_cast<float*>(sums_.of(sizeof(float) * size_t(size_)));
         Product<S>{p, sum}.run();
-        Narrowing{sum, dr_, size}.run();
-    } else {
+        in_shares(size_, [sum, to = dr_](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) to[i].bits = narrowed(sum[i]);
+        });
+    } else if (!inside_) {
         Product<S>{p, dr_}.run();
+    } else if (parts_ == 2) {
+        in_shares(size_, [one = p.dr, other = p.dr + size_, to = dr_](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) to[i] = one[i] + other[i];
+        });
     }
 }
 

@@ -10,13 +10,16 @@ public:
     // Tells the kernel what to add up, or where the product will look for dq. dr == nullptr: nothing is wanted.
     WeightGradient(RnnBackward<S>& p, S* dr);
     bool is_inside() const { return inside_; }
+    // Of what the kernel adds up
+    int64_t size_inside() const { return inside_ ? parts_ * size_ : 0; }
     // Once the kernel has taken all steps
-    void finish(const RnnBackward<S>& p) const;
+    void finish(const RnnBackward<S>& p);
 
 private:
     S* dr_;
     bool inside_ = false;
-    Workspace dq_;
+    int64_t parts_ = 1, size_ = 0; // of dr
+    Workspace dq_, sums_;
 };
 
 } // namespace fastiter

@@ -52,19 +52,6 @@ struct Rows {
         }
         return low;
     }
-    // Calls f(line in scratch arrays, position, count) for rows with more than t steps whose positions and lines follow each
-    // other, in the order of positions: the order in which rows are added up does not depend on the groups.
-    template <class F> static void for_each_run(const RnnShape& s, int groups, int64_t t, F f) {
-        const int64_t active = Rows(s, 0, 1).active(t), of_group = ceil_div(s.B, groups) + kGap;
-        if (groups > 1 && s.order) {
-            for (int64_t k = 0; k < active; ++k) f(k % groups * of_group + k / groups, k, 1);
-        } else if (active > 0) {
-            for (int group = 0; group < groups; ++group) {
-                const Range r = share(s.B, group, groups);
-                f(group * of_group, r.begin, min_of(active, r.end) - r.begin);
-            }
-        }
-    }
     static int64_t scratch_lines(const RnnShape& s, int groups) { return groups * (ceil_div(s.B, groups) + kGap); }
 };
 
@@ -91,13 +78,15 @@ template <class T> FASTITER_INLINE bool exceeds_caches(const RnnShape& s, int ga
     return s.B * s.T * s.N * s.D * gates * int64_t(sizeof(T)) > kCached;
 }
 
-// Hands out aligned pieces of the workspace; with data == nullptr it only measures.
+// Hands out aligned pieces of the workspace, which may be of different threads: see Rows::kGap for why they lie apart. With
+// data == nullptr it only measures.
 struct Arena {
+    static constexpr int64_t kApart = 512;
     char* data;
     int64_t used = 0;
     template <class T> T* take(int64_t count) {
         T* piece = data ? reinterpret_cast<T*>(data + used) : nullptr;
-        used += round_up(count * int64_t(sizeof(T)), 64);
+        used += round_up(count * int64_t(sizeof(T)), 64) + kApart;
         return piece;
     }
 };

@@ -1,66 +1,56 @@
 // The recurrences backward in time: for each step, the cell's derivative gives the gradients dp of its products, and a tile
 // of dp times a panel of r gives what flows back into h. The tile's accumulators go straight into the next cell.
 #pragma once
-#include "rnn.hpp"
+#include "rnn_visits.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
-// How many steps' dp and h before them are kept for the gradient of r: 128 lines, which fill the first-level cache, or one
-// step. It depends on neither the threads nor the chunks, and so neither do the sums.
-inline int64_t steps_of_block(const RnnShape& s) { return max_of(1, 128 / max_of(1, s.B)); }
-
 template <class S, class C> struct Backward {
     typedef rnn_value<S> T;
-    static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = 4, R = tile_rows<U>;
+    static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = Visits<S>::U, R = tile_rows<U>;
     static constexpr int kOneRow = panels_of_one_row(U), kTile = max_of(R, kOneRow) * U; // vectors of units
     static constexpr int64_t kPanelUnits = U * W;
 
     const RnnBackward<S>& p;
     const RnnShape& shape = p.shape;
     const int64_t D = shape.D, Dp = round_up(D, W), panels = ceil_div(D, kPanelUnits);
-    // Lines that are a power of two apart would fall into the same few sets of the first-level cache.
-    const int64_t dp_stride = round_up(G * D, 16) + 16;
+    const int64_t db_stride = G * Dp + kFreeAfterDb;
     const Seat seat;
     const Rows rows;
     const bool adds_r;
-    const int64_t block = steps_of_block(shape), visits_kept = adds_r ? min_of(block, shape.T) + 1 : 2;
-    S *packed, *dp; // r as [head][panel][gate * D + d][vector of units][lane]; [visit][row][gate * D + d]
-    T *ds, *db;     // [state][row][unit]; [head][batch row][gate][unit]
-    S* h_before;    // of the same visits as [panel][visit][position in the batch][vector of units][lane]
-    int64_t lines;
+    Visits<S> visits;
+    S* packed;  // r as [head][panel][gate * D + d][vector of units][lane]
+    T *ds, *db; // [state][row][unit]; [head][batch row][gate][unit]
     const bool streams = exceeds_caches<S>(shape, G), sums_b = p.db || p.db_rows;
     const Bound<S> bound_h{shape.clip_state};
     const Bound<T> bound_dh{shape.clip_grad};
 
     Backward(const RnnBackward<S>& params, int thread, bool adds_r_)
-        : p(params), seat(p.plan, thread), rows(p.shape, seat.row_group, p.plan.rows), adds_r(adds_r_) {
+        : p(params), seat(p.plan, thread), rows(p.shape, seat.row_group, p.plan.rows), adds_r(adds_r_),
+          visits(p, G, adds_r_) {
         Arena arena{static_cast<char*>(p.workspace)};
-        lay_out(arena);
+        lay_out(arena, thread);
     }
 
-    void lay_out(Arena& arena) {
-        lines = Rows::scratch_lines(shape, p.plan.rows);
+    void lay_out(Arena& arena, int thread) {
         packed = arena.take<S>(shape.N * panels * panel_size());
-        db = p.db_rows ? p.db_rows : arena.take<T>(shape.N * shape.B * G * Dp);
+        db = p.db_rows ? p.db_rows : arena.take<T>(shape.N * shape.B * db_stride);
         for (int group = 0; group < p.plan.heads; ++group) {
-            S* dp_of_group = arena.take<S>(visits_kept * lines * dp_stride);
-            T* ds_of_group = arena.take<T>(states * lines * Dp);
-            S* h_of_group = arena.take<S>(adds_r ? panels * visits_kept * shape.B * kPanelUnits : 0);
-            if (group == seat.head_group) dp = dp_of_group, ds = ds_of_group, h_before = h_of_group;
+            Visits<S> of_group = visits;
+            of_group.lay_out(arena);
+            T* ds_of_group = arena.take<T>(states * visits.lines * Dp);
+            if (group == seat.head_group) visits.dp = of_group.dp, visits.h = of_group.h, ds = ds_of_group;
+        }
+        for (int i = 0; i < p.plan.threads() && adds_r; ++i) {
+            auto* runs = arena.take<typename Visits<S>::Run>(visits.most_runs());
+            if (i == thread) visits.runs = runs;
         }
     }
 
     int64_t panel_size() const { return panel_depth<S>(G * D) * kPanelUnits; }
-    int vectors_of(int64_t panel) const { return int(min_of(U, ceil_div(D - panel * kPanelUnits, W))); }
-    // `slot`: where a visit has its lines; those of the visit before are one slot back
-    int64_t slot_of(int64_t visit) const { return visit % visits_kept; }
-    int64_t slot_before(int64_t slot) const { return slot == 0 ? visits_kept - 1 : slot - 1; }
-    S* dp_line(int64_t slot, int64_t i) const { return dp + (slot * lines + rows.scratch + i) * dp_stride; }
-    S* h_line(int64_t panel, int64_t slot, int64_t position) const {
-        return h_before + (panel * visits_kept * kPanelUnits + slot * vectors_of(panel) * W) * shape.B +
-               position * vectors_of(panel) * W;
-    }
-    T* ds_line(int state, int64_t i) const { return ds + (state * lines + rows.scratch + i) * Dp; }
-    T* db_line(int64_t n, int64_t row) const { return db + (n * shape.B + row) * G * Dp; }
+    int vectors_of(int64_t panel) const { return visits.vectors_of(panel); }
+    S* dp_line(int64_t slot, int64_t i) const { return visits.dp_line(slot, rows.scratch + i); }
+    T* ds_line(int state, int64_t i) const { return ds + (state * visits.lines + rows.scratch + i) * Dp; }
+    T* db_line(int64_t n, int64_t row) const { return db + (n * shape.B + row) * db_stride; }
 
     void pack_panel(int64_t n, int64_t panel) {
         const int nv = vectors_of(panel);
@@ -94,7 +84,7 @@ template <class S, class C> struct Backward {
                 copy(p.dlast.h, ds_line(0, i));
             for (int k = 1; k < states; ++k) copy(p.dlast.others[k - 1], ds_line(k, i));
             // The last pair of an odd number of products
-            for (int slot = 0; slot < visits_kept && begin == 0; ++slot) dp_line(slot, i)[G * D] = S{};
+            for (int slot = 0; slot < visits.kept && begin == 0; ++slot) dp_line(slot, i)[G * D] = S{};
             for (int g = 0; g < G && !p.db_rows; ++g)
                 for (int64_t u = begin; u < end; u += W) store(db_line(n, row) + g * Dp + u, vec<T>{});
         }
@@ -109,6 +99,7 @@ template <class S, class C> struct Backward {
     // A row at step t: where its cell reads and writes what belongs to unit 0; nullptr: zeros, or not wanted
     struct Line {
         int64_t i, slot;
+        Parts::Place place;
         bool is_reset;
         PerState<const S*, const T*> before, now, dstates;
         const T* saved;
@@ -123,6 +114,7 @@ template <class S, class C> struct Backward {
         const bool is_first = shape.reverse ? t_before == rows.length(i) : t == 0;
         Line line{};
         line.i = i, line.slot = slot, line.is_reset = shape.is_reset(row, t);
+        if (adds_r) line.place = visits.parts.place_of(rows.position(i));
         auto at = [&](const auto& all, int64_t step) {
             return all.data ? line_of(all, shape, row, step) + n * all.head : nullptr;
         };
@@ -223,7 +215,7 @@ template <class S, class C> struct Backward {
         }
         if (sizeof(S) > 2 && adds_r) {
             const int64_t panel = u / kPanelUnits;
-            store(h_line(panel, line.slot, rows.position(line.i)) + u % kPanelUnits, x.before[0]);
+            store(visits.h_line(panel, line.slot, line.place) + u % kPanelUnits, x.before[0]);
         }
         if (C::own_dp && line.dq) store_up_to(line.dq + u, products[G - 1], count);
 #pragma GCC unroll 4
@@ -252,8 +244,9 @@ template <class S, class C> struct Backward {
         vec<T> sums[kTile] = {};
         if (product)
             multiply<S>(count, vectors_of(panel), some,
-                        {dp_line(slot_before(slot), first), dp_stride, packed + (n * panels + panel) * panel_size(),
-                         panel_size(), G * D, nullptr, sums, addresses.fetch(V * W * int(sizeof(T)))});
+                        {dp_line(visits.slot_before(slot), first), visits.dp_stride,
+                         packed + (n * panels + panel) * panel_size(), panel_size(), G * D, nullptr, sums,
+                         addresses.fetch(V * W * int(sizeof(T)))});
         for (int i = 0; i < count; ++i) {
             vec<T> ahead[kOneRow * U][C::ahead + 1];
             for (int v = 0; v < V && C::ahead && t >= 0; ++v) prepare_cell(line[i], unit + v * W, ahead[v]);
@@ -292,74 +285,25 @@ template <class S, class C> struct Backward {
         const int64_t begin = mine.begin * kPanelUnits, end = min_of(D, mine.end * kPanelUnits);
         Barrier& barrier = team.barriers[seat.barrier(p.plan)];
         enter(n, begin, end);
+        if (adds_r && !p.dr_is_clear) visits.clear_dr(n, seat);
         int64_t running = 0; // rows that had a step at the visit before
-        for (int64_t visits = 0; visits < shape.T; ++visits) {
-            const int64_t t = step_of(visits), active = rows.active(t), slot = slot_of(visits);
+        for (int64_t k = 0; k < shape.T; ++k) {
+            const int64_t t = visits.step_of(k), active = rows.active(t), slot = visits.slot_of(k);
             const int64_t going_on = min_of(running, active);
             visit(n, t, slot, {0, going_on}, mine, true);
             visit(n, t, slot, {going_on, active}, mine, false);
             visit(n, -1, slot, {going_on, running}, mine, true);
             pad(n, t, active, begin, end);
-            if (shape.reverse && visits == 0)
-                visit(n, -1, slot, {active, rows.count}, mine, false); // rows without steps
+            if (shape.reverse && k == 0) visit(n, -1, slot, {active, rows.count}, mine, false); // rows without steps
             running = active;
             wait(barrier, p.plan.panels);
-            if (adds_r && ends_block(visits)) add_block(n, visits, team);
+            if (adds_r && visits.ends_block(k)) visits.add_block(n, k, seat, team);
         }
-        const int64_t slot = slot_of(shape.T);
+        const int64_t slot = visits.slot_of(shape.T);
         visit(n, -1, slot, {0, running}, mine, true);
         if (!shape.reverse || shape.T == 0) visit(n, -1, slot, {running, rows.count}, mine, false);
         stream_fence();
         wait(barrier, p.plan.panels);
-    }
-
-    int64_t step_of(int64_t visit) const { return shape.reverse ? visit : shape.T - 1 - visit; }
-    // Blocks are counted from the last visit of all chunks on.
-    int64_t steps_left(int64_t visit) const { return p.steps_after + shape.T - 1 - visit; }
-    bool ends_block(int64_t visit) const { return steps_left(visit) % block == 0 || visit == shape.T - 1; }
-
-    // Adds the products of dp and h of this block's visits, up to `visit`, to dr: rows [first, first + ROWS) of it times a panel.
-    template <int ROWS, int NV> void add_to_r(int64_t n, int64_t visit, int64_t first, int64_t panel) {
-        const int64_t begin = max_of(0, visit + 1 - (block - steps_left(visit) % block));
-        const bool goes_on = p.dr_block && begin == 0, is_finished = !p.dr_block || steps_left(visit) % block == 0;
-        vec<T> acc[ROWS][NV] = {};
-        const auto line = [&](T* x, int i) {
-            const int64_t m = first + i;
-            return x + ((m / D * shape.N + n) * D + m % D) * D + panel * kPanelUnits;
-        };
-        const int64_t count = D - panel * kPanelUnits;
-        for (int i = 0; i < ROWS && goes_on; ++i)
-            for (int v = 0; v < NV; ++v) acc[i][v] = load_up_to(line(p.dr_block, i) + v * W, count - v * W);
-        for (int64_t k = begin; k <= visit; ++k) {
-            const int64_t slot = slot_of(k);
-            Rows::for_each_run(shape, p.plan.rows, step_of(k), [&](int64_t scratch, int64_t position, int64_t length) {
-                multiply_add<T, ROWS, NV, 1>(dp + (slot * lines + scratch) * dp_stride + first, 1, dp_stride,
-                                             h_line(panel, slot, position), 0, length, acc);
-            });
-        }
-        for (int i = 0; i < ROWS; ++i)
-            for (int v = 0; v < NV; ++v) {
-                T* sum = line(p.dr, i) + v * W;
-                if (is_finished) store_up_to(sum, load_up_to(sum, count - v * W) + acc[i][v], count - v * W);
-                if (p.dr_block)
-                    store_up_to(line(p.dr_block, i) + v * W, is_finished ? vec<T>{} : acc[i][v], count - v * W);
-            }
-    }
-
-    void add_block(int64_t n, int64_t visit, Team team) {
-        if constexpr (sizeof(S) > 2) {
-            const int threads = p.plan.rows * p.plan.panels;
-            Barrier& barrier = team.barriers[seat.head_barrier(p.plan)];
-            const Range mine = share(G * D, seat.row_group * p.plan.panels + seat.panel_group, threads);
-            wait(barrier, threads);
-            for (int64_t j = 0; j < panels; ++j)
-                for_each_tile<R>(mine.end - mine.begin, [&](int64_t first, int count) {
-                    with_count<U>(vectors_of(j), [&]<int NV>() {
-                        with_count<R>(count, [&]<int ROWS>() { add_to_r<ROWS, NV>(n, visit, mine.begin + first, j); });
-                    });
-                });
-            wait(barrier, threads);
-        }
     }
 
     // The rows of db in batch order, whoever computed them
@@ -382,7 +326,7 @@ template <class S, class C> size_t backward_workspace(const RnnShape& shape, con
     p.plan = plan;
     Backward<S, C> f(p, 0, adds_r);
     Arena arena{nullptr};
-    f.lay_out(arena);
+    f.lay_out(arena, 0);
     return size_t(arena.used);
 }
 

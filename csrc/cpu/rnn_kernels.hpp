@@ -38,6 +38,10 @@ struct RnnShape {
     bool is_reset(int64_t row, int64_t t) const { return reset && reset[(starts ? starts[row] : row * reset_row) + t]; }
 };
 
+// How many parts of the rows add up their gradient of r apart. Heads are shared among threads before rows are, so that with
+// several heads one part is enough.
+inline int parts_of_rows(const RnnShape& s) { return s.N == 1 && s.B > 1 ? 2 : 1; }
+
 // One thing for each state. h is stored like everything else, the others as what is computed with.
 template <class H, class Other> struct PerState {
     H h{};
@@ -75,6 +79,9 @@ template <class S> struct RnnForward {
     bool is_packed = false; // r and b are in the workspace already
 };
 
+// Free numbers behind a row's sums of db: the next row may be another thread's, and a processor reads ahead.
+constexpr int64_t kFreeAfterDb = 128;
+
 // The exact reverse of it. dstates: cotangents of all states, dlast: of the final states; each may be null = 0.
 // Writes dwx (G gates), dq (the gradient of gru's R_n h + b_n, one gate; null for other cells), the gradient of each
 // initial state, and db (G, N, D) if wanted. The gradient of r is a matrix product of these with h: csrc/weight_gradient.hpp
@@ -95,10 +102,12 @@ template <class S> struct RnnBackward {
     const T* dh_after = nullptr;
     T* dh_before = nullptr;
     S* db = nullptr;
-    T* db_rows = nullptr; // (N, B, G, D rounded up to vectors): db goes on from the sums of each row that are here
-    // (G, N, D, D) or null: the gradient of r is added to it. In chunks of time: how many steps are
-    // still to come, and the sum of the block of steps that the chunk before did not finish.
+    // (N, B, G times D rounded up to vectors and free numbers): db goes on from the sums of each row that are here
+    T* db_rows = nullptr;
+    // (parts of rows, G, N, D, D) or null: the gradient of r is added to it. In chunks of time: how many steps are
+    // still to come, and the sums of the block of steps that the chunk before did not finish.
     T* dr = nullptr;
+    bool dr_is_clear = false; // or the kernel clears it first
     T* dr_block = nullptr;
     int64_t steps_after = 0;
     void* workspace = nullptr;
