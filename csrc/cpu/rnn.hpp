@@ -21,23 +21,50 @@ struct Seat {
     }
 };
 
-// The rows of one group, longest first. Ragged rows are dealt out in turn, so that the groups get equal work.
+// How rows are shared by groups. Where all are of one length, each group has rows that follow each other. Ragged rows are dealt
+// out, longest first, there and back: 0 1 1 0 0 1 .. for two groups, which then get equal work.
+struct Deal {
+    struct Place {
+        int group;
+        int64_t row; // of the group's
+    };
+    const RnnShape& shape;
+    const int groups;
+
+    Deal(const RnnShape& s, int groups_) : shape(s), groups(groups_) {}
+    // In a round of a row for each group
+    int64_t turn(int64_t round, int64_t group) const { return round & 1 ? groups - 1 - group : group; }
+    // `position`: of a row among all, by decreasing length where they are ragged
+    int64_t position_of(int group, int64_t row) const {
+        return shape.order ? row * groups + turn(row, group) : share(shape.B, group, groups).begin + row;
+    }
+    Place place_of(int64_t position) const {
+        if (shape.order) return {int(turn(position / groups, position % groups)), position / groups};
+        const int group = int(ceil_div((position + 1) * groups, max_of(1, shape.B))) - 1;
+        return {group, position - share(shape.B, group, groups).begin};
+    }
+    int64_t count(int group) const {
+        const Range r = share(shape.B, group, groups);
+        if (!shape.order) return r.end - r.begin;
+        const int64_t rounds = shape.B / groups;
+        return rounds + (turn(rounds, group) < shape.B % groups);
+    }
+};
+
+// The rows of one group, longest first
 struct Rows {
     // Free lines between the groups: a processor prefetches past the end of its own lines, and would take the next group's
     // away from the one that writes them.
     static constexpr int64_t kGap = 8;
     const RnnShape& shape;
-    int64_t first, step, count, scratch; // scratch: the group's first line in scratch arrays
-    Rows(const RnnShape& s, int group, int groups) : shape(s) {
-        Range r = share(s.B, group, groups);
-        bool ragged = s.order != nullptr;
-        first = ragged ? group : r.begin;
-        step = ragged ? groups : 1;
-        count = ragged ? max_of(0, ceil_div(s.B - group, groups)) : r.end - r.begin;
-        scratch = group * (ceil_div(s.B, groups) + kGap);
+    const Deal deal;
+    const int group;
+    const int64_t count, scratch; // scratch: the group's first line in scratch arrays
+    Rows(const RnnShape& s, int group_, int groups)
+        : shape(s), deal(s, groups), group(group_), count(deal.count(group)), scratch(line_of_group(s, group, groups)) {
     }
-    int64_t row(int64_t i) const { return shape.order ? shape.order[first + i * step] : first + i * step; }
-    int64_t position(int64_t i) const { return first + i * step; } // among all rows
+    int64_t position(int64_t i) const { return deal.position_of(group, i); }
+    int64_t row(int64_t i) const { return shape.order ? shape.order[position(i)] : position(i); }
     int64_t length(int64_t i) const { return shape.order ? shape.lengths[row(i)] : shape.T; }
     // How many of them have more than t steps
     int64_t active(int64_t t) const {
@@ -52,7 +79,10 @@ struct Rows {
         }
         return low;
     }
-    static int64_t scratch_lines(const RnnShape& s, int groups) { return groups * (ceil_div(s.B, groups) + kGap); }
+    static int64_t line_of_group(const RnnShape& s, int group, int groups) {
+        return group * (ceil_div(s.B, groups) + kGap);
+    }
+    static int64_t scratch_lines(const RnnShape& s, int groups) { return line_of_group(s, groups, groups); }
 };
 
 template <class T> FASTITER_INLINE T* line_of(const Steps<T>& s, const RnnShape& shape, int64_t row, int64_t t) {

@@ -41,8 +41,8 @@ template <class S, class C> struct Backward {
             if (group == seat.head_group) visits.dp = of_group.dp, visits.h = of_group.h, ds = ds_of_group;
         }
         for (int i = 0; i < p.plan.threads() && adds_r; ++i) {
-            auto* runs = arena.take<typename Visits<S>::Run>(visits.most_runs());
-            if (i == thread) visits.runs = runs;
+            auto* terms = arena.take<typename Visits<S>::Term>(visits.most_terms());
+            if (i == thread) visits.terms = terms;
         }
     }
 
@@ -99,7 +99,7 @@ template <class S, class C> struct Backward {
     // A row at step t: where its cell reads and writes what belongs to unit 0; nullptr: zeros, or not wanted
     struct Line {
         int64_t i, slot;
-        Parts::Place place;
+        Deal::Place place;
         bool is_reset;
         PerState<const S*, const T*> before, now, dstates;
         const T* saved;

@@ -5,56 +5,6 @@
 
 namespace fastiter::FASTITER_LEVEL {
 
-// Rows whose sums stay apart until the end, so that threads with rows of different parts read nothing of each other's. The parts
-// do not depend on how many groups of rows there are, and so neither do the sums.
-struct Parts {
-    // A row's part, and which of its rows it is
-    struct Place {
-        int part;
-        int64_t row;
-    };
-    const RnnShape& shape;
-    const int groups, count = parts_of_rows(shape);
-    const int64_t rows = ceil_div(shape.B, count); // of a part, at most
-
-    Parts(const RnnShape& s, int groups_) : shape(s), groups(groups_) {}
-
-    // As groups of rows are: ragged rows are dealt out in turn, others are cut.
-    Place place_of(int64_t position) const {
-        if (shape.order) return {int(position % count), position / count};
-        int part = count - 1;
-        while (position < share(shape.B, part, count).begin) --part;
-        return {part, position - share(shape.B, part, count).begin};
-    }
-    // Whether each group has rows of one part alone
-    bool follow_groups() const { return groups % count == 0; }
-    int of_group(int group) const { return shape.order ? group % count : group * count / groups; }
-    int group_in_part(int group) const { return shape.order ? group / count : group % (groups / count); }
-
-    // Calls f(line in scratch arrays, from a line to the next, row of the part, how many) for the rows of a part that have a
-    // step, `active` of all, in their order.
-    template <class F> void for_each_run(int part, int64_t active, F f) const {
-        const int64_t of_group = ceil_div(shape.B, groups) + Rows::kGap;
-        if (!shape.order) return cut(share(active, part, count), active, of_group, f);
-        const int64_t length = max_of(0, ceil_div(active - part, count));
-        if (groups == 1) return f(part, count, 0, length);
-        if (groups == count) return f(part * of_group, 1, 0, length);
-        for (int64_t row = 0; row < length; ++row) {
-            const int64_t position = part + row * count;
-            f(position % groups * of_group + position / groups, 1, row, 1);
-        }
-    }
-
-private:
-    template <class F> void cut(Range part, int64_t active, int64_t of_group, F f) const {
-        for (int group = 0; group < groups; ++group) {
-            const Range r = share(active, group, groups);
-            const int64_t begin = max_of(r.begin, part.begin), length = min_of(r.end, part.end) - begin;
-            if (length > 0) f(group * of_group + begin - r.begin, 1, begin - part.begin, length);
-        }
-    }
-};
-
 // How many steps are kept for the gradient of r: 128 lines, which fill the first-level cache, or one step. It depends on neither
 // the threads nor the chunks, and so neither do the sums.
 inline int64_t steps_of_block(const RnnShape& s) { return max_of(1, 128 / max_of(1, s.B)); }
@@ -64,10 +14,10 @@ template <class S> struct Visits {
     static constexpr int W = lanes<T>, U = 4, R = tile_rows<U>; // U: vectors of units in a panel
     static constexpr int64_t kPanelUnits = U * W;
 
-    // Steps of a part's rows whose dp and h lie regularly
-    struct Run {
+    // Of a row at a visit: dp, and which line of h
+    struct Term {
         const S* dp;
-        int64_t dp_step, h_row, length;
+        int64_t h;
     };
 
     const RnnBackward<S>& p;
@@ -78,30 +28,33 @@ template <class S> struct Visits {
     // Lines that are a power of two apart would fall into the same few sets of the first-level cache.
     const int64_t dp_stride = round_up(gates * D, 16) + 16;
     const int64_t block = steps_of_block(shape), kept = adds_r ? min_of(block, shape.T) + 1 : 2;
-    const Parts parts{shape, p.plan.rows};
+    // Parts of the rows whose sums stay apart until the end, so that threads with rows of different parts read nothing of each
+    // other's. They do not depend on the groups of rows, and so neither do the sums.
+    const Deal parts{shape, parts_of_rows(shape)}, groups{shape, p.plan.rows};
+    const int64_t rows_of_part = ceil_div(shape.B, parts.groups); // at most
     const Rows every_row{shape, 0, 1};
-    S* dp = nullptr;     // [visit][row][gate * D + d]
-    Run* runs = nullptr; // of a part, for one thread
-    S* h = nullptr;      // before the same visits, [part][panel][visit][row of the part][vector of units][lane]
+    S* dp = nullptr;       // [visit][row][gate * D + d]
+    S* h = nullptr;        // before the same visits, [part][panel][visit][row of the part][vector of units][lane]
+    Term* terms = nullptr; // of a part's block, for one thread
 
     Visits(const RnnBackward<S>& params, int gates_, bool adds_r_) : p(params), adds_r(adds_r_), gates(gates_) {}
 
     // Memory for the heads that one thread after the other works on
     void lay_out(Arena& arena) {
         dp = arena.take<S>(kept * lines * dp_stride);
-        h = arena.take<S>(adds_r ? parts.count * size_of_part() : 0);
+        h = arena.take<S>(adds_r ? parts.groups * size_of_part() : 0);
     }
 
     // The parts of h have lines between them that nobody uses, as the groups of rows have: see Rows::kGap.
-    int64_t size_of_part() const { return panels * kept * parts.rows * kPanelUnits + Rows::kGap * kPanelUnits; }
+    int64_t size_of_part() const { return panels * kept * rows_of_part * kPanelUnits + Rows::kGap * kPanelUnits; }
     int vectors_of(int64_t panel) const { return int(min_of(U, ceil_div(D - panel * kPanelUnits, W))); }
     // `slot`: where a visit has its lines; those of the visit before are one slot back
     int64_t slot_of(int64_t visit) const { return visit % kept; }
     int64_t slot_before(int64_t slot) const { return slot == 0 ? kept - 1 : slot - 1; }
     S* dp_line(int64_t slot, int64_t line) const { return dp + (slot * lines + line) * dp_stride; }
-    S* h_line(int64_t panel, int64_t slot, Parts::Place place) const {
-        return h + place.part * size_of_part() + panel * kept * parts.rows * kPanelUnits +
-               (slot * parts.rows + place.row) * vectors_of(panel) * W;
+    S* h_line(int64_t panel, int64_t slot, Deal::Place place) const {
+        return h + place.group * size_of_part() + panel * kept * rows_of_part * kPanelUnits +
+               (slot * rows_of_part + place.row) * vectors_of(panel) * W;
     }
 
     T* dr_line(T* dr, int part, int64_t n, int64_t m) const {
@@ -114,22 +67,25 @@ template <class S> struct Visits {
     int64_t first_of_block(int64_t visit) const { return max_of(0, visit + 1 - (block - steps_left(visit) % block)); }
     bool ends_block(int64_t visit) const { return steps_left(visit) % block == 0 || visit == shape.T - 1; }
 
-    // As many as a block can have
-    int64_t most_runs() const { return max_of(block * shape.B, 1); }
+    int64_t most_terms() const { return max_of(block, 1) * rows_of_part; }
 
-    // The runs of a part in this block's visits, up to `visit`
-    int64_t find_runs(int part, int64_t visit) {
+    // What a part adds up in this block's visits, up to `visit`: visit after visit, row after row
+    int64_t find_terms(int part, int64_t visit) {
         int64_t count = 0;
-        for (int64_t k = first_of_block(visit); k <= visit; ++k)
-            parts.for_each_run(
-                part, every_row.active(step_of(k)), [&](int64_t line, int64_t step, int64_t row, int64_t length) {
-                    const int64_t slot = slot_of(k);
-                    runs[count++] = {dp_line(slot, line), step * dp_stride, slot * parts.rows + row, length};
-                });
+        for (int64_t k = first_of_block(visit); k <= visit; ++k) {
+            const int64_t slot = slot_of(k), active = every_row.active(step_of(k));
+            for (int64_t row = 0, rows = parts.count(part); row < rows; ++row) {
+                const int64_t position = parts.position_of(part, row);
+                if (position >= active) break;
+                const Deal::Place place = groups.place_of(position);
+                const int64_t line = Rows::line_of_group(shape, place.group, groups.groups) + place.row;
+                terms[count++] = {dp_line(slot, line), slot * rows_of_part + row};
+            }
+        }
         return count;
     }
 
-    // Adds the products of dp and h of the runs to a part of dr: rows [first, first + ROWS) of it times a panel.
+    // Adds the terms' products of dp and h to a part of dr: rows [first, first + ROWS) of it times a panel.
     template <int ROWS, int NV>
     void add_tile(int part, int64_t n, int64_t visit, int64_t found, int64_t first, int64_t panel) {
         const bool goes_on = p.dr_block && first_of_block(visit) == 0;
@@ -140,9 +96,9 @@ template <class S> struct Visits {
         for (int i = 0; i < ROWS && goes_on; ++i)
             for (int v = 0; v < NV; ++v) acc[i][v] = load_up_to(line(p.dr_block, i) + v * W, count - v * W);
         const S* of_panel = h_line(panel, 0, {part, 0});
-        for (const Run* run = runs; run < runs + found; ++run)
-            multiply_add<T, ROWS, NV, 1>(run->dp + first, 1, run->dp_step, of_panel + run->h_row * NV * W, 0,
-                                         run->length, acc);
+#pragma GCC unroll 2
+        for (int64_t k = 0; k < found; ++k)
+            multiply_add<T, ROWS, NV, 1>(terms[k].dp + first, 1, 0, of_panel + terms[k].h * NV * W, 0, 1, acc);
         for (int i = 0; i < ROWS; ++i)
             for (int v = 0; v < NV; ++v) {
                 T* sum = line(p.dr, i) + v * W;
@@ -153,7 +109,7 @@ template <class S> struct Visits {
     }
 
     void add_part(int part, int64_t n, int64_t visit, Range mine) {
-        const int64_t found = find_runs(part, visit);
+        const int64_t found = find_terms(part, visit);
         for (int64_t j = 0; j < panels; ++j)
             for_each_tile<R>(mine.end - mine.begin, [&](int64_t first, int count) {
                 with_count<U>(vectors_of(j), [&]<int NV>() {
@@ -170,11 +126,15 @@ template <class S> struct Visits {
         int threads; // which share the parts
     };
     Share share_of(const Seat& seat) const {
-        const bool apart = parts.follow_groups();
-        const int groups = apart ? p.plan.rows / parts.count : p.plan.rows, threads = groups * p.plan.panels;
-        const int group = apart ? parts.group_in_part(seat.row_group) : seat.row_group;
-        const int part = apart ? parts.of_group(seat.row_group) : 0, end = apart ? part + 1 : parts.count;
-        return {part, end, share(gates * D, group * p.plan.panels + seat.panel_group, threads), threads};
+        const int shared = p.plan.rows / parts.groups; // groups of rows that have rows of one part
+        const bool apart = shared * parts.groups == p.plan.rows;
+        const int part = apart ? parts.place_of(groups.position_of(seat.row_group, 0)).group : 0;
+        const int group = !apart        ? seat.row_group
+                          : shape.order ? seat.row_group / parts.groups
+                                        : seat.row_group % shared;
+        const int threads = (apart ? shared : p.plan.rows) * p.plan.panels;
+        const Range rows = share(gates * D, group * p.plan.panels + seat.panel_group, threads);
+        return {part, apart ? part + 1 : parts.groups, rows, threads};
     }
 
     void clear_dr(int64_t n, const Seat& seat) {
