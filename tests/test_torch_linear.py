@@ -15,6 +15,7 @@ import fastiter  # noqa: E402
 from cases import assert_close, assert_same_bits, tolerance  # noqa: E402
 from fastiter.torch import _linear  # noqa: E402
 from fastiter.torch._linear import linear  # noqa: E402
+from fastiter.torch._op import empty  # noqa: E402
 
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 
@@ -74,6 +75,35 @@ def test_large(dtype: Any) -> None:
     for threads in (1, 2):
         fastiter.set_num_threads(threads)
         assert_right(arguments((350, 400), 300, dtype), randn(350, 300, dtype=dtype, seed=3))
+
+
+@pytest.mark.parametrize(
+    ("rows", "outputs", "inputs"), [(7, 3, 5), (1500, 400, 70), (1500, 70, 400), (2, 0, 3), (0, 4, 3)]
+)
+def test_bfloat16_is_rounded_once(rows: int, outputs: int, inputs: int) -> None:
+    """Large results lie in memory that was used before, here for NaN."""
+    empty(torch.empty(0, dtype=torch.bfloat16), (1500, 400)).fill_(torch.nan)
+    given, dy = arguments((rows, inputs), outputs, torch.bfloat16), randn(rows, outputs, dtype=torch.bfloat16, seed=3)
+    wide = [x.double() for x in given]
+    for count in (3, 2):
+        leaves = [x.detach().requires_grad_() for x in given[:count]]
+        y = linear(*leaves)
+        exact = torch.nn.functional.linear(*wide[:count])
+        gradients = torch.autograd.grad(y, leaves, dy)
+        pairs = [(y, exact, inputs), *zip(gradients, gradients_of(wide, dy), (outputs, rows, rows), strict=False)]
+        for actual, expected, depth in pairs:
+            assert actual.dtype == torch.bfloat16
+            sums = tolerance(np.float32, depth) * max(1.0, depth**0.5)
+            assert bool(((actual.double() - expected).abs() <= 2.0**-8 * expected.abs() + sums).all())
+        assert torch.equal(
+            torch.ops.fastiter._linear_fwd(*leaves, *[None] * (3 - count)), y
+        )  # a graph that nobody asked for
+
+
+def gradients_of(inputs: list[Any], dy: Any) -> tuple[Any, ...]:
+    """The gradients of x, weight and bias, by hand."""
+    x, weight, _ = inputs
+    return dy.double() @ weight, dy.double().T @ x, dy.double().sum(0)
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 5), (2, 1, 3, 5), (1, 1, 1, 5)])

@@ -78,6 +78,15 @@ def master_of(module, kind, *sizes, **options):
     return SLSTMLoop(master) if kind == "sLSTM" else master
 
 
+def test_the_sum_of_the_biases_is_not_rounded():
+    """1 + 2^-9 is no bfloat16."""
+    module = make(ours, "relu", 1, 1, dtype=BF16)
+    values = {"weight_ih_l0": -1.0, "weight_hh_l0": 0.0, "bias_ih_l0": 1.0, "bias_hh_l0": 2.0**-9}
+    module.load_state_dict({k: torch.full_like(module.state_dict()[k], v) for k, v in values.items()})
+    y, _ = module(torch.ones(3, 2, 1, dtype=BF16))
+    assert torch.equal(y, torch.full_like(y, 2.0**-9))
+
+
 CASES = [
     ("time", {}),
     ("batch", {"num_layers": 2, "bidirectional": True}),

@@ -23,6 +23,7 @@ from ._op import (
     differentiable_once,
     eager,
     empty,
+    is_large,
 )
 
 _GEMM = {torch.float32: _core.gemm_f32, torch.float64: _core.gemm_f64}
@@ -121,22 +122,31 @@ def _linear_bwd_fake(dy: Tensor, x: Tensor, weight: Tensor, need: list[bool]) ->
     return [empty(x, shape) for shape, wanted in zip(shapes, need, strict=True) if wanted]
 
 
-@torch.no_grad()  # which `out` wants; what is called here has no graph
 def _linear_fwd_torch(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    y = _linear_fwd_fake(x, weight, bias)
-    if bias is None:
-        torch.mm(_lines(x), weight.t(), out=_lines(y))
-    else:
-        torch.addmm(bias, _lines(x), weight.t(), out=_lines(y))
+    shape = (*x.shape[:-1], weight.shape[0])
+    if not is_large(x, math.prod(shape)):
+        return torch.nn.functional.linear(x, weight, bias).contiguous()
+    y = empty(x, shape)
+    _multiply(_lines(x), weight.t(), bias, _lines(y))
     return y
 
 
-@torch.no_grad()
+def _multiply(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """Write torch's product a b + bias into memory that was used before."""
+    if torch.is_grad_enabled():  # where an op is called without a graph around it; `out` is refused then
+        with torch.no_grad():
+            return _multiply(a, b, bias, out)
+    if bias is None:
+        torch.mm(a, b, out=out)
+    else:
+        torch.addmm(bias, a, b, out=out)
+
+
 def _linear_bwd_torch(dy: Tensor, x: Tensor, weight: Tensor, need: list[bool]) -> list[Tensor]:
     lines, gradients = _lines(dy), []
     if need[0]:
         gradients.append(empty(x, x.shape))
-        torch.mm(lines, weight, out=_lines(gradients[0]))
+        _multiply(lines, weight, None, _lines(gradients[0]))
     if need[1]:
         gradients.append(lines.t() @ _lines(x))
     if need[2]:

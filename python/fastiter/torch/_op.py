@@ -310,7 +310,7 @@ def empty(
 ) -> Tensor:
     """Return an uninitialised dense tensor with the device of ``x``, and its dtype unless another is given."""
     count = math.prod(shape)
-    if not _is_large(x, count):
+    if not is_large(x, count):
         if strides is None:
             return x.new_empty(shape, dtype=dtype)
         return x.new_empty_strided(shape, strides, dtype=dtype)
@@ -322,7 +322,8 @@ def empty(
     return x.new_empty(0, dtype=dtype).set_(storage, 0, shape, strides)
 
 
-def _is_large(x: Tensor, count: int) -> bool:
+def is_large(x: Tensor, count: int) -> bool:
+    """Say whether ``count`` numbers like those of ``x`` go where :func:`empty` finds memory that was used before."""
     if isinstance(count, int) and count < _LARGE // 8:
         return False
     ordinary = isinstance(count, int) and type(x) in _ORDINARY and x.is_cpu
