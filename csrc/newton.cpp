@@ -1,25 +1,14 @@
 #include "newton.hpp"
 #include "dispatch.hpp"
+#include "run.hpp"
 #include "runner.hpp"
 #include <algorithm>
-#include <numeric>
 #include <vector>
 
 namespace fastiter {
 namespace {
 
 template <class T> const NewtonKernelsOf<T>& table() { return kernels().newton->of<T>(); }
-
-// Rows by decreasing length; empty where there are no lengths
-std::vector<int64_t> by_length(const ParaShape& shape) {
-    std::vector<int64_t> order;
-    if (!shape.lengths) return order;
-    order.resize(size_t(shape.B));
-    std::iota(order.begin(), order.end(), int64_t(0));
-    std::stable_sort(order.begin(), order.end(),
-                     [&](int64_t a, int64_t b) { return shape.lengths[a] > shape.lengths[b]; });
-    return order;
-}
 
 // Threads worth waking: each should have work for longer than that takes.
 int threads_for(const ParaShape& shape, int threads) {
@@ -60,7 +49,7 @@ template <class T> void run_newton(ParaForward<T>& p, int64_t* steps) {
 } // namespace
 
 template <class T> void run_para_forward(ParaForward<T> p, int64_t* steps) {
-    const std::vector<int64_t> order = by_length(p.shape);
+    const std::vector<int64_t> order = by_length(p.shape.lengths, p.shape.B);
     if (p.shape.lengths) p.shape.order = order.data();
     if (p.newton.window) return run_newton(p, steps);
     auto job = [](const void* params, Team team) {
@@ -70,7 +59,7 @@ template <class T> void run_para_forward(ParaForward<T> p, int64_t* steps) {
 }
 
 template <class T> void run_para_backward(ParaBackward<T> p) {
-    const std::vector<int64_t> order = by_length(p.shape);
+    const std::vector<int64_t> order = by_length(p.shape.lengths, p.shape.B);
     if (p.shape.lengths) p.shape.order = order.data();
     auto job = [](const void* params, Team team) {
         table<T>().backward(*static_cast<const ParaBackward<T>*>(params), team);

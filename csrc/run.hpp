@@ -12,7 +12,7 @@ struct CellSize {
 };
 CellSize cell_size(Cell cell);
 
-// Rows by decreasing length
+// Rows by decreasing length; none where there are no lengths
 std::vector<int64_t> by_length(const int64_t* lengths, int64_t count);
 
 // lengths in batch order (nullptr: all T). Fills in order, plan and workspace.

@@ -179,9 +179,11 @@ template <class S> void WeightGradient<S>::finish(const RnnBackward<S>& p) {
         });
     } else if (!inside_) {
         Product<S>{p, dr_}.run();
-    } else if (parts_ == 2) {
-        in_shares(size_, [one = p.dr, other = p.dr + size_, to = dr_](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) to[i] = one[i] + other[i];
+    } else if (parts_ > 1) {
+        in_shares(size_, [this, parts = p.dr](int64_t begin, int64_t end) {
+            std::copy(parts + begin, parts + end, dr_ + begin);
+            for (int64_t part = 1; part < parts_; ++part)
+                for (int64_t i = begin; i < end; ++i) dr_[i] += parts[part * size_ + i];
         });
     }
 }

@@ -16,7 +16,6 @@ template <class S, class C> struct Backward {
     const int64_t db_stride = G * Dp + kFreeAfterDb;
     const Seat seat;
     const Rows rows;
-    const bool adds_r;
     Visits<S> visits;
     S* packed;  // r as [head][panel][gate * D + d][vector of units][lane]
     T *ds, *db; // [state][row][unit]; [head][batch row][gate][unit]
@@ -24,9 +23,8 @@ template <class S, class C> struct Backward {
     const Bound<S> bound_h{shape.clip_state};
     const Bound<T> bound_dh{shape.clip_grad};
 
-    Backward(const RnnBackward<S>& params, int thread, bool adds_r_)
-        : p(params), seat(p.plan, thread), rows(p.shape, seat.row_group, p.plan.rows), adds_r(adds_r_),
-          visits(p, G, adds_r_) {
+    Backward(const RnnBackward<S>& params, int thread, bool adds_r)
+        : p(params), seat(p.plan, thread), rows(p.shape, seat.row_group, p.plan.rows), visits(p, G, adds_r) {
         Arena arena{static_cast<char*>(p.workspace)};
         lay_out(arena, thread);
     }
@@ -35,12 +33,11 @@ template <class S, class C> struct Backward {
         packed = arena.take<S>(shape.N * panels * panel_size());
         db = p.db_rows ? p.db_rows : arena.take<T>(shape.N * shape.B * db_stride);
         for (int group = 0; group < p.plan.heads; ++group) {
-            Visits<S> of_group = visits;
-            of_group.lay_out(arena);
+            visits.lay_out(arena, group == seat.head_group);
             T* ds_of_group = arena.take<T>(states * visits.lines * Dp);
-            if (group == seat.head_group) visits.dp = of_group.dp, visits.h = of_group.h, ds = ds_of_group;
+            if (group == seat.head_group) ds = ds_of_group;
         }
-        for (int i = 0; i < p.plan.threads() && adds_r; ++i) {
+        for (int i = 0; i < p.plan.threads() && visits.adds_r; ++i) {
             auto* terms = arena.take<typename Visits<S>::Term>(visits.most_terms());
             if (i == thread) visits.terms = terms;
         }
@@ -107,14 +104,14 @@ template <class S, class C> struct Backward {
         T* sum;
     };
 
-    bool needs_before(int k) const { return C::needs_before[k] || (k == 0 && adds_r); }
+    bool needs_before(int k) const { return C::needs_before[k] || (k == 0 && visits.adds_r); }
 
     Line line_at(int64_t n, int64_t t, int64_t slot, int64_t i) {
         const int64_t row = rows.row(i), t_before = shape.reverse ? t + 1 : t - 1;
         const bool is_first = shape.reverse ? t_before == rows.length(i) : t == 0;
         Line line{};
         line.i = i, line.slot = slot, line.is_reset = shape.is_reset(row, t);
-        if (adds_r) line.place = visits.parts.place_of(rows.position(i));
+        if (visits.adds_r) line.place = visits.parts.place_of(rows.position(i));
         auto at = [&](const auto& all, int64_t step) {
             return all.data ? line_of(all, shape, row, step) + n * all.head : nullptr;
         };
@@ -213,7 +210,7 @@ template <class S, class C> struct Backward {
             store_up_to(line.dp + g * D + u, line.is_reset ? vec<T>{} : products[g], count);
             if (sums_b) store(line.sum + g * Dp + u, load(line.sum + g * Dp + u) + products[g]);
         }
-        if (sizeof(S) > 2 && adds_r) {
+        if (sizeof(S) > 2 && visits.adds_r) {
             const int64_t panel = u / kPanelUnits;
             store(visits.h_line(panel, line.slot, line.place) + u % kPanelUnits, x.before[0]);
         }
@@ -285,7 +282,7 @@ template <class S, class C> struct Backward {
         const int64_t begin = mine.begin * kPanelUnits, end = min_of(D, mine.end * kPanelUnits);
         Barrier& barrier = team.barriers[seat.barrier(p.plan)];
         enter(n, begin, end);
-        if (adds_r && !p.dr_is_clear) visits.clear_dr(n, seat);
+        if (visits.adds_r && !p.dr_is_clear) visits.clear_dr(n, seat);
         int64_t running = 0; // rows that had a step at the visit before
         for (int64_t k = 0; k < shape.T; ++k) {
             const int64_t t = visits.step_of(k), active = rows.active(t), slot = visits.slot_of(k);
@@ -297,7 +294,7 @@ template <class S, class C> struct Backward {
             if (shape.reverse && k == 0) visit(n, -1, slot, {active, rows.count}, mine, false); // rows without steps
             running = active;
             wait(barrier, p.plan.panels);
-            if (adds_r && visits.ends_block(k)) visits.add_block(n, k, seat, team);
+            if (visits.adds_r && visits.ends_block(k)) visits.add_block(n, k, seat, team);
         }
         const int64_t slot = visits.slot_of(shape.T);
         visit(n, -1, slot, {0, running}, mine, true);

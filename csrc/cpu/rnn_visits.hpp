@@ -39,10 +39,11 @@ template <class S> struct Visits {
 
     Visits(const RnnBackward<S>& params, int gates_, bool adds_r_) : p(params), adds_r(adds_r_), gates(gates_) {}
 
-    // Memory for the heads that one thread after the other works on
-    void lay_out(Arena& arena) {
-        dp = arena.take<S>(kept * lines * dp_stride);
-        h = arena.take<S>(adds_r ? parts.groups * size_of_part() : 0);
+    // Memory for a group of heads, this thread's or another's
+    void lay_out(Arena& arena, bool is_mine) {
+        S* dp_of_group = arena.take<S>(kept * lines * dp_stride);
+        S* h_of_group = arena.take<S>(adds_r ? parts.groups * size_of_part() : 0);
+        if (is_mine) dp = dp_of_group, h = h_of_group;
     }
 
     // The parts of h have lines between them that nobody uses, as the groups of rows have: see Rows::kGap.
@@ -67,7 +68,7 @@ template <class S> struct Visits {
     int64_t first_of_block(int64_t visit) const { return max_of(0, visit + 1 - (block - steps_left(visit) % block)); }
     bool ends_block(int64_t visit) const { return steps_left(visit) % block == 0 || visit == shape.T - 1; }
 
-    int64_t most_terms() const { return max_of(block, 1) * rows_of_part; }
+    int64_t most_terms() const { return block * rows_of_part; }
 
     // What a part adds up in this block's visits, up to `visit`: visit after visit, row after row
     int64_t find_terms(int part, int64_t visit) {
