@@ -156,22 +156,29 @@ def reason_against(entrant: Entrant, work: Contested) -> str | None:
     return None
 
 
-def admit(peers: Iterable[Entrant | Absent], work: Contested, threads: int) -> tuple[dict[str, Competitor], Record]:
-    """Those that compute the same, each at every number of threads that may suit it, and why others do not run."""
-    admitted: dict[str, Competitor] = {}
+def ways(peer: Entrant, threads: int) -> list[Competitor]:
+    """The peer at each number of threads that may suit it."""
+    found = []
+    for count in thread_counts(peer, threads):
+        how = ", ".join([*filter(None, [peer.variant]), f"{count} thread{'s' * (count > 1)}"])
+        found.append(Competitor(f"{peer.name} ({how})", peer.call, count, variant_of=peer.name))
+    return found
+
+
+def admit(peers: Iterable[Entrant | Absent], work: Contested, threads: int) -> tuple[list[Competitor], Record]:
+    """Those that compute the same, in all their ways, and why others do not run."""
+    admitted: list[Competitor] = []
     out: Record = {}
     for peer in peers:
         if isinstance(peer, Absent):
             out[peer.name] = peer.reason
             continue
-        for count in thread_counts(peer, threads):
-            use_threads(count)
-            how = ", ".join([*filter(None, [peer.variant]), f"{count} thread{'s' * (count > 1)}"])
-            if (reason := reason_against(peer, work)) is not None:
-                out[f"{peer.name} ({how})"] = reason
-                continue
-            key = f"{peer.name} ({how})"
-            admitted[key] = Competitor(key, peer.call, count, variant_of=peer.name)
+        for way in ways(peer, threads):
+            use_threads(way.threads)
+            if (reason := reason_against(peer, work)) is None:
+                admitted.append(way)
+            else:
+                out[way.name] = reason
     for name, reason in out.items():
         print(f"not timed: {name}: {reason}", flush=True)
     return admitted, out
@@ -180,21 +187,27 @@ def admit(peers: Iterable[Entrant | Absent], work: Contested, threads: int) -> t
 def race(
     work: Contested, peers: Iterable[Entrant | Absent], threads: int, budget: float, stir: Call | None = None
 ) -> Record:
-    """Ours, on fresh pages and on used ones, and all peers in turn."""
+    """The gate, then ours and all peers against the clock."""
     use_threads(threads)
     worst = work.check()
-    ours = work.forms()
     admitted, out = admit(peers, work, threads)
+    return {"difference": worst, "out": out, **timed(work, admitted, threads, budget, stir)}
+
+
+def timed(
+    work: Contested, peers: Sequence[Competitor], threads: int, budget: float, stir: Call | None = None
+) -> Record:
+    """Ours, on fresh pages and on used ones, and all peers in turn."""
+    use_threads(threads)
+    ours = work.forms()
     competitors = [Competitor(form, call, threads, often=True) for form, call in ours.items()]
-    timings = interleave([*competitors, *admitted.values()], budget, stir)
+    timings = interleave([*competitors, *peers], budget, stir)
     gc.collect()  # timing switches the collector off
     return {
         "work": work.name,
         "threads": threads,
-        "difference": worst,
         "ours": {form: milliseconds(timings[form]) for form in ours},
-        "peers": against_ours(timings, admitted, list(ours)),
-        "out": out,
+        "peers": against_ours(timings, peers, list(ours)),
         "load": load_average(),
     }
 
@@ -203,11 +216,11 @@ def milliseconds(timing: Timing) -> Record:
     return {"ms": 1e3 * timing.minimum, "median_ms": 1e3 * timing.median, "samples": len(timing.seconds)}
 
 
-def against_ours(timings: dict[str, Timing], admitted: dict[str, Competitor], forms: Sequence[str]) -> Record:
+def against_ours(timings: dict[str, Timing], peers: Sequence[Competitor], forms: Sequence[str]) -> Record:
     """Each peer at the fastest of its ways, and how many times as long it takes as ours."""
     found: Record = {}
-    for name in dict.fromkeys(competitor.variant_of for competitor in admitted.values()):
-        key = fastest(timings, [key for key, competitor in admitted.items() if competitor.variant_of == name])
+    for name in dict.fromkeys(peer.variant_of for peer in peers):
+        key = fastest(timings, [peer.name for peer in peers if peer.variant_of == name])
         theirs = timings[key]
         found[name] = {
             **milliseconds(theirs),

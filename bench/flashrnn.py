@@ -3,6 +3,12 @@
 peers      the four functions, forward and backward
 long       the gradients of a long sequence alone
 floor      the time that the products with R take at the machine's best rate, forward and backward
+
+The gate is passed here and each race is run in a process of its own, as a training loop is. What autograd copies for
+FlashRNN at each step is 17 MB and more, and how long that takes is up to the C library: where the heap has a hole of
+that size, as the gate's loop in float64 leaves it, the copies are made in memory that is there; in a process that
+does nothing else they are made in new pages each time, which takes up to seven times as long. So each race is run a
+second time, the C library told to give no memory back, and is reported as "memory kept".
 """
 
 from __future__ import annotations
@@ -11,8 +17,9 @@ import argparse
 from collections.abc import Iterator
 
 from bench import flashrnn_peers, limits, session
-from bench.contest import BOTH, Record, milliseconds, race
-from bench.flashrnn_cases import FULL, LONG, QUICK, QUICK_LONG, Backward, work_of
+from bench.alone import HEAPS, alone
+from bench.contest import BOTH, Absent, Contested, Entrant, Record, admit, milliseconds, timed, ways
+from bench.flashrnn_cases import FULL, LONG, QUICK, QUICK_LONG, Backward, Case, work_of
 from bench.session import Options
 from bench.timing import Competitor, interleave, load_average, use_threads
 
@@ -23,20 +30,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     session.add_arguments(parser, SECTIONS)
 
 
+def contest(case: Case, backward_alone: bool) -> tuple[Contested, list[Entrant | Absent]]:
+    work = work_of(case)
+    entrants = flashrnn_peers.entrants(case, work, backward_alone)
+    return (Backward(work) if backward_alone else work), entrants
+
+
+def against_the_clock(case: Case, backward_alone: bool, admitted: list[str], threads: int, options: Options) -> Record:
+    """The race alone, of peers that were admitted by name."""
+    work, entrants = contest(case, backward_alone)
+    known = [way for peer in entrants if isinstance(peer, Entrant) for way in ways(peer, threads)]
+    return timed(work, [way for way in known if way.name in admitted], threads, options.budget, options.stirring())
+
+
+def races(case: Case, backward_alone: bool, options: Options) -> Iterator[Record]:
+    work, entrants = contest(case, backward_alone)
+    for threads in options.threads:
+        use_threads(threads)
+        worst = work.check()
+        admitted, out = admit(options.chosen(entrants), work, threads)
+        names = [competitor.name for competitor in admitted]
+        record, kept = (alone(heap, against_the_clock, case, backward_alone, names, threads, options) for heap in HEAPS)
+        record["peers"] |= {f"{name}, memory kept": numbers for name, numbers in kept["peers"].items()}
+        yield {"difference": worst, "out": out, **record}
+
+
 def peers(options: Options) -> Iterator[Record]:
     for case in QUICK if options.quick else FULL:
-        work = work_of(case)
-        entrants = options.chosen(flashrnn_peers.entrants(case, work))
-        for threads in options.threads:
-            yield race(work, entrants, threads, options.budget, options.stirring())
+        yield from races(case, False, options)
 
 
 def long(options: Options) -> Iterator[Record]:
-    case = QUICK_LONG if options.quick else LONG
-    work = work_of(case)
-    entrants = options.chosen(flashrnn_peers.entrants(case, work, backward_alone=True))
-    for threads in options.threads:
-        yield race(Backward(work), entrants, threads, options.budget, options.stirring())
+    yield from races(QUICK_LONG if options.quick else LONG, True, options)
 
 
 def floor(options: Options) -> Iterator[Record]:

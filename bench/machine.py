@@ -48,7 +48,11 @@ def describe() -> dict[str, Any]:
             "torch": torch.__version__,
             "fastiter": fastiter.__version__,
         },
-        "environment": {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "KMP_", "MKL_"))},
+        "environment": {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith(("OMP_", "KMP_", "MKL_", "MALLOC_", "GLIBC_", "LD_PRELOAD"))
+        },
         "config": fastiter_config(),
         "load": load_average(),
     }

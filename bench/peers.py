@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
@@ -53,16 +53,14 @@ def compile_once_for_all_threads() -> None:
 
 
 @contextlib.contextmanager
-def environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(values)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def jax_on(threads: int) -> ModuleType | None:
@@ -76,6 +74,6 @@ def jax_on(threads: int) -> ModuleType | None:
     if jax is None:
         return None
     import_module("jax.extend.backend").clear_backends()
-    with environment("NPROC", str(threads)):
+    with environment({"NPROC": str(threads)}):
         jax.devices()
     return jax

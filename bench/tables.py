@@ -55,18 +55,18 @@ HEADERS = {
         f"{'ms':>10}{'median':>9}{'GB/s':>8}{'copy':>8}{'share':>7}{'fresh, ms':>11}",
     ),
     "peers": header(
-        "forward+backward", f"  {'peer':26}{'ms':>10}", f"{'fresh':>10}{'ratio':>7}", f"{'reused':>10}{'ratio':>7}"
+        "forward+backward", f"  {'peer':34}{'ms':>10}", f"{'fresh':>10}{'ratio':>7}", f"{'reused':>10}{'ratio':>7}"
     ),
     "long": header(
-        "backward alone", f"  {'peer':26}{'ms':>10}", f"{'fresh':>10}{'ratio':>7}", f"{'reused':>10}{'ratio':>7}"
+        "backward alone", f"  {'peer':34}{'ms':>10}", f"{'fresh':>10}{'ratio':>7}", f"{'reused':>10}{'ratio':>7}"
     ),
     "floor": header("share of the floor", f"{'ms':>10}{'median':>9}{'floor':>8}{'GF/s of':>9}{'share':>7}"),
     "rounding": header(
-        "rounded and back", f"  {'peer':26}{'ms':>10}", f"{'fresh':>10}{'ratio':>7}", f"{'reused':>10}{'ratio':>7}"
+        "rounded and back", f"  {'peer':34}{'ms':>10}", f"{'fresh':>10}{'ratio':>7}", f"{'reused':>10}{'ratio':>7}"
     ),
     "rate": header("rounded at every step", f"{'ms':>10}{'median':>9}{'10^9 / s':>10}{'torch.mm':>10}{'share':>7}"),
     "steps": header(
-        "rounded at every step", f"  {'peer':26}{'ms':>10}", f"{'fresh':>10}{'ratio':>7}", f"{'reused':>10}{'ratio':>7}"
+        "rounded at every step", f"  {'peer':34}{'ms':>10}", f"{'fresh':>10}{'ratio':>7}", f"{'reused':>10}{'ratio':>7}"
     ),
     "backward": header("backward against forward", f"{'inference':>13}{'forward':>10}{'backward':>10}{'ratio':>7}"),
     "sweeps": header("one sweep", f"{'ms':>10}{'peer':>10}{'ratio':>7}{'share':>7}"),
@@ -85,9 +85,9 @@ def peers_row(r: Record) -> str:
     start = f"{r['work']:34}{r['threads']:8}"
     ours = [r["ours"][form]["ms"] for form in FORMS]
     if not r["peers"]:
-        return f"{start}  {'(no peer)':26}{'-':>10}{ours[0]:10.3f}{'-':>7}{ours[1]:10.3f}{'-':>7}{r['load']:6.1f}"
+        return f"{start}  {'(no peer)':34}{'-':>10}{ours[0]:10.3f}{'-':>7}{ours[1]:10.3f}{'-':>7}{r['load']:6.1f}"
     return "\n".join(
-        f"{start}  {name:26}{peer['ms']:10.3f}{ours[0]:10.3f}{peer['ratio'][FRESH]:7.2f}"
+        f"{start}  {name:34}{peer['ms']:10.3f}{ours[0]:10.3f}{peer['ratio'][FRESH]:7.2f}"
         f"{ours[1]:10.3f}{peer['ratio'][REUSED]:7.2f}{r['load']:6.1f}  {peer['how']}"
         for name, peer in r["peers"].items()
     )

@@ -159,13 +159,13 @@ def run_round(
     timings: dict[str, Timing],
     stir: Callable[[], object] | None,
 ) -> None:
-    """One batch of each. Short calls run once untimed first: the one before has swept the caches."""
+    """One batch of each. What is not warm by itself runs once untimed: the one before has swept the caches."""
     for competitor in racing:
         use_threads(competitor.threads)
-        count = counts[competitor.name]
-        if count > 1:
+        count, timing = counts[competitor.name], timings[competitor.name]
+        if count > 1 or not timing.seconds or timing.minimum < WARM_BY_ITSELF:
             competitor.call()
-        timings[competitor.name].add(time_batch(competitor.call, count, stir), count)
+        timing.add(time_batch(competitor.call, count, stir), count)
 
 
 def fastest(timings: dict[str, Timing], names: Sequence[str]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import operator
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastiter  # noqa: E402
-from bench import contest, gate, limits, peers, session, tables, timing  # noqa: E402
+from bench import alone, contest, gate, limits, peers, session, tables, timing  # noqa: E402
 from bench.contest import FRESH, REUSED, Absent, Record, Work, leaves, torch_entrant  # noqa: E402
 
 
@@ -90,7 +92,7 @@ def test_ours_is_timed_on_fresh_pages_and_on_used_ones(monkeypatch: pytest.Monke
 
 def test_of_several_ways_and_thread_counts_the_fastest_counts() -> None:
     keys = ["peer (1 thread)", "peer (2 threads)", "peer (time first, 1 thread)", "other (1 thread)"]
-    admitted = {key: timing.Competitor(key, print, 1, variant_of=key.partition(" ")[0]) for key in keys}
+    admitted = [timing.Competitor(key, print, 1, variant_of=key.partition(" ")[0]) for key in keys]
     seconds = {FRESH: 2.0, REUSED: 1.0, keys[0]: 6.0, keys[2]: 4.0, keys[3]: 8.0}  # 2 threads dropped out
     timings = {name: timing.Timing([value, 3 * value]) for name, value in seconds.items()}
     found = contest.against_ours(timings, admitted, [FRESH, REUSED])
@@ -148,10 +150,18 @@ def test_a_missing_module_costs_one_line(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_variable_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HERE", "1")
     monkeypatch.delenv("GONE", raising=False)
-    with peers.environment("HERE", "2"), peers.environment("GONE", "3"):
+    with peers.environment({"HERE": "2", "GONE": "3"}):
         assert (peers.os.environ["HERE"], peers.os.environ["GONE"]) == ("2", "3")
     assert peers.os.environ["HERE"] == "1"
     assert "GONE" not in peers.os.environ
+
+
+def test_a_process_of_its_own_has_its_heap_from_the_start() -> None:
+    told = {heap: alone.alone(heap, os.getenv, "MALLOC_MMAP_MAX_", "not told") for heap in alone.HEAPS}
+    assert told == {"own": os.environ.get("MALLOC_MMAP_MAX_", "not told"), "kept": "0"}
+    assert alone.alone("own", os.getpid) != os.getpid()
+    with pytest.raises(ZeroDivisionError):
+        alone.alone("own", operator.truediv, 1, 0)
 
 
 # ---- The command ----------------------------------------------------------------------------------------------------

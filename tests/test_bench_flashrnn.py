@@ -15,7 +15,8 @@ torch = pytest.importorskip("torch")
 
 import fastiter  # noqa: E402
 from bench import __main__ as command  # noqa: E402
-from bench import contest, flashrnn, flashrnn_cases, flashrnn_peers, flashrnn_table  # noqa: E402
+from bench import contest, flashrnn, flashrnn_cases, flashrnn_peers, flashrnn_table, session  # noqa: E402
+from bench.alone import HEAPS  # noqa: E402
 from bench.flashrnn_cases import QUICK, Case  # noqa: E402
 
 
@@ -62,6 +63,40 @@ def test_a_run_without_the_peer_is_written_and_reported(
     printed = capsys.readouterr().out
     assert printed.count("| flashrnn vanilla | - | - | no flashrnn here |") == 5
     assert "gradients alone" in printed and "share of the floor" in printed
+
+
+@pytest.mark.parametrize("backward_alone", [False, True])
+def test_who_was_not_admitted_is_not_timed(backward_alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flashrnn_peers, "load", lambda module: SimpleNamespace(flashrnn=stand_in))
+    options = session.Options((), threads=(1,), budget=0.001, quick=True)
+    record = flashrnn.against_the_clock(QUICK[0], backward_alone, ["flashrnn vanilla_fwbw (1 thread)"], 1, options)
+    assert list(record["peers"]) == ["flashrnn vanilla_fwbw"]
+    assert record["ours"].keys() == {contest.FRESH, contest.REUSED}
+
+
+def test_each_peer_is_timed_in_both_heaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flashrnn_peers, "load", lambda module: SimpleNamespace(flashrnn=stand_in))
+    monkeypatch.setattr(
+        flashrnn, "alone", lambda heap, function, *arguments: heaps.append(heap) or function(*arguments)
+    )
+    heaps: list[str] = []
+    options = session.Options((), threads=(1,), budget=0.001, quick=True)
+    (record,) = flashrnn.races(QUICK[0], False, options)
+    assert heaps == list(HEAPS)
+    names = ["flashrnn vanilla", "flashrnn vanilla_fwbw"]
+    assert list(record["peers"]) == names + [f"{name}, memory kept" for name in names]
+    assert record["difference"] < 1e-5 and not record["out"]
+
+
+def test_a_peer_with_wrong_results_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*given: Any, function: str, backend: str, dtype: str) -> Any:
+        every, last = stand_in(*given, function=function, backend=backend, dtype=dtype)
+        return every + 1e-2, last
+
+    monkeypatch.setattr(flashrnn_peers, "load", lambda module: SimpleNamespace(flashrnn=wrong))
+    monkeypatch.setattr(flashrnn, "alone", lambda heap, function, *arguments: function(*arguments))
+    (record,) = flashrnn.races(QUICK[0], False, session.Options((), threads=(1,), budget=0.001, quick=True))
+    assert not record["peers"] and len(record["out"]) == 2
 
 
 def test_goals_are_those_of_the_issue() -> None:
