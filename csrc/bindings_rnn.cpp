@@ -43,9 +43,6 @@ template <class H, class T> void all_steps(const py::tuple& x, PerState<Steps<H>
     }
 }
 
-// What is added to the code of a cell whose states are rounded: see python/fastiter/_rnn.py
-constexpr int64_t kRoundsStates = 8;
-
 // (cell, B, T, N, D, reverse, lengths, offsets, packed_rows), and where there is more to it (starts, reset, reset_row,
 // clip_state, clip_grad)
 RnnShape shape_of(const py::tuple& x) {

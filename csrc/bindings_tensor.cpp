@@ -12,40 +12,74 @@ constexpr int64_t kLargest = 1 << 20; // bytes of a result; larger ones come fro
 
 // (code, gates, states, saved) of python/fastiter/_rnn.py
 struct CellOf {
-    Cell code;
-    int64_t gates;
+    int64_t code, gates;
     int states;
     int64_t saved;
-    explicit CellOf(const py::tuple& x)
-        : code(Cell(at(x, 0))), gates(at(x, 1)), states(int(at(x, 2))), saved(at(x, 3)) {}
+    explicit CellOf(const py::tuple& x) : code(at(x, 0)), gates(at(x, 1)), states(int(at(x, 2))), saved(at(x, 3)) {}
     static int64_t at(const py::tuple& x, int i) { return integer(PyTuple_GET_ITEM(x.ptr(), i)); }
+
+    // Of h (B, T, N, D)
+    RnnShape shape_of(int64_t B, int64_t T, int64_t N, int64_t D, bool reverse) const {
+        RnnShape s;
+        s.cell = Cell(code % kRoundsStates), s.rounds_states = code >= kRoundsStates;
+        s.B = B, s.T = T, s.N = N, s.D = D, s.reverse = reverse;
+        return s;
+    }
 };
 
-// Of float and double all states have one type.
-template <class T> T& of(PerState<T, T>& each, int state) { return state == 0 ? each.h : each.others[state - 1]; }
+// What is computed with, and what the states other than h are kept as, where everything else has `bits`
+int computed_bits(int bits) { return bits == 16 ? 32 : bits; }
+int bits_of_state(int state, int bits) { return state == 0 ? bits : computed_bits(bits); }
 
-// The tensors of a tuple or list of `count`; none at all for an empty one or None
+template <class P> void point(P*& out, const View& x) { out = x.data<P>(); }
+template <class P> void point(Steps<P>& out, const View& x) {
+    const bool gates = x.ndim() == 5;
+    out = {x.data<P>(), x.stride(0), x.stride(1), gates ? x.stride(2) : 0, x.stride(gates ? 3 : 2)};
+}
+template <class H, class Other> void point(PerState<H, Other>& out, int state, const View& x) {
+    if (state == 0)
+        point(out.h, x);
+    else
+        point(out.others[state - 1], x);
+}
+
+// Of each state a tensor or None, `count` at most
 struct Views {
     View view[kMaxStates];
-    bool given = false;
+    bool given[kMaxStates] = {};
+    int size = 0;
+
     bool read(PyObject* x, int count) {
-        if (x == Py_None) return true;
-        const bool is_tuple = PyTuple_CheckExact(x);
-        if (!is_tuple && !PyList_CheckExact(x)) return false;
-        const Py_ssize_t size = is_tuple ? PyTuple_GET_SIZE(x) : PyList_GET_SIZE(x);
-        if (size == 0) return true;
-        if (size != count) return false;
-        given = true;
-        for (int i = 0; i < count; ++i)
-            if (!view[i].read(is_tuple ? PyTuple_GET_ITEM(x, i) : PyList_GET_ITEM(x, i))) return false;
+        if (!PyTuple_CheckExact(x) && !PyList_CheckExact(x)) return false;
+        size = int(PySequence_Fast_GET_SIZE(x));
+        if (size > count) return false;
+        for (int i = 0; i < size; ++i) {
+            PyObject* item = PySequence_Fast_GET_ITEM(x, i);
+            given[i] = item != Py_None;
+            if (given[i] && !view[i].read(item)) return false;
+        }
         return true;
     }
-    template <class T> void addresses(int count, PerState<const T*, const T*>& out) const {
-        for (int i = 0; given && i < count; ++i) of(out, i) = view[i].data<T>();
+    bool is_whole(int count) const {
+        for (int i = 0; i < count; ++i)
+            if (!given[i]) return false;
+        return true;
+    }
+    bool is_whole_or_none(int count) const { return size == 0 || is_whole(count); }
+    // Whether each that is given has the dtype of its state beside an h of `bits`, and is what `fits` says
+    template <class F> bool all(int bits, F fits) const {
+        for (int i = 0; i < kMaxStates; ++i)
+            if (given[i] && !(view[i].bits() == bits_of_state(i, bits) && fits(view[i]))) return false;
+        return true;
+    }
+    template <class H, class Other> void point_at(PerState<H, Other>& out) const {
+        for (int i = 0; i < kMaxStates; ++i)
+            if (given[i]) point(out, i, view[i]);
     }
 };
 
-// wx (B, T, G, N, D), r (G, N, D, D), b (G, N, D) or None, the state: everything has one dtype and the shape that wx says.
+// wx (B, T, G, N, D), r (G, N, D, D), b (G, N, D) or None, the state or None: everything has the shape that wx says, and its
+// dtype, or of bfloat16 that which is computed with where the ops take it.
 struct Inputs {
     CellOf cell;
     View wx, r, b;
@@ -54,92 +88,91 @@ struct Inputs {
 
     explicit Inputs(const py::tuple& cell_of) : cell(cell_of) {}
 
-    bool read(py::handle wx_, py::handle r_, py::handle b_, py::handle state_) {
+    bool read(py::handle wx_, py::handle r_, py::handle b_, py::handle state_, bool save) {
         if (!wx.read(wx_.ptr()) || wx.ndim() != 5 || wx.size(2) != cell.gates || wx.size(3) < 1 || wx.size(4) < 1)
             return false;
         const int64_t B = wx.size(0), G = cell.gates, N = wx.size(3), D = wx.size(4);
-        auto fits = [&](const View& x, std::initializer_list<int64_t> shape) {
-            return x.bits() == wx.bits() && x.has_shape(shape) && x.is_contiguous();
+        auto fits = [](const View& x, std::initializer_list<int64_t> shape) {
+            return x.has_shape(shape) && x.is_contiguous();
         };
-        if (!wx.has_unit_stride() || wx.stride(1) > wx.stride(0)) return false; // time-major results are views
-        if (!r.read(r_.ptr()) || !fits(r, {G, N, D, D})) return false;
+        if (!wx.has_unit_stride()) return false;
+        if (!r.read(r_.ptr()) || r.bits() != wx.bits() || !fits(r, {G, N, D, D})) return false;
         has_b = !b_.is_none();
         if (has_b && (!b.read(b_.ptr()) || !fits(b, {G, N, D}))) return false;
-        if (!state.read(state_.ptr(), cell.states)) return false;
-        for (int i = 0; state.given && i < cell.states; ++i)
-            if (!fits(state.view[i], {B, N, D})) return false;
-        const int64_t most = cell.saved > 1 ? cell.saved : 1;
-        return B * wx.size(1) * most * N * D * (wx.bits() / 8) < kLargest;
+        if (has_b && b.bits() != wx.bits() && b.bits() != computed_bits(wx.bits())) return false;
+        if (!state_.is_none() && !state.read(state_.ptr(), cell.states)) return false;
+        if (!state.is_whole_or_none(cell.states)) return false;
+        if (!state.all(wx.bits(), [&](const View& x) { return fits(x, {B, N, D}); })) return false;
+        const int64_t units = B * wx.size(1) * N * D, saved = save ? cell.saved * computed_bits(wx.bits()) : 0;
+        return units * (saved > wx.bits() ? saved : wx.bits()) / 8 < kLargest;
     }
 };
 
-template <class T> Steps<T> steps_of(const View& x) {
-    const bool gates = x.ndim() == 5;
-    return {x.data<std::remove_const_t<T>>(), x.stride(0), x.stride(1), gates ? x.stride(2) : 0,
-            x.stride(gates ? 3 : 2)};
+// New tensors, in the order of the result, of the dtype of `like`; those of all steps, (B, T, ...), have time outermost in memory
+// where `like` has.
+struct Outputs {
+    const View& like;
+    py::list all{};
+
+    View add(std::initializer_list<int64_t> shape, int bits, bool time_major) {
+        py::object made = new_tensor(like, shape, bits, time_major);
+        View view;
+        view.read(made.ptr());
+        all.append(std::move(made));
+        return view;
+    }
+    View add(std::initializer_list<int64_t> shape) { return add(shape, like.bits(), false); }
+    View add_steps(std::initializer_list<int64_t> shape, int bits) {
+        return add(shape, bits, like.stride(1) > like.stride(0));
+    }
+    template <class P> void add_state(P& out, int state, std::initializer_list<int64_t> shape) {
+        point(out, state, add(shape, bits_of_state(state, like.bits()), false));
+    }
+    template <class P> void add_steps_of_state(P& out, int state, std::initializer_list<int64_t> shape) {
+        point(out, state, add_steps(shape, bits_of_state(state, like.bits())));
+    }
+};
+
+// b as it is computed with; `wide` is where it is if it has to be converted.
+template <class S> const rnn_value<S>* bias_of(const View& b, std::vector<float>& wide) {
+    if constexpr (sizeof(S) == 2) {
+        if (b.bits() == 16) {
+            const bf16* narrow = b.data<const bf16>();
+            for (int64_t i = 0, count = b.size(0) * b.size(1) * b.size(2); i < count; ++i)
+                wide.push_back(widened(narrow[i]));
+            return wide.data();
+        }
+    }
+    return b.data<const rnn_value<S>>();
 }
 
-// A new tensor and its view
-struct Output {
-    py::object object;
-    View view;
-    Output(const View& like, std::initializer_list<int64_t> shape) : object(new_tensor(like, shape)) {
-        view.read(object.ptr());
-    }
-};
-
-template <class T> py::object forward(const Inputs& in, bool reverse, bool all_states, bool save) {
-    const View& wx = in.wx;
-    const int64_t B = wx.size(0), steps = wx.size(1), N = wx.size(3), D = wx.size(4);
-    RnnForward<T> p;
-    p.shape.cell = in.cell.code, p.shape.reverse = reverse;
-    p.shape.B = B, p.shape.T = steps, p.shape.N = N, p.shape.D = D;
-    p.wx = steps_of<const T>(wx);
-    p.r = in.r.data<T>();
-    p.b = in.has_b ? in.b.data<T>() : nullptr;
-    in.state.addresses(in.cell.states, p.first);
-    std::vector<Output> outputs;
-    auto add = [&](std::initializer_list<int64_t> shape) -> const View& {
-        outputs.emplace_back(wx, shape);
-        return outputs.back().view;
-    };
-    p.states.h = steps_of<T>(add({B, steps, N, D}));
-    for (int i = 0; i < in.cell.states; ++i) of(p.last, i) = add({B, N, D}).template data<T>();
-    for (int i = 1; i < in.cell.states && (all_states || save); ++i)
-        of(p.states, i) = steps_of<T>(add({B, steps, N, D}));
-    if (save && in.cell.saved) p.saved = steps_of<T>(add({B, steps, in.cell.saved, N, D}));
+template <class S> py::object forward(const Inputs& in, bool reverse, bool all_states, bool save) {
+    const int64_t B = in.wx.size(0), T = in.wx.size(1), N = in.wx.size(3), D = in.wx.size(4);
+    const int states = in.cell.states;
+    std::vector<float> wide;
+    RnnForward<S> p;
+    p.shape = in.cell.shape_of(B, T, N, D, reverse);
+    point(p.wx, in.wx);
+    point(p.r, in.r);
+    if (in.has_b) p.b = bias_of<S>(in.b, wide);
+    in.state.point_at(p.first);
+    Outputs out{in.wx};
+    out.add_steps_of_state(p.states, 0, {B, T, N, D});
+    for (int i = 0; i < states; ++i) out.add_state(p.last, i, {B, N, D});
+    for (int i = 1; i < states && (all_states || save); ++i) out.add_steps_of_state(p.states, i, {B, T, N, D});
+    if (save && in.cell.saved) point(p.saved, out.add_steps({B, T, in.cell.saved, N, D}, computed_bits(in.wx.bits())));
     {
         py::gil_scoped_release release;
         run_forward(p);
     }
-    py::list result;
-    for (Output& output : outputs) result.append(std::move(output.object));
-    return result;
+    return std::move(out.all);
 }
-
-// Tensors or None, `count` at most
-struct OptionalViews {
-    View view[kMaxStates];
-    bool given[kMaxStates] = {};
-    bool read(PyObject* x) {
-        if (!PyTuple_CheckExact(x) && !PyList_CheckExact(x)) return false;
-        const Py_ssize_t count = PySequence_Fast_GET_SIZE(x);
-        if (count > kMaxStates) return false;
-        for (Py_ssize_t i = 0; i < count; ++i) {
-            PyObject* item = PySequence_Fast_GET_ITEM(x, i);
-            given[i] = item != Py_None;
-            if (given[i] && !view[i].read(item)) return false;
-        }
-        return true;
-    }
-};
 
 // What the forward pass kept, and the gradients that come in: everything as the forward pass made it
 struct Kept {
     CellOf cell;
     View r, saved;
-    Views state, states;
-    OptionalViews dstates, dlast;
+    Views state, states, dstates, dlast;
     bool has_saved = false;
 
     explicit Kept(const py::tuple& cell_of) : cell(cell_of) {}
@@ -153,70 +186,71 @@ struct Kept {
         if (count > 1 || has_saved != (cell.saved > 0)) return false;
         if (has_saved && !saved.read(PySequence_Fast_GET_ITEM(saved_.ptr(), 0))) return false;
         if (!r.read(r_.ptr()) || !r.is_contiguous() || !state.read(first.ptr(), cell.states)) return false;
-        if (!states.read(states_.ptr(), cell.states) || !states.given || h().ndim() != 4) return false;
-        if (!dstates.read(dstates_.ptr()) || !dlast.read(dlast_.ptr())) return false;
-        for (int i = 0; i < cell.states; ++i) {
-            if (state.given && !state.view[i].is_contiguous()) return false;
-            if (dstates.given[i] && !dstates.view[i].has_unit_stride()) return false;
-            if (dlast.given[i] && !dlast.view[i].is_contiguous()) return false;
-        }
-        const int64_t lines = h().size(0) * h().size(1) * h().size(2) * h().size(3);
-        return h().stride(1) <= h().stride(0) && lines * cell.gates * (h().bits() / 8) < kLargest &&
-               r.size(0) * r.size(1) * r.size(2) * r.size(3) * (r.bits() / 8) < kLargest;
+        if (!state.is_whole_or_none(cell.states)) return false;
+        if (!states.read(states_.ptr(), cell.states) || !states.is_whole(cell.states) || h().ndim() != 4) return false;
+        if (!dstates.read(dstates_.ptr(), cell.states) || !dlast.read(dlast_.ptr(), cell.states)) return false;
+        const int bits = h().bits(), value_bits = computed_bits(bits);
+        const auto is_plain = [](const View& x) { return x.is_contiguous(); };
+        if (r.bits() != bits || !state.all(bits, is_plain) || !dlast.all(bits, is_plain)) return false;
+        if (!states.all(bits, [](const View&) { return true; })) return false;
+        if (!dstates.all(bits, [](const View& x) { return x.has_unit_stride(); })) return false;
+        if (has_saved && saved.bits() != value_bits) return false;
+        const int64_t units = h().size(0) * h().size(1) * h().size(2) * h().size(3);
+        return units * cell.gates * (value_bits / 8) < kLargest &&
+               r.size(0) * r.size(1) * r.size(2) * r.size(3) * (bits / 8) < kLargest;
     }
 };
 
-template <class T> py::object backward(const Kept& in, bool reverse, bool need_r, bool need_b, bool need_state) {
+template <class S> py::object backward(const Kept& in, bool reverse, bool need_r, bool need_b, bool need_state) {
     const View& h = in.h();
-    const int64_t B = h.size(0), steps = h.size(1), N = h.size(2), D = h.size(3), G = in.cell.gates;
-    const int S = in.cell.states;
-    RnnBackward<T> p;
-    p.shape.cell = in.cell.code, p.shape.reverse = reverse;
-    p.shape.B = B, p.shape.T = steps, p.shape.N = N, p.shape.D = D;
-    p.r = in.r.data<T>();
-    in.state.addresses(S, p.first);
-    if (in.has_saved) p.saved = steps_of<const T>(in.saved);
-    for (int i = 0; i < S; ++i) {
-        of(p.states, i) = steps_of<const T>(in.states.view[i]);
-        if (in.dstates.given[i]) of(p.dstates, i) = steps_of<const T>(in.dstates.view[i]);
-        if (in.dlast.given[i]) of(p.dlast, i) = in.dlast.view[i].data<T>();
-    }
-    py::list result;
-    auto add = [&](std::initializer_list<int64_t> shape) {
-        Output output(h, shape);
-        result.append(output.object);
-        return output.view;
-    };
-    p.dwx = steps_of<T>(add({B, steps, G, N, D}));
-    T* dr = need_r ? add({G, N, D, D}).template data<T>() : nullptr;
-    if (need_b) p.db = add({G, N, D}).template data<T>();
-    for (int i = 0; need_state && i < S; ++i) of(p.dfirst, i) = add({B, N, D}).template data<T>();
+    const int64_t B = h.size(0), T = h.size(1), N = h.size(2), D = h.size(3), G = in.cell.gates;
+    RnnBackward<S> p;
+    p.shape = in.cell.shape_of(B, T, N, D, reverse);
+    point(p.r, in.r);
+    in.state.point_at(p.first);
+    if (in.has_saved) point(p.saved, in.saved);
+    in.states.point_at(p.states);
+    in.dstates.point_at(p.dstates);
+    in.dlast.point_at(p.dlast);
+    Outputs out{h};
+    point(p.dwx, out.add_steps({B, T, G, N, D}, h.bits()));
+    S* dr = nullptr;
+    if (need_r) point(dr, out.add({G, N, D, D}));
+    if (need_b) point(p.db, out.add({G, N, D}));
+    for (int i = 0; need_state && i < in.cell.states; ++i) out.add_state(p.dfirst, i, {B, N, D});
     {
         py::gil_scoped_release release;
         run_backward(p, dr);
     }
-    return result;
+    return std::move(out.all);
 }
 
+// f.template operator()<S>() for what arrays of `bits` are stored as
+template <class F> py::object stored_as(int bits, F f) {
+    return bits == 16   ? f.template operator()<bf16>()
+           : bits == 32 ? f.template operator()<float>()
+                        : f.template operator()<double>();
+}
+
+// For arguments of the public functions, where an empty tuple is no state and b has the dtype of the rest
 bool rnn_fits(const py::tuple& cell, py::handle wx, py::handle r, py::handle b, py::handle state) {
     Inputs in(cell);
-    return in.read(wx, r, b, state) && in.state.given == !state.is_none(); // an empty tuple is no state
+    if (!in.read(wx, r, b, state, false)) return false;
+    return (in.state.size > 0) == !state.is_none() && (!in.has_b || in.b.bits() == in.wx.bits());
 }
 
 py::object rnn_fwd(const py::tuple& cell, py::handle wx, py::handle r, py::handle b, py::handle state, bool reverse,
                    bool all_states, bool save) {
     Inputs in(cell);
-    if (!in.read(wx, r, b, state)) return py::none();
-    return in.wx.bits() == 32 ? forward<float>(in, reverse, all_states, save)
-                              : forward<double>(in, reverse, all_states, save);
+    if (!in.read(wx, r, b, state, save)) return py::none();
+    return stored_as(in.wx.bits(), [&]<class S>() { return forward<S>(in, reverse, all_states, save); });
 }
 
 py::object rnn_bwd(const py::tuple& cell, py::handle r, py::handle first, const py::list& states, const py::list& saved,
                    const py::list& dstates, py::handle dlast, bool reverse, bool need_r, bool need_b, bool need_state) {
     Kept in(cell);
     if (!in.read(r, first, states, saved, dstates, dlast)) return py::none();
-    return in.h().bits() == 32 ? backward<float>(in, reverse, need_r, need_b, need_state)
-                               : backward<double>(in, reverse, need_r, need_b, need_state);
+    return stored_as(in.h().bits(), [&]<class S>() { return backward<S>(in, reverse, need_r, need_b, need_state); });
 }
 
 } // namespace

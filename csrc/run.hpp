@@ -12,6 +12,9 @@ struct CellSize {
 };
 CellSize cell_size(Cell cell);
 
+// What is added to the code of a cell whose states are rounded: see python/fastiter/_rnn.py
+constexpr int64_t kRoundsStates = 8;
+
 // Rows by decreasing length; none where there are no lengths
 std::vector<int64_t> by_length(const int64_t* lengths, int64_t count);
 

@@ -1,4 +1,7 @@
 #include "tensors.hpp"
+#include <algorithm>
+#include <utility>
+#include <vector>
 
 namespace fastiter {
 namespace {
@@ -41,8 +44,10 @@ bool View::read(PyObject* x) {
         PyErr_Clear();
         return false;
     }
-    return t_.device.type == dlpack::kCpu && t_.dtype.code == dlpack::kFloat && t_.dtype.lanes == 1 &&
-           (bits() == 32 || bits() == 64) && t_.ndim > 0 && t_.strides && !is_negated(x);
+    const bool is_known = bits() == 16 ? t_.dtype.code == dlpack::kBfloat
+                                       : t_.dtype.code == dlpack::kFloat && (bits() == 32 || bits() == 64);
+    return is_known && t_.dtype.lanes == 1 && t_.device.type == dlpack::kCpu && t_.ndim > 0 && t_.strides &&
+           !is_negated(x);
 }
 
 bool View::has_shape(std::initializer_list<int64_t> shape) const {
@@ -70,14 +75,26 @@ bool View::is_contiguous() const {
 }
 
 py::object new_tensor(const View& like, std::initializer_list<int64_t> shape) {
+    return new_tensor(like, shape, like.bits(), false);
+}
+
+py::object new_tensor(const View& like, std::initializer_list<int64_t> shape, int bits, bool second_first) {
+    std::vector<int64_t> sizes(shape), strides(shape.size());
+    if (second_first) std::swap(sizes[0], sizes[1]);
+    int64_t stride = 1;
+    for (size_t axis = sizes.size(); axis-- > 0; stride *= std::max<int64_t>(sizes[axis], 1)) strides[axis] = stride;
     dlpack::Tensor prototype = like.dl();
-    prototype.ndim = int32_t(shape.size());
-    prototype.shape = const_cast<int64_t*>(shape.begin());
+    prototype.dtype = {bits == 16 ? dlpack::kBfloat : dlpack::kFloat, uint8_t(bits), 1};
+    prototype.ndim = int32_t(sizes.size());
+    prototype.shape = sizes.data();
     prototype.strides = nullptr;
     dlpack::Managed* managed = nullptr;
     void* object = nullptr;
-    if (api->allocate(&prototype, &managed, nullptr, set_error) != 0 || api->import_managed(managed, &object) != 0)
-        throw py::error_already_set();
+    if (api->allocate(&prototype, &managed, nullptr, set_error) != 0) throw py::error_already_set();
+    if (second_first) std::swap(sizes[0], sizes[1]), std::swap(strides[0], strides[1]);
+    managed->tensor.shape = sizes.data();
+    managed->tensor.strides = strides.data();
+    if (api->import_managed(managed, &object) != 0) throw py::error_already_set();
     return py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
 }
 

@@ -27,7 +27,13 @@ struct Tensor {
     int64_t* strides;
     uint64_t byte_offset;
 };
-struct Managed; // a tensor and who owns it
+struct Managed { // a tensor and who owns it
+    Version version;
+    void* owner;
+    void (*release)(Managed*);
+    uint64_t flags;
+    Tensor tensor;
+};
 using SetError = void (*)(void* context, const char* kind, const char* message);
 struct ExchangeApi {
     Version version;
@@ -39,7 +45,7 @@ struct ExchangeApi {
     int (*stream)(int32_t device_type, int32_t device_id, void** out);
 };
 constexpr int32_t kCpu = 1;
-constexpr uint8_t kFloat = 2;
+constexpr uint8_t kFloat = 2, kBfloat = 4;
 
 } // namespace dlpack
 
@@ -47,7 +53,7 @@ constexpr uint8_t kFloat = 2;
 // Returns whether this DLPack is one that is known here.
 bool use_tensors(py::object api, py::object tensor_type, py::object parameter_type);
 
-// A dense float32 or float64 tensor in the memory of this machine
+// A dense tensor of float32, float64 or bfloat16, which differ in their bits, in the memory of this machine
 class View {
 public:
     bool read(PyObject* x); // false: it is something else
@@ -68,5 +74,7 @@ private:
 
 // An uninitialised contiguous tensor of the dtype of `like`
 py::object new_tensor(const View& like, std::initializer_list<int64_t> shape);
+// Of the dtype that has `bits`; dense, with the second axis outermost in memory if `second_first`
+py::object new_tensor(const View& like, std::initializer_list<int64_t> shape, int bits, bool second_first);
 
 } // namespace fastiter

@@ -136,12 +136,6 @@ template <class F> void in_shares(int64_t count, F f) {
     run(params, job, [&](int threads) { return count < kSmall ? 1 : threads; });
 }
 
-uint16_t narrowed(float x) {
-    const uint32_t bits = std::bit_cast<uint32_t>(x);
-    const uint32_t nearest = bits + 0x7fff + ((bits >> 16) & 1), quiet = bits | 0x400000;
-    return uint16_t((x != x ? quiet : nearest) >> 16);
-}
-
 // Whether dr of a head fits the second-level cache beside what the kernel keeps there
 template <class S> bool fits_inside(const RnnShape& s) {
     constexpr int64_t kLargest = 256 << 10;
@@ -175,7 +169,7 @@ template <class S> void WeightGradient<S>::finish(const RnnBackward<S>& p) {
         float* sum = static_cast<float*>(sums_.of(sizeof(float) * size_t(size_)));
         Product<S>{p, sum}.run();
         in_shares(size_, [sum, to = dr_](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) to[i].bits = narrowed(sum[i]);
+            for (int64_t i = begin; i < end; ++i) to[i] = narrowed(sum[i]);
         });
     } else if (!inside_) {
         Product<S>{p, dr_}.run();

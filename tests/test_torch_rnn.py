@@ -273,11 +273,26 @@ def test_any_layout_of_inputs(cell: str, activation: str, view: str) -> None:
 # --- small calls -----------------------------------------------------------------------------------------------------
 
 
+def in_bfloat16(inputs: Leaves) -> Leaves:
+    """The same arguments, the states other than h in float32."""
+
+    def half(x: Any) -> Any:
+        return x.detach().bfloat16().requires_grad_()
+
+    h, *others = inputs.state
+    return Leaves(*map(half, inputs[:3]), (half(h), *others))
+
+
+def bits_of(x: Any) -> Any:
+    return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).detach().numpy()
+
+
 @both_ways
-@both_dtypes
+@both_layouts
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=["f32", "f64", "bf16"])
 @every_cell
 def test_one_call_or_step_by_step(
-    cell: str, activation: str, dtype: Any, reverse: bool, monkeypatch: pytest.MonkeyPatch
+    cell: str, activation: str, dtype: Any, time_major: bool, reverse: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Small tensors take one call for all that the ops do; without it the same results come out."""
     short = [fastiter._core.rnn_fwd_tensors, fastiter._core.rnn_bwd_tensors]
@@ -292,16 +307,29 @@ def test_one_call_or_step_by_step(
         return call
 
     for B, T, N, D in (*SIZES, (0, 3, 2, 5), (3, 0, 2, 5)):
-        inputs, results = rnn_inputs(cell, B, T, N, D, dtype), []
+        results, kinds = [], []
+        monkeypatch.undo()
         for functions in (map(counted, short), [lambda *_: None] * 2):
             for name, function in zip(("rnn_fwd_tensors", "rnn_bwd_tensors"), functions, strict=True):
                 monkeypatch.setattr(fastiter._core, name, function)
-            given = leaves(inputs)
+            if results:
+                monkeypatch.setattr(fastiter._core, "rnn_fits_tensors", lambda *_: False)
+            if dtype == torch.bfloat16:
+                given = in_bfloat16(leaves(rnn_inputs(cell, B, T, N, D, np.float32), time_major))
+            else:
+                numbers = np.float32 if dtype == torch.float32 else np.float64
+                given = leaves(rnn_inputs(cell, B, T, N, D, numbers), time_major)
+            with torch.no_grad():
+                h, last = getattr(fastiter.torch, cell)(*given, **options(activation, reverse=reverse))
+            alone = (h, *last)
             h, last, states = run(cell, activation, given, reverse=reverse)
             outputs = [h, *last, *states[1:]]
             gradients = torch.autograd.grad(outputs, given.all(), [x.detach().cos() for x in outputs])
-            results.append(numpy((*outputs, *gradients)))
+            results.append(tuple(map(bits_of, (*alone, *outputs, *gradients))))
+            kinds.append([(x.dtype, x.shape, x._is_view()) for x in (*alone, *outputs, *gradients)])
+            kinds[-1] += [x.stride() for x in (h, gradients[0]) if x.numel() and min(x.shape) > 1]
         assert_same_bits(*results)
+        assert kinds[0] == kinds[1]
     assert answers and all(answers)
 
 
