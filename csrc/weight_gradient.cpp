@@ -2,7 +2,6 @@
 // have a step before them are one product, straight from the arrays; h before the first step is a second, small one.
 #include "weight_gradient.hpp"
 #include <algorithm>
-#include <bit>
 #include <type_traits>
 #include <vector>
 
@@ -31,19 +30,26 @@ template <class S> struct Product {
 
     const RnnBackward<S>& p;
     T* dr;
+    S* rounded = nullptr; // dr once it is complete, where it is not stored as what it is added up in
     const RnnShape& s = p.shape;
     const int64_t G = cell_size(s.cell).gates, N = s.N, D = s.D;
 
+    // Which of the products with the lines of dr this is
+    struct Turn {
+        bool is_first, is_last;
+    };
+
     // Gates [first, first + count) of dr from `rows` lines of dp, whose gates are `gate` apart, and of h
     void product(const S* dp, int64_t gate, SplitIndex dp_rows, const Before& h, int64_t rows, int64_t first,
-                 int64_t count, bool accumulate) const {
+                 int64_t count, Turn turn) const {
         Gemm<S> g;
         g.M = count * D, g.N = D, g.K = rows;
         g.a = dp, g.a_m = {D, gate, 1}, g.a_k = dp_rows;
         g.b = h.h, g.b_k = h.rows, g.b_lines = h.lines;
         g.c = dr, g.c_m = {D, N * D * D, D};
         g.c += first * N * D * D;
-        g.accumulate = accumulate;
+        if (turn.is_last && rounded) g.rounded = rounded + first * N * D * D;
+        g.accumulate = !turn.is_first;
         run_gemm(g);
     }
 
@@ -61,11 +67,11 @@ template <class S> struct Product {
             for (int64_t n = 0; n < N; ++n)
                 head(n).product(d.data + n * d.head + (s.reverse ? 0 : d.time), d.gate, lines(s.B, d.time, d.row),
                                 {h.data + n * h.head + (s.reverse ? h.time : 0), lines(s.B, h.time, h.row)},
-                                steps * s.B, first, count, false);
+                                steps * s.B, first, count, {true, !p.first.h});
         });
     }
 
-    Product head(int64_t n) const { return {p, dr + n * D * D}; }
+    Product head(int64_t n) const { return {p, dr + n * D * D, rounded ? rounded + n * D * D : nullptr}; }
 
     // dp of each row's first step, side by side, times the initial h
     void initial() {
@@ -82,7 +88,7 @@ template <class S> struct Product {
             }
             for (int64_t n = 0; n < N; ++n)
                 head(n).product(dp.data() + n * D, N * D, {INT64_MAX, 0, count * N * D},
-                                {p.first.h + n * D, {INT64_MAX, 0, N * D}}, s.B, first, count, true);
+                                {p.first.h + n * D, {INT64_MAX, 0, N * D}}, s.B, first, count, {false, true});
         });
     }
 
@@ -110,7 +116,7 @@ template <class S> struct Product {
                                         : s.starts ? SplitIndex{INT64_MAX, 0, d.time}
                                                    : lines(s.B, d.time, d.row);
                 head(n).product(d.data + n * d.head, d.gate, rows, {nullptr, {}, before.data()}, count, first, gates,
-                                false);
+                                {true, true});
             });
         }
     }
@@ -167,10 +173,7 @@ template <class S> void WeightGradient<S>::finish(const RnnBackward<S>& p) {
     if (!dr_) return;
     if constexpr (std::is_same_v<S, bf16>) { // added up as floats, and rounded once at the end
         float* sum = static_cast<float*>(sums_.of(sizeof(float) * size_t(size_)));
-        Product<S>{p, sum}.run();
-        in_shares(size_, [sum, to = dr_](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) to[i] = narrowed(sum[i]);
-        });
+        Product<S>{p, sum, dr_}.run();
     } else if (!inside_) {
         Product<S>{p, dr_}.run();
     } else if (parts_ > 1) {

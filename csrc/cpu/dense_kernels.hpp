@@ -25,7 +25,8 @@ template <> struct GemmSum<bf16> {
 
 // c (M, N) = a (M, K) b (K, N) + bias (N) or null, or c += a b with `accumulate`; c has unit column stride and does not
 // overlap a or b. Sums run over k in order, in blocks of fixed size: results do not depend on the number of threads. bf16 are
-// added up as floats, two k at a time.
+// added up as floats, two k at a time. Where there is `rounded`, complete sums go there, laid out as c, and c is what holds those
+// that are not.
 template <class T> struct Gemm {
     typedef typename GemmSum<T>::type Sum;
     int64_t M = 0, N = 0, K = 0;
@@ -36,6 +37,7 @@ template <class T> struct Gemm {
     const T* const* b_lines = nullptr; // where each of b's K lines is, instead of b and b_k; nullptr: zeros
     const Sum* bias = nullptr;
     Sum* c = nullptr;
+    T* rounded = nullptr;
     SplitIndex c_m;
     bool accumulate = false;
     void* workspace = nullptr;

@@ -90,36 +90,51 @@ template <class T> struct MatrixProduct {
         }
     }
 
+    // Whether a block of the sum is the first one, and the last one
+    struct Part {
+        bool first, last;
+    };
+
     template <int R, int NV>
     void tile(const T* a, int64_t a_row, int64_t a_k, const T* panel, int64_t count, int64_t m, int64_t n,
-              bool first) const {
+              Part part) const {
         vec<T> acc[R][NV] = {};
-#pragma GCC unroll 12
-        for (int i = 0; i < R; ++i) prefetch<2>(g.c + g.c_m.at(m + i) + n, NV * W); // a store would wait for its line
+        const bool rounds = part.last && g.rounded;
+        for (int i = 0; i < R; ++i) { // a store would wait for its line
+            const int64_t line = g.c_m.at(m + i) + n;
+            if (rounds) prefetch<2>(g.rounded + line, NV * W);
+            if (!rounds || !part.first) prefetch<2>(g.c + line, NV * W);
+        }
         if constexpr (depth == 1)
             multiply_add<T, R, NV, 1>(a, a_row, a_k, panel, 0, count, acc);
         else
             add_pairs<R, NV, 1>(a, a_row, a_k, panel, 0, count, acc);
 #pragma GCC unroll 12
         for (int i = 0; i < R; ++i) {
-            auto* c = g.c + g.c_m.at(m + i) + n;
+            const int64_t line = g.c_m.at(m + i) + n;
 #pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) {
-                int64_t left = g.N - n - v * W;
-                if (!first)
-                    acc[i][v] += load_up_to(c + v * W, left);
-                else if (g.bias)
-                    acc[i][v] += load_up_to(g.bias + n + v * W, left);
-                store_up_to(c + v * W, acc[i][v], left);
-            }
+            for (int v = 0; v < NV; ++v) finish(line + v * W, n + v * W, acc[i][v], part, rounds);
         }
+    }
+
+    // Adds to sums of a line of c, from column n on, what they have until now.
+    FASTITER_INLINE void finish(int64_t at, int64_t n, vec<T> sum, Part part, bool rounds) const {
+        const int64_t left = g.N - n;
+        if (!part.first)
+            sum += load_up_to(g.c + at, left);
+        else if (g.bias)
+            sum += load_up_to(g.bias + n, left);
+        if (rounds)
+            store_up_to(g.rounded + at, sum, left);
+        else
+            store_up_to(g.c + at, sum, left);
     }
 
     // Rows [m0, m0 + rows) of c, the `count` lines of the packed chunk from chunk0 on, the given panels
     void block_rows(T* packed, int64_t m0, int64_t rows, int64_t chunk0, int64_t count, Range mine) const {
         for (int64_t k0 = 0; k0 < count; k0 += block) {
             const int64_t depth_of_block = min_of(block, count - k0);
-            const bool starts = chunk0 + k0 == 0 && !g.accumulate;
+            const Part part{chunk0 + k0 == 0 && !g.accumulate, chunk0 + k0 + depth_of_block == K};
             if (!direct) pack_a(m0, rows, chunk0 + k0, depth_of_block, packed);
             for (int64_t j = mine.begin; j < mine.end; ++j) {
                 const int nv = vectors_of(j);
@@ -129,7 +144,7 @@ template <class T> struct MatrixProduct {
                     const int64_t a_row = direct ? g.a_m.inner_stride : depth, a_k = direct ? 1 : kLineOfA;
                     with_count<kPanelVectors>(nv, [&]<int NV>() {
                         with_count<kRows>(tile_count, [&]<int R>() {
-                            tile<R, NV>(a, a_row, a_k, panel, depth_of_block, m0 + first, j * kPanel, starts);
+                            tile<R, NV>(a, a_row, a_k, panel, depth_of_block, m0 + first, j * kPanel, part);
                         });
                     });
                 });
@@ -137,9 +152,11 @@ template <class T> struct MatrixProduct {
         }
     }
 
-    void clear(Range rows) const {
+    // Where there is nothing to be added up
+    void run_empty(Range rows) const {
         for (int64_t m = rows.begin; m < rows.end; ++m)
-            for (int64_t n = 0; n < g.N; ++n) g.c[g.c_m.at(m) + n] = g.bias ? g.bias[n] : value<T>(0);
+            for (int64_t n = 0; n < g.N; n += W)
+                finish(g.c_m.at(m) + n, n, vec<T>{}, {!g.accumulate, true}, g.rounded != nullptr);
     }
 
     void run(Team team) const {
@@ -166,9 +183,8 @@ template <class T> size_t gemm_workspace(const Gemm<T>& g, int threads) {
 
 template <class T> void gemm(const Gemm<T>& g, Team team) {
     if (g.M == 0 || g.N == 0) return;
-    if (g.K == 0 && g.accumulate) return;
     const MatrixProduct<T> product(g);
-    if (g.K == 0) return product.clear(share(g.M, team.id, team.size));
+    if (g.K == 0) return product.run_empty(share(g.M, team.id, team.size));
     product.run(team);
 }
 

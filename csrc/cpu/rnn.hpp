@@ -59,12 +59,13 @@ struct Rows {
     const RnnShape& shape;
     const Deal deal;
     const int group;
-    const int64_t count, scratch; // scratch: the group's first line in scratch arrays
+    // The position of the first row; the group's first line in scratch arrays
+    const int64_t count, first, scratch;
     Rows(const RnnShape& s, int group_, int groups)
-        : shape(s), deal(s, groups), group(group_), count(deal.count(group)), scratch(line_of_group(s, group, groups)) {
-    }
-    int64_t position(int64_t i) const { return deal.position_of(group, i); }
-    int64_t row(int64_t i) const { return shape.order ? shape.order[position(i)] : position(i); }
+        : shape(s), deal(s, groups), group(group_), count(deal.count(group)), first(deal.position_of(group, 0)),
+          scratch(line_of_group(s, group, groups)) {}
+    int64_t position(int64_t i) const { return shape.order ? deal.position_of(group, i) : first + i; }
+    int64_t row(int64_t i) const { return shape.order ? shape.order[position(i)] : first + i; }
     int64_t length(int64_t i) const { return shape.order ? shape.lengths[row(i)] : shape.T; }
     // How many of them have more than t steps
     int64_t active(int64_t t) const {

@@ -37,9 +37,11 @@ template <class S, class C> struct Backward {
             T* ds_of_group = arena.take<T>(states * visits.lines * Dp);
             if (group == seat.head_group) ds = ds_of_group;
         }
-        for (int i = 0; i < p.plan.threads() && visits.adds_r; ++i) {
-            auto* terms = arena.take<typename Visits<S>::Term>(visits.most_terms());
-            if (i == thread) visits.terms = terms;
+        for (int i = 0; i < p.plan.threads(); ++i) {
+            auto* terms = arena.take<typename Visits<S>::Term>(visits.adds_r ? visits.most_terms() : 0);
+            Line* line_of_thread = arena.take<Line>(ceil_div(shape.B, p.plan.rows));
+            auto* place_of_thread = arena.take<Deal::Place>(ceil_div(shape.B, p.plan.rows));
+            if (i == thread) visits.terms = terms, line = line_of_thread, place = place_of_thread;
         }
     }
 
@@ -70,6 +72,7 @@ template <class S, class C> struct Backward {
     void enter(int64_t n, int64_t begin, int64_t end) {
         for (int64_t i = 0; i < rows.count; ++i) {
             const int64_t row = rows.row(i);
+            place[i] = visits.parts.place_of(rows.position(i));
             auto copy = [&](const auto* last, T* line) {
                 if (last) last += (row * shape.N + n) * D;
                 for (int64_t u = begin; u < end; u += W)
@@ -104,6 +107,9 @@ template <class S, class C> struct Backward {
         T* sum;
     };
 
+    Line* line;         // of the thread's rows at one step
+    Deal::Place* place; // where the same rows' h are kept
+
     bool needs_before(int k) const { return C::needs_before[k] || (k == 0 && visits.adds_r); }
 
     Line line_at(int64_t n, int64_t t, int64_t slot, int64_t i) {
@@ -111,7 +117,7 @@ template <class S, class C> struct Backward {
         const bool is_first = shape.reverse ? t_before == rows.length(i) : t == 0;
         Line line{};
         line.i = i, line.slot = slot, line.is_reset = shape.is_reset(row, t);
-        if (visits.adds_r) line.place = visits.parts.place_of(rows.position(i));
+        line.place = place[i];
         auto at = [&](const auto& all, int64_t step) {
             return all.data ? line_of(all, shape, row, step) + n * all.head : nullptr;
         };
@@ -234,10 +240,9 @@ template <class S, class C> struct Backward {
     void tile(int64_t n, int64_t t, int64_t slot, int64_t first, int count, int64_t panel, int some, bool product) {
         const int V = some * vectors_of(panel);
         const int64_t unit = panel * kPanelUnits;
-        Line line[R];
-        for (int i = 0; i < count && t >= 0; ++i) line[i] = line_at(n, t, slot, first + i);
+        const Line* mine = line + first;
         TileAddresses addresses(count);
-        if (t >= 0) ask(line, unit, addresses);
+        if (t >= 0) ask(mine, unit, addresses);
         vec<T> sums[kTile] = {};
         if (product)
             multiply<S>(count, vectors_of(panel), some,
@@ -246,12 +251,12 @@ template <class S, class C> struct Backward {
                          addresses.fetch(V * W * int(sizeof(T)))});
         for (int i = 0; i < count; ++i) {
             vec<T> ahead[kOneRow * U][C::ahead + 1];
-            for (int v = 0; v < V && C::ahead && t >= 0; ++v) prepare_cell(line[i], unit + v * W, ahead[v]);
+            for (int v = 0; v < V && C::ahead && t >= 0; ++v) prepare_cell(mine[i], unit + v * W, ahead[v]);
             for (int v = 0; v < V; ++v) {
                 const int64_t u = unit + v * W;
                 const vec<T> dh = carried(sums[i * V + v], first + i, u, product);
                 if (t >= 0)
-                    apply_cell(line[i], dh, u, ahead[v]);
+                    apply_cell(mine[i], dh, u, ahead[v]);
                 else
                     store_first_gradient(dh, n, first + i, u);
             }
@@ -260,6 +265,7 @@ template <class S, class C> struct Backward {
 
     void visit(int64_t n, int64_t t, int64_t slot, Range some, Range mine, bool product) {
         const int64_t count = some.end - some.begin, first = some.begin;
+        for (int64_t i = some.begin; i < some.end && t >= 0; ++i) line[i] = line_at(n, t, slot, i);
         if (count == 1)
             return back_and_forth_in_groups(kOneRow, mine, D / kPanelUnits, slot, [&](int64_t j, int panels_) {
                 tile(n, t, slot, first, 1, j, panels_, product);
