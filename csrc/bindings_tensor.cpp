@@ -1,4 +1,4 @@
-// The recurrences on small dense tensors, whole: what python/fastiter/torch/_rnn_op.py does step by step, in one call. Here are
+// The recurrences on dense tensors, whole: what python/fastiter/torch/_rnn_op.py does step by step, in one call. Here are
 // only arguments that need no word of explanation; for all others the answer is None, and the longer way explains.
 #include "bindings.hpp"
 #include "run.hpp"
@@ -7,8 +7,6 @@
 
 namespace fastiter {
 namespace {
-
-constexpr int64_t kLargest = 1 << 20; // bytes of a result; larger ones come from memory that was used before
 
 // (code, gates, states, saved) of python/fastiter/_rnn.py
 struct CellOf {
@@ -88,7 +86,7 @@ struct Inputs {
 
     explicit Inputs(const py::tuple& cell_of) : cell(cell_of) {}
 
-    bool read(py::handle wx_, py::handle r_, py::handle b_, py::handle state_, bool save) {
+    bool read(py::handle wx_, py::handle r_, py::handle b_, py::handle state_) {
         if (!wx.read(wx_.ptr()) || wx.ndim() != 5 || wx.size(2) != cell.gates || wx.size(3) < 1 || wx.size(4) < 1)
             return false;
         const int64_t B = wx.size(0), G = cell.gates, N = wx.size(3), D = wx.size(4);
@@ -102,34 +100,45 @@ struct Inputs {
         if (has_b && b.bits() != wx.bits() && b.bits() != computed_bits(wx.bits())) return false;
         if (!state_.is_none() && !state.read(state_.ptr(), cell.states)) return false;
         if (!state.is_whole_or_none(cell.states)) return false;
-        if (!state.all(wx.bits(), [&](const View& x) { return fits(x, {B, N, D}); })) return false;
-        const int64_t units = B * wx.size(1) * N * D, saved = save ? cell.saved * computed_bits(wx.bits()) : 0;
-        return units * (saved > wx.bits() ? saved : wx.bits()) / 8 < kLargest;
+        return state.all(wx.bits(), [&](const View& x) { return fits(x, {B, N, D}); });
     }
 };
 
-// New tensors, in the order of the result, of the dtype of `like`; those of all steps, (B, T, ...), have time outermost in memory
-// where `like` has.
+// New tensors, in the order of the result, of the dtype of `like` where no other is named
 struct Outputs {
     const View& like;
     py::list all{};
 
-    View add(std::initializer_list<int64_t> shape, int bits, bool time_major) {
-        py::object made = new_tensor(like, shape, bits, time_major);
+    View add(std::initializer_list<int64_t> shape) { return view_of(new_tensor(like, shape)); }
+    void add_state(auto& out, int state, std::initializer_list<int64_t> shape) {
+        point(out, state, view_of(new_tensor(like, shape, bits_of_state(state, like.bits()), {0, 1, 2})));
+    }
+    // (B, T, N, D) and (B, T, G, N, D), with time outermost where it is in `like`
+    void add_steps_of_state(auto& out, int state, std::initializer_list<int64_t> shape) {
+        const int bits = bits_of_state(state, like.bits());
+        point(out, state,
+              view_of(is_time_major() ? new_tensor(like, shape, bits, {1, 0, 2, 3})
+                                      : new_tensor(like, shape, bits, {0, 1, 2, 3})));
+    }
+    View add_steps_of_gates(std::initializer_list<int64_t> shape) {
+        return view_of(is_time_major() ? new_tensor(like, shape, like.bits(), {1, 0, 2, 3, 4})
+                                       : new_tensor(like, shape));
+    }
+    // The same with heads and then time outermost, for what the kernels alone read: a step of a head is one piece of memory
+    void add_kept_state(auto& out, int state, std::initializer_list<int64_t> shape) {
+        point(out, state, view_of(new_tensor(like, shape, bits_of_state(state, like.bits()), {2, 1, 0, 3})));
+    }
+    View add_kept_gates(std::initializer_list<int64_t> shape) {
+        return view_of(new_tensor(like, shape, computed_bits(like.bits()), {3, 1, 0, 2, 4}));
+    }
+
+private:
+    bool is_time_major() const { return like.stride(1) > like.stride(0); }
+    View view_of(py::object made) {
         View view;
         view.read(made.ptr());
         all.append(std::move(made));
         return view;
-    }
-    View add(std::initializer_list<int64_t> shape) { return add(shape, like.bits(), false); }
-    View add_steps(std::initializer_list<int64_t> shape, int bits) {
-        return add(shape, bits, like.stride(1) > like.stride(0));
-    }
-    template <class P> void add_state(P& out, int state, std::initializer_list<int64_t> shape) {
-        point(out, state, add(shape, bits_of_state(state, like.bits()), false));
-    }
-    template <class P> void add_steps_of_state(P& out, int state, std::initializer_list<int64_t> shape) {
-        point(out, state, add_steps(shape, bits_of_state(state, like.bits())));
     }
 };
 
@@ -159,8 +168,9 @@ template <class S> py::object forward(const Inputs& in, bool reverse, bool all_s
     Outputs out{in.wx};
     out.add_steps_of_state(p.states, 0, {B, T, N, D});
     for (int i = 0; i < states; ++i) out.add_state(p.last, i, {B, N, D});
-    for (int i = 1; i < states && (all_states || save); ++i) out.add_steps_of_state(p.states, i, {B, T, N, D});
-    if (save && in.cell.saved) point(p.saved, out.add_steps({B, T, in.cell.saved, N, D}, computed_bits(in.wx.bits())));
+    for (int i = 1; i < states && all_states; ++i) out.add_steps_of_state(p.states, i, {B, T, N, D});
+    for (int i = 1; i < states && save && !all_states; ++i) out.add_kept_state(p.states, i, {B, T, N, D});
+    if (save && in.cell.saved) point(p.saved, out.add_kept_gates({B, T, in.cell.saved, N, D}));
     {
         py::gil_scoped_release release;
         run_forward(p);
@@ -189,15 +199,12 @@ struct Kept {
         if (!state.is_whole_or_none(cell.states)) return false;
         if (!states.read(states_.ptr(), cell.states) || !states.is_whole(cell.states) || h().ndim() != 4) return false;
         if (!dstates.read(dstates_.ptr(), cell.states) || !dlast.read(dlast_.ptr(), cell.states)) return false;
-        const int bits = h().bits(), value_bits = computed_bits(bits);
+        const int bits = h().bits();
         const auto is_plain = [](const View& x) { return x.is_contiguous(); };
         if (r.bits() != bits || !state.all(bits, is_plain) || !dlast.all(bits, is_plain)) return false;
         if (!states.all(bits, [](const View&) { return true; })) return false;
         if (!dstates.all(bits, [](const View& x) { return x.has_unit_stride(); })) return false;
-        if (has_saved && saved.bits() != value_bits) return false;
-        const int64_t units = h().size(0) * h().size(1) * h().size(2) * h().size(3);
-        return units * cell.gates * (value_bits / 8) < kLargest &&
-               r.size(0) * r.size(1) * r.size(2) * r.size(3) * (bits / 8) < kLargest;
+        return !has_saved || saved.bits() == computed_bits(bits);
     }
 };
 
@@ -213,7 +220,7 @@ template <class S> py::object backward(const Kept& in, bool reverse, bool need_r
     in.dstates.point_at(p.dstates);
     in.dlast.point_at(p.dlast);
     Outputs out{h};
-    point(p.dwx, out.add_steps({B, T, G, N, D}, h.bits()));
+    point(p.dwx, out.add_steps_of_gates({B, T, G, N, D}));
     S* dr = nullptr;
     if (need_r) point(dr, out.add({G, N, D, D}));
     if (need_b) point(p.db, out.add({G, N, D}));
@@ -235,14 +242,14 @@ template <class F> py::object stored_as(int bits, F f) {
 // For arguments of the public functions, where an empty tuple is no state and b has the dtype of the rest
 bool rnn_fits(const py::tuple& cell, py::handle wx, py::handle r, py::handle b, py::handle state) {
     Inputs in(cell);
-    if (!in.read(wx, r, b, state, false)) return false;
+    if (!in.read(wx, r, b, state)) return false;
     return (in.state.size > 0) == !state.is_none() && (!in.has_b || in.b.bits() == in.wx.bits());
 }
 
 py::object rnn_fwd(const py::tuple& cell, py::handle wx, py::handle r, py::handle b, py::handle state, bool reverse,
                    bool all_states, bool save) {
     Inputs in(cell);
-    if (!in.read(wx, r, b, state, save)) return py::none();
+    if (!in.read(wx, r, b, state)) return py::none();
     return stored_as(in.wx.bits(), [&]<class S>() { return forward<S>(in, reverse, all_states, save); });
 }
 

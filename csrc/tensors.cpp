@@ -1,7 +1,6 @@
 #include "tensors.hpp"
+#include "memory.hpp"
 #include <algorithm>
-#include <utility>
-#include <vector>
 
 namespace fastiter {
 namespace {
@@ -22,6 +21,65 @@ bool is_negated(PyObject* x) {
     const bool negated = answer != Py_False;
     Py_DECREF(answer);
     return negated;
+}
+
+constexpr int kMostAxes = 6;
+constexpr int64_t kLarge = 1 << 20; // bytes from which on memory is used again
+
+// Where the elements of a dense array lie
+struct Places {
+    int ndim;
+    int64_t shape[kMostAxes], strides[kMostAxes], count = 1;
+
+    // order: of the axes in memory, the outermost first; nullptr: as they are
+    explicit Places(std::initializer_list<int64_t> sizes, const int* order = nullptr) : ndim(int(sizes.size())) {
+        std::copy(sizes.begin(), sizes.end(), shape);
+        for (int i = ndim - 1; i >= 0; --i) {
+            const int axis = order ? order[i] : i;
+            strides[axis] = std::max<int64_t>(count, 1);
+            count *= shape[axis];
+        }
+    }
+};
+
+// A tensor's memory out of the blocks that are used again
+struct Owned {
+    dlpack::Managed managed{};
+    Block block;
+    explicit Owned(int64_t bytes) : block(take_block(size_t(bytes))) {}
+    ~Owned() { give_block(block); }
+};
+
+dlpack::Managed* from_blocks(const dlpack::Tensor& prototype, int64_t bytes) {
+    auto* owned = new Owned(bytes);
+    dlpack::Managed& managed = owned->managed;
+    managed.version = api->version;
+    managed.owner = owned;
+    managed.release = [](dlpack::Managed* m) { delete static_cast<Owned*>(m->owner); };
+    managed.tensor = prototype;
+    managed.tensor.data = owned->block.data;
+    managed.tensor.byte_offset = 0;
+    return &managed;
+}
+
+dlpack::Managed* from_torch(dlpack::Tensor prototype, int64_t count) {
+    prototype.ndim = 1, prototype.shape = &count, prototype.strides = nullptr;
+    dlpack::Managed* managed = nullptr;
+    if (api->allocate(&prototype, &managed, nullptr, set_error) != 0) throw py::error_already_set();
+    return managed;
+}
+
+py::object new_tensor(const View& like, Places places, int bits) {
+    dlpack::Tensor prototype = like.dl();
+    prototype.dtype = {bits == 16 ? dlpack::kBfloat : dlpack::kFloat, uint8_t(bits), 1};
+    const int64_t bytes = places.count * bits / 8;
+    dlpack::Managed* managed = bytes >= kLarge ? from_blocks(prototype, bytes) : from_torch(prototype, places.count);
+    managed->tensor.ndim = places.ndim;
+    managed->tensor.shape = places.shape; // read while the tensor is made, and no longer
+    managed->tensor.strides = places.strides;
+    void* object = nullptr;
+    if (api->import_managed(managed, &object) != 0) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
 }
 
 } // namespace
@@ -75,27 +133,14 @@ bool View::is_contiguous() const {
 }
 
 py::object new_tensor(const View& like, std::initializer_list<int64_t> shape) {
-    return new_tensor(like, shape, like.bits(), false);
+    const Places places(shape);
+    return new_tensor(like, places, like.bits());
 }
 
-py::object new_tensor(const View& like, std::initializer_list<int64_t> shape, int bits, bool second_first) {
-    std::vector<int64_t> sizes(shape), strides(shape.size());
-    if (second_first) std::swap(sizes[0], sizes[1]);
-    int64_t stride = 1;
-    for (size_t axis = sizes.size(); axis-- > 0; stride *= std::max<int64_t>(sizes[axis], 1)) strides[axis] = stride;
-    dlpack::Tensor prototype = like.dl();
-    prototype.dtype = {bits == 16 ? dlpack::kBfloat : dlpack::kFloat, uint8_t(bits), 1};
-    prototype.ndim = int32_t(sizes.size());
-    prototype.shape = sizes.data();
-    prototype.strides = nullptr;
-    dlpack::Managed* managed = nullptr;
-    void* object = nullptr;
-    if (api->allocate(&prototype, &managed, nullptr, set_error) != 0) throw py::error_already_set();
-    if (second_first) std::swap(sizes[0], sizes[1]), std::swap(strides[0], strides[1]);
-    managed->tensor.shape = sizes.data();
-    managed->tensor.strides = strides.data();
-    if (api->import_managed(managed, &object) != 0) throw py::error_already_set();
-    return py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
+py::object new_tensor(const View& like, std::initializer_list<int64_t> shape, int bits,
+                      std::initializer_list<int> order) {
+    const Places places(shape, order.begin());
+    return new_tensor(like, places, bits);
 }
 
 } // namespace fastiter

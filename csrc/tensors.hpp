@@ -74,7 +74,9 @@ private:
 
 // An uninitialised contiguous tensor of the dtype of `like`
 py::object new_tensor(const View& like, std::initializer_list<int64_t> shape);
-// Of the dtype that has `bits`; dense, with the second axis outermost in memory if `second_first`
-py::object new_tensor(const View& like, std::initializer_list<int64_t> shape, int bits, bool second_first);
+// Dense, of the dtype that has `bits`, with the axes in the given order in memory, the outermost first. A large one has memory
+// that was used before.
+py::object new_tensor(const View& like, std::initializer_list<int64_t> shape, int bits,
+                      std::initializer_list<int> order);
 
 } // namespace fastiter

@@ -283,7 +283,7 @@ def rnn_fwd(
     save: bool,
     how: Options = PLAIN,
 ) -> list[Tensor]:
-    """Run the op; on small dense tensors that nothing watches in one call, which takes a fraction of the time."""
+    """Run the op; on dense tensors that nothing watches in one call, which takes a fraction of the time."""
     if how is PLAIN and lengths is None and batch_sizes is None and unwatched():
         outputs = _core.rnn_fwd_tensors(cell.layout, wx, r, b, state, reverse, all_states, save)
         if outputs is not None:
@@ -307,7 +307,7 @@ def rnn_fwd_together(
 
 
 def fits(cell: Cell, wx: Any, r: Any, b: Any, state: Any) -> bool:
-    """Say whether these are small dense tensors of matching shapes, of which no check need say more."""
+    """Say whether these are dense tensors of matching shapes, of which no check need say more."""
     return unwatched() and _core.rnn_fits_tensors(cell.layout, wx, r, b, state)
 
 
