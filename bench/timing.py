@@ -124,11 +124,18 @@ def batch_sizes(competitors: Sequence[Competitor], estimates: dict[str, float]) 
     return {c.name: max(1, round(seconds / max(estimates[c.name], 1e-7))) for c in competitors}
 
 
+def batches_a_turn(competitors: Sequence[Competitor], estimates: dict[str, float], counts: dict[str, int]) -> int:
+    """Of those that run often: beside calls of seconds there are few turns, and one batch each would be few samples."""
+    longest = max(estimates[c.name] for c in competitors)
+    batches = [counts[c.name] * estimates[c.name] for c in competitors if c.often]
+    return min(5, max(1, round(0.1 * longest / max(batches)))) if batches else 1
+
+
 def interleave(
     competitors: Sequence[Competitor],
     budget: float,
     stir: Callable[[], object] | None = None,
-    min_samples: int = 2,
+    min_samples: int = 3,
 ) -> dict[str, Timing]:
     """Time the competitors in turn, round after round, for `budget` seconds or `min_samples` batches of each."""
     started = time.perf_counter()
@@ -137,18 +144,19 @@ def interleave(
         estimates = {name: estimate for name, (estimate, _) in warmed.items()}
         racing = drop_slow_variants(competitors, estimates)
         counts = batch_sizes(racing, estimates)
+        batches = batches_a_turn(racing, estimates, counts)
         timings = {c.name: warmed[c.name][1] for c in racing}
         for i in range(MAX_ROUNDS):
             enough = min(len(timing.seconds) for timing in timings.values()) >= min_samples
             if enough and time.perf_counter() - started > budget:
                 break
-            run_round(turns(racing if i % 2 == 0 else racing[::-1]), counts, timings, stir)
+            run_round(turns(racing if i % 2 == 0 else racing[::-1], batches), counts, timings, stir)
     return timings
 
 
-def turns(racing: Sequence[Competitor]) -> list[Competitor]:
-    """Who runs when in one round."""
-    often = [c for c in racing if c.often]
+def turns(racing: Sequence[Competitor], batches: int = 1) -> list[Competitor]:
+    """Who runs when in one round; those that run often, so many batches between each two of the others."""
+    often = [c for c in racing if c.often] * batches
     seldom = [c for c in racing if not c.often]
     return [c for other in seldom for c in (*often, other)] or often
 

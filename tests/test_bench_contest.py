@@ -111,7 +111,15 @@ def test_a_peer_is_tried_on_one_thread_unless_it_cannot_change() -> None:
 def test_short_calls_have_a_turn_between_each_two_long_ones() -> None:
     ours, one, other = (timing.Competitor(name, print, often=name == "ours") for name in ("ours", "one", "other"))
     assert [c.name for c in timing.turns([one, ours, other])] == ["ours", "one", "ours", "other"]
+    assert [c.name for c in timing.turns([one, ours, other], 2)] == ["ours", "ours", "one", "ours", "ours", "other"]
     assert timing.turns([ours]) == [ours]
+
+
+@pytest.mark.parametrize(("longest", "batches"), [(0.1, 1), (1.0, 1), (4.0, 4), (30.0, 5)])
+def test_beside_calls_of_seconds_short_ones_have_several_batches(longest: float, batches: int) -> None:
+    ours, peer = timing.Competitor("ours", print, often=True), timing.Competitor("peer", print)
+    assert timing.batches_a_turn([ours, peer], {"ours": 0.1, "peer": longest}, {"ours": 1, "peer": 1}) == batches
+    assert timing.batches_a_turn([peer], {"peer": longest}, {"peer": 1}) == 1
 
 
 def test_backward_is_the_gradients_alone(monkeypatch: pytest.MonkeyPatch) -> None:
