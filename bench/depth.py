@@ -1,6 +1,6 @@
 """Recurrent networks in depth: what ragged batches, bfloat16 and checkpoints cost, forward and backward.
 
-packed       a PackedSequence against torch.nn's layers, and per valid step against our own layer on full rows
+packed       a PackedSequence against torch.nn's layers, and against our own layer on the padded batch
 bfloat16     layers in bfloat16 against torch.nn's in bfloat16, and against our own in float32
 checkpoint   the recurrence alone with checkpoint=32 against that with all gates stored: time, and memory kept
 """
