@@ -1,6 +1,5 @@
 // bfloat16 as it lies in memory: the upper half of a float. Nothing is computed in it.
 #pragma once
-#include <bit>
 #include <cstdint>
 
 namespace fastiter {
@@ -11,6 +10,6 @@ struct bf16 {
 
 // One number, outside of the kernels, which have vectors. Not merely inline: a copy that is compiled for a newer processor must
 // not become everybody's.
-static inline float widened(bf16 x) { return std::bit_cast<float>(uint32_t(x.bits) << 16); }
+static inline float widened(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
 
 } // namespace fastiter
