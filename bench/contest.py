@@ -184,14 +184,20 @@ def admit(peers: Iterable[Entrant | Absent], work: Contested, threads: int) -> t
     return admitted, out
 
 
+def pass_gate(work: Contested, peers: Iterable[Entrant | Absent], threads: int) -> tuple[list[Competitor], Record]:
+    """Who is to be timed beside ours, and what the gate found."""
+    use_threads(threads)
+    worst = work.check()
+    admitted, out = admit(peers, work, threads)
+    return admitted, {"difference": worst, "out": out}
+
+
 def race(
     work: Contested, peers: Iterable[Entrant | Absent], threads: int, budget: float, stir: Call | None = None
 ) -> Record:
     """The gate, then ours and all peers against the clock."""
-    use_threads(threads)
-    worst = work.check()
-    admitted, out = admit(peers, work, threads)
-    return {"difference": worst, "out": out, **timed(work, admitted, threads, budget, stir)}
+    admitted, found = pass_gate(work, peers, threads)
+    return {**found, **timed(work, admitted, threads, budget, stir)}
 
 
 def timed(

@@ -7,7 +7,7 @@ floor      the time that the products with R take at the machine's best rate, fo
 The gate is passed here and each race is run in a process of its own, as a training loop is. What autograd copies for
 FlashRNN at each step is 17 MB and more, and how long that takes is up to the C library: where the heap has a hole of
 that size, as the gate's loop in float64 leaves it, the copies are made in memory that is there; in a process that
-does nothing else they are made in new pages each time, which takes up to seven times as long. So each race is run a
+does nothing else they are made in new pages each time, which takes four to six times as long. So each race is run a
 second time, the C library told to give no memory back, and is reported as "memory kept".
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 from bench import flashrnn_peers, limits, session
 from bench.alone import HEAPS, alone
-from bench.contest import BOTH, Absent, Contested, Entrant, Record, admit, milliseconds, timed, ways
+from bench.contest import BOTH, Absent, Contested, Entrant, Record, milliseconds, pass_gate, timed, ways
 from bench.flashrnn_cases import FULL, LONG, QUICK, QUICK_LONG, Backward, Case, work_of
 from bench.session import Options
 from bench.timing import Competitor, interleave, load_average, use_threads
@@ -46,13 +46,11 @@ def against_the_clock(case: Case, backward_alone: bool, admitted: list[str], thr
 def races(case: Case, backward_alone: bool, options: Options) -> Iterator[Record]:
     work, entrants = contest(case, backward_alone)
     for threads in options.threads:
-        use_threads(threads)
-        worst = work.check()
-        admitted, out = admit(options.chosen(entrants), work, threads)
+        admitted, found = pass_gate(work, options.chosen(entrants), threads)
         names = [competitor.name for competitor in admitted]
         record, kept = (alone(heap, against_the_clock, case, backward_alone, names, threads, options) for heap in HEAPS)
         record["peers"] |= {f"{name}, memory kept": numbers for name, numbers in kept["peers"].items()}
-        yield {"difference": worst, "out": out, **record}
+        yield {**found, **record}
 
 
 def peers(options: Options) -> Iterator[Record]:

@@ -48,8 +48,7 @@ template <class H, class T> void all_steps(const py::tuple& x, PerState<Steps<H>
 RnnShape shape_of(const py::tuple& x) {
     auto at = [&](int i) { return integer(PyTuple_GET_ITEM(x.ptr(), i)); };
     RnnShape s;
-    s.cell = Cell(at(0) % kRoundsStates);
-    s.rounds_states = at(0) >= kRoundsStates;
+    set_cell(s, at(0));
     s.B = at(1), s.T = at(2), s.N = at(3), s.D = at(4);
     s.reverse = at(5) != 0;
     s.lengths = address<const int64_t>(PyTuple_GET_ITEM(x.ptr(), 6));

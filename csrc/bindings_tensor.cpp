@@ -19,7 +19,7 @@ struct CellOf {
     // Of h (B, T, N, D)
     RnnShape shape_of(int64_t B, int64_t T, int64_t N, int64_t D, bool reverse) const {
         RnnShape s;
-        s.cell = Cell(code % kRoundsStates), s.rounds_states = code >= kRoundsStates;
+        set_cell(s, code);
         s.B = B, s.T = T, s.N = N, s.D = D, s.reverse = reverse;
         return s;
     }

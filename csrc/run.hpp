@@ -14,6 +14,10 @@ CellSize cell_size(Cell cell);
 
 // What is added to the code of a cell whose states are rounded: see python/fastiter/_rnn.py
 constexpr int64_t kRoundsStates = 8;
+inline void set_cell(RnnShape& shape, int64_t code) {
+    shape.cell = Cell(code % kRoundsStates);
+    shape.rounds_states = code >= kRoundsStates;
+}
 
 // Rows by decreasing length; none where there are no lengths
 std::vector<int64_t> by_length(const int64_t* lengths, int64_t count);

@@ -24,7 +24,7 @@ bool is_negated(PyObject* x) {
 }
 
 constexpr int kMostAxes = 6;
-constexpr int64_t kLarge = 1 << 20; // bytes from which on memory is used again
+constexpr int64_t kLarge = 1 << 20; // bytes from which on memory is used again, as in python/fastiter/torch/_op.py
 
 // Where the elements of a dense array lie
 struct Places {
