@@ -14,6 +14,9 @@ from rnn_calls import assert_runs, python
 
 AVAILABLE = _core.isa_available().split()
 every_isa = pytest.mark.parametrize("isa", AVAILABLE)
+# v4, v4_bf16 and v4_amx differ in the products of bfloat16 alone.
+LAST_OF_A_KIND = list({isa.partition("_")[0]: isa for isa in AVAILABLE}.values())
+every_kind = pytest.mark.parametrize("isa", LAST_OF_A_KIND)
 
 CONFIG = r"""fastiter      \S+
 numpy         \S+
@@ -66,7 +69,6 @@ NUMBERS = {
         *("test_vmath.py", "test_rnn.py::test_sizes", "test_rnn.py::test_saturated_gates"),
         *(
             "test_torch_rnn_options.py::test_the_loop_of_torch",
-            "test_rnn_bf16.py",
             "test_torch_nn_stream.py::test_sizes",
         ),
     ],
@@ -94,19 +96,28 @@ NUMBERS = {
 }
 
 
+# All other tests run the one that is chosen.
+OTHERS = [isa for isa in AVAILABLE if isa != _core.isa_chosen()]
+QUIET = ("-q", "-W", "error", "-p", "no:cacheprovider")
+
+
 @pytest.mark.parametrize("family", NUMBERS)
-@pytest.mark.parametrize("isa", [isa for isa in AVAILABLE if isa != _core.isa_chosen()])  # all other tests run that one
+@pytest.mark.parametrize("isa", [isa for isa in OTHERS if isa in LAST_OF_A_KIND])
 def test_numbers(isa: str, family: str) -> None:
-    options = (
-        "-q",
-        "-W",
-        "error",
-        "-p",
-        "no:cacheprovider",
-        "-k",
-        "not every_instruction_set",
-    )  # they see to it themselves
-    assert_runs("-m", "pytest", *options, *NUMBERS[family], FASTITER_ISA=isa)
+    # What is about every instruction set sees to it itself.
+    assert_runs("-m", "pytest", *QUIET, "-k", "not every_instruction_set", *NUMBERS[family], FASTITER_ISA=isa)
+
+
+@pytest.mark.parametrize("isa", OTHERS)
+def test_numbers_of_bfloat16(isa: str) -> None:
+    assert_runs("-m", "pytest", *QUIET, "test_rnn_bf16.py", FASTITER_ISA=isa)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
+@every_isa
+def test_bfloat16_touches_nothing_beyond_the_arrays(isa: str) -> None:
+    pytest.importorskip("torch")
+    assert assert_runs("-X", "faulthandler", "guarded_bf16.py", FASTITER_ISA=isa).split() == ["done"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
@@ -117,7 +128,7 @@ def test_numbers(isa: str, family: str) -> None:
         ("guarded.py", "quant"),
     ],
 )
-@every_isa
+@every_kind
 def test_nothing_beyond_the_arrays_is_touched(isa: str, script: str, library: str) -> None:
     if library == "torch":
         pytest.importorskip("torch")
@@ -125,13 +136,13 @@ def test_nothing_beyond_the_arrays_is_touched(isa: str, script: str, library: st
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
-@every_isa
+@every_kind
 def test_nothing_beyond_the_factors_is_touched(isa: str) -> None:
     assert assert_runs("-X", "faulthandler", "guarded_fixed.py", FASTITER_ISA=isa).split() == ["done"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
-@every_isa
+@every_kind
 def test_relaxation_touches_nothing_beyond_the_vectors(isa: str) -> None:
     pytest.importorskip("scipy")
     assert assert_runs("-X", "faulthandler", "guarded_relax.py", FASTITER_ISA=isa).split() == ["done"]

@@ -1,5 +1,6 @@
 // c = a b + bias: packed panels of b stay in the outer caches, blocks of a in the second level, tiles of c in registers. Packed
-// bf16 are pairs of k, as in rnn_product.hpp; sums of them are floats. A line of what is packed has all k of one lane.
+// bf16 are pairs of k, as in rnn_product.hpp; sums of them are floats. A line of packed b has all columns at one k or pair of
+// them; so has one of a, with all rows, but where tiles multiply, which take k of a row side by side.
 #pragma once
 #include "gemm.hpp"
 #include "rnn_product.hpp"
@@ -7,10 +8,11 @@
 namespace fastiter::FASTITER_LEVEL {
 
 template <class T> struct MatrixProduct {
-    static constexpr int W = lanes<T>, depth = side_by_side<T>, kPanelVectors = 4, kRows = tile_rows<kPanelVectors>;
+    static constexpr int W = lanes<T>, depth = side_by_side<T>, kPanelVectors = 4,
+                         kRows = rows_of_tile<T, kPanelVectors>;
     static constexpr int64_t kPanel = kPanelVectors * W;
-    static constexpr int64_t kBlockM = 168;          // rows of a block: the block of a fits the second level
-    static constexpr int64_t kPackedBytes = 8 << 20; // of b at a time
+    static constexpr int64_t kBlockM = on_tiles<T> ? 160 : 168; // rows of a block: that of a fits the second level
+    static constexpr int64_t kPackedBytes = 8 << 20;            // of b at a time
     // Numbers from line to line of a packed block of a: an odd count of lines of a cache, so that a tile's are in all of its
     // sets
     static constexpr int64_t kLineOfA = depth * round_up(kBlockM, 64 / (depth * int64_t(sizeof(T))));
@@ -22,6 +24,8 @@ template <class T> struct MatrixProduct {
     // long a is read once, line after line. All three count packed lines.
     const int64_t K = ceil_div(g.K, depth), block = block_of_sum(K), chunk = direct ? blocks_that_fit() * block : block;
     const int64_t panels = ceil_div(g.N, kPanel);
+    // The same from row to row, where tiles multiply
+    const int64_t row_of_a = round_up(block * depth, 2 * W) + 2 * W;
 
     explicit MatrixProduct(const Gemm<T>& gemm) : g(gemm) {}
 
@@ -30,7 +34,9 @@ template <class T> struct MatrixProduct {
         return max_of(1, min_of(ceil_div(K, block), kPackedBytes / line / block));
     }
     int64_t packed_b() const { return chunk * panels * kPanel * depth; }
-    int64_t packed_a() const { return round_up(block * kLineOfA, 64); }
+    int64_t packed_a() const {
+        return on_tiles<T> ? round_up(kBlockM, W) * row_of_a : round_up(block * kLineOfA, 64);
+    }
     T* b() const { return static_cast<T*>(g.workspace); }
     T* a_of(int thread) const { return b() + packed_b() + thread * packed_a(); }
 
@@ -60,32 +66,67 @@ template <class T> struct MatrixProduct {
         }
     }
 
-    // Rows m0.. of a, as lines [k][row], run by run of rows that lie next to each other.
-    void pack_a(int64_t m0, int64_t rows, int64_t k0, int64_t count, T* out) const {
-        struct Run {
-            int64_t a, length;
-        } runs[kBlockM];
-        int run_count = 0;
+    // Rows of a that lie next to each other
+    struct Run {
+        int64_t a, length;
+    };
+    int find_runs(int64_t m0, int64_t rows, Run* runs) const {
+        int count = 0;
         for (int64_t i = 0; i < rows; ++i) {
             const int64_t a = g.a_m.at(m0 + i);
-            if (i > 0 && a == runs[run_count - 1].a + runs[run_count - 1].length)
-                ++runs[run_count - 1].length;
+            if (i > 0 && a == runs[count - 1].a + runs[count - 1].length)
+                ++runs[count - 1].length;
             else
-                runs[run_count++] = {a, 1};
+                runs[count++] = {a, 1};
         }
+        return count;
+    }
+
+    // Where row 0 of a has the k of a packed line; nullptr: past the end, which is zeros
+    struct Lines {
+        const T* at[depth];
+        FASTITER_INLINE vec<T> load(int d, int64_t offset, int64_t count) const {
+            return at[d] ? load_up_to(at[d] + offset, count) : vec<T>{};
+        }
+    };
+    Lines lines_of_a(int64_t k) const {
+        Lines lines;
+        for (int d = 0; d < depth; ++d) lines.at[d] = k * depth + d < g.K ? g.a + g.a_k.at(k * depth + d) : nullptr;
+        return lines;
+    }
+
+    // Rows m0.. of a, as lines [k][row]
+    void pack_a(int64_t m0, int64_t rows, int64_t k0, int64_t count, T* out) const {
+        Run runs[kBlockM];
+        const int run_count = find_runs(m0, rows, runs);
         for (int64_t k = 0; k < count; ++k) {
-            const T* lines[depth];
-            for (int d = 0; d < depth; ++d) {
-                const int64_t i = (k0 + k) * depth + d;
-                lines[d] = i < g.K ? g.a + g.a_k.at(i) : nullptr;
-            }
+            const Lines lines = lines_of_a(k0 + k);
             T* to = out + k * kLineOfA;
             for (int r = 0; r < run_count; to += runs[r++].length * depth)
                 for (int64_t i = 0; i < runs[r].length; i += W) {
                     const int64_t offset = runs[r].a + i, left = runs[r].length - i;
-                    store_side_by_side(
-                        to + i * depth,
-                        [&](int d) { return lines[d] ? load_up_to(lines[d] + offset, left) : vec<T>{}; }, left);
+                    store_side_by_side(to + i * depth, [&](int d) { return lines.load(d, offset, left); }, left);
+                }
+        }
+    }
+
+    // The same as [row][pair of k], 16 lines of pairs and 16 rows at a time
+    void pack_a_for_tiles(int64_t m0, int64_t rows, int64_t k0, int64_t count, T* out) const {
+        Run runs[kBlockM];
+        const int run_count = find_runs(m0, rows, runs);
+        for (int64_t k = 0; k < count; k += W) {
+            Lines lines[W] = {};
+            for (int64_t i = 0; i < min_of(W, count - k); ++i) lines[i] = lines_of_a(k0 + k + i);
+            T* to = out + k * depth;
+            for (int r = 0; r < run_count; to += runs[r++].length * row_of_a)
+                for (int64_t i = 0; i < runs[r].length; i += W) {
+                    const int64_t offset = runs[r].a + i, left = runs[r].length - i;
+                    vec<float> pairs[W];
+                    for (int j = 0; j < W; ++j)
+                        pairs[j] = side_by_side_of(lines[j].load(0, offset, left), lines[j].load(1, offset, left));
+                    transpose<float>(pairs);
+                    for (int64_t j = 0; j < min_of(W, left); ++j)
+                        __builtin_memcpy(to + (i + j) * row_of_a, &pairs[j], sizeof pairs[j]);
                 }
         }
     }
@@ -95,26 +136,52 @@ template <class T> struct MatrixProduct {
         bool first, last;
     };
 
+    // A tile of a: from row to row, and from k to k
+    struct TileOfA {
+        const T* at;
+        int64_t row, k;
+    };
+
     template <int R, int NV>
-    void tile(const T* a, int64_t a_row, int64_t a_k, const T* panel, int64_t count, int64_t m, int64_t n,
-              Part part) const {
+    void tile(TileOfA a, const T* panel, int64_t count, int64_t m, int64_t n, Part part) const {
         vec<T> acc[R][NV] = {};
         const bool rounds = part.last && g.rounded;
-        for (int i = 0; i < R; ++i) { // a store would wait for its line
-            const int64_t line = g.c_m.at(m + i) + n;
-            if (rounds) prefetch<2>(g.rounded + line, NV * W);
-            if (!rounds || !part.first) prefetch<2>(g.c + line, NV * W);
-        }
+        for (int i = 0; i < R; ++i) ask_for_c(m + i, n, NV, part, rounds);
         if constexpr (depth == 1)
-            multiply_add<T, R, NV, 1>(a, a_row, a_k, panel, 0, count, acc);
+            multiply_add<T, R, NV, 1>(a.at, a.row, a.k, panel, 0, count, acc);
         else
-            add_pairs<R, NV, 1>(a, a_row, a_k, panel, 0, count, acc);
+            add_pairs<R, NV, 1>(a.at, a.row, a.k, panel, 0, count, acc);
 #pragma GCC unroll 12
-        for (int i = 0; i < R; ++i) {
-            const int64_t line = g.c_m.at(m + i) + n;
+        for (int i = 0; i < R; ++i) finish_line<NV>(m + i, n, acc[i], part, rounds);
+    }
+
+    // A store would wait for its line.
+    FASTITER_INLINE void ask_for_c(int64_t m, int64_t n, int nv, Part part, bool rounds) const {
+        const int64_t line = g.c_m.at(m) + n;
+        if (rounds) prefetch<2>(g.rounded + line, nv * W);
+        if (!rounds || !part.first) prefetch<2>(g.c + line, nv * W);
+    }
+
+    template <int NV>
+    FASTITER_INLINE void finish_line(int64_t m, int64_t n, const vec<T>* sums, Part part, bool rounds) const {
+        const int64_t line = g.c_m.at(m) + n;
 #pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) finish(line + v * W, n + v * W, acc[i][v], part, rounds);
-        }
+        for (int v = 0; v < NV; ++v) finish(line + v * W, n + v * W, sums[v], part, rounds);
+    }
+
+    void multiply(TileRegisters& registers, TileOfA a, int rows, const T* panel, int nv, int64_t count, int64_t m,
+                  int64_t n, Part part) const {
+        with_count<kPanelVectors>(nv, [&]<int NV>() {
+            if constexpr (on_tiles<T>) {
+                vec<T> sums[kRows][NV];
+                const bool rounds = part.last && g.rounded;
+                multiply_on_tiles<NV>(registers, rows, {a.at, a.row, panel, count, nullptr, sums[0]},
+                                      [&](int i) { ask_for_c(m + i, n, NV, part, rounds); });
+                for (int i = 0; i < rows; ++i) finish_line<NV>(m + i, n, sums[i], part, rounds);
+            } else {
+                with_count<kRows>(rows, [&]<int R>() { tile<R, NV>(a, panel, count, m, n, part); });
+            }
+        });
     }
 
     // Adds to sums of a line of c, from column n on, what they have until now.
@@ -131,22 +198,23 @@ template <class T> struct MatrixProduct {
     }
 
     // Rows [m0, m0 + rows) of c, the `count` lines of the packed chunk from chunk0 on, the given panels
-    void block_rows(T* packed, int64_t m0, int64_t rows, int64_t chunk0, int64_t count, Range mine) const {
+    void block_rows(TileRegisters& registers, T* packed, int64_t m0, int64_t rows, int64_t chunk0, int64_t count,
+                    Range mine) const {
         for (int64_t k0 = 0; k0 < count; k0 += block) {
             const int64_t depth_of_block = min_of(block, count - k0);
             const Part part{chunk0 + k0 == 0 && !g.accumulate, chunk0 + k0 + depth_of_block == K};
-            if (!direct) pack_a(m0, rows, chunk0 + k0, depth_of_block, packed);
+            if constexpr (on_tiles<T>)
+                pack_a_for_tiles(m0, rows, chunk0 + k0, depth_of_block, packed);
+            else if (!direct)
+                pack_a(m0, rows, chunk0 + k0, depth_of_block, packed);
             for (int64_t j = mine.begin; j < mine.end; ++j) {
                 const int nv = vectors_of(j);
                 const T* panel = b() + (j * kPanel * count + k0 * nv * W) * depth;
                 for_each_tile<kRows>(rows, [&](int64_t first, int tile_count) {
-                    const T* a = direct ? g.a + g.a_m.at(m0 + first) + chunk0 + k0 : packed + first * depth;
-                    const int64_t a_row = direct ? g.a_m.inner_stride : depth, a_k = direct ? 1 : kLineOfA;
-                    with_count<kPanelVectors>(nv, [&]<int NV>() {
-                        with_count<kRows>(tile_count, [&]<int R>() {
-                            tile<R, NV>(a, a_row, a_k, panel, depth_of_block, m0 + first, j * kPanel, part);
-                        });
-                    });
+                    const TileOfA a = on_tiles<T> ? TileOfA{packed + first * row_of_a, row_of_a, depth}
+                                      : direct ? TileOfA{g.a + g.a_m.at(m0 + first) + chunk0 + k0, g.a_m.inner_stride, 1}
+                                               : TileOfA{packed + first * depth, depth, kLineOfA};
+                    multiply(registers, a, tile_count, panel, nv, depth_of_block, m0 + first, j * kPanel, part);
                 });
             }
         }
@@ -165,13 +233,14 @@ template <class T> struct MatrixProduct {
         const Range mine = share(panels, team.id, team.size);
         const Range all = by_panel ? mine : Range{0, panels};
         const Range rows = by_panel ? Range{0, g.M} : share(g.M, team.id, team.size);
+        TileRegisters registers;
         for (int64_t k0 = 0; k0 < K; k0 += chunk) {
             const int64_t count = min_of(chunk, K - k0);
             if (k0 > 0) wait(team.barriers[0], team.size); // everybody has read the chunk before
             for (int64_t j = mine.begin; j < mine.end; ++j) pack_b(j, k0, count, b() + j * kPanel * count * depth);
             wait(team.barriers[0], team.size);
             for (int64_t m = rows.begin; m < rows.end; m += kBlockM)
-                block_rows(a_of(team.id), m, min_of(kBlockM, rows.end - m), k0, count, all);
+                block_rows(registers, a_of(team.id), m, min_of(kBlockM, rows.end - m), k0, count, all);
         }
     }
 };

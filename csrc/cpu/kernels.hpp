@@ -71,9 +71,14 @@ extern const Kernels kernels;
 namespace v4 {
 extern const Kernels kernels;
 }
+// v4 but for the products of bf16
 namespace v4_bf16 {
 extern const GemmKernels<bf16> gemm_bf16;
 extern const RnnKernels<bf16> rnn_bf16;
 } // namespace v4_bf16
+namespace v4_amx {
+extern const GemmKernels<bf16> gemm_bf16;
+extern const RnnKernels<bf16> rnn_bf16;
+} // namespace v4_amx
 
 } // namespace fastiter

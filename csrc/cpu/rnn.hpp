@@ -122,6 +122,13 @@ struct Arena {
     }
 };
 
+// From line to line of `count` numbers in scratch memory: whole lines of the cache, and a free one, as lines that are a power of
+// two apart would fall into the same few sets of the first level.
+template <class S> constexpr int64_t apart(int64_t count) {
+    constexpr int64_t line = max_of(16, 64 / int64_t(sizeof(S)));
+    return round_up(count, line) + line;
+}
+
 // As what is stored holds it
 template <class S> FASTITER_INLINE vec<S> rounded(vec<S> x) {
     if constexpr (sizeof(S) == 2)

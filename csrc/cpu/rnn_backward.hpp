@@ -6,8 +6,9 @@
 namespace fastiter::FASTITER_LEVEL {
 template <class S, class C> struct Backward {
     typedef rnn_value<S> T;
-    static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = Visits<S>::U, R = tile_rows<U>;
-    static constexpr int kOneRow = panels_of_one_row(U), kTile = max_of(R, kOneRow) * U; // vectors of units
+    static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = Visits<S>::U,
+                         R = rows_of_tile<S, U>;
+    static constexpr int kOneRow = panels_of_one_row<S>(U), kTile = max_of(R, kOneRow) * U; // vectors of units
     static constexpr int64_t kPanelUnits = U * W;
 
     const RnnBackward<S>& p;
@@ -17,6 +18,7 @@ template <class S, class C> struct Backward {
     const Seat seat;
     const Rows rows;
     Visits<S> visits;
+    TileRegisters registers;
     S* packed;  // r as [head][panel][gate * D + d][vector of units][lane]
     T *ds, *db; // [state][row][unit]; [head][batch row][gate][unit]
     const bool streams = exceeds_caches<S>(shape, G), sums_b = p.db || p.db_rows;
@@ -245,7 +247,7 @@ template <class S, class C> struct Backward {
         if (t >= 0) ask(mine, unit, addresses);
         vec<T> sums[kTile] = {};
         if (product)
-            multiply<S>(count, vectors_of(panel), some,
+            multiply<S>(registers, count, vectors_of(panel), some,
                         {dp_line(visits.slot_before(slot), first), visits.dp_stride,
                          packed + (n * panels + panel) * panel_size(), panel_size(), G * D, nullptr, sums,
                          addresses.fetch(V * W * int(sizeof(T)))});

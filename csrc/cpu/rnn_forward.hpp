@@ -6,8 +6,9 @@
 namespace fastiter::FASTITER_LEVEL {
 template <class S, class C> struct Forward {
     typedef rnn_value<S> T;
-    static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = panel_units<C>, R = tile_rows<G * U>;
-    static constexpr int kOneRow = panels_of_one_row(G * U), kTile = max_of(R, kOneRow) * U; // vectors of units
+    static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = panel_units<C>,
+                         R = rows_of_tile<S, G * U>;
+    static constexpr int kOneRow = panels_of_one_row<S>(G * U), kTile = max_of(R, kOneRow) * U; // vectors of units
     static constexpr int64_t kPanelUnits = U * W;
 
     const RnnForward<S>& p;
@@ -28,6 +29,7 @@ template <class S, class C> struct Forward {
         T* saved;
     };
     Line* line; // of the thread's rows at one step
+    TileRegisters registers;
 
     const bool streams = exceeds_caches<T>(shape, C::saved);
     const Bound<S> bound{shape.clip_state};
@@ -198,7 +200,7 @@ template <class S, class C> struct Forward {
     void add_products(int64_t n, int64_t panel, int some, const S* x, int64_t stride, int count, Fetch fetch,
                       vec<T>* out) {
         multiply<S>(
-            count, units_of(panel) * G, some,
+            registers, count, units_of(panel) * G, some,
             {x, stride, packed + (n * panels + panel) * panel_size(), panel_size(), D, bias_of(n, panel), out, fetch});
     }
 
@@ -289,14 +291,14 @@ template <class S, class C> void forward(const RnnForward<S>& p, Team team) {
 // while rows and panels of one head add up their gradient of r together. Sizes of caches and rates are those of current x86
 // server cores; they decide only how fast the result comes.
 template <class S> RnnPlan rnn_plan(const RnnShape& shape, bool backward, int threads) {
-    constexpr double kMacsPerCycle = (sizeof(S) == 2 ? 4 : 2) * lanes<S>, kBarrier = 500, kCell = 25, kStart = 8000;
+    constexpr double kMacsPerCycle = on_tiles<S> ? 512 : (sizeof(S) == 2 ? 4 : 2) * lanes<S>, kBarrier = 500, kCell = 25, kStart = 8000;
     constexpr double kL1 = 32 << 10, kL2 = 768 << 10, kL2Bytes = 40, kL3Bytes = 20;
     const double G = shape.cell == Cell::gru ? 3 : shape.cell == Cell::lstm || shape.cell == Cell::slstm ? 4 : 1;
     const int64_t panels = max_of(1, ceil_div(shape.D, lanes<S> * (backward || G == 1 ? 4 : 1)));
     auto cycles = [&](int heads, int row_groups, int panel_groups) {
         const double rows = ceil_div(shape.B, row_groups), units = double(ceil_div(panels, panel_groups)) / panels;
         const double elements = G * shape.D * shape.D * units, bytes = elements * sizeof(S);
-        const double passes = ceil_div(int64_t(rows), 6), arithmetic = rows * elements / kMacsPerCycle;
+        const double passes = ceil_div(int64_t(rows), rows_of_tile<S, 4>), arithmetic = rows * elements / kMacsPerCycle;
         const double traffic = bytes <= kL1 ? 0 : passes * bytes / kL2Bytes + (bytes <= kL2 ? 0 : bytes / kL3Bytes);
         const double cells = rows * G * shape.D * units / lanes<S> * kCell;
         const double step = (arithmetic > traffic ? arithmetic : traffic) + cells + (panel_groups > 1 ? kBarrier : 0);

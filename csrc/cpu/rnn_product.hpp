@@ -1,6 +1,7 @@
 // The product of a few rows with a packed panel of r, for what is stored as S. A panel of bf16 has two k side by side in every
 // lane, the even one in the lower half: that is how processors with AVX512_BF16 take it, and half the bytes of floats.
 #pragma once
+#include "amx.hpp"
 #include "pack.hpp"
 #include "tile.hpp"
 
@@ -10,8 +11,15 @@ namespace fastiter::FASTITER_LEVEL {
 template <class S> constexpr int side_by_side = sizeof(S) == 2 ? 2 : 1;
 template <class S> constexpr int64_t panel_depth(int64_t K) { return round_up(K, side_by_side<S>); }
 
+// Rows of a tile that is NV vectors wide
+template <class S, int NV> constexpr int rows_of_tile = on_tiles<S> ? 16 : tile_rows<NV>;
+
+FASTITER_INLINE vec<float> side_by_side_of(vec<float> even, vec<float> odd) {
+    return (vec<float>)(((words)even >> 16) | ((words)odd & 0xffff0000u));
+}
+
 FASTITER_INLINE void store_pairs(bf16* out, vec<float> even, vec<float> odd, int64_t count = lanes<float>) {
-    const words pairs = ((words)even >> 16) | ((words)odd & 0xffff0000u);
+    const vec<float> pairs = side_by_side_of(even, odd);
     if (count >= lanes<float>)
         __builtin_memcpy(out, &pairs, sizeof pairs);
     else

@@ -10,7 +10,7 @@ template <class S, class C> struct Recompute : Forward<S, C> {
     typedef rnn_value<S> T;
     using Base::D, Base::G, Base::kPanelUnits, Base::mine, Base::p, Base::rows, Base::shape, Base::states, Base::U,
         Base::W;
-    static constexpr int R = tile_rows<G * U>;
+    static constexpr int R = rows_of_tile<S, G * U>;
     static constexpr int64_t kBlockBytes = 128 << 10; // of h at a time: they stay in the second level beside a panel
 
     // A step of a row
@@ -18,8 +18,7 @@ template <class S, class C> struct Recompute : Forward<S, C> {
         int64_t row, t;
         bool is_first, is_reset;
     };
-    // Lines that are a power of two apart would fall into the same few sets of the first-level cache.
-    const int64_t stride = round_up(D, 16) + 16, capacity = max_of(R, kBlockBytes / (stride * int64_t(sizeof(S))));
+    const int64_t stride = apart<S>(D), capacity = max_of(R, kBlockBytes / (stride * int64_t(sizeof(S))));
     Step* steps = nullptr; // of a block, in the order in which each row takes them
     S* h_before = nullptr; // of the same steps
 

@@ -102,7 +102,7 @@ template <class T, class C> struct StepOfLayer {
 
     // Panels `mine` of head n. A single row takes several at once: enough independent sums to hide the latency of one.
     void head(int64_t n, Range mine) const {
-        constexpr int P = panels_of_one_row(G * U);
+        constexpr int P = panels_of_one_row<T>(G * U);
         if (p.B > 1)
             return back_and_forth(mine, p.turn, [&](int64_t j) {
                 for_each_tile<R>(p.B, [&](int64_t first, int count) {

@@ -67,14 +67,19 @@ template <class S, int ROWS, int NV, int PANELS> __attribute__((noinline)) void 
 }
 
 // How many panels a single row takes at once: enough independent sums to hide the latency of one
-constexpr int panels_of_one_row(int nv) { return nv == 3 ? 4 : 2; }
+template <class S> constexpr int panels_of_one_row(int nv) { return on_tiles<S> ? 1 : nv == 3 ? 4 : 2; }
 
-// multiply_tile for `rows` rows of at most tile_rows<nv>, and `panels` panels: one, or for a single row panels_of_one_row.
-template <class S> void multiply(int rows, int nv, int panels, const Product<S>& p) {
+// The product of `rows` rows, at most rows_of_tile<S, nv>, and `panels` panels: one, or for a single row panels_of_one_row.
+template <class S> void multiply(TileRegisters& registers, int rows, int nv, int panels, const Product<S>& p) {
     with_count<4>(nv, [&]<int NV>() {
-        constexpr int P = panels_of_one_row(NV);
-        if (NV >= 3 && panels == P) return multiply_tile<S, 1, NV, P>(p);
-        with_count<tile_rows<NV>>(rows, [&]<int ROWS>() { multiply_tile<S, ROWS, NV, 1>(p); });
+        if constexpr (on_tiles<S>) {
+            const TileProduct product{p.x, p.x_row, p.panel, ceil_div(p.K, 2), p.start, p.out};
+            return multiply_on_tiles<NV>(registers, rows, product, [&](int row) { p.fetch.row(row); });
+        } else {
+            constexpr int P = panels_of_one_row<S>(NV);
+            if (NV >= 3 && panels == P) return multiply_tile<S, 1, NV, P>(p);
+            with_count<tile_rows<NV>>(rows, [&]<int ROWS>() { multiply_tile<S, ROWS, NV, 1>(p); });
+        }
     });
 }
 

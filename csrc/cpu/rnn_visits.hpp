@@ -25,8 +25,7 @@ template <class S> struct Visits {
     const bool adds_r;
     const int64_t D = shape.D, gates, panels = ceil_div(D, kPanelUnits),
                   lines = Rows::scratch_lines(shape, p.plan.rows);
-    // Lines that are a power of two apart would fall into the same few sets of the first-level cache.
-    const int64_t dp_stride = round_up(gates * D, 16) + 16;
+    const int64_t dp_stride = apart<S>(gates * D);
     const int64_t block = steps_of_block(shape), kept = adds_r ? min_of(block, shape.T) + 1 : 2;
     // Parts of the rows whose sums stay apart until the end, so that threads with rows of different parts read nothing of each
     // other's. They do not depend on the groups of rows, and so neither do the sums.

@@ -1,0 +1,123 @@
+// Products of bf16 on AMX, where an instruction multiplies up to 16 rows of 32 numbers by 32 lines of 16. It takes as long as
+// its 16 pairs of lines take from their cache, and for few rows no less: the fewest rows of a product are a whole tile here.
+#pragma once
+#include "simd.hpp"
+
+namespace fastiter::FASTITER_LEVEL {
+
+// Rows of pairs times a panel, [pair][NV][lane], to which the sums of every row start from `start`, or from 0: out[row][NV]
+struct TileProduct {
+    const bf16* x;
+    int64_t x_row; // from row to row, in numbers
+    const bf16* panel;
+    int64_t pairs;
+    const float* start;
+    vec<float>* out;
+};
+
+#if defined(__AMX_BF16__)
+
+template <class S> constexpr bool on_tiles = sizeof(S) == 2;
+
+// A thread's tile registers: 0 to 3 hold sums, 4 rows of x, 5 pairs of lines of a panel; 6 and 7 are as 4 and 5 for the pairs
+// that are left over. Given back in the end: who switches threads would have to save them.
+class TileRegisters {
+    int rows = 0, rest = 0;
+
+  public:
+    static constexpr int kRows = 16, kPairs = 16;
+
+    TileRegisters() = default;
+    TileRegisters(const TileRegisters&) = delete;
+    ~TileRegisters() {
+        if (rows) _tile_release();
+    }
+
+    void shape(int for_rows, int64_t pairs) {
+        const int left = int(pairs % kPairs);
+        if (rows == for_rows && rest == left) return;
+        rows = for_rows, rest = left;
+        struct alignas(64) {
+            uint8_t palette = 1, start_row = 0, reserved[14] = {};
+            uint16_t bytes_of_row[16] = {};
+            uint8_t rows[16] = {};
+        } layout;
+        for (int i = 0; i < 8; ++i) layout.bytes_of_row[i] = 64, layout.rows[i] = uint8_t(i == 5 ? kPairs : rows);
+        layout.rows[7] = uint8_t(rest ? rest : kPairs);
+        layout.bytes_of_row[6] = uint16_t(4 * layout.rows[7]);
+        __asm__ volatile("" ::: "memory"); // GCC's intrinsics do not say that they read memory
+        _tile_loadconfig(&layout);
+    }
+};
+
+// The names of tile registers are part of an instruction's text, hence a line for each vector.
+template <int NV> FASTITER_INLINE void start_sums(const float* start) {
+    if (start) {
+        _tile_loadd(0, start, 0);
+        if constexpr (NV > 1) _tile_loadd(1, start + 16, 0);
+        if constexpr (NV > 2) _tile_loadd(2, start + 32, 0);
+        if constexpr (NV > 3) _tile_loadd(3, start + 48, 0);
+    } else {
+        _tile_zero(0);
+        if constexpr (NV > 1) _tile_zero(1);
+        if constexpr (NV > 2) _tile_zero(2);
+        if constexpr (NV > 3) _tile_zero(3);
+    }
+}
+
+#define FASTITER_ADD_TO_SUM(v, rows, lines)               \
+    if constexpr (NV > v) {                               \
+        _tile_loadd(lines, panel + v * 32, NV * 64);      \
+        _tile_dpbf16ps(v, rows, lines);                   \
+    }
+#define FASTITER_ADD_TO_SUMS(rows, lines)                 \
+    _tile_loadd(rows, x, x_row * int64_t(sizeof(bf16)));  \
+    FASTITER_ADD_TO_SUM(0, rows, lines)                   \
+    FASTITER_ADD_TO_SUM(1, rows, lines)                   \
+    FASTITER_ADD_TO_SUM(2, rows, lines)                   \
+    FASTITER_ADD_TO_SUM(3, rows, lines)
+
+template <int NV> FASTITER_INLINE void add_to_sums(const bf16* x, int64_t x_row, const bf16* panel) {
+    FASTITER_ADD_TO_SUMS(4, 5)
+}
+template <int NV> FASTITER_INLINE void add_rest_to_sums(const bf16* x, int64_t x_row, const bf16* panel) {
+    FASTITER_ADD_TO_SUMS(6, 7)
+}
+#undef FASTITER_ADD_TO_SUMS
+#undef FASTITER_ADD_TO_SUM
+
+template <int NV> FASTITER_INLINE void store_sums(vec<float>* out) {
+    _tile_stored(0, out, NV * 64);
+    if constexpr (NV > 1) _tile_stored(1, out + 1, NV * 64);
+    if constexpr (NV > 2) _tile_stored(2, out + 2, NV * 64);
+    if constexpr (NV > 3) _tile_stored(3, out + 3, NV * 64);
+}
+
+// Calls ask(row) for each row while the product runs: see multiply_tile of rnn_tile.hpp.
+template <int NV, class Ask>
+__attribute__((noinline)) void multiply_on_tiles(TileRegisters& registers, int rows, const TileProduct& p, Ask ask) {
+    constexpr int64_t kPairs = TileRegisters::kPairs;
+    __asm__ volatile("" ::: "memory");
+    registers.shape(rows, p.pairs);
+    start_sums<NV>(p.start);
+    const int64_t whole = p.pairs / kPairs;
+    int asked = 0;
+    for (int64_t i = 0; i < whole; ++i) {
+        for (; asked * whole < (i + 1) * rows; ++asked) ask(asked);
+        add_to_sums<NV>(p.x + i * 2 * kPairs, p.x_row, p.panel + i * 2 * kPairs * NV * lanes<float>);
+    }
+    for (; asked < rows; ++asked) ask(asked);
+    if (p.pairs % kPairs)
+        add_rest_to_sums<NV>(p.x + whole * 2 * kPairs, p.x_row, p.panel + whole * 2 * kPairs * NV * lanes<float>);
+    store_sums<NV>(p.out);
+}
+
+#else
+
+template <class S> constexpr bool on_tiles = false;
+struct TileRegisters {};
+template <int NV, class Ask> void multiply_on_tiles(TileRegisters&, int rows, const TileProduct&, Ask);
+
+#endif
+
+} // namespace fastiter::FASTITER_LEVEL

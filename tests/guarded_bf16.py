@@ -1,0 +1,60 @@
+"""guarded.py for the recurrences on bfloat16, forward and backward: every array lies between two pages.
+
+python tests/guarded_bf16.py: run by test_isa.py for every instruction set.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+
+import fastiter.torch
+from cases import RNN_CELLS, rnn_inputs
+from guarded import copies, guarded
+from rnn_calls import options, some_lengths
+
+SIZES = list(itertools.product((1, 5, 18), (3,), (2,), (1, 16, 17, 40, 65)))
+
+
+def tensor(x: Any, at_end: bool) -> Any:
+    """Of floats, in bfloat16"""
+    return torch.from_numpy(copies(torch.from_numpy(x).bfloat16().view(torch.int16).numpy(), at_end)).view(torch.bfloat16)
+
+
+def like(y: Any, at_end: bool) -> Any:
+    if y.dtype == torch.bfloat16:
+        return tensor(np.ones(y.shape, np.float32), at_end)
+    return torch.from_numpy(copies(np.ones(y.shape, np.float32), at_end))
+
+
+def new_empty(x: Any, shape: Any, dtype: Any = None, **_: Any) -> Any:
+    wanted = dtype or x.dtype
+    if wanted == torch.bfloat16:
+        return torch.from_numpy(guarded(tuple(shape), np.int16, True)).view(wanted)
+    return torch.from_numpy(guarded(tuple(shape), torch.empty(0, dtype=wanted).numpy().dtype, True))
+
+
+def new_empty_strided(x: Any, shape: Any, strides: Any, **how: Any) -> Any:
+    return new_empty(x, (int(np.prod(shape)),), **how).as_strided(tuple(shape), tuple(strides))
+
+
+def main() -> None:
+    torch.Tensor.new_empty = new_empty  # type: ignore[assignment, method-assign]
+    torch.Tensor.new_empty_strided = new_empty_strided  # type: ignore[assignment, method-assign]
+    for (cell, activation), (B, T, N, D), at_end in itertools.product(RNN_CELLS, SIZES, (False, True)):
+        wx, r, b, (h, *others) = rnn_inputs(cell, B, T, N, D, np.float32)
+        given = [tensor(x, at_end).requires_grad_() for x in (wx, r, b, h)]
+        given += [torch.from_numpy(copies(s, at_end)).requires_grad_() for s in others]
+        for lengths, checkpoint in itertools.product((None, some_lengths(B, T)), (None, 2)):
+            how = options(activation, return_all_states=True, reverse=bool((B + D) % 2), lengths=lengths)
+            h_all, last, states = getattr(fastiter.torch, cell)(*given[:3], given[3:], **how, checkpoint=checkpoint)
+            outputs = [h_all, *last, *states[1:]]
+            torch.autograd.backward(outputs, [like(y, True) for y in outputs])
+
+
+if __name__ == "__main__":
+    main()
+    print("done")
