@@ -108,7 +108,13 @@ typedef uint16_t half_words __attribute__((vector_size(kVectorBytes / 2)));
 typedef uint16_t unaligned_half_words __attribute__((vector_size(kVectorBytes / 2), aligned(2)));
 typedef uint32_t words __attribute__((vector_size(kVectorBytes)));
 
-FASTITER_INLINE vec<float> widen(half_words x) { return (vec<float>)(__builtin_convertvector(x, words) << 16); }
+FASTITER_INLINE vec<float> widen(half_words x) {
+#if defined(__AVX512F__)
+    return (vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)x), 16); // GCC widens each half by itself
+#else
+    return (vec<float>)(__builtin_convertvector(x, words) << 16);
+#endif
+}
 FASTITER_INLINE half_words narrow(vec<float> v) {
     const words bits = (words)v;
     const words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
