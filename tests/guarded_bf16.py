@@ -21,7 +21,9 @@ SIZES = list(itertools.product((1, 5, 18), (3,), (2,), (1, 16, 17, 40, 65)))
 
 def tensor(x: Any, at_end: bool) -> Any:
     """Of floats, in bfloat16"""
-    return torch.from_numpy(copies(torch.from_numpy(x).bfloat16().view(torch.int16).numpy(), at_end)).view(torch.bfloat16)
+    return torch.from_numpy(copies(torch.from_numpy(x).bfloat16().view(torch.int16).numpy(), at_end)).view(
+        torch.bfloat16
+    )
 
 
 def like(y: Any, at_end: bool) -> Any:

@@ -24,8 +24,8 @@ template <class S> constexpr bool on_tiles = sizeof(S) == 2;
 class TileRegisters {
     int rows = 0, rest = 0;
 
-  public:
-    static constexpr int kRows = 16, kPairs = 16;
+public:
+    static constexpr int kPairs = 16;
 
     TileRegisters() = default;
     TileRegisters(const TileRegisters&) = delete;
@@ -65,16 +65,16 @@ template <int NV> FASTITER_INLINE void start_sums(const float* start) {
     }
 }
 
-#define FASTITER_ADD_TO_SUM(v, rows, lines)               \
-    if constexpr (NV > v) {                               \
-        _tile_loadd(lines, panel + v * 32, NV * 64);      \
-        _tile_dpbf16ps(v, rows, lines);                   \
+#define FASTITER_ADD_TO_SUM(v, rows, lines)          \
+    if constexpr (NV > v) {                          \
+        _tile_loadd(lines, panel + v * 32, NV * 64); \
+        _tile_dpbf16ps(v, rows, lines);              \
     }
-#define FASTITER_ADD_TO_SUMS(rows, lines)                 \
-    _tile_loadd(rows, x, x_row * int64_t(sizeof(bf16)));  \
-    FASTITER_ADD_TO_SUM(0, rows, lines)                   \
-    FASTITER_ADD_TO_SUM(1, rows, lines)                   \
-    FASTITER_ADD_TO_SUM(2, rows, lines)                   \
+#define FASTITER_ADD_TO_SUMS(rows, lines)               \
+    _tile_loadd(rows, x, x_row* int64_t(sizeof(bf16))); \
+    FASTITER_ADD_TO_SUM(0, rows, lines)                 \
+    FASTITER_ADD_TO_SUM(1, rows, lines)                 \
+    FASTITER_ADD_TO_SUM(2, rows, lines)                 \
     FASTITER_ADD_TO_SUM(3, rows, lines)
 
 template <int NV> FASTITER_INLINE void add_to_sums(const bf16* x, int64_t x_row, const bf16* panel) {

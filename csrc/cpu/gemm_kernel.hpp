@@ -34,9 +34,7 @@ template <class T> struct MatrixProduct {
         return max_of(1, min_of(ceil_div(K, block), kPackedBytes / line / block));
     }
     int64_t packed_b() const { return chunk * panels * kPanel * depth; }
-    int64_t packed_a() const {
-        return on_tiles<T> ? round_up(kBlockM, W) * row_of_a : round_up(block * kLineOfA, 64);
-    }
+    int64_t packed_a() const { return on_tiles<T> ? round_up(kBlockM, W) * row_of_a : round_up(block * kLineOfA, 64); }
     T* b() const { return static_cast<T*>(g.workspace); }
     T* a_of(int thread) const { return b() + packed_b() + thread * packed_a(); }
 
@@ -212,8 +210,9 @@ template <class T> struct MatrixProduct {
                 const T* panel = b() + (j * kPanel * count + k0 * nv * W) * depth;
                 for_each_tile<kRows>(rows, [&](int64_t first, int tile_count) {
                     const TileOfA a = on_tiles<T> ? TileOfA{packed + first * row_of_a, row_of_a, depth}
-                                      : direct ? TileOfA{g.a + g.a_m.at(m0 + first) + chunk0 + k0, g.a_m.inner_stride, 1}
-                                               : TileOfA{packed + first * depth, depth, kLineOfA};
+                                      : direct
+                                          ? TileOfA{g.a + g.a_m.at(m0 + first) + chunk0 + k0, g.a_m.inner_stride, 1}
+                                          : TileOfA{packed + first * depth, depth, kLineOfA};
                     multiply(registers, a, tile_count, panel, nv, depth_of_block, m0 + first, j * kPanel, part);
                 });
             }

@@ -6,8 +6,7 @@
 namespace fastiter::FASTITER_LEVEL {
 template <class S, class C> struct Backward {
     typedef rnn_value<S> T;
-    static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = Visits<S>::U,
-                         R = rows_of_tile<S, U>;
+    static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = Visits<S>::U, R = rows_of_tile<S, U>;
     static constexpr int kOneRow = panels_of_one_row<S>(U), kTile = max_of(R, kOneRow) * U; // vectors of units
     static constexpr int64_t kPanelUnits = U * W;
 

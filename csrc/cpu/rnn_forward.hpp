@@ -6,8 +6,7 @@
 namespace fastiter::FASTITER_LEVEL {
 template <class S, class C> struct Forward {
     typedef rnn_value<S> T;
-    static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = panel_units<C>,
-                         R = rows_of_tile<S, G * U>;
+    static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = panel_units<C>, R = rows_of_tile<S, G * U>;
     static constexpr int kOneRow = panels_of_one_row<S>(G * U), kTile = max_of(R, kOneRow) * U; // vectors of units
     static constexpr int64_t kPanelUnits = U * W;
 
@@ -291,7 +290,8 @@ template <class S, class C> void forward(const RnnForward<S>& p, Team team) {
 // while rows and panels of one head add up their gradient of r together. Sizes of caches and rates are those of current x86
 // server cores; they decide only how fast the result comes.
 template <class S> RnnPlan rnn_plan(const RnnShape& shape, bool backward, int threads) {
-    constexpr double kMacsPerCycle = on_tiles<S> ? 512 : (sizeof(S) == 2 ? 4 : 2) * lanes<S>, kBarrier = 500, kCell = 25, kStart = 8000;
+    constexpr double kMacsPerCycle = on_tiles<S> ? 512 : (sizeof(S) == 2 ? 4 : 2) * lanes<S>, kBarrier = 500,
+                     kCell = 25, kStart = 8000;
     constexpr double kL1 = 32 << 10, kL2 = 768 << 10, kL2Bytes = 40, kL3Bytes = 20;
     const double G = shape.cell == Cell::gru ? 3 : shape.cell == Cell::lstm || shape.cell == Cell::slstm ? 4 : 1;
     const int64_t panels = max_of(1, ceil_div(shape.D, lanes<S> * (backward || G == 1 ? 4 : 1)));

@@ -48,11 +48,17 @@ FASTITER_INLINE void pack_lines(S* panel, int64_t panel_k, int64_t k, int64_t K,
 // out[k * out_k + w] = x[w * x_w + k] for w < count, 0 for count <= w < lanes: two k side by side
 inline void pack_transposed(const bf16* x, int64_t x_w, int64_t count, int64_t K, bf16* out, int64_t out_k) {
     constexpr int W = lanes<float>;
-    for (int64_t k = 0; k < K; k += W) {
-        vec<float> rows[W];
-        for (int w = 0; w < W; ++w) rows[w] = w < count ? load_up_to(x + w * x_w + k, K - k) : vec<float>{};
+    for (int64_t k = 0; k < K; k += 2 * W) { // a pair is transposed as one number
+        vec<float> rows[W] = {};
+        const size_t bytes = size_t(min_of(2 * W, K - k)) * sizeof(bf16);
+        for (int w = 0; w < W && w < count; ++w)
+            if (bytes == sizeof rows[w])
+                rows[w] = load(reinterpret_cast<const float*>(x + w * x_w + k));
+            else
+                __builtin_memcpy(&rows[w], x + w * x_w + k, bytes);
         transpose<float>(rows);
-        for (int64_t i = 0; i < min_of(W, K - k); i += 2) store_pairs(out + (k + i) * out_k, rows[i], rows[i + 1]);
+        for (int64_t i = 0; i < ceil_div(min_of(2 * W, K - k), 2); ++i)
+            __builtin_memcpy(out + (k + 2 * i) * out_k, &rows[i], sizeof rows[i]);
     }
 }
 

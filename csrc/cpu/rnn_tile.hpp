@@ -66,15 +66,24 @@ template <class S, int ROWS, int NV, int PANELS> __attribute__((noinline)) void 
         for (int v = 0; v < PANELS * NV; ++v) p.out[i * PANELS * NV + v] = acc[i][v];
 }
 
-// How many panels a single row takes at once: enough independent sums to hide the latency of one
-template <class S> constexpr int panels_of_one_row(int nv) { return on_tiles<S> ? 1 : nv == 3 ? 4 : 2; }
+// How many panels a single row takes at once: enough independent sums, or cells after them, to hide the latency of one
+template <class S> constexpr int panels_of_one_row(int nv) { return on_tiles<S> || nv == 3 ? 4 : 2; }
 
 // The product of `rows` rows, at most rows_of_tile<S, nv>, and `panels` panels: one, or for a single row panels_of_one_row.
 template <class S> void multiply(TileRegisters& registers, int rows, int nv, int panels, const Product<S>& p) {
     with_count<4>(nv, [&]<int NV>() {
         if constexpr (on_tiles<S>) {
-            const TileProduct product{p.x, p.x_row, p.panel, ceil_div(p.K, 2), p.start, p.out};
-            return multiply_on_tiles<NV>(registers, rows, product, [&](int row) { p.fetch.row(row); });
+            for (int i = 0; i < panels; ++i) {
+                const TileProduct product{p.x,
+                                          p.x_row,
+                                          p.panel + i * p.panel_stride,
+                                          ceil_div(p.K, 2),
+                                          p.start ? p.start + i * NV * lanes<S> : nullptr,
+                                          p.out + i * NV};
+                multiply_on_tiles<NV>(registers, rows, product, [&](int row) {
+                    if (i == 0) p.fetch.row(row);
+                });
+            }
         } else {
             constexpr int P = panels_of_one_row<S>(NV);
             if (NV >= 3 && panels == P) return multiply_tile<S, 1, NV, P>(p);
