@@ -145,7 +145,7 @@ template <class T, Round R, Over O> FASTITER_INLINE vec<T> assign(vec<T> c, vec<
     if constexpr (O == Over::clamp)
         f = smaller<T>(larger<T>(f, splat(t.lo)), splat(t.hi));
     else if constexpr (O == Over::zero)
-        f = (f < t.lo) | (f > t.hi) ? vec<T>{} : f;
+        f = ((f < t.lo) | (f > t.hi)) ? vec<T>{} : f;
     else if constexpr (O == Over::wrap)
         f = wrapped<T>(f, t);
     else if constexpr (O == Over::other)

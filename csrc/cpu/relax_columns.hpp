@@ -94,7 +94,7 @@ template <class S, int K> struct Columns {
     FASTITER_INLINE static type where_zero(type a, type yes, type no) {
         if constexpr (is_complex) {
             constexpr std::make_index_sequence<width> all{};
-            return (reals(a, all) == 0) & (imaginaries(a, all) == 0) ? yes : no;
+            return ((reals(a, all) == 0) & (imaginaries(a, all) == 0)) ? yes : no;
         } else
             return a == 0 ? yes : no;
     }

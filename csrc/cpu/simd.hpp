@@ -30,7 +30,9 @@ template <> struct value_of<bf16> {
 };
 template <class S> using value = typename value_of<S>::type;
 
-template <class T> struct vector_of {
+// Of numbers alone: for anything else there is no such type, which overloads of fma rely on.
+template <class T, int BYTES = sizeof(T) <= sizeof(double) ? kVectorBytes : 0> struct vector_of {};
+template <class T> struct vector_of<T, kVectorBytes> {
     typedef value<T> type __attribute__((vector_size(kVectorBytes)));
 };
 template <class T> using vec = typename vector_of<T>::type;
