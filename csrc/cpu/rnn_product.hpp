@@ -53,7 +53,7 @@ inline void pack_transposed(const bf16* x, int64_t x_w, int64_t count, int64_t K
         const size_t bytes = size_t(min_of(2 * W, K - k)) * sizeof(bf16);
         for (int w = 0; w < W && w < count; ++w)
             if (bytes == sizeof rows[w])
-                rows[w] = load(reinterpret_cast<const float*>(x + w * x_w + k));
+                __builtin_memcpy(&rows[w], x + w * x_w + k, sizeof rows[w]);
             else
                 __builtin_memcpy(&rows[w], x + w * x_w + k, bytes);
         transpose<float>(rows);
