@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import fastiter
-from guarded import copies, guarded
+from guarded import copies, guarded, guarded_tensor
 from scan_calls import BROADCASTS, ScanInputs, resets, scan_inputs, some_lengths
 
 SIZES = [("linear", (D,)) for D in (1, 3, 16, 17, 33, 64, 65, 130)]
@@ -50,19 +50,13 @@ def with_torch(dtype: Any) -> None:
 
     import fastiter.torch
 
-    def new_empty(x: Any, shape: Any, dtype: Any = None) -> Any:
-        wanted = dtype or x.dtype
-        if wanted == torch.bfloat16:
-            return torch.from_numpy(guarded(tuple(shape), np.int16, True)).view(wanted)
-        return torch.from_numpy(guarded(tuple(shape), torch.empty(0, dtype=wanted).numpy().dtype, True))
-
     def tensor(x: Any, at_end: bool, stored: Any) -> Any:
         y = torch.from_numpy(x)
         if stored == torch.bfloat16:
             y = torch.from_numpy(copies(y.bfloat16().view(torch.int16).numpy(), at_end)).view(stored)
         return y.requires_grad_()
 
-    torch.Tensor.new_empty = new_empty  # type: ignore[assignment, method-assign]
+    torch.Tensor.new_empty = guarded_tensor  # type: ignore[assignment, method-assign]
     for kind, inputs, how, at_end in every_case(dtype):
         if min(inputs.x.strides) < 0:
             continue

@@ -1,5 +1,5 @@
 // Products of bf16 on AMX, where an instruction multiplies up to 16 rows of 32 numbers by 32 lines of 16. It takes as long as
-// its 16 pairs of lines take from their cache, and for few rows no less: the fewest rows of a product are a whole tile here.
+// the lines take from their cache, however few the rows are.
 #pragma once
 #include "simd.hpp"
 

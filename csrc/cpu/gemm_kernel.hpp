@@ -40,6 +40,14 @@ template <class T> struct MatrixProduct {
 
     int vectors_of(int64_t panel) const { return int(min_of(kPanelVectors, ceil_div(g.N - panel * kPanel, W))); }
 
+    // Where the k of a packed line are: of row 0 of a, or of a panel of b; nullptr: zeros, as past the end
+    struct Lines {
+        const T* at[depth];
+        FASTITER_INLINE vec<T> load(int d, int64_t offset, int64_t count) const {
+            return at[d] ? load_up_to(at[d] + offset, count) : vec<T>{};
+        }
+    };
+
     // One panel, lines k0..k0+count of b
     void pack_b(int64_t panel, int64_t k0, int64_t count, T* out) const {
         const int nv = vectors_of(panel);
@@ -51,16 +59,15 @@ template <class T> struct MatrixProduct {
             return;
         }
         for (int64_t k = 0; k < count; ++k) {
-            const T* lines[depth];
+            Lines lines;
             for (int d = 0; d < depth; ++d) {
                 const int64_t i = (k0 + k) * depth + d;
-                lines[d] = i >= g.K ? nullptr : g.b_lines ? g.b_lines[i] : g.b + g.b_k.at(i);
-                if (lines[d]) lines[d] += g.b_n.at(n);
+                lines.at[d] = i >= g.K ? nullptr : g.b_lines ? g.b_lines[i] : g.b + g.b_k.at(i);
+                if (lines.at[d]) lines.at[d] += g.b_n.at(n);
             }
             for (int v = 0; v < nv; ++v)
                 store_side_by_side(
-                    out + (k * nv + v) * W * depth,
-                    [&](int d) { return lines[d] ? load_up_to(lines[d] + v * W, g.N - n - v * W) : vec<T>{}; }, W);
+                    out + (k * nv + v) * W * depth, [&](int d) { return lines.load(d, v * W, g.N - n - v * W); }, W);
         }
     }
 
@@ -80,13 +87,6 @@ template <class T> struct MatrixProduct {
         return count;
     }
 
-    // Where row 0 of a has the k of a packed line; nullptr: past the end, which is zeros
-    struct Lines {
-        const T* at[depth];
-        FASTITER_INLINE vec<T> load(int d, int64_t offset, int64_t count) const {
-            return at[d] ? load_up_to(at[d] + offset, count) : vec<T>{};
-        }
-    };
     Lines lines_of_a(int64_t k) const {
         Lines lines;
         for (int d = 0; d < depth; ++d) lines.at[d] = k * depth + d < g.K ? g.a + g.a_k.at(k * depth + d) : nullptr;
