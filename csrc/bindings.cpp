@@ -84,6 +84,7 @@ PYBIND11_MODULE(_core, m) {
     define_quant(m);
     define_scan(m);
     define_tensor(m);
+    define_layer(m);
     define_fixed(m);
     define_delta(m);
     define_newton(m);

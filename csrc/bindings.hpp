@@ -6,6 +6,7 @@ namespace fastiter {
 
 void define_delta(py::module_& m);
 void define_fixed(py::module_& m);
+void define_layer(py::module_& m);
 void define_newton(py::module_& m);
 void define_quant(py::module_& m);
 void define_relax(py::module_& m);

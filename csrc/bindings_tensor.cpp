@@ -1,80 +1,10 @@
 // The recurrences on dense tensors, whole: what python/fastiter/torch/_rnn_op.py does step by step, in one call. Here are
 // only arguments that need no word of explanation; for all others the answer is None, and the longer way explains.
 #include "bindings.hpp"
-#include "run.hpp"
-#include "tensors.hpp"
-#include <vector>
+#include "rnn_tensors.hpp"
 
 namespace fastiter {
 namespace {
-
-// (code, gates, states, saved) of python/fastiter/_rnn.py
-struct CellOf {
-    int64_t code, gates;
-    int states;
-    int64_t saved;
-    explicit CellOf(const py::tuple& x) : code(at(x, 0)), gates(at(x, 1)), states(int(at(x, 2))), saved(at(x, 3)) {}
-    static int64_t at(const py::tuple& x, int i) { return integer(PyTuple_GET_ITEM(x.ptr(), i)); }
-
-    // Of h (B, T, N, D)
-    RnnShape shape_of(int64_t B, int64_t T, int64_t N, int64_t D, bool reverse) const {
-        RnnShape s;
-        set_cell(s, code);
-        s.B = B, s.T = T, s.N = N, s.D = D, s.reverse = reverse;
-        return s;
-    }
-};
-
-// What is computed with, and what the states other than h are kept as, where everything else has `bits`
-int computed_bits(int bits) { return bits == 16 ? 32 : bits; }
-int bits_of_state(int state, int bits) { return state == 0 ? bits : computed_bits(bits); }
-
-template <class P> void point(P*& out, const View& x) { out = x.data<P>(); }
-template <class P> void point(Steps<P>& out, const View& x) {
-    const bool gates = x.ndim() == 5;
-    out = {x.data<P>(), x.stride(0), x.stride(1), gates ? x.stride(2) : 0, x.stride(gates ? 3 : 2)};
-}
-template <class H, class Other> void point(PerState<H, Other>& out, int state, const View& x) {
-    if (state == 0)
-        point(out.h, x);
-    else
-        point(out.others[state - 1], x);
-}
-
-// Of each state a tensor or None, `count` at most
-struct Views {
-    View view[kMaxStates];
-    bool given[kMaxStates] = {};
-    int size = 0;
-
-    bool read(PyObject* x, int count) {
-        if (!PyTuple_CheckExact(x) && !PyList_CheckExact(x)) return false;
-        size = int(PySequence_Fast_GET_SIZE(x));
-        if (size > count) return false;
-        for (int i = 0; i < size; ++i) {
-            PyObject* item = PySequence_Fast_GET_ITEM(x, i);
-            given[i] = item != Py_None;
-            if (given[i] && !view[i].read(item)) return false;
-        }
-        return true;
-    }
-    bool is_whole(int count) const {
-        for (int i = 0; i < count; ++i)
-            if (!given[i]) return false;
-        return true;
-    }
-    bool is_whole_or_none(int count) const { return size == 0 || is_whole(count); }
-    // Whether each that is given has the dtype of its state beside an h of `bits`, and is what `fits` says
-    template <class F> bool all(int bits, F fits) const {
-        for (int i = 0; i < kMaxStates; ++i)
-            if (given[i] && !(view[i].bits() == bits_of_state(i, bits) && fits(view[i]))) return false;
-        return true;
-    }
-    template <class H, class Other> void point_at(PerState<H, Other>& out) const {
-        for (int i = 0; i < kMaxStates; ++i)
-            if (given[i]) point(out, i, view[i]);
-    }
-};
 
 // wx (B, T, G, N, D), r (G, N, D, D), b (G, N, D) or None, the state or None: everything has the shape that wx says, and its
 // dtype, or of bfloat16 that which is computed with where the ops take it.
@@ -101,44 +31,6 @@ struct Inputs {
         if (!state_.is_none() && !state.read(state_.ptr(), cell.states)) return false;
         if (!state.is_whole_or_none(cell.states)) return false;
         return state.all(wx.bits(), [&](const View& x) { return fits(x, {B, N, D}); });
-    }
-};
-
-// New tensors, in the order of the result, of the dtype of `like` where no other is named
-struct Outputs {
-    const View& like;
-    py::list all{};
-
-    View add(std::initializer_list<int64_t> shape) { return view_of(new_tensor(like, shape)); }
-    void add_state(auto& out, int state, std::initializer_list<int64_t> shape) {
-        point(out, state, view_of(new_tensor(like, shape, bits_of_state(state, like.bits()), {0, 1, 2})));
-    }
-    // (B, T, N, D) and (B, T, G, N, D), with time outermost where it is in `like`
-    void add_steps_of_state(auto& out, int state, std::initializer_list<int64_t> shape) {
-        const int bits = bits_of_state(state, like.bits());
-        point(out, state,
-              view_of(is_time_major() ? new_tensor(like, shape, bits, {1, 0, 2, 3})
-                                      : new_tensor(like, shape, bits, {0, 1, 2, 3})));
-    }
-    View add_steps_of_gates(std::initializer_list<int64_t> shape) {
-        return view_of(is_time_major() ? new_tensor(like, shape, like.bits(), {1, 0, 2, 3, 4})
-                                       : new_tensor(like, shape));
-    }
-    // The same with heads and then time outermost, for what the kernels alone read: a step of a head is one piece of memory
-    void add_kept_state(auto& out, int state, std::initializer_list<int64_t> shape) {
-        point(out, state, view_of(new_tensor(like, shape, bits_of_state(state, like.bits()), {2, 1, 0, 3})));
-    }
-    View add_kept_gates(std::initializer_list<int64_t> shape) {
-        return view_of(new_tensor(like, shape, computed_bits(like.bits()), {3, 1, 0, 2, 4}));
-    }
-
-private:
-    bool is_time_major() const { return like.stride(1) > like.stride(0); }
-    View view_of(py::object made) {
-        View view;
-        view.read(made.ptr());
-        all.append(std::move(made));
-        return view;
     }
 };
 
@@ -230,13 +122,6 @@ template <class S> py::object backward(const Kept& in, bool reverse, bool need_r
         run_backward(p, dr);
     }
     return std::move(out.all);
-}
-
-// f.template operator()<S>() for what arrays of `bits` are stored as
-template <class F> py::object stored_as(int bits, F f) {
-    return bits == 16   ? f.template operator()<bf16>()
-           : bits == 32 ? f.template operator()<float>()
-                        : f.template operator()<double>();
 }
 
 // For arguments of the public functions, where an empty tuple is no state and b has the dtype of the rest

@@ -71,7 +71,8 @@ template <class S> struct RepeatedForward : Repeated<RnnForward<S>> {
         auto job = [](const void* x, Team team) {
             kernels().rnn<S>().fwd(*static_cast<const RnnForward<S>*>(x), team);
         };
-        this->run(p, k, false, job, k.fwd_workspace);
+        this->run(p, k, false, job,
+                  [&](const RnnShape& whole, const RnnPlan& plan) { return k.fwd_workspace(whole, plan, 0); });
     }
 };
 

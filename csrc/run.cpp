@@ -35,7 +35,7 @@ template <class S> void run_forward(RnnForward<S> p) {
     };
     run(p, job, [&](int threads) {
         p.plan = k.plan(p.shape, false, threads);
-        p.workspace = workspace.of(k.fwd_workspace(p.shape, p.plan));
+        p.workspace = workspace.of(k.fwd_workspace(p.shape, p.plan, p.x.width));
         return p.plan.threads();
     });
 }

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 import fastiter.torch
+import fastiter.torch.nn
 from cases import RNN_CELLS, rnn_inputs
 from guarded import copies, guarded_tensor
 from rnn_calls import options, some_lengths
@@ -32,6 +33,8 @@ def like(y: Any, at_end: bool) -> Any:
     return torch.from_numpy(copies(np.ones(y.shape, np.float32), at_end))
 
 
+LAYERS = [(1, 3, 2, 2), (9, 3, 34, 18), (16, 3, 66, 64), (18, 2, 6, 130), (3, 2, 770, 4)]  # B, T, I, H
+CELLS = {"lstm": 2, "gru": 1, "elman": 1, "slstm": 4}  # states
 made = []
 
 
@@ -59,6 +62,21 @@ def main() -> None:
     assert torch.bfloat16 in made, "the outputs come from elsewhere"
 
 
+def layers() -> None:
+    """Modules, whose layers take one call: what they read."""
+    names = {"LSTM": "lstm", "GRU": "gru", "RNN": "elman", "sLSTM": "slstm"}
+    for (name, cell), (B, T, I, H), at_end in itertools.product(names.items(), LAYERS, (False, True)):
+        module = getattr(fastiter.torch.nn, name)(I, H)
+        for key, weight in module.named_parameters():
+            setattr(module, key, torch.nn.Parameter(tensor(weight.detach().numpy(), at_end)))
+        x, dy = (tensor(np.ones((T, B, width), np.float32), at_end) for width in (I, H))
+        first = [torch.from_numpy(copies(np.ones((1, B, H), np.float32), at_end)) for _ in range(CELLS[cell])]
+        first[0] = tensor(np.ones((1, B, H), np.float32), at_end)
+        y, _ = module(x.requires_grad_(), first[0] if len(first) == 1 else tuple(first))
+        y.backward(dy)
+
+
 if __name__ == "__main__":
     main()
+    layers()
     print("done")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import re
 import sys
@@ -111,6 +112,8 @@ def test_numbers(isa: str, family: str) -> None:
 @pytest.mark.parametrize("isa", OTHERS)
 def test_numbers_of_bfloat16(isa: str) -> None:
     assert_runs("-m", "pytest", *QUIET, "test_rnn_bf16.py", FASTITER_ISA=isa)
+    if importlib.util.find_spec("torch"):
+        assert_runs("-m", "pytest", *QUIET, "-k", "bfloat16", "test_torch_nn_one_call.py", FASTITER_ISA=isa)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")

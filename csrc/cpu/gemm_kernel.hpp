@@ -18,8 +18,8 @@ template <class T> struct MatrixProduct {
     static constexpr int64_t kLineOfA = depth * round_up(kBlockM, 64 / (depth * int64_t(sizeof(T))));
 
     const Gemm<T>& g;
-    // Rows of a whose k lie next to each other are read where they are; others are packed.
-    const bool direct = depth == 1 && g.a_k.inner_stride == 1 && g.a_k.is_regular(g.K) && g.a_m.is_regular(g.M);
+    // Rows of a whose k lie next to each other are read where they are, if there is no half of a pair; others are packed.
+    const bool direct = g.a_k.inner_stride == 1 && g.a_k.is_regular(g.K) && g.a_m.is_regular(g.M) && g.K % depth == 0;
     // b is packed a chunk of several blocks of the sum at a time; where a is packed as well, a chunk is one block, so that a
     // long a is read once, line after line. All three count packed lines.
     const int64_t K = ceil_div(g.K, depth), block = block_of_sum(K), chunk = direct ? blocks_that_fit() * block : block;
@@ -52,10 +52,10 @@ template <class T> struct MatrixProduct {
     void pack_b(int64_t panel, int64_t k0, int64_t count, T* out) const {
         const int nv = vectors_of(panel);
         const int64_t n = panel * kPanel;
-        if (depth == 1 && !g.b_lines && g.b_k.inner_stride == 1 && g.b_k.is_regular(g.K)) {
+        if (!g.b_lines && g.b_k.inner_stride == 1 && g.b_k.is_regular(g.K)) {
             for (int v = 0; v < nv; ++v)
-                pack_transposed(g.b + g.b_n.at(n + v * W) + k0, g.b_n.inner_stride, g.N - n - v * W, count, out + v * W,
-                                nv * W);
+                pack_transposed(g.b + g.b_n.at(n + v * W) + k0 * depth, g.b_n.inner_stride, g.N - n - v * W,
+                                min_of(count * depth, g.K - k0 * depth), out + v * W * depth, nv * W);
             return;
         }
         for (int64_t k = 0; k < count; ++k) {
@@ -201,18 +201,20 @@ template <class T> struct MatrixProduct {
         for (int64_t k0 = 0; k0 < count; k0 += block) {
             const int64_t depth_of_block = min_of(block, count - k0);
             const Part part{chunk0 + k0 == 0 && !g.accumulate, chunk0 + k0 + depth_of_block == K};
-            if constexpr (on_tiles<T>)
-                pack_a_for_tiles(m0, rows, chunk0 + k0, depth_of_block, packed);
-            else if (!direct)
-                pack_a(m0, rows, chunk0 + k0, depth_of_block, packed);
+            if (!direct) {
+                if constexpr (on_tiles<T>)
+                    pack_a_for_tiles(m0, rows, chunk0 + k0, depth_of_block, packed);
+                else
+                    pack_a(m0, rows, chunk0 + k0, depth_of_block, packed);
+            }
             for (int64_t j = mine.begin; j < mine.end; ++j) {
                 const int nv = vectors_of(j);
                 const T* panel = b() + (j * kPanel * count + k0 * nv * W) * depth;
                 for_each_tile<kRows>(rows, [&](int64_t first, int tile_count) {
-                    const TileOfA a = on_tiles<T> ? TileOfA{packed + first * row_of_a, row_of_a, depth}
-                                      : direct
-                                          ? TileOfA{g.a + g.a_m.at(m0 + first) + chunk0 + k0, g.a_m.inner_stride, 1}
-                                          : TileOfA{packed + first * depth, depth, kLineOfA};
+                    const TileOfA a =
+                        direct ? TileOfA{g.a + g.a_m.at(m0 + first) + (chunk0 + k0) * depth, g.a_m.inner_stride, depth}
+                        : on_tiles<T> ? TileOfA{packed + first * row_of_a, row_of_a, depth}
+                                      : TileOfA{packed + first * depth, depth, kLineOfA};
                     multiply(registers, a, tile_count, panel, nv, depth_of_block, m0 + first, j * kPanel, part);
                 });
             }

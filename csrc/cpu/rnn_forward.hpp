@@ -12,12 +12,15 @@ template <class S, class C> struct Forward {
 
     const RnnForward<S>& p;
     const RnnShape& shape = p.shape;
-    const int64_t D = shape.D, Dp = round_up(D, kPanelUnits), panels = Dp / kPanelUnits;
+    const int64_t D = shape.D, Dp = round_up(D, kPanelUnits), panels = Dp / kPanelUnits, I = p.x.width;
+    const bool multiplies_x = on_tiles<S> && I > 0;
     const Seat seat;
     const Range mine = share(panels, seat.panel_group, p.plan.panels); // panels of this thread
     const Rows rows;
-    S *packed, *h; // r as [head][panel][k][unit vector][gate][lane]; h as [parity of the step][row][unit]
-    T *bias, *s;   // b as [head][panel][unit vector][gate][lane]; the states other than h as [state][row][unit]
+    S *packed, *packed_x; // r, and W of the inputs, as [head][panel][k][unit vector][gate][lane]
+    T *bias, *bias_x;     // b, and that of the inputs, as [head][panel][unit vector][gate][lane]
+    S* h;                 // [parity of the step][row][unit]
+    T* s;                 // the states other than h as [state][row][unit]
     int64_t lines;
 
     // A row at a step: where its unit 0 is read and written; nullptr: not wanted
@@ -43,7 +46,9 @@ template <class S, class C> struct Forward {
     void lay_out(Arena& arena, int thread) {
         lines = Rows::scratch_lines(shape, p.plan.rows);
         packed = arena.take<S>(shape.N * panels * panel_size());
+        packed_x = arena.take<S>(shape.N * panels * panel_size_x());
         bias = arena.take<T>(shape.N * panels * G * kPanelUnits);
+        bias_x = arena.take<T>(multiplies_x ? shape.N * panels * G * kPanelUnits : 0);
         for (int group = 0; group < p.plan.heads; ++group) {
             S* h_of_group = arena.take<S>(2 * lines * Dp);
             T* s_of_group = arena.take<T>((states - 1) * lines * Dp);
@@ -56,7 +61,8 @@ template <class S, class C> struct Forward {
     }
 
     int64_t panel_size() const { return panel_depth<S>(D) * G * kPanelUnits; }
-    T* bias_of(int64_t n, int64_t panel) const { return bias + (n * panels + panel) * G * kPanelUnits; }
+    int64_t panel_size_x() const { return panel_depth<S>(I) * G * kPanelUnits; }
+    int64_t bias_of(int64_t n, int64_t panel) const { return (n * panels + panel) * G * kPanelUnits; }
     int units_of(int64_t panel) const { return int(min_of(U, ceil_div(D - panel * kPanelUnits, W))); }
     // Which of the two lines of h step t reads
     int64_t parity_of(int64_t t) const { return (t & 1) ^ int64_t(shape.reverse); }
@@ -68,12 +74,13 @@ template <class S, class C> struct Forward {
         for (int u = 0; u < units; ++u) {
             const int64_t d = panel * kPanelUnits + u * W, count = min_of(W, D - d);
             for (int g = 0; g < G; ++g) {
-                store(bias_of(n, panel) + (u * G + g) * W,
-                      p.b ? load_up_to(p.b + (g * shape.N + n) * D + d, count) : vec<T>{});
-                const S* r = p.r + ((g * shape.N + n) * D + d) * D;
-                pack_transposed(r, D, count, D,
-                                packed + (n * panels + panel) * panel_size() + side_by_side<S> * (u * G + g) * W,
-                                nv * W);
+                const int64_t line = (g * shape.N + n) * D + d, v = u * G + g;
+                auto pack = [&](const S* matrix, int64_t K, S* to, const T* b, T* to_bias) {
+                    pack_transposed(matrix + line * K, K, count, K, to + side_by_side<S> * v * W, nv * W);
+                    store(to_bias + bias_of(n, panel) + v * W, b ? load_up_to(b + line, count) : vec<T>{});
+                };
+                pack(p.r, D, packed + (n * panels + panel) * panel_size(), p.b, bias);
+                if (multiplies_x) pack(p.x.w, I, packed_x + (n * panels + panel) * panel_size_x(), p.x.b, bias_x);
             }
         }
     }
@@ -122,8 +129,9 @@ template <class S, class C> struct Forward {
     Line line_at(int64_t n, int64_t t, int64_t i, int64_t row) const {
         auto at = [&](const auto& all) { return all.data ? line_of(all, shape, row, t) + n * all.head : nullptr; };
         Line line{};
-        line.i = i, line.x = at(p.wx), line.states.h = at(p.states.h), line.saved = C::saved ? at(p.saved) : nullptr;
+        line.i = i, line.states.h = at(p.states.h), line.saved = C::saved ? at(p.saved) : nullptr;
         for (int k = 1; k < states; ++k) line.states.others[k - 1] = at(p.states.others[k - 1]);
+        line.x = multiplies_x ? p.x.data + row * p.x.row + t * p.x.time : at(p.wx);
         return line;
     }
 
@@ -132,11 +140,13 @@ template <class S, class C> struct Forward {
         vec<T> state[states], keep[4];
     };
 
-    FASTITER_INLINE void begin_cell(Work& w, const Line& line, int64_t d, const vec<T>* products,
+    // inputs: W x + b of the vector's gates, or nullptr, where it is in memory
+    FASTITER_INLINE void begin_cell(Work& w, const Line& line, int64_t d, const vec<T>* inputs, const vec<T>* products,
                                     const vec<T>* before) {
         vec<T> x[G];
 #pragma GCC unroll 4
-        for (int g = 0; g < G; ++g) x[g] = load_up_to(line.x + g * p.wx.gate + d, D - d);
+        for (int g = 0; g < G; ++g)
+            x[g] = on_tiles<S> && inputs ? inputs[g] : load_up_to(line.x + g * p.wx.gate + d, D - d);
 #pragma GCC unroll 4
         for (int k = 0; k < states; ++k) w.state[k] = before[k];
         C::begin(x, products, w.state, w.keep);
@@ -177,11 +187,19 @@ template <class S, class C> struct Forward {
     // Vectors of wx at the step after. The panels' shares of a line lie one after the other, although a panel needs a piece of
     // each gate: memory gives lines side by side faster. A cache's line is asked for once.
     FASTITER_INLINE void ask_for_x(const Line* tile, int64_t panel, int V, TileAddresses& addresses) const {
+        if (multiplies_x) return ask_for_inputs(tile, panel, addresses);
         const int64_t width = (mine.end - mine.begin) * U, first = (panel - mine.begin) * U * G;
         for (int64_t i = round_up(first, kOfLine); i < first + V * G; i += kOfLine) {
             const int64_t offset = ahead + mine.begin * kPanelUnits + i / width * p.wx.gate + i % width * W;
             addresses.add([&](int row) { return tile[row].x + offset; });
         }
+    }
+
+    // A panel's share of the lines of x at the step after
+    FASTITER_INLINE void ask_for_inputs(const Line* tile, int64_t panel, TileAddresses& addresses) const {
+        const int64_t line = 64 / int64_t(sizeof(S)), stride = (mine.end - mine.begin) * line;
+        for (int64_t i = (panel - mine.begin) * line; i < I && addresses.count < kVectors * G; i += stride)
+            addresses.add([&](int row) { return tile[row].x + ahead + i; });
     }
 
     // What the tile is going to write: a store that waits for its line holds up all that follow.
@@ -198,9 +216,16 @@ template <class S, class C> struct Forward {
     // b + r h of `count` lines of h, `stride` apart, for `some` panels
     void add_products(int64_t n, int64_t panel, int some, const S* x, int64_t stride, int count, Fetch fetch,
                       vec<T>* out) {
-        multiply<S>(
-            registers, count, units_of(panel) * G, some,
-            {x, stride, packed + (n * panels + panel) * panel_size(), panel_size(), D, bias_of(n, panel), out, fetch});
+        const S* r = packed + (n * panels + panel) * panel_size();
+        multiply<S>(registers, count, units_of(panel) * G, some,
+                    {x, stride, r, panel_size(), D, bias + bias_of(n, panel), out, fetch});
+    }
+
+    // W x + b of the inputs of rows [first, first + count), for `some` panels
+    void add_inputs(int64_t n, int64_t panel, int some, int64_t first, int count, vec<T>* out) {
+        const S* w = packed_x + (n * panels + panel) * panel_size_x();
+        multiply<S>(registers, count, units_of(panel) * G, some,
+                    {line[first].x, p.x.row, w, panel_size_x(), I, bias_x + bias_of(n, panel), out, {}});
     }
 
     // Rows [first, first + count) of the group times `some` panels, of which several are full
@@ -210,7 +235,8 @@ template <class S, class C> struct Forward {
         TileAddresses addresses(count);
         ask_for_x(line + first, panel, V, addresses);
         ask_for_outputs(line + first, unit, V, addresses);
-        vec<T> sums[kTile * G];
+        vec<T> sums[kTile * G], inputs[on_tiles<S> ? kTile * G : 1];
+        if (multiplies_x) add_inputs(n, panel, some, first, count, inputs);
         add_products(n, panel, some, h_line(parity, first), Dp, count, addresses.fetch(1), sums);
         Work work[kTile];
         for (int i = 0; i < count; ++i)
@@ -220,7 +246,8 @@ template <class S, class C> struct Forward {
                 if (C::reads_h) before[0] = load(h_line(parity, first + i) + d);
 #pragma GCC unroll 4
                 for (int k = 1; k < states; ++k) before[k] = load(s_line(k, first + i) + d);
-                begin_cell(work[i * V + v], line[first + i], d, &sums[(i * V + v) * G], before);
+                begin_cell(work[i * V + v], line[first + i], d, multiplies_x ? &inputs[(i * V + v) * G] : nullptr,
+                           &sums[(i * V + v) * G], before);
             }
         for (int i = 0; i < count; ++i)
             for (int v = 0; v < V; ++v) finish_cell(work[i * V + v], line[first + i], unit + v * W, parity);
@@ -257,7 +284,7 @@ template <class S, class C> struct Forward {
         wait(barrier, p.plan.panels);
         for (int64_t k = 0; k < shape.T; ++k) {
             const int64_t t = first + k * next, active = rows.active(t);
-            ahead = line_ahead(p.wx, shape, t, next);
+            ahead = multiplies_x ? next * p.x.time : line_ahead(p.wx, shape, t, next);
             step(n, t, active);
             pad(n, t, active, begin, end);
             drop(t + next, begin, end);
@@ -268,9 +295,20 @@ template <class S, class C> struct Forward {
     }
 };
 
-template <class S, class C> size_t forward_workspace(const RnnShape& shape, const RnnPlan& plan) {
+// Where two products are cheaper than memory for the first one: there are tiles, a tile has rows, and both matrices of a head
+// stay in the second-level cache. Pairs of x are whole.
+template <class S> bool multiplies_x(const RnnShape& s, int64_t I) {
+    constexpr int64_t kFewestRows = 8, kMost = 3 << 19;
+    const int64_t G = s.cell == Cell::gru ? 3 : s.cell == Cell::lstm || s.cell == Cell::slstm ? 4 : 1;
+    const bool is_plain = !s.lengths && !s.offsets && !s.starts;
+    return on_tiles<S> && is_plain && s.B >= kFewestRows && I % 2 == 0 &&
+           (s.D + I) * G * s.D * int64_t(sizeof(S)) <= kMost;
+}
+
+template <class S, class C> size_t forward_workspace(const RnnShape& shape, const RnnPlan& plan, int64_t I) {
     RnnForward<S> p;
     p.shape = shape;
+    p.x.width = I;
     p.plan = plan;
     Forward<S, C> f(p, 0);
     Arena arena{nullptr};

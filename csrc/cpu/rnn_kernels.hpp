@@ -61,6 +61,8 @@ template <class S> using rnn_value = typename RnnValue<S>::type;
 // rounds_states the other states too, which are floats all the same), the gradients of the gates before anything is computed
 // from them. b is added to sums, and is what they are.
 // h[t] = cell(wx[t] + r h[t-1] + b, states[t-1]).  r (G, N, D, D), b (G, N, D) or null, state (B, N, D) each or null = 0.
+// wx may instead be W x + b_x of the inputs x, with W (G * N * D, I), where the kernel says that it multiplies them itself: then
+// it is neither rounded nor stored. Not for packed or ragged rows.
 // Writes every state that has a place, the values that the backward pass needs (`saved`: lstm i, f, g, o; gru r, z, n and
 // R_n h + b_n; slstm a_i, a_f, z, o; elman none), and the final states.
 template <class S> struct RnnForward {
@@ -68,6 +70,12 @@ template <class S> struct RnnForward {
     RnnShape shape;
     RnnPlan plan;
     Steps<const S> wx;
+    struct {
+        const S* data = nullptr;
+        int64_t row = 0, time = 0, width = 0; // width: I
+        const S* w = nullptr;
+        const T* b = nullptr;
+    } x;
     const S* r = nullptr;
     const T* b = nullptr;
     PerState<const S*, const T*> first;
@@ -116,7 +124,9 @@ template <class S> struct RnnBackward {
 
 template <class S> struct RnnKernels {
     RnnPlan (*plan)(const RnnShape&, bool backward, int threads);
-    size_t (*fwd_workspace)(const RnnShape&, const RnnPlan&);
+    // Whether fwd takes x of I numbers in the place of wx
+    bool (*multiplies_x)(const RnnShape&, int64_t I);
+    size_t (*fwd_workspace)(const RnnShape&, const RnnPlan&, int64_t I); // I: 0 with wx
     size_t (*recompute_workspace)(const RnnShape&, const RnnPlan&);
     size_t (*bwd_workspace)(const RnnShape&, const RnnPlan&, bool adds_r);
     void (*fwd)(const RnnForward<S>&, Team);

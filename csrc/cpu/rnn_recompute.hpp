@@ -76,7 +76,7 @@ template <class S, class C> struct Recompute : Forward<S, C> {
                     const T* s = before(step, n, p.first.others[k - 1], all);
                     state[v][k] = s ? load_up_to(s + d, D - d) : vec<T>{};
                 }
-                this->begin_cell(w, line[i], d, &sums[(i * units + v) * G], state[v]);
+                this->begin_cell(w, line[i], d, nullptr, &sums[(i * units + v) * G], state[v]);
                 C::finish(w.state, w.keep);
                 this->keep(w, line[i], d);
 #pragma GCC unroll 4

@@ -22,8 +22,8 @@ template <class S, class F> auto with_cell(Cell cell, F f) {
     }
 }
 
-template <class S> size_t rnn_fwd_workspace(const RnnShape& shape, const RnnPlan& plan) {
-    return with_cell<S>(shape.cell, [&]<class C>() { return forward_workspace<S, C>(shape, plan); });
+template <class S> size_t rnn_fwd_workspace(const RnnShape& shape, const RnnPlan& plan, int64_t I) {
+    return with_cell<S>(shape.cell, [&]<class C>() { return forward_workspace<S, C>(shape, plan, I); });
 }
 template <class S> size_t rnn_recompute_workspace(const RnnShape& shape, const RnnPlan& plan) {
     return with_cell<S>(shape.cell, [&]<class C>() { return recompute_workspace<S, C>(shape, plan); });
@@ -43,8 +43,8 @@ template <class S> void rnn_bwd(const RnnBackward<S>& p, Team team) {
 
 template <class S>
 constexpr RnnKernels<S> rnn_kernels_of = {
-    rnn_plan<S>,      rnn_fwd_workspace<S>, rnn_recompute_workspace<S>, rnn_bwd_workspace<S>, rnn_fwd<S>,
-    rnn_recompute<S>, rnn_bwd<S>,
+    rnn_plan<S>,          multiplies_x<S>, rnn_fwd_workspace<S>, rnn_recompute_workspace<S>,
+    rnn_bwd_workspace<S>, rnn_fwd<S>,      rnn_recompute<S>,     rnn_bwd<S>,
 };
 
 } // namespace fastiter::FASTITER_LEVEL

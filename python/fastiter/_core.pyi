@@ -7,6 +7,8 @@ from ._core_tensors import RnnStream_f64 as RnnStream_f64
 from ._core_tensors import rnn_bwd_tensors as rnn_bwd_tensors
 from ._core_tensors import rnn_fits_tensors as rnn_fits_tensors
 from ._core_tensors import rnn_fwd_tensors as rnn_fwd_tensors
+from ._core_tensors import rnn_layer_bwd_tensors as rnn_layer_bwd_tensors
+from ._core_tensors import rnn_layer_fwd_tensors as rnn_layer_fwd_tensors
 from ._core_tensors import use_tensors as use_tensors
 
 version: str

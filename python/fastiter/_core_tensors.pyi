@@ -50,3 +50,31 @@ def rnn_bwd_tensors(
     need_state: bool,
     /,
 ) -> Any: ...
+def rnn_layer_fwd_tensors(
+    cell: CellLayout,
+    x: object,
+    w_ih: object,
+    w_hh: object,
+    b_ih: object,
+    b_hh: object,
+    first: object,
+    heads: int,
+    reverse: bool,
+    save: bool,
+    /,
+) -> Any: ...
+def rnn_layer_bwd_tensors(
+    cell: CellLayout,
+    x: object,
+    w_ih: object,
+    w_hh: object,
+    first: object,
+    h: object,
+    kept: list[Any],
+    dh: object,
+    dlast: object,
+    heads: int,
+    reverse: bool,
+    needs: tuple[bool, bool, bool, bool, bool, bool],
+    /,
+) -> Any: ...

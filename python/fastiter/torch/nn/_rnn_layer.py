@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ... import _core
 from ..._rnn import Cell
 from .. import _linear, _rnn_op, _rnn_work
 from .._op import differentiable_once, grad_enabled, transformed, unwatched
@@ -139,6 +140,42 @@ def _gradients(ctx: Any, dh: Tensor | None, dlast: Sequence[Tensor | None]) -> t
         return (None,) * len(ctx.needs_input_grad)
     direction: Direction = ctx.direction
     need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_to_first, *need_first = ctx.needs_input_grad[4:]
+    # A bias of its own, or one of both biases whose gradient is that of both.
+    separate = _separate_bias(direction.cell)
+    needs = (need_x, need_ih, need_hh, need_b_ih, need_b_hh, any(need_first))
+    gradients, dto_first = None if need_to_first else _short_gradients(ctx, dh, dlast, needs), None
+    if gradients is None:
+        gradients, dto_first = _longer_gradients(ctx, dh, dlast, needs, need_to_first)
+    left = iter(gradients)
+    dx, dw_ih, dw_hh = [next(left) if need else None for need in needs[:3]]
+    db = next(left) if need_b_hh or (need_b_ih and not separate) else None
+    db_ih = db if not separate else next(left) if need_b_ih else None
+    dfirst = list(left) if needs[-1] else [None] * len(need_first)
+    return (None, None, None, None, dx, dw_ih, dw_hh, db_ih, db, dto_first, *dfirst)
+
+
+Needs = tuple[bool, bool, bool, bool, bool, bool]  # of x, w_ih, w_hh, b_ih, b_hh, the first states
+
+
+def _short_gradients(ctx: Any, dh: Tensor | None, dlast: Sequence[Tensor | None], needs: Needs) -> list[Tensor] | None:
+    """Return the wanted ones of dx, dw_ih, dw_hh, db_hh, db_ih and those of `first` in one call, or None as `_run`."""
+    direction: Direction = ctx.direction
+    if not ctx.is_plain or not _takes_one_call(direction):
+        return None
+    x, w_ih, w_hh, h, *rest = ctx.saved_tensors
+    kept, first, how = rest[: ctx.kept], rest[ctx.kept :], (direction.heads, direction.reverse)
+    gradients: list[Tensor] | None = _core.rnn_layer_bwd_tensors(
+        direction.cell.layout, x, w_ih, w_hh, first, h, kept, dh, dlast, *how, needs
+    )
+    return gradients
+
+
+def _longer_gradients(
+    ctx: Any, dh: Tensor | None, dlast: Sequence[Tensor | None], needs: Needs, need_to_first: bool
+) -> tuple[list[Tensor], Tensor | None]:
+    """Return the same, and the gradient of `to_first` if it is wanted."""
+    direction: Direction = ctx.direction
+    need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_first = needs
     x, w_ih, w_hh, h, *rest = ctx.saved_tensors
     which, wx, b = ALL_STEPS, None, None
     if not ctx.is_plain:
@@ -147,18 +184,24 @@ def _gradients(ctx: Any, dh: Tensor | None, dlast: Sequence[Tensor | None]) -> t
         if direction.checkpoint:
             wx, b = _gates(direction, which, x, Parameters(w_ih, w_hh, b_ih, b_hh), to_first)
     kept, first = rest[: ctx.kept], rest[ctx.kept :]
-    # A bias of its own, or one of both biases whose gradient is that of both.
     separate = _separate_bias(direction.cell)
-    needs = (need_hh, need_b_hh or (need_b_ih and not separate), any(need_first))
-    dwx, *gradients = _recurrence_backward(direction, which, w_hh, h, kept, first, dh, dlast, needs, wx, b)
-    dw_hh = gradients.pop(0).view(w_hh.shape) if need_hh else None
-    db = gradients.pop(0).flatten() if needs[1] else None
-    dfirst = gradients if needs[2] else [None] * len(first)
-    left = iter(_linear._backward(dwx, x, w_ih, [need_x, need_ih, need_b_ih and separate]))
-    dx, dw_ih = next(left) if need_x else None, next(left) if need_ih else None
-    db_ih = db if not separate else next(left) if need_b_ih else None
-    dto_first = _of_first_steps(direction, which, dwx) if need_to_first else None
-    return (None, None, None, None, dx, dw_ih, dw_hh, db_ih, db, dto_first, *dfirst)
+    wanted = (need_hh, need_b_hh or (need_b_ih and not separate), need_first)
+    dwx, *of_recurrence = _recurrence_backward(direction, which, w_hh, h, kept, first, dh, dlast, wanted, wx, b)
+    if need_hh:
+        of_recurrence[0] = of_recurrence[0].view(w_hh.shape)
+    biases = int(need_hh) + int(wanted[1])
+    if wanted[1]:
+        of_recurrence[biases - 1] = of_recurrence[biases - 1].flatten()
+    of_product = _linear._backward(dwx, x, w_ih, [need_x, need_ih, need_b_ih and separate])
+    weights = int(need_x) + int(need_ih)
+    gradients = [*of_product[:weights], *of_recurrence[:biases], *of_product[weights:], *of_recurrence[biases:]]
+    return gradients, _of_first_steps(direction, which, dwx) if need_to_first else None
+
+
+def _takes_one_call(direction: Direction) -> bool:
+    """Say whether there is one call for a layer that is run so over all steps, which takes a fraction of the time."""
+    _, _, _, batch_sizes, clip_state, clip_grad, checkpoint = direction
+    return batch_sizes is None and clip_state is None and clip_grad is None and not checkpoint and unwatched()
 
 
 def _gates(
@@ -194,6 +237,12 @@ def _run(
     save: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Return h, the final states, and if asked the other states and the gates of all steps, for the backward pass."""
+    if to_first is None and all(x is None for x in which) and _takes_one_call(direction):
+        kind = (direction.heads, direction.reverse, save)
+        results = _core.rnn_layer_fwd_tensors(direction.cell.layout, x, *parameters, first, *kind)
+        if results is not None:
+            count = 1 + len(direction.cell.states)
+            return results[0], results[1:count], results[count:]
     w_hh, (cell, _, reverse, sizes, *_) = parameters.w_hh, direction
     wx, b = _gates(direction, which, x, parameters, to_first)
     r, how = _blocks(direction, w_hh), _options(direction, which)

@@ -1,0 +1,159 @@
+"""A layer in one call and op by op: the same bits of floats, and as exact in bfloat16."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import fastiter  # noqa: E402
+from cases_nn_rnn import F32, F64, make, make_states, one_thread, randn  # noqa: E402, F401
+from fastiter.torch import nn as ours  # noqa: E402
+
+BF16, EPS = torch.bfloat16, 2.0**-8
+NAMES = "rnn_layer_fwd_tensors", "rnn_layer_bwd_tensors"
+KINDS = ("lstm", "gru", "tanh", "relu", "sLSTM")
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Whether the calls of each name were answered; with calls["off"] none is."""
+    answers = {name: [] for name in NAMES} | {"off": False}
+
+    def counted(name, function):
+        def call(*args):
+            answer = None if answers["off"] else function(*args)
+            answers[name].append(answer is not None)
+            return answer
+
+        return call
+
+    for name in NAMES:
+        monkeypatch.setattr(fastiter._core, name, counted(name, getattr(fastiter._core, name)))
+    return answers
+
+
+def results(module, x, states, chosen, cotangents):
+    """All that comes out, without gradients and with those of the chosen inputs."""
+    x = x.detach().clone()
+    states = [s.detach().clone() for s in states or []]
+    leaves = {"x": x} | {f"hx {i}": s for i, s in enumerate(states)} | dict(module.named_parameters())
+    for name, leaf in leaves.items():
+        leaf.requires_grad_(chosen(name))
+    hx = None if not states else states[0] if len(states) == 1 else tuple(states)
+    with torch.no_grad():
+        y, last = module(x, hx)
+    alone = [y, *(last if isinstance(last, tuple) else (last,))]
+    y, last = module(x, hx)
+    outputs = [y, *(last if isinstance(last, tuple) else (last,))]
+    wanted = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
+    given = [(v, c(v)) for v, c in zip(outputs, cotangents, strict=False) if c is not None]
+    gradients = torch.autograd.grad([v for v, _ in given], list(wanted.values()), [c for _, c in given])
+    found = {f"alone {i}": v for i, v in enumerate(alone)} | {f"y {i}": v.detach() for i, v in enumerate(outputs)}
+    return found | {f"d {name}": g for name, g in zip(wanted, gradients, strict=True)}
+
+
+def dense(v):
+    return randn(*v.shape, seed=5).to(v.dtype)
+
+
+def strided(v):
+    """Of the same values, but in every second line."""
+    return dense(v).repeat_interleave(2, 0)[::2]
+
+
+def expanded(v):
+    return torch.ones((), dtype=v.dtype).expand(v.shape)
+
+
+COTANGENTS = {
+    "output": [dense],
+    "strided": [strided],
+    "expanded": [expanded],
+    "last": [None, *[dense] * 4],
+    "everything": [dense] * 5,
+}
+
+
+OPTIONS = ({}, {"num_layers": 2, "bidirectional": True}, {"bias": False}, {"num_heads": 2})
+SIZES = ((1, 1, 1, 2), (5, 3, 7, 10), (4, 70, 9, 34))  # T, B, I, H
+
+
+@pytest.mark.parametrize("cotangents", COTANGENTS)
+@pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
+@every_kind
+def test_floats_have_the_same_bits(calls, kind, dtype, cotangents):
+    for options, (T, B, I, H), with_hx in itertools.product(OPTIONS, SIZES, (False, True)):
+        module, x = make(ours, kind, I, H, dtype=dtype, **options), randn(T, B, I, dtype=dtype)
+        states = make_states(module, B, dtype) if with_hx else None
+        found, answers = [], []
+        for off in (False, True):
+            calls["off"] = off
+            found.append(results(module, x, states, lambda name: True, COTANGENTS[cotangents]))
+            answers.append({name: [calls[name].pop() for _ in range(len(calls[name]))] for name in NAMES})
+        # An expanded gradient has no lines for the kernels: the layer that it comes to takes the longer way.
+        is_short = [all(answers[0][NAMES[0]]), all(answers[0][NAMES[1]])]
+        assert is_short == [True, cotangents != "expanded"]
+        assert not any(itertools.chain(*answers[1].values()))
+        assert found[0].keys() == found[1].keys()
+        for key, value in found[0].items():
+            assert value.equal(found[1][key]), key
+            assert value.shape == found[1][key].shape, key
+            assert key.startswith("d ") or not value._is_view(), key  # or autograd refuses y.detach_()
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_gradients_of_some_inputs(calls, kind):
+    """Whichever are wanted, each is the one that it is among all."""
+    module, x = make(ours, kind, 5, 6, dtype=F64), randn(4, 3, 5)
+    states = make_states(module, 3)
+    every = results(module, x, states, lambda name: True, [dense] * 3)
+    names = [key.removeprefix("d ") for key in every if key.startswith("d ")]
+    for count in (1, 2, len(names) - 1):
+        for some in itertools.combinations(names, count):
+            found = results(module, x, states, lambda name, some=some: name in some, [dense] * 3)
+            assert {key for key in found if key.startswith("d ")} == {f"d {name}" for name in some}
+            assert all(value.equal(every[key]) for key, value in found.items())
+    assert all(calls[NAMES[1]])
+
+
+# (T, B, I, H), and whether one call takes it: pairs of bfloat16 are whole. Where the processor multiplies tiles, from 8
+# rows on x is multiplied beside h; sums over more than 768 inputs are cut.
+BF16_SIZES = {
+    (5, 4, 5, 7): False,
+    (1, 1, 2, 2): True,
+    (6, 7, 6, 8): True,
+    (6, 8, 6, 8): True,
+    (5, 21, 34, 18): True,
+    (4, 16, 130, 66): True,
+    (3, 40, 64, 128): True,
+    (3, 3, 1602, 6): True,
+    (3, 9, 1602, 34): True,
+}
+
+
+@pytest.mark.parametrize("size", BF16_SIZES, ids=str)
+@every_kind
+def test_bfloat16_is_as_exact(calls, kind, size):
+    """Against float64, with errors that the roundings of what is stored explain, or that the ops one by one have."""
+    T, B, I, H = size
+    module = make(ours, kind, I, H, dtype=BF16, num_layers=2)
+    master = make(ours, kind, I, H, dtype=F64, num_layers=2)
+    master.load_state_dict({key: value.double() for key, value in module.state_dict().items()})
+    x, states = randn(T, B, I, dtype=BF16), make_states(module, B, BF16)
+    found = results(module, x, states, lambda name: True, COTANGENTS["everything"])
+    assert {*calls[NAMES[0]], *calls[NAMES[1]]} == {BF16_SIZES[size]}
+    calls["off"] = True
+    longer = results(module, x, states, lambda name: True, COTANGENTS["everything"])
+    exact = results(master, x.double(), [s.double() for s in states], lambda name: True, COTANGENTS["everything"])
+    for key, value in exact.items():
+        assert (found[key].shape, found[key].dtype) == (longer[key].shape, longer[key].dtype), key
+        if kind in ("relu", "sLSTM") and key.startswith("d "):
+            continue  # a rounding decides between two slopes
+        scale = value.abs().max().clamp_min(1e-6)
+        mine, theirs = (((f[key].double() - value) / scale).abs() for f in (found, longer))
+        assert mine.max() <= max(4 * EPS, 1.5 * theirs.max()), key
+        assert mine.mean() <= 2 * theirs.mean() + EPS / 4, key
