@@ -129,6 +129,12 @@ template <class T> struct MatrixProduct {
         }
     }
 
+    // Rows whose k lie next to each other
+    void copy_rows_of_a(int64_t m0, int64_t rows, int64_t k0, int64_t count, T* out) const {
+        for (int64_t i = 0; i < rows; ++i)
+            __builtin_memcpy(out + i * row_of_a, g.a + g.a_m.at(m0 + i) + k0 * depth, size_t(count * depth) * sizeof(T));
+    }
+
     // Whether a block of the sum is the first one, and the last one
     struct Part {
         bool first, last;
@@ -201,7 +207,9 @@ template <class T> struct MatrixProduct {
         for (int64_t k0 = 0; k0 < count; k0 += block) {
             const int64_t depth_of_block = min_of(block, count - k0);
             const Part part{chunk0 + k0 == 0 && !g.accumulate, chunk0 + k0 + depth_of_block == K};
-            if (!direct) {
+            if (on_tiles<T> && direct)
+                copy_rows_of_a(m0, rows, chunk0 + k0, depth_of_block, packed);
+            else if (!direct) {
                 if constexpr (on_tiles<T>)
                     pack_a_for_tiles(m0, rows, chunk0 + k0, depth_of_block, packed);
                 else
@@ -212,8 +220,8 @@ template <class T> struct MatrixProduct {
                 const T* panel = b() + (j * kPanel * count + k0 * nv * W) * depth;
                 for_each_tile<kRows>(rows, [&](int64_t first, int tile_count) {
                     const TileOfA a =
-                        direct ? TileOfA{g.a + g.a_m.at(m0 + first) + (chunk0 + k0) * depth, g.a_m.inner_stride, depth}
-                        : on_tiles<T> ? TileOfA{packed + first * row_of_a, row_of_a, depth}
+                        on_tiles<T> ? TileOfA{packed + first * row_of_a, row_of_a, depth}
+                        : direct ? TileOfA{g.a + g.a_m.at(m0 + first) + (chunk0 + k0) * depth, g.a_m.inner_stride, depth}
                                       : TileOfA{packed + first * depth, depth, kLineOfA};
                     multiply(registers, a, tile_count, panel, nv, depth_of_block, m0 + first, j * kPanel, part);
                 });
@@ -230,7 +238,7 @@ template <class T> struct MatrixProduct {
 
     void run(Team team) const {
         // Sharing panels keeps each thread's half of b in its own cache; sharing rows packs no row of a twice.
-        const bool by_panel = direct && panels >= 2 * team.size;
+        const bool by_panel = direct && panels >= 2 * team.size && (!on_tiles<T> || g.M <= g.N);
         const Range mine = share(panels, team.id, team.size);
         const Range all = by_panel ? mine : Range{0, panels};
         const Range rows = by_panel ? Range{0, g.M} : share(g.M, team.id, team.size);
