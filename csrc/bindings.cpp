@@ -11,25 +11,22 @@ using namespace fastiter;
 
 namespace {
 
-// c (M, N) = a (M, K) b (K, N) + bias; a_m, a_k, b_k, b_n: strides; c contiguous
+// c (M, N) = a (M, K) b (K, N) + bias; a_m, a_k, b_k, b_n: strides; c contiguous. Of bf16, bias is floats.
 template <class T>
 void gemm(int64_t M, int64_t N, int64_t K, py::handle a, int64_t a_m, int64_t a_k, py::handle b, int64_t b_k,
           int64_t b_n, py::handle bias, py::handle c) {
-    Gemm<T> g;
-    g.M = M, g.N = N, g.K = K;
-    g.a = address<const T>(a), g.a_m.inner_stride = a_m, g.a_k.inner_stride = a_k;
-    g.b = address<const T>(b), g.b_k.inner_stride = b_k, g.b_n.inner_stride = b_n;
-    g.bias = address<const T>(bias);
-    g.c = address<T>(c), g.c_m.inner_stride = N;
+    const Matrix<T> of_a{address<const T>(a), a_m, a_k}, of_b{address<const T>(b), b_k, b_n};
+    const auto* added = address<const typename Gemm<T>::Sum>(bias);
+    T* to = address<T>(c);
     py::gil_scoped_release release;
-    run_gemm(g);
+    run_product<T>(M, N, K, of_a, of_b, added, to);
 }
 
-template <class T> void column_sums(py::handle x, int64_t x_m, int64_t M, int64_t N, py::handle out) {
+template <class T> void column_sums(py::handle x, int64_t M, int64_t N, py::handle out) {
     const T* from = address<const T>(x);
     T* to = address<T>(out);
     py::gil_scoped_release release;
-    run_column_sums(from, x_m, M, N, to);
+    run_column_sums(from, M, N, to);
 }
 
 template <class T> void function(int f, py::handle x, py::handle out, int64_t n) {
@@ -55,9 +52,13 @@ private:
     size_t bytes_;
 };
 
-template <class T> void define(py::module_& m, const std::string& suffix) {
+template <class T> void define_products(py::module_& m, const std::string& suffix) {
     m.def(("gemm" + suffix).c_str(), gemm<T>);
     m.def(("column_sums" + suffix).c_str(), column_sums<T>);
+}
+
+template <class T> void define(py::module_& m, const std::string& suffix) {
+    define_products<T>(m, suffix);
     m.def(("function" + suffix).c_str(), function<T>);
     m.def(("read_stream" + suffix).c_str(), read_stream<T>);
 }
@@ -81,6 +82,7 @@ PYBIND11_MODULE(_core, m) {
     m.def("idle_bytes", idle_bytes);
     define<float>(m, "_f32");
     define<double>(m, "_f64");
+    define_products<bf16>(m, "_bf16");
     define_quant(m);
     define_scan(m);
     define_tensor(m);

@@ -33,7 +33,6 @@ struct LayerInputs {
         if (!x.read(x_.ptr()) || x.ndim() != 3 || x.is_empty()) return false;
         if (!w_hh.read(w_hh_.ptr()) || w_hh.ndim() != 2 || !is_plain(w_hh, {gates(), D()})) return false;
         if (!w_ih.read(w_ih_.ptr()) || !is_plain(w_ih, {gates(), I()}) || !x.is_contiguous()) return false;
-        if (x.bits() == 16 && (I() % 2 || gates() % 2)) return false; // their products take pairs
         if (!first.read(first_.ptr(), cell.states) || !first.is_whole_or_none(cell.states)) return false;
         return first.all(x.bits(), [&](const View& s) { return s.has_shape({B(), N, D()}) && s.is_contiguous(); });
     }
@@ -49,39 +48,6 @@ struct LayerInputs {
         return v.bits() == x.bits() && v.has_shape(shape) && v.is_contiguous();
     }
 };
-
-// A matrix whose rows, or whose columns, lie one after the other
-template <class S> struct Matrix {
-    const S* data;
-    int64_t row, column; // from row to row, and from column to column
-};
-
-// c (M, N) = a (M, K) b (K, N) + bias. Of bfloat16 the sums are floats, and rounded once.
-template <class S>
-void multiply(int64_t M, int64_t N, int64_t K, Matrix<S> a, Matrix<S> b, const rnn_value<S>* bias, S* c) {
-    Workspace sums;
-    Gemm<S> g;
-    g.M = M, g.N = N, g.K = K;
-    g.a = a.data, g.a_m.inner_stride = a.row, g.a_k.inner_stride = a.column;
-    g.b = b.data, g.b_k.inner_stride = b.row, g.b_n.inner_stride = b.column;
-    g.bias = bias;
-    g.c_m.inner_stride = N;
-    if constexpr (sizeof(S) == 2)
-        g.c = static_cast<float*>(sums.of(sizeof(float) * size_t(M * N))), g.rounded = c;
-    else
-        g.c = c;
-    run_gemm(g);
-}
-
-// out (N,) = the sum of x (M, N) over its lines
-template <class S> void sum_lines(int64_t M, int64_t N, const S* x, S* out) {
-    if constexpr (sizeof(S) == 2) {
-        const std::vector<S> ones(size_t(M), S{0x3f80});
-        multiply<S>(1, N, M, {ones.data(), M, 1}, {x, N, 1}, nullptr, out);
-    } else {
-        run_column_sums(x, N, M, N, out);
-    }
-}
 
 // (B, T, N, D) or (B, T, G, N, D) as a layer's lines (T, B, H) or (T, B, G * H) have them
 template <class P> Steps<P> lines_of(P* data, const LayerInputs& in, int64_t gates) {
@@ -142,8 +108,8 @@ template <class S> py::object forward(const LayerInputs& in, bool reverse, bool 
     {
         py::gil_scoped_release release;
         if (wx)
-            multiply<S>(steps * B, in.gates(), in.I(), {in.x.data<const S>(), in.I(), 1},
-                        {in.w_ih.data<const S>(), 1, in.I()}, b.array(b.of_x), wx);
+            run_product<S>(steps * B, in.gates(), in.I(), {in.x.data<const S>(), in.I(), 1},
+                           {in.w_ih.data<const S>(), 1, in.I()}, b.array(b.of_x), wx);
         run_forward(p);
     }
     return std::move(out.all);
@@ -217,10 +183,12 @@ template <class S> py::object backward(const LayerKept& in, bool reverse, const 
         const int64_t outputs = in.gates(), inputs = in.I();
         run_backward(p, dr);
         if (dx)
-            multiply<S>(lines, inputs, outputs, {dwx, outputs, 1}, {in.w_ih.data<const S>(), inputs, 1}, nullptr, dx);
+            run_product<S>(lines, inputs, outputs, {dwx, outputs, 1}, {in.w_ih.data<const S>(), inputs, 1}, nullptr,
+                           dx);
         if (dw_ih)
-            multiply<S>(outputs, inputs, lines, {dwx, 1, outputs}, {in.x.data<const S>(), inputs, 1}, nullptr, dw_ih);
-        if (db_ih) sum_lines(lines, outputs, dwx, db_ih);
+            run_product<S>(outputs, inputs, lines, {dwx, 1, outputs}, {in.x.data<const S>(), inputs, 1}, nullptr,
+                           dw_ih);
+        if (db_ih) run_column_sums(dwx, lines, outputs, db_ih);
     }
     return std::move(out.all);
 }

@@ -4,6 +4,7 @@
 #include "weight_gradient.hpp"
 #include <algorithm>
 #include <numeric>
+#include <type_traits>
 
 namespace fastiter {
 CellSize cell_size(Cell cell) {
@@ -69,21 +70,43 @@ template <class T> void run_gemm(Gemm<T> g) {
     });
 }
 
+template <class T>
+void run_product(int64_t M, int64_t N, int64_t K, Matrix<T> a, Matrix<T> b, const typename Gemm<T>::Sum* bias, T* c) {
+    Workspace sums;
+    Gemm<T> g;
+    g.M = M, g.N = N, g.K = K;
+    g.a = a.data, g.a_m.inner_stride = a.row, g.a_k.inner_stride = a.column;
+    g.b = b.data, g.b_k.inner_stride = b.row, g.b_n.inner_stride = b.column;
+    g.bias = bias;
+    g.c_m.inner_stride = N;
+    if constexpr (std::is_same_v<T, bf16>)
+        g.c = static_cast<float*>(sums.of(sizeof(float) * size_t(M * N))), g.rounded = c;
+    else
+        g.c = c;
+    run_gemm(g);
+}
+
 namespace {
 template <class T> struct ColumnSums {
     const T* x;
-    int64_t x_m, M, N;
+    int64_t M, N;
     T* out;
 };
 } // namespace
 
-template <class T> void run_column_sums(const T* x, int64_t x_m, int64_t M, int64_t N, T* out) {
-    ColumnSums<T> params{x, x_m, M, N, out};
-    auto job = [](const void* params, Team team) {
-        const auto& p = *static_cast<const ColumnSums<T>*>(params);
-        kernels().of<T>().column_sums(p.x, p.x_m, p.M, p.N, p.out, team);
+template <class T> void run_column_sums(const T* x, int64_t M, int64_t N, T* out) {
+    ColumnSums<T> params{x, M, N, out};
+    auto job = [](const void* x, Team team) {
+        const auto& p = *static_cast<const ColumnSums<T>*>(x);
+        kernels().of<T>().column_sums(p.x, p.N, p.M, p.N, p.out, team);
     };
     run(params, job, [&](int threads) { return M * N < 100000 ? 1 : threads; });
+}
+
+// A product with ones, which the kernels have
+template <> void run_column_sums(const bf16* x, int64_t M, int64_t N, bf16* out) {
+    const std::vector<bf16> ones(size_t(M), bf16{0x3f80});
+    run_product<bf16>(1, N, M, {ones.data(), M, 1}, {x, N, 1}, nullptr, out);
 }
 
 template void run_forward(RnnForward<float>);
@@ -92,11 +115,12 @@ template void run_forward(RnnForward<bf16>);
 template void run_backward(RnnBackward<float>, float*);
 template void run_backward(RnnBackward<double>, double*);
 template void run_backward(RnnBackward<bf16>, bf16*);
-#define FASTITER_INSTANTIATE(T)      \
-    template void run_gemm(Gemm<T>); \
-    template void run_column_sums(const T*, int64_t, int64_t, int64_t, T*);
+#define FASTITER_INSTANTIATE(T)                                                                                   \
+    template void run_gemm(Gemm<T>);                                                                              \
+    template void run_product(int64_t, int64_t, int64_t, Matrix<T>, Matrix<T>, const typename Gemm<T>::Sum*, T*); \
+    template void run_column_sums(const T*, int64_t, int64_t, T*);
 FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)
-template void run_gemm(Gemm<bf16>);
+FASTITER_INSTANTIATE(bf16)
 
 } // namespace fastiter

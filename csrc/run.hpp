@@ -41,6 +41,17 @@ void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const rn
                             S* dr);
 
 template <class T> void run_gemm(Gemm<T> g);
-template <class T> void run_column_sums(const T* x, int64_t x_m, int64_t M, int64_t N, T* out);
+
+// Where a matrix's elements are: from row to row, and from column to column, one of which is 1
+template <class T> struct Matrix {
+    const T* data;
+    int64_t row, column;
+};
+// c (M, N) = a (M, K) b (K, N) + bias (N) or null, contiguous. Of bf16 the sums are floats, and rounded once.
+template <class T>
+void run_product(int64_t M, int64_t N, int64_t K, Matrix<T> a, Matrix<T> b, const typename Gemm<T>::Sum* bias, T* c);
+
+// out (N) = the sum of the lines of x (M, N), which lie one after the other
+template <class T> void run_column_sums(const T* x, int64_t M, int64_t N, T* out);
 
 } // namespace fastiter

@@ -33,7 +33,7 @@ def like(y: Any, at_end: bool) -> Any:
     return torch.from_numpy(copies(np.ones(y.shape, np.float32), at_end))
 
 
-LAYERS = [(1, 3, 2, 2), (9, 3, 34, 18), (16, 3, 66, 64), (18, 2, 6, 130), (3, 2, 770, 4)]  # B, T, I, H
+LAYERS = [(1, 3, 2, 2), (9, 3, 34, 18), (16, 3, 66, 64), (18, 2, 6, 130), (3, 2, 770, 4), (9, 2, 33, 7)]  # B, T, I, H
 CELLS = {"lstm": 2, "gru": 1, "elman": 1, "slstm": 4}  # states
 made = []
 

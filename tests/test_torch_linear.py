@@ -77,26 +77,42 @@ def test_large(dtype: Any) -> None:
         assert_right(arguments((350, 400), 300, dtype), randn(350, 300, dtype=dtype, seed=3))
 
 
-@pytest.mark.parametrize(
-    ("rows", "outputs", "inputs"), [(7, 3, 5), (1500, 400, 70), (1500, 70, 400), (2, 0, 3), (0, 4, 3)]
-)
-def test_bfloat16_is_rounded_once(rows: int, outputs: int, inputs: int) -> None:
+def test_bfloat16_is_rounded_once() -> None:
     """Large results lie in memory that was used before, here for NaN."""
     empty(torch.empty(0, dtype=torch.bfloat16), (1500, 400)).fill_(torch.nan)
-    given, dy = arguments((rows, inputs), outputs, torch.bfloat16), randn(rows, outputs, dtype=torch.bfloat16, seed=3)
-    wide = [x.double() for x in given]
-    for count in (3, 2):
-        leaves = [x.detach().requires_grad_() for x in given[:count]]
-        y = linear(*leaves)
-        exact = torch.nn.functional.linear(*wide[:count])
-        gradients = torch.autograd.grad(y, leaves, dy)
-        pairs = [(y, exact, inputs), *zip(gradients, gradients_of(wide, dy), (outputs, rows, rows), strict=False)]
-        for actual, expected, depth in pairs:
-            assert actual.dtype == torch.bfloat16
-            sums = tolerance(np.float32, depth) * max(1.0, depth**0.5)
-            assert bool(((actual.double() - expected).abs() <= 2.0**-8 * expected.abs() + sums).all())
-        # The op alone, of leaves that want gradients which it has none of
-        assert torch.equal(torch.ops.fastiter._linear_fwd(*leaves, *[None] * (3 - count)), y)
+    for rows, outputs, inputs in (*sizes(), (1500, 400, 70), (1500, 70, 400), (2, 0, 3), (0, 4, 3)):
+        given = arguments((rows, inputs), outputs, torch.bfloat16)
+        dy = randn(rows, outputs, dtype=torch.bfloat16, seed=3)
+        wide = [x.double() for x in given]
+        for count in (3, 2):
+            leaves = [x.detach().requires_grad_() for x in given[:count]]
+            y = linear(*leaves)
+            exact = torch.nn.functional.linear(*wide[:count])
+            gradients = torch.autograd.grad(y, leaves, dy)
+            pairs = [(y, exact, inputs), *zip(gradients, gradients_of(wide, dy), (outputs, rows, rows), strict=False)]
+            for actual, expected, depth in pairs:
+                assert actual.dtype == torch.bfloat16
+                sums = tolerance(np.float32, depth) * max(1.0, depth**0.5)
+                assert bool(((actual.double() - expected).abs() <= 2.0**-8 * expected.abs() + sums).all())
+            # The op alone, of leaves that want gradients which it has none of
+            assert torch.equal(torch.ops.fastiter._linear_fwd(*leaves, *[None] * (3 - count)), y)
+
+
+@pytest.mark.parametrize("inputs", [64, 333, 1600])
+def test_bfloat16_has_the_same_bits(inputs: int) -> None:
+    """On any number of threads, a row alone or among others, in any layout, under an autocast of another dtype."""
+    x, weight, bias = arguments((40, inputs), 90, torch.bfloat16)
+    dy, needs = randn(40, 90, dtype=torch.bfloat16, seed=3), [True, True, True]
+    fastiter.set_num_threads(1)
+    y, expected = linear(x, weight, bias), _linear._backward(dy, x, weight, needs)
+    for row in (0, 17, 39):
+        assert linear(x[row], weight, bias).equal(y[row])
+    assert linear(x.t().contiguous().t(), weight.t().contiguous().t(), bias).equal(y)
+    for threads in (1, 2, 3):
+        fastiter.set_num_threads(threads)
+        with torch.autocast("cpu", torch.float16):
+            found = [linear(x, weight, bias), *_linear._backward(dy, x, weight, needs)]
+        assert all(a.equal(b) for a, b in zip(found, (y, *expected), strict=True))
 
 
 def gradients_of(inputs: list[Any], dy: Any) -> tuple[Any, ...]:

@@ -1,6 +1,6 @@
 // c = a b + bias: packed panels of b stay in the outer caches, blocks of a in the second level, tiles of c in registers. Packed
 // bf16 are pairs of k, as in rnn_product.hpp; sums of them are floats. A line of packed b has all columns at one k or pair of
-// them; so has one of a, with all rows, but where tiles multiply, which take k of a row side by side.
+// them; so has one of a, with all rows, but where tiles multiply, which take k of a row side by side, or find them so.
 #pragma once
 #include "gemm.hpp"
 #include "rnn_product.hpp"
@@ -18,13 +18,15 @@ template <class T> struct MatrixProduct {
     static constexpr int64_t kLineOfA = depth * round_up(kBlockM, 64 / (depth * int64_t(sizeof(T))));
 
     const Gemm<T>& g;
-    // Rows of a whose k lie next to each other are read where they are, if there is no half of a pair; others are packed.
-    const bool direct = g.a_k.inner_stride == 1 && g.a_k.is_regular(g.K) && g.a_m.is_regular(g.M) && g.K % depth == 0;
+    // Rows of a whose k lie next to each other are read where they are, of bf16 in a copy, which has whole pairs and no lines a
+    // power of two apart; others are packed.
+    const bool in_rows = g.a_k.inner_stride == 1 && g.a_k.is_regular(g.K) && g.a_m.is_regular(g.M);
     // b is packed a chunk of several blocks of the sum at a time; where a is packed as well, a chunk is one block, so that a
     // long a is read once, line after line. All three count packed lines.
-    const int64_t K = ceil_div(g.K, depth), block = block_of_sum(K), chunk = direct ? blocks_that_fit() * block : block;
+    const int64_t K = ceil_div(g.K, depth), block = block_of_sum(K),
+                  chunk = in_rows ? blocks_that_fit() * block : block;
     const int64_t panels = ceil_div(g.N, kPanel);
-    // The same from row to row, where tiles multiply
+    // The same from row to row, where they are copied or tiles multiply
     const int64_t row_of_a = round_up(block * depth, 2 * W) + 2 * W;
 
     explicit MatrixProduct(const Gemm<T>& gemm) : g(gemm) {}
@@ -34,11 +36,20 @@ template <class T> struct MatrixProduct {
         return max_of(1, min_of(ceil_div(K, block), kPackedBytes / line / block));
     }
     int64_t packed_b() const { return chunk * panels * kPanel * depth; }
-    int64_t packed_a() const { return on_tiles<T> ? round_up(kBlockM, W) * row_of_a : round_up(block * kLineOfA, 64); }
+    int64_t packed_a() const {
+        const int64_t rows = round_up(kBlockM, W) * row_of_a, lines = round_up(block * kLineOfA, 64);
+        return on_tiles<T> || (in_rows && depth > 1) ? rows : lines;
+    }
     T* b() const { return static_cast<T*>(g.workspace); }
     T* a_of(int thread) const { return b() + packed_b() + thread * packed_a(); }
 
     int vectors_of(int64_t panel) const { return int(min_of(kPanelVectors, ceil_div(g.N - panel * kPanel, W))); }
+
+    // A tile of a: from row to row, and from k to k
+    struct TileOfA {
+        const T* at;
+        int64_t row, k;
+    };
 
     // Where the k of a packed line are: of row 0 of a, or of a panel of b; nullptr: zeros, as past the end
     struct Lines {
@@ -129,21 +140,34 @@ template <class T> struct MatrixProduct {
         }
     }
 
-    // Rows whose k lie next to each other
+    // The same of rows whose k lie next to each other
     void copy_rows_of_a(int64_t m0, int64_t rows, int64_t k0, int64_t count, T* out) const {
-        for (int64_t i = 0; i < rows; ++i)
-            __builtin_memcpy(out + i * row_of_a, g.a + g.a_m.at(m0 + i) + k0 * depth, size_t(count * depth) * sizeof(T));
+        const int64_t numbers = min_of(count * depth, g.K - k0 * depth);
+        for (int64_t i = 0; i < rows; ++i, out += row_of_a) {
+            __builtin_memcpy(out, g.a + g.a_m.at(m0 + i) + k0 * depth, size_t(numbers) * sizeof(T));
+            if (numbers < count * depth) out[numbers] = T{};
+        }
+    }
+
+    void prepare_a(int64_t m0, int64_t rows, int64_t k0, int64_t count, T* out) const {
+        if (in_rows && depth == 1) return;
+        if (in_rows) return copy_rows_of_a(m0, rows, k0, count, out);
+        if constexpr (on_tiles<T>)
+            pack_a_for_tiles(m0, rows, k0, count, out);
+        else
+            pack_a(m0, rows, k0, count, out);
+    }
+
+    // Row m of a from line k on, which is row `i` of a block that was prepared
+    TileOfA tile_of_a(const T* prepared, int64_t i, int64_t m, int64_t k) const {
+        if (in_rows && depth == 1) return {g.a + g.a_m.at(m) + k, g.a_m.inner_stride, 1};
+        if (in_rows || on_tiles<T>) return {prepared + i * row_of_a, row_of_a, depth};
+        return {prepared + i * depth, depth, kLineOfA};
     }
 
     // Whether a block of the sum is the first one, and the last one
     struct Part {
         bool first, last;
-    };
-
-    // A tile of a: from row to row, and from k to k
-    struct TileOfA {
-        const T* at;
-        int64_t row, k;
     };
 
     template <int R, int NV>
@@ -207,22 +231,12 @@ template <class T> struct MatrixProduct {
         for (int64_t k0 = 0; k0 < count; k0 += block) {
             const int64_t depth_of_block = min_of(block, count - k0);
             const Part part{chunk0 + k0 == 0 && !g.accumulate, chunk0 + k0 + depth_of_block == K};
-            if (on_tiles<T> && direct)
-                copy_rows_of_a(m0, rows, chunk0 + k0, depth_of_block, packed);
-            else if (!direct) {
-                if constexpr (on_tiles<T>)
-                    pack_a_for_tiles(m0, rows, chunk0 + k0, depth_of_block, packed);
-                else
-                    pack_a(m0, rows, chunk0 + k0, depth_of_block, packed);
-            }
+            prepare_a(m0, rows, chunk0 + k0, depth_of_block, packed);
             for (int64_t j = mine.begin; j < mine.end; ++j) {
                 const int nv = vectors_of(j);
                 const T* panel = b() + (j * kPanel * count + k0 * nv * W) * depth;
                 for_each_tile<kRows>(rows, [&](int64_t first, int tile_count) {
-                    const TileOfA a =
-                        on_tiles<T> ? TileOfA{packed + first * row_of_a, row_of_a, depth}
-                        : direct ? TileOfA{g.a + g.a_m.at(m0 + first) + (chunk0 + k0) * depth, g.a_m.inner_stride, depth}
-                                      : TileOfA{packed + first * depth, depth, kLineOfA};
+                    const TileOfA a = tile_of_a(packed, first, m0 + first, chunk0 + k0);
                     multiply(registers, a, tile_count, panel, nv, depth_of_block, m0 + first, j * kPanel, part);
                 });
             }
@@ -238,7 +252,7 @@ template <class T> struct MatrixProduct {
 
     void run(Team team) const {
         // Sharing panels keeps each thread's half of b in its own cache; sharing rows packs no row of a twice.
-        const bool by_panel = direct && panels >= 2 * team.size && (!on_tiles<T> || g.M <= g.N);
+        const bool by_panel = in_rows && panels >= 2 * team.size && (!on_tiles<T> || g.M <= g.N);
         const Range mine = share(panels, team.id, team.size);
         const Range all = by_panel ? mine : Range{0, panels};
         const Range rows = by_panel ? Range{0, g.M} : share(g.M, team.id, team.size);

@@ -114,7 +114,7 @@ def gemm_f32(
     c: Address,
     /,
 ) -> None: ...
-def column_sums_f32(x: Address, x_m: int, M: int, N: int, out: Address, /) -> None: ...
+def column_sums_f32(x: Address, M: int, N: int, out: Address, /) -> None: ...
 def function_f32(function: int, x: Address, out: Address, n: int, /) -> None: ...
 def read_stream_f32(x: Address, n: int, /) -> float: ...
 def para_fwd_f32(
@@ -155,7 +155,9 @@ rnn_bwd_bf16 = rnn_bwd_f32
 delta_fwd_f64 = delta_fwd_f32
 delta_bwd_f64 = delta_bwd_f32
 gemm_f64 = gemm_f32
+gemm_bf16 = gemm_f32
 column_sums_f64 = column_sums_f32
+column_sums_bf16 = column_sums_f32
 function_f64 = function_f32
 read_stream_f64 = read_stream_f32
 
