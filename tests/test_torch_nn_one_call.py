@@ -161,7 +161,7 @@ def test_bfloat16_is_as_exact(calls, kind, size):
 
 @pytest.mark.parametrize(("B", "I", "H"), [(4, 770, 40), (9, 34, 66), (16, 64, 64), (9, 33, 7)])
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "sLSTM"])
-def test_bfloat16_goes_on_bit_for_bit(name, B, I, H):  # noqa: E741 (the size's name)
+def test_bfloat16_goes_on_bit_for_bit(name, B, I, H):
     """From states as they are carried: those other than h in float32."""
     module, x = make(ours, name, I, H, dtype=BF16, num_layers=2), randn(7, B, I, dtype=BF16)
     states = make_states(module, B, BF16)
