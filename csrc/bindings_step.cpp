@@ -2,6 +2,8 @@
 #include "bindings.hpp"
 #include "step.hpp"
 #include "tensors.hpp"
+#include <algorithm>
+#include <cstring>
 
 namespace fastiter {
 namespace {
@@ -9,19 +11,28 @@ namespace {
 // An entry of a module's dict of parameters, as it was
 class Watched {
 public:
+    // (dict, name, tensor, whether it counts its versions, an alias, bytes that lie at its address)
     explicit Watched(const py::handle& x) {
         const py::tuple entry = py::reinterpret_borrow<py::tuple>(x);
-        held_ = entry[0], name_ = entry[1], tensor_ = entry[2];
+        held_ = entry[0], name_ = entry[1], tensor_ = entry[2], alias_ = entry[4];
         counts_ = entry[3].cast<bool>();
+        words_ = entry[5].cast<int64_t>() / int64_t(sizeof(Word));
         if (counts_) version_ = version();
         address_ = address();
+        look(sample_);
     }
     bool is_unchanged() const {
-        return PyDict_GetItemWithError(held_.ptr(), name_.ptr()) == tensor_.ptr() &&
-               (!counts_ || version() == version_) && address() == address_;
+        if (PyDict_GetItemWithError(held_.ptr(), name_.ptr()) != tensor_.ptr()) return false;
+        if ((counts_ && version() != version_) || address() != address_) return false;
+        Word now[kSample];
+        look(now);
+        return std::equal(now, now + kSample, sample_);
     }
 
 private:
+    using Word = uint32_t;
+    static constexpr int64_t kSample = 16;
+
     int64_t version() const {
         static PyObject* name = PyUnicode_InternFromString("_version");
         return integer(called(PyObject_GetAttr(tensor_.ptr(), name)).ptr());
@@ -30,15 +41,31 @@ private:
         static PyObject* name = PyUnicode_InternFromString("data_ptr");
         return integer(called(PyObject_CallMethodNoArgs(tensor_.ptr(), name)).ptr());
     }
+    // Some of the numbers: fused optimizers, collectives and what writes through .data change them all, and count nothing.
+    void look(Word (&out)[kSample]) const {
+        std::fill_n(out, kSample, Word(0));
+        const char* data = reinterpret_cast<const char*>(address_);
+        for (int64_t i = 0; i < kSample && words_ > 0; ++i)
+            std::memcpy(&out[i], data + i * words_ / kSample * int64_t(sizeof(Word)), sizeof(Word));
+    }
     static py::object called(PyObject* result) {
         if (!result) throw py::error_already_set();
         return py::reinterpret_steal<py::object>(result);
     }
 
     py::object held_, name_, tensor_;
-    bool counts_; // tensors of inference mode count no versions
-    int64_t version_ = 0, address_ = 0;
+    py::object alias_; // holds the memory: new weights never come to lie where the old ones were
+    bool counts_;      // tensors of inference mode count no versions
+    int64_t version_ = 0, address_ = 0, words_ = 0;
+    Word sample_[kSample];
 };
+
+// Under a mode of torch that makes fake tensors, a new one is no memory.
+template <class T> T* memory_of(const py::object& made) {
+    View view;
+    if (!view.read(made.ptr())) throw std::runtime_error("a step needs tensors that have memory, got a fake one");
+    return view.data<T>();
+}
 
 // x (I,) or (B, I), and a place for y like it
 template <class T> struct InAndOut {
@@ -57,9 +84,7 @@ template <class T> struct InAndOut {
     int64_t row() const { return batched ? x.stride(0) : 0; }
     void make(int64_t rows, int64_t outputs) {
         y = batched ? new_tensor(x, {rows, outputs}) : new_tensor(x, {outputs});
-        View view;
-        view.read(y.ptr());
-        out = view.data<T>();
+        out = memory_of<T>(y);
     }
 };
 
@@ -73,7 +98,7 @@ template <class P> struct Places {
 template <class T> class Stream {
 public:
     // layers: (I, D, P, w_ih, r, b_x, b_h, w_hr, to_first) each; first: addresses of the states, or ();
-    // watched: (dict, name, tensor, whether it counts its versions) each
+    // watched: what Watched takes, each
     Stream(int cell, int64_t rows, int64_t heads, double clip_state, const py::list& layers, const py::tuple& first,
            const py::list& watched)
         : stream_(Cell(cell), rows, heads, clip_state, weights_of(layers), Places<const T>(first).of) {
@@ -87,9 +112,9 @@ public:
     }
 
     // y; None where the weights are no longer those that were packed, or x is not simply memory of the right shape
-    py::object step(py::handle x) {
+    py::object step(py::handle x, bool batched) {
         InAndOut<T> io;
-        if (!is_current() || !io.read(x.ptr(), stream_)) return py::none();
+        if (!is_current() || !io.read(x.ptr(), stream_) || io.batched != batched) return py::none();
         io.make(stream_.rows(), stream_.outputs());
         run([&] { stream_.step(io.in(), io.row(), io.out); });
         return io.y;
@@ -119,11 +144,9 @@ public:
         made.append(io.y);
         T* to[kMaxStates] = {};
         for (int i = 0; i < states; ++i) {
-            View s;
             made.append(io.batched ? new_tensor(io.x, {stream_.count(), stream_.rows(), stream_.width()})
                                    : new_tensor(io.x, {stream_.count(), stream_.width()}));
-            s.read(PyList_GET_ITEM(made.ptr(), i + 1));
-            to[i] = s.data<T>();
+            to[i] = memory_of<T>(made[size_t(i) + 1]);
         }
         run([&] { stream_.step_from(from, io.in(), io.row(), io.out, to); });
         return made;

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .._rnn import kind
 from .nn._rnn_layer import Parameters
-from .nn._rnn_stack import CELLS, Layer, heads_of, layers_of
+from .nn._rnn_stack import CELLS, Layer, check_weights, heads_of, layers_of
 
 __all__ = ["export"]
 
@@ -72,6 +72,8 @@ def export(module: nn.Module, path: str | os.PathLike[str] | None = None, *, ini
     """
     if not isinstance(module, nn.RNNBase) or module.mode not in _OPERATORS:
         raise TypeError(f"onnx.export: module must be an LSTM, GRU or RNN, got {kind(module)}")
+    if module._forward_pre_hooks:
+        check_weights("onnx.export", module)
     if not isinstance(initial_state, bool):
         raise TypeError(f"onnx.export: initial_state must be a bool, got {kind(initial_state)}")
     if initial_state and module.proj_size > 0:

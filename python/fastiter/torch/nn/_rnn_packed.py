@@ -38,7 +38,8 @@ def step(module: nn.RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
     known = _STREAM_OF.get(module)
     if known is not None and not _drops(module) and known[2] == getattr(module, "clip_state", None):
         given = () if hx is None else (hx,) if isinstance(hx, Tensor) else hx
-        made = known[0].step_from(input, given) if isinstance(given, tuple) else None
+        is_usual = hx is None or (isinstance(given, tuple) and (len(given) > 1 or isinstance(hx, Tensor)))
+        made = known[0].step_from(input, given) if is_usual else None
         if made is not None:
             return made[0], tuple(made[1:])
     output, last = _rnn_stack.step(module, input, hx)
@@ -80,11 +81,16 @@ def packed(module: nn.RNNBase, cell: Cell, layers: list[Layer], rows: int, first
     return make(cell.layout[0], rows, heads_of(module), clip, entries, addresses, _watched(module))
 
 
-def _watched(module: nn.Module) -> list[tuple[dict[str, Any], str, Tensor, bool]]:
-    """Return where the module has its weights, or what they are computed from, and whether changes are counted."""
+def _watched(module: nn.Module) -> list[tuple[dict[str, Any], str, Tensor, bool, Tensor, int]]:
+    """Return where the module has its weights, or what they are computed from, and by what a change is seen."""
     places = [held for part in module.modules() for held in (part._parameters, part._buffers)]
     entries = [(held, name, x) for held in places for name, x in held.items() if x is not None]
-    return [(held, name, x, not x.is_inference()) for held, name, x in entries]
+    return [(*entry, not entry[2].is_inference(), entry[2].detach(), _bytes(entry[2])) for entry in entries]
+
+
+def _bytes(x: Tensor) -> int:
+    is_plain = x.is_cpu and x.layout == torch.strided and x.is_contiguous()
+    return x.numel() * x.element_size() if is_plain else 0
 
 
 class _Ready:

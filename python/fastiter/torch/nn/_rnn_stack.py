@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import RNNBase
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
 from ..._backend import BackendError
@@ -150,6 +151,8 @@ def _forward(
 def step(module: RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
     """Output (B, H) and states after one more step with input (B, I), both without B if the input is."""
     check_streams(module)
+    if module._forward_pre_hooks:
+        check_weights(f"{module_name(module)}.step", module)
     if not isinstance(input, Tensor):
         raise TypeError(f"{module_name(module)}: input must be a Tensor, got {type(input).__name__}")
     if input.dim() not in (1, 2):
@@ -174,6 +177,17 @@ def check_streams(module: RNNBase) -> None:
     """Check that the module goes forward in time alone."""
     if module.bidirectional:
         raise ValueError(f"{module_name(module)}: bidirectional must be False to go step by step, got True")
+
+
+def check_weights(function: str, module: RNNBase) -> None:
+    """Check that the weights are the module's own: a hook computes others when the module is called, and then alone."""
+    for names in module._all_weights:
+        for name in names:
+            if name not in module._parameters and not parametrize.is_parametrized(module, name):
+                expected = (
+                    f"hold {name} as a parameter or a parametrization, as torch.nn.utils.parametrizations makes it"
+                )
+                raise TypeError(f"{function}: module must {expected}, got a tensor that a hook or its owner replaces")
 
 
 def _forward_packed(

@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from ..._backend import BackendError
 from ..._rnn import kind
-from .._op import contiguous
+from .._op import _modes, _trace, contiguous
 from ._rnn_packed import STREAMS, packed
-from ._rnn_stack import CELLS, check_streams, checked_states, layers_of
+from ._rnn_stack import CELLS, check_streams, check_weights, checked_states, layers_of
+
+_NO_MEMORY = "a step needs tensors that have memory, got a fake one"
 
 
 class StreamingRNN:
@@ -19,8 +22,9 @@ class StreamingRNN:
 
     For inference: outputs have no gradients, and neither dropout nor autocast acts. A call makes its output and nothing
     else: the weights are packed once, and again when a step finds that one was replaced or changed in place. (What is
-    written through ``weight.data`` torch counts nowhere: call :meth:`reset`, or ``stream.reset(stream.state)`` to go
-    on.) Copies go on from the state, as forward would, which rounds where proj_size > 0.
+    written through ``weight.data``, by a fused optimizer or by a collective torch counts nowhere. A step sees it by
+    some of the numbers in each weight; where only a few were written, call ``stream.reset(stream.state)``.) Copies go
+    on from the state, as forward would, which rounds where proj_size > 0.
 
     Parameters
     ----------
@@ -34,7 +38,8 @@ class StreamingRNN:
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        For what is no such module; for two directions; for a state that its forward refuses.
+        For what is no such module, or one whose weights are neither parameters nor parametrized; for two directions;
+        for a state that its forward refuses; for a step that is traced, or of tensors without memory.
     BackendError
         For parameters that are not on the CPU.
 
@@ -75,16 +80,27 @@ class StreamingRNN:
             raise BackendError(f"StreamingRNN: module must have its parameters on the CPU, got {weight.device}")
         if weight.dtype not in STREAMS:
             raise TypeError(f"StreamingRNN: module must have float32 or float64 parameters, got {weight.dtype}")
+        check_weights("StreamingRNN", module)
+        _address(weight)
         first = checked_states(module, cell, state, weight, self.batch_size)
         self._stream = packed(module, cell, layers, self.batch_size or 1, first)
         self._step = self._stream.step
-        self._in, width = module.input_size, module.proj_size or module.hidden_size
-        self._out = (width,) if self.batch_size is None else (self.batch_size, width)
-        self._dtype = weight.dtype
+        self._in, self._dtype, rows = module.input_size, weight.dtype, self._rows()
+        self._out = (*rows, module.proj_size or module.hidden_size)
+        widths = [self._out[-1], *[module.hidden_size] * (len(cell.states) - 1)]
+        self._states = [(len(layers), *rows, width) for width in widths]
+        self._options, self._bound = module.__dict__, module.__dict__.get("clip_state")
+
+    def _rows(self) -> tuple[int, ...]:
+        return () if self.batch_size is None else (self.batch_size,)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Output (B, H) of the last layer for one more step with x (B, I), both without B where batch_size is None."""
-        y: Tensor | None = self._step(x)
+        if _modes() or _trace() is not None:
+            _refuse_modes()
+        if self._options.get("clip_state") is not self._bound:
+            self.reset(self.state)
+        y: Tensor | None = self._step(x, self.batch_size is not None)
         return self._the_longer_way(x) if y is None else y
 
     def _the_longer_way(self, x: Tensor) -> Tensor:
@@ -93,23 +109,49 @@ class StreamingRNN:
             state = self.state
             dtype = layers_of(self.module, CELLS[self.module.mode])[0].parameters.w_ih.dtype
             self.reset(state.to(dtype) if isinstance(state, Tensor) else tuple([s.to(dtype) for s in state]))
-        shape = (*self._out[:-1], self._in)
+        shape = (*self._rows(), self._in)
         if not isinstance(x, Tensor):
             raise TypeError(f"StreamingRNN: x must be a torch.Tensor, got {kind(x)}")
+        if x.layout != torch.strided:
+            raise TypeError(f"StreamingRNN: x must be a dense tensor, got layout {x.layout}")
         if x.shape != shape or x.dtype != self._dtype or not x.is_cpu:
             got = f"{tuple(x.shape)}, {x.dtype} on {x.device}"
             raise ValueError(f"StreamingRNN: x must have shape {shape}, {self._dtype} on the CPU, got {got}")
-        x = contiguous(x.detach())
-        y = torch.empty(self._out, dtype=self._dtype)
-        self._stream.step_at(x.data_ptr(), y.data_ptr())
+        x, y = contiguous(x.detach()), _empty(self._out, self._dtype)
+        self._stream.step_at(_address(x), y.data_ptr())
         return y
 
     @property
     def state(self) -> Any:
         """The state as the module's forward returns it: a copy, which another stream or forward can go on from."""
-        module, rows = self.module, self._out[:-1]
-        widths = [module.hidden_size for _ in CELLS[module.mode].states]
-        widths[0] = self._out[-1]
-        parts = [torch.empty(module.num_layers, *rows, width, dtype=self._dtype) for width in widths]
+        parts = [_empty(shape, self._dtype) for shape in self._states]
         self._stream.states(tuple([part.data_ptr() for part in parts]))
         return parts[0] if len(parts) == 1 else tuple(parts)
+
+
+def _refuse_modes() -> None:
+    """Refuse what would record this step's output as a constant, and what gives it no memory."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode  # imports half of sympy
+
+    if _trace() is not None or get_proxy_mode() is not None:
+        raise RuntimeError(
+            "StreamingRNN: a step cannot be traced, as its state is in no graph: trace the module's step"
+        )
+    if any(isinstance(mode, FakeTensorMode) for mode in _get_current_dispatch_mode_stack()):
+        raise RuntimeError(f"StreamingRNN: {_NO_MEMORY}")
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    y = torch.empty(shape, dtype=dtype, device="cpu")
+    _address(y)
+    return y
+
+
+def _address(x: Tensor) -> int:
+    """Return where x is. A fake tensor, of which a mode may make any, is nowhere."""
+    from torch._subclasses.fake_tensor import is_fake
+
+    if type(x) is not Tensor and is_fake(x):
+        raise RuntimeError(f"StreamingRNN: {_NO_MEMORY}")
+    return x.data_ptr()
