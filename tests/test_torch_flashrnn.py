@@ -203,6 +203,25 @@ def test_clips_and_cuts(function: str, options: dict[str, Any], bound: float, st
     assert_close(found, pull(stepwise, given, cotangents), 8, 5, least=1.0)  # of what is clipped
 
 
+@pytest.mark.parametrize("dtype", [F32, F64, torch.bfloat16])
+@pytest.mark.parametrize("function", ["lstm", "elman", "slstm"])
+def test_a_cut_passes_nothing(function: str, dtype: Any) -> None:
+    """Neither a NaN nor the least positive number."""
+    Wx, R, b, _ = inputs(function, 2, 5, 2, 5, F64)
+    given = [x.to(dtype).requires_grad_() for x in (Wx, R, b)]
+    h = flashrnn(*given, config=FlashRNNConfig(function=function, gradient_recurrent_cut=True), dtype=None)[0][0]
+    for value in (float("nan"), 1.0):
+        cotangent = torch.zeros_like(h)
+        cotangent[:, 3] = value
+        (gradient,) = torch.autograd.grad(h, given[0], cotangent, retain_graph=True)
+        if function == "elman":
+            assert gradient[:, 3].isnan().all() == (value != value)
+            assert (gradient[:, [0, 1, 2, 4]] == 0).all()
+        else:  # c goes on
+            assert not gradient[:, 3].eq(0).any()
+            assert gradient[:, 4].eq(0).all()
+
+
 @functions
 def test_no_steps_and_no_rows(function: str) -> None:
     Wx, R, b, states = inputs(function, 2, 3, 2, 4, F32)

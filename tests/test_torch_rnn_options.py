@@ -63,6 +63,7 @@ def with_gradients(outputs: Any, wanted: tuple[Any, ...]) -> tuple[Any, Any]:
 ASKED = {
     "clip_state": {"clip_state": 0.25},
     "clip_grad": {"clip_grad": 0.2},
+    "cut": {"clip_grad": 0},
     "reset": {"reset": True},
     "all": {"clip_state": 0.25, "clip_grad": 0.2, "reset": True},
 }

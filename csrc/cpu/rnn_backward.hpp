@@ -94,7 +94,8 @@ template <class S, class C> struct Backward {
     // The gradient of h that comes to a step from the one after it, or from the final state
     FASTITER_INLINE vec<T> carried(vec<T> through_r, int64_t i, int64_t u, bool product) {
         const vec<T> dh = load(ds_line(0, i) + u) + through_r;
-        return bound_dh.given && product ? clip<T>(dh, bound_dh.value) : dh;
+        if (!bound_dh.given || !product) return dh;
+        return bound_dh.value > 0 ? clip<T>(dh, bound_dh.value) : vec<T>{}; // 0 lets no NaN through
     }
 
     // A row at step t: where its cell reads and writes what belongs to unit 0; nullptr: zeros, or not wanted

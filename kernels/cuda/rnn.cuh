@@ -165,6 +165,7 @@ struct Wanted {
 };
 
 INLINE Real held(Real x, Real bound) { return x > bound ? bound : x < -bound ? -bound : x; } // a NaN stays
+INLINE Real held_or_cut(Real x, Real bound) { return bound > 0 ? held(x, bound) : Real(0); } // and passes no bound of 0
 
 struct Forward {
     const Element *wx, *b;

@@ -42,7 +42,7 @@ KERNEL __launch_bounds__(kThreads, RESIDENT)
             if (length[e] < 0) continue;
             const int row = own.row_of(e);
             Real dp[G] = {};
-            if (passes >> e & 1) ds[e][0] = held(ds[e][0] + own.product(0, e), shape.clip_grad);
+            if (passes >> e & 1) ds[e][0] = held_or_cut(ds[e][0] + own.product(0, e), shape.clip_grad);
             passes &= ~(uint32(1) << e);
             if (t < length[e]) {
                 backward.step(own.row0 + row, t, own.n, own.unit(e), in[e], ds[e], dp);

@@ -65,7 +65,7 @@ KERNEL rnn_step_bwd(const Element* through, Element* dp, Real* ds, const Element
     for (int k = 0; k < S; ++k) now[k] = t >= 0 ? ds[k * size + own.at] : dlast[k] ? dlast[k][state] : Real(0);
     const int64 length = shape.length(own.row), t_after = shape.reverse ? t - 1 : t == time ? 0 : t + 1;
     if (t >= 0 && t_after >= 0 && t_after < length && !shape.resets(own.row, t_after))
-        now[0] = held(now[0] + to_float(through[own.at]), shape.clip_grad);
+        now[0] = held_or_cut(now[0] + to_float(through[own.at]), shape.clip_grad);
     if (t >= 0 && t < length) {
         Backward::Inputs in;
         backward.load(own.row, t, own.n, own.u, in);

@@ -356,7 +356,7 @@ def rnn_bwd_kernel(
             tl.debug_barrier()
         back += dh_new
         if clip_grad is not None:
-            back = _held(back, clip_grad)
+            back = tl.where(clip_grad > 0, _held(back, clip_grad), 0.0)  # 0 lets no NaN through
         if is_new is not None:
             back = tl.where(is_new, 0.0, back)
             if CELL == 2 or CELL == 4:

@@ -81,7 +81,7 @@ def checked_bound(function: str, name: str, bound: object) -> float | None:
         return None
     if not isinstance(bound, Real) or isinstance(bound, bool):
         raise TypeError(f"{function}: {name} must be a number or None, got {kind(bound)}")
-    if not float(bound) > 0:
+    if not float(bound) > 0 and not (name == "clip_grad" and bound == 0):
         raise ValueError(f"{function}: {name} must be positive, got {bound}")
     return None if float(bound) == math.inf else float(bound)  # torch.compile cannot trace isinf of a symbol
 

@@ -377,7 +377,8 @@ def backward(
     `cell` is the name of the forward function. Of the cotangents any may be None, which is zero. db and the gradient
     of the initial state are returned also where b and state are None. At a kink the derivative is one-sided or, for
     max(a_i, ell), the mean of both sides; through the choice "n' = 0" nothing flows. `clip_state` passes the gradient
-    where |h| < v. With `clip_grad` = v, what a step passes back to h' is held in [-v, v], element by element.
+    where |h| < v. With `clip_grad` = v, what a step passes back to h' is held in [-v, v], element by element;
+    with v = 0 nothing is passed, not even a NaN.
     """
     if cu_seqlens is not None:
         bounds = np.asarray(cu_seqlens)
@@ -408,7 +409,7 @@ def backward(
         db += dy.sum(axis=0)
         back = [dprev[0] + np.einsum("gnij,bgni->bnj", _value(r), dy), *dprev[1:]]
         if clip_grad is not None:
-            back[0] = np.clip(back[0], -clip_grad, clip_grad)
+            back[0] = np.clip(back[0], -clip_grad, clip_grad) if clip_grad > 0 else np.zeros_like(back[0])
         if reset is not None:
             dropped = np.broadcast_to(reset, wx.shape[:2])[valid, t, None, None]
             back = [np.where(dropped, 0, d) for d in back]

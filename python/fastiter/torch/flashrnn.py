@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -188,8 +187,7 @@ class _Outside(torch.autograd.Function):
 
 
 def _clips(options: FlashRNNConfig) -> dict[str, Any]:
-    """Return the bounds; the least positive one lets nothing through that counts."""
-    bound = math.ulp(0.0) if options.gradient_recurrent_cut else options.gradient_recurrent_clipval
+    bound = 0.0 if options.gradient_recurrent_cut else options.gradient_recurrent_clipval
     return {"clip_grad": bound, "clip_state": options.forward_clipval}
 
 
