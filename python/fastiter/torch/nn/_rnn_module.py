@@ -56,8 +56,8 @@ class Recurrent(nn.RNNBase):
 
         The bits are those of a run over all steps at once, but for rounding where proj_size > 0; dropout acts as there.
         For that an LSTM of bfloat16 that begins with None has its c in float32. Autocast rounds the states in between.
-        Under no_grad the weights stay packed from step to step, a copy of them, until one is changed.
-        :class:`StreamingRNN`, which has no states to hand in and out, takes a fraction of the time.
+        Under no_grad the weights stay packed from step to step, a copy of them, until one is changed, which is seen as
+        :class:`StreamingRNN` sees it. That, which has no states to hand in and out, takes a fraction of the time.
 
         Raises
         ------
