@@ -56,7 +56,7 @@ sanitize:
 	SKBUILD_BUILD_DIR=build/sanitize SKBUILD_INSTALL_STRIP=false SKBUILD_CMAKE_DEFINE=FASTITER_SANITIZE=address \
 	    $(MAKE) test VENV=build/sanitize-venv test.extras=test \
 	    ARGS='--capture=sys --doctest-ignore-import-errors $(ARGS)' \
-	    RUN='env ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$(preload)"'
+	    RUN='env ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 LD_PRELOAD="$(preload)"'
 
 clean:
 	rm -rf $(VENV) build dist
