@@ -158,3 +158,33 @@ def test_constructor_options():
             ours.LSTM(5, 7, num_heads=heads)
     with pytest.raises(ValueError, match="LSTM: num_heads must be 1 with proj_size = 3, got 7"):
         ours.LSTM(5, 7, proj_size=3, num_heads=7)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "lstm_proj", "gru", "tanh", "sLSTM"])
+def test_weights_on_two_devices(kind):
+    """The kernels take addresses: of a parameter without memory they would read what happens to lie there."""
+    states = make(ours, kind, num_layers=2).state_dict()
+    for missing in states:
+        with torch.device("meta"):
+            module = make(ours, kind, num_layers=2)
+        module.load_state_dict({k: v for k, v in states.items() if k != missing}, strict=False, assign=True)
+        first, *_ = states
+        name, expected, got = (
+            (next(k for k in states if k != first), "meta", "cpu") if missing == first else (missing, "cpu", "meta")
+        )
+        message = f"^{type(module).__name__}: {name} must be on {expected} like {first}, got {got}$"
+        with pytest.raises(fastiter.BackendError, match=message):
+            module(x3)
+        with pytest.raises(fastiter.BackendError, match=message), torch.no_grad():
+            module.step(x3[0])
+
+
+@all_names
+def test_dtypes_of_later_layers(name):
+    module = make(ours, name, num_layers=2)
+    for key in [key for key, _ in module.named_parameters() if "_l1" in key]:
+        setattr(module, key, torch.nn.Parameter(getattr(module, key).double()))
+    with pytest.raises(
+        ValueError, match=rf"^{name}: weight_ih_l1 must have shape \(\d+, 7\), float32, got .*, float64$"
+    ):
+        module(x3)

@@ -6,7 +6,7 @@ view below free, and the dropout masks between layers those of torch.nn.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -301,19 +301,27 @@ def layers_of(module: RNNBase, cell: Cell) -> list[Layer]:
     H, P, rows = module.hidden_size, module.proj_size, cell.gates * module.hidden_size
     directions = 2 if module.bidirectional else 1
     biases = ((rows,), (rows,)) if module.bias else ()
-    layers = []
+    layers: list[Layer] = []
     for k, names in enumerate(module._all_weights):
         features = module.input_size if k < directions else directions * (P or H)
         weights = [_weight(module, name) for name in names]
         shapes = ((rows, features), (rows, P or H // heads_of(module)), *biases, (P, H))
+        if k == 0:
+            like, dtype, device = weights[0], weights[0].dtype, weights[0].device
         for name, weight, shape in zip(names, weights, shapes, strict=False):  # the kernels trust their input
-            if weight.shape != shape or weight.dtype != weights[0].dtype:
-                got = f"{tuple(weight.shape)}, {_dtype(weight)}"
-                expected = f"shape {shape}, {_dtype(weights[0])}"
-                raise ValueError(f"{module_name(module)}: {name} must have {expected}, got {got}")
+            if weight.shape != shape or weight.dtype != dtype or weight.device != device:
+                _explain_weight(module, name, weight, shape, like)
         b_ih, b_hh = weights[2:4] if biases else (None, None)
         layers.append(Layer(Parameters(weights[0], weights[1], b_ih, b_hh), weights[-1] if P > 0 else None))
     return layers
+
+
+def _explain_weight(module: RNNBase, name: str, weight: Tensor, shape: tuple[int, ...], like: Tensor) -> NoReturn:
+    if weight.shape != shape or weight.dtype != like.dtype:
+        got, expected = f"{tuple(weight.shape)}, {_dtype(weight)}", f"shape {shape}, {_dtype(like)}"
+        raise ValueError(f"{module_name(module)}: {name} must have {expected}, got {got}")
+    expected = f"on {like.device} like weight_ih_l0"
+    raise BackendError(f"{module_name(module)}: {name} must be {expected}, got {weight.device}")
 
 
 def _weight(module: RNNBase, name: str) -> Tensor:
