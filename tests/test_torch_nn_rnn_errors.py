@@ -188,3 +188,64 @@ def test_dtypes_of_later_layers(name):
         ValueError, match=rf"^{name}: weight_ih_l1 must have shape \(\d+, 7\), float32, got .*, float64$"
     ):
         module(x3)
+
+
+PACKERS = {name: lambda name=name: make(ours, name) for name in ("LSTM", "GRU", "RNN", "sLSTM")}
+PACKERS |= {"sLSTMBlock": lambda: ours.sLSTMBlock(I, 1), "LinearRNN": lambda: ours.LinearRNN(I, H)}
+packers = pytest.mark.parametrize("name", PACKERS)
+
+
+@packers
+@pytest.mark.parametrize(
+    ("sizes", "error", "words"),
+    [
+        (
+            torch.tensor([2.0, 2, 2, 1, 1]),
+            TypeError,
+            "batch_sizes must be an int64 tensor on the CPU, got torch.float32",
+        ),
+        (
+            torch.tensor([2, 2, 2, 1, 1], dtype=torch.int32),
+            TypeError,
+            "batch_sizes must be an int64 .*, got torch.int32",
+        ),
+        (torch.tensor([[2], [2], [2], [1], [1]]), ValueError, r"batch_sizes must have shape \(T,\), got \(5, 1\)$"),
+        (torch.tensor(8), ValueError, r"batch_sizes must have shape \(T,\), got \(\)$"),
+        (torch.zeros(0, dtype=torch.int64), RuntimeError, r"a PackedSequence must have batch_sizes .*, got \[\]$"),
+        (torch.tensor([2, 2, 2, 2, 1]), RuntimeError, "a PackedSequence must have batch_sizes .* sum 8 of its lines"),
+        (
+            torch.tensor([2, 2, 1, 2, 1]),
+            RuntimeError,
+            "a PackedSequence must have batch_sizes that decrease to 1 or more",
+        ),
+        (torch.tensor([3, 3, 2, 0]), RuntimeError, "a PackedSequence must have batch_sizes that decrease to 1 or more"),
+    ],
+    ids=str,
+)
+def test_batch_sizes(name, sizes, error, words):
+    """The kernels take addresses from them."""
+    with pytest.raises(error, match=f"^{name}: {words}"):
+        PACKERS[name]()(PackedSequence(x3.flatten(0, 1)[:8], sizes))
+
+
+@packers
+@pytest.mark.parametrize("which", ["sorted_indices", "unsorted_indices"])
+def test_indices_of_a_packed_sequence(name, which):
+    module, data, sizes = PACKERS[name](), x3.flatten(0, 1)[:8], torch.tensor([2, 2, 2, 1, 1])
+    _, last = module(PackedSequence(data, sizes))
+    where = f"{which} of a PackedSequence must"
+    for order, error, words in (
+        (torch.tensor([0]), ValueError, rf"{where} have shape \(B,\) = \(2,\), got \(1,\)"),
+        (torch.tensor([0, 1, 0]), ValueError, rf"{where} have shape \(B,\) = \(2,\), got \(3,\)"),
+        (torch.tensor([[0], [1]]), ValueError, rf"{where} have shape \(B,\) = \(2,\), got \(2, 1\)"),
+        (torch.tensor([0.0, 1.0]), TypeError, f"{where} be int64 or int32, got float32"),
+        (torch.tensor([0, 1], device="meta"), fastiter.BackendError, f"{where} be on cpu like its data, got meta"),
+    ):
+        given = {"sorted_indices": torch.tensor([0, 1]), "unsorted_indices": torch.tensor([0, 1]), which: order}
+        packed = PackedSequence(data, sizes, **given)
+        for hx in (None, last):
+            with pytest.raises(error, match=f"^{name}: {words}$"):
+                module(packed, hx)
+    for order in ([0, 2], [0, -1]):
+        with pytest.raises((IndexError, RuntimeError)):
+            module(PackedSequence(data, sizes, torch.tensor(order), torch.tensor([0, 1])), last)

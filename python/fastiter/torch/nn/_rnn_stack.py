@@ -21,7 +21,15 @@ from ..._rnn import FLOAT16_REFUSED, Cell, checked_bound, checked_checkpoint
 from .._linear import linear
 from .._op import FLOATS, GPU_FLOATS, autocast_dtype, autocast_to, exports_to_onnx
 from ._rnn_layer import ALL_STEPS, Direction, Parameters, State, Steps, layer
-from ._rnn_steps import begins_anew, both_directions, checked_packed, checked_steps, has_no_steps, without_padding
+from ._rnn_steps import (
+    begins_anew,
+    both_directions,
+    checked_packed,
+    checked_sizes,
+    checked_steps,
+    has_no_steps,
+    without_padding,
+)
 
 CPU_FLOATS = (*FLOATS, torch.bfloat16)
 OPTIONS = ("clip_state", "clip_grad", "checkpoint")  # attributes of a module
@@ -196,10 +204,7 @@ def _forward_packed(
     data, batch_sizes, sorted_indices, unsorted_indices = input
     weight = layers[0].parameters.w_ih
     x = _checked_input(module, weight, data, (2,))
-    sizes = batch_sizes.tolist()
-    if sum(sizes) != x.shape[0] or sizes[-1] < 1 or sizes != sorted(sizes, reverse=True):
-        lines = f"batch_sizes that decrease to 1 or more and have the sum {x.shape[0]} of its lines"
-        raise RuntimeError(f"{module_name(module)}: a PackedSequence must have {lines}, got {sizes}")
+    sizes = checked_sizes(module_name(module), input)
     steps = ALL_STEPS
     if asked is not NOTHING:
         steps = checked_packed(module_name(module), x, sizes[0], len(sizes), module.batch_first, *asked)

@@ -6,9 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
+from ..._backend import BackendError
 from .._gpu import in_range
 from .._op import check_reset, checked_bounds, checked_lengths
+from ..rnn import check_batch_sizes
 from ._rnn_layer import ALL_STEPS, Steps
 
 Both = tuple[Steps, Steps]  # of the forward and of the reverse direction
@@ -42,6 +45,34 @@ def checked_packed(name: str, data: Tensor, batch: int, time: int, batch_first: 
     if reset is None:
         return ALL_STEPS
     return Steps(reset=_checked_flags(name, reset, data, batch, time, not batch_first))
+
+
+def checked_sizes(name: str, packed: PackedSequence) -> list[int]:
+    """Return the batch_sizes of a PackedSequence, which anybody may make of anything: kernels make addresses of them.
+
+    Where its indices point, index_select checks.
+    """
+    data, batch_sizes, *orders = packed
+    check_batch_sizes(name, batch_sizes)
+    sizes: list[int] = batch_sizes.tolist()
+    if not sizes or sum(sizes) != data.shape[0] or sizes[-1] < 1 or sizes != sorted(sizes, reverse=True):
+        lines = f"batch_sizes that decrease to 1 or more and have the sum {data.shape[0]} of its lines"
+        raise RuntimeError(f"{name}: a PackedSequence must have {lines}, got {sizes}")
+    for label, order in zip(("sorted_indices", "unsorted_indices"), orders, strict=True):
+        if order is not None:
+            _check_order(name, label, order, sizes[0], data.device)
+    return sizes
+
+
+def _check_order(name: str, label: str, order: Any, batch: int, device: torch.device) -> None:
+    if not isinstance(order, Tensor) or order.dtype not in (torch.int64, torch.int32):
+        got = str(order.dtype).removeprefix("torch.") if isinstance(order, Tensor) else type(order).__name__
+        raise TypeError(f"{name}: {label} of a PackedSequence must be int64 or int32, got {got}")
+    if order.shape != (batch,):
+        expected = f"shape (B,) = ({batch},)"
+        raise ValueError(f"{name}: {label} of a PackedSequence must have {expected}, got {tuple(order.shape)}")
+    if order.device != device:
+        raise BackendError(f"{name}: {label} of a PackedSequence must be on {device} like its data, got {order.device}")
 
 
 def _checked_flags(name: str, reset: Any, x: Tensor, batch: int, time: int, time_major: bool) -> Tensor:

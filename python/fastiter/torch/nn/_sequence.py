@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from ..._backend import BackendError
 from .._gpu import held_lengths
 from .._op import CPU_AND_CUDA, autocast_dtype, checked_lengths
+from ._rnn_steps import checked_sizes
 
 State = tuple[Tensor, ...]
 
@@ -105,6 +106,7 @@ class SequenceLayer(nn.Module):
         if lengths is not None:
             raise ValueError(f"{name_of(self)}: lengths must be None for a PackedSequence, got lengths")
         self._checked_input(input.data, (2,))
+        checked_sizes(name_of(self), input)
         x, own = pad_packed_sequence(input)
         y, last = self._run(self._cast(x), 0, self._checked_state(state, x.shape[1]), own)
         order = input.sorted_indices
