@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from torch.nn.utils import parametrizations  # noqa: E402
-from torch.nn.utils.rnn import pad_packed_sequence  # noqa: E402
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence  # noqa: E402
 
 from cases_nn_rnn import (  # noqa: E402, F401
     F32,
@@ -271,3 +271,21 @@ def test_final_states_continue_the_sequence(kind):
     flat = [*last] if isinstance(last, tuple) else [last]
     flat_again = [*again] if isinstance(again, tuple) else [again]
     assert_same(dict(enumerate([torch.cat([first, second]), *flat_again])), dict(enumerate([whole, *flat])), factor=20)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "sLSTM"])
+def test_batch_sizes_changed_before_the_backward_pass(kind):
+    module, lengths = make(ours, kind, num_layers=2, bidirectional=True), [6, 4, 4, 1]
+    x = pack_padded_sequence(torch.randn(6, 4, I), lengths)
+    sizes, gradients = x.batch_sizes.clone(), []
+    for changed in (False, True):
+        module.zero_grad()
+        output, _ = module(x)
+        assert output.batch_sizes is x.batch_sizes
+        if changed:
+            x.batch_sizes.fill_(1)
+        output.data.square().sum().backward()
+        gradients.append([p.grad for p in module.parameters()])
+    x.batch_sizes.copy_(sizes)
+    for a, b in zip(*gradients, strict=True):
+        assert torch.equal(a, b)

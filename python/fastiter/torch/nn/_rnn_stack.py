@@ -214,7 +214,8 @@ def _forward_packed(
             states = tuple(s.index_select(1, sorted_indices) for s in states)
         if steps.reset is not None:
             steps = Steps(reset=steps.reset.index_select(0, sorted_indices))
-    out, last = _run(module, cell, layers, x, states, batch_sizes, steps)
+    own = batch_sizes.clone()  # the backward pass reads it: the caller may have changed theirs by then
+    out, last = _run(module, cell, layers, x, states, own, steps)
     if unsorted_indices is not None:
         last = tuple(s.index_select(1, unsorted_indices) for s in last)
     return PackedSequence(out, batch_sizes, sorted_indices, unsorted_indices), last
