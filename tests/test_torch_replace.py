@@ -113,6 +113,27 @@ def test_parametrisations_stay():
     assert restore(module) == [""] and type(module) is nn.GRU
 
 
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_hh_l0", "weight_ih_l1"])
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_a_parametrisation_with_a_product_under_autocast(kind, name):
+    """Autocast makes that one weight in bfloat16, while the others are float32."""
+
+    class Scaled(nn.Module):
+        def forward(self, w):
+            return (torch.eye(len(w)) @ w.reshape(len(w), -1)).view(w.shape)
+
+    module, x = make(nn, kind, num_layers=2), make_input("time", torch.float32)
+    parametrize.register_parametrization(module, name, Scaled())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = module(x)[0]
+        assert list(replace(module).replaced) == [""]
+        y = module(x)[0]
+        y.float().sum().backward()
+    assert y.dtype == expected.dtype and (y - expected).abs().max() <= 2**-6
+    original = module.parametrizations[name].original
+    assert original.grad.dtype == torch.float32 and original.grad.abs().max() > 0
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.nn.utils.weight_norm. is deprecated:FutureWarning")
 def test_weight_norm_by_hooks_stays():
     module = make(nn, "tanh", dtype=F64)

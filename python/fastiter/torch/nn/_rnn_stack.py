@@ -70,12 +70,11 @@ def forward(
         asked = (reset, lengths, cu_seqlens)
     if exports_to_onnx():
         return _forward_of_torch(module, input, hx, asked)
-    cell = CELLS[module.mode]
-    layers = layers_of(module, cell)
-    dtype = autocast_dtype(layers[0].parameters.w_ih)
+    cell, weights = CELLS[module.mode], _weights(module)
+    dtype = autocast_dtype(weights[0][0])
     if dtype is not None:
-        return _in_autocast(dtype, module, cell, layers, input, hx, asked)
-    return _forward(module, cell, layers, input, hx, asked)
+        return _in_autocast(dtype, module, cell, weights, input, hx, asked)
+    return _forward(module, cell, _checked_layers(module, cell, weights), input, hx, asked)
 
 
 def _forward_of_torch(module: RNNBase, input: Any, hx: Any, asked: Asked) -> tuple[Any, State]:
@@ -97,21 +96,21 @@ def _in_autocast(
     dtype: torch.dtype,
     module: RNNBase,
     cell: Cell,
-    layers: list[Layer],
+    weights: list[list[Tensor]],
     input: Tensor | PackedSequence,
     hx: Any,
     asked: Asked,
 ) -> tuple[Any, State]:
     """Run in the dtype of autocast, as torch.nn does; float64 stays as it is."""
-    weight = layers[0].parameters.w_ih
     x = input.data if isinstance(input, PackedSequence) else input
-    if weight.dtype == torch.float64 or not isinstance(x, Tensor):
-        return _forward(module, cell, layers, input, hx, asked)
+    if weights[0][0].dtype == torch.float64 or not isinstance(x, Tensor):
+        return _forward(module, cell, _checked_layers(module, cell, weights), input, hx, asked)
 
     def cast(value: Any, to: torch.dtype = dtype) -> Any:
         return autocast_to(value, to)
 
-    lower = [Layer(Parameters(*map(cast, one.parameters)), cast(one.w_hr)) for one in layers]
+    # Before their check: of a parametrization autocast may have made one in its own dtype.
+    lower = _checked_layers(module, cell, [list(map(cast, some)) for some in weights])
     first = cast(hx)
     if isinstance(hx, (tuple, list)):
         rest = torch.float32 if cell.name == "slstm" else dtype
@@ -303,17 +302,23 @@ def checked_options(module: RNNBase, is_cut: bool = False) -> tuple[float | None
 
 
 def layers_of(module: RNNBase, cell: Cell) -> list[Layer]:
+    return _checked_layers(module, cell, _weights(module))
+
+
+def _weights(module: RNNBase) -> list[list[Tensor]]:
     # Attributes, each read once, and not _flat_weights: they may be parametrizations, or swapped by functional_call.
+    return [[_weight(module, name) for name in names] for names in module._all_weights]
+
+
+def _checked_layers(module: RNNBase, cell: Cell, every: list[list[Tensor]]) -> list[Layer]:
     H, P, rows = module.hidden_size, module.proj_size, cell.gates * module.hidden_size
     directions = 2 if module.bidirectional else 1
     biases = ((rows,), (rows,)) if module.bias else ()
     layers: list[Layer] = []
-    for k, names in enumerate(module._all_weights):
+    like, dtype, device = every[0][0], every[0][0].dtype, every[0][0].device
+    for k, (names, weights) in enumerate(zip(module._all_weights, every, strict=True)):
         features = module.input_size if k < directions else directions * (P or H)
-        weights = [_weight(module, name) for name in names]
         shapes = ((rows, features), (rows, P or H // heads_of(module)), *biases, (P, H))
-        if k == 0:
-            like, dtype, device = weights[0], weights[0].dtype, weights[0].device
         for name, weight, shape in zip(names, weights, shapes, strict=False):  # the kernels trust their input
             if weight.shape != shape or weight.dtype != dtype or weight.device != device:
                 _explain_weight(module, name, weight, shape, like)
