@@ -44,6 +44,7 @@ def test_every_public_function_is_here() -> None:
         "FlashRNNConfig",
         "Relaxation",
         "Replaced",
+        "Restored",
         "export_hls",
         "flashrnn",
         "onnx",

@@ -195,3 +195,26 @@ def test_what_is_left_and_why():
     for function in (replace, restore):
         with pytest.raises(TypeError, match=f"^{function.__name__}: model must be a torch.nn.Module, got list$"):
             function([])
+
+
+def test_restore_leaves_what_got_another_class():
+    model = nn.Sequential(nn.LSTM(3, 4), nn.GRU(4, 4), nn.RNN(4, 4), nn.GRU(4, 4))
+    parametrizations.weight_norm(model[3], "weight_hh_l0")
+    assert len(replace(model).replaced) == 4
+    model[0].__class__ = nn.LSTM
+    sharded = type("FSDPGRU", (nn.Identity, ours.GRU), {})  # as torch.distributed.fsdp.fully_shard does
+    model[1].__class__ = sharded
+    model[3].__class__ = type("FSDPParametrizedGRU", (nn.Identity, type(model[3])), {})
+    restored = restore(model)
+    assert restored == ["2"] and type(model[2]) is nn.RNN
+    assert type(model[0]) is nn.LSTM and type(model[1]) is sharded
+    why = "its class was changed after replace, to"
+    assert restored.left == {
+        "0": f"{why} torch.nn.modules.rnn.LSTM",
+        "1": f"{why} {__name__}.FSDPGRU",
+        "3": f"{why} {__name__}.FSDPParametrizedGRU",
+    }
+    model[1].__class__ = ours.GRU
+    restored = restore(model)
+    assert restored == ["1"] and list(restored.left) == ["3"]
+    assert type(model[1]) is nn.GRU

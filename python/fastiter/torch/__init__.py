@@ -10,7 +10,7 @@ from .newton import paragru, paralstm, paraslstm
 from .relax import relax_solve, sweeps
 from .relax_chebyshev import Chebyshev
 from .relaxation import Relaxation
-from .replace import Replaced, replace, restore
+from .replace import Replaced, Restored, replace, restore
 from .rnn import elman, gru, lstm, slstm
 from .scan import block_scan, linear_scan
 from .solve import solve_recurrence
@@ -22,6 +22,7 @@ __all__ = [
     "FlashRNNConfig",
     "Relaxation",
     "Replaced",
+    "Restored",
     "block_scan",
     "delta_scan",
     "elman",

@@ -12,7 +12,7 @@ from .._rnn import kind
 from .nn import GRU, LSTM, RNN
 from .nn._rnn_stack import CPU_FLOATS
 
-__all__ = ["Replaced", "replace", "restore"]
+__all__ = ["Replaced", "Restored", "replace", "restore"]
 
 _OURS: dict[type[nn.Module], type[nn.Module]] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
 _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
@@ -30,6 +30,14 @@ class Replaced:
         lines = [f"replaced {name or 'the model itself'}: {what}" for name, what in self.replaced.items()]
         lines += [f"left {name or 'the model itself'}: {why}" for name, why in self.left.items()]
         return "\n".join(lines) or "no recurrent layers"
+
+
+class Restored(list[str]):
+    """The names of what :func:`restore` restored; `left` has those of what it could not, with why."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: dict[str, str] = {}
 
 
 def replace(model: nn.Module) -> Replaced:
@@ -81,11 +89,14 @@ def replace(model: nn.Module) -> Replaced:
     return report
 
 
-def restore(model: nn.Module) -> list[str]:
+def restore(model: nn.Module) -> Restored:
     """Turn what :func:`replace` replaced back into torch's classes, in place, and return the names.
 
     Parametrisations, hooks and weights that came or went in between stay as they are now. What torch's classes lack, as
     a clip_state that was set in between, does not act in them.
+
+    Left as it is, with a reason in the result's `left`: what has got another class since then, by hand or by a library
+    that puts its own before ours, as FSDP2's fully_shard does.
 
     Raises
     ------
@@ -93,11 +104,18 @@ def restore(model: nn.Module) -> list[str]:
         For what is no Module.
     """
     _check("restore", model)
-    restored = []
+    restored = Restored()
     for name, module in model.named_modules():
-        if module.__dict__.pop(_MARK, False):
-            _set_class(module, _THEIRS[_plain_class(module)])
+        if _MARK not in module.__dict__:
+            continue
+        plain = _plain_class(module)
+        if plain in _THEIRS:
+            _set_class(module, _THEIRS[plain])
             restored.append(name)
+        else:
+            restored.left[name] = f"its class was changed after replace, to {kind(module)}"
+        if plain in _THEIRS or plain in _OURS:  # else it may get ours back, and can be restored then
+            delattr(module, _MARK)
     return restored
 
 
