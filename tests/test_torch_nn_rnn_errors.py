@@ -249,3 +249,13 @@ def test_indices_of_a_packed_sequence(name, which):
     for order in ([0, 2], [0, -1]):
         with pytest.raises((IndexError, RuntimeError)):
             module(PackedSequence(data, sizes, torch.tensor(order), torch.tensor([0, 1])), last)
+
+
+@all_names
+def test_arguments_by_name_are_not_taken_by_position(name):
+    words = (
+        "forward takes input and hx by position, reset, lengths and cu_seqlens by name, got {} arguments by position"
+    )
+    for more in ((None,), (None, None, None), (None, [6, 6, 6, 6], None), (None, None, None, None)):
+        with pytest.raises(TypeError, match=f"^{name}: {words.format(2 + len(more))}$"):
+            make(ours, name)(x3, None, *more)

@@ -105,11 +105,10 @@ class Tagger(torch.nn.Module):
         return self.head(y), last
 
 
-def export_by_torch(model, x):
-    model = torch.nn.Sequential(model)  # of a root, torch passes arguments that are taken by name as well
-    file = io.BytesIO()
-    axes = {"x": {0: "T", 1: "B"}}
-    torch.onnx.export(model, (x,), file, dynamo=False, input_names=["x"], dynamic_axes=axes)
+def export_by_torch(model, *arguments):
+    file, names = io.BytesIO(), ["x", "h"][: len(arguments)]
+    axes = dict(zip(names, [{0: "T", 1: "B"}, {1: "B"}], strict=False))
+    torch.onnx.export(model, arguments, file, dynamo=False, input_names=names, dynamic_axes=axes)
     return onnx.load_from_string(file.getvalue())
 
 
@@ -132,6 +131,26 @@ def test_a_whole_model_is_exported_by_torch(kind):
         assert abs(found - y.numpy()).max() <= 8 * tolerance("float32", 6, 14)
 
 
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning",
+    "ignore::torch.jit.TracerWarning",
+    "ignore:Exporting a model to ONNX with a batch_size other",
+)
+@pytest.mark.parametrize("kind", ["lstm", "gru", "tanh"])
+def test_a_layer_itself_is_exported_by_torch(kind):
+    """Of the exported module torch passes the defaults of what is taken by name, by position."""
+    module, x = make(ours, kind, dtype=F32).eval(), randn(6, 2, I, dtype=F32)
+    with torch.no_grad():
+        output, last = module(x)
+        more, h = (module(x, last)[0], last) if kind != "lstm" else (None, None)
+    example = randn(4, 3, I, dtype=F32)
+    found = infer(export_by_torch(module, example), {"x": x})
+    assert abs(found[0] - output.numpy()).max() <= 8 * tolerance("float32", 6, 14)
+    if more is not None:
+        found = infer(export_by_torch(module, example, randn(1, 3, 7, dtype=F32)), {"x": x, "h": h})
+        assert abs(found[0] - more.numpy()).max() <= 8 * tolerance("float32", 6, 14)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_torch_cannot_export():
     x = randn(4, 3, I, dtype=F32)
@@ -144,5 +163,8 @@ def test_what_torch_cannot_export():
             export_by_torch(make(ours, kind, dtype=F32, **options), x)
     asked = make(ours, "gru", dtype=F32)
     asked.register_forward_pre_hook(lambda *_: (_[1], {"lengths": [4, 1, 2]}), with_kwargs=True)
+    for root in (asked, torch.nn.Sequential(asked)):
+        with pytest.raises(ValueError, match=r"^GRU: reset, lengths and cu_seqlens must be None in torch.onnx.export"):
+            export_by_torch(root, x)
     with pytest.raises(ValueError, match=r"^GRU: reset, lengths and cu_seqlens must be None in torch.onnx.export"):
-        export_by_torch(asked, x)
+        torch.onnx.export(make(ours, "gru"), (x, {"lengths": torch.tensor([4, 1, 2])}), io.BytesIO(), dynamo=False)

@@ -63,8 +63,11 @@ def forward(
     reset: Any = None,
     lengths: Any = None,
     cu_seqlens: Any = None,
+    unnamed: tuple[Any, ...] = (),
 ) -> tuple[Any, State]:
     """Output in the form of the input, and the final states (layers * directions, B, H) of `module` from hx or 0."""
+    if unnamed:
+        reset, lengths, cu_seqlens = _by_position(module, unnamed, (reset, lengths, cu_seqlens))
     asked = NOTHING
     if reset is not None or lengths is not None or cu_seqlens is not None:
         asked = (reset, lengths, cu_seqlens)
@@ -75,6 +78,15 @@ def forward(
     if dtype is not None:
         return _in_autocast(dtype, module, cell, weights, input, hx, asked)
     return _forward(module, cell, _checked_layers(module, cell, weights), input, hx, asked)
+
+
+def _by_position(module: RNNBase, unnamed: tuple[Any, ...], named: Asked) -> Asked:
+    """Return what torch.onnx.export, which knows no arguments by name, has handed to the module that it exports."""
+    if len(unnamed) == len(named) and exports_to_onnx():
+        reset, lengths, cu_seqlens = (b if a is None else a for a, b in zip(unnamed, named, strict=True))
+        return reset, lengths, cu_seqlens
+    expected = "input and hx by position, reset, lengths and cu_seqlens by name"
+    raise TypeError(f"{module_name(module)}: forward takes {expected}, got {2 + len(unnamed)} arguments by position")
 
 
 def _forward_of_torch(module: RNNBase, input: Any, hx: Any, asked: Asked) -> tuple[Any, State]:

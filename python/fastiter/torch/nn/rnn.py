@@ -6,6 +6,7 @@ Construction, parameters, initialisation, checkpoints and options are inherited 
 * `clip_state`, `clip_grad` and `checkpoint` do what they do in fastiter.torch.lstm, and so do `reset`, `lengths` and
   `cu_seqlens` of forward.
 * Dtypes are float32, float64 and bfloat16, on CUDA devices float16 too. Autocast acts as on torch's.
+* What forward takes by name is not taken by position; but torch.onnx.export hands a root its defaults so (`*unnamed`).
 * torch.compile refuses every subclass of torch.nn.LSTM, GRU and RNN (the graph breaks there, and `fullgraph=True` is an
   error) unless `torch._dynamo.config.allow_rnn = True`; with it these compile into one graph. sLSTM always does.
 """
@@ -99,7 +100,7 @@ class LSTM(Recurrent, nn.LSTM):
         self,
         input: Tensor | PackedSequence,
         hx: tuple[Tensor, Tensor] | None = None,
-        *,
+        *unnamed: None,
         reset: Tensor | None = None,
         lengths: Integers | None = None,
         cu_seqlens: Integers | None = None,
@@ -135,7 +136,7 @@ class LSTM(Recurrent, nn.LSTM):
         BackendError
             For tensors on another device than the parameters, or on one without kernels.
         """
-        return forward(self, input, hx, reset, lengths, cu_seqlens)
+        return forward(self, input, hx, reset, lengths, cu_seqlens, unnamed)
 
 
 class GRU(Recurrent, nn.GRU):
@@ -206,13 +207,13 @@ class GRU(Recurrent, nn.GRU):
         self,
         input: Tensor | PackedSequence,
         hx: Tensor | None = None,
-        *,
+        *unnamed: None,
         reset: Tensor | None = None,
         lengths: Integers | None = None,
         cu_seqlens: Integers | None = None,
     ) -> tuple[Any, Tensor]:
         """Output and final state h: arguments and errors as for LSTM, with one Tensor as the state."""
-        output, (h,) = forward(self, input, hx, reset, lengths, cu_seqlens)
+        output, (h,) = forward(self, input, hx, reset, lengths, cu_seqlens, unnamed)
         return output, h
 
 
@@ -286,13 +287,13 @@ class RNN(Recurrent, nn.RNN):
         self,
         input: Tensor | PackedSequence,
         hx: Tensor | None = None,
-        *,
+        *unnamed: None,
         reset: Tensor | None = None,
         lengths: Integers | None = None,
         cu_seqlens: Integers | None = None,
     ) -> tuple[Any, Tensor]:
         """Output and final state h: arguments and errors as for LSTM, with one Tensor as the state."""
-        output, (h,) = forward(self, input, hx, reset, lengths, cu_seqlens)
+        output, (h,) = forward(self, input, hx, reset, lengths, cu_seqlens, unnamed)
         return output, h
 
 
@@ -364,7 +365,7 @@ class sLSTM(Recurrent):
         self,
         input: Tensor | PackedSequence,
         hx: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
-        *,
+        *unnamed: None,
         reset: Tensor | None = None,
         lengths: Integers | None = None,
         cu_seqlens: Integers | None = None,
@@ -373,4 +374,4 @@ class sLSTM(Recurrent):
 
         With bfloat16 c, n and m are float32, as n counts steps; in bfloat16 it would stop at 256.
         """
-        return forward(self, input, hx, reset, lengths, cu_seqlens)
+        return forward(self, input, hx, reset, lengths, cu_seqlens, unnamed)
