@@ -167,3 +167,28 @@ def test_what_is_refused():
             sLSTMBlock(H, **{"num_heads": N, **options})
     with pytest.raises(ValueError, match=r"sLSTMBlock: state h must have shape \(2, 12\), got \(1, 12\)"):
         block_of()(randn(T, B, H), tuple(torch.zeros(1, 12, dtype=F64) for _ in range(5)))
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_autocast_goes_on_from_its_own_state(batch_first):
+    """h comes back in bfloat16, as an sLSTM's."""
+    torch.manual_seed(0)
+    block, x = sLSTMBlock(8, 2, batch_first), torch.randn(6, 6, 8)
+    time = 1 if batch_first else 0
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        whole, last = block(x)
+        y, state = block(x.narrow(time, 0, 4))
+        z, state = block(x.narrow(time, 4, 1), state)
+        step, state = block.step(x.select(time, 5), state)
+    assert last[0].dtype == torch.bfloat16
+    torch.testing.assert_close(torch.cat([y, z, step.unsqueeze(time)], time), whole, rtol=0, atol=2**-6)
+    assert [s.dtype for s in state] == [s.dtype for s in last]
+    with pytest.raises(
+        TypeError, match=r"^sLSTMBlock: state h must be float32 to go with the parameters, got bfloat16$"
+    ):
+        block(x, last)
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(TypeError, match=r"state h must be float32 .* int64"),
+    ):
+        block(x, (last[0].long(), *last[1:]))

@@ -192,6 +192,8 @@ class SequenceLayer(nn.Module):
             shape = part.shape if batch is None else (batch, *part.shape)
             if s.shape != shape:
                 raise ValueError(f"{name}: {label} must have shape {shape}, got {tuple(s.shape)}")
+        # Autocast may have made some in its own dtype.
+        values = [s.to(part.dtype) for part, s in zip(parts, values, strict=True)]
         return tuple(s.unsqueeze(0) if batch is None else s for s in values)
 
     def _check_tensor(self, label: str, x: Tensor, dtype: torch.dtype) -> None:
@@ -200,8 +202,7 @@ class SequenceLayer(nn.Module):
             raise BackendError(f"{name}: parameters must be on the CPU or a CUDA device, got {device}")
         if x.device != device:
             raise BackendError(f"{name}: {label} must be on {device} like the parameters, got {x.device}")
-        cast = x.is_floating_point() and label == "input" and autocast_dtype(x) is not None
-        if x.dtype != dtype and not cast:
+        if x.dtype != dtype and not (x.is_floating_point() and autocast_dtype(x) is not None):
             raise TypeError(f"{name}: {label} must be {_dtype(dtype)} to go with the parameters, got {_dtype(x.dtype)}")
 
     def _cast(self, x: Tensor) -> Tensor:
