@@ -275,3 +275,15 @@ def test_functional_call_and_vmap(kind):
     for i in range(2):
         expected = torch.func.grad(loss)({k: w[i] for k, w in weights.items()}, x[i])
         assert all(gradients[k][i].equal(g) for k, g in expected.items())
+
+
+def test_a_step_without_a_state_under_another_default_dtype():
+    module, x = make(ours, "LSTM", dtype=BF16), randn(4, I, dtype=BF16)
+    expected = module.step(x)
+    torch.set_default_dtype(F64)
+    try:
+        y, (h, c) = module.step(x)
+    finally:
+        torch.set_default_dtype(F32)
+    assert c.dtype == F32
+    assert all(torch.equal(a, b) for a, b in zip((y, h, c), (expected[0], *expected[1]), strict=True))

@@ -128,7 +128,7 @@ def checked_seed(function: str, rng: Rng, x: Tensor) -> Tensor | None:
     if not isinstance(rng, int) or isinstance(rng, bool):
         raise TypeError(f"{function}: rng must be an int, an int64 tensor or a torch.Generator, got {kind(rng)}")
     seed = check_seed(function, rng, True)
-    return torch.tensor(seed - 2**64 if seed >= 2**63 else seed, dtype=torch.int64)
+    return torch.tensor(seed - 2**64 if seed >= 2**63 else seed, dtype=torch.int64, device="cpu")
 
 
 def check_device(function: str, name: str, device: torch.device, x: Tensor) -> None:
@@ -150,7 +150,7 @@ def number_or_tensor(function: str, name: str, value: Any, x: Tensor, *, floats:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float) if floats else int):
         raise TypeError(f"{function}: {name} must be a number or a tensor of {what}, got {kind(value)}")
-    return torch.tensor(value, dtype=torch.float64 if floats else torch.int64)
+    return torch.tensor(value, dtype=torch.float64 if floats else torch.int64, device="cpu")
 
 
 def checked_amax(function: str, scale: str) -> None:

@@ -26,7 +26,8 @@ def _limits(fmt: Format, name: str, device: torch.device) -> Tensor:
     """Return the lowest and the highest code of integers, of others the numbers that are rounded to one in range."""
     ends = (fmt.min_code, fmt.max_code) if isinstance(fmt, Int) else limits(fmt, name, 0)
     double = name == "float64" or isinstance(fmt, Int)
-    return torch.tensor(ends, dtype=torch.float64).to(torch.float64 if double else torch.float32).to(device)
+    exact = torch.tensor(ends, dtype=torch.float64, device="cpu")
+    return exact.to(torch.float64 if double else torch.float32).to(device)
 
 
 def _launch(

@@ -59,7 +59,7 @@ def _powers(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _factor(places: int, device: torch.device) -> Tensor:
-    return torch.tensor([math.ldexp(1.0, -places)], dtype=torch.float64).to(device)
+    return torch.tensor([math.ldexp(1.0, -places)], dtype=torch.float64, device="cpu").to(device)
 
 
 def _how(fmt: Format, dtype: torch.dtype, device: torch.device) -> _How:

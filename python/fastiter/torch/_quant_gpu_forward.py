@@ -88,7 +88,7 @@ def numbers_of(fmt: Format, name: str, codes: bool, scaled: bool, nan: float | N
     made = plan_of(fmt, name, codes, scaled)
     kind = torch.float64 if made.in_double else torch.float32
     listed = _list_of_numbers(fmt, made, math.nan if nan is None else nan)
-    numbers = torch.tensor(listed, dtype=torch.float64).to(kind).to(device)
+    numbers = torch.tensor(listed, dtype=torch.float64, device="cpu").to(kind).to(device)
     if not made.table:
         return Numbers(numbers, None, None)
     thresholds, values = (torch.from_numpy(np.asarray(part)).to(device) for part in made.table[:2])

@@ -222,7 +222,7 @@ def _step(point: Tensor, function: str) -> Tensor:
     if point.dim() == 0:
         value = point.item()
         if abs(value) <= MOST_POINT:  # what needs no array
-            return torch.tensor(2.0 ** -round(value), dtype=torch.float64)
+            return torch.tensor(2.0 ** -round(value), dtype=torch.float64, device="cpu")
     points = np.rint(as_array(point))
     fine = np.abs(points) <= MOST_POINT
     if not fine.all():

@@ -101,7 +101,7 @@ def plan_of(function: str, crow: Tensor, col: Tensor, method: str, order: str) -
 
 
 def _plan(function: str, crow: Tensor, col: Tensor, order: str) -> Plan:
-    checked = read_csr(function, _Csr(torch.ones(col.shape, dtype=torch.float32), crow, col))
+    checked = read_csr(function, _Csr(torch.ones(col.shape, dtype=torch.float32, device=col.device), crow, col))
     jacobi = order == "jacobi"
     how = Arrangement() if jacobi else arrange(function, checked, order)
     return Plan(crow, col, order, slices_of(crow.numpy(), col.numpy(), how, jacobi=jacobi))
@@ -230,7 +230,7 @@ def solve(
     start = torch.zeros_like(b) if x0 is None else x0.clone()
     own = contiguous(matrix.inside(start)), contiguous(matrix.inside(b.detach()))
     x, watch = solve_inside(matrix, *own, factor, kind_of(method), (rtol, atol, max_steps, check_every), adaptive)
-    codes = torch.tensor([REASONS.index(reason) for reason in watch.reason], dtype=torch.int64)
+    codes = torch.tensor([REASONS.index(reason) for reason in watch.reason], dtype=torch.int64, device="cpu")
     residual = torch.from_numpy(np.array(watch.history[-1], np.float64))
     return contiguous(matrix.outside(x)), residual, torch.from_numpy(watch.steps), codes
 

@@ -83,7 +83,7 @@ def _solve(
     options = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "check_every": check_every}
     found = relaxation.solve(_array(b), None if x0 is None else _array(x0), **options)  # type: ignore[arg-type]
     reasons = [found.reason] if isinstance(found.reason, str) else found.reason
-    codes = torch.tensor([REASONS.index(reason) for reason in reasons], dtype=torch.int64)
+    codes = torch.tensor([REASONS.index(reason) for reason in reasons], dtype=torch.int64, device="cpu")
     residual = torch.from_numpy(np.array(found.residual, np.float64).reshape(-1))
     steps = torch.from_numpy(np.array(found.steps, np.int64).reshape(-1))
     return torch.from_numpy(found.value), residual, steps, codes
@@ -92,8 +92,8 @@ def _solve(
 def _solve_fake(values: Tensor, crow: Tensor, col: Tensor, b: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     k = _columns(b)
     x = torch.empty_like(b, memory_format=torch.contiguous_format)
-    steps, codes = (torch.empty(k, dtype=torch.int64) for _ in range(2))  # on the CPU, wherever b is
-    return x, torch.empty(k, dtype=torch.float64), steps, codes
+    steps, codes = (torch.empty(k, dtype=torch.int64, device="cpu") for _ in range(2))  # on the CPU, wherever b is
+    return x, torch.empty(k, dtype=torch.float64, device="cpu"), steps, codes
 
 
 def _halves(method: str) -> tuple[bool, ...]:
@@ -133,7 +133,9 @@ def transposed(values: Tensor, crow: Tensor, col: Tensor) -> tuple[Tensor, Tenso
 
 def rows(crow: Tensor, col: Tensor) -> Tensor:
     """Return the row of each entry."""
-    return torch.repeat_interleave(torch.arange(crow.shape[0] - 1), crow.diff(), output_size=col.shape[0])
+    return torch.repeat_interleave(
+        torch.arange(crow.shape[0] - 1, device=crow.device), crow.diff(), output_size=col.shape[0]
+    )
 
 
 def _sweeps_bwd(
@@ -143,9 +145,9 @@ def _sweeps_bwd(
     adjoint = _relaxation("sweeps", _Csr(*transposed(values, crow, col)), single, factor, order)
     row, place = rows(crow, col), _places(adjoint, crow.shape[0] - 1)
     shape, many = g.shape, (g.shape[0], _columns(g))
-    db, dvalues, domega = torch.zeros(many, dtype=g.dtype), torch.zeros_like(values.detach()), 0.0
+    db, dvalues, domega = g.new_zeros(many), torch.zeros_like(values.detach()), 0.0
     is_diagonal, now = row == col, _array(g).copy()
-    d = torch.zeros(shape[0], dtype=values.dtype).index_add_(0, row[is_diagonal], values.detach()[is_diagonal])
+    d = values.new_zeros(shape[0]).index_add_(0, row[is_diagonal], values.detach()[is_diagonal])
     halves = _halves(method)
     for t in range(len(iterates) - 1, 0, -1):
         backward = halves[(t - 1) % len(halves)]
@@ -171,9 +173,9 @@ def _sweeps_bwd(
 def _places(relaxation: Relaxation, n: int) -> Tensor:
     """Return where each row comes in the order."""
     how = getattr(relaxation.system, "how", Arrangement())
-    place = torch.arange(n)
+    place = torch.arange(n, device="cpu")
     if not isinstance(how.order, int):
-        place[torch.from_numpy(how.order.astype(np.int64))] = torch.arange(n)
+        place[torch.from_numpy(how.order.astype(np.int64))] = torch.arange(n, device="cpu")
     return place
 
 

@@ -58,7 +58,7 @@ def _work(
     row, step = 0, 0
     if batch_sizes is not None:
         batch, time = int(batch_sizes[0]) if len(batch_sizes) else 0, len(batch_sizes)
-        lengths = (batch_sizes > torch.arange(batch).unsqueeze(1)).sum(1)
+        lengths = (batch_sizes > torch.arange(batch, device=batch_sizes.device).unsqueeze(1)).sum(1)
         offsets = torch.cumsum(batch_sizes, 0) - batch_sizes
     elif how.cu_seqlens is not None:
         starts, batch, row, step = how.cu_seqlens, len(how.cu_seqlens) - 1, lines[1], 1
@@ -361,8 +361,8 @@ def _enter(before: Tensor, first: Sequence[Tensor], starts: Tensor, reverse: boo
 def _before_packed(h: Tensor, first: Sequence[Tensor], work: Work, batch_sizes: Tensor) -> Tensor:
     count, by = h.shape[0], 1 if work.reverse else -1
     offsets = torch.cumsum(batch_sizes, 0) - batch_sizes
-    t = torch.repeat_interleave(torch.arange(work.time), batch_sizes)
-    row, at = torch.arange(count) - offsets[t], (t + by).clamp(0, max(work.time - 1, 0))
+    t = torch.repeat_interleave(torch.arange(work.time, device=batch_sizes.device), batch_sizes)
+    row, at = torch.arange(count, device=t.device) - offsets[t], (t + by).clamp(0, max(work.time - 1, 0))
     is_there = (t + by >= 0) & (t + by < work.time) & (row < batch_sizes[at])
     line = torch.where(is_there, offsets[at] + row, count + row)
     begin = first[0] if first else h.new_zeros(work.batch, work.heads, work.width)

@@ -99,7 +99,7 @@ def _packed_work(
 ) -> tuple[Work, tuple[Tensor, ...]]:
     offsets = torch.cumsum(batch_sizes, 0) - batch_sizes
     batch, time = int(batch_sizes[0]) if len(batch_sizes) else 0, len(batch_sizes)
-    lengths = (batch_sizes > torch.arange(batch).unsqueeze(1)).sum(1)
+    lengths = (batch_sizes > torch.arange(batch, device=batch_sizes.device).unsqueeze(1)).sum(1)
     work = (cell.code, batch, time, heads, width, reverse, lengths.data_ptr(), offsets.data_ptr(), rows)
     return work, (lengths, offsets)
 

@@ -65,7 +65,7 @@ class _Ends:
             start, stop = cu_seqlens[:-1], cu_seqlens[1:]
             row = torch.zeros_like(start)
         else:
-            stop = torch.full((batch,), time) if lengths is None else lengths
+            stop = torch.full((batch,), time, device="cpu") if lengths is None else lengths
             start, row = torch.zeros_like(stop), torch.arange(batch, device=stop.device)
         # Found where the lengths are: on the CPU nothing waits, and only indices go to a GPU.
         (having,) = torch.nonzero(stop > start, as_tuple=True)

@@ -151,7 +151,7 @@ class _Graph:
             per_step = self.constant(f"P_{k}", w_hr)
             y, last[0] = (self.node("MatMul", [part, per_step]) for part in (y, last[0]))
         y = self.node("Transpose", [y], perm=[0, 2, 1, 3])
-        shape = self.constant(f"shape_{k}", torch.tensor([0, 0, -1]))
+        shape = self.constant(f"shape_{k}", torch.tensor([0, 0, -1], device="cpu"))
         return self.node("Reshape", [y, shape]), *last
 
     def weights(self, both: list[Layer]) -> dict[str, Tensor]:

@@ -189,7 +189,7 @@ def sweeps(
     _check_shapes(function, crow, b, x, "x")
     count = _vectors.count(function, "k", k)
     if not isinstance(omega, Tensor):
-        omega = torch.tensor(_vectors.positive(function, "omega", omega, zero=False), dtype=torch.float64)
+        omega = torch.tensor(_vectors.positive(function, "omega", omega, zero=False), dtype=torch.float64, device="cpu")
     if omega.numel() != 1 or omega.is_complex() or not omega.is_floating_point():
         raise ValueError(f"{function}: omega must be a number or a real tensor of one, got {tuple(omega.shape)}")
     return _Sweeps.apply(A_values, crow, col, x, b, omega, count, method, order)  # type: ignore[no-any-return]

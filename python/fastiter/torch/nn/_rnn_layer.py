@@ -318,13 +318,13 @@ def _first_steps(direction: Direction, which: Steps) -> tuple[int | Tensor, ...]
     """
     batch_sizes, reverse = direction.batch_sizes, direction.reverse
     if batch_sizes is not None:
-        rows = torch.arange(int(batch_sizes[0]))
+        rows = torch.arange(int(batch_sizes[0]), device=batch_sizes.device)
         if not reverse:
             return (rows,)
         lengths = len(batch_sizes) - torch.searchsorted(batch_sizes.flip(0), rows, right=True)
         return ((batch_sizes.cumsum(0) - batch_sizes)[lengths - 1] + rows,)
     if which.lengths is not None and reverse:
-        return which.lengths - 1, torch.arange(which.lengths.shape[0])
+        return which.lengths - 1, torch.arange(which.lengths.shape[0], device=which.lengths.device)
     return (-1 if reverse else 0,)
 
 

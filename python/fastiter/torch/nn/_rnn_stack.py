@@ -189,7 +189,7 @@ def _exact_zeros(module: RNNBase, rows: torch.Size) -> State | None:
     if weight.dtype != torch.bfloat16 or not weight.is_cpu or torch.is_autocast_enabled("cpu"):
         return None
     h = weight.new_zeros(module.num_layers, *rows, module.proj_size or module.hidden_size)
-    return h, torch.zeros(module.num_layers, *rows, module.hidden_size)
+    return h, weight.new_zeros(module.num_layers, *rows, module.hidden_size, dtype=torch.float32)
 
 
 def check_streams(module: RNNBase) -> None:

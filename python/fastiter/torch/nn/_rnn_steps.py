@@ -105,11 +105,12 @@ def both_directions(steps: Steps, batch_sizes: Tensor | None) -> Both:
     if reset is None:
         return steps, steps
     time = reset.shape[1]
-    back = reset.roll(-1, 1) & (torch.arange(time) < time - 1)  # a slice [1:] would be exported for T > 2 alone
+    not_last = torch.arange(time, device=reset.device) < time - 1
+    back = reset.roll(-1, 1) & not_last  # a slice [1:] would be exported for T > 2 alone
     if bounds is not None:
         back[:, bounds[1:] - 1] = False
     if batch_sizes is not None:
-        lengths = (batch_sizes > torch.arange(reset.shape[0]).unsqueeze(1)).sum(1)
+        lengths = (batch_sizes > torch.arange(reset.shape[0], device=batch_sizes.device).unsqueeze(1)).sum(1)
     if lengths is not None:
         following = torch.arange(1, reset.shape[1] + 1, device=lengths.device)
         back &= (following < lengths.unsqueeze(1)).to(back.device)

@@ -40,7 +40,7 @@ class OptimizerQuantizer:
     def _round(self, name: str, value: Tensor, fmt: Format) -> None:
         rng = None
         if fmt.stochastic:
-            rng = torch.tensor((self.seed << 32) + self.count, dtype=torch.int64)
+            rng = torch.tensor((self.seed << 32) + self.count, dtype=torch.int64, device="cpu")
             self.count += 1
         check_tensors("quantize_optimizer", (f"state {name!r}",), (value,), FLOATS)
         with torch.no_grad():
