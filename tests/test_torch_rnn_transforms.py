@@ -227,3 +227,21 @@ def test_parallel_wrappers(one_process):
     for wrapped in (replicated, torch.nn.DataParallel(copy.deepcopy(module)), sharded):
         for found, g in zip(gradients(wrapped, x), expected, strict=True):
             assert getattr(found, "full_tensor", lambda found=found: found)().equal(g)
+
+
+def test_vmap_over_nothing() -> None:
+    """A batch of 0 has results of 0, with the shapes that others have, as torch's functions do."""
+    r = torch.randn(4, 1, 3, 3)
+
+    def loss(r: torch.Tensor, wx: torch.Tensor) -> torch.Tensor:
+        h, (_, c) = fastiter.torch.lstm(wx, r)
+        return h.sum() + c.sum()
+
+    for count in (0, 2):
+        wx = torch.randn(count, 2, 5, 4, 1, 3)
+        h, (last, _) = torch.vmap(lambda x: fastiter.torch.lstm(x, r))(wx)
+        assert h.shape == (count, 2, 5, 1, 3) and last.shape == (count, 2, 1, 3)
+        assert torch.vmap(lambda x: fastiter.torch.lstm(x, r)[0], in_dims=-1)(wx.movedim(0, -1)).shape == h.shape
+        assert torch.vmap(torch.func.grad(loss), (None, 0))(r, wx).shape == (count, *r.shape)
+        module = fastiter.torch.nn.GRU(3, 4, 2, bidirectional=True)
+        assert torch.vmap(lambda x, m=module: m(x)[0])(torch.randn(count, 5, 2, 3)).shape == (count, 5, 2, 8)

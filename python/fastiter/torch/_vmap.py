@@ -23,18 +23,24 @@ def _rule(name: str) -> Any:
     op = getattr(torch.ops.fastiter, name).default
 
     def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-        made = [op(*_slice(args, in_dims, i)) for i in range(info.batch_size)]
+        count = info.batch_size
+        made = [op(*_slice(args, in_dims, i if count else None)) for i in range(count or 1)]
         if isinstance(made[0], Tensor):
-            return torch.stack(made), 0
-        outputs = [torch.stack(parts) for parts in zip(*made, strict=True)]
+            return torch.stack(made)[:count], 0
+        outputs = [torch.stack(parts)[:count] for parts in zip(*made, strict=True)]
         return outputs, [0] * len(outputs)
 
     return rule
 
 
-def _slice(x: Any, dim: Any, i: int) -> Any:
-    """Slice i of all tensors that have the axis of vmap, in lists and tuples as well."""
+def _slice(x: Any, dim: Any, i: int | None) -> Any:
+    """Slice i of all tensors that have the axis of vmap, in lists and tuples as well.
+
+    None: zeros in the place of one where there is none, from which an op makes the shapes of its results.
+    """
     if isinstance(x, (list, tuple)):
         dims = dim if isinstance(dim, (list, tuple)) else [None] * len(x)
         return [_slice(part, d, i) for part, d in zip(x, dims, strict=True)]
-    return x.select(dim, i) if isinstance(x, Tensor) and dim is not None else x
+    if not isinstance(x, Tensor) or dim is None:
+        return x
+    return x.new_zeros([n for k, n in enumerate(x.shape) if k != dim % x.dim()]) if i is None else x.select(dim, i)
