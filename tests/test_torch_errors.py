@@ -231,3 +231,11 @@ def test_messages_show_no_tensor() -> None:
     with pytest.raises(ValueError, match=re.escape("(3, 4)")) as raised:
         fastiter.torch.lstm(**{**arguments, "wx": arguments["wx"][..., 0, 0, 0]})
     assert len(str(raised.value)) < 120
+
+
+def test_states_beside_bfloat16():
+    wx, r, h = (torch.zeros(shape, dtype=torch.bfloat16) for shape in ((2, 3, 4, 1, 5), (4, 1, 5, 5), (2, 1, 5)))
+    for c in (h, h.double(), h.long()):
+        expected = f"lstm: state c must have dtype torch.float32 to go with bfloat16 wx, got {c.dtype}"
+        with pytest.raises(TypeError, match=f"^{expected}$"):
+            fastiter.torch.lstm(wx, r, None, (h, c))

@@ -259,3 +259,37 @@ def test_arguments_by_name_are_not_taken_by_position(name):
     for more in ((None,), (None, None, None), (None, [6, 6, 6, 6], None), (None, None, None, None)):
         with pytest.raises(TypeError, match=f"^{name}: {words.format(2 + len(more))}$"):
             make(ours, name)(x3, None, *more)
+
+
+@all_names
+def test_sparse_tensors(name):
+    module = make(ours, name)
+    _, last = module(x3)
+    sparse = tuple(s.to_sparse() for s in last) if isinstance(last, tuple) else last.to_sparse()
+    what = "hx" if isinstance(sparse, torch.Tensor) else r"hx\[0\] \(h\)"
+    got = "must be a dense tensor, got layout torch.sparse_coo"
+    for given, label in (((x3.to_sparse(),), "input"), ((x3, sparse), what)):
+        with pytest.raises(TypeError, match=f"^{name}: {label} {got}$"):
+            module(*given)
+        with torch.autocast("cpu"), pytest.raises(TypeError, match=f"^{name}: {label} {got}$"):
+            module(*given)
+    for key, weight in list(module.named_parameters()):
+        broken = make(ours, name)
+        setattr(broken, key, torch.nn.Parameter(weight.detach().to_sparse()))
+        with pytest.raises(TypeError, match=f"^{name}: {key} {got}$"):
+            broken(x3)
+    with pytest.raises(TypeError, match=f"^sLSTMBlock: input {got}$"):
+        ours.sLSTMBlock(I, 1)(x3.to_sparse())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"checkpoint": 2**70}, f"checkpoint must be at most {2**63 - 1} steps, got a larger number"),
+        ({"clip_grad": 10**400}, "clip_grad must be a positive number that a float can hold, got a larger one"),
+    ],
+    ids=["checkpoint", "clip_grad"],
+)
+def test_options_that_are_too_large(options, message):
+    with pytest.raises(ValueError, match=f"^GRU: {message}$"):
+        ours.GRU(5, 7, **options)

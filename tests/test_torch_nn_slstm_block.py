@@ -158,7 +158,10 @@ def test_what_is_refused():
         ({"conv_size": -1}, ValueError, "conv_size must be at least 0, got -1"),
         ({"activation": "tanh"}, ValueError, "activation must be one of gelu, relu, silu, got 'tanh'"),
         ({"dropout": 1.5}, ValueError, "dropout must be from 0 to 1, got 1.5"),
-        ({"ffn_factor": -1}, ValueError, "ffn_factor must be at least 0, got -1"),
+        ({"ffn_factor": -1}, ValueError, r"ffn_factor must be from 0 to 9.1626e\+10, got -1"),
+        ({"ffn_factor": math.inf}, ValueError, r"ffn_factor must be from 0 to 9.1626e\+10, got inf"),
+        ({"ffn_factor": 1e308}, ValueError, r"ffn_factor must be from 0 to 9.1626e\+10, got 1e\+308"),
+        ({"ffn_factor": 10**400}, ValueError, r"ffn_factor must be from 0 to 9.1626e\+10, got a larger number"),
         ({"ffn_factor": "1"}, TypeError, "ffn_factor must be a number, got str"),
         ({"block_index": 2, "num_blocks": 2}, ValueError, "block_index must be below num_blocks = 2, got 2"),
     ]

@@ -273,6 +273,11 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"clip_state": True}, TypeError, "lstm: clip_state must be a number or None, got bool"),
     ({"clip_state": 0.0}, ValueError, "lstm: clip_state must be positive, got 0.0"),
     ({"clip_state": float("nan")}, ValueError, "lstm: clip_state must be positive, got nan"),
+    (
+        {"clip_state": 10**400},
+        ValueError,
+        "lstm: clip_state must be a positive number that a float can hold, got a larger",
+    ),
     ({"cu_seqlens": [0, 4]}, ValueError, "lstm: wx must have B = 1 where cu_seqlens is given, got B = 2"),
     ({"cu_seqlens": [0, 4], "lengths": [1, 2]}, ValueError, "lstm: lengths must be None where cu_seqlens is given"),
     ({"reset": [True]}, TypeError, "lstm: reset must be a .* of bool, got list"),
@@ -280,6 +285,16 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
 OF_TENSORS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"clip_grad": -1}, ValueError, "lstm: clip_grad must be positive, got -1"),
     ({"checkpoint": 0}, ValueError, "lstm: checkpoint must be at least 1 step, got 0"),
+    (
+        {"clip_grad": 10**5000},
+        ValueError,
+        "lstm: clip_grad must be a positive number that a float can hold, got a larger",
+    ),
+    (
+        {"checkpoint": 2**70},
+        ValueError,
+        "lstm: checkpoint must be at most 9223372036854775807 steps, got a larger number",
+    ),
     ({"checkpoint": 2.0}, TypeError, "lstm: checkpoint must be a number of steps or None, got float"),
     ({"reset": torch.zeros(2, 4)}, TypeError, r"lstm: reset must be a torch.Tensor of bool, got dtype torch.float32"),
     ({"reset": torch.zeros(4, 2).bool()}, ValueError, r"lstm: reset must have shape \(B, T\) = \(2, 4\) or \(T,\)"),

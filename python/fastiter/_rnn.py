@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,12 +76,25 @@ def check_flag(function: str, name: str, value: object) -> None:
         raise TypeError(f"{function}: {name} must be a bool, got {kind(value)}")
 
 
+def fits_float(number: Any) -> bool:
+    """Say whether a number is one that a float can hold; an int or a Fraction of many digits is not."""
+    if isinstance(number, float):
+        return True
+    try:
+        float(number)
+    except OverflowError:
+        return False
+    return True
+
+
 def checked_bound(function: str, name: str, bound: object) -> float | None:
     """Return a bound of magnitudes as a float, None where there is none."""
     if bound is None:
         return None
     if not isinstance(bound, Real) or isinstance(bound, bool):
         raise TypeError(f"{function}: {name} must be a number or None, got {kind(bound)}")
+    if not fits_float(bound):
+        raise ValueError(f"{function}: {name} must be a positive number that a float can hold, got a larger one")
     if not float(bound) > 0 and not (name == "clip_grad" and bound == 0):
         raise ValueError(f"{function}: {name} must be positive, got {bound}")
     return None if float(bound) == math.inf else float(bound)  # torch.compile cannot trace isinf of a symbol
@@ -94,6 +108,8 @@ def checked_checkpoint(function: str, every: object) -> int:
         raise TypeError(f"{function}: checkpoint must be a number of steps or None, got {kind(every)}")
     if every < 1:
         raise ValueError(f"{function}: checkpoint must be at least 1 step, got {every}")
+    if int(every) > sys.maxsize:  # what the kernels take
+        raise ValueError(f"{function}: checkpoint must be at most {sys.maxsize} steps, got a larger number")
     return int(every)
 
 

@@ -263,12 +263,12 @@ def _check_tensors(
     named = (*names, *cell.state_names[: len(alike)])
     check_tensors(function, named, (wx, r, *bias, *alike), GPU_FLOATS if on_gpu else _DTYPES, CPU_AND_CUDA)
     for name, x in zip(cell.state_names[1:], apart, strict=False):
+        if isinstance(x, Tensor) and x.dtype != torch.float32:
+            expected = f"dtype torch.float32 to go with {str(dtype).removeprefix('torch.')} wx"
+            raise TypeError(f"{function}: {name} must have {expected}, got {x.dtype}")
         check_tensors(function, (name,), (x,), devices=CPU_AND_CUDA)
         if x.device != wx.device:
             raise BackendError(f"{function}: {name} must be on device {wx.device} like wx, got {x.device}")
-        if x.dtype != torch.float32:
-            expected = f"dtype torch.float32 to go with {str(dtype).removeprefix('torch.')} wx"
-            raise TypeError(f"{function}: {name} must have {expected}, got {x.dtype}")
 
 
 def _check_shapes(

@@ -32,6 +32,7 @@ from ._rnn_steps import (
 )
 
 CPU_FLOATS = (*FLOATS, torch.bfloat16)
+_DENSE = torch.strided
 OPTIONS = ("clip_state", "clip_grad", "checkpoint")  # attributes of a module
 
 Asked = tuple[Any, Any, Any]  # reset, lengths, cu_seqlens
@@ -332,7 +333,8 @@ def _checked_layers(module: RNNBase, cell: Cell, every: list[list[Tensor]]) -> l
         features = module.input_size if k < directions else directions * (P or H)
         shapes = ((rows, features), (rows, P or H // heads_of(module)), *biases, (P, H))
         for name, weight, shape in zip(names, weights, shapes, strict=False):  # the kernels trust their input
-            if weight.shape != shape or weight.dtype != dtype or weight.device != device:
+            same = weight.dtype == dtype and weight.device == device and weight.layout is _DENSE
+            if not same or weight.shape != shape:
                 _explain_weight(module, name, weight, shape, like)
         b_ih, b_hh = weights[2:4] if biases else (None, None)
         layers.append(Layer(Parameters(weights[0], weights[1], b_ih, b_hh), weights[-1] if P > 0 else None))
@@ -340,11 +342,17 @@ def _checked_layers(module: RNNBase, cell: Cell, every: list[list[Tensor]]) -> l
 
 
 def _explain_weight(module: RNNBase, name: str, weight: Tensor, shape: tuple[int, ...], like: Tensor) -> NoReturn:
+    _check_dense(module, name, weight)
     if weight.shape != shape or weight.dtype != like.dtype:
         got, expected = f"{tuple(weight.shape)}, {_dtype(weight)}", f"shape {shape}, {_dtype(like)}"
         raise ValueError(f"{module_name(module)}: {name} must have {expected}, got {got}")
     expected = f"on {like.device} like weight_ih_l0"
     raise BackendError(f"{module_name(module)}: {name} must be {expected}, got {weight.device}")
+
+
+def _check_dense(module: RNNBase, name: str, x: Tensor) -> None:
+    if x.layout is not _DENSE:
+        raise TypeError(f"{module_name(module)}: {name} must be a dense tensor, got layout {x.layout}")
 
 
 def _weight(module: RNNBase, name: str) -> Tensor:
@@ -367,6 +375,7 @@ def _checked_input(module: RNNBase, weight: Tensor, x: Tensor, dims: tuple[int, 
     name = module_name(module)
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: input must be a Tensor or a PackedSequence, got {type(x).__name__}")
+    _check_dense(module, "input", x)
     for what, tensor in (("input", x), ("parameters", weight)):
         if not tensor.is_cpu and tensor.device.type not in ("cpu", "cuda"):
             raise BackendError(f"{name}: {what} must be on the CPU or a CUDA device, got {tensor.device}")
@@ -404,6 +413,7 @@ def checked_states(module: RNNBase, cell: Cell, hx: Any, weight: Tensor, batch: 
         width = module.proj_size if label == "h" and module.proj_size > 0 else module.hidden_size
         shape = (rows, width) if batch is None else (rows, batch, width)
         argument = "hx" if len(names) == 1 else f"hx[{i}] ({label})"
+        _check_dense(module, argument, s)
         if s.shape != shape:
             raise RuntimeError(f"{name}: {argument} must have shape {shape}, got {tuple(s.shape)}")
         if s.device != weight.device:

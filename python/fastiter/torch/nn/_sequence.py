@@ -200,6 +200,8 @@ class SequenceLayer(nn.Module):
         name, device = name_of(self), self._like().device
         if device.type not in CPU_AND_CUDA:
             raise BackendError(f"{name}: parameters must be on the CPU or a CUDA device, got {device}")
+        if x.layout != torch.strided:
+            raise TypeError(f"{name}: {label} must be a dense tensor, got layout {x.layout}")
         if x.device != device:
             raise BackendError(f"{name}: {label} must be on {device} like the parameters, got {x.device}")
         if x.dtype != dtype and not (x.is_floating_point() and autocast_dtype(x) is not None):

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..._rnn import fits_float
 from ..rnn import slstm
 from ._sequence import Part, SequenceLayer, State, check_choice, check_count, check_heads, name_of
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 _ROUND = 64  # the feed-forward's width is a multiple of this
+_MOST_UNITS = 2**40  # more than any memory holds, but a number of units
 
 
 class sLSTMBlock(SequenceLayer):
@@ -101,7 +103,8 @@ class sLSTMBlock(SequenceLayer):
         kind: dict[str, Any] = {"device": device, "dtype": dtype}
         self.xlstm_norm = _Scale(embedding_size, kind)
         self.xlstm = _Layer(embedding_size, num_heads, conv_size, kind)
-        width = _ROUND * math.ceil(_check_number(self, "ffn_factor", ffn_factor, math.inf) * embedding_size / _ROUND)
+        width = _check_number(self, "ffn_factor", ffn_factor, _MOST_UNITS / embedding_size) * embedding_size
+        width = _ROUND * math.ceil(width / _ROUND)
         self.ffn_norm = _Scale(embedding_size, kind) if width else None
         self.ffn = _FeedForward(embedding_size, width, kind) if width else None
         self.reset_parameters()
@@ -181,8 +184,8 @@ def _check_number(module: nn.Module, label: str, value: Any, most: float) -> flo
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{name_of(module)}: {label} must be a number, got {type(value).__name__}")
     if not 0 <= value <= most:
-        limits = "at least 0" if most == math.inf else f"from 0 to {most:g}"
-        raise ValueError(f"{name_of(module)}: {label} must be {limits}, got {value}")
+        got = value if fits_float(value) else "a larger number"
+        raise ValueError(f"{name_of(module)}: {label} must be from 0 to {most:g}, got {got}")
     return float(value)
 
 
