@@ -6,6 +6,7 @@ import itertools
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -277,6 +278,18 @@ REFUSED_OPTIONS = [
     ({"dtype": "bfloat16", "dtype_a": "bfloat16"}, ValueError, "dtype_a must be 'float32', got 'bfloat16'"),
     ({"trainable_r": False}, ValueError, "trainable_r must be True, .*, got False"),
     ({"trainable_b": [True, False]}, ValueError, r"trainable_b must be True, .*, got \[True, False\]"),
+    ({"trainable_r": []}, ValueError, r"trainable_r must be True, .*, got \[\]"),
+    ({"trainable_r": np.array([True, False])}, TypeError, "trainable_r must be a bool, or .*, got numpy.ndarray"),
+    ({"trainable_b": "no"}, TypeError, "trainable_b must be a bool, or a list or tuple of bool, got str"),
+    ({"trainable_b": [True, 1]}, TypeError, "trainable_b must be a bool, or a list or tuple of bool, got list"),
+    ({"num_states": True, "function": "elman"}, TypeError, "num_states must be None or of type int, got bool"),
+    ({"simple_agg": 1}, TypeError, "simple_agg must be None or of type bool, got int"),
+    ({"num_heads": True}, TypeError, "num_heads must be an int, got bool"),
+    ({"num_heads": 0}, ValueError, "num_heads must be at least 1, or -1 for that of Wx, got 0"),
+    ({"hidden_dim": 1, "num_heads": 2}, ValueError, r"hidden_dim must be num_heads \* head_dim = 2 \* 0, got 1"),
+    ({"batch_size": -1}, ValueError, "batch_size must be at least 1, got -1"),
+    ({"forward_clipval": 10**400}, ValueError, "forward_clipval must be what a float can hold, got an int with .*"),
+    ({"initial_val": [0, 10**5000]}, ValueError, "initial_val must be what a float can hold, got an int with .*"),
     ({"initial_val": [1.0]}, ValueError, "initial_val must have 2 numbers, one for each state, got 1"),
     ({"initial_val": "0"}, TypeError, "initial_val must be a number or one for each state, got str"),
 ]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .._rnn import kind
+from .._rnn import fits_float, kind
 
 DTYPES = {
     "float32": torch.float32,
@@ -146,7 +146,10 @@ class FlashRNNConfig:
                 raise TypeError(f"flashrnn: {name} must be a bool, got {kind(getattr(self, name))}")
         for name in ("gradient_recurrent_clipval", "forward_clipval"):
             value = getattr(self, name)
-            if value is not None and not (_is_number(value) and value > 0):
+            if value is None:
+                continue
+            _check_fits(name, value)
+            if not (_is_number(value) and value > 0):
                 raise ValueError(f"flashrnn: {name} must be None or a positive number, got {value!r}")
         if self.gradient_recurrent_cut and self.function == "gru":
             raise ValueError("flashrnn: gradient_recurrent_cut must be False for the function gru, got True")
@@ -154,7 +157,10 @@ class FlashRNNConfig:
             raise ValueError(f"flashrnn: constants must be None or empty, as the cells have none, got {self.constants}")
         for name in ("trainable_r", "trainable_b"):
             value = getattr(self, name)
-            if not all(value if isinstance(value, (list, tuple)) else (value,)):
+            each = value if isinstance(value, (list, tuple)) else (value,)
+            if not all(isinstance(flag, bool) for flag in each):
+                raise TypeError(f"flashrnn: {name} must be a bool, or a list or tuple of bool, got {kind(value)}")
+            if not each or not all(each):
                 reason = "as requires_grad says what has gradients"
                 raise ValueError(f"flashrnn: {name} must be True, {reason}, got {value}")
 
@@ -164,15 +170,21 @@ class FlashRNNConfig:
         known: dict[str, Any] = {"simple_agg": self.function != "gru", "num_states": counts.states}
         known |= {f"num_{name}": count for name, count in counts._asdict().items() if name.startswith("gates")}
         for name, right in known.items():
-            if getattr(self, name) not in (None, right):
-                given = getattr(self, name)
+            given = getattr(self, name)
+            if given is not None and type(given) is not type(right):
+                raise TypeError(f"flashrnn: {name} must be None or of type {type(right).__name__}, got {kind(given)}")
+            if given not in (None, right):
                 raise ValueError(f"flashrnn: {name} must be {right} for the function {self.function}, got {given!r}")
             setattr(self, name, right)
 
     def _set_widths(self) -> None:
         for name in ("hidden_dim", "num_heads", "head_dim", "batch_size"):
-            if not isinstance(getattr(self, name), int):
-                raise TypeError(f"flashrnn: {name} must be an int, got {kind(getattr(self, name))}")
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"flashrnn: {name} must be an int, got {kind(value)}")
+            if value < 1 and (value != -1 or name == "batch_size"):
+                expected = "at least 1" if name == "batch_size" else "at least 1, or -1 for that of Wx"
+                raise ValueError(f"flashrnn: {name} must be {expected}, got {value}")
         hidden, heads, width = self.hidden_dim, self.num_heads, self.head_dim
         if hidden > 0 and heads > 0 and width <= 0:
             self.head_dim = hidden // heads
@@ -180,10 +192,8 @@ class FlashRNNConfig:
             self.num_heads = hidden // width
         elif hidden <= 0 < min(heads, width):
             self.hidden_dim = heads * width
-        if (
-            min(self.hidden_dim, self.num_heads, self.head_dim) > 0
-            and self.hidden_dim != self.num_heads * self.head_dim
-        ):
+        sizes = (self.hidden_dim, self.num_heads, self.head_dim)
+        if -1 not in sizes and self.hidden_dim != self.num_heads * self.head_dim:
             expected = f"num_heads * head_dim = {self.num_heads} * {self.head_dim}"
             raise ValueError(f"flashrnn: hidden_dim must be {expected}, got {self.hidden_dim}")
 
@@ -203,6 +213,7 @@ class FlashRNNConfig:
 
     def _check_initial(self) -> None:
         value, states = self.initial_val, FUNCTIONS[self.function].states
+        _check_fits("initial_val", value)
         if _is_number(value):
             return
         if not isinstance(value, (list, tuple)) or not all(map(_is_number, value)):
@@ -231,6 +242,12 @@ def checked(config: object, function: str, backend: str | None, dtype: str | Non
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_fits(name: str, value: object) -> None:
+    numbers = value if isinstance(value, (list, tuple)) else (value,)
+    if any(isinstance(x, int) and not fits_float(x) for x in numbers):
+        raise ValueError(f"flashrnn: {name} must be what a float can hold, got an int with more digits")
 
 
 def _choice(name: str, value: object, choices: tuple[str, ...]) -> None:
