@@ -287,3 +287,20 @@ def test_a_step_without_a_state_under_another_default_dtype():
         torch.set_default_dtype(F32)
     assert c.dtype == F32
     assert all(torch.equal(a, b) for a, b in zip((y, h, c), (expected[0], *expected[1]), strict=True))
+
+
+@pytest.mark.parametrize("layout", ["time", "packed"])
+@every_kind
+def test_dtypes_of_results_under_autocast(kind, layout):
+    """As docs/rnn.md says, whatever the layout; torch's LSTM has float32 for packed float32, and c with proj_size."""
+    module = make(ours, kind, dtype=F32)
+    for x_dtype, hx_dtype in ((F32, None), (BF16, None), (F32, F32), (BF16, F32), (F32, BF16)):
+        states = None if hx_dtype is None else make_states(module, B, hx_dtype)
+        hx = None if states is None else states[0] if len(states) == 1 else tuple(states)
+        with torch.autocast("cpu", dtype=BF16):
+            output, last = module(LAYOUTS[layout](make_input("time", x_dtype)), hx)
+        output = output.data if layout == "packed" else output
+        last = last if isinstance(last, tuple) else (last,)
+        first = (hx_dtype or x_dtype) if kind == "gru" else BF16
+        rest = F32 if kind == "sLSTM" else BF16
+        assert [output.dtype, *(s.dtype for s in last)] == [first, first, *[rest] * (len(last) - 1)]

@@ -262,6 +262,8 @@ def test_checkpoints_save_memory(cell: str) -> None:
             h, _ = getattr(fastiter.torch, cell)(*given, checkpoint=every)
         return sum(sizes) - h.nbytes
 
+    wx = given.all()[0]
+    assert kept(32) == 3 * len(STATES[cell]) * wx[:, 0, 0].nbytes  # the states between 4 chunks
     assert kept(32) * 8 <= kept(None)
     assert kept(128) == 0
 
