@@ -342,7 +342,8 @@ def test_compiled_in_one_graph_and_exported():
 def test_errors_of_options(name):
     for option, value, error, expected in (
         ("clip_state", "1", TypeError, "a number or None, got str"),
-        ("clip_grad", 0.0, ValueError, "positive, got 0.0"),
+        ("clip_state", 0.0, ValueError, "positive, got 0.0"),
+        ("clip_grad", -0.5, ValueError, "positive or 0, got -0.5"),
         ("checkpoint", 0, ValueError, "at least 1 step, got 0"),
         ("checkpoint", 1.5, TypeError, "a number of steps or None, got float"),
     ):

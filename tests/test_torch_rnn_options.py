@@ -285,7 +285,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"reset": [True]}, TypeError, "lstm: reset must be a .* of bool, got list"),
 ]
 OF_TENSORS: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"clip_grad": -1}, ValueError, "lstm: clip_grad must be positive, got -1"),
+    ({"clip_grad": -1}, ValueError, "lstm: clip_grad must be positive or 0, got -1"),
     ({"checkpoint": 0}, ValueError, "lstm: checkpoint must be at least 1 step, got 0"),
     (
         {"clip_grad": 10**5000},

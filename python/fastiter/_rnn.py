@@ -95,8 +95,9 @@ def checked_bound(function: str, name: str, bound: object) -> float | None:
         raise TypeError(f"{function}: {name} must be a number or None, got {kind(bound)}")
     if not fits_float(bound):
         raise ValueError(f"{function}: {name} must be a positive number that a float can hold, got a larger one")
-    if not float(bound) > 0 and not (name == "clip_grad" and bound == 0):
-        raise ValueError(f"{function}: {name} must be positive, got {bound}")
+    may_cut = name == "clip_grad"  # a bound of 0 passes nothing back
+    if not float(bound) > 0 and not (may_cut and bound == 0):
+        raise ValueError(f"{function}: {name} must be positive{' or 0' if may_cut else ''}, got {bound}")
     return None if float(bound) == math.inf else float(bound)  # torch.compile cannot trace isinf of a symbol
 
 

@@ -76,7 +76,7 @@ def lstm(
         Keep the states of every ``checkpoint``-th step for the backward pass, which computes the gates again, to the
         same bits, instead of those and the gates of all steps. Not together with cu_seqlens.
     clip_grad : float, optional
-        What a step passes back to the h before it is held in [-clip_grad, clip_grad], element by element.
+        What a step passes back to the h before it is held in [-clip_grad, clip_grad], element by element; 0 cuts it.
 
     Examples
     --------

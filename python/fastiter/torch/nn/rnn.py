@@ -38,7 +38,7 @@ class LSTM(Recurrent, nn.LSTM):
         Number of diagonal blocks of R. Divides hidden_size; 1 where proj_size > 0.
     clip_state, clip_grad : float, optional
         Bounds of the magnitudes of h after each step (of o tanh(c) where proj_size > 0), and of the gradient that a
-        step passes back to the h before it.
+        step passes back to the h before it, which 0 cuts.
     checkpoint : int, optional
         Keep for the backward pass the states of every `checkpoint`-th step instead of those and the gates of all
         steps; it computes these again, to the same bits. Not with cu_seqlens.
