@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .._rnn import kind
+from .nn._rnn_checks import CELLS, Layer, check_weights, heads_of, layers_of
 from .nn._rnn_layer import Parameters
-from .nn._rnn_stack import CELLS, Layer, check_weights, heads_of, layers_of
 
 __all__ = ["export"]
 

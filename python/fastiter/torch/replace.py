@@ -10,7 +10,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from .._rnn import kind
 from .nn import GRU, LSTM, RNN
-from .nn._rnn_stack import CPU_FLOATS
+from .nn._rnn_checks import CPU_FLOATS
 
 __all__ = ["Replaced", "Restored", "replace", "restore"]
 

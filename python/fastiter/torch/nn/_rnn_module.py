@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ._rnn_checks import OPTIONS, checked_options
 from ._rnn_packed import step
-from ._rnn_stack import OPTIONS, checked_options
 
 
 class Recurrent(nn.RNNBase):

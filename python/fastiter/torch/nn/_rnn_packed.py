@@ -16,8 +16,8 @@ from .. import _op
 from .._linear import linear
 from .._op import contiguous
 from . import _rnn_stack
+from ._rnn_checks import CELLS, Layer, checked_options, heads_of, layers_of
 from ._rnn_layer import State
-from ._rnn_stack import CELLS, Layer, checked_options, heads_of, layers_of
 
 Stream = _core.RnnStream_f32 | _core.RnnStream_f64
 STREAMS: dict[torch.dtype, type[_core.RnnStream_f32] | type[_core.RnnStream_f64]] = {

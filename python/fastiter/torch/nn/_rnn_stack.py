@@ -6,21 +6,32 @@ view below free, and the dropout masks between layers those of torch.nn.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import RNNBase
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
-from ..._backend import BackendError
-from ..._rnn import CELLS as ALL_CELLS
-from ..._rnn import FLOAT16_REFUSED, Cell, checked_bound, checked_checkpoint
+from ..._rnn import Cell
 from .._linear import linear
-from .._op import FLOATS, GPU_FLOATS, autocast_dtype, autocast_to, exports_to_onnx
-from ._rnn_layer import ALL_STEPS, Direction, Parameters, State, Steps, layer
+from .._op import autocast_dtype, autocast_to, exports_to_onnx
+from ._rnn_checks import (
+    CELLS,
+    Layer,
+    check_streams,
+    check_weights,
+    checked_input,
+    checked_layers,
+    checked_options,
+    checked_states,
+    heads_of,
+    module_name,
+    weight_of,
+    weights_of,
+)
+from ._rnn_layer import ALL_STEPS, Direction, State, Steps, layer
 from ._rnn_steps import (
     begins_anew,
     both_directions,
@@ -31,30 +42,11 @@ from ._rnn_steps import (
     without_padding,
 )
 
-CPU_FLOATS = (*FLOATS, torch.bfloat16)
-_DENSE = torch.strided
-OPTIONS = ("clip_state", "clip_grad", "checkpoint")  # attributes of a module
-
 Asked = tuple[Any, Any, Any]  # reset, lengths, cu_seqlens
 NOTHING: Asked = (None, None, None)
 
-CELLS = {  # by RNNBase.mode
-    "LSTM": ALL_CELLS["lstm"],
-    "GRU": ALL_CELLS["gru"],
-    "RNN_TANH": ALL_CELLS["elman_tanh"],
-    "RNN_RELU": ALL_CELLS["elman_relu"],
-    "sLSTM": ALL_CELLS["slstm"],
-}
-
 
 _OF_TORCH: dict[str, type[RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN_TANH": nn.RNN, "RNN_RELU": nn.RNN}
-
-
-class Layer(NamedTuple):
-    """One direction of one layer; w_hr projects h to proj_size."""
-
-    parameters: Parameters
-    w_hr: Tensor | None
 
 
 def forward(
@@ -74,11 +66,11 @@ def forward(
         asked = (reset, lengths, cu_seqlens)
     if exports_to_onnx():
         return _forward_of_torch(module, input, hx, asked)
-    cell, weights = CELLS[module.mode], _weights(module)
+    cell, weights = CELLS[module.mode], weights_of(module)
     dtype = autocast_dtype(weights[0][0])
     if dtype is not None:
         return _in_autocast(dtype, module, cell, weights, input, hx, asked)
-    return _forward(module, cell, _checked_layers(module, cell, weights), input, hx, asked)
+    return _forward(module, cell, checked_layers(module, cell, weights), input, hx, asked)
 
 
 def _by_position(module: RNNBase, unnamed: tuple[Any, ...], named: Asked) -> Asked:
@@ -117,13 +109,13 @@ def _in_autocast(
     """Run in the dtype of autocast, as torch.nn does; float64 stays as it is."""
     x = input.data if isinstance(input, PackedSequence) else input
     if weights[0][0].dtype == torch.float64 or not isinstance(x, Tensor):
-        return _forward(module, cell, _checked_layers(module, cell, weights), input, hx, asked)
+        return _forward(module, cell, checked_layers(module, cell, weights), input, hx, asked)
 
     def cast(value: Any, to: torch.dtype = dtype) -> Any:
         return autocast_to(value, to)
 
     # Before their check: of a parametrization autocast may have made one in its own dtype.
-    lower = _checked_layers(module, cell, [list(map(cast, some)) for some in weights])
+    lower = checked_layers(module, cell, [list(map(cast, some)) for some in weights])
     first = cast(hx)
     if isinstance(hx, (tuple, list)):
         rest = torch.float32 if cell.name == "slstm" else dtype
@@ -144,7 +136,7 @@ def _forward(
     if isinstance(input, PackedSequence):
         return _forward_packed(module, cell, layers, input, hx, asked)
     weight = layers[0].parameters.w_ih
-    x = _checked_input(module, weight, input, (2, 3))
+    x = checked_input(module, weight, input, (2, 3))
     batched = x.dim() == 3
     steps, rows = ALL_STEPS, None
     if asked is not NOTHING:
@@ -186,28 +178,11 @@ def step(module: RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
 
 def _exact_zeros(module: RNNBase, rows: torch.Size) -> State | None:
     """Return an LSTM's first states where c would else be rounded from step to step, as no run over all steps does."""
-    weight = _weight(module, "weight_ih_l0")
+    weight = weight_of(module, "weight_ih_l0")
     if weight.dtype != torch.bfloat16 or not weight.is_cpu or torch.is_autocast_enabled("cpu"):
         return None
     h = weight.new_zeros(module.num_layers, *rows, module.proj_size or module.hidden_size)
     return h, weight.new_zeros(module.num_layers, *rows, module.hidden_size, dtype=torch.float32)
-
-
-def check_streams(module: RNNBase) -> None:
-    """Check that the module goes forward in time alone."""
-    if module.bidirectional:
-        raise ValueError(f"{module_name(module)}: bidirectional must be False to go step by step, got True")
-
-
-def check_weights(function: str, module: RNNBase) -> None:
-    """Check that the weights are the module's own: a hook computes others when the module is called, and then alone."""
-    for names in module._all_weights:
-        for name in names:
-            if name not in module._parameters and not parametrize.is_parametrized(module, name):
-                expected = (
-                    f"hold {name} as a parameter or a parametrization, as torch.nn.utils.parametrizations makes it"
-                )
-                raise TypeError(f"{function}: module must {expected}, got a tensor that a hook or its owner replaces")
 
 
 def _forward_packed(
@@ -215,7 +190,7 @@ def _forward_packed(
 ) -> tuple[PackedSequence, State]:
     data, batch_sizes, sorted_indices, unsorted_indices = input
     weight = layers[0].parameters.w_ih
-    x = _checked_input(module, weight, data, (2,))
+    x = checked_input(module, weight, data, (2,))
     sizes = checked_sizes(module_name(module), input)
     steps = ALL_STEPS
     if asked is not NOTHING:
@@ -299,131 +274,3 @@ def _run_layer(direction: Direction, x: Tensor, what: Layer, start: State | None
     if start is not None and stays is not None:
         h_last = torch.where(stays.to(x.device).unsqueeze(1), start[0], h_last)
     return linear(u, w_hr), (h_last, c_last)
-
-
-def checked_options(module: RNNBase, is_cut: bool = False) -> tuple[float | None, float | None, int]:
-    """Return clip_state, clip_grad and checkpoint of a module."""
-    name = module_name(module)
-    clip_state, clip_grad, checkpoint = (getattr(module, option, None) for option in OPTIONS)
-    if clip_state is None and clip_grad is None and checkpoint is None:
-        return None, None, 0
-    if is_cut and checkpoint is not None:
-        why = "as chunks of time are those of padded rows"
-        raise ValueError(f"{name}: checkpoint must be None where cu_seqlens is given, {why}, got {checkpoint}")
-    bounds = checked_bound(name, "clip_state", clip_state), checked_bound(name, "clip_grad", clip_grad)
-    return *bounds, checked_checkpoint(name, checkpoint)
-
-
-def layers_of(module: RNNBase, cell: Cell) -> list[Layer]:
-    return _checked_layers(module, cell, _weights(module))
-
-
-def _weights(module: RNNBase) -> list[list[Tensor]]:
-    # Attributes, each read once, and not _flat_weights: they may be parametrizations, or swapped by functional_call.
-    return [[_weight(module, name) for name in names] for names in module._all_weights]
-
-
-def _checked_layers(module: RNNBase, cell: Cell, every: list[list[Tensor]]) -> list[Layer]:
-    H, P, rows = module.hidden_size, module.proj_size, cell.gates * module.hidden_size
-    directions = 2 if module.bidirectional else 1
-    biases = ((rows,), (rows,)) if module.bias else ()
-    layers: list[Layer] = []
-    like, dtype, device = every[0][0], every[0][0].dtype, every[0][0].device
-    for k, (names, weights) in enumerate(zip(module._all_weights, every, strict=True)):
-        features = module.input_size if k < directions else directions * (P or H)
-        shapes = ((rows, features), (rows, P or H // heads_of(module)), *biases, (P, H))
-        for name, weight, shape in zip(names, weights, shapes, strict=False):  # the kernels trust their input
-            same = weight.dtype == dtype and weight.device == device and weight.layout is _DENSE
-            if not same or weight.shape != shape:
-                _explain_weight(module, name, weight, shape, like)
-        b_ih, b_hh = weights[2:4] if biases else (None, None)
-        layers.append(Layer(Parameters(weights[0], weights[1], b_ih, b_hh), weights[-1] if P > 0 else None))
-    return layers
-
-
-def _explain_weight(module: RNNBase, name: str, weight: Tensor, shape: tuple[int, ...], like: Tensor) -> NoReturn:
-    _check_dense(module, name, weight)
-    if weight.shape != shape or weight.dtype != like.dtype:
-        got, expected = f"{tuple(weight.shape)}, {_dtype(weight)}", f"shape {shape}, {_dtype(like)}"
-        raise ValueError(f"{module_name(module)}: {name} must have {expected}, got {got}")
-    expected = f"on {like.device} like weight_ih_l0"
-    raise BackendError(f"{module_name(module)}: {name} must be {expected}, got {weight.device}")
-
-
-def _check_dense(module: RNNBase, name: str, x: Tensor) -> None:
-    if x.layout is not _DENSE:
-        raise TypeError(f"{module_name(module)}: {name} must be a dense tensor, got layout {x.layout}")
-
-
-def _weight(module: RNNBase, name: str) -> Tensor:
-    # Module.__getattr__ ends here too, for five times the time.
-    weight: Tensor | None = module._parameters.get(name)
-    return getattr(module, name) if weight is None else weight
-
-
-def heads_of(module: RNNBase) -> int:
-    heads: int = getattr(module, "num_heads", 1)
-    return heads
-
-
-def module_name(module: RNNBase) -> str:
-    return type(module).__name__.removeprefix("Parametrized")
-
-
-def _checked_input(module: RNNBase, weight: Tensor, x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    # The classes of the exceptions are torch.nn's where it checks the same thing.
-    name = module_name(module)
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: input must be a Tensor or a PackedSequence, got {type(x).__name__}")
-    _check_dense(module, "input", x)
-    for what, tensor in (("input", x), ("parameters", weight)):
-        if not tensor.is_cpu and tensor.device.type not in ("cpu", "cuda"):
-            raise BackendError(f"{name}: {what} must be on the CPU or a CUDA device, got {tensor.device}")
-    if x.device != weight.device:
-        raise BackendError(f"{name}: input must be on {weight.device} like the parameters, got {x.device}")
-    if weight.dtype not in (GPU_FLOATS if weight.is_cuda else CPU_FLOATS):
-        on_cpu = FLOAT16_REFUSED if weight.dtype == torch.float16 else "float32, float64 or bfloat16"
-        expected = "float32, float64, bfloat16 or float16" if weight.is_cuda else on_cpu
-        raise TypeError(f"{name}: parameters must be {expected}, got {_dtype(weight)}")
-    if x.dtype != weight.dtype:
-        raise ValueError(f"{name}: input must be {_dtype(weight)} like the parameters, got {_dtype(x)}")
-    if x.dim() not in dims:
-        expected = " or ".join(str(d) for d in dims)
-        error = ValueError if len(dims) > 1 else RuntimeError
-        raise error(f"{name}: input must have {expected} dimensions, got shape {tuple(x.shape)}")
-    if x.shape[-1] != module.input_size:
-        raise RuntimeError(f"{name}: input must have input_size = {module.input_size} features, got {x.shape[-1]}")
-    return x
-
-
-def checked_states(module: RNNBase, cell: Cell, hx: Any, weight: Tensor, batch: int | None) -> State | None:
-    """hx as one (layers * directions, B, H) tensor per state; batch is None for unbatched input."""
-    if hx is None:
-        return None
-    name, names = module_name(module), cell.states
-    values = (hx,) if len(names) == 1 else hx
-    sequence = isinstance(values, (tuple, list)) and len(values) == len(names)
-    if not sequence or not all(isinstance(s, Tensor) for s in values):
-        expected = "a Tensor" if len(names) == 1 else f"a tuple of {len(names)} Tensors ({', '.join(names)})"
-        got = f"{type(hx).__name__} of {len(hx)}" if isinstance(hx, (tuple, list)) else type(hx).__name__
-        raise TypeError(f"{name}: hx must be {expected}, got {got}")
-    rows = module.num_layers * (2 if module.bidirectional else 1)
-    states = []
-    for i, (label, s) in enumerate(zip(names, values, strict=True)):
-        width = module.proj_size if label == "h" and module.proj_size > 0 else module.hidden_size
-        shape = (rows, width) if batch is None else (rows, batch, width)
-        argument = "hx" if len(names) == 1 else f"hx[{i}] ({label})"
-        _check_dense(module, argument, s)
-        if s.shape != shape:
-            raise RuntimeError(f"{name}: {argument} must have shape {shape}, got {tuple(s.shape)}")
-        if s.device != weight.device:
-            raise BackendError(f"{name}: {argument} must be on {weight.device} like the parameters, got {s.device}")
-        also = torch.float32 if weight.dtype.itemsize == 2 and i > 0 else weight.dtype
-        if s.dtype not in (weight.dtype, also):
-            raise TypeError(f"{name}: {argument} must be {_dtype(weight)} like the parameters, got {_dtype(s)}")
-        states.append(s.unsqueeze(1) if batch is None else s)
-    return tuple(states)
-
-
-def _dtype(x: Tensor) -> str:
-    return str(x.dtype).removeprefix("torch.")

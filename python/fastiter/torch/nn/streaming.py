@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from ..._backend import BackendError
 from ..._rnn import kind
 from .._op import _modes, _trace, contiguous
+from ._rnn_checks import CELLS, check_streams, check_weights, checked_states, layers_of
 from ._rnn_packed import STREAMS, packed
-from ._rnn_stack import CELLS, check_streams, check_weights, checked_states, layers_of
 
 _NO_MEMORY = "a step needs tensors that have memory, got a fake one"
 
