@@ -146,7 +146,7 @@ template <class S, class C> struct Forward {
         vec<T> x[G];
 #pragma GCC unroll 4
         for (int g = 0; g < G; ++g)
-            x[g] = on_tiles<S> && inputs ? inputs[g] : load_up_to(line.x + g * p.wx.gate + d, D - d);
+            x[g] = on_tiles<S> && inputs ? rounded<S>(inputs[g]) : load_up_to(line.x + g * p.wx.gate + d, D - d);
 #pragma GCC unroll 4
         for (int k = 0; k < states; ++k) w.state[k] = before[k];
         C::begin(x, products, w.state, w.keep);
@@ -221,11 +221,13 @@ template <class S, class C> struct Forward {
                     {x, stride, r, panel_size(), D, bias + bias_of(n, panel), out, fetch});
     }
 
-    // W x + b of the inputs of rows [first, first + count), for `some` panels
+    // W x + b of the inputs of rows [first, first + count), for `some` panels: to the bit what the matrix product makes of them,
+    // before it is rounded
     void add_inputs(int64_t n, int64_t panel, int some, int64_t first, int count, vec<T>* out) {
         const S* w = packed_x + (n * panels + panel) * panel_size_x();
-        multiply<S>(registers, count, units_of(panel) * G, some,
-                    {line[first].x, p.x.row, w, panel_size_x(), I, bias_x + bias_of(n, panel), out, {}});
+        const int nv = units_of(panel) * G, V = some * nv;
+        multiply<S>(registers, count, nv, some, {line[first].x, p.x.row, w, panel_size_x(), I, nullptr, out, {}});
+        for (int i = 0; i < count * V && p.x.b; ++i) out[i] += load(bias_x + bias_of(n, panel) + i % V * W);
     }
 
     // Rows [first, first + count) of the group times `some` panels, of which several are full
@@ -298,10 +300,10 @@ template <class S, class C> struct Forward {
 // Where two products are cheaper than memory for the first one: there are tiles, a tile has rows, and both matrices of a head
 // stay in the second-level cache. Pairs of x are whole.
 template <class S> bool multiplies_x(const RnnShape& s, int64_t I) {
-    constexpr int64_t kFewestRows = 8, kMost = 3 << 19;
+    constexpr int64_t kFewestRows = 8, kMost = 3 << 19, kOneBlock = 768; // block_of_sum of gemm.hpp
     const int64_t G = s.cell == Cell::gru ? 3 : s.cell == Cell::lstm || s.cell == Cell::slstm ? 4 : 1;
     const bool is_plain = !s.lengths && !s.offsets && !s.starts;
-    return on_tiles<S> && is_plain && s.B >= kFewestRows && I % 2 == 0 &&
+    return on_tiles<S> && is_plain && s.B >= kFewestRows && I % 2 == 0 && I <= kOneBlock &&
            (s.D + I) * G * s.D * int64_t(sizeof(S)) <= kMost;
 }
 

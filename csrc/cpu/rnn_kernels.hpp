@@ -61,8 +61,8 @@ template <class S> using rnn_value = typename RnnValue<S>::type;
 // rounds_states the other states too, which are floats all the same), the gradients of the gates before anything is computed
 // from them. b is added to sums, and is what they are.
 // h[t] = cell(wx[t] + r h[t-1] + b, states[t-1]).  r (G, N, D, D), b (G, N, D) or null, state (B, N, D) each or null = 0.
-// wx may instead be W x + b_x of the inputs x, with W (G * N * D, I), where the kernel says that it multiplies them itself: then
-// it is neither rounded nor stored. Not for packed or ragged rows.
+// wx may instead be W x + b_x of the inputs x, with W (G * N * D, I), where the kernel says that it multiplies them itself: to the
+// same bits, but nowhere stored. Not for packed or ragged rows.
 // Writes every state that has a place, the values that the backward pass needs (`saved`: lstm i, f, g, o; gru r, z, n and
 // R_n h + b_n; slstm a_i, a_f, z, o; elman none), and the final states.
 template <class S> struct RnnForward {
