@@ -146,7 +146,7 @@ template <class S, class C> struct Forward {
         vec<T> x[G];
 #pragma GCC unroll 4
         for (int g = 0; g < G; ++g)
-            x[g] = on_tiles<S> && inputs ? rounded<S>(inputs[g]) : load_up_to(line.x + g * p.wx.gate + d, D - d);
+            x[g] = on_tiles<S> && inputs ? inputs[g] : load_up_to(line.x + g * p.wx.gate + d, D - d);
 #pragma GCC unroll 4
         for (int k = 0; k < states; ++k) w.state[k] = before[k];
         C::begin(x, products, w.state, w.keep);
@@ -221,13 +221,16 @@ template <class S, class C> struct Forward {
                     {x, stride, r, panel_size(), D, bias + bias_of(n, panel), out, fetch});
     }
 
-    // W x + b of the inputs of rows [first, first + count), for `some` panels: to the bit what the matrix product makes of them,
-    // before it is rounded
+    // W x + b of the inputs of rows [first, first + count), for `some` panels: to the bit what the matrix product makes of them
     void add_inputs(int64_t n, int64_t panel, int some, int64_t first, int count, vec<T>* out) {
         const S* w = packed_x + (n * panels + panel) * panel_size_x();
         const int nv = units_of(panel) * G, V = some * nv;
         multiply<S>(registers, count, nv, some, {line[first].x, p.x.row, w, panel_size_x(), I, nullptr, out, {}});
-        for (int i = 0; i < count * V && p.x.b; ++i) out[i] += load(bias_x + bias_of(n, panel) + i % V * W);
+        if (p.x.b)
+            for (int i = 0; i < count * V; ++i)
+                out[i] = rounded<S>(out[i] + load(bias_x + bias_of(n, panel) + i % V * W));
+        else // not in the cell, which took longer so
+            for (int i = 0; i < count * V; ++i) out[i] = rounded_sums(out[i]);
     }
 
     // Rows [first, first + count) of the group times `some` panels, of which several are full
