@@ -154,10 +154,8 @@ struct Needs {
     bool x, w_ih, w_hh, b_ih, b_hh, first;
 };
 
-// Of those that are wanted: dx, dw_ih, dw_hh, db_hh, db_ih where it is another one, and those of the first states (B, N, D)
-template <class S> py::object backward(const LayerKept& in, bool reverse, const Needs& need) {
-    const int64_t B = in.B(), steps = in.T(), N = in.N, D = in.D(), G = in.cell.gates, lines = steps * B;
-    const bool has_two = in.is_gru();
+// All that the kernel reads
+template <class S> RnnBackward<S> read_by_kernel(const LayerKept& in, bool reverse) {
     RnnBackward<S> p;
     p.shape = in.shape(reverse);
     point(p.r, in.w_hh);
@@ -165,22 +163,29 @@ template <class S> py::object backward(const LayerKept& in, bool reverse, const 
     if (in.has_saved) point(p.saved, in.saved);
     p.states.h = lines_of(in.h.data<const S>(), in, 1);
     for (int i = 0; i + 1 < in.cell.states; ++i) point(p.states.others[i], in.others.view[i]);
-    if (in.has_dh) p.dstates.h = {in.dh.data<const S>(), in.dh.stride(1), in.dh.stride(0), 0, D};
+    if (in.has_dh) p.dstates.h = {in.dh.data<const S>(), in.dh.stride(1), in.dh.stride(0), 0, in.D()};
     in.dlast.point_at(p.dlast);
+    return p;
+}
+
+// Of those that are wanted: dx, dw_ih, dw_hh, db_hh, db_ih where it is another one, and those of the first states (B, N, D)
+template <class S> py::object backward(const LayerKept& in, bool reverse, const Needs& need) {
+    const int64_t outputs = in.gates(), inputs = in.I(), lines = in.T() * in.B();
+    const bool has_two = in.is_gru();
+    RnnBackward<S> p = read_by_kernel<S>(in, reverse);
     Workspace space;
-    S* dwx = static_cast<S*>(space.of(sizeof(S) * size_t(lines * in.gates())));
-    p.dwx = lines_of(dwx, in, G);
+    S* dwx = static_cast<S*>(space.of(sizeof(S) * size_t(lines * outputs)));
+    p.dwx = lines_of(dwx, in, in.cell.gates);
     Outputs out{in.x};
     S *dx = nullptr, *dw_ih = nullptr, *dr = nullptr, *db_ih = nullptr;
-    if (need.x) point(dx, out.add({steps, B, in.I()}));
-    if (need.w_ih) point(dw_ih, out.add({in.gates(), in.I()}));
-    if (need.w_hh) point(dr, out.add({in.gates(), D}));
-    if (need.b_hh || (need.b_ih && !has_two)) point(p.db, out.add({in.gates()}));
-    if (need.b_ih && has_two) point(db_ih, out.add({in.gates()}));
-    for (int i = 0; need.first && i < in.cell.states; ++i) out.add_state(p.dfirst, i, {B, N, D});
+    if (need.x) point(dx, out.add({in.T(), in.B(), inputs}));
+    if (need.w_ih) point(dw_ih, out.add({outputs, inputs}));
+    if (need.w_hh) point(dr, out.add({outputs, in.D()}));
+    if (need.b_hh || (need.b_ih && !has_two)) point(p.db, out.add({outputs}));
+    if (need.b_ih && has_two) point(db_ih, out.add({outputs}));
+    for (int i = 0; need.first && i < in.cell.states; ++i) out.add_state(p.dfirst, i, {in.B(), in.N, in.D()});
     {
         py::gil_scoped_release release;
-        const int64_t outputs = in.gates(), inputs = in.I();
         run_backward(p, dr);
         if (dx)
             run_product<S>(lines, inputs, outputs, {dwx, outputs, 1}, {in.w_ih.data<const S>(), inputs, 1}, nullptr,
