@@ -238,3 +238,25 @@ def test_errors() -> None:
     for arguments, message in wrong:
         with pytest.raises(TypeError, match=f"lstm: {message}"):
             run("lstm", "", arguments)
+
+
+def test_what_is_stored_is_rounded_to_the_nearest_even() -> None:
+    """h = max(wx + b, 0) of numbers of 16 bits: halfway between two of bfloat16, denormal, beyond the largest, NaN."""
+    rng = np.random.default_rng(0)
+    wx = rng.integers(0x1000, 0x7F80, 4096).astype(np.uint16)
+    wx[:64] = range(64)  # denormals
+    wx[64:72] = [0x7F80, 0x7FC0, 0x7FA0, 0x7F7F, 0x7F7F, 0x7F7F, 0x0080, 0x0000]
+    exponent = (wx >> 7).astype(np.int32) - 127 - 7
+    # Quarters of the last place, which a float holds exactly beside them
+    b = np.ldexp(rng.integers(0, 4, wx.size) / np.float32(4), exponent).astype(np.float32)
+    b[(wx < 0x1000) | (wx >= 0x7F80)] = 0
+    b[67:70] = np.ldexp(np.float32([0.25, 0.5, 0.75]), exponent[67:70])
+    x = wx.view(bfloat16)
+    with np.errstate(all="ignore"):
+        expected = (x.astype(np.float32) + b).astype(bfloat16)
+    N, D = 128, 32
+    given = (x.reshape(1, 1, 1, N, D), np.zeros((1, N, D, D), bfloat16), b.astype(bfloat16).reshape(1, N, D))
+    h = fastiter.elman(*given, activation="relu")[0].reshape(-1)
+    is_nan = np.isnan(expected.astype(np.float32))
+    assert np.isnan(h.astype(np.float32))[is_nan].all() and is_nan.sum() == 2
+    np.testing.assert_array_equal(h.view(np.uint16)[~is_nan], expected.view(np.uint16)[~is_nan])

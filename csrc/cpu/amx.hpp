@@ -112,15 +112,9 @@ __attribute__((noinline)) void multiply_on_tiles(TileRegisters& registers, int r
     store_sums<NV>(p.out);
 }
 
-// As bf16 holds the sums of tiles. The instruction takes denormals for 0, but there are none among them.
-FASTITER_INLINE vec<float> rounded_sums(vec<float> sums) {
-    return widen(__builtin_bit_cast(half_words, _mm512_cvtneps_pbh((__m512)sums)));
-}
-
 #else
 
 template <class S> constexpr bool on_tiles = false;
-template <class V> V rounded_sums(V sums) { return sums; }
 struct TileRegisters {};
 template <int NV, class Ask> void multiply_on_tiles(TileRegisters&, int rows, const TileProduct&, Ask);
 

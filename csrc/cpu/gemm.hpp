@@ -5,9 +5,8 @@
 namespace fastiter::FASTITER_LEVEL {
 
 // The sum over k is cut at multiples of this, whatever the number of threads: a's tile then fits the first-level cache.
-inline int64_t block_of_sum(int64_t K) {
-    constexpr int64_t kDeepest = 384;
-    return max_of(1, ceil_div(K, max_of(1, ceil_div(K, kDeepest))));
+inline int64_t block_of_sum(int64_t K, int64_t deepest = 384) {
+    return max_of(1, ceil_div(K, max_of(1, ceil_div(K, deepest))));
 }
 
 template <class T> size_t gemm_workspace(const Gemm<T>& g, int threads);

@@ -13,6 +13,8 @@ template <class T> struct MatrixProduct {
     static constexpr int64_t kPanel = kPanelVectors * W;
     static constexpr int64_t kBlockM = on_tiles<T> ? 160 : 168; // rows of a block: that of a fits the second level
     static constexpr int64_t kPackedBytes = 8 << 20;            // of b at a time
+    // Tiles take both from the second-level cache, which holds more, and sums that are cut go through memory.
+    static constexpr int64_t kDeepest = on_tiles<T> ? 1024 : 384;
     // Numbers from line to line of a packed block of a: an odd count of lines of a cache, so that a tile's are in all of its
     // sets
     static constexpr int64_t kLineOfA = depth * round_up(kBlockM, 64 / (depth * int64_t(sizeof(T))));
@@ -23,7 +25,7 @@ template <class T> struct MatrixProduct {
     const bool in_rows = g.a_k.inner_stride == 1 && g.a_k.is_regular(g.K) && g.a_m.is_regular(g.M);
     // b is packed a chunk of several blocks of the sum at a time; where a is packed as well, a chunk is one block, so that a
     // long a is read once, line after line. All three count packed lines.
-    const int64_t K = ceil_div(g.K, depth), block = block_of_sum(K),
+    const int64_t K = ceil_div(g.K, depth), block = block_of_sum(K, kDeepest),
                   chunk = in_rows ? blocks_that_fit() * block : block;
     const int64_t panels = ceil_div(g.N, kPanel);
     // The same from row to row, where they are copied or tiles multiply

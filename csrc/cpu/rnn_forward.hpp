@@ -226,11 +226,8 @@ template <class S, class C> struct Forward {
         const S* w = packed_x + (n * panels + panel) * panel_size_x();
         const int nv = units_of(panel) * G, V = some * nv;
         multiply<S>(registers, count, nv, some, {line[first].x, p.x.row, w, panel_size_x(), I, nullptr, out, {}});
-        if (p.x.b)
-            for (int i = 0; i < count * V; ++i)
-                out[i] = rounded<S>(out[i] + load(bias_x + bias_of(n, panel) + i % V * W));
-        else // not in the cell, which took longer so
-            for (int i = 0; i < count * V; ++i) out[i] = rounded_sums(out[i]);
+        for (int i = 0; i < count * V && p.x.b; ++i) out[i] += load(bias_x + bias_of(n, panel) + i % V * W);
+        for (int i = 0; i < count * V; ++i) out[i] = rounded<S>(out[i]); // not in the cell, which took longer so
     }
 
     // Rows [first, first + count) of the group times `some` panels, of which several are full

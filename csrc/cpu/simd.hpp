@@ -118,6 +118,11 @@ FASTITER_INLINE vec<float> widen(half_words x) {
 #endif
 }
 FASTITER_INLINE half_words narrow(vec<float> v) {
+#if defined(__AVX512BF16__)
+    constexpr int kDenormal = 0x20; // which the instruction takes for 0
+    if (__builtin_expect(_mm512_fpclass_ps_mask((__m512)v, kDenormal) == 0, 1))
+        return __builtin_bit_cast(half_words, _mm512_cvtneps_pbh((__m512)v));
+#endif
     const words bits = (words)v;
     const words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     return __builtin_convertvector((words)(v != v ? (words)((bits >> 16) | 0x40) : rounded), half_words);
