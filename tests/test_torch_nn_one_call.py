@@ -8,6 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.utils.checkpoint import checkpoint  # noqa: E402
+
 import fastiter  # noqa: E402
 from cases_nn_rnn import F32, F64, make, make_states, one_thread, randn  # noqa: E402, F401
 from fastiter.torch import nn as ours  # noqa: E402
@@ -193,3 +195,15 @@ def test_bfloat16_goes_on_bit_for_bit(name, B, I, H):
         for t in range(7):
             y, hx = module.step(x[t], hx)
             assert y.equal(whole[t])
+
+
+@pytest.mark.parametrize("cotangents", ["output", "expanded"])
+def test_within_a_checkpoint_of_torch(cotangents):
+    """It hands out each saved tensor once, to the short way or to the longer one."""
+    module, x = make(ours, "lstm", 5, 6, dtype=F64, num_layers=2), randn(4, 3, 5)
+    found = []
+    for run in (module, lambda x: checkpoint(module, x, use_reentrant=False)):
+        leaf = x.clone().requires_grad_()
+        y = run(leaf)[0]
+        found.append(torch.autograd.grad(y, [leaf, *module.parameters()], COTANGENTS[cotangents][0](y)))
+    assert all(a.equal(b) for a, b in zip(*found, strict=True))

@@ -143,9 +143,10 @@ def _gradients(ctx: Any, dh: Tensor | None, dlast: Sequence[Tensor | None]) -> t
     # A bias of its own, or one of both biases whose gradient is that of both.
     separate = _separate_bias(direction.cell)
     needs = (need_x, need_ih, need_hh, need_b_ih, need_b_hh, any(need_first))
-    gradients, dto_first = None if need_to_first else _short_gradients(ctx, dh, dlast, needs), None
+    saved = ctx.saved_tensors  # read once: torch.utils.checkpoint has them no second time
+    gradients, dto_first = None if need_to_first else _short_gradients(ctx, saved, dh, dlast, needs), None
     if gradients is None:
-        gradients, dto_first = _longer_gradients(ctx, dh, dlast, needs, need_to_first)
+        gradients, dto_first = _longer_gradients(ctx, saved, dh, dlast, needs, need_to_first)
     left = iter(gradients)
     dx, dw_ih, dw_hh = [next(left) if need else None for need in needs[:3]]
     db = next(left) if need_b_hh or (need_b_ih and not separate) else None
@@ -157,12 +158,14 @@ def _gradients(ctx: Any, dh: Tensor | None, dlast: Sequence[Tensor | None]) -> t
 Needs = tuple[bool, bool, bool, bool, bool, bool]  # of x, w_ih, w_hh, b_ih, b_hh, the first states
 
 
-def _short_gradients(ctx: Any, dh: Tensor | None, dlast: Sequence[Tensor | None], needs: Needs) -> list[Tensor] | None:
+def _short_gradients(
+    ctx: Any, saved: Sequence[Tensor], dh: Tensor | None, dlast: Sequence[Tensor | None], needs: Needs
+) -> list[Tensor] | None:
     """Return the wanted ones of dx, dw_ih, dw_hh, db_hh, db_ih and those of `first` in one call, or None as `_run`."""
     direction: Direction = ctx.direction
     if not ctx.is_plain or not _takes_one_call(direction):
         return None
-    x, w_ih, w_hh, h, *rest = ctx.saved_tensors
+    x, w_ih, w_hh, h, *rest = saved
     kept, first, how = rest[: ctx.kept], rest[ctx.kept :], (direction.heads, direction.reverse)
     gradients: list[Tensor] | None = _core.rnn_layer_bwd_tensors(
         direction.cell.layout, x, w_ih, w_hh, first, h, kept, dh, dlast, *how, needs
@@ -171,12 +174,17 @@ def _short_gradients(ctx: Any, dh: Tensor | None, dlast: Sequence[Tensor | None]
 
 
 def _longer_gradients(
-    ctx: Any, dh: Tensor | None, dlast: Sequence[Tensor | None], needs: Needs, need_to_first: bool
+    ctx: Any,
+    saved: Sequence[Tensor],
+    dh: Tensor | None,
+    dlast: Sequence[Tensor | None],
+    needs: Needs,
+    need_to_first: bool,
 ) -> tuple[list[Tensor], Tensor | None]:
     """Return the same, and the gradient of `to_first` if it is wanted."""
     direction: Direction = ctx.direction
     need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_first = needs
-    x, w_ih, w_hh, h, *rest = ctx.saved_tensors
+    x, w_ih, w_hh, h, *rest = saved
     which, wx, b = ALL_STEPS, None, None
     if not ctx.is_plain:
         lengths, cu_seqlens, reset, b_ih, b_hh, to_first, *rest = rest
