@@ -95,18 +95,17 @@ template <class T> struct ColumnSums {
 } // namespace
 
 template <class T> void run_column_sums(const T* x, int64_t M, int64_t N, T* out) {
-    ColumnSums<T> params{x, M, N, out};
-    auto job = [](const void* x, Team team) {
-        const auto& p = *static_cast<const ColumnSums<T>*>(x);
-        kernels().of<T>().column_sums(p.x, p.N, p.M, p.N, p.out, team);
-    };
-    run(params, job, [&](int threads) { return M * N < 100000 ? 1 : threads; });
-}
-
-// A product with ones, which the kernels have
-template <> void run_column_sums(const bf16* x, int64_t M, int64_t N, bf16* out) {
-    const std::vector<bf16> ones(size_t(M), bf16{0x3f80});
-    run_product<bf16>(1, N, M, {ones.data(), M, 1}, {x, N, 1}, nullptr, out);
+    if constexpr (std::is_same_v<T, bf16>) { // a product with ones, which the kernels have
+        const std::vector<bf16> ones(size_t(M), bf16{0x3f80});
+        run_product<bf16>(1, N, M, {ones.data(), M, 1}, {x, N, 1}, nullptr, out);
+    } else {
+        ColumnSums<T> params{x, M, N, out};
+        auto job = [](const void* x, Team team) {
+            const auto& p = *static_cast<const ColumnSums<T>*>(x);
+            kernels().of<T>().column_sums(p.x, p.N, p.M, p.N, p.out, team);
+        };
+        run(params, job, [&](int threads) { return M * N < 100000 ? 1 : threads; });
+    }
 }
 
 template void run_forward(RnnForward<float>);
