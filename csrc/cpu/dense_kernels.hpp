@@ -25,8 +25,8 @@ template <> struct GemmSum<bf16> {
 
 // c (M, N) = a (M, K) b (K, N) + bias (N) or null, or c += a b with `accumulate`; c has unit column stride and does not
 // overlap a or b. Either the rows or the k of a, and the columns or the k of b, lie side by side. Sums run over k in order, in
-// blocks of fixed size: results do not depend on the number of threads. bf16 are added up as floats, two k at a time. Where there is `rounded`, complete sums go there, laid out as c, and c is what holds those
-// that are not.
+// blocks of fixed size: results do not depend on the number of threads. bf16 are added up as floats, two k at a time. Where there
+// is `rounded`, complete sums go there, laid out as c, and c is what holds those that are not.
 template <class T> struct Gemm {
     typedef typename GemmSum<T>::type Sum;
     int64_t M = 0, N = 0, K = 0;

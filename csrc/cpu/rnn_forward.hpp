@@ -300,7 +300,7 @@ template <class S, class C> struct Forward {
 // Where two products are cheaper than memory for the first one: there are tiles, a tile has rows, and both matrices of a head
 // stay in the second-level cache. Pairs of x are whole.
 template <class S> bool multiplies_x(const RnnShape& s, int64_t I) {
-    constexpr int64_t kFewestRows = 8, kMost = 3 << 19, kOneBlock = 768; // block_of_sum of gemm.hpp
+    constexpr int64_t kFewestRows = 8, kMost = 3 << 19, kOneBlock = 768; // within block_of_sum
     const int64_t G = s.cell == Cell::gru ? 3 : s.cell == Cell::lstm || s.cell == Cell::slstm ? 4 : 1;
     const bool is_plain = !s.lengths && !s.offsets && !s.starts;
     return on_tiles<S> && is_plain && s.B >= kFewestRows && I % 2 == 0 && I <= kOneBlock &&
