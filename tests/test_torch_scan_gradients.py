@@ -261,3 +261,20 @@ def test_large_gradients_past_the_caches() -> None:
         gradients, reference.linear_scan_backward(a, h.detach().numpy(), h0, dh.numpy(), None), strict=True
     ):
         assert_same_bits(mine.numpy(), expected)
+
+
+def test_sign_of_a_zero_gradient() -> None:
+    """Where what comes in cancels what was carried, l is 0 and the gradient of a is 0 with the sign of h."""
+    B, T, D = 3, 9, 35
+    a, x, h0 = leaves("linear", B, T, (D,), np.float32)
+    a = torch.ones_like(a, requires_grad=True)
+    h, _ = fastiter.torch.linear_scan(a, x, h0)
+    dh = torch.where(torch.arange(T) % 2 == 0, 1.0, -1.0)[None, :, None].expand(B, T, D)
+    da, dx, dh0 = (y.numpy() for y in torch.autograd.grad(h, (a, x, h0), dh))
+    before = torch.cat((h0[:, None], h[:, :-1]), 1).detach().numpy()
+    ends = np.broadcast_to(np.arange(T)[:, None] % 2 == 0, dx.shape)  # T is odd: l is 1 there, else 0
+    assert_same_bits(dx, np.where(ends, np.float32(1), np.float32(0)))
+    assert_same_bits(da, np.where(ends, before, np.copysign(np.float32(0), before)))
+    assert_same_bits(dh0, np.ones_like(dh0))
+    expected = reference.linear_scan_backward(*(y.detach().numpy() for y in (a, h, h0, dh)), None)
+    assert_same_bits((da, dx, dh0), expected)

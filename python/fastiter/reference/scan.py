@@ -148,7 +148,9 @@ def _backward(
 
 
 def _summed(x: Array, shape: tuple[int, ...]) -> Array:
-    """Sum over what was broadcast."""
+    """Sum over what was broadcast. What was not is returned as it is: a sum of one number would make 0 of -0."""
+    if x.shape == shape:
+        return x
     x = x.sum(axis=tuple(range(x.ndim - len(shape))))
     broadcast = tuple(i for i, size in enumerate(shape) if size == 1 and x.shape[i] != 1)
     summed: Array = x.sum(axis=broadcast, keepdims=True)
