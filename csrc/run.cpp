@@ -86,26 +86,17 @@ void run_product(int64_t M, int64_t N, int64_t K, Matrix<T> a, Matrix<T> b, cons
     run_gemm(g);
 }
 
-namespace {
-template <class T> struct ColumnSums {
-    const T* x;
-    int64_t M, N;
-    T* out;
-};
-} // namespace
-
 template <class T> void run_column_sums(const T* x, int64_t M, int64_t N, T* out) {
-    if constexpr (std::is_same_v<T, bf16>) { // a product with ones, which the kernels have
-        const std::vector<bf16> ones(size_t(M), bf16{0x3f80});
-        run_product<bf16>(1, N, M, {ones.data(), M, 1}, {x, N, 1}, nullptr, out);
-    } else {
-        ColumnSums<T> params{x, M, N, out};
-        auto job = [](const void* x, Team team) {
-            const auto& p = *static_cast<const ColumnSums<T>*>(x);
-            kernels().of<T>().column_sums(p.x, p.N, p.M, p.N, p.out, team);
-        };
-        run(params, job, [&](int threads) { return M * N < 100000 ? 1 : threads; });
-    }
+    struct Params {
+        const T* x;
+        int64_t M, N;
+        T* out;
+    } params{x, M, N, out};
+    auto job = [](const void* x, Team team) {
+        const auto& p = *static_cast<const Params*>(x);
+        kernels().column_sums<T>()(p.x, p.N, p.M, p.N, p.out, team);
+    };
+    run(params, job, [&](int threads) { return M * N < 100000 ? 1 : threads; });
 }
 
 template void run_forward(RnnForward<float>);

@@ -74,13 +74,16 @@ def test_sizes(dtype: Any) -> None:
 def test_large(dtype: Any) -> None:
     for threads in (1, 2):
         fastiter.set_num_threads(threads)
-        assert_right(arguments((350, 400), 300, dtype), randn(350, 300, dtype=dtype, seed=3))
+        for rows, outputs, inputs in ((350, 300, 400), (3300, 1024, 24), (3300, 1024, 800)):
+            assert_right(arguments((rows, inputs), outputs, dtype), randn(rows, outputs, dtype=dtype, seed=3))
 
 
 def test_bfloat16_is_rounded_once() -> None:
     """Large results lie in memory that was used before, here for NaN."""
     empty(torch.empty(0, dtype=torch.bfloat16), (1500, 400)).fill_(torch.nan)
-    for rows, outputs, inputs in (*sizes(), (1500, 400, 70), (1500, 70, 400), (2, 0, 3), (0, 4, 3)):
+    # Wide and flat, with sums in several blocks, and with results past the caches, in whole lines and not
+    large = ((1500, 400, 70), (1500, 70, 400), (2100, 200, 24), (40, 50, 5000), (6600, 1024, 40), (6600, 1010, 20))
+    for rows, outputs, inputs in (*sizes(), *large, (2, 0, 3), (0, 4, 3)):
         given = arguments((rows, inputs), outputs, torch.bfloat16)
         dy = randn(rows, outputs, dtype=torch.bfloat16, seed=3)
         wide = [x.double() for x in given]

@@ -15,14 +15,42 @@ struct TileProduct {
     vec<float>* out;
 };
 
+// Two times as many rows and up to two vectors, for products that are large: a line of x is then multiplied twice as often as
+// it is loaded, and so is one of the panel. The sums go on from what `sums` has, [row][NV]. Pairs are a multiple of 16.
+struct BlockProduct {
+    const bf16* x;
+    int64_t x_row;
+    const bf16* panel;
+    int64_t pairs;
+    bool goes_on;
+    vec<float>* sums;
+};
+
 #if defined(__AMX_BF16__)
 
 template <class S> constexpr bool on_tiles = sizeof(S) == 2;
 
-// A thread's tile registers: 0 to 3 hold sums, 4 rows of x, 5 pairs of lines of a panel; 6 and 7 are as 4 and 5 for the pairs
-// that are left over. Given back in the end: who switches threads would have to save them.
+// A thread's tile registers: 0 to 3 hold sums. Of a TileProduct, 4 has rows of x, 5 pairs of lines of a panel; 6 and 7 are as
+// 4 and 5 for the pairs that are left over. Of a BlockProduct, 4 and 5 have rows of x, 6 and 7 lines of a panel. Given back in
+// the end: who switches threads would have to save them.
 class TileRegisters {
+    struct alignas(64) Layout {
+        uint8_t palette = 1, start_row = 0, reserved[14] = {};
+        uint16_t bytes_of_row[16] = {};
+        uint8_t rows[16] = {};
+    };
+    static constexpr int kOfBlock = -1;
     int rows = 0, rest = 0;
+
+    bool has(int for_rows, int for_rest) {
+        if (rows == for_rows && rest == for_rest) return true;
+        rows = for_rows, rest = for_rest;
+        return false;
+    }
+    static void load(const Layout& layout) {
+        __asm__ volatile("" ::: "memory"); // GCC's intrinsics do not say that they read memory
+        _tile_loadconfig(&layout);
+    }
 
 public:
     static constexpr int kPairs = 16;
@@ -35,18 +63,22 @@ public:
 
     void shape(int for_rows, int64_t pairs) {
         const int left = int(pairs % kPairs);
-        if (rows == for_rows && rest == left) return;
-        rows = for_rows, rest = left;
-        struct alignas(64) {
-            uint8_t palette = 1, start_row = 0, reserved[14] = {};
-            uint16_t bytes_of_row[16] = {};
-            uint8_t rows[16] = {};
-        } layout;
+        if (has(for_rows, left)) return;
+        Layout layout;
         for (int i = 0; i < 8; ++i) layout.bytes_of_row[i] = 64, layout.rows[i] = uint8_t(i == 5 ? kPairs : rows);
         layout.rows[7] = uint8_t(rest ? rest : kPairs);
         layout.bytes_of_row[6] = uint16_t(4 * layout.rows[7]);
-        __asm__ volatile("" ::: "memory"); // GCC's intrinsics do not say that they read memory
-        _tile_loadconfig(&layout);
+        load(layout);
+    }
+
+    // For up to 32 rows
+    void shape_block(int for_rows) {
+        if (has(for_rows, kOfBlock)) return;
+        const int first = rows < 16 ? rows : 16, second = rows > 16 ? rows - 16 : 1;
+        const int rows_of[] = {first, first, second, second, first, second, kPairs, kPairs};
+        Layout layout;
+        for (int i = 0; i < 8; ++i) layout.bytes_of_row[i] = 64, layout.rows[i] = uint8_t(rows_of[i]);
+        load(layout);
     }
 };
 
@@ -112,10 +144,60 @@ __attribute__((noinline)) void multiply_on_tiles(TileRegisters& registers, int r
     store_sums<NV>(p.out);
 }
 
+template <int NV, bool SECOND> FASTITER_INLINE void load_block(const vec<float>* sums) {
+    _tile_loadd(0, sums, NV * 64);
+    if constexpr (NV > 1) _tile_loadd(1, sums + 1, NV * 64);
+    if constexpr (SECOND) _tile_loadd(2, sums + 16 * NV, NV * 64);
+    if constexpr (NV > 1 && SECOND) _tile_loadd(3, sums + 16 * NV + 1, NV * 64);
+}
+template <int NV, bool SECOND> FASTITER_INLINE void store_block(vec<float>* sums) {
+    _tile_stored(0, sums, NV * 64);
+    if constexpr (NV > 1) _tile_stored(1, sums + 1, NV * 64);
+    if constexpr (SECOND) _tile_stored(2, sums + 16 * NV, NV * 64);
+    if constexpr (NV > 1 && SECOND) _tile_stored(3, sums + 16 * NV + 1, NV * 64);
+}
+
+// Lines of x come from the second-level cache and are not wanted in the first, where the panel is to stay.
+template <int NV, bool SECOND> FASTITER_INLINE void add_to_block(const bf16* x, int64_t x_row, const bf16* panel) {
+    _tile_loadd(6, panel, NV * 64);
+    _tile_stream_loadd(4, x, x_row * int64_t(sizeof(bf16)));
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (NV > 1) {
+        _tile_loadd(7, panel + 32, NV * 64);
+        _tile_dpbf16ps(1, 4, 7);
+    }
+    if constexpr (SECOND) {
+        _tile_stream_loadd(5, x + 16 * x_row, x_row * int64_t(sizeof(bf16)));
+        _tile_dpbf16ps(2, 5, 6);
+        if constexpr (NV > 1) _tile_dpbf16ps(3, 5, 7);
+    }
+}
+
+template <int NV, bool SECOND> __attribute__((noinline)) void multiply_block(const BlockProduct& p) {
+    __asm__ volatile("" ::: "memory");
+    if (p.goes_on)
+        load_block<NV, SECOND>(p.sums);
+    else
+        start_sums<4>(nullptr);
+    for (int64_t k = 0; k < p.pairs; k += TileRegisters::kPairs)
+        add_to_block<NV, SECOND>(p.x + 2 * k, p.x_row, p.panel + 2 * k * NV * lanes<float>);
+    store_block<NV, SECOND>(p.sums);
+}
+
+// Up to 32 rows
+template <int NV> void multiply_block(TileRegisters& registers, int rows, const BlockProduct& p) {
+    registers.shape_block(rows);
+    if (rows > 16)
+        multiply_block<NV, true>(p);
+    else
+        multiply_block<NV, false>(p);
+}
+
 #else
 
 template <class S> constexpr bool on_tiles = false;
 struct TileRegisters {};
+template <int NV> void multiply_block(TileRegisters&, int rows, const BlockProduct&);
 template <int NV, class Ask> void multiply_on_tiles(TileRegisters&, int rows, const TileProduct&, Ask);
 
 #endif

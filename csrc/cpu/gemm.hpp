@@ -11,6 +11,6 @@ inline int64_t block_of_sum(int64_t K, int64_t deepest = 384) {
 
 template <class T> size_t gemm_workspace(const Gemm<T>& g, int threads);
 template <class T> void gemm(const Gemm<T>& g, Team team);
-template <class T> void column_sums(const T* x, int64_t x_m, int64_t M, int64_t N, T* out, Team team);
+template <class S> void column_sums(const S* x, int64_t x_m, int64_t M, int64_t N, S* out, Team team);
 
 } // namespace fastiter::FASTITER_LEVEL

@@ -7,10 +7,12 @@
 
 namespace fastiter {
 
+// out[i] = sum over rows of x[row][i]; x (M, N) with line stride x_m. Of bf16 the sums are floats, and rounded once.
+template <class T> using ColumnSums = void (*)(const T* x, int64_t x_m, int64_t M, int64_t N, T* out, Team);
+
 template <class T> struct KernelsOf {
     GemmKernels<T> gemm;
-    // out[i] = sum over rows of x[row][i]; x (M, N) with line stride x_m
-    void (*column_sums)(const T* x, int64_t x_m, int64_t M, int64_t N, T* out, Team);
+    ColumnSums<T> column_sums;
     void (*function[kFunctions])(const T* x, T* out, int64_t n); // elementwise, for tests of the vector functions
     T (*read_stream)(const T* x, int64_t n);                     // sums x: the bandwidth that bench/ divides by
 };
@@ -29,6 +31,7 @@ struct Kernels {
     KernelsOf<float> f32;
     KernelsOf<double> f64;
     const GemmKernels<bf16>* gemm_bf16;
+    ColumnSums<bf16> column_sums_bf16;
     const DeltaKernels* delta;
     const FixedKernels* fixed;
     const NewtonKernels* newton;
@@ -51,6 +54,12 @@ struct Kernels {
             return *gemm_bf16;
         else
             return of<T>().gemm;
+    }
+    template <class T> ColumnSums<T> column_sums() const {
+        if constexpr (sizeof(T) == 2)
+            return column_sums_bf16;
+        else
+            return of<T>().column_sums;
     }
     template <class S> const RnnKernels<S>& rnn() const {
         if constexpr (sizeof(S) == 2)

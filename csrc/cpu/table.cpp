@@ -55,9 +55,9 @@ extern const ScanKernels scan_kernels = {linear_scan_kernels<float>, linear_scan
 
 extern const StepKernels step_kernels = {&step_f32, &step_f64};
 
-extern const Kernels kernels = {kernels_of<float>, kernels_of<double>, &gemm_bf16,     &delta_kernels,
-                                &fixed_kernels,    &newton_kernels,    &quant_kernels, &quant_matmul_kernels,
-                                &relax_kernels,    &rnn_f32,           &rnn_f64,       &rnn_bf16,
-                                &scan_kernels,     &step_kernels};
+extern const Kernels kernels = {
+    kernels_of<float>, kernels_of<double>, &gemm_bf16,     column_sums<bf16>,     &delta_kernels,
+    &fixed_kernels,    &newton_kernels,    &quant_kernels, &quant_matmul_kernels, &relax_kernels,
+    &rnn_f32,          &rnn_f64,           &rnn_bf16,      &scan_kernels,         &step_kernels};
 
 } // namespace fastiter::FASTITER_LEVEL

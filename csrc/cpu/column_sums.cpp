@@ -1,0 +1,34 @@
+// Sums of columns: a block of lines at a time while it is in the cache, a few columns of it in registers.
+#include "gemm.hpp"
+#include "tile.hpp"
+
+namespace fastiter::FASTITER_LEVEL {
+
+// Each thread sums its own columns over all lines in order, 64 at a time, so that rounding grows slowly: the result does not
+// depend on the number of threads.
+template <class S> void column_sums(const S* x, int64_t x_m, int64_t M, int64_t N, S* out, Team team) {
+    using T = value<S>;
+    constexpr int64_t W = lanes<T>, V = 4, kLines = 64, kVectors = 64; // of a block
+    const Range mine = share(ceil_div(N, V * W), team.id, team.size);
+    const int64_t end = min_of(N, mine.end * V * W);
+    for (int64_t n0 = mine.begin * V * W; n0 < end; n0 += kVectors * W) {
+        const int64_t vectors = min_of(kVectors, ceil_div(end - n0, W));
+        vec<T> sums[kVectors] = {};
+        for (int64_t m0 = 0; m0 < M; m0 += kLines)
+            for (int64_t v = 0; v < vectors; v += V)
+                with_count<V>(int(min_of(V, vectors - v)), [&]<int NV>() {
+                    vec<T> sum[NV] = {};
+                    const int64_t n = n0 + v * W;
+                    for (int64_t m = m0; m < min_of(M, m0 + kLines); ++m)
+                        for (int i = 0; i < NV; ++i) sum[i] += load_up_to(x + m * x_m + n + i * W, N - n - i * W);
+                    for (int i = 0; i < NV; ++i) sums[v + i] += sum[i];
+                });
+        for (int64_t v = 0; v < vectors; ++v) store_up_to(out + n0 + v * W, sums[v], N - n0 - v * W);
+    }
+}
+
+template void column_sums(const float*, int64_t, int64_t, int64_t, float*, Team);
+template void column_sums(const double*, int64_t, int64_t, int64_t, double*, Team);
+template void column_sums(const bf16*, int64_t, int64_t, int64_t, bf16*, Team);
+
+} // namespace fastiter::FASTITER_LEVEL
