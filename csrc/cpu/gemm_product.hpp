@@ -9,7 +9,7 @@ namespace fastiter::FASTITER_LEVEL {
 
 template <class T> struct MatrixProduct {
     static constexpr int W = lanes<T>, depth = side_by_side<T>, kPanelVectors = on_tiles<T> ? 2 : 4,
-                         kRows = tile_rows<kPanelVectors>, kRowsOnTiles = 32;
+                         kRows = tile_rows<kPanelVectors>, kRowsOnTiles = 2 * kTileRows;
     static constexpr int64_t kPanel = kPanelVectors * W;
     static constexpr int64_t kBlockM = on_tiles<T> ? 160 : 168; // rows of a block: that of a fits the second level
     static constexpr int64_t kPackedBytes = 8 << 20;            // of b at a time
@@ -19,7 +19,7 @@ template <class T> struct MatrixProduct {
     static constexpr int64_t kPartOfPanel = 256;
     static constexpr int64_t kPackedTogether = on_tiles<T> ? 4 : 1; // panels: their shares of a line lie side by side
     // Tiles have this many lines; where there are fewer left, the others are zeros.
-    static constexpr int64_t kLines = on_tiles<T> ? 16 : 1;
+    static constexpr int64_t kLines = on_tiles<T> ? kTilePairs : 1;
     static constexpr int64_t kCached = 12 << 20; // of c: what is larger is not found in the caches when it is read
     // Numbers from line to line of a packed block of a: an odd count of lines of a cache, so that a tile's are in all of its
     // sets
@@ -250,8 +250,8 @@ template <class T> struct MatrixProduct {
 
     // All rows of a prepared block times a panel, of which a part at a time stays in the first-level cache
     template <int NV>
-    void multiply_on_tiles(TileRegisters& registers, const T* a, int64_t rows, const T* panel, int64_t count, int64_t m,
-                           int64_t n, Part part) const {
+    void multiply_block(TileRegisters& registers, const T* a, int64_t rows, const T* panel, int64_t count, int64_t m,
+                        int64_t n, Part part) const {
         vec<T> sums[kBlockM * NV];
         const bool rounds = part.last && g.rounded;
         for (int64_t k = 0; k < count; k += kPartOfPanel) {
@@ -260,9 +260,10 @@ template <class T> struct MatrixProduct {
                 const int some = int(min_of(kRowsOnTiles, rows - i));
                 const bool ends = k + lines == count;
                 for (int j = 0; j < some && ends; ++j) ask_for_c(m + i + j, n, NV, part, rounds);
-                multiply_block<NV>(
-                    registers, some,
-                    {a + i * row_of_a + k * depth, row_of_a, panel + k * NV * W * depth, lines, k > 0, sums + i * NV});
+                const T *rows_of_a = a + i * row_of_a + k * depth, *lines_of_panel = panel + k * NV * W * depth;
+                multiply_on_tiles<NV>(registers, some,
+                                      {rows_of_a, row_of_a, lines_of_panel, lines, sums + i * NV, nullptr, k > 0},
+                                      [](int) {});
                 for (int64_t j = i; j < i + some && ends; ++j) finish_line<NV>(m + j, n, sums + j * NV, part, rounds);
             }
         }
@@ -300,7 +301,7 @@ template <class T> struct MatrixProduct {
                 const T* panel = panel_of_b(j, count) + k0 * nv * W * depth;
                 if constexpr (on_tiles<T>)
                     with_count<kPanelVectors>(nv, [&]<int NV>() {
-                        multiply_on_tiles<NV>(registers, packed, rows, panel, depth_of_block, m0, j * kPanel, part);
+                        multiply_block<NV>(registers, packed, rows, panel, depth_of_block, m0, j * kPanel, part);
                     });
                 else
                     for_each_tile<kRows>(rows, [&](int64_t first, int tile_count) {

@@ -62,6 +62,7 @@ template <class S, class C> struct Backward {
                     return load_up_to(p.r + ((i / D * shape.N + n) * D + i % D) * D + unit, D - unit);
                 });
             }
+        clear_rest_of_panel(out, G * D, nv * W);
     }
 
     void pack(Team team) {
@@ -84,8 +85,8 @@ template <class S, class C> struct Backward {
             else
                 copy(p.dlast.h, ds_line(0, i));
             for (int k = 1; k < states; ++k) copy(p.dlast.others[k - 1], ds_line(k, i));
-            // The last pair of an odd number of products
-            for (int slot = 0; slot < visits.kept && begin == 0; ++slot) dp_line(slot, i)[G * D] = S{};
+            for (int slot = 0; slot < visits.kept && begin == 0; ++slot)
+                clear(dp_line(slot, i), G * D, panel_depth<S>(G * D));
             for (int g = 0; g < G && !p.db_rows; ++g)
                 for (int64_t u = begin; u < end; u += W) store(db_line(n, row) + g * Dp + u, vec<T>{});
         }
@@ -273,7 +274,8 @@ template <class S, class C> struct Backward {
                 tile(n, t, slot, first, 1, j, panels_, product);
             });
         back_and_forth(mine, slot, [&](int64_t j) {
-            for_each_tile<R>(count, [&](int64_t i, int some_) { tile(n, t, slot, first + i, some_, j, 1, product); });
+            for_each_tile(tile_rows_of<S>(R, G * D), count,
+                          [&](int64_t i, int some_) { tile(n, t, slot, first + i, some_, j, 1, product); });
         });
     }
 

@@ -8,11 +8,13 @@ template <class S, class C> struct Forward {
     typedef rnn_value<S> T;
     static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = panel_units<C>, R = rows_of_tile<S, G * U>;
     static constexpr int kOneRow = panels_of_one_row<S>(G * U), kTile = max_of(R, kOneRow) * U; // vectors of units
+    static constexpr int kTogether = min_of(R, 16); // rows whose cells are computed side by side
     static constexpr int64_t kPanelUnits = U * W;
 
     const RnnForward<S>& p;
     const RnnShape& shape = p.shape;
-    const int64_t D = shape.D, Dp = round_up(D, kPanelUnits), panels = Dp / kPanelUnits, I = p.x.width;
+    const int64_t D = shape.D, panels = ceil_div(D, kPanelUnits), Dp = max_of(panels * kPanelUnits, panel_depth<S>(D)),
+                  I = p.x.width;
     const bool multiplies_x = on_tiles<S> && I > 0;
     const Seat seat;
     const Range mine = share(panels, seat.panel_group, p.plan.panels); // panels of this thread
@@ -83,6 +85,7 @@ template <class S, class C> struct Forward {
                 if (multiplies_x) pack(p.x.w, I, packed_x + (n * panels + panel) * panel_size_x(), p.x.b, bias_x);
             }
         }
+        clear_rest_of_panel(packed + (n * panels + panel) * panel_size(), D, nv * W);
     }
 
     void pack(Team team) {
@@ -101,6 +104,8 @@ template <class S, class C> struct Forward {
             };
             copy(p.first.h, h_line(parity, i));
             for (int k = 1; k < states; ++k) copy(p.first.others[k - 1], s_line(k, i));
+            for (int line = 0; line < 2 && begin == 0; ++line)
+                clear(h_line(line, i), round_up(D, W), panel_depth<S>(D));
         }
     }
 
@@ -237,22 +242,32 @@ template <class S, class C> struct Forward {
         TileAddresses addresses(count);
         ask_for_x(line + first, panel, V, addresses);
         ask_for_outputs(line + first, unit, V, addresses);
-        vec<T> sums[kTile * G], inputs[on_tiles<S> ? kTile * G : 1];
-        if (multiplies_x) add_inputs(n, panel, some, first, count, inputs);
-        add_products(n, panel, some, h_line(parity, first), Dp, count, addresses.fetch(1), sums);
-        Work work[kTile];
+        struct {
+            vec<T> products[kTile * G], gap[5], inputs[on_tiles<S> ? kTile * G : 1];
+        } sums; // with a gap: a load waits for a store that is 4 KB away
+        if (multiplies_x) add_inputs(n, panel, some, first, count, sums.inputs);
+        add_products(n, panel, some, h_line(parity, first), Dp, count, addresses.fetch(1), sums.products);
+        for (int i = 0; i < count; i += kTogether)
+            cells(line + first + i, int(min_of(kTogether, count - i)), unit, V, parity,
+                  multiplies_x ? sums.inputs + i * V * G : nullptr, sums.products + i * V * G);
+    }
+
+    // The cells of `count` rows, at most kTogether, and V vectors of units
+    FASTITER_INLINE void cells(const Line* of_row, int count, int64_t unit, int V, int64_t parity, const vec<T>* inputs,
+                               const vec<T>* sums) {
+        Work work[max_of(kTogether, kOneRow) * U];
         for (int i = 0; i < count; ++i)
             for (int v = 0; v < V; ++v) {
                 const int64_t d = unit + v * W;
                 vec<T> before[states] = {};
-                if (C::reads_h) before[0] = load(h_line(parity, first + i) + d);
+                if (C::reads_h) before[0] = load(h_line(parity, of_row[i].i) + d);
 #pragma GCC unroll 4
-                for (int k = 1; k < states; ++k) before[k] = load(s_line(k, first + i) + d);
-                begin_cell(work[i * V + v], line[first + i], d, multiplies_x ? &inputs[(i * V + v) * G] : nullptr,
-                           &sums[(i * V + v) * G], before);
+                for (int k = 1; k < states; ++k) before[k] = load(s_line(k, of_row[i].i) + d);
+                begin_cell(work[i * V + v], of_row[i], d, inputs ? inputs + (i * V + v) * G : nullptr,
+                           sums + (i * V + v) * G, before);
             }
         for (int i = 0; i < count; ++i)
-            for (int v = 0; v < V; ++v) finish_cell(work[i * V + v], line[first + i], unit + v * W, parity);
+            for (int v = 0; v < V; ++v) finish_cell(work[i * V + v], of_row[i], unit + v * W, parity);
     }
 
     void step(int64_t n, int64_t t, int64_t active) {
@@ -262,7 +277,8 @@ template <class S, class C> struct Forward {
             return back_and_forth_in_groups(kOneRow, mine, D / kPanelUnits, t,
                                             [&](int64_t j, int some) { tile(n, parity, 0, 1, j, some); });
         back_and_forth(mine, t, [&](int64_t j) {
-            for_each_tile<R>(active, [&](int64_t first, int count) { tile(n, parity, first, count, j); });
+            for_each_tile(tile_rows_of<S>(R, D), active,
+                          [&](int64_t first, int count) { tile(n, parity, first, count, j); });
         });
     }
 
@@ -298,12 +314,12 @@ template <class S, class C> struct Forward {
 };
 
 // Where two products are cheaper than memory for the first one: there are tiles, a tile has rows, and both matrices of a head
-// stay in the second-level cache. Pairs of x are whole.
+// stay in the second-level cache. Tiles take lines of x as they are.
 template <class S> bool multiplies_x(const RnnShape& s, int64_t I) {
     constexpr int64_t kFewestRows = 8, kMost = 3 << 19, kOneBlock = 768; // within block_of_sum
     const int64_t G = s.cell == Cell::gru ? 3 : s.cell == Cell::lstm || s.cell == Cell::slstm ? 4 : 1;
     const bool is_plain = !s.lengths && !s.offsets && !s.starts;
-    return on_tiles<S> && is_plain && s.B >= kFewestRows && I % 2 == 0 && I <= kOneBlock &&
+    return on_tiles<S> && is_plain && s.B >= kFewestRows && I == panel_depth<S>(I) && I <= kOneBlock &&
            (s.D + I) * G * s.D * int64_t(sizeof(S)) <= kMost;
 }
 

@@ -7,12 +7,14 @@
 
 namespace fastiter::FASTITER_LEVEL {
 
-// How many k lie side by side in a lane of a panel, and how many a panel has for K of r
+// How many k lie side by side in a lane of a panel, and how many a panel and its factor have for K of r: what is beyond K is 0
 template <class S> constexpr int side_by_side = sizeof(S) == 2 ? 2 : 1;
-template <class S> constexpr int64_t panel_depth(int64_t K) { return round_up(K, side_by_side<S>); }
+template <class S> constexpr int64_t panel_depth(int64_t K) {
+    return round_up(K, on_tiles<S> ? 2 * kTilePairs : side_by_side<S>);
+}
 
 // Rows of a tile that is NV vectors wide
-template <class S, int NV> constexpr int rows_of_tile = on_tiles<S> ? 16 : tile_rows<NV>;
+template <class S, int NV> constexpr int rows_of_tile = on_tiles<S> ? 2 * kTileRows : tile_rows<NV>;
 
 FASTITER_INLINE vec<float> side_by_side_of(vec<float> even, vec<float> odd) {
     return (vec<float>)(((words)even >> 16) | ((words)odd & 0xffff0000u));
@@ -32,6 +34,12 @@ template <class S, class Line> FASTITER_INLINE void store_side_by_side(S* out, L
         store_pairs(out, line(0), line(1), count);
     else
         store_up_to(out, line(0), count);
+}
+
+// The lines of a panel that follow the K of r, of `width` numbers each, as long as one k or one pair
+template <class S> inline void clear_rest_of_panel(S* panel, int64_t K, int64_t width) {
+    const int64_t given = round_up(K, side_by_side<S>);
+    __builtin_memset(panel + given * width, 0, size_t((panel_depth<S>(K) - given) * width) * sizeof(S));
 }
 
 // The panel's lines k and k + 1, of which the second may be missing; line(k) is a vector.

@@ -48,7 +48,7 @@ template <class S, class C> struct Recompute : Forward<S, C> {
         const S* h = before(steps[i], n, p.first.h, p.known_h);
         S* to = h_before + i * stride;
         for (int64_t u = 0; u < D; u += W) pack_line(h ? h + u : nullptr, h ? D - u : 0, to + u);
-        to[D] = S{}; // the last pair of an odd number of products
+        clear(to, round_up(D, W), panel_depth<S>(D));
     }
 
     // Steps [first, first + count) times a panel

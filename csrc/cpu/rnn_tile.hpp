@@ -66,6 +66,13 @@ template <class S, int ROWS, int NV, int PANELS> __attribute__((noinline)) void 
         for (int v = 0; v < PANELS * NV; ++v) p.out[i * PANELS * NV + v] = acc[i][v];
 }
 
+// How many rows a tile takes of at most `most`. Twice the rows of a register load a panel half as often; where it is short, what
+// stands between product and cells should rather stay in the first-level cache.
+template <class S> int tile_rows_of(int most, int64_t K) {
+    constexpr int64_t kLongPanel = 128;
+    return on_tiles<S> && K <= kLongPanel ? kTileRows : most;
+}
+
 // How many panels a single row takes at once: enough independent sums, or cells after them, to hide the latency of one
 template <class S> constexpr int panels_of_one_row(int nv) { return on_tiles<S> || nv == 3 ? 4 : 2; }
 
@@ -77,9 +84,9 @@ template <class S> void multiply(TileRegisters& registers, int rows, int nv, int
                 const TileProduct product{p.x,
                                           p.x_row,
                                           p.panel + i * p.panel_stride,
-                                          ceil_div(p.K, 2),
-                                          p.start ? p.start + i * NV * lanes<S> : nullptr,
-                                          p.out + i * NV};
+                                          panel_depth<S>(p.K) / 2,
+                                          p.out + i * NV,
+                                          p.start ? p.start + i * NV * lanes<S> : nullptr};
                 multiply_on_tiles<NV>(registers, rows, product, [&](int row) {
                     if (i == 0) p.fetch.row(row);
                 });

@@ -45,16 +45,18 @@ template <int MAX, class F> FASTITER_INLINE void with_count(int count, F&& f) {
     f.template operator()<MAX>();
 }
 
-// Cuts `total` rows into tiles of at most MAX, as even as possible, and calls f(first, count).
-template <int MAX, class F> FASTITER_INLINE void for_each_tile(int64_t total, F&& f) {
+// Cuts `total` rows into tiles of at most `most`, as even as possible, and calls f(first, count).
+template <class F> FASTITER_INLINE void for_each_tile(int most, int64_t total, F&& f) {
     if (total <= 0) return;
-    int64_t tiles = ceil_div(total, MAX), base = total / tiles, longer = total % tiles, first = 0;
+    int64_t tiles = ceil_div(total, most), base = total / tiles, longer = total % tiles, first = 0;
     for (int64_t i = 0; i < tiles; ++i) {
         int count = int(base + (i < longer));
         f(first, count);
         first += count;
     }
 }
+
+template <int MAX, class F> FASTITER_INLINE void for_each_tile(int64_t total, F&& f) { for_each_tile(MAX, total, f); }
 
 // [begin, end) of part `index` of `count` as even as possible
 struct Range {
