@@ -62,26 +62,13 @@ template <class S> struct Biases {
 
     explicit Biases(const LayerInputs& in) {
         if (!in.has_bias) return;
-        of_h = values(in.b_hh, in.gates());
-        of_x = values(in.b_ih, in.gates());
+        of_h = numbers_of<S>(in.b_hh, in.gates());
+        of_x = numbers_of<S>(in.b_ih, in.gates());
         if (in.is_gru()) return;
         for (size_t i = 0; i < of_h.size(); ++i) of_h[i] += of_x[i];
         of_x.clear();
     }
     static const T* array(const std::vector<T>& b) { return b.empty() ? nullptr : b.data(); }
-
-private:
-    static std::vector<T> values(const View& b, int64_t count) {
-        const S* from = b.data<const S>();
-        std::vector<T> to(static_cast<size_t>(count));
-        for (size_t i = 0; i < to.size(); ++i) {
-            if constexpr (sizeof(S) == 2)
-                to[i] = widened(from[i]);
-            else
-                to[i] = from[i];
-        }
-        return to;
-    }
 };
 
 // h (T, B, H), the final states (1, B, H) each, and if asked the other states and the gates of all steps

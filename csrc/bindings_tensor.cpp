@@ -38,9 +38,7 @@ struct Inputs {
 template <class S> const rnn_value<S>* bias_of(const View& b, std::vector<float>& wide) {
     if constexpr (sizeof(S) == 2) {
         if (b.bits() == 16) {
-            const bf16* narrow = b.data<const bf16>();
-            for (int64_t i = 0, count = b.size(0) * b.size(1) * b.size(2); i < count; ++i)
-                wide.push_back(widened(narrow[i]));
+            wide = numbers_of<bf16>(b, b.size(0) * b.size(1) * b.size(2));
             return wide.data();
         }
     }

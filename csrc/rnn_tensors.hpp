@@ -39,6 +39,19 @@ template <class H, class Other> void point(PerState<H, Other>& out, int state, c
         point(out.others[state - 1], x);
 }
 
+// Numbers as what is computed with
+template <class S> std::vector<rnn_value<S>> numbers_of(const View& x, int64_t count) {
+    const S* from = x.data<const S>();
+    std::vector<rnn_value<S>> to(static_cast<size_t>(count));
+    for (size_t i = 0; i < to.size(); ++i) {
+        if constexpr (sizeof(S) == 2)
+            to[i] = widened(from[i]);
+        else
+            to[i] = from[i];
+    }
+    return to;
+}
+
 // Of each state a tensor or None, `count` at most
 struct Views {
     View view[kMaxStates];

@@ -7,19 +7,6 @@
 #include <type_traits>
 
 namespace fastiter {
-CellSize cell_size(Cell cell) {
-    switch (cell) {
-    case Cell::lstm:
-        return {4, 2, 4};
-    case Cell::gru:
-        return {3, 1, 4};
-    case Cell::slstm:
-        return {4, 4, 4};
-    default:
-        return {1, 1, 0};
-    }
-}
-
 std::vector<int64_t> by_length(const int64_t* lengths, int64_t count) {
     std::vector<int64_t> order(size_t(lengths ? count : 0));
     std::iota(order.begin(), order.end(), int64_t(0));

@@ -5,13 +5,6 @@
 
 namespace fastiter {
 
-struct CellSize {
-    int64_t gates;
-    int states;
-    int64_t saved; // values of a step that the backward pass needs besides the states
-};
-CellSize cell_size(Cell cell);
-
 // What is added to the code of a cell whose states are rounded: see python/fastiter/_rnn.py
 constexpr int64_t kRoundsStates = 8;
 inline void set_cell(RnnShape& shape, int64_t code) {

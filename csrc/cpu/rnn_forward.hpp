@@ -317,7 +317,7 @@ template <class S, class C> struct Forward {
 // stay in the second-level cache. Tiles take lines of x as they are.
 template <class S> bool multiplies_x(const RnnShape& s, int64_t I) {
     constexpr int64_t kFewestRows = 8, kMost = 3 << 19, kOneBlock = 768; // within block_of_sum
-    const int64_t G = s.cell == Cell::gru ? 3 : s.cell == Cell::lstm || s.cell == Cell::slstm ? 4 : 1;
+    const int64_t G = cell_size(s.cell).gates;
     const bool is_plain = !s.lengths && !s.offsets && !s.starts;
     return on_tiles<S> && is_plain && s.B >= kFewestRows && I == panel_depth<S>(I) && I <= kOneBlock &&
            (s.D + I) * G * s.D * int64_t(sizeof(S)) <= kMost;
@@ -349,7 +349,7 @@ template <class S> RnnPlan rnn_plan(const RnnShape& shape, bool backward, int th
     constexpr double kMacsPerCycle = on_tiles<S> ? 512 : (sizeof(S) == 2 ? 4 : 2) * lanes<S>, kBarrier = 500,
                      kCell = 25, kStart = 8000;
     constexpr double kL1 = 32 << 10, kL2 = 768 << 10, kL2Bytes = 40, kL3Bytes = 20;
-    const double G = shape.cell == Cell::gru ? 3 : shape.cell == Cell::lstm || shape.cell == Cell::slstm ? 4 : 1;
+    const double G = double(cell_size(shape.cell).gates);
     const int64_t panels = max_of(1, ceil_div(shape.D, lanes<S> * (backward || G == 1 ? 4 : 1)));
     auto cycles = [&](int heads, int row_groups, int panel_groups) {
         const double rows = ceil_div(shape.B, row_groups), units = double(ceil_div(panels, panel_groups)) / panels;

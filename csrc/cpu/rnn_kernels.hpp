@@ -8,6 +8,24 @@ namespace fastiter {
 
 enum class Cell { elman_tanh, elman_relu, lstm, gru, slstm };
 
+struct CellSize {
+    int64_t gates;
+    int states;
+    int64_t saved; // values of a step that the backward pass needs besides the states
+};
+__attribute__((always_inline)) inline constexpr CellSize cell_size(Cell cell) {
+    switch (cell) {
+    case Cell::lstm:
+        return {4, 2, 4};
+    case Cell::gru:
+        return {3, 1, 4};
+    case Cell::slstm:
+        return {4, 4, 4};
+    default:
+        return {1, 1, 0};
+    }
+}
+
 // How a recurrence is shared: heads x rows x panels threads. Threads that share the units of one head (panels > 1)
 // meet once a time step; the others only before and after all steps. Results do not depend on it.
 struct RnnPlan {
