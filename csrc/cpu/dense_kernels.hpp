@@ -32,10 +32,9 @@ template <class T> struct Gemm {
     int64_t M = 0, N = 0, K = 0;
     const T* a = nullptr;
     SplitIndex a_m, a_k;
-    const T* const* a_lines = nullptr; // where each of a's K lines is, instead of a and a_k; nullptr: zeros
     const T* b = nullptr;
     SplitIndex b_k, b_n;
-    const T* const* b_lines = nullptr; // the same of b
+    const T* const* b_lines = nullptr; // where each of b's K lines is, instead of b and b_k; nullptr: zeros
     const Sum* bias = nullptr;
     Sum* c = nullptr;
     T* rounded = nullptr;

@@ -1,4 +1,4 @@
-// One time step of a stack of layers whose weights were packed once. Every sum is taken in the order of gemm_product.hpp and
+// One time step of a stack of layers whose weights were packed once. Every sum is taken in the order of gemm_kernel.hpp and
 // rnn_forward.hpp, so that the bits are those of a run over all steps.
 #pragma once
 #include "gemm.hpp"
