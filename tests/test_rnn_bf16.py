@@ -199,6 +199,25 @@ def test_checkpoints_change_no_bit(cell: str, activation: str, reverse: bool, ra
 
 
 @every_cell
+@pytest.mark.parametrize("B", [1, 3])
+@pytest.mark.parametrize("D", [1, 7, 17, 18, 24, 40, 64])
+def test_what_is_not_finite_goes_no_further_than_in_float32(cell: str, activation: str, D: int, B: int) -> None:
+    """Of the width of a tile or not: what lies beyond D is 0 whatever the states are."""
+    T = 6
+    inputs = half_inputs(cell, B, T, 1, D)
+    inputs.wx[:, 1] = np.nan
+    inputs.state[0][0, 0, 0] = np.inf
+    reset = np.arange(T) == 3
+    for drop in (None, np.broadcast_to(reset, (B, T))):
+        wide = RnnInputs(*(x.astype(np.float32) for x in inputs[:3]), tuple(s.astype(np.float32) for s in inputs.state))
+        h, expected = (run(cell, activation, given, reset=drop)[0] for given in (inputs, wide))
+        np.testing.assert_array_equal(np.isnan(h.astype(np.float32)), np.isnan(expected))
+        assert np.isnan(expected[:, 2]).all() and np.isnan(expected[:, 3:]).any() == (drop is None)
+    start = RnnInputs(inputs.wx[:, 3:], *inputs[1:3], tuple(np.zeros_like(s) for s in inputs.state))
+    assert_same_bits(run(cell, activation, inputs, reset=drop)[0][:, 3:], run(cell, activation, start)[0])
+
+
+@every_cell
 def test_autocast(cell: str, activation: str) -> None:
     inputs = rnn_inputs(cell, 3, 4, 2, 17, np.float32)
     given = leaves(inputs)

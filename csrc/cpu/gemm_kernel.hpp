@@ -43,7 +43,8 @@ template <class T> struct MatrixProduct {
 
     // Whether complete sums go past the caches, which only whole lines can: a store that waits for its line takes longer than
     // the products that it stores.
-    const bool streams = g.rounded ? exceeds_caches(g.rounded) : K <= block && !g.accumulate && exceeds_caches(g.c);
+    const bool streams_rounded = g.rounded && exceeds_caches(g.rounded),
+               streams_c = !g.rounded && K <= block && !g.accumulate && exceeds_caches(g.c);
 
     explicit MatrixProduct(const Gemm<T>& gemm) : g(gemm) {}
 
@@ -225,8 +226,8 @@ template <class T> struct MatrixProduct {
     // A store would wait for its line.
     FASTITER_INLINE void ask_for_c(int64_t m, int64_t n, int nv, Part part, bool rounds) const {
         const int64_t line = g.c_m.at(m) + n;
-        if (rounds && !streams) prefetch<2>(g.rounded + line, nv * W);
-        if (!(rounds || streams) || !part.first) prefetch<2>(g.c + line, nv * W);
+        if (rounds && !streams_rounded) prefetch<2>(g.rounded + line, nv * W);
+        if (!part.first || !(rounds || streams_c)) prefetch<2>(g.c + line, nv * W);
     }
 
     template <int NV>
@@ -270,13 +271,13 @@ template <class T> struct MatrixProduct {
         else if (g.bias)
             sum += load_up_to(g.bias + n, left);
         if (rounds)
-            put(g.rounded + at, sum, left);
+            put(g.rounded + at, sum, left, streams_rounded);
         else
-            put(g.c + at, sum, left);
+            put(g.c + at, sum, left, streams_c);
     }
 
-    template <class C> FASTITER_INLINE void put(C* c, vec<T> sum, int64_t left) const {
-        if (streams && (sizeof(C) == sizeof(T) || !g.rounded))
+    template <class C> FASTITER_INLINE void put(C* c, vec<T> sum, int64_t left, bool streams) const {
+        if (streams)
             stream_up_to(c, sum, left);
         else
             store_up_to(c, sum, left);
@@ -310,6 +311,7 @@ template <class T> struct MatrixProduct {
         for (int64_t m = rows.begin; m < rows.end; ++m)
             for (int64_t n = 0; n < g.N; n += W)
                 finish(g.c_m.at(m) + n, n, vec<T>{}, {!g.accumulate, true}, g.rounded != nullptr);
+        stream_fence();
     }
 
     void run(Team team) const {
@@ -328,7 +330,7 @@ template <class T> struct MatrixProduct {
             for (int64_t m = rows.begin; m < rows.end; m += kBlockM)
                 block_rows(registers, a_of(team.id), m, min_of(kBlockM, rows.end - m), k0, count, all);
         }
-        if (streams) stream_fence();
+        stream_fence();
     }
 };
 

@@ -104,8 +104,7 @@ template <class S, class C> struct Forward {
             };
             copy(p.first.h, h_line(parity, i));
             for (int k = 1; k < states; ++k) copy(p.first.others[k - 1], s_line(k, i));
-            for (int line = 0; line < 2 && begin == 0; ++line)
-                clear(h_line(line, i), round_up(D, W), panel_depth<S>(D));
+            for (int line = 0; line < 2 && end == D; ++line) clear(h_line(line, i), D, panel_depth<S>(D));
         }
     }
 
@@ -177,7 +176,7 @@ template <class S, class C> struct Forward {
     FASTITER_INLINE void finish_cell(Work& w, const Line& line, int64_t d, int64_t parity) {
         C::finish(w.state, w.keep);
         if (bound.given) w.state[0] = clip<T>(w.state[0], bound.value);
-        store(h_line(parity ^ 1, line.i) + d, w.state[0]);
+        store_up_to(h_line(parity ^ 1, line.i) + d, w.state[0], D - d); // beyond D the product reads zeros
         if (line.states.h) store_up_to(line.states.h + d, w.state[0], D - d);
         keep(w, line, d);
 #pragma GCC unroll 4
