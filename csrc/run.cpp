@@ -7,6 +7,7 @@
 #include <type_traits>
 
 namespace fastiter {
+
 std::vector<int64_t> by_length(const int64_t* lengths, int64_t count) {
     std::vector<int64_t> order(size_t(lengths ? count : 0));
     std::iota(order.begin(), order.end(), int64_t(0));

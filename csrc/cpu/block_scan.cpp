@@ -52,7 +52,7 @@ template <class T, bool Complex, int K> struct VectorBlock {
 #pragma GCC unroll 16
         for (int u = 0; u < parts; ++u) {
             store_up_to(state + u * lanes<T>, next[u], n - u * lanes<T>);
-            put(h + u * lanes<T>, next[u], n - u * lanes<T>, stream);
+            put_up_to(h + u * lanes<T>, next[u], n - u * lanes<T>, stream);
         }
     }
 
@@ -93,7 +93,7 @@ template <class T, class Block> void forward(const BlockScan<T>& p, Team team) {
                 for_vectors<T>(width, [&](int64_t c, int64_t n) FASTITER_INLINED {
                     const vec<T> v = load_up_to(x + c, n);
                     store_up_to(state + c, v, n);
-                    put(h + c, v, n, stream);
+                    put_up_to(h + c, v, n, stream);
                 });
             else
                 Block::step(p.K, at(p.A, q, t, column * p.K), x, h, state, width, p.shape.reverse, stream);

@@ -76,7 +76,7 @@ template <class T, bool Complex, int K> struct VectorBlock {
             const int64_t c = u * lanes<T>;
             l[u] = load_up_to(s.carry + c, n - c);
             if (s.dh) l[u] = load_up_to(s.dh + c, n - c) + l[u];
-            if (s.dx) put(s.dx + c, l[u], n - c, s.stream);
+            if (s.dx) put_up_to(s.dx + c, l[u], n - c, s.stream);
         }
         if (s.dA) outer(s, l, n);
         adjoint(s.A, l, next, n / E);
@@ -130,7 +130,7 @@ template <class T, bool Complex, int K> struct VectorBlock {
             const int64_t left = n * K - i * lanes<T>;
             if (left <= 0) return;
             if (s.adds) g = load_up_to(dA, left) + g;
-            put(dA, g, left, s.stream_matrices);
+            put_up_to(dA, g, left, s.stream_matrices);
         });
     }
 };

@@ -37,14 +37,8 @@ struct Sequence {
 
 // What a pass reads and writes is more than the caches hold of it, so that results are not found there again.
 template <class T> FASTITER_INLINE bool exceeds_caches(const DeltaShape& s) {
-    constexpr int64_t kCached = 8 << 20;
-    return (s.starts ? 1 : s.rows) * s.T * s.N * (1 + s.M) * (s.K + s.V) * int64_t(sizeof(T)) > kCached;
-}
-template <class T> FASTITER_INLINE void put_up_to(T* p, vec<T> x, int64_t n, bool past_caches) {
-    if (past_caches)
-        stream_up_to(p, x, n);
-    else
-        store_up_to(p, x, n);
+    constexpr int64_t kHeld = 8 << 20;
+    return (s.starts ? 1 : s.rows) * s.T * s.N * (1 + s.M) * (s.K + s.V) * int64_t(sizeof(T)) > kHeld;
 }
 
 // Columns of a state, [begin, begin + count), held as `vectors` whole vectors a line

@@ -14,7 +14,7 @@ template <class T> struct MatrixProduct {
     static constexpr int64_t kBlockM = on_tiles<T> ? 160 : 168; // rows of a block: that of a fits the second level
     static constexpr int64_t kPackedBytes = 8 << 20;            // of b at a time
     // Tiles take a from the second-level cache, which holds more, and sums that are cut go through memory.
-    static constexpr int64_t kDeepest = on_tiles<T> ? 1024 : 384;
+    static constexpr int64_t kDeepest = on_tiles<T> ? 1024 : kDeepestSum;
     // Lines of a panel that tiles take at a time: they stay in the first-level cache
     static constexpr int64_t kPartOfPanel = 256;
     // The same where a is packed as well: what is packed at a time is then in the second level until it is multiplied
@@ -22,7 +22,6 @@ template <class T> struct MatrixProduct {
     static constexpr int64_t kPackedTogether = on_tiles<T> ? 4 : 1; // panels: their shares of a line lie side by side
     // Tiles have this many lines; where there are fewer left, the others are zeros.
     static constexpr int64_t kLines = on_tiles<T> ? kTilePairs : 1;
-    static constexpr int64_t kCached = 12 << 20; // of c: what is larger is not found in the caches when it is read
     // Numbers from line to line of a packed block of a: an odd count of lines of a cache, so that a tile's are in all of its
     // sets
     static constexpr int64_t kLineOfA = depth * round_up(kBlockM, 64 / (depth * int64_t(sizeof(T))));
@@ -271,16 +270,9 @@ template <class T> struct MatrixProduct {
         else if (g.bias)
             sum += load_up_to(g.bias + n, left);
         if (rounds)
-            put(g.rounded + at, sum, left, streams_rounded);
+            put_up_to(g.rounded + at, sum, left, streams_rounded);
         else
-            put(g.c + at, sum, left, streams_c);
-    }
-
-    template <class C> FASTITER_INLINE void put(C* c, vec<T> sum, int64_t left, bool streams) const {
-        if (streams)
-            stream_up_to(c, sum, left);
-        else
-            store_up_to(c, sum, left);
+            put_up_to(g.c + at, sum, left, streams_c);
     }
 
     // Rows [m0, m0 + rows) of c, the `count` packed lines of the chunk from chunk0 on, the given panels
@@ -311,7 +303,6 @@ template <class T> struct MatrixProduct {
         for (int64_t m = rows.begin; m < rows.end; ++m)
             for (int64_t n = 0; n < g.N; n += W)
                 finish(g.c_m.at(m) + n, n, vec<T>{}, {!g.accumulate, true}, g.rounded != nullptr);
-        stream_fence();
     }
 
     void run(Team team) const {
@@ -330,7 +321,6 @@ template <class T> struct MatrixProduct {
             for (int64_t m = rows.begin; m < rows.end; m += kBlockM)
                 block_rows(registers, a_of(team.id), m, min_of(kBlockM, rows.end - m), k0, count, all);
         }
-        stream_fence();
     }
 };
 
@@ -342,8 +332,11 @@ template <class T> size_t gemm_workspace(const Gemm<T>& g, int threads) {
 template <class T> void gemm(const Gemm<T>& g, Team team) {
     if (g.M == 0 || g.N == 0) return;
     const MatrixProduct<T> product(g);
-    if (g.K == 0) return product.run_empty(share(g.M, team.id, team.size));
-    product.run(team);
+    if (g.K == 0)
+        product.run_empty(share(g.M, team.id, team.size));
+    else
+        product.run(team);
+    stream_fence();
 }
 
 } // namespace fastiter::FASTITER_LEVEL

@@ -105,7 +105,6 @@ template <class T> FASTITER_INLINE vec<T> clip(vec<T> x, T bound) { return at_le
 
 // Whether an array with `gates` values a unit and step is larger than what caches keep until it is read again
 template <class T> FASTITER_INLINE bool exceeds_caches(const RnnShape& s, int gates) {
-    constexpr int64_t kCached = 12 << 20;
     return s.B * s.T * s.N * s.D * gates * int64_t(sizeof(T)) > kCached;
 }
 

@@ -212,10 +212,7 @@ template <class S, class C> struct Backward {
 #pragma GCC unroll 4
         for (int g = 0; g < G; ++g) {
             products[g] = rounded<S>(C::own_dp ? products[g] : dx[g]);
-            if (streams)
-                stream_up_to(line.dx + g * p.dwx.gate + u, dx[g], count);
-            else
-                store_up_to(line.dx + g * p.dwx.gate + u, dx[g], count);
+            put_up_to(line.dx + g * p.dwx.gate + u, dx[g], count, streams);
             store_up_to(line.dp + g * D + u, line.is_reset ? vec<T>{} : products[g], count);
             if (sums_b) store(line.sum + g * Dp + u, load(line.sum + g * Dp + u) + products[g]);
         }

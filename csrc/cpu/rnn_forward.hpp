@@ -8,7 +8,7 @@ template <class S, class C> struct Forward {
     typedef rnn_value<S> T;
     static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = panel_units<C>, R = rows_of_tile<S, G * U>;
     static constexpr int kOneRow = panels_of_one_row<S>(G * U), kTile = max_of(R, kOneRow) * U; // vectors of units
-    static constexpr int kTogether = min_of(R, 16); // rows whose cells are computed side by side
+    static constexpr int kTogether = min_of(R, kTileRows); // rows whose cells are computed side by side
     static constexpr int64_t kPanelUnits = U * W;
 
     const RnnForward<S>& p;
@@ -165,12 +165,7 @@ template <class S, class C> struct Forward {
         }
         if (!C::saved || !line.saved) return;
 #pragma GCC unroll 4
-        for (int g = 0; g < C::saved; ++g) {
-            if (streams)
-                stream_up_to(line.saved + g * p.saved.gate + d, w.keep[g], D - d);
-            else
-                store_up_to(line.saved + g * p.saved.gate + d, w.keep[g], D - d);
-        }
+        for (int g = 0; g < C::saved; ++g) put_up_to(line.saved + g * p.saved.gate + d, w.keep[g], D - d, streams);
     }
 
     FASTITER_INLINE void finish_cell(Work& w, const Line& line, int64_t d, int64_t parity) {

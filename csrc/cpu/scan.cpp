@@ -36,7 +36,7 @@ template <class S, bool Complex> struct Forward {
                 for_vectors<T>(width, backwards, [&](int64_t c, int64_t n) FASTITER_INLINED {
                     const vec<T> v = load_up_to(x + c, n);
                     store_up_to(state + c, v, n);
-                    put(h + c, v, n, stream);
+                    put_up_to(h + c, v, n, stream);
                 });
             else
                 for_vectors<T>(width, backwards, [&](int64_t c, int64_t n) FASTITER_INLINED {
@@ -44,7 +44,7 @@ template <class S, bool Complex> struct Forward {
                     const vec<T> from = N::product(load_up_to(a + c, n), load_up_to(state + c, n));
                     const vec<T> v = from + load_up_to(x + c, n);
                     store_up_to(state + c, v, n);
-                    put(h + c, v, n, stream);
+                    put_up_to(h + c, v, n, stream);
                 });
         }
         zero_padding(p.shape, p.h, q, column, width);
@@ -75,7 +75,7 @@ template <class S, bool Complex> struct Forward {
                         const vec<T> new_x = load_up_to(x[r] + step * p.x.time + v * W, size(v));
                         const vec<T> factor = load_up_to(a[r] + step * p.a.time + v * W, size(v));
                         state[r][v] = begins ? new_x : N::product(factor, state[r][v]) + new_x;
-                        put(h[r] + step * p.h.time + v * W, state[r][v], size(v), stream);
+                        put_up_to(h[r] + step * p.h.time + v * W, state[r][v], size(v), stream);
                     }
                 }
         }

@@ -19,9 +19,6 @@ constexpr int64_t kWidestBytes = 65536;
 // Pieces of lines up to this size are fetched into the second cache one step ahead: no processor foresees them.
 constexpr int64_t kPieceBytes = 16384;
 
-// Results above this many bytes are no longer in the caches when somebody reads them, and are stored past these.
-constexpr int64_t kCached = 12 << 20;
-
 // A sequence is steps start .. start + steps of a row.
 struct Sequence {
     int64_t index, row, start, steps;
@@ -137,13 +134,6 @@ template <class T> void add_sequences(const T* sums, int64_t count, int64_t colu
         for (int64_t i = 0; i < count; ++i) sum += load_up_to(sums + i * columns + c, to - c);
         store_up_to(out + c, sum, to - c);
     }
-}
-
-template <class S> FASTITER_INLINE void put(S* p, vec<S> v, int64_t n, bool stream) {
-    if (stream)
-        stream_up_to(p, v, n);
-    else
-        store_up_to(p, v, n);
 }
 
 } // namespace fastiter::FASTITER_LEVEL

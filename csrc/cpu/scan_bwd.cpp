@@ -88,10 +88,10 @@ template <class S, bool Complex, Da kind> struct Backward {
             }
             vec<T> l = load_up_to(carry + c, n);
             if (dh) l = load_up_to(dh + c, n) + l;
-            if (dx) put(dx + c, l, n, stream);
+            if (dx) put_up_to(dx + c, l, n, stream);
             vec<T> g{};
             if (kind != Da::none && before) g = N::conjugate_product(load_up_to(before + c, n), l);
-            if constexpr (kind == Da::each) put(da + c, g, n, stream);
+            if constexpr (kind == Da::each) put_up_to(da + c, g, n, stream);
             if constexpr (kind == Da::sum && !Begins) store_up_to(sum + c, load_up_to(sum + c, n) + g, n);
             if constexpr (!Begins) l = N::conjugate_product(load_up_to(a + c, n), l);
             store_up_to(carry + c, Begins ? vec<T>{} : l, n);
@@ -124,10 +124,10 @@ template <class S, bool Complex, Da kind> struct Backward {
                         const int64_t c = v * W, n = size(v);
                         vec<T> l = carry[r][v], g{};
                         if (p.dh.data) l = load_up_to(dh[r] + step * p.dh.time + c, n) + l;
-                        if (p.dx.data) put(dx[r] + step * p.dx.time + c, l, n, stream);
+                        if (p.dx.data) put_up_to(dx[r] + step * p.dx.time + c, l, n, stream);
                         if (kind != Da::none && !begins)
                             g = N::conjugate_product(load_up_to(h[r] + step * p.h.time + c, n), l);
-                        if constexpr (kind == Da::each) put(da[r] + step * p.da.time + c, g, n, stream);
+                        if constexpr (kind == Da::each) put_up_to(da[r] + step * p.da.time + c, g, n, stream);
                         if constexpr (kind == Da::sum) together[r][v] += g;
                         l = N::conjugate_product(load_up_to(a[r] + step * p.a.time + c, n), l);
                         carry[r][v] = begins ? vec<T>{} : l;

@@ -176,6 +176,16 @@ template <class T> FASTITER_INLINE void stream_up_to(T* p, vec<T> v, int64_t n) 
     store_up_to(p, v, n);
 }
 
+// Results above this many bytes are no longer in the caches when somebody reads them, and are stored past these.
+constexpr int64_t kCached = 12 << 20;
+
+template <class T> FASTITER_INLINE void put_up_to(T* p, vec<T> v, int64_t n, bool past_caches) {
+    if (past_caches)
+        stream_up_to(p, v, n);
+    else
+        store_up_to(p, v, n);
+}
+
 // Asks for the lines of `count` elements, to be read or written soon, or never: any address will do. LEVEL: of the cache
 template <int LEVEL = 1, class T> FASTITER_INLINE void prefetch(const T* p, int64_t count) {
     for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(p + i, 0, 4 - LEVEL);
