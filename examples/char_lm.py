@@ -44,10 +44,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the sample (%(default)s)")
     parser.add_argument("--figure", type=Path, default=Path(__file__).with_suffix(".png"), help="where to draw it")
     parser.add_argument("--quick", action="store_true", help="a few steps of a small model, to see that it runs")
-    arguments = parser.parse_args()
-    if arguments.quick:
-        arguments.steps, arguments.hidden, arguments.batch, arguments.length = 40, 32, 8, 32
-    return arguments
+    if parser.parse_args().quick:
+        parser.set_defaults(steps=40, hidden=32, batch=8, length=32)
+    return parser.parse_args()
 
 
 # ---- The text -------------------------------------------------------------------------------------------------------

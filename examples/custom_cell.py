@@ -65,10 +65,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--units", type=int, default=16, help="of the cell (%(default)s)")
     parser.add_argument("--method", default="auto", help="of solve_recurrence (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="a short sequence, to see that it runs")
-    arguments = parser.parse_args()
-    if arguments.quick:
-        arguments.steps = 500
-    return arguments
+    if parser.parse_args().quick:
+        parser.set_defaults(steps=500)
+    return parser.parse_args()
 
 
 def main() -> None:

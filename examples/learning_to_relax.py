@@ -85,13 +85,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--figure", type=Path, default=Path(__file__).with_suffix(".png"), help="where to draw it")
     parser.add_argument("--full", action="store_true", help="three sequences of each, and fine grids")
     parser.add_argument("--quick", action="store_true", help="short sequences, to see that it runs")
-    arguments = parser.parse_args()
-    arguments.detail = 2 if arguments.full else 0 if arguments.quick else 1
-    if arguments.full:
-        arguments.trials = 3
-    if arguments.quick:
-        arguments.systems, arguments.trials, arguments.one_by_one = 150, 1, 10
-    return arguments
+    chosen = parser.parse_args()
+    parser.set_defaults(detail=2 if chosen.full else 0 if chosen.quick else 1)
+    if chosen.full:
+        parser.set_defaults(trials=3)
+    if chosen.quick:
+        parser.set_defaults(systems=150, trials=1, one_by_one=10)
+    return parser.parse_args()
 
 
 def learners(low: float, high: float, bins: int) -> dict[str, Callable[[int], Any]]:

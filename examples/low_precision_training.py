@@ -69,10 +69,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--figure", type=Path, default=Path(__file__).with_suffix(".png"), help="where to draw it")
     parser.add_argument("--quick", action="store_true", help="a few steps of small models, to see that it runs")
-    arguments = parser.parse_args()
-    if arguments.quick:
-        arguments.steps, arguments.hidden, arguments.batch, arguments.length = 30, 32, 8, 16
-    return arguments
+    if parser.parse_args().quick:
+        parser.set_defaults(steps=30, hidden=32, batch=8, length=16)
+    return parser.parse_args()
 
 
 def trainings_of(options: argparse.Namespace, corpus: Corpus) -> list[Training]:

@@ -79,13 +79,15 @@ def main() -> None:
     parser.add_argument("--rtol", type=float, default=1e-6, help="of the residual (%(default)s)")
     parser.add_argument("--figure", type=Path, default=Path("poisson.png"), help="where the figure goes (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="31 points, to see that it runs")
+    if parser.parse_args().quick:
+        parser.set_defaults(points=31, slow=6000)
     options = parser.parse_args()
-    points, slow = (31, options.steps) if options.quick else (options.points, options.slow)
+    points = options.points
     solutions = {}
     print(
         f"{points} x {points} points, to {options.rtol:.0e}\n\n{'method':30}{'steps':>8}{'residual':>11}{'seconds':>9}"
     )
-    for name, solve in methods(points, options.steps, slow, options.rtol):
+    for name, solve in methods(points, options.steps, options.slow, options.rtol):
         started = time.perf_counter()
         solutions[name] = solution = solve()
         seconds, residual = time.perf_counter() - started, solution.residual / solution.history[0]

@@ -59,10 +59,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--figure", type=Path, default=Path(__file__).with_suffix(".png"), help="where to draw it")
     parser.add_argument("--export", type=Path, help="a directory that keeps the C++")
     parser.add_argument("--quick", action="store_true", help="a few epochs and widths, to see that it runs")
-    arguments = parser.parse_args()
-    if arguments.quick:
-        arguments.widths, arguments.terms, arguments.seeds, arguments.epochs = [8, 4, 3], [2], 1, 4
-    return arguments
+    if parser.parse_args().quick:
+        parser.set_defaults(widths=[8, 4, 3], terms=[2], seeds=1, epochs=4)
+    return parser.parse_args()
 
 
 # ---- The data and the network ---------------------------------------------------------------------------------------

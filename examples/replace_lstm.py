@@ -32,10 +32,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=100, help="words in a sentence (%(default)s)")
     parser.add_argument("--rounds", type=int, default=15, help="turns of each (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="a small model and few turns, to see that it runs")
-    arguments = parser.parse_args()
-    if arguments.quick:
-        arguments.hidden, arguments.batch, arguments.length, arguments.rounds = 16, 4, 20, 2
-    return arguments
+    if parser.parse_args().quick:
+        parser.set_defaults(hidden=16, batch=4, length=20, rounds=2)
+    return parser.parse_args()
 
 
 # ---- Somebody's model -----------------------------------------------------------------------------------------------

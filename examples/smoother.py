@@ -65,8 +65,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="fastiter's sweeps as PyAMG's smoothers.")
     parser.add_argument("--points", type=int, default=512, help="along one axis (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="40 points, to see that it runs")
-    options = parser.parse_args()
-    points = 40 if options.quick else options.points
+    if parser.parse_args().quick:
+        parser.set_defaults(points=40)
+    points = parser.parse_args().points
     A = pyamg.gallery.poisson((points, points), format="csr")
     b = np.random.default_rng(0).standard_normal(A.shape[0])
     print(f"{points} x {points} points\n\n{'smoother':36}{'cycles':>8}{'factor':>8}{'seconds':>9}")

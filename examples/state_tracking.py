@@ -60,10 +60,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=cores, help="models trained at a time (%(default)s)")
     parser.add_argument("--figure", type=Path, default=Path(__file__).with_suffix(".png"), help="where to draw it")
     parser.add_argument("--quick", action="store_true", help="a few steps of small models, to see that it runs")
-    arguments = parser.parse_args()
-    if arguments.quick:
-        arguments.steps, arguments.length, arguments.width = 30, 8, 16
-    return arguments
+    if parser.parse_args().quick:
+        parser.set_defaults(steps=30, length=8, width=16)
+    return parser.parse_args()
 
 
 # ---- The tasks ------------------------------------------------------------------------------------------------------
