@@ -340,6 +340,33 @@ def test_arguments_are_refused_by_name() -> None:
             flashrnn(*arguments, **more)
 
 
+CHANGED_OPTIONS: list[tuple[str, Any, str]] = [
+    ("function", "gru", "simple_agg must be False for the function gru, got True"),
+    ("backend", "tpu", "backend must be one of vanilla, vanilla_fwbw, cpu, cuda, cuda_fused, triton_fused, got 'tpu'"),
+    ("dtype_g", "float16", "dtype_g must be None or dtype = None, which is that of all tensors, got 'float16'"),
+    ("constants", {"a": 1.0}, "constants must be None or empty, as the cells have none, got {'a': 1.0}"),
+    ("forward_clipval", -1.0, "forward_clipval must be None or a positive number, got -1.0"),
+    ("initial_val", [0.0], "initial_val must have 2 numbers, one for each state, got 1"),
+    ("trainable_r", False, "trainable_r must be True, as requires_grad says what has gradients, got False"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), CHANGED_OPTIONS)
+def test_an_option_changed_later_is_refused_by_name(name: str, value: object, message: str) -> None:
+    config = FlashRNNConfig()
+    setattr(config, name, value)
+    with pytest.raises(ValueError, match=f"^flashrnn: {re.escape(message)}$"):
+        flashrnn(*inputs("lstm", 2, 3, 2, 4, F32)[:3], config=config)
+
+
+def test_an_option_changed_later_counts() -> None:
+    Wx, R, b, _ = inputs("lstm", 2, 3, 2, 4, F32)
+    config = FlashRNNConfig()
+    config.forward_clipval = 0.25
+    clipped = flashrnn(Wx, R, b, config=FlashRNNConfig(forward_clipval=0.25))[0]
+    assert flashrnn(Wx, R, b, config=config)[0].equal(clipped)
+
+
 def test_counts_follow_from_the_function_and_widths_from_each_other() -> None:
     for function, (gates_r, gates_w, gates_t, count) in COUNTS.items():
         config = FlashRNNConfig(function=function, num_states=count, hidden_dim=12, num_heads=3)

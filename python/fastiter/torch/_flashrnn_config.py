@@ -41,7 +41,7 @@ ANYWHERE, ON_CPU, ON_GPU = ("vanilla", "vanilla_fwbw"), ("cpu",), ("cuda", "cuda
 class FlashRNNConfig:
     """The options of :func:`flashrnn`, under FlashRNN's names and in its order.
 
-    Checked where it is made. What cannot be had here is refused: no option is taken and ignored.
+    Checked where it is made and where it is used. What cannot be had here is refused: no option is taken and ignored.
 
     Parameters
     ----------
@@ -129,6 +129,10 @@ class FlashRNNConfig:
     initial_val: float | Sequence[float] = 0.0
 
     def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Check all options, which may be other ones than those it was made with, and derive those not given."""
         _choice("function", self.function, tuple(FUNCTIONS))
         if self.backend is not None:
             _choice("backend", self.backend, (*ANYWHERE, *ON_CPU, *ON_GPU))
@@ -175,7 +179,8 @@ class FlashRNNConfig:
                 raise TypeError(f"flashrnn: {name} must be None or of type {type(right).__name__}, got {kind(given)}")
             if given not in (None, right):
                 raise ValueError(f"flashrnn: {name} must be {right} for the function {self.function}, got {given!r}")
-            setattr(self, name, right)
+            if given is None:
+                setattr(self, name, right)
 
     def _set_widths(self) -> None:
         for name in ("hidden_dim", "num_heads", "head_dim", "batch_size"):
@@ -233,6 +238,7 @@ def checked(config: object, function: str, backend: str | None, dtype: str | Non
         return FlashRNNConfig(backend, function, dtype=dtype, enable_automatic_mixed_precision=False)
     if not isinstance(config, FlashRNNConfig):
         raise TypeError(f"flashrnn: config must be a FlashRNNConfig, got {kind(config)}")
+    config.check()
     for name, value, default in (("function", function, "lstm"), ("backend", backend, None), ("dtype", dtype, None)):
         if value not in (default, getattr(config, name)):
             expected = f"{getattr(config, name)!r} like that of config"
