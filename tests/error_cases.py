@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,8 +60,73 @@ def assert_all_refused(function: str, cases: Iterable[tuple[Wrong, Callable[[], 
     assert not problems, "\n".join(problems)
 
 
-def _arrays(given: dict[str, Any], cell: str) -> Iterator[tuple[str, Any, Callable[[Any], dict[str, Any]]]]:
-    """(name in messages, array, changes that put something else in its place)"""
+def assert_arrays_refused(call: Callable[..., Any], right: dict[str, Any], cases: Iterable[Wrong]) -> None:
+    """Each change of what is right is refused by both backends, and has not written to out."""
+
+    def refused(arguments: dict[str, Any]) -> None:
+        out = arguments["out"]
+        before = out.tobytes() if isinstance(out, np.ndarray) else None
+        try:
+            call(**arguments)
+        finally:
+            written = before is not None and out.tobytes() != before
+            assert not written, "out was written"
+
+    assert_all_refused(
+        call.__name__,
+        (
+            (wrong, lambda backend=backend, wrong=wrong: refused({"backend": backend, **right, **wrong.changes}))
+            for wrong in cases
+            for backend in (None, "reference")
+        ),
+    )
+
+
+def assert_tensors_refused(
+    call: Callable[..., Any], right: dict[str, Any], cases: Iterable[Wrong], differentiated: str
+) -> None:
+    """Each change of what is right is refused without gradients, and with one of the argument `differentiated`."""
+
+    def refused(arguments: dict[str, Any], grad: bool) -> None:
+        x = arguments[differentiated]
+        if grad and hasattr(x, "is_floating_point") and x.is_floating_point():
+            arguments[differentiated] = x.detach().requires_grad_()
+        call(**arguments)
+
+    assert_all_refused(
+        call.__name__,
+        (
+            (wrong, lambda grad=grad, wrong=wrong: refused({**right, **wrong.changes}, grad))
+            for wrong in cases
+            for grad in (False, True)
+        ),
+    )
+
+
+#: (name in messages, array, changes that put something else in its place)
+Argument = tuple[str, Any, Callable[[Any], dict[str, Any]]]
+
+
+def other_types(arrays: Iterable[Argument], optional: Collection[str]) -> Iterator[Wrong]:
+    for name, x, put in arrays:
+        for label, y in (("list", x.tolist()), ("str", "wx"), ("float", 1.0), ("int", 0), ("dict", {})):
+            yield Wrong(f"{name} is a {label}", put(y), TYPE, name, label)
+        if name not in optional:
+            yield Wrong(f"{name} is None", put(None), TYPE, name, "NoneType")
+
+
+def other_dtypes(
+    arrays: Iterable[Argument], cast: Callable[[Any, str], Any], names: list[str], second: str
+) -> Iterator[Wrong]:
+    """The first of the arrays has the right dtype, and the `second` is the first to be compared with it."""
+    for i, (name, x, put) in enumerate(arrays):
+        for dtype in names:
+            yield Wrong(f"{name} is {dtype}", put(cast(x, dtype)), TYPE, name, re.escape(dtype))
+        named, got = (name, "float64") if i else (second, "float32")
+        yield Wrong(f"{name} is float64 among float32", put(cast(x, "float64")), TYPE, named, got)
+
+
+def _arrays(given: dict[str, Any], cell: str) -> Iterator[Argument]:
     for name in ("wx", "r", "b"):
         yield name, given[name], lambda y, name=name: {name: y}
     state = given["state"]
@@ -70,22 +135,13 @@ def _arrays(given: dict[str, Any], cell: str) -> Iterator[tuple[str, Any, Callab
 
 
 def wrong_types(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
-    for name, x, put in _arrays(given, cell):
-        for label, y in (("list", x.tolist()), ("str", "wx"), ("float", 1.0), ("int", 0), ("dict", {})):
-            yield Wrong(f"{name} is a {label}", put(y), TYPE, name, label)
-        if name != "b":
-            yield Wrong(f"{name} is None", put(None), TYPE, name, "NoneType")
+    return other_types(_arrays(given, cell), optional=["b"])
 
 
 def wrong_dtypes(
     given: dict[str, Any], cell: str, cast: Callable[[Any, str], Any], names: list[str]
 ) -> Iterator[Wrong]:
-    for name, x, put in _arrays(given, cell):
-        for dtype in names:
-            yield Wrong(f"{name} is {dtype}", put(cast(x, dtype)), TYPE, name, re.escape(dtype))
-        if name != "wx":
-            yield Wrong(f"{name} is float64 among float32", put(cast(x, "float64")), TYPE, name, "float64")
-    yield Wrong("wx is float64 among float32", {"wx": cast(given["wx"], "float64")}, TYPE, "r", "float32")
+    return other_dtypes(_arrays(given, cell), cast, names, "r")
 
 
 def resized(x: Any, axis: int, by: int) -> Any:

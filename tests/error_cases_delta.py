@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from delta_calls import delta_inputs
-from error_cases import TYPE, VALUE, B, Convert, D, N, T, Wrong
+from error_cases import TYPE, VALUE, Argument, B, Convert, D, N, T, Wrong, other_dtypes, other_types
 
 K, V = 6, D
 NAMES = ("q", "k", "v", "beta", "h0", "decay")
@@ -31,21 +31,17 @@ def _shape(y: Any) -> str:
     return re.escape(str(tuple(y.shape)))
 
 
-def wrong_types(given: dict[str, Any]) -> Iterator[Wrong]:
+def _arrays(given: dict[str, Any]) -> Iterator[Argument]:
     for name in NAMES:
-        for label, y in (("list", given[name].tolist()), ("str", "q"), ("float", 1.0), ("int", 0), ("dict", {})):
-            yield Wrong(f"{name} is a {label}", {name: y}, TYPE, name, label)
-        if name not in ("h0", "decay"):
-            yield Wrong(f"{name} is None", {name: None}, TYPE, name, "NoneType")
+        yield name, given[name], lambda y, name=name: {name: y}
+
+
+def wrong_types(given: dict[str, Any]) -> Iterator[Wrong]:
+    return other_types(_arrays(given), optional=["h0", "decay"])
 
 
 def wrong_dtypes(given: dict[str, Any], cast: Callable[[Any, str], Any], names: list[str]) -> Iterator[Wrong]:
-    for name in NAMES:
-        for dtype in names:
-            yield Wrong(f"{name} is {dtype}", {name: cast(given[name], dtype)}, TYPE, name, re.escape(dtype))
-        if name != "q":
-            yield Wrong(f"{name} is float64", {name: cast(given[name], "float64")}, TYPE, name, "float64")
-    yield Wrong("q is float64", {"q": cast(given["q"], "float64")}, TYPE, "k", "float32")
+    return other_dtypes(_arrays(given), cast, names, "k")
 
 
 def _resized(x: Any, axis: int, by: int) -> Any:

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastiter.torch  # noqa: E402
-from error_cases import EITHER, TYPE, VALUE, B, T, Wrong, assert_all_refused, wrong_lengths  # noqa: E402
+from error_cases import EITHER, TYPE, VALUE, B, T, Wrong, assert_tensors_refused, wrong_lengths  # noqa: E402
 from error_cases_delta import (  # noqa: E402
     FUNCTION,
     NAMES,
@@ -29,23 +29,7 @@ from test_torch_errors import BACKEND, cast, in_torch, tensor  # noqa: E402
 
 
 def check(cases: Iterable[Wrong], right: dict[str, Any] | None = None) -> None:
-    """Each case is refused with and without gradients."""
-
-    def call(arguments: dict[str, Any], grad: bool) -> None:
-        beta = arguments["beta"]
-        if grad and isinstance(beta, torch.Tensor) and beta.is_floating_point():
-            arguments["beta"] = beta.detach().requires_grad_()
-        fastiter.torch.delta_scan(**arguments)
-
-    arguments = valid(tensor) if right is None else right
-    assert_all_refused(
-        FUNCTION,
-        (
-            (wrong, lambda grad=grad, wrong=wrong: call({**arguments, **wrong.changes}, grad))
-            for wrong in cases
-            for grad in (False, True)
-        ),
-    )
+    assert_tensors_refused(fastiter.torch.delta_scan, valid(tensor) if right is None else right, cases, "beta")
 
 
 def test_types_and_dtypes() -> None:

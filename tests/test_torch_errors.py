@@ -19,8 +19,8 @@ from error_cases import (  # noqa: E402
     TYPE,
     VALUE,
     Wrong,
-    assert_all_refused,
     assert_refused,
+    assert_tensors_refused,
     in_torch,
     valid,
     wrong_activations,
@@ -71,22 +71,7 @@ def cast(x: Any, dtype: str) -> Any:
 
 
 def check(cell: str, cases: Iterable[Wrong]) -> None:
-    """Each case is refused with and without gradients."""
-
-    def call(arguments: dict[str, Any], grad: bool) -> None:
-        r = arguments["r"]
-        if grad and isinstance(r, torch.Tensor) and r.is_floating_point():
-            arguments["r"] = r.detach().requires_grad_()
-        getattr(fastiter.torch, cell)(**arguments)
-
-    assert_all_refused(
-        cell,
-        (
-            (wrong, lambda grad=grad, wrong=wrong: call({**given(cell), **wrong.changes}, grad))
-            for wrong in cases
-            for grad in (False, True)
-        ),
-    )
+    assert_tensors_refused(getattr(fastiter.torch, cell), given(cell), cases, "r")
 
 
 @every_cell

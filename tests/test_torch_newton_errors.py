@@ -11,9 +11,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastiter.torch  # noqa: E402
-from error_cases import EITHER, TYPE, VALUE, Wrong, assert_all_refused, in_torch, wrong_lengths  # noqa: E402
-from newton_calls import every_cell  # noqa: E402
-from newton_error_cases import (  # noqa: E402
+from error_cases import EITHER, TYPE, VALUE, Wrong, assert_tensors_refused, in_torch, wrong_lengths  # noqa: E402
+from error_cases_newton import (  # noqa: E402
     valid,
     wrong_dtypes,
     wrong_flags,
@@ -22,6 +21,7 @@ from newton_error_cases import (  # noqa: E402
     wrong_states,
     wrong_types,
 )
+from newton_calls import every_cell  # noqa: E402
 
 BACKEND = (fastiter.BackendError,)
 
@@ -31,22 +31,7 @@ def given(cell: str) -> dict[str, Any]:
 
 
 def check(cell: str, cases: Iterable[Wrong]) -> None:
-    """Each case is refused with and without gradients."""
-
-    def call(arguments: dict[str, Any], grad: bool) -> None:
-        a = arguments["a"]
-        if grad and isinstance(a, torch.Tensor) and a.is_floating_point():
-            arguments["a"] = a.detach().requires_grad_()
-        getattr(fastiter.torch, cell)(**arguments)
-
-    assert_all_refused(
-        cell,
-        (
-            (wrong, lambda grad=grad, wrong=wrong: call({**given(cell), **wrong.changes}, grad))
-            for wrong in cases
-            for grad in (False, True)
-        ),
-    )
+    assert_tensors_refused(getattr(fastiter.torch, cell), given(cell), cases, "a")
 
 
 @every_cell

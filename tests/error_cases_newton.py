@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from error_cases import TYPE, VALUE, Convert, Wrong, resized
+from error_cases import TYPE, VALUE, Argument, Convert, Wrong, other_dtypes, other_types, resized
 from newton_calls import STATES, para_inputs
 
 B, T, D = 3, 4, 5
@@ -23,8 +23,7 @@ def valid(cell: str, convert: Convert) -> dict[str, Any]:
     return {**arguments, **({"h0": parts[0]} if len(parts) == 1 else {"state": parts})}
 
 
-def _arrays(given: dict[str, Any], cell: str) -> Iterator[tuple[str, Any, Callable[[Any], dict[str, Any]]]]:
-    """(name in messages, array, changes that put something else in its place)"""
+def _arrays(given: dict[str, Any], cell: str) -> Iterator[Argument]:
     for name in ("wx", "a", "p", "h0"):
         if name in given:
             yield name, given[name], lambda y, name=name: {name: y}
@@ -34,22 +33,13 @@ def _arrays(given: dict[str, Any], cell: str) -> Iterator[tuple[str, Any, Callab
 
 
 def wrong_types(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
-    for name, x, put in _arrays(given, cell):
-        for label, y in (("list", x.tolist()), ("str", "wx"), ("float", 1.0), ("int", 0), ("dict", {})):
-            yield Wrong(f"{name} is a {label}", put(y), TYPE, name, label)
-        if name != "h0":
-            yield Wrong(f"{name} is None", put(None), TYPE, name, "NoneType")
+    return other_types(_arrays(given, cell), optional=["h0"])
 
 
 def wrong_dtypes(
     given: dict[str, Any], cell: str, cast: Callable[[Any, str], Any], names: list[str]
 ) -> Iterator[Wrong]:
-    for name, x, put in _arrays(given, cell):
-        for dtype in names:
-            yield Wrong(f"{name} is {dtype}", put(cast(x, dtype)), TYPE, name, re.escape(dtype))
-        if name != "wx":
-            yield Wrong(f"{name} is float64 among float32", put(cast(x, "float64")), TYPE, name, "float64")
-    yield Wrong("wx is float64 among float32", {"wx": cast(given["wx"], "float64")}, TYPE, "a", "float32")
+    return other_dtypes(_arrays(given, cell), cast, names, "a")
 
 
 def wrong_shapes(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
