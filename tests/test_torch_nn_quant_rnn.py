@@ -10,8 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import fastiter  # noqa: E402
 from fastiter.torch import nn as ours  # noqa: E402
-from fastiter.torch import quant  # noqa: E402
+from fastiter.torch import onnx, quant  # noqa: E402
 
 I, H, T, B = 5, 4, 6, 3
 #: So fine that nothing is lost: what runs is the loop, and what comes out is torch's.
@@ -150,6 +151,90 @@ def test_models(kind: str) -> None:
         assert rows["output_l0"].format == "fixed<7,1,RND,SAT>"
     with pytest.raises(ValueError, match="'' must be an LSTM or GRU of one head without proj_size"):
         ours.quantize_model(getattr(ours, kind)(I, H, num_heads=2), COARSE)
+
+
+def plain(kind: str, dtype: Any, **options: Any) -> tuple[Any, Any]:
+    """A layer whose plan rounds nothing, and LSTM or GRU, with the same weights"""
+    torch.manual_seed(0)
+    mine = getattr(ours, f"Quant{kind}")(I, H, dtype=dtype, **options)
+    theirs = getattr(ours, kind)(I, H, dtype=dtype, **options)
+    theirs.load_state_dict(mine.state_dict())
+    return mine, theirs
+
+
+@every_shape
+@every_kind
+def test_bfloat16_is_that_of_the_layer(kind: str, shape: str) -> None:
+    mine, theirs = plain(kind, torch.bfloat16, **SHAPES[shape])
+    given = states(kind, shape)
+    hx = given.bfloat16() if kind == "GRU" else tuple(s.bfloat16() for s in given)
+    x = numbers(*((B, T, I) if "batch" in shape else (T, B, I))).bfloat16()
+    if kind == "LSTM":  # torch's way with c, which goes from one call to the next in bfloat16
+        assert theirs(x, hx)[1][1].dtype == torch.bfloat16
+    for a, b in zip(outcome(mine, x, hx), outcome(theirs, x, hx), strict=True):
+        assert a.dtype == b.dtype == torch.bfloat16
+        assert a.equal(b)
+    assert mine(x)[0].equal(theirs(x)[0])
+
+
+@pytest.mark.parametrize("incoming", [torch.float32, torch.bfloat16], ids=str)
+@every_shape
+@every_kind
+def test_autocast_is_that_of_the_layer(kind: str, shape: str, incoming: Any) -> None:
+    mine, theirs = plain(kind, torch.float32, **SHAPES[shape])
+    given = states(kind, shape)
+    hx = given.to(incoming) if kind == "GRU" else tuple(s.to(incoming) for s in given)
+    x = numbers(*((B, T, I) if "batch" in shape else (T, B, I))).to(incoming)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, expected = outcome(mine, x, hx), outcome(theirs, x, hx)
+        without = mine(x)[0], theirs(x)[0]
+    for a, b in zip([*found, without[0]], [*expected, without[1]], strict=True):
+        assert a.dtype == b.dtype
+        # The layer casts an input once for both directions, whose gradients are then added in bfloat16.
+        bound = 2**-7 if "both" in shape else 0
+        torch.testing.assert_close(a, b, rtol=bound, atol=bound / 2)
+
+
+@pytest.mark.parametrize("plan", [ours.QuantPlan(), FINE], ids=["compiled", "loop"])
+@every_kind
+def test_dtypes_and_devices_that_do_not_go_together(kind: str, plan: Any) -> None:
+    layer, name, x = getattr(ours, f"Quant{kind}")(I, H, plan=plan), f"Quant{kind}", numbers(T, B, I).float()
+    wrong = [x.double(), x.bfloat16(), x.half(), x.int(), x.to(torch.complex64), x.bool()]
+    for y in wrong:
+        got = str(y.dtype).removeprefix("torch.")
+        with pytest.raises(ValueError, match=f"^{name}: input must be float32 like the parameters, got {got}$"):
+            layer(y)
+    for y in wrong[:3]:
+        h = torch.zeros(1, B, H, dtype=y.dtype)
+        got = str(y.dtype).removeprefix("torch.")
+        with pytest.raises(TypeError, match=f"^{name}: hx must be float32 like the parameters, got {got}$"):
+            layer(x, h if kind == "GRU" else (h.float(), h))
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match="input must be float32 like"):
+        layer(wrong[0])
+    where = "must be on the CPU or a CUDA device, got meta"
+    with pytest.raises(fastiter.BackendError, match=f"^{name}: input {where}$"):
+        layer(x.to("meta"))
+    with pytest.raises(fastiter.BackendError, match=f"^{name}: parameters {where}$"):
+        getattr(ours, name)(I, H, device="meta", plan=plan)(x)
+    with pytest.raises(TypeError, match=f"^{name}: parameters must be float32, .*, got float16$"):
+        getattr(ours, name)(I, H, dtype=torch.half, plan=plan)(x.half())
+
+
+@pytest.mark.parametrize("weight", [torch.zeros(4 * H, I + 1), torch.zeros(4 * H, I, dtype=torch.bfloat16)])
+def test_weights_that_do_not_go_together(weight: Any) -> None:
+    layer = ours.QuantLSTM(I, H)
+    with pytest.raises(ValueError, match=r"^QuantLSTM: weight_\w+_l0 must have shape .*, (float32|bfloat16), got"):
+        torch.func.functional_call(layer, {"weight_ih_l0": weight}, (numbers(T, B, I).float(),))
+
+
+@every_kind
+def test_what_runs_the_layers_by_itself_would_not_round(kind: str) -> None:
+    layer = getattr(ours, f"Quant{kind}")(I, H, plan=COARSE)
+    message = rf"must run the forward of torch.nn's .*, got a Quant{kind} with another one$"
+    with pytest.raises(TypeError, match=f"^StreamingRNN: module {message}"):
+        ours.StreamingRNN(layer)
+    with pytest.raises(TypeError, match=f"^onnx.export: module {message}"):
+        onnx.export(layer)
 
 
 def test_dropout_lies_between_layers() -> None:

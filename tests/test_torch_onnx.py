@@ -83,6 +83,29 @@ def test_the_graph_has_the_standard_operators_and_is_written(tmp_path):
     assert {x.data_type for x in double.graph.initializer} == {onnx.TensorProto.DOUBLE, onnx.TensorProto.INT64}
 
 
+def own_forward(kind):
+    """Modules that do more than their layers: of a class with a forward of its own, and with one on the instance"""
+    base = getattr(ours, kind)
+
+    class Scaled(base):
+        def forward(self, input, hx=None):
+            return super().forward(2 * input, hx)
+
+    patched = base(I, 7)
+    patched.forward = lambda x: x
+    return [Scaled(I, 7), patched]
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_a_forward_of_ones_own_is_refused(kind):
+    message = "module must run the forward of torch.nn's or fastiter.torch.nn's LSTM, GRU, RNN or sLSTM, got a .* with"
+    for module in own_forward(kind):
+        with pytest.raises(TypeError, match=f"^onnx.export: {message}"):
+            export(module)
+        with pytest.raises(TypeError, match=f"^StreamingRNN: {message}"):
+            ours.StreamingRNN(module)
+
+
 def test_what_is_refused():
     for module, got in ((make(ours, "sLSTM"), "sLSTM"), (torch.nn.Linear(2, 2), "Linear"), (3, "int")):
         with pytest.raises(TypeError, match=f"^onnx.export: module must be an LSTM, GRU or RNN, got .*{got}$"):

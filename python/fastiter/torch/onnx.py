@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._rnn import kind
-from .nn._rnn_checks import CELLS, Layer, check_weights, heads_of, layers_of
+from .nn._rnn_checks import CELLS, Layer, check_forward, check_weights, heads_of, layers_of
 from .nn._rnn_layer import Parameters
 
 __all__ = ["export"]
@@ -72,6 +72,7 @@ def export(module: nn.Module, path: str | os.PathLike[str] | None = None, *, ini
     """
     if not isinstance(module, nn.RNNBase) or module.mode not in _OPERATORS:
         raise TypeError(f"onnx.export: module must be an LSTM, GRU or RNN, got {kind(module)}")
+    check_forward("onnx.export", module)
     if module._forward_pre_hooks:
         check_weights("onnx.export", module)
     if not isinstance(initial_state, bool):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import RNNBase
 from torch.nn.utils import parametrize
 
@@ -109,6 +109,21 @@ def checked_input(module: RNNBase, weight: Tensor, x: Tensor, dims: tuple[int, .
     name = module_name(module)
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: input must be a Tensor or a PackedSequence, got {type(x).__name__}")
+    check_place(module, weight, x)
+    if x.dtype != weight.dtype:
+        raise ValueError(f"{name}: input must be {_dtype(weight)} like the parameters, got {_dtype(x)}")
+    if x.dim() not in dims:
+        expected = " or ".join(str(d) for d in dims)
+        error = ValueError if len(dims) > 1 else RuntimeError
+        raise error(f"{name}: input must have {expected} dimensions, got shape {tuple(x.shape)}")
+    if x.shape[-1] != module.input_size:
+        raise RuntimeError(f"{name}: input must have input_size = {module.input_size} features, got {x.shape[-1]}")
+    return x
+
+
+def check_place(module: RNNBase, weight: Tensor, x: Tensor) -> None:
+    """Check that input and parameters are where there are kernels, and of what dtypes these take."""
+    name = module_name(module)
     _check_dense(module, "input", x)
     for what, tensor in (("input", x), ("parameters", weight)):
         if not tensor.is_cpu and tensor.device.type not in ("cpu", "cuda"):
@@ -119,15 +134,6 @@ def checked_input(module: RNNBase, weight: Tensor, x: Tensor, dims: tuple[int, .
         on_cpu = FLOAT16_REFUSED if weight.dtype == torch.float16 else "float32, float64 or bfloat16"
         expected = "float32, float64, bfloat16 or float16" if weight.is_cuda else on_cpu
         raise TypeError(f"{name}: parameters must be {expected}, got {_dtype(weight)}")
-    if x.dtype != weight.dtype:
-        raise ValueError(f"{name}: input must be {_dtype(weight)} like the parameters, got {_dtype(x)}")
-    if x.dim() not in dims:
-        expected = " or ".join(str(d) for d in dims)
-        error = ValueError if len(dims) > 1 else RuntimeError
-        raise error(f"{name}: input must have {expected} dimensions, got shape {tuple(x.shape)}")
-    if x.shape[-1] != module.input_size:
-        raise RuntimeError(f"{name}: input must have input_size = {module.input_size} features, got {x.shape[-1]}")
-    return x
 
 
 def checked_states(module: RNNBase, cell: Cell, hx: Any, weight: Tensor, batch: int | None) -> State | None:
@@ -161,6 +167,16 @@ def checked_states(module: RNNBase, cell: Cell, hx: Any, weight: Tensor, batch: 
 
 def _dtype(x: Tensor) -> str:
     return str(x.dtype).removeprefix("torch.")
+
+
+_STOCK = (nn.modules.rnn.__name__, f"{__package__}.rnn")
+
+
+def check_forward(function: str, module: RNNBase) -> None:
+    """Check that the module does what its layers say, and has no forward of its own, as one that rounds has."""
+    if "forward" in module.__dict__ or type(module).forward.__module__ not in _STOCK:
+        expected = "run the forward of torch.nn's or fastiter.torch.nn's LSTM, GRU, RNN or sLSTM"
+        raise TypeError(f"{function}: module must {expected}, got a {module_name(module)} with another one")
 
 
 def check_streams(module: RNNBase) -> None:

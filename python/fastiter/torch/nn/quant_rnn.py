@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..._backend import BackendError
 from ..._rnn import CELLS, kind
+from .._op import autocast_dtype, autocast_to
 from ._quantizer import Quantizer
+from ._rnn_checks import check_place, layers_of
 from ._rnn_layer import Direction, Parameters, layer
 from .quant_layers import QuantLayer
 from .quant_plan import QuantPlan, check_plan, made_gradient, made_quantizer, plan_linear
@@ -91,14 +94,17 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
         x = input.unsqueeze(1) if input.dim() == 2 else input.transpose(0, 1) if self.batch_first else input
         if x.shape[0] == 0:
             raise ValueError(f"{name}: input must have at least one time step, got shape {tuple(input.shape)}")
-        states = self._checked_states(hx, x, input.dim() == 2)
+        layers = [made.parameters for made in layers_of(self, CELLS[self.cell])]
+        check_place(self, layers[0].w_ih, input)
+        self._check_dtype("input", input, layers[0].w_ih)
+        states = self._checked_states(hx, x, layers[0].w_ih, input.dim() == 2)
         finals: list[States] = []
         for first in range(0, len(states), 2 if self.bidirectional else 1):
             if first > 0 and self.training and self.dropout > 0:
                 x = F.dropout(x, self.dropout)
             outs = []
             for k, part in list(enumerate(self._parts()))[first : first + (2 if self.bidirectional else 1)]:
-                out, last = self._direction(x, part, states[k])
+                out, last = self._direction(x, part, layers[k], states[k])
                 outs.append(out)
                 finals.append(last)
             x = torch.cat(outs, -1) if self.bidirectional else outs[0]
@@ -107,7 +113,16 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
             return x.squeeze(1), tuple(s.squeeze(1) for s in last)
         return x.transpose(0, 1) if self.batch_first else x, last
 
-    def _checked_states(self, hx: States | None, x: Tensor, single: bool) -> list[States]:
+    def _check_dtype(self, what: str, x: Tensor, weight: Tensor) -> None:
+        """Check for the dtype of the parameters, or under autocast for any that it casts with them."""
+        casts = autocast_dtype(weight) is not None and x.is_floating_point()
+        if x.dtype == weight.dtype or (casts and torch.float64 not in (x.dtype, weight.dtype)):
+            return
+        error = ValueError if what == "input" else TypeError  # as torch.nn's
+        expected, got = (str(dtype).removeprefix("torch.") for dtype in (weight.dtype, x.dtype))
+        raise error(f"{type(self).__name__}: {what} must be {expected} like the parameters, got {got}")
+
+    def _checked_states(self, hx: States | None, x: Tensor, weight: Tensor, single: bool) -> list[States]:
         """Return the initial states (B, H) of each direction of each layer."""
         rows, count = len(list(self._parts())), len(self.state_names)
         if hx is None:
@@ -118,9 +133,14 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
         if not fits or any(s.shape != shape for s in hx):
             got = [tuple(s.shape) if isinstance(s, Tensor) else kind(s) for s in hx] if fits else kind(hx)
             raise ValueError(f"{type(self).__name__}: hx must be {count} Tensor of shape {shape}, got {got}")
+        for s in hx:
+            if s.device != weight.device:
+                expected = f"on {weight.device} like the parameters"
+                raise BackendError(f"{type(self).__name__}: hx must be {expected}, got {s.device}")
+            self._check_dtype("hx", s, weight)
         return [tuple(s[k].unsqueeze(0) if single else s[k] for s in hx) for k in range(rows)]
 
-    def _direction(self, x: Tensor, part: _Part, first: States) -> tuple[Tensor, States]:
+    def _direction(self, x: Tensor, part: _Part, given: Parameters, first: States) -> tuple[Tensor, States]:
         """Return h (T, B, H) of all steps, and the final states (B, H)."""
         quantizers = {what: getattr(self, f"{what}_{part.suffix}_quantizer") for what in self.rounds}
 
@@ -128,22 +148,35 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
             quantizer = quantizers[what]
             return value if quantizer is None else quantizer(value)
 
-        def weight(what: str) -> Tensor:
-            return rounded(what, getattr(self, f"{what}_{part.suffix}"))
-
-        biases = (weight("bias_ih"), weight("bias_hh")) if self.bias else (None, None)
-        parameters = Parameters(weight("weight_ih"), weight("weight_hh"), *biases)
+        w_ih, w_hh, b_ih, b_hh = given
+        biases = (
+            None if b_ih is None else rounded("bias_ih", b_ih),
+            None if b_hh is None else rounded("bias_hh", b_hh),
+        )
+        parameters = Parameters(rounded("weight_ih", w_ih), rounded("weight_hh", w_hh), *biases)
         x = rounded("input", x)
         loop = any(quantizers[what] is not None for what in ("output", "state", "gradient"))
         if not loop and self.plan.accumulator is None:
-            direction = Direction(CELLS[self.cell], 1, part.reverse, None)
-            out, last = layer(direction, x.contiguous(), parameters, tuple(s.unsqueeze(1) for s in first))
-            return out, tuple(s.squeeze(0) for s in last)
+            return self._all_steps(x, part, parameters, first)
         wx, states, outs = plan_linear(self.plan, x, parameters.w_ih, parameters.b_ih), first, []
         for t in range(len(wx) - 1, -1, -1) if part.reverse else range(len(wx)):
             states = self._step(wx[t], states, parameters, rounded)
             outs.append(states[0])
         return torch.stack(outs[::-1] if part.reverse else outs), states
+
+    def _all_steps(self, x: Tensor, part: _Part, parameters: Parameters, first: States) -> tuple[Tensor, States]:
+        """Return the same by the kernels of LSTM and GRU, in the dtype of autocast where that is on."""
+        dtypes, low = [s.dtype for s in first], autocast_dtype(parameters.w_ih)
+        if low is not None:
+            x, parameters = autocast_to(x, low), Parameters(*(autocast_to(p, low) for p in parameters))
+            first = tuple(autocast_to(s, low) for s in first)
+            if self.cell != "gru":  # whose states no product touches
+                dtypes = [s.dtype for s in first]
+        rest = torch.float32 if x.dtype.itemsize == 2 else x.dtype
+        start = (first[0].unsqueeze(1), *(s.unsqueeze(1).to(rest) for s in first[1:]))
+        direction = Direction(CELLS[self.cell], 1, part.reverse, None)
+        out, last = layer(direction, x.contiguous(), parameters, start)
+        return out.to(dtypes[0]), tuple(s.squeeze(0).to(dtype) for s, dtype in zip(last, dtypes, strict=True))
 
     def _step(self, wx: Tensor, states: States, parameters: Parameters, rounded: Any) -> States:
         raise NotImplementedError

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from ..._backend import BackendError
 from ..._rnn import kind
 from .._op import _modes, _trace, contiguous
-from ._rnn_checks import CELLS, check_streams, check_weights, checked_states, layers_of
+from ._rnn_checks import CELLS, check_forward, check_streams, check_weights, checked_states, layers_of
 from ._rnn_packed import STREAMS, packed
 
 _NO_MEMORY = "a step needs tensors that have memory, got a fake one"
@@ -58,6 +58,7 @@ class StreamingRNN:
     def __init__(self, module: nn.RNNBase, batch_size: int | None = None, state: Any = None) -> None:
         if not isinstance(module, nn.RNNBase) or module.mode not in CELLS:
             raise TypeError(f"StreamingRNN: module must be an LSTM, GRU, RNN or sLSTM, got {kind(module)}")
+        check_forward("StreamingRNN", module)
         check_streams(module)
         if batch_size is not None and (not isinstance(batch_size, int) or isinstance(batch_size, bool)):
             raise TypeError(f"StreamingRNN: batch_size must be an int or None, got {kind(batch_size)}")
