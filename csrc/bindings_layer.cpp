@@ -120,12 +120,14 @@ struct LayerKept : LayerInputs {
         const int count = cell.states - 1;
         has_saved = cell.saved > 0;
         if (int(kept.size()) != count + has_saved) return false;
-        if (has_saved && (!saved.read(kept[size_t(count)].ptr()) || saved.bits() != computed_bits(x.bits())))
-            return false;
+        const auto has_lines = [&](const View& v, int64_t axes) {
+            return v.bits() == computed_bits(x.bits()) && v.ndim() == axes && v.has_unit_stride();
+        };
+        if (has_saved && (!saved.read(kept[size_t(count)].ptr()) || !has_lines(saved, 5))) return false;
         const py::list states = kept[py::slice(0, count, 1)];
         if (!others.read(states.ptr(), count) || !others.is_whole(count)) return false;
         for (int i = 0; i < count; ++i)
-            if (others.view[i].bits() != computed_bits(x.bits()) || others.view[i].ndim() != 4) return false;
+            if (!has_lines(others.view[i], 4)) return false;
         if (!h.read(h_.ptr()) || !is_plain(h, {T(), B(), H()})) return false;
         has_dh = !dh_.is_none();
         if (has_dh &&

@@ -68,7 +68,8 @@ template <class S> py::object forward(const Inputs& in, bool reverse, bool all_s
     return std::move(out.all);
 }
 
-// What the forward pass kept, and the gradients that come in: everything as the forward pass made it
+// What the forward pass kept, and the gradients that come in: in the shapes that the forward pass made, though where autograd's
+// hooks for saved tensors had it in between, in other memory
 struct Kept {
     CellOf cell;
     View r, saved;
@@ -91,10 +92,10 @@ struct Kept {
         if (!dstates.read(dstates_.ptr(), cell.states) || !dlast.read(dlast_.ptr(), cell.states)) return false;
         const int bits = h().bits();
         const auto is_plain = [](const View& x) { return x.is_contiguous(); };
+        const auto has_lines = [](const View& x) { return x.has_unit_stride(); };
         if (r.bits() != bits || !state.all(bits, is_plain) || !dlast.all(bits, is_plain)) return false;
-        if (!states.all(bits, [](const View&) { return true; })) return false;
-        if (!dstates.all(bits, [](const View& x) { return x.has_unit_stride(); })) return false;
-        return !has_saved || saved.bits() == computed_bits(bits);
+        if (!states.all(bits, has_lines) || !dstates.all(bits, has_lines)) return false;
+        return !has_saved || (saved.bits() == computed_bits(bits) && has_lines(saved));
     }
 };
 

@@ -193,6 +193,9 @@ def _rnn_bwd(
     outputs = _backward_outputs(cell, h, r, work[1], need_r, need_b, need_state)
     copies: list[Tensor] = []
     wx, b = None if wx is None else unit_stride(wx), _bias(b, h)
+    # Hooks for saved tensors may have brought these back in other memory than they were made in.
+    states = [unit_stride(x) for x in states]
+    saved = [contiguous(x) if by_chunks else unit_stride(x) for x in saved]
     _BACKWARD[h.dtype](
         work,
         r.data_ptr(),
