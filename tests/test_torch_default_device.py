@@ -107,3 +107,16 @@ def test_quantisation() -> None:
     rounded = ours.GradientQuantizer("e5m2")
     y = x.clone().requires_grad_()
     check_same(lambda: rounded(y), y)
+
+
+@pytest.mark.parametrize("kind", ["QuantLinear", "QuantLSTM", "QuantGRU"])
+def test_quantizers_are_made_where_modules_are(kind: str) -> None:
+    rounding = {"weight": "e4m3fn", "bias": "fixed<8,3>", "input": "int4<STOCHASTIC>", "gradient": "e5m2<STOCHASTIC>"}
+    every = ours.QuantPlan(**rounding, output="fixed<8,1>", state="fixed<8,3>")
+    with torch.device("meta"):
+        layer = getattr(ours, kind)(5, 8, plan=every)
+    expected = getattr(ours, kind)(5, 8, plan=every)
+    assert {x.device.type for x in layer.state_dict().values()} == {"meta"}
+    layer.to_empty(device="cpu").load_state_dict(expected.state_dict())
+    assert layer.state_dict().keys() == expected.state_dict().keys()
+    assert all(x.equal(expected.state_dict()[name]) for name, x in layer.state_dict().items())

@@ -14,17 +14,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .. import _core
-from ._op import (
-    CPU_AND_CUDA,
-    FLOATS,
-    GPU_FLOATS,
-    LIBRARY,
-    check_tensors,
-    contiguous,
-    differentiable_once,
-    eager,
-    empty,
-)
+from ._autograd import differentiable_once
+from ._op import CPU_AND_CUDA, FLOATS, GPU_FLOATS, LIBRARY, check_tensors, contiguous, eager, empty
 
 _GEMM = {torch.float32: _core.gemm_f32, torch.float64: _core.gemm_f64, torch.bfloat16: _core.gemm_bf16}
 _COLUMN_SUMS = {

@@ -144,6 +144,15 @@ def transformed() -> bool:
     return _level() is not None
 
 
+def refuse_transforms(function: str, reason: str = "as it has no rules for them") -> None:
+    """Refuse a call inside of a transform of torch.func, which would refuse it with advice to us."""
+    if transformed():
+        expected = f"be called outside of the transforms of torch.func, {reason}"
+        raise RuntimeError(
+            f"{function}: it must {expected}, got a call inside of one; torch.autograd.grad differentiates it"
+        )
+
+
 _Op = TypeVar("_Op", bound=Callable[..., Any])
 
 
@@ -188,45 +197,6 @@ def unit_stride(x: Tensor) -> Tensor:
     """The same, where only the last axis must be contiguous (a size of 1 has any stride)."""
     is_plain = not x.is_neg() and not x.is_conj()
     return x if is_plain and (x.stride()[-1] == 1 or x.shape[-1] == 1) else contiguous(x)
-
-
-class _Once(torch.autograd.Function):
-    """The first ``count`` tensors as they are, and an error where they are differentiated."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple([x.detach() for x in tensors[:count]])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keep nothing: torch.func asks for this apart from forward."""
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
-        raise RuntimeError("fastiter: this gradient has no derivative: the kernels cannot be differentiated twice")
-
-
-def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``backward`` of an autograd function refuse to be differentiated.
-
-    torch's own once_differentiable does so only where the incoming gradients require one, and only on the way to
-    leaves: a penalty on a gradient was dropped without a word.
-    """
-
-    @functools.wraps(backward)
-    def call(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        with torch.no_grad():
-            results: tuple[Tensor | None, ...] = backward(ctx, *gradients)
-        if not torch.is_grad_enabled() or is_compiling():
-            return results
-        depends_on = [x for x in (*gradients, *ctx.saved_tensors) if x is not None and x.requires_grad]
-        given = [x for x in results if x is not None]
-        refusing = iter(_Once.apply(len(given), *given, *depends_on))
-        return tuple(None if x is None else next(refusing) for x in results)
-
-    return call
 
 
 def checked_lengths(

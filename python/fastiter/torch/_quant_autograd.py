@@ -11,7 +11,8 @@ from torch.autograd import forward_ad
 
 from .._rnn import kind
 from ..quant._check import check_nan
-from ._op import differentiable_once
+from ._autograd import differentiable_once
+from ._op import refuse_transforms
 from ._quant_arguments import Rng, checked_seed, facts, largest_scale, number_or_tensor
 from ._quant_bwd_op import quantize_bwd
 from ._quant_op import quantize_op, step_op
@@ -59,6 +60,7 @@ def how_to(
 
 def apply(x: Tensor, parameter: Tensor | None, how: How) -> Tensor:
     """Return x rounded; ``parameter``: the scale or the binary point, or None."""
+    refuse_transforms(how.function)
     if torch.is_grad_enabled() and (x.requires_grad or (parameter is not None and parameter.requires_grad)):
         result: Tensor = Rounded.apply(x, parameter, *how)
         return result

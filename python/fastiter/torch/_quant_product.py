@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..quant import Fixed, quant_matmul
-from ._op import LIBRARY, differentiable_once, eager
+from ._autograd import differentiable_once
+from ._op import LIBRARY, eager
 from ._quant_op import read
 
 Array = npt.NDArray[Any]

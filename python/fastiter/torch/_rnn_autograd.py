@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._rnn import Cell
-from ._op import differentiable_once
+from ._autograd import differentiable_once
 from ._rnn_op import rnn_bwd, rnn_fwd, rnn_fwd_together
 from ._rnn_work import Options, options
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._op import autocast_device, autocast_dtype, differentiable_once
+from ._autograd import differentiable_once
+from ._op import autocast_device, autocast_dtype
 from ._solve_cell import WIDEST, Cell, Linearised, Structure
 from ._solve_newton import before, flat_steps, jacobians, scan
 

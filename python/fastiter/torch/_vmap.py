@@ -1,4 +1,4 @@
-"""torch.func.vmap of the ops of recurrent networks: a call for each slice, as a kernel takes one weight at a time."""
+"""torch.func.vmap of the ops of recurrences: a call for each slice, as a kernel takes one weight at a time."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _linear, _rnn_op  # noqa: F401  the ops that are registered here are defined there
+from . import _delta_op, _linear, _newton_op, _rnn_op, _scan_op  # noqa: F401  the ops below are defined there
 from ._op import LIBRARY
 
-_OPS = ("_rnn_fwd", "_rnn_bwd", "_linear_fwd", "_linear_bwd")
+_FAMILIES = ("rnn", "linear", "linear_scan", "block_scan", "delta", "para")
+_OPS = tuple(f"_{family}_{direction}" for family in _FAMILIES for direction in ("fwd", "bwd"))
 
 
 def register() -> None:

@@ -21,9 +21,10 @@ from .._delta import (
     plan,
 )
 from .._rnn import kind
+from ._autograd import differentiable_once
 from ._delta_gpu import checked_method
 from ._delta_op import delta_bwd, delta_fwd
-from ._op import CPU_AND_CUDA, check_tensors, checked_integers, checked_lengths, differentiable_once
+from ._op import CPU_AND_CUDA, check_tensors, checked_integers, checked_lengths, transformed
 
 
 def delta_scan(
@@ -72,8 +73,9 @@ def delta_scan(
     rows = sizes.batch if bounds is None else bounds.shape[0] - 1
     check_state(function, None if h0 is None else h0.shape, sizes, rows, bounds is not None)
     # In forward mode the autograd function is called for its refusal.
-    if (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)) or forward_ad._current_level >= 0:
-        o, last = _DeltaScan.apply(q, k, v, beta, decay, h0, flags, whole, bounds, *how)
+    needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    if needs_grad or transformed() or forward_ad._current_level >= 0:
+        o, last = _DeltaScan.apply(q, k, v, beta, decay, h0, flags, whole, bounds, *how)[:2]
     else:
         o, last = delta_fwd(q, k, v, beta, decay, h0, flags, whole, bounds, *how, False)
     return o, last
@@ -102,11 +104,12 @@ def _checked_bounds(function: str, sizes: Sizes, cu_seqlens: Tensor | Sequence[i
 
 
 class _DeltaScan(torch.autograd.Function):
-    """q, k, v, beta, decay, h0 -> o, the final states"""
+    """q, k, v, beta, decay, h0 -> o, the final states, and what the backward pass reads"""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(
-        ctx: Any,
         q: Tensor,
         k: Tensor,
         v: Tensor,
@@ -118,16 +121,21 @@ class _DeltaScan(torch.autograd.Function):
         cu_seqlens: Tensor | None,
         method: str,
         chunk: int,
-    ) -> tuple[Tensor, Tensor]:
-        o, last, e, states = delta_fwd(q, k, v, beta, decay, h0, reset, lengths, cu_seqlens, method, chunk, True)
+    ) -> tuple[Tensor, ...]:
+        return tuple(delta_fwd(q, k, v, beta, decay, h0, reset, lengths, cu_seqlens, method, chunk, True))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        q, k, _, beta, decay, _, reset, lengths, cu_seqlens, method, chunk = inputs
+        _, _, e, states = output
         ctx.save_for_backward(q, k, beta, decay, e, states, reset, lengths, cu_seqlens)
+        ctx.mark_non_differentiable(e, states)
         ctx.method, ctx.chunk = method, chunk
         ctx.set_materialize_grads(False)
-        return o, last
 
     @staticmethod
     @differentiable_once
-    def backward(ctx: Any, d_o: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_o: Tensor | None, dlast: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if d_o is None and dlast is None:
             return (None,) * 11
         q, k, beta, decay, e, states, reset, lengths, cu_seqlens = ctx.saved_tensors

@@ -13,8 +13,9 @@ from .._newton import CELLS, WINDOW, NewtonInfo, Options, ParaCell, check_shapes
 from .._rnn import check_flag
 from . import _newton_cuda
 from . import _newton_gpu as _newton_gpu  # the ops of CUDA tensors
+from ._autograd import differentiable_once
 from ._newton_op import para_bwd, para_fwd
-from ._op import CPU_AND_CUDA, check_tensors, checked_lengths, differentiable_once
+from ._op import CPU_AND_CUDA, check_tensors, checked_lengths, transformed
 
 States: TypeAlias = tuple[Tensor, ...]
 Result: TypeAlias = "tuple[Tensor, States] | tuple[Tensor, States, NewtonInfo]"
@@ -139,15 +140,21 @@ def _apply(
     """Return h, the final states, and how they were solved."""
     window, max_steps, rtol, atol = newton or (0, 0, 0.0, 0.0)
     # In forward mode the autograd function is called for its refusal.
-    if (torch.is_grad_enabled() and _any_requires_grad(wx, a, p, first)) or forward_ad._current_level >= 0:
+    needs_grad = torch.is_grad_enabled() and _any_requires_grad(wx, a, p, first)
+    if needs_grad or transformed() or forward_ad._current_level >= 0:
         outputs = _Recurrence.apply(cell.name, reverse, lengths, (window, max_steps, rtol, atol), wx, a, p, *first)
     else:
         outputs = para_fwd(cell.name, wx, a, p, first, reverse, lengths, window, max_steps, rtol, atol, False)
     h, last = outputs[:2]
-    # parts that are no views, so that a caller may detach or change each in place
-    final = last.flatten(0, 1).unsafe_split_with_sizes([last.shape[1]] * len(cell.states))
     info = NewtonInfo("newton", *outputs[2].unbind(0)) if newton else NewtonInfo("sequential", None, None)
-    return h, tuple(final), info
+    return h, _parts(last), info
+
+
+def _parts(last: Tensor) -> States:
+    """Return the final states of (S, B, D) as parts that are no views: who calls may change each in place."""
+    if transformed():  # which have no rule for that
+        return tuple(last.unbind(0))
+    return tuple(last.flatten(0, 1).unsafe_split_with_sizes([last.shape[1]] * last.shape[0]))
 
 
 def _any_requires_grad(wx: Tensor, a: Tensor, p: Tensor | None, first: States) -> bool:
@@ -157,11 +164,12 @@ def _any_requires_grad(wx: Tensor, a: Tensor, p: Tensor | None, first: States) -
 
 
 class _Recurrence(torch.autograd.Function):
-    """wx, a, p, *state -> h, the final states as one tensor (S, B, D), and what Newton's method did"""
+    """wx, a, p, *state -> h, the final states as one tensor (S, B, D), what Newton's method did, all other states"""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(
-        ctx: Any,
         cell: str,
         reverse: bool,
         lengths: Tensor | None,
@@ -171,13 +179,17 @@ class _Recurrence(torch.autograd.Function):
         p: Tensor | None,
         *first: Tensor,
     ) -> tuple[Tensor, ...]:
-        h, last, *rest = para_fwd(cell, wx, a, p, first, reverse, lengths, *newton, True)
-        counts = [rest.pop(0)] if newton[0] else []
-        ctx.save_for_backward(wx, a, p, lengths, h, *rest, *first)
+        return tuple(para_fwd(cell, wx, a, p, first, reverse, lengths, *newton, True))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        cell, reverse, lengths, newton, wx, a, p, *first = inputs
+        h, _, *rest = output
+        others = rest[1:] if newton[0] else rest
+        ctx.save_for_backward(wx, a, p, lengths, h, *others, *first)
         ctx.cell, ctx.reverse, ctx.newton = CELLS[cell], reverse, newton[0] > 0
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*counts)
-        return h, last, *counts
+        ctx.mark_non_differentiable(*rest)
 
     @staticmethod
     @differentiable_once

@@ -14,7 +14,7 @@ from .._backend import BackendError
 from .._rnn import kind
 from ..quant import Error, range_of
 from ..quant._formats import Format
-from ._op import CPU_AND_CUDA, check_tensors
+from ._op import CPU_AND_CUDA, check_tensors, refuse_transforms
 from ._quant_analysis import Calibration, calibrate, error, pack, unpack
 from ._quant_arguments import (
     Rng,
@@ -323,6 +323,7 @@ def pact(x: Tensor, alpha: Tensor, width: int, *, rounding: str = "RND_CONV", rn
     >>> pact(torch.tensor([-1.0, 1.1, 5.0]), torch.tensor(3.0), 2).tolist()
     [0.0, 1.0, 3.0]
     """
+    refuse_transforms("pact")
     text = made(width, False, rounding, "SAT")
     checked_with_parameter("pact", x, "alpha", alpha, 1.0)
     if alpha.numel() != 1:
@@ -352,6 +353,7 @@ def quantize_gradient(
     >>> x.grad.tolist()
     [0.5, 6.0]
     """
+    refuse_transforms("quantize_gradient")
     text = text_of("quantize_gradient", fmt)
     check_tensors("quantize_gradient", ("x",), (x,), FLOATS, CPU_AND_CUDA)
     given = None if isinstance(scale, str) else checked_scale("quantize_gradient", x, text, scale, axis)
@@ -403,6 +405,7 @@ def linear(
     >>> linear(x, weight, accumulate="fixed<6,6,RND,SAT>").item()
     31.0
     """
+    refuse_transforms("linear")
     text = checked_accumulator("linear", accumulate, every)
     given = [("x", x), ("weight", weight)] + ([] if bias is None else [("bias", bias)])
     check_tensors("linear", [name for name, _ in given], [tensor for _, tensor in given], FLOATS, CPU_AND_CUDA)

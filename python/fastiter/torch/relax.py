@@ -12,7 +12,8 @@ from .._rnn import kind
 from .._solution import Solution
 from ..relax import _vectors
 from . import _relax_gpu_op  # noqa: F401 as it registers the ops for CUDA
-from ._op import CPU_AND_CUDA, check_tensors, checked_integers, differentiable_once
+from ._autograd import differentiable_once, one_by_one
+from ._op import CPU_AND_CUDA, check_tensors, checked_integers, refuse_transforms
 from ._relax_op import AUTO, REASONS, relax_sweeps, relax_sweeps_bwd, rows, transposed
 from ._relax_op import relax_solve as _relax_solve
 
@@ -78,6 +79,7 @@ def relax_solve(
     tensor([-0.3111, -0.5778, -0.1556, -0.2889], dtype=torch.float64)
     """
     function = "relax_solve"
+    refuse_transforms(function)
     crow, col = _checked(function, A_values, pattern, method, order)
     check_tensors(
         function, ("A_values", "b", *(() if x0 is None else ("x0",))), _given(A_values, b, x0), DTYPES, CPU_AND_CUDA
@@ -136,6 +138,7 @@ class _Solve(torch.autograd.Function):
         return found
 
     @staticmethod
+    @one_by_one
     def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         values, crow, col, x = ctx.saved_tensors
         adjoint = transposed(values, crow, col)
@@ -184,6 +187,7 @@ def sweeps(
     (tensor([0.9062, 1.7266]), tensor(1.1562))
     """
     function = "sweeps"
+    refuse_transforms(function)
     crow, col = _checked(function, A_values, pattern, method, order)
     check_tensors(function, ("x", "b", "A_values"), (x, b, A_values), DTYPES, CPU_AND_CUDA)
     _check_shapes(function, crow, b, x, "x")

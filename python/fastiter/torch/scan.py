@@ -21,6 +21,7 @@ from .._scan import (
 )
 from . import _scan_gpu as _scan_gpu  # the ops of CUDA tensors
 from . import _scan_twice
+from ._autograd import one_by_one
 from ._op import CPU_AND_CUDA, check_reset, check_tensors, checked_bounds, checked_lengths, unwatched
 from ._scan_op import BLOCK, LINEAR, Cut, Scan, carried, scan_bwd, scan_fwd, scan_out
 
@@ -187,6 +188,8 @@ def _apply(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut) -> tup
 class _Scan(torch.autograd.Function):
     """a, x, h0 -> h and the last state"""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
         blocks: bool,
@@ -209,6 +212,7 @@ class _Scan(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
+    @one_by_one
     def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
         a, h, h0, reset, lengths, cu_seqlens = ctx.saved_tensors
         if dh is None and dlast is None:

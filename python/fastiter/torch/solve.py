@@ -13,6 +13,7 @@ from torch.compiler import is_compiling
 from torch.utils import _pytree as pytree
 
 from .._solution import Solution
+from ._op import refuse_transforms
 from ._solve_backward import Problem, with_gradient
 from ._solve_cell import Cell, Structure
 from ._solve_check import (
@@ -144,11 +145,7 @@ def solve_recurrence(
     >>> torch.allclose(torch.autograd.grad(solution.last.sum(), a)[0], expected, atol=1e-5)
     True
     """
-    if torch._C._functorch.maybe_current_level() is not None:
-        raise RuntimeError(
-            "solve_recurrence: it must be called outside of the transforms of torch.func, as it iterates until its "
-            "numbers say stop, got a call inside of one; torch.autograd.grad differentiates it"
-        )
+    refuse_transforms("solve_recurrence", "as it iterates until its numbers say stop")
     request = Request(method, jacobian, rtol, atol, max_steps, window, damping, throw)
     if is_compiling():
         # It iterates until the numbers say stop, which no graph holds: the call stands between two compiled graphs.

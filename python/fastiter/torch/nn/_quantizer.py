@@ -57,7 +57,7 @@ class Quantizer(nn.Module):
 
 def _checked_seed(name: str, seed: int | None) -> int:
     if seed is None:
-        return int(torch.randint(0, 2**31, ()))
+        return int(torch.randint(0, 2**31, (), device="cpu"))  # whatever the default device is
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"{name}: seed must be an int, got {kind(seed)}")
     if not 0 <= seed < 2**31:

@@ -18,7 +18,8 @@ from torch.autograd import forward_ad
 from ... import _core
 from ..._rnn import Cell
 from .. import _linear, _rnn_op, _rnn_work
-from .._op import differentiable_once, grad_enabled, transformed, unwatched
+from .._autograd import differentiable_once
+from .._op import grad_enabled, transformed, unwatched
 
 State = tuple[Tensor, ...]
 

@@ -1,0 +1,108 @@
+"""What the autograd functions of all families share: one derivative and no second, gradients that come in batches."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.compiler import is_compiling
+
+
+class _Once(torch.autograd.Function):
+    """The first ``count`` tensors as they are, and an error where they are differentiated."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple([x.detach() for x in tensors[:count]])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep nothing: torch.func asks for this apart from forward."""
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
+        raise RuntimeError("fastiter: this gradient has no derivative: the kernels cannot be differentiated twice")
+
+
+_is_batch = torch._C._functorch.is_legacy_batchedtensor
+_DEEPEST = 4  # batches within batches
+
+
+def one_by_one(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Let ``backward`` of an autograd function take a batch of gradients, one after the other.
+
+    torch.autograd.grad makes one with ``is_grads_batched``, torch.autograd.functional with ``vectorize``: it is a
+    wrapper that has no memory.
+    """
+
+    @functools.wraps(backward)
+    def call(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        if is_compiling() or not any(g is not None and _is_batch(g) for g in gradients):
+            results: tuple[Tensor | None, ...] = backward(ctx, *gradients)
+            return results
+        return _of_a_batch(functools.partial(backward, ctx), gradients, _DEEPEST)
+
+    return call
+
+
+def _of_a_batch(call: Callable[..., Any], gradients: Sequence[Tensor | None], level: int) -> tuple[Tensor | None, ...]:
+    """Call with each slice of what is batched on a level, and of what is on those around it."""
+    if level == 0:
+        with _outside_vmap():
+            results: tuple[Tensor | None, ...] = call(*gradients)
+            return results
+    counts = [_count_in_batch(g, level) for g in gradients if g is not None]
+    count = max(counts, default=-1)
+    if count < 0:
+        return _of_a_batch(call, gradients, level - 1)
+    batches = [None if g is None else torch._remove_batch_dim(g, level, count, 0) for g in gradients]
+    made = [_of_a_batch(call, [None if b is None else b[i] for b in batches], level - 1) for i in range(count)]
+    every = (None if parts[0] is None else torch.stack(parts) for parts in zip(*made, strict=True))
+    return tuple(None if x is None else torch._add_batch_dim(x, 0, level) for x in every)
+
+
+def _count_in_batch(g: Tensor, level: int) -> int:
+    """Return how many gradients there are on a level, -1 where g is no batch there."""
+    one, other = (torch._remove_batch_dim(g, level, n, 0).shape[0] for n in (1, 2))
+    return int(one) if one == other else -1  # of what is no batch, torch makes as many as it is told
+
+
+@contextmanager
+def _outside_vmap() -> Iterator[None]:
+    """Lift what torch forbids where gradients are batches, as to draw numbers."""
+    level = torch._C._vmapmode_increment_nesting()  # there is no way to ask
+    for _ in range(level):
+        torch._C._vmapmode_decrement_nesting()
+    try:
+        yield
+    finally:
+        for _ in range(level - 1):
+            torch._C._vmapmode_increment_nesting()
+
+
+def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Make ``backward`` of an autograd function refuse to be differentiated.
+
+    torch's own once_differentiable does so only where the incoming gradients require one, and only on the way to
+    leaves: a penalty on a gradient was dropped without a word.
+    """
+    backward = one_by_one(backward)
+
+    @functools.wraps(backward)
+    def call(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            results: tuple[Tensor | None, ...] = backward(ctx, *gradients)
+        if not torch.is_grad_enabled() or is_compiling():
+            return results
+        depends_on = [x for x in (*gradients, *ctx.saved_tensors) if x is not None and x.requires_grad]
+        given = [x for x in results if x is not None]
+        refusing = iter(_Once.apply(len(given), *given, *depends_on))
+        return tuple(None if x is None else next(refusing) for x in results)
+
+    return call
