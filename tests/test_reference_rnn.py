@@ -385,6 +385,20 @@ def test_slstm_gradient_where_the_gates_tie(n: float) -> None:
     assert (gradients[0][0, 0, 0, 0, 0], gradients[3][3][0, 0, 0]) == (share, 1 - share)
 
 
+@every_cell
+def test_nan_reaches_the_gradients_that_it_reaches_in_autograd(cell: str, activation: str) -> None:
+    """The sLSTM's also a few where autograd of the loop takes one of two for the larger, and NaN for the smaller."""
+    for k in range(2):  # in the input of one step, in one weight
+        inputs = rnn_inputs(cell, 3, 4, 2, 3, np.float64)
+        (inputs.wx[1, 2, 0, 0, 1:2], inputs.r[0, 1, 2, :1])[k][...] = np.nan
+        for cotangents in cotangent_kinds(cell, inputs).values():
+            found = backward(cell, inputs, activation, **cotangents)
+            expected = autograd(cell, activation, inputs, cotangents)
+            for y, e in zip((*found[:3], *found[3]), (*expected[:3], *expected[3]), strict=True):
+                more = np.isnan(y) if cell == "slstm" else np.zeros(y.shape, bool)
+                np.testing.assert_allclose(y, np.where(more, np.nan, e), rtol=1e-10, atol=1e-10, equal_nan=True)
+
+
 def test_relu_gradient_is_zero_at_zero() -> None:
     zeros = np.zeros((1, 1, 1, 1, 1))
     dwx, _, _, _ = reference.backward("elman", zeros, zeros[0], None, None, zeros[0] + 1, activation="relu")

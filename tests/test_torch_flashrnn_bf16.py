@@ -135,6 +135,18 @@ def half(x: Any) -> Any:
     return x.to(BF16)
 
 
+def test_a_config_without_mixed_precision_is_not_cast() -> None:
+    """An autocast around the call changes nothing: neither what it returns nor what it refuses."""
+    Wx, R, b, _ = inputs("lstm", 2, 3, 2, 4, F32)
+    for dtype in (None, "float32"):
+        exact = FlashRNNConfig(dtype=dtype, enable_automatic_mixed_precision=False)
+        expected = flashrnn(Wx, R, b, config=exact)[0]
+        with torch.autocast("cpu", dtype=BF16):
+            assert flashrnn(Wx, R, b, config=exact)[0].equal(expected)
+            with pytest.raises(TypeError, match="R must have dtype torch.bfloat16 like Wx"):
+                flashrnn(Wx.to(BF16), R, b, config=exact)
+
+
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, while tracing
 def test_compiles_into_one_graph() -> None:
     given = half_inputs("slstm", "bfloat16", 2, 3, 2, 4)

@@ -196,6 +196,25 @@ def test_second_derivatives_raise(kind):
         dx.square().sum().backward()
 
 
+@kinds
+@pytest.mark.parametrize("where", ["input", "weight_ih_l0", "weight_hh_l0", "bias_ih_l0"])
+@pytest.mark.parametrize("layout", ["time", "packed"])
+def test_nan_reaches_what_it_reaches_in_torch(kind, where, layout):
+    """Whoever trains sees a run that has diverged in every gradient that torch's layer would show it in."""
+    theirs, mine = pair(kind, dtype=F64)
+    x = make_input(layout, F64)
+    if where == "input":
+        x[1, 0] = float("nan")
+    for module in (theirs, mine):
+        with torch.no_grad():
+            if where != "input":
+                getattr(module, where)[0] = float("nan")
+    found, expected = (run(module, x, None, LAYOUTS[layout]) for module in (mine, theirs))
+    assert any(value.isnan().any() for value in expected.values())
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10, equal_nan=True)
+
+
 @pytest.mark.parametrize("kind", ["lstm", "gru", "tanh", "relu", "sLSTM"])
 @pytest.mark.parametrize("layout", ["time", "batch", "packed"])
 def test_changes_in_place(kind, layout):

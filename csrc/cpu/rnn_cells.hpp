@@ -28,7 +28,7 @@ template <class T, bool RELU> struct Elman {
     FASTITER_INLINE static void prepare(const V*, const V*, const V*, V*) {}
     FASTITER_INLINE static void backward(const V*, const V*, const V* now, const V*, V* ds, V* dx, V*) {
         V h = now[0];
-        dx[0] = RELU ? select<T>(h > T(0), ds[0], V{}) : ds[0] * (T(1) - h * h);
+        dx[0] = RELU ? select<T>(h <= T(0), V{}, ds[0]) : ds[0] * (T(1) - h * h);
         ds[0] = V{};
     }
 };

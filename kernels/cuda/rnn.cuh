@@ -31,7 +31,7 @@ template <int Code> struct CellOf {                                             
     }
     static INLINE void backward(const Real*, const Real*, const Real* now, Real* ds, Real* dx, Real* dp) {
         const Real h = now[0];
-        dx[0] = dp[0] = Code == 0 ? ds[0] * (1 - h * h) : h > 0 ? ds[0] : Real(0);
+        dx[0] = dp[0] = Code == 0 ? ds[0] * (1 - h * h) : h <= 0 ? Real(0) : ds[0];
         ds[0] = 0;
     }
 };

@@ -287,7 +287,7 @@ def rnn_bwd_kernel(
             k2, k3 = _load(saved, of_saved + 2 * gate, valid), _load(saved, of_saved + 3 * gate, valid)
         if CELL < 2:
             h = _load(h_all, at, valid)
-            a0 = through * (1.0 - h * h) if CELL == 0 else tl.where(h > 0, through, 0.0)
+            a0 = through * (1.0 - h * h) if CELL == 0 else tl.where(h <= 0, 0.0, through)
             dh_new = through * 0.0
         if CELL == 2:
             c_before = _before(c_all, c0, at_before, of_state, is_first, is_new, valid, inside)

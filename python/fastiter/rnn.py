@@ -98,7 +98,7 @@ def lstm(
     return_all_states : bool
         Also return the states of all steps.
     cu_seqlens : integers (S + 1,), optional
-        B is 1, and its steps cu_seqlens[s] to cu_seqlens[s + 1] are sequence s: 0 <= ... <= T, rising. The states
+        B is 1, and its steps cu_seqlens[s] to cu_seqlens[s + 1] are sequence s: 0 = ... <= ... = T. The states
         before the first and after the last step are then (S, N, D).
     reset : ndarray of bool (B, T) or (T,), optional
         Where true a new sequence begins: the states that come to this step, given ones too, are replaced by 0.

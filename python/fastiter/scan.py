@@ -60,7 +60,7 @@ def linear_scan(
     lengths : integers (B,), optional
         Valid steps of each row, 0 to T; later steps are not read and their h is 0.
     cu_seqlens : integers (S + 1,), optional
-        B is 1, and its steps cu_seqlens[s] to cu_seqlens[s + 1] are sequence s: 0 <= ... <= T, rising. h0 and the last
+        B is 1, and its steps cu_seqlens[s] to cu_seqlens[s + 1] are sequence s: 0 = ... <= ... = T. h0 and the last
         state are then (S, D).
     out : ndarray (B, T, D), optional
         Where h is written.

@@ -64,7 +64,7 @@ def _elman_relu_step(x: Array, y: Array, prev: State) -> State:
 
 def _elman_relu_grad(x: Array, y: Array, prev: State, new: State, dnew: State) -> tuple[Array, Array, State]:
     (h,), (dh,) = new, dnew
-    da = np.stack([np.where(h > 0, dh, 0)], axis=1)
+    da = np.stack([np.where(h <= 0, 0, dh)], axis=1)  # of NaN the gradient is no 0, as torch has it
     return da, da, (np.zeros_like(dh),)
 
 

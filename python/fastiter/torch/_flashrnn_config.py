@@ -77,7 +77,8 @@ class FlashRNNConfig:
         What the states are given and returned in, and rounded to after each step: None or dtype, or on the CPU
         "float32" beside the dtype "bfloat16", where h alone is rounded (to bfloat16) and c, n and m stay float32.
     enable_automatic_mixed_precision : bool
-        Inputs of other dtypes are converted to `dtype` (states to `dtype_s`). If False, they are refused.
+        Inputs of other dtypes are converted to `dtype` (states to `dtype_s`). If False, they are refused, and an
+        autocast around the call does not act.
     trainable_r, trainable_b : bool or sequence of bool
         True: which tensors have gradients is said by their requires_grad.
     initial_val : float or sequence of float

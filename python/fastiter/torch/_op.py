@@ -228,15 +228,15 @@ def checked_bounds(function: str, cu_seqlens: Tensor | Sequence[int], time: int,
     return bounds
 
 
-def check_reset(function: str, reset: Any, x: Tensor, batch: int, time: int) -> None:
-    """Check the flags of steps that begin anew."""
+def check_reset(function: str, reset: Any, x: Tensor, batch: int, time: int, name: str = "x") -> None:
+    """Check the flags of steps that begin anew in x, an argument of this name."""
     if not isinstance(reset, Tensor):
         raise TypeError(f"{function}: reset must be a torch.Tensor of bool, got {type(reset).__qualname__}")
     if reset.dtype != torch.bool:
         raise TypeError(f"{function}: reset must be a torch.Tensor of bool, got dtype {reset.dtype}")
     if reset.device != x.device or reset.layout != torch.strided:
         raise BackendError(
-            f"{function}: reset must be dense and on device {x.device} like x, got {reset.layout} on {reset.device}"
+            f"{function}: reset must be dense and on device {x.device} like {name}, got {reset.layout} on {reset.device}"
         )
     check_reset_shape(function, reset.shape, batch, time)
 

@@ -102,7 +102,8 @@ def flashrnn(
     low = autocast_dtype(Wx)
     if low is None:
         return _run(options, Wx, R, b, states)
-    given = _autocast(options, low, Wx, R, b, states)
+    casts = config is None or options.enable_automatic_mixed_precision
+    given = _autocast(options, low, Wx, R, b, states) if casts else (Wx, R, b, states)
     with torch.autocast(autocast_device(Wx), enabled=False):
         return _run(options, *given)
 

@@ -340,7 +340,7 @@ def _checked_options(
     """Return the options, and the number of sequences where ``cu_seqlens`` says it."""
     batch, time = wx.shape[:2]
     if reset is not None:
-        check_reset(function, reset, wx, batch, time)
+        check_reset(function, reset, wx, batch, time, "wx")
     every = checked_checkpoint(function, checkpoint)
     bounds = sequences = None
     if cu_seqlens is not None:

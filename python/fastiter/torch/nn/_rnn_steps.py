@@ -82,7 +82,7 @@ def _checked_flags(name: str, reset: Any, x: Tensor, batch: int, time: int, time
             expected = f"(T, B) = {(time, batch)} or (T,)"
             raise ValueError(f"{name}: reset must have shape {expected}, got {tuple(reset.shape)}")
         reset = reset.t()
-    check_reset(name, reset, x, batch, time)
+    check_reset(name, reset, x, batch, time, "input")
     return reset.expand(batch, time).clone()
 
 

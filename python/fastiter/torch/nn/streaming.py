@@ -29,7 +29,8 @@ class StreamingRNN:
     Parameters
     ----------
     module : LSTM, GRU, RNN or sLSTM
-        Of fastiter.torch.nn or torch.nn, in one direction, with any number of layers.
+        Of fastiter.torch.nn or torch.nn, in one direction, with any number of layers, float32 or float64 (a bfloat16
+        module has :meth:`LSTM.step`).
     batch_size : int, optional
         B, for x (B, I) and y (B, H). None: x (I,) and y (H,).
     state : Tensor or tuple of Tensor, optional
@@ -80,7 +81,8 @@ class StreamingRNN:
         if not weight.is_cpu:
             raise BackendError(f"StreamingRNN: module must have its parameters on the CPU, got {weight.device}")
         if weight.dtype not in STREAMS:
-            raise TypeError(f"StreamingRNN: module must have float32 or float64 parameters, got {weight.dtype}")
+            why = "which kernels of one step are for (others have the module's own `step`)"
+            raise TypeError(f"StreamingRNN: module must have float32 or float64 parameters, {why}, got {weight.dtype}")
         check_weights("StreamingRNN", module)
         _address(weight)
         first = checked_states(module, cell, state, weight, self.batch_size)
