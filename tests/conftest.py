@@ -10,6 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # OpenMP reads it when torch is imported, and subprocesses have it too
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait leave the core to the other workers
+
 import fastiter
 
 
