@@ -245,3 +245,24 @@ def test_vmap_over_nothing() -> None:
         assert torch.vmap(torch.func.grad(loss), (None, 0))(r, wx).shape == (count, *r.shape)
         module = fastiter.torch.nn.GRU(3, 4, 2, bidirectional=True)
         assert torch.vmap(lambda x, m=module: m(x)[0])(torch.randn(count, 5, 2, 3)).shape == (count, 5, 2, 8)
+
+
+@every_kind
+def test_torch_fx_records_a_call_as_one_node(kind):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList([make(ours, kind, num_layers=2, dtype=F64), torch.nn.Tanh()])
+
+        def forward(self, x, hx, lengths):
+            y, last = self.layers[0](x)
+            z, again = self.layers[0](x, hx, lengths=lengths)
+            return self.layers[1](y), last, z, again
+
+    model = Model()
+    states = tuple(make_states(model.layers[0], 3))
+    given = (randn(4, 3, I), states[0] if len(states) == 1 else states, torch.tensor([4, 0, 2]))
+    traced = torch.fx.symbolic_trace(model)
+    calls = [node.target for node in traced.graph.nodes if node.op == "call_module"]
+    assert calls == ["layers.0", "layers.0", "layers.1"]
+    torch.testing.assert_close(traced(*given), model(*given), rtol=0, atol=0)

@@ -134,6 +134,13 @@ def exports_to_onnx() -> bool:
     return records and torch.onnx.is_in_onnx_export()
 
 
+def is_proxy(x: object) -> bool:
+    """Say whether x is what torch.fx.symbolic_trace hands to what it records, instead of a tensor."""
+    from torch.fx import Proxy
+
+    return isinstance(x, Proxy)
+
+
 def grad_enabled() -> bool:
     """Say whether gradients may be asked for. Exported graphs have none, and what is kept for them costs memory."""
     return torch.is_grad_enabled() and not is_exporting()
@@ -235,9 +242,8 @@ def check_reset(function: str, reset: Any, x: Tensor, batch: int, time: int, nam
     if reset.dtype != torch.bool:
         raise TypeError(f"{function}: reset must be a torch.Tensor of bool, got dtype {reset.dtype}")
     if reset.device != x.device or reset.layout != torch.strided:
-        raise BackendError(
-            f"{function}: reset must be dense and on device {x.device} like {name}, got {reset.layout} on {reset.device}"
-        )
+        expected, got = f"dense and on device {x.device} like {name}", f"{reset.layout} on {reset.device}"
+        raise BackendError(f"{function}: reset must be {expected}, got {got}")
     check_reset_shape(function, reset.shape, batch, time)
 
 

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..._rnn import Cell
 from .._linear import linear
-from .._op import autocast_dtype, autocast_to, exports_to_onnx
+from .._op import autocast_dtype, autocast_to, exports_to_onnx, is_proxy
 from ._rnn_checks import (
     CELLS,
     Layer,
@@ -66,6 +66,8 @@ def forward(
         asked = (reset, lengths, cu_seqlens)
     if exports_to_onnx():
         return _forward_of_torch(module, input, hx, asked)
+    if not isinstance(input, (Tensor, PackedSequence)) and is_proxy(input):
+        return _recorded(module, input, hx, asked)
     cell, weights = CELLS[module.mode], weights_of(module)
     dtype = autocast_dtype(weights[0][0])
     if dtype is not None:
@@ -80,6 +82,14 @@ def _by_position(module: RNNBase, unnamed: tuple[Any, ...], named: Asked) -> Ask
         return reset, lengths, cu_seqlens
     expected = "input and hx by position, reset, lengths and cu_seqlens by name"
     raise TypeError(f"{module_name(module)}: forward takes {expected}, got {2 + len(unnamed)} arguments by position")
+
+
+def _recorded(module: RNNBase, input: Any, hx: Any, asked: Asked) -> tuple[Any, Any]:
+    """Record a call of the module, as torch.fx.symbolic_trace does with torch.nn's own."""
+    named = {name: x for name, x in zip(("reset", "lengths", "cu_seqlens"), asked, strict=True) if x is not None}
+    given = (input,) if hx is None else (input, hx)
+    call = input.tracer.create_proxy("call_module", input.tracer.path_of_module(module), given, named)
+    return call[0], call[1] if len(CELLS[module.mode].states) > 1 else (call[1],)
 
 
 def _forward_of_torch(module: RNNBase, input: Any, hx: Any, asked: Asked) -> tuple[Any, State]:
