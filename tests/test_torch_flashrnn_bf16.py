@@ -143,7 +143,7 @@ def test_a_config_without_mixed_precision_is_not_cast() -> None:
         expected = flashrnn(Wx, R, b, config=exact)[0]
         with torch.autocast("cpu", dtype=BF16):
             assert flashrnn(Wx, R, b, config=exact)[0].equal(expected)
-            with pytest.raises(TypeError, match="R must have dtype torch.bfloat16 like Wx"):
+            with pytest.raises(TypeError, match=r"R must have dtype torch.bfloat16 like Wx"):
                 flashrnn(Wx.to(BF16), R, b, config=exact)
 
 
