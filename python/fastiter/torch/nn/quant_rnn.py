@@ -169,6 +169,7 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
         dtypes, low = [s.dtype for s in first], autocast_dtype(parameters.w_ih)
         if low is not None:
             x, parameters = autocast_to(x, low), Parameters(*(autocast_to(p, low) for p in parameters))
+            check_place(self, parameters.w_ih, x)
             first = tuple(autocast_to(s, low) for s in first)
             if self.cell != "gru":  # whose states no product touches
                 dtypes = [s.dtype for s in first]
