@@ -20,17 +20,22 @@ template <class T, class Code> void float_codes(const SmallFloat& s, const T* y,
     for (int64_t i = 0; i < n; ++i) {
         const U bits = __builtin_bit_cast(U, y[i]), a = bits & ~sign;
         const int field = int(a >> kMantissa<T>);
-        const int e = field ? field - kBias<T> : 1 - kBias<T>;
-        const U significand = (a & (hidden - 1)) | (field ? hidden : 0);
+        int e = field ? field - kBias<T> : 1 - kBias<T>;
+        U significand = (a & (hidden - 1)) | (field ? hidden : 0);
+        if constexpr (sizeof(T) == 8)
+            if (s.min_exponent < e && significand && !field) { // T's subnormal numbers may be normal ones of the format
+                const int up = __builtin_clzll(significand) - (63 - kMantissa<T>);
+                significand <<= up, e -= up;
+            }
         const int places = kMantissa<T> - s.mantissa, below = s.min_exponent - e;
         uint64_t code;
         if (a >= infinity)
             code = a > infinity ? s.nan_code : s.infinity_code;
-        else if (below > 0 || !field) // subnormal: counted in places of the smallest normal number
+        else if (below > 0 || significand < hidden) // subnormal: counted in places of the smallest normal number
             code = places + below < int(8 * sizeof(T)) ? uint64_t(significand >> (places + below)) : 0;
         else
             code = (uint64_t(int(s.has_zero) - below) << s.mantissa) | uint64_t((significand & (hidden - 1)) >> places);
-        if ((bits & sign) && a <= infinity) code |= uint64_t(1) << (s.bits - 1);
+        if (s.is_signed && (bits & sign) && a <= infinity) code |= uint64_t(1) << (s.bits - 1);
         out[i] = Code(code);
     }
 }

@@ -9,7 +9,7 @@ template <class T> struct Constants {
     Significand<T> significand;
     vec<T> most, over, under, infinite, minus_infinite, negative, least, nan, zero;
     int dropped;
-    bool is_signed, infinity_differs;
+    bool is_signed, infinity_differs, negative_zero;
 
     explicit Constants(const QuantFormat& f)
         : significand(f.small.mantissa, f.small.own_exponents ? 0 : f.small.min_exponent, f.small.has_zero),
@@ -17,7 +17,8 @@ template <class T> struct Constants {
           infinite(broadcast(T(f.small.infinite))), minus_infinite(broadcast(T(f.small.minus_infinite))),
           negative(broadcast(T(f.small.negative))), least(broadcast(T(f.small.least))), nan(broadcast(T(f.nan))),
           zero(broadcast(T(f.small.negative_zero ? -0.0 : 0.0))), dropped(kMantissa<T> - f.small.mantissa),
-          is_signed(f.small.is_signed), infinity_differs(f.small.infinity_differs) {}
+          is_signed(f.small.is_signed), infinity_differs(f.small.infinity_differs),
+          negative_zero(f.small.negative_zero) {}
 };
 
 template <class T, bool Saturate> FASTITER_INLINE vec<T> in_range(vec<T> y, vec<T> x, const Constants<T>& c) {
@@ -44,9 +45,10 @@ void small_float(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32
         each_vector<T, R == Rounding::stochastic>(x, y, n, random, stream, [&](vec<T> given, random_words<T> words) {
             const vec<T> from = Full ? select<T>(given != given, c.nan, given) : given;
             vec<T> r;
-            if constexpr (Own)
+            if constexpr (Own) {
                 r = without_bits<T, R>(from, words, c.dropped);
-            else
+                if (!c.negative_zero) r = r + c.zero;
+            } else
                 r = to_significand<T, R>(from, words, c.significand, c.zero);
             const vec<T> fits = in_range<T, Saturate>(r, from, c);
             if constexpr (Full) {

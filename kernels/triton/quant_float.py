@@ -137,6 +137,8 @@ def small_float(
     PLACES: tl.constexpr = 52 if x.dtype == tl.float64 else 23
     if OWN:
         y = _without_bits(x, words, PLACES - mantissa, ROUNDING)
+        if not MINUS:
+            y = tl.where(y == 0.0, 0.0, y)
     else:
         y = to_significand(x, words, mantissa, min_exponent, ROUNDING, BARE, HAS_ZERO, MINUS)
     return _in_range(y, x, c, SATURATES, SIGNED, INFINITY_DIFFERS)
