@@ -86,6 +86,54 @@ def test_decoding_gives_what_quantize_gives(text: str) -> None:
         assert_equal(values, quantize(x, text, **options), x, parse(text))
 
 
+@pytest.mark.parametrize(
+    "options", [{"scale": 0.5, "zero_point": 2**30 + 5}, {"scale": 1.1e-5}, {"zero_point": 12345678}]
+)
+def test_wide_integers_are_rounded_to_float32_once(options: dict[str, Any]) -> None:
+    x = np.concatenate([np.random.default_rng(0).uniform(-2e4, 2e4, 500), [0, 1, 2.5, -3]]).astype(np.float32)
+    values = decode(encode(x, "int32", **options), "int32", dtype=np.float32, **options)
+    np.testing.assert_array_equal(values, quantize(x, "int32", **options), strict=True)
+
+
+@pytest.mark.parametrize("text", ["mx<float<8,3,none>,4>", "mx<float<9,3>,4>", "mx<float<8,7>,4>", "mx<float<11,3>,4>"])
+def test_elements_beyond_float32_meet_their_scale_in_float64(text: str) -> None:
+    for x in (np.array([1.0, 2.0, 3.0, -7.5]), np.array([1e30, 2e-3, 3.0, -7.5e30])):
+        narrow = x.astype(np.float32)
+        assert_equal(decode(encode(narrow, text), text), quantize(narrow, text), x, parse(text))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("text", ["ufloat<8,3>", "ufloat<8,7,fn>", "ufloat<11,3>", "ufloat<5,3>", "ufloat<9,3,none>"])
+def test_an_unsigned_float_has_one_zero(text: str, dtype: Any) -> None:
+    x = np.array([-0.0, 0.0, 1.0], dtype)
+    assert encode(x, text).tolist() == encode(x, text, backend="reference").tolist()
+    assert encode(x, text)[:2].tolist() == [0, 0]
+    assert_equal(quantize(x, text), quantize(x, text, backend="reference"), x, parse(text))
+
+
+def test_a_float_whose_minus_zero_is_nan_has_one_zero() -> None:
+    fmt = Float(8, 7, "fnuz", bias=127)  # the exponents of float32
+    x = np.array([-0.0, -1e-45], np.float32)
+    assert encode(x, fmt).tolist() == [0, 0]
+    assert not np.signbit(quantize(x, fmt)).any()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("float<4,3,none,RNE,SAT,1040>", "float<2,3,ieee,RD,NAN,1045>", "float<6,0,fn,RD,NAN,1035>"),
+        *("ufloat<6,2,ieee,RNE,INF,1023,False>", "ufloat<4,0,fn,RNE,SAT,1040,False>", "float<5,2,none,RNE,SAT,1022>"),
+    ],
+)
+def test_codes_of_numbers_that_are_subnormal_in_float64(text: str) -> None:
+    fmt = parse(text)
+    codes = np.arange(1 << fmt.bits, dtype=np.uint16)
+    values = decode(codes, fmt, dtype=np.float64)
+    usual = np.isfinite(values)
+    np.testing.assert_array_equal(encode(values[usual], fmt), codes[usual])
+    np.testing.assert_array_equal(encode(values[usual], fmt, backend="reference"), codes[usual])
+
+
 def test_integer_codes_with_channels() -> None:
     x = np.random.default_rng(0).standard_normal((3, 4, 8))
     scale, zero = np.array([0.1, 0.02, 0.5]).reshape(3, 1, 1), np.array([3, 120, 200]).reshape(3, 1, 1)

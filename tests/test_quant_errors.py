@@ -172,6 +172,18 @@ def test_decode() -> None:
     )
     refused(TypeError, "decode: dtype must be float32 or float64, got float16", lambda: decode(codes, E, dtype="f2"))
     refused(TypeError, "decode: dtype must be float32 or float64, got 'x'", lambda: decode(codes, E, dtype="x"))
+    four = np.full(4, 2, np.uint8)
+    for scales, error, message in (
+        (np.array([126.9]), TypeError, "decode: scales must be integers for mxfp4_e2m1, got dtype float64"),
+        (np.array(["a"]), TypeError, "decode: scales must be integers for mxfp4_e2m1, got dtype <U1"),
+        (np.array([300]), ValueError, "decode: scales must be codes from 0 to 255 for mxfp4_e2m1, got 300"),
+        (np.array([-5]), ValueError, "decode: scales must be codes from 0 to 255 for mxfp4_e2m1, got -5"),
+    ):
+        refused(error, message, lambda s=scales: decode(quant.Blocks(four, s), "mxfp4_e2m1"))  # type: ignore[misc]
+    wrong = "decode: scales must be codes from 0 to 255 for nvfp4, got 256"
+    refused(ValueError, wrong, lambda: decode(quant.Blocks(four, np.array([256])), "nvfp4"))
+    wrong = "decode: scales must be floats for nf4, got dtype int64"
+    refused(TypeError, wrong, lambda: decode(quant.Blocks(four, np.array([2])), "nf4"))
     refused(ValueError, "decode: scale must have .*, got .*", lambda: decode(codes, E, scale=[1, 2, 3]))
     both = encode(X, "mxfp4_e2m1")
     refused(

@@ -58,7 +58,18 @@ def test_codes_are_the_cpus(gpu: Gpu, fmt: str, dtype: Any) -> None:
 
 def test_special_numbers_have_the_cpus_codes(gpu: Gpu) -> None:
     x = np.array([np.nan, np.inf, -np.inf, -0.0, 0.0, 1e30, -1e-30, 0.0], np.float32)
-    for fmt in ("e4m3fn", "e5m2", "e4m3fnuz", "fp16", "bf16", "posit<8,1>", "mxfp8_e4m3<2>", "nvfp4<4>", "bfp<6,2>"):
+    for fmt in (
+        "e4m3fn",
+        "e5m2",
+        "e4m3fnuz",
+        "fp16",
+        "bf16",
+        "posit<8,1>",
+        "mxfp8_e4m3<2>",
+        "nvfp4<4>",
+        "bfp<6,2>",
+        "ufloat<8,3>",
+    ):
         codes = gpu.run(lambda fmt=fmt: ours.encode(gpu.put(x), fmt))
         expected = ours.encode(torch.from_numpy(x), fmt)
         pairs = zip(codes, expected, strict=True) if isinstance(codes, tuple) else [(codes, expected)]
@@ -88,6 +99,18 @@ def test_codes_with_scales_of_channels(gpu: Gpu) -> None:
     same(y, quant.decode(codes, "int8", scale=scale, zero_point=zero))
     wide = gpu.run(lambda: ours.decode(given[0], "int30", scale=given[1]))
     same(wide, quant.decode(codes, "int30", scale=scale))
+    codes, scale = codes.astype(np.int32) + 2**30, scale.astype(np.float32)
+    given = [gpu.put(part) for part in (codes, scale, zero + 2**30)]
+    y = gpu.run(lambda: ours.decode(given[0], "int32", scale=given[1], zero_point=given[2], dtype=torch.float32))
+    same(y, quant.decode(codes, "int32", scale=scale, zero_point=zero + 2**30, dtype=np.float32))
+
+
+def test_elements_beyond_float32_meet_their_scale_in_float64(gpu: Gpu) -> None:
+    x = torch.tensor([1.0, 2.0, 3.0, -7.5, 1e30, 2e-3, 3.0, -7.5e30])
+    for fmt in ("mx<float<8,3,none>,4>", "mx<float<9,3>,4>"):
+        codes = ours.encode(x, fmt)
+        y = gpu.run(lambda fmt=fmt, codes=codes: ours.decode(ours.Blocks(*map(gpu.put, codes)), fmt))
+        same(y, ours.quantize(x, fmt), fmt)
 
 
 @pytest.mark.parametrize("fmt", ["uint1", "int2", "uint3", "e2m1", "int5", "e3m2", "uint7", "int8", "uint9", "int12"])

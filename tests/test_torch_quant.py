@@ -91,6 +91,15 @@ def test_codes_are_numpys(fmt: str, dtype: Any) -> None:
         same(wide, quant.decode(expected, fmt, dtype=np.float64, **scaling))
 
 
+def test_codes_of_more_bits_than_float32_has() -> None:
+    x = np.random.default_rng(0).uniform(-2e4, 2e4, 500).astype(np.float32)
+    for options in ({"scale": 0.5, "zero_point": 2**30 + 5}, {"scale": 1.1e-5}):
+        codes = ours.encode(torch.from_numpy(x), "int32", **options)
+        same(ours.decode(codes, "int32", dtype=torch.float32, **options), quant.quantize(x, "int32", **options))
+    codes = ours.encode(torch.from_numpy(x), "mx<float<9,3>,4>")
+    same(ours.decode(codes, "mx<float<9,3>,4>"), quant.quantize(x, "mx<float<9,3>,4>"))
+
+
 def test_amax_is_calibrates_scale() -> None:
     x = some_numbers(6, 64)
     for fmt in ("int8", "uint8", "e4m3fn", "e5m2", "nvfp4", "posit<8,1>"):

@@ -137,6 +137,16 @@ CALLS: dict[str, tuple[Any, type[Exception], str]] = {
         ValueError,
         "decode: codes must be from 0 to 15 for e2m1, got 16",
     ),
+    "decode scales dtype": (
+        lambda: q.decode(q.Blocks(torch.ones(4, dtype=torch.uint8), torch.tensor([126.9])), "mxfp4_e2m1"),
+        TypeError,
+        "decode: scales must be integers for mxfp4_e2m1, got dtype float32",
+    ),
+    "decode scales": (
+        lambda: q.decode(q.Blocks(torch.ones(4, dtype=torch.uint8), torch.tensor([300])), "mxfp4_e2m1"),
+        ValueError,
+        "decode: scales must be codes from 0 to 255 for mxfp4_e2m1, got 300",
+    ),
     "decode dtype": (
         lambda: q.decode(torch.tensor([1]), "e2m1", dtype=torch.float16),
         TypeError,

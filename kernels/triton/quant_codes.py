@@ -99,10 +99,11 @@ def decode_fwd_kernel(
     INDEX: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Y = the numbers of codes, times scales; DOUBLES: products of scales are doubles"""
+    """Y = the numbers of codes, times scales; DOUBLES: what is multiplied are doubles"""
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offsets < numel
     E: tl.constexpr = y_ptr.dtype.element_ty
+    W: tl.constexpr = tl.float64 if DOUBLES else E
     code = tl.load(codes_ptr + offsets, mask=mask, other=0).to(tl.int64)
     if not SIGNED:
         code = code & ((((code * 0 + 1) << (bits - 1)) - 1) * 2 + 1)
@@ -111,9 +112,9 @@ def decode_fwd_kernel(
     elif MODE == FIXED:
         y = wide_value(code.to(tl.uint64, bitcast=True), tl.load(factor_ptr), SIGNED, FLAG0).to(E)
     elif MODE == INTEGER:
-        y = code.to(E)
+        y = code.to(W)
     elif MODE == FLOAT:
-        y = _float(code, k0, k1, k2, special, FLAG0, SPECIALS).to(E)
+        y = _float(code, k0, k1, k2, special, FLAG0, SPECIALS).to(W)
     else:
         y = _posit(code, k0, k1).to(E)
     at = offsets.to(INDEX)
@@ -123,7 +124,6 @@ def decode_fwd_kernel(
             y = y * tl.load(shared_table_ptr + (shared.to(tl.int32) & 255))
         else:
             y = y * shared.to(E)
-    W: tl.constexpr = tl.float64 if DOUBLES else E
     if HAS_ZERO_POINT:
         y = (y.to(W) - scale_at(zero_ptr, at, mask, run, count, SHARING).to(W)).to(W)
     if HAS_SCALE:

@@ -81,14 +81,15 @@ def decode_elements(
     array = check_codes("decode", codes, fmt)
     result = _result_dtype(fmt, dtype)
     scales = check_scale("decode", array.shape, result.name, fmt, scale, zero_point)
-    values = values_of(array, fmt, result)
-    if scales.scale is None:
-        return values
-    factor, zero = scales.spread(array.shape)
-    assert factor is not None
+    # Integers of more bits than float32 has are rounded to it once, with the zero point taken off and scaled.
     doubles = isinstance(fmt, Int) and plan(fmt, result.name, False).in_double
     wide = np.dtype(np.float64) if doubles else result
-    values = values.astype(wide) if zero is None else values.astype(wide) - zero.astype(wide)
+    values = values_of(array, fmt, wide)
+    if scales.scale is None:
+        return values.astype(result, copy=False)
+    factor, zero = scales.spread(array.shape)
+    assert factor is not None
+    values = values if zero is None else values - zero.astype(wide)
     scaled: Array = (values * factor.astype(wide)).astype(result, copy=False)
     return scaled
 
@@ -105,22 +106,42 @@ def decode_blocks(codes: object, fmt: BlockFormat, scale: npt.ArrayLike | None, 
         raise ValueError(f"decode: scales must have shape {expected} to go with codes, got {got}")
     result = np.dtype(np.float32) if dtype is None else _float_dtype(dtype)
     factor = check_scale("decode", elements.shape, result.name, fmt, scale, None).uniform
+    wide = np.dtype(np.float64) if multiplies_doubles(fmt) else result
     with np.errstate(over="ignore", under="ignore"):
-        if isinstance(fmt, Table):
-            each = shared.astype(result)
-        elif isinstance(fmt, NVFP4):
-            each = values_of(check_codes("decode", shared, Float(4, 3, "fn")), Float(4, 3, "fn"), result)
-        else:
-            each = np.where(shared == 255, np.nan, np.ldexp(1.0, shared.astype(np.int32) - 127)).astype(result)
-        each = np.repeat(each, fmt.block, -1)[..., :n].reshape(elements.shape)
+        each = np.repeat(_scales_of(shared, fmt, wide), fmt.block, -1)[..., :n].reshape(elements.shape)
         if isinstance(fmt, (MX, NVFP4)):
-            values = values_of(elements, fmt.element, result)
+            values = values_of(elements, fmt.element, wide)
         elif isinstance(fmt, BlockFloat):
-            values = elements.astype(result) * result.type(2.0 ** (2 - fmt.width))
+            values = elements.astype(wide) * wide.type(2.0 ** (2 - fmt.width))
         else:
-            values = values_of(elements, fmt, result)
-        scaled: Array = values * each if factor is None else values * each * result.type(factor[0])
-    return scaled
+            values = values_of(elements, fmt, wide)
+        scaled: Array = values * each if factor is None else values * each * wide.type(factor[0])
+        return scaled.astype(result, copy=False)
+
+
+def multiplies_doubles(fmt: Format) -> bool:
+    """Say whether elements have to meet their block's scale as doubles: float32 does not hold those of the format."""
+    return isinstance(fmt, MX) and not _fits_float32(fmt.element)
+
+
+def scale_kind(fmt: Format) -> str:
+    """Say what the scales of blocks are."""
+    return "floats" if isinstance(fmt, Table) else "integers"
+
+
+def _scales_of(shared: Array, fmt: BlockFormat, dtype: np.dtype[Any]) -> Array:
+    """Return the numbers that the scales of blocks stand for, checked."""
+    if shared.dtype.kind not in ("f" if isinstance(fmt, Table) else "iu"):
+        raise TypeError(f"decode: scales must be {scale_kind(fmt)} for {fmt}, got dtype {shared.dtype}")
+    if isinstance(fmt, Table):
+        return shared.astype(dtype)
+    wrong = shared[(shared < 0) | (shared > 255)]
+    if wrong.size:
+        raise ValueError(f"decode: scales must be codes from 0 to 255 for {fmt}, got {wrong.flat[0]}")
+    if isinstance(fmt, NVFP4):
+        return values_of(shared, Float(4, 3, "fn"), dtype)
+    powers: Array = np.where(shared == 255, np.nan, np.ldexp(1.0, shared.astype(np.int32) - 127))
+    return powers.astype(dtype)
 
 
 def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:

@@ -16,7 +16,15 @@ from torch import Tensor
 from .._backend import BackendError
 from ..quant._block_formats import MX, NVFP4, BlockFloat, block_of
 from ..quant._check import check_format
-from ..quant._codes import _all_values, check_packed, code_bits, code_dtype, is_signed
+from ..quant._codes import (
+    _all_values,
+    check_packed,
+    code_bits,
+    code_dtype,
+    is_signed,
+    multiplies_doubles,
+    scale_kind,
+)
 from ..quant._formats import Fixed, Float, Format, Int
 from ..quant._launch import room_for_scales
 from ..quant._other_formats import Posit, SumOfPowers, Table
@@ -98,6 +106,8 @@ def _checked_scales(codes: Tensor, scales: Tensor, fmt: Format) -> Tensor:
     expected = room_for_scales(tuple(codes.shape), block_of(fmt))
     if tuple(scales.shape) != expected:
         raise ValueError(f"decode: scales must have shape {expected} to go with codes, got {tuple(scales.shape)}")
+    if scales.is_complex() or scales.dtype == torch.bool or scales.is_floating_point() != isinstance(fmt, Table):
+        raise TypeError(f"decode: scales must be {scale_kind(fmt)} for {fmt}, got dtype {scales.dtype}")
     return as_signed(contiguous(scales))
 
 
@@ -113,10 +123,11 @@ def decode(
     form = read(fmt)
     y = torch.empty_like(contiguous(codes), dtype=dtype)
     factors = scales_of("decode", y, form, scale, zero_point, powers=False)
-    kind, table = (_NO_SCALES, None) if scales is None else _shared(form, scales, dtype)
+    wide = torch.float64 if multiplies_doubles(form) else dtype
+    kind, table = (_NO_SCALES, None) if scales is None else _shared(form, scales, wide)
     shared = None if scales is None else _checked_scales(codes, scales, form)
     if codes.numel():
-        how = _how(form, dtype, codes.device)
+        how = _how(form, wide, codes.device)
         _decode(as_signed(contiguous(codes)), shared, table, kind, y, form, how, factors)
     return y
 
@@ -143,7 +154,7 @@ def _decode(
             FLAG0=how.flag,
             SPECIALS=how.specials,
             SCALES=kind,
-            DOUBLES=isinstance(fmt, Int) and plan(fmt, NAMES[y.dtype], False).in_double,
+            DOUBLES=multiplies_doubles(fmt) or (isinstance(fmt, Int) and plan(fmt, NAMES[y.dtype], False).in_double),
             HAS_SCALE=factors.scale is not None,
             HAS_ZERO_POINT=factors.zero_point is not None,
             SHARING=factors.sharing(codes.numel()),
