@@ -234,5 +234,12 @@ def test_analysis() -> None:
         "calibrate: axis and group must be None for fixed<8,4>, .*, got 0, None",
         lambda: c(X, "fixed<8,4>", axis=0),
     )
+    refused(ValueError, "calibrate: fmt must have a number above zero, got int1", lambda: c(X, "int1"))
+    wrong = "calibrate: x must need a scale that float32 holds for int8, got 1.10.*e-46"
+    refused(ValueError, wrong, lambda: c(np.array([1.4e-44], np.float32), "int8"))
+    wrong = "calibrate: x must need a scale that float32 holds for uint8, got 5.*e-47"
+    refused(ValueError, wrong, lambda: c(np.array([1.4e-44], np.float32), "uint8"))
+    wrong = "calibrate: fmt must round without random numbers for method 'mse', got int8<STOCHASTIC>"
+    refused(ValueError, wrong, lambda: c(X, "int8<STOCHASTIC>", method="mse"))
     refused(ValueError, "calibrate: fmt must be one that takes a scale, got mxint8", lambda: c(X, "mxint8"))
     refused(ValueError, "calibrate: x must be finite, got NaN or infinity", lambda: c(np.full(3, math.inf), E))

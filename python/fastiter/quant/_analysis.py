@@ -15,6 +15,7 @@ from ._block_formats import MX, NVFP4, BlockFloat
 from ._check import check_floats, check_format
 from ._formats import Fixed, Float, Format, Int
 from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
+from ._plan import _computed_with
 from ._quantize import Counts, quantize
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -43,10 +44,9 @@ def range_of(fmt: Format | str) -> Range:
     """
     fmt = check_format("range_of", fmt)
     if isinstance(fmt, SumOfPowers):
-        # Rounding to the nearest power may reach the next one above the largest code.
         top = fmt.fixed.max_code
-        nearest = fmt.method == "NEAREST" and fmt.terms < fmt.width - fmt.signed
-        most = top + 1 if nearest else _highest_sum(top, fmt.terms)
+        # The power nearest to the largest code is the next one above it; a second term leads back to the code itself.
+        most = top + (fmt.terms == 1 < top) if fmt.method == "NEAREST" else _highest_sum(top, fmt.terms)
         step = float(fmt.fixed.step)
         return Range(-float(top + 1) * step if fmt.signed else 0.0, most * step, step)
     if isinstance(fmt, Fixed):
@@ -196,6 +196,8 @@ def calibrate(
         raise TypeError(f"calibrate: percentile must be a number, got {kind(percentile)}")
     if not 0 <= percentile <= 100:
         raise ValueError(f"calibrate: percentile must be from 0 to 100, got {percentile}")
+    if method == "mse" and fmt.stochastic:
+        raise ValueError(f"calibrate: fmt must round without random numbers for method 'mse', got {fmt}")
     shape = _scale_shape(x.shape, axis, group)
     wide = x.astype(np.float64)
     if not np.isfinite(wide).all():
@@ -211,12 +213,47 @@ def calibrate(
     if type(fmt) not in held:
         raise ValueError(f"calibrate: fmt must be one that takes a scale, got {fmt}")
     largest = _over_blocks(np.abs(wide), shape, lambda a: np.percentile(a, share, -1))
-    scale = np.where(largest > 0, largest, 1.0) / held[type(fmt)](fmt)  # type: ignore[operator]
+    dtype = _computed_with(x.dtype.name)
+    scale = _holding(largest, held[type(fmt)](fmt), fmt, dtype, _margin(fmt))  # type: ignore[operator]
     if isinstance(fmt, NVFP4):
         return Calibration(fmt, np.maximum(scale, 2.0**-100), None)
     if method == "mse":
-        scale, _ = _least_error(x, fmt, shape, [(scale * r, None) for r in _RATIOS])
+        scale, _ = _least_error(
+            x, fmt, shape, [(np.where(_fits(scale * r, dtype), r, 1) * scale, None) for r in _RATIOS]
+        )
     return Calibration(fmt, scale, None)
+
+
+def _holding(largest: Array, held: float, fmt: Format, dtype: type[np.floating[Any]], margin: float) -> Array:
+    """Return scales that bring the largest magnitudes to ``held``, or by so much beyond, when the dtype holds them."""
+    if held <= 0:
+        raise ValueError(f"calibrate: fmt must have a number above zero, got {fmt}")
+    largest = np.where(largest > 0, largest, 1.0)
+    scale = largest / held
+    fits = _fits(scale, dtype)
+    if not fits.all():
+        wrong = scale[~fits][0]
+        raise ValueError(f"calibrate: x must need a scale that {dtype.__name__} holds for {fmt}, got {wrong:g}")
+    narrow = scale.astype(dtype)
+    beyond = largest / narrow.astype(np.float64) > held + margin
+    return np.where(beyond, np.nextafter(narrow, dtype(np.inf)).astype(np.float64), scale)
+
+
+def _fits(scale: Array, dtype: type[np.floating[Any]]) -> Array:
+    """Say which scales are positive and finite in a dtype."""
+    with np.errstate(over="ignore", under="ignore"):
+        narrow = scale.astype(dtype)
+    fits: Array = np.asarray((narrow > 0) & np.isfinite(narrow))
+    return fits
+
+
+def _margin(fmt: Format) -> float:
+    """Return how far beyond the largest number it is still what a number is rounded to."""
+    if not isinstance(fmt, (Int, Float)):
+        return math.inf
+    if fmt.rounding.startswith(("RN", "RZ", "TRN_ZERO")):
+        return 0.25 if isinstance(fmt, Int) else 2.0 ** (fmt.max_exponent - fmt.mantissa - 2)
+    return 0.0
 
 
 #: Parts of the whole range that are tried
@@ -290,9 +327,12 @@ def _affine(x: Array, wide: Array, fmt: Int, shape: tuple[int, ...], share: floa
     low = np.minimum(_over_blocks(wide, shape, lambda a: np.percentile(a, 100 - share, -1)), 0)
     high = np.maximum(_over_blocks(wide, shape, lambda a: np.percentile(a, share, -1)), 0)
 
-    def of(ratio: float) -> tuple[Array, Array]:
-        span = np.where(high > low, high - low, 1.0) * ratio
-        scale = span / fmt.max_code
+    dtype = _computed_with(x.dtype.name)
+    widest = _holding(high - low, float(fmt.max_code), fmt, dtype, 0.0)
+
+    def of(part: float) -> tuple[Array, Array]:
+        ratio = np.where(_fits(widest * part, dtype), part, 1.0)
+        scale = widest * ratio
         return scale, np.clip(np.rint(-low * ratio / scale), fmt.min_code, fmt.max_code).astype(np.int64)
 
     scale, zero = _least_error(x, fmt, shape, [of(r) for r in _RATIOS]) if by_error else of(1.0)
