@@ -3,6 +3,7 @@
 #include "relax.hpp"
 #include "relax_pattern.hpp"
 #include "relax_subdomains.hpp"
+#include <cstring>
 
 namespace fastiter {
 namespace {
@@ -148,6 +149,32 @@ void relax_subdomains_of(int numbers, py::handle start, py::handle column, py::h
     });
 }
 
+// A number that differs, but for one chance in 2^64, where memory does. A sum would not do: it loses two changes of a sign.
+uint64_t relax_fingerprint(py::handle x, int64_t bytes) {
+    constexpr int kLanes = 8; // chains of products that do not wait for each other
+    constexpr uint64_t kOdd = 0x9e3779b97f4a7c15;
+    const char* data = address<const char>(x);
+    py::gil_scoped_release release;
+    uint64_t lanes[kLanes];
+    for (int l = 0; l < kLanes; ++l) lanes[l] = kOdd * uint64_t(l + 1);
+    const auto mix = [](uint64_t& lane, uint64_t word) {
+        lane = (lane ^ word) * kOdd;
+        lane ^= lane >> 29; // what a product takes up only, down again
+    };
+    int64_t at = 0;
+    for (; at + 8 * kLanes <= bytes; at += 8 * kLanes)
+        for (int l = 0; l < kLanes; ++l) {
+            uint64_t word;
+            std::memcpy(&word, data + at + 8 * l, 8);
+            mix(lanes[l], word);
+        }
+    uint64_t all = uint64_t(bytes);
+    for (; at < bytes; ++at) mix(all, uint8_t(data[at]));
+    for (const uint64_t lane : lanes) mix(all, lane);
+    mix(all, 0);
+    return all;
+}
+
 // (fault, row)
 std::pair<int, int64_t> relax_check(int numbers, int64_t n, int64_t columns, int64_t entries, py::handle start,
                                     py::handle column, py::handle value) {
@@ -215,6 +242,7 @@ void define_relax(py::module_& m) {
     m.def("relax_projections", relax_projections);
     m.def("relax_stencil", relax_stencil);
     m.def("relax_subdomains", relax_subdomains_of);
+    m.def("relax_fingerprint", relax_fingerprint);
     m.def("relax_check", relax_check);
     m.def("relax_colour", relax_colour);
     m.def("relax_colour_disjoint", relax_colour_disjoint);

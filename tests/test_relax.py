@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ scipy_sparse = pytest.importorskip("scipy.sparse")
 
 import fastiter  # noqa: E402
 from cases import Array, assert_same_bits  # noqa: E402
+from fastiter import relax  # noqa: E402
 from fastiter.reference import relax as reference  # noqa: E402
 from fastiter.relax import Batch, Relaxation  # noqa: E402
 from relax_cases import (  # noqa: E402
@@ -341,6 +343,42 @@ def test_a_change_of_the_matrix_later_is_not_seen() -> None:
             A.data[...] = np.nan
         sweeps.sweep(y, b)
         assert_same_bits(x, y)
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"order": "color"}, {"method": "jacobi"}, {"method": "kaczmarz"}, {"block_size": 2}]
+)
+@pytest.mark.parametrize("form", ["dense", "csr", "bsr", "batch"])
+def test_a_change_of_a_float32_matrix_is_not_seen_by_vectors_of_float64(form: str, how: dict[str, Any]) -> None:
+    """Those that come first need a copy of their own, which is made of what the matrix was."""
+    dense = random_matrix(8, "float32")
+    pattern = csr(np.ones((8, 8)))
+    forms: dict[str, Callable[[], Any]] = {
+        "dense": dense.copy,
+        "csr": lambda: csr(dense),
+        "bsr": lambda: scipy_sparse.bsr_array(dense, blocksize=(2, 2)),
+        "batch": lambda: Batch(pattern, np.stack([dense.ravel()] * 2)),
+    }
+    A = forms[form]()
+    memory = [A] if form == "dense" else [A.values] if form == "batch" else [A.data, A.indices]
+    sweeps, unchanged = (Relaxation(matrix, **{"method": "sor", **how}) for matrix in (A, forms[form]()))
+    b = vectors((2, 8) if form == "batch" else 8, "float64", 1)
+    x, y = np.zeros_like(b), np.zeros_like(b)
+    unchanged.sweep(x, b)
+    for part in memory:
+        part[...] = 7
+    sweeps.sweep(y, b)
+    assert_same_bits(x, y)
+
+
+@pytest.mark.parametrize("exponent", [-40, -16, 0, 15, 40])
+@pytest.mark.parametrize("n", [3, 4, 5])
+def test_blocks_of_any_magnitude(n: int, exponent: int) -> None:
+    """The last block is filled up, with what its own numbers are not lost beside."""
+    A = (4 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)) * 10.0**exponent
+    for given in (A, Batch(csr(np.ones((n, n))), np.stack([A.ravel(), 3 * A.ravel()]))):
+        solution = relax.block_jacobi(given, np.ones((2, n)) if isinstance(given, Batch) else np.ones(n), block_size=2)
+        assert np.all(solution.converged)
 
 
 def test_layouts() -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import gc
 import inspect
+import sys
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 pyamg = pytest.importorskip("pyamg")
+import scipy.sparse as scipy_sparse  # noqa: E402
 from pyamg.relaxation import relaxation as theirs  # noqa: E402
 
 from cases import Array  # noqa: E402
 from fastiter.relax import Relaxation  # noqa: E402
 from fastiter.relax import compat as ours  # noqa: E402
-from fastiter.relax._compat_kept import KEPT  # noqa: E402
+from fastiter.relax._compat_kept import KEPT, fingerprint  # noqa: E402
 from relax_cases import csr, random_matrix, tolerance, vectors  # noqa: E402
 
 SWEEPS = ("forward", "backward", "symmetric")
@@ -256,6 +260,59 @@ def test_a_changed_matrix_is_prepared_again_and_a_dead_one_forgotten() -> None:
     gc.collect()
     assert len(KEPT) < kept
     assert all(entry[0]() is not None for entry in KEPT)
+
+
+CHANGES: dict[str, Callable[[Array], None]] = {
+    "all signs": lambda x: np.negative(x, out=x),
+    "two signs": lambda x: np.negative(x[:2], out=x[:2]),
+    "twice": lambda x: np.multiply(x, 2, out=x),
+    "rotated": lambda x: x.__setitem__(slice(None), np.roll(x, 64)),
+    "the last bit": lambda x: x.__setitem__(-1, np.nextafter(x[-1], 9)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("form", ["csr", "dense"])
+def test_any_change_in_place_is_seen(form: str, change: str) -> None:
+    A = pyamg.gallery.poisson((32, 32), format="csr")
+    A = A if form == "csr" else np.ascontiguousarray(A.toarray()[:64, :64])
+    values = A.data if form == "csr" else A.reshape(-1)
+    b, x, y = vectors(A.shape[0], "float64", 1), np.zeros(A.shape[0]), np.zeros(A.shape[0])
+    ours.polynomial(A, x, b, [1.0])
+    seen = fingerprint(A)
+    CHANGES[change](values)
+    assert fingerprint(A) != seen
+    x[...] = 0
+    if change != "rotated":  # which leaves a diagonal of zeros
+        ours.jacobi(A, x, b)
+        theirs.jacobi(scipy_sparse.csr_matrix(A), y, b)
+        np.testing.assert_allclose(x, y, rtol=1e-12)
+
+
+def test_threads_share_a_matrix() -> None:
+    interval, errors = sys.getswitchinterval(), []
+    matrices = [csr(random_matrix(9, "float64")) for _ in range(3)]
+    b = vectors(9, "float64", 1)
+
+    def work() -> None:
+        try:
+            for k in range(60):
+                A = matrices[k % 3]
+                ours.gauss_seidel(A, np.zeros(9), b)
+                ours.jacobi_indexed(A, np.zeros(9), b, np.arange(1 + k % 8))
+        except Exception as error:
+            errors.append(error)
+
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not errors
 
 
 @pytest.mark.parametrize("name", ["gauss_seidel", "schwarz"])

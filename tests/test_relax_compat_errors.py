@@ -15,6 +15,24 @@ from relax_cases import csr, random_matrix
 MATRIX = csr(random_matrix(6, "float64"))
 LISTS = np.array([0, 1, 2]), np.array([0, 3])
 REFUSED: list[tuple[type[Exception], str, Any]] = [
+    *(
+        (ValueError, rf"{name}: x and b must have shape .* to go with A, got \(6,\) and \({size},\)", call)
+        for size in (1, 7)
+        for name, call in (
+            ("gauss_seidel_nr", lambda x, b, size=size: ours.gauss_seidel_nr(MATRIX, x, np.ones(size))),
+            ("jacobi_ne", lambda x, b, size=size: ours.jacobi_ne(MATRIX, x, np.ones(size))),
+            ("polynomial", lambda x, b, size=size: ours.polynomial(MATRIX, x, np.ones(size), [1.0])),
+        )
+    ),
+    *(
+        (
+            TypeError,
+            f"polynomial: coefficients must be a list of numbers, got {type(y).__name__}",
+            lambda x, b, y=y: ours.polynomial(MATRIX, x, b, y),
+        )
+        for y in (1.0, None, "1", ["a"])
+    ),
+    (TypeError, "sor: sweep must be a str, got list", lambda x, b: ours.sor(MATRIX, x, b, 1.0, sweep=["forward"])),
     (
         ValueError,
         "sor: sweep must be 'forward', 'backward' or 'symmetric', got 'up'",

@@ -55,6 +55,13 @@ def falling_pointers() -> Any:
 
 SINGULAR = np.kron(np.eye(3), np.ones((2, 2)))
 
+
+def cut(A: Any) -> Any:
+    """Take the last value away, and leave the rest as it is."""
+    A.data = A.data[:-1].copy()
+    return A
+
+
 WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     # the matrix
     (
@@ -170,6 +177,17 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: relax.chebyshev(GOOD, B), ValueError, "bounds must be given where A is not Hermitian"),
     (lambda: relax.chebyshev(GOOD, B, bounds=(0.0, 1.0)), ValueError, "bounds must be finite and above 0, got 0.0"),
     (lambda: Anderson(Relaxation(GOOD), 0), ValueError, "memory must be at least 1, got 0"),
+    (lambda: Relaxation(cut(scipy_sparse.csr_array(GOOD))), ValueError, "A must have as many values as columns of"),
+    (
+        lambda: Relaxation(cut(scipy_sparse.bsr_array(GOOD, blocksize=(2, 2))), "block_jacobi"),
+        ValueError,
+        "A must have as many values as columns of entries, got 6 and 5",
+    ),
+    (
+        lambda: Batch(scipy_sparse.csr_array(np.eye(4)), np.ones((0, 4))),
+        ValueError,
+        r"values must have shape \(B, entries\) = \(B, 4\) with B at least 1, got \(0, 4\)",
+    ),
     (lambda: Anderson(None), TypeError, "relaxation must be a Relaxation, got NoneType"),
 ]
 

@@ -16,6 +16,23 @@ from fastiter.relax import Batch, Chebyshev, Relaxation, Stencil, _auto, _spectr
 from relax_cases import csr, poisson, random_matrix, vectors  # noqa: E402
 
 
+def equicorrelated(n: int, c: float) -> Array:
+    """Positive definite, with a Jacobi's iteration matrix that goes far below -1, and no consistent order."""
+    return (1 - c) * np.eye(n) + c * np.ones((n, n))
+
+
+@pytest.mark.parametrize(("n", "c"), [(3, 0.8), (50, 0.3), (50, 0.5), (20, 0.9)])
+def test_omega_auto_where_no_theory_holds_is_no_worse_than_none(n: int, c: float) -> None:
+    A, b = equicorrelated(n, c), np.arange(1.0, n + 1)
+    for solve in (relax.sor, relax.ssor):
+        plain, auto = solve(A, b), solve(A, b, omega="auto")
+        assert 0 < auto.omega < 2
+        assert auto.converged
+        assert auto.steps <= 1.4 * plain.steps + 100  # some of which were a trial
+    preconditioner = Relaxation(A, "ssor", omega="auto").as_preconditioner()
+    assert np.abs(preconditioner @ b).max() > 1e-3
+
+
 @pytest.mark.parametrize("m", [15, 31, 63])
 def test_omega_auto_is_near_the_best(m: int) -> None:
     A, b = poisson(m, m), np.ones(m * m)

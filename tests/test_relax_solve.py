@@ -67,6 +67,31 @@ def test_what_a_solution_says() -> None:
         assert relax.sor(csr(A), b[:, c], x0[:, c], rtol=1e-6, atol=1e-9, check_every=2).steps == solution.steps[c]
 
 
+@pytest.mark.parametrize("kind", ["jacobi", "sor", "batch", "chebyshev"])
+def test_a_column_that_is_done_keeps_its_value_while_others_go_on(kind: str) -> None:
+    """Even where more sweeps would carry it away, as of a matrix for which they diverge."""
+    n = 20
+    A = np.eye(n) + 0.5 * np.random.default_rng(1).standard_normal((n, n))
+    np.fill_diagonal(A, 1)
+    x0 = np.stack([vectors(n, "float64", 1), np.zeros(n), vectors(n, "float64", 1)])
+    b = np.stack([A @ x0[0], vectors(n, "float64", 2), A @ x0[2] + 1e-7])
+    if kind == "batch":
+        systems = Batch(csr(np.ones((n, n))), np.stack([A.ravel()] * 3))
+        found = relax.jacobi(systems, b, x0)
+        values = found.value
+    else:
+        call = {"jacobi": relax.jacobi, "sor": relax.sor, "chebyshev": relax.chebyshev}[kind]
+        more: dict[str, Any] = {"bounds": (0.5, 1.5)} if kind == "chebyshev" else {}
+        found = call(A, b.T, x0.T, **more)
+        values = found.value.T
+    assert found.reason[0] == "converged" and found.steps[0] == 0
+    assert found.reason[1] == "diverged"
+    np.testing.assert_array_equal(values[0], x0[0])
+    left = residual(A, b.T, values.T)
+    np.testing.assert_allclose(found.residual, left, rtol=1e-6, atol=1e-13)
+    assert (found.converged == (left <= 1e-8 * np.linalg.norm(b, axis=1))).all()
+
+
 def test_max_steps_and_x0() -> None:
     A, b = csr(random_matrix(20, "float64")), vectors(20, "float64", 1)
     first = relax.gauss_seidel(A, b, max_steps=3)

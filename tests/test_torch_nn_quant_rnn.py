@@ -212,7 +212,7 @@ def test_dtypes_and_devices_that_do_not_go_together(kind: str, plan: Any) -> Non
     with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match="input must be float32 like"):
         layer(wrong[0])
     if plan is not FINE:  # whose loop is torch's
-        with torch.autocast("cpu", dtype=torch.half), pytest.raises(TypeError, match="parameters must be .* float16"):
+        with torch.autocast("cpu", dtype=torch.half), pytest.raises(TypeError, match=r"parameters must be .* float16"):
             layer(x)
     where = "must be on the CPU or a CUDA device, got meta"
     with pytest.raises(fastiter.BackendError, match=f"^{name}: input {where}$"):

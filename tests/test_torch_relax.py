@@ -200,6 +200,13 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: relax_solve(V, P, B, omega=2.5), ValueError, r"omega must be in \(0, 2\)"),
     (lambda: relax_solve(V, P, B, omega="best"), ValueError, "omega must be a number, or 'auto' .* got 'best'"),
     (lambda: relax_solve(V, P, B, method="gauss_seidel", omega="auto"), ValueError, "omega must be .* got 'auto'"),
+    (lambda: relax_solve(V, P, B, method="gauss_seidel", omega=1.5), ValueError, "omega must be 1 .*, got 1.5"),
+    (lambda: sweeps(B, B, V, 1.5, 1, P, method="gauss_seidel"), ValueError, "omega must be 1 .*, got 1.5"),
+    (
+        lambda: sweeps(B, B, V, torch.tensor(0.5), 1, P, method="gauss_seidel"),
+        ValueError,
+        "sweeps: omega must be 1 for gauss_seidel .*, got 0.5",
+    ),
     (lambda: relax_solve(V * 0, P, B), ValueError, "A must have no zero on the diagonal, got 0 in row 0"),
     (lambda: relax_solve(V / 0, P, B), ValueError, "A must be finite, got a value in row 0"),
     (lambda: relax_solve(V, (P[0], P[1] + 1), B), ValueError, "A must have columns from 0 to 3"),

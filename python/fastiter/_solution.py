@@ -49,6 +49,7 @@ class Solution:
         past, and far above 0 only a loop can follow it. NaN where no Jacobian was evaluated.
     history
         ``||b - A x||`` before the first step and at each check: (checks + 1,), or with the columns as its second axis.
+        Columns that are done go on with the others until the end; their value and residual are those of their own end.
     reason
         Why it ended: "converged", "max_steps", "diverged" or "stagnated"; a tuple of such for several columns.
     omega

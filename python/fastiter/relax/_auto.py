@@ -20,8 +20,8 @@ Array = npt.NDArray[Any]
 #: By how much the largest eigenvalue of D^-1 A may exceed its estimate
 MARGIN = 1.02
 
-#: Among these projections and SSOR in blocks look for theirs, as no formula gives it: so many sweeps to begin with, and
-#: so many with each.
+#: Among these projections, SSOR in blocks and SSOR where Jacobi diverges look for theirs, as no formula gives it: so
+#: many sweeps to begin with, and so many with each.
 CANDIDATES, FIRST_SWEEPS, TRIAL_SWEEPS = (1.0, 1.3, 1.5, 1.7, 1.8, 1.9, 1.95), 200, 20
 
 
@@ -36,7 +36,9 @@ def omega_of(
     low, high = _spectrum.jacobi_range(jacobi_of(function, A, system))
     if sweep == "jacobi":
         return jacobi_omega(low, high)
-    return ssor_omega(max(-low, high)) if symmetric else _spectrum.young(max(-low, high))
+    if symmetric:
+        return ssor_omega(high) if low > -1 else _of_least_growth(system, apply)
+    return _spectrum.young(max(-low, high))
 
 
 def jacobi_omega(low: float, high: float) -> float:
@@ -50,9 +52,13 @@ def jacobi_omega(low: float, high: float) -> float:
     return 1.0 if low == -high else 2 / (MARGIN * (1 - low) + 1 - high)
 
 
-def ssor_omega(beta: float) -> float:
-    """Near SSOR's best, to which it is far less sensitive than SOR to its own."""
-    return 2 / (1 + math.sqrt(2 * max(0.0, 1 - beta)))
+def ssor_omega(high: float) -> float:
+    """Near SSOR's best, to which it is far less sensitive than SOR to its own.
+
+    `high` is the largest eigenvalue of I - D^-1 A, which is below 1 where A is positive definite; the least may be
+    anything. At 1 and beyond the formula says 2, with which no sweep does anything.
+    """
+    return 2 / (1 + math.sqrt(2 * (1 - high))) if high < 1 else 1.0
 
 
 def jacobi_of(function: str, A: Any, system: System) -> System:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from .. import _core
 from .._rnn import kind
 from . import _vectors
 from ._matrix import Csr, check_square, read_csr
@@ -19,6 +21,8 @@ T = TypeVar("T")
 #: The last matrices: A itself, what its values were, and what was made of them
 KEPT: list[tuple[Any, Any, dict[Any, Any]]] = []
 _MOST = 16
+#: Threads may share a matrix: what is kept is looked up and made by one at a time.
+_LOCK = threading.RLock()
 
 
 class Seen:
@@ -30,12 +34,13 @@ class Seen:
 
     def get(self, key: Any, make: Callable[[], T]) -> T:
         """Return what was made for this key, or make it."""
-        if key not in self._made:
-            self._made[key] = make()
+        with _LOCK:
+            if key not in self._made:
+                self._made[key] = make()
+            found: T = self._made[key]
             if len(self._made) > _MOST:
                 del self._made[next(iter(self._made))]
-        found: T = self._made[key]
-        return found
+            return found
 
     def csr(self) -> Csr:
         """Return A in compressed rows."""
@@ -48,33 +53,33 @@ class Seen:
 
 def _made_of(A: Any) -> dict[Any, Any]:
     values = fingerprint(A)
-    for k, (of, had, made) in enumerate(KEPT):
-        if of() is A:
-            del KEPT[k]
-            if had == values:
-                KEPT.append((of, had, made))
-                return made
-            break
-    KEPT.append((weakref.ref(A, _forget), values, {}))
-    del KEPT[:-_MOST]
-    return KEPT[-1][2]
+    with _LOCK:
+        for k, (of, had, made) in enumerate(KEPT):
+            if of() is A:
+                del KEPT[k]
+                if had == values:
+                    KEPT.append((of, had, made))
+                    return made
+                break
+        KEPT.append((weakref.ref(A, _forget), values, {}))
+        del KEPT[:-_MOST]
+        return KEPT[-1][2]
 
 
 def _forget(dead: Any) -> None:
-    KEPT[:] = [entry for entry in KEPT if entry[0] is not dead]
+    with _LOCK:
+        KEPT[:] = [entry for entry in KEPT if entry[0] is not dead]
 
 
 def fingerprint(A: Any) -> tuple[Any, ...]:
-    """Return sums over the memory of A that any ordinary change of its entries alters."""
+    """Return what any change of the entries of A alters."""
     arrays = [A] if isinstance(A, np.ndarray) else [getattr(A, name, None) for name in ("data", "indices", "indptr")]
     found: list[Any] = []
     for x in arrays:
         if not isinstance(x, np.ndarray) or x.dtype == object:
             return (object(),)  # no format that we know: never the same
-        memory = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
-        whole = len(memory) // 512 * 512
-        columns = memory[:whole].view(np.uint64).reshape(-1, 64).sum(axis=0, dtype=np.uint64)
-        found += [x.shape, x.dtype, columns.tobytes(), memory[whole:].tobytes()]
+        memory = np.ascontiguousarray(x)
+        found += [x.shape, x.dtype, _core.relax_fingerprint(memory, memory.nbytes)]
     return tuple(found)
 
 
@@ -98,9 +103,18 @@ def in_place(function: str, x: Array, b: Array, relax: Callable[[Array, Array], 
         x[...] = own
 
 
+def check_shapes(function: str, n: int, x: Array, b: Array) -> None:
+    """Refuse an x and a b that do not go with an A of n rows, or with each other."""
+    if x.ndim not in (1, 2) or x.shape[0] != n or b.shape != x.shape:
+        expected = f"shape ({n},) or ({n}, k) to go with A"
+        raise ValueError(f"{function}: x and b must have {expected}, got {x.shape} and {b.shape}")
+
+
 def check_sweep(function: str, sweep: str) -> list[bool]:
     """Return whether each half of a sweep goes backward."""
     halves = {"forward": [False], "backward": [True], "symmetric": [False, True]}
+    if not isinstance(sweep, str):
+        raise TypeError(f"{function}: sweep must be a str, got {kind(sweep)}")
     if sweep not in halves:
         raise ValueError(f"{function}: sweep must be 'forward', 'backward' or 'symmetric', got {sweep!r}")
     return halves[sweep]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from .. import _core
 from . import _vectors
-from ._compat_kept import Seen, check_sweep, fingerprint, in_place, whole_numbers
+from ._compat_kept import Seen, check_shapes, check_sweep, fingerprint, in_place, whole_numbers
 from ._matrix import NUMBERS, Csr
 
 Array = npt.NDArray[Any]
@@ -56,10 +56,7 @@ def relax_lists(
     numbers = NUMBERS.get((A.value.dtype.name, x.dtype.name))
     if numbers is None:
         raise TypeError(f"{function}: x and b must have dtype {A.value.dtype} to go with A, got {x.dtype}")
-    if x.ndim not in (1, 2) or len(x) != A.n or b.shape != x.shape:
-        raise ValueError(
-            f"{function}: x and b must have shape ({A.n},) or ({A.n}, k) to go with A, got {x.shape} and {b.shape}"
-        )
+    check_shapes(function, A.n, x, b)
     if x.size == 0:
         return
     given, count, keep = x.copy() if jacobi else x, len(lists.first) - 1, 1 - omega if lists.is_apart else 1.0

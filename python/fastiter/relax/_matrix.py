@@ -93,8 +93,9 @@ class Batch:
         self.blocksize: tuple[int, int] | None = pattern.blocksize if pattern.format == "bsr" else None
         pattern = pattern if pattern.format == "csr" else pattern.tocsr()
         entries = len(pattern.indices)
-        if values.ndim != 2 or values.shape[1] != entries:
-            raise ValueError(f"Batch: values must have shape (B, entries) = (B, {entries}), got {values.shape}")
+        if values.ndim != 2 or values.shape[1] != entries or len(values) == 0:
+            expected = f"(B, entries) = (B, {entries}) with B at least 1"
+            raise ValueError(f"Batch: values must have shape {expected}, got {values.shape}")
         self.shape: tuple[int, int] = pattern.shape
         self.values = values
         self.start, self.column = _indices("Batch", "pattern", pattern)
@@ -106,6 +107,9 @@ def is_sparse(A: object) -> bool:
 
 
 def _indices(function: str, name: str, A: Any) -> tuple[Array, Array]:
+    if len(A.data) != len(A.indices):  # who fills in a matrix by hand
+        got = f"{len(A.indices)} and {len(A.data)}"
+        raise ValueError(f"{function}: {name} must have as many values as columns of entries, got {got}")
     if max(A.shape) > MAX_ROWS:
         raise ValueError(f"{function}: {name} must have at most {MAX_ROWS} rows and columns, got shape {A.shape}")
     column = np.ascontiguousarray(A.indices, np.int32)
@@ -207,6 +211,8 @@ def _in_blocks(A: Csr, size: int) -> Blocks:
     value = np.zeros((*A.value.shape[:-1], len(keys), size, size), A.value.dtype)
     value[..., place, row % size, column % size] = A.value
     if len(padding) and len(keys) and keys[-1] == rows * rows - 1:
-        value[..., -1, padding % size, padding % size] = 1
+        # As large as the rest of the block, which would else be called singular beside it
+        largest = np.abs(value[..., -1, :, :]).max(axis=(-2, -1))[..., np.newaxis]
+        value[..., -1, padding % size, padding % size] = np.where(largest > 0, largest, 1)
     start = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(keys // rows, minlength=rows))])
     return Blocks(A.n, start, (keys % rows).astype(np.int32), value)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,16 @@ class Prepared(Protocol):
         self, x: Array, b: Array, d: Array | int, k: int, omega: Array, momentum: Array | int, count: int, kind: int, /
     ) -> None: ...
     def residual(self, x: Array, b: Array, r: Array | int, k: int, norms: Array, /) -> None: ...
+
+
+Read = TypeVar("Read", Csr, Blocks)
+
+
+def _own(A: Read) -> Read:
+    """Return A, of float32 in memory of its own: it is read once more where vectors of float64 come."""
+    if A.value.dtype != np.float32:
+        return A
+    return replace(A, start=A.start.copy(), column=A.column.copy(), value=A.value.copy())
 
 
 class System:
@@ -98,7 +109,7 @@ class Scalar(System):
         self, function: str, A: Csr, arrangement: Arrangement, *, jacobi: bool = False, part: int = FULL
     ) -> None:
         super().__init__(function, A.n, A.columns, A.value.dtype, A.batch)
-        self.A, self.how, self.jacobi, self.part = A, arrangement, jacobi, part
+        self.A, self.how, self.jacobi, self.part = _own(A), arrangement, jacobi, part
         self.colours, self.is_coloured = arrangement.number_of_colours, arrangement.is_coloured
         self.of(self.dtype)
 
@@ -121,7 +132,7 @@ class Dense(System):
 
     def __init__(self, function: str, A: Array, order: Array | int) -> None:
         super().__init__(function, len(A), len(A), A.dtype)
-        self.A, self.order = np.ascontiguousarray(A), order
+        self.A, self.order = np.array(A, order="C", copy=A.dtype == np.float32 or None), order
         self.of(self.dtype)
 
     def _prepare(self, numbers: int) -> Prepared:
@@ -133,7 +144,7 @@ class OfBlocks(System):
 
     def __init__(self, function: str, A: Blocks, arrangement: Arrangement, *, jacobi: bool) -> None:
         super().__init__(function, A.rows, A.rows, A.value.dtype, A.batch)
-        self.A, self.colours, self.is_coloured = A, arrangement.number_of_colours, arrangement.is_coloured
+        self.A, self.colours, self.is_coloured = _own(A), arrangement.number_of_colours, arrangement.is_coloured
         # Blocks that need not wait for each other are clusters of one.
         self.how = Arrangement(0, np.arange(A.n + 1), np.array([0, A.n])) if jacobi else arrangement
         self.of(self.dtype)
@@ -161,7 +172,7 @@ class Projections(System):
 
     def __init__(self, function: str, A: Csr, order: Array | int) -> None:
         super().__init__(function, A.n, A.columns, A.value.dtype, A.batch)
-        self.A, self.order = A, order
+        self.A, self.order = _own(A), order
         self.of(self.dtype)
 
     def _prepare(self, numbers: int) -> Prepared:

@@ -25,10 +25,14 @@ Step = Callable[[Array, int], Array]
 
 
 class Watch:
-    """The residuals at each check, and what they say about each column."""
+    """The residuals at each check, and what they say about each column.
+
+    Columns that are done go on with the others, and may come to grow: `residual` and `steps` are those of a column's
+    own end, and so is its value in what :class:`Kept` puts back.
+    """
 
     def __init__(self, first: Array, target: Array, check_every: int) -> None:
-        self.history, self.target = [first], target
+        self.history, self.residual, self.target = [first], first.copy(), target
         self.least, self.least_before = np.full(len(first), np.inf), np.full(len(first), np.inf)
         self.was_flat = np.zeros(len(first), bool)
         self.steps = np.zeros(len(first), np.int64)
@@ -37,12 +41,14 @@ class Watch:
         self.window = max(2, -(-PATIENCE // check_every))
         self._decide(first)
 
-    def check(self, steps: int, norms: Array) -> None:
-        """Note the residuals after so many steps."""
+    def check(self, steps: int, norms: Array) -> Array:
+        """Note the residuals after so many steps, and return which columns (k,) they close."""
         self.history.append(norms)
         self.least = np.fmin(self.least, norms)
-        self.steps[self.is_open] = steps
+        was_open = self.is_open.copy()
+        self.steps[was_open], self.residual[was_open] = steps, norms[was_open]
         self._decide(norms)
+        return was_open & ~self.is_open
 
     def _decide(self, norms: Array) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -58,6 +64,29 @@ class Watch:
 
     def _close(self, columns: Array, reason: str) -> None:
         self.reason[columns], self.is_open[columns] = reason, False
+
+
+class Kept:
+    """The columns of x that are done before the others."""
+
+    def __init__(self) -> None:
+        self._x: Any = None
+        self._columns: Any = False
+
+    def keep(self, x: Any, closed: Array, watch: Watch) -> None:
+        """Keep those of x (n, k), an array or a tensor, that are closed, if others go on."""
+        if not (closed.any() and watch.is_open.any()):
+            return
+        if self._x is None:
+            self._x = x.clone() if hasattr(x, "clone") else x.copy()
+        columns = np.flatnonzero(closed)
+        self._x[:, columns], self._columns = x[:, columns], self._columns | closed
+
+    def put_back(self, x: Any) -> None:
+        """Put them into x."""
+        if self._x is not None:
+            columns = np.flatnonzero(self._columns)
+            x[:, columns] = self._x[:, columns]
 
 
 def iterate(
@@ -90,23 +119,23 @@ def iterate(
         else np.array(_vectors.inside(system, start))
     )
     watch = Watch(_vectors.residual(system, x, own_b), rtol * _vectors.norm(own_b) + atol, every)
-    done = 0
+    done, kept = 0, Kept()
+    kept.keep(x, ~watch.is_open, watch)
     with np.errstate(all="ignore"):
         while watch.is_open.any() and done < most:
             count = min(every, most - done)
             x, done = step(x, count), done + count
             norms = _vectors.residual(system, x, own_b)
-            watch.check(done, norms)
+            kept.keep(x, watch.check(done, norms), watch)
             observe(done, norms)
+    kept.put_back(x)
     return _solution(system, given.ndim == len(system.grid or (1,)), x, own_b, watch, method, omega())
 
 
 def _solution(
     system: System, single: bool, x: Array, b: Array, watch: Watch, method: str, omega: float | None
 ) -> Solution:
-    history, converged = np.array(watch.history), watch.reason == "converged"
-    # A column that was done early has gone on with the others.
-    residual = history[-1]
+    history, residual, converged = np.array(watch.history), watch.residual, watch.reason == "converged"
     return Solution(
         value=np.ascontiguousarray(_vectors.outside(system, x)),
         converged=bool(converged[0]) if single else converged,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ import numpy.typing as npt
 from ._prepare import System
 
 Array = npt.NDArray[Any]
+
+#: Windows after which a larger omega has to have paid
+SETTLED = 4
 
 #: Products that an estimate may take, and after how many it looks whether the last ones have changed anything
 MOST, EVERY = 120, 10
@@ -114,23 +117,34 @@ class Adaptive:
 
     factor = lam gives beta = (lam + omega - 1) / (omega sqrt(lam)). At the best omega and above, the factor is
     omega - 1 and oscillates, and tells nothing; near it the factor takes long to settle. So omega grows only where two
-    windows in a row agree that the rate is far below that of omega - 1. Where the residual grows, it comes down.
+    windows in a row agree that the rate is far below that of omega - 1. Where the residual grows, it comes down. The
+    theory is that of consistently ordered matrices. For others a larger omega may be worse: one that has not paid is
+    taken back for good.
     """
 
     def __init__(self, omega: float) -> None:
         self.omega = omega
         self._start: tuple[int, float] | None = None
         self._last, self._best = 0.0, math.inf
+        self._trial: Trial | None = None
+        self._is_fixed = False
 
     def observe(self, steps: int, norms: Array) -> None:
         """Note a residual."""
+        if self._is_fixed:
+            return
         now = (steps, float(np.max(norms, initial=0)))
         self._best = min(self._best, now[1])
         if now[1] > 10 * self._best:
             self.omega, self._start, self._best = 1 + (self.omega - 1) / 2, now, now[1]
         if self._start is None:
             self._start = now
-        if steps - self._start[0] < max(20, 4 / (2 - self.omega)):
+        window = max(20, 4 / (2 - self.omega))
+        if self._trial is not None and steps - self._trial.since[0] >= SETTLED * window:
+            if not self._has_paid(factor(self._trial.since, now)):
+                return
+            self._trial = None
+        if steps - self._start[0] < window:
             return
         lam, last = factor(self._start, now), self._last
         self._start, self._last = now, lam
@@ -138,8 +152,24 @@ class Adaptive:
         if not is_steady or math.log(lam) < 0.4 * math.log(max(self.omega - 1, 1e-300)):
             return
         beta = (lam + self.omega - 1) / (self.omega * math.sqrt(lam))
-        if self.omega < young(beta) < 2:
+        if self.omega < young(beta) < 2 and (self._trial is None or self._has_paid(lam)):
+            self._trial = Trial(now, lam, self.omega)
             self.omega, self._last = young(beta), 0.0
+
+    def _has_paid(self, lam: float) -> bool:
+        """Say whether the residual falls faster than before, by the theory it does by far; else take omega back."""
+        if self._trial is None or lam <= 0 or math.log(lam) < 1.05 * math.log(self._trial.factor):
+            return True
+        self.omega, self._is_fixed = self._trial.omega, True
+        return False
+
+
+class Trial(NamedTuple):
+    """Of a larger omega: since when, and the factor and the omega before."""
+
+    since: tuple[int, float]
+    factor: float
+    omega: float
 
 
 def factor(first: tuple[int, float], last: tuple[int, float]) -> float:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._rnn import kind
 from . import _vectors
-from ._compat_kept import Seen, check_sweep, in_place, whole_numbers
+from ._compat_kept import Seen, check_shapes, check_sweep, in_place, whole_numbers
 from ._compat_subdomains import (
     Lists,
     in_blocks,
@@ -138,6 +139,7 @@ def gauss_seidel_nr(
     relaxation = seen.get(key, lambda: Relaxation.of(seen.function, adjoint @ wide, "sor", **how))
 
     def relax(x: Array, b: Array) -> None:
+        check_shapes(seen.function, A.shape[0], x, b)
         own = x.astype(dtype)
         relaxation.sweep(own, adjoint @ b, count, backward=backward)
         x[...] = own
@@ -157,6 +159,7 @@ def jacobi_ne(A: Any, x: Array, b: Array, iterations: int = 1, omega: float = 1.
     inverse = np.where(squares > 0, 1 / np.where(squares > 0, squares, 1), 0)
 
     def relax(x: Array, b: Array) -> None:
+        check_shapes(seen.function, A.shape[0], x, b)
         for _ in range(count):
             x += factor * (adjoint @ (inverse.reshape(-1, *(1,) * (x.ndim - 1)) * (b - A @ x)))
 
@@ -167,10 +170,14 @@ def polynomial(A: Any, x: Array, b: Array, coefficients: Any, iterations: int = 
     """x <- x + p(A) (b - A x) in place, p(A) = c[0] A^(m - 1) + ... + c[m - 1] by Horner's rule."""
     seen = Seen("polynomial", A)
     count = _count(seen, "iterations", iterations)
-    if len(coefficients) == 0:
+    listed = np.asarray(coefficients)
+    if listed.ndim != 1 or listed.dtype.kind not in "iufc":
+        raise TypeError(f"polynomial: coefficients must be a list of numbers, got {kind(coefficients)}")
+    if listed.size == 0:
         raise ValueError("polynomial: coefficients must not be empty, got none")
 
     def relax(x: Array, b: Array) -> None:
+        check_shapes(seen.function, A.shape[0], x, b)
         for _ in range(count):
             residual = b - A @ x
             step = coefficients[0] * residual

@@ -15,6 +15,9 @@ from ._vectors import count
 
 Array = npt.NDArray[Any]
 
+#: That an update takes; what is learned is a sum of them, divided by probabilities
+MOST_ITERATIONS = 1e300
+
 _MASK = 2**64 - 1
 
 
@@ -68,15 +71,15 @@ class _Tuner:
         RuntimeError
             If no prediction is waiting for it.
         TypeError, ValueError
-            If the iterations are not a finite number from 0 on.
+            If the iterations are not a number from 0 to 1e300.
         """
         if self._pending[-1] < 0:
             raise RuntimeError(f"{self._name}.update: predict must be called before, got no prediction to update")
         if isinstance(iterations, bool) or not isinstance(iterations, numbers.Real):
             raise TypeError(f"{self._name}.update: iterations must be a number, got {kind(iterations)}")
         taken = float(iterations)
-        if not 0 <= taken < math.inf:
-            raise ValueError(f"{self._name}.update: iterations must be finite and at least 0, got {iterations}")
+        if not 0 <= taken <= MOST_ITERATIONS:
+            raise ValueError(f"{self._name}.update: iterations must be from 0 to 1e300, got {iterations}")
         self._learner.update(max(taken - 1, 0.0))
 
     def probabilities(self, context: float | None = None) -> Array:

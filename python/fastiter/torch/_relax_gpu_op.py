@@ -20,7 +20,7 @@ from .._solution import Solution
 from ..relax import _vectors
 from ..relax._matrix import read_csr
 from ..relax._order import Arrangement, arrange
-from ..relax._solve import Watch
+from ..relax._solve import Kept, Watch
 from ..relax._spectrum import Adaptive
 from ._op import LIBRARY, contiguous
 from ._relax_gpu import BACKWARD, FORWARD, JACOBI, SYMMETRIC, OfRows, _Matrix, norm_of, norms_of
@@ -151,13 +151,16 @@ def iterate(
     """
     rtol, atol, most, every = limits
     watch, done = Watch(norms_of(matrix, x, b), rtol * norm_of(matrix.as_columns(b)) + atol, every), 0
+    kept = Kept()
+    kept.keep(matrix.as_columns(x), ~watch.is_open, watch)
     with np.errstate(all="ignore"):
         while watch.is_open.any() and done < most:
             count = min(every, most - done)
             x, done = step(x, count), done + count
             norms = norms_of(matrix, x, b)
-            watch.check(done, norms)
+            kept.keep(matrix.as_columns(x), watch.check(done, norms), watch)
             observe(done, norms)
+    kept.put_back(matrix.as_columns(x))
     return x, watch
 
 
@@ -184,7 +187,7 @@ def solution_of(x: Tensor, watch: Watch, single: bool, method: str, omega: float
             value=x,
             converged=bool(converged[0]),
             steps=int(steps[0]),
-            residual=float(history[-1, 0]),
+            residual=float(watch.residual[0]),
             history=history[:, 0],
             reason=reason[0],
             method=method,
@@ -193,7 +196,7 @@ def solution_of(x: Tensor, watch: Watch, single: bool, method: str, omega: float
     found: dict[str, Any] = {
         "converged": converged,
         "steps": steps,
-        "residual": history[-1],
+        "residual": torch.from_numpy(watch.residual),
         "history": history,
         "reason": reason,
     }

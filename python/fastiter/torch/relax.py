@@ -86,6 +86,7 @@ def relax_solve(
     )
     _check_shapes(function, crow, b, x0, "x0")
     factor = AUTO if omega == "auto" and method != "gauss_seidel" else _number(function, omega)
+    _check_factor(function, method, factor)
     limits = (_vectors.positive(function, "rtol", rtol), _vectors.positive(function, "atol", atol))
     counts = (_vectors.count(function, "max_steps", max_steps), _vectors.count(function, "check_every", check_every, 1))
     options = (method, factor, order, *limits, *counts)
@@ -192,6 +193,7 @@ def sweeps(
     check_tensors(function, ("x", "b", "A_values"), (x, b, A_values), DTYPES, CPU_AND_CUDA)
     _check_shapes(function, crow, b, x, "x")
     count = _vectors.count(function, "k", k)
+    _check_factor(function, method, omega)
     if not isinstance(omega, Tensor):
         omega = torch.tensor(_vectors.positive(function, "omega", omega, zero=False), dtype=torch.float64, device="cpu")
     if omega.numel() != 1 or omega.is_complex() or not omega.is_floating_point():
@@ -225,6 +227,15 @@ class _Sweeps(torch.autograd.Function):
         dx, db, dvalues, domega = relax_sweeps_bwd(values, crow, col, omega, iterates, g, *ctx.how)
         own_domega = domega.to(omega.device) if ctx.needs_input_grad[5] else None  # waits only where it is wanted
         return dvalues, None, None, dx, db, own_domega, None, None, None
+
+
+def _check_factor(function: str, method: str, omega: Tensor | float | str) -> None:
+    """Refuse an omega that the method has no use for; one on a GPU, or while tracing, is not looked at."""
+    if method != "gauss_seidel" or torch.compiler.is_compiling() or (isinstance(omega, Tensor) and not omega.is_cpu):
+        return
+    number = omega.item() if isinstance(omega, Tensor) and omega.numel() == 1 else omega
+    if isinstance(number, (int, float)) and number != 1:
+        raise ValueError(f"{function}: omega must be 1 for gauss_seidel (see sor), got {number}")
 
 
 def _checked(function: str, values: Any, pattern: Any, method: object, order: object) -> tuple[Tensor, Tensor]:
