@@ -99,6 +99,8 @@ def test_infinity_and_nan_have_gradient_zero() -> None:
     scale = torch.tensor(1.0, requires_grad=True)
     y = ours.quantize(x, "int8", scale=scale, nan="keep")
     assert dx_of(y, x).tolist() == [0, 0, 0, 1]
+    for fmt, ste in (("int8", "pass"), ("e5m2", "pass"), ("mxfp8_e4m3", "clip"), ("nvfp4", "clip"), ("bfp<4>", "clip")):
+        assert dx_of(ours.quantize(x, fmt, nan="keep", ste=ste), x).tolist() == [1, 1, 1, 1]
     y = ours.quantize(x[1:], "int8", scale=scale)
     assert torch.autograd.grad(y.sum(), scale)[0] == -1  # 127 - 128 + 0
 

@@ -119,7 +119,8 @@ def quantize(
     nan : {"raise", "keep"} or number
         What NaN becomes: an error, NaN, or what this number becomes. Where the format has NaN, "raise" keeps it.
     out : ndarray, optional
-        Where y is written, of x's shape and dtype; x itself is allowed.
+        Where y is written, of x's shape and dtype; x itself is allowed. With nan="raise" it may have been written when
+        a NaN is found: looking for one first would take as long as rounding.
     counts : bool
         Also return how many elements were NaN, overflowed and underflowed.
     backend : {"cpu", "reference"}, optional
