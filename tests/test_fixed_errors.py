@@ -108,6 +108,10 @@ def test_windows(name: str, least: int) -> None:
     for y in (least - 1, (1, least - 1), (-5, 1)):
         got = str(min(y) if isinstance(y, tuple) else y)
         cases.append(Wrong(f"{name} is {y!r}", {name: y}, VALUE, name, got))
+    for y in (2**31, 10**12, (1, 2**70)):
+        cases.append(Wrong(f"{name} is {y!r}", {name: y}, VALUE, name, str(y[1] if isinstance(y, tuple) else y)))
+    if name == "padding":
+        cases.append(Wrong("padding is 2^30", {name: 2**30}, VALUE, name, "1073741824"))
     check("fixed_conv2d", cases)
     if name == "dilation":
         check("fixed_conv2d", [Wrong("too much dilation", {"dilation": (1, 3)}, VALUE, "w", re.escape("(6, 4, 3, 3)"))])

@@ -27,6 +27,9 @@ class Window(NamedTuple):
             if w[2 + axis] < 1 or room < 0:
                 raise ValueError(f"{function}: w must fit into x {x} with its padding {self.padding}, got shape {w}")
             sizes.append(room // self.stride[axis] + 1)
+        padded = x[0] * x[1] * (x[2] + 2 * self.padding[0]) * (x[3] + 2 * self.padding[1])
+        if max(padded, x[0] * w[0] * sizes[0] * sizes[1]) >= 2**60:  # numbers of 8 bytes
+            raise ValueError(f"{function}: padding must leave arrays that can be addressed, got {self.padding}")
         return sizes[0], sizes[1]
 
 
@@ -59,6 +62,8 @@ def _pair(function: str, name: str, value: int | Sequence[int], least: int) -> t
         raise ValueError(f"{function}: {name} must be an int or two, got {len(values)}")
     if min(values) < least:
         raise ValueError(f"{function}: {name} must be at least {least}, got {min(values)}")
+    if max(values) >= 2**31:
+        raise ValueError(f"{function}: {name} must be below 2**31, got {max(values)}")
     return int(values[0]), int(values[1])
 
 
