@@ -260,10 +260,24 @@ def steps(plan: Any, count: int = 3, **how: Any) -> tuple[Any, Any, Any]:
 
 def test_states_are_rounded_by_name() -> None:
     state, _, _ = steps({"exp_avg": "e4m3fn", "*": "int8"}, scale="amax")
-    exact, _, _ = steps({"nothing": "int8"})
+    exact, _, _ = steps({})
     assert torch.equal(quant.quantize(state["exp_avg"], "e4m3fn", scale="amax"), state["exp_avg"])
     assert state["step"] == 3 and not torch.equal(state["exp_avg_sq"], exact["exp_avg_sq"])
     assert torch.equal(steps({"exp_avg": "bf16"})[0]["exp_avg_sq"], exact["exp_avg_sq"])
+
+
+def test_names_that_no_state_has_are_refused_once_there_are_states() -> None:
+    wrong = "^quantize_optimizer: plan must have names of states, 'step', 'exp_avg', 'exp_avg_sq', got 'nope'$"
+    with pytest.raises(ValueError, match=wrong):
+        steps({"exp_avg": "bf16", "nope": "bf16"})
+    used, unused = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = torch.optim.Adam([used, unused])
+    ours.quantize_optimizer(optimizer, {"nope": "bf16"})
+    used.sum().backward()
+    optimizer.step()  # what the other parameter's states will be is open
+    unused.sum().backward()
+    with pytest.raises(ValueError, match=wrong):
+        optimizer.step()
 
 
 def test_random_states_are_repeated_and_go_on() -> None:

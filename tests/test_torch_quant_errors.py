@@ -201,6 +201,26 @@ CALLS: dict[str, tuple[Any, type[Exception], str]] = {
         ValueError,
         "pact: alpha must be one number, got shape (4, 1)",
     ),
+    "step value": (
+        lambda: q.lsq(X, torch.tensor(0.0), 8),
+        ValueError,
+        "lsq: step must be positive and finite, got 0.0",
+    ),
+    "alpha value": (
+        lambda: q.pact(X, torch.tensor(-1.0), 8),
+        ValueError,
+        "pact: alpha must be positive and finite, got -1",
+    ),
+    "zero_point of many bits": (
+        lambda: q.quantize(X, "int8", zero_point=2**70),
+        ValueError,
+        "quantize: zero_point must be from -2**63 to 2**63 - 1, got 1180591620717411303424",
+    ),
+    "gradient axis": (
+        lambda: q.quantize_gradient(X, "nvfp4", scale="amax", axis=5),
+        ValueError,
+        "quantize_gradient: axis must be one of the 2 axes of x, got 5",
+    ),
     "gradient rng": (
         lambda: q.quantize_gradient(X, "e5m2<STOCHASTIC>"),
         ValueError,
@@ -321,6 +341,29 @@ CALLS: dict[str, tuple[Any, type[Exception], str]] = {
         lambda: nn.FormatQuantizer("int8", scale_axis=1),
         ValueError,
         "FormatQuantizer: scale_axis must go with scale='amax', got scale=None",
+    ),
+    **{
+        f"module scale_axis {axis}": (
+            lambda axis=axis: nn.FormatQuantizer("int8", scale="amax", scale_axis=axis)(X),
+            ValueError,
+            f"FormatQuantizer: x must have an axis {axis}, got 2 axes",
+        )
+        for axis in (2, 7, -3)
+    },
+    "module first": (
+        lambda: nn.FormatQuantizer("int8", scale="first")(torch.tensor([float("nan")])),
+        ValueError,
+        "FormatQuantizer: x must be finite numbers to initialize from, got NaN or infinity",
+    ),
+    "module first of none": (
+        lambda: nn.FormatQuantizer("int8", scale="first")(torch.empty(0)),
+        ValueError,
+        "FormatQuantizer: x must be finite numbers to initialize from, got an empty tensor",
+    ),
+    "plan accumulate_every": (
+        lambda: nn.QuantPlan(accumulate_every=0),
+        ValueError,
+        "QuantPlan: accumulate_every must be 1 without an accumulator, got 0",
     ),
     "gradient scale": (
         lambda: nn.GradientQuantizer("int8", scale="first"),

@@ -72,8 +72,9 @@ def check_scale(
     fmt: Format,
     scale: npt.ArrayLike | None,
     zero_point: npt.ArrayLike | None,
+    name: str = "scale",
 ) -> Scale:
-    """Return the scales and zero points of numbers with this shape and dtype."""
+    """Return the scales and zero points of numbers with this shape and dtype; ``name``: a message's for the scale."""
     if zero_point is not None and not isinstance(fmt, Int):
         raise ValueError(f"{function}: zero_point must be None for a format that is no Int, got one for {fmt}")
     if scale is None:
@@ -82,22 +83,22 @@ def check_scale(
         scale = 1.0
     if block_of(fmt) and not isinstance(fmt, NVFP4):
         raise ValueError(f"{function}: scale must be None for a format with blocks, got one for {fmt}")
-    array = _numbers(function, "scale", scale)
+    array = _numbers(function, name, scale)
     if array.dtype.kind not in "fiu":
-        raise TypeError(f"{function}: scale must be numbers, got dtype {array.dtype}")
+        raise TypeError(f"{function}: {name} must be numbers, got dtype {array.dtype}")
     wide = array.astype(np.float64)
     if dtype != "float64":
         with np.errstate(over="ignore", under="ignore"):
             wide = wide.astype(np.float32).astype(np.float64)
     if not (np.isfinite(wide).all() and (wide > 0).all()):
         raise ValueError(
-            f"{function}: scale must be positive and finite, got {array[~(wide > 0) | ~np.isfinite(wide)][0]}"
+            f"{function}: {name} must be positive and finite, got {array[~(wide > 0) | ~np.isfinite(wide)][0]}"
         )
     if isinstance(fmt, NVFP4) and wide.size == 1 and wide.item() < 2.0**-100:
         raise ValueError(f"{function}: scale must be 2**-100 or more for nvfp4, got {wide.item()}")
     if isinstance(fmt, NVFP4) and wide.size != 1:
         raise ValueError(f"{function}: scale must be one number for nvfp4, got shape {wide.shape}")
-    wide = _fitting(function, "scale", wide, shape)
+    wide = _fitting(function, name, wide, shape)
     zeros = None if zero_point is None else _zero_points(function, zero_point, fmt, wide.shape)
     return Scale(wide, zeros, shape)
 

@@ -150,6 +150,8 @@ def number_or_tensor(function: str, name: str, value: Any, x: Tensor, *, floats:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float) if floats else int):
         raise TypeError(f"{function}: {name} must be a number or a tensor of {what}, got {kind(value)}")
+    if not floats and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{function}: {name} must be from -2**63 to 2**63 - 1, got {value}")
     return torch.tensor(value, dtype=torch.float64 if floats else torch.int64, device="cpu")
 
 
@@ -186,6 +188,8 @@ def largest_scale(function: str, x: Tensor, text: str, kept_axis: int | None = N
     if kept_axis is None:
         largest = magnitude.amax() if x.numel() else magnitude.new_ones(())
     else:
+        if not -max(x.dim(), 1) <= kept_axis < max(x.dim(), 1):
+            raise ValueError(f"{function}: x must have an axis {kept_axis}, got {x.dim()} axes")
         others = [k for k in range(x.dim()) if k != kept_axis % x.dim()]
         largest = magnitude.amax(others, keepdim=True) if others else magnitude
     usable = torch.isfinite(largest) & (largest > 0)
@@ -204,6 +208,12 @@ def check_divides(function: str, name: str, parameter: Tensor, x: Tensor) -> Non
         raise ValueError(
             f"{function}: {name} must have axes that divide those of x, {tuple(whole)}, got {tuple(sizes)}"
         )
+
+
+def check_positive(function: str, name: str, parameter: Tensor) -> None:
+    """Check one number's value, where it can be seen without waiting."""
+    if not is_compiling() and parameter.device.type == "cpu" and not 0 < parameter.item() < math.inf:
+        raise ValueError(f"{function}: {name} must be positive and finite, got {parameter.item():g}")
 
 
 def checked_with_parameter(function: str, x: Tensor, name: str, parameter: Tensor, gradient_scale: float) -> None:

@@ -111,7 +111,8 @@ def _run(
     if scale is not None and scale.numel() == 1 and zero_point is None:
         absorbed = absorbed_by(fmt, scale.item())
     if absorbed is None:
-        scales = check_scale(function, tuple(x.shape), name, fmt, as_array(scale), as_array(zero_point))
+        word = "step" if function == "lsq" else "scale"
+        scales = check_scale(function, tuple(x.shape), name, fmt, as_array(scale), as_array(zero_point), word)
     else:
         fmt, scales = absorbed, Scale()
     lines = contiguous(x.movedim(axis, -1) if block and x.dim() > 1 else x)

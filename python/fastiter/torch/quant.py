@@ -19,6 +19,7 @@ from ._quant_analysis import Calibration, calibrate, error, pack, unpack
 from ._quant_arguments import (
     Rng,
     Scale,
+    check_positive,
     checked_accumulator,
     checked_amax,
     checked_scale,
@@ -328,6 +329,7 @@ def pact(x: Tensor, alpha: Tensor, width: int, *, rounding: str = "RND_CONV", rn
     checked_with_parameter("pact", x, "alpha", alpha, 1.0)
     if alpha.numel() != 1:
         raise ValueError(f"pact: alpha must be one number, got shape {tuple(alpha.shape)}")
+    check_positive("pact", "alpha", alpha)
     result: Tensor = Pact.apply(x, alpha, text, 2**width - 1, checked_seed("pact", rng, x))
     return result
 
@@ -356,7 +358,7 @@ def quantize_gradient(
     refuse_transforms("quantize_gradient")
     text = text_of("quantize_gradient", fmt)
     check_tensors("quantize_gradient", ("x",), (x,), FLOATS, CPU_AND_CUDA)
-    given = None if isinstance(scale, str) else checked_scale("quantize_gradient", x, text, scale, axis)
+    given = checked_scale("quantize_gradient", x, text, None if isinstance(scale, str) else scale, axis)
     if isinstance(scale, str):
         checked_amax("quantize_gradient", scale)
     seed = checked_seed("quantize_gradient", rng, x)

@@ -49,6 +49,16 @@ class Quantizer(nn.Module):
         other.seed = _checked_seed(type(self).__name__, None)
         return other
 
+    def _checked_sample(self, x: Tensor) -> Tensor:
+        name = type(self).__name__
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            got = f"dtype {x.dtype}" if isinstance(x, Tensor) else kind(x)
+            raise TypeError(f"{name}: x must be a torch.Tensor of floats, got {got}")
+        if x.numel() == 0 or not bool(torch.isfinite(x).all()):
+            got = "an empty tensor" if x.numel() == 0 else "NaN or infinity"
+            raise ValueError(f"{name}: x must be finite numbers to initialize from, got {got}")
+        return x.detach().to(torch.promote_types(x.dtype, torch.float32))
+
     def _next_seed(self) -> Tensor | None:
         if self.counter is None:
             return None
@@ -141,16 +151,6 @@ class LearnedQuantizer(Quantizer):
             shared = x.numel() // (self.channels or 1) if self.axis is not None else x.numel()
             return float((max(shared, 1) * max(highest, 1)) ** -0.5)
         return self.gradient_scale
-
-    def _checked_sample(self, x: Tensor) -> Tensor:
-        name = type(self).__name__
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            got = f"dtype {x.dtype}" if isinstance(x, Tensor) else kind(x)
-            raise TypeError(f"{name}: x must be a torch.Tensor of floats, got {got}")
-        if x.numel() == 0 or not bool(torch.isfinite(x).all()):
-            got = "an empty tensor" if x.numel() == 0 else "NaN or infinity"
-            raise ValueError(f"{name}: x must be finite numbers to initialize from, got {got}")
-        return x.detach().to(torch.promote_types(x.dtype, torch.float32))
 
     def _set(self, value: Tensor) -> None:
         held = getattr(self, self._parameter)

@@ -73,10 +73,10 @@ class FormatQuantizer(Quantizer):
         self._is_initialized = scale != "first"
 
     def initialize(self, x: Tensor) -> None:
-        """With scale="first", set the scale from a sample; else there is nothing to choose."""
+        """With scale="first", set the scale from a sample of finite numbers; else there is nothing to choose."""
         if self.scale is not None:
             with torch.no_grad():
-                self.scale.copy_(largest_scale("FormatQuantizer", x, self._text))
+                self.scale.copy_(largest_scale("FormatQuantizer", self._checked_sample(x), self._text))
             self._is_initialized = True
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:

@@ -27,6 +27,7 @@ class OptimizerQuantizer:
 
     def __init__(self, optimizer: torch.optim.Optimizer, formats: dict[str, Format], scale: str | None, seed: int):
         self.formats, self.scale, self.seed, self.count = formats, scale, seed, 0
+        self._unknown = {name for name in formats if name != "*"}
         self._handle = optimizer.register_step_post_hook(self._after_step)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -36,6 +37,18 @@ class OptimizerQuantizer:
                     fmt = self.formats.get(name, self.formats.get("*"))
                     if fmt is not None and isinstance(value, Tensor) and value.dim() > 0 and value.is_floating_point():
                         self._round(name, value, fmt)
+        if self._unknown:
+            self._check_names(optimizer)
+
+    def _check_names(self, optimizer: torch.optim.Optimizer) -> None:
+        """Refuse names that no state has, once every parameter that learns has states."""
+        learning = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        states = [optimizer.state.get(parameter, {}) for parameter in learning]
+        found = {str(name): None for state in states for name in state}
+        self._unknown -= found.keys()
+        if states and all(states) and self._unknown:
+            wrong, names = sorted(self._unknown)[0], ", ".join(map(repr, found))
+            raise ValueError(f"quantize_optimizer: plan must have names of states, {names}, got {wrong!r}")
 
     def _round(self, name: str, value: Tensor, fmt: Format) -> None:
         rng = None
@@ -82,7 +95,7 @@ def quantize_optimizer(
     Raises
     ------
     TypeError, ValueError
-        For wrong arguments.
+        For wrong arguments; for a name that no state has, in the first step after which all parameters have states.
 
     Examples
     --------

@@ -83,6 +83,10 @@ class QuantPlan:
                 raise TypeError(f"QuantPlan: {field.name} must be {allowed} or None, got {type(value).__name__}")
         if self.accumulator is not None:
             checked_accumulator("QuantPlan", self.accumulator, self.accumulate_every)
+        elif isinstance(self.accumulate_every, bool) or self.accumulate_every != 1:
+            raise ValueError(
+                f"QuantPlan: accumulate_every must be 1 without an accumulator, got {self.accumulate_every}"
+            )
 
 
 def made_quantizer(choice: Choice, shape: tuple[int, ...] | None = None) -> Quantizer | None:
