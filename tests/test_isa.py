@@ -100,20 +100,22 @@ NUMBERS = {
 # All other tests run the one that is chosen.
 OTHERS = [isa for isa in AVAILABLE if isa != _core.isa_chosen()]
 QUIET = ("-q", "-W", "error", "-p", "no:cacheprovider")
+HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 @pytest.mark.parametrize("family", NUMBERS)
 @pytest.mark.parametrize("isa", [isa for isa in OTHERS if isa in LAST_OF_A_KIND])
 def test_numbers(isa: str, family: str) -> None:
+    tests = [name for name in NUMBERS[family] if HAS_TORCH or not name.startswith("test_torch")]
     # What is about every instruction set sees to it itself.
-    assert_runs("-m", "pytest", *QUIET, "-k", "not every_instruction_set", *NUMBERS[family], FASTITER_ISA=isa)
+    assert_runs("-m", "pytest", *QUIET, "-k", "not every_instruction_set", *tests, FASTITER_ISA=isa)
 
 
 @pytest.mark.parametrize("isa", OTHERS)
 def test_numbers_of_bfloat16(isa: str) -> None:
+    pytest.importorskip("torch")  # NumPy has no bfloat16
     assert_runs("-m", "pytest", *QUIET, "test_rnn_bf16.py", FASTITER_ISA=isa)
-    if importlib.util.find_spec("torch"):
-        assert_runs("-m", "pytest", *QUIET, "-k", "bfloat16", "test_torch_nn_one_call.py", FASTITER_ISA=isa)
+    assert_runs("-m", "pytest", *QUIET, "-k", "bfloat16", "test_torch_nn_one_call.py", FASTITER_ISA=isa)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
