@@ -77,6 +77,14 @@ def test_special_numbers_have_the_cpus_codes(gpu: Gpu) -> None:
             same(mine, theirs, fmt)
 
 
+@pytest.mark.parametrize("fmt", ["float<4,3,none,RNE,SAT,1040>", "ufloat<6,2,ieee,RNE,INF,1023,False>", "ufloat<11,3>"])
+def test_numbers_that_are_subnormal_in_float64_have_the_cpus_codes(gpu: Gpu, fmt: str) -> None:
+    codes = np.arange(1 << quant.parse(fmt).bits, dtype=np.uint16)
+    x = quant.decode(codes, fmt, dtype=np.float64)
+    x = torch.from_numpy(np.append(x[np.isfinite(x)], -0.0))
+    same(gpu.run(lambda: ours.encode(gpu.put(x), fmt)), ours.encode(x, fmt), fmt)
+
+
 @pytest.mark.parametrize("fmt", WIDE)
 def test_codes_of_many_bits_are_decoded(gpu: Gpu, fmt: str) -> None:
     form, rng = quant.parse(fmt), np.random.default_rng(0)

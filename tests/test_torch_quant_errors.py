@@ -297,6 +297,14 @@ CALLS: dict[str, tuple[Any, type[Exception], str]] = {
         ValueError,
         "LSQQuantizer: x must have 6 channels along axis 1, got shape (4, 5)",
     ),
+    **{
+        f"module channels of the first x, {made.__name__}": (
+            lambda made=made: made(4, axis=0, channels=2)(X),
+            ValueError,
+            f"{made.__name__}: x must have 2 channels along axis 0, got shape (4, 6)",
+        )
+        for made in (nn.FixedQuantizer, nn.LSQQuantizer)
+    },
     "module dims": (
         lambda: nn.LSQQuantizer(4, axis=2)(X),
         ValueError,

@@ -154,10 +154,17 @@ def _any_body(a, mantissa, min_exponent, HAS_ZERO: tl.constexpr):
     fraction = bits_of(a) - (field << PLACES)
     significand = tl.where(field != 0, fraction + (1 << PLACES), fraction)
     below = min_exponent - (tl.maximum(field, 1) - BIAS)
+    if PLACES == 52:
+        # Subnormal doubles may be normal numbers of the format: the place of the leading bit is that of the integer.
+        up = 52 + 1023 - (bits_of(significand.to(tl.float64)) >> 52)
+        up = tl.where((below < 0) & (field == 0) & (fraction != 0), up, 0)
+        significand = significand << up
+        fraction = tl.where(up > 0, significand - (1 << PLACES), fraction)
+        below = below + up
     shift = PLACES - mantissa + below  # of subnormal numbers, which are counted in places of the smallest normal one
     subnormal = significand >> tl.minimum(tl.maximum(shift, 0), PLACES + 1)
     normal = ((FIRST - below) << mantissa) + (fraction >> (PLACES - mantissa))
-    return tl.where((below > 0) | (field == 0), subnormal, normal)
+    return tl.where((below > 0) | (significand < (1 << PLACES)), subnormal, normal)
 
 
 @triton.jit

@@ -104,6 +104,7 @@ class FixedQuantizer(LearnedQuantizer):
             raise ValueError(f"FixedQuantizer: method must be 'minmax' or 'mse', got {method!r}")
         sample = self._checked_sample(x)
         self.place(tuple(x.shape))
+        self._spread(sample)  # for its check of the channels
         others = self._others(sample)
         magnitude = sample.abs() if self.signed else sample.clamp(min=0)
         largest = magnitude.amax(others) if others else magnitude
@@ -220,6 +221,7 @@ class LSQQuantizer(LearnedQuantizer):
         """Set the step from a sample."""
         sample = self._checked_sample(x)
         self.place(tuple(x.shape))
+        self._spread(sample)  # for its check of the channels
         others = self._others(sample)
         mean = sample.abs().mean(others) if others else sample.abs()
         step = 2 * mean / math.sqrt(self._code.max_code or 1)
