@@ -12,18 +12,19 @@ template <> struct unsigned_of<double> {
     typedef uint64_t type;
 };
 
-// y is a number of the format already: its bits move to other places.
-template <class T, class Code> void float_codes(const SmallFloat& s, const T* y, int64_t n, Code* out) {
+// y is a number of the format already: its bits move to other places. Deep: T's subnormal numbers may be normal ones of it.
+template <class T, bool Deep, class Code> void float_codes(const SmallFloat& s, const T* y, int64_t n, Code* out) {
     using U = typename unsigned_of<T>::type;
     constexpr U sign = U(1) << (8 * sizeof(T) - 1), hidden = U(1) << kMantissa<T>;
     constexpr U infinity = U(2 * kBias<T> + 1) << kMantissa<T>;
+    const uint64_t minus = s.is_signed ? uint64_t(1) << (s.bits - 1) : 0;
     for (int64_t i = 0; i < n; ++i) {
         const U bits = __builtin_bit_cast(U, y[i]), a = bits & ~sign;
         const int field = int(a >> kMantissa<T>);
         int e = field ? field - kBias<T> : 1 - kBias<T>;
         U significand = (a & (hidden - 1)) | (field ? hidden : 0);
-        if constexpr (sizeof(T) == 8)
-            if (s.min_exponent < e && significand && !field) { // T's subnormal numbers may be normal ones of the format
+        if constexpr (Deep)
+            if (significand && !field) {
                 const int up = __builtin_clzll(significand) - (63 - kMantissa<T>);
                 significand <<= up, e -= up;
             }
@@ -35,7 +36,7 @@ template <class T, class Code> void float_codes(const SmallFloat& s, const T* y,
             code = places + below < int(8 * sizeof(T)) ? uint64_t(significand >> (places + below)) : 0;
         else
             code = (uint64_t(int(s.has_zero) - below) << s.mantissa) | uint64_t((significand & (hidden - 1)) >> places);
-        if (s.is_signed && (bits & sign) && a <= infinity) code |= uint64_t(1) << (s.bits - 1);
+        if ((bits & sign) && a <= infinity) code |= minus;
         out[i] = Code(code);
     }
 }
@@ -106,7 +107,12 @@ void store_codes(const QuantFormat& f, const T* y, int64_t n, Element type, int6
     case Kind::wide_float:
     case Kind::mx:
     case Kind::nvfp4:
-        return with_code(type, out, first, [&](auto* codes) { float_codes(f.small, y, n, codes); });
+        return with_code(type, out, first, [&](auto* codes) {
+            if (sizeof(T) == 8 && f.small.min_exponent < 1 - kBias<T>)
+                float_codes<T, sizeof(T) == 8>(f.small, y, n, codes);
+            else
+                float_codes<T, false>(f.small, y, n, codes);
+        });
     default:
         return narrow(y, n, type, first, out);
     }
