@@ -2,7 +2,8 @@
 
 peers      the four functions, forward and backward
 long       the gradients of a long sequence alone
-floor      the time that the products with R take at the machine's best rate, forward and backward
+floor      the time that the products with R take at the machine's best rate, forward and backward; and beside it the
+           time that what is read and written takes at the rate of a copy, of which some can hide behind the products
 
 The gate is passed here and each race is run in a process of its own, as a training loop is. What autograd copies for
 FlashRNN at each step is 17 MB and more, and how long that takes is up to the C library: where the heap has a hole of
@@ -66,19 +67,24 @@ def floor(options: Options) -> Iterator[Record]:
     for threads in options.threads:
         use_threads(threads)
         product, _ = limits.best_product(threads, 0.3 * options.budget)
+        copies = limits.copies(64 << 20, threads)
         for case in QUICK if options.quick else FULL:
             ours = Competitor("ours", work_of(case).timed(BOTH), threads)
-            beside = Competitor(product.name, product.call, threads)
-            timings = interleave([ours, beside], 0.3 * options.budget, options.stirring())
+            beside = [Competitor(limit.name, limit.call, threads) for limit in (product, *copies)]
+            timings = interleave([ours, *beside], 0.3 * options.budget, options.stirring())
             rate = product.rate(timings[product.name])
-            least = case.flops() / rate
+            bandwidth = max(copy.rate(timings[copy.name]) for copy in copies)
+            least, moving = case.flops() / rate, case.nbytes() / bandwidth
             yield {
                 "work": str(case),
                 "threads": threads,
                 **milliseconds(timings["ours"]),
                 "floor_ms": 1e3 * least,
                 "sgemm_gflops": 1e-9 * rate,
+                "memory_ms": 1e3 * moving,
+                "copy_gbytes": 1e-9 * bandwidth,
                 "share": least / timings["ours"].minimum,
+                "share_with_memory": (least + moving) / timings["ours"].minimum,
                 "load": load_average(),
             }
 

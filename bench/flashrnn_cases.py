@@ -92,6 +92,15 @@ class Case:
         """r h in every step; backward, r' dgates and the gradient of r are as many each."""
         return 3 * 2.0 * self.B * self.T * COUNTS[self.function][0] * self.N * self.D**2
 
+    def nbytes(self) -> float:
+        """What goes to memory and comes from there: Wx, its gradient, the states and their gradients once each.
+
+        The states are read again backward, and what is kept of the gates is written and read.
+        """
+        gates, states = COUNTS[self.function][1], COUNTS[self.function][3]
+        kept = 0 if self.function == "elman" else 4
+        return 4.0 * self.B * self.T * self.N * self.D * (2 * gates + 3 * states + 2 * kept)
+
 
 FULL = tuple(Case(function, 16, 256, 4, D) for D in (64, 128) for function in COUNTS)
 QUICK = tuple(Case(function, 2, 16, 2, 8) for function in COUNTS)
