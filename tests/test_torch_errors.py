@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import fastiter.torch  # noqa: E402
+import fastiter.torch.nn  # noqa: E402
 from error_cases import (  # noqa: E402
     CELLS,
     EITHER,
@@ -183,6 +183,23 @@ def test_sparse_tensors(cell: str) -> None:
     changes = {name: {name: arguments[name].to_sparse()} for name in ("wx", "r", "b")}
     changes["state h"] = {"state": (h.to_sparse(), *others)}
     check(cell, [Wrong(f"{name} is sparse", change, EITHER, name, "sparse") for name, change in changes.items()])
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@every_cell
+def test_nested_tensors(cell: str) -> None:
+    for layout in (torch.strided, torch.jagged):
+        nested = torch.nested.nested_tensor([*given(cell)["wx"]], layout=layout)
+        got = "nested" if layout is torch.strided else "(nested|jagged)"
+        check(cell, [Wrong("wx is nested", {"wx": nested}, TYPE, "wx", got)])
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("kind", ["LSTM", "sLSTM", "QuantLSTM", "DeltaNet", "ParaGRU", "LinearRNN"])
+def test_nested_inputs_of_layers(kind: str) -> None:
+    nested = torch.nested.nested_tensor([torch.randn(3, 4), torch.randn(2, 4)])
+    with pytest.raises(TypeError, match=f"^{kind}: input must be a dense tensor, got a nested one$"):
+        getattr(fastiter.torch.nn, kind)(4, 8)(nested)
 
 
 # --- packed: the modules' way in, which checks what they do not ------------------------------------------------------

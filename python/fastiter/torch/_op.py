@@ -70,12 +70,19 @@ def check_tensors(
     """Check that all are tensors of one of the dtypes and devices that the kernels have; the first sets both."""
     dtype = getattr(tensors[0], "dtype", None)
     for x in tensors:
-        if not isinstance(x, Tensor) or x.dtype != dtype or not x.is_cpu or x.layout != torch.strided:
+        if not isinstance(x, Tensor) or x.dtype != dtype or not x.is_cpu or x.layout != torch.strided or x.is_nested:
             break
     else:
         if dtype in dtypes:
             return
     _explain(function, names, tensors, dtypes, devices)
+
+
+def check_dense(function: str, name: str, x: Tensor) -> None:
+    """Refuse a tensor whose numbers are not in one piece of memory, at strides."""
+    if x.layout is not torch.strided or x.is_nested:
+        got = "a nested one" if x.is_nested else f"layout {x.layout}"
+        raise TypeError(f"{function}: {name} must be a dense tensor, got {got}")
 
 
 def _explain(
@@ -88,8 +95,7 @@ def _explain(
     for name, x in zip(names, tensors, strict=False):
         if not isinstance(x, Tensor):
             raise TypeError(f"{function}: {name} must be a torch.Tensor, got {type(x).__qualname__}")
-        if x.layout != torch.strided:
-            raise TypeError(f"{function}: {name} must be a dense tensor, got layout {x.layout}")
+        check_dense(function, name, x)
         if x.dtype not in dtypes:
             expected = f"{', '.join(map(str, dtypes[:-1]))} or {dtypes[-1]}"
             raise TypeError(f"{function}: {name} must have dtype {expected}, got {x.dtype}")
@@ -254,8 +260,7 @@ def checked_integers(function: str, name: str, x: Tensor | Sequence[int], device
     if not x.is_cpu and x.device != device:
         expected = "the CPU" if device is None or device.type == "cpu" else f"the CPU or {device}"
         raise BackendError(f"{function}: {name} must be on {expected}, got device {x.device}")
-    if x.layout != torch.strided:
-        raise TypeError(f"{function}: {name} must be a dense tensor, got layout {x.layout}")
+    check_dense(function, name, x)
     if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
         raise TypeError(f"{function}: {name} must be integers, got dtype {x.dtype}")
     return x.detach().resolve_neg().to(torch.int64, copy=True).contiguous()

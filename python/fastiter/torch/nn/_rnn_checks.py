@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from ..._backend import BackendError
 from ..._rnn import CELLS as ALL_CELLS
 from ..._rnn import FLOAT16_REFUSED, Cell, checked_bound, checked_checkpoint
-from .._op import FLOATS, GPU_FLOATS
+from .._op import FLOATS, GPU_FLOATS, check_dense
 from ._rnn_layer import Parameters, State
 
 CPU_FLOATS = (*FLOATS, torch.bfloat16)
@@ -85,8 +85,8 @@ def _explain_weight(module: RNNBase, name: str, weight: Tensor, shape: tuple[int
 
 
 def _check_dense(module: RNNBase, name: str, x: Tensor) -> None:
-    if x.layout is not _DENSE:
-        raise TypeError(f"{module_name(module)}: {name} must be a dense tensor, got layout {x.layout}")
+    if x.layout is not _DENSE or x.is_nested:
+        check_dense(module_name(module), name, x)
 
 
 def weight_of(module: RNNBase, name: str) -> Tensor:

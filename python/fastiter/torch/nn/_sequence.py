@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from ..._backend import BackendError
 from .._gpu import held_lengths
-from .._op import CPU_AND_CUDA, autocast_dtype, checked_lengths
+from .._op import CPU_AND_CUDA, autocast_dtype, check_dense, checked_lengths
 from ._rnn_steps import checked_sizes
 
 State = tuple[Tensor, ...]
@@ -200,8 +200,7 @@ class SequenceLayer(nn.Module):
         name, device = name_of(self), self._like().device
         if device.type not in CPU_AND_CUDA:
             raise BackendError(f"{name}: parameters must be on the CPU or a CUDA device, got {device}")
-        if x.layout != torch.strided:
-            raise TypeError(f"{name}: {label} must be a dense tensor, got layout {x.layout}")
+        check_dense(name, label, x)
         if x.device != device:
             raise BackendError(f"{name}: {label} must be on {device} like the parameters, got {x.device}")
         if x.dtype != dtype and not (x.is_floating_point() and autocast_dtype(x) is not None):

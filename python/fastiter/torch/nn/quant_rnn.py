@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..._backend import BackendError
 from ..._rnn import CELLS, kind
-from .._op import autocast_dtype, autocast_to
+from .._op import autocast_dtype, autocast_to, check_dense
 from ._quantizer import Quantizer
 from ._rnn_checks import check_place, layers_of
 from ._rnn_layer import Direction, Parameters, layer
@@ -88,6 +88,7 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
         name = type(self).__name__
         if not isinstance(input, Tensor):
             raise TypeError(f"{name}: input must be a Tensor, got {kind(input)}")
+        check_dense(name, "input", input)
         if input.dim() not in (2, 3) or input.shape[-1] != self.input_size:
             expected = f"2 or 3 axes and {self.input_size} features along the last"
             raise ValueError(f"{name}: input must have {expected}, got shape {tuple(input.shape)}")
