@@ -55,6 +55,7 @@ def test_a_run_and_its_table(
     out = tmp_path / "relax.json"
     options = ["--quick", "--threads", "1", "--budget", "0.02", "--peers", "jacobi", "--out", str(out)]
     monkeypatch.setattr("sys.argv", ["bench", "relax", *options])
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     command.main()
     shown = capsys.readouterr().out
     assert "jacobi, 2-D" in shown
