@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..quant import Fixed, quant_matmul
 from ._autograd import differentiable_once
-from ._op import LIBRARY, eager
+from ._op import LIBRARY, eager, refuse_transforms
 from ._quant_op import read
 
 Array = npt.NDArray[Any]
@@ -116,6 +116,13 @@ class Accumulated(torch.autograd.Function):
         return dy @ weight, rows.t() @ x.flatten(0, -2), dbias, None, None
 
 
+def accumulated(x: Tensor, weight: Tensor, bias: Tensor | None, accumulate: str, every: int) -> Tensor:
+    """Return the product (..., N) with a rounded accumulator, differentiable as the one without rounding."""
+    refuse_transforms("linear")
+    result: Tensor = Accumulated.apply(x, weight, bias, accumulate, every)
+    return result
+
+
 def conv2d(
     x: Tensor,
     weight: Tensor,
@@ -132,7 +139,7 @@ def conv2d(
     columns = F.unfold(images, weight.shape[2:], dilation, padding, stride).transpose(1, 2)
     parts = [None] * groups if bias is None else bias.chunk(groups)
     outs = [
-        Accumulated.apply(c, w.flatten(1), b, accumulate, every)
+        accumulated(c, w.flatten(1), b, accumulate, every)
         for c, w, b in zip(columns.chunk(groups, -1), weight.chunk(groups), parts, strict=True)
     ]
     sizes = [

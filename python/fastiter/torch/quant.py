@@ -33,7 +33,7 @@ from ._quant_arguments import (
 )
 from ._quant_autograd import Pact, RoundedGradient, apply, how_to
 from ._quant_op import FLOATS, decode_op, encode_op
-from ._quant_product import Accumulated
+from ._quant_product import accumulated
 from .hls import export_hls
 
 __all__ = [
@@ -407,7 +407,6 @@ def linear(
     >>> linear(x, weight, accumulate="fixed<6,6,RND,SAT>").item()
     31.0
     """
-    refuse_transforms("linear")
     text = checked_accumulator("linear", accumulate, every)
     given = [("x", x), ("weight", weight)] + ([] if bias is None else [("bias", bias)])
     check_tensors("linear", [name for name, _ in given], [tensor for _, tensor in given], FLOATS, CPU_AND_CUDA)
@@ -416,5 +415,5 @@ def linear(
         raise ValueError(f"linear: x and weight must have shapes (..., K) and (N, K), got {got}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"linear: bias must have shape {tuple(weight.shape[:1])}, got {tuple(bias.shape)}")
-    result: Tensor = Accumulated.apply(x if x.dim() > 1 else x.unsqueeze(0), weight, bias, text, every)
+    result = accumulated(x if x.dim() > 1 else x.unsqueeze(0), weight, bias, text, every)
     return result if x.dim() > 1 else result.squeeze(0)

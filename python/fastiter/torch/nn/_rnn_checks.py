@@ -76,17 +76,12 @@ def checked_layers(module: RNNBase, cell: Cell, every: list[list[Tensor]]) -> li
 
 
 def _explain_weight(module: RNNBase, name: str, weight: Tensor, shape: tuple[int, ...], like: Tensor) -> NoReturn:
-    _check_dense(module, name, weight)
+    check_dense(module_name(module), name, weight)
     if weight.shape != shape or weight.dtype != like.dtype:
         got, expected = f"{tuple(weight.shape)}, {_dtype(weight)}", f"shape {shape}, {_dtype(like)}"
         raise ValueError(f"{module_name(module)}: {name} must have {expected}, got {got}")
     expected = f"on {like.device} like weight_ih_l0"
     raise BackendError(f"{module_name(module)}: {name} must be {expected}, got {weight.device}")
-
-
-def _check_dense(module: RNNBase, name: str, x: Tensor) -> None:
-    if x.layout is not _DENSE or x.is_nested:
-        check_dense(module_name(module), name, x)
 
 
 def weight_of(module: RNNBase, name: str) -> Tensor:
@@ -109,7 +104,7 @@ def checked_input(module: RNNBase, weight: Tensor, x: Tensor, dims: tuple[int, .
     name = module_name(module)
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: input must be a Tensor or a PackedSequence, got {type(x).__name__}")
-    check_place(module, weight, x)
+    check_place(name, weight, x)
     if x.dtype != weight.dtype:
         raise ValueError(f"{name}: input must be {_dtype(weight)} like the parameters, got {_dtype(x)}")
     if x.dim() not in dims:
@@ -121,10 +116,9 @@ def checked_input(module: RNNBase, weight: Tensor, x: Tensor, dims: tuple[int, .
     return x
 
 
-def check_place(module: RNNBase, weight: Tensor, x: Tensor) -> None:
-    """Check that input and parameters are where there are kernels, and of what dtypes these take."""
-    name = module_name(module)
-    _check_dense(module, "input", x)
+def check_place(name: str, weight: Tensor, x: Tensor) -> None:
+    """Check that a module's input and parameters are where there are kernels, and of what dtypes these take."""
+    check_dense(name, "input", x)
     for what, tensor in (("input", x), ("parameters", weight)):
         if not tensor.is_cpu and tensor.device.type not in ("cpu", "cuda"):
             raise BackendError(f"{name}: {what} must be on the CPU or a CUDA device, got {tensor.device}")
@@ -153,7 +147,7 @@ def checked_states(module: RNNBase, cell: Cell, hx: Any, weight: Tensor, batch: 
         width = module.proj_size if label == "h" and module.proj_size > 0 else module.hidden_size
         shape = (rows, width) if batch is None else (rows, batch, width)
         argument = "hx" if len(names) == 1 else f"hx[{i}] ({label})"
-        _check_dense(module, argument, s)
+        check_dense(name, argument, s)
         if s.shape != shape:
             raise RuntimeError(f"{name}: {argument} must have shape {shape}, got {tuple(s.shape)}")
         if s.device != weight.device:

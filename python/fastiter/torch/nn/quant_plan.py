@@ -11,9 +11,8 @@ from torch.nn import functional as F
 from ..._rnn import kind
 from ...quant._check import check_format
 from ...quant._formats import Format
-from .._op import refuse_transforms
 from .._quant_arguments import checked_accumulator, text_of
-from .._quant_product import Accumulated
+from .._quant_product import accumulated
 from ._quantizer import Quantizer
 from .format_quantizers import FormatQuantizer, GradientQuantizer
 
@@ -119,7 +118,4 @@ def plan_linear(plan: QuantPlan, x: Tensor, weight: Tensor, bias: Tensor | None)
     """Return x weight^T + bias with the accumulator of a plan."""
     if plan.accumulator is None:
         return F.linear(x, weight, bias)
-    refuse_transforms("QuantPlan")
-    text = text_of("QuantPlan", plan.accumulator)
-    result: Tensor = Accumulated.apply(x, weight, bias, text, plan.accumulate_every)
-    return result
+    return accumulated(x, weight, bias, text_of("QuantPlan", plan.accumulator), plan.accumulate_every)

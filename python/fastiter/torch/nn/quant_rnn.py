@@ -96,7 +96,7 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
         if x.shape[0] == 0:
             raise ValueError(f"{name}: input must have at least one time step, got shape {tuple(input.shape)}")
         layers = [made.parameters for made in layers_of(self, CELLS[self.cell])]
-        check_place(self, layers[0].w_ih, input)
+        check_place(name, layers[0].w_ih, input)
         self._check_dtype("input", input, layers[0].w_ih)
         states = self._checked_states(hx, x, layers[0].w_ih, input.dim() == 2)
         finals: list[States] = []
@@ -170,7 +170,7 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
         dtypes, low = [s.dtype for s in first], autocast_dtype(parameters.w_ih)
         if low is not None:
             x, parameters = autocast_to(x, low), Parameters(*(autocast_to(p, low) for p in parameters))
-            check_place(self, parameters.w_ih, x)
+            check_place(type(self).__name__, parameters.w_ih, x)
             first = tuple(autocast_to(s, low) for s in first)
             if self.cell != "gru":  # whose states no product touches
                 dtypes = [s.dtype for s in first]
