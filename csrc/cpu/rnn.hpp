@@ -91,8 +91,9 @@ template <class T> FASTITER_INLINE T* line_of(const Steps<T>& s, const RnnShape&
     return s.data + (shape.starts ? shape.starts[row] * s.time : row * s.row) + t * s.time;
 }
 
-// How far behind a line of step t that of the same row at step t + by is, for what is prefetched; 0 where nobody knows.
+// How far behind a line of step t that of the same row at step t + by is; 0 where there is none.
 template <class T> FASTITER_INLINE int64_t line_ahead(const Steps<T>& s, const RnnShape& shape, int64_t t, int64_t by) {
+    if (!s.data) return 0;
     if (!shape.offsets) return by * s.time;
     return t + by < 0 || t + by >= shape.T ? 0 : (shape.offsets[t + by] - shape.offsets[t]) * s.row;
 }

@@ -17,6 +17,7 @@ template <class S, class C> struct Backward {
     const Seat seat;
     const Rows rows;
     Visits<S> visits;
+    const int64_t ds_of_state = visits.lines * Dp;
     TileRegisters registers;
     S* packed;  // r as [head][panel][gate * D + d][vector of units][lane]
     T *ds, *db; // [state][row][unit]; [head][batch row][gate][unit]
@@ -35,11 +36,12 @@ template <class S, class C> struct Backward {
         db = p.db_rows ? p.db_rows : arena.take<T>(shape.N * shape.B * db_stride);
         for (int group = 0; group < p.plan.heads; ++group) {
             visits.lay_out(arena, group == seat.head_group);
-            T* ds_of_group = arena.take<T>(states * visits.lines * Dp);
+            T* ds_of_group = arena.take<T>(states * ds_of_state);
             if (group == seat.head_group) ds = ds_of_group;
         }
         for (int i = 0; i < p.plan.threads(); ++i) {
-            auto* terms = arena.take<typename Visits<S>::Term>(visits.adds_r ? visits.most_terms() : 0);
+            auto* terms =
+                arena.take<typename Visits<S>::Term>(visits.adds_r ? visits.parts.groups * visits.most_terms() : 0);
             Line* line_of_thread = arena.take<Line>(ceil_div(shape.B, p.plan.rows));
             auto* place_of_thread = arena.take<Deal::Place>(ceil_div(shape.B, p.plan.rows));
             if (i == thread) visits.terms = terms, line = line_of_thread, place = place_of_thread;
@@ -49,7 +51,7 @@ template <class S, class C> struct Backward {
     int64_t panel_size() const { return panel_depth<S>(G * D) * kPanelUnits; }
     int vectors_of(int64_t panel) const { return visits.vectors_of(panel); }
     S* dp_line(int64_t slot, int64_t i) const { return visits.dp_line(slot, rows.scratch + i); }
-    T* ds_line(int state, int64_t i) const { return ds + (state * visits.lines + rows.scratch + i) * Dp; }
+    T* ds_line(int state, int64_t i) const { return ds + state * ds_of_state + (rows.scratch + i) * Dp; }
     T* db_line(int64_t n, int64_t row) const { return db + (n * shape.B + row) * db_stride; }
 
     void pack_panel(int64_t n, int64_t panel) {
@@ -99,49 +101,69 @@ template <class S, class C> struct Backward {
         return bound_dh.value > 0 ? clip<T>(dh, bound_dh.value) : vec<T>{}; // 0 lets no NaN through
     }
 
-    // A row at step t: where its cell reads and writes what belongs to unit 0; nullptr: zeros, or not wanted
+    // A row at a step: where its cell reads and writes what belongs to unit 0; nullptr: zeros, or not wanted
     struct Line {
-        int64_t i, slot;
-        Deal::Place place;
         bool is_reset;
         PerState<const S*, const T*> before, now, dstates;
         const T* saved;
-        S *dx, *dq, *dp;
-        T* sum;
+        S *dx, *dq, *dp, *h; // h: where that of `before` is kept
+        T *ds, *sum;
     };
 
     Line* line;         // of the thread's rows at one step
     Deal::Place* place; // where the same rows' h are kept
+    // From each place of a line, in the order of for_each_place, to that of the same row at the next visit
+    int64_t ahead[2 * states + 3];
+
+    // f(line's place, the array, index) for what a line has of the arrays over time
+    template <class F> FASTITER_INLINE void for_each_place(Line& at, F f) const {
+        int index = 0;
+        f(at.now.h, p.states.h, index++);
+        f(at.dstates.h, p.dstates.h, index++);
+#pragma GCC unroll 4
+        for (int k = 0; k < states - 1; ++k) {
+            f(at.now.others[k], p.states.others[k], index++);
+            f(at.dstates.others[k], p.dstates.others[k], index++);
+        }
+        f(at.saved, p.saved, index++);
+        f(at.dx, p.dwx, index++);
+        f(at.dq, p.dq, index++);
+    }
 
     bool needs_before(int k) const { return C::needs_before[k] || (k == 0 && visits.adds_r); }
 
-    Line line_at(int64_t n, int64_t t, int64_t slot, int64_t i) {
-        const int64_t row = rows.row(i), t_before = shape.reverse ? t + 1 : t - 1;
-        const bool is_first = shape.reverse ? t_before == rows.length(i) : t == 0;
-        Line line{};
-        line.i = i, line.slot = slot, line.is_reset = shape.is_reset(row, t);
-        line.place = place[i];
-        auto at = [&](const auto& all, int64_t step) {
-            return all.data ? line_of(all, shape, row, step) + n * all.head : nullptr;
+    void look_ahead(int64_t t) {
+        Line any;
+        for_each_place(any, [&](auto&, const auto& all, int index) {
+            ahead[index] = line_ahead(all, shape, t, shape.reverse ? 1 : -1);
+        });
+    }
+
+    // A row's first line, and those that follow
+    void begin_line(int64_t n, int64_t t, int64_t i) {
+        line[i].ds = ds_line(0, i), line[i].sum = sums_b ? db_line(n, rows.row(i)) : nullptr;
+        for_each_place(line[i], [&](auto*& from, const auto& all, int) {
+            from = all.data ? line_of(all, shape, rows.row(i), t) + n * all.head : nullptr;
+        });
+    }
+    FASTITER_INLINE void move_line(int64_t i) {
+        for_each_place(line[i], [&](auto*& from, const auto&, int index) { from += ahead[index]; });
+    }
+
+    // What a line has beside
+    FASTITER_INLINE void complete_line(int64_t n, int64_t t, int64_t slot, int64_t i) {
+        const int64_t row = rows.row(i);
+        const bool is_first = shape.reverse ? t + 1 == rows.length(i) : t == 0;
+        Line& at = line[i];
+        at.dp = dp_line(slot, i), at.h = visits.h_line(slot, place[i]), at.is_reset = shape.is_reset(row, t);
+        auto find = [&](int k, const auto* now, const auto* first, int64_t to) -> decltype(now) {
+            if (!needs_before(k) || at.is_reset) return nullptr;
+            return !is_first ? now + to : first ? first + (row * shape.N + n) * D : nullptr;
         };
-        auto state = [&](int k, const auto& all, const auto* first, const auto& dall, auto*& before, auto*& now,
-                         auto*& dstate) {
-            if (needs_before(k) && !line.is_reset) {
-                if (!is_first)
-                    before = at(all, t_before);
-                else if (first)
-                    before = first + (row * shape.N + n) * D;
-            }
-            if (C::needs_now[k] || (k == 0 && bound_h.given)) now = at(all, t);
-            dstate = at(dall, t);
-        };
-        state(0, p.states.h, p.first.h, p.dstates.h, line.before.h, line.now.h, line.dstates.h);
+        at.before.h = find(0, at.now.h, p.first.h, ahead[0]);
+#pragma GCC unroll 4
         for (int k = 1; k < states; ++k)
-            state(k, p.states.others[k - 1], p.first.others[k - 1], p.dstates.others[k - 1], line.before.others[k - 1],
-                  line.now.others[k - 1], line.dstates.others[k - 1]);
-        line.saved = at(p.saved, t), line.dx = at(p.dwx, t), line.dq = C::own_dp ? at(p.dq, t) : nullptr;
-        line.dp = dp_line(slot, i), line.sum = sums_b ? db_line(n, row) : nullptr;
-        return line;
+            at.before.others[k - 1] = find(k, at.now.others[k - 1], p.first.others[k - 1], ahead[2 * k]);
     }
 
     typedef Addresses<R, C::saved + G + 1 + 3 * states> TileAddresses;
@@ -200,7 +222,7 @@ template <class S, class C> struct Backward {
         const Values x = values_at(line, u);
         vec<T> d[states], dx[G], products[G];
         auto gradient = [&](int k, const auto* dstate) __attribute__((always_inline)) {
-            d[k] = k == 0 ? dh : load(ds_line(k, line.i) + u);
+            d[k] = k == 0 ? dh : load(line.ds + k * ds_of_state + u);
             if (dstate) d[k] += load_up_to(dstate + u, count);
         };
         gradient(0, line.dstates.h);
@@ -216,13 +238,10 @@ template <class S, class C> struct Backward {
             store_up_to(line.dp + g * D + u, line.is_reset ? vec<T>{} : products[g], count);
             if (sums_b) store(line.sum + g * Dp + u, load(line.sum + g * Dp + u) + products[g]);
         }
-        if (sizeof(S) > 2 && visits.adds_r) {
-            const int64_t panel = u / kPanelUnits;
-            store(visits.h_line(panel, line.slot, line.place) + u % kPanelUnits, x.before[0]);
-        }
+        if (sizeof(S) > 2 && visits.adds_r) store(line.h + visits.to_unit(u), x.before[0]);
         if (C::own_dp && line.dq) store_up_to(line.dq + u, products[G - 1], count);
 #pragma GCC unroll 4
-        for (int k = 0; k < states; ++k) store(ds_line(k, line.i) + u, line.is_reset ? vec<T>{} : d[k]);
+        for (int k = 0; k < states; ++k) store(line.ds + k * ds_of_state + u, line.is_reset ? vec<T>{} : d[k]);
     }
 
     FASTITER_INLINE void store_first_gradient(vec<T> dh, int64_t n, int64_t i, int64_t u) {
@@ -234,28 +253,31 @@ template <class S, class C> struct Backward {
         for (int k = 1; k < states; ++k) write(p.dfirst.others[k - 1], load(ds_line(k, i) + u));
     }
 
-    // Rows [first, first + count): products with r of the dp of the visit before, then the cell of step t; t < 0: the rows
-    // had their first step at the visit before, so what comes back is the gradient of their initial states. `some` panels,
-    // of which several are full
-    void tile(int64_t n, int64_t t, int64_t slot, int64_t first, int count, int64_t panel, int some, bool product) {
+    // Rows [first, first + count): products with r of the dp of the visit before, then the cell of this one's step. Without
+    // a step the rows had their first one at the visit before, and what comes back is the gradient of their initial states.
+    // `some` panels, of which several are full
+    void tile(int64_t n, int64_t visit, bool has_step, int64_t first, int count, int64_t panel, int some,
+              bool product) {
         const int V = some * vectors_of(panel);
         const int64_t unit = panel * kPanelUnits;
         const Line* mine = line + first;
         TileAddresses addresses(count);
-        if (t >= 0) ask(mine, unit, addresses);
-        vec<T> sums[kTile] = {};
-        if (product)
+        if (has_step) ask(mine, unit, addresses);
+        vec<T> sums[kTile];
+        if (!product)
+            for (vec<T>& sum : sums) sum = vec<T>{};
+        else
             multiply<S>(registers, count, vectors_of(panel), some,
-                        {dp_line(visits.slot_before(slot), first), visits.dp_stride,
+                        {dp_line(visits.slot_of(visit - 1), first), visits.dp_stride,
                          packed + (n * panels + panel) * panel_size(), panel_size(), G * D, nullptr, sums,
                          addresses.fetch(V * W * int(sizeof(T)))});
         for (int i = 0; i < count; ++i) {
             vec<T> ahead[kOneRow * U][C::ahead + 1];
-            for (int v = 0; v < V && C::ahead && t >= 0; ++v) prepare_cell(mine[i], unit + v * W, ahead[v]);
+            for (int v = 0; v < V && C::ahead && has_step; ++v) prepare_cell(mine[i], unit + v * W, ahead[v]);
             for (int v = 0; v < V; ++v) {
                 const int64_t u = unit + v * W;
                 const vec<T> dh = carried(sums[i * V + v], first + i, u, product);
-                if (t >= 0)
+                if (has_step)
                     apply_cell(mine[i], dh, u, ahead[v]);
                 else
                     store_first_gradient(dh, n, first + i, u);
@@ -263,17 +285,24 @@ template <class S, class C> struct Backward {
         }
     }
 
-    void visit(int64_t n, int64_t t, int64_t slot, Range some, Range mine, bool product) {
+    void visit(int64_t n, int64_t k, bool has_step, Range some, Range mine, bool product) {
         const int64_t count = some.end - some.begin, first = some.begin;
-        for (int64_t i = some.begin; i < some.end && t >= 0; ++i) line[i] = line_at(n, t, slot, i);
         if (count == 1)
-            return back_and_forth_in_groups(kOneRow, mine, D / kPanelUnits, slot, [&](int64_t j, int panels_) {
-                tile(n, t, slot, first, 1, j, panels_, product);
+            return back_and_forth_in_groups(kOneRow, mine, D / kPanelUnits, k, [&](int64_t j, int panels_) {
+                tile(n, k, has_step, first, 1, j, panels_, product);
             });
-        back_and_forth(mine, slot, [&](int64_t j) {
+        back_and_forth(mine, k, [&](int64_t j) {
             for_each_tile(tile_rows_of<S>(R, G * D), count,
-                          [&](int64_t i, int some_) { tile(n, t, slot, first + i, some_, j, 1, product); });
+                          [&](int64_t i, int some_) { tile(n, k, has_step, first + i, some_, j, 1, product); });
         });
+    }
+
+    // The lines of the rows that have step t, of which the first `going_on` had one at the visit before
+    void find_lines(int64_t n, int64_t t, int64_t slot, int64_t going_on, int64_t active) {
+        for (int64_t i = 0; i < going_on; ++i) move_line(i);
+        for (int64_t i = going_on; i < active; ++i) begin_line(n, t, i);
+        look_ahead(t);
+        for (int64_t i = 0; i < active; ++i) complete_line(n, t, slot, i);
     }
 
     void pad(int64_t n, int64_t t, int64_t active, int64_t begin, int64_t end) {
@@ -292,20 +321,20 @@ template <class S, class C> struct Backward {
         if (visits.adds_r && !p.dr_is_clear) visits.clear_dr(n, seat);
         int64_t running = 0; // rows that had a step at the visit before
         for (int64_t k = 0; k < shape.T; ++k) {
-            const int64_t t = visits.step_of(k), active = rows.active(t), slot = visits.slot_of(k);
+            const int64_t t = visits.step_of(k), active = rows.active(t);
             const int64_t going_on = min_of(running, active);
-            visit(n, t, slot, {0, going_on}, mine, true);
-            visit(n, t, slot, {going_on, active}, mine, false);
-            visit(n, -1, slot, {going_on, running}, mine, true);
+            find_lines(n, t, visits.slot_of(k), going_on, active);
+            visit(n, k, true, {0, going_on}, mine, true);
+            visit(n, k, true, {going_on, active}, mine, false);
+            visit(n, k, false, {going_on, running}, mine, true);
             pad(n, t, active, begin, end);
-            if (shape.reverse && k == 0) visit(n, -1, slot, {active, rows.count}, mine, false); // rows without steps
+            if (shape.reverse && k == 0) visit(n, k, false, {active, rows.count}, mine, false); // rows without steps
             running = active;
             wait(barrier, p.plan.panels);
             if (visits.adds_r && visits.ends_block(k)) visits.add_block(n, k, seat, team);
         }
-        const int64_t slot = visits.slot_of(shape.T);
-        visit(n, -1, slot, {0, running}, mine, true);
-        if (!shape.reverse || shape.T == 0) visit(n, -1, slot, {running, rows.count}, mine, false);
+        visit(n, shape.T, false, {0, running}, mine, true);
+        if (!shape.reverse || shape.T == 0) visit(n, shape.T, false, {running, rows.count}, mine, false);
         stream_fence();
         wait(barrier, p.plan.panels);
     }

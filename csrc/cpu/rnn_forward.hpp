@@ -37,7 +37,7 @@ template <class S, class C> struct Forward {
 
     const bool streams = exceeds_caches<T>(shape, C::saved);
     const Bound<S> bound{shape.clip_state};
-    int64_t ahead = 0; // from a line of wx to the one of the step after
+    int64_t ahead = 0, ahead_of[states + 1]; // from a line of wx, and of what is written, to that of the step after
 
     Forward(const RnnForward<S>& params, int thread)
         : p(params), seat(p.plan, thread), rows(p.shape, seat.row_group, p.plan.rows) {
@@ -130,13 +130,39 @@ template <class S, class C> struct Forward {
         }
     }
 
+    // f(line's place, the array, index) for what a line has of the arrays over time, beside x
+    template <class F> FASTITER_INLINE void for_each_place(Line& at, F f) const {
+        f(at.states.h, p.states.h, 0);
+#pragma GCC unroll 4
+        for (int k = 1; k < states; ++k) f(at.states.others[k - 1], p.states.others[k - 1], k);
+        if (C::saved) f(at.saved, p.saved, states);
+    }
+
     Line line_at(int64_t n, int64_t t, int64_t i, int64_t row) const {
         auto at = [&](const auto& all) { return all.data ? line_of(all, shape, row, t) + n * all.head : nullptr; };
         Line line{};
-        line.i = i, line.states.h = at(p.states.h), line.saved = C::saved ? at(p.saved) : nullptr;
-        for (int k = 1; k < states; ++k) line.states.others[k - 1] = at(p.states.others[k - 1]);
-        line.x = multiplies_x ? p.x.data + row * p.x.row + t * p.x.time : at(p.wx);
+        line.i = i, line.x = multiplies_x ? p.x.data + row * p.x.row + t * p.x.time : at(p.wx);
+        for_each_place(line, [&](auto*& to, const auto& all, int) { to = at(all); });
         return line;
+    }
+
+    FASTITER_INLINE void move_line(Line& at) const {
+        at.x += ahead;
+        for_each_place(at, [&](auto*& to, const auto&, int index) { to += ahead_of[index]; });
+    }
+
+    void look_ahead(int64_t t) {
+        const int64_t by = shape.reverse ? -1 : 1;
+        Line any;
+        ahead = multiplies_x ? by * p.x.time : line_ahead(p.wx, shape, t, by);
+        for_each_place(any, [&](auto*&, const auto& all, int k) { ahead_of[k] = line_ahead(all, shape, t, by); });
+    }
+
+    // The lines of the rows that have step t, of which the first `going_on` had one at the step before
+    void find_lines(int64_t n, int64_t t, int64_t going_on, int64_t active) {
+        for (int64_t i = 0; i < going_on; ++i) move_line(line[i]);
+        for (int64_t i = going_on; i < active; ++i) line[i] = line_at(n, t, i, rows.row(i));
+        look_ahead(t);
     }
 
     // What one vector of units of one row takes through a step
@@ -266,7 +292,6 @@ template <class S, class C> struct Forward {
 
     void step(int64_t n, int64_t t, int64_t active) {
         const int64_t parity = parity_of(t);
-        for (int64_t i = 0; i < active; ++i) line[i] = line_at(n, t, i, rows.row(i));
         if (active == 1)
             return back_and_forth_in_groups(kOneRow, mine, D / kPanelUnits, t,
                                             [&](int64_t j, int some) { tile(n, parity, 0, 1, j, some); });
@@ -294,9 +319,11 @@ template <class S, class C> struct Forward {
         enter(n, begin, end);
         drop(first, begin, end);
         wait(barrier, p.plan.panels);
+        int64_t running = 0; // rows that had the step before
         for (int64_t k = 0; k < shape.T; ++k) {
             const int64_t t = first + k * next, active = rows.active(t);
-            ahead = multiplies_x ? next * p.x.time : line_ahead(p.wx, shape, t, next);
+            find_lines(n, t, min_of(running, active), active);
+            running = active;
             step(n, t, active);
             pad(n, t, active, begin, end);
             drop(t + next, begin, end);

@@ -26,15 +26,17 @@ template <class S> struct Visits {
     const int64_t D = shape.D, gates, panels = ceil_div(D, kPanelUnits),
                   lines = Rows::scratch_lines(shape, p.plan.rows);
     const int64_t dp_stride = apart<S>(gates * D);
-    const int64_t block = steps_of_block(shape), kept = adds_r ? min_of(block, shape.T) + 1 : 2;
+    const int64_t block = steps_of_block(shape), kept = adds_r ? max_of(2, min_of(block, shape.T)) : 2;
     // Parts of the rows whose sums stay apart until the end, so that threads with rows of different parts read nothing of each
     // other's. They do not depend on the groups of rows, and so neither do the sums.
     const Deal parts{shape, parts_of_rows(shape)}, groups{shape, p.plan.rows};
     const int64_t rows_of_part = ceil_div(shape.B, parts.groups); // at most
+    const int64_t panel_of_h = kept * rows_of_part * kPanelUnits;
     const Rows every_row{shape, 0, 1};
-    S* dp = nullptr;       // [visit][row][gate * D + d]
-    S* h = nullptr;        // before the same visits, [part][panel][visit][row of the part][vector of units][lane]
-    Term* terms = nullptr; // of a part's block, for one thread
+    S* dp = nullptr;        // [visit][row][gate * D + d]
+    S* h = nullptr;         // before the same visits, [part][panel][visit][row of the part][vector of units][lane]
+    Term* terms = nullptr;  // of each part's block, for one thread
+    bool are_known = false; // the terms are those of every whole block
 
     Visits(const RnnBackward<S>& params, int gates_, bool adds_r_) : p(params), adds_r(adds_r_), gates(gates_) {}
 
@@ -46,19 +48,28 @@ template <class S> struct Visits {
     }
 
     // The parts of h have lines between them that nobody uses, as the groups of rows have: see Rows::kGap.
-    int64_t size_of_part() const { return panels * kept * rows_of_part * kPanelUnits + Rows::kGap * kPanelUnits; }
+    int64_t size_of_part() const { return panels * panel_of_h + Rows::kGap * kPanelUnits; }
     int vectors_of(int64_t panel) const { return int(min_of(U, ceil_div(D - panel * kPanelUnits, W))); }
-    // `slot`: where a visit has its lines; those of the visit before are one slot back
-    int64_t slot_of(int64_t visit) const { return visit % kept; }
-    int64_t slot_before(int64_t slot) const { return slot == 0 ? kept - 1 : slot - 1; }
+    // Where a visit has its lines: not where the visit before has those that this one reads. The slots of a whole block are 0 to
+    // kept - 1, those of a first one that is cut short the last of them.
+    int64_t slot_of(int64_t visit) const {
+        if (!adds_r || block == 1) return visit & 1;
+        const int64_t first = first_of_block(visit), length = min_of(shape.T, steps_left(0) % block + 1);
+        return first > 0 ? visit - first : visit + kept - length;
+    }
     S* dp_line(int64_t slot, int64_t line) const { return dp + (slot * lines + line) * dp_stride; }
-    S* h_line(int64_t panel, int64_t slot, Deal::Place place) const {
-        return h + place.group * size_of_part() + panel * kept * rows_of_part * kPanelUnits +
-               (slot * rows_of_part + place.row) * vectors_of(panel) * W;
+    S* h_line(int64_t slot, Deal::Place place) const {
+        return h + place.group * size_of_part() + (slot * rows_of_part + place.row) * kPanelUnits;
+    }
+    // From a line of h to its part of the panel with a unit, and to that unit
+    FASTITER_INLINE int64_t to_unit(int64_t unit) const {
+        const uint64_t u = uint64_t(unit), panel = u / kPanelUnits;
+        return int64_t(panel) * panel_of_h + int64_t(u % kPanelUnits);
     }
 
-    T* dr_line(T* dr, int part, int64_t n, int64_t m) const {
-        return dr + (((part * gates + m / D) * shape.N + n) * D + m % D) * D;
+    // Where row `unit` of a gate is in a part of dr
+    int64_t row_of_dr(int part, int64_t n, int64_t gate, int64_t unit) const {
+        return (((part * gates + gate) * shape.N + n) * D + unit) * D;
     }
 
     int64_t step_of(int64_t visit) const { return shape.reverse ? visit : shape.T - 1 - visit; }
@@ -67,10 +78,12 @@ template <class S> struct Visits {
     int64_t first_of_block(int64_t visit) const { return max_of(0, visit + 1 - (block - steps_left(visit) % block)); }
     bool ends_block(int64_t visit) const { return steps_left(visit) % block == 0 || visit == shape.T - 1; }
 
-    int64_t most_terms() const { return block * rows_of_part; }
+    int64_t most_terms() const { return block * rows_of_part; } // of a part
+    Term* terms_of(int part) const { return terms + part * most_terms(); }
 
     // What a part adds up in this block's visits, up to `visit`: visit after visit, row after row
     int64_t find_terms(int part, int64_t visit) {
+        Term* found = terms_of(part);
         int64_t count = 0;
         for (int64_t k = first_of_block(visit); k <= visit; ++k) {
             const int64_t slot = slot_of(k), active = every_row.active(step_of(k));
@@ -79,7 +92,7 @@ template <class S> struct Visits {
                 if (position >= active) break;
                 const Deal::Place place = groups.place_of(position);
                 const int64_t line = Rows::line_of_group(shape, place.group, groups.groups) + place.row;
-                terms[count++] = {dp_line(slot, line), slot * rows_of_part + row};
+                found[count++] = {dp_line(slot, line), (slot * rows_of_part + row) * kPanelUnits};
             }
         }
         return count;
@@ -91,25 +104,30 @@ template <class S> struct Visits {
         const bool goes_on = p.dr_block && first_of_block(visit) == 0;
         const bool is_finished = !p.dr_block || steps_left(visit) % block == 0;
         vec<T> acc[ROWS][NV] = {};
-        const auto line = [&](T* x, int i) { return dr_line(x, part, n, first + i) + panel * kPanelUnits; };
-        const int64_t count = D - panel * kPanelUnits;
+        const int64_t column = panel * kPanelUnits, count = D - column;
+        int64_t at[ROWS], gate = first / D, unit = first % D; // rows may be of several gates
+        for (int i = 0; i < ROWS; ++i) {
+            at[i] = row_of_dr(part, n, gate, unit) + column;
+            if (++unit == D) ++gate, unit = 0;
+        }
         for (int i = 0; i < ROWS && goes_on; ++i)
-            for (int v = 0; v < NV; ++v) acc[i][v] = load_up_to(line(p.dr_block, i) + v * W, count - v * W);
-        const S* of_panel = h_line(panel, 0, {part, 0});
+            for (int v = 0; v < NV; ++v) acc[i][v] = load_up_to(p.dr_block + at[i] + v * W, count - v * W);
+        const S* of_panel = h_line(0, {part, 0}) + panel * panel_of_h;
+        const Term* term = terms_of(part);
 #pragma GCC unroll 2
         for (int64_t k = 0; k < found; ++k)
-            multiply_add<T, ROWS, NV, 1>(terms[k].dp + first, 1, 0, of_panel + terms[k].h * NV * W, 0, 1, acc);
+            multiply_add<T, ROWS, NV, 1>(term[k].dp + first, 1, 0, of_panel + term[k].h, 0, 1, acc);
         for (int i = 0; i < ROWS; ++i)
             for (int v = 0; v < NV; ++v) {
-                T* sum = line(p.dr, i) + v * W;
+                T* sum = p.dr + at[i] + v * W;
                 if (is_finished) store_up_to(sum, load_up_to(sum, count - v * W) + acc[i][v], count - v * W);
                 if (p.dr_block)
-                    store_up_to(line(p.dr_block, i) + v * W, is_finished ? vec<T>{} : acc[i][v], count - v * W);
+                    store_up_to(p.dr_block + at[i] + v * W, is_finished ? vec<T>{} : acc[i][v], count - v * W);
             }
     }
 
     void add_part(int part, int64_t n, int64_t visit, Range mine) {
-        const int64_t found = find_terms(part, visit);
+        const int64_t found = are_known ? block * parts.count(part) : find_terms(part, visit);
         for (int64_t j = 0; j < panels; ++j)
             for_each_tile<R>(mine.end - mine.begin, [&](int64_t first, int count) {
                 with_count<U>(vectors_of(j), [&]<int NV>() {
@@ -140,7 +158,8 @@ template <class S> struct Visits {
     void clear_dr(int64_t n, const Seat& seat) {
         const Share mine = share_of(seat);
         for (int part = mine.part; part < mine.end; ++part)
-            for (int64_t m = mine.rows.begin; m < mine.rows.end; ++m) clear(dr_line(p.dr, part, n, m), 0, D);
+            for (int64_t m = mine.rows.begin; m < mine.rows.end; ++m)
+                clear(p.dr + row_of_dr(part, n, m / D, m % D), 0, D);
     }
 
     void add_block(int64_t n, int64_t visit, const Seat& seat, Team team) {
@@ -149,7 +168,10 @@ template <class S> struct Visits {
             const int waiting = mine.threads > 1 ? p.plan.rows * p.plan.panels : 1;
             Barrier& barrier = team.barriers[seat.head_barrier(p.plan)];
             wait(barrier, waiting);
+            const bool is_whole = block > 1 && !shape.order && visit + 1 - first_of_block(visit) == block;
+            are_known &= is_whole;
             for (int part = mine.part; part < mine.end; ++part) add_part(part, n, visit, mine.rows);
+            are_known = is_whole;
             wait(barrier, waiting);
         }
     }
