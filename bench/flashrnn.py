@@ -3,7 +3,9 @@
 peers      the four functions, forward and backward
 long       the gradients of a long sequence alone
 floor      the time that the products with R take at the machine's best rate, forward and backward; and beside it the
-           time that what is read and written takes at the rate of a copy, of which some can hide behind the products
+           time that what is read and written takes at the rate of a copy, of which some can hide behind the products,
+           and the cells' functions at the rate that they have in a core's own cache, which share its ports with the
+           products and so cannot
 
 The gate is passed here and each race is run in a process of its own, as a training loop is. What autograd copies for
 FlashRNN at each step is 17 MB and more, and how long that takes is up to the C library: where the heap has a hole of
@@ -70,11 +72,13 @@ def floor(options: Options) -> Iterator[Record]:
         copies = limits.copies(64 << 20, threads)
         for case in QUICK if options.quick else FULL:
             ours = Competitor("ours", work_of(case).timed(BOTH), threads)
-            beside = [Competitor(limit.name, limit.call, threads) for limit in (product, *copies)]
+            functions = [limits.function_alone(name, threads) for name in case.functions()]
+            beside = [Competitor(limit.name, limit.call, threads) for limit in (product, *copies, *functions)]
             timings = interleave([ours, *beside], 0.3 * options.budget, options.stirring())
             rate = product.rate(timings[product.name])
             bandwidth = max(copy.rate(timings[copy.name]) for copy in copies)
             least, moving = case.flops() / rate, case.nbytes() / bandwidth
+            cells = sum(case.functions()[limit.name] / limit.rate(timings[limit.name]) for limit in functions)
             yield {
                 "work": str(case),
                 "threads": threads,
@@ -83,8 +87,10 @@ def floor(options: Options) -> Iterator[Record]:
                 "sgemm_gflops": 1e-9 * rate,
                 "memory_ms": 1e3 * moving,
                 "copy_gbytes": 1e-9 * bandwidth,
+                "functions_ms": 1e3 * cells,
                 "share": least / timings["ours"].minimum,
-                "share_with_memory": (least + moving) / timings["ours"].minimum,
+                "share_with_functions": (least + cells) / timings["ours"].minimum,
+                "share_of_all": (least + cells + moving) / timings["ours"].minimum,
                 "load": load_average(),
             }
 

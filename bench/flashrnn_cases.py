@@ -15,6 +15,13 @@ from bench.contest import FRESH, REUSED, Call, Results, Work, leaves, on_fresh_p
 
 #: Gates of R, of Wx and of b, and the number of states.
 COUNTS = {"lstm": (4, 4, 4, 2), "slstm": (4, 4, 4, 4), "gru": (3, 3, 4, 1), "elman": (1, 1, 1, 1)}
+#: How many of each function a unit needs at a step, forward and backward; the divisions of sLSTM are not counted.
+FUNCTIONS = {
+    "lstm": {"sigmoid": 3, "tanh": 3},
+    "slstm": {"log_sigmoid": 2, "tanh": 1, "sigmoid": 1, "exp": 2},
+    "gru": {"sigmoid": 2, "tanh": 1},
+    "elman": {"tanh": 1},
+}
 
 
 def elman_step(x: Tensor, p: Tensor, b: Tensor, state: list[Tensor]) -> list[Tensor]:
@@ -99,7 +106,14 @@ class Case:
         """
         gates, states = COUNTS[self.function][1], COUNTS[self.function][3]
         kept = 0 if self.function == "elman" else 4
-        return 4.0 * self.B * self.T * self.N * self.D * (2 * gates + 3 * states + 2 * kept)
+        return 4.0 * self.units() * (2 * gates + 3 * states + 2 * kept)
+
+    def functions(self) -> dict[str, float]:
+        """How often each function is evaluated, forward and backward."""
+        return {name: float(count * self.units()) for name, count in FUNCTIONS[self.function].items()}
+
+    def units(self) -> int:
+        return self.B * self.T * self.N * self.D
 
 
 FULL = tuple(Case(function, 16, 256, 4, D) for D in (64, 128) for function in COUNTS)

@@ -155,3 +155,19 @@ def copies(nbytes: int, threads: int) -> list[Limit]:
     parts = zip(np.array_split(target, threads), np.array_split(source, threads), strict=True)
     move = at_once([partial(np.copyto, *part) for part in parts])
     return [copy_bandwidth(nbytes), Limit(f"memmove {nbytes >> 20} MiB", move, 8.0 * source.size)]
+
+
+# ---- Functions ------------------------------------------------------------------------------------------------------
+
+FUNCTIONS = ("exp", "sigmoid", "tanh", "log_sigmoid")  # as _core.function_f32 counts them
+
+
+def function_alone(name: str, threads: int) -> Limit:
+    """A function of the cells, on numbers in a core's own cache; the other cores would take as many meanwhile."""
+    x = torch.linspace(-8, 8, PRIVATE_CACHE // 16)
+    out = torch.empty_like(x)
+    return Limit(
+        name,
+        lambda: _core.function_f32(FUNCTIONS.index(name), x.data_ptr(), out.data_ptr(), x.numel()),
+        float(threads * x.numel()),
+    )
