@@ -91,7 +91,7 @@ template <class T> FASTITER_INLINE T* line_of(const Steps<T>& s, const RnnShape&
     return s.data + (shape.starts ? shape.starts[row] * s.time : row * s.row) + t * s.time;
 }
 
-// How far behind a line of step t that of the same row at step t + by is; 0 where there is none.
+// How far behind a line of step t that of the same row at step t + by is; 0 where there is no array, or no such packed step
 template <class T> FASTITER_INLINE int64_t line_ahead(const Steps<T>& s, const RnnShape& shape, int64_t t, int64_t by) {
     if (!s.data) return 0;
     if (!shape.offsets) return by * s.time;

@@ -112,22 +112,22 @@ template <class S, class C> struct Backward {
 
     Line* line;         // of the thread's rows at one step
     Deal::Place* place; // where the same rows' h are kept
-    // From each place of a line, in the order of for_each_place, to that of the same row at the next visit
-    int64_t ahead[2 * states + 3];
+    // From each place of a line, as for_each_place counts them, to that of the same row at the next visit
+    int64_t ahead_of[2 * states + 3];
+    int64_t slot = 0, slot_before = 0; // of dp, at this visit and at the one before
 
     // f(line's place, the array, index) for what a line has of the arrays over time
     template <class F> FASTITER_INLINE void for_each_place(Line& at, F f) const {
-        int index = 0;
-        f(at.now.h, p.states.h, index++);
-        f(at.dstates.h, p.dstates.h, index++);
+        f(at.now.h, p.states.h, 0);
+        f(at.dstates.h, p.dstates.h, states);
 #pragma GCC unroll 4
-        for (int k = 0; k < states - 1; ++k) {
-            f(at.now.others[k], p.states.others[k], index++);
-            f(at.dstates.others[k], p.dstates.others[k], index++);
+        for (int k = 1; k < states; ++k) {
+            f(at.now.others[k - 1], p.states.others[k - 1], k);
+            f(at.dstates.others[k - 1], p.dstates.others[k - 1], states + k);
         }
-        f(at.saved, p.saved, index++);
-        f(at.dx, p.dwx, index++);
-        f(at.dq, p.dq, index++);
+        f(at.saved, p.saved, 2 * states);
+        f(at.dx, p.dwx, 2 * states + 1);
+        f(at.dq, p.dq, 2 * states + 2);
     }
 
     bool needs_before(int k) const { return C::needs_before[k] || (k == 0 && visits.adds_r); }
@@ -135,7 +135,7 @@ template <class S, class C> struct Backward {
     void look_ahead(int64_t t) {
         Line any;
         for_each_place(any, [&](auto&, const auto& all, int index) {
-            ahead[index] = line_ahead(all, shape, t, shape.reverse ? 1 : -1);
+            ahead_of[index] = line_ahead(all, shape, t, shape.reverse ? 1 : -1);
         });
     }
 
@@ -147,11 +147,11 @@ template <class S, class C> struct Backward {
         });
     }
     FASTITER_INLINE void move_line(int64_t i) {
-        for_each_place(line[i], [&](auto*& from, const auto&, int index) { from += ahead[index]; });
+        for_each_place(line[i], [&](auto*& from, const auto&, int index) { from += ahead_of[index]; });
     }
 
     // What a line has beside
-    FASTITER_INLINE void complete_line(int64_t n, int64_t t, int64_t slot, int64_t i) {
+    FASTITER_INLINE void complete_line(int64_t n, int64_t t, int64_t i) {
         const int64_t row = rows.row(i);
         const bool is_first = shape.reverse ? t + 1 == rows.length(i) : t == 0;
         Line& at = line[i];
@@ -160,10 +160,10 @@ template <class S, class C> struct Backward {
             if (!needs_before(k) || at.is_reset) return nullptr;
             return !is_first ? now + to : first ? first + (row * shape.N + n) * D : nullptr;
         };
-        at.before.h = find(0, at.now.h, p.first.h, ahead[0]);
+        at.before.h = find(0, at.now.h, p.first.h, ahead_of[0]);
 #pragma GCC unroll 4
         for (int k = 1; k < states; ++k)
-            at.before.others[k - 1] = find(k, at.now.others[k - 1], p.first.others[k - 1], ahead[2 * k]);
+            at.before.others[k - 1] = find(k, at.now.others[k - 1], p.first.others[k - 1], ahead_of[k]);
     }
 
     typedef Addresses<R, C::saved + G + 1 + 3 * states> TileAddresses;
@@ -256,8 +256,7 @@ template <class S, class C> struct Backward {
     // Rows [first, first + count): products with r of the dp of the visit before, then the cell of this one's step. Without
     // a step the rows had their first one at the visit before, and what comes back is the gradient of their initial states.
     // `some` panels, of which several are full
-    void tile(int64_t n, int64_t visit, bool has_step, int64_t first, int count, int64_t panel, int some,
-              bool product) {
+    void tile(int64_t n, bool has_step, int64_t first, int count, int64_t panel, int some, bool product) {
         const int V = some * vectors_of(panel);
         const int64_t unit = panel * kPanelUnits;
         const Line* mine = line + first;
@@ -268,9 +267,8 @@ template <class S, class C> struct Backward {
             for (vec<T>& sum : sums) sum = vec<T>{};
         else
             multiply<S>(registers, count, vectors_of(panel), some,
-                        {dp_line(visits.slot_of(visit - 1), first), visits.dp_stride,
-                         packed + (n * panels + panel) * panel_size(), panel_size(), G * D, nullptr, sums,
-                         addresses.fetch(V * W * int(sizeof(T)))});
+                        {dp_line(slot_before, first), visits.dp_stride, packed + (n * panels + panel) * panel_size(),
+                         panel_size(), G * D, nullptr, sums, addresses.fetch(V * W * int(sizeof(T)))});
         for (int i = 0; i < count; ++i) {
             vec<T> ahead[kOneRow * U][C::ahead + 1];
             for (int v = 0; v < V && C::ahead && has_step; ++v) prepare_cell(mine[i], unit + v * W, ahead[v]);
@@ -289,20 +287,20 @@ template <class S, class C> struct Backward {
         const int64_t count = some.end - some.begin, first = some.begin;
         if (count == 1)
             return back_and_forth_in_groups(kOneRow, mine, D / kPanelUnits, k, [&](int64_t j, int panels_) {
-                tile(n, k, has_step, first, 1, j, panels_, product);
+                tile(n, has_step, first, 1, j, panels_, product);
             });
         back_and_forth(mine, k, [&](int64_t j) {
             for_each_tile(tile_rows_of<S>(R, G * D), count,
-                          [&](int64_t i, int some_) { tile(n, k, has_step, first + i, some_, j, 1, product); });
+                          [&](int64_t i, int some_) { tile(n, has_step, first + i, some_, j, 1, product); });
         });
     }
 
     // The lines of the rows that have step t, of which the first `going_on` had one at the visit before
-    void find_lines(int64_t n, int64_t t, int64_t slot, int64_t going_on, int64_t active) {
+    void find_lines(int64_t n, int64_t t, int64_t going_on, int64_t active) {
         for (int64_t i = 0; i < going_on; ++i) move_line(i);
         for (int64_t i = going_on; i < active; ++i) begin_line(n, t, i);
         look_ahead(t);
-        for (int64_t i = 0; i < active; ++i) complete_line(n, t, slot, i);
+        for (int64_t i = 0; i < active; ++i) complete_line(n, t, i);
     }
 
     void pad(int64_t n, int64_t t, int64_t active, int64_t begin, int64_t end) {
@@ -323,7 +321,8 @@ template <class S, class C> struct Backward {
         for (int64_t k = 0; k < shape.T; ++k) {
             const int64_t t = visits.step_of(k), active = rows.active(t);
             const int64_t going_on = min_of(running, active);
-            find_lines(n, t, visits.slot_of(k), going_on, active);
+            slot_before = std::exchange(slot, visits.slot_of(k));
+            find_lines(n, t, going_on, active);
             visit(n, k, true, {0, going_on}, mine, true);
             visit(n, k, true, {going_on, active}, mine, false);
             visit(n, k, false, {going_on, running}, mine, true);
@@ -333,6 +332,7 @@ template <class S, class C> struct Backward {
             wait(barrier, p.plan.panels);
             if (visits.adds_r && visits.ends_block(k)) visits.add_block(n, k, seat, team);
         }
+        slot_before = slot;
         visit(n, shape.T, false, {0, running}, mine, true);
         if (!shape.reverse || shape.T == 0) visit(n, shape.T, false, {running, rows.count}, mine, false);
         stream_fence();

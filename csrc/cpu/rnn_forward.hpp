@@ -37,7 +37,7 @@ template <class S, class C> struct Forward {
 
     const bool streams = exceeds_caches<T>(shape, C::saved);
     const Bound<S> bound{shape.clip_state};
-    int64_t ahead = 0, ahead_of[states + 1]; // from a line of wx, and of what is written, to that of the step after
+    int64_t ahead, ahead_of[states + 1]; // from a line of wx, and of what is written, to that of the step after
 
     Forward(const RnnForward<S>& params, int thread)
         : p(params), seat(p.plan, thread), rows(p.shape, seat.row_group, p.plan.rows) {

@@ -20,6 +20,7 @@ template <class S, class C> struct Recompute : Forward<S, C> {
     };
     const int64_t stride = apart<S>(D), capacity = max_of(R, kBlockBytes / (stride * int64_t(sizeof(S))));
     Step* steps = nullptr; // of a block, in the order in which each row takes them
+    typename Base::Line* lines_of_steps = nullptr;
     S* h_before = nullptr; // of the same steps
 
     Recompute(const RnnForward<S>& params, int thread) : Base(params, thread) {
@@ -31,8 +32,9 @@ template <class S, class C> struct Recompute : Forward<S, C> {
         Base::lay_out(arena, thread);
         for (int i = 0; i < p.plan.threads(); ++i) {
             Step* steps_of_thread = arena.take<Step>(capacity);
+            auto* lines_of_thread = arena.take<typename Base::Line>(capacity);
             S* h_of_thread = arena.take<S>(capacity * stride);
-            if (i == thread) steps = steps_of_thread, h_before = h_of_thread;
+            if (i == thread) steps = steps_of_thread, lines_of_steps = lines_of_thread, h_before = h_of_thread;
         }
     }
 
@@ -55,8 +57,7 @@ template <class S, class C> struct Recompute : Forward<S, C> {
     void tile(int64_t n, int64_t first, int count, int64_t panel) {
         const int units = this->units_of(panel);
         const int64_t unit = panel * kPanelUnits;
-        typename Base::Line line[R];
-        for (int i = 0; i < count; ++i) line[i] = this->line_at(n, steps[first + i].t, i, steps[first + i].row);
+        const typename Base::Line* line = lines_of_steps + first;
         typename Base::TileAddresses addresses(count);
         for (int g = 0; g < G; ++g)
             for (int64_t d = unit; d < unit + units * W; d += W)
@@ -85,7 +86,10 @@ template <class S, class C> struct Recompute : Forward<S, C> {
     }
 
     void run_block(int64_t n, int64_t count) {
-        for (int64_t i = 0; i < count; ++i) copy_h(i, n);
+        for (int64_t i = 0; i < count; ++i) {
+            copy_h(i, n);
+            lines_of_steps[i] = this->line_at(n, steps[i].t, i, steps[i].row);
+        }
         for (int64_t j = mine.begin; j < mine.end; ++j)
             for_each_tile<R>(count, [&](int64_t first, int tile_count) { tile(n, first, tile_count, j); });
     }

@@ -14,7 +14,7 @@ template <class S> struct Visits {
     static constexpr int W = lanes<T>, U = 4, R = tile_rows<U>; // U: vectors of units in a panel
     static constexpr int64_t kPanelUnits = U * W;
 
-    // Of a row at a visit: dp, and which line of h
+    // Of a row at a visit: dp, and where its h is in a panel
     struct Term {
         const S* dp;
         int64_t h;
@@ -26,12 +26,14 @@ template <class S> struct Visits {
     const int64_t D = shape.D, gates, panels = ceil_div(D, kPanelUnits),
                   lines = Rows::scratch_lines(shape, p.plan.rows);
     const int64_t dp_stride = apart<S>(gates * D);
-    const int64_t block = steps_of_block(shape), kept = adds_r ? max_of(2, min_of(block, shape.T)) : 2;
+    const int64_t block = steps_of_block(shape), kept = adds_r ? max_of(2, block) : 2;
     // Parts of the rows whose sums stay apart until the end, so that threads with rows of different parts read nothing of each
     // other's. They do not depend on the groups of rows, and so neither do the sums.
     const Deal parts{shape, parts_of_rows(shape)}, groups{shape, p.plan.rows};
     const int64_t rows_of_part = ceil_div(shape.B, parts.groups); // at most
-    const int64_t panel_of_h = kept * rows_of_part * kPanelUnits;
+    // From line to line of h, and from panel to panel, with a free line as in apart()
+    const int64_t line_of_h = panels > 1 ? kPanelUnits : round_up(D, W),
+                  panel_of_h = (kept * rows_of_part + 1) * line_of_h;
     const Rows every_row{shape, 0, 1};
     S* dp = nullptr;        // [visit][row][gate * D + d]
     S* h = nullptr;         // before the same visits, [part][panel][visit][row of the part][vector of units][lane]
@@ -48,18 +50,16 @@ template <class S> struct Visits {
     }
 
     // The parts of h have lines between them that nobody uses, as the groups of rows have: see Rows::kGap.
-    int64_t size_of_part() const { return panels * panel_of_h + Rows::kGap * kPanelUnits; }
+    int64_t size_of_part() const { return panels * panel_of_h + Rows::kGap * line_of_h; }
     int vectors_of(int64_t panel) const { return int(min_of(U, ceil_div(D - panel * kPanelUnits, W))); }
-    // Where a visit has its lines: not where the visit before has those that this one reads. The slots of a whole block are 0 to
-    // kept - 1, those of a first one that is cut short the last of them.
+    // Where a visit has its lines: not where the visit before has those that this one reads. The visits of a whole block always
+    // have the same slots, in their order.
     int64_t slot_of(int64_t visit) const {
-        if (!adds_r || block == 1) return visit & 1;
-        const int64_t first = first_of_block(visit), length = min_of(shape.T, steps_left(0) % block + 1);
-        return first > 0 ? visit - first : visit + kept - length;
+        return adds_r && block > 1 ? block - 1 - steps_left(visit) % block : visit & 1;
     }
     S* dp_line(int64_t slot, int64_t line) const { return dp + (slot * lines + line) * dp_stride; }
     S* h_line(int64_t slot, Deal::Place place) const {
-        return h + place.group * size_of_part() + (slot * rows_of_part + place.row) * kPanelUnits;
+        return h + place.group * size_of_part() + (slot * rows_of_part + place.row) * line_of_h;
     }
     // From a line of h to its part of the panel with a unit, and to that unit
     FASTITER_INLINE int64_t to_unit(int64_t unit) const {
@@ -92,7 +92,7 @@ template <class S> struct Visits {
                 if (position >= active) break;
                 const Deal::Place place = groups.place_of(position);
                 const int64_t line = Rows::line_of_group(shape, place.group, groups.groups) + place.row;
-                found[count++] = {dp_line(slot, line), (slot * rows_of_part + row) * kPanelUnits};
+                found[count++] = {dp_line(slot, line), (slot * rows_of_part + row) * line_of_h};
             }
         }
         return count;
