@@ -109,6 +109,8 @@ def test_plans_of_all_widths_fit_their_card(name: str, backward: bool) -> None:
         ("A100", "gru", 3, 250, 40, "bfloat16", True),
         ("RTX 4090", "elman", 2, 500, 8, "float32", False),
         ("B200", "slstm", 12, 64, 16, "float16", True),
+        ("H100", "lstm", 10**6, 256, 1, "bfloat16", True),
+        ("RTX 4090", "lstm", 10**5, 768, 16, "float32", False),
     ],
 )
 def test_no_other_launch_is_cheaper(
@@ -144,6 +146,17 @@ def test_no_other_launch_is_cheaper(
     assert plan.cycles == least
 
 
+@pytest.mark.parametrize("size", [10**6, 2**31 - 1])
+@pytest.mark.parametrize("name", ["heads", "width", "batch"])
+def test_plans_of_large_sizes_end(name: str, size: int) -> None:
+    """The search has as many numbers of passes to try as blocks can be resident, not as there are heads."""
+    for (cell, dtype), backward in itertools.product((("lstm", "bfloat16"), ("elman", "float32")), (False, True)):
+        shape = {"heads": 2, "width": 256, "batch": 4, name: size}
+        plan = tune.rnn_plan(tune.DEVICES["H100"], cell=cell, dtype=dtype, backward=backward, **shape)
+        assert fits(plan) if plan.variant == "fused" else plan.reason, plan
+        assert plan.variant == "fused" or name != "heads"
+
+
 def test_constraints_are_what_the_plan_solves() -> None:
     shape: dict[str, Any] = {"cell": "lstm", "heads": 2, "width": 384, "batch": 16, "dtype": "bfloat16"}
     plan = tune.rnn_plan(tune.DEVICES["H100"], **shape)
@@ -176,6 +189,9 @@ def test_the_table_in_the_docs_is_the_command_s() -> None:
         ({"cell": "rnn"}, ValueError, "rnn_plan: cell must be one of elman, gru, lstm, slstm, got 'rnn'"),
         ({"dtype": "float64"}, ValueError, "rnn_plan: dtype must be one of bfloat16, float16, float32, got 'float64'"),
         ({"heads": 0}, ValueError, "rnn_plan: heads must be at least 1, got 0"),
+        ({"heads": 2**64}, ValueError, "rnn_plan: heads must be at most 2147483647, got 18446744073709551616"),
+        ({"width": 2**31}, ValueError, "rnn_plan: width must be at most 2147483647, got 2147483648"),
+        ({"batch": 10**30}, ValueError, f"rnn_plan: batch must be at most 2147483647, got {10**30}"),
         ({"width": 2.0}, TypeError, "rnn_plan: width must be an int, got float"),
         ({"backward": 1}, TypeError, "rnn_plan: backward must be a bool, got int"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ LIMIT = 1 << 2048
 LEAST = -LIMIT
 INFINITE = 1 << 8192
 #: Up to so many integers with gaps are listed.
-LISTED = 1024
+LISTED = 4096
 #: And what two alternatives leave is listed up to so many, as it is done again and again.
 JOINED = 64
 
@@ -53,6 +54,11 @@ def saturate(lo: int, hi: int) -> tuple[int, int]:
     elif hi < LEAST:
         hi = LEAST
     return lo, hi
+
+
+def saturated(ranges: Sequence[tuple[int, int]]) -> Ranges:
+    """Return ranges that contain these, with no end between LIMIT and INFINITE; those that are empty vanish."""
+    return merged([saturate(lo, hi) for lo, hi in ranges if lo <= hi or hi >= INFINITE or lo <= -INFINITE])
 
 
 def listed(values: list[int] | tuple[int, ...]) -> Domain:
@@ -162,11 +168,12 @@ def join(a: Domain, b: Domain) -> Domain:
         if one.values is None and one.step == 1 and one.lo <= other.lo and other.hi <= one.hi:
             return one
     if max(a.hi, -a.lo, b.hi, -b.lo) < LIMIT and a.size + b.size <= JOINED:
-        return listed(sorted({*_members(a), *_members(b)}))
+        return listed(sorted({*members(a), *members(b)}))
     return a if a == b else Domain(min(a.lo, b.lo), max(a.hi, b.hi))
 
 
-def _members(domain: Domain) -> tuple[int, ...] | range:
+def members(domain: Domain) -> tuple[int, ...] | range:
+    """Return the integers of a domain with bounds, in order."""
     return domain.values if domain.values is not None else range(domain.lo, domain.hi + 1, domain.step)
 
 

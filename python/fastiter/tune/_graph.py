@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ._domains import INFINITE, LEAST, LIMIT
+from ._domains import INFINITE, LEAST, LIMIT, saturated
 from ._language import Code, Ranges, arithmetic, merged
 
 #: A condition over conditions in postfix form: ("leaf", Leaf), ("and", count) or ("or", count).
@@ -80,12 +80,13 @@ class Graph:
         """Return the condition that ``linear`` is in ``ranges``, with common divisors taken out."""
         common = math.gcd(*linear.terms.values())
         if common == 0:
-            holds = any(low <= linear.constant <= high for low, high in ranges)
+            value = min(max(linear.constant, -INFINITE), INFINITE)  # what is beyond all bounds is in ranges without one
+            holds = any(low <= value <= high for low, high in ranges)
             root = self.atom(Linear())
             return [("leaf", Leaf(root, ((0, 0),) if holds else (), self.order(root)))]
-        if next(iter(linear.terms.values())) < 0:
+        if linear.terms[min(linear.terms)] < 0:  # a - b and b - a are one node
             common = -common
-        moved = merged([_divided(lo, hi, linear.constant, common) for lo, hi in ranges])
+        moved = saturated([_divided(lo, hi, linear.constant, common) for lo, hi in ranges])
         root = self.atom(Linear(0, {number: c // common for number, c in linear.terms.items()}))
         return [("leaf", Leaf(root, moved, self.order(root)))]
 

@@ -35,6 +35,7 @@ _HINTS = {
     "=": ": equality is ==",
     "&": ": write and",
     "!": ": unequal is !=",
+    "not": ": what is in no list is x != [8, 16]",
 }
 #: A value with more bits than this is refused: it would fill the memory.
 MAX_BITS = 1_000_000
@@ -104,6 +105,7 @@ class _Parser:
         self.closed = -1  # the length of the code when a bracket was closed last
         self.waiting: list[tuple[str, int]] = []
         self.kinds: list[str] = []
+        self.right = "term"  # the kind of the right side of the relation written last
 
     def refuse(self, position: int, problem: str) -> NoReturn:
         _refuse(self.what, self.text, position, problem)
@@ -130,7 +132,7 @@ class _Parser:
                 self._binary(token)
                 self._operand()
             else:
-                self.refuse(token.start, f"expected an operator, got {token.text!r}")
+                self.refuse(token.start, f"expected an operator, got {token.text!r}{_HINTS.get(token.text, '')}")
         self._reduce(0)
         if self.waiting:
             self.refuse(self.waiting[-1][1], "a bracket is never closed")
@@ -209,12 +211,12 @@ class _Parser:
         self.waiting.append((token.text, token.start))
 
     def _chain(self, token: _Token) -> None:
-        """a <= b <= c: the first relation leaves b on the stack, for the second."""
+        """a <= b <= c: the first relation leaves b, a term or a list, on the stack for the second."""
         relation, kept = self.code[-1][1]
         if kept or self.closed == len(self.code):
             self.refuse(token.start, "a condition in brackets cannot be compared")
         self.code[-1] = ("relation", (relation, True))
-        self.kinds.append("term")
+        self.kinds.append(self.right)
         self.waiting.append(("also", token.start))
 
     def _close(self, position: int) -> None:
@@ -247,6 +249,7 @@ class _Parser:
             self.refuse(position, f"{word!r} cannot stand between a {left} and a {right}")
         if word == "in" and right != "list":
             self.refuse(position, f"'in' must be followed by a list or a range, got a {right}")
+        self.right = right
         self._emit("relation", ("==" if word == "in" else word, False), "condition")
 
     def _expect(self, word: str, position: int, *kinds: str) -> None:

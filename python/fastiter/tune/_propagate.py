@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import _domains as domains
-from ._domains import INFINITE, LEAST, LIMIT, Conflict, clip, congruent, dividing, saturate, within
+from ._domains import INFINITE, LEAST, LIMIT, Conflict, clip, congruent, dividing, saturate, saturated, within
 from ._graph import Formula, Graph, Leaf
 from ._language import Ranges
 
@@ -55,7 +55,7 @@ def _skip_gaps(graph: Graph, root: int, ranges: Ranges, box: Box) -> None:
     number, sign = loose[0]
     total += sum(c * box[t][0] for t, c in parts if t != number)
     moved = [((lo if lo <= LEAST else lo - total), (hi if hi >= LIMIT else hi - total)) for lo, hi in ranges]
-    box[number] = within(box[number], tuple(moved if sign == 1 else [(-hi, -lo) for lo, hi in reversed(moved)]))
+    box[number] = within(box[number], saturated(moved if sign == 1 else [(-hi, -lo) for lo, hi in moved]))
 
 
 def narrow_remainders(graph: Graph, leaf: Leaf, box: Box) -> None:

@@ -25,6 +25,8 @@ BLOCK_SYNC, GRID_SYNC, GRID_SYNC_EACH = 100, 2500, 4
 SHARED_RATE, L2_RATE = 128, 64
 #: Microseconds of one launch of the alternating variant, which has two a step.
 LAUNCH_US = 3
+#: Heads, units and sequences at most: kernels count them in 32 bits.
+MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def rnn_constraints(
     text = f"""
 # what decides most comes first: the search halves the first variable that is open
 several in 0..1; blocks_per_sm in 1..2; batch_tile in [{", ".join(map(str, _batch_tiles(batch)))}]
-passes in 1..{heads * -(-batch // 8)}; row_warps in [1, 2, 4, 8]; depth_warps in [1, 2, 4, 8]
+passes in [{", ".join(map(str, _passes(device, heads, batch)))}]; row_warps in [1, 2, 4, 8]; depth_warps in [1, 2, 4, 8]
 blocks in 1..{2 * device.sms}
 # warps share the rows and the depth of a block, and each holds a part of r
 warps in [4, 8]; warps == row_warps * depth_warps; batch_tile == 8 * columns
@@ -161,7 +163,7 @@ shared == {TILE * TILE * size} * warps * fragments_shared + batch_tile * row_byt
 shared <= {device.block_shared}; blocks_per_sm * (shared + {RESERVED}) <= {device.shared}
 # all blocks of a pass are resident; a pass has all tiles of the batch, or a single head
 blocks * heads_per_pass * tiles_per_pass <= {device.sms} * blocks_per_sm
-heads_per_pass in 1..{heads}; 1 <= tiles_per_pass <= batch_tiles
+heads_per_pass in 1..{min(heads, 2 * device.sms)}; 1 <= tiles_per_pass <= batch_tiles
 heads_per_pass == 1 or tiles_per_pass == batch_tiles
 (head_passes - 1) * heads_per_pass < {heads}; head_passes * heads_per_pass >= {heads}
 (tile_passes - 1) * tiles_per_pass < batch_tiles; tile_passes * tiles_per_pass >= batch_tiles
@@ -184,6 +186,20 @@ def _batch_tiles(batch: int) -> list[int]:
     return [tile for tile in (8, 16, 32, 64) if tile == 8 or tile < 2 * batch]
 
 
+def _passes(device: Device, heads: int, batch: int) -> list[int]:
+    """Return the numbers of passes that there can be, so that the search tries no others however many heads there are.
+
+    No more blocks than two an SM are resident: of all batch tiles and some heads, or of one head and some batch tiles.
+    """
+    most = 2 * device.sms
+    found: set[int] = set()
+    for tile in _batch_tiles(batch):
+        tiles = -(-batch // tile)
+        found.update(-(-heads // each) for each in range(1, min(heads, most // tiles) + 1))
+        found.update(heads * -(-tiles // each) for each in range(1, min(tiles, most) + 1))
+    return sorted(found)
+
+
 def _check(
     function: str, device: Device, cell: str, heads: int, width: int, batch: int, dtype: str, backward: bool
 ) -> None:
@@ -197,6 +213,8 @@ def _check(
             raise TypeError(f"{function}: {name} must be an int, got {type(number).__name__}")
         if number < 1:
             raise ValueError(f"{function}: {name} must be at least 1, got {number}")
+        if number > MOST:
+            raise ValueError(f"{function}: {name} must be at most {MOST}, got {number}")
     if not isinstance(backward, bool):
         raise TypeError(f"{function}: backward must be a bool, got {type(backward).__name__}")
 

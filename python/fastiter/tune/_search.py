@@ -7,7 +7,8 @@ from bisect import insort
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
-from ._domains import ANYTHING, INFINITE, LIMIT, Conflict, Domain, halves
+from ._different import groups, narrow_group
+from ._domains import ANYTHING, INFINITE, LEAST, LIMIT, Conflict, Domain, halves, saturated
 from ._graph import POSITIVE_OR_NEGATIVE, Formula, Graph, Leaf, Linear, lower
 from ._language import Code, Program, evaluate, parse, parse_term
 from ._propagate import Box, narrow, narrow_formula, narrow_remainders
@@ -49,13 +50,14 @@ def solve(
     Raises
     ------
     TypeError, ValueError
-        For a text that does not follow the grammar, with line and column; for a variable without finite bounds, by
-        name; for arguments of other types.
+        For a text that does not follow the grammar, with line and column; for a variable without finite bounds below
+        2^2048 in magnitude, by name; for arguments of other types.
 
     Notes
     -----
     No solution is missed or wrong: each step of the search takes out only what cannot hold, and each solution is
-    checked in exact arithmetic on the text itself. The time has no bound, as for every such problem.
+    checked in exact arithmetic on the text itself. The time has no bound, as for every such problem. Bounds, divisors,
+    remainders and the number of values that are left to variables that all differ are seen at once.
 
     Examples
     --------
@@ -120,7 +122,9 @@ class _Search:
             self.cost_root = self.graph.atom(term)
             self.set_bound(None)
         self.conditions = [list(formula) for formula in dict.fromkeys(map(tuple, conditions))]
+        self.groups = groups(self.graph, self.conditions)
         self.variables = [self._variables(formula) for formula in self.conditions]
+        self.variables += [sorted(variable for variable, _ in group) for group in self.groups]
         self.about: list[list[int]] = [[] for _ in program.names]
         for number, variables in enumerate(self.variables):
             for variable in variables:
@@ -146,7 +150,7 @@ class _Search:
     def set_bound(self, most: int | None) -> None:
         """From now on, the cost is at most ``most``."""
         high = INFINITE if most is None else most - self.cost_constant
-        self.bound = Leaf(self.cost_root, ((-INFINITE, high),), self.graph.order(self.cost_root))
+        self.bound = Leaf(self.cost_root, saturated([(-INFINITE, high)]), self.graph.order(self.cost_root))
 
     def first(self, limit: int | None) -> list[tuple[int, ...]]:
         """Return the first solutions in lexicographic order."""
@@ -198,26 +202,22 @@ class _Search:
 
     def _narrow(self, box: Box, changed: int | None) -> None:
         """Look at the conditions of variables that have changed, until none has or the bounds only creep."""
-        conditions = self.conditions
-        queue = deque(range(len(conditions)) if changed is None else self.about[changed])
+        queue = deque(range(len(self.variables)) if changed is None else self.about[changed])
         queued = set(queue)
         if self.bound:
             narrow(self.graph, self.bound, box)
         if changed is None:
-            for (_, leaf), *others in conditions:
+            for (_, leaf), *others in self.conditions:
                 if not others:
                     narrow_remainders(self.graph, leaf, box)
-        for _ in range(_ROUNDS * (len(conditions) + 1)):
+        for _ in range(_ROUNDS * (len(self.variables) + 1)):
             if not queue:
                 break
             number = queue.popleft()
             queued.discard(number)
-            variables, formula = self.variables[number], conditions[number]
+            variables = self.variables[number]
             before = [box[variable] for variable in variables]
-            if len(formula) == 1:
-                narrow(self.graph, formula[0][1], box)
-            else:
-                narrow_formula(self.graph, formula, variables, box)
+            self._look_at(number, box)
             for variable, old in zip(variables, before, strict=True):
                 if box[variable] is not old and _is_news(old, box[variable]):
                     fixed = box[variable].lo == box[variable].hi  # then a second look is short, and often the last
@@ -228,11 +228,24 @@ class _Search:
         if self.bound:
             narrow(self.graph, self.bound, box)
 
+    def _look_at(self, number: int, box: Box) -> None:
+        """Narrow the variables of one condition, or of one group that differ from each other."""
+        if number >= len(self.conditions):
+            narrow_group(self.groups[number - len(self.conditions)], box)
+        elif len(self.conditions[number]) == 1:
+            narrow(self.graph, self.conditions[number][0][1], box)
+        else:
+            narrow_formula(self.graph, self.conditions[number], self.variables[number], box)
+
     def _check_bounds(self, box: Box) -> None:
         for variable, name in enumerate(self.program.names):
-            if max(-box[variable].lo, box[variable].hi) >= LIMIT:
+            lo, hi = box[variable].lo, box[variable].hi
+            if max(-lo, hi) >= LIMIT:
+                beyond = lo >= LIMIT or hi <= LEAST
+                got = f"{name!r} beyond 2^2048" if beyond else f"none for {name!r}"
                 raise ValueError(
-                    f"solve: text must give each variable finite bounds, as in 1 <= x <= 64, got none for {name!r}"
+                    "solve: text must give each variable finite bounds, of magnitudes below 2^2048, "
+                    f"as in 1 <= x <= 64, got {got}"
                 )
 
     def _holds(self, values: tuple[int, ...]) -> bool:

@@ -1,0 +1,163 @@
+"""Variables that all differ from each other: their groups, and what counting the values that are left takes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ._domains import Conflict, clip, listed, members
+from ._graph import Formula, Graph, Leaf
+
+#: A variable and a number that is added to it. The sums of a group all differ from each other.
+Group = tuple[tuple[int, int], ...]
+
+
+def groups(graph: Graph, conditions: Sequence[Formula]) -> list[Group]:
+    """Return groups of three or more that the conditions make differ, grown around each pair that is in none yet."""
+    pairs = dict.fromkeys(pair for (_, leaf), *others in conditions if not others for pair in _differing(graph, leaf))
+    beside: dict[int, list[tuple[int, int]]] = {}
+    for a, b, added in pairs:
+        beside.setdefault(a, []).append((b, added))
+    left, found = dict(pairs), []
+    while left:
+        a, b, added = next(iter(left))
+        group = [(a, 0), (b, added)]
+        for other, its in beside[a]:
+            if all((one, other, its - of_one) in pairs for one, of_one in group):
+                group.append((other, its))
+        for one, of_one in group:
+            for other, its in group:
+                left.pop((one, other, its - of_one), None)
+        if len(group) > 2:
+            found.append(tuple(group))
+    return found
+
+
+def _differing(graph: Graph, leaf: Leaf) -> Iterator[tuple[int, int, int]]:
+    """Yield (a, b, c), both ways round, for each a != b + c that a condition on a - b means."""
+    kind, parts, _ = graph.nodes[leaf.root]
+    if kind != "sum" or [c for _, c in parts] != [1, -1] or parts[1][0] >= graph.variables:
+        return
+    (a, _), (b, _) = parts
+    gaps = [high + 1 for (_, high), (low, _) in zip(leaf.ranges, leaf.ranges[1:], strict=False) if low == high + 2]
+    if not any(low <= 0 <= high for low, high in leaf.ranges) and 0 not in gaps:
+        gaps.append(0)
+    for added in gaps:
+        yield a, b, added
+        yield b, a, -added
+
+
+def narrow_group(group: Group, box: list[Any]) -> None:
+    """Take out of ``box`` values with which the sums of the group cannot all differ.
+
+    Only k variables that have no more than k values between them take values from others, so that those with more
+    values than the group has members need not be looked at for that. All others are matched with values. A value of a
+    variable is then possible if it can be exchanged along a cycle of the matching, or along a path to a value that is
+    free (Regin, 1994).
+    """
+    narrow = [(variable, added) for variable, added in group if box[variable].size <= len(group)]
+    if not narrow:
+        return
+    values = [[x + added for x in members(box[variable])] for variable, added in narrow]
+    held = _matching(values)
+    owner = {value: number for number, value in enumerate(held)}
+    closed = _closed(values, held, owner)
+    component = _components({one: [owner[value] for value in values[one]] for one in closed})
+    for one, (variable, added) in enumerate(narrow):
+        if one in component:
+            kept = [value for value in values[one] if component[owner[value]] == component[one]]
+        else:
+            kept = [value for value in values[one] if owner.get(value) not in component]
+        if len(kept) < len(values[one]):
+            box[variable] = listed([value - added for value in kept])
+    taken = {held[one] for one in closed}
+    for variable, added in group:
+        if taken and box[variable].size > len(group):
+            box[variable] = _without(box[variable], {value - added for value in taken})
+
+
+def _matching(values: list[list[int]]) -> list[int]:
+    """Return a value for each list, all different; raise Conflict where there are none."""
+    owner: dict[int, int] = {}
+    held: list[Any] = [None] * len(values)
+    for start in range(len(values)):
+        asked: dict[int, int] = {}  # a value, and who asks its owner for it
+        waiting = [start]
+        free = _free(values, owner, asked, waiting)
+        if free is None:
+            raise Conflict
+        while free is not None:  # each on the way back gets what it asked for, and leaves what it held
+            number = asked[free]
+            owner[free] = number
+            held[number], free = free, held[number]
+    return held
+
+
+def _free(values: list[list[int]], owner: dict[int, int], asked: dict[int, int], waiting: list[int]) -> int | None:
+    """Return a value without an owner that can be had by asking owners for theirs, breadth first."""
+    for number in waiting:
+        for value in values[number]:
+            if value not in asked:
+                asked[value] = number
+                if value in owner:
+                    waiting.append(owner[value])
+                else:
+                    return value
+    return None
+
+
+def _closed(values: list[list[int]], held: list[int], owner: dict[int, int]) -> list[int]:
+    """Return the numbers of the lists from which no exchange leads to a value that is free."""
+    asking: list[list[int]] = [[] for _ in values]
+    for number, its in enumerate(values):
+        for value in its:
+            if value in owner:
+                asking[owner[value]].append(number)
+    waiting = [number for number, its in enumerate(values) if any(value not in owner for value in its)]
+    reached = set(waiting)
+    for number in waiting:
+        new = [other for other in asking[number] if other not in reached]
+        reached.update(new)
+        waiting.extend(dict.fromkeys(new))
+    return [number for number in range(len(held)) if number not in reached]
+
+
+def _components(after: dict[int, list[int]]) -> dict[int, int]:
+    """Return for each node of a graph one node of its strongly connected component, by two depth-first walks."""
+    order, seen = [], set()
+    before: dict[int, list[int]] = {node: [] for node in after}
+    for start in after:
+        stack = [] if start in seen else [(start, iter(after[start]))]
+        seen.add(start)
+        while stack:
+            node, rest = stack[-1]
+            for other in rest:
+                before[other].append(node)
+                if other not in seen:
+                    seen.add(other)
+                    stack.append((other, iter(after[other])))
+                    break
+            else:
+                order.append(stack.pop()[0])
+    found: dict[int, int] = {}
+    for start in reversed(order):
+        waiting = [start] if start not in found else []
+        found.setdefault(start, start)
+        for node in waiting:
+            new = [other for other in dict.fromkeys(before[node]) if other not in found]
+            found.update(dict.fromkeys(new, start))
+            waiting.extend(new)
+    return found
+
+
+def _without(domain: Any, taken: set[int]) -> Any:
+    """Return a domain without some values, fewer than it has, as far as they are listed or at its ends."""
+    if domain.values is not None:
+        kept = [value for value in domain.values if value not in taken]
+        return domain if len(kept) == len(domain.values) else listed(kept)
+    lo, hi = domain.lo, domain.hi
+    while lo in taken:
+        lo += domain.step
+    while hi in taken:
+        hi -= domain.step
+    return clip(domain, lo, hi)
