@@ -146,8 +146,20 @@ def test_constructor_options():
         ours.LSTM(5, 7, proj_size=7)
     with pytest.raises(ValueError, match="nonlinearity"):
         ours.RNN(5, 7, nonlinearity="sin")
-    with pytest.raises(TypeError):
-        ours.GRU(5, 7, proj_size=3)
+
+
+@pytest.mark.parametrize("name", ["GRU", "RNN", "sLSTM"])
+@pytest.mark.parametrize("size", [0, 1, 3, 7, -1, "3"])
+def test_projections_are_an_option_of_lstm_alone(name, size):
+    """The class of exception is torch.nn's, which users catch."""
+    theirs = getattr(torch.nn, name, torch.nn.GRU)
+    with pytest.raises(ValueError, match="proj_size"):
+        theirs(5, 7, proj_size=size)
+    message = f"^{name}: proj_size is an option of LSTM, and must not be given here, got {size!r}$"
+    with pytest.raises(ValueError, match=message):
+        getattr(ours, name)(5, 7, proj_size=size)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'projection'"):
+        getattr(ours, name)(5, 7, projection=size)
     assert ours.RNN(5, 7, 2, "relu", False, True, 0.5, True).batch_first
     assert ours.LSTM(5, 7, 2, False, True, 0.5, True, 3).proj_size == 3
     for name, heads in itertools.product(("LSTM", "GRU", "RNN", "sLSTM"), (0, -1, 2, 8)):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
-from ._rnn_checks import OPTIONS, checked_options
+from ._rnn_checks import OPTIONS, checked_options, module_name
 from ._rnn_packed import step
+from ._rnn_torch import take_qconfig
+
+
+def refuse_projection(module: nn.Module, proj_size: object) -> None:
+    """Refuse the option of LSTM that the other cells lack, with the class of exception that torch.nn has for it."""
+    if proj_size is not None:
+        name = type(module).__name__
+        raise ValueError(f"{name}: proj_size is an option of LSTM, and must not be given here, got {proj_size!r}")
 
 
 class Recurrent(nn.RNNBase):
@@ -66,6 +74,26 @@ class Recurrent(nn.RNNBase):
         """
         output, last = step(self, input, hx)
         return output, last[0] if len(last) == 1 else last
+
+    @property
+    def qconfig(self) -> Any:
+        """How torch.ao.quantization is to quantize this layer, which makes it one of torch.nn's where it is set."""
+        if "qconfig" not in self.__dict__:
+            raise AttributeError("qconfig")
+        return self.__dict__["qconfig"]
+
+    @qconfig.setter
+    def qconfig(self, value: Any) -> None:
+        self.__dict__["qconfig"] = value
+        take_qconfig(self, value)
+
+    @qconfig.deleter
+    def qconfig(self) -> None:
+        del self.__dict__["qconfig"]
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        instead = "fastiter.torch.restore(model, built=True) makes layers torch's, and torch.export exports these"
+        raise RuntimeError(f"{module_name(self)}: torch.jit.script cannot compile this layer; {instead}")
 
     def extra_repr(self) -> str:
         """Arguments that differ from their defaults."""

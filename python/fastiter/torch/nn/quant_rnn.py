@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import GRU as _GRU  # bound here, as in rnn.py
+from torch.nn import LSTM as _LSTM
 from torch.nn import functional as F
 
 from ..._backend import BackendError
@@ -184,7 +186,7 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
         raise NotImplementedError
 
 
-class QuantLSTM(QuantRecurrent, nn.LSTM):
+class QuantLSTM(QuantRecurrent, _LSTM):
     """h_t = Q_output(o tanh(c_t)), c_t = Q_state(f c_{t-1} + i g), gates of Q(W) Q_input(x_t) + Q(R) h_{t-1} + Q(b).
 
     A torch.nn.LSTM with its parameters' names; h is rounded before it goes on to the next step and layer. The gradient
@@ -217,7 +219,7 @@ class QuantLSTM(QuantRecurrent, nn.LSTM):
     cell, state_names = "lstm", ("h", "c")
 
     def __init__(self, *arguments: Any, plan: QuantPlan | None = None, **options: Any) -> None:
-        nn.LSTM.__init__(self, *arguments, **options)
+        _LSTM.__init__(self, *arguments, **options)
         self.set_plan(QuantPlan() if plan is None else plan)
 
     def forward(  # type: ignore[override]
@@ -233,7 +235,7 @@ class QuantLSTM(QuantRecurrent, nn.LSTM):
         return rounded("output", torch.sigmoid(o) * torch.tanh(c)), c
 
 
-class QuantGRU(QuantRecurrent, nn.GRU):
+class QuantGRU(QuantRecurrent, _GRU):
     """h_t = Q_output(z h_{t-1} + (1 - z) n), the gates of Q(W) Q_input(x_t) and Q(R) h_{t-1} with their biases.
 
     A torch.nn.GRU with its parameters' names; parameters, rounding and errors as for :class:`QuantLSTM`.
@@ -250,7 +252,7 @@ class QuantGRU(QuantRecurrent, nn.GRU):
     cell, state_names = "gru", ("h",)
 
     def __init__(self, *arguments: Any, plan: QuantPlan | None = None, **options: Any) -> None:
-        nn.GRU.__init__(self, *arguments, **options)
+        _GRU.__init__(self, *arguments, **options)
         self.set_plan(QuantPlan() if plan is None else plan)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]

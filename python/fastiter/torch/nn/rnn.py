@@ -15,15 +15,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import GRU as _GRU  # bound here: users put the classes below in torch.nn, in place of its own
+from torch.nn import LSTM as _LSTM
+from torch.nn import RNN as _RNN
 from torch.nn.utils.rnn import PackedSequence
 
 from ..rnn import Integers
-from ._rnn_module import Recurrent
+from ._rnn_module import Recurrent, refuse_projection
 from ._rnn_stack import forward
 
 
-class LSTM(Recurrent, nn.LSTM):
+class LSTM(Recurrent, _LSTM):
     """h_t = o tanh(c_t), c_t = f c_{t-1} + i g, with i, f, o = sigmoid(.) and g = tanh(.) of W x_t + b + R h_{t-1}.
 
     A drop-in torch.nn.LSTM. `weight_ih_l{k}` (4 H, I), `weight_hh_l{k}` (4 H, H / num_heads), `bias_ih_l{k}` and
@@ -81,7 +84,7 @@ class LSTM(Recurrent, nn.LSTM):
         clip_grad: float | None = None,
         checkpoint: int | None = None,
     ) -> None:
-        nn.LSTM.__init__(
+        _LSTM.__init__(
             self,
             input_size,
             hidden_size,
@@ -139,7 +142,7 @@ class LSTM(Recurrent, nn.LSTM):
         return forward(self, input, hx, reset, lengths, cu_seqlens, unnamed)
 
 
-class GRU(Recurrent, nn.GRU):
+class GRU(Recurrent, _GRU):
     """h_t = z h_{t-1} + (1 - z) tanh(W_n x_t + b_n + r (R_n h_{t-1} + b_hn)), r and z = sigmoid(W x_t + b + R h_{t-1}).
 
     A drop-in torch.nn.GRU. `weight_ih_l{k}` (3 H, I), `weight_hh_l{k}` (3 H, H / num_heads), `bias_ih_l{k}` and
@@ -157,7 +160,7 @@ class GRU(Recurrent, nn.GRU):
     Raises
     ------
     TypeError, ValueError
-        For the options that torch.nn.GRU refuses, and for a num_heads that does not divide.
+        For the options that torch.nn.GRU refuses, proj_size among them, and for a num_heads that does not divide.
 
     Examples
     --------
@@ -188,8 +191,10 @@ class GRU(Recurrent, nn.GRU):
         clip_state: float | None = None,
         clip_grad: float | None = None,
         checkpoint: int | None = None,
+        proj_size: None = None,
     ) -> None:
-        nn.GRU.__init__(
+        refuse_projection(self, proj_size)
+        _GRU.__init__(
             self,
             input_size,
             hidden_size,
@@ -212,12 +217,12 @@ class GRU(Recurrent, nn.GRU):
         lengths: Integers | None = None,
         cu_seqlens: Integers | None = None,
     ) -> tuple[Any, Tensor]:
-        """Output and final state h: arguments and errors as for LSTM, with one Tensor as the state."""
+        """Output and final state h: arguments and errors as for LSTM, with one Tensor, or a tuple of one, as hx."""
         output, (h,) = forward(self, input, hx, reset, lengths, cu_seqlens, unnamed)
         return output, h
 
 
-class RNN(Recurrent, nn.RNN):
+class RNN(Recurrent, _RNN):
     """h_t = tanh(W x_t + b + R h_{t-1}), or relu(.) (Elman's network).
 
     A drop-in torch.nn.RNN. `weight_ih_l{k}` (H, I), `weight_hh_l{k}` (H, H / num_heads), `bias_ih_l{k}`,
@@ -235,7 +240,7 @@ class RNN(Recurrent, nn.RNN):
     Raises
     ------
     TypeError, ValueError
-        For the options that torch.nn.RNN refuses, and for a num_heads that does not divide.
+        For the options that torch.nn.RNN refuses, proj_size among them, and for a num_heads that does not divide.
 
     Examples
     --------
@@ -267,8 +272,10 @@ class RNN(Recurrent, nn.RNN):
         clip_state: float | None = None,
         clip_grad: float | None = None,
         checkpoint: int | None = None,
+        proj_size: None = None,
     ) -> None:
-        nn.RNN.__init__(
+        refuse_projection(self, proj_size)
+        _RNN.__init__(
             self,
             input_size,
             hidden_size,
@@ -292,7 +299,7 @@ class RNN(Recurrent, nn.RNN):
         lengths: Integers | None = None,
         cu_seqlens: Integers | None = None,
     ) -> tuple[Any, Tensor]:
-        """Output and final state h: arguments and errors as for LSTM, with one Tensor as the state."""
+        """Output and final state h: arguments and errors as for LSTM, with one Tensor, or a tuple of one, as hx."""
         output, (h,) = forward(self, input, hx, reset, lengths, cu_seqlens, unnamed)
         return output, h
 
@@ -314,7 +321,7 @@ class sLSTM(Recurrent):
     Raises
     ------
     TypeError, ValueError
-        For the options that LSTM refuses.
+        For the options that LSTM refuses, and for a proj_size.
 
     Examples
     --------
@@ -345,7 +352,9 @@ class sLSTM(Recurrent):
         clip_state: float | None = None,
         clip_grad: float | None = None,
         checkpoint: int | None = None,
+        proj_size: None = None,
     ) -> None:
+        refuse_projection(self, proj_size)
         super().__init__(
             "LSTM",
             input_size,
