@@ -49,8 +49,8 @@ def equations(block, x):
         padded = F.pad(inner.transpose(1, 2), (block.conv_size - 1, 0))
         seen = F.silu(F.conv1d(padded, kernel, weights["xlstm.conv1d.conv.bias"], groups=H)).transpose(1, 2)
     wx = torch.stack([gate(seen, "fgate"), gate(seen, "igate"), gate(inner, "zgate"), gate(inner, "ogate")], 2)
-    r = weights["xlstm.slstm_cell._recurrent_kernel_"].permute(2, 0, 3, 1)
-    states, _ = loop(wx, r, weights["xlstm.slstm_cell._bias_"].transpose(0, 1), None, "slstm")
+    r = weights["xlstm.slstm_cell._recurrent_kernel_"].view(N, D, 4, D).permute(2, 0, 3, 1)
+    states, _ = loop(wx, r, weights["xlstm.slstm_cell._bias_"].view(N, 4, D).transpose(0, 1), None, "slstm")
     x = x + norm(states[0], "").flatten(-2) * (1 + weights["xlstm.group_norm.weight"])
     if block.ffn is None:
         return x
@@ -109,8 +109,11 @@ def test_first_values():
     assert not cell._recurrent_kernel_.any() and not block.xlstm_norm.weight.any()
     unit = torch.arange(128) / 127
     expected = -(-5 + 12 * unit ** (0.3 + 1.3 / 2))
-    torch.testing.assert_close(cell._bias_[:, 1], expected.expand(2, -1))
-    assert not cell._bias_[:, [0, 2, 3]].any()
+    bias = cell._bias_.view(2, 4, 128)
+    torch.testing.assert_close(bias[:, 1], expected.expand(2, -1))
+    assert not bias[:, [0, 2, 3]].any()
+    vanilla = sLSTMBlock(256, 2, block_index=1, num_blocks=3, layout="vanilla").xlstm.slstm_cell
+    assert vanilla._bias_.view(4, 2, 128).equal(bias.transpose(0, 1))
     for weight, std in (
         (block.xlstm.zgate.weight, math.sqrt(2 / (5 * 256))),
         (block.ffn.proj_up.weight, math.sqrt(2 / (5 * 256))),
@@ -118,26 +121,36 @@ def test_first_values():
     ):
         assert abs(weight.std().item() / std - 1) < 0.05
     assert block.ffn.proj_down.weight.shape == (256, 384)  # 1.3 * 256 = 333 is rounded up
-    assert sLSTMBlock(4, 4).xlstm.slstm_cell._bias_[:, 1].eq(5).all()
+    assert sLSTMBlock(4, 4).xlstm.slstm_cell._bias_.view(4, 4)[:, 1].eq(5).all()
 
 
-@pytest.mark.parametrize("backend", ["vanilla", "cuda", "ours"])
-def test_checkpoints_of_each_layout(backend):
-    block, x = block_of(), randn(T, B, H)
-    state = copy.deepcopy(block.state_dict())
-    kernel, bias = state["xlstm.slstm_cell._recurrent_kernel_"], state["xlstm.slstm_cell._bias_"]
-    if backend == "vanilla":
+def stored(state, layout):
+    """The checkpoint of a block in xlstm's layout "cuda" as another backend stores it."""
+    kernel = state["xlstm.slstm_cell._recurrent_kernel_"].reshape(N, D, 4, D)
+    bias = state["xlstm.slstm_cell._bias_"].reshape(N, 4, D)
+    if layout == "vanilla":
         kernel, bias = kernel.permute(0, 2, 3, 1).reshape(N, 4 * D, D), bias.transpose(0, 1).reshape(-1)
-    elif backend == "cuda":
+    elif layout == "cuda":
         kernel, bias = kernel.reshape(N, D, 4 * D), bias.reshape(-1)
-    state["xlstm.slstm_cell._recurrent_kernel_"], state["xlstm.slstm_cell._bias_"] = kernel, bias
-    other = sLSTMBlock(H, N, dtype=F64)
+    return state | {"xlstm.slstm_cell._recurrent_kernel_": kernel, "xlstm.slstm_cell._bias_": bias}
+
+
+@pytest.mark.parametrize("to", ["cuda", "vanilla"])
+@pytest.mark.parametrize("layout", ["cuda", "vanilla", "external"])
+def test_checkpoints_of_each_layout_load_both_ways(layout, to):
+    block, x = block_of(), randn(T, B, H)
+    state = stored(copy.deepcopy(block.state_dict()), layout)
+    bias = state["xlstm.slstm_cell._bias_"]
+    other = sLSTMBlock(H, N, dtype=F64, layout=to)
     result = other.load_state_dict(state)
     assert not result.missing_keys and not result.unexpected_keys
-    assert other(x)[0].equal(block(x)[0])
+    torch.testing.assert_close(other(x)[0], block(x)[0], rtol=1e-12, atol=1e-12)
     assert state["xlstm.slstm_cell._bias_"] is bias
+    for key, expected in stored(block.state_dict(), to).items():
+        assert other.state_dict()[key].equal(expected), key
+    assert other.state_dict()["xlstm.slstm_cell._bias_"].data_ptr() == other.xlstm.slstm_cell._bias_.data_ptr()
     with pytest.raises(RuntimeError, match=r"size mismatch for xlstm.slstm_cell._recurrent_kernel_"):
-        sLSTMBlock(2 * H, N, dtype=F64).load_state_dict(state)
+        sLSTMBlock(2 * H, N, dtype=F64, layout=to).load_state_dict(state)
 
 
 def test_is_a_module():
@@ -150,12 +163,17 @@ def test_is_a_module():
     assert "batch_first=True, conv_size=2, activation='relu'" in repr(
         sLSTMBlock(4, batch_first=True, conv_size=2, activation="relu")
     )
+    assert "4, num_heads=4, batch_first=True, layout='vanilla', stacked=True" in repr(
+        sLSTMBlock(4, layout="vanilla", stacked=True)
+    )
 
 
 def test_what_is_refused():
     wrong = [
         ({"num_heads": 5}, ValueError, "num_heads must divide embedding_size = 12, got 5"),
         ({"conv_size": -1}, ValueError, "conv_size must be at least 0, got -1"),
+        ({"layout": "nhd"}, ValueError, "layout must be one of cuda, vanilla, got 'nhd'"),
+        ({"stacked": 1}, TypeError, "stacked must be a bool, got int"),
         ({"activation": "tanh"}, ValueError, "activation must be one of gelu, relu, silu, got 'tanh'"),
         ({"dropout": 1.5}, ValueError, "dropout must be from 0 to 1, got 1.5"),
         ({"ffn_factor": -1}, ValueError, r"ffn_factor must be from 0 to 9.1626e\+10, got -1"),

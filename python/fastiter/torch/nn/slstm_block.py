@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence
 
 from ..._rnn import fits_float
 from ..rnn import slstm
-from ._sequence import Part, SequenceLayer, State, check_choice, check_count, check_heads, name_of
+from ._sequence import Part, SequenceLayer, State, check_bool, check_choice, check_count, check_heads, name_of
+from ._slstm_layouts import LAYOUTS, in_layout, recurrence_of, shapes_in
+from ._xlstm_stack import options_of_xlstm, stack_of_state, state_of_stack
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 _ROUND = 64  # the feed-forward's width is a multiple of this
@@ -25,12 +28,12 @@ class sLSTMBlock(SequenceLayer):
     h is an sLSTM of LayerNorm(x): its gates i and f see SiLU of a causal convolution, each channel by itself, z and o
     what goes in, each head its own part. GroupNorm normalises each head of h. All norms scale by 1 + weight.
 
-    The names in the state_dict are those of the package xlstm, whose checkpoints load: ``xlstm_norm.weight`` (H);
-    ``xlstm.conv1d.conv.weight`` (H, 1, K) and ``.bias`` (H); ``xlstm.igate.weight``, ``fgate``, ``zgate``, ``ogate``
-    (N, D, D), where, as in that package, the one called fgate makes the gate i and igate makes f;
-    ``xlstm.slstm_cell._recurrent_kernel_`` (N, D in, 4, D out) and ``_bias_`` (N, 4, D) in the order i, f, z, o;
-    ``xlstm.group_norm.weight`` (H); ``ffn_norm.weight`` (H), ``ffn.proj_up.weight`` (2 U, H), ``ffn.proj_down.weight``
-    (H, U). The other layouts in which xlstm's backends store kernel and bias are turned on loading.
+    The state_dict has the names and shapes of the package xlstm, so that checkpoints load both ways:
+    ``xlstm_norm.weight`` (H); ``xlstm.conv1d.conv.weight`` (H, 1, K) and ``.bias`` (H); ``xlstm.igate.weight``,
+    ``fgate``, ``zgate``, ``ogate`` (N, D, D), where, as in that package, the one called fgate makes the gate i and
+    igate makes f; ``xlstm.slstm_cell._recurrent_kernel_`` (N, D in, 4 D out) and ``_bias_`` (4 H), for each head the
+    gates i, f, z, o; ``xlstm.group_norm.weight`` (H); ``ffn_norm.weight`` (H), ``ffn.proj_up.weight`` (2 U, H),
+    ``ffn.proj_down.weight`` (H, U). What was stored in another layout than `layout` is turned on loading.
 
     The state is (h, c, n, m), (B, H) each, and with a convolution its last inputs, (B, conv_size - 1, H).
 
@@ -54,6 +57,12 @@ class sLSTMBlock(SequenceLayer):
         Probability, on h and on what the feed-forward part adds.
     block_index, num_blocks : int
         Where the block stands in its model, counted from 0: for the first values.
+    layout : {"cuda", "vanilla"}
+        The backend of xlstm whose shapes kernel and bias have: those above are "cuda"'s, as in published checkpoints;
+        "vanilla" has (N, 4 D out, D in), and for each gate the heads.
+    stacked : bool
+        Stand in xlstm's xLSTMBlockStack: batches are (B, T, H), and forward returns the output alone. Its `step` takes
+        (B, 1, H) and returns the state as a dict, whose entries it takes by name.
 
     Raises
     ------
@@ -90,8 +99,12 @@ class sLSTMBlock(SequenceLayer):
         dropout: float = 0.0,
         block_index: int = 0,
         num_blocks: int = 1,
+        layout: str = "cuda",
+        stacked: bool = False,
     ) -> None:
-        super().__init__(embedding_size, embedding_size, batch_first)
+        super().__init__(embedding_size, embedding_size, check_bool(self, "stacked", stacked) or batch_first)
+        self.layout = check_choice(self, "layout", layout, LAYOUTS)
+        self.stacked = stacked
         self.num_heads = check_heads(self, num_heads, embedding_size=embedding_size)
         self.conv_size = check_count(self, "conv_size", conv_size, least=0)
         self.activation = check_choice(self, "activation", activation, tuple(_ACTIVATIONS))
@@ -102,12 +115,80 @@ class sLSTMBlock(SequenceLayer):
             raise ValueError(f"sLSTMBlock: block_index must be below num_blocks = {num_blocks}, got {block_index}")
         kind: dict[str, Any] = {"device": device, "dtype": dtype}
         self.xlstm_norm = _Scale(embedding_size, kind)
-        self.xlstm = _Layer(embedding_size, num_heads, conv_size, kind)
+        self.xlstm = _Layer(embedding_size, num_heads, conv_size, layout, kind)
         width = _check_number(self, "ffn_factor", ffn_factor, _MOST_UNITS / embedding_size) * embedding_size
         width = _ROUND * math.ceil(width / _ROUND)
         self.ffn_norm = _Scale(embedding_size, kind) if width else None
         self.ffn = _FeedForward(embedding_size, width, kind) if width else None
         self.reset_parameters()
+
+    @classmethod
+    def from_xlstm(cls, block: nn.Module) -> sLSTMBlock:
+        """Return the stacked block that takes the place of one of the package xlstm's, on its parameters themselves.
+
+        Parameters
+        ----------
+        block : Module
+            An element of an xLSTMBlockStack's `blocks` that is an sLSTM.
+
+        Returns
+        -------
+        sLSTMBlock
+            ``stack.blocks[k] = sLSTMBlock.from_xlstm(stack.blocks[k])``: optimizers and checkpoints go on.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For what is no such block; for an option of it that this class lacks.
+        """
+        options, weights = options_of_xlstm(block)
+        made = cls(**options, device="meta", stacked=True)
+        made.load_state_dict(weights, assign=True)
+        return made.train(block.training)
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        state: Any = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        *,
+        conv_state: Any = None,
+        slstm_state: Any = None,
+    ) -> Any:
+        """Output and final state, as every layer of one recurrence has them; where it is `stacked`, the output alone.
+
+        Parameters
+        ----------
+        input, state, lengths
+            As for :meth:`LinearRNN.forward`.
+        conv_state, slstm_state : Tensor, optional
+            Where it is `stacked`, the state by name: the last inputs (B, K, H), and h, c, n and m in one (4, B, H).
+        """
+        state = self._named(input, state, conv_state, slstm_state)
+        output, last = super().forward(input, state, lengths)
+        return output if self.stacked else (output, last)
+
+    def step(self, input: Tensor, state: Any = None, *, conv_state: Any = None, slstm_state: Any = None) -> Any:
+        """Output (B, H) and state after one more step with input (B, H), or without B, as forward has them.
+
+        Where it is `stacked`, output and input are (B, 1, H), and the state is a dict of its two parts by name.
+        """
+        state = self._named(input, state, conv_state, slstm_state)
+        if not self.stacked:
+            return super().step(input, state)
+        if isinstance(input, Tensor) and (input.dim() != 3 or input.shape[1] != 1):
+            raise ValueError(f"{name_of(self)}: input of a step must have shape (B, 1, H), got {tuple(input.shape)}")
+        output, last = super().forward(input, state)
+        return output, stack_of_state(last, state)
+
+    def _named(self, input: Any, state: Any, conv_state: Any, slstm_state: Any) -> Any:
+        """Return the state, be it given as a whole or by name."""
+        if conv_state is None and slstm_state is None:
+            return state
+        if not self.stacked or state is not None or not isinstance(input, Tensor) or input.dim() != 3:
+            where = "where stacked is True, for input (B, T, H), in place of state"
+            raise ValueError(f"{name_of(self)}: conv_state and slstm_state must be given only {where}")
+        return state_of_stack(name_of(self), conv_state, slstm_state, input, self.conv_size)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -124,13 +205,13 @@ class sLSTMBlock(SequenceLayer):
         if self.ffn is not None:
             nn.init.normal_(self.ffn.proj_up.weight, std=small)
             nn.init.normal_(self.ffn.proj_down.weight, std=2 / self.num_blocks / math.sqrt(size))
-        cell = layer.slstm_cell
-        nn.init.zeros_(cell._recurrent_kernel_)
-        nn.init.zeros_(cell._bias_)
+        r, b = layer.slstm_cell.weights()
+        nn.init.zeros_(r)
+        nn.init.zeros_(b)
         width = size // self.num_heads
         depth = self.block_index / max(self.num_blocks - 1, 1)
-        unit = torch.arange(width, dtype=cell._bias_.dtype, device=cell._bias_.device) / max(width - 1, 1)
-        cell._bias_[:, 1] = 5 - 12 * unit ** (0.3 + 1.3 * depth)
+        unit = torch.arange(width, dtype=b.dtype, device=b.device) / max(width - 1, 1)
+        b[1] = 5 - 12 * unit ** (0.3 + 1.3 * depth)
 
     def extra_repr(self) -> str:
         """Sizes, and the options that differ from their defaults."""
@@ -140,6 +221,8 @@ class sLSTMBlock(SequenceLayer):
         parts += [f"activation={self.activation!r}"] if self.activation != "gelu" else []
         parts += [f"dropout={self.dropout}"] if self.dropout else []
         parts += [f"block_index={self.block_index}, num_blocks={self.num_blocks}"] if self.num_blocks != 1 else []
+        parts += [f"layout={self.layout!r}"] if self.layout != "cuda" else []
+        parts += ["stacked=True"] if self.stacked else []
         return ", ".join(parts)
 
     def _like(self) -> Tensor:
@@ -218,13 +301,13 @@ class _FeedForward(nn.Module):
 
 
 class _Layer(nn.Module):
-    def __init__(self, size: int, heads: int, steps: int, kind: dict[str, Any]) -> None:
+    def __init__(self, size: int, heads: int, steps: int, layout: str, kind: dict[str, Any]) -> None:
         super().__init__()
         width = size // heads
         self.conv1d = _Convolution(size, steps, kind) if steps else None
         self.fgate, self.igate = _Heads(heads, width, kind), _Heads(heads, width, kind)
         self.zgate, self.ogate = _Heads(heads, width, kind), _Heads(heads, width, kind)
-        self.slstm_cell = _Cell(heads, width, kind)
+        self.slstm_cell = _Cell(heads, width, layout, kind)
         self.group_norm = _Scale(size, kind)
 
     def gates(self, x: Tensor, *names: str) -> Tensor:
@@ -234,25 +317,25 @@ class _Layer(nn.Module):
 
 
 class _Cell(nn.Module):
-    def __init__(self, heads: int, width: int, kind: dict[str, Any]) -> None:
+    def __init__(self, heads: int, width: int, layout: str, kind: dict[str, Any]) -> None:
         super().__init__()
-        self._recurrent_kernel_ = nn.Parameter(torch.empty(heads, width, 4, width, **kind))
-        self._bias_ = nn.Parameter(torch.empty(heads, 4, width, **kind))
+        self.heads, self.width, self.layout = heads, width, layout
+        kernel, bias = shapes_in(layout, heads, width)
+        self._recurrent_kernel_ = nn.Parameter(torch.empty(kernel, **kind))
+        self._bias_ = nn.Parameter(torch.empty(bias, **kind))
 
     def weights(self) -> tuple[Tensor, Tensor]:
-        """Return r (4, N, D out, D in) and b (4, N, D)."""
-        return self._recurrent_kernel_.permute(2, 0, 3, 1), self._bias_.transpose(0, 1)
+        """Return r (4, N, D out, D in) and b (4, N, D), as views."""
+        return recurrence_of(self._recurrent_kernel_, self._bias_, self.heads, self.width)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *others: Any) -> None:
-        # xlstm's backends have layouts of their own; what the flat bias is follows from the kernel.
-        heads, width = self._recurrent_kernel_.shape[:2]
         names = prefix + "_recurrent_kernel_", prefix + "_bias_"
         kernel, bias = (state_dict.get(name) for name in names)
-        if kernel is not None and bias is not None and bias.shape == (4 * heads * width,):
-            if kernel.shape == (heads, 4 * width, width):  # "vanilla"
-                kernel = kernel.view(heads, 4, width, width).permute(0, 3, 1, 2)
-                bias = bias.view(4, heads, width).transpose(0, 1)
-            elif kernel.shape == (heads, width, 4 * width):  # "cuda"
-                kernel, bias = kernel.view(heads, width, 4, width), bias.view(heads, 4, width)
-            state_dict = {**state_dict, names[0]: kernel, names[1]: bias}
+        if kernel is not None and bias is not None and kernel.shape != self._recurrent_kernel_.shape:
+            heads, width = self.heads, self.width
+            known = [shapes_in(layout, heads, width) for layout in LAYOUTS]
+            known += [((heads, width, 4, width), (heads, 4, width))]  # neither flattened
+            if (tuple(kernel.shape), tuple(bias.shape)) in known:
+                kernel, bias = in_layout(self.layout, *recurrence_of(kernel, bias, heads, width))
+                state_dict = {**state_dict, names[0]: kernel, names[1]: bias}
         super()._load_from_state_dict(state_dict, prefix, *others)
