@@ -159,7 +159,8 @@ def test_copies_are_restored_too(duplicate):
 
 
 class OwnLSTM(nn.LSTM):
-    pass
+    def forward(self, x):
+        return torch.zeros(len(x), x.shape[1], self.hidden_size)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
@@ -181,7 +182,7 @@ def test_what_is_left_and_why():
     report = replace(model)
     assert not report.replaced
     assert report.left == {
-        "own": f"it is of a class of its own, {__name__}.OwnLSTM",
+        "own": f"the forward of its class, {__name__}.OwnLSTM, does not call super().forward",
         "short": "its weight_ih_l0 is float16 on cpu",
         "meta": "its weight_ih_l0 is float32 on meta",
         "cell": "it is a cell, which runs one step at a time",
@@ -192,6 +193,8 @@ def test_what_is_left_and_why():
     assert restore(model) == []
     assert type(model["ours"]) is ours.LSTM
     assert str(replace(nn.Linear(2, 2))) == "no recurrent layers"
+    with pytest.raises(TypeError, match=r"^restore: built must be a bool, got int$"):
+        restore(model, built=1)
     for function in (replace, restore):
         with pytest.raises(TypeError, match=f"^{function.__name__}: model must be a torch.nn.Module, got list$"):
             function([])
@@ -218,3 +221,25 @@ def test_restore_leaves_what_got_another_class():
     restored = restore(model)
     assert restored == ["1"] and list(restored.left) == ["3"]
     assert type(model[1]) is nn.GRU
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_that_were_built_as_ours_become_torchs(kind):
+    layer, x = make(ours, kind, num_layers=2, dtype=F64), make_input("time")
+    expected, parameters = layer(x)[0], list(layer.parameters())
+    model = nn.ModuleDict({"layer": layer, "slstm": ours.sLSTM(2, 2), "heads": ours.GRU(2, 2, num_heads=2)})
+    model["clipped"], model["own"] = ours.RNN(2, 2, clip_state=1.0), type("Own", (ours.LSTM,), {})(2, 2)
+    replaced = model["replaced"] = nn.GRU(2, 2)
+    replace(model)
+    assert restore(copy.deepcopy(model)) == ["replaced"]
+    restored = restore(model, built=True)
+    assert restored == ["layer", "replaced"]
+    assert type(layer) is getattr(nn, KINDS[kind][0]) and type(replaced) is nn.GRU
+    assert all(p is q for p, q in zip(layer.parameters(), parameters, strict=True))
+    torch.testing.assert_close(layer(x)[0], expected)
+    assert restored.left == {
+        "slstm": "torch has no sLSTM",
+        "heads": "torch's has no num_heads, which is 2",
+        "clipped": "torch's has no clip_state, which is 1.0",
+        "own": f"it is of a class of its own, {__name__}.Own",
+    }

@@ -6,16 +6,23 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from .._rnn import kind
-from .nn import GRU, LSTM, RNN
+from ._replace_classes import (
+    OURS,
+    derived,
+    is_replaced,
+    reason_against_class,
+    reason_against_deriving,
+    replaced_by,
+)
+from ._replace_slstm import is_slstm_cell, reason_against_cell
 from .nn._rnn_checks import CPU_FLOATS
+from .nn._rnn_module import Recurrent
+from .nn._rnn_torch import OF_TORCH, plain_class, reason_against_torch, set_class
 
 __all__ = ["Replaced", "Restored", "replace", "restore"]
 
-_OURS: dict[type[nn.Module], type[nn.Module]] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
-_THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 _MARK = "_replaced_by_fastiter"  # on the instance, so that copies know it, too
 
 
@@ -46,9 +53,15 @@ def replace(model: nn.Module) -> Replaced:
     Modules stay the objects that they are, with their parameters, shared ones too, hooks, parametrisations and training
     mode; only their class changes. Whoever holds them (optimizers, wrappers, other models) notices nothing.
 
-    Left as they are, with a reason: subclasses, since their own code may count on torch's; modules whose forward has
-    been replaced on the instance; scripted ones; parameters that are not float32, float64 or bfloat16 on the CPU; and
-    cells, which run one step at a time.
+    A module of a class derived from torch's gets a class derived from its own, of the same name, in which ``super()``
+    finds fastiter's layer before torch's. It stays an instance of its class, with all that this adds, and its copies,
+    pickles and checkpoints are what they were. So do the cells of sLSTMs, those of the packages xlstm and tirex, whose
+    forward then runs :func:`fastiter.torch.slstm`. They are known by the names of their parameters and of their config,
+    and are taken if they compute what that does, which is tried out with a few numbers.
+
+    Left as they are, with a reason: derived classes whose forward does not call ``super().forward``, or which change
+    what torch's forward calls; modules whose forward has been replaced on the instance; scripted ones; parameters that
+    are not float32, float64 or bfloat16 on the CPU; and torch.nn's cells, which run one step at a time.
 
     Parameters
     ----------
@@ -78,19 +91,21 @@ def replace(model: nn.Module) -> Replaced:
     _check("replace", model)
     report = Replaced()
     for name, module in model.named_modules():
-        plain = _plain_class(module)
+        plain = plain_class(module)
+        if not _is_candidate(module, plain):
+            continue
         why = _reason_against(module, plain)
         if why is not None:
             report.left[name] = why
-        elif plain in _OURS:
-            report.replaced[name] = f"{plain.__name__}({module.extra_repr()})"
-            _set_class(module, _OURS[plain])
-            setattr(module, _MARK, True)
+            continue
+        report.replaced[name] = f"{plain.__name__}({module.extra_repr()})"
+        set_class(module, OURS.get(plain) or derived(plain))
+        setattr(module, _MARK, True)
     return report
 
 
-def restore(model: nn.Module) -> Restored:
-    """Turn what :func:`replace` replaced back into torch's classes, in place, and return the names.
+def restore(model: nn.Module, *, built: bool = False) -> Restored:
+    """Turn what :func:`replace` replaced back into the classes that it had, in place, and return the names.
 
     Parametrisations, hooks and weights that came or went in between stay as they are now. What torch's classes lack, as
     a clip_state that was set in between, does not act in them.
@@ -98,25 +113,59 @@ def restore(model: nn.Module) -> Restored:
     Left as it is, with a reason in the result's `left`: what has got another class since then, by hand or by a library
     that puts its own before ours, as FSDP2's fully_shard does.
 
+    Parameters
+    ----------
+    model : Module
+        Any; it may be such a layer itself.
+    built : bool
+        Turn the layers that were built as fastiter's into torch's, too: for torch's tools that take no other classes,
+        such as torch.jit.script and torch.ao.quantization. Those that have options which torch's lack are left.
+
     Raises
     ------
     TypeError
         For what is no Module.
+
+    Examples
+    --------
+    >>> import fastiter.torch
+    >>> model = torch.nn.Sequential(fastiter.torch.nn.GRU(5, 8))
+    >>> fastiter.torch.restore(model), fastiter.torch.restore(model, built=True)
+    ([], ['0'])
     """
     _check("restore", model)
+    if not isinstance(built, bool):
+        raise TypeError(f"restore: built must be a bool, got {kind(built)}")
     restored = Restored()
     for name, module in model.named_modules():
+        plain = plain_class(module)
         if _MARK not in module.__dict__:
+            if built and isinstance(module, Recurrent):
+                _restore_built(module, plain, name, restored)
             continue
-        plain = _plain_class(module)
-        if plain in _THEIRS:
-            _set_class(module, _THEIRS[plain])
+        before = replaced_by(plain)
+        if before is not None:
+            set_class(module, before)
             restored.append(name)
         else:
             restored.left[name] = f"its class was changed after replace, to {kind(module)}"
-        if plain in _THEIRS or plain in _OURS:  # else it may get ours back, and can be restored then
+        if before is not None or not (
+            isinstance(module, Recurrent) or is_replaced(module)
+        ):  # else it may get ours back
             delattr(module, _MARK)
     return restored
+
+
+def _restore_built(module: Recurrent, plain: type[nn.Module], name: str, restored: Restored) -> None:
+    """Turn a layer into torch's that was never another."""
+    why = reason_against_torch(module)
+    if why is None and replaced_by(plain) is None:
+        why = f"it is of a class of its own, {kind(module)}"
+    if why is None:
+        set_class(module, OF_TORCH[module.mode])
+        restored.append(name)
+    else:
+        restored.left[name] = why
 
 
 def _check(function: str, model: object) -> None:
@@ -124,33 +173,27 @@ def _check(function: str, model: object) -> None:
         raise TypeError(f"{function}: model must be a torch.nn.Module, got {kind(model)}")
 
 
-def _plain_class(module: nn.Module) -> type[nn.Module]:
-    """Return the class without what parametrisations have put before it."""
-    return type(module).__bases__[0] if is_parametrized(module) else type(module)
+def _is_candidate(module: nn.Module, plain: type[nn.Module]) -> bool:
+    """Say whether a module is one that replace has to take, or say why not."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return getattr(module, "original_name", "") in ("LSTM", "GRU", "RNN")
+    if isinstance(module, Recurrent) or is_replaced(module) or plain.__module__.startswith("fastiter."):
+        return False
+    return isinstance(module, (nn.RNNBase, nn.RNNCellBase)) or is_slstm_cell(module)
 
 
 def _reason_against(module: nn.Module, plain: type[nn.Module]) -> str | None:
-    """Say why a recurrent module of torch is left as it is."""
-    if isinstance(module, torch.jit.ScriptModule) and getattr(module, "original_name", "") in ("LSTM", "GRU", "RNN"):
+    """Say why a recurrent module is left as it is."""
+    if isinstance(module, torch.jit.ScriptModule):
         return "it is scripted"
     if isinstance(module, nn.RNNCellBase):
         return "it is a cell, which runs one step at a time"
-    if not isinstance(module, nn.RNNBase) or plain in _THEIRS or plain.__module__.startswith("fastiter."):
-        return None
-    if plain not in _OURS:
-        return f"it is of a class of its own, {kind(module)}"
     if "forward" in module.__dict__:
         return "its forward was replaced"
     for name, p in module.named_parameters():
         if p.dtype not in CPU_FLOATS or p.device.type != "cpu":
             return f"its {name} is {str(p.dtype).removeprefix('torch.')} on {p.device}"
-    return None
-
-
-def _set_class(module: nn.Module, plain: type[nn.Module]) -> None:
-    """Change the class, and below a parametrised one the class that it stands on."""
-    own = type(module)
-    if is_parametrized(module):
-        namespace = {name: x for name, x in vars(own).items() if name not in ("__dict__", "__weakref__", "__doc__")}
-        plain = type(own.__name__, (plain,), namespace)
-    module.__class__ = plain
+    if plain in OURS:
+        return None
+    why = reason_against_class(module, plain) if isinstance(module, nn.RNNBase) else reason_against_cell(module)
+    return why or reason_against_deriving(plain)
