@@ -29,20 +29,54 @@ class _Library(torch.library.Library):
     """
 
     def impl(self, op_name: Any, fn: Any, dispatch_key: str = "", **more: Any) -> Any:
-        return super().impl(op_name, _untraced(fn) if dispatch_key in ("CPU", "CUDA") else fn, dispatch_key, **more)
+        its = _untraced(op_name, fn) if dispatch_key in ("CPU", "CUDA") else fn
+        return super().impl(op_name, its, dispatch_key, **more)
+
+    def _register_fake(self, op_name: str, fn: Any, _stacklevel: int = 1, **more: Any) -> Any:
+        return super()._register_fake(op_name, _falling_back(op_name, fn), _stacklevel + 1, **more)  # type: ignore[misc]
 
 
-def _untraced(implementation: Callable[..., Any]) -> Callable[..., Any]:
+@functools.cache
+def _list_arguments(op_name: str) -> frozenset[int]:
+    """Return the places of an op's arguments that are lists."""
+    arguments = getattr(torch.ops.fastiter, op_name).default._schema.arguments
+    return frozenset(at for at, one in enumerate(arguments) if isinstance(one.type, torch.ListType))
+
+
+def _untraced(op_name: str, implementation: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what torch calls: AOTInductor's packages hand over None for a list without tensors."""
     disabled: list[Callable[..., Any]] = []
 
     @functools.wraps(implementation)
     def call(*args: Any) -> Any:
+        lists = _list_arguments(op_name)
+        args = tuple([[] if x is None and at in lists else x for at, x in enumerate(args)])
         dynamo = sys.modules.get("torch._dynamo")  # importing it takes longer than all the rest
         if dynamo is None:
             return implementation(*args)
         if not disabled:
             disabled.append(dynamo.disable(implementation))
         return disabled[0](*args)
+
+    return call
+
+
+def _falling_back(op_name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the fake version of an op, which tells Inductor, where it is loaded, to call the op as it is.
+
+    Inductor does so by itself unless ``torch._inductor.config.implicit_fallbacks`` is off. It traces with fake versions
+    before it looks for a way to write an op, and is not loaded for this alone.
+    """
+
+    @functools.wraps(fake)
+    def call(*args: Any, **named: Any) -> Any:
+        lowering: Any = sys.modules.get("torch._inductor.lowering")
+        if hasattr(lowering, "make_fallback"):
+            op = getattr(torch.ops.fastiter, op_name).default
+            if op not in lowering.lowerings:
+                # code that is generated for the strides of fake outputs has to pass on such strides, too
+                lowering.make_fallback(op, layout_constraint=lowering.constrain_to_fake_tensors, warn=False)
+        return fake(*args, **named)
 
     return call
 
@@ -309,6 +343,17 @@ def is_large(x: Tensor, count: int) -> bool:
         return False
     ordinary = isinstance(count, int) and type(x) in _ORDINARY and x.is_cpu
     return ordinary and count * x.element_size() >= _LARGE
+
+
+def own_copy(x: Tensor) -> Tensor:
+    """Return the numbers of a dense tensor in memory of their own, laid out as in ``x``.
+
+    A backward pass that reads a result reads such a copy: whoever gets the result may write to it, by ``x.data`` or through
+    an array too, of which autograd would know nothing.
+    """
+    if is_compiling() or not is_large(x, x.numel()):
+        return x.clone()
+    return empty(x, x.shape, x.stride()).copy_(x)
 
 
 def dense_strides(shape: Sequence[int]) -> list[int]:
