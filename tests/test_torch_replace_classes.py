@@ -180,6 +180,15 @@ def test_every_class_is_made_once():
     assert type(a) is type(b)
 
 
+def test_others_of_the_same_class():
+    """What a library builds of a layer's class, or takes it for, goes on."""
+    module = make(Scaled)
+    replace(module)
+    other = type(module)(I, H)
+    assert isinstance(other, Scaled) and isinstance(other, ours.GRU)
+    assert restore(other) == [] and restore(other, built=True) == [""] and type(other) is Scaled
+
+
 class NoSuper(nn.LSTM):
     def forward(self, x):
         return nn.LSTM.forward(self, x)

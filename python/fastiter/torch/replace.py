@@ -19,7 +19,7 @@ from ._replace_classes import (
 from ._replace_slstm import is_slstm_cell, reason_against_cell
 from .nn._rnn_checks import CPU_FLOATS
 from .nn._rnn_module import Recurrent
-from .nn._rnn_torch import OF_TORCH, plain_class, reason_against_torch, set_class
+from .nn._rnn_torch import plain_class, reason_against_torch, set_class
 
 __all__ = ["Replaced", "Restored", "replace", "restore"]
 
@@ -158,14 +158,12 @@ def restore(model: nn.Module, *, built: bool = False) -> Restored:
 
 def _restore_built(module: Recurrent, plain: type[nn.Module], name: str, restored: Restored) -> None:
     """Turn a layer into torch's that was never another."""
-    why = reason_against_torch(module)
-    if why is None and replaced_by(plain) is None:
-        why = f"it is of a class of its own, {kind(module)}"
-    if why is None:
-        set_class(module, OF_TORCH[module.mode])
+    before, why = replaced_by(plain), reason_against_torch(module)
+    if why is None and before is not None:
+        set_class(module, before)
         restored.append(name)
     else:
-        restored.left[name] = why
+        restored.left[name] = why or f"it is of a class of its own, {kind(module)}"
 
 
 def _check(function: str, model: object) -> None:
