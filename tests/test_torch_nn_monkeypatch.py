@@ -95,6 +95,11 @@ assert restore(model) == ["before", "gru"] and type(model["before"]) is theirs["
 assert restore(model, built=True) == ["built"] and type(model["built"]) is theirs["LSTM"]
 quantized = ours.quantize_model(torch.nn.Sequential(torch.nn.LSTM(5, 7)), ours.QuantPlan())
 assert type(quantized[0]) is ours.QuantLSTM and quantized(x)[0].shape == (4, 3, 7)
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    left = torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(torch.nn.LSTM(5, 7)))
+assert type(left[0]) is ours.LSTM
+assert any("in float, as torch.nn.LSTM is not torch's own any more;" in str(w.message) for w in seen)
 stream = ours.StreamingRNN(torch.nn.GRU(5, 7), 3)
 assert stream(x[0]).shape == (3, 7)
 """

@@ -46,15 +46,11 @@ def take_qconfig(module: RNNBase, qconfig: Any) -> None:
     Its flows look modules up by their exact class, so that ours would stay as they are without a word. All of them
     begin by giving every module of a model its qconfig, None for those whose class they were not asked to quantize.
     """
-    from torch.ao.quantization import get_default_dynamic_quant_module_mappings  # which is half of torch's Python
-
     theirs, why = OF_TORCH.get(module.mode), reason_against_torch(module)
     name, plain = module_name(module), plain_class(module)
     if why is None and plain.__module__ != f"{__package__}.rnn":
         why = f"{plain.__module__}.{plain.__qualname__} is none of torch's classes"
-    if why is None and getattr(nn, plain.__name__) is not theirs:
-        if plain in get_default_dynamic_quant_module_mappings():
-            return  # torch.nn's names were ours already when torch.ao.quantization was imported
+    if why is None and getattr(nn, plain.__name__) is not theirs:  # by which it asks again when it quantizes
         why = f"torch.nn.{plain.__name__} is not torch's own any more"
     if qconfig is not None and why is None and theirs is not None:
         set_class(module, theirs)
