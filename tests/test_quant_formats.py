@@ -94,6 +94,18 @@ def test_random_formats_are_read_back() -> None:
         ("ap_ufixed<8, 4>", Fixed(8, 4, False)),
         (" fixed < 8 , 4 , TRN , WRAP , 0 > ", Fixed(8, 4)),
         ("e4m3fn<RNE,SAT>", Float(4, 3, "fn")),
+        ("ap_int<8>", Fixed(8, 8)),
+        ("ap_uint< 4 >", Fixed(4, 4, False)),
+        ("ap_int<64>", Fixed(64, 64)),
+        ("int<8>", Fixed(8, 8)),  # hls4ml's IntegerPrecisionType
+        ("uint<1>", Fixed(1, 1, False)),
+        ("fixed<16,6,AP_RND_CONV,AP_SAT_SYM>", Fixed(16, 6, True, "RND_CONV", "SAT_SYM")),
+        ("ac_fixed<16,6,true,AC_RND,AC_SAT>", Fixed(16, 6, True, "RND", "SAT")),
+        ("ac_fixed<16,6,false,AC_RND_MIN_INF,AC_SAT_ZERO>", Fixed(16, 6, False, "RND_MIN_INF", "SAT_ZERO")),
+        ("ac_fixed<16, 6, false>", Fixed(16, 6, False)),
+        ("ac_fixed<9,-2>", Fixed(9, -2)),
+        ("ac_int<12>", Fixed(12, 12)),
+        ("ac_int<12,false>", Fixed(12, 12, False)),
     ],
 )
 def test_other_spellings(text: str, fmt: Format) -> None:
@@ -118,12 +130,32 @@ def test_other_spellings(text: str, fmt: Format) -> None:
         *("mx", "mxfp4_e2m1<0>", "mxfp4_e2m1<32,UP>", "posit<2>", "posit<33>", "posit<8,5>", "table<1>", "table<1 0>"),
         *("table<a b>", "table<0 inf>", "table<0 nan>", "pow2<0,-1>", "khot<0,8,1>", "khot<1,8,1,BEST>", "log2<0,1,7>"),
         "fixed<8,4>>",
+        *("ap_e4m3", "ap_posit<8,1>", "ap_nvfp4", "ap_float<8,23>", "ap_int", "ap_int<>", "ap_int<8,4>", "ap_int<65>"),
+        *("ap_int8", "ap_uint8<TRN>", "e4m3<AP_RNE>", "posit<AP_8,1>", "ac_ufixed<8,4>", "ac_e4m3", "ac_int<8,1>"),
+        *("ac_fixed<8,4,AC_RND>", "ac_fixed<8,4,true,AC_RND_CONV_ODD>", "ac_fixed<8,4,true,AP_RND>", "int<8,TRN>"),
+        *("ac_fixed<8,4,true,AC_RND,AC_SAT,1,2>", "int<33,4>", "ap_fixed<8,4,AC_RND>", "uint<a>"),
     ],
 )
 def test_no_format(text: str) -> None:
     with pytest.raises(ValueError, match=r"must .*got") as raised:
         parse(text)
     assert "\n" not in str(raised.value)
+
+
+def test_vendors_types_are_fixed_point_alone() -> None:
+    with pytest.raises(ValueError, match=re.escape("with ap_ must begin with one of ap_fixed, ap_ufixed, ap_int, ap_")):
+        parse("ap_posit<8,1>")
+    with pytest.raises(ValueError, match=r"one field for ap_int, the width, got 'ap_int<8,4>'"):
+        parse("ap_int<8,4>")
+
+
+def test_integers_of_hls_are_truncated_and_wrap() -> None:
+    """As ap_int<8>(200.7) and the others are, compiled with the vendor's header; our own int8 rounds and saturates."""
+    x = np.array([200.7, -3.7, 300.0, 17.9, -0.5])
+    for text in ("ap_int<8>", "int<8>", "ac_int<8,true>"):
+        assert quant.quantize(x, text).tolist() == [-56, -4, 44, 17, -1]
+    assert quant.quantize(x, "ap_uint<4>").tolist() == [8, 12, 12, 1, 15]
+    assert quant.quantize(x, "int8").tolist() == [127, -4, 127, 18, 0]
 
 
 @pytest.mark.parametrize("text", [None, 8, b"e4m3fn", Fixed(8, 4)])

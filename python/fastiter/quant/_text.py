@@ -51,7 +51,8 @@ def _joined(head: str, words: list[str]) -> str:
 def parse(text: str) -> Any:
     """Return the format that ``text`` names; ``parse(str(fmt)) == fmt``.
 
-    Also read: HLS's own spelling, ``ap_fixed<8,4,AP_RND,AP_SAT>``. :ref:`quant` has the grammar.
+    HLS's own spellings are read as the fixed point that they name: ``ap_fixed<8,4,AP_RND,AP_SAT>``, ``ap_int<8>``,
+    ``ac_fixed<8,4,true,AC_RND>``, ``ac_int<8,false>``, and hls4ml's ``int<8>``. :ref:`quant` has the grammar.
 
     Raises
     ------
@@ -63,6 +64,8 @@ def parse(text: str) -> Any:
     >>> from fastiter.quant import parse
     >>> parse("fixed<8,4,RND_CONV,SAT>").max_code, parse("e4m3fn").max_value
     (127, Fraction(448, 1))
+    >>> str(parse("ap_uint<4>"))  # whole numbers that are truncated and wrap
+    'ufixed<4,4>'
     """
     if not isinstance(text, str):
         raise TypeError(f"parse: text must be a str, got {type(text).__name__}")
@@ -79,12 +82,49 @@ def read(text: str) -> Any:
     family = re.fullmatch(r"(u?int)([0-9]+)", head)
     if family:
         head, words = family[1], [family[2], *words]
-    if head.startswith("ap_") or any(word.startswith("AP_") for word in words):
-        head, words = head.removeprefix("ap_"), [word.removeprefix("AP_") for word in words]
+    else:
+        head, words = _without_vendor(head, words, text)
     if head not in _HEADS:
         raise ValueError(f"parse: text must begin with one of {', '.join(_HEADS)}, got {text!r}")
     kind, fields, names = _HEADS[head]
     return _build(kind, text, fields, names, words)
+
+
+#: The types of the HLS vendors' libraries; hls4ml writes its integers without a prefix.
+_VENDOR_HEADS = {"ap_": ("ap_fixed", "ap_ufixed", "ap_int", "ap_uint"), "ac_": ("ac_fixed", "ac_int")}
+
+
+def _without_vendor(head: str, words: list[str], text: str) -> tuple[str, list[str]]:
+    """Return the word and the fields of an HLS type as those of ``fixed`` or ``ufixed``; leave all others as they are.
+
+    An integer type is fixed point without a fraction, whose default is that of fixed point: truncate and wrap.
+    """
+    vendor = head[:3]
+    if vendor in _VENDOR_HEADS and head not in _VENDOR_HEADS[vendor]:
+        names = ", ".join(_VENDOR_HEADS[vendor])
+        raise ValueError(f"parse: text that begins with {vendor} must begin with one of {names}, got {text!r}")
+    name = head[3:] if vendor in _VENDOR_HEADS else head
+    if name not in ("fixed", "ufixed", "int", "uint"):
+        return head, words
+    signed = not name.startswith("u")
+    whole = name.endswith("int")
+    if vendor == "ac_":
+        signed, words = _signed_of_ac(words, 1 if whole else 2, text)
+    if whole:
+        if len(words) != 1:
+            raise ValueError(f"parse: text must have one field for {head}, the width, got {text!r}")
+        words = [words[0], words[0]]
+    prefix = "AC_" if vendor == "ac_" else "AP_"
+    return "fixed" if signed else "ufixed", [word.removeprefix(prefix) for word in words]
+
+
+def _signed_of_ac(words: list[str], at: int, text: str) -> tuple[bool, list[str]]:
+    """Return what the field with this index of an ``ac_`` type says of the sign, and the other fields."""
+    if len(words) <= at:
+        return True, words
+    if words[at] not in ("true", "false"):
+        raise ValueError(f"parse: text must have true or false for the sign of an ac_ type, got {text!r}")
+    return words[at] == "true", words[:at] + words[at + 1 :]
 
 
 def _split(inside: str) -> Iterator[str]:
