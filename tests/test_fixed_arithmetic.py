@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from fractions import Fraction
@@ -238,6 +239,60 @@ def test_comparisons() -> None:
             values = zip(a.to_fractions().tolist(), b.to_fractions().tolist(), strict=True)
             assert result.tolist() == [op(x, y) for x, y in values]
     assert wide > 50
+
+
+def values_near(a: FixedArray, rng: np.random.Generator) -> np.ndarray:
+    """The values, rounded to float64, their neighbours, and numbers that are nothing like them"""
+    x = a.to_float()
+    far = rng.choice([0.0, math.nan, math.inf, -math.inf, 5e-324, 1e300], x.shape)
+    near = np.nextafter(x, rng.choice([-math.inf, math.inf], x.shape))
+    return np.where(rng.random(x.shape) < 0.4, x, np.where(rng.random(x.shape) < 0.6, near, far))
+
+
+def test_comparison_with_other_numbers() -> None:
+    """With floats, Fractions, lists and arrays, on both sides: the values, exactly, as Fractions compare them"""
+    rng = np.random.default_rng(7)
+    equal = 0
+    for _ in range(200):
+        a = fixed(rng, 9, random_format(rng, (1, 64), (-40, 40)))
+        exact, x = a.to_fractions().tolist(), values_near(a, rng)
+        with np.errstate(over="ignore"):
+            arrays = (
+                x,
+                x.astype(np.float32),
+                np.rint(np.clip(x, -99, 99)).astype(np.int16) if not np.isnan(x).any() else x,
+            )
+        fractions = [v + Fraction(int(rng.integers(-1, 2)), 3) for v in exact]
+        for op in (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge):
+            for other in (*arrays, x.tolist(), tuple(x), fractions, np.array(fractions, object)):
+                numbers = other.tolist() if isinstance(other, np.ndarray) else other
+                wanted = [op(v, w) for v, w in zip(exact, numbers, strict=True)]
+                assert op(a, other).tolist() == wanted
+                equal += sum(wanted) if op is operator.eq else 0
+                if not isinstance(other, (list, tuple)):
+                    assert op(other, a).tolist() == [op(w, v) for v, w in zip(exact, numbers, strict=True)]
+            for number in (x[0], float(x[1]), np.float32(0.5), exact[2], Fraction(1, 3), 2**70, -(2**64), np.int8(-3)):
+                mine = [op(v, number if not isinstance(number, np.generic) else number.item()) for v in exact]
+                assert op(a, number).tolist() == mine
+    assert equal > 1000
+
+
+def test_membership_truth_and_iteration() -> None:
+    a = FixedArray([[0.5, 1.0], [0.0, -2.0]], "fixed<8,4>")
+    assert 0.5 in a and -2 in a and Fraction(1) in a and 0.3 not in a and "x" not in a
+    assert 0.5 in FixedArray(0.5, "fixed<8,4>") and (FixedArray(0.5, "fixed<8,4>") == 0.5) is np.True_
+    assert bool(a[0, 0]) and not bool(a[1, 0]) and not bool(FixedArray([0.0], "fixed<8,4>"))
+    for several in (a, a[0], FixedArray([], "fixed<8,4>")):
+        with pytest.raises(
+            ValueError, match=r"FixedArray: an array must have one element to be true or false .*, got [024]"
+        ):
+            bool(several)
+    assert [row.to_float().tolist() for row in a] == [[0.5, 1.0], [0.0, -2.0]]
+    with pytest.raises(
+        TypeError, match="FixedArray: an array must have an axis to be iterated over, got a single number"
+    ):
+        iter(a[0, 0])
+    assert (a == None) is False and (a != "x") is True  # noqa: E711
 
 
 def test_comparison_with_integers() -> None:

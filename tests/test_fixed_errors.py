@@ -176,11 +176,18 @@ def test_making_arrays_from_codes() -> None:
 def test_operators_with_something_else() -> None:
     a = zeros(2)
     for other in (1.0, np.zeros(2), np.float32(1), "1", None, [1, 2], True, 1j, np.ones(2, np.int8)):
-        for op in ("+", "-", "*", "/", "&", "|", "^", "<", "@"):
+        for op in ("+", "-", "*", "/", "&", "|", "^", "@"):
             with pytest.raises(TypeError):
                 eval(f"a {op} other", {"a": a, "other": other})
             with pytest.raises(TypeError):
                 eval(f"other {op} a", {"a": a, "other": other})
+    for other in ("1", None, True, 1j, np.ones(2, bool), ["1"], np.zeros(2, complex), [[1], [1, 2]]):
+        for op in ("<", ">="):
+            with pytest.raises(TypeError):
+                eval(f"a {op} other", {"a": a, "other": other})
+    for other in (True, 1j, np.ones(2, bool), ["1"], np.array(["1"], object), np.longdouble(1), [[1], [1, 2]]):
+        with pytest.raises(TypeError, match="FixedArray: a comparison must be with"):
+            _ = a == other
     with pytest.raises(TypeError):
         a += 1.0
     for n in (1.0, None, "1", True, a):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ def check_arrays(function: str, names: Sequence[str], arrays: Sequence[object], 
     """Check that all are ndarrays of one of the dtypes (in the machine's byte order); the first sets it."""
     dtype = getattr(arrays[0], "dtype", None)
     for x in arrays:
-        if not isinstance(x, np.ndarray) or x.dtype != dtype:
+        if type(x) is not np.ndarray or x.dtype != dtype:
             break
     else:
         if dtype in _FLOATS:
@@ -37,8 +38,16 @@ def check_array(function: str, name: str, x: object, dtypes: Sequence[str] = FLO
     expected = f"a NumPy array of {' or '.join(part for part in (', '.join(dtypes[:-1]), dtypes[-1]) if part)}"
     if not isinstance(x, np.ndarray):
         raise TypeError(f"{function}: {name} must be {expected}, got {kind(x)}")
+    refuse_mask(function, name, x)
     if x.dtype.name not in dtypes or not x.dtype.isnative:
         raise TypeError(f"{function}: {name} must be {expected}, got dtype {x.dtype}")
+
+
+def refuse_mask(function: str, name: str, x: object) -> None:
+    """Check that ``x`` is no masked array: the numbers under its mask would count like all others."""
+    masked = sys.modules.get("numpy.ma")  # which is not loaded before somebody needs it
+    if masked is not None and isinstance(x, masked.MaskedArray):
+        raise TypeError(f"{function}: {name} must be without a mask (x.filled(value) is), got a masked array")
 
 
 def check_out(
@@ -87,6 +96,7 @@ def overlaps_itself(shape: Sequence[int], strides: Sequence[int], itemsize: int)
 
 def integers(function: str, name: str, x: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Return a contiguous int64 copy of ``x``; refuse what is not made of whole numbers."""
+    refuse_mask(function, name, x)
     try:
         array = np.asarray(x)
     except ValueError:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .._check import refuse_mask
 from .._rnn import kind
 from ..reference import fixed as reference
 from ..reference.quant import fixed_code
 from ._check import check_format
+from ._comparison import as_floats, as_fractions, compared, numbers_of
 from ._formats import Fixed
 from ._growth import code_dtype, convert, grown, magnitude, wrapped
 
@@ -27,7 +29,9 @@ class FixedArray:
     The operators + - * / & | ^ and unary - return the format that HLS gives their result, which holds it exactly (but
     for the quotient, which is truncated toward zero); only an assignment rounds, and then deals with overflow, as its
     destination's format says. Shifts move the bits in place. ``a[i] = x``, ``a += b`` and :meth:`astype` are
-    assignments. Comparisons are of the values. A Python int counts as the narrowest format that holds it.
+    assignments. A Python int counts as the narrowest format that holds it; a float has no such format, and is assigned
+    to one first. Comparisons are of the values, exactly, with any real numbers: other FixedArrays, ints, floats,
+    Fractions, and arrays of them.
 
     Parameters
     ----------
@@ -52,6 +56,8 @@ class FixedArray:
     fixed<14,6> [ 0.9375 -1.75  ]
     >>> (a * b + a).astype("fixed<6,4,RND,SAT>").to_float()
     array([ 2.25, -5.25])
+    >>> a > 0.5, -3.5 in a
+    (array([ True, False]), True)
     """
 
     __slots__ = ("codes", "fmt")
@@ -76,6 +82,7 @@ class FixedArray:
         array([ 0.75, -1.  ])
         """
         checked = check_fixed("from_codes", "fmt", fmt)
+        refuse_mask("from_codes", "codes", codes)
         array = np.asarray(codes)
         if array.dtype.kind not in "iu":
             raise TypeError(f"from_codes: codes must be integers, got dtype {array.dtype}")
@@ -96,12 +103,11 @@ class FixedArray:
 
     def to_float(self) -> npt.NDArray[np.float64]:
         """Return the values as float64, rounded to nearest where a code has more than 53 bits."""
-        return np.ldexp(self.codes.astype(np.float64), -self.fmt.fraction)
+        return as_floats(self.codes, self.fmt)
 
     def to_fractions(self) -> Array:
         """Return the values as an array of :class:`fractions.Fraction`."""
-        values = [code * self.fmt.step for code in self.codes.ravel().tolist()]
-        return np.array(values, object).reshape(self.shape)
+        return as_fractions(self.codes, self.fmt)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if copy is False:
@@ -151,6 +157,22 @@ class FixedArray:
 
     def __len__(self) -> int:
         return len(self.codes)
+
+    def __iter__(self) -> Iterator[FixedArray]:
+        if not self.ndim:
+            raise TypeError("FixedArray: an array must have an axis to be iterated over, got a single number")
+        return (self[i] for i in range(len(self)))
+
+    def __contains__(self, x: object) -> bool:
+        return bool(np.any(self == x))
+
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ValueError(
+                f"FixedArray: an array must have one element to be true or false (use any or all of a comparison), "
+                f"got {self.size}"
+            )
+        return bool(self.codes.item())
 
     def __getitem__(self, index: Any) -> FixedArray:
         return made(np.asarray(self.codes[index]), self.fmt)
@@ -244,23 +266,27 @@ class FixedArray:
 
     # ---- comparison of values ---------------------------------------------------------------------------------------
 
+    def _compared(self, other: object, op: Callable[[Any, Any], Any]) -> Any:
+        mine = self.codes, self.fmt
+        return compared(mine, (other.codes, other.fmt) if isinstance(other, FixedArray) else numbers_of(other), op)
+
     def __eq__(self, other: object) -> Any:
-        return _compared(self, other, operator.eq)
+        return self._compared(other, operator.eq)
 
     def __ne__(self, other: object) -> Any:
-        return _compared(self, other, operator.ne)
+        return self._compared(other, operator.ne)
 
     def __lt__(self, other: object) -> Any:
-        return _compared(self, other, operator.lt)
+        return self._compared(other, operator.lt)
 
     def __le__(self, other: object) -> Any:
-        return _compared(self, other, operator.le)
+        return self._compared(other, operator.le)
 
     def __gt__(self, other: object) -> Any:
-        return _compared(self, other, operator.gt)
+        return self._compared(other, operator.gt)
 
     def __ge__(self, other: object) -> Any:
-        return _compared(self, other, operator.ge)
+        return self._compared(other, operator.ge)
 
 
 # ---- what the operators do ------------------------------------------------------------------------------------------
@@ -309,6 +335,7 @@ def _assigned(function: str, x: Any, fmt: Fixed) -> Array:
         return convert(operand.codes, operand.fmt, fmt)
     if isinstance(x, Fraction):
         return np.array(fixed_code(x, fmt), code_dtype(fmt.width, fmt.signed))
+    refuse_mask(function, "x", x)
     array = np.asarray(x)
     if array.dtype.kind in "iu":
         width = 8 * array.dtype.itemsize
@@ -373,18 +400,3 @@ def _shifted(a: FixedArray, places: int) -> FixedArray:
     else:
         codes = np.asarray(a.codes << n) if places < width else np.zeros_like(a.codes)
     return made(wrapped(codes, a.fmt), a.fmt)
-
-
-def _compared(x: object, y: object, op: Callable[[Any, Any], Any]) -> Any:
-    a, b = _operand(x), _operand(y)
-    if a is None or b is None:
-        return NotImplemented
-    fraction = max(a.fmt.fraction, b.fmt.fraction)
-    codes = []
-    bits = max(x.fmt.width + fraction - x.fmt.fraction + (not x.fmt.signed) for x in (a, b))
-    dtype = np.dtype(np.int64 if bits <= 64 else object)  # integers of Python where 64 bits do not hold both
-    for x in (a, b):
-        left = fraction - x.fmt.fraction
-        codes.append(x.codes.astype(dtype) << (np.int64(left) if bits <= 64 else left))
-    result = op(*codes)
-    return result if isinstance(result, np.ndarray) and result.dtype == bool else np.asarray(result, bool)[()]

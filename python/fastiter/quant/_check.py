@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._check import check_array, check_room
+from .._check import check_array, check_room, refuse_mask
 from .._rnn import kind
 from ._formats import Format
 from ._text import read
@@ -38,7 +38,7 @@ def check_format(function: str, fmt: Format | str, name: str = "fmt") -> Format:
 
 def check_floats(function: str, name: str, x: object) -> Array:
     """Check that ``x`` is an array of floats; bfloat16 comes from another package and is known by its name."""
-    if not isinstance(x, np.ndarray) or name_of(x.dtype) not in FLOATS or not x.dtype.isnative:
+    if type(x) is not np.ndarray or name_of(x.dtype) not in FLOATS or not x.dtype.isnative:
         check_array(function, name, x, FLOATS)
     assert isinstance(x, np.ndarray)  # for the type checker: check_array has said so
     return x
@@ -48,6 +48,7 @@ def check_out(function: str, out: object, shape: tuple[int, ...], dtype: np.dtyp
     """Return ``out``, which has to be a writable array of this shape and dtype."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"{function}: out must be a NumPy array of {dtype}, got {kind(out)}")
+    refuse_mask(function, "out", out)
     if out.dtype != dtype:
         raise TypeError(f"{function}: out must have dtype {dtype}, got {out.dtype}")
     check_room(function, out, shape)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .._check import refuse_mask
 from ._block_formats import NVFP4, block_of
 from ._formats import Format, Int
 
@@ -104,6 +105,7 @@ def check_scale(
 
 
 def _numbers(function: str, name: str, x: npt.ArrayLike) -> Array:
+    refuse_mask(function, name, x)
     try:
         return np.asarray(x)
     except ValueError:

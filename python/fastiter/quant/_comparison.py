@@ -1,0 +1,76 @@
+"""Comparing fixed-point numbers with each other and with other real numbers: by their values, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Number, Rational
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._check import refuse_mask
+from ._formats import Fixed
+
+Array = npt.NDArray[Any]
+#: Codes and their format
+Codes = tuple[Array, Fixed]
+#: What Fractions compare exactly with
+_EXACT = (Rational, float)
+
+
+def as_floats(codes: Array, fmt: Fixed) -> npt.NDArray[np.float64]:
+    """Return the values as float64, rounded to nearest where a code has more than 53 bits."""
+    return np.ldexp(codes.astype(np.float64), -fmt.fraction)
+
+
+def as_fractions(codes: Array, fmt: Fixed) -> Array:
+    """Return the values as objects, which are exact."""
+    return np.array([code * fmt.step for code in codes.ravel().tolist()], object).reshape(codes.shape)
+
+
+def numbers_of(y: object) -> Codes | Array | None:
+    """Return integers as codes, and floats or exact objects as an array; None for what is no number at all."""
+    if not isinstance(y, (Number, list, tuple, np.ndarray)) and not hasattr(y, "__array__"):
+        return None
+    refuse_mask("FixedArray", "the other side of a comparison", y)
+    try:
+        array = np.asarray(y)
+    except ValueError:
+        raise TypeError("FixedArray: a comparison must be with numbers of one shape, got a ragged sequence") from None
+    if array.dtype.kind in "iu":
+        width = 8 * array.dtype.itemsize
+        return array, Fixed(width, width, array.dtype.kind == "i")
+    if array.dtype.kind == "O" and all(isinstance(v, _EXACT) for v in array.flat):
+        return array
+    if array.dtype.name in ("float16", "float32", "float64", "bfloat16"):
+        return array.astype(np.float64)
+    raise TypeError(f"FixedArray: a comparison must be with real numbers, got dtype {array.dtype}")
+
+
+def compared(x: Codes, y: Codes | Array | None, op: Callable[[Any, Any], Any]) -> Any:
+    """Return op of the values, or NotImplemented where there is no number to compare with."""
+    if y is None:
+        return NotImplemented
+    if isinstance(y, tuple):
+        return _truths(op(*_aligned(x, y)))
+    if y.dtype.kind == "f" and x[1].width <= 53:  # float64 holds the values
+        return _truths(op(as_floats(*x), y))
+    with np.errstate(invalid="ignore"):  # of a NaN among objects
+        return _truths(op(as_fractions(*x), y.astype(object)))
+
+
+def _aligned(x: Codes, y: Codes) -> list[Array]:
+    """Return the codes as multiples of the finer step."""
+    fraction = max(x[1].fraction, y[1].fraction)
+    bits = max(fmt.width + fraction - fmt.fraction + (not fmt.signed) for _, fmt in (x, y))
+    dtype = np.dtype(np.int64 if bits <= 64 else object)  # integers of Python where 64 bits do not hold both
+    moved = []
+    for codes, fmt in (x, y):
+        left = fraction - fmt.fraction
+        moved.append(codes.astype(dtype) << (np.int64(left) if bits <= 64 else left))
+    return moved
+
+
+def _truths(result: Any) -> Any:
+    return result if isinstance(result, np.ndarray) and result.dtype == bool else np.asarray(result, bool)[()]
