@@ -81,12 +81,12 @@ void pack(py::handle codes, int type, int bits, py::handle packed, int64_t lines
     run_pack(job);
 }
 
-double gradient(bool in_double, const py::object& limits, py::handle dy, py::handle x, py::handle y, py::handle dx,
-                int64_t n, bool sum) {
+double gradient(bool in_double, const py::object& limits, bool clip, py::handle dy, py::handle x, py::handle y,
+                py::handle dx, int64_t n, bool sum) {
     QuantGradientJob job;
     job.in_double = in_double, job.n = n;
-    job.clip = !limits.is_none();
-    if (job.clip) std::tie(job.low, job.high) = py::cast<std::tuple<double, double>>(limits);
+    job.limited = !limits.is_none(), job.clip = clip;
+    if (job.limited) std::tie(job.low, job.high) = py::cast<std::tuple<double, double>>(limits);
     job.dy = address<const void>(dy), job.x = address<const void>(x), job.y = address<const void>(y);
     job.dx = address<void>(dx);
     py::gil_scoped_release release;

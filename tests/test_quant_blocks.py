@@ -135,3 +135,36 @@ def test_the_rules_of_ocp_by_hand() -> None:
     # 7 does not fit 6 2^0: it is cut with FLOOR, and has the next scale with RCEIL
     assert quantize(np.array([7.0, 1.0], np.float32), "mxfp4_e2m1").tolist() == [6.0, 1.0]
     assert quantize(np.array([7.0, 1.0], np.float32), "mxfp4_e2m1<32,RCEIL>").tolist() == [8.0, 1.0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("fmt", ["mxfp8_e4m3", "mxfp4_e2m1<16,CEIL>", "mxfp6_e2m3<5,RCEIL>", "mxint8", "bfp<6,8>"])
+def test_an_infinity_makes_its_block_nan(fmt: str, dtype: Any) -> None:
+    """As torchao and microxcaling do: no power of two brings it into range."""
+    block = parse(fmt).block
+    for place in (0, block - 1, 2 * block + 1):
+        for wrong in (math.inf, -math.inf, math.nan):
+            x = np.random.default_rng(0).standard_normal((2, 4 * block - 1)).astype(dtype)
+            x[1, place] = wrong
+            y, counts = quant.quantize(x, fmt, counts=True)
+            codes, scales = quant.encode(x, fmt)
+            expected = np.zeros(x.shape, bool)
+            expected[1, place // block * block : (place // block + 1) * block] = True
+            np.testing.assert_array_equal(np.isnan(y), expected)
+            np.testing.assert_array_equal(scales == 255, np.arange(4) == np.array([[9], [place // block]]))
+            assert not codes[expected].any()
+            assert counts.nan == math.isnan(wrong)
+            finite = quant.quantize(np.where(expected, 0, x).astype(dtype), fmt, counts=True)[1]
+            assert counts.overflow == finite.overflow + (not math.isnan(wrong))
+            np.testing.assert_array_equal(quant.decode(quant.encode(x, fmt), fmt).astype(dtype), y)
+
+
+def test_scales_of_nvfp4_are_unsigned() -> None:
+    """A NaN has the code 0x7F, as torch and hardware have it; an infinity saturates."""
+    x = np.ones(48, np.float32)
+    x[20], x[40] = math.nan, -math.inf
+    codes, scales = quant.encode(x, "nvfp4")
+    assert scales.tolist()[1:] == [0x7F, 0x7E] and not codes[16:32].any()
+    y = quant.decode(quant.Blocks(codes, scales), "nvfp4")
+    assert np.isnan(y[16:32]).all() and y[40] == -6 * 448
+    assert np.isnan(quant.decode(quant.Blocks(codes, scales | np.uint8(128)), "nvfp4")[16:32]).all()

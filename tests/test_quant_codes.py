@@ -303,7 +303,7 @@ def test_calibrated_zero_points() -> None:
 
 
 def test_calibrated_binary_points() -> None:
-    for largest, integer in ((0.3, 0), (0.5, 1), (0.999, 1), (1.0, 2), (100.0, 8), (2.0**-20, -18)):
+    for largest, integer in ((0.3, 0), (0.5, 1), (0.99, 1), (0.999, 2), (1.0, 2), (100.0, 8), (2.0**-20, -18)):
         fmt = quant.calibrate(np.array([largest, -largest / 3]), Fixed(8, 0, True, "RND", "SAT")).fmt
         assert isinstance(fmt, Fixed)
         assert fmt.integer == integer

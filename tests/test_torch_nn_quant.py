@@ -87,7 +87,7 @@ def test_compiled_modules(name: str) -> None:
 
 
 def test_fixed_points_are_initialized_so_that_the_largest_is_held() -> None:
-    for largest, width, expected in ((1.6, 4, 2), (1.0, 4, 3), (0.9, 4, 3), (100.0, 8, 0), (0.01, 8, 13), (0.0, 8, 7)):
+    for largest, width, expected in ((1.6, 4, 2), (1.0, 4, 2), (0.9, 4, 3), (100.0, 8, 0), (0.01, 8, 13), (0.0, 8, 7)):
         q = ours.FixedQuantizer(width)
         q(torch.tensor([largest, -largest / 3]))
         assert q.point.item() == expected
@@ -95,6 +95,25 @@ def test_fixed_points_are_initialized_so_that_the_largest_is_held() -> None:
     unsigned = ours.FixedQuantizer(4, signed=False)
     unsigned(torch.tensor([-9.0, 0.9]))
     assert unsigned.point.item() == 4
+
+
+@pytest.mark.parametrize("overflow", ["SAT", "SAT_ZERO", "SAT_SYM", "WRAP", "WRAP_SM"])
+@pytest.mark.parametrize("rounding", ["TRN", "RND", "RND_CONV", "RND_ZERO", "STOCHASTIC"])
+def test_the_first_point_is_calibrates(rounding: str, overflow: str) -> None:
+    """Nothing overflows, whatever the mode: for a largest magnitude that is a power of two, and for those around it."""
+    for width, signed in ((2, True), (4, True), (8, True), (4, False), (24, True)):
+        if not signed and overflow == "WRAP_SM":
+            continue
+        extremes = torch.tensor([1.0, -1.0, 0.97, 0.9999, 0.26, -0.51])
+        x = torch.stack([extremes, torch.tensor([-0.3, 0.2, 0.1, -0.9, 0.0, 0.0])], 1)
+        q = ours.FixedQuantizer(width, signed, rounding=rounding, overflow=overflow, axis=0, seed=1)
+        q(x)
+        for row, fmt in zip(x, q.formats, strict=True):
+            assert fmt == formats.calibrate(row.numpy(), fmt).fmt
+            kept = row.numpy() if signed else row.clamp(min=0).numpy()
+            assert formats.quantize(kept, fmt, rng=0, counts=True)[1].overflow == 0
+    plain = ours.FixedQuantizer(4, overflow=overflow)
+    assert plain(torch.tensor([1.0, -0.3, 0.6]))[0] == 1.0
 
 
 def test_the_point_with_the_least_error() -> None:

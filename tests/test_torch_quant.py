@@ -195,3 +195,18 @@ def test_gradients_of_what_leaves() -> None:
     odd[0, 0] = np.nan
     (dx,) = torch.autograd.grad(ours.quantize_gradient(x, "int8", scale=0.1), x, odd)
     assert torch.isnan(dx).sum() == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "fmt", ["e5m2<RU>", "e5m2<RA>", "e4m3<RD>", "int8<TRN>", "float<8,3,fn>", "bf16<RU>", "float<9,4,none>", "e4m3fn"]
+)
+def test_amax_holds_the_largest_of_any_size(fmt: str, dtype: Any) -> None:
+    """No infinity, whatever way it is rounded and however wide the format is; and nothing tiny is lost"""
+    rng = np.random.default_rng(0)
+    powers = (-110, -20, 0, 60, 120) if dtype == torch.float32 else (-900, -200, 0, 100, 900)
+    for power in powers:
+        x = torch.from_numpy(np.ldexp(rng.uniform(0.5, 1, (40, 3)) * rng.choice([-1, 1], (40, 3)), power)).to(dtype)
+        for row in x:
+            y = ours.quantize(row, fmt, scale="amax")
+            torch.testing.assert_close(y, row, rtol=0.35, atol=0)

@@ -34,11 +34,15 @@ template <class T> FASTITER_INLINE mask<T> largest_of_each(const mask<T> (&m)[kT
     return r;
 }
 
+template <class T> constexpr Bits<T> kInfinity = bits_of_power<T>(kBias<T> + 1);
+
 // ---- scales: from the bits of the largest magnitude to what elements are multiplied with; each lane has its own ----------
 
 // 2^k with k = (exponent of the largest, one more from a significand on) - (exponent of the largest element)
 template <class T> struct PowerScale {
     static constexpr bool kExact = true; // but for numbers that are nothing beside the largest
+    static constexpr uint8_t kNan = 255;
+    static constexpr Bits<T> kLargest = kInfinity<T> - 1; // the bits beyond are those of a block that is NaN
     Bits<T> carry, offset;
     bool codes;
     vec<T> in, out; // 2^-k, 2^k
@@ -56,7 +60,6 @@ template <class T> struct PowerScale {
         constexpr int most = 127;
         const mask<T> exponent = ((largest + carry) >> kMantissa<T>)-offset;
         mask<T> k = exponent < -most ? all_bits<T>(-most) : exponent > most ? all_bits<T>(most) : exponent;
-        k = largest == bits_of_power<T>(kBias<T> + 1) ? all_bits<T>(most) : k; // infinity
         in = power(-k), out = power(k);
         code = k + most;
     }
@@ -73,6 +76,8 @@ template <class T> struct PowerScale {
 // s in e4m3fn, from (largest / 6) / g; x / (s g), then (q s) g. Every operation rounds once.
 template <class T> struct SmallFloatScale {
     static constexpr bool kExact = false;
+    static constexpr uint8_t kNan = 127;
+    static constexpr Bits<T> kLargest = kInfinity<T>; // which saturates
     Significand<T> e4m3{3, -6, true};
     vec<T> g, in, out; // in: s g, out: s
     bool codes, plain; // g is 1
@@ -130,8 +135,6 @@ template <class T> FASTITER_INLINE mask<T> largest_magnitudes(const T* x, int64_
     return m;
 }
 
-template <class T> constexpr Bits<T> kInfinity = bits_of_power<T>(kBias<T> + 1);
-
 // Directed rounding must still see a number whose quotient is too small for T.
 template <class T, class Scale, Rounding R> FASTITER_INLINE vec<T> not_lost(vec<T> v, vec<T> x) {
     if constexpr (Scale::kExact && (R == Rounding::up || R == Rounding::down || R == Rounding::away))
@@ -174,17 +177,20 @@ void one_by_one(const QuantFormat& f, const T* x, T* y, int64_t i, int64_t n, co
             from = replaced;
         }
         const mask<T> largest = largest_of<T>(largest_magnitudes(from, size));
-        const bool is_nan = largest[0] > kInfinity<T>;
+        const bool is_nan = largest[0] > Scale::kLargest;
         scale.find(largest);
-        if (scales) scales[i / f.block.size] = is_nan ? 255 : uint8_t(scale.code[0]);
+        if (scales) scales[i / f.block.size] = is_nan ? Scale::kNan : uint8_t(scale.code[0]);
         counts.nan += is_nan && !Full;
         for (int64_t j = 0; j < size; j += lanes<T>) {
             const vec<T> v = load_up_to(from + j, size - j), r = rounded<T>(scale, element, v, random + i + j);
-            if constexpr (Full)
-                if (!is_nan) {
+            if constexpr (Full) {
+                if (is_nan)
+                    count.overflow.add((mask<T>)magnitude_of<T>(v) == kInfinity<T>);
+                else {
                     count.overflow.add(magnitude_of<T>(r) > element.most);
                     count.underflow.add((r == T(0)) & (v != T(0)));
                 }
+            }
             store_up_to(y + i + j, is_nan ? nan : in_range<T>(scale, element, r), size - j);
         }
     }
@@ -218,7 +224,7 @@ void several(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* 
         for (int64_t at = i, k = 0; at < end; at += kTogether * size, k += lanes<T>) {
             const mask<T> found[kTogether] = {largest_magnitudes(x + at + int64_t(Which) * size, size)...};
             const mask<T> largest = largest_of_each<T>(found);
-            nan |= largest > kInfinity<T>;
+            nan |= largest > Scale::kLargest;
             scale.find(largest);
             store(in + k, scale.in), store(out + k, scale.out);
             if (scales) ((scales[at / size + int64_t(Which)] = uint8_t(scale.code[Which * kPart<T>])), ...);

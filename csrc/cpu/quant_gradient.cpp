@@ -12,14 +12,14 @@ template <class T, bool Sum> double part(const QuantGradientJob& job, int64_t be
     const T *dy = static_cast<const T*>(job.dy), *x = static_cast<const T*>(job.x), *y = static_cast<const T*>(job.y);
     T* dx = static_cast<T*>(job.dx);
     const vec<T> low = broadcast(T(job.low)), high = broadcast(T(job.high)), zero{};
-    const mask<T> all = job.clip ? mask<T>{} : ~mask<T>{};
+    const mask<T> all = job.limited ? mask<T>{} : ~mask<T>{}, passed = job.clip ? mask<T>{} : ~mask<T>{};
     vec<T> sums[count] = {};
     auto one = [&](int64_t i, vec<T>& sum) {
         const int64_t n = end - i;
         if (n <= 0) return;
         const vec<T> g = load_up_to(dy + i, n), v = load_up_to(x + i, n);
         const mask<T> inside = all | ((v >= low) & (v <= high));
-        store_up_to(dx + i, select<T>(inside, g, zero), n);
+        store_up_to(dx + i, select<T>(inside | passed, g, zero), n);
         if constexpr (Sum) sum += g * (load_up_to(y + i, n) - select<T>(inside, v, zero));
     };
     for (int64_t i = begin; i < end; i += kPlaces<T>)

@@ -53,7 +53,8 @@ struct SmallFloat {
 // Of `size` elements next to each other the largest magnitude gives the scale. mx and integers: 2^k with k the exponent of
 // that magnitude, one more where its significand is carry_from or larger (`beyond`: larger), less max_exponent, from -127 to
 // 127. nvfp4: a number in e4m3fn, times `scale`. A table: the magnitude itself. scales: nullptr, or where the scale of each
-// block goes: k + 127, the code in e4m3fn, or a number; 255 or NaN where the block has NaN.
+// block goes: k + 127, the code in e4m3fn, or a number. Where the block has NaN, and but for nvfp4 also where it has an
+// infinity, that is the scale's NaN: 255, 127 of e4m3fn, or NaN.
 constexpr int64_t kLongestBlock = 1024;
 struct Blocks {
     int64_t size = 0;
@@ -153,11 +154,12 @@ struct PackJob {
     bool unpack = false, is_signed = false;
 };
 
-// dx = dy where low <= x <= high, else 0 (without `clip`: dx = dy); sums, if they are wanted: of dy (y - x), or of dy y where
-// dx is 0, one sum for each kGradientPart elements. y, dx and dy may be each other.
+// A number is inside where low <= x <= high (without `limited`: everywhere). dx = dy inside, and outside 0 with `clip`, else
+// dy; sums, if they are wanted: of dy (y - x) inside and dy y outside, one sum for each kGradientPart elements. y, dx and dy
+// may be each other.
 constexpr int64_t kGradientPart = 4096;
 struct QuantGradientJob {
-    bool in_double = false, clip = true;
+    bool in_double = false, limited = true, clip = true;
     double low = 0, high = 0; // numbers of the arrays' type
     const void *dy = nullptr, *x = nullptr, *y = nullptr;
     void* dx = nullptr;

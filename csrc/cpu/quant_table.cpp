@@ -156,6 +156,7 @@ void block_table(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32
             else
                 found = table.find(v);
             const vec<T> index = bad ? vec<T>{} : found.code(), value = fma(found.value, factor, vec<T>{});
+            count.overflow.add(magnitude_of<T>(numbers(j)) == T(__builtin_inf()));
             count.underflow.add((value == T(0)) & (numbers(j) != T(0)));
             store_up_to(y + i + j, f.codes ? index : value, size - j);
         }

@@ -48,8 +48,7 @@ def _power_scale(largest, carry, max_exponent):
     PLACES: tl.constexpr = 52 if largest.dtype == tl.int64 else 23
     BIAS: tl.constexpr = 1023 if largest.dtype == tl.int64 else 127
     exponent = ((largest + carry) >> PLACES) - (BIAS + max_exponent)
-    k = tl.minimum(tl.maximum(exponent, -127), 127).to(largest.dtype)
-    return tl.where(largest == (2 * BIAS + 1) << PLACES, 127, k)
+    return tl.minimum(tl.maximum(exponent, -127), 127).to(largest.dtype)
 
 
 @triton.jit
@@ -222,9 +221,9 @@ def quantize_blocks_fwd_kernel(
             y, code = _power_block(
                 x, largest, words, numbers, carry, max_exponent, k0, k1, KIND, ROUNDING, CODES, MINUS
             )
-        is_nan = largest > INFINITY
+        is_nan = largest > INFINITY if KIND == NVFP4 else largest >= INFINITY
         y = tl.where(is_nan[:, None], 0.0 if CODES else float("nan"), y)
-        scale = tl.where(is_nan, 255, code)
+        scale = tl.where(is_nan, 127 if KIND == NVFP4 else 255, code)
     E: tl.constexpr = y_ptr.dtype.element_ty
     if CODES:
         AS_FLOAT: tl.constexpr = (KIND == MX) | (KIND == NVFP4)

@@ -1,6 +1,7 @@
 """The straight-through gradient of rounding, what makes the gradient of a scale, and the step of a binary point.
 
-dx = dy where the rounded number is in range, else 0; a scale gets the sum of dy (y - x dx/dy) over its elements.
+dx = dy where the rounded number is in range, and elsewhere 0 or, with "pass", dy. A scale gets the sum of dy (y - x)
+over its elements in range and of dy y over the others.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def quantize_bwd_kernel(
     count,
     ROUNDING: tl.constexpr,
     T: tl.constexpr,
+    LIMITED: tl.constexpr,
     CLIPS: tl.constexpr,
     INTEGERS: tl.constexpr,
     MAY_BE_EXACT: tl.constexpr,
@@ -69,13 +71,13 @@ def quantize_bwd_kernel(
     INDEX: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Dx, and dy (y - x dx/dy) for the gradient of the scale; limits: of codes, or of numbers"""
+    """Dx, and the products for the gradient of the scale; limits: of codes or numbers; LIMITED: not all are inside"""
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offsets < numel
     dy = tl.load(dy_ptr + offsets, mask=mask, other=0.0)
     x = widened(tl.load(x_ptr + offsets, mask=mask, other=0.0))
     inside = mask
-    if CLIPS:
+    if LIMITED:
         at, zero_point, s, exact = offsets.to(INDEX), 0.0, x, mask
         if HAS_ZERO_POINT:
             zero_point = scale_at(zero_ptr, at, mask, run, count, SHARING).to(T)
@@ -88,7 +90,8 @@ def quantize_bwd_kernel(
         else:
             inside = _numbers_inside(x, s, exact, limits_ptr, HAS_SCALE, MAY_BE_EXACT)
     E: tl.constexpr = dx_ptr.dtype.element_ty
-    tl.store(dx_ptr + offsets, narrowed(tl.where(inside, widened(dy), 0.0), E), mask=mask)
+    dx = tl.where(inside, widened(dy), 0.0) if CLIPS else widened(dy)
+    tl.store(dx_ptr + offsets, narrowed(dx, E), mask=mask)
     if SUMS != NOTHING:
         y = widened(tl.load(y_ptr + offsets, mask=mask, other=0.0))
         product = widened(dy) * (y - tl.where(inside, x, 0.0))

@@ -254,6 +254,7 @@ def pack_codes(
 def quantize_gradient(
     in_double: bool,
     limits: tuple[float, float] | None,
+    clip: bool,
     dy: Address,
     x: Address,
     y: Address,

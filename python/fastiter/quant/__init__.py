@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from ._analysis import Calibration, Error, Range, calibrate, error, range_of
 from ._arithmetic import FixedArray
 from ._block_formats import MX, NVFP4, BlockFloat
+from ._calibrate import Calibration, calibrate
 from ._codes import pack, unpack
+from ._error import Error, error
 from ._formats import Fixed, Float, Format, Int, parse
 from ._matmul import fixed_conv2d, fixed_matmul
 from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
 from ._quant_matmul import quant_matmul
 from ._quantize import Blocks, Counts, decode, encode, quantize
+from ._range import Range, range_of
 
 __all__ = [
     "MX",

@@ -38,8 +38,8 @@ class MX(BlockFormat):
     Parameters
     ----------
     element : Float or str
-        A signed float, of which rounding counts and which saturates. Its NaN and infinity are not used: a NaN makes
-        its block's scale NaN. For integers as elements (MXINT8) see :class:`BlockFloat`.
+        A signed float, of which rounding counts and which saturates. Its NaN and infinity are not used: a NaN or an
+        infinity makes its block's scale NaN. For integers as elements (MXINT8) see :class:`BlockFloat`.
     block : int
         Neighbours that share a scale, 1 to 1024.
     rule : str
@@ -126,8 +126,8 @@ class NVFP4(BlockFormat):
 class BlockFloat(BlockFormat):
     """value = code 2^(k - (width - 2)): integers of ``width`` bits, one exponent k for each block.
 
-    k = floor(log2 a) for the largest magnitude a, from -127 to 127; codes are cut to +-(2^(width - 1) - 1). With a
-    width of 8 and blocks of 32 this is OCP's MXINT8.
+    k = floor(log2 a) for the largest magnitude a, from -127 to 127; codes are cut to +-(2^(width - 1) - 1). A NaN or an
+    infinity makes its block NaN. With a width of 8 and blocks of 32 this is OCP's MXINT8.
 
     Examples
     --------

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._check import refuse_mask
 from .._cupy import takes_cupy
 from .._rnn import kind
 from ._block_formats import MX, NVFP4, BlockFloat, BlockFormat
@@ -18,7 +19,7 @@ from ._formats import Fixed, Float, Format, Int
 from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
 from ._plan import ELEMENTS, plan
 from ._scale import check_scale
-from ._tables import log_table
+from ._tables import holds_values, log_table
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -44,6 +45,7 @@ def check_codes(function: str, codes: object, fmt: Format) -> Array:
     if not isinstance(codes, np.ndarray) or codes.dtype.kind not in "iu":
         got = f"dtype {codes.dtype}" if isinstance(codes, np.ndarray) else kind(codes)
         raise TypeError(f"{function}: codes must be a NumPy array of integers, got {got}")
+    refuse_mask(function, "codes", codes)
     bits = code_bits(fmt)
     low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if is_signed(fmt) else (0, (1 << bits) - 1)
     if isinstance(fmt, Table):
@@ -104,6 +106,7 @@ def decode_blocks(codes: object, fmt: BlockFormat, scale: npt.ArrayLike | None, 
     if not isinstance(shared, np.ndarray) or shared.shape != expected:
         got = shared.shape if isinstance(shared, np.ndarray) else kind(shared)
         raise ValueError(f"decode: scales must have shape {expected} to go with codes, got {got}")
+    refuse_mask("decode", "scales", shared)
     result = np.dtype(np.float32) if dtype is None else _float_dtype(dtype)
     factor = check_scale("decode", elements.shape, result.name, fmt, scale, None).uniform
     wide = np.dtype(np.float64) if multiplies_doubles(fmt) else result
@@ -172,7 +175,7 @@ def _fits_float32(fmt: Format) -> bool:
     if isinstance(fmt, Posit):
         return fmt.n - 3 - fmt.es <= 23 and fmt.max_exponent <= 126
     if isinstance(fmt, Table):
-        return all(float(np.float32(v)) == v for v in fmt.values)
+        return holds_values(fmt, np.float32)
     assert isinstance(fmt, (PowerOfTwo, Logarithmic))
     return fmt.lowest >= -126 and fmt.highest <= 127
 
@@ -333,6 +336,7 @@ def unpack(packed: npt.NDArray[np.uint8], fmt: Format | str, n: int) -> Array:
     if not isinstance(packed, np.ndarray) or packed.dtype != np.uint8:
         got = f"dtype {packed.dtype}" if isinstance(packed, np.ndarray) else kind(packed)
         raise TypeError(f"unpack: packed must be a NumPy array of uint8, got {got}")
+    refuse_mask("unpack", "packed", packed)
     bits, dtype = code_bits(fmt), code_dtype(fmt)
     check_packed(packed.shape, bits, n)
     packed = np.ascontiguousarray(packed)

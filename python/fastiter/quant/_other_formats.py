@@ -54,7 +54,7 @@ class Table(BlockFormat):
     Parameters
     ----------
     values : tuple of float
-        2 to 256 rising numbers.
+        2 to 256 rising numbers of float64, all exact: x of float32 finds the nearest one, then rounds it to float32.
     block : int
         0, or how many neighbours share a scale.
     rounding : str

@@ -13,7 +13,7 @@ import numpy as np
 from ._block_formats import MX, NVFP4, BlockFloat
 from ._formats import Fixed, Float, Format, Int
 from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
-from ._tables import log_table, nearest_thresholds, rounded
+from ._tables import holds_values, log_table, nearest_thresholds, rounded
 
 #: Numbers of the enumerations in csrc/cpu/quant_kernels.hpp
 _FIXED, _WIDE_FIXED, _FLOAT, _WIDE_FLOAT, _MX, _NVFP4, _BLOCK_INTEGER, _POSIT, _TABLE, _LOGARITHMIC, _POWERS = range(11)
@@ -215,12 +215,15 @@ def _posit(fmt: Posit, dtype: str, codes: bool) -> Plan:
 
 
 def _table(fmt: Table, dtype: str, codes: bool) -> Plan:
-    kept = 53 if dtype == "float64" else 24
-    values = np.array([float(rounded(v, kept)) for v in map(Fraction, fmt.values)], _computed_with(dtype))
-    thresholds = values[1:].copy() if fmt.stochastic else nearest_thresholds(values)
+    # The nearest value is found with any thresholds; random neighbours need the values, which blocks have as floats.
+    in_double = dtype == "float64" or (fmt.stochastic and not fmt.block and not holds_values(fmt, np.float32))
+    kind = np.float64 if in_double else np.float32
+    with np.errstate(over="ignore", under="ignore"):
+        values = np.array(fmt.values).astype(kind)
+    thresholds = values[1:].copy() if fmt.stochastic else nearest_thresholds(fmt.values, kind)
     block = (fmt.block, 0, 2.0, False) if fmt.block else ()
     table = (thresholds, values, len(values))
-    return Plan(_TABLE, _ROUNDINGS[fmt.rounding], in_double=dtype == "float64", block=block, table=table)
+    return Plan(_TABLE, _ROUNDINGS[fmt.rounding], in_double=in_double, block=block, table=table)
 
 
 def _logarithmic(fmt: Logarithmic, dtype: str, codes: bool) -> Plan:

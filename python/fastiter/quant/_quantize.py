@@ -33,8 +33,8 @@ class Counts(NamedTuple):
 class Blocks(NamedTuple):
     """The codes of a format with blocks: of the elements, and of each block's scale along the last axis.
 
-    A power of two has the code k + 127 (255 for NaN), NVFP4's scale its code in e4m3fn; the scale of a table is a
-    float.
+    A power of two has the code k + 127 (255 for NaN), NVFP4's scale its code in e4m3fn (127 for NaN); the scale of a
+    table is a float.
     """
 
     codes: Array

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ._other_formats import Table
 
 
 def rounded(value: Fraction | int, bits: int) -> Fraction:
@@ -28,17 +31,27 @@ def rounded(value: Fraction | int, bits: int) -> Fraction:
     return result if value > 0 else -result
 
 
-def nearest_thresholds(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return for each two neighbours the lowest number that is rounded to the upper one; ties to the even index."""
-    thresholds = np.empty(len(values) - 1, values.dtype)
+def holds_values(fmt: Table, dtype: type[np.floating[Any]]) -> bool:
+    """Say whether all values of a table are numbers of the dtype."""
+    with np.errstate(over="ignore", under="ignore"):
+        return all(float(dtype(v)) == v for v in fmt.values)
+
+
+def nearest_thresholds(values: Sequence[float], dtype: type[np.floating[Any]]) -> npt.NDArray[Any]:
+    """Return for each two neighbours the lowest number of the dtype that is rounded to the upper one.
+
+    Ties go to the even index. The values themselves need not be numbers of the dtype.
+    """
+    thresholds = np.empty(len(values) - 1, dtype)
+    largest = Fraction(float(np.finfo(dtype).max))
     for i, (low, high) in enumerate(pairwise(values)):
-        middle = (Fraction(float(low)) + Fraction(float(high))) / 2
-        near = values.dtype.type(float(middle))
-        up = np.nextafter(near, values.dtype.type(math.inf))
-        if Fraction(float(near)) == middle:
-            thresholds[i] = near if i % 2 == 1 else up
-        else:
-            thresholds[i] = near if Fraction(float(near)) > middle else up
+        middle = (Fraction(low) + Fraction(high)) / 2
+        if abs(middle) > largest:  # only an infinity is beyond
+            thresholds[i] = math.inf if middle > 0 else -largest
+            continue
+        near = dtype(float(middle))
+        belongs = Fraction(float(near)) > middle or (Fraction(float(near)) == middle and i % 2 == 1)
+        thresholds[i] = near if belongs else np.nextafter(near, dtype(math.inf))
     return thresholds
 
 

@@ -189,9 +189,14 @@ def _logarithm(x: float, fmt: Any, dtype: str, zero: int, random: int) -> Elemen
 
 
 def _table(x: float, fmt: Any, dtype: str, zero: int, random: int) -> Element:
-    compute = np.float64 if dtype == "float64" else np.float32
-    values = [float(compute(value)) for value in fmt.values]
+    with np.errstate(over="ignore", under="ignore"):
+        held = [float(np.float32(value)) for value in fmt.values]
+    # Blocks know their values as numbers of the dtype; random neighbours of others are those of the exact values.
+    in_float = dtype != "float64" and (fmt.rounding != "STOCHASTIC" or fmt.block or held == list(fmt.values))
+    compute: type[Any] = np.float32 if in_float else np.float64
+    values = held if in_float else list(fmt.values)
     v = quant.exact(x)
+    outside = not values[0] <= x <= values[-1]
     if fmt.rounding == "STOCHASTIC":
         inside = min(max(x, values[0]), values[-1])
         index = max(i for i, value in enumerate(values) if value <= inside)
@@ -200,8 +205,8 @@ def _table(x: float, fmt: Any, dtype: str, zero: int, random: int) -> Element:
             part = Fraction(float((compute(inside) - compute(values[index])) / gap))
             index += quant.whole(part, "STOCHASTIC", random)
     else:
-        index = quant.table_index(v, values)
-    return values[index], index, not values[0] <= v <= values[-1]
+        index = quant.table_index(v, list(fmt.values))
+    return values[index], index, outside
 
 
 _ELEMENTS = {
@@ -239,8 +244,9 @@ def _ranges(size: int, line: int, block: int) -> Iterator[tuple[int, int]]:
             yield begin, min(begin + block, first + line)
 
 
-def _all_nan(count: int) -> list[Element]:
-    return [(math.nan, 0, False)] * count
+def _all_nan(part: list[float]) -> list[Element]:
+    """A block whose scale is NaN; what is infinite in it is out of range."""
+    return [(math.nan, 0, math.isinf(x)) for x in part]
 
 
 def scale_exponent(largest: Fraction, fmt: Any) -> int:
@@ -260,8 +266,8 @@ def scale_exponent(largest: Fraction, fmt: Any) -> int:
 
 
 def _mx(part: list[float], fmt: Any, compute: type[Any], g: Any, random: list[int]) -> tuple[list[Element], int]:
-    if any(map(math.isnan, part)):
-        return _all_nan(len(part)), 255
+    if not all(map(math.isfinite, part)):
+        return _all_nan(part), 255
     k = scale_exponent(max(abs(quant.exact(x)) for x in part), fmt)
     made = []
     for x, r in zip(part, random, strict=True):
@@ -282,7 +288,7 @@ def _saturated(v: Fraction, sign: float, fmt: Any, random: int) -> Element:
 
 def _nvfp4(part: list[float], fmt: Any, compute: type[Any], g: Any, random: list[int]) -> tuple[list[Element], int]:
     if any(map(math.isnan, part)):
-        return _all_nan(len(part)), 255
+        return _all_nan(part), 127
     with np.errstate(all="ignore"):
         wanted = compute(max(map(abs, part))) / compute(6) / g
     wanted = min(max(wanted, compute(2.0**-9)), compute(448))
@@ -302,8 +308,8 @@ def _nvfp4(part: list[float], fmt: Any, compute: type[Any], g: Any, random: list
 def _block_float(
     part: list[float], fmt: Any, compute: type[Any], g: Any, random: list[int]
 ) -> tuple[list[Element], int]:
-    if any(map(math.isnan, part)):
-        return _all_nan(len(part)), 255
+    if not all(map(math.isfinite, part)):
+        return _all_nan(part), 255
     largest = max(abs(quant.exact(x)) for x in part)
     k = min(max(quant.exponent_of(largest), -127), 127) if largest else -127
     step, most = Fraction(2) ** (k - (fmt.width - 2)), fmt.max_code
@@ -319,7 +325,7 @@ def _block_table(
     part: list[float], fmt: Any, compute: type[Any], g: Any, random: list[int]
 ) -> tuple[list[Element], Any]:
     if not all(map(math.isfinite, part)):
-        return _all_nan(len(part)), math.nan
+        return _all_nan(part), math.nan
     scale = compute(max(map(abs, part)))
     made = []
     for x, r in zip(part, random, strict=True):

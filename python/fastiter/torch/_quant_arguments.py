@@ -13,9 +13,9 @@ from torch.compiler import is_compiling
 
 from .._backend import BackendError
 from .._rnn import kind
-from ..quant import NVFP4, Fixed, Float, Int, Posit, SumOfPowers
-from ..quant._analysis import range_of
+from ..quant import Fixed, Float, Int, SumOfPowers
 from ..quant._block_formats import block_of
+from ..quant._calibrate import Target, target_of
 from ..quant._check import check_format, check_seed
 from ..quant._codes import _fits_float32
 from ..quant._formats import Format
@@ -36,7 +36,7 @@ class Facts(NamedTuple):
     has_nan: bool
     fits_float32: bool
     accumulates: bool
-    held: float  # the largest magnitude that a scale should bring numbers to, 0 for formats without a scale
+    targets: tuple[Target, Target] | None  # what "amax" has to do for float32 and float64; None where there is no scale
 
 
 def constant(function: _Function) -> _Function:
@@ -62,15 +62,10 @@ def facts(text: str) -> Facts:
     """Return the facts of the format with this text."""
     fmt = read(text)
     block = block_of(fmt)
-    held = 0.0
-    if isinstance(fmt, NVFP4):
-        held = 6.0 * 448.0
-    elif isinstance(fmt, Posit):
-        held = 1.0
-    elif isinstance(fmt, (Int, Float)):
-        held = range_of(fmt).highest
+    in_float, in_double = target_of(fmt, False), target_of(fmt, True)
+    targets = (in_float, in_double) if in_float and in_double and in_float.held > 0 else None
     accumulates = isinstance(fmt, Fixed) or (isinstance(fmt, Float) and fmt.signed)
-    return Facts(block, fmt.stochastic, has_nan(fmt), block > 0 or _fits_float32(fmt), accumulates, held)
+    return Facts(block, fmt.stochastic, has_nan(fmt), block > 0 or _fits_float32(fmt), accumulates, targets)
 
 
 @constant
@@ -181,8 +176,8 @@ def checked_scale(function: str, x: Tensor, text: str, scale: Scale, axis: int) 
 
 def largest_scale(function: str, x: Tensor, text: str, kept_axis: int | None = None) -> Tensor:
     """Return the scale with which the format just holds the largest magnitude of x (of each index of an axis)."""
-    held = facts(text).held
-    if held == 0:
+    targets = facts(text).targets
+    if targets is None:
         raise ValueError(f"{function}: scale must be a number or a tensor for {text}, got 'amax'")
     magnitude = x.detach().abs()
     if kept_axis is None:
@@ -194,8 +189,13 @@ def largest_scale(function: str, x: Tensor, text: str, kept_axis: int | None = N
         largest = magnitude.amax(others, keepdim=True) if others else magnitude
     usable = torch.isfinite(largest) & (largest > 0)
     # A gradient that is zero, infinite or NaN throughout keeps its zeros, infinities and NaN with any scale.
-    scale = torch.where(usable, largest, 1).to(torch.float64) / held
-    return scale.clamp(min=2.0**-100)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    target = targets[wide == torch.float64]
+    largest = torch.where(usable, largest, 1).to(torch.float64)
+    scale = (largest / target.held).clamp(min=target.least)
+    narrow = scale.to(wide)
+    beyond = largest / narrow.to(torch.float64) > target.held + target.margin
+    return torch.where(beyond, torch.nextafter(narrow, narrow.new_full((), math.inf)).to(torch.float64), scale)
 
 
 def check_divides(function: str, name: str, parameter: Tensor, x: Tensor) -> None:

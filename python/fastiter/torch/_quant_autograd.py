@@ -96,7 +96,7 @@ class Rounded(torch.autograd.Function):
         y = x if y is None else y
         dx, *rest = quantize_bwd(dy, x, y, ctx.text, scale, zero_point, ctx.clip, ctx.learns)
         dparameter = None
-        if rest:  # the sum of dy (y - x dy/dx)
+        if rest:  # the sum of dy (y - x) in range and of dy y out of it
             wide = rest[0] * (-math.log(2.0) * ctx.factor if ctx.is_point else ctx.factor)
             dparameter = (wide if ctx.is_point else wide / scale).to(ctx.dtype)
         return (dx, dparameter, *[None] * 10)

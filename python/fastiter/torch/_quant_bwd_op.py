@@ -1,6 +1,7 @@
 """The private op of rounding's straight-through gradient.
 
-dx, and the sum of dy (y - x dy/dx) over what shares a scale: of it the callers make the gradient of what they scale by.
+dx, and over what shares a scale the sum of dy (y - x) where the rounded number is in range and of dy y where it is not:
+of it the callers make the gradient of what they scale by.
 """
 
 from __future__ import annotations
@@ -9,13 +10,12 @@ import torch
 from torch import Tensor
 
 from .. import _core
-from ..quant._block_formats import block_of
 from ..quant._formats import Fixed, Format, Int
 from ..quant._other_formats import SumOfPowers
 from ..quant._plan import plan
+from ..quant._range import is_limited, limits, scaled_limits
 from ._op import LIBRARY, contiguous, eager, empty
 from ._quant_op import NAMES, absorbed_by, are_powers, as_array, read
-from ._quant_range import limits, scaled_limits
 
 LIBRARY.define(
     "_quantize_bwd(Tensor dy, Tensor x, Tensor y, str fmt, Tensor? scale, Tensor? zero_point, bool clip, "
@@ -83,32 +83,32 @@ def _bwd(
 ) -> list[Tensor]:
     form = read(fmt)
     x, dy = contiguous(x), contiguous(dy)
-    clips = clip and not block_of(form)
-    ends = _ends(x, form, scale, zero_point) if clips else None
-    if (not clips or ends is not None) and (scale is None or scale.numel() == 1):
-        dx, total = _gradient(dy, x, contiguous(y), ends, need_scale)
+    limited = is_limited(form, clip, need_scale)
+    ends = _ends(x, form, scale, zero_point) if limited else None
+    if (not limited or ends is not None) and (scale is None or scale.numel() == 1):
+        dx, total = _gradient(dy, x, contiguous(y), ends, clip, need_scale)
         wide = torch.promote_types(x.dtype, torch.float32)
         return [dx] if scale is None or not need_scale else [dx, dx.new_full(scale.shape, total, dtype=wide)]
     assert scale is not None
-    if not clips:
-        dx, kept = dy.clone(), x
-    else:
-        inside = _inside(x, form, scale, zero_point)
-        dx, kept = torch.where(inside, dy, 0), torch.where(inside, x, 0)
+    inside = _inside(x, form, scale, zero_point) if limited else None
+    dx = dy.clone() if inside is None or not clip else torch.where(inside, dy, 0)
     if not need_scale:
         return [dx]
     wide = torch.promote_types(x.dtype, torch.float32)
+    kept = x if inside is None else torch.where(inside, x, 0)
     parts, _ = _side_by_side(dy.to(wide) * (y.to(wide) - kept.to(wide)), scale)
     return [dx, parts.sum(list(range(1, parts.dim(), 2))).reshape(scale.shape)]
 
 
-def _gradient(dy: Tensor, x: Tensor, y: Tensor, ends: tuple[float, float] | None, sums: bool) -> tuple[Tensor, float]:
-    """Return dx, and the sum of dy (y - x dy/dx): from the kernel, in float32 for 16-bit numbers."""
+def _gradient(
+    dy: Tensor, x: Tensor, y: Tensor, ends: tuple[float, float] | None, clip: bool, sums: bool
+) -> tuple[Tensor, float]:
+    """Return dx, and the sum for the scale: from the kernel, in float32 for 16-bit numbers."""
     wide = torch.promote_types(x.dtype, torch.float32)
     given = [t if t.dtype == wide else t.to(wide) for t in (dy, x, y)]
     dx = empty(given[0], x.shape)
     g, v, w, out = (t.data_ptr() for t in (*given, dx))
-    total = _core.quantize_gradient(wide == torch.float64, ends, g, v, w, out, x.numel(), sums)
+    total = _core.quantize_gradient(wide == torch.float64, ends, clip, g, v, w, out, x.numel(), sums)
     return dx if dx.dtype == x.dtype else dx.to(x.dtype), total
 
 

@@ -8,15 +8,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..quant._block_formats import block_of
 from ..quant._formats import Fixed, Format, Int
 from ..quant._other_formats import SumOfPowers
 from ..quant._plan import plan
+from ..quant._range import is_limited, limits
 from . import _gpu
 from ._op import contiguous
 from ._quant_gpu_forward import BLOCK, Scales, scales_of
 from ._quant_op import NAMES, read
-from ._quant_range import limits
 
 _NOTHING, _ONE_SUM, _PRODUCTS = range(3)
 
@@ -31,9 +30,9 @@ def _limits(fmt: Format, name: str, device: torch.device) -> Tensor:
 
 
 def _launch(
-    given: list[Tensor], dx: Tensor, sums: Tensor | None, fmt: Format, scales: Scales, clips: bool, how: int
+    given: list[Tensor], dx: Tensor, sums: Tensor | None, fmt: Format, scales: Scales, rule: tuple[bool, bool], how: int
 ) -> None:
-    x = given[1]
+    x, (limited, clips) = given[1], rule
     kernels = _gpu.triton_kernels("quantize", "quant_gradient")
     tl = kernels.tl
     name = NAMES[torch.promote_types(x.dtype, torch.float32)]
@@ -41,11 +40,12 @@ def _launch(
     with _gpu.on(x):
         kernels.quantize_bwd_kernel[(-(-x.numel() // BLOCK),)](
             *(*given, dx, sums, scales.scale, scales.zero_point, scales.powers),
-            _limits(fmt, name, x.device) if clips else None,
+            _limits(fmt, name, x.device) if limited else None,
             *(x.numel(), scales.run, scales.size),
             ROUNDING=made.rounding,
             T=tl.float64 if made.in_double else tl.float32,
-            CLIPS=clips,
+            LIMITED=limited,
+            CLIPS=limited and clips,
             INTEGERS=isinstance(fmt, Int),
             MAY_BE_EXACT=isinstance(fmt, (Fixed, SumOfPowers)),
             SUMS=how,
@@ -75,12 +75,12 @@ def backward(
     clip: bool,
     need_scale: bool,
 ) -> list[Tensor]:
-    """Return dx, and the sum of dy (y - x dy/dx) over the elements of each scale."""
+    """Return dx, and for each scale the sum of dy (y - x) over its elements in range and of dy y over the others."""
     form = read(fmt)
     wide = torch.promote_types(x.dtype, torch.float32)
-    clips = clip and not block_of(form)
+    limited = is_limited(form, clip, need_scale)
     uniform = scale is None or scale.numel() == 1
-    scales = scales_of("quantize", x, form, scale, zero_point) if clips else Scales()
+    scales = scales_of("quantize", x, form, scale, zero_point) if limited else Scales()
     given = [contiguous(t.detach()) for t in (dy, x, y)]
     dx = torch.empty_like(given[1])
     how, sums = _NOTHING, None
@@ -89,7 +89,7 @@ def backward(
         programs = -(-x.numel() // BLOCK)
         sums = x.new_empty(programs, dtype=torch.float64) if uniform else x.new_empty(x.shape, dtype=wide)
     if x.numel():
-        _launch(given, dx, sums, form, scales, clips, how)
+        _launch(given, dx, sums, form, scales, (limited, clip), how)
     if scale is None or sums is None:
         return [dx]
     total = sums.sum() if uniform else _of_each_scale(sums, scale)

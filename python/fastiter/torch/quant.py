@@ -78,9 +78,9 @@ def quantize(
     """y = the number of the format that x / scale is rounded to, times scale: :func:`fastiter.quant.quantize`.
 
     dy/dx = 1 where the rounded number is in the format's range, 0 where it is not and became another (saturated,
-    wrapped, infinite). dy/dscale = (y - x dy/dx) / scale, which for integers is LSQ's: the code minus x / scale inside,
-    the lowest or the highest code outside. With stochastic rounding x itself counts, not the rounded number. Where a
-    block of neighbours has a scale of its own, the range follows x: dy/dx = 1.
+    wrapped, infinite). dy/dscale = y / scale there and (y - x) / scale in range, which for integers is LSQ's: the code
+    minus x / scale inside, the lowest or the highest code outside. With stochastic rounding x itself counts, not the
+    rounded number. Where a block of neighbours has a scale of its own, the range follows x: dy/dx = 1.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def quantize(
         For stochastic rounding: a seed of 64 bits, as an int or an int64 tensor of one element, or a generator that
         draws one.
     ste : {"clip", "pass"}
-        "pass": dy/dx = 1 everywhere.
+        "pass": dy/dx = 1 everywhere. dy/dscale stays the same, but that wrapped numbers count as in range.
 
     Raises
     ------
@@ -227,7 +227,7 @@ def fixed_point(
     terms, method
         With ``terms``, codes have at most so many ones: :class:`fastiter.quant.SumOfPowers`, which saturates.
     rng, nan, ste
-        As for :func:`quantize`. Of WRAP, ste="clip" gives 0 where a code has wrapped, "pass" 1.
+        As for :func:`quantize`. With "pass", wrapped numbers count as in range for dy/dpoint, too.
     gradient_scale : float
         A factor of the point's gradient alone.
 

@@ -158,7 +158,7 @@ def _check_scale(name: str, fmt: Format, scale: object, words: tuple[str, ...]) 
     if isinstance(scale, str):
         if scale not in words:
             raise ValueError(f"{name}: scale must be a number or one of {', '.join(map(repr, words))}, got {scale!r}")
-        if facts(str(fmt)).held == 0:
+        if facts(str(fmt)).targets is None:
             raise ValueError(f"{name}: scale must be None or a number for {fmt}, got {scale!r}")
         return
     if isinstance(scale, bool) or not isinstance(scale, (int, float)):

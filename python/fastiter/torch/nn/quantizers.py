@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from ..._rnn import kind
 from ...quant import Fixed, Int, SumOfPowers
 from ...quant._formats import Format
+from ...quant._range import limits
+from .._quant_arguments import fixed_text
+from .._quant_op import read
 from ..quant import fixed_point, lsq, pact
 from ._quantizer import LearnedQuantizer, Quantizer
 
@@ -17,7 +20,7 @@ from ._quantizer import LearnedQuantizer, Quantizer
 class FixedQuantizer(LearnedQuantizer):
     """y = overflow(round(x 2^f)) 2^-f, f = round(point): fixed point whose binary point is a parameter (QFX).
 
-    The first input sets the point, so that the largest magnitude is held (:meth:`initialize`); then it is learned.
+    The first input sets the point, so that no number of it overflows (:meth:`initialize`); then it is learned.
 
     Parameters
     ----------
@@ -97,8 +100,9 @@ class FixedQuantizer(LearnedQuantizer):
         x : Tensor
             Finite numbers.
         method : {"minmax", "mse"}
-            The most bits after the point with which no magnitude is beyond 2^(integer bits without the sign); or the
-            point with the least squared error of this one and the 7 further left.
+            The most bits after the point with which no number is out of range once it is rounded (of an unsigned
+            quantizer, which has none for them, negative numbers do not count); or the point with the least squared
+            error of this one and the 7 further left.
         """
         if method not in ("minmax", "mse"):
             raise ValueError(f"FixedQuantizer: method must be 'minmax' or 'mse', got {method!r}")
@@ -106,14 +110,19 @@ class FixedQuantizer(LearnedQuantizer):
         self.place(tuple(x.shape))
         self._spread(sample)  # for its check of the channels
         others = self._others(sample)
-        magnitude = sample.abs() if self.signed else sample.clamp(min=0)
-        largest = magnitude.amax(others) if others else magnitude
-        mantissa, exponent = torch.frexp(largest)
-        exponent = torch.where(largest > 0, exponent - (mantissa == 0.5).to(exponent.dtype), 0)
-        points = (self.width - int(self.signed) - exponent).clamp(-126, 126).to(torch.float32)
+        low, high = limits(read(self._text), "float64", 0)
+        least, most = (sample.amin(others), sample.amax(others)) if others else (sample, sample)
+        shift = torch.maximum(_holding_shift(most, high), _holding_shift(-least, -low if self.signed else 0.0))
+        points = torch.where(shift == _ANY_SHIFT, self.width - int(self.signed), -shift)
+        points = points.clamp(-126, 126).to(torch.float32)
         self._set(points)
         if method == "mse":
             self._set(self._best_of(sample, points, others))
+
+    @property
+    def _text(self) -> str:
+        """The format of the codes, which are whole numbers."""
+        return fixed_text(self.width, self.signed, self.rounding, self.overflow, self.terms, self.method)
 
     def _best_of(self, x: Tensor, points: Tensor, others: list[int]) -> Tensor:
         best, least = points, torch.full_like(points, math.inf)
@@ -169,6 +178,18 @@ class FixedQuantizer(LearnedQuantizer):
         if not self._learn:
             parts.append("learn_point=False")
         return ", ".join(parts)
+
+
+#: Stands for the shift of what any shift holds: numbers not above zero, and all where the range ends at zero
+_ANY_SHIFT = -(2**20)
+
+
+def _holding_shift(largest: Tensor, end: float) -> Tensor:
+    """Return the least k for which the largest numbers are at most 2^k times the end of a range."""
+    mantissa, exponent = torch.frexp(largest.to(torch.float64))
+    most, place = math.frexp(end)
+    shift = exponent - place + (mantissa > most).to(exponent.dtype)
+    return torch.where((largest > 0) & (end > 0), shift, _ANY_SHIFT)
 
 
 class LSQQuantizer(LearnedQuantizer):

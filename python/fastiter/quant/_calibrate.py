@@ -1,136 +1,26 @@
-"""What a format can hold, what it costs, and which scale suits an array."""
+"""Which scale, zero point or binary point suits an array."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from .._rnn import kind
-from ._block_formats import MX, NVFP4, BlockFloat
+from ._block_formats import NVFP4
 from ._check import check_floats, check_format
 from ._formats import Fixed, Float, Format, Int
-from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
+from ._other_formats import Posit
 from ._plan import _computed_with
-from ._quantize import Counts, quantize
+from ._quantize import quantize
+from ._range import holding_shift, limits, range_of
 
 Array: TypeAlias = npt.NDArray[Any]
-
-
-class Range(NamedTuple):
-    """The lowest and the highest finite number of a format, and the smallest positive one."""
-
-    lowest: float
-    highest: float
-    smallest: float
-
-
-def range_of(fmt: Format | str) -> Range:
-    """Return the lowest, highest and smallest positive number of a format (of an :class:`Int`, with scale 1).
-
-    Of a format with blocks, whatever the scale; of a table with blocks, for a block whose largest magnitude is 1.
-
-    Examples
-    --------
-    >>> from fastiter.quant import range_of
-    >>> range_of("fixed<8,4>")
-    Range(lowest=-8.0, highest=7.9375, smallest=0.0625)
-    >>> range_of("e4m3fn").highest, range_of("posit<8,0>").smallest
-    (448.0, 0.015625)
-    """
-    fmt = check_format("range_of", fmt)
-    if isinstance(fmt, SumOfPowers):
-        top = fmt.fixed.max_code
-        # The power nearest to the largest code is the next one above it; a second term leads back to the code itself.
-        most = top + (fmt.terms == 1 < top) if fmt.method == "NEAREST" else _highest_sum(top, fmt.terms)
-        step = float(fmt.fixed.step)
-        return Range(-float(top + 1) * step if fmt.signed else 0.0, most * step, step)
-    if isinstance(fmt, Fixed):
-        step = float(fmt.step)
-        low = -fmt.max_code if fmt.overflow == "SAT_SYM" and fmt.signed else fmt.min_code
-        return Range(low * step, fmt.max_code * step, step)
-    if isinstance(fmt, Int):
-        return Range(float(fmt.min_code), float(fmt.max_code), 1.0)
-    if isinstance(fmt, Table):
-        return Range(fmt.values[0], fmt.values[-1], min((v for v in fmt.values if v > 0), default=math.nan))
-    high, small = _magnitudes(fmt)
-    signed = getattr(fmt, "signed", True)
-    lowest = -high if signed else small if isinstance(fmt, Float) and not fmt.subnormals else 0.0
-    return Range(lowest, high, small)
-
-
-def _highest_sum(top: int, terms: int) -> int:
-    """Return the highest sum of so many powers of two up to a code of ones alone."""
-    bits = top.bit_length()
-    return top - ((1 << max(bits - terms, 0)) - 1)
-
-
-def _magnitudes(fmt: Format) -> tuple[float, float]:
-    """Return the largest and the smallest positive number."""
-    if isinstance(fmt, Float):
-        places = fmt.mantissa if fmt.subnormals and fmt.mantissa else 0
-        return float(fmt.max_value), 2.0 ** (fmt.min_exponent - places)
-    if isinstance(fmt, MX):
-        high, small = _magnitudes(fmt.element)
-        return high * 2.0**127, small * 2.0**-127
-    if isinstance(fmt, NVFP4):
-        return 6.0 * 448.0, 0.5 * 2.0**-9
-    if isinstance(fmt, BlockFloat):
-        return fmt.max_code * 2.0 ** (129 - fmt.width), 2.0 ** (-125 - fmt.width)
-    if isinstance(fmt, Posit):
-        return 2.0**fmt.max_exponent, 2.0**-fmt.max_exponent
-    assert isinstance(fmt, (PowerOfTwo, Logarithmic))
-    return 2.0**fmt.highest, 2.0**fmt.lowest
-
-
-class Error(NamedTuple):
-    """What rounding has done: y - x of the numbers that are finite.
-
-    sqnr: 10 log10 of the power of x over that of the error, in dB. histogram, edges: of the errors, 64 bins.
-    """
-
-    sqnr: float
-    max: float
-    mean: float
-    rms: float
-    histogram: npt.NDArray[np.int64]
-    edges: npt.NDArray[np.float64]
-    counts: Counts
-
-
-def error(x: Array, fmt: Format | str, **options: Any) -> Error:
-    """Return how far :func:`quantize` moves the numbers of x; options are its arguments.
-
-    NaN and infinities are left out, and so is what becomes one.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fastiter.quant import error
-    >>> e = error(np.array([0.3, -1.26, 2.0]), "fixed<8,4,RND,SAT>")
-    >>> round(e.sqnr, 1), round(e.max, 4), e.counts.overflow
-    (43.5, 0.0125, 0)
-    """
-    fmt = check_format("error", fmt)
-    for name in ("out", "counts"):
-        if name in options:
-            raise TypeError(f"error: options must be others than out and counts, got {name}")
-    x = check_floats("error", "x", x)
-    y, counts = quantize(x, fmt, counts=True, **{"nan": "keep", **options})
-    wide, near = x.astype(np.float64), y.astype(np.float64)
-    finite = np.isfinite(wide) & np.isfinite(near)
-    wide, difference = wide[finite], near[finite] - wide[finite]
-    if not wide.size:
-        return Error(math.nan, 0.0, 0.0, 0.0, np.zeros(64, np.int64), np.linspace(0.0, 1.0, 65), counts)
-    noise, power = float(np.mean(difference**2)), float(np.mean(wide**2))
-    sqnr = math.inf if noise == 0 else -math.inf if power == 0 else 10 * math.log10(power / noise)
-    histogram, edges = np.histogram(difference, 64)
-    largest = float(np.abs(difference).max())
-    return Error(sqnr, largest, float(difference.mean()), math.sqrt(noise), histogram, edges, counts)
 
 
 class Calibration(NamedTuple):
@@ -166,8 +56,9 @@ def calibrate(
         :class:`Fixed`, :class:`Int`, :class:`Float`, :class:`Posit`, or :class:`NVFP4`. An unsigned Int also gets a
         zero point.
     method : {"minmax", "percentile", "mse"}
-        What shall just be held: the extremes; what ``percentile`` of the magnitudes (of an unsigned Int: of the numbers
-        on either side) do not exceed; or the range with the least squared error of 40 that are as wide or narrower.
+        What shall just be held, which means that it is in range once it is rounded: the extremes; what ``percentile``
+        of the magnitudes (of an unsigned Int: of the numbers on either side) do not exceed; or the range with the least
+        squared error of 40 (of a Fixed: 8) that are as wide or narrower. An unsigned Fixed holds no negative numbers.
     percentile : float
         0 to 100.
     axis : int or sequence of int, optional
@@ -209,33 +100,66 @@ def calibrate(
         return _binary_point(x, wide, fmt, share, method == "mse")
     if isinstance(fmt, Int) and not fmt.signed:
         return _affine(x, wide, fmt, shape, share, method == "mse")
-    held = {Int: _held_by_int, Float: _held_by_float, NVFP4: lambda _: 6.0 * 448.0, Posit: lambda _: 1.0}
-    if type(fmt) not in held:
+    target = target_of(fmt, _computed_with(x.dtype.name) is np.float64)
+    if target is None:
         raise ValueError(f"calibrate: fmt must be one that takes a scale, got {fmt}")
     largest = _over_blocks(np.abs(wide), shape, lambda a: np.percentile(a, share, -1))
     dtype = _computed_with(x.dtype.name)
-    scale = _holding(largest, held[type(fmt)](fmt), fmt, dtype, _margin(fmt))  # type: ignore[operator]
-    if isinstance(fmt, NVFP4):
-        return Calibration(fmt, np.maximum(scale, 2.0**-100), None)
-    if method == "mse":
-        scale, _ = _least_error(
-            x, fmt, shape, [(np.where(_fits(scale * r, dtype), r, 1) * scale, None) for r in _RATIOS]
-        )
+    scale = _holding(largest, target, fmt, dtype)
+    if method == "mse" and not isinstance(fmt, NVFP4):
+        tried = [np.where(_fits(scale * ratio, dtype), ratio, 1) * scale for ratio in _RATIOS]
+        scale = _least_error(x, fmt, shape, [(each, None) for each in tried])[0]
     return Calibration(fmt, scale, None)
 
 
-def _holding(largest: Array, held: float, fmt: Format, dtype: type[np.floating[Any]], margin: float) -> Array:
-    """Return scales that bring the largest magnitudes to ``held``, or by so much beyond, when the dtype holds them."""
-    if held <= 0:
+class Target(NamedTuple):
+    """What a scale has to do: bring the largest magnitude to ``held``, at most ``margin`` beyond, being no less than
+    ``least``.
+    """
+
+    held: float
+    margin: float
+    least: float
+
+
+@lru_cache(maxsize=512)
+def target_of(fmt: Format, in_double: bool) -> Target | None:
+    """Return what a scale has to do for numbers of float32 or float64; None for formats that calibrate gives none."""
+    if isinstance(fmt, NVFP4):
+        return Target(6.0 * 448.0, math.inf, 2.0**-100)
+    if isinstance(fmt, Posit):
+        return Target(1.0, math.inf, 0.0)
+    if isinstance(fmt, Int):
+        return Target(float(fmt.max_code), _margin(fmt, 0.25), 0.0)
+    if not isinstance(fmt, Float):
+        return None
+    info = np.finfo(np.float64 if in_double else np.float32)
+    highest = float(fmt.max_value)
+    # The quotient has to be a number of the dtype, too. A scale is only as small as it need be: below the normal
+    # numbers it would lose its last bits, and nothing is gained once the format reaches down to the dtype's least one.
+    held = highest if highest <= float(info.max) else 2.0 ** (int(info.maxexp) - 1)
+    enough = float(info.smallest_subnormal) / range_of(fmt).smallest
+    least = min(float(info.tiny) * 2.0**26, enough)
+    return Target(held, _margin(fmt, 2.0 ** (fmt.max_exponent - fmt.mantissa - 2)), least)
+
+
+def _margin(fmt: Int | Float, rest: float) -> float:
+    """Return how far beyond the largest number it is still what a number is rounded to."""
+    return rest if fmt.rounding.startswith(("RN", "RZ", "TRN_ZERO")) else 0.0
+
+
+def _holding(largest: Array, target: Target, fmt: Format, dtype: type[np.floating[Any]]) -> Array:
+    """Return scales that do what they have to for the largest magnitudes, in a dtype that has to hold them."""
+    if target.held <= 0:
         raise ValueError(f"calibrate: fmt must have a number above zero, got {fmt}")
     largest = np.where(largest > 0, largest, 1.0)
-    scale = largest / held
+    scale = np.maximum(largest / target.held, target.least)
     fits = _fits(scale, dtype)
     if not fits.all():
         wrong = scale[~fits][0]
         raise ValueError(f"calibrate: x must need a scale that {dtype.__name__} holds for {fmt}, got {wrong:g}")
     narrow = scale.astype(dtype)
-    beyond = largest / narrow.astype(np.float64) > held + margin
+    beyond = largest / narrow.astype(np.float64) > target.held + target.margin
     return np.where(beyond, np.nextafter(narrow, dtype(np.inf)).astype(np.float64), scale)
 
 
@@ -247,30 +171,16 @@ def _fits(scale: Array, dtype: type[np.floating[Any]]) -> Array:
     return fits
 
 
-def _margin(fmt: Format) -> float:
-    """Return how far beyond the largest number it is still what a number is rounded to."""
-    if not isinstance(fmt, (Int, Float)):
-        return math.inf
-    if fmt.rounding.startswith(("RN", "RZ", "TRN_ZERO")):
-        return 0.25 if isinstance(fmt, Int) else 2.0 ** (fmt.max_exponent - fmt.mantissa - 2)
-    return 0.0
-
-
 #: Parts of the whole range that are tried
 _RATIOS = np.linspace(1.0, 0.22, 40)
 
 
-def _held_by_int(fmt: Int) -> float:
-    return float(fmt.max_code)
-
-
-def _held_by_float(fmt: Float) -> float:
-    return float(fmt.max_value)
-
-
 def _scale_shape(shape: tuple[int, ...], axis: int | Sequence[int] | None, group: int | None) -> tuple[int, ...]:
     """Return the shape of the scales."""
-    axes = [] if axis is None else [axis] if isinstance(axis, (int, np.integer)) else list(axis)
+    try:
+        axes = [] if axis is None else [axis] if isinstance(axis, (int, np.integer)) else list(axis)
+    except TypeError:
+        raise TypeError(f"calibrate: axis must be an int or a sequence of ints, got {kind(axis)}") from None
     sizes = [1] * len(shape)
     for each in axes:
         if isinstance(each, bool) or not isinstance(each, (int, np.integer)):
@@ -315,25 +225,55 @@ def _least_error(
 
 
 def _binary_point(x: Array, wide: Array, fmt: Fixed, share: float, by_error: bool) -> Calibration:
-    largest = float(np.percentile(np.abs(wide), share)) if wide.size else 0.0
-    exponent = math.frexp(largest)[1] if largest > 0 else 0  # largest < 2^exponent
-    integer = min(max(exponent + fmt.signed, fmt.width - 1074), 1023)
+    """Return the format with the most bits after its binary point with which no number overflows once it is rounded."""
+    counted = wide if fmt.signed else np.maximum(wide, 0)  # what no unsigned format holds
+    most = float(np.percentile(np.abs(counted), share)) if wide.size else 0.0
+    low, high = (max(float(counted.min()), -most), min(float(counted.max()), most)) if wide.size else (0.0, 0.0)
+    shift = holding_shift(low, high, limits(replace(fmt, integer=fmt.width), "float64", 0))
+    integer = int(fmt.signed) if shift is None else fmt.width + shift
+    integer = min(max(integer, fmt.width - 1074), 1023)
     choices = [replace(fmt, integer=max(integer - k, fmt.width - 1074)) for k in range(8 if by_error else 1)]
     errors = [float(np.mean((quantize(x, each).astype(np.float64) - wide) ** 2)) if by_error else 0 for each in choices]
     return Calibration(choices[int(np.argmin(errors))], None, None)
 
 
 def _affine(x: Array, wide: Array, fmt: Int, shape: tuple[int, ...], share: float, by_error: bool) -> Calibration:
+    """Return scale and zero point with which the lowest and the highest number, and zero, are held."""
     low = np.minimum(_over_blocks(wide, shape, lambda a: np.percentile(a, 100 - share, -1)), 0)
     high = np.maximum(_over_blocks(wide, shape, lambda a: np.percentile(a, share, -1)), 0)
-
     dtype = _computed_with(x.dtype.name)
-    widest = _holding(high - low, float(fmt.max_code), fmt, dtype, 0.0)
-
-    def of(part: float) -> tuple[Array, Array]:
-        ratio = np.where(_fits(widest * part, dtype), part, 1.0)
-        scale = widest * ratio
-        return scale, np.clip(np.rint(-low * ratio / scale), fmt.min_code, fmt.max_code).astype(np.int64)
-
-    scale, zero = _least_error(x, fmt, shape, [of(r) for r in _RATIOS]) if by_error else of(1.0)
+    scale, zero = _holding_both(low, high, fmt, dtype)
+    if by_error:
+        tried = [np.where(_fits(scale * ratio, dtype), ratio, 1.0) * scale for ratio in _RATIOS]
+        scale, zero = _least_error(x, fmt, shape, [(each, zero) for each in tried])  # type: ignore[assignment]
     return Calibration(fmt, scale, zero)
+
+
+def _holding_both(low: Array, high: Array, fmt: Int, dtype: type[np.floating[Any]]) -> tuple[Array, Array]:
+    """Return the finest scales, and the zero points, with which neither end overflows once it is rounded.
+
+    The span of the codes may be one or, where rounding is stochastic, two longer than that of the numbers: then the
+    scale is as much coarser.
+    """
+    scale = _holding(high - low, Target(float(fmt.max_code), 0.0, 0.0), fmt, dtype)
+    one_more = 1.0 + 16.0 * float(np.finfo(dtype).eps)
+    stretched = [scale * one_more]
+    if fmt.max_code > 1:
+        stretched.append(scale * (fmt.max_code / (fmt.max_code - 1)) * one_more)
+    least, most = (_extreme_codes(end, scale, fmt, dtype) for end in (low, high))
+    for coarser in stretched:
+        wide = (most - least > fmt.max_code) & _fits(coarser, dtype)
+        if not wide.any():
+            break
+        scale = np.where(wide, coarser, scale)
+        least, most = (_extreme_codes(end, scale, fmt, dtype) for end in (low, high))
+    return scale, np.clip(-least, fmt.min_code, fmt.max_code).astype(np.int64)
+
+
+def _extreme_codes(x: Array, scale: Array, fmt: Int, dtype: type[np.floating[Any]]) -> Array:
+    """Return the whole numbers that x / scale may become, those furthest from zero, without a limit."""
+    kind = np.float64 if fmt.width > 24 else dtype
+    v = np.asarray(x.astype(dtype).astype(kind) / scale.astype(dtype).astype(kind), np.float64)
+    if fmt.stochastic:
+        return np.asarray(np.copysign(np.ceil(np.abs(v)), v))
+    return quantize(v, Fixed(53, 53, True, fmt.rounding, "SAT"))

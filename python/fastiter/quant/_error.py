@@ -1,0 +1,92 @@
+"""What rounding to a format costs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ._check import check_floats, check_format
+from ._formats import Format
+from ._quantize import Counts, quantize
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+class Error(NamedTuple):
+    """What rounding has done: y - x of the numbers that are finite.
+
+    sqnr: 10 log10 of the power of x over that of the error, in dB. histogram, edges: of the errors, 64 bins.
+    """
+
+    sqnr: float
+    max: float
+    mean: float
+    rms: float
+    histogram: npt.NDArray[np.int64]
+    edges: npt.NDArray[np.float64]
+    counts: Counts
+
+
+def error(x: Array, fmt: Format | str, **options: Any) -> Error:
+    """Return how far :func:`quantize` moves the numbers of x; options are its arguments.
+
+    NaN and infinities are left out, and so is what becomes one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.quant import error
+    >>> e = error(np.array([0.3, -1.26, 2.0]), "fixed<8,4,RND,SAT>")
+    >>> round(e.sqnr, 1), round(e.max, 4), e.counts.overflow
+    (43.5, 0.0125, 0)
+    """
+    fmt = check_format("error", fmt)
+    for name in ("out", "counts"):
+        if name in options:
+            raise TypeError(f"error: options must be others than out and counts, got {name}")
+    x = check_floats("error", "x", x)
+    y, counts = quantize(x, fmt, counts=True, **{"nan": "keep", **options})
+    wide, near = x.astype(np.float64), y.astype(np.float64)
+    finite = np.isfinite(wide) & np.isfinite(near)
+    with np.errstate(over="ignore"):
+        wide, difference = wide[finite], np.clip(near[finite] - wide[finite], -_MOST, _MOST)
+    if not wide.size:
+        return Error(math.nan, 0.0, 0.0, 0.0, np.zeros(64, np.int64), np.linspace(0.0, 1.0, 65), counts)
+    largest, power = float(np.abs(difference).max()), _root_mean_square(wide)
+    noise = _root_mean_square(difference)
+    sqnr = math.inf if noise == 0 else -math.inf if power == 0 else 20 * (math.log10(power) - math.log10(noise))
+    histogram, edges = _histogram(difference)
+    return Error(sqnr, largest, _mean(difference), noise, histogram, edges, counts)
+
+
+_MOST = float(np.finfo(np.float64).max)
+
+
+def _power_of_two_for(x: Array) -> float:
+    """Return 2^-k that brings the largest magnitude near 1, so that neither squares nor sums leave float64."""
+    return math.ldexp(1.0, -max(min(math.frexp(float(np.abs(x).max()))[1], 1022), -1022))
+
+
+def _mean(x: Array) -> float:
+    part = _power_of_two_for(x)
+    return float(np.mean(x * part)) / part
+
+
+def _root_mean_square(x: Array) -> float:
+    part = _power_of_two_for(x)
+    return math.sqrt(float(np.mean((x * part) ** 2))) / part
+
+
+def _histogram(x: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Count numbers in 64 bins from the lowest to the highest, or around them where float64 has too few in between."""
+    part = 0.125 if np.abs(x).max() > _MOST / 16 else 1.0  # no width of a range is beyond float64 then
+    low, high = part * float(x.min()), part * float(x.max())
+    place = float(np.spacing(max(abs(low), abs(high))))
+    if high - low < 128 * place:
+        around = max(64 * place, 0.5 if low == high else 0.0)
+        low, high = low - around, high + around
+    histogram, edges = np.histogram(x * part, 64, (low, high))
+    return histogram, edges / part
