@@ -174,7 +174,8 @@ def wrong_shapes(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
 
 def wrong_states(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
     state = given["state"]
-    for label, y in (("(ndarray|Tensor)", state[0]), ("dict", dict(enumerate(state))), ("str", "hc"), ("int", 0)):
+    alone = [("(ndarray|Tensor)", state[0])] if len(state) > 1 else []  # a single part may be given by itself
+    for label, y in (*alone, ("dict", dict(enumerate(state))), ("str", "hc"), ("int", 0)):
         yield Wrong(f"state is a {label}", {"state": y}, TYPE, "state", label)
     yield Wrong("state is a generator", {"state": (s for s in state)}, TYPE, "state", "generator")
     for label, y in (("empty", ()), ("short", state[:-1]), ("long", (*state, state[0]))):

@@ -143,13 +143,22 @@ def test_a_bound_that_changes():
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_what_is_no_state_is_none_at_every_step(kind):
-    module, x = make(ours, kind, dtype=F32), randn(2, I, dtype=F32)
-    for hx in ((), (torch.zeros(1, 2, H),)):
+    module, x, zeros = make(ours, kind, dtype=F32), randn(2, I, dtype=F32), torch.zeros(1, 2, H)
+    for hx in ((), [], (zeros,) * 3, *([(zeros,), [zeros], zeros] if kind == "lstm" else [])):
         with torch.no_grad():
             for _ in range(2):
                 with pytest.raises(TypeError, match=": hx must be a "):
                     module.step(x, hx)
                 module.step(x)
+
+
+def test_one_state_comes_in_any_form_at_every_step():
+    module, x, h = make(ours, "gru", dtype=F32), randn(2, I, dtype=F32), randn(1, 2, H, dtype=F32)
+    expected = module.step(x, h)
+    with torch.no_grad():
+        for hx in (h, (h,), [h]) * 2:
+            y, last = module.step(x, hx)
+            assert y.equal(expected[0]) and last.equal(expected[1])
 
 
 @pytest.mark.parametrize("contiguous", [True, False])

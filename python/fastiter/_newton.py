@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ._rnn import kind
+from ._rnn import as_part, kind
 
 Shape = tuple[int, ...]
 
@@ -149,7 +149,7 @@ def _wrong_shape(function: str, name: str, shape: Shape, expected: Shape, letter
 def state_parts(function: str, cell: ParaCell, state: Any) -> tuple[Any, ...]:
     """Return the parts of the given state. One that has a single part may be given as that or as a tuple of it."""
     if len(cell.states) == 1 and not isinstance(state, tuple):
-        return (state,)
+        return (as_part(state),)
     name, letters = ("h0", "(h,)") if len(cell.states) == 1 else ("state", f"({', '.join(cell.states)})")
     if not isinstance(state, (tuple, list)):
         raise TypeError(f"{function}: {name} must be a tuple {letters}, got {kind(state)}")

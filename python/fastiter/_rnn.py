@@ -143,6 +143,16 @@ def _check_shape(function: str, name: str, shape: Shape, expected: Shape, letter
         raise ValueError(f"{function}: {name} must have shape {letters} = {expected} to go with wx, got {tuple(shape)}")
 
 
+def as_parts(cell_states: Sequence[str], state: Any) -> Any:
+    """Return a state of a single part that is given by itself as a tuple of it, any other as it is."""
+    return (state,) if len(cell_states) == 1 and hasattr(state, "shape") else state
+
+
+def as_part(state: Any) -> Any:
+    """Return a state of a single part that is given as a tuple or list of it by itself, any other as it is."""
+    return state[0] if isinstance(state, (tuple, list)) and len(state) == 1 else state
+
+
 def check_state(function: str, cell: Cell, state: Any) -> None:
     """Check that ``state`` is a tuple (or list) of as many parts as the cell has states."""
     letters = f"({', '.join(cell.states)}{',' if len(cell.states) == 1 else ''})"

@@ -23,7 +23,7 @@ from ._delta import (
     check_state,
     plan,
 )
-from ._rnn import check_lengths, kind
+from ._rnn import as_part, check_lengths, kind
 
 Array: TypeAlias = npt.NDArray[Any]
 Steps: TypeAlias = tuple[Array, int, int, int, int]
@@ -77,7 +77,7 @@ def delta_scan(
     beta : ndarray (B, T, N), or (B, T, M, N)
         Strengths.
     h0 : ndarray (B, N, K, V), optional
-        State before the first step; zero by default.
+        State before the first step, or a tuple of it alone; zero by default.
     decay : ndarray (B, T, N), optional
         Applies once a step, before the first factor; 1 by default.
     method : {"auto", "step", "chunk"}
@@ -126,7 +126,7 @@ def delta_scan(
     >>> bool(np.allclose(o, v)), last.shape
     (True, (1, 1, 4, 2))
     """
-    function = "delta_scan"
+    function, h0 = "delta_scan", as_part(h0)
     run = _BACKENDS[choose(function, _BACKENDS, backend)]
     names, arrays = ["q", "k", "v", "beta"], [q, k, v, beta]
     for name, x in (("h0", h0), ("decay", decay)):

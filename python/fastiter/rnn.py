@@ -17,6 +17,7 @@ from ._rnn import (
     CELLS,
     FLOAT16_REFUSED,
     Cell,
+    as_parts,
     check_flag,
     check_lengths,
     check_shapes,
@@ -146,7 +147,7 @@ def gru(
     wx: Array,
     r: Array,
     b: Array | None = None,
-    state: Sequence[Array] | None = None,
+    state: Array | Sequence[Array] | None = None,
     *,
     reverse: bool = False,
     lengths: npt.ArrayLike | None = None,
@@ -160,7 +161,7 @@ def gru(
     """h[t] = (1 - z) n + z h[t-1], n = tanh(wx_n + r_gate (R_n h[t-1] + b_n)).
 
     r_gate, z = sigmoid(wx + r h[t-1] + b); gates in the order r, z, n. Shapes and arguments as for :func:`lstm`, with
-    three gates and the state (h,).
+    three gates and the state (h,), which may be given as h alone.
 
     References
     ----------
@@ -184,7 +185,7 @@ def elman(
     wx: Array,
     r: Array,
     b: Array | None = None,
-    state: Sequence[Array] | None = None,
+    state: Array | Sequence[Array] | None = None,
     *,
     activation: Literal["tanh", "relu"] = "tanh",
     reverse: bool = False,
@@ -198,7 +199,7 @@ def elman(
 ) -> Result:
     """h[t] = tanh(wx[t] + r h[t-1] + b), or max(., 0) with ``activation="relu"``.
 
-    Shapes and arguments as for :func:`lstm`, with one gate and the state (h,).
+    Shapes and arguments as for :func:`lstm`, with one gate and the state (h,), which may be given as h alone.
 
     References
     ----------
@@ -260,13 +261,14 @@ def _run(
     wx: Array,
     r: Array,
     b: Array | None,
-    state: Sequence[Array] | None,
+    state: Any,
     asked: _Asked,
     return_all_states: bool,
     out: Array | None,
     backend: str | None,
 ) -> Result:
     cell = CELLS[cell_name]
+    state = as_parts(cell.states, state)
     run = _BACKENDS[choose(function, _BACKENDS, backend)]
     check_flag(function, "reverse", asked.reverse)
     check_flag(function, "return_all_states", return_all_states)

@@ -13,7 +13,7 @@ from . import _core
 from ._backend import choose
 from ._check import check_array, check_arrays, check_out, empty, integers, unit_stride
 from ._cupy import takes_cupy
-from ._rnn import check_flag, check_lengths, kind
+from ._rnn import as_part, check_flag, check_lengths, kind
 from ._scan import (
     Shape,
     check_block_shapes,
@@ -52,7 +52,7 @@ def linear_scan(
     x : ndarray (B, T, D), float32, float64, complex64, complex128 or bfloat16 (of ml_dtypes)
         Any strides. bfloat16 is how a, x and h are stored; the state is float32 from the first step to the last.
     h0 : ndarray (B, D), optional
-        State before the first step; zero by default. float32 where x is bfloat16.
+        State before the first step, or a tuple of it alone; zero by default. float32 where x is bfloat16.
     reverse : bool
         Run from the last step to the first: h[t] = a[t] * h[t+1] + x[t].
     reset : ndarray of bool (B, T) or (T,), optional
@@ -120,7 +120,7 @@ def block_scan(
         Of the dtype of x. K is from 1 to 16.
     x : ndarray (B, T, N, K), float32, float64, complex64 or complex128
     h0 : ndarray (B, N, K), optional
-        State before the first step; zero by default. (S, N, K) where cu_seqlens is given.
+        State before the first step, or a tuple of it alone; zero by default. (S, N, K) where cu_seqlens is given.
     reverse, reset, lengths, cu_seqlens, backend
         As for :func:`linear_scan`.
     out : ndarray (B, T, N, K), optional
@@ -217,7 +217,7 @@ def _run(
     out: Array | None,
     backend: str | None,
 ) -> tuple[Array, Array]:
-    function = scan.name
+    function, h0 = scan.name, as_part(h0)
     run = _BACKENDS[choose(function, _BACKENDS, backend)]
     check_flag(function, "reverse", reverse)
     check_arrays(function, ("x", scan.factors), (x, a), scan.dtypes)

@@ -20,7 +20,7 @@ from .._delta import (
     check_state,
     plan,
 )
-from .._rnn import kind
+from .._rnn import as_part, kind
 from ._autograd import differentiable_once
 from ._delta_gpu import checked_method
 from ._delta_op import delta_bwd, delta_fwd
@@ -59,7 +59,7 @@ def delta_scan(
     >>> torch.equal(torch.cat([half, rest], 1), o), torch.equal(state, last)
     (True, True)
     """
-    function = "delta_scan"
+    function, h0 = "delta_scan", as_part(h0)
     optional = [(name, x) for name, x in (("h0", h0), ("decay", decay)) if x is not None]
     names, tensors = ("q", "k", "v", "beta", *dict(optional)), (q, k, v, beta, *dict(optional).values())
     check_tensors(function, names, tensors, devices=CPU_AND_CUDA)

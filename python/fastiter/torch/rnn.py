@@ -14,6 +14,7 @@ from .._rnn import (
     CELLS,
     FLOAT16_REFUSED,
     Cell,
+    as_parts,
     check_flag,
     check_shapes,
     check_state,
@@ -42,8 +43,6 @@ from ._rnn_work import PLAIN, Options, options
 States: TypeAlias = tuple[Tensor, ...]
 Integers: TypeAlias = "Tensor | Sequence[int]"
 Result: TypeAlias = "tuple[Tensor, States] | tuple[Tensor, States, States]"
-
-
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
@@ -97,7 +96,7 @@ def gru(
     wx: Tensor,
     r: Tensor,
     b: Tensor | None = None,
-    state: Sequence[Tensor] | None = None,
+    state: Tensor | Sequence[Tensor] | None = None,
     *,
     reverse: bool = False,
     lengths: Integers | None = None,
@@ -117,7 +116,7 @@ def elman(
     wx: Tensor,
     r: Tensor,
     b: Tensor | None = None,
-    state: Sequence[Tensor] | None = None,
+    state: Tensor | Sequence[Tensor] | None = None,
     *,
     activation: Literal["tanh", "relu"] = "tanh",
     reverse: bool = False,
@@ -290,12 +289,13 @@ def _run(
     wx: Tensor,
     r: Tensor,
     b: Tensor | None,
-    state: Sequence[Tensor] | None,
+    state: Any,
     reverse: bool,
     lengths: Integers | None,
     return_all_states: bool,
     asked: tuple[Any, ...],
 ) -> Result:
+    state = as_parts(CELLS[cell_name].states, state)
     cell, how = CELLS[cell_name], PLAIN
     low = autocast_dtype(wx)
     if low is not None:

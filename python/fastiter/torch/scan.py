@@ -12,7 +12,7 @@ from torch.compiler import is_compiling
 
 from .._backend import BackendError
 from .._check import overlaps_itself
-from .._rnn import check_flag
+from .._rnn import as_part, check_flag
 from .._scan import (
     check_block_shapes,
     check_first,
@@ -96,7 +96,7 @@ def _run(
     cu_seqlens: Integers | None,
     out: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    function = scan.name
+    function, h0 = scan.name, as_part(h0)
     check_flag(function, "reverse", reverse)
     check_tensors(function, ("x", scan.factors), (x, a), scan.dtypes, CPU_AND_CUDA)
     (check_block_shapes if scan.blocks else check_linear_shapes)(function, a.shape, x.shape)

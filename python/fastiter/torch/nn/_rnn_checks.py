@@ -130,12 +130,18 @@ def check_place(name: str, weight: Tensor, x: Tensor) -> None:
         raise TypeError(f"{name}: parameters must be {expected}, got {_dtype(weight)}")
 
 
+def as_torch_takes_it(module: RNNBase, hx: Any) -> Any:
+    """Return the one state of a GRU or RNN as torch.nn has it, where it comes in a tuple, as that of the functions."""
+    is_one = isinstance(hx, (tuple, list)) and len(hx) == 1 and len(CELLS[module.mode].states) == 1
+    return hx[0] if is_one else hx
+
+
 def checked_states(module: RNNBase, cell: Cell, hx: Any, weight: Tensor, batch: int | None) -> State | None:
     """hx as one (layers * directions, B, H) tensor per state; batch is None for unbatched input."""
     if hx is None:
         return None
     name, names = module_name(module), cell.states
-    values = (hx,) if len(names) == 1 else hx
+    values = (as_torch_takes_it(module, hx),) if len(names) == 1 else hx
     sequence = isinstance(values, (tuple, list)) and len(values) == len(names)
     if not sequence or not all(isinstance(s, Tensor) for s in values):
         expected = "a Tensor" if len(names) == 1 else f"a tuple of {len(names)} Tensors ({', '.join(names)})"

@@ -38,7 +38,7 @@ def step(module: nn.RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
     known = _STREAM_OF.get(module)
     if known is not None and not _drops(module) and known[2] == getattr(module, "clip_state", None):
         given = () if hx is None else (hx,) if isinstance(hx, Tensor) else hx
-        is_usual = hx is None or (isinstance(given, tuple) and (len(given) > 1 or isinstance(hx, Tensor)))
+        is_usual = hx is None or (isinstance(given, tuple) and len(given) > 0)
         made = known[0].step_from(input, given) if is_usual else None
         if made is not None:
             return made[0], tuple(made[1:])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import RNNBase
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
@@ -20,6 +20,7 @@ from .._op import autocast_dtype, autocast_to, exports_to_onnx, is_proxy
 from ._rnn_checks import (
     CELLS,
     Layer,
+    as_torch_takes_it,
     check_streams,
     check_weights,
     checked_input,
@@ -41,12 +42,10 @@ from ._rnn_steps import (
     has_no_steps,
     without_padding,
 )
+from ._rnn_torch import OF_TORCH
 
 Asked = tuple[Any, Any, Any]  # reset, lengths, cu_seqlens
 NOTHING: Asked = (None, None, None)
-
-
-_OF_TORCH: dict[str, type[RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN_TANH": nn.RNN, "RNN_RELU": nn.RNN}
 
 
 def forward(
@@ -64,6 +63,8 @@ def forward(
     asked = NOTHING
     if reset is not None or lengths is not None or cu_seqlens is not None:
         asked = (reset, lengths, cu_seqlens)
+    if isinstance(hx, (tuple, list)):
+        hx = as_torch_takes_it(module, hx)
     if exports_to_onnx():
         return _forward_of_torch(module, input, hx, asked)
     if not isinstance(input, (Tensor, PackedSequence)) and is_proxy(input):
@@ -95,7 +96,7 @@ def _recorded(module: RNNBase, input: Any, hx: Any, asked: Asked) -> tuple[Any, 
 def _forward_of_torch(module: RNNBase, input: Any, hx: Any, asked: Asked) -> tuple[Any, State]:
     """Run torch.nn's layer, for which torch.onnx.export has the standard operators, or say what it cannot do."""
     name = module_name(module)
-    if module.mode not in _OF_TORCH:
+    if module.mode not in OF_TORCH:
         raise TypeError(f"{name}: torch.onnx.export takes LSTM, GRU and RNN, got {name}")
     if asked is not NOTHING:
         raise ValueError(f"{name}: reset, lengths and cu_seqlens must be None in torch.onnx.export, got one")
@@ -103,7 +104,7 @@ def _forward_of_torch(module: RNNBase, input: Any, hx: Any, asked: Asked) -> tup
     if heads_of(module) != 1 or bound is not None:
         got = f"num_heads={heads_of(module)}, clip_state={bound}"
         raise ValueError(f"{name}: num_heads must be 1 and clip_state None in torch.onnx.export, got {got}")
-    output, last = _OF_TORCH[module.mode].forward(module, input, hx)
+    output, last = OF_TORCH[module.mode].forward(module, input, hx)
     return output, last if isinstance(last, tuple) else (last,)
 
 

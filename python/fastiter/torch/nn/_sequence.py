@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ..._backend import BackendError
+from ..._rnn import as_parts
 from .._gpu import held_lengths
 from .._op import CPU_AND_CUDA, autocast_dtype, check_dense, checked_lengths
 from ._rnn_steps import checked_sizes
@@ -47,8 +48,9 @@ class SequenceLayer(nn.Module):
         ----------
         input : Tensor or PackedSequence
             Of the parameters' dtype, on their device.
-        state : Tensor, or tuple of Tensor, optional
-            As the layer returns it, without B for unbatched input: it goes on from there. None: zeros.
+        state : Tensor, or tuple or list of Tensor, optional
+            As the layer returns it, without B for unbatched input: it goes on from there. A single Tensor may come in a
+            tuple. None: zeros.
         lengths : integers (B,), optional
             Valid steps of each row of a padded batch, 0 to T. What lies in later steps is not used, and their output is
             0. Not for a PackedSequence, which has its own, nor for unbatched input.
@@ -177,7 +179,7 @@ class SequenceLayer(nn.Module):
         if state is None:
             return None
         name, parts = name_of(self), self._parts()
-        values = (state,) if len(parts) == 1 else state
+        values = as_parts([part.name for part in parts], state)
         matches = isinstance(values, (tuple, list)) and len(values) == len(parts)
         if not matches or not all(isinstance(s, Tensor) for s in values):
             names = ", ".join(part.name for part in parts)
