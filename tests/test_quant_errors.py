@@ -227,6 +227,10 @@ def test_analysis() -> None:
     refused(TypeError, "calibrate: percentile must be a number, got str", lambda: c(X, E, percentile="9"))  # type: ignore[arg-type]
     refused(ValueError, "calibrate: axis must be one of the 2 axes of x, got 2", lambda: c(X, E, axis=2))
     refused(TypeError, "calibrate: axis must be made of ints, got float", lambda: c(X, E, axis=[1.0]))  # type: ignore[list-item]
+    wrong = "calibrate: axis must be an int or a sequence of ints, got "
+    refused(TypeError, wrong + "float", lambda: c(X, E, axis=1.5))  # type: ignore[arg-type]
+    refused(TypeError, wrong + "ellipsis", lambda: c(X, E, axis=...))  # type: ignore[arg-type]
+    refused(TypeError, "calibrate: axis must be made of ints, got str", lambda: c(X, E, axis="0"))  # type: ignore[arg-type]
     refused(ValueError, r"calibrate: group must divide the last axis of x, \(6,\), got 4", lambda: c(X, E, group=4))
     refused(TypeError, "calibrate: group must be an int, got float", lambda: c(X, E, group=2.0))  # type: ignore[arg-type]
     refused(
