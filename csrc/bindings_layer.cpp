@@ -71,7 +71,7 @@ template <class S> struct Biases {
     static const T* array(const std::vector<T>& b) { return b.empty() ? nullptr : b.data(); }
 };
 
-// h (T, B, H), the final states (1, B, H) each, and if asked the other states and the gates of all steps
+// h (T, B, H), the final states (1, B, H) each, and if asked what the backward pass reads: all states and the gates
 template <class S> py::object forward(const LayerInputs& in, bool reverse, bool save) {
     const int64_t B = in.B(), steps = in.T(), N = in.N, D = in.D(), G = in.cell.gates;
     const Biases<S> b(in);
@@ -88,8 +88,11 @@ template <class S> py::object forward(const LayerInputs& in, bool reverse, bool 
     p.b = b.array(b.of_h);
     in.first.point_at(p.first);
     Outputs out{in.x};
-    p.states.h = lines_of(out.add({steps, B, in.H()}).template data<S>(), in, 1);
+    OwnCopies own;
+    const View h = out.add({steps, B, in.H()});
+    p.states.h = lines_of(h.data<S>(), in, 1);
     for (int i = 0; i < in.cell.states; ++i) out.add_state(p.last, i, {1, B, in.H()});
+    if (save) own.add(h, out.add({steps, B, in.H()}));
     for (int i = 1; i < in.cell.states && save; ++i) out.add_kept_state(p.states, i, {B, steps, N, D});
     if (save && in.cell.saved) point(p.saved, out.add_kept_gates({B, steps, in.cell.saved, N, D}));
     {
@@ -98,6 +101,7 @@ template <class S> py::object forward(const LayerInputs& in, bool reverse, bool 
             run_product<S>(steps * B, in.gates(), in.I(), {in.x.data<const S>(), in.I(), 1},
                            {in.w_ih.data<const S>(), 1, in.I()}, b.array(b.of_x), wx);
         run_forward(p);
+        own.run();
     }
     return std::move(out.all);
 }

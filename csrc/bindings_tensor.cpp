@@ -45,6 +45,8 @@ template <class S> const rnn_value<S>* bias_of(const View& b, std::vector<float>
     return b.data<const rnn_value<S>>();
 }
 
+// h, the final states, if asked all states but h; with `save` what the backward pass reads, which nobody else sees: all
+// states, the gates
 template <class S> py::object forward(const Inputs& in, bool reverse, bool all_states, bool save) {
     const int64_t B = in.wx.size(0), T = in.wx.size(1), N = in.wx.size(3), D = in.wx.size(4);
     const int states = in.cell.states;
@@ -56,14 +58,20 @@ template <class S> py::object forward(const Inputs& in, bool reverse, bool all_s
     if (in.has_b) p.b = bias_of<S>(in.b, wide);
     in.state.point_at(p.first);
     Outputs out{in.wx};
-    out.add_steps_of_state(p.states, 0, {B, T, N, D});
+    OwnCopies own;
+    View every[kMaxStates];
+    const int seen = all_states ? states : 1;
+    every[0] = out.add_steps_of_state(0, {B, T, N, D});
     for (int i = 0; i < states; ++i) out.add_state(p.last, i, {B, N, D});
-    for (int i = 1; i < states && all_states; ++i) out.add_steps_of_state(p.states, i, {B, T, N, D});
-    for (int i = 1; i < states && save && !all_states; ++i) out.add_kept_state(p.states, i, {B, T, N, D});
+    for (int i = 1; i < seen; ++i) every[i] = out.add_steps_of_state(i, {B, T, N, D});
+    for (int i = 0; i < seen; ++i) point(p.states, i, every[i]);
+    for (int i = 0; i < seen && save; ++i) own.add(every[i], out.add_steps_of_state(i, {B, T, N, D}));
+    for (int i = seen; i < states && save; ++i) out.add_kept_state(p.states, i, {B, T, N, D});
     if (save && in.cell.saved) point(p.saved, out.add_kept_gates({B, T, in.cell.saved, N, D}));
     {
         py::gil_scoped_release release;
         run_forward(p);
+        own.run();
     }
     return std::move(out.all);
 }

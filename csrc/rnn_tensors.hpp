@@ -97,11 +97,10 @@ struct Outputs {
         point(out, state, view_of(new_tensor(like, shape, bits_of_state(state, like.bits()), {0, 1, 2})));
     }
     // (B, T, N, D) and (B, T, G, N, D), with time outermost where it is in `like`
-    void add_steps_of_state(auto& out, int state, std::initializer_list<int64_t> shape) {
+    View add_steps_of_state(int state, std::initializer_list<int64_t> shape) {
         const int bits = bits_of_state(state, like.bits());
-        point(out, state,
-              view_of(is_time_major() ? new_tensor(like, shape, bits, {1, 0, 2, 3})
-                                      : new_tensor(like, shape, bits, {0, 1, 2, 3})));
+        return view_of(is_time_major() ? new_tensor(like, shape, bits, {1, 0, 2, 3})
+                                       : new_tensor(like, shape, bits, {0, 1, 2, 3}));
     }
     View add_steps_of_gates(std::initializer_list<int64_t> shape) {
         return view_of(is_time_major() ? new_tensor(like, shape, like.bits(), {1, 0, 2, 3, 4})
@@ -123,6 +122,21 @@ private:
         all.append(std::move(made));
         return view;
     }
+};
+
+// Results that the backward pass reads, and its own copies of them: whoever gets a result may write to it
+class OwnCopies {
+public:
+    void add(const View& result, const View& own) { pairs_.push_back({result, own}); }
+    void run() const {
+        for (const auto& [result, own] : pairs_) run_copy(result.data<void>(), result.bytes(), own.data<void>());
+    }
+
+private:
+    struct Pair {
+        View result, own;
+    };
+    std::vector<Pair> pairs_;
 };
 
 // f.template operator()<S>() for what arrays of `bits` are stored as

@@ -3,6 +3,7 @@
 #include "runner.hpp"
 #include "weight_gradient.hpp"
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 #include <type_traits>
 
@@ -72,6 +73,22 @@ void run_product(int64_t M, int64_t N, int64_t K, Matrix<T> a, Matrix<T> b, cons
     else
         g.c = c;
     run_gemm(g);
+}
+
+void run_copy(const void* from, size_t bytes, void* to) {
+    struct Params {
+        const char* from;
+        size_t bytes;
+        char* to;
+    } p{static_cast<const char*>(from), bytes, static_cast<char*>(to)};
+    auto job = [](const void* params, Team team) {
+        const Params& p = *static_cast<const Params*>(params);
+        const size_t begin = p.bytes * size_t(team.id) / size_t(team.size);
+        const size_t end = p.bytes * size_t(team.id + 1) / size_t(team.size);
+        std::memcpy(p.to + begin, p.from + begin, end - begin);
+    };
+    constexpr size_t kLeast = 1 << 20; // which takes longer than to wake a thread
+    run(p, job, [&](int threads) { return int(std::clamp<size_t>(p.bytes / kLeast, 1, size_t(threads))); });
 }
 
 template <class T> void run_column_sums(const T* x, int64_t M, int64_t N, T* out) {

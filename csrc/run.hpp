@@ -47,4 +47,6 @@ void run_product(int64_t M, int64_t N, int64_t K, Matrix<T> a, Matrix<T> b, cons
 // out (N) = the sum of the lines of x (M, N), which lie one after the other
 template <class T> void run_column_sums(const T* x, int64_t M, int64_t N, T* out);
 
+void run_copy(const void* from, size_t bytes, void* to);
+
 } // namespace fastiter

@@ -122,6 +122,12 @@ bool View::is_empty() const {
     return false;
 }
 
+size_t View::bytes() const {
+    size_t count = size_t(bits()) / 8;
+    for (int axis = 0; axis < t_.ndim; ++axis) count *= size_t(t_.shape[axis]);
+    return count;
+}
+
 bool View::is_contiguous() const {
     if (is_empty()) return true;
     int64_t expected = 1;

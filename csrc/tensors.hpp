@@ -63,6 +63,7 @@ public:
     int64_t stride(int axis) const { return t_.strides[axis < 0 ? t_.ndim + axis : axis]; }
     bool has_shape(std::initializer_list<int64_t> shape) const;
     bool is_empty() const;
+    size_t bytes() const; // of its numbers
     bool is_contiguous() const;
     bool has_unit_stride() const { return stride(-1) == 1 || size(-1) == 1 || is_empty(); }
     template <class T> T* data() const { return reinterpret_cast<T*>(static_cast<char*>(t_.data) + t_.byte_offset); }

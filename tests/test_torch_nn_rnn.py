@@ -186,16 +186,6 @@ def test_backward_twice(kind):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "sLSTM"])
-def test_second_derivatives_raise(kind):
-    """They are not implemented: an error, and no wrong numbers."""
-    mine = make(ours, kind, dtype=F64)
-    x = make_input("time").requires_grad_()
-    (dx,) = torch.autograd.grad(mine(x)[0].square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiated twice"):
-        dx.square().sum().backward()
-
-
 @kinds
 @pytest.mark.parametrize("where", ["input", "weight_ih_l0", "weight_hh_l0", "bias_ih_l0"])
 @pytest.mark.parametrize("layout", ["time", "packed"])
@@ -218,7 +208,7 @@ def test_nan_reaches_what_it_reaches_in_torch(kind, where, layout):
 @pytest.mark.parametrize("kind", ["lstm", "gru", "tanh", "relu", "sLSTM"])
 @pytest.mark.parametrize("layout", ["time", "batch", "packed"])
 def test_changes_in_place(kind, layout):
-    """The final states may be changed or detached. Of the output it is an error, as for torch's float32 LSTM."""
+    """Output and final states may be changed, the latter detached too."""
     mine = make(ours, kind, batch_first=layout == "batch", dtype=F64)
     x = LAYOUTS[layout](make_input(layout))
     weights = list(mine.parameters())
@@ -233,8 +223,8 @@ def test_changes_in_place(kind, layout):
     for change in (torch.Tensor.zero_, torch.Tensor.detach_):
         actual = torch.autograd.grad(loss(lambda output, *last: [change(s) for s in last]), weights)  # noqa: B023
         assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        torch.autograd.grad(loss(lambda output, *last: output.neg_()), weights)
+    actual = torch.autograd.grad(loss(lambda output, *last: output.neg_()), weights)
+    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "sLSTM"])
@@ -349,7 +339,7 @@ def test_packed_passes_on_valid_steps_alone(name, monkeypatch):
 
     spy(_rnn_layer._linear, "_forward", 0)
     spy(_rnn_layer._linear, "_backward", 0)
-    spy(_rnn_layer._rnn_op, "rnn_fwd", 1)
+    spy(_rnn_layer._rnn_op, "rnn_fwd_kept", 1)
     spy(_rnn_layer._rnn_op, "rnn_bwd", 3)
     module = make(ours, name, num_layers=2, bidirectional=True)
     output, _ = module(pack_padded_sequence(randn(6, 3, I, dtype=F32), [6, 2, 1]))

@@ -238,7 +238,7 @@ def test_linear_rnn_twice(kind):
     assert torch.autograd.gradgradcheck(lambda x, h: layer(x, h), (x, *parts), fast_mode=True)
 
 
-@pytest.mark.parametrize("kind", ["gru", "lstm", "delta"])
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
 def test_others_refuse_a_second_derivative(kind):
     layer = make(kind)
     x = make_input().requires_grad_()

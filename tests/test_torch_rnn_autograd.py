@@ -165,6 +165,8 @@ CHANGES: dict[str, Callable[[Leaves, Any], None]] = {
 @every_cell
 def test_a_change_between_forward_and_backward_is_harmless_or_an_error(cell: str, activation: str, what: str) -> None:
     error, right = after_change(cell, activation, CHANGES[what])
+    if what.startswith("h") or what in ("states of all steps", "final state", "lengths"):  # the caller's own
+        assert right, error
     assert right or "modified by an inplace operation" in error or "modified inplace" in error, error
 
 
@@ -181,9 +183,6 @@ def test_h_changed_inside_of_the_graph(cell: str, activation: str) -> None:
     given = leaves(rnn_inputs(cell, 3, 4, 2, 5, np.float64))
     expected = torch.autograd.grad(3 * run(cell, activation, given)[0].sum(), given.all())
     h, _ = getattr(fastiter.torch, cell)(*given, **({"activation": activation} if activation else {}))
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        torch.autograd.grad(h.mul_(3).sum(), given.all())
-    h = getattr(fastiter.torch, cell)(*given, **({"activation": activation} if activation else {}))[0].clone()
     assert_same_bits(numpy(torch.autograd.grad(h.mul_(3).sum(), given.all())), numpy(expected))
 
 
@@ -205,25 +204,6 @@ def test_final_states_may_be_changed_and_detached_in_place(cell: str, activation
 
 
 # --- other kinds of derivatives: right, or refused -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("cotangent", ["constant", "variable"])
-@pytest.mark.parametrize("how", ["grad", "backward"])
-@every_cell
-def test_double_backward_is_refused(cell: str, activation: str, how: str, cotangent: str) -> None:
-    """A penalty on a gradient must not be dropped: neither where the cotangents are constants nor in autograd.grad."""
-    given = leaves(rnn_inputs(cell, 2, 3, 1, 2, np.float64))
-    h, *_ = run(cell, activation, given)
-    loss = h.sum() if cotangent == "constant" else h.square().sum()
-    gradients = torch.autograd.grad(loss, given.all(), create_graph=True)
-    for g in gradients:
-        penalised = loss + g.square().sum()
-        differentiate = {
-            "grad": lambda y=penalised: torch.autograd.grad(y, given.all(), retain_graph=True),
-            "backward": lambda y=penalised: y.backward(retain_graph=True),
-        }[how]
-        with pytest.raises(RuntimeError, match=r"(?i)twice|double backward|second derivative"):
-            differentiate()
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own call of it

@@ -7,6 +7,7 @@ GPU torch's products are the fastest that there are.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .. import _core
-from ._autograd import differentiable_once
+from ._autograd import one_by_one
+from ._autograd_twice import differentiable
 from ._op import CPU_AND_CUDA, FLOATS, GPU_FLOATS, LIBRARY, check_tensors, contiguous, eager, empty
 
 _GEMM = {torch.float32: _core.gemm_f32, torch.float64: _core.gemm_f64, torch.bfloat16: _core.gemm_bf16}
@@ -52,14 +54,20 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
-    @differentiable_once
+    @one_by_one
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        gradients = iter(_backward(dy, x, weight, list(ctx.needs_input_grad)))
-        return tuple(next(gradients) if need else None for need in ctx.needs_input_grad)
+        x, weight, bias = ctx.saved_tensors
+        with torch.no_grad():
+            gradients = iter(_backward(dy, x, weight, list(ctx.needs_input_grad)))
+        found = [next(gradients) if need else None for need in ctx.needs_input_grad]
+        return tuple(differentiable(_again, found, (x, weight, bias), (), (dy,)))
+
+
+def _again(inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
+    return [torch.nn.functional.linear(*inputs)]
 
 
 LIBRARY.define("_linear_fwd(Tensor x, Tensor weight, Tensor? bias) -> Tensor")

@@ -47,15 +47,17 @@ def _untraced(op_name: str, implementation: Callable[..., Any]) -> Callable[...,
     """Return what torch calls: AOTInductor's packages hand over None for a list without tensors."""
     disabled: list[Callable[..., Any]] = []
 
+    def with_lists(*args: Any) -> Any:
+        lists = _list_arguments(op_name)
+        return implementation(*[[] if x is None and at in lists else x for at, x in enumerate(args)])
+
     @functools.wraps(implementation)
     def call(*args: Any) -> Any:
-        lists = _list_arguments(op_name)
-        args = tuple([[] if x is None and at in lists else x for at, x in enumerate(args)])
         dynamo = sys.modules.get("torch._dynamo")  # importing it takes longer than all the rest
         if dynamo is None:
-            return implementation(*args)
+            return with_lists(*args)
         if not disabled:
-            disabled.append(dynamo.disable(implementation))
+            disabled.append(dynamo.disable(with_lists))
         return disabled[0](*args)
 
     return call
@@ -348,12 +350,13 @@ def is_large(x: Tensor, count: int) -> bool:
 def own_copy(x: Tensor) -> Tensor:
     """Return the numbers of a dense tensor in memory of their own, laid out as in ``x``.
 
-    A backward pass that reads a result reads such a copy: whoever gets the result may write to it, by ``x.data`` or through
-    an array too, of which autograd would know nothing.
+    A backward pass that reads a result reads such a copy: whoever gets the result may write to it, by ``x.data`` or
+    through an array too, of which autograd would know nothing.
     """
-    if is_compiling() or not is_large(x, x.numel()):
-        return x.clone()
-    return empty(x, x.shape, x.stride()).copy_(x)
+    count = x.numel()
+    if isinstance(count, int) and count >= _LARGE // 8 and not is_compiling() and is_large(x, count):
+        return empty(x, x.shape, x.stride()).copy_(x)
+    return x.clone()
 
 
 def dense_strides(shape: Sequence[int]) -> list[int]:

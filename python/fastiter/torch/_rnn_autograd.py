@@ -1,4 +1,9 @@
-"""The recurrent cells as a node of autograd, and as one that torch.func's transforms take."""
+"""The recurrent cells as a node of autograd, and as one that torch.func's transforms take.
+
+What the backward pass reads belongs to the node alone: whoever gets h may write to it. Where nothing is computed
+again from a checkpoint, the last of it, the gates or of an Elman cell a copy of h, is an output of the node too, which
+callers do not see. Its gradient is that of wx: a second derivative finds wx through it, and wx need not be kept.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +14,16 @@ import torch
 from torch import Tensor
 
 from .._rnn import Cell
-from ._autograd import differentiable_once
-from ._rnn_op import rnn_bwd, rnn_fwd, rnn_fwd_together
-from ._rnn_work import Options, options
+from ._autograd import one_by_one
+from ._autograd_twice import differentiable
+from ._op import own_copy
+from ._rnn_op import rnn_bwd, rnn_fwd_kept, rnn_fwd_together
+from ._rnn_twice import Call
+from ._rnn_work import PLAIN, Options, options
 
 
 class Recurrence(torch.autograd.Function):
-    """wx, r, b, *state -> h, *final states, *all states but h"""
+    """wx, r, b, *state -> h, *final states, *all states but h, link"""
 
     @staticmethod
     def forward(
@@ -36,41 +44,65 @@ class Recurrence(torch.autograd.Function):
         *first: Tensor,
     ) -> tuple[Tensor, ...]:
         how = options(cu_seqlens, reset, clip_state, clip_grad, checkpoint)
-        outputs = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, True, how)
-        _keep(ctx, cell, reverse, lengths, batch_sizes, how, wx, r, b, first, outputs)
-        return tuple(outputs[: _returned(cell, all_states)])
+        seen, kept = rnn_fwd_kept(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, how)
+        _keep(ctx, cell, reverse, all_states, how, lengths, batch_sizes, wx, r, b, first, kept)
+        return tuple(seen) if checkpoint else (*seen, kept[-1])
 
     @staticmethod
-    @differentiable_once
-    def backward(ctx: Any, dh: Tensor | None, *dothers: Tensor | None) -> tuple[Tensor | None, ...]:
-        r, lengths, batch_sizes, cu_seqlens, reset, wx, b, h, *others = ctx.saved_tensors
-        kept, first, count = others[: ctx.kept], others[ctx.kept :], len(ctx.cell.states)
-        dlast, drest = dothers[:count], dothers[count:]
-        needs = ctx.needs_input_grad[10:]
-        if dh is None and all(x is None for x in dothers):
-            return (None,) * (10 + len(needs))
-        need_r, need_b, need_first = needs[1], needs[2], any(needs[3:])
-        how = options(cu_seqlens, reset, *ctx.rest)
-        others_kept = 0 if how.checkpoint else count - 1
-        dwx, *gradients = rnn_bwd(
-            ctx.cell,
-            r,
-            first,
-            [h, *kept[:others_kept]],
-            kept[others_kept:],
-            [dh, *drest],
-            dlast,
-            ctx.reverse,
-            lengths,
-            batch_sizes,
-            need_r,
-            need_b,
-            need_first,
-            how,
-            wx,
-            b,
-        )
-        return (*[None] * 10, dwx, *_placed(gradients, need_r, need_b, len(first)))
+    @one_by_one
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        dlink = None if ctx.how.checkpoint else gradients[-1]
+        flows, saved = gradients[: ctx.seen], ctx.saved_tensors
+        found: list[Tensor | None] = [None] * len(ctx.needs_input_grad[10:])
+        if any(flow is not None for flow in flows):
+            with torch.no_grad():
+                found = _gradients(ctx, saved, flows)
+            if torch.is_grad_enabled():
+                found = _twice(ctx, saved, found, flows)
+        if dlink is not None:
+            found[0] = _with_link(ctx.cell, found[0], dlink)
+        return (*[None] * 10, *found)
+
+
+def _keep(
+    ctx: Any,
+    cell: Cell,
+    reverse: bool,
+    all_states: bool,
+    how: Options,
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    first: Sequence[Tensor],
+    kept: Sequence[Tensor],
+) -> None:
+    """Save what the backward pass reads, and b and wx as far as only a second derivative or a checkpoint does."""
+    again = wx if how.checkpoint else None
+    ctx.save_for_backward(r, b, lengths, batch_sizes, how.cu_seqlens, how.reset, again, *first, *kept)
+    ctx.cell, ctx.reverse, ctx.all_states, ctx.kept = cell, reverse, all_states, len(kept)
+    ctx.seen = 2 * len(cell.states) if all_states else 1 + len(cell.states)
+    ctx.how = how._replace(cu_seqlens=None, reset=None) if how is not PLAIN else PLAIN
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx: Any, saved: Sequence[Tensor], flows: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Return those of wx, r, b and the first states, None for what is not needed."""
+    r, b, lengths, batch_sizes, cu_seqlens, reset, wx, *others = saved
+    cell, count, how = ctx.cell, len(ctx.cell.states), ctx.how
+    if how is not PLAIN:
+        how = options(cu_seqlens, reset, *how[2:])
+    first, kept = others[: len(others) - ctx.kept], others[len(others) - ctx.kept :]
+    needs = ctx.needs_input_grad[10:]
+    states, rest = (kept[:1], kept[1:]) if how.checkpoint else (kept[:count], kept[count:])
+    given = (first, states, rest, [flows[0], *flows[1 + count :]], flows[1 : 1 + count], ctx.reverse)
+    if len(flows) == 1 + count:
+        given[3].extend([None] * (count - 1))
+    wanted = (needs[1], needs[2], any(needs[3:]))
+    again = (wx, b) if how.checkpoint else (None, None)
+    dwx, *gradients = rnn_bwd(cell, r, *given, lengths, batch_sizes, *wanted, how, *again)
+    return [dwx, *_placed(gradients, *wanted[:2], len(first))]
 
 
 def _placed(gradients: list[Tensor], need_r: bool, need_b: bool, count: int) -> list[Tensor | None]:
@@ -81,82 +113,84 @@ def _placed(gradients: list[Tensor], need_r: bool, need_b: bool, count: int) -> 
     return [dr, db, *rest]
 
 
-def _returned(cell: Cell, all_states: bool) -> int:
-    """Return how many of the op's outputs are those of the node: h, the final states, all states but h."""
-    return 2 * len(cell.states) if all_states else 1 + len(cell.states)
+def _twice(
+    ctx: Any, saved: Sequence[Tensor], found: Sequence[Tensor | None], flows: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Return the gradients with a derivative of their own."""
+    r, b, lengths, batch_sizes, cu_seqlens, reset, wx, *others = saved
+    first, how = others[: len(others) - ctx.kept], ctx.how
+    of_gates = wx if how.checkpoint else _as_gates(ctx.cell, others[-1])
+    call = Call(ctx.cell, ctx.reverse, ctx.all_states, how.clip_state, how.clip_grad, not how.checkpoint)
+    return differentiable(call, found, (of_gates, r, b, *first), (lengths, batch_sizes, cu_seqlens, reset), flows)
 
 
-def _keep(
-    ctx: Any,
-    cell: Cell,
-    reverse: bool,
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    how: Options,
-    wx: Tensor,
-    r: Tensor,
-    b: Tensor | None,
-    first: Sequence[Tensor],
-    outputs: Sequence[Tensor],
-) -> None:
-    """Save what the backward pass reads."""
-    count = len(cell.states)
-    # With a checkpoint the states of all steps but h are not kept, even where they are returned.
-    h, kept = outputs[0], outputs[-count:] if how.checkpoint else outputs[1 + count :]
-    again = (wx, b) if how.checkpoint else (None, None)
-    ctx.save_for_backward(r, lengths, batch_sizes, how.cu_seqlens, how.reset, *again, h, *kept, *first)
-    ctx.cell, ctx.reverse, ctx.kept, ctx.rest = cell, reverse, len(kept), how[2:]
-    ctx.set_materialize_grads(False)
+def _as_gates(cell: Cell, link: Tensor) -> Tensor:
+    """Return the part of `link`, or of its gradient, that stands for wx, in the shape of wx."""
+    return link.narrow(-3, 0, cell.gates) if cell.saved else link.unsqueeze(-3)
+
+
+def _with_link(cell: Cell, dwx: Tensor | None, dlink: Tensor) -> Tensor:
+    """Return the gradient of wx, to which that of `link` belongs."""
+    dlink = _as_gates(cell, dlink)
+    return dlink if dwx is None else dwx + dlink.to(dwx.dtype)
 
 
 class Together(torch.autograd.Function):
-    """wx, r, b, *state -> the states of all steps as one tensor (S, B, T, N, D), *final states"""
+    """wx, r, b, *state -> the states of all steps as one tensor (S, B, T, N, D), *final states, link"""
 
     @staticmethod
     def forward(
         ctx: Any, cell: Cell, how: Options, wx: Tensor, r: Tensor, b: Tensor | None, *first: Tensor
     ) -> tuple[Tensor, ...]:
-        states, *outputs = rnn_fwd_together(cell, wx, r, b, first, True, how)
-        *last, saved = outputs
-        ctx.save_for_backward(r, states, saved, *first)
+        states, *last, gates = rnn_fwd_together(cell, wx, r, b, first, True, how)
+        ctx.save_for_backward(r, b, states, gates, *first)
         ctx.cell, ctx.how = cell, how
         ctx.set_materialize_grads(False)
-        return states, *last
+        return own_copy(states), *last, gates
 
     @staticmethod
-    @differentiable_once
-    def backward(ctx: Any, dstates: Tensor | None, *dlast: Tensor | None) -> tuple[Tensor | None, ...]:
-        r, states, saved, *first = ctx.saved_tensors
+    @one_by_one
+    def backward(ctx: Any, dstates: Tensor | None, *dothers: Tensor | None) -> tuple[Tensor | None, ...]:
+        cell, how, (r, b, states, gates, *first) = ctx.cell, ctx.how, ctx.saved_tensors
+        *dlast, dlink = dothers
         needs = ctx.needs_input_grad[2:]
-        if dstates is None and all(x is None for x in dlast):
-            return (None,) * (2 + len(needs))
-        need_r, need_b, need_first = needs[1], needs[2], any(needs[3:])
-        each: list[Tensor | None] = [None] * len(states) if dstates is None else [*dstates.unbind(0)]
-        given = (first, [*states.unbind(0)], [saved], each, dlast)
-        needed = (need_r, need_b, need_first)
-        dwx, *gradients = rnn_bwd(ctx.cell, r, *given, False, None, None, *needed, ctx.how)
-        return None, None, dwx, *_placed(gradients, need_r, need_b, len(first))
+        found: list[Tensor | None] = [None] * len(needs)
+        if dstates is not None or any(d is not None for d in dlast):
+            each: list[Tensor | None] = [None] * len(states) if dstates is None else [*dstates.unbind(0)]
+            needed = (needs[1], needs[2], any(needs[3:]))
+            with torch.no_grad():
+                given = (first, [*states.unbind(0)], [gates], each, dlast)
+                dwx, *gradients = rnn_bwd(cell, r, *given, False, None, None, *needed, how)
+            found = [dwx, *_placed(gradients, *needed[:2], len(first))]
+            if torch.is_grad_enabled():
+                call = Call(cell, False, True, how.clip_state, how.clip_grad, True)
+                inputs, flows = (_as_gates(cell, gates), r, b, *first), (each[0], *dlast, *each[1:])
+                found = differentiable(call, found, inputs, (None,) * 4, flows)
+        if dlink is not None:
+            found[0] = _with_link(cell, found[0], dlink)
+        return None, None, *found
 
 
 class Transformed(torch.autograd.Function):
-    """The same for torch.func, which wants all that is kept among the outputs."""
+    """The same as Recurrence for torch.func, which wants all that is kept among the outputs."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(cell: Cell, reverse: bool, *inputs: Any) -> tuple[Tensor, ...]:
         lengths, batch_sizes, all_states, *asked = inputs[:8]
-        how, (wx, r, b, *first) = options(*asked), inputs[8:]
-        return tuple(rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, True, how))
+        wx, r, b, *first = inputs[8:]
+        seen, kept = rnn_fwd_kept(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, options(*asked))
+        return (*seen, *kept)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         cell, reverse, lengths, batch_sizes, all_states, *asked = inputs[:10]
-        wx, r, b, *first = inputs[10:]
-        _keep(ctx, cell, reverse, lengths, batch_sizes, options(*asked), wx, r, b, first, output)
-        ctx.returned = _returned(cell, all_states)
-        ctx.mark_non_differentiable(*output[ctx.returned :])
+        (wx, r, b, *first), how = inputs[10:], options(*asked)
+        kept = output[2 * len(cell.states) if all_states else 1 + len(cell.states) :]
+        _keep(ctx, cell, reverse, all_states, how, lengths, batch_sizes, wx, r, b, first, kept)
+        ctx.mark_non_differentiable(*(kept if how.checkpoint else kept[:-1]))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        return Recurrence.backward(ctx, *gradients[: ctx.returned])
+        return Recurrence.backward(ctx, *gradients)

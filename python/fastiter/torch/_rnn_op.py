@@ -25,6 +25,7 @@ from ._op import (
     empty,
     empty_by_head,
     empty_steps,
+    own_copy,
     state_steps,
     steps,
     unit_stride,
@@ -283,15 +284,41 @@ def rnn_fwd(
     lengths: Tensor | None,
     batch_sizes: Tensor | None,
     all_states: bool,
-    save: bool,
     how: Options = PLAIN,
 ) -> list[Tensor]:
     """Run the op; on dense tensors that nothing watches in one call, which takes a fraction of the time."""
     if how is PLAIN and lengths is None and batch_sizes is None and unwatched():
-        outputs = _core.rnn_fwd_tensors(cell.layout, wx, r, b, state, reverse, all_states, save)
+        outputs = _core.rnn_fwd_tensors(cell.layout, wx, r, b, state, reverse, all_states, False)
         if outputs is not None:
             return outputs
-    return _longer_rnn_fwd(cell.name, wx, r, b, state, reverse, lengths, batch_sizes, all_states, save, *how)
+    return _longer_rnn_fwd(cell.name, wx, r, b, state, reverse, lengths, batch_sizes, all_states, False, *how)
+
+
+def rnn_fwd_kept(
+    cell: Cell,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    state: Sequence[Tensor],
+    reverse: bool,
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    all_states: bool,
+    how: Options = PLAIN,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Run the op for a backward pass; return its results, and in other memory what that pass reads.
+
+    These are all states and the gates, or with a checkpoint h and the states between two chunks.
+    """
+    count = len(cell.states)
+    seen = 2 * count if all_states else 1 + count
+    if how is PLAIN and lengths is None and batch_sizes is None and unwatched():
+        outputs = _core.rnn_fwd_tensors(cell.layout, wx, r, b, state, reverse, all_states, True)
+        if outputs is not None:
+            return outputs[:seen], outputs[seen:]
+    outputs = _longer_rnn_fwd(cell.name, wx, r, b, state, reverse, lengths, batch_sizes, all_states, True, *how)
+    own = outputs[:1] if how.checkpoint or not all_states else [outputs[0], *outputs[1 + count : seen]]
+    return outputs[:seen], [*map(own_copy, own), *outputs[seen:]]
 
 
 def goes_together(wx: Tensor, r: Tensor, b: Tensor, state: Sequence[Tensor] | None) -> bool:

@@ -113,3 +113,27 @@ def _cut_work(
     time = int(lengths.max()) if len(lengths) else 0
     work = (cell.code, len(lengths), time, heads, width, reverse, lengths.data_ptr(), 0, steps)
     return work, (lengths,)
+
+
+def checked_batch_sizes(function: str, batch_sizes: Tensor) -> tuple[int, int]:
+    """Return B and M of a packed batch; its kernels trust that rows only ever end."""
+    check_batch_sizes(function, batch_sizes)
+    if not batch_sizes.is_contiguous():
+        raise ValueError(f"{function}: batch_sizes must be contiguous with shape (T,), got {tuple(batch_sizes.shape)}")
+    if len(batch_sizes) == 0:
+        return 0, 0
+    if int(batch_sizes[-1]) < 1 or bool((batch_sizes[1:] > batch_sizes[:-1]).any()):
+        raise ValueError(f"{function}: batch_sizes must not increase nor fall below 1, got {batch_sizes.tolist()}")
+    return int(batch_sizes[0]), int(batch_sizes.sum())
+
+
+def check_batch_sizes(function: str, batch_sizes: Tensor) -> None:
+    """Check what they are, not their values."""
+    if not isinstance(batch_sizes, Tensor) or batch_sizes.dtype != torch.int64 or not batch_sizes.is_cpu:
+        raise TypeError(f"{function}: batch_sizes must be an int64 tensor on the CPU, got {_kind(batch_sizes)}")
+    if batch_sizes.dim() != 1:
+        raise ValueError(f"{function}: batch_sizes must have shape (T,), got {tuple(batch_sizes.shape)}")
+
+
+def _kind(x: object) -> str:
+    return f"{x.dtype} on {x.device}" if isinstance(x, Tensor) else type(x).__qualname__

@@ -21,10 +21,13 @@ from .._delta import (
     plan,
 )
 from .._rnn import as_part, kind
-from ._autograd import differentiable_once
+from ._autograd import one_by_one
+from ._autograd_twice import differentiable
 from ._delta_gpu import checked_method
 from ._delta_op import delta_bwd, delta_fwd
+from ._delta_twice import replay
 from ._op import CPU_AND_CUDA, check_tensors, checked_integers, checked_lengths, transformed
+from ._overrides import dispatched, overridden
 
 
 def delta_scan(
@@ -44,8 +47,9 @@ def delta_scan(
     """S[t] = decay[t] (I - beta k k^T) S[t-1] + beta k v^T, o[t] = S[t]^T q[t]: :func:`fastiter.delta_scan` on tensors.
 
     Differentiable in q, k, v, beta, h0 and decay, with gradients from o and from the final state; the backward pass
-    takes several steps at a time whatever the method. Differentiating twice is refused with an error. Shapes and errors
-    are those of :func:`fastiter.delta_scan`.
+    takes several steps at a time whatever the method. Gradients of gradients (``create_graph=True``) run the
+    steps again one by one in torch's operations, which is slower. Shapes and errors are those of
+    :func:`fastiter.delta_scan`.
 
     Examples
     --------
@@ -60,6 +64,10 @@ def delta_scan(
     (True, True)
     """
     function, h0 = "delta_scan", as_part(h0)
+    if overridden(q, k, v, beta, h0, decay, reset, lengths, cu_seqlens):
+        named = {"method": method, "chunk": chunk, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
+        result: tuple[Tensor, Tensor] = dispatched(delta_scan, q, k, v, beta, h0, decay=decay, **named)
+        return result
     optional = [(name, x) for name, x in (("h0", h0), ("decay", decay)) if x is not None]
     names, tensors = ("q", "k", "v", "beta", *dict(optional)), (q, k, v, beta, *dict(optional).values())
     check_tensors(function, names, tensors, devices=CPU_AND_CUDA)
@@ -104,7 +112,11 @@ def _checked_bounds(function: str, sizes: Sizes, cu_seqlens: Tensor | Sequence[i
 
 
 class _DeltaScan(torch.autograd.Function):
-    """q, k, v, beta, decay, h0 -> o, the final states, and what the backward pass reads"""
+    """q, k, v, beta, decay, h0 -> o, the final states, and what the backward pass reads.
+
+    That is e = v - S^T k, whose gradient is that of v, so that a second derivative needs no v, and the states of some
+    steps.
+    """
 
     generate_vmap_rule = True
 
@@ -126,23 +138,28 @@ class _DeltaScan(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        q, k, _, beta, decay, _, reset, lengths, cu_seqlens, method, chunk = inputs
+        q, k, _, beta, decay, h0, reset, lengths, cu_seqlens, method, chunk = inputs
         _, _, e, states = output
-        ctx.save_for_backward(q, k, beta, decay, e, states, reset, lengths, cu_seqlens)
-        ctx.mark_non_differentiable(e, states)
+        ctx.save_for_backward(q, k, e, beta, decay, h0, states, reset, lengths, cu_seqlens)
+        ctx.mark_non_differentiable(states)
         ctx.method, ctx.chunk = method, chunk
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @differentiable_once
-    def backward(ctx: Any, d_o: Tensor | None, dlast: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        if d_o is None and dlast is None:
-            return (None,) * 11
-        q, k, beta, decay, e, states, reset, lengths, cu_seqlens = ctx.saved_tensors
-        need_h0 = ctx.needs_input_grad[5]
-        saved = (q, k, beta, decay, e, states, d_o, dlast, reset, lengths, cu_seqlens)
-        dq, dk, dv, dbeta, *rest = delta_bwd(*saved, ctx.method, ctx.chunk, need_h0)
-        ddecay = None if decay is None else rest[0]
-        needed = zip((dq, dk, dv, dbeta, ddecay), ctx.needs_input_grad[:5], strict=True)
-        dh0 = rest[-1] if need_h0 else None
-        return (*[g if need else None for g, need in needed], dh0, None, None, None, None, None)
+    @one_by_one
+    def backward(
+        ctx: Any, d_o: Tensor | None, dlast: Tensor | None, de: Tensor | None, _: None
+    ) -> tuple[Tensor | None, ...]:
+        q, k, e, beta, decay, h0, states, *cut = ctx.saved_tensors
+        found: list[Tensor | None] = [None] * 6
+        if d_o is not None or dlast is not None:
+            need_h0 = ctx.needs_input_grad[5]
+            with torch.no_grad():
+                read: tuple[Any, ...] = (q, k, beta, decay, e, states, d_o, dlast, *cut, ctx.method, ctx.chunk, need_h0)
+                dq, dk, dv, dbeta, *rest = delta_bwd(*read)
+            every = (dq, dk, dv, dbeta, None if decay is None else rest[0], rest[-1] if need_h0 else None)
+            found = [g if need else None for g, need in zip(every, ctx.needs_input_grad[:6], strict=True)]
+            found = differentiable(replay, found, (q, k, e, beta, decay, h0), cut, (d_o, dlast))
+        if de is not None:
+            found[2] = de if found[2] is None else found[2] + de
+        return (*found, None, None, None, None, None)

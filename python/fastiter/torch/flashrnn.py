@@ -24,6 +24,7 @@ from ._op import (
     empty_steps,
     unwatched,
 )
+from ._overrides import dispatched, overridden
 from ._rnn_op import carried, goes_together
 from .rnn import elman, gru, lstm, rounding, slstm, together
 
@@ -98,6 +99,9 @@ def flashrnn(
     >>> states.shape, last.shape
     (torch.Size([4, 2, 5, 3, 8]), torch.Size([4, 2, 1, 3, 8]))
     """
+    if overridden(Wx, R, b, states):
+        result: tuple[Tensor, Tensor] = dispatched(flashrnn, Wx, R, b, states, function, config, backend, dtype)
+        return result
     options = checked(config, function, backend, dtype)
     low = autocast_dtype(Wx)
     if low is None:

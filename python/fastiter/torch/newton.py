@@ -15,7 +15,8 @@ from . import _newton_cuda
 from . import _newton_gpu as _newton_gpu  # the ops of CUDA tensors
 from ._autograd import differentiable_once
 from ._newton_op import para_bwd, para_fwd
-from ._op import CPU_AND_CUDA, check_tensors, checked_lengths, transformed
+from ._op import CPU_AND_CUDA, check_tensors, checked_lengths, own_copy, transformed
+from ._overrides import dispatched, overridden
 
 States: TypeAlias = tuple[Tensor, ...]
 Result: TypeAlias = "tuple[Tensor, States] | tuple[Tensor, States, NewtonInfo]"
@@ -100,6 +101,9 @@ def paraslstm(
     return _run("paraslstm", wx, a, None, state, solver, reverse, lengths, return_info)
 
 
+_PUBLIC: dict[str, Any] = {"paragru": paragru, "paralstm": paralstm, "paraslstm": paraslstm}
+
+
 def _run(
     function: str,
     wx: Tensor,
@@ -111,6 +115,11 @@ def _run(
     lengths: Tensor | Sequence[int] | None,
     return_info: bool,
 ) -> Result:
+    if overridden(wx, a, p, lengths, state, parts=state):
+        given = (wx, a, state) if p is None else (wx, a, p, state)
+        named = dict(zip(("method", "window", "rtol", "atol", "max_steps"), solver, strict=True))
+        how = {"reverse": reverse, "lengths": lengths, "return_info": return_info}
+        return dispatched(_PUBLIC[function], *given, **named, **how)
     cell = CELLS[function]
     check_flag(function, "reverse", reverse)
     check_flag(function, "return_info", return_info)
@@ -164,7 +173,10 @@ def _any_requires_grad(wx: Tensor, a: Tensor, p: Tensor | None, first: States) -
 
 
 class _Recurrence(torch.autograd.Function):
-    """wx, a, p, *state -> h, the final states as one tensor (S, B, D), what Newton's method did, all other states"""
+    """wx, a, p, *state -> h, the final states as one tensor (S, B, D), what Newton's method did, all states but h, h
+
+    The last h is the backward pass's own: whoever gets the first may write to it.
+    """
 
     generate_vmap_rule = True
 
@@ -179,13 +191,14 @@ class _Recurrence(torch.autograd.Function):
         p: Tensor | None,
         *first: Tensor,
     ) -> tuple[Tensor, ...]:
-        return tuple(para_fwd(cell, wx, a, p, first, reverse, lengths, *newton, True))
+        outputs = para_fwd(cell, wx, a, p, first, reverse, lengths, *newton, True)
+        return (*outputs, own_copy(outputs[0]))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         cell, reverse, lengths, newton, wx, a, p, *first = inputs
-        h, _, *rest = output
-        others = rest[1:] if newton[0] else rest
+        _, _, *rest = output
+        *others, h = rest[1:] if newton[0] else rest
         ctx.save_for_backward(wx, a, p, lengths, h, *others, *first)
         ctx.cell, ctx.reverse, ctx.newton = CELLS[cell], reverse, newton[0] > 0
         ctx.set_materialize_grads(False)

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import has_torch_function_variadic
 
 from .._backend import BackendError
 from .._rnn import (
@@ -36,9 +37,10 @@ from ._op import (
     grad_enabled,
     transformed,
 )
+from ._overrides import dispatched, overridden
 from ._rnn_autograd import Recurrence, Together, Transformed
 from ._rnn_op import fits, rnn_fwd, rnn_fwd_fitting, rnn_fwd_together
-from ._rnn_work import PLAIN, Options, options
+from ._rnn_work import PLAIN, Options, checked_batch_sizes, options
 
 States: TypeAlias = tuple[Tensor, ...]
 Integers: TypeAlias = "Tensor | Sequence[int]"
@@ -64,8 +66,8 @@ def lstm(
     """c[t] = f c[t-1] + i g, h[t] = o tanh(c[t]): :func:`fastiter.lstm` on tensors.
 
     Differentiable in wx, r, b and the state, with gradients from h, from the final states and from all states when they
-    are returned. Differentiating twice is refused with an error. Shapes, order of the gates and errors are those of
-    :func:`fastiter.lstm`.
+    are returned. Gradients of gradients (``create_graph=True``) run the steps again one by one in torch's operations,
+    which is slower. Shapes, order of the gates and errors are those of :func:`fastiter.lstm`.
 
     Parameters
     ----------
@@ -193,7 +195,7 @@ def together(
         every, *last = Together.apply(spec, how, wx, r, b, *first)
     else:
         every, *last = rnn_fwd_together(spec, wx, r, b, first, False, how)
-    return every, tuple(last)
+    return every, tuple(last[: len(spec.states)])
 
 
 def packed(
@@ -213,37 +215,13 @@ def packed(
     "slstm".
     """
     spec = CELLS[cell]
-    batch, total = _checked_batch_sizes(cell, batch_sizes)
+    batch, total = checked_batch_sizes(cell, batch_sizes)
     _check_tensors(cell, spec, wx, r, b, state)
     if wx.dim() != 4 or wx.shape[0] != total:
         raise ValueError(f"{cell}: packed wx must have shape (M, G, N, D) with M = {total}, got {tuple(wx.shape)}")
     _check_shapes(cell, spec, (batch, 1, *wx.shape[1:]), r, b, state)
     h, last, _ = _apply(spec, wx, r, b, state, reverse, None, batch_sizes, False)
     return h, last
-
-
-def _checked_batch_sizes(function: str, batch_sizes: Tensor) -> tuple[int, int]:
-    """Return B and M of a packed batch; its kernels trust that rows only ever end."""
-    check_batch_sizes(function, batch_sizes)
-    if not batch_sizes.is_contiguous():
-        raise ValueError(f"{function}: batch_sizes must be contiguous with shape (T,), got {tuple(batch_sizes.shape)}")
-    if len(batch_sizes) == 0:
-        return 0, 0
-    if int(batch_sizes[-1]) < 1 or bool((batch_sizes[1:] > batch_sizes[:-1]).any()):
-        raise ValueError(f"{function}: batch_sizes must not increase nor fall below 1, got {batch_sizes.tolist()}")
-    return int(batch_sizes[0]), int(batch_sizes.sum())
-
-
-def check_batch_sizes(function: str, batch_sizes: Tensor) -> None:
-    """Check what they are, not their values."""
-    if not isinstance(batch_sizes, Tensor) or batch_sizes.dtype != torch.int64 or not batch_sizes.is_cpu:
-        raise TypeError(f"{function}: batch_sizes must be an int64 tensor on the CPU, got {_kind(batch_sizes)}")
-    if batch_sizes.dim() != 1:
-        raise ValueError(f"{function}: batch_sizes must have shape (T,), got {tuple(batch_sizes.shape)}")
-
-
-def _kind(x: object) -> str:
-    return f"{x.dtype} on {x.device}" if isinstance(x, Tensor) else type(x).__qualname__
 
 
 def _check_tensors(
@@ -296,6 +274,9 @@ def _run(
     asked: tuple[Any, ...],
 ) -> Result:
     state = as_parts(CELLS[cell_name].states, state)
+    redefined = state is not None and overridden(state, parts=state)
+    if redefined or has_torch_function_variadic(wx, r, b, lengths, *asked[:2]):
+        return _dispatched(function, cell_name, wx, r, b, state, reverse, lengths, return_all_states, asked)
     cell, how = CELLS[cell_name], PLAIN
     low = autocast_dtype(wx)
     if low is not None:
@@ -315,6 +296,26 @@ def _run(
         whole = None if lengths is None else checked_lengths(function, lengths, batch, time, wx.device)
     h, last, states = _apply(cell, wx, r, b, state, reverse, whole, None, return_all_states, how, fitting)
     return (h, last, states) if return_all_states else (h, last)
+
+
+def _dispatched(
+    function: str,
+    cell_name: str,
+    wx: Any,
+    r: Any,
+    b: Any,
+    state: Any,
+    reverse: bool,
+    lengths: Any,
+    return_all_states: bool,
+    asked: tuple[Any, ...],
+) -> Any:
+    public = {"lstm": lstm, "gru": gru, "elman": elman, "slstm": slstm}[function]
+    named = dict(zip(("cu_seqlens", "reset", "clip_state", "clip_grad", "checkpoint"), asked, strict=True))
+    if function == "elman":
+        named["activation"] = cell_name.removeprefix("elman_")
+    how = {"reverse": reverse, "lengths": lengths, "return_all_states": return_all_states}
+    return dispatched(public, wx, r, b, state, **how, **named)
 
 
 def _autocast(
@@ -380,7 +381,7 @@ def _apply(
         node = Transformed if transformed() else Recurrence
         outputs = node.apply(cell, reverse, lengths, batch_sizes, all_states, *how, wx, r, b, *first)
     else:
-        outputs = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, False, how)
+        outputs = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, how)
     h, count = outputs[0], len(cell.states)
     # Behind the states of all steps lies, under torch.func, what is kept for the backward pass.
     return h, tuple(outputs[1 : 1 + count]), (h, *outputs[1 + count : 2 * count]) if all_states else (h,)

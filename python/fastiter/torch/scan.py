@@ -22,7 +22,17 @@ from .._scan import (
 from . import _scan_gpu as _scan_gpu  # the ops of CUDA tensors
 from . import _scan_twice
 from ._autograd import one_by_one
-from ._op import CPU_AND_CUDA, check_reset, check_tensors, checked_bounds, checked_lengths, unwatched
+from ._op import (
+    CPU_AND_CUDA,
+    check_reset,
+    check_tensors,
+    checked_bounds,
+    checked_lengths,
+    own_copy,
+    transformed,
+    unwatched,
+)
+from ._overrides import dispatched, overridden
 from ._scan_op import BLOCK, LINEAR, Cut, Scan, carried, scan_bwd, scan_fwd, scan_out
 
 Integers: TypeAlias = "Tensor | Sequence[int]"
@@ -97,6 +107,10 @@ def _run(
     out: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     function, h0 = scan.name, as_part(h0)
+    if overridden(a, x, h0, reset, lengths, cu_seqlens, out):
+        how = {"reverse": reverse, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens, "out": out}
+        result: tuple[Tensor, Tensor] = dispatched(block_scan if scan.blocks else linear_scan, a, x, h0, **how)
+        return result
     check_flag(function, "reverse", reverse)
     check_tensors(function, ("x", scan.factors), (x, a), scan.dtypes, CPU_AND_CUDA)
     (check_block_shapes if scan.blocks else check_linear_shapes)(function, a.shape, x.shape)
@@ -179,14 +193,18 @@ def _apply(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut) -> tup
     needs = x.requires_grad or a.requires_grad or (h0 is not None and h0.requires_grad)
     # In forward mode the autograd function is called for its refusal.
     if (torch.is_grad_enabled() and needs) or forward_ad._current_level >= 0 or not unwatched():
-        h, last = _Scan.apply(scan.blocks, a, x, h0, *cut)
+        keep = transformed() or (torch.is_grad_enabled() and a.requires_grad)
+        h, last = _Scan.apply(scan.blocks, a, x, h0, *cut, keep)[:2]
     else:
         h, last = scan_fwd(scan, a, x, h0, cut)
     return h, last
 
 
 class _Scan(torch.autograd.Function):
-    """a, x, h0 -> h and the last state"""
+    """a, x, h0 -> h and the last state; with ``keep``, which the gradient of a needs, h once more.
+
+    That is the backward pass's own: whoever gets the first may write to it.
+    """
 
     generate_vmap_rule = True
 
@@ -200,23 +218,30 @@ class _Scan(torch.autograd.Function):
         reset: Tensor | None,
         lengths: Tensor | None,
         cu_seqlens: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+        keep: bool,
+    ) -> tuple[Tensor, ...]:
         h, last = scan_fwd(BLOCK if blocks else LINEAR, a, x, h0, (reverse, reset, lengths, cu_seqlens))
-        return h, last
+        return (h, last, own_copy(h)) if keep else (h, last)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        blocks, a, _, h0, reverse, reset, lengths, cu_seqlens = inputs
-        ctx.save_for_backward(a, output[0], h0, reset, lengths, cu_seqlens)
-        ctx.scan, ctx.reverse = BLOCK if blocks else LINEAR, reverse
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        blocks, a, _, h0, reverse, reset, lengths, cu_seqlens, keep = inputs
+        ctx.save_for_backward(a, output[2] if keep else None, h0, reset, lengths, cu_seqlens)
+        ctx.scan, ctx.reverse, ctx.shape = BLOCK if blocks else LINEAR, reverse, output[0].shape
         ctx.set_materialize_grads(False)
 
     @staticmethod
     @one_by_one
-    def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, dh: Tensor | None, dlast: Tensor | None, dkept: Tensor | None = None
+    ) -> tuple[Tensor | None, ...]:
         a, h, h0, reset, lengths, cu_seqlens = ctx.saved_tensors
+        if dkept is not None:
+            dh = dkept if dh is None else dh + dkept
         if dh is None and dlast is None:
-            return (None,) * 8
+            return (None,) * 9
+        if h is None:  # nobody reads its numbers
+            h = a.new_empty(()).expand(ctx.shape) if dh is None else dh
         cut = (ctx.reverse, reset, lengths, cu_seqlens)
         needs = (ctx.needs_input_grad[2], ctx.needs_input_grad[1], ctx.needs_input_grad[3])  # x, a, h0
         if torch.is_grad_enabled() and not is_compiling():
@@ -225,4 +250,4 @@ class _Scan(torch.autograd.Function):
         else:
             wanted = iter(scan_bwd(ctx.scan, a, h, h0, dh, dlast, cut, needs))
             dx, da, dh0 = (next(wanted) if need else None for need in needs)
-        return None, da, dx, dh0, None, None, None, None
+        return None, da, dx, dh0, None, None, None, None, None

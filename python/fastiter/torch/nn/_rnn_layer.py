@@ -8,7 +8,8 @@ Time-major: x (T, B, I), or the data (M, I) of a PackedSequence together with it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -18,8 +19,10 @@ from torch.autograd import forward_ad
 from ... import _core
 from ..._rnn import Cell
 from .. import _linear, _rnn_op, _rnn_work
-from .._autograd import differentiable_once
+from .._autograd import one_by_one
+from .._autograd_twice import differentiable
 from .._op import grad_enabled, transformed, unwatched
+from .._rnn_twice import Call
 
 State = tuple[Tensor, ...]
 
@@ -67,7 +70,7 @@ def layer(
     """Return h (T, B, H) or (M, H), and the final states (1, B, H) each. Trusts its arguments.
 
     `first` are the initial states (B, N, D), () for zeros. `to_first` (B, G * H) is added to the gates of the first
-    step that each row computes. Differentiating twice raises.
+    step that each row computes.
     """
     arguments = (x, *parameters, to_first, *first)
     needs_grad = grad_enabled() and any(a is not None and a.requires_grad for a in arguments)
@@ -86,13 +89,24 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, direction: Direction, *inputs: Any) -> tuple[Tensor, ...]:
         h, last, kept = _run_inputs(direction, inputs)
-        _keep(ctx, direction, inputs, h, kept)
+        _keep(ctx, direction, inputs, kept)
         return h, *last
 
     @staticmethod
-    @differentiable_once
-    def backward(ctx: Any, dh: Tensor | None, *dlast: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _gradients(ctx, dh, dlast)
+    @one_by_one
+    def backward(ctx: Any, *flows: Tensor | None) -> tuple[Tensor | None, ...]:
+        count = len(ctx.needs_input_grad) - 4
+        if all(flow is None for flow in flows):
+            return (None,) * (4 + count)
+        saved = ctx.saved_tensors  # read once: torch.utils.checkpoint has them no second time
+        with torch.no_grad():
+            found = _gradients(ctx, saved, flows[0], flows[1:])
+        if torch.is_grad_enabled():
+            x, w_ih, w_hh, _, b_ih, b_hh, to_first, *rest = saved
+            which = ALL_STEPS if ctx.is_plain else Steps(*rest[:3])
+            inputs = (x, w_ih, w_hh, b_ih, b_hh, to_first, *rest[len(rest) - count + 6 :])
+            found = differentiable(_Again(ctx.direction), found, inputs, which, flows)
+        return (None, None, None, None, *found)
 
 
 class _Transformed(torch.autograd.Function):
@@ -109,42 +123,57 @@ class _Transformed(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         direction, *others = inputs
         kept = output[1 + len(direction.cell.states) :]
-        _keep(ctx, direction, others, output[0], kept)
+        _keep(ctx, direction, others, kept)
         ctx.mark_non_differentiable(*kept)
 
     @staticmethod
-    @differentiable_once
-    def backward(ctx: Any, dh: Tensor | None, *dothers: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _gradients(ctx, dh, dothers[: len(ctx.direction.cell.states)])
+    def backward(ctx: Any, *flows: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _Layer.backward(ctx, *flows[: 1 + len(ctx.direction.cell.states)])
+
+
+@dataclass(frozen=True)
+class _Again:
+    """A direction of a layer in torch's own operations."""
+
+    direction: Direction
+
+    def __call__(self, inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
+        direction, which = self.direction, Steps(*constants)
+        x, w_ih, w_hh, b_ih, b_hh, to_first, *first = inputs
+        parameters = Parameters(w_ih, w_hh, b_ih, b_hh)
+        wx, b = _gates(direction, which, x, parameters, to_first, torch.nn.functional.linear)
+        call = Call(direction.cell, direction.reverse, False, direction.clip_state, direction.clip_grad)
+        cut = (which.lengths, direction.batch_sizes, which.cu_seqlens, which.reset)
+        h, *last = call((wx, _blocks(direction, w_hh), b, *first), cut)
+        return [_lines(direction, h), *[s.reshape(1, s.shape[0], -1) for s in last]]
 
 
 def _run_inputs(direction: Direction, inputs: Sequence[Any]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Return h, the final states, and what the backward pass reads, h among it."""
     which, x, parameters = Steps(*inputs[:3]), inputs[3], Parameters(*inputs[4:8])
     return _run(direction, which, x, parameters, tuple(inputs[9:]), inputs[8], save=True)
 
 
-def _keep(ctx: Any, direction: Direction, inputs: Sequence[Any], h: Tensor, kept: Sequence[Tensor]) -> None:
-    """Save what the backward pass reads."""
+def _keep(ctx: Any, direction: Direction, inputs: Sequence[Any], kept: Sequence[Tensor]) -> None:
+    """Save what the backward pass reads, and the biases as far as only a second derivative or a checkpoint does."""
     lengths, cu_seqlens, reset, x, w_ih, w_hh, b_ih, b_hh, to_first, *first = inputs
     which = (lengths, cu_seqlens, reset)
-    again = (b_ih, b_hh, to_first) if direction.checkpoint else (None,) * 3
     ctx.is_plain = not direction.checkpoint and lengths is None and cu_seqlens is None and reset is None
-    # h as it is returned: who changes it in place before the backward pass gets an error and no wrong gradient.
-    ctx.save_for_backward(x, w_ih, w_hh, h, *(() if ctx.is_plain else (*which, *again)), *kept, *first)
-    ctx.direction, ctx.kept = direction, len(kept)
+    h, *rest = kept
+    ctx.save_for_backward(x, w_ih, w_hh, h, b_ih, b_hh, to_first, *(() if ctx.is_plain else which), *rest, *first)
+    ctx.direction, ctx.kept = direction, len(rest)
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx: Any, dh: Tensor | None, dlast: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
-    """Return the gradients of all inputs of the node."""
-    if dh is None and all(d is None for d in dlast):
-        return (None,) * len(ctx.needs_input_grad)
+def _gradients(
+    ctx: Any, saved: Sequence[Tensor], dh: Tensor | None, dlast: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Return the gradients of all inputs of the node that can have one."""
     direction: Direction = ctx.direction
     need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_to_first, *need_first = ctx.needs_input_grad[4:]
     # A bias of its own, or one of both biases whose gradient is that of both.
     separate = _separate_bias(direction.cell)
     needs = (need_x, need_ih, need_hh, need_b_ih, need_b_hh, any(need_first))
-    saved = ctx.saved_tensors  # read once: torch.utils.checkpoint has them no second time
     gradients, dto_first = None if need_to_first else _short_gradients(ctx, saved, dh, dlast, needs), None
     if gradients is None:
         gradients, dto_first = _longer_gradients(ctx, saved, dh, dlast, needs, need_to_first)
@@ -153,7 +182,7 @@ def _gradients(ctx: Any, dh: Tensor | None, dlast: Sequence[Tensor | None]) -> t
     db = next(left) if need_b_hh or (need_b_ih and not separate) else None
     db_ih = db if not separate else next(left) if need_b_ih else None
     dfirst = list(left) if needs[-1] else [None] * len(need_first)
-    return (None, None, None, None, dx, dw_ih, dw_hh, db_ih, db, dto_first, *dfirst)
+    return [dx, dw_ih, dw_hh, db_ih, db, dto_first, *dfirst]
 
 
 Needs = tuple[bool, bool, bool, bool, bool, bool]  # of x, w_ih, w_hh, b_ih, b_hh, the first states
@@ -166,7 +195,7 @@ def _short_gradients(
     direction: Direction = ctx.direction
     if not ctx.is_plain or not _takes_one_call(direction):
         return None
-    x, w_ih, w_hh, h, *rest = saved
+    x, w_ih, w_hh, h, _, _, _, *rest = saved
     kept, first, how = rest[: ctx.kept], rest[ctx.kept :], (direction.heads, direction.reverse)
     gradients: list[Tensor] | None = _core.rnn_layer_bwd_tensors(
         direction.cell.layout, x, w_ih, w_hh, first, h, kept, dh, dlast, *how, needs
@@ -185,10 +214,10 @@ def _longer_gradients(
     """Return the same, and the gradient of `to_first` if it is wanted."""
     direction: Direction = ctx.direction
     need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_first = needs
-    x, w_ih, w_hh, h, *rest = saved
+    x, w_ih, w_hh, h, b_ih, b_hh, to_first, *rest = saved
     which, wx, b = ALL_STEPS, None, None
     if not ctx.is_plain:
-        lengths, cu_seqlens, reset, b_ih, b_hh, to_first, *rest = rest
+        lengths, cu_seqlens, reset, *rest = rest
         which = Steps(lengths, cu_seqlens, reset)
         if direction.checkpoint:
             wx, b = _gates(direction, which, x, Parameters(w_ih, w_hh, b_ih, b_hh), to_first)
@@ -214,14 +243,19 @@ def _takes_one_call(direction: Direction) -> bool:
 
 
 def _gates(
-    direction: Direction, which: Steps, x: Tensor, parameters: Parameters, to_first: Tensor | None
+    direction: Direction,
+    which: Steps,
+    x: Tensor,
+    parameters: Parameters,
+    to_first: Tensor | None,
+    product: Callable[[Tensor, Tensor, Tensor | None], Tensor] = _linear._forward,
 ) -> tuple[Tensor, Tensor | None]:
     """Return W x + b_ih as wx of the recurrence, and its b."""
     w_ih, w_hh, b_ih, b_hh = parameters
     outer, inner = b_ih, b_hh
     if b_ih is not None and b_hh is not None and not _separate_bias(direction.cell):
         outer, inner = _sum_of_biases(x, b_ih, b_hh)
-    wx = _linear._forward(x, w_ih, outer)
+    wx = product(x, w_ih, outer)
     if to_first is not None:
         _add_to_first_steps(direction, which, wx, to_first)
     gates = (direction.cell.gates, direction.heads, w_hh.shape[1])
@@ -245,7 +279,7 @@ def _run(
     *,
     save: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Return h, the final states, and if asked the other states and the gates of all steps, for the backward pass."""
+    """Return h, the final states, and if asked what the backward pass reads: all states and the gates."""
     if to_first is None and all(x is None for x in which) and _takes_one_call(direction):
         kind = (direction.heads, direction.reverse, save)
         results = _core.rnn_layer_fwd_tensors(direction.cell.layout, x, *parameters, first, *kind)
@@ -255,10 +289,16 @@ def _run(
     w_hh, (cell, _, reverse, sizes, *_) = parameters.w_hh, direction
     wx, b = _gates(direction, which, x, parameters, to_first)
     r, how = _blocks(direction, w_hh), _options(direction, which)
-    h, *rest = _rnn_op.rnn_fwd(cell, wx, r, b, first, reverse, which.lengths, sizes, False, save, how)
-    last = [state.view(1, *state.shape[:-2], w_hh.shape[0] // cell.gates) for state in rest[: len(cell.states)]]
+    given = (cell, wx, r, b, first, reverse, which.lengths, sizes, False, how)
+    kept: list[Tensor] = []
+    if save:
+        (h, *rest), kept = _rnn_op.rnn_fwd_kept(*given)
+        kept[0] = _lines(direction, kept[0])
+    else:
+        h, *rest = _rnn_op.rnn_fwd(*given)
+    last = [state.view(1, *state.shape[:-2], w_hh.shape[0] // cell.gates) for state in rest]
     h, *last = _no_views(_lines(direction, h), *last)
-    return h, last, rest[len(cell.states) :]
+    return h, last, kept
 
 
 def _options(direction: Direction, which: Steps) -> _rnn_work.Options:

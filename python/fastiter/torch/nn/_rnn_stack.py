@@ -33,6 +33,7 @@ from ._rnn_checks import (
     weights_of,
 )
 from ._rnn_layer import ALL_STEPS, Direction, State, Steps, layer
+from ._rnn_overrides import is_overridden, run_overridden
 from ._rnn_steps import (
     begins_anew,
     both_directions,
@@ -69,8 +70,25 @@ def forward(
         return _forward_of_torch(module, input, hx, asked)
     if not isinstance(input, (Tensor, PackedSequence)) and is_proxy(input):
         return _recorded(module, input, hx, asked)
-    cell, weights = CELLS[module.mode], weights_of(module)
-    dtype = autocast_dtype(weights[0][0])
+    weights = weights_of(module)
+    if is_overridden(input, hx, weights):
+        return run_overridden(_of_parts, module, input, hx, asked, weights)
+    return _of_weights(module, input, hx, asked, weights)
+
+
+def _of_parts(module: RNNBase, input: Any, hx: Any, asked: Asked, weights: list[list[Tensor]]) -> tuple[Any, State]:
+    """The same, of a packed input that comes as the tuple of its parts, and whose output goes as its data alone."""
+    asked = NOTHING if all(x is None for x in asked) else asked  # which the overriding one may have rebuilt
+    if not isinstance(input, tuple):
+        return _of_weights(module, input, hx, asked, weights)
+    output, last = _of_weights(module, PackedSequence(*input), hx, asked, weights)
+    return output.data, last
+
+
+def _of_weights(
+    module: RNNBase, input: Tensor | PackedSequence, hx: Any, asked: Asked, weights: list[list[Tensor]]
+) -> tuple[Any, State]:
+    cell, dtype = CELLS[module.mode], autocast_dtype(weights[0][0])
     if dtype is not None:
         return _in_autocast(dtype, module, cell, weights, input, hx, asked)
     return _forward(module, cell, checked_layers(module, cell, weights), input, hx, asked)

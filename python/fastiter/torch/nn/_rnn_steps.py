@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from ..._backend import BackendError
 from .._gpu import in_range
 from .._op import check_reset, checked_bounds, checked_lengths
-from ..rnn import check_batch_sizes
+from .._rnn_work import check_batch_sizes
 from ._rnn_layer import ALL_STEPS, Steps
 
 Both = tuple[Steps, Steps]  # of the forward and of the reverse direction

@@ -1,0 +1,50 @@
+"""Layers whose input, states or weights redefine torch's functions by __torch_function__, as torch.nn's can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.nn import RNNBase
+from torch.nn.utils.rnn import PackedSequence
+from torch.overrides import has_torch_function
+
+from .._overrides import dispatched, overridden
+from ._rnn_checks import module_name
+from ._rnn_torch import OF_TORCH, reason_against_torch
+
+#: (module, input, hx, asked, weights) -> output and final states
+Run = Callable[[RNNBase, Any, Any, Any, list[list[Tensor]]], tuple[Any, Any]]
+
+
+def is_overridden(input: Any, hx: Any, weights: list[list[Tensor]]) -> bool:
+    """Say whether a tensor of a call, or a mode around it, redefines torch's functions."""
+    if overridden(input, hx, parts=input) or (isinstance(hx, (tuple, list)) and has_torch_function(hx)):
+        return True
+    return any(has_torch_function(some) for some in weights)
+
+
+def run_overridden(
+    run: Run, module: RNNBase, input: Any, hx: Any, asked: Any, weights: list[list[Tensor]]
+) -> tuple[Any, Any]:
+    """Hand a call of ``run`` to what redefines it; a packed input goes there as the tuple of its parts."""
+    from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeight
+
+    if any(isinstance(weight, ExpandedWeight) for some in weights for weight in some):
+        return _per_sample(module, input, hx, asked)
+    given = tuple(input) if isinstance(input, PackedSequence) else input
+    output, last = dispatched(run, module, given, hx, asked, weights)
+    return input._replace(data=output) if isinstance(input, PackedSequence) else output, tuple(last)
+
+
+def _per_sample(module: RNNBase, input: Any, hx: Any, asked: Any) -> tuple[Any, Any]:
+    """Run torch.nn's layer, for which call_for_per_sample_grads has the gradients of each sample, or say why not."""
+    name, why = module_name(module), reason_against_torch(module)
+    if why is None and any(x is not None for x in asked):
+        why = "torch's has no reset, lengths and cu_seqlens"
+    if why is not None:
+        instead = "torch.func.vmap of torch.func.grad has those of this layer too"
+        raise RuntimeError(f"{name}: call_for_per_sample_grads needs a layer that torch has, and {why}; {instead}")
+    output, last = OF_TORCH[module.mode].forward(module, input, hx)
+    return output, last if isinstance(last, tuple) else (last,)
