@@ -9,10 +9,23 @@ import pytest
 
 pytest.importorskip("scipy")
 
+from fastiter.relax import Batch
 from fastiter.relax import compat as ours
 from relax_cases import csr, random_matrix
 
 MATRIX = csr(random_matrix(6, "float64"))
+
+
+def out_of_range(kind: str = "csr") -> Any:
+    """A matrix with an index that leads far out of its arrays."""
+    A = csr(random_matrix(6, "float64", 1.0)).asformat(kind)
+    if kind == "coo":
+        A.coords[1][3] = 2**30
+    else:
+        A.indices[A.indptr[1]] = 2**30
+    return A
+
+
 LISTS = np.array([0, 1, 2]), np.array([0, 3])
 REFUSED: list[tuple[type[Exception], str, Any]] = [
     *(
@@ -43,20 +56,46 @@ REFUSED: list[tuple[type[Exception], str, Any]] = [
         "schwarz: sweep must be 'forward', 'backward' or 'symmetric', got 'up'",
         lambda x, b: ours.schwarz(MATRIX, x, b, sweep="up"),
     ),
+    *(
+        (ValueError, rf"{name}: A must have columns from 0 to 5, got another in row 1", call)
+        for name, call in (
+            ("jacobi_ne", lambda x, b: ours.jacobi_ne(out_of_range(), x, b)),
+            ("gauss_seidel_nr", lambda x, b: ours.gauss_seidel_nr(out_of_range(), x, b)),
+            ("polynomial", lambda x, b: ours.polynomial(out_of_range(), x, b, [1.0])),
+            ("sor", lambda x, b: ours.sor(out_of_range(), x, b, 1.0)),
+        )
+    ),
+    *(
+        (ValueError, "A must have (rows|columns) from 0 to [25], got another in (column|entry|row of blocks)", call)
+        for call in (
+            lambda x, b: ours.jacobi_ne(out_of_range("csc"), x, b),
+            lambda x, b: ours.polynomial(out_of_range("bsr"), x, b, [1.0]),
+            lambda x, b: ours.gauss_seidel(out_of_range("csc"), x, b),
+            lambda x, b: ours.gauss_seidel(out_of_range("coo"), x, b),
+        )
+    ),
     (
-        ValueError,
-        "jacobi: A must have no zero on the diagonal, got 0 in row 2",
-        lambda x, b: ours.jacobi(csr(np.diag([1.0, 2, 0, 4, 5, 6])), x, b),
+        TypeError,
+        "sor: A must be a sparse matrix or a NumPy array, got .*Batch",
+        lambda x, b: ours.sor(Batch(MATRIX, MATRIX.data[None]), x, b, 1.0),
+    ),
+    *(
+        (
+            TypeError,
+            f"{call.__name__}: x must have dtype float32, .*, got int64",
+            lambda x, b, call=call: call(MATRIX, x.astype(int), b.astype(int)),
+        )
+        for call in (ours.gauss_seidel, ours.jacobi, ours.jacobi_ne, ours.gauss_seidel_nr, ours.schwarz)
+    ),
+    (
+        TypeError,
+        "jacobi: omega must be a real number where A is real, got complex",
+        lambda x, b: ours.jacobi(MATRIX, x, b, omega=1 - 1j),
     ),
     (
         ValueError,
-        "jacobi_indexed: A must have no zero on the diagonal, got 0 in row 2",
-        lambda x, b: ours.jacobi_indexed(csr(np.diag([1.0, 2, 0, 4, 5, 6])), x, b, [1, 2]),
-    ),
-    (
-        ValueError,
-        "cf_block_jacobi: A must have no singular block on the diagonal, got one in block 1, rows 2 to 3",
-        lambda x, b: ours.cf_block_jacobi(csr(np.diag([1.0, 2, 0, 4, 5, 6])), x, b, [0], [1], blocksize=2),
+        "jacobi: omega must be finite, got",
+        lambda x, b: ours.jacobi(MATRIX * (1 + 0j), x + 0j, b + 0j, omega=complex(1, np.inf)),
     ),
     (
         TypeError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from . import _spectrum
 from ._matrix import read_csr
 from ._order import Arrangement
-from ._prepare import OfBlocks, Scalar, System
+from ._prepare import OfBlocks, Projections, Scalar, System
 from .stencil import OfStencil
 
 Array = npt.NDArray[Any]
@@ -25,20 +25,35 @@ MARGIN = 1.02
 CANDIDATES, FIRST_SWEEPS, TRIAL_SWEEPS = (1.0, 1.3, 1.5, 1.7, 1.8, 1.9, 1.95), 200, 20
 
 
-def omega_of(
+class Choice(NamedTuple):
+    """An omega, whether the theory behind it holds as far as one can see, and whether sweeps have shown its worth."""
+
+    omega: float
+    is_sure: bool
+    is_measured: bool = False
+
+
+def choice_of(
     function: str, A: Any, sweep: str, symmetric: bool, system: System, apply: Callable[[Array, float], Array]
-) -> float:
+) -> Choice:
     """Return omega for a sweep, "jacobi", "sor" or "kaczmarz"; ``apply`` is one, with this omega, for b = 0."""
     if symmetric and system.is_coloured:
-        return 1.0  # the best there is: in such an order SSOR gains nothing from an omega
+        return Choice(1.0, True)  # the best there is: in such an order SSOR gains nothing from an omega
     if sweep == "kaczmarz" or (symmetric and isinstance(system, OfBlocks)):
-        return _of_least_growth(system, apply)
-    low, high = _spectrum.jacobi_range(jacobi_of(function, A, system))
+        return Choice(_of_least_growth(system, apply), True, is_measured=True)
+    found = _spectrum.jacobi_spectrum(jacobi_of(function, A, system))
+    if symmetric and sweep == "sor" and found.low <= -1:
+        return Choice(_of_least_growth(system, apply), False)
+    return by_formula(found, sweep, symmetric)
+
+
+def by_formula(found: _spectrum.Spectrum, sweep: str, symmetric: bool) -> Choice:
+    """Return omega for a sweep, "jacobi" or "sor", from the spectrum of I - D^-1 A."""
     if sweep == "jacobi":
-        return jacobi_omega(low, high)
+        return Choice(jacobi_omega(found.low, found.high), found.is_real)
     if symmetric:
-        return ssor_omega(high) if low > -1 else _of_least_growth(system, apply)
-    return _spectrum.young(max(-low, high))
+        return Choice(ssor_omega(found.high), found.is_real)
+    return Choice(_spectrum.young(found.beta), found.is_real and found.low > -1.01)
 
 
 def jacobi_omega(low: float, high: float) -> float:
@@ -76,6 +91,8 @@ def jacobi_of(function: str, A: Any, system: System) -> System:
 def _of_least_growth(system: System, apply: Callable[[Array, float], Array]) -> float:
     """The candidate whose sweeps shrink a vector most in which sweeps have left only what is slow."""
     slow, middle = system.random(), CANDIDATES[2]
+    if not isinstance(system, Projections):  # whose vectors have no part in the directions in which no sweep acts
+        slow = slow - apply(slow, middle)
     least = float(np.linalg.norm(slow)) * float(np.finfo(slow.dtype).eps) ** 0.5  # below, rounding is what is left
     for _ in range(FIRST_SWEEPS):
         swept = apply(slow, middle)
@@ -86,4 +103,6 @@ def _of_least_growth(system: System, apply: Callable[[Array, float], Array]) -> 
     def growth(omega: float) -> float:
         return _spectrum.power(lambda x: apply(x, omega), slow, TRIAL_SWEEPS)
 
-    return min(CANDIDATES, key=growth)
+    found = {omega: growth(omega) for omega in CANDIDATES}
+    least = min(found, key=lambda omega: found[omega])
+    return least if found[least] < 0.99 * found[1.0] else 1.0

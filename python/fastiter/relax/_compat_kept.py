@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .. import _core
 from .._rnn import kind
 from . import _vectors
-from ._matrix import Csr, check_square, read_csr
+from ._matrix import Batch, Csr, check_square, read_csr
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -29,6 +29,8 @@ class Seen:
     """A matrix in one call, with what was made of it in this call and in those before, while it had the same values."""
 
     def __init__(self, function: str, A: Any) -> None:
+        if isinstance(A, Batch):
+            raise TypeError(f"{function}: A must be a sparse matrix or a NumPy array, got {kind(A)}")
         check_square(function, A)
         self.function, self.A, self._made = function, A, _made_of(A)
 
@@ -92,6 +94,8 @@ def in_place(function: str, x: Array, b: Array, relax: Callable[[Array, Array], 
     """Check that x can be updated from b, and let ``relax`` do so on arrays that are contiguous."""
     if not isinstance(x, np.ndarray) or not isinstance(b, np.ndarray):
         raise TypeError(f"{function}: x and b must be NumPy arrays, got {kind(x)} and {kind(b)}")
+    if x.dtype.kind not in "fc":
+        raise TypeError(f"{function}: x must have dtype float32, float64, complex64 or complex128, got {x.dtype}")
     if x.dtype != b.dtype:
         raise TypeError(f"{function}: b must have dtype {x.dtype} like x, got {b.dtype}")
     _vectors.check_writable(function, x, b)

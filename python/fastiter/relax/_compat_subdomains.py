@@ -69,19 +69,17 @@ def relax_lists(
 
 
 def points(seen: Seen, rows: Array) -> Lists:
-    """Each row alone, with 1 / a_ii."""
+    """Each row alone, with 1 / a_ii, or 0 where that is not: such a row is left out."""
 
     def make() -> Lists:
-        diagonal = seen.get("diagonal", lambda: _diagonal(seen.csr()))[rows]
-        if not diagonal.all():
-            row = int(rows[np.argmin(diagonal != 0)])
-            raise ValueError(f"{seen.function}: A must have no zero on the diagonal, got 0 in row {row}")
-        return Lists.of(seen.csr(), np.arange(len(rows) + 1), rows, 1 / in_sums(diagonal))
+        diagonal = in_sums(seen.get("diagonal", lambda: diagonal_of(seen.csr()))[rows])
+        inverse = np.divide(1, diagonal, out=np.zeros_like(diagonal), where=diagonal != 0)
+        return Lists.of(seen.csr(), np.arange(len(rows) + 1), rows, inverse)
 
     return seen.get(("points", fingerprint(rows)), make)
 
 
-def _diagonal(A: Csr) -> Array:
+def diagonal_of(A: Csr) -> Array:
     row, found = np.repeat(np.arange(A.n), np.diff(A.start)), np.zeros(A.n, A.value.dtype)
     on = row == A.column
     found[row[on]] = A.value[on]
@@ -104,7 +102,7 @@ def diagonal_blocks(seen: Seen, size: int) -> Array:
 
 
 def inverse_blocks(seen: Seen, size: int, Dinv: Array | None) -> Array:
-    """Return ``Dinv``, checked, or the inverses of the diagonal blocks; a singular one is named."""
+    """Return ``Dinv``, checked, or the inverses of the diagonal blocks, pseudo-inverses of the singular ones."""
     blocks = diagonal_blocks(seen, size)
     if Dinv is not None:
         if np.shape(Dinv) != blocks.shape:
@@ -112,11 +110,15 @@ def inverse_blocks(seen: Seen, size: int, Dinv: Array | None) -> Array:
         return np.asarray(Dinv)
     values = np.linalg.svd(in_sums(blocks), compute_uv=False)
     singular = values.min(axis=1, initial=np.inf) <= values.max(axis=1, initial=0) * size * 2.0**-52
-    if singular.any():
-        k = int(singular.argmax())
-        where = f"block {k}, rows {k * size} to {min(seen.A.shape[0], (k + 1) * size) - 1}"
-        raise ValueError(f"{seen.function}: A must have no singular block on the diagonal, got one in {where}")
-    return np.linalg.inv(in_sums(blocks))
+    found = np.empty_like(in_sums(blocks))
+    found[~singular] = np.linalg.inv(in_sums(blocks[~singular]))
+    found[singular] = np.linalg.pinv(in_sums(blocks[singular]), rcond=pseudo_inverse_cut(blocks.dtype))
+    return found
+
+
+def pseudo_inverse_cut(dtype: np.dtype[Any]) -> float:
+    """PyAMG's limit: singular values so far below the largest count as 0."""
+    return float(1e3 * np.finfo(np.float32).eps if dtype.char in "fF" else 1e6 * np.finfo(np.float64).eps)
 
 
 def is_inverse(seen: Seen, size: int, Dinv: Array) -> bool:
@@ -267,7 +269,7 @@ def _inverses(A: Csr, rows: Array, first: Array, dtype: np.dtype[Any]) -> Array:
     key = np.repeat(np.arange(A.n), np.diff(A.start)) * A.n + A.column  # increasing, as columns are sorted
     sizes, to = np.diff(first), squares_before(first)
     found = np.zeros(to[-1], dtype)
-    cut = 1e3 * np.finfo(np.float32).eps if dtype.char in "fF" else 1e6 * np.finfo(np.float64).eps
+    cut = pseudo_inverse_cut(dtype)
     for size in np.unique(sizes[sizes > 0]).tolist():
         which = np.flatnonzero(sizes == size)
         own = rows[first[which][:, None] + np.arange(size)].astype(np.int64)

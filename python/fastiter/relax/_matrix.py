@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,10 @@ NUMBERS = {
     ("float64", "float64"): 2,
     ("complex128", "complex128"): 3,
 }
+
+
+#: What _core.relax_check finds
+_UNSORTED, _POINTERS, _COLUMN, _NOT_FINITE = 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Batch:
         if not is_sparse(pattern):
             raise TypeError(f"Batch: pattern must be a sparse matrix, got {kind(pattern)}")
         self.blocksize: tuple[int, int] | None = pattern.blocksize if pattern.format == "bsr" else None
-        pattern = pattern if pattern.format == "csr" else pattern.tocsr()
+        pattern = in_rows("Batch", "pattern", pattern)
         entries = len(pattern.indices)
         if values.ndim != 2 or values.shape[1] != entries or len(values) == 0:
             expected = f"(B, entries) = (B, {entries}) with B at least 1"
@@ -135,7 +139,7 @@ def read_csr(function: str, A: Any) -> Csr:
     if isinstance(A, Batch):
         found = Csr(A.shape[1], A.start, A.column, np.ascontiguousarray(A.values))
     elif is_sparse(A):
-        A = A if A.format == "csr" else A.tocsr()
+        A = in_rows(function, "A", A)
         _check_dtype(function, A.dtype)
         found = Csr(A.shape[1], *_indices(function, "A", A), np.ascontiguousarray(A.data))
     else:
@@ -147,12 +151,36 @@ def read_csr(function: str, A: Any) -> Csr:
     return _checked(function, found)
 
 
+def in_rows(function: str, name: str, A: Any) -> Any:
+    """Return ``A`` in compressed rows, by scipy, which trusts indices as places in memory: they are checked before."""
+    if A.format in ("csc", "bsr"):
+        start, index = _indices(function, name, A)
+        height, width = A.blocksize if A.format == "bsr" else (1, 1)
+        rows, columns = A.shape[0] // height, A.shape[1] // width
+        lines, most, of = (columns, rows, "column") if A.format == "csc" else (rows, columns, "row of blocks")
+        if len(start) == lines + 1:  # scipy says if not
+            fault, line = _core.relax_check(0, lines, most, len(index), start, index, np.ones(len(index), np.float32))
+            _refuse(function, name, fault, f"{of} {line}", "rows" if A.format == "csc" else "columns", most)
+    if A.format == "coo":
+        for axis, index in enumerate(A.coords):
+            if index.size and not 0 <= index.min() <= index.max() < A.shape[axis]:
+                _refuse(
+                    function, name, _COLUMN, f"entry {int(index.argmax())}", ("rows", "columns")[axis], A.shape[axis]
+                )
+    return A if A.format == "csr" else A.tocsr()
+
+
+def _refuse(function: str, name: str, fault: int, where: str, what: str, end: int) -> None:
+    """Refuse a pattern with a fault that leads out of its arrays."""
+    if fault == _POINTERS:
+        raise ValueError(f"{function}: {name} must have pointers that increase, got others at {where}")
+    if fault == _COLUMN:
+        raise ValueError(f"{function}: {name} must have {what} from 0 to {end - 1}, got another in {where}")
+
+
 def _check_dtype(function: str, dtype: np.dtype[Any]) -> None:
     if dtype.name not in DTYPES or not dtype.isnative:
         raise TypeError(f"{function}: A must have dtype float32, float64 or complex128, got {dtype}")
-
-
-_UNSORTED, _POINTERS, _COLUMN, _NOT_FINITE = 1, 2, 3, 4
 
 
 def _checked(function: str, A: Csr) -> Csr:
@@ -201,6 +229,19 @@ def read_blocks(function: str, A: Any, size: int | None) -> Blocks:
         if fault == 0:
             return Blocks(A.shape[0], start, column, value)
     return _in_blocks(read_csr(function, A), 1 if size is None else size)
+
+
+Read = TypeVar("Read", Csr, Blocks)
+
+
+def without_zeros(A: Read) -> Read:
+    """Return one matrix without the entries, or blocks, that are stored and 0."""
+    holds = A.value != 0 if isinstance(A, Csr) else (A.value != 0).any(axis=(1, 2))
+    if holds.all():
+        return A
+    row = np.repeat(np.arange(A.n), np.diff(A.start))[holds]
+    start = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(row, minlength=A.n))])
+    return replace(A, start=start, column=A.column[holds], value=A.value[holds])
 
 
 def _in_blocks(A: Csr, size: int) -> Blocks:

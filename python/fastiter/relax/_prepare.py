@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +11,21 @@ import numpy.typing as npt
 from .. import _core
 from .._check import check_array
 from .._rnn import kind
-from ._matrix import DTYPES, NUMBERS, Batch, Blocks, Csr, check_square, is_sparse, read_blocks, read_csr
+from ._matrix import (
+    DTYPES,
+    NUMBERS,
+    Batch,
+    Blocks,
+    Csr,
+    Read,
+    check_square,
+    is_sparse,
+    read_blocks,
+    read_csr,
+    without_zeros,
+)
 from ._order import Arrangement, arrange, permutation
+from ._scaled import ByRows, Prepared, scaled, scales_of
 
 Array = npt.NDArray[Any]
 
@@ -20,36 +33,27 @@ FULL, LOWER, UPPER = 0, 1, 2
 FORWARD, BACKWARD, SYMMETRIC, JACOBI = 0, 1, 2, 3
 
 
-class Prepared(Protocol):
-    """A matrix as the kernels have it."""
-
-    def sweep(
-        self, x: Array, b: Array, d: Array | int, k: int, omega: Array, momentum: Array | int, count: int, kind: int, /
-    ) -> None: ...
-    def residual(self, x: Array, b: Array, r: Array | int, k: int, norms: Array, /) -> None: ...
-
-
-Read = TypeVar("Read", Csr, Blocks)
-
-
 def _own(A: Read) -> Read:
-    """Return A, of float32 in memory of its own: it is read once more where vectors of float64 come."""
-    if A.value.dtype != np.float32:
-        return A
+    """Return A in memory of its own: it is read again for vectors of another dtype, and where it is unpickled."""
     return replace(A, start=A.start.copy(), column=A.column.copy(), value=A.value.copy())
 
 
 class System:
     """A matrix and an order, and for each dtype of vectors its copy in the kernels' layout, made when it is needed.
 
-    rows, columns: of A; batch: how many matrices, 0 for one alone; dtype: of A.
+    rows, columns: of A; batch: how many matrices, 0 for one alone; dtype: of A. Pickled it is A and the order alone.
     """
+
+    entries: int  # that a sweep reads, for each column of x
 
     def __init__(self, function: str, rows: int, columns: int, dtype: np.dtype[Any], batch: int = 0) -> None:
         self.function, self.rows, self.columns, self.dtype, self.batch = function, rows, columns, dtype, batch
         self._copies: dict[np.dtype[Any], Prepared] = {}
         self.colours, self.is_coloured = 1, False
         self.grid: tuple[int, ...] | None = None  # the shape of x and b, where it is not that of columns
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_copies": {}}
 
     def of(self, dtype: np.dtype[Any]) -> Prepared:
         """Return the copy for vectors of this dtype."""
@@ -110,6 +114,7 @@ class Scalar(System):
     ) -> None:
         super().__init__(function, A.n, A.columns, A.value.dtype, A.batch)
         self.A, self.how, self.jacobi, self.part = _own(A), arrangement, jacobi, part
+        self.entries = len(A.column)
         self.colours, self.is_coloured = arrangement.number_of_colours, arrangement.is_coloured
         self.of(self.dtype)
 
@@ -132,7 +137,7 @@ class Dense(System):
 
     def __init__(self, function: str, A: Array, order: Array | int) -> None:
         super().__init__(function, len(A), len(A), A.dtype)
-        self.A, self.order = np.array(A, order="C", copy=A.dtype == np.float32 or None), order
+        self.A, self.order, self.entries = np.array(A, order="C"), order, A.size
         self.of(self.dtype)
 
     def _prepare(self, numbers: int) -> Prepared:
@@ -145,6 +150,7 @@ class OfBlocks(System):
     def __init__(self, function: str, A: Blocks, arrangement: Arrangement, *, jacobi: bool) -> None:
         super().__init__(function, A.rows, A.rows, A.value.dtype, A.batch)
         self.A, self.colours, self.is_coloured = _own(A), arrangement.number_of_colours, arrangement.is_coloured
+        self.entries = len(A.column) * A.size**2
         # Blocks that need not wait for each other are clusters of one.
         self.how = Arrangement(0, np.arange(A.n + 1), np.array([0, A.n])) if jacobi else arrangement
         self.of(self.dtype)
@@ -172,12 +178,14 @@ class Projections(System):
 
     def __init__(self, function: str, A: Csr, order: Array | int) -> None:
         super().__init__(function, A.n, A.columns, A.value.dtype, A.batch)
-        self.A, self.order = _own(A), order
+        self.A, self.order, self.entries = _own(A), order, 2 * len(A.column)
+        self.scale = scales_of(self.A)
         self.of(self.dtype)
 
     def _prepare(self, numbers: int) -> Prepared:
-        A = self.A
-        return _core.relax_projections(numbers, A.n, A.columns, A.start, A.column, A.value, self.order, A.batch)
+        A = self.A if self.scale is None else scaled(self.A, self.scale)
+        made = _core.relax_projections(numbers, A.n, A.columns, A.start, A.column, A.value, self.order, A.batch)
+        return made if self.scale is None else ByRows(made, self.scale)
 
     def random(self, seed: int = 0) -> Array:
         """Return a combination of the rows: on what is orthogonal to all of them no sweep acts."""
@@ -198,13 +206,23 @@ def prepare(function: str, A: Any, method: str, order: Any, block_size: int | No
     if jacobi and not (isinstance(order, str) and order == "natural"):
         raise ValueError(f"{function}: order must be 'natural' where all rows go at the same time, got {order!r}")
     if block_size is not None:
-        blocks = read_blocks(function, A, block_size or None)
+        blocks = by_values(A, read_blocks(function, A, block_size or None), order)
         return OfBlocks(function, blocks, arrange(function, blocks, order), jacobi=jacobi)
     is_listed = isinstance(order, (np.ndarray, list, tuple))
     if isinstance(A, np.ndarray) and (is_listed or (isinstance(order, str) and order == "natural")):
         return _dense(function, A, order)
-    csr = read_csr(function, A)
+    csr = by_values(A, read_csr(function, A), order)
     return Scalar(function, csr, arrange(function, csr, order), jacobi=jacobi)
+
+
+def by_values(A: Any, read: Read, order: object) -> Read:
+    """Return what was read of A without stored zeros, where they would be links of rows that are not linked.
+
+    Those of a Batch, and of a pattern whose values are to be differentiated, are entries like others.
+    """
+    if not isinstance(order, str) or order == "natural" or read.batch or getattr(A, "keeps_zeros", False):
+        return read
+    return without_zeros(read)
 
 
 def _dense(function: str, A: Array, order: Any) -> Dense:

@@ -10,8 +10,10 @@ import numpy.typing as npt
 from .._rnn import check_flag, kind
 from .._solution import Solution
 from . import _spectrum, _vectors
-from ._auto import omega_of
+from ._adaptive import Adaptive
+from ._auto import Choice, choice_of
 from ._cupy_systems import refuse_cupy
+from ._pieces import pieces
 from ._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC, System, prepare
 from ._solve import iterate
 from .stencil import OfStencil, Stencil
@@ -47,8 +49,9 @@ class Relaxation:
         - ``"kaczmarz"``: x <- x + omega (b_i - a_i x) a_i^H / ||a_i||^2, row after row. A may be of any shape.
     omega
         The relaxation factor, in (0, 2) except for Jacobi. ``"auto"``: from an estimate of the spectral radius, for all
-        methods that have an omega, blocks, batches (one omega for all) and stencils; :meth:`solve` with SOR then goes
-        on to adapt it to the factor that it observes.
+        methods that have an omega, blocks, batches (one omega for all) and stencils. :meth:`solve` begins with 1, tries
+        it, and goes back to 1 where it has not paid, so that "auto" is no worse than 1 by more than a tenth; SOR then
+        adapts it to the factor that it observes.
     order
         - ``"natural"``: from the first row to the last
         - ``"red-black"``: two colours, of rows without a link; ValueError where two are too few
@@ -130,11 +133,10 @@ class Relaxation:
             self._system: System = self._of_stencil(A, sweep, order, block_size)
         else:
             self._system = prepare(function, A, sweep, order, block_size)
-        self._adapts = omega == "auto" and method == "sor"
+        self.choice: Choice | None = None
         if omega == "auto":
-            self.omega = omega_of(function, A, sweep, self.symmetric, self._system, self.apply_homogeneous)
-        else:
-            self.omega = float(omega)
+            self.choice = choice_of(function, A, sweep, self.symmetric, self._system, self.apply_homogeneous)
+        self.omega = float(omega) if self.choice is None else self.choice.omega
 
     def _of_stencil(self, A: Stencil, sweep: str, order: Any, block_size: int | None) -> OfStencil:
         name = self._function
@@ -174,7 +176,8 @@ class Relaxation:
     def sweep(self, x: Array, b: Array, sweeps: int = 1, *, backward: bool = False) -> None:
         """Relax x in place, `sweeps` times; `backward`: from the last row to the first.
 
-        x and b are as for :meth:`solve`; x of any layout is updated, one that is contiguous without a copy.
+        x and b are as for :meth:`solve`; x of any layout is updated, one that is contiguous without a copy. Ctrl-C ends
+        it after a whole number of sweeps, which x then has.
         """
         function = f"{self._function}.sweep"
         times = _vectors.count(function, "sweeps", sweeps)
@@ -182,17 +185,21 @@ class Relaxation:
         _vectors.check_vectors(function, self._system, b, x, "x")
         _vectors.check_writable(function, x, b)
         own_x, own_b = _vectors.inside(self._system, x), _vectors.inside(self._system, b)
-        self._sweep(own_x, own_b, times, backward)
-        if not np.may_share_memory(own_x, x):
-            x[...] = _vectors.outside(self._system, own_x)
+        try:
+            self._sweep(own_x, own_b, times, backward)
+        finally:
+            if not np.may_share_memory(own_x, x):
+                x[...] = _vectors.outside(self._system, own_x)
 
     def _sweep(self, x: Array, b: Array, times: int, backward: bool = False, omega: float | None = None) -> None:
         if x.size == 0 or times == 0:
             return
         direction = SYMMETRIC if self.symmetric else BACKWARD if backward else FORWARD
         sweeps = JACOBI if METHODS[self.method][0] == "jacobi" else direction
-        factors = np.full(times, self.omega if omega is None else omega)
-        self._system.of(x.dtype).sweep(x, b, 0, _vectors.width(x), factors, 0, times, sweeps)
+        k, factor = _vectors.width(x), self.omega if omega is None else omega
+        matrix, entries = self._system.of(x.dtype), k * self._system.entries * (2 if sweeps == SYMMETRIC else 1)
+        for count in pieces(times, entries):
+            matrix.sweep(x, b, 0, k, np.full(count, factor), 0, count, sweeps)
 
     def residual(self, x: Array, b: Array) -> Array:
         """Return b - A x."""
@@ -218,11 +225,11 @@ class Relaxation:
         and x at each check. It ends early where it has grown 1e10 times or is not finite ("diverged"), and where it
         neither falls by a millionth in 200 steps nor grows ("stagnated").
         """
-        function, adaptive = f"{self._function}.solve", _spectrum.Adaptive(self.omega)
+        function, adaptive = f"{self._function}.solve", self.adaptive()
         own_b = self.own_rhs(function, b)
 
         def step(x: Array, count: int) -> Array:
-            self._sweep(x, own_b, count, omega=adaptive.omega)
+            self._sweep(x, own_b, count, omega=adaptive.omega if adaptive else None)
             return x
 
         return iterate(
@@ -236,8 +243,8 @@ class Relaxation:
             max_steps,
             check_every,
             method=self.method,
-            omega=lambda: adaptive.omega,
-            observe=adaptive.observe if self._adapts else lambda steps, norms: None,
+            omega=lambda: adaptive.omega if adaptive else self.omega,
+            observe=adaptive.observe if adaptive else None,
         )
 
     @property
@@ -252,6 +259,10 @@ class Relaxation:
     def sweep_inside(self, x: Array, b: Array) -> None:
         """Relax x in place once; x and b are as the kernels have them."""
         self._sweep(x, b, 1)
+
+    def adaptive(self) -> Adaptive | None:
+        """Return what chooses omega while a solution goes on; None where it is given."""
+        return adaptive_of(self.method, self.symmetric, self.choice)
 
     def apply_homogeneous(self, x: Array, omega: float | None = None) -> Array:
         """Return one sweep from x for b = 0, the iteration matrix times x; x is as the kernels have it."""
@@ -296,6 +307,14 @@ class Relaxation:
         x = np.zeros((self.shape[1], *own_r.shape[1:]), r.dtype)
         self._sweep(x, own_r, 1)
         return np.ascontiguousarray(x.T).reshape(-1) if batch else x
+
+
+def adaptive_of(method: str, symmetric: bool, choice: Choice | None) -> Adaptive | None:
+    """Return what chooses omega while a solution goes on, from a first choice; None where it stays as it is."""
+    if choice is None or choice.is_measured:
+        return None
+    sweep = METHODS[method][0]
+    return Adaptive("ssor" if sweep == "sor" and symmetric else sweep, choice.omega, is_sure=choice.is_sure)
 
 
 def _block_size(function: str, method: str, size: object) -> int:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from .._solution import Solution
 from . import _vectors
+from ._adaptive import GO_ON, KEEP, RESTORE
 from ._prepare import System
 
 Array = npt.NDArray[Any]
@@ -40,6 +41,14 @@ class Watch:
         self.is_open = np.ones(len(first), bool)
         self.window = max(2, -(-PATIENCE // check_every))
         self._decide(first)
+
+    def ratio(self, norms: Array) -> float:
+        """Return how many times too large the residual is that is farthest from its target, of those not yet there.
+
+        Where the target is 0, the first residual's rounding stands for it.
+        """
+        target = np.where(self.target > 0, self.target, 2.0**-52 * self.history[0])[self.is_open]
+        return float(np.max(np.divide(norms[self.is_open], target), initial=0))
 
     def check(self, steps: int, norms: Array) -> Array:
         """Note the residuals after so many steps, and return which columns (k,) they close."""
@@ -102,11 +111,12 @@ def iterate(
     *,
     method: str,
     omega: Callable[[], float | None] = lambda: None,
-    observe: Callable[[int, Array], None] = lambda steps, norms: None,
+    observe: Callable[[int, float], int] | None = None,
 ) -> Solution:
     """Check the arguments and take steps from x0, or from 0, until every column is decided.
 
-    ``observe`` sees the residuals of each check; ``omega`` says at the end which one was used.
+    ``observe`` sees :meth:`Watch.ratio` at each check, and says whether to keep a copy of x, or to go back to that;
+    ``omega`` says at the end which one was used.
     """
     given, start = _vectors.check_vectors(function, system, b, x0)
     rtol, atol = _vectors.positive(function, "rtol", rtol), _vectors.positive(function, "atol", atol)
@@ -119,15 +129,19 @@ def iterate(
         else np.array(_vectors.inside(system, start))
     )
     watch = Watch(_vectors.residual(system, x, own_b), rtol * _vectors.norm(own_b) + atol, every)
-    done, kept = 0, Kept()
+    done, kept, copy = 0, Kept(), (x, watch.residual)
     kept.keep(x, ~watch.is_open, watch)
     with np.errstate(all="ignore"):
         while watch.is_open.any() and done < most:
             count = min(every, most - done)
             x, done = step(x, count), done + count
             norms = _vectors.residual(system, x, own_b)
+            verdict = observe(done, watch.ratio(norms)) if observe else GO_ON
+            if verdict == KEEP:
+                copy = np.array(x), norms
+            elif verdict == RESTORE:
+                x[...], norms = copy
             kept.keep(x, watch.check(done, norms), watch)
-            observe(done, norms)
     kept.put_back(x)
     return _solution(system, given.ndim == len(system.grid or (1,)), x, own_b, watch, method, omega())
 

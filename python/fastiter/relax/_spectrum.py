@@ -13,24 +13,41 @@ from ._prepare import System
 
 Array = npt.NDArray[Any]
 
-#: Windows after which a larger omega has to have paid
-SETTLED = 4
-
 #: Products that an estimate may take, and after how many it looks whether the last ones have changed anything
 MOST, EVERY = 120, 10
 
+#: An eigenvalue of D^-1 A that is so much below the next one stands alone: see :func:`extremes`.
+ALONE = 0.01
 
-def jacobi_range(jacobi: System) -> tuple[float, float]:
-    """Return the least and the largest eigenvalue of I - D^-1 A as estimated from inside, D in blocks if it is.
 
-    By Lanczos' method where that is possible. Else both are taken from the growth of powers, and are -rho and rho. A
-    batch is one matrix, with its matrices as blocks.
+class Spectrum(NamedTuple):
+    """What is known of the eigenvalues of I - D^-1 A, D in blocks if it is.
+
+    low, high: the least and the largest; beta: the largest magnitude, as SOR needs it; is_real: A is Hermitian, and
+    these are estimates by Lanczos' method, from inside. Else all are from the growth of powers, and low is -high.
+    Eigenvalues that stand alone at 1 do not count, and in beta neither do those at -1: see :func:`spectrum_of`.
     """
+
+    low: float
+    high: float
+    beta: float
+    is_real: bool
+    is_nearly_singular: bool = False  # one that did not count is more than rounding away from 1
+
+
+def jacobi_spectrum(jacobi: System) -> Spectrum:
+    """Estimate the spectrum of Jacobi's iteration matrix. A batch is one matrix, with its matrices as blocks."""
     found = lanczos(jacobi) if is_definite(jacobi) else None
     if found is not None:
         return found
     rho = power(lambda x: x - jacobi.divided(jacobi.times(x)), jacobi.random())
-    return -rho, rho
+    return of_radius(rho, jacobi.dtype)
+
+
+def of_radius(rho: float, dtype: np.dtype[Any]) -> Spectrum:
+    """The spectrum of which powers tell the radius: 1 where it cannot be told from that, as where A is singular."""
+    rho = 1.0 if abs(1 - rho) <= float(np.finfo(dtype).eps) ** 0.5 else rho
+    return Spectrum(-rho, rho, rho, False)
 
 
 def is_definite(jacobi: System) -> bool:
@@ -42,6 +59,13 @@ def is_hermitian(system: System) -> bool:
     """Say whether A looks Hermitian, by its products with two vectors."""
     u, v = system.random(0), system.random(1)
     Au, Av = system.times(u), system.times(v)
+    largest = float(max(np.abs(Au).max(initial=0), np.abs(Av).max(initial=0)))
+    if largest == 0:
+        return True
+    if not math.isfinite(largest):
+        return False
+    wide = np.result_type(system.dtype, np.float64)  # products of numbers that are tiny or huge in their own dtype
+    u, v, Au, Av = u.astype(wide), v.astype(wide), Au.astype(wide) / largest, Av.astype(wide) / largest
     scale = float(np.linalg.norm(u) * np.linalg.norm(Av)) * float(np.finfo(system.dtype).eps)
     return bool(abs(complex(np.vdot(u, Av)) - complex(np.vdot(Au, v))) <= 10 * scale)
 
@@ -66,16 +90,18 @@ def mean_growth(growth: list[float]) -> float:
     return math.exp(sum(math.log(g) for g in late if g > 0) / len(late))
 
 
-def lanczos(jacobi: System) -> tuple[float, float] | None:
-    """Return the range of I - D^-1 A by the inner product of D, in which D^-1 A is Hermitian; None where it is none.
+def lanczos(jacobi: System) -> Spectrum | None:
+    """Return the spectrum of I - D^-1 A by the inner product of D, in which D^-1 A is Hermitian; None where it is none.
 
-    With each v goes q = D v. The recurrence is that of the q, and v = D^-1 q: no product with D is ever taken.
+    With each v goes q = D v. The recurrence is that of the q, and v = D^-1 q: no product with D is ever taken. It
+    starts with a random vector times the root of the diagonal, so that a scaling of A on both sides changes nothing.
     """
     q = jacobi.random()
+    q *= rooted(jacobi.divided(np.ones_like(q)))
     v, before = jacobi.divided(q), np.zeros_like(q)
     alphas: list[float] = []
     betas = [0.0]
-    found, most, nothing = (0.0, 0.0), min(MOST, v.size), (10 * float(np.finfo(q.dtype).eps)) ** 2
+    found, most, nothing = Spectrum(0.0, 0.0, 0.0, True), min(MOST, v.size), (10 * float(np.finfo(q.dtype).eps)) ** 2
     square = _dot(v, q)
     for step in range(1, most + 1):
         if not square > 0:
@@ -89,8 +115,8 @@ def lanczos(jacobi: System) -> tuple[float, float] | None:
         square = _dot(v, q)
         is_done = abs(square) < nothing or step == most
         if step % EVERY == 0 or is_done:
-            last, found = found, extremes(alphas, betas[1:])
-            if is_done or abs(found[1] - last[1]) <= 0.02 * abs(1 - found[1]):
+            last, found = found, spectrum_of(alphas, betas[1:], q.dtype)
+            if is_done or abs(found.high - last.high) <= 0.02 * abs(1 - found.high):
                 break
         betas.append(math.sqrt(max(square, 0.0)))
     return found
@@ -100,81 +126,40 @@ def _dot(u: Array, v: Array) -> float:
     return float(np.vdot(u, v).real)
 
 
-def extremes(alphas: list[float], betas: list[float]) -> tuple[float, float]:
-    """Return the range of I minus the tridiagonal matrix of alphas and betas."""
-    off = betas[: len(alphas) - 1]
-    values = 1 - np.linalg.eigvalsh(np.diag(alphas) + np.diag(off, 1) + np.diag(off, -1))
-    return float(values[-1]), float(values[0])
+def rooted(inverse: Array) -> Array:
+    """Return the roots of a diagonal whose inverse this is; 1 where it has no positive number."""
+    positive = inverse.real > 0
+    return np.where(positive, 1 / np.sqrt(np.where(positive, inverse.real, 1)), 1).astype(inverse.real.dtype)
+
+
+def spectrum_of(alphas: list[float], betas: list[float], dtype: np.dtype[Any]) -> Spectrum:
+    """Return the spectrum of I minus the tridiagonal matrix of alphas and betas, but for eigenvalues that stand alone.
+
+    Where A is singular (a Laplacian), a consistent b has nothing in the direction of its null vectors, and where A is
+    nearly so, often little: what they say of the largest eigenvalue is rounding, or of no use. So an eigenvalue of
+    D^-1 A that is 0 to rounding, or a hundred times below the next one, does not count. Where it matters after all, it
+    shows in the residuals. Those at 2 are their images where the pattern is bipartite, and SOR does not mind them.
+    Nor do copies of an eigenvalue count that come of rounding: the first vector has nothing in their direction.
+    """
+    off, eps = betas[: len(alphas) - 1], float(np.finfo(dtype).eps)
+    values, vectors = np.linalg.eigh(np.diag(alphas) + np.diag(off, 1) + np.diag(off, -1))
+    values = values[vectors[0] ** 2 > eps / 100]
+    nothing = 100 * eps * float(np.abs(values).max())
+    high = 1 - _first_not_alone(values, nothing)
+    image = _first_not_alone(2 - values[::-1], nothing) - 1
+    is_nearly_singular = bool(nothing < values[0] < (1 - high) / 2)
+    return Spectrum(float(1 - values[-1]), high, max(high, -image), True, is_nearly_singular)
+
+
+def _first_not_alone(values: Array, nothing: float) -> float:
+    """Return the least of ``values``, which increase, that is well above 0 or not far below the next one."""
+    first = 0
+    if values[0] >= -nothing:
+        while first + 1 < len(values) and values[first] <= max(nothing, ALONE * values[first + 1]):
+            first += 1
+    return float(values[first])
 
 
 def young(beta: float) -> float:
     """The best omega of SOR for a consistently ordered matrix; 1 where Jacobi does not converge."""
     return 2 / (1 + math.sqrt(1 - beta * beta)) if 0 <= beta < 1 else 1.0
-
-
-class Adaptive:
-    """Young's and Hageman's estimate: while omega is below the best, the residual's factor tells rho, and so omega.
-
-    factor = lam gives beta = (lam + omega - 1) / (omega sqrt(lam)). At the best omega and above, the factor is
-    omega - 1 and oscillates, and tells nothing; near it the factor takes long to settle. So omega grows only where two
-    windows in a row agree that the rate is far below that of omega - 1. Where the residual grows, it comes down. The
-    theory is that of consistently ordered matrices. For others a larger omega may be worse: one that has not paid is
-    taken back for good.
-    """
-
-    def __init__(self, omega: float) -> None:
-        self.omega = omega
-        self._start: tuple[int, float] | None = None
-        self._last, self._best = 0.0, math.inf
-        self._trial: Trial | None = None
-        self._is_fixed = False
-
-    def observe(self, steps: int, norms: Array) -> None:
-        """Note a residual."""
-        if self._is_fixed:
-            return
-        now = (steps, float(np.max(norms, initial=0)))
-        self._best = min(self._best, now[1])
-        if now[1] > 10 * self._best:
-            self.omega, self._start, self._best = 1 + (self.omega - 1) / 2, now, now[1]
-        if self._start is None:
-            self._start = now
-        window = max(20, 4 / (2 - self.omega))
-        if self._trial is not None and steps - self._trial.since[0] >= SETTLED * window:
-            if not self._has_paid(factor(self._trial.since, now)):
-                return
-            self._trial = None
-        if steps - self._start[0] < window:
-            return
-        lam, last = factor(self._start, now), self._last
-        self._start, self._last = now, lam
-        is_steady = 0 < lam < 1 and abs(lam - last) < 0.1 * (1 - lam)
-        if not is_steady or math.log(lam) < 0.4 * math.log(max(self.omega - 1, 1e-300)):
-            return
-        beta = (lam + self.omega - 1) / (self.omega * math.sqrt(lam))
-        if self.omega < young(beta) < 2 and (self._trial is None or self._has_paid(lam)):
-            self._trial = Trial(now, lam, self.omega)
-            self.omega, self._last = young(beta), 0.0
-
-    def _has_paid(self, lam: float) -> bool:
-        """Say whether the residual falls faster than before, by the theory it does by far; else take omega back."""
-        if self._trial is None or lam <= 0 or math.log(lam) < 1.05 * math.log(self._trial.factor):
-            return True
-        self.omega, self._is_fixed = self._trial.omega, True
-        return False
-
-
-class Trial(NamedTuple):
-    """Of a larger omega: since when, and the factor and the omega before."""
-
-    since: tuple[int, float]
-    factor: float
-    omega: float
-
-
-def factor(first: tuple[int, float], last: tuple[int, float]) -> float:
-    """Return by how much the residual falls a step, from (steps, residual) twice; 0 where that says nothing."""
-    (s, before), (t, now) = first, last
-    if t == s or before <= 0 or now <= 0 or not math.isfinite(now):
-        return 0.0
-    return math.exp(math.log(now / before) / (t - s))

@@ -106,10 +106,12 @@ def positive(function: str, name: str, x: object, *, zero: bool = True) -> float
     return value
 
 
-def count(function: str, name: str, x: object, least: int = 0) -> int:
-    """Return ``x`` as an int; refuse what is not a whole number from ``least`` on."""
+def count(function: str, name: str, x: object, least: int = 0, most: int | None = None) -> int:
+    """Return ``x`` as an int; refuse what is not a whole number from ``least`` on, or to ``most``."""
     if isinstance(x, bool) or not isinstance(x, (int, np.integer)):
         raise TypeError(f"{function}: {name} must be an int, got {kind(x)}")
     if x < least:
         raise ValueError(f"{function}: {name} must be at least {least}, got {x}")
+    if most is not None and x > most:
+        raise ValueError(f"{function}: {name} must be at most {most}, got {x}")
     return int(x)

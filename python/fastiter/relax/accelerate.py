@@ -12,15 +12,20 @@ import numpy.typing as npt
 from .._rnn import kind
 from .._solution import Solution
 from . import _spectrum, _vectors
+from ._adaptive import GO_ON, factor
 from ._auto import MARGIN, jacobi_of
 from ._cupy_systems import takes_cupy_systems
 from ._mixture import Mixture
+from ._pieces import pieces
 from ._prepare import JACOBI, System, prepare
 from ._relaxation import METHODS, Relaxation
 from ._solve import iterate
 from .stencil import OfStencil, Stencil
 
 Array = npt.NDArray[Any]
+
+#: Differences that Anderson's mixing may keep: a step solves a system of so many equations for each column.
+MOST_KEPT = 1000
 
 
 class Recurrence:
@@ -41,16 +46,15 @@ class Recurrence:
         self.rho, self._last = 0.0, 0.0
         self._start: tuple[int, float] | None = None
 
-    def observe(self, steps: int, norms: Array) -> None:
-        """Note the residuals after so many steps."""
-        now = (steps, float(np.max(norms, initial=0)))
-        ratio = self.centre / self.half
-        growth = ratio + math.sqrt(ratio * ratio - 1)
+    def observe(self, steps: int, residual: float) -> int:
+        """Note the residual after so many steps; there is never a copy of x to go back to."""
+        now, centre = (steps, residual), self.centre / self.half
+        growth = centre + math.sqrt(centre * centre - 1)
         if self._start is None:
             self._start = now
         if not self.adapts or steps - self._start[0] < max(20, 2 / math.log(growth)):
-            return
-        lam, last = _spectrum.factor(self._start, now), self._last
+            return GO_ON
+        lam, last = factor(self._start, now), self._last
         self._start, self._last = now, lam
         is_steady = 0 < lam < 1 and abs(lam - last) < 0.1 * (1 - lam)
         if is_steady and math.log(lam) > -0.7 * math.log(growth):
@@ -58,6 +62,7 @@ class Recurrence:
             low = self.centre - self.half * (slow + 1 / slow) / 2
             if low > 0:
                 self._begin(0.95 * low)
+        return GO_ON
 
     def next(self) -> tuple[float, float]:
         """Return omega and momentum of the next step."""
@@ -118,10 +123,10 @@ def chebyshev(
     def step(x: Array, count: int) -> Array:
         if directions[0].shape != x.shape:
             directions[0] = np.zeros_like(x)
-        omega, momentum = np.array([recurrence.next() for _ in range(count)]).T.copy()
-        if x.size:
-            arrays = (x, own_b, directions[0])
-            system.of(x.dtype).sweep(*arrays, _vectors.width(x), omega, momentum, count, JACOBI)
+        k = _vectors.width(x)
+        for piece in pieces(count if x.size else 0, k * system.entries):
+            omega, momentum = np.array([recurrence.next() for _ in range(piece)]).T.copy()
+            system.of(x.dtype).sweep(x, own_b, directions[0], k, omega, momentum, piece, JACOBI)
         return x
 
     options = (rtol, atol, max_steps, check_every)
@@ -133,7 +138,7 @@ def _estimated(function: str, A: Any, system: System) -> tuple[float, float]:
     found = _spectrum.lanczos(jacobi) if _spectrum.is_definite(jacobi) else None
     if found is None:
         raise ValueError(f"{function}: bounds must be given where A is not Hermitian and positive definite, got None")
-    least, largest = found
+    least, largest = found.low, found.high
     if largest >= 1:
         raise ValueError(f"{function}: bounds must be given where A is not positive definite, got None")
     # Estimates from inside: a larger high costs little, and an eigenvalue beyond it would grow.
@@ -176,7 +181,9 @@ class Chebyshev:
             raise ValueError(f"Chebyshev: relaxation must have a symmetric sweep, got method {relaxation.method}")
         self.adapts = bounds is None
         if bounds is None:
-            rho = _spectrum.power(relaxation.apply_homogeneous, relaxation.system.random())
+            apply, start = relaxation.apply_homogeneous, relaxation.system.random()
+            # The difference has nothing in the directions in which no sweep acts, where A is singular.
+            rho = _spectrum.power(apply, start - apply(start))
             bounds = bounds_of("Chebyshev", rho, is_jacobi)
         self.relaxation, self.bounds = relaxation, checked_bounds("Chebyshev", bounds)
 
@@ -216,7 +223,7 @@ class Anderson:
     relaxation : Relaxation
         Of any method.
     memory
-        How many differences of steps are kept; each costs two vectors.
+        How many differences of steps are kept, at most 1000; each costs two vectors.
 
     Examples
     --------
@@ -234,7 +241,7 @@ class Anderson:
 
     def __init__(self, relaxation: Relaxation, memory: int = 5) -> None:
         _check_relaxation("Anderson", relaxation)
-        self.relaxation, self.memory = relaxation, _vectors.count("Anderson", "memory", memory, 1)
+        self.relaxation, self.memory = relaxation, _vectors.count("Anderson", "memory", memory, 1, MOST_KEPT)
 
     def solve(
         self,
@@ -271,7 +278,7 @@ def _iterate(
     x0: Any,
     options: tuple[Any, ...],
     method: str,
-    observe: Callable[[int, Array], None] = lambda steps, norms: None,
+    observe: Callable[[int, float], int] | None = None,
 ) -> Solution:
     own_b = relaxation.own_rhs(function, b)
 

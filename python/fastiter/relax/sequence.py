@@ -101,6 +101,12 @@ def solve_sequence(
     Khodak, Chow, Balcan and Talwalkar, Learning to Relax, ICLR 2024.
     """
     function = "solve_sequence"
+    if not isinstance(systems, Iterable):
+        raise TypeError(f"{function}: systems must be an iterable of tuples (A, b), got {kind(systems)}")
+    if not all(callable(getattr(tuner, name, None)) for name in ("predict", "update")):
+        raise TypeError(f"{function}: tuner must have the methods predict and update, got {kind(tuner)}")
+    if not isinstance(method, str):
+        raise TypeError(f"{function}: method must be a str, got {kind(method)}")
     if method not in SOLVERS:
         raise ValueError(f"{function}: method must be one of {', '.join(map(repr, SOLVERS))}, got {method!r}")
     if not isinstance(warm_start, bool):

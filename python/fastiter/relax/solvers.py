@@ -99,7 +99,7 @@ def sor(
     >>> from fastiter.relax import sor
     >>> A = 2 * np.eye(50) - np.eye(50, k=1) - np.eye(50, k=-1)
     >>> [sor(A, np.ones(50), omega=omega).steps for omega in (1.0, 1.5, 1.884, "auto")]
-    [4828, 1600, 189, 189]
+    [4828, 1600, 189, 201]
     """
     relaxation = Relaxation.of("sor", A, "sor", omega=omega, order=order, block_size=block_size)
     return relaxation.solve(b, x0, rtol=rtol, atol=atol, max_steps=max_steps, check_every=check_every)

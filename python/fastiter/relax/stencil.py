@@ -12,7 +12,8 @@ from .._check import check_array
 from .._rnn import kind
 from ._matrix import DTYPES, NUMBERS, Csr
 from ._order import Arrangement, arrange
-from ._prepare import Prepared, System
+from ._prepare import System
+from ._scaled import ByRows, Prepared, scales_of_points
 
 Array = npt.NDArray[Any]
 
@@ -105,6 +106,7 @@ class OfStencil(System):
         super().__init__(function, *stencil.shape, stencil.dtype)
         self.projections = projections
         self.stencil, self.points = stencil, stencil.grid
+        self.entries = self.rows * (2 * len(stencil.grid) + 1)
         self.grid = stencil.grid
         self.is_coloured = isinstance(order, str) and order in ("red-black", "color")
         self.how = Arrangement() if self.is_coloured else arrange(function, _pattern(stencil.grid, order), order)
@@ -121,11 +123,15 @@ class OfStencil(System):
         n0, n1, n2 = self.points if len(self.points) == 3 else (self.points[0], 1, self.points[1])
         if len(self.points) == 2:  # the axis that is missing is the one in the middle
             c = np.ascontiguousarray(np.concatenate([c[:3], np.zeros((2, *c.shape[1:]), c.dtype), c[3:]]))
+        scale = scales_of_points(c, own) if self.projections else None
+        c = c if scale is None else np.ascontiguousarray(c * scale, own)
         given = 0 if s.mask is None else np.ascontiguousarray(~s.mask).view(np.uint8)
         order = (self.how.order, self.how.clusters, self.how.colours)
-        one = _core.relax_stencil(
+        one: Prepared = _core.relax_stencil(
             numbers, n0, n1, n2, c, c.ndim == 1, given, self.is_coloured, self.projections, *order
         )
+        if scale is not None:
+            one = ByRows(one, np.broadcast_to(scale.ravel(), self.rows))
         return _OneByOne(one, np.dtype(own))
 
     @property

@@ -36,6 +36,20 @@ class _Tuner:
 
     _learner: Any
 
+    def _connect(self) -> None:
+        """Make the compiled learner on the arrays."""
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all but the compiled learner, which a copy has for itself, on arrays of its own."""
+        arrays = {name: array.copy() for name, array in self._arrays.items()}
+        return {**{name: x for name, x in self.__dict__.items() if name != "_learner"}, "_arrays": arrays}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.arms.flags.writeable = False
+        self._connect()
+
     def __init__(self, arms: npt.ArrayLike, seed: int) -> None:
         self._name = type(self).__name__
         self.arms = _checked_arms(self._name, arms)
@@ -177,8 +191,11 @@ class TsallisINF(_Tuner):
         d, own = len(self.arms), self._arrays
         own |= {"estimate": np.zeros((bins, d)), "total": np.zeros(bins), "rounds": np.zeros(bins, np.int64)}
         own |= {"chance": np.zeros(1), "pending": np.full(2, -1, np.int64)}
+        self._connect()
+
+    def _connect(self) -> None:
         names = ("estimate", "total", "rounds", "chance", "pending", "generator")
-        self._learner = _core.Tsallis(d, *(own[name] for name in names))
+        self._learner = _core.Tsallis(len(self.arms), *(self._arrays[name] for name in names))
 
     def _position(self, function: str, context: object) -> int:
         """Every context is alike: the argument is there so that all tuners are called in the same way."""
@@ -286,10 +303,14 @@ class ChebCB(_Tuner):
         own |= {"gram": np.zeros((d, m, m)), "moment": np.zeros((d, m)), "square": np.zeros(d)}
         own |= {"theta": np.zeros((d, m)), "misfit": np.zeros(d), "feature": np.zeros(m), "numbers": np.zeros(4)}
         own |= {"rounds": np.zeros(1, np.int64), "pending": np.full(1, -1, np.int64)}
+        self._connect()
+
+    def _connect(self) -> None:
+        d, m = self._arrays["theta"].shape
         # Logarithms differ in the last bit from one machine to the next; twelve decimals do not.
         lebesgue = round(math.pi + 2 / math.pi * math.log(2 * m + 1), 12) / (2 * (m + 1))
         names = ("gram", "moment", "square", "theta", "misfit", "feature", "numbers", "rounds", "pending", "generator")
-        self._learner = _core.Chebyshev(d, m, lebesgue, *(own[name] for name in names))
+        self._learner = _core.Chebyshev(d, m, lebesgue, *(self._arrays[name] for name in names))
 
     def _position(self, function: str, context: object) -> float:
         return 2 * _share(f"{self._name}.{function}", context, self._low, self._high) - 1

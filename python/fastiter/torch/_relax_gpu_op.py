@@ -18,14 +18,15 @@ from torch import Tensor
 from .._backend import BackendError
 from .._solution import Solution
 from ..relax import _vectors
+from ..relax._adaptive import GO_ON, KEEP, RESTORE, Adaptive
 from ..relax._matrix import read_csr
 from ..relax._order import Arrangement, arrange
+from ..relax._relaxation import adaptive_of
 from ..relax._solve import Kept, Watch
-from ..relax._spectrum import Adaptive
 from ._op import LIBRARY, contiguous
 from ._relax_gpu import BACKWARD, FORWARD, JACOBI, SYMMETRIC, OfRows, _Matrix, norm_of, norms_of
 from ._relax_gpu_layout import Slices, slices_of
-from ._relax_gpu_spectrum import auto_omega
+from ._relax_gpu_spectrum import auto_choice
 from ._relax_op import AUTO, REASONS, _Csr, _halves, rows
 
 COLOURED = ("red-black", "color")
@@ -143,23 +144,28 @@ def iterate(
     b: Tensor,
     limits: Limits,
     step: Callable[[Tensor, int], Tensor],
-    observe: Callable[[int, Any], None] = lambda done, norms: None,
+    observe: Callable[[int, float], int] | None = None,
 ) -> tuple[Tensor, Watch]:
     """Take steps from x until every column of b - A x is decided; waits for the device once a check.
 
-    ``observe`` sees the residuals.
+    ``observe`` is that of relax._solve.iterate.
     """
     rtol, atol, most, every = limits
     watch, done = Watch(norms_of(matrix, x, b), rtol * norm_of(matrix.as_columns(b)) + atol, every), 0
-    kept = Kept()
+    kept, copy = Kept(), (x, watch.residual)
     kept.keep(matrix.as_columns(x), ~watch.is_open, watch)
     with np.errstate(all="ignore"):
         while watch.is_open.any() and done < most:
             count = min(every, most - done)
             x, done = step(x, count), done + count
             norms = norms_of(matrix, x, b)
+            verdict = observe(done, watch.ratio(norms)) if observe else GO_ON
+            if verdict == KEEP:
+                copy = x.clone(), norms
+            elif verdict == RESTORE:
+                norms = copy[1]
+                x.copy_(copy[0])
             kept.keep(matrix.as_columns(x), watch.check(done, norms), watch)
-            observe(done, norms)
     kept.put_back(matrix.as_columns(x))
     return x, watch
 
@@ -168,12 +174,15 @@ def solve_inside(
     matrix: _Matrix, x: Tensor, b: Tensor, omega: Tensor, kind: int, limits: Limits, adaptive: Adaptive | None = None
 ) -> tuple[Tensor, Watch]:
     """Sweep until every column is decided; ``adaptive`` sees the residuals, and says which omega is next."""
-    factor = [omega]
+    if adaptive is None:
+        return iterate(matrix, x, b, limits, lambda x, count: matrix.sweep(x, b, omega, count, kind))
+    chosen: Adaptive = adaptive
+    factor = [torch.full_like(omega, chosen.omega)]
 
-    def observe(done: int, norms: Any) -> None:
-        if adaptive is not None:
-            adaptive.observe(done, norms)
-            factor[0] = torch.full_like(omega, adaptive.omega)
+    def observe(done: int, ratio: float) -> int:
+        verdict = chosen.observe(done, ratio)
+        factor[0] = torch.full_like(omega, chosen.omega)
+        return verdict
 
     return iterate(matrix, x, b, limits, lambda x, count: matrix.sweep(x, b, factor[0], count, kind), observe)
 
@@ -227,8 +236,8 @@ def solve(
     matrix, adaptive = _matrix(plan, values), None
     _check_values("relax_solve", matrix, values, plan)
     if omega == AUTO and values.numel():
-        omega = auto_omega(matrix, values.dtype, method)
-        adaptive = Adaptive(omega) if method == "sor" else None
+        choice = auto_choice(matrix, values.dtype, method)
+        omega, adaptive = choice.omega, adaptive_of(method, method == "ssor", choice)
     factor = as_omega("relax_solve", method, 1.0 if method == "gauss_seidel" else omega or 1.0, values.device)
     start = torch.zeros_like(b) if x0 is None else x0.clone()
     own = contiguous(matrix.inside(start)), contiguous(matrix.inside(b.detach()))

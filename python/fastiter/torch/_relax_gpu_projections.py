@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..relax._matrix import Csr
 from ..relax._order import Arrangement
+from ..relax._scaled import scaled
 from . import _gpu
 from ._relax_gpu import _NAMES, FORWARD, THREADS, _Matrix, columns, launch_phases, tiles_of
 from ._relax_gpu_layout import projections_of
@@ -19,8 +20,9 @@ from ._relax_gpu_layout import projections_of
 class OfProjections(_Matrix):
     """A sparse matrix of any shape; x (columns, ...) and b (rows, ...) are in the caller's order."""
 
-    def __init__(self, A: Csr, how: Arrangement, device: torch.device) -> None:
-        layout = projections_of(A, how)
+    def __init__(self, A: Csr, how: Arrangement, device: torch.device, scale: np.ndarray[Any, Any] | None) -> None:
+        layout = projections_of(A if scale is None else scaled(A, scale), how)
+        self._scale = None if scale is None else torch.from_numpy(scale).to(device)
         self.rows = self.own_rows = A.n
         self.unknowns = A.columns
         self.colours, self._slices = len(layout.colours) - 1, len(layout.slice_row) - 1
@@ -46,7 +48,15 @@ class OfProjections(_Matrix):
         tasks = math.ceil(slices * math.ceil(k / tile) * 32 / THREADS)
         return k, tasks, defines, [at["slice_row"], at["slice_entry"], at["column"], at["value"], at["row"]]
 
+    def _scaled(self, b: Tensor) -> Tensor:
+        """Return b of the equations as they are here: see relax._scaled."""
+        return b if self._scale is None else b * self._factors(self._scale, b)
+
+    def _factors(self, scale: Tensor, b: Tensor) -> Tensor:
+        return scale.to(b.real.dtype).reshape(-1, *(1,) * (b.dim() - 1))
+
     def _sweep(self, x: Tensor, b: Tensor, y: Tensor, omega: Tensor, phases: int, kind: int) -> None:
+        b = self._scaled(b)
         k, tasks, defines, matrix = self._launched(x, self._most)
         numbers = (omega, np.int64(k), np.int32(self.colours), np.int32(kind))
         args = [*matrix, self._at["inverse"], self._at["colours"], b, x, *numbers]
@@ -58,7 +68,11 @@ class OfProjections(_Matrix):
     def _residual(self, x: Tensor, b: Tensor, r: Tensor | None) -> Tensor:
         k, tasks, defines, matrix = self._launched(b, self._slices)
         parts = torch.empty((self._slices, k), dtype=torch.float64, device=b.device)
-        args = (*matrix, np.int64(self._slices), b, x, r, parts, np.int64(k))
+        own = torch.empty_like(b) if self._scale is not None and r is None else r
+        args = (*matrix, np.int64(self._slices), self._scaled(b), x, own, parts, np.int64(k))
         kernel = ("relax_projections", "relax_projections_residual_kernel", (tasks,), (THREADS,), args)
         _gpu.launch_cuda(*kernel, defines=defines)
+        if self._scale is not None and own is not None:
+            own /= self._factors(self._scale, own)
+            return own.abs().to(torch.float64).square().reshape(len(own), k).sum(dim=0, keepdim=True)
         return parts

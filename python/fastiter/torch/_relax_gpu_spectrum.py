@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..relax import _spectrum
-from ..relax._auto import jacobi_omega
-from ..relax._spectrum import EVERY, extremes, mean_growth, young
+from ..relax._auto import Choice, by_formula
+from ..relax._spectrum import EVERY, Spectrum, mean_growth, of_radius, spectrum_of
 from ._relax_gpu import OfRows
+from ._relax_tensors import DTYPES
 
 
 def power(apply: Callable[[Tensor], Tensor], x: Tensor) -> float:
@@ -28,24 +31,25 @@ def power(apply: Callable[[Tensor], Tensor], x: Tensor) -> float:
     return mean_growth(found[1 : next(ends, most) + 1])
 
 
-def auto_omega(matrix: OfRows, dtype: torch.dtype, method: str) -> float:
-    """Return omega="auto" of "jacobi", or of "sor" or "ssor" in colours, as relax._auto.omega_of."""
+def auto_choice(matrix: OfRows, dtype: torch.dtype, method: str) -> Choice:
+    """Return omega="auto" of "jacobi", or of "sor" or "ssor" in colours, as relax._auto.choice_of."""
     if method == "ssor":
-        return 1.0
-    low, high = _range(matrix, dtype)
-    if method == "jacobi":
-        return jacobi_omega(low, high)
-    return young(max(-low, high))
+        return Choice(1.0, True)
+    return by_formula(_spectrum_of_jacobi(matrix, dtype), method, False)
 
 
-def _range(matrix: OfRows, dtype: torch.dtype) -> tuple[float, float]:
-    """The least and the largest eigenvalue of I - D^-1 A, as relax._spectrum.jacobi_range."""
+def _spectrum_of_jacobi(matrix: OfRows, dtype: torch.dtype) -> Spectrum:
+    """The spectrum of I - D^-1 A, as relax._spectrum.jacobi_spectrum."""
     found = _lanczos(matrix, dtype) if _is_definite(matrix, dtype) else None
     if found is not None:
         return found
     inverse = matrix.inverse.to(dtype)
     rho = power(lambda x: x - inverse * _times(matrix, x), matrix.random(dtype, inverse.device))
-    return -rho, rho
+    return of_radius(rho, _numpy_dtype(dtype))
+
+
+def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    return np.dtype(DTYPES[dtype])
 
 
 def _times(matrix: OfRows, x: Tensor) -> Tensor:
@@ -60,6 +64,10 @@ def _is_definite(matrix: OfRows, dtype: torch.dtype) -> bool:
     device = matrix.diagonal.device
     u, v = matrix.random(dtype, device), matrix.random(dtype, device, 1)
     Au, Av = _times(matrix, u), _times(matrix, v)
+    wide = torch.promote_types(dtype, torch.float64)
+    u, v, Au, Av = (x.to(wide) for x in (u, v, Au, Av))
+    largest = torch.maximum(Au.abs().max(), Av.abs().max())
+    Au, Av = (x / torch.where(largest > 0, largest, 1) for x in (Au, Av))
     scale = torch.linalg.vector_norm(u) * torch.linalg.vector_norm(Av) * torch.finfo(dtype).eps
     near = (torch.vdot(u, Av) - torch.vdot(Au, v)).abs() <= 10 * scale
     inverse = matrix.inverse
@@ -67,15 +75,16 @@ def _is_definite(matrix: OfRows, dtype: torch.dtype) -> bool:
     return bool(near & is_positive)
 
 
-def _lanczos(matrix: OfRows, dtype: torch.dtype) -> tuple[float, float] | None:
-    """The extremes by the recurrence of relax._spectrum.lanczos, with q = D v beside each v."""
+def _lanczos(matrix: OfRows, dtype: torch.dtype) -> Spectrum | None:
+    """The spectrum by the recurrence of relax._spectrum.lanczos, with q = D v beside each v."""
     inverse = matrix.inverse.to(dtype)
-    q = matrix.random(dtype, inverse.device)
+    positive = inverse.real > 0
+    q = matrix.random(dtype, inverse.device) * torch.where(positive, inverse.real, 1).rsqrt()
     v, before = inverse * q, torch.zeros_like(q)
     most, nothing = min(_spectrum.MOST, matrix.rows), (10 * torch.finfo(dtype).eps) ** 2
     alphas: list[Tensor] = []
     squares, beta = [_dot(v, q)], torch.zeros((), dtype=torch.float64, device=q.device)
-    found, real = (0.0, 0.0), v.real.dtype
+    found, real = Spectrum(0.0, 0.0, 0.0, True), v.real.dtype
     for step in range(1, most + 1):
         scale = squares[-1].rsqrt().to(real)
         v, q = scale * v, scale * q
@@ -93,7 +102,11 @@ def _lanczos(matrix: OfRows, dtype: torch.dtype) -> tuple[float, float] | None:
                 return None
             is_done = abs(of_step[k]) < nothing or k == most
             if k % EVERY == 0 or is_done:
-                last, found = found, extremes(known[:k], [math.sqrt(max(s, 0.0)) for s in of_step[1:k]])
-            if is_done or (k % EVERY == 0 and abs(found[1] - last[1]) <= 0.02 * abs(1 - found[1])):
+                last, found = found, _of_steps(known[:k], of_step[1:k], dtype)
+            if is_done or (k % EVERY == 0 and abs(found.high - last.high) <= 0.02 * abs(1 - found.high)):
                 return found
     return found
+
+
+def _of_steps(alphas: list[float], squares: list[float], dtype: torch.dtype) -> Spectrum:
+    return spectrum_of(alphas, [math.sqrt(max(square, 0.0)) for square in squares], _numpy_dtype(dtype))

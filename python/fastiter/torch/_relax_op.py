@@ -41,6 +41,7 @@ class _Csr:
     """What :class:`Relaxation` needs of a sparse matrix."""
 
     format = "csr"
+    keeps_zeros = True  # colours must not change where a value passes through 0 while it is learned
 
     def __init__(self, values: Tensor, crow: Tensor, col: Tensor) -> None:
         self.indptr, self.indices, self.data = crow.numpy(), col.numpy(), contiguous(values.detach()).numpy()

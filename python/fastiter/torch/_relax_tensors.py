@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._rnn import kind
 from .._solution import Solution
-from ..relax._matrix import Batch
+from ..relax._matrix import Batch, Csr
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.complex128: "complex128"}
 
@@ -35,12 +35,19 @@ class Sparse:
         ends = [pair for pair in pairwise(self.indptr) for _ in range(height)]
         blocks = np.concatenate([np.zeros(0, np.int64), *(np.arange(*pair) for pair in ends)])
         row_in = np.repeat(np.tile(np.arange(height), len(counts)), np.repeat(counts, height))
-        found = object.__new__(Sparse)
-        found.format, found.shape, found.dtype, found.blocksize = "csr", self.shape, self.dtype, None
-        found.data = self.data[blocks, row_in].reshape(-1)
-        found.indices = (self.indices[blocks][:, None] * width + np.arange(width)).reshape(-1)
+        data = self.data[blocks, row_in].reshape(-1)
+        column = (self.indices[blocks][:, None] * width + np.arange(width)).reshape(-1)
         lengths = np.repeat(counts * width, height)
-        found.indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        return Sparse.of_rows(
+            Csr(self.shape[1], np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]), column, data)
+        )
+
+    @classmethod
+    def of_rows(cls, A: Csr) -> Sparse:
+        """Return the same of compressed rows."""
+        found = object.__new__(cls)
+        found.format, found.shape, found.dtype, found.blocksize = "csr", (A.n, A.columns), A.value.dtype, None
+        found.indptr, found.indices, found.data = A.start, A.column, A.value
         return found
 
 

@@ -98,5 +98,5 @@ class Chebyshev:
         dtype = next(dtype for dtype, name in DTYPES.items() if name == self.relaxation.dtype_name)
         start = matrix.random(dtype, device)
         zero = matrix.no_rhs(start)
-        rho = power(lambda x: self._sweep(matrix, x, zero), start)
+        rho = power(lambda x: self._sweep(matrix, x, zero), start - self._sweep(matrix, start, zero))
         return bounds_of("Chebyshev", rho, self._is_jacobi)

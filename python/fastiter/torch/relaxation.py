@@ -12,12 +12,11 @@ from .._backend import BackendError
 from .._rnn import check_flag, kind
 from .._solution import Solution
 from ..relax import _vectors
-from ..relax._matrix import read_csr
+from ..relax._matrix import read_csr, without_zeros
 from ..relax._order import Arrangement, arrange_disjoint
 from ..relax._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC
 from ..relax._prepare import OfBlocks as HostBlocks
-from ..relax._relaxation import METHODS
-from ..relax._spectrum import Adaptive
+from ..relax._relaxation import METHODS, adaptive_of
 from ..relax.stencil import Stencil
 from . import _gpu
 from ._op import contiguous
@@ -92,13 +91,14 @@ class Relaxation:
             _check_gpu(self._backend, A, method, order)
         together = None
         if method == "kaczmarz" and isinstance(order, str) and order == "color" and isinstance(matrix, Sparse):
+            matrix = Sparse.of_rows(without_zeros(read_csr("Relaxation", matrix)))
             together = arrange_disjoint(read_csr("Relaxation", matrix))
             order = together.order  # which is the same sweep, equation after equation
         options: dict[str, Any] = {"omega": omega, "order": order, "block_size": block_size, "symmetric": symmetric}
         host = relax.Relaxation.of("Relaxation", matrix, method, **options)
         self.method, self.symmetric, self.omega = method, host.symmetric, host.omega
         self.shape, self.colors = host.shape, together.number_of_colours if together else host.colors
-        self._adapts = omega == "auto" and method == "sor"
+        self._choice = host.choice
         self._grid = A.grid if isinstance(A, Stencil) else None
         batch = host.system.batch
         self._fixed = (batch, self.shape[0]) if batch else self._grid  # the shape of b, where there is only one
@@ -166,7 +166,7 @@ class Relaxation:
             return on_tensors(self.host.solve(contiguous(b).numpy(), contiguous(start).numpy(), **options))
         matrix, omega = self.on(b.device), self.omega_on(b.device)
         own, own_b = self.inside(start), matrix.without_given(self.inside(b))
-        adaptive = Adaptive(self.omega) if self._adapts else None
+        adaptive = adaptive_of(self.method, self.symmetric, self._choice)
         own, watch = solve_inside(matrix, own, own_b, omega, self.kind_of(FORWARD), limits, adaptive)
         used = adaptive.omega if adaptive else self.omega
         return solution_of(self.outside(own, start), watch, self.is_single(b), self.method, used)
@@ -269,7 +269,7 @@ def _on_device(host: relax.Relaxation, device: torch.device | None, together: Ar
     assert device is not None  # a tensor's
     system: Any = host.system
     if together is not None:
-        return OfProjections(system.A, together, device)
+        return OfProjections(system.A, together, device, system.scale)
     if isinstance(system, HostBlocks):
         if system.A.value.ndim == 4:
             raise BackendError("Relaxation: A must be one matrix on a GPU where there is a block_size, got a batch")

@@ -1,0 +1,92 @@
+"""Sweeps of fastiter.relax.compat over matrices with zeros on the diagonal: such rows are left out, as in PyAMG."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._compat_kept import Seen
+from ._compat_subdomains import diagonal_of
+from ._matrix import Csr, read_csr
+from ._relaxation import Relaxation
+from ._scaled import powers_of_two
+
+Array = npt.NDArray[Any]
+
+
+class _Rows:
+    """What :class:`Relaxation` needs of a sparse matrix."""
+
+    format = "csr"
+
+    def __init__(self, A: Csr) -> None:
+        self.indptr, self.indices, self.data = A.start, A.column, A.value
+        self.shape, self.dtype = (A.n, A.columns), A.value.dtype
+
+    def tocsr(self) -> _Rows:
+        """Return itself."""
+        return self
+
+
+def relaxation_of(seen: Seen, method: str, how: dict[str, Any], other: Any = None) -> tuple[Relaxation, Array] | None:
+    """Return what relaxes A, or another matrix, and the rows that it leaves out; None: a diagonal block is singular."""
+    A = seen.wide() if other is None else other
+    try:
+        return Relaxation.of(seen.function, A, method, **how), np.empty(0, np.int64)
+    except ValueError as error:
+        if not isinstance(error.__context__, ZeroDivisionError):
+            raise
+    if "block_size" in how:
+        return None
+    csr = read_csr(seen.function, A)
+    left_out = np.flatnonzero(diagonal_of(csr) == 0)
+    return Relaxation.of(seen.function, _Rows(_without(csr, left_out)), method, **how), left_out
+
+
+def _without(A: Csr, rows: Array) -> Csr:
+    """Return A with x_i = b_i for these equations."""
+    row = np.repeat(np.arange(A.n), np.diff(A.start))
+    stays = ~np.isin(row, rows)
+    row, column = np.concatenate([row[stays], rows]), np.concatenate([A.column[stays], rows])
+    value = np.concatenate([A.value[stays], np.ones(len(rows), A.value.dtype)])
+    places = np.lexsort((column, row))
+    start = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(row, minlength=A.n))])
+    return Csr(A.columns, start, column[places].astype(np.int32), value[places])
+
+
+def with_rows_left_out(
+    relaxation: Relaxation, left_out: Array, x: Array, b: Array, sweeps: int, *, backward: bool
+) -> None:
+    """Sweep with x_i = x_i for the rows that are left out."""
+    if len(left_out) == 0:
+        return relaxation.sweep(x, b, sweeps, backward=backward)
+    own, given = b.copy(), x[left_out]
+    own[left_out] = given
+    relaxation.sweep(x, own, sweeps, backward=backward)
+    x[left_out] = given  # omega x + (1 - omega) x may differ in its last digit
+    return None
+
+
+def squares_of(A: Any, axis: int) -> Array:
+    """Return the squared norm of each row (axis 1) or column (axis 0)."""
+    return np.asarray((abs(A) ** 2 if isinstance(A, np.ndarray) else abs(A).power(2)).sum(axis=axis)).ravel()
+
+
+def in_range(A: Any, axis: int) -> tuple[Any, Array]:
+    """Return A with rows (axis 1) or columns multiplied by powers of two where squares are out of range, and these."""
+    size = abs(A).max(axis=axis)
+    largest = size if isinstance(A, np.ndarray) else size.toarray().ravel()
+    scale = powers_of_two(largest, largest.dtype.name)
+    if scale is None:
+        return A, np.ones(len(largest), largest.dtype)
+    scale = scale.astype(largest.dtype)
+    factor = scale[:, None] if axis == 1 else scale[None, :]
+    return (A * factor if isinstance(A, np.ndarray) else A.multiply(factor).tocsr()), scale
+
+
+def check_close(seen: Seen, Dinv: Array, squares: Array) -> None:
+    """Refuse a Dinv that is another than 1 / squares."""
+    if np.size(Dinv) != len(squares) or not np.allclose(np.ravel(Dinv) * squares, 1, rtol=1e-5, atol=1e-5):
+        raise ValueError(f"{seen.function}: Dinv must be the inverse of the diagonal, got another")

@@ -1,0 +1,87 @@
+"""Equations to project on whose |a_i|^2 is out of range: multiplied by powers of two, with their b."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ._matrix import Csr
+
+Array = npt.NDArray[Any]
+
+#: Between these magnitudes squares, their sums and 1 / |a_i|^2 are numbers with all their digits, in the dtype of sums.
+RANGE = {"float32": (1e-15, 1e15), "float64": (1e-140, 1e140), "complex128": (1e-140, 1e140)}
+#: The powers of two that are numbers of each dtype
+POWERS = {"float32": 120, "float64": 1000, "complex128": 1000}
+
+
+class Prepared(Protocol):
+    """A matrix as the kernels have it."""
+
+    def sweep(
+        self, x: Array, b: Array, d: Array | int, k: int, omega: Array, momentum: Array | int, count: int, kind: int, /
+    ) -> None: ...
+    def residual(self, x: Array, b: Array, r: Array | int, k: int, norms: Array, /) -> None: ...
+
+
+class ByRows:
+    """A matrix whose rows are those of the caller times ``scale`` (rows,), of a batch (rows, batch)."""
+
+    def __init__(self, one: Prepared, scale: Array) -> None:
+        self.one, self.scale = one, scale
+
+    def _scale(self, b: Array) -> Array:
+        return self.scale.reshape(*self.scale.shape, *(1,) * (b.ndim - self.scale.ndim)).astype(b.real.dtype)
+
+    def sweep(
+        self, x: Array, b: Array, d: Array | int, k: int, omega: Array, momentum: Array | int, count: int, kind: int, /
+    ) -> None:
+        """Sweep over the scaled equations."""
+        self.one.sweep(x, b * self._scale(b), d, k, omega, momentum, count, kind)
+
+    def residual(self, x: Array, b: Array, r: Array | int, k: int, norms: Array, /) -> None:
+        """Find b - A x of the caller's equations, and the squares of its norm."""
+        own = np.empty_like(b)
+        self.one.residual(x, b * self._scale(b), own, k, norms)
+        with np.errstate(over="ignore", invalid="ignore"):
+            own /= self._scale(b)
+            norms[:] = (np.abs(own).astype(np.float64) ** 2).reshape(len(own), len(norms)).sum(axis=0)
+        if not isinstance(r, int):
+            r[...] = own
+
+
+def powers_of_two(largest: Array, dtype: str) -> Array | None:
+    """Return 1, or where ``largest`` is out of range what brings it near 1; None where it is nowhere."""
+    low, high = RANGE[dtype]
+    is_out = (largest > 0) & ((largest < low) | (largest > high))
+    if not is_out.any():
+        return None
+    powers = np.clip(np.frexp(np.where(is_out, largest, 1))[1], -POWERS[dtype], POWERS[dtype])
+    return np.where(is_out, np.ldexp(1.0, -powers), 1.0)
+
+
+def scales_of(A: Csr) -> Array | None:
+    """Return what the rows (rows,), or (rows, batch), are to be multiplied by; None: nothing. Sums are float64."""
+    if A.value.dtype == np.float32 or A.value.size == 0:
+        return None
+    size = np.abs(A.value)
+    if powers_of_two(np.array([size.max(), np.min(size, where=size > 0, initial=1.0)]), "float64") is None:
+        return None  # no entry is out of range
+    row = np.repeat(np.arange(A.n), np.diff(A.start))
+    largest = np.zeros((A.n, *A.value.shape[:-1]))
+    np.maximum.at(largest, row, size.T)
+    return powers_of_two(largest, "float64")
+
+
+def scaled(A: Csr, scale: Array) -> Csr:
+    """Return A with its rows multiplied."""
+    row = np.repeat(np.arange(A.n), np.diff(A.start))
+    return replace(A, value=np.ascontiguousarray((A.value.T * scale[row]).T))
+
+
+def scales_of_points(coefficients: Array, dtype: str) -> Array | None:
+    """The same of the coefficients (7,) or (7, *grid) of a stencil, whose sums have their own dtype."""
+    return powers_of_two(np.abs(coefficients).max(axis=0, initial=0), dtype)
