@@ -91,7 +91,13 @@ def of_scans() -> dict[str, Call]:
 
         return call
 
+    def solved() -> Any:
+        x, a = randn(2, 9, 3), randn(3, seed=1)
+        found = fastiter.torch.solve_recurrence(lambda h, x, a: torch.tanh(a * h + x), x, a)
+        return [found.value], [x, a]
+
     return {
+        "solve_recurrence": solved,
         "linear_scan": linear,
         "linear_scan reverse": lambda: linear(reverse=True),
         "linear_scan complex": lambda: linear(True),

@@ -195,14 +195,13 @@ def test_backward_twice_is_the_same() -> None:
     assert all(a.equal(b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("which", range(4), ids=["x", "params", "h0", "value"])
+@pytest.mark.parametrize("which", range(3), ids=["x", "params", "h0"])
 @pytest.mark.parametrize("method", ["newton", "sequential"])
 def test_a_change_in_between_is_an_error(method: str, which: int) -> None:
     given, rebuild = leaves(paragru_inputs(2, 40, 3, torch.float32))
-    value = solve_recurrence(paragru, *rebuild(*given), method=method).value
-    total = value.sum()
+    total = solve_recurrence(paragru, *rebuild(*given), method=method).value.sum()
     with torch.no_grad():
-        [*given, value][which].mul_(3)
+        given[which].mul_(3)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.grad(total, given)
 

@@ -54,7 +54,7 @@ class Recurrence(torch.autograd.Function):
         dlink = None if ctx.how.checkpoint else gradients[-1]
         flows, saved = gradients[: ctx.seen], ctx.saved_tensors
         found: list[Tensor | None] = [None] * len(ctx.needs_input_grad[10:])
-        if any(flow is not None for flow in flows):
+        if flows[0] is not None or any(flow is not None for flow in flows):
             with torch.no_grad():
                 found = _gradients(ctx, saved, flows)
             if torch.is_grad_enabled():

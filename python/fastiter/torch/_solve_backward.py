@@ -51,12 +51,12 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, problem: Problem, values: list[Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
-        results = tuple(values)
-        values.clear()  # an output must not keep itself alive
-        ctx.save_for_backward(*results, *inputs)
+        own = tuple(values)
+        values.clear()
+        ctx.save_for_backward(*own, *inputs)
         ctx.problem = problem
-        ctx.autocast = autocast_dtype(results[0])
-        return results
+        ctx.autocast = autocast_dtype(own[0])
+        return tuple([x.clone() for x in own])  # whoever gets them may write to them
 
     @staticmethod
     @differentiable_once

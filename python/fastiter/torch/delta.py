@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.overrides import has_torch_function_variadic
 
 from .._backend import BackendError
 from .._delta import (
@@ -27,7 +28,7 @@ from ._delta_gpu import checked_method
 from ._delta_op import delta_bwd, delta_fwd
 from ._delta_twice import replay
 from ._op import CPU_AND_CUDA, check_tensors, checked_integers, checked_lengths, transformed
-from ._overrides import dispatched, overridden
+from ._overrides import dispatched
 
 
 def delta_scan(
@@ -64,7 +65,7 @@ def delta_scan(
     (True, True)
     """
     function, h0 = "delta_scan", as_part(h0)
-    if overridden(q, k, v, beta, h0, decay, reset, lengths, cu_seqlens):
+    if has_torch_function_variadic(q, k, v, beta, h0, decay, reset, lengths, cu_seqlens):
         named = {"method": method, "chunk": chunk, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
         result: tuple[Tensor, Tensor] = dispatched(delta_scan, q, k, v, beta, h0, decay=decay, **named)
         return result

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function_variadic
 
 from .._backend import BackendError
 from .._rnn import FLOAT16_REFUSED
@@ -24,7 +25,7 @@ from ._op import (
     empty_steps,
     unwatched,
 )
-from ._overrides import dispatched, overridden
+from ._overrides import dispatched
 from ._rnn_op import carried, goes_together
 from .rnn import elman, gru, lstm, rounding, slstm, together
 
@@ -99,7 +100,7 @@ def flashrnn(
     >>> states.shape, last.shape
     (torch.Size([4, 2, 5, 3, 8]), torch.Size([4, 2, 1, 3, 8]))
     """
-    if overridden(Wx, R, b, states):
+    if has_torch_function_variadic(Wx, R, b, states):
         result: tuple[Tensor, Tensor] = dispatched(flashrnn, Wx, R, b, states, function, config, backend, dtype)
         return result
     options = checked(config, function, backend, dtype)

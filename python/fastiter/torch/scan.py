@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
+from torch.overrides import has_torch_function_variadic
 
 from .._backend import BackendError
 from .._check import overlaps_itself
@@ -32,7 +33,7 @@ from ._op import (
     transformed,
     unwatched,
 )
-from ._overrides import dispatched, overridden
+from ._overrides import dispatched
 from ._scan_op import BLOCK, LINEAR, Cut, Scan, carried, scan_bwd, scan_fwd, scan_out
 
 Integers: TypeAlias = "Tensor | Sequence[int]"
@@ -107,7 +108,7 @@ def _run(
     out: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     function, h0 = scan.name, as_part(h0)
-    if overridden(a, x, h0, reset, lengths, cu_seqlens, out):
+    if has_torch_function_variadic(a, x, h0, reset, lengths, cu_seqlens, out):
         how = {"reverse": reverse, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens, "out": out}
         result: tuple[Tensor, Tensor] = dispatched(block_scan if scan.blocks else linear_scan, a, x, h0, **how)
         return result

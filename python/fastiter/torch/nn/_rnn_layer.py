@@ -96,7 +96,7 @@ class _Layer(torch.autograd.Function):
     @one_by_one
     def backward(ctx: Any, *flows: Tensor | None) -> tuple[Tensor | None, ...]:
         count = len(ctx.needs_input_grad) - 4
-        if all(flow is None for flow in flows):
+        if flows[0] is None and all(flow is None for flow in flows):
             return (None,) * (4 + count)
         saved = ctx.saved_tensors  # read once: torch.utils.checkpoint has them no second time
         with torch.no_grad():
