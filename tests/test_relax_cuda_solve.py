@@ -210,6 +210,23 @@ def test_kaczmarz_elsewhere(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(x, y) and on_cpu.colors == ours.colors
 
 
+@pytest.mark.parametrize("factor", [1e-200, 1e170])
+def test_kaczmarz_on_rows_of_any_size_with_stored_zeros(factor: float, gpu: Gpu) -> None:
+    A = rectangle((12, 9), "float64")
+    rows, colours = in_colours(A)
+    b = vectors((12,), "float64", 1)
+    expected = relax.Relaxation(A, "kaczmarz", order=rows).solve(b, rtol=0.0, max_steps=3)
+    stored = A.tocoo()
+    row, column = (np.concatenate([x, y]) for x, y in zip(stored.coords, (np.arange(9), np.arange(9)), strict=True))
+    data = np.concatenate([factor * stored.data, np.zeros(9)])
+    given = type(stored)((data, (row, column)), A.shape).tocsr()
+    ours = gpu.relaxation(given, "kaczmarz", order="color")
+    assert ours.colors == colours
+    found = ours.solve(gpu.tensor(factor * b), rtol=0.0, max_steps=3)
+    np.testing.assert_allclose(found.value.cpu(), expected.value, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(found.residual / factor, expected.residual, rtol=1e-6)
+
+
 def test_chebyshev_on_the_cpu() -> None:
     A, b = hermitian(20, "float64"), vectors((20, 2), "float64", 1)
     found = fastiter.torch.Chebyshev(fastiter.torch.Relaxation(Gpu("cpu").sparse(A), "jacobi", omega=0.8))

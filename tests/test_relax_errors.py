@@ -177,6 +177,22 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: relax.chebyshev(GOOD, B), ValueError, "bounds must be given where A is not Hermitian"),
     (lambda: relax.chebyshev(GOOD, B, bounds=(0.0, 1.0)), ValueError, "bounds must be finite and above 0, got 0.0"),
     (lambda: Anderson(Relaxation(GOOD), 0), ValueError, "memory must be at least 1, got 0"),
+    (lambda: Anderson(Relaxation(GOOD), 2**63), ValueError, "memory must be at most 1000, got 9223372036854775808"),
+    (
+        lambda: relax.solve_sequence(5, relax.TsallisINF([1.0], seed=0)),
+        TypeError,
+        r"systems must be an iterable of tuples \(A, b\), got int",
+    ),
+    (
+        lambda: relax.solve_sequence([(GOOD, B)], None),
+        TypeError,
+        "tuner must have the methods predict and update, got NoneType",
+    ),
+    (
+        lambda: relax.solve_sequence([(GOOD, B)], relax.TsallisINF([1.0], seed=0), method=1),
+        TypeError,
+        "method must be a str, got int",
+    ),
     (lambda: Relaxation(cut(scipy_sparse.csr_array(GOOD))), ValueError, "A must have as many values as columns of"),
     (
         lambda: Relaxation(cut(scipy_sparse.bsr_array(GOOD, blocksize=(2, 2))), "block_jacobi"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -66,3 +68,27 @@ def test_what_is_not_for_the_cpu() -> None:
 def test_ops_have_kernels_for_cards() -> None:
     for name in ("_relax_solve", "_relax_sweeps", "_relax_sweeps_bwd"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastiter::{name}", "CUDA")
+
+
+def test_copies_have_the_same_bits() -> None:
+    A, b = csr(random_matrix(24, "float64")), torch.from_numpy(vectors((24,), "float64"))
+    for make in (copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):
+        made = fastiter.torch.Relaxation(Gpu("cpu").sparse(A), "sor", omega="auto", order="color")
+        other = make(made)
+        assert torch.equal(made.solve(b).value, other.solve(b).value)
+
+
+def test_singular_systems_and_stored_zeros() -> None:
+    """omega="auto" is the arrays', and the colours of a fixed matrix do not count zeros; those of a pattern do."""
+    m = 12
+    line = np.diag(np.r_[1.0, np.full(m - 2, 2.0), 1.0]) - np.eye(m, k=1) - np.eye(m, k=-1)
+    A = csr(np.kron(np.eye(m), line) + np.kron(line, np.eye(m)))
+    b = A @ vectors((m * m,), "float64")
+    ours = fastiter.torch.Relaxation(Gpu("cpu").sparse(A), "sor", omega="auto").solve(torch.from_numpy(b))
+    plain = Relaxation(A, "sor").solve(b)
+    assert ours.converged and ours.steps < plain.steps / 2
+    pattern = torch.from_numpy(A.indptr), torch.from_numpy(A.indices)
+    found = fastiter.torch.relax_solve(torch.from_numpy(A.data), pattern, torch.from_numpy(b), omega="auto")
+    assert found.steps == ours.steps
+    blocks = A.tobsr((2, 2))
+    assert fastiter.torch.Relaxation(Gpu("cpu").sparse(blocks), "sor", order="color").colors == 2
