@@ -248,14 +248,14 @@ def _gates(
     x: Tensor,
     parameters: Parameters,
     to_first: Tensor | None,
-    product: Callable[[Tensor, Tensor, Tensor | None], Tensor] = _linear._forward,
+    product: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return W x + b_ih as wx of the recurrence, and its b."""
     w_ih, w_hh, b_ih, b_hh = parameters
     outer, inner = b_ih, b_hh
     if b_ih is not None and b_hh is not None and not _separate_bias(direction.cell):
         outer, inner = _sum_of_biases(x, b_ih, b_hh)
-    wx = product(x, w_ih, outer)
+    wx = (product or _linear._forward)(x, w_ih, outer)
     if to_first is not None:
         _add_to_first_steps(direction, which, wx, to_first)
     gates = (direction.cell.gates, direction.heads, w_hh.shape[1])
