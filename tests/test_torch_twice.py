@@ -385,3 +385,11 @@ def test_gradients_are_the_same_bits_with_a_graph() -> None:
             torch.autograd.grad(copy.deepcopy(module)(x)[0].sum(), x, create_graph=again)[0] for again in (False, True)
         ]
         assert torch.equal(*first)
+
+
+@pytest.mark.parametrize("name", ["DeltaNet", "sLSTMBlock"])
+def test_layers_on_these_functions(name: str) -> None:
+    torch.manual_seed(0)
+    layer = ours.DeltaNet(4, 4, dtype=F64) if name == "DeltaNet" else ours.sLSTMBlock(4, dtype=F64)
+    x = randn(3, 2, 4).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: layer(x)[0], x, fast_mode=True)
