@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN as ONNX graphs of the standard operators of these names; needs the package onnx."""
+"""LSTM, GRU and RNN as ONNX graphs of the standard operators of these names; programs for torch's own exporter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .._rnn import kind
 from .nn._rnn_checks import CELLS, Layer, check_forward, check_weights, heads_of, layers_of
 from .nn._rnn_layer import Parameters
 
-__all__ = ["export"]
+__all__ = ["decompose", "export"]
 
 OPSET, IR = 18, 9  # what runtimes of 2023 read
 
@@ -99,6 +99,41 @@ def export(module: nn.Module, path: str | os.PathLike[str] | None = None, *, ini
     if path is not None:
         onnx.save(model, path)
     return model
+
+
+def decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Return a program of torch.export with torch's operations in place of fastiter's layers, for torch.onnx.export.
+
+    All cells and options of the modules: heads, directions, projections, initial states, ``lengths``, ``reset`` and
+    ``clip_state``. The recurrence becomes a loop, ONNX's Scan. Not packed sequences.
+
+    Parameters
+    ----------
+    program : torch.export.ExportedProgram
+        Of a model with LSTM, GRU, RNN or sLSTM layers, or the functions of these names, and sizes that may be dynamic.
+
+    Returns
+    -------
+    torch.export.ExportedProgram
+
+    Raises
+    ------
+    TypeError, ValueError
+        For something else; for packed sequences.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch import onnx
+    >>> from fastiter.torch.nn import sLSTM
+    >>> program = torch.export.export(sLSTM(4, 6).eval(), (torch.randn(5, 2, 4),))
+    >>> torch.onnx.export(onnx.decompose(program), dynamo=True)  # doctest: +SKIP
+    """
+    if not isinstance(program, torch.export.ExportedProgram):
+        raise TypeError(f"onnx.decompose: program must be a torch.export.ExportedProgram, got {kind(program)}")
+    from ._onnx_program import decomposed
+
+    return decomposed(program)
 
 
 def _float(weight: Any) -> Any:
