@@ -1,5 +1,6 @@
 """python -m bench FAMILY [--quick] [--out FILE.json]  measure a family
-                                                        (rnn, depth, flashrnn, scan, delta, newton, quant, fixed, relax)
+                                                        (rnn, depth, flashrnn, scan, delta, newton, quant, fixed, relax,
+                                                         busy)
 python -m bench --device cuda [--out FILE.json]         measure all of them on a card
 python -m bench report FILE.json [FILE.json ...]        its Markdown tables, with the goals
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from bench import gate, machine
 
-FAMILIES = ("rnn", "depth", "flashrnn", "scan", "delta", "newton", "quant", "fixed", "relax", "cuda")
+FAMILIES = ("rnn", "depth", "flashrnn", "scan", "delta", "newton", "quant", "fixed", "relax", "busy", "cuda")
 
 
 def parse_arguments() -> argparse.Namespace:

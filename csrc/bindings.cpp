@@ -70,6 +70,9 @@ PYBIND11_MODULE(_core, m) {
     if (const char* why = isa_choose(isa))
         throw py::import_error("fastiter: FASTITER_ISA must be one of '" + std::string(isa_available()) + "', got '" +
                                isa + "': " + why);
+    if (!read_thread_environment())
+        throw py::import_error("fastiter: FASTITER_NUM_THREADS must be a number from 1 to " +
+                               std::to_string(kMaxThreads) + ", got '" + std::getenv("FASTITER_NUM_THREADS") + "'");
     m.attr("version") = FASTITER_VERSION;
     m.def("isa_chosen", isa_chosen);
     m.def("isa_built", isa_built);

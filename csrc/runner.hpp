@@ -33,7 +33,7 @@ inline thread_local Workspace workspace;
 // Calls prepare(threads), which returns how many threads it wants of them, then job; with one thread where no more can be
 // had.
 template <class Params, class Prepare> void run(Params& params, Job job, Prepare prepare) {
-    int threads = prepare(thread_count());
+    int threads = prepare(team_size());
     if (!run_team(threads, job, &params)) {
         prepare(1);
         run_team(1, job, &params);

@@ -90,7 +90,7 @@ template <class T> bool StepStream<T>::is_long() const { return bytes_ * stack_.
 
 template <class T> int StepStream<T>::threads() const {
     const int64_t worth = bytes_ * (stack_.B + 1) / 2 / kWorthAThread; // several rows share what is read
-    return worth < 2 ? 1 : int(std::min<int64_t>(worth, thread_count()));
+    return worth < 2 ? 1 : int(std::min<int64_t>(worth, team_size()));
 }
 
 template <class T> void StepStream<T>::advance(const T* x, int64_t x_row, T* y) {

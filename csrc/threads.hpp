@@ -9,11 +9,17 @@ namespace fastiter {
 using Job = void (*)(const void* context, Team team);
 bool run_team(int threads, Job job, const void* context);
 
-// The number that a kernel may use: the one that was set; else that of the OpenMP runtime in the process (torch's own
-// setting); else the cores that this process may run on.
+// The number that a kernel may use: the one that was set; else FASTITER_NUM_THREADS; else that of the OpenMP runtime in
+// the process (torch's own setting); else OMP_NUM_THREADS; else the cores that this process may run on.
 int thread_count();
 void set_thread_count(int threads); // 0: back to the default
-const char* thread_pool();          // "OpenMP of the process" or "fastiter"
+// Reads the environment. Returns false where FASTITER_NUM_THREADS is not a number from 1 to kMaxThreads.
+bool read_thread_environment();
+
+// The number that a call is to use now: the one that was set, whatever the machine's load, else thread_count() or fewer
+// while other processes keep the cores busy (see load.hpp).
+int team_size();
+const char* thread_pool(); // "OpenMP of the process" or "fastiter"
 
 constexpr int kMaxThreads = 256;
 

@@ -13,8 +13,9 @@ __version__: str = _core.version
 def get_num_threads() -> int:
     """Return how many threads a kernel may use.
 
-    The number given to :func:`set_num_threads`; by default torch's number when torch is in the process, else the cores
-    that this process may run on. Results do not depend on it.
+    The number given to :func:`set_num_threads`; without one the environment variable ``FASTITER_NUM_THREADS``, else
+    torch's number when torch is in the process, else ``OMP_NUM_THREADS``, else the cores that this process may run on.
+    While other processes keep the cores busy, a call may use fewer than this default. Results do not depend on it.
 
     Examples
     --------
@@ -26,12 +27,25 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(threads: int | None) -> None:
-    """Set how many threads a kernel may use; ``None`` goes back to the default.
+    """Set how many threads a kernel uses, whatever the load of the machine; ``None`` goes back to the default.
+
+    Parameters
+    ----------
+    threads : int or None
+        From 1 to 256, or None for the default (see :func:`get_num_threads`). A small call still uses fewer.
 
     Raises
     ------
     TypeError, ValueError
-        If ``threads`` is not an integer, or is less than 1.
+        If ``threads`` is not an integer, or is not from 1 to 256.
+
+    Examples
+    --------
+    >>> import fastiter
+    >>> fastiter.set_num_threads(1)
+    >>> fastiter.get_num_threads()
+    1
+    >>> fastiter.set_num_threads(None)
     """
     if threads is None:
         _core.set_thread_count(0)
