@@ -11,8 +11,10 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from bench import gate, machine
 
@@ -33,6 +35,16 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args(["cuda", *given[1 + (given[0] == "--device") :]] if on_card else given)
 
 
+def as_lines(results: Mapping[str, Any]) -> str:
+    """JSON with one record a line, so that a new measurement is a short difference."""
+    parts = []
+    for name, value in results.items():
+        rows = [json.dumps(record) for record in value] if isinstance(value, list) else []
+        text = "[\n  " + ",\n  ".join(rows) + "\n ]" if rows else json.dumps(value)
+        parts.append(f"{json.dumps(name)}: {text}")
+    return "{\n " + ",\n ".join(parts) + "\n}\n"
+
+
 def measure(arguments: argparse.Namespace) -> None:
     machine.refuse_unfair_environment()
     started = time.perf_counter()
@@ -43,7 +55,7 @@ def measure(arguments: argparse.Namespace) -> None:
     print(f"\n{time.perf_counter() - started:.0f} s")
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+        arguments.out.write_text(as_lines(results))
         print(f"written: {arguments.out}")
 
 

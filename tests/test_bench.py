@@ -286,3 +286,9 @@ def test_pivot_has_a_line_for_each_shape_and_a_column_for_each_mode_and_thread_c
         "| 16, 128, 256 | 1.0 | 1.5 |",
         "| 16, 128, 64 | 2.0 |  |",
     ]
+
+
+def test_results_are_written_with_a_record_a_line() -> None:
+    results = {"family": "x", "machine": {"cpu": "y", "list": [1, 2]}, "peers": [row(), row(ratio=2.0)], "none": []}
+    text = command.as_lines(results)
+    assert json.loads(text) == results and text.count("\n") == 9

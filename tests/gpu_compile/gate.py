@@ -126,10 +126,19 @@ def family(stem: str) -> dict[str, Row]:
     return rows | cuda_rows(stem)
 
 
+def as_lines(told: dict[str, Any]) -> str:
+    """JSON with one kernel a line."""
+    families = []
+    for stem, rows in told["rows"].items():
+        lines = [f"   {json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items()]
+        families.append(f"  {json.dumps(stem)}: {{\n" + ",\n".join(lines) + "\n  }")
+    return f'{{\n "versions": {json.dumps(told["versions"])},\n "rows": {{\n' + ",\n".join(families) + "\n }\n}\n"
+
+
 def main(arguments: list[str]) -> None:
     if arguments == ["--write"]:
         told = {"versions": versions(), "rows": {stem: family(stem) for stem in stems()}}
-        TABLE.write_text(json.dumps(told, indent=1) + "\n")
+        TABLE.write_text(as_lines(told))
     else:
         print(json.dumps({"versions": versions(), "rows": {stem: family(stem) for stem in arguments}}))
 
