@@ -13,7 +13,9 @@ docs.extras := docs
 
 build.inputs := pyproject.toml CMakeLists.txt $(wildcard csrc/*.?pp csrc/cpu/*.?pp)
 cxx.sources := $(filter csrc/%,$(build.inputs))
-export SKBUILD_CMAKE_DEFINE ?= FASTITER_WERROR=ON
+# Instruction sets of the kernels: baseline and this machine's own, or `make test LEVELS=all`
+LEVELS ?= native
+export SKBUILD_CMAKE_DEFINE = FASTITER_LEVELS=$(LEVELS);FASTITER_SANITIZE=$(SANITIZE);FASTITER_WERROR=$(if $(SANITIZE),OFF,ON)
 
 .PHONY: help demo test bench lint format docs sanitize clean
 .NOTPARALLEL: # one environment, one build folder
@@ -53,8 +55,8 @@ docs: $(VENV)/.docs
 # torch is left out: it allocates more than the sanitizer can follow quickly, and calls the same kernels.
 sanitize: preload = $(foreach library,asan stdc++,$(shell $(CXX) -print-file-name=lib$(library).so))
 sanitize:
-	SKBUILD_BUILD_DIR=build/sanitize SKBUILD_INSTALL_STRIP=false SKBUILD_CMAKE_DEFINE=FASTITER_SANITIZE=address \
-	    $(MAKE) test VENV=build/sanitize-venv test.extras=test \
+	SKBUILD_BUILD_DIR=build/sanitize SKBUILD_INSTALL_STRIP=false \
+	    $(MAKE) test LEVELS=all SANITIZE=address VENV=build/sanitize-venv test.extras=test \
 	    ARGS='--capture=sys --doctest-ignore-import-errors $(ARGS)' \
 	    RUN='env ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 LD_PRELOAD="$(preload)"'
 
@@ -62,9 +64,14 @@ clean:
 	rm -rf $(VENV) build dist
 
 # A stamp says that the extras of a target are installed beside a module built from the sources as they are.
-$(VENV)/.%: $(VENV)/.tools $(build.inputs)
+$(VENV)/.%: $(VENV)/.tools $(VENV)/.levels $(build.inputs)
 	$(python) -m pip install --no-build-isolation --check-build-dependencies -e '.[$($*.extras)]'
 	@touch $@
+
+# Changes when the module is to be built for other instruction sets than before
+$(VENV)/.levels: $(VENV)/.tools FORCE
+	@echo '$(LEVELS)' | cmp -s - $@ || echo '$(LEVELS)' > $@
+FORCE:
 
 # The build requirements stay in the environment, so that a changed source costs a compilation and nothing more.
 $(VENV)/.tools:

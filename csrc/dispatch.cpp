@@ -1,11 +1,7 @@
 #include "dispatch.hpp"
+#include "levels.hpp"
 #include <cstring>
 #include <string>
-#ifdef FASTITER_BUILT_V4_AMX
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 namespace fastiter {
 namespace {
@@ -16,47 +12,27 @@ struct Level {
     bool (*runs_here)();
 };
 
-#ifdef FASTITER_BUILT_V4
+#if defined(FASTITER_BUILT_V4_BF16) || defined(FASTITER_BUILT_V4_AMX)
 Kernels with_products(const GemmKernels<bf16>& gemm, const RnnKernels<bf16>& rnn) {
     Kernels k = v4::kernels;
     k.gemm_bf16 = &gemm, k.rnn_bf16 = &rnn;
     return k;
-}
-
-bool has_v4() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512cd");
-}
-
-bool has_v4_bf16() { return has_v4() && __builtin_cpu_supports("avx512bf16"); }
-#endif
-
-#ifdef FASTITER_BUILT_V4_AMX
-// Linux gives a process tile registers when it asks for them, if there is room for them wherever signals are handled.
-bool has_v4_amx() {
-    constexpr unsigned kBf16 = 1u << 22, kTiles = 1u << 24;
-    constexpr long kAskFor = 0x1023, kTileData = 18; // ARCH_REQ_XCOMP_PERM, and the number of what is asked for
-    unsigned a, b, c, d;
-    return has_v4_bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & kBf16) && (d & kTiles) &&
-           syscall(SYS_arch_prctl, kAskFor, kTileData) == 0;
 }
 #endif
 
 const Level levels[] = {
     {"baseline", [] { return baseline::kernels; }, [] { return true; }},
 #ifdef FASTITER_BUILT_V3
-    {"v3", [] { return v3::kernels; },
-     [] {
-         return bool(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"));
-     }},
+    {"v3", [] { return v3::kernels; }, runs_here::v3},
 #endif
 #ifdef FASTITER_BUILT_V4
-    {"v4", [] { return v4::kernels; }, has_v4},
-    {"v4_bf16", [] { return with_products(v4_bf16::gemm_bf16, v4_bf16::rnn_bf16); }, has_v4_bf16},
+    {"v4", [] { return v4::kernels; }, runs_here::v4},
+#endif
+#ifdef FASTITER_BUILT_V4_BF16
+    {"v4_bf16", [] { return with_products(v4_bf16::gemm_bf16, v4_bf16::rnn_bf16); }, runs_here::v4_bf16},
 #endif
 #ifdef FASTITER_BUILT_V4_AMX
-    {"v4_amx", [] { return with_products(v4_amx::gemm_bf16, v4_amx::rnn_bf16); }, has_v4_amx},
+    {"v4_amx", [] { return with_products(v4_amx::gemm_bf16, v4_amx::rnn_bf16); }, runs_here::v4_amx},
 #endif
 };
 
