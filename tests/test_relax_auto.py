@@ -112,6 +112,14 @@ def test_omega_auto_is_no_worse_than_1(name: str) -> None:
         assert auto.steps <= 1.1 * plain.steps + 1
 
 
+@pytest.mark.parametrize("name", ["Neumann 6 x 6 x 6", "periodic 9", "graph 20", "graph + 1e-08", "graph + 1e-12"])
+def test_kaczmarz_is_no_worse_either(name: str) -> None:
+    A = sparse.csr_array({**SINGULAR, **OTHERS}[name]())
+    plain, auto = (relax.kaczmarz(A, image(A), omega=omega, max_steps=3000) for omega in (1.0, "auto"))
+    assert plain.converged
+    assert is_no_worse(auto, plain)
+
+
 @pytest.mark.parametrize("factor", [1e-30, 1e-24, 1.0, 1e25])
 @pytest.mark.parametrize("name", ["Neumann 13 x 20", "graph 150", "unit square"])
 def test_the_same_in_float32(name: str, factor: float) -> None:
