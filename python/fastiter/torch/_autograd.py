@@ -1,4 +1,4 @@
-"""What the autograd functions of all families share: one derivative and no second, gradients that come in batches."""
+"""Helpers for the autograd functions of all families: refusing second derivatives, and batched gradients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.compiler import is_compiling
 
 
 class _Once(torch.autograd.Function):
-    """The first ``count`` tensors as they are, and an error where they are differentiated."""
+    """Return the first ``count`` tensors; differentiating through them raises."""
 
     generate_vmap_rule = True
 
@@ -35,10 +35,10 @@ _DEEPEST = 4  # batches within batches
 
 
 def one_by_one(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Let ``backward`` of an autograd function take a batch of gradients, one after the other.
+    """Let ``backward`` of an autograd function accept batched gradients, by a loop over the batch.
 
-    torch.autograd.grad makes one with ``is_grads_batched``, torch.autograd.functional with ``vectorize``: it is a
-    wrapper that has no memory.
+    torch.autograd.grad creates such a batch with ``is_grads_batched``, torch.autograd.functional with ``vectorize``:
+    a wrapper tensor without memory, which the kernels cannot read.
     """
 
     @functools.wraps(backward)
@@ -52,7 +52,7 @@ def one_by_one(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _of_a_batch(call: Callable[..., Any], gradients: Sequence[Tensor | None], level: int) -> tuple[Tensor | None, ...]:
-    """Call with each slice of what is batched on a level, and of what is on those around it."""
+    """Call once per slice of the tensors batched at this vmap level and at the levels around it."""
     if level == 0:
         with _outside_vmap():
             results: tuple[Tensor | None, ...] = call(*gradients)
@@ -68,15 +68,15 @@ def _of_a_batch(call: Callable[..., Any], gradients: Sequence[Tensor | None], le
 
 
 def _count_in_batch(g: Tensor, level: int) -> int:
-    """Return how many gradients there are on a level, -1 where g is no batch there."""
+    """Return the batch size of g at a vmap level, -1 if it is not batched there."""
     one, other = (torch._remove_batch_dim(g, level, n, 0).shape[0] for n in (1, 2))
-    return int(one) if one == other else -1  # of what is no batch, torch makes as many as it is told
+    return int(one) if one == other else -1  # torch expands an unbatched g to whatever size is passed
 
 
 @contextmanager
 def _outside_vmap() -> Iterator[None]:
-    """Lift what torch forbids where gradients are batches, as to draw numbers."""
-    level = torch._C._vmapmode_increment_nesting()  # there is no way to ask
+    """Lift torch's restrictions on code under vmap, such as on drawing random numbers."""
+    level = torch._C._vmapmode_increment_nesting()  # no function returns the level alone
     for _ in range(level):
         torch._C._vmapmode_decrement_nesting()
     try:
@@ -87,10 +87,10 @@ def _outside_vmap() -> Iterator[None]:
 
 
 def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Make ``backward`` of an autograd function refuse to be differentiated.
+    """Make ``backward`` of an autograd function raise when it is differentiated.
 
-    torch's own once_differentiable does so only where the incoming gradients require one, and only on the way to
-    leaves: a penalty on a gradient was dropped without a word.
+    torch's own once_differentiable raises only if the incoming gradients require grad, and only on paths to leaves:
+    it silently dropped a gradient penalty.
     """
     backward = one_by_one(backward)
 

@@ -1,7 +1,7 @@
 """Gradients that can be differentiated again: the kernels of a backward pass have no derivative of their own.
 
-Where a graph of the gradients is wanted (``create_graph``), they become a node whose backward pass runs the function
-again in torch's own operations, a replay, and differentiates that twice. It costs nothing where nobody asks for it.
+With ``create_graph``, the gradients become an autograd node whose backward pass recomputes the function in torch's own
+operations (a replay) and differentiates that twice. Without ``create_graph`` it costs nothing.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ def differentiable(
     constants: Sequence[Tensor | None],
     cotangents: Sequence[Tensor | None],
 ) -> Gradients:
-    """Return the gradients of ``inputs``, with a derivative in inputs and cotangents where a graph is recorded.
+    """Return the gradients of ``inputs``, differentiable in inputs and cotangents if a graph is recorded.
 
     Parameters
     ----------
     replay : Replay
-        The function again. It holds no tensor of its own: a transform of torch.func could not wrap it.
+        The function in torch's operations. It must not close over tensors, as torch.func could not wrap those.
     gradients : sequence of Tensor or None
-        Of each input, as a kernel has made them without a graph; None where it is not wanted.
+        The gradient of each input, computed by a kernel without a graph; None if not requested.
     inputs : sequence of Tensor or None
-        What they are gradients of.
+        The inputs that are differentiated.
     constants : sequence of Tensor or None
-        Tensors that the replay reads and that have no gradient, as lengths.
+        Tensors without a gradient that the replay reads, such as lengths.
     cotangents : sequence of Tensor or None
-        What came in for each output of the replay.
+        The incoming gradient of each output of the replay.
     """
     if not torch.is_grad_enabled() or is_compiling():
         return list(gradients)
@@ -53,7 +53,7 @@ def differentiable(
 
 
 class _Gradients(torch.autograd.Function):
-    """gradients, inputs, constants, cotangents -> the gradients as they are."""
+    """Map (gradients, inputs, constants, cotangents) to the gradients, unchanged."""
 
     generate_vmap_rule = True
 
@@ -99,10 +99,10 @@ Run = Callable[[Sequence[Any]], Sequence[Tensor]]
 
 
 def _by_autograd(run: Run, weights: list[tuple[int, Tensor]], both: Sequence[Tensor | None], count: int) -> Gradients:
-    """Differentiate twice on the tape; ``both`` are the ``count`` inputs and then the cotangents."""
+    """Differentiate twice with torch.autograd; ``both`` holds the ``count`` inputs, then the cotangents."""
     again = torch.is_grad_enabled()
     with torch.enable_grad():
-        # Aliases depend on no other one, even if the tensors depend on each other outside.
+        # Views make the inputs independent of each other, even if one was computed from another.
         xs = [x.view_as(x) if x is not None and x.requires_grad else x for x in both]
         weights = [(i, w) for i, w in weights if _varies(xs[i])]
         pairs = zip(run(xs[:count]), xs[count:], strict=True)
@@ -125,7 +125,7 @@ def _varies(x: Tensor | None) -> bool:
 
 
 def _by_transforms(run: Run, weights: list[tuple[int, Tensor]], both: Sequence[Tensor | None], count: int) -> Gradients:
-    """Do the same by torch.func, inside of whose transforms no tensor can be made a variable otherwise."""
+    """Do the same with torch.func.vjp, as inside its transforms no tensor can be made to require grad."""
     places = [i for i, x in enumerate(both) if x is not None and (x.is_floating_point() or x.is_complex())]
     flows = [j for j, c in enumerate(both[count:]) if c is not None]
 

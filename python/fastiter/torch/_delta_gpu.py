@@ -1,4 +1,4 @@
-"""The delta rule on a GPU: the launches of kernels/triton/delta.py, which takes all steps in chunks."""
+"""The delta rule on a GPU: launches the kernels of kernels/triton/delta.py, which process the steps in chunks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from . import _gpu
 from ._delta_op import check_cut, delta_bwd_fake, delta_fwd_fake, rows_of, sizes_of
 from ._op import LIBRARY, contiguous, unit_stride
 
-#: The most factors of a step
+#: Maximum number of factors per step
 _FACTORS = 64
 
 
 class _Tile(NamedTuple):
-    """Factors of a chunk, the lines and columns of a state that a program has in registers at a time, its warps."""
+    """Factors per chunk, and per program: rows and columns of the state tile in registers, and warps."""
 
     factors: int
     lines: int
@@ -29,19 +29,19 @@ class _Tile(NamedTuple):
     backward_warps: int
 
 
-#: What fits into 255 registers of a thread
+#: Tiles that fit into the 255 registers of a thread
 _TILES = {torch.float32: _Tile(16, 16, 32, 8, 16, 4), torch.float64: _Tile(8, 8, 8, 8, 8, 1)}
 
 
 def checked_method(method: str, dtype: torch.dtype) -> tuple[str, int]:
-    """Return the method and the chunk that run whatever was asked for, or say that it cannot be had."""
+    """Return the method and chunk size that a GPU always uses; raise for method "step", which it lacks."""
     if method == "step":
         raise BackendError("delta_scan: method must be 'auto' or 'chunk' on a CUDA device, got 'step'")
     return "chunk", _TILES[dtype].factors
 
 
 class _Work(NamedTuple):
-    """The sequences of a call, and how a program cuts them and their states."""
+    """The sequences of a call, and their division into chunks and saved states."""
 
     reset: Tensor | None
     lengths: Tensor | None
@@ -58,7 +58,7 @@ class _Work(NamedTuple):
 
     @property
     def lines(self) -> int:
-        """Return how many chunks the sequences have at most."""
+        """Return an upper bound of the number of chunks of all sequences."""
         if self.starts is None:
             return self.sequences * -(-self.sizes.time // self.steps)
         return self.sizes.time // self.steps + self.sequences
@@ -89,12 +89,12 @@ def _power_of_two(least: int, x: int) -> int:
 
 
 def _columns(work: _Work, most: int) -> int:
-    """Return how many columns of a state a program has."""
+    """Return the number of state columns per program."""
     return min(_power_of_two(8, work.sizes.values), most)
 
 
 def _together(work: _Work, x: Tensor) -> int:
-    """Return the size of the matrices of a chunk."""
+    """Return the size of a chunk's square matrices: its factors, rounded up to a power of two."""
     return _power_of_two(_TILES[x.dtype].factors, work.steps * work.sizes.factors)
 
 
@@ -107,7 +107,7 @@ def _launch(
     numbers: Sequence[int],
     **how: int,
 ) -> None:
-    """Launch a kernel with what all of them take."""
+    """Launch a kernel with the arguments common to all of them."""
     import triton.language as tl
 
     if not programs or (not work.sizes.time and name == "inverse_fwd"):
@@ -132,7 +132,7 @@ def _launch(
 
 
 def _strides(x: Tensor | None) -> tuple[int, ...]:
-    """Return the strides along (row, time, factor, head), or (row, time, head) of what has no factors."""
+    """Return the strides of the axes (row, time, factor, head), or (row, time, head) without factors."""
     return (0, 0, 0) if x is None else x.stride()[:-1]
 
 
@@ -142,7 +142,7 @@ def _factor_strides(x: Tensor) -> tuple[int, ...]:
 
 
 def _inverse(k: Tensor, beta: Tensor, decay: Tensor | None, work: _Work) -> Tensor:
-    """Return (I + A diag(b))^-1 of every chunk: they are independent of each other."""
+    """Return (I + A diag(b))^-1 for every chunk; the chunks are independent of each other."""
     sizes, size = work.sizes, _together(work, k)
     inverse = k.new_empty((work.lines, sizes.heads, size, size))
     chunks = -(-sizes.time // work.steps)
@@ -214,7 +214,7 @@ def _delta_bwd(
     d_o = None if d_o is None else unit_stride(d_o)
     columns = _columns(work, _TILES[q.dtype].backward_columns)
     blocks = -(-sizes.values // columns)
-    # dq, dk, dbeta and ddecay are sums over V, of which each block of columns writes its part.
+    # dq, dk, dbeta and ddecay are sums over V: each block of columns writes a partial sum.
     summed = [x for x in (0, 1, 3, 4) if x < 4 or decay is not None]
     parts = {x: gradients[x].new_empty((blocks, *gradients[x].shape)) if blocks > 1 else gradients[x] for x in summed}
     if lengths is not None:

@@ -1,7 +1,7 @@
-"""The private ops of the delta rule: their schemas, their CPU implementations on the kernels, their fake versions.
+"""The private ops of the delta rule: schemas, CPU implementations, which call the kernels, and fake versions.
 
-Forward: o, the final states, then, where they are saved for the backward pass, e = v - S^T k of every factor and the
-states before each period. Backward: dq, dk, dv, dbeta, then ddecay and dh0 as far as they exist and are asked for.
+Forward returns o and the final states; with ``save`` also, for the backward pass, e = v - S^T k of every factor and
+the state before each period. Backward returns dq, dk, dv, dbeta, then ddecay and dh0 if they exist and are requested.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def rows_of(sizes: Sizes, cu_seqlens: Tensor | None) -> int:
 
 
 def check_cut(sizes: Sizes, lengths: Tensor | None, cu_seqlens: Tensor | None) -> None:
-    """Check the numbers of steps of the sequences, which were not known where the call was traced.
+    """Check lengths or cu_seqlens at run time, as tracing does not know their values.
 
-    What a card alone knows, its kernels hold in range instead.
+    Values on a GPU are not read back: its kernels clamp them into range.
     """
     if lengths is not None and lengths.is_cpu:
         least, most = (int(lengths.min()), int(lengths.max())) if sizes.batch else (0, 0)
@@ -55,7 +55,7 @@ def check_cut(sizes: Sizes, lengths: Tensor | None, cu_seqlens: Tensor | None) -
 
 
 def _steps(x: Tensor) -> Steps:
-    """Return the address and the strides along (row, time, factor, head)."""
+    """Return the address and the strides of the axes (row, time, factor, head)."""
     stride = x.stride()
     return x.data_ptr(), stride[0], stride[1], stride[2] if len(stride) == 5 else 0, stride[-2]
 
@@ -63,7 +63,7 @@ def _steps(x: Tensor) -> Steps:
 def _work(
     sizes: Sizes, how: Plan, chunk: int, reset: Tensor | None, lengths: Tensor | None, cu_seqlens: Tensor | None
 ) -> tuple[tuple[Any, ...], tuple[Tensor, ...]]:
-    """Return the kernels' description of the work, and the tensors that it points into."""
+    """Return the kernels' description of the work, and the tensors that its pointers refer to."""
     kept: list[Tensor] = []
 
     def pointer(x: Tensor) -> int:
@@ -95,7 +95,7 @@ def delta_fwd_fake(
     chunk: int,
     save: bool,
 ) -> list[Tensor]:
-    """Return places for the outputs."""
+    """Allocate the outputs."""
     sizes = sizes_of(q, k, v.shape[-1])
     rows, state = rows_of(sizes, cu_seqlens), (sizes.heads, sizes.keys, sizes.values)
     outputs = [empty(q, (*q.shape[:3], sizes.values)), empty(q, (rows, *state))]
@@ -157,7 +157,7 @@ def delta_bwd_fake(
     chunk: int,
     need_h0: bool,
 ) -> list[Tensor]:
-    """Return places for the gradients."""
+    """Allocate the gradients."""
     gradients = [empty(q, x.shape) for x in (q, k, e, beta)]
     if decay is not None:
         gradients.append(empty(q, decay.shape))

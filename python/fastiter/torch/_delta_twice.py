@@ -1,4 +1,4 @@
-"""The delta rule in torch's own operations, step after step, for whoever differentiates its gradients again."""
+"""The delta rule in torch's own operations, step by step: the replay for second derivatives."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ._replay import Rows, Valued
 def replay(inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
     """Return o and the final states.
 
-    ``inputs`` are q, k, e, beta, decay and h0, where e = v - S^T k, which the kernels keep, has the derivative of v;
-    ``constants`` reset, lengths and cu_seqlens.
+    ``inputs`` are q, k, e, beta, decay and h0, where e = v - S^T k, saved by the kernels, takes the gradient of v;
+    ``constants`` are reset, lengths and cu_seqlens.
     """
     q, k, e, beta, decay, h0 = inputs
     reset, lengths, cu_seqlens = constants

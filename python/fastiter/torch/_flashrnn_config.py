@@ -1,4 +1,4 @@
-"""FlashRNN's options: the names of its FlashRNNConfig, and the refusal of those that mean nothing here."""
+"""FlashRNN's options, under the names of its FlashRNNConfig; values that are not supported here are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DTYPES = {
 
 
 class Function(NamedTuple):
-    """Gates of R, of Wx, of both together and of b, and the number of states."""
+    """Numbers of gates of R, of Wx, of the cell's input (R and Wx combined) and of b, and the number of states."""
 
     gates_r: int
     gates_w: int
@@ -41,53 +41,53 @@ ANYWHERE, ON_CPU, ON_GPU = ("vanilla", "vanilla_fwbw"), ("cpu",), ("cuda", "cuda
 class FlashRNNConfig:
     """The options of :func:`flashrnn`, under FlashRNN's names and in its order.
 
-    Checked where it is made and where it is used. What cannot be had here is refused: no option is taken and ignored.
+    Checked on construction and on use. Unsupported values are refused: no option is silently ignored.
 
     Parameters
     ----------
     backend : str, optional
-        FlashRNN's names and "cpu". Where the tensors are decides which kernels run; a name that does not fit is
-        refused: "cpu" on a GPU; "cuda", "cuda_fused" and "triton_fused" on the CPU.
+        FlashRNN's names and "cpu". The tensors' device selects the kernels; a name that contradicts it is refused:
+        "cpu" on a GPU; "cuda", "cuda_fused" and "triton_fused" on the CPU.
     function : {"lstm", "gru", "elman", "slstm"}
         The cell.
     gradient_recurrent_cut : bool
-        No gradient passes through R to the step before. Not for the GRU.
+        No gradient passes through R to the previous step. Not for the GRU.
     gradient_recurrent_clipval : float, optional
-        The gradient that comes to h from the step after it is held within plus and minus this.
+        The gradient that h receives from the next step is clamped to plus and minus this.
     forward_clipval : float, optional
-        h is held within plus and minus this, at every step.
+        h is clamped to plus and minus this at every step.
     constants : dict, optional
         None or empty: the four cells have none.
     simple_agg, num_states, num_gates_r, num_gates_w, num_gates_i, num_gates_t : optional
-        What they are follows from the function; another value is refused.
+        Determined by the function; another value is refused.
     hidden_dim, num_heads, head_dim : int
-        Those of Wx where -1; else Wx must have them.
+        -1: taken from Wx; otherwise Wx must match.
     batch_size : int
-        For what FlashRNN compiles; kernels here take any batch.
+        FlashRNN compiles for it; the kernels here take any batch.
     input_shape, output_shape, recurrent_shape, bias_shape : str
         The axes of Wx, of the states, of R and of b in any order: B batch, T time, G gates, H heads, D width, P the
         width of the previous h, S states.
     dtype : {"float32", "float64", "bfloat16", "float16"}, optional
-        That of the results, and of the inputs; that of Wx by default. "float16" needs a GPU.
+        Dtype of the inputs and results; by default the dtype of Wx. "float16" needs a GPU.
     dtype_acc, dtype_a : {"float32"}, optional
-        What is summed in; float64 sums in float64.
+        Dtype of the accumulators; for float64 inputs it is float64.
     dtype_b, dtype_r, dtype_w, dtype_g : str, optional
         None, or the same as dtype: there is one dtype for all tensors and for the gradients of the gates.
     dtype_s : str, optional
-        What the states are given and returned in, and rounded to after each step: None or dtype, or on the CPU
-        "float32" beside the dtype "bfloat16", where h alone is rounded (to bfloat16) and c, n and m stay float32.
+        Dtype of the initial and returned states, to which they are rounded after each step: None or dtype; on the CPU
+        also "float32" with the dtype "bfloat16", where only h is rounded (to bfloat16) and c, n and m stay float32.
     enable_automatic_mixed_precision : bool
         Inputs of other dtypes are converted to `dtype` (states to `dtype_s`). If False, they are refused, and an
         autocast around the call does not act.
     trainable_r, trainable_b : bool or sequence of bool
-        True: which tensors have gradients is said by their requires_grad.
+        Must be True: requires_grad decides which tensors have gradients.
     initial_val : float or sequence of float
-        Of all states, or of each, where no states are given.
+        Initial value of all states, or one value per state, if no states are given.
 
     Raises
     ------
     TypeError, ValueError
-        For an option of a wrong type; for a value that is unknown or cannot be had here.
+        For an option of a wrong type; for a value that is unknown or not supported here.
 
     Examples
     --------
@@ -133,7 +133,7 @@ class FlashRNNConfig:
         self.check()
 
     def check(self) -> None:
-        """Check all options, which may be other ones than those it was made with, and derive those not given."""
+        """Check all options, which may have changed since construction, and derive those not given."""
         _choice("function", self.function, tuple(FUNCTIONS))
         if self.backend is not None:
             _choice("backend", self.backend, (*ANYWHERE, *ON_CPU, *ON_GPU))
@@ -170,7 +170,7 @@ class FlashRNNConfig:
                 raise ValueError(f"flashrnn: {name} must be True, {reason}, got {value}")
 
     def _set_counts(self) -> None:
-        """Gates, states and the kind of sum of the function, which nothing else may be given for."""
+        """Set the function's numbers of gates and states and its kind of sum; refuse different given values."""
         counts = FUNCTIONS[self.function]
         known: dict[str, Any] = {"simple_agg": self.function != "gru", "num_states": counts.states}
         known |= {f"num_{name}": count for name, count in counts._asdict().items() if name.startswith("gates")}
@@ -228,13 +228,13 @@ class FlashRNNConfig:
             raise ValueError(f"flashrnn: initial_val must have {states} numbers, one for each state, got {len(value)}")
 
     def initial_values(self) -> tuple[float, ...]:
-        """One for each state."""
+        """Return one initial value for each state."""
         value = self.initial_val
         return (float(value),) * FUNCTIONS[self.function].states if isinstance(value, (int, float)) else tuple(value)
 
 
 def checked(config: object, function: str, backend: str | None, dtype: str | None) -> FlashRNNConfig:
-    """Return the configuration of a call. FlashRNN drops arguments beside a config; here they must agree with it."""
+    """Return the configuration of a call. FlashRNN ignores arguments given with a config; here they must agree."""
     if config is None:
         return FlashRNNConfig(backend, function, dtype=dtype, enable_automatic_mixed_precision=False)
     if not isinstance(config, FlashRNNConfig):

@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import _cuda
 from .._backend import BackendError
 
-#: An argument of a CUDA kernel: memory, a number of the kernel's own type, or no memory.
+#: An argument of a CUDA kernel: a tensor's pointer, a scalar of the parameter's type, or None for a null pointer.
 Argument = Tensor | np.generic | None
 
 
@@ -33,7 +33,7 @@ def launch_cuda(
 ) -> None:
     """Launch a kernel of kernels/cuda/<stem>.cu on the device and the current stream of its tensors.
 
-    No axis of the grid may be 0: callers return before when there is no work.
+    No axis of the grid may be 0: callers return early if there is no work.
     """
     device = next(x.device for x in args if isinstance(x, Tensor))
     numbers = [np.uint64(x.data_ptr()) if isinstance(x, Tensor) else np.uint64(0) if x is None else x for x in args]
@@ -52,12 +52,12 @@ def launch_cuda(
 
 
 def on(x: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """Make the device of ``x`` the current one, which is where Triton launches."""
+    """Make the device of ``x`` the current one, as Triton launches there."""
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
 def triton_kernels(function: str, stem: str) -> ModuleType:
-    """Return the module kernels/triton/<stem>.py, or say why it cannot run."""
+    """Import kernels/triton/<stem>.py; raise if Triton is not installed."""
     if importlib.util.find_spec("triton") is None:
         raise BackendError(
             f"{function}: Triton compiles the GPU kernels and is not installed (pip install fastiter[gpu])"
@@ -66,12 +66,12 @@ def triton_kernels(function: str, stem: str) -> ModuleType:
 
 
 def as_int64(x: Tensor | None, like: Tensor) -> Tensor | None:
-    """Return whole numbers such as lengths on the device of ``like``, without waiting for it."""
+    """Return integers such as lengths as int64 on the device of ``like``, without synchronizing."""
     return None if x is None else x.to(like.device, torch.int64, non_blocking=True).contiguous()
 
 
 def in_range(lengths: Tensor | None, bounds: Tensor | None, time: int) -> tuple[Tensor | None, Tensor | None]:
-    """Return lengths of rows and bounds of sequences; those on a card, which nobody has checked, are held in range."""
+    """Return lengths of rows and bounds of sequences; those on a GPU are unchecked, so they are clamped into range."""
     if lengths is not None and not lengths.is_cpu:
         lengths = held_lengths(lengths, time)
     if bounds is not None and not bounds.is_cpu:
@@ -80,14 +80,14 @@ def in_range(lengths: Tensor | None, bounds: Tensor | None, time: int) -> tuple[
 
 
 def held_lengths(lengths: Tensor, time: int) -> Tensor:
-    """Return what kernels may trust, without a look at the numbers: lengths from 0 to ``time``."""
+    """Clamp lengths to 0 .. ``time`` on the device, so that kernels can rely on them without a synchronization."""
     return lengths.clamp(0, time)
 
 
 def held_bounds(bounds: Tensor, time: int) -> Tensor:
-    """The same of bounds: they rise from 0 to ``time``."""
+    """Do the same for bounds: make them nondecreasing, from 0 to ``time``."""
     held = bounds.clamp(0, time)
-    held.narrow(0, 0, 1).zero_()  # filled there: a tensor made from numbers of the host would be waited for
+    held.narrow(0, 0, 1).zero_()  # filled on the device: a copy from the host would synchronize
     held = held.cummax(0).values
     if len(held) > 1:
         held.narrow(0, len(held) - 1, 1).fill_(time)
@@ -95,5 +95,5 @@ def held_bounds(bounds: Tensor, time: int) -> Tensor:
 
 
 def multiprocessors(x: Tensor) -> int:
-    """Return how many multiprocessors the device of ``x`` has; 1 stands for a CPU, where kernels are interpreted."""
+    """Return the number of multiprocessors of the device of ``x``; 1 for a CPU, where kernels are interpreted."""
     return int(torch.cuda.get_device_properties(x.device).multi_processor_count) if x.is_cuda else 1

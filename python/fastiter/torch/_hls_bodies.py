@@ -42,7 +42,7 @@ def _held(step: Step, what: str, index: str) -> str:
 
 
 def _start(step: Step, index: str) -> Lines:
-    """The sum before the first product; with a rounded accumulator, the bias is a first term."""
+    """Initialize the sum, with the bias if there is one; a rounded accumulator counts it as the first term."""
     first = _held(step, "bias", index) if "bias" in step.constants else f"from_code<{step.name}_sum_t>(0)"
     lines = [f"{step.name}_sum_t sum = {first};"]
     if step.every > 1:
@@ -83,7 +83,7 @@ def _affine(step: Step) -> Lines:
 
 
 def _window(step: Step, body: Lines, channel: str) -> Lines:
-    """Loops over the places of a window that lie inside the image; i is the index there."""
+    """Loop over the positions of a window; ``inside`` says whether one is in the image, i is its index there."""
     s = step.sizes
     inside = [
         f"const int v = p * {s['stride_y']} - {s['padding_y']} + r * {s['dilation_y']};",
@@ -128,7 +128,7 @@ def _average(step: Step) -> Lines:
     shift = step.sizes["shift"]
     body = [f"{step.name}_sum_t sum = from_code<{step.name}_sum_t>(0);"]
     body += _window(step, ["if (inside) sum += x[i];"], "n")
-    # The power of two that the sum is divided by, as a number of one bit: the product is exact
+    # Divides by a power of two as a product with a one-bit number, which is exact
     body.append(f"y[n,p,q] = sum * from_code<ap_ufixed<1, {1 - shift}>>(1);")
     return _images(step, body, step.sizes["channels"])
 

@@ -1,8 +1,8 @@
-// Fixed-point numbers for the exported network: what it needs of HLS's ap_fixed, on integers of 64 bits.
+// Fixed-point numbers for the exported network: the part of HLS's ap_fixed that it needs, on 64-bit integers.
 //
-// A number is code 2^(I - W). Sums and products have as many bits as they need; only an assignment rounds, first, and
-// then deals with overflow. No number may have more than 60 bits: what would is refused by the compiler.
-// With -DFASTITER_VENDOR_TYPES the vendor's own ap_fixed.h takes the place of all this.
+// A number is code 2^(I - W). Sums and products have as many bits as they need; only an assignment rounds and then
+// handles overflow. More than 60 bits in a number are a compile-time error.
+// With -DFASTITER_VENDOR_TYPES the vendor's own ap_fixed.h is used instead.
 #pragma once
 
 #ifdef FASTITER_VENDOR_TYPES
@@ -36,7 +36,7 @@ constexpr int kMostBits = 60;
 
 constexpr int larger(int a, int b) { return a > b ? a : b; }
 
-// What a number becomes between its own binary point and another's: rounded, and rounded down.
+// A number moved to another binary point: rounded, and rounded down.
 struct Whole {
     Code rounded, floor;
 };
@@ -64,11 +64,11 @@ constexpr bool rounds_up(ap_q_mode mode, bool negative, bool odd, bool half, boo
 // code 2^-dropped
 constexpr Whole whole(Code code, int dropped, ap_q_mode mode) {
     if (dropped <= 0) {
-        // The caller has seen to it that the bits suffice.
+        // The caller has checked that the bits suffice.
         const Code shifted = code * (Code(1) << -dropped);
         return {shifted, shifted};
     }
-    // Beyond all bits of the code nothing changes any more.
+    // Shifts beyond all bits of the code give the same result.
     const int shift = dropped < 62 ? dropped : 62;
     const Code floor = code >> shift;
     const Bits below = Bits(code) & ((Bits(1) << shift) - 1), middle = Bits(1) << (shift - 1);
@@ -76,7 +76,7 @@ constexpr Whole whole(Code code, int dropped, ap_q_mode mode) {
     return {floor + up, floor};
 }
 
-// The codes of a format, and what becomes of a rounded one that is none of them.
+// The codes of a format, and the overflow handling of rounded codes outside of them.
 template <int W, bool S, ap_o_mode O, int N> struct Range {
     static constexpr Code high = (Code(1) << (S ? W - 1 : W)) - 1, low = S ? -high - 1 : 0;
     static constexpr Bits ones = (Bits(1) << W) - 1;
@@ -100,7 +100,7 @@ template <int W, bool S, ap_o_mode O, int N> struct Range {
     }
 
 private:
-    // The N highest bits of the number that saturates in the code's place, at theirs.
+    // The N highest bits of the saturated value, in place.
     static constexpr Bits saturated(bool negative) {
         if (!S) return ones & ~(ones >> N);
         return negative ? Bits(1) << (W - 1) : (ones >> 1) & ~(ones >> N);
@@ -151,7 +151,7 @@ private:
     Code code_ = 0;
 };
 
-// The format that holds the numbers of two.
+// The formats of exact sums and products of two formats.
 template <int W1, int I1, bool S1, int W2, int I2, bool S2> struct Both {
     static constexpr bool has_sign = S1 || S2;
     static constexpr int integer = larger(I1 + (S2 && !S1), I2 + (S1 && !S2)), fraction = larger(W1 - I1, W2 - I2);
@@ -172,7 +172,7 @@ constexpr auto operator*(const Fixed<W1, I1, S1, Q1, O1, N1>& a, const Fixed<W2,
     return Both<W1, I1, S1, W2, I2, S2>::Product::of(a.code() * b.code());
 }
 
-// Of two numbers of one format.
+// Compares two numbers of the same format.
 template <int W, int I, bool S, ap_q_mode Q, ap_o_mode O, int N>
 constexpr bool operator<(const Fixed<W, I, S, Q, O, N>& a, const Fixed<W, I, S, Q, O, N>& b) {
     return a.code() < b.code();

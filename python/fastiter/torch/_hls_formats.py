@@ -1,4 +1,4 @@
-"""What an exported network is made of: steps between arrays of numbers, and the fixed-point formats of those."""
+"""The parts of an exported network: steps between arrays, and the arrays' fixed-point formats."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .nn._quantizer import LearnedQuantizer, Quantizer
 from .nn.format_quantizers import FormatQuantizer
 from .nn.quantizers import FixedQuantizer, LSQQuantizer, PACTQuantizer
 
-#: Of a number in the exported network, which computes with integers of 64 bits
+#: Maximum width of a number in the exported network, which computes with 64-bit integers
 MOST_BITS = 60
 
 
@@ -38,7 +38,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Constant:
-    """Numbers that the network holds, as codes."""
+    """Parameters of the network, as codes."""
 
     name: str
     fmt: Fixed
@@ -55,13 +55,13 @@ class Step:
     output: Value
     constants: dict[str, Constant] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
-    #: Of the sum that products are added to: its format, or with an ``every`` above 1 that between two roundings
+    #: Format of the sum of products; with ``every`` above 1, the format between two roundings
     total: Fixed | None = None
     every: int = 1
 
     @property
     def name(self) -> str:
-        """The function's name, and the output's."""
+        """The name of the function and of its output."""
         return self.output.name
 
 
@@ -71,7 +71,7 @@ def refuse(name: str, wanted: str, got: object) -> NoReturn:
 
 
 def formats_of(name: str, quantizer: Quantizer) -> tuple[Fixed, ...]:
-    """Return the fixed-point formats that a quantizer rounds to, one or one for each channel."""
+    """Return the fixed-point formats that a quantizer rounds to: one for all channels, or one for each."""
     if isinstance(quantizer, LearnedQuantizer) and not bool(quantizer.initialized):
         refuse(name, "be called with a sample first, which sets what it learns", f"{quantizer} without a value")
     if isinstance(quantizer, FixedQuantizer):
@@ -123,7 +123,7 @@ def activation_format(name: str, quantizer: Quantizer) -> Fixed:
 
 
 def constant(name: str, what: str, layer: str, quantizer: Quantizer, rounded: Tensor) -> Constant:
-    """Return rounded parameters as codes: with the format of all, or one that holds the numbers of each channel's."""
+    """Return rounded parameters as codes, in their common format or in one that can hold all channels' numbers."""
     found = formats_of(layer, quantizer)
     fraction = max(fmt.fraction for fmt in found)
     whole = np.ldexp(rounded.detach().to(torch.float64).numpy(), fraction)
@@ -141,7 +141,7 @@ def constant(name: str, what: str, layer: str, quantizer: Quantizer, rounded: Te
 
 
 def holding(name: str, largest: int, fraction: int) -> Fixed:
-    """Return the signed format that holds the codes of at most this magnitude."""
+    """Return the signed format that holds all codes up to this magnitude."""
     width = max(largest.bit_length() + 1, 2)
     check_bits(name, width)
     return Fixed(width, width - fraction)
@@ -160,9 +160,9 @@ def grown(name: str, shape: Shape) -> Fixed:
 
 
 def check_exact(name: str, largest: int, fraction: int, dtype: torch.dtype) -> None:
-    """Check that all integers of at most this magnitude, times 2^-fraction, are numbers of the network's dtype.
+    """Check that all integers up to this magnitude, times 2^-fraction, are exact in the network's dtype.
 
-    Then a sum of them is exact in any order, and the network's own arithmetic gives what integers give.
+    Then sums of them are exact in any order, so the network's float arithmetic equals integer arithmetic.
     """
     info: Any = torch.finfo(dtype)
     digits = 1 - round(math.log2(info.eps))

@@ -19,7 +19,7 @@ from .nn.format_quantizers import GradientQuantizer
 from .nn.quant_layers import QuantLayer
 from .quant import quantize
 
-#: Functions and methods that stand for a module
+#: The modules that are equivalent to functions and methods
 _FUNCTIONS: dict[Any, type[nn.Module]] = {
     torch.relu: nn.ReLU,
     F.relu: nn.ReLU,
@@ -30,7 +30,7 @@ _FUNCTIONS: dict[Any, type[nn.Module]] = {
 
 
 class Network(NamedTuple):
-    """The steps, the first and the last array, and what the network makes of the example."""
+    """The steps, the input and output arrays, and the rounded example with the network's output for it."""
 
     steps: list[Step]
     input: Value
@@ -45,7 +45,7 @@ class _Tracer(fx.Tracer):
 
 
 class _Recorder(fx.Interpreter):
-    """Runs the network and keeps the shapes of what its nodes return."""
+    """Runs the network and records the shapes of its nodes' outputs."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         super().__init__(model, graph=graph)
@@ -59,7 +59,7 @@ class _Recorder(fx.Interpreter):
 
 
 def network_of(model: nn.Module, example: Tensor, given: Fixed | None) -> Network:
-    """Return the steps of a model in eval mode, and its answer to the example, rounded as its input is."""
+    """Return the steps of a model in eval mode, and its output for the example rounded to the input format."""
     if isinstance(model, (QuantLayer, Quantizer)):
         model = nn.Sequential(model)
     with _in_eval(model):
@@ -106,7 +106,7 @@ def _graph(model: nn.Module) -> fx.Graph:
 
 
 def _input_format(model: nn.Module, start: fx.Node) -> Fixed:
-    """Return the format that everything which takes the input rounds it to."""
+    """Return the format to which all users of the input round it."""
     found: dict[Fixed | None, str] = {}
     waiting = [start]
     while waiting:
@@ -130,7 +130,7 @@ def _input_format(model: nn.Module, start: fx.Node) -> Fixed:
 
 
 def _check(model: nn.Module, graph: fx.Graph) -> None:
-    """Check what can be checked before a run, which would choose formats that are still open."""
+    """Check the modules and formats before a run, which would initialize formats that are still unset."""
     for node in graph.nodes:
         if node.op in ("placeholder", "output"):
             continue
@@ -145,7 +145,7 @@ def _check(model: nn.Module, graph: fx.Graph) -> None:
 
 
 def _run(model: nn.Module, graph: fx.Graph, x: Tensor) -> tuple[_Recorder, dict[nn.Module, Tensor], Tensor]:
-    """Run the network; note what the quantizers of parameters make of those."""
+    """Run the network; record the outputs of the parameters' quantizers."""
     rounded: dict[nn.Module, Tensor] = {}
     recorder = _Recorder(model, graph)
 
@@ -178,7 +178,7 @@ def _label(node: fx.Node) -> str:
 
 
 def _module(node: fx.Node) -> nn.Module:
-    """Return the module that a function stands for."""
+    """Return the module that is equivalent to a function call."""
     kind = _FUNCTIONS.get(node.target)
     if kind is nn.ReLU and len(node.args) == 1 and not node.kwargs.get("inplace"):
         return nn.ReLU()

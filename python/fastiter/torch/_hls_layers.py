@@ -1,4 +1,4 @@
-"""Layers as steps of an exported network: each returns the value that it ends in."""
+"""Layers as steps of an exported network: each function adds a layer's steps and returns its output value."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ from .nn.quant_layers import (
 
 @dataclass
 class Builder:
-    """The steps so far, and what a run of the network has shown."""
+    """The steps so far, and the rounded parameters that a run of the network recorded."""
 
     dtype: torch.dtype
-    rounded: dict[nn.Module, Tensor]  # what the quantizers of parameters returned
+    rounded: dict[nn.Module, Tensor]  # outputs of the parameters' quantizers
     steps: list[Step] = field(default_factory=list)
 
     def add(self, step: Step) -> Value:
@@ -69,7 +69,7 @@ class Builder:
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a module: the C name, the module's name, the module, the inputs, and the shape of what it returned."""
+    """A call of a module: the C name, the module's name, the module, the inputs, and the output's shape."""
 
     name: str
     layer: str
@@ -79,7 +79,7 @@ class Call:
 
 
 def check_kind(layer: str, module: nn.Module) -> None:
-    """Check that a module is of a kind that can be exported; what a derived class adds could not be."""
+    """Check that a module's type can be exported; subclasses are refused, as their changes would be lost."""
     if not isinstance(module, Quantizer) and type(module) not in _MAKERS:
         hint = f" (quantize_model makes a Quant{type(module).__name__} of it)" if type(module) in _FLOAT else ""
         refuse(layer, "be a layer that can be exported", f"{type(module).__name__}{hint}")
@@ -106,7 +106,7 @@ def add_call(builder: Builder, call: Call) -> Value:
 
 
 def _product(builder: Builder, call: Call, kind: str, sizes: dict[str, int]) -> Value:
-    """A layer whose outputs are sums of products over the trailing axes of its weights, and a bias."""
+    """Add a layer whose outputs are sums of products over the trailing axes of its weights, plus a bias."""
     module: Any = call.module
     (x,) = call.inputs
     constants = {"weight": builder.constant(call.name, call.layer, module, "weight")}
@@ -128,7 +128,7 @@ def _product(builder: Builder, call: Call, kind: str, sizes: dict[str, int]) -> 
         total = result = accumulator
         y = Value(call.name, result, call.shape)
         check_exact(call.layer, y.largest, result.fraction, builder.dtype)
-        if every > 1:  # between two roundings, there are the accumulator and at most all products
+        if every > 1:  # the largest unrounded sum: the accumulator plus all products
             fraction = max(fraction, result.fraction)
             most = (y.largest << (fraction - result.fraction)) + _largest(x, weight, constants.get("bias"), fraction)
             total = holding(call.layer, most, fraction)
@@ -142,7 +142,7 @@ def _product(builder: Builder, call: Call, kind: str, sizes: dict[str, int]) -> 
 
 
 def _largest(x: Value, weight: Constant, bias: Constant | None, fraction: int) -> int:
-    """Return a bound of all sums of some of the products and the bias, as a code with these bits after the point."""
+    """Return a bound of all partial sums of products and bias, as a code with ``fraction`` bits after the point."""
     rows = np.abs(weight.codes).reshape(len(weight.codes), -1).astype(object).sum(1)
     sums = rows * (x.largest << (fraction - x.fmt.fraction - weight.fmt.fraction))
     if bias is not None:

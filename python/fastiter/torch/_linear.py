@@ -1,7 +1,7 @@
-"""y = x W^T + b on fastiter's own matrix product, which runs at the recurrence's rate on every machine.
+"""y = x W^T + b with fastiter's own matrix product, which is as fast as the recurrence's products on every machine.
 
-A line of y does not depend on how many lines there are: what goes step by step has the bits of all steps at once. On a
-GPU torch's products are the fastest that there are.
+A row of y does not depend on the number of rows: single steps are bitwise equal to all steps at once. On a GPU it uses
+torch's products, which are the fastest there.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _linear_bwd_torch(dy: Tensor, x: Tensor, weight: Tensor, need: list[bool]) -
 
 
 def _in_its_dtype(x: Tensor) -> torch.autocast:
-    """Keep an autocast around the backward pass from casting what the forward pass cast, or did not."""
+    """Disable autocast: the forward pass has already decided on the dtypes, also for the backward pass."""
     return torch.autocast(x.device.type, enabled=False)
 
 

@@ -1,4 +1,4 @@
-"""Launches the CUDA kernels of Newton's method and its gradients, kernels/cuda/newton.cu: each all of time at once."""
+"""Launches the CUDA kernels of Newton's method and its gradients, kernels/cuda/newton.cu: one launch for all steps."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from .._backend import BackendError
 from .._newton import ParaCell
 from . import _gpu
 
-#: The cells that have kernels
+#: Cells with kernels for Newton's method
 SOLVED = ("paragru", "paralstm")
-#: Steps of a window by default, and at most: what a block of _THREADS holds
+#: Default number of steps per window; a block of _THREADS threads limits it further
 WINDOW = 256
-#: Bytes of the units that lie side by side in a block and of the steps that a thread has, and a block's threads
+#: Bytes of the adjacent units of a block and of the consecutive steps of a thread; maximum threads per block
 _UNITS, _CHUNK, _THREADS = 32, 32, 256
 
 
 def check_method(function: str, newton: bool) -> None:
-    """Check that the method is one that there is a kernel for."""
+    """Check that there is a kernel for the method."""
     if newton and function not in SOLVED:
         raise BackendError(f"{function}: method must be 'auto' or 'sequential' on a CUDA device, got 'newton'")
 
 
 class Launch:
-    """A launch for all rows and units: a block has some units of one row, a thread consecutive steps of one of them."""
+    """A launch for all rows and units: a block has some units of one row, a thread consecutive steps of one unit."""
 
     def __init__(self, cell: ParaCell, x: Tensor, window: int = WINDOW) -> None:
         batch, time, _, width = x.shape
@@ -51,12 +51,12 @@ class Launch:
         self.gradient_bytes = (maps + self.units * states + sums) * item
 
     def run(self, kernel: str, args: Sequence[_gpu.Argument], shared: int) -> None:
-        """Launch a kernel of the whole row."""
+        """Launch a kernel with a block for each row and group of units."""
         _gpu.launch_cuda("newton", kernel, (self.grid,), (self.threads,), args, shared=shared, defines=self.defines)
 
 
 def _shape(x: Tensor, lengths: Tensor | None, reverse: bool) -> list[_gpu.Argument]:
-    """SHAPE_ARGUMENTS of the kernels."""
+    """Return the kernels' SHAPE_ARGUMENTS."""
     batch, time, _, width = x.shape
     return [_gpu.as_int64(lengths, x), *map(np.int64, (batch, time, width)), np.int32(reverse)]
 
@@ -72,7 +72,7 @@ def forward(
     newton: tuple[int, int, float, float],
     outputs: Sequence[Tensor],
 ) -> None:
-    """Fill the places of h, the final states, what was done, and the c of all steps where it is kept."""
+    """Fill the outputs: h, the final states, the counts of passes and fallbacks, and all steps' c if it is saved."""
     h, last, steps, *rest = outputs
     window, max_steps, rtol, atol = newton
     launch = Launch(cell, wx, window)
@@ -94,7 +94,7 @@ def backward(
     reverse: bool,
     lengths: Tensor | None,
 ) -> None:
-    """Compute the gradients; ``memory``: wx, a, p, first, h, c, dh, dlast, then the places of dwx, dfirst, da, dp."""
+    """Compute the gradients; ``memory``: wx, a, p, first, h, c, dh, dlast, then the outputs dwx, dfirst, da, dp."""
     wx, _, _, _, h, _, dh, _, dwx, *_ = memory
     assert wx is not None and h is not None and dwx is not None
     launch = Launch(cell, wx)

@@ -1,4 +1,4 @@
-"""The diagonal cells on a GPU: step by step by kernels/triton/newton.py, or Newton's method in CUDA."""
+"""The diagonal cells on a GPU: step by step with kernels/triton/newton.py, or Newton's method in CUDA."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import _gpu, _newton_cuda
 from ._newton_op import backward_outputs, check_steps, forward_outputs
 from ._op import LIBRARY, contiguous, unit_stride
 
-#: Lanes of a program, and bytes that a lane reads ahead of one gate
+#: Lanes per program, and bytes that a lane prefetches per gate
 _LANES, _AHEAD = 64, 16
 
 
@@ -25,7 +25,7 @@ def _launch(
     reverse: bool,
     ahead: int,
 ) -> None:
-    """Launch a kernel with a lane for each unit of each row; ``strided`` are those with an axis of time."""
+    """Launch a kernel with a lane for each unit of each row; ``strided`` holds the tensors with a time axis."""
     import triton.language as tl
 
     batch, time, _, width = wx.shape
@@ -77,7 +77,7 @@ def _para_fwd(
         _newton_cuda.forward(cell, wx, a, p, _first(state), reverse, lengths, newton, outputs)
         return outputs
     h, last, *rest = outputs
-    if lengths is not None:  # of h the kernel does it
+    if lengths is not None:  # the kernel zeros h itself
         for x in rest:
             x.zero_()
     others = (*rest, None, None, None)[:3]
@@ -108,7 +108,7 @@ def _para_bwd(
     dwx, dfirst, *weights = backward_outputs(cell, wx, a, need_weights)
     h, *rest = [unit_stride(x) for x in states]
     rest = [x if x.stride() == h.stride() else torch.empty_like(h).copy_(x) for x in rest]
-    rows = [x.new_empty((wx.shape[0], *x.shape)) for x in weights]  # a sum for each row, then over the rows
+    rows = [x.new_empty((wx.shape[0], *x.shape)) for x in weights]  # partial sums per row, then summed over the rows
     da, dp = (*rows, None, None)[:2]
     others, results = (*rest, None, None, None)[:3], (dwx, dfirst, da, dp)
     if newton:

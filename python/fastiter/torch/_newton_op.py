@@ -1,8 +1,8 @@
-"""The private ops of the diagonal cells: their schemas, their CPU implementations on the kernels, their fake versions.
+"""The private ops of the diagonal cells: schemas, CPU implementations, which call the kernels, and fake versions.
 
-Forward: h, the final states (S, B, D), with Newton's method its passes and fallbacks (2, B), then the other states of
-all steps where they are to be saved. Backward: dwx, the gradients of the initial states (S, B, D), then, as far as they
-were asked for, da and dp; ``newton``: how the forward pass was solved, which on a CPU makes no difference.
+Forward returns h, the final states (S, B, D), with Newton's method its passes and fallbacks (2, B), and with ``save``
+the other states of all steps. Backward returns dwx, the gradients of the initial states (S, B, D), then da and dp if
+requested; ``newton``: whether the forward pass used Newton's method, which makes no difference on a CPU.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ParaSteps = tuple[()] | tuple[int, int, int, int]
 
 
 def _steps(x: Tensor) -> ParaSteps:
-    """Return the address and strides of axes (row, time, gate) of (B, T, G, D), or of (B, T, D), which has no gates."""
+    """Return the address and the strides (row, time, gate) of (B, T, G, D), or of (B, T, D), with gate stride 0."""
     stride = x.stride()
     return x.data_ptr(), stride[0], stride[1], stride[2] if len(stride) == 4 else 0
 
@@ -51,9 +51,9 @@ def _shape(cell: ParaCell, wx: Tensor, reverse: bool, lengths: Tensor | None) ->
 
 
 def check_steps(cell: ParaCell, wx: Tensor, lengths: Tensor | None) -> None:
-    """Check the numbers of steps of the rows, which were not known where the call was traced.
+    """Check the lengths of the rows at run time, as tracing does not know their values.
 
-    What a card alone knows, its kernels hold in range instead.
+    Values on a GPU are not read back: its kernels clamp them into range.
     """
     batch, time = wx.shape[:2]
     if lengths is not None and lengths.is_cpu:
@@ -62,7 +62,7 @@ def check_steps(cell: ParaCell, wx: Tensor, lengths: Tensor | None) -> None:
 
 
 def forward_outputs(cell: ParaCell, wx: Tensor, newton: bool, save: bool) -> list[Tensor]:
-    """Return places for the outputs."""
+    """Allocate the outputs."""
     batch, time, _, width = wx.shape
     outputs = [empty_steps(wx, (batch, time, width)), empty(wx, (len(cell.states), batch, width))]
     if newton:
@@ -73,7 +73,7 @@ def forward_outputs(cell: ParaCell, wx: Tensor, newton: bool, save: bool) -> lis
 
 
 def backward_outputs(cell: ParaCell, wx: Tensor, a: Tensor, need_weights: bool) -> list[Tensor]:
-    """Return places for the gradients."""
+    """Allocate the gradients."""
     batch, _, _, width = wx.shape
     outputs = [empty_steps(wx, wx.shape), empty(wx, (len(cell.states), batch, width))]
     if need_weights:

@@ -1,4 +1,4 @@
-"""The ops of recurrent layers in torch's own operations, of which torch.onnx.export knows the translation."""
+"""The ops of recurrent layers in torch's own operations, which torch.onnx.export can translate."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _rnn(
 def _step(
     cell_name: str, r: Tensor, b: Tensor | None, clip_state: float | None
 ) -> Callable[[Tensor, Sequence[Tensor]], State]:
-    """Return a step without sizes: those that are not known yet must not be arguments of the loop that is written."""
+    """Return a step that uses no sizes: symbolic sizes must not become arguments of the exported loop."""
 
     def step(x: Tensor, prev: Sequence[Tensor]) -> State:
         heads = prev[0].unbind(1)
@@ -88,7 +88,7 @@ def _step(
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Return x in the dtype that is computed with: float32 for halves."""
+    """Return x in the dtype of the computation: float32 for 16-bit floats."""
     return x.float() if x.dtype.itemsize == 2 else x
 
 
@@ -96,6 +96,6 @@ def decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedPr
     """Return the program with torch's operations in place of fastiter's."""
     ops = torch.ops.fastiter
     table: Any = {ops._linear_fwd.default: _linear, ops._rnn_fwd.default: _rnn}
-    # Dynamo traces the steps of each loop, and takes a size that was another in the last loop for one that may change.
+    # Dynamo traces each loop's step, and would mark a size as dynamic if it differed in the previous loop.
     with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
         return program.run_decompositions(table)

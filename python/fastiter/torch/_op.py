@@ -1,4 +1,4 @@
-"""The private torch ops of fastiter, and what their implementations share: pointers, strides, checks of tensors."""
+"""The library of fastiter's private torch ops, and helpers for them: dispatch, strides, allocation, tensor checks."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if hasattr(Tensor, "__dlpack_c_exchange_api__"):  # from torch 2.10 on
 
 
 class _Library(torch.library.Library):
-    """A library whose implementations are not traced when they run inside of what torch.compile has given up on.
+    """A Library whose CPU and CUDA kernels are hidden from Dynamo after a graph break.
 
-    It would compile the parts of them, and under torch.func hand wrappers of tensors, which have no memory, to kernels.
+    Dynamo would compile parts of them, and under torch.func pass wrapper tensors, which have no memory, to kernels.
     """
 
     def impl(self, op_name: Any, fn: Any, dispatch_key: str = "", **more: Any) -> Any:
@@ -38,13 +38,13 @@ class _Library(torch.library.Library):
 
 @functools.cache
 def _list_arguments(op_name: str) -> frozenset[int]:
-    """Return the places of an op's arguments that are lists."""
+    """Return the positions of an op's list arguments."""
     arguments = getattr(torch.ops.fastiter, op_name).default._schema.arguments
     return frozenset(at for at, one in enumerate(arguments) if isinstance(one.type, torch.ListType))
 
 
 def _untraced(op_name: str, implementation: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what torch calls: AOTInductor's packages hand over None for a list without tensors."""
+    """Wrap an implementation: hide it from Dynamo, and turn the None that AOTInductor passes for an empty list to []."""
     disabled: list[Callable[..., Any]] = []
 
     def with_lists(*args: Any) -> Any:
@@ -53,7 +53,7 @@ def _untraced(op_name: str, implementation: Callable[..., Any]) -> Callable[...,
 
     @functools.wraps(implementation)
     def call(*args: Any) -> Any:
-        dynamo = sys.modules.get("torch._dynamo")  # importing it takes longer than all the rest
+        dynamo = sys.modules.get("torch._dynamo")  # not imported here: that takes longer than all the rest
         if dynamo is None:
             return with_lists(*args)
         if not disabled:
@@ -64,10 +64,10 @@ def _untraced(op_name: str, implementation: Callable[..., Any]) -> Callable[...,
 
 
 def _falling_back(op_name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the fake version of an op, which tells Inductor, where it is loaded, to call the op as it is.
+    """Wrap the fake version of an op so that it registers a fallback in Inductor, if that is loaded.
 
-    Inductor does so by itself unless ``torch._inductor.config.implicit_fallbacks`` is off. It traces with fake versions
-    before it looks for a way to write an op, and is not loaded for this alone.
+    Inductor falls back by itself unless ``torch._inductor.config.implicit_fallbacks`` is off. It traces with fake
+    versions before it looks for an op's lowering; it is not imported just for this.
     """
 
     @functools.wraps(fake)
@@ -76,7 +76,7 @@ def _falling_back(op_name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
         if hasattr(lowering, "make_fallback"):
             op = getattr(torch.ops.fastiter, op_name).default
             if op not in lowering.lowerings:
-                # code that is generated for the strides of fake outputs has to pass on such strides, too
+                # the generated code assumes the fake outputs' strides, so inputs must keep theirs, too
                 lowering.make_fallback(op, layout_constraint=lowering.constrain_to_fake_tensors, warn=False)
         return fake(*args, **named)
 
@@ -87,9 +87,9 @@ def _falling_back(op_name: str, fake: Callable[..., Any]) -> Callable[..., Any]:
 LIBRARY = _Library("fastiter", "DEF")
 
 FLOATS = (torch.float32, torch.float64)
-#: Those of GPU kernels that take halves.
+#: The dtypes of GPU kernels that also take 16-bit floats.
 GPU_FLOATS = (*FLOATS, torch.bfloat16, torch.float16)
-#: Where a family's tensors may be, once it has kernels for them.
+#: The device types of a family's tensors: without and with GPU kernels.
 CPU, CPU_AND_CUDA = ("cpu", "meta"), ("cpu", "cuda", "meta")
 _ORDINARY = (Tensor, torch.nn.Parameter)
 
@@ -103,7 +103,7 @@ def check_tensors(
     dtypes: Sequence[torch.dtype] = FLOATS,
     devices: Sequence[str] = CPU,
 ) -> None:
-    """Check that all are tensors of one of the dtypes and devices that the kernels have; the first sets both."""
+    """Check that all are tensors with the dtype and device of the first, and that the kernels support both."""
     dtype = getattr(tensors[0], "dtype", None)
     for x in tensors:
         if not isinstance(x, Tensor) or x.dtype != dtype or not x.is_cpu or x.layout != torch.strided or x.is_nested:
@@ -115,7 +115,7 @@ def check_tensors(
 
 
 def check_dense(function: str, name: str, x: Tensor) -> None:
-    """Refuse a tensor whose numbers are not in one piece of memory, at strides."""
+    """Refuse a tensor that is sparse, nested or of any other layout than strided."""
     if x.layout is not torch.strided or x.is_nested:
         got = "a nested one" if x.is_nested else f"layout {x.layout}"
         raise TypeError(f"{function}: {name} must be a dense tensor, got {got}")
@@ -147,7 +147,7 @@ def _explain(
 
 
 def are_ordinary(arguments: Sequence[Any]) -> bool:
-    """Say whether all tensors among the arguments, lists and tuples included, are torch's own and have memory here."""
+    """Return whether all tensors in the arguments, also in lists and tuples, are no subclasses and are on the CPU."""
     for x in arguments:
         kind = type(x)
         if kind in _ORDINARY:
@@ -166,35 +166,35 @@ _trace = torch._C._get_tracing_state
 
 
 def unwatched() -> bool:
-    """Say whether nothing traces or transforms what is called."""
+    """Return whether no tracing, dispatch mode or torch.func transform is active."""
     return not is_compiling() and _modes() == 0 and _level() is None and _trace() is None
 
 
 def exports_to_onnx() -> bool:
-    """Say whether torch.onnx.export records what is called."""
+    """Return whether torch.onnx.export is recording."""
     records = is_exporting() if is_compiling() else _trace() is not None
     return records and torch.onnx.is_in_onnx_export()
 
 
 def is_proxy(x: object) -> bool:
-    """Say whether x is what torch.fx.symbolic_trace hands to what it records, instead of a tensor."""
+    """Return whether x is a Proxy, which torch.fx.symbolic_trace passes in place of a tensor."""
     from torch.fx import Proxy
 
     return isinstance(x, Proxy)
 
 
 def grad_enabled() -> bool:
-    """Say whether gradients may be asked for. Exported graphs have none, and what is kept for them costs memory."""
+    """Return whether gradients may be requested. Exported graphs have none, and saving tensors would cost memory."""
     return torch.is_grad_enabled() and not is_exporting()
 
 
 def transformed() -> bool:
-    """Say whether one of torch.func's transforms, grad or vmap, is at work."""
+    """Return whether a transform of torch.func, such as grad or vmap, is active."""
     return _level() is not None
 
 
 def refuse_transforms(function: str, reason: str = "as it has no rules for them") -> None:
-    """Refuse a call inside of a transform of torch.func, which would refuse it with advice to us."""
+    """Refuse a call inside a torch.func transform; torch's own message addresses the op's author, not the user."""
     if transformed():
         expected = f"be called outside of the transforms of torch.func, {reason}"
         raise RuntimeError(
@@ -206,10 +206,9 @@ _Op = TypeVar("_Op", bound=Callable[..., Any])
 
 
 def eager(implementation: _Op, op: Any) -> _Op:
-    """Return a function that calls ``implementation`` where nothing watches, else ``op``.
+    """Return a function that calls ``implementation`` directly if no dispatch is needed, else ``op``.
 
-    The dispatcher costs a small layer half of its time. It is needed only when something traces, transforms or wraps
-    tensors.
+    The dispatcher takes half the time of a small layer. It is needed only for tracing, transforms and wrapper tensors.
     """
 
     def call(*args: Any) -> Any:
@@ -221,29 +220,29 @@ def eager(implementation: _Op, op: Any) -> _Op:
 
 
 def autocast_device(x: object) -> str:
-    """Return the kind of device whose autocast counts for ``x``."""
+    """Return the device type whose autocast applies to ``x``."""
     return "cuda" if isinstance(x, Tensor) and x.is_cuda else "cpu"
 
 
 def autocast_dtype(x: object) -> torch.dtype | None:
-    """Return the dtype that autocast asks for where ``x`` is, None where it is off."""
+    """Return autocast's dtype for the device of ``x``, None if autocast is off."""
     device = autocast_device(x)
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 def autocast_to(x: Any, dtype: torch.dtype) -> Any:
-    """Return ``x`` as autocast passes it on: in ``dtype``, unless it is float64 or no tensor of floats."""
+    """Cast ``x`` to ``dtype`` as autocast does: unchanged if it is float64 or not a floating-point tensor."""
     is_cast = isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64
     return x.to(dtype) if is_cast else x
 
 
 def contiguous(x: Tensor) -> Tensor:
-    """Return ``x``, or a copy, as plain memory: contiguous, with nothing that torch has only noted down."""
+    """Return ``x``, or a copy, contiguous and with pending conjugation and negation resolved."""
     return x.resolve_conj().resolve_neg().contiguous() if x.is_neg() or x.is_conj() else x.contiguous()
 
 
 def unit_stride(x: Tensor) -> Tensor:
-    """The same, where only the last axis must be contiguous (a size of 1 has any stride)."""
+    """Do the same, but require only the last axis to be contiguous (an axis of size 1 may have any stride)."""
     is_plain = not x.is_neg() and not x.is_conj()
     return x if is_plain and (x.stride()[-1] == 1 or x.shape[-1] == 1) else contiguous(x)
 
@@ -251,10 +250,10 @@ def unit_stride(x: Tensor) -> Tensor:
 def checked_lengths(
     function: str, lengths: Tensor | Sequence[int], batch: int, time: int, device: torch.device
 ) -> Tensor:
-    """Return the lengths of the rows of a batch as an int64 tensor that nobody else can change.
+    """Return a copy of the lengths of a batch's rows as an int64 tensor, checked.
 
-    It may be on the CPU or on ``device``, where the batch is. A card's own numbers are not waited for: the op holds
-    them in range.
+    It may be on the CPU or on ``device``, the batch's device. Values on a GPU are not synchronized for: the op clamps
+    them into range.
     """
     whole = checked_integers(function, "lengths", lengths, device)
     if is_compiling():
@@ -268,7 +267,7 @@ def checked_lengths(
 
 
 def checked_bounds(function: str, cu_seqlens: Tensor | Sequence[int], time: int, device: torch.device) -> Tensor:
-    """Return the bounds of sequences that lie one after the other, as :func:`checked_lengths` returns lengths."""
+    """Return the bounds of concatenated sequences, as :func:`checked_lengths` returns lengths."""
     bounds = checked_integers(function, "cu_seqlens", cu_seqlens, device)
     check_bounds_shape(function, bounds.shape)
     if bounds.is_cpu and not is_compiling():
@@ -278,7 +277,7 @@ def checked_bounds(function: str, cu_seqlens: Tensor | Sequence[int], time: int,
 
 
 def check_reset(function: str, reset: Any, x: Tensor, batch: int, time: int, name: str = "x") -> None:
-    """Check the flags of steps that begin anew in x, an argument of this name."""
+    """Check the reset flags of the steps of x, an argument of this name."""
     if not isinstance(reset, Tensor):
         raise TypeError(f"{function}: reset must be a torch.Tensor of bool, got {type(reset).__qualname__}")
     if reset.dtype != torch.bool:
@@ -303,7 +302,7 @@ def checked_integers(function: str, name: str, x: Tensor | Sequence[int], device
 
 
 def steps(x: Tensor) -> Steps:
-    """Return the address and strides of axes (row, time, gate, head) of (B, T, G, N, D), or of packed (M, G, N, D)."""
+    """Return the address and the strides (row, time, gate, head) of (B, T, G, N, D), or of packed (M, G, N, D)."""
     stride = x.stride()
     if len(stride) == 4:
         return x.data_ptr(), stride[0], 0, stride[1], stride[2]
@@ -311,21 +310,21 @@ def steps(x: Tensor) -> Steps:
 
 
 def state_steps(x: Tensor) -> Steps:
-    """The same of states (B, T, N, D), or of packed (M, N, D), which have no gates."""
+    """Return the same for states (B, T, N, D) or packed states (M, N, D), with gate stride 0."""
     stride = x.stride()
     if len(stride) == 3:
         return x.data_ptr(), stride[0], 0, 0, stride[1]
     return x.data_ptr(), stride[0], stride[1], 0, stride[2]
 
 
-#: Tensors from this size on get memory that was used before: its pages are there.
+#: Tensors from this size in bytes on reuse freed memory, whose pages are already mapped.
 _LARGE = 1 << 20
 
 
 def empty(
     x: Tensor, shape: Sequence[int], strides: Sequence[int] | None = None, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Return an uninitialised dense tensor with the device of ``x``, and its dtype unless another is given."""
+    """Return an uninitialised dense tensor on the device of ``x``, with its dtype unless another is given."""
     count = math.prod(shape)
     if not is_large(x, count):
         if strides is None:
@@ -335,12 +334,12 @@ def empty(
     storage = torch.frombuffer(_core.Buffer(count * size), dtype=torch.uint8).untyped_storage()
     if strides is None:
         strides = dense_strides(shape)
-    # set_, as a view could not be changed in place by whoever gets it from an autograd function
+    # set_, not a view: views that autograd functions return cannot be changed in place
     return x.new_empty(0, dtype=dtype).set_(storage, 0, shape, strides)
 
 
 def is_large(x: Tensor, count: int) -> bool:
-    """Say whether ``count`` numbers like those of ``x`` go where :func:`empty` finds memory that was used before."""
+    """Return whether :func:`empty` takes reused memory for ``count`` elements of the dtype of ``x``."""
     if isinstance(count, int) and count < _LARGE // 8:
         return False
     ordinary = isinstance(count, int) and type(x) in _ORDINARY and x.is_cpu
@@ -348,10 +347,10 @@ def is_large(x: Tensor, count: int) -> bool:
 
 
 def own_copy(x: Tensor) -> Tensor:
-    """Return the numbers of a dense tensor in memory of their own, laid out as in ``x``.
+    """Return a copy of a dense tensor, with the strides of ``x``.
 
-    A backward pass that reads a result reads such a copy: whoever gets the result may write to it, by ``x.data`` or
-    through an array too, of which autograd would know nothing.
+    A backward pass that needs a result saves such a copy, as users may write to the result in ways that autograd does
+    not see, such as through ``x.data`` or a NumPy array.
     """
     count = x.numel()
     if isinstance(count, int) and count >= _LARGE // 8 and not is_compiling() and is_large(x, count):
@@ -368,7 +367,7 @@ def dense_strides(shape: Sequence[int]) -> list[int]:
 
 
 def empty_steps(x: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None, ahead: Sequence[int] = ()) -> Tensor:
-    """Return a dense tensor (*ahead, B, T, ...), of B and T that one outermost in memory that it is in ``x``."""
+    """Return a dense tensor (*ahead, B, T, ...) in which B and T have the same order in memory as in ``x``."""
     whole = (*ahead, *shape)
     if x.stride(1) <= x.stride(0):
         return empty(x, whole, None, dtype)
@@ -379,10 +378,10 @@ def empty_steps(x: Tensor, shape: Sequence[int], dtype: torch.dtype | None = Non
 
 
 def empty_by_head(x: Tensor, lines: Sequence[int], inner: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Return a dense tensor (B, T, ..., N, D), or of packed lines (M, ..., N, D), with heads and then time outermost.
+    """Return a dense tensor (B, T, ..., N, D), or packed (M, ..., N, D), with heads and then time outermost in memory.
 
-    What the kernels alone read lies so: a step of a head is one piece of memory then, while rows a power of two apart
-    would fall into the same few sets of a cache.
+    It is the layout of tensors that only the kernels read: a head's step is contiguous, whereas rows with a stride of
+    a power of two would map to the same few cache sets.
     """
     *gates, heads, width = inner
     head, *along, line = dense_strides((heads, *lines[::-1], math.prod(gates) * width))[:-1]

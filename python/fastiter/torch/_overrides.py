@@ -1,4 +1,4 @@
-"""Calls whose arguments redefine torch's functions by __torch_function__, and modes that see every call."""
+"""Dispatch of calls to arguments that define __torch_function__, and to torch function modes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch.overrides import handle_torch_function, has_torch_function, has_torch
 
 
 def overridden(*arguments: Any, parts: Any = None) -> bool:
-    """Say whether one of the arguments, or one of the ``parts`` of another, redefines what torch's functions do."""
+    """Return whether an argument, or an element of the list or tuple ``parts``, overrides __torch_function__."""
     if has_torch_function_variadic(*arguments):
         return True
     return isinstance(parts, (tuple, list)) and bool(has_torch_function(parts))
 
 
 def dispatched(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """Hand a call of ``function`` to the first of its arguments, or to the mode, that redefines it."""
+    """Dispatch a call of ``function`` to the __torch_function__ of its first overriding argument, or of the mode."""
     return handle_torch_function(function, tuple(_leaves((arguments, *named.values()))), *arguments, **named)
 
 

@@ -1,4 +1,4 @@
-"""What number formats do to tensors, and codes packed into bytes: functions of :mod:`fastiter.quant` on tensors."""
+"""Analysis of number formats (error, calibration) and packing of codes: :mod:`fastiter.quant` on tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ._quant_op import FLOATS
 
 
 class Calibration(NamedTuple):
-    """A format, and the scale and zero point that go with it, as of :class:`fastiter.quant.Calibration`."""
+    """A format with its scale and zero point, like :class:`fastiter.quant.Calibration`."""
 
     fmt: Format
     scale: Tensor | None
@@ -28,9 +28,9 @@ class Calibration(NamedTuple):
 
 
 def error(x: Tensor, fmt: Format | str, **options: Any) -> quant.Error:
-    """Return how far rounding to a format moves the numbers of x: :func:`fastiter.quant.error` on a tensor.
+    """Return the error of rounding x to a format: :func:`fastiter.quant.error` on a tensor.
 
-    Options are arguments of :func:`fastiter.quant.quantize`; histogram and edges are arrays. Without a gradient.
+    Options are arguments of :func:`fastiter.quant.quantize`; histogram and edges are arrays. There is no gradient.
 
     Examples
     --------
@@ -71,7 +71,7 @@ def calibrate(
 
 
 def pack(codes: Tensor, fmt: Format | str) -> Tensor:
-    """Return the codes of the last axis without the bits that they do not need: :func:`fastiter.quant.pack`, uint8.
+    """Pack the codes along the last axis into bytes (uint8): :func:`fastiter.quant.pack` on a tensor.
 
     Examples
     --------
@@ -86,7 +86,7 @@ def pack(codes: Tensor, fmt: Format | str) -> Tensor:
 
 
 def unpack(packed: Tensor, fmt: Format | str, n: int) -> Tensor:
-    """Return the n codes of each line of :func:`pack`'s bytes: :func:`fastiter.quant.unpack` on a tensor."""
+    """Return the n codes of each row of packed bytes, the inverse of :func:`pack`: :func:`fastiter.quant.unpack`."""
     _check_integers("unpack", "packed", packed)
     if packed.is_cuda:
         return _quant_gpu.unpack(packed, fmt, n)
@@ -96,7 +96,7 @@ def unpack(packed: Tensor, fmt: Format | str, n: int) -> Tensor:
 def _floats(function: str, x: Tensor) -> npt.NDArray[Any]:
     check_tensors(function, ("x",), (x,), FLOATS)
     x = x.detach()
-    return _array(x.float() if x.dtype == torch.bfloat16 else x)  # exact, and what is computed with
+    return _array(x.float() if x.dtype == torch.bfloat16 else x)  # exact, and the dtype of the computation
 
 
 def _check_integers(function: str, name: str, x: object) -> None:

@@ -1,4 +1,4 @@
-"""Arguments of the functions of :mod:`fastiter.torch.quant`, checked once; a format becomes its text."""
+"""Checks of the arguments of :mod:`fastiter.torch.quant`; formats are passed on as strings."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Facts(NamedTuple):
-    """What a function has to know of a format."""
+    """Properties of a format that the functions need."""
 
     block: int
     stochastic: bool
     has_nan: bool
     fits_float32: bool
     accumulates: bool
-    targets: tuple[Target, Target] | None  # what "amax" has to do for float32 and float64; None where there is no scale
+    targets: tuple[Target, Target] | None  # of "amax" for float32 and float64; None if it has no scale
 
 
 def constant(function: _Function) -> _Function:
-    """Let a function of constants be worked out once for each, and torch.compile take what it returns as constant, too.
+    """Cache a function of constants, and mark its result as constant for torch.compile.
 
-    The mark is that of torch.compiler.assume_constant_result, which imports the compiler: that takes as long as torch.
+    Sets the mark of torch.compiler.assume_constant_result without importing the compiler, which takes as long as torch.
     """
     known: Any = lru_cache(maxsize=512, typed=True)(function)
 
@@ -50,7 +50,7 @@ def constant(function: _Function) -> _Function:
     def call(*arguments: Any) -> Any:
         try:
             return known(*arguments)
-        except TypeError:  # what cannot be looked up, for the function's own message
+        except TypeError:  # unhashable arguments: the function raises its own error
             return function(*arguments)
 
     call._dynamo_marked_constant = True  # type: ignore[attr-defined]
@@ -59,7 +59,7 @@ def constant(function: _Function) -> _Function:
 
 @constant
 def facts(text: str) -> Facts:
-    """Return the facts of the format with this text."""
+    """Return the properties of the format with this string."""
     fmt = read(text)
     block = block_of(fmt)
     in_float, in_double = target_of(fmt, False), target_of(fmt, True)
@@ -70,19 +70,19 @@ def facts(text: str) -> Facts:
 
 @constant
 def text_of(function: str, fmt: Format | str) -> str:
-    """Return the text of a format, checked."""
+    """Check a format and return its string."""
     return str(check_format(function, fmt))
 
 
 @constant
 def made(width: int, signed: bool, rounding: str, overflow: str) -> str:
-    """Return the text of integers."""
+    """Return the string of an integer format."""
     return str(Int(width, signed, rounding, overflow))
 
 
 @constant
 def fixed_text(width: int, signed: bool, rounding: str, overflow: str, terms: int | None, method: str) -> str:
-    """Return the text of fixed point, or of a sum of powers of two, whose codes are its numbers."""
+    """Return the string of a fixed-point or sum-of-powers format whose values are integers, equal to the codes."""
     if isinstance(width, int) and not 1 <= width <= 53:
         raise ValueError(f"fixed_point: width must be from 1 to 53, got {width}")
     if terms is None:
@@ -93,7 +93,7 @@ def fixed_text(width: int, signed: bool, rounding: str, overflow: str, terms: in
 
 
 def checked_accumulator(function: str, accumulate: Format | str, every: int) -> str:
-    """Return the text of an accumulator's format."""
+    """Check an accumulator's format and return its string."""
     text = text_of(function, accumulate)
     known = facts(text)
     if not known.accumulates or known.stochastic:
@@ -108,7 +108,7 @@ def checked_accumulator(function: str, accumulate: Format | str, every: int) -> 
 
 
 def checked_seed(function: str, rng: Rng, x: Tensor) -> Tensor | None:
-    """Return the seed as an int64 tensor of one element, on the CPU or beside x."""
+    """Return the seed as an int64 tensor of one element, on the CPU or on the device of x."""
     if rng is None:
         return None
     if isinstance(rng, Tensor):
@@ -127,14 +127,14 @@ def checked_seed(function: str, rng: Rng, x: Tensor) -> Tensor | None:
 
 
 def check_device(function: str, name: str, device: torch.device, x: Tensor) -> None:
-    """Check that what goes with x is on the CPU, or on the device of x."""
+    """Check that the device of an argument is the CPU or the device of x."""
     if device.type not in ("cpu", "meta") and device != x.device:
         where = f"the CPU or on {x.device}" if x.is_cuda else "the CPU"
         raise BackendError(f"{function}: {name} must be on {where}, got device {device}")
 
 
 def number_or_tensor(function: str, name: str, value: Any, x: Tensor, *, floats: bool) -> Tensor:
-    """Return a number or a tensor of floats (or of integers) as a tensor, on the CPU or beside x."""
+    """Return a number or a tensor of floats (or of integers) as a tensor, on the CPU or on the device of x."""
     what = "floats" if floats else "integers"
     if isinstance(value, Tensor):
         if value.is_complex() or value.dtype == torch.bool or value.is_floating_point() != floats:
@@ -151,13 +151,13 @@ def number_or_tensor(function: str, name: str, value: Any, x: Tensor, *, floats:
 
 
 def checked_amax(function: str, scale: str) -> None:
-    """Check that the word is the one that a scale may be."""
+    """Check that a scale given as a string is 'amax'."""
     if scale != "amax":
         raise ValueError(f"{function}: scale must be a number, a tensor or 'amax', got {scale!r}")
 
 
 def checked_scale(function: str, x: Tensor, text: str, scale: Scale, axis: int) -> Tensor | None:
-    """Return the scale as a tensor; check the axis, too."""
+    """Return the scale as a tensor; also check the axis."""
     if isinstance(axis, bool) or not isinstance(axis, int):
         raise TypeError(f"{function}: axis must be an int, got {kind(axis)}")
     if not -max(x.dim(), 1) <= axis < max(x.dim(), 1):
@@ -175,7 +175,7 @@ def checked_scale(function: str, x: Tensor, text: str, scale: Scale, axis: int) 
 
 
 def largest_scale(function: str, x: Tensor, text: str, kept_axis: int | None = None) -> Tensor:
-    """Return the scale with which the format just holds the largest magnitude of x (of each index of an axis)."""
+    """Return the scale that maps the largest magnitude of x (or of each index of ``kept_axis``) to the format's."""
     targets = facts(text).targets
     if targets is None:
         raise ValueError(f"{function}: scale must be a number or a tensor for {text}, got 'amax'")
@@ -188,7 +188,7 @@ def largest_scale(function: str, x: Tensor, text: str, kept_axis: int | None = N
         others = [k for k in range(x.dim()) if k != kept_axis % x.dim()]
         largest = magnitude.amax(others, keepdim=True) if others else magnitude
     usable = torch.isfinite(largest) & (largest > 0)
-    # A gradient that is zero, infinite or NaN throughout keeps its zeros, infinities and NaN with any scale.
+    # If x holds only zeros, infinities and NaN, any scale keeps them.
     wide = torch.promote_types(x.dtype, torch.float32)
     target = targets[wide == torch.float64]
     largest = torch.where(usable, largest, 1).to(torch.float64)
@@ -199,7 +199,7 @@ def largest_scale(function: str, x: Tensor, text: str, kept_axis: int | None = N
 
 
 def check_divides(function: str, name: str, parameter: Tensor, x: Tensor) -> None:
-    """Check that the parameter has one element, or as many axes as x, each as long as a divisor of x's."""
+    """Check that the parameter has one element, or as many axes as x, with sizes that divide those of x."""
     if parameter.numel() == 1:
         return
     sizes, whole = parameter.shape, x.shape
@@ -211,13 +211,13 @@ def check_divides(function: str, name: str, parameter: Tensor, x: Tensor) -> Non
 
 
 def check_positive(function: str, name: str, parameter: Tensor) -> None:
-    """Check one number's value, where it can be seen without waiting."""
+    """Check that a number is positive and finite, if it can be read without synchronizing."""
     if not is_compiling() and parameter.device.type == "cpu" and not 0 < parameter.item() < math.inf:
         raise ValueError(f"{function}: {name} must be positive and finite, got {parameter.item():g}")
 
 
 def checked_with_parameter(function: str, x: Tensor, name: str, parameter: Tensor, gradient_scale: float) -> None:
-    """Check x, what is learned beside it, and the factor of its gradient."""
+    """Check x, its learned parameter, and the factor of the parameter's gradient."""
     check_tensors(function, ("x",), (x,), FLOATS, CPU_AND_CUDA)
     if not isinstance(parameter, Tensor):
         raise TypeError(f"{function}: {name} must be a torch.Tensor, got {kind(parameter)}")

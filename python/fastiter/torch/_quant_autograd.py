@@ -19,7 +19,7 @@ from ._quant_op import quantize_op, step_op
 
 
 class How(NamedTuple):
-    """How numbers are rounded. is_point: the scale is 2^-point; factor: of the gradient of scale or point."""
+    """Options of rounding. is_point: the scale is 2^-point; factor: multiplies the gradient of scale or point."""
 
     function: str
     text: str
@@ -44,7 +44,7 @@ def how_to(
     ste: str,
     can_keep: bool = True,
 ) -> How:
-    """Return the checked arguments that all functions share."""
+    """Check the arguments common to all functions and return them."""
     refuse, stands_for = check_nan(function, nan, can_keep)
     zero = None if zero_point is None else number_or_tensor(function, "zero_point", zero_point, x, floats=False)
     if not isinstance(ste, str):
@@ -64,7 +64,7 @@ def apply(x: Tensor, parameter: Tensor | None, how: How) -> Tensor:
     if torch.is_grad_enabled() and (x.requires_grad or (parameter is not None and parameter.requires_grad)):
         result: Tensor = Rounded.apply(x, parameter, *how)
         return result
-    if forward_ad._current_level >= 0:  # for the autograd function's refusal
+    if forward_ad._current_level >= 0:  # Rounded refuses forward-mode gradients
         return Rounded.apply(x, parameter, *how)
     return _forward(x, parameter, how)[0]
 
@@ -77,7 +77,7 @@ def _forward(x: Tensor, parameter: Tensor | None, how: How) -> tuple[Tensor, Ten
 
 
 class Rounded(torch.autograd.Function):
-    """x, scale or point, and the fields of How -> y"""
+    """Map (x, scale or point, fields of How) to y, with straight-through gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, parameter: Tensor | None, *fields: Any) -> Tensor:
@@ -96,14 +96,14 @@ class Rounded(torch.autograd.Function):
         y = x if y is None else y
         dx, *rest = quantize_bwd(dy, x, y, ctx.text, scale, zero_point, ctx.clip, ctx.learns)
         dparameter = None
-        if rest:  # the sum of dy (y - x) in range and of dy y out of it
+        if rest:  # the sum of dy (y - x) in range and dy y out of range
             wide = rest[0] * (-math.log(2.0) * ctx.factor if ctx.is_point else ctx.factor)
             dparameter = (wide if ctx.is_point else wide / scale).to(ctx.dtype)
         return (dx, dparameter, *[None] * 10)
 
 
 class Pact(torch.autograd.Function):
-    """x, alpha -> x cut to 0 .. alpha, then one of ``steps`` + 1 even steps"""
+    """Clip x to 0 .. alpha, then round to ``steps`` + 1 uniform levels."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: Tensor, text: str, steps: int, seed: Tensor | None) -> Tensor:
@@ -123,7 +123,7 @@ class Pact(torch.autograd.Function):
 
 
 class RoundedGradient(torch.autograd.Function):
-    """x -> x, whose gradient is rounded"""
+    """Return x; its gradient is rounded."""
 
     @staticmethod
     def forward(

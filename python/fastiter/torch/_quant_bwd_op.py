@@ -1,7 +1,7 @@
 """The private op of rounding's straight-through gradient.
 
-dx, and over what shares a scale the sum of dy (y - x) where the rounded number is in range and of dy y where it is not:
-of it the callers make the gradient of what they scale by.
+It returns dx and, for each scale, the sum over its elements of dy (y - x) where the rounded number is in range and of
+dy y where it is not, from which callers compute the gradient of the scale or binary point.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LIBRARY.define(
 
 
 def _side_by_side(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Return x with each axis cut into (those of one scale, its elements), and the scale so that it broadcasts."""
+    """Return x with each axis split into (scales, elements per scale), and the scale shaped to broadcast with it."""
     if scale.dim() != x.dim():
         scale = scale.reshape([1] * x.dim())
     parts = [part for each, size in zip(scale.shape, x.shape, strict=True) for part in (each, size // each)]
@@ -32,7 +32,7 @@ def _side_by_side(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _ends(x: Tensor, fmt: Format, scale: Tensor | None, zero_point: Tensor | None) -> tuple[float, float] | None:
-    """Return the lowest and the highest x in the format's range, where they are the same for all elements."""
+    """Return the lowest and the highest x in the format's range, or None if they differ between elements."""
     name = NAMES[torch.promote_types(x.dtype, torch.float32)]
     if scale is not None and scale.numel() != 1:
         return None
@@ -49,9 +49,9 @@ def _ends(x: Tensor, fmt: Format, scale: Tensor | None, zero_point: Tensor | Non
 
 
 def _inside(x: Tensor, fmt: Format, scale: Tensor, zero_point: Tensor | None) -> Tensor:
-    """Say which elements are in the format's range once they are rounded."""
+    """Return a mask of the elements whose rounded values are in the format's range."""
     wide = torch.promote_types(x.dtype, torch.float32)
-    if isinstance(fmt, (Fixed, SumOfPowers)) and are_powers(as_array(scale)):  # the limits of x are exact
+    if isinstance(fmt, (Fixed, SumOfPowers)) and are_powers(as_array(scale)):  # scaled limits are exact
         low, high = limits(fmt, NAMES[wide], 0)
         parts, factor = _side_by_side(x.to(wide), scale)
         return _between(parts, (low * factor).to(wide), (high * factor).to(wide)).reshape(x.shape)
@@ -103,7 +103,7 @@ def _bwd(
 def _gradient(
     dy: Tensor, x: Tensor, y: Tensor, ends: tuple[float, float] | None, clip: bool, sums: bool
 ) -> tuple[Tensor, float]:
-    """Return dx, and the sum for the scale: from the kernel, in float32 for 16-bit numbers."""
+    """Return dx and the sum for the scale, computed by the kernel (in float32 for 16-bit inputs)."""
     wide = torch.promote_types(x.dtype, torch.float32)
     given = [t if t.dtype == wide else t.to(wide) for t in (dy, x, y)]
     dx = empty(given[0], x.shape)

@@ -1,4 +1,4 @@
-"""The ops of rounding on CUDA tensors: what runs where tensors are on a GPU."""
+"""Registers the CUDA implementations of the rounding ops."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _NOTHING, _ONE_SUM, _PRODUCTS = range(3)
 
 @lru_cache(maxsize=512)
 def _limits(fmt: Format, name: str, device: torch.device) -> Tensor:
-    """Return the lowest and the highest code of integers, of others the numbers that are rounded to one in range."""
+    """Return the lowest and highest code of an Int, or else the lowest and highest number that rounds into range."""
     ends = (fmt.min_code, fmt.max_code) if isinstance(fmt, Int) else limits(fmt, name, 0)
     double = name == "float64" or isinstance(fmt, Int)
     exact = torch.tensor(ends, dtype=torch.float64, device="cpu")
@@ -97,7 +97,7 @@ def backward(
 
 
 def step(point: Tensor, function: str) -> Tensor:
-    """Return 2^-round(point); what is beyond -126 to 126 counts as that, as its value is not known here."""
+    """Return 2^-round(point), with the point clamped to -126 .. 126, as its value cannot be checked on the GPU."""
     given = contiguous(point.detach())
     made = torch.empty_like(given, dtype=torch.float64)
     block = max(min(1 << (math.prod(given.shape) - 1).bit_length(), 256), 1)
