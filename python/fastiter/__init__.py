@@ -42,7 +42,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> _Any:
-    """Import the families that are modules when they are asked for: they take longer than all the rest."""
+    """Import a family's module on first access: these take longer to import than all the rest."""
     if name in ("quant", "relax", "tune"):
         return _import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,18 +6,18 @@ import ctypes
 import importlib.util
 from collections.abc import Mapping
 
-#: What runs where the data lies on a card.
+#: The backends for data in GPU memory
 _ON_CARDS = ("cuda", "triton")
 #: The oldest compute capability that the CUDA kernels are compiled for: tensor cores with bfloat16.
 OLDEST = (8, 0)
 
 
 class BackendError(RuntimeError):
-    """A backend was named, or is needed for where the data lives, and cannot run."""
+    """The backend that was named, or that the location of the data requires, cannot run."""
 
 
 def choose(function: str, table: Mapping[str, object], backend: str | None) -> str:
-    """Return the key of ``table`` that ``backend`` names; ``None`` is ``"cpu"``, where NumPy arrays live."""
+    """Return the key of ``table`` that ``backend`` names; ``None`` means ``"cpu"``, where NumPy arrays live."""
     name = "cpu" if backend is None else backend
     if not isinstance(name, str):
         raise TypeError(f"{function}: backend must be a str or None, got {type(name).__name__}")
@@ -29,7 +29,7 @@ def choose(function: str, table: Mapping[str, object], backend: str | None) -> s
 
 
 def availability() -> dict[str, str]:
-    """Return for each backend ``"available"`` or the reason why not; only what is installed is looked at."""
+    """Map each backend to ``"available"`` or the reason why it cannot run, judged by what is installed."""
     installed = {name: importlib.util.find_spec(name) is not None for name in ("torch", "triton", "cupy")}
     state = {"cpu": "available", "reference": "available"}
     state["torch"] = "available" if installed["torch"] else "not installed (pip install fastiter[torch])"
@@ -41,7 +41,7 @@ def availability() -> dict[str, str]:
 
 
 def _card(oldest: tuple[int, int]) -> str:
-    """Return ``"available"`` where NVIDIA's driver finds a card that is not too old, or what is missing."""
+    """Return ``"available"`` if NVIDIA's driver finds a recent enough GPU, else what is missing."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -58,7 +58,7 @@ def _card(oldest: tuple[int, int]) -> str:
 
 
 def _capability(driver: ctypes.CDLL, number: int) -> tuple[int, int]:
-    """Return the compute capability of a card."""
+    """Return the compute capability of a GPU."""
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     driver.cuDeviceGet(ctypes.byref(device), number)
     for value, attribute in ((major, 75), (minor, 76)):

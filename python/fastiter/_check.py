@@ -19,7 +19,7 @@ _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def check_arrays(function: str, names: Sequence[str], arrays: Sequence[object], dtypes: Sequence[str] = FLOATS) -> None:
-    """Check that all are ndarrays of one of the dtypes (in the machine's byte order); the first sets it."""
+    """Check that all are ndarrays of one of the dtypes (in native byte order); the first array sets the dtype."""
     dtype = getattr(arrays[0], "dtype", None)
     for x in arrays:
         if type(x) is not np.ndarray or x.dtype != dtype:
@@ -34,7 +34,7 @@ def check_arrays(function: str, names: Sequence[str], arrays: Sequence[object], 
 
 
 def check_array(function: str, name: str, x: object, dtypes: Sequence[str] = FLOATS) -> None:
-    """Check that ``x`` is an ndarray of one of the dtypes; their names do, as bfloat16 comes from another package."""
+    """Check that ``x`` is an ndarray of one of the dtypes, compared by name as bfloat16 comes from another package."""
     expected = f"a NumPy array of {' or '.join(part for part in (', '.join(dtypes[:-1]), dtypes[-1]) if part)}"
     if not isinstance(x, np.ndarray):
         raise TypeError(f"{function}: {name} must be {expected}, got {kind(x)}")
@@ -44,8 +44,8 @@ def check_array(function: str, name: str, x: object, dtypes: Sequence[str] = FLO
 
 
 def refuse_mask(function: str, name: str, x: object) -> None:
-    """Check that ``x`` is no masked array: the numbers under its mask would count like all others."""
-    masked = sys.modules.get("numpy.ma")  # which is not loaded before somebody needs it
+    """Check that ``x`` is not a masked array: masked elements would count like all others."""
+    masked = sys.modules.get("numpy.ma")  # absent until somebody imports it
     if masked is not None and isinstance(x, masked.MaskedArray):
         raise TypeError(f"{function}: {name} must be without a mask (x.filled(value) is), got a masked array")
 
@@ -58,9 +58,9 @@ def check_out(
     inputs: Sequence[Array],
     dtypes: Sequence[str] = FLOATS,
 ) -> None:
-    """Check that ``out`` is a writable array of this shape and of the first input's dtype, apart from every input."""
+    """Check that ``out`` is a writable array of this shape and of the first input's dtype, and overlaps no input."""
     check_array(function, "out", out, dtypes)
-    assert isinstance(out, np.ndarray)  # for the type checker: check_array has said so
+    assert isinstance(out, np.ndarray)  # for the type checker: check_array has checked it
     if out.dtype != inputs[0].dtype:
         raise TypeError(f"{function}: out must have dtype {inputs[0].dtype} like {names[0]}, got {out.dtype}")
     check_room(function, out, shape)
@@ -68,7 +68,7 @@ def check_out(
 
 
 def check_room(function: str, out: Array, shape: tuple[int, ...]) -> None:
-    """Check that ``out`` can be written to, and has this shape and a place for each element."""
+    """Check that ``out`` is writable, has this shape and does not overlap itself."""
     if out.shape != shape:
         raise ValueError(f"{function}: out must have shape {shape}, got {out.shape}")
     if not out.flags.writeable:
@@ -85,7 +85,7 @@ def check_apart(function: str, out: Array, names: Sequence[str], inputs: Sequenc
 
 
 def overlaps_itself(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> bool:
-    """Say whether two elements may share memory: each axis must step over all that the axes with smaller steps span."""
+    """Return whether elements may share memory: whether some stride is below the extent of the smaller-stride axes."""
     span = itemsize
     for stride, size in sorted((abs(stride), size) for stride, size in zip(strides, shape, strict=True)):
         if size > 1 and stride < span:
@@ -95,7 +95,7 @@ def overlaps_itself(shape: Sequence[int], strides: Sequence[int], itemsize: int)
 
 
 def integers(function: str, name: str, x: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Return a contiguous int64 copy of ``x``; refuse what is not made of whole numbers."""
+    """Return a contiguous int64 copy of ``x``; refuse anything but integers."""
     refuse_mask(function, name, x)
     try:
         array = np.asarray(x)
@@ -107,11 +107,11 @@ def integers(function: str, name: str, x: npt.ArrayLike) -> npt.NDArray[np.int64
         raise TypeError(f"{function}: {name} must be integers, got dtype {array.dtype}")
     if array.dtype.kind == "u" and array.max(initial=0) > np.iinfo(np.int64).max:
         raise ValueError(f"{function}: {name} must be at most 2**63 - 1, got {array.max()}")
-    return np.array(array, dtype=np.int64, order="C")  # a copy, which nobody else can change; it keeps 0-d arrays 0-d
+    return np.array(array, dtype=np.int64, order="C")  # a copy that the caller cannot change; 0-d arrays stay 0-d
 
 
 def unit_stride(x: Array) -> Array:
-    """Return ``x``, or a copy, with aligned elements and the last axis next to each other."""
+    """Return ``x``, or a copy, with aligned elements and a contiguous last axis."""
     if x.flags.c_contiguous and x.flags.aligned:
         return x
     size = x.itemsize
@@ -121,7 +121,7 @@ def unit_stride(x: Array) -> Array:
     return np.ascontiguousarray(x)
 
 
-#: Arrays from this size on get memory that was used before: its pages are there.
+#: Arrays of at least this many bytes reuse freed memory, whose pages are already mapped.
 _LARGE = 1 << 20
 
 
@@ -136,7 +136,7 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 
 
 def empty_steps(wx: Array, inner: tuple[int, ...], dtype: np.dtype[Any] | None = None) -> Array:
-    """Return a dense (B, T, *inner) with time or batch outermost in memory, whichever it is in ``wx``; of its dtype."""
+    """Return a dense (B, T, *inner) with time or batch outermost in memory, as in ``wx``; by default in its dtype."""
     batch, time = wx.shape[:2]
     dtype = wx.dtype if dtype is None else dtype
     if abs(wx.strides[1]) > abs(wx.strides[0]):

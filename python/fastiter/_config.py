@@ -11,7 +11,7 @@ __version__: str = _core.version
 
 
 def get_num_threads() -> int:
-    """Return how many threads a kernel may use.
+    """Return the number of threads that a kernel may use.
 
     The number given to :func:`set_num_threads`; without one the environment variable ``FASTITER_NUM_THREADS``, else
     torch's number when torch is in the process, else ``OMP_NUM_THREADS``, else the cores that this process may run on.
@@ -27,7 +27,7 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(threads: int | None) -> None:
-    """Set how many threads a kernel uses, whatever the load of the machine; ``None`` goes back to the default.
+    """Set how many threads a kernel uses, whatever the load of the machine; ``None`` restores the default.
 
     Parameters
     ----------
@@ -58,9 +58,9 @@ def set_num_threads(threads: int | None) -> None:
 
 
 def release_memory() -> int:
-    """Give idle memory back to the system, and return how many bytes.
+    """Return idle memory to the system; return the number of bytes.
 
-    Large results lie in memory that is kept for the next ones when they are gone, as fresh pages cost more than a
+    The memory of large results is kept for later ones after they are freed, as mapping fresh pages costs more than a
     kernel that fills them; at most a sixteenth of the machine's memory is kept idle.
 
     Examples

@@ -14,12 +14,12 @@ from ._backend import OLDEST, BackendError
 
 
 def cupy() -> Any:
-    """Return the module cupy, which loads and launches what NVRTC has compiled."""
+    """Return the module cupy, which loads and launches the cubins that NVRTC compiled."""
     if importlib.util.find_spec("cupy") is None:
         raise BackendError("cuda: CuPy loads the kernels and is not installed (pip install fastiter[gpu])")
     try:
         return importlib.import_module("cupy")
-    except ImportError as error:  # installed for another version of CUDA, or without a driver
+    except ImportError as error:  # built for another CUDA version, or there is no driver
         raise BackendError(
             f"cuda: CuPy is installed and cannot be imported, check the driver with nvidia-smi and that there is one "
             f"cupy package alone (pip install fastiter[gpu]): {error}"
@@ -55,7 +55,7 @@ def _function(
                 f"cuda: the driver does not load {stem}.cu as NVRTC {made_by} compiles it: update the driver to one "
                 f"for CUDA {made_by} (nvidia-smi shows its version), or install an older nvidia-cuda-nvrtc: {error}"
             ) from error
-        if shared > 48 << 10:  # more than any kernel may have without asking
+        if shared > 48 << 10:  # more shared memory than a kernel may have by default
             function.max_dynamic_shared_size_bytes = shared
     return function
 
@@ -75,8 +75,8 @@ def launch(
 ) -> None:
     """Launch a kernel of kernels/cuda/<stem>.cu, compiled with ``defines``.
 
-    ``args`` are NumPy scalars of the kernel's own types, addresses as uint64. ``cooperative`` blocks are resident
-    all at a time, so that they can meet.
+    ``args`` are NumPy scalars of the kernel's own types, addresses as uint64. All blocks of a ``cooperative`` launch
+    are resident at once, so that they can synchronise across the grid.
     """
     told = tuple(sorted((key, str(value)) for key, value in (defines or {}).items()))
     function = _function(stem, kernel, told, device, shared, cooperative)
@@ -85,12 +85,12 @@ def launch(
 
 
 def three(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Return the sizes of all three axes."""
+    """Return the sizes padded with 1 to three axes."""
     return tuple([*sizes, 1, 1][:3])
 
 
 def compile_all(variants: Sequence[tuple[str, Mapping[str, object]]], device: int = 0) -> None:
-    """Compile several sources at a time into the cache on disk, before they are needed."""
+    """Compile several sources in parallel into the cache on disk, before they are needed."""
     arch = architecture(device)
     with ThreadPoolExecutor() as pool:
         for done in [pool.submit(_nvrtc.cubin, stem, arch, defines) for stem, defines in variants]:

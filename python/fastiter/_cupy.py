@@ -1,4 +1,4 @@
-"""CuPy's arrays: the functions of arrays hand them to their namesakes in fastiter.torch, which have the GPU kernels."""
+"""CuPy arrays: the array functions forward them to their namesakes in fastiter.torch, which have the GPU kernels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def takes_cupy(function: _Function) -> _Function:
-    """Let a function of NumPy arrays take CuPy's: no array is copied, and the work goes to CuPy's current stream."""
+    """Let a function of NumPy arrays accept CuPy arrays, without a copy and on CuPy's current stream."""
 
     @functools.wraps(function)
     def call(*args: Any, **options: Any) -> Any:
@@ -32,7 +32,7 @@ def takes_cupy(function: _Function) -> _Function:
 
 
 def is_cupy(x: object) -> bool:
-    """Say whether ``x`` is CuPy's, an array or a sparse matrix, or begins with such an array."""
+    """Return whether ``x`` is a CuPy array or sparse matrix, or a sequence that begins with a CuPy array."""
     if isinstance(x, tuple) and x:
         x = x[0]
     return type(x).__module__.partition(".")[0] in ("cupy", "cupyx")
@@ -51,13 +51,13 @@ def _device(given: tuple[Any, ...]) -> int:
 def through_torch(
     module: str, function: str, args: tuple[Any, ...], options: dict[str, Any], name: str | None = None
 ) -> Any:
-    """Call a function of tensors on CuPy's arrays; ``name`` is that of the caller in messages."""
+    """Call a function of tensors on CuPy arrays; ``name`` is the caller's name in messages."""
     name = name or function
     if options.pop("backend", None) is not None:
         raise BackendError(f"{name}: backend must be None for CuPy arrays, whose device decides, got another")
     if importlib.util.find_spec("torch") is None:
         raise BackendError(f"{name}: CuPy arrays need torch, which launches their kernels (pip install fastiter[gpu])")
-    # By name: this layer lies below fastiter.torch, and only CuPy's arrays go up.
+    # Imported by name: this layer lies below fastiter.torch, and only CuPy arrays need it.
     torch, cupy = importlib.import_module("torch"), importlib.import_module("cupy")
     run = getattr(importlib.import_module(module), function)
     device = _device(args or tuple(options.values()))
@@ -70,7 +70,7 @@ def through_torch(
 
 
 def _replaced(x: Any, which: Callable[[Any], bool], by: Callable[[Any], Any]) -> Any:
-    """Return ``x`` with what is chosen replaced, also inside of tuples, lists and dicts."""
+    """Return ``x`` with each item that ``which`` selects replaced, also inside tuples, lists and dicts."""
     if which(x):
         return by(x)
     if isinstance(x, Solution):

@@ -1,4 +1,4 @@
-"""What the delta rule's functions check and decide, for arrays and tensors alike."""
+"""Checks and planning for the delta rule, for arrays and tensors alike."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from ._rnn import kind
 
 Shape = tuple[int, ...]
 METHODS = ("auto", "step", "chunk")
-#: The most factors that a chunk may have: its triangular matrices are that large.
+#: The largest number of factors in a chunk: its triangular matrices have this size.
 LONGEST_CHUNK = 256
-#: Factors that the backward pass takes together unless `chunk` says otherwise, and factors between two saved states.
+#: Factors that the backward pass takes at once unless method is "chunk", and factors between two saved states
 _BACKWARD, _SAVED = 16, 64
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """B, T, M factors a step, N heads, and states of K lines and V columns."""
+    """B, T, M factors per step, N heads, and states of K rows and V columns."""
 
     batch: int
     time: int
@@ -27,7 +27,7 @@ class Sizes:
 
 
 def check_shapes(function: str, q: Shape, k: Shape, v: Shape, beta: Shape, decay: Shape | None) -> Sizes:
-    """Return the sizes when all shapes but that of the state belong together."""
+    """Return the sizes if the shapes of all arguments but the state are consistent."""
     if len(q) != 4:
         raise ValueError(f"{function}: q must have shape (B, T, N, K), got {tuple(q)}")
     batch, time, heads, keys = q
@@ -53,7 +53,7 @@ def check_shapes(function: str, q: Shape, k: Shape, v: Shape, beta: Shape, decay
 
 
 def check_state(function: str, h0: Shape | None, sizes: Sizes, rows: int, packed: bool) -> None:
-    """Check the shape of the initial state: one for each of the ``rows`` sequences."""
+    """Check the shape of the initial state, which has one matrix for each of the ``rows`` sequences."""
     expected = (rows, sizes.heads, sizes.keys, sizes.values)
     if h0 is not None and tuple(h0) != expected:
         letter = "S" if packed else "B"
@@ -75,7 +75,7 @@ def check_bounds(function: str, shape: Shape, sizes: Sizes) -> None:
 
 
 def check_bounds_values(function: str, first: int, last: int, least: int, time: int) -> None:
-    """Check that cu_seqlens goes from 0 to T without a step back; ``least``: its smallest difference."""
+    """Check that cu_seqlens goes from 0 to T without decreasing; ``least`` is its smallest difference."""
     if first != 0 or last != time or least < 0:
         got = f"{first} to {last}" if first != 0 or last != time else f"a difference of {least}"
         raise ValueError(f"{function}: cu_seqlens must rise from 0 to T = {time}, got {got}")
@@ -88,19 +88,19 @@ def check_exclusive(function: str, lengths: object, cu_seqlens: object) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps that are taken at a time, forward (0: one by one) and backward, and steps between two saved states."""
+    """Steps per chunk, forward (0: one by one) and backward, and steps between two saved states."""
 
     forward: int
     backward: int
     period: int
 
     def saved_states(self, sizes: Sizes, rows: int, packed: bool) -> int:
-        """Return how many states of a head are saved: each sequence has its own, and a first one."""
+        """Return the number of saved states per head; each sequence has its own, including the initial one."""
         return sizes.time // self.period + rows if packed else rows * -(-sizes.time // self.period)
 
 
 def plan(function: str, method: object, chunk: object, factors: int) -> Plan:
-    """Return how ``method`` and ``chunk`` run steps of so many factors."""
+    """Return the plan for ``method`` and ``chunk`` with ``factors`` factors per step."""
     if not isinstance(method, str):
         raise TypeError(f"{function}: method must be one of {METHODS}, got {kind(method)}")
     if method not in METHODS:
@@ -109,6 +109,6 @@ def plan(function: str, method: object, chunk: object, factors: int) -> Plan:
         raise TypeError(f"{function}: chunk must be an int, got {kind(chunk)}")
     if not 1 <= chunk <= LONGEST_CHUNK:
         raise ValueError(f"{function}: chunk must be from 1 to {LONGEST_CHUNK}, got {chunk}")
-    # The step form wins everywhere (docs/delta.md has the numbers): a core has no use for the products that chunks add.
+    # The step form is faster everywhere (docs/delta.md has the numbers): a core gains nothing from a chunk's products.
     together = max(1, (chunk if method == "chunk" else _BACKWARD) // factors)
     return Plan(together if method == "chunk" else 0, together, together * max(1, _SAVED // (together * factors)))

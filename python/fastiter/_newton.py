@@ -1,4 +1,4 @@
-"""What the cells with diagonal weights are, and the checks of their arguments, for arrays and tensors alike."""
+"""The cells with diagonal weights, and the checks of their arguments, for arrays and tensors alike."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ParaCell:
     states: tuple[str, ...]
     peepholes: bool = False
 
-    #: What messages call the parts of the state (a single one is the argument h0 itself), and all arrays, in the order
-    #: of the signature. Made here, as torch's compiler cannot trace a cached_property.
+    #: Names in messages of the parts of the state (a single part is the argument h0 itself), and of all arrays, in the
+    #: order of the signature. Computed here, as torch.compile cannot trace a cached_property.
     state_names: tuple[str, ...] = field(init=False)
     names: tuple[str, ...] = field(init=False)
 
@@ -46,7 +46,7 @@ CELLS = {
 
 METHODS = ("auto", "sequential", "newton")
 
-#: Steps that Newton's method solves at once, and the passes after which it gives a window up.
+#: Steps per window of Newton's method, and the passes after which it gives up on a window
 WINDOW, MAX_STEPS = 32, 32
 #: The default of rtol and atol, in units of the dtype's eps
 TOLERANCE = 64
@@ -62,11 +62,11 @@ class NewtonInfo:
     Attributes
     ----------
     method : "sequential" or "newton"
-        What "auto" chose, or what was asked for.
+        The method that ran: the requested one, or the choice of "auto".
     steps : integers (B,), or None
-        For each row the most passes that one of its windows took.
+        Per row, the largest number of passes that any of its windows took.
     fallbacks : integers (B,), or None
-        For each row how many of its windows were run step by step in the end, at least for some of their units: they
+        Per row, the number of windows that were run step by step in the end, at least for some of their units: they
         had not converged after max_steps, their changes grew, or a state was not finite.
 
     Both are None where the method is "sequential".
@@ -87,7 +87,7 @@ def newton_options(
     eps: float,
     default_window: int = WINDOW,
 ) -> Options:
-    """Return the options of Newton's method, or () where the fused loop runs, which "auto" takes: it is faster."""
+    """Return the options of Newton's method, or () for the fused loop, which "auto" chooses as it is faster."""
     if not isinstance(method, str):
         raise TypeError(f"{function}: method must be 'auto', 'sequential' or 'newton', got {kind(method)}")
     if method not in METHODS:
@@ -128,7 +128,7 @@ def _tolerance(function: str, name: str, value: Any, default: float) -> float:
 def check_shapes(
     function: str, cell: ParaCell, wx: Shape, a: Shape, p: Shape | None, state: Sequence[Shape]
 ) -> tuple[int, int, int]:
-    """Return (B, T, D) when all shapes belong together."""
+    """Return (B, T, D) if all shapes are consistent."""
     if len(wx) != 4 or wx[2] != cell.gates:
         raise ValueError(f"{function}: wx must have shape (B, T, {cell.gates}, D), got {tuple(wx)}")
     batch, time, gates, width = wx
@@ -147,7 +147,7 @@ def _wrong_shape(function: str, name: str, shape: Shape, expected: Shape, letter
 
 
 def state_parts(function: str, cell: ParaCell, state: Any) -> tuple[Any, ...]:
-    """Return the parts of the given state. One that has a single part may be given as that or as a tuple of it."""
+    """Return the parts of the given state; a single part may be given as an array or as a tuple of one."""
     if len(cell.states) == 1 and not isinstance(state, tuple):
         return (as_part(state),)
     name, letters = ("h0", "(h,)") if len(cell.states) == 1 else ("state", f"({', '.join(cell.states)})")

@@ -19,7 +19,7 @@ _OPTIONS = ("--std=c++17", "--fmad=true", "--extra-device-vectorization")
 
 
 def _libraries() -> Iterator[str]:
-    """Yield names and paths under which NVRTC may lie: in packages, then where the system's loader looks."""
+    """Yield names and paths of candidate NVRTC libraries: in packages, then on the system loader's path."""
     spec = importlib.util.find_spec("nvidia")
     for folder in map(Path, [] if spec is None else spec.submodule_search_locations or []):
         for pattern in ("cu*/lib/libnvrtc.so.*", "cuda_nvrtc/lib/libnvrtc.so.*"):
@@ -57,13 +57,13 @@ def _call(name: str, *args: object) -> int:
 
 
 def source_of(stem: str) -> str:
-    """Return the text of kernels/cuda/<stem>.cu with what stands before every source and before those of its family."""
+    """Return the text of kernels/cuda/<stem>.cu, preceded by device.cuh and the headers of its family."""
     paths = [SOURCES / "device.cuh", *headers_of(stem), SOURCES / f"{stem}.cu"]
     return "\n".join(f'#line 1 "{path.name}"\n{path.read_text()}' for path in paths)
 
 
 def headers_of(stem: str) -> list[Path]:
-    """Return what the kernels of one family share: kernels/cuda/<family>*.cuh, in order, for <family>_<part>.cu."""
+    """Return the headers of a family in order: kernels/cuda/<family>*.cuh, for <family>_<part>.cu."""
     return sorted(SOURCES.glob(f"{stem.split('_')[0]}*.cuh"))
 
 
@@ -91,7 +91,7 @@ def _output(program: ctypes.c_void_p, what: str) -> bytes:
 
 
 def cache_folder() -> Path:
-    """Return where compiled kernels are kept: ``FASTITER_CACHE``, else the user's cache folder."""
+    """Return the folder of compiled kernels: ``FASTITER_CACHE``, else the user's cache folder."""
     named = os.environ.get("FASTITER_CACHE")
     if named:
         return Path(named)
@@ -100,10 +100,10 @@ def cache_folder() -> Path:
 
 
 def cubin(stem: str, arch: str, defines: Mapping[str, object] | None = None) -> Path:
-    """Return the path of a family's compiled kernels, which are compiled when the cache does not have them.
+    """Return the path of a family's compiled kernels, compiling them if the cache lacks them.
 
-    The name holds a hash of the source, the options and the compiler. Several processes may compile the same at a time:
-    each writes a file of its own and moves it into place.
+    The name holds a hash of the source, the options and the compiler. Several processes may compile the same kernels
+    concurrently: each writes a file of its own and moves it into place.
     """
     source = source_of(stem)
     told = repr((source, _OPTIONS, sorted((key, str(value)) for key, value in (defines or {}).items()), version()))

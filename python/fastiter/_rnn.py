@@ -1,4 +1,4 @@
-"""What the recurrent cells are, and the checks of their arguments, for arrays and tensors alike."""
+"""The recurrent cells, and the checks of their arguments, for arrays and tensors alike."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Cell:
 
     @cached_property
     def layout(self) -> tuple[int, int, int, int]:
-        """The cell as the kernels' side knows it: code, gates, states, saved values."""
+        """The cell as the kernels take it: code, gates, states, saved values."""
         return self.code, self.gates, len(self.states), self.saved
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        """What messages call the parts of the state."""
+        """The names in messages of the parts of the state."""
         return tuple(f"state {name}" for name in self.states)
 
 
@@ -42,23 +42,23 @@ CELLS = {
         Cell("lstm", 2, 4, ("h", "c"), 4),
         Cell("gru", 3, 3, ("h",), 4),
         Cell("slstm", 4, 4, ("h", "c", "n", "m"), 4),
-        # The same with c, n and m rounded after each step to what h is stored as, as FlashRNN does: 8 more in the code
+        # Variants whose c, n and m are rounded to h's dtype after each step, as in FlashRNN; their code is the base's + 8
         Cell("lstm_rounding", 8 + 2, 4, ("h", "c"), 4),
         Cell("slstm_rounding", 8 + 4, 4, ("h", "c", "n", "m"), 4),
     )
 }
 
-#: Why float16 is not among the dtypes
+#: The allowed dtypes in messages, with the reason why float16 is not one of them
 FLOAT16_REFUSED = "float32, float64 or bfloat16, as float16 cannot hold what gates and their gradients range over"
 
 
 def is_half(x: Any) -> bool:
-    """Say whether an array or a tensor is of bfloat16, whose states other than h are float32."""
+    """Return whether an array or tensor is bfloat16; its states other than h are then float32."""
     return bool(x.dtype.itemsize == 2)
 
 
 def kind(x: object) -> str:
-    """Return what messages call the type of ``x``."""
+    """Return the name of the type of ``x`` in messages."""
     return f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
 
 
@@ -77,7 +77,7 @@ def check_flag(function: str, name: str, value: object) -> None:
 
 
 def fits_float(number: Any) -> bool:
-    """Say whether a number is one that a float can hold; an int or a Fraction of many digits is not."""
+    """Return whether a number fits a float; an int or a Fraction of many digits may not."""
     if isinstance(number, float):
         return True
     try:
@@ -88,7 +88,7 @@ def fits_float(number: Any) -> bool:
 
 
 def checked_bound(function: str, name: str, bound: object) -> float | None:
-    """Return a bound of magnitudes as a float, None where there is none."""
+    """Return a bound on magnitudes as a float, None for no bound."""
     if bound is None:
         return None
     if not isinstance(bound, Real) or isinstance(bound, bool):
@@ -102,7 +102,7 @@ def checked_bound(function: str, name: str, bound: object) -> float | None:
 
 
 def checked_checkpoint(function: str, every: object) -> int:
-    """Return how many steps lie between two states that are kept, 0 for None."""
+    """Return the number of steps between two saved states, 0 for None."""
     if every is None:
         return 0
     if not isinstance(every, Integral) or isinstance(every, bool):
@@ -123,7 +123,7 @@ def check_shapes(
     state: Sequence[Shape] | None,
     sequences: int | None = None,
 ) -> tuple[int, int, int, int]:
-    """Return (B, T, N, D) when all shapes belong together; the states are those of ``sequences``, else of B rows."""
+    """Return (B, T, N, D) if all shapes are consistent; states have one row per sequence, by default B rows."""
     if len(wx) != 5 or wx[2] != cell.gates:
         raise ValueError(f"{function}: wx must have shape (B, T, {cell.gates}, N, D), got {tuple(wx)}")
     batch, time, gates, heads, width = wx
@@ -144,17 +144,17 @@ def _check_shape(function: str, name: str, shape: Shape, expected: Shape, letter
 
 
 def as_parts(cell_states: Sequence[str], state: Any) -> Any:
-    """Return a state of a single part that is given by itself as a tuple of it, any other as it is."""
+    """Return a state of a single part that is not in a tuple as a tuple of it, any other unchanged."""
     return (state,) if len(cell_states) == 1 and hasattr(state, "shape") else state
 
 
 def as_part(state: Any) -> Any:
-    """Return a state of a single part that is given as a tuple or list of it by itself, any other as it is."""
+    """Return the part of a tuple or list with a single part, any other state unchanged."""
     return state[0] if isinstance(state, (tuple, list)) and len(state) == 1 else state
 
 
 def check_state(function: str, cell: Cell, state: Any) -> None:
-    """Check that ``state`` is a tuple (or list) of as many parts as the cell has states."""
+    """Check that ``state`` is a tuple (or list) with one part per state of the cell."""
     letters = f"({', '.join(cell.states)}{',' if len(cell.states) == 1 else ''})"
     if not isinstance(state, (tuple, list)):
         raise TypeError(f"{function}: state must be a tuple {letters}, got {type(state).__name__}")
@@ -163,7 +163,7 @@ def check_state(function: str, cell: Cell, state: Any) -> None:
 
 
 def check_lengths(function: str, shape: Shape, least: int, most: int, batch: int, time: int) -> None:
-    """Check the lengths of ``batch`` rows, of which ``least`` and ``most`` are the extremes."""
+    """Check the lengths of ``batch`` rows by their smallest and largest value, ``least`` and ``most``."""
     if shape != (batch,):
         raise ValueError(f"{function}: lengths must have shape (B,) = ({batch},), got {tuple(shape)}")
     if least < 0 or most > time:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 Shape = tuple[int, ...]
 
-#: What a block may have
+#: The largest K of a K x K block
 LARGEST_BLOCK = 16
 
 
 def check_linear_shapes(function: str, a: Shape, x: Shape) -> None:
-    """Check that ``x`` is (B, T, D), and that ``a`` is broadcast to it."""
+    """Check that ``x`` is (B, T, D), and that ``a`` broadcasts to it."""
     if len(x) != 3:
         raise ValueError(f"{function}: x must have shape (B, T, D), got {tuple(x)}")
     if not _broadcasts(a, x):
@@ -19,7 +19,7 @@ def check_linear_shapes(function: str, a: Shape, x: Shape) -> None:
 
 
 def check_block_shapes(function: str, A: Shape, x: Shape) -> None:
-    """Check that ``x`` is (B, T, N, K), and that ``A`` is (B, T, N, K, K) or broadcast to it over B and T."""
+    """Check that ``x`` is (B, T, N, K), and that ``A`` is (B, T, N, K, K) or broadcasts to it over B and T."""
     if len(x) != 4:
         raise ValueError(f"{function}: x must have shape (B, T, N, K), got {tuple(x)}")
     if not 1 <= x[3] <= LARGEST_BLOCK:
@@ -39,7 +39,7 @@ def _broadcasts(shape: Shape, to: Shape) -> bool:
 
 
 def check_first(function: str, h0: Shape, sequences: int, inner: Sequence[int], packed: bool) -> None:
-    """Check the shape of the state before the first step of ``sequences``."""
+    """Check the shape of the initial states of ``sequences`` sequences."""
     if tuple(h0) != (sequences, *inner):
         letters = "S" if packed else "B"
         units = "D" if len(inner) == 1 else "N, K"
@@ -54,7 +54,7 @@ def check_reset_shape(function: str, reset: Shape, batch: int, time: int) -> Non
 
 
 def check_packing(function: str, batch: int, lengths: object, steps: str = "x") -> None:
-    """Check that ``cu_seqlens`` may be given beside the other arguments."""
+    """Check that ``cu_seqlens`` may be combined with the other arguments."""
     if lengths is not None:
         raise ValueError(f"{function}: lengths must be None where cu_seqlens is given, got both")
     if batch != 1:
@@ -62,7 +62,7 @@ def check_packing(function: str, batch: int, lengths: object, steps: str = "x") 
 
 
 def check_bounds(function: str, shape: Shape, first: int, last: int, falls: bool, time: int) -> None:
-    """Check cu_seqlens, of which ``first`` and ``last`` are the ends; ``falls`` says whether it falls somewhere."""
+    """Check cu_seqlens by its ends ``first`` and ``last``; ``falls`` says whether it decreases anywhere."""
     check_bounds_shape(function, shape)
     if first != 0 or last != time or falls:
         got = "falling values" if first == 0 and last == time else f"{first} to {last}"

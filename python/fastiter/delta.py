@@ -32,7 +32,7 @@ _FORWARD = {np.dtype(np.float32): _core.delta_fwd_f32, np.dtype(np.float64): _co
 
 
 class _Rows(NamedTuple):
-    """What says where sequences begin and end."""
+    """The checked arguments that say where sequences begin and end."""
 
     reset: Array | None
     lengths: Array | None
@@ -69,7 +69,7 @@ def delta_scan(
     Parameters
     ----------
     q : ndarray (B, T, N, K), float32 or float64
-        Queries of N heads. Any strides; no copy is made where units lie next to each other, as for k and v.
+        Queries of N heads. Any strides; no copy is made if units are contiguous, as for k and v.
     k : ndarray (B, T, N, K), or (B, T, M, N, K) with M factors a step
         Keys. The factors of a step apply in order, and o is read after the last.
     v : ndarray (B, T, N, V), or (B, T, M, N, V)
@@ -86,7 +86,7 @@ def delta_scan(
     chunk : int
         The factors that method "chunk" takes at a time, 1 to 256.
     reset : bool ndarray (B, T) or (T,), optional
-        Where True the state from the step before counts as zero.
+        True where the previous state counts as zero.
     lengths : integers (B,), optional
         Valid steps of each row, 0 to T; later steps are not computed and their o is 0.
     cu_seqlens : integers (S + 1,), optional

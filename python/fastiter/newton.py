@@ -48,7 +48,7 @@ def paragru(
     ----------
     wx : ndarray (B, T, 3, D), float32 or float64
         Pre-activations, the input projection with its bias, of the gates z, r, q. Any strides; a time-major view is
-        taken without a copy as long as the units lie next to each other.
+        taken without a copy if its units are contiguous.
     a : ndarray (3, D)
         Recurrent weights of the gates z, r, q.
     h0 : ndarray (B, D), or the state (h,) that a call has returned, optional
@@ -62,12 +62,12 @@ def paragru(
     lengths : integers (B,), optional
         Valid steps of each row, 0 to T; later steps are not computed and their h is 0.
     window : int, optional
-        Steps that Newton's method solves at once; 32 by default. On GPUs 256, which is the most that one can have.
+        Steps that Newton's method solves at once; 32 by default. On GPUs 256, which is also the maximum.
     rtol, atol : float, optional
         Newton's method accepts a state s when its residual and its last change are at most atol + rtol |s|; 64 times
         the dtype's eps by default.
     max_steps : int, optional
-        Passes after which Newton's method gives a window up; 32 by default.
+        Passes after which Newton's method gives up on a window; 32 by default.
     return_info : bool
         Also return how the call was solved.
     out : ndarray (B, T, D), optional
@@ -81,8 +81,8 @@ def paragru(
     state : tuple (h,) of ndarray (B, D)
         State after the last valid step; given back as ``h0`` it continues the sequence, with the loop bit for bit.
     info : NewtonInfo
-        With ``return_info``: method, steps (for each row the most passes that one of its windows took) and fallbacks
-        (for each row how many windows were run step by step in the end).
+        With ``return_info``: method, steps (per row, the largest number of passes of one of its windows) and fallbacks
+        (per row, the number of windows that were run step by step in the end).
 
     Raises
     ------

@@ -35,7 +35,7 @@ Result: TypeAlias = "tuple[Array, States] | tuple[Array, States, States]"
 
 
 class _Asked(NamedTuple):
-    """How the steps belong together and the bound of |h|, as the caller says it."""
+    """The sequence options and the bound of |h|, as the caller gave them."""
 
     reverse: bool
     lengths: npt.ArrayLike | None
@@ -45,7 +45,7 @@ class _Asked(NamedTuple):
 
 
 class _How(NamedTuple):
-    """The same, checked: rows is B, or S where ``cu_seqlens`` cuts one row into S sequences."""
+    """The same, checked: rows is B, or S if ``cu_seqlens`` cuts one row into S sequences."""
 
     rows: int
     reverse: bool
@@ -83,8 +83,8 @@ def lstm(
     ----------
     wx : ndarray (B, T, 4, N, D), float32, float64 or bfloat16 (of ml_dtypes)
         Pre-activations, the input projection with its bias, of the gates i, f, g, o. Any strides; a time-major view is
-        taken without a copy as long as the units lie next to each other. bfloat16 is how wx, r, b and h are stored:
-        they are computed with as float32, which the states other than h are from the first step to the last.
+        taken without a copy if its units are contiguous. bfloat16 is only the storage type of wx, r, b and h:
+        arithmetic is in float32, as are the states other than h from the first step to the last.
     r : ndarray (4, N, D, D)
         Recurrent weights of N heads, [gate, head, unit out, unit in]; ``torch.nn.LSTM``'s ``weight_hh`` viewed as
         (4, 1, H, H).
@@ -99,12 +99,12 @@ def lstm(
     return_all_states : bool
         Also return the states of all steps.
     cu_seqlens : integers (S + 1,), optional
-        B is 1, and its steps cu_seqlens[s] to cu_seqlens[s + 1] are sequence s: 0 = ... <= ... = T. The states
-        before the first and after the last step are then (S, N, D).
+        S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1], with
+        0 = ... <= ... = T. The states before the first and after the last step are then (S, N, D).
     reset : ndarray of bool (B, T) or (T,), optional
-        Where true a new sequence begins: the states that come to this step, given ones too, are replaced by 0.
+        True where a new sequence begins: the state before this step, also a given one, is replaced by 0.
     clip_state : float, optional
-        h is held in [-clip_state, clip_state] after each step, before the next one uses it.
+        h is clipped to [-clip_state, clip_state] after each step, before the next one uses it.
     out : ndarray (B, T, N, D), optional
         Where h is written.
     backend : {"cpu", "reference"}, optional
@@ -298,7 +298,7 @@ def _run(
 
 
 def _check_arrays(function: str, cell: Cell, names: Sequence[str], arrays: Sequence[Any]) -> None:
-    """Check dtypes: those of wx, except that the states other than h stay float32 where it is bfloat16."""
+    """Check dtypes: all are that of wx, except that the states other than h are float32 if wx is bfloat16."""
     if getattr(getattr(arrays[0], "dtype", None), "name", "") == "float16":
         raise TypeError(f"{function}: wx must be a NumPy array of {FLOAT16_REFUSED}, got dtype float16")
     half = isinstance(arrays[0], np.ndarray) and is_half(arrays[0])
@@ -365,7 +365,7 @@ def _cpu(
 ) -> tuple[Array, States, States]:
     heads, width = wx.shape[3:]
     wx, r = unit_stride(wx), np.ascontiguousarray(r)
-    b = None if b is None else np.ascontiguousarray(b, _carried(wx))  # as what the kernels add it to
+    b = None if b is None else np.ascontiguousarray(b, _carried(wx))  # in the dtype of the sums
     first = () if state is None else tuple([np.ascontiguousarray(part) for part in state])
     carried = _carried(wx)
     last = tuple([np.empty((how.rows, heads, width), carried if k else wx.dtype) for k in range(len(cell.states))])

@@ -42,26 +42,26 @@ def linear_scan(
 ) -> tuple[Array, Array]:
     """h[t] = a[t] * h[t-1] + x[t], element by element.
 
-    Product and sum are rounded one after the other, as in the NumPy loop, so that real results have the loop's bits on
-    every machine, and nothing that the loop gets right can overflow: no products of a are formed.
+    Product and sum are rounded separately, as in the NumPy loop: real results equal the loop's bit for bit on every
+    machine, and nothing overflows that the loop computes without overflow, as no products of a are formed.
 
     Parameters
     ----------
     a : ndarray, broadcastable to (B, T, D)
         The factors, of the dtype of x: (B, T, D), (T, D), (D,), (B, 1, D), ...
     x : ndarray (B, T, D), float32, float64, complex64, complex128 or bfloat16 (of ml_dtypes)
-        Any strides. bfloat16 is how a, x and h are stored; the state is float32 from the first step to the last.
+        Any strides. bfloat16 is the storage type of a, x and h; the state is float32 from the first step to the last.
     h0 : ndarray (B, D), optional
         State before the first step, or a tuple of it alone; zero by default. float32 where x is bfloat16.
     reverse : bool
         Run from the last step to the first: h[t] = a[t] * h[t+1] + x[t].
     reset : ndarray of bool (B, T) or (T,), optional
-        Where true a new sequence begins: the state that comes to this step, h0 too, is dropped, and h[t] = x[t].
+        True where a new sequence begins: the state before this step, also h0, is dropped, and h[t] = x[t].
     lengths : integers (B,), optional
         Valid steps of each row, 0 to T; later steps are not read and their h is 0.
     cu_seqlens : integers (S + 1,), optional
-        B is 1, and its steps cu_seqlens[s] to cu_seqlens[s + 1] are sequence s: 0 = ... <= ... = T. h0 and the last
-        state are then (S, D).
+        S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1], with
+        0 = ... <= ... = T. h0 and the last state are then (S, D).
     out : ndarray (B, T, D), optional
         Where h is written.
     backend : {"cpu", "reference"}, optional
@@ -111,13 +111,13 @@ def block_scan(
 ) -> tuple[Array, Array]:
     """h[t] = A[t] h[t-1] + x[t] with a K x K matrix for each of N groups.
 
-    Sums run over the columns of A in order and then x is added, each rounded by itself: real results have the bits of
-    the NumPy loop that does so.
+    Each sum runs over the columns of A in order, then adds x, and every operation is rounded: real results equal those
+    of the NumPy loop in this order bit for bit.
 
     Parameters
     ----------
     A : ndarray (B, T, N, K, K), or broadcastable to it over B and T
-        Of the dtype of x. K is from 1 to 16.
+        Matrices in the dtype of x, with K from 1 to 16.
     x : ndarray (B, T, N, K), float32, float64, complex64 or complex128
     h0 : ndarray (B, N, K), optional
         State before the first step, or a tuple of it alone; zero by default. (S, N, K) where cu_seqlens is given.
@@ -157,7 +157,7 @@ def block_scan(
 
 
 class _Scan(NamedTuple):
-    """A kind of scan: what its factors are called and may be, and who computes it."""
+    """A kind of scan: the name, dtypes and shapes of its factors, and its kernel for each dtype."""
 
     name: str
     factors: str
@@ -196,7 +196,7 @@ _BLOCK = _Scan(
 
 
 class _Cut(NamedTuple):
-    """How the steps belong together: how many sequences there are, in which direction they run, where they end."""
+    """The sequence layout: number of sequences, direction, ends and resets."""
 
     sequences: int
     reverse: bool
@@ -309,18 +309,18 @@ def _cpu(scan: _Scan, a: Array, x: Array, h0: Array | None, cut: _Cut, out: Arra
 
 
 def _flat(x: Array) -> Array:
-    """Return (B, T, all numbers of a step), with these next to each other."""
+    """Return (B, T, all numbers of a step), contiguous along the last axis."""
     return unit_stride(x.reshape((*x.shape[:2], math.prod(x.shape[2:]))))
 
 
 def _flat_view(out: Array) -> Array | None:
-    """Return the same of ``out``, or None where it is not laid out so."""
+    """Return the same view of ``out``, or None if its layout does not allow one."""
     flat = _flat(out)
     return flat if np.may_share_memory(flat, out) else None
 
 
 def _flat_factors(a: Array, x: Array) -> Array:
-    """Return a or A the same way, with a size of 1 where it is broadcast over B or T."""
+    """Return a or A flattened alike, with a size of 1 where it broadcasts over B or T."""
     inner = x.shape[2:] if x.ndim == 3 else (*x.shape[2:], x.shape[-1])
     a = a.reshape((1,) * (2 + len(inner) - a.ndim) + a.shape)
     if a.shape[2:] != inner:
@@ -329,7 +329,7 @@ def _flat_factors(a: Array, x: Array) -> Array:
 
 
 def _lines(x: Array) -> tuple[Array, int, int]:
-    """Return memory and strides of the axes B and T, which are 0 where there is one element."""
+    """Return the memory and the strides of the axes B and T, 0 for an axis of size 1."""
     size = x.itemsize // 2 if x.dtype.kind == "c" else x.itemsize
     row, time = (0 if n == 1 else stride // size for n, stride in zip(x.shape[:2], x.strides[:2], strict=True))
     return x, row, time
