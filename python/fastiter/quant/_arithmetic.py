@@ -1,4 +1,4 @@
-"""Arrays of fixed-point numbers: integer codes with a format, and HLS's rules for what an operator returns."""
+"""Arrays of fixed-point numbers: integer codes with a format, and HLS's rules for the result of each operator."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ _Growth = Callable[[reference.Shape, reference.Shape], reference.Grown]
 class FixedArray:
     """value = code 2^-(width - integer): an array of fixed-point numbers, computed with as ``ap_fixed`` does.
 
-    The operators + - * / & | ^ and unary - return the format that HLS gives their result, which holds it exactly (but
-    for the quotient, which is truncated toward zero); only an assignment rounds, and then deals with overflow, as its
-    destination's format says. Shifts move the bits in place. ``a[i] = x``, ``a += b`` and :meth:`astype` are
-    assignments. A Python int counts as the narrowest format that holds it; a float has no such format, and is assigned
-    to one first. Comparisons are of the values, exactly, with any real numbers: other FixedArrays, ints, floats,
+    The operators + - * / & | ^ and unary - return the format that HLS gives their result, which holds it exactly, except
+    that a quotient is truncated toward zero. Only an assignment rounds, then handles overflow, both as the format of
+    the destination says. Shifts move the bits in place. ``a[i] = x``, ``a += b`` and :meth:`astype` are assignments.
+    A Python int counts as the narrowest format that holds it; a float has no such format and must be assigned to one
+    first. Comparisons are exact comparisons of the values with any real numbers: other FixedArrays, ints, floats,
     Fractions, and arrays of them.
 
     Parameters
     ----------
     x : FixedArray, ndarray or number
-        Numbers, which are assigned to the format.
+        Numbers to assign to the format.
     fmt : Fixed or str
-        Any format but one that rounds stochastically.
+        Any format without stochastic rounding.
 
     Raises
     ------
     TypeError, ValueError
-        For a wrong type; for a wrong value, as a result of more than 64 bits, which no code has.
+        For a wrong type; for a wrong value, such as a result of more than 64 bits, which no code has.
     ZeroDivisionError
-        For a quotient by zero.
+        For division by zero.
 
     Examples
     --------
@@ -61,7 +61,7 @@ class FixedArray:
     """
 
     __slots__ = ("codes", "fmt")
-    __array_ufunc__ = None  # arrays leave mixed operators to this class, which refuses them
+    __array_ufunc__ = None  # NumPy arrays defer mixed operators to this class, which refuses them
     __hash__ = None  # type: ignore[assignment]
 
     codes: Array
@@ -97,7 +97,7 @@ class FixedArray:
     # ---- conversion -------------------------------------------------------------------------------------------------
 
     def astype(self, fmt: Fixed | str) -> FixedArray:
-        """Return the numbers assigned to another format: rounded, then what its overflow mode makes of them."""
+        """Return the numbers assigned to another format: rounded, then passed through its overflow mode."""
         checked = check_fixed("astype", "fmt", fmt)
         return made(_assigned("astype", self, checked), checked)
 
@@ -144,7 +144,7 @@ class FixedArray:
         return made(self.codes.T, self.fmt)
 
     def reshape(self, *shape: Any) -> FixedArray:
-        """Return the same numbers in another shape, a view where NumPy makes one."""
+        """Return the same numbers in another shape, a view if NumPy makes one."""
         return made(self.codes.reshape(*shape), self.fmt)
 
     def transpose(self, *axes: Any) -> FixedArray:
@@ -289,11 +289,11 @@ class FixedArray:
         return self._compared(other, operator.ge)
 
 
-# ---- what the operators do ------------------------------------------------------------------------------------------
+# ---- implementation of the operators --------------------------------------------------------------------------------
 
 
 def check_fixed(function: str, name: str, fmt: Fixed | str) -> Fixed:
-    """Check that ``fmt`` is fixed point, or its text, and rounds without random numbers."""
+    """Check that ``fmt`` is fixed point, or the text of such a format, without stochastic rounding."""
     checked = check_format(function, fmt, name)
     if not isinstance(checked, Fixed):
         raise TypeError(f"{function}: {name} must be a Fixed or its text, got {kind(checked)}")
@@ -303,7 +303,7 @@ def check_fixed(function: str, name: str, fmt: Fixed | str) -> Fixed:
 
 
 def made(codes: Array, fmt: Fixed) -> FixedArray:
-    """Return an array of these very codes."""
+    """Return an array that holds these codes."""
     made = FixedArray.__new__(FixedArray)
     made.codes, made.fmt = codes, fmt
     return made
@@ -343,12 +343,12 @@ def _assigned(function: str, x: Any, fmt: Fixed) -> Array:
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
         raise TypeError(f"{function}: x must be a FixedArray or real numbers, got dtype {array.dtype}")
     codes = encode(array, fmt)
-    assert isinstance(codes, np.ndarray)  # for the type checker: only formats with blocks have more
+    assert isinstance(codes, np.ndarray)  # for the type checker: only formats with blocks return more
     return codes
 
 
 def _result(op: Callable[..., Array], codes: tuple[Array, ...], left: tuple[int, ...], fmt: Fixed) -> FixedArray:
-    """Return op(codes << left), computed modulo the type of the result, which holds it."""
+    """Return op(codes << left), computed modulo 2^bits of the result's type, which holds the exact result."""
     dtype = code_dtype(fmt.width, fmt.signed)
     with np.errstate(over="ignore"):  # NumPy warns where a single number wraps
         moved = [c.astype(dtype) << dtype.type(n) if n else c.astype(dtype) for c, n in zip(codes, left, strict=True)]

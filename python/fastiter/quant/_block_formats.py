@@ -16,18 +16,18 @@ from ._formats import (
 from ._text import read, register
 
 SCALE_RULES = ("FLOOR", "EVEN", "CEIL", "RCEIL")
-#: The longest block: what a kernel keeps in the first cache.
+#: The longest block, which a kernel keeps in the L1 cache
 LONGEST_BLOCK = 1024
 
 
 class BlockFormat(Format):
-    """A format that rounds blocks of neighbours along one axis together; the last block of a line may be shorter."""
+    """A format that rounds blocks of contiguous elements along one axis together; the last block may be shorter."""
 
     block: int
 
 
 def block_of(fmt: Format) -> int:
-    """Return how many neighbours share a scale of the format's own, 0 for none."""
+    """Return the number of elements that share one of the format's own scales, 0 for none."""
     return fmt.block if isinstance(fmt, BlockFormat) else 0
 
 
@@ -38,10 +38,10 @@ class MX(BlockFormat):
     Parameters
     ----------
     element : Float or str
-        A signed float, of which rounding counts and which saturates. Its NaN and infinity are not used: a NaN or an
-        infinity makes its block's scale NaN. For integers as elements (MXINT8) see :class:`BlockFloat`.
+        A signed float that saturates; its rounding is used, its NaN and infinity are not: a NaN or an infinity in the
+        data makes its block's scale NaN. For integers as elements (MXINT8) see :class:`BlockFloat`.
     block : int
-        Neighbours that share a scale, 1 to 1024.
+        Elements that share a scale, 1 to 1024.
     rule : str
         k for the largest magnitude a of a block: floor(log2 a) - e with e the exponent of the largest element (FLOOR,
         OCP's own), the same after rounding a to an element's precision (EVEN), rounded up instead (CEIL), or the
@@ -78,7 +78,7 @@ class MX(BlockFormat):
 
     @property
     def bits(self) -> int:
-        """Bits of an element's code; 8 more for each block."""
+        """Bits of an element's code; each block takes 8 more."""
         return self.element.bits
 
     @property
@@ -118,7 +118,7 @@ class NVFP4(BlockFormat):
 
     @property
     def bits(self) -> int:
-        """Bits of an element's code; 8 more for each block."""
+        """Bits of an element's code; each block takes 8 more."""
         return 4
 
 
@@ -126,8 +126,8 @@ class NVFP4(BlockFormat):
 class BlockFloat(BlockFormat):
     """value = code 2^(k - (width - 2)): integers of ``width`` bits, one exponent k for each block.
 
-    k = floor(log2 a) for the largest magnitude a, from -127 to 127; codes are cut to +-(2^(width - 1) - 1). A NaN or an
-    infinity makes its block NaN. With a width of 8 and blocks of 32 this is OCP's MXINT8.
+    k = floor(log2 a) for the largest magnitude a, from -127 to 127; codes are clipped to +-(2^(width - 1) - 1). A NaN
+    or an infinity makes its block NaN. With a width of 8 and blocks of 32 this is OCP's MXINT8.
 
     Examples
     --------
@@ -152,7 +152,7 @@ class BlockFloat(BlockFormat):
 
     @property
     def bits(self) -> int:
-        """Bits of an element's code; 8 more for each block."""
+        """Bits of an element's code; each block takes 8 more."""
         return self.width
 
     @property

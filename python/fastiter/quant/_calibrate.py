@@ -1,4 +1,4 @@
-"""Which scale, zero point or binary point suits an array."""
+"""The choice of a scale, zero point or binary point for an array."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 class Calibration(NamedTuple):
-    """A format, and the scale and zero point that go with it, arguments of :func:`quantize`.
+    """A format, with the scale and zero point to pass to :func:`quantize`.
 
-    Of fixed point the format itself is another, with its binary point where the numbers want it.
+    With fixed point the format differs from the given one: its binary point is moved to suit the numbers.
     """
 
     fmt: Format
@@ -46,7 +46,7 @@ def calibrate(
     axis: int | Sequence[int] | None = None,
     group: int | None = None,
 ) -> Calibration:
-    """Return the scale (of fixed point: the binary point) with which a format holds the numbers of x.
+    """Return the scale (for fixed point: the binary point) with which a format holds the numbers of x.
 
     Parameters
     ----------
@@ -56,15 +56,15 @@ def calibrate(
         :class:`Fixed`, :class:`Int`, :class:`Float`, :class:`Posit`, or :class:`NVFP4`. An unsigned Int also gets a
         zero point.
     method : {"minmax", "percentile", "mse"}
-        What shall just be held, which means that it is in range once it is rounded: the extremes; what ``percentile``
-        of the magnitudes (of an unsigned Int: of the numbers on either side) do not exceed; or the range with the least
-        squared error of 40 (of a Fixed: 8) that are as wide or narrower. An unsigned Fixed holds no negative numbers.
+        The range to hold, up to rounding: the extremes; ``percentile`` percent of the magnitudes (for an unsigned Int:
+        of the numbers on either side); or, of 40 ranges (for a Fixed: 8) up to the full one, that with the least
+        squared error. An unsigned Fixed holds no negative numbers.
     percentile : float
         0 to 100.
     axis : int or sequence of int, optional
-        The axes along which each index has a scale of its own: channels.
+        The axes along which each index has a scale of its own, as for channels.
     group : int, optional
-        How many neighbours along the last axis share a scale.
+        Number of contiguous elements along the last axis that share a scale.
 
     Examples
     --------
@@ -113,7 +113,7 @@ def calibrate(
 
 
 class Target(NamedTuple):
-    """What a scale has to do: bring the largest magnitude to ``held``, at most ``margin`` beyond, being no less than
+    """The goal of a scale: to map the largest magnitude to ``held``, at most ``margin`` beyond, and to be at least
     ``least``.
     """
 
@@ -124,7 +124,7 @@ class Target(NamedTuple):
 
 @lru_cache(maxsize=512)
 def target_of(fmt: Format, in_double: bool) -> Target | None:
-    """Return what a scale has to do for numbers of float32 or float64; None for formats that calibrate gives none."""
+    """Return the target of a scale for float32 or float64 numbers; None for formats that calibrate gives no scale."""
     if isinstance(fmt, NVFP4):
         return Target(6.0 * 448.0, math.inf, 2.0**-100)
     if isinstance(fmt, Posit):
@@ -135,8 +135,8 @@ def target_of(fmt: Format, in_double: bool) -> Target | None:
         return None
     info = np.finfo(np.float64 if in_double else np.float32)
     highest = float(fmt.max_value)
-    # The quotient has to be a number of the dtype, too. A scale is only as small as it need be: below the normal
-    # numbers it would lose its last bits, and nothing is gained once the format reaches down to the dtype's least one.
+    # The quotient must also fit the dtype. The scale has a lower limit: a subnormal scale would lose its last bits, and
+    # a smaller one gains nothing once the format's smallest number corresponds to the dtype's smallest.
     held = highest if highest <= float(info.max) else 2.0 ** (int(info.maxexp) - 1)
     enough = float(info.smallest_subnormal) / range_of(fmt).smallest
     least = min(float(info.tiny) * 2.0**26, enough)
@@ -144,12 +144,12 @@ def target_of(fmt: Format, in_double: bool) -> Target | None:
 
 
 def _margin(fmt: Int | Float, rest: float) -> float:
-    """Return how far beyond the largest number it is still what a number is rounded to."""
+    """Return how far a number may exceed the largest one and still be rounded to it."""
     return rest if fmt.rounding.startswith(("RN", "RZ", "TRN_ZERO")) else 0.0
 
 
 def _holding(largest: Array, target: Target, fmt: Format, dtype: type[np.floating[Any]]) -> Array:
-    """Return scales that do what they have to for the largest magnitudes, in a dtype that has to hold them."""
+    """Return scales that meet the target for the largest magnitudes and fit ``dtype``."""
     if target.held <= 0:
         raise ValueError(f"calibrate: fmt must have a number above zero, got {fmt}")
     largest = np.where(largest > 0, largest, 1.0)
@@ -164,14 +164,14 @@ def _holding(largest: Array, target: Target, fmt: Format, dtype: type[np.floatin
 
 
 def _fits(scale: Array, dtype: type[np.floating[Any]]) -> Array:
-    """Say which scales are positive and finite in a dtype."""
+    """Say which scales are positive and finite in ``dtype``."""
     with np.errstate(over="ignore", under="ignore"):
         narrow = scale.astype(dtype)
     fits: Array = np.asarray((narrow > 0) & np.isfinite(narrow))
     return fits
 
 
-#: Parts of the whole range that are tried
+#: Fractions of the whole range that are tried
 _RATIOS = np.linspace(1.0, 0.22, 40)
 
 
@@ -198,7 +198,7 @@ def _scale_shape(shape: tuple[int, ...], axis: int | Sequence[int] | None, group
 
 
 def _over_blocks(x: Array, shape: tuple[int, ...], reduce: Any) -> Array:
-    """Reduce each block of neighbours that shares a scale."""
+    """Reduce each block of elements that share a scale."""
     if x.size == 0:
         return np.zeros(shape)
     both = [part for size, whole in zip(shape, x.shape, strict=True) for part in (size, whole // size)]
@@ -210,7 +210,7 @@ def _over_blocks(x: Array, shape: tuple[int, ...], reduce: Any) -> Array:
 def _least_error(
     x: Array, fmt: Format, shape: tuple[int, ...], choices: Sequence[tuple[Array, Array | None]]
 ) -> tuple[Array, Array | None]:
-    """Return of scales (and zero points) those with the least squared error, block by block."""
+    """Return the scales (and zero points) with the least squared error, block by block."""
     (scale, zero), least = choices[0], None
     for each, point in choices:
         y = quantize(x, fmt, scale=each, zero_point=point)
@@ -225,8 +225,8 @@ def _least_error(
 
 
 def _binary_point(x: Array, wide: Array, fmt: Fixed, share: float, by_error: bool) -> Calibration:
-    """Return the format with the most bits after its binary point with which no number overflows once it is rounded."""
-    counted = wide if fmt.signed else np.maximum(wide, 0)  # what no unsigned format holds
+    """Return the format with the most bits after its binary point with which no rounded number overflows."""
+    counted = wide if fmt.signed else np.maximum(wide, 0)  # an unsigned format holds no negative numbers
     most = float(np.percentile(np.abs(counted), share)) if wide.size else 0.0
     low, high = (max(float(counted.min()), -most), min(float(counted.max()), most)) if wide.size else (0.0, 0.0)
     shift = holding_shift(low, high, limits(replace(fmt, integer=fmt.width), "float64", 0))
@@ -238,7 +238,7 @@ def _binary_point(x: Array, wide: Array, fmt: Fixed, share: float, by_error: boo
 
 
 def _affine(x: Array, wide: Array, fmt: Int, shape: tuple[int, ...], share: float, by_error: bool) -> Calibration:
-    """Return scale and zero point with which the lowest and the highest number, and zero, are held."""
+    """Return the scale and zero point with which the lowest and the highest number, and zero, are in range."""
     low = np.minimum(_over_blocks(wide, shape, lambda a: np.percentile(a, 100 - share, -1)), 0)
     high = np.maximum(_over_blocks(wide, shape, lambda a: np.percentile(a, share, -1)), 0)
     dtype = _computed_with(x.dtype.name)
@@ -250,10 +250,10 @@ def _affine(x: Array, wide: Array, fmt: Int, shape: tuple[int, ...], share: floa
 
 
 def _holding_both(low: Array, high: Array, fmt: Int, dtype: type[np.floating[Any]]) -> tuple[Array, Array]:
-    """Return the finest scales, and the zero points, with which neither end overflows once it is rounded.
+    """Return the finest scales, and their zero points, with which neither end overflows after rounding.
 
-    The span of the codes may be one or, where rounding is stochastic, two longer than that of the numbers: then the
-    scale is as much coarser.
+    The span of the codes may be one or, with stochastic rounding, two longer than that of the numbers: then the
+    scale is coarser by as much.
     """
     scale = _holding(high - low, Target(float(fmt.max_code), 0.0, 0.0), fmt, dtype)
     one_more = 1.0 + 16.0 * float(np.finfo(dtype).eps)
@@ -271,7 +271,7 @@ def _holding_both(low: Array, high: Array, fmt: Int, dtype: type[np.floating[Any
 
 
 def _extreme_codes(x: Array, scale: Array, fmt: Int, dtype: type[np.floating[Any]]) -> Array:
-    """Return the whole numbers that x / scale may become, those furthest from zero, without a limit."""
+    """Return the integers furthest from zero that x / scale may be rounded to, without saturation."""
     kind = np.float64 if fmt.width > 24 else dtype
     v = np.asarray(x.astype(dtype).astype(kind) / scale.astype(dtype).astype(kind), np.float64)
     if fmt.stochastic:

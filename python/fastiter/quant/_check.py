@@ -1,4 +1,4 @@
-"""Checks of what the functions of this family share: arrays, formats, seeds, what NaN becomes."""
+"""Checks that the functions of this family share: arrays, formats, seeds, the replacement of NaN."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ FLOATS = ("float32", "float64", "float16", "bfloat16")
 
 @lru_cache(maxsize=64)
 def name_of(dtype: np.dtype[Any]) -> str:
-    """Return a dtype's name, which NumPy puts together anew each time."""
+    """Return a dtype's name, cached because NumPy builds it anew each time."""
     return dtype.name
 
 
 def check_format(function: str, fmt: Format | str, name: str = "fmt") -> Format:
-    """Return the format, read from its text if it is one; ``name`` is what messages call it."""
+    """Return the format, parsed if it is given as text; ``name`` is its name in messages."""
     if isinstance(fmt, str):
         try:
             return read(fmt)  # type: ignore[no-any-return]
@@ -37,15 +37,15 @@ def check_format(function: str, fmt: Format | str, name: str = "fmt") -> Format:
 
 
 def check_floats(function: str, name: str, x: object) -> Array:
-    """Check that ``x`` is an array of floats; bfloat16 comes from another package and is known by its name."""
+    """Check that ``x`` is an array of floats; bfloat16 comes from another package and is recognised by name."""
     if type(x) is not np.ndarray or name_of(x.dtype) not in FLOATS or not x.dtype.isnative:
         check_array(function, name, x, FLOATS)
-    assert isinstance(x, np.ndarray)  # for the type checker: check_array has said so
+    assert isinstance(x, np.ndarray)  # for the type checker: check_array has checked it
     return x
 
 
 def check_out(function: str, out: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Return ``out``, which has to be a writable array of this shape and dtype."""
+    """Return ``out``, which must be a writable array of this shape and dtype."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"{function}: out must be a NumPy array of {dtype}, got {kind(out)}")
     refuse_mask(function, "out", out)
@@ -63,7 +63,7 @@ def check_apart_or_same(function: str, out: Array, x: Array) -> None:
 
 
 def check_seed(function: str, rng: object, needed: bool) -> int:
-    """Return the seed of 64 bits that ``rng`` is, or that a generator draws."""
+    """Return the 64-bit seed ``rng``, or one that the generator ``rng`` draws."""
     if rng is None:
         if needed:
             raise ValueError(f"{function}: rng must be a seed or a generator for stochastic rounding, got None")
@@ -78,7 +78,7 @@ def check_seed(function: str, rng: object, needed: bool) -> int:
 
 
 def check_nan(function: str, nan: object, can_keep: bool) -> tuple[bool, float]:
-    """Return whether NaN is refused, and the number that stands for it (NaN: it stays)."""
+    """Return whether NaN is refused, and its replacement (NaN: it stays)."""
     if isinstance(nan, str):
         words = ("raise", "keep") if can_keep else ("raise",)
         if nan not in words:

@@ -1,4 +1,4 @@
-"""Codes: their dtypes, the numbers that they stand for, and codes of a few bits in bytes."""
+"""Codes: their dtypes, their values, and their packing of a few bits each into bytes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def code_dtype(fmt: Format) -> np.dtype[Any]:
 
 
 def check_codes(function: str, codes: object, fmt: Format) -> Array:
-    """Check that ``codes`` are integers which the format has."""
+    """Check that ``codes`` are integers within the format's range of codes."""
     if not isinstance(codes, np.ndarray) or codes.dtype.kind not in "iu":
         got = f"dtype {codes.dtype}" if isinstance(codes, np.ndarray) else kind(codes)
         raise TypeError(f"{function}: codes must be a NumPy array of integers, got {got}")
@@ -79,11 +79,11 @@ def decode_elements(
     zero_point: npt.ArrayLike | None,
     dtype: npt.DTypeLike | None,
 ) -> Array:
-    """Return the numbers of codes, times scale."""
+    """Return the values of codes, times scale."""
     array = check_codes("decode", codes, fmt)
     result = _result_dtype(fmt, dtype)
     scales = check_scale("decode", array.shape, result.name, fmt, scale, zero_point)
-    # Integers of more bits than float32 has are rounded to it once, with the zero point taken off and scaled.
+    # Integers wider than float32's mantissa are rounded to it once, after the zero point and the scale are applied.
     doubles = isinstance(fmt, Int) and plan(fmt, result.name, False).in_double
     wide = np.dtype(np.float64) if doubles else result
     values = values_of(array, fmt, wide)
@@ -97,7 +97,7 @@ def decode_elements(
 
 
 def decode_blocks(codes: object, fmt: BlockFormat, scale: npt.ArrayLike | None, dtype: npt.DTypeLike | None) -> Array:
-    """Return the numbers of the codes of elements and of blocks, along the last axis."""
+    """Return the values of the codes of elements and blocks, along the last axis."""
     if not isinstance(codes, tuple) or len(codes) != 2:
         raise TypeError(f"decode: codes must be the codes and scales that encode returns for {fmt}, got {kind(codes)}")
     elements, shared = check_codes("decode", codes[0], fmt), codes[1]
@@ -123,17 +123,17 @@ def decode_blocks(codes: object, fmt: BlockFormat, scale: npt.ArrayLike | None, 
 
 
 def multiplies_doubles(fmt: Format) -> bool:
-    """Say whether elements have to meet their block's scale as doubles: float32 does not hold those of the format."""
+    """Say whether elements must be multiplied by their block's scale in float64, as float32 cannot hold them."""
     return isinstance(fmt, MX) and not _fits_float32(fmt.element)
 
 
 def scale_kind(fmt: Format) -> str:
-    """Say what the scales of blocks are."""
+    """Say which kind of scales the blocks have."""
     return "floats" if isinstance(fmt, Table) else "integers"
 
 
 def _scales_of(shared: Array, fmt: BlockFormat, dtype: np.dtype[Any]) -> Array:
-    """Return the numbers that the scales of blocks stand for, checked."""
+    """Return the checked values of the scales of blocks."""
     if shared.dtype.kind not in ("f" if isinstance(fmt, Table) else "iu"):
         raise TypeError(f"decode: scales must be {scale_kind(fmt)} for {fmt}, got dtype {shared.dtype}")
     if isinstance(fmt, Table):
@@ -181,7 +181,7 @@ def _fits_float32(fmt: Format) -> bool:
 
 
 def values_of(codes: Array, fmt: Format, dtype: np.dtype[Any]) -> Array:
-    """Return the numbers of codes; those of few bits are looked up."""
+    """Return the values of codes, from a lookup table if they have few bits."""
     bits = code_bits(fmt)
     if isinstance(fmt, (Fixed, Int, SumOfPowers)) or bits > 16:
         return _values(codes, fmt, dtype)
@@ -210,7 +210,7 @@ def _values(codes: Array, fmt: Format, dtype: np.dtype[Any]) -> Array:
 
 
 def _nearest(codes: Array, dtype: np.dtype[Any], width: int) -> Array:
-    """Return the nearest doubles; rounded to odd where they will be rounded once more."""
+    """Return the nearest doubles, or rounded to odd if they will be rounded again."""
     if width <= 53 or dtype == np.float64:
         return codes.astype(np.float64)
     kept = codes >> 11
@@ -247,7 +247,7 @@ def _posits(codes: Array, fmt: Posit) -> Array:
         going &= ((body >> place) & 1) == first
         run += going
     regime = np.where(first == 1, run - 1, -run)
-    left = np.maximum(n - 2 - run, 0)  # bits behind the regime and the bit that ends it
+    left = np.maximum(n - 2 - run, 0)  # bits after the regime and its terminating bit
     rest = body & ((1 << left) - 1)
     scaled = rest << (n + fmt.es - left)  # n + es bits: the exponent, then a fraction of n bits
     exponent, fraction = scaled >> n, scaled & ((1 << n) - 1)
@@ -283,15 +283,15 @@ def _logarithms(codes: Array, fmt: Logarithmic, dtype: np.dtype[Any]) -> Array:
 
 @takes_cupy
 def pack(codes: Array, fmt: Format | str) -> npt.NDArray[np.uint8]:
-    """Return the codes of the last axis one after the other, without the bits that they do not need.
+    """Pack the codes along the last axis without the bits that they do not need.
 
-    Code i is in the bits from i * bits on, counted from the lowest bit of the first byte; each line of the last axis
-    begins with a byte of its own, and its last byte is filled up with zeros.
+    Code i starts at bit i * bits, counted from the lowest bit of the first byte. Each row of the last axis starts at
+    a byte boundary, and its last byte is padded with zeros.
 
     Raises
     ------
     TypeError, ValueError
-        For what is no array of integers; for codes that the format does not have.
+        For anything but an array of integers; for codes that the format does not have.
 
     Examples
     --------
@@ -313,7 +313,7 @@ def pack(codes: Array, fmt: Format | str) -> npt.NDArray[np.uint8]:
 
 
 def check_packed(shape: tuple[int, ...], bits: int, n: object) -> None:
-    """Check that bytes of this shape hold lines of n codes."""
+    """Check that bytes of this shape hold rows of n codes."""
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
         raise TypeError(f"unpack: n must be an int, got {kind(n)}")
     if n < 0:
@@ -325,12 +325,12 @@ def check_packed(shape: tuple[int, ...], bits: int, n: object) -> None:
 
 @takes_cupy
 def unpack(packed: npt.NDArray[np.uint8], fmt: Format | str, n: int) -> Array:
-    """Return the n codes of each line of :func:`pack`'s bytes, in the dtype that :func:`encode` gives them.
+    """Return the n codes of each row that :func:`pack` packed, in the dtype of :func:`encode`.
 
     Raises
     ------
     TypeError, ValueError
-        For what are no bytes; for a last axis that is not as long as n codes are.
+        For anything but bytes; for a last axis whose length does not match n codes.
     """
     fmt = check_format("unpack", fmt)
     if not isinstance(packed, np.ndarray) or packed.dtype != np.uint8:

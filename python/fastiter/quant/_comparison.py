@@ -1,4 +1,4 @@
-"""Comparing fixed-point numbers with each other and with other real numbers: by their values, exactly."""
+"""Exact comparison of fixed-point numbers with each other and with other real numbers, by value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ._formats import Fixed
 Array = npt.NDArray[Any]
 #: Codes and their format
 Codes = tuple[Array, Fixed]
-#: What Fractions compare exactly with
+#: The types that compare exactly with Fractions
 _EXACT = (Rational, float)
 
 
@@ -25,12 +25,12 @@ def as_floats(codes: Array, fmt: Fixed) -> npt.NDArray[np.float64]:
 
 
 def as_fractions(codes: Array, fmt: Fixed) -> Array:
-    """Return the values as objects, which are exact."""
+    """Return the exact values as Fractions."""
     return np.array([code * fmt.step for code in codes.ravel().tolist()], object).reshape(codes.shape)
 
 
 def numbers_of(y: object) -> Codes | Array | None:
-    """Return integers as codes, and floats or exact objects as an array; None for what is no number at all."""
+    """Return integers as codes, and floats or exact objects as an array; None for anything that is not a number."""
     if not isinstance(y, (Number, list, tuple, np.ndarray)) and not hasattr(y, "__array__"):
         return None
     refuse_mask("FixedArray", "the other side of a comparison", y)
@@ -49,14 +49,14 @@ def numbers_of(y: object) -> Codes | Array | None:
 
 
 def compared(x: Codes, y: Codes | Array | None, op: Callable[[Any, Any], Any]) -> Any:
-    """Return op of the values, or NotImplemented where there is no number to compare with."""
+    """Return op of the values, or NotImplemented if there is no number to compare with."""
     if y is None:
         return NotImplemented
     if isinstance(y, tuple):
         return _truths(op(*_aligned(x, y)))
     if y.dtype.kind == "f" and x[1].width <= 53:  # float64 holds the values
         return _truths(op(as_floats(*x), y))
-    with np.errstate(invalid="ignore"):  # of a NaN among objects
+    with np.errstate(invalid="ignore"):  # comparing a NaN in an object array
         return _truths(op(as_fractions(*x), y.astype(object)))
 
 
@@ -64,7 +64,7 @@ def _aligned(x: Codes, y: Codes) -> list[Array]:
     """Return the codes as multiples of the finer step."""
     fraction = max(x[1].fraction, y[1].fraction)
     bits = max(fmt.width + fraction - fmt.fraction + (not fmt.signed) for _, fmt in (x, y))
-    dtype = np.dtype(np.int64 if bits <= 64 else object)  # integers of Python where 64 bits do not hold both
+    dtype = np.dtype(np.int64 if bits <= 64 else object)  # Python integers where 64 bits cannot hold both
     moved = []
     for codes, fmt in (x, y):
         left = fraction - fmt.fraction

@@ -1,4 +1,4 @@
-"""What rounding to a format costs."""
+"""The error of rounding to a format."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 class Error(NamedTuple):
-    """What rounding has done: y - x of the numbers that are finite.
+    """The rounding error y - x of the finite numbers.
 
-    sqnr: 10 log10 of the power of x over that of the error, in dB. histogram, edges: of the errors, 64 bins.
+    sqnr: 10 log10 of the power of x over that of the error, in dB. histogram, edges: the errors in 64 bins.
     """
 
     sqnr: float
@@ -31,9 +31,9 @@ class Error(NamedTuple):
 
 
 def error(x: Array, fmt: Format | str, **options: Any) -> Error:
-    """Return how far :func:`quantize` moves the numbers of x; options are its arguments.
+    """Return the error that :func:`quantize` makes on the numbers of x; options are its arguments.
 
-    NaN and infinities are left out, and so is what becomes one.
+    NaN and infinities are left out, as are numbers that become one.
 
     Examples
     --------
@@ -66,7 +66,7 @@ _MOST = float(np.finfo(np.float64).max)
 
 
 def _power_of_two_for(x: Array) -> float:
-    """Return 2^-k that brings the largest magnitude near 1, so that neither squares nor sums leave float64."""
+    """Return a power of two 2^-k that scales the largest magnitude to about 1, so that squares and sums are in range."""
     return math.ldexp(1.0, -max(min(math.frexp(float(np.abs(x).max()))[1], 1022), -1022))
 
 
@@ -81,8 +81,8 @@ def _root_mean_square(x: Array) -> float:
 
 
 def _histogram(x: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Count numbers in 64 bins from the lowest to the highest, or around them where float64 has too few in between."""
-    part = 0.125 if np.abs(x).max() > _MOST / 16 else 1.0  # no width of a range is beyond float64 then
+    """Count numbers in 64 bins from the lowest to the highest; wider if float64 has too few numbers in between."""
+    part = 0.125 if np.abs(x).max() > _MOST / 16 else 1.0  # keeps the width of the range within float64
     low, high = part * float(x.min()), part * float(x.max())
     place = float(np.spacing(max(abs(low), abs(high))))
     if high - low < 128 * place:

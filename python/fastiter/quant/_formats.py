@@ -17,7 +17,7 @@ FLOAT_OVERFLOWS = ("SAT", "INF", "NAN")
 
 
 class Format:
-    """A number format. ``str`` writes it, :func:`parse` reads it; two formats with the same fields are equal."""
+    """A number format. ``str`` writes it, :func:`parse` reads it; formats with the same fields are equal."""
 
     def _spelling(self) -> tuple[str, tuple[str, ...]]:
         """Return the word that the text begins with, and the fields between its brackets."""
@@ -29,7 +29,7 @@ class Format:
         return getattr(self, "rounding", None) == "STOCHASTIC"
 
     def __str__(self) -> str:
-        """Write the format with as few fields as tell it from its kind's default."""
+        """Write the format with only the fields that differ from the defaults of its kind."""
         return write(self)
 
 
@@ -61,18 +61,18 @@ class Fixed(Format):
     width : int
         Bits of a code, 1 to 64.
     integer : int
-        Bits before the binary point, the sign among them; may be negative or larger than ``width``.
+        Bits before the binary point, including the sign; may be negative or larger than ``width``.
     signed : bool
-        Two's complement, or from 0 on.
+        Two's complement, or unsigned.
     rounding : str
         TRN (down), TRN_ZERO (toward zero), or to the nearest with ties up (RND), toward zero (RND_ZERO), down
         (RND_MIN_INF), away from zero (RND_INF) or to the even code (RND_CONV); or STOCHASTIC: up or down in magnitude
-        with the probability that makes the mean right.
+        with the probability that makes the expected value exact.
     overflow : str
-        What a rounded code out of range becomes: the nearest (SAT), zero (SAT_ZERO), the nearest of a range that is
+        Replacement of a rounded code out of range: the nearest (SAT), zero (SAT_ZERO), the nearest of a range that is
         symmetric about zero (SAT_SYM), its low bits (WRAP), its low bits in sign and magnitude (WRAP_SM).
     saturated_bits : int
-        How many high bits WRAP and WRAP_SM saturate.
+        Number of high bits that WRAP and WRAP_SM saturate.
 
     Examples
     --------
@@ -92,7 +92,7 @@ class Fixed(Format):
 
     def __post_init__(self) -> None:
         _check_int("Fixed", "width", self.width, 1, 64)
-        # The last place and the largest value are then numbers of float64.
+        # The step and the largest value are then float64 numbers.
         _check_int("Fixed", "integer", self.integer, self.width - 1074, 1023)
         _check_bool("Fixed", "signed", self.signed)
         _check_word("Fixed", "rounding", self.rounding, FIXED_ROUNDINGS)
@@ -135,7 +135,7 @@ class Fixed(Format):
 class Int(Format):
     """value = (code - zero_point) scale: integers of ``width`` bits; scale and zero point go with the data.
 
-    SAT_SYM leaves out the lowest code of a signed format. Rounding as for :class:`Fixed`, by default to the even code.
+    SAT_SYM excludes the lowest code of a signed format. Rounding as for :class:`Fixed`, by default to the even code.
 
     Examples
     --------
@@ -185,14 +185,14 @@ class Float(Format):
     exponent, mantissa : int
         Bits of each, 1 to 11 and 0 to 52.
     specials : str
-        Which codes are no numbers. "ieee": the highest exponent is infinity and NaN. "fn": all ones is NaN. "fnuz": the
-        code of -0 is NaN, there is no -0. "none": all codes are finite.
+        The codes that are not numbers. "ieee": the highest exponent is infinity and NaN. "fn": all ones is NaN. "fnuz":
+        the code of -0 is NaN, there is no -0. "none": all codes are finite.
     rounding : str
         To the nearest with ties to the even code (RNE) or away from zero (RNA), toward zero (RZ), down (RD), up (RU),
         away from zero (RA), or STOCHASTIC.
     overflow : str
-        What is beyond the largest number after rounding, infinity included, becomes: the largest number (SAT), infinity
-        (INF), NaN (NAN). By default INF where there is infinity, else SAT.
+        Replacement of numbers beyond the largest after rounding, infinity included: the largest number (SAT), infinity
+        (INF), NaN (NAN). By default INF if the format has infinity, else SAT.
     bias : int
         2^(exponent - 1) - 1 by default, one more for "fnuz".
     signed, subnormals : bool
@@ -266,12 +266,12 @@ class Float(Format):
 
     @property
     def min_exponent(self) -> int:
-        """The exponent of the smallest normal number; with subnormals, of their places too."""
+        """The exponent of the smallest normal number, and of the subnormals if there are any."""
         return int(self.subnormals) - int(self.bias or 0)
 
     @property
     def max_field(self) -> int:
-        """The bits of exponent and mantissa of the largest number."""
+        """The exponent and mantissa bits of the largest number."""
         ones = (1 << (self.exponent + self.mantissa)) - 1
         if self.specials == "ieee":
             return ones - (1 << self.mantissa)

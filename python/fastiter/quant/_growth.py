@@ -1,4 +1,4 @@
-"""The formats of exact results, as HLS's ``ap_fixed`` has them, and how codes lie in memory."""
+"""The formats of exact results, as in HLS's ``ap_fixed``, and the memory layout of codes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ._formats import Fixed
 
 Array = npt.NDArray[Any]
 
-#: Numbers of the enumerations in csrc/cpu/fixed_kernels.hpp
+#: The values of the enumerations in csrc/cpu/fixed_kernels.hpp
 _ROUNDINGS = {
     name: number
     for number, name in enumerate(("TRN", "TRN_ZERO", "RND", "RND_ZERO", "RND_MIN_INF", "RND_INF", "RND_CONV"))
@@ -33,7 +33,7 @@ def code_dtype(width: int, signed: bool) -> np.dtype[Any]:
 
 
 def target(fmt: Fixed, fraction: int) -> Target:
-    """Return what a kernel needs to assign numbers with ``fraction`` bits after their point to ``fmt``."""
+    """Return a kernel's arguments for assigning numbers with ``fraction`` bits after the point to ``fmt``."""
     shift = fraction - fmt.fraction
     return (fmt.width, fmt.signed, _ROUNDINGS[fmt.rounding], _OVERFLOWS[fmt.overflow], fmt.saturated_bits, shift)
 

@@ -1,4 +1,4 @@
-"""One call of the kernels that round, for arrays and for tensors."""
+"""One call of the rounding kernels, for arrays and for tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ._formats import Format, Int
 from ._plan import ELEMENTS, int_plan, plan
 from ._scale import Scale
 
-#: Where contiguous numbers are (an array, or the address of a tensor's), and the name of their dtype
+#: Contiguous numbers (an array, or the address of a tensor's data), and the name of their dtype
 Place: TypeAlias = tuple[Any, str]
 
 
@@ -33,8 +33,8 @@ def launch(
 ) -> tuple[int, int, int]:
     """Round ``lines`` lines of n numbers; return how many were NaN, overflowed and underflowed.
 
-    shared: where the scales of blocks go. exact: fixed point with scales of 2^k is computed in doubles, which hold what
-    a power of two makes of any float32.
+    shared receives the scales of blocks. exact: fixed point with scales of 2^k is computed in doubles, which hold the
+    product of any float32 and a power of two.
     """
     name, uniform = x[1], scales.uniform
     if isinstance(fmt, Int) and uniform is not None:
@@ -51,13 +51,13 @@ def launch(
 
 
 def count_from_zero_point(codes: npt.NDArray[Any], fmt: Format, scales: Scale) -> None:
-    """Add the zero point to codes of integers with one scale, which the kernel counts from it."""
+    """Add the zero point to integer codes with one scale: the kernel returns them relative to it."""
     if isinstance(fmt, Int) and scales.uniform is not None and scales.uniform[1]:
         codes += codes.dtype.type(scales.uniform[1])
 
 
 def refuse_nans(function: str, fmt: Format, count: int) -> None:
-    """Raise where there are NaNs, for a format that has none."""
+    """Raise if there are NaNs that the format cannot represent."""
     if count:
         raise ValueError(f"{function}: x must be numbers, as {fmt} has no NaN, got NaN")
 

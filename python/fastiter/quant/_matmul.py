@@ -22,7 +22,7 @@ from ._window import Window, read_window
 Array = npt.NDArray[Any]
 Index = tuple[tuple[int, int, int], tuple[int, int, int]]
 
-#: Numbers of the enumeration FixedPath in csrc/cpu/fixed_kernels.hpp; tests name one, all others take what is fastest.
+#: The values of the enumeration FixedPath in csrc/cpu/fixed_kernels.hpp; only tests choose one, else the fastest runs.
 PATHS = {
     name: number for number, name in enumerate(("choose", "pairs", "fused16", "fused32", "lines32", "lines64", "wide"))
 }
@@ -41,18 +41,18 @@ def fixed_matmul(
     """c[m, n] = bias[m, n], then c[m, n] = acc(c[m, n] + a[m, k] b[k, n]) for k = 0, 1, 2, ... in this order.
 
     acc(.) is the assignment to that format: rounding, then overflow, after every addition. All arithmetic is on
-    integers; short cuts are taken only where they give the same bits (docs/fixed.md).
+    integers; shortcuts are taken only where they give the same bits (docs/fixed.md).
 
     Parameters
     ----------
     a, b : FixedArray (..., M, K), (..., K, N)
-        Shapes as for :func:`numpy.matmul`, of one axis too. Any strides.
+        Shapes as for :func:`numpy.matmul`, including one-dimensional ones. Any strides.
     acc : Fixed or str
-        The accumulator's format, which is that of the result.
+        The accumulator's format, which is also the result's.
     product : Fixed or str, optional
         Each product is assigned to this format before it is added; by default it is added exactly.
     bias : FixedArray, optional
-        Where the accumulator starts, assigned to ``acc``; broadcast to (M, N). Zero by default.
+        Initial value of the accumulator, assigned to ``acc``; broadcasts to (M, N). Zero by default.
     backend : {"cpu", "reference"}, optional
         "reference" runs the specification in rational arithmetic.
 
@@ -63,7 +63,7 @@ def fixed_matmul(
     Raises
     ------
     TypeError, ValueError
-        For a wrong type; for shapes that do not go together, a wrong format.
+        For a wrong type; for inconsistent shapes, a wrong format.
     BackendError
         If the backend cannot run.
 
@@ -106,8 +106,8 @@ def fixed_conv2d(
 ) -> FixedArray:
     """y[n, o, p, q] = bias[o], then y = acc(y + w[o, c, r, s] x[n, c, p + r, q + s]) over (c, r, s), s the fastest.
 
-    What lies outside of x is zero. As :func:`fixed_matmul` with the weights as rows; ``stride``, ``padding``,
-    ``dilation`` and ``groups`` mean what they mean in ``torch.nn.functional.conv2d``.
+    Padding is zero. As :func:`fixed_matmul` with the weights as rows; ``stride``, ``padding``, ``dilation`` and
+    ``groups`` are those of ``torch.nn.functional.conv2d``.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def fixed_conv2d(
     acc, product : Fixed or str
         As for :func:`fixed_matmul`.
     bias : FixedArray (O,), optional
-        Where the accumulator of each output channel starts; zero by default.
+        Initial value of each output channel's accumulator; zero by default.
     stride, padding, dilation : int or two ints
         For rows and columns.
     groups : int
@@ -182,7 +182,7 @@ def _formats(function: str, acc: Fixed | str, product: Fixed | str | None) -> tu
 
 
 def product_shape(function: str, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of the product, NumPy's."""
+    """Return the shape of the product by NumPy's rules."""
     for name, shape in (("a", a), ("b", b)):
         if not shape:
             raise ValueError(f"{function}: {name} must have one axis or more, got shape ()")
@@ -197,7 +197,7 @@ def product_shape(function: str, a: tuple[int, ...], b: tuple[int, ...]) -> tupl
 
 
 def _start(function: str, bias: FixedArray | None, acc: Fixed, shape: tuple[int, ...], letters: str) -> Array | None:
-    """Return the accumulator's first codes, of 64 bits."""
+    """Return the accumulator's initial codes as 64-bit integers."""
     if bias is None:
         return None
     if not isinstance(bias, FixedArray):
@@ -209,11 +209,11 @@ def _start(function: str, bias: FixedArray | None, acc: Fixed, shape: tuple[int,
         raise ValueError(f"{function}: bias must have shape {letters} = {shape}, got {bias.shape}") from None
 
 
-# ---- in the kernels' terms ------------------------------------------------------------------------------------------
+# ---- the kernels' view of the arrays --------------------------------------------------------------------------------
 
 
 def _index(sizes: Sequence[int], strides: Sequence[int]) -> Index | None:
-    """Return an index of three parts that visits the same elements, or None where it takes more."""
+    """Return a three-level index that visits the same elements, or None if that takes more levels."""
     merged: list[tuple[int, int]] = []
     for size, stride in zip(sizes, strides, strict=True):
         if size == 1:
@@ -225,7 +225,7 @@ def _index(sizes: Sequence[int], strides: Sequence[int]) -> Index | None:
     if len(merged) > 3:
         return None
     whole = [(1, 0)] * (3 - len(merged)) + merged
-    if not merged:  # one element: lines of it lie next to each other
+    if not merged:  # one element: its rows count as contiguous
         whole[-1] = (1, 1)
     (s0, t0), (s1, t1), (s2, t2) = whole
     return (s0, s1, s2), (t0, t1, t2)
@@ -237,7 +237,7 @@ def _needed(index: Index | None) -> Index:
 
 
 def _steps(codes: Array) -> tuple[Array, tuple[int, ...]]:
-    """Return the codes, or a copy, in the machine's byte order, and their strides in elements."""
+    """Return the codes, or a copy, in native byte order, and their strides in elements."""
     size = codes.dtype.itemsize
     if not codes.flags.aligned or not codes.dtype.isnative or any(stride % size for stride in codes.strides):
         codes = np.ascontiguousarray(codes, codes.dtype.newbyteorder("="))
@@ -245,7 +245,7 @@ def _steps(codes: Array) -> tuple[Array, tuple[int, ...]]:
 
 
 def _offsets(sizes: tuple[int, ...], strides: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Return where each part of a batch begins."""
+    """Return the offset of each matrix of a batch."""
     total = np.zeros(sizes, np.int64)
     for axis, (size, stride) in enumerate(zip(sizes, strides, strict=True)):
         total += (np.arange(size) * stride).reshape((-1,) + (1,) * (len(sizes) - 1 - axis))
@@ -270,14 +270,14 @@ def matmul_codes(
     every: int = 1,
     path: str = "choose",
 ) -> tuple[Array, int]:
-    """Codes of x (..., M, K) y (..., K, N), and the paths that were taken: a bit for each."""
+    """Codes of x (..., M, K) y (..., K, N), and a bit mask of the paths that were taken."""
     (M, K), N = x.shape[-2:], y.shape[-1]
     batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     out = empty((*batch, M, N), code_dtype(formats[0].width, formats[0].signed))
     if out.size == 0:
         return out, 0
     x, x_steps = _steps(np.broadcast_to(x, (*batch, M, K)))
-    # A batch that shares b, from one start for all, is one long matrix.
+    # A batch that shares b and the initial value is one long matrix.
     rows = None
     if math.prod(y.shape[:-2]) == 1 and (start is None or start.strides[0] == 0):
         rows = _index((*batch, M), x_steps[:-1])
@@ -324,7 +324,7 @@ def _conv2d_cpu(
     window: Window,
     size: tuple[int, int],
 ) -> Array:
-    """Rows are the output's channels, columns its pixels, both of one group at a time."""
+    """Rows are the output's channels, columns its pixels, one group at a time."""
     B, (O, C, R, S), (P, Q), groups = x.shape[0], w.shape, size, window.groups
     out = empty((B, O, P, Q), code_dtype(formats[0].width, formats[0].signed))
     if out.size == 0:
@@ -366,7 +366,7 @@ def _conv2d_cpu(
 def matmul_reference(
     x: Array, fx: Fixed, y: Array, fy: Fixed, formats: tuple[Fixed, Fixed | None], start: Array | None, every: int = 1
 ) -> Array:
-    """The same by the specification."""
+    """The same, by the specification."""
     batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     acc, product = formats
     out = np.empty((*batch, x.shape[-2], y.shape[-1]), object)

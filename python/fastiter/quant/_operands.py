@@ -1,4 +1,4 @@
-"""The factors of quant_matmul: codes and floats as the numbers of their formats."""
+"""The factors of quant_matmul: codes and floats as values of their formats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
 def numbers(name: str, x: Array, fmt: Format, along: int) -> Array:
-    """Return the numbers that codes are, or that floats become, in float32 or float64."""
+    """Return the values of codes, or the rounded floats, in float32 or float64."""
     dtype = _F32 if span(fmt).in_float32 else _F64
     in_blocks = block_of(fmt) > 0
     if x.dtype.kind in "iu":
@@ -44,7 +44,7 @@ def given_codes(name: str, x: Array, fmt: Format) -> Array:
 
 
 def given_floats(name: str, x: Array, fmt: Format) -> Array:
-    """Check that x are floats which the format has numbers for."""
+    """Check that x are floats that the format can represent."""
     check_floats("quant_matmul", name, x)
     if not has_nan(fmt) and np.isnan(x).any():
         raise ValueError(f"quant_matmul: {name} must be numbers, as {fmt} has no NaN, got NaN")

@@ -14,8 +14,8 @@ from ._text import register
 class Posit(Format):
     """Posits of n bits: sign, regime (a run of equal bits), ``es`` bits of exponent, fraction.
 
-    Rounding is to the nearest string of bits, ties to the even one, and never to zero or to NaR ("not a real", the
-    code 1000...), which NaN and infinities become.
+    Rounding is to the nearest bit string, ties to even, and never to zero or to NaR ("not a real", the code 1000...),
+    which represents NaN and infinities.
 
     Examples
     --------
@@ -49,14 +49,14 @@ class Posit(Format):
 
 @dataclass(frozen=True)
 class Table(BlockFormat):
-    """value = values[code], the nearest; with ``block``, times the largest magnitude of the block.
+    """value = values[code], the nearest to x; with ``block``, times the largest magnitude of the block.
 
     Parameters
     ----------
     values : tuple of float
-        2 to 256 rising numbers of float64, all exact: x of float32 finds the nearest one, then rounds it to float32.
+        2 to 256 increasing float64 numbers, all exact: a float32 x finds the nearest one, then rounds it to float32.
     block : int
-        0, or how many neighbours share a scale.
+        0, or the number of elements that share a scale.
     rounding : str
         "NEAREST", ties to the even code, or "STOCHASTIC" between the two neighbours.
 
@@ -100,7 +100,7 @@ class Table(BlockFormat):
 class PowerOfTwo(Format):
     """0 and +-2^k with k from ``lowest`` to ``highest``: a product with one is a shift.
 
-    Rounding is to the nearest, ties to the even k (in the code's count: 0, then 2^lowest, and so on).
+    Rounding is to the nearest, ties to the even code without its sign (0 for zero, 1 for 2^lowest, and so on).
 
     Examples
     --------
@@ -125,7 +125,7 @@ class PowerOfTwo(Format):
 
     @property
     def steps(self) -> int:
-        """How many positive numbers there are."""
+        """The number of positive numbers."""
         return self.highest - self.lowest + 1
 
     @property
@@ -136,11 +136,11 @@ class PowerOfTwo(Format):
 
 @dataclass(frozen=True)
 class SumOfPowers(Format):
-    """Fixed point whose codes have at most ``terms`` ones: a product is as many shifts and additions.
+    """Fixed point whose codes have at most ``terms`` ones: a product takes that many shifts and additions.
 
     A number is first rounded to ``Fixed(width, integer, signed, rounding, "SAT")``, then the magnitude of its code to
-    a sum of powers of two: the highest power not above what is left, again and again ("GREEDY": it keeps the highest
-    ones), or the nearest (the larger at a tie), whose rest may be negative ("NEAREST": signed digits).
+    a sum of powers of two. "GREEDY" repeatedly subtracts the highest power not above the remainder, so it keeps the
+    highest ones; "NEAREST" the nearest power (the larger at a tie), so the remainder may be negative (signed digits).
 
     References
     ----------
@@ -177,7 +177,7 @@ class SumOfPowers(Format):
 
     @property
     def bits(self) -> int:
-        """Bits of a code: the fixed-point code, one more as NEAREST may round up to the next power."""
+        """Bits of a code: those of the fixed-point code, one more as NEAREST may round up to the next power."""
         return self.width + (self.method == "NEAREST")
 
 
@@ -185,8 +185,8 @@ class SumOfPowers(Format):
 class Logarithmic(Format):
     """0 and +-2^(c / 2^fraction), with c / 2^fraction from ``lowest`` to ``highest``.
 
-    Rounding is to the nearest logarithm, so to the geometric mean of two neighbours; what is nearer than half a step
-    below 2^lowest becomes that, the rest below is zero.
+    Rounding is to the nearest logarithm, so to the geometric mean of two neighbours. Magnitudes less than half a step
+    below 2^lowest become 2^lowest, smaller ones zero.
 
     Examples
     --------
@@ -211,12 +211,12 @@ class Logarithmic(Format):
 
     @property
     def steps(self) -> int:
-        """How many positive numbers there are."""
+        """The number of positive numbers."""
         return ((self.highest - self.lowest) << self.fraction) + 1
 
     @property
     def bits(self) -> int:
-        """Bits of a code: the sign, then 0 for zero and the number of the step from 1 on."""
+        """Bits of a code: the sign, then 0 for zero and the index of the step from 1 on."""
         return self.steps.bit_length() + self.signed
 
 

@@ -1,4 +1,4 @@
-"""From a format to the numbers that its kernel takes, in the order in which csrc/bindings_quant.cpp reads them."""
+"""Converts a format to its kernel's arguments, in the order in which csrc/bindings_quant.cpp reads them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ._formats import Fixed, Float, Format, Int
 from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
 from ._tables import holds_values, log_table, nearest_thresholds, rounded
 
-#: Numbers of the enumerations in csrc/cpu/quant_kernels.hpp
+#: The values of the enumerations in csrc/cpu/quant_kernels.hpp
 _FIXED, _WIDE_FIXED, _FLOAT, _WIDE_FLOAT, _MX, _NVFP4, _BLOCK_INTEGER, _POSIT, _TABLE, _LOGARITHMIC, _POWERS = range(11)
 _ROUNDINGS = {
     "TRN": 0,
@@ -57,7 +57,7 @@ class Plan:
     powers: Numbers = ()
 
     def fields(self, nan: float, count: bool, codes: bool, scale: float = 1.0, scales: Any = 0) -> Numbers:
-        """Return what the binding reads; ``scales`` is the array for the scales of blocks."""
+        """Return the fields that the binding reads; ``scales`` is the array that receives the scales of blocks."""
         block = (*self.block, scale, scales) if self.block else ()
         parts = self.fixed, self.small, block, self.table, self.posit, self.powers
         return self.kind, self.rounding, self.overflow, nan, count, codes, self.to_odd, *parts
@@ -74,10 +74,10 @@ def _fixed(fmt: Fixed, dtype: str, codes: bool) -> Plan:
         how = _WRAP_SOME
     elif fmt.saturated_bits:
         how = _SIGN_MAGNITUDE_ONE if fmt.saturated_bits == 1 else _SIGN_MAGNITUDE_SOME
-    # A number that T's mantissa does not hold is right after one rounding, which codes and 16-bit results do not allow.
-    # Nor does wrapping a negative number far up, to where there are fewer bits behind it.
+    # A number too wide for T's mantissa is still right if it is rounded once, but codes and 16-bit results are rounded
+    # again, and wrapping a negative number in an unsigned format moves it up to where T has fewer bits after the point.
     once = (how in (_SATURATE, _ZERO) or (how == _WRAP and fmt.signed)) and not codes
-    # Of the lowest numbers the last bits are lost when they are scaled: they are far below the last place then.
+    # The smallest numbers lose their last bits when scaled, but these are far below the last place then.
     in_float = dtype != "float64" and -94 <= fraction <= 126 and (width <= 24 or (once and dtype == "float32"))
     in_double = -900 <= fraction <= 1022 and (width <= 53 or (once and dtype == "float64"))
     kind = _FIXED if in_float or in_double else _WIDE_FIXED
@@ -94,14 +94,14 @@ def _fixed(fmt: Fixed, dtype: str, codes: bool) -> Plan:
 
 
 def _cut(code: int, bits: int) -> float:
-    """Return the number of so many bits nearest to the code and not beyond it."""
+    """Return the code truncated toward zero to ``bits`` significant bits."""
     places = max(0, code.bit_length() - bits)
     magnitude = abs(code) >> places << places
     return float(-magnitude if code < 0 else magnitude)
 
 
 def int_plan(fmt: Int, dtype: str, codes: bool, scale: float, zero_point: int) -> Plan:
-    """Return the plan for integers with one scale: codes are counted from the zero point."""
+    """Return the plan for integers with one scale: codes are relative to the zero point."""
     low, high = float(fmt.min_code - zero_point), float(fmt.max_code - zero_point)
     numbers = (scale, 1.0 if codes else scale, low, high, low, high, fmt.width, 0, 0, fmt.signed, False, True)
     return Plan(_FIXED, _ROUNDINGS[fmt.rounding], _SATURATE, dtype == "float64" or fmt.width > 24, fixed=numbers)
@@ -117,7 +117,7 @@ def _int(fmt: Int, dtype: str, codes: bool) -> Plan:
 
 
 def _holds(fmt: Float, bits: int, bias: int) -> bool:
-    """Say whether a kernel rounds to the format in a type with this mantissa and this largest exponent."""
+    """Say whether a kernel rounds to the format in a type with this many mantissa bits and this largest exponent."""
     own = fmt.min_exponent == 1 - bias and fmt.subnormals
     places = fmt.min_exponent - fmt.mantissa >= 1 - bias and fmt.min_exponent <= fmt.mantissa
     return fmt.mantissa <= bits and fmt.max_exponent <= bias - (fmt.mantissa == 0) and (own or places)
@@ -147,7 +147,7 @@ def _minus(x: float) -> float:
 
 
 def _float(fmt: Float, dtype: str, codes: bool) -> Plan:
-    # Doubles for codes of what floats hold as subnormal numbers only
+    # Doubles for codes of numbers that are subnormal in float32
     in_float = dtype != "float64" and _holds(fmt, 23, 127)
     kind, bias = _FLOAT, 127 if in_float else 1023
     if not in_float and not _holds(fmt, 52, 1023):
@@ -180,7 +180,7 @@ def _mx(fmt: MX, dtype: str, codes: bool) -> Plan:
         "CEIL": (1.0, True),
         "RCEIL": (float(top), True),
     }[fmt.rule]
-    # Floats hold a scale below 2^-126 only as a subnormal number, whose exponent cannot be read.
+    # A scale below 2^-126 is subnormal in float32, so its exponent cannot be read from its bits.
     in_float = dtype != "float64" and _holds(element, 23, 127) and element.max_exponent >= 1
     in_float = in_float and element.min_exponent > -126
     block = (fmt.block, element.max_exponent, *carry)
@@ -188,7 +188,7 @@ def _mx(fmt: MX, dtype: str, codes: bool) -> Plan:
 
 
 def _element(fmt: Float) -> Numbers:
-    """Return an element's numbers; the codes of a block whose scale is NaN are 0."""
+    """Return an element's fields; the codes of a block whose scale is NaN are 0."""
     return (*_small(fmt, False)[:-2], 0, 0)
 
 
@@ -215,7 +215,7 @@ def _posit(fmt: Posit, dtype: str, codes: bool) -> Plan:
 
 
 def _table(fmt: Table, dtype: str, codes: bool) -> Plan:
-    # The nearest value is found with any thresholds; random neighbours need the values, which blocks have as floats.
+    # The nearest value is found with any thresholds; stochastic rounding needs the values, which blocks have as floats.
     in_double = dtype == "float64" or (fmt.stochastic and not fmt.block and not holds_values(fmt, np.float32))
     kind = np.float64 if in_double else np.float32
     with np.errstate(over="ignore", under="ignore"):
@@ -265,6 +265,6 @@ _PLANS: dict[type[Format], Any] = {
 
 @lru_cache(maxsize=512)
 def plan(fmt: Format, dtype: str, codes: bool) -> Plan:
-    """Return the plan for a format and the dtype of the numbers; ``codes``: for codes, not values."""
+    """Return the plan for a format and the dtype of the numbers; ``codes`` asks for codes instead of values."""
     made: Plan = _PLANS[type(fmt)](fmt, dtype, codes)
     return made
