@@ -1,15 +1,15 @@
-// Products of bf16 on AMX, where an instruction multiplies up to 16 rows of 32 numbers by 32 lines of 16. It takes as long as
-// the lines take from their cache, however few the rows are.
+// bf16 matrix products on AMX. One instruction multiplies a tile of up to 16 rows of 32 numbers by a tile of 16 lines
+// of the panel. Its duration is the time to load the 16 lines from cache, however few the rows are.
 #pragma once
 #include "simd.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 
-// Rows of pairs times a panel, [pair][NV][lane]: out[row][NV] is the sums of every row, from `start`, from what it has if it goes
-// on, or from 0. Pairs are a multiple of kTilePairs.
+// Product of rows of bf16 pairs and a packed panel [pair][NV][lane]. out[row][NV] accumulates onto `start` (the same
+// for every row), onto its own contents if goes_on, or onto 0. `pairs` is a multiple of kTilePairs.
 struct TileProduct {
     const bf16* x;
-    int64_t x_row; // from row to row, in numbers
+    int64_t x_row; // row stride, in numbers
     const bf16* panel;
     int64_t pairs;
     vec<float>* out;
@@ -23,10 +23,10 @@ constexpr int kTilePairs = 16, kTileRows = 16;
 
 template <class S> constexpr bool on_tiles = sizeof(S) == 2;
 
-// A thread's tile registers. Up to 16 rows are multiplied by up to four vectors at once, whose sums are 0 to 3. Of more rows, up
-// to twice as many, 0 and 1 are the first ones' sums, of two vectors, 2 and 3 the others': then a line of the panel too is
-// multiplied twice as often as it is loaded. 4 and 5 hold rows of x, 6 and 7 lines of the panel. Given back in the end: who
-// switches threads would have to save them.
+// The tile registers of a thread. For up to 16 rows, registers 0-3 accumulate the products with up to four vectors. For
+// 17 to 32 rows, registers 0-1 accumulate the first 16 rows and 2-3 the rest, two vectors each, so that each loaded
+// line of the panel too is multiplied twice. Registers 4-5 hold rows of x, 6-7 lines of the panel. The destructor
+// releases them, as a context switch would otherwise save them.
 class TileRegisters {
     int rows = 0;
 
@@ -53,8 +53,8 @@ public:
     }
 };
 
-// The names of tile registers are part of an instruction's text, hence a line for each. V: vectors from the panel's vector
-// FIRST on; of `out` too
+// Tile register numbers are immediates of the instruction, hence one line per register. V: number of vectors, starting
+// at vector FIRST of the panel and of `out`.
 template <int NV, int FIRST, int V> FASTITER_INLINE void start_one(const TileProduct& p) {
     if (p.start || p.goes_on) {
         const float* from = p.start ? p.start + FIRST * 16 : reinterpret_cast<const float*>(p.out + FIRST);
@@ -109,7 +109,8 @@ template <int NV, int FIRST, int V> FASTITER_INLINE void start_two(const TilePro
         if constexpr (V > 1) _tile_zero(3);
     }
 }
-// Lines of x come from the second-level cache and are not wanted in the first, where the panel is to stay.
+// Rows of x are loaded with a streaming hint: they come from the second-level cache and should not evict the panel from
+// the first.
 template <int NV, int V> FASTITER_INLINE void add_to_two(const bf16* x, int64_t x_row, const bf16* panel) {
     _tile_loadd(6, panel, NV * 64);
     _tile_stream_loadd(4, x, x_row * int64_t(sizeof(bf16)));
@@ -129,7 +130,8 @@ template <int NV, int V> FASTITER_INLINE void store_two(vec<float>* out) {
     if constexpr (V > 1) _tile_stored(3, out + kTileRows * NV + 1, NV * 64);
 }
 
-// V vectors from FIRST on. Calls ask(row) for its share of the rows while the product runs: see multiply_tile of rnn_tile.hpp.
+// Multiplies V vectors from FIRST on. Calls ask(row) for this call's share of the rows during the product: see
+// multiply_tile of rnn_tile.hpp.
 template <bool TWO, int NV, int FIRST, int V, class Ask>
 FASTITER_INLINE void multiply_vectors(int rows, const TileProduct& p, Ask ask) {
     if constexpr (TWO)
@@ -155,7 +157,7 @@ FASTITER_INLINE void multiply_vectors(int rows, const TileProduct& p, Ask ask) {
         store_one<NV, V>(p.out + FIRST);
 }
 
-// Up to 2 kTileRows rows
+// Multiplies up to 2 kTileRows rows.
 template <int NV, class Ask>
 __attribute__((noinline)) void multiply_on_tiles(TileRegisters& registers, int rows, const TileProduct& p, Ask ask) {
     __asm__ volatile("" ::: "memory");

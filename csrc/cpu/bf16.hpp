@@ -1,4 +1,4 @@
-// bfloat16 as it lies in memory: the upper half of a float. Nothing is computed in it.
+// Storage type of bfloat16: the upper half of a float. No arithmetic is done in it.
 #pragma once
 #include <cstdint>
 
@@ -8,8 +8,8 @@ struct bf16 {
     uint16_t bits;
 };
 
-// One number, outside of the kernels, which have vectors. Not merely inline: a copy that is compiled for a newer processor must
-// not become everybody's.
+// Scalar conversion, for code outside of the vectorised kernels. `static`, not only `inline`: the linker must not merge
+// it into a copy compiled for a newer processor.
 static inline float widened(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }
 
 } // namespace fastiter

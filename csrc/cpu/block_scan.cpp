@@ -1,10 +1,10 @@
-// h[t] = A[t] h[t-1] + x[t] with a matrix for each group of K numbers.
+// h[t] = A[t] h[t-1] + x[t] with a K x K matrix for each group of K numbers.
 #include "block_scan.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-// One step of some groups: h = A state + x, which is the next state. `width` counts reals.
+// One step of several groups: h = A state + x, which becomes the next state. `width` counts reals.
 template <class T, bool Complex> struct AnyBlock {
     static void step(int64_t K, const T* A, const T* x, T* h, T* state, int64_t width, bool, bool) {
         using Number = Scalar<T, Complex>;
@@ -28,7 +28,7 @@ template <class T, bool Complex> struct AnyBlock {
 template <class T, bool Complex, int K> struct VectorBlock {
     using B = Blocks<T, Complex, K>;
     static constexpr int parts = B::parts, M = B::M;
-    static constexpr int64_t size = parts * lanes<T>; // reals that are computed at once
+    static constexpr int64_t size = parts * lanes<T>; // reals per iteration
 
     static void step(int64_t, const T* A, const T* x, T* h, T* state, int64_t width, bool backwards, bool stream) {
         const int64_t whole = width / size;
@@ -56,7 +56,8 @@ template <class T, bool Complex, int K> struct VectorBlock {
         }
     }
 
-    // A vector of rows of A times what is in their groups. The matrix lies row by row: dealing it out gives its columns.
+    // Product of one vector of rows of A and the states of their groups. A is row-major; deal() turns its rows into
+    // columns.
     static FASTITER_INLINE vec<T> product(const T* A, const vec<T> (&old)[parts], int64_t count) {
         vec<T> sum{};
         unrolled<parts>([&](auto part) FASTITER_INLINED {

@@ -1,10 +1,11 @@
-// How the block scans compute: K numbers of a group as parts of vectors where K is 2, 4, 8 or 16, else one after the other.
+// Vector helpers of the block scans: the K numbers of a group are vectorised if K is 2, 4, 8 or 16, otherwise computed
+// one by one.
 #pragma once
 #include "scan.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 
-// A number that is a pair of reals where Complex is true
+// A real number, or a complex one (two reals) if Complex
 template <class T, bool Complex> struct Scalar {
     T re, im;
     static constexpr int64_t size = Complex ? 2 : 1;
@@ -22,7 +23,7 @@ template <class T, bool Complex> struct Scalar {
     }
 };
 
-// Calls f with constant<0>, constant<1>, ..., constant<N - 1>: indices of shuffles have to be constants.
+// Calls f with constant<0>, constant<1>, ..., constant<N - 1>, as shuffle indices must be compile-time constants.
 template <int I> struct constant {
     static constexpr int value = I;
 };
@@ -32,26 +33,26 @@ template <class F, int... I> FASTITER_INLINE void unrolled(F f, std::integer_seq
 template <int N, class F> FASTITER_INLINE void unrolled(F f) { unrolled(f, std::make_integer_sequence<int, N>()); }
 
 namespace shuffles {
-// Every second piece of `Piece` lanes of a, then of b
+// Every second piece of `Piece` lanes, first of a, then of b
 template <int Piece, int Odd, class V, size_t... L>
 FASTITER_INLINE V every_second(V a, V b, std::index_sequence<L...>) {
     return __builtin_shufflevector(a, b, int((L / Piece * 2 + Odd) * Piece + L % Piece)...);
 }
-// Of vectors of numbers of E lanes: number J of every M in all M places
+// For numbers of E lanes: copies number J of every M numbers to all M positions.
 template <int E, int M, int J, class V, size_t... L> FASTITER_INLINE V spread(V v, std::index_sequence<L...>) {
     return __builtin_shufflevector(v, v, int((L / E / M * M + J) * E + L % E)...);
 }
-// The places of a vector of K x K matrices, whose first row is that of number First: each number in all places of its row,
+// For a vector of K x K matrices whose first row belongs to number First: copies each number to all columns of its row,
 template <int E, int K, int First, class V, size_t... L> FASTITER_INLINE V rows(V v, std::index_sequence<L...>) {
     return __builtin_shufflevector(v, v, int((First + L / E / K) * E + L % E)...);
 }
-// and the numbers of its group in those of its columns
+// and each number of the group to its column.
 template <int E, int K, int First, class V, size_t... L> FASTITER_INLINE V columns(V v, std::index_sequence<L...>) {
     return __builtin_shufflevector(v, v, int(((First + L / E / K) / K * K + L / E % K) * E + L % E)...);
 }
 } // namespace shuffles
 
-// The pieces of M vectors, numbered from end to end: those whose number is j modulo M become vector j.
+// Deals out the pieces of M vectors, numbered consecutively: the pieces whose number is j modulo M become vector j.
 template <class T, int Piece, int M> FASTITER_INLINE void deal(vec<T> (&v)[M]) {
     if constexpr (M > 1) {
         constexpr auto all = std::make_index_sequence<lanes<T>>();
@@ -68,20 +69,21 @@ template <class T, int Piece, int M> FASTITER_INLINE void deal(vec<T> (&v)[M]) {
     }
 }
 
-// What the code for blocks of K numbers knows of a vector
+// Vector layout of groups of K numbers
 template <class T, bool Complex, int K> struct Blocks {
-    static constexpr int E = Complex ? 2 : 1; // lanes of a number
-    static constexpr int W = lanes<T> / E;    // numbers of a vector
-    static constexpr int M = K < W ? K : W;   // numbers of a group that one vector has
-    static constexpr int parts = K / M;       // vectors of a group, where it has more than one
+    static constexpr int E = Complex ? 2 : 1; // lanes per number
+    static constexpr int W = lanes<T> / E;    // numbers per vector
+    static constexpr int M = K < W ? K : W;   // numbers of one group per vector
+    static constexpr int parts = K / M;       // vectors per group if a group spans several
     static constexpr auto all = std::make_index_sequence<lanes<T>>();
     using N = Numbers<T, Complex>;
 
-    // Number J of each group in all of the group's places (of K > W, that of the vector's)
+    // Copies number J of each group to all positions of the group (for K > W, within the vector).
     template <int J> static FASTITER_INLINE vec<T> spread(vec<T> v) { return shuffles::spread<E, M, J>(v, all); }
 
-    // Against time, small matrices are read in falling order, as one stream. Large ones are not: each is read from its start to
-    // its end in any case, which makes no stream of all, while a whole line of them in rising order does.
+    // Backwards in time, small matrices are read in descending order, as one stream for the hardware prefetcher. Large
+    // ones are not: each is read in ascending order anyway, so descending order gives no stream; ascending order makes
+    // all matrices of a line one stream.
     static constexpr bool large = K * K * E * sizeof(T) >= 1024;
     static FASTITER_INLINE void fetch_next(const T* A, bool backwards) {
         constexpr int size = K * parts * lanes<T>;
@@ -94,7 +96,7 @@ template <class T, bool Complex, int K> struct Blocks {
         }
     }
 
-    // Reads vector i of the matrices of `count` numbers' rows; what is beyond them is 0.
+    // Loads vector i of the matrix rows of `count` numbers, zero-filled beyond them.
     static FASTITER_INLINE vec<T> matrix(const T* A, int i, int64_t count) {
         if (count >= W) return load(A + i * lanes<T>);
         return load_up_to(A + i * lanes<T>, max_of(0, (count * K - i * W) * E));

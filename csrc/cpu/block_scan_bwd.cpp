@@ -1,4 +1,4 @@
-// The exact reverse of the block scan.
+// Backward pass (exact reverse) of the block scan.
 #include "block_scan.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
@@ -9,9 +9,9 @@ constexpr int64_t kMatrixBytes = 16384;
 
 template <class T> struct Step {
     const T *A, *before, *dh; // before and dh may be null = 0
-    T *dx, *dA, *carry;       // dx and dA may be null: not wanted
-    bool adds;                // to dA
-    bool begins;              // nothing comes from the step before
+    T *dx, *dA, *carry;       // dx and dA may be null: not requested
+    bool adds;                // accumulates into dA
+    bool begins;              // reset: no contribution from the previous step
     bool backwards, stream, stream_matrices;
 
     Step at(int64_t c, int64_t K) const {
@@ -58,7 +58,7 @@ template <class T, bool Complex> struct AnyBlock {
 template <class T, bool Complex, int K> struct VectorBlock {
     using B = Blocks<T, Complex, K>;
     static constexpr int parts = B::parts, M = B::M, E = B::E, W = B::W;
-    static constexpr int64_t size = parts * lanes<T>; // reals that are computed at once
+    static constexpr int64_t size = parts * lanes<T>; // reals per iteration
 
     static void step(int64_t, const Step<T>& s, int64_t width) {
         if (s.begins) return AnyBlock<T, Complex>::step(K, s, width);
@@ -83,11 +83,12 @@ template <class T, bool Complex, int K> struct VectorBlock {
         for (int u = 0; u < parts; ++u) store_up_to(s.carry + u * lanes<T>, next[u], n - u * lanes<T>);
     }
 
-    // next = A^H l, with sums over the rows in order. A vector has whole rows, or a part of one: in the first case dealing out
-    // the rows puts row i of every group into one vector.
+    // next = A^H l, summed over the rows in order. A vector holds whole rows or a part of one row; if whole rows,
+    // deal() gathers row i of every group in one vector.
     static FASTITER_INLINE void adjoint(const T* A, const vec<T> (&l)[parts], vec<T> (&next)[parts], int64_t count) {
         if constexpr (parts == 1) {
-            constexpr int rows = W / K, share = K < rows ? K : rows, turns = K / share; // of a vector; dealt at once
+            // rows per vector; rows dealt at once
+            constexpr int rows = W / K, share = K < rows ? K : rows, turns = K / share;
             unrolled<turns>([&](auto turn) FASTITER_INLINED {
                 constexpr int u = decltype(turn)::value;
                 vec<T> dealt[share];
@@ -113,7 +114,7 @@ template <class T, bool Complex, int K> struct VectorBlock {
         }
     }
 
-    // dA = l before^H, added or written, row by row
+    // dA = l before^H, accumulated or overwritten, row by row
     static FASTITER_INLINE void outer(const Step<T>& s, const vec<T> (&l)[parts], int64_t n) {
         vec<T> before[parts];
         for (int u = 0; u < parts; ++u)
@@ -189,7 +190,7 @@ template <class T, class Block> struct Backward {
         zero_padding(p.shape, p.dA, q, matrix, size);
     }
 
-    // dA summed over the rows and not over time: one thread has all rows of its groups, one after another.
+    // Sums dA over the rows of the batch but not over time: one thread processes all rows of its groups in sequence.
     void over_rows(Team team) const {
         const int64_t widest = kMatrixBytes / int64_t(sizeof(T)) / p.K;
         const int64_t parts = max_of(team.size, ceil_div(columns(), widest));

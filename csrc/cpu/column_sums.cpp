@@ -1,14 +1,14 @@
-// Sums of columns: a block of lines at a time while it is in the cache, a few columns of it in registers.
+// Column sums: a block of rows is read while in cache, with a few of its columns in registers.
 #include "gemm.hpp"
 #include "tile.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 
-// Each thread sums its own columns over all lines in order, 64 at a time, so that rounding grows slowly: the result does not
-// depend on the number of threads.
+// Each thread sums its own columns over all rows in order, 64 rows at a time to limit the growth of rounding errors.
+// The result does not depend on the number of threads.
 template <class S> void column_sums(const S* x, int64_t x_m, int64_t M, int64_t N, S* out, Team team) {
     using T = value<S>;
-    constexpr int64_t W = lanes<T>, V = 4, kLines = 64, kVectors = 64; // of a block
+    constexpr int64_t W = lanes<T>, V = 4, kLines = 64, kVectors = 64; // per block
     const Range mine = share(ceil_div(N, V * W), team.id, team.size);
     const int64_t end = min_of(N, mine.end * V * W);
     for (int64_t n0 = mine.begin * V * W; n0 < end; n0 += kVectors * W) {

@@ -1,29 +1,29 @@
-// The delta rule step by step. The columns of a state are recurrences of their own: a block of them stays in the
-// first-level cache, and one pass over it does all of a step, the product S^T k of the next step included.
+// The delta rule step by step. The columns of a state are independent recurrences: a block of columns stays in the
+// first-level cache, and one pass over it does the whole step, including the product S^T k of the next step.
 #include "delta.hpp"
 #include "tile.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-constexpr int kVectors = 4; // of a block: their o, r and w stay in registers
+constexpr int kVectors = 4; // per block: their o, r and w stay in registers
 
-constexpr int64_t kAhead = 4; // steps
+constexpr int64_t kAhead = 4; // prefetch distance in steps
 
-// Narrow blocks sum into several registers in turn, as each addition has to wait for the one before.
+// Narrow blocks rotate over several accumulators to hide the latency of the additions.
 template <int NV> constexpr int kSums = NV == 1 ? 4 : NV == 2 ? 2 : 1;
 
-// S_i = g S_i + k_i w,  o += q_i S_i,  r += next_i S_i  for all lines i of S; `next` is k of the factor that follows. Without
-// UPDATE S stays as it is; g = 1 without DECAY, and o is left out without OUT.
+// S_i = g S_i + k_i w,  o += q_i S_i,  r += next_i S_i  for all rows i of S, where `next` is the next factor's k. S is
+// unchanged without UPDATE, g = 1 without DECAY, and o is not computed without OUT.
 template <class T, int NV, bool UPDATE, bool DECAY, bool OUT>
 FASTITER_INLINE void apply_factor(T* S, int64_t K, T g, const T* k, const T* q, const T* next, const vec<T> (&w)[NV],
                                   vec<T> (&o)[NV], vec<T> (&r)[NV]) {
     constexpr int W = lanes<T>, SUMS = kSums<NV>;
     vec<T> os[SUMS][NV] = {}, rs[SUMS][NV] = {}, kept[NV];
     for (int v = 0; v < NV; ++v) kept[v] = w[v];
-    // Sixteen registers hold the sums and one line of S; w then comes from memory, line by line.
+    // With sixteen registers, only the sums and one row of S fit; w is then loaded from memory for each row.
     const vec<T>* const ws = kVectorBytes == 64 ? kept : w;
-    // What is read comes before what is written: the compiler cannot know that S is not part of k.
+    // Loads come before stores, as the compiler must assume that S aliases k.
     auto line = [&](int64_t i, vec<T>(&oi)[NV], vec<T>(&ri)[NV]) __attribute__((always_inline)) {
         const vec<T> ki = broadcast(k[i]), qi = broadcast(q[i]), ni = broadcast(next[i]);
         T* const at = S + i * NV * W;
@@ -59,7 +59,7 @@ template <class T, int NV> struct StepByStep {
     Sequence at;
     Columns c;
     T* S;
-    bool streams; // e, which is read much later
+    bool streams; // streaming stores of e, which is read much later
     vec<T> o[NV] = {}, r[NV] = {};
 
     void write(T* to, const vec<T> (&x)[NV], bool past_caches = false) const {
@@ -68,10 +68,10 @@ template <class T, int NV> struct StepByStep {
 
     const T* key(int64_t t, int64_t m) const { return at.at(p.k, t, m); }
 
-    // r = S^T k, summed in the order of apply_factor, so that a sequence continues with the same bits
+    // r = S^T k, summed in the order of apply_factor so that a continued sequence is bitwise the same
     void project(const T* k) { apply_factor<T, NV, false, false, false>(S, s.K, T(1), k, k, k, o, o, r); }
 
-    // Steps of one head lie so far from each other that the processor does not see them coming.
+    // Consecutive steps of one head are too far apart in memory for the hardware prefetcher.
     void prefetch_step(int64_t t, int64_t m) const {
         if (t >= at.length) return;
         prefetch(key(t, m), s.K);
@@ -142,7 +142,7 @@ template <class T> void forward(const DeltaForward<T>& p, Team team) {
     const int64_t blocks = step_blocks<T>(s);
     const bool streams = exceeds_caches<T>(s);
     T* S = static_cast<T*>(p.workspace) + team.id * state_size<T>(s);
-    // In turn: the blocks and heads of one row are equally long.
+    // Round-robin, as the blocks and heads of one row have equal length.
     for (int64_t unit = team.id; unit < s.rows * s.N * blocks; unit += team.size) {
         const Sequence at(s, unit / blocks / s.N, unit / blocks % s.N);
         const Columns c = columns_of<T>(s.V, kVectors, unit % blocks);

@@ -1,4 +1,4 @@
-// What the kernels of the delta rule share: where a sequence lies, its blocks of columns, copies of its state.
+// Shared by the kernels of the delta rule: addresses of a sequence, blocks of columns, copies of the state.
 #pragma once
 #include "delta_kernels.hpp"
 #include "simd.hpp"
@@ -19,7 +19,7 @@ struct Sequence {
     int64_t line, start, length, state, head; // state: index among (row, head)
     const uint8_t* reset;
     int64_t reset_time;
-    int64_t saved; // line of its first saved state
+    int64_t saved; // index of its first saved state
 
     Sequence(const DeltaShape& s, int64_t row, int64_t head_)
         : line(s.starts ? 0 : row), start(s.starts ? s.starts[row] : 0), length(s.lengths ? s.lengths[row] : s.T),
@@ -28,25 +28,25 @@ struct Sequence {
           saved(s.starts ? start / s.period + row : row * ceil_div(s.T, s.period)) {}
 
     bool restarts(int64_t t) const { return reset && reset[t * reset_time]; }
-    // Index of step t among all steps of contiguous arrays (row, time, ...)
+    // Index of step t in contiguous arrays (row, time, ...)
     int64_t step(const DeltaShape& s, int64_t t) const { return line * s.T + start + t; }
     template <class T> T* at(const Steps<T>& x, int64_t t, int64_t factor) const {
         return x.data + line * x.row + (start + t) * x.time + factor * x.gate + head * x.head;
     }
 };
 
-// What a pass reads and writes is more than the caches hold of it, so that results are not found there again.
+// True if a pass reads and writes more than the caches hold, so that its results would be evicted before they are read.
 template <class T> FASTITER_INLINE bool exceeds_caches(const DeltaShape& s) {
     constexpr int64_t kHeld = 8 << 20;
     return (s.starts ? 1 : s.rows) * s.T * s.N * (1 + s.M) * (s.K + s.V) * int64_t(sizeof(T)) > kHeld;
 }
 
-// Columns of a state, [begin, begin + count), held as `vectors` whole vectors a line
+// Columns [begin, begin + count) of a state, stored as `vectors` whole vectors per row
 struct Columns {
     int64_t begin, count, vectors;
 };
 
-// Cuts V columns into blocks of at most `most` vectors, as even as possible; no block of whole vectors is cut again.
+// Splits V columns into blocks of at most `most` vectors, as even as possible, at vector boundaries.
 template <class T> FASTITER_INLINE int64_t column_blocks(int64_t V, int64_t most) {
     return ceil_div(ceil_div(V, lanes<T>), most);
 }
@@ -56,8 +56,8 @@ template <class T> FASTITER_INLINE Columns columns_of(int64_t V, int64_t most, i
     return {first * lanes<T>, min_of(V, end * lanes<T>) - first * lanes<T>, end - first};
 }
 
-// Lines of a state (K, V), or steps of v, e and the like, to lines of whole vectors filled with zeros, and back. from or to
-// may be null: zeros are read, nothing is written.
+// Copy rows of a state (K, V), or steps of v, e and the like, to rows of whole vectors padded with zeros, and back. A
+// null `from` reads as zeros; a null `to` writes nothing.
 template <class T> inline void read_lines(const T* from, int64_t from_row, const Columns& c, int64_t lines_, T* to) {
     for (int64_t i = 0; i < lines_; ++i)
         for (int64_t v = 0; v < c.vectors; ++v)

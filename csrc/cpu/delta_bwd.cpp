@@ -1,12 +1,12 @@
-// The delta rule backward, a chunk of steps at a time. The states before all chunks of a period are computed again from the
-// saved one and the saved e; then its chunks run from the last to the first.
+// The delta rule backward, a chunk of steps at a time. The states before all chunks of a period are recomputed from the
+// saved state and the saved e; then the chunks of the period run from last to first.
 #include "delta_chunk.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-// Gradients are summed over the blocks of columns of a head. Either one thread runs them in turn and adds to what is there, or
-// (`split`) every block writes its own copy; the sum has the same order.
+// Gradients are summed over the column blocks of a head. Either one thread runs the blocks in order and accumulates in
+// place, or (`split`) every block writes its own copy; both sum in the same order.
 template <class T> struct Sums {
     T *dq, *dk, *dbeta, *ddecay;
     bool accumulate;
@@ -16,11 +16,12 @@ template <class T> struct BackwardChunks {
     const DeltaBackward<T>& p;
     const DeltaShape& s;
     Keys<T> keys;
-    const bool streams = exceeds_caches<T>(s) && delta_bwd_blocks<T>(s) == 1; // later blocks read what was written
+    // later blocks read what earlier ones wrote
+    const bool streams = exceeds_caches<T>(s) && delta_bwd_blocks<T>(s) == 1;
     int64_t *starts, state_size;
     T *states, *dS, *w, *d_o, *de, *du, *w_across, *across, *dots, *by_S, *by_dS, *dq, *dk, *later, *small;
     Columns c{};
-    int64_t row = 0; // width of a line of the state
+    int64_t row = 0; // row length of the state
     Sums<T> sums{};
 
     BackwardChunks(const DeltaBackward<T>& params, Carver<T>& memory)
@@ -45,7 +46,7 @@ template <class T> struct BackwardChunks {
         small = memory.take(after);
     }
 
-    // Index of a factor of the chunk among the factors of all steps and heads; the next one's is N further on
+    // Index of the chunk's first factor among the factors of all steps and heads; the next factor's is N higher.
     int64_t factor(const Sequence& at, const Span& span) const { return at.step(s, span.first) * s.M * s.N + at.head; }
 
     // w = beta e
@@ -54,7 +55,7 @@ template <class T> struct BackwardChunks {
         scale_lines(w, keys.n, row, keys.beta);
     }
 
-    // The states before the chunks of a period, which starts at a saved one; returns how many chunks there are.
+    // Recomputes the state before each chunk of a period, which starts at a saved state; returns the number of chunks.
     int64_t load_states(const Sequence& at, int64_t begin, int64_t end) {
         const int64_t line = (at.saved + begin / s.period) * s.N + at.head;
         read_lines(p.states + line * s.K * s.V, s.V, c, s.K, states);
@@ -81,8 +82,8 @@ template <class T> struct BackwardChunks {
         return chunks;
     }
 
-    // de, the gradient of w, from what comes after: the end, the outputs, the factors' own r. du = -beta de: minus the
-    // gradient of v
+    // Solves for de, the gradient of w, from everything later: the final state, the outputs and the later factors' own
+    // r. du = -beta de is minus the gradient of v.
     void solve(const Sequence& at, const Span& span) {
         const int64_t n = keys.n;
         multiply<T>({.c = {de, row},
@@ -122,7 +123,8 @@ template <class T> struct BackwardChunks {
 
     void put(T* to, T x) const { *to = sums.accumulate ? *to + x : x; }
 
-    // Products of the state before and of the cotangent after the chunk with d_o, du and w, and of these with each other
+    // Products of the state before the chunk and the cotangent after it with d_o, du and w, and of these with each
+    // other
     void cross_products(const T* S) {
         const int64_t n = keys.n, wide = keys.wide, after = wide - keys.outputs;
         transpose_lines(d_o, row, keys.steps, c.count, across, wide);
@@ -148,8 +150,8 @@ template <class T> struct BackwardChunks {
                      .terms = {c.count}});
     }
 
-    // What the state before the chunk gives with each output and factor (`later`), with the end (returned), and what each
-    // factor's own part of the state gives with the end (`small`)
+    // Inner products of the state before the chunk with each output and factor (`later`) and with the cotangent after
+    // it (returned), and of each factor's own update with that cotangent (`small`)
     T contributions(const T* S) {
         const int64_t wide = keys.wide, after = wide - keys.outputs;
         clear(later, wide);
@@ -166,7 +168,8 @@ template <class T> struct BackwardChunks {
         return sum_of(end);
     }
 
-    // <state before the step, cotangent after its decay>, factor by factor; `later` and `end` go on with the state.
+    // Decay gradient of each factor: <state before the step, cotangent after its decay>. `later` and `end` advance with
+    // the state.
     void decay_gradients(const Sequence& at, const Span& span, const T* S) {
         const int64_t wide = keys.wide, first_step = at.step(s, span.first);
         T end = contributions(S);
@@ -177,7 +180,7 @@ template <class T> struct BackwardChunks {
             const vec<T> gate = broadcast(keys.gate[j]);
             vec<T> sum{};
             for (int64_t l = 0; l < wide; l += lanes<T>) {
-                // What lies before j is left out, not multiplied by zero: it may be NaN.
+                // Entries before j are skipped, not multiplied by zero: they may be NaN.
                 const int64_t first = l < keys.outputs ? j / s.M : keys.outputs + j;
                 const vec<T> x = load(later + l);
                 sum += select<T>(lane >= broadcast(T(first - l)), load(ratio + l) * x, vec<T>{});
@@ -198,8 +201,8 @@ template <class T> struct BackwardChunks {
         return sum;
     }
 
-    // dq = S d_o, dk = dS w + S du with S and dS at the step itself: the state before the chunk and what came since, the
-    // cotangent after the chunk and what is still to come
+    // dq = S d_o, dk = dS w + S du with S and dS at the step itself: S is the state before the chunk plus the chunk's
+    // earlier updates, dS the cotangent after the chunk plus its later contributions.
     void gradients_of_keys() {
         const int64_t n = keys.n, wide = keys.wide, outputs = keys.outputs, after = wide - outputs, width = keys.width;
         for (int64_t i = 0; i < s.K; ++i)
@@ -292,7 +295,7 @@ template <class T> struct BackwardChunks {
         step_back(at, span);
     }
 
-    // Steps after a row's last one have no gradient.
+    // Steps past the end of a row have zero gradients.
     void clear_padding(const Sequence& at) {
         for (int64_t t = at.length; !s.starts && t < s.T; ++t) {
             const int64_t step = at.step(s, t) * s.N + at.head;
@@ -330,7 +333,7 @@ template <class T> int64_t memory_of(const DeltaBackward<T>& p) {
     return count.used;
 }
 
-// The sums of block b > 0 of columns, where blocks are shared out: behind the threads' memory
+// With `split`, separate sums for each column block b > 0, stored behind the threads' workspaces
 template <class T> struct Copies {
     int64_t dq, dk, dbeta, ddecay;
     explicit Copies(const DeltaBackward<T>& p) {

@@ -1,5 +1,5 @@
-// The delta rule forward, a chunk of steps at a time. All products with the state are matrix products; what the steps of a
-// chunk do to each other is a triangular system in e.
+// The delta rule forward, a chunk of steps at a time. All products with the state are matrix products; the interaction
+// of the steps within a chunk is a triangular system in e.
 #include "delta_chunk.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
@@ -21,7 +21,7 @@ template <class T> struct ChunkByChunk {
         o = memory.take(s.chunk * block);
     }
 
-    // e = v - (decays from the start) S^T k - what the factors before have written
+    // e = v - (decay from the chunk's start) S^T k - the contributions of the earlier factors
     void solve(const Sequence& at, const Span& span) {
         const int64_t row = c.vectors * lanes<T>;
         multiply<T>({.c = {e, row},

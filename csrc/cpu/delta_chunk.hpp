@@ -1,13 +1,13 @@
-// A chunk: consecutive steps of a sequence that are taken together, with their `n` = steps * M factors. docs/delta.md has the
-// formulas. Matrices over pairs of a factor and what comes after it have a line for each factor and, on it, first the outputs
-// and then the factors, each in whole vectors.
+// A chunk: consecutive steps of a sequence that are processed together, with their `n` = steps * M factors.
+// docs/delta.md has the formulas. A matrix over pairs of a factor and a later item has one row per factor; its columns
+// are first the outputs, then the factors, each padded to whole vectors.
 #pragma once
 #include "delta.hpp"
 #include "delta_tile.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 
-constexpr int64_t kBlockColumns = 64; // of a state, in a chunk
+constexpr int64_t kBlockColumns = 64; // columns of a state per block
 
 template <class T> constexpr int64_t kBlockVectors = kBlockColumns / lanes<T>;
 
@@ -15,9 +15,9 @@ struct Span {
     int64_t first, steps;
 };
 
-// The chunk that begins at step `first`. It ends before a restart, and before its decays multiply to more than `large` (what
-// the factors take away step by step would be a small difference of large numbers) or less than `small` (which may be lost
-// where the state is large). A chunk of one step multiplies none.
+// The chunk that begins at step `first`. It ends before a restart, and before the product of its decays exceeds `large`
+// (the factors' updates would be small differences of large numbers) or drops below `small` (it may underflow although
+// the state is large). A chunk of one step multiplies no decays.
 template <class T> inline Span next_span(const DeltaShape& s, const Sequence& at, const T* decay, int64_t first) {
     constexpr T large = 4, small = sizeof(T) == 4 ? T(0x1p-60) : T(0x1p-500);
     const int64_t end = min_of(min_of(first + s.chunk, at.length), (first / s.period + 1) * s.period);
@@ -33,7 +33,7 @@ template <class T> inline Span next_span(const DeltaShape& s, const Sequence& at
     return {first, end - first};
 }
 
-// Cuts one piece of memory into arrays that begin at whole lines of the cache; without memory it only counts.
+// Carves one allocation into arrays aligned to cache lines; without memory it only counts.
 template <class T> struct Carver {
     T* memory;
     int64_t used = 0;
@@ -50,10 +50,10 @@ template <class T> inline void scale_lines(T* x, int64_t lines_, int64_t width, 
             store(x + i * width + v, load(x + i * width + v) * broadcast(by[i]));
 }
 
-// What a chunk needs of its keys, queries and decays, whatever the columns of the state
+// The chunk's keys, queries and decays, shared by all column blocks of the state
 template <class T> struct Keys {
     const DeltaShape& s;
-    int64_t width; // of a line of k or q
+    int64_t width; // row length of k and q
     int64_t n = 0, steps = 0, outputs = 0, wide = 0;
     bool gated = false;
     T total = 1; // product of all decays
@@ -79,7 +79,7 @@ template <class T> struct Keys {
                     store(to + i, load_up_to(at.at(x, span.first + t, m) + i, s.K - i));
     }
 
-    // k, beta, and the decays: each factor's own, and their products from it to the end
+    // Loads k, beta and the decays: each factor's own, and the product of the decays after it in the chunk.
     void load_keys(const Steps<const T>& keys, const T* betas, const T* decay, const Sequence& at, const Span& span) {
         steps = span.steps, n = steps * s.M, gated = decay;
         k = q + steps * width; // so that q and k are one matrix
@@ -95,7 +95,7 @@ template <class T> struct Keys {
         for (int64_t j = n - 1; j >= 0; --j) to_end[j] = total, total *= gate[j];
     }
 
-    // The queries, all products of keys with queries and keys, and of the decays between them
+    // Loads the queries and computes all products of keys with queries and keys, and the decays between them.
     void load_queries(const Steps<const T>& queries, const Sequence& at, const Span& span) {
         outputs = round_up(steps, lanes<T>), wide = outputs + round_up(n, lanes<T>);
         copy_lines(queries, at, span, 1, q);
@@ -126,7 +126,7 @@ template <class T> struct Keys {
         }
     }
 
-    // x, times the decays between, into out: for the outputs as they are, for the factors times `sign`
+    // out = x times the decays in between; the columns of the factors are also multiplied by `sign`.
     void weigh(const T* x, T sign, T* out) const {
         for (int64_t j = 0; j < n * wide; j += wide)
             for (int64_t c = 0; c < wide; c += lanes<T>) {
@@ -136,18 +136,18 @@ template <class T> struct Keys {
             }
     }
 
-    // Sums of an output over the factors before it (M more for each step), and of a factor over the outputs after it,
-    // counted from the end; of a factor over the factors before it, or after it.
+    // Terms of the sums of an output over the factors before it (M more per step); of a factor over the outputs after
+    // it, counted from the end; and of a factor over the factors before or after it.
     Terms before_output() const { return {n, s.M, 1, s.M}; }
     Terms after_factor() const { return {steps, 1, s.M, 1}; }
     Terms others() const { return {n, 1, 1, 0}; }
 };
 
-// A matrix of so many rows and columns, from its end
+// View of a matrix (rows, columns) with both axes reversed
 template <class T> FASTITER_INLINE Matrix<T> reversed(Matrix<T> x, int64_t rows, int64_t columns) {
     return {x.data + (rows - 1) * x.row + (columns - 1) * x.column, -x.row, -x.column};
 }
-// The lines of a matrix, from the last one
+// View of a matrix with its rows reversed
 template <class T> FASTITER_INLINE Matrix<T> upward(Matrix<T> x, int64_t rows) {
     return {x.data + (rows - 1) * x.row, -x.row, x.column};
 }

@@ -1,30 +1,31 @@
-// The kernels of the delta rule, declared once: plain data. Sizes: T time, M factors a step, N heads, K and V the lines
-// and columns of a state.
+// Interface of the delta rule's kernels: plain data, declared once. Sizes: T time, M factors per step, N heads; the
+// state is (K, V).
 #pragma once
 #include "steps.hpp"
 #include "team.hpp"
 
 namespace fastiter {
 
-// A row is one sequence with one state: steps [starts[row], starts[row] + lengths[row]) of the only line of packed
-// arrays; without starts, the first lengths[row] steps (nullptr: all T) of line `row`.
+// A row is one sequence with one state. Packed arrays have one line, and a row is steps [starts[row], starts[row] +
+// lengths[row]) of it. Without starts, it is the first lengths[row] steps (nullptr: all T) of line `row`.
 struct DeltaShape {
     int64_t rows = 0, T = 0, M = 1, N = 0, K = 0, V = 0;
     const int64_t* starts = nullptr;
     const int64_t* lengths = nullptr;
-    // Where a step begins anew: the state from the step before counts as zero. nullptr: nowhere.
+    // Nonzero where a sequence restarts: the state before that step counts as zero. nullptr: nowhere.
     const uint8_t* reset = nullptr;
     int64_t reset_row = 0, reset_time = 0;
-    int64_t chunk = 0;  // the most steps that are taken at a time; 0 (forward only): step by step
-    int64_t period = 1; // steps from one saved state to the next
+    int64_t chunk = 0;  // maximum steps per chunk; 0 (forward only): step by step
+    int64_t period = 1; // steps between saved states
 };
 
 // For each step t and each of its factors m = 0..M-1 in turn, with g = decay[t] where m = 0, else 1:
 //     e = v[t,m] - g S^T k[t,m],   S = g S + beta[t,m] k[t,m] e^T;   after the last factor o[t] = S^T q[t].
 // Indices (row, time, factor, head, unit): q (.., K) and o (.., V) have no factor, k is (.., K), v is (.., V). beta (row,
-// time, factor, head) and decay (row, time, head; null = 1) are contiguous, h0 (null = 0) and last (rows, N, K, V) too.
-// Writes o (0 after a row's last step), last, and where they have a place e (row, time, factor, head, V) and the states
-// before each period, (line, N, K, V), row by row, the steps of a row first: contiguous. Inputs and outputs do not overlap.
+// Indices (row, time, factor, head, unit): q (.., K) and o (.., V) have no factor axis, k is (.., K), v is (.., V).
+// beta (row, time, factor, head), decay (row, time, head; null = 1), h0 (null = 0) and last (rows, N, K, V) are
+// contiguous. Writes o (0 past a row's end) and last; if not null, also e (row, time, factor, head, V) and the state
+// before each period, (row's periods, N, K, V), row after row: both contiguous. Inputs and outputs do not overlap.
 template <class T> struct DeltaForward {
     DeltaShape shape;
     Steps<const T> q, k, v;
@@ -38,9 +39,10 @@ template <class T> struct DeltaForward {
     void* workspace = nullptr;
 };
 
-// The exact reverse, from e and the states that the forward pass saved. o's cotangent `d_o` and the final state's `dlast` may be null
-// = 0. Writes the contiguous gradients of all inputs; ddecay where decay is there, dh0 where it has a place.
-// split: blocks of columns of one head are shared out too, and their sums lie apart until all are there.
+// Backward pass, from e and the states that the forward pass saved. The cotangents `d_o` of o and `dlast` of the final
+// state may be null = 0. Writes the contiguous gradients of all inputs; ddecay if there is a decay, dh0 if it is not
+// null. With `split`, the column blocks of one head are distributed over threads too; each keeps its own sums until all
+// have finished.
 template <class T> struct DeltaBackward {
     DeltaShape shape;
     Steps<const T> q, k;
@@ -61,7 +63,7 @@ template <class T> struct DeltaBackward {
 };
 
 template <class T> struct DeltaKernelsOf {
-    int64_t (*blocks)(const DeltaShape&); // of columns that are independent of each other, forward
+    int64_t (*blocks)(const DeltaShape&); // number of independent column blocks, forward
     size_t (*fwd_workspace)(const DeltaForward<T>&, int threads);
     void (*fwd)(const DeltaForward<T>&, Team);
     int64_t (*bwd_blocks)(const DeltaShape&);

@@ -6,7 +6,7 @@ namespace fastiter::FASTITER_LEVEL {
 namespace {
 
 constexpr int kPanelVectors = 4;
-// Half of the registers at least hold sums, and there are enough of these to hide the latency of the additions.
+// At least half of the registers hold sums, enough of them to hide the latency of the additions.
 template <int NV> constexpr int kRows = NV >= 3 ? tile_rows<NV> : 6;
 
 // acc[i] += sum over k < count of x[i][k] p[k]
@@ -84,8 +84,8 @@ template <class T, int R, int NV> void substitution_tile(const Substitution<T>& 
     }
 }
 
-// Calls tile.operator()<rows, vectors>(first row, column) for tiles that cover all, rows upward: as many full ones as there
-// are, one kind of them after the other.
+// Calls tile.operator()<rows, vectors>(first row, column) for tiles that cover the matrix, in ascending rows: full
+// tiles first, then one smaller tile for the rest.
 template <class T, class F> FASTITER_INLINE void for_each_tile_of(int64_t rows, int64_t vectors, F&& tile) {
     for (int64_t at = 0; at < vectors; at += kPanelVectors)
         with_count<kPanelVectors>(int(min_of(kPanelVectors, vectors - at)), [&]<int NV>() {

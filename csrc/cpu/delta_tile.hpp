@@ -1,11 +1,11 @@
-// Small products of matrices whose lines are whole vectors, all in the caches: what a chunk of the delta rule consists of.
+// Small matrix products on cached matrices whose rows are whole vectors, for the chunks of the delta rule.
 #pragma once
 #include "simd.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 
-// How many terms the sum of row i has: all, or as many as causality allows, i * times + plus or i / over + plus. The terms beyond are
-// not multiplied by zero but left out, so that a NaN among them stays where it is.
+// Number of terms in the sum of row i: all, or as many as causality allows, i * times + plus or i / over + plus. The
+// terms beyond are skipped, not multiplied by zero, so that a NaN among them does not spread.
 struct Terms {
     int64_t all = 0, times = 0, over = 1, plus = INT64_MAX;
     int64_t of(int64_t i) const {
@@ -14,14 +14,14 @@ struct Terms {
     }
 };
 
-// Element (i, k) at data[i * row + k * column]. Negative strides run a matrix from its end: sums over what comes later are
-// sums over what comes earlier with time reversed.
+// Element (i, k) at data[i * row + k * column]. Negative strides traverse a matrix from its end, which turns sums over
+// later items into sums over earlier ones.
 template <class T> struct Matrix {
     T* data = nullptr;
     int64_t row = 0, column = 1;
 };
 
-// c = keep * from + x p;  c, from (may be c, or null = 0) and p have lines of `vectors` vectors.
+// c = keep * from + x p. c, from (may alias c; null = 0) and p have rows of `vectors` vectors.
 template <class T> struct Product {
     Matrix<T> c;
     Matrix<const T> from = {};
@@ -32,7 +32,8 @@ template <class T> struct Product {
 };
 template <class T> void multiply(const Product<T>& a);
 
-// The rows of a triangular system, one after the other:  c[i] += sum over k < i of x[i][k] p[k],  p[i] = scale[i] c[i].
+// Forward substitution of a triangular system, row by row:  c[i] += sum over k < i of x[i][k] p[k],  p[i] = scale[i]
+// c[i].
 template <class T> struct Substitution {
     Matrix<T> c, p;
     Matrix<const T> x;
@@ -41,11 +42,12 @@ template <class T> struct Substitution {
 };
 template <class T> void substitute(const Substitution<T>& a);
 
-// out[c][r] = x[r][c]; lines of out are filled with zeros up to whole vectors
+// out[c][r] = x[r][c]; rows of out are zero-padded to whole vectors.
 template <class T>
 void transpose_lines(const T* x, int64_t x_row, int64_t rows, int64_t columns, T* out, int64_t out_row);
 
-// out[i] = sum over columns of a[i][c] b[i][c], for whole vectors of i; both have `columns` of them, a those of whole vectors
+// out[i] = sum over columns of a[i][c] b[i][c], for whole vectors of i. Both have `columns` columns; rows of a are
+// padded to whole vectors.
 template <class T>
 void row_dots(const T* a, int64_t a_row, const T* b, int64_t b_row, int64_t rows, int64_t columns, T* out);
 

@@ -1,4 +1,4 @@
-// What the matrix product and the elementwise functions take.
+// Arguments of the matrix product and of the elementwise functions
 #pragma once
 #include "bf16.hpp"
 #include "team.hpp"
@@ -7,7 +7,7 @@
 
 namespace fastiter {
 
-// An (outer, inner) index over rows i: element i is at (i / inner) * outer_stride + (i % inner) * inner_stride.
+// An index (outer, inner) over items i: item i is at (i / inner) * outer_stride + (i % inner) * inner_stride.
 struct SplitIndex {
     int64_t inner = INT64_MAX, outer_stride = 0, inner_stride = 1;
     bool is_regular(int64_t count) const { return count <= inner; }
@@ -23,10 +23,10 @@ template <> struct GemmSum<bf16> {
     typedef float type;
 };
 
-// c (M, N) = a (M, K) b (K, N) + bias (N) or null, or c += a b with `accumulate`; c has unit column stride and does not
-// overlap a or b. Either the rows or the k of a, and the columns or the k of b, lie side by side. Sums run over k in order, in
-// blocks of fixed size: results do not depend on the number of threads. bf16 are added up as floats, two k at a time. Where there
-// is `rounded`, complete sums go there, laid out as c, and c is what holds those that are not.
+// c (M, N) = a (M, K) b (K, N) + bias (N) or null, or c += a b with `accumulate`. c has unit column stride and does not
+// overlap a or b. a is contiguous along its rows or its k, b along its columns or its k. Sums run over k in order, in
+// blocks of fixed size: results do not depend on the number of threads. bf16 are accumulated as floats, two k at a
+// time. If `rounded` is not null, complete sums go there, in c's layout, and c only holds partial sums.
 template <class T> struct Gemm {
     typedef typename GemmSum<T>::type Sum;
     int64_t M = 0, N = 0, K = 0;
@@ -34,7 +34,7 @@ template <class T> struct Gemm {
     SplitIndex a_m, a_k;
     const T* b = nullptr;
     SplitIndex b_k, b_n;
-    const T* const* b_lines = nullptr; // where each of b's K lines is, instead of b and b_k; nullptr: zeros
+    const T* const* b_lines = nullptr; // address of each of b's K lines, instead of b and b_k; nullptr: zeros
     const Sum* bias = nullptr;
     Sum* c = nullptr;
     T* rounded = nullptr;

@@ -1,4 +1,4 @@
-// The vector functions on arrays, and a read of an array as fast as the caches give it.
+// The elementwise vector functions, and a read of an array at cache bandwidth.
 #include "elementwise.hpp"
 #include "vmath.hpp"
 

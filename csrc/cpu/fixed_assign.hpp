@@ -1,17 +1,17 @@
-// One assignment of fixed-point arithmetic, on vectors of accumulators: c = overflow(round((c 2^shift + p) / 2^shift)).
-// The caller has made sure that c + p 2^-shift, and p with what is added to round it, fit the lanes.
+// One fixed-point assignment on vectors of accumulators: c = overflow(round((c 2^shift + p) / 2^shift)). The caller
+// guarantees that c + p 2^-shift, and p plus its rounding offset, fit in the lanes.
 #pragma once
 #include "fixed_kernels.hpp"
 #include "simd_int.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 
-// How the sum is rounded. `none`: p counts the accumulator's own units. `product`: TRN, RND and RND_MIN_INF do not see what
-// they are added to: p alone is rounded. The others look at the sign or the last bit of the sum.
+// Rounding of the sum. `none`: p is in the accumulator's own units. `product`: TRN, RND and RND_MIN_INF do not depend
+// on the accumulator, so p alone is rounded. The other modes depend on the sign or the last bit of the sum.
 enum class Round { none, product, trn_zero, rnd_zero, rnd_inf, rnd_conv };
 
-// What happens out of range. `nothing`: the sum cannot leave it, or wraps once at the end. `clamp`: SAT and SAT_SYM.
-// `wrap`: without saturated bits. `other`: any mode, chosen at run time.
+// Handling of overflow. `nothing`: the sum cannot overflow, or wraps once at the end. `clamp`: SAT and SAT_SYM. `wrap`:
+// without saturated bits. `other`: any mode, selected at run time.
 enum class Over { nothing, clamp, zero, wrap, other };
 
 inline Round round_of(const FixedTarget& t) {
@@ -44,15 +44,15 @@ inline Over over_of(const FixedTarget& t, bool wraps_once) {
     }
 }
 
-// The numbers that an assignment needs, as scalars: the compiler keeps them in registers while there are enough.
+// The scalar operands of an assignment, which the compiler keeps in registers as long as they fit.
 template <class T> struct Target {
     int shift = 0; // at least 0
-    T add = 0;     // to p before its bits are dropped
-    T rest = 0;    // the bits that are dropped
-    T tie = 0;     // what they are where p is halfway
+    T add = 0;     // added to p before the shift
+    T rest = 0;    // mask of the bits that the shift drops
+    T tie = 0;     // the dropped bits of a tie
     T lo = 0, hi = 0;
     T mask = 0; // of the format's bits
-    // For `other`: the low bits that stay and their number, and what the high bits become
+    // For `other`: number of low bits that are kept, their mask, and the high bits of negative and positive results
     int width = 1, low = 0;
     T kept = 0, high_negative = 0, high_positive = 0;
     bool is_plain_wrap = true, by_sign = false, by_low_sign = false, by_floor = false;
@@ -61,7 +61,7 @@ template <class T> struct Target {
 template <class T> Target<T> target_of(const FixedTarget& f) {
     constexpr int kBits = 8 * sizeof(T);
     Target<T> t;
-    // More places than T has bits are dropped alike: p is all rest.
+    // More fractional bits than T has are all dropped alike.
     t.shift = int(f.shift < 0 ? 0 : min_of(f.shift, kBits - 1));
     auto ones = [](int n) { return n == 64 ? ~uint64_t(0) : (uint64_t(1) << n) - 1; };
     if (t.shift > 0) {
@@ -89,7 +89,7 @@ template <class T> Target<T> target_of(const FixedTarget& f) {
     return t;
 }
 
-// The format's code with the same low bits
+// The code of the format with the same low bits
 template <class T> FASTITER_INLINE vec<T> wrapped(vec<T> f, const Target<T>& t) {
     return add_mod<T>(sub_mod<T>(f, splat(t.lo)) & t.mask, splat(t.lo));
 }
@@ -131,7 +131,8 @@ template <class T, Round R, Over O> FASTITER_INLINE vec<T> assign(vec<T> c, vec<
     else
         f = add_mod<T>(c, q);
     if constexpr (looks) {
-        // Ties are rounded down so far, and so is everything else toward zero: -1 where one is to be added.
+        // So far ties are rounded down; for TRN_ZERO, so is every value. The compare masks are -1 where one has to be
+        // added.
         const vec<T> rest = p & t.rest;
         if constexpr (R == Round::trn_zero)
             f -= sign_mask<T>(f) & (vec<T>)(rest != 0);

@@ -1,4 +1,5 @@
-// Every step in registers: a tile of accumulators stays there while k runs, as in tile.hpp, and is assigned after each product.
+// All steps in registers: a tile of accumulators stays in registers over the whole k loop, as in tile.hpp, and is
+// assigned after each product.
 #include "fixed.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
@@ -39,7 +40,7 @@ void tile(const T* a, int64_t a_row, const T* panel, int64_t K, T* out, const St
         for (int v = 0; v < NV; ++v) store(out + (i * NV + v) * W, acc[i][v]);
 }
 
-// Tiles that leave registers for a line of the panel and for what the assignment needs
+// Tile sizes that leave registers for a line of the panel and the operands of the assignment
 template <class T, Round R, Over O, FixedProduct P> Tiles<T> tiles() {
     constexpr bool simple = R == Round::none || R == Round::product;
     constexpr int NV = simple && kVectorBytes == 64 ? 4 : 2;
@@ -54,7 +55,7 @@ template <class T, FixedProduct P, Round R> Tiles<T> by_overflow(Over o) {
         return tiles<T, R, Over::clamp, P>();
     case Over::zero:
         return tiles<T, R, Over::zero, P>();
-    default: // where the product alone is rounded, wrapping is left to the end
+    default: // if only the product is rounded, wrapping once at the end is exact
         if constexpr (looks)
             return tiles<T, R, Over::wrap, P>();
         else

@@ -1,5 +1,5 @@
-// The kernels of fixed-point arithmetic, declared once: plain data. A code is an integer; what its last bit is worth is known
-// to Python alone: here are only the differences (shift).
+// Interface of the fixed-point kernels: plain data, declared once. A code is an integer; only Python knows the value of
+// its last bit, the kernels know only the differences (shift).
 #pragma once
 #include "team.hpp"
 #include <cstddef>
@@ -11,8 +11,8 @@ namespace fastiter {
 enum class FixedRounding { trn, trn_zero, rnd, rnd_zero, rnd_min_inf, rnd_inf, rnd_conv };
 enum class FixedOverflow { wrap, sat, sat_zero, sat_sym, wrap_sm };
 
-// Assignment to a format: v -> overflow(round(v / 2^shift)), where v counts units of which 2^shift are one of the
-// format's last bit (shift < 0: a unit is 2^-shift of them).
+// Assignment to a format: v -> overflow(round(v / 2^shift)), where v is in units of 2^-shift times the format's last
+// bit (so a negative shift means larger units).
 struct FixedTarget {
     int width = 1;
     bool is_signed = true;
@@ -22,7 +22,7 @@ struct FixedTarget {
     int64_t shift = 0;
 };
 
-// An index of three parts, the last one the fastest, over a line of items: item i is at at(i).
+// A three-part index over a line of items, the last part varying fastest: item i is at at(i).
 struct Index3 {
     int64_t size[3] = {1, 1, 1};
     int64_t stride[3] = {0, 0, 0};
@@ -33,7 +33,8 @@ struct Index3 {
     }
 };
 
-// Codes in memory: signed or unsigned integers of 1, 2, 4 or 8 bytes, of which `width` bits are used. Strides count elements.
+// Codes in memory: signed or unsigned integers of 1, 2, 4 or 8 bytes, of which `width` bits are used. Strides are in
+// elements.
 struct FixedCodes {
     const void* data = nullptr;
     int bytes = 1;
@@ -43,31 +44,31 @@ struct FixedCodes {
     int magnitude() const { return width - is_signed; } // |code| is at most 2 to this power
 };
 
-// How an integer product is computed; docs/fixed.md says when each is exact.
+// Algorithm of an integer product; docs/fixed.md says when each is exact.
 enum class FixedPath {
     choose,
     pairs,   // the exact integer product modulo 2^32, of 16-bit codes in pairs
     fused16, // every step in lanes of 16 bits
-    fused32, // of 32 bits
-    lines32, // lines of products, then lines of steps: any mode, 32 bits
-    lines64, // 64 bits
+    fused32, // the same in lanes of 32 bits
+    lines32, // a line of products, then its assignments: any mode, 32 bits
+    lines64, // the same with 64 bits
     wide,    // step by step, element by element, 128 bits: anything
 };
 
-// How a product of two 16-bit lanes becomes what is added: its low half; or the floor of a 2^-16th, or the nearest to a
-// 2^-15th of it, after the codes were shifted left so that those are the right parts.
+// What is added of the product of two 16-bit lanes: its low half; or the product times 2^-16 rounded down, or times
+// 2^-15 rounded to nearest, after the codes were shifted left so that these are the wanted bits.
 enum class FixedProduct { low, high, rounded };
 
 struct FixedPlan {
     FixedPath path = FixedPath::choose;
     FixedProduct product = FixedProduct::low;
     int a_left = 0, b_left = 0; // shifts of the codes
-    bool wraps_once = false;    // only the end needs an overflow: modular sums are exact
+    bool wraps_once = false;    // overflow is handled only at the end: modular sums are exact
 };
 
-// c (M, N): c[m, n] = start[m, n], then for k in order c = target(c 2^shift + a[m, k] b[k, n]), where `product`, if there is
-// one, is applied to each product first, and `every` > 1 products are added up exactly before each assignment.
-// a has M items of K codes, b has N. rows: which lines of a and c to compute (nullptr: all). out: codes of out_bytes.
+// c (M, N): c[m, n] = start[m, n], then for k in order c = target(c 2^shift + a[m, k] b[k, n]). `product`, if present,
+// is applied to each product first; with `every` > 1, that many products are summed exactly before each assignment. a
+// has M items of K codes, b has N. rows: the rows of a and c to compute (nullptr: all). out: codes of out_bytes.
 struct FixedMatmul {
     int64_t M = 0, N = 0, K = 0;
     FixedCodes a, b;
@@ -84,7 +85,7 @@ struct FixedMatmul {
     void* workspace = nullptr;
 };
 
-// out[i] = target(in[i]), n elements next to each other, by the 64-bit path where it holds what comes up (`is_narrow`)
+// out[i] = target(in[i]) for n contiguous elements, in 64 bits if all intermediate values fit (`is_narrow`)
 struct FixedConvert {
     const void* in = nullptr;
     int in_bytes = 1;

@@ -1,12 +1,12 @@
-// Any mode: a block of products goes into the first cache, is assigned to a format of its own or added up where that is
-// asked for, and is then added to the accumulators, step by step. Two short loops with their own modes instead of one for
-// each pair of modes.
+// Fixed-point products in any mode: a block of products is written to the first-level cache, assigned to the product
+// format or summed in groups if requested, and then added to the accumulators step by step. Two short loops, each with
+// its own mode, replace one loop for each pair of modes.
 #include "fixed.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-constexpr int kVectors = 4; // chains side by side
+constexpr int kVectors = 4; // independent chains
 constexpr int64_t kBlockBytes = 8192;
 
 template <class T, Round R, Over O> void assign_vectors(T* p, int64_t vectors, const Target<T>& target) {
@@ -67,12 +67,12 @@ template <class F> auto with_modes(Round r, Over o, F&& f) {
     }
 }
 
-// Adds up `every` lines at a time; a group may begin in one block and end in the next.
+// Sums groups of `every` lines; a group may begin in one block and end in the next.
 template <class T, int NV> class Groups {
 public:
     explicit Groups(int64_t every) : every_(every) {}
 
-    // Replaces `count` lines by those that are complete, the last one of all among them; returns how many.
+    // Replaces `count` lines by the sums of the complete groups, including the last, shorter one; returns their number.
     int64_t add(T* p, int64_t count, bool is_last) {
         int64_t complete = 0;
         for (int64_t i = 0; i < count; ++i) {

@@ -1,4 +1,4 @@
-// The products of codes: rows of a are packed a chunk at a time for everybody, panels of b by the thread that uses them.
+// Products of codes: rows of a are packed a chunk at a time for all threads, panels of b by the thread that uses them.
 #include "fixed.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
@@ -6,13 +6,13 @@ namespace {
 
 constexpr int64_t kChunkBytes = 4 << 20; // of a, packed
 
-// So many products of pairs add up to at most 2^30, whatever the codes.
+// This many products of pairs sum to at most 2^30, whatever the codes.
 int64_t safe_pairs(const FixedMatmul& g) {
     return int64_t(1) << max_of(0, 29 - g.a.magnitude() - g.b.magnitude() - g.plan.a_left - g.plan.b_left);
 }
 
-// `codes` of them make one element of what is packed. `Sum` is what results are gathered in: 64 bits where lanes of 32 hold
-// only parts of the sums.
+// `codes` codes make one packed element. `Sum` is the type of the accumulated results: 64 bits if lanes of 32 bits hold
+// only partial sums.
 template <class T, class Sum> class Product {
 public:
     Product(const FixedMatmul& g, const Tiles<T>& tiles, const StepRules<T>& steps, int codes)
@@ -30,7 +30,7 @@ public:
         for (int64_t m0 = 0; m0 < g_.M; m0 += chunk_) {
             const int64_t count = min_of(chunk_, g_.M - m0);
             const Range packs = share(count, team.id, team.size);
-            if (m0 > 0) wait(team.barriers[0], team.size); // everybody has read the chunk before
+            if (m0 > 0) wait(team.barriers[0], team.size); // all threads have read the previous chunk
             pack_a(m0, packs, a);
             for (int64_t i = 0; team.id == 0 && i < kMostRows * lines_; ++i) a[count * lines_ + i] = 0;
             wait(team.barriers[0], team.size);
@@ -46,14 +46,14 @@ private:
         const int64_t fits = kChunkBytes / max_of(1, lines_ * int64_t(sizeof(T)));
         return max_of(1, min_of(g_.M, max_of(fits, 8 * kMostRows)));
     }
-    // Below the last row are some lines for a tile that is not full.
+    // Padding rows after the last one, for a tile that is not full.
     int64_t packed_a() const { return round_up((chunk_ + kMostRows) * lines_ * int64_t(sizeof(T)), 64); }
     int64_t panel_bytes() const { return round_up(lines_ * columns_ * int64_t(sizeof(T)), 64); }
 
     void pack_a(int64_t m0, Range rows, T* a) const {
         T* out = a + rows.begin * lines_;
         const int64_t first = m0 + rows.begin, count = rows.end - rows.begin;
-        if (is_paired_) // pairs lie in memory as the codes themselves
+        if (is_paired_) // a pair has the memory layout of its two codes
             pack_rows(g_.a, g_.rows, first, count, g_.K, 2 * lines_, g_.plan.a_left, reinterpret_cast<int16_t*>(out));
         else
             pack_rows(g_.a, g_.rows, first, count, g_.K, lines_, g_.plan.a_left, out);
@@ -137,7 +137,7 @@ template <class T> StepRules<T> steps_of(const FixedMatmul& g) {
     return s;
 }
 
-// Calls f with the product of the plan.
+// Calls f with the implementation that the plan selects.
 template <class F> auto with_product(const FixedMatmul& g, F&& f) {
     const Round r = round_of(g.acc);
     const Over o = over_of(g.acc, g.plan.wraps_once);
@@ -156,7 +156,7 @@ template <class F> auto with_product(const FixedMatmul& g, F&& f) {
     }
 }
 
-constexpr int64_t kConverted = 256; // codes at a time
+constexpr int64_t kConverted = 256; // codes per block
 
 void convert_block(const FixedConvert& c, AssignLine<int64_t> assign, const Target<int64_t>& t, int64_t i) {
     alignas(64) int64_t codes[kConverted] = {};

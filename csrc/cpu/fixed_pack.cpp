@@ -1,10 +1,10 @@
-// Codes of any integer type into the lanes that the tiles read.
+// Packs codes of any integer type into the lanes that the tiles read.
 #include "fixed.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-// out[i * step] = code << left of the codes x[offset + i of `first`..], in the order of the index
+// out[i * step] = code << left of item first + i of the index, starting at x[offset]
 template <class T>
 using ReadLine = void (*)(const void* x, int64_t offset, const Index3& index, int64_t first, int64_t count, int left,
                           T* out, int64_t step);
@@ -37,10 +37,11 @@ template <class T> ReadLine<T> reader(const FixedCodes& x) {
     }
 }
 
-// Lines of k lie next to each other, and lines of items do not: the panel is filled along them.
+// True if x is contiguous in k but not in its items: the panel is then filled along k.
 bool along_k(const FixedCodes& x) { return x.k.stride[2] == 1 && x.item.stride[2] != 1; }
 
-constexpr int64_t kBlock = 64; // lines of k that stay in the first cache while items are put into them
+constexpr int64_t kBlock = 64; // lines of k per block, which stay in the first-level cache while items are written to
+                               // them
 
 template <class T> void clear_beyond(int64_t count, int64_t columns, int64_t lines, T* out) {
     for (int64_t i = 0; i < lines && count < columns; ++i)

@@ -1,5 +1,5 @@
-// Step by step, element by element, in 128 bits: right for every format of up to 64 bits and every place of its point. It
-// serves where no vector path may, and the tests compare those with it.
+// Element by element and step by step, in 128 bits: exact for every format of up to 64 bits and every position of its
+// point. Used where no vectorised path is exact, and as the tests' reference for those.
 #include "fixed.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
@@ -8,12 +8,12 @@ namespace {
 __extension__ typedef __int128 Int;
 __extension__ typedef unsigned __int128 Bits;
 
-// An integer of up to 129 bits: codes of two unsigned formats multiply to one without a sign bit.
+// An integer of up to 129 bits: the product of two unsigned codes uses all 128 bits and has no sign bit.
 struct Number {
     Bits bits = 0;
-    bool negative = false; // what the bits above would be
+    bool negative = false; // the sign: value of all bits above
 
-    // floor(this / 2^n) and single bits, for any n >= 0
+    // floor(this / 2^n) and bit n, for any n >= 0
     Int shifted_right(int64_t n) const {
         if (n > 127) return negative ? -1 : 0;
         return negative ? Int(bits) >> n : Int(bits >> n);
@@ -24,7 +24,8 @@ struct Number {
 
 Number number(Int x) { return {Bits(x), x < 0}; }
 
-// A sum before overflow: its floor and what it was rounded to; of one that is far from every format, the low bits alone.
+// A sum before overflow handling: its floor and its rounded value. If it is far outside of every format, only the low
+// bits.
 struct Sum {
     Int floor = 0, rounded = 0;
     bool is_far = false, negative = false;
@@ -150,7 +151,7 @@ Int dot(const FixedMatmul& g, int64_t m, int64_t n) {
             acc = assigned(acc, p, g.acc);
             continue;
         }
-        group = number(add(Int(group.bits), Int(p.bits))); // Python has made sure that it fits
+        group = number(add(Int(group.bits), Int(p.bits))); // Python has checked that it fits
         if ((k + 1) % g.every != 0 && k + 1 != g.K) continue;
         acc = assigned(acc, group, g.acc);
         group = {};

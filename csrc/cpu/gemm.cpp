@@ -1,4 +1,4 @@
-// The matrix product of floats and of doubles
+// The matrix product for float and double
 #include "gemm_kernel.hpp"
 
 namespace fastiter::FASTITER_LEVEL {

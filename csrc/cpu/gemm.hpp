@@ -4,7 +4,8 @@
 
 namespace fastiter::FASTITER_LEVEL {
 
-// The sum over k is cut at multiples of this, whatever the number of threads: a's tile then fits the first-level cache.
+// The sum over k is split into blocks of at most this, whatever the number of threads, so that a's tile fits the
+// first-level cache.
 constexpr int64_t kDeepestSum = 384;
 inline int64_t block_of_sum(int64_t K, int64_t deepest = kDeepestSum) {
     return max_of(1, ceil_div(K, max_of(1, ceil_div(K, deepest))));

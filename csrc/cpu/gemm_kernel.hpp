@@ -1,6 +1,7 @@
-// c = a b + bias: packed panels of b stay in the outer caches, blocks of a in the second level, tiles of c in registers. Packed
-// bf16 are pairs of k, as in rnn_product.hpp; sums of them are floats. A line of packed b has all columns at one k or pair of
-// them; so has one of a, with all rows, but where tiles multiply, which take k of a row side by side, or find them so.
+// c = a b + bias: packed panels of b stay in the outer caches, blocks of a in the second level, tiles of c in
+// registers. bf16 are packed in pairs of k, as in rnn_product.hpp, and accumulated as floats. A packed line of b holds
+// all columns of a panel at one k (bf16: one pair of k). So does a packed line of a with all rows, except for AMX
+// tiles, which read contiguous k of a row.
 #pragma once
 #include "gemm.hpp"
 #include "rnn_product.hpp"
@@ -11,37 +12,39 @@ template <class T> struct MatrixProduct {
     static constexpr int W = lanes<T>, depth = side_by_side<T>, kPanelVectors = on_tiles<T> ? 2 : 4,
                          kRows = tile_rows<kPanelVectors>, kRowsOnTiles = 2 * kTileRows;
     static constexpr int64_t kPanel = kPanelVectors * W;
-    static constexpr int64_t kBlockM = on_tiles<T> ? 160 : 168; // rows of a block: that of a fits the second level
-    static constexpr int64_t kPackedBytes = 8 << 20;            // of b at a time
-    // Tiles take a from the second-level cache, which holds more, and sums that are cut go through memory.
+    static constexpr int64_t kBlockM = on_tiles<T> ? 160 : 168; // rows per block: a's block fits the second-level
+                                                                // cache
+    static constexpr int64_t kPackedBytes = 8 << 20;            // of b packed at a time
+    // AMX tiles read a from the second-level cache, which holds more, and partial sums go through memory.
     static constexpr int64_t kDeepest = on_tiles<T> ? 1024 : kDeepestSum;
-    // Lines of a panel that tiles take at a time: they stay in the first-level cache
+    // Lines of a panel that tiles process at a time: they stay in the first-level cache.
     static constexpr int64_t kPartOfPanel = 256;
-    // The same where a is packed as well: what is packed at a time is then in the second level until it is multiplied
+    // The same if a is packed too: the lines packed at a time stay in the second-level cache until they are multiplied.
     static constexpr int64_t kDeepestPacked = on_tiles<T> ? kPartOfPanel : kDeepest;
-    static constexpr int64_t kPackedTogether = on_tiles<T> ? 4 : 1; // panels: their shares of a line lie side by side
-    // Tiles have this many lines; where there are fewer left, the others are zeros.
+    static constexpr int64_t kPackedTogether = on_tiles<T> ? 4 : 1; // panels packed together: their shares of a line
+                                                                    // of b are contiguous
+    // Block heights are multiples of this; missing lines are zeros.
     static constexpr int64_t kLines = on_tiles<T> ? kTilePairs : 1;
-    // Numbers from line to line of a packed block of a: an odd count of lines of a cache, so that a tile's are in all of its
-    // sets
+    // Stride of a packed line of a, in numbers: an odd count of cache lines, so that a tile's lines spread over all
+    // cache sets
     static constexpr int64_t kLineOfA = depth * round_up(kBlockM, 64 / (depth * int64_t(sizeof(T))));
 
     const Gemm<T>& g;
-    // Rows of a whose k lie next to each other are read where they are, of bf16 in a copy, which has whole pairs and no lines a
-    // power of two apart; others are packed.
+    // A row of `a` that is contiguous in k is read in place. bf16 rows are copied, padded to an even k and to a stride
+    // that is no power of two. Any other layout is packed.
     const bool in_rows = g.a_k.inner_stride == 1 && g.a_k.is_regular(g.K) && g.a_m.is_regular(g.M),
                in_place = in_rows && depth == 1;
-    // b is packed a chunk of several blocks of the sum at a time; where a is packed as well, a chunk is one block, so that a
-    // long a is read once, line after line. All three count packed lines.
+    // b is packed a chunk of several sum blocks at a time. If a is packed too, a chunk is one block, so that a long a
+    // is read once, line by line. K, block and chunk count packed lines.
     const int64_t K = ceil_div(g.K, depth),
                   block = round_up(block_of_sum(K, in_rows ? kDeepest : kDeepestPacked), kLines),
                   chunk = in_rows ? blocks_that_fit() * block : block;
     const int64_t panels = ceil_div(g.N, kPanel);
-    // The same from row to row, where they are copied or tiles multiply
+    // Row stride of a, in numbers, if rows are copied or AMX tiles multiply
     const int64_t row_of_a = round_up(block * depth, 2 * W) + 2 * W;
 
-    // Whether complete sums go past the caches, which only whole lines can: a store that waits for its line takes longer than
-    // the products that it stores.
+    // Whether complete sums bypass the caches (streaming stores), which is possible only for whole cache lines: an
+    // ordinary store that waits for its cache line takes longer than the products that it stores.
     const bool streams_rounded = g.rounded && exceeds_caches(g.rounded),
                streams_c = !g.rounded && K <= block && !g.accumulate && exceeds_caches(g.c);
 
@@ -67,13 +70,13 @@ template <class T> struct MatrixProduct {
 
     int vectors_of(int64_t panel) const { return int(min_of(kPanelVectors, ceil_div(g.N - panel * kPanel, W))); }
 
-    // A tile of a: from row to row, and from k to k
+    // A tile of a with its row stride and k stride
     struct TileOfA {
         const T* at;
         int64_t row, k;
     };
 
-    // Where the k of a packed line are: of row 0 of a, or of a panel of b; nullptr: zeros, as past the end
+    // Addresses of the k in a packed line, for row 0 of a or for a panel of b; nullptr: zeros, as past the end
     struct Lines {
         const T* at[depth];
         FASTITER_INLINE vec<T> load(int d, int64_t offset, int64_t count) const {
@@ -83,7 +86,7 @@ template <class T> struct MatrixProduct {
 
     T* panel_of_b(int64_t panel, int64_t count) const { return b() + panel * kPanel * count * depth; }
 
-    // Lines k0..k0+count of some panels of b; those from K on are zeros
+    // Packs lines [k0, k0 + count) of some panels of b; lines from K on are zeros.
     void pack_b(Range some, int64_t k0, int64_t count) const {
         if (!g.b_lines && g.b_k.inner_stride == 1 && g.b_k.is_regular(g.K))
             for (int64_t j = some.begin; j < some.end; ++j) pack_columns_of_b(j, k0, count);
@@ -92,7 +95,7 @@ template <class T> struct MatrixProduct {
                 pack_lines_of_b({j, min_of(j + kPackedTogether, some.end)}, k0, count);
     }
 
-    // Where the k of a column lie next to each other
+    // For columns that are contiguous in k
     void pack_columns_of_b(int64_t panel, int64_t k0, int64_t count) const {
         const int nv = vectors_of(panel);
         const int64_t n = panel * kPanel, given = min_of(count, K - k0), line = nv * W * depth;
@@ -121,7 +124,7 @@ template <class T> struct MatrixProduct {
         }
     }
 
-    // Rows of a that lie next to each other
+    // A run of contiguous rows of a
     struct Run {
         int64_t a, length;
     };
@@ -143,7 +146,7 @@ template <class T> struct MatrixProduct {
         return lines;
     }
 
-    // Rows m0.. of a, as lines [k][row]
+    // Packs rows from m0 on of a as [k][row].
     void pack_a(int64_t m0, int64_t rows, int64_t k0, int64_t count, T* out) const {
         Run runs[kBlockM];
         const int run_count = find_runs(m0, rows, runs);
@@ -158,7 +161,7 @@ template <class T> struct MatrixProduct {
         }
     }
 
-    // The same as [row][pair of k], 16 lines of pairs and 16 rows at a time
+    // The same as [row][pair of k], 16 pairs and 16 rows at a time
     void pack_a_for_tiles(int64_t m0, int64_t rows, int64_t k0, int64_t count, T* out) const {
         Run runs[kBlockM];
         const int run_count = find_runs(m0, rows, runs);
@@ -179,7 +182,7 @@ template <class T> struct MatrixProduct {
         }
     }
 
-    // The same of rows whose k lie next to each other
+    // The same for rows that are contiguous in k
     void copy_rows_of_a(int64_t m0, int64_t rows, int64_t k0, int64_t count, T* out) const {
         const int64_t numbers = min_of(count * depth, g.K - k0 * depth), zeros = count * depth - numbers;
         for (int64_t i = 0; i < rows; ++i, out += row_of_a) {
@@ -197,14 +200,14 @@ template <class T> struct MatrixProduct {
             pack_a(m0, rows, k0, count, out);
     }
 
-    // Row m of a from line k on, which is row `i` of a block that was prepared
+    // Tile of a from row m and line k on; m is row `i` of the prepared block.
     TileOfA tile_of_a(const T* prepared, int64_t i, int64_t m, int64_t k) const {
         if (in_place) return {g.a + g.a_m.at(m) + k, g.a_m.inner_stride, 1};
         if (in_rows) return {prepared + i * row_of_a, row_of_a, depth};
         return {prepared + i * depth, depth, kLineOfA};
     }
 
-    // Whether a block of the sum is the first one, and the last one
+    // Whether a block of the sum is the first one or the last one
     struct Part {
         bool first, last;
     };
@@ -222,7 +225,7 @@ template <class T> struct MatrixProduct {
         for (int i = 0; i < R; ++i) finish_line<NV>(m + i, n, acc[i], part, rounds);
     }
 
-    // A store would wait for its line.
+    // Prefetches the tile's rows of the output, as the stores would wait for their cache lines.
     FASTITER_INLINE void ask_for_c(int64_t m, int64_t n, int nv, Part part, bool rounds) const {
         const int64_t line = g.c_m.at(m) + n;
         if (rounds && !streams_rounded) prefetch<2>(g.rounded + line, nv * W);
@@ -241,7 +244,7 @@ template <class T> struct MatrixProduct {
             nv, [&]<int NV>() { with_count<kRows>(rows, [&]<int R>() { tile<R, NV>(a, panel, count, m, n, part); }); });
     }
 
-    // All rows of a prepared block times a panel, of which a part at a time stays in the first-level cache
+    // All rows of a prepared block times a panel; the part of the panel in use stays in the first-level cache.
     template <int NV>
     void multiply_block(TileRegisters& registers, const T* a, int64_t rows, const T* panel, int64_t count, int64_t m,
                         int64_t n, Part part) const {
@@ -262,7 +265,7 @@ template <class T> struct MatrixProduct {
         }
     }
 
-    // Adds to sums of a line of c, from column n on, what they have until now.
+    // Adds the bias or the previous partial sum to a vector of sums, for column n of a row of c, and stores it.
     FASTITER_INLINE void finish(int64_t at, int64_t n, vec<T> sum, Part part, bool rounds) const {
         const int64_t left = g.N - n;
         if (!part.first)
@@ -275,7 +278,8 @@ template <class T> struct MatrixProduct {
             put_up_to(g.c + at, sum, left, streams_c);
     }
 
-    // Rows [m0, m0 + rows) of c, the `count` packed lines of the chunk from chunk0 on, the given panels
+    // Rows [m0, m0 + rows) of c: adds the products of the chunk's `count` packed lines from chunk0 on, for the given
+    // panels.
     void block_rows(TileRegisters& registers, T* packed, int64_t m0, int64_t rows, int64_t chunk0, int64_t count,
                     Range mine) const {
         for (int64_t k0 = 0; k0 < count; k0 += block) {
@@ -298,7 +302,7 @@ template <class T> struct MatrixProduct {
         }
     }
 
-    // Where there is nothing to be added up
+    // For K = 0: c is the bias, zeros, or unchanged.
     void run_empty(Range rows) const {
         for (int64_t m = rows.begin; m < rows.end; ++m)
             for (int64_t n = 0; n < g.N; n += W)
@@ -306,7 +310,7 @@ template <class T> struct MatrixProduct {
     }
 
     void run(Team team) const {
-        // Sharing panels keeps each thread's half of b in its own cache; sharing rows packs no row of a twice.
+        // Sharing panels keeps each thread's part of b in its own cache; sharing rows avoids packing a row of a twice.
         const bool is_flat = on_tiles<T> ? g.M <= (in_rows ? g.N : kRowsOnTiles) : in_rows;
         const bool by_panel = is_flat && panels >= 2 * team.size;
         const Range mine = share(panels, team.id, team.size);
@@ -315,7 +319,7 @@ template <class T> struct MatrixProduct {
         TileRegisters registers;
         for (int64_t k0 = 0; k0 < K; k0 += chunk) {
             const int64_t count = min_of(chunk, round_up(K - k0, kLines));
-            if (k0 > 0) wait(team.barriers[0], team.size); // everybody has read the chunk before
+            if (k0 > 0) wait(team.barriers[0], team.size); // all threads have read the previous chunk
             pack_b(mine, k0, count);
             wait(team.barriers[0], team.size);
             for (int64_t m = rows.begin; m < rows.end; m += kBlockM)

@@ -1,13 +1,13 @@
-// Every CPU kernel, in one table for each instruction set. What a family's kernels take is in <stem>_kernels.hpp.
-// Kernels trust their arguments: python/fastiter/ has checked them. They allocate nothing: the caller hands in a
-// workspace of the size that the kernel names.
+// All CPU kernels, in one table per instruction set. <stem>_kernels.hpp declares the arguments of each family's
+// kernels. Kernels trust their arguments, which python/fastiter/ has checked. They do not allocate: the caller passes a
+// workspace of the size that the kernel reports.
 #pragma once
 #include "dense_kernels.hpp"
 #include "rnn_kernels.hpp"
 
 namespace fastiter {
 
-// out[i] = sum over rows of x[row][i]; x (M, N) with line stride x_m. Of bf16 the sums are floats, and rounded once.
+// out[i] = sum over rows of x[row][i]; x (M, N) with row stride x_m. bf16 are summed as floats and rounded once.
 template <class T> using ColumnSums = void (*)(const T* x, int64_t x_m, int64_t M, int64_t N, T* out, Team);
 
 template <class T> struct KernelsOf {
@@ -26,7 +26,7 @@ struct RelaxKernels;       // relax_kernels.hpp
 struct ScanKernels;        // scan_kernels.hpp
 struct StepKernels;        // rnn_step_kernels.hpp
 
-// One instruction set's kernels; families beside the first by the address of a table of their own.
+// The kernel table of one instruction set. Each family has its own sub-table.
 struct Kernels {
     KernelsOf<float> f32;
     KernelsOf<double> f64;
@@ -80,7 +80,7 @@ extern const Kernels kernels;
 namespace v4 {
 extern const Kernels kernels;
 }
-// v4 but for the products of bf16
+// The v4 kernels except for the bf16 products
 namespace v4_bf16 {
 extern const GemmKernels<bf16> gemm_bf16;
 extern const RnnKernels<bf16> rnn_bf16;

@@ -2,9 +2,10 @@
 //
 //   y+[t] = f(y[t-1]) + J(y[t-1]) (y+[t-1] - y[t-1]),   where before the window y+ = y is the true state
 //
-// The leading steps whose residual and change are within the tolerance are final, and so is the first one in any case:
-// nothing before it is in doubt. A window that takes too long, grows or is not finite goes on step by step, and a line whose
-// states are so sensitive that the tolerance says nothing about them is run by the loop from its first step on.
+// The leading steps whose residual and change are within the tolerance become final, and the first step always does, as
+// everything before it is known. A window that needs too many passes, whose changes grow, or which is not finite continues
+// step by step. A line whose states are so sensitive that the tolerance says nothing about them is run by the loop from its
+// first step on.
 #include "para_forward.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
@@ -13,20 +14,19 @@ namespace {
 // L lines of one row that converge together
 template <class T, class C, int L, bool FULL> struct Block {
     static constexpr int W = lanes<T>, G = C::gates, S = C::states, P = C::peepholes, J = C::slopes;
-    static constexpr T kGrowth = 4; // how much the sum of changes may grow from pass to pass
-    // By how much an error may grow, from any step to any later one: beyond, rounding decides what the states are.
+    static constexpr T kGrowth = 4; // maximum growth of the sum of changes from pass to pass
+    // Maximum growth of an error from any step to any later one: beyond it, rounding errors determine the states.
     static constexpr T kSensitive = 256;
 
     const ParaForward<T>& p;
     const ParaShape& shape = p.shape;
     const Line* line;
-    vec<T>* y; // the states of a window, [step][line][state]
+    vec<T>* y; // states of a window, [step][line][state]
     const vec<T> rtol = broadcast(T(p.newton.rtol)), atol = broadcast(T(p.newton.atol));
-    const bool is_exact = p.newton.rtol == 0 && p.newton.atol == 0; // no errors, so none that grow
+    const bool is_exact = p.newton.rtol == 0 && p.newton.atol == 0; // tolerances of 0: no errors that could grow
     vec<T> a[L][G], peephole[L][P + 1];
-    vec<T> state[L][S]; // after the last final step
-    vec<T> error[L][S] =
-        {}; // what has become of an error of 1 + |y| in an unknown, at the step since when it grew most
+    vec<T> state[L][S];      // after the last final step
+    vec<T> error[L][S] = {}; // amplification of an error of 1 + |y|, measured from the step with the largest growth
     bool is_sensitive = false;
 
     Block(const ParaForward<T>& params, const Line* lines, vec<T>* y_) : p(params), line(lines), y(y_) {
@@ -46,7 +46,7 @@ template <class T, class C, int L, bool FULL> struct Block {
         for (int g = 0; g < G; ++g) x[g] = load_units<FULL>(from + g * p.wx.gate, shape.D - line[l].unit);
     }
 
-    // The first guess: each step from states of 0
+    // Initial guess: each step computed from states of 0
     void guess(int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; ++t)
 #pragma GCC unroll 4
@@ -59,7 +59,7 @@ template <class T, class C, int L, bool FULL> struct Block {
             }
     }
 
-    // An error at the states before a final step, which are known, is passed on to those after it, `y_t`.
+    // Propagates an error in the known states before a final step to the states after it, `y_t`.
     FASTITER_INLINE void pass_error_on(const vec<T> (&j)[L][J], const vec<T>* y_t) {
         mask<T> bad{};
 #pragma GCC unroll 4
@@ -77,7 +77,7 @@ template <class T, class C, int L, bool FULL> struct Block {
 
     struct Progress {
         int64_t final_steps;
-        T change; // the sum of all changes; not finite where one is not
+        T change; // sum of all changes; not finite if one is not
     };
 
     // One pass over steps [begin, end), whose old states are at y_begin
@@ -128,7 +128,7 @@ template <class T, class C, int L, bool FULL> struct Block {
         return {final_steps, change};
     }
 
-    // The rest of a window by the loop
+    // The rest of a window, step by step
     void step_by_step(int64_t begin, int64_t end, vec<T>* y_begin) {
         for (int64_t t = begin; t < end; ++t) {
             vec<T>*y_t = y_begin + (t - begin) * L * S, j[L][J];
@@ -143,7 +143,8 @@ template <class T, class C, int L, bool FULL> struct Block {
         }
     }
 
-    // Steps [begin, end) are final: they go where the caller has a place, and the last of them is the state.
+    // Makes steps [begin, end) final: writes their states to the caller's arrays, if present, and continues from the
+    // last one.
     void keep(int64_t begin, int64_t end, const vec<T>* y_begin) {
         for (int l = 0; l < L; ++l)
             for (int k = 0; k < S; ++k) {
@@ -156,7 +157,7 @@ template <class T, class C, int L, bool FULL> struct Block {
             }
     }
 
-    // Steps [begin, end), a window; returns its entry of `counts`.
+    // Solves one window, steps [begin, end); returns its entry of `counts`.
     int32_t solve(int64_t begin, int64_t end) {
         guess(begin, end);
         vec<T>* y_begin = y;
@@ -177,7 +178,7 @@ template <class T, class C, int L, bool FULL> struct Block {
         return 2 * passes + 1;
     }
 
-    // All windows; false where the line has to be run by the loop
+    // Solves all windows; returns false if the line has to be run by the loop instead.
     bool run(int32_t* counts) {
         const int64_t length = line[0].length;
         for (int64_t begin = 0; begin < length; begin += p.newton.window) {
@@ -204,7 +205,7 @@ void run_block(const ParaSteps<T, C>& steps, const Line* line, int count, vec<T>
     for (int l = 0; l < count; ++l) steps.pad(line[l]);
 }
 
-// What one thread needs for its y
+// Workspace of one thread, for y
 template <class T, class C> int64_t window_vectors(const ParaForward<T>& p) {
     return min_of(p.newton.window, p.shape.T) * kSide * C::states;
 }
@@ -224,7 +225,7 @@ template <class T, class C> void newton(const ParaForward<T>& p, Team team) {
     vec<T>* y = static_cast<vec<T>*>(p.workspace) + team.id * window_vectors<T, C>(p);
     const int64_t vectors = steps.lines.vectors, blocks = newton_blocks<T>(p.shape),
                   windows = ceil_div(p.shape.T, p.newton.window);
-    for (int64_t i = team.id; i < p.shape.B * blocks; i += team.size) { // dealt out: rows get shorter
+    for (int64_t i = team.id; i < p.shape.B * blocks; i += team.size) { // round-robin, as rows get shorter
         Line line[kSide];
         const int64_t first = i % blocks * kSide;
         const int count = int(min_of(kSide, vectors - first));

@@ -1,4 +1,4 @@
-// The kernels of the cells whose recurrent weights are diagonal, so that each unit is a recurrence of its own:
+// Kernels of the cells with diagonal recurrent weights, where each unit is an independent recurrence:
 //
 //   gru    z = s(a_z h + x_z);  r = s(a_r h + x_r);  q = tanh(a_q h r + x_q);  h+ = z q + (1 - z) h
 //   lstm   f = s(a_f h + x_f + p_f c);  q = tanh(a_q h + x_q);  c+ = f c + (1 - f) q
@@ -18,21 +18,21 @@ struct ParaShape {
     ParaCell cell = ParaCell::gru;
     int64_t B = 0, T = 0, D = 0;
     bool reverse = false;
-    // Ragged batches: how long each row is, and the rows by decreasing length. nullptr: all are T long.
+    // Ragged batches: the length of each row, and the rows by decreasing length. nullptr: all have length T.
     const int64_t* lengths = nullptr;
     const int64_t* order = nullptr;
 };
 
 // Newton's method on windows of `window` steps: a window is accepted when its residual and its last change are at most
-// atol + rtol |state| everywhere, and is run step by step when it is not after max_steps passes.
+// atol + rtol |state| everywhere, and is finished step by step if it is not accepted after max_steps passes.
 struct NewtonOptions {
     int64_t window = 0, max_steps = 0;
     double rtol = 0, atol = 0;
 };
 
-// wx (B, T, G, D) with gates in the order z, r, q; f, o, q; i, f, z, o; a (G, D); p (2, D): f, o, lstm alone. `first`
-// (B, D) each or null = 0. Writes `last` (B, D) each, and the states (B, T, D) of all steps that have a place. Outputs
-// overlap nothing.
+// wx (B, T, G, D) with gates in the order z, r, q; f, o, q; i, f, z, o; a (G, D); p (2, D): f, o, lstm only. `first`
+// (B, D) each, or null = 0. Writes `last` (B, D) each, and the states (B, T, D) of all steps if not null. Outputs do
+// not overlap anything.
 template <class T> struct ParaForward {
     ParaShape shape;
     Steps<const T> wx;
@@ -42,14 +42,14 @@ template <class T> struct ParaForward {
     T* last[kMaxStates] = {};
     Steps<T> states[kMaxStates];
     NewtonOptions newton;
-    // Newton: 2 passes + (run step by step in the end) of each (block of units, window): see newton_blocks
+    // Newton: 2 passes + (1 if finished step by step) for each (block of units, window): see newton_blocks
     int32_t* counts = nullptr;
     void* workspace = nullptr;
 };
 
-// The exact reverse, from the states of all steps: what lies between them is computed again. dh: cotangent of h at every
+// Backward pass, from the states of all steps; other intermediate values are recomputed. dh: cotangent of h at every
 // step, dlast: of the final states; each may be null = 0. Writes dwx, the gradients of the initial states, and, if
-// wanted, the sums over rows and steps da (G, D) and dp (2, D).
+// requested, the sums over rows and steps da (G, D) and dp (2, D).
 template <class T> struct ParaBackward {
     ParaShape shape;
     Steps<const T> wx;
@@ -68,7 +68,7 @@ template <class T> struct ParaBackward {
 
 template <class T> struct NewtonKernelsOf {
     void (*forward)(const ParaForward<T>&, Team); // step by step
-    int64_t (*newton_blocks)(const ParaShape&);   // blocks of units that converge on their own, row after row
+    int64_t (*newton_blocks)(const ParaShape&);   // blocks of units that converge independently, row by row
     size_t (*newton_workspace)(const ParaForward<T>&, int threads);
     void (*newton)(const ParaForward<T>&, Team);
     size_t (*backward_workspace)(const ParaShape&);

@@ -1,4 +1,4 @@
-// Copies of matrices into the order in which the register tile reads them.
+// Packs matrices into the order in which the register tile reads them.
 #pragma once
 #include "simd.hpp"
 #include <cstddef>
@@ -6,7 +6,7 @@
 
 namespace fastiter::FASTITER_LEVEL {
 
-// a0 b0 a1 b1 ... of the lower or upper halves
+// a0 b0 a1 b1 ... of the lower or upper halves of a and b
 template <bool UPPER, class T, size_t... I>
 FASTITER_INLINE vec<T> interleave(vec<T> a, vec<T> b, std::index_sequence<I...>) {
     constexpr int W = lanes<T>, half = UPPER ? W / 2 : 0;

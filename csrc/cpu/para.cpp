@@ -1,5 +1,5 @@
-// The diagonal cells step by step. A few lines go through time side by side with their states and weights in registers:
-// one alone would wait for its own activations.
+// The diagonal cells step by step. A few lines advance in time together, with their states and weights in registers, to
+// hide the latency of their activations.
 #include "para_forward.hpp"
 
 namespace fastiter::FASTITER_LEVEL {

@@ -1,5 +1,5 @@
-// What the kernels of the diagonal cells share: lines (one vector of units of one row, a recurrence of its own), how threads
-// share them, and which of them go through time side by side.
+// Shared by the kernels of the diagonal cells: lines (one vector of units of one row, an independent recurrence), their
+// distribution over threads, and the grouping of lines that advance together.
 #pragma once
 #include "newton_kernels.hpp"
 #include "para_cells.hpp"
@@ -15,10 +15,10 @@ template <class T, class C> size_t newton_workspace(const ParaForward<T>& p, int
 template <class T, class C> void newton(const ParaForward<T>& p, Team team);
 
 struct Line {
-    int64_t row = 0, unit = 0, length = 0; // unit: the first of the vector
+    int64_t row = 0, unit = 0, length = 0; // unit: first unit of the vector
 };
 
-// The lines of a call, numbered row after row, rows by decreasing length
+// The lines of a call, numbered row by row, rows by decreasing length
 template <class T> struct Lines {
     static constexpr int W = lanes<T>;
     const ParaShape& shape;
@@ -30,7 +30,7 @@ template <class T> struct Lines {
     }
     int64_t count() const { return shape.B * vectors; }
 
-    // The first line of thread `id`: lines are shared so that all threads have as many steps.
+    // First line of thread `id`; the partition gives all threads the same number of steps.
     int64_t first_of(int id, int size) const {
         if (!shape.order || id == 0 || id == size) return count() * id / size;
         int64_t steps = 0;
@@ -47,7 +47,7 @@ template <class T> struct Lines {
     bool is_whole(const Line& line) const { return shape.D - line.unit >= W; }
 };
 
-// Calls f<L, FULL>() for `count` of at most MAX lines; FULL: all lanes of all of them are there.
+// Calls f<L, FULL>() for `count` <= MAX lines; FULL: every lane of every line is in range.
 template <int MAX, class T, class F>
 FASTITER_INLINE void with_lines(const Lines<T>& lines, const Line* line, int count, F&& f) {
     bool full = true;
@@ -60,11 +60,12 @@ FASTITER_INLINE void with_lines(const Lines<T>& lines, const Line* line, int cou
     });
 }
 
-// Lines that take turns in time, so that what a turn reads and writes lies side by side in memory
+// Maximum lines per group; a group's lines alternate in time, so that what is read and written at one time is
+// contiguous
 constexpr int kGroup = 64;
 
-// Calls f(lines, count) for groups of the thread's lines: what lies side by side at one step, which is one row, or where
-// time is outermost in memory several rows; and at least `side` lines, from wherever they are.
+// Calls f(lines, count) for groups of the thread's lines. A group is contiguous in memory at one step (one row, or
+// several rows if time is the outermost dimension) and has at least `side` lines, from anywhere.
 template <class T, class F>
 FASTITER_INLINE void for_each_group(const Lines<T>& lines, const Steps<const T>& x, int side, Team team, F&& f) {
     auto magnitude = [](int64_t stride) { return stride < 0 ? -stride : stride; };
@@ -80,7 +81,7 @@ FASTITER_INLINE void for_each_group(const Lines<T>& lines, const Steps<const T>&
     }
 }
 
-// Where a line is at its first step, and the way to its next one: with `reverse` that is backwards in time.
+// Address of a line's first step, and its stride from step to step; negative in time with `reverse`.
 template <class T> FASTITER_INLINE T* first_step(const Steps<T>& s, const ParaShape& shape, const Line& line) {
     const int64_t t = shape.reverse ? max_of(line.length - 1, 0) : 0;
     return s.data + line.row * s.row + t * s.time + line.unit;
@@ -89,7 +90,7 @@ template <class T> FASTITER_INLINE int64_t stride(const Steps<T>& s, const ParaS
     return shape.reverse ? -s.time : s.time;
 }
 
-// A vector of units from one line of D of them; FULL: all its lanes are there
+// A vector of units from a line of D; FULL: all lanes are in range.
 template <bool FULL, class T> FASTITER_INLINE vec<T> load_units(const T* p, int64_t count) {
     return FULL ? load(p) : load_up_to(p, count);
 }
@@ -100,7 +101,7 @@ template <bool FULL, class T> FASTITER_INLINE void store_units(T* p, vec<T> v, i
         store_up_to(p, v, count);
 }
 
-// Steps after the last one of each row are 0.
+// Clears the steps past the end of a row.
 template <class T> inline void clear_padding(const Steps<T>& s, int gates, const ParaShape& shape, const Line& line) {
     if (!s.data) return;
     const int64_t count = min_of(lanes<T>, shape.D - line.unit);

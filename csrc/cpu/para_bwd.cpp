@@ -1,5 +1,5 @@
-// The diagonal cells backward: one linear recurrence in the other direction, lam[t] = g[t] + J[t+1]^T lam[t+1], whose local
-// factors are computed from the states beside it, and in the same pass the gradients of x, a and p.
+// The diagonal cells backward: one linear recurrence in reverse order, lam[t] = g[t] + J[t+1]^T lam[t+1], whose local
+// factors are recomputed from the saved states. The same pass computes the gradients of x, a and p.
 #include "para.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
@@ -7,9 +7,9 @@ namespace {
 
 template <class T, class C> struct ParaBackwardSteps {
     static constexpr int W = lanes<T>, G = C::gates, S = C::states, P = C::peepholes, SUMS = G + P;
-    // What a step computes again does not wait for the step after it: a line alone keeps the processor busy.
+    // Recomputing a step does not depend on the step after it: a single line keeps the processor busy.
     static constexpr int kSide = 1;
-    static constexpr int64_t kTurn = 8; // also how many steps ahead memory is asked for
+    static constexpr int64_t kTurn = 8; // also the prefetch distance in steps
 
     const ParaBackward<T>& p;
     const ParaShape& shape = p.shape;
@@ -21,7 +21,8 @@ template <class T, class C> struct ParaBackwardSteps {
     }
     T* gradient(int k, const Line& line) const { return p.dfirst[k] + line.row * D + line.unit; }
 
-    // The gradients of the states live in `dfirst`, which begins as those of the final states; sums begin at 0.
+    // The gradients of the states are accumulated in `dfirst`, which starts as the final states' cotangents; sums start
+    // at 0.
     void enter(const Line& line) const {
         for (int k = 0; k < S; ++k) {
             const T* last = p.dlast[k] ? p.dlast[k] + line.row * D + line.unit : nullptr;
@@ -68,7 +69,7 @@ template <class T, class C> struct ParaBackwardSteps {
         }
     }
 
-    // Steps [begin, end) of L lines, the last one first
+    // Steps [begin, end) of L lines, in reverse order
     template <int L, bool FULL> void run(const Line* line, int64_t begin, int64_t end) const {
         vec<T> ds[L][S], a[L][G], peephole[L][P + 1], sums[L][SUMS];
 #pragma GCC unroll 4
@@ -90,7 +91,7 @@ template <class T, class C> struct ParaBackwardSteps {
         }
     }
 
-    // Steps [begin, end) of at most kSide lines, as far as each has them; lines by decreasing length
+    // Steps [begin, end) of at most kSide lines, up to each line's length; lines by decreasing length
     void run_lines(const Line* line, int count, int64_t begin, int64_t end) const {
         for (int some = 1; some <= count; ++some) {
             const int64_t stop = min_of(end, line[some - 1].length),
@@ -107,7 +108,7 @@ template <class T, class C> struct ParaBackwardSteps {
                 count, [&](int64_t first, int some) { run_lines(group + first, some, max_of(0, end - turn), end); });
     }
 
-    // The rows' sums in batch order, whoever computed them
+    // Sums over the rows in batch order, whichever thread computed them.
     void add_rows(Team team) const {
         const Range mine = share(SUMS * lines.vectors, team.id, team.size);
         for (int64_t i = mine.begin; i < mine.end; ++i) {

@@ -1,26 +1,26 @@
 // The cells with diagonal recurrent weights, one time step each, on vectors of units (equations: newton_kernels.hpp).
 //
-//   begin(x, a, p, s, keep), finish(s, keep)   s: the states before the step in, after it out. Two calls, so that several
-//                                              vectors of units do the first and then the second: each is a long chain of
-//                                              dependent operations, and others beside it hide it.
-//   backward(x, a, p, s, ds, dx, sums)         s: the states before the step; ds: gradients of the states after it in, before
-//                                              it out; dx: gradients of x; sums: those of a and p are added
-//   linearise(x, a, p, s, j), times(j, d)      s: as for begin and finish; j: the Jacobian of the step, `slopes` numbers;
-//                                              d: a change of the states before the step in, after it out
-//   bounds(s, limit), restrain(y, limit)       where all states after s are; puts y back there
+//   begin(x, a, p, s, keep), finish(s, keep)  s: states, before the step in, after it out. Two calls, so that several
+//                                             vectors of units run the first and then the second: each is a long
+//                                             dependency chain, whose latency the other vectors hide.
+//   backward(x, a, p, s, ds, dx, sums)        s: states before the step; ds: gradients of the states, after the step in,
+//                                             before it out; dx: gradients of x; those of a and p are added to sums
+//   linearise(x, a, p, s, j), times(j, d)     s: as for begin and finish; j: Jacobian of the step, `slopes` numbers;
+//                                             d: change of the states, before the step in, after it out
+//   bounds(s, limit), restrain(y, limit)      bounds of all states that can follow s; clamps y to them
 //
-// unknowns: how many states, from the first one on, Newton's method solves for. slstm's c, n and m follow from all h before
-// by linear recurrences, which are solved exactly on the way.
+// unknowns: number of states, from the first one on, that Newton's method solves for. slstm's c, n and m follow from
+// the earlier h by linear recurrences, which are solved exactly in the same pass.
 #pragma once
 #include "rnn_cells.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 
-// s' of a sigmoid s, and of a tanh
+// Derivatives of a sigmoid and of a tanh with value s
 template <class T> FASTITER_INLINE vec<T> slope_of_sigmoid(vec<T> s) { return s * (T(1) - s); }
 template <class T> FASTITER_INLINE vec<T> slope_of_tanh(vec<T> s) { return fma(-s, s, broadcast(T(1))); }
 
-// max(1, |s|), and as much more as roundings may add
+// max(1, |s|), with a margin for rounding errors
 template <class T> FASTITER_INLINE vec<T> bound_of(vec<T> s) { return at_least<T>(magnitude<T>(s), T(1)) * T(1.25); }
 
 template <class T> FASTITER_INLINE vec<T> clamp(vec<T> x, vec<T> limit) {
@@ -69,7 +69,8 @@ template <class T> struct ParaGru {
     FASTITER_INLINE static void restrain(V* y, const V* limit) { y[0] = clamp<T>(y[0], limit[0]); }
 };
 
-// f = s(a_f h + x_f + p_f c);  q = tanh(a_q h + x_q);  c+ = f c + (1 - f) q;  o = s(a_o h + x_o + p_o c+);  h+ = o tanh(c+)
+// f = s(a_f h + x_f + p_f c);  q = tanh(a_q h + x_q);  c+ = f c + (1 - f) q;  o = s(a_o h + x_o + p_o c+);
+// h+ = o tanh(c+)
 template <class T> struct ParaLstm {
     using V = vec<T>;
     static constexpr int gates = 3, states = 2, peepholes = 2, unknowns = 2, slopes = 4;
@@ -103,7 +104,7 @@ template <class T> struct ParaLstm {
         ds[0] = fma(df, a[0], fma(d_o, a[1], dq * a[2]));
         ds[1] = fma(dc, f, df * p[0]);
     }
-    // dc+ by dc and dh; dh+ by dh and dc+
+    // Jacobian of c+ with respect to c and h, and of h+ with respect to h and c+
     FASTITER_INLINE static void linearise(const V* x, const V* a, const V* p, V* s, V* j) {
         V c = s[1], keep[4];
         begin(x, a, p, s, keep);
@@ -154,8 +155,8 @@ template <class T> struct ParaSlstm {
             sums[g] = fma(dx[g], s[0], sums[g]);
         }
     }
-    // m is a_i or l, by the choice that begin has made (in a tie a_i), and with it either i or f is 1. The clamps act at a
-    // row's first step alone, where no state changes.
+    // m is a_i or l, as begin has chosen (a_i in a tie), so that either i or f is 1. The clamps act only at a row's
+    // first step, where no state changes.
     FASTITER_INLINE static void linearise(const V* x, const V* a, const V*, V* s, V* j) {
         const V before[4] = {s[0], s[1], s[2], s[3]};
         V keep[4];

@@ -1,11 +1,11 @@
-// A line step by step: the forward pass, and what Newton's method falls back to.
+// One line step by step: the forward pass, and the fallback of Newton's method.
 #pragma once
 #include "para.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 
-constexpr int kSide = 4;     // lines side by side: as many as hide the latency of the activations
-constexpr int64_t kTurn = 4; // steps that they go before the next lines of their group do
+constexpr int kSide = 4;     // lines that advance together: enough to hide the latency of the activations
+constexpr int64_t kTurn = 4; // steps per turn before the next lines of the group
 
 template <class T, class C> struct ParaSteps {
     static constexpr int W = lanes<T>, G = C::gates, S = C::states, P = C::peepholes;
@@ -16,7 +16,7 @@ template <class T, class C> struct ParaSteps {
 
     T* state(int k, const Line& line) const { return p.last[k] + line.row * shape.D + line.unit; }
 
-    // The states live in `last`, which begins as the initial states.
+    // The states are updated in `last`, which starts as the initial states.
     void enter(const Line& line) const {
         const int64_t count = shape.D - line.unit;
         for (int k = 0; k < S; ++k) {
@@ -29,7 +29,7 @@ template <class T, class C> struct ParaSteps {
         for (int k = 0; k < S; ++k) clear_padding(p.states[k], 1, shape, line);
     }
 
-    // Steps [begin, end) of at most kSide lines, as far as each has them; lines by decreasing length
+    // Steps [begin, end) of at most kSide lines, up to each line's length; lines by decreasing length
     void run_lines(const Line* line, int count, int64_t begin, int64_t end) const;
     // Steps [begin, end) of L lines
     template <int L, bool FULL> void run(const Line* line, int64_t begin, int64_t end) const;

@@ -1,4 +1,4 @@
-// Philox4x32-10, as many counters side by side as the vectors have pairs of lanes.
+// Philox4x32-10, vectorised over as many counters as a vector has pairs of 32-bit lanes.
 #include "round.hpp"
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -12,7 +12,7 @@ typedef uint64_t UnalignedPairs __attribute__((vector_size(kVectorBytes), aligne
 constexpr int kPairs = kVectorBytes / 8;
 constexpr uint32_t kFirst = 0xD2511F53, kSecond = 0xCD9E8D57, kWeyl0 = 0x9E3779B9, kWeyl1 = 0xBB67AE85;
 
-// The products of the low halves
+// Products of the low halves
 FASTITER_INLINE Pairs product(Pairs a, uint32_t b) {
 #if defined(__AVX512F__)
     return (Pairs)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b));
@@ -25,7 +25,7 @@ FASTITER_INLINE Pairs product(Pairs a, uint32_t b) {
 #endif
 }
 
-// Four results for each counter: the low halves; what the high halves hold does not matter.
+// Four results per counter, in the low halves; the high halves are arbitrary.
 struct Words {
     Pairs c0, c1, c2, c3;
 };
@@ -34,12 +34,14 @@ FASTITER_INLINE void store_pairs(uint32_t* p, Pairs even, Pairs odd) {
     *reinterpret_cast<UnalignedPairs*>(p) = (even & 0xffffffff) | (odd << 32);
 }
 
-// A group of 64 words has 16 counters (low, high, 0, 0). Counters 2 j and 2 j + 1 are beside each other, so that a pair of
-// results makes a pair of lanes: so many are a slot. A round waits for the one before; several slots fill the time.
+// A group of 64 words has 16 counters (low, high, 0, 0). Counters 2 j and 2 j + 1 are adjacent, so that a pair of
+// results fills a pair of lanes; a vector of such pairs is a slot. Several slots hide the latency of the dependent
+// rounds.
 constexpr int kSlots = 8 / kPairs, kAtOnce = kVectorBytes > 16 ? 2 : 1;
 
-// Slots `slot` and following of the groups that begin with `counter`, a multiple of 16: no carry into the high half. As that
-// is the same for all of a slot, the first two rounds have little to do: after the first, c0 is high ^ k0, and c1 is 0.
+// Slots from `slot` on of the groups that begin with `counter`, a multiple of 16: no carry into the high half. As the
+// high half is the same for the whole slot, the first two rounds are short: after the first, c0 is high ^ k0, and c1 is
+// 0.
 template <int N> FASTITER_INLINE void slots(uint64_t counter, int64_t slot, uint32_t k0, uint32_t k1, uint32_t* words) {
     Pairs steps;
     for (int j = 0; j < kPairs; ++j) steps[j] = uint64_t(2 * j);

@@ -1,5 +1,5 @@
-// A thread's part of an array through a kernel: whole where the kernel takes the elements as they are, else in pieces that
-// stay in the first cache, converted and scaled before and after.
+// Quantises one thread's part of an array: in one call if the kernel takes the elements as they are, otherwise in
+// pieces that stay in the first-level cache, converted and scaled before and after.
 #include "quant.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
@@ -24,7 +24,7 @@ template <class T> QuantKernel<T> kernel_of(const QuantFormat& f) {
     case Kind::wide_fixed:
     case Kind::wide_float:
         if constexpr (sizeof(T) == 8) return f.kind == Kind::wide_fixed ? wide_fixed : wide_float;
-        return nullptr; // only doubles are asked for
+        return nullptr; // this kind is only used with doubles
     default:
         return block_kernel<T>(f);
     }
@@ -32,7 +32,7 @@ template <class T> QuantKernel<T> kernel_of(const QuantFormat& f) {
 
 template <class T> constexpr Element element_of = sizeof(T) == 4 ? Element::f32 : Element::f64;
 
-// The scales of elements first .. first + n, each beside its element
+// Expands the scales of elements [first, first + n) to one scale per element.
 template <class T> void spread(const void* from, const Scaling& s, int64_t first, int64_t n, T* out) {
     const T* scales = static_cast<const T*>(from);
     for (int64_t i = 0; i < n;) {
@@ -50,7 +50,7 @@ template <class T> struct Buffers {
     alignas(64) uint32_t words[kPiece + 128];
 };
 
-// What stands for NaN does so before the scale divides it.
+// Replaces NaN before the division by the scale.
 template <class T> const T* without_nan(const T* x, int64_t n, T nan, T* out, QuantCounts& counts) {
     for (int64_t i = 0; i < n; ++i) {
         counts.nan += x[i] != x[i];
@@ -59,7 +59,7 @@ template <class T> const T* without_nan(const T* x, int64_t n, T nan, T* out, Qu
     return out;
 }
 
-// Elements first .. first + n of the array, a piece or less
+// Elements [first, first + n) of the array, at most one piece
 template <class T>
 void piece(const QuantJob& job, const QuantFormat& f, QuantKernel<T> kernel, int64_t first, int64_t n, bool stream,
            Buffers<T>& b, QuantCounts& counts) {
@@ -70,9 +70,9 @@ void piece(const QuantJob& job, const QuantFormat& f, QuantKernel<T> kernel, int
     if (!as_is_x) widen(job.x, job.x_type, first, n, b.in), x = b.in;
     T* y = as_is_y ? static_cast<T*>(job.y) + first : b.out;
     const uint32_t* random = nullptr;
-    if (f.rounding == Rounding::stochastic) { // whole groups of 64 from the one on in which the piece begins
+    if (f.rounding == Rounding::stochastic) { // whole groups of 64, from the group in which the piece begins
         const int64_t before = first % 64;
-        prefetch(x, n); // comes in while the numbers are made
+        prefetch(x, n); // x is loaded while the random numbers are computed
         random_numbers(job.seed, uint64_t(first - before), n + before, b.words);
         random = b.words + before;
     }
@@ -103,7 +103,7 @@ void piece(const QuantJob& job, const QuantFormat& f, QuantKernel<T> kernel, int
         narrow(y, n, job.y_type, first, job.y);
 }
 
-// Elements begin .. end, of one line where there are blocks
+// Elements [begin, end), within one line if there are blocks
 template <class T> void part(const QuantJob& job, int64_t begin, int64_t end, QuantCounts& counts) {
     QuantFormat f = job.format;
     const QuantKernel<T> kernel = kernel_of<T>(f);
@@ -129,7 +129,7 @@ template <class T> void part(const QuantJob& job, int64_t begin, int64_t end, Qu
     }
 }
 
-// Threads share the lines where blocks end with them, else pieces of the whole array.
+// Threads share the lines if the blocks do not divide them evenly, otherwise pieces of the whole array.
 void run(const QuantJob& job, Team team) {
     QuantCounts counts;
     auto elements = [&](int64_t begin, int64_t end) {

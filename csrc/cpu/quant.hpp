@@ -1,13 +1,13 @@
-// What the kernels of the family `quant` share: the loop over an array, and who gives out a kernel for a format.
+// Shared by the `quant` kernels: the loop over an array, and the kernel lookup for a format.
 #pragma once
 #include "round.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 
-// Results of more bytes are written past the caches.
+// Results larger than this, in bytes, are written with streaming stores.
 constexpr int64_t kStreamFrom = 8 << 20;
 
-// y[i] = f(x[i], random[i]) a vector at a time; the last one is filled up with zeros. Says whether there was a NaN.
+// y[i] = f(x[i], random[i]), vectorised; the last vector is zero-padded. Returns whether there was a NaN.
 template <class T, bool Random, class F>
 FASTITER_INLINE bool each_vector(const T* x, T* y, int64_t n, const uint32_t* random, bool stream, F f) {
     constexpr int W = lanes<T>;
@@ -52,7 +52,7 @@ template <class V, size_t... I> FASTITER_INLINE V exchanged(V v, size_t step, st
 
 template <class M> FASTITER_INLINE M larger(M a, M b) { return a > b ? a : b; }
 
-// The largest of all lanes, in all lanes
+// Maximum over all lanes, in all lanes
 template <class T> FASTITER_INLINE mask<T> largest_of(mask<T> m) {
     constexpr auto all = std::make_index_sequence<size_t(lanes<T>)>();
 #pragma GCC unroll 4
@@ -60,7 +60,7 @@ template <class T> FASTITER_INLINE mask<T> largest_of(mask<T> m) {
     return m;
 }
 
-// What a kernel that counts (Full) counts with. One that does not only says whether there was a NaN, which stays one.
+// Counters of a kernel that counts (Full). Other kernels only report whether there was a NaN, and leave it NaN.
 template <class T> struct Counters {
     Count<T> nan, overflow, underflow;
     FASTITER_INLINE void add_to(QuantCounts& counts) const {
@@ -68,7 +68,7 @@ template <class T> struct Counters {
     }
 };
 
-// Calls f<R>() for one of the roundings of fixed point, or of floating point.
+// Calls f<R>() with the rounding as a constant, for the modes of fixed point or of floating point.
 template <class F> FASTITER_INLINE auto with_fixed_rounding(Rounding r, F f) {
     switch (r) {
     case Rounding::down:
@@ -108,7 +108,7 @@ template <class F> FASTITER_INLINE auto with_float_rounding(Rounding r, F f) {
     }
 }
 
-// The kernel for a format, one function for each kind
+// Returns the kernel of a format; one function for each kind.
 template <class T> QuantKernel<T> fixed_kernel(const QuantFormat&);
 template <class T> QuantKernel<T> float_kernel(const QuantFormat&);
 template <class T> QuantKernel<T> block_kernel(const QuantFormat&);
@@ -117,12 +117,12 @@ template <class T> QuantKernel<T> table_kernel(const QuantFormat&);
 template <class T> QuantKernel<T> powers_kernel(const QuantFormat&);
 void wide_fixed(const QuantFormat&, const double*, double*, int64_t, const uint32_t*, QuantCounts&, bool);
 void wide_float(const QuantFormat&, const double*, double*, int64_t, const uint32_t*, QuantCounts&, bool);
-// Integers x, scaled already, with a zero point of its own for each
+// Quantises integers x, already scaled, with one zero point per element.
 template <class T>
 void shifted_integers(const QuantFormat&, const T* x, const T* zero_point, T* y, int64_t n, const uint32_t* random,
                       QuantCounts&);
 
-// Between the elements of an array and the numbers that kernels compute with
+// Conversions between array elements and the type that kernels compute in
 template <class T> void widen(const void* x, Element type, int64_t first, int64_t n, T* out);
 template <class T> void narrow(const T* x, int64_t n, Element type, int64_t first, void* out);
 template <class T> void store_codes(const QuantFormat&, const T* y, int64_t n, Element type, int64_t first, void* out);

@@ -1,4 +1,5 @@
-// Formats whose numbers share a scale: the largest magnitude of a block gives it, then the elements are rounded.
+// Formats with a shared scale per block: the scale comes from the block's largest magnitude, then the elements are
+// rounded.
 #include "quant.hpp"
 #include "small_float.hpp"
 
@@ -7,11 +8,11 @@ namespace {
 
 // ---- vectors of 16 bytes for each of several blocks ----------------------------------------------------------------------
 
-// So many blocks have their scales found together: each has a part of 16 bytes of the vector.
+// Number of blocks whose scales are computed together: each block has a 16-byte part of the vector.
 constexpr int kTogether = kVectorBytes / 16;
 template <class T> constexpr int kPart = 16 / int(sizeof(T));
 
-// The larger of the halves of a, then of b; and of neighbouring parts of a, then of b
+// Elementwise maximum of the two halves of a, then of b; and of neighbouring parts of a, then of b
 template <class M, size_t... I> FASTITER_INLINE M larger_halves(M a, M b, std::index_sequence<I...>) {
     constexpr size_t n = sizeof...(I), half = n / 2;
     return larger(__builtin_shufflevector(a, b, int(I < half ? I : I + half)...),
@@ -23,7 +24,7 @@ template <class M, size_t... I> FASTITER_INLINE M larger_parts(M a, M b, std::in
                   __builtin_shufflevector(a, b, int(I + I / part * part + part)...));
 }
 
-// The largest lane of each of the vectors, in all of its part
+// The largest lane of each vector m[i], in all lanes of part i
 template <class T> FASTITER_INLINE mask<T> largest_of_each(const mask<T> (&m)[kTogether]) {
     constexpr auto all = std::make_index_sequence<size_t(lanes<T>)>();
     mask<T> r = m[0];
@@ -38,11 +39,12 @@ template <class T> constexpr Bits<T> kInfinity = bits_of_power<T>(kBias<T> + 1);
 
 // ---- scales: from the bits of the largest magnitude to what elements are multiplied with; each lane has its own ----------
 
-// 2^k with k = (exponent of the largest, one more from a significand on) - (exponent of the largest element)
+// 2^k with k = (exponent of the largest magnitude, plus one if its significand carries) - (exponent of the largest
+// element)
 template <class T> struct PowerScale {
-    static constexpr bool kExact = true; // but for numbers that are nothing beside the largest
+    static constexpr bool kExact = true; // except for numbers negligible beside the largest
     static constexpr uint8_t kNan = 255;
-    static constexpr Bits<T> kLargest = kInfinity<T> - 1; // the bits beyond are those of a block that is NaN
+    static constexpr Bits<T> kLargest = kInfinity<T> - 1; // larger bits mean that the block is NaN
     Bits<T> carry, offset;
     bool codes;
     vec<T> in, out; // 2^-k, 2^k
@@ -63,7 +65,7 @@ template <class T> struct PowerScale {
         in = power(-k), out = power(k);
         code = k + most;
     }
-    // Of floats, 2^-127 is the only one of these that is subnormal.
+    // For floats, 2^-127 is the only one of these powers that is subnormal.
     static FASTITER_INLINE vec<T> power(mask<T> e) {
         const mask<T> field = e + kBias<T>;
         const mask<T> bits = field << kMantissa<T>;
@@ -73,11 +75,11 @@ template <class T> struct PowerScale {
     FASTITER_INLINE vec<T> after(vec<T> q) const { return codes ? q : q * out; }
 };
 
-// s in e4m3fn, from (largest / 6) / g; x / (s g), then (q s) g. Every operation rounds once.
+// The scale s in e4m3fn, from (largest / 6) / g; x / (s g), then (q s) g. Every operation rounds once.
 template <class T> struct SmallFloatScale {
     static constexpr bool kExact = false;
     static constexpr uint8_t kNan = 127;
-    static constexpr Bits<T> kLargest = kInfinity<T>; // which saturates
+    static constexpr Bits<T> kLargest = kInfinity<T>; // infinity saturates
     Significand<T> e4m3{3, -6, true};
     vec<T> g, in, out; // in: s g, out: s
     bool codes, plain; // g is 1
@@ -126,7 +128,7 @@ private:
 
 // ---- blocks ------------------------------------------------------------------------------------------------------------
 
-// The bits of the largest magnitudes in each lane: of NaN they are above those of infinity.
+// Per lane, the bits of the largest magnitude; NaN's bits exceed those of infinity.
 template <class T> FASTITER_INLINE mask<T> largest_magnitudes(const T* x, int64_t n) {
     mask<T> m{};
     int64_t i = 0;
@@ -135,7 +137,7 @@ template <class T> FASTITER_INLINE mask<T> largest_magnitudes(const T* x, int64_
     return m;
 }
 
-// Directed rounding must still see a number whose quotient is too small for T.
+// Directed rounding must still see a nonzero number whose quotient underflows in T.
 template <class T, class Scale, Rounding R> FASTITER_INLINE vec<T> not_lost(vec<T> v, vec<T> x) {
     if constexpr (Scale::kExact && (R == Rounding::up || R == Rounding::down || R == Rounding::away))
         return select<T>((v == T(0)) & (x != T(0)),
@@ -143,7 +145,7 @@ template <class T, class Scale, Rounding R> FASTITER_INLINE vec<T> not_lost(vec<
     return v;
 }
 
-// Rounded, before it is cut to the range
+// The rounded number, before it is clamped to the range
 template <class T, class Scale, template <class, Rounding> class Element, Rounding R>
 FASTITER_INLINE vec<T> rounded(const Scale& scale, const Element<T, R>& element, vec<T> v, const uint32_t* random) {
     random_words<T> words{};
@@ -155,7 +157,7 @@ FASTITER_INLINE vec<T> in_range(const Scale& scale, const Element<T, R>& element
     return scale.after(element.value(min_keeping_nan(element.most, max_keeping_nan(-element.most, r))));
 }
 
-// Blocks of any size one after the other, from the one that begins at i. With Full, NaN is counted and replaced.
+// Blocks of any size, one at a time, from the block that begins at i. With Full, NaN is counted and replaced.
 template <class T, class Scale, template <class, Rounding> class Element, Rounding R, bool Full>
 void one_by_one(const QuantFormat& f, const T* x, T* y, int64_t i, int64_t n, const uint32_t* random,
                 QuantCounts& counts) {
@@ -197,8 +199,8 @@ void one_by_one(const QuantFormat& f, const T* x, T* y, int64_t i, int64_t n, co
     if constexpr (Full) count.add_to(counts);
 }
 
-// Several blocks of whole vectors at a time, of which none has a NaN; the others one by one. Size: that of blocks where the
-// compiler shall know it, or 0.
+// Blocks of whole vectors, several at a time if none of them has a NaN, the others one by one. Size: the block size as
+// a compile-time constant, or 0.
 template <class T, class Scale, template <class, Rounding> class Element, Rounding R, int Size, size_t... Which>
 void several(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* random, QuantCounts& counts,
              bool stream, std::index_sequence<Which...>) {
@@ -215,7 +217,8 @@ void several(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* 
                 store(y + at + j, in_range<T>(own, element, r));
         }
     };
-    // First the scales of many blocks, then their elements: neither waits for the other block by block.
+    // Computes the scales of many blocks first, then their elements, so that neither waits for the other in every
+    // block.
     constexpr int64_t kMany = 16;
     alignas(64) T in[kMany * lanes<T>], out[kMany * lanes<T>];
     for (int64_t i = 0, end; i < whole; i = end) {

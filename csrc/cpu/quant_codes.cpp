@@ -1,4 +1,4 @@
-// The codes of small floats, and codes of any number of bits in bytes.
+// Codes of small floats, and packing of codes of any width into bytes.
 #include "quant.hpp"
 #include "small_float.hpp"
 
@@ -12,7 +12,8 @@ template <> struct unsigned_of<double> {
     typedef uint64_t type;
 };
 
-// y is a number of the format already: its bits move to other places. Deep: T's subnormal numbers may be normal ones of it.
+// Codes of numbers y that are already rounded to the format: only bits are moved. Deep: some subnormal numbers of T are
+// normal in the format.
 template <class T, bool Deep, class Code> void float_codes(const SmallFloat& s, const T* y, int64_t n, Code* out) {
     using U = typename unsigned_of<T>::type;
     constexpr U sign = U(1) << (8 * sizeof(T) - 1), hidden = U(1) << kMantissa<T>;
@@ -32,7 +33,7 @@ template <class T, bool Deep, class Code> void float_codes(const SmallFloat& s, 
         uint64_t code;
         if (a >= infinity)
             code = a > infinity ? s.nan_code : s.infinity_code;
-        else if (below > 0 || significand < hidden) // subnormal: counted in places of the smallest normal number
+        else if (below > 0 || significand < hidden) // subnormal: in units of the smallest normal number's last place
             code = places + below < int(8 * sizeof(T)) ? uint64_t(significand >> (places + below)) : 0;
         else
             code = (uint64_t(int(s.has_zero) - below) << s.mantissa) | uint64_t((significand & (hidden - 1)) >> places);
@@ -41,7 +42,7 @@ template <class T, bool Deep, class Code> void float_codes(const SmallFloat& s, 
     }
 }
 
-// y are 64 bits each.
+// For y that hold 64-bit codes in place of doubles
 template <class T, class Code> void low_bits(const T* y, int64_t n, Code* out) {
     if constexpr (sizeof(T) == 8)
         for (int64_t i = 0; i < n; ++i) out[i] = Code(__builtin_bit_cast(uint64_t, y[i]));

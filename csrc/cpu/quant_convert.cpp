@@ -1,4 +1,4 @@
-// Elements of 16 bits, and codes, from and to the numbers that kernels compute with.
+// Conversion of 16-bit elements and of codes, from and to the type that kernels compute in.
 #include "quant.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
@@ -9,7 +9,7 @@ template <class To, class From> FASTITER_INLINE To bits_as(From x) {
     return __builtin_bit_cast(To, x);
 }
 
-// float16 has the exponents -14 to 15 and 10 bits; its subnormals are whole numbers of 2^-24.
+// float16 has exponents -14 to 15 and 10 mantissa bits; its subnormals are multiples of 2^-24.
 FASTITER_INLINE float from_half(uint16_t h) {
     const uint32_t sign = uint32_t(h & 0x8000) << 16, body = h & 0x7fff;
     const float subnormal = float(body) * 0x1p-24f;
@@ -21,8 +21,9 @@ FASTITER_INLINE uint16_t to_half(float x) {
     const uint32_t bits = bits_as<uint32_t>(x), body = bits & 0x7fffffff;
     const uint16_t sign = uint16_t(bits >> 16 & 0x8000);
     if (body > 0x7f800000) return uint16_t(sign | 0x7e00 | (body >> 13 & 0x3ff));
-    if (body >= 0x47800000) return sign | 0x7c00; // 2^16; what rounds up to it carries into infinity below
-    if (body < 0x38800000)                        // 2^-14: the sum's last place is 2^-24
+    if (body >= 0x47800000) return sign | 0x7c00; // 2^16; smaller numbers that round up to it carry into infinity
+                                                  // below
+    if (body < 0x38800000)                        // 2^-14: the last place of the sum is 2^-24
         return uint16_t(sign | (bits_as<uint32_t>(bits_as<float>(body) + 0.5f) - bits_as<uint32_t>(0.5f)));
     const uint32_t rounded = body + 0xfff + (body >> 13 & 1);
     return uint16_t(sign | ((rounded >> 13) - ((127 - 15) << 10)));
@@ -36,7 +37,7 @@ FASTITER_INLINE uint16_t to_brain(float x) {
     return uint16_t(x != x ? (bits >> 16 | 0x40) : rounded);
 }
 
-// A float on the way to 16 bits. Of a double: rounded to odd, so that the second rounding sees on which side it was.
+// Intermediate float of a conversion to 16 bits. A double is rounded to odd, so that the second rounding is exact.
 FASTITER_INLINE float halfway(float x) { return x; }
 FASTITER_INLINE float halfway(double x) {
     const float near = float(x);

@@ -1,4 +1,5 @@
-// Fixed point with every rounding and overflow, in floating point. What that cannot hold: quant_wide.cpp
+// Fixed point with every rounding and overflow mode, in floating point. Formats that exceed T's precision:
+// quant_wide.cpp.
 #include "quant.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
@@ -6,7 +7,7 @@ namespace {
 
 template <class T> struct Constants {
     vec<T> to_code, from_code, least, most, low, high, nan;
-    Modulus<T> all, kept, twice_kept; // 2^bits of a code, of those that wrapping keeps, of one more
+    Modulus<T> all, kept, twice_kept; // 2^bits of a code, of the bits that wrapping keeps, of one more bit
     vec<T> if_negative, if_positive;  // the saturated bits
     bool divide, scale_down, is_signed;
 
@@ -25,18 +26,18 @@ template <class T> struct Constants {
     }
 };
 
-// The bits of -1 - s are those of s inverted.
+// The bits of -1 - s are the inverted bits of s.
 template <class T> FASTITER_INLINE vec<T> inverted_where(mask<T> m, vec<T> s) { return select<T>(m, T(-1) - s, s); }
 
 template <class T> FASTITER_INLINE vec<T> with_saturated_bits(vec<T> low, mask<T> negative, const Constants<T>& c) {
     return low + select<T>(negative, c.if_negative, c.if_positive);
 }
 
-// r in range; v: the number before rounding
+// Applies the overflow mode to the rounded number r; v: the number before rounding.
 template <class T, Overflow O> FASTITER_INLINE vec<T> in_range(vec<T> r, vec<T> v, const Constants<T>& c) {
     if constexpr (O == Overflow::saturate) return min_keeping_nan(c.high, max_keeping_nan(c.low, r));
     if constexpr (O == Overflow::wrap) return c.is_signed ? signed_modulo<T>(r, c.all) : modulo<T>(r, c.all);
-    if (!any_outside<T>(r, c.least, c.most)) return r; // as it should be
+    if (!any_outside<T>(r, c.least, c.most)) return r; // the common case
     const mask<T> out = (r < c.least) | (r > c.most), negative = r < T(0);
     vec<T> s = r;
     if constexpr (O == Overflow::zero) return (vec<T>)((mask<T>)r & ~out);
@@ -75,7 +76,7 @@ void fixed(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* ra
                 count.overflow.add((r < c.least) | (r > c.most));
                 count.underflow.add((r == T(0)) & (v != T(0)));
             }
-            return fma(in_range<T, O>(r, v, c), c.from_code, vec<T>{}); // + 0: no -0
+            return fma(in_range<T, O>(r, v, c), c.from_code, vec<T>{}); // + 0 turns -0 into 0
         });
     if constexpr (Full)
         count.add_to(counts);
@@ -83,7 +84,7 @@ void fixed(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* ra
         counts.nan += nan;
 }
 
-// The range is that of codes, of which each element's zero point is its own.
+// The range applies to the codes, so each element's zero point shifts it.
 template <class T, Rounding R>
 void shifted(const QuantFormat& f, const T* x, const T* zero_point, T* y, int64_t n, const uint32_t* random,
              QuantCounts& counts) {

@@ -1,4 +1,5 @@
-// Small floats with every rounding, overflow and set of special values. What T's exponents cannot hold: quant_wide.cpp
+// Small floats with every rounding, overflow and set of special values. Formats beyond T's exponent range:
+// quant_wide.cpp.
 #include "quant.hpp"
 #include "small_float.hpp"
 

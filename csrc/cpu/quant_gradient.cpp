@@ -1,10 +1,10 @@
-// The straight-through gradient of rounding, and the sum that makes the gradient of a scale.
+// The straight-through gradient of rounding, and the sum for the gradient of a scale.
 #include "quant.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-// Sums go into as many places on every instruction set, so that they have the same bits.
+// Every instruction set uses the same number of partial sums, so that results are bitwise the same.
 template <class T> constexpr int64_t kPlaces = 64 / int64_t(sizeof(T));
 
 template <class T, bool Sum> double part(const QuantGradientJob& job, int64_t begin, int64_t end) {

@@ -1,5 +1,5 @@
-// c = a b with an accumulator that is a small float. A sum is rounded to odd first where T does not hold it, so that the
-// rounding to the accumulator's format sees on which side of everything it lies (docs/fixed.md).
+// c = a b with a small-float accumulator. A sum that T cannot represent is first rounded to odd, so that the following
+// rounding to the accumulator's format is exact (docs/fixed.md).
 #include "quant_matmul_kernels.hpp"
 #include "small_float.hpp"
 #include "tile.hpp"
@@ -7,12 +7,12 @@
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-// How a step is computed: the sum in T is exact, or to the nearest number, or to the odd one of two neighbours; then it is
-// rounded to the format. `machine`: the format is float, whose sums the machine rounds itself.
+// Computation of a step: the sum in T is exact, rounded to nearest, or rounded to odd; then it is rounded to the
+// format. `machine`: the format is float itself, so that the hardware's rounding is the format's.
 enum class How { exact, nearest, odd, machine };
 
-// To the nearest of a format with a mantissa, ties to even: a sum with 1.5 2^23 last places has no bits below them. Numbers
-// beyond `largest`, 2^(104 + mantissa), stay beyond it, so that must be more than the format has.
+// Rounds to nearest, ties to even: adding 1.5 2^23 last places leaves no bits below them. Numbers beyond `largest`,
+// 2^(104 + mantissa), stay beyond it, so it must exceed the format's range.
 struct NearestEven {
     mask<float> exponents, smallest, largest, to_places, sign;
     explicit NearestEven(const FloatAccumulator& f)
@@ -41,7 +41,7 @@ template <class T> struct Accumulator {
           dropped(kMantissa<T> - f.mantissa) {}
 };
 
-// Of two neighbours the odd one, of a number that T holds itself: a b + c
+// a b + c rounded to odd: the odd one of the two neighbours, unless T represents the sum exactly
 #if defined(__AVX512F__)
 FASTITER_INLINE vec<float> sum_to_odd(vec<float> a, vec<float> b, vec<float> c) {
     const __m512 x = (__m512)a, y = (__m512)b, z = (__m512)c;
@@ -52,17 +52,17 @@ FASTITER_INLINE vec<float> sum_to_odd(vec<float> a, vec<float> b, vec<float> c) 
 }
 #endif
 
-// The product is exact here: it has no more than 53 bits.
+// The product is exact: it has at most 53 bits.
 FASTITER_INLINE vec<double> sum_to_odd(vec<double> a, vec<double> b, vec<double> c) {
     const vec<double> p = a * b, sum = p + c, from_c = sum - p;
-    const vec<double> error = (p - (sum - from_c)) + (c - from_c); // exact; NaN where the sum is no number
+    const vec<double> error = (p - (sum - from_c)) + (c - from_c); // exact; NaN if the sum is not finite
     const mask<double> bits = (mask<double>)sum;
     const mask<double> is_even_and_cut = (magnitude_of<double>(error) > 0.0) & ((bits & 1) == 0);
     const mask<double> outward = ((bits ^ (mask<double>)error) >> 63) | 1; // 1 away from zero, -1 toward it
     return (vec<double>)(bits + (outward & is_even_and_cut));
 }
 
-// The nearest float to a b + c
+// a b + c rounded to float, or to double with in_double
 FASTITER_INLINE vec<float> nearest_sum(vec<float> a, vec<float> b, vec<float> c, bool) { return fma(a, b, c); }
 FASTITER_INLINE vec<double> nearest_sum(vec<double> a, vec<double> b, vec<double> c, bool in_double) {
     typedef float narrow __attribute__((vector_size(kVectorBytes / 2)));
@@ -70,7 +70,7 @@ FASTITER_INLINE vec<double> nearest_sum(vec<double> a, vec<double> b, vec<double
     return __builtin_convertvector(__builtin_convertvector(sum_to_odd(a, b, c), narrow), vec<double>);
 }
 
-// OWN: the format has the exponents that T has.
+// OWN: the format has T's exponent range.
 template <class T, Rounding R, How H, bool OWN>
 FASTITER_INLINE vec<T> step(vec<T> a, vec<T> b, vec<T> c, const Accumulator<T>& to) {
     vec<T> sum, r;
@@ -87,7 +87,7 @@ FASTITER_INLINE vec<T> step(vec<T> a, vec<T> b, vec<T> c, const Accumulator<T>& 
     else
         r = to_significand<T, R>(sum, random_words<T>{}, to.significand, broadcast(to.zero));
     if constexpr (R == Rounding::down || R == Rounding::up || R == Rounding::zero) {
-        // These differ in what they make of the two ends, and of numbers beyond and infinities.
+        // The directed modes differ in the results for the two ends of the range, and for overflow and infinities.
         const vec<T> infinite = copy_sign<T>(broadcast(to.infinite), sum), none = broadcast(T(__builtin_inf()));
         const vec<T> cut = r > to.most ? broadcast(to.over) : (r < -to.most ? broadcast(to.under) : r);
         return magnitude_of<T>(sum) == none ? infinite : cut;
@@ -95,7 +95,7 @@ FASTITER_INLINE vec<T> step(vec<T> a, vec<T> b, vec<T> c, const Accumulator<T>& 
     return magnitude_of<T>(r) > to.most ? copy_sign<T>(broadcast(to.over), r) : r;
 }
 
-// a: lines a_row apart; a panel as in tile.hpp; out: lines of NV vectors
+// a: rows with stride a_row; panel as in tile.hpp; out: rows of NV vectors
 template <class T, Rounding R, How H, bool OWN, int ROWS, int NV>
 void tile(const T* a, int64_t a_row, const T* panel, const QuantMatmul& g, T* out) {
     constexpr int W = lanes<T>;
@@ -167,14 +167,15 @@ bool is_machines_own(const QuantMatmul& g) {
 }
 #endif
 
-// Whether floats round to the format: they have two bits more, and its exponents or the factors of to_significand.
+// Whether floats suffice: they need two more bits than the format, and its exponent range or the factors of
+// to_significand.
 bool is_narrow(const QuantMatmul& g) {
     const FloatAccumulator& f = g.acc;
     const bool has_factors = f.min_exponent - f.mantissa >= -125 && f.min_exponent <= f.mantissa;
     return !g.in_double && f.mantissa <= 21 && (has_own_exponents(f) ? f.has_minus_zero : has_factors);
 }
 
-// T: what is computed with, S: what lies in memory
+// T: type of the computation, S: type in memory
 template <class T, class S> class Product {
 public:
     Product(const QuantMatmul& g, Tiles<T> tiles) : g_(g), tiles_(tiles) {}
@@ -197,7 +198,7 @@ public:
 
 private:
     static constexpr int64_t kColumns = kVectors * lanes<T>;
-    // Below the last row are some lines for a tile that is not full.
+    // Padding rows after the last one, for a tile that is not full.
     int64_t packed_a() const { return round_up((g_.M + kRows) * g_.K, 64); }
     int64_t panel_size() const { return round_up(g_.K * kColumns, 64); }
 

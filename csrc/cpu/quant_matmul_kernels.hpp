@@ -1,11 +1,11 @@
-// Products of floating-point numbers whose accumulator is a small float: plain data.
+// Arguments of floating-point matrix products with a small-float accumulator: plain data.
 #pragma once
 #include "quant_kernels.hpp"
 
 namespace fastiter {
 
-// The accumulator's format: `mantissa` bits behind the leading one, exponents from min_exponent on. After rounding, numbers
-// beyond +-most become over or under, infinities +-infinite.
+// The accumulator's format: `mantissa` bits behind the leading one, exponents from min_exponent on. After rounding,
+// numbers beyond +-most become over or under, infinities +-infinite.
 struct FloatAccumulator {
     Rounding rounding = Rounding::even;
     int mantissa = 0, min_exponent = 0;
@@ -13,13 +13,13 @@ struct FloatAccumulator {
     bool has_minus_zero = true;
 };
 
-// What is known of the sums: nothing; none has more bits than a double; a sum rounded to the nearest float first and then to
-// the format is what it is rounded to at once (docs/fixed.md).
+// Known properties of the sums: none; no sum has more bits than a double; rounding a sum to float first and then to the
+// format gives the same as rounding it once (docs/fixed.md).
 enum class FloatSums { any, exact_in_double, nearest_in_float };
 
-// c (M, N) = a (M, K) b (K, N): c = 0, then for k in order c = round(c + a b), where the sum is exact and round is to the
-// accumulator's format at every `every`-th k and at the last one, at the others to the nearest number of the type in memory.
-// c has unit column stride.
+// c (M, N) = a (M, K) b (K, N): c = 0, then for k in order c = round(c + a b) with an exact sum. round is to the
+// accumulator's format at every `every`-th k and at the last one, otherwise to the nearest number of the type in
+// memory. c has unit column stride.
 struct QuantMatmul {
     int64_t M = 0, N = 0, K = 0;
     bool in_double = false; // a, b and c are doubles in memory, not floats

@@ -1,4 +1,4 @@
-// Posits: rounded on the string of bits, without writing it.
+// Posits: rounded on the bit string, without constructing it.
 #include "quant.hpp"
 #include "small_float.hpp"
 
@@ -15,10 +15,10 @@ template <class T> struct Words {
     typedef typename unsigned_of<T>::type type __attribute__((vector_size(kVectorBytes)));
 };
 
-// x = 2^(k 2^es + e) (1 + f). The string behind the sign is the regime (k + 1 ones and a zero, or -k zeros and a one), e,
-// and f. The word t holds two bits of the regime, 10 or 01, then e and f; shifted to the right by k or -k - 1 with copies of
-// its first bit it is the string. So the last `dropped` bits of t are what does not fit into the posit: they are rounded away
-// in t, and what carries into the regime makes 10 of 01 and 11 of 10, which is the next k with e and f zero.
+// x = 2^(k 2^es + e) (1 + f). The bit string after the sign is the regime (k + 1 ones and a zero, or -k zeros and a
+// one), e, and f. The word t holds two bits of the regime, 10 or 01, then e and f; an arithmetic right shift by k or -k
+// - 1 gives the string. So the last `dropped` bits of t do not fit into the posit: t is rounded at them. A carry into
+// the regime turns 01 into 10 and 10 into 11, which is the next k with e and f zero.
 template <class T, Rounding R, bool Full>
 void posit(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* random, QuantCounts& counts,
            bool stream) {
@@ -48,7 +48,7 @@ void posit(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* ra
                 add = (last >> 1) - 1 + ((t >> dropped) & 1);
             } else {
                 const Unsigned r = __builtin_convertvector(words >> 1, Unsigned);
-                const Signed more = (Signed)dropped - kRandomBits; // bits dropped beyond the random ones
+                const Signed more = (Signed)dropped - kRandomBits; // dropped bits in excess of the random bits
                 add = (r << (Unsigned)(more > 0 ? more : 0)) >> (Unsigned)(more < 0 ? -more : 0);
             }
             const Unsigned rounded = (t + add) & -last;
@@ -59,7 +59,8 @@ void posit(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* ra
             }
             vec<T> result;
             if (f.codes) {
-                const Unsigned ones = (Unsigned)((Signed)rounded >> (Signed)shift); // zeros for what begins with 0
+                // zeros if the string begins with 0
+                const Unsigned ones = (Unsigned)((Signed)rounded >> (Signed)shift);
                 const Unsigned string = (below_one ? rounded >> shift : ones) >> U(unread);
                 result = __builtin_convertvector((Signed)string, vec<T>);
                 result = select<T>(from < T(0), all_codes - result, result);

@@ -13,13 +13,13 @@ template <class T> struct Powers {
     explicit Powers(const QuantFormat& f)
         : exponents(all_bits<T>(bits_of_power<T>(kBias<T> + 1))), terms(f.powers.terms), nearest(f.powers.nearest) {}
 
-    // The power of two at or below a magnitude, or the nearest: half an exponent more carries from 1.5 on.
+    // The power of two at or below a magnitude, or the nearest one: adding half an exponent carries from 1.5 on.
     FASTITER_INLINE vec<T> power(vec<T> a) const {
         const mask<T> half = all_bits<T>(nearest ? Bits<T>(1) << (kMantissa<T> - 1) : 0);
         return (vec<T>)(((mask<T>)a + half) & exponents & ((mask<T>)(a != T(0))));
     }
 
-    // Of a whole number
+    // Approximates an integer by `terms` powers of two.
     FASTITER_INLINE vec<T> sum(vec<T> code) const {
         vec<T> total{}, rest = code;
         for (int i = 0; i < terms; ++i) {

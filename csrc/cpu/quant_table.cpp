@@ -1,11 +1,11 @@
-// Numbers from a table: of all, each with a scale for its block or without, or (logarithmic) of the significands.
+// Formats given by a table: of all numbers, with or without a scale per block, or (logarithmic) of the significands.
 #include "quant.hpp"
 #include "small_float.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-constexpr int kShort = 32; // tables that are compared with one number after the other
+constexpr int kShort = 32; // tables up to this size are searched linearly
 
 template <class T> struct Found {
     vec<T> value;
@@ -13,7 +13,7 @@ template <class T> struct Found {
     FASTITER_INLINE vec<T> code() const { return __builtin_convertvector(index, vec<T>); }
 };
 
-// A table in one register, from which every lane takes what it needs, where the machine has that.
+// A table in one register with per-lane lookup, if the instruction set has a permutation for it.
 template <class T> struct Tiny {
     static constexpr int kMost = 0;
     Tiny(const T*, const T*, int) {}
@@ -26,7 +26,7 @@ template <> struct Tiny<float> {
     Tiny(const float* t, const float* v, int count) : thresholds(broadcast(__builtin_nanf(""))), values{} {
         if (count > kMost) return;
         values = load_first(v, count);
-        for (int i = 0; i + 1 < count; ++i) thresholds[i] = t[i]; // nothing reaches the others
+        for (int i = 0; i + 1 < count; ++i) thresholds[i] = t[i]; // no v reaches the other thresholds
     }
     FASTITER_INLINE Found<float> find(vec<float> v) const {
         __m512i index = _mm512_setzero_si512();
@@ -42,11 +42,11 @@ template <> struct Tiny<float> {
 };
 #endif
 
-// The number of thresholds that v is not below, and the value with this index.
+// Finds the number of thresholds <= v, and the value with that index.
 template <class T> struct Table {
     const T* thresholds;
     const T* values;
-    int count; // of values; one threshold less
+    int count; // of values; there is one threshold less
     Tiny<T> tiny;
 
     explicit Table(const TableOfNumbers& t)
@@ -68,7 +68,8 @@ template <class T> struct Table {
         }
         for (int lane = 0; lane < lanes<T>; ++lane) {
             const T* at = thresholds;
-            for (int64_t rest = count - 1; rest > 0;) { // how many of `rest` thresholds from `at` on are reached
+            for (int64_t rest = count - 1; rest > 0;) { // binary search: how many of the `rest` thresholds from `at`
+                                                        // on are <= v
                 const int64_t half = (rest + 1) / 2;
                 const bool reached = v[lane] >= at[half - 1];
                 at = reached ? at + half : at;
@@ -79,7 +80,8 @@ template <class T> struct Table {
         return {value, index};
     }
 
-    // Between the two neighbours, with the probability of the distance; thresholds are then the values.
+    // Rounds stochastically to one of the two neighbours, with probability proportional to the distance; thresholds are
+    // the values.
     FASTITER_INLINE Found<T> find_random(vec<T> v, random_words<T> random) const {
         Found<T> below{}, above{};
         const vec<T> inside = at_most<T>(at_least<T>(v, values[0]), values[count - 1]);
@@ -119,13 +121,14 @@ void table(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* ra
     });
     if constexpr (Full) {
         count.add_to(counts);
-        // The zeros that fill the last vector up count for nothing.
+        // The zeros that pad the last vector are not counted.
         if (table.values[0] > 0 || table.values[table.count - 1] < 0) counts.overflow -= round_up(n, lanes<T>) - n;
     } else
         counts.nan += any_nan;
 }
 
-// x / s through the table, times s, for the largest magnitude s of a block. A NaN or an infinity makes its block NaN.
+// x / s through the table, times s, where s is the largest magnitude of the block. A NaN or an infinity makes its block
+// NaN.
 template <class T, bool Random>
 void block_table(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t* random, QuantCounts& counts, bool) {
     const Table<T> table(f.table);
@@ -137,7 +140,7 @@ void block_table(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32
             const vec<T> given = load_up_to(x + i + j, size - j);
             return select<T>(given != given, stands_for_nan, given);
         };
-        mask<T> largest{}; // the bits: those of NaN are above those of infinity
+        mask<T> largest{}; // as bits: NaN's exceed those of infinity
         for (int64_t j = 0; j < size; j += lanes<T>) {
             const vec<T> given = load_up_to(x + i + j, size - j);
             count.nan.add(given != given);
@@ -164,7 +167,7 @@ void block_table(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32
     count.add_to(counts);
 }
 
-// 2^e m with the m of the table: value 2^e, cut to what there is
+// The number is m 2^e: the table rounds m, then the value is clamped to the range of the format.
 template <class T, bool Full>
 void logarithmic(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32_t*, QuantCounts& counts, bool stream) {
     const Table<T> table(f.table);
@@ -175,7 +178,7 @@ void logarithmic(const QuantFormat& f, const T* x, T* y, int64_t n, const uint32
     Counters<T> count;
     const bool any_nan = each_vector<T, false>(x, y, n, nullptr, stream, [&](vec<T> given, random_words<T>) {
         const vec<T> from = Full ? select<T>(given != given, nan, given) : given, a = magnitude_of<T>(from);
-        // Far outside the table's reach any number will do, but none whose exponent is no power of two.
+        // Far outside of the range any number will do, as long as its exponent is a power of two.
         const vec<T> inside = min_keeping_nan(most, max_keeping_nan(least * T(0.5), a));
         const mask<T> power = (mask<T>)inside & exponents;
         const Found<T> found = table.find((vec<T>)(((mask<T>)inside & ~exponents) | (mask<T>)one));

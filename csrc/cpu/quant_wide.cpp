@@ -1,4 +1,5 @@
-// Numbers that floating point does not hold: rounded as integers, one at a time, exactly for every format and every input.
+// Formats and inputs beyond floating point: rounded as integers, one at a time, exactly for every format and every
+// input.
 #include "quant.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
@@ -20,7 +21,7 @@ FASTITER_INLINE Parts parts_of(double x) {
     return {bits >> 63 != 0, field ? fraction | uint64_t(1) << 52 : fraction, (field ? field : 1) - 1075};
 }
 
-// The magnitude without its last `places` bits (1 or more), rounded; `cut`: whether they were not zero
+// The magnitude without its last `places` bits (1 or more), rounded; `cut`: whether they were nonzero
 struct Rounded {
     uint64_t magnitude;
     bool cut;
@@ -28,7 +29,7 @@ struct Rounded {
 
 FASTITER_INLINE Rounded without(uint64_t m, int places, bool negative, bool odd, Rounding rounding, uint32_t random) {
     constexpr uint64_t one = 1;
-    const bool far = places >= 64; // below a quarter then
+    const bool far = places >= 64; // the dropped part is then below a quarter
     const uint64_t kept = far ? 0 : m >> places, rest = far ? m : m & ((one << places) - 1);
     const uint64_t half = far ? UINT64_MAX : one << (places - 1);
     const int over = places - kRandomBits;
@@ -61,7 +62,7 @@ FASTITER_INLINE Rounded without(uint64_t m, int places, bool negative, bool odd,
     return {kept + up, rest != 0};
 }
 
-// The sign-and-magnitude and the saturating kinds of wrapping; floor: the number before rounding, rounded down
+// Wrapping with saturated bits or in sign and magnitude; floor: the number before rounding, rounded down
 FASTITER_INLINE uint64_t wrapped(Wide code, Wide floor, Overflow overflow, const FixedPoint& p) {
     const uint64_t ones = p.width == 64 ? UINT64_MAX : (uint64_t(1) << p.width) - 1;
     const int n = p.saturated, kept = p.width - n;
@@ -89,12 +90,12 @@ FASTITER_INLINE Wide overflowed(Wide code, Wide floor, Overflow overflow, const 
     return p.is_signed && u >> (p.width - 1) & 1 ? Wide(u) - (Wide(1) << p.width) : Wide(u);
 }
 
-// 2^e for every e of a double, subnormal ones included
+// 2^e for every exponent of a double, including subnormals
 FASTITER_INLINE double power(int e) {
     return __builtin_bit_cast(double, e < -1022 ? uint64_t(1) << (e + 1074) : uint64_t(e + 1023) << 52);
 }
 
-// To the nearest double, or (to_odd) to the one of the two next to it that is odd
+// Rounds to the nearest double, or (to_odd) to odd.
 FASTITER_INLINE double to_double(Wide code, double scale, bool to_odd) {
     const bool negative = code < 0;
     uint64_t m = uint64_t(negative ? -code : code);
@@ -116,7 +117,7 @@ void wide_fixed(const QuantFormat& f, const double* x, double* y, int64_t n, con
             continue;
         }
         const Parts parts = parts_of(from);
-        // Infinity has an exponent so large that it has no low bits.
+        // Infinity has so large an exponent that its low bits are zero.
         const int up = parts.significand ? parts.exponent + p.fraction : 0;
         Wide magnitude, floor;
         if (up >= 0) {
@@ -137,7 +138,7 @@ void wide_fixed(const QuantFormat& f, const double* x, double* y, int64_t n, con
     }
 }
 
-// Any small float, in doubles
+// Any small float, computed from doubles
 void wide_float(const QuantFormat& f, const double* x, double* y, int64_t n, const uint32_t* random,
                 QuantCounts& counts, bool) {
     const SmallFloat& s = f.small;
@@ -155,14 +156,14 @@ void wide_float(const QuantFormat& f, const double* x, double* y, int64_t n, con
             const int last = (leading > s.min_exponent ? leading : s.min_exponent) - s.mantissa;
             const int places = last - parts.exponent;
             if (places > 0) {
-                // Without a mantissa codes count powers of two: is the code of the one below odd?
+                // Without a mantissa, codes count powers of two: is the code of the lower neighbour odd?
                 const bool bare = s.mantissa == 0 && leading >= s.min_exponent;
                 const bool odd = bare ? ((leading - s.min_exponent + s.has_zero) & 1) != 0
                                       : places < 64 && (parts.significand >> places & 1);
                 const uint64_t m =
                     without(parts.significand, places, parts.negative, odd, f.rounding, random ? random[i] : 0)
                         .magnitude;
-                r = last > 1023 ? infinity : double(m) * power(last); // exact, or beyond doubles
+                r = last > 1023 ? infinity : double(m) * power(last); // exact, or beyond double's range
                 r = parts.negative ? -r : r;
             }
         }

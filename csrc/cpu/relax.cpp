@@ -1,4 +1,4 @@
-// Dense matrices, projections on rows (Kaczmarz), and the table of the kernels of relaxation.
+// Dense matrices, projections onto rows (Kaczmarz), and the kernel table of relaxation.
 #include "relax_columns.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
@@ -6,7 +6,7 @@ namespace {
 
 constexpr int kLines = 8; // partial sums of a long row, the same number on every instruction set
 
-// sum = b - A[row] x, the diagonal included
+// sum = b - A[row] x, including the diagonal
 template <class A, class V, int K>
 FASTITER_INLINE void dense_sums(const RelaxDense<A, V>& m, const V* b, const V* x, int64_t k, int64_t row,
                                 int64_t column, sum_of<V> (&sum)[K]) {
@@ -26,7 +26,7 @@ FASTITER_INLINE void dense_sums(const RelaxDense<A, V>& m, const V* b, const V* 
     sums.store(sum);
 }
 
-// b - a_row x; the entries come in the order in which their x is known, the row before being the last to know
+// b - a_row x; entries are ordered by when their x is known, those updated by the previous row last.
 template <class A, class V, int K, bool Batched>
 FASTITER_INLINE Columns<sum_of<V>, K> projection_sums(const RelaxProjections<A, V>& m, const V* b, const V* x,
                                                       int64_t k, int64_t row, int64_t column) {
@@ -70,7 +70,7 @@ void project(const RelaxProjections<A, V>& m, const RelaxStep<V>& s, int64_t beg
     }
 }
 
-// sums(row, at, sum) makes sum = b - a_row x of K columns from `at` on.
+// sums(row, at, sum) sets sum = b - a_row x for K columns from `at` on.
 template <class V, class F>
 void residual_of_rows(int64_t n, const RelaxResidual<V>& s, int64_t first, int64_t last, F sums) {
     for_tiles(0, s.k, [&]<int K>(int64_t at) {
@@ -88,7 +88,7 @@ void residual_of_rows(int64_t n, const RelaxResidual<V>& s, int64_t first, int64
 
 } // namespace
 
-// z_i = x_i + (b - A x)_i / a_ii: the sum over the whole row has no exception for the diagonal.
+// z_i = x_i + (b - A x)_i / a_ii, so that the sum over the whole row needs no exception for the diagonal.
 template <class A, class V>
 void relax_dense(const RelaxDense<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last, int64_t column,
                  int64_t columns) {
@@ -144,7 +144,7 @@ constexpr RelaxKernelsOf<A, V> kernels_of = {
 };
 } // namespace
 
-extern const RelaxStencilKernels relax_stencil_kernels; // beside the kernels that it lists
+extern const RelaxStencilKernels relax_stencil_kernels; // declared here, beside the kernels that it lists
 
 extern const RelaxKernels relax_kernels = {kernels_of<float, float>, kernels_of<float, double>,
                                            kernels_of<double, double>, kernels_of<Complex, Complex>,

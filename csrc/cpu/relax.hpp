@@ -1,4 +1,4 @@
-// What the kernels of relaxation share: numbers, real and complex, and tiles of right-hand sides.
+// Shared by the kernels of relaxation: real and complex numbers, and tiles of right-hand sides.
 #pragma once
 #include "relax_kernels.hpp"
 #include "simd.hpp"
@@ -25,7 +25,7 @@ FASTITER_INLINE double square(Complex x) { return x.re * x.re + x.im * x.im; }
 FASTITER_INLINE double conjugate(double x) { return x; }
 FASTITER_INLINE Complex conjugate(Complex x) { return {x.re, -x.im}; }
 
-// One number of y from z: the formula at the head of relax_kernels.hpp.
+// Updates one number of y from z: the formula at the head of relax_kernels.hpp.
 template <class V> FASTITER_INLINE void relax_one(const RelaxStep<V>& s, int64_t at, sum_of<V> z) {
     const double keep = 1 - s.omega;
     if (s.d) {
@@ -38,10 +38,11 @@ template <class V> FASTITER_INLINE void relax_one(const RelaxStep<V>& s, int64_t
         assign(s.y[at], z);
 }
 
-// Every pair of the numbers that matrices are stored in and vectors are
+// All pairs of the matrix's and the vectors' number type
 #define FASTITER_RELAX_NUMBERS(DO) DO(float, float) DO(float, double) DO(double, double) DO(Complex, Complex)
 
-// Calls f<K>(column) for tiles of 8, 4, 2 and 1 columns, so that the matrix is read once for as many as possible.
+// Calls f<K>(column) for tiles of 8, 4, 2 and 1 columns, so that each read of the matrix serves as many columns as
+// possible.
 template <class F> FASTITER_INLINE void for_tiles(int64_t column, int64_t columns, F f) {
     for (; columns >= 8; column += 8, columns -= 8) f.template operator()<8>(column);
     if (columns >= 4) f.template operator()<4>(column), column += 4, columns -= 4;
@@ -49,10 +50,11 @@ template <class F> FASTITER_INLINE void for_tiles(int64_t column, int64_t column
     if (columns >= 1) f.template operator()<1>(column);
 }
 
-// Calls f(begin, end) for all of [first, last), from its end if backward: in short blocks where the columns are several
-// tiles, so that what one tile reads is in the cache for the next. A tile of 16 columns alone uses half of every pair of lines.
+// Calls f(begin, end) for blocks of [first, last), from the end if backward. Blocks are short if the columns form
+// several tiles, so that the data of one tile is in cache for the next. A tile of 8 of 16 columns uses half of every
+// pair of cache lines.
 template <class F> FASTITER_INLINE void for_blocks(int64_t first, int64_t last, bool backward, int64_t columns, F f) {
-    constexpr int64_t kRows = 4; // 16 columns in colours: 32 rows take 1.4 times as long
+    constexpr int64_t kRows = 4; // 16 columns, coloured: blocks of 32 rows take 1.4 times as long
     const int64_t most = columns > 8 ? kRows : last - first;
     for (int64_t done = 0; done < last - first; done += most) {
         const int64_t count = min_of(most, last - first - done), begin = backward ? last - done - count : first + done;
@@ -60,7 +62,7 @@ template <class F> FASTITER_INLINE void for_blocks(int64_t first, int64_t last, 
     }
 }
 
-// A chunk's part of the norms of K columns, and its residuals where they are wanted
+// A chunk's part of the norms of K columns, and its residuals if requested
 template <class V, int K> struct ChunkResidual {
     const RelaxResidual<V>& s;
     int64_t chunk, column;
@@ -76,7 +78,7 @@ template <class V, int K> struct ChunkResidual {
     }
 };
 
-// The kernels, as relax_kernels.hpp says
+// The kernels, as declared in relax_kernels.hpp
 template <class A, class V>
 void relax_rows(const RelaxRows<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last, int64_t column,
                 int64_t columns);

@@ -1,16 +1,16 @@
-// Sweeps block after block: the diagonal blocks are inverted beforehand.
+// Block relaxation sweeps; the diagonal blocks are inverted beforehand.
 #include "relax_columns.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-// Where a number of a block is: in a batch of k matrices it is k numbers, of which these are from `column` on.
+// Address of block entry `at`. A batch of k matrices stores k values per entry; `column` selects the first.
 template <bool Batched, class T>
 FASTITER_INLINE const T* number_at(const T* block, int64_t at, int64_t k, int64_t column) {
     return Batched ? block + at * k + column : block + at;
 }
 
-// sum -= block x for a block stored by columns, from number `first` of `blocks` on
+// sum -= block x for a column-major block that begins at number `first` of `blocks`
 template <class S, class A, class V, int K, bool Batched>
 FASTITER_INLINE void subtract_block(const A* blocks, int64_t first, const V* x, int64_t k, int64_t column, int size,
                                     S* sum) {
@@ -104,7 +104,8 @@ void residual_chunk(const RelaxBlocks<A, V>& m, const RelaxResidual<V>& s, int64
     found.store();
 }
 
-// Calls f<B, batched>() with the size of blocks as a constant where it is a common one, else with 0; always with 0 for a batch.
+// Calls f<B, batched>() with the block size as a constant if it is a common one, else with 0; always with 0 for a
+// batch.
 template <class A, class V, class F> FASTITER_INLINE void with_size(const RelaxBlocks<A, V>& m, F f) {
     if (m.batched) return f.template operator()<0, true>();
     switch (m.size) {

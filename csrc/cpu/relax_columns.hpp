@@ -1,5 +1,5 @@
-// K numbers beside each other, real or complex, as vectors: those of a row for K right-hand sides, or of K rows of a block.
-// A compiled loop over an array of them is not vectorised where the array lives through a longer loop.
+// K contiguous numbers, real or complex, as vectors: a row for K right-hand sides, or K rows of a block. Explicit
+// vectors, as the compiler does not vectorise a loop over an array that stays live across a longer loop.
 #pragma once
 #include "relax.hpp"
 
@@ -57,7 +57,7 @@ template <class S, int K> struct Columns {
             *reinterpret_cast<halves*>(p + i * width) = __builtin_convertvector(v, halves);
     }
 
-    // x with its real parts, or its imaginary parts, in both places, and with both exchanged
+    // x with its real parts duplicated, with its imaginary parts duplicated, and with both exchanged
     template <size_t... I> FASTITER_INLINE static type reals(type x, std::index_sequence<I...>) {
         return __builtin_shufflevector(x, x, int(I & ~size_t(1))...);
     }
@@ -71,7 +71,7 @@ template <class S, int K> struct Columns {
         return type{(I % 2 ? 1.0 : -1.0)...};
     }
 
-    // Products as those of single numbers round them: of one number with each, and of each with its own
+    // Products that round like those of single numbers: one number times each, and each times its own
     FASTITER_INLINE static type product(double a, type x) { return a * x; }
     FASTITER_INLINE static type product(Complex a, type x) {
         constexpr std::make_index_sequence<width> all{};
@@ -90,7 +90,7 @@ template <class S, int K> struct Columns {
         else
             return a;
     }
-    // The lanes of `yes` where a number of a is 0, else those of `no`
+    // Selects the lanes of `yes` where a number of a is 0, else those of `no`.
     FASTITER_INLINE static type where_zero(type a, type yes, type no) {
         if constexpr (is_complex) {
             constexpr std::make_index_sequence<width> all{};
@@ -99,14 +99,14 @@ template <class S, int K> struct Columns {
             return a == 0 ? yes : no;
     }
 
-    // minus a x for one a, and for an a of each column
+    // Subtract a x, for one a and for one a per column.
     template <class V> FASTITER_INLINE void subtract(S a, const V* x) {
         for (int i = 0; i < count; ++i) part[i] -= product(a, read(x, i));
     }
     template <class A, class V> FASTITER_INLINE void subtract_each(const A* a, const V* x) {
         for (int i = 0; i < count; ++i) part[i] -= products(read(a, i), read(x, i));
     }
-    // the same, where a is not 0
+    // The same, only where a is not 0
     template <class A, class V> FASTITER_INLINE void subtract_nonzero(const A* a, const V* x) {
         for (int i = 0; i < count; ++i) {
             const type factor = read(a, i);
@@ -115,7 +115,7 @@ template <class S, int K> struct Columns {
     }
 };
 
-// relax_one for K numbers, z: scale times the sums
+// relax_one for K numbers with z = scale times the sums
 template <class V, class S, int K>
 FASTITER_INLINE void relax_columns(const RelaxStep<V>& s, int64_t at, S scale, const Columns<S, K>& sum) {
     typedef Columns<S, K> C;

@@ -1,5 +1,5 @@
-// Complex numbers beside each other in a vector, the real part first, under the names that simd.hpp has for real ones. Each
-// operation rounds as that of single numbers in relax.hpp does.
+// Vectors of contiguous complex numbers, real part first, with the names that simd.hpp has for real ones. Each
+// operation rounds like the scalar one in relax.hpp.
 #pragma once
 #include "relax.hpp"
 
@@ -18,7 +18,7 @@ template <> struct real_type<Complex> {
     typedef double type;
 };
 template <class T> using real_of = typename real_type<T>::type;
-template <class T> constexpr int reals_of = int(sizeof(T) / sizeof(real_of<T>)); // real numbers of one
+template <class T> constexpr int reals_of = int(sizeof(T) / sizeof(real_of<T>)); // real numbers per number
 template <class T> constexpr auto all_reals = std::make_index_sequence<lanes<real_of<T>>>();
 
 FASTITER_INLINE double fma_one(double a, double b, double c) {
@@ -61,7 +61,7 @@ FASTITER_INLINE complexes fma(complexes a, Complex b, complexes c) {
 }
 FASTITER_INLINE complexes fma(complexes a, double b, complexes c) { return {fma(a.v, b, c.v)}; }
 
-// All ones in both lanes of what is not 0
+// All ones in both lanes of a nonzero number
 template <class V> FASTITER_INLINE auto nonzero(V x) { return x != 0; }
 FASTITER_INLINE auto nonzero(complexes x) {
     return (pairs::real_twice(x.v, all_reals<Complex>) != 0) | (pairs::imaginary_twice(x.v, all_reals<Complex>) != 0);
@@ -69,11 +69,11 @@ FASTITER_INLINE auto nonzero(complexes x) {
 template <class M, class V> FASTITER_INLINE V pick(M m, V yes, V no) { return m ? yes : no; }
 template <class M> FASTITER_INLINE complexes pick(M m, complexes yes, complexes no) { return {m ? yes.v : no.v}; }
 
-// One number of a vector
+// Element i of a vector
 template <class V> FASTITER_INLINE auto number(V x, int i) { return x[i]; }
 FASTITER_INLINE Complex number(complexes x, int i) { return {x.v[2 * i], x.v[2 * i + 1]}; }
 
-// The numbers one before, and one after, those of the vector in the middle
+// The vector shifted by one number, towards the preceding and the following vector
 template <int Reals, class V, size_t... I> FASTITER_INLINE V one_before(V last, V x, std::index_sequence<I...>) {
     return __builtin_shufflevector(last, x, int(I + sizeof...(I) - Reals)...);
 }
@@ -89,7 +89,7 @@ FASTITER_INLINE complexes one_after(complexes x, complexes next, std::index_sequ
     return {one_after<Reals>(x.v, next.v, all)};
 }
 
-// Every other number of a vector, from the first on
+// Mask of every other number of a vector, starting with the first
 template <class T, size_t... I> FASTITER_INLINE mask<real_of<T>> alternate(std::index_sequence<I...>) {
     return mask<real_of<T>>{(I / reals_of<T> % 2 == 0 ? -1 : 0)...};
 }

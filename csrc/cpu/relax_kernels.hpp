@@ -1,11 +1,11 @@
 // Sweeps of relaxation over A x = b, and residuals. With z_i = (b_i - sum over j != i of a_ij x_j) / a_ii:
 //
-//   y_i = (1 - omega) x_i + omega z_i          Gauss-Seidel, SOR: y is x, row after row; Jacobi: y is other memory
+//   y_i = (1 - omega) x_i + omega z_i          Gauss-Seidel, SOR: y is x, updated row by row; Jacobi: y is separate memory
 //   d_i = momentum d_i + omega (z_i - x_i), y_i = x_i + d_i                                  Chebyshev on Jacobi
 //
-// x, b, y (n, k), contiguous: k right-hand sides. A is stored as A, the vectors as V, and sums are taken in sum_of<V>.
-// Sums run in the order in which the entries are stored and fuse nothing, so that every instruction set and any number
-// of threads have the same bits. Diagonal entries are not among the entries.
+// x, b, y (n, k), contiguous: k right-hand sides. A is stored as A, the vectors as V, and sums are accumulated in
+// sum_of<V>. Sums follow the storage order of the entries, without fused multiply-add, so that results are bitwise the
+// same for every instruction set and number of threads. The entries do not include the diagonal.
 #pragma once
 #include "team.hpp"
 
@@ -37,7 +37,7 @@ template <class V> struct RelaxStep {
     bool backward = false;
 };
 
-// r = b - A x where r is not null; norms (chunks, k) gets the sums of |r|^2 over the rows of each chunk.
+// r = b - A x if r is not null; norms (chunks, k) receives the sums of |r|^2 over the rows of each chunk.
 template <class V> struct RelaxResidual {
     const V* b = nullptr;
     const V* x = nullptr;
@@ -46,17 +46,17 @@ template <class V> struct RelaxResidual {
     double* norms = nullptr;
 };
 
-// Rows one after the other in clusters of consecutive rows. Clusters of one colour are not linked. Of each row the entries
-// of the neighbours i - 1 and i + 1 are apart where these are in the same cluster, as x of the row before is the one number
-// that a row has to wait for. Entry 0: there is none.
+// Clustered CSR: rows are processed in order within clusters of consecutive rows; clusters of one colour are
+// independent. The coefficients of x[i-1] and x[i+1] are stored separately when in the same cluster: x[i-1] is the only
+// loop-carried dependency. A coefficient of 0 means no entry.
 template <class A, class V> struct RelaxRows {
     int64_t n = 0;
-    const int64_t* cluster_row = nullptr;   // (clusters + 1) first row of each
-    const int64_t* cluster_entry = nullptr; // (clusters + 1) its first entry
-    const int64_t* chunk_entry = nullptr;   // (chunks + 1) the first entry of each chunk of rows
+    const int64_t* cluster_row = nullptr;   // (clusters + 1) first row of each cluster
+    const int64_t* cluster_entry = nullptr; // (clusters + 1) first entry of each cluster
+    const int64_t* chunk_entry = nullptr;   // (chunks + 1) first entry of each chunk of rows
     const int32_t* length = nullptr;        // (n)
     const int32_t* column = nullptr;
-    const A* value = nullptr; // a batch of k matrices: (entries, k), and so are the next four
+    const A* value = nullptr; // a batch of k matrices: (entries, k); likewise the next four
     const A* before = nullptr;
     const A* after = nullptr;
     const A* diagonal = nullptr;
@@ -64,9 +64,9 @@ template <class A, class V> struct RelaxRows {
     bool batched = false;
 };
 
-// Slices of 8 rows with as many entries each: entry j of row i of a slice is at (start + j) * 8 + i. A row with fewer
-// repeats its first column with the value 0. The columns of the 8 entries j are run[start + j] and those after it, as they
-// nearly always are on a grid, or, where that is negative, column[~run * 8 + i].
+// SELL: slices of 8 rows, padded to the same number of entries: entry j of row i of a slice is at (start + j) * 8 + i.
+// Shorter rows repeat their first column with the value 0. The columns of the 8 entries j are consecutive from
+// run[start + j] on, as nearly always on a grid, or, if that is negative, column[~run * 8 + i].
 template <class A, class V> struct RelaxSlices {
     int64_t n = 0;                  // the last slice may have fewer rows
     const int64_t* start = nullptr; // (slices + 1)
@@ -77,8 +77,8 @@ template <class A, class V> struct RelaxSlices {
     const sum_of<V>* inverse = nullptr;
 };
 
-// Rows of blocks, each block stored by columns; clusters of consecutive rows as above. x has `size` numbers a row. A batch of k
-// matrices: each number of a block is k.
+// BSR: rows of column-major blocks, in clusters of consecutive rows as above. x has `size` numbers per row. A batch of
+// k matrices stores k values per entry of a block.
 template <class A, class V> struct RelaxBlocks {
     int64_t n = 0; // rows of blocks
     int size = 1;
@@ -91,7 +91,7 @@ template <class A, class V> struct RelaxBlocks {
     bool batched = false;
 };
 
-// A (n, n) by rows, all of it, the diagonal included; `order` null: from first to last.
+// A (n, n) row-major, including the diagonal; `order` null: from first to last.
 template <class A, class V> struct RelaxDense {
     int64_t n = 0;
     const A* value = nullptr;
@@ -99,14 +99,14 @@ template <class A, class V> struct RelaxDense {
     const sum_of<V>* inverse = nullptr;
 };
 
-// x += omega (b_i - a_i x) conj(a_i) / |a_i|^2 for every row in order; x (columns, k).
+// Kaczmarz: x += omega (b_i - a_i x) conj(a_i) / |a_i|^2 for every row in order; x (columns, k).
 template <class A, class V> struct RelaxProjections {
     int64_t n = 0;
     const int64_t* start = nullptr; // (n + 1)
     const int32_t* column = nullptr;
     const A* value = nullptr;
     const double* inverse = nullptr; // 1 / |a_i|^2, 0 for a row of zeros
-    // A batch of k matrices: value is (entries, k), and this (n, k) instead of inverse, in both parts of a complex number
+    // A batch of k matrices: value is (entries, k), and this (n, k) replaces inverse, in both parts of a complex number
     const sum_of<V>* inverses = nullptr;
 };
 
@@ -127,9 +127,10 @@ template <class A, class V> struct RelaxKernelsOf {
     void (*projections_residual)(const RelaxProjections<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
 };
 
-// A 5-point stencil on a grid (n0, 1, n2), or a 7-point one on (n0, n1, n2), n2 lying next to each other; x is 0 outside.
-// Coefficients: of the point itself, of the one before and the one after along axis 0, 1 and 2; a single number each, or one
-// for each point. Where `inverse`, 1 / the first, is 0, x is given: it is not changed, and has no equation.
+// A 5-point stencil on a grid (n0, 1, n2), or a 7-point one on (n0, n1, n2), contiguous in n2; x is 0 outside.
+// Coefficients: of the point itself, then of its predecessor and successor along axis 0, 1 and 2; one number each, or
+// one per point. Points whose `inverse` (1 / the first coefficient) is 0 are fixed: their x is given and they have no
+// equation.
 template <class T> struct RelaxStencil {
     int64_t n0 = 0, n1 = 1, n2 = 0;
     const T* coefficient[7] = {};
@@ -139,15 +140,16 @@ template <class T> struct RelaxStencil {
     const T* zeros = nullptr;   // (n2)
 };
 
-// All arithmetic is in T, with products fused to sums where the machine has that. Planes are those of axis 0; colours those of a chessboard.
+// All arithmetic is in T, with fused multiply-add if the hardware has it. Planes are along axis 0; colours form a
+// chessboard.
 template <class T> struct RelaxStencilKernelsOf {
-    // columns [first, last) of one plane, the points whose indices and colour have an even sum
+    // columns [first, last) of one plane: the points whose indices and colour have an even sum
     void (*half)(const RelaxStencil<T>&, const RelaxStep<T>&, int64_t plane, int64_t colour, int64_t first,
                  int64_t last);
     void (*whole)(const RelaxStencil<T>&, const RelaxStep<T>&, int64_t first, int64_t last); // Jacobi, Chebyshev
     void (*natural)(const RelaxStencil<T>&, const RelaxStep<T>&);
     void (*listed)(const RelaxStencil<T>&, const RelaxStep<T>&, const int32_t* points, int64_t first, int64_t last);
-    // Kaczmarz: x += omega (b_i - a_i x) conj(a_i) / |a_i|^2 where x is not given; points null: in natural order
+    // Kaczmarz: x += omega (b_i - a_i x) conj(a_i) / |a_i|^2 for points that are not fixed; points null: natural order
     void (*projections)(const RelaxStencil<T>&, const RelaxStep<T>&, const int32_t* points);
     void (*residual)(const RelaxStencil<T>&, const RelaxResidual<T>&, int64_t first, int64_t last); // norms (n0)
 };

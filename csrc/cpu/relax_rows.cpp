@@ -1,10 +1,10 @@
-// Sweeps row after row, in clusters: natural order, any other, and batches of matrices with one pattern.
+// Clustered CSR sweeps, row by row: natural order, any other order, and batches of matrices with one sparsity pattern.
 #include "relax_columns.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-// sum -= the entries of one row but the two neighbours' and the diagonal
+// sum -= the entries of one row, except for the two neighbours' and the diagonal
 template <class A, class V, int K, bool Batched>
 FASTITER_INLINE void subtract_entries(const RelaxRows<A, V>& m, const V* x, int64_t k, int64_t column, int64_t entry,
                                       int64_t count, Columns<sum_of<V>, K>& sum) {
@@ -17,7 +17,7 @@ FASTITER_INLINE void subtract_entries(const RelaxRows<A, V>& m, const V* x, int6
     }
 }
 
-// sum -= a x where a is an entry at all
+// sum -= a x, unless a is 0 (no entry)
 template <class A, class V, int K, bool Batched>
 FASTITER_INLINE void subtract_neighbour(const A* a, const V* x, Columns<sum_of<V>, K>& sum) {
     if constexpr (Batched)
@@ -26,7 +26,8 @@ FASTITER_INLINE void subtract_neighbour(const A* a, const V* x, Columns<sum_of<V
         sum.subtract(wide(*a), x);
 }
 
-// y = scale sum + keep x - scale factor previous, where factor is an entry at all; `previous` is then y.
+// y = scale sum + keep x - scale factor previous, without the last term if factor is 0 (no entry); sets `previous` to
+// y.
 template <class A, class V, int K, bool Batched>
 FASTITER_INLINE void finish_row(double omega, double keep, const sum_of<V>* inverse, const A* factor, const V* x, V* y,
                                 const Columns<sum_of<V>, K>& sum, Columns<sum_of<V>, K>& previous) {
@@ -51,8 +52,8 @@ FASTITER_INLINE void finish_row(double omega, double keep, const sum_of<V>* inve
     }
 }
 
-// Going backward, "before" is the row i + 1. All that does not need its x is done first: the next row waits for two
-// operations, where a plain sum makes it wait for a load, a store and a sum. Returns the entry where the next rows begin.
+// Backward, "before" is row i + 1. Everything independent of its x is computed first: the next row then waits for two
+// operations only, instead of a load, a store and a sum. Returns the first entry of the rows that follow.
 template <class A, class V, int K, bool Batched, bool Backward>
 int64_t sweep_rows(const RelaxRows<A, V>& m, const RelaxStep<V>& s, int64_t cluster, int64_t begin, int64_t end,
                    int64_t entry, int64_t column) {
@@ -89,7 +90,7 @@ void sweep_cluster(const RelaxRows<A, V>& m, const RelaxStep<V>& s, int64_t clus
     });
 }
 
-// Rows of clusters of one row each, with momentum: Jacobi and Chebyshev on batches.
+// Clusters of one row each, with momentum: Jacobi and Chebyshev on batches.
 template <class A, class V, int K, bool Batched>
 void step_cluster(const RelaxRows<A, V>& m, const RelaxStep<V>& s, int64_t i, int64_t column) {
     const int64_t at = i * s.k + column;

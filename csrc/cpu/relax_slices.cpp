@@ -1,10 +1,10 @@
-// Rows that do not wait for each other, eight at a time: coloured sweeps, Jacobi, Chebyshev and residuals.
+// SELL kernels, eight independent rows at a time: coloured sweeps, Jacobi, Chebyshev and residuals.
 #include "relax_columns.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-constexpr int kParts = kSliceRows / lanes<double>; // vectors that hold a number of each row
+constexpr int kParts = kSliceRows / lanes<double>; // vectors with one number per row
 
 typedef float halves __attribute__((vector_size(kVectorBytes / 2), aligned(4)));
 FASTITER_INLINE vec<double> load_wide(const double* p) { return load(p); }
@@ -28,18 +28,18 @@ FASTITER_INLINE vec<double> gather(const double* x, const int32_t* at) {
 }
 #endif
 
-// The column of one row's entry among the eight
+// The column of entry `entry` of one of the eight rows
 template <class A, class V> FASTITER_INLINE int64_t column_of(const RelaxSlices<A, V>& m, int64_t entry, int64_t row) {
     const int32_t run = m.run[entry];
     return run >= 0 ? run + row : m.column[int64_t(~run) * kSliceRows + row];
 }
 
-// The sums b - (entries) x of the rows of a whole slice, for one real right-hand side
+// sum = b - (entries) x for the rows of a full slice, with one real right-hand side
 template <class A, class V>
 FASTITER_INLINE void whole_sums(const RelaxSlices<A, V>& m, const V* b, const V* x, int64_t slice,
                                 vec<double> (&sum)[kParts]) {
     for (int p = 0; p < kParts; ++p) sum[p] = load_wide(b + slice * kSliceRows + p * lanes<double>);
-    constexpr int64_t kAhead = 1024 / sizeof(A); // entries asked for beforehand
+    constexpr int64_t kAhead = 1024 / sizeof(A); // prefetch distance in entries
     for (int64_t e = m.start[slice]; e < m.start[slice + 1]; ++e) {
         const A* value = m.value + e * kSliceRows;
         const int32_t run = m.run[e];
@@ -56,7 +56,7 @@ FASTITER_INLINE void whole_sums(const RelaxSlices<A, V>& m, const V* b, const V*
     }
 }
 
-// The same of any slice, real or complex, row by row
+// The same for any slice, real or complex, row by row
 template <class A, class V>
 FASTITER_INLINE void slice_sums(const RelaxSlices<A, V>& m, const V* b, const V* x, int64_t slice, int64_t rows,
                                 sum_of<V> (&sums)[kSliceRows]) {
@@ -67,7 +67,7 @@ FASTITER_INLINE void slice_sums(const RelaxSlices<A, V>& m, const V* b, const V*
     }
 }
 
-// The formula at the head of relax_kernels.hpp for a whole slice
+// The formula at the head of relax_kernels.hpp, for a full slice
 template <class A, class V>
 FASTITER_INLINE void whole_slice(const RelaxSlices<A, V>& m, const RelaxStep<V>& s, int64_t slice) {
     const double keep = 1 - s.omega;
@@ -127,7 +127,7 @@ template <class A, class V> void residual_slices(const RelaxSlices<A, V>& m, con
     s.norms[chunk] = norm;
 }
 
-// One row of a slice for K right-hand sides: b less its entries times x
+// b minus the entries times x, for one row of a slice and K right-hand sides
 template <class A, class V, int K>
 FASTITER_INLINE Columns<sum_of<V>, K> row_sums(const RelaxSlices<A, V>& m, const V* b, const V* x, int64_t k,
                                                int64_t row, int64_t column) {

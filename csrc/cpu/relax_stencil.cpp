@@ -1,10 +1,10 @@
-// Relaxation of 5-point and 7-point stencils on grids, without a matrix.
+// Matrix-free relaxation of 5-point and 7-point stencils on grids.
 #include "relax_complex.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-// keep x + scale b + sum of factor_q x_q: a sweep with constant coefficients, in as few operations as there are
+// keep x + scale b + sum of factor_q x_q: a sweep with constant coefficients, in the fewest operations
 template <class T> struct Folded {
     real_of<T> keep;
     T scale, factor[7];
@@ -14,7 +14,7 @@ template <class T> struct Folded {
     }
 };
 
-// One line of the grid with its neighbours; what lies outside is a line of zeros.
+// One line of the grid with its neighbours; neighbours outside the grid are a line of zeros.
 template <class T, bool Constant, int Sides> struct Line {
     const T *x, *b, *side[Sides], *coefficient[7], *inverse;
     T constant_inverse;
@@ -52,7 +52,7 @@ template <class T, bool Constant, int Sides> struct Line {
         if (i + 1 < n) s = s - factor(6, i) * x[i + 1];
         return s;
     }
-    // A new x: of one point, and of points that have neighbours on both sides
+    // New x of one point, and of a vector of points with neighbours on both sides
     FASTITER_INLINE T relaxed(const Folded<T>& f, real_of<T> omega, int64_t i) const {
         if constexpr (!Constant) {
             const T z = inverse_at(i) * sum(i);
@@ -77,7 +77,7 @@ template <class T, bool Constant, int Sides> struct Line {
         return f.keep != 0 ? fma(now, f.keep, s) : s;
     }
 
-    // The same of points that have neighbours on both sides, whose x are given
+    // The same as sum() for a vector of points with neighbours on both sides, whose x are passed
     FASTITER_INLINE vec<T> sums(int64_t i, vec<T> before, vec<T> after) const {
         vec<T> s = load(b + i);
         for (int q = 0; q < Sides; ++q) s = s - factors(1 + q, i) * load(side[q] + i);
@@ -86,9 +86,9 @@ template <class T, bool Constant, int Sides> struct Line {
     }
 };
 
-// Calls f(i, x, x one before, x one after) for whole vectors of columns in [first, last), from a column on whose x begins a
-// vector of memory, and point(i) for the others. Every x is loaded once, and before anything near it is stored: loads that
-// overlap a vector just stored would have to wait for it.
+// Calls f(i, x, x one before, x one after) for whole vectors of columns in [first, last), starting where x is
+// vector-aligned in memory, and point(i) for the others. Every x is loaded once, and before any store nearby: a load
+// that overlaps a recent vector store would stall on store forwarding.
 template <class T, class F, class P>
 FASTITER_INLINE void along_line(const T* x, int64_t n, int64_t first, int64_t last, F f, P point) {
     constexpr int64_t L = lanes<T>;
@@ -110,7 +110,7 @@ FASTITER_INLINE void along_line(const T* x, int64_t n, int64_t first, int64_t la
     for (; i < last; ++i) point(i);
 }
 
-// The points of one colour between two columns of a plane: those with plane + line + i + colour even
+// The points of one colour in a range of columns of a plane: those with plane + line + i + colour even
 template <class T, bool Constant, int Sides>
 void half_plane(const RelaxStencil<T>& m, const RelaxStep<T>& s, int64_t plane, int64_t colour, int64_t first,
                 int64_t last) {
@@ -136,7 +136,7 @@ void half_plane(const RelaxStencil<T>& m, const RelaxStep<T>& s, int64_t plane, 
     }
 }
 
-// All points of a plane from the x before: Jacobi and Chebyshev
+// All points of a plane from the previous x: Jacobi and Chebyshev
 template <class T, bool Constant, int Sides>
 void whole_plane(const RelaxStencil<T>& m, const RelaxStep<T>& s, int64_t plane) {
     const real_of<T> omega = real_of<T>(s.omega), momentum = real_of<T>(s.momentum);
@@ -173,7 +173,7 @@ void whole_plane(const RelaxStencil<T>& m, const RelaxStep<T>& s, int64_t plane)
     }
 }
 
-// Point after point
+// Points in natural order
 template <class T, bool Constant, int Sides>
 void natural_plane(const RelaxStencil<T>& m, const RelaxStep<T>& s, int64_t plane) {
     const real_of<T> omega = real_of<T>(s.omega);
@@ -189,7 +189,7 @@ void natural_plane(const RelaxStencil<T>& m, const RelaxStep<T>& s, int64_t plan
     }
 }
 
-// Points one after the other, in any order
+// Points in the order of a list
 template <class T, bool Constant, int Sides>
 void listed_points(const RelaxStencil<T>& m, const RelaxStep<T>& s, const int32_t* order, int64_t first, int64_t last) {
     const real_of<T> omega = real_of<T>(s.omega);
@@ -201,7 +201,8 @@ void listed_points(const RelaxStencil<T>& m, const RelaxStep<T>& s, const int32_
     }
 }
 
-// Kaczmarz: projections on the equation of one point after the other. Only what is not given moves, and counts in |a_i|^2.
+// Kaczmarz: projections onto the equations, point by point. Only x that are not fixed are updated, and count in
+// |a_i|^2.
 template <class T, bool Constant, int Sides>
 void project_points(const RelaxStencil<T>& m, const RelaxStep<T>& s, const int32_t* order) {
     const int64_t area = m.n1 * m.n2, points = m.n0 * area;
@@ -230,7 +231,7 @@ void project_points(const RelaxStencil<T>& m, const RelaxStep<T>& s, const int32
 
 template <class T, bool Constant, int Sides>
 void residual_plane(const RelaxStencil<T>& m, const RelaxResidual<T>& s, int64_t plane) {
-    constexpr int kSums = 16; // of every 16th column, on every instruction set
+    constexpr int kSums = 16; // one for every 16th column, on every instruction set
     double norms[kSums] = {};
     for (int64_t line = 0; line < m.n1; ++line) {
         const Line<T, Constant, Sides> l(m, s.x, s.b, plane, line);

@@ -1,4 +1,4 @@
-// Rounding vectors to whole numbers in every way, and the random numbers of stochastic rounding.
+// Rounding of vectors to integers in all modes, and the random numbers of stochastic rounding.
 #pragma once
 #include "quant_kernels.hpp"
 #include "simd.hpp"
@@ -15,12 +15,12 @@ template <class T> using random_words = typename random_words_of<T>::type;
 template <class T> FASTITER_INLINE random_words<T> load_random(const uint32_t* p) {
     return *reinterpret_cast<const typename random_words_of<T>::unaligned*>(p);
 }
-constexpr int kRandomBits = 31; // of a word, its high bits: they fit a signed integer
+constexpr int kRandomBits = 31; // the high bits of a word: they fit a signed integer
 
 template <class T> FASTITER_INLINE vec<T> magnitude_of(vec<T> x) { return (vec<T>)((mask<T>)x & ~sign_bit<T>()); }
 
-// The whole number next to v in a direction: the nearest (ties to even), the next below, above, or toward zero. The
-// instruction names its own direction, so that the mode that the processor is in does not matter.
+// Rounds v to an integer: to nearest (ties to even), down, up, or toward zero. The direction is encoded in the
+// instruction, independent of the processor's rounding mode.
 constexpr int kEven = 0, kDown = 1, kUp = 2, kZero = 3;
 
 template <class T, int Direction> FASTITER_INLINE vec<T> nearby(vec<T> v) {
@@ -35,7 +35,7 @@ template <class T, int Direction> FASTITER_INLINE vec<T> nearby(vec<T> v) {
     else
         return (vec<T>)_mm256_round_pd((__m256d)v, Direction | 8);
 #else
-    // Adding 2^mantissa leaves no place for a fraction. Numbers that large, and NaN, have none.
+    // Adding 2^mantissa removes the fraction. Numbers that large, and NaN, have none.
     const vec<T> limit = broadcast(sizeof(T) == 4 ? T(8388608.0) : T(4503599627370496.0));
     const vec<T> a = magnitude_of<T>(v), nearest = (a + limit) - limit, one = broadcast(T(1)), zero{};
     vec<T> r = copy_sign<T>(nearest, v);
@@ -51,18 +51,19 @@ template <class T> FASTITER_INLINE vec<T> signed_one_where(mask<T> m, vec<T> sig
     return (vec<T>)(m & ((mask<T>)broadcast(T(1)) | ((mask<T>)sign & sign_bit<T>())));
 }
 
-// Where the fraction f of [0, 1) plus the random number carries: with probability f, cut to 31 bits
+// Mask of lanes where the fraction f in [0, 1) plus the random number carries: probability f, truncated to 31 bits
 template <class T> FASTITER_INLINE mask<T> carries(vec<T> f, random_words<T> random) {
     using Signed = typename random_words_of<T>::as_signed;
     const Signed r = (Signed)(random >> 1);
     const vec<T> scaled = f * T(2147483648.0);
-    if constexpr (sizeof(T) == 4) // 31 bits and 31 bits: the carry is the sign
+    if constexpr (sizeof(T) == 4) // 31 bits plus 31 bits: the carry is the sign
         return (mask<T>)((Signed)(random_words<T>(__builtin_convertvector(scaled, Signed)) + random_words<T>(r)) < 0);
     else
         return scaled >= T(2147483648.0) - __builtin_convertvector(r, vec<double>);
 }
 
-// v rounded to a whole number. v + 0.5 would be rounded itself: fractions are compared, which are exact where it matters.
+// v rounded to an integer. v + 0.5 would be rounded itself, so fractions are compared, which are exact where it
+// matters.
 template <class T, Rounding R> FASTITER_INLINE vec<T> whole(vec<T> v, random_words<T> random) {
     const T half = T(0.5);
     if constexpr (R == Rounding::down) return nearby<T, kDown>(v);
@@ -84,7 +85,7 @@ template <class T, Rounding R> FASTITER_INLINE vec<T> whole(vec<T> v, random_wor
     return t + signed_one_where<T>(carries<T>(magnitude_of<T>(v - t), random), v); // stochastic
 }
 
-// v modulo `size`, from 0 on to below it; exact. What is so large that it has no low bits, infinity among it, gives 0.
+// v modulo `size`, in [0, size); exact. Numbers too large to have low bits, including infinity, give 0.
 template <class T> struct Modulus {
     vec<T> size, inverse;
     explicit Modulus(double n) : size(broadcast(T(n))), inverse(broadcast(T(1 / n))) {}
@@ -107,21 +108,21 @@ template <class T, int Direction> FASTITER_INLINE vec<T> rest_of_turn(vec<T> v, 
 template <class T> FASTITER_INLINE vec<T> modulo(vec<T> v, const Modulus<T>& m) {
     return rest_of_turn<T, kDown>(v, m) * m.size;
 }
-// The same from -size / 2 on
+// The same in [-size / 2, size / 2)
 template <class T> FASTITER_INLINE vec<T> signed_modulo(vec<T> v, const Modulus<T>& m) {
     const vec<T> t = rest_of_turn<T, kEven>(v, m);
     return select<T>(t == T(0.5), broadcast(T(-0.5)), t) * m.size;
 }
 
-// x times a power of two. Scaling down could lose the last bits of a number far below 1: that far, any will do that is far
-// below it too.
+// x times a power of two. Scaling down could underflow for numbers far below 1; those are returned unscaled, as any
+// result far below 1 will do.
 template <class T> FASTITER_INLINE vec<T> times_power(vec<T> x, vec<T> power, bool down) {
     const vec<T> v = x * power;
     if (!down) return v;
     return magnitude_of<T>(x) < T(sizeof(T) == 4 ? 0x1p-32 : 0x1p-64) ? x : v;
 }
 
-// Whether a lane is below `low` or above `high`, which NaN is not
+// Whether a lane is below `low` or above `high`; NaN is neither.
 template <class T> FASTITER_INLINE bool any_outside(vec<T> v, vec<T> low, vec<T> high) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4)
@@ -135,7 +136,7 @@ template <class T> FASTITER_INLINE bool any_outside(vec<T> v, vec<T> low, vec<T>
 #endif
 }
 
-// Elements of a mask that are true, counted by lane and added up at the end
+// Counts the true elements of masks, per lane until total().
 template <class T> struct Count {
     mask<T> lanes_{};
     FASTITER_INLINE void add(mask<T> m) { lanes_ -= m; }
@@ -146,7 +147,7 @@ template <class T> struct Count {
     }
 };
 
-// Whether there was a NaN: one comparison for two vectors
+// Detects NaN with one comparison for two vectors.
 template <class T> struct NanSeen {
 #if defined(__AVX512F__)
     uint32_t seen = 0;
@@ -168,8 +169,9 @@ template <class T> struct NanSeen {
 #endif
 };
 
-// Random words of n elements (rounded up to whole groups of 64) from the multiple of 64 `first` on, from Philox4x32-10
-// (Salmon et al. 2011). Element 16 w + i of a group is word w of the counter first / 4 + i, for all machines alike.
+// Random words of n elements (rounded up to whole groups of 64) from element `first`, a multiple of 64, on, from
+// Philox4x32-10 (Salmon et al. 2011). Element 16 w + i of a group is word w of counter first / 4 + i, the same on all
+// machines.
 void random_numbers(uint64_t seed, uint64_t first, int64_t n, uint32_t* words);
 
 } // namespace fastiter::FASTITER_LEVEL
