@@ -42,7 +42,7 @@ CELLS = {
         Cell("lstm", 2, 4, ("h", "c"), 4),
         Cell("gru", 3, 3, ("h",), 4),
         Cell("slstm", 4, 4, ("h", "c", "n", "m"), 4),
-        # Variants whose c, n and m are rounded to h's dtype after each step, as in FlashRNN; their code is the base's + 8
+        # Variants whose c, n and m are rounded to h's dtype after each step, as in FlashRNN; code: that of the base + 8
         Cell("lstm_rounding", 8 + 2, 4, ("h", "c"), 4),
         Cell("slstm_rounding", 8 + 4, 4, ("h", "c", "n", "m"), 4),
     )

@@ -26,8 +26,8 @@ _Growth = Callable[[reference.Shape, reference.Shape], reference.Grown]
 class FixedArray:
     """value = code 2^-(width - integer): an array of fixed-point numbers, computed with as ``ap_fixed`` does.
 
-    The operators + - * / & | ^ and unary - return the format that HLS gives their result, which holds it exactly, except
-    that a quotient is truncated toward zero. Only an assignment rounds, then handles overflow, both as the format of
+    The operators + - * / & | ^ and unary - return the format that HLS gives their result, which holds it exactly,
+    except that a quotient is truncated toward zero. Only an assignment rounds, then handles overflow, as the format of
     the destination says. Shifts move the bits in place. ``a[i] = x``, ``a += b`` and :meth:`astype` are assignments.
     A Python int counts as the narrowest format that holds it; a float has no such format and must be assigned to one
     first. Comparisons are exact comparisons of the values with any real numbers: other FixedArrays, ints, floats,

@@ -66,7 +66,7 @@ _MOST = float(np.finfo(np.float64).max)
 
 
 def _power_of_two_for(x: Array) -> float:
-    """Return a power of two 2^-k that scales the largest magnitude to about 1, so that squares and sums are in range."""
+    """Return a power of two 2^-k that scales the largest magnitude to about 1, to keep squares and sums in range."""
     return math.ldexp(1.0, -max(min(math.frexp(float(np.abs(x).max()))[1], 1022), -1022))
 
 

@@ -33,10 +33,10 @@ _BACKENDS = {"cpu": None, "reference": None}
 _F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
 _BETWEEN = {_F32: Float(8, 23), _F64: Float(11, 52)}
 _GEMM = {_F32: _core.gemm_f32, _F64: _core.gemm_f64}
-#: The products of doubles that are exact, with room for sums
+#: The span of exact products in float64, with room for sums
 _DOUBLE = Span(53, -1000, 980)
 _MOST = 2**62
-#: Numbers of the enumeration FloatSums in csrc/cpu/quant_matmul_kernels.hpp
+#: The values of the enumeration FloatSums in csrc/cpu/quant_matmul_kernels.hpp
 _ANY, _EXACT_IN_DOUBLE, _NEAREST_IN_FLOAT = range(3)
 
 
@@ -55,26 +55,26 @@ def quant_matmul(
 
     The sum is exact and is rounded once. With a format as ``accumulate``, every ``every``-th addition and the last are
     rounded to it and the others to the nearest number of the result's dtype; a fixed-point accumulator is assigned
-    after each group of ``every`` products, which are added up exactly.
+    after each group of ``every`` products, whose sum is exact.
 
     Parameters
     ----------
     a, b : ndarray (..., M, K), (..., K, N)
-        Numbers (floats), which are quantised first; blocks of formats that have them lie along k. Or codes (integers,
-        as :func:`encode` returns them), not of block formats. Shapes as for :func:`numpy.matmul`. Any strides.
+        Numbers (floats), which are quantised first; blocks of block formats run along k. Or codes (integers, as
+        :func:`encode` returns them), not of block formats. Shapes as for :func:`numpy.matmul`. Any strides.
     fmt_a, fmt_b : Format or str
-        Their formats, of any kind that rounds without random numbers. Scales and zero points are left to the caller:
-        numbers of :class:`Int` are the codes themselves. Numbers of block formats are rounded to float32, which
-        changes them only at the ends of its range.
+        Their formats, of any kind without stochastic rounding. Scales and zero points are left to the caller: numbers
+        of :class:`Int` are the codes themselves. Numbers of block formats are rounded to float32, which changes them
+        only at the ends of its range.
     accumulate : "float32", "float64", Float, Fixed or str
-        "float32" and "float64": a sum of fused multiply-adds in that dtype. K is cut into ceil(K / 384) parts of equal
-        length (the last may be shorter), each is added up in order from 0, then the parts are, in order. Else a
-        :class:`Float` with a sign; or a :class:`Fixed`, for operands that are finite and of at most 64 bits in fixed
+        "float32" and "float64": a sum of fused multiply-adds in that dtype. K is split into ceil(K / 384) parts of
+        equal length (the last may be shorter); each part is summed in order from 0, then the parts are, in order. Else
+        a signed :class:`Float`; or a :class:`Fixed`, for operands that are finite and need at most 64 bits in fixed
         point.
     every : int
-        How many additions go between two roundings to the format ``accumulate``.
+        Number of additions per rounding to the format ``accumulate``.
     out : ndarray (..., M, N), optional
-        Where the result goes, of its dtype.
+        Receives the result; has its dtype.
     backend : {"cpu", "reference"}, optional
         "reference" runs the specification in rational arithmetic.
 
@@ -88,7 +88,7 @@ def quant_matmul(
     Raises
     ------
     TypeError, ValueError
-        For a wrong type; for shapes that do not go together, a format that cannot be what it is given as, NaN in what
+        For a wrong type; for inconsistent shapes, a format that is not allowed for its argument, NaN for a format that
         has none.
     BackendError
         If the backend cannot run.
@@ -148,7 +148,7 @@ def _every(every: object, accumulate: object) -> int:
 
 
 class Accumulator(NamedTuple):
-    """The result's dtype, what makes numbers of an argument, and what multiplies such arrays into a result."""
+    """The result's dtype, the function that reads an operand, and the function that multiplies two operands."""
 
     dtype: np.dtype[Any]
     operand: Operand
@@ -168,7 +168,7 @@ def _accumulator(accumulate: Format | str, formats: Formats, every: int, in_refe
 
 
 def _check_float(acc: Float) -> None:
-    """Check that the kernel's numbers, doubles, hold sums to be rounded to the format."""
+    """Check that the kernel's arithmetic, in doubles, holds sums to be rounded to the format."""
     least = acc.min_exponent - acc.mantissa
     if acc.stochastic:
         raise ValueError(f"quant_matmul: accumulate must round without random numbers, got {acc}")
@@ -182,7 +182,7 @@ def _check_float(acc: Float) -> None:
 
 
 def _check_products(formats: Formats, what: str) -> None:
-    """Check that doubles hold all products."""
+    """Check that doubles hold all products exactly."""
     p = product(span(formats[0]), span(formats[1]))
     if p.bits > _DOUBLE.bits or p.low < _DOUBLE.low or p.high > _DOUBLE.high:
         raise ValueError(
@@ -195,7 +195,7 @@ def _check_products(formats: Formats, what: str) -> None:
 
 
 def _each(x: Array, y: Array, out: Array, one: Multiply) -> None:
-    """Call ``one`` for the matrices of a batch; a batch that shares its second factor is one long matrix."""
+    """Call ``one`` for each matrix of a batch; a batch that shares its second factor is one long matrix."""
     batch = out.shape[:-2]
     if out.size == 0:
         return
@@ -209,7 +209,7 @@ def _each(x: Array, y: Array, out: Array, one: Multiply) -> None:
 
 
 def _of_batches(dtype: np.dtype[Any], one: Multiply) -> Multiply:
-    """Return what multiplies batches of matrices in one dtype."""
+    """Return a function that multiplies batches of matrices in one dtype."""
 
     def run(x: Array, y: Array, out: Array) -> None:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -251,7 +251,7 @@ def _plain(dtype: np.dtype[Any], formats: Formats, in_reference: bool) -> Accumu
 
 
 def _in_parts(x: Array, y: Array, out: Array) -> None:
-    """The same where the machine has no fused multiply-add, from the kernel that rounds each sum to the format."""
+    """The same on machines without fused multiply-add, by the kernel that rounds each sum to the format."""
     out[...] = 0
     for part in reference.parts(x.shape[1]):
         one = np.empty_like(out)
@@ -266,7 +266,7 @@ def _float_kernel(x: Array, y: Array, out: Array, acc: Float, every: int, sums: 
     (M, K), N = x.shape, y.shape[1]
     most = float(acc.max_value)
     beyond = {"SAT": most, "INF": math.inf, "NAN": math.nan}[acc.overflow]
-    # A direction that leads back to the numbers stops at the largest.
+    # Rounding toward the finite numbers stops at the largest one.
     over, under = (most if acc.rounding in ("RZ", back) else beyond for back in ("RD", "RU"))
     target = (
         *(_ROUNDINGS[acc.rounding], acc.mantissa, acc.min_exponent),
@@ -277,7 +277,7 @@ def _float_kernel(x: Array, y: Array, out: Array, acc: Float, every: int, sums: 
 
 
 def _sums(p: Span, acc: Float, every: int) -> int:
-    """Return what is known of the sums of the accumulator and products: docs/fixed.md has the reasons."""
+    """Classify the sums of the accumulator and products; docs/fixed.md has the reasons."""
     c = span(acc)
     is_nearest = every == 1 and acc.rounding in ("RNE", "RNA") and p.low >= -149 and p.high <= 127
     if is_nearest and p.bits <= c.bits <= 11 and c.bits + p.bits <= 23:
@@ -305,7 +305,7 @@ def _small_float(acc: Float, formats: Formats, every: int, in_reference: bool) -
 
 
 def _as_fixed(name: str, fmt: Format) -> Fixed:
-    """Return the fixed-point format that has all finite numbers of ``fmt``."""
+    """Return the fixed-point format that holds all finite numbers of ``fmt``."""
     if isinstance(fmt, Fixed):
         return Fixed(fmt.width, fmt.integer, fmt.signed)
     if isinstance(fmt, Int):
@@ -338,13 +338,13 @@ def _fixed(acc: Fixed, formats: Formats, every: int, in_reference: bool) -> Accu
 
 
 def _codes(name: str, x: Array, fmt: Format, along: int, source: Fixed) -> Array:
-    """Return codes of ``source`` for the numbers that codes are, or that floats become."""
+    """Return codes of ``source`` for the values of codes, or for floats rounded to ``fmt``."""
     dtype = code_dtype(source.width, source.signed)
     if isinstance(fmt, (Fixed, Int)):
         if x.dtype.kind in "iu":
             return given_codes(name, x, fmt).astype(dtype, copy=False)
         codes = encode(given_floats(name, x, fmt), fmt)
-        assert isinstance(codes, np.ndarray)  # for the type checker: only formats with blocks have more
+        assert isinstance(codes, np.ndarray)  # for the type checker: only formats with blocks return more
         return codes
     values = numbers(name, x, fmt, along)
     if not np.isfinite(values).all():

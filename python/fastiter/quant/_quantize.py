@@ -22,7 +22,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 class Counts(NamedTuple):
-    """How many elements there were, were NaN, out of range after rounding, and rounded to zero without being zero."""
+    """The number of elements, and of those NaN, out of range after rounding, and nonzero but rounded to zero."""
 
     total: int
     nan: int
@@ -31,10 +31,10 @@ class Counts(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """The codes of a format with blocks: of the elements, and of each block's scale along the last axis.
+    """The codes of a block format: those of the elements, and those of the blocks' scales along the last axis.
 
-    A power of two has the code k + 127 (255 for NaN), NVFP4's scale its code in e4m3fn (127 for NaN); the scale of a
-    table is a float.
+    A power of two is stored as k + 127 (255 for NaN), an NVFP4 scale as its e4m3fn code (127 for NaN), the scale of a
+    table as a float.
     """
 
     codes: Array
@@ -102,25 +102,25 @@ def quantize(
     Parameters
     ----------
     x : ndarray, float32, float64, float16 or bfloat16
-        Any shape and strides. 16-bit numbers are computed with as float32.
+        Any shape and strides. 16-bit numbers are computed in float32.
     fmt : Format or str
         A format, or the text of one: ``"fixed<8,4,RND_CONV,SAT>"``, ``"e4m3fn"``, ``"mxfp4_e2m1"``.
     scale : number or array of positive floats, optional
-        One number, or an array with as many axes as x, each as long as a divisor of x's: ``x.shape`` (1, C, 1, 1) for
-        one scale a channel, (N, D / 32) for groups of 32 along the last axis. For the formats without blocks, and
-        NVFP4, whose one number it is.
+        One number, or an array with as many axes as x, whose lengths divide those of x: for ``x.shape`` (N, C, H, W)
+        (1, C, 1, 1) gives one scale a channel; (N, D / 32) gives groups of 32 along the last axis. For formats without
+        blocks; for NVFP4, the one number g.
     zero_point : integer or array of integers, optional
-        Of :class:`Int`: the code of zero, with the shape of ``scale``.
+        The code of zero for :class:`Int`, with the shape of ``scale``.
     axis : int
         The axis along which blocks lie.
     rng : int or numpy.random.Generator, optional
-        For stochastic rounding, which refuses to go without: a seed of 64 bits, or a generator that draws one. A seed
-        gives the same numbers on every machine, for every number of threads.
+        Required for stochastic rounding: a 64-bit seed, or a generator that draws one. A seed gives the same numbers on
+        every machine and with any number of threads.
     nan : {"raise", "keep"} or number
-        What NaN becomes: an error, NaN, or what this number becomes. Where the format has NaN, "raise" keeps it.
+        Treatment of NaN: raise an error, keep it, or replace it by this number. "raise" keeps it if the format has NaN.
     out : ndarray, optional
-        Where y is written, of x's shape and dtype; x itself is allowed. With nan="raise" it may have been written when
-        a NaN is found: looking for one first would take as long as rounding.
+        Receives y, with x's shape and dtype; may be x itself. With nan="raise" it may be partly written when a NaN is
+        found: looking for one first would take as long as rounding.
     counts : bool
         Also return how many elements were NaN, overflowed and underflowed.
     backend : {"cpu", "reference"}, optional
@@ -129,7 +129,7 @@ def quantize(
     Returns
     -------
     y : ndarray
-        Of x's shape and dtype. A number of the format that the dtype does not hold is rounded to it, to nearest even.
+        Has x's shape and dtype. A number of the format that the dtype does not hold is rounded to it, to nearest even.
     counts : Counts
         With ``counts``.
 
@@ -176,15 +176,15 @@ def encode(
 ) -> Array | Blocks:
     """codes = the codes of the numbers that :func:`quantize` rounds to.
 
-    Arguments as for :func:`quantize`; NaN is kept where the format has it, and cannot be where it has none.
+    Arguments as for :func:`quantize`; NaN is kept if the format has it, and refused if it has none.
 
     Returns
     -------
     codes : ndarray
-        The codes, of the narrowest integer dtype that holds them all: signed for signed fixed point and integers, else
+        The codes, in the narrowest integer dtype that holds them all: signed for signed fixed point and integers, else
         unsigned.
     codes, scales : Blocks
-        Of formats with blocks, which lie along the last axis then.
+        For formats with blocks, which then lie along the last axis.
 
     Examples
     --------
@@ -211,7 +211,7 @@ def decode(
     zero_point: npt.ArrayLike | None = None,
     dtype: npt.DTypeLike | None = None,
 ) -> Array:
-    """y = the numbers that codes stand for, times scale: what :func:`quantize` returns, from :func:`encode`'s codes.
+    """y = the values of the codes, times scale: what :func:`quantize` returns, from :func:`encode`'s codes.
 
     Parameters
     ----------
@@ -236,7 +236,7 @@ def decode(
 
 
 def has_nan(fmt: Format) -> bool:
-    """Say whether the format has a code for NaN, or a scale."""
+    """Say whether the format has a code for NaN, or a NaN scale."""
     if isinstance(fmt, Float):
         return fmt.has_nan
     return isinstance(fmt, Posit) or block_of(fmt) > 0
@@ -277,7 +277,7 @@ def _checked(
 
 
 def _lines(x: Array, axis: int) -> Array:
-    """Return x with the axis of the blocks last."""
+    """Return x with the axis of the blocks moved last."""
     return x if x.ndim < 2 else np.moveaxis(x, axis, -1)
 
 
@@ -315,7 +315,7 @@ def _cpu(
 
 
 def _put_back(y: Array, call: Call, out: Array | None) -> Array:
-    """Return y with the axes of x, in out if there is one."""
+    """Return y with the axes in x's order, in out if there is one."""
     back = y if y.ndim < 2 else np.moveaxis(y, -1, call.axis)
     if out is None:
         return back if back.flags.c_contiguous else np.asarray(back, order="C")

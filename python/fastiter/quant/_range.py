@@ -1,4 +1,4 @@
-"""What a format can hold: its extreme numbers, and those that are still in range once they are rounded."""
+"""The range of a format: its extreme numbers, and the extreme inputs that are still in range after rounding."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Range(NamedTuple):
 
 
 def range_of(fmt: Format | str) -> Range:
-    """Return the lowest, highest and smallest positive number of a format (of an :class:`Int`, with scale 1).
+    """Return the lowest, highest and smallest positive number of a format (for an :class:`Int`, with scale 1).
 
-    Of a format with blocks, whatever the scale; of a table with blocks, for a block whose largest magnitude is 1.
+    For a format with blocks, over all scales; for a table with blocks, in a block whose largest magnitude is 1.
 
     Examples
     --------
@@ -41,7 +41,7 @@ def range_of(fmt: Format | str) -> Range:
     fmt = check_format("range_of", fmt)
     if isinstance(fmt, SumOfPowers):
         top = fmt.fixed.max_code
-        # The power nearest to the largest code is the next one above it; a second term leads back to the code itself.
+        # The power nearest to the largest code is the next one above; a second, negative term leads back to the code.
         most = top + (fmt.terms == 1 < top) if fmt.method == "NEAREST" else _highest_sum(top, fmt.terms)
         step = float(fmt.fixed.step)
         return Range(-float(top + 1) * step if fmt.signed else 0.0, most * step, step)
@@ -60,7 +60,7 @@ def range_of(fmt: Format | str) -> Range:
 
 
 def _highest_sum(top: int, terms: int) -> int:
-    """Return the highest sum of so many powers of two up to a code of ones alone."""
+    """Return the highest sum of at most ``terms`` powers of two up to a code whose bits are all ones."""
     bits = top.bit_length()
     return top - ((1 << max(bits - terms, 0)) - 1)
 
@@ -85,10 +85,10 @@ def _magnitudes(fmt: Format) -> tuple[float, float]:
 
 @lru_cache(maxsize=1024)
 def limits(fmt: Format, dtype: str, zero_point: int) -> tuple[float, float]:
-    """Return the lowest and the highest number of the dtype that is in range once it is rounded.
+    """Return the lowest and the highest number of the dtype that is in range after rounding.
 
-    With stochastic rounding, which is not the same each time, those between the format's extremes. Found by bisection,
-    with the kernel's own count of what overflows, so that no format and no rounding needs a formula of its own.
+    With stochastic rounding, whose results vary, those between the format's extremes. Found by bisection with the
+    kernel's own overflow count, so that no format and no rounding needs a formula of its own.
     """
     kind = np.dtype(dtype).type
     span = range_of(fmt)
@@ -117,10 +117,10 @@ def _not_beyond(near: float, end: Fraction | float, kind: Any) -> float:
 
 
 def is_limited(fmt: Format, clip: bool, has_scale: bool) -> bool:
-    """Say whether a gradient depends on which numbers are in range: dx if it is clipped there, or that of a scale.
+    """Say whether a gradient depends on which numbers are in range: dx with ``clip``, or the scale's gradient.
 
-    A saturated number no longer moves with x / scale; a wrapped one does, so that only a clipped gradient tells it from
-    one in range. The range of a block follows x.
+    A saturated number does not vary with x / scale. A wrapped one does, like a number in range, so only a clipped
+    gradient distinguishes them. The range of a block follows x.
     """
     if block_of(fmt):
         return False
@@ -129,7 +129,7 @@ def is_limited(fmt: Format, clip: bool, has_scale: bool) -> bool:
 
 
 def holding_shift(low: float, high: float, ends: tuple[float, float]) -> int | None:
-    """Return the least k for which low and high are within 2^k times the ends, None where any k will do."""
+    """Return the least k with low and high within 2^k times the ends, None if any k will do."""
     needed = [
         math.frexp(x)[1] - math.frexp(end)[1] + (abs(math.frexp(x)[0]) > abs(math.frexp(end)[0]))
         for x, end in ((low, ends[0]), (high, ends[1]))
@@ -148,7 +148,7 @@ def scaled_limits(fmt: Format, dtype: str, zero_point: int, scale: float) -> tup
 
 
 def _edge(limit: Any, scale: Any, outward: Any) -> float:
-    """Return the outermost x for which x / scale is not beyond the limit: one near their product, which is rounded."""
+    """Return the outermost x for which x / scale is within the limit; it is near their product, which is rounded."""
     x, beyond = limit * scale, np.less if outward < 0 else np.greater
     while np.isfinite(x) and not beyond(np.nextafter(x, outward) / scale, limit):
         x = np.nextafter(x, outward)
@@ -158,7 +158,7 @@ def _edge(limit: Any, scale: Any, outward: Any) -> float:
 
 
 def _last(fits: Callable[[np.floating[Any]], bool], start: np.floating[Any], end: np.floating[Any]) -> float:
-    """Return the last number on the way from one that fits that fits, too; all before it do."""
+    """Return the last number from ``start`` towards ``end`` that fits; all before it do."""
     if fits(end):
         return float(end)
     inside, outside = _rank(start), _rank(end)
@@ -172,7 +172,7 @@ def _last(fits: Callable[[np.floating[Any]], bool], start: np.floating[Any], end
 
 
 def _rank(x: np.floating[Any]) -> int:
-    """Number the floats in rising order; neighbours have neighbouring numbers, both zeros have 0."""
+    """Return the rank of a float in increasing order; neighbours have consecutive ranks, both zeros have 0."""
     magnitude = int(np.abs(x).view(f"u{x.itemsize}"))
     return -magnitude if x < 0 else magnitude
 

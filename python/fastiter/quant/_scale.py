@@ -24,15 +24,15 @@ class Scale(NamedTuple):
 
     @property
     def uniform(self) -> tuple[float, int] | None:
-        """The one scale and zero point that all numbers have, if that is so."""
+        """The scale and zero point that all numbers share, None if there are several."""
         if self.scale is None or self.scale.size != 1:
             return None
         return float(self.scale.item()), 0 if self.zero_point is None else int(self.zero_point.item())
 
     def fields(self, in_double: bool, in_float: bool) -> tuple[Any, ...]:
-        """Return what a kernel takes: element i has the scale number (i // run) % count.
+        """Return the kernel's arguments: element i has scale number (i // run) % count.
 
-        in_float: though the kernel computes with doubles, quotient and product are floats.
+        in_float: the kernel computes with doubles, but quotient and product are rounded to float.
         """
         if self.scale is None:
             return ()
@@ -54,7 +54,7 @@ class Scale(NamedTuple):
         return arrays[0], arrays[1], max(run, 1), arrays[0].size, in_float
 
     def spread(self, shape: tuple[int, ...]) -> tuple[Array | None, Array | None]:
-        """Return them with one for each number."""
+        """Return scales and zero points expanded to one per number."""
 
         def one(array: Array | None) -> Array | None:
             if array is None:
@@ -75,7 +75,7 @@ def check_scale(
     zero_point: npt.ArrayLike | None,
     name: str = "scale",
 ) -> Scale:
-    """Return the scales and zero points of numbers with this shape and dtype; ``name``: a message's for the scale."""
+    """Return the scales and zero points of numbers with this shape and dtype; ``name`` is the scale's in messages."""
     if zero_point is not None and not isinstance(fmt, Int):
         raise ValueError(f"{function}: zero_point must be None for a format that is no Int, got one for {fmt}")
     if scale is None:
@@ -113,7 +113,7 @@ def _numbers(function: str, name: str, x: npt.ArrayLike) -> Array:
 
 
 def _fitting(function: str, name: str, array: Array, shape: tuple[int, ...]) -> Array:
-    """Return the array with as many axes as the numbers, each as long as a divisor of theirs."""
+    """Return the array with as many axes as the numbers, each length a divisor of the numbers'."""
     if array.size == 1:
         return array.reshape((1,) * len(shape))
     fits = array.ndim == len(shape) and all(

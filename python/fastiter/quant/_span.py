@@ -1,4 +1,4 @@
-"""What numbers a format has: how many bits, between which powers of two."""
+"""The span of a format's numbers: significant bits, and the powers of two that bound them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Span(NamedTuple):
 
     @property
     def in_float32(self) -> bool:
-        """Whether all are numbers of float32."""
+        """Whether all are float32 numbers."""
         return self.bits <= 24 and self.low >= -149 and self.high <= 128
 
 
-#: What is left of numbers that share a scale once they are numbers of float32
+#: The range of exponents of numbers with a shared scale once they are rounded to float32
 _LOW, _HIGH = -149, 128
 
 
@@ -59,7 +59,7 @@ def _of_logarithmic(fmt: Logarithmic) -> Span:
 
 @lru_cache(maxsize=512)
 def span(fmt: Format) -> Span:
-    """Return what the numbers of a format are; those of blocks as numbers of float32."""
+    """Return the span of a format's numbers; numbers with a shared scale are taken as float32."""
     if isinstance(fmt, BlockFormat) and fmt.block:
         return _of_blocks(fmt)
     if isinstance(fmt, Fixed):
@@ -82,5 +82,5 @@ def span(fmt: Format) -> Span:
 
 
 def product(a: Span, b: Span) -> Span:
-    """Return what the products of two numbers are."""
+    """Return the span (bits, low, high) of the product of two numbers."""
     return Span(a.bits + b.bits, a.low + b.low, a.high + b.high)

@@ -1,4 +1,4 @@
-"""Thresholds and values of the formats that are looked up, exact to the last bit."""
+"""Exact thresholds and values of the formats that use lookup tables."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from ._other_formats import Table
 
 
 def rounded(value: Fraction | int, bits: int) -> Fraction:
-    """Return the nearest number of so many bits, ties to even, with any exponent."""
+    """Return the nearest number with ``bits`` significant bits and any exponent, ties to even."""
     value = Fraction(value)
     if value == 0:
         return value
     numerator, denominator = abs(value.numerator), value.denominator
-    # 2^shift scales it to `bits` bits, or one more: then the last is rounded away as well.
+    # 2^shift scales it to `bits` bits, or one more; in that case the last bit is rounded away as well.
     shift = bits - (numerator.bit_length() - denominator.bit_length())
     for _ in range(2):
         scaled = abs(value) * Fraction(2) ** shift
         if scaled < 1 << bits:
             break
         shift -= 1
-    result = round(scaled) * Fraction(2) ** -shift  # round() of a Fraction is to even
+    result = round(scaled) * Fraction(2) ** -shift  # round() of a Fraction goes to even
     return result if value > 0 else -result
 
 
 def holds_values(fmt: Table, dtype: type[np.floating[Any]]) -> bool:
-    """Say whether all values of a table are numbers of the dtype."""
+    """Say whether the dtype holds all values of a table exactly."""
     with np.errstate(over="ignore", under="ignore"):
         return all(float(dtype(v)) == v for v in fmt.values)
 
 
 def nearest_thresholds(values: Sequence[float], dtype: type[np.floating[Any]]) -> npt.NDArray[Any]:
-    """Return for each two neighbours the lowest number of the dtype that is rounded to the upper one.
+    """Return for each pair of neighbours the lowest number of the dtype that is rounded to the upper one.
 
     Ties go to the even index. The values themselves need not be numbers of the dtype.
     """
@@ -59,7 +59,7 @@ def log_table(fraction: int, dtype: type[np.floating[Any]]) -> tuple[npt.NDArray
     """Return the thresholds 2^((2 j + 1) / 2^(fraction + 1)), rounded up, and the values 2^(j / 2^fraction) to 2."""
     steps = 1 << fraction
     scale = 1 << np.finfo(dtype).nmant  # numbers from 1 to 2 in units of the last place
-    thresholds = [_power(2 * j + 1, 2 * steps, scale) + 1 for j in range(steps)]  # none is rational
+    thresholds = [_power(2 * j + 1, 2 * steps, scale) + 1 for j in range(steps)]  # irrational, so never exact
     values = [(_power(j, steps, 2 * scale) + 1) // 2 for j in range(steps)]
     return np.array(thresholds, dtype) / dtype(scale), np.array([*values, 2 * scale], dtype) / dtype(scale)
 

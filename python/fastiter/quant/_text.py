@@ -10,22 +10,22 @@ from typing import Any, Protocol
 
 
 class Spelled(Protocol):
-    """What has a text: the word that it begins with, and the fields between its brackets."""
+    """An object with a text form: the word that it begins with, and the fields between its brackets."""
 
     def _spelling(self) -> tuple[str, tuple[str, ...]]: ...
 
 
-#: For each first word: the class, the fields that the word stands for, and those between the brackets.
+#: For each initial word: the class, the fields that the word implies, and those between the brackets
 _HEADS: dict[str, tuple[type[Any], dict[str, Any], tuple[str, ...]]] = {}
 
 
 def register(head: str, kind: type[Any], fields: dict[str, Any], names: tuple[str, ...]) -> None:
-    """Add a first word to those that :func:`parse` knows."""
+    """Register an initial word for :func:`parse`."""
     _HEADS[head] = kind, fields, names
 
 
 def write(fmt: Spelled) -> str:
-    """Write a format with as few fields as tell it from its kind's default."""
+    """Write a format with only the fields that differ from the defaults of its kind."""
     head, names = fmt._spelling()
     words = [_word(getattr(fmt, name)) for name in names]
     for count in range(len(words)):
@@ -51,13 +51,13 @@ def _joined(head: str, words: list[str]) -> str:
 def parse(text: str) -> Any:
     """Return the format that ``text`` names; ``parse(str(fmt)) == fmt``.
 
-    HLS's own spellings are read as the fixed point that they name: ``ap_fixed<8,4,AP_RND,AP_SAT>``, ``ap_int<8>``,
+    HLS's own spellings are read as fixed point: ``ap_fixed<8,4,AP_RND,AP_SAT>``, ``ap_int<8>``,
     ``ac_fixed<8,4,true,AC_RND>``, ``ac_int<8,false>``, and hls4ml's ``int<8>``. :ref:`quant` has the grammar.
 
     Raises
     ------
     TypeError, ValueError
-        For what is no str; for a text that names no format, and for fields that the format refuses.
+        For anything but a str; for a text that names no format, and for fields that the format refuses.
 
     Examples
     --------
@@ -95,9 +95,9 @@ _VENDOR_HEADS = {"ap_": ("ap_fixed", "ap_ufixed", "ap_int", "ap_uint"), "ac_": (
 
 
 def _without_vendor(head: str, words: list[str], text: str) -> tuple[str, list[str]]:
-    """Return the word and the fields of an HLS type as those of ``fixed`` or ``ufixed``; leave all others as they are.
+    """Return the word and the fields of an HLS type as those of ``fixed`` or ``ufixed``; leave all others unchanged.
 
-    An integer type is fixed point without a fraction, whose default is that of fixed point: truncate and wrap.
+    An integer type is fixed point without fraction bits, with fixed point's defaults: truncate and wrap.
     """
     vendor = head[:3]
     if vendor in _VENDOR_HEADS and head not in _VENDOR_HEADS[vendor]:
@@ -119,7 +119,7 @@ def _without_vendor(head: str, words: list[str], text: str) -> tuple[str, list[s
 
 
 def _signed_of_ac(words: list[str], at: int, text: str) -> tuple[bool, list[str]]:
-    """Return what the field with this index of an ``ac_`` type says of the sign, and the other fields."""
+    """Return whether an ``ac_`` type is signed, by its field with index ``at``, and the other fields."""
     if len(words) <= at:
         return True, words
     if words[at] not in ("true", "false"):

@@ -11,7 +11,7 @@ from .._rnn import kind
 
 
 class Window(NamedTuple):
-    """What part of x an output of a convolution sees."""
+    """The part of x that contributes to an output of a convolution."""
 
     stride: tuple[int, int]
     padding: tuple[int, int]
@@ -28,7 +28,7 @@ class Window(NamedTuple):
                 raise ValueError(f"{function}: w must fit into x {x} with its padding {self.padding}, got shape {w}")
             sizes.append(room // self.stride[axis] + 1)
         padded = x[0] * x[1] * (x[2] + 2 * self.padding[0]) * (x[3] + 2 * self.padding[1])
-        if max(padded, x[0] * w[0] * sizes[0] * sizes[1]) >= 2**60:  # numbers of 8 bytes
+        if max(padded, x[0] * w[0] * sizes[0] * sizes[1]) >= 2**60:  # in elements of 8 bytes
             raise ValueError(f"{function}: padding must leave arrays that can be addressed, got {self.padding}")
         return sizes[0], sizes[1]
 
