@@ -1,4 +1,4 @@
-"""omega="auto" during a solution: the plain omega until another one has been tried and has paid."""
+"""omega="auto" during a solution: the plain omega until a better one has been tried and has paid off."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import NamedTuple
 
 from ._spectrum import young
 
-#: What a solver does after a check: go on; keep a copy of x; go back to the copy that it has
+#: The solver's action after a check: go on; keep a copy of x; restore that copy
 GO_ON, KEEP, RESTORE = 0, 1, 2
 
-#: The share of the plain method's steps that trials without success may take
+#: The share of the plain method's steps that unsuccessful trials may take
 SHARE = 0.1
-#: The same of the steps that are left with an omega that has outdone the plain one, where the theory holds
+#: The same for the remaining steps with an adopted omega, which has beaten the plain one, if the theory holds
 SHARE_OF_ADOPTED = 0.5
 
-#: How many times the steps so far a promise of further ones may be, where the theory holds and where it may not
+#: Cap on the steps promised, as a multiple of those taken so far, if the theory holds (True) or may not (False)
 AHEAD = {True: 40.0, False: 1.0}
 
-#: How many times 1 / (2 - omega) steps a trial takes, in which an omega shows what it can do; and the fewest
+#: Length of a trial in units of 1 / (2 - omega) steps, in which an omega shows its effect; and the minimum length
 LENGTH = {"sor": 6.0, "ssor": 4.0, "jacobi": 0.0}
 SHORTEST = {"sor": 5, "ssor": 5, "jacobi": 10}
 
-#: A trial whose residual has grown by this factor ends early, and so does an omega that had been adopted.
+#: A trial ends early if its residual has grown by this factor, as does the use of an adopted omega.
 HOPELESS, ADOPTED_HOPELESS = 1e3, 10.0
 
 
 class Trial(NamedTuple):
-    """An omega on trial: since which step, the residual and its factor a step before, the omega before, how long."""
+    """An omega on trial: its first step, the residual and its factor per step then, the previous omega, its length."""
 
     since: int
     ratio: float
@@ -38,18 +38,19 @@ class Trial(NamedTuple):
 
 
 class Adaptive:
-    """Which omega the next steps of a solution have.
+    """The choice of omega for the next steps of a solution.
 
-    A solution begins with the plain omega, 1, so that one that is short is as short as ever. The factor by which its
-    residual falls only rises towards 1, as what is left is what is slow: so the plain method still needs at least the
-    steps that the present factor promises. An estimate of a better omega is tried once its trial is at most a tenth of
-    these steps, with a copy of x from before. It stays if at the end of the trial the residual is below what the
-    plain factor would have left; otherwise x and omega are as before, and the next trial, of an omega nearer to 1,
-    waits until twice as many steps have been taken. So all trials without success together cost a tenth.
+    A solution begins with the plain omega, 1, so that a short one stays as short as ever. The factor by which its
+    residual falls only rises towards 1, as the slow modes remain: so the plain method still needs at least the steps
+    that the present factor promises. An estimate of a better omega is tried once its trial takes at most a tenth of
+    these steps, after saving a copy of x. It stays if at the end of the trial the residual is below what the plain
+    factor would have left; otherwise x and omega are restored, and the next trial, of an omega nearer to 1, waits
+    until twice as many steps have been taken. So all unsuccessful trials together cost a tenth.
 
-    In SOR an omega below the best grows to what the observed factor says (Young; Hageman and Young): factor = lam gives
-    beta = (lam + omega - 1) / (omega sqrt(lam)). At the best omega and above, the factor is omega - 1 and oscillates,
-    and tells nothing. The theory is that of consistently ordered matrices, so each larger omega is on trial, too.
+    In SOR an omega below the best is raised to the one that the observed factor implies (Young; Hageman and Young):
+    factor = lam gives beta = (lam + omega - 1) / (omega sqrt(lam)). At the best omega and above, the factor is
+    omega - 1 and oscillates, so it tells nothing. The theory holds for consistently ordered matrices only, so each
+    larger omega is on trial, too.
     """
 
     def __init__(self, method: str, estimate: float, *, is_sure: bool) -> None:
@@ -64,7 +65,7 @@ class Adaptive:
         self._spent, self._wait, self._last = 0, 0, 0
 
     def observe(self, steps: int, ratio: float) -> int:
-        """Note the residual over its target after so many steps; return GO_ON, KEEP or RESTORE."""
+        """Record the residual relative to its target after ``steps`` steps; return GO_ON, KEEP or RESTORE."""
         every, self._last = steps - self._last, steps
         if self._trial is not None:
             return self._judge(self._trial, steps, ratio)
@@ -93,20 +94,20 @@ class Adaptive:
         return KEEP
 
     def _window(self, steps: int) -> int:
-        """Over how many steps the present factor is taken."""
+        """The number of steps over which the present factor is measured."""
         if self.omega == self._plain:
             return max(5, (steps - self._steps[0]) // 3)
         return max(10, math.ceil(4 / (2 - self.omega)))
 
     def _factor(self, last: int, window: int) -> float | None:
-        """By how much the residual fell a step, over ``window`` steps or more until ``last``; None: not so many yet."""
+        """The factor per step of the residual over at least ``window`` steps up to ``last``; None if too few are known."""
         first, now = (bisect_right(self._steps, at) - 1 for at in (last - window, last))
         if first < 0:
             return None
         return factor((self._steps[first], self._ratios[first]), (self._steps[now], self._ratios[now]))
 
     def _challenger(self, lam: float, before: float | None) -> float | None:
-        """The omega that deserves a trial, if any."""
+        """The omega to try next, if any."""
         is_plain = self.omega == self._plain
         if is_plain and self._candidate is not None:
             return self._candidate
@@ -123,12 +124,12 @@ class Adaptive:
 
     def _length(self, omega: float) -> int:
         at_least = SHORTEST[self._method]
-        if omega == self._plain:  # after another: as long as that one takes to show its factor
+        if omega == self._plain:  # when another omega was used: as long as that one takes to show its factor
             return max(at_least, self._window(0))
         return max(at_least, math.ceil(LENGTH[self._method] / (2 - omega)))
 
     def _needed(self, steps: int, ratio: float, lam: float) -> float:
-        """At least so many steps are needed in all where the residual falls by lam a step, and later more slowly."""
+        """A lower bound on the total steps if the residual falls by lam per step now, and more slowly later."""
         taken = steps - self._spent
         promised = math.inf if lam >= 1 else taken + math.log(ratio) / -math.log(max(lam, 1e-300))
         return min(promised, AHEAD[self._is_sure] * taken)
@@ -151,7 +152,7 @@ class Adaptive:
         return RESTORE
 
     def _go_back(self, trial: Trial, steps: int, ratio: float) -> None:
-        """Have the omega from before; the next trial is of one that is nearer to 1."""
+        """Restore the previous omega; the next trial uses one nearer to 1."""
         failed, self.omega, self._trial, self._wait = self.omega, trial.omega, None, 2 * steps
         if self.omega == self._plain:
             self._adopted = None
@@ -162,7 +163,7 @@ class Adaptive:
 
 
 def factor(first: tuple[int, float], last: tuple[int, float]) -> float:
-    """Return by how much the residual falls a step, from (steps, residual) twice; 0 where that says nothing."""
+    """Return the residual's factor per step between two (steps, residual) pairs; 0 if it is undefined."""
     (s, before), (t, now) = first, last
     if t == s or before <= 0 or now <= 0 or not math.isfinite(now):
         return 0.0

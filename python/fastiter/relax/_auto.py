@@ -1,4 +1,4 @@
-"""omega="auto": what an estimate of a spectral radius says for each method."""
+"""omega="auto": from an estimate of a spectral radius to omega, for each method."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .stencil import OfStencil
 
 Array = npt.NDArray[Any]
 
-#: By how much the largest eigenvalue of D^-1 A may exceed its estimate
+#: Factor by which the largest eigenvalue of D^-1 A may exceed its estimate
 MARGIN = 1.02
 
-#: Among these projections, SSOR in blocks and SSOR where Jacobi diverges look for theirs, as no formula gives it: so
-#: many sweeps to begin with, and so many with each.
+#: Candidate omegas for projections, SSOR in blocks and SSOR where Jacobi diverges, which have no formula; the number
+#: of sweeps before the trials, and the number with each candidate
 CANDIDATES, FIRST_SWEEPS, TRIAL_SWEEPS = (1.0, 1.3, 1.5, 1.7, 1.8, 1.9, 1.95), 200, 20
 
 
 class Choice(NamedTuple):
-    """An omega, whether the theory behind it holds as far as one can see, and whether sweeps have shown its worth."""
+    """An omega, whether the theory behind it holds as far as can be seen, and whether sweeps have confirmed it."""
 
     omega: float
     is_sure: bool
@@ -36,9 +36,9 @@ class Choice(NamedTuple):
 def choice_of(
     function: str, A: Any, sweep: str, symmetric: bool, system: System, apply: Callable[[Array, float], Array]
 ) -> Choice:
-    """Return omega for a sweep, "jacobi", "sor" or "kaczmarz"; ``apply`` is one, with this omega, for b = 0."""
+    """Return omega for a sweep, "jacobi", "sor" or "kaczmarz"; ``apply`` does one sweep with an omega for b = 0."""
     if symmetric and system.is_coloured:
-        return Choice(1.0, True)  # the best there is: in such an order SSOR gains nothing from an omega
+        return Choice(1.0, True)  # the optimum: in such an order SSOR gains nothing from an omega
     if sweep == "kaczmarz" or (symmetric and isinstance(system, OfBlocks)):
         return Choice(_of_least_growth(system, apply), True, is_measured=True)
     found = _spectrum.jacobi_spectrum(jacobi_of(function, A, system))
@@ -57,10 +57,10 @@ def by_formula(found: _spectrum.Spectrum, sweep: str, symmetric: bool) -> Choice
 
 
 def jacobi_omega(low: float, high: float) -> float:
-    """The best for eigenvalues of I - D^-1 A from low to high, but safe: Jacobi diverges where low is a little lower.
+    """The optimum for eigenvalues of I - D^-1 A from low to high, but safe: Jacobi diverges if low is a little lower.
 
-    Lanczos' estimates come from inside and may be off by more than the 1 - high that there is room for. Powers give
-    -rho and rho, and so 1.
+    Lanczos' estimates lie inside the spectrum and may be off by more than the margin 1 - high. Estimates from powers
+    are -rho and rho, which give 1.
     """
     if high >= 1:
         return 1.0
@@ -68,16 +68,16 @@ def jacobi_omega(low: float, high: float) -> float:
 
 
 def ssor_omega(high: float) -> float:
-    """Near SSOR's best, to which it is far less sensitive than SOR to its own.
+    """An omega near SSOR's optimum, to which SSOR is far less sensitive than SOR to its own.
 
-    `high` is the largest eigenvalue of I - D^-1 A, which is below 1 where A is positive definite; the least may be
-    anything. At 1 and beyond the formula says 2, with which no sweep does anything.
+    `high` is the largest eigenvalue of I - D^-1 A, below 1 if A is positive definite; the least may be anything. At 1
+    and beyond the formula gives 2, with which a sweep does nothing.
     """
     return 2 / (1 + math.sqrt(2 * (1 - high))) if high < 1 else 1.0
 
 
 def jacobi_of(function: str, A: Any, system: System) -> System:
-    """Return the system of Jacobi's method for the same A, and the same blocks."""
+    """Return the system of Jacobi's method for the same A and the same blocks."""
     if isinstance(system, OfStencil):
         return system
     if isinstance(system, OfBlocks):
@@ -89,11 +89,11 @@ def jacobi_of(function: str, A: Any, system: System) -> System:
 
 
 def _of_least_growth(system: System, apply: Callable[[Array, float], Array]) -> float:
-    """The candidate whose sweeps shrink a vector most in which sweeps have left only what is slow."""
+    """Return the omega with the smallest asymptotic error reduction factor, measured on a vector of slow modes."""
     slow, middle = system.random(), CANDIDATES[2]
-    if not isinstance(system, Projections):  # whose vectors have no part in the directions in which no sweep acts
+    if not isinstance(system, Projections):  # projections' random vectors have no component on which sweeps do not act
         slow = slow - apply(slow, middle)
-    least = float(np.linalg.norm(slow)) * float(np.finfo(slow.dtype).eps) ** 0.5  # below, rounding is what is left
+    least = float(np.linalg.norm(slow)) * float(np.finfo(slow.dtype).eps) ** 0.5  # below it, only rounding is left
     for _ in range(FIRST_SWEEPS):
         swept = apply(slow, middle)
         if not np.linalg.norm(swept) > least:

@@ -1,4 +1,4 @@
-"""What fastiter.relax.compat keeps from call to call, and how it takes x and b."""
+"""The cache of fastiter.relax.compat between calls, and its handling of x and b."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ._matrix import Batch, Csr, check_square, read_csr
 Array = npt.NDArray[Any]
 T = TypeVar("T")
 
-#: The last matrices: A itself, what its values were, and what was made of them
+#: The last matrices: A itself, the fingerprint of its values, and the objects computed from them
 KEPT: list[tuple[Any, Any, dict[Any, Any]]] = []
 _MOST = 16
-#: Threads may share a matrix: what is kept is looked up and made by one at a time.
+#: Threads may share a matrix, so one thread at a time looks up and fills the cache.
 _LOCK = threading.RLock()
 
 
 class Seen:
-    """A matrix in one call, with what was made of it in this call and in those before, while it had the same values."""
+    """A matrix in one call, with the objects computed from it in this call and in earlier ones with the same values."""
 
     def __init__(self, function: str, A: Any) -> None:
         if isinstance(A, Batch):
@@ -35,7 +35,7 @@ class Seen:
         self.function, self.A, self._made = function, A, _made_of(A)
 
     def get(self, key: Any, make: Callable[[], T]) -> T:
-        """Return what was made for this key, or make it."""
+        """Return the object cached under this key, computing it if it is missing."""
         with _LOCK:
             if key not in self._made:
                 self._made[key] = make()
@@ -49,7 +49,7 @@ class Seen:
         return self.get("csr", lambda: read_csr(self.function, self.wide()))
 
     def wide(self) -> Any:
-        """Return A as the kernels can have it: of BSR, tobsr() leaves the blocks of a row in any order."""
+        """Return A in a dtype of the kernels: for BSR, tobsr() leaves the blocks of a row in any order."""
         return wide(self.A.sorted_indices() if getattr(self.A, "format", "") == "bsr" else self.A)
 
 
@@ -74,24 +74,24 @@ def _forget(dead: Any) -> None:
 
 
 def fingerprint(A: Any) -> tuple[Any, ...]:
-    """Return what any change of the entries of A alters."""
+    """Return a key that changes with any entry of A."""
     arrays = [A] if isinstance(A, np.ndarray) else [getattr(A, name, None) for name in ("data", "indices", "indptr")]
     found: list[Any] = []
     for x in arrays:
         if not isinstance(x, np.ndarray) or x.dtype == object:
-            return (object(),)  # no format that we know: never the same
+            return (object(),)  # an unknown format: never equal
         memory = np.ascontiguousarray(x)
         found += [x.shape, x.dtype, _core.relax_fingerprint(memory, memory.nbytes)]
     return tuple(found)
 
 
 def wide(A: Any) -> Any:
-    """Return ``A``, in complex128 where it is complex64: the kernels have no numbers of that size."""
+    """Return ``A``, converted to complex128 if it is complex64, which the kernels do not have."""
     return A.astype(np.complex128) if getattr(A, "dtype", None) == np.complex64 else A
 
 
 def in_place(function: str, x: Array, b: Array, relax: Callable[[Array, Array], None]) -> None:
-    """Check that x can be updated from b, and let ``relax`` do so on arrays that are contiguous."""
+    """Check that x can be updated from b, and call ``relax`` on contiguous arrays."""
     if not isinstance(x, np.ndarray) or not isinstance(b, np.ndarray):
         raise TypeError(f"{function}: x and b must be NumPy arrays, got {kind(x)} and {kind(b)}")
     if x.dtype.kind not in "fc":
@@ -108,7 +108,7 @@ def in_place(function: str, x: Array, b: Array, relax: Callable[[Array, Array], 
 
 
 def check_shapes(function: str, n: int, x: Array, b: Array) -> None:
-    """Refuse an x and a b that do not go with an A of n rows, or with each other."""
+    """Refuse an x or b whose shape does not match an A of n rows, or each other."""
     if x.ndim not in (1, 2) or x.shape[0] != n or b.shape != x.shape:
         expected = f"shape ({n},) or ({n}, k) to go with A"
         raise ValueError(f"{function}: x and b must have {expected}, got {x.shape} and {b.shape}")
@@ -125,7 +125,7 @@ def check_sweep(function: str, sweep: str) -> list[bool]:
 
 
 def whole_numbers(function: str, name: str, x: object, end: int) -> Array:
-    """Return ``x`` as whole numbers (m,) from 0 to ``end`` - 1."""
+    """Return ``x`` as integers (m,) from 0 to ``end`` - 1."""
     found = np.asarray(x)
     if found.ndim != 1 or (found.dtype.kind not in "iu" and found.size):
         raise TypeError(f"{function}: {name} must be a list of ints, got {_described(x, found)}")

@@ -1,4 +1,4 @@
-"""Sweeps of fastiter.relax.compat over matrices with zeros on the diagonal: such rows are left out, as in PyAMG."""
+"""Sweeps of fastiter.relax.compat over matrices with zeros on the diagonal: such rows are skipped, as in PyAMG."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 
 
 class _Rows:
-    """What :class:`Relaxation` needs of a sparse matrix."""
+    """The part of a sparse matrix's interface that :class:`Relaxation` uses."""
 
     format = "csr"
 
@@ -31,7 +31,7 @@ class _Rows:
 
 
 def relaxation_of(seen: Seen, method: str, how: dict[str, Any], other: Any = None) -> tuple[Relaxation, Array] | None:
-    """Return what relaxes A, or another matrix, and the rows that it leaves out; None: a diagonal block is singular."""
+    """Return a relaxation of A, or of another matrix, and the skipped rows; None if a diagonal block is singular."""
     A = seen.wide() if other is None else other
     try:
         return Relaxation.of(seen.function, A, method, **how), np.empty(0, np.int64)
@@ -46,7 +46,7 @@ def relaxation_of(seen: Seen, method: str, how: dict[str, Any], other: Any = Non
 
 
 def _without(A: Csr, rows: Array) -> Csr:
-    """Return A with x_i = b_i for these equations."""
+    """Return A with these equations replaced by x_i = b_i."""
     row = np.repeat(np.arange(A.n), np.diff(A.start))
     stays = ~np.isin(row, rows)
     row, column = np.concatenate([row[stays], rows]), np.concatenate([A.column[stays], rows])
@@ -59,7 +59,7 @@ def _without(A: Csr, rows: Array) -> Csr:
 def with_rows_left_out(
     relaxation: Relaxation, left_out: Array, x: Array, b: Array, sweeps: int, *, backward: bool
 ) -> None:
-    """Sweep with x_i = x_i for the rows that are left out."""
+    """Sweep with x_i unchanged in the skipped rows."""
     if len(left_out) == 0:
         return relaxation.sweep(x, b, sweeps, backward=backward)
     own, given = b.copy(), x[left_out]
@@ -75,7 +75,7 @@ def squares_of(A: Any, axis: int) -> Array:
 
 
 def in_range(A: Any, axis: int) -> tuple[Any, Array]:
-    """Return A with rows (axis 1) or columns multiplied by powers of two where squares are out of range, and these."""
+    """Return A with rows (axis 1) or columns scaled by powers of two if squares are out of range, and the scales."""
     size = abs(A).max(axis=axis)
     largest = size if isinstance(A, np.ndarray) else size.toarray().ravel()
     scale = powers_of_two(largest, largest.dtype.name)
@@ -87,6 +87,6 @@ def in_range(A: Any, axis: int) -> tuple[Any, Array]:
 
 
 def check_close(seen: Seen, Dinv: Array, squares: Array) -> None:
-    """Refuse a Dinv that is another than 1 / squares."""
+    """Refuse a Dinv that differs from 1 / squares."""
     if np.size(Dinv) != len(squares) or not np.allclose(np.ravel(Dinv) * squares, 1, rtol=1e-5, atol=1e-5):
         raise ValueError(f"{seen.function}: Dinv must be the inverse of the diagonal, got another")

@@ -1,8 +1,8 @@
 """The functions of pyamg.relaxation.relaxation that relax lists of rows: Schwarz, indexed, C and F points.
 
-All are x_S <- x_S + omega B_S (b - A x)_S for lists S of rows, with B_S a matrix for each: the inverse of A_SS, of its
-diagonal or what the caller has; one after the other (multiplicative), or all from the same x (Jacobi). What the caller
-has for blocks is taken for an inverse, as in PyAMG: x_S <- (1 - omega) x_S + omega B_S (b_S - sum of A_ST x_T).
+All are x_S <- x_S + omega B_S (b - A x)_S for lists S of rows, each with a matrix B_S: the inverse of A_SS, of its
+diagonal, or one from the caller; one list after the other (multiplicative), or all from the same x (Jacobi). The
+caller's blocks are taken as inverses, as in PyAMG: x_S <- (1 - omega) x_S + omega B_S (b_S - sum of A_ST x_T).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Lists:
-    """Lists of rows of A, row[first[s] : first[s + 1]], and for each B, by rows from inverse[first_inverse[s]] on."""
+    """Lists of rows of A, row[first[s] : first[s + 1]], each with a matrix B by rows at inverse[first_inverse[s]]."""
 
     A: Csr
     first: Array
@@ -34,12 +34,12 @@ class Lists:
 
     @classmethod
     def of(cls, A: Csr, first: Array, row: Array, inverse: Array, *, is_apart: bool = False) -> Lists:
-        """Return the same with matrices that follow each other, in the dtype that sums have."""
+        """Return lists whose matrices are stored one after the other, in the dtype of sums."""
         return cls(A, first, row.astype(np.int32), squares_before(first), in_sums(inverse.ravel()), is_apart)
 
 
 def squares_before(first: Array) -> Array:
-    """Return where the matrix of each list starts, and the end."""
+    """Return the offset of each list's matrix, and the end."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.square(np.diff(first)))])
 
 
@@ -51,7 +51,7 @@ def in_sums(x: Array) -> Array:
 def relax_lists(
     function: str, lists: Lists, x: Array, b: Array, omega: float = 1.0, *, backward: bool = False, jacobi: bool = False
 ) -> None:
-    """Go over all lists once, in place; x and b are contiguous."""
+    """Relax all lists once, in place; x and b are contiguous."""
     A = lists.A
     numbers = NUMBERS.get((A.value.dtype.name, x.dtype.name))
     if numbers is None:
@@ -69,7 +69,7 @@ def relax_lists(
 
 
 def points(seen: Seen, rows: Array) -> Lists:
-    """Each row alone, with 1 / a_ii, or 0 where that is not: such a row is left out."""
+    """Each row as a list of its own, with 1 / a_ii, or 0 if a_ii is 0: such a row is skipped."""
 
     def make() -> Lists:
         diagonal = in_sums(seen.get("diagonal", lambda: diagonal_of(seen.csr()))[rows])
@@ -117,7 +117,7 @@ def inverse_blocks(seen: Seen, size: int, Dinv: Array | None) -> Array:
 
 
 def pseudo_inverse_cut(dtype: np.dtype[Any]) -> float:
-    """PyAMG's limit: singular values so far below the largest count as 0."""
+    """PyAMG's limit: singular values smaller than this share of the largest count as 0."""
     return float(1e3 * np.finfo(np.float32).eps if dtype.char in "fF" else 1e6 * np.finfo(np.float64).eps)
 
 
@@ -135,12 +135,12 @@ def is_inverse(seen: Seen, size: int, Dinv: Array) -> bool:
 
 
 def in_blocks(seen: Seen, size: int, blocks: Array, Dinv: Array | None) -> Lists:
-    """The rows of each of ``blocks``, with its own of ``Dinv`` or the inverse of its diagonal block."""
+    """The rows of each of ``blocks``, with its block of ``Dinv`` or the inverse of its diagonal block."""
 
     def make() -> Lists:
         inverse = inverse_blocks(seen, size, Dinv)
         rows = blocks[:, None] * size + np.arange(size)
-        is_there = rows < seen.A.shape[0]  # in the last block some may not be
+        is_there = rows < seen.A.shape[0]  # the last block may have fewer rows
         first = np.concatenate([np.zeros(1, np.int64), np.cumsum(is_there.sum(axis=1))])
         own = inverse[blocks][is_there[:, :, None] & is_there[:, None, :]]
         return Lists.of(seen.get(("apart", size), apart), first, rows[is_there], own, is_apart=True)
@@ -175,7 +175,7 @@ def schwarz(
         The rows of S are subdomain[subdomain_ptr[i] : subdomain_ptr[i + 1]]. None: for each row of A, the columns of
         its entries.
     inv_subblock, inv_subblock_ptr
-        A_SS^-1 by rows: inv_subblock[inv_subblock_ptr[i] : inv_subblock_ptr[i + 1]]. None: pseudo-inverses, computed at
+        A_SS^-1 by rows: inv_subblock[inv_subblock_ptr[i] : inv_subblock_ptr[i + 1]]. None: pseudo-inverses, computed in
         the first call and kept while A has the same values.
     sweep
         "forward", "backward" (from the last subdomain) or "symmetric" (forward, then backward).
@@ -207,7 +207,7 @@ def schwarz_parameters(
 ) -> tuple[Array, Array, Array, Array]:
     """Return subdomain, subdomain_ptr, inv_subblock and inv_subblock_ptr of :func:`schwarz` with None filled in.
 
-    They become an attribute of a sparse A, too, A.schwarz_parameters; unlike PyAMG's they follow changes of A.
+    They are also stored in the attribute A.schwarz_parameters of a sparse A; unlike PyAMG's they follow changes of A.
     """
     given = (subdomain, subdomain_ptr, inv_subblock, inv_subblock_ptr)
     found = _parameters(Seen("schwarz_parameters", A), *given)
@@ -265,7 +265,7 @@ def _check_inverses(function: str, A: Any, first: Array, inverse: Array, first_i
 
 
 def _inverses(A: Csr, rows: Array, first: Array, dtype: np.dtype[Any]) -> Array:
-    """Return the pseudo-inverses of all A_SS, by rows, in one array of ``dtype``, with PyAMG's limit of what is 0."""
+    """Return the pseudo-inverses of all A_SS, by rows, in one array of ``dtype``, with PyAMG's singular value limit."""
     key = np.repeat(np.arange(A.n), np.diff(A.start)) * A.n + A.column  # increasing, as columns are sorted
     sizes, to = np.diff(first), squares_before(first)
     found = np.zeros(to[-1], dtype)

@@ -1,4 +1,4 @@
-"""CuPy's matrices and vectors: the functions that solve hand them to fastiter.torch, which has the GPU kernels."""
+"""CuPy matrices and vectors: the solvers forward them to fastiter.torch, which has the GPU kernels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _Solver = TypeVar("_Solver", bound=Callable[..., Any])
 
 
 def takes_cupy_systems(function: _Solver) -> _Solver:
-    """Let a function solve(A, b, x0, ...) take CuPy's arrays and sparse matrices: value is then CuPy's as well."""
+    """Let a function solve(A, b, x0, ...) accept CuPy arrays and sparse matrices; its value is then a CuPy array."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -29,7 +29,7 @@ def takes_cupy_systems(function: _Solver) -> _Solver:
 
 
 def _parts(A: Any) -> Any:
-    """Return a sparse matrix of CuPy as (shape, indptr, indices, data)."""
+    """Return a CuPy sparse matrix as (shape, indptr, indices, data)."""
     if not hasattr(A, "tocsr"):
         return A
     rows = A.tocsr()
@@ -37,7 +37,7 @@ def _parts(A: Any) -> Any:
 
 
 def refuse_cupy(function: str, A: object) -> None:
-    """Refuse a matrix of CuPy where nothing hands it on."""
+    """Refuse a CuPy matrix in functions that do not forward it."""
     if is_cupy(A):
         raise BackendError(
             f"{function}: A must be NumPy's or SciPy's, got {type(A).__qualname__} of CuPy, which the functions that "
