@@ -44,7 +44,7 @@ def _list_arguments(op_name: str) -> frozenset[int]:
 
 
 def _untraced(op_name: str, implementation: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap an implementation: hide it from Dynamo, and turn the None that AOTInductor passes for an empty list to []."""
+    """Hide an implementation from Dynamo, and pass it [] for the None that AOTInductor passes for an empty list."""
     disabled: list[Callable[..., Any]] = []
 
     def with_lists(*args: Any) -> Any:

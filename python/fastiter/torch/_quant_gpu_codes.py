@@ -1,6 +1,6 @@
-"""Codes on a GPU: the numbers that they stand for, and codes of a few bits in bytes.
+"""Codes on a GPU: decoding, and packing of codes of a few bits into bytes.
 
-Codes are not looked at: of one that the format does not have, the low bits count, and the last entry of a table.
+Codes are not checked: of an invalid code only the low bits count; past the end of a table it is the last entry.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from ._quant_op import DTYPES, NAMES, read
 
 _TABLE, _FIXED, _INTEGER, _FLOAT, _POSIT = range(5)
 _NO_SCALES, _INDICES, _FLOATS = range(3)
-#: Bits of a code up to which numbers are looked up
+#: Maximum number of bits of a code that is decoded with a lookup table
 _LOOKED_UP = 16
 
 
 class _How(NamedTuple):
-    """How codes become numbers: what the kernel takes."""
+    """Arguments of the decoding kernel that depend on the format."""
 
     mode: int
     table: Tensor | None = None
@@ -59,7 +59,7 @@ def _on_device(fmt: Format, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _powers(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the numbers of the scales of blocks that are powers of two; 255 is NaN."""
+    """Return the table of power-of-two block scales, indexed by their 8-bit codes; 255 is NaN."""
     with np.errstate(under="ignore"):
         values = np.where(np.arange(256) == 255, np.nan, np.ldexp(1.0, np.arange(256) - 127))
     return torch.from_numpy(values).to(dtype).to(device)
@@ -94,7 +94,7 @@ def _how(fmt: Format, dtype: torch.dtype, device: torch.device) -> _How:
 
 
 def _shared(fmt: Format, scales: Tensor, dtype: torch.dtype) -> tuple[int, Tensor | None]:
-    """Return what the scales of blocks are, and the table that they are looked up in."""
+    """Return the kind of block scales (table indices or floats), and their lookup table."""
     if isinstance(fmt, Table):
         return _FLOATS, None
     if isinstance(fmt, NVFP4):
@@ -119,7 +119,7 @@ def decode(
     zero_point: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Return the numbers of codes, times the scales of their blocks and scale."""
+    """Return the numbers of codes, multiplied by their blocks' scales and by ``scale``."""
     form = read(fmt)
     y = torch.empty_like(contiguous(codes), dtype=dtype)
     factors = scales_of("decode", y, form, scale, zero_point, powers=False)
@@ -168,7 +168,7 @@ def _decode(
 
 
 def pack(codes: Tensor, fmt: Format | str) -> Tensor:
-    """Return the codes of the last axis without the bits that they do not need."""
+    """Pack the codes along the last axis into bytes, with only as many bits per code as the format has."""
     form = check_format("pack", fmt)
     bits, n = code_bits(form), codes.shape[-1] if codes.dim() else 1
     given = as_signed(contiguous(codes.to(DTYPES[code_dtype(form).name])))
@@ -183,7 +183,7 @@ def pack(codes: Tensor, fmt: Format | str) -> Tensor:
 
 
 def unpack(packed: Tensor, fmt: Format | str, n: Any) -> Tensor:
-    """Return the n codes of each line of bytes."""
+    """Return the n codes of each row of bytes."""
     form = check_format("unpack", fmt)
     if packed.dtype != torch.uint8:
         raise TypeError(f"unpack: packed must be uint8, got dtype {packed.dtype}")

@@ -1,7 +1,7 @@
 """Rounding to number formats on a GPU: the plan of a format becomes the arguments of a Triton kernel.
 
-Nothing here waits for the device but the look for a NaN that is to be refused, and the first call of a format, which
-copies its numbers. A scale on the device is not looked at: what is not positive gives what a division by it gives.
+Only two things synchronize with the device: the search for NaN if it is to be refused, and the first call of a format,
+which copies its constants. A scale on the device is not checked: one that is not positive simply divides.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from . import _gpu
 from ._op import contiguous
 from ._quant_op import NAMES, _made_codes, as_array, read
 
-#: Elements (where rounding is stochastic: counters, of 4 elements each) and elements of blocks that a program takes
+#: Elements per program: elementwise; counters of 4 elements each with stochastic rounding; for formats with blocks
 BLOCK, COUNTERS, TILE = 1024, 256, 2048
-#: Kinds of kernels/triton/quant.py; the CPU does not tell integers from fixed point.
+#: Kinds of formats in kernels/triton/quant.py; the CPU has one kind for integers and fixed point.
 _FIXED, _WIDE_FIXED, _WIDE_FLOAT, _POSIT, _TABLE, _LOGARITHMIC, _POWERS, _INTEGER = 0, 1, 3, 7, 8, 9, 10, 11
 _ANY, _ONE, _ROWS, _COLUMNS = range(4)
 _SIGNED = {torch.uint8: torch.int8, torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
 class Numbers(NamedTuple):
-    """What a kernel reads of a format: numbers, and a table."""
+    """A format's constants on the device: scalars, and a table if it has one."""
 
     numbers: Tensor
     thresholds: Tensor | None
@@ -42,7 +42,7 @@ class Numbers(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """Element i has scale and zero point number (i // run) % size; powers: whether all scales are powers of two."""
+    """Scales and zero points: element i uses number (i // run) % size. powers: whether all are powers of two."""
 
     scale: Tensor | None = None
     zero_point: Tensor | None = None
@@ -51,7 +51,7 @@ class Scales(NamedTuple):
     size: int = 1
 
     def sharing(self, count: int) -> int:
-        """Return how ``count`` elements share them, as kernels/triton/quant.py numbers it."""
+        """Return how ``count`` elements share the scales, one of the SHARING constants of kernels/triton/quant.py."""
         if self.size == 1:
             return _ONE
         return _ROWS if self.run * self.size == count else _COLUMNS if self.run == 1 else _ANY
@@ -62,7 +62,7 @@ class Scales(NamedTuple):
 
 @lru_cache(maxsize=512)
 def plan_of(fmt: Format, name: str, codes: bool, scaled: bool) -> Plan:
-    """Return the plan; where a scale may move the binary point it is in doubles unless floats hold all that is made."""
+    """Return the plan; if a scale may shift the binary point, it uses float64 unless float32 holds all results."""
     made: Plan = plan(fmt, name, codes)
     if not scaled or not isinstance(fmt, (Fixed, SumOfPowers)) or name == "float64":
         return made
@@ -100,7 +100,7 @@ def _wrapped(code: int) -> int:
 
 
 def _whole_numbers(made: Plan, fmt: Format) -> tuple[int, ...]:
-    """Return the whole numbers k0 .. k4 that the kernel takes, and its flags."""
+    """Return the kernel's integer arguments k0 .. k4."""
     if made.kind == _WIDE_FIXED:
         return made.fixed[6], made.fixed[7], made.fixed[8], 0, 0
     if made.kind == _POWERS:
@@ -127,7 +127,7 @@ def _flags(made: Plan, fmt: Format) -> tuple[bool, ...]:
 
 
 def _is_short(made: Plan) -> bool:
-    """Say whether a power of two brings all numbers of a small float to the dtype's own exponents, for their codes."""
+    """Return whether a power of two scales all numbers of a small float into the dtype's exponent range."""
     return bool(made.small and made.small[11] and made.small[1] <= 0 and made.kind != _WIDE_FLOAT)
 
 
@@ -139,12 +139,12 @@ def _steps(made: Plan) -> int:
 
 
 def _known(x: Tensor | None, stand_in: Any) -> Any:
-    """Return the values of a tensor that is on the CPU; of another its shape is checked alone."""
+    """Return the values of a CPU tensor; for one on a GPU ``stand_in`` everywhere, so that only its shape is checked."""
     return None if x is None else as_array(x) if x.is_cpu else np.full(tuple(x.shape), stand_in)
 
 
 def _laid_out(x: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, int]:
-    """Return the parameters in a row, and how many neighbours have the same."""
+    """Return the parameters flattened, and the number of consecutive elements that share one."""
     finer = [axis for axis, size in enumerate(x.shape) if size > 1]
     last = finer[-1]
     run = math.prod(shape[last + 1 :]) * (shape[last] // x.shape[last])
@@ -156,7 +156,7 @@ def _laid_out(x: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, int]:
 def scales_of(
     function: str, x: Tensor, fmt: Format, scale: Tensor | None, zero_point: Tensor | None, powers: bool = True
 ) -> Scales:
-    """Return the scales and zero points on the device of x, checked as far as their values are on the CPU."""
+    """Return the scales and zero points on the device of x; values are checked only if they are on the CPU."""
     check_scale(function, tuple(x.shape), NAMES[x.dtype], fmt, _known(scale, 1.0), _known(zero_point, _any_zero(fmt)))
     wide = torch.promote_types(x.dtype, torch.float32)
     zero = None if zero_point is None else zero_point.to(x.device, torch.int64, non_blocking=True)
@@ -176,7 +176,7 @@ def scales_of(
 
 
 def _any_zero(fmt: Format) -> int:
-    """Return a code that every zero point may be."""
+    """Return a valid zero point of the format."""
     return max(fmt.min_code, 0) if isinstance(fmt, Int) else 0
 
 
@@ -184,7 +184,7 @@ def _any_zero(fmt: Format) -> int:
 
 
 def as_signed(codes: Tensor) -> Tensor:
-    """Return codes as signed integers of as many bits, which is what kernels take."""
+    """Return codes viewed as signed integers of the same width, as the kernels require."""
     return codes.view(_SIGNED.get(codes.dtype, codes.dtype))
 
 
@@ -196,7 +196,7 @@ def seed_on(x: Tensor, seed: Tensor | None) -> Tensor | None:
 
 
 class _Call(NamedTuple):
-    """What goes with contiguous numbers, and with those that are made of them."""
+    """The options of one call that rounds or encodes contiguous numbers."""
 
     function: str
     fmt: Format
@@ -238,7 +238,7 @@ def _elementwise(x: Tensor, y: Tensor, call: _Call) -> None:
 
 
 def _carry(made: Plan) -> int:
-    """Return what carries into the exponent from the significand on with which a scale is one power higher."""
+    """Return the addend that carries into the exponent for significands that need a block scale one power higher."""
     _, _, carry_from, beyond = made.block
     kind, places = (np.float64, 52) if made.in_double else (np.float32, 23)
     one = 1 << places
@@ -291,7 +291,7 @@ def run(
     nan: float | None,
     codes: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return x rounded, or its codes and those of the scales of blocks, which lie along the last axis then."""
+    """Return x rounded, or its codes with the codes of the block scales; blocks are moved to the last axis."""
     if fmt.stochastic and seed is None:
         raise ValueError(f"{function}: rng must be a seed or a generator for stochastic rounding, got None")
     block = block_of(fmt)
@@ -336,6 +336,6 @@ def encode(
     refuse_nan: bool,
     nan: float | None,
 ) -> list[Tensor]:
-    """Return the codes, and those of the blocks' scales if there are blocks."""
+    """Return the codes, and the block scales' codes if the format has blocks."""
     codes, shared = run("encode", x, read(fmt), scale, zero_point, axis, seed, refuse_nan, nan, True)
     return [codes] if shared is None else [codes, shared]

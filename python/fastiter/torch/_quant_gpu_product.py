@@ -1,7 +1,7 @@
-"""Products with a rounded accumulator on a GPU: numbers, or the integers that they are, go to a Triton kernel.
+"""Products with a rounded accumulator on a GPU, by Triton kernels on floats or on fixed-point integers.
 
-An accumulator in floating point does not wait for the device, but for numbers of float64, which must be float32's. For
-one in fixed point the host has to know which integers there are: how many bits they have and where their point is.
+With a floating-point accumulator only float64 inputs synchronize, to check that float32 can hold them. With a
+fixed-point accumulator the host always needs the integers' width and binary point from the device.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from ._quant_gpu_forward import numbers_of, plan_of
 from ._quant_op import read
 from ._quant_product import check_bits, check_finite, check_float32, check_together
 
-#: Outputs of a program
+#: Tile of outputs per program
 ROWS, COLUMNS = 16, 64
-#: Where the last place of products lies, as kernels/triton/quant_matmul.py numbers it
+#: POINT of kernels/triton/quant_matmul.py: position of the products' last place relative to the accumulator's
 _BELOW, _ABOVE, _FAR = range(3)
-#: Bits of an integer for a product and for a code, so that their sum has room
+#: Spare bits in an integer, so that the sum of a product and a code does not overflow
 _SPARE = 2
-#: Beyond the places of all doubles
+#: A place outside the range of all doubles
 _NOWHERE = 1 << 20
 
 
 def _transposed(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the factors (K, M) and (K, N); a bias is where the accumulator starts: a first product."""
+    """Return the factors (K, M) and (K, N); a bias becomes the first product, 1 * bias."""
     wide = torch.promote_types(x.dtype, torch.float32)
     a, w = (t.detach().to(wide).t() for t in (x.flatten(0, -2), weight))
     if bias is not None:
@@ -45,7 +45,7 @@ def _transposed(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor,
 
 
 def _parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the bits of doubles, and significand and exponent of each: |x| = significand 2^exponent."""
+    """Return the bits, significands and exponents of doubles: |x| = significand 2^exponent."""
     bits = x.view(torch.int64)
     field = (bits >> 52) & 0x7FF
     significand = (bits & ((1 << 52) - 1)) + (field.clamp(max=1) << 52)
@@ -53,12 +53,12 @@ def _parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _place(x: Tensor) -> Tensor:
-    """Return the place of the leading bit of integers below 2^53."""
+    """Return the position of the leading bit of integers below 2^53."""
     return (x.to(torch.float64).view(torch.int64) >> 52) - 1023
 
 
 def _measured(x: Tensor) -> Tensor:
-    """Return whether all doubles are finite, the place of their last bit and that of their first; 0 has no bits."""
+    """Return whether all doubles are finite, and the places of their lowest and highest bit; 0 has no bits."""
     if not x.numel():
         return torch.tensor([1, _NOWHERE, -_NOWHERE], device=x.device)
     _, significand, exponent = _parts(x)
@@ -69,14 +69,14 @@ def _measured(x: Tensor) -> Tensor:
 
 
 def _integers(name: str, measured: list[int]) -> tuple[int, int]:
-    """Return how many bits the integers have, checked, and the place of the last."""
+    """Return the integers' width in bits, checked, and the place of their last bit."""
     finite, last, first = measured
     check_finite(name, bool(finite))
     return (2, 0) if first < last else (check_bits(name, first - last + 2), last)
 
 
 def _codes(x: Tensor, last: int, kind: torch.dtype) -> Tensor:
-    """Return doubles as the integers that they are multiples of 2^last by."""
+    """Return doubles as integers: x / 2^last."""
     bits, significand, exponent = _parts(x)
     up = exponent - last
     codes = (significand << up.clamp(0, 63)) >> (-up).clamp(0, 63)
@@ -87,7 +87,7 @@ def _fixed(a: Tensor, w: Tensor, y: Tensor, acc: Fixed, every: int) -> None:
     a, w = a.double(), w.double()
     (x_bits, x_last), (w_bits, w_last) = map(_integers, ("x", "weight"), _all_measured(a, w))
     check_together(x_bits, w_bits)
-    of_sums = x_bits + w_bits - 2 + (every - 1).bit_length()  # a sum is less than 2^of_sums
+    of_sums = x_bits + w_bits - 2 + (every - 1).bit_length()  # sums are less than 2^of_sums
     if of_sums > 64 - _SPARE:
         got = f"{x_bits} and {w_bits} bits with every={every}"
         raise BackendError(f"linear: sums of every products must have at most 64 bits on a GPU, got {got}")
@@ -107,7 +107,7 @@ def _fixed(a: Tensor, w: Tensor, y: Tensor, acc: Fixed, every: int) -> None:
 
 
 def _all_measured(*factors: Tensor) -> list[list[int]]:
-    """Return what is known of each factor (:func:`_measured`): the host waits once."""
+    """Return :func:`_measured` of each factor, with one synchronization for all."""
     found: list[list[int]] = torch.stack([_measured(x) for x in factors]).tolist()
     return found
 
@@ -142,7 +142,7 @@ def _float(a: Tensor, w: Tensor, y: Tensor, acc: Float, every: int) -> None:
 def _launch(
     kernel: str, tensors: tuple[Tensor, Tensor, Tensor], acc: Fixed | Float, whole: tuple[int, ...], **constants: Any
 ) -> None:
-    """Launch a kernel on x (K, M), w (K, N) and y (M, N), with whole numbers of which the first is ``every``."""
+    """Launch a kernel on x (K, M), w (K, N) and y (M, N), with integer arguments, the first of them ``every``."""
     x, _, y = tensors
     programs = -(-y.shape[0] // ROWS) * -(-y.shape[1] // COLUMNS)
     if programs == 0:
@@ -162,7 +162,7 @@ def _launch(
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, accumulate: str, every: int) -> Tensor:
-    """Return x weight^T + bias, rounded on the way as :func:`fastiter.torch.quant.linear` says."""
+    """Return x weight^T + bias with a rounded accumulator, as :func:`fastiter.torch.quant.linear` defines it."""
     acc: Any = read(accumulate)
     if isinstance(acc, Fixed) and acc.width > 64 - _SPARE:
         raise BackendError(

@@ -1,6 +1,6 @@
-"""The private ops of rounding to number formats, their CPU implementations on the kernels, their fake versions.
+"""The private ops of rounding to number formats: schemas, CPU implementations, which call the kernels, fake versions.
 
-A format is its text. A scale has one element, or as many axes as x, each as long as a divisor of x's.
+A format is passed as a string. A scale has one element, or as many axes as x, with sizes that divide those of x.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ LIBRARY.define("_quant_seed(Tensor(a!) counter, int seed, bool advance) -> Tenso
 
 @lru_cache(maxsize=512)
 def read(text: str) -> Format:
-    """Return the format of a text."""
+    """Parse a format string."""
     fmt: Format = parse(text)
     return fmt
 
 
 class _Found(NamedTuple):
-    """What a kernel has made."""
+    """Outputs of a kernel."""
 
     y: Tensor
     scales: Tensor | None
@@ -76,7 +76,7 @@ def are_powers(scale: Any) -> bool:
 
 @lru_cache(maxsize=4096)
 def absorbed_by(fmt: Format, scale: float) -> Format | None:
-    """Return a scale of 2^k as a binary point that is k places further right, which a kernel needs no scale for."""
+    """Return the format with a scale of 2^k absorbed in its binary point, or None if that is not possible."""
     mantissa, exponent = math.frexp(scale)
     if not isinstance(fmt, (Fixed, SumOfPowers)) or mantissa != 0.5 or abs(fmt.integer + exponent - 1) > 800:
         return None
@@ -84,7 +84,7 @@ def absorbed_by(fmt: Format, scale: float) -> Format | None:
 
 
 def _made_codes(lines: Tensor, fmt: Format) -> tuple[Tensor, Tensor | None]:
-    """Return room for the codes, and for those of the blocks' scales if there are blocks."""
+    """Allocate the codes, and the block scales' codes if the format has blocks."""
     codes, block = lines.new_empty(lines.shape, dtype=DTYPES[code_dtype(fmt).name]), block_of(fmt)
     if not block:
         return codes, None
@@ -222,7 +222,7 @@ def _decode_fake(
 def _step(point: Tensor, function: str) -> Tensor:
     if point.dim() == 0:
         value = point.item()
-        if abs(value) <= MOST_POINT:  # what needs no array
+        if abs(value) <= MOST_POINT:  # a scalar needs no array
             return torch.tensor(2.0 ** -round(value), dtype=torch.float64, device="cpu")
     points = np.rint(as_array(point))
     fine = np.abs(points) <= MOST_POINT
@@ -232,7 +232,7 @@ def _step(point: Tensor, function: str) -> Tensor:
     return torch.from_numpy(np.asarray(np.ldexp(1.0, -points.astype(np.int64))))
 
 
-#: Steps of fixed point and their reciprocals are normal numbers of float32.
+#: Largest magnitude of a binary point: steps and their reciprocals are then normal float32 numbers.
 MOST_POINT = 126
 
 
@@ -241,7 +241,7 @@ def _step_fake(point: Tensor, function: str) -> Tensor:
 
 
 def _seed(counter: Tensor, seed: int, advance: bool) -> Tensor:
-    """Return 2^32 seed + counter, and let the counter go on: one op, as the compiler would move a sum behind that."""
+    """Return 2^32 seed + counter, then advance the counter: one op, as the compiler could swap the two steps."""
     made = counter + (seed << 32)
     if advance:
         counter.add_(1)

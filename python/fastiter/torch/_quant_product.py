@@ -1,4 +1,4 @@
-"""Products whose accumulator is rounded on the way, as hardware's is: on tensors, with the gradient of the product."""
+"""Products with a rounded accumulator, as in hardware; the gradient is that of the exact product."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ Array = npt.NDArray[Any]
 
 LIBRARY.define("_quant_linear(Tensor x, Tensor weight, Tensor? bias, str accumulate, int every) -> Tensor")
 
-#: Of the factors together: what a product has
+#: Maximum bits of both factors together, the width of a product
 _MOST_BITS = 64
 
 
 def check_finite(name: str, is_finite: bool) -> None:
-    """Check what an accumulator in fixed point adds up."""
+    """Check that a factor is finite, for a fixed-point accumulator."""
     if not is_finite:
         raise ValueError(f"linear: {name} must be finite for an accumulator in fixed point, got NaN or infinity")
 
 
 def check_bits(name: str, bits: int) -> int:
-    """Check that the integers of a factor leave bits for the other."""
+    """Check that a factor's integers leave bits for the other factor."""
     if bits >= _MOST_BITS:
         raise ValueError(f"linear: {name} must be rounded to at most {_MOST_BITS} bits with weights, got {bits} bits")
     return bits
 
 
 def check_together(of_x: int, of_weight: int) -> None:
-    """Check that integers hold the products of integers of so many bits."""
+    """Check that the products of integers of these widths fit into _MOST_BITS bits."""
     if of_x + of_weight > _MOST_BITS:
         got = f"{of_x} and {of_weight} bits"
         raise ValueError(f"linear: x and weight must be rounded to at most {_MOST_BITS} bits together, got {got}")
 
 
 def check_float32(name: str, is_held: bool) -> None:
-    """Check what an accumulator in floating point adds up."""
+    """Check that a factor is exact in float32, for a floating-point accumulator."""
     if not is_held:
         raise ValueError(f"linear: {name} must be numbers of float32 for an accumulator in floating point, got others")
 
 
 def _codes(name: str, x: Array) -> tuple[Array, Fixed]:
-    """Return floats as the integers that they are multiples of one power of two by, and the format of those.
+    """Return floats as integers times one common power of two, and the format of these integers.
 
-    A product is exact, so that the accumulator depends on the numbers alone, not on the formats that they came from.
+    Products are exact, so the result depends only on the numbers, not on the formats that they were rounded to.
     """
     check_finite(name, bool(np.isfinite(x).all()))
     significand, exponent = np.frexp(x)
@@ -77,7 +77,7 @@ def _in_float32(name: str, x: Array) -> npt.NDArray[np.float32]:
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, accumulate: str, every: int) -> Tensor:
     acc, wide = read(accumulate), torch.promote_types(x.dtype, torch.float32)
     a, w = (t.detach().to(wide).resolve_neg().numpy() for t in (x.flatten(0, -2), weight))
-    if bias is not None:  # the accumulator starts from it: a first product
+    if bias is not None:  # the accumulator starts from the bias, as a first product
         start = bias.detach().to(wide).resolve_neg().numpy()
         a, w = np.insert(a, 0, 1.0, axis=1), np.concatenate([start[:, None], w], axis=1)
     if isinstance(acc, Fixed):
@@ -99,7 +99,7 @@ linear_op = eager(_linear, torch.ops.fastiter._quant_linear.default)
 
 
 class Accumulated(torch.autograd.Function):
-    """x, weight, bias -> the product with a rounded accumulator; backward: of the product without rounding"""
+    """Map (x, weight, bias) to the product with a rounded accumulator; backward: gradient of the exact product."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, accumulate: str, every: int) -> Tensor:
@@ -117,7 +117,7 @@ class Accumulated(torch.autograd.Function):
 
 
 def accumulated(x: Tensor, weight: Tensor, bias: Tensor | None, accumulate: str, every: int) -> Tensor:
-    """Return the product (..., N) with a rounded accumulator, differentiable as the one without rounding."""
+    """Return the product (..., N) with a rounded accumulator; its gradient is that of the exact product."""
     refuse_transforms("linear")
     result: Tensor = Accumulated.apply(x, weight, bias, accumulate, every)
     return result
@@ -134,7 +134,7 @@ def conv2d(
     dilation: Any,
     groups: int,
 ) -> Tensor:
-    """Return the convolution of (B, C, H, W) or (C, H, W), the sums of each output over (c, r, s), s the fastest."""
+    """Return the convolution of (B, C, H, W) or (C, H, W); each output sums over (c, r, s) in order, s fastest."""
     images = x if x.dim() == 4 else x.unsqueeze(0)
     columns = F.unfold(images, weight.shape[2:], dilation, padding, stride).transpose(1, 2)
     parts = [None] * groups if bias is None else bias.chunk(groups)

@@ -1,4 +1,4 @@
-"""Systems whose arrays are CuPy's, once they are tensors: what the functions of fastiter.relax call for them."""
+"""Solves systems given as CuPy arrays, after their conversion to tensors: called by the functions of fastiter.relax."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LIMITS = ("rtol", "atol", "max_steps", "check_every")
 
 
 def solve(b: Tensor, x0: Tensor | None, A: Any, method: str, **options: Any) -> Solution:
-    """Solve by a method. A is a Stencil, dense, or (shape, indptr, indices, data); value alone is not NumPy's."""
+    """Solve by a method. A is a Stencil, dense, or (shape, indptr, indices, data); all results but value are NumPy's."""
     limits = {name: options.pop(name) for name in _LIMITS if name in options}
     if method == "chebyshev":
         bounds = options.pop("bounds", None)
@@ -31,7 +31,7 @@ def solve(b: Tensor, x0: Tensor | None, A: Any, method: str, **options: Any) -> 
 
 
 def _matrix(A: Any) -> Tensor | Stencil:
-    with warnings.catch_warnings():  # that torch's sparse rows are new, to somebody who has not asked for them
+    with warnings.catch_warnings():  # torch's beta warning about CSR tensors, which the user did not create
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
         return _rows(A)
 

@@ -1,8 +1,8 @@
-"""Matrices and stencils as the CUDA kernels of relaxation have them, and the launches of sweeps and residuals.
+"""Matrices and stencils in the layouts of the CUDA relaxation kernels, and launches of sweeps and residuals.
 
-A phase is a turn of one colour, or a sweep of Jacobi. All phases of a call are one launch, whose blocks meet between
-phases, unless a phase moves so much memory that launches cost nothing beside it: then each is a launch of its own,
-whose reads may stay in the cache nearest to a thread.
+A phase is the update of one colour, or a Jacobi sweep. All phases of a call are one cooperative launch with a grid
+barrier between phases, unless a phase moves so much memory that launch overhead is negligible: then each phase is a
+launch of its own, whose reads may hit the L1 cache.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from ._relax_gpu_layout import BlockRows, Slices
 
 __all__ = ["BACKWARD", "FORWARD", "JACOBI", "SYMMETRIC", "OfBlocks", "OfRows", "OfStencil", "norms_of"]
 
-#: Threads of a block, a power of two; tests take fewer.
+#: Threads per block, a power of two; tests use fewer.
 THREADS = 256
-#: Bytes that a phase moves from which on it has a launch of its own
+#: Bytes moved by a phase from which on it is launched separately
 APART = 32 << 20
 _NAMES = {torch.float32: "float", torch.float64: "double", torch.complex128: "Complex"}
 
@@ -42,7 +42,7 @@ def launch_phases(
     defines: dict[str, object],
     x: Tensor,
 ) -> None:
-    """Launch all phases: at once in as many blocks as are resident, or one by one with a block for each task."""
+    """Launch all phases: in one launch of at most the resident blocks, or one by one with a block for each task."""
 
     def launch(blocks: int, first: int, last: int, arrived: Tensor | None) -> None:
         args = (*arguments, np.int64(first), np.int64(last), arrived)
@@ -58,7 +58,7 @@ def launch_phases(
 
 
 def sums_of(parts: Tensor) -> Tensor:
-    """Return the sums (k,) of the parts (count, k) of norms, in an order that depends on count alone."""
+    """Return the sums (k,) of partial norms (count, k), in an order that depends only on count."""
     while len(parts) > 1:
         count, k = parts.shape
         shares = 1 if count <= 4096 else 64
@@ -70,9 +70,9 @@ def sums_of(parts: Tensor) -> Tensor:
 
 
 def norms_of(matrix: _Matrix, x: Tensor, b: Tensor) -> np.ndarray[Any, Any]:
-    """Return ||b - A x|| of each column on the host, which waits for it."""
+    """Return ||b - A x|| of each column on the host, with a synchronization."""
     squares: np.ndarray[Any, Any] = matrix.residual(x, b).cpu().numpy()
-    if np.isfinite(squares).all() and (squares > 1e-290).all():  # squares below may have lost digits
+    if np.isfinite(squares).all() and (squares > 1e-290).all():  # smaller squares may have lost digits to underflow
         return np.sqrt(squares)
     r = torch.empty_like(b)
     matrix.residual(x, b, r)
@@ -80,7 +80,7 @@ def norms_of(matrix: _Matrix, x: Tensor, b: Tensor) -> np.ndarray[Any, Any]:
 
 
 def norm_of(r: Tensor) -> np.ndarray[Any, Any]:
-    """Return the 2-norm of each column on the host, whatever the size of its numbers."""
+    """Return the 2-norm of each column on the host, scaled so that it neither overflows nor underflows."""
     size = r.abs().to(torch.float64).reshape(len(r), columns(r))
     if len(r) == 0:
         return np.zeros(size.shape[1])
@@ -91,15 +91,15 @@ def norm_of(r: Tensor) -> np.ndarray[Any, Any]:
 
 
 def columns(x: Tensor) -> int:
-    """Return k of (n,) or (n, k)."""
+    """Return the number of columns k of x (n, k), 1 for x (n,)."""
     return 1 if x.dim() == 1 else x.shape[1]
 
 
 class _Matrix:
-    """What sweeps of all matrices share. own vectors are in the order of the rows here, contiguous, on the device.
+    """Base class of the matrices. Its "own" vectors are in the order of the layout's rows, contiguous, on the device.
 
-    order, place: the caller's row of each row here, and the other way; None where they are the same. batch: how many
-    systems, whose vectors are (batch, n); 0: one.
+    order, place: the caller's row of each own row, and the inverse; None if they are the same. batch: number of
+    systems, with vectors (batch, n); 0 for a single system.
     """
 
     batch = 0
@@ -111,7 +111,7 @@ class _Matrix:
     place: Tensor | None = None
 
     def inside(self, x: Tensor) -> Tensor:
-        """Return the caller's vectors as they are here: x itself where nothing has to change."""
+        """Return the caller's vectors in the own order: x itself if nothing has to change."""
         if self.order is None:
             return contiguous(x)
         padding = self.own_rows - self.rows
@@ -119,33 +119,33 @@ class _Matrix:
         return contiguous(x).index_select(1 if self.batch else 0, self.order)
 
     def outside(self, x: Tensor) -> Tensor:
-        """Return what :meth:`inside` made of vectors in the caller's order."""
+        """Return own vectors in the caller's order, the inverse of :meth:`inside`."""
         return x if self.place is None else x.index_select(1 if self.batch else 0, self.place)
 
     def as_columns(self, x: Tensor) -> Tensor:
-        """Return own vectors, a column each."""
+        """Return own vectors as columns."""
         return x.T if self.batch else x
 
     def without_given(self, x: Tensor) -> Tensor:
-        """Return own vectors with 0 where there is no equation."""
+        """Return own vectors with 0 at unknowns without an equation."""
         return x
 
     def no_rhs(self, x: Tensor) -> Tensor:
-        """Return b = 0 to go with x."""
+        """Return a right-hand side b = 0 that matches x."""
         return torch.zeros_like(x)
 
     def random(self, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Tensor:
-        """Return the x of relax._prepare.System.random, as it is here."""
+        """Return the x of relax._prepare.System.random as an own vector."""
         shape = (self.rows, self.batch) if self.batch else (self.rows,)
         x = torch.from_numpy(np.random.default_rng([seed, self.rows]).standard_normal(shape))
         return self.without_given(self.inside(self.as_columns(x).to(device, dtype)))
 
     def phases(self, sweeps: int, kind: int) -> int:
-        """Return of how many phases so many sweeps are."""
+        """Return the number of phases of so many sweeps."""
         return sweeps * (1 if kind == JACOBI else 2 * self.colours if kind == SYMMETRIC else self.colours)
 
     def sweep(self, x: Tensor, b: Tensor, omega: Tensor, sweeps: int, kind: int) -> Tensor:
-        """Return x after sweeps: x itself, overwritten, or for Jacobi other memory."""
+        """Return x after sweeps: x itself, updated in place, or for Jacobi possibly a new tensor."""
         count = self.phases(sweeps, kind)
         if x.numel() == 0 or count == 0:
             return x
@@ -154,7 +154,7 @@ class _Matrix:
         return y if count % 2 and kind == JACOBI else x
 
     def residual(self, x: Tensor, b: Tensor, r: Tensor | None = None) -> Tensor:
-        """Return the sums (k,) of |b - A x|^2, and put b - A x into r."""
+        """Return the sums (k,) of |b - A x|^2, and write b - A x to r if given."""
         if b.numel() == 0:
             return torch.zeros(columns(self.as_columns(b)), dtype=torch.float64, device=b.device)
         return sums_of(self._residual(x, b, r))
@@ -174,7 +174,7 @@ class _Matrix:
 
 
 def tiles_of(value: Tensor, k: int, rows_of_lane: int) -> dict[str, object]:
-    """Return the defines of relax.cu but for VECTOR: more columns, or blocks, take more registers."""
+    """Return the defines of relax.cu except VECTOR; larger tiles of columns or blocks take more registers."""
     tile = 1 if k == 1 or (value.is_complex() and rows_of_lane == 2) else 4
     resident = 4 if tile == rows_of_lane == 1 and not value.is_complex() else 2
     named: dict[str, object] = {"MATRIX": _NAMES[value.dtype], "COLUMNS": tile}
@@ -182,9 +182,9 @@ def tiles_of(value: Tensor, k: int, rows_of_lane: int) -> dict[str, object]:
 
 
 class OfRows(_Matrix):
-    """A sparse matrix in slices of rows, or several with one pattern.
+    """A sparse matrix in slices of rows (SELL), or a batch of them with one pattern.
 
-    `values` (entries,) or (batch, entries) are those of the caller's entries, as the layout numbers them.
+    `values` (entries,) or (batch, entries) are in the caller's order, to which the layout's entry numbers refer.
     """
 
     def __init__(self, layout: Slices, on_device: dict[str, Tensor], values: Tensor) -> None:
@@ -194,7 +194,7 @@ class OfRows(_Matrix):
         self.order, self.place = on_device.get("order"), on_device.get("place")
         self._at = on_device
         self.batch = len(values) if values.dim() == 2 else 0
-        # Entry -1 is a zero.
+        # Entry number -1 selects the appended zero.
         with_zero = torch.cat([contiguous(values.detach()), values.new_zeros((*values.shape[:-1], 1))], dim=-1)
         self._value = with_zero[..., on_device["entry"]]
         self.diagonal = with_zero[..., on_device["diagonal"]].sum(dim=-1)
@@ -208,7 +208,7 @@ class OfRows(_Matrix):
         return math.ceil(slices * math.ceil(k / tile) * 32 / THREADS)
 
     def _defines(self, x: Tensor) -> tuple[int, dict[str, object]]:
-        """How many columns x has, or systems, and the defines of the kernels."""
+        """Return the number of columns of x, or of systems, and the defines of the kernels."""
         k = columns(self.as_columns(x))
         defines = tiles_of(self._value, 1 if self.batch else k, 1) | {"VECTOR": _NAMES[x.dtype]}
         return k, defines | ({"SYSTEMS": 1} if self.batch else {})
@@ -233,7 +233,7 @@ class OfRows(_Matrix):
 
 
 class OfBlocks(_Matrix):
-    """A sparse matrix of blocks, with the inverses of those on the diagonal."""
+    """A block sparse matrix (BSR), with the inverses of its diagonal blocks."""
 
     def __init__(self, layout: BlockRows, device: torch.device) -> None:
         self.rows, self.own_rows = layout.rows, layout.n * layout.size
@@ -244,7 +244,7 @@ class OfBlocks(_Matrix):
             self.place = torch.argsort(self.order)[: self.rows]
         names = ("start", "column", "value", "diagonal", "inverse", "colours")
         self._at: dict[str, Tensor] = {name: torch.from_numpy(getattr(layout, name)).to(device) for name in names}
-        self._at_once = 32 // min(32, 2 ** math.ceil(math.log2(max(1, self._size))))  # rows of blocks in a warp
+        self._at_once = 32 // min(32, 2 ** math.ceil(math.log2(max(1, self._size))))  # block rows per warp
         self._rows_of_lane = 2 if self._size > 32 else 1
 
     def _tasks(self, rows: int, k: int, tile: Any) -> int:
@@ -274,7 +274,7 @@ class OfBlocks(_Matrix):
 
 
 class OfStencil(_Matrix):
-    """A stencil; vectors are those of all points of the grid, in its order."""
+    """A stencil; vectors hold all points of the grid, in its order."""
 
     def __init__(self, stencil: Stencil, device: torch.device, jacobi: Callable[..., None] | None = None) -> None:
         self.rows = self.own_rows = stencil.shape[0]
@@ -282,7 +282,7 @@ class OfStencil(_Matrix):
         points = stencil.grid if len(stencil.grid) == 3 else (stencil.grid[0], 1, stencil.grid[1])
         self.points = points
         c = stencil.coefficients
-        if len(stencil.grid) == 2:  # the axis that is missing is the one in the middle
+        if len(stencil.grid) == 2:  # a 2D grid has size 1 along the middle axis
             c = np.concatenate([c[:3], np.zeros((2, *c.shape[1:]), c.dtype), c[3:]])
         given = None if stencil.mask is None else torch.from_numpy(~stencil.mask).to(device)
         self.coefficients = torch.from_numpy(c if c.ndim == 1 else c.reshape(7, -1)).to(device)
@@ -292,7 +292,7 @@ class OfStencil(_Matrix):
             if given is not None:
                 self.inverse.masked_fill_(given.reshape(-1), 0)
         self._area = points[1] * points[2]
-        # Bits of norms depend on these two, so they must not depend on the card.
+        # The summation order of norms depends on these two, so they must not depend on the GPU.
         self._threads = min(THREADS, 32 * math.ceil(self._area / 32)) if self._area else THREADS
         self._depth = min(16, max(2, self.rows >> 18))
 

@@ -1,4 +1,4 @@
-"""Where the entries of a sparse matrix lie for the kernels of kernels/cuda/relax.cu: slices of rows, rows of blocks."""
+"""Layouts of sparse matrices for the kernels of kernels/cuda/relax.cu: slices of rows (SELL), and block rows (BSR)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ..relax._order import Arrangement
 Array = npt.NDArray[Any]
 
 WARP = 32
-#: Entries of a row that one lane does before another one shares the row
+#: Entries per lane: rows with more are shared by several lanes
 _ENTRIES = 16
-#: Rows that differ much in length are sorted within so many, so that neighbours in the matrix stay near in memory
+#: Sorting window (sigma): rows of very different lengths are sorted within so many rows, which keeps locality
 _WINDOW = 4096
 
 
 @dataclass(frozen=True)
 class Slices:
-    """Rows in slices as relax.cu describes them, and which of the caller's entries is where.
+    """Rows in slices as relax.cu describes them, with the caller's entry number at each place.
 
-    order: the caller's row of each row here, None where they are the same. entry, diagonal (n, d): numbers of the
-    caller's entries; -1 where there is none. colours: the first slice of each colour, and the end.
+    order: the caller's row of each row here, None if they are the same. entry, diagonal (n, d): numbers of the
+    caller's entries, -1 for padding. colours: the first slice of each colour, and the end.
     """
 
     n: int
@@ -40,7 +40,7 @@ class Slices:
 
 
 def slices_of(start: Array, column: Array, how: Arrangement, *, jacobi: bool) -> Slices:
-    """Lay out a pattern of entries; rows of one colour keep the CPU's order but for those of other lengths."""
+    """Lay out a pattern of entries; within a colour, rows keep the CPU's order unless they are sorted by length."""
     n = len(start) - 1
     row = np.repeat(np.arange(n), np.diff(start))
     off = np.flatnonzero(row != column)
@@ -62,7 +62,7 @@ def slices_of(start: Array, column: Array, how: Arrangement, *, jacobi: bool) ->
 
 
 def _cut(order: Array, length: Array, bounds: Array) -> tuple[Array, Array, Array]:
-    """Return the order, the first row of each slice and the end, and the first slice of each colour and the end."""
+    """Return the row order, the first row of each slice and the end, and the first slice of each colour and the end."""
     order, firsts, colours = order.copy(), [np.zeros(0, np.int64)], [0]
     for first, last in pairwise(bounds):
         rows = order[first:last]
@@ -72,7 +72,9 @@ def _cut(order: Array, length: Array, bounds: Array) -> tuple[Array, Array, Arra
             rows = rows[np.lexsort((-length[rows], window))]
             order[first:last], lanes = rows, _lanes(length[rows])
         lanes = np.broadcast_to(lanes, rows.shape)
-        runs = np.flatnonzero(np.diff(lanes, prepend=-1, append=-1) != 0)  # of rows with as many lanes, and the end
+        runs = np.flatnonzero(
+            np.diff(lanes, prepend=-1, append=-1) != 0
+        )  # starts of runs of rows with equal lanes, and the end
         parts = [np.arange(i, j, WARP // int(lanes[i])) for i, j in pairwise(runs)]
         firsts += [first + part for part in parts]
         colours.append(colours[-1] + sum(map(len, parts)))
@@ -80,7 +82,7 @@ def _cut(order: Array, length: Array, bounds: Array) -> tuple[Array, Array, Arra
 
 
 def _lanes(length: Array) -> Array:
-    """Return how many lanes share a row of so many entries: 1, 2, 4, ... 32."""
+    """Return the number of lanes that share a row of so many entries: 1, 2, 4, ... 32."""
     wanted = np.maximum(1, -(-length // _ENTRIES))
     found: Array = np.minimum(WARP, 2 ** np.ceil(np.log2(wanted)).astype(np.int64))
     return found
@@ -92,7 +94,7 @@ def _padded(length: Array) -> int:
 
 
 def _entries(row: Array, column: Array, number: Array, slice_row: Array) -> tuple[Array, Array, Array]:
-    """Return slice_entry, and the column and number of the entry at each place; rows and columns are those of here."""
+    """Return slice_entry, and the column and number of the entry at each place; rows and columns are permuted."""
     by_row = np.lexsort((column, row))
     row, column, number = row[by_row], column[by_row], number[by_row]
     n, sizes = int(slice_row[-1]), np.diff(slice_row)
@@ -102,7 +104,7 @@ def _entries(row: Array, column: Array, number: Array, slice_row: Array) -> tupl
     longest = np.maximum.reduceat(steps, slice_row[:-1]) if n else steps
     begin = np.concatenate([np.zeros(1, np.int64), np.cumsum(longest)])
     first = np.concatenate([np.zeros(1, np.int64), np.cumsum(length)])
-    # A lane with nothing to do reads what its row reads anyway.
+    # Padding refers to a column that its row reads anyway.
     spare = np.arange(n)
     spare[length > 0] = column[first[:-1][length > 0]]
     of_step = np.repeat(np.arange(len(sizes)), longest)[:, None]
@@ -115,7 +117,7 @@ def _entries(row: Array, column: Array, number: Array, slice_row: Array) -> tupl
 
 
 def _diagonal(place: Array, row: Array, column: Array, n: int) -> Array:
-    """Return the numbers of each row's diagonal entries, of which there may be several parts."""
+    """Return the numbers of each row's diagonal entries, as duplicates are allowed, padded with -1."""
     number = np.flatnonzero(row == column)
     at = place[row[number]]
     by_row = np.argsort(at, kind="stable")
@@ -129,9 +131,9 @@ def _diagonal(place: Array, row: Array, column: Array, n: int) -> Array:
 
 @dataclass(frozen=True)
 class BlockRows:
-    """Rows of blocks as relax.cu describes them.
+    """Block rows as relax.cu describes them.
 
-    order: the caller's row of each row of the vectors here; rows of padding come from `rows` on. None: as they are.
+    order: the caller's row of each row of own vectors; padding rows have numbers from `rows` on. None: the same order.
     """
 
     n: int
@@ -147,7 +149,7 @@ class BlockRows:
 
 
 def block_rows_of(A: Blocks, how: Arrangement) -> BlockRows:
-    """Lay out a matrix of blocks whose diagonal blocks are known to have inverses."""
+    """Lay out a block sparse matrix whose diagonal blocks are known to be invertible."""
     n, size = A.n, A.size
     order = np.arange(n) if isinstance(how.order, int) else np.asarray(how.order, np.int64)
     colours = np.array([0, n]) if isinstance(how.order, int) else np.asarray(how.colours, np.int64)
@@ -183,7 +185,7 @@ class ProjectionRows:
 
 
 def projections_of(A: Csr, how: Arrangement) -> ProjectionRows:
-    """Lay out the rows of a matrix in colours; one without an entry, or of zeros, has the inverse 0."""
+    """Lay out the rows of a matrix by colours; an empty or zero row has the inverse 0."""
     length, row = np.diff(A.start), np.repeat(np.arange(A.n), np.diff(A.start))
     order, slice_row, colours = _cut(np.asarray(how.order, np.int64), length, np.asarray(how.colours, np.int64))
     place = np.empty(A.n, np.int64)

@@ -1,7 +1,8 @@
-"""The private ops of relaxation for CUDA tensors: what _relax_op.py does, by the kernels of kernels/cuda/relax.cu.
+"""The CUDA implementations of the relaxation ops of _relax_op.py, with the kernels of kernels/cuda/relax.cu.
 
-The pattern of A stays on the CPU, where it is coloured and laid out once: the last few are kept and compared whole. The
-values are gathered into that layout on their own device, so sweeps and their reverse wait for nothing.
+The pattern of A stays on the CPU, where it is coloured and laid out once: the last few plans are cached, and looked up
+by comparing whole patterns. Values are gathered into that layout on the device, so sweeps and their backward pass do
+not synchronize.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ COLOURED = ("red-black", "color")
 
 
 def check_order(function: str, order: object, jacobi: bool) -> None:
-    """Refuse orders in which rows wait for each other."""
+    """Refuse orders other than colourings, as their rows depend on each other."""
     if not jacobi and not (isinstance(order, str) and order in COLOURED):
         raise BackendError(
             f"{function}: order must be 'color' or 'red-black' on a GPU, as elsewhere rows wait for each other, "
@@ -52,7 +53,7 @@ def tensors_of(layout: Slices, device: torch.device) -> dict[str, Tensor]:
 
 @dataclass
 class Plan:
-    """A pattern of entries laid out for one kind of order, and what the reverse of a sweep needs of it."""
+    """A sparsity pattern laid out for one order, with the index arrays of the backward pass."""
 
     crow: Tensor
     col: Tensor
@@ -77,7 +78,7 @@ class Plan:
 
     @cached_property
     def adjoint(self) -> tuple[Plan, Tensor]:
-        """The plan of A^H, and which value of A each of its values is."""
+        """The plan of A^H, and the index in A of each of its values."""
         by_column = torch.argsort(self.col, stable=True)
         counts = torch.bincount(self.col, minlength=self.layout.n)
         start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
@@ -89,7 +90,7 @@ _plans: list[Plan] = []
 
 
 def plan_of(function: str, crow: Tensor, col: Tensor, method: str, order: str) -> Plan:
-    """Return the plan of a pattern, one of the last few if it is the same."""
+    """Return the plan of a pattern, from the cache if it is one of the last few."""
     check_order(function, order, method == "jacobi")
     how = "jacobi" if method == "jacobi" else order
     for plan in _plans:
@@ -113,7 +114,7 @@ def _matrix(plan: Plan, values: Tensor) -> OfRows:
 
 
 def _check_values(function: str, matrix: OfRows, values: Tensor, plan: Plan) -> None:
-    """Refuse what the CPU refuses; waits for the device."""
+    """Refuse values that the CPU refuses; synchronizes."""
     at = plan.on(values.device)
     wrong, zero = ~values.detach().isfinite(), matrix.outside(matrix.diagonal) == 0
     if not bool(wrong.any() | zero.any()):
@@ -126,7 +127,7 @@ def _check_values(function: str, matrix: OfRows, values: Tensor, plan: Plan) -> 
 
 
 def as_omega(function: str, method: str, omega: Tensor | float, device: torch.device) -> Tensor:
-    """Return omega where the kernels read it; one on a GPU is not looked at here."""
+    """Return omega as a tensor on the device; one that is already on a GPU is not checked."""
     if isinstance(omega, Tensor) and omega.is_cuda:
         return omega.detach().to(torch.float64).reshape(1)
     value = _vectors.positive(function, "omega", float(omega), zero=False)
@@ -146,9 +147,9 @@ def iterate(
     step: Callable[[Tensor, int], Tensor],
     observe: Callable[[int, float], int] | None = None,
 ) -> tuple[Tensor, Watch]:
-    """Take steps from x until every column of b - A x is decided; waits for the device once a check.
+    """Iterate from x until every column has converged or failed; synchronizes once per check.
 
-    ``observe`` is that of relax._solve.iterate.
+    ``observe`` is as in relax._solve.iterate.
     """
     rtol, atol, most, every = limits
     watch, done = Watch(norms_of(matrix, x, b), rtol * norm_of(matrix.as_columns(b)) + atol, every), 0
@@ -173,7 +174,7 @@ def iterate(
 def solve_inside(
     matrix: _Matrix, x: Tensor, b: Tensor, omega: Tensor, kind: int, limits: Limits, adaptive: Adaptive | None = None
 ) -> tuple[Tensor, Watch]:
-    """Sweep until every column is decided; ``adaptive`` sees the residuals, and says which omega is next."""
+    """Sweep until every column has converged or failed; ``adaptive`` picks the next omega from the residuals."""
     if adaptive is None:
         return iterate(matrix, x, b, limits, lambda x, count: matrix.sweep(x, b, omega, count, kind))
     chosen: Adaptive = adaptive
@@ -188,7 +189,7 @@ def solve_inside(
 
 
 def solution_of(x: Tensor, watch: Watch, single: bool, method: str, omega: float) -> Solution:
-    """Return what a solver found; numbers, or tensors on the CPU with one number for each column."""
+    """Return a Solution with numbers, or with CPU tensors of one number for each column."""
     history, converged = torch.from_numpy(np.array(watch.history)), torch.from_numpy(watch.reason == "converged")
     steps, reason = torch.from_numpy(watch.steps), tuple(map(str, watch.reason))
     if single:
@@ -213,7 +214,7 @@ def solution_of(x: Tensor, watch: Watch, single: bool, method: str, omega: float
 
 
 def kind_of(method: str) -> int:
-    """Return what the kernels call a sweep of a method."""
+    """Return the kernels' constant for the sweep of a method."""
     return JACOBI if method == "jacobi" else SYMMETRIC if method == "ssor" else FORWARD
 
 
@@ -231,7 +232,7 @@ def solve(
     max_steps: int,
     check_every: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """fastiter::_relax_solve; like on the CPU all but x is there."""
+    """Implement fastiter::_relax_solve; all results but x are on the CPU."""
     plan = plan_of("relax_solve", crow, col, method, order)
     matrix, adaptive = _matrix(plan, values), None
     _check_values("relax_solve", matrix, values, plan)
@@ -250,7 +251,7 @@ def solve(
 def sweeps(
     values: Tensor, crow: Tensor, col: Tensor, x: Tensor, b: Tensor, omega: Tensor, k: int, method: str, order: str
 ) -> Tensor:
-    """fastiter::_relax_sweeps: all iterates, (halves of sweeps + 1, *x.shape)."""
+    """Implement fastiter::_relax_sweeps: return all iterates, (half sweeps + 1, *x.shape)."""
     plan = plan_of("sweeps", crow, col, method, order)
     matrix, factor = _matrix(plan, values), as_omega("sweeps", method, omega, values.device)
     halves = _halves(method)
@@ -267,7 +268,7 @@ def sweeps(
 def sweeps_bwd(
     values: Tensor, crow: Tensor, col: Tensor, omega: Tensor, iterates: Tensor, g: Tensor, method: str, order: str
 ) -> list[Tensor]:
-    """fastiter::_relax_sweeps_bwd: the gradients of x, b, the values and omega, as _relax_op.py derives them."""
+    """Implement fastiter::_relax_sweeps_bwd: the gradients of x, b, values and omega, as derived in _relax_op.py."""
     plan = plan_of("sweeps", crow, col, method, order)
     at, (adjoint_plan, by_column) = plan.on(values.device), plan.adjoint
     if "by_column" not in at:

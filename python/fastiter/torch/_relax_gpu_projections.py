@@ -1,4 +1,4 @@
-"""Kaczmarz's projections as the CUDA kernels of relaxation have them: rows without a common column go together."""
+"""Kaczmarz's projections with the CUDA kernels of relaxation: rows without a common column are updated in parallel."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class OfProjections(_Matrix):
         self._at = {name: torch.from_numpy(getattr(layout, name)).to(device) for name in names}
 
     def no_rhs(self, x: Tensor) -> Tensor:
-        """Return b = 0 to go with x."""
+        """Return a right-hand side b = 0 that matches x."""
         return x.new_zeros((self.rows, *x.shape[1:]))
 
     def random(self, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Tensor:
-        """Return a combination of the rows: on what is orthogonal to all of them no sweep acts."""
+        """Return a random vector in the row space, as sweeps do not change components orthogonal to it."""
         b = torch.from_numpy(np.random.default_rng([seed, self.rows]).standard_normal(self.rows)).to(device, dtype)
         one = torch.ones(1, dtype=torch.float64, device=device)
         return self.sweep(b.new_zeros(self.unknowns), b, one, 1, FORWARD)
 
     def _launched(self, x: Tensor, slices: int) -> tuple[int, int, dict[str, object], list[_gpu.Argument]]:
-        """The columns of x, the tasks of so many slices, the defines, and the first arguments of the kernels."""
+        """Return the columns of x, the tasks of so many slices, the defines, and the kernels' first arguments."""
         k, at = columns(x), self._at
         defines = tiles_of(at["value"], k, 1) | {"VECTOR": _NAMES[x.dtype]}
         tile: Any = defines["COLUMNS"]
@@ -49,7 +49,7 @@ class OfProjections(_Matrix):
         return k, tasks, defines, [at["slice_row"], at["slice_entry"], at["column"], at["value"], at["row"]]
 
     def _scaled(self, b: Tensor) -> Tensor:
-        """Return b of the equations as they are here: see relax._scaled."""
+        """Return b with the row scaling of the layout: see relax._scaled."""
         return b if self._scale is None else b * self._factors(self._scale, b)
 
     def _factors(self, scale: Tensor, b: Tensor) -> Tensor:

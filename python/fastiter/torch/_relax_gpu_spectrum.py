@@ -1,6 +1,6 @@
-"""The spectral radius of Jacobi's iteration matrix on a device: what relax._spectrum does, from the same vectors.
+"""The spectral radius of Jacobi's iteration matrix on a device: as relax._spectrum, with the same start vectors.
 
-Inner products stay on the device; the host reads them once in ten steps.
+Inner products stay on the device; the host reads them once every ten steps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ._relax_tensors import DTYPES
 
 
 def power(apply: Callable[[Tensor], Tensor], x: Tensor) -> float:
-    """Return the mean growth of x over the last half of the powers; reads once."""
+    """Return the mean growth of x over the last half of the power iterations; synchronizes once."""
     norms, most = [torch.linalg.vector_norm(x).to(torch.float64)], _spectrum.MOST
     for _ in range(most):
         x = apply(x / norms[-1].to(x.real.dtype))
@@ -32,14 +32,14 @@ def power(apply: Callable[[Tensor], Tensor], x: Tensor) -> float:
 
 
 def auto_choice(matrix: OfRows, dtype: torch.dtype, method: str) -> Choice:
-    """Return omega="auto" of "jacobi", or of "sor" or "ssor" in colours, as relax._auto.choice_of."""
+    """Return the omega="auto" of "jacobi", or of coloured "sor" or "ssor", as relax._auto.choice_of."""
     if method == "ssor":
         return Choice(1.0, True)
     return by_formula(_spectrum_of_jacobi(matrix, dtype), method, False)
 
 
 def _spectrum_of_jacobi(matrix: OfRows, dtype: torch.dtype) -> Spectrum:
-    """The spectrum of I - D^-1 A, as relax._spectrum.jacobi_spectrum."""
+    """Return the spectrum of I - D^-1 A, as relax._spectrum.jacobi_spectrum."""
     found = _lanczos(matrix, dtype) if _is_definite(matrix, dtype) else None
     if found is not None:
         return found
@@ -76,7 +76,7 @@ def _is_definite(matrix: OfRows, dtype: torch.dtype) -> bool:
 
 
 def _lanczos(matrix: OfRows, dtype: torch.dtype) -> Spectrum | None:
-    """The spectrum by the recurrence of relax._spectrum.lanczos, with q = D v beside each v."""
+    """Return the spectrum by the recurrence of relax._spectrum.lanczos, which also keeps q = D v for each v."""
     inverse = matrix.inverse.to(dtype)
     positive = inverse.real > 0
     q = matrix.random(dtype, inverse.device) * torch.where(positive, inverse.real, 1).rsqrt()

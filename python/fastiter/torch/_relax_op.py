@@ -1,13 +1,13 @@
-"""The private ops of relaxation on tensors: solutions, sweeps with all their iterates, and the reverse of these.
+"""The private ops of relaxation on tensors: solve, sweeps with all their iterates, and the gradient of sweeps.
 
-A is given by its values, crow (n + 1) and col (entries), as torch's sparse CSR tensors have them. With M = D / omega +
-L in the order of the sweep (D / omega for Jacobi), a sweep is M x+ = (M - A) x + b, and its reverse, for the cotangent
-g of x+,
+A is given by its values, crow (n + 1) and col (entries), as in torch's sparse CSR tensors. With M = D / omega + L in
+the order of the sweep (D / omega for Jacobi), a sweep is M x+ = (M - A) x + b, and its gradient, for the cotangent g
+of x+,
 
     l = M^-H g;   db = l;   dx = g - A^H l;   dA = -l (x+)^H below the diagonal, -l x^H above,
     l ((1 / omega - 1) x - x+ / omega)^H on it;   domega = Re sum conj(l) d (x+ - x) / omega^2
 
-M^-H g is a sweep of A^H backward from 0, so the kernels are those of the sweeps themselves.
+M^-H g is a backward sweep of A^H from 0, so the gradient uses the same kernels as the sweeps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..relax._order import Arrangement
 from ..relax._relaxation import Relaxation
 from ._op import LIBRARY, contiguous, eager
 
-#: What the op of solutions has in the place of omega="auto"
+#: Value of omega that stands for omega="auto" in _relax_solve
 AUTO = 0.0
 REASONS = ("converged", "max_steps", "diverged", "stagnated")
 
@@ -38,10 +38,10 @@ LIBRARY.define(
 
 
 class _Csr:
-    """What :class:`Relaxation` needs of a sparse matrix."""
+    """The part of SciPy's sparse matrix interface that :class:`Relaxation` needs."""
 
     format = "csr"
-    keeps_zeros = True  # colours must not change where a value passes through 0 while it is learned
+    keeps_zeros = True  # colours must not change if a learned value passes through 0
 
     def __init__(self, values: Tensor, crow: Tensor, col: Tensor) -> None:
         self.indptr, self.indices, self.data = crow.numpy(), col.numpy(), contiguous(values.detach()).numpy()
@@ -49,7 +49,7 @@ class _Csr:
         self.dtype = self.data.dtype
 
     def tocsr(self) -> _Csr:
-        """Return itself."""
+        """Return self."""
         return self
 
 
@@ -93,12 +93,12 @@ def _solve(
 def _solve_fake(values: Tensor, crow: Tensor, col: Tensor, b: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     k = _columns(b)
     x = torch.empty_like(b, memory_format=torch.contiguous_format)
-    steps, codes = (torch.empty(k, dtype=torch.int64, device="cpu") for _ in range(2))  # on the CPU, wherever b is
+    steps, codes = (torch.empty(k, dtype=torch.int64, device="cpu") for _ in range(2))  # always on the CPU
     return x, torch.empty(k, dtype=torch.float64, device="cpu"), steps, codes
 
 
 def _halves(method: str) -> tuple[bool, ...]:
-    """Whether each half of a sweep goes backward."""
+    """Return, for each half sweep, whether it goes backward."""
     return (False, True) if method == "ssor" else (False,)
 
 
@@ -172,7 +172,7 @@ def _sweeps_bwd(
 
 
 def _places(relaxation: Relaxation, n: int) -> Tensor:
-    """Return where each row comes in the order."""
+    """Return each row's position in the order."""
     how = getattr(relaxation.system, "how", Arrangement())
     place = torch.arange(n, device="cpu")
     if not isinstance(how.order, int):

@@ -1,4 +1,4 @@
-"""Sparse tensors as fastiter.relax takes matrices, and its results as tensors."""
+"""Conversion of sparse tensors to the matrices of fastiter.relax, and of its results to tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.complex128: 
 
 
 class Sparse:
-    """What :class:`fastiter.relax.Relaxation` needs of a sparse matrix."""
+    """The part of SciPy's sparse matrix interface that :class:`fastiter.relax.Relaxation` needs."""
 
     def __init__(self, kind: str, A: Tensor) -> None:
         self.format, self.shape = kind, tuple(A.shape)
@@ -27,7 +27,7 @@ class Sparse:
         self.blocksize = self.data.shape[1:] if kind == "bsr" else None
 
     def tocsr(self) -> Sparse:
-        """Return itself in rows; zeros of the blocks are entries."""
+        """Return the matrix in CSR; zeros inside blocks stay entries."""
         if self.blocksize is None:
             return self
         height, width = self.blocksize
@@ -44,7 +44,7 @@ class Sparse:
 
     @classmethod
     def of_rows(cls, A: Csr) -> Sparse:
-        """Return the same of compressed rows."""
+        """Make a matrix from compressed rows."""
         found = object.__new__(cls)
         found.format, found.shape, found.dtype, found.blocksize = "csr", (A.n, A.columns), A.value.dtype, None
         found.indptr, found.indices, found.data = A.start, A.column, A.value
@@ -52,7 +52,7 @@ class Sparse:
 
 
 def matrix_of(A: Any) -> Sparse | Batch:
-    """Return a sparse tensor as what :class:`fastiter.relax.Relaxation` takes."""
+    """Convert a sparse tensor to a matrix that :class:`fastiter.relax.Relaxation` takes."""
     kinds = {torch.sparse_csr: "csr", torch.sparse_bsr: "bsr"}
     layout = A.layout if isinstance(A, Tensor) else None
     if layout not in kinds:
@@ -81,7 +81,7 @@ def _batch_of(A: Tensor) -> Batch:
 
 
 def overlap(x: Tensor, b: Tensor) -> bool:
-    """Say whether the memory from the first to the last element of each has a part in common."""
+    """Return whether the address ranges of x and b, from first to last element, overlap."""
     if x.numel() == 0 or b.numel() == 0:
         return False
     (first, last), (other_first, other_last) = (
@@ -95,7 +95,7 @@ def overlap(x: Tensor, b: Tensor) -> bool:
 
 
 def on_tensors(found: Solution) -> Solution:
-    """The same with tensors for arrays."""
+    """Return the solution with its arrays as tensors."""
 
     def tensor(x: Any) -> Any:
         return torch.from_numpy(x) if isinstance(x, np.ndarray) else x

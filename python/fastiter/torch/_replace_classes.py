@@ -1,4 +1,4 @@
-"""Classes derived from other people's, in which fastiter's layers stand before torch's."""
+"""Classes derived from users' module classes, with fastiter's layers before torch's in the MRO."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MADE: WeakValueDictionary[type[nn.Module], type[nn.Module]] = WeakValueDictiona
 def derived(of: type[nn.Module]) -> type[nn.Module]:
     """Return the class derived from `of` in which ``super()`` finds fastiter's layer before torch's.
 
-    `of` is its first base, as Python lets objects change to a class of the same layout alone.
+    `of` is its first base, as Python lets objects change only to a class of the same layout.
     """
     made = _MADE.get(of)
     if made is not None:
@@ -39,7 +39,7 @@ def derived(of: type[nn.Module]) -> type[nn.Module]:
 
 
 def _reduce_ex(self: Any, protocol: Any) -> Any:
-    """Name for pickles and copies the class that was derived from, as they find no derived class by its name."""
+    """Pickle and copy under the name of the original class, as the derived class cannot be found by its name."""
     own = type(self)
     of = next(vars(base)["_in_place_of"] for base in own.__mro__ if "_in_place_of" in vars(base))
     made = of.__reduce_ex__(self, protocol)
@@ -50,24 +50,24 @@ def _reduce_ex(self: Any, protocol: Any) -> Any:
 
 
 def _made_again(make: Callable[..., nn.Module], *arguments: Any) -> nn.Module:
-    """Return the object that a pickle describes, of the derived class."""
+    """Unpickle an object, and give it the derived class."""
     module = make(*arguments)
     module.__class__ = derived(type(module))
     return module
 
 
 def replaced_by(plain: type[nn.Module]) -> type[nn.Module] | None:
-    """Return the class that `plain` stands for, None if it is none of those that replace sets."""
+    """Return the original class that `plain` replaced, None if `plain` is no class set by replace."""
     return _THEIRS.get(plain) or vars(plain).get("_in_place_of")
 
 
 def is_replaced(module: nn.Module) -> bool:
-    """Say whether a module's class is one that was made here."""
+    """Return whether a module's class is a derived class made here."""
     return hasattr(type(module), "_in_place_of")
 
 
 def reason_against_deriving(of: type[nn.Module]) -> str | None:
-    """Say why Python makes no class of that kind."""
+    """Return why no class can be derived from `of`, None if one can."""
     try:
         object.__new__(of).__class__ = derived(of)
     except Exception as error:  # whatever its __init_subclass__ or metaclass raises
@@ -76,7 +76,7 @@ def reason_against_deriving(of: type[nn.Module]) -> str | None:
 
 
 def reason_against_class(module: nn.Module, plain: type[nn.Module]) -> str | None:
-    """Say why torch's layer cannot be exchanged below a class derived from it."""
+    """Return why torch's layer cannot be replaced as the base of the module's class, None if it can."""
     theirs = next((base for base in plain.__mro__ if base in OURS), None)
     name = f"{plain.__module__}.{plain.__qualname__}"
     if theirs is None:
@@ -94,7 +94,7 @@ def reason_against_class(module: nn.Module, plain: type[nn.Module]) -> str | Non
 
 
 def _steps_of_forward(theirs: type[nn.Module]) -> set[str]:
-    """Return the methods of torch's layer that its forward calls, but for the one that arranges memory for cuDNN."""
+    """Return the methods that the forward of torch's layer calls, except flatten_parameters."""
     methods: dict[str, Any] = {**vars(nn.RNNBase), **vars(theirs)}
     found: set[str] = set()
     left = ["forward"]

@@ -1,4 +1,4 @@
-"""The cells of xLSTM's packages on fastiter's kernels: h[t] of an sLSTM, or LSTM, of pre-activations (B, T, 4 H)."""
+"""The cells of xLSTM's packages on fastiter's kernels: an sLSTM or LSTM over pre-activations (B, T, 4 H)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _CLIPS = ("gradient_recurrent_cut", "gradient_recurrent_clipval", "forward_clipv
 def forward_of_cell(
     self: Any, input: Tensor, state: Tensor | None = None, lengths: Any = None
 ) -> tuple[Tensor, Tensor]:
-    """Output, laid out as the config says, and the last states (S, B, H): the forward of a cell that was replaced.
+    """Return the output in the config's layout and the last states (S, B, H): the forward of a replaced cell.
 
     Parameters
     ----------
     input : Tensor
-        The pre-activations (B, T, 4 H), or (T, B, 4 H) where the config's input_shape says so.
+        The pre-activations (B, T, 4 H), or (T, B, 4 H) if the config's input_shape says so.
     state : Tensor, optional
-        States (S, B, H) to begin from; None: zeros.
+        Initial states (S, B, H); None: zeros.
     lengths
-        Taken and not used, as by xlstm's cells.
+        Ignored, as in xlstm's cells.
     """
     config = self.config
     heads, width = config.num_heads, config.head_dim
@@ -50,7 +50,7 @@ def _function(config: Any) -> str:
 
 
 def _laid_out(config: Any, h: Tensor) -> Tensor:
-    """Return h (B, T, N, D) as the config wants it."""
+    """Return h (B, T, N, D) in the layout of the config's output_shape."""
     shape = getattr(config, "output_shape", "BNSH")
     if shape == "BNSH":
         return h.transpose(1, 2)
@@ -60,7 +60,7 @@ def _laid_out(config: Any, h: Tensor) -> Tensor:
 
 
 def is_slstm_cell(module: Any) -> bool:
-    """Say whether a module has the parameters and the config of such a cell."""
+    """Return whether a module has the parameters and the config of such a cell."""
     parameters: dict[str, Any] = module._parameters
     if set(parameters) != {_KERNEL, _BIAS} or not all(isinstance(p, Tensor) for p in parameters.values()):
         return False
@@ -73,7 +73,7 @@ def is_slstm_cell(module: Any) -> bool:
 
 
 def reason_against_cell(module: Any) -> str | None:
-    """Say why a cell is not exchanged, above all because it computes something else."""
+    """Return why a cell is not replaced, mainly because it computes something else; None if it can be."""
     config = module.config
     for name in _CLIPS:
         if getattr(config, name, None):
@@ -82,14 +82,14 @@ def reason_against_cell(module: Any) -> str | None:
         return f"its function is {_function(config)}"
     try:
         is_same = _computes_the_same(module)
-    except Exception as error:  # whatever stands in its forward
+    except Exception as error:  # whatever its forward raises
         return f"its forward fails: {error}"
     return None if is_same else f"its forward does not compute what fastiter.torch.{_function(config)} does"
 
 
 @torch.no_grad()
 def _computes_the_same(module: Any) -> bool:
-    """Compare a cell's forward with ours, on other weights than its own, which begin as zeros."""
+    """Compare a cell's forward with ours, with random weights, as its own are zeros initially."""
     generator = torch.Generator().manual_seed(0)
     config, kernel, bias = module.config, module._parameters[_KERNEL], module._parameters[_BIAS]
 
@@ -100,7 +100,7 @@ def _computes_the_same(module: Any) -> bool:
     weights = {_KERNEL: randn(*kernel.shape) / config.head_dim**0.5, _BIAS: randn(*bias.shape)}
     trial.__dict__.update(module.__dict__, _parameters=weights)
     state = None
-    for steps in (3, 2):  # from zeros, and from where that leads to
+    for steps in (3, 2):  # from zeros, then from the state reached
         x = randn(2, steps, 4 * config.num_heads * config.head_dim)
         x = x.transpose(0, 1) if getattr(config, "input_shape", "BSGNH") == "SBGNH" else x
         theirs, ours = trial.forward(x, state), forward_of_cell(trial, x, state)
@@ -111,7 +111,7 @@ def _computes_the_same(module: Any) -> bool:
 
 
 def _is_close(ours: Tensor, theirs: Tensor) -> bool:
-    """Say whether two results differ by rounding alone, which of bfloat16 is coarse, whatever dtype it comes in."""
+    """Return whether two results differ only by rounding; the bound is larger for bfloat16 values of any dtype."""
     rounds = theirs.bfloat16().to(theirs.dtype).equal(theirs)
     bound = 2**-5 if rounds else 2**-12
     return ours.shape == theirs.shape and bool((ours - theirs).double().norm() <= bound * theirs.double().norm())

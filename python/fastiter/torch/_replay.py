@@ -1,4 +1,4 @@
-"""What the replays of recurrences for a second derivative share: rows of sequences, and values from elsewhere."""
+"""Helpers for the replays of recurrences for second derivatives: padded rows, and substituted values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ._gpu import held_bounds
 
 
 class Valued(torch.autograd.Function):
-    """x with another value: the derivative goes to x."""
+    """Return ``value``; the gradient goes to x."""
 
     generate_vmap_rule = True
 
@@ -21,7 +21,7 @@ class Valued(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep nothing."""
+        """Save nothing."""
 
     @staticmethod
     def backward(ctx: Any, dx: Tensor) -> tuple[Tensor, None]:
@@ -29,7 +29,7 @@ class Valued(torch.autograd.Function):
 
 
 class Rows:
-    """Sequences as rows (B, T) of a padded batch, and back; ``valid`` (B, T): which steps there are, None for all."""
+    """Conversion of sequences to rows (B, T) of a padded batch, and back; ``valid`` (B, T) masks padding, or None."""
 
     def __init__(
         self, x: Tensor, lengths: Tensor | None, batch_sizes: Tensor | None, cu_seqlens: Tensor | None
@@ -55,7 +55,7 @@ class Rows:
             self.lines = self.lines.where(valid, 0).to(x.device)
 
     def padded(self, x: Tensor) -> Tensor:
-        """Return (B, T, ...) of what is laid out as the x of the call is, with zeros where there is no step."""
+        """Convert a tensor in the layout of the call's x to (B, T, ...), with zeros in the padding."""
         if self.valid is None:
             return x
         if self.lines is not None:
@@ -65,13 +65,13 @@ class Rows:
         return torch.where(valid, x, torch.zeros((), dtype=x.dtype, device=x.device))
 
     def flags(self, reset: Tensor) -> Tensor:
-        """Return reset (B, T), which is given as (T,) too, and of packed rows as if they were padded."""
+        """Return the reset flags (B, T), also from (T,), and padded for concatenated sequences."""
         if self.is_one_row:
             return self.padded(reset.reshape(1, -1))
         return reset if reset.dim() == 2 else reset.unsqueeze(0)
 
     def back(self, states: Tensor) -> Tensor:
-        """Return states (B, T, N, D) in that layout."""
+        """Convert states (B, T, N, D) back to the layout of the call."""
         if self.lines is None or self.valid is None:
             return states
         count = int(self.valid.sum())

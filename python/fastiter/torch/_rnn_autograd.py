@@ -1,8 +1,8 @@
-"""The recurrent cells as a node of autograd, and as one that torch.func's transforms take.
+"""The recurrent cells as an autograd function, and as one for torch.func's transforms.
 
-What the backward pass reads belongs to the node alone: whoever gets h may write to it. Where nothing is computed
-again from a checkpoint, the last of it, the gates or of an Elman cell a copy of h, is an output of the node too, which
-callers do not see. Its gradient is that of wx: a second derivative finds wx through it, and wx need not be kept.
+The saved tensors belong to the node alone, as users may write to h. Without checkpoints, the last of them (the gates,
+or a copy of h for an Elman cell) is also a hidden output of the node, the link. Its gradient is added to that of wx:
+second derivatives reach wx through the link, so wx need not be saved.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ._rnn_work import PLAIN, Options, options
 
 
 class Recurrence(torch.autograd.Function):
-    """wx, r, b, *state -> h, *final states, *all states but h, link"""
+    """Map (wx, r, b, *state) to (h, *final states, *all states but h, link)."""
 
     @staticmethod
     def forward(
@@ -78,7 +78,7 @@ def _keep(
     first: Sequence[Tensor],
     kept: Sequence[Tensor],
 ) -> None:
-    """Save what the backward pass reads, and b and wx as far as only a second derivative or a checkpoint does."""
+    """Save the tensors of the backward pass; b is also for second derivatives, wx only for checkpoints."""
     again = wx if how.checkpoint else None
     ctx.save_for_backward(r, b, lengths, batch_sizes, how.cu_seqlens, how.reset, again, *first, *kept)
     ctx.cell, ctx.reverse, ctx.all_states, ctx.kept = cell, reverse, all_states, len(kept)
@@ -88,7 +88,7 @@ def _keep(
 
 
 def _gradients(ctx: Any, saved: Sequence[Tensor], flows: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Return those of wx, r, b and the first states, None for what is not needed."""
+    """Return the gradients of wx, r, b and the initial states, None for those not needed."""
     r, b, lengths, batch_sizes, cu_seqlens, reset, wx, *others = saved
     cell, count, how = ctx.cell, len(ctx.cell.states), ctx.how
     if how is not PLAIN:
@@ -106,7 +106,7 @@ def _gradients(ctx: Any, saved: Sequence[Tensor], flows: Sequence[Tensor | None]
 
 
 def _placed(gradients: list[Tensor], need_r: bool, need_b: bool, count: int) -> list[Tensor | None]:
-    """Return those of r, b and `count` initial states, None for what was not needed."""
+    """Return the gradients of r, b and `count` initial states, None for those not needed."""
     dr = gradients.pop(0) if need_r else None
     db = gradients.pop(0) if need_b else None
     rest: list[Tensor | None] = [*gradients] or [None] * count
@@ -116,7 +116,7 @@ def _placed(gradients: list[Tensor], need_r: bool, need_b: bool, count: int) -> 
 def _twice(
     ctx: Any, saved: Sequence[Tensor], found: Sequence[Tensor | None], flows: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """Return the gradients with a derivative of their own."""
+    """Return the gradients, made differentiable."""
     r, b, lengths, batch_sizes, cu_seqlens, reset, wx, *others = saved
     first, how = others[: len(others) - ctx.kept], ctx.how
     of_gates = wx if how.checkpoint else _as_gates(ctx.cell, others[-1])
@@ -125,18 +125,18 @@ def _twice(
 
 
 def _as_gates(cell: Cell, link: Tensor) -> Tensor:
-    """Return the part of `link`, or of its gradient, that stands for wx, in the shape of wx."""
+    """Return the part of `link`, or of its gradient, that corresponds to wx, in the shape of wx."""
     return link.narrow(-3, 0, cell.gates) if cell.saved else link.unsqueeze(-3)
 
 
 def _with_link(cell: Cell, dwx: Tensor | None, dlink: Tensor) -> Tensor:
-    """Return the gradient of wx, to which that of `link` belongs."""
+    """Add the gradient of `link` to the gradient of wx."""
     dlink = _as_gates(cell, dlink)
     return dlink if dwx is None else dwx + dlink.to(dwx.dtype)
 
 
 class Together(torch.autograd.Function):
-    """wx, r, b, *state -> the states of all steps as one tensor (S, B, T, N, D), *final states, link"""
+    """Map (wx, r, b, *state) to (all steps' states as one tensor (S, B, T, N, D), *final states, link)."""
 
     @staticmethod
     def forward(
@@ -172,7 +172,7 @@ class Together(torch.autograd.Function):
 
 
 class Transformed(torch.autograd.Function):
-    """The same as Recurrence for torch.func, which wants all that is kept among the outputs."""
+    """The same as Recurrence for torch.func, which requires all saved tensors to be outputs."""
 
     generate_vmap_rule = True
 

@@ -1,4 +1,4 @@
-"""Launches the CUDA kernels of the family rnn: all steps fused, or a batched product and a kernel a step."""
+"""Launches the CUDA kernels of the family rnn: all steps fused, or a batched product and a kernel for each step."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _ELEMENTS = {
     torch.bfloat16: "BFloat16",
     torch.float16: "Half",
 }
-#: Threads of a block of the kernels of one step.
+#: Threads per block of the single-step kernels.
 _THREADS = 256
 
 
 class Work(NamedTuple):
-    """What is run, on dense lines: ``row`` and ``step`` are how many lines lie from one to the next.
+    """Description of the work. A line holds one step of one row; ``row`` and ``step`` are strides in lines.
 
-    ``starts`` are the first lines of rows that lie one after the other, and the end; ``offsets`` those of the steps of
-    packed rows; ``reset`` has a byte for each line.
+    ``starts`` are the first lines of concatenated sequences, and the end; ``offsets`` the first lines of the steps of
+    a packed batch; ``reset`` has a byte for each line.
     """
 
     cell: Cell
@@ -48,7 +48,7 @@ class Work(NamedTuple):
     reverse: bool
 
     def arguments(self, x: Tensor) -> list[_gpu.Argument]:
-        """SHAPE_ARGUMENTS of the kernels on elements as those of ``x``."""
+        """Return the kernels' SHAPE_ARGUMENTS for the dtype of ``x``."""
         real = np.float64 if x.dtype == torch.float64 else np.float32
         bounds = [real(inf if bound is None else bound) for bound in (self.clip_state, self.clip_grad)]
         sizes = (self.batch, self.time, self.heads, self.width, self.row, self.step)
@@ -57,7 +57,7 @@ class Work(NamedTuple):
 
 
 def four(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Return one argument for each state that a cell can have."""
+    """Pad to four arguments, the maximum number of states."""
     return [*tensors, *[None] * 4][:4]
 
 
@@ -70,8 +70,8 @@ def _tf32(x: Tensor) -> bool:
 
 
 def fused(work: Work, r: Tensor, backward: bool) -> Plan | None:
-    """Return the launch of all steps, or None where a step at a time must do."""
-    rows = min(1 << (work.batch - 1).bit_length(), 1024)  # few plans, and more rows are more of the same
+    """Return the plan of a fused launch, or None if the steps must run one at a time."""
+    rows = min(1 << (work.batch - 1).bit_length(), 1024)  # limits the number of plans
     tensor_cores = r.element_size() == 2 or _tf32(r)
     sizes = (work.cell.name, work.width, work.heads, rows, r.element_size())
     return plan(Problem(*sizes, tensor_cores, backward), card(r))
@@ -107,7 +107,7 @@ def forward_fused(
     states: Sequence[Tensor],
     saved: Tensor | None,
 ) -> None:
-    """All steps in one launch."""
+    """Run all steps in one launch."""
     args = [wx, r, b, *four(first), *four(last), *four(states), saved]
     _launch_fused("rnn_fwd", shape, work, r, args)
 
@@ -125,7 +125,7 @@ def backward_fused(
     dq: Tensor | None,
     dfirst: Sequence[Tensor],
 ) -> None:
-    """All steps back in time in one launch."""
+    """Run the backward pass of all steps in one launch."""
     args = [r, *four(first), *four(states), saved, *four(dstates), *four(dlast), dwx, dq, *four(dfirst)]
     _launch_fused("rnn_bwd", shape, work, r, args)
 
@@ -150,7 +150,7 @@ def forward_stepwise(
     states: Sequence[Tensor],
     saved: Tensor | None,
 ) -> None:
-    """A step at a time: a product for every head, then the cell."""
+    """Run one step at a time: a product for every head, then the cell."""
     gates, batch, heads, width = work.cell.gates, work.batch, work.heads, work.width
     by_head = r.permute(1, 3, 0, 2).reshape(heads, width, gates * width)
     h, p = r.new_empty(heads, batch, width), r.new_empty(heads, batch, gates * width)
@@ -175,7 +175,7 @@ def backward_stepwise(
     dq: Tensor | None,
     dfirst: Sequence[Tensor],
 ) -> None:
-    """A step at a time back in time: a product for every head, then the derivative of the cell."""
+    """Run the backward pass one step at a time: a product for every head, then the derivative of the cell."""
     gates, batch, heads, width = work.cell.gates, work.batch, work.heads, work.width
     by_head = r.transpose(0, 1).reshape(heads, gates * width, width)
     through, dp = r.new_empty(heads, batch, width), r.new_empty(heads, batch, gates * width)

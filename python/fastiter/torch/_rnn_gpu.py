@@ -1,7 +1,7 @@
-"""The ops of the family rnn on a GPU: CUDA kernels where CuPy launches them, else Triton's; r's gradient by products.
+"""The ops of the family rnn on a GPU: CUDA kernels if CuPy is installed, else Triton's; dr is a product of its own.
 
-The arguments are those of the CPU implementations in `_rnn_op.py`. Steps lie in dense lines, one for each row and step,
-in the order of wx: the kernels need two strides for all of them.
+The arguments are those of the CPU implementations in `_rnn_op.py`. Tensors are dense lines, one for each row and step,
+in the memory order of wx, so that two strides serve all tensors in the kernels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ._rnn_work import Options, rows_of
 
 
 def choose(cell: Cell, dtype: torch.dtype, width: int) -> str:
-    """Return "cuda" where CuPy can launch, else "triton" where its kernels reach, else say what to install."""
+    """Return "cuda" if CuPy is installed, else "triton" if its kernels support the call, else raise."""
     if importlib.util.find_spec("cupy") is not None:
         return "cuda"
     reaches = _rnn_triton.reaches(width, dtype)
@@ -38,7 +38,7 @@ def choose(cell: Cell, dtype: torch.dtype, width: int) -> str:
 
 
 def _dense(x: Tensor, time_major: bool) -> Tensor:
-    """Return ``x``, or a copy, as dense lines in the order that all steps of a call have."""
+    """Return ``x``, or a copy, as dense lines in the call's memory order."""
     return contiguous(x.transpose(0, 1)).transpose(0, 1) if time_major else contiguous(x)
 
 
@@ -52,7 +52,7 @@ def _work(
     batch_sizes: Tensor | None,
     how: Options,
 ) -> Work:
-    """Describe the work; ``x`` ends in (N, D) and is where it happens."""
+    """Describe the work; ``x`` has the trailing axes (N, D), and the device and dtype."""
     heads, width = x.shape[-2:]
     starts = offsets = reset = None
     row, step = 0, 0
@@ -76,12 +76,12 @@ def _work(
 
 
 def _longest(starts: Tensor, time: int) -> int:
-    """Return how long a sequence may be; where the card alone knows it, as long as all together."""
+    """Return the longest sequence's length; if starts are on the GPU, the total length as an upper bound."""
     return time if starts.is_cuda or len(starts) == 1 else int(starts.diff().max())
 
 
 def _check(cell: Cell, lines: Sequence[int], lengths: Tensor | None, cu_seqlens: Tensor | None) -> None:
-    """Check whole numbers on the CPU, which the public functions do not know while they are traced."""
+    """Check lengths and cu_seqlens if they are on the CPU, as the public functions cannot while tracing."""
     if all(x is None or x.is_cpu for x in (lengths, cu_seqlens)):
         rows_of(cell, lines, 1, 1, False, lengths, None, cu_seqlens)
 
@@ -105,7 +105,7 @@ def rnn_fwd(
     backend: str | None = None,
     plan: Plan | None = None,
 ) -> list[Tensor]:
-    """`_rnn_fwd` on a GPU. ``backend`` ("cuda", "stepwise" or "triton") and ``plan`` are for tests."""
+    """Implement `_rnn_fwd` on a GPU. ``backend`` ("cuda", "stepwise" or "triton") and ``plan`` are for tests."""
     cell, how = CELLS[cell_name], Options(*more)
     if batch_sizes is None:
         _check(cell, wx.shape[:2], lengths, how.cu_seqlens)
@@ -170,13 +170,13 @@ def rnn_bwd(
     backend: str | None = None,
     plan: Plan | None = None,
 ) -> list[Tensor]:
-    """`_rnn_bwd` on a GPU."""
+    """Implement `_rnn_bwd` on a GPU."""
     cell, how, h = CELLS[cell_name], Options(*more[:5]), states[0]
     time_major = _is_time_major(h, batch_sizes, how)
     work = _work(cell, h.shape[:-2], time_major, h, reverse, lengths, batch_sizes, how)
     final = [None if x is None else x.to(carried(h)) for x in dlast]
     if how.checkpoint:
-        wx, b = (*more[5:], None)[:2]  # torch leaves out trailing arguments that have their default
+        wx, b = (*more[5:], None)[:2]  # torch omits trailing arguments that equal their defaults
         back = _backward_by_chunks(work, wx, r, b, state, saved, dstates, final, need_state, how, backend)
     else:
         back = _backward(work, time_major, r, state, states, saved, dstates, final, need_state, backend, plan)
@@ -193,7 +193,7 @@ def rnn_bwd(
 
 
 class _Back(NamedTuple):
-    """Gradients of wx, of the GRU's last product, and of the initial states as they are carried."""
+    """Gradients of wx, of the GRU's last product (dq), and of the initial states in their carried dtype."""
 
     dwx: Tensor
     dq: Tensor | None
@@ -238,7 +238,7 @@ def _empty_back(work: Work, h: Tensor, states: int) -> _Back:
     return _Back(dwx, dq, [h.new_empty((work.batch, *h.shape[-2:]), dtype=carried(h)) for _ in range(states)])
 
 
-# ---- by chunks of time, so that the backward pass keeps the gates of one chunk only: csrc/rnn_chunks.cpp -------------
+# ---- checkpointing: the backward pass recomputes the gates of one chunk of steps at a time (csrc/rnn_chunks.cpp) -----
 
 
 def _chunks(time: int, every: int, reverse: bool) -> list[tuple[int, slice]]:
@@ -248,7 +248,7 @@ def _chunks(time: int, every: int, reverse: bool) -> list[tuple[int, slice]]:
 
 
 def _part(steps: slice, lengths: Tensor | None, how: Options) -> tuple[Tensor | None, Options]:
-    """Return the lengths of the rows in a chunk, which kernels hold from 0 to its steps, and the options."""
+    """Return the chunk's options and row lengths, which the kernels clamp to 0 .. the chunk's steps."""
     reset = None if how.reset is None else how.reset[..., steps]
     return None if lengths is None else lengths - steps.start, how._replace(reset=reset, checkpoint=0)
 
@@ -265,7 +265,7 @@ def _forward_by_chunks(
     how: Options,
     backend: str | None,
 ) -> list[Tensor]:
-    """Keep the states between two chunks."""
+    """Run forward chunk by chunk, and save the states between chunks."""
     outputs = _forward_outputs(cell, wx, wx.shape[0], all_states, True, how.checkpoint, True)
     count, lengths = len(cell.states), _gpu.as_int64(lengths, wx)
     last, between = outputs[1 : 1 + count], outputs[-count:]
@@ -299,7 +299,7 @@ def _backward_by_chunks(
     how: Options,
     backend: str | None,
 ) -> _Back:
-    """Compute each chunk again, with what its backward pass reads, just before that."""
+    """Run backward chunk by chunk: recompute each chunk's saved values just before its backward pass."""
     cell, reverse, count = work.cell, work.reverse, len(work.cell.states)
     back = _empty_back(work, wx[:, :, 0], 0)
     for k, steps in _chunks(work.time, how.checkpoint, not reverse):
@@ -326,13 +326,13 @@ def _backward_by_chunks(
 
 
 def _lines(x: Tensor, time_major: bool, inner: int) -> Tensor:
-    """Return steps (B, T, ...) as one axis of lines, in the order of memory."""
+    """Flatten (B, T, ...) to one axis of lines, in memory order."""
     x = x.transpose(0, 1) if time_major else x
     return x.flatten(0, 1) if x.dim() == 2 + inner else x
 
 
 def _before(h: Tensor, first: Sequence[Tensor], work: Work, batch_sizes: Tensor | None, reset: Tensor | None) -> Tensor:
-    """Return the h' that each step had multiplied by r, in the order of h."""
+    """Return h', the previous h that each step multiplied by r, in the order of h."""
     if batch_sizes is not None:
         return _before_packed(h, first, work, batch_sizes)
     before = torch.empty_like(h)
@@ -344,14 +344,14 @@ def _before(h: Tensor, first: Sequence[Tensor], work: Work, batch_sizes: Tensor 
         _enter(before[0], first, work.starts, work.reverse)
     else:
         before[:, entry] = first[0] if first else 0
-    if first and work.reverse and work.lengths is not None:  # rows enter at their last step; padding meets dp = 0
+    if first and work.reverse and work.lengths is not None:  # rows start at their last step; in the padding dp = 0
         rows = torch.arange(work.batch, device=h.device)
         before[rows, (work.lengths - 1).clamp(0, work.time - 1)] = first[0]
     return before if reset is None else before.masked_fill_(reset[..., None, None], 0)
 
 
 def _enter(before: Tensor, first: Sequence[Tensor], starts: Tensor, reverse: bool) -> None:
-    """Put the initial h, or 0, where one of the sequences that lie one after the other begins."""
+    """Write the initial h, or 0, to the first step of each of the concatenated sequences."""
     step = torch.arange(len(before), device=before.device)
     of = (torch.searchsorted(starts, step, right=True) - 1).clamp(0, len(starts) - 2)
     begins = (step + 1 == starts[of + 1] if reverse else step == starts[of])[:, None, None]
@@ -370,7 +370,7 @@ def _before_packed(h: Tensor, first: Sequence[Tensor], work: Work, batch_sizes: 
 
 
 def _into_r(dr: Tensor, dwx: Tensor, dq: Tensor | None, before: Tensor) -> None:
-    """dr_g = sum over lines of dp_g h'^T: a product for each gate, over all heads."""
+    """Compute dr_g = sum over lines of dp_g h'^T: a product for each gate, batched over heads."""
     by_head = before.transpose(0, 1)
     for g in range(len(dr)):
         dp = dq if dq is not None and g == len(dr) - 1 else dwx[:, g]

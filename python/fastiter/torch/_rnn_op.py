@@ -1,9 +1,9 @@
-"""The private ops of the family rnn: their schemas, their CPU implementations on the kernels, their fake versions.
+"""The private ops of the family rnn: schemas, CPU implementations, which call the kernels, and fake versions.
 
-Forward: h, the final states (B, N, D) each, then, as far as they were asked for, the other states of all steps and the
-saved values. Backward: dwx, then, as far as they were asked for, dr, db and the gradients of the initial states.
-With ``checkpoint`` = k forward saves instead the states between two chunks of k steps; backward takes them for
-``saved``, and of the states of all steps h alone.
+Forward returns h, the final states, each (B, N, D), then, if requested, the other states of all steps and the saved
+values. Backward returns dwx, then, if requested, dr, db and the gradients of the initial states. With ``checkpoint`` =
+k, forward instead saves the states between chunks of k steps; backward takes them as ``saved``, and only h in
+``states``.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _dtypes(cell: Cell, x: Tensor) -> list[torch.dtype]:
 
 
 def _bias(b: Tensor | None, x: Tensor) -> Tensor | None:
-    """Return b as the kernels add it to their sums: b of bfloat16 may be given in float32 as well."""
+    """Return b in the dtype of the kernels' sums: float32 for bfloat16 inputs, where b may have either dtype."""
     return None if b is None else contiguous(b.to(carried(x)))
 
 
@@ -84,7 +84,7 @@ def _forward_outputs(
     time: int | None = None,
     states: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
-    """Return memory for all outputs; `states`: where the states of all steps have some already."""
+    """Allocate all outputs; `states`: tensors already allocated for the states of all steps."""
     lines, (heads, width) = wx.shape[:-3], wx.shape[-2:]
     outputs = [empty_steps(wx, (*lines, heads, width)) if states is None else states[0]]
     dtypes = _dtypes(cell, wx)
@@ -99,7 +99,7 @@ def _forward_outputs(
     elif all_states or (save and not checkpoint):
         outputs += [kept(all_states, dtype) for dtype in dtypes[1:]]
     if save and checkpoint:
-        # a SymInt while it is traced, which everything here takes for an int
+        # a SymInt while tracing, which is treated as an int here
         between = cast(int, torch.sym_max((lines[1] if time is None else time) - 1, 0)) // checkpoint
         outputs += [empty(wx, (between, batch, heads, width), None, dtype) for dtype in dtypes]
     elif save and cell.saved:
@@ -186,7 +186,7 @@ def _rnn_bwd(
 ) -> list[Tensor]:
     cell, h, r = CELLS[cell_name], states[0], contiguous(r)
     how = Options(*more[:5]) if more else PLAIN
-    wx, b = (*more[5:], None, None)[:2]  # torch leaves out trailing arguments that have their default
+    wx, b = (*more[5:], None, None)[:2]  # torch omits trailing arguments that equal their defaults
     by_chunks = how.checkpoint > 0
     first = [contiguous(x) for x in state]
     final = [None if x is None else contiguous(x) for x in dlast]
@@ -194,7 +194,7 @@ def _rnn_bwd(
     outputs = _backward_outputs(cell, h, r, work[1], need_r, need_b, need_state)
     copies: list[Tensor] = []
     wx, b = None if wx is None else unit_stride(wx), _bias(b, h)
-    # Hooks for saved tensors may have brought these back in other memory than they were made in.
+    # Saved-tensor hooks may have returned these with other strides.
     states = [unit_stride(x) for x in states]
     saved = [contiguous(x) if by_chunks else unit_stride(x) for x in saved]
     _BACKWARD[h.dtype](
@@ -258,7 +258,7 @@ def _rnn_bwd_fake(
 
 
 def _fake_batch(lines: Tensor, state: Sequence[Tensor], batch_sizes: Tensor | None, how: Options) -> int:
-    """Return B; of a packed batch it is known while tracing only from its initial state."""
+    """Return B; for a packed batch it is known while tracing only from an initial state."""
     if how.cu_seqlens is not None:
         return how.cu_seqlens.shape[0] - 1
     if batch_sizes is None:
@@ -286,7 +286,7 @@ def rnn_fwd(
     all_states: bool,
     how: Options = PLAIN,
 ) -> list[Tensor]:
-    """Run the op; on dense tensors that nothing watches in one call, which takes a fraction of the time."""
+    """Run the op; plain dense tensors outside of tracing take one C++ call, which is several times faster."""
     if how is PLAIN and lengths is None and batch_sizes is None and unwatched():
         outputs = _core.rnn_fwd_tensors(cell.layout, wx, r, b, state, reverse, all_states, False)
         if outputs is not None:
@@ -306,9 +306,9 @@ def rnn_fwd_kept(
     all_states: bool,
     how: Options = PLAIN,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Run the op for a backward pass; return its results, and in other memory what that pass reads.
+    """Run the op for a backward pass; return its results, and separate copies of the tensors that pass reads.
 
-    These are all states and the gates, or with a checkpoint h and the states between two chunks.
+    These are all states and the gates, or with a checkpoint h and the states between chunks.
     """
     count = len(cell.states)
     seen = 2 * count if all_states else 1 + count
@@ -322,14 +322,14 @@ def rnn_fwd_kept(
 
 
 def goes_together(wx: Tensor, r: Tensor, b: Tensor, state: Sequence[Tensor] | None) -> bool:
-    """Say whether :func:`rnn_fwd_together` takes these tensors."""
+    """Return whether :func:`rnn_fwd_together` takes these tensors."""
     return unwatched() and wx.dtype in (torch.float32, torch.float64) and are_ordinary((wx, r, b, *(state or ())))
 
 
 def rnn_fwd_together(
     cell: Cell, wx: Tensor, r: Tensor, b: Tensor | None, state: Sequence[Tensor], save: bool, how: Options
 ) -> list[Tensor]:
-    """Return the states of all steps as one tensor (S, B, T, N, D), the final states, then what was saved."""
+    """Return the states of all steps as one tensor (S, B, T, N, D), the final states, then the saved values."""
     count = len(cell.states)
     every = empty_steps(wx, (*wx.shape[:2], *wx.shape[-2:]), ahead=(count,))
     outputs = _rnn_fwd(cell.name, wx, r, b, state, False, None, None, True, save, *how, states=every.unbind(0))
@@ -337,14 +337,14 @@ def rnn_fwd_together(
 
 
 def fits(cell: Cell, wx: Any, r: Any, b: Any, state: Any) -> bool:
-    """Say whether these are dense tensors of matching shapes, of which no check need say more."""
+    """Return whether these are dense tensors of matching shapes, which need no further checks."""
     return unwatched() and _core.rnn_fits_tensors(cell.layout, wx, r, b, state)
 
 
 def rnn_fwd_fitting(
     cell: Cell, wx: Tensor, r: Tensor, b: Tensor | None, state: Sequence[Tensor], reverse: bool, all_states: bool
 ) -> list[Tensor]:
-    """Run the op on what `fits`, without looking again."""
+    """Run the op on tensors for which `fits` is true, without checks."""
     outputs = _core.rnn_fwd_tensors(cell.layout, wx, r, b, state, reverse, all_states, False)
     return cast(list[Tensor], outputs)
 
@@ -370,7 +370,7 @@ def rnn_bwd(
     wx: Tensor | None = None,
     b: Tensor | None = None,
 ) -> list[Tensor]:
-    """Run the op, in one call where :func:`rnn_fwd` would; wx and b are needed where ``how`` has a checkpoint."""
+    """Run the op, in one C++ call under the conditions of :func:`rnn_fwd`; wx and b are needed with a checkpoint."""
     if how is PLAIN and lengths is None and batch_sizes is None and unwatched():
         needs = (need_r, need_b, need_state)
         gradients = _core.rnn_bwd_tensors(cell.layout, r, state, states, saved, dstates, dlast, reverse, *needs)

@@ -1,4 +1,4 @@
-"""Launch shapes of the fused CUDA recurrence: those of `fastiter.tune`, as far as the kernels have the registers."""
+"""Launch shapes of the fused CUDA recurrence: from `fastiter.tune`, adapted to the kernels' registers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 from .._rnn import CELLS
 from ..tune import DEVICES, Device, rnn_plan
 
-#: Registers of a thread that hold neither r nor sums nor what is kept of an element: more, and the compiler spills.
+#: Registers per thread for other than r, sums and the state of elements; with fewer of them the compiler spills.
 _OTHER_REGISTERS = 132
-#: Registers of sums at most; a wider tile of rows is halved.
+#: Maximum registers of sums per thread; a tile of rows that needs more is halved.
 _MOST_SUMS = 64
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A product of each step: r h' forward, r^T dp backward, for every head and row."""
+    """The product of each step: r h' forward, r^T dp backward, for every head and row."""
 
     cell: str
     width: int
@@ -32,18 +32,18 @@ class Problem:
 
     @property
     def outs(self) -> int:
-        """Matrices of ``width`` rows that are multiplied."""
+        """Number of matrices of ``width`` rows in the product."""
         return 1 if self.backward else CELLS[self.cell].gates
 
     @property
     def terms(self) -> int:
-        """Terms of a sum."""
+        """Terms per sum."""
         return CELLS[self.cell].gates * self.width if self.backward else self.width
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A launch, in the terms of kernels/cuda/rnn_tiles.cuh. ``blocks`` make one head for one tile of rows."""
+    """A launch, in the terms of kernels/cuda/rnn_tiles.cuh. ``blocks`` blocks compute one head for one tile of rows."""
 
     units: int
     row_warps: int
@@ -57,21 +57,21 @@ class Plan:
 
     @property
     def threads(self) -> int:
-        """Threads of a block."""
+        """Threads per block."""
         return 32 * self.row_warps * self.split
 
     @property
     def rows(self) -> int:
-        """Rows of the batch that a block takes together."""
+        """Rows of the batch per block."""
         return 8 * self.columns
 
     @property
     def padded(self) -> int:
-        """Terms of a sum, those that pad the last tiles included."""
+        """Terms per sum, including the padding of the last tiles."""
         return 16 * self.split * self.tiles
 
     def defines(self) -> dict[str, object]:
-        """What the kernels are compiled with."""
+        """Return the preprocessor defines of the kernels."""
         return {
             "UNITS": self.units,
             "ROW_WARPS": self.row_warps,
@@ -90,12 +90,12 @@ def _card(index: int) -> Device:
 
 
 def card(x: Tensor) -> Device:
-    """Return what the device of ``x`` offers; a CPU stands for an H100."""
+    """Return the properties of the device of ``x``; for a CPU those of an H100."""
     return _card(x.device.index) if x.is_cuda else DEVICES["H100"]
 
 
 def shape(problem: Problem, units: int, row_warps: int, split: int, columns: int, held: int, resident: int = 1) -> Plan:
-    """Return the plan with these numbers; of ``held`` tiles of r as many as there are and as the registers hold."""
+    """Return the plan with these numbers; ``held`` is limited to the tiles of r that exist and fit into registers."""
     size, outs = problem.itemsize, problem.outs
     tiles = math.ceil(problem.terms / (16 * split))
     of_warp = outs * units // (16 * row_warps) * tiles
@@ -110,13 +110,13 @@ def shape(problem: Problem, units: int, row_warps: int, split: int, columns: int
 
 
 def _sums(problem: Problem, units: int, row_warps: int, columns: int) -> int:
-    """Registers of a thread's sums."""
+    """Return the registers per thread for sums."""
     each = (4 if problem.tensor_cores else 8) * max(problem.itemsize // 4, 1)
     return each * columns * (problem.outs * units // (16 * row_warps))
 
 
 def _room(problem: Problem, units: int, row_warps: int, split: int, columns: int, resident: int) -> int:
-    """Return how many tiles of r fit into the registers of a thread; less than 0 where not even the rest does."""
+    """Return how many tiles of r fit into a thread's registers; negative if even the rest does not fit."""
     threads, cell = 32 * row_warps * split, CELLS[problem.cell]
     registers = min(255, 65536 // (threads * resident))
     of_element = 3 * len(cell.states) + 12 if problem.backward else cell.gates + len(cell.states) + 7
@@ -127,7 +127,7 @@ def _room(problem: Problem, units: int, row_warps: int, split: int, columns: int
 
 @lru_cache(maxsize=4096)
 def plan(problem: Problem, device: Device) -> Plan | None:
-    """Return the launch of all steps, or None where r does not fit into the card or a step at a time is faster."""
+    """Return the fused launch, or None if r does not fit on the GPU or one step at a time is faster."""
     function = problem.cell.split("_")[0]
     found = rnn_plan(
         device,
@@ -144,7 +144,7 @@ def plan(problem: Problem, device: Device) -> Plan | None:
     while columns > 1 and _sums(problem, units, row_warps, columns) > _MOST_SUMS:
         columns //= 2
     while row_warps * split < 8 and _room(problem, units, row_warps, split, columns, 1) < 0:
-        split *= 2  # as each thread then has fewer elements: the tuner does not count those, nor numbers of 8 bytes
+        split *= 2  # fewer elements per thread: the tuner counts neither those nor 8-byte numbers
     for resident in range(found.blocks_per_sm, 0, -1):
         its = shape(problem, units, row_warps, split, columns, found.fragments_registers, resident)
         fits = resident * (its.shared + 1024) <= device.shared and its.shared <= device.block_shared

@@ -11,11 +11,11 @@ from .._rnn import Cell
 from . import _gpu
 from ._rnn_cuda import Work, four
 
-#: Rows of the batch that a program takes together: the least that tensor cores multiply.
+#: Rows of the batch per program: the minimum for tensor cores.
 _ROWS = 16
-#: Bytes of r, and of a line of it, that stay in a program; of a larger r it reads some terms of the sums at a time.
+#: Maximum bytes of r, and of a row of it, that a program keeps in registers; a larger r is read _TERMS terms at a time.
 _MOST_HELD, _LINE_HELD, _TERMS = 64 << 10, 256, 16
-#: Registers of a thread where 16 warps share a multiprocessor; left alone, the compiler may settle for half and spill.
+#: Registers per thread with 16 warps per multiprocessor; by default the compiler may use half as many and spill.
 _MOST_REGISTERS = 128
 
 
@@ -28,12 +28,12 @@ def _bytes(cell: Cell, width: int, dtype: torch.dtype) -> int:
 
 
 def reaches(width: int, dtype: torch.dtype) -> bool:
-    """Say whether the kernels take heads of this width: there are none for float64."""
+    """Return whether the kernels support heads of this width and dtype; float64 is not supported."""
     return dtype != torch.float64 and width <= 128
 
 
 def _matrices(r: Tensor, transposed: bool) -> Tensor:
-    """Return r, or its transpose, with each matrix padded to a power of two: loads then need no masks."""
+    """Return r, or its transpose, with each matrix padded to a power of two, so that loads need no masks."""
     r = r.transpose(2, 3) if transposed else r
     more = _padded(r.shape[-1]) - r.shape[-1]
     return torch.nn.functional.pad(r, (0, more, 0, more)).contiguous()
@@ -83,7 +83,7 @@ def forward(
     states: Sequence[Tensor],
     saved: Tensor | None,
 ) -> None:
-    """All steps in one launch."""
+    """Run all steps in one launch."""
     _launch("rnn_fwd_kernel", work, r, [wx, _matrices(r, True), b, *four(first), *four(last), *four(states), saved])
 
 
@@ -99,7 +99,7 @@ def backward(
     dq: Tensor | None,
     dfirst: Sequence[Tensor],
 ) -> None:
-    """All steps back in time in one launch."""
+    """Run the backward pass of all steps in one launch."""
     args = [
         _matrices(r, False),
         *four(first),
