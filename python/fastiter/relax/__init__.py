@@ -1,4 +1,4 @@
-"""Linear systems A x = b by relaxation: sweeps, solvers that stop at the true residual, and what accelerates them."""
+"""Linear systems A x = b by relaxation: sweeps, solvers that stop at the true residual, and acceleration methods."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class Adaptive:
         return max(10, math.ceil(4 / (2 - self.omega)))
 
     def _factor(self, last: int, window: int) -> float | None:
-        """The factor per step of the residual over at least ``window`` steps up to ``last``; None if too few are known."""
+        """The residual's factor per step over at least ``window`` steps up to ``last``; None: too few steps yet."""
         first, now = (bisect_right(self._steps, at) - 1 for at in (last - window, last))
         if first < 0:
             return None

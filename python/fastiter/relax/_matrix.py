@@ -1,4 +1,4 @@
-"""What a matrix may be, read once: compressed rows, blocks of rows, dense, or a batch with one pattern."""
+"""Validated input matrices: compressed rows (CSR), blocks (BSR), dense, or a batch with one sparsity pattern."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = npt.NDArray[Any]
 DTYPES = ("float32", "float64", "complex128")
 MAX_ROWS = 2**31 - 1
 
-#: What a matrix of the first dtype and vectors of the second are called in the kernels
+#: The kernels' code for a matrix of the first dtype and vectors of the second
 NUMBERS = {
     ("float32", "float32"): 0,
     ("float32", "float64"): 1,
@@ -25,13 +25,13 @@ NUMBERS = {
 }
 
 
-#: What _core.relax_check finds
+#: The faults that _core.relax_check reports
 _UNSORTED, _POINTERS, _COLUMN, _NOT_FINITE = 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
 class Csr:
-    """A sparse matrix in compressed rows, columns increasing; `value` is (entries,), or (batch, entries)."""
+    """A sparse matrix in CSR, columns increasing; `value` is (entries,), or (batch, entries)."""
 
     columns: int
     start: Array
@@ -49,7 +49,7 @@ class Csr:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The same of blocks of size x size: `value` is ([batch,] entries, size, size). Rows from `rows` on are padding."""
+    """The same with size x size blocks (BSR): `value` is ([batch,] entries, size, size). Rows >= `rows` are padding."""
 
     rows: int
     start: Array
@@ -70,15 +70,15 @@ class Blocks:
 
 
 class Batch:
-    """Matrices with one pattern of entries and values of their own.
+    """Matrices with one sparsity pattern and separate values.
 
     Parameters
     ----------
     pattern
-        A sparse matrix (scipy.sparse) with n rows and columns; its values do not matter, but its zeros are entries. The
-        blocks of a BSR matrix are those that methods in blocks take where no size is given.
+        A sparse matrix (scipy.sparse) with n rows and columns; its values are ignored, but stored zeros are entries.
+        The block size of a BSR matrix is the default of block methods.
     values : (B, entries)
-        The values of each matrix, in the order of the entries of ``pattern`` in compressed rows.
+        The values of each matrix, in the order of the entries of ``pattern`` in CSR.
 
     Examples
     --------
@@ -106,12 +106,12 @@ class Batch:
 
 
 def is_sparse(A: object) -> bool:
-    """Say whether ``A`` is one of scipy's sparse matrices or arrays, without importing scipy."""
+    """Return whether ``A`` is a scipy sparse matrix or array, without importing scipy."""
     return hasattr(A, "tocsr") and hasattr(A, "format") and hasattr(A, "shape")
 
 
 def _indices(function: str, name: str, A: Any) -> tuple[Array, Array]:
-    if len(A.data) != len(A.indices):  # who fills in a matrix by hand
+    if len(A.data) != len(A.indices):  # possible in a matrix that was filled in by hand
         got = f"{len(A.indices)} and {len(A.data)}"
         raise ValueError(f"{function}: {name} must have as many values as columns of entries, got {got}")
     if max(A.shape) > MAX_ROWS:
@@ -126,7 +126,7 @@ def _indices(function: str, name: str, A: Any) -> tuple[Array, Array]:
 
 
 def check_square(function: str, A: Any) -> None:
-    """Refuse a matrix that is not square, and what is no matrix at all."""
+    """Refuse a matrix that is not square, and anything that is not a matrix."""
     if not is_sparse(A) and not isinstance(A, (Batch, np.ndarray)):
         raise TypeError(f"{function}: A must be a sparse matrix, a NumPy array or a Batch, got {kind(A)}")
     if len(A.shape) != 2 or A.shape[0] != A.shape[1]:
@@ -135,7 +135,7 @@ def check_square(function: str, A: Any) -> None:
 
 
 def read_csr(function: str, A: Any) -> Csr:
-    """Return ``A`` in compressed rows with increasing columns and finite values; copies only what has to change."""
+    """Return ``A`` in CSR with increasing columns and finite values; copies only what has to change."""
     if isinstance(A, Batch):
         found = Csr(A.shape[1], A.start, A.column, np.ascontiguousarray(A.values))
     elif is_sparse(A):
@@ -152,13 +152,13 @@ def read_csr(function: str, A: Any) -> Csr:
 
 
 def in_rows(function: str, name: str, A: Any) -> Any:
-    """Return ``A`` in compressed rows, by scipy, which trusts indices as places in memory: they are checked before."""
+    """Return ``A`` in CSR, by scipy, which trusts indices as memory offsets: they are checked before."""
     if A.format in ("csc", "bsr"):
         start, index = _indices(function, name, A)
         height, width = A.blocksize if A.format == "bsr" else (1, 1)
         rows, columns = A.shape[0] // height, A.shape[1] // width
         lines, most, of = (columns, rows, "column") if A.format == "csc" else (rows, columns, "row of blocks")
-        if len(start) == lines + 1:  # scipy says if not
+        if len(start) == lines + 1:  # scipy raises if not
             fault, line = _core.relax_check(0, lines, most, len(index), start, index, np.ones(len(index), np.float32))
             _refuse(function, name, fault, f"{of} {line}", "rows" if A.format == "csc" else "columns", most)
     if A.format == "coo":
@@ -171,7 +171,7 @@ def in_rows(function: str, name: str, A: Any) -> Any:
 
 
 def _refuse(function: str, name: str, fault: int, where: str, what: str, end: int) -> None:
-    """Refuse a pattern with a fault that leads out of its arrays."""
+    """Refuse a pattern with a fault that leads outside its arrays."""
     if fault == _POINTERS:
         raise ValueError(f"{function}: {name} must have pointers that increase, got others at {where}")
     if fault == _COLUMN:
@@ -201,7 +201,7 @@ def _checked(function: str, A: Csr) -> Csr:
 
 
 def _sorted(A: Csr) -> Csr:
-    """The same with the columns of each row in order, and one entry for what is given in several parts."""
+    """The same with the columns of each row in order, and duplicate entries summed."""
     row = np.repeat(np.arange(A.n), np.diff(A.start))
     places = np.lexsort((A.column, row))
     row, column, value = row[places], A.column[places], A.value[..., places]
@@ -214,7 +214,7 @@ def _sorted(A: Csr) -> Csr:
 
 
 def read_blocks(function: str, A: Any, size: int | None) -> Blocks:
-    """Return ``A`` in blocks of ``size`` rows; None is the size that a BSR matrix has. The last block may be padded."""
+    """Return ``A`` in blocks of ``size`` rows; None takes the size of a BSR matrix. The last block may be padded."""
     if is_sparse(A) and A.format == "bsr" and A.blocksize[0] == A.blocksize[1] and size in (None, A.blocksize[0]):
         _check_dtype(function, A.dtype)
         start, column = _indices(function, "A", A)
@@ -235,7 +235,7 @@ Read = TypeVar("Read", Csr, Blocks)
 
 
 def without_zeros(A: Read) -> Read:
-    """Return one matrix without the entries, or blocks, that are stored and 0."""
+    """Return one matrix without the stored entries, or blocks, that are 0."""
     holds = A.value != 0 if isinstance(A, Csr) else (A.value != 0).any(axis=(1, 2))
     if holds.all():
         return A
@@ -252,7 +252,7 @@ def _in_blocks(A: Csr, size: int) -> Blocks:
     value = np.zeros((*A.value.shape[:-1], len(keys), size, size), A.value.dtype)
     value[..., place, row % size, column % size] = A.value
     if len(padding) and len(keys) and keys[-1] == rows * rows - 1:
-        # As large as the rest of the block, which would else be called singular beside it
+        # Scaled like the rest of the block, which would otherwise be found singular
         largest = np.abs(value[..., -1, :, :]).max(axis=(-2, -1))[..., np.newaxis]
         value[..., -1, padding % size, padding % size] = np.where(largest > 0, largest, 1)
     start = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(keys // rows, minlength=rows))])

@@ -1,4 +1,4 @@
-"""Anderson's mixture of the last steps, in one pass over what is kept of them to weigh it and one to mix it."""
+"""Anderson mixing of the last steps, in one pass over the history for the weights and one for the mixture."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-#: Rows that a pass takes at a time: what it does with them one after the other then finds them in the cache.
+#: Rows per chunk of a pass, so that its successive operations find them in cache
 ROWS = 8192
 
 
 class Mixture:
-    """x <- swept - sum_j w_j (swept_j+1 - swept_j), w least in ||change - sum_j w_j (change_j+1 - change_j)||.
+    """x <- swept - sum_j w_j (swept_j+1 - swept_j), w minimising ||change - sum_j w_j (change_j+1 - change_j)||.
 
-    change = swept - x. The differences are kept in a ring of `memory` places, with their inner products: a step adds
-    one difference and its products with the others, for each column by itself.
+    change = swept - x. The differences are kept in a ring buffer of `memory` entries, with their inner products: a step
+    adds one difference and its products with the others, for each column separately.
     """
 
     def __init__(self, memory: int, x: Array) -> None:
@@ -31,7 +31,7 @@ class Mixture:
         self.count = 0
 
     def next(self, x: Array, swept: Array) -> Array:
-        """Return the x that follows, made in ``swept``."""
+        """Return the next x, computed in ``swept``."""
         new, old = swept.reshape(self.swept.shape), x.reshape(self.swept.shape)
         place = (self.count - 1) % self.places
         self.filled = min(self.count, self.places)
@@ -47,7 +47,7 @@ class Mixture:
         return np.empty(0)
 
     def _take(self, x: Array, swept: Array, place: int) -> Array:
-        """Put the difference of this step from the one before in its place; return its products with the change."""
+        """Store this step's difference from the one before; return the products of all differences with the change."""
         kept = range(self.filled)
         with_new, target = (np.zeros(self.products.shape[::2], self.products.dtype) for _ in range(2))
         for first in range(0, len(x), ROWS):
@@ -66,7 +66,7 @@ class Mixture:
         return target[:, : self.filled]
 
     def _weights(self, target: Array) -> Array:
-        """The weights (columns, filled) from the inner products; 0 for a column in which something is not finite."""
+        """The weights (columns, filled) from the inner products; 0 for a column with a value that is not finite."""
         products = self.products[:, : self.filled, : self.filled]
         together = np.concatenate([products.reshape(len(products), -1), target], axis=1)
         finite = np.asarray(np.isfinite(together).all(axis=1), np.bool_)
@@ -74,7 +74,7 @@ class Mixture:
         scale = np.sqrt(np.einsum("cjj->cj", products).real)
         scale[scale == 0] = 1
         values, vectors = np.linalg.eigh(products / (scale[:, :, None] * scale[:, None, :]))
-        # Directions that rounding alone tells apart are left out.
+        # Directions that differ only by rounding are left out.
         cut = 100 * self.filled * float(np.finfo(self.change.dtype).eps) * values[:, -1:]
         inverse = np.where(values > cut, 1 / np.where(values > cut, values, 1), 0)
         rotated = np.einsum("cji,cj->ci", vectors.conj(), np.where(finite[:, None], target, 0) / scale)

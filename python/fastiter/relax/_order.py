@@ -1,4 +1,4 @@
-"""In which order rows, or blocks of rows, are relaxed, and which of them at the same time."""
+"""The order in which rows, or blocks of rows, are relaxed, and which of them run in parallel."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ._matrix import Blocks, Csr
 Array = npt.NDArray[Any]
 ORDERS = ("natural", "red-black", "color", "cluster")
 
-#: Rows of a cluster: enough that most neighbours of a row are in its own, few enough that threads find some.
+#: Rows of a cluster: enough that it contains most neighbours of its rows, few enough to leave clusters for the threads
 _CLUSTER, _FEWEST_CLUSTERS = 256, 32
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """A permutation of the rows (0: none), in clusters of consecutive rows, in colours of consecutive clusters.
+    """A permutation of the rows (0: none), split into clusters of consecutive rows and colours of consecutive clusters.
 
-    `clusters` and `colours` hold the first of each and the end; 0 stands for a single one. `is_coloured`: rows of one
-    colour are not linked, so that they may go at the same time, and clusters are single rows.
+    `clusters` and `colours` hold the first index of each and the end; 0 stands for a single one. `is_coloured`: rows of
+    one colour are not linked, so they can be relaxed in parallel, and clusters are single rows.
     """
 
     order: Array | int = 0
@@ -58,7 +58,7 @@ def arrange(function: str, A: Csr | Blocks, order: object) -> Arrangement:
 
 
 def arrange_disjoint(A: Csr) -> Arrangement:
-    """Return colours such that rows of one colour have no entries in the same column: Kaczmarz's may go together."""
+    """Return colours whose rows have no entries in the same column, so that Kaczmarz can run in parallel."""
     colour = np.empty(A.n, np.int32)
     _core.relax_colour_disjoint(A.n, A.columns, A.start, A.column, colour)
     rows = np.argsort(colour, kind="stable").astype(np.int32)
@@ -66,7 +66,7 @@ def arrange_disjoint(A: Csr) -> Arrangement:
 
 
 def permutation(function: str, order: Any, n: int) -> Array:
-    """Return ``order`` as int32; refuse what is not every number from 0 to n - 1 once."""
+    """Return ``order`` as int32; refuse anything but a permutation of 0 to n - 1."""
     rows = integers(function, "order", order)
     if rows.shape != (n,):
         raise ValueError(f"{function}: order must have shape {(n,)}, got {rows.shape}")

@@ -1,4 +1,4 @@
-"""The matrix of a method, read and put into the layout that its kernels want."""
+"""The matrix of a method, read and converted to the layout of its kernels."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ FORWARD, BACKWARD, SYMMETRIC, JACOBI = 0, 1, 2, 3
 
 
 def _own(A: Read) -> Read:
-    """Return A in memory of its own: it is read again for vectors of another dtype, and where it is unpickled."""
+    """Return A in its own memory: it is read again for vectors of another dtype, and after unpickling."""
     return replace(A, start=A.start.copy(), column=A.column.copy(), value=A.value.copy())
 
 
 class System:
-    """A matrix and an order, and for each dtype of vectors its copy in the kernels' layout, made when it is needed.
+    """A matrix and an order, with a copy in the kernels' layout for each dtype of vectors, made on first use.
 
-    rows, columns: of A; batch: how many matrices, 0 for one alone; dtype: of A. Pickled it is A and the order alone.
+    rows, columns: of A; batch: the number of matrices, 0 if not a batch; dtype: of A. A pickle has only A and order.
     """
 
-    entries: int  # that a sweep reads, for each column of x
+    entries: int  # read by a sweep for each column of x
 
     def __init__(self, function: str, rows: int, columns: int, dtype: np.dtype[Any], batch: int = 0) -> None:
         self.function, self.rows, self.columns, self.dtype, self.batch = function, rows, columns, dtype, batch
         self._copies: dict[np.dtype[Any], Prepared] = {}
         self.colours, self.is_coloured = 1, False
-        self.grid: tuple[int, ...] | None = None  # the shape of x and b, where it is not that of columns
+        self.grid: tuple[int, ...] | None = None  # the shape of x and b of a stencil
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_copies": {}}
@@ -74,40 +74,40 @@ class System:
         raise NotImplementedError
 
     def unknowns(self, b: Array) -> Array:
-        """Return b with 0 where there is no equation."""
+        """Return b with 0 at points without an equation."""
         return b
 
     def _singular(self, row: int) -> str:
         return f"A must have no zero on the diagonal, got 0 in row {row}"
 
     def random(self, seed: int = 0) -> Array:
-        """Return an x as the kernels have it: random but always the same, and 0 where there is no equation."""
+        """Return an x in the kernels' layout: random but always the same, and 0 at points without an equation."""
         shape = (self.columns, self.batch) if self.batch else (self.columns,)
         return np.random.default_rng([seed, self.columns]).standard_normal(shape).astype(self.dtype)
 
     def times(self, x: Array) -> Array:
-        """Return A x, both as the kernels have them."""
+        """Return A x, both in the kernels' layout."""
         k = self.batch or 1
         r, norms = np.empty((self.rows, *x.shape[1:]), x.dtype), np.empty(k)
         self.of(x.dtype).residual(x, np.zeros_like(r), r, k, norms)
         return np.negative(r, out=r)
 
     def divided(self, b: Array) -> Array:
-        """Return D^-1 b, D the diagonal or its blocks; of the systems of Jacobi's method and stencils."""
+        """Return D^-1 b, D the diagonal or its blocks; for the systems of Jacobi's method and of stencils."""
         x = np.zeros_like(b)
         if x.size:
             self.of(b.dtype).sweep(x, b, 0, self.batch or 1, np.ones(1), 0, 1, JACOBI)
         return x
 
     def has_positive_diagonal(self) -> bool:
-        """Say whether D is real, but for rounding, and positive; of the systems of Jacobi's method and stencils."""
+        """Say whether D is real, up to rounding, and positive; for the systems of Jacobi's method and of stencils."""
         inverse = self.divided(np.ones_like(self.random()))
         rounding = 10 * float(np.finfo(self.dtype).eps) * np.abs(inverse)
         return bool(((np.abs(inverse.imag) <= rounding) & (inverse.real >= 0)).all())
 
 
 class Scalar(System):
-    """Row after row, or rows of one colour at a time."""
+    """Row after row, or the rows of one colour in parallel."""
 
     def __init__(
         self, function: str, A: Csr, arrangement: Arrangement, *, jacobi: bool = False, part: int = FULL
@@ -145,13 +145,13 @@ class Dense(System):
 
 
 class OfBlocks(System):
-    """Block after block, or blocks of one colour at a time."""
+    """Block after block, or the blocks of one colour in parallel."""
 
     def __init__(self, function: str, A: Blocks, arrangement: Arrangement, *, jacobi: bool) -> None:
         super().__init__(function, A.rows, A.rows, A.value.dtype, A.batch)
         self.A, self.colours, self.is_coloured = _own(A), arrangement.number_of_colours, arrangement.is_coloured
         self.entries = len(A.column) * A.size**2
-        # Blocks that need not wait for each other are clusters of one.
+        # In Jacobi's method blocks are independent: each is a cluster of its own.
         self.how = Arrangement(0, np.arange(A.n + 1), np.array([0, A.n])) if jacobi else arrangement
         self.of(self.dtype)
 
@@ -188,7 +188,7 @@ class Projections(System):
         return made if self.scale is None else ByRows(made, self.scale)
 
     def random(self, seed: int = 0) -> Array:
-        """Return a combination of the rows: on what is orthogonal to all of them no sweep acts."""
+        """Return a combination of the rows: no sweep acts on vectors orthogonal to all of them."""
         width = (self.batch,) if self.batch else ()
         b = np.random.default_rng([seed, self.rows]).standard_normal((self.rows, *width)).astype(self.dtype)
         x = np.zeros((self.columns, *width), self.dtype)
@@ -198,7 +198,7 @@ class Projections(System):
 
 
 def prepare(function: str, A: Any, method: str, order: Any, block_size: int | None) -> System:
-    """Return the system of ``A`` for a method: "jacobi", "kaczmarz" or "sor", in blocks where there is a block size."""
+    """Return the system of ``A`` for a method: "jacobi", "kaczmarz" or "sor", in blocks if there is a block size."""
     if method == "kaczmarz":
         return _projections(function, A, order)
     check_square(function, A)
@@ -216,9 +216,9 @@ def prepare(function: str, A: Any, method: str, order: Any, block_size: int | No
 
 
 def by_values(A: Any, read: Read, order: object) -> Read:
-    """Return what was read of A without stored zeros, where they would be links of rows that are not linked.
+    """Return a matrix without its stored zeros, which would link rows for a coloured order.
 
-    Those of a Batch, and of a pattern whose values are to be differentiated, are entries like others.
+    The zeros of a Batch, and of a pattern whose values are to be differentiated, are kept.
     """
     if not isinstance(order, str) or order == "natural" or read.batch or getattr(A, "keeps_zeros", False):
         return read

@@ -20,7 +20,7 @@ from .stencil import OfStencil, Stencil
 
 Array = npt.NDArray[Any]
 
-#: Each method's sweep, and whether it goes forward and backward
+#: The sweep of each method, and whether it goes forward and backward
 METHODS = {
     "jacobi": ("jacobi", False),
     "block_jacobi": ("jacobi", False),
@@ -40,44 +40,44 @@ class Relaxation:
     ----------
     A
         A sparse matrix (scipy.sparse, any format; indices of 32 or 64 bits), a NumPy array (n, n), a :class:`Batch` of
-        matrices with one pattern, or a :class:`Stencil`; float32, float64 or complex128. It is copied: a change of it
-        later is not seen.
+        matrices with one pattern, or a :class:`Stencil`; float32, float64 or complex128. It is copied, so later changes
+        have no effect.
     method
-        - ``"jacobi"``: all rows at the same time, from the x before the sweep; ``"block_jacobi"``
+        - ``"jacobi"``: all rows at once, from the x before the sweep; ``"block_jacobi"``
         - ``"gauss_seidel"``, ``"block_gauss_seidel"``: row after row, from the newest x, omega = 1
         - ``"sor"``: the same with an omega; ``"ssor"``: forward, then backward
         - ``"kaczmarz"``: x <- x + omega (b_i - a_i x) a_i^H / ||a_i||^2, row after row. A may be of any shape.
     omega
         The relaxation factor, in (0, 2) except for Jacobi. ``"auto"``: from an estimate of the spectral radius, for all
         methods that have an omega, blocks, batches (one omega for all) and stencils. :meth:`solve` begins with 1, tries
-        it, and goes back to 1 where it has not paid, so that "auto" is no worse than 1 by more than a tenth; SOR then
-        adapts it to the factor that it observes.
+        the estimate, and returns to 1 if it has not paid off, so that "auto" costs at most a tenth more than 1; SOR
+        then adapts it to the observed convergence factor.
     order
         - ``"natural"``: from the first row to the last
-        - ``"red-black"``: two colours, of rows without a link; ValueError where two are too few
-        - ``"color"``: as many colours as first fit needs. Rows of one colour go at the same time, on all threads.
-        - ``"cluster"``: clusters of consecutive rows, each in natural order, those of one colour at the same time
-        - an array with the number of each row once: in that order
+        - ``"red-black"``: two colours, of rows that are not linked; ValueError if two do not suffice
+        - ``"color"``: as many colours as first fit needs. Rows of one colour run in parallel, on all threads.
+        - ``"cluster"``: clusters of consecutive rows, each in natural order, those of one colour in parallel
+        - a permutation of the rows
 
-        With a block size it is that of the blocks. Results do not depend on the number of threads, bit for bit. A
-        stencil's colours are two, and its rows the points of its grid.
+        With a block size it is the order of the blocks. Results do not depend on the number of threads, bit for bit. A
+        stencil has two colours, and its rows are the points of its grid.
     block_size
         Relax that many consecutive rows together, x_I <- (1 - omega) x_I + omega A_II^-1 (b_I - sum of A_IJ x_J). For
-        the methods ``block_...`` None is the size of the blocks of a BSR matrix.
+        methods ``block_...`` None takes the block size of a BSR matrix.
     symmetric
         Each sweep is one forward and one backward, which ``"ssor"`` always does.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is not as described; a row that is not finite, a zero on the diagonal and a singular block are
-        named by their number.
+        If an argument is not as described; a row that is not finite, a zero on the diagonal or a singular block is
+        named by its number.
 
     Notes
     -----
-    Vectors have the dtype of A; where A is float32 they may be float64, and sums are float64 in any case. b and x are
-    (n,), or (n, k) for k right-hand sides at once, which cost little more than one; for a batch (batch, n), for a
-    stencil the grid or (*grid, k).
+    Vectors have the dtype of A, or float64 if A is float32; sums are always float64. b and x are (n,), or (n, k) for k
+    right-hand sides at once, which cost little more than one; for a batch (batch, n), for a stencil the grid or
+    (*grid, k).
 
     Examples
     --------
@@ -152,7 +152,7 @@ class Relaxation:
 
     @classmethod
     def of(cls, function: str, A: Any, method: str, **how: Any) -> Relaxation:
-        """Return the same with the errors of the function that calls it."""
+        """Return a Relaxation whose error messages name the calling function."""
         made = cls.__new__(cls)
         options = {"omega": 1.0, "order": "natural", "block_size": None, "symmetric": False, **how}
         made._build(function, A, method, *(options[name] for name in ("omega", "order", "block_size", "symmetric")))
@@ -170,14 +170,14 @@ class Relaxation:
 
     @property
     def colors(self) -> int:
-        """The number of colours of the order; 1 where rows go one after the other."""
+        """The number of colours of the order; 1 if rows go one after the other."""
         return self._system.colours
 
     def sweep(self, x: Array, b: Array, sweeps: int = 1, *, backward: bool = False) -> None:
         """Relax x in place, `sweeps` times; `backward`: from the last row to the first.
 
-        x and b are as for :meth:`solve`; x of any layout is updated, one that is contiguous without a copy. Ctrl-C ends
-        it after a whole number of sweeps, which x then has.
+        x and b are as for :meth:`solve`; x may have any layout, and is updated without a copy if it is contiguous.
+        Ctrl-C stops after a whole number of sweeps, and x then has their result.
         """
         function = f"{self._function}.sweep"
         times = _vectors.count(function, "sweeps", sweeps)
@@ -221,9 +221,9 @@ class Relaxation:
     ) -> Solution:
         """Sweep until ||b - A x|| <= rtol ||b|| + atol, from x0 or 0.
 
-        One step is one sweep; of the symmetric methods one forward and one backward. The residual is computed from A, b
-        and x at each check. It ends early where it has grown 1e10 times or is not finite ("diverged"), and where it
-        neither falls by a millionth in 200 steps nor grows ("stagnated").
+        One step is one sweep; for the symmetric methods one forward and one backward. The residual is computed from A,
+        b and x at each check. The solution ends early if the residual has grown 1e10 times or is not finite
+        ("diverged"), or if it neither falls by a millionth in 200 steps nor grows ("stagnated").
         """
         function, adaptive = f"{self._function}.solve", self.adaptive()
         own_b = self.own_rhs(function, b)
@@ -249,23 +249,23 @@ class Relaxation:
 
     @property
     def system(self) -> System:
-        """The matrix as the kernels have it; of no use outside of the package."""
+        """The matrix in the kernels' layout, for internal use."""
         return self._system
 
     def own_rhs(self, function: str, b: object) -> Array:
-        """Check a right-hand side and return it as the kernels have it."""
+        """Check a right-hand side and return it in the kernels' layout."""
         return _vectors.inside(self._system, _vectors.check_vectors(function, self._system, b, None)[0])
 
     def sweep_inside(self, x: Array, b: Array) -> None:
-        """Relax x in place once; x and b are as the kernels have them."""
+        """Relax x in place once; x and b are in the kernels' layout."""
         self._sweep(x, b, 1)
 
     def adaptive(self) -> Adaptive | None:
-        """Return what chooses omega while a solution goes on; None where it is given."""
+        """Return the object that chooses omega during a solution; None if omega is given."""
         return adaptive_of(self.method, self.symmetric, self.choice)
 
     def apply_homogeneous(self, x: Array, omega: float | None = None) -> Array:
-        """Return one sweep from x for b = 0, the iteration matrix times x; x is as the kernels have it."""
+        """Return one sweep from x for b = 0, the iteration matrix times x; x is in the kernels' layout."""
         y = np.array(x)
         self._sweep(y, np.zeros((self.shape[0], *x.shape[1:]), x.dtype), 1, omega=omega)
         return y
@@ -273,9 +273,9 @@ class Relaxation:
     def as_preconditioner(self) -> Any:
         """Return M^-1, one sweep from 0, as a scipy.sparse.linalg.LinearOperator: M of scipy's cg, gmres and others.
 
-        For cg the sweep has to be symmetric: ``"ssor"``, ``symmetric=True`` or Jacobi. A batch is one matrix with its
-        matrices as blocks, its vectors (batch, n) and the grid of a stencil lying flat. Where A is float32, vectors in
-        float64 stay so; real and imaginary parts for a real A go separately.
+        For cg the sweep must be symmetric: ``"ssor"``, ``symmetric=True`` or Jacobi. A batch is one block diagonal
+        matrix; its vectors (batch, n), and the grid of a stencil, are flattened. If A is float32, float64 vectors stay
+        float64; with a real A the real and imaginary parts are swept separately.
         """
         from scipy.sparse.linalg import LinearOperator
 
@@ -310,7 +310,7 @@ class Relaxation:
 
 
 def adaptive_of(method: str, symmetric: bool, choice: Choice | None) -> Adaptive | None:
-    """Return what chooses omega while a solution goes on, from a first choice; None where it stays as it is."""
+    """Return the object that adapts omega during a solution, from a first choice; None if omega stays fixed."""
     if choice is None or choice.is_measured:
         return None
     sweep = METHODS[method][0]
@@ -327,7 +327,7 @@ def _block_size(function: str, method: str, size: object) -> int:
 
 
 def _own_block_size(function: str, A: Any) -> int:
-    """The size of the blocks of a BSR matrix."""
+    """The block size of a BSR matrix."""
     size = getattr(A, "blocksize", None)
     if size is None or size[0] != size[1]:
         raise ValueError(f"{function}: block_size must be an int where A has no square blocks of its own, got None")

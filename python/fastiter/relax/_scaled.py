@@ -1,4 +1,4 @@
-"""Equations to project on whose |a_i|^2 is out of range: multiplied by powers of two, with their b."""
+"""Equations for projections whose |a_i|^2 is out of range, scaled with their b by powers of two."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ._matrix import Csr
 
 Array = npt.NDArray[Any]
 
-#: Between these magnitudes squares, their sums and 1 / |a_i|^2 are numbers with all their digits, in the dtype of sums.
+#: Magnitudes between which squares, their sums and 1 / |a_i|^2 keep full precision in the dtype of sums
 RANGE = {"float32": (1e-15, 1e15), "float64": (1e-140, 1e140), "complex128": (1e-140, 1e140)}
-#: The powers of two that are numbers of each dtype
+#: The range of exponents of powers of two that each dtype holds
 POWERS = {"float32": 120, "float64": 1000, "complex128": 1000}
 
 
 class Prepared(Protocol):
-    """A matrix as the kernels have it."""
+    """A matrix in the kernels' layout."""
 
     def sweep(
         self, x: Array, b: Array, d: Array | int, k: int, omega: Array, momentum: Array | int, count: int, kind: int, /
@@ -28,7 +28,7 @@ class Prepared(Protocol):
 
 
 class ByRows:
-    """A matrix whose rows are those of the caller times ``scale`` (rows,), of a batch (rows, batch)."""
+    """A matrix whose rows are the caller's times ``scale`` (rows,), for a batch (rows, batch)."""
 
     def __init__(self, one: Prepared, scale: Array) -> None:
         self.one, self.scale = one, scale
@@ -43,7 +43,7 @@ class ByRows:
         self.one.sweep(x, b * self._scale(b), d, k, omega, momentum, count, kind)
 
     def residual(self, x: Array, b: Array, r: Array | int, k: int, norms: Array, /) -> None:
-        """Find b - A x of the caller's equations, and the squares of its norm."""
+        """Compute b - A x of the caller's equations, and the squares of its norm."""
         own = np.empty_like(b)
         self.one.residual(x, b * self._scale(b), own, k, norms)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -54,7 +54,7 @@ class ByRows:
 
 
 def powers_of_two(largest: Array, dtype: str) -> Array | None:
-    """Return 1, or where ``largest`` is out of range what brings it near 1; None where it is nowhere."""
+    """Return 1, or a power that brings ``largest`` near 1 if it is out of range; None if all are in range."""
     low, high = RANGE[dtype]
     is_out = (largest > 0) & ((largest < low) | (largest > high))
     if not is_out.any():
@@ -64,7 +64,7 @@ def powers_of_two(largest: Array, dtype: str) -> Array | None:
 
 
 def scales_of(A: Csr) -> Array | None:
-    """Return what the rows (rows,), or (rows, batch), are to be multiplied by; None: nothing. Sums are float64."""
+    """Return the scales of the rows (rows,), or (rows, batch); None if not needed, as for float32: sums are float64."""
     if A.value.dtype == np.float32 or A.value.size == 0:
         return None
     size = np.abs(A.value)
@@ -83,5 +83,5 @@ def scaled(A: Csr, scale: Array) -> Csr:
 
 
 def scales_of_points(coefficients: Array, dtype: str) -> Array | None:
-    """The same of the coefficients (7,) or (7, *grid) of a stencil, whose sums have their own dtype."""
+    """The same for the coefficients (7,) or (7, *grid) of a stencil, whose sums are in its own dtype."""
     return powers_of_two(np.abs(coefficients).max(axis=0, initial=0), dtype)

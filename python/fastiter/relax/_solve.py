@@ -15,21 +15,22 @@ from ._prepare import System
 
 Array = npt.NDArray[Any]
 
-#: A residual that has grown by this factor does not come back.
+#: A residual that has grown by this factor will not come back.
 DIVERGED = 1e10
-#: Stagnation: twice running the least residual of so many steps was neither a millionth below that of so many before,
-#: as it is for the slowest sweep of any use, nor well above: that of SOR with a good omega grows for long, then falls.
+#: Stagnation: twice in a row the least residual in this many steps was neither a millionth below that of as many
+#: steps before, which even the slowest useful sweep achieves, nor well above: SOR's with a good omega grows for long,
+#: then falls.
 PATIENCE, RISE = 200, 1.05
 
-#: step(x, count): x after `count` more steps; may be x itself, changed
+#: step(x, count): x after `count` more steps; may be x itself, updated in place
 Step = Callable[[Array, int], Array]
 
 
 class Watch:
-    """The residuals at each check, and what they say about each column.
+    """The residuals at each check, and the status of each column.
 
-    Columns that are done go on with the others, and may come to grow: `residual` and `steps` are those of a column's
-    own end, and so is its value in what :class:`Kept` puts back.
+    Columns that are done are swept on with the others, and may grow again: `residual` and `steps` are those of a
+    column's own end, and so is its value in what :class:`Kept` puts back.
     """
 
     def __init__(self, first: Array, target: Array, check_every: int) -> None:
@@ -43,15 +44,15 @@ class Watch:
         self._decide(first)
 
     def ratio(self, norms: Array) -> float:
-        """Return how many times too large the residual is that is farthest from its target, of those not yet there.
+        """Return the largest ratio of a residual to its target among the columns that are not done.
 
-        Where the target is 0, the first residual's rounding stands for it.
+        If the target is 0, the first residual's rounding error stands in for it.
         """
         target = np.where(self.target > 0, self.target, 2.0**-52 * self.history[0])[self.is_open]
         return float(np.max(np.divide(norms[self.is_open], target), initial=0))
 
     def check(self, steps: int, norms: Array) -> Array:
-        """Note the residuals after so many steps, and return which columns (k,) they close."""
+        """Record the residuals after ``steps`` steps, and return which columns (k,) are now done."""
         self.history.append(norms)
         self.least = np.fmin(self.least, norms)
         was_open = self.is_open.copy()
@@ -76,14 +77,14 @@ class Watch:
 
 
 class Kept:
-    """The columns of x that are done before the others."""
+    """The columns of x that finished before the others."""
 
     def __init__(self) -> None:
         self._x: Any = None
         self._columns: Any = False
 
     def keep(self, x: Any, closed: Array, watch: Watch) -> None:
-        """Keep those of x (n, k), an array or a tensor, that are closed, if others go on."""
+        """Save the columns of x (n, k), an array or a tensor, that are closed, if others go on."""
         if not (closed.any() and watch.is_open.any()):
             return
         if self._x is None:
@@ -92,7 +93,7 @@ class Kept:
         self._x[:, columns], self._columns = x[:, columns], self._columns | closed
 
     def put_back(self, x: Any) -> None:
-        """Put them into x."""
+        """Copy them back into x."""
         if self._x is not None:
             columns = np.flatnonzero(self._columns)
             x[:, columns] = self._x[:, columns]
@@ -113,10 +114,10 @@ def iterate(
     omega: Callable[[], float | None] = lambda: None,
     observe: Callable[[int, float], int] | None = None,
 ) -> Solution:
-    """Check the arguments and take steps from x0, or from 0, until every column is decided.
+    """Check the arguments and take steps from x0, or from 0, until every column is done.
 
-    ``observe`` sees :meth:`Watch.ratio` at each check, and says whether to keep a copy of x, or to go back to that;
-    ``omega`` says at the end which one was used.
+    ``observe`` receives :meth:`Watch.ratio` at each check, and returns whether to save a copy of x, or to restore it;
+    ``omega`` returns at the end the one that was used.
     """
     given, start = _vectors.check_vectors(function, system, b, x0)
     rtol, atol = _vectors.positive(function, "rtol", rtol), _vectors.positive(function, "atol", atol)

@@ -1,4 +1,4 @@
-"""The spectral radius of Jacobi's iteration matrix, from products and sweeps alone."""
+"""The spectral radius of Jacobi's iteration matrix, from matrix products and sweeps alone."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from ._prepare import System
 
 Array = npt.NDArray[Any]
 
-#: Products that an estimate may take, and after how many it looks whether the last ones have changed anything
+#: Products that an estimate may take, and the interval at which it checks whether it still changes
 MOST, EVERY = 120, 10
 
-#: An eigenvalue of D^-1 A that is so much below the next one stands alone: see :func:`extremes`.
+#: An eigenvalue of D^-1 A below this share of the next one is isolated: see :func:`spectrum_of`.
 ALONE = 0.01
 
 
 class Spectrum(NamedTuple):
-    """What is known of the eigenvalues of I - D^-1 A, D in blocks if it is.
+    """Estimates of the eigenvalues of I - D^-1 A, where D may have blocks.
 
     low, high: the least and the largest; beta: the largest magnitude, as SOR needs it; is_real: A is Hermitian, and
-    these are estimates by Lanczos' method, from inside. Else all are from the growth of powers, and low is -high.
-    Eigenvalues that stand alone at 1 do not count, and in beta neither do those at -1: see :func:`spectrum_of`.
+    these are Lanczos estimates, which lie inside the spectrum. Otherwise all come from the growth of powers, and low is
+    -high. Isolated eigenvalues at 1 are ignored, and for beta also those at -1: see :func:`spectrum_of`.
     """
 
     low: float
     high: float
     beta: float
     is_real: bool
-    is_nearly_singular: bool = False  # one that did not count is more than rounding away from 1
+    is_nearly_singular: bool = False  # an ignored eigenvalue differs from 1 by more than rounding
 
 
 def jacobi_spectrum(jacobi: System) -> Spectrum:
-    """Estimate the spectrum of Jacobi's iteration matrix. A batch is one matrix, with its matrices as blocks."""
+    """Estimate the spectrum of Jacobi's iteration matrix. A batch is one block diagonal matrix."""
     found = lanczos(jacobi) if is_definite(jacobi) else None
     if found is not None:
         return found
@@ -45,18 +45,18 @@ def jacobi_spectrum(jacobi: System) -> Spectrum:
 
 
 def of_radius(rho: float, dtype: np.dtype[Any]) -> Spectrum:
-    """The spectrum of which powers tell the radius: 1 where it cannot be told from that, as where A is singular."""
+    """The spectrum with this radius, estimated by powers: 1 if it is indistinguishable from 1, as for a singular A."""
     rho = 1.0 if abs(1 - rho) <= float(np.finfo(dtype).eps) ** 0.5 else rho
     return Spectrum(-rho, rho, rho, False)
 
 
 def is_definite(jacobi: System) -> bool:
-    """Say whether A looks Hermitian, with a diagonal that is positive definite."""
+    """Return whether A looks Hermitian, with a positive definite (block) diagonal."""
     return jacobi.has_positive_diagonal() and is_hermitian(jacobi)
 
 
 def is_hermitian(system: System) -> bool:
-    """Say whether A looks Hermitian, by its products with two vectors."""
+    """Return whether A looks Hermitian, by its products with two vectors."""
     u, v = system.random(0), system.random(1)
     Au, Av = system.times(u), system.times(v)
     largest = float(max(np.abs(Au).max(initial=0), np.abs(Av).max(initial=0)))
@@ -64,7 +64,7 @@ def is_hermitian(system: System) -> bool:
         return True
     if not math.isfinite(largest):
         return False
-    wide = np.result_type(system.dtype, np.float64)  # products of numbers that are tiny or huge in their own dtype
+    wide = np.result_type(system.dtype, np.float64)  # for products of numbers that are tiny or huge in their own dtype
     u, v, Au, Av = u.astype(wide), v.astype(wide), Au.astype(wide) / largest, Av.astype(wide) / largest
     scale = float(np.linalg.norm(u) * np.linalg.norm(Av)) * float(np.finfo(system.dtype).eps)
     return bool(abs(complex(np.vdot(u, Av)) - complex(np.vdot(Au, v))) <= 10 * scale)
@@ -91,10 +91,10 @@ def mean_growth(growth: list[float]) -> float:
 
 
 def lanczos(jacobi: System) -> Spectrum | None:
-    """Return the spectrum of I - D^-1 A by the inner product of D, in which D^-1 A is Hermitian; None where it is none.
+    """Return the spectrum of I - D^-1 A by D's inner product, in which D^-1 A is Hermitian; None if it is not positive.
 
-    With each v goes q = D v. The recurrence is that of the q, and v = D^-1 q: no product with D is ever taken. It
-    starts with a random vector times the root of the diagonal, so that a scaling of A on both sides changes nothing.
+    Each v has a q = D v. The recurrence is that of the q, with v = D^-1 q, so no product with D is needed. It starts
+    with a random vector times the root of the diagonal, which makes it invariant to a scaling of A on both sides.
     """
     q = jacobi.random()
     q *= rooted(jacobi.divided(np.ones_like(q)))
@@ -127,19 +127,19 @@ def _dot(u: Array, v: Array) -> float:
 
 
 def rooted(inverse: Array) -> Array:
-    """Return the roots of a diagonal whose inverse this is; 1 where it has no positive number."""
+    """Return the square root of a diagonal from its inverse; 1 where that is not a positive number."""
     positive = inverse.real > 0
     return np.where(positive, 1 / np.sqrt(np.where(positive, inverse.real, 1)), 1).astype(inverse.real.dtype)
 
 
 def spectrum_of(alphas: list[float], betas: list[float], dtype: np.dtype[Any]) -> Spectrum:
-    """Return the spectrum of I minus the tridiagonal matrix of alphas and betas, but for eigenvalues that stand alone.
+    """Return the spectrum of I minus the tridiagonal matrix of alphas and betas, without isolated eigenvalues.
 
-    Where A is singular (a Laplacian), a consistent b has nothing in the direction of its null vectors, and where A is
-    nearly so, often little: what they say of the largest eigenvalue is rounding, or of no use. So an eigenvalue of
-    D^-1 A that is 0 to rounding, or a hundred times below the next one, does not count. Where it matters after all, it
-    shows in the residuals. Those at 2 are their images where the pattern is bipartite, and SOR does not mind them.
-    Nor do copies of an eigenvalue count that come of rounding: the first vector has nothing in their direction.
+    If A is singular (a Laplacian), a consistent b has no component along its null vectors, and if A is nearly so,
+    often a small one: what they contribute to the largest eigenvalue is rounding, or useless. So an eigenvalue of
+    D^-1 A that is 0 to rounding, or a hundred times below the next one, is ignored. If it matters after all, the
+    residuals show it. Those at 2 are their mirror images for a bipartite pattern, and do not affect SOR. Spurious
+    copies of an eigenvalue from rounding are ignored, too: the first vector has no component along them.
     """
     off, eps = betas[: len(alphas) - 1], float(np.finfo(dtype).eps)
     values, vectors = np.linalg.eigh(np.diag(alphas) + np.diag(off, 1) + np.diag(off, -1))
@@ -152,7 +152,7 @@ def spectrum_of(alphas: list[float], betas: list[float], dtype: np.dtype[Any]) -
 
 
 def _first_not_alone(values: Array, nothing: float) -> float:
-    """Return the least of ``values``, which increase, that is well above 0 or not far below the next one."""
+    """Return the first of ``values``, in increasing order, that is neither near 0 nor far below the next one."""
     first = 0
     if values[0] >= -nothing:
         while first + 1 < len(values) and values[first] <= max(nothing, ALONE * values[first + 1]):
@@ -161,5 +161,5 @@ def _first_not_alone(values: Array, nothing: float) -> float:
 
 
 def young(beta: float) -> float:
-    """The best omega of SOR for a consistently ordered matrix; 1 where Jacobi does not converge."""
+    """SOR's best omega for a consistently ordered matrix; 1 if Jacobi does not converge."""
     return 2 / (1 + math.sqrt(1 - beta * beta)) if 0 <= beta < 1 else 1.0

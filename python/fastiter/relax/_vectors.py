@@ -1,4 +1,4 @@
-"""Checks of right-hand sides and starting points, and their layout in the kernels: contiguous, one row per unknown."""
+"""Checks of right-hand sides and initial guesses, and their layout in the kernels: contiguous, one row per unknown."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Array = npt.NDArray[Any]
 def check_vectors(
     function: str, system: System, b: object, x: object, x_name: str = "x0"
 ) -> tuple[Array, Array | None]:
-    """Check b, and x unless it is None: shapes (n,), (n, k) or, for a batch, (batch, n), and dtypes that go with A."""
+    """Check b, and x unless it is None: shapes (n,), (n, k) or, for a batch, (batch, n), and dtypes that match A's."""
     dtypes = [vectors for matrix, vectors in NUMBERS if matrix == system.dtype.name]
     if system.grid is not None:
         dtypes = [name for name in DTYPES if np.dtype(name) >= system.dtype]
     check_array(function, "b", b, dtypes)
-    assert isinstance(b, np.ndarray)  # check_array has said so
+    assert isinstance(b, np.ndarray)  # for the type checker: check_array has checked it
     batch, expected = system.batch, f"({system.rows},) or ({system.rows}, k)"
     if batch:
         expected = f"(batch, n) = ({batch}, {system.rows})"
@@ -54,14 +54,14 @@ def check_writable(function: str, x: Array, b: Array) -> None:
 
 
 def inside(system: System, x: Array) -> Array:
-    """Return x as the kernels have it, (n, k) contiguous: x itself where it is so already."""
+    """Return x in the kernels' layout, (n, k) contiguous: x itself if it has it already."""
     if system.grid is not None:
         return np.ascontiguousarray(x).reshape(system.rows, *x.shape[len(system.grid) :])
     return np.ascontiguousarray(x.T if system.batch else x)
 
 
 def outside(system: System, x: Array) -> Array:
-    """Return what :func:`inside` made of an array in the shape of that array."""
+    """Return an array in the kernels' layout in the shape that :func:`inside` got."""
     if system.grid is not None:
         return x.reshape(*system.grid, *x.shape[1:])
     return x.T if system.batch else x
@@ -73,7 +73,7 @@ def width(x: Array) -> int:
 
 
 def residual(system: System, x: Array, b: Array, r: Array | None = None) -> Array:
-    """Return ||b - A x|| of each column (k,), and put b - A x into r; all arrays as the kernels have them."""
+    """Return ||b - A x|| of each column (k,), and write b - A x to r; all arrays are in the kernels' layout."""
     norms = np.empty(width(b))
     system.of(b.dtype).residual(x, b, 0 if r is None else r, len(norms), norms)
     if np.isfinite(norms).all() and (norms > _TINY).all():
@@ -83,11 +83,11 @@ def residual(system: System, x: Array, b: Array, r: Array | None = None) -> Arra
     return norm(r)
 
 
-_TINY = 1e-290  # squares below may have lost digits
+_TINY = 1e-290  # squares of smaller numbers may lose digits
 
 
 def norm(r: Array) -> Array:
-    """Return the 2-norm of each column, whatever the size of its numbers; NaN and infinity where they are in it."""
+    """Return the 2-norm of each column without overflow or underflow; NaN and infinity propagate."""
     r = r.reshape(len(r), width(r))
     largest = np.abs(r).max(axis=0, initial=0).astype(np.float64)
     scale = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
@@ -97,7 +97,7 @@ def norm(r: Array) -> Array:
 
 
 def positive(function: str, name: str, x: object, *, zero: bool = True) -> float:
-    """Return ``x`` as a float; refuse what is not a finite number from 0 on (or above 0)."""
+    """Return ``x`` as a float; refuse anything but a finite number >= 0 (or > 0)."""
     if isinstance(x, bool) or not isinstance(x, numbers.Real):
         raise TypeError(f"{function}: {name} must be a number, got {kind(x)}")
     value = float(x)
@@ -107,7 +107,7 @@ def positive(function: str, name: str, x: object, *, zero: bool = True) -> float
 
 
 def count(function: str, name: str, x: object, least: int = 0, most: int | None = None) -> int:
-    """Return ``x`` as an int; refuse what is not a whole number from ``least`` on, or to ``most``."""
+    """Return ``x`` as an int; refuse anything but an integer from ``least`` on, or up to ``most``."""
     if isinstance(x, bool) or not isinstance(x, (int, np.integer)):
         raise TypeError(f"{function}: {name} must be an int, got {kind(x)}")
     if x < least:

@@ -1,4 +1,4 @@
-"""Sweeps made faster from outside: Chebyshev's polynomials, and Anderson's mixing of the last steps."""
+"""Acceleration of sweeps: Chebyshev's polynomials, and Anderson mixing of the last steps."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ from .stencil import OfStencil, Stencil
 
 Array = npt.NDArray[Any]
 
-#: Differences that Anderson's mixing may keep: a step solves a system of so many equations for each column.
+#: The most differences that Anderson mixing keeps: a step solves a system of this size for each column.
 MOST_KEPT = 1000
 
 
 class Recurrence:
     """The factors of d <- momentum d + omega z, x <- x + d for eigenvalues in [low, high], step after step.
 
-    After k steps the error is T_k((high + low - 2 t) / (high - low)) / T_k((high + low) / (high - low)) of what it was
-    in the direction of an eigenvalue t. An estimated low is above the least t on a fine grid, and that t is then the
-    last to vanish: its factor a step, in the end g(t) / g(0) with g + 1 / g = 2 (high + low - 2 t) / (high - low), says
-    where it is, and the recurrence begins again with this t as low (Hageman and Young).
+    After k steps the error along an eigenvector with eigenvalue t is multiplied by
+    T_k((high + low - 2 t) / (high - low)) / T_k((high + low) / (high - low)). An estimated low may exceed the
+    least t, as on a fine grid, whose error is then
+    the last to vanish: its factor per step tends to g(t) / g(0) with g + 1 / g = 2 (high + low - 2 t) / (high - low),
+    which yields t, and the recurrence restarts with this t as low (Hageman and Young).
     """
 
     def __init__(self, low: float, high: float, *, adapts: bool = False) -> None:
@@ -47,7 +48,7 @@ class Recurrence:
         self._start: tuple[int, float] | None = None
 
     def observe(self, steps: int, residual: float) -> int:
-        """Note the residual after so many steps; there is never a copy of x to go back to."""
+        """Record the residual after ``steps`` steps; return that no copy of x is to be saved or restored."""
         now, centre = (steps, residual), self.centre / self.half
         growth = centre + math.sqrt(centre * centre - 1)
         if self._start is None:
@@ -74,7 +75,7 @@ class Recurrence:
 
 
 def checked_bounds(function: str, bounds: object) -> tuple[float, float]:
-    """Return bounds as two numbers above 0."""
+    """Return bounds as two positive numbers."""
     if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
         raise TypeError(f"{function}: bounds must be (low, high) or None, got {kind(bounds)}")
     low, high = (_vectors.positive(function, "bounds", bound, zero=False) for bound in bounds)
@@ -97,10 +98,10 @@ def chebyshev(
 ) -> Solution:
     """x <- x + d, d <- momentum d + omega D^-1 (b - A x): Jacobi accelerated by Chebyshev's polynomials.
 
-    No inner product is taken but for the check, and all rows go at the same time. A is as for :class:`Relaxation`;
-    ``bounds`` are the least and the largest eigenvalue of D^-1 A, which have to be positive: by default an estimate by
-    Lanczos' method, for an A that is Hermitian and positive definite, of which the least comes down where the residual
-    falls more slowly than it says. For others give the bounds. A batch has the same bounds for all its matrices.
+    The only inner product is that of the check, and all rows are relaxed in parallel. A is as for :class:`Relaxation`;
+    ``bounds`` are the least and the largest eigenvalue of D^-1 A, which must be positive. By default they are Lanczos
+    estimates, for a Hermitian positive definite A; the least is lowered if the residual falls more slowly than it
+    implies. For other A give the bounds. A batch has the same bounds for all its matrices.
 
     Examples
     --------
@@ -141,12 +142,12 @@ def _estimated(function: str, A: Any, system: System) -> tuple[float, float]:
     least, largest = found.low, found.high
     if largest >= 1:
         raise ValueError(f"{function}: bounds must be given where A is not positive definite, got None")
-    # Estimates from inside: a larger high costs little, and an eigenvalue beyond it would grow.
+    # The estimates lie inside the spectrum: a larger high costs little, but an eigenvalue beyond it makes its mode grow.
     return 0.95 * (1 - largest), MARGIN * (1 - least)
 
 
 def bounds_of(function: str, rho: float, is_jacobi: bool) -> tuple[float, float]:
-    """Return the bounds of M^-1 A where the iteration matrix of the sweep has this spectral radius."""
+    """Return the bounds of M^-1 A for a sweep whose iteration matrix has this spectral radius."""
     if rho >= 1:
         raise ValueError(f"{function}: bounds must be given where the sweep alone does not converge, got rho {rho}")
     return 0.95 * (1 - rho), MARGIN * (1 + rho) if is_jacobi else 1.0
@@ -158,11 +159,11 @@ class Chebyshev:
     Parameters
     ----------
     relaxation : Relaxation
-        With a symmetric sweep: Jacobi, SSOR, or ``symmetric=True``. The eigenvalues of M^-1 A of any other are not
+        Must have a symmetric sweep: Jacobi, SSOR, or ``symmetric=True``. For others the eigenvalues of M^-1 A are not
         real in general, and ValueError is raised.
     bounds
         The least and the largest eigenvalue of M^-1 A, which is I minus the sweep's iteration matrix. By default they
-        are estimated from the growth of powers of that, and :meth:`solve` lowers the least where it has to.
+        are estimated from the growth of its powers, and :meth:`solve` lowers the least if necessary.
 
     Examples
     --------
@@ -182,7 +183,7 @@ class Chebyshev:
         self.adapts = bounds is None
         if bounds is None:
             apply, start = relaxation.apply_homogeneous, relaxation.system.random()
-            # The difference has nothing in the directions in which no sweep acts, where A is singular.
+            # For a singular A, the difference has no component on which sweeps do not act.
             rho = _spectrum.power(apply, start - apply(start))
             bounds = bounds_of("Chebyshev", rho, is_jacobi)
         self.relaxation, self.bounds = relaxation, checked_bounds("Chebyshev", bounds)
@@ -216,14 +217,14 @@ class Chebyshev:
 
 
 class Anderson:
-    """x <- the mixture of the last sweeps whose residuals sweep(x) - x cancel best: any sweep, accelerated.
+    """x <- the mixture of the last sweeps with the smallest residual sweep(x) - x: any sweep, accelerated.
 
     Parameters
     ----------
     relaxation : Relaxation
-        Of any method.
+        Prepared with any method.
     memory
-        How many differences of steps are kept, at most 1000; each costs two vectors.
+        Number of differences of steps that are kept, at most 1000; each costs two vectors.
 
     Examples
     --------
@@ -253,7 +254,7 @@ class Anderson:
         max_steps: int = 10_000,
         check_every: int = 1,
     ) -> Solution:
-        """As :meth:`Relaxation.solve`; a step is a sweep. Each column is mixed by itself."""
+        """As :meth:`Relaxation.solve`; a step is a sweep. Each column is mixed separately."""
         mixtures: list[Mixture] = []
 
         def step(x: Array, swept: Array) -> Array:

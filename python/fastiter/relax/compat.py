@@ -1,10 +1,10 @@
-"""The functions of pyamg.relaxation.relaxation, argument for argument: a change of one import.
+"""The functions of pyamg.relaxation.relaxation with the same arguments: changing one import suffices.
 
 ``from fastiter.relax import compat as relaxation``. Each updates x in place, `iterations` times. As in PyAMG, rows
-with a zero on the diagonal are left out, singular diagonal blocks have a pseudo-inverse, and a complex A may have a
-complex omega. What differs: blocks may have any size up to 64, whether or not it divides n; x and b may be (n, k); an
-omega counts where PyAMG 5.4 drops it, in a symmetric SOR and in any on a BSR matrix. complex64 is computed in
-complex128 and rounded. What is made of A is kept from call to call, as long as the same A has the same values.
+with a zero on the diagonal are skipped, singular diagonal blocks have a pseudo-inverse, and a complex A may have a
+complex omega. The differences: blocks may have any size up to 64, whether or not it divides n; x and b may be
+(n, k); omega has an effect where PyAMG 5.4 drops it, in a symmetric SOR and in any on a BSR matrix. complex64 is
+computed in complex128 and rounded. Data computed from A is cached between calls while A has the same values.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def block_jacobi(
 ) -> None:
     """x_I <- (1 - omega) x_I + omega A_II^-1 (b_I - sum over J != I of A_IJ x_J), in place.
 
-    Dinv (blocks, blocksize, blocksize): in place of A_II^-1.
+    Dinv (blocks, blocksize, blocksize): used instead of A_II^-1.
     """
     seen, size = _with_block_size("block_jacobi", A, blocksize)
     Dinv = _wanted_inverse(seen, size, Dinv)
@@ -97,7 +97,7 @@ def block_gauss_seidel(
     blocksize: int = 1,
     Dinv: Array | None = None,
 ) -> None:
-    """x_I <- A_II^-1 (b_I - sum over J != I of A_IJ x_J), block after block, in place. Dinv: in place of A_II^-1."""
+    """x_I <- A_II^-1 (b_I - sum over J != I of A_IJ x_J), block after block, in place. Dinv replaces A_II^-1."""
     seen, size = _with_block_size("block_gauss_seidel", A, blocksize)
     Dinv = _wanted_inverse(seen, size, Dinv)
     if Dinv is not None:
@@ -155,7 +155,7 @@ def gauss_seidel_nr(
 
 
 def jacobi_ne(A: Any, x: Array, b: Array, iterations: int = 1, omega: Factor = 1.0) -> None:
-    """x <- x + omega A^H D^-1 (b - A x) in place, D = diag(A A^H): the projections of Kaczmarz, all at once."""
+    """x <- x + omega A^H D^-1 (b - A x) in place, D = diag(A A^H): Kaczmarz's projections, all at once."""
     seen = Seen("jacobi_ne", A)
     count, factor = _count(seen, "iterations", iterations), _factor(seen, omega)
     seen.csr()  # checks A before products with it
@@ -196,16 +196,16 @@ def polynomial(A: Any, x: Array, b: Array, coefficients: Any, iterations: int = 
 
 
 def gauss_seidel_indexed(A: Any, x: Array, b: Array, indices: Any, iterations: int = 1, sweep: str = "forward") -> None:
-    """Gauss-Seidel on the rows that are listed, in this order, in place; a row may come several times."""
+    """Gauss-Seidel on the listed rows, in this order, in place; a row may be listed several times."""
     seen = Seen("gauss_seidel_indexed", A)
     rows = whole_numbers(seen.function, "indices", indices, A.shape[0])
     _one_by_one(seen, x, b, points(seen, rows), iterations, sweep)
 
 
 def jacobi_indexed(A: Any, x: Array, b: Array, indices: Any, iterations: int = 1, omega: Factor = 1.0) -> None:
-    """x_i <- x_i + omega (b - A x)_i / a_ii for the rows that are listed, all from the same x, in place.
+    """x_i <- x_i + omega (b - A x)_i / a_ii for the listed rows, all from the same x, in place.
 
-    Of a BSR matrix, rows of blocks are listed.
+    For a BSR matrix, block rows are listed.
     """
     seen = Seen("jacobi_indexed", A)
     _in_turn(seen, x, b, iterations, omega, (_listed(seen, "indices", indices), 1))
@@ -265,7 +265,7 @@ def cf_block_jacobi(
 ) -> None:
     """:func:`block_jacobi` on the blocks I in `Cpts`, then on those in `Fpts`, in place.
 
-    As in :func:`cf_jacobi`, with Dinv in place of A_II^-1.
+    As in :func:`cf_jacobi`, with Dinv instead of A_II^-1.
     """
     seen, size = _with_block_size("cf_block_jacobi", A, blocksize)
     c, f = (_listed_blocks(seen, name, x, size, Dinv) for name, x in (("Cpts", Cpts), ("Fpts", Fpts)))
@@ -317,7 +317,7 @@ def _sweep(seen: Seen, x: Array, b: Array, iterations: int, sweep: str, *, metho
 def _complex_sweep(
     seen: Seen, x: Array, b: Array, count: int, sweep: str, factor: complex, *, method: str, **how: Any
 ) -> None:
-    """The same with a complex omega: of Jacobi x + omega (swept - x), of SOR rows in a list, with omega / a_ii."""
+    """The same with a complex omega: for Jacobi x + omega (swept - x), for SOR lists of rows, with omega / a_ii."""
     if method == "kaczmarz":
         _real_factor(seen, factor)
     if method == "sor":
@@ -335,7 +335,7 @@ def _complex_sweep(
 
 
 def _wanted_inverse(seen: Seen, size: int, Dinv: Array | None) -> Array | None:
-    """Return ``Dinv`` where it is another than the inverses of the diagonal blocks."""
+    """Return ``Dinv`` unless it is the inverses of the diagonal blocks."""
     return None if Dinv is None or is_inverse(seen, size, Dinv) else Dinv
 
 
@@ -350,7 +350,7 @@ def _one_by_one(seen: Seen, x: Array, b: Array, lists: Lists, iterations: int, s
 
 
 def _in_turn(seen: Seen, x: Array, b: Array, iterations: int, omega: Factor, *parts: tuple[Lists, int]) -> None:
-    """Jacobi on one set of lists, as often as said, then on the next; all of this ``iterations`` times."""
+    """Jacobi on one set of lists, as often as given, then on the next; all of this ``iterations`` times."""
     count, factor = _count(seen, "iterations", iterations), _factor(seen, omega)
 
     def relax(x: Array, b: Array) -> None:
@@ -389,7 +389,7 @@ def _real_factor(seen: Seen, omega: Factor) -> float:
 
 
 def _listed(seen: Seen, name: str, rows: Any) -> Lists:
-    """The points of C or F: rows, or of a BSR matrix rows of blocks."""
+    """The listed C or F points: rows, or for a BSR matrix block rows."""
     size = _block_size_of(seen)
     found = whole_numbers(seen.function, name, rows, seen.A.shape[0] // size)
     return points(seen, (found[:, None] * size + np.arange(size)).ravel())

@@ -1,4 +1,4 @@
-"""Conjugate gradients with SSOR as preconditioner, at the cost of one product with A a step."""
+"""Conjugate gradients with an SSOR preconditioner, at the cost of one product with A a step."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def ssor_cg(
     max_steps: int = 10_000,
     check_every: int = 5,
 ) -> Solution:
-    """CG on (E + L)^-1 A (E + U)^-1, E = D / omega, which is CG with the preconditioner of SSOR (Eisenstat's trick).
+    """CG on (E + L)^-1 A (E + U)^-1, E = D / omega, which is CG preconditioned by SSOR (Eisenstat's trick).
 
-    As A = (E + L) + (E + U) - (2 E - D), a product with that matrix takes one solution with E + L and one with E + U,
-    as much as a product with A alone: t = (E + U)^-1 p, (E + L)^-1 A t = t + (E + L)^-1 (p - (2 E - D) t).
+    As A = (E + L) + (E + U) - (2 E - D), a product with that matrix takes one solve with E + L and one with E + U, as
+    much as a product with A alone: t = (E + U)^-1 p, (E + L)^-1 A t = t + (E + L)^-1 (p - (2 E - D) t).
 
-    A has to be Hermitian and positive definite; ValueError says where it is found not to be. It may be a
-    :class:`Stencil`, or a :class:`Batch`, of which each system has its own steps. With a coloured order the solutions
-    run on all threads. Arguments are otherwise those of :func:`sor`; ``omega="auto"`` estimates the spectral
-    radius. A step is one of CG. The check takes a product with A.
+    A must be Hermitian and positive definite; ValueError is raised if it is found not to be. It may be a
+    :class:`Stencil`, or a :class:`Batch`, whose systems each take their own number of steps. With a coloured order the
+    triangular solves run on all threads. Arguments are otherwise those of :func:`sor`; ``omega="auto"`` estimates the
+    spectral radius. A step is one of CG. The check takes a product with A.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def ssor_cg(
 
 @dataclass(frozen=True)
 class _Split:
-    """A, what sweeps over D / omega + L and over D / omega + U, and D (n,), or (n, batch); 0 where x is given."""
+    """A, the systems for sweeps over D / omega + L and D / omega + U, and D (n,), or (n, batch); 0 where x is given."""
 
     system: System
     lower: System
@@ -89,31 +89,31 @@ def _split_rows(function: str, A: Any, order: Any) -> _Split:
 
 
 def _split_stencil(function: str, A: Stencil, order: Any) -> _Split:
-    """A sweep over all of A from 0 is one over a triangle: it meets zeros wherever the other one would be."""
+    """Use all of A for both triangles: a sweep from 0 reads zeros where the other triangle's unknowns would be."""
     system = OfStencil(function, A, order)
     return _Split(system, system, system, system.diagonal, system.is_coloured)
 
 
-#: The bound 1/4 of the theory of SSOR holds about where D^-1 L D^-1 U has a radius below this by so many powers.
+#: SSOR's theoretical bound 1/4 roughly holds if D^-1 L D^-1 U has a radius below this, by this many powers.
 MOST_RADIUS, POWERS = 0.4, 20
 
-#: CG needs less of an omega than SSOR by itself: this share of what is above 1 does as well or better.
+#: CG needs less over-relaxation than SSOR alone: this share of omega - 1 does as well or better.
 OF_CG = 0.75
 
 
 def _auto(function: str, A: Any, split: _Split, order: object) -> float:
     if split.is_coloured or not _has_theory(split, order):
-        return 1.0  # the best there is: SSOR gains nothing from an omega there
+        return 1.0  # the optimum: SSOR gains nothing from an omega there
     found = _spectrum.jacobi_spectrum(jacobi_of(function, A, split.system))
     if found.is_nearly_singular:
-        return 1.0  # how much that one matters depends on b
+        return 1.0  # its effect depends on b
     best = ssor_omega(found.high)
     return 1 + OF_CG * max(best - 1, 0.0)
 
 
 def _has_theory(split: _Split, order: object) -> bool:
-    """Say whether D^-1 L D^-1 U is as small as SSOR needs it to gain from an omega."""
-    if split.lower is split.upper:  # a stencil: it is, in the orders that go from neighbour to neighbour
+    """Return whether D^-1 L D^-1 U is small enough for SSOR to gain from an omega."""
+    if split.lower is split.upper:  # a stencil: small enough, in the orders that go from neighbour to neighbour
         return isinstance(order, str)
     d = split.diagonal
 
@@ -128,7 +128,7 @@ def _has_theory(split: _Split, order: object) -> bool:
 
 
 class _Cg:
-    """The recurrences: r and p of the preconditioned system, and x of the given one."""
+    """The state of CG: r and p of the preconditioned system, and x of the original one."""
 
     def __init__(self, function: str, split: _Split, omega: float, b: Array) -> None:
         self.function, self.omega, self.b, self.split = function, omega, b, split
