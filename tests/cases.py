@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-# (name, activation) of every recurrent cell; "" where it has no choice.
+# (name, activation) of every recurrent cell; "" if the cell has no activation option.
 RNN_CELLS = [("elman", "tanh"), ("elman", "relu"), ("lstm", ""), ("gru", ""), ("slstm", "")]
 GATES = {"elman": 1, "lstm": 4, "gru": 3, "slstm": 4}
 STATES = {"elman": ("h",), "lstm": ("h", "c"), "gru": ("h",), "slstm": ("h", "c", "n", "m")}
@@ -27,7 +27,7 @@ class RnnInputs(NamedTuple):
 
 def rnn_inputs(cell: str, B: int, T: int, N: int, D: int, dtype: npt.DTypeLike, seed: int = 0) -> RnnInputs:
     """Pre-activations ~ N(0, 1), r and b ~ U(-1, 1) / sqrt(D) (torch's initial weights), a state mid-sequence."""
-    # Drawn in float64 and then rounded: both dtypes see the same case.
+    # Drawn in float64, then rounded, so that both dtypes get the same case.
     rng = np.random.default_rng([seed, B, T, N, D])
     G = GATES[cell]
     bound = 1 / math.sqrt(max(D, 1))
@@ -42,7 +42,7 @@ def rnn_inputs(cell: str, B: int, T: int, N: int, D: int, dtype: npt.DTypeLike, 
 
 
 def normal_like(arrays: tuple[Array, ...], seed: int = 0) -> tuple[Array, ...]:
-    """Arrays ~ N(0, 1) of the same shapes and dtypes: cotangents."""
+    """Return cotangents: arrays ~ N(0, 1) with the same shapes and dtypes."""
     rng = np.random.default_rng(seed)
     return tuple(rng.standard_normal(a.shape).astype(a.dtype) for a in arrays)
 
@@ -85,7 +85,7 @@ def assert_close(
         return
     largest = float(np.max(np.abs(expected))) if scale is None else scale
     error = np.abs(actual - expected)
-    worst = np.unravel_index(int(np.argmax(error)), error.shape)  # argmax finds a NaN first
+    worst = np.unravel_index(int(np.argmax(error)), error.shape)  # argmax returns the index of a NaN if there is one
     bound = tolerance(expected.dtype, length, width) * largest
     assert error[worst] <= bound, (
         f"{name}: at {tuple(map(int, worst))} got {actual[worst]!r}, expected {expected[worst]!r}: "

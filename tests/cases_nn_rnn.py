@@ -36,7 +36,7 @@ all_names = pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "sLSTM"])
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """On few cores that others use too, waiting for a second thread takes longer than all of these tests."""
+    """Run on one thread: on few busy cores, waiting for a second thread takes longer than all of these tests."""
     mine, theirs = fastiter.get_num_threads(), torch.get_num_threads()
     torch.set_num_threads(1)
     fastiter.set_num_threads(1)
@@ -46,7 +46,7 @@ def one_thread():
 
 
 def make(library, kind, *args, **options):
-    """A module of torch.nn or of ours, drawn from the same seed."""
+    """Return a module of torch.nn or of fastiter, initialised from the same seed."""
     name, extra = KINDS.get(kind, (kind, {}))
     torch.manual_seed(7)
     return getattr(library, name)(*(args or (I, H)), **extra, **options)
@@ -73,7 +73,7 @@ def make_states(module, batch, dtype=F64):
 
 
 def run(module, x, states=None, wrap=lambda x: x, wrap_state=lambda s: s):
-    """All that `module` returns for wrap(x), and all gradients of a random linear functional of it."""
+    """Return the outputs of `module` for wrap(x), and all gradients of a random linear functional of them."""
     x = x.detach().clone().requires_grad_()
     leaves = [s.detach().clone().requires_grad_() for s in states or []]
     module.zero_grad()
@@ -140,7 +140,7 @@ def slstm_direction(x, weights, heads, state):
 
 
 class SLSTMLoop(torch.nn.Module):
-    """What sLSTM is to compute, with the parameters of one: x (T, B, I)."""
+    """Reference loop of sLSTM for x (T, B, I), with the parameters of a given module."""
 
     def __init__(self, module):
         super().__init__()

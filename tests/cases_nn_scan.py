@@ -35,7 +35,7 @@ classes = pytest.mark.parametrize("name", ["ParaGRU", "ParaLSTM", "LinearRNN", "
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """On few cores that others use too, waiting for a second thread takes longer than all of these tests."""
+    """Run on one thread: on few busy cores, waiting for a second thread takes longer than all of these tests."""
     mine, theirs = fastiter.get_num_threads(), torch.get_num_threads()
     torch.set_num_threads(1)
     fastiter.set_num_threads(1)
@@ -45,7 +45,7 @@ def one_thread():
 
 
 def make(kind, *sizes, dtype=F64, **options):
-    """A layer whose parameters all matter: none is left at 0 or 1."""
+    """Return a layer in which every parameter has an effect: none is left at 0 or 1."""
     name, own = LAYERS.get(kind, (kind, {}))
     torch.manual_seed(7)
     layer = getattr(ours, name)(*(sizes or (I, H)), dtype=dtype, **{**own, **options})
@@ -60,7 +60,7 @@ def randn(*shape, dtype=F64, seed=0):
 
 
 def make_state(layer, batch):
-    """Random parts of a state; batch None: unbatched."""
+    """Return the parts of a random state; unbatched if batch is None."""
     shapes = [(part.shape if batch is None else (batch, *part.shape), part.dtype) for part in layer._parts()]
     return [randn(*shape, dtype=dtype, seed=10 + i) for i, (shape, dtype) in enumerate(shapes)]
 
@@ -81,7 +81,7 @@ def zeros(layer, batch):
     return [torch.zeros_like(part) for part in make_state(layer, batch)]
 
 
-# ---- The equations, a step at a time, x (B, I) ----------------------------------------------------------------------
+# ---- The equations of one step, x (B, I) ----------------------------------------------------------------------------
 
 
 def para_gates(layer, x, h):
@@ -171,7 +171,7 @@ class Loop(torch.nn.Module):
 
 
 def run(module, x, parts=None, **options):
-    """All that `module` returns, and all gradients of a random linear functional of it."""
+    """Return the outputs of `module`, and all gradients of a random linear functional of them."""
     x = x.detach().clone().requires_grad_()
     leaves = [part.detach().clone().requires_grad_() for part in parts or []]
     module.zero_grad()

@@ -14,14 +14,14 @@ from cases import Array
 from fastiter.reference import delta as reference
 from rnn_calls import cast
 
-#: (method, chunk); the chunks cut sequences of every length of these tests in another place.
+#: (method, chunk); each chunk size cuts the sequences of these tests in different places.
 METHODS = [("step", 64), ("chunk", 64), ("chunk", 16), ("chunk", 5), ("chunk", 1)]
 every_method = pytest.mark.parametrize(("method", "chunk"), METHODS, ids=[f"{m}{c}" for m, c in METHODS])
 with_and_without_decay = pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
 
 
 class DeltaInputs(NamedTuple):
-    """Arguments of delta_scan; decay is one by name."""
+    """Arguments of delta_scan; decay is keyword-only."""
 
     q: Array
     k: Array
@@ -49,9 +49,9 @@ def delta_inputs(
 ) -> DeltaInputs:
     """Queries and values ~ N(0, 1), keys of length 1, beta ~ U(0, 2), decays ~ U(0.5, 1) among zeros and ones.
 
-    M: factors a step, None without an axis for them; rows: states, where they are not B.
+    M: factors per step, None without their axis; rows: the number of states if it is not B.
     """
-    # Drawn in float64 and then rounded: both dtypes see the same case.
+    # Drawn in float64, then rounded, so that both dtypes get the same case.
     rng = np.random.default_rng([seed, B, T, N, K, V, 0 if M is None else M])
     factors = (B, T, N) if M is None else (B, T, M, N)
     k = rng.standard_normal((*factors, K))
@@ -70,30 +70,30 @@ def delta_inputs(
 
 
 def run(inputs: DeltaInputs, **how: Any) -> tuple[Array, Array]:
-    """(o, last) of the kernels."""
+    """Return (o, last) of the kernels."""
     return fastiter.delta_scan(*inputs[:5], decay=inputs.decay, **how)
 
 
 def specified(inputs: DeltaInputs, **how: Any) -> tuple[Array, Array]:
-    """The same of the specification in float64, rounded to the dtype of the inputs."""
+    """Return the same from the specification in float64, rounded to the inputs' dtype."""
     wide = DeltaInputs(*cast(tuple(inputs), np.float64))
     result: tuple[Array, Array] = cast(reference.delta_scan(*wide[:5], decay=wide.decay, **how), inputs.q.dtype)
     return result
 
 
 def some_resets(B: int, T: int, seed: int = 0) -> Array:
-    """Flags of which one in six is set."""
+    """Return random flags, one in six set."""
     return np.random.default_rng([seed, B, T]).random((B, T)) < 1 / 6
 
 
 def some_bounds(S: int, T: int, seed: int = 0) -> Array:
-    """cu_seqlens of S sequences, empty ones among them where there are several."""
+    """Return cu_seqlens of S sequences; if there are several, some are empty."""
     inner = np.random.default_rng([seed, S, T]).integers(0, T + 1, max(S - 1, 0))
     inner[1:2] = inner[:1]
     return np.array([0, *sorted(inner), T][: S + 1] if S else [0])
 
 
-#: Decays of 40 steps whose products leave the range of float32, or are nothing.
+#: Decays of 40 steps whose products overflow float32 or vanish.
 DECAYS: dict[str, Callable[[Any], Array]] = {
     "zeros": lambda rng: np.zeros(40),
     "single zeros": lambda rng: np.where(np.arange(40) % 7 == 3, 0.0, 0.9),

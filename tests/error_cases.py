@@ -1,4 +1,4 @@
-"""Wrong arguments of the recurrent cells, for arrays and tensors alike, and what the message of each must say."""
+"""Wrong arguments of the recurrent cells, for arrays and tensors alike, and the words in each message."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from cases import GATES, STATES, Array, rnn_inputs
 
 CELLS = tuple(GATES)
-#: Functions whose wrong arguments are in files of their own: error_cases_<stem>.py
+#: Functions whose wrong arguments are in separate files, error_cases_<stem>.py
 ELSEWHERE = ("block_scan", "delta_scan", "linear_scan")
 B, T, N, D = 3, 4, 2, 5
 TYPE = (TypeError,)
@@ -21,7 +21,7 @@ EITHER = (TypeError, ValueError)
 
 
 class Wrong(NamedTuple):
-    """Arguments to replace, and the error: its class, the argument that it names, a pattern of what it has received."""
+    """Arguments to replace, and the error: its class, the argument it names, a pattern of the received value."""
 
     label: str
     changes: dict[str, Any]
@@ -39,7 +39,7 @@ def valid(cell: str, convert: Convert) -> dict[str, Any]:
 
 
 def assert_refused(function: str, call: Callable[[], Any], wrong: Wrong) -> None:
-    """One sentence: function, argument, expected, received."""
+    """Assert that the message is one sentence: function, argument, expected, received."""
     with pytest.raises((TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError)) as raised:
         call()
     assert raised.type in wrong.errors, f"{raised.type.__name__}: {raised.value}"
@@ -50,7 +50,7 @@ def assert_refused(function: str, call: Callable[[], Any], wrong: Wrong) -> None
 
 
 def assert_all_refused(function: str, cases: Iterable[tuple[Wrong, Callable[[], Any]]]) -> None:
-    """Every case is tried, and all that went wrong is shown at once."""
+    """Try every case, then report all failures at once."""
     problems = []
     for wrong, call in cases:
         try:
@@ -61,7 +61,7 @@ def assert_all_refused(function: str, cases: Iterable[tuple[Wrong, Callable[[], 
 
 
 def assert_arrays_refused(call: Callable[..., Any], right: dict[str, Any], cases: Iterable[Wrong]) -> None:
-    """Each change of what is right is refused by both backends, and has not written to out."""
+    """Assert that both backends refuse each changed argument and leave out untouched."""
 
     def refused(arguments: dict[str, Any]) -> None:
         out = arguments["out"]
@@ -85,7 +85,7 @@ def assert_arrays_refused(call: Callable[..., Any], right: dict[str, Any], cases
 def assert_tensors_refused(
     call: Callable[..., Any], right: dict[str, Any], cases: Iterable[Wrong], differentiated: str
 ) -> None:
-    """Each change of what is right is refused without gradients, and with one of the argument `differentiated`."""
+    """Assert that each changed argument is refused, without gradients and with `differentiated` requiring one."""
 
     def refused(arguments: dict[str, Any], grad: bool) -> None:
         x = arguments[differentiated]
@@ -103,7 +103,7 @@ def assert_tensors_refused(
     )
 
 
-#: (name in messages, array, changes that put something else in its place)
+#: (name in messages, array, function that replaces it)
 Argument = tuple[str, Any, Callable[[Any], dict[str, Any]]]
 
 
@@ -118,7 +118,7 @@ def other_types(arrays: Iterable[Argument], optional: Collection[str]) -> Iterat
 def other_dtypes(
     arrays: Iterable[Argument], cast: Callable[[Any, str], Any], names: list[str], second: str
 ) -> Iterator[Wrong]:
-    """The first of the arrays has the right dtype, and the `second` is the first to be compared with it."""
+    """Wrong dtypes; the first array sets the dtype, and `second` is the first to be compared with it."""
     for i, (name, x, put) in enumerate(arrays):
         for dtype in names:
             yield Wrong(f"{name} is {dtype}", put(cast(x, dtype)), TYPE, name, re.escape(dtype))
@@ -155,15 +155,15 @@ def wrong_shapes(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
 
     for name, x, put in _arrays(given, cell):
         for label, y in (("a rank too low", x[0]), ("a rank too high", x[None]), ("a scalar", x.reshape(-1)[0])):
-            # NumPy's scalar is no array at all.
+            # A NumPy scalar is not an array.
             scalar = not y.shape and not hasattr(y, "numpy")
             got = "float32" if scalar else shape(y)
             yield Wrong(f"{name} has {label}", put(y), TYPE if scalar else VALUE, name, got)
         for axis, by in ((a, k) for a in range(len(x.shape)) for k in (-1, 1)):
             y = resized(x, axis, by)
             if name == "wx" and axis == 1:
-                continue  # any number of steps is right
-            # A wx of another B, N or D is right by itself: what does not go with it is named.
+                continue  # any number of steps is valid
+            # A wx of another B, N or D is valid by itself: the message names the argument that does not match it.
             named = {0: "state h", 3: "r", 4: "r"}.get(axis, "wx") if name == "wx" else name
             got = shape(y) if named == name else r"\(.+\)"
             yield Wrong(f"{name} has {by:+} in axis {axis}", put(y), VALUE, named, got)
@@ -199,7 +199,7 @@ def wrong_lengths(make: Callable[[list[Any]], Any]) -> Iterator[Wrong]:
         ("a number", 3, ()),
     ):
         yield case(label, y, VALUE, re.escape(str(shape)))
-        if y != []:  # an empty array of floats is one of floats
+        if y != []:  # an empty array of floats has a float dtype
             yield case(f"{label}, an array", make(y), VALUE, re.escape(str(shape)))
     yield case("float", [4.0, 1.0, 2.0], TYPE, "float")
     yield case("a float array", make([4.0, 1.0, 2.0]), TYPE, "float")
@@ -228,7 +228,7 @@ def wrong_activations() -> Iterator[Wrong]:
 
 
 def in_torch(cases: Iterable[Wrong]) -> Iterator[Wrong]:
-    """Shapes may be shown the way of torch: torch.Size([2, 3])."""
+    """Allow shapes in torch's notation: torch.Size([2, 3])."""
     for wrong in cases:
         got = wrong.got.replace(r"\(", r"(\(|torch\.Size\(\[)", 1) if wrong.got.startswith(r"\(") else wrong.got
         yield wrong._replace(got=got.replace(r",\)", r",?\]?\)"))

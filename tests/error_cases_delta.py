@@ -1,4 +1,4 @@
-"""Wrong arguments of delta_scan, for arrays and tensors alike, and what the message of each must say."""
+"""Wrong arguments of delta_scan, for arrays and tensors alike, and the words in each message."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def valid(convert: Convert, M: int | None = None) -> dict[str, Any]:
 
 
 def packed(convert: Convert) -> dict[str, Any]:
-    """One row with two sequences."""
+    """Return arguments with two sequences packed into one row."""
     inputs = delta_inputs(1, T, N, K, V, np.float32, rows=2)
     return {name: convert(x) for name, x in inputs.arrays().items()}
 
@@ -56,14 +56,14 @@ def wrong_shapes(given: dict[str, Any]) -> Iterator[Wrong]:
             yield Wrong(f"{name} has {label}", {name: y}, VALUE, name, _shape(y))
         for axis, by in ((a, k) for a in range(len(x.shape)) for k in (-1, 1)):
             y = _resized(x, axis, by)
-            # Another q or another number of values is right by itself: what does not go with it is named.
+            # Another q or number of values is valid by itself: the message names the argument that does not match it.
             named = {"q": "k", "v": "h0" if axis == len(x.shape) - 1 else "v"}.get(name, name)
             got = _shape(y) if named == name else r"\(.+\)"
             yield Wrong(f"{name} has {by:+} in axis {axis}", {name: y}, VALUE, named, got)
 
 
 def empty_sizes(given: dict[str, Any], several: dict[str, Any]) -> Iterator[Wrong]:
-    """No head, no key, no value; with an axis of factors, no factor."""
+    """Sizes with zero heads, keys or values; with an axis of factors, zero factors."""
     for axis in (2, 3):
         y = _resized(given["q"], axis, -given["q"].shape[axis])
         yield Wrong(f"q is empty in axis {axis}", {"q": y}, VALUE, "q", _shape(y))
@@ -99,7 +99,7 @@ def wrong_resets(make: Callable[[Any], Any]) -> Iterator[Wrong]:
 
 
 def wrong_bounds(make: Callable[[list[Any]], Any]) -> Iterator[Wrong]:
-    """For packed arrays of T steps with two states."""
+    """Wrong cu_seqlens for packed arrays of T steps with two states."""
 
     def case(label: str, y: Any, errors: Any, got: str) -> Wrong:
         return Wrong(f"cu_seqlens {label}", {"cu_seqlens": y}, errors, "cu_seqlens", got)

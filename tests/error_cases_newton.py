@@ -1,4 +1,4 @@
-"""Wrong arguments of the diagonal cells, for arrays and tensors alike, and what the message of each must say."""
+"""Wrong arguments of the diagonal cells, for arrays and tensors alike, and the words in each message."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def wrong_shapes(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
             yield Wrong(f"{name} has {label}", put(y), VALUE, name, shape(y))
         for axis, by in ((a, k) for a in range(len(x.shape)) for k in (-1, 1)):
             if name == "wx" and axis == 1:
-                continue  # any number of steps is right
+                continue  # any number of steps is valid
             y = resized(x, axis, by)
-            # A wx of another B or D is right by itself: what does not go with it is named.
+            # A wx of another B or D is valid by itself: the message names the argument that does not match it.
             named = {0: first_state, 3: "a"}.get(axis, "wx") if name == "wx" else name
             got = shape(y) if named == name else r"\(.+\)"
             yield Wrong(f"{name} has {by:+} in axis {axis}", put(y), VALUE, named, got)
@@ -83,7 +83,7 @@ def wrong_flags() -> Iterator[Wrong]:
 
 
 def wrong_options() -> Iterator[Wrong]:
-    """Of Newton's method: they are checked whatever the method is."""
+    """Wrong options of Newton's method, which are checked for every method."""
     for y in ("Newton", "", "quasi", "auto "):
         yield Wrong(f"method is {y!r}", {"method": y}, VALUE, "method", re.escape(repr(y)))
     for y in (None, 1, b"newton", ["newton"]):

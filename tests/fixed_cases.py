@@ -20,7 +20,7 @@ Rng = np.random.Generator
 
 
 def modes(width: int, signed: bool) -> Iterator[tuple[str, str, int]]:
-    """All roundings, overflow modes and some numbers of saturated bits that a format of this width may have."""
+    """All roundings and overflow modes, and some numbers of saturated bits, for a format of this width."""
     for rounding, overflow in itertools.product(ROUNDINGS, OVERFLOWS):
         if overflow == "WRAP_SM" and not signed:
             continue
@@ -38,7 +38,7 @@ def random_format(rng: Rng, widths: tuple[int, int], fractions: tuple[int, int],
 
 
 def codes(rng: Rng, shape: Any, fmt: Fixed) -> Array:
-    """Codes of the whole range, small ones and the ends more often than chance has it."""
+    """Codes of the whole range; small ones and both ends are over-represented."""
     most = 1 << (fmt.width - fmt.signed)
     bits = rng.integers(0, fmt.width - fmt.signed + 1, shape)
     dtype = code_dtype(fmt.width, fmt.signed)
@@ -66,7 +66,7 @@ def run_path(
     every: int = 1,
     path: str = "choose",
 ) -> tuple[Array, set[str]]:
-    """The codes of a b by a path, or by the one without conditions where that is not exact; and which were taken."""
+    """Return the codes of a b by a path, or by the unconditional one if that is not exact, and the paths taken."""
     start = None
     if bias is not None:
         start = np.broadcast_to(bias.astype(acc).codes.astype(code_dtype(64, acc.signed)), (a.shape[0], b.shape[1]))

@@ -22,7 +22,7 @@ _NAN_FILLED = ("empty_like", "empty")
 
 
 def _filled(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return a function that makes tensors which nobody has written to, and which say so."""
+    """Return an allocator that fills its tensors with NaN or 77, which shows elements that are never written."""
 
     def call(*args: Any, **options: Any) -> Tensor:
         made = make(*args, **options)
@@ -32,7 +32,7 @@ def _filled(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 class Gpu:
-    """`run(f)` is f() with the kernels for a GPU; `put(x)` is x on the device that they take."""
+    """`run(f)` calls f with the GPU kernels; `put(x)` moves x to their device."""
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -53,7 +53,7 @@ class Gpu:
 
 
 def _use_kernels(patch: pytest.MonkeyPatch) -> None:
-    """Let tensors of the CPU take the way of those on a card; few programs, as all cost the interpreter the same."""
+    """Route CPU tensors to the GPU kernels; few programs, since each costs the interpreter the same."""
     patch.setattr(autograd, "quantize_op", forward.quantize)
     patch.setattr(autograd, "step_op", bwd.step)
     patch.setattr(autograd, "quantize_bwd", bwd.backward)
@@ -67,7 +67,7 @@ def _use_kernels(patch: pytest.MonkeyPatch) -> None:
 
 
 def same(actual: Tensor, expected: Any, what: object = "") -> None:
-    """The same bits, and NaN where there is NaN"""
+    """Assert equal bits, and NaN in the same places."""
     theirs = expected if isinstance(expected, Tensor) else torch.from_numpy(np.asarray(expected))
     mine = actual.detach().cpu()
     assert mine.dtype == theirs.dtype and mine.shape == theirs.shape, what

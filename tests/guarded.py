@@ -57,7 +57,7 @@ def layouts(inputs: RnnInputs, at_end: bool) -> list[RnnInputs]:
 
 
 def guarded_tensor(x: Any, shape: Any, dtype: Any = None, **_: Any) -> Any:
-    """In the place of a tensor's new_empty, for bfloat16 too."""
+    """Guarded replacement of Tensor.new_empty, bfloat16 included."""
     import torch
 
     wanted = dtype or x.dtype
@@ -76,7 +76,7 @@ def every_case(dtype: Any) -> Iterator[tuple[str, str, RnnInputs, dict[str, Any]
 
 
 def every_para_case(dtype: Any) -> Iterator[tuple[str, ParaInputs, dict[str, Any], bool]]:
-    """Two turns of 8 steps, and a part of one."""
+    """Cases of 19 steps: two blocks of 8 steps and a partial one."""
     sizes = itertools.product((1, 5), (19,), (1, 16, 17, 65))
     for cell, (B, T, D), at_end in itertools.product(PARA_CELLS, sizes, (False, True)):
         inputs = ParaInputs(*copies(tuple(para_inputs(cell, B, T, D, dtype)), at_end))
@@ -107,7 +107,7 @@ def with_numpy(dtype: Any) -> None:
 
 
 def with_streams(dtype: Any) -> None:
-    """Single steps of each cell, the LSTM's with a projection to 3."""
+    """Run single steps of each cell, the LSTM with a projection to 3."""
     stream = _core.RnnStream_f32 if dtype == np.float32 else _core.RnnStream_f64
     cells = {name: CELLS[name] for name in ("elman_tanh", "lstm", "gru", "slstm")}
     for (name, cell), B, inputs, D, at_end in itertools.product(

@@ -21,7 +21,7 @@ SIZES = list(itertools.product((1, 5, 18), (3,), (2,), (1, 16, 17, 40, 65)))
 
 
 def tensor(x: Any, at_end: bool) -> Any:
-    """Of floats, in bfloat16"""
+    """Return a guarded bfloat16 tensor with the values of a float array."""
     return torch.from_numpy(copies(torch.from_numpy(x).bfloat16().view(torch.int16).numpy(), at_end)).view(
         torch.bfloat16
     )
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def layers() -> None:
-    """Modules, whose layers take one call: what they read."""
+    """Run modules whose layers are computed by one call, on guarded inputs."""
     names = {"LSTM": "lstm", "GRU": "gru", "RNN": "elman", "sLSTM": "slstm"}
     for (name, cell), (B, T, I, H), at_end in itertools.product(names.items(), LAYERS, (False, True)):
         module = getattr(fastiter.torch.nn, name)(I, H)

@@ -17,7 +17,7 @@ from fixed_cases import codes, run_path
 from guarded import copies, guarded
 
 RNG = np.random.default_rng(0)
-#: Formats of the factors and of the accumulator, for each of which another path is the first that is exact
+#: Formats of factors and accumulator, a different path being the first exact one for each
 FORMATS = (
     (Fixed(8, 4), Fixed(7, 2), Fixed(14, 4)),
     (Fixed(8, 4), Fixed(8, 2), Fixed(40, 20, overflow="SAT")),

@@ -1,4 +1,4 @@
-"""Arrays with the same values that lie in memory in other ways, and outputs as views of memory that is all NaN."""
+"""Arrays with equal values in different memory layouts, and outputs that are views of NaN-filled memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def unaligned(x: Array) -> Array:
 
 
 def _field(x: Array) -> Array:
-    """Elements five or nine bytes apart."""
+    """Return elements with a stride of five or nine bytes."""
     y = np.empty(x.shape, np.dtype([("byte", "u1"), ("x", x.dtype)]))
     y["x"] = x
     return y["x"]
@@ -62,7 +62,7 @@ def _part(y: Array, *index: Any) -> tuple[Array, Array]:
     return y[index], y
 
 
-# out= as a view, and the memory that it lies in, all NaN
+# out= as a view, and the NaN-filled memory behind it
 OUTS: dict[str, Callable[[tuple[int, ...], Any], tuple[Array, Array]]] = {
     "C order": lambda s, t: _same(nans(s, t)),
     "time-major": lambda s, t: (lambda y: (y.swapaxes(0, 1), y))(nans((s[1], s[0], *s[2:]), t)),

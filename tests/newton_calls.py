@@ -1,4 +1,4 @@
-"""Inputs of the cells with diagonal weights, calls of them by name, and the specification beside them."""
+"""Inputs of the cells with diagonal weights, and calls of the kernels and of the specification by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Output = tuple[Array, tuple[Array, ...]]
 
 
 class ParaInputs(NamedTuple):
-    """Arguments of a cell; p is empty where it has no peepholes."""
+    """Arguments of a cell; p is empty if it has no peepholes."""
 
     wx: Array
     a: Array
@@ -33,7 +33,7 @@ class ParaInputs(NamedTuple):
         return (self.a, self.p) if len(self.p) else (self.a,)
 
     def arguments(self) -> tuple[Any, ...]:
-        """In the order of the signature: a state with one part is that part."""
+        """Return the arguments in the order of the signature; a state with one part is that part."""
         return (self.wx, *self.weights(), self.state[0] if len(self.state) == 1 else self.state)
 
 
@@ -41,24 +41,24 @@ def para_inputs(
     cell: str, B: int, T: int, D: int, dtype: npt.DTypeLike, seed: int = 0, bound: float = 1.0
 ) -> ParaInputs:
     """Pre-activations ~ N(0, 1), weights ~ U(-bound, bound), a state mid-sequence."""
-    # Drawn in float64 and then rounded: both dtypes see the same case.
+    # Drawn in float64, then rounded, so that both dtypes get the same case.
     rng = np.random.default_rng([seed, B, T, D])
     wx = rng.standard_normal((B, T, GATES[cell], D))
     a = rng.uniform(-bound, bound, (GATES[cell], D))
     p = rng.uniform(-bound, bound, (2 if cell == "paralstm" else 0, D))
     h, c, m = np.tanh(rng.standard_normal((B, D))), rng.standard_normal((B, D)), rng.standard_normal((B, D))
-    n = rng.choice([0.0, 0.5, 1.0, 2.5], (B, D))  # that begin, that the clamp at 1 may touch, that continue
+    n = rng.choice([0.0, 0.5, 1.0, 2.5], (B, D))  # values that begin, that the clamp at 1 may touch, that continue
     state = (h, c, n, m)[: len(STATES[cell])]
     return ParaInputs(wx.astype(dtype), a.astype(dtype), p.astype(dtype), tuple(s.astype(dtype) for s in state))
 
 
 def run(cell: str, inputs: ParaInputs, **more: Any) -> Any:
-    """(h, final states), and the info where it is asked for, of the kernels."""
+    """Return (h, final states) of the kernels, and the info if requested."""
     return getattr(fastiter, cell)(*inputs.arguments(), **more)
 
 
 def specified(cell: str, inputs: ParaInputs, **more: Any) -> Output:
-    """The same of the specification in float64, rounded to the dtype of the inputs."""
+    """Return the same from the specification in float64, rounded to the inputs' dtype."""
     wx, a, p, state = cast(tuple(inputs), np.float64)
     h, last, _ = reference.sequential(cell, wx, a, p, state, **more)
     result: Output = cast((h, last), inputs.wx.dtype)

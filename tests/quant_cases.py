@@ -16,7 +16,7 @@ NAMED_FLOATS = (
     *("bf16", "tf32", "fp16", "e5m2", "e4m3", "e3m4", "e4m3fn", "e4m3fnuz", "e4m3b11fnuz", "e5m2fnuz", "e8m0"),
     *("e2m3", "e3m2", "e2m1"),
 )
-#: A format of every kind, with a range of exponents that its numbers are in
+#: A format of every kind, with the exponent range of its numbers
 KINDS = {
     "fixed<8,4,RND_CONV,SAT>": (-5, 4),
     "fixed<8,4,TRN,WRAP>": (-5, 4),
@@ -90,12 +90,12 @@ def random_float(rng: np.random.Generator) -> Float:
             return Float(
                 exponent, mantissa, specials, str(rng.choice(FLOAT_ROUNDINGS)), overflow, bias, signed, subnormals
             )
-        except ValueError:  # a combination that there is not
+        except ValueError:  # an invalid combination
             continue
 
 
 def assert_equal(actual: Array, expected: Array, x: Array, fmt: Format) -> None:
-    """The same bits (a NaN is a NaN): shows the first numbers that are not."""
+    """Assert equal bits (any NaN equals any NaN); shows the first numbers that differ."""
     assert actual.shape == expected.shape
     assert actual.dtype == expected.dtype
     same = (actual == expected) & (np.signbit(actual) == np.signbit(expected))

@@ -15,7 +15,7 @@ Rng = np.random.Generator
 
 
 def operand(rng: Rng, shape: tuple[int, ...], fmt: Format | str, dtype: Any = np.float32) -> Array:
-    """Numbers of the middle of the format's range."""
+    """Return numbers from the middle of the format's range."""
     low, high = KINDS.get(str(fmt), (-6, 3))
     return (rng.standard_normal(shape) * 2.0 ** min(max((low + high) // 2, -20), 20)).astype(dtype)
 
@@ -25,7 +25,7 @@ def same(actual: Array, expected: Array, what: object) -> None:
 
 
 def both(a: Array, b: Array, *arguments: Any, **more: Any) -> Array:
-    """The product of the kernels, which is that of the specification."""
+    """Return the kernels' product, checked against the specification."""
     result = quant_matmul(a, b, *arguments, **more)
     same(result, quant_matmul(a, b, *arguments, backend="reference", **more), (arguments, more))
     return result

@@ -1,10 +1,10 @@
 """The bits that public functions return on fixed inputs, recorded before code moves and compared after it.
 
     python tests/record_bits.py before.json              on every instruction set of this build that runs here
-    python tests/record_bits.py after.json before.json   and say which results differ
+    python tests/record_bits.py after.json before.json   and report the results that differ
 
 Only public names are called, so that the same file runs before and after. Each instruction set and number of threads
-has a process of its own, whose results are hashed by name.
+runs in a separate process, whose results are hashed by name.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def tensors() -> Iterator[Case]:
 
 
 def bytes_of(result: Any) -> Iterator[bytes]:
-    """All arrays of a result in order, whatever tuples they are in."""
+    """Return the bytes of all arrays of a result in order, nested tuples flattened."""
     if isinstance(result, (tuple, list)):
         for part in result:
             yield from bytes_of(part)

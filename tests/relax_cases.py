@@ -16,7 +16,7 @@ ORDERS = ("natural", "red-black", "color", "cluster", "array")
 
 
 def random_matrix(n: int, dtype: Any, density: float = 0.2, seed: int = 0) -> Array:
-    """Not symmetric, with rows of very different lengths, and a diagonal that dominates; dense."""
+    """Return a dense nonsymmetric, diagonally dominant matrix with rows of very different lengths."""
     rng = np.random.default_rng([seed, n])
     A = rng.standard_normal((n, n))
     A *= rng.random((n, n)) < density * rng.choice([0.2, 1.0, 3.0], n)[:, None]
@@ -28,7 +28,7 @@ def random_matrix(n: int, dtype: Any, density: float = 0.2, seed: int = 0) -> Ar
 
 
 def bipartite(n: int, dtype: Any, seed: int = 0) -> Array:
-    """The same with links only between rows of different parity: two colours are enough."""
+    """Return the same with links only between rows of different parity, so that two colours suffice."""
     A = random_matrix(n, dtype, 0.4, seed)
     parity = np.arange(n) % 2
     A[(parity[:, None] == parity) & ~np.eye(n, dtype=bool)] = 0
@@ -63,7 +63,7 @@ def csr(A: Array, indices: Any = np.int32) -> Any:
 
 
 def batch_of(A: Any, count: int, seed: int = 0) -> relax.Batch:
-    """Matrices with the pattern of A and other values, whose diagonals dominate as much."""
+    """Return a batch with the pattern of A and other values, equally diagonally dominant."""
     factors = np.random.default_rng(seed).uniform(0.5, 1.0, (count, A.nnz))
     row = np.repeat(np.arange(A.shape[0]), np.diff(A.indptr))
     values = A.data * np.where(row == A.indices, 1.0, factors)
@@ -75,7 +75,7 @@ def order_for(order: str, n: int) -> Any:
 
 
 def rows_in(order: Any, A: Array) -> list[int]:
-    """The sequence of rows that an order stands for, from the specification."""
+    """Return the sequence of rows of an order, from the specification."""
     n = len(A)
     if isinstance(order, np.ndarray):
         return [int(i) for i in order]

@@ -1,4 +1,4 @@
-"""Runs the GPU kernels of relaxation on the CPU: there public functions take the CPU for a GPU."""
+"""Runs the GPU kernels of relaxation on the CPU, which public functions then treat as a GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cuda_on_host.host import Host
 from fastiter.torch import _gpu, _relax_gpu, _relax_gpu_op, relaxation
 from fastiter.torch import relax as relax_module
 
-#: Phases in one launch, and in one each
+#: All phases in one launch, and one launch per phase
 TOGETHER, APART = 1 << 60, 0
 
 
@@ -34,14 +34,14 @@ _FOLDERS: list[Path] = []
 
 
 def folder_of(factory: pytest.TempPathFactory) -> Path:
-    """Return where compiled kernels are kept, so that each is compiled once for all files of tests."""
+    """Return the folder of compiled kernels, which all test files share so that each compiles once."""
     if not _FOLDERS:
         _FOLDERS.append(factory.mktemp("relax_cuda"))
     return _FOLDERS[0]
 
 
 class Gpu:
-    """Matrices and vectors of a test on its device."""
+    """Creates the matrices and vectors of a test on its device."""
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -50,14 +50,14 @@ class Gpu:
         return torch.from_numpy(np.array(x)).to(self.device)
 
     def sparse(self, A: Any) -> torch.Tensor:
-        """The same as a scipy matrix in CSR or BSR."""
-        A.sort_indices()  # torch takes no others
+        """Return the matrix as a scipy matrix in CSR or BSR."""
+        A.sort_indices()  # the only index dtypes that torch takes
         arrays = [torch.from_numpy(np.array(x)).to(self.device) for x in (A.indptr, A.indices, A.data)]
         make = torch.sparse_csr_tensor if A.format == "csr" else torch.sparse_bsr_tensor
         return make(*arrays, A.shape, check_invariants=True)
 
     def batch(self, pattern: Any, values: Any) -> torch.Tensor:
-        """Matrices with one pattern."""
+        """Return a batch of matrices with one sparsity pattern."""
         shape = (len(values), -1)
         start, column = (torch.from_numpy(np.array(x)).expand(shape) for x in (pattern.indptr, pattern.indices))
         arrays = [x.contiguous().to(self.device) for x in (start, column, torch.from_numpy(np.array(values)))]

@@ -1,4 +1,4 @@
-"""Calls of the recurrent cells by name, the specification beside them, and processes of their own."""
+"""Calls of the recurrent cells and of the specification by name, and runs in separate processes."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def options(activation: str, **more: Any) -> dict[str, Any]:
 
 
 def run(cell: str, activation: str, inputs: RnnInputs, **more: Any) -> Output:
-    """(h, final states, all states) of the kernels."""
+    """Return (h, final states, all states) of the kernels."""
     result: Output = getattr(fastiter, cell)(*inputs, **options(activation, return_all_states=True, **more))
     return result
 
 
 def specified(cell: str, activation: str, inputs: RnnInputs, **more: Any) -> Output:
-    """The same of the specification in float64, rounded to the dtype of the inputs."""
+    """Return the same from the specification in float64, rounded to the inputs' dtype."""
     result: Output = getattr(reference, cell)(*cast(tuple(inputs), np.float64), **options(activation, **more))
     return cast(result, inputs.wx.dtype)
 
@@ -56,14 +56,14 @@ def flat(output: Output) -> tuple[Array, ...]:
 
 
 def some_lengths(B: int, T: int, seed: int = 0) -> list[int]:
-    """Lengths from 0 to T, both ends among them where there are rows enough, in no order."""
+    """Return unsorted lengths from 0 to T, both ends included if there are enough rows."""
     lengths = np.random.default_rng([seed, B, T]).integers(0, T + 1, B)
     lengths[1:2], lengths[2:3] = T, 0
     return [int(length) for length in lengths]
 
 
 def assert_close_where_finite(actual: Any, expected: Any, length: int, width: int) -> None:
-    """The tolerance of cases.py for the finite elements, and a few of the smallest denormals; NaN and inf alike."""
+    """Apply the tolerance of cases.py plus a few smallest denormals to finite elements; NaN and inf must agree."""
     if isinstance(expected, tuple):
         for a, e in zip(actual, expected, strict=True):
             assert_close_where_finite(a, e, length, width)
@@ -92,7 +92,7 @@ def python(*arguments: str, timeout: float = 120, **environment: str) -> subproc
 
 
 def assert_runs(*arguments: str, timeout: float = 120, **environment: str) -> str:
-    """The output of a process that must end without an error."""
+    """Return the output of a process, asserting that it ends without an error."""
     done = python(*arguments, timeout=timeout, **environment)
     assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout

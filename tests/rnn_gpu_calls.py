@@ -41,7 +41,7 @@ def make(
     bare: bool = False,
     sequences: int | None = None,
 ) -> Case:
-    """A random case; ``bare``: no bias, no initial state, and a cotangent of h alone; ``sequences``: of cu_seqlens."""
+    """Return a random case; ``bare``: no bias or initial state, cotangent of h only; ``sequences``: of cu_seqlens."""
     B, T, N, D = sizes
     drawn, rows = rnn_inputs(cell, B, T, N, D, np.float64), sequences or B
     rng = np.random.default_rng(7)
@@ -64,7 +64,7 @@ def array(x: Tensor) -> Array:
 
 
 def specified(case: Case, clip_grad: float | None = None, **how: Any) -> tuple[Arrays, Arrays]:
-    """(h, *final states, *other states of all steps), (dwx, dr, db, *dstate), in float64."""
+    """Return (h, *final states, *other states of all steps), (dwx, dr, db, *dstate), in float64."""
     wx, r, b, state = case.inputs
     given = [array(wx), array(r), None if b is None else array(b), [array(s) for s in state] or None]
     how = options(case.activation, **{key: np.array(x) if key == "reset" else x for key, x in how.items()})
@@ -88,7 +88,7 @@ def run(
     forward: dict[str, Any],
     backward: dict[str, Any],
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The same of the GPU implementations; ``forward`` and ``backward``: what they are told besides."""
+    """Return the same from the GPU implementations; ``forward`` and ``backward`` are their extra arguments."""
     wx, r, b, state = case.inputs
     whole, starts = (None if x is None else torch.tensor(x) for x in (lengths, cu_seqlens))
     dropped = None if reset is None else torch.tensor(reset, device=wx.device)
@@ -124,14 +124,14 @@ def check(case: Case, *, forward: dict[str, Any], backward: dict[str, Any], chec
     assert_close(gradients, expected, B * T, D, "gradient")
 
 
-#: Resets at the first, at inner and at padded steps of rows of 5 steps, and bounds that hold some of what they bound.
+#: Resets at the first, inner and padded steps of rows of 5 steps, and clip bounds that some values exceed.
 RESET = [[True, False, False, True, False], [False] * 5, [True] * 5, [False, True, True, False, False]]
 CLIPS = {"clip_state": 0.25, "clip_grad": 0.4}
 OPTIONS: list[dict[str, Any]] = [
     {"lengths": [2, 5, 0, 4], "reset": RESET, **CLIPS},
     {"reverse": True, "lengths": [2, 5, 0, 4], "reset": RESET, **CLIPS},
 ]
-#: Of one row of 9 steps
+#: Options for one row of 9 steps cut into sequences
 CUT: list[dict[str, Any]] = [
     {"cu_seqlens": [0, 4, 4, 9], "reset": [[False, True, False, False, True, False, False, True, False]], **CLIPS},
     {"cu_seqlens": [0, 1, 6, 9], "reverse": True},
@@ -141,7 +141,7 @@ CUT: list[dict[str, Any]] = [
 def check_options(
     cell: str, activation: str, device: str, *, forward: dict[str, Any], backward: dict[str, Any], width: int = 19
 ) -> None:
-    """Compare clips, resets and sequences that lie one after the other with the specification."""
+    """Compare clips, resets and concatenated sequences with the specification."""
     told: dict[str, Any] = {"forward": forward, "backward": backward}
     for how in OPTIONS:
         check(make(cell, activation, (4, 5, 1, width), torch.float32, device), **how, **told)
@@ -152,7 +152,7 @@ def check_options(
 def check_packed(
     cell: str, reverse: bool, device: str, *, forward: dict[str, Any], backward: dict[str, Any], width: int = 19
 ) -> None:
-    """Compare the data of a PackedSequence with what the CPU computes."""
+    """Compare the data of a PackedSequence with the CPU's result."""
     batch_sizes = torch.tensor([4, 3, 3, 1])
     wx = make(cell, "", (11, 1, 1, width), torch.float32, "cpu").inputs[0][:, 0]
     _, r, b, state = make(cell, "", (4, 1, 1, width), torch.float32, "cpu").inputs

@@ -15,12 +15,12 @@ every_dtype = pytest.mark.parametrize("dtype", [*REAL, *COMPLEX], ids=["f32", "f
 real_dtypes = pytest.mark.parametrize("dtype", REAL, ids=["f32", "f64"])
 both_kinds = pytest.mark.parametrize("kind", ["linear", "block"])
 both_ways = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-#: Which axes of a (B, T, ...) have one element, and whether they are there at all
+#: Axes of a (B, T, ...) that have one element or are absent
 BROADCASTS = {"full": (), "one row": (0,), "one step": (1,), "constant": (0, 1)}
 
 
 class ScanInputs(NamedTuple):
-    """a (B, T, D), x (B, T, D), h0 (B, D); or of blocks a (B, T, N, K, K), x (B, T, N, K), h0 (B, N, K)."""
+    """a (B, T, D), x (B, T, D), h0 (B, D); for blocks a (B, T, N, K, K), x (B, T, N, K), h0 (B, N, K)."""
 
     a: Array
     x: Array
@@ -37,7 +37,7 @@ def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Arra
 def scan_inputs(
     kind: str, B: int, T: int, sizes: tuple[int, ...], dtype: Any, broadcast: str = "full", seed: int = 0
 ) -> ScanInputs:
-    """sizes: (D,), or (N, K). Factors of size about 1, so that states neither vanish nor grow."""
+    """sizes: (D,) or (N, K). Factors have magnitude about 1, so that states neither vanish nor grow."""
     rng = np.random.default_rng(seed)
     shape = [B, T, *sizes, *sizes[1:]]
     for axis in BROADCASTS[broadcast]:
@@ -51,5 +51,5 @@ def resets(B: int, T: int, seed: int = 0) -> Array:
 
 
 def some_lengths(B: int, T: int) -> list[int]:
-    """From 0 to T, both among them where there are rows enough."""
+    """Return lengths from 0 to T, both ends included if there are enough rows."""
     return [(7 * b) % (T + 1) if b else T for b in range(B)]

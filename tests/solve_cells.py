@@ -1,4 +1,4 @@
-"""Cells that users could write, their inputs, and the loop that every solution must agree with."""
+"""Cells as users could write them, their inputs, and the loop that every solution must match."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def elman(h: Any, x: Any, params: Any) -> Any:
 
 
 def rotation(h: Any, x: Any, params: Any) -> Any:
-    """Blocks of three neighbours, bent a little."""
+    """A slightly nonlinear rotation in blocks of three neighbours."""
     return torch.tanh(torch.einsum("nij,bnj->bni", params, h.unflatten(1, (-1, 3))).flatten(1) + x)
 
 
@@ -110,7 +110,7 @@ def as_tuple(x: Any) -> tuple[Any, ...]:
 
 
 def loop(cell: Callable[..., Any], x: Any, params: Any, h: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The states of all steps, and the last."""
+    """Return the states of all steps, and the last."""
     states = []
     for t in range(as_tuple(x)[0].shape[1]):
         h = cell(h, tuple(part[:, t] for part in x) if isinstance(x, tuple) else x[:, t], params)

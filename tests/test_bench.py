@@ -1,4 +1,4 @@
-"""The benchmark's own arithmetic: what is divided by what, what is refused, what is reported. Nothing here is timed."""
+"""The benchmark's own arithmetic: ratios, refusals and reports. Nothing here is timed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark beside busy processes: who runs, for how long, and what the table says of it."""
+"""The benchmark beside busy processes: which processes run, for how long, and the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contests with peers that may be missing, wrong or broken: who is refused, who is timed, what the table says."""
+"""Contests with missing, wrong or broken peers: which are refused, which are timed, and the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of a card, at sizes that a CPU computes: every call is made and compared, and every table written."""
+"""The GPU benchmark at sizes that a CPU computes: every call is made and compared, and every table written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of recurrent networks in depth: its gates, its goals, and a run that is written and reported."""
+"""The benchmark of recurrent networks in depth: its gates, its goals, and a run with its file and report."""
 
 from __future__ import annotations
 

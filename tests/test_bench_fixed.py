@@ -1,4 +1,4 @@
-"""The benchmark of the family fixed: the products, the loops that they are compared with, and a run without peers."""
+"""The benchmark of the family fixed: the products, their reference loops, and a run without peers."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_one_wrong_bit_is_refused() -> None:
 
 @pytest.fixture
 def no_peers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine that has torch and nothing else."""
+    """Simulate a machine that has torch and no other peer."""
     monkeypatch.setattr(fixed_peers, "load", lambda module: None)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
 
@@ -100,7 +100,7 @@ def test_a_run_without_peers_is_written_and_reported(tmp_path: Path, capsys: pyt
     assert "**A quick run: its sizes are not those of the goals.**" in printed
     assert "\n| `fixed<8,4> codes, fixed<14,8,RND,SAT>` | " in printed
     assert "### `fixed<8,4> codes, small, fixed<14,8,TRN,WRAP>`, rounded at every step" in printed
-    assert printed.count("≥ ") == 3  # a goal for each product that has one; peers are not there
+    assert printed.count("≥ ") == 3  # a goal for each product that has one; no peers
     assert "| apytypes | - | - | no apytypes here |" in printed
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of the family newton: its peer's parameters under our names, and a run without the peer."""
+"""The benchmark of the family newton: its peer's parameters renamed to ours, and a run without the peer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_wrong_kernel_is_refused(cell: str) -> None:
 
 
 class PeerCell(torch.nn.Module):
-    """pararnn-torch's names and order of parts: z, r, n of a GRU; f, z (the candidate), o of an LSTM, peepholes c."""
+    """Cell with pararnn-torch's names and gate order: z, r, n of a GRU; f, z (candidate), o of an LSTM; peepholes c."""
 
     def __init__(self, names: str, H: int, max_recurrent_norm: float | None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The benchmark of the family quant: the tasks, what a peer may differ in, and a run where none is installed."""
+"""The benchmark of the family quant: the tasks, the differences allowed to a peer, and a run without peers."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_torch_computes_the_same(fmt: str) -> None:
 
 @pytest.fixture
 def no_peers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine that has torch and nothing else."""
+    """Simulate a machine that has torch and no other peer."""
     monkeypatch.setattr(quant_peers, "load", lambda module: None)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
 

@@ -1,4 +1,4 @@
-"""The benchmark of the family relax: contests that compute the same, a wrong sweep refused, the table."""
+"""The benchmark of the family relax: contests with equal results, a wrong sweep refused, the table."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_wrong_sweep_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Relaxation, "sweep", lazy)
     for contest in relax_cases.contests(quick=True):
-        if contest.name != "sor without a matrix" and not contest.name.startswith("sor, 8"):  # ours against ours
+        if contest.name != "sor without a matrix" and not contest.name.startswith("sor, 8"):  # fastiter against itself
             with pytest.raises(gate.GateError, match="x is off by"):
                 contest.check()
 

@@ -62,7 +62,7 @@ def test_a_forward_that_leaves_its_output_alone_is_refused() -> None:
         replace(scan_cases.linear_transfer(SMALL), function=elsewhere).check()
 
 
-@pytest.mark.filterwarnings("ignore")  # torch's prototypes warn, and stop where a warning is an error
+@pytest.mark.filterwarnings("ignore")  # torch's prototypes warn, and fail when warnings are errors
 def test_peers_in_torch_compute_the_same_in_both_layouts() -> None:
     work = scan_cases.linear_work(SMALL)
     entrants = scan_peers.in_both_layouts("loop", scan_cases.loop_over_unbound_steps, work)
@@ -76,7 +76,7 @@ def test_peers_in_torch_compute_the_same_in_both_layouts() -> None:
 
 @pytest.fixture
 def no_peers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine that has torch and nothing else."""
+    """Simulate a machine that has torch and no other peer."""
     monkeypatch.setattr(scan_peers, "load", lambda module: None)
     monkeypatch.setattr(scan_peers, "jax_on", lambda threads: None)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)

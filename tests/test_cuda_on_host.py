@@ -1,4 +1,4 @@
-"""The stand-in for a card finds what it is there to find: races and overruns; its tensor-core products are right."""
+"""The emulated card detects races and overruns, and its tensor-core products are right."""
 
 from __future__ import annotations
 
@@ -49,4 +49,4 @@ def test_products_of_tensor_cores(tmp_path: Path, kernel: str, dtype: torch.dtyp
     a, b = (torch.randint(-8, 9, shape, generator=generator).to(dtype) for shape in ((16, 16), (16, 8)))
     c = torch.full((16, 8), torch.nan)
     launch(tmp_path, "none", kernel, a, b, c)
-    assert torch.equal(c, a.float() @ b.float())  # of whole numbers: exact in any order
+    assert torch.equal(c, a.float() @ b.float())  # integers, so exact in any order

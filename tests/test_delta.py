@@ -26,7 +26,7 @@ from delta_calls import (
 from rnn_calls import assert_close_where_finite, both_dtypes, some_lengths
 from test_rnn import LAYOUTS, OUTS
 
-# Around every edge: vectors of 2, 4, 8 and 16, blocks of 4 vectors and of 64 columns, tiles of 3 and 6 lines.
+# Sizes around every edge: vectors of 2, 4, 8 and 16, blocks of 4 vectors and of 64 columns, tiles of 3 and 6 lines.
 BATCHES = (1, 2, 0, 3)
 TIMES = (5, 70, 1, 17, 0, 33)
 FACTORS = (None, 1, 3, None, 20)
@@ -36,7 +36,7 @@ VALUES = (1, 3, 8, 17, 33, 64, 65, 130)
 
 
 def sizes() -> list[tuple[int, int, int | None, int, int, int]]:
-    """(B, T, M, N, K, V) such that every two values of K and V meet."""
+    """Return (B, T, M, N, K, V) that combine every two values of K and V."""
     return [
         (
             BATCHES[(i + 2 * j) % len(BATCHES)],
@@ -81,7 +81,7 @@ def test_rows(method: Any, chunk: int, gated: bool, rows: str) -> None:
     for B, T, M in ((3, 70, None), (2, 9, 2), (5, 1, None), (1, 0, None)):
         inputs, how = delta_inputs(B, T, 2, 7, 33, M=M, gated=gated), ROWS[rows](B, T)
         expected = specified(inputs, **how)
-        # one scale: states of rows that were reset may be nothing but zeros
+        # one scale, since states of reset rows may be all zeros
         actual = run(inputs, method=method, chunk=chunk, **how)
         assert_close(actual, expected, terms(T, M), 7, scale=10.0)
 
@@ -94,7 +94,7 @@ def test_packed_rows(method: Any, chunk: int, gated: bool) -> None:
         how: dict[str, Any] = {"cu_seqlens": bounds, "reset": some_resets(1, T)}
         o, last = run(inputs, method=method, chunk=chunk, **how)
         assert_close((o, last), specified(inputs, **how), terms(T, M), 7, scale=10.0)
-        for s in range(S):  # each is the same to the bit alone
+        for s in range(S):  # each row has equal bits when alone
             steps = slice(bounds[s], bounds[s + 1])
             cut = [None if x is None else x[:, steps] for x in inputs]
             alone = DeltaInputs(*cut)._replace(h0=inputs.h0[s : s + 1])
@@ -282,7 +282,7 @@ def test_padding_is_not_read(method: Any, chunk: int) -> None:
 @both_dtypes
 @every_method
 def test_long_sequences_stay_bounded(method: Any, chunk: int, dtype: Any) -> None:
-    """||k|| = 1 and beta in [0, 2]: no factor makes a state larger, so neither do errors grow."""
+    """With ||k|| = 1 and beta in [0, 2] no factor enlarges a state, so errors do not grow either."""
     T = 4096
     inputs = delta_inputs(1, T, 1, 16, 16, np.float64, gated=False)
     inputs = inputs._replace(beta=np.where(np.arange(T) % 3 == 0, 2.0, inputs.beta[0, :, 0])[None, :, None])
@@ -295,7 +295,7 @@ def test_long_sequences_stay_bounded(method: Any, chunk: int, dtype: Any) -> Non
 @pytest.mark.parametrize("decays", DECAYS)
 @every_method
 def test_products_of_decays_beyond_the_range_spoil_nothing(method: Any, chunk: int, decays: str) -> None:
-    """What step after step gives, though a product of decays alone may be beyond all numbers, or nothing."""
+    """Results equal the step-by-step ones even if a product of decays alone overflows or vanishes."""
     T = 40
     inputs = delta_inputs(2, T, 1, 5, 17, np.float32)
     g = DECAYS[decays](np.random.default_rng(0)).astype(np.float32)
@@ -315,6 +315,6 @@ def test_products_of_decays_beyond_the_range_spoil_nothing(method: Any, chunk: i
 @every_method
 def test_huge_and_denormal_values(method: Any, chunk: int, scale: float) -> None:
     clean = delta_inputs(3, 6, 2, 7, 17, np.float32)
-    for name in ("q", "v", "h0"):  # in which o is linear
+    for name in ("q", "v", "h0"):  # the arguments in which o is linear
         inputs = clean._replace(**{name: getattr(clean, name) * np.float32(scale)})
         assert_close_where_finite(run(inputs, method=method, chunk=chunk), specified(inputs), 6, 7)

@@ -1,4 +1,4 @@
-"""Wrong arguments of delta_scan on arrays: the class, one sentence that says what is wrong, nothing written."""
+"""Wrong arguments of delta_scan on arrays: the class, a one-sentence message, outputs untouched."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_what_is_refused_below_is_right_otherwise(M: int | None) -> None:
 def test_types_and_dtypes() -> None:
     check(wrong_types(given()))
     for wrong in wrong_dtypes(given(), cast, dtypes()):
-        # longdouble has a name of its own on every machine.
+        # longdouble has a different name on every machine.
         got = wrong.got.replace("longdouble", str(np.dtype(np.longdouble))).replace("S4", r"\|S4")
         check([wrong._replace(got=got)])
     check([Wrong("k is of NumPy, but a scalar", {"k": np.float32(1)}, TYPE, "k", "float32")])
@@ -70,7 +70,7 @@ def test_shapes() -> None:
     check(wrong_shapes(given()))
     check(empty_sizes(given(), given(2)))
     several = given(2)
-    for name in ("v", "beta"):  # without the axis of the factors
+    for name in ("v", "beta"):  # without the axis of factors
         y = several[name][:, :, 0]
         check([Wrong(f"{name} has no factors", {name: y}, VALUE, name, re.escape(str(y.shape)))], several)
 
@@ -109,7 +109,7 @@ def test_out() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_out_that_overlaps_an_input(name: str) -> None:
     size = B * T * N * V
-    for start in (0, 4 * (size - 1)):  # from the first element of out on, and from its last
+    for start in (0, 4 * (size - 1)):  # starting at the first element of out, and at its last
         arguments, memory = given(), np.zeros(4096, np.float32)
         arguments["out"] = memory[:size].reshape(B, T, N, V)
         arguments[name] = in_memory(arguments[name], memory, start)

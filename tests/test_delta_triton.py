@@ -21,7 +21,7 @@ from torch_delta_calls import specified as specified_gradients  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CPU tensors go the way of CUDA tensors, and what is not written is NaN."""
+    """Route CPU tensors to the GPU implementation; fill uninitialised memory with NaN."""
     monkeypatch.setattr(_delta_gpu.torch, "empty_like", lambda x: torch.full_like(x, torch.nan))
     monkeypatch.setattr(functions, "delta_fwd", _delta_gpu._delta_fwd)
     monkeypatch.setattr(functions, "delta_bwd", _delta_gpu._delta_bwd)
@@ -37,7 +37,7 @@ def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 def check(
     device: str, B: int, T: int, N: int, K: int, V: int, dtype: Any, M: int | None, gated: bool, cut: str
 ) -> None:
-    """o, the last states and all gradients are those of the specification."""
+    """Assert that o, the last states and all gradients equal the specification's."""
     packed = "packed" in cut
     inputs = delta_inputs(B, T, N, K, V, dtype, M=M, gated=gated, rows=3 if packed else None)
     how: dict[str, Any] = {"reset": some_resets(B, T)} if "reset" in cut else {}

@@ -1,4 +1,4 @@
-"""Wrong arguments of every public function: the class, one sentence that says what is wrong, nothing written."""
+"""Wrong arguments of every public function: the class, a one-sentence message, outputs untouched."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ BACKEND = (fastiter.BackendError,)
 
 def test_every_public_function_is_here() -> None:
     without_arguments = {"BackendError", "Solution", "__version__", "get_num_threads", "release_memory", "show_config"}
-    modules = {"quant", "relax", "tune"}  # whose functions have files of their own
+    modules = {"quant", "relax", "tune"}  # families with error tests in separate files
     assert set(fastiter.__all__) == {*CELLS, *PARA_CELLS, *ELSEWHERE, *modules, "set_num_threads", *without_arguments}
     for name in ("get_num_threads", "release_memory", "show_config"):
         with pytest.raises(TypeError, match=name):
@@ -89,7 +89,7 @@ def test_tensors_are_no_arrays(cell: str) -> None:
 
 @every_cell
 def test_dtypes(cell: str) -> None:
-    # longdouble has a name of its own on every machine.
+    # longdouble has a different name on every machine.
     for wrong in wrong_dtypes(given(cell), cell, cast, dtypes()):
         got = wrong.got.replace("longdouble", str(np.dtype(np.longdouble))).replace("S4", r"\|S4")
         check(cell, [wrong._replace(got=got)])
@@ -190,7 +190,7 @@ def in_memory(x: Array, memory: Array, start: int) -> Array:
 def test_out_that_overlaps_an_input(cell: str) -> None:
     size = B * T * N * D
     for name in ("wx", "r", "b", "state h"):
-        for start in (0, 4 * (size - 1)):  # from the first element of out on, and from its last
+        for start in (0, 4 * (size - 1)):  # starting at the first element of out, and at its last
             arguments, memory = given(cell), np.zeros(4096, np.float32)
             arguments["out"] = memory[:size].reshape(B, T, N, D)
             if name == "state h":

@@ -1,4 +1,4 @@
-"""The examples run, and say what they promise."""
+"""The examples run and reach the results that they promise."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_qfx_digits(tmp_path: Path) -> None:
     assert [name for name, *_ in rows] == ["8 bits", "4 bits", "3 bits", "K = 2"]
     accuracies = {name: [float(x) for x in numbers] for name, *numbers in rows}
     assert min(accuracies["8 bits"]) > 94
-    for name, gained in (("4 bits", 3), ("3 bits", 5)):  # percent that QFX has more than rounding after training
+    for name, gained in (("4 bits", 3), ("3 bits", 5)):  # percent by which QFX exceeds rounding after training
         after_training, _, learned = accuracies[name]
         assert learned > after_training + gained
     assert "the testbench says: 497 samples, 0 codes differ" in output

@@ -242,7 +242,7 @@ def test_comparisons() -> None:
 
 
 def values_near(a: FixedArray, rng: np.random.Generator) -> np.ndarray:
-    """The values, rounded to float64, their neighbours, and numbers that are nothing like them"""
+    """Return the values rounded to float64, their neighbours, and unrelated numbers."""
     x = a.to_float()
     far = rng.choice([0.0, math.nan, math.inf, -math.inf, 5e-324, 1e300], x.shape)
     near = np.nextafter(x, rng.choice([-math.inf, math.inf], x.shape))
@@ -250,7 +250,7 @@ def values_near(a: FixedArray, rng: np.random.Generator) -> np.ndarray:
 
 
 def test_comparison_with_other_numbers() -> None:
-    """With floats, Fractions, lists and arrays, on both sides: the values, exactly, as Fractions compare them"""
+    """Comparison with floats, Fractions, lists and arrays, on both sides, is exact, as for Fractions."""
     rng = np.random.default_rng(7)
     equal = 0
     for _ in range(200):
@@ -317,7 +317,7 @@ def test_integers_have_the_narrowest_format() -> None:
         assert shape_of((a * n).fmt) == reference.product_format(Fixed(8, 4), Fixed(*fmt))
         assert (n * a).to_float().tolist() == [n]
     assert (3 - a).to_float().tolist() == [2]
-    assert (6 / FixedArray([4.0], Fixed(8, 4))).to_float().tolist() == [1.0]  # with as many places as 6 has
+    assert (6 / FixedArray([4.0], Fixed(8, 4))).to_float().tolist() == [1.0]  # with as many bits as 6 has
     assert ((5 & a) | (4 ^ a)).to_float().tolist() == [5]
 
 

@@ -1,4 +1,4 @@
-"""Wrong arguments of fixed-point arithmetic: the class, and one sentence that says what is wrong."""
+"""Wrong arguments of fixed-point arithmetic: the class, and a one-sentence message."""
 
 from __future__ import annotations
 

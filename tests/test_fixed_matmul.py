@@ -1,4 +1,4 @@
-"""fixed_matmul against the specification, and every path against the one that has no conditions."""
+"""fixed_matmul against the specification, and every path against the unconditional one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def same(actual: FixedArray, expected: FixedArray) -> None:
 
 
 def both(a: FixedArray, b: FixedArray, acc: Any, product: Any = None, **more: Any) -> FixedArray:
-    """The product of the kernels, which is that of the specification."""
+    """Return the kernels' product, checked against the specification."""
     result = fixed_matmul(a, b, acc, product, **more)
     same(result, fixed_matmul(a, b, acc, product, backend="reference", **more))
     return result
@@ -65,7 +65,7 @@ def test_random_formats() -> None:
 
 
 def test_points_far_away() -> None:
-    """The accumulator's last place may be far above or below every product."""
+    """The accumulator's last bit may be far above or below every product."""
     rng = np.random.default_rng(2)
     for fraction in (-300, -140, -100, -64, -40, 60, 120, 300):
         for rounding, overflow in (("TRN", "WRAP"), ("RND_INF", "SAT"), ("RND", "SAT"), ("TRN_ZERO", "SAT_ZERO")):
@@ -77,7 +77,7 @@ def test_points_far_away() -> None:
 
 
 def test_order_of_the_terms() -> None:
-    """7 + 7 - 7 saturates at 7 on the way, 7 - 7 + 7 does not."""
+    """7 + 7 - 7 saturates at 7 after the first addition, 7 - 7 + 7 does not."""
     fmt, acc = Fixed(4, 4), Fixed(4, 4, overflow="SAT")
     one = FixedArray.from_codes([[1], [1], [1]], fmt)
     for terms, expected in (([7, 7, -7], 0), ([7, -7, 7], 7), ([-7, 7, 7], 7)):
@@ -161,7 +161,7 @@ def test_which_path_is_chosen(label: str, fa: Fixed, fb: Fixed, acc: Fixed, expe
     [(signed, o) for signed in (True, False) for o in OVERFLOWS if o != "WRAP" and (signed or o != "WRAP_SM")],
 )
 def test_rows_that_cannot_overflow(signed: bool, overflow: str) -> None:
-    """Small rows are proved safe by their sum of magnitudes; the bound is tight: at it, and one beyond it."""
+    """Small rows are proved safe by their sum of magnitudes; the bound is tight: tested at it and one above."""
     rng = np.random.default_rng(6)
     fa, fb = Fixed(8, 8, signed), Fixed(8, 8, signed)
     acc = Fixed(16, 16, signed, overflow=overflow)
@@ -180,7 +180,7 @@ def test_rows_that_cannot_overflow(signed: bool, overflow: str) -> None:
 
 
 def test_the_lowest_codes_of_all() -> None:
-    """(-2^15)^2 and pairs of it are where 16-bit products and their sums leave the lanes."""
+    """(-2^15)^2, and the sum of two, overflow the lanes of 16-bit products."""
     for wa, wb in ((8, 8), (16, 16), (12, 16), (32, 32), (31, 33)):
         fa, fb = Fixed(wa, wa), Fixed(wb, wb)
         a = FixedArray.from_codes(np.full((3, 9), fa.min_code), fa)
@@ -246,7 +246,7 @@ def test_layouts(layout: str) -> None:
 
 
 def test_orders_of_magnitude_in_both_directions() -> None:
-    """Few columns and many rows are computed the other way round."""
+    """Products with few columns and many rows are computed transposed."""
     rng = np.random.default_rng(9)
     a, b = fixed(rng, (300, 21), Fixed(8, 4)), fixed(rng, (21, 3), Fixed(8, 2))
     bias = fixed(rng, (3,), Fixed(8, 4))
@@ -276,7 +276,7 @@ def test_threads(shape: tuple[int, int, int]) -> None:
 
 
 def test_long_sums_in_chunks_and_wide_accumulators() -> None:
-    """More rows than are packed at a time; sums that lanes of 32 bits hold only in parts."""
+    """More rows than are packed at a time; sums that 32-bit lanes hold only in parts."""
     rng = np.random.default_rng(11)
     a, b = fixed(rng, (70, 70000), Fixed(8, 4)), fixed(rng, (70000, 20), Fixed(8, 2))
     exact = a.codes.astype(np.float64) @ b.codes.astype(np.float64)

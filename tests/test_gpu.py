@@ -1,4 +1,4 @@
-"""What stands between a call and a card, as far as it can be seen without one: CuPy's arrays, launches, the cache."""
+"""The path from a call to a card, as far as it is testable without one: CuPy arrays, launches, the cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _gpu = pytest.importorskip("fastiter.torch._gpu")
 
 
 class Array:
-    """CuPy's array, as far as it is used, in the CPU's memory."""
+    """The part of CuPy's array that fastiter uses, in CPU memory."""
 
     __module__ = "cupy"
 
@@ -40,11 +40,11 @@ class Array:
 
 
 class DriverError(Exception):
-    """CuPy's error."""
+    """Stand-in for CuPy's driver error."""
 
 
 class Function:
-    """CuPy's RawKernel: remembers how it was launched."""
+    """Stand-in for CuPy's RawKernel that records its launches."""
 
     max_dynamic_shared_size_bytes = 0
 
@@ -54,7 +54,7 @@ class Function:
 
 @pytest.fixture
 def cupy(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """A module cupy without a card."""
+    """Return a stand-in for the module cupy that needs no card."""
     module = types.ModuleType("cupy")
     module.__spec__ = types.SimpleNamespace()
     module.from_dlpack = lambda x: Array(x.numpy())
@@ -111,7 +111,7 @@ def test_what_newtons_method_did_is_cupys_too(cupy: types.ModuleType) -> None:
 
 
 class Matrix:
-    """A sparse matrix of CuPy's, as far as it is used."""
+    """The part of CuPy's sparse matrix that fastiter uses."""
 
     __module__ = "cupyx.scipy.sparse"
 
@@ -166,7 +166,7 @@ SOURCE = "KERNEL twice(float* x, int64 n) { if (threadIdx.x < n) x[threadIdx.x] 
 
 @pytest.fixture
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of sources with one of them, and an empty cache."""
+    """Return a folder with one source file, and an empty cache."""
     (tmp_path / "device.cuh").write_text((_nvrtc.SOURCES / "device.cuh").read_text())
     (tmp_path / "twice.cu").write_text(SOURCE)
     monkeypatch.setattr(_nvrtc, "SOURCES", tmp_path)
@@ -245,7 +245,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Driver:
-    """NVIDIA's driver library, of a machine with two cards."""
+    """Stand-in for NVIDIA's driver library on a machine with two cards."""
 
     def __init__(self, *capabilities: tuple[int, int]) -> None:
         self.capabilities = capabilities

@@ -1,7 +1,7 @@
-"""Every GPU kernel compiles for every target, spills nothing, and takes what resources.json says it takes.
+"""Every GPU kernel compiles for every target, spills nothing, and uses the resources listed in resources.json.
 
-Registers and shared memory are compared where the compilers are those that the table was made with.
-`python tests/gpu_compile/gate.py --write` makes it anew when a change is meant.
+Registers and shared memory are compared if the compilers are those that wrote the table.
+`python tests/gpu_compile/gate.py --write` rewrites it after an intended change.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ pytest.importorskip("triton")
 
 from gpu_compile.gate import HERE, KERNELS, TABLE, stems
 
-#: Files of functions that kernels share have nothing to compile.
+#: Files of shared functions, which have no kernel to compile
 SOURCES = sorted(
     {path.stem for path in KERNELS.glob("*/*.cu")}
     | {path.stem for path in KERNELS.glob("*/*.py") if "_kernel(" in path.read_text()}
@@ -60,7 +60,7 @@ def test_nvcc_takes_the_source_as_it_is(path: Path, tmp_path: Path) -> None:
     from gpu_compile.gate import variants
 
     headers = [option for file in (path.parent / "device.cuh", *headers_of(path.stem)) for option in ("-include", file)]
-    every = variants(path.stem).CUDA  # NVRTC takes all of them; of nvcc, what differs is how it reads the source
+    every = variants(path.stem).CUDA  # NVRTC compiles all of them; nvcc differs only in how it parses the source
     for number, defines in enumerate([every[0], every[-1]]):
         options = ["-std=c++17", "-arch=sm_90", "-cubin", *map(str, headers)]
         options += [f"-D{key}={value}" for key, value in defines.items()]

@@ -1,4 +1,4 @@
-"""What only a card can show: streams, CUDA graphs, all devices, compiled calls, and gradients under autocast."""
+"""Behaviour that needs a card: streams, CUDA graphs, all devices, compiled calls, and gradients under autocast."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def swept(b: Any) -> Any:
 
 
 RELAXATION = ft.Relaxation(LAPLACIAN, "sor", omega=1.5, order="red-black")
-#: A function of tensors, and their shapes
+#: A function of tensors, and the tensors' shapes
 CALLS: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]]]] = {
     "lstm": (lambda wx, r: ft.lstm(wx, 0.2 * r)[0], [(B, T, 4, 1, H), (4, 1, H, H)]),
     "linear_scan": (lambda a, x: ft.linear_scan(a.sigmoid(), x)[0], [(B, T, H), (B, T, H)]),
@@ -61,7 +61,7 @@ def test_the_callers_stream(name: str) -> None:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)  # whoever leaves the stream reads zeros
+        torch.cuda._sleep(50_000_000)  # work on another stream reads zeros
         for x, value in zip(late, inputs, strict=True):
             x.copy_(value)
         found = function(*late)
@@ -98,7 +98,7 @@ def test_every_device(name: str) -> None:
         assert torch.equal(found.cpu(), expected)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what torch itself uses to compile
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a warning of torch's own compilation
 @pytest.mark.parametrize("name", ["lstm", "linear_scan", "delta_scan", "paragru", "quantize"])
 def test_compiled_in_one_graph(name: str) -> None:
     function, inputs = prepared(name)
@@ -125,5 +125,5 @@ def test_gradients_under_autocast(dtype: Any) -> None:
     eps = torch.finfo(dtype).eps
     for ours, expected in zip(gradients, exact, strict=True):
         assert ours.dtype == torch.float32
-        # every step rounds once on the way there and once on the way back
+        # every step rounds once forward and once backward
         assert (ours - expected).abs().max() <= eps * (8 + 2 * T**0.5) * expected.abs().max()

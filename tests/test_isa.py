@@ -97,7 +97,7 @@ NUMBERS = {
 }
 
 
-# All other tests run the one that is chosen.
+# All other tests run the chosen instruction set.
 OTHERS = [isa for isa in AVAILABLE if isa != _core.isa_chosen()]
 QUIET = ("-q", "-W", "error", "-p", "no:cacheprovider")
 HAS_TORCH = importlib.util.find_spec("torch") is not None
@@ -107,7 +107,7 @@ HAS_TORCH = importlib.util.find_spec("torch") is not None
 @pytest.mark.parametrize("isa", [isa for isa in OTHERS if isa in LAST_OF_A_KIND])
 def test_numbers(isa: str, family: str) -> None:
     tests = [name for name in NUMBERS[family] if HAS_TORCH or not name.startswith("test_torch")]
-    # What is about every instruction set sees to it itself.
+    # Tests named every_instruction_set switch by themselves.
     assert_runs("-m", "pytest", *QUIET, "-k", "not every_instruction_set", *tests, FASTITER_ISA=isa)
 
 

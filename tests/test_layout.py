@@ -1,4 +1,4 @@
-"""The rules of CONTRIBUTING.md about what may import what, read from the sources."""
+"""The rules of CONTRIBUTING.md about which module may import which, read from the sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A masked array is refused wherever arrays are: the numbers under the mask would count like all others."""
+"""Masked arrays are refused wherever arrays are accepted: masked numbers would count like all others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large results: their memory is used again, and never while somebody still looks at it."""
+"""Large results: their memory is reused, but never while a view of it exists."""
 
 from __future__ import annotations
 

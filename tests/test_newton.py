@@ -20,14 +20,14 @@ from rnn_calls import (
     some_lengths,
 )
 
-# Around every edge: 1, 2, 3, 4 lines side by side, vectors of 2 to 16 units, turns of 8 steps, groups of 64 lines.
+# Sizes around every edge: 1, 2, 3, 4 interleaved lines, vectors of 2 to 16 units, turns of 8 steps, groups of 64 lines.
 BATCHES = (0, 1, 2, 3, 5, 16)
 TIMES = (0, 1, 2, 7, 8, 17)
 WIDTHS = (0, 1, 2, 15, 16, 17, 33, 64, 65, 130)
 
 
 def assert_states_close(actual: Any, expected: Any, T: int, method: str) -> None:
-    """States are sums of terms near 1, which cancel where there are few of them: no scale is below that.
+    """Compare with a scale of at least 1: states are sums of terms near 1, which cancel when few.
 
     Newton's method accepts an error of 64 eps.
     """
@@ -40,7 +40,7 @@ both_methods = pytest.mark.parametrize("method", ["sequential", "newton"])
 
 
 def sizes() -> list[tuple[int, int, int]]:
-    """(B, T, D) such that every two values of two sizes meet."""
+    """Return (B, T, D) that combine every two values of two sizes."""
     every = [
         (B, TIMES[(i + j) % len(TIMES)], D) for (i, B), (j, D) in itertools.product(*map(enumerate, (BATCHES, WIDTHS)))
     ]
@@ -245,7 +245,7 @@ def test_saturated_gates(cell: str, dtype: Any, method: str) -> None:
         inputs.wx[:, :, g] = value
         actual = run(cell, inputs, method=method)
         assert all(np.isfinite(s).all() for s in (actual[0], *actual[1]))
-        # sLSTM: e to the difference of two a_i or a_f is off by as much as their own last digit. So is each e^-200.
+        # sLSTM: exp of the difference of two a_i or a_f is off by as much as their last digit. So is each e^-200.
         scale = abs(value) if cell == "paraslstm" and g < 2 else None
         assert_close(actual, specified(cell, inputs), T, 200**2 if value == -200 else 1, scale=scale)
 
@@ -253,7 +253,7 @@ def test_saturated_gates(cell: str, dtype: Any, method: str) -> None:
 @pytest.mark.parametrize("scale", [1e30, 1e-30, 1e-39, 1e-44])
 @every_cell
 def test_huge_and_denormal_values(cell: str, scale: float) -> None:
-    # One step: a second one would multiply huge by huge, which overflows to inf - inf in any order of summation.
+    # One step only: a second would multiply huge by huge and overflow to inf - inf in any order of summation.
     B, D = 5, 17
     clean = para_inputs(cell, B, 1, D, np.float32)
     for place, method in itertools.product(places(cell), ("sequential", "newton")):
@@ -263,7 +263,7 @@ def test_huge_and_denormal_values(cell: str, scale: float) -> None:
         assert_close_where_finite((h, *last), (specification[0], *specification[1]), 1, D)
 
 
-# --- what must be the same bit for bit -------------------------------------------------------------------------------
+# --- equal bits ------------------------------------------------------------------------------------------------------
 
 
 @full_and_ragged
@@ -313,7 +313,7 @@ def test_a_row_alone_is_that_row_of_a_batch(cell: str, dtype: Any, ragged: bool,
             assert_same_bits(run(cell, alone, **how), (h[one], tuple(s[one] for s in last)))
 
 
-# Large enough that every thread gets some: units of one row, rows, a few of both.
+# Large enough that every thread gets a share: units of one row, rows, a few of both.
 SHARED_SIZES = [(1, 170, 256), (16, 45, 64), (13, 100, 33), (2, 170, 130), (64, 220, 3)]
 
 

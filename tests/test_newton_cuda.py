@@ -26,7 +26,7 @@ from torch_newton_calls import Leaves, numpy, random_cotangents, specified_gradi
 #: An error of 64 eps is accepted by default.
 WIDTH = 64**2
 
-#: Each cell, one in each dtype: a program is compiled for each.
+#: Each cell in one dtype, since each combination compiles a program
 both_cells = pytest.mark.parametrize(("cell", "dtype"), [("paragru", np.float32), ("paralstm", np.float64)])
 
 
@@ -37,7 +37,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def gpu_kernels(device: str, programs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """CPU tensors go the way of CUDA tensors, and what no kernel has written is NaN."""
+    """Route CPU tensors to the GPU implementation; fill uninitialised memory with NaN."""
     if device == "cpu":
         monkeypatch.setattr(_gpu, "launch_cuda", host.Host(programs))
     monkeypatch.setattr(functions, "para_fwd", _newton_gpu._para_fwd)
@@ -55,7 +55,7 @@ def leaves(inputs: ParaInputs, device: str) -> Leaves:
 
 
 def solve(cell: str, given: Leaves, **how: Any) -> Any:
-    """(h, final states), and what was done."""
+    """Return (h, final states) and the solver's info."""
     function = getattr(fastiter.torch, cell)
     h, last, info = function(given.wx, *given.weights, given.state, method="newton", return_info=True, **how)
     assert info.method == "newton" and info.steps.dtype == torch.int64
@@ -67,7 +67,7 @@ def arrays(output: Any) -> Any:
 
 
 def gradients(output: Any, given: Leaves) -> tuple[Any, tuple[Any, ...]]:
-    """Random cotangents of all that was returned, and the gradients of all that was given."""
+    """Return random cotangents of all outputs, and the gradients of all inputs."""
     cotangents = random_cotangents(arrays(output))
     there = [torch.from_numpy(x).to(given.wx.device) for x in cotangents]
     return cotangents, torch.autograd.grad([output[0], *output[1]], given.all(), there)
@@ -144,12 +144,12 @@ def test_a_row_that_is_not_finite_is_given_up_alone(cell: str, dtype: Any, devic
     assert (info.fallbacks > 0).tolist() == [False, True, False]
     expected = newton_calls.run(cell, inputs)
     for x, e in zip((output[0], *output[1]), (expected[0], *expected[1]), strict=True):
-        np.testing.assert_allclose(numpy(x.cpu()), e, rtol=0, atol=64 * np.finfo(dtype).eps)  # a NaN is a NaN
+        np.testing.assert_allclose(numpy(x.cpu()), e, rtol=0, atol=64 * np.finfo(dtype).eps)  # any NaN equals any NaN
 
 
 @both_cells
 def test_a_row_in_which_errors_grow_is_done_by_the_loop(cell: str, dtype: Any, device: str) -> None:
-    """Row 0 leaves an unstable point, h+ = tanh(3 h) near 0, where all is within the tolerance; row 1 holds."""
+    """Row 0 leaves an unstable point, h+ = tanh(3 h) near 0, where every guess is within the tolerance; row 1 stays."""
     inputs = para_inputs(cell, 2, 40, 4, dtype)
     inputs.wx[:, :, :2], inputs.a[:2], inputs.p[:], inputs.a[2] = 20, 0, 0, 3
     inputs.wx[0, :, 2] *= 1e-6
@@ -216,7 +216,7 @@ def test_paraslstm_is_refused(device: str) -> None:
 
 
 def sanitized(sanitizer: str, folder: Path, monkeypatch: pytest.MonkeyPatch, cell: str, dtype: Any) -> None:
-    """Two windows of two warps, which are given up after some passes."""
+    """Run two windows of two warps, which the solver gives up after some passes."""
     monkeypatch.setattr(_gpu, "launch_cuda", host.Host(folder, sanitizer))
     monkeypatch.setattr(_newton_cuda, "_CHUNK", 16)
     inputs = para_inputs(cell, 1, 45, 5, dtype, bound=2)

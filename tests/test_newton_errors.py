@@ -1,4 +1,4 @@
-"""Wrong arguments of the diagonal cells on arrays: the class, one sentence that says what is wrong, nothing written."""
+"""Wrong arguments of the diagonal cells on arrays: the class, a one-sentence message, outputs untouched."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_out_that_overlaps_an_input(cell: str) -> None:
         y[...] = x
         return y
 
-    for start in (0, 4 * (size - 1)):  # from the first element of out on, and from its last
+    for start in (0, 4 * (size - 1)):  # starting at the first element of out, and at its last
         for name in valid(cell, lambda x: x):
             arguments, memory = given(cell), np.zeros(4096, np.float32)
             arguments["out"] = memory[:size].reshape(B, T, D)

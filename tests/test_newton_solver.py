@@ -1,4 +1,4 @@
-"""Newton's method over time: the answer is the loop's, whatever the weights; what the info says; options."""
+"""Newton's method over time: the result is the loop's for any weights; the info; options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def assert_is_the_loop(cell: str, inputs: ParaInputs, **options: Any) -> Any:
     return info
 
 
-# Cell, bound of the weights, steps: where a method without safeguards is off by up to 1e19 and does not notice.
+# Cell, bound of the weights, steps, for which a method without safeguards is off by up to 1e19 unnoticed.
 TABLE = [
     *(("paragru", bound, 1024) for bound in (1.0, 2.0, 4.0)),
     *(("paralstm", bound, 1024) for bound in (1.0, 2.0, 4.0)),
@@ -64,7 +64,7 @@ def test_without_a_tolerance_it_is_the_loop_bit_for_bit(cell: str, dtype: Any, w
 @both_dtypes
 @pytest.mark.parametrize("cell", ["paragru", "paralstm"])
 def test_what_rounding_decides_is_done_by_the_loop(cell: str, dtype: Any, bound: float) -> None:
-    """A tolerance says nothing about states in which an error grows and grows; the others may be off by 256 of it."""
+    """A tolerance does not bound states in which errors keep growing; the others may be off by 256 tolerances."""
     for window in (16, 64, 1000):
         inputs = para_inputs(cell, 4, 1000, 64, dtype, bound=bound)
         h, _, info = run(cell, inputs, method="newton", return_info=True, window=window)
@@ -84,7 +84,7 @@ def test_directions_and_lengths(cell: str, reverse: bool, ragged: bool) -> None:
     assert_close((h, last), run(cell, inputs, **how), T, WIDTH)
 
 
-# --- what it says ----------------------------------------------------------------------------------------------------
+# --- info ------------------------------------------------------------------------------------------------------------
 
 
 @every_cell
@@ -117,13 +117,13 @@ def test_windows_that_are_given_up_are_counted(cell: str) -> None:
 
 @every_cell
 def test_a_row_that_is_not_finite_is_given_up_alone(cell: str) -> None:
-    inputs = para_inputs(cell, 3, 100, 8, np.float64)  # units that are solved together everywhere
+    inputs = para_inputs(cell, 3, 100, 8, np.float64)  # units that every instruction set solves together
     inputs.wx[1, 50, 0, 3] = np.nan
     h, last, info = run(cell, inputs, method="newton", return_info=True, window=25)
     assert (info.fallbacks > 0).tolist() == [False, True, False]
     expected = run(cell, inputs)
     for x, e in zip((h, *last), (expected[0], *expected[1]), strict=True):
-        np.testing.assert_array_equal(x[1], e[1])  # the sign of a NaN says nothing
+        np.testing.assert_array_equal(x[1], e[1])  # the sign of a NaN has no meaning
 
 
 def test_a_loose_tolerance_takes_fewer_passes() -> None:

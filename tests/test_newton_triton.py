@@ -22,7 +22,7 @@ every_cell = pytest.mark.parametrize("cell", CELLS)
 
 @pytest.fixture(autouse=True)
 def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CPU tensors go the way of CUDA tensors, and what is not written is NaN."""
+    """Route CPU tensors to the GPU implementation; fill uninitialised memory with NaN."""
     monkeypatch.setattr(functions, "para_fwd", _newton_gpu._para_fwd)
     monkeypatch.setattr(functions, "para_bwd", _newton_gpu._para_bwd)
     real = torch.Tensor.new_empty
@@ -52,7 +52,7 @@ def call(cell: str, given: dict[str, Any], state: Any, **how: Any) -> Any:
 
 
 def check(device: str, cell: str, B: int, T: int, D: int, dtype: Any, how: dict[str, Any], first: bool) -> None:
-    """h, the last states and all gradients are those of the specification."""
+    """Assert that h, the last states and all gradients equal the specification's."""
     arrays = inputs(cell, B, T, D, dtype)
     state = arrays.pop("state") if first else arrays.pop("state") and None
     given = {name: torch.from_numpy(x).to(device).requires_grad_() for name, x in arrays.items()}
@@ -128,7 +128,7 @@ def test_newton_on_the_scans(cell: Any, device: str, monkeypatch: pytest.MonkeyP
     x = torch.randn(2, 9, 3, 2, generator=generator, dtype=torch.float64).to(device).requires_grad_()
     a = torch.linspace(-1, 1, 3, dtype=torch.float64, device=device, requires_grad=True)
     h0 = None if cell is any_cell else (torch.zeros_like(x[:, 0, :, 0]),) * 2
-    # Whatever is made without a device would be on no device at all.
+    # Tensors created without a device would be on the meta device.
     torch.set_default_device("meta")
     try:
         solution = fastiter.torch.solve_recurrence(cell, x, a, h0, method="newton")

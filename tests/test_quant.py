@@ -30,7 +30,7 @@ DTYPES = (np.float32, np.float64, np.float16)
 
 
 def check(x: Array, fmt: Format | str, **options: Any) -> None:
-    """Numbers, codes and counts, in place and not, are those of the specification."""
+    """Assert that numbers, codes and counts, in place or not, equal the specification's."""
     with np.errstate(all="ignore"):
         expected, counts = quantize(x, fmt, backend="reference", counts=True, **options)
     y, found = quantize(x, fmt, counts=True, **options)
@@ -188,7 +188,7 @@ def layouts(x: Array) -> Iterator[tuple[str, Array]]:
     unaligned = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(x.dtype).reshape(x.shape)
     yield "unaligned and read-only", unaligned
     yield "three axes", np.ascontiguousarray(x[:6]).reshape(2, 3, -1)
-    yield "no axis", x[3, 4]  # a scalar is no array
+    yield "no axis", x[3, 4]  # a scalar is not an array
     yield "empty", x[:0]
     yield "empty lines", x[:, :0]
 
@@ -214,7 +214,7 @@ def test_any_layout(text: str) -> None:
 @pytest.mark.parametrize("text", KINDS)
 @pytest.mark.parametrize("size", [1, 2, 7, 15, 16, 17, 33, 63, 64, 65, 1023, 1025, 3001])
 def test_any_size(text: str, size: int) -> None:
-    """An element's result does not depend on what comes after it (of formats with blocks: outside its block)."""
+    """An element's result does not depend on what comes after it (in block formats: outside its block)."""
     x = np.resize(numbers(np.float32, *KINDS[text], 400), 3072)
     whole, cut = quantize(x, text), quantize(x[:size], text)
     block = getattr(parse(text), "block", 0) or 1

@@ -20,7 +20,7 @@ DTYPES = (np.float32, np.float64, np.float16)
 
 
 def blocks(dtype: Any, block: int, seed: int = 0) -> Array:
-    """Lines of blocks: normal, near powers of two, tiny, huge, zeros, one large number among small ones."""
+    """Return lines of blocks: normal, near powers of two, tiny, huge, zeros, one large number among small ones."""
     rng = np.random.default_rng([seed, block])
     n = 3 * block + block // 3
     scale = np.array([0.0, 1.0, 1e-3, 300.0, 1e-37, 1e-40, 1e-44, 1e37, 2.0**-128, 2.0**127, 1e-300, 1e300])[:, None]
@@ -132,7 +132,7 @@ def test_the_rules_of_ocp_by_hand() -> None:
     assert scales.tolist() == [127]
     assert codes.tolist() == [6, 12, 0, 0, 1, 4]
     assert quantize(x, "mxfp4_e2m1").tolist() == [4.0, -2.0, 0.0, 0.0, 0.5, 2.0]
-    # 7 does not fit 6 2^0: it is cut with FLOOR, and has the next scale with RCEIL
+    # 7 does not fit 6 2^0: it saturates with FLOOR, and RCEIL takes the next scale
     assert quantize(np.array([7.0, 1.0], np.float32), "mxfp4_e2m1").tolist() == [6.0, 1.0]
     assert quantize(np.array([7.0, 1.0], np.float32), "mxfp4_e2m1<32,RCEIL>").tolist() == [8.0, 1.0]
 
@@ -140,7 +140,7 @@ def test_the_rules_of_ocp_by_hand() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("fmt", ["mxfp8_e4m3", "mxfp4_e2m1<16,CEIL>", "mxfp6_e2m3<5,RCEIL>", "mxint8", "bfp<6,8>"])
 def test_an_infinity_makes_its_block_nan(fmt: str, dtype: Any) -> None:
-    """As torchao and microxcaling do: no power of two brings it into range."""
+    """As in torchao and microxcaling, since no power of two scales it into range."""
     block = parse(fmt).block
     for place in (0, block - 1, 2 * block + 1):
         for wrong in (math.inf, -math.inf, math.nan):

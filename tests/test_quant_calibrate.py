@@ -1,4 +1,4 @@
-"""What calibrate finds holds the numbers: nothing overflows once it is rounded; and what error says of any numbers."""
+"""calibrate returns scales with which no rounded number overflows; error measures any numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DTYPES = (np.float32, np.float64, np.float16)
 
 
 def samples(dtype: Any, count: int, seed: int) -> Any:
-    """Arrays whose extreme is a power of two, next to one, half a step of few bits below, or anything"""
+    """Return arrays whose extreme is a power of two, next to one, half a step of few bits below, or arbitrary."""
     rng = np.random.default_rng(seed)
     for k in range(count):
         x = rng.uniform(-1, 1, 9)
@@ -81,7 +81,7 @@ def test_scales_of_integers_hold_both_ends(rounding: str, dtype: Any) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rounding", [*FLOAT_ROUNDINGS, "STOCHASTIC"])
 def test_scales_of_floats_wider_than_the_dtype(rounding: str, dtype: Any) -> None:
-    """The quotient has to be a number of the dtype, and the scale a normal one of it."""
+    """The quotient must be representable in the dtype, and the scale normal in it."""
     rng = np.random.default_rng(1)
     shapes = (
         (8, 3, "fn"),

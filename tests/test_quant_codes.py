@@ -33,14 +33,14 @@ def all_codes(text: str) -> Any:
     if isinstance(fmt, quant.Table):
         return np.arange(len(fmt.values), dtype=np.uint8)
     codes = np.arange(1 << fmt.bits, dtype=np.uint32 if fmt.bits > 16 else np.uint16)
-    if isinstance(fmt, (quant.PowerOfTwo, quant.Logarithmic)):  # the codes behind the last step stand for nothing
+    if isinstance(fmt, (quant.PowerOfTwo, quant.Logarithmic)):  # the codes after the last step represent no number
         return codes[codes % (1 << (fmt.bits - fmt.signed)) <= fmt.steps]
     return codes
 
 
 @pytest.mark.parametrize("text", [t for t in SMALL if t != "nf4<STOCHASTIC>"])
 def test_every_code(text: str) -> None:
-    """A code's number is rounded to itself and has the code again; NaN's codes are one, and codes nobody has."""
+    """A code's number rounds to itself and encodes to the same code, apart from codes of NaN and unused codes."""
     fmt, codes = parse(text), all_codes(text)
     for dtype in (np.float32, np.float64):
         values = decode(codes, fmt, dtype=dtype)
@@ -271,7 +271,7 @@ def test_calibrated_scales() -> None:
     "text", ["fp16", "int8", "int8<TRN,SAT_SYM>", "e4m3fn<RU,NAN>", "e4m3fn<RA,NAN>", "int32<TRN,SAT_SYM>"]
 )
 def test_a_calibrated_scale_holds_the_extreme_when_it_is_rounded(text: str) -> None:
-    """Scales that float32 holds as subnormal numbers are coarse; a direction leads beyond by less than a place."""
+    """Scales that are subnormal in float32 are coarse; a directed rounding exceeds the range by less than a place."""
     rng = np.random.default_rng(0)
     for size in (1.0,) if "int32" in text else (1e-38, 1e-37, 1.0):
         x = (rng.standard_normal((200, 4)) * size).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Wrong arguments of fastiter.quant: the class, one sentence that says what is wrong, nothing written."""
+"""Wrong arguments of fastiter.quant: the class, a one-sentence message, outputs untouched."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_only() -> Any:
     return x
 
 
-#: (argument that the message names, its class, what it must say, changes to quantize(X, "int4"))
+#: (argument named in the message, error class, words of the message, changes to quantize(X, "int4"))
 WRONG: list[tuple[str, type[Exception], str, dict[str, Any]]] = [
     *(
         ("x", TypeError, got, {"x": x})

@@ -27,7 +27,7 @@ from fastiter.quant import (
 )
 from quant_cases import NAMED_FLOATS, random_fixed, random_float
 
-#: The text of a format, canonical
+#: Canonical text of a format
 TEXTS = {
     "fixed<8,4>": Fixed(8, 4),
     "fixed<8,4,RND_CONV,SAT>": Fixed(8, 4, True, "RND_CONV", "SAT"),
@@ -150,7 +150,7 @@ def test_vendors_types_are_fixed_point_alone() -> None:
 
 
 def test_integers_of_hls_are_truncated_and_wrap() -> None:
-    """As ap_int<8>(200.7) and the others are, compiled with the vendor's header; our own int8 rounds and saturates."""
+    """Same results as ap_int<8>(200.7) etc., compiled with the vendor's header; our own int8 rounds and saturates."""
     x = np.array([200.7, -3.7, 300.0, 17.9, -0.5])
     for text in ("ap_int<8>", "int<8>", "ac_int<8,true>"):
         assert quant.quantize(x, text).tolist() == [-56, -4, 44, 17, -1]

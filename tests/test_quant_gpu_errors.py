@@ -1,4 +1,4 @@
-"""What is refused on a GPU, as far as a machine without one can tell: fake tensors say that they are on it."""
+"""Refusals on a GPU, tested without one by fake tensors that report a CUDA device."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_rounding_is_that_of_the_formats() -> None:
 
 
 def test_sums_are_those_of_ieee_754() -> None:
-    """c + a b in doubles, where a b is a double, is one rounding of the machine's own."""
+    """c + a b in doubles, with a b exact, equals the machine's own single rounding."""
     rng = np.random.default_rng(1)
     values = [0.0, -0.0, 1.0, -1.0, math.inf, -math.inf, math.nan, 1.5, 2.0**600, -(2.0**600), 5e-324]
     values += rng.standard_normal(20).tolist()
@@ -68,7 +68,7 @@ def test_parts_of_an_ordinary_product() -> None:
 
 
 def test_order_of_the_terms() -> None:
-    """256 ones are lost one after the other in bfloat16, and are not together."""
+    """256 ones are lost if added one by one in bfloat16, but not if summed first."""
     row, ones = np.array([[256.0] + [1.0] * 255], np.float32), np.ones((256, 1), np.float32)
     assert both(row, ones, "bf16", "bf16", "bf16").tolist() == [[256.0]]
     assert both(row[:, ::-1], ones, "bf16", "bf16", "bf16").tolist() == [[512.0]]
@@ -91,7 +91,7 @@ def test_float32(formats: tuple[str, str], K: int) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 5, 1), (13, 31, 65), (70, 20, 17), (7, 400, 130)])
 def test_float32_in_every_tile(shape: tuple[int, int, int]) -> None:
-    """Integers, whose sums are exact in any order, and numbers, whose sums are compared with the machine's own."""
+    """Integers, whose sums are exact in any order, and floats, whose sums are compared with the machine's own."""
     M, K, N = shape
     rng = np.random.default_rng(3)
     a, b = rng.integers(-50, 50, (M, K)).astype(np.float32), rng.integers(-50, 50, (K, N)).astype(np.float32)
@@ -186,7 +186,7 @@ def test_random_formats() -> None:
         low, high = acc.min_exponent - acc.mantissa, acc.max_exponent + 1
         a = rng.choice(numbers(np.float64, fa.min_exponent - fa.mantissa, fa.max_exponent + 1, 40), (2, 9))
         b = rng.choice(numbers(np.float64, fb.min_exponent - fb.mantissa, fb.max_exponent + 1, 40), (9, 3))
-        if rng.integers(2):  # products that the accumulator can tell from nothing
+        if rng.integers(2):  # products that do not vanish in the accumulator
             b = rng.choice(numbers(np.float64, low, high, 40), (9, 3))
             fb = F32
         both(a, b, fa, fb, acc, int(rng.integers(1, 5)))
@@ -194,7 +194,7 @@ def test_random_formats() -> None:
 
 
 def test_ties_and_ends_of_the_range() -> None:
-    """Sums at and beside the middle between two numbers, which a second rounding would send the wrong way."""
+    """Sums at and beside the midpoint of two numbers, which double rounding would round the wrong way."""
     rng = np.random.default_rng(9)
     for acc in ("e5m2", "fp16", "bf16", "e4m3fn"):
         fmt = parse(acc)
@@ -212,7 +212,7 @@ def test_ties_and_ends_of_the_range() -> None:
 
 @pytest.mark.parametrize("rounding", ["RNE", "RNA"])
 def test_sums_to_the_nearest_float_first(rounding: str) -> None:
-    """Where rounding twice is allowed: terms of all magnitudes, at the middles between numbers and beside them."""
+    """Cases that allow double rounding: terms of all magnitudes, at and beside midpoints of numbers."""
     rng = np.random.default_rng(17)
     for mantissa, bits, specials, exponent in itertools.product((1, 3, 7, 10), (2, 4, 8, 11), ("ieee", "fnuz"), (5, 8)):
         acc = Float(exponent, mantissa, specials, rounding)

@@ -1,4 +1,4 @@
-"""Wrong arguments of quant_matmul: the class, and one sentence that says what is wrong."""
+"""Wrong arguments of quant_matmul: the class, and a one-sentence message."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from torch_quant_cases import LAYOUTS  # noqa: E402
 
 SMALL = ("fp16", "bf16", "e5m2", "e4m3fn", "e4m3fnuz", "fp32", "e3m2", "float<5,0,none>")
 SMALL += ("float<9,20>", "float<9,50,none>")
-#: Bits of x and weight, and how many places of their products an accumulator of 9 or of 40 bits has or drops
+#: Bits of x and weight, and the number of places that a 9-bit or 40-bit accumulator keeps or drops
 PLACES = ((4, 5, 3), (4, 5, 0), (4, 5, -4), (4, 5, -28), (28, 31, 50), (5, 9, -55), (20, 30, -2))
 
 
@@ -31,7 +31,7 @@ def gpu(device: str) -> Gpu:
 
 
 def check(gpu: Gpu, x: Any, weight: Any, accumulate: Any, every: int = 1, bias: Any = None) -> Any:
-    """linear with the GPU's kernel is linear on the CPU; returns that."""
+    """Assert that linear with the GPU kernel equals linear on the CPU, and return it."""
     x, weight, bias = (torch.from_numpy(np.array(t)) if isinstance(t, np.ndarray) else t for t in (x, weight, bias))
     placed = [gpu.put(t) for t in (x, weight, bias)]
     y = gpu.run(lambda: ours.linear(*placed, accumulate=accumulate, every=every))
@@ -74,7 +74,7 @@ def test_any_float(gpu: Gpu) -> None:
 
 @pytest.mark.parametrize(("accumulate", "every"), [("bf16", 1), ("tf32", 1), ("fp32", 1), ("fp32", 3)])
 def test_sums_beside_the_middle_between_numbers(gpu: Gpu, accumulate: str, every: int) -> None:
-    """An odd number, half a place less 2^-46 of that: doubles round to the tie, which would go to the even number."""
+    """An odd number plus half a place less 2^-46 of that: doubles round to the tie, which would go to even."""
     place = 2.0 ** -quant.parse(accumulate).mantissa
     x = np.array([[s * (1 + place), s * place / 2 * (1 + 2**-23), 0] for s in (1, -1)], np.float32)
     weight = np.array([[1, 1 - 2**-23, 1]], np.float32)

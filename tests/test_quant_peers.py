@@ -1,4 +1,4 @@
-"""ml_dtypes and gfloat, each where it has the format: every code, every middle of two numbers, and what is next."""
+"""Comparison with ml_dtypes and gfloat, if they have the format: every code, every midpoint and its neighbours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cases import Array
 from fastiter.quant import Float, decode, encode, parse, quantize
 from quant_cases import FLOAT_ROUNDINGS, assert_equal
 
-#: Our name and ml_dtypes'
+#: fastiter's name and ml_dtypes' name
 ML_DTYPES = {
     "bf16": "bfloat16",
     "e5m2": "float8_e5m2",
@@ -27,7 +27,7 @@ ML_DTYPES = {
     "e3m2": "float6_e3m2fn",
     "e2m1": "float4_e2m1fn",
 }
-#: Our name and gfloat's
+#: fastiter's name and gfloat's name
 GFLOAT = {
     "bf16": "bfloat16",
     "fp16": "binary16",
@@ -52,7 +52,7 @@ def codes_of(fmt: Float) -> Array:
 
 
 def inputs(fmt: Float) -> Array:
-    """Every number of the format, every middle of two, what is next to them, and beyond both ends."""
+    """Return every number of the format, every midpoint, their neighbours, and values beyond both ends."""
     values = np.unique(decode(codes_of(fmt), fmt).astype(np.float32))
     values = values[np.isfinite(values)].astype(np.float64)
     middles = (values[1:] + values[:-1]) / 2
@@ -89,7 +89,7 @@ def test_rounding_of_ml_dtypes(name: str) -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     fmt, x = as_ml_dtypes(name), inputs(parse(name))
     if name == "e8m0":
-        fmt, x = parse("e8m0<RNA,NAN>"), x[x >= 2.0**-126]  # their ties go up; of float32's subnormal numbers see docs
+        fmt, x = parse("e8m0<RNA,NAN>"), x[x >= 2.0**-126]  # their ties round up; float32's subnormals: see docs
     with np.errstate(all="ignore"):
         theirs = x.astype(getattr(ml_dtypes, ML_DTYPES[name]))
         y, codes = quantize(x, fmt), encode(x, fmt)

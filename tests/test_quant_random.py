@@ -1,4 +1,4 @@
-"""Stochastic rounding: the random numbers of the specification, the right mean, the same bits however it is run."""
+"""Stochastic rounding: the random numbers of the specification, the right mean, the same bits however it runs."""
 
 from __future__ import annotations
 
@@ -71,17 +71,17 @@ def test_scales_come_before() -> None:
 
 @pytest.mark.parametrize("text", STOCHASTIC)
 def test_the_mean_is_the_number(text: str) -> None:
-    """Each of 40 numbers 2^14 times: the mean is within five standard deviations of what rounding can do at most."""
+    """Round each of 40 numbers 2^14 times: the mean is within five of the largest possible standard deviations."""
     fmt = parse(text)
     block = getattr(fmt, "block", 0)
     count = (1 << 14) // max(block, 1) * max(block, 1)
     rng = np.random.default_rng(0)
     if text.startswith(("posit", "e8m0", "khot")):
-        return  # not linear in x: the probability is that of the string of bits; no zero; a sum of powers after it
+        return  # posit rounds its bit string, which is not linear in x; e8m0 has no zero; khot sums powers
     lowest, highest, _ = quant.range_of(fmt)
     x = np.clip(rng.uniform(-0.9, 0.9, 40), lowest, highest)
     whole = np.repeat(x[:, None], count, 1).astype(np.float64)
-    whole[:, 0] = 1.0  # of formats with blocks, the largest
+    whole[:, 0] = 1.0  # the largest number of its block, in block formats
     y = quantize(whole, fmt, rng=11)[:, 1:]
     if block:
         whole[:, ::block] = 1.0
@@ -121,7 +121,7 @@ def test_seeds_and_generators() -> None:
     generator = np.random.default_rng(5)
     assert_equal(quantize(x, fmt, rng=generator), first, x, parse(fmt))
     assert (quantize(x, fmt, rng=generator) != first).any()
-    # A generator that is not needed is not used.
+    # A generator that is not needed does not advance.
     before = generator.bit_generator.state
     quantize(x, "e2m1", rng=generator)
     assert generator.bit_generator.state == before

@@ -1,4 +1,4 @@
-"""Tables whose values float32 does not hold: the nearest value is that of the exact ones."""
+"""Tables with values that float32 cannot represent: the nearest is chosen among the exact values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VALUES = {
 
 
 def near(values: tuple[float, ...], dtype: Any) -> Any:
-    """The values, the middles of neighbours, and the numbers of the dtype next to them"""
+    """Return the values, the midpoints of neighbours, and the adjacent numbers of the dtype."""
     middles = [float((Fraction(a) + Fraction(b)) / 2) for a, b in pairwise(values)]
     with np.errstate(all="ignore"):
         x = np.array([*values, *middles, 0.0, math.inf, -math.inf]).astype(dtype)

@@ -1,4 +1,4 @@
-"""Rounding on a GPU: every format has the bits that it has on the CPU, in the interpreter and on a card."""
+"""Rounding on a GPU: every format has the CPU's bits, in the interpreter and on a card."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def gpu(device: str) -> Gpu:
 
 
 def check(gpu: Gpu, x: Any, fmt: Any, **options: Any) -> None:
-    """quantize with the GPU's kernels is quantize on the CPU."""
+    """Assert that quantize with the GPU kernels equals quantize on the CPU."""
     given = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
     how = {"nan": "keep", **options}
     placed = {name: gpu.put(value) if name in ("scale", "zero_point") else value for name, value in how.items()}
@@ -205,9 +205,9 @@ def test_one_scale(gpu: Gpu, dtype: Any) -> None:
 def test_nan_is_kept_replaced_or_refused(gpu: Gpu) -> None:
     x = np.array([[1.0, np.nan, -2.0, np.nan]], np.float32)
     for fmt in FORMATS:
-        if fmt != "nf4":  # a NaN of a table is one of its block
+        if fmt != "nf4":  # a NaN in a table format makes its block NaN
             check(gpu, x, fmt, nan=1.25, rng=1)
-    for fmt in ("int8", "e4m3fn", "fixed<8,4,RND,SAT>"):  # it takes NaN's place before the scale
+    for fmt in ("int8", "e4m3fn", "fixed<8,4,RND,SAT>"):  # it replaces NaN before the scale is computed
         y = gpu.run(lambda fmt=fmt: ours.quantize(gpu.put(x), fmt, scale=0.5, nan=3.0))
         same(y, quant.quantize(x, fmt, scale=0.5, nan=3.0, backend="reference"))
     for fmt in ("int8", "e2m1"):

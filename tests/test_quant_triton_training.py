@@ -1,4 +1,4 @@
-"""Codes, gradients and quantizers on a GPU: those of the CPU, in the interpreter and on a card."""
+"""Codes, gradients and quantizers on a GPU equal the CPU's, in the interpreter and on a card."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _gradients(call: Callable[..., Any], x: Any, parameter: Any, dy: Any) -> lis
 
 
 def check_gradients(gpu: Gpu, call: Callable[..., Any], x: Any, parameter: Any = None) -> None:
-    """y and dx have the CPU's bits; a sum over n products differs by what its order does."""
+    """Assert that y and dx have the CPU's bits; a sum over n products may differ by its order of summation."""
     given = [torch.from_numpy(t) if isinstance(t, np.ndarray) else t for t in (x, parameter)]
     dy = torch.from_numpy(some_numbers(*given[0].shape, seed=4)).to(given[0].dtype)
     placed = [gpu.put(t) for t in (*given, dy)]

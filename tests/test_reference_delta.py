@@ -28,7 +28,7 @@ def backward(inputs: DeltaInputs, do: Any, dlast: Any, **how: Any) -> tuple[Arra
 @with_and_without_decay
 @every_factors
 def test_transitions_are_products_of_matrices(M: int | None, gated: bool) -> None:
-    """S = g F_M ... F_1 S + what was written, F = I - beta k k^T, one row and head at a time."""
+    """S = g F_M ... F_1 S + the written term, F = I - beta k k^T, for one row and head at a time."""
     B, T, N, K, V = 2, 6, 2, 4, 3
     inputs = delta_inputs(B, T, N, K, V, M=M, gated=gated)
     k, v, beta = (x.reshape(B, T, M or 1, N, *x.shape[3 if M is None else 4 :]) for x in inputs[1:4])
@@ -54,7 +54,7 @@ def test_what_is_written_with_beta_1_is_read_back() -> None:
 
 
 def test_orthogonal_keys_are_a_table() -> None:
-    """The last value of each key with beta 1; that of a key that was never written is what h0 holds."""
+    """With beta 1, S holds the last value of each key; a key that was never written keeps its value in h0."""
     k = np.eye(4)[[0, 1, 0, 2]][None, :, None]
     v = np.arange(8.0).reshape(1, 4, 1, 2)
     h0 = np.full((1, 1, 4, 2), 7.0)

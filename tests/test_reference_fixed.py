@@ -21,7 +21,7 @@ A, B = Fixed(8, 4), Fixed(8, 2)
 def test_growth() -> None:
     u = Fixed(8, 4, signed=False)
     assert reference.sum_format(A, B) == (11, 5, True)
-    assert reference.sum_format(A, u) == (10, 6, True)  # the unsigned one needs a place for a sign
+    assert reference.sum_format(A, u) == (10, 6, True)  # the unsigned one needs a bit for the sign
     assert reference.sum_format(u, u) == (9, 5, False)
     assert reference.difference_format(u, u) == (9, 5, True)
     assert reference.product_format(A, u) == (16, 8, True)
@@ -74,7 +74,7 @@ def test_groups_are_assigned_together() -> None:
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
 def test_which_roundings_do_not_see_the_accumulator(rounding: str) -> None:
-    """Q(acc + p) = acc + Q(p) for acc on the grid: for three of the seven, and no others."""
+    """Q(acc + p) = acc + Q(p) for acc on the grid: holds for three of the seven roundings only."""
     fmt = Fixed(10, 10, rounding=rounding)
     same = all(
         fixed_code(acc + Fraction(p, 8), fmt) == acc + fixed_code(Fraction(p, 8), fmt)
@@ -108,7 +108,7 @@ def test_other_modes_must_look_every_time(overflow: str) -> None:
 
 
 def unfolded(x: Array, window: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]) -> Array:
-    """(B P Q, C R S) of x (B, C, H, W)."""
+    """Return the patches (B P Q, C R S) of x (B, C, H, W)."""
     (R, S), lines = window, []
     P = (x.shape[2] - dilation[0] * (R - 1) - 1) // stride[0] + 1
     Q = (x.shape[3] - dilation[1] * (S - 1) - 1) // stride[1] + 1

@@ -23,7 +23,7 @@ LENGTHS = [3, 0, 5]
 
 
 def scalar_step(cell: str, x: Any, a: Any, p: Any, s: tuple[Any, ...]) -> tuple[Any, ...]:
-    """One step of one unit: x, a (G,), p (2,), every state a number."""
+    """One step of one unit: x, a (G,), p (2,), scalar states."""
     if cell == "paragru":
         z, r = torch.sigmoid(a[0] * s[0] + x[0]), torch.sigmoid(a[1] * s[0] + x[1])
         return (torch.lerp(s[0], torch.tanh(a[2] * (s[0] * r) + x[2]), z),)
@@ -93,7 +93,7 @@ def test_no_state_is_zeros(cell: str) -> None:
 
 
 def row_of(cell: str, T: int = 12, D: int = 4, seed: int = 0) -> tuple[reference._Row, ParaInputs, Array]:
-    """A solved row, its inputs, and the states of the loop."""
+    """Return a solved row, its inputs, and the loop's states."""
     inputs = para_inputs(cell, 1, T, D, np.float64, seed)
     _, _, states = reference.sequential(cell, *inputs)
     first = np.stack([s[0] for s in inputs.state])
@@ -105,7 +105,7 @@ def row_of(cell: str, T: int = 12, D: int = 4, seed: int = 0) -> tuple[reference
 def test_the_tangent_is_the_derivative_of_the_step(cell: str) -> None:
     inputs = para_inputs(cell, 1, 1, 50, np.float64, bound=2)
     row = reference._Row(cell, inputs.wx[0], inputs.a, inputs.p, np.stack([s[0] for s in inputs.state]), 1, 1, 0, 0)
-    s = row.first if cell != "paraslstm" else row._step(inputs.wx[0, 0], row.first)  # there no clamp acts
+    s = row.first if cell != "paraslstm" else row._step(inputs.wx[0, 0], row.first)  # no clamp acts there
     d = np.random.default_rng(1).standard_normal(s.shape)
     after, before = (row._step(inputs.wx[0, 0], s + step * d) for step in (1e-6, -1e-6))
     np.testing.assert_allclose((after - before) / 2e-6, row._tangent(inputs.wx[0, 0], s, d), rtol=1e-7, atol=1e-8)
@@ -156,7 +156,7 @@ def test_what_rounding_decides_is_done_by_the_loop(cell: str, bound: float) -> N
     inputs = para_inputs(cell, 2, 100, 16, np.float64, bound=bound)
     expected, *_ = reference.sequential(cell, *inputs)
     h, *_, info = reference.newton(cell, *inputs, (32, 32, 1e-14, 1e-14))
-    assert (np.abs(h - expected) <= 256 * 1e-14 * (1 + np.abs(expected))).all()  # no unit that an error grows in
+    assert (np.abs(h - expected) <= 256 * 1e-14 * (1 + np.abs(expected))).all()  # no unit in which errors grow
     if bound < 100:  # with 100 the gates of paragru saturate, and no error grows
         assert (info.fallbacks > 0).all()
 

@@ -1,4 +1,4 @@
-"""The specification of the number formats against check values, definitions written another way, and known answers."""
+"""The specification of the number formats against check values, independent definitions, and known answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastiter.quant import Fixed, Float, parse
 from fastiter.reference import quant as reference
 from quant_cases import ROUNDINGS
 
-# W = 3, I = 2: what each rounding makes of a tie and of no tie
+# W = 3, I = 2: the result of each rounding for a tie and for no tie
 TIES = {
     1.25: (1.5, 1, 1, 1.5, 1, 1, 1),
     -1.25: (-1, -1, -1.5, -1.5, -1, -1.5, -1),
@@ -22,7 +22,7 @@ TIES = {
     -1.3: (-1.5, -1.5, -1.5, -1.5, -1.5, -1.5, -1),
 }
 COLUMNS = ("RND", "RND_ZERO", "RND_MIN_INF", "RND_INF", "RND_CONV", "TRN", "TRN_ZERO")
-# W = I = 4 and 8: (signed, overflow, saturated bits) -> what numbers become
+# W = I = 4 and 8: (signed, overflow, saturated bits) -> results
 WRAPS = {
     (4, True, "SAT", 0): {19: 7, -19: -8, 31: 7},
     (4, True, "SAT_ZERO", 0): {19: 0, -19: 0, 31: 0},
@@ -81,7 +81,7 @@ def test_philox_known_answers() -> None:
 
 
 def test_stochastic_rounding_counts_out_the_fraction() -> None:
-    """Of equally spaced random numbers the part that rounds up is the fraction itself."""
+    """For equally spaced random numbers, the share that rounds up equals the fraction."""
     for x, up in ((2.25, 0.25), (-2.25, 0.25), (0.875, 0.875), (3.0, 0.0)):
         codes = [reference.whole(Fraction(x), "STOCHASTIC", k << 23) for k in range(256)]
         assert np.mean(np.abs(codes) > abs(int(x))) == up
@@ -89,7 +89,7 @@ def test_stochastic_rounding_counts_out_the_fraction() -> None:
 
 @pytest.mark.parametrize("name", ["e4m3fn", "e5m2", "e2m1", "e3m2", "e4m3fnuz", "fp16"])
 def test_floats_are_the_nearest_of_all(name: str) -> None:
-    """Rounding against a search among all numbers of the format."""
+    """Rounding agrees with a search among all numbers of the format."""
     fmt = parse(name)
     step = 2.0 ** (fmt.min_exponent - fmt.mantissa)
     exact = np.arange(1 << (fmt.mantissa + 1)) * step
@@ -134,7 +134,7 @@ def test_overflow_of_floats() -> None:
         assert reference.float_value(math.inf, fmt) == math.inf
 
 
-# posit(8, 0), of which the standard's paper lists numbers, and posit(16, 1)
+# posit(8, 0), with numbers from the standard's paper, and posit(16, 1)
 POSITS = {
     (8, 0): {0x00: 0.0, 0x40: 1.0, 0x7F: 64.0, 0x01: 1 / 64, 0x60: 2.0, 0x50: 1.5, 0xC0: -1.0, 0x30: 0.75, 0x7E: 32.0},
     (16, 1): {0x4000: 1.0, 0x7FFF: 2.0**28, 0x0001: 2.0**-28, 0x5000: 2.0, 0x6000: 4.0, 0x3000: 0.5, 0xB000: -2.0},
@@ -155,7 +155,7 @@ def test_posits_are_in_the_order_of_their_codes(n: int, es: int) -> None:
     assert [reference.posit_code(v, n, es) for v in signed] == [
         c % (1 << n) for c in range(1 - (1 << (n - 1)), 1 << (n - 1))
     ]
-    # A posit of one bit more between two neighbours is where rounding changes: a tie, to the even code.
+    # The rounding boundary of two neighbours is the posit with one more bit between them; ties go to the even code.
     for code in range(1, (1 << (n - 1)) - 1):
         middle = reference.posit_value(2 * code + 1, n + 1, es)
         assert reference.posit_code(middle, n, es) == code + code % 2

@@ -18,7 +18,7 @@ def test_sor_by_hand() -> None:
     # omega 1.5, from 0: x0 = 1.5 * 8/4 = 3; x1 = 1.5 (4 + 6) / 8 = 1.875; x2 = 1.5 (2 - 5.625) / -2 = 2.71875
     x = reference.sor(A3, np.zeros(3), B3, 1.5)
     assert x.tolist() == [3.0, 1.875, 2.71875]
-    # again: what is left of x is -0.5 times it
+    # second sweep: x keeps -0.5 times its old value
     x0 = -1.5 + 1.5 * 9.875 / 4
     x1 = -0.9375 + 1.5 * (4 + 2 * x0 - 2.71875) / 8
     x2 = -1.359375 + 1.5 * (2 - 3 * x1) / -2
@@ -96,7 +96,7 @@ def test_colours() -> None:
     assert reference.first_fit(triangle) == [0, 1, 2]
     with pytest.raises(ValueError, match="rows 1 and 2"):
         reference.first_fit(triangle, red_black=True)
-    one_way = np.eye(3) + np.diag([1.0, 1.0], 1)  # a link is one in either direction
+    one_way = np.eye(3) + np.diag([1.0, 1.0], 1)  # a link counts in either direction
     assert reference.first_fit(one_way) == [0, 1, 0]
     assert reference.order_of([1, 0, 1, 0]) == [1, 3, 0, 2]
 
@@ -122,7 +122,7 @@ def test_optimal_omega_of_a_square() -> None:
 
 
 def test_counts_on_a_small_grid() -> None:
-    """The same counts from the splitting matrices, which share no line with the sweeps."""
+    """The splitting matrices, computed independently of the sweeps, give the same counts."""
     A, b = reference.poisson(7, 7), np.ones(49)
     omega = reference.optimal_omega(math.cos(math.pi / 8))
     sweeps = {

@@ -65,7 +65,7 @@ def scalar_step(kind: str, x: Any, r: Any, b: Any, s: tuple[Any, ...]) -> tuple[
 def scalar_loop(
     kind: str, wx: Any, r: Any, b: Any, state: tuple[Any, ...], reverse: bool, lengths: Any
 ) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
-    """(h, final state, states) like the reference, as torch tensors."""
+    """Return (h, final state, states) like the reference, as torch tensors."""
     B, T, _, N, D = wx.shape
     final, every = [], []
     for sequence in range(B):
@@ -103,7 +103,7 @@ def autograd(
     reverse: bool = False,
     lengths: Any = None,
 ) -> Gradients:
-    """What `reference.backward` returns, from the independent loop."""
+    """Return the result of `reference.backward`, from the independent loop."""
     wx, r, b, state = leaves(inputs)
     h, last, states = scalar_loop(cell + activation, wx, r, b, state, reverse, lengths)
     outputs = {"dh": (h,), "dstate": last, "dstates": states}
@@ -117,7 +117,7 @@ def autograd(
 
 
 def cotangent_kinds(cell: str, inputs: RnnInputs) -> dict[str, dict[str, Any]]:
-    """Cotangents of h only, of the final states only, of all states, and of everything at once."""
+    """Yield cotangents of h only, of the final states only, of all states, and of everything."""
     dstates = normal_like((inputs.wx[:, :, 0],) * len(STATES[cell]), seed=1)
     (dh,) = normal_like(dstates[:1], seed=2)
     dstate = normal_like(inputs.state, seed=3)
@@ -355,7 +355,7 @@ def test_backward_is_the_central_difference(cell: str, activation: str, reverse:
     step = 1e-5
     for position, x in enumerate((*inputs[:3], *inputs.state)):
         for index in np.ndindex(x.shape):
-            # Position 5 is n'. At n' = 0 the choice of m jumps: no difference quotient has a limit there.
+            # Position 5 is n'. At n' = 0 m is discontinuous, so a difference quotient has no limit.
             if position == 5 and x[index] == 0:
                 continue
             middle = x[index]
@@ -380,14 +380,14 @@ def test_slstm_gradient_where_the_gates_tie(n: float) -> None:
         dstate = tuple(np.full((1, 1, 1), float(j == k)) for j in range(4))
         gradients = reference.backward("slstm", *inputs, None, dstate)
         assert_close(gradients, autograd("slstm", "", inputs, {"dstate": dstate}), scale=1.0)
-    # The last cotangent was that of m itself.
+    # The last cotangent was m's own.
     share = 1.0 if n == 0 else 0.5
     assert (gradients[0][0, 0, 0, 0, 0], gradients[3][3][0, 0, 0]) == (share, 1 - share)
 
 
 @every_cell
 def test_nan_reaches_the_gradients_that_it_reaches_in_autograd(cell: str, activation: str) -> None:
-    """The sLSTM's also a few where autograd of the loop takes one of two for the larger, and NaN for the smaller."""
+    """It also reaches a few more of the sLSTM's, where the loop's autograd takes NaN for the smaller of two."""
     for k in range(2):  # in the input of one step, in one weight
         inputs = rnn_inputs(cell, 3, 4, 2, 3, np.float64)
         (inputs.wx[1, 2, 0, 0, 1:2], inputs.r[0, 1, 2, :1])[k][...] = np.nan

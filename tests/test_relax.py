@@ -120,7 +120,7 @@ def test_jacobi(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_columns_that_follow_each_other(dtype: str) -> None:
-    """As on a grid, and broken in some rows: they are stored as the first alone where they do."""
+    """Consecutive columns, as on a grid, are stored as their first only; some rows break the pattern."""
     n = 97
     A = np.diag(np.full(n, 9.0 + 0j if dtype == "complex128" else 9.0))
     for shift in (-25, -1, 1, 25):
@@ -207,7 +207,7 @@ def test_a_bsr_matrix_has_a_block_size() -> None:
 def test_kaczmarz(shape: tuple[int, int], dtype: str) -> None:
     rng = np.random.default_rng(0)
     A = (vectors(shape, dtype, 3) * (rng.random(shape) < 0.6)).astype(dtype)
-    A[shape[0] // 2] = 0  # no equation at all
+    A[shape[0] // 2] = 0  # no equations
     for k, order in itertools.product(WIDTHS, ("natural", "array")):
         chosen = order_for(order, shape[0])
         rows = list(range(shape[0])) if order == "natural" else list(chosen)
@@ -227,7 +227,7 @@ def test_kaczmarz(shape: tuple[int, int], dtype: str) -> None:
 
 
 def test_float32_storage_with_float64_vectors() -> None:
-    """The matrix is the rounded one, and all else is as in float64."""
+    """Only the matrix is rounded to float32; everything else is float64."""
     A = random_matrix(50, "float32")
     b = vectors(50, "float64", 1)
     for method, order in itertools.product(("jacobi", "sor", "ssor"), ("natural", "color")):
@@ -350,7 +350,7 @@ def test_a_change_of_the_matrix_later_is_not_seen() -> None:
 )
 @pytest.mark.parametrize("form", ["dense", "csr", "bsr", "batch"])
 def test_a_change_of_a_float32_matrix_is_not_seen_by_vectors_of_float64(form: str, how: dict[str, Any]) -> None:
-    """Those that come first need a copy of their own, which is made of what the matrix was."""
+    """The first float64 vectors need a copy of the matrix, which is made of its original values."""
     dense = random_matrix(8, "float32")
     pattern = csr(np.ones((8, 8)))
     forms: dict[str, Callable[[], Any]] = {
@@ -374,7 +374,7 @@ def test_a_change_of_a_float32_matrix_is_not_seen_by_vectors_of_float64(form: st
 @pytest.mark.parametrize("exponent", [-40, -16, 0, 15, 40])
 @pytest.mark.parametrize("n", [3, 4, 5])
 def test_blocks_of_any_magnitude(n: int, exponent: int) -> None:
-    """The last block is filled up, with what its own numbers are not lost beside."""
+    """The last block is padded with numbers of its own magnitude, beside which no entry is lost."""
     A = (4 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)) * 10.0**exponent
     for given in (A, Batch(csr(np.ones((n, n))), np.stack([A.ravel(), 3 * A.ravel()]))):
         solution = relax.block_jacobi(given, np.ones((2, n)) if isinstance(given, Batch) else np.ones(n), block_size=2)
@@ -434,7 +434,7 @@ def test_systems_that_are_not_linked_do_not_touch_each_other(poison: float) -> N
 
 
 def test_gauss_seidel_forgets_its_own_x() -> None:
-    """omega = 1 has no (1 - omega) x_i: a NaN in the first row is gone after one sweep."""
+    """omega = 1 has no term (1 - omega) x_i, so a NaN in the first row is gone after one sweep."""
     A = csr(np.array([[2.0, 0.0], [1.0, 2.0]]))
     for order in ("natural", "color"):
         x = np.array([np.nan, np.nan])

@@ -17,7 +17,7 @@ from relax_cases import poisson  # noqa: E402
 
 
 def laplacian(shape: tuple[int, ...], *, periodic: bool = False) -> Any:
-    """The singular Laplacian of a grid, with Neumann's conditions or without an end."""
+    """The singular Laplacian of a grid, with Neumann or periodic boundary conditions."""
     A = sparse.csr_array((1, 1))
     for m in shape:
         line = sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(m, m)).tolil()
@@ -30,7 +30,7 @@ def laplacian(shape: tuple[int, ...], *, periodic: bool = False) -> Any:
 
 
 def graph(n: int, radius: float) -> Any:
-    """The Laplacian of points in a square that are linked where they are near, and along a line that joins them all."""
+    """Return the Laplacian of random points in a square, linked to near points and along a line through all."""
     points = np.random.default_rng(n).random((n, 2))
     distance = np.linalg.norm(points[:, None] - points, axis=2)
     linked = (distance < radius) & (distance > 0)
@@ -40,7 +40,7 @@ def graph(n: int, radius: float) -> Any:
 
 
 def image(A: Any, seed: int = 0) -> Array:
-    """A right-hand side that has a solution."""
+    """Return a right-hand side in the range of A."""
     return np.asarray(A @ np.random.default_rng(seed).standard_normal(A.shape[0]))
 
 
@@ -133,7 +133,7 @@ def test_the_same_in_float32(name: str, factor: float) -> None:
 
 @pytest.mark.parametrize("name", ["Neumann 13 x 20", "Neumann 32", "periodic 16", "graph 150"])
 def test_singular_systems_gain(name: str) -> None:
-    """The eigenvalue 1 of Jacobi's matrix says nothing of b, which has none of it: the next one counts."""
+    """b has no component of Jacobi's eigenvalue 1, so the next eigenvalue determines omega."""
     A = SINGULAR[name]()
     b = image(A)
     assert relax.sor(A, b, omega="auto").steps < relax.gauss_seidel(A, b).steps / 2

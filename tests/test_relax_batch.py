@@ -1,4 +1,4 @@
-"""Batches of matrices with one pattern, in rows, in blocks, under ssor_cg, preconditioning: each system as if alone."""
+"""Batches of matrices with one pattern, in rows, in blocks, under ssor_cg, as preconditioner: each as if alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from relax_cases import (  # noqa: E402
 
 
 def matrices_of(n: int, batch: int, dtype: Any) -> list[Array]:
-    """One pattern, all values different."""
+    """Return matrices with one pattern and different values."""
     first = random_matrix(n, dtype)
     rng = np.random.default_rng(batch)
     return [(first * rng.uniform(0.8, 1.0, (n, n)) + np.diag(np.diag(first))).astype(dtype) for _ in range(batch)]
@@ -132,7 +132,7 @@ def test_solving_in_blocks() -> None:
     plain = relax.gauss_seidel(batch, b, block_size=12)
     for method in ("sor", "ssor", "block_jacobi"):
         auto = Relaxation(batch, method, omega="auto", block_size=12)
-        # that of the hardest, which estimates from other vectors tell a little differently
+        # omega of the hardest system, estimated from other vectors and so slightly different
         assert auto.omega == pytest.approx(Relaxation(single[0], method, omega="auto", block_size=12).omega, abs=0.05)
         solution = auto.solve(b)
         assert solution.converged.all()
@@ -249,7 +249,7 @@ def test_kaczmarz(shape: tuple[int, int], dtype: str) -> None:
     for batch in (1, 2, 5, 11):
         values = vectors((batch, pattern.nnz), dtype, 3)
         if pattern.nnz > 1:
-            values[-1, : pattern.indptr[1]] = 0  # no equation at all, in one of them
+            values[-1, : pattern.indptr[1]] = 0  # no equations in one of them
         b, x = vectors((batch, shape[0]), dtype, 1), vectors((batch, shape[1]), dtype, 2)
         for order in ("natural", "array"):
             chosen = order_for(order, shape[0])

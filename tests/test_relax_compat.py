@@ -1,4 +1,4 @@
-"""fastiter.relax.compat against the functions that it takes the place of."""
+"""fastiter.relax.compat against the PyAMG functions that it replaces."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
 
 
 def lists_of(name: str, A: Any, size: int, arguments: dict[str, Any]) -> list[tuple[list[Any], bool]]:
-    """The lists of rows that one iteration goes over, and whether all are relaxed from the same x."""
+    """Return the lists of rows of one iteration, and whether all are relaxed from the same x."""
     n, jacobi = A.shape[0], "jacobi" in name
     block = arguments.get("blocksize", size if jacobi and ("indexed" in name or name[:2] in ("cf", "fc")) else 1)
     of = [np.arange(i, i + block) for i in range(0, n, block)]
@@ -86,7 +86,7 @@ def lists_of(name: str, A: Any, size: int, arguments: dict[str, Any]) -> list[tu
 
 
 def by_definition(name: str, sparse: Any, x: Array, b: Array, arguments: dict[str, Any]) -> Array:
-    """The same by dense algebra in double precision, from the equations of the docstrings."""
+    """Compute the same by dense algebra in double precision, from the equations in the docstrings."""
     dtype = np.complex128 if sparse.dtype.kind == "c" else np.float64
     A, x, b = sparse.toarray().astype(dtype), x.astype(dtype), b.astype(dtype)
     size, sparse = getattr(sparse, "blocksize", (1, 1))[0], sparse.tocsr()
@@ -100,7 +100,7 @@ def by_definition(name: str, sparse: Any, x: Array, b: Array, arguments: dict[st
         return x
     if name.endswith("nr"):
         A, b = adjoint @ A, adjoint @ b
-    of = A @ adjoint if name.endswith("ne") else A  # whose diagonal is divided by
+    of = A @ adjoint if name.endswith("ne") else A  # the rows whose diagonal is a divisor
     back = adjoint if name.endswith("ne") else back
     for _ in range(arguments.get("iterations", 1)):
         for lists, jacobi in lists_of(name, sparse, size, arguments):
@@ -132,9 +132,9 @@ def test_the_same(call: tuple[str, dict[str, Any]], dtype: str) -> None:
         assert np.abs(x.ravel() - expected).max() <= limit
         has_omega = name in ("sor", "gauss_seidel") and "omega" in arguments
         if has_omega and (matrix is not A or arguments.get("sweep") == "symmetric"):
-            continue  # theirs drops it
+            continue  # PyAMG drops it
         more = {}
-        if name in ("gauss_seidel_ne", "gauss_seidel_nr"):  # in single precision theirs cannot do without
+        if name in ("gauss_seidel_ne", "gauss_seidel_nr"):  # PyAMG requires it in single precision
             more["Dinv"] = 1 / (np.abs(A.toarray()) ** 2).sum(axis=1 if name.endswith("ne") else 0).astype(dtype)
         getattr(theirs, name)(matrix, peer, b, **arguments, **more)
         assert np.abs(x - peer).max() <= limit
@@ -200,7 +200,7 @@ def test_schwarz_parameters() -> None:
     before = ours.schwarz_parameters(A)[2]
     A.data *= 2
     np.testing.assert_allclose(ours.schwarz_parameters(A)[2], before / 2, rtol=1e-9)
-    # A list without a row, and a singular block, whose pseudo-inverse it is
+    # An empty list, and a singular block, for which the pseudo-inverse is used
     S, x = csr(np.diag([2.0, 0.0, 4.0])), np.zeros(3)
     ours.schwarz(S, x, np.ones(3), subdomain=np.array([0, 1]), subdomain_ptr=np.array([0, 0, 2, 2]))
     np.testing.assert_array_equal(x, [0.5, 0, 0])
@@ -317,7 +317,7 @@ def test_threads_share_a_matrix() -> None:
 
 @pytest.mark.parametrize("name", ["gauss_seidel", "schwarz"])
 def test_as_smoother_of_a_multigrid(name: str) -> None:
-    """PyAMG's cycle with our sweeps in the place of its own converges as it does."""
+    """PyAMG's cycle converges equally with fastiter's sweeps as smoothers."""
     A = pyamg.gallery.poisson((40, 40), format="csr")
     b = vectors(1600, "float64", 1)
     histories = []

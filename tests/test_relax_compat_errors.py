@@ -1,4 +1,4 @@
-"""What fastiter.relax.compat refuses."""
+"""Arguments that fastiter.relax.compat refuses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MATRIX = csr(random_matrix(6, "float64"))
 
 
 def out_of_range(kind: str = "csr") -> Any:
-    """A matrix with an index that leads far out of its arrays."""
+    """Return a matrix with a column index far out of range."""
     A = csr(random_matrix(6, "float64", 1.0)).asformat(kind)
     if kind == "coo":
         A.coords[1][3] = 2**30

@@ -18,7 +18,7 @@ DTYPES = ("float32", "float64", "complex64", "complex128")
 
 
 def with_holes(dtype: str, *, empty: bool) -> Any:
-    """A matrix some of whose rows have no diagonal, and with ``empty`` no entry at all."""
+    """Return a matrix with some rows that lack the diagonal or, with ``empty``, all entries."""
     A = random_matrix(24, np.result_type(dtype, np.float32), 0.6)
     for row in (0, 7, 8, 23):
         A[row, row] = 0

@@ -36,7 +36,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def gpu(device: str, programs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
-    """The device; uninitialised memory is NaN."""
+    """Return the device, with uninitialised memory filled with NaN."""
     if device == "cpu":
         stand_in(monkeypatch, programs)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -52,7 +52,7 @@ def assert_near(actual: Any, expected: Array, n: int, what: object = "") -> None
 
 
 def check_sweeps(gpu: Gpu, A: Any, method: str, shape: tuple[int, ...], dtype: str, **how: Any) -> None:
-    """Sweeps forward and backward, and the residual, are those of the CPU; b may have strides."""
+    """Assert that forward and backward sweeps and the residual equal the CPU's; b may be strided."""
     ours, cpu = gpu.relaxation(A, method, **how), Relaxation(A, method, **how)
     what, n = (method, shape, dtype, how), shape[0]
     assert (ours.colors, ours.omega, ours.shape) == (cpu.colors, cpu.omega, cpu.shape)
@@ -199,7 +199,7 @@ def test_solutions_that_are_not(gpu: Gpu) -> None:
     assert ours.solve(b, max_steps=2).reason == "max_steps"
     assert ours.solve(b, max_steps=0).steps == 0
     large = gpu.relaxation(csr(np.array([[2.0, 1.0], [0.0, 2.0]])), "gauss_seidel", order="color")
-    found = large.solve(b * 1e250)  # whose squares are infinite
+    found = large.solve(b * 1e250)  # values whose squares overflow
     assert found.reason == "converged" and found.history[0] == pytest.approx(2**0.5 * 1e250)
     assert large.solve(b * 0).steps == 0
     empty = gpu.relaxation(csr(np.zeros((0, 0))), "sor", order="color")
@@ -232,7 +232,7 @@ METHODS = [("jacobi", "natural"), ("gauss_seidel", "color"), ("sor", "red-black"
 
 
 def problem(gpu: Gpu, n: int, dtype: str, k: int | None, order: str, seed: int = 0) -> tuple[Any, ...]:
-    """Values with entries out of order and some in two parts, their pattern, b, and an x to start from."""
+    """Return values with unsorted and some duplicate entries, their pattern, b, and an initial x."""
     A = csr(bipartite(n, dtype) if order == "red-black" else random_matrix(n, dtype, 0.5))
     row = np.repeat(np.arange(n), np.diff(A.indptr))
     halved = np.random.default_rng(seed).random(A.nnz) < 0.2

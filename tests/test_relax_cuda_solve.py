@@ -1,4 +1,4 @@
-"""The CUDA kernels of relaxation against the CPU's: batches, Kaczmarz, Chebyshev's acceleration, omega by itself."""
+"""The CUDA kernels of relaxation against the CPU's: batches, Kaczmarz, Chebyshev's acceleration, omega="auto"."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def gpu(device: str, programs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
-    """The device; uninitialised memory is NaN."""
+    """Return the device, with uninitialised memory filled with NaN."""
     if device == "cpu":
         stand_in(monkeypatch, programs)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -41,7 +41,7 @@ def gpu(device: str, programs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def hermitian(n: int, dtype: str) -> Any:
-    """Sparse and positive definite."""
+    """Return a sparse, Hermitian positive definite matrix."""
     A = random_matrix(n, dtype)
     A = A + A.conj().T
     np.fill_diagonal(A, 0)
@@ -110,7 +110,7 @@ def test_batches(place: str, stored: str, dtype: str, gpu: Gpu, monkeypatch: pyt
         np.testing.assert_allclose(residual.cpu(), cpu.residual(x, b), rtol=0, atol=100 * limit)
     options: dict[str, Any] = {"rtol": 1e-4, "check_every": 4}
     assert_alike(ours.solve(gpu.tensor(b), gpu.tensor(x), **options), cpu.solve(b, x, **options))
-    far = ours.solve(gpu.tensor(b * np.array([[1e-200]])), **options)  # whose squares are nothing
+    far = ours.solve(gpu.tensor(b * np.array([[1e-200]])), **options)  # values whose squares underflow
     assert far.reason == ("converged",) and far.value.shape == b.shape
 
 
@@ -131,14 +131,14 @@ def test_batches_refused(gpu: Gpu) -> None:
 
 
 def rectangle(shape: tuple[int, int], dtype: str) -> Any:
-    """Sparse, with a row of zeros, one that is full, and one with many entries."""
+    """Return a sparse rectangular matrix with a row of zeros, a full row, and a row with many entries."""
     A = random_matrix(max(shape), dtype, 1 / max(shape))[: shape[0], : shape[1]]
     A[2], A[3, : shape[1] // 2] = 0, 1
     return csr(A, np.int64)
 
 
 def in_colours(A: Any) -> tuple[Any, int]:
-    """The rows of A by colours, in which no two have a column in common."""
+    """Return the rows of A by colours, within which no two rows share a column."""
     found = arrange_disjoint(read_csr("test", A))
     of = np.asarray(found.colours)
     for first, last in itertools.pairwise(of):

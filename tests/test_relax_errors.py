@@ -1,4 +1,4 @@
-"""Wrong arguments of fastiter.relax: one sentence that names the function, the argument, what it expected and got."""
+"""Wrong arguments of fastiter.relax: one sentence with function, argument, expected and received value."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def changed(row: int, column: int, value: float) -> Any:
 
 
 def broken(**parts: Any) -> Any:
-    """A CSR matrix whose arrays scipy has not checked."""
+    """Return a CSR matrix whose arrays scipy has not checked."""
     A = csr(GOOD)
     for name, value in parts.items():
         setattr(A, name, value)
@@ -40,7 +40,7 @@ def column_out_of_range() -> Any:
 
 
 def column_beyond_int32(blocks: int = 0) -> Any:
-    """An index of 64 bits that would be a valid one if it were cut to 32."""
+    """Return a matrix with a 64-bit index that is valid if truncated to 32 bits."""
     A = csr(GOOD).tobsr((blocks, blocks)) if blocks else csr(GOOD)
     A.indptr, A.indices = A.indptr.astype(np.int64), A.indices.astype(np.int64)
     A.indices[A.indptr[2]] += 2**32
@@ -57,7 +57,7 @@ SINGULAR = np.kron(np.eye(3), np.ones((2, 2)))
 
 
 def cut(A: Any) -> Any:
-    """Take the last value away, and leave the rest as it is."""
+    """Remove the last value only."""
     A.data = A.data[:-1].copy()
     return A
 

@@ -1,4 +1,4 @@
-"""omega="auto": estimates against eigenvalues, and what they are worth, for every kind of matrix and method."""
+"""omega="auto": estimates against eigenvalues, and their effect, for every kind of matrix and method."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relax_cases import csr, poisson, random_matrix, vectors  # noqa: E402
 
 
 def equicorrelated(n: int, c: float) -> Array:
-    """Positive definite, with a Jacobi's iteration matrix that goes far below -1, and no consistent order."""
+    """Return a positive definite matrix, not consistently ordered, whose Jacobi spectrum reaches far below -1."""
     return (1 - c) * np.eye(n) + c * np.ones((n, n))
 
 
@@ -28,7 +28,7 @@ def test_omega_auto_where_no_theory_holds_is_no_worse_than_none(n: int, c: float
         plain, auto = solve(A, b), solve(A, b, omega="auto")
         assert 0 < auto.omega < 2
         assert auto.converged
-        assert auto.steps <= 1.4 * plain.steps + 100  # some of which were a trial
+        assert auto.steps <= 1.4 * plain.steps + 100  # some of them trial steps
     preconditioner = Relaxation(A, "ssor", omega="auto").as_preconditioner()
     assert np.abs(preconditioner @ b).max() > 1e-3
 
@@ -46,7 +46,7 @@ def test_omega_auto_is_near_the_best(m: int) -> None:
 
 
 def test_omega_auto_of_jacobi_converges() -> None:
-    """An omega above 1.0006 would diverge, which an estimate of the range from inside may well suggest."""
+    """An omega above 1.0006 diverges; an underestimate of the spectrum's range may suggest one."""
     A, b = poisson(63, 63), np.ones(63 * 63)
     steps = [relax.jacobi(A, b, omega=omega, max_steps=20_000).steps for omega in (1.0, "auto")]
     assert steps[0] == 15122
@@ -60,7 +60,7 @@ def test_omega_auto_without_symmetry() -> None:
     A = (poisson(m, m) + scipy_sparse.diags_array([0.3, -0.3], offsets=[1, -1], shape=(m * m, m * m))).tocsr()
     b = np.ones(m * m)
     fixed = [relax.sor(A, b, omega=w) for w in (1.0, 1.5, 1.6, 1.7, 1.8)]
-    assert fixed[-1].reason == "diverged"  # above 1.6 it does, which the estimate cannot know
+    assert fixed[-1].reason == "diverged"  # it diverges above 1.6, which the estimate cannot know
     auto = relax.sor(A, b, omega="auto")
     assert auto.converged
     assert auto.steps < fixed[0].steps / 2
@@ -82,7 +82,7 @@ def test_omega_adapts_to_the_factor_it_observes() -> None:
 
 
 def definite(n: int, dtype: Any) -> Array:
-    """Hermitian, positive definite, its diagonal not constant."""
+    """Return a Hermitian positive definite matrix with a varying diagonal."""
     A = random_matrix(n, dtype, 0.5)
     A = A + A.conj().T
     np.fill_diagonal(A, 0)
@@ -91,7 +91,7 @@ def definite(n: int, dtype: Any) -> Array:
 
 
 def eigenvalues(A: Array, size: int = 1) -> Array:
-    """Those of I - D^-1 A, D the diagonal blocks."""
+    """Return the eigenvalues of I - D^-1 A, D the diagonal blocks."""
     block = np.arange(len(A)) // size
     D = np.where(block[:, None] == block, A, 0)
     return np.asarray(np.sort(np.linalg.eigvals(np.eye(len(A)) - np.linalg.solve(D, A)).real))
@@ -104,7 +104,7 @@ def estimate(A: Any, method: str = "sor", **how: Any) -> tuple[float, float]:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
 def test_estimates_are_the_eigenvalues(dtype: str) -> None:
-    """Lanczos' method has them all after as many products as there are rows."""
+    """Lanczos' method finds all eigenvalues after as many products as there are rows."""
     A = definite(19, dtype)
     exact, near = eigenvalues(A), {"abs": 2e-5 if dtype == "float32" else 1e-10}
     for given in (A, csr(A)):
@@ -134,7 +134,7 @@ def test_estimates_of_stencils(grid: tuple[int, ...], dtype: str) -> None:
             found = estimate(s, order=order)
             assert found == pytest.approx((exact[0], exact[-1]), abs=1e-4 if dtype == "float32" else 1e-9)
         skew = Stencil(grid, np.array([count, *[-1.0, -0.9] * len(grid)], dtype), given)
-        low, high = estimate(skew)  # not symmetric: from the growth of powers
+        low, high = estimate(skew)  # nonsymmetric: estimated from the growth of powers
         assert -low == high
         assert 0.5 < high < 1
 
@@ -148,7 +148,7 @@ def test_what_is_not_definite_has_no_range_of_lanczos() -> None:
         assert not _spectrum.is_definite(jacobi)
         found = _spectrum.jacobi_spectrum(jacobi)
         assert found.low == -found.high and not found.is_real
-    # Symmetric, the diagonal positive, and yet indefinite: Jacobi does not converge, and omega stays at 1.
+    # Symmetric with a positive diagonal, but indefinite: Jacobi does not converge, and omega stays at 1.
     assert Relaxation(np.array([[1.0, 3.0], [3.0, 1.0]]), "sor", omega="auto").omega == 1
     for method in ("jacobi", "sor", "ssor", "kaczmarz"):
         assert Relaxation(csr(np.zeros((0, 0))), method, omega="auto").omega > 0
@@ -173,7 +173,7 @@ def test_omega_auto_of_stencils() -> None:
 
 
 def test_omega_auto_of_batches() -> None:
-    """One omega, that of the hardest; those that are easier take no more steps."""
+    """All systems share the omega of the hardest; easier ones take no more steps."""
     A, b = poisson(31, 31), np.ones((3, 961))
     on_diagonal = np.repeat(np.arange(961), np.diff(A.indptr)) == A.indices
     batch = Batch(A, A.data + np.array([[0.5], [0.0], [2.0]]) * on_diagonal)
@@ -193,7 +193,7 @@ def test_omega_auto_of_blocks() -> None:
         found = relax.sor(A, b, omega="auto", block_size=size)
         least = min(relax.sor(A, b, omega=w, block_size=size).steps for w in (1.7, 1.75, 1.77, 1.8, 1.85))
         assert found.converged
-        assert found.steps <= 1.2 * least  # of which some are steps of omega = 1, before the first trial
+        assert found.steps <= 1.2 * least  # including steps with omega = 1 before the first trial
         both = [relax.ssor(A, b, omega=w, block_size=size).steps for w in ("auto", 1.0, 1.3, 1.5, 1.7, 1.8, 1.9)]
         assert both[0] <= 1.1 * min(both[1:])
         assert Relaxation(A, "ssor", omega="auto", order="color", block_size=size).omega == 1

@@ -1,4 +1,4 @@
-"""Solvers: known counts, the residual they stop at, what they say when there is none, omega, and what accelerates."""
+"""Solvers: known counts, the stopping residual, reports of failure, omega, and acceleration."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_what_a_solution_says() -> None:
 
 @pytest.mark.parametrize("kind", ["jacobi", "sor", "batch", "chebyshev"])
 def test_a_column_that_is_done_keeps_its_value_while_others_go_on(kind: str) -> None:
-    """Even where more sweeps would carry it away, as of a matrix for which they diverge."""
+    """A converged column keeps its value even if further sweeps would diverge."""
     n = 20
     A = np.eye(n) + 0.5 * np.random.default_rng(1).standard_normal((n, n))
     np.fill_diagonal(A, 1)
@@ -98,7 +98,7 @@ def test_max_steps_and_x0() -> None:
     assert (first.steps, first.converged, first.reason) == (3, False, "max_steps")
     start = first.value.copy()
     again = relax.gauss_seidel(A, b, start, max_steps=4)
-    assert np.array_equal(start, first.value)  # x0 is not changed
+    assert np.array_equal(start, first.value)  # x0 is unchanged
     both = relax.gauss_seidel(A, b, max_steps=7)
     assert np.array_equal(again.value, both.value)
     assert relax.gauss_seidel(A, b, max_steps=0).value.tolist() == [0.0] * 20
@@ -125,10 +125,10 @@ def test_stagnation_is_said() -> None:
     solution = relax.jacobi(A, np.array([1.0, 0.0]))
     assert solution.reason == "stagnated"
     assert 595 <= solution.steps <= 605
-    # Nor does it fall below what rounding leaves.
+    # It does not fall below the rounding error either.
     A = csr(random_matrix(50, "float32"))
     assert relax.sor(A, vectors(50, "float32"), rtol=1e-12).reason == "stagnated"
-    # No solution at all: what is left is the distance.
+    # No solution exists: the residual converges to the distance.
     assert relax.kaczmarz(np.array([[1.0], [1.0]]), np.array([0.0, 1.0])).reason == "stagnated"
 
 
@@ -136,7 +136,7 @@ def test_slow_is_not_stagnant() -> None:
     n = 400
     A = scipy_sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n)).tocsr()
     assert relax.jacobi(A, np.ones(n), max_steps=2000).reason == "max_steps"
-    # In colour order the residual first grows by half of itself, and is larger than at first for long.
+    # In colour order the residual first grows by half and stays above its initial value for long.
     A, b = poisson(300, 300), np.ones(300 * 300)
     slow = relax.gauss_seidel(A, b, order="color", max_steps=500)
     assert (slow.reason, slow.steps) == ("max_steps", 500)
@@ -169,7 +169,7 @@ def test_chebyshev_finds_its_bounds() -> None:
     assert known.converged
     assert found.converged
     assert found.steps <= 1.3 * known.steps
-    assert relax.chebyshev(A, b, bounds=(1.0, 1.0), max_steps=3).steps == 3  # Jacobi, in the end
+    assert relax.chebyshev(A, b, bounds=(1.0, 1.0), max_steps=3).steps == 3  # equals Jacobi in the end
     values = np.stack([A.data, 2 * A.data])
     both = relax.chebyshev(Batch(A, values), np.stack([b, b]), bounds=(1 - beta, 1 + beta))
     assert abs(both.steps - known.steps).max() <= 1
@@ -184,18 +184,18 @@ def test_chebyshev_finds_a_least_eigenvalue_that_its_estimate_misses() -> None:
     for found in (relax.chebyshev(A, b), jacobi.solve(b), jacobi.solve(b, check_every=10)):
         assert found.converged
         assert found.steps < 1.6 * known
-    fixed = Chebyshev(Relaxation(A, "jacobi"), jacobi.bounds)  # what is given stays
+    fixed = Chebyshev(Relaxation(A, "jacobi"), jacobi.bounds)  # the arguments are unchanged
     assert not fixed.solve(b, max_steps=2 * known).converged
 
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_accelerated_sweeps(dtype: str) -> None:
     A = poisson(15, 15).astype(dtype)
-    if dtype == "complex128":  # Hermitian: the phase of each row turned
+    if dtype == "complex128":  # Hermitian: the phase of each row rotated
         phase = np.exp(1j * np.arange(225))
         A = (scipy_sparse.diags_array(phase) @ A @ scipy_sparse.diags_array(phase.conj())).tocsr()
     b = vectors((225, 2), dtype, 1)
-    assert relax.chebyshev(A, b, rtol=1e-6).converged.all()  # the diagonal is real but for rounding
+    assert relax.chebyshev(A, b, rtol=1e-6).converged.all()  # the diagonal is real up to rounding
     for method, how in (("jacobi", {"omega": 0.9}), ("ssor", {"omega": 1.5, "order": "color"})):
         sweeps = Relaxation(A, method, **how)
         plain = sweeps.solve(b, rtol=1e-6)
@@ -209,7 +209,7 @@ def test_accelerated_sweeps(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_anderson_is_its_least_squares(dtype: str) -> None:
-    """The mixture from all that it is made of, the ring of places gone round twice; more rows than one piece has."""
+    """The mixture equals its least-squares solution; the ring buffer wraps twice, rows exceed one piece."""
     memory, n = 3, 9000
     A = (scipy_sparse.diags_array(np.linspace(2, 3, n)) + 0.9 * scipy_sparse.eye_array(n, k=1)).tocsr()
     sweeps, b = Relaxation(A.astype(dtype), "jacobi"), vectors((n, 2), dtype, 1)
@@ -326,7 +326,7 @@ def test_example_matrices(name: str) -> None:
     for order in ("natural", "color", "cluster"):
         energy = Relaxation(A, "ssor", order=order)
         x, lowest = np.zeros(A.shape[0]), 0.0
-        if abs(A - A.T).max() < 1e-12 * abs(A).max():  # then each sweep lowers x A x / 2 - b x
+        if abs(A - A.T).max() < 1e-12 * abs(A).max():  # each sweep then lowers x A x / 2 - b x
             for _ in range(5):
                 energy.sweep(x, b)
                 assert 0.5 * x @ (A @ x) - b @ x <= lowest

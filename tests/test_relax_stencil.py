@@ -1,4 +1,4 @@
-"""Stencils against the specification on the matrices that they stand for; many sweeps in one pass over the grid."""
+"""Stencils against the specification on the matrices they represent; many sweeps in one pass over the grid."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def every_stencil(dtype: Any) -> Any:
 
 
 def equations(s: Stencil, b: Array, x: Array) -> tuple[Array, Array]:
-    """The matrix and right-hand side with x = x as the equation of a given point."""
+    """Return the matrix and right-hand side, with the equation x = x for each given point."""
     A, b = s.toarray().astype(np.float64), b.ravel().astype(np.float64)
     if s.mask is not None:
         given = ~s.mask.ravel()
@@ -84,7 +84,7 @@ def test_sweeps(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_many_sweeps_in_one_pass_are_those_one_by_one(dtype: str) -> None:
-    """Also where the halves that follow each other are cut into groups, and on any number of threads."""
+    """Equal also if consecutive half-sweeps are cut into groups, and on any number of threads."""
     for grid in ((300, 300), (700, 61), (20, 50, 70)):
         for is_constant, has_mask in ((True, False), (False, True)):
             s = stencil(grid, dtype, is_constant, has_mask)

@@ -23,7 +23,7 @@ ORDERS = ("natural", "red-black", "cluster", "array")
 
 
 def stencil(grid: tuple[int, ...], is_constant: bool, has_mask: bool, dtype: str = "complex128") -> Stencil:
-    """Not symmetric, with a diagonal that dominates and is not real."""
+    """Return a nonsymmetric stencil with a dominant complex diagonal."""
     rng = np.random.default_rng([*grid, is_constant, has_mask])
     c = vectors((2 * len(grid) + 1, *(() if is_constant else grid)), dtype, len(grid))
     c[0] = np.exp(0.7j).astype(dtype) * (np.abs(c[1:]).sum(axis=0) + 1) if dtype == "complex128" else 9
@@ -31,7 +31,7 @@ def stencil(grid: tuple[int, ...], is_constant: bool, has_mask: bool, dtype: str
 
 
 def equations(s: Stencil, b: Array, x: Array) -> tuple[Array, Array]:
-    """The matrix and right-hand side with x = x as the equation of a given point."""
+    """Return the matrix and right-hand side, with the equation x = x for each given point."""
     points = s.shape[0]
     A, rhs = s.toarray(), b.reshape(points, *b.shape[len(s.grid) :]).copy()
     if s.mask is not None:
@@ -41,7 +41,7 @@ def equations(s: Stencil, b: Array, x: Array) -> tuple[Array, Array]:
 
 
 def assert_bits(actual: Array, expected: Array) -> None:
-    """Of complex arrays too."""
+    """Assert equal bits, for complex arrays too."""
     assert_same_bits(*(x.view(np.float64) if x.dtype.kind == "c" else x for x in (actual, expected)))
 
 
@@ -53,7 +53,7 @@ def assert_near(actual: Array, expected: Array, what: Any) -> None:
 
 def test_a_point_by_hand() -> None:
     """Two points in a line: x0 <- (b0 - (1 - 2i) x1) / 2i, then x1 <- (b1 - (3 + i) x0) / 2i."""
-    c = np.array([2j, 3 + 1j, 1 - 2j, 0, 0])  # itself; before and after along the first axis
+    c = np.array([2j, 3 + 1j, 1 - 2j, 0, 0])  # the point itself; the points before and after along the first axis
     s, b, x = Stencil((2, 1), c), np.array([[4.0 + 2j], [6j]]), np.array([[0j], [2.0 + 0j]])
     Relaxation(s, "gauss_seidel").sweep(x, b)
     # x0 = (4 + 2i - 2 + 4i) / 2i = (2 + 6i) / 2i = 3 - i; x1 = (6i - (3 + i)(3 - i)) / 2i = (6i - 10) / 2i = 3 + 5i
@@ -96,7 +96,7 @@ def test_sweeps_in_every_order(order: str, dtype: str) -> None:
 
 @pytest.mark.parametrize("grid", [(6, 7), (4, 3, 5)])
 def test_it_is_the_matrix_in_rows(grid: tuple[int, ...]) -> None:
-    """Sweeps, solutions and steps are those of the same matrix in compressed rows, for several right-hand sides."""
+    """Sweeps, solutions and steps equal the CSR matrix's, for several right-hand sides."""
     for is_constant, has_mask in itertools.product((True, False), (False, True)):
         s = stencil(grid, is_constant, has_mask)
         b, x = vectors((*grid, 3), "complex128", 1), vectors((*grid, 3), "complex128", 2)
@@ -105,7 +105,7 @@ def test_it_is_the_matrix_in_rows(grid: tuple[int, ...]) -> None:
             free, rows = Relaxation(s, method, order=order), Relaxation(csr(A), method, order=order)
             swept, expected = x.copy(), x.reshape(-1, 3).copy()
             free.sweep(swept, b, 2)
-            if not (has_mask and order != "natural"):  # else rows without an equation have other links
+            if not (has_mask and order != "natural"):  # otherwise rows without an equation have other links
                 rows.sweep(expected, rhs, 2)
                 assert_near(swept, expected, (method, is_constant, has_mask))
             solution = free.solve(b, x, rtol=1e-10)
@@ -151,7 +151,7 @@ def test_any_number_of_threads_has_the_same_bits(dtype: str) -> None:
 
 
 def gauge(grid: tuple[int, ...], mask: Array | None = None) -> Stencil:
-    """Hermitian and positive definite: the Laplacian with a phase on each link."""
+    """Return a Hermitian positive definite matrix: the Laplacian with a phase on each link."""
     angle = np.random.default_rng(0).uniform(-0.1, 0.1, (len(grid), *grid))
     c = np.empty((2 * len(grid) + 1, *grid), np.complex128)
     c[0] = 2 * len(grid)
@@ -184,7 +184,7 @@ def test_hermitian_ones_with_all_that_accelerates(grid: tuple[int, ...]) -> None
         assert solution.converged.all(), solution.method
         np.testing.assert_allclose(solution.value.reshape(-1, 2), exact, atol=1e-6 * abs(exact).max())
     assert max(solutions[i].steps.max() for i in (5, 6, 7, 8)) < 0.7 * plain.steps.max()
-    # So few steps may be too short for an omega to be tried within a tenth of them.
+    # A tenth of so few steps may be too short to try an omega.
     assert max(solutions[i].steps.max() for i in (1, 2)) <= 1.1 * plain.steps.max()
     M, rhs = Relaxation(s, "ssor").as_preconditioner(), b[..., 0].ravel()
     found, info = scipy.sparse.linalg.cg(csr(A), rhs, rtol=1e-10, M=M)
@@ -195,7 +195,7 @@ def test_hermitian_ones_with_all_that_accelerates(grid: tuple[int, ...]) -> None
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
 def test_ssor_cg_of_a_stencil_is_that_of_its_matrix(dtype: str) -> None:
-    """Given points included: they are taken to the right-hand side."""
+    """Given points are included: they move to the right-hand side."""
     grid, mask = (9, 11), np.random.default_rng(0).random((9, 11)) < 0.85
     laplacian = Stencil(grid, np.array([4, -1, -1, -1, -1], dtype), mask)
     s = gauge(grid, mask) if dtype == "complex128" else laplacian
@@ -211,7 +211,7 @@ def test_ssor_cg_of_a_stencil_is_that_of_its_matrix(dtype: str) -> None:
         assert_bits(solution.value[~mask], x[~mask])
         np.testing.assert_allclose(solution.value.ravel()[free], np.linalg.solve(own, rhs), atol=100 * rtol)
         if order == "natural":
-            # from the same start, as the free points alone
+            # from the same initial x, restricted to the free points
             start = np.ascontiguousarray(x.ravel()[free])
             rows = ssor_cg(own, rhs, start, omega=1.2, atol=rtol * np.linalg.norm(b[mask]), rtol=0, check_every=1)
             assert abs(rows.steps - solution.steps) <= 1
@@ -237,7 +237,7 @@ def test_a_matrix_that_is_not_hermitian() -> None:
 
 
 def test_a_projection_by_hand() -> None:
-    """Of 0 on 2i x0 + (1 - 2i) x1 = 9, then on (3 + i) x0 + 2i x1 = 18 - 4i."""
+    """Project 0 onto 2i x0 + (1 - 2i) x1 = 9, then onto (3 + i) x0 + 2i x1 = 18 - 4i."""
     s, b, x = (
         Stencil((2, 1), np.array([2j, 3 + 1j, 1 - 2j, 0, 0])),
         np.array([[9.0 + 0j], [18.0 - 4j]]),
@@ -251,7 +251,7 @@ def test_a_projection_by_hand() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
 def test_kaczmarz(dtype: str) -> None:
-    """Given points keep their x: the equations of the others are those of what is left."""
+    """Given points keep their x; the other points' equations are the remaining system."""
     for grid, is_constant, has_mask in itertools.product([(1, 1), (5, 4), (3, 2, 5)], (True, False), (False, True)):
         s = stencil(grid, is_constant, has_mask, dtype)
         free = np.ones(s.shape[0], bool) if s.mask is None else s.mask.ravel()
@@ -277,7 +277,7 @@ def test_kaczmarz(dtype: str) -> None:
 
 
 def test_kaczmarz_needs_no_diagonal() -> None:
-    """The first derivative, whose points all have 0 for themselves."""
+    """The first derivative, whose diagonal is 0."""
     s = Stencil((6, 2), np.array([0.0, -1, 1, 0, 0]))
     x = vectors((6, 2), "float64", 1)
     b = -Relaxation(s, "kaczmarz").residual(x, np.zeros((6, 2)))

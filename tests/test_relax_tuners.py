@@ -30,7 +30,7 @@ def contexts(rounds: int, seed: int = 0) -> Any:
 
 
 def iterations(omega: float, context: float, noise: float = 0.0) -> float:
-    """Least at an omega that grows with the context, as those of real systems."""
+    """Return iteration counts with a minimum at an omega that grows with the context, as in real systems."""
     best = 1.2 + 0.3 * (context + 0.5)
     return 20 + round(300 * (omega - best) ** 2 + 40 * max(omega - best, 0)) + noise
 
@@ -74,7 +74,7 @@ def test_tsallis_is_the_specification_bit_for_bit(name: str, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", [0, 7])
 def test_chebcb_is_the_specification(seed: int) -> None:
-    """Products are summed one by one here and all at once there: equal to rounding, which the ridge amplifies."""
+    """The sums differ in order, so results agree up to rounding, which the ridge amplifies."""
     tuner, spec = TUNERS["ChebCB"](seed), specified("ChebCB", seed)
     rounds = contexts(300, seed)
     assert play(tuner, rounds) == play(spec, rounds)
@@ -87,7 +87,7 @@ def test_chebcb_is_the_specification(seed: int) -> None:
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 7])
 def test_fits_are_least_squares_in_the_box(degree: int) -> None:
-    """No point of the box near the fit is better: the conditions of Karush, Kuhn and Tucker, from the state alone."""
+    """The fit satisfies the Karush-Kuhn-Tucker conditions in the box, computed from the state alone."""
     rng, tuner = np.random.default_rng(degree), ChebCB([1.0, 1.5], bounds=(-1.0, 1.0), degree=degree, seed=3)
     held = 0
     for _ in range(60):
@@ -115,7 +115,7 @@ def test_draws_are_uniform_and_seeds_differ() -> None:
     assert abs(np.corrcoef(u[1:], u[:-1])[0, 1]) < 0.08
 
 
-# ---- what they promise ----------------------------------------------------------------------------------------------
+# ---- guarantees -----------------------------------------------------------------------------------------------------
 
 
 @every_tuner
@@ -202,7 +202,7 @@ def test_saved_and_loaded_midway(name: str, is_between: bool) -> None:
         tuner.update(12)
         other.update(12)
     assert play(tuner, contexts(150, 1)) == play(other, contexts(150, 1))
-    for key, value in saved.items():  # the state is a copy on both ways
+    for key, value in saved.items():  # the state is copied on save and on load
         np.testing.assert_array_equal(state[key], value)
     for key, value in tuner.state().items():
         np.testing.assert_array_equal(other.state()[key], value)

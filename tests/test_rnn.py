@@ -25,7 +25,7 @@ from rnn_calls import (
     specified,
 )
 
-# Around every edge of the tiles: rows of 3, 6 and 12, vectors of 2, 4, 8 and 16 units, panels of 4 vectors.
+# Sizes around every edge of the tiles: rows of 3, 6 and 12, vectors of 2, 4, 8 and 16 units, panels of 4 vectors.
 BATCHES = (0, 1, 2, 3, 5, 6, 7, 13, 16)
 TIMES = (0, 1, 2, 9)
 HEADS = (1, 2, 3)
@@ -33,7 +33,7 @@ WIDTHS = (1, 2, 5, 15, 16, 17, 33, 64, 65, 130)
 
 
 def sizes() -> list[tuple[int, int, int, int]]:
-    """(B, T, N, D) such that every two values of two sizes meet."""
+    """Return (B, T, N, D) that combine every two values of two sizes."""
     return [
         (B, TIMES[(i + j) % len(TIMES)], HEADS[(i + 2 * j) % len(HEADS)], D)
         for (i, B), (j, D) in itertools.product(enumerate(BATCHES), enumerate(WIDTHS))
@@ -211,7 +211,7 @@ def test_every_element_is_written_and_padding_is_zero(
 
 
 def test_large_results_are_arrays_like_any_others() -> None:
-    """From 1 MB on they lie in memory that was used before, by results that nobody holds any more."""
+    """Results of 1 MB or more reuse the memory of results that are no longer referenced."""
     inputs = rnn_inputs("lstm", 16, 70, 4, 64, np.float32)
     scaled = [inputs._replace(wx=inputs.wx * np.float32(k)) for k in range(4)]
     kept = [run("lstm", "", x)[2] for x in scaled]
@@ -274,7 +274,7 @@ def test_saturated_gates(cell: str, activation: str, dtype: Any) -> None:
         inputs.wx[:, :, g] = value
         actual = run(cell, activation, inputs)
         assert all(np.isfinite(s).all() for s in actual[2])
-        # sLSTM: e to the difference of two a_i or a_f is off by as much as their own last digit.
+        # sLSTM: exp of the difference of two a_i or a_f has a relative error as large as their last digit.
         scale = abs(value) if cell == "slstm" and g < 2 else None
         assert_close(actual, specified(cell, activation, inputs), T, D, scale=scale)
 
@@ -282,7 +282,7 @@ def test_saturated_gates(cell: str, activation: str, dtype: Any) -> None:
 @pytest.mark.parametrize("scale", [1e30, 1e-30, 1e-39, 1e-44])
 @every_cell
 def test_huge_and_denormal_values(cell: str, activation: str, scale: float) -> None:
-    # One step: a second one would multiply huge by huge, which overflows to inf - inf in any order of summation.
+    # One step only: a second would multiply huge by huge and overflow to inf - inf in any order of summation.
     B, N, D = 5, 2, 17
     clean = rnn_inputs(cell, B, 1, N, D, np.float32)
     for place in places(cell):

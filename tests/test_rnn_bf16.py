@@ -16,13 +16,13 @@ from cases import Array, RnnInputs, assert_same_bits, rnn_inputs, tolerance  # n
 from fastiter.reference import rnn as reference  # noqa: E402
 from rnn_calls import both_ways, every_cell, full_and_ragged, options, some_lengths  # noqa: E402
 
-# More rows than a tile has, and numbers of k that are no whole tiles: 17 and 50
+# More rows than a tile, and depths k that are no multiple of a tile: 17 and 50
 SIZES = [(5, 9, 2, 17), (1, 6, 1, 130), (7, 4, 1, 5), (35, 3, 1, 50), (3, 5, 1, 64), (2, 3, 1, 1), (2, 0, 1, 3)]
 EPS = 2.0**-8
 
 
 def half(inputs: RnnInputs) -> RnnInputs:
-    """The same in bfloat16, apart from the states other than h."""
+    """Round to bfloat16, except the states other than h."""
     wx, r, b, (h, *others) = inputs
     as_half = [x.astype(bfloat16) for x in (wx, r, b, h)]
     return RnnInputs(*as_half[:3], (as_half[3], *(s.astype(np.float32) for s in others)))
@@ -33,7 +33,7 @@ def half_inputs(cell: str, B: int, T: int, N: int, D: int) -> RnnInputs:
 
 
 def run(cell: str, activation: str, inputs: Any, **more: Any) -> Any:
-    """(h, final states, states of all steps) of the kernels, of arrays or of tensors."""
+    """Return (h, final states, states of all steps) of the kernels, on arrays or tensors."""
     functions = fastiter if isinstance(inputs.wx, np.ndarray) else fastiter.torch
     return getattr(functions, cell)(*inputs, **options(activation, return_all_states=True, **more))
 
@@ -55,7 +55,7 @@ def array(x: Any) -> Array:
 
 
 def leaves(inputs: RnnInputs) -> RnnInputs:
-    """As tensors that require gradients."""
+    """Return the inputs as tensors that require gradients."""
     wx, r, b = (tensor(x).requires_grad_() for x in inputs[:3])
     return RnnInputs(wx, r, b, tuple(tensor(s).requires_grad_() for s in inputs.state))
 
@@ -68,7 +68,7 @@ def gradients(cell: str, activation: str, inputs: RnnInputs, cotangents: list[Ar
 
 
 def assert_near(actual: Any, expected: Any, length: int, width: int) -> None:
-    """Dtypes are equal, and values up to the roundings to bfloat16 that fall to the other side somewhere on the way."""
+    """Assert equal dtypes, and values equal up to intermediate roundings to bfloat16 that go the other way."""
     for a, e in zip(actual, expected, strict=True):
         assert a.dtype == e.dtype
         assert a.shape == e.shape
@@ -101,7 +101,7 @@ def tuple_of_arrays(output: Any) -> Any:
 @both_ways
 @every_cell
 def test_one_step_is_rounded_once(cell: str, activation: str, reverse: bool) -> None:
-    """Of one step there is no way: an element is that of the specification, or its neighbour where both are as near."""
+    """One step has no intermediate rounding: an element equals the specification's or, near a tie, its neighbour."""
     inputs = half_inputs(cell, 40, 1, 2, 33)
     h, _, _ = run(cell, activation, inputs, reverse=reverse)
     expected, _, _ = getattr(reference, cell)(*inputs, **options(activation, reverse=reverse))
@@ -134,7 +134,7 @@ def test_gradients(cell: str, activation: str, reverse: bool, ragged: bool) -> N
 @pytest.mark.parametrize("T", [0, 1, 100, 301])
 @pytest.mark.parametrize(("drops", "with_state"), [(False, True), (False, False), (True, True)])
 def test_the_gradient_of_r_is_rounded_once(drops: bool, with_state: bool, T: int, cell: str, reverse: bool) -> None:
-    """Of an odd number of steps, fewer and more than are added up in one go, and one for all threads."""
+    """Odd numbers of steps, below and above the block that is summed at once, have equal bits on 1 and 3 threads."""
     B, N, D = 7, 2, 17
     inputs = leaves(half_inputs(cell, B, T, N, D))
     given = inputs if with_state else inputs._replace(state=None)
@@ -146,7 +146,7 @@ def test_the_gradient_of_r_is_rounded_once(drops: bool, with_state: bool, T: int
         dp, gradient = torch.autograd.grad(h, (inputs.wx, inputs.r), torch.cos(h.detach()))
         dr.append(array(gradient))
     assert_same_bits(dr[1], dr[0])
-    gates = 2 if cell == "gru" else 4  # the gradient of the third gate's product is none of wx
+    gates = 2 if cell == "gru" else 4  # the third gate's dq is not part of dwx
     first = inputs.state[0].unsqueeze(1) * with_state
     before = torch.cat([h[:, 1:], first] if reverse else [first, h[:, :-1]], 1)[:, :T].detach().double()
     if reset is not None:
@@ -161,7 +161,7 @@ def test_the_gradient_of_r_is_rounded_once(drops: bool, with_state: bool, T: int
 
 @every_cell
 def test_what_must_be_the_same_bit_for_bit(cell: str, activation: str) -> None:
-    """A sequence in two parts, rows alone, any number of threads, sequences in one row, resets where they begin."""
+    """A sequence in two parts, single rows, any number of threads, packed sequences, resets at their starts."""
     B, T, N, D = 3, 8, 2, 33
     inputs = half_inputs(cell, B, T, N, D)
     whole = run(cell, activation, inputs)
@@ -202,7 +202,7 @@ def test_checkpoints_change_no_bit(cell: str, activation: str, reverse: bool, ra
 @pytest.mark.parametrize("B", [1, 3])
 @pytest.mark.parametrize("D", [1, 7, 17, 18, 24, 40, 64])
 def test_what_is_not_finite_goes_no_further_than_in_float32(cell: str, activation: str, D: int, B: int) -> None:
-    """Of the width of a tile or not: what lies beyond D is 0 whatever the states are."""
+    """Padding of the tile beyond D stays 0 for any state, whether or not D is a multiple of the tile."""
     T = 6
     inputs = half_inputs(cell, B, T, 1, D)
     inputs.wx[:, 1] = np.nan
@@ -260,13 +260,13 @@ def test_errors() -> None:
 
 
 def test_what_is_stored_is_rounded_to_the_nearest_even() -> None:
-    """h = max(wx + b, 0) of numbers of 16 bits: halfway between two of bfloat16, denormal, beyond the largest, NaN."""
+    """h = max(wx + b, 0) for sums halfway between two bfloat16 numbers, denormal, beyond the largest, NaN."""
     rng = np.random.default_rng(0)
     wx = rng.integers(0x1000, 0x7F80, 4096).astype(np.uint16)
     wx[:64] = range(64)  # denormals
     wx[64:72] = [0x7F80, 0x7FC0, 0x7FA0, 0x7F7F, 0x7F7F, 0x7F7F, 0x0080, 0x0000]
     exponent = (wx >> 7).astype(np.int32) - 127 - 7
-    # Quarters of the last place, which a float holds exactly beside them
+    # Quarters of the last place, which float32 represents exactly
     b = np.ldexp(rng.integers(0, 4, wx.size) / np.float32(4), exponent).astype(np.float32)
     b[(wx < 0x1000) | (wx >= 0x7F80)] = 0
     b[67:70] = np.ldexp(np.float32([0.25, 0.5, 0.75]), exponent[67:70])

@@ -31,7 +31,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def launch(device: str, programs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Call it to launch on the CPU, under a sanitizer; what no kernel has written is NaN."""
+    """Return a launcher on the CPU under a sanitizer; uninitialised memory is NaN."""
 
     def under(sanitizer: str = "none") -> Host:
         host = Host(programs, sanitizer)
@@ -48,7 +48,7 @@ def launch(device: str, programs: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 def shapes(
     case: Any, warps: tuple[int, int, int], held: int, tensor_cores: bool = False, units: int | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Plans of ``warps`` (of units, of terms, tiles of rows), with all but one tile of r or none in registers."""
+    """Return plans of ``warps`` (by units, terms, tiles of rows), with all but one tile of r or none in registers."""
     r, told = case.inputs[1], {}
     G, N, D, _ = r.shape
     for backward in (False, True):
@@ -104,7 +104,7 @@ def test_dtypes(
     cell: str, dtype: torch.dtype, width: int, warps: tuple[int, int, int], held: int, device: str, launch: Any
 ) -> None:
     launch()
-    # rounded to 8 bits, a loss on m may see another gate win: with a loss on h alone that makes no difference
+    # in 8 bits another gate may win the max in m, which changes a loss on m but not one on h alone
     case = make(cell, "", (11, 4, 1, width), dtype, device, bare=cell == "slstm" and dtype == torch.bfloat16)
     check(case, lengths=[4, 3, 2, 4, 1, 0, 4, 4, 2, 3, 1], **shapes(case, warps, held))
 
@@ -170,14 +170,14 @@ def test_which_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_width_has_a_launch() -> None:
-    """Fused where r fits into the card: a block is within its shared memory, a head within its multiprocessors."""
+    """The launch is fused if r fits on the card: a block in its shared memory, a head in its multiprocessors."""
     for (size, cell), D, backward in itertools.product(
         ((2, "slstm"), (4, "gru"), (8, "elman_relu")), (1, 100, 257, 768), (False, True)
     ):
         device, problem = DEVICES["H100"], _rnn_plan.Problem(cell, D, 1, 16, size, size == 2, backward)
         plan = _rnn_plan.plan(problem, device)
         if size == 8 and D > 64 and plan is None:
-            continue  # a step at a time, as its sums alone fill the shared memory
+            continue  # a step at a time, since its sums alone fill the shared memory
         assert plan is not None, problem
         assert plan.shared <= device.block_shared and plan.blocks <= device.sms * plan.resident
         assert plan.padded >= problem.terms and plan.units * plan.blocks >= D

@@ -1,4 +1,4 @@
-"""What must be the same bit for bit: a sequence in two parts, a row alone, any number of threads, callers and forks."""
+"""Equal bits: a sequence in two parts, a row alone, any number of threads, concurrent callers, forks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rnn_calls import (
     some_lengths,
 )
 
-# Large enough that the plan shares each out differently: units (B 1), rows, heads, both, and less than it has threads.
+# Large enough that each gets a different plan: units (B 1), rows, heads, both, and less work than threads.
 SHARED_SIZES = [(1, 9, 1, 256), (16, 9, 1, 64), (13, 9, 3, 33), (2, 7, 2, 130), (5, 12, 5, 48), (3, 2, 1, 2)]
 
 
@@ -172,7 +172,7 @@ names = "(any_number and f32 and forward) or many_python"
 sys.exit(pytest.main(["-q", "-W", "error", "-p", "no:cacheprovider", "test_rnn_exact.py", "-k", names]))
 """
 
-# The same through each pool, and where OpenMP gives fewer threads than were asked for.
+# Each thread pool, and OpenMP granting fewer threads than requested.
 POOLS = {
     "own": ("fastiter", {}),
     "openmp": ("OpenMP of the process", {}),

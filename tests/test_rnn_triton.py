@@ -27,9 +27,9 @@ def nan_where_nothing_is_written() -> Iterator[None]:
 @every_cell
 @pytest.mark.parametrize("size", [4, 2])
 def test_the_specification(cell: str, activation: str, size: int, device: str) -> None:
-    # interpreted, a product of bfloat16 multiplies its bits
+    # the interpreter multiplies bfloat16 as raw bits
     dtype = torch.float32 if size == 4 else torch.bfloat16 if device == "cuda" else torch.float16
-    # rounded to 8 bits, a loss on m may see another gate win: with a loss on h alone that makes no difference
+    # in 8 bits another gate may win the max in m, which changes a loss on m but not one on h alone
     bare = cell == "slstm" and size == 2
     for sizes, how in [
         ((18, 3, 2, 19), {}),

@@ -1,4 +1,4 @@
-"""linear_scan and block_scan on arrays: the bits of the loop, however the steps belong together."""
+"""linear_scan and block_scan on arrays: the bits of the loop for dense, ragged, packed and reset rows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SIZES = {"linear": [(1,), (3,), (16,), (37,), (130,), (300,)], "block": [(k % 3 
 
 
 def loop(a: Array, x: Array, h0: Array | None = None) -> Array:
-    """The recurrence as anybody would write it in NumPy"""
+    """Compute the recurrence by a plain NumPy loop."""
     h, state = np.empty_like(x), np.zeros_like(x[:, 0]) if h0 is None else h0
     for t in range(x.shape[1]):
         state = a[:, t] * state + x[:, t]
@@ -42,7 +42,7 @@ def loop(a: Array, x: Array, h0: Array | None = None) -> Array:
 
 
 def assert_equal(actual: Any, expected: Any, dtype: Any) -> None:
-    """The same bits of real numbers; NumPy is free in how it rounds a complex product."""
+    """Assert equal bits for real numbers; complex ones may differ, as NumPy's rounding of complex products may."""
     if np.dtype(dtype).kind != "c":
         return assert_same_bits(actual, expected)
     for mine, theirs in zip(actual, expected, strict=True):
@@ -52,12 +52,12 @@ def assert_equal(actual: Any, expected: Any, dtype: Any) -> None:
         assert np.abs(mine - theirs).max(initial=0) <= 8 * eps * (1 + theirs.shape[1]) * largest
 
 
-# ---- the specification, from outside --------------------------------------------------------------------------------
+# ---- checks of the specification -----------------------------------------------------------------------------------
 
 
 @both_ways
 def test_the_specification_in_rational_numbers(reverse: bool) -> None:
-    """Powers of two and small integers: nothing is rounded, so h is the exact sum over all products."""
+    """Powers of two and small integers are not rounded, so h is the exact sum over all products."""
     rng = np.random.default_rng(1)
     a, x = rng.integers(-2, 3, (2, 9, 3)).astype(float), rng.integers(-4, 5, (2, 9, 3)).astype(float)
     h0 = rng.integers(-3, 4, (2, 3)).astype(float)
@@ -164,7 +164,7 @@ def test_what_is_not_finite_stays_in_its_row_and_unit(kind: str) -> None:
         assert_same_bits(h[~touched], clean[~touched])
 
 
-# ---- how the steps belong together ----------------------------------------------------------------------------------
+# ---- ragged, packed and reset rows ----------------------------------------------------------------------------------
 
 
 @both_ways

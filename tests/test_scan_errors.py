@@ -1,4 +1,4 @@
-"""Wrong arguments of the scans, on arrays and on tensors: the class, one sentence that says what is wrong."""
+"""Wrong arguments of the scans, on arrays and on tensors: the class and a one-sentence message."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def arguments(kind: str) -> dict[str, Any]:
 
 
 def wrong(kind: str) -> list[tuple[dict[str, Any], type[Exception], str]]:
-    """(what changes, the error, the argument that it names)"""
+    """Yield (changed arguments, error class, the argument named in the message)."""
     right = arguments(kind)
     a, x, h0 = (right["a" if kind == "linear" else "A"], right["x"], right["h0"])
     name = "a" if kind == "linear" else "A"
@@ -115,7 +115,7 @@ def test_wrong_arguments_of_tensors(kind: str) -> None:
     for changes, error, name in wrong(kind):
         place = changes.get("out")
         if "backend" in changes or (isinstance(place, np.ndarray) and not place.flags.writeable):
-            continue  # tensors know no backend and no read-only memory
+            continue  # tensor functions have no backend option and no read-only memory
         given = {k: tensor(v) for k, v in {**arguments(kind), **changes}.items()}
         if isinstance(place, str):
             given["out"] = given["x"]

@@ -1,4 +1,4 @@
-"""Scans of arrays of every size: at the edges of vectors, wider than a cache, larger than all caches."""
+"""Scans of all sizes: around vector widths, wider than a cache, larger than all caches."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_lines_wider_than_what_one_thread_takes_at_once(threads: int) -> None:
 
 @both_ways
 def test_results_that_no_cache_holds(reverse: bool) -> None:
-    """They are stored another way, where their lines are aligned."""
+    """Results larger than the caches use non-temporal stores if their lines are aligned."""
     for D in (2048, 2047):
         a, x, h0 = scan_inputs("linear", 2, 1000, (D,), np.float32)
         a = 0.9 * np.tanh(a)

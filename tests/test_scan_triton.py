@@ -23,7 +23,7 @@ BACKWARD = {"linear": reference.linear_scan_backward, "block": reference.block_s
 
 @pytest.fixture(autouse=True)
 def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CPU tensors go the way of CUDA tensors, and what is not written is NaN."""
+    """Route CPU tensors to the GPU implementation; fill uninitialised memory with NaN."""
     for name, (forward, out, backward) in _scan_gpu.GPU.items():
         monkeypatch.setitem(_scan_op._FORWARD, name, forward)
         monkeypatch.setitem(_scan_op._OUT, name, out)
@@ -50,7 +50,7 @@ def cuts(cut: str, rows: int, time: int) -> dict[str, Any]:
 def check(
     kind: str, device: str, dtype: Any, cut: str, reverse: bool, broadcast: str, sizes: tuple[int, ...], time: int = 7
 ) -> None:
-    """h, the last state and all gradients are those of the specification."""
+    """Assert that h, the last state and all gradients equal the specification's."""
     rows, sequences = (1, 4) if cut == "packed" else (3, 3)
     a, x, _ = scan_inputs(kind, rows, time, sizes, dtype, broadcast)
     _, dh, h0 = scan_inputs(kind, sequences, time, sizes, dtype, seed=1)

@@ -1,4 +1,4 @@
-"""What goes on from a state takes it in one form as in another: by itself where it has one part, in a tuple or list."""
+"""Functions accept a state as a tuple or a list and, if it has one part, as that part alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import fastiter
 
 
 def arrays():
-    """Return a call of each function on arrays by name: of a state, with the number of its parts."""
+    """Return, by name, a call of each array function that takes a state, and its number of parts."""
     rng = np.random.default_rng(0)
 
     def randn(*shape):

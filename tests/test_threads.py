@@ -1,4 +1,4 @@
-"""Teams of threads: their number, that they meet, and calls for which the machine has no core or memory left."""
+"""Thread teams: their size, their barriers, and calls when the machine has no free core or memory."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_late_threads_shrink_the_teams_that_follow(program: Path) -> None:
 def run_python(
     code: str, limit: Callable[[], None] | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run code in a process without torch; environment variables about threads are those given alone."""
+    """Run code in a process without torch, whose only thread-related environment variables are the given ones."""
     cleared = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -73,7 +73,7 @@ NUMBER = "import fastiter; print(fastiter.get_num_threads())"
         ({"FASTITER_NUM_THREADS": "7", "OMP_NUM_THREADS": "3"}, 7),
         ({"OMP_NUM_THREADS": "1000"}, 256),
         ({}, len(os.sched_getaffinity(0))),
-        ({"OMP_NUM_THREADS": "many"}, len(os.sched_getaffinity(0))),  # OpenMP's variable is OpenMP's to check
+        ({"OMP_NUM_THREADS": "many"}, len(os.sched_getaffinity(0))),  # OpenMP validates its own variable
         ({"OMP_NUM_THREADS": "-2"}, len(os.sched_getaffinity(0))),
     ],
     ids=str,
@@ -97,7 +97,7 @@ def test_a_wrong_number_in_our_variable_is_refused(wrong: str) -> None:
     assert done.stderr.strip().splitlines()[-1] == sentence
 
 
-# ---- Where threads cannot be had, or have no core -------------------------------------------------------------------
+# ---- No threads, or no core for them --------------------------------------------------------------------------------
 
 BITS = """
 import hashlib, numpy as np, fastiter
@@ -112,7 +112,7 @@ for threads in {counts}:
 
 
 def no_room_for_a_stack() -> None:
-    """A new thread gets a stack of this size, which is more than the address space has."""
+    """Set a thread stack size larger than the address space."""
     resource.setrlimit(resource.RLIMIT_STACK, (1 << 48, resource.getrlimit(resource.RLIMIT_STACK)[1]))
 
 
@@ -131,7 +131,7 @@ def test_far_more_threads_than_cores_give_the_same_bits() -> None:
 
 
 def test_busy_cores_change_no_bit() -> None:
-    """The default number of threads, which is the one that a busy machine shrinks."""
+    """Uses the default number of threads, which is the one that shrinks on a busy machine."""
     rng = np.random.default_rng(1)
     wx, r = rng.standard_normal((16, 30, 4, 1, 64), np.float32), rng.standard_normal((4, 1, 64, 64), np.float32) / 8
     fastiter.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""What torch does around a function, in every family: hooks for saved tensors, gradients in batches, torch.func."""
+"""torch's machinery around the functions of every family: saved-tensor hooks, batched gradients, torch.func."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GATES = {"elman": 1, "lstm": 4, "gru": 3, "slstm": 4}
 
 
 def spread(x: Any) -> Any:
-    """Between numbers that are not ours."""
+    """Copy x into memory with a stride of 2, interleaved with numbers that must not be read."""
     wide = x.new_full((*x.shape, 2), 777 if x.dtype != torch.bool else True)
     wide[..., 0] = x
     return wide
@@ -80,7 +80,7 @@ def delta() -> tuple[Callable[..., Any], list[Any]]:
     return lambda *x: fastiter.torch.delta_scan(*x)[0], given
 
 
-# No sLSTMBlock: torch's own norms read such tensors as if they were dense.
+# No sLSTMBlock: torch's own norms read such tensors as if contiguous.
 CASES: dict[str, Callable[[], tuple[Callable[..., Any], list[Any]]]] = {
     **{cell: lambda cell=cell: recurrence(cell) for cell in GATES},
     **{f"{cell}, ragged": lambda cell=cell: recurrence(cell, lengths=[3, T]) for cell in GATES},
@@ -138,7 +138,7 @@ def test_batches_of_gradients(name: str, count: int) -> None:
 
 
 def test_batches_within_batches() -> None:
-    """The Jacobian of a gradient in batches; one node's gradients are of both batches, the other's of one."""
+    """Batched Jacobian of a batched gradient; one node's gradients have both batch axes, the other's one."""
     call, given = CASES["linear_scan"]()
     a, x = given
 
@@ -174,7 +174,7 @@ TRANSFORMED = [name for name in CASES if not re.search("quant|sweeps|solve|flash
 
 @pytest.mark.parametrize("name", TRANSFORMED)
 def test_transforms_of_torch_func(name: str) -> None:
-    """Gradients of each argument, and of a batch of the first with the others as they are and in batches, too."""
+    """Gradients of each argument, and of a batch of the first, with the others unbatched and batched."""
     call, given = CASES[name]()
 
     def loss(*given: Any) -> Any:

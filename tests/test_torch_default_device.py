@@ -1,4 +1,4 @@
-"""torch.set_default_device says where new modules go, and nothing about tensors that are given."""
+"""torch.set_default_device places new modules and does not affect given tensors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def tensors(value: Any) -> Iterator[Any]:
 
 
 def check_same(call: Callable[[], Any], *leaves: Any) -> None:
-    """Check results and gradients of a call with another default device than that of its arguments."""
+    """Check results and gradients of a call under a default device that differs from its arguments'."""
 
     def results() -> list[Any]:
         out = list(tensors(call()))

@@ -41,8 +41,8 @@ def check_gradients(inputs: DeltaInputs, length: int, method: Any, chunk: int, *
     outputs = run(given, method=method, chunk=chunk, **how)
     gradients = torch.autograd.grad(outputs, given, [tensor(c) for c in cotangents])
     expected = specified(inputs, *cotangents, **how)
-    # With rows of their own, gradients may be nothing but zeros: one scale for all. It is always that of the decays,
-    # whose gradients are sums over the whole state, and over what each factor has written, which cancel.
+    # One scale for all, since gradients may be all zeros for packed rows. It is always the scale of the decays,
+    # whose gradients are sums over the whole state, and over the term each factor has written, which cancel.
     common = max(float(np.max(np.abs(e), initial=0.0)) for e in expected)
     width = inputs.q.shape[-1] + inputs.v.shape[-1]
     for name, a, e in zip(NAMES, gradients, expected, strict=False):
@@ -80,7 +80,7 @@ def test_packed_rows_are_those_of_numpy() -> None:
 
 @pytest.mark.parametrize("time", [64, 70, 1])
 def test_peers_of_the_benchmark(time: int) -> None:
-    """They start from zeros and have no decay."""
+    """The peers start from zeros and have no decay."""
     inputs = delta_inputs(2, time, 3, 8, 5, gated=False)
     inputs = inputs._replace(h0=np.zeros_like(inputs.h0))
     given = leaves(inputs)[:4]
@@ -176,7 +176,7 @@ def test_gradients_without_a_state() -> None:
 @every_method
 def test_gradients_with_products_of_decays_beyond_the_range(method: Any, chunk: int, decays: str) -> None:
     if decays == "growing" or decays.startswith("larg"):
-        return  # gradients too are products of them, and beyond the range
+        return  # gradients are products of them too, and overflow
     T = 40
     inputs = delta_inputs(2, T, 1, 5, 17)
     g = delta_calls.DECAYS[decays](np.random.default_rng(0))
@@ -226,7 +226,7 @@ def test_a_poisoned_head_leaves_the_gradients_of_the_others(method: Any, chunk: 
 @pytest.mark.parametrize("M", [None, 3])
 @every_method
 def test_a_poisoned_step_spoils_no_gradient_that_does_not_depend_on_it(method: Any, chunk: int, M: int | None) -> None:
-    """Cotangents act on earlier steps, values on later outputs, and a reset keeps either side apart from the other."""
+    """Cotangents affect earlier steps, values affect later outputs, and a reset separates both sides."""
     T, step = 20, 11
     inputs = delta_inputs(2, T, 2, 7, 70, np.float32, M=M)
     cotangents = normal_like(delta_calls.run(inputs))
@@ -271,7 +271,7 @@ def test_gradients_of_long_sequences(method: Any, chunk: int, dtype: Any) -> Non
 @both_dtypes
 @every_method
 def test_any_number_of_threads(method: Any, chunk: int, dtype: Any, gated: bool) -> None:
-    """More threads than heads share the columns of a head, whose sums then lie apart."""
+    """If there are more threads than heads, threads share the columns of a head and sum separately."""
     for B, T, N, K, V, M in ((1, 40, 1, 33, 200, None), (3, 30, 2, 16, 64, 2), (2, 20, 1, 40, 130, None)):
         inputs = delta_inputs(B, T, N, K, V, dtype, M=M, gated=gated)
         how: dict[str, Any] = {"method": method, "chunk": chunk, "lengths": some_lengths(B, T)}
@@ -317,7 +317,7 @@ def test_any_layout_of_inputs_and_cotangents(method: Any, chunk: int, layout: st
 
 
 def test_summed_outputs() -> None:
-    """Their cotangents are one number, expanded."""
+    """The cotangents of summed outputs are one expanded number."""
     given = leaves(delta_inputs(2, 9, 2, 5, 7))
     o, last = run(given)
     expected = torch.autograd.grad([o, last], given, [torch.ones_like(o), torch.ones_like(last)])

@@ -1,4 +1,4 @@
-"""delta_scan inside of autograd: what may happen between a call and its backward pass, and what must not."""
+"""delta_scan under autograd: what is allowed between a call and its backward pass, and what is refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_states_feed_the_next_call_through_autograd() -> None:
         torch.testing.assert_close(a, e, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own call of it
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch itself calls it
 def test_forward_mode_is_refused() -> None:
     given = [x.detach() for x in leaves(delta_inputs(2, 3, 1, 2, 2))]
     with torch.autograd.forward_ad.dual_level():
@@ -62,7 +62,7 @@ def test_a_change_between_forward_and_backward_is_harmless_or_an_error(what: str
     total = outputs[0].sum() + outputs[1].sum()
     with torch.no_grad():
         CHANGES[what](given, how, outputs)
-    if what in ("v", "lengths", "o", "last"):  # not needed any more, or copied
+    if what in ("v", "lengths", "o", "last"):  # no longer needed, or copied
         assert_same_bits(numpy(torch.autograd.grad(total, given)), numpy(expected))
         return
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):

@@ -1,4 +1,4 @@
-"""Wrong arguments of delta_scan on tensors: the class, and one sentence that says what is wrong."""
+"""Wrong arguments of delta_scan on tensors: the class, and a one-sentence message."""
 
 from __future__ import annotations
 

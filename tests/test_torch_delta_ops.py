@@ -16,7 +16,7 @@ from test_torch_delta import LAYOUTS  # noqa: E402
 from test_torch_ops import assert_equal, compiled, opcheck  # noqa: E402
 from torch_delta_calls import leaves, run, tensor  # noqa: E402
 
-# torch's own: it inspects functions with an old module of its own, and loads decompositions with torch.jit.
+# torch's own warnings: it inspects functions with a deprecated module and loads decompositions with torch.jit.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.torch.jit.script")
 
 OPS = torch.ops.fastiter
@@ -132,7 +132,7 @@ def test_export_with_any_batch_and_time() -> None:
 
 # --- tensors without data, and modes ---------------------------------------------------------------------------------
 
-# In a process of its own: to read from such a tensor is a segmentation fault.
+# Runs in a separate process, since reading from such a tensor is a segmentation fault.
 WITHOUT_DATA = """
 import sys
 import torch, fastiter.torch

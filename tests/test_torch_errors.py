@@ -1,4 +1,4 @@
-"""Wrong arguments of every public function of fastiter.torch: the class, and one sentence that says what is wrong."""
+"""Wrong arguments of every public function of fastiter.torch: the class, and a one-sentence message."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_one_tensor_on_another_device(cell: str) -> None:
 
 @every_cell
 def test_tensors_of_a_gpu(cell: str) -> None:
-    """As far as a machine without one can tell: fake tensors say that they are on it."""
+    """Tested without a GPU by fake tensors that report a CUDA device."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():
@@ -202,7 +202,7 @@ def test_nested_inputs_of_layers(kind: str) -> None:
         getattr(fastiter.torch.nn, kind)(4, 8)(nested)
 
 
-# --- packed: the modules' way in, which checks what they do not ------------------------------------------------------
+# --- packed: the modules' entry point, which checks what they do not -------------------------------------------------
 
 
 @pytest.mark.parametrize("cell", ["elman_tanh", "elman_relu", "lstm", "gru", "slstm"])
@@ -228,7 +228,7 @@ def test_packed(cell: str) -> None:
 
 
 def test_messages_show_no_tensor() -> None:
-    """A message with a whole tensor in it would be one that nobody reads."""
+    """No message prints a whole tensor, which would make it unreadable."""
     arguments = given("lstm")
     with pytest.raises(ValueError, match=re.escape("(3, 4)")) as raised:
         fastiter.torch.lstm(**{**arguments, "wx": arguments["wx"][..., 0, 0, 0]})

@@ -1,6 +1,6 @@
-"""What is done before a kernel is called on a card: tensors that have a device and no memory, autocast and layers.
+"""The path to a GPU kernel, on tensors that have a device and no memory: dispatch, autocast, layers.
 
-Kernels do not run: the ops' own descriptions say what comes out of them. Where two devices meet, torch says so.
+Kernels do not run: the ops' fake versions describe their results. torch itself reports mixed devices.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def fake_tensors() -> Iterator[None]:
 
 @pytest.fixture
 def autocast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Autocast to bfloat16 on cards, which torch.autocast leaves off where there is none."""
+    """Enable autocast to bfloat16 for CUDA, which torch.autocast disables on a machine without a card."""
     dtype = torch.get_autocast_dtype("cuda")
     torch.set_autocast_enabled("cuda", True)
     torch.set_autocast_dtype("cuda", BF16)
@@ -91,7 +91,7 @@ def test_modules_under_autocast(kind: str, autocast: None) -> None:
     module = on_card(getattr(nn, kind)(3, 4, num_layers=2, device="meta"))
     y, last = module(empty(5, 2, 3))
     last = last if isinstance(last, tuple) else (last,)
-    assert y.dtype == last[0].dtype == (F32 if kind == "GRU" else BF16)  # as torch's
+    assert y.dtype == last[0].dtype == (F32 if kind == "GRU" else BF16)  # same as torch's
     assert [s.dtype for s in last[1:]] == {"LSTM": [BF16], "sLSTM": [F32] * 3}.get(kind, [])
     assert all(x.is_cuda for x in (y, *last))
 

@@ -1,4 +1,4 @@
-"""flashrnn: FlashRNN's equations, layouts, orders of the gates and options; what it refuses, by name."""
+"""flashrnn: FlashRNN's equations, layouts, gate orders and options; refusals name the argument."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = {F32: "float32", F64: "float64"}
 
 
 def pull(call: Any, given: list[Any], cotangents: list[Any]) -> list[Any]:
-    """states_all, last_states and the gradients of all that is given."""
+    """Return states_all, last_states and the gradients of all inputs."""
     leaves = [x.detach().clone().requires_grad_() for x in given]
     outputs = call(*leaves)
     gradients = torch.autograd.grad(outputs, leaves, [c.to(y.dtype) for c, y in zip(cotangents, outputs, strict=True)])
@@ -135,7 +135,7 @@ def test_layouts(function: str, layout: dict[str, str]) -> None:
     found = pull(lambda *x: flashrnn(*x, config=config), moved, turned)
     back = [*[letters[3]] * 2, *letters]
     for x, y, own, default in zip(found, plain, back, ["SBTHD"] * 2 + list(defaults), strict=True):
-        # The sums of a gradient have another order where the memory has.
+        # Another memory layout changes the order of the sums of a gradient.
         assert laid_out(x, own, default).sub(y).abs().max() <= tolerance("float64", 15, 6) * y.abs().max()
 
 
@@ -163,7 +163,7 @@ def test_a_config_with_a_dtype_converts() -> None:
 
 
 class Clip(torch.autograd.Function):
-    """h within plus and minus `state`, and the gradient that comes back to it within plus and minus `bound`."""
+    """Clips h to plus and minus `state`, and the gradient that arrives at it to plus and minus `bound`."""
 
     @staticmethod
     def forward(ctx: Any, h: Any, bound: float) -> Any:
@@ -192,7 +192,7 @@ def test_clips_and_cuts(function: str, options: dict[str, Any], bound: float, st
     def stepwise(Wx: Any, R: Any, b: Any, states: Any) -> Any:
         every = []
         for t in range(Wx.shape[1]):
-            # The bound is for what a step hands to the one before it, whatever the loss adds there.
+            # The bound applies to the gradient that a step passes to the one before, not to what the loss adds there.
             h = Clip.apply(states[:1], bound)
             _, states = loop(Wx[:, t : t + 1], R, b, torch.cat([h, states[1:]]), function)
             states = torch.cat([states[:1].clamp(-state, state), states[1:]])
@@ -202,13 +202,13 @@ def test_clips_and_cuts(function: str, options: dict[str, Any], bound: float, st
     cotangents = random_like(stepwise(*given))
     config = FlashRNNConfig(function=function, **options)
     found = pull(lambda *x: flashrnn(*x, config=config), given, cotangents)
-    assert_close(found, pull(stepwise, given, cotangents), 8, 5, least=1.0)  # of what is clipped
+    assert_close(found, pull(stepwise, given, cotangents), 8, 5, least=1.0)  # gradients of clipped values
 
 
 @pytest.mark.parametrize("dtype", [F32, F64, torch.bfloat16])
 @pytest.mark.parametrize("function", ["lstm", "elman", "slstm"])
 def test_a_cut_passes_nothing(function: str, dtype: Any) -> None:
-    """Neither a NaN nor the least positive number."""
+    """A cut passes neither a NaN nor the least positive number."""
     Wx, R, b, _ = inputs(function, 2, 5, 2, 5, F64)
     given = [x.to(dtype).requires_grad_() for x in (Wx, R, b)]
     h = flashrnn(*given, config=FlashRNNConfig(function=function, gradient_recurrent_cut=True), dtype=None)[0][0]
@@ -219,7 +219,7 @@ def test_a_cut_passes_nothing(function: str, dtype: Any) -> None:
         if function == "elman":
             assert gradient[:, 3].isnan().all() == (value != value)
             assert (gradient[:, [0, 1, 2, 4]] == 0).all()
-        else:  # c goes on
+        else:  # c continues
             assert not gradient[:, 3].eq(0).any()
             assert gradient[:, 4].eq(0).all()
 
@@ -233,7 +233,7 @@ def test_no_steps_and_no_rows(function: str) -> None:
     assert flashrnn(Wx[:0], R, b, states[:, :0], function)[0].shape == (len(states), 0, 3, 2, 4)
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, while tracing
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, in tracing
 @functions
 def test_compiles_into_one_graph(function: str) -> None:
     given = inputs(function, 2, 3, 2, 4, F32)
@@ -244,7 +244,7 @@ def test_compiles_into_one_graph(function: str) -> None:
         torch.testing.assert_close(x, y)
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- refusals --------------------------------------------------------------------------------------------------------
 
 BACKEND = fastiter.BackendError
 REFUSED_OPTIONS = [

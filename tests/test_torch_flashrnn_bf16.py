@@ -1,4 +1,4 @@
-"""flashrnn on bfloat16: states stored as dtype_s says after each step, sums and cells in float32."""
+"""flashrnn on bfloat16: states rounded to dtype_s after each step, sums and cells in float32."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def half_inputs(function: str, dtype_s: str, *sizes: int) -> list[Any]:
 
 
 def pull(call: Any, given: list[Any]) -> list[Any]:
-    """states_all, last_states and the gradients of all that is given, from cotangents that bfloat16 holds."""
+    """Return states_all, last_states and the gradients of all inputs, from cotangents that bfloat16 represents."""
     leaves = [x.detach().clone().requires_grad_() for x in given]
     outputs = call(*leaves)
     cotangents = [torch.cos(5 * torch.arange(y.numel())).view(y.shape).to(BF16).to(y.dtype) for y in outputs]
@@ -48,7 +48,7 @@ def assert_near(found: list[Any], expected: list[Any], length: int, width: int) 
 @functions
 @of_states
 def test_values_and_gradients_are_those_of_float32(function: str, dtype_s: str) -> None:
-    """Of FlashRNN's loop over the steps on the same inputs, which nothing rounds."""
+    """Compare with FlashRNN's loop over the steps in float32, without rounding, on the same inputs."""
     B, T, N, D = 3, 9, 2, 17
     given = half_inputs(function, dtype_s, B, T, N, D)
     found = pull(lambda *x: flashrnn(*x, config=config(function, dtype_s)), given)
@@ -58,7 +58,7 @@ def test_values_and_gradients_are_those_of_float32(function: str, dtype_s: str) 
 
 @functions
 def test_a_step_takes_the_states_that_were_returned(function: str) -> None:
-    """Each is one step of float32 from the one before, rounded once: equal, or the neighbour where both are as near."""
+    """Each state is one float32 step from the previous one, rounded once: equal or, near a tie, its neighbour."""
     B, T, N, D = 3, 40, 2, 17
     Wx, R, b, states = half_inputs(function, "bfloat16", B, T, N, D)
     every, _ = flashrnn(Wx, R, b, states, function)
@@ -114,7 +114,7 @@ def test_a_config_converts_and_clips() -> None:
 
 @functions
 def test_autocast(function: str) -> None:
-    """Arguments become those of the dtype that was asked for, else of autocast's; the results have it."""
+    """Arguments are cast to the requested dtype, else to autocast's, which is also the dtype of the results."""
     given = inputs(function, 2, 5, 2, 4, F32)
 
     def cast(dtype: str | None) -> Any:
@@ -136,7 +136,7 @@ def half(x: Any) -> Any:
 
 
 def test_a_config_without_mixed_precision_is_not_cast() -> None:
-    """An autocast around the call changes nothing: neither what it returns nor what it refuses."""
+    """An enclosing autocast changes neither results nor refusals."""
     Wx, R, b, _ = inputs("lstm", 2, 3, 2, 4, F32)
     for dtype in (None, "float32"):
         exact = FlashRNNConfig(dtype=dtype, enable_automatic_mixed_precision=False)
@@ -147,7 +147,7 @@ def test_a_config_without_mixed_precision_is_not_cast() -> None:
                 flashrnn(Wx.to(BF16), R, b, config=exact)
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, while tracing
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, in tracing
 def test_compiles_into_one_graph() -> None:
     given = half_inputs("slstm", "bfloat16", 2, 3, 2, 4)
 

@@ -1,4 +1,4 @@
-"""lengths, cu_seqlens and resets beside tensors on a GPU: where they may be, seen on tensors without memory."""
+"""Devices of lengths, cu_seqlens and resets with tensors on a GPU, tested on tensors without memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ B, T, H = 3, 7, 4
 
 @pytest.fixture(autouse=True)
 def no_gradients() -> Iterator[None]:
-    with torch.no_grad():  # autograd wants the streams of a device that is not there
+    with torch.no_grad():  # autograd needs the streams of a device that is absent
         yield
 
 
@@ -32,7 +32,7 @@ def held(numbers: list[int], time: int) -> list[int]:
 def test_numbers_that_a_card_alone_knows_are_held_in_range() -> None:
     assert held([-5, 0, 3, 7, 8, 1 << 40], 7) == [0, 0, 3, 7, 7, 7]
     for numbers, expected in (
-        ([0, 2, 5, 7], [0, 2, 5, 7]),  # right ones stay
+        ([0, 2, 5, 7], [0, 2, 5, 7]),  # valid ones are unchanged
         ([3, 2, 9, -1, 5], [0, 2, 7, 7, 7]),
         ([0, 5, 2, 7], [0, 5, 5, 7]),
         ([1, 1], [0, 7]),

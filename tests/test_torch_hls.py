@@ -1,4 +1,4 @@
-"""Exported networks, compiled: they return the bits of the networks in torch."""
+"""Exported networks, compiled, return the bits of the networks in torch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def numbers(*shape: int, seed: int = 1) -> Any:
 
 
 class Residual(nn.Module):
-    """Convolutions of all kinds around a shortcut; names that the C++ has to keep apart"""
+    """Network with all kinds of convolutions around a shortcut, and with names that could collide in C++."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ def test_same_bits(name: str, tmp_path: Path) -> None:
     model = make()
     x = 1.5 * numbers(40, *shape).to(next(model.parameters()).dtype)
     for _ in range(10):
-        model(x[:8])  # chooses the points, and moves the statistics of normalisations
+        model(x[:8])  # initialises the binary points and updates the normalisations' statistics
     description = export_hls(model, tmp_path, x)
 
     assert model.training and all(module.training for module in model.modules())
@@ -155,7 +155,7 @@ def test_testbench_sees_a_difference(tmp_path: Path) -> None:
 
 
 def test_conversions(tmp_path: Path) -> None:
-    """All modes of fixed.hpp, from all codes of formats with more and with fewer bits"""
+    """Check all modes of fixed.hpp, from all codes of formats with more and with fewer bits."""
     roundings = ("TRN", "TRN_ZERO", "RND", "RND_ZERO", "RND_MIN_INF", "RND_INF", "RND_CONV")
     overflows = [("SAT", 0), ("SAT_ZERO", 0), ("SAT_SYM", 0), *(("WRAP", n) for n in (0, 1, 3))]
     overflows += [("WRAP_SM", n) for n in (0, 1, 3)]

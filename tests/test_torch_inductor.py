@@ -1,4 +1,4 @@
-"""The ops under Inductor: called as they are with and without implicit fallbacks, and from packages of AOTInductor."""
+"""The ops under Inductor, as fallback kernels with and without implicit fallbacks, and in AOTInductor packages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def of_inductor(function: Any) -> Any:
 
 @pytest.fixture
 def explicit() -> Any:
-    """Inductor as some projects configure it: an op that it cannot write and was not told of is an error."""
+    """Configure Inductor as some projects do: an op without a lowering or a registered fallback is an error."""
     with torch._inductor.config.patch(implicit_fallbacks=False, force_disable_caches=True):
         yield
 
@@ -72,17 +72,17 @@ def test_other_ops_without_implicit_fallbacks(explicit: Any) -> None:
 
 
 def test_every_op_tells_inductor_of_itself() -> None:
-    """Its fake version does that, which Inductor calls before it looks for a way to write the op."""
+    """The fake version registers the op, since Inductor calls it before it looks for a lowering."""
     names = [name.split(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("fastiter::")]
     assert len(names) > 15
     for name in names:
         fake = torch._library.simple_registry.singleton.find(name).fake_impl.kernel
-        inside = [cell.cell_contents for cell in fake.func.__closure__]  # torch has a wrapper of its own around it
+        inside = [cell.cell_contents for cell in fake.func.__closure__]  # torch adds its own wrapper
         assert any(hasattr(function, "__wrapped__") for function in inside), name
 
 
 class Model(torch.nn.Module):
-    """A stack of all recurrent layers, of which none is given a state."""
+    """A stack of all recurrent layers, called without states."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ print("done")
 
 
 def test_a_package_of_aotinductor_needs_no_state(tmp_path: Path) -> None:
-    """It is loaded in a process of its own, and run for other sizes than those it was made with."""
+    """The package is loaded in a separate process and run for sizes other than those of its export."""
     torch.manual_seed(0)
     model, sizes = Model().eval(), {0: torch.export.Dim("B", min=1), 1: torch.export.Dim("T", min=1)}
     program = torch.export.export(model, (torch.randn(3, 4, 5),), dynamic_shapes=(sizes,))

@@ -19,14 +19,14 @@ from fastiter.torch._op import empty  # noqa: E402
 
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 
-# Around the edges of tiles (rows of 3 and 6, panels of 4 vectors) and of blocks (384 deep, 168 high).
+# Sizes around the edges of tiles (rows of 3 and 6, panels of 4 vectors) and of blocks (384 deep, 168 high).
 ROWS = (1, 2, 5, 6, 7, 13, 170)
 OUTPUTS = (1, 3, 15, 16, 17, 65, 130)
 INPUTS = (1, 2, 17, 64, 383, 385, 800)
 
 
 def sizes() -> list[tuple[int, int, int]]:
-    """(rows, outputs, inputs) such that every two values of two sizes meet."""
+    """Return (rows, outputs, inputs) that combine every two values of two sizes."""
     count = len(ROWS)
     return [(ROWS[i], OUTPUTS[j], INPUTS[(i + j) % count]) for i, j in itertools.product(range(count), range(count))]
 
@@ -36,14 +36,14 @@ def randn(*shape: int, dtype: Any = torch.float32, seed: int = 0) -> Any:
 
 
 def arguments(x_shape: tuple[int, ...], outputs: int, dtype: Any) -> tuple[Any, Any, Any]:
-    """(x, weight, bias)."""
+    """Return (x, weight, bias)."""
     shapes = (x_shape, (outputs, x_shape[-1]), (outputs,))
     x, weight, bias = (randn(*shape, dtype=dtype, seed=seed) for seed, shape in enumerate(shapes))
     return x, weight, bias
 
 
 def results(function: Callable[..., Any], inputs: tuple[Any, ...], dy: Any) -> list[Any]:
-    """y and the gradients of x, weight and bias, as arrays."""
+    """Return y and the gradients of x, weight and bias, as arrays."""
     leaves = [x.detach().requires_grad_() for x in inputs]
     y = function(*leaves)
     return [y.detach().numpy(), *(g.numpy() for g in torch.autograd.grad(y, leaves, dy.to(y.dtype)))]
@@ -54,7 +54,7 @@ def assert_right(inputs: tuple[Any, ...], dy: Any) -> None:
     names, depths = ("y", "dx", "dweight", "dbias"), (inputs[0].shape[-1], dy.shape[-1], *[dy[..., 0].numel()] * 2)
     actual, expected = results(linear, inputs, dy), results(torch.nn.functional.linear, wide, dy)
     for name, a, e, depth in zip(names, actual, expected, depths, strict=False):
-        # A sum of N(0, 1) products: sqrt(depth) is the size of its partial sums, where the sum itself may cancel.
+        # Scale of a sum of N(0, 1) products: sqrt(depth), the size of its partial sums, since the sum may cancel.
         scale = max(np.sqrt(depth), float(np.max(np.abs(e), initial=0.0)))
         assert_close(a, e.astype(a.dtype), depth, scale=scale, name=name)
 
@@ -79,9 +79,9 @@ def test_large(dtype: Any) -> None:
 
 
 def test_bfloat16_is_rounded_once() -> None:
-    """Large results lie in memory that was used before, here for NaN."""
+    """Large results reuse memory, which holds NaN here."""
     empty(torch.empty(0, dtype=torch.bfloat16), (1500, 400)).fill_(torch.nan)
-    # Wide and flat, with sums in several blocks, and with results past the caches, in whole lines and not
+    # Wide and flat shapes, sums in several blocks, and results stored past the caches, in whole lines or not
     large = ((1500, 400, 70), (1500, 70, 400), (2100, 200, 24), (40, 50, 5000), (6600, 1024, 40), (6600, 1010, 20))
     for rows, outputs, inputs in (*sizes(), *large, (2, 0, 3), (0, 4, 3)):
         given = arguments((rows, inputs), outputs, torch.bfloat16)
@@ -97,13 +97,13 @@ def test_bfloat16_is_rounded_once() -> None:
                 assert actual.dtype == torch.bfloat16
                 sums = tolerance(np.float32, depth) * max(1.0, depth**0.5)
                 assert bool(((actual.double() - expected).abs() <= 2.0**-8 * expected.abs() + sums).all())
-            # The op alone, of leaves that want gradients which it has none of
+            # The op alone, which has no derivative, on leaves that require gradients
             assert torch.equal(torch.ops.fastiter._linear_fwd(*leaves, *[None] * (3 - count)), y)
 
 
 @pytest.mark.parametrize("inputs", [64, 333, 1600])
 def test_bfloat16_has_the_same_bits(inputs: int) -> None:
-    """On any number of threads, a row alone or among others, in any layout, under an autocast of another dtype."""
+    """Equal bits on any number of threads, for a row alone or in a batch, in any layout, under another autocast."""
     x, weight, bias = arguments((40, inputs), 90, torch.bfloat16)
     dy, needs = randn(40, 90, dtype=torch.bfloat16, seed=3), [True, True, True]
     fastiter.set_num_threads(1)
@@ -119,7 +119,7 @@ def test_bfloat16_has_the_same_bits(inputs: int) -> None:
 
 
 def gradients_of(inputs: list[Any], dy: Any) -> tuple[Any, ...]:
-    """The gradients of x, weight and bias, by hand."""
+    """Return the gradients of x, weight and bias, from their formulas."""
     x, weight, _ = inputs
     return dy.double() @ weight, dy.double().T @ x, dy.double().sum(0)
 
@@ -138,7 +138,7 @@ def test_empty(shape: tuple[int, ...], outputs: int) -> None:
     for inputs in (given, given[:2]):
         expected = results(torch.nn.functional.linear, inputs, dy)
         for a, e in zip(results(linear, inputs, dy), expected, strict=True):
-            np.testing.assert_allclose(a, e, rtol=1e-6)  # a bias gradient still sums some lines
+            np.testing.assert_allclose(a, e, rtol=1e-6)  # a bias gradient still sums several rows
 
 
 # --- layouts ---------------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def test_inputs_are_not_modified() -> None:
 
 @both_dtypes
 def test_any_number_of_threads(dtype: Any) -> None:
-    # Shared out by rows, by panels of columns, with more than one block of k.
+    # Shared by rows, by panels of columns, with more than one block of k.
     for rows, outputs, inputs in ((350, 64, 400), (40, 1000, 120), (13, 33, 5000), (1, 2000, 900)):
         given, dy = arguments((rows, inputs), outputs, dtype), randn(rows, outputs, dtype=dtype, seed=3)
         fastiter.set_num_threads(1)
@@ -279,7 +279,7 @@ def test_double_backward_is_right_or_refused(how: str, cotangent: str) -> None:
         torch.testing.assert_close(a, e)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own call of it
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch itself calls it
 def test_forward_mode_is_right_or_refused() -> None:
     x, weight, bias = arguments((2, 3), 4, torch.float64)
     direction = randn(2, 3, dtype=torch.float64, seed=3)
@@ -291,7 +291,7 @@ def test_forward_mode_is_right_or_refused() -> None:
 
 
 def test_on_a_gpu() -> None:
-    """What CUDA tensors run, on those of the CPU."""
+    """The implementation for CUDA tensors, run on CPU tensors."""
     x, weight, bias = torch.randn(3, 2, 5), torch.randn(4, 5), torch.randn(4)
     y = _linear._linear_fwd_torch(x, weight, bias)
     torch.testing.assert_close(y, _linear._linear_fwd(x, weight, bias))

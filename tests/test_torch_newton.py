@@ -156,7 +156,7 @@ def test_each_cotangent_alone(cell: str, reverse: bool, ragged: bool) -> None:
         cotangents, given = [c if i == k else None for i, c in enumerate(every)], leaves(inputs)
         gradients = pull(cell, given, cotangents, given.all(), **how)
         expected = specified_gradients(cell, inputs, cotangents, **how)
-        # One scale for all: a gradient may be nothing but zeros.
+        # One scale for all, since a gradient may be all zeros.
         scale = max(float(np.max(np.abs(e))) for e in expected)
         assert_close(numpy(gradients), expected, B * T, scale=scale, name=f"cotangent {k}")
 
@@ -207,7 +207,7 @@ def test_gradients_of_nothing(cell: str, B: int, T: int, D: int, reverse: bool) 
 
 
 def smooth_inputs(cell: str, n: tuple[float, float]) -> Leaves:
-    """Inputs away from the kink of max(n, 1)."""
+    """Return inputs away from the kink of max(n, 1)."""
     inputs = para_inputs(cell, 3, 4, 3, np.float64, seed=2)
     if cell == "paraslstm":
         h, c, _, m = inputs.state
@@ -266,7 +266,7 @@ def test_sum_backward(cell: str) -> None:
     given = leaves(para_inputs(cell, 3, 5, 17, np.float32))
     h, _ = run(cell, given)
     expected = torch.autograd.grad(h, given.all(), torch.ones_like(h), retain_graph=True)
-    h.sum().backward()  # hands over a cotangent with all strides 0
+    h.sum().backward()  # passes a cotangent with all strides 0
     assert_same_bits(numpy([x.grad for x in given.all()]), numpy(expected))
 
 

@@ -1,4 +1,4 @@
-"""The private ops of the diagonal cells under torch's own checks, torch.compile, torch.export; inside of autograd."""
+"""The private ops of the diagonal cells under torch's own checks, torch.compile, torch.export, and under autograd."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from newton_calls import GATES, STATES, every_cell, para_inputs  # noqa: E402
 from rnn_calls import assert_runs, both_ways, full_and_ragged, some_lengths  # noqa: E402
 from torch_newton_calls import Leaves, leaves, numpy, run  # noqa: E402
 
-# torch's own: it inspects functions with an old module of its own, and loads decompositions with torch.jit.
+# torch's own warnings: it inspects functions with a deprecated module and loads decompositions with torch.jit.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.torch.jit.script")
 
 OPS = torch.ops.fastiter
@@ -61,7 +61,7 @@ def test_opcheck(cell: str, layout: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @every_cell
 def test_fake_outputs_have_the_strides_of_real_ones(cell: str, layout: str) -> None:
-    """Code that is generated for the one runs on the other."""
+    """Code generated for the fake outputs runs on the real ones."""
 
     def strides(given: Leaves) -> list[Any]:
         arguments = forward_arguments(cell, given, NEWTON[0])
@@ -176,7 +176,7 @@ def test_modes_that_watch_see_the_op(cell: str, reverse: bool, ragged: bool) -> 
     assert {"fastiter._para_fwd.default", "fastiter._para_bwd.default"} <= set(seen)
 
 
-# In a process of its own: to read from a tensor without data is a segmentation fault.
+# Runs in a separate process, since reading from a tensor without data is a segmentation fault.
 WITHOUT_DATA = f"""
 import torch, fastiter.torch
 GATES = {GATES!r}

@@ -1,4 +1,4 @@
-"""torch.nn.LSTM = fastiter.torch.nn.LSTM, and so GRU and RNN: what libraries build by torch's names is ours then."""
+"""torch.nn.LSTM = fastiter.torch.nn.LSTM, likewise GRU and RNN: libraries then build fastiter's layers."""
 
 from __future__ import annotations
 

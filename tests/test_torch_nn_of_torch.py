@@ -1,4 +1,4 @@
-"""LSTM, GRU, RNN and sLSTM in tools of torch that take its own classes alone: quantized by them, or a sentence."""
+"""LSTM, GRU, RNN and sLSTM in torch tools that accept torch's classes only: quantized, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Model(nn.Module):
 
 
 def both(name, **options):
-    """The same model on torch's layer and on ours."""
+    """Return the same model with torch's layer and with fastiter's."""
     theirs = Model(make(nn, name, **options)).eval()
     mine = copy.deepcopy(theirs)
     mine.layer = make(ours, name, **options)
@@ -90,7 +90,7 @@ def test_a_layer_that_stays_in_float_is_named(name, asked):
 
 
 def test_after_replace_and_restore():
-    """What a user meets who puts fastiter into a model first: a warning, and with restore torch's own result."""
+    """Quantizing after replace warns; restore gives torch's own result."""
     theirs, _ = both("LSTM")
     x, expected = make_input("time", F32), quantize_dynamic(theirs)
     replace(theirs)

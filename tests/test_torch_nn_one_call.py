@@ -1,4 +1,4 @@
-"""A layer in one call and op by op: the same bits."""
+"""A layer in one call has the bits of the layer op by op."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Whether the calls of each name were answered; with calls["off"] none is."""
+    """Record whether each one-call function handled its call; with calls["off"] none does."""
     answers = {name: [] for name in NAMES} | {"off": False}
 
     def counted(name, function):
@@ -39,7 +39,7 @@ def calls(monkeypatch):
 
 
 def results(module, x, states, chosen, cotangents):
-    """All that comes out, without gradients and with those of the chosen inputs."""
+    """Return all outputs, without gradients and with those of the chosen inputs."""
     x = x.detach().clone()
     states = [s.detach().clone() for s in states or []]
     leaves = {"x": x} | {f"hx {i}": s for i, s in enumerate(states)} | dict(module.named_parameters())
@@ -63,7 +63,7 @@ def dense(v):
 
 
 def strided(v):
-    """Of the same values, but in every second line."""
+    """Return the dense cotangent with a doubled first stride."""
     return dense(v).repeat_interleave(2, 0)[::2]
 
 
@@ -96,7 +96,7 @@ def test_floats_have_the_same_bits(calls, kind, dtype, cotangents):
             calls["off"] = off
             found.append(results(module, x, states, lambda name: True, COTANGENTS[cotangents]))
             answers.append({name: [calls[name].pop() for _ in range(len(calls[name]))] for name in NAMES})
-        # An expanded gradient has no lines for the kernels: the layer that it comes to takes the longer way.
+        # An expanded gradient has strides of 0, so the layer that receives it goes op by op.
         is_short = [all(answers[0][NAMES[0]]), all(answers[0][NAMES[1]])]
         assert is_short == [True, cotangents != "expanded"]
         assert not any(itertools.chain(*answers[1].values()))
@@ -104,12 +104,12 @@ def test_floats_have_the_same_bits(calls, kind, dtype, cotangents):
         for key, value in found[0].items():
             assert value.equal(found[1][key]), key
             assert value.shape == found[1][key].shape, key
-            assert key.startswith("d ") or not value._is_view(), key  # or autograd refuses y.detach_()
+            assert key.startswith("d ") or not value._is_view(), key  # otherwise autograd refuses y.detach_()
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_gradients_of_some_inputs(calls, kind):
-    """Whichever are wanted, each is the one that it is among all."""
+    """Each requested gradient equals the same one among all."""
     module, x = make(ours, kind, 5, 6, dtype=F64), randn(4, 3, 5)
     states = make_states(module, 3)
     every = results(module, x, states, lambda name: True, [dense] * 3)
@@ -140,7 +140,7 @@ BF16_SIZES = [
 @pytest.mark.parametrize("size", BF16_SIZES, ids=str)
 @every_kind
 def test_bfloat16_is_as_exact(calls, kind, size):
-    """The same bits, and against float64 errors that the roundings of what is stored explain."""
+    """Equal bits, and errors against float64 within the roundings of stored values."""
     T, B, I, H = size
     module = make(ours, kind, I, H, dtype=BF16, num_layers=2)
     master = make(ours, kind, I, H, dtype=F64, num_layers=2)
@@ -155,14 +155,14 @@ def test_bfloat16_is_as_exact(calls, kind, size):
     for key, value in exact.items():
         assert found[key].equal(longer[key]), key
         if kind in ("relu", "sLSTM") and key.startswith("d "):
-            continue  # a rounding decides between two slopes
+            continue  # a rounding selects one of two slopes
         error = ((found[key].double() - value) / value.abs().max().clamp_min(1e-6)).abs()
         assert error.max() <= 4 * EPS, key
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "sLSTM"])
 def test_bfloat16_rows_are_their_own(name):
-    """Alone, among few, among many, and packed: the same bits, though few rows and packed ones are multiplied apart."""
+    """A row has equal bits alone, among few or many, and packed, though few or packed rows are multiplied apart."""
     B, I, H = 19, 34, 66
     module, x = make(ours, name, I, H, dtype=BF16), randn(6, B, I, dtype=BF16)
     with torch.no_grad():
@@ -177,7 +177,7 @@ def test_bfloat16_rows_are_their_own(name):
 @pytest.mark.parametrize(("B", "I", "H"), [(4, 770, 40), (9, 34, 66), (16, 64, 64), (9, 33, 7)])
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN", "sLSTM"])
 def test_bfloat16_goes_on_bit_for_bit(name, B, I, H):
-    """From states as they are carried: those other than h in float32."""
+    """Continues bit for bit from carried states, whose parts other than h are float32."""
     module, x = make(ours, name, I, H, dtype=BF16, num_layers=2), randn(7, B, I, dtype=BF16)
     states = make_states(module, B, BF16)
     states = [states[0], *[s.float() for s in states[1:]]]
@@ -199,7 +199,7 @@ def test_bfloat16_goes_on_bit_for_bit(name, B, I, H):
 
 @pytest.mark.parametrize("cotangents", ["output", "expanded"])
 def test_within_a_checkpoint_of_torch(cotangents):
-    """It hands out each saved tensor once, to the short way or to the longer one."""
+    """A checkpoint unpacks each saved tensor once, for one call and for op by op."""
     module, x = make(ours, "lstm", 5, 6, dtype=F64, num_layers=2), randn(4, 3, 5)
     found = []
     for run in (module, lambda x: checkpoint(module, x, use_reentrant=False)):

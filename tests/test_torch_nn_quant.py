@@ -1,4 +1,4 @@
-"""Quantizers and layers as modules: what they round, what they learn, and what torch does with modules."""
+"""Quantizers and layers as modules: rounding, learned parameters, and torch's module machinery."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastiter.torch import nn as ours  # noqa: E402
 from fastiter.torch import quant  # noqa: E402
 from test_torch_ops import assert_equal, compiled  # noqa: E402
 
-# torch's own: it inspects functions with an old module of its own, and loads decompositions with torch.jit.
+# torch's own warnings: it inspects functions with a deprecated module and loads decompositions with torch.jit.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.torch.jit.script")
 
 
@@ -44,7 +44,7 @@ every_quantizer = pytest.mark.parametrize("name", QUANTIZERS)
 
 
 def trained(module: Any, *inputs: Any) -> list[Any]:
-    """Output and gradients"""
+    """Return the output and the gradients."""
     given = [x.detach().clone().requires_grad_() for x in inputs]
     y = module(*given)
     wanted = [*given, *module.parameters()]
@@ -57,7 +57,7 @@ def trained(module: Any, *inputs: Any) -> list[Any]:
 def test_modules_travel(name: str) -> None:
     q = QUANTIZERS[name]()
     x = numbers(4, 6, 8)
-    trained(q, x)  # initializes, and moves the counter
+    trained(q, x)  # initialises, and advances the counter
     buffer = io.BytesIO()
     torch.save(q.state_dict(), buffer)
     buffer.seek(0)
@@ -100,7 +100,7 @@ def test_fixed_points_are_initialized_so_that_the_largest_is_held() -> None:
 @pytest.mark.parametrize("overflow", ["SAT", "SAT_ZERO", "SAT_SYM", "WRAP", "WRAP_SM"])
 @pytest.mark.parametrize("rounding", ["TRN", "RND", "RND_CONV", "RND_ZERO", "STOCHASTIC"])
 def test_the_first_point_is_calibrates(rounding: str, overflow: str) -> None:
-    """Nothing overflows, whatever the mode: for a largest magnitude that is a power of two, and for those around it."""
+    """Nothing overflows in any mode, for a largest magnitude at and around a power of two."""
     for width, signed in ((2, True), (4, True), (8, True), (4, False), (24, True)):
         if not signed and overflow == "WRAP_SM":
             continue
@@ -118,7 +118,7 @@ def test_the_first_point_is_calibrates(rounding: str, overflow: str) -> None:
 
 def test_the_point_with_the_least_error() -> None:
     x = numbers(4, 6, 500)
-    x[:, 0, 0] = 9.0  # one that is far out costs all others two bits
+    x[:, 0, 0] = 9.0  # one outlier costs all others two bits
     for axis in (None, 1):
         q = ours.FixedQuantizer(4, axis=axis, channels=axis and 6)
         q.initialize(x, method="mse")
@@ -173,7 +173,7 @@ def test_lsq_starts_as_the_paper_says() -> None:
     q(x)
     assert q.step.item() == pytest.approx(2 * x.abs().mean().item() / 7**0.5, rel=1e-6)
     with torch.no_grad():
-        q.step.neg_()  # a step that has crossed zero still is one
+        q.step.neg_()  # a step size that has crossed zero still works
     assert torch.equal(q(x), quant.lsq(x, q.step.detach().abs(), 4))
 
 
@@ -271,9 +271,7 @@ def test_layers_travel(name: str) -> None:
     trained(layer, x)
     loaded = make(PLAN)
     loaded.load_state_dict(layer.state_dict())
-    loaded.gradient_quantizer.seed = (
-        layer.gradient_quantizer.seed
-    )  # drawn anew for each layer, and no part of a checkpoint
+    loaded.gradient_quantizer.seed = layer.gradient_quantizer.seed  # drawn anew for each layer, and not in checkpoints
     expected = trained(copy.deepcopy(layer), x * 2)
     for other in (pickle.loads(pickle.dumps(layer)), loaded):
         assert_equal(trained(other, x * 2), expected)

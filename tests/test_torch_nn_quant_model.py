@@ -143,7 +143,7 @@ def test_what_would_be_lost_is_refused() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), patched)
     with pytest.raises(ValueError, match="'1' must be a layer whose forward is its class's own"):
         ours.quantize_model(model, PLAN, inplace=True)
-    assert type(model[0]) is torch.nn.Linear  # nothing is changed by half
+    assert type(model[0]) is torch.nn.Linear  # the model is not changed partly
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -274,7 +274,7 @@ def test_names_that_no_state_has_are_refused_once_there_are_states() -> None:
     optimizer = torch.optim.Adam([used, unused])
     ours.quantize_optimizer(optimizer, {"nope": "bf16"})
     used.sum().backward()
-    optimizer.step()  # what the other parameter's states will be is open
+    optimizer.step()  # the other parameter's states do not exist yet
     unused.sum().backward()
     with pytest.raises(ValueError, match=wrong):
         optimizer.step()

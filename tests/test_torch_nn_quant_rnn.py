@@ -1,4 +1,4 @@
-"""QuantLSTM and QuantGRU: torch's without formats, and what they round with them."""
+"""QuantLSTM and QuantGRU: equal to torch's without formats; the roundings with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastiter.torch import nn as ours  # noqa: E402
 from fastiter.torch import onnx, quant  # noqa: E402
 
 I, H, T, B = 5, 4, 6, 3
-#: So fine that nothing is lost: what runs is the loop, and what comes out is torch's.
+#: Format so fine that nothing is lost: the loop runs and gives torch's results
 FINE = ours.QuantPlan(output="fixed<50,4,RND,SAT>", state="fixed<50,4,RND,SAT>")
 COARSE = ours.QuantPlan(
     weight=ours.FixedQuantizer(6, axis=0),
@@ -39,7 +39,7 @@ def numbers(*shape: int, seed: int = 0) -> Any:
 
 
 def pair(kind: str, shape: str, plan: Any) -> tuple[Any, Any]:
-    """A layer and torch's, with the same weights"""
+    """Return a layer and torch's, with the same weights."""
     torch.manual_seed(0)
     theirs = getattr(torch.nn, kind)(I, H, dtype=torch.float64, **SHAPES[shape])
     mine = getattr(ours, f"Quant{kind}")(I, H, dtype=torch.float64, plan=plan, **SHAPES[shape])
@@ -54,7 +54,7 @@ def states(kind: str, shape: str) -> Any:
 
 
 def outcome(layer: Any, x: Any, hx: Any) -> list[Any]:
-    """Output, final states and gradients"""
+    """Return the output, the final states and the gradients."""
     given = [t.clone().requires_grad_() for t in (x, *(hx if isinstance(hx, tuple) else [hx]))]
     y, last = layer(given[0], tuple(given[1:]) if len(given) > 2 else given[1])
     outputs = [y, *(last if isinstance(last, tuple) else [last])]
@@ -154,7 +154,7 @@ def test_models(kind: str) -> None:
 
 
 def plain(kind: str, dtype: Any, **options: Any) -> tuple[Any, Any]:
-    """A layer whose plan rounds nothing, and LSTM or GRU, with the same weights"""
+    """Return a layer whose plan rounds nothing, and LSTM or GRU, with the same weights."""
     torch.manual_seed(0)
     mine = getattr(ours, f"Quant{kind}")(I, H, dtype=dtype, **options)
     theirs = getattr(ours, kind)(I, H, dtype=dtype, **options)
@@ -169,7 +169,7 @@ def test_bfloat16_is_that_of_the_layer(kind: str, shape: str) -> None:
     given = states(kind, shape)
     hx = given.bfloat16() if kind == "GRU" else tuple(s.bfloat16() for s in given)
     x = numbers(*((B, T, I) if "batch" in shape else (T, B, I))).bfloat16()
-    if kind == "LSTM":  # torch's way with c, which goes from one call to the next in bfloat16
+    if kind == "LSTM":  # as in torch, c passes from call to call in bfloat16
         assert theirs(x, hx)[1][1].dtype == torch.bfloat16
     for a, b in zip(outcome(mine, x, hx), outcome(theirs, x, hx), strict=True):
         assert a.dtype == b.dtype == torch.bfloat16
@@ -211,7 +211,7 @@ def test_dtypes_and_devices_that_do_not_go_together(kind: str, plan: Any) -> Non
             layer(x, h if kind == "GRU" else (h.float(), h))
     with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match="input must be float32 like"):
         layer(wrong[0])
-    if plan is not FINE:  # whose loop is torch's
+    if plan is not FINE:  # its loop runs in torch
         with torch.autocast("cpu", dtype=torch.half), pytest.raises(TypeError, match=r"parameters must be .* float16"):
             layer(x)
     where = "must be on the CPU or a CUDA device, got meta"

@@ -1,4 +1,4 @@
-"""fastiter.torch.nn against torch.nn: the same seed, input and states give the same everything, gradients included."""
+"""fastiter.torch.nn against torch.nn: the same seed, input and states give the same results and gradients."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_views_as_input(kind, view, batch_first):
     shape, wrap = INPUT_VIEWS[view]
     x = randn(*shape)
     states = [s[:, :1].clone() for s in make_states(theirs, B)]
-    batch = T if batch_first else B  # the view is (T, B, I): T rows where batch comes first
+    batch = T if batch_first else B  # the view is (T, B, I): T rows if batch_first
 
     def expand(s):
         return s.expand(2, batch, s.shape[-1])
@@ -148,7 +148,7 @@ def test_transposed_states(kind):
 @pytest.mark.parametrize("layout", ["time", "batch", "unbatched"])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_memory_layout_of_results(kind, layout, bidirectional):
-    """Code that calls .view() on what torch.nn returns goes on working."""
+    """Results have torch.nn's strides, so code that calls .view() on them keeps working."""
     theirs, mine = pair(kind, batch_first=layout == "batch", bidirectional=bidirectional)
     x = make_input(layout, F32)
     (a, a_last), (b, b_last) = mine(x), theirs(x)
@@ -190,7 +190,7 @@ def test_backward_twice(kind):
 @pytest.mark.parametrize("where", ["input", "weight_ih_l0", "weight_hh_l0", "bias_ih_l0"])
 @pytest.mark.parametrize("layout", ["time", "packed"])
 def test_nan_reaches_what_it_reaches_in_torch(kind, where, layout):
-    """Whoever trains sees a run that has diverged in every gradient that torch's layer would show it in."""
+    """A diverged run shows NaN in every gradient in which torch's layer would."""
     theirs, mine = pair(kind, dtype=F64)
     x = make_input(layout, F64)
     if where == "input":
@@ -208,7 +208,7 @@ def test_nan_reaches_what_it_reaches_in_torch(kind, where, layout):
 @pytest.mark.parametrize("kind", ["lstm", "gru", "tanh", "relu", "sLSTM"])
 @pytest.mark.parametrize("layout", ["time", "batch", "packed"])
 def test_changes_in_place(kind, layout):
-    """Output and final states may be changed, the latter detached too."""
+    """Output and final states may be changed in place, the latter detached too."""
     mine = make(ours, kind, batch_first=layout == "batch", dtype=F64)
     x = LAYOUTS[layout](make_input(layout))
     weights = list(mine.parameters())
@@ -268,7 +268,7 @@ def test_without_gradients(kind, mode):
 
 @pytest.mark.parametrize("kind", [*KINDS, "sLSTM"])
 def test_results_do_not_depend_on_threads(kind):
-    """Bit for bit, at a size where two threads share the work."""
+    """Equal bits, at a size where two threads share the work."""
     mine = make(ours, kind, 40, 96, bidirectional=True)
     x, states = randn(20, 24, 40, dtype=F32), make_states(mine, 24, F32)
     one = run(mine, x, states)
@@ -324,7 +324,7 @@ def test_dropout_of_one_layer_warns_and_does_nothing():
 
 @all_names
 def test_packed_passes_on_valid_steps_alone(name, monkeypatch):
-    """No product and no recurrence, forward or backward, gets more than the 9 valid steps of 3 rows of up to 6."""
+    """No product or recurrence, forward or backward, receives more than the 9 valid steps of 3 rows of up to 6."""
     rows = []
 
     def spy(module, function, which):

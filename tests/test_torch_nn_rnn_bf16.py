@@ -1,4 +1,4 @@
-"""fastiter.torch.nn's LSTM, GRU, RNN and sLSTM in bfloat16 and under autocast: as exact as torch.nn's, its dtypes."""
+"""fastiter.torch.nn's LSTM, GRU, RNN and sLSTM in bfloat16 and under autocast: torch.nn's accuracy and dtypes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ every_kind = pytest.mark.parametrize("kind", [*KINDS, "sLSTM"])
 
 
 def results(module, x, states=None, wrap=lambda x: x):
-    """All that the module returns for wrap(x), and the gradients of a functional whose weights bfloat16 holds."""
+    """Return the outputs for wrap(x), and the gradients of a functional whose weights bfloat16 represents."""
     x = x.detach().clone().requires_grad_()
     first = [s.detach().clone().requires_grad_() for s in states or []]
     module.zero_grad()
@@ -51,7 +51,7 @@ def results(module, x, states=None, wrap=lambda x: x):
 
 
 def errors(actual, master):
-    """(Largest, mean) error of everything, relative to the largest element of its master."""
+    """Return the (largest, mean) error of each result, relative to its master's largest element."""
     assert actual.keys() == master.keys()
     found = {}
     for key, m in master.items():
@@ -62,16 +62,16 @@ def errors(actual, master):
 
 
 def smooth(kind, found):
-    """Errors without those of gradients where a rounding decides between two slopes: of relu, and of the sLSTM's m."""
+    """Drop gradient errors of cells in which a rounding selects one of two slopes: relu, and m of the sLSTM."""
     if kind not in ("relu", "sLSTM"):
         return found
     gradients = sorted(mean for key, (_, mean) in found.items() if key.startswith("d "))
-    assert gradients[len(gradients) // 2] <= 16 * EPS  # one of 168 elements on the other side
+    assert gradients[len(gradients) // 2] <= 16 * EPS  # one of 168 elements takes the other slope
     return {key: e for key, e in found.items() if not key.startswith("d ")}
 
 
 def master_of(module, kind, *sizes, **options):
-    """The same module in float64."""
+    """Return the same module in float64."""
     library = ours if kind == "sLSTM" else torch.nn
     master = make(library, kind, *sizes, dtype=F64, **options)
     master.load_state_dict({k: v.double() for k, v in module.state_dict().items()})
@@ -79,7 +79,7 @@ def master_of(module, kind, *sizes, **options):
 
 
 def test_the_sum_of_the_biases_is_not_rounded():
-    """1 + 2^-9 is no bfloat16."""
+    """1 + 2^-9 is not representable in bfloat16."""
     module = make(ours, "relu", 1, 1, dtype=BF16)
     values = {"weight_ih_l0": -1.0, "weight_hh_l0": 0.0, "bias_ih_l0": 1.0, "bias_hh_l0": 2.0**-9}
     module.load_state_dict({k: torch.full_like(module.state_dict()[k], v) for k, v in values.items()})
@@ -100,7 +100,7 @@ CASES = [
 @pytest.mark.parametrize(("layout", "options"), CASES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_as_exact_as_torch(kind, layout, options, with_hx):
-    """Against float64. A rounding is EPS / 2; what is stored is rounded at each of 6 steps, and 2 layers add up."""
+    """Errors against float64: a rounding is EPS / 2; stored values are rounded at each of 6 steps in 2 layers."""
     options = {**options, "batch_first": layout == "batch"}
     mine, theirs = (make(library, kind, dtype=BF16, **options) for library in (ours, torch.nn))
     x = make_input(layout, BF16)
@@ -155,7 +155,7 @@ def test_dropout_draws_the_masks_of_torch(kind):
 
 
 def test_dtypes_of_states():
-    """c as torch has it: in the dtype in which it was given, bfloat16 by default. The sLSTM's c, n, m are float32."""
+    """c has the dtype in which it was given, bfloat16 by default, as in torch. The sLSTM's c, n, m are float32."""
     x, h, c = make_input("time", BF16), randn(1, B, H, dtype=BF16), randn(1, B, H, dtype=F32)
     for library in (torch.nn, ours):
         lstm = make(library, "lstm", dtype=BF16)
@@ -173,7 +173,7 @@ def test_dtypes_of_states():
 
 @every_kind
 def test_a_sequence_in_parts(kind):
-    """With c in float32, and without a projection, the bits are those of the whole; step by step, too."""
+    """With c in float32, and without a projection, parts have the bits of the whole run; so do single steps."""
     mine, x = make(ours, kind, num_layers=2, dtype=BF16), make_input("time", BF16)
     zeros = [torch.zeros(2, B, s.shape[-1], dtype=BF16 if k == 0 else F32) for k, s in enumerate(make_states(mine, B))]
     state = zeros[0] if len(zeros) == 1 else tuple(zeros)
@@ -192,7 +192,7 @@ def test_a_sequence_in_parts(kind):
 
 @every_kind
 def test_no_copy_of_weights_or_input_is_widened(kind, monkeypatch):
-    """The products get bfloat16, as they do without a projection of h."""
+    """The products take bfloat16, as they do without a projection of h."""
     from fastiter.torch import _linear
 
     seen = []

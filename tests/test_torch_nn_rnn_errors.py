@@ -37,7 +37,7 @@ def states_of(name, state):
     return (state, state) if name == "LSTM" else state
 
 
-TORCH_REFUSES = {  # what, arguments by class name, words of our message
+TORCH_REFUSES = {  # case, arguments by class name, words of the message
     "1-D": (lambda name: (x3[0, 0],), ["2 or 3 dimensions", "(5,)"]),
     "4-D": (lambda name: (x3[None],), ["2 or 3 dimensions", "(1, 6, 4, 5)"]),
     "features": (lambda name: (x3[..., :4],), ["input_size = 5", "got 4"]),
@@ -174,7 +174,7 @@ def test_projections_are_an_option_of_lstm_alone(name, size):
 
 @pytest.mark.parametrize("kind", ["lstm", "lstm_proj", "gru", "tanh", "sLSTM"])
 def test_weights_on_two_devices(kind):
-    """The kernels take addresses: of a parameter without memory they would read what happens to lie there."""
+    """The kernels take addresses: for a parameter without memory they would read arbitrary memory."""
     states = make(ours, kind, num_layers=2).state_dict()
     for missing in states:
         with torch.device("meta"):
@@ -235,7 +235,7 @@ packers = pytest.mark.parametrize("name", PACKERS)
     ids=str,
 )
 def test_batch_sizes(name, sizes, error, words):
-    """The kernels take addresses from them."""
+    """The kernels compute addresses from batch_sizes."""
     with pytest.raises(error, match=f"^{name}: {words}"):
         PACKERS[name]()(PackedSequence(x3.flatten(0, 1)[:8], sizes))
 

@@ -37,7 +37,7 @@ from fastiter.torch import nn as ours  # noqa: E402
 pytestmark = no_onednn_projection
 
 
-# --- modules stay torch's --------------------------------------------------------------------------------------------
+# --- torch's module machinery ----------------------------------------------------------------------------------------
 
 
 @kinds
@@ -148,7 +148,7 @@ class Model(torch.nn.Module):
         return self.head(output).square().mean()
 
 
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, while tracing
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, in tracing
 @pytest.mark.parametrize("kind", [*KINDS, "sLSTM"])
 def test_compiled_in_one_graph(kind):
     model = Model(make(ours, kind, num_layers=2, batch_first=True)).eval()
@@ -167,7 +167,7 @@ def test_compiled_in_one_graph(kind):
 
 
 def dense(weight, heads):
-    """weight_hh (G * H, D) with its heads on the diagonal of (G * H, H)."""
+    """Return weight_hh (G * H, D) as a block-diagonal (G * H, H)."""
     D = weight.shape[1]
     blocks = weight.view(-1, heads, D, D)
     return torch.cat([torch.block_diag(*gate) for gate in blocks])

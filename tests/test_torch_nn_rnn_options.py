@@ -49,7 +49,7 @@ def unflat(states):
 
 
 def results(call, x, states, module):
-    """Everything that call(x, states) returns, and all gradients of a random linear functional of it."""
+    """Return the outputs of call(x, states), and all gradients of a random linear functional of them."""
     x = x.detach().clone().requires_grad_()
     first = [s.detach().clone().requires_grad_() for s in states]
     module.zero_grad()
@@ -70,7 +70,7 @@ def called(module, **how):
 
 
 def random_resets(steps, rows):
-    """(T, B); some rows begin anew at their first step, and at their last."""
+    """Return flags (T, B); some rows are reset at their first and last step."""
     reset = torch.rand(steps, rows, generator=torch.Generator().manual_seed(1)) < 0.3
     reset[0, 0] = reset[-1, -1] = True
     return reset
@@ -80,7 +80,7 @@ def random_resets(steps, rows):
 
 
 def looped(module, kind, **how):
-    """The layers as loops over time: x (T, B, I)."""
+    """Compute the layers as loops over time: x (T, B, I)."""
     heads, cell = module.num_heads, CELLS[kind]
 
     def call(x, first):
@@ -125,7 +125,7 @@ def test_clips(kind, clips):
 
 
 def one_part(module, x, states, begins, ends):
-    """Run (T, 1, I), which the given states enter where the row begins, and in the reverse direction where it ends."""
+    """Run (T, 1, I); the given states enter at the row's start, in the reverse direction at its end."""
     is_reverse = module.bidirectional & (torch.arange(states[0].shape[0]) % 2 == 1).view(-1, 1, 1)
     enters = torch.where(is_reverse, torch.tensor(ends), torch.tensor(begins))
     output, last = module(x, unflat([torch.where(enters, s, 0.0) for s in states]))
@@ -151,7 +151,7 @@ def width_of(module):
 
 
 def row_by_row(module, reset, lengths):
-    """The same for every row of x (T, B, I)."""
+    """Run every row of x (T, B, I) part by part."""
 
     def call(x, first):
         outputs, lasts = [], []
@@ -167,7 +167,7 @@ def row_by_row(module, reset, lengths):
 @pytest.mark.parametrize("layout", ["time", "batch", "lengths", "unsorted"])
 @every_kind
 def test_resets(kind, layout):
-    """A reset parts a row in both directions and in all layers, whatever is reset behind a row's end."""
+    """A reset splits a row in both directions and all layers; resets behind a row's end have no effect."""
     module = make(ours, kind, batch_first=layout == "batch", **BOTH)
     reset, lengths = random_resets(T, B), [2, 6, 0 if layout == "lengths" else 1, 4]
     how = {"reset": reset.t() if layout == "batch" else reset}
@@ -204,7 +204,7 @@ def test_lengths(kind):
 @pytest.mark.parametrize("reset", [False, True])
 @every_kind
 def test_sequences_in_one_row(kind, reset):
-    """cu_seqlens (S + 1,) with input (M, I), of which two sequences are empty."""
+    """cu_seqlens (S + 1,) with input (M, I); two sequences are empty."""
     module = make(ours, kind, **BOTH)
     bounds = [0, 0, 5, 6, 9, 9]
     flags = random_resets(9, 1)
@@ -251,7 +251,7 @@ def test_checkpoints_change_no_bit(kind, dtype):
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "sLSTM"])
 def test_checkpoints_save_memory(name):
-    """What is kept for the backward pass besides parameters, input and output, in bytes."""
+    """Compare the bytes saved for the backward pass besides parameters, input and output."""
 
     def kept(every):
         module, sizes, x = make(ours, name, 3, 16, checkpoint=every), [], randn(128, 4, 3, dtype=F32)

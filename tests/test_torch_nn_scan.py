@@ -1,4 +1,4 @@
-"""ParaGRU, ParaLSTM, LinearRNN, DeltaNet: equal to their equations step by step, in every layout, cut anywhere."""
+"""ParaGRU, ParaLSTM, LinearRNN, DeltaNet: equal to their step-by-step equations, in every layout, cut at any step."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_unbatched(kind):
 
 
 def rows_one_by_one(layer, x, parts):
-    """Outputs and states of rows that end after LENGTHS steps, each by itself; outputs are 0 afterwards."""
+    """Return outputs and states of rows that end after LENGTHS steps, each run alone; later outputs are 0."""
     outputs, states = [], []
     for row, length in enumerate(LENGTHS):
         y, state = layer(x[:length, row : row + 1], as_state([part[row : row + 1] for part in parts]))
@@ -114,7 +114,7 @@ def test_ragged_rows(kind):
     assert_close(run(layer, x, parts, lengths=torch.tensor(LENGTHS)), expected)
     assert_close(run(layer, x, parts, lengths=LENGTHS), expected)
     assert_close(run(Packed(layer), x, parts), expected)
-    turned = make(kind, batch_first=True)  # which a PackedSequence does not care about
+    turned = make(kind, batch_first=True)  # which a PackedSequence ignores
     assert_close(run(Packed(turned), x, parts), expected)
     y, _ = turned(x.transpose(0, 1), as_state(parts), LENGTHS)
     assert_close({"y": y.transpose(0, 1)}, {"y": expected["result 0"]})

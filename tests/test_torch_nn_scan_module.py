@@ -1,4 +1,4 @@
-"""ParaGRU, ParaLSTM, LinearRNN and DeltaNet as modules: layouts, streaming, gradients, what torch does with modules."""
+"""ParaGRU, ParaLSTM, LinearRNN and DeltaNet as modules: layouts, streaming, gradients, torch's module machinery."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def parts(state: Any) -> list[Any]:
 
 
 def assert_close(actual: Any, expected: Any) -> None:
-    """To the rounding of sums of some tens of terms of size one."""
+    """Assert equality within the rounding of sums of some tens of terms of size one."""
     assert torch.allclose(actual, expected, rtol=0, atol=1e-13 * max(1.0, expected.abs().max().item()))
 
 

@@ -1,4 +1,4 @@
-"""sLSTMBlock: the block's equations in plain torch, first values, checkpoints in every layout, streaming, refusals."""
+"""sLSTMBlock: equations in plain torch, initial values, checkpoints in every layout, streaming, refusals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def block_of(**options):
 
 
 def equations(block, x):
-    """The block of x (B, T, H) as the paper draws it."""
+    """Compute the block for x (B, T, H) as in the paper's figure."""
     weights = block.state_dict()
 
     def norm(x, name):
@@ -125,7 +125,7 @@ def test_first_values():
 
 
 def stored(state, layout):
-    """The checkpoint of a block in xlstm's layout "cuda" as another backend stores it."""
+    """Convert a block's checkpoint from xlstm's layout "cuda" to another backend's."""
     kernel = state["xlstm.slstm_cell._recurrent_kernel_"].reshape(N, D, 4, D)
     bias = state["xlstm.slstm_cell._bias_"].reshape(N, 4, D)
     if layout == "vanilla":
@@ -192,7 +192,7 @@ def test_what_is_refused():
 
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_autocast_goes_on_from_its_own_state(batch_first):
-    """h comes back in bfloat16, as an sLSTM's."""
+    """h is returned in bfloat16, as by sLSTM."""
     torch.manual_seed(0)
     block, x = sLSTMBlock(8, 2, batch_first), torch.randn(6, 6, 8)
     time = 1 if batch_first else 0

@@ -1,4 +1,4 @@
-"""step and StreamingRNN: the bits of a run over all steps, from any state; what is refused."""
+"""step and StreamingRNN: the bits of a run over all steps, from any state; refusals."""
 
 from __future__ import annotations
 

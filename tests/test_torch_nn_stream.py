@@ -1,4 +1,4 @@
-"""Packed steps: shapes that fill no vector, weights that change, inputs in any memory, threads; steps under no_grad."""
+"""Packed steps: partial vectors, changing weights, any input layout, threads; steps under no_grad."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_weights_of_inference_mode():
 
 
 class Marked(torch.Tensor):
-    """A tensor of another class."""
+    """A tensor subclass."""
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def states_of(last):
 
 
 def assert_steps(module, x, state=None):
-    """Twice without gradients, the second time with packed weights, as with them; return the state."""
+    """Compare two steps without gradients, the second with packed weights, to one with; return the state."""
     expected, last = module.step(x, state)
     with torch.no_grad():
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""Streams and steps: weights that change and are not counted, tensors without memory, traces, what is no state."""
+"""Streams and steps: weight changes that torch does not count, tensors without memory, traces, invalid states."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastiter.torch import nn as ours  # noqa: E402
 ALL = ["lstm", "gru", "tanh", "relu", "sLSTM"]
 
 
-# ---- weights that change and are not counted ------------------------------------------------------------------------
+# ---- weight changes that torch does not count -----------------------------------------------------------------------
 
 
 def by_fused_optimizer(module):
@@ -32,7 +32,7 @@ def through_data(module):
 
 
 def by_other_memory(module):
-    """Once it is free, memory is given out again, perhaps at the same address."""
+    """Freed memory may be allocated again at the same address."""
     for p in module.parameters():
         p.data = p.detach() * 0.5
 
@@ -89,7 +89,7 @@ def test_weights_that_are_plain_tensors():
         ours.StreamingRNN(module)
 
 
-# ---- what has no memory, and what is traced -------------------------------------------------------------------------
+# ---- tensors without memory, and tracing ----------------------------------------------------------------------------
 
 
 def test_another_default_device():
@@ -128,7 +128,7 @@ def test_traces_are_refused():
             trace()
 
 
-# ---- the same is accepted at every step -----------------------------------------------------------------------------
+# ---- every step accepts the same states -----------------------------------------------------------------------------
 
 
 def test_a_bound_that_changes():

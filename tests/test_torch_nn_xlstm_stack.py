@@ -62,7 +62,7 @@ def test_checkpoints_load_both_ways(options, layout):
 
 
 def test_states_are_those_of_xlstm():
-    """Of a step: the last conv_size inputs of the layer, and all four states in one tensor; also for forward."""
+    """The state of a step: the layer's last conv_size inputs, and all four states in one tensor; also for forward."""
     theirs, x = block_of(), randn(B, T, 12, dtype=torch.float32)
     ours = sLSTMBlock.from_xlstm(theirs).eval()
     state = {}

@@ -1,4 +1,4 @@
-"""ONNX: the standard operators compute in onnxruntime what the modules compute; what is refused."""
+"""ONNX: the standard operators reproduce the modules in onnxruntime; refusals."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_onnxruntime_computes_the_same(kind, options):
         more = {"num_layers": layers, "bidirectional": bidirectional, "batch_first": batch_first}
         module = make(ours, kind, dtype=F32, **more, **options).eval()
         model = export(module, initial_state=initial)
-        for T, B in ((4, 3), (1, 2)):  # any number of steps and rows
+        for T, B in ((4, 3), (1, 2)):  # dynamic numbers of steps and rows
             x = randn(*((B, T) if batch_first else (T, B)), I, dtype=F32)
             states = make_states(module, B, F32) if initial else []
             hx = None if not states else states[0] if len(states) == 1 else tuple(states)
@@ -51,14 +51,14 @@ def test_onnxruntime_computes_the_same(kind, options):
             expected = [output, *(last if isinstance(last, tuple) else (last,))]
             for found, y in zip(infer(model, feed), expected, strict=True):
                 assert found.shape == y.shape
-                # Three layers, and runtimes have approximations of tanh of their own.
+                # Three layers, and each runtime has its own approximation of tanh.
                 bound = 8 * tolerance("float32", T, 7)
                 assert abs(found - y.numpy()).max() <= bound
 
 
 @pytest.mark.parametrize("kind", ["lstm", "lstm_proj", "gru"])
 def test_bfloat16_becomes_float32(kind):
-    """The graph computes what the module would with its weights in float32."""
+    """The graph computes the module with its weights in float32."""
     module = make(ours, kind, num_layers=2, bidirectional=True, dtype=torch.bfloat16)
     x = randn(4, 3, I, dtype=torch.bfloat16)
     found = infer(export(module), {"input": x.float()})
@@ -79,12 +79,12 @@ def test_the_graph_has_the_standard_operators_and_is_written(tmp_path):
     assert [x.name for x in graph.output] == ["output", "h_n"]
     inputs = [x.name for x in export(make(ours, "lstm"), initial_state=True).graph.input]
     assert inputs == ["input", "h_0", "c_0"]
-    double = export(make(ours, "lstm_proj", dtype=F64))  # onnxruntime has no kernels for it, other runtimes may
+    double = export(make(ours, "lstm_proj", dtype=F64))  # onnxruntime has no kernels for it, but other runtimes may
     assert {x.data_type for x in double.graph.initializer} == {onnx.TensorProto.DOUBLE, onnx.TensorProto.INT64}
 
 
 def own_forward(kind):
-    """Modules that do more than their layers: of a class with a forward of its own, and with one on the instance"""
+    """Return modules with a custom forward, defined by a subclass and on the instance."""
     base = getattr(ours, kind)
 
     class Scaled(base):
@@ -161,7 +161,7 @@ def test_a_whole_model_is_exported_by_torch(kind):
 )
 @pytest.mark.parametrize("kind", ["lstm", "gru", "tanh"])
 def test_a_layer_itself_is_exported_by_torch(kind):
-    """Of the exported module torch passes the defaults of what is taken by name, by position."""
+    """torch passes the defaults of the exported module's keyword-only arguments by position."""
     module, x = make(ours, kind, dtype=F32).eval(), randn(6, 2, I, dtype=F32)
     with torch.no_grad():
         output, last = module(x)

@@ -1,4 +1,4 @@
-"""Programs of torch.export without fastiter's ops: their values, and in ONNX where torch's exporter is installed."""
+"""Programs of torch.export without fastiter's ops: their values, and ONNX if torch's exporter is installed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CASES = [
 
 
 class Asked(torch.nn.Module):
-    """A layer with all that its call takes."""
+    """Calls a layer with lengths and reset, then again from its final state."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()

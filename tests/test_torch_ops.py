@@ -16,7 +16,7 @@ from fastiter.torch._linear import linear  # noqa: E402
 from rnn_calls import assert_runs, both_ways, every_cell, full_and_ragged, options, some_lengths  # noqa: E402
 from torch_rnn_calls import Leaves, leaves, run  # noqa: E402
 
-# torch's own: it inspects functions with an old module of its own, and loads decompositions with torch.jit.
+# torch's own warnings: it inspects functions with a deprecated module and loads decompositions with torch.jit.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.torch.jit.script")
 
 OPS = torch.ops.fastiter
@@ -44,7 +44,7 @@ LAYOUTS = {
 
 
 def results(cell: str, outputs: list[Any]) -> tuple[Any, list[Any], list[Any]]:
-    """h, the final states, and what else the forward op returns"""
+    """Return h, the final states, and the other outputs of the forward op."""
     count = len(STATES[cell])
     return outputs[0], outputs[1 : 1 + count], outputs[1 + count :]
 
@@ -92,7 +92,7 @@ def test_opcheck_of_linear(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @every_cell
 def test_fake_outputs_have_the_strides_of_real_ones(cell: str, activation: str, layout: str) -> None:
-    """Code that is generated for the one runs on the other."""
+    """Code generated for the fake outputs runs on the real ones."""
     name = f"{cell}_{activation}" if activation else cell
     rest = len(STATES[cell]) - 1
 
@@ -206,7 +206,7 @@ def test_export_with_any_batch_and_time() -> None:
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.trace")
 def test_trace_is_right_or_refused() -> None:
-    """torch.jit.trace records what passes torch's dispatcher; what does not is missing in the program."""
+    """torch.jit.trace records only calls through torch's dispatcher; others would be missing in the program."""
     given = detached(leaves(rnn_inputs("gru", 3, 5, 2, 5, np.float32)))
     try:
         program = torch.jit.trace(lambda wx: fastiter.torch.gru(wx, given.r)[0], given.wx, check_trace=False)
@@ -218,7 +218,7 @@ def test_trace_is_right_or_refused() -> None:
 
 # --- tensors without data --------------------------------------------------------------------------------------------
 
-# In a process of its own: to read from such a tensor is a segmentation fault.
+# Runs in a separate process, since reading from such a tensor is a segmentation fault.
 WITHOUT_DATA = """
 import sys
 import torch, fastiter.torch

@@ -17,7 +17,7 @@ from fastiter.torch import nn as ours  # noqa: E402
 
 
 class Box:
-    """What holds a tensor and is none."""
+    """Wrapper with __torch_function__ that holds a tensor without being one."""
 
     seen: list[Any]
 
@@ -43,7 +43,7 @@ def unboxed(x: Any) -> Any:
 
 
 class Subclass(torch.Tensor):
-    """A tensor of a class of its own, which torch's functions hand on."""
+    """A tensor subclass that torch's functions propagate."""
 
 
 def randn(*shape: int) -> Any:
@@ -112,7 +112,7 @@ def test_states_may_be_what_overrides() -> None:
 @pytest.mark.parametrize("what", ["input", "states", "weights"])
 @pytest.mark.parametrize("kind", [*KINDS, "sLSTM"])
 def test_modules_are_dispatched(kind: str, what: str) -> None:
-    """As torch.nn's: the results are what the argument makes of them."""
+    """Modules dispatch as torch.nn's do: the argument's __torch_function__ determines the results."""
     module = make(ours, kind, num_layers=2, dtype=torch.float64)
     x, states = make_input("time"), make_states(module, 4)
     expected = flat(module(x, states[0] if len(states) == 1 else tuple(states)))

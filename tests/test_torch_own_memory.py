@@ -1,4 +1,4 @@
-"""Results belong to whoever gets them: what is written to them before the backward pass changes no gradient."""
+"""Results belong to the caller: writing to them before the backward pass changes no gradient."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def flat(x: Any) -> list[Any]:
 
 
 def of_cells() -> dict[str, Call]:
-    """Each cell, alone and with all of its states, in small and in large memory, with options that take other ways."""
+    """Yield each cell, without and with all states, with small and large memory, and options with other code paths."""
     calls: dict[str, Call] = {}
     gates = {"lstm": 4, "gru": 3, "elman": 1, "slstm": 4}
     ways: dict[str, dict[str, Any]] = {
@@ -180,7 +180,7 @@ def test_results_may_be_changed_in_place_inside_of_the_graph(name: str) -> None:
     found = []
     for change in (lambda y: (y * 2).sin(), lambda y: y.mul_(2).sin_()):
         results, inputs = CALLS[name]()
-        results = list({id(y): y for y in results}.values())  # h is the first of all states as well
+        results = list({id(y): y for y in results}.values())  # h is also the first of all states
         total = sum(change(y).float().abs().sum() for y in results if y.requires_grad and not y.is_complex())
         if not isinstance(total, int):
             found.append(torch.autograd.grad(total, inputs))

@@ -1,4 +1,4 @@
-"""Numbers: tensors are rounded to the bits that arrays are rounded to."""
+"""Tensors are rounded to the same bits as arrays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ every_format = pytest.mark.parametrize("fmt", FORMATS)
 
 
 def same(actual: Any, expected: Any) -> None:
-    """The same bits, and NaN where there is NaN"""
+    """Assert equal bits, and NaN in the same places."""
     array = actual.numpy()
     assert array.dtype == expected.dtype and array.shape == expected.shape
     np.testing.assert_array_equal(array, expected)
@@ -202,7 +202,7 @@ def test_gradients_of_what_leaves() -> None:
     "fmt", ["e5m2<RU>", "e5m2<RA>", "e4m3<RD>", "int8<TRN>", "float<8,3,fn>", "bf16<RU>", "float<9,4,none>", "e4m3fn"]
 )
 def test_amax_holds_the_largest_of_any_size(fmt: str, dtype: Any) -> None:
-    """No infinity, whatever way it is rounded and however wide the format is; and nothing tiny is lost"""
+    """No infinity with any rounding and width of format, and no tiny number is lost."""
     rng = np.random.default_rng(0)
     powers = (-110, -20, 0, 60, 120) if dtype == torch.float32 else (-900, -200, 0, 100, 900)
     for power in powers:

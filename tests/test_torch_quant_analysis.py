@@ -1,4 +1,4 @@
-"""error, calibrate, pack and unpack on tensors are those on arrays."""
+"""error, calibrate, pack and unpack give equal results on tensors and arrays."""
 
 from __future__ import annotations
 

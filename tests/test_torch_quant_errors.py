@@ -1,4 +1,4 @@
-"""Every wrong argument of the functions, quantizers and layers: one sentence that says what is expected."""
+"""Every wrong argument of the functions, quantizers and layers: one sentence that names what is expected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LINEAR = torch.nn.Linear(6, 2)
 ADAM = torch.optim.Adam(LINEAR.parameters())
 
 CALLS: dict[str, tuple[Any, type[Exception], str]] = {
-    # quantize and its like
+    # quantize and similar functions
     "array": (lambda: q.quantize(np.ones(3), "int8"), TypeError, "quantize: x must be a torch.Tensor, got ndarray"),
     "dtype": (
         lambda: q.quantize(X.long(), "int8"),
@@ -152,7 +152,7 @@ CALLS: dict[str, tuple[Any, type[Exception], str]] = {
         TypeError,
         "decode: dtype must be torch.float32 or torch.float64, got torch.float16",
     ),
-    # what is learned
+    # learned parameters
     "width": (lambda: q.fixed_point(X, 54, POINT), ValueError, "fixed_point: width must be from 1 to 53, got 54"),
     "width type": (lambda: q.fixed_point(X, 8.0, POINT), TypeError, "Fixed: width must be an int, got float"),
     "point type": (lambda: q.fixed_point(X, 8, 3), TypeError, "fixed_point: point must be a torch.Tensor, got int"),

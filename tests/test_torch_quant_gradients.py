@@ -1,4 +1,4 @@
-"""Straight-through gradients against the formulas that they stand for, written as expressions of torch."""
+"""Straight-through gradients against their formulas, written as torch expressions."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ OVERFLOWS = ("SAT", "SAT_ZERO", "SAT_SYM", "WRAP", "WRAP_SM")
 
 
 def near_edges(fmt: Any, dtype: Any) -> Any:
-    """Every quarter of a step around both ends of the range, and the neighbours of those"""
+    """Return every quarter of a step around both ends of the range, and their neighbours."""
     low, high, step = quant.range_of(fmt)
     grid = np.array([end + step * k / 4 for end in (low, 0.0, high) for k in range(-9, 10)], dtype)
     return np.concatenate([grid, np.nextafter(grid, dtype(np.inf)), np.nextafter(grid, dtype(-np.inf))])
 
 
 def in_range(x: Any, fmt: Any, **options: Any) -> Any:
-    """Whether each number is in range once it is rounded, asked for one after the other"""
+    """Return whether each number is in range once rounded, tested one by one."""
     counts = [quant.quantize(x[i : i + 1], fmt, counts=True, **options)[1] for i in range(len(x))]
     return np.array([c.overflow == 0 for c in counts])
 
@@ -111,16 +111,16 @@ def test_blocks_pass_everything(fmt: str) -> None:
     assert (dx_of(ours.quantize(x, fmt), x) == 1).all()
 
 
-# --- what is learned --------------------------------------------------------------------------------------------------
+# --- learned parameters -----------------------------------------------------------------------------------------------
 
 
 def straight(v: Any, rounded: Any) -> Any:
-    """Rounded, with the derivative of v"""
+    """Round v, with the derivative of the identity."""
     return v + (rounded - v).detach()
 
 
 def spread(parameter: Any, shape: tuple[int, ...]) -> Any:
-    """One for each element"""
+    """Expand to one value for each element."""
     for axis, size in enumerate(shape if parameter.dim() else ()):
         parameter = parameter.repeat_interleave(size // parameter.shape[axis], axis)
     return parameter
@@ -158,7 +158,7 @@ def test_fixed_point_is_the_expression(signed: bool, rounding: str, shape: tuple
 
 
 def test_the_gradient_of_the_point_is_the_slope_of_its_surrogate() -> None:
-    """With the codes held fixed inside, and cut outside, y is smooth in the point: finite differences."""
+    """With codes held fixed inside the range and clipped outside, y is smooth in the point: finite differences."""
     x = torch.from_numpy(some_numbers(300, dtype=np.float64))
     for f in (-1, 0, 3):
         point = torch.tensor(float(f), dtype=torch.float64, requires_grad=True)
@@ -269,7 +269,7 @@ def test_sizes(size: int, dtype: Any) -> None:
         assert dparameter.item() == pytest.approx(wanted, abs=abs(factor) * 1e-6 * terms.abs().sum().item())
 
 
-# --- dtypes, layouts, and what has no derivative ----------------------------------------------------------------------
+# --- dtypes, layouts, missing derivatives -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -1,4 +1,4 @@
-"""Products with a rounded accumulator on tensors and in layers: the numbers of quant_matmul, the product's gradient."""
+"""Products with a rounded accumulator on tensors and in layers: quant_matmul's values, the product's gradient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastiter.torch import nn as ours  # noqa: E402
 from fastiter.torch import quant  # noqa: E402
 from test_torch_ops import compiled, opcheck  # noqa: E402
 
-# torch's own: it inspects functions with an old module of its own, and loads decompositions with torch.jit.
+# torch's own warnings: it inspects functions with a deprecated module and loads decompositions with torch.jit.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.torch.jit.script")
 
 ACCUMULATORS = ("fixed<10,4,RND,SAT>", "fixed<9,3,TRN,WRAP>", "fixed<10,4,RND_CONV,SAT_SYM>", "fixed<16,6>")
@@ -31,7 +31,7 @@ def rounded(x: Any, fmt: str = "fixed<8,4,RND,SAT>") -> Any:
 
 
 def by_hand(x: Any, weight: Any, bias: Any, accumulate: str) -> Any:
-    """The accumulator, step by step, in numbers that are exact, rounded by quantize"""
+    """Compute the accumulator step by step in exact numbers, rounded by quantize."""
     steps = torch.zeros(len(x), len(weight), dtype=torch.float64)
     if bias is not None:
         steps = quant.quantize((steps + bias.double()), accumulate)

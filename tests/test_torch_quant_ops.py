@@ -15,7 +15,7 @@ from rnn_calls import assert_runs  # noqa: E402
 from test_torch_ops import assert_equal, compiled, opcheck  # noqa: E402
 from torch_quant_cases import FORMATS, LAYOUTS, some_numbers  # noqa: E402
 
-# torch's own: it inspects functions with an old module of its own, and loads decompositions with torch.jit.
+# torch's own warnings: it inspects functions with a deprecated module and loads decompositions with torch.jit.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.torch.jit.script")
 
 OPS = torch.ops.fastiter
@@ -52,14 +52,14 @@ def test_opcheck_of_zero_points_codes_and_points() -> None:
 
 
 def outcome(function: Any, *given: Any) -> list[Any]:
-    """Results, and the gradients of all that have one"""
+    """Return the results, and the gradients of all inputs that have one."""
     leaves = [x.detach().clone().requires_grad_() for x in given]
     outputs = function(*leaves)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return [*outputs, *torch.autograd.grad(sum(y.square().sum() for y in outputs), leaves)]
 
 
-A_FORMAT = formats.Fixed(6, 3, rounding="RND", overflow="SAT")  # made outside of what is compiled
+A_FORMAT = formats.Fixed(6, 3, rounding="RND", overflow="SAT")  # created outside of the compiled function
 FUNCTIONS: dict[str, Any] = {
     "quantize": lambda x, s: ours.quantize(torch.tanh(x) * 9, "e4m3fn", scale=s.abs()) * 2,
     "quantize a format": lambda x, s: ours.quantize(x * s, A_FORMAT),
@@ -128,7 +128,7 @@ def test_export_with_any_sizes() -> None:
         assert_equal(list(program.module()(*x)), list(Layer()(*x)))
 
 
-# In a process of its own: to read from such a tensor is a segmentation fault.
+# Runs in a separate process, since reading from such a tensor is a segmentation fault.
 WITHOUT_DATA = """
 import sys
 import torch, fastiter.torch

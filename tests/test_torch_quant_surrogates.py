@@ -1,9 +1,9 @@
 """Every option that changes a gradient, against finite differences of the surrogate that docs/quant_training.md names.
 
-With v = x / s, r the rounded v and q the number that the format makes of r, y = q s is differentiated as if
+With v = x / s, r the rounded v and q the number of the format for r, y = q s is differentiated as if
 
-- r - v were a constant where r is in the format's range, or where it has wrapped and ste="pass";
-- q were a constant elsewhere. With "pass", dy/dx is 1 all the same.
+- r - v were a constant if r is in the format's range, or has wrapped and ste="pass";
+- q were a constant otherwise. With "pass", dy/dx is 1 nevertheless.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Run = Callable[[Callable[[], Any]], Any]
 
 @pytest.fixture(params=["cpu", "triton"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """How an operation runs: on the CPU's kernels, or on those for a GPU in the interpreter."""
+    """Run an operation on the CPU kernels, or on the GPU kernels in the interpreter."""
     if request.param == "cpu":
         return lambda call: call()
     pytest.importorskip("triton")
@@ -42,7 +42,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 
 def numbers(fmt: Any, scale: Any, zero: Any = 0) -> Any:
-    """3 x 20 numbers: in range, around both ends, and up to four times beyond; no ties"""
+    """Return 3 x 20 numbers without ties: in range, around both ends, and up to four times beyond."""
     low, high, step = quant.range_of(fmt)
     near = np.array([-3.3, -1.4, -0.6, -0.3, 0.2, 0.4, 0.7, 1.6, 2.7]) * (step if step == step else 0.1)
     spread = np.linspace(-4.05, 3.97, 33) * max(abs(low), abs(high))
@@ -51,14 +51,14 @@ def numbers(fmt: Any, scale: Any, zero: Any = 0) -> Any:
 
 
 def spread_over(parameter: Any, shape: tuple[int, int]) -> Any:
-    """A scale, or a zero point, for each element"""
+    """Expand a scale or a zero point to one value for each element."""
     for axis, size in enumerate(shape if parameter.dim() else ()):
         parameter = parameter.repeat_interleave(size // parameter.shape[axis], axis)
     return parameter.expand(shape)
 
 
 def is_inside(v: Any, fmt: Any, zero: Any) -> Any:
-    """Whether each number is in range once it is rounded, asked for one after the other"""
+    """Return whether each number is in range once rounded, tested one by one."""
     if fmt.stochastic:
         low, high, _ = quant.range_of(fmt)
         return (v >= low - zero) & (v <= high - zero)
@@ -72,7 +72,7 @@ def is_inside(v: Any, fmt: Any, zero: Any) -> Any:
 def check(
     y: Any, x: Any, parameter: Any, fmt: Any, ste: str, *, is_point: bool = False, zero: Any = 0, factor: float = 1.0
 ) -> None:
-    """dx and the gradient of the scale or the binary point are the slopes of the surrogate."""
+    """Assert that dx and the gradient of the scale or binary point are the slopes of the surrogate."""
     dy = torch.linspace(0.5, 2.0, x.numel(), dtype=torch.float64).view(x.shape).cos()
     dx, found = torch.autograd.grad(y, (x, parameter), dy)
     given = parameter.detach().round() if is_point else parameter.detach()
@@ -109,7 +109,7 @@ def scales(shape: tuple[int, ...], seed: int = 0) -> Any:
 
 
 def fixed_formats(overflow: str) -> list[Fixed]:
-    """All roundings and signs; bits that saturate, up to all of them; half of the roundings each for those"""
+    """Yield all roundings and signs; saturated bits from none to all, each with half of the roundings."""
     signs = (True, False) if overflow != "WRAP_SM" else (True,)
     bits = (0, 1, 2, 5) if overflow.startswith("WRAP") else (0,)
     listed = [(rounding, signed, n) for rounding in ROUNDINGS for signed in signs for n in bits]
@@ -197,7 +197,7 @@ def test_alpha_of_pact(run: Run, rounding: str) -> None:
         return dy * x.clamp(0.0, alpha)
 
     dx, dalpha = torch.autograd.grad(run(lambda: ours.pact(x, alpha, 3, rounding=rounding, rng=1)), (x, alpha), dy)
-    plain = x.detach() + 1e-3  # off the ends, where there is a slope for each side
+    plain = x.detach() + 1e-3  # away from the ends, where each side has a different slope
     torch.testing.assert_close(dx, (clip(plain + H, 1.7) - clip(plain - H, 1.7)) / (2 * H), rtol=1e-8, atol=1e-8)
     slope = (clip(x.detach(), 1.7 + H) - clip(x.detach(), 1.7 - H)).sum() / (2 * H)
     torch.testing.assert_close(dalpha, slope, rtol=1e-8, atol=1e-8)
@@ -234,7 +234,7 @@ def test_the_step_of_a_module_may_have_any_sign(run: Run, sign: float) -> None:
     torch.testing.assert_close(found, (expected[0], sign * expected[1]), rtol=0, atol=0)
 
 
-# --- what needs no surrogate ------------------------------------------------------------------------------------------
+# --- cases without a surrogate ----------------------------------------------------------------------------------------
 
 
 @every_ste
@@ -243,7 +243,7 @@ def test_the_step_of_a_module_may_have_any_sign(run: Run, sign: float) -> None:
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_what_saturates_is_proportional_to_the_scale(run: Run, text: str, ste: str, dtype: Any) -> None:
-    """Beyond the range y is the end of the range times s, whose slope needs no surrogate: finite differences of y."""
+    """Beyond the range y is the end of the range times s, so finite differences of y itself give the slope."""
     _, high, _ = quant.range_of(text)
     x = torch.linspace(1.6, 3.0, 20, dtype=dtype) * high * 0.5
     scale = torch.tensor(0.5, dtype=dtype, requires_grad=True)

@@ -1,4 +1,4 @@
-"""relax_solve and sweeps on tensors: values, gradients of every input, what torch does with the ops, errors."""
+"""relax_solve and sweeps on tensors: values, gradients of every input, the ops under torch's machinery, errors."""
 
 from __future__ import annotations
 

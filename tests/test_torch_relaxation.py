@@ -1,4 +1,4 @@
-"""fastiter.torch.Relaxation on the CPU: what fastiter.relax.Relaxation does, on tensors."""
+"""fastiter.torch.Relaxation on CPU tensors equals fastiter.relax.Relaxation on arrays."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_copies_have_the_same_bits() -> None:
 
 
 def test_singular_systems_and_stored_zeros() -> None:
-    """omega="auto" is the arrays', and the colours of a fixed matrix do not count zeros; those of a pattern do."""
+    """omega="auto" equals the arrays'; colours of a fixed matrix ignore stored zeros, those of a pattern count them."""
     m = 12
     line = np.diag(np.r_[1.0, np.full(m - 2, 2.0), 1.0]) - np.eye(m, k=1) - np.eye(m, k=-1)
     A = csr(np.kron(np.eye(m), line) + np.kron(line, np.eye(m)))

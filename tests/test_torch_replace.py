@@ -1,4 +1,4 @@
-"""replace and restore: the same objects, weights, hooks, parametrisations and mode; results of torch's; reasons."""
+"""replace and restore: the same objects, weights, hooks, parametrisations and mode; torch's results; reasons."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = no_onednn_projection
 
 
 class Model(nn.Module):
-    """Two layers that share weights, one of another kind, and what is no recurrence."""
+    """Two layers that share weights, one of another kind, and non-recurrent layers."""
 
     def __init__(self):
         super().__init__()
@@ -116,7 +116,7 @@ def test_parametrisations_stay():
 @pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_hh_l0", "weight_ih_l1"])
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_a_parametrisation_with_a_product_under_autocast(kind, name):
-    """Autocast makes that one weight in bfloat16, while the others are float32."""
+    """Autocast computes that one weight in bfloat16, while the others stay float32."""
 
     class Scaled(nn.Module):
         def forward(self, w):

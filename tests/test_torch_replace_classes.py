@@ -1,4 +1,4 @@
-"""replace on classes derived from torch's: the kernel below their super(), all else as it was; and reasons against."""
+"""replace on classes derived from torch's: super() finds the kernel, all else unchanged; reasons for refusal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = no_onednn_projection
 
 
 class Named(nn.LSTM):
-    """Nothing but a name and an attribute."""
+    """A subclass with only a name and an attribute."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
@@ -50,7 +50,7 @@ class ByHelper(nn.RNN):
 
 
 class ZeroLengths(ABC, nn.RNNBase):
-    """pytorch-forecasting's way: an abstract class beside torch's, whose forward packs and calls super()."""
+    """A class as in pytorch-forecasting: a mixin beside torch's class, whose forward packs and calls super()."""
 
     @abstractmethod
     def first(self, x): ...
@@ -70,7 +70,7 @@ class Forecasting(ZeroLengths, nn.LSTM):
 
 
 class Derived(Forecasting):
-    """Of a derived class."""
+    """Class derived from a derived class."""
 
 
 class Slots(nn.GRU):
@@ -181,7 +181,7 @@ def test_every_class_is_made_once():
 
 
 def test_others_of_the_same_class():
-    """What a library builds of a layer's class, or takes it for, goes on."""
+    """Building and isinstance-testing further layers of a replaced layer's class keep working."""
     module = make(Scaled)
     replace(module)
     other = type(module)(I, H)

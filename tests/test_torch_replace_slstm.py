@@ -1,4 +1,4 @@
-"""replace on the sLSTM cells of other packages: what they compute by one call of a kernel, and reasons against."""
+"""replace on the sLSTM cells of other packages: equal results by one kernel call, and reasons for refusal."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class OtherOrder(Cell):
 
 
 class NotAsked(nn.Module):
-    """A config and parameters of other names or sizes: none of these cells."""
+    """A module whose config or parameters have other names or sizes, and so is none of these cells."""
 
     def __init__(self, kernel, bias, config):
         super().__init__()

@@ -113,7 +113,7 @@ def test_each_cotangent_alone(cell: str, activation: str, reverse: bool, ragged:
         cotangents, given = only(every, kind, k), leaves(inputs)
         gradients = pull(cell, activation, given, cotangents, given.all(), **how)
         expected = specified_gradients(cell, activation, inputs, cotangents, **how)
-        # One scale for all: a gradient may be nothing but zeros.
+        # One scale for all, since a gradient may be all zeros.
         scale = max(float(np.max(np.abs(e))) for e in expected)
         assert_close(numpy(gradients), expected, B * T, D, scale=scale, name=f"{kind} {k}")
 
@@ -168,7 +168,7 @@ def test_gradients_of_nothing(cell: str, activation: str, B: int, T: int, revers
 
 
 def smooth_inputs(cell: str, n: tuple[float, float]) -> Leaves:
-    """Inputs away from every kink: relu's at 0, that of max(n, 1)."""
+    """Return inputs away from the kinks of relu (0) and max(n, 1)."""
     inputs = rnn_inputs(cell, 3, 3, 2, 2, np.float64, seed=2)
     if cell == "slstm":
         h, c, _, m = inputs.state
@@ -227,7 +227,7 @@ def test_sum_backward(cell: str, activation: str) -> None:
     given = leaves(rnn_inputs(cell, 3, 5, 2, 17, np.float32))
     h, *_ = run(cell, activation, given)
     expected = torch.autograd.grad(h, given.all(), torch.ones_like(h), retain_graph=True)
-    h.sum().backward()  # hands over a cotangent with all strides 0
+    h.sum().backward()  # passes a cotangent with all strides 0
     assert_same_bits(tuple(numpy(x.grad) for x in given.all()), numpy(expected))
 
 
@@ -274,7 +274,7 @@ def test_any_layout_of_inputs(cell: str, activation: str, view: str) -> None:
 
 
 def in_bfloat16(inputs: Leaves) -> Leaves:
-    """The same arguments, the states other than h in float32."""
+    """Return the arguments in bfloat16, with states other than h in float32."""
 
     def half(x: Any) -> Any:
         return x.detach().bfloat16().requires_grad_()
@@ -294,7 +294,7 @@ def bits_of(x: Any) -> Any:
 def test_one_call_or_step_by_step(
     cell: str, activation: str, dtype: Any, time_major: bool, reverse: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dense tensors take one call for all that the ops do; without it the same results come out."""
+    """Dense tensors take a single call; the ops give the same results without it."""
     short = [fastiter._core.rnn_fwd_tensors, fastiter._core.rnn_bwd_tensors]
     answers: list[bool] = []
 
@@ -354,5 +354,5 @@ def test_packed_is_the_padded_batch(cell: str, activation: str, dtype: Any, reve
     expected = numpy(torch.autograd.grad([h, *last], plain.all(), cotangents))
     gradients = numpy(torch.autograd.grad([padded_h, *packed_last], given.all(), cotangents))
     assert_same_bits(gradients[:1] + gradients[2:], expected[:1] + expected[2:])
-    # dr adds up the same terms in another order.
+    # dr sums the same terms in another order.
     assert_close(gradients[1], expected[1], B * T, D)

@@ -1,4 +1,4 @@
-"""The recurrent cells inside of autograd: what may happen between a call and its backward pass, and what must not."""
+"""The recurrent cells under autograd: what is allowed between a call and its backward pass, and what is refused."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from cases import RNN_CELLS, STATES, assert_same_bits, rnn_inputs  # noqa: E402
 from rnn_calls import both_dtypes, both_ways, every_cell, full_and_ragged, some_lengths  # noqa: E402
 from torch_rnn_calls import Leaves, leaves, numpy, run  # noqa: E402
 
-# Shared out by units, by rows, by heads and rows; r's gradient large enough to be shared too.
+# Shared by units, by rows, by heads and rows; r's gradient is large enough to be shared too.
 SHARED_SIZES = [(1, 9, 1, 256), (16, 9, 1, 64), (13, 5, 3, 33), (2, 7, 2, 130)]
 
 
 def backward(cell: str, activation: str, given: Leaves, **how: Any) -> tuple[Any, Any]:
-    """Outputs, and gradients from cotangents that are the outputs themselves."""
+    """Return outputs, and gradients from the outputs as cotangents."""
     h, last, states = run(cell, activation, given, **how)
     outputs = [h, *last, *states[1:]]
     gradients = torch.autograd.grad(outputs, given.all(), [y.detach() for y in outputs])
@@ -59,7 +59,7 @@ def test_torch_may_use_other_threads(of_torch: int, of_fastiter: int) -> None:
         torch.set_num_threads(of_torch)
         fastiter.set_num_threads(of_fastiter)
         for _ in range(5):
-            x = torch.tanh(x @ x)  # leaves torch's threads awake
+            x = torch.tanh(x @ x)  # keeps torch's threads spinning
             assert_same_bits(backward("lstm", "", given), expected)
         assert torch.get_num_threads() == of_torch
         assert fastiter.get_num_threads() == of_fastiter
@@ -130,7 +130,7 @@ def test_outputs_share_no_memory_with_inputs(cell: str, activation: str) -> None
 
 
 def after_change(cell: str, activation: str, change: Callable[[Leaves, Any], None]) -> tuple[str, bool]:
-    """The error of a backward pass after the change, and else whether the gradients are those from before it."""
+    """Return the error of a backward pass after the change, else whether the gradients are unchanged."""
     given, lengths = leaves(rnn_inputs(cell, 3, 4, 2, 5, np.float64)), torch.tensor([4, 1, 3])
     outputs = run(cell, activation, given, lengths=lengths)
     h, last, _ = outputs
@@ -206,7 +206,7 @@ def test_final_states_may_be_changed_and_detached_in_place(cell: str, activation
 # --- other kinds of derivatives: right, or refused -------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own call of it
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch itself calls it
 def test_forward_mode_is_right_or_refused() -> None:
     wx, r, *_ = leaves(rnn_inputs("gru", 2, 3, 1, 4, np.float64))
     wx, r = wx.detach(), r.detach()

@@ -31,20 +31,20 @@ SIZES = [(5, 6, 2, 17), (1, 5, 1, 33)]
 
 
 def some_resets(B: int, T: int) -> Any:
-    """Flags (B, T) of which a third is set, the first step of the first row among them."""
+    """Return flags (B, T), a third of them set, the first step of the first row included."""
     reset = np.random.default_rng([B, T]).random((B, T)) < 1 / 3
     reset[:1, :1] = True
     return reset
 
 
 def some_bounds(T: int) -> Any:
-    """cu_seqlens of six sequences, of which one is empty."""
+    """Return cu_seqlens of six sequences, one of them empty."""
     inner = np.sort(np.random.default_rng(T).integers(0, T + 1, 4))
     return np.array([0, *inner, inner[-1], T])
 
 
 def packed_inputs(cell: str, T: int, N: int, D: int, dtype: Any) -> tuple[RnnInputs, Any]:
-    """One row of T steps, and the sequences in it, with a state for each of these."""
+    """Return one row of T steps, the sequences in it, and a state for each."""
     bounds = some_bounds(T)
     states = rnn_inputs(cell, len(bounds) - 1, 1, N, D, dtype).state
     return rnn_inputs(cell, 1, T, N, D, dtype)._replace(state=states), bounds
@@ -222,7 +222,7 @@ def test_checkpoints_change_no_bit(cell: str, activation: str, reverse: bool, ra
 
 @full_and_ragged
 def test_gradients_on_many_threads_and_in_chunks(ragged: bool) -> None:
-    """Plans that share out units, rows and heads; r so small that its gradient is summed up on the way, and wider."""
+    """Plans that share units, rows and heads; r narrow enough to sum its gradient during the pass, and wider."""
     for cell, B, T, N, D in (("lstm", 1, 40, 1, 256), ("gru", 45, 12, 1, 65), ("slstm", 16, 20, 2, 48)):
         given = leaves(rnn_inputs(cell, B, T, N, D, np.float32))
         how = {"lengths": some_lengths(B, T) if ragged else None}
@@ -237,7 +237,7 @@ def test_gradients_on_many_threads_and_in_chunks(ragged: bool) -> None:
 @both_ways
 @pytest.mark.parametrize("cell", ["lstm", "gru", "slstm"])
 def test_checkpoints_far_apart(cell: str, reverse: bool) -> None:
-    """Chunks of more steps than are computed again side by side, which begin and end anywhere in a row."""
+    """Chunks longer than the steps recomputed at once, which begin and end anywhere in a row."""
     given = leaves(rnn_inputs(cell, 3, 450, 1, 40, np.float32))
     fastiter.set_num_threads(1)
     how = {"reverse": reverse, "reset": tensor(some_resets(3, 450))}
@@ -247,7 +247,7 @@ def test_checkpoints_far_apart(cell: str, reverse: bool) -> None:
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "slstm"])
 def test_checkpoints_save_memory(cell: str) -> None:
-    """What is kept for the backward pass besides the arguments and h, in bytes."""
+    """Compare the bytes saved for the backward pass besides the arguments and h."""
     given = leaves(rnn_inputs(cell, 4, 128, 2, 16, np.float32))
 
     def kept(every: int | None) -> int:

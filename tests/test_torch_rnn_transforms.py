@@ -21,7 +21,7 @@ from fastiter.torch._linear import linear  # noqa: E402
 EVERY = [*KINDS, "sLSTM"]
 every_kind = pytest.mark.parametrize("kind", EVERY)
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*should not be instantiated:DeprecationWarning",  # torch's own, while tracing
+    "ignore:.*should not be instantiated:DeprecationWarning",  # torch's own, in tracing
     "ignore:.torch.jit.script. is deprecated",
     "ignore:Please use the new API settings to control TF32",
     "ignore:.*does not support .*builtin:UserWarning",
@@ -92,7 +92,7 @@ def test_compiles_once_for_all_lengths(kind):
 
 
 def test_what_torch_compile_gives_up_on_is_not_traced_in_parts():
-    """Under torch.func, parts of the ops' implementations would have handed their kernels tensors without memory."""
+    """Under torch.func, traced parts of the ops' implementations would pass the kernels tensors without memory."""
     module, x = make(ours, "gru", dtype=F64), make_input("time")
     torch._dynamo.reset()
     compiled = torch.compile(grad(lambda x: module(x)[0].sum()), backend="aot_eager")
@@ -228,7 +228,7 @@ def test_parallel_wrappers(one_process):
 
 
 def test_vmap_over_nothing() -> None:
-    """A batch of 0 has results of 0, with the shapes that others have, as torch's functions do."""
+    """A batch of size 0 gives results of batch size 0 with the usual shapes, as torch's functions do."""
     r = torch.randn(4, 1, 3, 3)
 
     def loss(r: torch.Tensor, wx: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,7 @@ F64 = pytest.mark.parametrize("dtype", [np.float64, np.complex128], ids=["f64", 
 
 
 def tensors(kind: str, dtype: Any, cut: str = "plain", broadcast: str = "full", groups: int = 2) -> tuple[Any, ...]:
-    """a, x, h0 that require gradients; a batch of three rows, or one row of three sequences"""
+    """Return a, x, h0 that require gradients: a batch of three rows, or one row of three sequences."""
     a, x, h0 = scan_inputs(kind, 3, 5, (3,) if kind == "linear" else (groups, 2), dtype, broadcast)
     if cut == "packed":
         a, x = a[:1], x[:1]

@@ -1,4 +1,4 @@
-"""The backward pass of the scans: numbers of the specification at every size, the same bits however it is shared."""
+"""The backward pass of the scans: the specification's values at every size, equal bits however it is shared."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BACKWARD = {"linear": reference.linear_scan_backward, "block": reference.block_s
 every_broadcast = pytest.mark.parametrize("broadcast", BROADCASTS)
 F64 = pytest.mark.parametrize("dtype", [np.float64, np.complex128], ids=["f64", "c128"])
 
-# (B, T, sizes): around vectors and around the 64 steps that are summed at once
+# (B, T, sizes): around vector widths and around the 64 steps that are summed at once
 SIZES = {
     "linear": [
         (1, 1, (1,)),
@@ -47,7 +47,7 @@ SIZES = {
 
 
 def leaves(kind: str, B: int, T: int, sizes: tuple[int, ...], dtype: Any, broadcast: str = "full") -> list[Any]:
-    """a, x, h0 that require gradients. Factors below 1, so that long sequences stay what they are."""
+    """Return a, x, h0 that require gradients, with factors below 1, so that long sequences stay bounded."""
     a, x, h0 = scan_inputs(kind, B, T, sizes, dtype, broadcast)
     a = a / (1 + np.abs(a)) / (1 if kind == "linear" else np.sqrt(sizes[-1]))
     return [torch.from_numpy(y.astype(dtype)).requires_grad_() for y in (a, x, h0)]
@@ -67,7 +67,7 @@ def cuts(B: int, T: int) -> list[dict[str, Any]]:
 
 
 def with_gradients(kind: str, given: list[Any], **how: Any) -> tuple[Array, ...]:
-    """h, last and the gradients of all inputs, from cotangents that are drawn"""
+    """Return h, last and the gradients of all inputs, from random cotangents."""
     h, last = SCANS[kind](*given, **how)
     rng = np.random.default_rng(5)
     cotangents = [torch.from_numpy(rng.standard_normal(y.shape)).to(y.dtype) for y in (h, last)]
@@ -212,7 +212,7 @@ def test_padding_and_resets_in_the_backward_pass(kind: str, reverse: bool) -> No
 
 @both_kinds
 def test_one_pass_and_its_pieces_agree(kind: str) -> None:
-    """With create_graph the backward pass is put together from scans and products."""
+    """With create_graph the backward pass is composed of scans and products."""
     for B, T, sizes in SIZES[kind]:
         for broadcast in BROADCASTS:
             given = leaves(kind, B, T, sizes, np.float64, broadcast)
@@ -242,7 +242,7 @@ def test_bfloat16_gradients(broadcast: str) -> None:
             )
             assert [g.dtype for g in gradients] == [torch.bfloat16, torch.bfloat16, torch.float32]
             for mine, e in zip(gradients, expected, strict=True):
-                # h and the result have 8 bits each; a sum of terms with either sign is off by a share of their sizes.
+                # h and the result have 8 bits each; a sum of terms of both signs is off by a fraction of their sizes.
                 scale = 0.01 * (1 + e.abs().max().item() * 4)
                 torch.testing.assert_close(mine.float(), e, rtol=0.02, atol=scale)
         dx = torch.autograd.grad([h], stored[1], [dh])[0]
@@ -264,7 +264,7 @@ def test_large_gradients_past_the_caches() -> None:
 
 
 def test_sign_of_a_zero_gradient() -> None:
-    """Where what comes in cancels what was carried, l is 0 and the gradient of a is 0 with the sign of h."""
+    """If the cotangent cancels the carried gradient, l is 0 and the gradient of a is 0 with the sign of h."""
     B, T, D = 3, 9, 35
     a, x, h0 = leaves("linear", B, T, (D,), np.float32)
     a = torch.ones_like(a, requires_grad=True)

@@ -14,7 +14,7 @@ import fastiter.torch  # noqa: E402
 from rnn_calls import assert_runs  # noqa: E402
 from scan_calls import both_kinds, both_ways, resets, scan_inputs, some_lengths  # noqa: E402
 
-# torch's own: it inspects functions with an old module of its own, and loads decompositions with torch.jit.
+# torch's own warnings: it inspects functions with a deprecated module and loads decompositions with torch.jit.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.torch.jit.script")
 
 SCANS = {"linear": fastiter.torch.linear_scan, "block": fastiter.torch.block_scan}
@@ -66,7 +66,7 @@ def test_opcheck_of_bfloat16() -> None:
 @every_layout
 @both_kinds
 def test_fake_outputs_have_the_strides_of_real_ones(kind: str, layout: str) -> None:
-    """Code that is generated for the one runs on the other."""
+    """Code generated for the fake outputs runs on the real ones."""
 
     def strides(a: Any, x: Any, h0: Any) -> list[Any]:
         h, last = op(kind, "fwd")(a, x, h0, False, None, None, None)
@@ -204,7 +204,7 @@ def test_gradients_of_torch_func(kind: str) -> None:
         torch.func.jvp(lambda x: SCANS[kind](a, x)[0], (x,), (x,))
 
 
-# In a process of its own: to read from such a tensor is a segmentation fault.
+# Runs in a separate process, since reading from such a tensor is a segmentation fault.
 WITHOUT_DATA = """
 import sys
 import torch, fastiter.torch

@@ -1,4 +1,4 @@
-"""solve_recurrence: the answer is the loop's, whatever the cell, the method, the structure and the windows."""
+"""solve_recurrence: the result is the loop's for any cell, method, structure and windows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_is_the_loop(case: Case, dtype: Any, method: str) -> None:
     for B, T, D in ((3, 40, 5), (1, 1, 1)):
         inputs = case.inputs(B, T, D, dtype)
         solution = solve_recurrence(case.cell, *inputs, method=method)
-        # the diagonal converges linearly: it stops where the residual is small, not far below
+        # the diagonal converges linearly: it stops at a small residual, not far below
         assert_is_loop(solution, case, inputs, (1000 if method == "quasi" else 100) * eps(dtype))
         assert isinstance(solution.value, tuple) == isinstance(inputs[2], tuple)
         assert method in (solution.method, "auto")
@@ -105,7 +105,7 @@ def test_only_what_is_chaotic_is_run_as_a_loop(method: str) -> None:
     expected[1, 1:3] = True
     assert solution.sequential.equal(expected)
     assert solution.converged.all()
-    # from its own states: what differs by rounding before is far apart behind the chaos
+    # from its own states, since rounding differences grow large in the chaotic part
     for start in range(0, 200, 50):
         before = solution.value[:, start - 1] if start else h0
         expected = loop(logistic, x[:, start : start + 50], (), before)[0][0]

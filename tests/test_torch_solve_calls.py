@@ -1,4 +1,4 @@
-"""solve_recurrence as it is called: strides, sizes, found states, options, modes of torch; and what it reports."""
+"""Calls of solve_recurrence: strides, sizes, discovered states, options, torch's modes; and its report."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def test_a_cell_that_returns_its_argument() -> None:
         for cell, expected in ((lambda h, x, p: x, x), (lambda h, x, p: h, h0[:, None].expand(2, 40, 3))):
             value = solve_recurrence(cell, x, (), h0, method=method).value
             assert value.equal(expected)
-            value.mul_(2)  # it is nobody else's
+            value.mul_(2)  # its memory is not shared
 
 
-# --- states that are found --------------------------------------------------------------------------------------------
+# --- discovered states ------------------------------------------------------------------------------------------------
 
 
 def test_states_are_found_where_a_cell_broadcasts() -> None:
@@ -128,7 +128,7 @@ def test_auto_leaves_chaos_to_the_loop() -> None:
     solution = solve_recurrence(lambda h, x, p: x * h * (1 - h), x, (), torch.full((1, 2), 0.3), window=50)
     assert solution.method == "newton"
     assert solution.sequential.all()
-    assert solution.steps.max() <= 3  # one window is enough to see it
+    assert solution.steps.max() <= 3  # one window suffices to see it
     assert solution.value.equal(loop(lambda h, x, p: x * h * (1 - h), x, (), torch.full((1, 2), 0.3))[0][0])
 
 
@@ -143,7 +143,7 @@ def test_throw() -> None:
     x[1, 7] = float("nan")
     with pytest.raises(RuntimeError, match="got 1 of 3 sequences"):
         solve_recurrence(paragru, x, params, h0, method="newton", throw=True)
-    for method in ("auto", "sequential"):  # they may run the loop, and say what is not finite
+    for method in ("auto", "sequential"):  # they may run the loop, and report what is not finite
         solution = solve_recurrence(paragru, x, params, h0, method=method, throw=True)
         assert solution.converged.tolist() == [True, False, True]
 
@@ -159,7 +159,7 @@ def test_tolerances() -> None:
             assert largest_difference(solution.value, expected) <= 10 * tolerance
         steps.append(solution.steps.max().item())
     assert steps == sorted(steps) and steps[0] < steps[-1]
-    # nothing but equality would do, which rounding may deny: the loop's answer all the same
+    # tolerance 0 requires equality, which rounding may prevent; the result is still the loop's
     exact = solve_recurrence(elman, *inputs, method="newton", rtol=0.0, atol=0.0)
     assert largest_difference(exact.value, expected) <= 1e-13
 
@@ -231,7 +231,7 @@ def test_a_captured_parameter_is_fine_where_no_gradient_is_wanted() -> None:
     assert solve_recurrence(lambda h, x, p: module(x, h), x, (), h0, method="newton").value.equal(value)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own call of it
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch itself calls it
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # and another
 def test_compiled_code_calls_it_between_two_graphs() -> None:
     x, (a,), h0 = paragru_inputs(2, 40, 3, torch.float64)

@@ -1,4 +1,4 @@
-"""Wrong arguments of solve_recurrence, and cells that break its rules: one sentence each that says what is wrong."""
+"""Wrong arguments of solve_recurrence, and cells that break its rules: a one-sentence message each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradients of solve_recurrence: exact for every structure, however the states were found."""
+"""Gradients of solve_recurrence: exact for every structure, whichever method found the states."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ Pytree = torch.utils._pytree
 
 
 def leaves(inputs: Any) -> tuple[list[Any], Callable[..., Any]]:
-    """The tensors of (x, params, h0) as leaves, and how to put others in their places."""
+    """Return the tensors of (x, params, h0) as leaves, and a function that substitutes others for them."""
     flat, spec = Pytree.tree_flatten(inputs)
     return [x.detach().clone().requires_grad_() for x in flat], lambda *y: Pytree.tree_unflatten(list(y), spec)
 
 
 def gradients(outputs: Any, inputs: Any, seed: int = 0) -> Any:
-    """Of random multiples of all outputs."""
+    """Return the gradients of a random linear functional of all outputs."""
     randn = numbers(seed, outputs[0].dtype)
     return torch.autograd.grad(outputs, inputs, [randn(*y.shape) for y in outputs])
 
 
 def compare(cell: Any, inputs: Any, tolerance: float = 1e-11, **how: Any) -> Any:
-    """Check the gradients of states and last states against those of the loop."""
+    """Check the gradients of states and last states against the loop's."""
     given, rebuild = leaves(inputs)
     solution = solve_recurrence(cell, *rebuild(*given), **how)
     actual = gradients([*as_tuple(solution.value), *as_tuple(solution.last)], given)
@@ -110,7 +110,7 @@ def test_windows_that_were_run_as_a_loop() -> None:
     assert solution.sequential.any()
 
 
-# --- what is differentiated -------------------------------------------------------------------------------------------
+# --- differentiated inputs --------------------------------------------------------------------------------------------
 
 
 def test_only_what_requires_a_gradient() -> None:
@@ -184,7 +184,7 @@ def test_nan_in_a_row_stays_in_its_row() -> None:
     torch.testing.assert_close(actual[[0, 2]], expected[[0, 2]], rtol=1e-11, atol=1e-11)
 
 
-# --- what may happen between the call and its backward pass, and what must not ----------------------------------------
+# --- between the call and its backward pass: allowed and refused -----------------------------------------------------
 
 
 def test_backward_twice_is_the_same() -> None:
@@ -216,7 +216,7 @@ def test_double_backward_is_refused(method: str) -> None:
                 torch.autograd.grad(gradient.square().sum(), given, retain_graph=True)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own call of it
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch itself calls it
 def test_forward_mode_and_transforms_are_refused() -> None:
     x, params, h0 = paragru_inputs(2, 40, 3, torch.float64)
 

@@ -1,4 +1,4 @@
-"""solve_recurrence where Newton's method alone goes wrong: nothing that diverged is ever returned."""
+"""solve_recurrence where plain Newton's method fails: diverged values are never returned."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_weights_a_hundred_times_too_large(method: str, dtype: Any) -> None:
 
 
 def test_products_of_jacobians_that_overflow() -> None:
-    """The first guess is far off where the map stretches, though the solution is at rest in its fixed point 0."""
+    """The first guess is far off, where the map expands, though the solution stays at its fixed point 0."""
     x = torch.zeros((2, 400, 3))
     x[:, 0] = 1e-3
 

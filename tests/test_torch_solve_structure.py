@@ -1,4 +1,4 @@
-"""solve_recurrence and the structure of the Jacobians: found, claimed, given; right or wrong."""
+"""solve_recurrence and the structure of the Jacobians: detected, declared, given; right or wrong."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from solve_cells import (  # noqa: E402
 
 
 def couple(h: Any, x: Any, params: Any) -> Any:
-    """Two parts of which two units each belong together."""
+    """Cell with a two-part state whose units are coupled in pairs."""
     a, b = h
     both = torch.cat([a.unflatten(1, (-1, 2)), b.unflatten(1, (-1, 2))], 2)  # (M, N, 4)
     mixed = torch.tanh(both @ params + x.unsqueeze(2))

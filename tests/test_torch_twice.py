@@ -63,7 +63,7 @@ def second(outputs: Any, inputs: Any, seed: int = 0) -> list[Any]:
 
 
 def assert_close(actual: Any, expected: Any) -> None:
-    """Sums of some hundred products of derivatives of order 1."""
+    """Assert equality within the rounding of sums of some hundred products of order-1 derivatives."""
     for a, e in zip(actual, expected, strict=True):
         scale = max(1.0, float(e.detach().abs().max())) if e.numel() else 1.0
         torch.testing.assert_close(a, e, rtol=0, atol=1e4 * torch.finfo(e.dtype).eps * scale)
@@ -99,7 +99,7 @@ def test_cells_without_bias_and_state(cell: str, activation: str) -> None:
 @pytest.mark.parametrize("reverse", [False, True])
 @every_cell
 def test_sequences_one_after_the_other(cell: str, activation: str, reverse: bool) -> None:
-    """Each of them as a row of its own; one has no steps."""
+    """Packed sequences equal separate rows; one has no steps."""
     wx, r, b, state = leaves(rnn_inputs(cell, 1, 9, N, D, np.float64))
     first = [draw(s.expand(4, -1, -1), 50 + i).abs().requires_grad_() for i, s in enumerate(state)]
     reset = torch.rand(9, generator=torch.Generator().manual_seed(2)) < 0.4
@@ -118,7 +118,7 @@ def test_sequences_one_after_the_other(cell: str, activation: str, reverse: bool
 @pytest.mark.parametrize("cell", STATES)
 def test_checks_of_torch(cell: str) -> None:
     given = leaves(rnn_inputs(cell, 2, 3, 1, 2, np.float64, seed=3))
-    if cell == "slstm":  # away from the kinks, which no difference quotient knows about
+    if cell == "slstm":  # away from the kinks, where difference quotients fail
         given = given._replace(state=tuple(s.detach().abs().add(1.5).requires_grad_() for s in given.state))
 
     def function(wx: Any, r: Any, b: Any, *state: Any) -> Any:
@@ -207,7 +207,7 @@ def test_slstm_is_a_loop() -> None:
 @pytest.mark.parametrize("kind", ["lstm_proj", "gru", "sLSTM"])
 @pytest.mark.parametrize("more", [{"checkpoint": 2}, {"clip_state": 0.3, "clip_grad": 0.5}])
 def test_options_of_modules(kind: str, more: dict[str, Any]) -> None:
-    """With lengths and resets: to what a row of its own gives."""
+    """Modules with lengths and resets equal separate rows."""
     module = make(ours, kind, bidirectional=True, dtype=F64, **more)
     x, lengths = make_input("time").requires_grad_(), [6, 2, 4, 1]
     reset = torch.rand(4, 6, generator=torch.Generator().manual_seed(0)) < 0.3
@@ -251,7 +251,7 @@ def test_third_derivatives(kind: str) -> None:
 
 
 def test_inputs_that_depend_on_each_other() -> None:
-    """wx and a state that is made of it, r of both: each partial derivative is counted once."""
+    """A state is computed from wx, and r from both: each partial derivative is counted once."""
     found = []
     for call in (lambda given: run("gru", "", given), lambda given: loop("gru", given)):
         z = randn(B, T, 3, N, D).requires_grad_()
@@ -261,7 +261,7 @@ def test_inputs_that_depend_on_each_other() -> None:
     assert_close(*found)
 
 
-# --- transforms, batches, other ways to ask --------------------------------------------------------------------------
+# --- transforms, batches, other requests -----------------------------------------------------------------------------
 
 
 def transforms() -> dict[str, Callable[[Callable[[Any], Any], Any], Any]]:
@@ -327,7 +327,7 @@ def test_transforms(kind: str, what: str) -> None:
     assert_close([found], [expected])
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own call of it
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch itself calls it
 def test_forward_mode_over_gradients_is_refused() -> None:
     module = make(ours, "gru", dtype=F64)
     with pytest.raises(NotImplementedError, match="jvp"):
@@ -336,7 +336,7 @@ def test_forward_mode_over_gradients_is_refused() -> None:
 
 @every_cell
 def test_bfloat16(cell: str, activation: str) -> None:
-    """As exact as the formats allow: dwx, h and weights have 8 bits."""
+    """As accurate as the formats allow: dwx, h and weights have 8 bits."""
     given = leaves(rnn_inputs(cell, B, T, N, D, np.float32))
     half = Leaves(
         *(x.detach().bfloat16().requires_grad_() for x in given[:3]),
@@ -367,7 +367,7 @@ def test_saved_tensor_hooks_and_checkpoints() -> None:
 @pytest.mark.parametrize("all_states", [False, True])
 @every_cell
 def test_the_inputs_of_the_gates_are_not_kept(cell: str, activation: str, all_states: bool) -> None:
-    """A second derivative finds its way to wx without its memory, which a layer may give back after the call."""
+    """A second derivative reaches wx without its memory, which a layer may free after the call."""
     given = leaves(rnn_inputs(cell, B, T, N, D, np.float64))
     wx = given.wx * 1
     saved = []

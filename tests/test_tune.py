@@ -1,4 +1,4 @@
-"""fastiter.tune.solve: its language, the cases that the reference gets wrong, and what is refused."""
+"""fastiter.tune.solve: its language, cases that the reference gets wrong, and refusals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from fastiter import tune
 
-# what the reference gets wrong ----------------------------------------------------------------------------------------
+# errors of the reference ---------------------------------------------------------------------------------------------
 
 
 def test_brackets_are_honoured() -> None:
@@ -128,7 +128,7 @@ def test_integers_are_exact() -> None:
 
 
 def test_numbers_beyond_the_bounds_are_exact() -> None:
-    """Bounds from 2^2048 on count as none, and are 2^8192 inside; numbers of the text may be larger than either."""
+    """Bounds of 2^2048 or more count as none and are 2^8192 internally; numbers in the text may exceed both."""
     for bits in (2047, 2048, 2049, 5000, 8191, 8192, 8193, 30000):
         huge = f"2 ^ {bits}"
         for true in (
@@ -188,7 +188,7 @@ def test_what_differs_is_counted_in_parts_and_with_numbers_added() -> None:
     ]  # fmt: skip
 
 
-# what is refused ------------------------------------------------------------------------------------------------------
+# refusals -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

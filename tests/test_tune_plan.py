@@ -1,4 +1,4 @@
-"""fastiter.tune's plans: each is checked by arithmetic of its own, some against all launches there are."""
+"""fastiter.tune's plans: each is checked by independent arithmetic, some against all possible launches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def up(a: int, b: int) -> int:
 
 
 def launch(plan: tune.RnnPlan) -> dict[str, Any]:
-    """Return what a launch of this shape needs and costs, from the design of the kernel alone."""
+    """Return the resources and cost of a launch of this shape, derived from the kernel's design alone."""
     device, size, gates = plan.device, SIZE[plan.dtype], GATES[plan.cell]
     width = 16 * up(plan.width, 16)
     row_gates, depth = (1, gates * width) if plan.backward else (gates, width)
@@ -60,7 +60,7 @@ def launch(plan: tune.RnnPlan) -> dict[str, Any]:
 
 
 def fits(plan: tune.RnnPlan) -> bool:
-    """Say whether the card can run the launch, and the launch covers the problem."""
+    """Return whether the card can run the launch and the launch covers the problem."""
     device, need = plan.device, launch(plan)
     warps = plan.row_warps * plan.depth_warps
     on_an_sm = min(
@@ -149,7 +149,7 @@ def test_no_other_launch_is_cheaper(
 @pytest.mark.parametrize("size", [10**6, 2**31 - 1])
 @pytest.mark.parametrize("name", ["heads", "width", "batch"])
 def test_plans_of_large_sizes_end(name: str, size: int) -> None:
-    """The search has as many numbers of passes to try as blocks can be resident, not as there are heads."""
+    """The search tries as many pass counts as blocks can be resident, not as there are heads."""
     for (cell, dtype), backward in itertools.product((("lstm", "bfloat16"), ("elman", "float32")), (False, True)):
         shape = {"heads": 2, "width": 256, "batch": 4, name: size}
         plan = tune.rnn_plan(tune.DEVICES["H100"], cell=cell, dtype=dtype, backward=backward, **shape)
@@ -163,7 +163,7 @@ def test_constraints_are_what_the_plan_solves() -> None:
     text, cost = tune.rnn_constraints(tune.DEVICES["H100"], **shape)
     (found,) = tune.solve(text, minimize=cost)
     assert {name: getattr(plan, name) for name in found if hasattr(plan, name)}.items() <= found.items()
-    # a launch that turned out not to compile is left out, and the next one comes
+    # a launch that failed to compile is excluded, and the next one is returned
     (other,) = tune.solve(text, minimize=cost, exclude=[{"units": plan.units, "batch_tile": plan.batch_tile}])
     assert (other["units"], other["batch_tile"]) != (plan.units, plan.batch_tile)
 
@@ -213,7 +213,7 @@ def a_module(name: str, **contents: Any) -> types.ModuleType:
 
 
 class NoDriver(Exception):
-    """What the CuPy of these tests raises."""
+    """Error raised by the stand-in CuPy of these tests."""
 
 
 def a_cupy(properties: dict[str, Any] | None) -> types.ModuleType:

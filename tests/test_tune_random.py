@@ -20,7 +20,7 @@ RELATIONS = {
     ">": operator.gt,
 }
 BINDING = {"or": 1, "and": 2, "chain": 3, "+": 4, "-": 4, "*": 5, "%": 5, "neg": 6, "^": 7}
-#: About where the search takes bounds for missing ones, and beyond.
+#: Values around and beyond the bound that the search treats as infinite
 HUGE = [2047, 2048, 2049, 8191, 8193]
 Tree = Any
 
@@ -48,7 +48,7 @@ def random_list(rng: random.Random) -> Tree:
 
 
 def random_chain(rng: random.Random, names: list[str], huge: bool) -> Tree:
-    """Return relations that follow one another; a list stands between terms, beside == != in."""
+    """Return a chain of relations; a list stands between terms, next to == != in."""
     length = rng.choice([2, 2, 2, 3, 4])
     lists = [False]
     while len(lists) <= length:
@@ -69,11 +69,11 @@ def random_condition(rng: random.Random, names: list[str], depth: int, huge: boo
     return random_chain(rng, names, huge)
 
 
-# their text and their value -------------------------------------------------------------------------------------------
+# text and value ------------------------------------------------------------------------------------------------------
 
 
 def written(tree: Tree, outside: int = 0) -> str:
-    """Write a tree with no more brackets than its operators need."""
+    """Format a tree with only the necessary brackets."""
     if not isinstance(tree, tuple):
         return str(tree)
     kind, *parts = tree
@@ -95,7 +95,7 @@ def written(tree: Tree, outside: int = 0) -> str:
 
 
 def scattered(rng: random.Random, statements: list[str]) -> str:
-    """Join statements as people may write them: in lines, with comments, with ``|`` for or."""
+    """Join statements in various styles: on separate lines, with comments, with ``|`` for or."""
     text = ""
     for statement in statements:
         for word in ("or", "and", "==", "<=", "*", "in"):
@@ -187,7 +187,7 @@ def test_exclusions_of_random_problems_are_left_out() -> None:
 
 
 def random_differences(seed: int) -> tuple[str, list[dict[str, int]]]:
-    """Return variables of few values, most pairs of which differ by no given number, in any way to write that."""
+    """Return variables with few values, and variously written constraints x != y + c on most pairs."""
     rng = random.Random(seed)
     names = list("abcde")[: rng.randint(3, 5)]
     values = {name: sorted(rng.sample(range(-3, 5), rng.randint(1, len(names)))) for name in names}
@@ -209,7 +209,7 @@ def random_differences(seed: int) -> tuple[str, list[dict[str, int]]]:
 
 @pytest.mark.parametrize("block", range(4))
 def test_what_differs_is_found_in_order(block: int) -> None:
-    """Groups that all differ, with numbers added, are narrowed by counting their values: none may be lost."""
+    """Counting values narrows groups of all-different variables with added numbers; no solution may be lost."""
     for seed in range(3000 + block * 50, 3000 + block * 50 + 50):
         text, solutions = random_differences(seed)
         assert tune.solve(text, limit=None) == solutions, text

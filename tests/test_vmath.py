@@ -30,7 +30,7 @@ def log_sigmoid(x: Array) -> Array:
     return y
 
 
-# In the order of the kernels' own numbering
+# In the order of the kernels' numbering
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "exp": np.exp,
     "sigmoid": sigmoid,
@@ -48,7 +48,7 @@ def of_kernels(name: str, x: Array) -> Array:
 
 
 def ulps(actual: Array, exact: Array) -> Array:
-    """|actual - exact| in units of the last place of `exact`; an inf counts as the power of two that it stands for."""
+    """Return |actual - exact| in units in the last place of `exact`; an inf counts as the power of two it replaces."""
     info = np.finfo(actual.dtype)
     beyond = exact.dtype.type(2.0) ** exact.dtype.type(info.maxexp)
     wide = np.where(np.isinf(actual), np.copysign(beyond, actual), actual.astype(exact.dtype))
@@ -60,11 +60,11 @@ def ulps(actual: Array, exact: Array) -> Array:
 
 
 def largest_error(name: str, x: Array) -> tuple[float, float]:
-    """The largest error in ulp over x, and where."""
+    """Return the largest error in ulp over x, and its location."""
     with np.errstate(over="ignore", under="ignore"):
         exact = FUNCTIONS[name](x.astype(WIDE[x.dtype.type]))
     errors = ulps(of_kernels(name, x), exact)
-    worst = int(np.argmax(errors))  # finds a NaN first
+    worst = int(np.argmax(errors))  # returns a NaN's index if there is one
     return float(errors[worst]), float(x[worst])
 
 
@@ -80,7 +80,7 @@ def finite(bits: Array, dtype: Any) -> Array:
 
 
 def every_exponent(dtype: Any, count: int) -> Array:
-    """`count` numbers of each exponent and sign, denormals among them; the first and the last of each exponent too."""
+    """Return `count` numbers of each exponent and sign, denormals included, and the ends of each exponent."""
     info = np.finfo(dtype)
     word = np.uint32 if dtype == np.float32 else np.uint64
     rng = np.random.default_rng(0)
@@ -92,7 +92,7 @@ def every_exponent(dtype: Any, count: int) -> Array:
 
 
 def where_it_matters(dtype: Any) -> Array:
-    """Dense over the arguments with a result between 0, 1 and inf, and around every boundary of the reductions."""
+    """Return arguments dense where the result is between 0, 1 and inf, and around every boundary of the reductions."""
     rng = np.random.default_rng(1)
     info = np.finfo(dtype)
     low, high = np.log(np.longdouble(info.smallest_subnormal)), np.log(np.longdouble(info.max))
@@ -118,7 +118,7 @@ def test_float32_of_every_exponent(name: str) -> None:
 
 @every_function
 def test_float32_in_a_stride_over_all_of_them(name: str) -> None:
-    # A prime, so that no bit of the mantissa stays the same.
+    # A prime, so that every bit of the mantissa varies.
     assert_precise(name, finite(np.arange(0, 2**32, 4099, dtype=np.uint64).astype(np.uint32), np.float32))
 
 
@@ -142,7 +142,7 @@ def test_infinities_nan_and_zeros(name: str, dtype: Any) -> None:
         "tanh": (1, -1, 0.0, -0.0),
         "log_sigmoid": (0, -inf, *[-np.log(dtype(2))] * 2),
     }[name]
-    for padding in range(20):  # every lane of a vector, and the rest after the last whole one
+    for padding in range(20):  # every lane of a vector, and the remainder after the last whole vector
         x = np.array([0.0] * padding + [inf, -inf, 0.0, -0.0, np.nan, -np.nan], dtype)
         actual = of_kernels(name, x)[padding:]
         np.testing.assert_allclose(actual[:4], results, rtol=np.finfo(dtype).eps, atol=0)

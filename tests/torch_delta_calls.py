@@ -13,7 +13,7 @@ from delta_calls import DeltaInputs
 from fastiter.reference import delta as reference
 from rnn_calls import cast
 
-#: Order of the gradients: of the inputs by position, then decay's.
+#: Order of the gradients: inputs by position, then decay.
 NAMES = ("q", "k", "v", "beta", "h0", "decay")
 
 

@@ -20,7 +20,7 @@ __all__ = ["Leaves", "leaves", "numpy", "pull", "random_cotangents", "run", "spe
 
 
 class Leaves(NamedTuple):
-    """Arguments of a cell as tensors that require gradients; weights are a, and p where there is one."""
+    """Arguments of a cell as tensors that require gradients; the weights are a and, in cells with peepholes, p."""
 
     wx: Tensor
     weights: tuple[Tensor, ...]
@@ -30,7 +30,7 @@ class Leaves(NamedTuple):
         return (self.wx, *self.weights, *self.state)
 
     def replaced(self, tensors: Sequence[Any]) -> Leaves:
-        """The same with other tensors, in the order of `all`."""
+        """Return a copy with other tensors, in the order of `all`."""
         count = 1 + len(self.weights)
         return Leaves(tensors[0], tuple(tensors[1:count]), tuple(tensors[count:]))
 
@@ -49,13 +49,13 @@ def leaves(inputs: ParaInputs, time_major: bool = False) -> Leaves:
 
 
 def run(cell: str, given: Leaves, **more: Any) -> Any:
-    """(h, final states)."""
+    """Return (h, final states)."""
     state = given.state if len(given.state) > 1 else given.state[0]
     return getattr(fastiter.torch, cell)(given.wx, *given.weights, state, **more)
 
 
 def random_cotangents(output: Output, seed: int = 0) -> tuple[Array, ...]:
-    """Of h and of each final state."""
+    """Return random cotangents of h and of each final state."""
     return normal_like((output[0], *output[1]), seed)
 
 

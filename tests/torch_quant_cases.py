@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-#: One of each kind and way of rounding; each is followed by what it is called with.
+#: One format of each kind and rounding, followed by its arguments.
 FORMATS: dict[str, dict[str, Any]] = {
     "fixed<8,4,RND_CONV,SAT>": {},
     "fixed<5,7,TRN,WRAP>": {},
@@ -44,7 +44,7 @@ LAYOUTS = {
 
 
 def some_numbers(*shape: int, dtype: Any = np.float32, seed: int = 0) -> Any:
-    """Numbers of many sizes, a zero, and what is beyond most formats"""
+    """Return numbers of many magnitudes, a zero, and values beyond the range of most formats."""
     rng = np.random.default_rng(seed)
     x = np.asarray(rng.standard_normal(shape) * np.exp2(rng.integers(-6, 5, shape)))
     flat = x.reshape(-1)

@@ -29,7 +29,7 @@ class Leaves(NamedTuple):
 
 
 class Cotangents(NamedTuple):
-    """One array for each output, None where nothing flows: h, the final states, the states of all steps."""
+    """One array for each output, None for a zero cotangent: h, the final states, the states of all steps."""
 
     h: Array | None
     last: tuple[Array | None, ...]
@@ -66,7 +66,7 @@ def random_cotangents(output: Output, seed: int = 0) -> Cotangents:
 
 
 def only(cotangents: Cotangents, kind: str, k: int = 0) -> Cotangents:
-    """The cotangent of h, of one final state or of one state of all steps; the others None."""
+    """Keep one cotangent (h, a final state or a state of all steps) and set the others to None."""
     nothing: tuple[None, ...] = (None,) * len(cotangents.last)
     alone = getattr(cotangents, kind)
     if kind == "h":
@@ -78,7 +78,7 @@ def only(cotangents: Cotangents, kind: str, k: int = 0) -> Cotangents:
 def pull(
     cell: str, activation: str, inputs: Leaves, cotangents: Cotangents, wanted: Sequence[Tensor], **more: Any
 ) -> Any:
-    """Gradients of the wanted inputs; states of all steps are asked for only where they have a cotangent."""
+    """Return gradients of the wanted inputs; states of all steps are requested only if they have a cotangent."""
     all_states = any(c is not None for c in cotangents.states)
     how = options(activation, return_all_states=all_states, **more)
     h, last, *states = getattr(fastiter.torch, cell)(*inputs, **how)

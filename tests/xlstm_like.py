@@ -1,4 +1,4 @@
-"""What the packages xlstm and tirex call an sLSTM, with their names, layouts and signatures, in plain loops."""
+"""The sLSTM of the packages xlstm and tirex, with their names, layouts and signatures, in plain loops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 @dataclass
 class Config:
-    """Of a cell of xlstm."""
+    """Configuration of an xlstm cell."""
 
     hidden_size: int = 12
     num_heads: int = 3
@@ -34,7 +34,7 @@ class Config:
 
 @dataclass
 class TirexConfig:
-    """Of a cell of tirex."""
+    """Configuration of a tirex cell."""
 
     embedding_dim: int = 12
     num_heads: int = 3
@@ -66,7 +66,7 @@ STEPS = {"slstm": slstm_step, "lstm": lstm_step}
 
 
 class Cell(nn.Module):
-    """Of xlstm, with its backend "vanilla" or, as a loop, the layouts of "cuda"."""
+    """Cell of xlstm, with its backend "vanilla" or, as a loop, the layouts of "cuda"."""
 
     def __init__(self, config, backend="vanilla"):
         super().__init__()
@@ -105,7 +105,7 @@ class Cell(nn.Module):
 
 
 class TirexCell(nn.Module):
-    """Of tirex: in bfloat16 inside, whatever goes in."""
+    """Cell of tirex, which computes in bfloat16 for any input dtype."""
 
     def __init__(self, config, backend="torch"):
         super().__init__()
@@ -125,7 +125,7 @@ class TirexCell(nn.Module):
 
 
 class Block(nn.Module):
-    """Of xlstm: its residual block, in xlstm's arrangement of names."""
+    """Residual block of xlstm, with xlstm's parameter names."""
 
     def __init__(self, size=12, heads=3, steps=4, width=64, backend="vanilla", act_fn="gelu", bias=False, **options):
         super().__init__()

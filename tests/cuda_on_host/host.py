@@ -1,7 +1,7 @@
 """Runs the CUDA kernels of kernels/cuda on the CPU: as C++ over shim.hpp, under a sanitizer where one is named.
 
 `Host` stands in for `fastiter.torch._gpu.launch_cuda`: it takes the same arguments, so that the code which prepares a
-launch is what runs on a card. A launch is a process of its own: what a sanitizer finds ends it, with its text as error.
+launch is what runs on a card. Each launch is a process, which a sanitizer's finding ends; its text becomes the error.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def program(source: Path, folder: Path, sanitizer: str = "none", defines: Mappin
 
 
 class Host:
-    """Launches kernels on the CPU; remembers which."""
+    """Launches kernels on the CPU and records their names."""
 
     def __init__(self, folder: Path, sanitizer: str = "none") -> None:
         self.folder, self.sanitizer = folder, sanitizer
@@ -88,7 +88,7 @@ class Host:
         shared: int = 0,
         cooperative: bool = False,
     ) -> None:
-        """Run one launch, and put what it left in memory into the tensors."""
+        """Run one launch, and copy the memory that it leaves into the tensors."""
         memory: dict[int, torch.UntypedStorage] = {}
         rows: list[tuple[int, bytes]] = []
         for x in args:
@@ -128,5 +128,5 @@ def three(sizes: Sequence[int]) -> list[int]:
 
 
 def bytes_of(storage: torch.UntypedStorage) -> torch.Tensor:
-    """Return a view of all that a storage holds."""
+    """Return a view of all bytes of a storage."""
     return torch.empty(0, dtype=torch.uint8).set_(storage)

@@ -10,7 +10,7 @@ struct Launch {
     bool together = false;
     std::vector<std::unique_ptr<unsigned char[]>> memory;
     std::vector<int64> bytes;
-    std::vector<uint64> values; // of scalars, and addresses
+    std::vector<uint64> values; // scalars and addresses
     std::vector<void*> at;
 };
 
@@ -24,7 +24,8 @@ inline Launch read(const char* path) {
     std::FILE* file = std::fopen(path, "rb");
     if (!file) std::exit(3);
     Launch launch;
-    for (unsigned* x : {&launch.grid.x, &launch.grid.y, &launch.grid.z, &launch.block.x, &launch.block.y, &launch.block.z})
+    for (unsigned* x :
+         {&launch.grid.x, &launch.grid.y, &launch.grid.z, &launch.block.x, &launch.block.y, &launch.block.z})
         *x = unsigned(take<int64>(file));
     launch.shared = size_t(take<int64>(file));
     launch.together = take<int64>(file) != 0;

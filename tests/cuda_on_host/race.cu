@@ -1,4 +1,4 @@
-// Sums the numbers of a block in shared memory. Without BARRIER the threads read what others have not written yet.
+// Sums the numbers of a block in shared memory. Without BARRIER, threads read data that others have not written yet.
 KERNEL sum_of_block(const float* x, float* sum) {
     SHARED_MEMORY(float, parts);
     parts[threadIdx.x] = x[threadIdx.x];
@@ -12,7 +12,7 @@ KERNEL sum_of_block(const float* x, float* sum) {
     }
 }
 
-// As many sums as blocks, each over what all blocks have written: only a grid_barrier makes it right.
+// One sum per block over the data that all blocks have written: correct only with a grid_barrier.
 KERNEL rotate_blocks(float* x, float* y, uint32* arrived) {
     x[blockIdx.x * blockDim.x + threadIdx.x] = float(blockIdx.x);
     grid_barrier(arrived, gridDim.x);

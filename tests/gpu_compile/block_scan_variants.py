@@ -20,7 +20,7 @@ def _variant(direction: str, memory: dict[str, str | None], strided: str, **how:
 
 
 def _both(dtype: str, K: int, KP: int, COMPLEX: bool, whole: bool, flags: str) -> list[tuple[Any, ...]]:
-    """Forward and backward; ``whole``: of one segment, with all gradients. Else the summaries, and sums of those."""
+    """Forward and backward; ``whole``: one segment with all gradients, else the summaries and their sums."""
     item = int(dtype[2:]) // 8 * (2 if COMPLEX else 1)
     how: dict[str, Any] = {"K": K, "KP": KP, "COMPLEX": COMPLEX, "LANES": max(1, min(64, 8192 // (KP**2 * item)))}
     how["STATE"] = tl.float64 if dtype == "fp64" else tl.float32

@@ -10,7 +10,7 @@ _FLAGS = {"reset": "*u8", "lengths": "*i64", "starts": "*i64"}
 
 
 def _all(dtype: str, sizes: dict[str, int], gated: bool, flags: str) -> list[tuple[Any, ...]]:
-    """The three kernels, saving, with all gradients."""
+    """The three kernels, with saved tensors and all gradients."""
     x = f"*{dtype}"
     cut: dict[str, Any] = {name: kind if name in flags else None for name, kind in _FLAGS.items()}
     decay = x if gated else None

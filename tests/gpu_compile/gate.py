@@ -1,11 +1,11 @@
-"""Compiles the GPU kernels of a family for every target, without a card, and prints what each takes.
+"""Compiles the GPU kernels of a family for every target, without a card, and prints the resources of each.
 
     python tests/gpu_compile/gate.py scan       the rows of a family as JSON
-    python tests/gpu_compile/gate.py --write    all families', into resources.json, after a change that is meant
+    python tests/gpu_compile/gate.py --write    all families', into resources.json, after an intended change
 
 `<stem>_variants.py` names the variants: TRITON is a list of (kernel, types of its arguments, constants, options of the
-launch), a type that ends in ":16" divisible by 16; NVIDIA the same for NVIDIA's cards alone; CUDA a list of macros to
-define; EXACT: each operation of Triton's code has to round as the CPU's. A process of its own, as Triton either
+launch), a type that ends in ":16" divisible by 16; NVIDIA the same for NVIDIA cards only; CUDA a list of macros to
+define; EXACT: each operation of Triton's code has to round as the CPU's. Run as a separate process, as Triton either
 interprets or compiles.
 """
 
@@ -50,7 +50,7 @@ def versions() -> dict[str, str]:
 
 
 def usage(cubin: bytes) -> dict[str, Row]:
-    """Return what each function of a cubin takes: registers a thread, static shared memory and spilled bytes."""
+    """Return the resources of each function of a cubin: registers per thread, static shared memory, spilled bytes."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -65,7 +65,7 @@ def usage(cubin: bytes) -> dict[str, Row]:
     }
 
 
-#: What is not rounded once as IEEE 754 says, or takes subnormal numbers for zero
+#: Instructions that do not round once as IEEE 754 requires, or that flush subnormal numbers to zero
 INEXACT = re.compile(r"\.ftz|\bfma\.|\bdiv\.(?!rn)|\.approx")
 
 
@@ -75,7 +75,7 @@ def triton_row(
     import triton
     from triton.backends.compiler import GPUTarget
 
-    # A variant names the types; an argument that is a constant has none.
+    # A variant gives the types; a constant argument has none.
     types = {name: "constexpr" if name in constants else signature[name] for name in kernel.arg_names}
     divisible = {(at,): [["tt.divisibility", 16]] for at, name in enumerate(types.values()) if name.endswith(":16")}
     types = {name: kind.removesuffix(":16") for name, kind in types.items()}
@@ -127,7 +127,7 @@ def family(stem: str) -> dict[str, Row]:
 
 
 def as_lines(told: dict[str, Any]) -> str:
-    """JSON with one kernel a line."""
+    """Format as JSON with one kernel per line."""
     families = []
     for stem, rows in told["rows"].items():
         lines = [f"   {json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items()]

@@ -1,4 +1,4 @@
-"""Variants of newton: Triton's, each cell, and the one with the most states in float64; CUDA's but the smallest."""
+"""Variants of newton: Triton's for each cell, the one with the most states in float64; CUDA's but the smallest."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def _variant(
 EXACT = True
 TRITON = [
     _variant(4, 6, 32, "bf16", codes=True),  # codes of mxfp4
-    _variant(4, 7, 32, "fp64", dense=False),  # rounded up, with lines that no block ends with
+    _variant(4, 7, 32, "fp64", dense=False),  # rounded up, lines that end inside a block
     _variant(4, 9, 32, "bf16"),  # stochastic
     _variant(5, 9, 16),  # nvfp4, stochastic
     _variant(6, 9, 1024, dense=False),  # the longest blocks

@@ -1,4 +1,4 @@
-"""Variants of kernels/triton/quant_matmul.py for the compile gate: roundings, overflows and where the point may lie."""
+"""Variants of kernels/triton/quant_matmul.py for the compile gate: roundings, overflows, binary points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Variants of kernels/triton/quant.py for the compile gate: a format of each kind, and what may go with one."""
+"""Variants of kernels/triton/quant.py for the compile gate: a format of each kind, and its options."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TRITON = [
     _variant(1, 6, "fp64", OVERFLOW=4, T=tl.float64, FLAG1=False),  # fixed<64,32,RND_CONV,WRAP_SM>
     _variant(2, 9, "fp16", OVERFLOW=1, **_FLOAT, FLAG3=False),  # e5m2<STOCHASTIC>
     _variant(2, 6, "fp16", codes="i8", **_FLOAT),  # codes of e4m3fn
-    _variant(3, 6, "fp64", T=tl.float64, **_FLOAT),  # a float that doubles do not hold
+    _variant(3, 6, "fp64", T=tl.float64, **_FLOAT),  # a float wider than double
     _variant(7, 6),  # posit<16,1>
     _variant(7, 9, "fp64", codes="i32", T=tl.float64),  # codes of posit<32,2>
     _variant(8, 9, STEPS=8),  # a table of 256

@@ -1,4 +1,4 @@
-"""Variants of kernels/cuda/relax_stencil.cu, all that there are."""
+"""All variants of kernels/cuda/relax_stencil.cu."""
 
 from __future__ import annotations
 

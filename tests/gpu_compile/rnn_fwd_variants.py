@@ -1,4 +1,4 @@
-"""Representative variants of kernels/cuda/rnn_fwd.cu: plans for an H100, and what else their macros can say."""
+"""Representative variants of kernels/cuda/rnn_fwd.cu: plans for an H100, and the other values of their macros."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def _variant(
 
 
 def _all(storage: str, state: str, flags: tuple[str, ...], whole: bool, UNROLL: int, **how: Any) -> list[Any]:
-    """The four kernels; ``whole``: of one segment, with all gradients."""
+    """The four kernels; ``whole``: one segment with all gradients."""
     ahead, back = {"UNROLL": UNROLL}, {"UNROLL": UNROLL // 2}
     how = {"STATE": {"*fp32": tl.float32, "*fp64": tl.float64}[state], "LANES": 64, **how}
     rest = "none" if whole else state

@@ -1,4 +1,4 @@
-// Teams of threads and their waits without Python, for the sanitizers. Ends with 0, or says what is wrong and ends with 1.
+// Teams of threads and their waits without Python, for the sanitizers. Exits with 0, or prints the fault and exits with 1.
 #include "load.hpp"
 #include "pool.hpp"
 #include "threads.hpp"
@@ -23,8 +23,8 @@ void require(bool is_right, const char* sentence) {
 }
 
 struct Rounds {
-    int rounds, sleeper;     // the thread that comes so late to every fourth round that the others go to sleep
-    std::vector<int>& slots; // one for each thread
+    int rounds, sleeper;     // the thread so late in every fourth round that the others go to sleep
+    std::vector<int>& slots; // one per thread
     std::atomic<int>& wrong;
 };
 
@@ -51,7 +51,7 @@ void run_rounds(int threads, int rounds, int sleeper) {
 void teams() {
     for (int repeat = 0; repeat < 20; ++repeat)
         for (int threads : {2, 3, 7, 1, 20}) run_rounds(threads, 12, repeat % 3 - 1);
-    // Only one caller at a time has the pool; the others go on alone.
+    // Only one caller at a time uses the pool; the others run alone.
     std::vector<std::thread> callers;
     for (int i = 0; i < 4; ++i)
         callers.emplace_back([] {
