@@ -1,5 +1,5 @@
-// How the bindings read their arguments: without pybind11's casters, as a call of a small layer is a few microseconds
-// altogether. An address is an integer (a tensor's data_ptr) or an ndarray.
+// Argument conversion of the bindings, without pybind11's casters: a call of a small layer takes only a few
+// microseconds in total. An address is an integer (a tensor's data_ptr) or an ndarray.
 #pragma once
 #include <cstdint>
 #include <pybind11/numpy.h>

@@ -1,4 +1,4 @@
-// fastiter._core: pointers in, kernels run, the GIL released. python/fastiter/ has checked everything before.
+// fastiter._core: takes pointers and runs kernels without the GIL. python/fastiter/ has already checked all arguments.
 #include "bindings.hpp"
 #include "dispatch.hpp"
 #include "memory.hpp"
@@ -11,7 +11,7 @@ using namespace fastiter;
 
 namespace {
 
-// c (M, N) = a (M, K) b (K, N) + bias; a_m, a_k, b_k, b_n: strides; c contiguous. Of bf16, bias is floats.
+// c (M, N) = a (M, K) b (K, N) + bias; a_m, a_k, b_k, b_n: strides; c contiguous. For bf16, bias is float.
 template <class T>
 void gemm(int64_t M, int64_t N, int64_t K, py::handle a, int64_t a_m, int64_t a_k, py::handle b, int64_t b_k,
           int64_t b_n, py::handle bias, py::handle c) {
@@ -39,7 +39,7 @@ template <class T> T read_stream(py::handle x, int64_t n) {
     return kernels().of<T>().read_stream(from, n);
 }
 
-// A block as a Python object with the buffer protocol; arrays and tensors made on it keep it alive.
+// A block as a Python object with the buffer protocol; arrays and tensors that use its memory keep it alive.
 class Buffer {
 public:
     explicit Buffer(size_t bytes) : block_(take_block(bytes)), bytes_(bytes) {}

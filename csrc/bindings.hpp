@@ -1,4 +1,4 @@
-// The parts of the module, a file each: each defines its functions in fastiter._core.
+// The parts of the module, one per file, each of which defines its functions in fastiter._core.
 #pragma once
 #include "arguments.hpp"
 

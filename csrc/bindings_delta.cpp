@@ -1,4 +1,4 @@
-// fastiter._core: the delta rule. Arguments in the order of the parameters' fields.
+// fastiter._core: the delta rule. Arguments are in the order of the parameter structs' fields.
 #include "arguments.hpp"
 #include "bindings.hpp"
 #include "delta.hpp"

@@ -1,4 +1,5 @@
-// fastiter._core: fixed-point arithmetic on codes, products with a small accumulator. Arguments in the order of the fields.
+// fastiter._core: fixed-point arithmetic on codes, and matrix products with a small-float accumulator. Arguments are in
+// the order of the fields.
 #include "arguments.hpp"
 #include "bindings.hpp"
 #include "fixed.hpp"
@@ -43,7 +44,8 @@ FixedTarget target(const py::tuple& x) {
     return t;
 }
 
-// a, b; acc, product (or ()), every; start: () or (address, m, n); out: (address, bytes, m, n); batch: (count, a, b, out)
+// a, b; acc, product (or ()), every; start: () or (address, m, n); out: (address, bytes, m, n); batch: (count, a, b,
+// out)
 int matmul(const py::tuple& a, const py::tuple& b, const py::tuple& acc, const py::tuple& product, int64_t every,
            const py::tuple& start, const py::tuple& out, const py::tuple& batch, int only) {
     FixedMatmul g;

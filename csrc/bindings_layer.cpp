@@ -1,6 +1,6 @@
-// A layer of torch.nn's kind on dense tensors, input projection and recurrence in one call: what _rnn_layer.py in
-// python/fastiter/torch/nn does op by op, where a small layer spends most of its time between the ops. Here are only the plain
-// cases; for all others the answer is None, and the longer way does them.
+// A torch.nn layer on dense tensors, input projection and recurrence in one call: the same as _rnn_layer.py in
+// python/fastiter/torch/nn does op by op, where a small layer spends most of its time between the ops. Handles only
+// plain arguments; for all others it returns None, and the op-by-op path runs.
 #include "bindings.hpp"
 #include "dispatch.hpp"
 #include "rnn_tensors.hpp"
@@ -9,8 +9,8 @@
 namespace fastiter {
 namespace {
 
-// x (T, B, I), w_ih (G * H, I), w_hh (G * H, D), both biases (G * H,) or neither, the first states (B, N, D) or none:
-// contiguous, and of one dtype but for states beside a bfloat16 h. H = N D
+// x (T, B, I), w_ih (G * H, I), w_hh (G * H, D), both biases (G * H,) or neither, the initial states (B, N, D) or none:
+// contiguous, and of one dtype except for the other states beside a bfloat16 h. H = N D
 struct LayerInputs {
     CellOf cell;
     int64_t N;
@@ -49,13 +49,14 @@ struct LayerInputs {
     }
 };
 
-// (B, T, N, D) or (B, T, G, N, D) as a layer's lines (T, B, H) or (T, B, G * H) have them
+// Views data (T, B, H) or (T, B, G * H) of a layer as (B, T, N, D) or (B, T, G, N, D).
 template <class P> Steps<P> lines_of(P* data, const LayerInputs& in, int64_t gates) {
     const int64_t line = gates * in.H();
     return {data, line, in.B() * line, in.H(), in.D()};
 }
 
-// Where both biases are added to the same sums, one array is both. The GRU's b_n stands inside r (R_n h + b_n), and is not.
+// If both biases are added to the same sums, they are combined into one array. The GRU's b_n is not, as it is inside r
+// (R_n h + b_n).
 template <class S> struct Biases {
     typedef rnn_value<S> T;
     std::vector<T> of_x, of_h;
@@ -71,7 +72,8 @@ template <class S> struct Biases {
     static const T* array(const std::vector<T>& b) { return b.empty() ? nullptr : b.data(); }
 };
 
-// h (T, B, H), the final states (1, B, H) each, and if asked what the backward pass reads: all states and the gates
+// Returns h (T, B, H), the final states (1, B, H) each, and with `save` the inputs of the backward pass: all states and
+// the gates.
 template <class S> py::object forward(const LayerInputs& in, bool reverse, bool save) {
     const int64_t B = in.B(), steps = in.T(), N = in.N, D = in.D(), G = in.cell.gates;
     const Biases<S> b(in);
@@ -113,7 +115,7 @@ py::object layer_fwd(const py::tuple& cell, py::handle x, py::handle w_ih, py::h
     return stored_as(in.x.bits(), [&]<class S>() { return forward<S>(in, reverse, save); });
 }
 
-// What the forward pass returned and kept, and the gradients that come in
+// The results and saved tensors of the forward pass, and the incoming gradients
 struct LayerKept : LayerInputs {
     View h, saved, dh;
     Views others, dlast;
@@ -142,12 +144,12 @@ struct LayerKept : LayerInputs {
     }
 };
 
-// Which gradients are wanted; those of the biases are one where they are added to the same sums.
+// The requested gradients; the biases share one gradient if they are added to the same sums.
 struct Needs {
     bool x, w_ih, w_hh, b_ih, b_hh, first;
 };
 
-// All that the kernel reads
+// Sets all inputs of the kernel.
 template <class S> RnnBackward<S> read_by_kernel(const LayerKept& in, bool reverse) {
     RnnBackward<S> p;
     p.shape = in.shape(reverse);
@@ -161,7 +163,7 @@ template <class S> RnnBackward<S> read_by_kernel(const LayerKept& in, bool rever
     return p;
 }
 
-// Of those that are wanted: dx, dw_ih, dw_hh, db_hh, db_ih where it is another one, and those of the first states (B, N, D)
+// Computes the requested gradients: dx, dw_ih, dw_hh, db_hh, db_ih (if distinct) and the initial states' (B, N, D).
 template <class S> py::object backward(const LayerKept& in, bool reverse, const Needs& need) {
     const int64_t outputs = in.gates(), inputs = in.I(), lines = in.T() * in.B();
     const bool has_two = in.is_gru();

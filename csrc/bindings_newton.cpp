@@ -1,4 +1,4 @@
-// The diagonal cells: fastiter.newton.
+// The diagonal cells of fastiter.newton.
 #include "bindings.hpp"
 #include "newton.hpp"
 #include <string>
@@ -6,7 +6,7 @@
 namespace fastiter {
 namespace {
 
-// Strides come with an address as a tuple (address, row, time, gate), or from the ndarray (B, T, G, D) or (B, T, D) itself.
+// An address with strides as a tuple (address, row, time, gate), or the ndarray (B, T, G, D) or (B, T, D) itself
 template <class T> Steps<T> steps(PyObject* x) {
     Steps<T> s;
     if (PyTuple_Check(x)) {
@@ -40,7 +40,7 @@ ParaShape shape_of(const py::tuple& x) {
     return s;
 }
 
-// newton: (window, max_steps, rtol, atol), or () to go step by step; steps (2, B) or 0
+// newton: (window, max_steps, rtol, atol), or () to run step by step; steps_out: (2, B) or 0
 template <class T>
 void forward(const py::tuple& shape, py::handle wx, py::handle a, py::handle p, const py::tuple& first,
              const py::tuple& last, const py::tuple& states, const py::tuple& newton, py::handle steps_out) {

@@ -1,4 +1,4 @@
-// The family `quant` in fastiter._core. What a format's numbers mean: python/fastiter/quant/_plan.py.
+// The `quant` functions of fastiter._core. python/fastiter/quant/_plan.py defines a format's numbers.
 #include "bindings.hpp"
 #include "quant.hpp"
 #include <tuple>
@@ -6,7 +6,7 @@
 namespace fastiter {
 namespace {
 
-// The fields of a tuple one after the other
+// Reads the fields of a tuple in sequence.
 class Fields {
 public:
     explicit Fields(const py::tuple& from) : from_(from) {}
@@ -27,7 +27,7 @@ private:
     py::ssize_t at_ = 0;
 };
 
-// Each part is empty where the kind of format does not have it.
+// Parts that the kind of format does not use are empty.
 QuantFormat format_of(Fields from) {
     QuantFormat f;
     from.into(f.kind, f.rounding, f.overflow, f.nan, f.count, f.codes, f.to_odd);
@@ -50,7 +50,7 @@ QuantFormat format_of(Fields from) {
     return f;
 }
 
-// scaling: () or (scale, zero_point, run, count, in_float). Returns how many were NaN, overflowed, underflowed.
+// scaling: () or (scale, zero_point, run, count, in_float). Returns the numbers of NaN, overflows and underflows.
 py::tuple quantize(const py::tuple& format, const py::tuple& scaling, bool in_double, uint64_t seed, py::handle x,
                    int x_type, py::handle y, int y_type, int64_t lines, int64_t n) {
     QuantJob job;

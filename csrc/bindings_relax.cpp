@@ -1,4 +1,4 @@
-// Relaxation: fastiter.relax.
+// The bindings of fastiter.relax.
 #include "bindings.hpp"
 #include "relax.hpp"
 #include "relax_pattern.hpp"
@@ -8,7 +8,8 @@
 namespace fastiter {
 namespace {
 
-// Calls f<A, V>() for what the matrix and the vectors are made of: float32, float32 with float64, float64, complex128.
+// Calls f<A, V>() with the number types of the matrix and the vectors: float32, float32 with float64, float64,
+// complex128.
 template <class F> auto with_numbers(int numbers, F f) {
     switch (numbers) {
     case 0:
@@ -22,7 +23,7 @@ template <class F> auto with_numbers(int numbers, F f) {
     }
 }
 
-// Calls f without the GIL. A row that cannot be divided by becomes ZeroDivisionError(row, system).
+// Calls f without the GIL. A singular row (zero diagonal) raises ZeroDivisionError(row, system).
 template <class F> std::unique_ptr<RelaxMatrix> prepared(F f) {
     try {
         py::gil_scoped_release release;
@@ -45,7 +46,7 @@ std::vector<int64_t> list_of(const py::handle& x) {
     return {data, data + array->dimensions[0]};
 }
 
-// The clusters of a natural order, one cluster, where `rows` is 0
+// The given clusters, or a single cluster (natural order) if `rows` is 0
 Clusters clusters_of(int64_t n, const py::handle& rows, const py::handle& colours) {
     Clusters clusters{list_of(rows), list_of(colours)};
     if (clusters.rows.empty()) clusters = {{0, n}, {0, 1}};
@@ -98,7 +99,7 @@ std::unique_ptr<RelaxMatrix> relax_projections(int numbers, int64_t n, int64_t c
     });
 }
 
-// order 0: red-black or natural
+// order 0: red-black or natural order
 std::unique_ptr<RelaxMatrix> relax_stencil(int numbers, int64_t n0, int64_t n1, int64_t n2, py::handle coefficients,
                                            bool is_constant, py::handle given, bool red_black, bool projections,
                                            py::handle order, py::handle rows, py::handle colours) {
@@ -112,7 +113,7 @@ std::unique_ptr<RelaxMatrix> relax_stencil(int numbers, int64_t n0, int64_t n1, 
     });
 }
 
-// omega and momentum: one float64 for each sweep
+// omega and momentum: one float64 per sweep
 void sweep(RelaxMatrix& m, py::handle x, py::handle b, py::handle d, int64_t k, py::handle omega, py::handle momentum,
            int64_t count, int kind) {
     void *to = address<void>(x), *direction = address<void>(d);
@@ -149,9 +150,10 @@ void relax_subdomains_of(int numbers, py::handle start, py::handle column, py::h
     });
 }
 
-// A number that differs, but for one chance in 2^64, where memory does. A sum would not do: it loses two changes of a sign.
+// A fingerprint that differs if the memory differs, except with probability 2^-64. A sum would not detect two sign
+// changes.
 uint64_t relax_fingerprint(py::handle x, int64_t bytes) {
-    constexpr int kLanes = 8; // chains of products that do not wait for each other
+    constexpr int kLanes = 8; // independent chains of products
     constexpr uint64_t kOdd = 0x9e3779b97f4a7c15;
     const char* data = address<const char>(x);
     py::gil_scoped_release release;
@@ -159,7 +161,7 @@ uint64_t relax_fingerprint(py::handle x, int64_t bytes) {
     for (int l = 0; l < kLanes; ++l) lanes[l] = kOdd * uint64_t(l + 1);
     const auto mix = [](uint64_t& lane, uint64_t word) {
         lane = (lane ^ word) * kOdd;
-        lane ^= lane >> 29; // what a product takes up only, down again
+        lane ^= lane >> 29; // products propagate bits upward only; this propagates them down
     };
     int64_t at = 0;
     for (; at + 8 * kLanes <= bytes; at += 8 * kLanes)
@@ -175,7 +177,7 @@ uint64_t relax_fingerprint(py::handle x, int64_t bytes) {
     return all;
 }
 
-// (fault, row)
+// Returns (fault, row).
 std::pair<int, int64_t> relax_check(int numbers, int64_t n, int64_t columns, int64_t entries, py::handle start,
                                     py::handle column, py::handle value) {
     return with_numbers(numbers, [&]<class A, class V>() {
@@ -213,7 +215,7 @@ int64_t relax_red_black(int64_t n, py::handle start, py::handle column, py::hand
     return colour_red_black(p, to);
 }
 
-// Colours of clusters of `size` rows
+// Colours clusters of `size` rows.
 int64_t relax_colour_clusters(int64_t n, py::handle start, py::handle column, int64_t size, py::handle colour) {
     const Pattern p = pattern_of(n, start, column);
     int32_t* to = address<int32_t>(colour);

@@ -1,4 +1,4 @@
-// The learners of fastiter.relax's tuners. They keep the addresses of their arrays, which the caller keeps alive.
+// The learners of fastiter.relax's tuners. They keep the addresses of their arrays, which the caller must keep alive.
 #include "bindings.hpp"
 #include "relax_tuners.hpp"
 #include <algorithm>

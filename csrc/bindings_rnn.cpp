@@ -1,12 +1,12 @@
-// The family rnn on arrays and tensors of any size.
+// The `rnn` functions on arrays and tensors of any layout.
 #include "bindings.hpp"
 #include "run.hpp"
 
 namespace fastiter {
 namespace {
 
-// Strides come with an address as a tuple (address, row, time, gate, head), or from the ndarray (B, T, G, N, D) or
-// (B, T, N, D) itself.
+// An address with strides as a tuple (address, row, time, gate, head), or the ndarray (B, T, G, N, D) or (B, T, N, D)
+// itself
 template <class T> Steps<T> steps(PyObject* x) {
     Steps<T> s;
     if (PyTuple_Check(x)) {
@@ -22,7 +22,7 @@ template <class T> Steps<T> steps(PyObject* x) {
     return {reinterpret_cast<T*>(array->data), stride(0), stride(1), gates ? stride(2) : 0, stride(gates ? 3 : 2)};
 }
 
-// Tuples of what belongs to each state, as far as it is given
+// Read tuples with one item per state, as many as are given.
 template <class H, class T> void addresses(const py::tuple& x, PerState<H*, T*>& out) {
     for (size_t i = 0; i < x.size(); ++i) {
         PyObject* item = PyTuple_GET_ITEM(x.ptr(), py::ssize_t(i));
@@ -43,7 +43,7 @@ template <class H, class T> void all_steps(const py::tuple& x, PerState<Steps<H>
     }
 }
 
-// (cell, B, T, N, D, reverse, lengths, offsets, packed_rows), and where there is more to it (starts, reset, reset_row,
+// (cell, B, T, N, D, reverse, lengths, offsets, packed_rows), optionally followed by (starts, reset, reset_row,
 // clip_state, clip_grad)
 RnnShape shape_of(const py::tuple& x) {
     auto at = [&](int i) { return integer(PyTuple_GET_ITEM(x.ptr(), i)); };
@@ -63,7 +63,7 @@ RnnShape shape_of(const py::tuple& x) {
     return s;
 }
 
-// (k, the states between two chunks of k steps), or () for none
+// (k, the states between chunks of k steps), or () for none
 template <class S> Chunks<S> chunks_of(const py::tuple& x) {
     Chunks<S> chunks;
     if (x.size() == 0) return chunks;

@@ -1,4 +1,4 @@
-// The scans in fastiter._core.
+// The scans of fastiter._core.
 #include "bindings.hpp"
 #include "scan.hpp"
 #include <string>
@@ -6,7 +6,7 @@
 namespace fastiter {
 namespace {
 
-// (address, row, time) with strides in elements of memory; () or 0: none
+// (address, row, time), strides in elements; () or 0: none
 template <class S> Lines<S> lines(const py::handle& x) {
     if (!PyTuple_Check(x.ptr()) || PyTuple_GET_SIZE(x.ptr()) == 0) return {};
     return {address<S>(PyTuple_GET_ITEM(x.ptr(), 0)), integer(PyTuple_GET_ITEM(x.ptr(), 1)),

@@ -1,4 +1,4 @@
-// Stacks of layers that go one time step at a time, on tensors. They know when a weight was changed after they were made.
+// Stacks of layers that advance one time step at a time, on tensors. They detect weights that changed after packing.
 #include "bindings.hpp"
 #include "step.hpp"
 #include "tensors.hpp"
@@ -8,10 +8,10 @@
 namespace fastiter {
 namespace {
 
-// An entry of a module's dict of parameters, as it was
+// Snapshot of an entry of a module's parameter dict, to detect changes
 class Watched {
 public:
-    // (dict, name, tensor, whether it counts its versions, an alias, bytes that lie at its address)
+    // (dict, name, tensor, whether it has a version counter, an alias, bytes at its address)
     explicit Watched(const py::handle& x) {
         const py::tuple entry = py::reinterpret_borrow<py::tuple>(x);
         held_ = entry[0], name_ = entry[1], tensor_ = entry[2], alias_ = entry[4];
@@ -41,7 +41,8 @@ private:
         static PyObject* name = PyUnicode_InternFromString("data_ptr");
         return integer(called(PyObject_CallMethodNoArgs(tensor_.ptr(), name)).ptr());
     }
-    // Some of the numbers: fused optimizers, collectives and what writes through .data change them all, and count nothing.
+    // Samples some of the numbers: fused optimizers, collectives and writes through .data change them without
+    // incrementing the version.
     void look(Word (&out)[kSample]) const {
         std::fill_n(out, kSample, Word(0));
         const char* data = reinterpret_cast<const char*>(address_);
@@ -54,20 +55,20 @@ private:
     }
 
     py::object held_, name_, tensor_;
-    py::object alias_; // holds the memory: new weights never come to lie where the old ones were
-    bool counts_;      // tensors of inference mode count no versions
+    py::object alias_; // keeps the memory alive: new weights never reuse the old address
+    bool counts_;      // inference-mode tensors have no version counter
     int64_t version_ = 0, address_ = 0, words_ = 0;
     Word sample_[kSample];
 };
 
-// Under a mode of torch that makes fake tensors, a new one is no memory.
+// Memory of a new tensor; under a mode of torch that makes fake tensors, it has none.
 template <class T> T* memory_of(const py::object& made) {
     View view;
     if (!view.read(made.ptr())) throw std::runtime_error("a step needs tensors that have memory, got a fake one");
     return view.data<T>();
 }
 
-// x (I,) or (B, I), and a place for y like it
+// x (I,) or (B, I), and an output y of the same form
 template <class T> struct InAndOut {
     View x;
     bool batched = false;
@@ -97,8 +98,8 @@ template <class P> struct Places {
 
 template <class T> class Stream {
 public:
-    // layers: (I, D, P, w_ih, r, b_x, b_h, w_hr, to_first) each; first: addresses of the states, or ();
-    // watched: what Watched takes, each
+    // layers: (I, D, P, w_ih, r, b_x, b_h, w_hr, to_first) each; first: addresses of the states, or (); watched: the
+    // arguments of Watched, each
     Stream(int cell, int64_t rows, int64_t heads, double clip_state, const py::list& layers, const py::tuple& first,
            const py::list& watched)
         : stream_(Cell(cell), rows, heads, clip_state, weights_of(layers), Places<const T>(first).of) {
@@ -111,7 +112,7 @@ public:
         return true;
     }
 
-    // y; None where the weights are no longer those that were packed, or x is not simply memory of the right shape
+    // Returns y; None if the weights have changed since packing, or if x is not plain memory of the right shape.
     py::object step(py::handle x, bool batched) {
         InAndOut<T> io;
         if (!is_current() || !io.read(x.ptr(), stream_) || io.batched != batched) return py::none();
@@ -120,14 +121,15 @@ public:
         return io.y;
     }
 
-    // The same at addresses, x and y contiguous
+    // The same for addresses; x and y are contiguous.
     void step_at(py::handle x, py::handle y) {
         const T* in = address<const T>(x);
         T* out = address<T>(y);
         run([&] { stream_.step(in, stream_.inputs(), out); });
     }
 
-    // [y, states] from states (layers, B, H) each, without B where x is; None as in `step`. Not for projected layers.
+    // Returns [y, states] from states (layers, B, H) each, without B if x has none; None as in `step`. Not for
+    // projected layers.
     py::object step_from(py::handle x, const py::tuple& first) {
         InAndOut<T> io;
         const int states = stream_.states();

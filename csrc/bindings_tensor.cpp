@@ -1,13 +1,13 @@
-// The recurrences on dense tensors, whole: what python/fastiter/torch/_rnn_op.py does step by step, in one call. Here are
-// only arguments that need no word of explanation; for all others the answer is None, and the longer way explains.
+// The recurrences on dense tensors in one call: the same as python/fastiter/torch/_rnn_op.py does step by step. Handles
+// only valid, plain arguments; for all others it returns None, and the Python path runs and reports errors.
 #include "bindings.hpp"
 #include "rnn_tensors.hpp"
 
 namespace fastiter {
 namespace {
 
-// wx (B, T, G, N, D), r (G, N, D, D), b (G, N, D) or None, the state or None: everything has the shape that wx says, and its
-// dtype, or of bfloat16 that which is computed with where the ops take it.
+// wx (B, T, G, N, D), r (G, N, D, D), b (G, N, D) or None, the state or None. All have shapes that match wx, and its
+// dtype; beside bfloat16, b and the other states may have the dtype of the computation where the ops allow it.
 struct Inputs {
     CellOf cell;
     View wx, r, b;
@@ -34,7 +34,7 @@ struct Inputs {
     }
 };
 
-// b as it is computed with; `wide` is where it is if it has to be converted.
+// b in the type of the computation; `wide` holds it if it has to be converted.
 template <class S> const rnn_value<S>* bias_of(const View& b, std::vector<float>& wide) {
     if constexpr (sizeof(S) == 2) {
         if (b.bits() == 16) {
@@ -45,8 +45,8 @@ template <class S> const rnn_value<S>* bias_of(const View& b, std::vector<float>
     return b.data<const rnn_value<S>>();
 }
 
-// h, the final states, if asked all states but h; with `save` what the backward pass reads, which nobody else sees: all
-// states, the gates
+// Returns h, the final states and, with all_states, the other states of all steps; with `save` also the tensors for the
+// backward pass, invisible to the user: all states and the gates.
 template <class S> py::object forward(const Inputs& in, bool reverse, bool all_states, bool save) {
     const int64_t B = in.wx.size(0), T = in.wx.size(1), N = in.wx.size(3), D = in.wx.size(4);
     const int states = in.cell.states;
@@ -76,8 +76,8 @@ template <class S> py::object forward(const Inputs& in, bool reverse, bool all_s
     return std::move(out.all);
 }
 
-// What the forward pass kept, and the gradients that come in: in the shapes that the forward pass made, though where autograd's
-// hooks for saved tensors had it in between, in other memory
+// The saved tensors of the forward pass, and the incoming gradients. Their shapes are those of the forward pass, but
+// autograd's saved-tensor hooks may have moved them to other memory.
 struct Kept {
     CellOf cell;
     View r, saved;
@@ -131,7 +131,7 @@ template <class S> py::object backward(const Kept& in, bool reverse, bool need_r
     return std::move(out.all);
 }
 
-// For arguments of the public functions, where an empty tuple is no state and b has the dtype of the rest
+// For the public functions' arguments: an empty tuple is not a valid state, and b must have the dtype of wx.
 bool rnn_fits(const py::tuple& cell, py::handle wx, py::handle r, py::handle b, py::handle state) {
     Inputs in(cell);
     if (!in.read(wx, r, b, state)) return false;

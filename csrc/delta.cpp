@@ -6,9 +6,9 @@
 namespace fastiter {
 namespace {
 
-// As many threads as there are units to share, one where the work takes about as long as starting a team.
+// As many threads as there are units of work; one if the work takes about as long as starting a team.
 int useful(int threads, int64_t units, const DeltaShape& s) {
-    constexpr double kSmall = 1e5; // elements of the state, times steps
+    constexpr double kSmall = 1e5; // elements of the state times steps
     if (double(s.starts ? 1 : s.rows) * double(s.T * s.M * s.N) * double(s.K * s.V) < kSmall) return 1;
     return int(std::clamp<int64_t>(units, 1, threads));
 }

@@ -1,4 +1,4 @@
-// Runs the kernels of the delta rule: threads and a workspace.
+// Runs the kernels of the delta rule with their threads and workspace.
 #pragma once
 #include "cpu/delta_kernels.hpp"
 

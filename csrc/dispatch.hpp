@@ -1,4 +1,4 @@
-// Which instruction set's kernels run: the best that this build has and this machine can, or the one that FASTITER_ISA names.
+// Selects the instruction set: the best that is built and that this machine supports, or the one named by FASTITER_ISA.
 #pragma once
 #include "cpu/kernels.hpp"
 
@@ -7,7 +7,7 @@ namespace fastiter {
 const Kernels& kernels();
 const char* isa_chosen();
 const char* isa_built();                  // names separated by spaces
-const char* isa_available();              // of the built ones, those that this machine can run
-const char* isa_choose(const char* name); // nullptr or "": the best. Returns nullptr, or why it cannot be had.
+const char* isa_available();              // the built ones that this machine supports
+const char* isa_choose(const char* name); // nullptr or "": the best. Returns nullptr, or the reason of failure.
 
 } // namespace fastiter

@@ -8,7 +8,7 @@
 namespace fastiter {
 namespace {
 
-// As many threads as are worth it: a step takes from a hundredth of a nanosecond to ten of them.
+// Number of threads worth using: a step takes from a hundredth of a nanosecond to ten nanoseconds.
 int useful(int threads, const FixedMatmul& g) {
     const double steps = double(g.M) * double(g.N) * double(g.K);
     const double slow = g.plan.path == FixedPath::wide ? 500 : g.plan.path >= FixedPath::lines32 ? 20 : 1;
@@ -27,7 +27,7 @@ void run_plan(FixedMatmul g) {
     });
 }
 
-// Vectors run along the columns: the longer side of c, where the shorter one would fill few of them.
+// Transposes the product if c has too few columns to fill the vectors, which run along the columns, and more rows.
 FixedMatmul turned(FixedMatmul g) {
     constexpr int64_t kFull = 128; // columns of the widest panel
     if (g.N >= kFull || g.M <= g.N) return g;

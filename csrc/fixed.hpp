@@ -1,10 +1,10 @@
-// Runs the products of codes: picks their path and threads, gives them a workspace.
+// Runs products of codes: chooses their path and threads, and provides a workspace.
 #pragma once
 #include "cpu/fixed_kernels.hpp"
 
 namespace fastiter {
 
-// The products of a batch: product i begins at these elements of a, b and out.
+// A batch of products: product i begins at these element offsets of a, b and out.
 struct FixedBatch {
     int64_t count = 1;
     const int64_t* a = nullptr;
@@ -12,7 +12,7 @@ struct FixedBatch {
     const int64_t* out = nullptr;
 };
 
-// Returns the paths that were taken, a bit for each. `only`: see choose_plan.
+// Returns the paths that were taken, one bit each. `only`: see choose_plan.
 int run_fixed_matmul(const FixedMatmul& g, const FixedBatch& batch, FixedPath only);
 void run_fixed_convert(FixedConvert c, int width);
 

@@ -5,7 +5,7 @@ namespace fastiter {
 namespace {
 
 __extension__ typedef unsigned __int128 Bound;
-constexpr Bound kEndless = Bound(1) << 126; // larger than anything that is compared with it
+constexpr Bound kEndless = Bound(1) << 126; // larger than everything compared with it
 
 Bound power(int64_t n) { return n > 126 ? kEndless : Bound(1) << n; }
 Bound times(Bound a, Bound b) { return b != 0 && a > kEndless / b ? kEndless : std::min(a * b, kEndless); }
@@ -24,8 +24,8 @@ Bound largest_step(Bound p, int64_t shift) {
     return (shift > 127 ? 0 : p >> shift) + 1;
 }
 
-// p and what is added to it before its last `shift` bits are dropped fit lanes of `bits` bits. Lanes drop at most bits - 1:
-// where there are more to drop, p is less than half of one unit, and stays so.
+// Whether p plus its rounding offset, before its last `shift` bits are dropped, fits lanes of `bits` bits. Lanes can
+// shift by at most bits - 1: for a larger shift, p must be less than half a unit, and remains so.
 bool rounds_in(int bits, Bound p, int64_t shift) {
     if (shift <= 0) return times(p, power(-shift)) < power(bits - 1);
     if (shift > bits - 1) return p < power(bits - 2);
@@ -38,12 +38,12 @@ bool has_short_loop(const FixedTarget& t) {
     return is_modular(t) || clamps(t) || t.overflow == FixedOverflow::sat_zero;
 }
 
-// One assignment after another in lanes of `bits` bits
+// Whether consecutive assignments are exact in lanes of `bits` bits
 bool steps_in(int bits, Bound p, const FixedTarget& t, bool wraps_once) {
     if (wraps_once && t.shift <= 0) return t.width <= bits; // everything is modulo 2^width
     if (!rounds_in(bits, p, t.shift)) return false;
     if (wraps_once) return t.width <= bits;
-    // The sum of 16-bit lanes saturates by itself, and is clamped after that.
+    // The 16-bit addition saturates, and the sum is clamped afterwards.
     if (bits == 16 && clamps(t) && rounds_products(t)) return t.width - t.is_signed <= 15;
     return t.width < bits && largest_code(t) + largest_step(p, t.shift) + 1 < power(bits - 1);
 }
@@ -58,7 +58,7 @@ bool lines_in(int bits, const FixedMatmul& g, bool wraps_once) {
     return steps_in(bits, p, g.acc, wraps_once);
 }
 
-// Shares `left` places among two codes of 16-bit lanes; false where they do not have them.
+// Distributes `left` bits of left shift over two codes in 16-bit lanes; returns false if they do not fit.
 bool share_places(const FixedMatmul& g, int64_t left, FixedPlan& plan) {
     auto free = [](const FixedCodes& x) { return 15 - x.magnitude(); };
     if (left < 0 || free(g.a) < 0 || free(g.b) < 0 || left > free(g.a) + free(g.b)) return false;
@@ -67,14 +67,14 @@ bool share_places(const FixedMatmul& g, int64_t left, FixedPlan& plan) {
     return true;
 }
 
-// Places that are added to a product, wherever they come from; beyond 126 nothing of it is left.
+// Distributes a left shift of the product, in any lanes; beyond 126 bits nothing of it is left.
 void shift_product(int64_t left, FixedPlan& plan) {
     plan.a_left = int(std::clamp<int64_t>(left, 0, 63));
     plan.b_left = int(std::clamp<int64_t>(left - plan.a_left, 0, 63));
 }
 
-// TRN and RND of a product of two 16-bit lanes are one instruction when the codes are shifted so that the 16th or 15th bit
-// is the last that stays.
+// TRN and RND of a product of two 16-bit lanes are one instruction if the codes are shifted so that the 16th or 15th
+// bit is the last one kept.
 bool takes_part_of_product(const FixedMatmul& g, FixedPlan& plan) {
     const FixedTarget& t = g.acc;
     if (t.shift <= 0 || t.width > 16 || (!plan.wraps_once && t.width - t.is_signed > 15)) return false;
@@ -85,7 +85,7 @@ bool takes_part_of_product(const FixedMatmul& g, FixedPlan& plan) {
         return true;
     }
     if (t.rounding != FixedRounding::rnd || !share_places(g, 15 - t.shift, plan)) return false;
-    // (-2^15)^2 rounds to 2^15, which 16 bits do not hold
+    // (-2^15)^2 rounds to 2^15, which overflows 16 bits.
     const bool reaches_end =
         g.a.is_signed && g.b.is_signed && g.a.magnitude() + plan.a_left == 15 && g.b.magnitude() + plan.b_left == 15;
     plan.product = FixedProduct::rounded;
@@ -97,7 +97,7 @@ bool takes_pairs(const FixedMatmul& g, FixedPlan& plan) {
     return g.acc.width <= 32 || g.a.magnitude() + g.b.magnitude() - g.acc.shift <= 29;
 }
 
-// Whether the path is exact; fills in what it needs.
+// Whether the path is exact; fills in its parameters.
 bool is_exact(FixedPath path, const FixedMatmul& g, FixedPlan& plan) {
     plan.path = path;
     plan.product = FixedProduct::low;
@@ -149,7 +149,7 @@ bool converts_narrow(const FixedCodes& in, const FixedTarget& target) {
 
 namespace {
 
-// Calls f(first code, how many, their distance) for all lines of `inner` at every place of `outer`.
+// Calls f(first code, count, stride) for all lines of `inner` at every position of `outer`.
 template <class S, class F> void for_lines(const S* data, const Index3& outer, const Index3& inner, F&& f) {
     const int64_t run = inner.size[2];
     for (int64_t i = 0; i < outer.count(); ++i)
@@ -193,7 +193,7 @@ template <class F> auto with_source(const FixedCodes& x, F&& f) {
     }
 }
 
-// Which sums of magnitudes are small enough: those that keep start + sum within the format, and every partial sum too.
+// Upper limit of a row's sum of magnitudes that keeps start + sum, and every partial sum, within the format.
 class Limit {
 public:
     explicit Limit(const FixedMatmul& g) : shift_(g.acc.shift), terms_(g.K) {
@@ -211,7 +211,7 @@ public:
         const bool only_grows = !g.a.is_signed && !g.b.is_signed && down == 0;
         room_ = only_grows ? above : std::min(above, below);
     }
-    // Each term is rounded by less than one.
+    // Each term is rounded by less than one unit.
     bool holds(Bound sum) const {
         if (shift_ <= 0) return times(sum, power(-shift_)) <= room_;
         return (shift_ > 127 ? 0 : sum >> shift_) + Bound(terms_) <= room_;
@@ -228,7 +228,7 @@ Safety safe_rows(const FixedMatmul& g, bool* is_safe) {
     if (g.has_product || !rounds_products(g.acc) || is_modular(g.acc)) return Safety::no_row;
     const Limit limit(g);
     if (limit.holds(times(largest_product(g), Bound(g.K)))) return Safety::every_row;
-    // Looking at the codes is worth it where each serves many products.
+    // Scanning the codes pays off if each serves many products.
     constexpr int64_t kMany = 16;
     if (g.a.bytes > 4 || g.b.bytes > 4 || g.M < kMany || g.N < kMany || g.K == 0) return Safety::no_row;
     const Bound most = with_source(g.b, [&](const auto* data) { return largest(data, g.b); });

@@ -1,21 +1,22 @@
-// How a fixed-point product is computed: the fastest path that is exact. docs/fixed.md derives the conditions.
+// Chooses the algorithm of a fixed-point product: the fastest exact path. docs/fixed.md derives the conditions.
 #pragma once
 #include "cpu/fixed_kernels.hpp"
 
 namespace fastiter {
 
-// Rounding sees nothing but the product, or there is none: then a sum that cannot leave the format may wrap at the end.
+// Whether rounding depends on the product only, or there is none: a sum that cannot leave the format may then wrap at
+// the end.
 bool rounds_products(const FixedTarget& acc);
 
-// `only`: the path that must be taken (`wide` where it is not exact), or `choose`. is_safe: no sum leaves the format.
+// `only`: the required path (`wide` if it is not exact), or `choose`. is_safe: no sum leaves the format.
 FixedPlan choose_plan(const FixedMatmul& g, FixedPath only, bool is_safe);
 
-// Whether no sum of the products can leave the accumulator's format: for every line of a in turn, by the sum of its
-// magnitudes and the largest magnitude in b.
+// Whether no sum of products can leave the accumulator's format: per row of a, from its sum of magnitudes and the
+// largest magnitude in b.
 enum class Safety { every_row, some_rows, no_row };
 Safety safe_rows(const FixedMatmul& g, bool* is_safe);
 
-// What an assignment of single codes needs to be done in lanes of 64 bits
+// Whether assignments of single codes are exact in 64-bit lanes
 bool converts_narrow(const FixedCodes& in, const FixedTarget& target);
 
 } // namespace fastiter

@@ -16,7 +16,7 @@ constexpr size_t kHugePage = 2 << 20, kSmall = 128 << 10;
 
 size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
-// Never destroyed: blocks may come back while the process ends.
+// Never destroyed: blocks may be returned during process exit.
 struct Idle {
     std::mutex mutex;
     std::vector<Block> blocks; // oldest first
@@ -27,7 +27,7 @@ Idle& idle() {
     return *all;
 }
 
-// A child must not find the mutex locked by a thread that it does not have.
+// A forked child must not find the mutex locked by a thread that it does not have.
 const int at_fork =
     pthread_atfork([] { idle().mutex.lock(); }, [] { idle().mutex.unlock(); }, [] { idle().mutex.unlock(); });
 

@@ -1,4 +1,4 @@
-// Prints the instruction sets that a build for this machine alone needs: CMake runs it for FASTITER_LEVELS=native.
+// Prints the instruction sets for a build that targets only this machine: CMake runs it for FASTITER_LEVELS=native.
 #include "levels.hpp"
 #include <cstdio>
 

@@ -10,9 +10,9 @@ namespace {
 
 template <class T> const NewtonKernelsOf<T>& table() { return kernels().newton->of<T>(); }
 
-// Threads worth waking: each should have work for longer than that takes.
+// Number of threads worth waking: each should have work for longer than waking it takes.
 int threads_for(const ParaShape& shape, int threads) {
-    constexpr int64_t kElements = 8192; // of h: as many as take two or three times as long as starting a team
+    constexpr int64_t kElements = 8192; // elements of h: two or three times the time to start a team
     const int64_t elements = shape.B * shape.T * shape.D;
     return int(std::clamp<int64_t>(elements / kElements, 1, threads));
 }

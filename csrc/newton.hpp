@@ -4,9 +4,9 @@
 
 namespace fastiter {
 
-// lengths in batch order (nullptr: all T); order, counts and workspace are filled in. With a window, Newton's method; `steps`
-// (2, B) or null then gets for each row the most passes that one of its windows took, and how many windows were run step by
-// step in the end. Without one, step by step.
+// lengths are in batch order (nullptr: all T); order, counts and workspace are filled in. With a window, Newton's
+// method: `steps` (2, B) or null then receives for each row the largest number of passes of its windows, and the number
+// of windows that were finished step by step. Without a window, step by step.
 template <class T> void run_para_forward(ParaForward<T> p, int64_t* steps);
 template <class T> void run_para_backward(ParaBackward<T> p);
 

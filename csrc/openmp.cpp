@@ -1,6 +1,6 @@
-// After a torch operation its OpenMP threads spin for a while, and a second pool would fight them for the cores. So our
-// teams are formed by the same runtime. GCC's (libgomp) and, under its compatibility names, LLVM's and Intel's have these
-// entries.
+// After a torch operation its OpenMP threads spin for a while, and a second pool would compete with them for the cores,
+// so our teams run on the same runtime. GCC's (libgomp) and, under compatibility names, LLVM's and Intel's export these
+// functions.
 #include "openmp.hpp"
 #include <atomic>
 #include <cstring>
@@ -27,7 +27,7 @@ bool load(const char* path, OpenMP& omp) {
         std::memcpy(&entry, &symbol, sizeof symbol);
         return symbol != nullptr;
     };
-    // The handle is kept: the library must not be unloaded while its entries are used.
+    // The handle stays open: the library must not be unloaded while its functions are in use.
     return find(omp.parallel, "GOMP_parallel") && find(omp.thread_num, "omp_get_thread_num") &&
            find(omp.num_threads, "omp_get_num_threads") && find(omp.max_threads, "omp_get_max_threads") &&
            find(omp.in_parallel, "omp_in_parallel");

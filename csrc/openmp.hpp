@@ -11,7 +11,7 @@ struct OpenMP {
     int (*in_parallel)() = nullptr;
 };
 
-// Null where there is none, and in a forked child, which has none of its runtime's threads.
+// Null if there is none, and in a forked child, which lacks its runtime's threads.
 const OpenMP* process_openmp();
 void forget_openmp(); // called in a forked child
 

@@ -17,7 +17,7 @@ bool Pool::start_workers(int count) {
             workers_.push_back(std::move(worker));
         }
     } catch (const std::system_error&) {
-        return false; // a limit on processes or on memory: the caller goes on alone
+        return false; // a limit on processes or memory: the caller continues alone
     }
     return true;
 }

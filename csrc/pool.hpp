@@ -1,4 +1,4 @@
-// The threads of a process that has no OpenMP runtime.
+// The thread pool of a process without an OpenMP runtime.
 #pragma once
 #include "cpu/team.hpp"
 #include "waiting.hpp"
@@ -8,7 +8,7 @@
 
 namespace fastiter {
 
-// What one thread of a team does
+// The work of one thread of a team
 struct Part {
     void (*run)(void* call, int id);
     void* call;
@@ -16,13 +16,14 @@ struct Part {
 
 class Pool {
 public:
-    // Runs part(id) for every id from 0 to threads - 1, the caller's own being 0, which returns when the others have ended.
-    // Returns false, with nothing run, while another thread uses the pool, or where the system has no more threads.
+    // Runs part(id) for every id from 0 to threads - 1; the caller is thread 0, and its part returns after the others
+    // have ended. Returns false, with nothing run, if another thread uses the pool, or if the system cannot create the
+    // threads.
     bool run(int threads, Part part);
 
 private:
     struct Worker {
-        alignas(64) int32_t calls = 0; // twice those that it was asked to join, and bit 0: it sleeps
+        alignas(64) int32_t calls = 0; // twice the number of calls to join; bit 0: the worker sleeps
         int32_t seen = 0;
         int id = 0;
     };
@@ -34,7 +35,7 @@ private:
     Part part_{};
 };
 
-// The pool of this process: a forked child has none of its parent's threads, and starts its own.
+// The pool of this process; a forked child, which lacks its parent's threads, starts its own.
 Pool& process_pool();
 
 } // namespace fastiter

@@ -7,7 +7,7 @@
 namespace fastiter {
 namespace {
 
-// As many as get elements that take longer than to wake them
+// As many threads as have work for longer than waking them takes
 int threads_for(int64_t elements, int threads) {
     constexpr int64_t kLeast = 1 << 15;
     return int(std::clamp<int64_t>(elements / kLeast, 1, threads));

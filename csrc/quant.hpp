@@ -1,4 +1,4 @@
-// Runs the kernels of the family `quant` over arrays.
+// Runs the `quant` kernels over arrays.
 #pragma once
 #include "cpu/quant_kernels.hpp"
 
@@ -6,9 +6,9 @@ namespace fastiter {
 
 QuantCounts run_quant(QuantJob job);
 void run_pack(PackJob job);
-// Returns the sum, if it is wanted; it does not depend on the number of threads.
+// Returns the sum, if requested; it does not depend on the number of threads.
 double run_quant_gradient(QuantGradientJob job, bool sum);
-// n a multiple of 64, and so is `first`
+// n and `first` are multiples of 64.
 void quant_random(uint64_t seed, uint64_t first, int64_t n, uint32_t* words);
 
 } // namespace fastiter

@@ -1,4 +1,4 @@
-// Runs products whose accumulator is a small float.
+// Runs matrix products with a small-float accumulator.
 #pragma once
 #include "cpu/quant_matmul_kernels.hpp"
 

@@ -1,4 +1,4 @@
-// Matrices prepared for relaxation: permuted copies in the layouts of relax_kernels.hpp, and what sweeps over them.
+// Matrices prepared for relaxation: permuted copies in the layouts of relax_kernels.hpp, and their sweeps.
 #pragma once
 #include "cpu/relax_kernels.hpp"
 #include "memory.hpp"
@@ -9,7 +9,7 @@
 
 namespace fastiter {
 
-// Numbers in a block of memory that is used again
+// An array in a reusable memory block
 template <class T> class Memory {
 public:
     Memory() = default;
@@ -32,7 +32,7 @@ private:
 
 enum class SweepKind { forward, backward, symmetric, jacobi };
 
-// One number of omega and momentum for each sweep; d null: no momentum. Symmetric: forward and backward are one sweep.
+// One omega and momentum per sweep; d null: no momentum. Symmetric: a sweep is a forward and a backward half.
 struct Sweeps {
     const double* omega = nullptr;
     const double* momentum = nullptr;
@@ -43,13 +43,13 @@ struct Sweeps {
 class RelaxMatrix {
 public:
     virtual ~RelaxMatrix() = default;
-    // x, b, d (n, k) in the order of the caller, contiguous; x and d are overwritten
+    // x, b, d (n, k) contiguous, in the caller's order; x and d are overwritten.
     virtual void sweep(void* x, const void* b, void* d, int64_t k, const Sweeps&) = 0;
-    // r null: only the squared norms (k) of b - A x
+    // r null: computes only the squared norms (k) of b - A x.
     virtual void residual(const void* x, const void* b, void* r, int64_t k, double* norms) = 0;
 };
 
-// A (n, n) in compressed rows with sorted columns. `order` null: as they are; else row t of the copy is row order[t].
+// A (n, n) as CSR with sorted columns. `order` null: in the same order; else row t of the copy is row order[t].
 template <class A> struct Csr {
     int64_t n = 0;
     const int64_t* start = nullptr;
@@ -58,7 +58,7 @@ template <class A> struct Csr {
     const int32_t* order = nullptr;
 };
 
-// Clusters of consecutive rows of the copy, and colours of consecutive clusters: the first of each, and the end
+// Clusters of consecutive rows of the copy, and colours of consecutive clusters: the first of each, then the end
 struct Clusters {
     std::vector<int64_t> rows, colours;
 };
@@ -72,13 +72,14 @@ public:
     int64_t row, system;
 };
 
-// batch > 0: value holds (batch, entries)
+// batch > 0: value has shape (batch, entries).
 template <class A, class V>
 std::unique_ptr<RelaxMatrix> prepare_rows(const Csr<A>&, const Clusters&, Part, int64_t batch);
-// colours: the first row of each colour in `order`, and the end
+// colours: the first row of each colour in `order`, then the end
 template <class A, class V>
 std::unique_ptr<RelaxMatrix> prepare_slices(const Csr<A>&, const std::vector<int64_t>& colours, Part);
-// n rows of blocks of size x size, by rows in `value`; rows of the scalar matrix from `rows` on are padding. batch as above
+// n block rows of blocks of size x size, row-major in `value`; rows of the scalar matrix from `rows` on are padding.
+// batch as above
 template <class A, class V>
 std::unique_ptr<RelaxMatrix> prepare_blocks(const Csr<A>&, int size, int64_t rows, const Clusters&, int64_t batch);
 template <class A, class V> std::unique_ptr<RelaxMatrix> prepare_dense(int64_t n, const A* value, const int32_t* order);
@@ -86,10 +87,11 @@ template <class A, class V> std::unique_ptr<RelaxMatrix> prepare_dense(int64_t n
 template <class A, class V>
 std::unique_ptr<RelaxMatrix> prepare_projections(const Csr<A>&, int64_t columns, int64_t batch);
 
-// grid (n0, n1, n2) with n1 = 1 for two axes. coefficients (7) or (7, n0, n1, n2); given: 1 where x is given, null: nowhere.
-// order: (points) with its clusters; null: red-black or natural
+// grid (n0, n1, n2), n1 = 1 for two axes. coefficients (7) or (7, n0, n1, n2); given: 1 where x is fixed, null:
+// nowhere. order: (points) with its clusters; null: red-black or natural order
 struct StencilOrder {
-    bool red_black = false, projections = false; // projections: on equations, instead of a division by the diagonal
+    bool red_black = false, projections = false; // projections: onto the equations (Kaczmarz), not division by the
+                                                 // diagonal
     const int32_t* order = nullptr;
     Clusters clusters;
 };

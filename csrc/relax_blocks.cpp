@@ -1,4 +1,4 @@
-// Matrices of small dense blocks, with the diagonal ones inverted.
+// BSR matrices with inverted diagonal blocks.
 #include "relax_read.hpp"
 #include "relax_sweeps.hpp"
 #include <cmath>
@@ -8,10 +8,10 @@ namespace fastiter {
 namespace {
 
 template <class A, class V> struct BlocksLayout : InClusters {
-    int64_t n = 0, rows = 0, entries = 0; // n: rows of the vectors, padding included; rows: without it
+    int64_t n = 0, rows = 0, entries = 0; // n: rows of the vectors including padding; rows: without it
     int64_t blocks = 0;
     int size = 1;
-    std::vector<int32_t> order; // of the rows of vectors
+    std::vector<int32_t> order; // of the vectors' rows
     std::vector<int64_t> start;
     Memory<int32_t> column;
     Memory<A> value, diagonal;
@@ -36,8 +36,8 @@ Complex less(Complex a, Complex b) { return {a.re - b.re, a.im - b.im}; }
 double one(double) { return 1; }
 Complex one(Complex) { return {1, 0}; }
 
-// inverse, by rows, of a (size, size), which is destroyed: Gauss and Jordan with the largest pivot of each column. False where
-// a is singular to working precision.
+// Inverts a (size, size), which is destroyed, into the row-major `inverse`: Gauss-Jordan with partial pivoting. Returns
+// false if a is singular to working precision.
 template <class S> bool invert(S* a, S* inverse, int size) {
     double largest = 0;
     for (int i = 0; i < size * size; ++i) {
@@ -71,7 +71,7 @@ template <class S> bool invert(S* a, S* inverse, int size) {
     return true;
 }
 
-// Matrix c of `width`: a block by rows to one by columns, each of whose numbers is `width`
+// Transposes a row-major block, matrix c of a batch of `width`, to a column-major one with `width` values per entry.
 template <class A> void transpose(const A* from, A* to, int size, int64_t width, int64_t c) {
     for (int r = 0; r < size; ++r)
         for (int q = 0; q < size; ++q) to[(q * size + r) * width + c] = from[r * size + q];

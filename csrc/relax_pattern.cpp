@@ -18,7 +18,7 @@ struct Transposed {
     }
 };
 
-// f(j) for every row j that i is linked to, some of them twice
+// Calls f(j) for every row j linked to i, possibly twice.
 template <class F> void each_linked(const Pattern& p, const Transposed& t, int64_t i, F f) {
     for (int64_t e = p.start[i]; e < p.start[i + 1]; ++e)
         if (p.column[e] != i) f(int64_t(p.column[e]));
@@ -26,9 +26,9 @@ template <class F> void each_linked(const Pattern& p, const Transposed& t, int64
         if (t.row[size_t(e)] != i) f(int64_t(t.row[size_t(e)]));
 }
 
-// each(i, f): f(j) for every row j that must not share the colour of i
+// each(i, f) calls f(j) for every row j that must not have the colour of i.
 template <class Each> int64_t first_fit(int64_t n, int32_t* colour, Each each) {
-    std::vector<int64_t> taken_by; // the last row that saw the colour
+    std::vector<int64_t> taken_by; // for each colour, the last row that must not have it
     std::fill(colour, colour + n, -1);
     for (int64_t i = 0; i < n; ++i) {
         each(i, [&](int64_t j) {

@@ -1,11 +1,11 @@
-// Reads the rows of a matrix in the order and with the columns of its copy.
+// Reads the rows of a matrix in the order of its permuted copy, with permuted column indices.
 #pragma once
 #include "relax.hpp"
 #include <algorithm>
 
 namespace fastiter {
 
-// The entries of one row of the copy, by its own columns
+// The entries of one row of the copy, sorted by the copy's columns
 struct Entry {
     int32_t column;
     int64_t at;

@@ -1,4 +1,4 @@
-// Matrices whose rows are relaxed one after the other, alone or in clusters.
+// Clustered CSR and dense matrices, relaxed row by row.
 #include "relax_read.hpp"
 #include "relax_sweeps.hpp"
 

@@ -1,4 +1,4 @@
-// Matrices whose rows are relaxed eight at a time, and rows that are projected on.
+// SELL matrices, relaxed eight rows at a time, and the rows of Kaczmarz projections.
 #include "relax_read.hpp"
 #include "relax_sweeps.hpp"
 
@@ -7,8 +7,8 @@ namespace {
 
 template <class A, class V> struct SlicesLayout {
     int64_t n = 0, rows = 0, entries = 0;
-    std::vector<int32_t> order;         // -1: padding to whole slices, which has no entries
-    std::vector<int64_t> colour, start; // slices
+    std::vector<int32_t> order;         // -1: padding rows without entries, up to whole slices
+    std::vector<int64_t> colour, start; // in slices
     Memory<int32_t> run, column;
     Memory<A> value, diagonal;
     Memory<sum_of<V>> inverse;
@@ -17,7 +17,7 @@ template <class A, class V> struct SlicesLayout {
     int64_t colours() const { return int64_t(colour.size()) - 1; }
     int64_t chunks() const { return (n + kChunkRows - 1) / kChunkRows; }
     bool is_serial(int64_t, bool) const { return false; }
-    // Shares of a colour have as many entries, not as many slices.
+    // Partitions a colour into shares with equal numbers of entries, not of slices.
     void sweep(const RelaxStep<V>& step, int64_t c, Team team) const {
         const int64_t first = colour[size_t(c)], last = colour[size_t(c) + 1];
         auto boundary = [&](int id) {
@@ -40,8 +40,8 @@ template <class A, class V> struct SlicesLayout {
     }
 };
 
-// Rows of one colour that differ much in length share slices with their like: within windows, so that neighbours in the
-// matrix stay near in memory. `order` is sorted; a colour is order[first] to order[last - 1].
+// SELL-C-sigma sorting: if the rows of a colour differ much in length, sorts them by length within windows, so that
+// neighbours in the matrix stay near in memory. A colour is order[first] to order[last - 1].
 template <class A> void sort_by_length(const Csr<A>& csr, std::vector<int32_t>& order, int64_t first, int64_t last) {
     constexpr int64_t kWindow = 512;
     auto length = [&](int32_t row) { return csr.start[row + 1] - csr.start[row]; };
@@ -61,7 +61,7 @@ template <class A> void sort_by_length(const Csr<A>& csr, std::vector<int32_t>& 
                          [&](int32_t a, int32_t b) { return length(a) > length(b); });
 }
 
-// The order of the copy: each colour is padded to whole slices. Empty where that is the order of the caller.
+// The order of the copy, with each colour padded to whole slices; empty if it equals the caller's order.
 template <class A>
 std::vector<int32_t> padded_order(const Csr<A>& csr, const std::vector<int64_t>& colours,
                                   std::vector<int64_t>& slices) {
@@ -114,7 +114,8 @@ private:
         int32_t column[kSliceRows];
     };
 
-    // The first of columns that follow each other; of others where they are listed, negated
+    // Index of the first column if the eight are consecutive; otherwise appends them to the column list and returns the
+    // complement of their position.
     int32_t run_of(const Eight& entries) {
         bool is_run = true;
         for (int i = 0; i < kSliceRows; ++i) is_run = is_run && entries.column[i] == entries.column[0] + i;
@@ -125,7 +126,7 @@ private:
 
     int32_t row_of(int64_t i) const { return m_.order.empty() ? int32_t(i) : m_.order[size_t(i)]; }
 
-    // The entries off the diagonal, by column; returns where the diagonal is, or -1.
+    // Reads the off-diagonal entries, sorted by column; returns the index of the diagonal entry, or -1.
     int64_t read(int64_t i) {
         const int32_t row = row_of(i);
         int64_t diagonal = -1;
@@ -186,7 +187,7 @@ void assign_twice(Complex& to, double x) { to = {x, x}; }
 double square(double x) { return x * x; }
 double square(Complex x) { return x.re * x.re + x.im * x.im; }
 
-// x has `columns` rows and b has n, so this is not one of the Relaxed.
+// Not a Relaxed, as x has `columns` rows and b has n.
 template <class A, class V> class Projections : public RelaxMatrix {
 public:
     Projections(ProjectionsLayout<A, V> layout) : m_(std::move(layout)) {
@@ -277,7 +278,8 @@ std::unique_ptr<RelaxMatrix> prepare_projections(const Csr<A>& csr, int64_t colu
         std::fill(norm.begin(), norm.end(), 0.0);
         m.start.push_back(to);
         for (bool shared :
-             {false, true}) // what the row before has just changed comes last: the sum need not wait for it
+             {false, true}) // entries that the previous row has just changed come last, so that the sum need not wait
+                            // for them
             for (int64_t e = csr.start[row]; e < csr.start[row + 1]; ++e) {
                 if ((last_row[size_t(csr.column[e])] == i - 1) != shared) continue;
                 m.column[to] = csr.column[e];

@@ -1,4 +1,4 @@
-// Stencils: no matrix but the coefficients, and several sweeps in one pass over the grid.
+// Matrix-free stencils: only the coefficients are stored, and one pass over the grid does several sweeps.
 #include "relax_sweeps.hpp"
 
 namespace fastiter {
@@ -22,7 +22,7 @@ public:
             const T centre = coefficients[is_constant ? 0 : i];
             const bool is_given = given && given[i];
             if (is_zero(wide(centre)) && !is_given && !projections_) throw SingularRow(i);
-            // of projections a mark of what is not given
+            // for projections, only marks the points that are not fixed
             const T inverse = projections_ ? one<T> : T(inverse_of(wide(centre)));
             if (inverse_.size()) inverse_[i] = is_given ? T{} : inverse;
             if (is_constant) m_.constant_inverse = inverse;
@@ -81,7 +81,7 @@ private:
 
     int64_t points() const { return m_.n0 * m_.n1 * m_.n2; }
     int threads_for(int threads) const {
-        constexpr int64_t kPoints = 32768; // as many as a thread takes while a team starts
+        constexpr int64_t kPoints = 32768; // as many as a thread processes while a team starts
         return int(std::clamp<int64_t>(points() / kPoints, 1, threads));
     }
 
@@ -112,7 +112,7 @@ private:
             }
     }
 
-    // Clusters of one colour are not linked, so that the points of several of them may follow each other in any order.
+    // Clusters of one colour are independent, so that the points of several clusters may be processed in any order.
     void listed_in(const Call& c, Team team) const {
         const bool both = c.sweeps->kind == SweepKind::symmetric;
         const int64_t colours = int64_t(clusters_.colours.size()) - 1;
@@ -130,10 +130,10 @@ private:
             }
     }
 
-    // One colour of the grid is a half. Half h may do group p of planes as soon as half h - 1 has done group p + 1, so the
-    // halves follow each other through the grid, two groups apart, and what one has touched the next finds in the cache. In
-    // one tick each does one group; these tasks are independent, and are shared out to the threads, together with parts of
-    // lines where there are too few.
+    // Wavefront of red-black half sweeps, one per colour. Half sweep h may process group p of planes once half sweep h
+    // - 1 has done group p + 1. So the half sweeps follow each other through the grid two groups apart, and each finds
+    // the data of the previous one in cache. In one tick each processes one group; these independent tasks are
+    // distributed over the threads, split into parts of lines if they are too few.
     void red_black_in(const Call& c, Team team) const {
         const bool both = c.sweeps->kind == SweepKind::symmetric;
         const int64_t planes = planes_of_a_task(team.size), groups = (m_.n0 + planes - 1) / planes;
@@ -141,7 +141,7 @@ private:
         for (int64_t begin = 0; begin < halves; begin += deepest) {
             const int64_t count = std::min(deepest, halves - begin);
             for (int64_t tick = 0; tick < groups + 2 * (count - 1); ++tick) {
-                // group = tick - 2 h has to be one of the grid
+                // group = tick - 2 h must lie in the grid
                 const int64_t low = std::max<int64_t>(0, (tick - groups + 2) / 2), high = std::min(count - 1, tick / 2);
                 const int64_t tasks = high - low + 1;
                 if (tasks > 0) do_tick(c, team, both, begin, tick, low, tasks, planes);
@@ -165,13 +165,13 @@ private:
         }
     }
 
-    // Threads meet once a tick: a task has to be worth it.
+    // Threads synchronise once per tick, so that a task has to be worth it.
     int64_t planes_of_a_task(int threads) const {
         constexpr int64_t kPoints = 8192;
         return threads == 1 ? 1 : std::max<int64_t>(1, kPoints / std::max<int64_t>(1, m_.n1 * m_.n2));
     }
 
-    // Halves under way at the same time: as many as have their groups, two each, in half of a cache of 1 MB
+    // Number of concurrent half sweeps: as many as fit, with two groups each, in half of a cache of 1 MB
     int64_t depth(int64_t planes) const {
         constexpr int64_t kCache = 512 << 10;
         const int64_t arrays = 2 + (m_.inverse ? 1 : 0) + (m_.is_constant ? 0 : m_.n1 > 1 ? 6 : 4);

@@ -9,7 +9,7 @@ Complex operator-(Complex a, Complex b) { return {a.re - b.re, a.im - b.im}; }
 Complex operator*(Complex a, Complex b) { return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re}; }
 Complex operator*(double a, Complex b) { return {a * b.re, a * b.im}; }
 
-// Where x and b have one column (K 1) a sum stays in a register.
+// If x and b have one column (K = 1), a sum stays in a register.
 template <int K, class S> struct Sums {
     S own[1];
     S* at;
@@ -28,7 +28,7 @@ void residual_of(const Subdomains<A, V>& m, int64_t row, const V* x, const V* b,
     if (K) *to = *sum.at;
 }
 
-// Lists of one row each
+// Subdomains of one row each
 template <int K, class A, class V>
 void relax_points(const Subdomains<A, V>& m, const V* x, V* y, const V* b, int64_t k, double keep, double omega,
                   bool backward) {

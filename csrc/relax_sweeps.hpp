@@ -1,4 +1,4 @@
-// What every layout of a matrix shares: its own order of rows, teams of threads, sweeps one after the other.
+// Shared by all matrix layouts: permutation of the rows, teams of threads, sequences of sweeps.
 #pragma once
 #include "dispatch.hpp"
 #include "relax.hpp"
@@ -23,14 +23,14 @@ inline Complex inverse_of(Complex x) {
 inline bool is_zero(double x) { return x == 0; }
 inline bool is_zero(Complex x) { return x.re == 0 && x.im == 0; }
 
-// Part `id` of `size` of [first, last)
+// This thread's part of [first, last)
 inline std::pair<int64_t, int64_t> part_of(int64_t first, int64_t last, Team team) {
     const int64_t count = last - first;
     return {first + count * team.id / team.size, first + count * (team.id + 1) / team.size};
 }
 
-// Layout has: n, vector rows of a copy; rows, those of the caller; order (empty: the caller's own); entries;
-// colours(), colour(c) -> range; sweep(step, first, last, column, columns); residual(r, first, last); chunks().
+// A Layout has: n, vector rows of the copy; rows, those of the caller; order (empty: the caller's own); entries;
+// colours(); is_serial(k, jacobi); sweep(step, colour, team); residual(r, first, last); chunks().
 template <class V, class Layout> class Relaxed : public RelaxMatrix {
 public:
     explicit Relaxed(Layout layout) : m_(std::move(layout)), place_(size_t(is_permuted() ? m_.rows : 0)) {
@@ -102,12 +102,12 @@ private:
     bool is_permuted() const { return !m_.order.empty(); }
 
     int threads_for(int64_t k, int threads) const {
-        constexpr int64_t kEntries = 16384; // as many as a thread takes while a team starts
+        constexpr int64_t kEntries = 16384; // as many as a thread processes while a team starts
         return int(std::clamp<int64_t>(m_.entries * k / kEntries, 1, threads));
     }
 
-    // Rows of the caller to rows of the copy, and back; padding is 0. It goes by the caller's rows: those of one colour
-    // lie far from each other there, and side by side in the copy, so that one pass reads and writes each line once.
+    // Permutes rows of the caller to rows of the copy, and back; padding is 0. Loops over the caller's rows: rows of
+    // one colour are far apart there but contiguous in the copy, so that one pass touches each cache line once.
     void permute(const V* from, V* to, int64_t k, Team team) const {
         const auto [first, last] = part_of(0, m_.rows, team);
         const int32_t* place = place_.data();
@@ -177,18 +177,19 @@ private:
     }
 
     Layout m_;
-    std::vector<int32_t> place_;   // where in the copy each row of the caller is
-    std::vector<int32_t> padding_; // rows of the copy that are nobody's
+    std::vector<int32_t> place_;   // index in the copy of each row of the caller
+    std::vector<int32_t> padding_; // padding rows of the copy
 };
 
-// The same of columns of x, which are numbered instead of rows where a colour is one cluster
+// This thread's range of columns of x in tiles of 8, for colours of a single cluster
 inline std::pair<int64_t, int64_t> tiles_of(int64_t k, Team team) {
     const int64_t tiles = (k + 7) / 8;
     const auto [first, last] = part_of(0, tiles, team);
     return {std::min(first * 8, k), std::min(last * 8, k)};
 }
 
-// What rows and blocks in clusters share: a colour's clusters are dealt to the threads, or, where it is one, the columns of x.
+// Shared by the clustered layouts: threads share the clusters of a colour, or the columns of x if it is a single
+// cluster.
 struct InClusters {
     Clusters clusters;
     int64_t colours() const { return int64_t(clusters.colours.size()) - 1; }

@@ -7,10 +7,10 @@ namespace fastiter {
 namespace {
 
 constexpr int kNewtonSteps = 30;
-// What is added to the diagonal of the normal equations: as it goes to 0, the fit goes to the one of least norm.
+// Ridge added to the diagonal of the normal equations: as it tends to 0, the fit tends to the minimum-norm solution.
 constexpr double kRidge = 1e-8;
 
-// The next number in [0, 1) of SplitMix64, by counter
+// The next SplitMix64 number in [0, 1), from a key and a counter
 double uniform(uint64_t* generator) {
     uint64_t z = generator[0] + ++generator[1] * 0x9E3779B97F4A7C15u;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
@@ -18,7 +18,7 @@ double uniform(uint64_t* generator) {
     return double((z ^ (z >> 31)) >> 11) * 0x1p-53;
 }
 
-// The first arm at which the sum of the probabilities is above u; arms that have none are left out.
+// The first arm whose cumulative probability exceeds u, skipping arms of probability 0
 int64_t draw(const std::vector<double>& probability, double u) {
     double sum = 0;
     int64_t last = 0;
@@ -34,14 +34,15 @@ int64_t draw(const std::vector<double>& probability, double u) {
 
 // ---- Tsallis-INF ----------------------------------------------------------------------------------------------------
 
-// p_i = w_i^2, w_i = 2 / (eta (k_i - x)), with the x at which they sum to 1. The sum is convex in x and grows up to the
-// least k_i; from the x where the best arm has 1 for itself, Newton's method comes down to the root and cannot miss it.
+// p_i = w_i^2, w_i = 2 / (eta (k_i - x)), with x such that they sum to 1. The sum is convex and increasing in x up to
+// the least k_i; Newton's method starts at the x where the best arm alone has probability 1, and decreases
+// monotonically to the root.
 const std::vector<double>& Tsallis::probabilities(int64_t bin) {
     const size_t arms = weight_.size();
     const double* k = s_.estimate + bin * int64_t(arms);
     const double eta = 2 / std::sqrt(double(s_.rounds[bin] + 1)), total = s_.total[bin];
     const double scale = total > 0 ? total / double(s_.rounds[bin]) : 1, least = *std::min_element(k, k + arms);
-    double below = 2 / eta; // the least k_i, less x
+    double below = 2 / eta; // the least k_i minus x
     for (int step = 0; step < kNewtonSteps; ++step) {
         double sum = 0, slope = 0;
         for (size_t i = 0; i < arms; ++i) {
@@ -83,7 +84,7 @@ Chebyshev::Chebyshev(int64_t arms, int64_t terms, double lebesgue, const Chebysh
       x_(size_t(terms)), z_(size_t(terms)), limit_(size_t(terms)), factor_(size_t(terms * terms)),
       side_(size_t(terms)) {}
 
-// T_j(x), x in [-1, 1]
+// T_j(x) for x in [-1, 1]
 void Chebyshev::polynomials(double x, double* f) const {
     for (int64_t j = 0; j < terms_; ++j) f[j] = j == 0 ? 1 : j == 1 ? x : 2 * x * f[j - 1] - f[j - 2];
 }
@@ -94,7 +95,7 @@ double Chebyshev::predicted(int64_t arm, const double* f) const {
     return y;
 }
 
-// The learning rate of SquareCB: the worse the predictions were, compared with the fits, the more it explores.
+// SquareCB's learning rate: the worse the predictions compared with the fits, the more it explores.
 double Chebyshev::rate() const {
     const double t = double(s_.rounds[0]), spread = lebesgue_ * (s_.numbers[1] - s_.numbers[0]);
     const double misfit = std::accumulate(s_.misfit, s_.misfit + arms_, 0.0);
@@ -144,12 +145,13 @@ void Chebyshev::update(double loss) {
     s_.numbers[1] = s_.rounds[0] == 0 ? loss : std::max(s_.numbers[1], loss);
     ++s_.rounds[0];
     s_.pending[0] = -1;
-    // The box depends on the range of the losses, and every fit on the box.
+    // The box depends on the range of the losses, and every fit depends on the box.
     for (int64_t i = 0; i < arms_; ++i)
         if ((is_new && s_.gram[i * terms_ * terms_] > 0) || i == arm) fit(i);
 }
 
-// theta of least squares with |theta_0| <= the largest number of iterations and |theta_j| <= 2 (range of losses) / j
+// Fits theta by least squares with |theta_0| <= the largest number of iterations and |theta_j| <= 2 (range of losses) /
+// j.
 void Chebyshev::fit(int64_t arm) {
     const double *gram = s_.gram + arm * terms_ * terms_, *moment = s_.moment + arm * terms_;
     for (int64_t j = 0; j < terms_; ++j)
@@ -167,8 +169,8 @@ void Chebyshev::fit(int64_t arm) {
     s_.misfit[arm] = std::max(misfit, 0.0);
 }
 
-// z: the least squares over the free coefficients, by Cholesky's factors of their rows, with the others held at x.
-// Returns whether all of z is in the box.
+// z: least squares over the free coefficients, by Cholesky factorisation of their rows, with the others fixed at x.
+// Returns whether z lies in the box.
 bool Chebyshev::solve_free(const double* gram, const double* moment) {
     const int64_t n = terms_;
     double* l = factor_.data();
@@ -183,7 +185,7 @@ bool Chebyshev::solve_free(const double* gram, const double* moment) {
             double sum = gram[i * n + j] + (i == j ? kRidge : 0);
             for (int64_t k = 0; k < j; ++k)
                 if (!side_[size_t(k)]) sum -= l[i * n + k] * l[j * n + k];
-            // Rounding may leave less than the ridge, which every pivot has in exact arithmetic.
+            // Rounding may leave less than the ridge, which bounds every pivot in exact arithmetic.
             l[i * n + j] = i == j ? std::sqrt(std::max(sum, kRidge)) : sum / l[j * n + j];
         }
         for (int64_t j = 0; j < i; ++j)
@@ -207,9 +209,10 @@ double Chebyshev::gradient(const double* gram, const double* moment, int64_t i) 
     return sum;
 }
 
-// Active sets: from a point in the box towards the solution over the free coefficients. The first that meets an end of
-// the box is held there; at a solution, the one that is held against its gradient most is let go. The objective falls
-// every time, so that it ends; where only rounding goes on, after a number of turns.
+// Active-set method: moves from a point in the box towards the solution over the free coefficients. The first
+// coefficient that reaches a bound is fixed there; at a solution, the one whose gradient pulls it most into the box is
+// freed. The objective decreases every time, so that it terminates; a limit on the iterations stops it if only rounding
+// errors change.
 void Chebyshev::fit_in_box(const double* gram, const double* moment) {
     for (int64_t turn = 0; turn < 10 * terms_; ++turn) {
         int64_t change = -1;

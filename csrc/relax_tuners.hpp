@@ -1,6 +1,6 @@
-// Learners that choose one of `arms` relaxation factors for each system of a sequence, from the iterations of those
-// before. What they know lies in arrays of the caller, named below, so that saving them is saving the learner; the
-// methods do no more than the sums of docs/relax_tuners.md, in that order, which are the same bits on every machine.
+// Learners that choose one of `arms` relaxation factors for each system of a sequence, from the iteration counts of the
+// previous ones. Their state is in the caller's arrays, named below, so that saving the arrays saves the learner; the
+// methods compute only the sums of docs/relax_tuners.md, in that order, bitwise the same on every machine.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -12,12 +12,12 @@ struct TsallisArrays {
     double* estimate;    // (bins, arms): sums of loss / probability
     double* total;       // (bins): sums of losses
     int64_t* rounds;     // (bins)
-    double* chance;      // (1): probability of the arm that was chosen
-    int64_t* pending;    // (2): bin and arm that were chosen, -1 where an update has followed
-    uint64_t* generator; // (2): the key of the draws, and how many there were
+    double* chance;      // (1): probability of the chosen arm
+    int64_t* pending;    // (2): chosen bin and arm, -1 after an update
+    uint64_t* generator; // (2): key of the random numbers, and how many were drawn
 };
 
-// 1/2-Tsallis-INF, one for each bin
+// 1/2-Tsallis-INF, one per bin
 class Tsallis {
 public:
     Tsallis(int64_t arms, const TsallisArrays& s) : s_(s), weight_(std::size_t(arms)) {}
@@ -31,22 +31,22 @@ private:
 };
 
 struct ChebyshevArrays {
-    double* gram;     // (arms, terms, terms): sums of f f^T, f the polynomials of the context
-    double* moment;   // (arms, terms): sums of f loss
-    double* square;   // (arms): sums of loss^2
-    double* theta;    // (arms, terms): what is predicted is theta . f
-    double* misfit;   // (arms): squares of the errors of theta, summed
-    double* feature;  // (terms): of the context that was predicted for
-    double* numbers;  // (4): least and largest loss, sum of the squared errors of predictions, the prediction pending
-    int64_t* rounds;  // (1)
-    int64_t* pending; // (1): arm
+    double* gram;        // (arms, terms, terms): sums of f f^T, f the polynomials of the context
+    double* moment;      // (arms, terms): sums of f loss
+    double* square;      // (arms): sums of loss^2
+    double* theta;       // (arms, terms): the prediction is theta . f
+    double* misfit;      // (arms): sums of squared errors of theta
+    double* feature;     // (terms): of the context of the prediction
+    double* numbers;     // (4): least and largest loss, sum of squared prediction errors, pending prediction
+    int64_t* rounds;     // (1)
+    int64_t* pending;    // (1): arm
     uint64_t* generator; // (2)
 };
 
-// SquareCB over a least-squares fit for each arm
+// SquareCB with a least-squares fit per arm
 class Chebyshev {
 public:
-    // lebesgue: the constant of the error of approximation by `terms` polynomials
+    // lebesgue: the constant of the approximation error by `terms` polynomials
     Chebyshev(int64_t arms, int64_t terms, double lebesgue, const ChebyshevArrays& s);
     const std::vector<double>& probabilities(double x);
     int64_t predict(double x);
@@ -65,7 +65,7 @@ private:
     double lebesgue_;
     ChebyshevArrays s_;
     std::vector<double> probability_, f_, x_, z_, limit_, factor_;
-    std::vector<int> side_; // of each coefficient: 0 free, -1 or 1 held at that end of the box
+    std::vector<int> side_; // of each coefficient: 0 free, -1 or 1 fixed at that bound of the box
 };
 
 } // namespace fastiter

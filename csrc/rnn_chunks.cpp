@@ -1,5 +1,5 @@
-// Recurrences by chunks of time, so that the backward pass needs the gates of one chunk only. Each chunk is a call of the same
-// kernels; they find r packed from the chunk before.
+// Recurrences in chunks of time (checkpointing), so that the backward pass needs the gates of one chunk only. Each
+// chunk is a call of the same kernels, which reuse the packed r of the previous chunk.
 #include "dispatch.hpp"
 #include "run.hpp"
 #include "runner.hpp"
@@ -10,7 +10,8 @@
 namespace fastiter {
 namespace {
 
-// Steps [begin, begin + shape.T) of a whole. Rows are in its order, as sums over rows are to be.
+// Steps [begin, begin + shape.T) of the whole sequence. Rows keep the whole's order, which fixes the order of sums over
+// rows.
 struct Part {
     int64_t begin;
     RnnShape shape;
@@ -30,14 +31,14 @@ struct Part {
         if (s.data) s.data += begin * s.time;
         return s;
     }
-    // Memory that begins with this part: lines of a packed batch count from the whole's first one.
+    // For memory that begins with this part: offsets of a packed batch count from the start of the whole.
     template <class T> Steps<T> alone(Steps<T> s) const {
         if (s.data && shape.offsets && shape.T) s.data -= shape.offsets[0] * s.row;
         return s;
     }
 };
 
-// Calls f(chunk, part) in the order of the computation, or against it.
+// Calls f(chunk, part) in the order of the forward computation, or in reverse if backward.
 template <class F> void for_each_part(RnnShape whole, int64_t every, bool backward, F f) {
     const std::vector<int64_t> order = by_length(whole.lengths, whole.B);
     if (whole.lengths) whole.order = order.data();
@@ -48,7 +49,7 @@ template <class F> void for_each_part(RnnShape whole, int64_t every, bool backwa
     }
 }
 
-// A kernel that is called for one chunk after the other, and packs r for the first
+// A kernel that is called for each chunk in sequence, and packs r only for the first
 template <class Params> struct Repeated {
     const RnnShape& whole;
     Workspace space{};
@@ -98,13 +99,13 @@ template <class S> struct RepeatedBackward : Repeated<RnnBackward<S>> {
     }
 };
 
-// Calls f(member of h, ...) and then f of the same members of each other state: of several PerState side by side.
+// Calls f for each state (h, c, ...) of several PerState structs in lockstep.
 template <class F, class... Each> void for_each_state(int states, F f, Each&&... each) {
     f(each.h...);
     for (int k = 1; k < states; ++k) f(each.others[k - 1]...);
 }
 
-// Which states a chunk begins and ends with
+// The initial and final states of a chunk
 struct Boundaries {
     const RnnShape& whole;
     int64_t every;
@@ -117,11 +118,11 @@ struct Boundaries {
     template <class X> X* at(X* kept, int64_t i) const { return kept + i * whole.B * whole.N * whole.D; }
 };
 
-// What a chunk computes again, in memory of its own: head by head, and of each step by step
+// Workspace for the recomputed arrays of a chunk: head by head, each head step by step
 template <class S> struct Scratch {
     typedef rnn_value<S> T;
     Workspace space{};
-    PerState<Steps<S>, Steps<T>> states; // but h
+    PerState<Steps<S>, Steps<T>> states; // except h
     Steps<T> saved;
     PerState<T*, T*> carried;
     T* db_rows;

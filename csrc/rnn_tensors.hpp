@@ -1,4 +1,4 @@
-// What the bindings of the recurrences on tensors share: cells, tensors of states, and the tensors that are made.
+// Shared by the recurrences' bindings on tensors: cells, tensors of states, and new tensors.
 #pragma once
 #include "run.hpp"
 #include "tensors.hpp"
@@ -14,7 +14,7 @@ struct CellOf {
     explicit CellOf(const py::tuple& x) : code(at(x, 0)), gates(at(x, 1)), states(int(at(x, 2))), saved(at(x, 3)) {}
     static int64_t at(const py::tuple& x, int i) { return integer(PyTuple_GET_ITEM(x.ptr(), i)); }
 
-    // Of h (B, T, N, D)
+    // Shape for h (B, T, N, D)
     RnnShape shape_of(int64_t B, int64_t T, int64_t N, int64_t D, bool reverse) const {
         RnnShape s;
         set_cell(s, code);
@@ -23,7 +23,7 @@ struct CellOf {
     }
 };
 
-// What is computed with, and what the states other than h are kept as, where everything else has `bits`
+// Bits of the type of the computation, in which the states other than h are stored, for arrays of `bits`
 inline int computed_bits(int bits) { return bits == 16 ? 32 : bits; }
 inline int bits_of_state(int state, int bits) { return state == 0 ? bits : computed_bits(bits); }
 
@@ -39,7 +39,7 @@ template <class H, class Other> void point(PerState<H, Other>& out, int state, c
         point(out.others[state - 1], x);
 }
 
-// Numbers as what is computed with
+// Numbers converted to the type of the computation
 template <class S> std::vector<rnn_value<S>> numbers_of(const View& x, int64_t count) {
     const S* from = x.data<const S>();
     std::vector<rnn_value<S>> to(static_cast<size_t>(count));
@@ -52,7 +52,7 @@ template <class S> std::vector<rnn_value<S>> numbers_of(const View& x, int64_t c
     return to;
 }
 
-// Of each state a tensor or None, `count` at most
+// A tensor or None for each state, at most `count`
 struct Views {
     View view[kMaxStates];
     bool given[kMaxStates] = {};
@@ -75,7 +75,7 @@ struct Views {
         return true;
     }
     bool is_whole_or_none(int count) const { return size == 0 || is_whole(count); }
-    // Whether each that is given has the dtype of its state beside an h of `bits`, and is what `fits` says
+    // Whether each given tensor has the dtype of its state beside an h of `bits`, and satisfies `fits`
     template <class F> bool all(int bits, F fits) const {
         for (int i = 0; i < kMaxStates; ++i)
             if (given[i] && !(view[i].bits() == bits_of_state(i, bits) && fits(view[i]))) return false;
@@ -87,7 +87,7 @@ struct Views {
     }
 };
 
-// New tensors, in the order of the result, of the dtype of `like` where no other is named
+// New tensors, in the order of the result, with the dtype of `like` unless another is given
 struct Outputs {
     const View& like;
     py::list all{};
@@ -96,7 +96,7 @@ struct Outputs {
     void add_state(auto& out, int state, std::initializer_list<int64_t> shape) {
         point(out, state, view_of(new_tensor(like, shape, bits_of_state(state, like.bits()), {0, 1, 2})));
     }
-    // (B, T, N, D) and (B, T, G, N, D), with time outermost where it is in `like`
+    // (B, T, N, D) and (B, T, G, N, D), time-major if `like` is
     View add_steps_of_state(int state, std::initializer_list<int64_t> shape) {
         const int bits = bits_of_state(state, like.bits());
         return view_of(is_time_major() ? new_tensor(like, shape, bits, {1, 0, 2, 3})
@@ -106,7 +106,7 @@ struct Outputs {
         return view_of(is_time_major() ? new_tensor(like, shape, like.bits(), {1, 0, 2, 3, 4})
                                        : new_tensor(like, shape));
     }
-    // The same with heads and then time outermost, for what the kernels alone read: a step of a head is one piece of memory
+    // The same with heads and then time outermost, for tensors that only kernels read: a step of a head is contiguous.
     void add_kept_state(auto& out, int state, std::initializer_list<int64_t> shape) {
         point(out, state, view_of(new_tensor(like, shape, bits_of_state(state, like.bits()), {2, 1, 0, 3})));
     }
@@ -124,7 +124,7 @@ private:
     }
 };
 
-// Results that the backward pass reads, and its own copies of them: whoever gets a result may write to it
+// Results that the backward pass reads, and private copies of them, as the user may write to the results
 class OwnCopies {
 public:
     void add(const View& result, const View& own) { pairs_.push_back({result, own}); }
@@ -139,7 +139,7 @@ private:
     std::vector<Pair> pairs_;
 };
 
-// f.template operator()<S>() for what arrays of `bits` are stored as
+// Calls f.template operator()<S>() with the storage type of arrays of `bits`.
 template <class F> py::object stored_as(int bits, F f) {
     return bits == 16   ? f.template operator()<bf16>()
            : bits == 32 ? f.template operator()<float>()

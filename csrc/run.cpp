@@ -87,7 +87,7 @@ void run_copy(const void* from, size_t bytes, void* to) {
         const size_t end = p.bytes * size_t(team.id + 1) / size_t(team.size);
         std::memcpy(p.to + begin, p.from + begin, end - begin);
     };
-    constexpr size_t kLeast = 1 << 20; // which takes longer than to wake a thread
+    constexpr size_t kLeast = 1 << 20; // bytes that take longer to copy than waking a thread
     run(p, job, [&](int threads) { return int(std::clamp<size_t>(p.bytes / kLeast, 1, size_t(threads))); });
 }
 

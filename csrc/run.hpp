@@ -1,29 +1,28 @@
-// Runs a kernel: picks its plan and threads, gives it a workspace, orders ragged rows.
+// Runs a kernel: chooses its plan and threads, provides a workspace, sorts ragged rows.
 #pragma once
 #include "cpu/kernels.hpp"
 #include <vector>
 
 namespace fastiter {
 
-// What is added to the code of a cell whose states are rounded: see python/fastiter/_rnn.py
+// Offset added to the code of a cell whose states are rounded: see python/fastiter/_rnn.py.
 constexpr int64_t kRoundsStates = 8;
 inline void set_cell(RnnShape& shape, int64_t code) {
     shape.cell = Cell(code % kRoundsStates);
     shape.rounds_states = code >= kRoundsStates;
 }
 
-// Rows by decreasing length; none where there are no lengths
+// Row indices by decreasing length; empty if there are no lengths
 std::vector<int64_t> by_length(const int64_t* lengths, int64_t count);
 
-// lengths in batch order (nullptr: all T). Fills in order, plan and workspace.
+// lengths are in batch order (nullptr: all T). Fills in order, plan and workspace.
 template <class S> void run_forward(RnnForward<S> p);
 
 // The gradient of r, (G, N, D, D) or null, is a matrix product of the gates' gradients with h before each step.
 template <class S> void run_backward(RnnBackward<S> p, S* dr);
 
-// The same with the memory for every k-th step: of the states other than h only those between two chunks of `every` steps
-// are kept, (chunks - 1, B, N, D) each, and the gates not at all. The backward pass computes a chunk again before it needs it,
-// to the same bits. Not with starts.
+// The same with checkpoints every k steps: only the states other than h between chunks of `every` steps are stored,
+// (chunks - 1, B, N, D) each, and no gates. The backward pass recomputes each chunk, bitwise the same. Not with starts.
 template <class S> struct Chunks {
     int64_t every = 0;
     PerState<S*, rnn_value<S>*> kept;
@@ -35,16 +34,16 @@ void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const rn
 
 template <class T> void run_gemm(Gemm<T> g);
 
-// Where a matrix's elements are: from row to row, and from column to column, one of which is 1
+// View of a matrix: row and column strides, one of which is 1
 template <class T> struct Matrix {
     const T* data;
     int64_t row, column;
 };
-// c (M, N) = a (M, K) b (K, N) + bias (N) or null, contiguous. Of bf16 the sums are floats, and rounded once.
+// c (M, N) = a (M, K) b (K, N) + bias (N) or null, contiguous. bf16 are accumulated as floats and rounded once.
 template <class T>
 void run_product(int64_t M, int64_t N, int64_t K, Matrix<T> a, Matrix<T> b, const typename Gemm<T>::Sum* bias, T* c);
 
-// out (N) = the sum of the lines of x (M, N), which lie one after the other
+// out (N) = sum of the rows of the contiguous x (M, N)
 template <class T> void run_column_sums(const T* x, int64_t M, int64_t N, T* out);
 
 void run_copy(const void* from, size_t bytes, void* to);

@@ -1,11 +1,11 @@
-// What runs any kernel: a team of threads, and a workspace that each calling thread keeps.
+// Launches any kernel: a team of threads, and a workspace per calling thread.
 #pragma once
 #include "memory.hpp"
 #include "threads.hpp"
 
 namespace fastiter {
 
-// Memory that a thread keeps from call to call; large blocks go back to where others find them.
+// Memory that a thread keeps between calls; large blocks are returned for reuse by others.
 class Workspace {
 public:
     void* of(size_t bytes) {
@@ -30,8 +30,7 @@ private:
 
 inline thread_local Workspace workspace;
 
-// Calls prepare(threads), which returns how many threads it wants of them, then job; with one thread where no more can be
-// had.
+// Calls prepare(threads), which returns how many of them it uses, then job; with one thread if no team is available.
 template <class Params, class Prepare> void run(Params& params, Job job, Prepare prepare) {
     int threads = prepare(team_size());
     if (!run_team(threads, job, &params)) {

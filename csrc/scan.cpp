@@ -6,7 +6,7 @@
 namespace fastiter {
 namespace {
 
-// As many as get work that takes longer than to wake them
+// As many threads as have work for longer than waking them takes
 int threads_for(const ScanShape& s, int64_t per_number, int threads) {
     constexpr int64_t kLeast = 1 << 15;
     const int64_t numbers = (s.starts ? 1 : s.B) * s.T * s.D * (s.complex ? 2 : 1) * per_number;

@@ -1,4 +1,4 @@
-// Runs the scans: picks threads, gives a workspace.
+// Runs the scans: chooses threads, provides a workspace.
 #pragma once
 #include "cpu/scan_kernels.hpp"
 

@@ -7,8 +7,8 @@
 namespace fastiter {
 namespace {
 
-// Of weights, for each thread: about 25 microseconds of reading. Two threads gain less on fewer, and on a machine where one of
-// them has to wait for its core or sleeps between steps, they lose all of it and more.
+// Bytes of weights per thread: about 25 microseconds of reading. With fewer, two threads gain less, and they are slower
+// than one on a machine where one of them has to wait for a core or sleeps between steps.
 constexpr int64_t kWorthAThread = 2 << 20;
 constexpr int64_t kLong = 128 << 10;
 
@@ -18,7 +18,7 @@ template <class T> void copy(const T* from, int64_t count, T* to) {
 
 } // namespace
 
-// Gives the layer its places: with a `take` that only counts, places from nullptr on.
+// Assigns the layer's arrays; a `take` that only counts returns addresses from nullptr on.
 template <class T>
 template <class Take>
 void StepStream<T>::lay_out(const StepWeights<T>& from, StepLayer<T>& layer, Take take) {
@@ -64,7 +64,7 @@ StepStream<T>::StepStream(Cell cell, int64_t rows, int64_t heads, double clip_st
     }
 }
 
-// The state before the first step. A given h of a projected layer is in to_first.
+// Sets the state before the first step. The given h of a projected layer is in to_first.
 template <class T> void StepStream<T>::enter(size_t i, const T* const (&first)[kMaxStates]) {
     StepLayer<T>& layer = layers_[i];
     const int64_t rows = stack_.B, lines = rows * stack_.N * layer.width;
@@ -89,7 +89,7 @@ template <class T> void StepStream<T>::leave(T* const (&out)[kMaxStates]) const 
 template <class T> bool StepStream<T>::is_long() const { return bytes_ * stack_.B > kLong; }
 
 template <class T> int StepStream<T>::threads() const {
-    const int64_t worth = bytes_ * (stack_.B + 1) / 2 / kWorthAThread; // several rows share what is read
+    const int64_t worth = bytes_ * (stack_.B + 1) / 2 / kWorthAThread; // several rows share the weights that are read
     return worth < 2 ? 1 : int(std::min<int64_t>(worth, team_size()));
 }
 

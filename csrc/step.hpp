@@ -1,4 +1,4 @@
-// Stacks of recurrent layers that go one time step at a time: they own their packed weights and their states.
+// Stacks of recurrent layers that advance one time step at a time, with their own packed weights and states.
 #pragma once
 #include "cpu/rnn_step_kernels.hpp"
 #include "memory.hpp"
@@ -8,7 +8,7 @@
 
 namespace fastiter {
 
-// What a layer is made of, as in StepLayer but not packed; only read while a stream is made.
+// The unpacked arrays of a layer, as in StepLayer; read only by the constructor.
 template <class T> struct StepWeights {
     int64_t inputs = 0, width = 0, projected = 0;
     const T *w_ih = nullptr, *r = nullptr, *b_x = nullptr, *b_h = nullptr, *w_hr = nullptr, *to_first = nullptr;
@@ -16,7 +16,7 @@ template <class T> struct StepWeights {
 
 template <class T> class StepStream {
 public:
-    // first: for each state (layers, B, N D), the h of projected layers (layers, B, P); null: zeros
+    // first: for each state (layers, B, N D), for h of projected layers (layers, B, P); null: zeros
     StepStream(Cell cell, int64_t rows, int64_t heads, double clip_state, const std::vector<StepWeights<T>>& layers,
                const T* const (&first)[kMaxStates]);
     StepStream(const StepStream&) = delete;
@@ -29,11 +29,11 @@ public:
     int64_t count() const { return stack_.count; }
     int states() const { return cell_size(stack_.cell).states; }
     bool is_projected() const { return layers_.front().projected > 0; }
-    bool is_long() const; // longer than it takes to let others have the interpreter meanwhile
+    bool is_long() const; // longer than releasing the GIL takes
 
     void step(const T* x, int64_t x_row, T* y);
     void read_states(T* const (&out)[kMaxStates]) const; // laid out as `first`
-    // A step from other states, by layers without a projection
+    // A step from given states, for layers without projection
     void step_from(const T* const (&first)[kMaxStates], const T* x, int64_t x_row, T* y, T* const (&last)[kMaxStates]);
 
 private:
@@ -48,7 +48,7 @@ private:
     std::vector<StepLayer<T>> layers_;
     Block block_;
     int64_t bytes_ = 0;
-    mutable std::mutex mutex_; // steps may be asked for by several threads, and come one after the other
+    mutable std::mutex mutex_; // serialises steps of several threads
 };
 
 } // namespace fastiter

@@ -14,7 +14,7 @@ void set_error(void*, const char*, const char* message) {
     PyErr_SetString(PyExc_RuntimeError, message);
 }
 
-// A tensor may be a view whose negation torch has only noted down, of which DLPack says nothing.
+// A tensor may be a lazily negated view in torch, which DLPack does not report.
 bool is_negated(PyObject* x) {
     PyObject* answer = PyObject_CallMethodNoArgs(x, is_neg);
     if (!answer) throw py::error_already_set();
@@ -24,14 +24,14 @@ bool is_negated(PyObject* x) {
 }
 
 constexpr int kMostAxes = 6;
-constexpr int64_t kLarge = 1 << 20; // bytes from which on memory is used again, as in python/fastiter/torch/_op.py
+constexpr int64_t kLarge = 1 << 20; // bytes from which memory is reused, as in python/fastiter/torch/_op.py
 
-// Where the elements of a dense array lie
+// Shape and strides of a dense array
 struct Places {
     int ndim;
     int64_t shape[kMostAxes], strides[kMostAxes], count = 1;
 
-    // order: of the axes in memory, the outermost first; nullptr: as they are
+    // order: axes in memory order, outermost first; nullptr: in their own order
     explicit Places(std::initializer_list<int64_t> sizes, const int* order = nullptr) : ndim(int(sizes.size())) {
         std::copy(sizes.begin(), sizes.end(), shape);
         for (int i = ndim - 1; i >= 0; --i) {
@@ -42,7 +42,7 @@ struct Places {
     }
 };
 
-// A tensor's memory out of the blocks that are used again
+// A tensor's memory, from the reusable blocks
 struct Owned {
     dlpack::Managed managed{};
     Block block;
@@ -75,7 +75,7 @@ py::object new_tensor(const View& like, Places places, int bits) {
     const int64_t bytes = places.count * bits / 8;
     dlpack::Managed* managed = bytes >= kLarge ? from_blocks(prototype, bytes) : from_torch(prototype, places.count);
     managed->tensor.ndim = places.ndim;
-    managed->tensor.shape = places.shape; // read while the tensor is made, and no longer
+    managed->tensor.shape = places.shape; // only read during import
     managed->tensor.strides = places.strides;
     void* object = nullptr;
     if (api->import_managed(managed, &object) != 0) throw py::error_already_set();

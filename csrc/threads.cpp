@@ -13,10 +13,10 @@
 namespace fastiter {
 namespace {
 
-constexpr int64_t kLate = 200'000; // ns; a sleeping thread that finds a core begins sooner
+constexpr int64_t kLate = 200'000; // ns; a sleeping thread that finds a core starts sooner
 constexpr int64_t kCallerLooksEvery = 20'000'000;
 
-// One call of run_team, and what its threads found out about the machine
+// One call of run_team, and its threads' observations of the machine's load
 struct Call {
     Job job;
     const void* context;
@@ -24,9 +24,9 @@ struct Call {
     Barrier* barriers;
     const OpenMP* omp;
     int64_t start;
-    Latch running;                // all but the caller's own
-    std::atomic<int> late{0};     // threads that had no core for a while
-    std::atomic<int64_t> lost{0}; // the longest sleep of those that waited for them, or the caller's own delay
+    Latch running;                // all threads except the caller
+    std::atomic<int> late{0};     // threads that were without a core for a while
+    std::atomic<int64_t> lost{0}; // longest sleep of the threads that waited for them, or the caller's own delay
     std::atomic<bool> too_few{false};
 };
 
@@ -42,7 +42,7 @@ void run_part(void* data, int id) {
     if (call.running.is_slept_on())
         look_for_delay(kOftenEnough);
     else if (id == 0)
-        look_for_delay(kCallerLooksEvery); // nobody sleeps for the caller: at its end the others have gone
+        look_for_delay(kCallerLooksEvery); // nobody sleeps for the caller: when it ends, the others have gone
     if (id == 0) call.running.wait();
     const Delays delays = take_delays();
     if (std::max(late_start, delays.without_core) > kLate) call.late.fetch_add(1, std::memory_order_relaxed);
@@ -50,7 +50,8 @@ void run_part(void* data, int id) {
     if (id != 0) call.running.arrive();
 }
 
-// The runtime's own wait at the end of a team spins for milliseconds. The caller enters it when nobody is missing.
+// The runtime's own wait at the end of a team spins for milliseconds, so the caller enters it only when all others have
+// arrived.
 void in_openmp_thread(void* data) {
     Call& call = *static_cast<Call*>(data);
     if (call.omp->num_threads() == call.threads)
@@ -66,8 +67,8 @@ bool run_openmp(Call& call) {
 }
 
 Load load;
-std::atomic<int> chosen{0};                        // 0: none was set
-int in_environment = 0, in_openmp_environment = 0; // 0: not there
+std::atomic<int> chosen{0};                        // 0: not set
+int in_environment = 0, in_openmp_environment = 0; // 0: not set
 
 int cores_of_process() {
 #ifdef __linux__
@@ -105,7 +106,7 @@ int thread_count() {
 }
 
 bool read_thread_environment() {
-    // OpenMP's variable may hold a list, whose first number counts, and is for others to check.
+    // OMP_NUM_THREADS may be a list, whose first number counts; the runtime validates it, not we.
     const char* openmp = std::getenv("OMP_NUM_THREADS");
     in_openmp_environment = int(std::clamp(openmp ? std::strtol(openmp, nullptr, 10) : 0L, 0L, long(kMaxThreads)));
     const char* own = std::getenv("FASTITER_NUM_THREADS");

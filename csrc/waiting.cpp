@@ -14,11 +14,11 @@
 namespace fastiter {
 namespace {
 
-// A wait that is longer than this is more likely for a thread without a core than for one at work. Where threads have just
-// been without a core, others go to sleep sooner: the steps of a recurrence meet thousands of times.
+// A longer wait, in ns, more likely means that a thread has no core than that it is working. If threads have recently
+// been without a core, others go to sleep sooner, as the steps of a recurrence synchronise thousands of times.
 constexpr int64_t kPatience = 100'000, kPatienceWhenCrowded = 4'000;
 constexpr int64_t kCrowdedFor = 10'000'000;
-int64_t crowded_until = 0; // of the process: a guess about the machine
+int64_t crowded_until = 0; // process-wide: a heuristic
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -45,7 +45,7 @@ void sleep_while(int32_t& word, int32_t value) {
 #endif
 }
 
-// How long the scheduler has let this thread wait for a core since it began; 0 where the system does not tell.
+// Total time that this thread has waited for a core, as the scheduler reports it; 0 if the system does not.
 int64_t delay_until_now() {
     int64_t delay = 0;
 #ifdef __linux__
@@ -93,7 +93,7 @@ void wake_all([[maybe_unused]] int32_t& word) {
 #endif
 }
 
-// Unequal shares of work let others sleep on a quiet machine, too; so the scheduler is asked, but not at every step.
+// Unequal shares of work let threads sleep on an idle machine too, so the scheduler is asked, but not at every step.
 void look_for_delay(int64_t interval) {
     const int64_t now = wall_clock();
     if (now - looked < interval) return;
@@ -111,7 +111,7 @@ Delays take_delays() {
 
 void Latch::arrive() {
     const int32_t before = __atomic_fetch_sub(&word_, 2, __ATOMIC_ACQ_REL);
-    if (before == (2 | 1)) wake_all(word_); // by its address alone: the latch may be gone
+    if (before == (2 | 1)) wake_all(word_); // by address only: the latch may already be destroyed
 }
 
 void Latch::wait() {

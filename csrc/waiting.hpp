@@ -1,5 +1,5 @@
-// How a thread waits for others: it spins while they are about to come, then sleeps, so that whoever has to run gets its
-// core. Times are in nanoseconds.
+// Waiting for other threads: spins while they are about to arrive, then sleeps to free the core for others. Times are
+// in nanoseconds.
 #pragma once
 #include <cstdint>
 
@@ -7,18 +7,19 @@ namespace fastiter {
 
 int64_t wall_clock();
 
-// Waits until the word is no longer `value`. Bit 0 of the word, which `value` does not have, says that somebody sleeps
+// Waits until the word is no longer `value`. Bit 0 of the word, which is clear in `value`, means that a thread sleeps
 // until it changes.
 void wait_while(int32_t& word, int32_t value);
-void wake_all(int32_t& word); // to be called by whoever changed a word that had bit 0
+void wake_all(int32_t& word); // must be called after changing a word whose bit 0 was set
 
-// How long this thread has slept for others, and has been without a core, as far as it looked. Reading sets both to 0.
+// Time that this thread has slept for others, and has been without a core, as of its last look. take_delays() resets
+// both to 0.
 struct Delays {
     int64_t slept, without_core;
 };
 Delays take_delays();
 
-// Counts the threads of a call that have not ended yet; one thread waits for them.
+// Counts the threads of a call that have not ended; one thread waits for them.
 class Latch {
 public:
     explicit Latch(int count) : word_(2 * count) {}
@@ -27,7 +28,7 @@ public:
     void wait();
 
 private:
-    alignas(64) int32_t word_; // twice the count, and bit 0
+    alignas(64) int32_t word_; // twice the count, plus bit 0
 };
 
 // Asks the scheduler, which takes 15 microseconds, unless this thread has asked less than `interval` ago.

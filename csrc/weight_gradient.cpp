@@ -1,5 +1,6 @@
-// dr[g, n, i, j] = sum over rows and steps of dp[g, n, i] h_before[n, j], where dp is the gradient of r h + b. The steps that
-// have a step before them are one product, straight from the arrays; h before the first step is a second, small one.
+// dr[g, n, i, j] = sum over rows and steps of dp[g, n, i] h_before[n, j], where dp is the gradient of r h + b. All
+// steps but the first are one product, directly on the arrays; the first step, with the initial h, is a second, small
+// one.
 #include "weight_gradient.hpp"
 #include <algorithm>
 #include <type_traits>
@@ -13,7 +14,7 @@ template <class S> S* at(const Steps<S>& s, const RnnShape& shape, int64_t row, 
     return s.data + (shape.starts ? shape.starts[row] * s.time : row * s.row) + t * s.time;
 }
 
-// Lines (time, row) as one index: regular where time is outermost in memory
+// Index over lines (time, row), regular if time is outermost in memory
 SplitIndex lines(int64_t B, int64_t time, int64_t row) {
     if (time == B * row) return {INT64_MAX, 0, row};
     return {std::max<int64_t>(B, 1), time, row};
@@ -21,25 +22,25 @@ SplitIndex lines(int64_t B, int64_t time, int64_t row) {
 
 template <class S> struct Product {
     typedef rnn_value<S> T;
-    // Lines of h
+    // The lines of h before each step
     struct Before {
         const S* h = nullptr;
         SplitIndex rows;
-        const S* const* lines = nullptr; // where there is no rule to them
+        const S* const* lines = nullptr; // addresses, if the lines are not at regular strides
     };
 
     const RnnBackward<S>& p;
     T* dr;
-    S* rounded = nullptr; // dr once it is complete, where it is not stored as what it is added up in
+    S* rounded = nullptr; // the complete dr, if its storage type is not the accumulator's
     const RnnShape& s = p.shape;
     const int64_t G = cell_size(s.cell).gates, N = s.N, D = s.D;
 
-    // Which of the products with the lines of dr this is
+    // Position of this product among those that are added to dr
     struct Turn {
         bool is_first, is_last;
     };
 
-    // Gates [first, first + count) of dr from `rows` lines of dp, whose gates are `gate` apart, and of h
+    // Gates [first, first + count) of dr from `rows` lines of dp, with stride `gate` between gates, and of h
     void product(const S* dp, int64_t gate, SplitIndex dp_rows, const Before& h, int64_t rows, int64_t first,
                  int64_t count, Turn turn) const {
         Gemm<S> g;
@@ -53,7 +54,7 @@ template <class S> struct Product {
         run_gemm(g);
     }
 
-    // Both parts of dp: dwx, and for the gate whose dp is not its dx, dq
+    // Both parts of dp: dwx, and dq for the gate whose dp differs from its dx
     template <class F> void for_each_part(F f) const {
         const int64_t from_dwx = p.dq.data ? G - 1 : G;
         f(p.dwx, 0, from_dwx);
@@ -73,7 +74,7 @@ template <class S> struct Product {
 
     Product head(int64_t n) const { return {p, dr + n * D * D, rounded ? rounded + n * D * D : nullptr}; }
 
-    // dp of each row's first step, side by side, times the initial h
+    // Product of dp of each row's first step, copied to be contiguous, and the initial h
     void initial() {
         if (!p.first.h) return;
         for_each_part([&](const Steps<S>& d, int64_t first, int64_t count) {
@@ -92,7 +93,7 @@ template <class S> struct Product {
         });
     }
 
-    // Where the h before a step is in no regular place, or is dropped, a list says where it is.
+    // For h at irregular addresses, or reset before some steps: uses a list of addresses.
     void listed() {
         const Steps<const S>& h = p.states.h;
         const bool packed = s.offsets || s.starts;
@@ -128,9 +129,9 @@ template <class S> struct Product {
     }
 };
 
-// Calls f(begin, end) for the shares of several threads in `count` numbers.
+// Calls f(begin, end) for each thread's share of `count` numbers.
 template <class F> void in_shares(int64_t count, F f) {
-    constexpr int64_t kSmall = 30000; // numbers that one thread is done with before a team has started
+    constexpr int64_t kSmall = 30000; // numbers that one thread processes before a team has started
     struct Params {
         F f;
         int64_t count;
@@ -142,13 +143,13 @@ template <class F> void in_shares(int64_t count, F f) {
     run(params, job, [&](int threads) { return count < kSmall ? 1 : threads; });
 }
 
-// Whether dr of a head fits the second-level cache beside what the kernel keeps there
+// Whether dr of a head fits the second-level cache beside the kernel's own data
 template <class S> bool fits_inside(const RnnShape& s) {
     constexpr int64_t kLargest = 256 << 10;
     return cell_size(s.cell).gates * s.D * s.D * int64_t(sizeof(S)) <= kLargest;
 }
 
-// Head by head: a step of a head is one piece of memory.
+// Head-major layout: a step of a head is contiguous.
 template <class S> Steps<S> steps_by_head(const RnnShape& s, Workspace& space) {
     const bool packed = s.offsets || s.starts;
     const int64_t lines = packed ? s.packed_rows : s.B * s.T, time = s.offsets ? 0 : s.starts ? s.D : s.B * s.D;
@@ -171,7 +172,7 @@ template <class S> WeightGradient<S>::WeightGradient(RnnBackward<S>& p, S* dr) :
 
 template <class S> void WeightGradient<S>::finish(const RnnBackward<S>& p) {
     if (!dr_) return;
-    if constexpr (std::is_same_v<S, bf16>) { // added up as floats, and rounded once at the end
+    if constexpr (std::is_same_v<S, bf16>) { // accumulated as floats, and rounded once at the end
         float* sum = static_cast<float*>(sums_.of(sizeof(float) * size_t(size_)));
         Product<S>{p, sum, dr_}.run();
     } else if (!inside_) {

@@ -1,4 +1,5 @@
-// The gradient of r, (G, N, D, D): the backward kernel sums up a small one while it runs, a wide one is a product afterwards.
+// The gradient of r, (G, N, D, D): a small one is summed by the backward kernel as it runs, a large one is a product
+// afterwards.
 #pragma once
 #include "run.hpp"
 #include "runner.hpp"
@@ -7,12 +8,12 @@ namespace fastiter {
 
 template <class S> class WeightGradient {
 public:
-    // Tells the kernel what to add up, or where the product will look for dq. dr == nullptr: nothing is wanted.
+    // Tells the kernel what to sum, or where the product will find dq. dr == nullptr: not requested.
     WeightGradient(RnnBackward<S>& p, S* dr);
     bool is_inside() const { return inside_; }
-    // Of what the kernel adds up
+    // Size of the kernel's sums
     int64_t size_inside() const { return inside_ ? parts_ * size_ : 0; }
-    // Once the kernel has taken all steps
+    // Call when the kernel has processed all steps.
     void finish(const RnnBackward<S>& p);
 
 private:

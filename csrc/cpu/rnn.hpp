@@ -1,40 +1,41 @@
-// What the forward and the backward pass of the recurrences share: the plan, the rows of a thread, the scratch memory.
+// Shared by the forward and backward passes of the recurrences: thread coordinates, the rows of a thread, scratch
+// memory.
 #pragma once
 #include "rnn_cells.hpp"
 #include "rnn_tile.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 
-// Vectors of units in a panel of the forward pass: cells with several gates fill a tile with one.
+// Vectors of units per panel in the forward pass: for cells with several gates, one vector fills a tile.
 template <class C> constexpr int panel_units = C::gates == 1 ? 4 : 1;
 
-// Where this thread stands in the plan: its heads, its group of rows, its share of each head's panels.
+// This thread's coordinates in the plan: its group of heads, its group of rows, its share of each head's panels.
 struct Seat {
     int head_group, row_group, panel_group;
     Seat(const RnnPlan& plan, int thread)
         : head_group(thread / (plan.rows * plan.panels)), row_group(thread / plan.panels % plan.rows),
           panel_group(thread % plan.panels) {}
     int barrier(const RnnPlan& plan) const { return head_group * plan.rows + row_group; }
-    // One for all threads of the heads, which may be the only group of rows
+    // A barrier for all threads of the group of heads, which may be a single group of rows
     int head_barrier(const RnnPlan& plan) const {
         return plan.rows == 1 || plan.panels == 1 ? head_group * plan.rows : plan.heads * plan.rows + head_group;
     }
 };
 
-// How rows are shared by groups. Where all are of one length, each group has rows that follow each other. Ragged rows are dealt
-// out, longest first, there and back: 0 1 1 0 0 1 .. for two groups, which then get equal work.
+// Partition of the rows into groups. If all rows have the same length, each group has consecutive rows. Ragged rows are
+// dealt in zigzag order, longest first: 0 1 1 0 0 1 .. for two groups, which balances the work.
 struct Deal {
     struct Place {
         int group;
-        int64_t row; // of the group's
+        int64_t row; // index within the group
     };
     const RnnShape& shape;
     const int groups;
 
     Deal(const RnnShape& s, int groups_) : shape(s), groups(groups_) {}
-    // In a round of a row for each group
+    // The zigzag order: group `group`'s index in round `round`, in which each group gets one row
     int64_t turn(int64_t round, int64_t group) const { return round & 1 ? groups - 1 - group : group; }
-    // `position`: of a row among all, by decreasing length where they are ragged
+    // `position`: index of a row in the batch, sorted by decreasing length if ragged
     int64_t position_of(int group, int64_t row) const {
         return shape.order ? row * groups + turn(row, group) : share(shape.B, group, groups).begin + row;
     }
@@ -53,13 +54,13 @@ struct Deal {
 
 // The rows of one group, longest first
 struct Rows {
-    // Free lines between the groups: a processor prefetches past the end of its own lines, and would take the next group's
-    // away from the one that writes them.
+    // Padding lines between the groups: hardware prefetching past the end of one group's lines would steal cache lines
+    // that the next group's thread writes.
     static constexpr int64_t kGap = 8;
     const RnnShape& shape;
     const Deal deal;
     const int group;
-    // The position of the first row; the group's first line in scratch arrays
+    // The position of the first row; the index of the group's first line in scratch arrays
     const int64_t count, first, scratch;
     Rows(const RnnShape& s, int group_, int groups)
         : shape(s), deal(s, groups), group(group_), count(deal.count(group)), first(deal.position_of(group, 0)),
@@ -67,7 +68,7 @@ struct Rows {
     int64_t position(int64_t i) const { return shape.order ? deal.position_of(group, i) : first + i; }
     int64_t row(int64_t i) const { return shape.order ? shape.order[position(i)] : first + i; }
     int64_t length(int64_t i) const { return shape.order ? shape.lengths[row(i)] : shape.T; }
-    // How many of them have more than t steps
+    // Number of rows with more than t steps
     int64_t active(int64_t t) const {
         if (!shape.order) return t < shape.T ? count : 0;
         int64_t low = 0, high = count;
@@ -91,26 +92,27 @@ template <class T> FASTITER_INLINE T* line_of(const Steps<T>& s, const RnnShape&
     return s.data + (shape.starts ? shape.starts[row] * s.time : row * s.row) + t * s.time;
 }
 
-// How far behind a line of step t that of the same row at step t + by is; 0 where there is no array, or no such packed step
+// Offset from a row's data at step t to its data at step t + by; 0 if the array is absent or the step does not exist.
 template <class T> FASTITER_INLINE int64_t line_ahead(const Steps<T>& s, const RnnShape& shape, int64_t t, int64_t by) {
     if (!s.data) return 0;
     if (!shape.offsets) return by * s.time;
     return t + by < 0 || t + by >= shape.T ? 0 : (shape.offsets[t + by] - shape.offsets[t]) * s.row;
 }
 
-// Whether steps without a value have a place, which is then 0
+// Whether arrays contain padded steps, which are then 0
 inline bool has_padding(const RnnShape& shape) { return !shape.offsets && !shape.starts; }
 
-// x in [-bound, bound]; a NaN stays
+// x clamped to [-bound, bound]; NaN stays NaN.
 template <class T> FASTITER_INLINE vec<T> clip(vec<T> x, T bound) { return at_least<T>(at_most<T>(x, bound), -bound); }
 
-// Whether an array with `gates` values a unit and step is larger than what caches keep until it is read again
+// Whether an array with `gates` values per unit and step exceeds the caches, so that it is evicted before it is read
+// again
 template <class T> FASTITER_INLINE bool exceeds_caches(const RnnShape& s, int gates) {
     return s.B * s.T * s.N * s.D * gates * int64_t(sizeof(T)) > kCached;
 }
 
-// Hands out aligned pieces of the workspace, which may be of different threads: see Rows::kGap for why they lie apart. With
-// data == nullptr it only measures.
+// Carves the workspace into aligned arrays, which may belong to different threads: see Rows::kGap for the gap between
+// them. With data == nullptr it only measures.
 struct Arena {
     static constexpr int64_t kApart = 512;
     char* data;
@@ -122,14 +124,14 @@ struct Arena {
     }
 };
 
-// From line to line of `count` numbers in scratch memory: whole lines of the cache, and a free one, as lines that are a power of
-// two apart would fall into the same few sets of the first level.
+// Row stride, in numbers, of a scratch array with rows of `count` numbers: whole cache lines plus one, as a stride of a
+// power of two would map to few sets of the first-level cache.
 template <class S> constexpr int64_t apart(int64_t count) {
     constexpr int64_t line = max_of(16, 64 / int64_t(sizeof(S)));
     return round_up(count, line) + line;
 }
 
-// As what is stored holds it
+// Rounded to the precision of the storage type
 template <class S> FASTITER_INLINE vec<S> rounded(vec<S> x) {
     if constexpr (sizeof(S) == 2)
         return widen(narrow(x));
@@ -137,7 +139,7 @@ template <class S> FASTITER_INLINE vec<S> rounded(vec<S> x) {
         return x;
 }
 
-// A bound of what is stored, and whether there is one
+// A bound, rounded to the storage type, and whether it is given
 template <class S> struct Bound {
     static constexpr double infinity = __builtin_inf();
     rnn_value<S> value;
@@ -145,7 +147,7 @@ template <class S> struct Bound {
     explicit Bound(double bound) : value(rounded<S>(vec<S>{} + rnn_value<S>(bound))[0]), given(bound < infinity) {}
 };
 
-// Sets lanes [begin, end) of a line to 0.
+// Sets elements [begin, end) of a line to 0.
 template <class T> inline void clear(T* line, int64_t begin, int64_t end) {
     for (int64_t u = begin; u < end; ++u) line[u] = T{};
 }

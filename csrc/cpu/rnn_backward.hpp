@@ -1,5 +1,6 @@
-// The recurrences backward in time: for each step, the cell's derivative gives the gradients dp of its products, and a tile
-// of dp times a panel of r gives what flows back into h. The tile's accumulators go straight into the next cell.
+// Backward pass of the recurrences: for each step, the derivative of the cell gives the gradients dp of its products,
+// and a tile of dp times a panel of r gives the gradient that flows back into h. The tile's accumulators feed the next
+// cell directly.
 #pragma once
 #include "rnn_visits.hpp"
 
@@ -72,7 +73,7 @@ template <class S, class C> struct Backward {
         for (int64_t i = mine.begin; i < mine.end; ++i) pack_panel(i / panels, i % panels);
     }
 
-    // Gradients of the final states, and a clean sum for db
+    // Copies the gradients of the final states and clears the sums of db.
     void enter(int64_t n, int64_t begin, int64_t end) {
         for (int64_t i = 0; i < rows.count; ++i) {
             const int64_t row = rows.row(i);
@@ -94,29 +95,29 @@ template <class S, class C> struct Backward {
         }
     }
 
-    // The gradient of h that comes to a step from the one after it, or from the final state
+    // The gradient of h passed back from the next step, or that of the final state
     FASTITER_INLINE vec<T> carried(vec<T> through_r, int64_t i, int64_t u, bool product) {
         const vec<T> dh = load(ds_line(0, i) + u) + through_r;
         if (!bound_dh.given || !product) return dh;
         return bound_dh.value > 0 ? clip<T>(dh, bound_dh.value) : vec<T>{}; // 0 lets no NaN through
     }
 
-    // A row at a step: where its cell reads and writes what belongs to unit 0; nullptr: zeros, or not wanted
+    // Pointers of one row at one step, to unit 0; nullptr: zeros, or not requested.
     struct Line {
         bool is_reset;
         PerState<const S*, const T*> before, now, dstates;
         const T* saved;
-        S *dx, *dq, *dp, *h; // h: where that of `before` is kept
+        S *dx, *dq, *dp, *h; // h: where the state before the step is saved
         T *ds, *sum;
     };
 
     Line* line;         // of the thread's rows at one step
-    Deal::Place* place; // where the same rows' h are kept
-    // From each place of a line, as for_each_place counts them, to that of the same row at the next visit
+    Deal::Place* place; // where h of the same rows is saved
+    // Offset of each pointer, in the order of for_each_place, to the same row's data at the next visited step
     int64_t ahead_of[2 * states + 3];
-    int64_t slot = 0, slot_before = 0; // of dp, at this visit and at the one before
+    int64_t slot = 0, slot_before = 0; // buffer of dp for this visited step and for the previous one
 
-    // f(line's place, the array, index) for what a line has of the arrays over time
+    // Calls f(pointer, array, index) for each pointer of a row into an array over time.
     template <class F> FASTITER_INLINE void for_each_place(Line& at, F f) const {
         f(at.now.h, p.states.h, 0);
         f(at.dstates.h, p.dstates.h, states);
@@ -139,7 +140,7 @@ template <class S, class C> struct Backward {
         });
     }
 
-    // A row's first line, and those that follow
+    // Sets a row's pointers for its first step; advances them for later steps.
     void begin_line(int64_t n, int64_t t, int64_t i) {
         line[i].ds = ds_line(0, i), line[i].sum = sums_b ? db_line(n, rows.row(i)) : nullptr;
         for_each_place(line[i], [&](auto*& from, const auto& all, int) {
@@ -150,7 +151,7 @@ template <class S, class C> struct Backward {
         for_each_place(line[i], [&](auto*& from, const auto&, int index) { from += ahead_of[index]; });
     }
 
-    // What a line has beside
+    // Sets the pointers and flags of this step that do not simply advance.
     FASTITER_INLINE void complete_line(int64_t n, int64_t t, int64_t i) {
         const int64_t row = rows.row(i);
         const bool is_first = shape.reverse ? t + 1 == rows.length(i) : t == 0;
@@ -168,8 +169,8 @@ template <class S, class C> struct Backward {
 
     typedef Addresses<R, C::saved + G + 1 + 3 * states> TileAddresses;
 
-    // What the cells of a tile read from unit u on, and the lines they write: a store that waits for its line holds up all
-    // that follow.
+    // Collects the addresses to prefetch for a tile from unit u on: inputs of the cells, and outputs, as a store that
+    // waits for its cache line blocks all later ones.
     FASTITER_INLINE void ask(const Line* tile, int64_t u, TileAddresses& addresses) const {
         auto add = [&](auto place) {
             addresses.add([&](int i) -> const void* {
@@ -191,7 +192,7 @@ template <class S, class C> struct Backward {
         }
     }
 
-    // What a vector of units reads, beside the gradients
+    // Inputs of the cell for one vector of units, besides the gradients
     struct Values {
         vec<T> keep[4], before[states], now[states];
     };
@@ -216,7 +217,7 @@ template <class S, class C> struct Backward {
         C::prepare(x.keep, x.before, x.now, ahead);
     }
 
-    // One vector of units of one row: ds and the carried gradient of h in, gradients of x and p out
+    // One vector of units of one row: takes ds and the gradient of h, and writes the gradients of x and p.
     FASTITER_INLINE void apply_cell(const Line& line, vec<T> dh, int64_t u, const vec<T>* ahead) {
         const int64_t count = D - u;
         const Values x = values_at(line, u);
@@ -253,9 +254,9 @@ template <class S, class C> struct Backward {
         for (int k = 1; k < states; ++k) write(p.dfirst.others[k - 1], load(ds_line(k, i) + u));
     }
 
-    // Rows [first, first + count): products with r of the dp of the visit before, then the cell of this one's step. Without
-    // a step the rows had their first one at the visit before, and what comes back is the gradient of their initial states.
-    // `some` panels, of which several are full
+    // Rows [first, first + count): the product of r and the previous visit's dp, then the cell of this step. Without a
+    // step, the previous visit was the rows' first step, and the result is the gradient of their initial states. `some`
+    // panels; if several, all are full.
     void tile(int64_t n, bool has_step, int64_t first, int count, int64_t panel, int some, bool product) {
         const int V = some * vectors_of(panel);
         const int64_t unit = panel * kPanelUnits;
@@ -295,7 +296,7 @@ template <class S, class C> struct Backward {
         });
     }
 
-    // The lines of the rows that have step t, of which the first `going_on` had one at the visit before
+    // Sets the pointers of the rows that have step t, the first `going_on` of which were active at the previous visit.
     void find_lines(int64_t n, int64_t t, int64_t going_on, int64_t active) {
         for (int64_t i = 0; i < going_on; ++i) move_line(i);
         for (int64_t i = going_on; i < active; ++i) begin_line(n, t, i);
@@ -317,7 +318,7 @@ template <class S, class C> struct Backward {
         Barrier& barrier = team.barriers[seat.barrier(p.plan)];
         enter(n, begin, end);
         if (visits.adds_r && !p.dr_is_clear) visits.clear_dr(n, seat);
-        int64_t running = 0; // rows that had a step at the visit before
+        int64_t running = 0; // rows active at the previous visit
         for (int64_t k = 0; k < shape.T; ++k) {
             const int64_t t = visits.step_of(k), active = rows.active(t);
             const int64_t going_on = min_of(running, active);
@@ -339,7 +340,7 @@ template <class S, class C> struct Backward {
         wait(barrier, p.plan.panels);
     }
 
-    // The rows of db in batch order, whoever computed them
+    // Sums the rows of db in batch order, whichever thread computed them.
     void sum_db(Team team) {
         Range mine = share(shape.N * G, team.id, team.size);
         for (int64_t i = mine.begin; i < mine.end; ++i) {
@@ -366,7 +367,7 @@ template <class S, class C> size_t backward_workspace(const RnnShape& shape, con
 template <class S, class C> void backward(const RnnBackward<S>& p, Team team) {
     Backward<S, C> f(p, team.id, p.dr != nullptr);
     if (!p.is_packed) f.pack(team);
-    wait(team.barriers[team.size - 1], team.size); // the last one is no group's
+    wait(team.barriers[team.size - 1], team.size); // the last barrier belongs to no group
     Range heads = share(p.shape.N, f.seat.head_group, p.plan.heads);
     for (int64_t n = heads.begin; n < heads.end; ++n) f.run_head(n, team);
     if (!p.db) return;

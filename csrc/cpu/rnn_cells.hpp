@@ -1,17 +1,18 @@
-// The cells, one time step each, on vectors of units. A step is two calls, forward and backward, so that a tile can do the
-// first for all its vectors and then the second: each is a long chain of dependent operations, and several side by side hide it.
+// The cells, one time step each, on vectors of units. A step is two calls, forward and backward, so that a tile can
+// make the first call for all its vectors and then the second: each is a long dependency chain, whose latency the other
+// vectors hide.
 //
-//   begin(x, p, s, keep), finish(s, keep)       x: the gates of W x; p: R h' + b; s: the states before the step in, after it
-//                                               out; keep: what passes from one to the other, and is saved for backward
-//                                               (s too may carry something from begin to finish)
-//   prepare(keep, before, now, ahead)           ahead: what passes to `backward`, as many vectors
+//   begin(x, p, s, keep), finish(s, keep)       x: gates of W x; p: R h' + b; s: states, before the step in, after it out;
+//                                               keep: passed from one to the other, and saved for backward
+//                                               (s may also carry values from begin to finish)
+//   prepare(keep, before, now, ahead)           ahead: passed on to `backward`; `ahead` vectors
 //   backward(keep, before, now, ahead, ds, dx, dp)
-//                                               ds: gradients of the states after the step in, before it out (without what
-//                                               flows back through R); dx, dp: gradients of x and p
+//                                               ds: gradients of the states, after the step in, before it out (without
+//                                               the contribution through R); dx, dp: gradients of x and p
 //
-// needs_before, needs_now: which states the two read, before and after the step; own_dp: dp is written, which elsewhere is dx;
-// reads_h: forward reads h' itself, beside what is in p. The LSTM's gates i, f, g, o are torch's; derivations are in
-// docs/rnn.md.
+// needs_before, needs_now: which states prepare and backward read, before and after the step; own_dp: dp is written,
+// otherwise it equals dx; reads_h: forward reads h' itself, not only through p. The LSTM's gates i, f, g, o are in
+// torch's order; docs/rnn.md has the derivations.
 #pragma once
 #include "vmath.hpp"
 
@@ -93,11 +94,11 @@ template <class T> struct Slstm {
     static constexpr bool needs_before[] = {false, true, true, true}, needs_now[] = {false, true, true, false},
                           own_dp = false, reads_h = false;
 
-    // m; a NaN in either stays
+    // m; NaN in either argument propagates
     FASTITER_INLINE static V larger(V a_i, V l, V n_before) {
         return select<T>((n_before == T(0)) | (l <= a_i) | (a_i != a_i), a_i, l);
     }
-    // i and f. One of them is 1: m is a_i, or l, and then l - m is 0. A NaN stays in the other.
+    // i and f. One of them is 1: either m is a_i, or m is l and l - m is 0. A NaN propagates through the other.
     FASTITER_INLINE static void gates_of(V a_i_minus_m, V l_minus_m, V& i, V& f) {
         V d = at_most<T>(l_minus_m, T(0)), e = exp_of_nonpositive<T>(a_i_minus_m + d);
         i = select<T>(a_i_minus_m == T(0), broadcast(T(1)), e);
@@ -106,7 +107,7 @@ template <class T> struct Slstm {
     FASTITER_INLINE static void begin(const V* x, const V* p, V* s, V* keep) {
         V a_i = x[0] + p[0], a_f = x[1] + p[1], l = log_sigmoid<T>(a_f) + s[3];
         s[3] = larger(a_i, l, s[2]);
-        s[0] = l - s[3]; // h' is in p already
+        s[0] = l - s[3]; // h' is already contained in p
         keep[0] = a_i, keep[1] = a_f, keep[2] = tanh<T>(x[2] + p[2]), keep[3] = sigmoid<T>(x[3] + p[3]);
     }
     FASTITER_INLINE static void finish(V* s, V* keep) {
@@ -116,8 +117,8 @@ template <class T> struct Slstm {
         s[2] = at_least<T>(fma(f, s[2], i), T(1));
         s[0] = keep[3] * s[1] / s[2];
     }
-    // m and the decisions (n' = 0, which of a_i and l is m) are repeated from the saved a_i and a_f, so that they are the same
-    // even where the m that was kept is rounded.
+    // m and the decisions (n' = 0, which of a_i and l is m) are recomputed from the saved a_i and a_f, so that they
+    // agree even if the saved m was rounded.
     FASTITER_INLINE static void prepare(const V* keep, const V* before, const V*, V* ahead) {
         V a_f = keep[1], e_f = exp_of_nonpositive<T>(minus_magnitude<T>(a_f));
         ahead[0] = e_f, ahead[1] = log_sigmoid<T>(a_f, e_f) + before[3];
@@ -131,11 +132,11 @@ template <class T> struct Slstm {
         V dh = ds[0], one_over_n = T(1) / now[2], h_over_o = now[1] * one_over_n, d_quotient = dh * o * one_over_n;
         V dc = ds[1] + d_quotient;
         V dn = ds[2] - d_quotient * h_over_o;
-        dn = select<T>(fma(f, before[2], i) < T(1), V{}, dn); // max(., 1) holds n at 1
+        dn = select<T>(fma(f, before[2], i) < T(1), V{}, dn); // max(., 1) clamps n to 1
         V d_log_i = fma(dc, z, dn) * i;
-        V d_log_f = select<T>(d > T(0), V{}, fma(dc, before[1], dn * before[2]) * f); // min(., 0) holds f at 1
+        V d_log_f = select<T>(d > T(0), V{}, fma(dc, before[1], dn * before[2]) * f); // min(., 0) clamps f to 1
         V dm = ds[3] - d_log_i - d_log_f;
-        // m moves with a_i where it is a_i, else with l; half with each in a tie
+        // The gradient of m goes to a_i if m is a_i, otherwise to l; half to each in a tie.
         V to_i = select<T>((before[2] == T(0)) | (a_i > l), dm, select<T>(a_i == l, dm * T(0.5), V{}));
         V dl = d_log_f + (dm - to_i);
         dx[0] = d_log_i + to_i;

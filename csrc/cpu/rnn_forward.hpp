@@ -1,4 +1,4 @@
-// Recurrences forward in time. For each step: a tile of rows times a panel of r in registers, then the cell on the
+// Forward pass of the recurrences. For each step: a tile of rows times a panel of r in registers, then the cell on the
 // accumulators before they are stored. The cells are in rnn_cells.hpp.
 #pragma once
 #include "rnn.hpp"
@@ -8,7 +8,7 @@ template <class S, class C> struct Forward {
     typedef rnn_value<S> T;
     static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = panel_units<C>, R = rows_of_tile<S, G * U>;
     static constexpr int kOneRow = panels_of_one_row<S>(G * U), kTile = max_of(R, kOneRow) * U; // vectors of units
-    static constexpr int kTogether = min_of(R, kTileRows); // rows whose cells are computed side by side
+    static constexpr int kTogether = min_of(R, kTileRows); // rows whose cells are interleaved
     static constexpr int64_t kPanelUnits = U * W;
 
     const RnnForward<S>& p;
@@ -20,12 +20,12 @@ template <class S, class C> struct Forward {
     const Range mine = share(panels, seat.panel_group, p.plan.panels); // panels of this thread
     const Rows rows;
     S *packed, *packed_x; // r, and W of the inputs, as [head][panel][k][unit vector][gate][lane]
-    T *bias, *bias_x;     // b, and that of the inputs, as [head][panel][unit vector][gate][lane]
+    T *bias, *bias_x;     // b, and the inputs' bias, as [head][panel][unit vector][gate][lane]
     S* h;                 // [parity of the step][row][unit]
-    T* s;                 // the states other than h as [state][row][unit]
+    T* s;                 // states other than h as [state][row][unit]
     int64_t lines;
 
-    // A row at a step: where its unit 0 is read and written; nullptr: not wanted
+    // Pointers of one row at one step, to unit 0; nullptr: not requested.
     struct Line {
         int64_t i;
         const S* x;
@@ -37,7 +37,7 @@ template <class S, class C> struct Forward {
 
     const bool streams = exceeds_caches<T>(shape, C::saved);
     const Bound<S> bound{shape.clip_state};
-    int64_t ahead, ahead_of[states + 1]; // from a line of wx, and of what is written, to that of the step after
+    int64_t ahead, ahead_of[states + 1]; // offsets to the next step: of wx (or x), and of each output
 
     Forward(const RnnForward<S>& params, int thread)
         : p(params), seat(p.plan, thread), rows(p.shape, seat.row_group, p.plan.rows) {
@@ -93,7 +93,8 @@ template <class S, class C> struct Forward {
         for (int64_t i = mine.begin; i < mine.end; ++i) pack_panel(i / panels, i % panels);
     }
 
-    // The states before the first step, of units [begin, end) of head n; h where the row's first step reads it
+    // Copies the states before the first step, units [begin, end) of head n; h to the line that the row's first step
+    // reads.
     void enter(int64_t n, int64_t begin, int64_t end) {
         for (int64_t i = 0; i < rows.count; ++i) {
             const int64_t row = rows.row(i), parity = shape.reverse ? rows.length(i) & 1 : 0;
@@ -108,7 +109,7 @@ template <class S, class C> struct Forward {
         }
     }
 
-    // Rows that begin anew at step t find zeros there.
+    // Clears the states of rows that restart at step t.
     void drop(int64_t t, int64_t begin, int64_t end) {
         if (!shape.reset || t < 0 || t >= shape.T) return;
         for (int64_t i = 0, active = rows.active(t); i < active; ++i) {
@@ -130,7 +131,7 @@ template <class S, class C> struct Forward {
         }
     }
 
-    // f(line's place, the array, index) for what a line has of the arrays over time, beside x
+    // Calls f(pointer, array, index) for each pointer of a row into an array over time, except x.
     template <class F> FASTITER_INLINE void for_each_place(Line& at, F f) const {
         f(at.states.h, p.states.h, 0);
 #pragma GCC unroll 4
@@ -158,19 +159,19 @@ template <class S, class C> struct Forward {
         for_each_place(any, [&](auto*&, const auto& all, int k) { ahead_of[k] = line_ahead(all, shape, t, by); });
     }
 
-    // The lines of the rows that have step t, of which the first `going_on` had one at the step before
+    // Sets the pointers of the rows that have step t, the first `going_on` of which were active at the previous step.
     void find_lines(int64_t n, int64_t t, int64_t going_on, int64_t active) {
         for (int64_t i = 0; i < going_on; ++i) move_line(line[i]);
         for (int64_t i = going_on; i < active; ++i) line[i] = line_at(n, t, i, rows.row(i));
         look_ahead(t);
     }
 
-    // What one vector of units of one row takes through a step
+    // Registers of one vector of units of one row during a step
     struct Work {
         vec<T> state[states], keep[4];
     };
 
-    // inputs: W x + b of the vector's gates, or nullptr, where it is in memory
+    // inputs: W x + b of the vector's gates, or nullptr if it is in memory (wx)
     FASTITER_INLINE void begin_cell(Work& w, const Line& line, int64_t d, const vec<T>* inputs, const vec<T>* products,
                                     const vec<T>* before) {
         vec<T> x[G];
@@ -182,7 +183,8 @@ template <class S, class C> struct Forward {
         C::begin(x, products, w.state, w.keep);
     }
 
-    // The states other than h, rounded as they are to be, and the saved values, as far as they have a place
+    // Rounds (if requested) and stores the states other than h, and stores the saved values, if their arrays are
+    // present.
     FASTITER_INLINE void keep(Work& w, const Line& line, int64_t d) {
 #pragma GCC unroll 4
         for (int k = 1; k < states; ++k) {
@@ -197,20 +199,21 @@ template <class S, class C> struct Forward {
     FASTITER_INLINE void finish_cell(Work& w, const Line& line, int64_t d, int64_t parity) {
         C::finish(w.state, w.keep);
         if (bound.given) w.state[0] = clip<T>(w.state[0], bound.value);
-        store_up_to(h_line(parity ^ 1, line.i) + d, w.state[0], D - d); // beyond D the product reads zeros
+        store_up_to(h_line(parity ^ 1, line.i) + d, w.state[0], D - d); // zeros beyond D, for the product
         if (line.states.h) store_up_to(line.states.h + d, w.state[0], D - d);
         keep(w, line, d);
 #pragma GCC unroll 4
         for (int k = 1; k < states; ++k) store(s_line(k, line.i) + d, w.state[k]);
     }
 
-    // Vectors of units of one row that a tile may have, and addresses that it then asks for: x, the states and what is saved
+    // Maximum vectors of units of one row in a tile, and addresses that the tile prefetches: x, the states and the
+    // saved values
     static constexpr int kVectors = kOneRow * U, kAddresses = kVectors * (G + states + C::saved);
     typedef Addresses<R, kAddresses> TileAddresses;
-    static constexpr int64_t kOfLine = max_of(1, 64 / (W * int64_t(sizeof(S)))); // vectors in a cache's line of wx or h
+    static constexpr int64_t kOfLine = max_of(1, 64 / (W * int64_t(sizeof(S)))); // vectors per cache line of wx or h
 
-    // Vectors of wx at the step after. The panels' shares of a line lie one after the other, although a panel needs a piece of
-    // each gate: memory gives lines side by side faster. A cache's line is asked for once.
+    // Prefetches wx of the next step. The panels' shares of a row are contiguous, although a panel needs a piece of
+    // each gate, as memory delivers contiguous cache lines faster. Each cache line is prefetched once.
     FASTITER_INLINE void ask_for_x(const Line* tile, int64_t panel, int V, TileAddresses& addresses) const {
         if (multiplies_x) return ask_for_inputs(tile, panel, addresses);
         const int64_t width = (mine.end - mine.begin) * U, first = (panel - mine.begin) * U * G;
@@ -220,14 +223,14 @@ template <class S, class C> struct Forward {
         }
     }
 
-    // A panel's share of the lines of x at the step after
+    // Prefetches a panel's share of the rows of x at the next step.
     FASTITER_INLINE void ask_for_inputs(const Line* tile, int64_t panel, TileAddresses& addresses) const {
         const int64_t line = 64 / int64_t(sizeof(S)), stride = (mine.end - mine.begin) * line;
         for (int64_t i = (panel - mine.begin) * line; i < I && addresses.count < kVectors * G; i += stride)
             addresses.add([&](int row) { return tile[row].x + ahead + i; });
     }
 
-    // What the tile is going to write: a store that waits for its line holds up all that follow.
+    // Prefetches the outputs of the tile: a store that waits for its cache line blocks all later ones.
     FASTITER_INLINE void ask_for_outputs(const Line* tile, int64_t unit, int V, TileAddresses& addresses) const {
         for (int64_t d = unit; d < unit + V * W; d += W) {
             if (p.states.h.data && d / W % kOfLine == 0) addresses.add([&](int row) { return tile[row].states.h + d; });
@@ -238,7 +241,7 @@ template <class S, class C> struct Forward {
         }
     }
 
-    // b + r h of `count` lines of h, `stride` apart, for `some` panels
+    // out = b + r h for `count` rows of h with row stride `stride`, for `some` panels
     void add_products(int64_t n, int64_t panel, int some, const S* x, int64_t stride, int count, Fetch fetch,
                       vec<T>* out) {
         const S* r = packed + (n * panels + panel) * panel_size();
@@ -246,16 +249,17 @@ template <class S, class C> struct Forward {
                     {x, stride, r, panel_size(), D, bias + bias_of(n, panel), out, fetch});
     }
 
-    // W x + b of the inputs of rows [first, first + count), for `some` panels: to the bit what the matrix product makes of them
+    // out = W x + b of the inputs for rows [first, first + count) and `some` panels: bitwise equal to the matrix
+    // product's
     void add_inputs(int64_t n, int64_t panel, int some, int64_t first, int count, vec<T>* out) {
         const S* w = packed_x + (n * panels + panel) * panel_size_x();
         const int nv = units_of(panel) * G, V = some * nv;
         multiply<S>(registers, count, nv, some, {line[first].x, p.x.row, w, panel_size_x(), I, nullptr, out, {}});
         for (int i = 0; i < count * V && p.x.b; ++i) out[i] += load(bias_x + bias_of(n, panel) + i % V * W);
-        for (int i = 0; i < count * V; ++i) out[i] = rounded<S>(out[i]); // not in the cell, which took longer so
+        for (int i = 0; i < count * V; ++i) out[i] = rounded<S>(out[i]); // here, as in the cell it was slower
     }
 
-    // Rows [first, first + count) of the group times `some` panels, of which several are full
+    // Rows [first, first + count) of the group times `some` panels; if several, all are full.
     void tile(int64_t n, int64_t parity, int64_t first, int count, int64_t panel, int some = 1) {
         const int V = some * units_of(panel);
         const int64_t unit = panel * kPanelUnits;
@@ -264,7 +268,7 @@ template <class S, class C> struct Forward {
         ask_for_outputs(line + first, unit, V, addresses);
         struct {
             vec<T> products[kTile * G], gap[5], inputs[on_tiles<S> ? kTile * G : 1];
-        } sums; // with a gap: a load waits for a store that is 4 KB away
+        } sums; // the gap avoids 4 KB aliasing of loads with earlier stores
         if (multiplies_x) add_inputs(n, panel, some, first, count, sums.inputs);
         add_products(n, panel, some, h_line(parity, first), Dp, count, addresses.fetch(1), sums.products);
         for (int i = 0; i < count; i += kTogether)
@@ -272,7 +276,7 @@ template <class S, class C> struct Forward {
                   multiplies_x ? sums.inputs + i * V * G : nullptr, sums.products + i * V * G);
     }
 
-    // The cells of `count` rows, at most kTogether, and V vectors of units
+    // The cells of `count` <= kTogether rows and V vectors of units
     FASTITER_INLINE void cells(const Line* of_row, int count, int64_t unit, int V, int64_t parity, const vec<T>* inputs,
                                const vec<T>* sums) {
         Work work[max_of(kTogether, kOneRow) * U];
@@ -301,7 +305,7 @@ template <class S, class C> struct Forward {
         });
     }
 
-    // Padded steps of padded batches are 0.
+    // Clears the padded steps of padded batches.
     void pad(int64_t n, int64_t t, int64_t active, int64_t begin, int64_t end) {
         for (int64_t i = active; i < rows.count && has_padding(shape); ++i) {
             auto clear_step = [&](const auto& all) {
@@ -319,7 +323,7 @@ template <class S, class C> struct Forward {
         enter(n, begin, end);
         drop(first, begin, end);
         wait(barrier, p.plan.panels);
-        int64_t running = 0; // rows that had the step before
+        int64_t running = 0; // rows active at the previous step
         for (int64_t k = 0; k < shape.T; ++k) {
             const int64_t t = first + k * next, active = rows.active(t);
             find_lines(n, t, min_of(running, active), active);
@@ -334,10 +338,11 @@ template <class S, class C> struct Forward {
     }
 };
 
-// Where two products are cheaper than memory for the first one: there are tiles, a tile has rows, and both matrices of a head
-// stay in the second-level cache. Tiles take lines of x as they are.
+// Whether the kernel should compute W x itself, because a second product is cheaper than the memory traffic of wx: if
+// AMX tiles are available, the batch fills them, and both matrices of a head fit the second-level cache. Tiles read
+// rows of x unpacked.
 template <class S> bool multiplies_x(const RnnShape& s, int64_t I) {
-    constexpr int64_t kFewestRows = 8, kMost = 3 << 19, kOneBlock = 768; // within block_of_sum
+    constexpr int64_t kFewestRows = 8, kMost = 3 << 19, kOneBlock = 768; // the sum must be one block of block_of_sum
     const int64_t G = cell_size(s.cell).gates;
     const bool is_plain = !s.lengths && !s.offsets && !s.starts;
     return on_tiles<S> && is_plain && s.B >= kFewestRows && I == panel_depth<S>(I) && I <= kOneBlock &&
@@ -358,14 +363,14 @@ template <class S, class C> size_t forward_workspace(const RnnShape& shape, cons
 template <class S, class C> void forward(const RnnForward<S>& p, Team team) {
     Forward<S, C> f(p, team.id);
     if (!p.is_packed) f.pack(team);
-    wait(team.barriers[team.size - 1], team.size); // the last one is no group's: see run_head
+    wait(team.barriers[team.size - 1], team.size); // the last barrier belongs to no group: see run_head
     Range heads = share(p.shape.N, f.seat.head_group, p.plan.heads);
     for (int64_t n = heads.begin; n < heads.end; ++n) f.run_head(n, team);
 }
 
-// The plan with the least estimated cycles a step, of equal ones that with the most heads side by side: they share nothing,
-// while rows and panels of one head add up their gradient of r together. Sizes of caches and rates are those of current x86
-// server cores; they decide only how fast the result comes.
+// The plan with the fewest estimated cycles per step; in a tie, the one with the most parallel heads, as these share
+// nothing, while rows and panels of one head sum their gradient of r together. Cache sizes and rates are those of
+// current x86 server cores; they affect only speed, not results.
 template <class S> RnnPlan rnn_plan(const RnnShape& shape, bool backward, int threads) {
     constexpr double kMacsPerCycle = on_tiles<S> ? 512 : (sizeof(S) == 2 ? 4 : 2) * lanes<S>, kBarrier = 500,
                      kCell = 25, kStart = 8000;

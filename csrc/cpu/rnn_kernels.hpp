@@ -1,4 +1,4 @@
-// What the kernels of the family `rnn` take. Sizes: B batch, T time, N heads, G gates, D width of a head.
+// Arguments of the `rnn` kernels. Sizes: B batch, T time, N heads, G gates, D head width.
 #pragma once
 #include "bf16.hpp"
 #include "steps.hpp"
@@ -11,7 +11,7 @@ enum class Cell { elman_tanh, elman_relu, lstm, gru, slstm };
 struct CellSize {
     int64_t gates;
     int states;
-    int64_t saved; // values of a step that the backward pass needs besides the states
+    int64_t saved; // values per step that the backward pass needs besides the states
 };
 __attribute__((always_inline)) inline constexpr CellSize cell_size(Cell cell) {
     switch (cell) {
@@ -26,8 +26,8 @@ __attribute__((always_inline)) inline constexpr CellSize cell_size(Cell cell) {
     }
 }
 
-// How a recurrence is shared: heads x rows x panels threads. Threads that share the units of one head (panels > 1)
-// meet once a time step; the others only before and after all steps. Results do not depend on it.
+// Partition of a recurrence into heads x rows x panels threads. Threads that share the units of one head (panels > 1)
+// synchronise every time step, the others only before and after all steps. Results do not depend on it.
 struct RnnPlan {
     int heads = 1, rows = 1, panels = 1;
     int threads() const { return heads * rows * panels; }
@@ -37,30 +37,32 @@ struct RnnShape {
     Cell cell = Cell::lstm;
     int64_t B = 0, T = 0, N = 0, D = 0;
     bool reverse = false;
-    // Ragged batches: how long each row is, and the rows by decreasing length. nullptr: all are T long.
+    // Ragged batches: the length of each row, and the rows by decreasing length. nullptr: all have length T.
     const int64_t* lengths = nullptr;
     const int64_t* order = nullptr;
-    // Packed batches: element (row, time) of every Steps is line offsets[time] + row of packed_rows, lines `row` apart.
+    // Packed batches: element (row, time) of every Steps is line offsets[time] + row of packed_rows, with line stride
+    // `row`.
     const int64_t* offsets = nullptr;
     int64_t packed_rows = 0;
-    // Sequences one after the other: element (row, time) of every Steps is step starts[row] + time of packed_rows.
+    // Concatenated sequences: element (row, time) of every Steps is step starts[row] + time of packed_rows.
     const int64_t* starts = nullptr;
-    // Where the states that come to a step are dropped, (B, T) with lines reset_row apart, or (packed_rows) with starts
+    // True where the states before a step are reset to 0: (B, T) with row stride reset_row, or (packed_rows) with
+    // starts
     const bool* reset = nullptr;
     int64_t reset_row = 0;
-    // Whether the states other than h are rounded to what h is stored as, after each step, as h is
+    // Whether the states other than h are rounded to h's storage type after each step, as h is
     bool rounds_states = false;
-    // Bounds of |h| after each step, and of the gradient that a step passes back to the h before it
+    // Bounds of |h| after each step, and of the gradient of h passed back from each step
     double clip_state = __builtin_inf(), clip_grad = clip_state;
 
     bool is_reset(int64_t row, int64_t t) const { return reset && reset[(starts ? starts[row] : row * reset_row) + t]; }
 };
 
-// How many parts of the rows add up their gradient of r apart. Heads are shared among threads before rows are, so that with
-// several heads one part is enough.
+// Number of groups of rows with separate sums of the gradient of r. Threads are distributed over heads before rows, so
+// that with several heads one group suffices.
 inline int parts_of_rows(const RnnShape& s) { return s.N == 1 && s.B > 1 ? 2 : 1; }
 
-// One thing for each state. h is stored like everything else, the others as what is computed with.
+// One item per state. h is stored in the array type, the others in the type of the computation.
 template <class H, class Other> struct PerState {
     H h{};
     Other others[kMaxStates - 1]{};
@@ -72,17 +74,16 @@ template <class S> struct RnnValue {
 template <> struct RnnValue<bf16> {
     typedef float type;
 };
-// What arrays of S are computed with
+// Type in which arrays of S are computed
 template <class S> using rnn_value = typename RnnValue<S>::type;
 
-// Numbers are stored as S; bf16 is computed with as float, and rounded where it is stored: h after each step (with
-// rounds_states the other states too, which are floats all the same), the gradients of the gates before anything is computed
-// from them. b is added to sums, and is what they are.
-// h[t] = cell(wx[t] + r h[t-1] + b, states[t-1]).  r (G, N, D, D), b (G, N, D) or null, state (B, N, D) each or null = 0.
-// wx may instead be W x + b_x of the inputs x, with W (G * N * D, I), where the kernel says that it multiplies them itself: to the
-// same bits, but nowhere stored. Not for packed or ragged rows.
-// Writes every state that has a place, the values that the backward pass needs (`saved`: lstm i, f, g, o; gru r, z, n and
-// R_n h + b_n; slstm a_i, a_f, z, o; elman none), and the final states.
+// Numbers are stored as S. bf16 is computed in float and rounded on storing: h after each step (with rounds_states also
+// the other states, although they are floats), and the gradients of the gates before they are used. b has the type of
+// the accumulators. h[t] = cell(wx[t] + r h[t-1] + b, states[t-1]).  r (G, N, D, D), b (G, N, D) or null, state (B, N,
+// D) each or null = 0. Instead of wx, the kernel can compute W x + b_x from the inputs x with W (G * N * D, I), where
+// multiplies_x allows it: bitwise the same, but without storing it. Not for packed or ragged rows. Writes every state
+// whose array is present, the values that the backward pass needs (`saved`: lstm i, f, g, o; gru r, z, n and R_n h +
+// b_n; slstm a_i, a_f, z, o; elman none), and the final states.
 template <class S> struct RnnForward {
     typedef rnn_value<S> T;
     RnnShape shape;
@@ -100,18 +101,19 @@ template <class S> struct RnnForward {
     PerState<S*, T*> last;
     PerState<Steps<S>, Steps<T>> states;
     Steps<T> saved;
-    Steps<const S> known_h; // of all steps, for `recompute` alone
+    Steps<const S> known_h; // of all steps, only for `recompute`
     void* workspace = nullptr;
-    bool is_packed = false; // r and b are in the workspace already
+    bool is_packed = false; // r and b are already packed in the workspace
 };
 
-// Free numbers behind a row's sums of db: the next row may be another thread's, and a processor reads ahead.
+// Padding, in numbers, after a row's sums of db: the next row may be another thread's, and hardware prefetching would
+// touch it.
 constexpr int64_t kFreeAfterDb = 128;
 
-// The exact reverse of it. dstates: cotangents of all states, dlast: of the final states; each may be null = 0.
-// Writes dwx (G gates), dq (the gradient of gru's R_n h + b_n, one gate; null for other cells), the gradient of each
-// initial state, and db (G, N, D) if wanted. The gradient of r is a matrix product of these with h: csrc/weight_gradient.hpp
-// decides whether the kernel adds it up in dr while both are in the caches.
+// Backward pass. dstates: cotangents of all states, dlast: of the final states; each may be null = 0. Writes dwx (G
+// gates), dq (the gradient of gru's R_n h + b_n, one gate; null for other cells), the gradient of each initial state,
+// and db (G, N, D) if requested. The gradient of r is a matrix product of these with h: csrc/weight_gradient.hpp
+// decides whether the kernel accumulates it in dr while both are in cache.
 template <class S> struct RnnBackward {
     typedef rnn_value<S> T;
     RnnShape shape;
@@ -124,31 +126,31 @@ template <class S> struct RnnBackward {
     PerState<const S*, const T*> dlast;
     Steps<S> dwx, dq;
     PerState<S*, T*> dfirst;
-    // In the place of dlast.h and dfirst.h between two chunks of time, where the gradient of h must not be rounded
+    // Replace dlast.h and dfirst.h between two chunks of time, where the gradient of h must not be rounded
     const T* dh_after = nullptr;
     T* dh_before = nullptr;
     S* db = nullptr;
-    // (N, B, G times D rounded up to vectors and free numbers): db goes on from the sums of each row that are here
+    // (N, B, G times D rounded up to vectors, plus padding): initial sums of db for each row, which this chunk adds to
     T* db_rows = nullptr;
-    // (parts of rows, G, N, D, D) or null: the gradient of r is added to it. In chunks of time: how many steps are
-    // still to come, and the sums of the block of steps that the chunk before did not finish.
+    // (parts of rows, G, N, D, D) or null: accumulates the gradient of r. In chunks of time: the number of steps that
+    // follow, and the partial sums of the step block that the previous chunk did not finish.
     T* dr = nullptr;
-    bool dr_is_clear = false; // or the kernel clears it first
+    bool dr_is_clear = false; // otherwise the kernel clears it first
     T* dr_block = nullptr;
     int64_t steps_after = 0;
     void* workspace = nullptr;
-    bool is_packed = false; // r is in the workspace already
+    bool is_packed = false; // r is already packed in the workspace
 };
 
 template <class S> struct RnnKernels {
     RnnPlan (*plan)(const RnnShape&, bool backward, int threads);
-    // Whether fwd takes x of I numbers in the place of wx
+    // Whether fwd accepts x with I numbers instead of wx
     bool (*multiplies_x)(const RnnShape&, int64_t I);
-    size_t (*fwd_workspace)(const RnnShape&, const RnnPlan&, int64_t I); // I: 0 with wx
+    size_t (*fwd_workspace)(const RnnShape&, const RnnPlan&, int64_t I); // I: 0 if wx is given
     size_t (*recompute_workspace)(const RnnShape&, const RnnPlan&);
     size_t (*bwd_workspace)(const RnnShape&, const RnnPlan&, bool adds_r);
     void (*fwd)(const RnnForward<S>&, Team);
-    // Writes only `saved` and the states other than h, from known_h; bits are those of fwd.
+    // Writes only `saved` and the states other than h, from known_h; bitwise equal to fwd.
     void (*recompute)(const RnnForward<S>&, Team);
     void (*bwd)(const RnnBackward<S>&, Team);
 };

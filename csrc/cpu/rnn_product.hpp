@@ -1,5 +1,5 @@
-// The product of a few rows with a packed panel of r, for what is stored as S. A panel of bf16 has two k side by side in every
-// lane, the even one in the lower half: that is how processors with AVX512_BF16 take it, and half the bytes of floats.
+// Product of a few rows and a packed panel of r, for storage type S. A bf16 panel has two consecutive k in every lane,
+// the even one in the lower half: the layout of AVX512_BF16, in half the bytes of floats.
 #pragma once
 #include "amx.hpp"
 #include "pack.hpp"
@@ -7,7 +7,7 @@
 
 namespace fastiter::FASTITER_LEVEL {
 
-// How many k lie side by side in a lane of a panel, and how many a panel and its factor have for K of r: what is beyond K is 0
+// Number of k per lane of a panel, and the padded depth of a panel for K rows of r; rows beyond K are 0
 template <class S> constexpr int side_by_side = sizeof(S) == 2 ? 2 : 1;
 template <class S> constexpr int64_t panel_depth(int64_t K) {
     return round_up(K, on_tiles<S> ? 2 * kTilePairs : side_by_side<S>);
@@ -28,7 +28,7 @@ FASTITER_INLINE void store_pairs(bf16* out, vec<float> even, vec<float> odd, int
         __builtin_memcpy(out, &pairs, size_t(count) * 2 * sizeof(bf16));
 }
 
-// The first `count` lanes, or all where there are fewer: of line(0), and of line(1) beside it where two k lie side by side.
+// Stores the first `count` lanes (or all, if fewer) of line(0), interleaved with line(1) if lanes hold two k.
 template <class S, class Line> FASTITER_INLINE void store_side_by_side(S* out, Line line, int64_t count) {
     if constexpr (side_by_side<S> == 2)
         store_pairs(out, line(0), line(1), count);
@@ -36,13 +36,13 @@ template <class S, class Line> FASTITER_INLINE void store_side_by_side(S* out, L
         store_up_to(out, line(0), count);
 }
 
-// The lines of a panel that follow the K of r, of `width` numbers each, as long as one k or one pair
+// Clears the padding rows of a panel after the K rows of r; `width` numbers per row (or per pair of rows).
 template <class S> inline void clear_rest_of_panel(S* panel, int64_t K, int64_t width) {
     const int64_t given = round_up(K, side_by_side<S>);
     __builtin_memset(panel + given * width, 0, size_t((panel_depth<S>(K) - given) * width) * sizeof(S));
 }
 
-// The panel's lines k and k + 1, of which the second may be missing; line(k) is a vector.
+// Packs rows k and k + 1 of a panel, the second of which may not exist; line(k) is a vector.
 template <class S, class Line>
 FASTITER_INLINE void pack_lines(S* panel, int64_t panel_k, int64_t k, int64_t K, Line line) {
     if constexpr (sizeof(S) == 2) {
@@ -53,10 +53,10 @@ FASTITER_INLINE void pack_lines(S* panel, int64_t panel_k, int64_t k, int64_t K,
     }
 }
 
-// out[k * out_k + w] = x[w * x_w + k] for w < count, 0 for count <= w < lanes: two k side by side
+// out[k * out_k + w] = x[w * x_w + k] for w < count, 0 for count <= w < lanes; pairs of k are interleaved
 inline void pack_transposed(const bf16* x, int64_t x_w, int64_t count, int64_t K, bf16* out, int64_t out_k) {
     constexpr int W = lanes<float>;
-    for (int64_t k = 0; k < K; k += 2 * W) { // a pair is transposed as one number
+    for (int64_t k = 0; k < K; k += 2 * W) { // transposes pairs as single numbers
         vec<float> rows[W] = {};
         const size_t bytes = size_t(min_of(2 * W, K - k)) * sizeof(bf16);
         for (int w = 0; w < W && w < count; ++w)
@@ -82,7 +82,7 @@ FASTITER_INLINE vec<float> add_pair_products(vec<float> acc, uint32_t x, words l
 }
 #endif
 
-// multiply_add of tile.hpp for `pairs` pairs of k; x_row and x_k, from pair to pair, count numbers.
+// multiply_add of tile.hpp for `pairs` pairs of k; x_row and x_k (from pair to pair) are in numbers.
 template <int ROWS, int NV, int PANELS>
 FASTITER_INLINE void add_pairs(const bf16* x, int64_t x_row, int64_t x_k, const bf16* panel, int64_t panel_stride,
                                int64_t pairs, vec<float> (&acc)[ROWS][PANELS * NV]) {

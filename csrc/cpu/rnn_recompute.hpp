@@ -1,6 +1,6 @@
-// What a forward pass left out, from h of all its steps: the saved values and the states other than h. No product waits for a
-// step then: a tile takes steps of a row one after the other, and only the elementwise part of the cell goes along time. Sums
-// and cells are those of rnn_forward.hpp, to the bit.
+// Recomputes what the forward pass did not store, the saved values and the states other than h, from h of all steps. No
+// product depends on the previous step then: a tile takes consecutive steps of a row, and only the elementwise part of
+// the cell is sequential. Sums and cells are bitwise those of rnn_forward.hpp.
 #pragma once
 #include "rnn_forward.hpp"
 
@@ -11,15 +11,16 @@ template <class S, class C> struct Recompute : Forward<S, C> {
     using Base::D, Base::G, Base::kPanelUnits, Base::mine, Base::p, Base::rows, Base::shape, Base::states, Base::U,
         Base::W;
     static constexpr int R = rows_of_tile<S, G * U>;
-    static constexpr int64_t kBlockBytes = 128 << 10; // of h at a time: they stay in the second level beside a panel
+    static constexpr int64_t kBlockBytes = 128 << 10; // bytes of h per block: they stay in the second-level cache
+                                                      // beside a panel
 
-    // A step of a row
+    // One step of one row
     struct Step {
         int64_t row, t;
         bool is_first, is_reset;
     };
     const int64_t stride = apart<S>(D), capacity = max_of(R, kBlockBytes / (stride * int64_t(sizeof(S))));
-    Step* steps = nullptr; // of a block, in the order in which each row takes them
+    Step* steps = nullptr; // of a block, in each row's order of time
     typename Base::Line* lines_of_steps = nullptr;
     S* h_before = nullptr; // of the same steps
 
@@ -38,7 +39,7 @@ template <class S, class C> struct Recompute : Forward<S, C> {
         }
     }
 
-    // A state of head n as the step finds it; nullptr: zeros
+    // A state of head n before the step; nullptr: zeros
     template <class X, class Y>
     const X* before(const Step& step, int64_t n, const X* first, const Steps<Y>& all) const {
         if (step.is_reset) return nullptr;

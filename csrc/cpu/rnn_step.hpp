@@ -1,5 +1,5 @@
-// One time step of a stack of layers whose weights were packed once. Every sum is taken in the order of gemm_kernel.hpp and
-// rnn_forward.hpp, so that the bits are those of a run over all steps.
+// One time step of a stack of layers with prepacked weights. Every sum has the order of gemm_kernel.hpp and
+// rnn_forward.hpp, so that results are bitwise equal to a run over all steps.
 #pragma once
 #include "gemm.hpp"
 #include "rnn_step_kernels.hpp"
@@ -7,7 +7,8 @@
 
 namespace fastiter::FASTITER_LEVEL {
 
-// acc = sum over k of x[i][k] panel[k][v], in blocks as the matrix product sums, with the bias after the first of them
+// acc = sum over k of x[i][k] panel[k][v], in the blocks of the matrix product, with the bias added after the first
+// block
 template <class T, int ROWS, int NV, int PANELS, class Bias>
 FASTITER_INLINE void product_in_blocks(const T* x, int64_t x_row, const T* panel, int64_t stride, int64_t K, Bias bias,
                                        vec<T> (&acc)[ROWS][PANELS * NV]) {
@@ -33,7 +34,7 @@ template <class T, class C> struct StepOfLayer {
     const StepLayer<T>& layer;
     const T* x = nullptr;
     int64_t x_row = 0;
-    T* y = nullptr; // a second place for h, or null
+    T* y = nullptr; // second copy of h, or null
     const int64_t N = p.N, D = layer.width, I = layer.inputs, panels = ceil_div(D, kPanelUnits);
     const T* before = layer.h[p.turn & 1];
     T* after = layer.h[~p.turn & 1];
@@ -62,7 +63,7 @@ template <class T, class C> struct StepOfLayer {
         return load_up_to(values + (g * N + n) * D + d, D - d);
     }
 
-    // Rows [first, first + ROWS) times PANELS panels of head n that have UNITS vectors of units each
+    // Rows [first, first + ROWS) times PANELS panels of head n, each with UNITS vectors of units
     template <int ROWS, int UNITS, int PANELS> void tile(int64_t n, int64_t first, int64_t panel) const {
         constexpr int V = PANELS * UNITS, NV = UNITS * G;
         const int64_t unit = panel * kPanelUnits;
@@ -100,7 +101,8 @@ template <class T, class C> struct StepOfLayer {
         for (int k = 1; k < states; ++k) store_up_to(layer.others[k - 1] + at, state[k], left);
     }
 
-    // Panels `mine` of head n. A single row takes several at once: enough independent sums to hide the latency of one.
+    // Panels `mine` of head n. A single row takes several panels at once: enough independent sums to hide the latency
+    // of one.
     void head(int64_t n, Range mine) const {
         constexpr int P = panels_of_one_row<T>(G * U);
         if (p.B > 1)

@@ -1,4 +1,4 @@
-// The recurrences' row of an instruction set, for numbers that are stored as S.
+// The kernel table of the recurrences for one instruction set and storage type S.
 #pragma once
 #include "rnn_backward.hpp"
 #include "rnn_recompute.hpp"

@@ -1,14 +1,14 @@
-// The tile of the recurrences' products: one for all cells, which call it and read its sums from memory.
+// The product tile of the recurrences, shared by all cells, which call it and read its sums from memory.
 #pragma once
 #include "rnn_kernels.hpp"
 #include "rnn_product.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 
-// What a product asks memory for while it runs: for each of its rows, `bytes` from each of `count` addresses on.
+// Addresses that a product prefetches while it runs: for each of its rows, `bytes` from each of `count` addresses on.
 struct Fetch {
     const void* const* at;
-    int stride, count, bytes; // stride: from the addresses of a row to those of the next one
+    int stride, count, bytes; // stride: between the address lists of consecutive rows
 
     FASTITER_INLINE void row(int i) const {
         for (int j = 0; j < count; ++j) prefetch<2>(static_cast<const char*>(at[i * stride + j]), bytes);
@@ -29,21 +29,21 @@ template <int ROWS, int COUNT> struct Addresses {
     Fetch fetch(int bytes) const { return {at[0], COUNT, count, bytes}; }
 };
 
-// Lines of x times panels of r that follow each other, `nv` vectors in each: out[row][panel][vector]. The sums of every row
-// start from `start`, or from 0.
+// Product of rows of x and consecutive panels of r with `nv` vectors each: out[row][panel][vector]. The sums of every
+// row start from `start`, or from 0.
 template <class S> struct Product {
     typedef vec<rnn_value<S>> V;
     const S* x;
     int64_t x_row;
     const S* panel;
     int64_t panel_stride, K;
-    const rnn_value<S>* start; // of panel after panel
+    const rnn_value<S>* start; // panel by panel
     V* out;
     Fetch fetch;
 };
 
-// In ROWS parts of k, and before each it asks for what belongs to a row: lines of memory that are asked for all at once would
-// hold up the panel's lines behind them, while a few at a time arrive as the product runs.
+// Splits k into ROWS parts and prefetches one row's addresses before each part: prefetching all at once would delay the
+// loads of the panel, while a few at a time arrive as the product runs.
 template <class S, int ROWS, int NV, int PANELS> __attribute__((noinline)) void multiply_tile(const Product<S>& p) {
     typedef vec<rnn_value<S>> V;
     V acc[ROWS][PANELS * NV];
@@ -66,17 +66,17 @@ template <class S, int ROWS, int NV, int PANELS> __attribute__((noinline)) void 
         for (int v = 0; v < PANELS * NV; ++v) p.out[i * PANELS * NV + v] = acc[i][v];
 }
 
-// How many rows a tile takes of at most `most`. Twice the rows of a register load a panel half as often; where it is short, what
-// stands between product and cells should rather stay in the first-level cache.
+// Rows per tile, at most `most`. Twice the rows of a register halve the loads of the panel; if the panel is short, it
+// matters more that the sums between product and cells stay in the first-level cache.
 template <class S> int tile_rows_of(int most, int64_t K) {
     constexpr int64_t kLongPanel = 128;
     return on_tiles<S> && K <= kLongPanel ? kTileRows : most;
 }
 
-// How many panels a single row takes at once: enough independent sums, or cells after them, to hide the latency of one
+// Number of panels that a single row takes at once: enough independent sums, or cells, to hide the latency of one
 template <class S> constexpr int panels_of_one_row(int nv) { return on_tiles<S> || nv == 3 ? 4 : 2; }
 
-// The product of `rows` rows, at most rows_of_tile<S, nv>, and `panels` panels: one, or for a single row panels_of_one_row.
+// The product of `rows` <= rows_of_tile<S, nv> rows and `panels` panels: one, or for a single row panels_of_one_row.
 template <class S> void multiply(TileRegisters& registers, int rows, int nv, int panels, const Product<S>& p) {
     with_count<4>(nv, [&]<int NV>() {
         if constexpr (on_tiles<S>) {

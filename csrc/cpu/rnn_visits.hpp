@@ -1,20 +1,19 @@
-// What the backward pass keeps of the steps it visited last: the gradients dp of their products, and h before them, from which
-// the gradient of r is added up a block of steps at a time, while both are in the caches.
+// Buffers the last few steps' dp and h(t-1), so that dr += dp^T h runs as one product per block of steps, from cache.
 #pragma once
 #include "rnn.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 
-// How many steps are kept for the gradient of r: 128 lines, which fill the first-level cache, or one step. It depends on neither
-// the threads nor the chunks, and so neither do the sums.
+// Number of steps buffered for the gradient of r: 128 rows, which fill the first-level cache, or one step. It does not
+// depend on threads or chunks, so neither do the sums.
 inline int64_t steps_of_block(const RnnShape& s) { return max_of(1, 128 / max_of(1, s.B)); }
 
 template <class S> struct Visits {
     typedef rnn_value<S> T;
-    static constexpr int W = lanes<T>, U = 4, R = tile_rows<U>; // U: vectors of units in a panel
+    static constexpr int W = lanes<T>, U = 4, R = tile_rows<U>; // U: vectors of units per panel
     static constexpr int64_t kPanelUnits = U * W;
 
-    // Of a row at a visit: dp, and where its h is in a panel
+    // One row at one visited step: dp, and the offset of its h within a panel
     struct Term {
         const S* dp;
         int64_t h;
@@ -27,33 +26,33 @@ template <class S> struct Visits {
                   lines = Rows::scratch_lines(shape, p.plan.rows);
     const int64_t dp_stride = apart<S>(gates * D);
     const int64_t block = steps_of_block(shape), kept = adds_r ? max_of(2, block) : 2;
-    // Parts of the rows whose sums stay apart until the end, so that threads with rows of different parts read nothing of each
-    // other's. They do not depend on the groups of rows, and so neither do the sums.
+    // Parts of the rows with separate sums, so that threads with rows of different parts share no data until the end.
+    // They do not depend on the groups of rows, so neither do the sums.
     const Deal parts{shape, parts_of_rows(shape)}, groups{shape, p.plan.rows};
     const int64_t rows_of_part = ceil_div(shape.B, parts.groups); // at most
-    // From line to line of h, and from panel to panel, with a free line as in apart()
+    // Row stride of h, and panel stride, which includes one padding row as in apart()
     const int64_t line_of_h = panels > 1 ? kPanelUnits : round_up(D, W),
                   panel_of_h = (kept * rows_of_part + 1) * line_of_h;
     const Rows every_row{shape, 0, 1};
     S* dp = nullptr;        // [visit][row][gate * D + d]
-    S* h = nullptr;         // before the same visits, [part][panel][visit][row of the part][vector of units][lane]
+    S* h = nullptr;         // before the same steps, [part][panel][visit][row of the part][vector of units][lane]
     Term* terms = nullptr;  // of each part's block, for one thread
-    bool are_known = false; // the terms are those of every whole block
+    bool are_known = false; // the terms are already those of a whole block
 
     Visits(const RnnBackward<S>& params, int gates_, bool adds_r_) : p(params), adds_r(adds_r_), gates(gates_) {}
 
-    // Memory for a group of heads, this thread's or another's
+    // Takes memory for a group of heads, this thread's or another's.
     void lay_out(Arena& arena, bool is_mine) {
         S* dp_of_group = arena.take<S>(kept * lines * dp_stride);
         S* h_of_group = arena.take<S>(adds_r ? parts.groups * size_of_part() : 0);
         if (is_mine) dp = dp_of_group, h = h_of_group;
     }
 
-    // The parts of h have lines between them that nobody uses, as the groups of rows have: see Rows::kGap.
+    // The parts of h are separated by padding rows, like the groups of rows: see Rows::kGap.
     int64_t size_of_part() const { return panels * panel_of_h + Rows::kGap * line_of_h; }
     int vectors_of(int64_t panel) const { return int(min_of(U, ceil_div(D - panel * kPanelUnits, W))); }
-    // Where a visit has its lines: not where the visit before has those that this one reads. The visits of a whole block always
-    // have the same slots, in their order.
+    // Buffer slot of a visited step: different from the slot of the previous one, which this step reads. The steps of a
+    // whole block always have the same slots, in order.
     int64_t slot_of(int64_t visit) const {
         return adds_r && block > 1 ? block - 1 - steps_left(visit) % block : visit & 1;
     }
@@ -61,19 +60,19 @@ template <class S> struct Visits {
     S* h_line(int64_t slot, Deal::Place place) const {
         return h + place.group * size_of_part() + (slot * rows_of_part + place.row) * line_of_h;
     }
-    // From a line of h to its part of the panel with a unit, and to that unit
+    // Offset from a row of h to the given unit, in the panel that contains it
     FASTITER_INLINE int64_t to_unit(int64_t unit) const {
         const uint64_t u = uint64_t(unit), panel = u / kPanelUnits;
         return int64_t(panel) * panel_of_h + int64_t(u % kPanelUnits);
     }
 
-    // Where row `unit` of a gate is in a part of dr
+    // Offset of row `unit` of a gate in a part of dr
     int64_t row_of_dr(int part, int64_t n, int64_t gate, int64_t unit) const {
         return (((part * gates + gate) * shape.N + n) * D + unit) * D;
     }
 
     int64_t step_of(int64_t visit) const { return shape.reverse ? visit : shape.T - 1 - visit; }
-    // Blocks are counted from the last visit of all chunks on.
+    // Blocks are counted from the last step of all chunks.
     int64_t steps_left(int64_t visit) const { return p.steps_after + shape.T - 1 - visit; }
     int64_t first_of_block(int64_t visit) const { return max_of(0, visit + 1 - (block - steps_left(visit) % block)); }
     bool ends_block(int64_t visit) const { return steps_left(visit) % block == 0 || visit == shape.T - 1; }
@@ -81,7 +80,7 @@ template <class S> struct Visits {
     int64_t most_terms() const { return block * rows_of_part; } // of a part
     Term* terms_of(int part) const { return terms + part * most_terms(); }
 
-    // What a part adds up in this block's visits, up to `visit`: visit after visit, row after row
+    // Lists a part's terms of this block up to `visit`: step by step, row by row.
     int64_t find_terms(int part, int64_t visit) {
         Term* found = terms_of(part);
         int64_t count = 0;
@@ -98,14 +97,14 @@ template <class S> struct Visits {
         return count;
     }
 
-    // Adds the terms' products of dp and h to a part of dr: rows [first, first + ROWS) of it times a panel.
+    // Adds the products of the terms' dp and h to rows [first, first + ROWS) of a part of dr, for one panel.
     template <int ROWS, int NV>
     void add_tile(int part, int64_t n, int64_t visit, int64_t found, int64_t first, int64_t panel) {
         const bool goes_on = p.dr_block && first_of_block(visit) == 0;
         const bool is_finished = !p.dr_block || steps_left(visit) % block == 0;
         vec<T> acc[ROWS][NV] = {};
         const int64_t column = panel * kPanelUnits, count = D - column;
-        int64_t at[ROWS], gate = first / D, unit = first % D; // rows may be of several gates
+        int64_t at[ROWS], gate = first / D, unit = first % D; // rows may span several gates
         for (int i = 0; i < ROWS; ++i) {
             at[i] = row_of_dr(part, n, gate, unit) + column;
             if (++unit == D) ++gate, unit = 0;
@@ -137,14 +136,14 @@ template <class S> struct Visits {
             });
     }
 
-    // What a thread adds up: some parts' rows of dr
+    // A thread's share of the sums: rows of dr, in some of the parts
     struct Share {
         int part, end;
         Range rows;
-        int threads; // which share the parts
+        int threads; // threads that share these parts
     };
     Share share_of(const Seat& seat) const {
-        const int shared = p.plan.rows / parts.groups; // groups of rows that have rows of one part
+        const int shared = p.plan.rows / parts.groups; // groups of rows per part
         const bool apart = shared * parts.groups == p.plan.rows;
         const int part = apart ? parts.place_of(groups.position_of(seat.row_group, 0)).group : 0;
         const int group = !apart        ? seat.row_group

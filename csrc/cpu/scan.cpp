@@ -1,10 +1,10 @@
-// h[t] = a[t] * h[t-1] + x[t]: the plain loop over time, with vectors across the numbers of a step.
+// h[t] = a[t] * h[t-1] + x[t]: a sequential loop over time, vectorised over the numbers of a step.
 #include "scan.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-constexpr int kNarrow = 4; // vectors of a step that fit into registers beside those of other sequences
+constexpr int kNarrow = 4; // vectors of interleaved sequences that are held in registers
 
 template <class S, bool Complex> struct Forward {
     using T = value<S>;
@@ -20,7 +20,7 @@ template <class S, bool Complex> struct Forward {
         begin_state(p.first ? p.first + offset : nullptr, p.last + offset, width);
     }
 
-    // Many columns of one sequence. Each step is read and written from end to end; the state is a line in a cache.
+    // One sequence with many columns. Each step is read and written contiguously; the state is a row in cache.
     void wide(const Sequence& q, int64_t column, int64_t width) const {
         begin(q, column, width);
         T* state = p.last + q.index * columns_of(p.shape) + column;
@@ -50,7 +50,7 @@ template <class S, bool Complex> struct Forward {
         zero_padding(p.shape, p.h, q, column, width);
     }
 
-    // V vectors of each of R sequences, side by side: a step alone would wait for the one before it.
+    // V vectors of each of R interleaved sequences, as each step of one sequence depends on the previous one.
     template <int V, int R> void narrow(const Sequence* q, int64_t from, int64_t to, int64_t columns) const {
         const int64_t direction = p.shape.reverse ? -1 : 1;
         const S *a[R], *x[R];
@@ -83,7 +83,7 @@ template <class S, bool Complex> struct Forward {
             for (int v = 0; v < V; ++v) store_up_to(p.last + q[r].index * columns + v * W, state[r][v], size(v));
     }
 
-    // R sequences together as long as all last, then each to its end.
+    // Runs R sequences together up to the shortest one's end, then each to its own end.
     template <int V, int R> void group(const Sequence* q, int64_t columns) const {
         int64_t together = q[0].steps;
         for (int r = 0; r < R; ++r) {

@@ -1,4 +1,4 @@
-// What the kernels of the scans share: where the steps of a sequence are, and who computes which of them.
+// Shared by the scan kernels: addresses of a sequence's steps, and their distribution over threads.
 #pragma once
 #include "scan_kernels.hpp"
 #include "simd.hpp"
@@ -14,12 +14,14 @@ template <class T> void block_scan(const BlockScan<T>&, Team);
 template <class T> size_t block_scan_gradient_workspace(const BlockScanGradient<T>&);
 template <class T> void block_scan_gradient(const BlockScanGradient<T>&, Team);
 
-// A block of columns has its state in the second cache at worst; lines that a step has in one piece are read at full speed.
+// The state of a column block fits the second-level cache; wide blocks keep memory accesses contiguous, at full
+// bandwidth.
 constexpr int64_t kWidestBytes = 65536;
-// Pieces of lines up to this size are fetched into the second cache one step ahead: no processor foresees them.
+// Column blocks up to this size are prefetched into the second-level cache one step ahead, as hardware prefetching does
+// not follow them.
 constexpr int64_t kPieceBytes = 16384;
 
-// A sequence is steps start .. start + steps of a row.
+// A sequence: steps [start, start + steps) of a row
 struct Sequence {
     int64_t index, row, start, steps;
 };
@@ -29,10 +31,10 @@ FASTITER_INLINE Sequence sequence(const ScanShape& s, int64_t i) {
     return {i, i, 0, s.lengths ? s.lengths[i] : s.T};
 }
 
-// How many real numbers a step has
+// Real numbers per step
 FASTITER_INLINE int64_t columns_of(const ScanShape& s) { return s.complex ? 2 * s.D : s.D; }
 
-// Whether arrays of all steps are too large to be found in the caches again
+// Whether arrays over all steps exceed the caches, so that they are evicted before they are read again
 template <class S> FASTITER_INLINE bool exceeds_caches(const ScanShape& s, int64_t per_number = 1) {
     return s.T * (s.starts ? 1 : s.B) * columns_of(s) * per_number * int64_t(sizeof(S)) > kCached;
 }
@@ -41,18 +43,18 @@ template <class S> FASTITER_INLINE S* at(const Lines<S>& lines, const Sequence& 
     return lines.data ? lines.data + q.row * lines.row + (q.start + step) * lines.time + column : nullptr;
 }
 
-// Of lambdas that must become part of the loop that calls them
+// For lambdas that must be inlined into the loop that calls them
 #define FASTITER_INLINED __attribute__((always_inline))
 
-// Narrow sequences side by side take turns of so many steps: the processor works on several turns at once, and each array is
-// read and written some lines at a time.
+// Interleaves several narrow sequences, kTurn steps each, to overlap their latency; each array is accessed several
+// cache lines at a time.
 constexpr int64_t kTurn = 8;
 
 template <class S> FASTITER_INLINE void fetch(const S* p) { __builtin_prefetch(p, 0, 2); }
 
-// Calls f(column, how many numbers) for each vector of a line; the second is a constant where it is a whole vector. A loop
-// that runs against time reads its lines from their ends too: the processor then sees one stream of falling addresses and
-// fetches ahead, while lines from start to end in falling order were read at a fifth of the speed.
+// Calls f(column, count) for each vector of a row; count is a compile-time constant for whole vectors. A loop that runs
+// backwards in time also traverses each row backwards: the hardware prefetcher then sees one stream of descending
+// addresses. Ascending rows in descending order were read at a fifth of the speed.
 template <class T, class F> FASTITER_INLINE void for_vectors(int64_t width, bool backwards, F f) {
     constexpr int64_t W = lanes<T>;
     const int64_t whole = width / W;
@@ -67,22 +69,22 @@ template <class T> FASTITER_INLINE void fill_zero(T* p, int64_t n) {
     for (int64_t i = 0; i < n; i += lanes<T>) store_up_to(p + i, vec<T>{}, n - i);
 }
 
-// The state before the first step; nullptr = 0
+// Initialises the state before the first step; nullptr = 0.
 template <class T> FASTITER_INLINE void begin_state(const T* first, T* state, int64_t width) {
     if (!first) return fill_zero(state, width);
     for_vectors<T>(width,
                    [&](int64_t c, int64_t n) FASTITER_INLINED { store_up_to(state + c, load_up_to(first + c, n), n); });
 }
 
-// What padding holds
+// Clears the padding.
 template <class S>
 void zero_padding(const ScanShape& s, const Lines<S>& lines, const Sequence& q, int64_t column, int64_t n) {
     if (!lines.data || s.starts) return;
     for (int64_t t = q.steps; t < s.T; ++t) fill_zero(at(lines, q, t, column), n);
 }
 
-// Sequences in blocks of columns: unit u is block u % blocks of sequence u / blocks. A thread has consecutive units, of as many
-// steps as any other thread's.
+// Work units: unit u is column block u % blocks of sequence u / blocks. Each thread has consecutive units with about
+// the same number of steps.
 struct Units {
     int64_t width, blocks, first = 0, last = 0;
 
@@ -103,11 +105,11 @@ struct Units {
     }
 
 private:
-    // Padding is written too, but not read.
+    // Padding is written but not read.
     static int64_t weight(const ScanShape& s, int64_t i) { return 1 + 2 * sequence(s, i).steps + (s.starts ? 0 : s.T); }
 };
 
-// The arithmetic of numbers that lie in memory as S
+// Arithmetic on numbers stored as S
 template <class S, bool Complex> struct Numbers {
     using T = value<S>;
     static FASTITER_INLINE vec<T> product(vec<T> a, vec<T> b) {
@@ -124,7 +126,7 @@ template <class S, bool Complex> struct Numbers {
     }
 };
 
-// out = the sum of `count` lines of sums, one after another, once all threads have written theirs
+// out = sum of the `count` rows of sums, in order, once all threads have written theirs
 template <class T> void add_sequences(const T* sums, int64_t count, int64_t columns, T* out, Team team) {
     wait(team.barriers[0], team.size);
     const int64_t share = round_up(ceil_div(columns, team.size), lanes<T>);

@@ -1,12 +1,12 @@
-// The exact reverse of the linear scan: the same loop over time, the other way round, and the gradient of a beside it.
+// Backward pass (exact reverse) of the linear scan: the same loop in reverse time order, which also computes the
+// gradient of a.
 #include "scan.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-constexpr int kNarrow = 4; // as in scan.cpp
-constexpr int64_t kTogether =
-    64; // steps that are summed before they join the sum of all steps: rounding then grows slowly
+constexpr int kNarrow = 4;        // as in scan.cpp
+constexpr int64_t kTogether = 64; // steps per partial sum, which limits the growth of rounding errors
 
 enum class Da { none, each, sum };
 
@@ -21,7 +21,7 @@ template <class S, bool Complex, Da kind> struct Backward {
     int64_t time(const Sequence& q, int64_t step) const { return p.shape.reverse ? step : q.steps - 1 - step; }
     bool over_time() const { return kind == Da::sum && p.da_sum.time == 0; }
 
-    // Where a sequence's sum over its steps goes
+    // Destination of a sequence's sum over its steps
     T* sum_of(const Sequence& q) const {
         return p.workspace ? static_cast<T*>(p.workspace) + q.index * columns()
                            : p.da_sum.data + q.index * p.da_sum.row;
@@ -38,7 +38,7 @@ template <class S, bool Complex, Da kind> struct Backward {
         zero_padding(p.shape, p.da, q, column, width);
     }
 
-    // The last step of the loop, which has what the sequence began with before it, is a sum by itself.
+    // The last step of the loop, which uses the initial state, is a partial sum of its own.
     bool sum_ends(const Sequence& q, int64_t k) const { return (k + 1) % kTogether == 0 || k + 2 >= q.steps; }
 
     void wide(const Sequence& q, int64_t column, int64_t width) const {
@@ -98,7 +98,7 @@ template <class S, bool Complex, Da kind> struct Backward {
         });
     }
 
-    // Steps from .. to of R sequences side by side, of which none is a sequence's last; sums end at `to`.
+    // Steps [from, to) of R interleaved sequences, none of which is the sequence's last; partial sums end at `to`.
     template <int V, int R> void narrow(const Sequence* q, int64_t from, int64_t to) const {
         const int64_t way = p.shape.reverse ? 1 : -1;
         auto size = [&](int v) { return v < V - 1 ? int64_t(W) : columns() - (V - 1) * W; };
@@ -153,7 +153,7 @@ template <class S, bool Complex, Da kind> struct Backward {
             end_together = end_together && q[r].steps == q[0].steps;
             shared = min_of(shared, q[r].steps - 1);
         }
-        if (!end_together) shared = shared / kTogether * kTogether; // where every sequence's sum ends
+        if (!end_together) shared = shared / kTogether * kTogether; // a boundary of every sequence's partial sums
         if (shared > 0) narrow<V, R>(q, 0, shared);
         for (int r = 0; r < R; ++r) {
             if (q[r].steps - 1 > shared) narrow<V, 1>(q + r, max_of(shared, 0), q[r].steps - 1);
@@ -176,7 +176,7 @@ template <class S, bool Complex, Da kind> struct Backward {
         }
     }
 
-    // da summed over the rows and not over time: one thread has all rows of its columns, one after another.
+    // Sums da over the rows but not over time: one thread processes all rows of its columns in sequence.
     void over_rows(Team team) const {
         const int64_t line = 64 / int64_t(sizeof(S)), widest = kPieceBytes / int64_t(sizeof(T));
         const int64_t parts = max_of(team.size, ceil_div(columns(), widest));
@@ -226,7 +226,7 @@ template <class S, bool Complex> void with_da(const LinearScanGradient<S, value<
 
 } // namespace
 
-// The sums of each sequence, where da is summed over time and rows
+// Space for the sums of each sequence, if da is summed over time and rows
 template <class S> size_t linear_scan_gradient_workspace(const LinearScanGradient<S, value<S>>& p) {
     if (!p.da_sum.data || p.da_sum.time != 0 || p.da_sum.row != 0) return 0;
     return size_t(p.shape.B * columns_of(p.shape) + 1) * sizeof(value<S>);

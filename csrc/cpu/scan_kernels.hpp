@@ -1,6 +1,6 @@
-// The scans h[t] = A[t] h[t-1] + x[t]: A is diagonal (linear scan) or consists of K x K blocks (block scan).
-// Sizes: B sequences, T time, D numbers a step, of a block scan in D / K groups. Strides count elements of memory, so that a
-// complex number counts two.
+// The scans h[t] = A[t] h[t-1] + x[t]: A is diagonal (linear scan) or consists of K x K blocks (block scan). Sizes: B
+// sequences, T time, D numbers per step, in D / K groups for a block scan. Strides count real elements in memory, so
+// that a complex number counts as two.
 #pragma once
 #include "bf16.hpp"
 #include "team.hpp"
@@ -9,7 +9,7 @@
 
 namespace fastiter {
 
-// Values with indices (row, time, number); the numbers of a step lie next to each other. data == nullptr: not wanted.
+// Values with indices (row, time, number), contiguous within a step. data == nullptr: not requested.
 template <class S> struct Lines {
     S* data = nullptr;
     int64_t row = 0, time = 0;
@@ -18,17 +18,17 @@ template <class S> struct Lines {
 struct ScanShape {
     int64_t B = 0, T = 0, D = 0;
     bool complex = false, reverse = false;
-    // How many steps each sequence has; the rest of its row is padding. nullptr: T.
+    // Number of steps of each sequence; the rest of its row is padding. nullptr: T.
     const int64_t* lengths = nullptr;
-    // Packed: all lie in row 0, and sequence s is its steps starts[s] .. starts[s + 1]. (B + 1), or nullptr.
+    // Packed: all sequences are in row 0, and sequence s is steps [starts[s], starts[s + 1]). (B + 1), or nullptr.
     const int64_t* starts = nullptr;
-    // (row, time), 1: the state that comes to this step is dropped. nullptr: nowhere.
+    // (row, time), 1: the state before this step is dropped. nullptr: nowhere.
     Lines<const uint8_t> reset;
 };
 
-// h[t] = a[t] * h[t-1] + x[t] along time, or against it with `reverse`; products and sums are rounded one by one. The
-// state before the first step is `first` (B, D), nullptr = 0; `last` (B, D) is the state after the last. Padding of h is 0.
-// a may be broadcast by strides of 0. h may lie in the place of x or a.
+// h[t] = a[t] * h[t-1] + x[t] forward in time, or backward with `reverse`; products and sums are rounded separately.
+// `first` (B, D) is the state before the first step, nullptr = 0; `last` (B, D) the state after the last one. Padding
+// of h is 0. a may be broadcast by strides of 0. h may alias x or a (in place).
 template <class S, class T> struct LinearScan {
     ScanShape shape;
     Lines<const S> a, x;
@@ -37,10 +37,10 @@ template <class S, class T> struct LinearScan {
     T* last = nullptr;
 };
 
-// The exact reverse, l[t] = dh[t] + conj(a[t+1]) l[t+1], which starts from dlast: dx = l, da[t] = conj(h[t-1]) l[t], and
-// dfirst (B, D) is conj(a) l of the first step. dh and dlast may be null = 0. dx may lie in the place of dh.
-// Where a is broadcast, da is summed: over time and rows into da_sum, over one of both by a stride of 0 in da_sum; in each
-// case in an order of its own, whatever the number of threads. One of da and da_sum at most is wanted.
+// Backward pass: l[t] = dh[t] + conj(a[t+1]) l[t+1], starting from dlast; dx = l, da[t] = conj(h[t-1]) l[t], and dfirst
+// (B, D) is conj(a) l of the first step. dh and dlast may be null = 0. dx may alias dh. If a is broadcast, da is
+// summed: over time and rows into da_sum, or over one of the two, whose stride in da_sum is then 0; each in a fixed
+// order, whatever the number of threads. At most one of da and da_sum is requested.
 template <class S, class T> struct LinearScanGradient {
     ScanShape shape;
     Lines<const S> a, h, dh;
@@ -52,8 +52,8 @@ template <class S, class T> struct LinearScanGradient {
     void* workspace = nullptr;
 };
 
-// h[t] = A[t] h[t-1] + x[t], where A (B, T, D / K, K, K) has a matrix for each group of K numbers, its rows one after the
-// other: h_i = A_i0 h_0 + A_i1 h_1 + ... + x_i, in this order, rounded one by one. The rest as for the linear scan.
+// h[t] = A[t] h[t-1] + x[t], where A (B, T, D / K, K, K) has a row-major matrix for each group of K numbers: h_i = A_i0
+// h_0 + A_i1 h_1 + ... + x_i, in this order, each operation rounded. Otherwise as the linear scan.
 template <class T> struct BlockScan {
     ScanShape shape;
     int64_t K = 1; // 1 to 16
@@ -63,7 +63,7 @@ template <class T> struct BlockScan {
     T* last = nullptr;
 };
 
-// l[t] = dh[t] + A[t+1]^H l[t+1]: dx = l, dA[t] = l[t] h[t-1]^H, dfirst = A^H l. The rest as for the linear scan.
+// l[t] = dh[t] + A[t+1]^H l[t+1]: dx = l, dA[t] = l[t] h[t-1]^H, dfirst = A^H l. Otherwise as the linear scan.
 template <class T> struct BlockScanGradient {
     ScanShape shape;
     int64_t K = 1;

@@ -1,5 +1,5 @@
-// Vectors of the width that this instruction set has: 16 bytes (baseline), 32 (v3) or 64 (v4).
-// Arithmetic and comparisons are the compiler's own on vector types; what C++ cannot say is below.
+// Vectors of the instruction set's width: 16 bytes (baseline), 32 (v3) or 64 (v4). Arithmetic and comparisons are the
+// compiler's vector operators; everything else is defined here.
 #pragma once
 #include "bf16.hpp"
 #include <cstddef>
@@ -21,7 +21,7 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
-// What is computed with: a bf16 is only stored, and is a float as soon as it is loaded.
+// Type of the computation: bf16 is a storage type only, widened to float on loading.
 template <class S> struct value_of {
     typedef S type;
 };
@@ -30,13 +30,14 @@ template <> struct value_of<bf16> {
 };
 template <class S> using value = typename value_of<S>::type;
 
-// Of numbers alone: for anything else there is no such type, which overloads of fma rely on.
+// Defined for number types only: overloads of fma rely on substitution failure for other types.
 template <class T, int BYTES = sizeof(T) <= sizeof(double) ? kVectorBytes : 0> struct vector_of {};
 template <class T> struct vector_of<T, kVectorBytes> {
     typedef value<T> type __attribute__((vector_size(kVectorBytes)));
 };
 template <class T> using vec = typename vector_of<T>::type;
-// The same anywhere in memory. Not memcpy: a store of T's then cannot change a pointer or a size that the loop still needs.
+// An unaligned vector. Not memcpy: with the element type, a store cannot alias a pointer or a size that the loop still
+// needs.
 template <class T> struct unaligned_vector_of {
     typedef T type __attribute__((vector_size(kVectorBytes), aligned(sizeof(T))));
 };
@@ -67,8 +68,8 @@ template <class T> FASTITER_INLINE void store(T* p, vec<T> v) {
     *reinterpret_cast<typename unaligned_vector_of<T>::type*>(p) = v;
 }
 
-// The same in two halves of 32 bytes where vectors are wider: AMD's Zen 4 stores these beside its multiply-adds, and 64 bytes
-// instead of some of them. A pass of the delta rule, three multiply-adds to a store, takes 257 ns instead of 300.
+// Stores 64-byte vectors in two halves of 32 bytes: on AMD's Zen 4 these issue beside multiply-adds, while 64-byte
+// stores take the place of some. A pass of the delta rule, three multiply-adds per store, takes 257 ns instead of 300.
 template <class T> FASTITER_INLINE void store_by_halves(T* p, vec<T> v) {
 #if defined(__AVX512F__)
     const __m512d x = (__m512d)v;
@@ -79,7 +80,7 @@ template <class T> FASTITER_INLINE void store_by_halves(T* p, vec<T> v) {
 #endif
 }
 
-// The first n lanes (0 <= n <= lanes); the others are 0 and are not read.
+// Loads the first n lanes (0 <= n <= lanes); the others are 0 and are not read.
 template <class T> FASTITER_INLINE vec<T> load_first(const T* p, int n) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4)
@@ -104,22 +105,21 @@ template <class T> FASTITER_INLINE void store_first(T* p, vec<T> v, int n) {
 #endif
 }
 
-// bf16 in memory: its bits are the upper half of a float's. Loads widen; stores round to the nearest, ties to even, and
-// keep a NaN a NaN.
+// bf16 in memory: the upper half of a float's bits. Loads widen; stores round to nearest, ties to even; NaN stays NaN.
 typedef uint16_t half_words __attribute__((vector_size(kVectorBytes / 2)));
 typedef uint16_t unaligned_half_words __attribute__((vector_size(kVectorBytes / 2), aligned(2)));
 typedef uint32_t words __attribute__((vector_size(kVectorBytes)));
 
 FASTITER_INLINE vec<float> widen(half_words x) {
 #if defined(__AVX512F__)
-    return (vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)x), 16); // GCC widens each half by itself
+    return (vec<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)x), 16); // GCC widens each half separately
 #else
     return (vec<float>)(__builtin_convertvector(x, words) << 16);
 #endif
 }
 FASTITER_INLINE half_words narrow(vec<float> v) {
 #if defined(__AVX512BF16__)
-    constexpr int kDenormal = 0x20; // which the instruction takes for 0
+    constexpr int kDenormal = 0x20; // the instruction flushes denormals to 0
     if (__builtin_expect(_mm512_fpclass_ps_mask((__m512)v, kDenormal) == 0, 1))
         return __builtin_bit_cast(half_words, _mm512_cvtneps_pbh((__m512)v));
 #endif
@@ -159,8 +159,8 @@ template <class T> FASTITER_INLINE void store_up_to(T* p, vec<T> v, int64_t n) {
         store_first(p, v, int(n));
 }
 
-// store_up_to past the caches, for results too large to be found there again: a whole line of 64 bytes then need not be read
-// before it is written. stream_fence() comes before anybody else reads.
+// Streaming version of store_up_to, for results that exceed the caches: whole 64-byte cache lines are written without
+// being read first. stream_fence() must precede reads by other threads.
 template <class T> FASTITER_INLINE void stream_up_to(T* p, vec<T> v, int64_t n) {
 #if defined(__AVX512F__)
     constexpr int kBytes = lanes<T> * int(sizeof(T));
@@ -176,7 +176,7 @@ template <class T> FASTITER_INLINE void stream_up_to(T* p, vec<T> v, int64_t n) 
     store_up_to(p, v, n);
 }
 
-// Results above this many bytes are no longer in the caches when somebody reads them, and are stored past these.
+// Results larger than this, in bytes, are evicted before they are read again, and are written with streaming stores.
 constexpr int64_t kCached = 12 << 20;
 
 template <class T> FASTITER_INLINE void put_up_to(T* p, vec<T> v, int64_t n, bool past_caches) {
@@ -186,7 +186,7 @@ template <class T> FASTITER_INLINE void put_up_to(T* p, vec<T> v, int64_t n, boo
         store_up_to(p, v, n);
 }
 
-// Asks for the lines of `count` elements, to be read or written soon, or never: any address will do. LEVEL: of the cache
+// Prefetches `count` elements into the cache of level LEVEL; any address is allowed, even if it is never accessed.
 template <int LEVEL = 1, class T> FASTITER_INLINE void prefetch(const T* p, int64_t count) {
     for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(p + i, 0, 4 - LEVEL);
 }
@@ -197,7 +197,7 @@ FASTITER_INLINE void stream_fence() {
 #endif
 }
 
-// a * b + c, in one rounding where the machine has it
+// a * b + c, rounded once if the instruction set has fused multiply-add
 FASTITER_INLINE vec<float> fma(vec<float> a, vec<float> b, vec<float> c) {
 #if defined(__AVX512F__)
     return (vec<float>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -237,7 +237,7 @@ template <class T, size_t... I> FASTITER_INLINE vec<T> signs(size_t negative, st
 }
 } // namespace pairs
 
-// a b, or conj(a) b, with every product and every sum rounded by itself
+// a b, or conj(a) b; every product and every sum is rounded
 template <class T, bool Conjugate> FASTITER_INLINE vec<T> complex_product(vec<T> a, vec<T> b) {
     constexpr auto all = std::make_index_sequence<lanes<T>>();
     const vec<T> crossed = pairs::imaginary_twice(a, all) * pairs::swapped(b, all);
@@ -245,10 +245,10 @@ template <class T, bool Conjugate> FASTITER_INLINE vec<T> complex_product(vec<T>
     return pairs::real_twice(a, all) * b + (vec<T>)((mask<T>)crossed ^ (mask<T>)signs);
 }
 
-// A comparison with NaN is false, so that select(x < lo, lo, x) keeps a NaN in x.
+// Comparisons with NaN are false, so that select(x < lo, lo, x) propagates a NaN in x.
 template <class T> FASTITER_INLINE vec<T> select(mask<T> m, vec<T> yes, vec<T> no) { return m ? yes : no; }
 #if defined(__AVX512F__)
-// One instruction instead of two; it returns its second operand where one is NaN.
+// One instruction instead of two; it returns its second operand if either is NaN.
 FASTITER_INLINE vec<float> max_keeping_nan(vec<float> lo, vec<float> x) {
     return (vec<float>)_mm512_max_ps((__m512)lo, (__m512)x);
 }
@@ -280,7 +280,7 @@ template <class T> FASTITER_INLINE bool any(mask<T> m) {
 #endif
 }
 
-// The sign bit alone, in every lane
+// Only the sign bit, in every lane
 template <class T> FASTITER_INLINE mask<T> sign_bit() { return (mask<T>)broadcast(T(-0.0)); }
 // -|x|
 template <class T> FASTITER_INLINE vec<T> minus_magnitude(vec<T> x) { return (vec<T>)((mask<T>)x | sign_bit<T>()); }

@@ -1,5 +1,4 @@
-// What vectors of integers need beyond the compiler's own operators: sums and products that wrap, and the 16-bit instructions
-// that C++ cannot say.
+// Integer vector operations beyond the compiler's operators: wrapping sums and products, and 16-bit instructions.
 #pragma once
 #include "simd.hpp"
 #if defined(__SSE2__)
@@ -20,7 +19,7 @@ template <> struct unsigned_of<int64_t> {
 };
 template <class T> using unsigned_type = typename unsigned_of<T>::type;
 
-// Modulo 2^bits: overflow of signed integers is undefined in C++.
+// Modulo 2^bits, as overflow of signed integers is undefined in C++.
 template <class T> FASTITER_INLINE vec<T> add_mod(vec<T> a, vec<T> b) {
     return (vec<T>)((vec<unsigned_type<T>>)a + (vec<unsigned_type<T>>)b);
 }
@@ -46,13 +45,13 @@ using vec16 = vec<int16_t>;
 using vec32 = vec<int32_t>;
 
 #if !defined(__SSE2__)
-// Twice as wide, for what the machine may do in one instruction that is not named here
+// Double-width integers, for instruction sets without the intrinsics below
 typedef int32_t wide16 __attribute__((vector_size(2 * kVectorBytes)));
 FASTITER_INLINE wide16 widened(vec16 a) { return __builtin_convertvector(a, wide16); }
 FASTITER_INLINE vec16 narrowed(wide16 a) { return __builtin_convertvector(a, vec16); }
 #endif
 
-// a b >> 16, the floor
+// floor(a b / 2^16)
 FASTITER_INLINE vec16 mul_high(vec16 a, vec16 b) {
 #if defined(__AVX512F__)
     return (vec16)_mm512_mulhi_epi16((__m512i)a, (__m512i)b);
@@ -79,7 +78,7 @@ FASTITER_INLINE vec16 mul_rounded(vec16 a, vec16 b) {
 #endif
 }
 
-// a + b, held at the ends of 16 bits
+// a + b, saturated to 16 bits
 FASTITER_INLINE vec16 add_saturated(vec16 a, vec16 b) {
 #if defined(__AVX512F__)
     return (vec16)_mm512_adds_epi16((__m512i)a, (__m512i)b);

@@ -1,11 +1,11 @@
-// Arrays of steps, as the kernels along time take them. Strides count elements.
+// Arrays over time, as the recurrent kernels take them. Strides count elements.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 namespace fastiter {
 
-// Values with indices (row, time, gate, head, unit); units lie next to each other. data == nullptr: not wanted.
+// Values with indices (row, time, gate, head, unit), contiguous in units. data == nullptr: not requested.
 template <class T> struct Steps {
     T* data = nullptr;
     int64_t row = 0, time = 0, gate = 0, head = 0;

@@ -1,4 +1,4 @@
-// This instruction set's row of kernels.
+// The kernel table of this instruction set.
 #include "elementwise.hpp"
 #include "fixed_kernels.hpp"
 #include "gemm.hpp"
@@ -10,7 +10,7 @@
 
 namespace fastiter::FASTITER_LEVEL {
 
-// Defined beside the kernels that they list
+// Defined in the files of their kernels
 extern const GemmKernels<bf16> gemm_bf16;
 extern const DeltaKernels delta_kernels;
 extern const NewtonKernels newton_kernels;

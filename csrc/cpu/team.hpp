@@ -1,4 +1,4 @@
-// The threads that run one kernel together. A kernel is called once in every thread of its team.
+// The team of threads that run one kernel. A kernel is called once in every thread of its team.
 #pragma once
 #include <cstdint>
 
@@ -9,7 +9,7 @@ struct Barrier {
     alignas(64) int32_t phase = 0;
 };
 
-// Returns in all `size` threads once all have called it; writes before it are seen after it.
+// Returns in all `size` threads once all have called it; writes before the call are visible after it.
 void wait(Barrier& barrier, int size);
 
 struct Team {

@@ -1,5 +1,6 @@
-// exp, sigmoid, tanh and log(sigmoid) on vectors, right over the whole range: denormal results, infinities and NaN
-// included. Largest errors, tested on every level against a higher precision: docs/rnn.md has the table.
+// Vectorised exp, sigmoid, tanh and log(sigmoid), correct over the whole range, including denormal results, infinities
+// and NaN. docs/rnn.md has the table of their largest errors, tested on every instruction set against a higher
+// precision.
 #pragma once
 #include "simd.hpp"
 
@@ -10,7 +11,7 @@ template <class T> struct ExpConstants;
 template <> struct ExpConstants<float> {
     static constexpr float log2e = 1.44269504088896341f, ln2_hi = 0.693359375f, ln2_lo = -2.12194440e-4f;
     static constexpr float round = 12582912.0f; // 1.5 * 2^23: adding it rounds to an integer in the low bits
-    static constexpr float lowest = -104.0f, highest = 89.0f; // results are 0 and inf beyond
+    static constexpr float lowest = -104.0f, highest = 89.0f; // beyond these, results are 0 and inf
     static constexpr int mantissa = 23;
     // minimax on |r| <= ln(2)/2 of (e^r - 1 - r) / r^2; relative error of e^r 4e-9
     static constexpr float q[] = {0.499999934f, 0.166665204f, 0.0416683908f, 0.00836874513f, 0.00138145399f};
@@ -30,7 +31,7 @@ template <> struct ExpConstants<double> {
 
 // x = n ln2 + r with |r| <= ln(2)/2
 template <class T> struct Reduced {
-    vec<T> n; // a whole number
+    vec<T> n; // an integer
     vec<T> r;
 };
 
@@ -40,7 +41,7 @@ template <class T> FASTITER_INLINE Reduced<T> reduce(vec<T> x) {
     return {n, fma(n, -C::ln2_lo, fma(n, -C::ln2_hi, x))};
 }
 
-// 2^n for whole n in the range of normal exponents, given n + C::round, whose low bits are n
+// 2^n for integers n in the range of normal exponents, given n + C::round, whose low bits are n
 template <class T> FASTITER_INLINE vec<T> power_of_two(vec<T> rounded) {
     return (vec<T>)(((mask<T>)rounded << ExpConstants<T>::mantissa) + (mask<T>)broadcast(T(1)));
 }
@@ -55,7 +56,8 @@ template <class T> FASTITER_INLINE vec<T> exp_reduced(vec<T> r) {
     return fma(fma(p, r, broadcast(T(1))), r, broadcast(T(1)));
 }
 
-// y 2^n, rounded once, also into the denormals: AVX-512 has it, elsewhere two factors keep each exponent normal
+// y 2^n, rounded once, also for denormal results: with one AVX-512 instruction, elsewhere with two factors of normal
+// exponent
 template <class T> FASTITER_INLINE vec<T> scale(vec<T> y, vec<T> n) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4)
@@ -75,7 +77,7 @@ template <class T> FASTITER_INLINE vec<T> exp(vec<T> x) {
     return scale<T>(exp_reduced<T>(r), n);
 }
 
-// e^x for x <= 0 or NaN: one comparison less
+// e^x for x <= 0 or NaN: saves one comparison
 template <class T> FASTITER_INLINE vec<T> exp_of_nonpositive(vec<T> x) {
     auto [n, r] = reduce<T>(at_least<T>(x, ExpConstants<T>::lowest));
     return scale<T>(exp_reduced<T>(r), n);
@@ -93,7 +95,7 @@ template <class T> FASTITER_INLINE vec<T> divide_by_1_to_2(vec<T> x, vec<T> d) {
     return x / d;
 }
 
-// 1 / (1 + e^-x) for e = e^-|x|, so that nothing overflows and small results keep their precision
+// 1 / (1 + e^-x) for e = e^-|x|, which avoids overflow and keeps the precision of small results
 template <class T> FASTITER_INLINE vec<T> sigmoid(vec<T> x, vec<T> e) {
     return divide_by_1_to_2<T>(select<T>(x < T(0), e, broadcast(T(1))), e + T(1));
 }
@@ -103,7 +105,8 @@ template <class T> FASTITER_INLINE vec<T> sigmoid(vec<T> x) {
 }
 
 // tanh x = -(e^-2|x| - 1) / (e^-2|x| + 1) with the sign of x; through expm1, so that small x keep their precision. With
-// -|x| = n ln2/2 + s, e^-2|x| - 1 = 2^n expm1(2s) + 2^n - 1; one constant for ln2/2 is enough, as n is small where it counts.
+// -|x| = n ln2/2 + s, e^-2|x| - 1 = 2^n expm1(2s) + 2^n - 1; one constant for ln2/2 suffices, as n is small where it
+// matters.
 template <class T> FASTITER_INLINE vec<T> tanh(vec<T> x) {
     using C = ExpConstants<T>;
     constexpr T half_ln2 = T(0.34657359027997265471), half_ln2_lo = sizeof(T) == 4 ? T(0) : T(1.1595234069231498e-17);
