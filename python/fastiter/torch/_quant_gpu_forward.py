@@ -139,7 +139,7 @@ def _steps(made: Plan) -> int:
 
 
 def _known(x: Tensor | None, stand_in: Any) -> Any:
-    """Return the values of a CPU tensor; for one on a GPU ``stand_in`` everywhere, so that only its shape is checked."""
+    """Return the values of a CPU tensor; for a GPU tensor, ``stand_in`` everywhere: only its shape is checked."""
     return None if x is None else as_array(x) if x.is_cpu else np.full(tuple(x.shape), stand_in)
 
 

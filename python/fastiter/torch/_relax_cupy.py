@@ -18,7 +18,7 @@ _LIMITS = ("rtol", "atol", "max_steps", "check_every")
 
 
 def solve(b: Tensor, x0: Tensor | None, A: Any, method: str, **options: Any) -> Solution:
-    """Solve by a method. A is a Stencil, dense, or (shape, indptr, indices, data); all results but value are NumPy's."""
+    """Solve by a method. A is a Stencil, dense, or (shape, indptr, indices, data); only value is not a NumPy array."""
     limits = {name: options.pop(name) for name in _LIMITS if name in options}
     if method == "chebyshev":
         bounds = options.pop("bounds", None)

@@ -72,9 +72,7 @@ def _cut(order: Array, length: Array, bounds: Array) -> tuple[Array, Array, Arra
             rows = rows[np.lexsort((-length[rows], window))]
             order[first:last], lanes = rows, _lanes(length[rows])
         lanes = np.broadcast_to(lanes, rows.shape)
-        runs = np.flatnonzero(
-            np.diff(lanes, prepend=-1, append=-1) != 0
-        )  # starts of runs of rows with equal lanes, and the end
+        runs = np.flatnonzero(np.diff(lanes, prepend=-1, append=-1) != 0)  # starts of runs of equal lanes, and the end
         parts = [np.arange(i, j, WARP // int(lanes[i])) for i, j in pairwise(runs)]
         firsts += [first + part for part in parts]
         colours.append(colours[-1] + sum(map(len, parts)))

@@ -1,7 +1,7 @@
-"""The recurrent cells in torch's own operations, step after step, for whoever differentiates their gradients again.
+"""The recurrent cells in torch's own operations, step by step: the replay for second derivatives.
 
-The equations are those of `fastiter.reference.rnn`. Instead of wx a step may be given what the kernels have kept of it,
-the gates, from which its value follows: their memory is then all that a second derivative needs.
+The equations are those of `fastiter.reference.rnn`. In place of wx, a step may be given the gates saved by the kernels,
+from which the value of wx follows: a second derivative then needs no other memory.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _slstm(x: Tensor, y: Tensor, prev: State) -> State:
     _, c, n, m = prev
     a_i, a_f, a_z, a_o = (x + y).unbind(1)
     ell = torch.nn.functional.logsigmoid(a_f) + m
-    m = torch.where(n == 0, a_i, torch.maximum(a_i, ell))  # of two equal ones half the gradient goes to each
+    m = torch.where(n == 0, a_i, torch.maximum(a_i, ell))  # if both are equal, each gets half the gradient
     i, f = torch.exp(a_i - m), torch.exp(torch.where(ell <= m, ell - m, 0))
     c, n = f * c + i * torch.tanh(a_z), f * n + i
     n = torch.where(n >= 1, n, 1)
@@ -63,7 +63,7 @@ _STEPS: dict[str, Callable[[Tensor, Tensor, State], State]] = {
 }
 
 
-# ---- wx from what the kernels keep of it, in its shape: gates, of an Elman cell h ------------------------------------
+# ---- wx from the kernels' saved values, in the shape of wx: the gates, or h for an Elman cell ------------------------
 
 
 def _x_of_elman_tanh(kept: Tensor, y: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ _X_OF_KEPT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Call:
-    """What a call has besides tensors. ``from_kept``: the first input is what was kept, not wx."""
+    """The arguments of a call other than tensors. ``from_kept``: the first input is the saved gates, not wx."""
 
     cell: Cell
     reverse: bool
@@ -114,9 +114,9 @@ class Call:
     from_kept: bool = False
 
     def __call__(self, inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
-        """Return h, the final states, and all states but h if they are asked for.
+        """Return h, the final states and, with ``all_states``, all states but h.
 
-        ``inputs`` are wx, r, b and the first states, ``constants`` lengths, batch_sizes, cu_seqlens and reset.
+        ``inputs`` are wx, r, b and the initial states, ``constants`` lengths, batch_sizes, cu_seqlens and reset.
         """
         wx, r, b, *first = inputs
         states, last = self._run(wx, r, b, first, *constants)
@@ -133,7 +133,7 @@ class Call:
         cu_seqlens: Tensor | None,
         reset: Tensor | None,
     ) -> tuple[State, State]:
-        """Return the states of all steps, in the layout of wx, and the final ones."""
+        """Return the states of all steps, in the layout of wx, and the final states."""
         stored = r.dtype
         rows = Rows(wx, lengths, batch_sizes, cu_seqlens)
         x, flags = rows.padded(_wide(wx)), None if reset is None else rows.flags(reset)
@@ -155,7 +155,7 @@ class Call:
 
 
 class _Step:
-    """A step of all rows, in the precision that the kernels compute with."""
+    """A step of all rows, in the precision of the kernels."""
 
     def __init__(self, call: Call, r: Tensor, b: Tensor | None, stored: torch.dtype) -> None:
         self.call, self.r, self.b, self.stored = call, r, b, stored
@@ -175,11 +175,11 @@ class _Step:
         if self.call.from_kept:
             kept = x.detach()
             x = Valued.apply(x, _X_OF_KEPT[self.kind](kept, y.detach()))
-        if valid is not None:  # what lies in padding must not even be a NaN that is multiplied by 0
+        if valid is not None:  # 0 times a NaN in the padding would be NaN
             x = torch.where(valid.unsqueeze(1), x, 0)
         h, *others = _STEPS[self.kind](x, y, tuple(prev))
         if self.call.from_kept and not self.call.cell.saved:
-            h = Valued.apply(h, kept[:, 0])  # which the clip held at its bound
+            h = Valued.apply(h, kept[:, 0])  # the saved h, which is already clamped
         if self.clip_state is not None:
             held = h.detach().clamp(-self.clip_state, self.clip_state)
             h = torch.where(h.abs() < self.clip_state, h, held)
@@ -189,7 +189,7 @@ class _Step:
 
 
 class _ClipGradient(torch.autograd.Function):
-    """h, whose gradient is held in [-bound, bound]; a bound of 0 lets no NaN through."""
+    """Return h; its gradient is clamped to [-bound, bound], and is 0, even for NaN, if the bound is 0."""
 
     generate_vmap_rule = True
 
@@ -207,5 +207,5 @@ class _ClipGradient(torch.autograd.Function):
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Return x in the dtype that is computed with: float32 for halves."""
+    """Return x in the dtype of the computation: float32 for 16-bit floats."""
     return x.float() if x.dtype.itemsize == 2 else x

@@ -1,4 +1,4 @@
-"""How the kernels of the family rnn are told what to do: options, rows, and where each row's sequence lies."""
+"""The kernels' description of the work of the family rnn: options, rows, and the position of each row's sequence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .._scan import check_bounds
 
 
 class Options(NamedTuple):
-    """What is rarely asked for, in the order in which the ops take it. clip_grad matters to the backward pass alone."""
+    """Rarely used options, in the order of the ops' arguments. clip_grad affects only the backward pass."""
 
     cu_seqlens: Tensor | None = None
     reset: Tensor | None = None
@@ -33,7 +33,7 @@ def options(
     clip_grad: float | None,
     checkpoint: int,
 ) -> Options:
-    """Return the options, PLAIN itself where nothing is asked for."""
+    """Return the options, PLAIN itself if none is set."""
     if cu_seqlens is None and reset is None and clip_state is None and clip_grad is None and not checkpoint:
         return PLAIN
     return Options(cu_seqlens, reset, clip_state, clip_grad, checkpoint)
@@ -52,7 +52,7 @@ def work_of(
     batch_sizes: Tensor | None,
     how: Options,
 ) -> tuple[Work, tuple[Tensor, ...]]:
-    """Return the kernels' description of the work, and the tensors that it points into."""
+    """Return the kernels' description of the work, and the tensors that its pointers refer to."""
     rows, kept_alive = rows_of(cell, lines, heads, width, reverse, lengths, batch_sizes, how.cu_seqlens)
     starts, reset, clip_state, clip_grad, _ = how
     if starts is None and reset is None and clip_state is None and clip_grad is None:
@@ -116,7 +116,7 @@ def _cut_work(
 
 
 def checked_batch_sizes(function: str, batch_sizes: Tensor) -> tuple[int, int]:
-    """Return B and M of a packed batch; its kernels trust that rows only ever end."""
+    """Return B and M of a packed batch; the kernels rely on batch_sizes never increasing."""
     check_batch_sizes(function, batch_sizes)
     if not batch_sizes.is_contiguous():
         raise ValueError(f"{function}: batch_sizes must be contiguous with shape (T,), got {tuple(batch_sizes.shape)}")
@@ -128,7 +128,7 @@ def checked_batch_sizes(function: str, batch_sizes: Tensor) -> tuple[int, int]:
 
 
 def check_batch_sizes(function: str, batch_sizes: Tensor) -> None:
-    """Check what they are, not their values."""
+    """Check the type, dtype, device and shape of batch_sizes, not its values."""
     if not isinstance(batch_sizes, Tensor) or batch_sizes.dtype != torch.int64 or not batch_sizes.is_cpu:
         raise TypeError(f"{function}: batch_sizes must be an int64 tensor on the CPU, got {_kind(batch_sizes)}")
     if batch_sizes.dim() != 1:

@@ -1,7 +1,8 @@
-"""The scans on a GPU: how time is cut into segments, and the launches of kernels/triton/scan.py and block_scan.py.
+"""The scans on a GPU: division of time into segments, and launches of kernels/triton/scan.py and block_scan.py.
 
-A scan of few numbers a step would leave most of the device idle: its steps are then shared out too. Each segment says
-what it does to a state (a summary), a scan over the summaries gives the states before all segments, and these run.
+A scan with few numbers per step would leave most of the device idle, so it is also parallel over segments of time.
+Each segment computes its effect on a state (a summary), a scan over the summaries gives the states before all
+segments, and then all segments run.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from . import _gpu
 from ._op import LIBRARY, contiguous, empty_steps
 from ._scan_op import BLOCK, LINEAR, Cut, Scan, carried, check_cut, empty_last, flat_steps, has_plain_steps, lines_of
 
-#: The fewest steps of a segment
+#: Minimum steps per segment
 _SHORTEST = 64
-#: The most lanes of a program, and bytes that the matrices of a step may have in one
+#: Maximum lanes per program, and maximum bytes of a step's matrices in a program
 _LANES, _TILE = 64, 8192
-#: Bytes of one operand that a lane reads ahead (of one element of a matrix): forward, backward. Registers limit them.
+#: Bytes of one operand (or matrix element) that a lane prefetches: forward, backward. Registers limit them.
 _AHEAD = {"linear_scan": (64, 32), "block_scan": (8, 8)}
 
 
 class _Work(NamedTuple):
-    """The sequences of a call and their segments of time, as the kernels take them."""
+    """The sequences of a call and their segments of time, in the order of the kernels' arguments."""
 
     reset: Tensor | None
     lengths: Tensor | None
@@ -33,7 +34,7 @@ class _Work(NamedTuple):
     reset_row: int
     sequences: int
     time: int
-    width: int  # numbers of a step, or groups of them
+    width: int  # numbers per step, or blocks of numbers
     segment: int
     segments: int
     direction: int
@@ -63,7 +64,7 @@ def _work(scan: Scan, x: Tensor, cut: Cut) -> _Work:
 
 
 def _segment(scan: Scan, x: Tensor, lanes: int) -> int:
-    """Return the steps of a segment: all, where there is a program for each multiprocessor anyway."""
+    """Return the steps per segment: all of them if there is a program for each multiprocessor anyway."""
     time, programs = x.shape[1], _gpu.multiprocessors(x)
     enough = programs * _lanes(scan, x)
     if lanes >= enough or lanes == 0:
@@ -72,14 +73,14 @@ def _segment(scan: Scan, x: Tensor, lanes: int) -> int:
 
 
 def _lanes(scan: Scan, x: Tensor) -> int:
-    """Return the lanes of a program."""
+    """Return the lanes per program."""
     if not scan.blocks:
         return _LANES
     return max(1, min(_LANES, _TILE // (_block_size(x) ** 2 * x.element_size())))
 
 
 def _block_size(x: Tensor) -> int:
-    """Return K as the kernels have it: a power of two."""
+    """Return K rounded up to a power of two, as the kernels need."""
     return 1 << (x.shape[-1] - 1).bit_length()
 
 
@@ -92,7 +93,7 @@ def _launch(
     strided: Sequence[Tensor | None],
     columns: int = 1,
 ) -> None:
-    """Launch a kernel on all lanes: it takes memory, then the strides of ``strided`` along rows and time."""
+    """Launch a kernel on all lanes; its arguments include ``memory``, and the row and time strides of ``strided``."""
     lanes = work.segments * work.sequences * work.width * columns
     if not lanes or not x.shape[-1]:
         return
@@ -119,7 +120,7 @@ def _launch(
 
 
 def _empty_summaries(a: Tensor, x: Tensor, work: _Work) -> tuple[Tensor, Tensor]:
-    """Return places for what the segments do: h_end = factor h_begin + state."""
+    """Allocate the segments' summaries (factor, state): h_end = factor h_begin + state."""
     leading, dtype = (work.sequences, work.segments), carried(x.dtype)
     return x.new_empty((*leading, *a.shape[2:]), dtype=dtype), x.new_empty((*leading, *x.shape[2:]), dtype=dtype)
 
@@ -156,7 +157,7 @@ def _forward_out(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut, 
 def _carry_backward(
     scan: Scan, a: Tensor, factors: Tensor, h: Tensor, dh: Tensor | None, dlast: Tensor | None, work: _Work
 ) -> Tensor | None:
-    """Return what comes back to the end of each segment, at the place of the segment after it."""
+    """Return the gradient of the state at the end of each segment, stored at the following segment's place."""
     if work.segments == 1:
         return None
     factor, state = _empty_summaries(a, h, work)
@@ -197,9 +198,9 @@ def _backward(
 
 
 def _empty_factors_gradient(a: Tensor, h: Tensor, work: _Work) -> tuple[Tensor | None, Tensor | None]:
-    """Return a place for the gradient of all factors, or one for its sums over the steps of each segment.
+    """Allocate the gradient of all factors, or of its sums over the steps of each segment.
 
-    What is summed afterwards is in the dtype of the state.
+    It has the dtype of the state if it is summed afterwards.
     """
     if a.shape[1] != h.shape[1]:
         return None, _empty_summaries(a, h, work)[0]
@@ -227,7 +228,7 @@ def _register(scan: Scan) -> None:
     GPU[scan.name] = (forward, forward_out, backward)
 
 
-#: What runs on a card: forward, forward into memory given, backward
+#: GPU implementations of each scan: forward, forward into a given tensor, backward
 GPU: dict[str, tuple[Any, Any, Any]] = {}
 for _scan in (LINEAR, BLOCK):
     _register(_scan)

@@ -1,7 +1,7 @@
-"""The private ops of the family scan: their schemas, their CPU implementations on the kernels, their fake versions.
+"""The private ops of the family scan: schemas, CPU implementations, which call the kernels, and fake versions.
 
-Forward: h and the last state. Backward: of dx, da and dh0 those that were asked for, in this order. ``a`` (or ``A``)
-comes with both axes B and T, of size 1 where it is broadcast, and da has its shape.
+Forward returns h and the final state. Backward returns the requested ones of dx, da and dh0, in this order. ``a`` (or
+``A``) has both axes B and T, of size 1 where it is broadcast, and da has the shape of a.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Cut = tuple[bool, Tensor | None, Tensor | None, Tensor | None]  # reverse, reset
 
 
 class Scan(NamedTuple):
-    """A kind of scan: what its factors are called and may be, and who computes it."""
+    """A kind of scan: its name, its factors' name, whether they are blocks, and its kernels by dtype."""
 
     name: str
     factors: str
@@ -90,18 +90,18 @@ def carried(dtype: torch.dtype) -> torch.dtype:
 
 
 def empty_last(x: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    """Return a place for the last states, or for the gradient of the first ones."""
+    """Allocate the final states, or the gradient of the initial states."""
     sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     return x.new_empty((sequences, *x.shape[2:]), dtype=carried(x.dtype))
 
 
 def flat_steps(x: Tensor) -> Tensor:
-    """Return (B, T, all numbers of a step), with these next to each other."""
+    """Return x as (B, T, numbers per step), contiguous along the last axis."""
     return unit_stride(x if x.dim() == 3 else x.flatten(2))
 
 
 def lines_of(x: Tensor | None) -> Lines:
-    """Return address and strides of the axes B and T in elements of memory, 0 where there is one element."""
+    """Return the address and the strides of B and T in real numbers; the stride of an axis of size 1 is 0."""
     if x is None:
         return ()
     step = 2 if x.is_complex() else 1
@@ -114,9 +114,9 @@ def _address(x: Tensor | None) -> int:
 
 
 def check_cut(scan: Scan, x: Tensor, cut: Cut) -> None:
-    """Check the numbers of steps of the sequences, which were not known where the call was traced.
+    """Check lengths and cu_seqlens at run time, as tracing does not know their values.
 
-    What a card alone knows, its kernels hold in range instead.
+    Values on a GPU are not read back: its kernels clamp them into range.
     """
     _, _, lengths, cu_seqlens = cut
     batch, time = x.shape[:2]
@@ -129,7 +129,7 @@ def check_cut(scan: Scan, x: Tensor, cut: Cut) -> None:
 
 
 def _work(scan: Scan, x: Tensor, cut: Cut) -> tuple[tuple[Any, ...], tuple[Tensor | None, ...]]:
-    """Return the kernels' description of the work on steps like those of ``x``, and the tensors that it points into."""
+    """Return the kernels' description of a scan of ``x``, and the tensors that its pointers refer to."""
     check_cut(scan, x, cut)
     reverse, reset, lengths, cu_seqlens = cut
     batch, time = x.shape[:2]
@@ -171,7 +171,7 @@ def _forward_out(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut, 
 
 
 def has_plain_steps(out: Tensor) -> bool:
-    """Say whether the numbers of a step lie next to each other."""
+    """Return whether the numbers of each step are contiguous."""
     expected = 1
     for size, stride in zip(out.shape[:1:-1], out.stride()[:1:-1], strict=True):
         if size != 1 and stride != expected:
@@ -218,14 +218,14 @@ def _backward(
 
 
 def _empty_factors_gradient(a: Tensor, h: Tensor) -> tuple[Tensor, bool]:
-    """Return a place for the gradient of a, and whether it is summed there: then in the dtype of the state."""
+    """Allocate the gradient of a; also return whether the kernel sums into it, then in the dtype of the state."""
     if a.shape[:2] == h.shape[:2]:
         return empty_steps(a, a.shape), False
     return a.new_empty(a.shape, dtype=carried(a.dtype)), True
 
 
 def _register(scan: Scan, kind: str, real: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
-    """Give an op its implementations; return what to call."""
+    """Register an op's implementations; return the function to call."""
     name = f"_{scan.name}_{kind}"
     LIBRARY.impl(name, real, "CPU")
     torch.library.register_fake(f"fastiter::{name}", fake, lib=LIBRARY)
@@ -275,12 +275,12 @@ _BACKWARD = {scan.name: _backward_op(scan) for scan in (LINEAR, BLOCK)}
 
 
 def scan_fwd(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut) -> list[Tensor]:
-    """Return h and the last state."""
+    """Return h and the final state."""
     return _FORWARD[scan.name](a, x, h0, *cut)
 
 
 def scan_out(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut, out: Tensor) -> Tensor:
-    """Write h to ``out``; return the last state."""
+    """Write h to ``out``; return the final state."""
     return _OUT[scan.name](a, x, h0, *cut, out)
 
 
@@ -294,5 +294,5 @@ def scan_bwd(
     cut: Cut,
     needs: Sequence[bool],
 ) -> list[Tensor]:
-    """Return of dx, da and dh0 those that are needed."""
+    """Return the needed ones of dx, da and dh0."""
     return _BACKWARD[scan.name](a, h, h0, dh, dlast, *cut, *needs)

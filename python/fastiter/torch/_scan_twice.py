@@ -1,7 +1,7 @@
-"""The backward pass of a scan out of differentiable pieces, for whoever differentiates it again.
+"""The backward pass of a scan in differentiable operations, for second derivatives.
 
-The kernel of the backward pass does all of this in one pass, but has no derivative of its own. Here it is what it is: a
-scan in the other direction, whose factors are those of the next step, and elementwise products with its result.
+The backward kernel does all of this in one pass, but has no derivative of its own. Here it is composed of a scan in the
+other direction, with the factors of the next step, and elementwise products with its result.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def backward(
     dlast: Tensor | None,
     cut: Cut,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return dx, da and dh0, by ``apply``, which is the scan with its derivative."""
+    """Return dx, da and dh0, using ``apply``, the differentiable scan."""
     stored = h.dtype
     if stored == torch.bfloat16:
         a, h, dh = a.float(), h.float(), None if dh is None else dh.float()
     reverse, reset, lengths, cu_seqlens = cut
     ends = _Ends(h, cut)
     wide = a.expand(*h.shape[:2], *a.shape[2:])
-    # The factor of step t is that of the step after it; dlast comes to the last step of all as it is.
+    # Step t uses the factor of step t + 1; dlast is added to the last step with factor 1.
     after = _adjoint(scan, ends.from_next(wide))
     factors = after.index_put((ends.rows, ends.last), _identity(scan, a))
     flags = None
@@ -47,7 +47,7 @@ def backward(
         before = before.index_put((ends.rows, ends.first), h.new_zeros(()))
     else:
         before = before.index_put((ends.rows, ends.first), h0[ends.sequences])
-    # What is dropped must not even meet an infinity.
+    # Masks both factors, as 0 times infinity would be NaN.
     used = ends.valid if reset is None else ends.valid & ~reset
     used = used.reshape(*used.shape, *(1,) * (h.dim() - 2))
     da = _outer(scan, torch.where(used, dx, 0), torch.where(used, before, 0)).sum_to_size(a.shape)
@@ -67,7 +67,7 @@ class _Ends:
         else:
             stop = torch.full((batch,), time, device="cpu") if lengths is None else lengths
             start, row = torch.zeros_like(stop), torch.arange(batch, device=stop.device)
-        # Found where the lengths are: on the CPU nothing waits, and only indices go to a GPU.
+        # Computed on the device of the lengths: on the CPU nothing synchronizes, and only indices go to a GPU.
         (having,) = torch.nonzero(stop > start, as_tuple=True)
         self.count = len(stop)
         ends = (start[having], stop[having] - 1)
@@ -80,16 +80,16 @@ class _Ends:
         self.valid = one_row if cu_seqlens is not None else steps < stop[:, None]
 
     def from_before(self, x: Tensor) -> Tensor:
-        """Move every step to the place of the one after it."""
+        """Shift x by one step: each step gets the value of the step before it."""
         return x.roll(-1 if self.reverse else 1, 1)
 
     def from_next(self, x: Tensor) -> Tensor:
-        """Move every step to the place of the one before it."""
+        """Shift x by one step: each step gets the value of the step after it."""
         return x.roll(1 if self.reverse else -1, 1)
 
 
 def _first(scan: Scan, wide: Tensor, dx: Tensor, dlast: Tensor | None, ends: _Ends, reset: Tensor | None) -> Tensor:
-    """dh0: a^H l of the first step; of a sequence without steps, dlast."""
+    """Return dh0: a^H l of the first step, or dlast for a sequence without steps."""
     at = (ends.rows, ends.first)
     l, a = dx[at], wide[at]
     if reset is not None:

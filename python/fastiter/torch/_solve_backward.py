@@ -1,8 +1,8 @@
 """Gradients of a solution, without its iterations: lam[t] = g[t] + J[t+1]^T lam[t+1], then products with df/dx.
 
-However the states were found, their gradient is the loop's. The reversed scan is a guess, which the product of all
-steps with lam checks at no cost, as it contains J^T lam; where the structure was not all of the Jacobian, a loop of
-products takes its place.
+However the states were found, their gradient is that of the loop. The reversed scan is a guess, which the product of
+all steps with lam checks at no extra cost, as it contains J^T lam. If the structure did not hold the whole Jacobian, a
+loop of products is used instead.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ._op import autocast_device, autocast_dtype
 from ._solve_cell import WIDEST, Cell, Linearised, Structure
 from ._solve_newton import before, flat_steps, jacobians, scan
 
-#: How often the scan's answer is corrected before the loop takes over: rounding alone needs it once at most.
+#: Corrections of the scan's result before falling back to the loop; rounding errors alone need at most one.
 _CORRECTIONS = 2
 
 
 @dataclass
 class Problem:
-    """What the gradient needs besides tensors; ``find`` finds the structure when the first gradient asks for it."""
+    """The non-tensor inputs of the gradient; ``find`` finds the structure when the first gradient is computed."""
 
     cell: Cell
     rebuild: Callable[[Sequence[Tensor]], Any]  # the parameters from their tensors
@@ -41,13 +41,13 @@ def with_gradient(
     x: Sequence[Tensor],
     params: Sequence[Tensor],
 ) -> tuple[Tensor, ...]:
-    """Return the values, with their gradient in all the others."""
+    """Return the values, differentiable in first, x and params."""
     result: tuple[Tensor, ...] = _Recurrence.apply(problem, list(values), *first, *x, *params)
     return result
 
 
 class _Recurrence(torch.autograd.Function):
-    """*first, *x, *params -> the states of all steps, found before"""
+    """Map (*first, *x, *params) to the states of all steps, which are already known."""
 
     @staticmethod
     def forward(ctx: Any, problem: Problem, values: list[Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -56,7 +56,7 @@ class _Recurrence(torch.autograd.Function):
         ctx.save_for_backward(*own, *inputs)
         ctx.problem = problem
         ctx.autocast = autocast_dtype(own[0])
-        return tuple([x.clone() for x in own])  # whoever gets them may write to them
+        return tuple([x.clone() for x in own])  # copies, as users may write to them
 
     @staticmethod
     @differentiable_once
@@ -71,7 +71,7 @@ class _Recurrence(torch.autograd.Function):
         is_on = ctx.autocast is not None
         with torch.autocast(
             autocast_device(values[0]), ctx.autocast, is_on
-        ):  # the cell's function is the one of before
+        ):  # the cell runs under the same autocast as in the forward pass
             dfirst, dx, dparams = _Adjoint(ctx.problem, values, first, x, params).run(gradients)
         return (None, None, *dfirst, *dx, *dparams)
 
@@ -108,7 +108,7 @@ class _Adjoint:
         return self.cell.layout.unpack(carry), self.dx, self.dparams
 
     def _window(self, steps: slice, g: Tensor) -> Tensor:
-        """Add a window's part to all gradients; return that of the state before it."""
+        """Add a window's contribution to all gradients; return the gradient of the state before it."""
         ahead = self.first if steps.start == 0 else self.h[:, steps.start - 1]
         h = before(ahead, self.h[:, steps])
         x = [part[:, steps] for part in self.x]
@@ -133,7 +133,7 @@ class _Adjoint:
                 total += next(left)
 
     def _by_scan(self, linear: Linearised, g: Tensor, wanted: Sequence[Tensor]) -> list[Tensor] | None:
-        """Return the products of all steps with lam; None where the scan does not find lam."""
+        """Return the products of all steps with lam, or None if the scan does not find lam."""
         if self.structure.size > WIDEST:
             return None
         jacobian = jacobians(linear, self.structure, g)
@@ -152,7 +152,7 @@ class _Adjoint:
         return None
 
     def _by_loop(self, h: Tensor, x: Sequence[Tensor], g: Tensor) -> Tensor:
-        """Return lam, a product with each step's J^T at a time."""
+        """Return lam, by one product with J^T per step."""
         lam = g.clone()
         inputs = [part.detach() for part in x]
         for t in range(g.shape[1] - 1, 0, -1):

@@ -1,7 +1,7 @@
 """A user's cell as a function of flat states, and its Jacobians: coloured seeds, one product with J^T for each colour.
 
-Products with J^T, as reverse mode makes them from one graph, cost a fifth to a half of the products with J of
-torch.func.jvp, whose decompositions take a millisecond a call on a CPU, and every operation of torch has them.
+Products with J^T, by reverse mode from one graph, cost a fifth to a half of the products with J of torch.func.jvp,
+whose decompositions take a millisecond per call on a CPU, and all of torch's operations support them.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: The widest block that the scans of blocks take.
+#: Maximum block size of the block scans.
 WIDEST = 16
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The parts of a state, each (M, *shape), and their place in a flat one (M, n).
+    """The parts of a state, each (M, *shape), and their positions in the flat state (M, n).
 
-    With ``run`` = 0 the parts stand one after the other; else ``run`` units of each part in turn, so that the units
-    of a block are neighbours.
+    With ``run`` = 0 the parts are concatenated; otherwise they are interleaved, ``run`` units of each part in turn, so
+    that the units of a block are adjacent.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -61,13 +61,13 @@ class Layout:
         return tuple([x.reshape(len(h), *shape) for x, shape in zip(flat, self.shapes, strict=True)])
 
     def unpack_steps(self, h: Tensor) -> tuple[Tensor, ...]:
-        """Return parts (B, T, *shape), each with memory of its own, from (B, T, n)."""
+        """Return parts (B, T, *shape), each contiguous, from (B, T, n)."""
         return tuple([part.unflatten(0, h.shape[:2]).contiguous() for part in self.unpack(h.flatten(0, 1))])
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What is known, or used, of a Jacobian (n, n): its blocks of K x K along the diagonal, ``run`` of the layout."""
+    """Structure of a Jacobian (n, n): kind, block size K of its diagonal blocks, and ``run`` of the layout."""
 
     kind: str
     size: int
@@ -81,7 +81,7 @@ class Structure:
 
 @dataclass(frozen=True)
 class Cell:
-    """h, x -> f(h, x): the user's function, its parameters without their graph, and the layout of its state."""
+    """The cell (h, x) -> f(h, x): the user's function, its detached parameters, and the layout of its state."""
 
     function: Callable[..., Any]
     params: Any
@@ -96,16 +96,16 @@ class Cell:
         return replace(self, params=params)
 
     def arguments(self, parts: Sequence[Tensor], x: Sequence[Tensor]) -> tuple[Any, Any, Any]:
-        """Return what the user's functions are called with."""
+        """Return the arguments of the user's functions."""
         h = parts[0] if self.layout.single else tuple(parts)
         return h, x[0] if self.single_x else tuple(x), self.params
 
     def step(self, parts: Sequence[Tensor], x: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return f of the parts of M states and of inputs (M, ...)."""
+        """Return f for the parts of M states and inputs (M, ...)."""
         return self._checked(self.function(*self.arguments(parts, x)), len(parts[0]))
 
     def __call__(self, h: Tensor, x: Sequence[Tensor]) -> Tensor:
-        """Return f of M states (M, n) and of inputs (M, ...)."""
+        """Return f for M flat states (M, n) and inputs (M, ...)."""
         return self.layout.pack(self.step(self.layout.unpack(h), x))
 
     def _checked(self, result: Any, rows: int) -> Sequence[Tensor]:
@@ -135,7 +135,7 @@ class Cell:
 
 
 class Linearised:
-    """f at M states and inputs, with products of cotangents and its Jacobians."""
+    """The cell linearised at M states and inputs: vector-Jacobian products, and Jacobians."""
 
     def __init__(self, cell: Cell, h: Tensor, x: Sequence[Tensor]) -> None:
         self._cell, self._x = cell, x
@@ -149,7 +149,7 @@ class Linearised:
         return self.products(cotangent, ())[0]
 
     def products(self, cotangent: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
-        """Return J^T times a cotangent (M, n), and the same for other leaves that f was given."""
+        """Return J^T times a cotangent (M, n), and the vector-Jacobian products for other inputs of f."""
         wanted = (self.h, *leaves)
         if not self._f.requires_grad:
             return [torch.zeros_like(leaf) for leaf in wanted]
@@ -157,7 +157,7 @@ class Linearised:
         return [torch.zeros_like(x) if g is None else g for x, g in zip(wanted, gradients, strict=True)]
 
     def leaves(self) -> Iterator[Tensor]:
-        """Yield the tensors that f has its gradient from, other than h."""
+        """Yield the leaf tensors in the graph of f, other than h."""
         seen, waiting = set(), [self._f.grad_fn]
         while waiting:
             node = waiting.pop()
@@ -170,7 +170,7 @@ class Linearised:
             waiting += [following for following, _ in node.next_functions]
 
     def jacobian(self, structure: Structure) -> Tensor:
-        """Return the Jacobians' blocks (M, N, K, K), or their diagonals (M, n) where K = 1."""
+        """Return the Jacobians' blocks (M, N, K, K), or their diagonals (M, n) if K = 1."""
         size, (rows, width) = structure.size, self.h.shape
         if structure.given is not None:
             return self._given(structure)
@@ -184,7 +184,7 @@ class Linearised:
         return result
 
     def _blocks_of_dense(self, size: int) -> Tensor:
-        """One product for each unit: what it sees of the other units is dropped."""
+        """Return the diagonal blocks of a dense Jacobian, by one product for each unit; the rest is dropped."""
         rows, width = self.h.shape
         result = self.h.new_empty((rows, width, size))
         for unit in range(width):
@@ -214,7 +214,7 @@ class Linearised:
 def given_jacobian(
     cell: Cell, function: Callable[..., Any], h: Tensor, x: Sequence[Tensor]
 ) -> tuple[tuple[str, int], Tensor]:
-    """Call the user's Jacobian; return its kind and K, which its shape tells, and it as `Linearised.jacobian` does."""
+    """Call the user's Jacobian; return its kind and K, from its shape, and the result like `Linearised.jacobian`."""
     result = function(*cell.arguments(cell.layout.unpack(h), x))
     layout, rows, width = cell.layout, len(h), cell.layout.width
     parts = (result,) if layout.single else result

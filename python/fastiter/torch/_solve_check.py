@@ -1,4 +1,4 @@
-"""Checks of what `solve_recurrence` is given."""
+"""Checks of the arguments of `solve_recurrence`."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _check_tensor(name: str, x: Any) -> None:
 
 
 def check_device(tensors: Sequence[Tensor]) -> None:
-    """Check that all are where the first one is, which is x."""
+    """Check that all tensors are on the device of the first one, x."""
     for other in tensors:
         if other.device != tensors[0].device:
             raise BackendError(
@@ -139,7 +139,7 @@ def check_params(leaves: Sequence[Any]) -> None:
 
 
 def checked_state(h0: Any, batch: int) -> tuple[list[Tensor], Layout]:
-    """Return the parts of the initial state, which are of one dtype, and their layout."""
+    """Return the parts of the initial state, checked to have one dtype, and their layout."""
     single = isinstance(h0, Tensor)
     if not single and not isinstance(h0, (tuple, list)):
         raise TypeError(f"{_NAME}: h0 must be a tensor or a tuple of tensors, got {kind(h0)}")
@@ -161,13 +161,13 @@ def checked_state(h0: Any, batch: int) -> tuple[list[Tensor], Layout]:
 
 
 def found_state(function: Any, x: Sequence[Tensor], single_x: bool, params: Any) -> Any:
-    """Return zeros in the form of the state, which a cell shows that takes a state of one unit in place of any number.
+    """Return a zero state, whose shape is found by calling the cell with a one-unit state that broadcasts.
 
-    The parts of a state are as many as the cell returns when it is given as many.
+    The number of parts is the one for which the cell returns as many parts as it is given.
     """
     dtype = next((part.dtype for part in x if part.dtype in FLOATS), torch.get_default_dtype())
     batch = x[0].shape[0]
-    # without a first step zeros show the same
+    # without steps, zeros in place of the first step give the same shape
     step = [part[:, 0].clone() if part.shape[1] else part.new_zeros((batch, *part.shape[2:])) for part in x]
     given = step[0] if single_x else tuple(step)
     errors = []

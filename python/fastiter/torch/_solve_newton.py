@@ -16,11 +16,11 @@ from torch import Tensor
 from ._solve_cell import WIDEST, Cell, Linearised, Structure
 from .scan import block_scan, linear_scan
 
-#: The residual may grow by this much in a step before the step is undone and damped.
+#: Growth factor of the residual above which a step is undone and damped.
 _GROWTH = 16.0
-#: What a step's weight 1 - k is multiplied by after a bad step, and after a good one.
+#: Factors of a step's weight 1 - k after a bad step and after a good one.
 _WEAKER, _STRONGER = 0.5, 2.0
-#: The steps over which blocks are multiplied where their growth is measured, and of how many a mean is taken.
+#: For the Lyapunov exponent: steps over which blocks are multiplied; samples over which diagonals are averaged.
 _STRETCH, _SAMPLES = 32, 256
 #: A sequence is given up if its residual has not fallen to a quarter in this many steps.
 _PATIENCE = 12
@@ -28,20 +28,20 @@ _PATIENCE = 12
 
 @dataclass(frozen=True)
 class Options:
-    """How to iterate. ``gain`` is the gain at first; ``adapt`` says whether it follows the residual."""
+    """Options of the iteration. ``gain`` is the initial gain; ``adapt``: whether it follows the residual."""
 
     rtol: float
     atol: float
     max_steps: int
     gain: float
     adapt: bool
-    contracting: bool  # give up where the Jacobians stretch differences
-    throw: bool  # raise where a row does not converge
+    contracting: bool  # give up if the Jacobians stretch differences
+    throw: bool  # raise if a row does not converge
 
 
 @dataclass
 class Outcome:
-    """What became of each of B rows; of a row that did not converge, its value means nothing."""
+    """The result of each of B rows; the value of a row that did not converge is meaningless."""
 
     value: Tensor
     converged: Tensor
@@ -52,14 +52,14 @@ class Outcome:
 
 @dataclass
 class _Iterate:
-    """The rows that are still iterated. What is proposed replaces the iterate where that makes the residual smaller."""
+    """The rows still being iterated. The proposal replaces the iterate unless its residual grows too much."""
 
-    rows: Tensor  # (A,) where they are in the batch
+    rows: Tensor  # (A,) their indices in the batch
     first: Tensor  # (A, n) the state before the window
     x: list[Tensor]  # (A, W, ...)
     proposed: Tensor  # (A, W, n)
     h: Tensor  # (A, W, n) the iterate
-    frozen: Tensor  # (A,) as many of its first steps are right, and stay as they are
+    frozen: Tensor  # (A,) number of its first steps that have converged, and stay unchanged
     r: Tensor  # (A, W, n) its residual
     merit: Tensor  # (A,) sum of |r|
     jacobian: Tensor  # (A, W, n) or (A, W, N, K, K)
@@ -76,7 +76,7 @@ class _Iterate:
 
 
 def scan(jacobian: Tensor, x: Tensor, *, reverse: bool = False) -> Tensor:
-    """Return h[t] = J[t] h[t-1] + x[t] from 0, x (B, W, n); J is (B, W, n) or blocks (B, W, N, K, K)."""
+    """Return h[t] = J[t] h[t-1] + x[t] from h = 0, for x (B, W, n) and J (B, W, n) or blocks (B, W, N, K, K)."""
     if jacobian.dim() == 3:
         return linear_scan(jacobian, x, reverse=reverse)[0]
     size = jacobian.shape[-1]
@@ -92,12 +92,12 @@ def scan(jacobian: Tensor, x: Tensor, *, reverse: bool = False) -> Tensor:
 
 
 def before(first: Tensor, h: Tensor) -> Tensor:
-    """Return the states before those of a window h (B, W, n)."""
+    """Return the previous state of each step of a window h (B, W, n)."""
     return torch.cat([first.unsqueeze(1), h[:, :-1]], 1)
 
 
 def flat_steps(x: Sequence[Tensor]) -> list[Tensor]:
-    """Return x (B, W, ...) as rows, one for each step: a cell sees no difference between the two."""
+    """Flatten x (B, W, ...) to (B W, ...): a cell treats steps as rows."""
     return [part.flatten(0, 1) for part in x]
 
 
@@ -107,13 +107,13 @@ def jacobians(linear: Linearised, structure: Structure, h: Tensor) -> Tensor:
 
 
 def lyapunov(jacobian: Tensor) -> Tensor:
-    """Return (B,): how much a step stretches differences, the mean over the window of the logarithm."""
+    """Return the Lyapunov exponents (B,): the mean over the window of the logarithm of a step's stretching."""
     limits = torch.finfo(jacobian.dtype)
     if jacobian.dim() == 3:
         some = jacobian[:, :: -(-jacobian.shape[1] // _SAMPLES)]
         return some.abs().clamp(limits.tiny, limits.max).log().mean(1).amax(1)
     batch, steps, count, size, _ = jacobian.shape
-    # in short stretches, which neither overflow nor underflow
+    # in short stretches, whose products neither overflow nor underflow
     stretch = min(steps, _STRETCH)
     parts = jacobian[:, : steps // stretch * stretch].reshape(-1, stretch, count, size, size)
     x = parts.new_zeros((len(parts), stretch, count * size))
@@ -124,7 +124,7 @@ def lyapunov(jacobian: Tensor) -> Tensor:
 
 
 def newton(cell: Cell, structure: Structure, first: Tensor, x: Sequence[Tensor], options: Options) -> Outcome:
-    """Iterate on a window of x (B, W, ...) from the states ``first`` (B, n) until each row converges or is given up."""
+    """Iterate on a window x (B, W, ...) from the states ``first`` (B, n) until each row converges or is given up."""
     state = _start(cell, first, x, options)
     batch = len(first)
     outcome = Outcome(
@@ -155,7 +155,7 @@ def newton(cell: Cell, structure: Structure, first: Tensor, x: Sequence[Tensor],
 
 
 def _start(cell: Cell, first: Tensor, x: Sequence[Tensor], options: Options) -> _Iterate:
-    """Propose f(h0, x[t]) for each t, of which the first is right."""
+    """Propose f(h0, x[t]) for each t, which is exact for the first step."""
     batch, steps = x[0].shape[:2]
     with torch.no_grad():
         guess = cell(first.repeat_interleave(steps, 0), flat_steps(x))
@@ -181,7 +181,7 @@ def _start(cell: Cell, first: Tensor, x: Sequence[Tensor], options: Options) -> 
 
 
 def _evaluate(cell: Cell, structure: Structure, state: _Iterate, options: Options) -> tuple[Tensor, Tensor]:
-    """Take over what is proposed where its residual is small enough: return where, and where all steps are right."""
+    """Accept the proposals with small enough residuals; return masks of accepted rows and of converged ones."""
     h = state.proposed
     linear = Linearised(cell, before(state.first, h).flatten(0, 1), flat_steps(state.x))
     r = linear.f.view_as(h) - h
@@ -189,13 +189,13 @@ def _evaluate(cell: Cell, structure: Structure, state: _Iterate, options: Option
     merit = size.sum((1, 2)).double()
     better = merit.isfinite() & (merit <= _GROWTH * state.merit if options.adapt else True)
     if options.adapt:
-        # by half of what the weight promises, at least
+        # the residual fell by at least half of what the weight predicts
         fell = state.merit.isfinite() & (merit <= (1 - 0.5 * state.weight) * state.merit)
         stronger = (state.weight * _STRONGER).clamp(max=1)
         state.weight = torch.where(fell, stronger, torch.where(better, state.weight, state.weight * _WEAKER))
     frozen = _none_above(size, h, options.rtol, options.atol).cumprod(1).sum(1)
     right = (frozen == h.shape[1]) & better
-    # where only the last correction is left, the Jacobians from before it are good enough
+    # for the last correction, the previous Jacobians are good enough
     last = state.jacobian.dim() > 2 and bool(right.all())
     jacobian = state.jacobian if last else jacobians(linear, structure, h)
     news = {"h": h, "r": r, "jacobian": jacobian, "merit": merit, "frozen": frozen}
@@ -207,9 +207,9 @@ def _evaluate(cell: Cell, structure: Structure, state: _Iterate, options: Option
 
 
 def _correction(state: _Iterate, right: Tensor) -> Tensor:
-    """Solve for the correction: none of what is frozen, undamped at the step after it, which it makes right.
+    """Solve for the correction: zero on frozen steps, undamped at the step after them, which it makes exact.
 
-    Where all steps are right, all of them get a last one.
+    If all steps of a row have converged, all of them get a last correction.
     """
     after = torch.arange(state.h.shape[1], device=state.h.device) - torch.where(right, 0, state.frozen).unsqueeze(1)
     full, none = (state.weight == 1).unsqueeze(1), after < 0
@@ -221,19 +221,19 @@ def _correction(state: _Iterate, right: Tensor) -> Tensor:
 
 
 def _none_above(size: Tensor, h: Tensor, rtol: float, atol: float) -> Tensor:
-    """Say of each step whether no unit is larger than atol + rtol |h|; a NaN is."""
+    """Return for each step whether all units are at most atol + rtol |h|; false for NaN."""
     return torch.sub(size, h.abs(), alpha=rtol).amax(2) <= atol
 
 
 def _is_small(change: Tensor, h: Tensor, options: Options) -> Tensor:
-    """Say of each row whether a change of it is so small that the square of it does not matter, or is allowed."""
+    """Return for each row whether a change is within the tolerances, or so small that its square is negligible."""
     limit = torch.finfo(h.dtype).eps ** 0.5 / 8
     return _none_above(change.abs(), h, max(limit, options.rtol), max(limit, options.atol)).all(1)
 
 
 def _rounding(state: _Iterate) -> Tensor:
-    """Return what becomes of rounding errors: if they grow, no two computations agree, and only the loop's counts."""
-    h, generator = state.proposed, torch.Generator().manual_seed(0)  # of the CPU: the same signs on every device
+    """Propagate rounding errors: if they grow, no two computations agree, and only the loop's result is valid."""
+    h, generator = state.proposed, torch.Generator().manual_seed(0)  # on the CPU, for the same signs on every device
     _, steps, width = h.shape
     signs = torch.randint(2, (steps + width,), generator=generator, device="cpu").to(h) * 2 - 1
     eps = torch.finfo(h.dtype).eps
@@ -242,7 +242,7 @@ def _rounding(state: _Iterate) -> Tensor:
 
 
 def _is_lost(state: _Iterate, better: Tensor, options: Options, step: int) -> Tensor:
-    """Say of each row whether a loop gets there sooner."""
+    """Return for each row whether to give up, as a loop would be faster."""
     fell = better & (state.merit <= 0.25 * state.milestone)
     state.milestone = torch.where(fell, state.merit, state.milestone)
     state.since = torch.where(fell, 0, state.since + 1)

@@ -1,4 +1,4 @@
-"""What a few random states tell about a cell: whether it can be solved at all, and which units its Jacobian couples."""
+"""Probing of a cell with a few random states: whether it is supported, and which units its Jacobian couples."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from torch import Tensor
 
 from ._solve_cell import WIDEST, Cell, Linearised, Structure, given_jacobian
 
-#: States that are tried, and the sizes of their units: nonlinearities saturate, gates open and close.
+#: Magnitudes of the random states, one for each: nonlinearities saturate, gates open and close.
 _SCALES = (0.1, 0.5, 1.0, 1.0, 2.0, 4.0)
 
 
 def probe_points(cell: Cell, x: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """Return random states (M, n) and, for each, one step of x (B, T, ...), which must have one."""
     batch, time = x[0].shape[:2]
-    generator = torch.Generator().manual_seed(0)  # the same structure at every call, and the caller's numbers are his
+    generator = torch.Generator().manual_seed(
+        0
+    )  # the same structure at every call, and the user's random state is untouched
     h = torch.randn((len(_SCALES), cell.layout.width), generator=generator, dtype=cell.dtype, device="cpu")
     h *= torch.tensor(_SCALES, dtype=cell.dtype, device="cpu").unsqueeze(1)
     picked = torch.arange(len(h), device=x[0].device) * (batch * time - 1) // (len(h) - 1)
@@ -25,7 +27,7 @@ def probe_points(cell: Cell, x: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]
 
 
 def check_cell(cell: Cell, x: Sequence[Tensor]) -> None:
-    """Refuse a cell that changes its arguments, draws random numbers, mixes rows or hides what needs a gradient."""
+    """Refuse a cell that changes its arguments, draws random numbers, mixes rows or closes over trained tensors."""
     h, x = probe_points(cell, x)
     result = _result(cell, h, x)
     linear = Linearised(cell, h, x)
@@ -66,7 +68,7 @@ def _result(cell: Cell, h: Tensor, x: Sequence[Tensor]) -> Tensor:
 
 
 def find_structure(cell: Cell, x: Sequence[Tensor]) -> Structure:
-    """Return the smallest blocks that hold all of J, judged by products with random vectors; else it is dense."""
+    """Return the smallest block structure that holds all of J, tested with random vectors; otherwise dense."""
     h, x = probe_points(cell, x)
     cotangent = torch.randn(h.shape, generator=torch.Generator().manual_seed(1), dtype=h.dtype, device="cpu").to(h)
     linears: dict[int, Linearised] = {}
@@ -80,7 +82,7 @@ def find_structure(cell: Cell, x: Sequence[Tensor]) -> Structure:
 
 
 def _candidates(cell: Cell) -> Iterator[Structure]:
-    """Yield the structures narrower than dense, the narrowest first."""
+    """Yield the structures narrower than dense, narrowest first."""
     widths = cell.layout.widths
     yield Structure("diagonal", 1)
     if len(set(widths)) > 1:
@@ -92,7 +94,7 @@ def _candidates(cell: Cell) -> Iterator[Structure]:
 
 
 def _holds(linear: Linearised, structure: Structure, cotangent: Tensor) -> bool:
-    """Say whether J^T times a random vector is what the blocks alone make of it, up to rounding."""
+    """Return whether J^T times a random vector equals the product with the blocks alone, up to rounding."""
     expected = linear.transposed(cotangent)
     blocks = linear.jacobian(structure).view(len(cotangent), -1, structure.size, structure.size)
     factor = cotangent.view(len(cotangent), -1, structure.size, 1)
@@ -104,7 +106,7 @@ def _holds(linear: Linearised, structure: Structure, cotangent: Tensor) -> bool:
 
 
 def named_structure(cell: Cell, jacobian: Any, x: Sequence[Tensor]) -> Structure:
-    """Return the structure that the argument ``jacobian`` names; "auto" and functions are tried out."""
+    """Return the structure named by the argument ``jacobian``; "auto" and functions are probed."""
     widths = cell.layout.widths
     same = len(set(widths)) == 1
     if jacobian == "auto":

@@ -1,4 +1,4 @@
-"""A sequence in windows: each is solved at once, and run as a loop where that fails."""
+"""A sequence in windows: each is solved in parallel, and run as a loop if that fails."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from ._solve_cell import Cell, Structure
 from ._solve_newton import Options, newton
 
-#: Units of all states of a window, and entries of their Jacobians: what a core's cache holds of each; on a GPU, what
-#: fills it many times over.
+#: Units of all states in a window, times the block size: on a CPU they fit in a core's cache, on a GPU they fill it
+#: many times over.
 _UNITS, _GPU_UNITS = 1 << 17, 1 << 24
 
 
 @dataclass
 class Answer:
-    """The states of all steps (B, T, n), and how each row got them."""
+    """The states of all steps (B, T, n), and how each row was solved."""
 
     value: Tensor
     converged: Tensor
@@ -42,7 +42,7 @@ class Answer:
 
 
 def window_for(structure: Structure | None, batch: int, time: int, width: int, on_gpu: bool = False) -> int:
-    """Return the number of steps that are solved at once, where nobody has set it."""
+    """Return the default number of steps that are solved at once."""
     if structure is None:
         return max(time, 1)
     units = _GPU_UNITS if on_gpu else _UNITS
@@ -50,7 +50,7 @@ def window_for(structure: Structure | None, batch: int, time: int, width: int, o
 
 
 def loop(cell: Cell, first: Tensor, x: Sequence[Tensor]) -> Tensor:
-    """Return the states after each step (B, T, n), one after the other."""
+    """Return the states after each step (B, T, n), computed sequentially."""
     parts: Sequence[Tensor] = [part.contiguous() for part in cell.layout.unpack(first)]
     states = []
     with torch.no_grad():
@@ -63,7 +63,7 @@ def loop(cell: Cell, first: Tensor, x: Sequence[Tensor]) -> Tensor:
 
 
 def _is_finite(value: Tensor) -> Tensor:
-    """Say of each row whether all of it is finite."""
+    """Return for each row whether all of it is finite."""
     if value.numel() == 0:
         return value.new_ones(len(value), dtype=torch.bool)
     least, most = value.flatten(1).aminmax(dim=1)
@@ -90,7 +90,7 @@ def solve_windows(
             if options.throw:
                 raise RuntimeError(_message(left, i, len(starts), options))
             sequential[:, i] = left
-            # with the other rows, as the bits of a product with a matrix may depend on their number
+            # with all rows, as the rounding of a matrix product may depend on their number
             outcome.value[left] = loop(cell, first, part_of_x)[left]
         outcomes.append(outcome)
         values.append(outcome.value)

@@ -1,4 +1,4 @@
-"""torch.func.vmap of the ops of recurrences: a call for each slice, as a kernel takes one weight at a time."""
+"""torch.func.vmap rules of the ops of recurrences: one call for each slice, as a kernel takes one set of weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OPS = tuple(f"_{family}_{direction}" for family in _FAMILIES for direction in (
 
 
 def register() -> None:
-    """Give each op its rule, once."""
+    """Register a vmap rule for each op; to be called once."""
     for name in _OPS:
         torch.library.register_vmap(f"fastiter::{name}", _rule(name), lib=LIBRARY)
 
@@ -35,9 +35,9 @@ def _rule(name: str) -> Any:
 
 
 def _slice(x: Any, dim: Any, i: int | None) -> Any:
-    """Slice i of all tensors that have the axis of vmap, in lists and tuples as well.
+    """Return slice i of all tensors with the vmap axis, also in lists and tuples.
 
-    None: zeros in the place of one where there is none, from which an op makes the shapes of its results.
+    None, for an empty batch: a slice of zeros, which gives the shapes of the op's results.
     """
     if isinstance(x, (list, tuple)):
         dims = dim if isinstance(dim, (list, tuple)) else [None] * len(x)

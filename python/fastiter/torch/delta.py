@@ -1,4 +1,4 @@
-"""The delta rule on tensors, differentiable: S = decay (I - beta k k^T) S + beta k v^T, o = S^T q, step after step."""
+"""The delta rule on tensors, differentiable: S = decay (I - beta k k^T) S + beta k v^T, o = S^T q, at every step."""
 
 from __future__ import annotations
 
@@ -48,9 +48,8 @@ def delta_scan(
     """S[t] = decay[t] (I - beta k k^T) S[t-1] + beta k v^T, o[t] = S[t]^T q[t]: :func:`fastiter.delta_scan` on tensors.
 
     Differentiable in q, k, v, beta, h0 and decay, with gradients from o and from the final state; the backward pass
-    takes several steps at a time whatever the method. Gradients of gradients (``create_graph=True``) run the
-    steps again one by one in torch's operations, which is slower. Shapes and errors are those of
-    :func:`fastiter.delta_scan`.
+    processes several steps at a time with every method. Second derivatives (``create_graph=True``) recompute the steps
+    one by one in torch's operations, which is slower. Shapes and errors are those of :func:`fastiter.delta_scan`.
 
     Examples
     --------
@@ -81,7 +80,7 @@ def delta_scan(
     bounds = None if cu_seqlens is None else _checked_bounds(function, sizes, cu_seqlens, q.device)
     rows = sizes.batch if bounds is None else bounds.shape[0] - 1
     check_state(function, None if h0 is None else h0.shape, sizes, rows, bounds is not None)
-    # In forward mode the autograd function is called for its refusal.
+    # In forward mode the autograd function is called because it raises.
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     if needs_grad or transformed() or forward_ad._current_level >= 0:
         o, last = _DeltaScan.apply(q, k, v, beta, decay, h0, flags, whole, bounds, *how)[:2]
@@ -113,10 +112,9 @@ def _checked_bounds(function: str, sizes: Sizes, cu_seqlens: Tensor | Sequence[i
 
 
 class _DeltaScan(torch.autograd.Function):
-    """q, k, v, beta, decay, h0 -> o, the final states, and what the backward pass reads.
+    """Map (q, k, v, beta, decay, h0) to (o, final states, e, states); the backward pass reads the last two.
 
-    That is e = v - S^T k, whose gradient is that of v, so that a second derivative needs no v, and the states of some
-    steps.
+    The gradient of e = v - S^T k equals that of v, so second derivatives need no v; states are those of some steps.
     """
 
     generate_vmap_rule = True

@@ -1,4 +1,4 @@
-"""FlashRNN's function on fastiter's kernels: its signature, layouts, orders of the gates and options."""
+"""FlashRNN's function on fastiter's kernels, with its signature, layouts, gate orders and options."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def flashrnn(
     backend: str | None = None,
     dtype: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """s[t] = cell(Wx[t] + R h[t-1] + b, s[t-1]) with the arguments and results of FlashRNN's ``flashrnn``.
+    """s[t] = cell(Wx[t] + R h[t-1] + b, s[t-1]), with the arguments and results of FlashRNN's ``flashrnn``.
 
     Parameters
     ----------
@@ -53,43 +53,43 @@ def flashrnn(
     R : Tensor (G, N, D, D)
         Recurrent weights of N heads, [gate, head, unit out, unit in]: i, f, z, o; g, r, z (gru); one.
     b : Tensor (G, N, D)
-        Bias: i, f, z, o; g, r, z, n (gru, where g stands inside r * g and n outside); one.
+        Bias: i, f, z, o; g, r, z, n (gru, where g is added inside r * (...) and n outside); one.
     states : Tensor (S, B, 1, N, D), optional
-        States before the first step, h first: h, c (lstm); h, c, n, m (slstm); h. None: config.initial_val, 0.
+        Initial states, h first: h, c (lstm); h, c, n, m (slstm); h. None: config.initial_val, by default 0.
     function : {"lstm", "gru", "elman", "slstm"}
         The cell.
     config : FlashRNNConfig, optional
-        Further options, other layouts among them. What is given beside it must agree with it.
+        Further options, including other layouts. Arguments given with it must agree with it.
     backend : str, optional
         See :class:`FlashRNNConfig`.
     dtype : {"float32", "float64", "bfloat16", "float16"}, optional
-        That of the tensors. A config with `dtype` converts them instead, as does autocast. "float16" needs a GPU.
+        Dtype of the tensors. A config with `dtype` converts them instead, as does autocast. "float16" needs a GPU.
 
     Returns
     -------
     states_all : Tensor (S, B, T, N, D)
         The states after every step.
     last_states : Tensor (S, B, 1, N, D)
-        Those after the last; given back as `states` they continue the sequence, bit for bit.
+        The states after the last step; passed as `states`, they continue the sequence bit for bit.
 
     Raises
     ------
     TypeError, ValueError
-        For a wrong type or dtype; for a wrong shape or value, or an option that cannot be had.
+        For a wrong type or dtype; for a wrong shape or value, or an unsupported option.
     BackendError
-        For a backend that does not run where the tensors are.
+        For a backend that does not run on the tensors' device.
 
     Notes
     -----
-    Of bfloat16, sums and cells are float32. States are stored as FlashRNN stores them: all, c, n and m as well, are
-    rounded to `dtype_s` (the dtype of Wx by default) after each step, so that what is returned is what the next step
-    took, and a split sequence has the bits of a whole one. n of the sLSTM counts steps, and stops counting at 256 in
-    bfloat16. The option ``dtype_s="float32"`` beside ``dtype="bfloat16"`` keeps c, n and m exact, and continues bit for
-    bit as well. On a GPU c, n and m of bfloat16 are rounded only where they are returned.
+    With bfloat16 inputs, sums and cells are computed in float32. States are stored as in FlashRNN: all of them, also c,
+    n and m, are rounded to `dtype_s` (the dtype of Wx by default) after each step, so that the returned states are
+    those that the next step read, and a split sequence is bitwise equal to a whole one. n of the sLSTM counts steps,
+    and stops counting at 256 in bfloat16. With ``dtype="bfloat16"``, ``dtype_s="float32"`` keeps c, n and m in float32,
+    and also continues bit for bit. On a GPU, c, n and m of bfloat16 inputs are rounded only in the results.
 
     References
     ----------
-    Poeppel, Beck and Hochreiter, FlashRNN, 2024; docs/rnn.md says what differs.
+    Poeppel, Beck and Hochreiter, FlashRNN, 2024; docs/rnn.md lists the differences.
 
     Examples
     --------
@@ -130,7 +130,7 @@ def _run(options: FlashRNNConfig, Wx: Tensor, R: Tensor, b: Tensor, states: Tens
 
 
 def _autocast(options: FlashRNNConfig, low: torch.dtype, *tensors: Tensor | None) -> list[Any]:
-    """Return the arguments in `dtype`, as FlashRNN's autocast does; without one in that of torch's."""
+    """Return the arguments in the config's `dtype`, as FlashRNN's autocast does, by default in torch's autocast dtype."""
     dtype = low if options.dtype is None else DTYPES[options.dtype]
     of_states = dtype if options.dtype_s is None else DTYPES[options.dtype_s]
     return [*(autocast_to(x, dtype) for x in tensors[:3]), autocast_to(tensors[3], of_states)]
@@ -151,7 +151,7 @@ def _inputs(options: FlashRNNConfig, Wx: Tensor, R: Tensor, b: Tensor) -> tuple[
 
 
 def _as(x: Tensor, given: str, wanted: str) -> Tensor:
-    """View x, whose axes have the letters `given`, with those of `wanted`."""
+    """Permute the axes of x from the layout `given` to the layout `wanted`."""
     return x if given == wanted else x.permute([given.index(letter) for letter in wanted])
 
 
@@ -169,19 +169,19 @@ def _initial(options: FlashRNNConfig, wx: Tensor, states: Tensor | None) -> list
 
 
 def _in_our_order(wx: Tensor, r: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """R (g, r, z) and b (g, r, z, n) as r, z, n; what is outside of r * g belongs to wx, which is r, z, n already."""
+    """Reorder R (g, r, z) and b (g, r, z, n) to r, z, n, the order of wx; the outer bias n is added to wx."""
     plain = unwatched() and are_ordinary((wx, b))
     wx = _Outside.apply(wx, b[3]) if plain else wx + _on_n(b[3])
     return wx, r.roll(-1, 0), b[:3].roll(-1, 0)
 
 
 def _on_n(b: Tensor) -> Tensor:
-    """Return a bias of n as one of r, z and n."""
+    """Return a bias of gate n as a bias of r, z and n."""
     return torch.stack([torch.zeros_like(b), torch.zeros_like(b), b])
 
 
 class _Outside(torch.autograd.Function):
-    """wx + b, of b that only n has, into memory that was used before; the gradient of b reads that of n alone."""
+    """Return wx + b for a bias b of gate n, in reused memory; the gradient of b reads only that of n."""
 
     @staticmethod
     def forward(ctx: Any, wx: Tensor, b: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ def _clips(options: FlashRNNConfig) -> dict[str, Any]:
 
 
 def _out(options: FlashRNNConfig, parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """Return states (B, T, N, D) as one tensor in the layout that is wanted, copied in the order of their memory."""
+    """Return states (B, T, N, D) as one tensor in the config's layout, copied in their memory order."""
     if len(parts) == 1:
         return _as(parts[0].to(dtype).unsqueeze(0), "SBTHD", options.output_shape)
     time_first = parts[0].stride(0) < parts[0].stride(1)
@@ -208,7 +208,7 @@ def _out(options: FlashRNNConfig, parts: Sequence[Tensor], dtype: torch.dtype) -
 
 
 class _Stack(torch.autograd.Function):
-    """torch.stack in one dtype into memory that was used before: new pages would cost a third of a small sLSTM."""
+    """torch.stack with conversion to one dtype, in reused memory: new pages would cost a third of a small sLSTM."""
 
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, *parts: Tensor) -> Tensor:
@@ -224,7 +224,7 @@ class _Stack(torch.autograd.Function):
 
 
 def _check_dtypes(options: FlashRNNConfig, given: list[tuple[str, Tensor]], on_gpu: bool) -> None:
-    """Check the dtypes: one for all, or where they are converted, any; that of states is `dtype_s`."""
+    """Check the dtypes: the same for all, or any if they are converted; states have `dtype_s`."""
     Wx, mixed = given[0][1], options.enable_automatic_mixed_precision and options.dtype is not None
     if not on_gpu and (options.dtype == "float16" if mixed else getattr(Wx, "dtype", None) == torch.float16):
         what = "dtype must be" if mixed else "Wx must have dtype"
@@ -263,7 +263,7 @@ def _check_arguments(options: FlashRNNConfig, Wx: Tensor, R: Tensor, b: Tensor, 
 
 
 def _sizes(name: str, x: Tensor, letters: str, known: dict[str, int]) -> dict[str, int]:
-    """Return the sizes of the axes by letter when those that are known are right."""
+    """Return the sizes of the axes by letter, after a check of the known ones."""
     if x.dim() != len(letters) or any(x.shape[letters.index(letter)] != size for letter, size in known.items()):
         sizes = ", ".join(str(known.get(letter, letter)) for letter in letters)
         axes = f"({', '.join(letters)}) = ({sizes})"

@@ -1,4 +1,4 @@
-"""Networks of fixed-point layers as C++ for high-level synthesis, with a testbench that compares their bits."""
+"""Export of networks of fixed-point layers as C++ for high-level synthesis, with a testbench for bit equality."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ def export_hls(
     """Write codes_out = network(codes_in), a network of fixed-point layers in eval mode, as C++ for HLS.
 
     The network's numbers are integers times powers of two, and so are all products and sums between two roundings: they
-    are exact in the C++, and where float32 or float64 might not hold one, the export is refused. So the C++ returns
-    the network's numbers, bit for bit. The testbench runs it on the example and compares.
+    are exact in the C++, and the export is refused if float32 or float64 might not hold one exactly. So the C++ returns
+    the network's numbers bit for bit. The testbench runs it on the example and compares.
 
     Parameters
     ----------
     model : Module
-        What torch.fx can trace, with one input and one output: QuantLinear, QuantConv2d, QuantBatchNorm1d and 2d,
-        QuantAffine, QuantAdd, quantizers, ReLU, Flatten, MaxPool2d, Dropout, Identity, and AvgPool2d and
-        AdaptiveAvgPool2d(1) over a power of two. Weights, biases and accumulators in fixed point; integers, too,
-        where their scales are powers of two; weights as powers of two and their sums. Only parameters may have a format
-        for each channel.
+        A model that torch.fx can trace, with one input and one output: QuantLinear, QuantConv2d, QuantBatchNorm1d and
+        2d, QuantAffine, QuantAdd, quantizers, ReLU, Flatten, MaxPool2d, Dropout, Identity, and AvgPool2d and
+        AdaptiveAvgPool2d(1) over a power of two. Weights, biases and accumulators are in fixed point, or integers with
+        power-of-two scales; weights may also be powers of two and their sums. Only parameters may have a format for
+        each channel.
     directory : str or path
-        Where the files go, made if it is not there: ``parameters.hpp`` (types, and weights as integers), ``model.hpp``,
-        ``model.cpp``, ``fixed.hpp`` (ap_fixed for a plain compiler), ``testbench.cpp``, ``model.json``, ``inputs.txt``
-        and ``expected.txt`` (codes of the example and of the network's answer, a sample a line).
+        Directory of the files, created if necessary: ``parameters.hpp`` (types, and weights as integers),
+        ``model.hpp``, ``model.cpp``, ``fixed.hpp`` (ap_fixed for a plain compiler), ``testbench.cpp``, ``model.json``,
+        ``inputs.txt`` and ``expected.txt`` (codes of the example and of the network's output, one sample per line).
     example : Tensor (B, ...), float32 or float64
-        Samples, of the dtype that the model computes with.
+        Samples, in the model's dtype.
     input : Fixed or str, optional
-        The format of what the network is given, which is rounded to it. By default the format that the first layer
-        rounds its input to.
+        The format to which the network's input is rounded. By default the format to which the first layer rounds its
+        input.
 
     Returns
     -------
     dict
-        What ``model.json`` holds: the input, the output, and each step with its formats and shapes.
+        The content of ``model.json``: the input, the output, and each step with its formats and shapes.
 
     Raises
     ------
     TypeError, ValueError
-        For what is no model, no example or no fixed point, and for a layer that cannot be exported, which is named.
+        For a wrong model, example or input format, and for a layer that cannot be exported, with its name.
 
     Examples
     --------
@@ -68,7 +68,7 @@ def export_hls(
     >>> [step["kind"] for step in steps], steps[1]["sum"]
     (['cast', 'linear', 'cast', 'relu'], 'fixed<15,3>')
     """
-    from ._hls_code import describe, write  # layers are built on fastiter.torch.quant, which has this function
+    from ._hls_code import describe, write  # here, as layers import fastiter.torch.quant, which exports this function
     from ._hls_graph import network_of
 
     if not isinstance(model, nn.Module):

@@ -38,9 +38,9 @@ def paragru(
 ) -> Result:
     """h[t] = z q + (1 - z) h[t-1]: :func:`fastiter.paragru` on tensors.
 
-    Differentiable in wx, a and h0, with gradients from h and from the final state; whatever the method of the forward
-    pass, the backward pass is one fused linear recurrence in the other direction. Differentiating twice is refused with
-    an error. Arguments and errors are those of :func:`fastiter.paragru`.
+    Differentiable in wx, a and h0, with gradients from h and from the final state; for every method of the forward
+    pass, the backward pass is one fused linear recurrence in reverse. Differentiating twice raises an error. Arguments
+    and errors are those of :func:`fastiter.paragru`.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def paralstm(
 ) -> Result:
     """c[t] = f c[t-1] + (1 - f) q, h[t] = o tanh(c[t]): :func:`fastiter.paralstm` on tensors.
 
-    Differentiable as :func:`paragru` is, in wx, a, p and the state.
+    Differentiable like :func:`paragru`, in wx, a, p and the state.
     """
     solver = (method, window, rtol, atol, max_steps)
     return _run("paralstm", wx, a, p, state, solver, reverse, lengths, return_info)
@@ -93,9 +93,9 @@ def paraslstm(
     max_steps: int | None = None,
     return_info: bool = False,
 ) -> Result:
-    """h[t] = o c[t] / n[t]: :func:`fastiter.paraslstm` on tensors, differentiable as :func:`paragru` is.
+    """h[t] = o c[t] / n[t]: :func:`fastiter.paraslstm` on tensors, differentiable like :func:`paragru`.
 
-    The gradients go through the stabiliser m too, so they are right also for losses on c, n and m.
+    The gradients also go through the stabiliser m, so they are correct for losses on c, n and m, too.
     """
     solver = (method, window, rtol, atol, max_steps)
     return _run("paraslstm", wx, a, None, state, solver, reverse, lengths, return_info)
@@ -146,9 +146,9 @@ def _apply(
     lengths: Tensor | None,
     newton: Options,
 ) -> tuple[Tensor, States, NewtonInfo]:
-    """Return h, the final states, and how they were solved."""
+    """Return h, the final states, and a NewtonInfo."""
     window, max_steps, rtol, atol = newton or (0, 0, 0.0, 0.0)
-    # In forward mode the autograd function is called for its refusal.
+    # In forward mode the autograd function is called because it raises.
     needs_grad = torch.is_grad_enabled() and _any_requires_grad(wx, a, p, first)
     if needs_grad or transformed() or forward_ad._current_level >= 0:
         outputs = _Recurrence.apply(cell.name, reverse, lengths, (window, max_steps, rtol, atol), wx, a, p, *first)
@@ -160,8 +160,8 @@ def _apply(
 
 
 def _parts(last: Tensor) -> States:
-    """Return the final states of (S, B, D) as parts that are no views: who calls may change each in place."""
-    if transformed():  # which have no rule for that
+    """Split the final states (S, B, D) into parts that are not views, so that users may change each in place."""
+    if transformed():  # torch.func has no rule for unsafe_split
         return tuple(last.unbind(0))
     return tuple(last.flatten(0, 1).unsafe_split_with_sizes([last.shape[1]] * last.shape[0]))
 
@@ -173,9 +173,9 @@ def _any_requires_grad(wx: Tensor, a: Tensor, p: Tensor | None, first: States) -
 
 
 class _Recurrence(torch.autograd.Function):
-    """wx, a, p, *state -> h, the final states as one tensor (S, B, D), what Newton's method did, all states but h, h
+    """Map (wx, a, p, *state) to (h, final states (S, B, D), counts of Newton's method, all states but h, copy of h).
 
-    The last h is the backward pass's own: whoever gets the first may write to it.
+    The copy of h is for the backward pass, as users may write to h.
     """
 
     generate_vmap_rule = True

@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN as ONNX graphs of the standard operators of these names; programs for torch's own exporter."""
+"""Export of LSTM, GRU and RNN to ONNX's operators of these names; decomposition of programs for torch's exporter."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .nn._rnn_layer import Parameters
 
 __all__ = ["decompose", "export"]
 
-OPSET, IR = 18, 9  # what runtimes of 2023 read
+OPSET, IR = 18, 9  # supported by runtimes of 2023
 
 
 class _Operator(NamedTuple):
-    """The operator, its order of our gates, and its attributes."""
+    """The operator's name, the indices of our gates in its gate order, and its attributes."""
 
     name: str
     order: tuple[int, ...]
@@ -37,21 +37,21 @@ _TYPES = {torch.float32: "FLOAT", torch.float64: "DOUBLE"}
 def export(module: nn.Module, path: str | os.PathLike[str] | None = None, *, initial_state: bool = False) -> Any:
     """Write output, states = module(input), an LSTM, GRU or RNN, with ONNX's operators.
 
-    A node for each layer, both directions in one. Inputs and outputs have the module's names and layouts: ``input`` (T,
-    B, I), or (B, T, I) if batch_first, ``output``, ``h_n`` and, of an LSTM, ``c_n``; any T and B. Dropout does not act.
-    Heads become the zeros of a dense matrix. A projection becomes a product after the operator, whose recurrent weights
-    are W_hh W_hr.
+    Each layer is one node for both directions. Inputs and outputs have the module's names and layouts: ``input`` (T, B,
+    I), or (B, T, I) if batch_first, ``output``, ``h_n`` and, for an LSTM, ``c_n``; T and B are dynamic. Dropout is
+    omitted. Heads become a block diagonal matrix. A projection becomes a product after the operator, whose recurrent
+    weights are W_hh W_hr.
 
     Parameters
     ----------
     module : LSTM, GRU or RNN
-        Of fastiter.torch.nn or torch.nn, without clip_state, in float32 or float64; or in bfloat16, of which the graph
-        has the weights in float32 and computes in it, as runtimes have no recurrences in bfloat16.
+        A module of fastiter.torch.nn or torch.nn, without clip_state, in float32 or float64; or in bfloat16, which is
+        exported with float32 weights and computations, as runtimes have no recurrences in bfloat16.
     path : str or path, optional
-        Where the file goes.
+        Path of the file to write.
     initial_state : bool
-        Whether the initial state is an input too, ``h_0`` (layers * directions, B, H) and, of an LSTM, ``c_0``. Else it
-        is zero. Not with proj_size.
+        Whether the initial state is an input, ``h_0`` (layers * directions, B, H) and, for an LSTM, ``c_0``. Otherwise
+        it is zero. Not with proj_size.
 
     Returns
     -------
@@ -102,15 +102,16 @@ def export(module: nn.Module, path: str | os.PathLike[str] | None = None, *, ini
 
 
 def decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Return a program of torch.export with torch's operations in place of fastiter's layers, for torch.onnx.export.
+    """Decompose fastiter's layers in a program of torch.export to torch's operations, for torch.onnx.export.
 
-    All cells and options of the modules: heads, directions, projections, initial states, ``lengths``, ``reset`` and
-    ``clip_state``. The recurrence becomes a loop, ONNX's Scan. Not packed sequences.
+    Supports all cells and options of the modules: heads, directions, projections, initial states, ``lengths``,
+    ``reset`` and ``clip_state``; not packed sequences. The recurrence becomes a loop, ONNX's Scan.
 
     Parameters
     ----------
     program : torch.export.ExportedProgram
-        Of a model with LSTM, GRU, RNN or sLSTM layers, or the functions of these names, and sizes that may be dynamic.
+        The program of a model with LSTM, GRU, RNN or sLSTM layers, or the functions of these names. Sizes may be
+        dynamic.
 
     Returns
     -------
@@ -119,7 +120,7 @@ def decompose(program: torch.export.ExportedProgram) -> torch.export.ExportedPro
     Raises
     ------
     TypeError, ValueError
-        For something else; for packed sequences.
+        For an argument that is no program; for packed sequences.
 
     Examples
     --------
@@ -141,7 +142,7 @@ def _float(weight: Any) -> Any:
 
 
 class _Graph:
-    """The graph while it is written. Inside it everything is time-major."""
+    """Builder of the ONNX graph. Inside the graph everything is time-major."""
 
     def __init__(self, onnx: Any, module: nn.RNNBase, layers: list[Layer], initial_state: bool) -> None:
         self.onnx, self.module, self.layers, self.initial_state = onnx, module, layers, initial_state
@@ -170,7 +171,7 @@ class _Graph:
         return self.onnx.helper.make_graph(self.nodes, "fastiter", self.inputs(), self.outputs(), self.constants)
 
     def layer(self, k: int, both: list[Layer], x: str, firsts: list[str | None]) -> tuple[str, ...]:
-        """Write both directions of a layer; return its output (T, B, .) and final states (directions, B, .)."""
+        """Add both directions of a layer; return its output (T, B, .) and final states (directions, B, .)."""
         weights = [self.constant(f"{name}_{k}", value) for name, value in self.weights(both).items()]
         inputs = [x, *weights, *[""] * (3 - len(weights)), "", *(first or "" for first in firsts)]
         made = [f"Y_{k}", *(f"Y_{name}_{k}" for name in self.states)]
@@ -191,7 +192,7 @@ class _Graph:
         return self.node("Reshape", [y, shape]), *last
 
     def weights(self, both: list[Layer]) -> dict[str, Tensor]:
-        """W (directions, G H, I), R (directions, G H, H) and, where there are biases, B (directions, 2 G H)."""
+        """Return W (directions, G H, I), R (directions, G H, H) and, if there are biases, B (directions, 2 G H)."""
         parameters = [one.parameters for one in both]
         found = {"W": torch.stack([self.ordered(p.w_ih) for p in parameters])}
         recurrent = [p.w_hh if one.w_hr is None else p.w_hh @ one.w_hr for p, one in zip(parameters, both, strict=True)]
@@ -206,13 +207,13 @@ class _Graph:
         return weight.unflatten(0, (len(self.operator.order), -1))[list(self.operator.order)].flatten(0, 1)
 
     def dense(self, w_hh: Tensor) -> Tensor:
-        """Return (G H, H / heads) as (G H, H) with the heads on the diagonals of the gates."""
+        """Return (G H, H / heads) as (G H, H), with the heads as diagonal blocks of each gate."""
         heads, gates = heads_of(self.module), len(self.operator.order)
         blocks = w_hh.view(gates, heads, -1, w_hh.shape[1])
         return torch.cat([torch.block_diag(*gate) for gate in blocks])
 
     def split(self, name: str) -> list[str]:
-        """Write the cut of the states (layers * directions, B, H) into layers."""
+        """Add a node that splits the states (layers * directions, B, H) by layer."""
         parts = [f"{name}_{k}" for k in range(self.module.num_layers)]
         self.node("Split", [name], parts, axis=0, num_outputs=len(parts))
         return parts

@@ -1,6 +1,6 @@
-"""Rounding tensors to number formats with straight-through gradients: the bits are those of :mod:`fastiter.quant`.
+"""Rounding of tensors to number formats with straight-through gradients, bitwise equal to :mod:`fastiter.quant`.
 
-There is no derivative of rounding; each function here says which one stands for it. None can be differentiated twice.
+Rounding has no useful derivative; each function documents the one it uses instead. None can be differentiated twice.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ __all__ = [
 
 
 class Blocks(NamedTuple):
-    """The codes of a format with blocks, as of :class:`fastiter.quant.Blocks`."""
+    """The codes of a format with blocks, like :class:`fastiter.quant.Blocks`."""
 
     codes: Tensor
     scales: Tensor
@@ -75,12 +75,12 @@ def quantize(
     nan: str | float = "raise",
     ste: str = "clip",
 ) -> Tensor:
-    """y = the number of the format that x / scale is rounded to, times scale: :func:`fastiter.quant.quantize`.
+    """y = round(x / scale) scale, rounded to a number of the format: :func:`fastiter.quant.quantize` on tensors.
 
-    dy/dx = 1 where the rounded number is in the format's range, 0 where it is not and became another (saturated,
-    wrapped, infinite). dy/dscale = y / scale there and (y - x) / scale in range, which for integers is LSQ's: the code
-    minus x / scale inside, the lowest or the highest code outside. With stochastic rounding x itself counts, not the
-    rounded number. Where a block of neighbours has a scale of its own, the range follows x: dy/dx = 1.
+    dy/dx = 1 if the rounded number is in the format's range, 0 if it overflowed (saturated, wrapped, infinite).
+    dy/dscale = (y - x) / scale in range and y / scale out of range, which for integers is LSQ's gradient: the code
+    minus x / scale in range, the lowest or the highest code out of range. With stochastic rounding x itself decides
+    whether it is in range, not the rounded number. In formats with blocks, the range follows x: dy/dx = 1.
 
     Parameters
     ----------
@@ -89,21 +89,21 @@ def quantize(
     fmt, axis, nan
         As for :func:`fastiter.quant.quantize`.
     scale : number, Tensor or "amax", optional
-        As there; a tensor of floats may require a gradient, but for formats with blocks. "amax": the scale with which
-        the largest magnitude of x is just held, a constant for the gradient.
+        As for :func:`fastiter.quant.quantize`; a tensor of floats may require a gradient, except for formats with
+        blocks. "amax": the scale that maps the largest magnitude of x to the format's, a constant for the gradient.
     zero_point : int or Tensor of integers, optional
-        As there.
+        As for :func:`fastiter.quant.quantize`.
     rng : int, Tensor or torch.Generator, optional
-        For stochastic rounding: a seed of 64 bits, as an int or an int64 tensor of one element, or a generator that
-        draws one.
+        For stochastic rounding: a 64-bit seed, as an int or an int64 tensor of one element, or a generator that draws
+        one.
     ste : {"clip", "pass"}
-        "pass": dy/dx = 1 everywhere. dy/dscale stays the same, but that wrapped numbers count as in range.
+        "pass": dy/dx = 1 everywhere. dy/dscale stays the same, except that wrapped numbers count as in range.
 
     Raises
     ------
     TypeError, ValueError, BackendError
-        As for :func:`fastiter.quant.quantize`; BackendError for a tensor on another device than the CPU or a CUDA one,
-        where nan="raise" waits for the result if the format has no NaN, and values of a scale are not checked.
+        As for :func:`fastiter.quant.quantize`; BackendError for a tensor on a device other than the CPU or CUDA. On a
+        CUDA device, nan="raise" synchronizes if the format has no NaN, and values of a scale are not checked.
 
     Examples
     --------
@@ -131,9 +131,9 @@ def encode(
     rng: Rng = None,
     nan: str | float = "raise",
 ) -> Tensor | Blocks:
-    """codes = the codes of the numbers that :func:`quantize` rounds to: :func:`fastiter.quant.encode` on tensors.
+    """Return the codes of the numbers that :func:`quantize` rounds to: :func:`fastiter.quant.encode` on tensors.
 
-    Without a gradient. Arguments as for :func:`quantize`.
+    There is no gradient. Arguments as for :func:`quantize`.
 
     Examples
     --------
@@ -160,7 +160,7 @@ def decode(
     zero_point: int | Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """y = the numbers that codes stand for, times scale: :func:`fastiter.quant.decode` on tensors, without a gradient.
+    """Return the numbers of codes, times scale: :func:`fastiter.quant.decode` on tensors, without a gradient.
 
     Examples
     --------
@@ -211,7 +211,7 @@ def fixed_point(
 ) -> Tensor:
     """y = overflow(round(x 2^f)) 2^-f with f = round(point): fixed point whose binary point is learned (QFX).
 
-    dy/dpoint = gradient_scale ln2 (x - y) where the rounded number is in range, -gradient_scale ln2 y where it is not;
+    dy/dpoint = gradient_scale ln2 (x - y) if the rounded number is in range, -gradient_scale ln2 y if it is not;
     dy/dx as for :func:`quantize`. The rounding of the point has the derivative 1.
 
     Parameters
@@ -220,16 +220,17 @@ def fixed_point(
     width : int
         Bits of a code, 1 to 53.
     point : Tensor of floats
-        Bits after the binary point, -126 to 126 after rounding: one number, or as many axes as x, each as long as a
-        divisor of x's.
+        Bits after the binary point, -126 to 126 after rounding: one number, or as many axes as x, with sizes that
+        divide those of x.
     signed, rounding, overflow
         As for :class:`fastiter.quant.Fixed`.
     terms, method
-        With ``terms``, codes have at most so many ones: :class:`fastiter.quant.SumOfPowers`, which saturates.
+        With ``terms``, codes are sums of at most so many powers of two: :class:`fastiter.quant.SumOfPowers`, which
+        saturates.
     rng, nan, ste
         As for :func:`quantize`. With "pass", wrapped numbers count as in range for dy/dpoint, too.
     gradient_scale : float
-        A factor of the point's gradient alone.
+        A factor of the point's gradient only.
 
     References
     ----------
@@ -265,20 +266,20 @@ def lsq(
 ) -> Tensor:
     """y = clip(round(x / step)) step: integers whose step is learned (LSQ).
 
-    dy/dstep = gradient_scale (code - x / step) where the rounded code is in range, gradient_scale times the lowest or
-    highest code where it is not; dy/dx is 1 there, 0 here. Codes are counted from the zero point.
+    If the rounded code is in range, dy/dstep = gradient_scale (code - x / step) and dy/dx = 1; otherwise dy/dstep =
+    gradient_scale times the lowest or highest code, and dy/dx = 0. Codes are counted from the zero point.
 
     Parameters
     ----------
     x : Tensor, float32, float64, float16 or bfloat16
     step : Tensor of positive floats
-        One number, or as many axes as x, each as long as a divisor of x's: (C, 1, 1, 1) for one a channel.
+        One number, or as many axes as x, with sizes that divide those of x: (C, 1, 1, 1) for one step per channel.
     width, signed, rounding, overflow
         As for :class:`fastiter.quant.Int`; "SAT_SYM" leaves out the lowest code.
     zero_point, rng, nan
         As for :func:`quantize`.
     gradient_scale : float
-        A factor of the step's gradient alone; the paper's is 1 / sqrt(numel * highest code).
+        A factor of the step's gradient only; the paper's is 1 / sqrt(numel * highest code).
 
     References
     ----------
@@ -342,9 +343,9 @@ def quantize_gradient(
     axis: int = -1,
     rng: Rng = None,
 ) -> Tensor:
-    """y = x, but the gradient that comes back is rounded to the format: dx = quantize(dy, fmt). NaN is kept.
+    """y = x, but the incoming gradient is rounded to the format: dx = quantize(dy, fmt). NaN is kept.
 
-    Arguments as for :func:`quantize`; a format that rounds stochastically takes ``rng`` when this is called.
+    Arguments as for :func:`quantize`; with stochastic rounding the seed is drawn from ``rng`` in the forward pass.
 
     Examples
     --------
@@ -373,7 +374,7 @@ def linear(
 ) -> Tensor:
     """y[m, n] = bias[n], then y[m, n] = acc(y[m, n] + x[m, k] weight[n, k]) for k = 0, 1, 2, ... in this order.
 
-    :func:`fastiter.quant.quant_matmul` on tensors that are rounded already: each sum is exact and is rounded once. The
+    :func:`fastiter.quant.quant_matmul` on tensors that are already rounded: each sum is exact and is rounded once. The
     gradient is that of x weight^T + bias, as if the accumulator were exact.
 
     Parameters
@@ -381,21 +382,22 @@ def linear(
     x : Tensor (..., K)
     weight : Tensor (N, K)
     bias : Tensor (N,), optional
-        Where the accumulator starts: assigned to its format as a first sum.
+        Initial value of the accumulator, rounded to its format as a first sum.
     accumulate : Fixed, Float or str
-        With a :class:`Fixed`, x and weight must be finite and multiples of powers of two by integers of at most 64
-        bits together, as what :func:`quantize` makes of them is; with a :class:`Float`, numbers of float32.
+        The accumulator's format. With a :class:`Fixed`, x and weight must be finite, and integers times powers of two,
+        with at most 64 bits of both integers together, as :func:`quantize` returns them; with a :class:`Float` they
+        must be exact in float32.
     every : int
-        How many sums go between two roundings.
+        Number of products that are added between two roundings.
 
     Raises
     ------
     TypeError, ValueError
-        For a wrong type, dtype or shape, and for numbers that the accumulator does not take.
+        For a wrong type, dtype or shape, and for numbers that the accumulator does not support.
     BackendError
-        For a tensor on another device than the CPU or a CUDA one; on a CUDA device for a :class:`Fixed` of more than 62
-        bits, and for sums of ``every`` products that need more than 64. With a :class:`Fixed` the call waits for the
-        device, which looks at the bits of x and weight first.
+        For a tensor on a device other than the CPU or CUDA; on a CUDA device for a :class:`Fixed` of more than 62 bits,
+        and for sums of ``every`` products that need more than 64. With a :class:`Fixed` the call synchronizes, to find
+        the bits that x and weight need.
 
     Examples
     --------

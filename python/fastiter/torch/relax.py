@@ -1,4 +1,4 @@
-"""Relaxation on tensors: solutions of A x = b and sweeps, differentiable in the values of A, in b and more."""
+"""Relaxation on tensors: solving A x = b, and sweeps, differentiable in the values of A, b and other inputs."""
 
 from __future__ import annotations
 
@@ -38,34 +38,34 @@ def relax_solve(
     max_steps: int = 10_000,
     check_every: int = 1,
 ) -> Solution:
-    """A x = b by relaxation; the gradients come from one more solution, A^H l = g: db = l, dA = -l x^H on the pattern.
+    """Solve A x = b by relaxation; the gradients come from one more system, A^H l = g: db = l, dA = -l x^H on the pattern.
 
     Parameters
     ----------
     A_values : (entries,)
         The values of A: float32, float64 or complex128.
     pattern
-        (crow, col) as of a torch sparse CSR tensor: integers (n + 1,) and (entries,).
+        (crow, col) as in a torch sparse CSR tensor: integers (n + 1,) and (entries,).
     b : (n,) or (n, k)
     x0
-        Where to start; 0 by default. The solution does not depend on it, so it has no gradient.
+        Initial guess, 0 by default. The solution does not depend on it, so it has no gradient.
     method, omega, order
         As for :class:`fastiter.relax.Relaxation`: "jacobi", "gauss_seidel", "sor" or "ssor"; ``omega="auto"`` estimates
         it for A, and again for A^H, and is None in the solution.
 
     The pattern is on the CPU. A_values, b and x0 may be on a GPU, for "jacobi" or in the orders "color" and
-    "red-black"; the host then waits once a check.
+    "red-black"; the host then synchronizes once per check.
 
     Returns
     -------
     Solution
-        Its value is x, differentiable in A_values and b, as often as wanted. Its steps, residual, converged and reason
-        are those of the forward solution.
+        Its value is x, differentiable in A_values and b to any order. Its steps, residual, converged and reason are
+        those of the forward solve.
 
     Raises
     ------
     RuntimeError
-        In the backward pass, if A^H l = g does not converge: a gradient that is no gradient helps nobody.
+        In the backward pass, if A^H l = g does not converge, as the gradient would be wrong.
 
     Examples
     --------
@@ -169,11 +169,11 @@ def sweeps(
     method: str = "sor",
     order: str = "natural",
 ) -> Tensor:
-    """x after k sweeps from x, differentiable in x, b, A_values and omega by the sweeps in reverse.
+    """Return x after k sweeps, differentiable in x, b, A_values and omega by adjoint sweeps in reverse.
 
     Arguments are those of :func:`relax_solve`; omega may be a tensor of one number. ``"gauss_seidel"`` is "sor" with
-    omega = 1. All k iterates are kept. Differentiating twice is refused with an error. On a GPU nothing waits, so
-    values (a zero on the diagonal) and an omega that is on the GPU are not checked.
+    omega = 1. All k iterates are saved. Differentiating twice raises an error. On a GPU nothing synchronizes, so
+    values (a zero on the diagonal) and an omega on the GPU are not checked.
 
     Examples
     --------
@@ -225,12 +225,12 @@ class _Sweeps(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         values, crow, col, omega, iterates = ctx.saved_tensors
         dx, db, dvalues, domega = relax_sweeps_bwd(values, crow, col, omega, iterates, g, *ctx.how)
-        own_domega = domega.to(omega.device) if ctx.needs_input_grad[5] else None  # waits only where it is wanted
+        own_domega = domega.to(omega.device) if ctx.needs_input_grad[5] else None  # synchronizes only if needed
         return dvalues, None, None, dx, db, own_domega, None, None, None
 
 
 def _check_factor(function: str, method: str, omega: Tensor | float | str) -> None:
-    """Refuse an omega that the method has no use for; one on a GPU, or while tracing, is not looked at."""
+    """Refuse an omega other than 1 for gauss_seidel; on a GPU, or while tracing, it is not checked."""
     if method != "gauss_seidel" or torch.compiler.is_compiling() or (isinstance(omega, Tensor) and not omega.is_cpu):
         return
     number = omega.item() if isinstance(omega, Tensor) and omega.numel() == 1 else omega

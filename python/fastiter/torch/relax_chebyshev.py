@@ -22,15 +22,15 @@ from .relaxation import Relaxation
 
 
 class Chebyshev:
-    """x <- x + d, d <- momentum d + omega (sweep(x) - x): any symmetric sweep, accelerated.
+    """x <- x + d, d <- momentum d + omega (sweep(x) - x): acceleration of any symmetric sweep.
 
     Parameters
     ----------
     relaxation : Relaxation
-        With a symmetric sweep: Jacobi, SSOR, or ``symmetric=True``; on the CPU or a GPU.
+        A relaxation with a symmetric sweep: Jacobi, SSOR, or ``symmetric=True``; on the CPU or a GPU.
     bounds
-        The least and the largest eigenvalue of M^-1 A, which is I minus the sweep's iteration matrix. By default they
-        are estimated as in :class:`fastiter.relax.Chebyshev`, on the device, at the first solution.
+        The smallest and largest eigenvalue of M^-1 A, which is I minus the sweep's iteration matrix. By default they
+        are estimated as in :class:`fastiter.relax.Chebyshev`, on the device, at the first solve.
 
     Examples
     --------
@@ -63,7 +63,7 @@ class Chebyshev:
         max_steps: int = 10_000,
         check_every: int = 1,
     ) -> Solution:
-        """As :meth:`Relaxation.solve`; a step is a sweep."""
+        """Solve A x = b, like :meth:`Relaxation.solve`; a step is a sweep."""
         function, relaxation = "Chebyshev.solve", self.relaxation
         start, limits = relaxation.start(function, b, x0, (rtol, atol, max_steps, check_every))
         if relaxation.host is not None:
