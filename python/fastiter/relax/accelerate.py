@@ -32,10 +32,10 @@ class Recurrence:
     """The factors of d <- momentum d + omega z, x <- x + d for eigenvalues in [low, high], step after step.
 
     After k steps the error along an eigenvector with eigenvalue t is multiplied by
-    T_k((high + low - 2 t) / (high - low)) / T_k((high + low) / (high - low)). An estimated low may exceed the
-    least t, as on a fine grid, whose error is then
-    the last to vanish: its factor per step tends to g(t) / g(0) with g + 1 / g = 2 (high + low - 2 t) / (high - low),
-    which yields t, and the recurrence restarts with this t as low (Hageman and Young).
+    T_k((high + low - 2 t) / (high - low)) / T_k((high + low) / (high - low)). An estimated low may exceed the least t,
+    as on a fine grid, whose error is then the last to vanish: its factor per step tends to g(t) / g(0) with
+    g + 1 / g = 2 (high + low - 2 t) / (high - low), which yields t, and the recurrence restarts with this t as low
+    (Hageman and Young).
     """
 
     def __init__(self, low: float, high: float, *, adapts: bool = False) -> None:
@@ -142,7 +142,7 @@ def _estimated(function: str, A: Any, system: System) -> tuple[float, float]:
     least, largest = found.low, found.high
     if largest >= 1:
         raise ValueError(f"{function}: bounds must be given where A is not positive definite, got None")
-    # The estimates lie inside the spectrum: a larger high costs little, but an eigenvalue beyond it makes its mode grow.
+    # The estimates lie inside the spectrum: a larger high costs little; beyond it, an eigenvalue makes its mode grow.
     return 0.95 * (1 - largest), MARGIN * (1 - least)
 
 

@@ -1,4 +1,4 @@
-"""One system after the other, each with the omega that a tuner predicts."""
+"""A sequence of systems, each solved with the omega that a tuner predicts."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ SOLVERS = {"sor": sor, "ssor_cg": ssor_cg}
 
 
 class Tuner(Protocol):
-    """What :func:`solve_sequence` asks for: those of this module, or one's own."""
+    """The interface of tuners for :func:`solve_sequence`: those of this module, or your own."""
 
     def predict(self, context: float | None = None) -> float:
         """Return the omega for a system with this context."""
 
     def update(self, iterations: float) -> None:
-        """Learn what it took."""
+        """Learn from the number of iterations."""
 
 
 @dataclass(frozen=True)
 class SequenceSolution:
-    """What :func:`solve_sequence` found.
+    """The result of :func:`solve_sequence`.
 
     Attributes
     ----------
     solutions
         The :class:`fastiter.Solution` of each system.
     omegas : (T,)
-        The omega that each was solved with.
+        The omega of each solution.
     iterations : (T,)
-        The steps that each took: ``max_steps`` where it did not converge.
+        The steps of each solution: ``max_steps`` if it did not converge.
     """
 
     solutions: tuple[Solution, ...]
@@ -62,24 +62,24 @@ def solve_sequence(
     atol: float = 0.0,
     max_steps: int = 10_000,
 ) -> SequenceSolution:
-    """A_t x_t = b_t for t = 0, 1, ...: each solved with the omega of ``tuner``, which learns from the iterations.
+    """Solve A_t x_t = b_t for t = 0, 1, ...: each with the omega of ``tuner``, which learns from the iterations.
 
     Parameters
     ----------
     systems
-        Pairs ``(A, b)``, or triples ``(A, b, context)`` for a tuner that has contexts; an iterator is read one system
+        Pairs ``(A, b)``, or triples ``(A, b, context)`` for a tuner with contexts; an iterator is consumed one system
         at a time. b is one column (n,), or has the shape of the grid of a :class:`Stencil`.
     tuner
         :class:`TsallisINF`, :class:`ContextualTsallisINF`, :class:`ChebCB`, or any object with their ``predict`` and
-        ``update``; it goes on with what it knows already.
+        ``update``; it keeps what it has learned before.
     method
         "sor" or "ssor_cg".
     order
         As in :func:`sor`.
     warm_start
-        Start from the solution of the system before instead of 0, which takes systems of one size.
+        Start from the previous solution instead of 0; all systems must then have one size.
     rtol, atol, max_steps
-        As in :func:`sor`; the residual is checked after every step, so that all of them count. A system that did not
+        As in :func:`sor`; the residual is checked after every step, so that each step counts. A system that did not
         converge, for whatever reason, counts as ``max_steps`` iterations.
 
     Raises

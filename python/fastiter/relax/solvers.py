@@ -52,7 +52,7 @@ def block_jacobi(
     max_steps: int = 10_000,
     check_every: int = 1,
 ) -> Solution:
-    """x_I <- x_I + omega A_II^-1 (b - A x)_I for blocks I of consecutive rows; a BSR matrix has a size for them."""
+    """x_I <- x_I + omega A_II^-1 (b - A x)_I for blocks I of consecutive rows, by default those of a BSR matrix."""
     relaxation = Relaxation.of("block_jacobi", A, "block_jacobi", omega=omega, block_size=block_size)
     return relaxation.solve(b, x0, rtol=rtol, atol=atol, max_steps=max_steps, check_every=check_every)
 
@@ -119,7 +119,7 @@ def ssor(
     max_steps: int = 10_000,
     check_every: int = 1,
 ) -> Solution:
-    """One sweep of :func:`sor` forward and one backward are a step."""
+    """:func:`sor` with one sweep forward and one backward per step."""
     relaxation = Relaxation.of("ssor", A, "ssor", omega=omega, order=order, block_size=block_size)
     return relaxation.solve(b, x0, rtol=rtol, atol=atol, max_steps=max_steps, check_every=check_every)
 
@@ -140,7 +140,7 @@ def kaczmarz(
 ) -> Solution:
     """x <- x + omega (b_i - a_i x) a_i^H / ||a_i||^2, row after row; A may have any shape and zeros on its diagonal.
 
-    From x0 = 0 it converges to the solution of least norm of any system that has one.
+    From x0 = 0 it converges to the minimum norm solution of any consistent system.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Operators on grids that need no matrix: each point with its neighbours along the axes."""
+"""Operators on grids without a stored matrix: each point with its neighbours along the axes."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Stencil:
     grid
         The points along each axis, two or three.
     coefficients : (2 d + 1,) or (2 d + 1, *grid)
-        Of the point itself, then of the one before and the one after along each axis, the first axis first; one number
-        each, or one for each point. float32, float64 or complex128.
+        The coefficient of the point itself, then of the one before and the one after along each axis, the first axis
+        first; one number each, or one for each point. float32, float64 or complex128.
     mask : bool (*grid), optional
-        Where it is False, x is given (Dirichlet): no sweep changes it, its neighbours read it, and it has no equation.
+        False where x is given (Dirichlet): no sweep changes it, its neighbours read it, and it has no equation.
 
     Notes
     -----
-    Takes the place of A in :class:`Relaxation` (all methods but those in blocks), :func:`chebyshev` and
-    :func:`ssor_cg`, with x and b in the shape of the grid, or (*grid, k). They have the dtype of the coefficients or a
-    wider one, in which all is computed: float64, or complex128, whose real and imaginary parts are two right-hand
-    sides where the coefficients are real. In red-black order, which "color" is too, many sweeps are one pass over the
-    grid; in others each point is sought.
+    Replaces A in :class:`Relaxation` (all methods but block methods), :func:`chebyshev` and :func:`ssor_cg`, with x
+    and b in the shape of the grid, or (*grid, k). They have the dtype of the coefficients or a wider one, which is then
+    used throughout: float64, or complex128, whose real and imaginary parts are two right-hand sides if the coefficients
+    are real. In red-black order, which "color" gives too, several sweeps are fused into one pass over the grid; other
+    orders look up each point.
 
     Examples
     --------
@@ -71,7 +71,7 @@ class Stencil:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The shape of the matrix that this stands for."""
+        """The shape of the equivalent matrix."""
         points = int(np.prod(self.grid))
         return points, points
 
@@ -81,7 +81,7 @@ class Stencil:
         return self.coefficients.dtype
 
     def toarray(self) -> Array:
-        """Return the matrix, dense, with the rows of given points all 0."""
+        """Return the equivalent matrix, dense, with zeros in the rows of given points."""
         points, index = self.shape[0], np.arange(self.shape[0]).reshape(self.grid)
         A = np.zeros((points, points), self.dtype)
         wide = self.coefficients
@@ -121,7 +121,7 @@ class OfStencil(System):
         s, own = self.stencil, {number: name for (name, _), number in NUMBERS.items()}[numbers]
         c = np.ascontiguousarray(s.coefficients, own)
         n0, n1, n2 = self.points if len(self.points) == 3 else (self.points[0], 1, self.points[1])
-        if len(self.points) == 2:  # the axis that is missing is the one in the middle
+        if len(self.points) == 2:  # in 2D the middle axis is missing
             c = np.ascontiguousarray(np.concatenate([c[:3], np.zeros((2, *c.shape[1:]), c.dtype), c[3:]]))
         scale = scales_of_points(c, own) if self.projections else None
         c = c if scale is None else np.ascontiguousarray(c * scale, own)
@@ -141,14 +141,14 @@ class OfStencil(System):
         return np.ascontiguousarray(self.unknowns(own)).reshape(-1)
 
     def unknowns(self, b: Array) -> Array:
-        """Return b with 0 where there is no equation."""
+        """Return b with 0 at points without an equation."""
         if self.stencil.mask is None:
             return b
         mask = self.stencil.mask.reshape(*self.points, *(1,) * (b.ndim - len(self.points)))
         return np.where(mask, b, b.dtype.type(0))
 
     def random(self, seed: int = 0) -> Array:
-        """Return the same with 0 at given points."""
+        """Return a random x with 0 at given points."""
         return np.ascontiguousarray(self.unknowns(super().random(seed).reshape(self.points))).reshape(-1)
 
     def _singular(self, row: int) -> str:
@@ -157,7 +157,7 @@ class OfStencil(System):
 
 
 def _pattern(grid: tuple[int, ...], order: object) -> Csr:
-    """The pattern of the matrix, where the order needs it: a row's entries in no order, and without the diagonal."""
+    """The sparsity pattern for the order, without the diagonal; a row's entries are not sorted."""
     points = int(np.prod(grid))
     if not (isinstance(order, str) and order == "cluster"):
         return Csr(points, np.broadcast_to(np.int64(0), points + 1), np.empty(0, np.int32), np.empty(0))
@@ -172,7 +172,7 @@ def _pattern(grid: tuple[int, ...], order: object) -> Csr:
 
 
 class _OneByOne:
-    """A stencil for several right-hand sides (points, k), and for complex ones where it is real: each by itself."""
+    """A stencil applied to right-hand sides (points, k) one by one, real and imaginary parts too if it is real."""
 
     def __init__(self, one: Prepared, own: np.dtype[Any]) -> None:
         self.one, self.own = one, own
@@ -195,7 +195,7 @@ class _OneByOne:
         return None
 
     def residual(self, x: Array, b: Array, r: Array | int, k: int, norms: Array, /) -> None:
-        """Find b - A x of each column, and the squares of its norm, those of a real and an imaginary part together."""
+        """Compute b - A x of each column, and the squares of its norm, summed over a real and an imaginary part."""
         xs, bs = self._columns(x, k), self._columns(b, k)
         if xs.shape[1] == 1:
             return self.one.residual(x, b, r, 1, norms)

@@ -1,4 +1,4 @@
-"""Learners that choose omega for each system of a sequence, from the iterations that the systems before took."""
+"""Learners that choose omega for each system of a sequence, from the iterations that earlier systems took."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from ._vectors import count
 
 Array = npt.NDArray[Any]
 
-#: That an update takes; what is learned is a sum of them, divided by probabilities
+#: The largest number in an update; the learners sum these, divided by probabilities
 MOST_ITERATIONS = 1e300
 
 _MASK = 2**64 - 1
 
 
 def _mixed(z: int) -> int:
-    """SplitMix64's bijection, so that seeds beside each other have nothing in common."""
+    """SplitMix64's bijection, which makes the streams of consecutive seeds unrelated."""
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _MASK
     return z ^ (z >> 31)
 
 
 class _Tuner:
-    """Arms, draws, the order of the calls, and the arrays that are all a learner knows.
+    """Arms, draws, the order of the calls, and the arrays that hold the learner's whole state.
 
-    The compiled learner reads and writes these arrays by their addresses: they are never replaced.
+    The compiled learner reads and writes these arrays at their addresses, so they are never replaced.
     """
 
     _learner: Any
 
     def _connect(self) -> None:
-        """Make the compiled learner on the arrays."""
+        """Create the compiled learner on the arrays."""
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return all but the compiled learner, which a copy has for itself, on arrays of its own."""
+        """Return all but the compiled learner; a copy creates its own, on its own arrays."""
         arrays = {name: array.copy() for name, array in self._arrays.items()}
         return {**{name: x for name, x in self.__dict__.items() if name != "_learner"}, "_arrays": arrays}
 
@@ -60,30 +60,30 @@ class _Tuner:
         self._arrays: dict[str, Array] = {"generator": generator}
 
     def _position(self, function: str, context: object) -> float:
-        """Return what the compiled learner calls the context."""
+        """Return the compiled learner's representation of the context."""
         raise NotImplementedError
 
     def predict(self, context: float | None = None) -> float:
-        """Draw the omega for the next system, whose context this is; :meth:`update` has to follow.
+        """Draw the omega for the next system, which has this context; call :meth:`update` afterwards.
 
         Raises
         ------
         RuntimeError
-            If the prediction before has had no update.
+            If the previous prediction has had no update.
         TypeError, ValueError
-            If the context is no number or out of the bounds.
+            If the context is not a number or is out of bounds.
         """
         if self._pending[-1] >= 0:
             raise RuntimeError(f"{self._name}.predict: update must follow each prediction, got a second prediction")
         return float(self.arms[self._learner.predict(self._position("predict", context))])
 
     def update(self, iterations: float) -> None:
-        """Learn how many iterations the system took with the omega that was predicted.
+        """Learn the number of iterations that the system took with the predicted omega.
 
         Raises
         ------
         RuntimeError
-            If no prediction is waiting for it.
+            If there is no prediction to update.
         TypeError, ValueError
             If the iterations are not a number from 0 to 1e300.
         """
@@ -97,22 +97,22 @@ class _Tuner:
         self._learner.update(max(taken - 1, 0.0))
 
     def probabilities(self, context: float | None = None) -> Array:
-        """Return the probability (arms,) of each arm to be drawn next; nothing is drawn."""
+        """Return the probability (arms,) of drawing each arm next, without drawing."""
         p = np.empty(len(self.arms))
         self._learner.probabilities(self._position("probabilities", context), p)
         return p
 
     def state(self) -> dict[str, Array]:
-        """Return copies of all arrays that the learner has: what it knows, and where its draws are."""
+        """Return copies of all arrays of the learner: what it has learned, and the position of its draws."""
         return {"arms": self.arms.copy(), **{name: array.copy() for name, array in self._arrays.items()}}
 
     def load(self, state: dict[str, Array]) -> None:
-        """Go on where a tuner of the same arms and options was when :meth:`state` was called, draw for draw.
+        """Continue from where a tuner of the same arms and options was when :meth:`state` was called, draw for draw.
 
         Raises
         ------
         TypeError, ValueError
-            If the state is that of another kind of tuner, or of other arms or options.
+            If the state is from another kind of tuner, or from other arms or options.
         """
         function, expected = f"{self._name}.load", {"arms": self.arms, **self._arrays}
         if not isinstance(state, dict):
@@ -132,7 +132,7 @@ class _Tuner:
             array[...] = state[name]
 
     def _check_state(self, function: str, state: dict[str, Array]) -> None:
-        """Refuse what the compiled learner would follow out of its arrays, or another interval of contexts."""
+        """Refuse a state that would make the compiled learner leave its arrays, or has another interval of contexts."""
         pending, limits = state["pending"], self._limits()
         if not ((pending >= -1).all() and (pending < limits).all() and (pending < 0).any() == (pending < 0).all()):
             raise ValueError(f"{function}: pending must be -1 or below {limits}, got {pending.tolist()}")
@@ -149,10 +149,10 @@ class _Tuner:
 
 
 class TsallisINF(_Tuner):
-    """p_i = 4 / (eta (k_i / scale - x))^2: a bandit that comes to the one best omega of a sequence of systems.
+    """p_i = 4 / (eta (k_i / scale - x))^2: a bandit that converges to the one best omega of a sequence of systems.
 
-    k_i estimates the sum of (iterations - 1) that arm i would have had, eta = 2 / sqrt(t), scale is the mean, and x is
-    where the probabilities sum to 1. With d arms it takes about ``4 sqrt(d t)`` times the mean more iterations in t
+    k_i estimates the sum of (iterations - 1) that arm i would have had, eta = 2 / sqrt(t), scale is the mean, and x
+    makes the probabilities sum to 1. With d arms it takes about ``4 sqrt(d t)`` times the mean more iterations in t
     systems than the best arm for all of them, whatever the systems are.
 
     Parameters
@@ -160,7 +160,7 @@ class TsallisINF(_Tuner):
     arms : (d,)
         The omegas to choose from.
     seed
-        From 0 to 2**64 - 1. The same seed and the same iterations are the same omegas, on every machine.
+        From 0 to 2**64 - 1. The same seed and iterations give the same omegas on every machine.
 
     Raises
     ------
@@ -198,7 +198,7 @@ class TsallisINF(_Tuner):
         self._learner = _core.Tsallis(len(self.arms), *(self._arrays[name] for name in names))
 
     def _position(self, function: str, context: object) -> int:
-        """Every context is alike: the argument is there so that all tuners are called in the same way."""
+        """Return the same for every context: the argument only gives all tuners the same interface."""
         return 0
 
     def _limits(self) -> list[int]:
@@ -206,14 +206,14 @@ class TsallisINF(_Tuner):
 
 
 class ContextualTsallisINF(TsallisINF):
-    """The same, once for each of ``bins`` equal parts of the interval of contexts.
+    """One :class:`TsallisINF` for each of ``bins`` equal parts of the interval of contexts.
 
     Parameters
     ----------
     arms : (d,)
         The omegas to choose from.
     bounds
-        (low, high), between which every context is: a number that says how hard a system is.
+        (low, high), the bounds of every context: a number that says how hard a system is.
     bins
         The number of parts.
     seed
@@ -253,20 +253,20 @@ class ContextualTsallisINF(TsallisINF):
 
 
 class ChebCB(_Tuner):
-    """theta_i: polynomials of the context that predict the iterations of each omega, and a draw among the promising.
+    """theta_i: polynomials of the context that predict the iterations of each omega; good arms are drawn more often.
 
-    For each arm, sum_j theta_ij T_j(context) is fitted to (iterations - 1) by least squares in the box in which
-    Chebyshev coefficients of Lipschitz functions are. An arm whose prediction is g above the least is drawn with
-    probability 1 / (d + eta g), where eta is the larger the better the predictions have been (SquareCB).
+    For each arm, sum_j theta_ij T_j(context) is fitted to (iterations - 1) by least squares within the box that
+    contains the Chebyshev coefficients of Lipschitz functions. An arm whose prediction is g above the least is drawn
+    with probability 1 / (d + eta g); eta grows with the accuracy of the predictions (SquareCB).
 
     Parameters
     ----------
     arms : (d,)
         The omegas to choose from.
     bounds
-        (low, high), between which every context is.
+        (low, high), the bounds of every context.
     degree
-        Of the polynomials, from 0 to 64.
+        Degree of the polynomials, from 0 to 64.
     seed
         From 0 to 2**64 - 1.
 
@@ -307,7 +307,7 @@ class ChebCB(_Tuner):
 
     def _connect(self) -> None:
         d, m = self._arrays["theta"].shape
-        # Logarithms differ in the last bit from one machine to the next; twelve decimals do not.
+        # A logarithm's last bit differs between machines; twelve decimals do not.
         lebesgue = round(math.pi + 2 / math.pi * math.log(2 * m + 1), 12) / (2 * (m + 1))
         names = ("gram", "moment", "square", "theta", "misfit", "feature", "numbers", "rounds", "pending", "generator")
         self._learner = _core.Chebyshev(d, m, lebesgue, *(self._arrays[name] for name in names))
@@ -344,7 +344,7 @@ def _checked_bounds(function: str, bounds: object) -> Array:
 
 
 def _share(function: str, context: object, low: float, high: float) -> float:
-    """Return where in the interval the context is, from 0 to 1."""
+    """Return the relative position of the context in the interval, from 0 to 1."""
     if isinstance(context, bool) or not isinstance(context, numbers.Real):
         raise TypeError(f"{function}: context must be a number, got {kind(context)}")
     at = float(context)

@@ -1,4 +1,4 @@
-"""Launch shapes for GPU kernels: a solver of constraints on integers, what is known of cards, and plans."""
+"""Launch shapes for GPU kernels: a solver for integer constraints, data about GPUs, and launch plans."""
 
 from __future__ import annotations
 

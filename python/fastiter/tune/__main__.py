@@ -1,4 +1,4 @@
-"""Print the plans of one card as a table: python -m fastiter.tune H100 --cell lstm --batch 16 --dtype bfloat16."""
+"""Print the plans of one GPU as a table: python -m fastiter.tune H100 --cell lstm --batch 16 --dtype bfloat16."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def row(plan: RnnPlan) -> str:
 
 
 def table(device: str, cell: str, batch: int, dtype: str, units: int) -> str:
-    """Return the table; there are as many heads of each width as ``units`` allow."""
+    """Return the table; each width has as many heads as ``units`` allow."""
     shapes = [(max(1, units // width), width, backward) for width in WIDTHS for backward in (False, True)]
     plans = [
         rnn_plan(DEVICES[device], cell=cell, heads=n, width=d, batch=batch, dtype=dtype, backward=b)

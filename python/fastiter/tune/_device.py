@@ -1,4 +1,4 @@
-"""What a plan has to know of a card."""
+"""The properties of a GPU that a plan depends on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KIB = 1024
 
 @dataclass(frozen=True)
 class Device:
-    """A card: what its kernels may use, and how fast it is.
+    """A GPU: the resources of its kernels, and its speed.
 
     Attributes
     ----------
@@ -27,17 +27,17 @@ class Device:
     registers, shared : int
         32-bit registers, and bytes of shared memory, of one SM.
     block_shared : int
-        Bytes of shared memory that one block can ask for.
+        The most bytes of shared memory of one block.
     l2 : int
         Bytes of L2 cache.
     clock : int
         Boost clock, MHz.
     bandwidth : int
-        Of the card's memory, GB/s as its data sheet says; a copy gets about 90% of it.
+        Memory bandwidth, GB/s by the data sheet; a copy gets about 90% of it.
     tensor_flops : int
-        Dense bf16 TFLOP/s of the tensor cores as the data sheet says.
+        Dense bf16 TFLOP/s of the tensor cores by the data sheet.
     thread_registers, block_threads, threads, warp : int
-        Registers of a thread, threads of a block and of an SM at most, threads of a warp.
+        Limits: registers of a thread, threads of a block and of an SM; threads of a warp.
 
     Examples
     --------
@@ -63,14 +63,14 @@ class Device:
 
     @classmethod
     def current(cls) -> Device:
-        """Return the card that is current in torch, where the program has imported it, or else in CuPy.
+        """Return the current GPU of torch, if the program has imported it, or else of CuPy.
 
         Raises
         ------
         BackendError
-            Where neither is there, or neither sees a card; the message says what to do.
+            If neither is available, or neither finds a GPU; the message says what to do.
         """
-        torch = sys.modules.get("torch")  # this layer imports no torch; who has tensors on a card has imported it
+        torch = sys.modules.get("torch")  # not imported here; whoever has GPU tensors has imported it
         if torch is not None and torch.cuda.is_available():
             number = torch.cuda.current_device()
             properties = torch.cuda.get_device_properties(number)
@@ -95,7 +95,7 @@ class Device:
 
 
 def _from_torch(properties: Any, clock: int) -> Device:
-    """Make a row of torch's properties; where torch is silent, a block's shared memory is the SM's less 1 KiB."""
+    """Make a row from torch's properties; if a block's shared memory is missing, it is the SM's less 1 KiB."""
     shared = properties.shared_memory_per_multiprocessor
     return _row(
         properties.name,
@@ -125,7 +125,7 @@ def _from_cupy(properties: dict[str, Any]) -> Device:
 
 
 def _row(name: str, capability: tuple[int, int], sms: int, *, clock: int, **facts: int) -> Device:
-    """Add the speeds, which no card tells: those of the built-in card of the same name or else nearest generation."""
+    """Add the speeds, which GPUs do not report: those of the built-in GPU of the same name or nearest generation."""
     named = [row for key, row in DEVICES.items() if key.replace("RTX ", "") in name]
     older = [row for row in DEVICES.values() if row.capability <= capability]
     like = (named or sorted(older, key=lambda row: row.capability)[-1:] or [DEVICES["A100"]])[0]
@@ -135,7 +135,7 @@ def _row(name: str, capability: tuple[int, int], sms: int, *, clock: int, **fact
     )
 
 
-#: Data sheets' numbers of some cards.
+#: Data sheet numbers of some GPUs
 DEVICES = {
     "A100": Device("A100", (8, 0), 108, 65536, 164 * KIB, 163 * KIB, 40 << 20, 1410, 2039, 312),
     "H100": Device("H100", (9, 0), 132, 65536, 228 * KIB, 227 * KIB, 50 << 20, 1980, 3350, 989),

@@ -1,4 +1,4 @@
-"""Variables that all differ from each other: their groups, and what counting the values that are left takes out."""
+"""All-different constraints: their groups, and the values that they exclude, by counting and matching."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from ._domains import Conflict, clip, listed, members
 from ._graph import Formula, Graph, Leaf
 
-#: A variable and a number that is added to it. The sums of a group all differ from each other.
+#: Pairs of a variable and an offset; the sums of a group are pairwise different.
 Group = tuple[tuple[int, int], ...]
 
 
 def groups(graph: Graph, conditions: Sequence[Formula]) -> list[Group]:
-    """Return groups of three or more that the conditions make differ, grown around each pair that is in none yet."""
+    """Return groups of three or more terms that the conditions make differ, grown from each pair not yet in a group."""
     pairs = dict.fromkeys(pair for (_, leaf), *others in conditions if not others for pair in _differing(graph, leaf))
     beside: dict[int, list[tuple[int, int]]] = {}
     for a, b, added in pairs:
@@ -34,7 +34,7 @@ def groups(graph: Graph, conditions: Sequence[Formula]) -> list[Group]:
 
 
 def _differing(graph: Graph, leaf: Leaf) -> Iterator[tuple[int, int, int]]:
-    """Yield (a, b, c), both ways round, for each a != b + c that a condition on a - b means."""
+    """Yield (a, b, c), in both directions, for each a != b + c that a condition on a - b implies."""
     kind, parts, _ = graph.nodes[leaf.root]
     if kind != "sum" or [c for _, c in parts] != [1, -1] or parts[1][0] >= graph.variables:
         return
@@ -48,12 +48,11 @@ def _differing(graph: Graph, leaf: Leaf) -> Iterator[tuple[int, int, int]]:
 
 
 def narrow_group(group: Group, box: list[Any]) -> None:
-    """Take out of ``box`` values with which the sums of the group cannot all differ.
+    """Remove from ``box`` the values with which the sums of the group cannot all differ.
 
-    Only k variables that have no more than k values between them take values from others, so that those with more
-    values than the group has members need not be looked at for that. All others are matched with values. A value of a
-    variable is then possible if it can be exchanged along a cycle of the matching, or along a path to a value that is
-    free (Regin, 1994).
+    Only k variables with at most k values between them exclude values from others, so variables with more values than
+    the group has members can be ignored in this step. All others are matched with values. A value of a variable is then
+    possible if it can be exchanged along a cycle of the matching, or along a path to a free value (Regin, 1994).
     """
     narrow = [(variable, added) for variable, added in group if box[variable].size <= len(group)]
     if not narrow:
@@ -77,16 +76,16 @@ def narrow_group(group: Group, box: list[Any]) -> None:
 
 
 def _matching(values: list[list[int]]) -> list[int]:
-    """Return a value for each list, all different; raise Conflict where there are none."""
+    """Return a value for each list, all different; raise Conflict if that is impossible."""
     owner: dict[int, int] = {}
     held: list[Any] = [None] * len(values)
     for start in range(len(values)):
-        asked: dict[int, int] = {}  # a value, and who asks its owner for it
+        asked: dict[int, int] = {}  # maps a value to the list that asks its owner for it
         waiting = [start]
         free = _free(values, owner, asked, waiting)
         if free is None:
             raise Conflict
-        while free is not None:  # each on the way back gets what it asked for, and leaves what it held
+        while free is not None:  # along the path, each list takes what it asked for and frees its old value
             number = asked[free]
             owner[free] = number
             held[number], free = free, held[number]
@@ -94,7 +93,7 @@ def _matching(values: list[list[int]]) -> list[int]:
 
 
 def _free(values: list[list[int]], owner: dict[int, int], asked: dict[int, int], waiting: list[int]) -> int | None:
-    """Return a value without an owner that can be had by asking owners for theirs, breadth first."""
+    """Return a value without an owner, found breadth first along an augmenting path."""
     for number in waiting:
         for value in values[number]:
             if value not in asked:
@@ -107,7 +106,7 @@ def _free(values: list[list[int]], owner: dict[int, int], asked: dict[int, int],
 
 
 def _closed(values: list[list[int]], held: list[int], owner: dict[int, int]) -> list[int]:
-    """Return the numbers of the lists from which no exchange leads to a value that is free."""
+    """Return the numbers of the lists from which no exchange leads to a free value."""
     asking: list[list[int]] = [[] for _ in values]
     for number, its in enumerate(values):
         for value in its:
@@ -123,7 +122,7 @@ def _closed(values: list[list[int]], held: list[int], owner: dict[int, int]) -> 
 
 
 def _components(after: dict[int, list[int]]) -> dict[int, int]:
-    """Return for each node of a graph one node of its strongly connected component, by two depth-first walks."""
+    """Map each node of a graph to a representative of its strongly connected component, by two depth-first walks."""
     order, seen = [], set()
     before: dict[int, list[int]] = {node: [] for node in after}
     for start in after:
@@ -151,7 +150,7 @@ def _components(after: dict[int, list[int]]) -> dict[int, int]:
 
 
 def _without(domain: Any, taken: set[int]) -> Any:
-    """Return a domain without some values, fewer than it has, as far as they are listed or at its ends."""
+    """Return a domain without some of its values (not all), as far as they are listed or at its ends."""
     if domain.values is not None:
         kept = [value for value in domain.values if value not in taken]
         return domain if len(kept) == len(domain.values) else listed(kept)

@@ -1,4 +1,4 @@
-"""What is known about one integer: bounds, and either a list of values or one remainder."""
+"""The domain of an integer: bounds, and either a list of values or a residue class."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import NamedTuple
 
 from ._language import Ranges, merged
 
-#: A bound from LIMIT on counts as none, and is written as INFINITE. INFINITE / LIMIT is beyond LIMIT again, so that no
-#: step of arithmetic on bounds turns a missing bound into one.
+#: A bound from LIMIT on counts as none, and is stored as INFINITE. INFINITE / LIMIT exceeds LIMIT, so that no operation
+#: on bounds turns a missing bound into a finite one.
 LIMIT = 1 << 2048
 LEAST = -LIMIT
 INFINITE = 1 << 8192
-#: Up to so many integers with gaps are listed.
+#: The most integers with gaps that are listed
 LISTED = 4096
-#: And what two alternatives leave is listed up to so many, as it is done again and again.
+#: The same for the union of alternatives, which is computed again and again
 JOINED = 64
 
 
 class Conflict(Exception):
-    """Nothing is left."""
+    """The domain is empty."""
 
 
 class Domain(NamedTuple):
-    """The integers from lo to hi; only those of ``values`` if there are any, only phase modulo step."""
+    """The integers from lo to hi; only those of ``values`` if given, and only those equal to phase modulo step."""
 
     lo: int
     hi: int
@@ -44,7 +44,7 @@ ANYTHING = Domain(-INFINITE, INFINITE)
 
 
 def saturate(lo: int, hi: int) -> tuple[int, int]:
-    """Return bounds that are as wide or wider, with none between LIMIT and INFINITE."""
+    """Return equal or wider bounds, with none between LIMIT and INFINITE."""
     if lo <= LEAST:
         lo = -INFINITE
     elif lo > LIMIT:
@@ -57,19 +57,19 @@ def saturate(lo: int, hi: int) -> tuple[int, int]:
 
 
 def saturated(ranges: Sequence[tuple[int, int]]) -> Ranges:
-    """Return ranges that contain these, with no end between LIMIT and INFINITE; those that are empty vanish."""
+    """Return ranges that contain these, with no end between LIMIT and INFINITE; empty ones are dropped."""
     return merged([saturate(lo, hi) for lo, hi in ranges if lo <= hi or hi >= INFINITE or lo <= -INFINITE])
 
 
 def listed(values: list[int] | tuple[int, ...]) -> Domain:
-    """Return the domain of some sorted values."""
+    """Return the domain of a sorted list of values."""
     if not values:
         raise Conflict
     return Domain(values[0], values[-1], tuple(values))
 
 
 def clip(domain: Domain, lo: int, hi: int) -> Domain:
-    """Return what lies between two bounds."""
+    """Return the part of a domain between two bounds."""
     if lo <= domain.lo and hi >= domain.hi:
         return domain
     lo, hi = max(lo, domain.lo), min(hi, domain.hi)
@@ -88,7 +88,7 @@ def _aligned(lo: int, hi: int, step: int, phase: int) -> Domain:
 
 
 def within(domain: Domain, ranges: Ranges) -> Domain:
-    """Return what lies in some ranges; gaps between them count only where all that is left can be listed."""
+    """Return the part of a domain in some ranges; gaps between them count only if the result can be listed."""
     if not ranges:
         raise Conflict
     domain = clip(domain, ranges[0][0], ranges[-1][1])
@@ -110,7 +110,7 @@ def within(domain: Domain, ranges: Ranges) -> Domain:
 
 
 def congruent(domain: Domain, step: int, phase: int) -> Domain:
-    """Return what is phase modulo step."""
+    """Return the members equal to phase modulo step."""
     phase %= step
     if domain.values is not None:
         return listed([v for v in domain.values if v % step == phase])
@@ -124,7 +124,7 @@ def congruent(domain: Domain, step: int, phase: int) -> Domain:
 
 
 def dividing(domain: Domain, number: int, power: int) -> Domain:
-    """Return the x for which x^power divides ``number``, which is not 0, as far as that is cheap."""
+    """Return the x whose x^power divides the nonzero ``number``, as far as this is cheap."""
     if domain.lo == domain.hi:
         return domain if _divides(domain.lo, power, number) else listed([])
     if abs(number) > 1 << 40:
@@ -163,7 +163,7 @@ def divisors(number: int) -> tuple[int, ...]:
 
 
 def join(a: Domain, b: Domain) -> Domain:
-    """Return a domain of what is in one or the other."""
+    """Return a domain that contains the union."""
     for one, other in ((a, b), (b, a)):
         if one.values is None and one.step == 1 and one.lo <= other.lo and other.hi <= one.hi:
             return one
@@ -178,7 +178,7 @@ def members(domain: Domain) -> tuple[int, ...] | range:
 
 
 def meet(a: Domain, b: Domain) -> Domain:
-    """Return what is in both."""
+    """Return the intersection."""
     a = clip(a, b.lo, b.hi)
     if b.values is not None:
         return within(a, merged([(v, v) for v in b.values])) if a.values != b.values else a

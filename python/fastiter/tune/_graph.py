@@ -1,4 +1,4 @@
-"""Statements as a graph of terms, each written once, and conditions on them."""
+"""Statements as a graph of terms without duplicates, and conditions on them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POSITIVE_OR_NEGATIVE: Ranges = ((-INFINITE, -1), (1, INFINITE))
 
 
 class Node(NamedTuple):
-    """A term: var; sum of coefficient * node, and a constant; product of node ^ power; mod; pow."""
+    """A term: variable; sum of coefficient * node and a constant; product of node ^ power; mod; pow."""
 
     kind: str
     parts: tuple[Any, ...]
@@ -24,7 +24,7 @@ class Node(NamedTuple):
 
 
 class Leaf(NamedTuple):
-    """A condition: the value of a node is in some ranges. ``order``: the nodes below it, and it, children first."""
+    """A condition: the value of a node is in some ranges. ``order``: the nodes below it and itself, children first."""
 
     root: int
     ranges: Ranges
@@ -33,7 +33,7 @@ class Leaf(NamedTuple):
 
 @dataclass
 class Linear:
-    """A constant, and nodes with coefficients; ``needs`` is what has to hold for the term to have a value."""
+    """A linear term: a constant, and nodes with coefficients; ``needs`` are the conditions for it to have a value."""
 
     constant: int = 0
     terms: dict[int, int] = field(default_factory=dict)
@@ -49,20 +49,20 @@ class Graph:
         self.index = {node: number for number, node in enumerate(self.nodes)}
 
     def node(self, node: Node) -> int:
-        """Return the number of a node, a new one if it is new."""
+        """Return the number of a node, adding it if it is new."""
         if node not in self.index:
             self.index[node] = len(self.nodes)
             self.nodes.append(node)
         return self.index[node]
 
     def atom(self, linear: Linear) -> int:
-        """Return the number of a node that stands for all of ``linear``."""
+        """Return the number of a node equal to all of ``linear``."""
         if linear.constant == 0 and list(linear.terms.values()) == [1]:
             return next(iter(linear.terms))
         return self.node(Node("sum", tuple(sorted(linear.terms.items())), linear.constant))
 
     def order(self, root: int) -> tuple[int, ...]:
-        """Return the nodes that are not variables from the leaves up to ``root``."""
+        """Return the nodes other than variables from the leaves up to ``root``."""
         found, waiting = set(), [root]
         while waiting:
             number = waiting.pop()
@@ -77,21 +77,21 @@ class Graph:
         return tuple(part[0] for part in parts) if kind in ("sum", "product") else parts
 
     def leaf(self, linear: Linear, ranges: Ranges) -> Formula:
-        """Return the condition that ``linear`` is in ``ranges``, with common divisors taken out."""
+        """Return the condition that ``linear`` is in ``ranges``, with common divisors removed."""
         common = math.gcd(*linear.terms.values())
         if common == 0:
-            value = min(max(linear.constant, -INFINITE), INFINITE)  # what is beyond all bounds is in ranges without one
+            value = min(max(linear.constant, -INFINITE), INFINITE)  # beyond all bounds, only unbounded ranges matter
             holds = any(low <= value <= high for low, high in ranges)
             root = self.atom(Linear())
             return [("leaf", Leaf(root, ((0, 0),) if holds else (), self.order(root)))]
-        if linear.terms[min(linear.terms)] < 0:  # a - b and b - a are one node
+        if linear.terms[min(linear.terms)] < 0:  # a - b and b - a become one node
             common = -common
         moved = saturated([_divided(lo, hi, linear.constant, common) for lo, hi in ranges])
         root = self.atom(Linear(0, {number: c // common for number, c in linear.terms.items()}))
         return [("leaf", Leaf(root, moved, self.order(root)))]
 
     def add(self, left: Linear, right: Linear, sign: int = 1) -> Linear:
-        """Return left + sign * right; both are used up."""
+        """Return left + sign * right, reusing the memory of both."""
         if sign == 1 and len(left.terms) < len(right.terms):
             left, right = right, left
         left.constant += sign * right.constant
@@ -103,7 +103,7 @@ class Graph:
         return left
 
     def multiply(self, left: Linear, right: Linear) -> Linear:
-        """Return left * right; brackets stay as they are but for constant factors."""
+        """Return left * right; only constant factors are expanded into brackets."""
         needs = left.needs + right.needs
         if left.terms and right.terms:
             (a, first), (b, second) = self._factored(left), self._factored(right)
@@ -117,7 +117,7 @@ class Graph:
         return Linear(arithmetic("*", factor, other.constant), terms, needs)
 
     def _factored(self, linear: Linear) -> tuple[int, tuple[Any, ...]]:
-        """Return a coefficient and the factors of what is left without it."""
+        """Return a constant coefficient and the factors of the remaining product."""
         if linear.constant == 0 and len(linear.terms) == 1:
             ((number, coefficient),) = linear.terms.items()
             kind, parts, _ = self.nodes[number]
@@ -149,7 +149,7 @@ class Graph:
 
 
 def _divided(low: int, high: int, constant: int, divisor: int) -> tuple[int, int]:
-    """Return the y with low <= divisor y + constant <= high."""
+    """Return the range of y with low <= divisor y + constant <= high."""
     low, high = (low if low <= LEAST else low - constant), (high if high >= LIMIT else high - constant)
     if divisor < 0:
         low, high, divisor = -high, -low, -divisor
@@ -157,7 +157,7 @@ def _divided(low: int, high: int, constant: int, divisor: int) -> tuple[int, int
 
 
 def lower(graph: Graph, code: Code) -> Any:
-    """Return the term of ``code`` as Linear, or conditions that hold together exactly where the statement does."""
+    """Return the term of ``code`` as Linear, or conditions that are together equivalent to the statement."""
     stack: list[Any] = []
     for name, argument in code:
         if name == "int":
@@ -199,7 +199,7 @@ def _combined(graph: Graph, name: str, left: Any, right: Any) -> Any:
 
 
 def _conjunction(formulas: list[Formula]) -> Formula:
-    """Join formulas into the first one."""
+    """Join formulas, in place, into the first one."""
     joined = formulas[0]
     for formula in formulas[1:]:
         joined.extend(formula)
@@ -209,7 +209,7 @@ def _conjunction(formulas: list[Formula]) -> Formula:
 
 
 def _disjunction(left: Formula, right: Formula) -> Formula:
-    """Join two formulas: conditions on the same node into one condition, alternatives into one list of them."""
+    """Join two formulas: conditions on the same node into one, alternatives into one list."""
     (first, one), (second, other) = left[-1], right[-1]
     if first == second == "leaf" and one.root == other.root:
         return [("leaf", one._replace(ranges=merged([*one.ranges, *other.ranges])))]
@@ -222,7 +222,7 @@ def _disjunction(left: Formula, right: Formula) -> Formula:
 
 
 def _relation(graph: Graph, operator: str, left: Any, right: Any) -> list[Formula]:
-    """Return the needs of both sides, and that left - right, or the side that is no list, is in some ranges."""
+    """Return the needs of both sides, and that left - right, or the side that is not a list, is in some ranges."""
     if isinstance(left, tuple):
         left, right = right, left
     if isinstance(right, tuple):

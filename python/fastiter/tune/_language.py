@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-#: One instruction: its name and its argument. A statement is a list of them for a machine with a stack.
+#: One instruction: its name and its argument. A statement is a list of them for a stack machine.
 Code = list[tuple[str, Any]]
 #: Sorted, disjoint ranges of integers, both ends included.
 Ranges = tuple[tuple[int, int], ...]
@@ -44,7 +44,7 @@ _MAX_DIGITS = 600
 
 @dataclass
 class Program:
-    """What a text says: one code for each statement, and the variables in the order of their first appearance."""
+    """A parsed text: one code per statement, and the variables in the order of their first appearance."""
 
     names: list[str] = field(default_factory=list)
     statements: list[Code] = field(default_factory=list)
@@ -58,7 +58,7 @@ class _Token:
 
 
 def _tokens(what: str, text: str) -> list[_Token]:
-    """Cut ``text``; a newline stays where it ends a statement: outside brackets, not beside what joins two sides."""
+    """Split ``text`` into tokens; keep newlines that end statements: outside brackets, not beside a binary operator."""
     tokens: list[_Token] = []
     position = depth = 0
     while position < len(text):
@@ -91,7 +91,7 @@ def _refuse(what: str, text: str, position: int, problem: str) -> NoReturn:
 
 
 class _Parser:
-    """Operator precedence with two stacks: operators that wait, and the kinds of the operands written so far."""
+    """Operator precedence with two stacks: pending operators, and the kinds of the operands written so far."""
 
     def __init__(self, what: str, text: str, program: Program) -> None:
         self.what, self.text, self.program = what, text, program
@@ -102,7 +102,7 @@ class _Parser:
 
     def _begin(self) -> None:
         self.code: Code = []
-        self.closed = -1  # the length of the code when a bracket was closed last
+        self.closed = -1  # the length of the code when a bracket was last closed
         self.waiting: list[tuple[str, int]] = []
         self.kinds: list[str] = []
         self.right = "term"  # the kind of the right side of the relation written last
@@ -141,7 +141,7 @@ class _Parser:
         self.program.statements.append(self.code)
 
     def _operand(self) -> None:
-        """Read up to and including one operand: signs and opening brackets, then a number, a name or a list."""
+        """Read one operand: signs and opening brackets, then a number, a name or a list."""
         while True:
             if self.at == len(self.tokens):
                 self.refuse(len(self.text), "expected a number, a name or a bracket, got the end")
@@ -227,7 +227,7 @@ class _Parser:
         self.closed = len(self.code)
 
     def _reduce(self, binding: int) -> None:
-        """Write the operators that wait and bind at least so tightly, up to an open bracket."""
+        """Write the pending operators that bind at least this tightly, up to an open bracket."""
         while self.waiting and self.waiting[-1][0] != "(" and _BINDING[self.waiting[-1][0]] >= binding:
             word, position = self.waiting.pop()
             if word == "neg":
@@ -265,7 +265,7 @@ class _Parser:
 
 
 def merged(ranges: Sequence[tuple[int, int]]) -> Ranges:
-    """Return the union of ranges, sorted and disjoint; those that are empty vanish."""
+    """Return the union of ranges, sorted and disjoint, without empty ones."""
     union: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
         if low > high:
@@ -285,7 +285,7 @@ def parse(text: str) -> Program:
 
 
 def parse_term(text: str, names: Sequence[str]) -> Code:
-    """Read one term over variables that are known."""
+    """Read one term over known variables."""
     program = Program(list(names))
     parser = _Parser("minimize", text, program)
     if not parser.tokens:
@@ -299,7 +299,7 @@ def parse_term(text: str, names: Sequence[str]) -> Code:
 
 
 def evaluate(code: Code, values: Sequence[int]) -> Any:
-    """Return the exact value of a term, None where it has none, or say whether a condition holds."""
+    """Return the exact value of a term, None if it has none, or whether a condition holds."""
     stack: list[Any] = []
     for name, argument in code:
         if name in ("int", "set"):
@@ -331,7 +331,7 @@ def _apply(name: str, left: Any, right: Any) -> Any:
 
 
 def arithmetic(name: str, left: int, right: int) -> int:
-    """Return left + - * % ^ right, where it has a value: % has the sign of its right side, as in Python."""
+    """Return left + - * % ^ right, if it has a value: % has the sign of its right side, as in Python."""
     if name == "+":
         return left + right
     if name == "-":

@@ -1,4 +1,4 @@
-"""Narrowing of what is known by one condition, forwards from variables to its value and back; nothing recurses."""
+"""Constraint propagation: one condition narrows domains, from variables to its value and back, without recursion."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ._domains import INFINITE, LEAST, LIMIT, Conflict, clip, congruent, dividin
 from ._graph import Formula, Graph, Leaf
 from ._language import Ranges
 
-#: What is known about each node: a Domain for a variable, for another node only bounds, written before they are read.
+#: The domain of each node: a Domain for a variable, only bounds for another node, written before they are read
 Box = list[Any]
 
 
 def narrow(graph: Graph, leaf: Leaf, box: Box) -> None:
-    """Take out of ``box`` values with which the condition cannot hold; raise Conflict where there are no others."""
+    """Remove from ``box`` values with which the condition cannot hold; raise Conflict if none are left."""
     nodes = graph.nodes
     forward = []
     for number in leaf.order:
@@ -25,7 +25,7 @@ def narrow(graph: Graph, leaf: Leaf, box: Box) -> None:
         forward.append((number, box[number]))
     _narrow_root(graph, leaf, box)
     for number, bounds in reversed(forward):
-        if box[number] is not bounds:  # else all that is below it can stay as it is
+        if box[number] is not bounds:  # else the nodes below it stay the same
             kind, parts, constant = nodes[number]
             _BACKWARD[kind](graph, parts, constant, box, box[number])
 
@@ -47,7 +47,7 @@ def _narrow_root(graph: Graph, leaf: Leaf, box: Box) -> None:
 
 
 def _skip_gaps(graph: Graph, root: int, ranges: Ranges, box: Box) -> None:
-    """Where one variable of a sum is left open, it has the gaps of the sum."""
+    """Give the only open variable of a sum the gaps of the sum's ranges."""
     _, parts, total = graph.nodes[root]
     loose = [(t, c) for t, c in parts if box[t][0] != box[t][1]]
     if len(loose) != 1 or loose[0][0] >= graph.variables or abs(loose[0][1]) != 1:
@@ -59,7 +59,7 @@ def _skip_gaps(graph: Graph, root: int, ranges: Ranges, box: Box) -> None:
 
 
 def narrow_remainders(graph: Graph, leaf: Leaf, box: Box) -> None:
-    """Narrow the variables of a sum that is known: each modulo what divides the coefficients of all others."""
+    """Narrow the variables of a sum with a known value, each modulo the common divisor of all other coefficients."""
     kind, parts, constant = graph.nodes[leaf.root]
     if kind != "sum" or len(leaf.ranges) != 1 or leaf.ranges[0][0] != leaf.ranges[0][1]:
         return
@@ -71,7 +71,7 @@ def narrow_remainders(graph: Graph, leaf: Leaf, box: Box) -> None:
 
 
 def _update(graph: Graph, box: Box, number: int, lo: int, hi: int) -> None:
-    """Narrow one node to bounds."""
+    """Narrow one node to the given bounds."""
     known = box[number]
     if lo <= known[0] and hi >= known[1]:
         return
@@ -84,7 +84,7 @@ def _update(graph: Graph, box: Box, number: int, lo: int, hi: int) -> None:
     box[number] = lo, hi
 
 
-# sums: each term is the sum less all others ---------------------------------------------------------------------------
+# sums: each term is the sum minus all others --------------------------------------------------------------------------
 
 
 def _sum_forward(parts: Any, constant: int, box: Box) -> tuple[int, int]:
@@ -138,7 +138,7 @@ def _sum_backward(graph: Graph, parts: Any, constant: int, box: Box, target: Any
         )
 
 
-# products: each factor is the product by all others ------------------------------------------------------------------
+# products: each factor is the product divided by all others -----------------------------------------------------------
 
 
 def _times(a: Any, b: Any) -> tuple[int, int]:
@@ -147,7 +147,7 @@ def _times(a: Any, b: Any) -> tuple[int, int]:
 
 
 def _raised(known: Any, power: int) -> tuple[int, int]:
-    """Return bounds of x ^ power for a power of 1 or more."""
+    """Return bounds of x ^ power for a power of at least 1."""
     lo, hi = known[0], known[1]
     if power == 1:
         return lo, hi
@@ -158,14 +158,14 @@ def _raised(known: Any, power: int) -> tuple[int, int]:
 
 
 def capped_power(base: int, power: int) -> int:
-    """Return base ^ power, or +-INFINITE where it is beyond LIMIT."""
+    """Return base ^ power, or +-INFINITE if it is beyond LIMIT."""
     if abs(base) > 1 and (base.bit_length() - 1) * power > LIMIT.bit_length():
         return INFINITE if base > 0 or power % 2 == 0 else -INFINITE
     return int(base ** (power if abs(base) > 1 else min(power, 2 + power % 2)))
 
 
 def _is_plain(parts: Any, box: Box) -> bool:
-    """Say whether this is a product of two different factors of 0 or more, which needs no cases."""
+    """Return whether this is a product of two different nonnegative factors, which needs no case distinction."""
     if len(parts) != 2:
         return False
     (a, p), (b, q) = parts
@@ -196,7 +196,7 @@ def _product_backward(graph: Graph, parts: Any, _: int, box: Box, target: Any) -
 
 
 def _factor(graph: Graph, box: Box, number: int, other: Any, target: Any) -> None:
-    """Narrow one of two factors of 0 or more."""
+    """Narrow one of two nonnegative factors."""
     lo, hi = target
     if lo > 0 and other[1] == 0:
         raise Conflict
@@ -231,7 +231,7 @@ def _quotient(target: Any, others: Any) -> tuple[int, int]:
 
 
 def _rooted(graph: Graph, number: int, power: int, bounds: tuple[int, int], box: Box) -> None:
-    """Narrow x to x ^ power in ``bounds``."""
+    """Narrow x so that x ^ power is in ``bounds``."""
     lo, hi = bounds
     if power == 1:
         _update(graph, box, number, lo, hi)
@@ -281,7 +281,7 @@ def _mod_forward(parts: Any, _: int, box: Box) -> tuple[int, int]:
 
 def _mod_backward(graph: Graph, parts: Any, _: int, box: Box, target: Any) -> None:
     (a, b), (lo, hi) = parts, target
-    if box[b][0] == box[b][1] == 0:  # the way back has narrowed it to 0
+    if box[b][0] == box[b][1] == 0:  # narrowed to 0 by the backward pass
         raise Conflict
     if box[b][0] > 0 and hi >= 0:
         _update(graph, box, b, lo + 1, INFINITE)
@@ -298,7 +298,7 @@ def _mod_backward(graph: Graph, parts: Any, _: int, box: Box, target: Any) -> No
         box[b] = dividing(box[b], box[a][0] - lo, 1)
 
 
-# powers with an exponent that is a term -------------------------------------------------------------------------------
+# powers whose exponent is a term --------------------------------------------------------------------------------------
 
 
 def _pow_forward(parts: Any, _: int, box: Box) -> tuple[int, int]:
@@ -347,7 +347,7 @@ _BACKWARD = {"sum": _sum_backward, "product": _product_backward, "mod": _mod_bac
 
 
 def narrow_formula(graph: Graph, formula: Formula, variables: Sequence[int], box: Box) -> None:
-    """Take out of ``box`` what fits no alternative: of and, what all leave; of or, what one leaves.
+    """Remove from ``box`` the values that satisfy no alternative: "and" intersects its parts' domains, "or" joins them.
 
     ``variables`` are those of the formula.
     """

@@ -1,4 +1,4 @@
-"""The launch shape of the CUDA recurrence that holds r in registers and shared memory."""
+"""The launch shape of the CUDA recurrence that keeps r in registers and shared memory."""
 
 from __future__ import annotations
 
@@ -9,51 +9,51 @@ from typing import Any
 from ._device import Device
 from ._search import solve
 
-#: Gates, and states beside h, of each cell.
+#: The numbers of gates and of states besides h of each cell
 CELLS = {"elman": (1, 0), "gru": (3, 0), "lstm": (4, 1), "slstm": (4, 3)}
 ITEMSIZE = {"bfloat16": 2, "float16": 2, "float32": 4}
 
-#: Registers of a thread that hold neither r, nor h, nor sums: addresses, gates, the loop.
+#: Registers of a thread for everything but r, h and sums: addresses, gates, the loop
 BASE_REGISTERS = 56
-#: Shared memory that the driver keeps of each block.
+#: Bytes of shared memory per block that the driver reserves
 RESERVED = 1024
 #: Rows, columns and depth of a fragment of r: the A operand of mma m16n8k16.
 TILE = 16
-#: Cycles of a step for a block that meets no other, and for a barrier through L2, with a share for each block.
+#: Cycles per step of a block alone, and of a grid barrier through L2 with an addition for each block
 BLOCK_SYNC, GRID_SYNC, GRID_SYNC_EACH = 100, 2500, 4
-#: Bytes a cycle that one SM reads from its shared memory, and from L2.
+#: Bytes per cycle that one SM reads from its shared memory, and from L2
 SHARED_RATE, L2_RATE = 128, 64
-#: Microseconds of one launch of the alternating variant, which has two a step.
+#: Microseconds per launch of the alternating variant, which has two per step
 LAUNCH_US = 3
-#: Heads, units and sequences at most: kernels count them in 32 bits.
+#: The most heads, units and sequences: kernels count them in 32 bits
 MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class RnnPlan:
-    """How the recurrence is launched: ``grid`` blocks of ``threads`` threads, ``passes`` times one after the other.
+    """The launch shape of the recurrence: ``grid`` blocks of ``threads`` threads, ``passes`` times in succession.
 
     Attributes
     ----------
     variant, reason : str
         "fused", one launch for all steps, or "alternating", a batched product and a cell kernel for each step. Reason
-        says why it is the latter; all numbers below but ``cycles`` are then 0.
+        explains an alternating plan; all numbers below but ``cycles`` are then 0.
     padded : int
         The width, rounded up to a multiple of 16; rows and columns beyond it are zero.
     units, blocks : int
-        Units of one head in a block, and blocks of a head; the last one may have units beyond the width.
+        Units of one head per block, and blocks of a head; the last one may have units beyond the width.
     row_warps, depth_warps : int
-        The warps of a block share its rows (gates times units) and the depth of the sums.
+        The warps of a block split its rows (gates times units) and the depth of the sums.
     batch_tile, batch_tiles : int
-        Rows of the batch in a block, and how many such tiles there are; the last one is filled up.
+        Batch rows per block, and the number of such tiles; the last one is padded.
     fragments_registers, fragments_shared : int
-        Tiles of 16 x 16 numbers of r that a warp holds in registers, and reads from shared memory at each step.
+        Tiles of 16 x 16 numbers of r per warp, held in registers or read from shared memory at each step.
     registers, shared : int
-        Registers of a thread, and bytes of shared memory of a block.
+        Registers per thread, and bytes of shared memory per block.
     blocks_per_sm, heads_per_pass, tiles_per_pass, passes : int
-        All blocks of a pass are resident at once, so that their barrier cannot wait for one that has not begun.
+        All blocks of a pass are resident at once, so their barrier cannot wait for a block that has not started.
     cycles : int
-        What the cost model says of one step of all passes, in cycles of an SM.
+        The cost model's estimate for one step of all passes, in cycles of an SM.
     """
 
     device: Device
@@ -94,7 +94,7 @@ class RnnPlan:
 
     @property
     def microseconds(self) -> float:
-        """What the cost model says of one step."""
+        """The cost model's estimate for one step."""
         return self.cycles / self.device.clock
 
     def __str__(self) -> str:
@@ -116,7 +116,7 @@ class RnnPlan:
 
 
 def _cycles_16(device: Device, dtype: str) -> int:
-    """Sixteenths of a cycle that an SM takes for one fragment of r times 8 batch rows."""
+    """Sixteenths of a cycle per SM for one fragment of r times 8 batch rows."""
     if dtype == "float32":
         return 16 * 2048 // 128  # 128 fused multiply-adds a cycle, no tensor cores
     return max(1, 16 * 4096 * device.sms * device.clock // (device.tensor_flops * 10**6))
@@ -125,7 +125,7 @@ def _cycles_16(device: Device, dtype: str) -> int:
 def rnn_constraints(
     device: Device, *, cell: str, heads: int, width: int, batch: int, dtype: str, backward: bool = False
 ) -> tuple[str, str]:
-    """Return the constraints of a fused launch as text, and its cost as a term: what :func:`rnn_plan` gives to solve.
+    """Return the constraints of a fused launch as text, and its cost as a term, as :func:`rnn_plan` solves them.
 
     Examples
     --------
@@ -182,14 +182,14 @@ work == products + reads + inputs + sums + exchange
 
 
 def _batch_tiles(batch: int) -> list[int]:
-    """Return the batch tiles up to the first that holds the batch."""
+    """Return the batch tiles up to the first that covers the batch."""
     return [tile for tile in (8, 16, 32, 64) if tile == 8 or tile < 2 * batch]
 
 
 def _passes(device: Device, heads: int, batch: int) -> list[int]:
-    """Return the numbers of passes that there can be, so that the search tries no others however many heads there are.
+    """Return the possible numbers of passes, so that the search tries no others, however many heads there are.
 
-    No more blocks than two an SM are resident: of all batch tiles and some heads, or of one head and some batch tiles.
+    At most two blocks per SM are resident: of all batch tiles and some heads, or of one head and some batch tiles.
     """
     most = 2 * device.sms
     found: set[int] = set()
@@ -222,11 +222,11 @@ def _check(
 def rnn_plan(
     device: Device, *, cell: str, heads: int, width: int, batch: int, dtype: str, backward: bool = False
 ) -> RnnPlan:
-    """Return the launch with the fewest cycles a step by the cost model, r in registers where it fits.
+    """Return the launch with the fewest cycles per step by the cost model, with r in registers if it fits.
 
     A block owns some units of one head with all their gates. It multiplies their rows of r, which stay on the SM for
-    all steps, with h of the step before, which the blocks of a head exchange through L2 behind a barrier. In the
-    backward pass it owns units of the gradient of h and rows of r transposed, and the gates' gradients are exchanged.
+    all steps, with the previous h, which the blocks of a head exchange through L2 behind a barrier. In the backward
+    pass it owns units of the gradient of h and rows of r transposed, and the gates' gradients are exchanged.
 
     Parameters
     ----------
@@ -249,7 +249,7 @@ def rnn_plan(
     Raises
     ------
     TypeError, ValueError
-        For arguments of other types and values.
+        For arguments of a wrong type or value.
 
     Examples
     --------
@@ -280,7 +280,7 @@ def _plan(device: Device, cell: str, heads: int, width: int, batch: int, dtype: 
 
 
 def _alternating_cycles(device: Device, cell: str, heads: int, padded: int, batch: int, dtype: str) -> int:
-    """Return the cycles of two launches, and of the slower of reading r and multiplying with it."""
+    """Return the cycles of two launches plus the slower of reading r and multiplying with it."""
     gates, size = CELLS[cell][0], ITEMSIZE[dtype]
     r = heads * gates * padded * padded * size
     rate = L2_RATE * device.sms if 2 * r <= device.l2 else 1000 * device.bandwidth // device.clock
