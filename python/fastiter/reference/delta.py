@@ -17,14 +17,14 @@ Array = npt.NDArray[Any]
 
 
 def _factors(q: Array, k: Array, v: Array, beta: Array) -> tuple[Array, Array, Array]:
-    """k, v, beta with the axis of the factors, which has one element where it is left out."""
+    """k, v, beta with an axis for the factors, of size 1 if it was left out."""
     return (k, v, beta) if k.ndim > q.ndim else (k[:, :, None], v[:, :, None], beta[:, :, None])
 
 
 def _rows(
     q: Array, lengths: npt.ArrayLike | None, cu_seqlens: npt.ArrayLike | None
 ) -> Iterator[tuple[int, int, range]]:
-    """(state, line of the arrays, steps) of every sequence."""
+    """(state, row of the arrays, steps) of every sequence."""
     B, T = q.shape[:2]
     if cu_seqlens is not None:
         bounds = np.asarray(cu_seqlens)
@@ -70,9 +70,9 @@ def delta_scan(
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
 ) -> tuple[Array, Array]:
-    """(o, last): each factor replaces what the state holds for k by a mixture of it and v.
+    """(o, last): each factor replaces the state's value for k by a mixture of it and v.
 
-    Where `reset` is true, the state of the step before counts as zero. Steps from lengths[b] on have o = 0, and the
+    The previous state counts as zero where `reset` is true. Steps from lengths[b] on have o = 0, and the
     final state is the one before them. With cu_seqlens, sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1] of
     the only row, and has a state of its own.
     """
@@ -107,9 +107,9 @@ def backward(
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """(dq, dk, dv, dbeta, ddecay, dh0): the gradient of <do, o> + <dlast, last>; a cotangent that is None is zero.
+    """(dq, dk, dv, dbeta, ddecay, dh0): the gradient of <do, o> + <dlast, last>; a cotangent of None is zero.
 
-    The gradients of decay and h0 are returned also where these are None, for a decay of 1 and an initial state of 0.
+    The gradients of decay and h0 are returned even if these are None, for a decay of 1 and an initial state of 0.
     """
     shapes = k.shape, v.shape, beta.shape
     k, v, beta = _factors(q, k, v, beta)

@@ -2,7 +2,7 @@
 
 Codes are Python integers, values are Fractions; nothing here is clever or fast. The rules are those of HLS's
 ``ap_fixed``: every operator returns a format that holds its result exactly (division truncates), and only an assignment
-rounds, first, and then deals with overflow: :func:`.quant.fixed_code`.
+rounds, then handles overflow: :func:`.quant.fixed_code`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 
 
 class Shape(Protocol):
-    """Which codes there are, and what they mean."""
+    """The fields that define the codes and their values."""
 
     @property
     def width(self) -> int: ...
@@ -31,7 +31,7 @@ class Shape(Protocol):
 
 
 class Grown(NamedTuple):
-    """The shape that an operator's result has."""
+    """The shape of an operator's result."""
 
     width: int
     integer: int
@@ -70,7 +70,7 @@ def _with_sign(u: int, width: int) -> int:
 
 
 def _integers_of_both(a: Shape, b: Shape) -> int:
-    """Integer bits that hold either operand, with a sign if one has it."""
+    """The integer bits that hold either operand, with a sign if one has it."""
     return max(a.integer + (b.signed and not a.signed), b.integer + (a.signed and not b.signed))
 
 
@@ -109,7 +109,7 @@ def bits_format(a: Shape, b: Shape) -> Grown:
 
 
 def exact_code(x: Fraction, fmt: Shape) -> int:
-    """The code of a value that the format holds."""
+    """The code of a value that the format represents exactly."""
     v = x * power(fraction_bits(fmt))
     least, most = limits(fmt)
     assert v.denominator == 1 and least <= v <= most, f"{fmt} does not hold {x}"
@@ -132,7 +132,7 @@ def multiply(a: int, fa: Shape, b: int, fb: Shape) -> int:
 
 
 def divide(a: int, fa: Shape, b: int, fb: Shape) -> int:
-    """Divide the codes, of which the first gets the divisor's fraction bits, and truncate toward zero."""
+    """Divide the codes, the first extended by the divisor's fraction bits, and truncate toward zero."""
     quotient = Fraction(a << max(fraction_bits(fb), 0), b)
     return int(quotient)
 
@@ -143,13 +143,13 @@ def negative(a: int, fa: Shape) -> int:
 
 
 def shift(a: int, fa: Shape, n: int) -> int:
-    """a << n, or a >> -n: the bits move in place; what leaves at the top is lost, and >> is the floor."""
+    """a << n, or a >> -n: the bits move in place; those beyond the top are lost, and >> rounds down."""
     moved = a << n if n >= 0 else a >> -n
     return _with_sign(moved, fa.width) if fa.signed else moved % (1 << fa.width)
 
 
 def bitwise(op: Callable[[int, int], int], a: int, fa: Shape, b: int, fb: Shape) -> int:
-    """&, | or ^ of the codes once both have their points at one place."""
+    """&, | or ^ of the codes, aligned at the binary point."""
     fmt = bits_format(fa, fb)
     moved = [code << fraction_bits(fmt) - fraction_bits(f) for code, f in ((a, fa), (b, fb))]
     u = op(*moved)
@@ -219,7 +219,7 @@ def conv2d(
 ) -> Array:
     """Codes of x (B, C, H, W) with w (O, C / groups, R, S), each output a :func:`dot` over (c, r, s) in order.
 
-    The terms are w times x, from ``start`` (O,); what lies outside of x is zero.
+    The terms are w times x, from ``start`` (O,); padding is zero.
     """
     padded = np.pad(x, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
     B, _, H, W = padded.shape

@@ -21,8 +21,8 @@ Output = tuple[Array, State, State]
 
 
 # ---- one step of each cell ------------------------------------------------------------------------------------------
-# n rows or steps at once: x (n, G, D), every state (n, D). A tangent is the Jacobian by the states, times a change d of
-# them; a gradient is those of x (n, G, D), of a (n, G, D), of p (n, 2, D) and of the states before.
+# n rows or steps at once: x (n, G, D), every state (n, D). A tangent is the Jacobian with respect to the states, times
+# a change d of them; a gradient is that of x (n, G, D), of a (n, G, D), of p (n, 2, D) and of the previous states.
 
 
 def _gru_parts(x: Array, a: Array, h: Array) -> tuple[Array, Array, Array]:
@@ -75,7 +75,7 @@ def _lstm_step(x: Array, a: Array, p: Array, s: State) -> State:
 
 
 def _lstm_tangent(x: Array, a: Array, p: Array, s: State, d: State) -> State:
-    """The 2 x 2 block of (h+, c+) by (h, c), times d."""
+    """The 2 x 2 Jacobian of (h+, c+) with respect to (h, c), times d."""
     f, o, q, _, tanh_c = _lstm_parts(x, a, p, s)
     df, do, dq, dtanh = f * (1 - f), o * (1 - o), 1 - q * q, 1 - tanh_c * tanh_c
     cc = f + (s[1] - q) * df * p[0]
@@ -98,12 +98,12 @@ def _lstm_grad(x: Array, a: Array, p: Array, s: State, ds: State) -> tuple[Array
 
 
 def _slstm(x: Array, a: Array, p: Array, s: State) -> State:
-    """rnn's slstm with the gates x + a h."""
+    """The slstm of the family rnn with the gates x + a h."""
     return _slstm_step(x, a * s[0][:, None], s)
 
 
 def _slstm_tangent(x: Array, a: Array, p: Array, s: State, d: State) -> State:
-    """Through the choice of m, but not through the clamps, which act at a row's first step alone."""
+    """Through the choice of m, but not through the clamps, which act only at a row's first step."""
     h, c, n, _ = s
     y = a * h[:, None]
     ell, _, i, f, z, o = _slstm_parts(x, y, s)
@@ -124,7 +124,7 @@ def _slstm_cell_grad(x: Array, a: Array, p: Array, s: State, ds: State) -> tuple
 
 
 class _Cell(NamedTuple):
-    """Newton's method solves for the first ``unknowns`` states; the others follow from those before on the way."""
+    """Newton's method solves for the first ``unknowns`` states; the others follow from the previous ones."""
 
     states: int
     unknowns: int
@@ -151,7 +151,7 @@ def _initial(cell: _Cell, wx: Array, state: Sequence[Array] | None) -> list[Arra
 
 
 def _order(wx: Array, row: int, reverse: bool, lengths: npt.ArrayLike | None) -> Array:
-    """The valid steps of a row in the order in which they are taken."""
+    """The valid steps of a row in the order of computation."""
     steps = np.arange(wx.shape[1] if lengths is None else np.asarray(lengths)[row])
     return steps[::-1] if reverse else steps
 
@@ -169,7 +169,7 @@ def sequential(
     """(h, final state, states of every step); h is states[0].
 
     With `reverse` the state enters at a row's last valid step. Steps t >= lengths[b] are not computed: all states there
-    are 0, and the final state is that of the last step that was computed.
+    are 0, and the final state is that of the last computed step.
     """
     cell = _CELLS[name]
     now = _initial(cell, wx, state)
@@ -187,7 +187,7 @@ def sequential(
 
 
 class Newton(NamedTuple):
-    """What Newton's method did: for each row the most passes of a window, and the windows run step by step."""
+    """The work of Newton's method: for each row the most passes of a window, and the windows run step by step."""
 
     steps: Array
     fallbacks: Array
@@ -207,9 +207,9 @@ def newton(
     """The same as `sequential`, window by window; options are (window, max_steps, rtol, atol).
 
     In a window the leading steps whose residual and change are at most atol + rtol |y| are final, and the first one in
-    any case: nothing before it is in doubt. What is left after max_steps, or when the changes grow or are not finite,
-    is done step by step. A row in which an error may grow more than 256 times is done step by step as a whole: the
-    tolerance would say nothing about its states.
+    any case, as nothing before it is in doubt. The steps left after max_steps, or when the changes grow or are not
+    finite, are run step by step. A row in which an error may grow more than 256 times is run step by step as a whole:
+    the tolerance would say nothing about its states.
     """
     h, last, states = sequential(name, wx, a, p, state, reverse=reverse, lengths=lengths)
     info = Newton(np.zeros(wx.shape[0], np.int64), np.zeros(wx.shape[0], np.int64))
@@ -226,7 +226,7 @@ def newton(
 
 
 class _Row:
-    """One row, solved: its states y, the most passes of a window, the windows done step by step."""
+    """One row, solved: its states y, the most passes of a window, the windows run step by step."""
 
     def __init__(
         self,
@@ -275,8 +275,8 @@ class _Row:
     def newton_pass(self, x: Array, y: Array) -> tuple[Array, Array, float]:
         """y+[t] = f(y[t-1]) + J(y[t-1]) (y+[t-1] - y[t-1]): y+ = y + delta with delta[t] - J[t] delta[t-1] = -F[t].
 
-        Returns y+, whether each step is within the tolerance, and the sum of all changes. Of the states that are no
-        unknowns, the value is carried along instead of that in y, and delta is their derivative by the unknowns.
+        Returns y+, whether each step is within the tolerance, and the sum of all changes. For states that are not
+        unknowns, the propagated value replaces that in y, and delta is their derivative with respect to the unknowns.
         """
         unknowns, limit, new = _CELLS[self.name].unknowns, self._limit(), np.empty_like(y)
         old, delta, good, total = self.first.copy(), np.zeros_like(self.first), np.empty(len(y), bool), 0.0
@@ -294,7 +294,7 @@ class _Row:
         return new, good, total
 
     def _limit(self) -> Array:
-        """All states after the first are within these bounds; a quarter is for roundings."""
+        """The bounds of all states after the first, enlarged by a quarter for rounding."""
         limit = np.full_like(self.first, np.inf)
         with np.errstate(all="ignore"):
             if self.name == "paraslstm":
@@ -306,7 +306,7 @@ class _Row:
         return limit
 
     def _is_final(self, x: Array, y: Array) -> None:
-        """Pass an error of the states on to those after the step; an unknown may be off by 1 + |y| from any step on."""
+        """Propagate an error of the states to later steps; an unknown may be off by 1 + |y| from any step on."""
         with np.errstate(all="ignore"):
             error, unit = self._tangent(x, self.first, self.error), 1 + abs(y)
             begun = np.where(abs(error) < unit, np.copysign(unit, error), error)
@@ -331,7 +331,7 @@ def backward(
     reverse: bool = False,
     lengths: npt.ArrayLike | None = None,
 ) -> tuple[Array, Array, Array, State]:
-    """(dwx, da, dp, dstate0): the gradient of <dh, h> + <dstate, final state>; what is None is zero.
+    """(dwx, da, dp, dstate0): the gradient of <dh, h> + <dstate, final state>; a cotangent of None is zero.
 
     lam[t] = g[t] + J[t+1]^T lam[t+1], and at each step the local gradient of lam[t].
     """

@@ -1,7 +1,7 @@
 """Rounding to number formats in rational arithmetic: the specification of the family `quant`.
 
-Every function takes exact rational numbers (or a float, of which it takes the exact value), and a format, of which it
-reads the fields: `fastiter.quant` has the classes. Nothing here rounds but where the definition does.
+Every function takes exact rational numbers (or a float, taken at its exact value), and a format, whose fields it
+reads: `fastiter.quant` has the classes. Rounding happens only where the definition rounds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 #: Random bits that decide one stochastic rounding.
 RANDOM_BITS = 31
-#: An infinity counts as a number beyond every format.
+#: An infinity counts as a number beyond every format
 BEYOND = Fraction(2) ** 4096
 
 
@@ -26,7 +26,7 @@ def exact(x: Any) -> Fraction:
 
 
 def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Philox4x32-10 of Salmon et al. (2011): four random words of 32 bits for each counter."""
+    """Philox4x32-10 of Salmon et al. (2011): four random 32-bit words for each counter."""
     c, k, ones = list(counter), list(key), 0xFFFFFFFF
     for _ in range(10):
         first, second = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
@@ -38,8 +38,8 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[in
 def random_bits(index: int, seed: int) -> int:
     """The 31 random bits of the element with this index (in C order): the high bits of one word of Philox.
 
-    64 elements share 16 counters, so that a vector of counters gives vectors of neighbours: element 16 w + i of them
-    has word w of counter i. The key is the seed, a number of 64 bits.
+    64 elements share 16 counters, so that vectors of counters yield vectors of contiguous elements: element 16 w + i of
+    them uses word w of counter i. The key is the 64-bit seed.
     """
     group, within = divmod(index, 64)
     word, lane = divmod(within, 16)
@@ -52,7 +52,7 @@ def random_bits(index: int, seed: int) -> int:
 
 
 def whole(v: Fraction, rounding: str, random: int = 0) -> int:
-    """Round to a whole number; the names are those of fixed and of floating formats."""
+    """Round to an integer; the names are those of fixed and of floating formats."""
     low = math.floor(v)
     toward_zero = low if v >= 0 else -math.floor(-v)
     away = 1 if v > 0 else -1
@@ -116,7 +116,7 @@ def fixed_value(code: int, fmt: Fixed) -> Fraction:
 
 
 def overflowed(code: int, floor: int, fmt: Fixed) -> int:
-    """What a rounded code becomes in `Fixed`; floor is the number before rounding, rounded down."""
+    """Apply the overflow mode of `Fixed` to a rounded code; floor is the number before rounding, rounded down."""
     width, n = fmt.width, fmt.saturated_bits
     high = (1 << (width - 1)) - 1 if fmt.signed else (1 << width) - 1
     low = -high - 1 if fmt.signed else 0
@@ -133,7 +133,7 @@ def overflowed(code: int, floor: int, fmt: Fixed) -> int:
 
 
 def _wrapped(code: int, width: int, n: int, signed: bool) -> int:
-    """The low bits, of which the n highest are those of the saturated number."""
+    """The low bits, with the n highest replaced by those of the saturated number."""
     bits, negative = code % (1 << width), code < 0
     if n == 0:
         return bits
@@ -145,7 +145,7 @@ def _wrapped(code: int, width: int, n: int, signed: bool) -> int:
 
 
 def _sign_magnitude(code: int, floor: int, width: int, n: int) -> int:
-    """The low bits, all inverted where the bit that decides says so, then the sign and n - 1 saturated bits."""
+    """The low bits, all inverted if the deciding bit says so, then the sign and n - 1 saturated bits."""
     bits, ones, negative = code % (1 << width), (1 << width) - 1, int(code < 0)
     if n == 0:
         sign = (floor >> width) & 1
@@ -190,7 +190,7 @@ def exponent_of(v: Fraction) -> int:
 
 
 def significand(v: Fraction, mantissa: int, min_exponent: int, rounding: str, random: int, has_zero: bool) -> Fraction:
-    """Round to `mantissa` bits behind the leading one, or to the places of the smallest normal number."""
+    """Round to `mantissa` bits after the leading one, or to the last place of the smallest normal number."""
     if v == 0:
         return v
     e = max(exponent_of(v), min_exponent)
@@ -203,7 +203,7 @@ def significand(v: Fraction, mantissa: int, min_exponent: int, rounding: str, ra
 
 
 def float_value(x: float, fmt: Float, random: int = 0) -> float:
-    """The number of `Float` that x is rounded to; every one is a number of float64."""
+    """The number of `Float` that x is rounded to; every one is a float64 number."""
     if math.isnan(x):
         return math.nan
     most = fmt.max_value
@@ -216,7 +216,7 @@ def float_value(x: float, fmt: Float, random: int = 0) -> float:
     if not fmt.subnormals:
         y = max(y, Fraction(2) ** fmt.min_exponent)
     if abs(y) > most:
-        # A direction that leads back to the numbers stops at the largest.
+        # Rounding toward the finite numbers stops at the largest one.
         back = {"RZ": True, "RD": x > 0, "RU": x < 0}.get(fmt.rounding, False)
         return math.copysign(float(most) if back else beyond, x) if back or fmt.overflow != "NAN" else math.nan
     if y == 0:
@@ -235,7 +235,7 @@ def nearest_float(v: Fraction, dtype: str) -> float:
 
 
 def posit_code(x: float, n: int, es: int, rounding: str = "RNE", random: int = 0) -> int:
-    """The code of x in posit(n, es): its string of bits to the end, then rounded to n - 1 bits behind the sign."""
+    """The code of x in posit(n, es): its full bit string, rounded to n - 1 bits after the sign."""
     if math.isnan(x) or math.isinf(x):
         return 1 << (n - 1)
     if x == 0:
@@ -258,7 +258,7 @@ def posit_code(x: float, n: int, es: int, rounding: str = "RNE", random: int = 0
 
 
 def posit_value(code: int, n: int, es: int) -> float:
-    """The number of a code; NaN for NaR."""
+    """The value of a code; NaN for NaR."""
     if code == 0:
         return 0.0
     if code == 1 << (n - 1):
@@ -278,7 +278,7 @@ def posit_value(code: int, n: int, es: int) -> float:
 
 
 def powers_code(code: int, terms: int, nearest: bool) -> int:
-    """A sum of powers of two with signs: the one at or below the rest, or nearest to it (the larger at a tie)."""
+    """A sum of signed powers of two: each at or below the remainder, or nearest to it (the larger at a tie)."""
     total = 0
     for _ in range(terms):
         rest = code - total
@@ -292,22 +292,22 @@ def powers_code(code: int, terms: int, nearest: bool) -> int:
 
 
 def log_step(v: Fraction, fraction: int) -> int:
-    """The nearest whole number to log2(v) 2^fraction: 2^(2 c - 1) <= v^(2^(fraction + 1)) < 2^(2 c + 1)."""
+    """The nearest integer to log2(v) 2^fraction: 2^(2 c - 1) <= v^(2^(fraction + 1)) < 2^(2 c + 1)."""
     return (exponent_of(v ** (2 << fraction)) + 1) // 2
 
 
 def log_value(step: int, fraction: int, dtype: str) -> float:
-    """2^(step / 2^fraction), rounded to the dtype: by square roots of whole numbers to 100 bits."""
+    """2^(step / 2^fraction), rounded to the dtype: by integer square roots to 100 bits."""
     exponent, part = divmod(step, 1 << fraction)
     root = 1 << (part + 100 * (1 << fraction))
     for _ in range(fraction):
         root = math.isqrt(root)
-    # What is below the 100 bits is not nothing, but for the power of two itself.
+    # The bits below the 100 are nonzero, except for a power of two.
     sticky = Fraction(1, 2) if part else Fraction(0)
     return nearest_float((root + sticky) * Fraction(2) ** (exponent - 100), dtype)
 
 
 def table_index(v: Fraction, values: list[float]) -> int:
-    """The index of the nearest value, at a tie the even one."""
+    """The index of the nearest value, the even one at a tie."""
     distances = [abs(v - Fraction(value)) for value in values]
     return min(range(len(values)), key=lambda i: (distances[i], i % 2))

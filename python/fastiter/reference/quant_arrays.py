@@ -1,4 +1,4 @@
-"""Arrays through the number formats, an element or a block at a time: what `fastiter.quant.quantize` has to return."""
+"""Arrays through the number formats, an element or a block at a time: specification of `fastiter.quant.quantize`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from . import quant
 
 Array = npt.NDArray[Any]
-#: A number of the format before it is rounded to the dtype, its code, and whether it was out of range.
+#: A number of the format before rounding to the dtype, its code, and whether it was out of range
 Element = tuple[Any, int, bool]
 
 
@@ -26,9 +26,9 @@ def quantize(
     nan: float,
     codes: np.dtype[Any] | None,
 ) -> tuple[Array, Array | None, tuple[int, int, int]]:
-    """Return numbers or codes, the scales of blocks along the last axis (with codes), and what there was to count.
+    """Return numbers or codes, the scales of blocks along the last axis (with codes), and the counts.
 
-    nan stands for NaN; scale and zero_point have an element for each of x.
+    nan replaces NaN; scale and zero_point have an element for each of x.
     """
     dtype = x.dtype.name
     compute: type[Any] = np.float64 if dtype == "float64" or _needs_doubles(fmt) else np.float32
@@ -66,7 +66,7 @@ def quantize(
 
 
 def _needs_doubles(fmt: Any) -> bool:
-    """Integers of more bits than float32 has are scaled in float64."""
+    """Return whether scaling is in float64: for integers wider than float32's mantissa."""
     return type(fmt).__name__ == "Int" and fmt.width > 24
 
 
@@ -137,7 +137,7 @@ def _float(x: float, fmt: Any, dtype: str, zero: int, random: int) -> Element:
 
 
 def float_code(y: float, fmt: Any) -> int:
-    """The code of a number that `Float` has."""
+    """The code of a number that `Float` represents."""
     if math.isnan(y):
         return _nan_code(fmt)
     sign: int = int(math.copysign(1, y) < 0) << (fmt.bits - 1)
@@ -191,7 +191,7 @@ def _logarithm(x: float, fmt: Any, dtype: str, zero: int, random: int) -> Elemen
 def _table(x: float, fmt: Any, dtype: str, zero: int, random: int) -> Element:
     with np.errstate(over="ignore", under="ignore"):
         held = [float(np.float32(value)) for value in fmt.values]
-    # Blocks know their values as numbers of the dtype; random neighbours of others are those of the exact values.
+    # Blocks store their values in the dtype; stochastic rounding elsewhere is between the exact values.
     in_float = dtype != "float64" and (fmt.rounding != "STOCHASTIC" or fmt.block or held == list(fmt.values))
     compute: type[Any] = np.float32 if in_float else np.float64
     values = held if in_float else list(fmt.values)
@@ -245,12 +245,12 @@ def _ranges(size: int, line: int, block: int) -> Iterator[tuple[int, int]]:
 
 
 def _all_nan(part: list[float]) -> list[Element]:
-    """A block whose scale is NaN; what is infinite in it is out of range."""
+    """A block whose scale is NaN; its infinities count as out of range."""
     return [(math.nan, 0, math.isinf(x)) for x in part]
 
 
 def scale_exponent(largest: Fraction, fmt: Any) -> int:
-    """k of a block of MX: by its rule, from -127 to 127."""
+    """k of an MX block: by its rule, from -127 to 127."""
     if largest == 0:
         return -127
     element = fmt.element
@@ -277,7 +277,7 @@ def _mx(part: list[float], fmt: Any, compute: type[Any], g: Any, random: list[in
 
 
 def _saturated(v: Fraction, sign: float, fmt: Any, random: int) -> Element:
-    """An element: the overflow of its format is not asked for."""
+    """An element of a block: it saturates, whatever the overflow mode of its format."""
     y = quant.significand(v, fmt.mantissa, fmt.min_exponent, fmt.rounding, random, True)
     outside = abs(y) > fmt.max_value
     value = math.copysign(float(min(abs(y), fmt.max_value)), sign)

@@ -12,31 +12,31 @@ import numpy.typing as npt
 from .quant import Float, significand
 
 Array = npt.NDArray[Any]
-#: The longest part of an ordinary product that is added up by itself
+#: The longest part of an ordinary product that is summed separately
 LONGEST_PART = 384
 
 
 def rounded(x: Fraction, fmt: Float) -> float:
-    """The number of the format that x becomes, or an infinity or NaN; a number that becomes zero leaves its sign."""
+    """The number of the format that x is rounded to, or an infinity or NaN; a number rounded to zero keeps its sign."""
     y = significand(x, fmt.mantissa, fmt.min_exponent, fmt.rounding, 0, True)
     sign = -1.0 if x < 0 and (y != 0 or fmt.specials != "fnuz") else 1.0
     if abs(y) <= fmt.max_value:
         return math.copysign(float(abs(y)), sign)
-    # A direction that leads back to the numbers stops at the largest.
+    # Rounding toward the finite numbers stops at the largest one.
     if {"RZ": True, "RD": x > 0, "RU": x < 0}.get(fmt.rounding, False):
         return sign * float(fmt.max_value)
     return beyond(sign, fmt)
 
 
 def beyond(sign: float, fmt: Float) -> float:
-    """What becomes of an infinity."""
+    """The result of the overflow mode for an infinity."""
     return math.copysign({"SAT": float(fmt.max_value), "INF": math.inf, "NAN": math.nan}[fmt.overflow], sign)
 
 
 def added(c: float, a: float, b: float, fmt: Float) -> float:
-    """c + a b, rounded to the format once; infinities, NaN and signs of zero as IEEE 754 has them."""
+    """c + a b, rounded to the format once; infinities, NaN and signs of zero as in IEEE 754."""
     if not (math.isfinite(c) and math.isfinite(a) and math.isfinite(b)):
-        # A finite product may be too large for a float, but is none of what decides here.
+        # A finite product may overflow a float, but does not matter here.
         total = c + (a * b if not (math.isfinite(a) and math.isfinite(b)) else 0.0)
         return beyond(total, fmt) if math.isinf(total) else total
     exact = Fraction(c) + Fraction(a) * Fraction(b)
@@ -64,13 +64,13 @@ def matmul(a: Array, b: Array, acc: Float, between: Float, every: int = 1) -> Ar
 
 
 def parts(K: int) -> list[slice]:
-    """The parts of an ordinary product: as few as their longest length allows, all but the last equally long."""
+    """The parts of an ordinary product: as few as the longest length allows, all but the last equally long."""
     length = max(1, math.ceil(K / max(1, math.ceil(K / LONGEST_PART))))
     return [slice(first, min(K, first + length)) for first in range(0, K, length)]
 
 
 def plain_matmul(a: Array, b: Array, fmt: Float) -> Array:
-    """c (M, N) = a (M, K) b (K, N) in a machine's own format: a :func:`dot` for each part, then their sum in order."""
+    """c (M, N) = a (M, K) b (K, N) in a hardware format: a :func:`dot` for each part, then their sum in order."""
     c = np.zeros((a.shape[0], b.shape[1]))
     for m, n in np.ndindex(c.shape):
         sums = [dot(a[m, part], b[part, n], fmt, fmt) for part in parts(a.shape[1])]

@@ -1,4 +1,4 @@
-"""Relaxation as its definitions say it: A x = b with A dense, one row or one block of rows after the other."""
+"""Relaxation by its definitions: A x = b with A dense, one row or one block of rows after the other."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def block_sor(
     order: Sequence[int] | None = None,
     backward: bool = False,
 ) -> Array:
-    """The same with the x of the blocks before; `order` numbers blocks."""
+    """The same with the newest x of the other blocks; `order` numbers blocks."""
     x, all_blocks = np.array(x), blocks(len(A), size)
     for k in _ordered(len(all_blocks), order, backward):
         block = all_blocks[k]
@@ -68,7 +68,7 @@ def block_sor(
 def kaczmarz(
     A: Array, x: Array, b: Array, omega: float = 1.0, order: Sequence[int] | None = None, backward: bool = False
 ) -> Array:
-    """x <- x + omega (b_i - a_i x) a_i^H / |a_i|^2, row after row: projections; rows of 0 do nothing."""
+    """x <- x + omega (b_i - a_i x) a_i^H / |a_i|^2, row after row: projections; zero rows do nothing."""
     x = np.array(x)
     for i in _ordered(len(A), order, backward):
         norm2 = np.vdot(A[i], A[i]).real
@@ -87,7 +87,7 @@ def _ordered(count: int, order: Sequence[int] | None, backward: bool) -> list[in
     return rows[::-1] if backward else rows
 
 
-# ---- the same as splittings: x+ = x + M^-1 (b - A x) ----------------------------------------------------------------
+# ---- the same as matrix splittings: x+ = x + M^-1 (b - A x) ---------------------------------------------------------
 
 
 def splitting(A: Array, method: str, omega: float = 1.0) -> Array:
@@ -111,9 +111,9 @@ def permuted(A: Array, order: Sequence[int]) -> Array:
 
 
 def first_fit(A: Array, *, red_black: bool = False) -> list[int]:
-    """Give each row in turn the least colour that no neighbour has; neighbours are i, j with a_ij or a_ji not 0.
+    """Give each row in turn the smallest colour that no neighbour has; i, j are neighbours if a_ij or a_ji is not 0.
 
-    red_black: two colours, the row of least index in each component being red; ValueError where two do not do.
+    red_black: two colours, the row of least index in each component being red; ValueError if two do not suffice.
     """
     linked = (A != 0) | (A.T != 0)
     np.fill_diagonal(linked, False)
@@ -138,7 +138,7 @@ def first_fit(A: Array, *, red_black: bool = False) -> list[int]:
 
 
 def order_of(colour: Sequence[int]) -> list[int]:
-    """Rows by colour, within a colour by index."""
+    """Rows sorted by colour, within a colour by index."""
     return sorted(range(len(colour)), key=lambda i: (colour[i], i))
 
 

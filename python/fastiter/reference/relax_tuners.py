@@ -1,4 +1,4 @@
-"""The tuners of a sequence of systems as their formulas say it; sums are taken in the order of the arms."""
+"""The tuners of a sequence of systems by their formulas; sums are taken in the order of the arms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RIDGE = 1e-8
 
 
 def total(numbers: Any) -> float:
-    """The sum from the left; Python's own and NumPy's take another order."""
+    """The sum from left to right; Python's own and NumPy's use another order."""
     result = 0.0
     for number in numbers:
         result += float(number)
@@ -34,7 +34,7 @@ def mix(z: int) -> int:
 
 
 class Draws:
-    """Numbers in [0, 1): number t is made of t and the seed."""
+    """Numbers in [0, 1): number t is a function of t and the seed."""
 
     def __init__(self, seed: int) -> None:
         self.key, self.count = mix(seed + 0x9E3779B97F4A7C15 & MASK), 0
@@ -45,7 +45,7 @@ class Draws:
         return (mix(self.key + self.count * 0x9E3779B97F4A7C15 & MASK) >> 11) * 2.0**-53
 
     def arm(self, p: Array) -> int:
-        """An arm with the probabilities p."""
+        """An arm drawn with the probabilities p."""
         above = np.flatnonzero((np.cumsum(p) > self.next()) & (p > 0))
         return int(above[0]) if len(above) else int(np.flatnonzero(p > 0)[-1])
 
@@ -56,7 +56,7 @@ class Draws:
 class TsallisINF:
     """p_i = 4 / (eta (k_i / scale - x))^2, eta = 2 / sqrt(t), scale the mean loss; k_i sums loss / p_i.
 
-    The loss is the number of iterations less 1, and x is where the probabilities sum to 1.
+    The loss is the number of iterations minus 1, and x makes the probabilities sum to 1.
     """
 
     def __init__(self, arms: Array, draws: Draws) -> None:
@@ -64,7 +64,7 @@ class TsallisINF:
         self.k, self.losses, self.rounds = np.zeros(len(arms)), 0.0, 0
 
     def probabilities(self) -> Array:
-        """Newton's method from the x where the best arm has probability 1."""
+        """Newton's method from the x at which the best arm has probability 1."""
         eta = 2 / math.sqrt(self.rounds + 1)
         scale = self.losses / self.rounds if self.losses > 0 else 1.0
         gap, below = (self.k - self.k.min()) / scale, 2 / eta
@@ -84,7 +84,7 @@ class TsallisINF:
         return float(self.arms[self.arm])
 
     def update(self, iterations: float) -> None:
-        """An estimate of every arm's loss that is right on average: 0 for those that were not drawn."""
+        """Add an unbiased estimate of every arm's loss: 0 for those that were not drawn."""
         loss = max(iterations - 1, 0)
         self.k[self.arm] += loss / self.p[self.arm]
         self.losses, self.rounds = self.losses + loss, self.rounds + 1
@@ -97,14 +97,14 @@ class ContextualTsallisINF:
         self.bounds, self.learners = bounds, [TsallisINF(arms, draws) for _ in range(bins)]
 
     def predict(self, context: float) -> float:
-        """Ask the learner of the context's part."""
+        """Draw from the learner of the context's part."""
         low, high = self.bounds
         bins = len(self.learners)
         self.at = min(int((context - low) / (high - low) * bins), bins - 1)
         return self.learners[self.at].predict()
 
     def update(self, iterations: float) -> None:
-        """Tell it."""
+        """Update that learner."""
         self.learners[self.at].update(iterations)
 
 
@@ -112,9 +112,9 @@ class ContextualTsallisINF:
 
 
 class ChebCB:
-    """Each arm's losses are fitted by Chebyshev polynomials of the context; the smaller the fit, the likelier the arm.
+    """Each arm's losses are fitted by Chebyshev polynomials of the context; arms with small fits are drawn most.
 
-    All the arms' pairs (f, loss) are kept, and a fit is made of all of them.
+    All pairs (f, loss) of each arm are kept, and each fit uses all of them.
     """
 
     def __init__(self, arms: Array, draws: Draws, bounds: tuple[float, float], degree: int) -> None:
@@ -138,13 +138,13 @@ class ChebCB:
         if self.rounds == 0:
             return 0.0
         m, t = self.terms, float(self.rounds)
-        # Rounded, as the last bit of a logarithm is not the same on every machine.
+        # Rounded, as the last bit of a logarithm differs between machines.
         alpha = round(math.pi + 2 / math.pi * math.log(2 * m + 1), 12) / (2 * (m + 1)) * (self.high - self.low)
         excess = max(self.errors - total(self.misfit), 0.0) + 2 * (alpha * alpha) * t
         return 2 * t * math.sqrt(len(self.arms) * t / excess) if excess > 0 else 0.0
 
     def probabilities(self, context: float) -> Array:
-        """The inverse of the gap to the least prediction, and what remains to that."""
+        """The inverse of the gap to the least prediction; the remaining probability goes to that arm."""
         f = self.feature(context)
         y = np.array([total(theta * f) for theta in self.theta])
         best = int(y.argmin())
@@ -160,7 +160,7 @@ class ChebCB:
         return float(self.arms[self.arm])
 
     def update(self, iterations: float) -> None:
-        """Fit the arm again, or all of them if the range of the losses has grown, on which their box depends."""
+        """Fit the arm again, or all arms if the range of the losses, which bounds their box, has grown."""
         loss = max(iterations - 1, 0)
         self.features[self.arm].append(self.f)
         self.losses[self.arm].append(loss)
@@ -181,9 +181,9 @@ class ChebCB:
 
 
 def box_least_squares(f: Array, y: Array, limit: Array) -> Array:
-    """The theta in the box |theta_j| <= limit_j that is least in ||f theta - y||^2 + RIDGE ||theta||^2.
+    """The theta in the box |theta_j| <= limit_j that minimises ||f theta - y||^2 + RIDGE ||theta||^2.
 
-    It is among the solutions for each choice of coefficients that are held at an end of the box: the best one inside.
+    It is found by trying each choice of coefficients that are at a bound, and keeping the best feasible solution.
     """
     gram, moment = f.T @ f + RIDGE * np.eye(f.shape[1]), f.T @ y
     free = np.linalg.solve(gram, moment)

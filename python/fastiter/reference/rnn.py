@@ -2,8 +2,8 @@
 
 Shapes: wx (B, T, G, N, D), r (G, N, D_out, D_in), b (G, N, D), every state (B, N, D), h (B, T, N, D).
 Gate order: lstm i, f, g, o; gru r, z, n; slstm i, f, z, o. The arguments are trusted: `fastiter.rnn` checks them.
-wx, r, b, h may be bfloat16 (of ml_dtypes): they are computed with as float32, which the other states are. Rounded is
-what is stored: h after each step, dwx and dy before anything is computed from dy, dr, db and dh at the end.
+wx, r, b, h may be bfloat16 (of ml_dtypes): arithmetic and the other states are then float32. Only stored values are
+rounded: h after each step, dwx and dy before anything is computed from dy, dr, db and dh at the end.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def _log_sigmoid(x: Array) -> Array:
 
 # ---- one step of each cell ------------------------------------------------------------------------------------------
 # Every step takes x = wx_t and y = R h' + b, both (B, G, N, D), and the previous states (a prime in the equations).
-# Every gradient takes the same, the new states and their cotangents, and returns those of x, of y and of the
-# previous states, where y is held fixed: the path h' -> y is common to all cells and added in `backward`.
+# Every gradient takes the same, the new states and their cotangents, and returns the gradients of x, of y and of the
+# previous states with y held fixed: the path h' -> y is common to all cells and added in `backward`.
 
 
 def _gates(a: Array) -> tuple[Array, ...]:
@@ -64,7 +64,7 @@ def _elman_relu_step(x: Array, y: Array, prev: State) -> State:
 
 def _elman_relu_grad(x: Array, y: Array, prev: State, new: State, dnew: State) -> tuple[Array, Array, State]:
     (h,), (dh,) = new, dnew
-    da = np.stack([np.where(h <= 0, 0, dh)], axis=1)  # of NaN the gradient is no 0, as torch has it
+    da = np.stack([np.where(h <= 0, 0, dh)], axis=1)  # the gradient at NaN is not 0, as in torch
     return da, da, (np.zeros_like(dh),)
 
 
@@ -115,7 +115,7 @@ def _slstm_parts(x: Array, y: Array, prev: State) -> tuple[Array, ...]:
     _, _, n_prev, m_prev = prev
     a_i, a_f, a_z, a_o = _gates(x + y)
     ell = _log_sigmoid(a_f) + m_prev
-    # Per element: one batch may mix sequences that begin here with sequences that continue.
+    # Element by element: one batch may mix sequences that begin here with sequences that continue.
     m = np.where(n_prev == 0, a_i, np.maximum(a_i, ell))
     i = np.exp(np.minimum(a_i - m, 0))
     f = np.exp(np.minimum(ell - m, 0))
@@ -142,7 +142,7 @@ def _slstm_grad(x: Array, y: Array, prev: State, new: State, dnew: State) -> tup
     du = (dc * z + dn) * i
     dv = np.where(ell <= m, (dc * c_prev + dn * n_prev) * f, 0)
     dm = dm - du - dv
-    # m = a_i where n' = 0 and where a_i is the larger one, half of each where they are equal, else ell.
+    # m = a_i where n' = 0 or a_i is larger, ell where that is larger; at a tie each gets half.
     to_a_i = np.where((n_prev == 0) | (a_i > ell), dm, np.where(a_i == ell, dm / 2, 0))
     da_i = du + to_a_i
     d_ell = dv + (dm - to_a_i)
@@ -173,7 +173,7 @@ _CELLS = {
 
 def _recurrent(r: Array, b: Array | None, h: Array) -> Array:
     """y[b, g, n] = r[g, n] h[b, n] + b[g, n]."""
-    # One matrix-vector product per sequence, so that no sequence's rounding depends on its neighbours in the batch.
+    # One matrix-vector product per sequence, so that its rounding does not depend on the rest of the batch.
     y: Array = (_value(r) @ h[:, None, :, :, None])[..., 0]
     return y if b is None else y + _value(b)
 
@@ -187,17 +187,17 @@ def _initial(states: int, wx: Array, state: Sequence[Array] | None) -> list[Arra
 
 
 def _value(x: Array) -> Array:
-    """What is computed with: bfloat16 as float32."""
+    """x in the dtype of the arithmetic: bfloat16 as float32."""
     return x.astype(np.float32) if x.dtype.name == "bfloat16" else x
 
 
 def _rounded(x: Array, stored: Array) -> Array:
-    """Return x as what is stored holds it."""
+    """Return x rounded to the dtype of ``stored``."""
     return _value(x.astype(stored.dtype))
 
 
 class _How(NamedTuple):
-    """Direction, valid steps of each row, where the state that comes to a step is dropped, and the bound of |h|."""
+    """Direction, valid steps of each row, the steps that reset the state, and the bound of |h|."""
 
     reverse: bool
     lengths: npt.ArrayLike | None
@@ -208,7 +208,7 @@ class _How(NamedTuple):
 def _steps(
     cell: _Cell, wx: Array, r: Array, b: Array | None, now: list[Array], how: _How
 ) -> Iterator[tuple[int, Array, State, State]]:
-    """Yield (t, which sequences compute step t, their states before it, after it); the states in `now` advance."""
+    """Yield (t, the sequences that compute step t, their states before it, after it); the states in `now` advance."""
     B, T = wx.shape[:2]
     length = np.full(B, T) if how.lengths is None else np.asarray(how.lengths)
     for t in reversed(range(T)) if how.reverse else range(T):
@@ -256,7 +256,7 @@ def _forward(
 
 
 def _padded(bounds: Array, *packed: Array | None) -> tuple[Array, list[Array]]:
-    """Return the lengths of sequences that lie one after the other in (1, T, ...), and these as (S, longest, ...)."""
+    """Return the lengths of sequences packed in (1, T, ...), and the arrays padded to (S, longest, ...)."""
     lengths = np.diff(bounds)
     rows = []
     for x in packed:
@@ -271,7 +271,7 @@ def _padded(bounds: Array, *packed: Array | None) -> tuple[Array, list[Array]]:
 
 
 def _packed(bounds: Array, rows: Array) -> Array:
-    """Return sequences (S, longest, ...) one after the other, as (1, T, ...)."""
+    """Return sequences (S, longest, ...) packed as (1, T, ...)."""
     packed = np.zeros((1, bounds[-1], *rows.shape[2:]), rows.dtype)
     for s, length in enumerate(np.diff(bounds)):
         packed[0, bounds[s] : bounds[s + 1]] = rows[s, :length]
@@ -294,10 +294,10 @@ def elman(
     """h = tanh(wx + R h' + b), or max(., 0) with activation="relu".
 
     With `reverse` the state enters at the last step and the final state is that after step 0. Steps t >= lengths[b]
-    are not computed: all states there are 0, and the final state is that of the last step that was computed. With
+    are not computed: all states there are 0, and the final state is that of the last computed step. With
     `cu_seqlens` B is 1 and steps cu_seqlens[s] to cu_seqlens[s + 1] are sequence s, with the states of row s. Where
-    `reset` (B, T) or (T,) is true the states that come to the step are replaced by 0. With `clip_state` = v, h is held
-    in [-v, v] after each step. The same holds for every cell here.
+    `reset` (B, T) or (T,) is true, the state before the step is replaced by 0. With `clip_state` = v, h is clipped to
+    [-v, v] after each step. The same holds for every cell here.
     """
     return _forward(f"elman_{activation}", wx, r, b, state, _How(reverse, lengths, reset, clip_state), cu_seqlens)
 
@@ -348,8 +348,8 @@ def slstm(
 ) -> Output:
     """c = f c' + i z; n = max(f n' + i, 1); h = o c / n, with i = exp(a_i - m), f = exp(ell - m).
 
-    ell = logsigmoid(a_f) + m'; m = a_i where n' = 0 (element by element), else max(a_i, ell); both exponents are held
-    at <= 0; z = tanh(a_z), o = sigmoid(a_o), a = wx + R h' + b; state (h, c, n, m).
+    ell = logsigmoid(a_f) + m'; m = a_i where n' = 0 (element by element), else max(a_i, ell); both exponents are
+    clamped to <= 0; z = tanh(a_z), o = sigmoid(a_o), a = wx + R h' + b; state (h, c, n, m).
     """
     return _forward("slstm", wx, r, b, state, _How(reverse, lengths, reset, clip_state), cu_seqlens)
 
@@ -374,11 +374,11 @@ def backward(
 ) -> tuple[Array, Array, Array, State]:
     """(dwx, dr, db, dstate0): the gradient of <dh, h> + <dstate, final state> + <dstates, states>.
 
-    `cell` is the name of the forward function. Of the cotangents any may be None, which is zero. db and the gradient
-    of the initial state are returned also where b and state are None. At a kink the derivative is one-sided or, for
-    max(a_i, ell), the mean of both sides; through the choice "n' = 0" nothing flows. `clip_state` passes the gradient
-    where |h| < v. With `clip_grad` = v, what a step passes back to h' is held in [-v, v], element by element;
-    with v = 0 nothing is passed, not even a NaN.
+    `cell` is the name of the forward function. Any cotangent may be None, which stands for zero. db and the gradient of
+    the initial state are returned even if b and state are None. At a kink the derivative is one-sided or, for
+    max(a_i, ell), the mean of both sides; the choice "n' = 0" has no gradient. `clip_state` passes the gradient
+    where |h| < v. With `clip_grad` = v, the gradient that a step passes back to h' is clipped to [-v, v], element by
+    element; with v = 0 nothing is passed, not even a NaN.
     """
     if cu_seqlens is not None:
         bounds = np.asarray(cu_seqlens)

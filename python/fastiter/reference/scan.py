@@ -4,9 +4,9 @@ Linear scan: a and x (B, T, D), products element by element. Block scan: A (B, T
 each group. a and A may be broadcast over B and T. The arguments are trusted: `fastiter.scan` checks them.
 
 For every function here: `h0` is the state before the first step, zeros by default. With `reverse` time runs from the
-last step to the first. Where `reset` (B, T) or (T,) is true, the state that comes to this step is dropped. `lengths`
-(B,) is the number of valid steps of each row: h of the others is 0, and the last state is that of the last valid step.
-`cu_seqlens` (S + 1,) cuts the steps of the only row into S sequences, each with its own h0 and last state.
+last step to the first. Where `reset` (B, T) or (T,) is true, the state before this step is dropped. `lengths` (B,) is
+the number of valid steps of each row: h of the others is 0, and the last state is that of the last valid step.
+`cu_seqlens` (S + 1,) splits the steps of the only row into S sequences, each with its own h0 and last state.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Times = list[tuple[int, int, list[int]]]
 
 
 def linear_scan(a: Array, x: Array, h0: Array | None = None, **how: Any) -> tuple[Array, Array]:
-    """h[t] = a[t] * h[t-1] + x[t]; returns h and the last state (B, D). bfloat16 is stored, float32 is carried."""
+    """h[t] = a[t] * h[t-1] + x[t]; returns h and the last state (B, D). bfloat16 is stored, the state is float32."""
     return _forward(lambda a_t, h: a_t * h, np.broadcast_to(a, x.shape), x, h0, **how)
 
 
@@ -43,7 +43,7 @@ def _times(A: Array, h: Array) -> Array:
 def _sequences(
     B: int, T: int, reverse: bool = False, lengths: Any = None, cu_seqlens: Any = None
 ) -> Iterator[tuple[int, int, list[int]]]:
-    """Yield (sequence, its row, its steps in the order in which the scan takes them)."""
+    """Yield (sequence, its row, its steps in the order of the scan)."""
     if cu_seqlens is not None:
         bounds = [(0, int(start), int(stop)) for start, stop in pairwise(cu_seqlens)]
     else:
@@ -148,7 +148,7 @@ def _backward(
 
 
 def _summed(x: Array, shape: tuple[int, ...]) -> Array:
-    """Sum over what was broadcast. What was not is returned as it is: a sum of one number would make 0 of -0."""
+    """Sum over broadcast axes. Without any, return x itself: a sum of one number would turn -0 into 0."""
     if x.shape == shape:
         return x
     x = x.sum(axis=tuple(range(x.ndim - len(shape))))
