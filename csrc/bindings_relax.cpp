@@ -23,7 +23,7 @@ template <class F> auto with_numbers(int numbers, F f) {
     }
 }
 
-// Calls f without the GIL. A singular row (zero diagonal) raises ZeroDivisionError(row, system).
+// Calls f without the GIL. A zero diagonal or a singular block raises ZeroDivisionError(row, system).
 template <class F> std::unique_ptr<RelaxMatrix> prepared(F f) {
     try {
         py::gil_scoped_release release;

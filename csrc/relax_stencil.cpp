@@ -130,8 +130,8 @@ private:
             }
     }
 
-    // Wavefront of red-black half sweeps, one per colour. Half sweep h may process group p of planes once half sweep h
-    // - 1 has done group p + 1. So the half sweeps follow each other through the grid two groups apart, and each finds
+    // Wavefront of red-black half sweeps, one per colour. A half sweep may process group p of planes once the previous
+    // one has done group p + 1. So the half sweeps follow each other through the grid two groups apart, and each finds
     // the data of the previous one in cache. In one tick each processes one group; these independent tasks are
     // distributed over the threads, split into parts of lines if they are too few.
     void red_black_in(const Call& c, Team team) const {

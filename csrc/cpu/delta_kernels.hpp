@@ -21,7 +21,6 @@ struct DeltaShape {
 
 // For each step t and each of its factors m = 0..M-1 in turn, with g = decay[t] where m = 0, else 1:
 //     e = v[t,m] - g S^T k[t,m],   S = g S + beta[t,m] k[t,m] e^T;   after the last factor o[t] = S^T q[t].
-// Indices (row, time, factor, head, unit): q (.., K) and o (.., V) have no factor, k is (.., K), v is (.., V). beta (row,
 // Indices (row, time, factor, head, unit): q (.., K) and o (.., V) have no factor axis, k is (.., K), v is (.., V).
 // beta (row, time, factor, head), decay (row, time, head; null = 1), h0 (null = 0) and last (rows, N, K, V) are
 // contiguous. Writes o (0 past a row's end) and last; if not null, also e (row, time, factor, head, V) and the state

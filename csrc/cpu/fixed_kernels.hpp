@@ -55,8 +55,8 @@ enum class FixedPath {
     wide,    // step by step, element by element, 128 bits: anything
 };
 
-// What is added of the product of two 16-bit lanes: its low half; or the product times 2^-16 rounded down, or times
-// 2^-15 rounded to nearest, after the codes were shifted left so that these are the wanted bits.
+// Part of the product of two 16-bit lanes that is added: its low half; or the product times 2^-16 rounded down, or
+// times 2^-15 rounded to nearest, after the codes were shifted left so that these are the wanted bits.
 enum class FixedProduct { low, high, rounded };
 
 struct FixedPlan {

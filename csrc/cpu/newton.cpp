@@ -3,9 +3,9 @@
 //   y+[t] = f(y[t-1]) + J(y[t-1]) (y+[t-1] - y[t-1]),   where before the window y+ = y is the true state
 //
 // The leading steps whose residual and change are within the tolerance become final, and the first step always does, as
-// everything before it is known. A window that needs too many passes, whose changes grow, or which is not finite continues
-// step by step. A line whose states are so sensitive that the tolerance says nothing about them is run by the loop from its
-// first step on.
+// everything before it is known. A window that needs too many passes, whose changes grow, or which is not finite is
+// finished step by step. A line whose states are so sensitive that the tolerance says nothing about them is run by the
+// loop from its first step on.
 #include "para_forward.hpp"
 
 namespace fastiter::FASTITER_LEVEL {

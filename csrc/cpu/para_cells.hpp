@@ -3,8 +3,8 @@
 //   begin(x, a, p, s, keep), finish(s, keep)  s: states, before the step in, after it out. Two calls, so that several
 //                                             vectors of units run the first and then the second: each is a long
 //                                             dependency chain, whose latency the other vectors hide.
-//   backward(x, a, p, s, ds, dx, sums)        s: states before the step; ds: gradients of the states, after the step in,
-//                                             before it out; dx: gradients of x; those of a and p are added to sums
+//   backward(x, a, p, s, ds, dx, sums)        s: states before the step; ds: gradients of the states, after the step
+//                                             in, before it out; dx: gradients of x; those of a and p go to sums
 //   linearise(x, a, p, s, j), times(j, d)     s: as for begin and finish; j: Jacobian of the step, `slopes` numbers;
 //                                             d: change of the states, before the step in, after it out
 //   bounds(s, limit), restrain(y, limit)      bounds of all states that can follow s; clamps y to them

@@ -6,7 +6,7 @@
 namespace fastiter::FASTITER_LEVEL {
 namespace {
 
-// ---- vectors of 16 bytes for each of several blocks ----------------------------------------------------------------------
+// ---- vectors of 16 bytes for each of several blocks ----------------------------------------------------------------
 
 // Number of blocks whose scales are computed together: each block has a 16-byte part of the vector.
 constexpr int kTogether = kVectorBytes / 16;
@@ -37,7 +37,7 @@ template <class T> FASTITER_INLINE mask<T> largest_of_each(const mask<T> (&m)[kT
 
 template <class T> constexpr Bits<T> kInfinity = bits_of_power<T>(kBias<T> + 1);
 
-// ---- scales: from the bits of the largest magnitude to what elements are multiplied with; each lane has its own ----------
+// ---- scales: from the bits of the largest magnitude to what elements are multiplied with; each lane has its own ----
 
 // 2^k with k = (exponent of the largest magnitude, plus one if its significand carries) - (exponent of the largest
 // element)
@@ -100,7 +100,7 @@ template <class T> struct SmallFloatScale {
     FASTITER_INLINE vec<T> after(vec<T> q) const { return codes ? q : q * out * g; }
 };
 
-// ---- elements ----------------------------------------------------------------------------------------------------------
+// ---- elements ------------------------------------------------------------------------------------------------------
 
 template <class T, Rounding R> struct FloatElement {
     Significand<T> significand;
@@ -126,7 +126,7 @@ private:
     vec<T> from_code;
 };
 
-// ---- blocks ------------------------------------------------------------------------------------------------------------
+// ---- blocks --------------------------------------------------------------------------------------------------------
 
 // Per lane, the bits of the largest magnitude; NaN's bits exceed those of infinity.
 template <class T> FASTITER_INLINE mask<T> largest_magnitudes(const T* x, int64_t n) {

@@ -1,6 +1,6 @@
 // Sweeps of relaxation over A x = b, and residuals. With z_i = (b_i - sum over j != i of a_ij x_j) / a_ii:
 //
-//   y_i = (1 - omega) x_i + omega z_i          Gauss-Seidel, SOR: y is x, updated row by row; Jacobi: y is separate memory
+//   y_i = (1 - omega) x_i + omega z_i          Gauss-Seidel, SOR: y is x, updated row by row; Jacobi: y is not x
 //   d_i = momentum d_i + omega (z_i - x_i), y_i = x_i + d_i                                  Chebyshev on Jacobi
 //
 // x, b, y (n, k), contiguous: k right-hand sides. A is stored as A, the vectors as V, and sums are accumulated in

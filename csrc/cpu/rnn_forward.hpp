@@ -339,8 +339,8 @@ template <class S, class C> struct Forward {
 };
 
 // Whether the kernel should compute W x itself, because a second product is cheaper than the memory traffic of wx: if
-// AMX tiles are available, the batch fills them, and both matrices of a head fit the second-level cache. Tiles read
-// rows of x unpacked.
+// AMX tiles are available, the batch has enough rows, and both matrices of a head fit the second-level cache. Tiles
+// read rows of x unpacked.
 template <class S> bool multiplies_x(const RnnShape& s, int64_t I) {
     constexpr int64_t kFewestRows = 8, kMost = 3 << 19, kOneBlock = 768; // the sum must be one block of block_of_sum
     const int64_t G = cell_size(s.cell).gates;

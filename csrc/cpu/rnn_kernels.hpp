@@ -79,11 +79,12 @@ template <class S> using rnn_value = typename RnnValue<S>::type;
 
 // Numbers are stored as S. bf16 is computed in float and rounded on storing: h after each step (with rounds_states also
 // the other states, although they are floats), and the gradients of the gates before they are used. b has the type of
-// the accumulators. h[t] = cell(wx[t] + r h[t-1] + b, states[t-1]).  r (G, N, D, D), b (G, N, D) or null, state (B, N,
-// D) each or null = 0. Instead of wx, the kernel can compute W x + b_x from the inputs x with W (G * N * D, I), where
-// multiplies_x allows it: bitwise the same, but without storing it. Not for packed or ragged rows. Writes every state
-// whose array is present, the values that the backward pass needs (`saved`: lstm i, f, g, o; gru r, z, n and R_n h +
-// b_n; slstm a_i, a_f, z, o; elman none), and the final states.
+// the accumulators.
+// h[t] = cell(wx[t] + r h[t-1] + b, states[t-1]).  r (G, N, D, D), b (G, N, D) or null, state (B, N, D) or null = 0.
+// Instead of wx, the kernel can compute W x + b_x from the inputs x with W (G * N * D, I), where multiplies_x allows
+// it: bitwise the same, but without storing it. Not for packed or ragged rows.
+// Writes every state whose array is present, the values that the backward pass needs (`saved`: lstm i, f, g, o; gru r,
+// z, n and R_n h + b_n; slstm a_i, a_f, z, o; elman none), and the final states.
 template <class S> struct RnnForward {
     typedef rnn_value<S> T;
     RnnShape shape;
