@@ -24,8 +24,7 @@ inline Launch read(const char* path) {
     std::FILE* file = std::fopen(path, "rb");
     if (!file) std::exit(3);
     Launch launch;
-    for (unsigned* x :
-         {&launch.grid.x, &launch.grid.y, &launch.grid.z, &launch.block.x, &launch.block.y, &launch.block.z})
+    for (unsigned* x : {&launch.grid.x, &launch.grid.y, &launch.grid.z, &launch.block.x, &launch.block.y, &launch.block.z})
         *x = unsigned(take<int64>(file));
     launch.shared = size_t(take<int64>(file));
     launch.together = take<int64>(file) != 0;

@@ -5,8 +5,8 @@
 #include <barrier>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
+#include <cstdlib>
 #include <memory>
 #include <thread>
 #include <utility>
@@ -41,11 +41,9 @@ struct Warp {
 };
 struct Block {
     Block(unsigned threads, size_t bytes)
-        : meet(threads),
-          shared(static_cast<unsigned char*>(std::aligned_alloc(128, (bytes + 128) / 128 * 128)), std::free),
+        : meet(threads), shared(static_cast<unsigned char*>(std::aligned_alloc(128, (bytes + 128) / 128 * 128)), std::free),
           bytes(bytes) {
-        for (unsigned at = 0; at < threads; at += 32)
-            warps.push_back(std::make_unique<Warp>(int(std::min(32u, threads - at))));
+        for (unsigned at = 0; at < threads; at += 32) warps.push_back(std::make_unique<Warp>(int(std::min(32u, threads - at))));
     }
     std::barrier<> meet;
     std::unique_ptr<unsigned char, void (*)(void*)> shared;
@@ -115,28 +113,12 @@ template <class... A> void call(void (*kernel)(A...), void** at) { call(kernel, 
 template <class... A> size_t count(void (*)(A...)) { return sizeof...(A); }
 } // namespace host
 
-inline float __uint_as_float(uint32 x) {
-    float y;
-    std::memcpy(&y, &x, 4);
-    return y;
-}
-inline uint32 __float_as_uint(float x) {
-    uint32 y;
-    std::memcpy(&y, &x, 4);
-    return y;
-}
+inline float __uint_as_float(uint32 x) { float y; std::memcpy(&y, &x, 4); return y; }
+inline uint32 __float_as_uint(float x) { uint32 y; std::memcpy(&y, &x, 4); return y; }
 inline int32 __float_as_int(float x) { return int32(__float_as_uint(x)); }
 inline float __int_as_float(int32 x) { return __uint_as_float(uint32(x)); }
-inline double __longlong_as_double(int64 x) {
-    double y;
-    std::memcpy(&y, &x, 8);
-    return y;
-}
-inline int64 __double_as_longlong(double x) {
-    int64 y;
-    std::memcpy(&y, &x, 8);
-    return y;
-}
+inline double __longlong_as_double(int64 x) { double y; std::memcpy(&y, &x, 8); return y; }
+inline int64 __double_as_longlong(double x) { int64 y; std::memcpy(&y, &x, 8); return y; }
 inline float __fmul_rn(float x, float y) { return x * y; }
 inline float __fadd_rn(float x, float y) { return x + y; }
 inline double __dmul_rn(double x, double y) { return x * y; }
@@ -150,8 +132,7 @@ template <class T> T __ldcg(const T* x) { return *x; }
 template <class T> T __ldg(const T* x) { return *x; }
 template <class T> T min(T x, T y) { return y < x ? y : x; }
 template <class T> T max(T x, T y) { return x < y ? y : x; }
-using std::exp, std::log, std::log1p, std::tanh, std::fma, std::fmax, std::fmin, std::isnan, std::isinf, std::isfinite,
-    std::abs, std::sqrt;
+using std::exp, std::log, std::log1p, std::tanh, std::fma, std::fmax, std::fmin, std::isnan, std::isinf, std::isfinite, std::abs, std::sqrt;
 
 struct BFloat16 {
     unsigned short bits;
@@ -162,11 +143,7 @@ struct Half {
 inline float to_float(float x) { return x; }
 inline double to_float(double x) { return x; }
 inline float to_float(BFloat16 x) { return __uint_as_float(uint32(x.bits) << 16); }
-inline float to_float(Half x) {
-    _Float16 y;
-    std::memcpy(&y, &x, 2);
-    return float(y);
-}
+inline float to_float(Half x) { _Float16 y; std::memcpy(&y, &x, 2); return float(y); }
 
 template <class T> struct Rounded;
 template <> struct Rounded<float> {
@@ -183,12 +160,7 @@ template <> struct Rounded<BFloat16> {
     }
 };
 template <> struct Rounded<Half> {
-    static Half of(float x) {
-        const _Float16 y = _Float16(x);
-        Half z;
-        std::memcpy(&z, &y, 2);
-        return z;
-    }
+    static Half of(float x) { const _Float16 y = _Float16(x); Half z; std::memcpy(&z, &y, 2); return z; }
 };
 
 namespace host {
