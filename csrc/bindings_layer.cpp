@@ -10,7 +10,7 @@ namespace fastiter {
 namespace {
 
 // x (T, B, I), w_ih (G * H, I), w_hh (G * H, D), both biases (G * H,) or neither, the initial states (B, N, D) or none:
-// contiguous, and of one dtype except for the other states beside a bfloat16 h. H = N D
+// contiguous, and of one dtype, except that states beside a bfloat16 h are float32. H = N D
 struct LayerInputs {
     CellOf cell;
     int64_t N;

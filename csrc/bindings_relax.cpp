@@ -150,8 +150,7 @@ void relax_subdomains_of(int numbers, py::handle start, py::handle column, py::h
     });
 }
 
-// A fingerprint that differs if the memory differs, except with probability 2^-64. A sum would not detect two sign
-// changes.
+// A fingerprint that differs if the memory does, except with probability 2^-64. A sum would miss two sign changes.
 uint64_t relax_fingerprint(py::handle x, int64_t bytes) {
     constexpr int kLanes = 8; // independent chains of products
     constexpr uint64_t kOdd = 0x9e3779b97f4a7c15;

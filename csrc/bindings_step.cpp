@@ -11,7 +11,7 @@ namespace {
 // Snapshot of an entry of a module's parameter dict, to detect changes
 class Watched {
 public:
-    // (dict, name, tensor, whether it has a version counter, an alias, bytes at its address)
+    // (dict, name, tensor, whether it has a version counter, an alias, its size in bytes)
     explicit Watched(const py::handle& x) {
         const py::tuple entry = py::reinterpret_borrow<py::tuple>(x);
         held_ = entry[0], name_ = entry[1], tensor_ = entry[2], alias_ = entry[4];
@@ -41,8 +41,8 @@ private:
         static PyObject* name = PyUnicode_InternFromString("data_ptr");
         return integer(called(PyObject_CallMethodNoArgs(tensor_.ptr(), name)).ptr());
     }
-    // Samples some of the numbers: fused optimizers, collectives and writes through .data change them without
-    // incrementing the version.
+    // Samples some of the numbers: fused optimizers, collectives and writes through .data change all of them
+    // without incrementing the version.
     void look(Word (&out)[kSample]) const {
         std::fill_n(out, kSample, Word(0));
         const char* data = reinterpret_cast<const char*>(address_);

@@ -6,8 +6,8 @@
 namespace fastiter {
 namespace {
 
-// wx (B, T, G, N, D), r (G, N, D, D), b (G, N, D) or None, the state or None. All have shapes that match wx, and its
-// dtype; beside bfloat16, b and the other states may have the dtype of the computation where the ops allow it.
+// wx (B, T, G, N, D), r (G, N, D, D), b (G, N, D) or None, the state or None. All match the shape of wx
+// and have its dtype; beside bfloat16, b may be float32, and the states other than h are float32.
 struct Inputs {
     CellOf cell;
     View wx, r, b;

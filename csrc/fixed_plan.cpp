@@ -193,7 +193,7 @@ template <class F> auto with_source(const FixedCodes& x, F&& f) {
     }
 }
 
-// Upper limit of a row's sum of magnitudes that keeps start + sum, and every partial sum, within the format.
+// Upper limit of a sum of magnitudes that keeps start + sum, and every partial sum, within the format.
 class Limit {
 public:
     explicit Limit(const FixedMatmul& g) : shift_(g.acc.shift), terms_(g.K) {

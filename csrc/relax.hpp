@@ -90,8 +90,7 @@ std::unique_ptr<RelaxMatrix> prepare_projections(const Csr<A>&, int64_t columns,
 // grid (n0, n1, n2), n1 = 1 for two axes. coefficients (7) or (7, n0, n1, n2); given: 1 where x is fixed, null:
 // nowhere. order: (points) with its clusters; null: red-black or natural order
 struct StencilOrder {
-    bool red_black = false, projections = false; // projections: onto the equations (Kaczmarz), not division by the
-                                                 // diagonal
+    bool red_black = false, projections = false; // projections: Kaczmarz, not division by the diagonal
     const int32_t* order = nullptr;
     Clusters clusters;
 };

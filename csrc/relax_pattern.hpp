@@ -16,7 +16,7 @@ struct Pattern {
 // the other's column. Returns the number of colours.
 int64_t colour_first_fit(const Pattern&, int32_t* colour);
 
-// The same, where rows are linked if they have entries in a common column; the pattern has `columns` columns
+// The same, where rows are linked if they have entries in a common column; the pattern has `columns` columns.
 int64_t colour_disjoint(const Pattern&, int64_t columns, int32_t* colour);
 
 // Colours with two colours, where the first row of each connected component has colour 0. Returns -1, or a row on an

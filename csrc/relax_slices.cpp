@@ -278,8 +278,7 @@ std::unique_ptr<RelaxMatrix> prepare_projections(const Csr<A>& csr, int64_t colu
         std::fill(norm.begin(), norm.end(), 0.0);
         m.start.push_back(to);
         for (bool shared :
-             {false, true}) // entries that the previous row has just changed come last, so that the sum need not wait
-                            // for them
+             {false, true}) // entries just changed by the previous row come last: the sum need not wait for them
             for (int64_t e = csr.start[row]; e < csr.start[row + 1]; ++e) {
                 if ((last_row[size_t(csr.column[e])] == i - 1) != shared) continue;
                 m.column[to] = csr.column[e];

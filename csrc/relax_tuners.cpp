@@ -150,8 +150,8 @@ void Chebyshev::update(double loss) {
         if ((is_new && s_.gram[i * terms_ * terms_] > 0) || i == arm) fit(i);
 }
 
-// Fits theta by least squares with |theta_0| <= the largest number of iterations and |theta_j| <= 2 (range of losses) /
-// j.
+// Fits theta by least squares with |theta_0| <= the largest number of iterations (loss + 1), and |theta_j| <= 2 (range
+// of losses) / j.
 void Chebyshev::fit(int64_t arm) {
     const double *gram = s_.gram + arm * terms_ * terms_, *moment = s_.moment + arm * terms_;
     for (int64_t j = 0; j < terms_; ++j)

@@ -21,7 +21,7 @@ template <class S> void run_forward(RnnForward<S> p);
 // The gradient of r, (G, N, D, D) or null, is a matrix product of the gates' gradients with h before each step.
 template <class S> void run_backward(RnnBackward<S> p, S* dr);
 
-// The same with checkpoints every k steps: only the states other than h between chunks of `every` steps are stored,
+// The same with checkpoints: of the states other than h, only those between chunks of `every` steps are stored,
 // (chunks - 1, B, N, D) each, and no gates. The backward pass recomputes each chunk, bitwise the same. Not with starts.
 template <class S> struct Chunks {
     int64_t every = 0;

@@ -106,7 +106,7 @@ int thread_count() {
 }
 
 bool read_thread_environment() {
-    // OMP_NUM_THREADS may be a list, whose first number counts; the runtime validates it, not we.
+    // OMP_NUM_THREADS may be a list, whose first number counts; the runtime validates it.
     const char* openmp = std::getenv("OMP_NUM_THREADS");
     in_openmp_environment = int(std::clamp(openmp ? std::strtol(openmp, nullptr, 10) : 0L, 0L, long(kMaxThreads)));
     const char* own = std::getenv("FASTITER_NUM_THREADS");

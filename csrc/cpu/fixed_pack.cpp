@@ -40,8 +40,7 @@ template <class T> ReadLine<T> reader(const FixedCodes& x) {
 // True if x is contiguous in k but not in its items: the panel is then filled along k.
 bool along_k(const FixedCodes& x) { return x.k.stride[2] == 1 && x.item.stride[2] != 1; }
 
-constexpr int64_t kBlock = 64; // lines of k per block, which stay in the first-level cache while items are written to
-                               // them
+constexpr int64_t kBlock = 64; // lines of k per block, which stay in the first-level cache while they are filled
 
 template <class T> void clear_beyond(int64_t count, int64_t columns, int64_t lines, T* out) {
     for (int64_t i = 0; i < lines && count < columns; ++i)

@@ -12,8 +12,7 @@ template <class T> struct MatrixProduct {
     static constexpr int W = lanes<T>, depth = side_by_side<T>, kPanelVectors = on_tiles<T> ? 2 : 4,
                          kRows = tile_rows<kPanelVectors>, kRowsOnTiles = 2 * kTileRows;
     static constexpr int64_t kPanel = kPanelVectors * W;
-    static constexpr int64_t kBlockM = on_tiles<T> ? 160 : 168; // rows per block: a's block fits the second-level
-                                                                // cache
+    static constexpr int64_t kBlockM = on_tiles<T> ? 160 : 168; // rows per block: a's part fits the second level
     static constexpr int64_t kPackedBytes = 8 << 20;            // of b packed at a time
     // AMX tiles read a from the second-level cache, which holds more, and partial sums go through memory.
     static constexpr int64_t kDeepest = on_tiles<T> ? 1024 : kDeepestSum;
@@ -21,8 +20,7 @@ template <class T> struct MatrixProduct {
     static constexpr int64_t kPartOfPanel = 256;
     // The same if a is packed too: the lines packed at a time stay in the second-level cache until they are multiplied.
     static constexpr int64_t kDeepestPacked = on_tiles<T> ? kPartOfPanel : kDeepest;
-    static constexpr int64_t kPackedTogether = on_tiles<T> ? 4 : 1; // panels packed together: their shares of a line
-                                                                    // of b are contiguous
+    static constexpr int64_t kPackedTogether = on_tiles<T> ? 4 : 1; // panels per pass: contiguous in a line of b
     // Block heights are multiples of this; missing lines are zeros.
     static constexpr int64_t kLines = on_tiles<T> ? kTilePairs : 1;
     // Stride of a packed line of a, in numbers: an odd count of cache lines, so that a tile's lines spread over all

@@ -21,8 +21,7 @@ FASTITER_INLINE uint16_t to_half(float x) {
     const uint32_t bits = bits_as<uint32_t>(x), body = bits & 0x7fffffff;
     const uint16_t sign = uint16_t(bits >> 16 & 0x8000);
     if (body > 0x7f800000) return uint16_t(sign | 0x7e00 | (body >> 13 & 0x3ff));
-    if (body >= 0x47800000) return sign | 0x7c00; // 2^16; smaller numbers that round up to it carry into infinity
-                                                  // below
+    if (body >= 0x47800000) return sign | 0x7c00; // 2^16; what rounds up to it carries into infinity below
     if (body < 0x38800000)                        // 2^-14: the last place of the sum is 2^-24
         return uint16_t(sign | (bits_as<uint32_t>(bits_as<float>(body) + 0.5f) - bits_as<uint32_t>(0.5f)));
     const uint32_t rounded = body + 0xfff + (body >> 13 & 1);

@@ -68,8 +68,7 @@ template <class T> struct Table {
         }
         for (int lane = 0; lane < lanes<T>; ++lane) {
             const T* at = thresholds;
-            for (int64_t rest = count - 1; rest > 0;) { // binary search: how many of the `rest` thresholds from `at`
-                                                        // on are <= v
+            for (int64_t rest = count - 1; rest > 0;) { // binary search in `rest` thresholds from `at` on
                 const int64_t half = (rest + 1) / 2;
                 const bool reached = v[lane] >= at[half - 1];
                 at = reached ? at + half : at;

@@ -11,8 +11,7 @@ template <class S, class C> struct Recompute : Forward<S, C> {
     using Base::D, Base::G, Base::kPanelUnits, Base::mine, Base::p, Base::rows, Base::shape, Base::states, Base::U,
         Base::W;
     static constexpr int R = rows_of_tile<S, G * U>;
-    static constexpr int64_t kBlockBytes = 128 << 10; // bytes of h per block: they stay in the second-level cache
-                                                      // beside a panel
+    static constexpr int64_t kBlockBytes = 128 << 10; // of h per block: fits the second level beside a panel
 
     // One step of one row
     struct Step {
