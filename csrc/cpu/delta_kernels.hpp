@@ -24,7 +24,7 @@ struct DeltaShape {
 // Indices (row, time, factor, head, unit): q (.., K) and o (.., V) have no factor axis, k is (.., K), v is (.., V).
 // beta (row, time, factor, head), decay (row, time, head; null = 1), h0 (null = 0) and last (rows, N, K, V) are
 // contiguous. Writes o (0 past a row's end) and last; if not null, also e (row, time, factor, head, V) and the state
-// before each period, (row's periods, N, K, V), row after row: both contiguous. Inputs and outputs do not overlap.
+// before each period, (periods of all rows, N, K, V), row by row: both contiguous. Inputs and outputs do not overlap.
 template <class T> struct DeltaForward {
     DeltaShape shape;
     Steps<const T> q, k, v;
