@@ -129,7 +129,7 @@ class Checkpoints:
                 raise gate.GateError(f"{self.case}, checkpoint: {name} is not the same")
 
     def bytes_kept(self) -> dict[str, int]:
-        """What the graph keeps besides its inputs and h, by either."""
+        """Bytes that the graph keeps besides its inputs, h and the copy of h that belongs to it, by either."""
         return {"stored": self._kept(self.stored), "checkpoint": self._kept(self.again)}
 
     def _kept(self, forward: Call) -> int:
@@ -143,4 +143,4 @@ class Checkpoints:
             h = forward()
         assert isinstance(h, Tensor)
         known = {x.data_ptr() for x in (*self.stored.inputs, h)}
-        return sum(size for address, size in kept.items() if address not in known)
+        return sum(size for address, size in kept.items() if address not in known) - h.nbytes

@@ -186,8 +186,8 @@ def with_quant(dtype: Any) -> None:
             np.empty = empty
     for n, at_end in itertools.product((1, 7, 16, 31, 65, 4097), (False, True)):
         dy, x, y = (copies(rng.standard_normal(n).astype(dtype), at_end) for _ in range(3))
-        for limits, total in itertools.product((None, (-1.0, 1.0)), (False, True)):
-            _core.quantize_gradient(dtype == np.float64, limits, dy, x, y, guarded(n, dtype, at_end), n, total)
+        for limits, clip, total in itertools.product((None, (-1.0, 1.0)), (False, True), (False, True)):
+            _core.quantize_gradient(dtype == np.float64, limits, clip, dy, x, y, guarded(n, dtype, at_end), n, total)
 
 
 STOCHASTIC = {
