@@ -1,5 +1,5 @@
-// bf16 matrix products on AMX. One instruction multiplies a tile of up to 16 rows of 32 numbers by a tile of 16 lines
-// of the panel. Its duration is the time to load the 16 lines from cache, however few the rows are.
+// bf16 matrix products on AMX. One instruction multiplies up to 16 rows of 32 numbers by a 32 x 16 tile of the panel.
+// It takes as long as loading that tile from its cache, however few the rows are.
 #pragma once
 #include "simd.hpp"
 

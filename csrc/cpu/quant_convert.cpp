@@ -36,7 +36,7 @@ FASTITER_INLINE uint16_t to_brain(float x) {
     return uint16_t(x != x ? (bits >> 16 | 0x40) : rounded);
 }
 
-// Intermediate float of a conversion to 16 bits. A double is rounded to odd, so that the second rounding is exact.
+// Intermediate float of a conversion to 16 bits. A double is rounded to odd, so that rounding twice is correct.
 FASTITER_INLINE float halfway(float x) { return x; }
 FASTITER_INLINE float halfway(double x) {
     const float near = float(x);

@@ -1,5 +1,5 @@
-// c = a b with a small-float accumulator. A sum that T cannot represent is first rounded to odd, so that the following
-// rounding to the accumulator's format is exact (docs/fixed.md).
+// c = a b with a small-float accumulator. A sum that T cannot represent is first rounded to odd, so that the second
+// rounding, to the accumulator's format, is correct (docs/fixed.md).
 #include "quant_matmul_kernels.hpp"
 #include "small_float.hpp"
 #include "tile.hpp"

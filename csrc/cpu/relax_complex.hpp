@@ -73,7 +73,7 @@ template <class M> FASTITER_INLINE complexes pick(M m, complexes yes, complexes 
 template <class V> FASTITER_INLINE auto number(V x, int i) { return x[i]; }
 FASTITER_INLINE Complex number(complexes x, int i) { return {x.v[2 * i], x.v[2 * i + 1]}; }
 
-// The numbers x[i - 1], and x[i + 1], for all i of a vector, given the adjacent vector
+// The numbers x[i - 1], and x[i + 1], for all i of a vector
 template <int Reals, class V, size_t... I> FASTITER_INLINE V one_before(V last, V x, std::index_sequence<I...>) {
     return __builtin_shufflevector(last, x, int(I + sizeof...(I) - Reals)...);
 }

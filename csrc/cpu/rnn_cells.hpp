@@ -1,6 +1,6 @@
-// The cells, one time step each, on vectors of units. In each direction a step is two calls, so that a tile
-// can make the first call for all its vectors and then the second: each is a long dependency chain, whose latency the
-// other vectors hide.
+// The cells, one time step each, on vectors of units. In each direction a step is two calls, so that a tile can
+// make the first call for all its vectors and then the second: each is a long dependency chain, whose latency the other
+// vectors hide.
 //
 //   begin(x, p, s, keep), finish(s, keep)       x: gates of W x; p: R h' + b; s: states, before the step in, after out;
 //                                               keep: passed from one to the other, and saved for backward
