@@ -17,9 +17,7 @@ _SCALES = (0.1, 0.5, 1.0, 1.0, 2.0, 4.0)
 def probe_points(cell: Cell, x: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """Return random states (M, n) and, for each, one step of x (B, T, ...), which must have one."""
     batch, time = x[0].shape[:2]
-    generator = torch.Generator().manual_seed(
-        0
-    )  # the same structure at every call, and the user's random state is untouched
+    generator = torch.Generator().manual_seed(0)  # reproducible, and leaves torch's random state alone
     h = torch.randn((len(_SCALES), cell.layout.width), generator=generator, dtype=cell.dtype, device="cpu")
     h *= torch.tensor(_SCALES, dtype=cell.dtype, device="cpu").unsqueeze(1)
     picked = torch.arange(len(h), device=x[0].device) * (batch * time - 1) // (len(h) - 1)

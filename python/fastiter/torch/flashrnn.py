@@ -130,7 +130,7 @@ def _run(options: FlashRNNConfig, Wx: Tensor, R: Tensor, b: Tensor, states: Tens
 
 
 def _autocast(options: FlashRNNConfig, low: torch.dtype, *tensors: Tensor | None) -> list[Any]:
-    """Return the arguments in the config's `dtype`, as FlashRNN's autocast does, by default in torch's autocast dtype."""
+    """Cast the arguments to the config's `dtype`, as FlashRNN's autocast does, by default to torch's autocast dtype."""
     dtype = low if options.dtype is None else DTYPES[options.dtype]
     of_states = dtype if options.dtype_s is None else DTYPES[options.dtype_s]
     return [*(autocast_to(x, dtype) for x in tensors[:3]), autocast_to(tensors[3], of_states)]

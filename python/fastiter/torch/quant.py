@@ -225,8 +225,7 @@ def fixed_point(
     signed, rounding, overflow
         As for :class:`fastiter.quant.Fixed`.
     terms, method
-        With ``terms``, codes are sums of at most so many powers of two: :class:`fastiter.quant.SumOfPowers`, which
-        saturates.
+        With ``terms``, codes have at most so many one bits: :class:`fastiter.quant.SumOfPowers`, which saturates.
     rng, nan, ste
         As for :func:`quantize`. With "pass", wrapped numbers count as in range for dy/dpoint, too.
     gradient_scale : float
@@ -384,9 +383,8 @@ def linear(
     bias : Tensor (N,), optional
         Initial value of the accumulator, rounded to its format as a first sum.
     accumulate : Fixed, Float or str
-        The accumulator's format. With a :class:`Fixed`, x and weight must be finite, and integers times powers of two,
-        with at most 64 bits of both integers together, as :func:`quantize` returns them; with a :class:`Float` they
-        must be exact in float32.
+        With a :class:`Fixed`, x and weight must be finite, and integers times a power of two, of at most 64 bits
+        together, as :func:`quantize` returns them; with a :class:`Float` they must be exact in float32.
     every : int
         Number of products that are added between two roundings.
 

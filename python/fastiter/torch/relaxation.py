@@ -27,7 +27,7 @@ from ._relax_gpu_projections import OfProjections
 from ._relax_tensors import DTYPES, Sparse, matrix_of, on_tensors, overlap
 
 BACKENDS = ("cpu", "cuda", "triton")
-_GPUS = ("cuda",)  # tests take the CPU for one
+_GPUS = ("cuda",)  # tests add "cpu"
 
 
 class Relaxation:
@@ -37,29 +37,29 @@ class Relaxation:
     ----------
     A
         A sparse CSR or BSR tensor (n, n), a CSR tensor (batch, n, n) whose matrices have one pattern, or a
-        :class:`fastiter.relax.Stencil`; float32, float64 or complex128. It is copied. It is laid out on the CPU,
-        wherever it is.
+        :class:`fastiter.relax.Stencil`; float32, float64 or complex128. It is copied, and laid out on the CPU even if
+        it is on a GPU.
     method, omega, order, block_size, symmetric
-        As for :class:`fastiter.relax.Relaxation`. A GPU has all methods, in the orders "color" and "red-black"; Jacobi
-        has none. "kaczmarz" has the order "color" here, too, and on a GPU no other: equations of one colour have no
-        unknown in common. ``omega="auto"`` is estimated on the CPU.
+        As for :class:`fastiter.relax.Relaxation`. A GPU supports all methods, in the orders "color" and "red-black";
+        Jacobi needs no order. "kaczmarz" also supports the order "color", the only one on a GPU: equations of one
+        colour have no unknown in common. ``omega="auto"`` is estimated on the CPU.
     backend
-        ``"cpu"``; ``"cuda"``: CUDA kernels; ``"triton"``: Triton's, for Jacobi on a Stencil. None: the CPU or CUDA,
-        where A is. A Stencil is on the CPU if it is None, and else on the device of the first tensors that it meets; a
-        GPU has none with complex coefficients.
+        ``"cpu"``; ``"cuda"``: CUDA kernels; ``"triton"``: Triton kernels, for Jacobi on a Stencil. None: the CPU or
+        CUDA, according to the device of A. A Stencil runs on the CPU if it is None, otherwise on the device of the
+        first tensors that are passed; complex coefficients are not supported on a GPU.
 
     Raises
     ------
     BackendError
-        If a GPU has no kernel for what is asked for.
+        If there is no GPU kernel for the request.
     TypeError, ValueError
         As for :class:`fastiter.relax.Relaxation`.
 
     Notes
     -----
-    x and b are dense tensors on the device of A with its dtype, or float64 where A is float32, (n,) or (n, k), of a
-    batch (batch, n), of a Stencil in the shape of the grid. Colours are those of the CPU, and so are results but for
-    rounding.
+    x and b are dense tensors on the device of A with its dtype, or float64 if A is float32; their shape is (n,) or
+    (n, k), for a batch (batch, n), for a Stencil that of the grid. Colours are the same as on the CPU, and results
+    differ only by rounding.
     Gradients: see :func:`fastiter.torch.sweeps` and :func:`fastiter.torch.relax_solve`.
 
     Examples
@@ -93,7 +93,7 @@ class Relaxation:
         if method == "kaczmarz" and isinstance(order, str) and order == "color" and isinstance(matrix, Sparse):
             matrix = Sparse.of_rows(without_zeros(read_csr("Relaxation", matrix)))
             together = arrange_disjoint(read_csr("Relaxation", matrix))
-            order = together.order  # which is the same sweep, equation after equation
+            order = together.order  # the same sweep on the CPU, in sequence
         options: dict[str, Any] = {"omega": omega, "order": order, "block_size": block_size, "symmetric": symmetric}
         host = relax.Relaxation.of("Relaxation", matrix, method, **options)
         self.method, self.symmetric, self.omega = method, host.symmetric, host.omega
@@ -101,7 +101,7 @@ class Relaxation:
         self._choice = host.choice
         self._grid = A.grid if isinstance(A, Stencil) else None
         batch = host.system.batch
-        self._fixed = (batch, self.shape[0]) if batch else self._grid  # the shape of b, where there is only one
+        self._fixed = (batch, self.shape[0]) if batch else self._grid  # the shape of b if only one is allowed
         self.dtype_name = host.dtype.name
         self._stencil = A if isinstance(A, Stencil) else None
         self.host = host if self._backend == "cpu" else None
@@ -109,7 +109,7 @@ class Relaxation:
         self._omegas: dict[torch.device, Tensor] = {}
 
     def sweep(self, x: Tensor, b: Tensor, sweeps: int = 1, *, backward: bool = False) -> None:
-        """Relax x in place, `sweeps` times; `backward`: from the last colour to the first. It waits for no GPU."""
+        """Sweep x in place, `sweeps` times; `backward`: from the last colour to the first. Never synchronizes."""
         function = "Relaxation.sweep"
         times = _vectors.count(function, "sweeps", sweeps)
         check_flag(function, "backward", backward)
@@ -155,8 +155,8 @@ class Relaxation:
     ) -> Solution:
         """Sweep until ||b - A x|| <= rtol ||b|| + atol, from x0 or 0, as :meth:`fastiter.relax.Relaxation.solve`.
 
-        On a GPU the host waits for the residual once a check, so ``check_every`` is the number of sweeps that a wait is
-        spread over. ``value`` is on the device of b; what there is one of for each column is a tensor on the CPU.
+        On a GPU the host synchronizes once per check of the residual, so a larger ``check_every`` amortizes it over
+        more sweeps. ``value`` is on the device of b; the other results, one for each column, are tensors on the CPU.
         """
         start, limits = self.start("Relaxation.solve", b, x0, (rtol, atol, max_steps, check_every))
         b = b.detach()
@@ -171,10 +171,10 @@ class Relaxation:
         used = adaptive.omega if adaptive else self.omega
         return solution_of(self.outside(own, start), watch, self.is_single(b), self.method, used)
 
-    # The rest is what accelerators share, and of no use outside of the package.
+    # The rest is shared with accelerators, and internal to the package.
 
     def start(self, function: str, b: Tensor, x0: Tensor | None, given: tuple[Any, ...]) -> tuple[Tensor, Limits]:
-        """Check the arguments of a solution; return a copy of x0, or 0, and the limits."""
+        """Check the arguments of a solve; return a copy of x0, or 0, and the limits."""
         self._check(function, b, x0, "x0")
         rtol, atol = _vectors.positive(function, "rtol", given[0]), _vectors.positive(function, "atol", given[1])
         most = _vectors.count(function, "max_steps", given[2])
@@ -183,31 +183,31 @@ class Relaxation:
         return start, (rtol, atol, most, every)
 
     def inside(self, x: Tensor) -> Tensor:
-        """Return vectors as the kernels have them."""
+        """Return vectors in the layout of the kernels."""
         return self.on(x.device).inside(x.reshape(-1) if self._grid is not None else x)
 
     def outside(self, x: Tensor, like: Tensor) -> Tensor:
-        """Return what :meth:`inside` made of a vector, in the shape of another."""
+        """Undo :meth:`inside`, and return the vector in the shape of ``like``."""
         return contiguous(self.on(x.device).outside(x)).reshape(like.shape)
 
     def is_single(self, b: Tensor) -> bool:
-        """Say whether b is one right-hand side."""
+        """Return whether b is a single right-hand side."""
         return b.dim() == 1 or self._grid is not None
 
     def kind_of(self, turn: int) -> int:
-        """Return what the kernels call a sweep in this direction."""
+        """Return the kernels' constant for a sweep in this direction."""
         return JACOBI if METHODS[self.method][0] == "jacobi" else SYMMETRIC if self.symmetric else turn
 
     def omega_on(self, device: torch.device) -> Tensor:
-        """Return omega where the kernels read it."""
+        """Return omega as a tensor on the device."""
         if device not in self._omegas:
             self._omegas[device] = torch.full((1,), self.omega, dtype=torch.float64, device=device)
         return self._omegas[device]
 
     def on(self, device: torch.device) -> _Matrix:
-        """Return the matrix as the kernels have it."""
+        """Return the matrix in the layout of the kernels."""
         if self._matrix is None:
-            assert self._stencil is not None  # else there has been a matrix from the first
+            assert self._stencil is not None  # all other matrices are laid out by __init__
             self.device = device
             self._matrix = OfStencil(self._stencil, device, _triton_jacobi() if self._backend == "triton" else None)
         return self._matrix
@@ -253,7 +253,7 @@ def _backend(named: object, device: torch.device | None) -> str:
 
 
 def _check_gpu(backend: str, A: object, method: object, order: object) -> None:
-    """Refuse what the GPU has no kernels for; what is wrong anywhere is said by the preparation on the CPU."""
+    """Refuse arguments without GPU kernels; other errors are raised by the preparation on the CPU."""
     if method == "kaczmarz" and not (isinstance(order, str) and order == "color"):
         raise BackendError(f"Relaxation: order must be 'color' for kaczmarz on a GPU, got {order!r}")
     is_jacobi = isinstance(method, str) and METHODS.get(method, ("",))[0] == "jacobi"

@@ -1,4 +1,4 @@
-"""Existing models on fastiter's kernels: their torch.nn.LSTM, GRU and RNN become fastiter's, in place, and back."""
+"""Existing models on fastiter's kernels: replaces their torch.nn.LSTM, GRU and RNN in place, and restores them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .nn._rnn_torch import plain_class, reason_against_torch, set_class
 
 __all__ = ["Replaced", "Restored", "replace", "restore"]
 
-_MARK = "_replaced_by_fastiter"  # on the instance, so that copies know it, too
+_MARK = "_replaced_by_fastiter"  # on the instance, so that copies have it, too
 
 
 @dataclass
 class Replaced:
-    """What :func:`replace` did: names in the model of what it replaced, with the class, and what it left, with why."""
+    """Report of :func:`replace`: names of the replaced modules, with the class, and of those left, with the reason."""
 
     replaced: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Replaced:
 
 
 class Restored(list[str]):
-    """The names of what :func:`restore` restored; `left` has those of what it could not, with why."""
+    """The names of the modules that :func:`restore` restored; `left`: names of the others, with the reason."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,35 +48,35 @@ class Restored(list[str]):
 
 
 def replace(model: nn.Module) -> Replaced:
-    """Turn each torch.nn.LSTM, GRU and RNN of a model into fastiter's, in place, and say which.
+    """Replace each torch.nn.LSTM, GRU and RNN of a model by fastiter's, in place, and report which.
 
-    Modules stay the objects that they are, with their parameters, shared ones too, hooks, parametrisations and training
-    mode; only their class changes. Whoever holds them (optimizers, wrappers, other models) notices nothing.
+    Modules stay the same objects, with their parameters (also shared ones), hooks, parametrisations and training mode;
+    only their class changes. References to them (in optimizers, wrappers, other models) stay valid.
 
-    A module of a class derived from torch's gets a class derived from its own, of the same name, in which ``super()``
-    finds fastiter's layer before torch's. It stays an instance of its class, with all that this adds, and its copies,
-    pickles and checkpoints are what they were. So do the cells of sLSTMs, those of the packages xlstm and tirex, whose
-    forward then runs :func:`fastiter.torch.slstm`. They are known by the names of their parameters and of their config,
-    and are taken if they compute what that does, which is tried out with a few numbers.
+    A module whose class is derived from torch's gets a class derived from its own, of the same name, in which
+    ``super()`` finds fastiter's layer before torch's. It stays an instance of its class, with all that this adds, and
+    its copies, pickles and checkpoints do not change. The same holds for the sLSTM cells of the packages xlstm and
+    tirex, whose forward then runs :func:`fastiter.torch.slstm`. They are recognised by the names of their parameters
+    and of their config, and replaced if a trial on a few numbers gives the same results.
 
-    Left as they are, with a reason: derived classes whose forward does not call ``super().forward``, or which change
-    what torch's forward calls; modules whose forward has been replaced on the instance; scripted ones; parameters that
-    are not float32, float64 or bfloat16 on the CPU; and torch.nn's cells, which run one step at a time.
+    Not replaced, with a reason: derived classes whose forward does not call ``super().forward``, or that override
+    methods that torch's forward calls; modules whose forward was replaced on the instance; scripted modules; parameters
+    that are not float32, float64 or bfloat16 on the CPU; and torch.nn's cells, which run one step at a time.
 
     Parameters
     ----------
     model : Module
-        Any; it may be such a layer itself.
+        Any module; it may be such a layer itself.
 
     Returns
     -------
     Replaced
-        `replaced`, `left`, and a text of both.
+        `replaced`, `left`, and a string of both.
 
     Raises
     ------
     TypeError
-        For what is no Module.
+        If the model is no Module.
 
     Examples
     --------
@@ -105,26 +105,26 @@ def replace(model: nn.Module) -> Replaced:
 
 
 def restore(model: nn.Module, *, built: bool = False) -> Restored:
-    """Turn what :func:`replace` replaced back into the classes that it had, in place, and return the names.
+    """Give the modules that :func:`replace` replaced their original classes back, in place, and return their names.
 
-    Parametrisations, hooks and weights that came or went in between stay as they are now. What torch's classes lack, as
-    a clip_state that was set in between, does not act in them.
+    Parametrisations, hooks and weights that were changed in between stay as they are now. Options that torch's classes
+    lack, such as a clip_state that was set in between, have no effect in them.
 
-    Left as it is, with a reason in the result's `left`: what has got another class since then, by hand or by a library
-    that puts its own before ours, as FSDP2's fully_shard does.
+    Not restored, with a reason in the result's `left`: modules whose class was changed since, by hand or by a library
+    that puts its own class before ours, such as FSDP2's fully_shard.
 
     Parameters
     ----------
     model : Module
-        Any; it may be such a layer itself.
+        Any module; it may be such a layer itself.
     built : bool
-        Turn the layers that were built as fastiter's into torch's, too: for torch's tools that take no other classes,
-        such as torch.jit.script and torch.ao.quantization. Those that have options which torch's lack are left.
+        Also turn layers that were built as fastiter's into torch's, for torch's tools that support no other classes,
+        such as torch.jit.script and torch.ao.quantization. Layers with options that torch's lack are left.
 
     Raises
     ------
     TypeError
-        For what is no Module.
+        If the model is no Module.
 
     Examples
     --------
@@ -151,13 +151,13 @@ def restore(model: nn.Module, *, built: bool = False) -> Restored:
             restored.left[name] = f"its class was changed after replace, to {kind(module)}"
         if before is not None or not (
             isinstance(module, Recurrent) or is_replaced(module)
-        ):  # else it may get ours back
+        ):  # otherwise it may get our class back
             delattr(module, _MARK)
     return restored
 
 
 def _restore_built(module: Recurrent, plain: type[nn.Module], name: str, restored: Restored) -> None:
-    """Turn a layer into torch's that was never another."""
+    """Turn a layer that was built as fastiter's into torch's."""
     before, why = replaced_by(plain), reason_against_torch(module)
     if why is None and before is not None:
         set_class(module, before)
@@ -172,7 +172,7 @@ def _check(function: str, model: object) -> None:
 
 
 def _is_candidate(module: nn.Module, plain: type[nn.Module]) -> bool:
-    """Say whether a module is one that replace has to take, or say why not."""
+    """Return whether replace must either replace a module or report why it does not."""
     if isinstance(module, torch.jit.ScriptModule):
         return getattr(module, "original_name", "") in ("LSTM", "GRU", "RNN")
     if isinstance(module, Recurrent) or is_replaced(module) or plain.__module__.startswith("fastiter."):
@@ -181,7 +181,7 @@ def _is_candidate(module: nn.Module, plain: type[nn.Module]) -> bool:
 
 
 def _reason_against(module: nn.Module, plain: type[nn.Module]) -> str | None:
-    """Say why a recurrent module is left as it is."""
+    """Return why a recurrent module cannot be replaced, None if it can."""
     if isinstance(module, torch.jit.ScriptModule):
         return "it is scripted"
     if isinstance(module, nn.RNNCellBase):

@@ -1,4 +1,4 @@
-"""Recurrent networks along time on tensors: h[t] = cell(wx[t] + r h[t-1] + b, state[t-1]), differentiable."""
+"""Recurrent cells over time on tensors: h[t] = cell(wx[t] + r h[t-1] + b, state[t-1]), differentiable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .._rnn import (
     elman_cell,
 )
 from .._scan import check_packing
-from . import _rnn_gpu as _rnn_gpu  # registers what runs on a GPU
+from . import _rnn_gpu as _rnn_gpu  # registers the CUDA ops
 from ._op import (
     CPU_AND_CUDA,
     GPU_FLOATS,
@@ -65,19 +65,19 @@ def lstm(
 ) -> Result:
     """c[t] = f c[t-1] + i g, h[t] = o tanh(c[t]): :func:`fastiter.lstm` on tensors.
 
-    Differentiable in wx, r, b and the state, with gradients from h, from the final states and from all states when they
-    are returned. Gradients of gradients (``create_graph=True``) run the steps again one by one in torch's operations,
-    which is slower. Shapes, order of the gates and errors are those of :func:`fastiter.lstm`.
+    Differentiable in wx, r, b and the state, with gradients from h, from the final states and from all states if they
+    are returned. Second derivatives (``create_graph=True``) recompute the steps one by one in torch's operations, which
+    is slower. Shapes, gate order and errors are those of :func:`fastiter.lstm`.
 
     Parameters
     ----------
     wx, r, b, state, reverse, lengths, return_all_states, cu_seqlens, reset, clip_state
         As for :func:`fastiter.lstm`.
     checkpoint : int, optional
-        Keep the states of every ``checkpoint``-th step for the backward pass, which computes the gates again, to the
-        same bits, instead of those and the gates of all steps. Not together with cu_seqlens.
+        Save only the states of every ``checkpoint``-th step for the backward pass, which recomputes the gates bit for
+        bit, instead of the states and gates of all steps. Not together with cu_seqlens.
     clip_grad : float, optional
-        What a step passes back to the h before it is held in [-clip_grad, clip_grad], element by element; 0 cuts it.
+        The gradient that a step passes to the previous h is clamped to [-clip_grad, clip_grad], elementwise; 0 cuts it.
 
     Examples
     --------
@@ -109,7 +109,7 @@ def gru(
     clip_grad: float | None = None,
     clip_state: float | None = None,
 ) -> Result:
-    """h[t] = (1 - z) n + z h[t-1]: :func:`fastiter.gru` on tensors, differentiable as :func:`lstm` is."""
+    """h[t] = (1 - z) n + z h[t-1]: :func:`fastiter.gru` on tensors, differentiable like :func:`lstm`."""
     asked = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
     return _run("gru", "gru", wx, r, b, state, reverse, lengths, return_all_states, asked)
 
@@ -130,7 +130,7 @@ def elman(
     clip_grad: float | None = None,
     clip_state: float | None = None,
 ) -> Result:
-    """h[t] = tanh(wx[t] + r h[t-1] + b) or max(., 0): :func:`fastiter.elman` on tensors, differentiable as the LSTM."""
+    """h[t] = tanh(wx[t] + r h[t-1] + b) or max(., 0): :func:`fastiter.elman` on tensors, differentiable like the LSTM."""
     asked = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
     return _run("elman", elman_cell(activation), wx, r, b, state, reverse, lengths, return_all_states, asked)
 
@@ -150,9 +150,9 @@ def slstm(
     clip_grad: float | None = None,
     clip_state: float | None = None,
 ) -> Result:
-    """h[t] = o c[t] / n[t]: :func:`fastiter.slstm` on tensors, differentiable as :func:`lstm` is.
+    """h[t] = o c[t] / n[t]: :func:`fastiter.slstm` on tensors, differentiable like :func:`lstm`.
 
-    The gradients go through the stabiliser m too, so they are right also for losses on c, n and m.
+    The gradients also go through the stabiliser m, so they are correct for losses on c, n and m, too.
     """
     asked = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
     return _run("slstm", "slstm", wx, r, b, state, reverse, lengths, return_all_states, asked)
@@ -168,9 +168,9 @@ def rounding(
     clip_state: float | None = None,
     clip_grad: float | None = None,
 ) -> Result:
-    """Run lstm or slstm, with all states, on bfloat16; all of them, not h alone, are rounded to it after each step.
+    """Run lstm or slstm on bfloat16 and return all states; all of them, not only h, are rounded to it after each step.
 
-    The states other than h are float32 tensors all the same.
+    The states other than h are still float32 tensors.
     """
     return _run(cell, f"{cell}_rounding", wx, r, b, state, False, None, True, (None, None, clip_state, clip_grad, None))
 
@@ -185,7 +185,7 @@ def together(
     clip_state: float | None = None,
     clip_grad: float | None = None,
 ) -> tuple[Tensor, States]:
-    """Run a cell, of which all states are written into one tensor (S, B, T, N, D); for what `goes_together`."""
+    """Run a cell that writes all states to one tensor (S, B, T, N, D), for tensors accepted by `goes_together`."""
     spec = CELLS[cell]
     _check_tensors(cell, spec, wx, r, b, state)
     how, _ = _checked_options(cell, wx, None, None, None, clip_state, clip_grad, None)
@@ -210,7 +210,7 @@ def packed(
 ) -> tuple[Tensor, States]:
     """Run a cell on the data of a PackedSequence: only its valid steps are computed.
 
-    ``wx`` (M, G, N, D) and ``batch_sizes`` (T,) are laid out as PackedSequence does; h comes back as (M, N, D), the
+    ``wx`` (M, G, N, D) and ``batch_sizes`` (T,) are laid out as in a PackedSequence; h is returned as (M, N, D), the
     final states as (B, N, D) with the rows in packed order. ``cell`` is "lstm", "gru", "elman_tanh", "elman_relu" or
     "slstm".
     """
@@ -321,7 +321,7 @@ def _dispatched(
 def _autocast(
     dtype: torch.dtype, wx: Tensor, r: Tensor, b: Tensor | None, state: Sequence[Tensor] | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Sequence[Tensor] | None]:
-    """Return the arguments in the dtype of autocast, the states other than h in float32."""
+    """Cast the arguments to the autocast dtype; if that has 16 bits, the states other than h to float32."""
     if isinstance(state, (tuple, list)):
         rest = torch.float32 if dtype.itemsize == 2 else dtype
         state = tuple([autocast_to(x, rest if k else dtype) for k, x in enumerate(state)])
@@ -338,7 +338,7 @@ def _checked_options(
     clip_grad: float | None,
     checkpoint: int | None,
 ) -> tuple[Options, int | None]:
-    """Return the options, and the number of sequences where ``cu_seqlens`` says it."""
+    """Return the options, and the number of sequences if ``cu_seqlens`` is given."""
     batch, time = wx.shape[:2]
     if reset is not None:
         check_reset(function, reset, wx, batch, time, "wx")
@@ -372,7 +372,7 @@ def _apply(
     how: Options = PLAIN,
     fitting: bool = False,
 ) -> tuple[Tensor, States, States]:
-    """Return h, the final states, and all states (h alone where they are not wanted). ``fitting``: what `fits` said."""
+    """Return h, the final states, and all states (or only h, if not requested). ``fitting``: the result of `fits`."""
     first = () if state is None else tuple(state)
     needs_grad = _needs_grad(wx, r, b, first)
     if fitting and not needs_grad:
@@ -383,12 +383,12 @@ def _apply(
     else:
         outputs = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, how)
     h, count = outputs[0], len(cell.states)
-    # Behind the states of all steps lies, under torch.func, what is kept for the backward pass.
+    # Under torch.func, the outputs end with the tensors saved for the backward pass.
     return h, tuple(outputs[1 : 1 + count]), (h, *outputs[1 + count : 2 * count]) if all_states else (h,)
 
 
 def _needs_grad(wx: Tensor, r: Tensor, b: Tensor | None, first: States) -> bool:
-    """Say whether autograd takes part; in forward mode its function is called for its refusal."""
+    """Return whether to call the autograd function; in forward mode it is called because it raises."""
     return (grad_enabled() and _any_requires_grad(wx, r, b, first)) or forward_ad._current_level >= 0
 
 

@@ -1,4 +1,4 @@
-"""Linear recurrences along time on tensors: h[t] = A[t] h[t-1] + x[t], differentiable as often as you like."""
+"""Linear recurrences over time on tensors: h[t] = A[t] h[t-1] + x[t], differentiable to any order."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def linear_scan(
     cu_seqlens: Integers | None = None,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """h[t] = a[t] * h[t-1] + x[t], element by element: :func:`fastiter.linear_scan` on tensors.
+    """h[t] = a[t] * h[t-1] + x[t], elementwise: :func:`fastiter.linear_scan` on tensors.
 
-    Returns h and the last state. Differentiable in a, x and h0, with gradients from both results, and twice. The
-    backward pass is one scan in the other direction; where a is broadcast, its gradient is summed on the way, in an
+    Returns h and the final state. Differentiable in a, x and h0, with gradients from both results, also twice. The
+    backward pass is one scan in the other direction; if a is broadcast, its gradient is summed in the same pass, in an
     order that does not depend on the number of threads. Shapes, dtypes and errors are those of
-    :func:`fastiter.linear_scan`; ``out`` is refused where an argument requires a gradient.
+    :func:`fastiter.linear_scan`; ``out`` is refused if an argument requires a gradient.
 
     Examples
     --------
@@ -83,7 +83,7 @@ def block_scan(
 ) -> tuple[Tensor, Tensor]:
     """h[t] = A[t] h[t-1] + x[t] with a K x K matrix for each of N groups: :func:`fastiter.block_scan` on tensors.
 
-    Differentiable as :func:`linear_scan` is. Shapes, dtypes and errors are those of :func:`fastiter.block_scan`.
+    Differentiable like :func:`linear_scan`. Shapes, dtypes and errors are those of :func:`fastiter.block_scan`.
 
     Examples
     --------
@@ -183,7 +183,7 @@ def _may_share_memory(x: Tensor, y: Tensor) -> bool:
 
 
 def _with_all_axes(a: Tensor, x: Tensor, scan: Scan) -> Tensor:
-    """Return ``a`` with both axes B and T, of size 1 where it is broadcast, and with all numbers of a step."""
+    """Return ``a`` with both axes B and T, of size 1 where it is broadcast, and expanded to all numbers of a step."""
     inner = (*x.shape[2:], x.shape[-1]) if scan.blocks else x.shape[2:]
     missing = 2 + len(inner) - a.dim()
     a = a[(None,) * missing] if missing else a
@@ -192,7 +192,7 @@ def _with_all_axes(a: Tensor, x: Tensor, scan: Scan) -> Tensor:
 
 def _apply(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut) -> tuple[Tensor, Tensor]:
     needs = x.requires_grad or a.requires_grad or (h0 is not None and h0.requires_grad)
-    # In forward mode the autograd function is called for its refusal.
+    # In forward mode the autograd function is called because it raises.
     if (torch.is_grad_enabled() and needs) or forward_ad._current_level >= 0 or not unwatched():
         keep = transformed() or (torch.is_grad_enabled() and a.requires_grad)
         h, last = _Scan.apply(scan.blocks, a, x, h0, *cut, keep)[:2]
@@ -202,9 +202,9 @@ def _apply(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut) -> tup
 
 
 class _Scan(torch.autograd.Function):
-    """a, x, h0 -> h and the last state; with ``keep``, which the gradient of a needs, h once more.
+    """Map (a, x, h0) to (h, final state) and, with ``keep``, a copy of h.
 
-    That is the backward pass's own: whoever gets the first may write to it.
+    The gradient of a needs the copy, as users may write to h.
     """
 
     generate_vmap_rule = True
@@ -241,7 +241,7 @@ class _Scan(torch.autograd.Function):
             dh = dkept if dh is None else dh + dkept
         if dh is None and dlast is None:
             return (None,) * 9
-        if h is None:  # nobody reads its numbers
+        if h is None:  # only its shape is used
             h = a.new_empty(()).expand(ctx.shape) if dh is None else dh
         cut = (ctx.reverse, reset, lengths, cu_seqlens)
         needs = (ctx.needs_input_grad[2], ctx.needs_input_grad[1], ctx.needs_input_grad[3])  # x, a, h0

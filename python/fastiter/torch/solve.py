@@ -1,4 +1,4 @@
-"""Recurrences of any cell, solved for all steps at once: h[t] = cell(h[t-1], x[t], params)."""
+"""Recurrences with any cell, solved for all steps at once: h[t] = cell(h[t-1], x[t], params)."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from ._solve_newton import Options
 from ._solve_probe import check_cell, named_structure
 from ._solve_windows import Answer, loop, solve_windows, window_for
 
-#: Numbers of a step, B n K, up to which all steps at once are faster than a loop in Python, and the steps
-#: from which they are (docs/solve.md).
+#: Maximum numbers per step, B n K, and minimum number of steps for which solving all steps at once is faster than a
+#: Python loop (docs/solve.md).
 _FEW_NUMBERS, _MANY_STEPS = 128, 256
-#: The same on a GPU, where each operation of each step of a loop is a launch.
+#: The same on a GPU, where a loop launches a kernel for each operation of each step.
 _GPU_NUMBERS, _GPU_STEPS = 1 << 20, 64
-#: The tolerances in units of eps: what some tens of operations and a product with a matrix round away.
+#: Default tolerances in units of eps: the rounding error of some tens of operations and a matrix product.
 _TOLERANCE = 64
 
 
@@ -53,65 +53,65 @@ def solve_recurrence(
     damping: float | Literal["auto"] = "auto",
     throw: bool = False,
 ) -> Solution:
-    """h[t] = cell(h[t-1], x[t], params) for all t at once, by Newton's method: the loop's answer, and its gradient.
+    """h[t] = cell(h[t-1], x[t], params) for all t at once, by Newton's method, with the loop's result and gradient.
 
-    A loop over time calls the cell T times. Here it is called a few times with all steps as rows of one batch, and
-    what it returns is corrected with its Jacobians by scans until it is a fixed point. Sequences, or windows of them,
-    that do not get there are run as a loop after all, and the solution says so.
+    A loop over time calls the cell T times. Here it is called a few times with all steps as rows of one batch, and its
+    result is corrected by scans with its Jacobians until it is a fixed point. Sequences, or windows of them, that do
+    not converge are run as a loop, which the solution reports.
 
     Parameters
     ----------
     cell
-        The function of one step, ``cell(h, x, params) -> h``. It sees M rows: a state (M, ...), one step of ``x``
-        (M, ...) and ``params`` as they are, and returns the next state in the form in which it got it. M is B, B times
-        the steps of a window, or any other number; each row must be treated by itself, nothing else than the arguments
-        may have a part in the result, and the arguments must not be changed.
+        The function of one step, ``cell(h, x, params) -> h``. It gets M rows: a state (M, ...), one step of ``x``
+        (M, ...) and ``params`` unchanged, and returns the next state in the same form. M is B, B times the steps of a
+        window, or any other number; rows must be independent of each other, the result must depend only on the
+        arguments, and the arguments must not be modified.
     x
         The inputs (B, T, ...), of any dtype, or a tuple of such.
     params
-        What all steps share: a tensor, or tuples, lists and dicts of tensors and other values. Tensors that require a
-        gradient must be here (of a module: ``dict(module.named_parameters())`` and torch.func.functional_call), as a
-        gradient for what a cell takes from elsewhere would be lost; it is refused.
+        Parameters of all steps: a tensor, or tuples, lists and dicts of tensors and other values. Tensors that require
+        a gradient must be passed here (for a module: ``dict(module.named_parameters())`` and
+        torch.func.functional_call); a cell that uses others is refused, as their gradient would be lost.
     h0
-        The state before the first step, (B, ...) in float32 or float64, or a tuple of such for states such as (h, c).
-        By default zeros, for cells that show its shape: given zeros of shape (B, 1), or up to four of them, such a cell
-        returns a state (B, D), as it does where all that it does with h is elementwise.
+        The initial state, (B, ...) in float32 or float64, or a tuple of such for states such as (h, c). By default
+        zeros, if the cell reveals the shape: called with zeros (B, 1), or up to four of them, it must return a state
+        (B, D), as it does if it uses h only elementwise.
     method
-        ``"sequential"`` is the loop. ``"newton"`` uses the whole Jacobian, ``"quasi"`` its diagonal (of states with
-        several parts of one size, the blocks of each unit), ``"elk"`` starts damped. ``"auto"`` is Newton's method
-        where the Jacobian is diagonal or made of blocks, T >= 256 and a step is small (B n K <= 128), on sequences
-        that forget their past; else it is the loop, which is faster there.
+        ``"sequential"`` is the loop. ``"newton"`` uses the whole Jacobian, ``"quasi"`` its diagonal (for states with
+        several parts of one size, the blocks of each unit), ``"elk"`` starts damped. ``"auto"`` is Newton's method if
+        the Jacobian is diagonal or block diagonal, T >= 256 and a step is small (B n K <= 128), on sequences that
+        forget their past; otherwise it is the loop, which is faster then.
     jacobian
-        What is known about dh[t]/dh[t-1] of one row, n x n for a state of n units: ``"diagonal"``, ``("block", K)``
-        with K consecutive units in each block (of each of S parts K / S), ``"block"`` for a unit of each part,
-        ``"dense"``, ``"quasi"`` (see method). ``"auto"`` finds the smallest of these that holds at random states. A
-        function ``(h, x, params)`` returns it: a diagonal in the form of h, blocks (M, n / K, K, K) or a dense
-        (M, n, n). It costs one vector-Jacobian product of all steps for each of the K columns, for each of all n if
-        dense or quasi. What is wrong here costs time, and neither the answer nor the gradient: both are checked.
+        Structure of dh[t]/dh[t-1] of one row, n x n for a state of n units: ``"diagonal"``, ``("block", K)`` with K
+        consecutive units in each block (K / S of each of S parts), ``"block"`` for one unit of each part, ``"dense"``,
+        ``"quasi"`` (see method). ``"auto"`` finds the smallest of these that holds at random states. A function
+        ``(h, x, params)`` returns the Jacobian: a diagonal in the form of h, blocks (M, n / K, K, K) or dense
+        (M, n, n). Otherwise it costs one vector-Jacobian product of all steps for each of K columns, or of all n if
+        dense or quasi. A wrong structure costs time, but both result and gradient are checked and stay correct.
     rtol, atol
         A sequence has converged when ``|h[t] - cell(h[t-1], x[t])| <= atol + rtol |h[t]|`` for each unit of each step
         before a last correction, that correction is small, and rounding errors would not grow along it. By default 64
         eps of the state's dtype, 7.6e-6 and 1.4e-14.
     max_steps
-        The largest number of iterations on a window, by default 100; a window is left to the loop as soon as twelve
-        iterations have not brought its residual down to a quarter.
+        The maximum number of iterations on a window, by default 100; a window falls back to the loop as soon as twelve
+        iterations have not reduced its residual to a quarter.
     window
-        How many steps are solved at once, each window from the last state of the one before. By default as many as the
-        caches hold.
+        Number of steps that are solved at once, each window from the last state of the previous one. By default as many
+        as fit in the caches.
     damping
-        A gain k from 0 to below 1: a correction is taken for (1 - k) of itself, and the Jacobians too, which keeps
-        products of large ones from overflowing. ``"auto"`` starts with 0 (``"elk"``: 1/2) and follows the residual.
+        A gain k, 0 <= k < 1: corrections and Jacobians are multiplied by 1 - k, which keeps products of large
+        Jacobians from overflowing. ``"auto"`` starts with 0 (``"elk"``: 1/2) and follows the residual.
     throw
-        Raise a RuntimeError where the method asked for, other than ``"auto"``, does not converge on some window,
-        and do not run the loop.
+        Raise a RuntimeError if the given method, other than ``"auto"``, does not converge on some window, instead of
+        running the loop.
 
     Returns
     -------
     Solution
         ``value`` (B, T, ...) in the form of h0, ``last``, and how they were found: see :class:`fastiter.Solution`.
-        Differentiable in x, params and h0, once: the gradient is exact however the states were found, and costs one
-        reversed scan, or a loop where the Jacobian is dense with more than 16 units. Under torch.compile the call is
-        left out of the graph (with ``fullgraph=True`` torch refuses it).
+        Differentiable once, in x, params and h0: the gradient is exact for every method, and costs one reversed scan,
+        or a loop if the Jacobian is dense with more than 16 units. Under torch.compile the call is a graph break (with
+        ``fullgraph=True`` torch refuses it).
 
     Raises
     ------
@@ -148,7 +148,7 @@ def solve_recurrence(
     refuse_transforms("solve_recurrence", "as it iterates until its numbers say stop")
     request = Request(method, jacobian, rtol, atol, max_steps, window, damping, throw)
     if is_compiling():
-        # It iterates until the numbers say stop, which no graph holds: the call stands between two compiled graphs.
+        # The data-dependent iteration cannot be in a graph: the call is a graph break.
         return torch._dynamo.disable(_solve)(cell, x, params, h0, request)
     if torch.is_inference_mode_enabled():
         # The Jacobians come from graphs, which inference tensors cannot be in.
@@ -159,7 +159,7 @@ def solve_recurrence(
 
 @dataclass(frozen=True)
 class _Arguments:
-    """What a cell is applied to: tensors with their graph, and the parameters as a function of their tensors."""
+    """Arguments of a cell: tensors with their graph, and a function that rebuilds params from its tensors."""
 
     x: list[Tensor]
     single_x: bool
@@ -180,7 +180,7 @@ def _solve(function: Any, x: Any, params: Any, h0: Any, request: Request) -> Sol
     batch, time = inputs[0].shape[:2]
     if batch == 0 or time == 0 or cell.layout.width == 0:
         return _nothing(given, cell)
-    with torch.no_grad():  # on copies: what a cell does to its arguments is found out below
+    with torch.no_grad():  # on copies: modified arguments are detected below
         cell(cell.layout.pack(first).clone(), [part[:, 0].clone() for part in inputs])
     recorded = _is_recorded(given)
     if request.method != "sequential" or torch.is_grad_enabled():
@@ -196,7 +196,7 @@ def _solve(function: Any, x: Any, params: Any, h0: Any, request: Request) -> Sol
             answer = solve_windows(cell, structure, start, inputs, window, _options(request, method, start.dtype))
         values = cell.layout.unpack_steps(answer.value)
     if recorded:
-        # What approximates the Jacobian is good enough to find a solution, and not for its gradient.
+        # An approximate Jacobian suffices to find a solution, but not for its gradient.
         exact = "auto" if "quasi" in (request.method, request.jacobian) else request.jacobian
         find = lambda: named_structure(cell.with_run(0), exact, inputs)  # noqa: E731
         problem = Problem(cell, given.rebuild, find, window, (len(first), len(inputs)))
@@ -230,7 +230,7 @@ def _plain(x: Tensor) -> Tensor:
 
 
 def _is_recorded(given: _Arguments) -> bool:
-    # In forward mode the autograd function is called for its refusal.
+    # In forward mode the autograd function is called because it raises.
     recorded = torch.is_grad_enabled() and any(x.requires_grad for x in given.tensors)
     return recorded or forward_ad._current_level >= 0
 
@@ -248,7 +248,7 @@ def _choose(cell: Cell, x: Sequence[Tensor], request: Request) -> tuple[str, Str
     if method == "auto":
         wide = structure.kind in ("dense", "quasi") or numbers * structure.size > few
         return ("sequential", None) if wide else ("newton", structure)
-    if method == "quasi" and structure.kind == "dense":  # of a Jacobian in closed form
+    if method == "quasi" and structure.kind == "dense":  # from a Jacobian function
         structure = Structure("quasi", 1, given=structure.given)
     return "quasi" if structure.kind == "quasi" and method == "newton" else method, structure
 

@@ -1,6 +1,6 @@
 """Modules on fastiter's compiled kernels: those of torch.nn with its names and checkpoints, and further recurrences.
 
-And layers that train with numbers coarser than float, and what makes them of a model: see docs/quant_training.md.
+Also layers for quantization-aware training, and the conversion of models to them: see docs/quant_training.md.
 """
 
 from .delta_net import DeltaNet

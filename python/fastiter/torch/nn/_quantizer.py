@@ -1,4 +1,4 @@
-"""What all quantizers are: modules that round a tensor, with a seed and a counter where they round at random."""
+"""Base classes of quantizers: modules that round a tensor, with a seed and a counter for stochastic rounding."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _Q = TypeVar("_Q", bound="Quantizer")
 class Quantizer(nn.Module):
     """A module that rounds a tensor to a number format. NaN stays NaN.
 
-    Where rounding is stochastic, call number c takes the seed 2^32 seed + c, with c in the buffer ``counter``: a run
-    that is repeated, or goes on from a checkpoint, draws the same numbers. In eval mode c stands still, and the same
-    input gives the same output.
+    With stochastic rounding, call number c uses the seed 2^32 seed + c, with c in the buffer ``counter``: a run that is
+    repeated, or resumed from a checkpoint, draws the same numbers. In eval mode c does not change, so the same input
+    gives the same output.
     """
 
     counter: Tensor | None
@@ -34,14 +34,14 @@ class Quantizer(nn.Module):
 
     @property
     def formats(self) -> tuple[Format, ...]:
-        """The format that is rounded to now; where channels have their own, one for each."""
+        """The current format, or one for each channel if they differ."""
         raise NotImplementedError
 
     def initialize(self, x: Tensor) -> None:
-        """Choose from a sample what is learned or fixed for good; without effect where there is nothing to choose."""
+        """Initialize the learned parameter or the fixed scale from a sample; does nothing if there is none."""
 
     def place(self, shape: tuple[int, ...]) -> None:
-        """Make room for tensors of this shape: as many channels as it has."""
+        """Set the number of channels from the shape of the tensors to come."""
 
     def fresh(self: _Q) -> _Q:
         """Return a copy with a seed of its own, drawn from torch's generator."""
@@ -67,7 +67,7 @@ class Quantizer(nn.Module):
 
 def _checked_seed(name: str, seed: int | None) -> int:
     if seed is None:
-        return int(torch.randint(0, 2**31, (), device="cpu"))  # whatever the default device is
+        return int(torch.randint(0, 2**31, (), device="cpu"))  # independent of the default device
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"{name}: seed must be an int, got {kind(seed)}")
     if not 0 <= seed < 2**31:
@@ -76,7 +76,7 @@ def _checked_seed(name: str, seed: int | None) -> int:
 
 
 class LearnedQuantizer(Quantizer):
-    """A quantizer with one number, or one for each index of an axis, that its first input or initialize() sets."""
+    """A quantizer with one parameter, or one for each index of an axis, set by its first input or initialize()."""
 
     initialized: Tensor
 
@@ -117,7 +117,7 @@ class LearnedQuantizer(Quantizer):
             self.register_buffer(self._parameter, value)
 
     def place(self, shape: tuple[int, ...]) -> None:
-        """Make room for as many channels as the shape has along the axis, if that is still open."""
+        """Allocate a parameter for each channel along the axis, if their number was not given."""
         if self.axis is not None and self.channels is None:
             self.channels = shape[self._along(len(shape))]
             self._make()
@@ -129,7 +129,7 @@ class LearnedQuantizer(Quantizer):
         return self.axis % dims
 
     def _spread(self, x: Tensor) -> Tensor:
-        """Return the parameter so that it broadcasts to x."""
+        """Return the parameter shaped to broadcast to x."""
         value: Tensor | None = getattr(self, self._parameter)
         if value is None:
             raise ValueError(f"{type(self).__name__}: channels must be given where there is an axis, got None")

@@ -1,4 +1,4 @@
-"""What LSTM, GRU, RNN and sLSTM are made of and called with, checked: weights by layer, options, input, states."""
+"""Checks of LSTM, GRU, RNN and sLSTM and of their arguments: weights by layer, options, input, states."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def layers_of(module: RNNBase, cell: Cell) -> list[Layer]:
 
 
 def weights_of(module: RNNBase) -> list[list[Tensor]]:
-    # Attributes, each read once, and not _flat_weights: they may be parametrizations, or swapped by functional_call.
+    # Read once from the attributes, not _flat_weights: they may be parametrizations, or swapped by functional_call.
     return [[weight_of(module, name) for name in names] for names in module._all_weights]
 
 
@@ -85,7 +85,7 @@ def _explain_weight(module: RNNBase, name: str, weight: Tensor, shape: tuple[int
 
 
 def weight_of(module: RNNBase, name: str) -> Tensor:
-    # Module.__getattr__ ends here too, for five times the time.
+    # Module.__getattr__ does the same, but takes five times as long.
     weight: Tensor | None = module._parameters.get(name)
     return getattr(module, name) if weight is None else weight
 
@@ -100,7 +100,7 @@ def module_name(module: RNNBase) -> str:
 
 
 def checked_input(module: RNNBase, weight: Tensor, x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    # The classes of the exceptions are torch.nn's where it checks the same thing.
+    # Exceptions have the classes of torch.nn's if it checks the same thing.
     name = module_name(module)
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: input must be a Tensor or a PackedSequence, got {type(x).__name__}")
@@ -117,7 +117,7 @@ def checked_input(module: RNNBase, weight: Tensor, x: Tensor, dims: tuple[int, .
 
 
 def check_place(name: str, weight: Tensor, x: Tensor) -> None:
-    """Check that a module's input and parameters are where there are kernels, and of what dtypes these take."""
+    """Check that a module's input and parameters have a device and dtype for which there are kernels."""
     check_dense(name, "input", x)
     for what, tensor in (("input", x), ("parameters", weight)):
         if not tensor.is_cpu and tensor.device.type not in ("cpu", "cuda"):
@@ -131,13 +131,13 @@ def check_place(name: str, weight: Tensor, x: Tensor) -> None:
 
 
 def as_torch_takes_it(module: RNNBase, hx: Any) -> Any:
-    """Return the one state of a GRU or RNN as torch.nn has it, where it comes in a tuple, as that of the functions."""
+    """Return the state of a GRU or RNN as a Tensor, as in torch.nn, if it is given as a tuple of one."""
     is_one = isinstance(hx, (tuple, list)) and len(hx) == 1 and len(CELLS[module.mode].states) == 1
     return hx[0] if is_one else hx
 
 
 def checked_states(module: RNNBase, cell: Cell, hx: Any, weight: Tensor, batch: int | None) -> State | None:
-    """hx as one (layers * directions, B, H) tensor per state; batch is None for unbatched input."""
+    """Return hx as one (layers * directions, B, H) tensor per state; batch is None for unbatched input."""
     if hx is None:
         return None
     name, names = module_name(module), cell.states
@@ -173,20 +173,20 @@ _STOCK = (nn.modules.rnn.__name__, f"{__package__}.rnn")
 
 
 def check_forward(function: str, module: RNNBase) -> None:
-    """Check that the module does what its layers say, and has no forward of its own, as one that rounds has."""
+    """Check that the module runs the standard forward, not one of its own, such as a quantized one."""
     if "forward" in module.__dict__ or type(module).forward.__module__ not in _STOCK:
         expected = "run the forward of torch.nn's or fastiter.torch.nn's LSTM, GRU, RNN or sLSTM"
         raise TypeError(f"{function}: module must {expected}, got a {module_name(module)} with another one")
 
 
 def check_streams(module: RNNBase) -> None:
-    """Check that the module goes forward in time alone."""
+    """Check that the module is not bidirectional."""
     if module.bidirectional:
         raise ValueError(f"{module_name(module)}: bidirectional must be False to go step by step, got True")
 
 
 def check_weights(function: str, module: RNNBase) -> None:
-    """Check that the weights are the module's own: a hook computes others when the module is called, and then alone."""
+    """Check that the weights are parameters or parametrizations: a hook would update others only in module calls."""
     for names in module._all_weights:
         for name in names:
             if name not in module._parameters and not parametrize.is_parametrized(module, name):

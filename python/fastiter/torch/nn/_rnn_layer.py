@@ -1,9 +1,9 @@
 """h[t] = cell(W x[t] + b_ih + R h[t-1] + b_hh, states[t-1]): one direction of one layer as one node of autograd.
 
-Input projection and recurrence in one node, where views are free and checks are done, take half the time of the public
-functions on a small layer: a chain of ten small nodes costs 60 microseconds forward and backward.
+Input projection and recurrence in one node, with free views and without repeated checks, take half the time of the
+public functions on a small layer: a chain of ten small nodes costs 60 microseconds forward and backward.
 
-Time-major: x (T, B, I), or the data (M, I) of a PackedSequence together with its batch_sizes.
+Inputs are time-major: x (T, B, I), or the data (M, I) of a PackedSequence together with its batch_sizes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ State = tuple[Tensor, ...]
 
 
 class Direction(NamedTuple):
-    """How a layer is run. batch_sizes: None for rows of one length; the last three: as in fastiter.torch.lstm."""
+    """Options of one direction. batch_sizes: None for rows of one length; the last three: as in fastiter.torch.lstm."""
 
     cell: Cell
     heads: int
@@ -40,7 +40,7 @@ class Direction(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """Which steps belong together, as the ops take it: lengths (B,), cu_seqlens (S + 1,), reset (B, T), or None."""
+    """Division of steps into sequences, as in the ops: lengths (B,), cu_seqlens (S + 1,), reset (B, T), or None."""
 
     lengths: Tensor | None = None
     cu_seqlens: Tensor | None = None
@@ -51,7 +51,7 @@ ALL_STEPS = Steps()
 
 
 class Parameters(NamedTuple):
-    """Of one direction of one layer, shaped as torch.nn shapes them."""
+    """Parameters of one direction of one layer, with the shapes of torch.nn."""
 
     w_ih: Tensor
     w_hh: Tensor
@@ -67,7 +67,7 @@ def layer(
     to_first: Tensor | None = None,
     which: Steps = ALL_STEPS,
 ) -> tuple[Tensor, State]:
-    """Return h (T, B, H) or (M, H), and the final states (1, B, H) each. Trusts its arguments.
+    """Return h (T, B, H) or (M, H), and the final states, each (1, B, H). Arguments are not checked.
 
     `first` are the initial states (B, N, D), () for zeros. `to_first` (B, G * H) is added to the gates of the first
     step that each row computes.
@@ -76,7 +76,7 @@ def layer(
     needs_grad = grad_enabled() and any(a is not None and a.requires_grad for a in arguments)
     if transformed():
         h, *last = _Transformed.apply(direction, *which, *arguments)[: 1 + len(direction.cell.states)]
-    elif needs_grad or forward_ad._current_level >= 0:  # in forward mode the autograd function is called to refuse it
+    elif needs_grad or forward_ad._current_level >= 0:  # in forward mode the autograd function raises
         h, *last = _Layer.apply(direction, *which, *arguments)
     else:
         h, last, _ = _run(direction, which, x, parameters, first, to_first, save=False)
@@ -84,7 +84,7 @@ def layer(
 
 
 class _Layer(torch.autograd.Function):
-    """lengths, cu_seqlens, reset, x, w_ih, w_hh, b_ih, b_hh, to_first, *first -> h, *final states."""
+    """Map (lengths, cu_seqlens, reset, x, w_ih, w_hh, b_ih, b_hh, to_first, *first) to (h, *final states)."""
 
     @staticmethod
     def forward(ctx: Any, direction: Direction, *inputs: Any) -> tuple[Tensor, ...]:
@@ -98,7 +98,7 @@ class _Layer(torch.autograd.Function):
         count = len(ctx.needs_input_grad) - 4
         if flows[0] is None and all(flow is None for flow in flows):
             return (None,) * (4 + count)
-        saved = ctx.saved_tensors  # read once: torch.utils.checkpoint has them no second time
+        saved = ctx.saved_tensors  # read once: torch.utils.checkpoint allows no second time
         with torch.no_grad():
             found = _gradients(ctx, saved, flows[0], flows[1:])
         if torch.is_grad_enabled():
@@ -110,7 +110,7 @@ class _Layer(torch.autograd.Function):
 
 
 class _Transformed(torch.autograd.Function):
-    """The same for torch.func, which wants all that is kept among the outputs."""
+    """The same for torch.func, which requires all saved tensors to be outputs."""
 
     generate_vmap_rule = True
 
@@ -133,7 +133,7 @@ class _Transformed(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Again:
-    """A direction of a layer in torch's own operations."""
+    """A direction of a layer in torch's own operations: the replay for second derivatives."""
 
     direction: Direction
 
@@ -149,13 +149,13 @@ class _Again:
 
 
 def _run_inputs(direction: Direction, inputs: Sequence[Any]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Return h, the final states, and what the backward pass reads, h among it."""
+    """Return h, the final states, and the tensors for the backward pass, including h."""
     which, x, parameters = Steps(*inputs[:3]), inputs[3], Parameters(*inputs[4:8])
     return _run(direction, which, x, parameters, tuple(inputs[9:]), inputs[8], save=True)
 
 
 def _keep(ctx: Any, direction: Direction, inputs: Sequence[Any], kept: Sequence[Tensor]) -> None:
-    """Save what the backward pass reads, and the biases as far as only a second derivative or a checkpoint does."""
+    """Save the tensors of the backward pass; biases are only for second derivatives and checkpoints."""
     lengths, cu_seqlens, reset, x, w_ih, w_hh, b_ih, b_hh, to_first, *first = inputs
     which = (lengths, cu_seqlens, reset)
     ctx.is_plain = not direction.checkpoint and lengths is None and cu_seqlens is None and reset is None
@@ -168,10 +168,10 @@ def _keep(ctx: Any, direction: Direction, inputs: Sequence[Any], kept: Sequence[
 def _gradients(
     ctx: Any, saved: Sequence[Tensor], dh: Tensor | None, dlast: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """Return the gradients of all inputs of the node that can have one."""
+    """Return the gradients of all differentiable inputs of the node."""
     direction: Direction = ctx.direction
     need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_to_first, *need_first = ctx.needs_input_grad[4:]
-    # A bias of its own, or one of both biases whose gradient is that of both.
+    # Either the biases are separate, or they are summed and share one gradient.
     separate = _separate_bias(direction.cell)
     needs = (need_x, need_ih, need_hh, need_b_ih, need_b_hh, any(need_first))
     gradients, dto_first = None if need_to_first else _short_gradients(ctx, saved, dh, dlast, needs), None
@@ -191,7 +191,7 @@ Needs = tuple[bool, bool, bool, bool, bool, bool]  # of x, w_ih, w_hh, b_ih, b_h
 def _short_gradients(
     ctx: Any, saved: Sequence[Tensor], dh: Tensor | None, dlast: Sequence[Tensor | None], needs: Needs
 ) -> list[Tensor] | None:
-    """Return the wanted ones of dx, dw_ih, dw_hh, db_hh, db_ih and those of `first` in one call, or None as `_run`."""
+    """Compute the needed ones of dx, dw_ih, dw_hh, db_hh, db_ih and dfirst in one C++ call; None if not possible."""
     direction: Direction = ctx.direction
     if not ctx.is_plain or not _takes_one_call(direction):
         return None
@@ -211,7 +211,7 @@ def _longer_gradients(
     needs: Needs,
     need_to_first: bool,
 ) -> tuple[list[Tensor], Tensor | None]:
-    """Return the same, and the gradient of `to_first` if it is wanted."""
+    """Return the same by separate ops, and the gradient of `to_first` if it is needed."""
     direction: Direction = ctx.direction
     need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_first = needs
     x, w_ih, w_hh, h, b_ih, b_hh, to_first, *rest = saved
@@ -237,7 +237,7 @@ def _longer_gradients(
 
 
 def _takes_one_call(direction: Direction) -> bool:
-    """Say whether there is one call for a layer that is run so over all steps, which takes a fraction of the time."""
+    """Return whether one C++ call can run such a layer over all steps, which is several times faster."""
     _, _, _, batch_sizes, clip_state, clip_grad, checkpoint = direction
     return batch_sizes is None and clip_state is None and clip_grad is None and not checkpoint and unwatched()
 
@@ -250,7 +250,7 @@ def _gates(
     to_first: Tensor | None,
     product: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return W x + b_ih as wx of the recurrence, and its b."""
+    """Return W x + b_ih in the shape of the recurrence's wx, and its b."""
     w_ih, w_hh, b_ih, b_hh = parameters
     outer, inner = b_ih, b_hh
     if b_ih is not None and b_hh is not None and not _separate_bias(direction.cell):
@@ -263,7 +263,7 @@ def _gates(
 
 
 def _sum_of_biases(x: Tensor, b_ih: Tensor, b_hh: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Return what the product is to add, and what the recurrence is to, without rounding a sum of halves."""
+    """Return the biases of the product and of the recurrence, so that no sum is rounded to 16 bits."""
     if x.is_cuda and x.dtype.itemsize == 2:
         return b_ih, b_hh
     return None, b_ih.to(_rnn_op.carried(x)) + b_hh
@@ -279,7 +279,7 @@ def _run(
     *,
     save: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Return h, the final states, and if asked what the backward pass reads: all states and the gates."""
+    """Return h, the final states, and with `save` the tensors of the backward pass: all states and the gates."""
     if to_first is None and all(x is None for x in which) and _takes_one_call(direction):
         kind = (direction.heads, direction.reverse, save)
         results = _core.rnn_layer_fwd_tensors(direction.cell.layout, x, *parameters, first, *kind)
@@ -307,7 +307,7 @@ def _options(direction: Direction, which: Steps) -> _rnn_work.Options:
 
 
 def _no_views(*tensors: Tensor) -> Sequence[Tensor]:
-    """Return no views, or autograd refuses h_n.detach_() and the like; a trace would hold on to their length."""
+    """Return tensors that are not views, as autograd refuses detach_() on views; not while tracing, which fixes sizes."""
     return [x.unsafe_chunk(1)[0] for x in tensors] if unwatched() else tensors
 
 
@@ -324,12 +324,12 @@ def _recurrence_backward(
     wx: Tensor | None,
     b: Tensor | None,
 ) -> list[Tensor]:
-    """Return dwx (T, B, G * H) or (M, G * H), and the gradients of r, b and first, as far as they are needed."""
+    """Return dwx (T, B, G * H) or (M, G * H), and the needed gradients of r, b and first."""
     cell, heads, reverse, sizes, *_ = direction
     others, block = len(cell.states) - 1, (heads, w_hh.shape[1])
     kept_of_all = 0 if direction.checkpoint else others
     states, saved = [_steps(direction, h, block), *kept[:kept_of_all]], kept[kept_of_all:]
-    # Of the states of all steps only h leaves the layer, so only h has a gradient there.
+    # Only h is returned for all steps, so the other states have no gradient except at the end.
     dstates = [None if dh is None else _steps(direction, dh, block), *[None] * others]
     last = [None if d is None else d.squeeze(0).unflatten(1, block) for d in dlast]
     r, how = _blocks(direction, w_hh), _options(direction, which)
@@ -339,31 +339,31 @@ def _recurrence_backward(
 
 
 def _separate_bias(cell: Cell) -> bool:
-    # b_hn sits inside r * (R_n h + b_hn), so it cannot be added to b_in.
+    # b_hn is inside r * (R_n h + b_hn), so it cannot be added to b_in.
     return cell.name == "gru"
 
 
 def _blocks(direction: Direction, w_hh: Tensor) -> Tensor:
-    """weight_hh (G * H, D) as r (G, N, D, D)."""
+    """View weight_hh (G * H, D) as r (G, N, D, D)."""
     width = w_hh.shape[1]
     return w_hh.view(direction.cell.gates, direction.heads, width, width)
 
 
 def _steps(direction: Direction, lines: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """(T, B, C) as (B, T, *shape), (M, C) as (M, *shape): what the ops of fastiter.torch.rnn take."""
+    """View (T, B, C) as (B, T, *shape), or (M, C) as (M, *shape), the layout of the ops of fastiter.torch.rnn."""
     steps = lines.view(*lines.shape[:-1], *shape)
     return steps.transpose(0, 1) if direction.batch_sizes is None else steps
 
 
 def _lines(direction: Direction, steps: Tensor) -> Tensor:
-    """The reverse of _steps. No copy: the ops return time-major memory for time-major input."""
+    """Undo _steps, without a copy, as the ops return time-major memory for time-major input."""
     return steps.transpose(0, 1).flatten(2) if direction.batch_sizes is None else steps.flatten(1)
 
 
 def _first_steps(direction: Direction, which: Steps) -> tuple[int | Tensor, ...]:
-    """The index of the first step that each row computes: of (T, B, C) a time, or times and rows; of (M, C) lines.
+    """Return the index of the first step that each row computes: time or (times, rows) in (T, B, C), lines in (M, C).
 
-    A row without steps has some index.
+    The index of a row without steps is arbitrary.
     """
     batch_sizes, reverse = direction.batch_sizes, direction.reverse
     if batch_sizes is not None:
@@ -378,13 +378,13 @@ def _first_steps(direction: Direction, which: Steps) -> tuple[int | Tensor, ...]
 
 
 def _first_lines(direction: Direction, bounds: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """The same of sequences in one row, where several without steps may share a line; and which those are, (S, 1)."""
+    """Return the same for concatenated sequences, and a mask (S, 1) of the empty ones, whose line is arbitrary."""
     lines = bounds[1:] - 1 if direction.reverse else bounds[:-1]
     return lines.clamp(0, steps - 1), (bounds.diff() == 0).unsqueeze(1)
 
 
 def _add_to_first_steps(direction: Direction, which: Steps, wx: Tensor, to_first: Tensor) -> None:
-    """Add in place."""
+    """Add to_first to the first computed step of each row of wx, in place."""
     if which.cu_seqlens is None:
         wx[_first_steps(direction, which)] += to_first
         return
@@ -393,7 +393,7 @@ def _add_to_first_steps(direction: Direction, which: Steps, wx: Tensor, to_first
 
 
 def _of_first_steps(direction: Direction, which: Steps, dwx: Tensor) -> Tensor:
-    """Return the gradient of what :func:`_add_to_first_steps` added, (B, G * H)."""
+    """Return the gradient (B, G * H) of the argument to_first of :func:`_add_to_first_steps`."""
     if which.cu_seqlens is None:
         return dwx[_first_steps(direction, which)]
     lines, is_empty = _first_lines(direction, which.cu_seqlens, len(dwx))

@@ -1,4 +1,4 @@
-"""What the modules LSTM, GRU, RNN and sLSTM have beyond torch.nn's: heads, options, single steps."""
+"""Features of the modules LSTM, GRU, RNN and sLSTM beyond torch.nn's: heads, options, single steps."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ._rnn_torch import take_qconfig
 
 
 def refuse_projection(module: nn.Module, proj_size: object) -> None:
-    """Refuse the option of LSTM that the other cells lack, with the class of exception that torch.nn has for it."""
+    """Refuse proj_size for cells other than LSTM, with the exception class of torch.nn."""
     if proj_size is not None:
         name = type(module).__name__
         raise ValueError(f"{name}: proj_size is an option of LSTM, and must not be given here, got {proj_size!r}")
 
 
 class Recurrent(nn.RNNBase):
-    """Block-diagonal recurrent weights: h_n depends on the previous h through its own head n alone."""
+    """Block-diagonal recurrent weights: head n of h depends on the previous h only through head n."""
 
     # Class attributes, so that a torch.nn module whose __class__ is set to ours, or an old pickle, has one head.
     num_heads: int = 1
@@ -55,29 +55,29 @@ class Recurrent(nn.RNNBase):
         self.reset_parameters()
 
     def flatten_parameters(self) -> None:
-        """Does what torch.nn's does (on GPUs) where the parameters are those of a cuDNN layer, else nothing."""
+        """Call torch.nn's flatten_parameters if the parameters have cuDNN's layout; otherwise do nothing."""
         if self.num_heads == 1 and self.mode != "sLSTM":
             super().flatten_parameters()
 
     def step(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
-        """Output (B, H) and state after one more step with input (B, I), or without B, as forward has them.
+        """Return output (B, H) and state after one more step with input (B, I), or without B, in the form of forward.
 
-        The bits are those of a run over all steps at once, but for rounding where proj_size > 0; dropout acts as there.
-        For that an LSTM of bfloat16 that begins with None has its c in float32. Autocast rounds the states in between.
-        Under no_grad the weights stay packed from step to step, a copy of them, until one is changed, which is seen as
-        :class:`StreamingRNN` sees it. That, which has no states to hand in and out, takes a fraction of the time.
+        Bitwise equal to a run over all steps at once, except for rounding if proj_size > 0; dropout acts as there. For
+        this, a bfloat16 LSTM that starts from None has its c in float32. Autocast rounds the states between steps.
+        Under no_grad a packed copy of the weights is kept between steps until a weight changes, which is detected as
+        in :class:`StreamingRNN`. That class, without states to pass in and out, is several times faster.
 
         Raises
         ------
         TypeError, ValueError, RuntimeError, BackendError
-            As forward does; ValueError if bidirectional.
+            As forward; ValueError if bidirectional.
         """
         output, last = step(self, input, hx)
         return output, last[0] if len(last) == 1 else last
 
     @property
     def qconfig(self) -> Any:
-        """How torch.ao.quantization is to quantize this layer, which makes it one of torch.nn's where it is set."""
+        """Configuration of torch.ao.quantization; setting it turns this layer into torch.nn's."""
         if "qconfig" not in self.__dict__:
             raise AttributeError("qconfig")
         return self.__dict__["qconfig"]
@@ -96,7 +96,7 @@ class Recurrent(nn.RNNBase):
         raise RuntimeError(f"{module_name(self)}: torch.jit.script cannot compile this layer; {instead}")
 
     def extra_repr(self) -> str:
-        """Arguments that differ from their defaults."""
+        """Return the arguments that differ from their defaults."""
         more = [("num_heads", self.num_heads)] if self.num_heads != 1 else []
         more += [(option, value) for option in OPTIONS if (value := getattr(self, option)) is not None]
         return super().extra_repr() + "".join(f", {option}={value}" for option, value in more)

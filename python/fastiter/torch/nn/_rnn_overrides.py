@@ -1,4 +1,4 @@
-"""Layers whose input, states or weights redefine torch's functions by __torch_function__, as torch.nn's can."""
+"""Dispatch of layers whose input, states or weights define __torch_function__, as in torch.nn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Run = Callable[[RNNBase, Any, Any, Any, list[list[Tensor]]], tuple[Any, Any]]
 
 
 def is_overridden(input: Any, hx: Any, weights: list[list[Tensor]]) -> bool:
-    """Say whether a tensor of a call, or a mode around it, redefines torch's functions."""
+    """Return whether a tensor of a call, or an active mode, overrides __torch_function__."""
     if overridden(input, hx, parts=input) or (isinstance(hx, (tuple, list)) and has_torch_function(hx)):
         return True
     return any(has_torch_function(some) for some in weights)
@@ -28,7 +28,7 @@ def is_overridden(input: Any, hx: Any, weights: list[list[Tensor]]) -> bool:
 def run_overridden(
     run: Run, module: RNNBase, input: Any, hx: Any, asked: Any, weights: list[list[Tensor]]
 ) -> tuple[Any, Any]:
-    """Hand a call of ``run`` to what redefines it; a packed input goes there as the tuple of its parts."""
+    """Dispatch a call of ``run`` to its override; a packed input is passed as the tuple of its parts."""
     from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeight
 
     if any(isinstance(weight, ExpandedWeight) for some in weights for weight in some):
@@ -39,7 +39,7 @@ def run_overridden(
 
 
 def _per_sample(module: RNNBase, input: Any, hx: Any, asked: Any) -> tuple[Any, Any]:
-    """Run torch.nn's layer, for which call_for_per_sample_grads has the gradients of each sample, or say why not."""
+    """Run torch.nn's layer, for which call_for_per_sample_grads has per-sample gradients, or raise with the reason."""
     name, why = module_name(module), reason_against_torch(module)
     if why is None and any(x is not None for x in asked):
         why = "torch's has no reset, lengths and cu_seqlens"

@@ -1,4 +1,4 @@
-"""Layers whose weights were packed once, for one time step after another: those of a stream, and of ``module.step``."""
+"""Layers with weights that are packed once and used step by step: for streams, and for ``module.step``."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _STREAM_OF: WeakKeyDictionary[nn.RNNBase, tuple[Stream, int, Any]] = WeakKeyDict
 
 
 def step(module: nn.RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
-    """Output (B, H) and states after one more step with input (B, I), both without B if the input is.
+    """Return output (B, H) and states after one more step with input (B, I), both without B if the input has none.
 
-    Without gradients the weights stay packed from step to step.
+    Without gradients the weights stay packed between steps.
     """
     watched = torch.is_grad_enabled() or forward_ad._current_level >= 0 or not _op.unwatched()
-    if watched or torch.is_autocast_enabled("cpu"):  # autocast has weights of its own
+    if watched or torch.is_autocast_enabled("cpu"):  # autocast casts the weights
         return _rnn_stack.step(module, input, hx)
     known = _STREAM_OF.get(module)
     if known is not None and not _drops(module) and known[2] == getattr(module, "clip_state", None):
@@ -53,12 +53,12 @@ def _drops(module: nn.RNNBase) -> bool:
 
 
 def _is_plain(module: nn.RNNBase) -> bool:
-    """Say whether the weights are the parameters: a parametrization may give others each time it is asked."""
+    """Return whether the weights are plain parameters: a parametrization may change them at each access."""
     return all(name in module._parameters for names in module._all_weights for name in names)
 
 
 def _keep_packed(module: nn.RNNBase, rows: int, output: Tensor) -> None:
-    """Pack the weights of a module that has made a step, if that was not done yet."""
+    """Pack the weights of a module after its first step, or after they changed."""
     if not output.is_cpu or output.dtype not in STREAMS or rows == 0 or module.proj_size > 0:
         return
     if _drops(module) or not _is_plain(module):
@@ -70,7 +70,7 @@ def _keep_packed(module: nn.RNNBase, rows: int, output: Tensor) -> None:
 
 
 def packed(module: nn.RNNBase, cell: Cell, layers: list[Layer], rows: int, first: State | None) -> Stream:
-    """Return what makes the steps: (layers, B, H) each is the state before the first of them, () for zeros."""
+    """Return a Stream that runs the steps; `first`: initial states, each (layers, B, H), None for zeros."""
     ready = [_Ready(cell, heads_of(module), layer, k, first) for k, layer in enumerate(layers)]
     starts = () if first is None else tuple([contiguous(s.detach()) for s in first])
     make = STREAMS[layers[0].parameters.w_ih.dtype]
@@ -82,7 +82,7 @@ def packed(module: nn.RNNBase, cell: Cell, layers: list[Layer], rows: int, first
 
 
 def _watched(module: nn.Module) -> list[tuple[dict[str, Any], str, Tensor, bool, Tensor, int]]:
-    """Return where the module has its weights, or what they are computed from, and by what a change is seen."""
+    """Return the places of the module's parameters and buffers, with the data by which changes are detected."""
     places = [held for part in module.modules() for held in (part._parameters, part._buffers)]
     entries = [(held, name, x) for held in places for name, x in held.items() if x is not None]
     return [(*entry, not entry[2].is_inference(), entry[2].detach(), _bytes(entry[2])) for entry in entries]
@@ -94,7 +94,7 @@ def _bytes(x: Tensor) -> int:
 
 
 class _Ready:
-    """A layer as the kernels take it: dense tensors, and their addresses as long as it lives."""
+    """A layer for the kernels: dense tensors, and their addresses, valid as long as the object lives."""
 
     def __init__(self, cell: Cell, heads: int, layer: Layer, index: int, first: State | None) -> None:
         given = layer.parameters
@@ -106,7 +106,7 @@ class _Ready:
             projected = len(w_hr)
             to_first = None if first is None else linear(first[0][index].detach(), r)
             r = linear(r, w_hr.t())
-        separate = cell.name == "gru"  # its b_hh stands inside a product
+        separate = cell.name == "gru"  # its b_hh is inside a product
         b_h = b_hh if separate or b_ih is None or b_hh is None else b_ih + b_hh
         sizes = (w_ih.shape[1], len(w_ih) // cell.gates // heads, projected)
         self.held = (w_ih, r, b_ih if separate else None, b_h, w_hr, to_first)

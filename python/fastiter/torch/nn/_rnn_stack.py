@@ -1,7 +1,7 @@
-"""x_{k+1} = recurrence_k(W_k x_k + b_k): the stack of layers and directions that LSTM, GRU, RNN and sLSTM share.
+"""x_{k+1} = recurrence_k(W_k x_k + b_k): the stack of layers and directions common to LSTM, GRU, RNN and sLSTM.
 
-Everything is time-major inside, as torch.nn is: x (T, B, I), or the data (M, I) of a PackedSequence. That makes every
-view below free, and the dropout masks between layers those of torch.nn.
+Everything is time-major inside, as in torch.nn: x (T, B, I), or the data (M, I) of a PackedSequence. So every view
+below is free, and the dropout masks between layers equal those of torch.nn.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def forward(
     cu_seqlens: Any = None,
     unnamed: tuple[Any, ...] = (),
 ) -> tuple[Any, State]:
-    """Output in the form of the input, and the final states (layers * directions, B, H) of `module` from hx or 0."""
+    """Return the output in the form of the input, and the final states (layers * directions, B, H), from hx or 0."""
     if unnamed:
         reset, lengths, cu_seqlens = _by_position(module, unnamed, (reset, lengths, cu_seqlens))
     asked = NOTHING
@@ -77,8 +77,8 @@ def forward(
 
 
 def _of_parts(module: RNNBase, input: Any, hx: Any, asked: Asked, weights: list[list[Tensor]]) -> tuple[Any, State]:
-    """The same, of a packed input that comes as the tuple of its parts, and whose output goes as its data alone."""
-    asked = NOTHING if all(x is None for x in asked) else asked  # which the overriding one may have rebuilt
+    """Do the same for a packed input that is given as the tuple of its parts; its output is only the data."""
+    asked = NOTHING if all(x is None for x in asked) else asked  # the override may have rebuilt the tuple
     if not isinstance(input, tuple):
         return _of_weights(module, input, hx, asked, weights)
     output, last = _of_weights(module, PackedSequence(*input), hx, asked, weights)
@@ -95,7 +95,7 @@ def _of_weights(
 
 
 def _by_position(module: RNNBase, unnamed: tuple[Any, ...], named: Asked) -> Asked:
-    """Return what torch.onnx.export, which knows no arguments by name, has handed to the module that it exports."""
+    """Return the named arguments that torch.onnx.export passes by position to the exported module."""
     if len(unnamed) == len(named) and exports_to_onnx():
         reset, lengths, cu_seqlens = (b if a is None else a for a, b in zip(unnamed, named, strict=True))
         return reset, lengths, cu_seqlens
@@ -104,7 +104,7 @@ def _by_position(module: RNNBase, unnamed: tuple[Any, ...], named: Asked) -> Ask
 
 
 def _recorded(module: RNNBase, input: Any, hx: Any, asked: Asked) -> tuple[Any, Any]:
-    """Record a call of the module, as torch.fx.symbolic_trace does with torch.nn's own."""
+    """Record a call of the module, as torch.fx.symbolic_trace does for torch.nn's modules."""
     named = {name: x for name, x in zip(("reset", "lengths", "cu_seqlens"), asked, strict=True) if x is not None}
     given = (input,) if hx is None else (input, hx)
     call = input.tracer.create_proxy("call_module", input.tracer.path_of_module(module), given, named)
@@ -112,7 +112,7 @@ def _recorded(module: RNNBase, input: Any, hx: Any, asked: Asked) -> tuple[Any, 
 
 
 def _forward_of_torch(module: RNNBase, input: Any, hx: Any, asked: Asked) -> tuple[Any, State]:
-    """Run torch.nn's layer, for which torch.onnx.export has the standard operators, or say what it cannot do."""
+    """Run torch.nn's layer, which torch.onnx.export maps to standard operators; raise for unsupported options."""
     name = module_name(module)
     if module.mode not in OF_TORCH:
         raise TypeError(f"{name}: torch.onnx.export takes LSTM, GRU and RNN, got {name}")
@@ -143,7 +143,7 @@ def _in_autocast(
     def cast(value: Any, to: torch.dtype = dtype) -> Any:
         return autocast_to(value, to)
 
-    # Before their check: of a parametrization autocast may have made one in its own dtype.
+    # Cast before the check: autocast may have changed the dtype of a parametrized weight.
     lower = checked_layers(module, cell, [list(map(cast, some)) for some in weights])
     first = cast(hx)
     if isinstance(hx, (tuple, list)):
@@ -153,7 +153,7 @@ def _in_autocast(
     out, last = _forward(module, cell, lower, input, first, asked)
     if cell.name != "gru":
         return out, last
-    # torch's GRU, whose states no product touches directly, returns the dtype that they come in.
+    # torch's GRU returns the states in their input dtype, as they are no direct result of a product.
     wanted = hx.dtype if isinstance(hx, Tensor) else x.dtype
     last = tuple([s.to(wanted) for s in last])
     return (out._replace(data=out.data.to(wanted)) if isinstance(out, PackedSequence) else out.to(wanted)), last
@@ -190,7 +190,7 @@ def _forward(
 
 
 def step(module: RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
-    """Output (B, H) and states after one more step with input (B, I), both without B if the input is."""
+    """Return output (B, H) and states after one more step with input (B, I), both without B if the input has none."""
     check_streams(module)
     if module._forward_pre_hooks:
         check_weights(f"{module_name(module)}.step", module)
@@ -206,7 +206,7 @@ def step(module: RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
 
 
 def _exact_zeros(module: RNNBase, rows: torch.Size) -> State | None:
-    """Return an LSTM's first states where c would else be rounded from step to step, as no run over all steps does."""
+    """Return zero states with c in float32 for a bfloat16 LSTM, as c would otherwise be rounded between steps."""
     weight = weight_of(module, "weight_ih_l0")
     if weight.dtype != torch.bfloat16 or not weight.is_cpu or torch.is_autocast_enabled("cpu"):
         return None
@@ -230,7 +230,7 @@ def _forward_packed(
             states = tuple(s.index_select(1, sorted_indices) for s in states)
         if steps.reset is not None:
             steps = Steps(reset=steps.reset.index_select(0, sorted_indices))
-    own = batch_sizes.clone()  # the backward pass reads it: the caller may have changed theirs by then
+    own = batch_sizes.clone()  # a copy for the backward pass, as the user may change theirs
     out, last = _run(module, cell, layers, x, states, own, steps)
     if unsorted_indices is not None:
         last = tuple(s.index_select(1, unsorted_indices) for s in last)
@@ -270,9 +270,10 @@ def _run(
 
 
 def _widened(cell: Cell, states: State | None, dtype: torch.dtype) -> tuple[State | None, list[torch.dtype]]:
-    """Return the states as the kernels take them with halves, all but h in float32, and their dtypes as results.
+    """Return the states for kernels on 16-bit inputs, all but h in float32, and the dtypes of the results.
 
-    An LSTM's c is a half unless it was given as float32, as in torch. The sLSTM's n counts steps, in bfloat16 to 256.
+    An LSTM's c has 16 bits unless it was given as float32, as in torch. The sLSTM's states other than h are float32, as
+    n counts steps, which bfloat16 can only do up to 256.
     """
     rest = torch.float32 if cell.name == "slstm" or (states and states[1].dtype == torch.float32) else dtype
     wide = None if states is None else (states[0], *[s.float() for s in states[1:]])
@@ -280,7 +281,7 @@ def _widened(cell: Cell, states: State | None, dtype: torch.dtype) -> tuple[Stat
 
 
 def _run_layer(direction: Direction, x: Tensor, what: Layer, start: State | None, steps: Steps) -> tuple[Tensor, State]:
-    """Return the output (T, B, .) or (M, .), and the final states (1, B, .) each."""
+    """Return the output (T, B, .) or (M, .), and the final states, each (1, B, .)."""
     parameters, w_hr = what
     w_hh, heads = parameters.w_hh, direction.heads
     if w_hr is None:
@@ -288,8 +289,8 @@ def _run_layer(direction: Direction, x: Tensor, what: Layer, start: State | None
         first = () if start is None else tuple([s.reshape(s.shape[0], heads, width) for s in start])
         return layer(direction, x, parameters, first, None, steps)
     # h = W_hr u with u = o tanh(c), so the gates are wx + W_hh W_hr u: a plain recurrence in u with r = W_hh W_hr, and
-    # one product projects all steps afterwards. Only h_0 is not W_hr times anything (W_hr maps to fewer dimensions):
-    # its contribution W_hh h_0 is added to the first step that each row computes, and u starts from 0.
+    # one product projects all steps afterwards. But the initial h has no u with h = W_hr u in general, so its
+    # contribution W_hh h_0 is added to the first step that each row computes, and u starts from 0.
     first, to_first = (), None
     if start is not None:
         h0, c0 = start[0], start[1].unsqueeze(1)

@@ -1,4 +1,4 @@
-"""lengths, cu_seqlens and reset of the recurrent layers: their checks, and how each direction takes them."""
+"""lengths, cu_seqlens and reset of the recurrent layers: their checks, and their conversion for each direction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Both = tuple[Steps, Steps]  # of the forward and of the reverse direction
 
 
 def checked_steps(name: str, x: Tensor, batch_first: bool, reset: Any, lengths: Any, cu_seqlens: Any) -> Steps:
-    """Return how the steps of x (T, B, I), or (B, T, I) if batch_first, or (T, I) belong together."""
+    """Check the division into sequences of x (T, B, I), or (B, T, I) if batch_first, or (T, I), and return it."""
     batched = x.dim() == 3
     if cu_seqlens is not None:
         if lengths is not None:
@@ -37,7 +37,7 @@ def checked_steps(name: str, x: Tensor, batch_first: bool, reset: Any, lengths: 
 
 
 def checked_packed(name: str, data: Tensor, batch: int, time: int, batch_first: bool, *asked: Any) -> Steps:
-    """Return the same of a PackedSequence, whose resets come in the order that its rows had before."""
+    """Return the same for a PackedSequence; its reset flags are in the order of the unsorted rows."""
     reset, lengths, cu_seqlens = asked
     for label, value in (("lengths", lengths), ("cu_seqlens", cu_seqlens)):
         if value is not None:
@@ -48,9 +48,9 @@ def checked_packed(name: str, data: Tensor, batch: int, time: int, batch_first: 
 
 
 def checked_sizes(name: str, packed: PackedSequence) -> list[int]:
-    """Return the batch_sizes of a PackedSequence, which anybody may make of anything: kernels make addresses of them.
+    """Return the batch_sizes of a PackedSequence, checked: users may build one freely, and kernels index with them.
 
-    Where its indices point, index_select checks.
+    The values of its indices are checked by index_select.
     """
     data, batch_sizes, *orders = packed
     check_batch_sizes(name, batch_sizes)
@@ -76,7 +76,7 @@ def _check_order(name: str, label: str, order: Any, batch: int, device: torch.de
 
 
 def _checked_flags(name: str, reset: Any, x: Tensor, batch: int, time: int, time_major: bool) -> Tensor:
-    """Return flags (B, T) that nobody else can change."""
+    """Return a copy of the flags as (B, T), checked."""
     if time_major and isinstance(reset, Tensor) and reset.dim() == 2:
         if reset.shape != (time, batch):
             expected = f"(T, B) = {(time, batch)} or (T,)"
@@ -87,26 +87,26 @@ def _checked_flags(name: str, reset: Any, x: Tensor, batch: int, time: int, time
 
 
 def without_padding(x: Tensor, lengths: Tensor) -> Tensor:
-    """Return x (T, B, I) with zeros in place of what lies behind the lengths.
+    """Return x (T, B, I) with zeros in the padding.
 
-    There it may hold NaN, and times a gradient of 0 that would be NaN in the gradients of the weights.
+    Padding may hold NaN, which, multiplied by a gradient of 0, would be NaN in the gradients of the weights.
     """
     behind = torch.arange(x.shape[0], device=lengths.device).unsqueeze(1) >= lengths
     return x.masked_fill(behind.unsqueeze(-1).to(x.device), 0)
 
 
 def both_directions(steps: Steps, batch_sizes: Tensor | None) -> Both:
-    """Return the steps as the forward and as the reverse direction take them.
+    """Return the steps for the forward and for the reverse direction.
 
-    A reset at t parts t from t - 1. The reverse direction comes to t - 1 from t, so there the flag stands one step
-    earlier; what lies behind a row's last step parts nothing.
+    A reset at t separates t from t - 1. The reverse direction goes from t to t - 1, so its flag is one step earlier;
+    flags beyond a row's last step separate nothing.
     """
     lengths, bounds, reset = steps
     if reset is None:
         return steps, steps
     time = reset.shape[1]
     not_last = torch.arange(time, device=reset.device) < time - 1
-    back = reset.roll(-1, 1) & not_last  # a slice [1:] would be exported for T > 2 alone
+    back = reset.roll(-1, 1) & not_last  # a slice [1:] could be exported only for T > 2
     if bounds is not None:
         back[:, bounds[1:] - 1] = False
     if batch_sizes is not None:
@@ -118,7 +118,7 @@ def both_directions(steps: Steps, batch_sizes: Tensor | None) -> Both:
 
 
 def begins_anew(steps: Steps, reverse: bool) -> Tensor | None:
-    """Say which rows drop their initial state, (B,); None where none does."""
+    """Return a mask (B,) of the rows that reset at their first step; None if there is none."""
     if steps.reset is None or reverse:
         return None
     if steps.cu_seqlens is None:
@@ -127,7 +127,7 @@ def begins_anew(steps: Steps, reverse: bool) -> Tensor | None:
 
 
 def has_no_steps(steps: Steps) -> Tensor | None:
-    """Say which rows have no step, (B,); None where all have."""
+    """Return a mask (B,) of the rows without steps; None if all have steps."""
     if steps.cu_seqlens is not None:
         return steps.cu_seqlens.diff() == 0
     return None if steps.lengths is None else steps.lengths == 0

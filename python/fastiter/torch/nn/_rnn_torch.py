@@ -1,4 +1,4 @@
-"""torch's classes in place of LSTM, GRU and RNN, for tools of torch that know its own classes alone."""
+"""torch's classes in place of LSTM, GRU and RNN, for torch's tools that support only its own classes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ OF_TORCH: dict[str, type[RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN_TANH"
 
 
 def plain_class(module: nn.Module) -> type[nn.Module]:
-    """Return the class without what parametrizations have put before it."""
+    """Return the class of a module, without the derived class that parametrizations add."""
     return type(module).__bases__[0] if is_parametrized(module) else type(module)
 
 
 def set_class(module: nn.Module, plain: type[nn.Module]) -> None:
-    """Change the class, and below a parametrized one the class that it stands on."""
+    """Change the class of a module, or the base class of a parametrized one."""
     own = type(module)
     if is_parametrized(module):
         namespace = {name: x for name, x in vars(own).items() if name not in ("__dict__", "__weakref__", "__doc__")}
@@ -29,7 +29,7 @@ def set_class(module: nn.Module, plain: type[nn.Module]) -> None:
 
 
 def reason_against_torch(module: RNNBase) -> str | None:
-    """Say why no class of torch computes what one of our layers does."""
+    """Return why no class of torch computes the same as one of our layers, None if one does."""
     if module.mode not in OF_TORCH:
         return f"torch has no {module_name(module)}"
     if heads_of(module) != 1:
@@ -41,16 +41,16 @@ def reason_against_torch(module: RNNBase) -> str | None:
 
 
 def take_qconfig(module: RNNBase, qconfig: Any) -> None:
-    """Make a layer torch's that torch.ao.quantization wants to quantize, or warn that it stays in float.
+    """Turn a layer that torch.ao.quantization is to quantize into torch's, or warn that it stays in float.
 
-    Its flows look modules up by their exact class, so that ours would stay as they are without a word. All of them
-    begin by giving every module of a model its qconfig, None for those whose class they were not asked to quantize.
+    Its flows look modules up by their exact class, so they would silently skip ours. All of them begin by setting the
+    qconfig of every module of a model, to None for classes that are not to be quantized.
     """
     theirs, why = OF_TORCH.get(module.mode), reason_against_torch(module)
     name, plain = module_name(module), plain_class(module)
     if why is None and plain.__module__ != f"{__package__}.rnn":
         why = f"{plain.__module__}.{plain.__qualname__} is none of torch's classes"
-    if why is None and getattr(nn, plain.__name__) is not theirs:  # by which it asks again when it quantizes
+    if why is None and getattr(nn, plain.__name__) is not theirs:  # the name that quantization looks up again
         why = f"torch.nn.{plain.__name__} is not torch's own any more"
     if qconfig is not None and why is None and theirs is not None:
         set_class(module, theirs)

@@ -1,4 +1,4 @@
-"""A layer of one recurrence along time: the layouts of its input, output and state, as torch.nn.RNN has them."""
+"""Base of layers with one recurrence over time: the layouts of input, output and state, as in torch.nn.RNN."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ State = tuple[Tensor, ...]
 
 
 class Part(NamedTuple):
-    """A part of a layer's state: what messages call it, its shape in one row, its dtype."""
+    """A part of a layer's state: its name in messages, its shape in one row, its dtype."""
 
     name: str
     shape: tuple[int, ...]
@@ -27,10 +27,10 @@ class Part(NamedTuple):
 
 
 class SequenceLayer(nn.Module):
-    """Base of the layers. A subclass says what its state is and runs a batch; the rest is here.
+    """Base of the layers. A subclass describes its state and runs a batch; the rest is implemented here.
 
-    `time` is the axis of the steps in a batch x: 0 in (T, B, I), 1 in (B, T, I). Inputs are projected as they lie in
-    memory; the recurrences take them as a view (B, T, ...) (:meth:`_rows`).
+    `time` is the axis of the steps in a batch x: 0 in (T, B, I), 1 in (B, T, I). Inputs are projected in their memory
+    layout; the recurrences take them as a view (B, T, ...) (:meth:`_rows`).
     """
 
     def __init__(self, input_size: int, hidden_size: int, batch_first: bool) -> None:
@@ -42,32 +42,32 @@ class SequenceLayer(nn.Module):
     def forward(
         self, input: Tensor | PackedSequence, state: Any = None, lengths: Tensor | Sequence[int] | None = None
     ) -> tuple[Any, Any]:
-        """Output and final state for input (T, B, I), (B, T, I) if batch_first, (T, I), or a PackedSequence.
+        """Return output and final state for input (T, B, I), (B, T, I) if batch_first, (T, I), or a PackedSequence.
 
         Parameters
         ----------
         input : Tensor or PackedSequence
-            Of the parameters' dtype, on their device.
+            The input, with the dtype and device of the parameters.
         state : Tensor, or tuple or list of Tensor, optional
-            As the layer returns it, without B for unbatched input: it goes on from there. A single Tensor may come in a
-            tuple. None: zeros.
+            Initial state, as returned by the layer, without B for unbatched input. A single Tensor may be in a tuple.
+            None: zeros.
         lengths : integers (B,), optional
-            Valid steps of each row of a padded batch, 0 to T. What lies in later steps is not used, and their output is
-            0. Not for a PackedSequence, which has its own, nor for unbatched input.
+            Number of valid steps of each row of a padded batch, 0 to T. Later steps are ignored, and their output is 0.
+            Not for a PackedSequence, which has its own, nor for unbatched input.
 
         Returns
         -------
         output : Tensor or PackedSequence
             hidden_size features at each step, in the form of the input.
         state : Tensor, or tuple of Tensor
-            After the last valid step of each row.
+            The state after the last valid step of each row.
 
         Raises
         ------
         TypeError, ValueError
             For a wrong type or dtype; for a wrong shape or value.
         BackendError
-            For tensors on different devices, or on others than the CPU and CUDA devices.
+            For tensors on different devices, or on a device other than the CPU or CUDA.
         """
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, state, lengths)
@@ -87,17 +87,17 @@ class SequenceLayer(nn.Module):
         whole = whole if whole.is_cpu else held_lengths(whole, steps)
         padding = torch.arange(steps, device=x.device) >= whole.unsqueeze(1).to(x.device, non_blocking=True)
         padding = (padding if time == 1 else padding.t()).unsqueeze(-1)
-        # Padding may hold NaN, and times a gradient of 0 that would be NaN in the gradients of the weights.
+        # Padding may hold NaN, which, multiplied by a gradient of 0, would be NaN in the gradients of the weights.
         y, last = self._run(x.masked_fill(padding, 0), time, first, whole)
         return y.masked_fill(padding, 0), self._state(last)
 
     def step(self, input: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Output (B, hidden_size) and state after one more step with input (B, I), or without B, as forward has them.
+        """Return output (B, hidden_size) and state after one more step with input (B, I), or both without B.
 
         Raises
         ------
         TypeError, ValueError, BackendError
-            As :meth:`forward` does.
+            As :meth:`forward`.
         """
         x = self._checked_input(input, (1, 2))
         time = 1 if x.dim() == 2 and self.batch_first else 0
@@ -120,27 +120,27 @@ class SequenceLayer(nn.Module):
     def _run(
         self, x: Tensor, time: int, first: State | None, lengths: Tensor | None
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        """Output, laid out as x is, and the parts of the final state; `first` are those of the initial one."""
+        """Return the output in the layout of x, and the parts of the final state; `first`: parts of the initial one."""
         raise NotImplementedError
 
     def _parts(self) -> Sequence[Part]:
-        """What the state consists of."""
+        """Return the parts of the state."""
         raise NotImplementedError
 
     def _like(self) -> Tensor:
-        """Return a parameter: its dtype and device are the layer's."""
+        """Return a parameter, which has the layer's dtype and device."""
         raise NotImplementedError
 
     @staticmethod
     def _rows(x: Tensor, time: int) -> Tensor:
-        """Return (T, B, ...) as (B, T, ...) and the other way round, where time is 0."""
+        """Transpose between (T, B, ...) and (B, T, ...) if time is 0."""
         return x if time == 1 else x.transpose(0, 1)
 
     @classmethod
     def _convolve(
         cls, x: Tensor, time: int, weight: Tensor, recent: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Return the causal convolution of each channel by weight (C, K) after `recent`, and the last K - 1 inputs."""
+        """Return the causal depthwise convolution with weight (C, K) after `recent`, and the last K - 1 inputs."""
         before = weight.shape[1] - 1
         if recent is None:
             recent = x.new_zeros(x.shape[1 - time], before, x.shape[-1])
@@ -152,7 +152,7 @@ class SequenceLayer(nn.Module):
         rows = cls._rows(x, time)
         if lengths is None:
             return y, rows[:, steps:].contiguous()
-        # Row b has its own `before` and then lengths[b] inputs.
+        # Row b holds `before` earlier inputs, then lengths[b] inputs.
         last = (lengths.unsqueeze(1) + torch.arange(before, device=lengths.device)).to(x.device, non_blocking=True)
         return y, rows.gather(1, last.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
 
@@ -175,7 +175,7 @@ class SequenceLayer(nn.Module):
         return self._cast(x)
 
     def _checked_state(self, state: Any, batch: int | None) -> State | None:
-        """Return the parts, each with its axis of the batch; batch is None for unbatched input."""
+        """Return the parts, each with a batch axis; batch is None for unbatched input."""
         if state is None:
             return None
         name, parts = name_of(self), self._parts()
@@ -194,7 +194,7 @@ class SequenceLayer(nn.Module):
             shape = part.shape if batch is None else (batch, *part.shape)
             if s.shape != shape:
                 raise ValueError(f"{name}: {label} must have shape {shape}, got {tuple(s.shape)}")
-        # Autocast may have made some in its own dtype.
+        # Some may have the autocast dtype.
         values = [s.to(part.dtype) for part, s in zip(parts, values, strict=True)]
         return tuple(s.unsqueeze(0) if batch is None else s for s in values)
 
@@ -209,17 +209,17 @@ class SequenceLayer(nn.Module):
             raise TypeError(f"{name}: {label} must be {_dtype(dtype)} to go with the parameters, got {_dtype(x.dtype)}")
 
     def _cast(self, x: Tensor) -> Tensor:
-        """Return x in the dtype of the parameters, where the recurrence is computed; autocast changes it."""
+        """Return x in the dtype of the parameters, in which the recurrence is computed, as autocast may change it."""
         return x.to(self._like().dtype)
 
 
 def name_of(module: nn.Module) -> str:
-    """What messages call a layer."""
+    """Return the name of a layer in messages."""
     return type(module).__name__.removeprefix("Parametrized")
 
 
 def check_count(module: nn.Module, label: str, value: Any, least: int = 1) -> int:
-    """Return a size that has been checked."""
+    """Check a size and return it."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name_of(module)}: {label} must be an int, got {type(value).__name__}")
     if value < least:
@@ -228,7 +228,7 @@ def check_count(module: nn.Module, label: str, value: Any, least: int = 1) -> in
 
 
 def check_heads(module: nn.Module, num_heads: Any, **sizes: int) -> int:
-    """Return a number of heads that divides all sizes."""
+    """Check that a number of heads divides all sizes, and return it."""
     heads = check_count(module, "num_heads", num_heads)
     for label, size in sizes.items():
         if size % heads:
@@ -237,14 +237,14 @@ def check_heads(module: nn.Module, num_heads: Any, **sizes: int) -> int:
 
 
 def check_bool(module: nn.Module, label: str, value: Any) -> bool:
-    """Return a flag that has been checked."""
+    """Check a flag and return it."""
     if not isinstance(value, bool):
         raise TypeError(f"{name_of(module)}: {label} must be a bool, got {type(value).__name__}")
     return value
 
 
 def check_choice(module: nn.Module, label: str, value: Any, choices: Sequence[str]) -> str:
-    """Return one of the choices."""
+    """Check that a value is one of the choices, and return it."""
     if not isinstance(value, str):
         raise TypeError(f"{name_of(module)}: {label} must be one of {', '.join(choices)}, got {type(value).__name__}")
     if value not in choices:

@@ -1,11 +1,11 @@
-"""How xlstm's backends store the recurrent kernel and the bias of an sLSTM.
+"""Layouts of the recurrent kernel and the bias of an sLSTM in xlstm's backends.
 
 | layout | kernel | bias |
 |---|---|---|
 | "cuda" | (N, D in, 4 D out) | (N 4 D) |
 | "vanilla" | (N, 4 D out, D in) | (4 N D) |
 
-The gates are i, f, z, o in both. What the flat bias means is seen from the shape of the kernel.
+The gates are i, f, z, o in both. The layout of the flat bias follows from the shape of the kernel.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def recurrence_of(kernel: Tensor, bias: Tensor, heads: int, width: int) -> tuple
 
 
 def in_layout(layout: str, r: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return kernel and bias of what :func:`recurrence_of` returns."""
+    """Return kernel and bias in a layout, the inverse of :func:`recurrence_of`."""
     if layout == "cuda":
         return r.permute(1, 3, 0, 2).flatten(2), b.transpose(0, 1).flatten()
     return r.transpose(0, 1).flatten(1, 2), b.flatten()

@@ -15,7 +15,7 @@ _MULTIPLE = 64
 
 
 def state_of_stack(name: str, conv_state: Any, slstm_state: Any, like: Tensor, conv_size: int) -> Any:
-    """Return the state as sLSTMBlock takes it, of what a stack hands to a block; (B, T, H) is the input."""
+    """Convert the state that a stack passes to a block to the state of sLSTMBlock; `like` is the input (B, T, H)."""
     if conv_state is None and slstm_state is None:
         return None
     batch, size = like.shape[0], like.shape[-1]
@@ -28,7 +28,7 @@ def state_of_stack(name: str, conv_state: Any, slstm_state: Any, like: Tensor, c
         raise TypeError(f"{name}: slstm_state must be a Tensor (4, B, H), got {_got(slstm_state)}")
     if conv_size == 0:
         return parts
-    if isinstance(conv_state, (tuple, list)) and len(conv_state) == 1:  # as step of xlstm's convolution has it
+    if isinstance(conv_state, (tuple, list)) and len(conv_state) == 1:  # the form of xlstm's convolution step
         (conv_state,) = conv_state
     before = conv_size - 1
     if conv_state is None:
@@ -40,19 +40,19 @@ def state_of_stack(name: str, conv_state: Any, slstm_state: Any, like: Tensor, c
 
 
 def stack_of_state(last: Sequence[Tensor], before: Any) -> dict[str, Any]:
-    """Return the state after a step as xlstm's block does: the last conv_size inputs, and the four states in one."""
+    """Return the state after a step in the form of xlstm's block: the last conv_size inputs, and the stacked states."""
     conv_state = None
     if len(last) > 4:
         recent = last[4]
         oldest = recent[:, :1] if before is None else before[4][:, :1]
-        if before is None or not recent.shape[1]:  # nothing is known of it, and nobody uses it
+        if before is None or not recent.shape[1]:  # it is unknown, and unused
             oldest = recent.new_zeros(recent.shape[0], 1, recent.shape[2])
         conv_state = (torch.cat([oldest, recent], 1),)
     return {"conv_state": conv_state, "slstm_state": torch.stack(list(last[:4]))}
 
 
 def options_of_xlstm(block: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the arguments that make an sLSTMBlock of one of xlstm's blocks, and its parameters by name."""
+    """Return the sLSTMBlock arguments that correspond to a block of xlstm, and its parameters by name."""
     config = getattr(block, "config", None)
     cell, ffn = getattr(config, "slstm", None), getattr(config, "feedforward", None)
     if not isinstance(block, nn.Module) or cell is None:
@@ -77,7 +77,7 @@ def options_of_xlstm(block: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _check(cell: Any, ffn: Any, weights: dict[str, Tensor], options: dict[str, Any], down: Tensor | None) -> None:
-    """Refuse what sLSTMBlock does not compute."""
+    """Refuse options that sLSTMBlock does not support."""
     act_fn, dropout = getattr(ffn, "act_fn", "gelu"), getattr(ffn, "dropout", cell.dropout)
     width = 0 if down is None else down.shape[1]
     has_norm, has_bias = "xlstm.group_norm.weight" in weights, "ffn.proj_up.bias" in weights

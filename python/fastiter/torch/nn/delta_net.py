@@ -15,20 +15,20 @@ from ._sequence import Part, SequenceLayer, State, check_bool, check_choice, che
 
 
 class DeltaNet(SequenceLayer):
-    """o_t = S_t^T q_t, S_t = S_{t-1} + beta k (v - S_{t-1}^T k)^T: what the memory holds for k moves towards v.
+    """o_t = S_t^T q_t, S_t = S_{t-1} + beta k (v - S_{t-1}^T k)^T: moves the value stored under key k towards v.
 
     With ||k|| = 1 the transition I - beta k k^T has the eigenvalues 1 and 1 - beta. beta = 2 sigmoid(.) gives a
     reflection at beta = 2, so that the state can alternate and permute; beta = sigmoid(.), as first published, cannot.
     With `num_householder` = M > 1 a step has M keys, values and betas, applied in order: two reflections make a
     rotation (DeltaProduct).
 
-    q, k and v are projections of x, convolved along time (causal, each channel by itself), through SiLU; q and k are
-    normalised. The output is a projection of RMSNorm(o), the norm taken in each head.
+    q, k and v are projections of x, followed by a causal depthwise convolution over time and SiLU; q and k are
+    normalised. The output is a projection of RMSNorm(o), with the norm taken per head.
 
-    `in_proj` makes q (N K), k (M N K) and v (M N V) side by side, N heads of widths K and V = H / N; `conv_weight`
-    (their sum, conv_size); `beta_proj` (M N); `decay_proj` (N) and `decay_rate` (N); `gate_proj` (H); `norm`;
-    `out_proj`. in_proj, gate_proj and out_proj have no bias. The state is S (B, N, K, V), and with a convolution the
-    pair of it and the last inputs of that, (B, conv_size - 1, .).
+    Parameters: `in_proj` computes q (N K), k (M N K) and v (M N V) concatenated, for N heads of widths K and V = H / N;
+    `conv_weight` (their sum, conv_size); `beta_proj` (M N); `decay_proj` (N) and `decay_rate` (N); `gate_proj` (H);
+    `norm`; `out_proj`. in_proj, gate_proj and out_proj have no bias. The state is S (B, N, K, V), or with a convolution
+    the pair of S and the convolution's last inputs, (B, conv_size - 1, .).
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class DeltaNet(SequenceLayer):
     output_gate : bool
         Multiply RMSNorm(o) by SiLU(gate_proj(x)), as gated DeltaNet does.
     conv_size : int
-        Steps that the convolution sees, 0 for none.
+        Width of the convolution in steps, 0 for none.
 
     Raises
     ------
@@ -115,7 +115,7 @@ class DeltaNet(SequenceLayer):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the parameters: projections as torch.nn.Linear does, convolution as Conv1d, decay as gated DeltaNet."""
+        """Initialize the parameters: projections like torch.nn.Linear, convolution like Conv1d, decay like gated DeltaNet."""
         for module in self.children():
             module.reset_parameters()  # type: ignore[operator]
         nn.init.zeros_(self.beta_proj.bias)
@@ -124,12 +124,12 @@ class DeltaNet(SequenceLayer):
             nn.init.uniform_(self.conv_weight, -bound, bound)
         if self.decay_proj is not None and self.decay_rate is not None:
             nn.init.uniform_(self.decay_rate, 1, 16)
-            # softplus(bias) is spread over the scales from 0.001 to 0.1
+            # softplus(bias) is log-uniform in 0.001 to 0.1
             time = torch.empty_like(self.decay_proj.bias).uniform_(math.log(1e-3), math.log(1e-1)).exp()
             self.decay_proj.bias.copy_(time.expm1().log())
 
     def extra_repr(self) -> str:
-        """Sizes, and the options that differ from their defaults."""
+        """Return the sizes, and the options that differ from their defaults."""
         parts = [f"{self.input_size}, {self.hidden_size}, num_heads={self.num_heads}"]
         parts += ["batch_first=True"] if self.batch_first else []
         parts += [f"key_size={self.key_size}"] if self.key_size != self.value_size else []

@@ -1,4 +1,4 @@
-"""Quantizers to a given format: of what goes forward, and of the gradient that comes back."""
+"""Quantizers to a given format: of forward values, and of gradients."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class FormatQuantizer(Quantizer):
     ----------
     fmt : Format or str
     scale : float, "amax" or "first", optional
-        As for :func:`fastiter.torch.quant.quantize`: "amax" holds the largest magnitude of each input; "first" that of
-        the first input, or of :meth:`initialize`'s, in the buffer ``scale``.
+        As for :func:`fastiter.torch.quant.quantize`. "amax" uses the largest magnitude of each input; "first" that of
+        the first input, or of the sample of :meth:`initialize`, with the scale in the buffer ``scale``.
     scale_axis : int, optional
-        The axis along which each index has an "amax" of its own.
+        An axis, for an "amax" of its own at each of its indices.
     axis : int
-        The axis along which blocks lie.
+        The axis of the blocks.
     ste : {"clip", "pass"}
         As for :func:`fastiter.torch.quant.quantize`.
     seed : int, optional
@@ -68,12 +68,12 @@ class FormatQuantizer(Quantizer):
         self.fmt, self.scaling, self.scale_axis, self.axis, self.ste = form, scale, scale_axis, axis, ste
         self._text = str(form)
         self.bits = code_bits(form)
-        # Zero stands for none yet: it travels with the checkpoint as any other scale does.
+        # Zero means not yet initialized, also in checkpoints.
         self.register_buffer("scale", torch.zeros(()) if scale == "first" else None)
         self._is_initialized = scale != "first"
 
     def initialize(self, x: Tensor) -> None:
-        """With scale="first", set the scale from a sample of finite numbers; else there is nothing to choose."""
+        """With scale="first", set the scale from a sample of finite numbers; otherwise do nothing."""
         if self.scale is not None:
             with torch.no_grad():
                 self.scale.copy_(largest_scale("FormatQuantizer", self._checked_sample(x), self._text))
@@ -104,15 +104,15 @@ class FormatQuantizer(Quantizer):
 
 
 class GradientQuantizer(Quantizer):
-    """y = x, and dx = quantize(dy, fmt): the gradient that comes back is rounded. NaN and infinities are kept.
+    """y = x, and dx = quantize(dy, fmt): the incoming gradient is rounded. NaN and infinities are kept.
 
     Parameters
     ----------
     fmt : Format or str
     scale : float or "amax", optional
-        As for :func:`fastiter.torch.quant.quantize`; "amax" of the gradient.
+        As for :func:`fastiter.torch.quant.quantize`; "amax" uses the gradient's largest magnitude.
     axis : int
-        The axis along which blocks lie.
+        The axis of the blocks.
     seed : int, optional
         For stochastic rounding; by default drawn from torch's generator.
 
@@ -139,7 +139,7 @@ class GradientQuantizer(Quantizer):
         self.bits = code_bits(form)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x, whose gradient will be rounded."""
+        """Return x; its gradient will be rounded."""
         return quantize_gradient(x, self._text, scale=self.scaling, axis=self.axis, rng=self._next_seed())
 
     @property
