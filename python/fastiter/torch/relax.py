@@ -38,7 +38,7 @@ def relax_solve(
     max_steps: int = 10_000,
     check_every: int = 1,
 ) -> Solution:
-    """Solve A x = b by relaxation; the gradients come from a second system, A^H l = g: db = l, dA = -l x^H (in A's pattern).
+    """Solve A x = b by relaxation; for the gradients, solve A^H l = g: db = l, dA = -l x^H on the pattern.
 
     Parameters
     ----------

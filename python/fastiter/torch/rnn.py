@@ -130,7 +130,7 @@ def elman(
     clip_grad: float | None = None,
     clip_state: float | None = None,
 ) -> Result:
-    """h[t] = tanh(wx[t] + r h[t-1] + b) or max(., 0): :func:`fastiter.elman` on tensors, differentiable like the LSTM."""
+    """h[t] = tanh(wx[t] + r h[t-1] + b) or max(., 0): :func:`fastiter.elman` on tensors, differentiable like lstm."""
     asked = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
     return _run("elman", elman_cell(activation), wx, r, b, state, reverse, lengths, return_all_states, asked)
 

@@ -307,7 +307,7 @@ def _options(direction: Direction, which: Steps) -> _rnn_work.Options:
 
 
 def _no_views(*tensors: Tensor) -> Sequence[Tensor]:
-    """Return tensors that are not views, as autograd refuses detach_() on views; not while tracing, which fixes sizes."""
+    """Return non-views, as autograd refuses detach_() on views; not while tracing, which would fix their length."""
     return [x.unsafe_chunk(1)[0] for x in tensors] if unwatched() else tensors
 
 

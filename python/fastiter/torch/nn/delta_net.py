@@ -115,7 +115,7 @@ class DeltaNet(SequenceLayer):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialize the parameters: projections like torch.nn.Linear, convolution like Conv1d, decay like gated DeltaNet."""
+        """Initialize projections like torch.nn.Linear, convolution like Conv1d, decay like gated DeltaNet."""
         for module in self.children():
             module.reset_parameters()  # type: ignore[operator]
         nn.init.zeros_(self.beta_proj.bias)

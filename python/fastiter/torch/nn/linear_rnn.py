@@ -1,4 +1,4 @@
-"""LinearRNN: units that forget, alternate or turn, each by itself, as the input says."""
+"""LinearRNN: a diagonal linear recurrence with input-dependent eigenvalues: units forget, alternate or rotate."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from ..scan import linear_scan
 from ._sequence import Part, SequenceLayer, State, check_bool, check_choice
 
 EIGENVALUES = ("signed", "positive", "complex")
-RING = 0.8, 0.999  # of |a| at the start
+RING = 0.8, 0.999  # range of the initial |a|
 
 
 class LinearRNN(SequenceLayer):
-    """y_t = out_proj(h_t), h_t = a_t h_{t-1} + in_proj(x_t), a_t = 2 sigmoid(gate_proj(x_t)) - 1, unit by unit.
+    """y_t = out_proj(h_t), h_t = a_t h_{t-1} + in_proj(x_t), a_t = 2 sigmoid(gate_proj(x_t)) - 1, elementwise.
 
-    `eigenvalues` says where a can be. "positive": sigmoid(g), from 0 to 1, so that a state can be kept or forgotten.
-    "signed": 2 sigmoid(g) - 1, from -1 to 1: it can alternate, as parity needs. "complex": sigmoid(g) exp(i p), a phase
-    p turns it (the unit disc), as counting modulo 3 needs; h and in_proj(x) are complex, and y is a projection of the
-    real and the imaginary part.
+    `eigenvalues` sets the range of a. "positive": sigmoid(g), from 0 to 1, so that a state can be kept or forgotten.
+    "signed": 2 sigmoid(g) - 1, from -1 to 1: it can alternate, as parity needs. "complex": sigmoid(g) exp(i p), in the
+    unit disc: the phase p rotates it, as counting modulo 3 needs; h and in_proj(x) are complex, and y is a projection
+    of the real and imaginary parts.
 
-    `in_proj` (H, or 2 H: real parts, then imaginary ones), `gate_proj` (H, or 2 H: g, then p), `out_proj`. With
-    `input_dependent=False` a is the same at all steps, and `gate` takes the place of gate_proj: with complex
-    eigenvalues that is the LRU, whose exp(-exp(nu)) is sigmoid(g) here. The state h is (B, H), complex where a is.
+    Parameters: `in_proj` (H, or 2 H: real parts, then imaginary parts), `gate_proj` (H, or 2 H: g, then p), `out_proj`.
+    With `input_dependent=False` a is the same at all steps, and the parameter `gate` replaces gate_proj: with complex
+    eigenvalues this is the LRU, whose exp(-exp(nu)) is sigmoid(g) here. The state h is (B, H), complex if a is.
 
-    As in the LRU, |a|^2 is drawn uniformly from [0.8^2, 0.999^2] where the projected x is 0, a phase uniformly from
-    [-pi, pi], a sign at random, and the rows of in_proj start scaled by sqrt(1 - |a|^2), which gives h the variance of
-    what goes in.
+    Initialisation is as in the LRU: at gate_proj(x) = bias, |a|^2 is uniform in [0.8^2, 0.999^2], the phase uniform in
+    [-pi, pi], the sign random; the rows of in_proj are scaled by sqrt(1 - |a|^2), so that h has the variance of its
+    input.
 
     Parameters
     ----------
     input_size, hidden_size : int
         I and H. The output has H features.
     bias : bool
-        Of in_proj and out_proj.
+        Whether in_proj and out_proj have a bias.
     batch_first : bool
         Batches are (B, T, .). As in torch.nn they are (T, B, .) by default.
     device, dtype
@@ -96,7 +96,7 @@ class LinearRNN(SequenceLayer):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the parameters: projections as torch.nn.Linear does, a as the LRU does."""
+        """Initialize the parameters: projections like torch.nn.Linear, a like the LRU."""
         for module in self.children():
             module.reset_parameters()  # type: ignore[operator]
         gate = self._gate()
@@ -112,7 +112,7 @@ class LinearRNN(SequenceLayer):
         self.in_proj.weight.mul_(scale.repeat(self._reals()).unsqueeze(1))
 
     def extra_repr(self) -> str:
-        """Sizes, and the options that differ from their defaults."""
+        """Return the sizes, and the options that differ from their defaults."""
         parts = [f"{self.input_size}, {self.hidden_size}"]
         parts += ["bias=False"] if self.in_proj.bias is None else []
         parts += ["batch_first=True"] if self.batch_first else []
@@ -121,11 +121,11 @@ class LinearRNN(SequenceLayer):
         return ", ".join(parts)
 
     def _reals(self) -> int:
-        """Return how many real numbers a unit of the state is."""
+        """Return the number of real numbers per unit of the state."""
         return 2 if self.eigenvalues == "complex" else 1
 
     def _gate(self) -> Tensor:
-        """Return what gate_proj gives where the projected x is 0."""
+        """Return the gate's constant part: the bias of gate_proj, or `gate`."""
         return self.gate if self.gate_proj is None else self.gate_proj.bias
 
     def _like(self) -> Tensor:

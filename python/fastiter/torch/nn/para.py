@@ -1,4 +1,4 @@
-"""ParaGRU and ParaLSTM: gated recurrences in which a unit sees, of the step before, itself alone."""
+"""ParaGRU and ParaLSTM: gated recurrences with diagonal recurrent weights: a unit depends only on its own past."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class _ParaLayer(SequenceLayer):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the parameters as the paper does."""
+        """Initialize the parameters as in the paper."""
         outputs, inputs = self.weight_ih.shape[2:]
         bound = math.sqrt(6 / (outputs + inputs))  # Glorot and Bengio, for one gate of one head
         self.weight_ih.uniform_(-bound, bound)
         self._reset_diagonal(self.weight_hh)
         if self.bias is not None:
-            # The first gate opens for new input less and less from unit to unit: they remember for longer and longer.
+            # The first gate's bias falls from unit to unit, so that later units remember for longer.
             self.bias.zero_()
             self.bias[0] = torch.linspace(0, -1, self.hidden_size, dtype=self.bias.dtype, device=self.bias.device)
 
@@ -59,7 +59,7 @@ class _ParaLayer(SequenceLayer):
         weight.normal_(0, 2 / math.sqrt(5 * self.hidden_size))
 
     def extra_repr(self) -> str:
-        """Sizes, and the options that differ from their defaults."""
+        """Return the sizes, and the options that differ from their defaults."""
         parts = [f"{self.input_size}, {self.hidden_size}"]
         parts += [f"num_heads={self.num_heads}"] if self.num_heads != 1 else []
         parts += ["bias=False"] if self.bias is None else []
@@ -71,7 +71,7 @@ class _ParaLayer(SequenceLayer):
         return self.weight_hh
 
     def _project(self, x: Tensor) -> Tensor:
-        """Return W x + b (..., 3, H): what the gates get from the input."""
+        """Return W x + b (..., 3, H), the input's contribution to the gates."""
         heads, gates, outputs, inputs = self.weight_ih.shape
         if heads == 1:
             bias = None if self.bias is None else self.bias.flatten()
@@ -87,27 +87,27 @@ class _ParaLayer(SequenceLayer):
 class ParaGRU(_ParaLayer):
     """h_t = z q + (1 - z) h_{t-1}, q = tanh(W_q x_t + b_q + a_q r h_{t-1}), z, r = sigmoid(W x_t + b + a h_{t-1}).
 
-    A GRU whose recurrent weights are diagonal, so that all steps can be solved at once. z is on the new value q, where
+    A GRU with diagonal recurrent weights, so that all steps can be solved at once. z multiplies the new value q, where
     torch.nn.GRU has 1 - z.
 
-    `weight_ih` (num_heads, 3, H / num_heads, I / num_heads), `weight_hh` (3, H) and `bias` (3, H), with the gates in
-    the order z, r, q. weight_ih is drawn from U(-g, g), g = sqrt(6 / (fan in + fan out)) of a gate of a head, weight_hh
-    from N(0, 4 / (5 H)); the bias of z goes from 0 to -1 over the units, the others are 0.
+    Parameters: `weight_ih` (num_heads, 3, H / num_heads, I / num_heads), `weight_hh` (3, H) and `bias` (3, H), with the
+    gates in the order z, r, q. Initially weight_ih ~ U(-g, g) with g = sqrt(6 / (fan in + fan out)) of one gate of one
+    head, and weight_hh ~ N(0, 4 / (5 H)); the bias of z goes from 0 to -1 over the units, the others are 0.
 
     Parameters
     ----------
     input_size, hidden_size : int
         I and H.
     num_heads : int
-        Blocks of the input projection: head n of x feeds head n of h alone. Divides both sizes.
+        Number of diagonal blocks of the input projection: head n of x only feeds head n of h. Divides both sizes.
     bias : bool
         False: no bias.
     batch_first : bool
         Batches are (B, T, .). As in torch.nn they are (T, B, .) by default.
     device, dtype
-        dtype: float32 or float64. Under autocast it is computed in the dtype of the parameters.
+        dtype: float32 or float64. Under autocast the layer computes in the dtype of the parameters.
     method : {"auto", "sequential", "newton"}
-        How the steps are solved, see :func:`fastiter.paragru`; "auto" is the fused loop.
+        Solver of the steps, see :func:`fastiter.paragru`; "auto" is the fused loop.
 
     Raises
     ------
@@ -165,9 +165,9 @@ class ParaLSTM(_ParaLayer):
     f = sigmoid(W_f x_t + b_f + a_f h_{t-1} + p_f c_{t-1}), q = tanh(W_q x_t + b_q + a_q h_{t-1}) and
     o = sigmoid(W_o x_t + b_o + a_o h_{t-1} + p_o c_t): the input gate is 1 - f. The state is (h, c).
 
-    `weight_ih` (num_heads, 3, H / num_heads, I / num_heads), `weight_hh` (3, H) and `bias` (3, H), with the gates in
-    the order f, o, q; `weight_ch` (2, H), the peepholes of f and o. Drawn as in :class:`ParaGRU`, the peepholes like
-    weight_hh; the bias that goes from 0 to -1 is that of f.
+    Parameters: `weight_ih` (num_heads, 3, H / num_heads, I / num_heads), `weight_hh` (3, H) and `bias` (3, H), with the
+    gates in the order f, o, q; `weight_ch` (2, H), the peepholes of f and o. Initialised as in :class:`ParaGRU`, the
+    peepholes like weight_hh; the bias from 0 to -1 is that of f.
 
     Parameters
     ----------
@@ -211,7 +211,7 @@ class ParaLSTM(_ParaLayer):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the parameters as the paper does."""
+        """Initialize the parameters as in the paper."""
         super().reset_parameters()
         self._reset_diagonal(self.weight_ch)
 

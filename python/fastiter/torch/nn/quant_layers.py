@@ -17,7 +17,7 @@ from .quant_plan import QuantPlan, check_plan, made_gradient, made_quantizer, pl
 
 
 class QuantLayer(nn.Module):
-    """What all layers with a plan share. Each quantizer is a submodule, or None where the plan has none."""
+    """Base of layers with a plan. Each quantizer is a submodule, or None if the plan has none."""
 
     weight_quantizer: Quantizer | None
     bias_quantizer: Quantizer | None
@@ -26,11 +26,11 @@ class QuantLayer(nn.Module):
     gradient_quantizer: GradientQuantizer | None
     plan: QuantPlan
 
-    #: What the layer rounds with a quantizer, of the fields of a plan; it has no use for the others.
+    #: The fields of a plan for which the layer has a quantizer; others are ignored.
     rounds: tuple[str, ...] = ("weight", "bias", "input", "output")
 
     def set_plan(self, plan: QuantPlan) -> None:
-        """Give the layer quantizers of its own, for this plan; those that it had are forgotten."""
+        """Replace the layer's quantizers by new ones for this plan."""
         self.plan = check_plan(type(self).__name__, plan)
         for what in self.rounds:
             parameter = getattr(self, what, None)
@@ -45,7 +45,7 @@ class QuantLayer(nn.Module):
         setattr(self, name, None if made is None else made.train(self.training))
 
     def products(self, output: Any) -> dict[str, tuple[int, str]]:
-        """Return how many multiplications a call takes with each part of the weights, and what the others are."""
+        """Return for each weight the number of multiplications of a call, and the name of the other factor."""
         return {}
 
     def _rounded(self, what: str, x: Tensor) -> Tensor:
@@ -53,11 +53,11 @@ class QuantLayer(nn.Module):
         return x if quantizer is None else quantizer(x)
 
     def _finished(self, y: Tensor) -> Tensor:
-        """Return what leaves the layer: y rounded, with its gradient rounded on the way back."""
+        """Return the layer's output: y rounded, with its gradient rounded in the backward pass."""
         return self._rounded("output", self._rounded("gradient", y))
 
     def initialize(self) -> None:
-        """Choose from the parameters what their quantizers have to choose, as the first input would."""
+        """Initialize the parameters' quantizers from the parameters, as the first call would."""
         for what in ("weight", "bias"):
             quantizer, parameter = getattr(self, f"{what}_quantizer", None), getattr(self, what, None)
             if isinstance(quantizer, Quantizer) and isinstance(parameter, Tensor):
@@ -65,10 +65,10 @@ class QuantLayer(nn.Module):
 
 
 class QuantLinear(QuantLayer, nn.Linear):
-    """y = Q_output(Q_input(x) Q_weight(W)^T + Q_bias(b)), each Q as the plan says; dy is rounded before it is used.
+    """y = Q_output(Q_input(x) Q_weight(W)^T + Q_bias(b)), with each Q from the plan; dy is rounded before it is used.
 
-    A torch.nn.Linear with its parameters' names. Products and sums are torch's,
-    or with ``plan.accumulator`` those of :func:`fastiter.torch.quant.linear`.
+    A torch.nn.Linear with the same parameter names. Products and sums are torch's, or with ``plan.accumulator`` those
+    of :func:`fastiter.torch.quant.linear`.
 
     Parameters
     ----------
@@ -112,9 +112,9 @@ class QuantLinear(QuantLayer, nn.Linear):
 
 
 class QuantConv2d(QuantLayer, nn.Conv2d):
-    """y = Q_output(Q_input(x) * Q_weight(W) + Q_bias(b)), each Q as the plan says; dy is rounded before it is used.
+    """y = Q_output(Q_input(x) * Q_weight(W) + Q_bias(b)), with each Q from the plan; dy is rounded before it is used.
 
-    A torch.nn.Conv2d with its parameters' names.
+    A torch.nn.Conv2d with the same parameter names.
 
     Parameters
     ----------
@@ -159,10 +159,10 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
 
 
 class _QuantNorm(QuantLayer, nn.modules.batchnorm._BatchNorm):
-    """y = Q_output(Q_input(x) Q_weight(g) + Q_bias(b)): what a normalisation is once its statistics are known.
+    """y = Q_output(Q_input(x) Q_weight(g) + Q_bias(b)): normalisation as a factor and a shift for each channel.
 
-    g = weight / sqrt(var + eps) and b = bias - mean g, with the batch's statistics in training mode and where there are
-    no others; they are rounded as hardware holds them, one factor and one shift for each channel.
+    g = weight / sqrt(var + eps) and b = bias - mean g, with the batch's statistics in training mode or if there are no
+    others. g and b are rounded, as hardware stores them.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -198,9 +198,9 @@ class _QuantNorm(QuantLayer, nn.modules.batchnorm._BatchNorm):
         return mean, variance
 
     def set_plan(self, plan: QuantPlan) -> None:
-        """Give the layer quantizers of its own, for this plan; those that it had are forgotten."""
+        """Replace the layer's quantizers by new ones for this plan."""
         super().set_plan(plan)
-        if self.bias is None:  # there is a shift all the same: that of the mean
+        if self.bias is None:  # there is still a shift, by the mean
             self._give("bias_quantizer", made_quantizer(plan.bias, (self.num_features,)))
         for quantizer in (self.weight_quantizer, self.bias_quantizer):
             if quantizer is not None:
@@ -211,21 +211,21 @@ class _QuantNorm(QuantLayer, nn.modules.batchnorm._BatchNorm):
         return {"weight": (int(output.numel()), "input")}
 
     def initialize(self) -> None:
-        """Nothing: the factor and the shift that are rounded are known from the first input on."""
+        """Do nothing: the rounded factor and shift are known only with the first input."""
 
 
 class QuantBatchNorm2d(_QuantNorm, nn.BatchNorm2d):
     """y = Q_output(Q_input(x) Q_weight(g) + Q_bias(b)), g = weight / sqrt(var + eps), b = bias - mean g.
 
-    A torch.nn.BatchNorm2d with its parameters' and buffers' names, for (B, C, H, W). The factor and the shift are
-    rounded as hardware holds them, one of each for a channel, in training mode with the batch's statistics.
+    A torch.nn.BatchNorm2d with the same parameter and buffer names, for (B, C, H, W). The factor and the shift of each
+    channel are rounded, as hardware stores them; in training mode they use the batch's statistics.
 
     Parameters
     ----------
     num_features, eps, momentum, affine, track_running_stats, device, dtype
         As for torch.nn.BatchNorm2d.
     plan : QuantPlan
-        ``weight`` is of g, ``bias`` of b. By default nothing is rounded.
+        ``weight`` is the format of g, ``bias`` that of b. By default nothing is rounded.
 
     Examples
     --------
@@ -257,7 +257,7 @@ class QuantAffine(QuantLayer):
     features : int
     bias : bool
     device, dtype
-        Of the parameters ``weight`` (ones at first) and ``bias`` (zeros).
+        Device and dtype of the parameters ``weight`` (initially ones) and ``bias`` (initially zeros).
     plan : QuantPlan
         By default nothing is rounded.
 
@@ -304,7 +304,7 @@ class QuantAffine(QuantLayer):
 
 
 class QuantAdd(QuantLayer):
-    """y = Q_output(Q_input(a) + Q_input'(b)): the sum of a shortcut, each of both inputs with a quantizer of its own.
+    """y = Q_output(Q_input(a) + Q_input'(b)): the sum of a shortcut; each input has a quantizer of its own.
 
     Parameters
     ----------
@@ -327,7 +327,7 @@ class QuantAdd(QuantLayer):
         self.set_plan(QuantPlan() if plan is None else plan)
 
     def set_plan(self, plan: QuantPlan) -> None:
-        """Give the layer quantizers of its own, for this plan; those that it had are forgotten."""
+        """Replace the layer's quantizers by new ones for this plan."""
         super().set_plan(plan)
         self._give("other_quantizer", made_quantizer(plan.input))
 

@@ -1,4 +1,4 @@
-"""quantize_model: the layers of a model become those that round, with a plan for each name."""
+"""quantize_model: replaces the layers of a model by quantized ones, with a plan for each name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .rnn import GRU, LSTM
 
 _M = TypeVar("_M", bound=nn.Module)
 
-#: What becomes what
+#: Quantized class of each layer class
 REPLACEMENTS: dict[type[nn.Module], type[QuantLayer]] = {
     nn.Linear: QuantLinear,
     nn.Conv2d: QuantConv2d,
@@ -31,27 +31,27 @@ REPLACEMENTS: dict[type[nn.Module], type[QuantLayer]] = {
 
 
 def quantize_model(model: _M, plan: QuantPlan | Mapping[str, QuantPlan | None], *, inplace: bool = False) -> _M:
-    """Return the model with its layers rounding as the plan says: Linear becomes QuantLinear, and so on.
+    """Return the model with its layers quantized according to the plan: Linear becomes QuantLinear, and so on.
 
-    Everything else of a layer stays: its parameters (the same objects with ``inplace``, so that an optimizer goes on
-    with them), buffers, hooks, mode, name. A layer that rounds already gets the new plan.
+    Everything else of a layer stays: its parameters (the same objects with ``inplace``, so that optimizers stay valid),
+    buffers, hooks, mode, name. A layer that is already quantized gets the new plan.
 
     Parameters
     ----------
     model : Module
-        Of torch.nn: Linear, Conv2d, BatchNorm1d, BatchNorm2d, LSTM, GRU; and of this package: LSTM and GRU, and layers
-        that round. Other modules are left as they are.
+        Its layers Linear, Conv2d, BatchNorm1d, BatchNorm2d, LSTM and GRU of torch.nn, and LSTM, GRU and quantized
+        layers of this package are changed. Other modules are left unchanged.
     plan : QuantPlan, or mapping of str to QuantPlan or None
-        One plan for all layers, or one for each name: patterns as of a shell ("encoder.*.fc?"), of which the first that
-        matches counts. None: as it is. Layers that no pattern matches are left as they are.
+        One plan for all layers, or one for each name: shell patterns ("encoder.*.fc?"), of which the first match
+        counts. None: unchanged. Layers that no pattern matches are left unchanged.
     inplace : bool
         Change the model itself.
 
     Raises
     ------
     TypeError, ValueError
-        For what is no model or plan; for a pattern that matches no layer which can round; for a layer that cannot
-        become another without a loss: of a class derived from torch.nn's, parametrized, or with a forward of its own.
+        For a wrong model or plan; for a pattern that matches no layer that can be quantized; for a layer that would
+        lose something: of a class derived from torch.nn's, parametrized, or with a replaced forward.
 
     Examples
     --------
@@ -103,7 +103,7 @@ def _checked_plans(plan: object) -> dict[str, QuantPlan | None]:
 
 
 def _chosen(model: nn.Module, plans: dict[str, QuantPlan | None]) -> list[tuple[nn.Module, str, QuantPlan]]:
-    """Return the layers to change, with the first of their names and their plans; change nothing yet."""
+    """Return the layers to change, each with its first name and its plan; change nothing yet."""
     found: dict[int, tuple[nn.Module, str, QuantPlan | None]] = {}
     useless: dict[str, str | None] = dict.fromkeys(plans)
     matched: set[str] = set()
@@ -157,7 +157,7 @@ def _refuse_loss(module: nn.Module, name: str) -> None:
 
 
 def _leave_fast_paths(model: nn.Module, changed: set[nn.Module]) -> None:
-    """Have Transformer layers call the changed ones: in eval mode they would use their weights and nothing else."""
+    """Disable the fast path of Transformer layers, which in eval mode uses their submodules' weights directly."""
     for parent in model.modules():
         if isinstance(parent, nn.TransformerEncoderLayer) and changed & set(parent.modules()):
             parent.activation_relu_or_gelu = 0

@@ -1,4 +1,4 @@
-"""quantize_optimizer: the states of an optimizer, rounded after each step."""
+"""quantize_optimizer: rounds the states of an optimizer after each step."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .quant_plan import QuantPlan
 
 
 class OptimizerQuantizer:
-    """What :func:`quantize_optimizer` returns: the formats, and the counter of stochastic rounding.
+    """Handle returned by :func:`quantize_optimizer`: the formats, and the counter of stochastic rounding.
 
-    ``state_dict`` and ``load_state_dict`` make a run that goes on from a checkpoint the same run; ``remove`` leaves the
-    optimizer alone again.
+    ``state_dict`` and ``load_state_dict`` let a run resumed from a checkpoint draw the same numbers; ``remove`` ends
+    the rounding.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, formats: dict[str, Format], scale: str | None, seed: int):
@@ -41,7 +41,7 @@ class OptimizerQuantizer:
             self._check_names(optimizer)
 
     def _check_names(self, optimizer: torch.optim.Optimizer) -> None:
-        """Refuse names that no state has, once every parameter that learns has states."""
+        """Refuse names that no state has, once every trained parameter has states."""
         learning = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         states = [optimizer.state.get(parameter, {}) for parameter in learning]
         found = {str(name): None for state in states for name in state}
@@ -60,15 +60,15 @@ class OptimizerQuantizer:
             value.copy_(quantize(value, fmt, scale=self.scale, rng=rng, nan="keep"))
 
     def state_dict(self) -> dict[str, int]:
-        """Return the seed and how many tensors were rounded at random so far."""
+        """Return the seed, and the number of tensors rounded stochastically so far."""
         return {"seed": self.seed, "count": self.count}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on from what :meth:`state_dict` returned."""
+        """Resume from the result of :meth:`state_dict`."""
         self.seed, self.count = int(state["seed"]), int(state["count"])
 
     def remove(self) -> None:
-        """Round the optimizer's states no more."""
+        """Stop rounding the optimizer's states."""
         self._handle.remove()
 
 
@@ -85,17 +85,17 @@ def quantize_optimizer(
     ----------
     optimizer : Optimizer
     plan : Format, str, QuantPlan, or mapping of str to Format or str
-        One format for all states (of a plan: its ``optimizer``), or one for each name: "exp_avg", "exp_avg_sq" of Adam,
-        "momentum_buffer" of SGD; "*" for all others. States without axes, such as "step", are left alone.
+        One format for all states (for a plan: its ``optimizer``), or one for each name: "exp_avg", "exp_avg_sq" of
+        Adam, "momentum_buffer" of SGD; "*" for all others. Scalar states, such as "step", are not rounded.
     scale : "amax", optional
-        The scale with which the largest magnitude of a state is just held.
+        Scales each state so that its largest magnitude maps to the format's.
     seed : int, optional
         For stochastic rounding; by default drawn from torch's generator.
 
     Raises
     ------
     TypeError, ValueError
-        For wrong arguments; for a name that no state has, in the first step after which all parameters have states.
+        For wrong arguments; for a name that no state has, at the first step after which all parameters have states.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""QuantPlan: the formats of a layer; and what layers make of it."""
+"""QuantPlan: the formats of a layer; and the quantizers and products that layers make from it."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ Choice: TypeAlias = "Format | str | Quantizer | None"
 
 @dataclass(frozen=True)
 class QuantPlan:
-    """The formats of a layer's numbers: each None (left as it is), a format or its text, or a quantizer.
+    """The formats of a layer's numbers: each is None (not rounded), a format or its string, or a quantizer.
 
-    A quantizer is a template: each layer gets a copy, with a seed of its own, and with as many channels as it needs.
+    A quantizer is a template: each layer gets a copy with its own seed and number of channels.
 
     Parameters
     ----------
     weight, bias : Format, str or Quantizer, optional
-        Of the parameters. Of QuantBatchNorm2d: of the factor and the shift that the layer multiplies and adds.
+        Formats of the parameters; in batch normalisation, of the factor and the shift.
     input, output : Format, str or Quantizer, optional
-        Of what goes into a layer and what comes out.
+        Formats of the layer's input and output.
     gradient : Format, str or GradientQuantizer, optional
-        Of the gradient with respect to the output, before it is multiplied with weights and inputs.
+        Format of the gradient of the output, before it is multiplied with weights and inputs.
     state : Format, str or Quantizer, optional
-        Of the cell state of QuantLSTM, which stays inside.
+        Format of the internal cell state of QuantLSTM.
     accumulator : Fixed, Float or str, optional
-        Of the sums of products in QuantLinear, QuantConv2d, QuantLSTM and QuantGRU, as in
-        :func:`fastiter.torch.quant.linear`. By default sums are torch's. Weights and inputs have to be rounded, too.
+        Format of the sums of products in QuantLinear, QuantConv2d, QuantLSTM and QuantGRU, as in
+        :func:`fastiter.torch.quant.linear`. By default sums are torch's. Weights and inputs must be rounded, too.
     accumulate_every : int
-        How many additions go between two roundings to the accumulator.
+        Number of additions between two roundings to the accumulator.
     optimizer : Format or str, optional
-        Of the optimizer's states: see :func:`quantize_optimizer`.
+        Format of the optimizer's states: see :func:`quantize_optimizer`.
 
     Examples
     --------
@@ -89,7 +89,7 @@ class QuantPlan:
 
 
 def made_quantizer(choice: Choice, shape: tuple[int, ...] | None = None) -> Quantizer | None:
-    """Return a layer's own quantizer; ``shape``: of the parameter that it rounds."""
+    """Return a layer's own quantizer; ``shape``: shape of the parameter that it rounds."""
     if choice is None:
         return None
     made = FormatQuantizer(choice) if isinstance(choice, (str, Format)) else choice.fresh()
@@ -108,7 +108,7 @@ def made_gradient(choice: Choice) -> GradientQuantizer | None:
 
 
 def check_plan(name: str, plan: object) -> QuantPlan:
-    """Check that ``plan`` is one."""
+    """Check that ``plan`` is a QuantPlan."""
     if not isinstance(plan, QuantPlan):
         raise TypeError(f"{name}: plan must be a QuantPlan, got {kind(plan)}")
     return plan

@@ -1,4 +1,4 @@
-"""LSTM and GRU whose weights, inputs, states and gradients are rounded to the formats of a plan."""
+"""LSTM and GRU with weights, inputs, states and gradients rounded to the formats of a plan."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class _Part(NamedTuple):
 
 
 class QuantRecurrent(QuantLayer, nn.RNNBase):
-    """What QuantLSTM and QuantGRU share.
+    """Base of QuantLSTM and QuantGRU.
 
     Each direction of each layer has quantizers of its own, named by their suffix: weight_ih_l0_quantizer, and so on.
-    The given initial states are taken as they are: they are states that were rounded before.
+    Given initial states are not rounded, as they are states that were rounded before.
     """
 
     rounds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "input", "output", "state", "gradient")
@@ -48,7 +48,7 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
                 yield _Part(f"l{k}_reverse", True)
 
     def set_plan(self, plan: QuantPlan) -> None:
-        """Give each direction of each layer quantizers of its own, for this plan; those that it had are forgotten."""
+        """Replace the quantizers of each direction of each layer by new ones for this plan."""
         name = type(self).__name__
         self.plan = check_plan(name, plan)
         for what, value in (("proj_size", self.proj_size), ("num_heads - 1", getattr(self, "num_heads", 1) - 1)):
@@ -68,7 +68,7 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
                 self._give(f"{what}_{part.suffix}_quantizer", made)
 
     def initialize(self) -> None:
-        """Choose from the parameters what their quantizers have to choose, as the first input would."""
+        """Initialize the parameters' quantizers from the parameters, as the first call would."""
         for part in self._parts():
             for what in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
                 quantizer = getattr(self, f"{what}_{part.suffix}_quantizer")
@@ -76,7 +76,7 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
                     quantizer.initialize(getattr(self, f"{what}_{part.suffix}"))
 
     def products(self, output: Any) -> dict[str, tuple[int, str]]:
-        """Return the multiplications of a call with each weight, and what the other factors are."""
+        """Return for each weight the number of multiplications of a call, and the name of the other factor."""
         directions = 2 if self.bidirectional else 1
         steps = int(output[0].numel()) // (self.hidden_size * directions)
         counts: dict[str, tuple[int, str]] = {}
@@ -117,7 +117,7 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
         return x.transpose(0, 1) if self.batch_first else x, last
 
     def _check_dtype(self, what: str, x: Tensor, weight: Tensor) -> None:
-        """Check for the dtype of the parameters, or under autocast for any that it casts with them."""
+        """Check that x has the dtype of the parameters, or under autocast any dtype that it casts."""
         casts = autocast_dtype(weight) is not None and x.is_floating_point()
         if x.dtype == weight.dtype or (casts and torch.float64 not in (x.dtype, weight.dtype)):
             return
@@ -168,13 +168,13 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
         return torch.stack(outs[::-1] if part.reverse else outs), states
 
     def _all_steps(self, x: Tensor, part: _Part, parameters: Parameters, first: States) -> tuple[Tensor, States]:
-        """Return the same by the kernels of LSTM and GRU, in the dtype of autocast where that is on."""
+        """Return the same with the kernels of LSTM and GRU, in the autocast dtype if autocast is on."""
         dtypes, low = [s.dtype for s in first], autocast_dtype(parameters.w_ih)
         if low is not None:
             x, parameters = autocast_to(x, low), Parameters(*(autocast_to(p, low) for p in parameters))
             check_place(type(self).__name__, parameters.w_ih, x)
             first = tuple(autocast_to(s, low) for s in first)
-            if self.cell != "gru":  # whose states no product touches
+            if self.cell != "gru":  # its states are no direct result of a product
                 dtypes = [s.dtype for s in first]
         rest = torch.float32 if x.dtype.itemsize == 2 else x.dtype
         start = (first[0].unsqueeze(1), *(s.unsqueeze(1).to(rest) for s in first[1:]))
@@ -189,10 +189,9 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
 class QuantLSTM(QuantRecurrent, _LSTM):
     """h_t = Q_output(o tanh(c_t)), c_t = Q_state(f c_{t-1} + i g), gates of Q(W) Q_input(x_t) + Q(R) h_{t-1} + Q(b).
 
-    A torch.nn.LSTM with its parameters' names; h is rounded before it goes on to the next step and layer. The gradient
-    of the gates, before their functions, is rounded before weights and states are multiplied with it. The recurrence is
-    a loop in Python, or that of :class:`fastiter.torch.nn.LSTM` where the plan has none of output, state, gradient and
-    accumulator.
+    A torch.nn.LSTM with the same parameter names; h is rounded before the next step and layer use it. The gradient of
+    the gates' pre-activations is rounded before it is multiplied with weights and states. The recurrence is a Python
+    loop, or that of :class:`fastiter.torch.nn.LSTM` if the plan has none of output, state, gradient and accumulator.
 
     Parameters
     ----------
@@ -225,7 +224,7 @@ class QuantLSTM(QuantRecurrent, _LSTM):
     def forward(  # type: ignore[override]
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, States]:
-        """Output and final states (h, c): arguments as for torch.nn.LSTM."""
+        """Return output and final states (h, c); arguments as for torch.nn.LSTM."""
         return self._run(input, hx)
 
     def _step(self, wx: Tensor, states: States, parameters: Parameters, rounded: Any) -> States:
@@ -236,9 +235,9 @@ class QuantLSTM(QuantRecurrent, _LSTM):
 
 
 class QuantGRU(QuantRecurrent, _GRU):
-    """h_t = Q_output(z h_{t-1} + (1 - z) n), the gates of Q(W) Q_input(x_t) and Q(R) h_{t-1} with their biases.
+    """h_t = Q_output(z h_{t-1} + (1 - z) n), with gates of Q(W) Q_input(x_t) and Q(R) h_{t-1}, each with its bias.
 
-    A torch.nn.GRU with its parameters' names; parameters, rounding and errors as for :class:`QuantLSTM`.
+    A torch.nn.GRU with the same parameter names; arguments, rounding and errors as for :class:`QuantLSTM`.
 
     Examples
     --------
@@ -256,7 +255,7 @@ class QuantGRU(QuantRecurrent, _GRU):
         self.set_plan(QuantPlan() if plan is None else plan)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Output and final state h: arguments as for torch.nn.GRU."""
+        """Return output and final state h; arguments as for torch.nn.GRU."""
         output, (h,) = self._run(input, None if hx is None else (hx,))
         return output, h
 

@@ -1,4 +1,4 @@
-"""summary: what each layer of a model rounds, how well, and what it costs."""
+"""summary: formats, ranges, rounding errors and costs of the quantizers of a model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .quant_layers import QuantLayer
 class Row(NamedTuple):
     """One quantizer of a model.
 
-    name: of the layer; part: what is rounded; format; bits of a code; lowest and highest: of the numbers before they
-    are rounded; sqnr: 10 log10 of their power over that of the error, in dB. operations, bit_operations: of the layer,
-    in the row of its weights: multiplications, and their sum times the bits of both factors. None where no input was
-    given, or where there is no number.
+    name: the layer; part: the rounded tensor; format; bits per code; lowest, highest: range of the unrounded numbers;
+    sqnr: 10 log10 of their power over that of the error, in dB. operations, bit_operations, in the rows of weights: the
+    layer's number of multiplications, and this number times the bits of both factors. None if no input was given, or if
+    there is no value.
     """
 
     name: str
@@ -35,11 +35,11 @@ class Row(NamedTuple):
 
 
 class Summary(list[Row]):
-    """The rows of :func:`summary`; ``str`` makes a table of them."""
+    """The rows of :func:`summary`; ``str`` formats them as a table."""
 
     @property
     def bit_operations(self) -> int:
-        """The sum over all layers."""
+        """The bit operations of all layers."""
         return sum(row.bit_operations or 0 for row in self)
 
     def __str__(self) -> str:
@@ -67,12 +67,12 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-#: Multiplications of a layer with a part of its weights, and the part that the other factors are
+#: (layer, weight) -> number of multiplications with the weight, and the name of the other factor
 Calls: TypeAlias = dict[tuple[QuantLayer, str], tuple[int, str]]
 
 
 class _Seen:
-    """What has passed a quantizer."""
+    """Statistics of the numbers that passed a quantizer."""
 
     def __init__(self) -> None:
         self.lowest, self.highest, self.power, self.noise = math.inf, -math.inf, 0.0, 0.0
@@ -97,21 +97,21 @@ class _Seen:
 
 
 def summary(model: nn.Module, *inputs: Any) -> Summary:
-    """Return what each layer rounds: bits, ranges, signal to noise, and how many operations of one bit it takes.
+    """Return a row for each quantizer: bits, range, signal-to-noise ratio, and the number of bit operations.
 
     Parameters
     ----------
     model : Module
     inputs
-        With which the model is called once, in eval mode and without gradients, to see what passes its quantizers.
-        Without, only formats and bits are known.
+        Arguments of one call of the model, in eval mode and without gradients, which records statistics of its
+        quantizers. Without inputs, only formats and bits are known.
 
     Returns
     -------
     rows : Summary
         A list of :class:`Row`, one for each quantizer in the order of the model; ``print`` shows a table. Bit
-        operations are multiplications times the bits of weight and input, 32 for one that is not rounded; a sum of K
-        powers of two takes K bits of a weight.
+        operations are multiplications times the bits of weight and input, 32 if not rounded; a weight that is a sum of
+        K powers of two counts as K bits.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Quantizers that learn: fixed point with a learned binary point, LSQ, PACT."""
+"""Quantizers with learned parameters: fixed point with a learned binary point, LSQ, PACT."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ._quantizer import LearnedQuantizer, Quantizer
 
 
 class FixedQuantizer(LearnedQuantizer):
-    """y = overflow(round(x 2^f)) 2^-f, f = round(point): fixed point whose binary point is a parameter (QFX).
+    """y = overflow(round(x 2^f)) 2^-f, f = round(point): fixed point with the binary point as a parameter (QFX).
 
-    The first input sets the point, so that no number of it overflows (:meth:`initialize`); then it is learned.
+    The first input sets the point so that none of its numbers overflows (:meth:`initialize`); then it is learned.
 
     Parameters
     ----------
@@ -32,13 +32,14 @@ class FixedQuantizer(LearnedQuantizer):
     rounding, overflow : str
         As for :class:`fastiter.quant.Fixed`.
     axis, channels : int, optional
-        With an axis, each of its indices has a point of its own; layers and plans fill in how many.
+        With an axis, each of its indices has a point of its own; layers and plans set their number.
     terms, method
-        With ``terms``, codes have at most so many ones (:class:`fastiter.quant.SumOfPowers`): no multiplier is needed.
+        With ``terms``, codes have at most so many one bits (:class:`fastiter.quant.SumOfPowers`), so that no multiplier
+        is needed.
     ste : {"clip", "pass"}
         As for :func:`fastiter.torch.quant.quantize`.
     gradient_scale : float or "lsq"
-        A factor of the point's gradient; "lsq": 1 / sqrt(how many share a point * highest code).
+        A factor of the point's gradient; "lsq": 1 / sqrt(number of elements per point * highest code).
     seed : int, optional
         For stochastic rounding; by default drawn from torch's generator.
 
@@ -100,15 +101,15 @@ class FixedQuantizer(LearnedQuantizer):
         x : Tensor
             Finite numbers.
         method : {"minmax", "mse"}
-            The most bits after the point with which no number is out of range once it is rounded (of an unsigned
-            quantizer, which has none for them, negative numbers do not count); or the point with the least squared
-            error of this one and the 7 further left.
+            "minmax": the most bits after the point for which no rounded number is out of range (for an unsigned
+            quantizer, negative numbers are ignored); "mse": of this point and the next 7 with more bits after it, the
+            one with the least squared error.
         """
         if method not in ("minmax", "mse"):
             raise ValueError(f"FixedQuantizer: method must be 'minmax' or 'mse', got {method!r}")
         sample = self._checked_sample(x)
         self.place(tuple(x.shape))
-        self._spread(sample)  # for its check of the channels
+        self._spread(sample)  # checks the number of channels
         others = self._others(sample)
         low, high = limits(read(self._text), "float64", 0)
         least, most = (sample.amin(others), sample.amax(others)) if others else (sample, sample)
@@ -121,7 +122,7 @@ class FixedQuantizer(LearnedQuantizer):
 
     @property
     def _text(self) -> str:
-        """The format of the codes, which are whole numbers."""
+        """The string of the codes' format, with integer values."""
         return fixed_text(self.width, self.signed, self.rounding, self.overflow, self.terms, self.method)
 
     def _best_of(self, x: Tensor, points: Tensor, others: list[int]) -> Tensor:
@@ -159,7 +160,7 @@ class FixedQuantizer(LearnedQuantizer):
 
     @property
     def formats(self) -> tuple[Format, ...]:
-        """The format that is rounded to now; with an axis, one for each of its indices."""
+        """The current format; with an axis, one for each of its indices."""
         if self.point is None:
             return ()
         points = [round(p) for p in self.point.detach().flatten().tolist()]
@@ -180,12 +181,12 @@ class FixedQuantizer(LearnedQuantizer):
         return ", ".join(parts)
 
 
-#: Stands for the shift of what any shift holds: numbers not above zero, and all where the range ends at zero
+#: Marks cases where any shift will do: no positive numbers, or a range that ends at zero
 _ANY_SHIFT = -(2**20)
 
 
 def _holding_shift(largest: Tensor, end: float) -> Tensor:
-    """Return the least k for which the largest numbers are at most 2^k times the end of a range."""
+    """Return the smallest k for which ``largest`` is at most 2^k times the end of a range."""
     mantissa, exponent = torch.frexp(largest.to(torch.float64))
     most, place = math.frexp(end)
     shift = exponent - place + (mantissa > most).to(exponent.dtype)
@@ -193,9 +194,9 @@ def _holding_shift(largest: Tensor, end: float) -> Tensor:
 
 
 class LSQQuantizer(LearnedQuantizer):
-    """y = clip(round(x / |step|)) |step|: integers whose step is a parameter (LSQ).
+    """y = clip(round(x / |step|)) |step|: integers with the step as a parameter (LSQ).
 
-    The first input sets the step to 2 mean |x| / sqrt(highest code), as the paper does.
+    The first input sets the step to 2 mean |x| / sqrt(highest code), as in the paper.
 
     Parameters
     ----------
@@ -242,7 +243,7 @@ class LSQQuantizer(LearnedQuantizer):
         """Set the step from a sample."""
         sample = self._checked_sample(x)
         self.place(tuple(x.shape))
-        self._spread(sample)  # for its check of the channels
+        self._spread(sample)  # checks the number of channels
         others = self._others(sample)
         mean = sample.abs().mean(others) if others else sample.abs()
         step = 2 * mean / math.sqrt(self._code.max_code or 1)
@@ -275,14 +276,14 @@ class LSQQuantizer(LearnedQuantizer):
 
 
 class PACTQuantizer(Quantizer):
-    """y = x cut to 0 .. alpha, in even steps of alpha / (2^width - 1): activations with a learned clip (PACT).
+    """y = x clipped to 0 .. alpha, in uniform steps of alpha / (2^width - 1): activations with a learned clip (PACT).
 
     Parameters
     ----------
     width : int
         Bits of a code, 1 to 32.
     alpha : float
-        Where the clip starts; :meth:`initialize` sets it to a sample's largest number.
+        Initial value of the clip; :meth:`initialize` sets it to a sample's largest number.
     rounding : str
         As for :class:`fastiter.quant.Int`.
     seed : int, optional
@@ -319,7 +320,7 @@ class PACTQuantizer(Quantizer):
                 self.alpha.copy_(largest)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x cut and rounded."""
+        """Return x clipped and rounded."""
         return pact(x, self.alpha, self.width, rounding=self.rounding, rng=self._next_seed())
 
     @property

@@ -1,14 +1,14 @@
 """LSTM, GRU, RNN: torch.nn's modules with a forward pass on fastiter's kernels. sLSTM: the same for a cell torch lacks.
 
-Construction, parameters, initialisation, checkpoints and options are inherited from torch.nn. What differs:
+Construction, parameters, initialisation, checkpoints and options are inherited from torch.nn. The differences are:
 
 * `num_heads`: the recurrent weights are block-diagonal, `weight_hh` of shape (G * H, H / num_heads).
-* `clip_state`, `clip_grad` and `checkpoint` do what they do in fastiter.torch.lstm, and so do `reset`, `lengths` and
-  `cu_seqlens` of forward.
-* Dtypes are float32, float64 and bfloat16, on CUDA devices float16 too. Autocast acts as on torch's.
-* What forward takes by name is not taken by position; but torch.onnx.export hands a root its defaults so (`*unnamed`).
-* torch.compile refuses every subclass of torch.nn.LSTM, GRU and RNN (the graph breaks there, and `fullgraph=True` is an
-  error) unless `torch._dynamo.config.allow_rnn = True`; with it these compile into one graph. sLSTM always does.
+* `clip_state`, `clip_grad` and `checkpoint`, and `reset`, `lengths` and `cu_seqlens` of forward act as in
+  fastiter.torch.lstm.
+* Dtypes are float32, float64 and bfloat16, on CUDA devices also float16. Autocast acts as for torch's modules.
+* These arguments of forward are keyword-only; `*unnamed` accepts their defaults by position, from torch.onnx.export.
+* torch.compile refuses every subclass of torch.nn.LSTM, GRU and RNN (a graph break, and an error with `fullgraph=True`)
+  unless `torch._dynamo.config.allow_rnn = True`; with it these compile into one graph. sLSTM always does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.nn import GRU as _GRU  # bound here: users put the classes below in torch.nn, in place of its own
+from torch.nn import GRU as _GRU  # bound here, as users may assign the classes below to torch.nn
 from torch.nn import LSTM as _LSTM
 from torch.nn import RNN as _RNN
 from torch.nn.utils.rnn import PackedSequence
@@ -30,7 +30,7 @@ class LSTM(Recurrent, _LSTM):
     """h_t = o tanh(c_t), c_t = f c_{t-1} + i g, with i, f, o = sigmoid(.) and g = tanh(.) of W x_t + b + R h_{t-1}.
 
     A drop-in torch.nn.LSTM. `weight_ih_l{k}` (4 H, I), `weight_hh_l{k}` (4 H, H / num_heads), `bias_ih_l{k}` and
-    `bias_hh_l{k}` (4 H), in the order i, f, g, o; with `proj_size` = P > 0 `weight_hr_l{k}` (P, H) too, and h is
+    `bias_hh_l{k}` (4 H), in the order i, f, g, o; with `proj_size` = P > 0 also `weight_hr_l{k}` (P, H), and h is
     W_hr o tanh(c).
 
     Parameters
@@ -38,13 +38,13 @@ class LSTM(Recurrent, _LSTM):
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype
         As for torch.nn.LSTM. dtype: float32, float64 or bfloat16.
     num_heads : int
-        Number of diagonal blocks of R. Divides hidden_size; 1 where proj_size > 0.
+        Number of diagonal blocks of R. Divides hidden_size; must be 1 if proj_size > 0.
     clip_state, clip_grad : float, optional
-        Bounds of the magnitudes of h after each step (of o tanh(c) where proj_size > 0), and of the gradient that a
-        step passes back to the h before it, which 0 cuts.
+        Bounds of the magnitudes of h after each step (of o tanh(c) if proj_size > 0), and of the gradient that a step
+        passes to the previous h; clip_grad = 0 cuts that gradient.
     checkpoint : int, optional
-        Keep for the backward pass the states of every `checkpoint`-th step instead of those and the gates of all
-        steps; it computes these again, to the same bits. Not with cu_seqlens.
+        Save only the states of every `checkpoint`-th step for the backward pass, which recomputes the gates bit for
+        bit, instead of the states and gates of all steps. Not with cu_seqlens.
 
     Raises
     ------
@@ -108,36 +108,37 @@ class LSTM(Recurrent, _LSTM):
         lengths: Integers | None = None,
         cu_seqlens: Integers | None = None,
     ) -> tuple[Any, tuple[Tensor, ...]]:
-        """Output and final states (h, c) for input (T, B, I), (B, T, I) if batch_first, (T, I), or a PackedSequence.
+        """Return output and states (h, c) for input (T, B, I), (B, T, I) if batch_first, (T, I), or a PackedSequence.
 
         Parameters
         ----------
         input : Tensor or PackedSequence
-            Of the parameters' dtype, at least one step. Only the valid steps of a PackedSequence run.
+            The input, with the dtype of the parameters and at least one step. Only the valid steps of a PackedSequence
+            are computed.
         hx : tuple of Tensor, optional
             h (layers * directions, B, P or H) and c (layers * directions, B, H), without B for unbatched input.
-            None: zeros. With bfloat16, c comes back in float32 if it is given in float32.
+            None: zeros. With bfloat16, c is returned in float32 if it is given in float32.
         reset : Tensor, optional
-            bool (T, B), or (B, T) if batch_first, or (T,): the steps at which a row begins anew, in every layer. The
-            forward direction drops the states that come to them, the reverse direction those that come from them.
+            bool (T, B), or (B, T) if batch_first, or (T,): steps at which a new sequence starts, in every layer. The
+            forward direction zeros the states before these steps, the reverse direction the states after them.
         lengths : integers (B,), optional
-            Valid steps of each row of a padded batch, 0 to T. What lies behind them is not used, and output there is 0.
+            Number of valid steps of each row of a padded batch, 0 to T. Later steps are ignored, and their output is 0.
         cu_seqlens : integers (S + 1,), optional
-            Where the sequences begin and end that lie one after the other in input (M, I); B is S in the states.
+            Bounds of S sequences that are concatenated in input (M, I); in the states, B is S.
 
         Returns
         -------
         output : Tensor or PackedSequence
-            The last layer's h at each step, directions side by side.
+            The last layer's h at each step, with both directions concatenated.
         (h, c) : tuple of Tensor
             The states after the last step of each row, shaped like hx.
 
         Raises
         ------
         RuntimeError, ValueError, TypeError
-            For a wrong shape, a dtype unlike the parameters', another type of argument: the classes of torch.nn.
+            For a wrong shape, dtype or type of an argument, with the exception classes of torch.nn.
         BackendError
-            For tensors on another device than the parameters, or on one without kernels.
+            For tensors on a device other than that of the parameters, or on one without kernels.
         """
         return forward(self, input, hx, reset, lengths, cu_seqlens, unnamed)
 
@@ -160,7 +161,7 @@ class GRU(Recurrent, _GRU):
     Raises
     ------
     TypeError, ValueError
-        For the options that torch.nn.GRU refuses, proj_size among them, and for a num_heads that does not divide.
+        For options that torch.nn.GRU refuses, including proj_size, and for a num_heads that does not divide.
 
     Examples
     --------
@@ -223,7 +224,7 @@ class GRU(Recurrent, _GRU):
 
 
 class RNN(Recurrent, _RNN):
-    """h_t = tanh(W x_t + b + R h_{t-1}), or relu(.) (Elman's network).
+    """h_t = tanh(W x_t + b + R h_{t-1}), or relu(.) (Elman network).
 
     A drop-in torch.nn.RNN. `weight_ih_l{k}` (H, I), `weight_hh_l{k}` (H, H / num_heads), `bias_ih_l{k}`,
     `bias_hh_l{k}` (H).
@@ -240,7 +241,7 @@ class RNN(Recurrent, _RNN):
     Raises
     ------
     TypeError, ValueError
-        For the options that torch.nn.RNN refuses, proj_size among them, and for a num_heads that does not divide.
+        For options that torch.nn.RNN refuses, including proj_size, and for a num_heads that does not divide.
 
     Examples
     --------
@@ -379,8 +380,8 @@ class sLSTM(Recurrent):
         lengths: Integers | None = None,
         cu_seqlens: Integers | None = None,
     ) -> tuple[Any, tuple[Tensor, ...]]:
-        """Output and final states (h, c, n, m): arguments and errors as for LSTM, with four states of one shape.
+        """Return output and final states (h, c, n, m); arguments and errors as for LSTM, with four states of one shape.
 
-        With bfloat16 c, n and m are float32, as n counts steps; in bfloat16 it would stop at 256.
+        With bfloat16, c, n and m are float32, as n counts steps, which in bfloat16 would stop at 256.
         """
         return forward(self, input, hx, reset, lengths, cu_seqlens, unnamed)

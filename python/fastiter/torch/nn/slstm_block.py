@@ -1,4 +1,4 @@
-"""sLSTMBlock: the residual block of the xLSTM paper around an sLSTM, with the names of xlstm's checkpoints."""
+"""sLSTMBlock: the residual block of the xLSTM paper around an sLSTM, with the parameter names of xlstm's checkpoints."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from ._xlstm_stack import options_of_xlstm, stack_of_state, state_of_stack
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
 _ROUND = 64  # the feed-forward's width is a multiple of this
-_MOST_UNITS = 2**40  # more than any memory holds, but a number of units
+_MOST_UNITS = 2**40  # larger than any memory, but still a valid size
 
 
 class sLSTMBlock(SequenceLayer):
     """u_t = x_t + GroupNorm(h_t), y_t = u_t + W_down (act(a_t) b_t) with a_t, b_t = W_up LayerNorm(u_t).
 
-    h is an sLSTM of LayerNorm(x): its gates i and f see SiLU of a causal convolution, each channel by itself, z and o
-    what goes in, each head its own part. GroupNorm normalises each head of h. All norms scale by 1 + weight.
+    h is an sLSTM over LayerNorm(x): its gates i and f get SiLU of a causal depthwise convolution, z and o the input
+    itself, with separate weights per head. GroupNorm normalises each head of h. All norms scale by 1 + weight.
 
     The state_dict has the names and shapes of the package xlstm, so that checkpoints load both ways:
     ``xlstm_norm.weight`` (H); ``xlstm.conv1d.conv.weight`` (H, 1, K) and ``.bias`` (H); ``xlstm.igate.weight``,
-    ``fgate``, ``zgate``, ``ogate`` (N, D, D), where, as in that package, the one called fgate makes the gate i and
-    igate makes f; ``xlstm.slstm_cell._recurrent_kernel_`` (N, D in, 4 D out) and ``_bias_`` (4 H), for each head the
-    gates i, f, z, o; ``xlstm.group_norm.weight`` (H); ``ffn_norm.weight`` (H), ``ffn.proj_up.weight`` (2 U, H),
-    ``ffn.proj_down.weight`` (H, U). What was stored in another layout than `layout` is turned on loading.
+    ``fgate``, ``zgate``, ``ogate`` (N, D, D), where, as in that package, fgate computes the gate i and igate the gate
+    f; ``xlstm.slstm_cell._recurrent_kernel_`` (N, D in, 4 D out) and ``_bias_`` (4 H), for each head the gates i, f, z,
+    o; ``xlstm.group_norm.weight`` (H); ``ffn_norm.weight`` (H), ``ffn.proj_up.weight`` (2 U, H),
+    ``ffn.proj_down.weight`` (H, U). Checkpoints in a layout other than `layout` are converted on loading.
 
-    The state is (h, c, n, m), (B, H) each, and with a convolution its last inputs, (B, conv_size - 1, H).
+    The state is (h, c, n, m), each (B, H), and with a convolution also its last inputs, (B, conv_size - 1, H).
 
     Parameters
     ----------
     embedding_size : int
-        H, of inputs and outputs.
+        H, the size of inputs and outputs.
     num_heads : int
         N. Divides embedding_size; D = H / N.
     batch_first : bool
@@ -48,21 +48,21 @@ class sLSTMBlock(SequenceLayer):
     device, dtype
         dtype: float32 or float64.
     conv_size : int
-        Steps that the convolution sees, 0 for none.
+        Width of the convolution in steps, 0 for none.
     ffn_factor : float
         U is H times this, rounded up to a multiple of 64; 0 for no feed-forward part.
     activation : {"gelu", "relu", "silu"}
-        act.
+        The activation act.
     dropout : float
-        Probability, on h and on what the feed-forward part adds.
+        Dropout probability, for h and for the output of the feed-forward part.
     block_index, num_blocks : int
-        Where the block stands in its model, counted from 0: for the first values.
+        Index of the block in its model, from 0, and number of blocks, for the initialisation.
     layout : {"cuda", "vanilla"}
-        The backend of xlstm whose shapes kernel and bias have: those above are "cuda"'s, as in published checkpoints;
-        "vanilla" has (N, 4 D out, D in), and for each gate the heads.
+        The backend of xlstm whose layout kernel and bias have: "cuda" as above, as in published checkpoints; "vanilla"
+        has a kernel (N, 4 D out, D in), and a bias with the heads inside each gate.
     stacked : bool
-        Stand in xlstm's xLSTMBlockStack: batches are (B, T, H), and forward returns the output alone. Its `step` takes
-        (B, 1, H) and returns the state as a dict, whose entries it takes by name.
+        For use in xlstm's xLSTMBlockStack: batches are (B, T, H), and forward returns only the output. `step` takes
+        (B, 1, H) and returns the state as a dict, whose entries are its keyword arguments.
 
     Raises
     ------
@@ -124,7 +124,7 @@ class sLSTMBlock(SequenceLayer):
 
     @classmethod
     def from_xlstm(cls, block: nn.Module) -> sLSTMBlock:
-        """Return the stacked block that takes the place of one of the package xlstm's, on its parameters themselves.
+        """Return a stacked block that replaces a block of the package xlstm, and shares its parameters.
 
         Parameters
         ----------
@@ -134,12 +134,12 @@ class sLSTMBlock(SequenceLayer):
         Returns
         -------
         sLSTMBlock
-            ``stack.blocks[k] = sLSTMBlock.from_xlstm(stack.blocks[k])``: optimizers and checkpoints go on.
+            ``stack.blocks[k] = sLSTMBlock.from_xlstm(stack.blocks[k])``: optimizers and checkpoints stay valid.
 
         Raises
         ------
         TypeError, ValueError
-            For what is no such block; for an option of it that this class lacks.
+            If it is no such block, or has an option that this class lacks.
         """
         options, weights = options_of_xlstm(block)
         made = cls(**options, device="meta", stacked=True)
@@ -155,23 +155,23 @@ class sLSTMBlock(SequenceLayer):
         conv_state: Any = None,
         slstm_state: Any = None,
     ) -> Any:
-        """Output and final state, as every layer of one recurrence has them; where it is `stacked`, the output alone.
+        """Return output and final state, as in :meth:`LinearRNN.forward`; if `stacked`, only the output.
 
         Parameters
         ----------
         input, state, lengths
             As for :meth:`LinearRNN.forward`.
         conv_state, slstm_state : Tensor, optional
-            Where it is `stacked`, the state by name: the last inputs (B, K, H), and h, c, n and m in one (4, B, H).
+            If `stacked`, the state by name: the last inputs (B, K, H), and h, c, n and m stacked (4, B, H).
         """
         state = self._named(input, state, conv_state, slstm_state)
         output, last = super().forward(input, state, lengths)
         return output if self.stacked else (output, last)
 
     def step(self, input: Tensor, state: Any = None, *, conv_state: Any = None, slstm_state: Any = None) -> Any:
-        """Output (B, H) and state after one more step with input (B, H), or without B, as forward has them.
+        """Return output (B, H) and state after one more step with input (B, H), or both without B.
 
-        Where it is `stacked`, output and input are (B, 1, H), and the state is a dict of its two parts by name.
+        If `stacked`, output and input are (B, 1, H), and the state is a dict of its two parts by name.
         """
         state = self._named(input, state, conv_state, slstm_state)
         if not self.stacked:
@@ -182,7 +182,7 @@ class sLSTMBlock(SequenceLayer):
         return output, stack_of_state(last, state)
 
     def _named(self, input: Any, state: Any, conv_state: Any, slstm_state: Any) -> Any:
-        """Return the state, be it given as a whole or by name."""
+        """Return the state, given either as a whole or by name."""
         if conv_state is None and slstm_state is None:
             return state
         if not self.stacked or state is not None or not isinstance(input, Tensor) or input.dim() != 3:
@@ -192,7 +192,7 @@ class sLSTMBlock(SequenceLayer):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Give the parameters xlstm's first values: no recurrence, and forget biases spread by a power of the unit."""
+        """Initialize as xlstm does: no recurrence, and forget biases that follow a power of the unit's index."""
         size, layer = self.hidden_size, self.xlstm
         small = math.sqrt(2 / (5 * size))
         for gate in (layer.igate, layer.fgate, layer.zgate, layer.ogate):
@@ -214,7 +214,7 @@ class sLSTMBlock(SequenceLayer):
         b[1] = 5 - 12 * unit ** (0.3 + 1.3 * depth)
 
     def extra_repr(self) -> str:
-        """Sizes, and the options that differ from their defaults."""
+        """Return the sizes, and the options that differ from their defaults."""
         parts = [f"{self.hidden_size}, num_heads={self.num_heads}"]
         parts += ["batch_first=True"] if self.batch_first else []
         parts += [f"conv_size={self.conv_size}"] if self.conv_size != 4 else []
@@ -272,7 +272,7 @@ def _check_number(module: nn.Module, label: str, value: Any, most: float) -> flo
     return float(value)
 
 
-# What follows has parameters under the names of xlstm's checkpoints; what is computed with them stands above.
+# The following modules only hold parameters under the names of xlstm's checkpoints; the computation is above.
 
 
 class _Scale(nn.Module):
@@ -311,7 +311,7 @@ class _Layer(nn.Module):
         self.group_norm = _Scale(size, kind)
 
     def gates(self, x: Tensor, *names: str) -> Tensor:
-        """Return the pre-activations (., ., gates, N, D) of two gates that see x (., ., H)."""
+        """Return the pre-activations (., ., gates, N, D) of two gates with input x (., ., H)."""
         weight = torch.stack([getattr(self, name).weight for name in names])
         return torch.einsum("btnp,gndp->btgnd", x.unflatten(-1, (weight.shape[1], -1)), weight)
 

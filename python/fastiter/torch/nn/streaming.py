@@ -1,4 +1,4 @@
-"""One time step at a time: y[t], s[t] = layers(x[t], s[t-1]) with everything but the outputs made beforehand."""
+"""One time step at a time: y[t], s[t] = layers(x[t], s[t-1]), with everything but the outputs allocated in advance."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ _NO_MEMORY = "a step needs tensors that have memory, got a fake one"
 
 
 class StreamingRNN:
-    """y[t], s[t] = module(x[t], s[t-1]), a step for each call, with the bits of one run over the whole sequence.
+    """y[t], s[t] = module(x[t], s[t-1]), one step per call, bitwise equal to one run over the whole sequence.
 
-    For inference: outputs have no gradients, and neither dropout nor autocast acts. A call makes its output and nothing
-    else: the weights are packed once, and again when a step finds that one was replaced or changed in place. (What is
-    written through ``weight.data``, by a fused optimizer or by a collective torch counts nowhere. A step sees it by
-    some of the numbers in each weight; where only a few were written, call ``stream.reset(stream.state)``.) Copies go
-    on from the state, as forward would, which rounds where proj_size > 0.
+    For inference: outputs have no gradients, and neither dropout nor autocast acts. A call allocates only its output:
+    the weights are packed once, and again when a step detects that one was replaced or changed in place. (torch does
+    not count writes through ``weight.data``, by a fused optimizer or by a collective. A step detects them by comparing
+    some numbers of each weight; if only a few were written, call ``stream.reset(stream.state)``.) Copies continue from
+    the state, as forward would, which rounds if proj_size > 0.
 
     Parameters
     ----------
     module : LSTM, GRU, RNN or sLSTM
-        Of fastiter.torch.nn or torch.nn, in one direction, with any number of layers, float32 or float64 (a bfloat16
-        module has :meth:`LSTM.step`).
+        A module of fastiter.torch.nn or torch.nn, unidirectional, with any number of layers, float32 or float64 (for
+        bfloat16 there is :meth:`LSTM.step`).
     batch_size : int, optional
         B, for x (B, I) and y (B, H). None: x (I,) and y (H,).
     state : Tensor or tuple of Tensor, optional
-        As the module's forward takes it: (layers, B, H), without B where batch_size is None. None: zeros.
+        Initial state, as for the module's forward: (layers, B, H), without B if batch_size is None. None: zeros.
 
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        For what is no such module, or one whose weights are neither parameters nor parametrized; for two directions;
-        for a state that its forward refuses; for a step that is traced, or of tensors without memory.
+        If it is no such module, or its weights are neither parameters nor parametrized; for a bidirectional module; for
+        a state that its forward refuses; for a step that is traced, or of tensors without memory.
     BackendError
         For parameters that are not on the CPU.
 
@@ -69,12 +69,12 @@ class StreamingRNN:
         self.reset(state)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A copy as it stands would go on with the memory of this one.
+        # A plain copy would share the memory of this stream.
         return type(self), (self.module, self.batch_size, self.state)
 
     @torch.no_grad()
     def reset(self, state: Any = None) -> None:
-        """Begin again from a state, zeros by default, with the weights that the module has now."""
+        """Restart from a state, zeros by default, with the module's current weights."""
         module, cell = self.module, CELLS[self.module.mode]
         layers = layers_of(module, cell)
         weight = layers[0].parameters.w_ih
@@ -98,7 +98,7 @@ class StreamingRNN:
         return () if self.batch_size is None else (self.batch_size,)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Output (B, H) of the last layer for one more step with x (B, I), both without B where batch_size is None."""
+        """Return the last layer's output (B, H) for one more step x (B, I), both without B if batch_size is None."""
         if _modes() or _trace() is not None:
             _refuse_modes()
         if self._options.get("clip_state") is not self._bound:
@@ -107,7 +107,7 @@ class StreamingRNN:
         return self._the_longer_way(x) if y is None else y
 
     def _the_longer_way(self, x: Tensor) -> Tensor:
-        """Return the output with other weights than before, or for an x that is not simply memory; or say why not."""
+        """Return the output after a change of weights, or for an x that is not contiguous; raise for a wrong x."""
         if not self._stream.is_current():
             state = self.state
             dtype = layers_of(self.module, CELLS[self.module.mode])[0].parameters.w_ih.dtype
@@ -126,14 +126,14 @@ class StreamingRNN:
 
     @property
     def state(self) -> Any:
-        """The state as the module's forward returns it: a copy, which another stream or forward can go on from."""
+        """A copy of the state, in the form of the module's forward, from which a stream or forward can continue."""
         parts = [_empty(shape, self._dtype) for shape in self._states]
         self._stream.states(tuple([part.data_ptr() for part in parts]))
         return parts[0] if len(parts) == 1 else tuple(parts)
 
 
 def _refuse_modes() -> None:
-    """Refuse what would record this step's output as a constant, and what gives it no memory."""
+    """Refuse tracing, which would record this step's output as a constant, and fake tensors, which have no memory."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import get_proxy_mode  # imports half of sympy
 
@@ -152,7 +152,7 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def _address(x: Tensor) -> int:
-    """Return where x is. A fake tensor, of which a mode may make any, is nowhere."""
+    """Return the address of x; raise for a fake tensor, which has none."""
     from torch._subclasses.fake_tensor import is_fake
 
     if type(x) is not Tensor and is_fake(x):
