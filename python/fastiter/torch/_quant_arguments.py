@@ -36,7 +36,7 @@ class Facts(NamedTuple):
     has_nan: bool
     fits_float32: bool
     accumulates: bool
-    targets: tuple[Target, Target] | None  # of "amax" for float32 and float64; None if it has no scale
+    targets: tuple[Target, Target] | None  # of "amax", for float32 and float64; None: no "amax"
 
 
 def constant(function: _Function) -> _Function:

@@ -1,7 +1,7 @@
 """Rounding to number formats on a GPU: the plan of a format becomes the arguments of a Triton kernel.
 
 Only two things synchronize with the device: the search for NaN if it is to be refused, and the first call of a format,
-which copies its constants. A scale on the device is not checked: one that is not positive simply divides.
+which copies its constants. A scale on the device is not checked, even if it is not positive.
 """
 
 from __future__ import annotations

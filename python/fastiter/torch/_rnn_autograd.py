@@ -78,7 +78,7 @@ def _keep(
     first: Sequence[Tensor],
     kept: Sequence[Tensor],
 ) -> None:
-    """Save the tensors of the backward pass; b is also for second derivatives, wx only for checkpoints."""
+    """Save the tensors of the backward pass; b serves second derivatives and checkpoints, wx only checkpoints."""
     again = wx if how.checkpoint else None
     ctx.save_for_backward(r, b, lengths, batch_sizes, how.cu_seqlens, how.reset, again, *first, *kept)
     ctx.cell, ctx.reverse, ctx.all_states, ctx.kept = cell, reverse, all_states, len(kept)

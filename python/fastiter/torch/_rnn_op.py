@@ -286,7 +286,7 @@ def rnn_fwd(
     all_states: bool,
     how: Options = PLAIN,
 ) -> list[Tensor]:
-    """Run the op; plain dense tensors outside of tracing take one C++ call, which is several times faster."""
+    """Run the op; plain dense tensors outside of tracing take one C++ call, in a fraction of the time."""
     if how is PLAIN and lengths is None and batch_sizes is None and unwatched():
         outputs = _core.rnn_fwd_tensors(cell.layout, wx, r, b, state, reverse, all_states, False)
         if outputs is not None:

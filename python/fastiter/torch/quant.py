@@ -75,7 +75,7 @@ def quantize(
     nan: str | float = "raise",
     ste: str = "clip",
 ) -> Tensor:
-    """y = round(x / scale) scale, rounded to a number of the format: :func:`fastiter.quant.quantize` on tensors.
+    """y = Q(x / scale) scale, where Q rounds to the format: :func:`fastiter.quant.quantize` on tensors.
 
     dy/dx = 1 if the rounded number is in the format's range, 0 if it overflowed (saturated, wrapped, infinite).
     dy/dscale = (y - x) / scale in range and y / scale out of range, which for integers is LSQ's gradient: the code

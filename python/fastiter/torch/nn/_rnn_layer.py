@@ -237,7 +237,7 @@ def _longer_gradients(
 
 
 def _takes_one_call(direction: Direction) -> bool:
-    """Return whether one C++ call can run such a layer over all steps, which is several times faster."""
+    """Return whether one C++ call can run such a layer over all steps, which takes a fraction of the time."""
     _, _, _, batch_sizes, clip_state, clip_grad, checkpoint = direction
     return batch_sizes is None and clip_state is None and clip_grad is None and not checkpoint and unwatched()
 

@@ -65,7 +65,7 @@ class Recurrent(nn.RNNBase):
         Bitwise equal to a run over all steps at once, except for rounding if proj_size > 0; dropout acts as there. For
         this, a bfloat16 LSTM that starts from None has its c in float32. Autocast rounds the states between steps.
         Under no_grad a packed copy of the weights is kept between steps until a weight changes, which is detected as
-        in :class:`StreamingRNN`. That class, without states to pass in and out, is several times faster.
+        in :class:`StreamingRNN`. That class, without states to pass in and out, takes a fraction of the time.
 
         Raises
         ------

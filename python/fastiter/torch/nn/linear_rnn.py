@@ -28,8 +28,8 @@ class LinearRNN(SequenceLayer):
     With `input_dependent=False` a is the same at all steps, and the parameter `gate` replaces gate_proj: with complex
     eigenvalues this is the LRU, whose exp(-exp(nu)) is sigmoid(g) here. The state h is (B, H), complex if a is.
 
-    Initialisation is as in the LRU: at gate_proj(x) = bias, |a|^2 is uniform in [0.8^2, 0.999^2], the phase uniform in
-    [-pi, pi], the sign random; the rows of in_proj are scaled by sqrt(1 - |a|^2), so that h has the variance of its
+    Initialisation is as in the LRU: where the projected x is 0, |a|^2 is uniform in [0.8^2, 0.999^2], the phase uniform
+    in [-pi, pi], the sign random; the rows of in_proj are scaled by sqrt(1 - |a|^2), so that h has the variance of its
     input.
 
     Parameters

@@ -120,7 +120,7 @@ class LSTM(Recurrent, _LSTM):
             None: zeros. With bfloat16, c is returned in float32 if it is given in float32.
         reset : Tensor, optional
             bool (T, B), or (B, T) if batch_first, or (T,): steps at which a new sequence starts, in every layer. The
-            forward direction zeros the states before these steps, the reverse direction the states after them.
+            forward direction drops the states that enter these steps, the reverse direction those that leave them.
         lengths : integers (B,), optional
             Number of valid steps of each row of a padded batch, 0 to T. Later steps are ignored, and their output is 0.
         cu_seqlens : integers (S + 1,), optional

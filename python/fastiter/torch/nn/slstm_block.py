@@ -1,4 +1,4 @@
-"""sLSTMBlock: the residual block of the xLSTM paper around an sLSTM, with the parameter names of xlstm's checkpoints."""
+"""sLSTMBlock: the residual block of the xLSTM paper around an sLSTM, with the names of xlstm's checkpoints."""
 
 from __future__ import annotations
 

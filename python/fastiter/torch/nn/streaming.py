@@ -107,7 +107,7 @@ class StreamingRNN:
         return self._the_longer_way(x) if y is None else y
 
     def _the_longer_way(self, x: Tensor) -> Tensor:
-        """Return the output after a change of weights, or for an x that is not contiguous; raise for a wrong x."""
+        """Return the output after a change of weights, or for an x that is not plain memory; raise for a wrong x."""
         if not self._stream.is_current():
             state = self.state
             dtype = layers_of(self.module, CELLS[self.module.mode])[0].parameters.w_ih.dtype
