@@ -77,8 +77,8 @@ class FlashRNNConfig:
         Dtype of the initial and returned states, to which they are rounded after each step: None or dtype; on the CPU
         also "float32" with the dtype "bfloat16", where only h is rounded (to bfloat16) and c, n and m stay float32.
     enable_automatic_mixed_precision : bool
-        Inputs of other dtypes are converted to `dtype` (states to `dtype_s`). If False, they are refused, and an
-        autocast around the call does not act.
+        Inputs of other dtypes are converted to `dtype` (states to `dtype_s`). If False, they are refused, and autocast
+        is ignored.
     trainable_r, trainable_b : bool or sequence of bool
         Must be True: requires_grad decides which tensors have gradients.
     initial_val : float or sequence of float

@@ -155,7 +155,7 @@ def _model(network: Network) -> str:
 
 
 def describe(network: Network) -> dict[str, Any]:
-    """Return what is in model.json."""
+    """Return the content of model.json."""
 
     def array(value: Value) -> dict[str, Any]:
         return {"name": value.name, "format": str(value.fmt), "shape": list(value.shape)}

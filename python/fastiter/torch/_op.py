@@ -289,7 +289,7 @@ def check_reset(function: str, reset: Any, x: Tensor, batch: int, time: int, nam
 
 
 def checked_integers(function: str, name: str, x: Tensor | Sequence[int], device: torch.device | None = None) -> Tensor:
-    """Return ``x``, on the CPU or on ``device``, as an int64 tensor that the caller cannot change before backward."""
+    """Return a copy of ``x``, on the CPU or on ``device``, as int64, so that users cannot change it before backward."""
     if not isinstance(x, Tensor):
         x = torch.from_numpy(integers(function, name, x))
     if not x.is_cpu and x.device != device:

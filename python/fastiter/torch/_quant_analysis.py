@@ -52,7 +52,7 @@ def calibrate(
     axis: int | Sequence[int] | None = None,
     group: int | None = None,
 ) -> Calibration:
-    """Return the scale with which a format holds the numbers of x: :func:`fastiter.quant.calibrate` on a tensor.
+    """Return the scale that fits the numbers of x to a format: :func:`fastiter.quant.calibrate` on a tensor.
 
     The scale is float64, the zero point int64.
 

@@ -75,7 +75,7 @@ def backward(
     clip: bool,
     need_scale: bool,
 ) -> list[Tensor]:
-    """Return dx, and for each scale the sum of dy (y - x) over its elements in range and of dy y over the others."""
+    """Return dx, and for each scale the sum of dy (y - x) over its elements in range, plus dy y over the others."""
     form = read(fmt)
     wide = torch.promote_types(x.dtype, torch.float32)
     limited = is_limited(form, clip, need_scale)

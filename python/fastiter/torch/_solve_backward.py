@@ -28,7 +28,7 @@ class Problem:
     """The non-tensor inputs of the gradient; ``find`` finds the structure when the first gradient is computed."""
 
     cell: Cell
-    rebuild: Callable[[Sequence[Tensor]], Any]  # the parameters from their tensors
+    rebuild: Callable[[Sequence[Tensor]], Any]  # builds params from its tensors
     find: Callable[[], Structure]
     window: int
     parts: tuple[int, int]  # of the state, of x

@@ -22,7 +22,7 @@ _NAME = "solve_recurrence"
 
 @dataclass(frozen=True)
 class Request:
-    """The options of a call, as they were given."""
+    """The options of a call, as given by the user."""
 
     method: str
     jacobian: Any

@@ -64,7 +64,7 @@ class _Iterate:
     merit: Tensor  # (A,) sum of |r|
     jacobian: Tensor  # (A, W, n) or (A, W, N, K, K)
     weight: Tensor  # (A,) 1 - k
-    milestone: Tensor  # (A,) the merit at the last time when it had fallen to a quarter
+    milestone: Tensor  # (A,) the merit when it last fell to a quarter
     since: Tensor  # (A,) steps since then
 
     def keep(self, kept: Tensor) -> None:

@@ -35,7 +35,7 @@ _TYPES = {torch.float32: "FLOAT", torch.float64: "DOUBLE"}
 
 
 def export(module: nn.Module, path: str | os.PathLike[str] | None = None, *, initial_state: bool = False) -> Any:
-    """Write output, states = module(input), an LSTM, GRU or RNN, with ONNX's operators.
+    """Export output, states = module(input), for an LSTM, GRU or RNN, with ONNX's operators.
 
     Each layer is one node for both directions. Inputs and outputs have the module's names and layouts: ``input`` (T, B,
     I), or (B, T, I) if batch_first, ``output``, ``h_n`` and, for an LSTM, ``c_n``; T and B are dynamic. Dropout is

@@ -209,7 +209,7 @@ def fixed_point(
     ste: str = "clip",
     gradient_scale: float = 1.0,
 ) -> Tensor:
-    """y = overflow(round(x 2^f)) 2^-f with f = round(point): fixed point whose binary point is learned (QFX).
+    """y = overflow(round(x 2^f)) 2^-f with f = round(point): fixed point with a learned binary point (QFX).
 
     dy/dpoint = gradient_scale ln2 (x - y) if the rounded number is in range, -gradient_scale ln2 y if it is not;
     dy/dx as for :func:`quantize`. The rounding of the point has the derivative 1.
@@ -263,7 +263,7 @@ def lsq(
     nan: str | float = "raise",
     gradient_scale: float = 1.0,
 ) -> Tensor:
-    """y = clip(round(x / step)) step: integers whose step is learned (LSQ).
+    """y = clip(round(x / step)) step: integers with a learned step (LSQ).
 
     If the rounded code is in range, dy/dstep = gradient_scale (code - x / step) and dy/dx = 1; otherwise dy/dstep =
     gradient_scale times the lowest or highest code, and dy/dx = 0. Codes are counted from the zero point.

@@ -27,7 +27,7 @@ from ._relax_gpu_projections import OfProjections
 from ._relax_tensors import DTYPES, Sparse, matrix_of, on_tensors, overlap
 
 BACKENDS = ("cpu", "cuda", "triton")
-_GPUS = ("cuda",)  # tests add "cpu"
+_GPUS = ("cuda",)  # tests replace it by ("cpu",)
 
 
 class Relaxation:

@@ -151,7 +151,7 @@ def solve_recurrence(
         # The data-dependent iteration cannot be in a graph: the call is a graph break.
         return torch._dynamo.disable(_solve)(cell, x, params, h0, request)
     if torch.is_inference_mode_enabled():
-        # The Jacobians come from graphs, which inference tensors cannot be in.
+        # The Jacobians need autograd graphs, which do not support inference tensors.
         with torch.inference_mode(False), torch.no_grad():
             return _solve(cell, x, params, h0, request)
     return _solve(cell, x, params, h0, request)

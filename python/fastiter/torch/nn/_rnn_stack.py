@@ -135,7 +135,7 @@ def _in_autocast(
     hx: Any,
     asked: Asked,
 ) -> tuple[Any, State]:
-    """Run in the dtype of autocast, as torch.nn does; float64 stays as it is."""
+    """Run in the autocast dtype, as torch.nn does; float64 is not cast."""
     x = input.data if isinstance(input, PackedSequence) else input
     if weights[0][0].dtype == torch.float64 or not isinstance(x, Tensor):
         return _forward(module, cell, checked_layers(module, cell, weights), input, hx, asked)

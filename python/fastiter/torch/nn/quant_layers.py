@@ -107,7 +107,7 @@ class QuantLinear(QuantLayer, nn.Linear):
         return self._finished(plan_linear(self.plan, x, weight, bias))
 
     def products(self, output: Tensor) -> dict[str, tuple[int, str]]:
-        """Return the multiplications of a call, and what the other factors are."""
+        """Return the number of multiplications of a call, and the name of the other factor."""
         return {"weight": (int(output.numel()) * self.in_features, "input")}
 
 
@@ -154,7 +154,7 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
         return conv2d(x, weight, bias, *how)
 
     def products(self, output: Tensor) -> dict[str, tuple[int, str]]:
-        """Return the multiplications of a call, and what the other factors are."""
+        """Return the number of multiplications of a call, and the name of the other factor."""
         return {"weight": (int(output.numel()) * int(self.weight[0].numel()), "input")}
 
 
@@ -207,7 +207,7 @@ class _QuantNorm(QuantLayer, nn.modules.batchnorm._BatchNorm):
                 quantizer.place((self.num_features,))
 
     def products(self, output: Tensor) -> dict[str, tuple[int, str]]:
-        """Return the multiplications of a call, and what the other factors are."""
+        """Return the number of multiplications of a call, and the name of the other factor."""
         return {"weight": (int(output.numel()), "input")}
 
     def initialize(self) -> None:
@@ -242,7 +242,7 @@ class QuantBatchNorm2d(_QuantNorm, nn.BatchNorm2d):
 
 
 class QuantBatchNorm1d(_QuantNorm, nn.BatchNorm1d):
-    """The same for (B, C) and (B, C, T): a torch.nn.BatchNorm1d."""
+    """The same for (B, C) and (B, C, T), as a torch.nn.BatchNorm1d."""
 
     def __init__(self, *arguments: Any, plan: QuantPlan | None = None, **options: Any) -> None:
         nn.BatchNorm1d.__init__(self, *arguments, **options)
@@ -295,7 +295,7 @@ class QuantAffine(QuantLayer):
         return self._finished(y if self.bias is None else y + self._rounded("bias", self.bias))
 
     def products(self, output: Tensor) -> dict[str, tuple[int, str]]:
-        """Return the multiplications of a call, and what the other factors are."""
+        """Return the number of multiplications of a call, and the name of the other factor."""
         return {"weight": (int(output.numel()), "input")}
 
     def extra_repr(self) -> str:

@@ -172,7 +172,7 @@ class FixedQuantizer(LearnedQuantizer):
         return tuple(Fixed(self.width, self.width - f, self.signed, self.rounding, self.overflow) for f in points)
 
     def extra_repr(self) -> str:
-        """Return the options that are not the default."""
+        """Return the options that differ from their defaults."""
         parts = [f"{self.width}"]
         defaults = {"signed": True, "rounding": "RND_CONV", "overflow": "SAT", "terms": None, "axis": None}
         parts += [f"{name}={getattr(self, name)!r}" for name, usual in defaults.items() if getattr(self, name) != usual]
@@ -267,7 +267,7 @@ class LSQQuantizer(LearnedQuantizer):
 
     @property
     def formats(self) -> tuple[Format, ...]:
-        """The integers that are rounded to."""
+        """The integer format."""
         return (self._code,)
 
     def extra_repr(self) -> str:
@@ -325,7 +325,7 @@ class PACTQuantizer(Quantizer):
 
     @property
     def formats(self) -> tuple[Format, ...]:
-        """The integers that are rounded to."""
+        """The integer format."""
         return (self._code,)
 
     def extra_repr(self) -> str:

@@ -49,7 +49,7 @@ class LSTM(Recurrent, _LSTM):
     Raises
     ------
     TypeError, ValueError
-        For the options that torch.nn.LSTM refuses, and for a num_heads that does not fit.
+        For options that torch.nn.LSTM refuses, and for a num_heads that does not fit.
 
     Examples
     --------
@@ -218,7 +218,7 @@ class GRU(Recurrent, _GRU):
         lengths: Integers | None = None,
         cu_seqlens: Integers | None = None,
     ) -> tuple[Any, Tensor]:
-        """Output and final state h: arguments and errors as for LSTM, with one Tensor, or a tuple of one, as hx."""
+        """Return output and final state h; arguments and errors as for LSTM, with hx a Tensor or a tuple of one."""
         output, (h,) = forward(self, input, hx, reset, lengths, cu_seqlens, unnamed)
         return output, h
 
@@ -300,7 +300,7 @@ class RNN(Recurrent, _RNN):
         lengths: Integers | None = None,
         cu_seqlens: Integers | None = None,
     ) -> tuple[Any, Tensor]:
-        """Output and final state h: arguments and errors as for LSTM, with one Tensor, or a tuple of one, as hx."""
+        """Return output and final state h; arguments and errors as for LSTM, with hx a Tensor or a tuple of one."""
         output, (h,) = forward(self, input, hx, reset, lengths, cu_seqlens, unnamed)
         return output, h
 
@@ -322,7 +322,7 @@ class sLSTM(Recurrent):
     Raises
     ------
     TypeError, ValueError
-        For the options that LSTM refuses, and for a proj_size.
+        For options that LSTM refuses, and for a proj_size.
 
     Examples
     --------
