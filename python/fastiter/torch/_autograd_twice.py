@@ -86,7 +86,7 @@ def _second(
     constants: Sequence[Tensor | None],
     cotangents: Sequence[Tensor | None],
 ) -> tuple[Gradients, Gradients]:
-    """Return the gradients, by inputs and by cotangents, of the sum over (i, weight) of <weight, gradient of input i>."""
+    """Return the gradients in inputs and in cotangents of the sum over (i, weight) of <weight, gradient of input i>."""
     both = [*inputs, *cotangents]
     derive = _by_transforms if transformed() else _by_autograd
     device = next(x.device.type for x in inputs if x is not None)

@@ -103,7 +103,7 @@ def check_tensors(
     dtypes: Sequence[torch.dtype] = FLOATS,
     devices: Sequence[str] = CPU,
 ) -> None:
-    """Check that all are tensors with the dtype and device of the first, and that the kernels support both."""
+    """Check that all are tensors with the dtype and device of the first, which the kernels must support."""
     dtype = getattr(tensors[0], "dtype", None)
     for x in tensors:
         if not isinstance(x, Tensor) or x.dtype != dtype or not x.is_cpu or x.layout != torch.strided or x.is_nested:
