@@ -174,7 +174,7 @@ def wrong_shapes(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
 
 def wrong_states(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
     state = given["state"]
-    alone = [("(ndarray|Tensor)", state[0])] if len(state) > 1 else []  # a single part may be given by itself
+    alone = [("(ndarray|Tensor)", state[0])] if len(state) > 1 else []  # a single part may be passed without a tuple
     for label, y in (*alone, ("dict", dict(enumerate(state))), ("str", "hc"), ("int", 0)):
         yield Wrong(f"state is a {label}", {"state": y}, TYPE, "state", label)
     yield Wrong("state is a generator", {"state": (s for s in state)}, TYPE, "state", "generator")
@@ -217,7 +217,7 @@ def wrong_flags() -> Iterator[Wrong]:
     for name in ("reverse", "return_all_states"):
         for y in (0, 1, None, "yes", 1.0, [True]):
             yield Wrong(f"{name} is {y!r}", {name: y}, TYPE, name, type(y).__name__)
-        # NumPy calls its own type "bool" too: "must be a bool, got bool" helps nobody.
+        # NumPy calls its own type "bool" too: "must be a bool, got bool" would not help.
         yield Wrong(f"{name} is NumPy's", {name: np.bool_(True)}, TYPE, name, "numpy")
 
 

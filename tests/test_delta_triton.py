@@ -1,4 +1,4 @@
-"""delta_scan by Triton's kernels: interpreted on the CPU, and as they are on a card."""
+"""delta_scan by Triton's kernels: interpreted on the CPU, compiled on a card."""
 
 from __future__ import annotations
 

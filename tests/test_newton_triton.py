@@ -1,4 +1,4 @@
-"""The diagonal cells by Triton's kernels: interpreted on the CPU, and as they are on a card."""
+"""The diagonal cells by Triton's kernels: interpreted on the CPU, compiled on a card."""
 
 from __future__ import annotations
 

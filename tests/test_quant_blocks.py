@@ -87,7 +87,7 @@ def test_blocks_of_any_size(block: int) -> None:
     for fmt in (MX("e4m3fn", block), NVFP4(block), BlockFloat(8, block), quant.Table((-1.0, -0.1, 0.3, 1.0), block)):
         check(x, fmt)
         check_codes(x, fmt)
-        # Each block by itself
+        # Each block alone
         y = quantize(x, fmt)
         for i, j in itertools.product(range(3), range(0, x.shape[1], block)):
             part = np.ascontiguousarray(x[i, j : j + block])

@@ -186,7 +186,7 @@ def test_what_must_be_the_same_bit_for_bit(cell: str, activation: str) -> None:
 @both_ways
 @every_cell
 def test_checkpoints_change_no_bit(cell: str, activation: str, reverse: bool, ragged: bool) -> None:
-    """Between two chunks the gradient of h goes on in float32."""
+    """Between two chunks the gradient of h is carried in float32."""
     for B, T, N, D in ((5, 9, 2, 17), (1, 6, 1, 130), (7, 4, 1, 5)):
         inputs = half_inputs(cell, B, T, N, D)
         how: dict[str, Any] = {"reverse": reverse, "clip_state": 0.5, "clip_grad": 0.5}

@@ -1,4 +1,4 @@
-"""linear_scan and block_scan by Triton's kernels: interpreted on the CPU, and as they are on a card."""
+"""linear_scan and block_scan by Triton's kernels: interpreted on the CPU, compiled on a card."""
 
 from __future__ import annotations
 

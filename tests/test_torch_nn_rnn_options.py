@@ -121,7 +121,7 @@ def test_clips(kind, clips):
     assert not actual[len(actual) - 1].allclose(unclipped[len(actual) - 1])
 
 
-# --- resets, lengths, cu_seqlens: every part is a sequence of its own ------------------------------------------------
+# --- resets, lengths, cu_seqlens: every part is a separate sequence ---------------------------------------------------
 
 
 def one_part(module, x, states, begins, ends):

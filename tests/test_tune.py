@@ -171,7 +171,7 @@ def all_different(count: int, values: str, relation: str = "v{} != v{}") -> str:
 @pytest.mark.parametrize("relation", ["v{} != v{}", "v{0} < v{1} or v{1} < v{0}", "v{} - v{} != [0, 70]"])
 @pytest.mark.parametrize("values", ["1..29", "[1, 4..30, 77]"])
 def test_more_different_numbers_than_there_are_end_at_once(relation: str, values: str) -> None:
-    """Halving alone would try 29! ways."""
+    """Bisection alone would try 29! cases."""
     assert tune.solve(all_different(30, values, relation)) == []
     assert len(tune.solve(all_different(29, values, relation))) == 1
 
