@@ -1,13 +1,13 @@
-// What stands between device.cuh and newton.cu: the diagonal cells on one unit, where a step finds and leaves its numbers, and
+// The common part of newton.cu, after device.cuh: the diagonal cells on one unit, the addresses of a step's data, and
 // linear recurrences along time. docs/newton.md has the equations.
 //
-// REAL: float or double.   CELL: its number in fastiter._newton, ParaGRU or ParaLSTM.   UNITS: units side by side, as many
-// as fill 32 bytes, what memory moves at a time.   CHUNK: consecutive steps that one thread has.
+// REAL: float or double.   CELL: its number in fastiter._newton, ParaGRU or ParaLSTM.   UNITS: contiguous units, enough
+// to fill 32 bytes, the granularity of memory transfers.   CHUNK: consecutive steps per thread.
 #pragma once
 using Real = REAL;
 
-// ---- the cells. s: the states before the step; parts: what a step is made of; j: states after by states before; ds:
-// gradients of the states after; dx, dw: gradients of x, and of a and then p.
+// ---- the cells. s: the states before the step; parts: intermediate values; j: Jacobian of the states after by those
+// before; ds: gradients of the states after; dx, dw: gradients of x, and of a and then p.
 
 INLINE Real sigmoid(Real x) {
     const Real e = exp(x < 0 ? x : -x);
@@ -71,7 +71,7 @@ template <> struct CellOf<1> { // ParaLSTM
 using Cell = CellOf<CELL>;
 constexpr int G = Cell::gates, S = Cell::states, P = Cell::peepholes, U = UNITS, C = CHUNK;
 
-// ---- where things are: a block has UNITS units of one row, a thread CHUNK steps of one of them --------------------------
+// ---- indexing: a block has UNITS units of one row, a thread CHUNK steps of one of them ------------------------------
 
 struct Steps {
     Real* data;
@@ -88,15 +88,15 @@ struct Shape {
 
 struct Place {
     const Shape shape;
-    const int64 blocks = (shape.width + U - 1) / U, row = blockIdx.x / blocks; // blocks of a row
-    const int u = int(threadIdx.x) % U, k = int(threadIdx.x) / U;             // the unit, the chunk
+    const int64 blocks = (shape.width + U - 1) / U, row = blockIdx.x / blocks; // blocks per row
+    const int u = int(threadIdx.x) % U, k = int(threadIdx.x) / U;              // the unit, the chunk
     const int64 unit = blockIdx.x % blocks * U + u, length = shape.lengths ? shape.lengths[row] : shape.time;
     const bool is_here = unit < shape.width;
 
     INLINE explicit Place(const Shape& shape) : shape(shape) {}
 
-    INLINE int64 state(int s) const { return (s * shape.batch + row) * shape.width + unit; } // in (S, B, D)
-    // Step i in the order in which they are taken
+    INLINE int64 state(int s) const { return (s * shape.batch + row) * shape.width + unit; } // in the layout (S, B, D)
+    // Step i in the order of computation
     INLINE Real* at(const Steps& x, int64 i, int gate = 0) const {
         return x.data + row * x.row + (shape.reverse ? length - 1 - i : i) * x.time + gate * x.gate + unit;
     }
@@ -107,7 +107,7 @@ struct Place {
     INLINE void load_state(const Real* x, Real (&s)[S]) const {
         for (int i = 0; i < S; ++i) s[i] = x && is_here ? x[state(i)] : Real(0);
     }
-    // Steps after the last one of a row are 0.
+    // Zeros the steps after a row's last one.
     INLINE void pad(const Steps& x, int gates = 1) const {
         if (!x.data || !is_here) return;
         for (int64 t = length + k; t < shape.time; t += blockDim.x / U)
@@ -115,20 +115,20 @@ struct Place {
     }
 };
 
-// ---- scans: v[i] = m[i] v[i-1] + b[i] over the steps of a window, a chunk to each thread of a block. Chunks are composed by
-// shuffles within a warp, and warps through shared memory. The order of all operations is fixed.
+// ---- scans: v[i] = m[i] v[i-1] + b[i] over the steps of a window, one chunk per thread of a block. Chunks are
+// composed by shuffles within a warp, and warps through shared memory. The order of all operations is fixed.
 
-// v -> m v joined with b
+// The map v -> m v + b, where + is Join
 struct Map {
     Real m[S][S], b[S];
 };
 
-// What `+` is: in a recurrence, addition; where the largest of what began at any step is sought, the larger of both.
+// The operation Join: addition in a recurrence; the value of larger magnitude in a search for the largest contribution.
 struct Add {
     static INLINE Real of(Real x, Real y) { return x + y; }
 };
 struct Larger {
-    static INLINE Real of(Real x, Real y) { return abs(x) < abs(y) ? y : x; } // a NaN x stays
+    static INLINE Real of(Real x, Real y) { return abs(x) < abs(y) ? y : x; } // keeps a NaN x
 };
 
 INLINE Map identity() {
@@ -149,7 +149,7 @@ template <class Join> INLINE void apply(const Map& map, Real (&v)[S]) {
     for (int i = 0; i < S; ++i) v[i] = Join::of(v[i], map.b[i]);
 }
 
-// m after what `map` does; its b is left to the caller
+// Composes m with `map`, to be applied after it; the caller composes b.
 INLINE void follow(const Real (&m)[S][S], Map& map) {
     for (int l = 0; l < S; ++l) {
         Real column[S];
@@ -160,7 +160,7 @@ INLINE void follow(const Real (&m)[S][S], Map& map) {
     multiply(m, map.b);
 }
 
-// `map` after `earlier`
+// Replaces `map` by its composition after `earlier`.
 template <class Join> INLINE void put_before(const Map& earlier, Map& map) {
     Map both = earlier;
     follow(map.m, both);
@@ -177,10 +177,10 @@ INLINE Map from_below(const Map& x, int by) {
     return y;
 }
 
-// From v before the window to v before this thread's chunk, whose composition is `own`; totals: (warps, U) in shared memory,
-// free before. keep_in(v, k) may change what enters chunk k. Meets the block once.
+// Turns v before the window into v before this thread's chunk, whose composition is `own`. totals: (warps, U) in shared
+// memory, free on entry. keep_in(v, k) may clamp the input of chunk k. Synchronises the block once.
 template <class Join, class F> INLINE void enter(Map own, Real (&v)[S], Map* totals, F keep_in) {
-    constexpr int chunks = 32 / U; // of a warp
+    constexpr int chunks = 32 / U; // per warp
     const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
     for (int by = U; by < 32; by *= 2) {
         const Map below = from_below(own, by);

@@ -1,10 +1,10 @@
-// The gradients of ParaGRU and ParaLSTM along time, a chunk of steps to each thread, from the last step to the first.
+// The gradients of ParaGRU and ParaLSTM along time, one chunk of steps per thread, from the last step to the first.
 #pragma once
 
 struct Gradient {
     const Place& place;
     const Steps wx, states[2], dh, dwx;
-    Map* totals; // (warps, U), then the gradient that enters the window (U, S), then sums (warps, U, G + P)
+    Map* totals; // (warps, U), then the window's incoming gradient (U, S), then sums (warps, U, G + P)
     Real a[G], p[P + 1], first[S];
     Real sums[G + P] = {};
 
@@ -15,7 +15,7 @@ struct Gradient {
         for (int n = 0; n < S; ++n) s[n] = i > 0 && place.is_here ? *place.at(states[n], i - 1) : first[n];
     }
 
-    // A window whose last step is `last`; meets the block twice
+    // Processes the window whose last step is `last`; synchronises the block twice.
     INLINE void window(int64 last) {
         Cell cell[C];
         Real before[C][S], flow[C], r[S], jt[S][S];
@@ -60,7 +60,7 @@ struct Gradient {
             for (int l = 0; l < S; ++l) jt[i][l] = j[l][i];
     }
 
-    // From the gradients of the final states to those of the initial ones, (S, B, D)
+    // Computes the gradients of the initial states from those of the final ones, (S, B, D).
     INLINE void run(const Real* dlast, Real* dfirst) {
         Real r[S];
         place.load_state(dlast, r);
@@ -72,7 +72,7 @@ struct Gradient {
             for (int n = 0; n < S; ++n) dfirst[place.state(n)] = carry()[n];
     }
 
-    // Sums over the steps of the row, in a fixed order
+    // Sums over the row's steps, in a fixed order
     INLINE void add_up(Real* da, Real* dp) {
         if (!da) return;
         const int lane = int(threadIdx.x) % 32, warps = int(blockDim.x) / 32;

@@ -1,13 +1,13 @@
 // Newton's method on windows of time for ParaGRU and ParaLSTM, all windows of a row in one launch. A pass reads the old
-// states y and writes the new ones, where before the window y+ = y is the true state:
+// states y and writes the new ones, with y+ = y = the true state before the window:
 //
 //   y+[t] = f(y[t-1]) + J(y[t-1]) (y+[t-1] - y[t-1])
 //
-// Each thread has a chunk of steps, their x and y in registers for all passes: it computes f and J there, composes the changes
-// y+ - y through its chunk, and a scan tells it the change at the step before. The rules are those of csrc/cpu/newton.cpp,
-// with UNITS units of one row that converge together: leading steps within the tolerance are final, the first one in any
-// case; a window that takes too long, grows or is not finite goes on step by step; so does the whole row where an error may
-// grow by more than kSensitive.
+// Each thread has a chunk of steps, whose x and y stay in registers for all passes: it computes f and J there, composes
+// the changes y+ - y through its chunk, and gets the change at the step before from a scan. The rules are those of
+// csrc/cpu/newton.cpp, with UNITS units of one row that converge together: leading steps within the tolerance are
+// final, the first one in any case; a window that takes too long, grows or is not finite continues step by step; so
+// does the whole row if an error may grow by more than kSensitive.
 #pragma once
 
 constexpr Real kGrowth = 4, kSensitive = 256;
@@ -18,11 +18,11 @@ struct Options {
     Real rtol, atol;
 };
 
-// What the threads of a block tell each other
+// Shared memory of the block
 struct Shared {
-    Map* totals;         // (warps, U), of the scans
-    Real* edge;          // (2, chunks, U, S): y at the last step of each chunk, before and after a pass by turns
-    Real *state, *error; // (U, S): before the window; state also passes the last final step on
+    Map* totals;         // (warps, U), for the scans
+    Real* edge;          // (2, chunks, U, S): y at the last step of each chunk, double-buffered across passes
+    Real *state, *error; // (U, S): before the window; state also hands on the last final step
     Real* change;        // (warps)
     int32 *first, *flag; // (warps)
 
@@ -41,11 +41,11 @@ struct Solver {
     const Options& options;
     Shared shared;
     Real a[G], p[P + 1];
-    Real x[C][G], y[C][S], j[C][S][S]; // of this thread's steps of the window
+    Real x[C][G], y[C][S], j[C][S][S]; // this thread's steps of the window
     Real limit[S];
     int turn = 0;
 
-    INLINE int index(int c) const { return place.k * C + c; } // in the window
+    INLINE int index(int c) const { return place.k * C + c; } // within the window
     INLINE int lane() const { return int(threadIdx.x) % 32; }
     INLINE int warp() const { return int(threadIdx.x) / 32; }
     INLINE int warps() const { return int(blockDim.x) / 32; }
@@ -66,15 +66,15 @@ struct Solver {
     INLINE void write(Real* to, const Real (&s)[S]) const {
         for (int n = 0; n < S; ++n) to[place.u * S + n] = s[n];
     }
-    // y before chunk k; the old one, or where the next pass finds the new one, as others may still read the old one
+    // y before chunk k: the old buffer, or with `later` the next pass's, as others may still read the old one
     INLINE Real* edge(int k, int later = 0) const {
         return k ? shared.edge + ((turn + later) % 2 * int(blockDim.x) + (k - 1) * U) * S : shared.state;
     }
 
-    // No solution is beyond max(1, |a state before|); a quarter is for roundings.
+    // Clamps to the bound max(1, |a state before|) of every solution, enlarged by a quarter for rounding.
     INLINE Real put_back(Real v, int n) const { return v > limit[n] ? limit[n] : v < -limit[n] ? -limit[n] : v; }
 
-    // Before the window: the guess from states of 0, and bounds
+    // Starts the window: its initial guess, from states of 0, and the bounds
     INLINE void begin(int64 begin, int count) {
         load(begin + index(0), begin + count, x);
         const Real zero[S] = {};
@@ -97,7 +97,7 @@ struct Solver {
         Real change; // the sum of all changes
     };
 
-    // One pass over steps [done, count). Meets the block twice.
+    // One pass over steps [done, count). Synchronises the block twice.
     INLINE Progress pass(int done, int count) {
         Real f[C][S], before[S], d[S] = {};
         Map map = identity();
@@ -116,7 +116,7 @@ struct Solver {
             }
             for (int n = 0; n < S; ++n) before[n] = y[c][n];
         }
-        enter<Add>(map, d, shared.totals, [&](Real(&v)[S], int k) { // y+ is put back at the borders of chunks, too
+        enter<Add>(map, d, shared.totals, [&](Real(&v)[S], int k) { // clamp at chunk borders, too
             Real old[S];
             read(edge(k), old);
             for (int n = 0; n < S; ++n) v[n] = abs(old[n] + v[n]) > limit[n] ? put_back(old[n] + v[n], n) - old[n] : v[n];
@@ -130,10 +130,10 @@ struct Solver {
                 for (int n = 0; n < S; ++n) d[n] = 0;
             multiply(j[c], d);
             for (int n = 0; n < S; ++n) {
-                const Real fresh = put_back(d[n] == 0 ? f[c][n] : f[c][n] + d[n], n); // a -0 stays
+                const Real fresh = put_back(d[n] == 0 ? f[c][n] : f[c][n] + d[n], n); // keeps -0
                 const Real residual = abs(f[c][n] - y[c][n]), bound = options.rtol * abs(fresh) + options.atol;
                 d[n] = fresh - y[c][n];
-                if (!(abs(d[n]) <= bound && residual <= bound)) first_bad = min(first_bad, index(c)); // a NaN is bad
+                if (!(abs(d[n]) <= bound && residual <= bound)) first_bad = min(first_bad, index(c)); // NaN is bad
                 change += abs(d[n]);
                 y[c][n] = fresh;
             }
@@ -155,20 +155,20 @@ struct Solver {
         return {max(first_bad, done + 1), change};
     }
 
-    // An error of the states before a step goes on to those after it, and may begin there with 1 + |y|; false where it has
+    // Propagates an error of the states before a step to those after it, with a minimum of 1 + |y|; false if it has
     // grown so much that the tolerance says nothing.
     INLINE static bool pass_error_on(const Real (&j)[S][S], const Real (&y)[S], Real (&error)[S]) {
         bool is_small = true;
         multiply(j, error);
         for (int n = 0; n < S; ++n) {
             const Real unit = 1 + abs(y[n]);
-            is_small = is_small && abs(error[n]) <= kSensitive * unit; // a NaN is not
+            is_small = is_small && abs(error[n]) <= kSensitive * unit; // false for NaN
             if (abs(error[n]) < unit) error[n] = error[n] < 0 ? -unit : unit;
         }
         return is_small;
     }
 
-    // The same for the final steps of the window; where an error is largest it has begun in one place, so that chunks compose
+    // The same for the final steps of the window; the largest error stems from one source, so chunks compose.
     INLINE bool errors_are_small(int done) {
         Map map = identity();
         Real error[S];
@@ -197,7 +197,7 @@ struct Solver {
         return is_small;
     }
 
-    // Steps [begin, end) one after the other, by the first threads, from shared.state
+    // Steps [begin, end) one by one, on the first threads, starting from shared.state
     INLINE bool loop(int64 begin, int64 end) {
         Real s[S], error[S];
         bool is_small = true;
@@ -221,7 +221,8 @@ struct Solver {
         return is_small;
     }
 
-    // Steps [begin, begin + count), a window: 2 passes + (step by step in the end); is_small as above
+    // Solves the window of steps [start, start + count); returns 2 passes + (1 if finished step by step); is_small as
+    // above
     INLINE int32 solve(int64 start, int count, bool& is_small) {
         begin(start, count);
         int done = 0;
@@ -234,7 +235,7 @@ struct Solver {
             if (passes > 1 && !(progress.change < kGrowth * before)) break;
             before = progress.change;
         }
-        const bool is_exact = options.rtol == 0 && options.atol == 0; // no errors, so none that grow
+        const bool is_exact = options.rtol == 0 && options.atol == 0; // no tolerance, so no error that could grow
         const bool are_small = errors_are_small(done);
 #pragma unroll
         for (int c = 0; c < C; ++c)

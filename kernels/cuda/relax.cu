@@ -1,18 +1,18 @@
-// Sweeps of relaxation over A x = b, and residuals, for rows in slices and for blocks. With z_i = (b_i - sum over j != i of
-// a_ij x_j) / a_ii:   y_i = (1 - omega) x_i + omega z_i.   Jacobi: y is other memory. Coloured orders: y is x, and rows of
-// one colour, which lie together, are not linked.
+// Sweeps of relaxation over A x = b, and residuals, for SELL slices and for BSR blocks. With z_i = (b_i - sum over j !=
+// i of a_ij x_j) / a_ii:   y_i = (1 - omega) x_i + omega z_i.   Jacobi: y is a separate buffer. Coloured orders: y is
+// x; rows of one colour are contiguous and not linked.
 //
-// x, b, y (n, k), contiguous. Sums are taken in double, or Complex. A phase is a turn of one colour, or a sweep of Jacobi:
-// a launch does the phases [first, last) of a sequence of sweeps. Where these are several, `arrived` is 0 at first, all
-// blocks are resident, and they meet between phases; where it is one, arrived is null.
+// x, b, y (n, k), contiguous. Sums are in double, or Complex. A phase is the rows of one colour, or a sweep of Jacobi:
+// a launch runs the phases [first, last) of a sequence of sweeps. With several, `arrived` is 0 at first, all blocks are
+// resident, and they synchronise between phases; with one, arrived is null.
 //
-// Defines: MATRIX and VECTOR, what A and x are stored in: float, double or Complex; COLUMNS of x for a thread; BLOCK_ROWS,
-// 2 where blocks have more than 32 rows; RESIDENT blocks on a multiprocessor; SYSTEMS 1: rows in slices are those of k systems
-// with one pattern, each with values, x, b and y of its own, one after the other.
+// Defines: MATRIX and VECTOR, the storage types of A and x: float, double or Complex; COLUMNS of x per thread;
+// BLOCK_ROWS, 2 if blocks have more than 32 rows; RESIDENT blocks per SM; SYSTEMS 1: the slices are those of k systems
+// with one pattern, each with its own values, x, b and y, one after the other.
 
-// ---- rows in slices -------------------------------------------------------------------------------------------------
+// ---- slices ---------------------------------------------------------------------------------------------------------
 
-// b - the entries times x, in all lanes of a row
+// b minus the entries times x, in all lanes of a row
 INLINE void slice_sums(const Slices& m, const Vectors& v, int64 s, const Slice& slice, int64 column, int columns,
                        S (&sum)[COLUMNS]) {
     for (int c = 0; c < COLUMNS; ++c)
@@ -49,7 +49,7 @@ KERNEL __launch_bounds__(256, RESIDENT)
     });
 }
 
-// r = b - A x where r is not null; norms (slices, k): the sums of |r|^2 over the rows of each slice
+// r = b - A x unless r is null; norms (slices, k): the sums of |r|^2 over the rows of each slice
 KERNEL __launch_bounds__(256, RESIDENT)
     relax_slices_residual_kernel(const int32* slice_row, const int64* slice_entry, const int32* column, const A* value,
                                  const A* diagonal, int64 slices, const V* b, const V* x, V* r, double* norms,
@@ -74,8 +74,8 @@ KERNEL __launch_bounds__(256, RESIDENT)
 
 // ---- blocks ---------------------------------------------------------------------------------------------------------
 
-// Rows of blocks of size x size, each block stored by columns; x and b have size rows for each. The diagonal blocks are
-// apart.
+// Block rows with blocks of size x size (BSR), each column-major; x and b have `size` rows per block row. The diagonal
+// blocks are stored separately.
 struct Blocks {
     const int64* start; // (n + 1) first block of each row
     const int32* column;
@@ -83,9 +83,9 @@ struct Blocks {
     int32 size;
 };
 
-// Where a lane is: `size` lanes, or 32 of 32 with two rows each, do a row of blocks, as many rows as fit in a warp.
+// The lane's position: a block row takes `size` lanes, or 32 lanes with two rows each; a warp takes as many as fit.
 struct Place {
-    int64 row; // of blocks
+    int64 row; // block row
     int lane, first, group;
     bool active;
     INLINE Place(int64 item, int64 end, int32 size) {
@@ -112,7 +112,7 @@ INLINE void subtract_block(const Vectors& v, const A* block, int32 size, int64 f
             }
 }
 
-// b - the entries times x
+// b minus the entries times x
 INLINE void block_sums(const Blocks& m, const Vectors& v, const Place& p, int64 column, int columns, Sums& sum) {
     const int64 area = int64(m.size) * m.size;
     for (int h = 0; h < BLOCK_ROWS; ++h)
@@ -125,7 +125,7 @@ INLINE void block_sums(const Blocks& m, const Vectors& v, const Place& p, int64 
         subtract_block(v, m.value + e * area, m.size, int64(m.column[e]) * m.size * v.k + column, p, columns, sum);
 }
 
-// colour (colours + 1): the first row of blocks of each; inverse (n, size, size) of the diagonal blocks, by columns
+// colour (colours + 1): the first block row of each; inverse (n, size, size) of the diagonal blocks, column-major
 KERNEL __launch_bounds__(256, RESIDENT)
     relax_blocks_kernel(const int64* start, const int32* column, const A* value, const S* inverse, const int64* colour,
                         int32 size, const V* b, V* x, V* y, const double* omega, int64 k, int32 colours, int32 kind,
@@ -154,7 +154,7 @@ KERNEL __launch_bounds__(256, RESIDENT)
     });
 }
 
-// norms (items, k), an item being as many rows of blocks as fit in a warp; diagonal (n, size, size) by columns
+// norms (items, k), an item being as many block rows as fit in a warp; diagonal (n, size, size), column-major
 KERNEL __launch_bounds__(256, RESIDENT)
     relax_blocks_residual_kernel(const int64* start, const int32* column, const A* value, const A* diagonal, int64 n,
                                  int32 size, const V* b, const V* x, V* r, double* norms, int64 k) {

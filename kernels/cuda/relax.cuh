@@ -1,4 +1,4 @@
-// What the kernels of relaxation share that have a matrix: its numbers, phases, tasks of warps, rows in slices.
+// The common part of the relaxation kernels with a matrix: number types, phases, work items of warps, SELL slices.
 #ifdef MATRIX
 #ifndef SYSTEMS
 #define SYSTEMS 0
@@ -41,7 +41,7 @@ INLINE Complex newest(const Complex* x) {
 
 enum Kind { FORWARD, BACKWARD, SYMMETRIC, JACOBI };
 
-// The colour whose turn it is
+// The colour of a phase
 INLINE int32 colour_of(int64 phase, int32 colours, int32 kind) {
     const int32 turn = int32(phase % (kind == SYMMETRIC ? 2 * colours : colours));
     if (kind == SYMMETRIC) return turn < colours ? turn : 2 * colours - 1 - turn;
@@ -89,7 +89,7 @@ template <class F> INLINE void for_items(int64 begin, int64 end, int64 k, F f) {
     }
 }
 
-// The sums of a warp's parts of a norm, in the same order always
+// The warp's partial sums of a norm, always in the same order
 INLINE void store_norms(const double (&parts)[COLUMNS], double* norms, int64 item, int64 k, int64 column, int columns) {
     for (int c = 0; c < COLUMNS; ++c) {
         double sum = parts[c];
@@ -98,15 +98,16 @@ INLINE void store_norms(const double (&parts)[COLUMNS], double* norms, int64 ite
     }
 }
 
-// A slice is what a warp does: r rows, with as many lanes each as fit, a power of two. Entry j of a row is with lane
-// j % lanes of the row; entry e of lane l of the warp is at slice_entry + 32 e + l, so that lanes read side by side. Lanes
-// with fewer entries repeat a column with the value 0. The diagonal is not among the entries.
+// A slice (SELL) is the work of one warp: r rows with equally many lanes each, a power of two. Entry j of a row belongs
+// to lane j % lanes of the row; entry e of lane l of the warp is at slice_entry + 32 e + l, so that reads are
+// coalesced. Lanes with fewer entries are padded with a repeated column and the value 0. The diagonal is stored
+// separately.
 struct Slices {
     const int32* slice_row;   // (slices + 1) first row of each
     const int64* slice_entry; // (slices + 1)
     const int32* column;
     const A* value;
-    int64 entries = 0; // of a system
+    int64 entries = 0; // per system
     INLINE Slices(const int32* slice_row, const int64* slice_entry, const int32* column, const A* value, int64 slices)
         : slice_row(slice_row), slice_entry(slice_entry), column(column), value(value) {
         if (SYSTEMS) entries = slice_entry[slices];
@@ -115,7 +116,7 @@ struct Slices {
 
 struct Slice {
     int64 row; // of this lane
-    int lanes; // of the row
+    int lanes; // per row
     bool leads;
     INLINE Slice(const Slices& m, int64 s) {
         const int32 first = m.slice_row[s], rows = m.slice_row[s + 1] - first, lane = threadIdx.x % 32;

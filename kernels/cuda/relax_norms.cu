@@ -1,6 +1,6 @@
-// Sums of the parts of norms, in an order that depends on the number of threads of a block alone.
+// Sums partial norms in an order that depends only on the number of threads per block.
 
-// sums (gridDim.y, k): block (c, s) adds up column c of share s of the rows of parts (count, k)
+// sums (gridDim.y, k): block (c, s) sums column c over share s of the rows of parts (count, k)
 KERNEL __launch_bounds__(256) relax_norms_kernel(const double* parts, int64 count, int64 k, double* sums) {
     SHARED_MEMORY(double, of_thread); // (blockDim.x), a power of two
     const int64 column = blockIdx.x, each = (count + gridDim.y - 1) / gridDim.y;

@@ -1,11 +1,11 @@
-// Kaczmarz's projections on A x = b for rows in slices: x += omega (b_i - a_i x) conj(a_i) / |a_i|^2. Rows of one colour have
-// no column in common, so that they may go at the same time. x (columns of A, k), b (rows, k); rows here are in the order of
-// colours, row (n) is which of b each is. Phases, `arrived` and defines are those of relax.cu; lanes with fewer entries than
-// their slice have the column -1.
+// Kaczmarz projections on A x = b for SELL slices: x += omega (b_i - a_i x) conj(a_i) / |a_i|^2. Rows of one colour
+// have no column in common, so they run in parallel. x (columns of A, k), b (rows, k); rows here are in the order of
+// colours, and row (n) maps each to its row of b. Phases, `arrived` and defines are as in relax.cu; lanes with fewer
+// entries than their slice have the column -1.
 INLINE double conjugate(double x) { return x; }
 INLINE Complex conjugate(Complex x) { return {x.re, -x.im}; }
 
-// Calls f(entry, column) for the entries of this lane.
+// Calls f(entry, column) for the lane's entries.
 template <class F> INLINE void for_entries(const Slices& m, int64 s, F f) {
     const int64 last = m.slice_entry[s + 1];
     for (int64 e = m.slice_entry[s] + threadIdx.x % 32; e < last; e += 32)
@@ -50,7 +50,7 @@ KERNEL __launch_bounds__(256, RESIDENT)
     });
 }
 
-// r = b - A x where r is not null; norms (slices, k): the sums of |r|^2 over the rows of each slice
+// r = b - A x unless r is null; norms (slices, k): the sums of |r|^2 over the rows of each slice
 KERNEL __launch_bounds__(256, RESIDENT)
     relax_projections_residual_kernel(const int32* slice_row, const int64* slice_entry, const int32* column,
                                       const A* value, const int32* row, int64 slices, const V* b, const V* x, V* r,

@@ -1,10 +1,10 @@
-// Relaxation without a matrix: a 5-point stencil on a grid (n0, 1, n2), or a 7-point one on (n0, n1, n2), n2 lying next to
-// each other; x is 0 outside. y = (1 - omega) x + omega (b - the terms of the neighbours) / the first coefficient, everywhere
-// from the x before (Jacobi: y is other memory), or at the points of one colour of a chessboard (y is x).
+// Relaxation without a matrix: a 5-point stencil on a grid (n0, 1, n2), or a 7-point one on (n0, n1, n2), contiguous
+// along n2; x is 0 outside. y = (1 - omega) x + omega (b - the terms of the neighbours) / the first coefficient, either
+// everywhere from the old x (Jacobi: y is a separate buffer), or at the points of one red-black colour (y is x).
 //
-// A thread has a column of the grid along axis 0, of which it does `depth` points after each other: neighbours along it
-// stay in registers, those across it in the cache. Phases, `arrived` and RESIDENT are those of relax.cu. Define: NUMBER,
-// float or double.
+// A thread has a column of the grid along axis 0, and processes `depth` points of it in sequence: neighbours along the
+// column stay in registers, those across it in cache. Phases, `arrived` and RESIDENT are as in relax.cu. Define:
+// NUMBER, float or double.
 typedef NUMBER T;
 enum Kind { FORWARD, BACKWARD, SYMMETRIC, JACOBI };
 
@@ -12,14 +12,14 @@ struct Grid {
     int64 n0;
     int32 n1, n2;
     const T* coefficient;       // (7) or (7, points): the point itself, then before and after along axes 0, 1 and 2
-    const T* inverse;           // (points) where coefficients vary: 1 / the first, 0 where x is given
-    const unsigned char* given; // (points) where they do not: 1 where x is given; null: nowhere
+    const T* inverse;           // (points), with variable coefficients: 1 / the first, 0 where x is given
+    const unsigned char* given; // (points), with constant ones: 1 where x is given; null: nowhere
     INLINE int64 area() const { return int64(n1) * n2; }
 };
 
 template <bool Together> INLINE T read(const T* x) { return Together ? load_shared_by_grid(x) : *x; }
 
-// The points of one column: its place in a plane, and which neighbours in the plane there are
+// One column of points: its offset in a plane, and which neighbours in the plane exist
 struct Column {
     int64 area, at;
     int32 parity, n2;
@@ -31,7 +31,7 @@ struct Column {
     }
 };
 
-// sum + the terms of the neighbours in the plane, factor(q) being that of neighbour q
+// sum + the terms of the neighbours in the plane, with factor(q) for neighbour q
 template <bool Together, class F> INLINE T add_across(const Column& own, const T* x, T sum, F factor) {
     const int64 step[4] = {-int64(own.n2), own.n2, -1, 1};
     for (int q = 0; q < 4; ++q)
@@ -39,7 +39,7 @@ template <bool Together, class F> INLINE T add_across(const Column& own, const T
     return sum;
 }
 
-// b - the terms of all neighbours
+// b minus the terms of all neighbours
 template <bool Variable, bool Together>
 INLINE T sum_of(const Grid& m, const Column& own, const T* x, T b, T before, T after, int64 index) {
     const int64 points = m.n0 * own.area;
@@ -49,7 +49,7 @@ INLINE T sum_of(const Grid& m, const Column& own, const T* x, T b, T before, T a
     return add_across<Together>(own, x + index, sum, factor);
 }
 
-// Constant coefficients: keep x + scale b + the terms of the neighbours, each a single operation
+// Constant coefficients: keep x + scale b + the terms of the neighbours, one fused operation each
 struct Folded {
     T keep, scale, omega;
     INLINE Folded(const Grid& m, double factor, bool variable)
@@ -76,8 +76,8 @@ INLINE void relax_point(const Grid& m, const Folded& f, const Column& own, const
     y[index] = m.given && m.given[index] ? now : sum;
 }
 
-// Calls f(column, first plane, last plane, item) for all that this block has to do; an item is blockDim.x columns of
-// `depth` planes.
+// Calls f(column, first plane, last plane, item) for all work of this block; an item is blockDim.x columns of `depth`
+// planes.
 template <class F> INLINE void for_columns(const Grid& m, int32 depth, F f) {
     const int64 tiles = (m.area() + blockDim.x - 1) / blockDim.x, items = tiles * ((m.n0 + depth - 1) / depth);
     for (int64 item = blockIdx.x; item < items; item += gridDim.x) {
@@ -138,7 +138,8 @@ KERNEL __launch_bounds__(256, RESIDENT)
         relax_phases<false, false>(m, b, x, y, *omega, depth, kind, first, last, arrived);
 }
 
-// r = b - A x where r is not null, 0 where x is given; norms (items, warps of a block): the sums of r^2 over what each does
+// r = b - A x unless r is null, 0 where x is given; norms (items, warps per block): the sums of r^2 over the share of
+// each
 KERNEL __launch_bounds__(256, RESIDENT)
     relax_stencil_residual_kernel(int64 n0, int32 n1, int32 n2, const T* coefficient, const T* inverse,
                                   const unsigned char* given, const T* b, const T* x, T* r, double* norms,

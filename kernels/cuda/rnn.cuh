@@ -1,8 +1,8 @@
-// What stands between device.cuh and every rnn*.cu: the cells on one unit, forward and backward, and where a step finds
-// and leaves its numbers. docs/rnn.md has the equations.
+// The common part of every rnn*.cu, after device.cuh: the cells on one unit, forward and backward, and the addresses of
+// a step's data. docs/rnn.md has the equations.
 //
-// ELEMENT: what is stored: float, double, BFloat16 or Half. Arithmetic, the states but h, what is saved, and the gradients
-// that come from the final states and go to the initial ones are in Real.   CELL: its number in fastiter._rnn.
+// ELEMENT: the storage type: float, double, BFloat16 or Half. Arithmetic, the states but h, saved values, and the
+// gradients of the final and initial states are in Real.   CELL: its number in fastiter._rnn.
 #pragma once
 using Element = ELEMENT;
 template <class E> struct Arithmetic {
@@ -14,8 +14,8 @@ template <> struct Arithmetic<double> {
 using Real = Arithmetic<Element>::Type;
 using Rounding = Rounded<Element>;
 
-// ---- the cells on one unit: docs/rnn.md. x, p: gates of wx and of r h' + b; s: states before, then after; keep: what is
-// saved; ds: gradients of the states after, then before, apart from what flows through r; dx, dp: gradients of x and p.
+// ---- the cells on one unit: docs/rnn.md. x, p: gates of wx and of r h' + b; s: states before, then after; keep: saved
+// values; ds: gradients of the states after, then before, without the path through r; dx, dp: gradients of x and p.
 
 INLINE Real sigmoid(Real x) {
     const Real e = exp(x < 0 ? x : -x);
@@ -87,7 +87,7 @@ template <> struct CellOf<4> { // sLSTM
         s[0] = o * s[1] / s[2];
         keep[0] = a_i, keep[1] = a_f, keep[2] = z, keep[3] = o;
     }
-    // That m was a_i is seen from m itself, and then i is 1, else f is.
+    // Whether m was a_i is recovered from m itself: if so, i is 1, else f is.
     static INLINE void backward(const Real* keep, const Real* before, const Real* now, Real* ds, Real* dx, Real* dp) {
         const Real a_i = keep[0], a_f = keep[1], z = keep[2], o = keep[3], m = now[3], l = log_sigmoid(a_f) + before[3];
         const bool begins = before[2] == 0, is_a_i = begins || a_i >= m;
@@ -95,9 +95,9 @@ template <> struct CellOf<4> { // sLSTM
         const Real f = !is_a_i ? Real(1) : exp(l - m > 0 ? Real(0) : l - m);
         const Real dh = ds[0], h_over_o = now[1] / now[2], dc = ds[1] + dh * o / now[2];
         Real dn = ds[2] - dh * o * h_over_o / now[2];
-        if (f * before[2] + i < 1) dn = 0; // max(., 1) holds n
+        if (f * before[2] + i < 1) dn = 0; // clamped by max(., 1)
         const Real d_log_i = (dc * z + dn) * i;
-        const Real d_log_f = begins && l > m ? Real(0) : (dc * before[1] + dn * before[2]) * f; // min(., 0) holds f
+        const Real d_log_f = begins && l > m ? Real(0) : (dc * before[1] + dn * before[2]) * f; // clamped by min(., 0)
         const Real dm = ds[3] - d_log_i - d_log_f, to_i = !is_a_i ? Real(0) : !begins && l == m ? dm / 2 : dm;
         const Real dl = d_log_f + (dm - to_i);
         dp[0] = d_log_i + to_i;
@@ -110,19 +110,19 @@ template <> struct CellOf<4> { // sLSTM
 };
 
 using Cell = CellOf<CELL>;
-constexpr int G = Cell::gates, S = Cell::states, K = Cell::saved ? Cell::saved : 1; // an array has one place at least
+constexpr int G = Cell::gates, S = Cell::states, K = Cell::saved ? Cell::saved : 1; // an array has at least one element
 
-// ---- where things are: dense lines of all heads, one for each row and step --------------------------------------------
+// ---- indexing: dense vectors of all heads, one for each row and step ------------------------------------------------
 
 struct Shape {
     int64 batch, time, heads, width, line_row, line_time;
     const int64* lengths;          // null: every row has all steps
-    const int64 *starts, *offsets; // where rows lie end to end, or are packed
-    const unsigned char* reset;    // of each line; null: nowhere
-    Real clip_state, clip_grad;    // infinite: nothing is held
+    const int64 *starts, *offsets; // for rows packed end to end
+    const unsigned char* reset;    // per row and step; null: nowhere
+    Real clip_state, clip_grad;    // infinite: no clipping
     bool reverse;
 
-    // A card's own numbers come unchecked: whatever they are, rows are within the lines, and cover all of them.
+    // Values in GPU memory are not validated: whatever they are, rows stay within the array, and cover all of it.
     INLINE int64 start(int64 row) const {
         return row == 0 ? 0 : row == batch ? line_row : min(max(starts[row], int64(0)), line_row);
     }
@@ -148,7 +148,7 @@ struct Shape {
     {batch,  time,    heads, width,      line_row,  line_time,   lengths, \
      starts, offsets, reset, clip_state, clip_grad, reverse != 0}
 
-// States as they are stored: h, and the others in Real. Null: not there.
+// States in their storage types: h, and the others in Real. Null: absent.
 struct Given {
     const Element* h;
     const Real* others[3];
@@ -164,7 +164,7 @@ struct Wanted {
     }
 };
 
-INLINE Real held(Real x, Real bound) { return x > bound ? bound : x < -bound ? -bound : x; } // a NaN stays
+INLINE Real held(Real x, Real bound) { return x > bound ? bound : x < -bound ? -bound : x; } // keeps NaN
 INLINE Real held_or_cut(Real x, Real bound) { return bound > 0 ? held(x, bound) : Real(0); } // and passes no bound of 0
 
 struct Forward {

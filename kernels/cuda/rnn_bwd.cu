@@ -1,4 +1,4 @@
-// The gradients of rnn_fwd, all steps back in time in one launch: a step takes r^T times the dp of the visit before.
+// The gradients of rnn_fwd, all steps back in time in one launch: a step takes r^T times the dp of the previous visit.
 
 KERNEL __launch_bounds__(kThreads, RESIDENT)
     rnn_bwd(const Element* r, const Element* h0, const Real* c0, const Real* n0, const Real* m0, const Element* h,
@@ -18,7 +18,7 @@ KERNEL __launch_bounds__(kThreads, RESIDENT)
     block_barrier();
 
     Real ds[kEach][S] = {};
-    int length[kEach]; // -1: there is no such element
+    int length[kEach]; // -1: no such element
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
         const bool is_here = own.has(e, width);
@@ -27,8 +27,8 @@ KERNEL __launch_bounds__(kThreads, RESIDENT)
             if (is_here && dlast[k]) ds[e][k] = dlast[k][shape.at(own.row0 + own.row_of(e), own.n, own.unit(e))];
     }
     static_assert(kEach <= 32);
-    uint32 passes = 0; // a bit for each element: the visit before was a step, which h' came to
-    // Where a row has not begun on this way back, or has ended, dp = 0: its ds stay, once they have the last product.
+    uint32 passes = 0; // one bit per element: the previous visit was a step that received h'
+    // dp = 0 where a row has not begun on this way back, or has ended: its ds stay, once they have the last product.
     const int visits = own.steps + (dh0 != nullptr);
     for (int visit = 0; visit < visits; ++visit) {
         const int t = visit == own.steps ? int(time) : shape.reverse ? visit : own.steps - 1 - visit;

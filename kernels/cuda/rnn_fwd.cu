@@ -22,7 +22,7 @@ KERNEL __launch_bounds__(kThreads, RESIDENT)
     block_barrier();
 
     Real bias[kOneUnit ? 1 : kEach][G], s[kEach][S] = {};
-    int length[kEach]; // -1: there is no such element
+    int length[kEach]; // -1: no such element
 #pragma unroll
     for (int e = 0; e < kEach; ++e) {
         const bool is_here = own.has(e, width);
@@ -35,7 +35,7 @@ KERNEL __launch_bounds__(kThreads, RESIDENT)
     }
     for (int step = 0; step < own.steps; ++step) {
         const int t = shape.reverse ? own.steps - 1 - step : step;
-        Forward::Inputs in[kEach]; // asked for before the products, which hide how long it takes
+        Forward::Inputs in[kEach]; // loaded before the products, which hide the latency
 #pragma unroll
         for (int e = 0; e < kEach; ++e)
             if (t < length[e]) forward.load(own.row0 + own.row_of(e), t, own.n, own.unit(e), in[e]);

@@ -1,5 +1,5 @@
-// One step of the recurrence, or of its gradients, for all rows, heads and units, a thread each: what is left beside the
-// batched products with r, where r does not fit into the registers and shared memory of a card.
+// One step of the recurrence, or of its gradients, without the batched products with r, one thread per row, head and
+// unit: for an r too large for the registers and shared memory of a GPU.
 
 struct Unit {
     int64 row, n, u, at; // at: in (N, B, D), the layout of the batched products
@@ -13,7 +13,7 @@ struct Unit {
 };
 
 // p, h: products r h' in (N, B, G, D), states in (N, B, D); kept: c, n, m of all units, [S - 1][N B D], in Real.
-// t = -1 puts the initial states there; t = T writes the final states.
+// t = -1 loads the initial states; t = T writes the final states.
 KERNEL rnn_step_fwd(const Element* wx, const Element* b, const Element* p, Element* h, Real* kept, const Element* h0,
                     const Real* c0, const Real* n0, const Real* m0, Element* h_last, Real* c_last, Real* n_last,
                     Real* m_last, Element* h_all, Real* c_all, Real* n_all, Real* m_all, Real* saved, int64 t,
@@ -47,8 +47,9 @@ KERNEL rnn_step_fwd(const Element* wx, const Element* b, const Element* p, Eleme
     }
 }
 
-// through: r^T dp of the visit before, (N, B, D); dp: gradients of this step's products, (N, B, G, D); ds: what flows back,
-// [S][N B D], in Real. t = -1 puts the gradients of the final states there; t = T writes those of the initial states.
+// through: r^T dp of the previous visit, (N, B, D); dp: gradients of this step's products, (N, B, G, D); ds: gradients
+// that flow back, [S][N B D], in Real. t = -1 loads the gradients of the final states; t = T writes those of the
+// initial states.
 KERNEL rnn_step_bwd(const Element* through, Element* dp, Real* ds, const Element* h0, const Real* c0, const Real* n0,
                     const Real* m0, const Element* h, const Real* c, const Real* n, const Real* m, const Real* saved,
                     const Element* dh, const Real* dc, const Real* dn, const Real* dm, const Real* dh_last,

@@ -1,19 +1,20 @@
-// What stands after rnn.cuh before the kernels that run all steps in one launch: a block's share of the units and of r, its
-// products, and how the blocks of a head exchange vectors. docs/rnn.md, "On a GPU", says why the work is divided so.
+// The common part of the kernels that run all steps in one launch, after rnn.cuh: a block's share of the units and of
+// r, its products, and the exchange of vectors between the blocks of a head. docs/rnn.md, "On a GPU", explains the
+// division of work.
 //
 // A block owns UNITS units of a head for COLUMNS x 8 rows of the batch. Its rows of r are all gates of its units, or rows of
-// r^T, 16 of which are a tile: they are shared out to ROW_WARPS warps, and the terms of the sums to SPLIT warps, 16 in turn.
-// HELD of a warp's 16 x 16 tiles of r are in registers, the others in shared memory.
-// JOINED: several blocks make a head and meet after every step.    TF32: float32 products on tensor cores.
+// r^T, in tiles of 16: the tiles are divided among ROW_WARPS warps, and the terms of the sums among SPLIT warps, 16 in
+// turn. HELD of a warp's 16 x 16 tiles of r are in registers, the others in shared memory. JOINED: several blocks form
+// a head and synchronise after every step.    TF32: float32 products on tensor cores.
 #pragma once
 #ifdef UNITS
 constexpr int kRows = 8 * COLUMNS, kThreads = 32 * ROW_WARPS * SPLIT;
-constexpr int kEach = (UNITS * kRows + kThreads - 1) / kThreads; // elements of a thread: a unit and a row each
-constexpr bool kOneUnit = kThreads % UNITS == 0;                 // all elements of a thread are of one unit
+constexpr int kEach = (UNITS * kRows + kThreads - 1) / kThreads; // per thread: one unit and one row each
+constexpr bool kOneUnit = kThreads % UNITS == 0;                 // all elements of a thread belong to one unit
 
 // ---- products of a warp: 16 units by 8 rows over a tile of 16 terms ----------------------------------------------------
-// Each lane keeps 8 of the 256 numbers of a tile of r, as its tensor core wants them: unit(lane, j) and term(lane, j) are
-// those of the j-th. The terms of a tile come in an order in which a lane's numbers of h lie side by side.
+// Each lane holds 8 of the 256 numbers of a tile of r, in the layout of its tensor core: unit(lane, j) and term(lane,
+// j) are the position of the j-th. The terms of a tile are ordered so that a lane's numbers of h are contiguous.
 
 template <class Word, int count> struct alignas(16) Words {
     Word x[count];
@@ -86,19 +87,19 @@ using Product = ProductOf<Element, TF32>::Type;
 using Fragment = Product::Fragment;
 constexpr int kParts = SPLIT * Product::parts;
 
-// ---- a block's share of the recurrence: its units, its rows, its part of r, and its copy of the vectors to multiply by ---
+// ---- a block's share of the recurrence: its units, its rows, its part of r, and its copy of the operand vectors -----
 
 template <int OUTS> struct Share {
-    static constexpr int kTiles = OUTS * UNITS / (16 * ROW_WARPS);  // tiles of r one below the other, of a warp
-    static constexpr int kHeldTerms = (HELD + kTiles - 1) / kTiles; // tiles of terms of which registers hold some
-    static constexpr int kLine = OUTS * UNITS + 4;                  // 4: lanes that write a column meet no bank twice
+    static constexpr int kTiles = OUTS * UNITS / (16 * ROW_WARPS);  // tiles of r per warp, along the rows
+    static constexpr int kHeldTerms = (HELD + kTiles - 1) / kTiles; // tiles of terms with tiles in registers
+    static constexpr int kLine = OUTS * UNITS + 4; // + 4 avoids bank conflicts when lanes write a column
     static_assert(kTiles * 16 * ROW_WARPS == OUTS * UNITS, "warps share tiles of 16 rows of r");
     int64 n, unit0, row0;   // the head, the first unit and row
-    int rows, steps, group; // rows there are; steps of the longest; which head and rows, of all
+    int rows, steps, group; // rows that exist; steps of the longest; index of head and row tile
     int lane, tile0, split, tiles, stride;
     Element* vectors; // [kRows][stride]
     Real* partial;    // [kParts][kRows][kLine]
-    Fragment* rest;   // of this warp: [tiles kTiles - HELD][lane]
+    Fragment* rest;   // per warp: [tiles kTiles - HELD][lane]
     Fragment held[HELD ? HELD : 1];
 
     INLINE void set_up(const Shape& shape, int64 first_group, int blocks, int terms) {
@@ -118,7 +119,7 @@ template <int OUTS> struct Share {
         for (int i = int(threadIdx.x); i < kRows * stride; i += kThreads) vectors[i] = Rounding::of(0);
         block_barrier();
     }
-    // r_at(out, unit, term) is an element of r
+    // r_at(out, unit, term) returns an element of r
     template <class F> INLINE void load(int64 width, int terms, F r_at) {
         auto fragment = [&](int tile, int i) {
             Fragment f;
@@ -132,7 +133,7 @@ template <int OUTS> struct Share {
             return f;
         };
 #pragma unroll
-        for (int i = 0; i < kTiles; ++i) { // tiles of the same rows of r together: fewer addresses at a time
+        for (int i = 0; i < kTiles; ++i) { // tiles of the same rows of r together: fewer live addresses
 #pragma unroll
             for (int at = i; at < HELD; at += kTiles) held[at] = fragment(at / kTiles, i);
             warp_barrier();
@@ -151,7 +152,7 @@ template <int OUTS> struct Share {
 #pragma unroll
         for (int j = 0; j < COLUMNS; ++j) Product::add(sums[i][j], r, from + 8 * j * stride, stride, lane);
     }
-    // r times the vectors of all rows, as partial sums of which `product` makes one
+    // r times the vectors of all rows, as partial sums that `product` adds up
     INLINE void multiply() {
         Sums sums = {};
 #pragma unroll
@@ -186,8 +187,8 @@ template <int OUTS> struct Share {
             sum += partial[(part * kRows + row_of(e)) * kLine + out * UNITS + local(e)];
         return sum;
     }
-    // Puts an element of the next vectors where this block, or all blocks of the head, will find it. Two places take turns,
-    // since a block may be a step ahead of one that still reads.
+    // Stores an element of the next vectors for this block, or for all blocks of the head. Two buffers alternate, since
+    // a block may be a step ahead of one that still reads.
     INLINE void put(Element* exchange, int step, int row, int term, Real x) {
         Element* to = JOINED ? exchange + ((step & 1) * kRows + row) * padded() : vectors + row * stride;
         to[term] = Rounding::of(x);
