@@ -1,4 +1,4 @@
-"""All solutions in order, by halving what is left of the first open variable and narrowing the rest."""
+"""All solutions in order, by bisecting the first open variable's domain and propagating to the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._graph import POSITIVE_OR_NEGATIVE, Formula, Graph, Leaf, Linear, lower
 from ._language import Code, Program, evaluate, parse, parse_term
 from ._propagate import Box, narrow, narrow_formula, narrow_remainders
 
-#: So often may one condition, on average, be looked at again before a variable is halved: bounds can creep.
+#: The most times, on average, that a condition is revisited before a variable is bisected: bounds can creep.
 _ROUNDS = 40
 
 Exclusion = Mapping[str, int]
@@ -36,9 +36,10 @@ def solve(
         A term. The solutions then come by its rising value, the first with the least that there is. Solutions for
         which it has no value (x % 0) are left out.
     exclude : sequence of dict
-        Solutions, or parts of solutions, that are not returned: none that agrees with all of one of the dicts.
+        Solutions, or parts of solutions, that are not returned: a returned solution agrees with none of the dicts in
+        all its entries.
     limit : int or None
-        How many solutions to return at most; None for all.
+        The most solutions to return; None for all.
 
     Returns
     -------
@@ -84,7 +85,7 @@ def solve(
 
 
 def _excluded(program: Program, exclude: Sequence[Exclusion]) -> list[dict[int, int]]:
-    """Return the exclusions by number of variable."""
+    """Return the exclusions with variables replaced by their numbers."""
     numbers = {name: number for number, name in enumerate(program.names)}
     if isinstance(exclude, str | Mapping) or not isinstance(exclude, Sequence):
         raise TypeError(f"solve: exclude must be a sequence of dicts, got {type(exclude).__name__}")
@@ -102,12 +103,12 @@ def _excluded(program: Program, exclude: Sequence[Exclusion]) -> list[dict[int, 
 
 
 def _is_news(old: Domain, new: Domain) -> bool:
-    """Say whether other conditions should hear of a change: a bound that creeps costs more than it brings."""
+    """Return whether a change is worth propagating: a bound that only creeps costs more than it brings."""
     return old.size - new.size >= max(1, old.size >> 3) or new.size == 1 < old.size
 
 
 class _Search:
-    """The conditions of a problem, which variables each is about, and the walk through what they leave."""
+    """The conditions of a problem, the variables of each, and the traversal of the remaining domains."""
 
     def __init__(self, program: Program, excluded: list[dict[int, int]], cost: Code | None) -> None:
         self.program, self.cost, self.excluded = program, cost, excluded
@@ -133,7 +134,7 @@ class _Search:
     def _differs(self, part: dict[int, int]) -> Formula:
         """Return the condition that a solution differs from an excluded one."""
         if not part:
-            return self.graph.leaf(Linear(), ())  # all of nothing agrees with each solution
+            return self.graph.leaf(Linear(), ())  # an empty exclusion agrees with each solution
         formula: Formula = []
         for variable, value in part.items():
             formula += self.graph.leaf(Linear(-value, {variable: 1}), POSITIVE_OR_NEGATIVE)
@@ -148,7 +149,7 @@ class _Search:
         return sorted(number for number in found if number < self.graph.variables)
 
     def set_bound(self, most: int | None) -> None:
-        """From now on, the cost is at most ``most``."""
+        """Limit the cost to at most ``most`` from now on."""
         high = INFINITE if most is None else most - self.cost_constant
         self.bound = Leaf(self.cost_root, saturated([(-INFINITE, high)]), self.graph.order(self.cost_root))
 
@@ -162,7 +163,7 @@ class _Search:
         return found
 
     def cheapest(self, limit: int | None) -> list[tuple[int, ...]]:
-        """Return the solutions of least cost; what is found later has to be cheaper, as it stands behind its equals."""
+        """Return the solutions of least cost; later ones must be cheaper, as equal ones come in lexicographic order."""
         assert self.cost is not None
         found: list[tuple[int, int, tuple[int, ...]]] = []
         for number, values in enumerate(self.walk()):
@@ -177,7 +178,7 @@ class _Search:
         return [values for _, _, values in found]
 
     def walk(self) -> Iterator[tuple[int, ...]]:
-        """Yield all solutions in lexicographic order, those beyond the bound on the cost left out."""
+        """Yield all solutions in lexicographic order, except those beyond the bound on the cost."""
         count = self.graph.variables
         root: Box = [ANYTHING] * count + [None] * (len(self.graph.nodes) - count)
         waiting: list[tuple[Box, int | None]] = [(root, None)]
@@ -201,7 +202,7 @@ class _Search:
             waiting += [(upper, branch), (box, branch)]
 
     def _narrow(self, box: Box, changed: int | None) -> None:
-        """Look at the conditions of variables that have changed, until none has or the bounds only creep."""
+        """Propagate through the conditions of changed variables until none changes or the bounds only creep."""
         queue = deque(range(len(self.variables)) if changed is None else self.about[changed])
         queued = set(queue)
         if self.bound:
@@ -220,7 +221,7 @@ class _Search:
             self._look_at(number, box)
             for variable, old in zip(variables, before, strict=True):
                 if box[variable] is not old and _is_news(old, box[variable]):
-                    fixed = box[variable].lo == box[variable].hi  # then a second look is short, and often the last
+                    fixed = box[variable].lo == box[variable].hi  # a second visit is then short, and often the last
                     for other in self.about[variable]:
                         if other not in queued and (other != number or fixed):
                             queued.add(other)
@@ -229,7 +230,7 @@ class _Search:
             narrow(self.graph, self.bound, box)
 
     def _look_at(self, number: int, box: Box) -> None:
-        """Narrow the variables of one condition, or of one group that differ from each other."""
+        """Narrow the variables of one condition, or of one all-different group."""
         if number >= len(self.conditions):
             narrow_group(self.groups[number - len(self.conditions)], box)
         elif len(self.conditions[number]) == 1:
@@ -249,7 +250,7 @@ class _Search:
                 )
 
     def _holds(self, values: tuple[int, ...]) -> bool:
-        """Check a solution on the text itself, in exact arithmetic."""
+        """Check a solution against the text itself, in exact arithmetic."""
         if any(all(values[v] == value for v, value in part.items()) for part in self.excluded):
             return False
         return all(evaluate(code, values) for code in self.program.statements)
