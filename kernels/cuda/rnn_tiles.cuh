@@ -92,7 +92,7 @@ constexpr int kParts = SPLIT * Product::parts;
 template <int OUTS> struct Share {
     static constexpr int kTiles = OUTS * UNITS / (16 * ROW_WARPS);  // tiles of r per warp, along the rows
     static constexpr int kHeldTerms = (HELD + kTiles - 1) / kTiles; // tiles of terms with tiles in registers
-    static constexpr int kLine = OUTS * UNITS + 4; // + 4 avoids bank conflicts when lanes write a column
+    static constexpr int kLine = OUTS * UNITS + 4;                  // + 4 avoids bank conflicts in column writes
     static_assert(kTiles * 16 * ROW_WARPS == OUTS * UNITS, "warps share tiles of 16 rows of r");
     int64 n, unit0, row0;   // the head, the first unit and row
     int rows, steps, group; // rows that exist; steps of the longest; index of head and row tile

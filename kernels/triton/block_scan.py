@@ -27,7 +27,7 @@ def _along(z, axis: tl.constexpr):
 
 @triton.jit
 def _fill_zero_blocks(p, time_stride, begin, end, mask, MATRICES: tl.constexpr, COMPLEX: tl.constexpr):
-    """Steps begin <= t < end of each lane, whose units, or whose matrix, are at p in step 0"""
+    """Zero steps begin <= t < end of each lane, whose units, or whose matrix, are at p in step 0."""
     zero = tl.zeros((1, 1, 1) if MATRICES else (1, 1), tl.float32)
     for k in range(tl.max(end - begin)):
         t = (begin + k)[:, None]
@@ -70,7 +70,7 @@ def block_scan_fwd_kernel(
     UNROLL: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """h and the last states; or, where h is None, what a segment does: h_end = factor h_begin + state."""
+    """h and the last states; or, if h is None, the effect of a segment: h_end = factor h_begin + state."""
     PARTS: tl.constexpr = 2 if COMPLEX else 1
     COLUMNS: tl.constexpr = K + 1 if h is None else 1
     lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
@@ -173,7 +173,7 @@ def block_scan_bwd_kernel(
 ):
     """l = dh + c is dx, l h[t-1]^H is dA, and c = A^H l goes to the step before: from a segment's end to its begin.
 
-    Or, where dfirst is None, what a segment does: c_begin = factor c_end + state. carry (S, segments, N, K): c before
+    Or, if dfirst is None, the effect of a segment: c_begin = factor c_end + state. carry (S, segments, N, K): c before
     every segment. dA_sum (S, segments, N, K, K): the sums of dA over the steps of each.
     """
     PARTS: tl.constexpr = 2 if COMPLEX else 1

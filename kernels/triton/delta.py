@@ -1,11 +1,11 @@
 """The delta rule in chunks, in the WY form of docs/delta.md, whose letters these are.
 
 A program has one head of one sequence and BV columns of its state, and takes one chunk of at most C factors after the
-other. A reset is a decay of 0. `at` is the first step of a chunk, STEPS are those of a chunk, M the factors of a step;
-factor f of a chunk is factor f % M of its step f // M. Memory of q, k, v has any strides (row, time, factor, head).
+other. A reset is a decay of 0. `at` is the first step of a chunk, STEPS its number of steps, M the factors of a step;
+factor f of a chunk is factor f % M of its step f // M. q, k, v have any strides (row, time, factor, head).
 
-A state stays in memory, where the caches have it, and comes BK lines at a time: registers are for the chunk alone, and
-the code is the same for every K. Barriers stand between what threads write there and what they read.
+The state stays in memory, where the caches hold it, and is read BK rows at a time: registers are for the chunk alone,
+and the code is the same for every K. Barriers separate writes and reads of different threads.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import triton.language as tl
 
 @triton.jit
 def _dot(a, b):
-    """a b, whose operands are loaded when those of the product before are no longer needed: registers are scarce"""
+    """a b, with operands loaded only when the previous product's are no longer needed: registers are scarce"""
     tl.debug_barrier()
     return tl.dot(a, b, input_precision="ieee")
 
 
 @triton.jit
 def _load_lines(p, valid, first, K: tl.constexpr, BK: tl.constexpr):
-    """Numbers ``first`` and the BK - 1 after it from each address in p, of which each has K"""
+    """BK consecutive numbers from ``first`` on at each address in p, which has K of them"""
     i = first + tl.arange(0, BK)
     return tl.load(p[:, None] + i[None, :], valid[:, None] & (i < K)[None, :], 0)
 
 
 @triton.jit
 def _state(p, first, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
-    """(addresses, which there are) of columns c in BK lines of a state (K, V)"""
+    """(addresses, mask) of columns c in BK rows of a state (K, V)"""
     i = first + tl.arange(0, BK)
     return p + i[:, None] * V + c[None, :], (i < K)[:, None] & (c < V)[None, :]
 
@@ -69,7 +69,7 @@ def _sequence(lengths, starts, s, time):
 
 @triton.jit
 def _line(starts, s, start, time, steps):
-    """Where a sequence's entries begin of those that are made once for ``steps`` steps"""
+    """Offset of a sequence's entries in an array with one entry per ``steps`` steps"""
     return start // steps + s if starts is not None else s * ((time + steps - 1) // steps)
 
 
@@ -179,7 +179,7 @@ def delta_fwd_kernel(
     C: tl.constexpr,
     STATE: tl.constexpr,
 ):
-    """o, and the last states, which are the first ones before; e of all factors and the states once in PERIOD steps."""
+    """o, and the last states (the first ones on entry); e of all factors, and the states every PERIOD steps."""
     COLUMNS: tl.constexpr = (V + BV - 1) // BV
     program = tl.program_id(0).to(tl.int64)
     s, n, c = program // COLUMNS // heads, program // COLUMNS % heads, program % COLUMNS * BV + tl.arange(0, BV)
@@ -262,10 +262,10 @@ def delta_bwd_kernel(
     C: tl.constexpr,
     STATE: tl.constexpr,
 ):
-    """All gradients, from the last chunk to the first. What is a sum over V has a copy for each block of BV columns.
+    """All gradients, from the last chunk to the first. A sum over V has a copy for each block of BV columns.
 
-    dstate is the gradient of the last states before, that of the first ones after. The state before a chunk is computed
-    again (in `state`) from the one before its period: the w of the chunks between are known.
+    dstate holds the gradient of the last states on entry, of the first ones on return. The state before a chunk is
+    recomputed (in `state`) from the one before its period: the w of the chunks between are known.
     """
     COLUMNS: tl.constexpr = (V + BV - 1) // BV
     program = tl.program_id(0).to(tl.int64)

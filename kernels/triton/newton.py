@@ -1,7 +1,7 @@
 """The cells with diagonal recurrent weights, step by step: a lane is one unit of one row (equations: docs/newton.md).
 
-A lane reads its UNROLL next steps before it computes, as they do not depend on its states. Sums for the gradients of
-the weights are made in the order of the steps, a row at a time. Strides count elements; all offsets have 64 bits.
+A lane reads its next UNROLL steps before it computes, as they do not depend on its states. Sums for the gradients of
+the weights run in the order of the steps, a row at a time. Strides count elements; all offsets have 64 bits.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _lstm_parts(x, a, p, s):
 
 @triton.jit
 def _slstm_parts(x, a, s):
-    """i, f, z, o before their functions; ell; m; i, f, z, o; f n' + i"""
+    """i, f, z, o before their activations; ell; m; i, f, z, o; f n' + i"""
     ai, af, az, ao = x[0] + a[0] * s[0], x[1] + a[1] * s[0], x[2] + a[2] * s[0], x[3] + a[3] * s[0]
     ell = _log_sigmoid(af) + s[3]
     m = tl.where((s[2] == 0) | (ell < ai), ai, ell)
@@ -64,7 +64,7 @@ def _step(x, a, p, s, CELL: tl.constexpr):
 
 @triton.jit
 def _gradient(x, a, p, s, ds, CELL: tl.constexpr):
-    """(gradients of x, what those of a are the products of h with, those of p, those of the states before)"""
+    """(gradients of x, the factors of h in those of a, those of p, those of the states before)"""
     if CELL == "paragru":
         h, dh = s[0], ds[0]
         z, r = _sigmoid(a[0] * h + x[0]), _sigmoid(a[1] * h + x[1])
@@ -94,7 +94,7 @@ def _gradient(x, a, p, s, ds, CELL: tl.constexpr):
 
 @triton.jit
 def _load_parts(p, step, mask, COUNT: tl.constexpr):
-    """COUNT numbers for each lane, ``step`` apart"""
+    """COUNT numbers for each lane, with stride ``step``"""
     parts = ()
     for i in tl.static_range(COUNT):
         parts = parts + (tl.load(p + i * step, mask, 0),)
@@ -161,7 +161,7 @@ def para_fwd_kernel(
     UNROLL: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """h and the last states (S, B, D); c, n and m of all steps where they are given, with the strides of h."""
+    """h and the last states (S, B, D); c, n and m of all steps if given, with the strides of h."""
     lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     row, d = lane // width, lane % width
     active = row < rows

@@ -1,8 +1,8 @@
 """Rounding an array to a number format, element by element: one kernel for all formats that have no blocks.
 
-A program takes BLOCK neighbours; where it rounds at random, the 4 BLOCK elements of as many counters, so that no word
-is made twice. Numbers of the format begin at `numbers` with what stands for NaN; the files of the formats say what
-follows. Tables are behind them.
+A program takes BLOCK contiguous elements; with stochastic rounding, the 4 BLOCK elements of BLOCK counters, so that no
+word is generated twice. The format's parameters begin at `numbers` with the replacement of NaN; the files of the
+formats list the rest. Tables follow.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .quant_wide import wide_fixed, wide_float, wide_value
 #: Kinds of formats, as csrc/cpu/quant_kernels.hpp numbers them, and integers
 FIXED, WIDE_FIXED, FLOAT, WIDE_FLOAT = (tl.constexpr(k) for k in range(4))
 POSIT, TABLE, LOGARITHMIC, POWERS, INTEGER = (tl.constexpr(k) for k in range(7, 12))
-#: How scales are shared: some way, all the same, those of rows (as many as runs), those of columns (runs of 1)
+#: Sharing of scales: general, one for all, one per row (as many as runs), one per column (runs of 1)
 ANY, ONE, ROWS, COLUMNS = (tl.constexpr(k) for k in range(4))
 
 

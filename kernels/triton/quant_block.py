@@ -1,8 +1,8 @@
 """Formats whose numbers share a scale: the largest magnitude of a block gives it, then the elements are rounded.
 
-A program takes ROWS blocks, each in a row of WIDE places, of which the last stay empty where the block is shorter.
-Blocks do not cross lines of n elements. DENSE: they fill their rows, and lines end with them, so that the elements of a
-program are neighbours. Numbers of a format, from `c` on: 0 what stands for NaN, 1 most, 2 to_code, 3 from_code.
+A program takes ROWS blocks, each in a row of WIDE elements, padded if the block is shorter. Blocks do not cross rows of
+n elements. DENSE: they fill their rows, and rows end with them, so that the elements of a program are contiguous. A
+format's parameters, from `c` on: 0 the replacement of NaN, 1 most, 2 to_code, 3 from_code.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _float_scale(largest, g):
 
 @triton.jit
 def _words(first, offsets, seed, ROWS: tl.constexpr, WIDE: tl.constexpr, DENSE: tl.constexpr):
-    """The random words of a tile; DENSE: its elements are neighbours, `first` the first of them."""
+    """The random words of a tile; DENSE: its elements are contiguous, starting at `first`."""
     if DENSE and ROWS * WIDE % 64 == 0:
         COUNTERS: tl.constexpr = ROWS * WIDE // 4
         w0, w1, w2, w3 = random_words(first // 4 + tl.arange(0, COUNTERS), seed)

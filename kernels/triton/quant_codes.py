@@ -1,4 +1,4 @@
-"""Codes: the numbers that they stand for, and codes of a few bits in bytes. Codes are loaded as signed integers."""
+"""Decoding of codes, and packing of codes of a few bits into bytes. Codes are loaded as signed integers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from .quant import scale_at
 from .quant_round import number_of
 from .quant_wide import wide_value
 
-#: How codes become numbers: by a table, as fixed point, as integers, as floats and posits of more bits than a table has
+#: Decoding of codes: by a table, as fixed point, as integers, as floats and posits with too many bits for a table
 TABLE, FIXED, INTEGER, FLOAT, POSIT = (tl.constexpr(k) for k in range(5))
-#: What the scales of blocks are: there are none, indices into a table, or floats
+#: The scales of blocks: none, indices into a table, or floats
 NO_SCALES, INDICES, FLOATS = (tl.constexpr(k) for k in range(3))
 
 
@@ -99,7 +99,7 @@ def decode_fwd_kernel(
     INDEX: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Y = the numbers of codes, times scales; DOUBLES: what is multiplied are doubles"""
+    """Y = the values of codes, times scales; DOUBLES: the factors are doubles"""
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = offsets < numel
     E: tl.constexpr = y_ptr.dtype.element_ty
@@ -133,7 +133,7 @@ def decode_fwd_kernel(
 
 @triton.jit(do_not_specialize=["n", "bytes_of_line"])
 def pack_fwd_kernel(codes_ptr, packed_ptr, numel, n, bytes_of_line, BITS: tl.constexpr, BLOCK: tl.constexpr):
-    """Byte b of a line has bits 8 b to 8 b + 7 of the codes one after the other; codes that it has a part of: SPAN"""
+    """Byte b of a row has bits 8 b to 8 b + 7 of the concatenated codes; SPAN: codes that overlap a byte"""
     SPAN: tl.constexpr = 7 // BITS + 2
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     line, byte = offsets // bytes_of_line, offsets % bytes_of_line
@@ -159,7 +159,7 @@ def unpack_fwd_kernel(
     SIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Code i of a line has bits BITS i and following of its bytes; SPAN: bytes that it has a part of"""
+    """Code i of a row has bits BITS i and following of its bytes; SPAN: bytes that overlap a code"""
     SPAN: tl.constexpr = (BITS + 6) // 8 + 1
     offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     line, index = offsets // n, offsets % n

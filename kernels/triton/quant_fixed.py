@@ -1,8 +1,8 @@
 """Fixed point with every rounding and overflow in floating point, integers, and sums of a few powers of two.
 
-Numbers of a format, from `c` on: 1 to_code, 2 from_code, 3 least, 4 most (the extreme codes), 5 low, 6 high (what
-those beyond become), 7 2^width, 8 2^(width - saturated bits), 9 and 10 the saturated bits of a negative and a positive
-number.
+A format's parameters, from `c` on: 1 to_code, 2 from_code, 3 least, 4 most (the extreme codes), 5 low, 6 high (the
+replacements beyond them), 7 2^width, 8 2^(width - saturated bits), 9 and 10 the saturated bits of a negative and a
+positive number.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .quant_round import (
 
 @triton.jit
 def _turns(v, size):
-    """V / size; what is so large that it has no low bits, infinity among it, becomes a multiple of it."""
+    """V / size; a v too large to have low bits, or infinite, becomes a multiple of it."""
     MOST: tl.constexpr = 1152921504606846976.0 if v.dtype == tl.float64 else 1073741824.0
     return cut(v * reciprocal(size), -MOST, MOST)
 
@@ -56,7 +56,7 @@ def _inverted_where(m, s):
 
 @triton.jit
 def _wrapped(r, v, negative, c, OVERFLOW: tl.constexpr):
-    """What codes out of range wrap to; v: the number before rounding"""
+    """Wrap codes out of range; v: the number before rounding"""
     size, kept = tl.load(c + 7), tl.load(c + 8)
     saturated = tl.where(negative, tl.load(c + 9), tl.load(c + 10))
     if OVERFLOW == WRAP_SOME:
@@ -94,7 +94,7 @@ def _in_range(r, v, c, OVERFLOW: tl.constexpr, SIGNED: tl.constexpr):
 
 @triton.jit
 def not_lost(v, x):
-    """V = x / 2^k of a number that is nothing beside a step: not zero, as directed roundings must see it."""
+    """V = x / 2^k of a number far below a step: not zero, as directed roundings must see it."""
     tiny = (tl.abs(v) < 8.673617379884035e-19) & (x != 0.0)  # 2^-60
     least = tl.full(v.shape, 8.673617379884035e-19, v.dtype)
     return tl.where(tiny, with_sign(least, x), v)

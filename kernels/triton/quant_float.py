@@ -1,6 +1,6 @@
 """Small floats with every rounding, overflow and set of special values, and their codes.
 
-Numbers of a format, from `c` on: 1 most, 2 over, 3 under, 4 infinite, 5 minus infinite, 6 negative, 7 least.
+A format's parameters, from `c` on: 1 most, 2 over, 3 under, 4 infinite, 5 minus infinite, 6 negative, 7 least.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _without_bits(x, words, dropped, ROUNDING: tl.constexpr):
 def signed_range(
     y, x, most, over, under, infinite, minus_infinite, SATURATES: tl.constexpr, INFINITY_DIFFERS: tl.constexpr
 ):
-    """What a rounded x becomes in the range of a format with a sign"""
+    """Apply the range of a signed format to a rounded x"""
     if SATURATES:
         y = cut(y, -most, most)
     else:

@@ -1,4 +1,4 @@
-"""The straight-through gradient of rounding, what makes the gradient of a scale, and the step of a binary point.
+"""The straight-through gradient of rounding, the terms of a scale's gradient, and the step of a binary point.
 
 dx = dy where the rounded number is in range, and elsewhere 0 or, with "pass", dy. A scale gets the sum of dy (y - x)
 over its elements in range and of dy y over the others.
@@ -12,7 +12,7 @@ import triton.language as tl
 from .quant import ONE, are_powers, scale_at
 from .quant_round import STOCHASTIC, divided, narrowed, nearest_even, number_of, whole, widened
 
-#: What is made for the gradient of the scale: nothing, a sum for each program, a product for each element
+#: Output for the gradient of the scale: none, a sum for each program, a product for each element
 NOTHING, ONE_SUM, PRODUCTS = (tl.constexpr(k) for k in range(3))
 
 

@@ -1,6 +1,6 @@
-"""Products whose accumulator is rounded on the way: a program has a tile of them and goes through k in order.
+"""Products whose accumulator is rounded along the way: a program has a tile of them and loops over k in order.
 
-x (K, M) and w (K, N) are contiguous, so that what a step needs lies side by side. Sums are rounded once: in floating
+x (K, M) and w (K, N) are contiguous, so that each step reads contiguous memory. Sums are rounded once: in floating
 point they go through a double that is rounded to odd (docs/fixed.md), in fixed point they are integers.
 """
 
@@ -27,8 +27,8 @@ from .quant_round import (
 )
 from .quant_wide import wide_value, wrapped
 
-#: Where the last place of products lies: below the accumulator's, at or above it, so far up that the integers may not
-#: hold them
+#: Last place of the products: below the accumulator's, at or above it, or so far above that integers may not hold
+#: them
 BELOW, ABOVE, FAR = (tl.constexpr(k) for k in range(3))
 
 
@@ -59,7 +59,7 @@ def _factors(x_ptr, w_ptr, k, m, n, M, N, T: tl.constexpr):
 
 @triton.jit
 def _sum_to_odd(a, b):
-    """A + b, of two neighbours the odd one where no double is the sum"""
+    """A + b; if no double is the sum, the odd one of its two neighbours"""
     total = a + b
     from_b = total - a
     error = (a - (total - from_b)) + (b - from_b)  # exact; NaN where the sum is no number
@@ -140,7 +140,7 @@ def _rounded(code, p, right, ones, ROUNDING: tl.constexpr):
 
 @triton.jit
 def _in_range(total, floor, negative, far, least, most, width, saturated, OVERFLOW: tl.constexpr, SIGNED: tl.constexpr):
-    """The code that a rounded sum becomes; far: it is out of range whatever its low bits say"""
+    """Apply the overflow mode to a rounded sum; far: it is out of range whatever its low bits are"""
     if OVERFLOW == SATURATE:
         return tl.where(far, tl.where(negative, least, most), tl.minimum(tl.maximum(total, least), most))
     elif OVERFLOW == TO_ZERO:

@@ -69,7 +69,7 @@ def posit(x, words, n, es, max_exponent, ROUNDING: tl.constexpr, CODES: tl.const
 
 @triton.jit
 def find(v, thresholds, count, STEPS: tl.constexpr):
-    """How many of the count - 1 thresholds v is not below, by bisection of 2^STEPS places"""
+    """The number of thresholds, of count - 1, that are at most v, by bisection in STEPS steps"""
     index = tl.zeros(v.shape, tl.int32)
     for k in tl.static_range(STEPS):
         step = 1 << (STEPS - 1 - k)
@@ -94,7 +94,7 @@ def find_random(v, words, thresholds, values, count, STEPS: tl.constexpr):
 
 @triton.jit
 def table_index(v, words, thresholds, values, count, STEPS: tl.constexpr, RANDOM: tl.constexpr):
-    """The index of the value that v becomes"""
+    """The index of the value that v is rounded to"""
     if RANDOM:
         return find_random(v, words, thresholds, values, count, STEPS)
     else:
@@ -142,7 +142,7 @@ def codes_of(
     SHORT: tl.constexpr,
     FINITE: tl.constexpr,
 ):
-    """What a kernel has made as the integers that stand for it: the bits of small floats, or whole numbers"""
+    """Convert a kernel's result to integer codes: the bits of small floats, or integers"""
     if AS_FLOAT:
         return float_codes(y, mantissa, min_exponent, width, nan_code, infinity_code, HAS_ZERO, SHORT, FINITE)
     elif y.dtype.is_floating():

@@ -1,7 +1,7 @@
-"""Rounding to whole numbers in every way, the bits of floats, and the random numbers of stochastic rounding.
+"""Rounding to integers in every mode, the bits of floats, and the random numbers of stochastic rounding.
 
-The arithmetic is that of csrc/cpu/round.hpp, so that the bits are, too. Launches forbid fusing products and sums. What
-is written with integers here is what the interpreter and the compilers for cards would do each in its own way.
+The arithmetic, and so every bit, equals csrc/cpu/round.hpp's. Launches disable the fusing of products and sums. Code
+that uses integers here is code that the interpreter and the GPU compilers would each compute differently.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from triton.language.random import philox_impl
 
-#: Roundings and ways of overflow, as csrc/cpu/quant_kernels.hpp numbers them
+#: Rounding and overflow modes, with their numbers in csrc/cpu/quant_kernels.hpp
 DOWN, ZERO, HALF_UP, HALF_ZERO, HALF_DOWN = (tl.constexpr(k) for k in range(5))
 HALF_AWAY, EVEN, UP, AWAY, STOCHASTIC = (tl.constexpr(k) for k in range(5, 10))
 SATURATE, TO_ZERO, WRAP, WRAP_SOME, SIGN_MAGNITUDE, SIGN_MAGNITUDE_ONE, SIGN_MAGNITUDE_SOME = (
@@ -74,7 +74,7 @@ def reciprocal(power):
 
 @triton.jit
 def divided(a, b):
-    """A / b, rounded once: the operator of float32 is not on a card"""
+    """A / b, rounded once: the float32 operator is not correctly rounded on a GPU"""
     if a.dtype == tl.float64:
         return a / b
     else:
@@ -146,13 +146,13 @@ def _nearest(a):
 
 @triton.jit
 def nearest_even(v):
-    """The nearest whole number, at a tie the even one"""
+    """The nearest integer, ties to even"""
     return with_sign(_nearest(tl.abs(v)), v)
 
 
 @triton.jit
 def floor(v):
-    """Not tl.floor, which takes subnormal floats for zero on a card"""
+    """Not tl.floor, which flushes subnormal floats to zero on a GPU"""
     r = nearest_even(v)
     return tl.where(r > v, r - 1.0, r)
 
@@ -174,7 +174,7 @@ def toward_zero(v):
 
 @triton.jit
 def carries(f, words):
-    """Where the fraction f of [0, 1) plus the random number carries: with probability f, cut to 31 bits"""
+    """Whether the fraction f of [0, 1) plus the random number carries: with probability f, cut to 31 bits"""
     random = words >> 1
     if f.dtype == tl.float64:
         return f * 2147483648.0 >= 2147483648.0 - random.to(tl.float64)

@@ -1,9 +1,9 @@
 """s[t] = cell(wx[t] + r h[t-1] + b, s[t-1]) for heads of D <= 128, all steps in one program per head and tile of rows.
 
 ``D`` is the width rounded up to a power of two, ``ROWS`` the tile of rows; the batch, the time and the strides are
-runtime arguments. With ``HELD`` the program holds r of its head for the whole loop, else it reads ``TERMS`` lines of
+runtime arguments. With ``HELD`` the program holds r of its head for the whole loop, else it reads ``TERMS`` rows of
 each gate at a time. ``CELL`` is the number in fastiter._rnn: 0 and 1 Elman (tanh, relu), 2 LSTM, 3 GRU, 4 sLSTM. Steps
-lie in dense lines, see fastiter.torch._rnn_gpu. docs/rnn.md has the equations.
+are dense, see fastiter.torch._rnn_gpu. docs/rnn.md has the equations.
 """
 
 import triton
@@ -37,7 +37,7 @@ def _log_sigmoid(x):
 
 @triton.jit
 def _start(starts, row, batch, lines):
-    """The first line of a row of those that lie one after the other; the first begins at 0, the last ends at lines."""
+    """The first line of a packed row; the first row begins at 0, the last ends at ``lines``."""
     inner = (row > 0) & (row < batch)
     start = tl.load(starts + row, mask=inner, other=0)
     return tl.where(inner, tl.minimum(tl.maximum(start, 0), lines), tl.where(row > 0, lines, 0))
@@ -45,7 +45,7 @@ def _start(starts, row, batch, lines):
 
 @triton.jit
 def _rows(row, lengths, starts, batch, time, line_row):
-    """(first line, number of steps) of rows. A card's own numbers come unchecked, and are held in range."""
+    """(first line, number of steps) of rows, clamped to the range as values in GPU memory are not validated."""
     if starts is not None:
         base = _start(starts, row, batch, line_row)
         length = _start(starts, row + 1, batch, line_row) - base
@@ -110,7 +110,7 @@ def rnn_fwd_kernel(
     room, lengths, starts, offsets, reset, clip_state, batch, time, heads, width, line_row, line_time, reverse,
     CELL: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, HELD: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
-    """Write h, the final states, and as far as there is room for them all states and what backward needs."""
+    """Write h, the final states, and, if their arrays are given, all states and the saved values for backward."""
     GATES: tl.constexpr = 1 if CELL < 2 else 3 if CELL == 3 else 4
     head = tl.program_id(0).to(tl.int64)
     row = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -235,7 +235,7 @@ def rnn_bwd_kernel(
     batch, time, heads, width, line_row, line_time, reverse,
     CELL: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, HELD: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
-    """Write dwx, for the GRU dq, and as far as there is room for them the gradients of the initial states."""
+    """Write dwx, for the GRU dq, and, if their arrays are given, the gradients of the initial states."""
     GATES: tl.constexpr = 1 if CELL < 2 else 3 if CELL == 3 else 4
     head = tl.program_id(0).to(tl.int64)
     row = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)

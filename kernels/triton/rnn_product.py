@@ -1,4 +1,4 @@
-"""Products of the recurrence with r, which a program holds, or reads some terms at a time: kernels/triton/rnn.py.
+"""Products of the recurrence with r, which a program holds or reads some terms at a time: kernels/triton/rnn.py.
 
 ``r`` is padded with zeros to matrices of D x D, transposed for the forward pass. Sums are float32.
 """
@@ -32,7 +32,7 @@ def products(h, w0, w1, w2, w3, zero, GATES: tl.constexpr):
     return p0, p1, p2, p3
 
 
-# ---- where r does not stay in the program: vectors go through memory, ``room``; a product reads some terms at a time
+# ---- for an r too large for the program: vectors go through memory, ``room``; a product reads some terms at a time
 
 
 @triton.jit

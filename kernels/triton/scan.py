@@ -1,8 +1,8 @@
 """Linear scans h[t] = a[t] h[t-1] + x[t]: a lane is one number of one sequence in one segment of time.
 
-A lane takes its steps one after the other, and reads UNROLL of them before it computes, so that many reads are under
-way. Products and sums are rounded as on the CPU where the launch forbids fusing them. Several segments begin with
-states that are known beforehand: `carry`, a scan over what the summary kernels say about each.
+A lane takes its steps one after the other, and reads UNROLL of them before it computes, to have many reads in flight.
+Products and sums are rounded as on the CPU if the launch disables fusing them. Several segments begin with known
+states: `carry`, a scan over the summary kernels' results for each segment.
 
 Strides count elements of memory, of which a complex number has two. All offsets have 64 bits.
 """
@@ -15,7 +15,7 @@ import triton.language as tl
 
 @triton.jit
 def _load(p, mask, STATE: tl.constexpr, COMPLEX: tl.constexpr):
-    """Real and imaginary part; of a real number the latter is not used."""
+    """Real and imaginary part; a real number has only the former."""
     real = tl.load(p, mask, 0).to(STATE)
     imaginary = tl.load(p + 1, mask, 0).to(STATE) if COMPLEX else real
     return real, imaginary
@@ -73,7 +73,7 @@ def _steps(lengths, starts, sequence, time, active):
 
 @triton.jit
 def _fill_zero(p, time_stride, begin, end, COMPLEX: tl.constexpr):
-    """Steps begin <= t < end of each lane, whose step 0 is at p"""
+    """Zero steps begin <= t < end of each lane, whose step 0 is at p."""
     zero = tl.zeros_like(begin).to(tl.float32)
     for k in range(tl.max(end - begin)):
         t = begin + k
@@ -82,8 +82,8 @@ def _fill_zero(p, time_stride, begin, end, COMPLEX: tl.constexpr):
 
 @triton.jit
 def _place(lengths, starts, sequences, width, time, segment, segments, LANES: tl.constexpr):
-    """(segment, sequence, number) of each lane, whether there is such, row, first step and steps of its sequence,
-    and where in it the segment begins and how many steps it has"""
+    """(segment, sequence, number) of each lane, whether it exists, row, first step and steps of its sequence,
+    and the segment's first step in it and its number of steps"""
     g, s, d = _lane(sequences, width, LANES)
     active = g < segments
     row, start, count = _steps(lengths, starts, s, time, active)
@@ -95,7 +95,7 @@ def _place(lengths, starts, sequences, width, time, segment, segments, LANES: tl
 def _ahead(
     a, x, reset, k, mine, direction, a_time, x_time, STATE: tl.constexpr, COMPLEX: tl.constexpr, UNROLL: tl.constexpr
 ):
-    """The next UNROLL steps after k of a and of x (or None), and whether they drop what is before them"""
+    """The next UNROLL steps after k of a and of x (or None), and whether they drop the previous state"""
     factors, inputs, drops = (), (), ()
     for u in tl.static_range(UNROLL):
         here, ahead = k + u < mine, (k + u) * direction
@@ -195,7 +195,7 @@ def linear_scan_fwd_summary_kernel(
     UNROLL: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """What a segment does, h_end = factor h_begin + state: both (S, segments, D)."""
+    """The effect of a segment, h_end = factor h_begin + state: both (S, segments, D)."""
     PARTS: tl.constexpr = 2 if COMPLEX else 1
     g, s, d, active, row, start, count, begin, mine = _place(
         lengths, starts, sequences, width, time, segment, segments, LANES
@@ -348,7 +348,7 @@ def linear_scan_bwd_summary_kernel(
     UNROLL: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """What a segment does backwards, c_begin = factor c_end + state: both (S, segments, D)."""
+    """The backward effect of a segment, c_begin = factor c_end + state: both (S, segments, D)."""
     PARTS: tl.constexpr = 2 if COMPLEX else 1
     g, s, d, active, row, start, count, begin, mine = _place(
         lengths, starts, sequences, width, time, segment, segments, LANES
