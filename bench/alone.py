@@ -12,8 +12,8 @@ from bench.peers import environment
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# How the C library of Linux treats memory that is no longer needed: as it does by itself (blocks of more than 32 MB go
-# back to the system at once, and the end of the heap where it grows long), or told to keep all of it.
+# The C library's treatment of freed memory on Linux: its default (blocks of more than 32 MB return to the system at
+# once, and the end of a large heap), or keeping all of it.
 HEAPS: Mapping[str, Mapping[str, str]] = {
     "own": {},
     "kept": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(1 << 28)},
@@ -21,7 +21,7 @@ HEAPS: Mapping[str, Mapping[str, str]] = {
 
 
 def alone(heap: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """What the function returns, called in a new interpreter; the function and its arguments can be pickled."""
+    """Return the function's result from a new interpreter; the function and its arguments must be picklable."""
     with (
         environment(HEAPS[heap]),
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as processes,

@@ -1,4 +1,4 @@
-"""What every family's contests share: the work, who does it, the gate before the clock, and the race after it."""
+"""The common part of every family's contests: the work, the entrants, the correctness gate, and the timed race."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Tensors = Tensor | Sequence[Tensor]
 
 
 def run(call: Callable[[], Tensors], inputs: Sequence[Tensor], cotangent: Tensors, mode: str) -> Call:
-    """The call to be timed: forward, or forward and the gradients of all inputs."""
+    """The timed call: forward, or forward and the gradients of all inputs."""
     if mode == FORWARD:
         return call
     return lambda: torch.autograd.grad(call(), inputs, cotangent)
@@ -42,7 +42,7 @@ def with_gradients(h: Tensor, inputs: dict[str, Tensor], cotangent: Tensor) -> R
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be computed: ours, and a loop over the steps that autograd differentiates and that nobody doubts."""
+    """The computation: ours, and a trusted loop over the steps that autograd differentiates."""
 
     name: str
     ours: Callable[..., Tensor]
@@ -53,7 +53,7 @@ class Work:
 
     @cached_property
     def expected(self) -> Results:
-        """By the loop in twice the precision, rounded."""
+        """The loop's results in twice the precision, rounded."""
         inputs = {name: value.detach().double().requires_grad_() for name, value in self.inputs.items()}
         exact = with_gradients(self.loop(*inputs.values()), inputs, self.cotangent.double())
         return {name: value.to(self.cotangent.dtype) for name, value in exact.items()}
@@ -62,11 +62,11 @@ class Work:
         return with_gradients(self.ours(*self.inputs.values()), self.inputs, self.cotangent)
 
     def check(self) -> float:
-        """Refuse the whole run where ours is wrong; else the largest relative difference."""
+        """Raise if ours is wrong; else return the largest relative difference."""
         return self.compare(self.name, self.results())
 
     def compare(self, name: str, results: Results) -> float:
-        """Refuse what is wrong; else the largest relative difference."""
+        """Raise if the results are wrong; else return the largest relative difference."""
         return gate.check(name, results, self.expected, self.length)
 
     def timed(self, mode: str) -> Call:
@@ -80,7 +80,7 @@ class Work:
 
 
 class Contested(Protocol):
-    """What a race is about: work with gradients, or another task that knows when a result is right."""
+    """The subject of a race: work with gradients, or another task that can check a result."""
 
     @property
     def name(self) -> str: ...
@@ -90,12 +90,12 @@ class Contested(Protocol):
 
 
 def leaves(**tensors: Tensor) -> dict[str, Tensor]:
-    """Inputs that have gradients."""
+    """Inputs that require gradients."""
     return {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
 
 
 def on_fresh_pages(call: Call) -> Call:
-    """The call as it is where no earlier result has left memory; giving the pages back counts, as it does for peers."""
+    """The call without memory of an earlier result; returning the pages to the system counts, as it does for peers."""
 
     def fresh() -> None:
         call()
@@ -109,7 +109,7 @@ def on_fresh_pages(call: Call) -> Call:
 
 @dataclass(frozen=True)
 class Entrant:
-    """A peer: the call that is timed, and the same results by name, for the gate."""
+    """A peer: the timed call, and its results by name, for the gate."""
 
     name: str
     call: Call
@@ -120,7 +120,7 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Absent:
-    """A peer that is not there, and why."""
+    """A peer that is not available, and why."""
 
     name: str
     reason: str
@@ -138,7 +138,7 @@ def torch_entrant(name: str, function: Callable[..., Tensor], work: Work, varian
 
 
 def thread_counts(entrant: Entrant, threads: int) -> list[int]:
-    """What the peer may be faster with."""
+    """The thread counts with which the peer may be fastest."""
     return [threads] if threads == 1 or entrant.fixed_threads else [1, threads]
 
 
@@ -146,7 +146,7 @@ def thread_counts(entrant: Entrant, threads: int) -> list[int]:
 
 
 def reason_against(entrant: Entrant, work: Contested) -> str | None:
-    """Why the peer cannot be timed; nothing if it computes what it should. Compiles what compiles."""
+    """Return why the peer cannot be timed, or None if its results are right. Triggers compilation."""
     try:
         work.compare(entrant.name, entrant.results())
     except gate.GateError as error:
@@ -157,7 +157,7 @@ def reason_against(entrant: Entrant, work: Contested) -> str | None:
 
 
 def ways(peer: Entrant, threads: int) -> list[Competitor]:
-    """The peer at each number of threads that may suit it."""
+    """The peer at each number of threads that may be its fastest."""
     found = []
     for count in thread_counts(peer, threads):
         how = ", ".join([*filter(None, [peer.variant]), f"{count} thread{'s' * (count > 1)}"])
@@ -166,7 +166,7 @@ def ways(peer: Entrant, threads: int) -> list[Competitor]:
 
 
 def admit(peers: Iterable[Entrant | Absent], work: Contested, threads: int) -> tuple[list[Competitor], Record]:
-    """Those that compute the same, in all their ways, and why others do not run."""
+    """The peers with right results, in all their variants, and why others do not run."""
     admitted: list[Competitor] = []
     out: Record = {}
     for peer in peers:
@@ -185,7 +185,7 @@ def admit(peers: Iterable[Entrant | Absent], work: Contested, threads: int) -> t
 
 
 def pass_gate(work: Contested, peers: Iterable[Entrant | Absent], threads: int) -> tuple[list[Competitor], Record]:
-    """Who is to be timed beside ours, and what the gate found."""
+    """The competitors to time beside ours, and the gate's findings."""
     use_threads(threads)
     worst = work.check()
     admitted, out = admit(peers, work, threads)
@@ -203,7 +203,7 @@ def race(
 def timed(
     work: Contested, peers: Sequence[Competitor], threads: int, budget: float, stir: Call | None = None
 ) -> Record:
-    """Ours, on fresh pages and on used ones, and all peers in turn."""
+    """Time ours, on fresh and on reused memory, and all peers in turn."""
     use_threads(threads)
     ours = work.forms()
     competitors = [Competitor(form, call, threads, often=True) for form, call in ours.items()]
@@ -223,7 +223,7 @@ def milliseconds(timing: Timing) -> Record:
 
 
 def against_ours(timings: dict[str, Timing], peers: Sequence[Competitor], forms: Sequence[str]) -> Record:
-    """Each peer at the fastest of its ways, and how many times as long it takes as ours."""
+    """Each peer's fastest variant, and its time relative to ours."""
     found: Record = {}
     for name in dict.fromkeys(peer.variant_of for peer in peers):
         key = fastest(timings, [peer.name for peer in peers if peer.variant_of == name])

@@ -1,4 +1,4 @@
-"""Every family on a card, against the card's copy bandwidth, cuDNN's layers and loops: python -m bench --device cuda
+"""Every family on a GPU, against its copy bandwidth, cuDNN's layers and loops: python -m bench --device cuda
 
 memory   linear_scan, quantize and Jacobi sweeps: share of the device's copy bandwidth (goal 85%)
 products quant.linear with accumulators in floating and fixed point against torch's product in float32
@@ -40,7 +40,7 @@ ACCUMULATORS = [("bf16", 1), ("fp32", 8), ("fixed<16,8,RND,SAT>", 1), ("fixed<16
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much work; small for the test of this file, which has no card."""
+    """Problem sizes; small for the test of this file, which has no GPU."""
 
     device: str
     bytes: int = 1 << 30
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def once(call: Call, device: str) -> float:
-    """Seconds of one call: the device's, and a CPU's where there is none."""
+    """Seconds of one call: the device's time, or the CPU's without a GPU."""
     if device == "cpu":
         started = time.perf_counter()
         call()
@@ -81,7 +81,7 @@ def once(call: Call, device: str) -> float:
 
 
 def seconds(calls: dict[str, Call], sizes: Sizes) -> dict[str, float]:
-    """The least of several rounds of all calls in turn, after two that only warm up."""
+    """The least of several rounds of all calls in turn, after two warm-up rounds."""
     for call in calls.values():
         once(call, sizes.device)
     once(next(iter(calls.values())), sizes.device)
@@ -130,7 +130,7 @@ def memory(sizes: Sizes) -> Iterator[Record]:
 
 
 def jacobi(sizes: Sizes) -> dict[str, tuple[Call, int]]:
-    """A sweep of the five-point Laplacian reads x and b and writes x, by every backend that a card has."""
+    """A sweep of the five-point Laplacian, which reads x and b and writes x, on every GPU backend."""
     points = math.prod(sizes.grid)
     b = torch.randn(sizes.grid, device=sizes.device)
     laplacian = fastiter.relax.Stencil(sizes.grid, np.array([4, -1, -1, -1, -1], np.float32))
@@ -168,7 +168,7 @@ def products(sizes: Sizes) -> Iterator[Record]:
 
 
 def close(name: str, found: Tensor, exact: Tensor) -> float:
-    """Refuse h, which is at most 1, where it is off by more than a few of its storage's roundings; else by how much."""
+    """Refuse h, which is at most 1, if its error exceeds a few roundings of its storage type; else return the error."""
     off, limit = (found.cpu().float() - exact).abs().max().item(), 4 * torch.finfo(found.dtype).eps
     if not off <= limit:
         raise gate.GateError(f"{name}: h is off by {off:.1e}, more than {limit:.1e}")
@@ -258,7 +258,7 @@ def by_newton(wx: Tensor, a: Tensor) -> Tensor:
 
 
 def ways(cell: str) -> dict[str, Callable[..., Tensor]]:
-    """What computes h of all steps."""
+    """The methods that compute h of all steps."""
     function = getattr(fastiter.torch, cell)
     found: dict[str, Callable[..., Tensor]] = {
         method: lambda *x, method=method: function(*x, method=method)[0] for method in ("sequential", "newton")
@@ -284,7 +284,7 @@ def newton(sizes: Sizes) -> Iterator[Record]:
 
 
 def card() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """The GPU and software of the measurement."""
     properties = torch.cuda.get_device_properties(0)
     return {"name": properties.name, "multiprocessors": properties.multi_processor_count, "cuda": torch.version.cuda}
 

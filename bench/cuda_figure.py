@@ -1,4 +1,4 @@
-"""Where Newton's method and the sequential kernel cross as T grows: an SVG, both axes logarithmic."""
+"""The crossover of Newton's method and the sequential kernel as T grows: an SVG, both axes logarithmic."""
 
 from __future__ import annotations
 

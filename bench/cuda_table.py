@@ -1,4 +1,4 @@
-"""What was measured on a card, as Markdown, with the goals."""
+"""The measurements on a GPU as Markdown, with the goals."""
 
 from __future__ import annotations
 

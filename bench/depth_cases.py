@@ -1,4 +1,4 @@
-"""What is compared for recurrent networks in depth: packed batches, bfloat16, and checkpoints of the backward pass."""
+"""The cases for recurrent networks in depth: packed batches, bfloat16, and checkpoints of the backward pass."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class Checkpoints:
                 raise gate.GateError(f"{self.case}, checkpoint: {name} is not the same")
 
     def bytes_kept(self) -> dict[str, int]:
-        """Bytes that the graph keeps besides its inputs, h and the copy of h that belongs to it, by either."""
+        """Bytes that the graph keeps besides its inputs and h, for both."""
         return {"stored": self._kept(self.stored), "checkpoint": self._kept(self.again)}
 
     def _kept(self, forward: Call) -> int:

@@ -1,4 +1,4 @@
-"""What is computed for the family fixed: products with a chosen accumulator, and NumPy loops over k for the gate."""
+"""The products of the family fixed, with a chosen accumulator, and NumPy loops over k for the gate."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from bench.contest import FRESH, REUSED, Call, Results, Work, leaves, on_fresh_p
 
 #: Gates of R, of Wx and of b, and the number of states.
 COUNTS = {"lstm": (4, 4, 4, 2), "slstm": (4, 4, 4, 4), "gru": (3, 3, 4, 1), "elman": (1, 1, 1, 1)}
-#: How many of each function a unit needs at a step, forward and backward; the divisions of sLSTM are not counted.
+#: Evaluations of each function per unit and step, forward and backward, without the divisions of sLSTM
 FUNCTIONS = {
     "lstm": {"sigmoid": 3, "tanh": 3},
     "slstm": {"log_sigmoid": 2, "tanh": 1, "sigmoid": 1, "exp": 2},
@@ -100,7 +100,7 @@ class Case:
         return 3 * 2.0 * self.B * self.T * COUNTS[self.function][0] * self.N * self.D**2
 
     def nbytes(self) -> float:
-        """What goes to memory and comes from there: Wx, its gradient, the states and their gradients once each.
+        """The memory traffic in bytes: Wx, its gradient, the states and their gradients once each.
 
         The states are read again backward, and what is kept of the gates is written and read.
         """
@@ -109,7 +109,7 @@ class Case:
         return 4.0 * self.units() * (2 * gates + 3 * states + 2 * kept)
 
     def functions(self) -> dict[str, float]:
-        """How often each function is evaluated, forward and backward."""
+        """Evaluations of each function, forward and backward."""
         return {name: float(count * self.units()) for name, count in FUNCTIONS[self.function].items()}
 
     def units(self) -> int:

@@ -26,7 +26,7 @@ FLOOR_GOAL = 0.8
 
 
 def goals_of(work: str) -> tables.Goals:
-    """Of a work by its name; the vanilla path of a function that has another one is the slower of them."""
+    """The goals of a work by its name; if a function has another path than vanilla, vanilla is the slower one."""
     function, *words = work.split()
     width = int(words[-1])
     faster = FASTER.get((function, width))

@@ -14,7 +14,7 @@ class GateError(Exception):
 
 
 def tolerance(dtype: torch.dtype, length: int) -> float:
-    """What rounding may do, as a share of the largest value: errors of `length` steps add up like a random walk."""
+    """The permitted rounding error, as a share of the largest value: `length` errors add up like a random walk."""
     return torch.finfo(dtype).eps * (64 + 4 * math.sqrt(length))
 
 

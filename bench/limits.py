@@ -1,4 +1,4 @@
-"""What this machine can do: matrix products and memory, by the best means at hand, measured beside what they limit."""
+"""This machine's limits: the fastest matrix products and memory transfers, measured beside the runs they limit."""
 
 from __future__ import annotations
 

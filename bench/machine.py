@@ -1,4 +1,4 @@
-"""What the numbers were measured on."""
+"""The machine and software of the measurement."""
 
 from __future__ import annotations
 

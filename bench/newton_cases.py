@@ -1,4 +1,4 @@
-"""What is computed for the family newton: the cells alone, whole layers, and loops over the steps for the gate."""
+"""The work of the family newton: the cells alone, whole layers, and loops over the steps for the gate."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Of the peers that are installed."""
+    """The versions of the installed peers."""
     found = {}
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -70,7 +70,7 @@ def jax_on(threads: int) -> ModuleType | None:
     """jax whose pool has this number of threads.
 
     XLA sizes its pool once, when its client is made, by the variable NPROC, so each number gets a client of its own.
-    What an earlier client has compiled and stored goes with it.
+    Everything that an earlier client has compiled and stored is dropped with it.
     """
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     jax = load("jax")

@@ -1,4 +1,4 @@
-"""What is computed for the family quant: floats rounded to a format and back, and the specification for the gate."""
+"""The tasks of the family quant: floats rounded to a format and back, and the specification for the gate."""
 
 from __future__ import annotations
 

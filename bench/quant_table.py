@@ -47,7 +47,7 @@ def both(goal: float) -> dict[str, float]:
 
 
 def goals(work: str, peers: set[str]) -> Goals:
-    """Of those that were to run."""
+    """The goals of the peers that were to run."""
     found = {name: both(PACKAGE_GOAL) for name in PACKAGES if name in peers}
     if FAKE_QUANTIZE in peers:
         found[FAKE_QUANTIZE] = both(FAKE_QUANTIZE_GOAL)

@@ -114,7 +114,7 @@ def line_up(case: Case, contest: Rivals, mode: str, threads: int, beside: Sequen
 
 
 def thread_counts(threads: int, flops: float) -> list[int]:
-    """What torch may be faster with: all threads, or one unless the call takes a tenth of a second and more."""
+    """The thread counts to try for torch: all threads, and one unless the call takes a tenth of a second or more."""
     return [threads] if threads == 1 or flops > 1e10 else [1, threads]
 
 

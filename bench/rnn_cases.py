@@ -1,4 +1,4 @@
-"""What is compared for the family rnn: the cases, the floor under each, our side, torch.nn's side, and the gate."""
+"""The contest of the family rnn: the cases, the floor under each, our side, torch.nn's side, and the gate."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def slstm_loop(wx: Tensor, r: Tensor, b: Tensor) -> Tensor:
 
 
 def as_layer_results(found: dict[str, Tensor], weight_ih: Tensor) -> dict[str, Tensor]:
-    """What a layer of the same network returns: the chain rule through wx = W x + b."""
+    """The results of a layer of the same network, by the chain rule through wx = W x + b."""
     B, T, G, _, H = found["dwx"].shape
     dwx = found["dwx"].reshape(B, T, G * H)
     return {

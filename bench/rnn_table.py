@@ -67,7 +67,7 @@ def limits(measured: Record) -> str:
 
 
 def share_goal(r: Record) -> float:
-    """Of the floor, for the recurrence alone."""
+    """The goal as a share of the floor, for the recurrence alone."""
     if r["B"] == 1:
         return 0.60
     if r["H"] == 64:
@@ -76,7 +76,7 @@ def share_goal(r: Record) -> float:
 
 
 def ratio_goal(r: Record) -> float | None:
-    """Of a whole layer to torch.nn's."""
+    """The goal of a whole layer's ratio to torch.nn's."""
     if "ratio" not in r:
         return None
     if r["cell"] != "lstm":

@@ -1,4 +1,4 @@
-"""What is computed for the family scan: the tasks, ours on them, and loops over the steps for the gate."""
+"""The tasks of the family scan: ours, and loops over the steps for the gate."""
 
 from __future__ import annotations
 

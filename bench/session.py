@@ -1,4 +1,4 @@
-"""What all families but rnn share: the command line, and a run that prints each row when it is known."""
+"""The common part of all families but rnn: the command line, and a run that prints each row as it is measured."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def warm_up(competitor: Competitor, stir: Callable[[], object] | None) -> tuple[
 
 
 def drop_slow_variants(competitors: Sequence[Competitor], estimates: dict[str, float]) -> list[Competitor]:
-    """Of variants, keep those within 30 percent of the fastest."""
+    """Keep the variants within 30 percent of the fastest."""
     best: dict[str, float] = {}
     for competitor in competitors:
         key = competitor.variant_of or competitor.name
@@ -125,7 +125,7 @@ def batch_sizes(competitors: Sequence[Competitor], estimates: dict[str, float]) 
 
 
 def batches_a_turn(competitors: Sequence[Competitor], estimates: dict[str, float], counts: dict[str, int]) -> int:
-    """Of those that run often: beside calls of seconds there are few turns, and one batch each would be few samples."""
+    """Batches per turn of the frequent calls: beside calls of seconds there are few turns, so one would be few samples."""
     longest = max(estimates[c.name] for c in competitors)
     batches = [counts[c.name] * estimates[c.name] for c in competitors if c.often]
     return min(5, max(1, round(0.1 * longest / max(batches)))) if batches else 1
