@@ -12,7 +12,7 @@ sums, logits and the optimizer stay in float32. All models start from the same w
     python examples/low_precision_training.py            # a minute and a half on two cores; draws a figure beside this
     python examples/low_precision_training.py --help
 
-What is measured is the loss, not the speed: rounding is emulated in float32.
+The measured quantity is the loss, not the speed: rounding is emulated in float32.
 """
 
 from __future__ import annotations

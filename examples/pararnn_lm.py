@@ -64,7 +64,7 @@ class ParaGRUStack(nn.Module):
 
 
 def count_parameters(model: CharLM) -> int:
-    """Of the recurrent layers."""
+    """The number of parameters of the recurrent layers."""
     return sum(p.numel() for p in model.lstm.parameters())
 
 

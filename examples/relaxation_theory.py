@@ -77,7 +77,7 @@ class Profile:
 
 
 def profile(shifts: Any, omegas: Any, rng: np.random.Generator) -> Profile:
-    """Of the systems (A + c I) x = b, A on 10 x 10 points."""
+    """The profile of the systems (A + c I) x = b, A on 10 x 10 points."""
     A = laplacian(np.ones((10, 10), bool))
     n = A.shape[0]
     on_diagonal = A.indices == np.repeat(np.arange(n), np.diff(A.indptr))

@@ -53,12 +53,12 @@ def load_series() -> Tensor:
 
 
 def changes(levels: Tensor) -> Tensor:
-    """What the models see: the change since the week before, (weeks, 1)."""
+    """The models' input: the change since the week before, (weeks, 1)."""
     return (levels.diff(prepend=levels[:1]) / SCALE).unsqueeze(-1)
 
 
 def coming(levels: Tensor) -> Tensor:
-    """What they are to say: the change until 1 to HORIZON weeks later, (weeks - HORIZON, HORIZON), in ppm."""
+    """The targets: the change until 1 to HORIZON weeks later, (weeks - HORIZON, HORIZON), in ppm."""
     return levels.unfold(0, HORIZON + 1, 1)[:, 1:] - levels[: len(levels) - HORIZON].unsqueeze(-1)
 
 
@@ -107,7 +107,7 @@ def train(name: str, model: Forecaster, stretches: list[tuple[Tensor, Tensor]], 
 
 @torch.no_grad()
 def forecasts(model: Forecaster, levels: Tensor) -> Tensor:
-    """Of every week of the test years for which the truth is known, (weeks, HORIZON), in ppm."""
+    """Forecasts for every week of the test years with a known truth, (weeks, HORIZON), in ppm."""
     model.eval()
     return model(changes(levels).unsqueeze(1))[-TEST - HORIZON : -HORIZON, 0]
 

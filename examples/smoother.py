@@ -1,4 +1,4 @@
-"""Our sweeps inside PyAMG's multigrid: the same cycles, and on every level the smoother of fastiter.relax.
+"""The sweeps of fastiter.relax inside PyAMG's multigrid: the same cycles, with another smoother on every level.
 
     python examples/smoother.py               # 512 x 512 points, some seconds
     python examples/smoother.py --help
