@@ -81,7 +81,7 @@ class Halves:
     single: Layer
 
     def check(self) -> float:
-        """Refuse ours where it is further from float32 than torch's, by more than a rounding of the largest value."""
+        """Raise if ours is further from float32 than torch's by more than a rounding of the largest value."""
         exact, ours, theirs = (layer.results() for layer in (self.single, self.ours, self.peer))
         limit = {name: gate.difference(theirs[name].float(), exact[name]) for name in exact}
         found = {name: gate.difference(ours[name].float(), exact[name]) for name in exact}
@@ -121,7 +121,7 @@ class Checkpoints:
         return {"stored": self.stored.timed(BOTH), "checkpoint": by_chunks}
 
     def check(self) -> None:
-        """Refuse all but the same bits."""
+        """Raise unless all bits are equal."""
         inputs = dict(zip(("wx", "r", "b"), self.stored.inputs, strict=True))
         again = with_gradients(self.again(), inputs, self.stored.cotangent)
         for name, value in self.stored.results().items():

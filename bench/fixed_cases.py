@@ -41,11 +41,11 @@ class Product:
         return self.loop(self.a, self.b)
 
     def check(self) -> float:
-        """Refuse the whole run where ours differs from the loop in a single bit; else no difference."""
+        """Raise if ours differs from the loop in a single bit; else return no difference."""
         return self._compared(self.name, np.asarray(self.function()))
 
     def compare(self, name: str, results: Results) -> float:
-        """Refuse a peer that computes something else."""
+        """Raise if a peer's result differs."""
         return self._compared(name, results["c"].numpy())
 
     def _compared(self, name: str, c: Array) -> float:
@@ -61,7 +61,7 @@ class Product:
 
 
 def assigned(v: Array, drop: int, acc: Fixed) -> Array:
-    """v 2^-drop rounded to an integer, then what overflow makes of it."""
+    """v 2^-drop rounded to an integer, then passed through the overflow mode."""
     floor, rest, half = v >> drop, v & ((1 << drop) - 1), 1 << (drop - 1)
     up = {"TRN": rest < 0, "RND": rest >= half, "RND_CONV": (rest > half) | ((rest == half) & (floor & 1 == 1))}
     code = floor + up[acc.rounding]
@@ -79,7 +79,7 @@ def fixed_loop(a: Array, b: Array, acc: Fixed) -> Array:
 
 
 def fixed_product(acc: str, size: int, largest: int = 128) -> Product:
-    """Random codes; with the largest ones that there are, most sums overflow."""
+    """Random codes; with the largest possible ones, most sums overflow."""
     rng = np.random.default_rng(0)
     a, b = rng.integers(-largest, largest, (2, size, size)).astype(np.int8)
     fmt = parse(acc)

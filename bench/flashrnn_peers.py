@@ -12,7 +12,7 @@ from bench.flashrnn_cases import Case, gradients_alone
 from bench.peers import absent, load
 
 BACKENDS = ("vanilla", "vanilla_fwbw")
-MANUAL = ("lstm", "slstm")  # what vanilla_fwbw has a backward pass of
+MANUAL = ("lstm", "slstm")  # the functions that vanilla_fwbw has a backward pass for
 
 
 def peer_name(backend: str) -> str:
@@ -20,7 +20,7 @@ def peer_name(backend: str) -> str:
 
 
 class OnDemand:
-    """The gradients of one forward pass, which is done when they are first asked for."""
+    """The gradients of one forward pass, which runs when they are first requested."""
 
     def __init__(self, function: Any, work: Work) -> None:
         self.function, self.work, self.call = function, work, None

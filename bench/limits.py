@@ -17,14 +17,14 @@ from fastiter import _core
 from fastiter.torch._linear import linear
 
 M, K, N = 1024, 512, 1024  # 1 Gflop: large enough for the best rate, short enough to be timed between other calls
-PRIVATE_CACHE = 512 * 1024  # bytes that a core's own cache holds on every server and laptop of these years
-FIRST_CACHE = 24 * 1024  # bytes within every core's first cache; less is read too quickly to be timed, at the same rate
-READ_SECONDS = 2e-4  # one call reads for so long: clock and Python are small beside it
+PRIVATE_CACHE = 512 * 1024  # bytes that fit every current core's private cache
+FIRST_CACHE = 24 * 1024  # bytes that fit every core's L1 cache; less is read too quickly to be timed, at the same rate
+READ_SECONDS = 2e-4  # duration of one call: clock and Python are negligible beside it
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A call that does `work` (flops or bytes) and, besides, costs `overhead` seconds that are not work."""
+    """A call that does `work` (flops or bytes), and takes `overhead` seconds besides."""
 
     name: str
     call: Callable[[], object]
@@ -66,7 +66,7 @@ def measure(limits: list[Limit], threads: int, budget: float) -> dict[str, float
 
 
 def best_product(threads: int, budget: float) -> tuple[Limit, dict[str, float]]:
-    """The fastest matrix product, to be timed again beside every case, and the rates of all."""
+    """The fastest matrix product, to be timed again beside every case, and the rates of all products."""
     products = matrix_products()
     rates = measure(products, threads, budget)
     return max(products, key=lambda limit: rates[limit.name]), rates
@@ -100,7 +100,7 @@ def repeats_for(values: torch.Tensor) -> int:
 
 
 def read_alone(nbytes: int, copies: int = 1) -> Limit:
-    """One thread reads `nbytes` over and over; `copies` cores would do that at once, each in its own cache."""
+    """One thread reads `nbytes` repeatedly; `copies` cores would do so at once, each in its own cache."""
     values = torch.ones(max(FIRST_CACHE, nbytes) // 4)
     repeats = repeats_for(values)
     overhead = seconds_of(reader(values, 0, repeats))
@@ -109,7 +109,7 @@ def read_alone(nbytes: int, copies: int = 1) -> Limit:
 
 
 def at_once(calls: Sequence[Callable[[], object]]) -> Callable[[], object]:
-    """Each call on a thread of its own; a hand-over takes tens of microseconds, so they should be long."""
+    """Each call on a thread of its own; a hand-over takes tens of microseconds, so the calls should be long."""
     if len(calls) == 1:
         return calls[0]
     pool = ThreadPoolExecutor(len(calls) - 1)
@@ -133,7 +133,7 @@ def read_together(nbytes: int, threads: int) -> Limit:
 
 
 def read_bandwidth(nbytes: int, threads: int) -> Limit:
-    """Reading a working set of `nbytes` that the threads share out among them, again and again."""
+    """Repeated reads of a working set of `nbytes` that is divided among the threads."""
     part = nbytes // threads
     if threads == 1:
         return read_alone(nbytes)
@@ -149,7 +149,7 @@ def copy_bandwidth(nbytes: int = 256 << 20) -> Limit:
 
 
 def copies(nbytes: int, threads: int) -> list[Limit]:
-    """The same by all means at hand: torch's stores go through the caches, those of a long memmove do not."""
+    """The same by all available means: torch's stores go through the caches, those of a long memmove do not."""
     source = np.ones(nbytes // 4, np.float32)
     target = np.zeros_like(source)
     parts = zip(np.array_split(target, threads), np.array_split(source, threads), strict=True)
@@ -159,7 +159,7 @@ def copies(nbytes: int, threads: int) -> list[Limit]:
 
 # ---- Functions ------------------------------------------------------------------------------------------------------
 
-FUNCTIONS = ("exp", "sigmoid", "tanh", "log_sigmoid")  # as _core.function_f32 counts them
+FUNCTIONS = ("exp", "sigmoid", "tanh", "log_sigmoid")  # by their number in _core.function_f32
 
 
 def function_alone(name: str, threads: int) -> Limit:

@@ -59,6 +59,6 @@ def describe() -> dict[str, Any]:
 
 
 def refuse_unfair_environment() -> None:
-    """Waiting workers that sleep make torch's small layers several times slower: no peer is measured at its best."""
+    """Refuse sleeping OpenMP workers, which slow down torch's small layers several times: peers must be at their best."""
     if os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive":
         raise SystemExit("bench: unset OMP_WAIT_POLICY=passive; it slows torch down, so that ratios mean nothing")

@@ -25,13 +25,13 @@ PARTS = {"paragru": (0, 1, 2), "paralstm": (0, 2, 1)}
 
 
 def reordered(projection: Tensor, cell: str) -> Tensor:
-    """Between the two orders of the parts; either way, as no order moves more than two of them."""
+    """Convert between the two orders of the parts; either way, as no order moves more than two of them."""
     parts: Tensor = projection.unflatten(0, (3, -1))
     return parts[list(PARTS[cell])].flatten(0, 1)
 
 
 def peer_cell(pararnn: ModuleType, case: Case, work: Work) -> Any:
-    """The peer's cell, without its clamp on the recurrent weights, which we have not."""
+    """The peer's cell, without its clamp on the recurrent weights, which ours does not have."""
     kind = {"paragru": pararnn.ParaGRU, "paralstm": pararnn.ParaLSTM}[case.cell]
     cell = kind(case.H, case.H, max_recurrent_norm=None)
     with torch.no_grad():
@@ -44,7 +44,7 @@ def peer_cell(pararnn: ModuleType, case: Case, work: Work) -> Any:
 
 
 def as_ours(h: Tensor, x: Tensor, cell: Any, case: Case, cotangent: Tensor) -> Results:
-    """Results under our names and in our order."""
+    """The results under our names and in our order."""
     named = {"x": x, **dict(cell.named_parameters())}
     gradients = dict(zip(named, torch.autograd.grad(h, list(named.values()), cotangent), strict=True))
     rows = {f"d{ours}": torch.stack([gradients[name] for name in theirs]) for ours, theirs in NAMES[case.cell].items()}

@@ -1,4 +1,4 @@
-"""Peers that need not be installed: what is missing costs one line and its rows of the table."""
+"""Optional peers: a missing one costs one line and its rows of the table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def load(module: str) -> ModuleType | None:
-    """The module, or nothing, and a line that says why."""
+    """Return the module, or None after printing why it is missing."""
     try:
         return import_module(module)
     except ImportError as error:

@@ -80,7 +80,7 @@ class Task:
         return self.ours()
 
     def check(self) -> float:
-        """Refuse the whole run where ours differs from the specification in a single bit; else no difference."""
+        """Raise if ours differs from the specification in a single bit; else return no difference."""
         self.out.fill(np.nan)
         first = self.x[:CHECKED]
         exact = quantize(first, self.fmt, scale=self.scale, rng=SEED, backend="reference")
@@ -90,7 +90,7 @@ class Task:
         return 0.0
 
     def compare(self, name: str, results: Results) -> float:
-        """Refuse a peer that computes another thing; random numbers are everybody's own, the two neighbours are not."""
+        """Raise if a peer's result is wrong; random numbers may differ, but not the two neighbours."""
         y = results["y"].numpy()
         if y.shape != self.x.shape:
             raise GateError(f"{name}: y has shape {y.shape}, not {self.x.shape}")

@@ -27,7 +27,7 @@ OMEGA = 1.5
 
 @dataclass
 class Contest:
-    """`ours` may have several ways, of which the fastest counts; `sweeps` are those of one call."""
+    """`ours` may have several variants, of which the fastest counts; `sweeps` is the number per call."""
 
     name: str
     peer: str
@@ -41,7 +41,7 @@ class Contest:
 
 
 def difference(name: str, actual: Array, expected: Array) -> float:
-    """Refuse what is not the same but for rounding."""
+    """Raise if the results differ by more than rounding."""
     worst = float(abs(actual - expected).max() / abs(expected).max())
     if not worst < 1e-10:
         raise GateError(f"{name}: x is off by {worst:.1e} of its largest value")

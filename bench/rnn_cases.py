@@ -249,7 +249,7 @@ def as_layer_results(found: dict[str, Tensor], weight_ih: Tensor) -> dict[str, T
 
 
 def check_against_loop(case: Case, recurrence: Recurrence) -> float:
-    """sLSTM has no peer in torch. The witness is a loop under autograd, over as much as its memory allows.
+    """sLSTM has no peer in torch, so it is compared with a loop under autograd, as far as its memory allows.
 
     Rows do not mix and time does not run backwards: with no cotangent outside a corner of rows and steps, the whole
     case must give the gradients of that corner.

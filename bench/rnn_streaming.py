@@ -21,7 +21,7 @@ GOALS = {("lstm", 256): 2.0}
 
 @dataclass
 class Streams:
-    """The same layer three times: state inside, state in and out, and torch's cell."""
+    """The same layer three times: state kept inside, state passed in and out, and torch's cell."""
 
     stream: fastiter.torch.nn.StreamingRNN
     layer: torch.nn.Module

@@ -125,7 +125,7 @@ def batch_sizes(competitors: Sequence[Competitor], estimates: dict[str, float]) 
 
 
 def batches_a_turn(competitors: Sequence[Competitor], estimates: dict[str, float], counts: dict[str, int]) -> int:
-    """Batches per turn of the frequent calls: beside calls of seconds there are few turns, so one would be few samples."""
+    """Batches per turn of the frequent calls: beside calls of seconds there are few turns, so one gives few samples."""
     longest = max(estimates[c.name] for c in competitors)
     batches = [counts[c.name] * estimates[c.name] for c in competitors if c.often]
     return min(5, max(1, round(0.1 * longest / max(batches)))) if batches else 1
