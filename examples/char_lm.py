@@ -91,7 +91,7 @@ def load_corpus() -> Corpus:
 
 
 class CharLM(nn.Module):
-    """Embedding -> LSTM -> Linear; `lstm` is torch.nn.LSTM or anything that has its constructor and its answers."""
+    """Embedding -> LSTM -> Linear; `lstm` is torch.nn.LSTM or a class with its constructor and results."""
 
     def __init__(self, lstm: type[nn.Module], characters: int, hidden: int, layers: int) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ def sample(model: CharLM, alphabet: str, seed: int, count: int = 200, prompt: st
 
 @dataclass
 class Training:
-    """One model, how it is trained, and what has been seen so far."""
+    """One model, its optimizer and schedule, and the measurements so far."""
 
     name: str
     model: CharLM

@@ -32,7 +32,7 @@ Plans = dict[str, QuantPlan]
 
 
 def plans(weight: Choice, x: Choice, h: Choice, gradient: Choice) -> Plans:
-    """A plan for each layer; the logits, of which a sum of exponentials is taken, stay as they are."""
+    """A plan for each layer; the logits stay unrounded, as they go into a sum of exponentials."""
     return {
         "lstm": QuantPlan(weight=weight, input=x, output=h, gradient=gradient),
         "output": QuantPlan(weight=weight, input=h, gradient=gradient),
@@ -40,7 +40,7 @@ def plans(weight: Choice, x: Choice, h: Choice, gradient: Choice) -> Plans:
 
 
 def formats() -> dict[str, Plans | None]:
-    """Plans by the names of formats; a scale that is taken from the largest number is that of each tensor."""
+    """Plans by the names of formats; a scale computed from the largest number is one per tensor."""
     int8 = FormatQuantizer("int8", "amax")
     int8_gradient = GradientQuantizer("int8<STOCHASTIC>", "amax")
     mxfp4_gradient = GradientQuantizer(MX("e2m1<STOCHASTIC>"))

@@ -1,8 +1,8 @@
 """Train a character-level language model with ParaGRU layers, and one with torch.nn.GRU of the same size.
 
-The text and the training are those of char_lm.py. A ParaGRU unit sees, of the step before, itself alone: a step costs
-no product with a matrix, and all steps can be solved at once by Newton's method, as on many cores they would be. On a
-few cores the loop is faster. Both give the same answer, which is compared at the end.
+The text and the training are those of char_lm.py. A ParaGRU unit depends only on its own previous state: a step has no
+matrix product, and all steps can be solved at once by Newton's method, which would pay on many cores. On a few cores
+the loop is faster. Both give the same answer, which is compared at the end.
 
     python examples/pararnn_lm.py            # a minute and a half on two cores
     python examples/pararnn_lm.py --help
@@ -40,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 class ParaGRUStack(nn.Module):
-    """Layers of ParaGRU with the arguments of torch.nn.GRU; the state is that of each layer."""
+    """Layers of ParaGRU with the arguments of torch.nn.GRU; the state has one entry per layer."""
 
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int, batch_first: bool = False, num_heads: int = 1

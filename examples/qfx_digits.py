@@ -111,7 +111,7 @@ def accuracy(model: nn.Module, data: Data) -> float:
 
 
 def train(model: nn.Module, data: Data, epochs: int, rate: float, point_rate: float, bar: tqdm) -> None:
-    """Adam, with a learning rate of its own for binary points; 0: they stay."""
+    """Adam, with a separate learning rate for binary points; with 0 they stay fixed."""
     images, labels = data
     moving = {id(point) for point in points(model)}
     groups = [{"params": [p for p in model.parameters() if id(p) not in moving], "lr": rate}]

@@ -46,7 +46,7 @@ def laplacian(domain: Any) -> Any:
 
 
 def in_a_ball(rng: np.random.Generator, n: int) -> Any:
-    """Normal numbers, drawn again where their norm is above sqrt(n)."""
+    """Normal numbers, drawn again if their norm is above sqrt(n)."""
     while True:
         b = rng.standard_normal(n)
         if b @ b <= n:
@@ -61,7 +61,7 @@ def sor_matrix(A: Any, omega: float) -> Any:
 
 @dataclass
 class Profile:
-    """For each shift and omega: iterations, rho, and by how much the norm of the powers is above it."""
+    """For each shift and omega: iterations, rho, and the excess of the norm of the powers over it."""
 
     omegas: Any
     iterations: Any
@@ -183,7 +183,7 @@ def draw_degenerate(axes: Any, omegas: Any, count: int, rng: np.random.Generator
 
 
 def draw_cg(axes: Any, name: str, sizes: tuple[int, ...], omegas: Any, rng: np.random.Generator) -> None:
-    """The bound times the least factor for which it is one, as its constants are far too large."""
+    """Scale the bound by the least factor for which it holds, as its constants are far too large."""
     for m in sizes:
         domain = np.ones((m, m), bool)
         domain[: m // 2, m // 2 :] = name == "square"

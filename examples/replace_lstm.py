@@ -1,8 +1,8 @@
 """An existing torch model, sped up by one call: replace(model).
 
-A tagger as it may lie in anybody's code: an embedding, a bidirectional LSTM of two layers, a GRU with weight
-normalisation, a linear layer. Its recurrent layers are replaced in place, with the same parameters; the outputs are
-compared, and prediction and training are timed with torch's layers and with fastiter's, in turns.
+A tagger as in any existing code: an embedding, a bidirectional LSTM of two layers, a GRU with weight normalisation, a
+linear layer. Its recurrent layers are replaced in place, with the same parameters; the outputs are compared, and
+prediction and training are timed with torch's layers and with fastiter's, in turn.
 
     python examples/replace_lstm.py            # half a minute on two cores
     python examples/replace_lstm.py --help

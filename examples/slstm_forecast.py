@@ -24,7 +24,7 @@ from tqdm import trange
 import fastiter.torch.nn
 
 HORIZON, YEAR = 26, 52  # weeks
-TEST = 10 * YEAR  # the last weeks, which nobody trains on
+TEST = 10 * YEAR  # the last weeks, excluded from training
 SCALE = 0.5  # ppm: about the change from one week to the next
 
 
@@ -47,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def load_series() -> Tensor:
-    """Weekly levels in ppm; the weeks without a measurement, 59 of 2284, lie on straight lines."""
+    """Weekly levels in ppm; the weeks without a measurement, 59 of 2284, are interpolated linearly."""
     levels = co2.load_pandas().data["co2"].interpolate()
     return torch.tensor(levels.to_numpy(), dtype=torch.float32)
 
@@ -75,7 +75,7 @@ def batches(levels: Tensor, steps: int, batch: int, length: int, seed: int) -> l
 
 
 class Forecaster(nn.Module):
-    """A recurrence over the weeks, and a line from its state to each week of the horizon."""
+    """A recurrence over the weeks, and a linear layer from its state to each week of the horizon."""
 
     def __init__(self, recurrence: nn.RNNBase) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Forecaster(nn.Module):
 
 
 def train(name: str, model: Forecaster, stretches: list[tuple[Tensor, Tensor]], warm_up: int) -> float:
-    """Minimise the squared error where the recurrence has seen `warm_up` weeks; return the seconds that it took."""
+    """Minimise the squared error after the recurrence has seen `warm_up` weeks; return the seconds taken."""
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=len(stretches), pct_start=0.1)
     started = time.perf_counter()
@@ -113,7 +113,7 @@ def forecasts(model: Forecaster, levels: Tensor) -> Tensor:
 
 
 def as_last_year(levels: Tensor) -> Tensor:
-    """The change that the same weeks saw a year before."""
+    """Predict the change of the same weeks a year before."""
     weeks = torch.arange(len(levels) - TEST - HORIZON, len(levels) - HORIZON)
     return coming(levels)[weeks - YEAR]
 
