@@ -34,7 +34,7 @@ SLEEP_FIRST = 0.3  # seconds for the busy processes to start
 
 @dataclass(frozen=True)
 class Pair:
-    """The same call by us and, where torch has it, by torch."""
+    """The same call by fastiter and, if torch has it, by torch."""
 
     name: str
     ours: Call
@@ -65,7 +65,7 @@ def scan_pair(quick: bool) -> Pair:
 
 @contextlib.contextmanager
 def busy_processes(count: int) -> Iterator[None]:
-    """Processes that compute and never wait."""
+    """Run processes that compute without ever waiting."""
     running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         time.sleep(SLEEP_FIRST if count else 0)

@@ -3,7 +3,7 @@
 rate       multiply-adds per second, as a share of those of torch.mm in float32 on matrices of the same size
 steps      the products that others have too, against each of them
 
-Ours must have the bits of a loop over k, and so must a peer's.
+Ours must equal a loop over k bit for bit, and so must a peer's.
 """
 
 from __future__ import annotations

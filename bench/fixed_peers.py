@@ -1,4 +1,4 @@
-"""Who else multiplies matrices with a chosen accumulator: apytypes, where it computes what it says.
+"""The peers that multiply matrices with a chosen accumulator: apytypes, where it computes what it says.
 
 It rounds products instead of sums and leaves overflow out, so that it computes the same only for modes that do not look
 at the sum, and codes whose sums stay in range.
@@ -45,7 +45,7 @@ def fixed_call(acc: str) -> Make:
 
 
 def half_call(package: ModuleType, work: Product) -> Callable[[], Any]:
-    """Into float16, from numbers that e4m3fn and apytypes' own e4m3 share."""
+    """Products into float16, of numbers that e4m3fn and apytypes' own e4m3 share."""
     numbers = (quantize(z, "e4m3fn") for z in (work.a, work.b))
     a, b = (package.APyFloatArray.from_float(z, exp_bits=4, man_bits=3) for z in numbers)
 
@@ -58,7 +58,7 @@ def half_call(package: ModuleType, work: Product) -> Callable[[], Any]:
 
 
 def entrants(work: Product, make: Make, threads: int) -> list[Entrant | Absent]:
-    """With a pool of this number of threads, which apytypes makes anew."""
+    """The peers with a pool of this number of threads, which apytypes recreates."""
     package = load(APYTYPES)
     if package is None:
         return [absent(APYTYPES, APYTYPES)]

@@ -2,16 +2,16 @@
 
 peers      the four functions, forward and backward
 long       the gradients of a long sequence alone
-floor      the time that the products with R take at the machine's best rate, forward and backward; and beside it the
-           time that what is read and written takes at the rate of a copy, of which some can hide behind the products,
-           and the cells' functions at the rate that they have in a core's own cache, which share its ports with the
-           products and so cannot
+floor      the time of the products with R at the machine's best rate, forward and backward; and beside it the time
+           of all reads and writes at the rate of a copy, some of which can overlap with the products, and of the
+           cells' functions at their rate in a core's private cache, which share execution ports with the products
+           and so cannot overlap
 
-The gate is passed here and each race is run in a process of its own, as a training loop is. What autograd copies for
-FlashRNN at each step is 17 MB and more, and how long that takes is up to the C library: where the heap has a hole of
-that size, as the gate's loop in float64 leaves it, the copies are made in memory that is there; in a process that
-does nothing else they are made in new pages each time, which takes four to six times as long. So each race is run a
-second time, the C library told to give no memory back, and is reported as "memory kept".
+The gate is passed here and each race runs in a process of its own, as a training loop does. Autograd copies 17 MB and
+more for FlashRNN at each step, and how long that takes depends on the C library: if the heap has a hole of that size,
+as the gate's loop in float64 leaves it, the copies reuse mapped memory; in a process that does nothing else they are
+made in new pages each time, which takes four to six times as long. So each race is run a second time, with the C
+library told to keep all memory, and is reported as "memory kept".
 """
 
 from __future__ import annotations

@@ -59,6 +59,6 @@ def describe() -> dict[str, Any]:
 
 
 def refuse_unfair_environment() -> None:
-    """Refuse sleeping OpenMP workers, which slow down torch's small layers several times: peers must be at their best."""
+    """Refuse sleeping OpenMP workers, which slow down torch's small layers several times, to be fair to the peers."""
     if os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive":
         raise SystemExit("bench: unset OMP_WAIT_POLICY=passive; it slows torch down, so that ratios mean nothing")

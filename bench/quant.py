@@ -3,8 +3,8 @@
 share      every kind of format, output preallocated: share of the bandwidth of a copy of the same array
 rounding   the formats that others have too, output preallocated and fresh, against each of them
 
-Every peer has the threads that we have, and torch's may also take one alone; the fastest of a peer's ways counts.
-Ours must have the bits of the specification, a peer's numbers all but a few of ours.
+Every peer has as many threads as ours, and torch's may also use one alone; a peer's fastest variant counts.
+Ours must equal the specification bit for bit, and all but a few of a peer's numbers must equal ours.
 """
 
 from __future__ import annotations

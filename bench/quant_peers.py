@@ -1,4 +1,4 @@
-"""Who else rounds floats to a format and back: torch itself, eager and compiled, and the packages for it."""
+"""The peers that round floats to a format and back: torch itself, eager and compiled, and the packages for it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def entrant(name: str, call: Callable[[], Any], variant: str = "") -> Entrant:
 
 
 def of_package(name: str, module: str, task: Task, make: Callable[[ModuleType, Task], Callable[[], Any]]) -> Peers:
-    """A peer that may be missing, or be there without what is needed."""
+    """A peer that may be missing, or lack something that it needs."""
     package = load(module)
     if package is None:
         return [absent(name, module)]
@@ -48,7 +48,7 @@ def of_package(name: str, module: str, task: Task, make: Callable[[ModuleType, T
 
 
 def on_torch(expression: Callable[[Tensor], Tensor], task: Task, compiled: bool) -> Peers:
-    """An expression of x as a user writes it, and compiled."""
+    """An expression of x as a user writes it, eager and compiled."""
     x = torch.from_numpy(task.x)
     peers: Peers = [entrant(EAGER, lambda: expression(x))]
     if compiled:
@@ -105,7 +105,7 @@ def fake_quantize(task: Task) -> Peers:
 
 
 def apytypes_fixed(package: ModuleType, task: Task, *, rounding: str, overflow: str) -> Callable[[], Any]:
-    """From floats with 20 bits after the point, which are exact but for the last bits of small numbers."""
+    """Rounding of floats with 20 bits after the point, which is exact but for the last bits of small numbers."""
     how = getattr(package.QuantizationMode, rounding), getattr(package.OverflowMode, overflow)
 
     def call() -> Any:

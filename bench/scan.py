@@ -4,8 +4,8 @@ share      linear_scan and block_scan forward, output preallocated: share of the
 peers      linear_scan forward and backward against whoever else does it
 backward   the gradients against the forward pass before them
 
-Every peer has the threads that we have, and torch's may also take one alone. jax cannot be told within a run: for each
-number of threads it gets a client of its own, made with NPROC set to it. The fastest of a peer's ways counts.
+Every peer has as many threads as ours, and torch's may also use one alone. jax cannot change its number within a run:
+each number of threads gets a client of its own, made with NPROC set to it. A peer's fastest variant counts.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ QUICK: Shape = (2, 64, 16)
 
 
 def loop_over_unbound_steps(a: Tensor, x: Tensor, axis: int = 1) -> Tensor:
-    """As a user writes it who knows that indexing h[:, t] makes the backward pass quadratic."""
+    """The loop of a user who knows that indexing h[:, t] makes the backward pass quadratic."""
     h = torch.zeros_like(x.select(axis, 0))
     every_h = []
     for a_t, x_t in zip(a.unbind(axis), x.unbind(axis), strict=True):
@@ -30,7 +30,7 @@ def loop_over_unbound_steps(a: Tensor, x: Tensor, axis: int = 1) -> Tensor:
 
 
 def decay(*shape: int) -> Tensor:
-    """Close to 1, so that the products of thousands of them, which peers form, stay far from denormal numbers."""
+    """Factors close to 1, so that products of thousands of them, which peers form, stay far from subnormal numbers."""
     return torch.exp(-0.02 * torch.rand(*shape))
 
 
@@ -46,7 +46,7 @@ def linear_work(shape: Shape) -> Work:
     )
 
 
-# ---- Forward into memory that is there ------------------------------------------------------------------------------
+# ---- Forward into preallocated memory -------------------------------------------------------------------------------
 
 Array = np.ndarray
 

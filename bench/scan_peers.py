@@ -1,6 +1,6 @@
-"""Who else computes h[t] = a[t] h[t-1] + x[t], forward and backward, on arrays (B, T, D).
+"""The peers that compute h[t] = a[t] h[t-1] + x[t], forward and backward, on arrays (B, T, D).
 
-Everybody may also have the arrays with time first, (T, B, D), where that saves it a transposition.
+Each may also have time-major arrays, (T, B, D), if that saves it a transposition.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def turned_back(results: Results) -> Results:
 
 
 def in_both_layouts(name: str, function: Callable[[Tensor, Tensor, int], Tensor], work: Work) -> list[Entrant]:
-    """`function` takes the axis of time."""
+    """The peer in both layouts; `function` takes the axis of time."""
     other = torch_entrant(name, lambda a, x: function(a, x, 0), time_first(work), TIME_FIRST)
     return [
         torch_entrant(name, lambda a, x: function(a, x, 1), work),
@@ -57,7 +57,7 @@ def mambapy_entrants(work: Work) -> list[Entrant | Absent]:
 
 
 def combine(first: tuple[Any, Any], second: tuple[Any, Any]) -> tuple[Any, Any]:
-    """Two steps of the recurrence as one; tensors of torch and arrays of jax alike."""
+    """Compose two steps of the recurrence, for torch tensors and jax arrays alike."""
     return first[0] * second[0], second[0] * first[1] + second[1]
 
 
@@ -138,7 +138,7 @@ def jax_entrant(jax: ModuleType, name: str, function: Callable[..., Any], work: 
 
 
 def jax_entrants(work: Work, threads: int) -> list[Entrant | Absent]:
-    """For this number of threads; the next call for another ends the life of these."""
+    """The jax peers for this number of threads; a call for another number invalidates them."""
     jax = jax_on(threads)
     if jax is None:
         return [absent(JAX_SCAN, "jax"), absent(JAX_ASSOCIATIVE, "jax")]

@@ -25,7 +25,7 @@ class Options:
         return stir_torch_pool() if self.stir else None
 
     def chosen(self, peers: Sequence[Entrant | Absent]) -> list[Entrant | Absent]:
-        """Those whose name has one of the words that were given."""
+        """The peers whose name contains one of the given words."""
         return [peer for peer in peers if not self.peers or any(word in peer.name for word in self.peers)]
 
 

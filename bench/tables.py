@@ -148,7 +148,7 @@ Entry = Callable[[Record], str]
 
 
 def pivot(records: Sequence[Record], columns: Mapping[str, Entry]) -> str:
-    """One line for each work; for each number of threads all the columns."""
+    """One row per work, with all columns for each number of threads."""
     threads = list(dict.fromkeys(r["threads"] for r in records))
     found = {(r["work"], r["threads"]): r for r in records}
     header = ["", *(f"{title}, {on_threads(n)}" for n in threads for title in columns)]
@@ -189,7 +189,7 @@ def ratio_cell(record: Record | None, name: str, form: str, goals: Goals) -> str
 
 
 def peer_rows(records: Mapping[int, Record], goals: Goals) -> list[list[str]]:
-    """A line for each peer that ran, was to run, or has a goal."""
+    """A row for each peer that ran, was to run, or has a goal."""
     reasons: dict[str, str] = {}
     for r in records.values():
         for key, reason in r["out"].items():
@@ -206,7 +206,7 @@ def peer_rows(records: Mapping[int, Record], goals: Goals) -> list[list[str]]:
 
 
 def peers_markdown(records: Sequence[Record], goals: Goals, what: str = "forward+backward") -> list[str]:
-    """A table for each work: how many times as long each peer takes."""
+    """A table for each work: each peer's time relative to ours."""
     parts = []
     for work in dict.fromkeys(r["work"] for r in records):
         own = {r["threads"]: r for r in records if r["work"] == work}

@@ -19,24 +19,24 @@ import torch
 import fastiter
 
 BATCH_SECONDS = 4e-3  # long enough for the clock, short enough to fit between two disturbances
-WARM_BY_ITSELF = 0.1  # a call that takes longer needs no warm-up: it counts
+WARM_BY_ITSELF = 0.1  # a longer call needs no warm-up: it counts itself
 MAX_ROUNDS = 200
 
 
 @dataclass(frozen=True)
 class Competitor:
-    """A call to be timed. Of several variants of one thing (same `variant_of`), the slow ones drop out early."""
+    """A call to be timed. Of several variants (same `variant_of`), the slow ones drop out early."""
 
     name: str
     call: Callable[[], object]
     threads: int = 1
     variant_of: str = ""
-    often: bool = False  # short beside the others: has a turn between each two of them
+    often: bool = False  # much shorter than the others: gets a turn between each two of them
 
 
 @dataclass
 class Timing:
-    """Seconds a call, one number per batch."""
+    """Seconds per call, one number per batch."""
 
     seconds: list[float] = field(default_factory=list)
     calls: int = 0
@@ -60,7 +60,7 @@ def load_average() -> float:
 
 
 def use_threads(threads: int) -> None:
-    """The same number for both sides."""
+    """Set the same number for both sides."""
     if torch.get_num_threads() == threads and fastiter.get_num_threads() == threads:
         return
     torch.set_num_threads(threads)
@@ -155,7 +155,7 @@ def interleave(
 
 
 def turns(racing: Sequence[Competitor], batches: int = 1) -> list[Competitor]:
-    """Who runs when in one round; those that run often, so many batches between each two of the others."""
+    """The order of one round; `often` competitors get this many batches between each two of the others."""
     often = [c for c in racing if c.often] * batches
     seldom = [c for c in racing if not c.often]
     return [c for other in seldom for c in (*often, other)] or often
@@ -167,7 +167,7 @@ def run_round(
     timings: dict[str, Timing],
     stir: Callable[[], object] | None,
 ) -> None:
-    """One batch of each. What is not warm by itself runs once untimed: the one before has swept the caches."""
+    """One batch of each. Short calls first run once untimed, as the previous competitor has evicted the caches."""
     for competitor in racing:
         use_threads(competitor.threads)
         count, timing = counts[competitor.name], timings[competitor.name]
