@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling, is_exporting
+from torch.compiler import is_compiling
 
 from .. import _core
 from .._backend import BackendError
@@ -168,6 +168,15 @@ _trace = torch._C._get_tracing_state
 def unwatched() -> bool:
     """Return whether no tracing, dispatch mode or torch.func transform is active."""
     return not is_compiling() and _modes() == 0 and _level() is None and _trace() is None
+
+
+def is_exporting() -> bool:
+    """Return whether torch.export is tracing.
+
+    Before torch 2.13, Dynamo takes ``torch.compiler.is_exporting()`` for True under torch.compile, too; the flag behind
+    it is False there.
+    """
+    return bool(torch.compiler._is_exporting_flag)
 
 
 def exports_to_onnx() -> bool:

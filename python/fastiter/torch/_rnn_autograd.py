@@ -105,11 +105,12 @@ def _gradients(ctx: Any, saved: Sequence[Tensor], flows: Sequence[Tensor | None]
     return [dwx, *_placed(gradients, *wanted[:2], len(first))]
 
 
-def _placed(gradients: list[Tensor], need_r: bool, need_b: bool, count: int) -> list[Tensor | None]:
+def _placed(gradients: Sequence[Tensor], need_r: bool, need_b: bool, count: int) -> list[Tensor | None]:
     """Return the gradients of r, b and `count` initial states, None for those not needed."""
-    dr = gradients.pop(0) if need_r else None
-    db = gradients.pop(0) if need_b else None
-    rest: list[Tensor | None] = [*gradients] or [None] * count
+    of_weights = need_r + need_b
+    dr = gradients[0] if need_r else None
+    db = gradients[of_weights - 1] if need_b else None
+    rest: list[Tensor | None] = [*gradients[of_weights:]] or [None] * count
     return [dr, db, *rest]
 
 

@@ -239,7 +239,7 @@ def _check_tensors(
     alike, apart = (given[:1], given[1:]) if is_half else (given, ())
     named = (*names, *cell.state_names[: len(alike)])
     check_tensors(function, named, (wx, r, *bias, *alike), GPU_FLOATS if on_gpu else _DTYPES, CPU_AND_CUDA)
-    for name, x in zip(cell.state_names[1:], apart, strict=False):
+    for name, x in zip(cell.state_names[1 : 1 + len(apart)], apart, strict=True):
         if isinstance(x, Tensor) and x.dtype != torch.float32:
             expected = f"dtype torch.float32 to go with {str(dtype).removeprefix('torch.')} wx"
             raise TypeError(f"{function}: {name} must have {expected}, got {x.dtype}")

@@ -66,7 +66,8 @@ def checked_layers(module: RNNBase, cell: Cell, every: list[list[Tensor]]) -> li
     for k, (names, weights) in enumerate(zip(module._all_weights, every, strict=True)):
         features = module.input_size if k < directions else directions * (P or H)
         shapes = ((rows, features), (rows, P or H // heads_of(module)), *biases, (P, H))
-        for name, weight, shape in zip(names, weights, shapes, strict=False):  # the kernels do not check their input
+        # the kernels do not check their input
+        for name, weight, shape in zip(names, weights, shapes[: len(names)], strict=True):
             same = weight.dtype == dtype and weight.device == device and weight.layout is _DENSE
             if not same or weight.shape != shape:
                 _explain_weight(module, name, weight, shape, like)

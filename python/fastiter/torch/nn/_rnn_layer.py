@@ -224,12 +224,10 @@ def _longer_gradients(
     kept, first = rest[: ctx.kept], rest[ctx.kept :]
     separate = _separate_bias(direction.cell)
     wanted = (need_hh, need_b_hh or (need_b_ih and not separate), need_first)
-    dwx, *of_recurrence = _recurrence_backward(direction, which, w_hh, h, kept, first, dh, dlast, wanted, wx, b)
-    if need_hh:
-        of_recurrence[0] = of_recurrence[0].view(w_hh.shape)
+    dwx, *found = _recurrence_backward(direction, which, w_hh, h, kept, first, dh, dlast, wanted, wx, b)
     biases = int(need_hh) + int(wanted[1])
-    if wanted[1]:
-        of_recurrence[biases - 1] = of_recurrence[biases - 1].flatten()
+    of_hh = [found[0].view(w_hh.shape)] if need_hh else []
+    of_recurrence = [*of_hh, *(x.flatten() for x in found[len(of_hh) : biases]), *found[biases:]]
     of_product = _linear._backward(dwx, x, w_ih, [need_x, need_ih, need_b_ih and separate])
     weights = int(need_x) + int(need_ih)
     gradients = [*of_product[:weights], *of_recurrence[:biases], *of_product[weights:], *of_recurrence[biases:]]

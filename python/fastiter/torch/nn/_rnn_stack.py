@@ -46,7 +46,11 @@ from ._rnn_steps import (
 from ._rnn_torch import OF_TORCH
 
 Asked = tuple[Any, Any, Any]  # reset, lengths, cu_seqlens
-NOTHING: Asked = (None, None, None)
+
+
+def _is_any_given(asked: Asked) -> bool:
+    reset, lengths, cu_seqlens = asked
+    return reset is not None or lengths is not None or cu_seqlens is not None
 
 
 def forward(
@@ -61,9 +65,7 @@ def forward(
     """Return the output in the form of the input, and the final states (layers * directions, B, H), from hx or 0."""
     if unnamed:
         reset, lengths, cu_seqlens = _by_position(module, unnamed, (reset, lengths, cu_seqlens))
-    asked = NOTHING
-    if reset is not None or lengths is not None or cu_seqlens is not None:
-        asked = (reset, lengths, cu_seqlens)
+    asked = (reset, lengths, cu_seqlens)
     if isinstance(hx, (tuple, list)):
         hx = as_torch_takes_it(module, hx)
     if exports_to_onnx():
@@ -78,7 +80,6 @@ def forward(
 
 def _of_parts(module: RNNBase, input: Any, hx: Any, asked: Asked, weights: list[list[Tensor]]) -> tuple[Any, State]:
     """Do the same for a packed input that is given as the tuple of its parts; its output is only the data."""
-    asked = NOTHING if all(x is None for x in asked) else asked  # the override may have rebuilt the tuple
     if not isinstance(input, tuple):
         return _of_weights(module, input, hx, asked, weights)
     output, last = _of_weights(module, PackedSequence(*input), hx, asked, weights)
@@ -116,7 +117,7 @@ def _forward_of_torch(module: RNNBase, input: Any, hx: Any, asked: Asked) -> tup
     name = module_name(module)
     if module.mode not in OF_TORCH:
         raise TypeError(f"{name}: torch.onnx.export takes LSTM, GRU and RNN, got {name}")
-    if asked is not NOTHING:
+    if _is_any_given(asked):
         raise ValueError(f"{name}: reset, lengths and cu_seqlens must be None in torch.onnx.export, got one")
     bound = checked_options(module)[0]
     if heads_of(module) != 1 or bound is not None:
@@ -168,7 +169,7 @@ def _forward(
     x = checked_input(module, weight, input, (2, 3))
     batched = x.dim() == 3
     steps, rows = ALL_STEPS, None
-    if asked is not NOTHING:
+    if _is_any_given(asked):
         steps = checked_steps(module_name(module), x, batched and module.batch_first, *asked)
     if not batched:
         x = x.unsqueeze(1)
@@ -222,7 +223,7 @@ def _forward_packed(
     x = checked_input(module, weight, data, (2,))
     sizes = checked_sizes(module_name(module), input)
     steps = ALL_STEPS
-    if asked is not NOTHING:
+    if _is_any_given(asked):
         steps = checked_packed(module_name(module), x, sizes[0], len(sizes), module.batch_first, *asked)
     states = checked_states(module, cell, hx, weight, sizes[0])
     if sorted_indices is not None:
