@@ -136,7 +136,7 @@ def check_shapes(
         _wrong_shape(function, "a", a, (gates, width), f"({gates}, D)")
     if p is not None and p != (2, width):
         _wrong_shape(function, "p", p, (2, width), "(2, D)")
-    for name, shape in zip(cell.state_names, state, strict=False):
+    for name, shape in zip(cell.state_names[: len(state)], state, strict=True):
         if shape != (batch, width):
             _wrong_shape(function, name, shape, (batch, width), "(B, D)")
     return batch, time, width

@@ -35,7 +35,7 @@ def check_block_shapes(function: str, A: Shape, x: Shape) -> None:
 def _broadcasts(shape: Shape, to: Shape) -> bool:
     if len(shape) > len(to):
         return False
-    return all(size in (1, full) for size, full in zip(shape[::-1], to[::-1], strict=False))
+    return all(size in (1, full) for size, full in zip(shape, to[len(to) - len(shape) :], strict=True))
 
 
 def check_first(function: str, h0: Shape, sequences: int, inner: Sequence[int], packed: bool) -> None:

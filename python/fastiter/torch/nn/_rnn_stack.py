@@ -48,9 +48,9 @@ from ._rnn_torch import OF_TORCH
 Asked = tuple[Any, Any, Any]  # reset, lengths, cu_seqlens
 
 
-def _is_any_given(asked: Asked) -> bool:
-    reset, lengths, cu_seqlens = asked
-    return reset is not None or lengths is not None or cu_seqlens is not None
+def _is_any_given(asked: Asked | Steps) -> bool:
+    first, second, third = asked
+    return first is not None or second is not None or third is not None
 
 
 def forward(
@@ -248,7 +248,7 @@ def _run(
     steps: Steps,
 ) -> tuple[Tensor, State]:
     directions = 2 if module.bidirectional else 1
-    both = (steps, steps) if steps is ALL_STEPS else both_directions(steps, batch_sizes)
+    both = both_directions(steps, batch_sizes) if _is_any_given(steps) else (steps, steps)
     heads, options = heads_of(module), checked_options(module, steps.cu_seqlens is not None)
     x = x.contiguous()  # here, so that both directions and the backward pass share one copy
     dtypes = None
