@@ -38,9 +38,13 @@ def same_numbers() -> None:
 
 @pytest.fixture(autouse=True)
 def default_threads() -> Iterator[None]:
-    """Restore the default number of threads after each test."""
+    """Restore the default number of threads after each test, and torch's own number if torch is loaded."""
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else None
     yield
     fastiter.set_num_threads(None)
+    if torch and torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

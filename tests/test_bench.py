@@ -6,27 +6,16 @@ import argparse
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-import fastiter  # noqa: E402
 from bench import __main__ as command  # noqa: E402
 from bench import gate, limits, machine, rnn, rnn_cases, rnn_table, timing  # noqa: E402
 from bench.contest import BOTH, FORWARD  # noqa: E402
 from bench.rnn_cases import Case  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def same_threads_afterwards() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    fastiter.set_num_threads(None)
-
 
 # ---- The gate -------------------------------------------------------------------------------------------------------
 

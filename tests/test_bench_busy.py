@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +13,6 @@ torch = pytest.importorskip("torch")
 import fastiter  # noqa: E402
 from bench import __main__ as command  # noqa: E402
 from bench import busy, busy_table, machine  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def same_threads_afterwards() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    fastiter.set_num_threads(None)
 
 
 def test_busy_processes_run_and_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import operator
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -15,14 +14,6 @@ torch = pytest.importorskip("torch")
 import fastiter  # noqa: E402
 from bench import alone, contest, gate, limits, peers, session, tables, timing  # noqa: E402
 from bench.contest import FRESH, REUSED, Absent, Record, Work, leaves, torch_entrant  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def same_threads_afterwards() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    fastiter.set_num_threads(None)
 
 
 def product(a: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

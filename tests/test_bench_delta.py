@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,19 +11,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import fastiter  # noqa: E402
 from bench import __main__ as command  # noqa: E402
 from bench import contest, delta, delta_table, gate  # noqa: E402
 
 SMALL = (1, 2, 70, 4, 3)
-
-
-@pytest.fixture(autouse=True)
-def same_threads_afterwards() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    fastiter.set_num_threads(None)
 
 
 def test_ours_and_all_peers_compute_the_same() -> None:

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-import fastiter  # noqa: E402
 from bench import __main__ as command  # noqa: E402
 from bench import depth, depth_cases, depth_table, gate  # noqa: E402
 from bench.rnn_cases import Case, Recurrence  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def same_threads_afterwards() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    fastiter.set_num_threads(None)
 
 
 def test_a_run_is_written_and_reported(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import fastiter  # noqa: E402
 from bench import __main__ as command  # noqa: E402
 from bench import fixed, fixed_cases, fixed_peers, fixed_table, gate  # noqa: E402
 from bench.contest import FRESH, REUSED  # noqa: E402
@@ -21,14 +19,6 @@ from bench.fixed_cases import Product  # noqa: E402
 from fastiter.quant import FixedArray, fixed_matmul, quant_matmul  # noqa: E402
 
 SMALL = 12
-
-
-@pytest.fixture(autouse=True)
-def same_threads_afterwards() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    fastiter.set_num_threads(None)
 
 
 PRODUCTS = list(fixed.products(SMALL))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,19 +12,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import fastiter  # noqa: E402
 from bench import __main__ as command  # noqa: E402
 from bench import contest, flashrnn, flashrnn_cases, flashrnn_peers, flashrnn_table, session  # noqa: E402
 from bench.alone import HEAPS  # noqa: E402
 from bench.flashrnn_cases import QUICK, Case  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def same_threads_afterwards() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    fastiter.set_num_threads(None)
 
 
 def stand_in(*given: Any, function: str, backend: str, dtype: str) -> Any:

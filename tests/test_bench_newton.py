@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,20 +12,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import fastiter  # noqa: E402
 from bench import __main__ as command  # noqa: E402
 from bench import contest, gate, newton, newton_cases, newton_peers, newton_table  # noqa: E402
 from bench.newton_cases import Case  # noqa: E402
 
 SMALL = {cell: Case(cell, 2, 5, 4) for cell in newton_cases.CELLS}
-
-
-@pytest.fixture(autouse=True)
-def same_threads_afterwards() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    fastiter.set_num_threads(None)
 
 
 @pytest.mark.parametrize("cell", SMALL)

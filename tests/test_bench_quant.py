@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +11,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import fastiter  # noqa: E402
 from bench import __main__ as command  # noqa: E402
 from bench import contest, gate, quant, quant_cases, quant_peers, quant_table  # noqa: E402
 from bench.contest import FRESH, REUSED  # noqa: E402
 from bench.quant_cases import Task, task  # noqa: E402
 
 SMALL = 1 << 10
-
-
-@pytest.fixture(autouse=True)
-def same_threads_afterwards() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    fastiter.set_num_threads(None)
 
 
 @pytest.mark.parametrize("fmt", quant_cases.FORMATS)

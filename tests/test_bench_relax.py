@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("pyamg")
 
-import fastiter  # noqa: E402
 from bench import __main__ as command  # noqa: E402
 from bench import gate, relax_cases, relax_table  # noqa: E402
 from fastiter.relax import Relaxation  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def same_threads_afterwards() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    fastiter.set_num_threads(None)
 
 
 def test_every_contest_computes_the_same() -> None:

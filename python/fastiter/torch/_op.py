@@ -361,8 +361,7 @@ def own_copy(x: Tensor) -> Tensor:
     A backward pass that needs a result saves such a copy, as users may write to the result in ways that autograd does
     not see, such as through ``x.data`` or a NumPy array.
     """
-    count = x.numel()
-    if isinstance(count, int) and count >= _LARGE // 8 and not is_compiling() and is_large(x, count):
+    if not is_compiling() and is_large(x, x.numel()):
         return empty(x, x.shape, x.stride()).copy_(x)
     return x.clone()
 
