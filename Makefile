@@ -11,7 +11,7 @@ bench.extras := bench
 lint.extras := torch,dev
 docs.extras := docs
 
-build.inputs := pyproject.toml CMakeLists.txt $(wildcard csrc/*.?pp csrc/cpu/*.?pp)
+build.inputs := pyproject.toml CMakeLists.txt $(wildcard $(foreach depth,* */* */cpu/* */cpu/*/*,csrc/$(depth).?pp))
 cxx.sources := $(filter csrc/%,$(build.inputs))
 # Instruction sets of the kernels: baseline and this machine's own, or `make test LEVELS=all`
 LEVELS ?= native

@@ -14,19 +14,34 @@ import time
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from bench import gate, machine
+from bench.harness import gate, machine
 
-FAMILIES = ("rnn", "depth", "flashrnn", "scan", "delta", "newton", "quant", "fixed", "relax", "busy", "cuda")
+#: Modules by the name of the command; beside each is the module that makes its tables
+FAMILIES = {
+    "rnn": "bench.rnn",
+    "depth": "bench.rnn.depth",
+    "flashrnn": "bench.rnn.flashrnn",
+    "scan": "bench.scan",
+    "delta": "bench.delta",
+    "newton": "bench.newton",
+    "quant": "bench.quant",
+    "fixed": "bench.quant.fixed",
+    "relax": "bench.relax",
+    "busy": "bench.busy",
+    "cuda": "bench.cuda",
+}
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Competitors in turn, correctness first.")
     commands = parser.add_subparsers(dest="command", required=True)
     for family in FAMILIES:
-        command = commands.add_parser(family, description=import_module(f"bench.{family}").__doc__)
-        import_module(f"bench.{family}").add_arguments(command)
+        module = import_module(FAMILIES[family])
+        command = commands.add_parser(family, description=module.__doc__)
+        module.add_arguments(command)
         command.add_argument("--out", type=Path, help="write the numbers here, as JSON")
     report = commands.add_parser("report", help="Markdown from what --out wrote")
     report.add_argument("files", nargs="+", type=Path)
@@ -49,7 +64,7 @@ def measure(arguments: argparse.Namespace) -> None:
     machine.refuse_unfair_environment()
     started = time.perf_counter()
     try:
-        results = import_module(f"bench.{arguments.command}").main(arguments)
+        results = import_module(FAMILIES[arguments.command]).main(arguments)
     except gate.GateError as error:
         raise SystemExit(f"bench: {error}. No ratios while results differ.") from None
     print(f"\n{time.perf_counter() - started:.0f} s")
@@ -59,10 +74,16 @@ def measure(arguments: argparse.Namespace) -> None:
         print(f"written: {arguments.out}")
 
 
+def tables_of(family: str) -> ModuleType:
+    """Return the module that makes a family's tables: `table` in its package, or `<module>_table` beside its module."""
+    module = import_module(FAMILIES[family])
+    return import_module(f"{module.__name__}.table" if hasattr(module, "__path__") else f"{module.__name__}_table")
+
+
 def report(files: list[Path]) -> None:
     for file in files:
         results = json.loads(file.read_text())
-        print(import_module(f"bench.{results['family']}_table").markdown(results))
+        print(tables_of(results["family"]).markdown(results))
 
 
 def main() -> None:

@@ -11,11 +11,32 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._rnn import kind
 
 Array = npt.NDArray[Any]
 FLOATS = ("float32", "float64")
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def type_name(x: object) -> str:
+    """Return the name of the type of ``x`` in messages."""
+    return f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
+
+
+def check_flag(function: str, name: str, value: object) -> None:
+    """Check that an option is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{function}: {name} must be a bool, got {type_name(value)}")
+
+
+def fits_float(number: Any) -> bool:
+    """Return whether a number fits a float; an int or a Fraction of many digits may not."""
+    if isinstance(number, float):
+        return True
+    try:
+        float(number)
+    except OverflowError:
+        return False
+    return True
 
 
 def check_arrays(function: str, names: Sequence[str], arrays: Sequence[object], dtypes: Sequence[str] = FLOATS) -> None:
@@ -37,7 +58,7 @@ def check_array(function: str, name: str, x: object, dtypes: Sequence[str] = FLO
     """Check that ``x`` is an ndarray of one of the dtypes, compared by name as bfloat16 comes from another package."""
     expected = f"a NumPy array of {' or '.join(part for part in (', '.join(dtypes[:-1]), dtypes[-1]) if part)}"
     if not isinstance(x, np.ndarray):
-        raise TypeError(f"{function}: {name} must be {expected}, got {kind(x)}")
+        raise TypeError(f"{function}: {name} must be {expected}, got {type_name(x)}")
     refuse_mask(function, name, x)
     if x.dtype.name not in dtypes or not x.dtype.isnative:
         raise TypeError(f"{function}: {name} must be {expected}, got dtype {x.dtype}")

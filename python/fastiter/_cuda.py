@@ -73,7 +73,7 @@ def launch(
     cooperative: bool = False,
     defines: Mapping[str, object] | None = None,
 ) -> None:
-    """Launch a kernel of kernels/cuda/<stem>.cu, compiled with ``defines``.
+    """Launch a kernel of kernels/<stem>.cu, compiled with ``defines``.
 
     ``args`` are NumPy scalars of the kernel's own types, addresses as uint64. All blocks of a ``cooperative`` launch
     are resident at once, so that they can synchronise across the grid.

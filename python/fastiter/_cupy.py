@@ -10,8 +10,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from ._backend import BackendError
-from ._newton import NewtonInfo
-from ._solution import Solution
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -25,7 +23,7 @@ def takes_cupy(function: _Function) -> _Function:
         return (_to_torch if is_cupy(first) else function)(*args, **options)
 
     def _to_torch(*args: Any, **options: Any) -> Any:
-        name = f"fastiter.torch{function.__module__.removeprefix('fastiter').split('._')[0]}"
+        name = "fastiter.torch.quant" if function.__module__.startswith("fastiter.quant.") else "fastiter.torch"
         return through_torch(name, function.__name__, args, options)
 
     return cast(_Function, call)
@@ -70,13 +68,12 @@ def through_torch(
 
 
 def _replaced(x: Any, which: Callable[[Any], bool], by: Callable[[Any], Any]) -> Any:
-    """Return ``x`` with each item that ``which`` selects replaced, also inside tuples, lists and dicts."""
+    """Return ``x`` with each item that ``which`` selects replaced, also inside tuples, lists, dicts and dataclasses."""
     if which(x):
         return by(x)
-    if isinstance(x, Solution):
-        return dataclasses.replace(x, value=_replaced(x.value, which, by))
-    if isinstance(x, NewtonInfo):
-        return NewtonInfo(x.method, _replaced(x.steps, which, by), _replaced(x.fallbacks, which, by))
+    if dataclasses.is_dataclass(x) and not isinstance(x, type):  # a Solution, say
+        fields = {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
+        return dataclasses.replace(x, **_replaced(fields, which, by))
     if isinstance(x, dict):
         return {key: _replaced(value, which, by) for key, value in x.items()}
     if isinstance(x, (tuple, list)):

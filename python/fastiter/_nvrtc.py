@@ -14,7 +14,7 @@ from pathlib import Path
 from . import kernels
 from ._backend import BackendError
 
-SOURCES = Path(kernels.__path__[0]) / "cuda"
+SOURCES = Path(kernels.__path__[0])
 _OPTIONS = ("--std=c++17", "--fmad=true", "--extra-device-vectorization")
 
 
@@ -57,14 +57,14 @@ def _call(name: str, *args: object) -> int:
 
 
 def source_of(stem: str) -> str:
-    """Return the text of kernels/cuda/<stem>.cu, preceded by device.cuh and the headers of its family."""
-    paths = [SOURCES / "device.cuh", *headers_of(stem), SOURCES / f"{stem}.cu"]
+    """Return the text of kernels/<stem>.cu, preceded by common/*.cuh and the headers in its own folder."""
+    paths = [*headers_of(stem), SOURCES / f"{stem}.cu"]
     return "\n".join(f'#line 1 "{path.name}"\n{path.read_text()}' for path in paths)
 
 
 def headers_of(stem: str) -> list[Path]:
-    """Return the headers of a family in order: kernels/cuda/<family>*.cuh, for <family>_<part>.cu."""
-    return sorted(SOURCES.glob(f"{stem.split('_')[0]}*.cuh"))
+    """Return the headers of a source in order: kernels/common/*.cuh, kernels/<family>/*.cuh for <family>/<name>."""
+    return [*sorted(SOURCES.glob("common/*.cuh")), *sorted(SOURCES.glob(f"{stem.partition('/')[0]}/*.cuh"))]
 
 
 def compile_source(source: str, name: str, arch: str, defines: Mapping[str, object] | None = None) -> bytes:
@@ -107,7 +107,7 @@ def cubin(stem: str, arch: str, defines: Mapping[str, object] | None = None) -> 
     """
     source = source_of(stem)
     told = repr((source, _OPTIONS, sorted((key, str(value)) for key, value in (defines or {}).items()), version()))
-    path = cache_folder() / f"{stem}-{arch}-{hashlib.sha256(told.encode()).hexdigest()[:24]}.cubin"
+    path = cache_folder() / f"{stem.replace('/', '-')}-{arch}-{hashlib.sha256(told.encode()).hexdigest()[:24]}.cubin"
     if path.exists():
         return path
     code = compile_source(source, stem, arch, defines)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from ._arithmetic import FixedArray
+from .._public import publish
 from ._block_formats import MX, NVFP4, BlockFloat
 from ._calibrate import Calibration, calibrate
 from ._codes import pack, unpack
 from ._error import Error, error
+from ._fixed_array import FixedArray
+from ._fixed_matmul import fixed_conv2d, fixed_matmul
 from ._formats import Fixed, Float, Format, Int, parse
-from ._matmul import fixed_conv2d, fixed_matmul
+from ._matmul import quant_matmul
 from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
-from ._quant_matmul import quant_matmul
 from ._quantize import Blocks, Counts, decode, encode, quantize
 from ._range import Range, range_of
 
@@ -46,3 +47,5 @@ __all__ = [
     "range_of",
     "unpack",
 ]
+
+publish(globals())

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ._formats import (
-    FIXED_ROUNDINGS,
-    FLOAT_ROUNDINGS,
-    NAMED_FLOATS,
-    Float,
-    Format,
-    _check_int,
-    _check_word,
-)
+from ._formats import FIXED_ROUNDINGS, FLOAT_ROUNDINGS, NAMED_FLOATS, Float, Format, _check_int, _check_word
 from ._text import read, register
 
 SCALE_RULES = ("FLOOR", "EVEN", "CEIL", "RCEIL")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .._rnn import kind
+from .._check import type_name
 from ._block_formats import NVFP4
 from ._check import check_floats, check_format
 from ._formats import Fixed, Float, Format, Int
@@ -80,11 +80,11 @@ def calibrate(
     fmt = check_format("calibrate", fmt)
     x = check_floats("calibrate", "x", x)
     if not isinstance(method, str):
-        raise TypeError(f"calibrate: method must be a str, got {kind(method)}")
+        raise TypeError(f"calibrate: method must be a str, got {type_name(method)}")
     if method not in _METHODS:
         raise ValueError(f"calibrate: method must be one of {', '.join(map(repr, _METHODS))}, got {method!r}")
     if isinstance(percentile, bool) or not isinstance(percentile, (int, float)):
-        raise TypeError(f"calibrate: percentile must be a number, got {kind(percentile)}")
+        raise TypeError(f"calibrate: percentile must be a number, got {type_name(percentile)}")
     if not 0 <= percentile <= 100:
         raise ValueError(f"calibrate: percentile must be from 0 to 100, got {percentile}")
     if method == "mse" and fmt.stochastic:
@@ -180,17 +180,17 @@ def _scale_shape(shape: tuple[int, ...], axis: int | Sequence[int] | None, group
     try:
         axes = [] if axis is None else [axis] if isinstance(axis, (int, np.integer)) else list(axis)
     except TypeError:
-        raise TypeError(f"calibrate: axis must be an int or a sequence of ints, got {kind(axis)}") from None
+        raise TypeError(f"calibrate: axis must be an int or a sequence of ints, got {type_name(axis)}") from None
     sizes = [1] * len(shape)
     for each in axes:
         if isinstance(each, bool) or not isinstance(each, (int, np.integer)):
-            raise TypeError(f"calibrate: axis must be made of ints, got {kind(each)}")
+            raise TypeError(f"calibrate: axis must be made of ints, got {type_name(each)}")
         if not -len(shape) <= each < len(shape):
             raise ValueError(f"calibrate: axis must be one of the {len(shape)} axes of x, got {each}")
         sizes[each] = shape[each]
     if group is not None:
         if isinstance(group, bool) or not isinstance(group, (int, np.integer)):
-            raise TypeError(f"calibrate: group must be an int, got {kind(group)}")
+            raise TypeError(f"calibrate: group must be an int, got {type_name(group)}")
         if not shape or group < 1 or shape[-1] % group:
             raise ValueError(f"calibrate: group must divide the last axis of x, {shape[-1:]}, got {group}")
         sizes[-1] = shape[-1] // int(group)

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._check import check_array, check_room, refuse_mask
-from .._rnn import kind
+from .._check import check_array, check_room, refuse_mask, type_name
 from ._formats import Format
 from ._text import read
 
@@ -32,7 +31,7 @@ def check_format(function: str, fmt: Format | str, name: str = "fmt") -> Format:
         except ValueError as error:
             raise ValueError(f"{function}: {name} must be a format or its text, got {fmt!r} ({error})") from None
     if not isinstance(fmt, Format):
-        raise TypeError(f"{function}: {name} must be a format or its text, got {kind(fmt)}")
+        raise TypeError(f"{function}: {name} must be a format or its text, got {type_name(fmt)}")
     return fmt
 
 
@@ -47,7 +46,7 @@ def check_floats(function: str, name: str, x: object) -> Array:
 def check_out(function: str, out: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Return ``out``, which must be a writable array of this shape and dtype."""
     if not isinstance(out, np.ndarray):
-        raise TypeError(f"{function}: out must be a NumPy array of {dtype}, got {kind(out)}")
+        raise TypeError(f"{function}: out must be a NumPy array of {dtype}, got {type_name(out)}")
     refuse_mask(function, "out", out)
     if out.dtype != dtype:
         raise TypeError(f"{function}: out must have dtype {dtype}, got {out.dtype}")
@@ -71,7 +70,7 @@ def check_seed(function: str, rng: object, needed: bool) -> int:
     if isinstance(rng, np.random.Generator):
         return int(rng.integers(2**64, dtype=np.uint64)) if needed else 0
     if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)):
-        raise TypeError(f"{function}: rng must be an int or a numpy.random.Generator, got {kind(rng)}")
+        raise TypeError(f"{function}: rng must be an int or a numpy.random.Generator, got {type_name(rng)}")
     if not 0 <= rng < 2**64:
         raise ValueError(f"{function}: rng must be from 0 to 2**64 - 1, got {rng}")
     return int(rng)
@@ -86,7 +85,7 @@ def check_nan(function: str, nan: object, can_keep: bool) -> tuple[bool, float]:
             raise ValueError(f"{function}: nan must be {expected}, got {nan!r}")
         return nan == "raise", math.nan if can_keep else 0.0
     if isinstance(nan, bool) or not isinstance(nan, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{function}: nan must be a str or a number, got {kind(nan)}")
+        raise TypeError(f"{function}: nan must be a str or a number, got {type_name(nan)}")
     value = float(nan)
     if math.isnan(value):
         raise ValueError(f"{function}: nan must be 'raise', 'keep' or a number that is none, got nan")

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._check import refuse_mask
+from .._check import refuse_mask, type_name
 from .._cupy import takes_cupy
-from .._rnn import kind
 from ._block_formats import MX, NVFP4, BlockFloat, BlockFormat
 from ._check import check_format
 from ._formats import Fixed, Float, Format, Int
@@ -43,7 +42,7 @@ def code_dtype(fmt: Format) -> np.dtype[Any]:
 def check_codes(function: str, codes: object, fmt: Format) -> Array:
     """Check that ``codes`` are integers within the format's range of codes."""
     if not isinstance(codes, np.ndarray) or codes.dtype.kind not in "iu":
-        got = f"dtype {codes.dtype}" if isinstance(codes, np.ndarray) else kind(codes)
+        got = f"dtype {codes.dtype}" if isinstance(codes, np.ndarray) else type_name(codes)
         raise TypeError(f"{function}: codes must be a NumPy array of integers, got {got}")
     refuse_mask(function, "codes", codes)
     bits = code_bits(fmt)
@@ -99,12 +98,14 @@ def decode_elements(
 def decode_blocks(codes: object, fmt: BlockFormat, scale: npt.ArrayLike | None, dtype: npt.DTypeLike | None) -> Array:
     """Return the values of the codes of elements and blocks, along the last axis."""
     if not isinstance(codes, tuple) or len(codes) != 2:
-        raise TypeError(f"decode: codes must be the codes and scales that encode returns for {fmt}, got {kind(codes)}")
+        raise TypeError(
+            f"decode: codes must be the codes and scales that encode returns for {fmt}, got {type_name(codes)}"
+        )
     elements, shared = check_codes("decode", codes[0], fmt), codes[1]
     n = elements.shape[-1] if elements.ndim else 1
     expected = (*elements.shape[:-1], -(-n // fmt.block))
     if not isinstance(shared, np.ndarray) or shared.shape != expected:
-        got = shared.shape if isinstance(shared, np.ndarray) else kind(shared)
+        got = shared.shape if isinstance(shared, np.ndarray) else type_name(shared)
         raise ValueError(f"decode: scales must have shape {expected} to go with codes, got {got}")
     refuse_mask("decode", "scales", shared)
     result = np.dtype(np.float32) if dtype is None else _float_dtype(dtype)
@@ -315,7 +316,7 @@ def pack(codes: Array, fmt: Format | str) -> npt.NDArray[np.uint8]:
 def check_packed(shape: tuple[int, ...], bits: int, n: object) -> None:
     """Check that bytes of this shape hold rows of n codes."""
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
-        raise TypeError(f"unpack: n must be an int, got {kind(n)}")
+        raise TypeError(f"unpack: n must be an int, got {type_name(n)}")
     if n < 0:
         raise ValueError(f"unpack: n must be 0 or more, got {n}")
     length = -(-int(n) * bits // 8)
@@ -334,7 +335,7 @@ def unpack(packed: npt.NDArray[np.uint8], fmt: Format | str, n: int) -> Array:
     """
     fmt = check_format("unpack", fmt)
     if not isinstance(packed, np.ndarray) or packed.dtype != np.uint8:
-        got = f"dtype {packed.dtype}" if isinstance(packed, np.ndarray) else kind(packed)
+        got = f"dtype {packed.dtype}" if isinstance(packed, np.ndarray) else type_name(packed)
         raise TypeError(f"unpack: packed must be a NumPy array of uint8, got {got}")
     refuse_mask("unpack", "packed", packed)
     bits, dtype = code_bits(fmt), code_dtype(fmt)

@@ -9,19 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from ..reference import fixed as reference
 from ._formats import Fixed
+from .reference import fixed as reference
 
 Array = npt.NDArray[Any]
 
-#: The values of the enumerations in csrc/cpu/fixed_kernels.hpp
+#: The values of the enumerations in csrc/quant/cpu/matmul/fixed_kernels.hpp
 _ROUNDINGS = {
     name: number
     for number, name in enumerate(("TRN", "TRN_ZERO", "RND", "RND_ZERO", "RND_MIN_INF", "RND_INF", "RND_CONV"))
 }
 _OVERFLOWS = {name: number for number, name in enumerate(("WRAP", "SAT", "SAT_ZERO", "SAT_SYM", "WRAP_SM"))}
 
-#: (width, signed, rounding, overflow, saturated_bits, shift), as csrc/bindings_fixed.cpp reads it
+#: (width, signed, rounding, overflow, saturated_bits, shift), as csrc/quant/bindings_matmul.cpp reads it
 Target = tuple[int, bool, int, int, int, int]
 
 

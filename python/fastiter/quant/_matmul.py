@@ -1,376 +1,353 @@
-"""Products of fixed-point arrays whose accumulator is assigned after every addition, as hardware does."""
+"""Products of numbers of low precision with a chosen accumulator."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
 from .._backend import choose
-from .._check import empty
-from .._rnn import kind
-from ..reference import fixed as reference
-from ._arithmetic import FixedArray, check_fixed, made
-from ._formats import Fixed
-from ._growth import Target, code_dtype, grown, target
-from ._window import Window, read_window
+from .._check import check_apart, empty, type_name
+from ._check import check_format, check_out
+from ._fixed_array import check_fixed
+from ._fixed_matmul import matmul_codes, matmul_reference, product_shape
+from ._formats import Fixed, Float, Format, Int
+from ._growth import code_dtype
+from ._operands import given_codes, given_floats, numbers
+from ._plan import _ROUNDINGS
+from ._quantize import encode
+from ._span import Span, product, span
+from .reference import matmul as reference
 
 Array = npt.NDArray[Any]
-Index = tuple[tuple[int, int, int], tuple[int, int, int]]
+Formats = tuple[Format, Format]
+Multiply = Callable[[Array, Array, Array], None]
+Operand = Callable[[str, Array, Format, int], Array]
 
-#: The values of the enumeration FixedPath in csrc/cpu/fixed_kernels.hpp; only tests choose one, else the fastest runs.
-PATHS = {
-    name: number for number, name in enumerate(("choose", "pairs", "fused16", "fused32", "lines32", "lines64", "wide"))
-}
 _BACKENDS = {"cpu": None, "reference": None}
+_F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
+_BETWEEN = {_F32: Float(8, 23), _F64: Float(11, 52)}
+_GEMM = {_F32: _core.gemm_f32, _F64: _core.gemm_f64}
+#: The span of exact products in float64, with room for sums
+_DOUBLE = Span(53, -1000, 980)
+_MOST = 2**62
+#: The values of the enumeration FloatSums in csrc/quant/cpu/matmul/float_kernels.hpp
+_ANY, _EXACT_IN_DOUBLE, _NEAREST_IN_FLOAT = range(3)
 
 
-def fixed_matmul(
-    a: FixedArray,
-    b: FixedArray,
-    acc: Fixed | str,
-    product: Fixed | str | None = None,
+def quant_matmul(
+    a: Array,
+    b: Array,
+    fmt_a: Format | str,
+    fmt_b: Format | str,
+    accumulate: Format | str = "float32",
+    every: int = 1,
     *,
-    bias: FixedArray | None = None,
+    out: Array | None = None,
     backend: str | None = None,
-) -> FixedArray:
-    """c[m, n] = bias[m, n], then c[m, n] = acc(c[m, n] + a[m, k] b[k, n]) for k = 0, 1, 2, ... in this order.
+) -> Array:
+    """c[m, n] = 0, then c[m, n] = acc(c[m, n] + a[m, k] b[k, n]) for k = 0, 1, 2, ... in this order.
 
-    acc(.) is the assignment to that format: rounding, then overflow, after every addition. All arithmetic is on
-    integers; shortcuts are taken only where they give the same bits (docs/fixed.md).
+    The sum is exact and is rounded once. With a format as ``accumulate``, every ``every``-th addition and the last are
+    rounded to it and the others to the nearest number of the result's dtype; a fixed-point accumulator is assigned
+    after each group of ``every`` products, whose sum is exact.
 
     Parameters
     ----------
-    a, b : FixedArray (..., M, K), (..., K, N)
-        Shapes as for :func:`numpy.matmul`, including one-dimensional ones. Any strides.
-    acc : Fixed or str
-        The accumulator's format, which is also the result's.
-    product : Fixed or str, optional
-        Each product is assigned to this format before it is added; by default it is added exactly.
-    bias : FixedArray, optional
-        Initial value of the accumulator, assigned to ``acc``; broadcasts to (M, N). Zero by default.
+    a, b : ndarray (..., M, K), (..., K, N)
+        Numbers (floats), which are quantised first; blocks of block formats run along k. Or codes (integers, as
+        :func:`encode` returns them), not of block formats. Shapes as for :func:`numpy.matmul`. Any strides.
+    fmt_a, fmt_b : Format or str
+        Their formats, of any kind without stochastic rounding. Scales and zero points are left to the caller: numbers
+        of :class:`Int` are the codes themselves. Numbers of block formats are rounded to float32, which changes them
+        only at the ends of its range.
+    accumulate : "float32", "float64", Float, Fixed or str
+        "float32" and "float64": a sum of fused multiply-adds in that dtype. K is split into ceil(K / 384) parts of
+        equal length (the last may be shorter); each part is summed in order from 0, then the parts are, in order. Else
+        a signed :class:`Float`; or a :class:`Fixed`, for operands that are finite and need at most 64 bits in fixed
+        point.
+    every : int
+        Number of additions per rounding to the format ``accumulate``.
+    out : ndarray (..., M, N), optional
+        Receives the result; has its dtype.
     backend : {"cpu", "reference"}, optional
         "reference" runs the specification in rational arithmetic.
 
     Returns
     -------
-    FixedArray (..., M, N)
+    ndarray (..., M, N)
+        float32 or float64 where ``accumulate`` says so. With a Float, float32 if that holds the numbers of all three
+        formats, else float64. With a Fixed, float32 if that holds its numbers, else float64, to which codes of more
+        than 53 bits are rounded.
 
     Raises
     ------
     TypeError, ValueError
-        For a wrong type; for inconsistent shapes, a wrong format.
+        For a wrong type; for inconsistent shapes, a format that is not allowed for its argument, NaN for a format that
+        has none.
     BackendError
         If the backend cannot run.
 
     Examples
     --------
-    >>> from fastiter.quant import Fixed, FixedArray, fixed_matmul
-    >>> a = FixedArray([[1.5, 2.25, -3.0]], Fixed(8, 4))
-    >>> b = FixedArray([[0.5], [1.75], [0.25]], Fixed(8, 2))
-    >>> fixed_matmul(a, b, "fixed<6,4,RND,SAT>").to_float()
-    array([[4.]])
-    >>> fixed_matmul(a, b, "fixed<6,3,TRN,SAT>").to_float()
-    array([[3.]])
-    """
-    run = choose("fixed_matmul", _BACKENDS, backend)
-    _check_arrays("fixed_matmul", ("a", "b"), (a, b))
-    formats = _formats("fixed_matmul", acc, product)
-    shape = product_shape("fixed_matmul", a.shape, b.shape)
-    x = a.codes.reshape((1, *a.shape) if a.ndim == 1 else a.shape)
-    y = b.codes.reshape((*b.shape, 1) if b.ndim == 1 else b.shape)
-    start = _start("fixed_matmul", bias, formats[0], (x.shape[-2], y.shape[-1]), "(M, N)")
-    if run == "reference":
-        codes = matmul_reference(x, a.fmt, y, b.fmt, formats, start)
-    else:
-        codes = matmul_codes(x, a.fmt, y, b.fmt, formats, start)[0]
-    return made(codes.reshape(shape), formats[0])
-
-
-def fixed_conv2d(
-    x: FixedArray,
-    w: FixedArray,
-    acc: Fixed | str,
-    product: Fixed | str | None = None,
-    *,
-    bias: FixedArray | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-    backend: str | None = None,
-) -> FixedArray:
-    """y[n, o, p, q] = bias[o], then y = acc(y + w[o, c, r, s] x[n, c, p + r, q + s]) over (c, r, s), s the fastest.
-
-    Padding is zero. As :func:`fixed_matmul` with the weights as rows; ``stride``, ``padding``, ``dilation`` and
-    ``groups`` are those of ``torch.nn.functional.conv2d``.
-
-    Parameters
-    ----------
-    x : FixedArray (B, C, H, W)
-    w : FixedArray (O, C / groups, R, S)
-    acc, product : Fixed or str
-        As for :func:`fixed_matmul`.
-    bias : FixedArray (O,), optional
-        Initial value of each output channel's accumulator; zero by default.
-    stride, padding, dilation : int or two ints
-        For rows and columns.
-    groups : int
-        Divides C and O.
-    backend : {"cpu", "reference"}, optional
-
-    Returns
-    -------
-    FixedArray (B, O, P, Q)
-
-    Examples
-    --------
     >>> import numpy as np
-    >>> from fastiter.quant import FixedArray, fixed_conv2d
-    >>> x = FixedArray(np.arange(9.0).reshape(1, 1, 3, 3), "fixed<8,5>")
-    >>> w = FixedArray(np.full((1, 1, 2, 2), 0.25), "fixed<4,1>")
-    >>> fixed_conv2d(x, w, "fixed<8,5,RND,SAT>").to_float()
-    array([[[[2., 3.],
-             [5., 6.]]]])
+    >>> from fastiter.quant import quant_matmul
+    >>> a, b = np.full((1, 40), 1.0), np.full((40, 1), 1.0)
+    >>> quant_matmul(a, b, "e4m3fn", "e4m3fn", "float32")
+    array([[40.]], dtype=float32)
+    >>> quant_matmul(a, b, "e4m3fn", "e4m3fn", "e4m3fn")  # 16 + 1 is a tie, and 16 is even
+    array([[16.]], dtype=float32)
+    >>> quant_matmul(a, b, "e4m3fn", "e4m3fn", "e4m3fn", every=4)
+    array([[40.]], dtype=float32)
     """
-    run = choose("fixed_conv2d", _BACKENDS, backend)
-    _check_arrays("fixed_conv2d", ("x", "w"), (x, w))
-    formats = _formats("fixed_conv2d", acc, product)
-    for name, array, letters in (("x", x, "(B, C, H, W)"), ("w", w, "(O, C / groups, R, S)")):
-        if array.ndim != 4:
-            raise ValueError(f"fixed_conv2d: {name} must have shape {letters}, got {array.shape}")
-    window = read_window("fixed_conv2d", stride, padding, dilation, groups, x.shape, w.shape)
-    size = window.output("fixed_conv2d", x.shape, w.shape)
-    start = _start("fixed_conv2d", bias, formats[0], (w.shape[0],), "(O,)")
-    if run == "reference":
-        acc_format, product_format = formats
-        out = reference.conv2d(
-            *(x.codes, x.fmt, w.codes, w.fmt, acc_format, product_format, start),
-            *(window.stride, window.padding, window.dilation, window.groups),
-        )
-        return made(out.astype(code_dtype(formats[0].width, formats[0].signed)), formats[0])
-    return made(_conv2d_cpu(x.codes, x.fmt, w.codes, w.fmt, formats, start, window, size), formats[0])
-
-
-def exact_matmul(a: FixedArray, b: FixedArray) -> FixedArray:
-    """Return a b in the format that holds every sum of K products."""
-    product_shape("FixedArray", a.shape, b.shape)
-    terms = max(1, a.shape[-1])
-    shape = reference.product_format(a.fmt, b.fmt)
-    more = (terms - 1).bit_length()
-    return fixed_matmul(
-        a, b, grown("FixedArray", "a @ b", shape._replace(width=shape.width + more, integer=shape.integer + more))
-    )
+    name = choose("quant_matmul", _BACKENDS, backend)
+    formats = _operand_format("fmt_a", fmt_a), _operand_format("fmt_b", fmt_b)
+    every = _every(every, accumulate)
+    for which, x in (("a", a), ("b", b)):
+        if not isinstance(x, np.ndarray):
+            raise TypeError(f"quant_matmul: {which} must be a NumPy array, got {type_name(x)}")
+    shape = product_shape("quant_matmul", a.shape, b.shape)
+    dtype, operand, run = _accumulator(accumulate, formats, every, name == "reference")
+    if out is not None:
+        check_apart("quant_matmul", check_out("quant_matmul", out, shape, dtype), ("a", "b"), (a, b))
+    x, y = operand("a", a, formats[0], -1), operand("b", b, formats[1], -2)
+    x = x.reshape((1, *x.shape)) if x.ndim == 1 else x
+    y = y.reshape((*y.shape, 1)) if y.ndim == 1 else y
+    in_place = out is not None and out.flags.c_contiguous and out.flags.aligned
+    result = out if in_place and out is not None else empty(shape, dtype)
+    run(x, y, result.reshape((*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])))
+    if out is None or in_place:
+        return result
+    out[...] = result
+    return out
 
 
 # ---- checks ---------------------------------------------------------------------------------------------------------
 
 
-def _check_arrays(function: str, names: Sequence[str], arrays: Sequence[object]) -> None:
-    for name, x in zip(names, arrays, strict=True):
-        if not isinstance(x, FixedArray):
-            raise TypeError(f"{function}: {name} must be a FixedArray, got {kind(x)}")
+def _operand_format(name: str, fmt: Format | str) -> Format:
+    checked = check_format("quant_matmul", fmt, name)
+    if checked.stochastic:
+        raise ValueError(f"quant_matmul: {name} must round without random numbers, got {checked}")
+    return checked
 
 
-def _formats(function: str, acc: Fixed | str, product: Fixed | str | None) -> tuple[Fixed, Fixed | None]:
-    checked = check_fixed(function, "acc", acc)
-    return checked, None if product is None else check_fixed(function, "product", product)
+def _every(every: object, accumulate: object) -> int:
+    if isinstance(every, bool) or not isinstance(every, (int, np.integer)):
+        raise TypeError(f"quant_matmul: every must be an int, got {type_name(every)}")
+    if every < 1:
+        raise ValueError(f"quant_matmul: every must be at least 1, got {every}")
+    if every > 1 and isinstance(accumulate, str) and accumulate in ("float32", "float64"):
+        raise ValueError(f"quant_matmul: every must be 1 for accumulate={accumulate!r}, got {every}")
+    return min(int(every), _MOST)
 
 
-def product_shape(function: str, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of the product by NumPy's rules."""
-    for name, shape in (("a", a), ("b", b)):
-        if not shape:
-            raise ValueError(f"{function}: {name} must have one axis or more, got shape ()")
-    depth = b[-2] if len(b) > 1 else b[0]
-    if a[-1] != depth:
-        raise ValueError(f"{function}: b must have K = {a[-1]} rows to go with a {a}, got shape {b}")
-    try:
-        batch = np.broadcast_shapes(a[:-2], b[:-2])
-    except ValueError:
-        raise ValueError(f"{function}: b must have a batch that goes with that of a {a}, got shape {b}") from None
-    return (*batch, *(a[-2:-1] if len(a) > 1 else ()), *(b[-1:] if len(b) > 1 else ()))
+class Accumulator(NamedTuple):
+    """The result's dtype, the function that reads an operand, and the function that multiplies two operands."""
+
+    dtype: np.dtype[Any]
+    operand: Operand
+    run: Multiply
 
 
-def _start(function: str, bias: FixedArray | None, acc: Fixed, shape: tuple[int, ...], letters: str) -> Array | None:
-    """Return the accumulator's initial codes as 64-bit integers."""
-    if bias is None:
-        return None
-    if not isinstance(bias, FixedArray):
-        raise TypeError(f"{function}: bias must be a FixedArray or None, got {kind(bias)}")
-    codes = bias.astype(acc).codes.astype(code_dtype(64, acc.signed))
-    try:
-        return np.broadcast_to(codes, shape)
-    except ValueError:
-        raise ValueError(f"{function}: bias must have shape {letters} = {shape}, got {bias.shape}") from None
-
-
-# ---- the kernels' view of the arrays --------------------------------------------------------------------------------
-
-
-def _index(sizes: Sequence[int], strides: Sequence[int]) -> Index | None:
-    """Return a three-level index that visits the same elements, or None if that takes more levels."""
-    merged: list[tuple[int, int]] = []
-    for size, stride in zip(sizes, strides, strict=True):
-        if size == 1:
-            continue
-        if merged and merged[-1][1] == size * stride:
-            merged[-1] = (merged[-1][0] * size, stride)
-        else:
-            merged.append((size, stride))
-    if len(merged) > 3:
-        return None
-    whole = [(1, 0)] * (3 - len(merged)) + merged
-    if not merged:  # one element: its rows count as contiguous
-        whole[-1] = (1, 1)
-    (s0, t0), (s1, t1), (s2, t2) = whole
-    return (s0, s1, s2), (t0, t1, t2)
-
-
-def _needed(index: Index | None) -> Index:
-    assert index is not None
-    return index
-
-
-def _steps(codes: Array) -> tuple[Array, tuple[int, ...]]:
-    """Return the codes, or a copy, in native byte order, and their strides in elements."""
-    size = codes.dtype.itemsize
-    if not codes.flags.aligned or not codes.dtype.isnative or any(stride % size for stride in codes.strides):
-        codes = np.ascontiguousarray(codes, codes.dtype.newbyteorder("="))
-    return codes, tuple(stride // size for stride in codes.strides)
-
-
-def _offsets(sizes: tuple[int, ...], strides: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Return the offset of each matrix of a batch."""
-    total = np.zeros(sizes, np.int64)
-    for axis, (size, stride) in enumerate(zip(sizes, strides, strict=True)):
-        total += (np.arange(size) * stride).reshape((-1,) + (1,) * (len(sizes) - 1 - axis))
-    return total.ravel()
-
-
-def _targets(x: Fixed, y: Fixed, formats: tuple[Fixed, Fixed | None]) -> tuple[Target, Target | tuple[()]]:
-    acc, product = formats
-    exact = x.fraction + y.fraction
-    if product is None:
-        return target(acc, exact), ()
-    return target(acc, product.fraction), target(product, exact)
-
-
-def matmul_codes(
-    x: Array,
-    fx: Fixed,
-    y: Array,
-    fy: Fixed,
-    formats: tuple[Fixed, Fixed | None],
-    start: Array | None,
-    every: int = 1,
-    path: str = "choose",
-) -> tuple[Array, int]:
-    """Codes of x (..., M, K) y (..., K, N), and a bit mask of the paths that were taken."""
-    (M, K), N = x.shape[-2:], y.shape[-1]
-    batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
-    out = empty((*batch, M, N), code_dtype(formats[0].width, formats[0].signed))
-    if out.size == 0:
-        return out, 0
-    x, x_steps = _steps(np.broadcast_to(x, (*batch, M, K)))
-    # A batch that shares b and the initial value is one long matrix.
-    rows = None
-    if math.prod(y.shape[:-2]) == 1 and (start is None or start.strides[0] == 0):
-        rows = _index((*batch, M), x_steps[:-1])
-    if rows is not None:
-        y = y.reshape(y.shape[-2:])
-        batch, out_rows = (), _needed(_index((math.prod(batch) * M,), (N,)))
-    else:
-        rows, out_rows = _needed(_index((M,), x_steps[-2:-1])), _needed(_index((M,), (N,)))
-        y = np.broadcast_to(y, (*batch, K, N))
-    y, y_steps = _steps(y)
-    count = math.prod(batch)
-    acc, product = _targets(fx, fy, formats)
-    x_at = _offsets(batch, x_steps[: len(batch)])
-    y_at = _offsets(batch, y_steps[: len(batch)])
-    out_at = np.arange(count, dtype=np.int64) * (M * N)
-    paths = _core.fixed_matmul(
-        (x, x.itemsize, fx.signed, fx.width, rows, _needed(_index((K,), x_steps[-1:]))),
-        (
-            y,
-            y.itemsize,
-            fy.signed,
-            fy.width,
-            _needed(_index((N,), y_steps[-1:])),
-            _needed(_index((K,), y_steps[-2:-1])),
-        ),
-        acc,
-        product,
-        every,
-        () if start is None else (start, start.strides[0] // 8, start.strides[1] // 8),
-        (out, out.itemsize, out_rows, _needed(_index((N,), (1,)))),
-        (count, x_at, y_at, out_at),
-        PATHS[path],
-    )
-    return out, paths
-
-
-def _conv2d_cpu(
-    x: Array,
-    fx: Fixed,
-    w: Array,
-    fw: Fixed,
-    formats: tuple[Fixed, Fixed | None],
-    start: Array | None,
-    window: Window,
-    size: tuple[int, int],
-) -> Array:
-    """Rows are the output's channels, columns its pixels, one group at a time."""
-    B, (O, C, R, S), (P, Q), groups = x.shape[0], w.shape, size, window.groups
-    out = empty((B, O, P, Q), code_dtype(formats[0].width, formats[0].signed))
-    if out.size == 0:
-        return out
-    if any(window.padding):
-        x = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in window.padding)))
-    x, (x_b, x_c, x_h, x_w) = _steps(x)
-    w, w_steps = _steps(np.ascontiguousarray(w))
-    (down, across), (row, column) = window.stride, window.dilation
-    acc, product = _targets(fw, fx, formats)
-    group = np.arange(groups, dtype=np.int64)
-    each = O // groups
-    for g in range(groups):
-        _core.fixed_matmul(
-            (
-                w,
-                w.itemsize,
-                fw.signed,
-                fw.width,
-                _needed(_index((each,), w_steps[:1])),
-                _needed(_index((C * R * S,), (1,))),
-            ),
-            (
-                *(x, x.itemsize, fx.signed, fx.width),
-                _needed(_index((B, P, Q), (x_b, down * x_h, across * x_w))),
-                _needed(_index((C, R, S), (x_c, row * x_h, column * x_w))),
-            ),
-            acc,
-            product,
-            1,
-            () if start is None else (start[g * each :], start.strides[0] // 8, 0),
-            (out, out.itemsize, _needed(_index((each,), (P * Q,))), _needed(_index((B, P * Q), (O * P * Q, 1)))),
-            (1, group[g:] * (each * C * R * S), group[g:] * (C * x_c), group[g:] * (each * P * Q)),
-            PATHS["choose"],
+def _accumulator(accumulate: Format | str, formats: Formats, every: int, in_reference: bool) -> Accumulator:
+    if isinstance(accumulate, str) and accumulate in ("float32", "float64"):
+        return _plain(np.dtype(accumulate), formats, in_reference)
+    acc = check_format("quant_matmul", accumulate, "accumulate")
+    if isinstance(acc, Fixed):
+        return _fixed(check_fixed("quant_matmul", "accumulate", acc), formats, every, in_reference)
+    if not isinstance(acc, Float):
+        raise TypeError(
+            f"quant_matmul: accumulate must be 'float32', 'float64', a Float or a Fixed, got {type_name(acc)}"
         )
-    return out
+    _check_float(acc)
+    return _small_float(acc, formats, every, in_reference)
 
 
-def matmul_reference(
-    x: Array, fx: Fixed, y: Array, fy: Fixed, formats: tuple[Fixed, Fixed | None], start: Array | None, every: int = 1
-) -> Array:
-    """The same, by the specification."""
-    batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
-    acc, product = formats
-    out = np.empty((*batch, x.shape[-2], y.shape[-1]), object)
+def _check_float(acc: Float) -> None:
+    """Check that the kernel's arithmetic, in doubles, holds sums to be rounded to the format."""
+    least = acc.min_exponent - acc.mantissa
+    if acc.stochastic:
+        raise ValueError(f"quant_matmul: accumulate must round without random numbers, got {acc}")
+    if not acc.signed:
+        raise ValueError(f"quant_matmul: accumulate must have a sign, got {acc}")
+    if acc.mantissa > 50 or least < -1000 or acc.max_exponent > 900 or acc.min_exponent > acc.mantissa:
+        raise ValueError(
+            "quant_matmul: accumulate must have at most 50 bits of mantissa and numbers from 2**-1000 to 2**900, "
+            f"got {acc}"
+        )
+
+
+def _check_products(formats: Formats, what: str) -> None:
+    """Check that doubles hold all products exactly."""
+    p = product(span(formats[0]), span(formats[1]))
+    if p.bits > _DOUBLE.bits or p.low < _DOUBLE.low or p.high > _DOUBLE.high:
+        raise ValueError(
+            f"quant_matmul: fmt_a and fmt_b must have products of at most 53 bits from 2**-1000 to 2**980 for {what}, "
+            f"got {formats[0]} and {formats[1]}"
+        )
+
+
+# ---- products -------------------------------------------------------------------------------------------------------
+
+
+def _each(x: Array, y: Array, out: Array, one: Multiply) -> None:
+    """Call ``one`` for each matrix of a batch; a batch that shares its second factor is one long matrix."""
+    batch = out.shape[:-2]
+    if out.size == 0:
+        return
+    if y.size == math.prod(y.shape[-2:]) and x.shape[:-2] == batch:
+        rows = out.size // out.shape[-1]
+        one(x.reshape(rows, x.shape[-1]), y.reshape(y.shape[-2:]), out.reshape(rows, out.shape[-1]))
+        return
     x, y = (np.broadcast_to(z, (*batch, *z.shape[-2:])) for z in (x, y))
     for i in np.ndindex(batch):
-        out[i] = reference.matmul(x[i], fx, y[i], fy, acc, product, start, every)
-    return out.astype(code_dtype(acc.width, acc.signed))
+        one(x[i], y[i], out[i])
+
+
+def _of_batches(dtype: np.dtype[Any], one: Multiply) -> Multiply:
+    """Return a function that multiplies batches of matrices in one dtype."""
+
+    def run(x: Array, y: Array, out: Array) -> None:
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            _each(x.astype(dtype, copy=False), y.astype(dtype, copy=False), out, one)
+
+    return run
+
+
+def _steps(x: Array) -> tuple[Array, int, int]:
+    """Return the matrix, or a copy, and its strides in elements."""
+    size = x.dtype.itemsize
+    if not x.flags.aligned or any(stride % size for stride in x.strides):
+        x = np.ascontiguousarray(x)
+    return x, x.strides[0] // size, x.strides[1] // size
+
+
+def _plain(dtype: np.dtype[Any], formats: Formats, in_reference: bool) -> Accumulator:
+    if dtype == _F64:
+        _check_products(formats, "accumulate='float64'")
+    for name, fmt in zip(("fmt_a", "fmt_b"), formats, strict=True):
+        if span(fmt).bits > _DOUBLE.bits:
+            raise ValueError(
+                f"quant_matmul: {name} must have numbers of at most 53 bits for accumulate={dtype.name!r}, got {fmt}"
+            )
+    p = product(span(formats[0]), span(formats[1]))
+    exact = dtype == _F64 or (p.bits <= 24 and p.low >= -149 and p.high <= 128)
+    fused = exact or _core.isa_chosen() != "baseline"
+
+    def one(x: Array, y: Array, out: Array) -> None:
+        if in_reference:
+            out[...] = reference.plain_matmul(x, y, _BETWEEN[dtype])
+        elif fused:
+            (M, K), N = x.shape, y.shape[1]
+            _GEMM[dtype](M, N, K, *_steps(x), *_steps(y), 0, out)
+        else:
+            _in_parts(x, y, out)
+
+    return Accumulator(dtype, numbers, _of_batches(dtype, one))
+
+
+def _in_parts(x: Array, y: Array, out: Array) -> None:
+    """The same on machines without fused multiply-add, by the kernel that rounds each sum to the format."""
+    out[...] = 0
+    for part in reference.parts(x.shape[1]):
+        one = np.empty_like(out)
+        _float_kernel(x[:, part], y[part], one, _BETWEEN[_F32], 1, _ANY)
+        if part.start == 0:
+            out[...] = one
+        else:
+            out += one
+
+
+def _float_kernel(x: Array, y: Array, out: Array, acc: Float, every: int, sums: int) -> None:
+    (M, K), N = x.shape, y.shape[1]
+    most = float(acc.max_value)
+    beyond = {"SAT": most, "INF": math.inf, "NAN": math.nan}[acc.overflow]
+    # Rounding toward the finite numbers stops at the largest one.
+    over, under = (most if acc.rounding in ("RZ", back) else beyond for back in ("RD", "RU"))
+    target = (
+        *(_ROUNDINGS[acc.rounding], acc.mantissa, acc.min_exponent),
+        *(most, over, -under, beyond, acc.specials != "fnuz"),
+    )
+    c = (out, out.strides[0] // out.itemsize)
+    _core.quant_matmul(M, N, K, out.dtype == _F64, _steps(x), _steps(y), c, target, every, sums)
+
+
+def _sums(p: Span, acc: Float, every: int) -> int:
+    """Classify the sums of the accumulator and products; docs/quant/fixed.md has the reasons."""
+    c = span(acc)
+    is_nearest = every == 1 and acc.rounding in ("RNE", "RNA") and p.low >= -149 and p.high <= 127
+    if is_nearest and p.bits <= c.bits <= 11 and c.bits + p.bits <= 23:
+        return _NEAREST_IN_FLOAT
+    fit = max(p.high + (every - 1).bit_length(), c.high) + 1 - min(p.low, c.low) <= 53
+    return _EXACT_IN_DOUBLE if fit else _ANY
+
+
+def _small_float(acc: Float, formats: Formats, every: int, in_reference: bool) -> Accumulator:
+    a, b, c = span(formats[0]), span(formats[1]), span(acc)
+    dtype = _F32 if a.in_float32 and b.in_float32 and c.in_float32 else _F64
+    _check_products(formats, "a Float accumulator")
+    sums = _sums(product(a, b), acc, every)
+
+    def one(x: Array, y: Array, out: Array) -> None:
+        if in_reference:
+            out[...] = reference.matmul(x, y, acc, _BETWEEN[dtype], every)
+        else:
+            _float_kernel(x, y, out, acc, every, sums)
+
+    return Accumulator(dtype, numbers, _of_batches(dtype, one))
+
+
+# ---- fixed-point accumulators ---------------------------------------------------------------------------------------
+
+
+def _as_fixed(name: str, fmt: Format) -> Fixed:
+    """Return the fixed-point format that holds all finite numbers of ``fmt``."""
+    if isinstance(fmt, Fixed):
+        return Fixed(fmt.width, fmt.integer, fmt.signed)
+    if isinstance(fmt, Int):
+        return Fixed(fmt.width, fmt.width, fmt.signed)
+    every_number = span(fmt)
+    width = every_number.high - every_number.low + 1
+    if width > 64:
+        raise ValueError(
+            f"quant_matmul: {name} must have numbers of at most 64 fixed-point bits for a Fixed accumulator, "
+            f"got {fmt} with {width}"
+        )
+    return Fixed(width, every_number.high + 1)
+
+
+def _fixed(acc: Fixed, formats: Formats, every: int, in_reference: bool) -> Accumulator:
+    sources = _as_fixed("fmt_a", formats[0]), _as_fixed("fmt_b", formats[1])
+    bits = sum(f.width for f in sources) + (every - 1).bit_length()
+    if every > 1 and bits > 126:
+        raise ValueError(f"quant_matmul: every must leave sums of at most 126 bits, got {every}")
+
+    def operand(name: str, x: Array, fmt: Format, along: int) -> Array:
+        return _codes(name, x, fmt, along, sources[name == "b"])
+
+    def run(x: Array, y: Array, out: Array) -> None:
+        given = x, sources[0], y, sources[1], (acc, None), None, every
+        codes = matmul_reference(*given) if in_reference else matmul_codes(*given)[0]
+        np.ldexp(codes.astype(out.dtype), -acc.fraction, out=out)
+
+    return Accumulator(_F32 if span(acc).in_float32 else _F64, operand, run)
+
+
+def _codes(name: str, x: Array, fmt: Format, along: int, source: Fixed) -> Array:
+    """Return codes of ``source`` for the values of codes, or for floats rounded to ``fmt``."""
+    dtype = code_dtype(source.width, source.signed)
+    if isinstance(fmt, (Fixed, Int)):
+        if x.dtype.kind in "iu":
+            return given_codes(name, x, fmt).astype(dtype, copy=False)
+        codes = encode(given_floats(name, x, fmt), fmt)
+        assert isinstance(codes, np.ndarray)  # for the type checker: only formats with blocks return more
+        return codes
+    values = numbers(name, x, fmt, along)
+    if not np.isfinite(values).all():
+        raise ValueError(f"quant_matmul: {name} must be finite for a Fixed accumulator, got NaN or an infinity")
+    return np.ldexp(values.astype(np.float64), source.fraction).astype(dtype)

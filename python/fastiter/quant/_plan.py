@@ -1,4 +1,4 @@
-"""Converts a format to its kernel's arguments, in the order in which csrc/bindings_quant.cpp reads them."""
+"""Converts a format to its kernel's arguments, in the order in which csrc/quant/bindings.cpp reads them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ._formats import Fixed, Float, Format, Int
 from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
 from ._tables import holds_values, log_table, nearest_thresholds, rounded
 
-#: The values of the enumerations in csrc/cpu/quant_kernels.hpp
+#: The values of the enumerations in csrc/quant/cpu/kernels.hpp
 _FIXED, _WIDE_FIXED, _FLOAT, _WIDE_FLOAT, _MX, _NVFP4, _BLOCK_INTEGER, _POSIT, _TABLE, _LOGARITHMIC, _POWERS = range(11)
 _ROUNDINGS = {
     "TRN": 0,

@@ -326,7 +326,7 @@ def _put_back(y: Array, call: Call, out: Array | None) -> Array:
 def _reference(
     call: Call, counts: bool, codes: np.dtype[Any] | None, out: Array | None
 ) -> tuple[Array, Array | None, Counts]:
-    from ..reference import quant_arrays as reference
+    from .reference import arrays as reference
 
     fmt, block = call.fmt, block_of(call.fmt)
     x = _lines(call.x, call.axis) if block else call.x

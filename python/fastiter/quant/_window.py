@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._rnn import kind
+from .._check import type_name
 
 
 class Window(NamedTuple):
@@ -54,10 +54,10 @@ def read_window(
 def _pair(function: str, name: str, value: int | Sequence[int], least: int) -> tuple[int, int]:
     values = (value, value) if isinstance(value, (int, np.integer)) else value
     if isinstance(value, bool) or not isinstance(values, (tuple, list)):
-        raise TypeError(f"{function}: {name} must be an int or two, got {kind(value)}")
+        raise TypeError(f"{function}: {name} must be an int or two, got {type_name(value)}")
     for v in values:
         if isinstance(v, bool) or not isinstance(v, (int, np.integer)):
-            raise TypeError(f"{function}: {name} must be an int or two, got {kind(v)}")
+            raise TypeError(f"{function}: {name} must be an int or two, got {type_name(v)}")
     if len(values) != 2:
         raise ValueError(f"{function}: {name} must be an int or two, got {len(values)}")
     if min(values) < least:
@@ -69,7 +69,7 @@ def _pair(function: str, name: str, value: int | Sequence[int], least: int) -> t
 
 def _groups(function: str, groups: object, x: tuple[int, ...], w: tuple[int, ...]) -> int:
     if isinstance(groups, bool) or not isinstance(groups, (int, np.integer)):
-        raise TypeError(f"{function}: groups must be an int, got {kind(groups)}")
+        raise TypeError(f"{function}: groups must be an int, got {type_name(groups)}")
     if groups < 1 or w[0] % groups:
         raise ValueError(f"{function}: groups must be at least 1 and divide O = {w[0]}, got {groups}")
     if x[1] != w[1] * groups:

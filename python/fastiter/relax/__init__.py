@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .._public import publish
 from . import compat
 from ._matrix import Batch
 from ._relaxation import Relaxation
@@ -33,3 +34,5 @@ __all__ = [
     "ssor",
     "ssor_cg",
 ]
+
+publish(globals())

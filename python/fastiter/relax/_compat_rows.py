@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._compat_kept import Seen
-from ._compat_subdomains import diagonal_of
+from ._compat_cache import Seen
+from ._compat_schwarz import diagonal_of
 from ._matrix import Csr, read_csr
 from ._relaxation import Relaxation
 from ._scaled import powers_of_two

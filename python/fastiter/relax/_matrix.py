@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._check import check_array
-from .._rnn import kind
+from .._check import check_array, type_name
 
 Array = npt.NDArray[Any]
 DTYPES = ("float32", "float64", "complex128")
@@ -93,7 +92,7 @@ class Batch:
     def __init__(self, pattern: Any, values: Array) -> None:
         check_array("Batch", "values", values, DTYPES)
         if not is_sparse(pattern):
-            raise TypeError(f"Batch: pattern must be a sparse matrix, got {kind(pattern)}")
+            raise TypeError(f"Batch: pattern must be a sparse matrix, got {type_name(pattern)}")
         self.blocksize: tuple[int, int] | None = pattern.blocksize if pattern.format == "bsr" else None
         pattern = in_rows("Batch", "pattern", pattern)
         entries = len(pattern.indices)
@@ -128,7 +127,7 @@ def _indices(function: str, name: str, A: Any) -> tuple[Array, Array]:
 def check_square(function: str, A: Any) -> None:
     """Refuse a matrix that is not square, and anything that is not a matrix."""
     if not is_sparse(A) and not isinstance(A, (Batch, np.ndarray)):
-        raise TypeError(f"{function}: A must be a sparse matrix, a NumPy array or a Batch, got {kind(A)}")
+        raise TypeError(f"{function}: A must be a sparse matrix, a NumPy array or a Batch, got {type_name(A)}")
     if len(A.shape) != 2 or A.shape[0] != A.shape[1]:
         rows = f" (row {min(A.shape)} has no diagonal)" if len(A.shape) == 2 and A.shape[0] > A.shape[1] else ""
         raise ValueError(f"{function}: A must be square, got shape {tuple(A.shape)}{rows}")

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._check import integers
-from .._rnn import kind
+from .._check import integers, type_name
 from ._matrix import Blocks, Csr
 
 Array = npt.NDArray[Any]
@@ -53,7 +52,7 @@ def arrange(function: str, A: Csr | Blocks, order: object) -> Arrangement:
             return _clustered(A)
         raise ValueError(f"{function}: order must be one of {', '.join(map(repr, ORDERS))} or an array, got {order!r}")
     if not isinstance(order, (np.ndarray, list, tuple)):
-        raise TypeError(f"{function}: order must be a str or an array of row numbers, got {kind(order)}")
+        raise TypeError(f"{function}: order must be a str or an array of row numbers, got {type_name(order)}")
     return Arrangement(permutation(function, order, A.n))
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._rnn import check_flag, kind
+from .._check import check_flag, type_name
 from .._solution import Solution
 from . import _spectrum, _vectors
 from ._adaptive import Adaptive
 from ._auto import Choice, choice_of
-from ._cupy_systems import refuse_cupy
+from ._cupy import refuse_cupy
 from ._pieces import pieces
 from ._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC, System, prepare
 from ._solve import iterate
@@ -114,7 +114,7 @@ class Relaxation:
     ) -> None:
         refuse_cupy(function, A)
         if not isinstance(method, str):
-            raise TypeError(f"{function}: method must be a str, got {kind(method)}")
+            raise TypeError(f"{function}: method must be a str, got {type_name(method)}")
         if method not in METHODS:
             raise ValueError(f"{function}: method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
         sweep, both = METHODS[method]

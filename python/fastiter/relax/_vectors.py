@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._check import check_array
-from .._rnn import kind
+from .._check import check_array, type_name
 from ._matrix import DTYPES, NUMBERS
 from ._prepare import System
 
@@ -99,7 +98,7 @@ def norm(r: Array) -> Array:
 def positive(function: str, name: str, x: object, *, zero: bool = True) -> float:
     """Return ``x`` as a float; refuse anything but a finite number >= 0 (or > 0)."""
     if isinstance(x, bool) or not isinstance(x, numbers.Real):
-        raise TypeError(f"{function}: {name} must be a number, got {kind(x)}")
+        raise TypeError(f"{function}: {name} must be a number, got {type_name(x)}")
     value = float(x)
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
         raise ValueError(f"{function}: {name} must be finite and {'at least' if zero else 'above'} 0, got {x}")
@@ -109,7 +108,7 @@ def positive(function: str, name: str, x: object, *, zero: bool = True) -> float
 def count(function: str, name: str, x: object, least: int = 0, most: int | None = None) -> int:
     """Return ``x`` as an int; refuse anything but an integer from ``least`` on, or up to ``most``."""
     if isinstance(x, bool) or not isinstance(x, (int, np.integer)):
-        raise TypeError(f"{function}: {name} must be an int, got {kind(x)}")
+        raise TypeError(f"{function}: {name} must be an int, got {type_name(x)}")
     if x < least:
         raise ValueError(f"{function}: {name} must be at least {least}, got {x}")
     if most is not None and x > most:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._rnn import kind
+from .._check import type_name
 from .._solution import Solution
 from . import _spectrum, _vectors
 from ._adaptive import GO_ON, factor
 from ._auto import MARGIN, jacobi_of
-from ._cupy_systems import takes_cupy_systems
+from ._cupy import takes_cupy_systems
 from ._mixture import Mixture
 from ._pieces import pieces
 from ._prepare import JACOBI, System, prepare
@@ -77,7 +77,7 @@ class Recurrence:
 def checked_bounds(function: str, bounds: object) -> tuple[float, float]:
     """Return bounds as two positive numbers."""
     if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
-        raise TypeError(f"{function}: bounds must be (low, high) or None, got {kind(bounds)}")
+        raise TypeError(f"{function}: bounds must be (low, high) or None, got {type_name(bounds)}")
     low, high = (_vectors.positive(function, "bounds", bound, zero=False) for bound in bounds)
     if low > high:
         raise ValueError(f"{function}: bounds must be (low, high) with low <= high, got {(low, high)}")
@@ -268,7 +268,7 @@ class Anderson:
 
 def _check_relaxation(function: str, relaxation: object) -> None:
     if not isinstance(relaxation, Relaxation):
-        raise TypeError(f"{function}: relaxation must be a Relaxation, got {kind(relaxation)}")
+        raise TypeError(f"{function}: relaxation must be a Relaxation, got {type_name(relaxation)}")
 
 
 def _iterate(

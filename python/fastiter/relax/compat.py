@@ -15,19 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._rnn import kind
+from .._check import type_name
 from . import _vectors
-from ._compat_kept import Seen, check_shapes, check_sweep, in_place, whole_numbers
+from ._compat_cache import Seen, check_shapes, check_sweep, in_place, whole_numbers
 from ._compat_rows import check_close, in_range, relaxation_of, squares_of, with_rows_left_out
-from ._compat_subdomains import (
-    Lists,
-    in_blocks,
-    is_inverse,
-    points,
-    relax_lists,
-    schwarz,
-    schwarz_parameters,
-)
+from ._compat_schwarz import Lists, in_blocks, is_inverse, points, relax_lists, schwarz, schwarz_parameters
 
 Array = npt.NDArray[Any]
 Factor = float | complex
@@ -179,7 +171,7 @@ def polynomial(A: Any, x: Array, b: Array, coefficients: Any, iterations: int = 
     seen.csr()  # checks A before products with it
     listed = np.asarray(coefficients)
     if listed.ndim != 1 or listed.dtype.kind not in "iufc":
-        raise TypeError(f"polynomial: coefficients must be a list of numbers, got {kind(coefficients)}")
+        raise TypeError(f"polynomial: coefficients must be a list of numbers, got {type_name(coefficients)}")
     if listed.size == 0:
         raise ValueError("polynomial: coefficients must not be empty, got none")
 
@@ -375,7 +367,7 @@ def _factor(seen: Seen, omega: Factor) -> Factor:
         real: Any = omega.real if isinstance(omega, (complex, np.complexfloating)) else omega
         return _vectors.positive(seen.function, "omega", real, zero=False)
     if seen.A.dtype.kind != "c":
-        raise TypeError(f"{seen.function}: omega must be a real number where A is real, got {kind(omega)}")
+        raise TypeError(f"{seen.function}: omega must be a real number where A is real, got {type_name(omega)}")
     if not np.isfinite(omega):
         raise ValueError(f"{seen.function}: omega must be finite, got {omega}")
     return complex(omega)
@@ -384,7 +376,7 @@ def _factor(seen: Seen, omega: Factor) -> Factor:
 def _real_factor(seen: Seen, omega: Factor) -> float:
     factor = _factor(seen, omega)
     if isinstance(factor, complex):
-        raise TypeError(f"{seen.function}: omega must be a real number, got {kind(omega)}")
+        raise TypeError(f"{seen.function}: omega must be a real number, got {type_name(omega)}")
     return factor
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .._solution import Solution
 from . import _spectrum, _vectors
 from ._auto import jacobi_of, ssor_omega
-from ._cupy_systems import refuse_cupy
+from ._cupy import refuse_cupy
 from ._matrix import check_square, read_csr
 from ._order import Arrangement, arrange
 from ._prepare import BACKWARD, FORWARD, LOWER, UPPER, Scalar, System, by_values

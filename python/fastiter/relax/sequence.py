@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .._rnn import kind
+from .._check import type_name
 from .._solution import Solution
 from ._matrix import Batch
 from ._vectors import count, positive
@@ -102,15 +102,15 @@ def solve_sequence(
     """
     function = "solve_sequence"
     if not isinstance(systems, Iterable):
-        raise TypeError(f"{function}: systems must be an iterable of tuples (A, b), got {kind(systems)}")
+        raise TypeError(f"{function}: systems must be an iterable of tuples (A, b), got {type_name(systems)}")
     if not all(callable(getattr(tuner, name, None)) for name in ("predict", "update")):
-        raise TypeError(f"{function}: tuner must have the methods predict and update, got {kind(tuner)}")
+        raise TypeError(f"{function}: tuner must have the methods predict and update, got {type_name(tuner)}")
     if not isinstance(method, str):
-        raise TypeError(f"{function}: method must be a str, got {kind(method)}")
+        raise TypeError(f"{function}: method must be a str, got {type_name(method)}")
     if method not in SOLVERS:
         raise ValueError(f"{function}: method must be one of {', '.join(map(repr, SOLVERS))}, got {method!r}")
     if not isinstance(warm_start, bool):
-        raise TypeError(f"{function}: warm_start must be a bool, got {kind(warm_start)}")
+        raise TypeError(f"{function}: warm_start must be a bool, got {type_name(warm_start)}")
     rtol, atol = positive(function, "rtol", rtol), positive(function, "atol", atol)
     max_steps = count(function, "max_steps", max_steps)
     solutions: list[Solution] = []
@@ -131,7 +131,7 @@ def solve_sequence(
 
 def _parts(function: str, t: int, system: Any) -> tuple[Any, Array, float | None]:
     if not isinstance(system, tuple) or len(system) not in (2, 3):
-        raise TypeError(f"{function}: system {t} must be a tuple (A, b) or (A, b, context), got {kind(system)}")
+        raise TypeError(f"{function}: system {t} must be a tuple (A, b) or (A, b, context), got {type_name(system)}")
     A, b, *context = system
     single = len(A.grid) if isinstance(A, Stencil) else 1
     if isinstance(A, Batch):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy.typing as npt
 
 from .._solution import Solution
-from ._cupy_systems import takes_cupy_systems
+from ._cupy import takes_cupy_systems
 from ._relaxation import Relaxation
 
 Array = npt.NDArray[Any]

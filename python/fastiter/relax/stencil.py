@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._check import check_array
-from .._rnn import kind
+from .._check import check_array, type_name
 from ._matrix import DTYPES, NUMBERS, Csr
 from ._order import Arrangement, arrange
 from ._prepare import System
@@ -50,7 +49,7 @@ class Stencil:
 
     def __init__(self, grid: tuple[int, ...], coefficients: Array, mask: Array | None = None) -> None:
         if not isinstance(grid, (tuple, list)) or not all(isinstance(n, (int, np.integer)) for n in grid):
-            raise TypeError(f"Stencil: grid must be a tuple of ints, got {kind(grid)}")
+            raise TypeError(f"Stencil: grid must be a tuple of ints, got {type_name(grid)}")
         self.grid = tuple(int(n) for n in grid)
         if len(self.grid) not in (2, 3) or min(self.grid) < 0:
             raise ValueError(f"Stencil: grid must have two or three sizes from 0 on, got {self.grid}")
@@ -63,7 +62,9 @@ class Stencil:
             where = tuple(map(int, np.argwhere(~np.isfinite(coefficients))[0]))
             raise ValueError(f"Stencil: coefficients must be finite, got another at {where}")
         if mask is not None and (not isinstance(mask, np.ndarray) or mask.dtype != np.bool_):
-            raise TypeError(f"Stencil: mask must be a NumPy array of bool, got {getattr(mask, 'dtype', kind(mask))}")
+            raise TypeError(
+                f"Stencil: mask must be a NumPy array of bool, got {getattr(mask, 'dtype', type_name(mask))}"
+            )
         if mask is not None and mask.shape != self.grid:
             raise ValueError(f"Stencil: mask must have shape {self.grid}, got {mask.shape}")
         self.coefficients = np.array(coefficients, order="C")

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._rnn import kind
+from .._check import type_name
 from ._vectors import count
 
 Array = npt.NDArray[Any]
@@ -90,7 +90,7 @@ class _Tuner:
         if self._pending[-1] < 0:
             raise RuntimeError(f"{self._name}.update: predict must be called before, got no prediction to update")
         if isinstance(iterations, bool) or not isinstance(iterations, numbers.Real):
-            raise TypeError(f"{self._name}.update: iterations must be a number, got {kind(iterations)}")
+            raise TypeError(f"{self._name}.update: iterations must be a number, got {type_name(iterations)}")
         taken = float(iterations)
         if not 0 <= taken <= MOST_ITERATIONS:
             raise ValueError(f"{self._name}.update: iterations must be from 0 to 1e300, got {iterations}")
@@ -116,7 +116,7 @@ class _Tuner:
         """
         function, expected = f"{self._name}.load", {"arms": self.arms, **self._arrays}
         if not isinstance(state, dict):
-            raise TypeError(f"{function}: state must be a dict of arrays, got {kind(state)}")
+            raise TypeError(f"{function}: state must be a dict of arrays, got {type_name(state)}")
         if state.keys() != expected.keys():
             raise ValueError(f"{function}: state must have the arrays {', '.join(expected)}, got {', '.join(state)}")
         for name, array in expected.items():
@@ -326,7 +326,7 @@ def _checked_arms(function: str, arms: npt.ArrayLike) -> Array:
     try:
         array = np.array(arms, np.float64)
     except (TypeError, ValueError):
-        raise TypeError(f"{function}: arms must be numbers, got {kind(arms)}") from None
+        raise TypeError(f"{function}: arms must be numbers, got {type_name(arms)}") from None
     if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
         raise ValueError(f"{function}: arms must be at least one finite number in a row, got {arms!r}")
     array.flags.writeable = False
@@ -337,7 +337,7 @@ def _checked_bounds(function: str, bounds: object) -> Array:
     try:
         array = np.array(bounds, np.float64)
     except (TypeError, ValueError):
-        raise TypeError(f"{function}: bounds must be two numbers, got {kind(bounds)}") from None
+        raise TypeError(f"{function}: bounds must be two numbers, got {type_name(bounds)}") from None
     if array.shape != (2,) or not np.isfinite(array).all() or not array[0] < array[1]:
         raise ValueError(f"{function}: bounds must be two finite numbers, the lower one first, got {bounds}")
     return array
@@ -346,7 +346,7 @@ def _checked_bounds(function: str, bounds: object) -> Array:
 def _share(function: str, context: object, low: float, high: float) -> float:
     """Return the relative position of the context in the interval, from 0 to 1."""
     if isinstance(context, bool) or not isinstance(context, numbers.Real):
-        raise TypeError(f"{function}: context must be a number, got {kind(context)}")
+        raise TypeError(f"{function}: context must be a number, got {type_name(context)}")
     at = float(context)
     if not low <= at <= high:
         raise ValueError(f"{function}: context must be from {low} to {high}, got {context}")
@@ -354,4 +354,4 @@ def _share(function: str, context: object, low: float, high: float) -> float:
 
 
 def _dtype(x: object) -> str:
-    return f"dtype {x.dtype}" if isinstance(x, np.ndarray) else kind(x)
+    return f"dtype {x.dtype}" if isinstance(x, np.ndarray) else type_name(x)

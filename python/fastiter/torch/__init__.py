@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from . import _vmap, onnx, quant
-from .delta import delta_scan
+from .._public import publish
+from ..delta._torch.functional import delta_scan
+from ..newton._torch.functional import paragru, paralstm, paraslstm
+from ..newton._torch.solve.functional import solve_recurrence
+from ..quant._torch.hls.export import export_hls
+from ..relax._torch.chebyshev import Chebyshev
+from ..relax._torch.functional import relax_solve, sweeps
+from ..relax._torch.relaxation import Relaxation
+from ..rnn._torch.functional import elman, gru, lstm, slstm
+from ..scan._torch.functional import block_scan, linear_scan
+from . import onnx, quant
 from .flashrnn import FlashRNNConfig, flashrnn
-from .hls import export_hls
-from .newton import paragru, paralstm, paraslstm
-from .relax import relax_solve, sweeps
-from .relax_chebyshev import Chebyshev
-from .relaxation import Relaxation
 from .replace import Replaced, Restored, replace, restore
-from .rnn import elman, gru, lstm, slstm
-from .scan import block_scan, linear_scan
-from .solve import solve_recurrence
-
-_vmap.register()
 
 __all__ = [
     "Chebyshev",
@@ -43,3 +42,5 @@ __all__ = [
     "solve_recurrence",
     "sweeps",
 ]
+
+publish(globals())

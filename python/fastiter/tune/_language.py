@@ -86,7 +86,7 @@ def _refuse(what: str, text: str, position: int, problem: str) -> NoReturn:
     line = text.count("\n", 0, position) + 1
     column = position - text.rfind("\n", 0, position)
     raise ValueError(
-        f"solve: {what} must follow the grammar of docs/tune.md, at line {line}, column {column} {problem}"
+        f"solve: {what} must follow the grammar of docs/tune/index.md, at line {line}, column {column} {problem}"
     )
 
 

@@ -1,22 +1,32 @@
 """Modules on fastiter's compiled kernels: those of torch.nn with its names and checkpoints, and further recurrences.
 
-Also layers for quantization-aware training, and the conversion of models to them: see docs/quant_training.md.
+Also layers for quantization-aware training, and the conversion of models to them: see docs/quant/training.md.
 """
 
-from .delta_net import DeltaNet
-from .format_quantizers import FormatQuantizer, GradientQuantizer
-from .linear_rnn import LinearRNN
-from .para import ParaGRU, ParaLSTM
-from .quant_layers import QuantAdd, QuantAffine, QuantBatchNorm1d, QuantBatchNorm2d, QuantConv2d, QuantLinear
-from .quant_model import quantize_model
-from .quant_optimizer import quantize_optimizer
-from .quant_plan import QuantPlan
-from .quant_rnn import QuantGRU, QuantLSTM
-from .quant_summary import summary
-from .quantizers import FixedQuantizer, LSQQuantizer, PACTQuantizer
-from .rnn import GRU, LSTM, RNN, sLSTM
-from .slstm_block import sLSTMBlock
-from .streaming import StreamingRNN
+from __future__ import annotations
+
+from ..._public import publish
+from ...delta._torch.nn import DeltaNet
+from ...newton._torch.nn import ParaGRU, ParaLSTM
+from ...quant._torch.nn.format_quantizers import FormatQuantizer, GradientQuantizer
+from ...quant._torch.nn.layers import (
+    QuantAdd,
+    QuantAffine,
+    QuantBatchNorm1d,
+    QuantBatchNorm2d,
+    QuantConv2d,
+    QuantLinear,
+)
+from ...quant._torch.nn.learned_quantizers import FixedQuantizer, LSQQuantizer, PACTQuantizer
+from ...quant._torch.nn.model import quantize_model
+from ...quant._torch.nn.optimizer import quantize_optimizer
+from ...quant._torch.nn.plan import QuantPlan
+from ...quant._torch.nn.rnn import QuantGRU, QuantLSTM
+from ...quant._torch.nn.summary import summary
+from ...rnn._torch.nn.modules import GRU, LSTM, RNN, sLSTM
+from ...rnn._torch.nn.slstm_block import sLSTMBlock
+from ...rnn._torch.nn.streaming import StreamingRNN
+from ...scan._torch.nn import LinearRNN
 
 __all__ = [
     "GRU",
@@ -47,3 +57,5 @@ __all__ = [
     "sLSTMBlock",
     "summary",
 ]
+
+publish(globals())

@@ -1,0 +1,311 @@
+"""Every family on a GPU, against its copy bandwidth, cuDNN's layers and loops: python -m bench --device cuda
+
+memory   linear_scan, quantize and Jacobi sweeps: share of the device's copy bandwidth (goal 85%)
+products quant.linear with accumulators in floating and fixed point against torch's product in float32
+rnn      LSTM and sLSTM with heads in bfloat16 against as many cuDNN layers, and flashrnn where it is installed
+newton   ParaGRU and ParaLSTM as T grows, many units and few: the sequential kernel, Newton's windows, Newton's method
+         for any cell on the scans, and a loop over the steps; --figure FILE.svg draws where they cross
+
+Times are the device's own, between two events on its stream, the least of several rounds in which all take turns.
+Nothing is timed before its results agree with the CPU's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.util
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import fastiter.relax
+import fastiter.torch
+from bench.cuda import figure, table
+from bench.harness import gate, machine
+from bench.harness.contest import Record
+
+SECTIONS = ("memory", "products", "rnn", "newton")
+Call = Callable[[], object]
+FORMATS = ("fixed<8,4,RND,SAT>", "int8", "e4m3fn", "mxfp4_e2m1", "nvfp4", "posit<16,1>")
+ACCUMULATORS = [("bf16", 1), ("fp32", 8), ("fixed<16,8,RND,SAT>", 1), ("fixed<16,8>", 8), ("fixed<40,20,RND,SAT>", 1)]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Problem sizes; small for the test of this file, which has no GPU."""
+
+    device: str
+    bytes: int = 1 << 30
+    scan: tuple[int, int, int] = (8, 8192, 1024)
+    grid: tuple[int, int] = (8192, 8192)
+    product: tuple[int, int, int] = (4096, 4096, 4096)  # M, N, K
+    rnn: tuple[int, int, int] = (16, 1024, 768)  # B, T, N D
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256, 768)
+    para: tuple[tuple[int, int], ...] = ((8, 256), (1, 64))  # B, D
+    times: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384)
+    rounds: int = 10
+    dtype: torch.dtype = torch.bfloat16
+
+
+SMALL = Sizes("cpu", 1 << 12, (1, 9, 4), (5, 6), (3, 4, 5), (1, 2, 32), (16, 32), ((1, 4),), (3, 5), 1, torch.float32)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sections", type=lambda text: tuple(text.split(",")), default=SECTIONS)
+    parser.add_argument("--figure", type=Path, help="draw the times of the section newton here, as SVG")
+
+
+# ---- Timing ---------------------------------------------------------------------------------------------------------
+
+
+def once(call: Call, device: str) -> float:
+    """Seconds of one call: the device's time, or the CPU's without a GPU."""
+    if device == "cpu":
+        started = time.perf_counter()
+        call()
+        return time.perf_counter() - started
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return 1e-3 * begin.elapsed_time(end)
+
+
+def seconds(calls: dict[str, Call], sizes: Sizes) -> dict[str, float]:
+    """The least of several rounds of all calls in turn, after two warm-up rounds."""
+    for call in calls.values():
+        once(call, sizes.device)
+    once(next(iter(calls.values())), sizes.device)
+    rounds = [{name: once(call, sizes.device) for name, call in calls.items()} for _ in range(sizes.rounds)]
+    return {name: min(one[name] for one in rounds) for name in calls}
+
+
+def with_gradients(call: Callable[..., Tensor], *inputs: Tensor) -> Call:
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    return lambda: torch.autograd.grad(call(*leaves).sum(), leaves)
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+def agree(name: str, found: Tensor, expected: Tensor, length: int = 1) -> float:
+    return gate.check(name, {"y": found.cpu()}, {"y": expected}, length)
+
+
+def memory(sizes: Sizes) -> Iterator[Record]:
+    count = sizes.bytes // 4
+    x, y = torch.randn(count, device=sizes.device), torch.empty(count, device=sizes.device)
+    moved: dict[str, tuple[Call, int]] = {"copy": (lambda: y.copy_(x), 2 * 4 * count)}
+    for fmt in FORMATS:
+        part = x[: 1 << 20]
+        agree(fmt, fastiter.torch.quant.quantize(part, fmt), fastiter.torch.quant.quantize(part.cpu(), fmt))
+        moved[f"quantize {fmt}"] = (lambda fmt=fmt: fastiter.torch.quant.quantize(x, fmt), 2 * 4 * count)
+    a, b = torch.rand(sizes.scan, device=sizes.device), torch.randn(sizes.scan, device=sizes.device)
+    agree(
+        "linear_scan",
+        fastiter.torch.linear_scan(a[:1], b[:1])[0],
+        fastiter.torch.linear_scan(a[:1].cpu(), b[:1].cpu())[0],
+        sizes.scan[1],
+    )
+    moved["linear_scan"] = (lambda: fastiter.torch.linear_scan(a, b), 3 * 4 * a.numel())
+    both = with_gradients(lambda a, b: fastiter.torch.linear_scan(a, b)[0], a, b)
+    moved["linear_scan forward+backward"] = (
+        both,
+        8 * 4 * a.numel(),
+    )  # forward 3; backward reads a, h, dh, writes da, dx
+    moved |= jacobi(sizes)
+    found = seconds({name: call for name, (call, _) in moved.items()}, sizes)
+    rates = {name: nbytes / found[name] for name, (_, nbytes) in moved.items()}
+    for name in moved:
+        yield {"work": name, "ms": 1e3 * found[name], "gbs": 1e-9 * rates[name], "share": rates[name] / rates["copy"]}
+
+
+def jacobi(sizes: Sizes) -> dict[str, tuple[Call, int]]:
+    """A sweep of the five-point Laplacian, which reads x and b and writes x, on every GPU backend."""
+    points = math.prod(sizes.grid)
+    b = torch.randn(sizes.grid, device=sizes.device)
+    laplacian = fastiter.relax.Stencil(sizes.grid, np.array([4, -1, -1, -1, -1], np.float32))
+    expected = torch.zeros(sizes.grid)
+    fastiter.torch.Relaxation(laplacian, "jacobi", backend="cpu").sweep(expected, b.cpu(), 3)
+    calls: dict[str, tuple[Call, int]] = {}
+    for backend in ("cpu",) if sizes.device == "cpu" else ("cuda", "triton"):
+        relaxation, x = fastiter.torch.Relaxation(laplacian, "jacobi", backend=backend), torch.zeros_like(b)
+        relaxation.sweep(x, b, 3)
+        agree(f"jacobi {backend}", x, expected, 3)
+        sweep = functools.partial(relaxation.sweep, x, b, 10)
+        calls[f"10 Jacobi sweeps, {backend}"] = (sweep, 10 * 3 * 4 * points)
+    return calls
+
+
+# ---- products -------------------------------------------------------------------------------------------------------
+
+
+def products(sizes: Sizes) -> Iterator[Record]:
+    """A step of an accumulator is a multiplication, a sum and a rounding, which no matrix unit of a card does."""
+    rows, columns, depth = sizes.product
+    rounded = functools.partial(fastiter.torch.quant.quantize, fmt="fixed<8,4,RND,SAT>")
+    x, weight = (rounded(torch.randn(count, depth, device=sizes.device)) for count in (rows, columns))
+    calls: dict[str, Call] = {"torch.nn.functional.linear": lambda: torch.nn.functional.linear(x, weight)}
+    for accumulate, every in ACCUMULATORS:
+        call = functools.partial(fastiter.torch.quant.linear, accumulate=accumulate, every=every)
+        part = x[:64], weight[:64]
+        agree(accumulate, call(*part), call(*(t.cpu() for t in part)))
+        calls[f"{accumulate}, every {every}"] = functools.partial(call, x, weight)
+    for name, found in seconds(calls, sizes).items():
+        yield {"work": name, "ms": 1e3 * found, "steps": 1e-9 * rows * columns * depth / found}
+
+
+# ---- rnn ------------------------------------------------------------------------------------------------------------
+
+
+def close(name: str, found: Tensor, exact: Tensor) -> float:
+    """Refuse h, which is at most 1, if its error exceeds a few roundings of its storage type; else return the error."""
+    off, limit = (found.cpu().float() - exact).abs().max().item(), 4 * torch.finfo(found.dtype).eps
+    if not off <= limit:
+        raise gate.GateError(f"{name}: h is off by {off:.1e}, more than {limit:.1e}")
+    return off
+
+
+def recurrence(sizes: Sizes, width: int) -> dict[str, Tensor]:
+    batch, time_, units = sizes.rnn
+    heads = units // width
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(sizes.device, sizes.dtype)
+
+    return {"wx": normal(batch, time_, 4, heads, width), "r": normal(4, heads, width, width) / width**0.5}
+
+
+def cudnn(sizes: Sizes, width: int) -> Callable[[Tensor], Tensor]:
+    layers = [
+        torch.nn.LSTM(width, width, batch_first=True, device=sizes.device, dtype=sizes.dtype)
+        for _ in range(sizes.rnn[2] // width)
+    ]
+    return lambda x: torch.cat(
+        [layer(part)[0] for layer, part in zip(layers, x.chunk(len(layers), -1), strict=True)], -1
+    )
+
+
+def flashrnn_calls(function: str, work: dict[str, Tensor]) -> dict[str, Callable[..., Tensor]]:
+    if importlib.util.find_spec("flashrnn") is None or work["wx"].device.type == "cpu":
+        return {}
+    flashrnn = importlib.import_module("flashrnn").flashrnn
+    bias = torch.zeros(work["r"].shape[:3], device=work["wx"].device, dtype=torch.bfloat16)
+
+    def by(backend: str) -> Callable[..., Tensor]:
+        return lambda wx, r: flashrnn(wx, r, bias, function=function, backend=backend, dtype="bfloat16")[0][0]
+
+    return {f"flashrnn {backend}": by(backend) for backend in ("cuda_fused", "cuda")}
+
+
+def rnn(sizes: Sizes) -> Iterator[Record]:
+    for function in ("lstm", "slstm"):
+        ours = getattr(fastiter.torch, function)
+        for width in sizes.widths:
+            work = recurrence(sizes, width)
+            exact = ours(**{name: x.cpu().float() for name, x in work.items()})[0]
+            worst = close(function, ours(**work)[0], exact)
+            calls: dict[str, Callable[..., Tensor]] = {"fastiter": lambda wx, r, ours=ours: ours(wx, r)[0]}
+            calls |= flashrnn_calls(function, work)
+            inputs = {name: tuple(work.values()) for name in calls}
+            if function == "lstm":
+                calls["torch.nn.LSTM, W x included"] = cudnn(sizes, width)
+                inputs["torch.nn.LSTM, W x included"] = (torch.randn_like(work["wx"][:, :, 0].flatten(2)),)
+            timed: dict[str, Call] = {}
+            for name, call in calls.items():
+                timed[f"{name}|forward"] = lambda call=call, x=inputs[name]: call(*x)
+                timed[f"{name}|forward+backward"] = with_gradients(call, *inputs[name])
+            found = seconds(timed, sizes)
+            milliseconds = {name: {} for name in calls}
+            for key, value in found.items():
+                name, mode = key.split("|")
+                milliseconds[name][mode] = 1e3 * value
+            yield {"cell": function, "width": width, "difference": worst, "ms": milliseconds}
+
+
+# ---- newton ---------------------------------------------------------------------------------------------------------
+
+
+def loop(wx: Tensor, a: Tensor) -> Tensor:
+    """ParaGRU as it is written in Python, a step at a time."""
+    h, states = torch.zeros_like(wx[:, 0, 0]), []
+    for x in wx.unbind(1):
+        z, r = torch.sigmoid(a[0] * h + x[:, 0]), torch.sigmoid(a[1] * h + x[:, 1])
+        h = z * torch.tanh(a[2] * h * r + x[:, 2]) + (1 - z) * h
+        states.append(h)
+    return torch.stack(states, 1)
+
+
+def by_newton(wx: Tensor, a: Tensor) -> Tensor:
+    """ParaGRU for all steps at once: by Newton's method for any cell, on the scans."""
+
+    def cell(h: Tensor, x: Tensor, weights: dict[str, Tensor]) -> Tensor:
+        z, r = (torch.sigmoid(weights["a"][i] * h + x[..., i]) for i in (0, 1))
+        return z * torch.tanh(weights["a"][2] * h * r + x[..., 2]) + (1 - z) * h
+
+    value: Tensor = fastiter.torch.solve_recurrence(cell, wx.transpose(2, 3), {"a": a}, method="newton").value
+    return value
+
+
+def ways(cell: str) -> dict[str, Callable[..., Tensor]]:
+    """The methods that compute h of all steps."""
+    function = getattr(fastiter.torch, cell)
+    found: dict[str, Callable[..., Tensor]] = {
+        method: lambda *x, method=method: function(*x, method=method)[0] for method in ("sequential", "newton")
+    }
+    return found | {"newton on the scans": by_newton, "loop": loop} if cell == "paragru" else found
+
+
+def newton(sizes: Sizes) -> Iterator[Record]:
+    for (batch, units), (cell, peepholes) in itertools.product(sizes.para, (("paragru", 0), ("paralstm", 2))):
+        a = torch.rand(3 + peepholes, units, device=sizes.device) - 0.5
+        weights = a.split([3, peepholes]) if peepholes else (a,)
+        for length in sizes.times:
+            wx = torch.randn(batch, length, 3, units, device=sizes.device)
+            calls, cpu = ways(cell), [x.cpu() for x in (wx, *weights)]
+            expected = getattr(fastiter.torch, cell)(*cpu, method="sequential")[0]
+            worst = max(agree(name, call(wx, *weights), expected, length) for name, call in calls.items())
+            found = seconds({name: with_gradients(call, wx, *weights) for name, call in calls.items()}, sizes)
+            ms = {name: 1e3 * value for name, value in found.items()}
+            yield {"cell": cell, "B": batch, "D": units, "T": length, "difference": worst, "ms": ms}
+
+
+# ---- The whole ------------------------------------------------------------------------------------------------------
+
+
+def card() -> dict[str, Any]:
+    """The GPU and software of the measurement."""
+    properties = torch.cuda.get_device_properties(0)
+    return {"name": properties.name, "multiprocessors": properties.multi_processor_count, "cuda": torch.version.cuda}
+
+
+def measure(sizes: Sizes, sections: tuple[str, ...]) -> Record:
+    by_name: dict[str, Callable[[Sizes], Iterator[Record]]] = {}
+    by_name |= {"memory": memory, "products": products, "rnn": rnn, "newton": newton}
+    results: Record = {"family": "cuda", "machine": machine.describe()}
+    for name in sections:
+        results[name] = []
+        for record in by_name[name](sizes):
+            results[name].append(record)
+            print(table.line(name, record), flush=True)
+    return results
+
+
+def main(arguments: argparse.Namespace) -> Record:
+    if not torch.cuda.is_available():
+        raise SystemExit("bench: --device cuda needs a CUDA device, and torch finds none")
+    results = {**measure(Sizes("cuda"), arguments.sections), "card": card()}
+    if arguments.figure is not None:
+        arguments.figure.write_text(figure.crossover(results))
+    return results

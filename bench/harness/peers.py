@@ -1,0 +1,82 @@
+"""Optional peers: a missing one costs one line and its rows of the table."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+
+from bench.harness.contest import Absent
+
+PACKAGES = (
+    *("flashrnn", "jax", "mambapy", "pararnn-torch"),
+    *("apytypes", "brevitas", "fxpmath", "gfloat", "ml_dtypes", "qtorch", "torchao"),
+)
+
+
+def versions() -> dict[str, str]:
+    """The versions of the installed peers."""
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+@functools.cache
+def load(module: str) -> ModuleType | None:
+    """Return the module, or None after printing why it is missing."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        print(f"left out: {module}: {error}", flush=True)
+        return None
+
+
+def absent(name: str, module: str) -> Absent:
+    return Absent(name, f"no {module.partition('.')[0]} here")
+
+
+def compile_once_for_all_threads() -> None:
+    """Let compiled code ask for the number of threads when it runs, so that another number need not compile again.
+
+    Code of an earlier contest is dropped: past a few versions of one function, torch would stop compiling.
+    """
+    import torch._inductor.config
+
+    torch._inductor.config.cpp.dynamic_threads = True
+    torch._dynamo.reset()
+
+
+@contextlib.contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def jax_on(threads: int) -> ModuleType | None:
+    """jax whose pool has this number of threads.
+
+    XLA sizes its pool once, when its client is made, by the variable NPROC, so each number gets a client of its own.
+    Everything that an earlier client has compiled and stored is dropped with it.
+    """
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    jax = load("jax")
+    if jax is None:
+        return None
+    import_module("jax.extend.backend").clear_backends()
+    with environment({"NPROC": str(threads)}):
+        jax.devices()
+    return jax

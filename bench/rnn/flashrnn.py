@@ -1,0 +1,102 @@
+"""fastiter.torch.flashrnn against FlashRNN on the CPU, in float32.
+
+peers      the four functions, forward and backward
+long       the gradients of a long sequence alone
+floor      the time of the products with R at the machine's best rate, forward and backward; and beside it the time
+           of all reads and writes at the rate of a copy, some of which can overlap with the products, and of the
+           cells' functions at their rate in a core's private cache, which share execution ports with the products
+           and so cannot overlap
+
+The gate is passed here and each race runs in a process of its own, as a training loop does. Autograd copies 17 MB and
+more for FlashRNN at each step, and how long that takes depends on the C library: if the heap has a hole of that size,
+as the gate's loop in float64 leaves it, the copies reuse mapped memory; in a process that does nothing else they are
+made in new pages each time, which takes four to six times as long. So each race is run a second time, with the C
+library told to keep all memory, and is reported as "memory kept".
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+from bench.harness import limits, session
+from bench.harness.alone import HEAPS, alone
+from bench.harness.contest import BOTH, Absent, Contested, Entrant, Record, milliseconds, pass_gate, timed, ways
+from bench.harness.session import Options
+from bench.harness.timing import Competitor, interleave, load_average, use_threads
+from bench.rnn import flashrnn_peers
+from bench.rnn.flashrnn_cases import FULL, LONG, QUICK, QUICK_LONG, Backward, Case, work_of
+
+SECTIONS = ("peers", "long", "floor")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    session.add_arguments(parser, SECTIONS)
+
+
+def contest(case: Case, backward_alone: bool) -> tuple[Contested, list[Entrant | Absent]]:
+    work = work_of(case)
+    entrants = flashrnn_peers.entrants(case, work, backward_alone)
+    return (Backward(work) if backward_alone else work), entrants
+
+
+def against_the_clock(case: Case, backward_alone: bool, admitted: list[str], threads: int, options: Options) -> Record:
+    """The race alone, of peers that were admitted by name."""
+    work, entrants = contest(case, backward_alone)
+    known = [way for peer in entrants if isinstance(peer, Entrant) for way in ways(peer, threads)]
+    return timed(work, [way for way in known if way.name in admitted], threads, options.budget, options.stirring())
+
+
+def races(case: Case, backward_alone: bool, options: Options) -> Iterator[Record]:
+    work, entrants = contest(case, backward_alone)
+    for threads in options.threads:
+        admitted, found = pass_gate(work, options.chosen(entrants), threads)
+        names = [competitor.name for competitor in admitted]
+        record, kept = (alone(heap, against_the_clock, case, backward_alone, names, threads, options) for heap in HEAPS)
+        record["peers"] |= {f"{name}, memory kept": numbers for name, numbers in kept["peers"].items()}
+        yield {**found, **record}
+
+
+def peers(options: Options) -> Iterator[Record]:
+    for case in QUICK if options.quick else FULL:
+        yield from races(case, False, options)
+
+
+def long(options: Options) -> Iterator[Record]:
+    yield from races(QUICK_LONG if options.quick else LONG, True, options)
+
+
+def floor(options: Options) -> Iterator[Record]:
+    for threads in options.threads:
+        use_threads(threads)
+        product, _ = limits.best_product(threads, 0.3 * options.budget)
+        copies = limits.copies(64 << 20, threads)
+        for case in QUICK if options.quick else FULL:
+            ours = Competitor("ours", work_of(case).timed(BOTH), threads)
+            functions = [limits.function_alone(name, threads) for name in case.functions()]
+            beside = [Competitor(limit.name, limit.call, threads) for limit in (product, *copies, *functions)]
+            timings = interleave([ours, *beside], 0.3 * options.budget, options.stirring())
+            rate = product.rate(timings[product.name])
+            bandwidth = max(copy.rate(timings[copy.name]) for copy in copies)
+            least, moving = case.flops() / rate, case.nbytes() / bandwidth
+            cells = sum(case.functions()[limit.name] / limit.rate(timings[limit.name]) for limit in functions)
+            yield {
+                "work": str(case),
+                "threads": threads,
+                **milliseconds(timings["ours"]),
+                "floor_ms": 1e3 * least,
+                "sgemm_gflops": 1e-9 * rate,
+                "memory_ms": 1e3 * moving,
+                "copy_gbytes": 1e-9 * bandwidth,
+                "functions_ms": 1e3 * cells,
+                "share": least / timings["ours"].minimum,
+                "share_with_functions": (least + cells) / timings["ours"].minimum,
+                "share_of_all": (least + cells + moving) / timings["ours"].minimum,
+                "load": load_average(),
+            }
+
+
+def main(arguments: argparse.Namespace) -> Record:
+    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    options = session.read_options("flashrnn", arguments, SECTIONS)
+    return session.measure("flashrnn", options, {"peers": peers, "long": long, "floor": floor})

@@ -1,0 +1,152 @@
+#include "core/dlpack.hpp"
+#include "core/memory.hpp"
+#include <algorithm>
+
+namespace fastiter {
+namespace {
+
+const dlpack::ExchangeApi* api = nullptr;
+PyTypeObject *tensor = nullptr, *parameter = nullptr;
+PyObject* is_neg = nullptr; // interned name
+
+void set_error(void*, const char*, const char* message) {
+    py::gil_scoped_acquire held;
+    PyErr_SetString(PyExc_RuntimeError, message);
+}
+
+// A tensor may be a lazily negated view in torch, which DLPack does not report.
+bool is_negated(PyObject* x) {
+    PyObject* answer = PyObject_CallMethodNoArgs(x, is_neg);
+    if (!answer) throw py::error_already_set();
+    const bool negated = answer != Py_False;
+    Py_DECREF(answer);
+    return negated;
+}
+
+constexpr int kMostAxes = 6;
+constexpr int64_t kLarge = 1 << 20; // bytes from which memory is reused, as in python/fastiter/_torch/ops.py
+
+// Shape and strides of a dense array
+struct Places {
+    int ndim;
+    int64_t shape[kMostAxes], strides[kMostAxes], count = 1;
+
+    // order: axes in memory order, outermost first; nullptr: in their own order
+    explicit Places(std::initializer_list<int64_t> sizes, const int* order = nullptr) : ndim(int(sizes.size())) {
+        std::copy(sizes.begin(), sizes.end(), shape);
+        for (int i = ndim - 1; i >= 0; --i) {
+            const int axis = order ? order[i] : i;
+            strides[axis] = std::max<int64_t>(count, 1);
+            count *= shape[axis];
+        }
+    }
+};
+
+// A tensor's memory, from the reusable blocks
+struct Owned {
+    dlpack::Managed managed{};
+    Block block;
+    explicit Owned(int64_t bytes) : block(take_block(size_t(bytes))) {}
+    ~Owned() { give_block(block); }
+};
+
+dlpack::Managed* from_blocks(const dlpack::Tensor& prototype, int64_t bytes) {
+    auto* owned = new Owned(bytes);
+    dlpack::Managed& managed = owned->managed;
+    managed.version = api->version;
+    managed.owner = owned;
+    managed.release = [](dlpack::Managed* m) { delete static_cast<Owned*>(m->owner); };
+    managed.tensor = prototype;
+    managed.tensor.data = owned->block.data;
+    managed.tensor.byte_offset = 0;
+    return &managed;
+}
+
+dlpack::Managed* from_torch(dlpack::Tensor prototype, int64_t count) {
+    prototype.ndim = 1, prototype.shape = &count, prototype.strides = nullptr;
+    dlpack::Managed* managed = nullptr;
+    if (api->allocate(&prototype, &managed, nullptr, set_error) != 0) throw py::error_already_set();
+    return managed;
+}
+
+py::object new_tensor(const View& like, Places places, int bits) {
+    dlpack::Tensor prototype = like.dl();
+    prototype.dtype = {bits == 16 ? dlpack::kBfloat : dlpack::kFloat, uint8_t(bits), 1};
+    const int64_t bytes = places.count * bits / 8;
+    dlpack::Managed* managed = bytes >= kLarge ? from_blocks(prototype, bytes) : from_torch(prototype, places.count);
+    managed->tensor.ndim = places.ndim;
+    managed->tensor.shape = places.shape; // only read during import
+    managed->tensor.strides = places.strides;
+    void* object = nullptr;
+    if (api->import_managed(managed, &object) != 0) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
+}
+
+} // namespace
+
+bool use_tensors(py::object capsule, py::object tensor_type, py::object parameter_type) {
+    const auto* offered =
+        static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+    if (!offered) throw py::error_already_set();
+    if (offered->version.major != 1) return false;
+    api = offered;
+    tensor = reinterpret_cast<PyTypeObject*>(tensor_type.release().ptr()); // types live as long as the process
+    parameter = reinterpret_cast<PyTypeObject*>(parameter_type.release().ptr());
+    is_neg = PyUnicode_InternFromString("is_neg");
+    return true;
+}
+
+bool View::read(PyObject* x) {
+    if (!api || (Py_TYPE(x) != tensor && Py_TYPE(x) != parameter)) return false;
+    if (api->view(x, &t_) != 0) {
+        PyErr_Clear();
+        return false;
+    }
+    const bool is_known = bits() == 16 ? t_.dtype.code == dlpack::kBfloat
+                                       : t_.dtype.code == dlpack::kFloat && (bits() == 32 || bits() == 64);
+    return is_known && t_.dtype.lanes == 1 && t_.device.type == dlpack::kCpu && t_.ndim > 0 && t_.strides &&
+           !is_negated(x);
+}
+
+bool View::has_shape(std::initializer_list<int64_t> shape) const {
+    if (int(shape.size()) != t_.ndim) return false;
+    const int64_t* mine = t_.shape;
+    for (int64_t size : shape)
+        if (*mine++ != size) return false;
+    return true;
+}
+
+bool View::is_empty() const {
+    for (int axis = 0; axis < t_.ndim; ++axis)
+        if (t_.shape[axis] == 0) return true;
+    return false;
+}
+
+size_t View::bytes() const {
+    size_t count = size_t(bits()) / 8;
+    for (int axis = 0; axis < t_.ndim; ++axis) count *= size_t(t_.shape[axis]);
+    return count;
+}
+
+bool View::is_contiguous() const {
+    if (is_empty()) return true;
+    int64_t expected = 1;
+    for (int axis = t_.ndim - 1; axis >= 0; --axis) {
+        if (t_.shape[axis] != 1 && t_.strides[axis] != expected) return false;
+        expected *= t_.shape[axis];
+    }
+    return true;
+}
+
+py::object new_tensor(const View& like, std::initializer_list<int64_t> shape) {
+    const Places places(shape);
+    return new_tensor(like, places, like.bits());
+}
+
+py::object new_tensor(const View& like, std::initializer_list<int64_t> shape, int bits,
+                      std::initializer_list<int> order) {
+    const Places places(shape, order.begin());
+    return new_tensor(like, places, bits);
+}
+
+} // namespace fastiter

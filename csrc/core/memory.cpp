@@ -1,0 +1,103 @@
+#include "core/memory.hpp"
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <pthread.h>
+#include <unistd.h>
+#include <vector>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+namespace fastiter {
+namespace {
+
+constexpr size_t kHugePage = 2 << 20, kSmall = 128 << 10;
+
+size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+// Never destroyed: blocks may be returned during process exit.
+struct Idle {
+    std::mutex mutex;
+    std::vector<Block> blocks; // oldest first
+    size_t bytes = 0;
+};
+Idle& idle() {
+    static Idle* all = new Idle;
+    return *all;
+}
+
+// A forked child must not find the mutex locked by a thread that it does not have.
+const int at_fork =
+    pthread_atfork([] { idle().mutex.lock(); }, [] { idle().mutex.unlock(); }, [] { idle().mutex.unlock(); });
+
+size_t limit() {
+    static const size_t bytes = size_t(sysconf(_SC_PHYS_PAGES)) * size_t(sysconf(_SC_PAGESIZE)) / 16;
+    return bytes;
+}
+
+Block fresh(size_t bytes) {
+    const size_t page = bytes >= kSmall ? kHugePage : 64;
+    Block block{nullptr, round_up(bytes, page)};
+    block.data = std::aligned_alloc(page, block.size);
+    if (!block.data) throw std::bad_alloc();
+#ifdef __linux__
+    if (page == kHugePage) madvise(block.data, block.size, MADV_HUGEPAGE);
+#endif
+    return block;
+}
+
+} // namespace
+
+Block take_block(size_t bytes) {
+    {
+        Idle& all = idle();
+        std::lock_guard lock(all.mutex);
+        size_t best = all.blocks.size();
+        for (size_t i = 0; i < all.blocks.size(); ++i) {
+            const size_t size = all.blocks[i].size;
+            const bool fits = size >= bytes && size <= round_up(bytes, kHugePage) + bytes / 4;
+            if (fits && (best == all.blocks.size() || size < all.blocks[best].size)) best = i;
+        }
+        if (best < all.blocks.size()) {
+            Block block = all.blocks[best];
+            all.blocks.erase(all.blocks.begin() + std::ptrdiff_t(best));
+            all.bytes -= block.size;
+            return block;
+        }
+    }
+    return fresh(bytes);
+}
+
+void give_block(Block block) {
+    if (!block.data) return;
+    Idle& all = idle();
+    std::vector<Block> freed;
+    {
+        std::lock_guard lock(all.mutex);
+        all.blocks.push_back(block);
+        all.bytes += block.size;
+        while (all.bytes > limit()) {
+            all.bytes -= all.blocks.front().size;
+            freed.push_back(all.blocks.front());
+            all.blocks.erase(all.blocks.begin());
+        }
+    }
+    for (const Block& old : freed) std::free(old.data);
+}
+
+void release_idle_blocks() {
+    Idle& all = idle();
+    std::lock_guard lock(all.mutex);
+    for (const Block& block : all.blocks) std::free(block.data);
+    all.blocks.clear();
+    all.bytes = 0;
+}
+
+size_t idle_bytes() {
+    Idle& all = idle();
+    std::lock_guard lock(all.mutex);
+    return all.bytes;
+}
+
+} // namespace fastiter

@@ -1,0 +1,27 @@
+// The only source of threads: torch's OpenMP pool if the process has an OpenMP runtime, otherwise our own.
+#pragma once
+#include "core/cpu/team.hpp"
+
+namespace fastiter {
+
+// Runs job(context, team) once in each of `threads` threads of one team, including the caller. Returns false, with
+// nothing run, if that many are not available here (inside another parallel region, under a thread limit): call again
+// with 1.
+using Job = void (*)(const void* context, Team team);
+bool run_team(int threads, Job job, const void* context);
+
+// The number of threads that a kernel may use: the number set; else FASTITER_NUM_THREADS; else that of the OpenMP
+// runtime in the process (torch's own setting); else OMP_NUM_THREADS; else the cores that this process may run on.
+int thread_count();
+void set_thread_count(int threads); // 0: back to the default
+// Reads the environment. Returns false if FASTITER_NUM_THREADS is not a number from 1 to kMaxThreads.
+bool read_thread_environment();
+
+// The number of threads that a call should use now: the number set, whatever the machine's load; else thread_count(),
+// or fewer while other processes keep the cores busy (see load.hpp).
+int team_size();
+const char* thread_pool(); // "OpenMP of the process" or "fastiter"
+
+constexpr int kMaxThreads = 256;
+
+} // namespace fastiter

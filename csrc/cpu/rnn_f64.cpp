@@ -1,7 +1,0 @@
-#include "rnn_table.hpp"
-
-namespace fastiter::FASTITER_LEVEL {
-
-extern const RnnKernels<double> rnn_f64 = rnn_kernels_of<double>;
-
-} // namespace fastiter::FASTITER_LEVEL

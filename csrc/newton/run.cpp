@@ -1,0 +1,79 @@
+#include "newton/run.hpp"
+#include "core/dispatch.hpp"
+#include "core/launch.hpp"
+#include "rnn/run.hpp"
+#include <algorithm>
+#include <vector>
+
+namespace fastiter {
+namespace {
+
+template <class T> const NewtonKernelsOf<T>& table() { return kernels().newton->of<T>(); }
+
+// Number of threads worth waking: each should have work for longer than waking it takes.
+int threads_for(const ParaShape& shape, int threads) {
+    constexpr int64_t kElements = 8192; // elements of h: two or three times the time to start a team
+    const int64_t elements = shape.B * shape.T * shape.D;
+    return int(std::clamp<int64_t>(elements / kElements, 1, threads));
+}
+
+template <class T> void run_newton(ParaForward<T>& p, int64_t* steps) {
+    const int64_t blocks = table<T>().newton_blocks(p.shape),
+                  windows = (p.shape.T + p.newton.window - 1) / p.newton.window;
+    std::vector<int32_t> counts(size_t(p.shape.B * blocks * windows));
+    p.counts = counts.data();
+    auto job = [](const void* params, Team team) {
+        table<T>().newton(*static_cast<const ParaForward<T>*>(params), team);
+    };
+    run(p, job, [&](int threads) {
+        threads = threads_for(p.shape, threads);
+        p.workspace = workspace.of(table<T>().newton_workspace(p, threads));
+        return threads;
+    });
+    if (!steps) return;
+    for (int64_t row = 0; row < p.shape.B; ++row) {
+        int64_t most = 0, given_up = 0;
+        for (int64_t w = 0; w < windows; ++w) {
+            int32_t gave_up = 0;
+            for (int64_t block = 0; block < blocks; ++block) {
+                const int32_t count = counts[size_t((row * blocks + block) * windows + w)];
+                most = std::max<int64_t>(most, count / 2);
+                gave_up |= count & 1;
+            }
+            given_up += gave_up;
+        }
+        steps[row] = most, steps[p.shape.B + row] = given_up;
+    }
+}
+
+} // namespace
+
+template <class T> void run_para_forward(ParaForward<T> p, int64_t* steps) {
+    const std::vector<int64_t> order = by_length(p.shape.lengths, p.shape.B);
+    if (p.shape.lengths) p.shape.order = order.data();
+    if (p.newton.window) return run_newton(p, steps);
+    auto job = [](const void* params, Team team) {
+        table<T>().forward(*static_cast<const ParaForward<T>*>(params), team);
+    };
+    run(p, job, [&](int threads) { return threads_for(p.shape, threads); });
+}
+
+template <class T> void run_para_backward(ParaBackward<T> p) {
+    const std::vector<int64_t> order = by_length(p.shape.lengths, p.shape.B);
+    if (p.shape.lengths) p.shape.order = order.data();
+    auto job = [](const void* params, Team team) {
+        table<T>().backward(*static_cast<const ParaBackward<T>*>(params), team);
+    };
+    run(p, job, [&](int threads) {
+        p.workspace = workspace.of(table<T>().backward_workspace(p.shape));
+        return threads_for(p.shape, threads);
+    });
+}
+
+#define FASTITER_INSTANTIATE(T)                               \
+    template void run_para_forward(ParaForward<T>, int64_t*); \
+    template void run_para_backward(ParaBackward<T>);
+FASTITER_INSTANTIATE(float)
+FASTITER_INSTANTIATE(double)
+
+} // namespace fastiter

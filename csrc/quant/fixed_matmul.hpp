@@ -1,0 +1,19 @@
+// Runs products of codes: chooses their path and threads, and provides a workspace.
+#pragma once
+#include "quant/cpu/matmul/fixed_kernels.hpp"
+
+namespace fastiter {
+
+// A batch of products: product i begins at these element offsets of a, b and out.
+struct FixedBatch {
+    int64_t count = 1;
+    const int64_t* a = nullptr;
+    const int64_t* b = nullptr;
+    const int64_t* out = nullptr;
+};
+
+// Returns the paths that were taken, one bit each. `only`: see choose_plan.
+int run_fixed_matmul(const FixedMatmul& g, const FixedBatch& batch, FixedPath only);
+void run_fixed_convert(FixedConvert c, int width);
+
+} // namespace fastiter

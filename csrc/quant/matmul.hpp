@@ -1,0 +1,9 @@
+// Runs matrix products with a small-float accumulator.
+#pragma once
+#include "quant/cpu/matmul/float_kernels.hpp"
+
+namespace fastiter {
+
+void run_quant_matmul(QuantMatmul g);
+
+} // namespace fastiter

@@ -1,0 +1,189 @@
+// Sweeps of relaxation over A x = b, and residuals. With z_i = (b_i - sum over j != i of a_ij x_j) / a_ii:
+//
+//   y_i = (1 - omega) x_i + omega z_i          Gauss-Seidel, SOR: y is x, updated row by row; Jacobi: y is not x
+//   d_i = momentum d_i + omega (z_i - x_i), y_i = x_i + d_i                                  Chebyshev on Jacobi
+//
+// x, b, y (n, k), contiguous: k right-hand sides. A is stored as A, the vectors as V, and sums are accumulated in
+// sum_of<V>. Sums follow the storage order of the entries, without fused multiply-add, so that results are bitwise the
+// same for every instruction set and number of threads. The entries do not include the diagonal.
+#pragma once
+#include "core/cpu/team.hpp"
+
+namespace fastiter {
+
+struct Complex {
+    double re, im;
+};
+
+template <class V> struct sum_type {
+    typedef double type;
+};
+template <> struct sum_type<Complex> {
+    typedef Complex type;
+};
+template <class V> using sum_of = typename sum_type<V>::type;
+
+constexpr int kSliceRows = 8;     // rows whose entries are interleaved
+constexpr int kChunkRows = 512;   // rows that share a partial sum of a norm
+constexpr int kMaxBlockSize = 64; // of block methods
+
+template <class V> struct RelaxStep {
+    const V* b = nullptr;
+    const V* x = nullptr;
+    V* y = nullptr;
+    V* d = nullptr; // null: no momentum
+    int64_t k = 1;
+    double omega = 1, momentum = 0;
+    bool backward = false;
+};
+
+// r = b - A x if r is not null; norms (chunks, k) receives the sums of |r|^2 over the rows of each chunk.
+template <class V> struct RelaxResidual {
+    const V* b = nullptr;
+    const V* x = nullptr;
+    V* r = nullptr;
+    int64_t k = 1;
+    double* norms = nullptr;
+};
+
+// Clustered CSR: rows are processed in order within clusters of consecutive rows; clusters of one colour are
+// independent. The coefficients of x[i-1] and x[i+1] are stored separately when in the same cluster: x[i-1] is the only
+// loop-carried dependency. A coefficient of 0 means no entry.
+template <class A, class V> struct RelaxRows {
+    int64_t n = 0;
+    const int64_t* cluster_row = nullptr;   // (clusters + 1) first row of each cluster
+    const int64_t* cluster_entry = nullptr; // (clusters + 1) first entry of each cluster
+    const int64_t* chunk_entry = nullptr;   // (chunks + 1) first entry of each chunk of rows
+    const int32_t* length = nullptr;        // (n)
+    const int32_t* column = nullptr;
+    const A* value = nullptr; // a batch of k matrices: (entries, k); likewise the next four
+    const A* before = nullptr;
+    const A* after = nullptr;
+    const A* diagonal = nullptr;
+    const sum_of<V>* inverse = nullptr; // 1 / diagonal
+    bool batched = false;
+};
+
+// SELL: slices of 8 rows, padded to the same number of entries: entry j of row i of a slice is at (start + j) * 8 + i.
+// Shorter rows repeat their first column with the value 0. The columns of the 8 entries j are consecutive from
+// run[start + j] on, as nearly always on a grid, or, if that is negative, column[~run * 8 + i].
+template <class A, class V> struct RelaxSlices {
+    int64_t n = 0;                  // the last slice may have fewer rows
+    const int64_t* start = nullptr; // (slices + 1)
+    const int32_t* run = nullptr;
+    const int32_t* column = nullptr;
+    const A* value = nullptr;
+    const A* diagonal = nullptr;
+    const sum_of<V>* inverse = nullptr;
+};
+
+// BSR: rows of column-major blocks, in clusters of consecutive rows as above. x has `size` numbers per row. A batch of
+// k matrices stores k values per entry of a block.
+template <class A, class V> struct RelaxBlocks {
+    int64_t n = 0; // rows of blocks
+    int size = 1;
+    const int64_t* cluster_row = nullptr;
+    const int64_t* start = nullptr; // (n + 1) first block of each row
+    const int32_t* column = nullptr;
+    const A* value = nullptr;
+    const A* diagonal = nullptr;        // (n, size, size)
+    const sum_of<V>* inverse = nullptr; // (n, size, size) of the diagonal blocks
+    bool batched = false;
+};
+
+// A (n, n) row-major, including the diagonal; `order` null: from first to last.
+template <class A, class V> struct RelaxDense {
+    int64_t n = 0;
+    const A* value = nullptr;
+    const int32_t* order = nullptr;
+    const sum_of<V>* inverse = nullptr;
+};
+
+// Kaczmarz: x += omega (b_i - a_i x) conj(a_i) / |a_i|^2 for every row in order; x (columns, k).
+template <class A, class V> struct RelaxProjections {
+    int64_t n = 0;
+    const int64_t* start = nullptr; // (n + 1)
+    const int32_t* column = nullptr;
+    const A* value = nullptr;
+    const double* inverse = nullptr; // 1 / |a_i|^2, 0 for a row of zeros
+    // A batch of k matrices: value is (entries, k), and this (n, k) replaces inverse, in both parts of a complex number
+    const sum_of<V>* inverses = nullptr;
+};
+
+// Every range is [first, last): clusters, slices, rows, or chunks of rows; columns of x: [column, column + columns).
+template <class A, class V> struct RelaxKernelsOf {
+    void (*rows)(const RelaxRows<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last, int64_t column,
+                 int64_t columns);
+    void (*rows_residual)(const RelaxRows<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
+    void (*slices)(const RelaxSlices<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last);
+    void (*slices_residual)(const RelaxSlices<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
+    void (*blocks)(const RelaxBlocks<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last, int64_t column,
+                   int64_t columns);
+    void (*blocks_residual)(const RelaxBlocks<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
+    void (*dense)(const RelaxDense<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last, int64_t column,
+                  int64_t columns);
+    void (*dense_residual)(const RelaxDense<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
+    void (*projections)(const RelaxProjections<A, V>&, const RelaxStep<V>&, int64_t column, int64_t columns);
+    void (*projections_residual)(const RelaxProjections<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
+};
+
+// A 5-point stencil on a grid (n0, 1, n2), or a 7-point one on (n0, n1, n2), contiguous in n2; x is 0 outside.
+// Coefficients: of the point itself, then of its predecessor and successor along axis 0, 1 and 2; one number each, or
+// one per point. Points whose `inverse` (1 / the first coefficient) is 0 are fixed: their x is given and they have no
+// equation.
+template <class T> struct RelaxStencil {
+    int64_t n0 = 0, n1 = 1, n2 = 0;
+    const T* coefficient[7] = {};
+    bool is_constant = true;
+    const T* inverse = nullptr; // null: constant_inverse everywhere
+    T constant_inverse{};       // of constant coefficients
+    const T* zeros = nullptr;   // (n2)
+};
+
+// All arithmetic is in T, with fused multiply-add if the hardware has it. Planes are along axis 0; colours form a
+// chessboard.
+template <class T> struct RelaxStencilKernelsOf {
+    // columns [first, last) of one plane: the points whose indices and colour have an even sum
+    void (*half)(const RelaxStencil<T>&, const RelaxStep<T>&, int64_t plane, int64_t colour, int64_t first,
+                 int64_t last);
+    void (*whole)(const RelaxStencil<T>&, const RelaxStep<T>&, int64_t first, int64_t last); // Jacobi, Chebyshev
+    void (*natural)(const RelaxStencil<T>&, const RelaxStep<T>&);
+    void (*listed)(const RelaxStencil<T>&, const RelaxStep<T>&, const int32_t* points, int64_t first, int64_t last);
+    // Kaczmarz: x += omega (b_i - a_i x) conj(a_i) / |a_i|^2 for points that are not fixed; points null: natural order
+    void (*projections)(const RelaxStencil<T>&, const RelaxStep<T>&, const int32_t* points);
+    void (*residual)(const RelaxStencil<T>&, const RelaxResidual<T>&, int64_t first, int64_t last); // norms (n0)
+};
+
+struct RelaxStencilKernels {
+    RelaxStencilKernelsOf<float> f32;
+    RelaxStencilKernelsOf<double> f64;
+    RelaxStencilKernelsOf<Complex> c128;
+    template <class T> const RelaxStencilKernelsOf<T>& of() const {
+        if constexpr (sizeof(T) == 4)
+            return f32;
+        else if constexpr (sizeof(T) == 8)
+            return f64;
+        else
+            return c128;
+    }
+};
+
+struct RelaxKernels {
+    RelaxKernelsOf<float, float> f32;
+    RelaxKernelsOf<float, double> mixed;
+    RelaxKernelsOf<double, double> f64;
+    RelaxKernelsOf<Complex, Complex> c128;
+    const RelaxStencilKernels* stencil;
+    template <class A, class V> const RelaxKernelsOf<A, V>& of() const {
+        if constexpr (sizeof(A) == 16)
+            return c128;
+        else if constexpr (sizeof(A) == 8)
+            return f64;
+        else if constexpr (sizeof(V) == 8)
+            return mixed;
+        else
+            return f32;
+    }
+};
+
+} // namespace fastiter

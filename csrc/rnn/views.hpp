@@ -1,0 +1,149 @@
+// Shared by the recurrences' bindings on tensors: cells, tensors of states, and new tensors.
+#pragma once
+#include "core/dlpack.hpp"
+#include "rnn/run.hpp"
+#include <vector>
+
+namespace fastiter {
+
+// (code, gates, states, saved) of python/fastiter/rnn/_cells.py
+struct CellOf {
+    int64_t code, gates;
+    int states;
+    int64_t saved;
+    explicit CellOf(const py::tuple& x) : code(at(x, 0)), gates(at(x, 1)), states(int(at(x, 2))), saved(at(x, 3)) {}
+    static int64_t at(const py::tuple& x, int i) { return integer(PyTuple_GET_ITEM(x.ptr(), i)); }
+
+    // Shape for h (B, T, N, D)
+    RnnShape shape_of(int64_t B, int64_t T, int64_t N, int64_t D, bool reverse) const {
+        RnnShape s;
+        set_cell(s, code);
+        s.B = B, s.T = T, s.N = N, s.D = D, s.reverse = reverse;
+        return s;
+    }
+};
+
+// Bits of the type of the computation, in which the states other than h are stored, for arrays of `bits`
+inline int computed_bits(int bits) { return bits == 16 ? 32 : bits; }
+inline int bits_of_state(int state, int bits) { return state == 0 ? bits : computed_bits(bits); }
+
+template <class P> void point(P*& out, const View& x) { out = x.data<P>(); }
+template <class P> void point(Steps<P>& out, const View& x) {
+    const bool gates = x.ndim() == 5;
+    out = {x.data<P>(), x.stride(0), x.stride(1), gates ? x.stride(2) : 0, x.stride(gates ? 3 : 2)};
+}
+template <class H, class Other> void point(PerState<H, Other>& out, int state, const View& x) {
+    if (state == 0)
+        point(out.h, x);
+    else
+        point(out.others[state - 1], x);
+}
+
+// Numbers converted to the type of the computation
+template <class S> std::vector<rnn_value<S>> numbers_of(const View& x, int64_t count) {
+    const S* from = x.data<const S>();
+    std::vector<rnn_value<S>> to(static_cast<size_t>(count));
+    for (size_t i = 0; i < to.size(); ++i) {
+        if constexpr (sizeof(S) == 2)
+            to[i] = widened(from[i]);
+        else
+            to[i] = from[i];
+    }
+    return to;
+}
+
+// A tensor or None for each state, at most `count`
+struct Views {
+    View view[kMaxStates];
+    bool given[kMaxStates] = {};
+    int size = 0;
+
+    bool read(PyObject* x, int count) {
+        if (!PyTuple_CheckExact(x) && !PyList_CheckExact(x)) return false;
+        size = int(PySequence_Fast_GET_SIZE(x));
+        if (size > count) return false;
+        for (int i = 0; i < size; ++i) {
+            PyObject* item = PySequence_Fast_GET_ITEM(x, i);
+            given[i] = item != Py_None;
+            if (given[i] && !view[i].read(item)) return false;
+        }
+        return true;
+    }
+    bool is_whole(int count) const {
+        for (int i = 0; i < count; ++i)
+            if (!given[i]) return false;
+        return true;
+    }
+    bool is_whole_or_none(int count) const { return size == 0 || is_whole(count); }
+    // Whether each given tensor has the dtype of its state beside an h of `bits`, and satisfies `fits`
+    template <class F> bool all(int bits, F fits) const {
+        for (int i = 0; i < kMaxStates; ++i)
+            if (given[i] && !(view[i].bits() == bits_of_state(i, bits) && fits(view[i]))) return false;
+        return true;
+    }
+    template <class H, class Other> void point_at(PerState<H, Other>& out) const {
+        for (int i = 0; i < kMaxStates; ++i)
+            if (given[i]) point(out, i, view[i]);
+    }
+};
+
+// New tensors, in the order of the result, with the dtype of `like` unless another is given
+struct Outputs {
+    const View& like;
+    py::list all{};
+
+    View add(std::initializer_list<int64_t> shape) { return view_of(new_tensor(like, shape)); }
+    void add_state(auto& out, int state, std::initializer_list<int64_t> shape) {
+        point(out, state, view_of(new_tensor(like, shape, bits_of_state(state, like.bits()), {0, 1, 2})));
+    }
+    // (B, T, N, D) and (B, T, G, N, D), time-major if `like` is
+    View add_steps_of_state(int state, std::initializer_list<int64_t> shape) {
+        const int bits = bits_of_state(state, like.bits());
+        return view_of(is_time_major() ? new_tensor(like, shape, bits, {1, 0, 2, 3})
+                                       : new_tensor(like, shape, bits, {0, 1, 2, 3}));
+    }
+    View add_steps_of_gates(std::initializer_list<int64_t> shape) {
+        return view_of(is_time_major() ? new_tensor(like, shape, like.bits(), {1, 0, 2, 3, 4})
+                                       : new_tensor(like, shape));
+    }
+    // The same with heads and then time outermost, for tensors that only kernels read: a step of a head is contiguous.
+    void add_kept_state(auto& out, int state, std::initializer_list<int64_t> shape) {
+        point(out, state, view_of(new_tensor(like, shape, bits_of_state(state, like.bits()), {2, 1, 0, 3})));
+    }
+    View add_kept_gates(std::initializer_list<int64_t> shape) {
+        return view_of(new_tensor(like, shape, computed_bits(like.bits()), {3, 1, 0, 2, 4}));
+    }
+
+private:
+    bool is_time_major() const { return like.stride(1) > like.stride(0); }
+    View view_of(py::object made) {
+        View view;
+        view.read(made.ptr());
+        all.append(std::move(made));
+        return view;
+    }
+};
+
+// Results that the backward pass reads, and private copies of them, as the user may write to the results
+class OwnCopies {
+public:
+    void add(const View& result, const View& own) { pairs_.push_back({result, own}); }
+    void run() const {
+        for (const auto& [result, own] : pairs_) run_copy(result.data<void>(), result.bytes(), own.data<void>());
+    }
+
+private:
+    struct Pair {
+        View result, own;
+    };
+    std::vector<Pair> pairs_;
+};
+
+// Calls f.template operator()<S>() with the storage type of arrays of `bits`.
+template <class F> py::object stored_as(int bits, F f) {
+    return bits == 16   ? f.template operator()<bf16>()
+           : bits == 32 ? f.template operator()<float>()
+                        : f.template operator()<double>();
+}
+
+} // namespace fastiter

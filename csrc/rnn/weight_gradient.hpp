@@ -1,0 +1,26 @@
+// The gradient of r, (G, N, D, D): a small one is summed by the backward kernel as it runs, a large one is a product
+// afterwards.
+#pragma once
+#include "core/launch.hpp"
+#include "rnn/run.hpp"
+
+namespace fastiter {
+
+template <class S> class WeightGradient {
+public:
+    // Tells the kernel what to sum, or where the product will find dq. dr == nullptr: not requested.
+    WeightGradient(RnnBackward<S>& p, S* dr);
+    bool is_inside() const { return inside_; }
+    // Size of the kernel's sums
+    int64_t size_inside() const { return inside_ ? parts_ * size_ : 0; }
+    // Call when the kernel has processed all steps.
+    void finish(const RnnBackward<S>& p);
+
+private:
+    S* dr_;
+    bool inside_ = false;
+    int64_t parts_ = 1, size_ = 0; // of dr
+    Workspace dq_, sums_;
+};
+
+} // namespace fastiter

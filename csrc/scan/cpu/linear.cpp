@@ -1,0 +1,152 @@
+// h[t] = a[t] * h[t-1] + x[t]: a sequential loop over time, vectorised over the numbers of a step.
+#include "scan/cpu/sequences.hpp"
+
+namespace fastiter::FASTITER_LEVEL {
+namespace {
+
+constexpr int kNarrow = 4; // vectors of interleaved sequences that are held in registers
+
+template <class S, bool Complex> struct Forward {
+    using T = value<S>;
+    using N = Numbers<S, Complex>;
+    static constexpr int W = lanes<T>;
+    const LinearScan<S, T>& p;
+    const bool stream;
+
+    int64_t time(const Sequence& q, int64_t step) const { return p.shape.reverse ? q.steps - 1 - step : step; }
+
+    void begin(const Sequence& q, int64_t column, int64_t width) const {
+        const int64_t offset = q.index * columns_of(p.shape) + column;
+        begin_state(p.first ? p.first + offset : nullptr, p.last + offset, width);
+    }
+
+    // One sequence with many columns. Each step is read and written contiguously; the state is a row in cache.
+    void wide(const Sequence& q, int64_t column, int64_t width) const {
+        begin(q, column, width);
+        T* state = p.last + q.index * columns_of(p.shape) + column;
+        const bool stream = this->stream, backwards = p.shape.reverse;
+        const bool piece = width < columns_of(p.shape) && width * int64_t(sizeof(S)) <= kPieceBytes;
+        const int64_t next_a = backwards ? -p.a.time : p.a.time, next_x = backwards ? -p.x.time : p.x.time;
+        for (int64_t k = 0; k < q.steps; ++k) {
+            const int64_t t = time(q, k);
+            const S *a = at(p.a, q, t, column), *x = at(p.x, q, t, column);
+            S* h = at(p.h, q, t, column);
+            const uint8_t* reset = at(p.shape.reset, q, t, 0);
+            if (reset && *reset)
+                for_vectors<T>(width, backwards, [&](int64_t c, int64_t n) FASTITER_INLINED {
+                    const vec<T> v = load_up_to(x + c, n);
+                    store_up_to(state + c, v, n);
+                    put_up_to(h + c, v, n, stream);
+                });
+            else
+                for_vectors<T>(width, backwards, [&](int64_t c, int64_t n) FASTITER_INLINED {
+                    if (piece) fetch(a + c + next_a), fetch(x + c + next_x);
+                    const vec<T> from = N::product(load_up_to(a + c, n), load_up_to(state + c, n));
+                    const vec<T> v = from + load_up_to(x + c, n);
+                    store_up_to(state + c, v, n);
+                    put_up_to(h + c, v, n, stream);
+                });
+        }
+        zero_padding(p.shape, p.h, q, column, width);
+    }
+
+    // V vectors of each of R interleaved sequences, as each step of one sequence depends on the previous one.
+    template <int V, int R> void narrow(const Sequence* q, int64_t from, int64_t to, int64_t columns) const {
+        const int64_t direction = p.shape.reverse ? -1 : 1;
+        const S *a[R], *x[R];
+        S* h[R];
+        const uint8_t* reset[R];
+        vec<T> state[R][V];
+        auto size = [&](int v) { return v < V - 1 ? int64_t(W) : columns - (V - 1) * W; };
+        for (int r = 0; r < R; ++r) {
+            const int64_t t = time(q[r], from);
+            a[r] = at(p.a, q[r], t, 0), x[r] = at(p.x, q[r], t, 0), h[r] = at(p.h, q[r], t, 0);
+            reset[r] = at(p.shape.reset, q[r], t, 0);
+            for (int v = 0; v < V; ++v) state[r][v] = load_up_to(p.last + q[r].index * columns + v * W, size(v));
+        }
+        for (int64_t turn = 0; turn < to - from; turn += kTurn) {
+#pragma GCC unroll 4
+            for (int r = 0; r < R; ++r)
+                for (int64_t k = turn; k < min_of(turn + kTurn, to - from); ++k) {
+                    const int64_t step = k * direction;
+                    const bool begins = reset[r] && reset[r][step * p.shape.reset.time];
+#pragma GCC unroll 4
+                    for (int v = 0; v < V; ++v) {
+                        const vec<T> new_x = load_up_to(x[r] + step * p.x.time + v * W, size(v));
+                        const vec<T> factor = load_up_to(a[r] + step * p.a.time + v * W, size(v));
+                        state[r][v] = begins ? new_x : N::product(factor, state[r][v]) + new_x;
+                        put_up_to(h[r] + step * p.h.time + v * W, state[r][v], size(v), stream);
+                    }
+                }
+        }
+        for (int r = 0; r < R; ++r)
+            for (int v = 0; v < V; ++v) store_up_to(p.last + q[r].index * columns + v * W, state[r][v], size(v));
+    }
+
+    // Runs R sequences together up to the shortest one's end, then each to its own end.
+    template <int V, int R> void group(const Sequence* q, int64_t columns) const {
+        int64_t together = q[0].steps;
+        for (int r = 0; r < R; ++r) {
+            begin(q[r], 0, columns);
+            together = min_of(together, q[r].steps);
+        }
+        narrow<V, R>(q, 0, together, columns);
+        for (int r = 0; r < R; ++r) {
+            if (q[r].steps > together) narrow<V, 1>(q + r, together, q[r].steps, columns);
+            zero_padding(p.shape, p.h, q[r], 0, columns);
+        }
+    }
+
+    template <int V> void groups(int64_t first, int64_t last, int64_t columns) const {
+        constexpr int R = kNarrow / V;
+        Sequence q[R];
+        int64_t i = first;
+        for (; i + R <= last; i += R) {
+            for (int r = 0; r < R; ++r) q[r] = sequence(p.shape, i + r);
+            group<V, R>(q, columns);
+        }
+        for (; i < last; ++i) {
+            q[0] = sequence(p.shape, i);
+            group<V, 1>(q, columns);
+        }
+    }
+
+    void run(Team team) const {
+        const int64_t columns = columns_of(p.shape);
+        if (columns == 0) return;
+        const Units units(p.shape, columns, kWidestBytes / int64_t(sizeof(T)), 64 / int64_t(sizeof(S)), team);
+        const int64_t vectors = ceil_div(columns, W);
+        if (units.blocks > 1 || vectors > kNarrow) {
+            for (int64_t u = units.first; u < units.last; ++u) {
+                const int64_t column = u % units.blocks * units.width;
+                wide(sequence(p.shape, u / units.blocks), column, min_of(units.width, columns - column));
+            }
+        } else if (vectors == 1) {
+            groups<1>(units.first, units.last, columns);
+        } else if (vectors == 2) {
+            groups<2>(units.first, units.last, columns);
+        } else if (vectors == 3) {
+            groups<3>(units.first, units.last, columns);
+        } else {
+            groups<4>(units.first, units.last, columns);
+        }
+        if (stream) stream_fence();
+    }
+};
+
+} // namespace
+
+template <class S> void linear_scan(const LinearScan<S, value<S>>& p, Team team) {
+    const bool stream = exceeds_caches<S>(p.shape);
+    if constexpr (sizeof(S) > 2) {
+        if (p.shape.complex) return Forward<S, true>{p, stream}.run(team);
+    }
+    Forward<S, false>{p, stream}.run(team);
+}
+
+#define FASTITER_INSTANTIATE(S) template void linear_scan(const LinearScan<S, value<S>>&, Team);
+FASTITER_INSTANTIATE(float)
+FASTITER_INSTANTIATE(double)
+FASTITER_INSTANTIATE(bf16)
+
+} // namespace fastiter::FASTITER_LEVEL

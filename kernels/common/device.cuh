@@ -1,0 +1,112 @@
+// The common prefix of every .cu: number types, shared memory, tensor-core products and the grid barrier, without any
+// #include, so that NVRTC and nvcc both accept it. tests/gpu/host/shim.hpp is the counterpart for a CPU.
+#pragma once
+
+#define KERNEL extern "C" __global__ void
+#define INLINE __device__ __forceinline__
+// The dynamic shared memory of the block; kernels partition it among their arrays.
+#define SHARED_MEMORY(T, name)                                                                                         \
+    extern __shared__ __align__(16) unsigned char shared_bytes_[];                                                     \
+    T* const name = reinterpret_cast<T*>(shared_bytes_)
+
+using int32 = int;
+using uint32 = unsigned int;
+using int64 = long long;
+using uint64 = unsigned long long;
+
+// A 2-byte storage type; arithmetic is in float.
+struct BFloat16 {
+    unsigned short bits;
+};
+struct Half {
+    unsigned short bits;
+};
+
+INLINE float to_float(float x) { return x; }
+INLINE double to_float(double x) { return x; }
+INLINE float to_float(BFloat16 x) { return __uint_as_float(uint32(x.bits) << 16); }
+INLINE float to_float(Half x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+    return y;
+}
+
+template <class T> struct Rounded; // Rounded<T>::of(x): x to nearest, ties to even
+template <> struct Rounded<float> {
+    static INLINE float of(float x) { return x; }
+};
+template <> struct Rounded<double> {
+    static INLINE double of(double x) { return x; }
+};
+template <> struct Rounded<BFloat16> {
+    static INLINE BFloat16 of(float x) {
+        BFloat16 y;
+        asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+        return y;
+    }
+};
+template <> struct Rounded<Half> {
+    static INLINE Half of(float x) {
+        Half y;
+        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+        return y;
+    }
+};
+
+// d += a b per warp: a is 16 x 16 row-major, b 16 x 8 column-major, d 16 x 8 in float. With lane = 4 g + q, a word
+// holds two numbers: a[0] = row g, columns 2q, 2q + 1; a[1] = row g + 8; a[2] = row g, columns 2q + 8, 2q + 9; a[3] =
+// both offsets; b[0] = rows 2q, 2q + 1 of column g, b[1] = 8 rows on; d[0], d[1] = row g, columns 2q and 2q + 1; d[2],
+// d[3] = row g + 8.
+INLINE void mma_16x8x16(float (&d)[4], const uint32 (&a)[4], const uint32 (&b)[2], BFloat16) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+INLINE void mma_16x8x16(float (&d)[4], const uint32 (&a)[4], const uint32 (&b)[2], Half) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// The same in TF32: a is 16 x 8, b 8 x 8. a[0] = row g, column q; a[1] = row g + 8; a[2] = column q + 4; a[3] = both;
+// b[0] = row q of column g, b[1] = row q + 4. d as above.
+INLINE void mma_16x8x8_tf32(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
+    uint32 x[6];
+    for (int i = 0; i < 4; ++i) asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(x[i]) : "f"(a[i]));
+    for (int i = 0; i < 2; ++i) asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(x[4 + i]) : "f"(b[i]));
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(x[4]), "r"(x[5]));
+}
+
+// Shuffles across all lanes of a warp
+template <class T> INLINE T from_lane(T x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
+template <class T> INLINE T from_lane_xor(T x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
+template <class T> INLINE T from_lane_below(T x, int by) { return __shfl_up_sync(0xffffffffu, x, by); }
+template <class T> INLINE T from_lane_above(T x, int by) { return __shfl_down_sync(0xffffffffu, x, by); }
+INLINE bool any_lane(bool x) { return __any_sync(0xffffffffu, x); }
+INLINE void warp_barrier() { __syncwarp(); }
+INLINE void block_barrier() { __syncthreads(); }
+
+// Synchronises all blocks that share `arrived` (0 at first); their earlier writes are visible to all afterwards.
+// `target` is the number of arrivals to wait for: with n blocks, n the first time, 2n the second. Every block must be
+// resident.
+INLINE void grid_barrier(uint32* arrived, uint32 target) {
+    block_barrier();
+    if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0) {
+        __threadfence();
+        atomicAdd(arrived, 1u);
+        uint32 seen;
+        do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(arrived) : "memory");
+        while (int32(seen - target) < 0);
+    }
+    block_barrier();
+}
+// Reads data that another block wrote before a grid_barrier, bypassing this SM's L1 cache.
+template <class T> INLINE T load_shared_by_grid(const T* x) { return __ldcg(x); }
+template <> INLINE BFloat16 load_shared_by_grid(const BFloat16* x) {
+    return BFloat16{__ldcg(reinterpret_cast<const unsigned short*>(x))};
+}
+template <> INLINE Half load_shared_by_grid(const Half* x) {
+    return Half{__ldcg(reinterpret_cast<const unsigned short*>(x))};
+}
+template <class T> INLINE void add_atomically(T* x, T y) { atomicAdd(x, y); }

@@ -1,0 +1,238 @@
+"""Rounding to integers in every mode, the bits of floats, and the random numbers of stochastic rounding.
+
+The arithmetic, and so every bit, equals csrc/quant/cpu/rounding.hpp's. Launches disable the fusing of products and
+sums. Code that uses integers here is code that the interpreter and the GPU compilers would each compute differently.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton.language.random import philox_impl
+
+#: Rounding and overflow modes, with their numbers in csrc/quant/cpu/kernels.hpp
+DOWN, ZERO, HALF_UP, HALF_ZERO, HALF_DOWN = (tl.constexpr(k) for k in range(5))
+HALF_AWAY, EVEN, UP, AWAY, STOCHASTIC = (tl.constexpr(k) for k in range(5, 10))
+SATURATE, TO_ZERO, WRAP, WRAP_SOME, SIGN_MAGNITUDE, SIGN_MAGNITUDE_ONE, SIGN_MAGNITUDE_SOME = (
+    tl.constexpr(k) for k in range(7)
+)
+#: Bits of a random word that are used
+RANDOM_BITS = tl.constexpr(31)
+
+
+@triton.jit
+def bits_of(x):
+    """The bits of floats as signed integers"""
+    if x.dtype == tl.float64:
+        return x.to(tl.int64, bitcast=True)
+    else:
+        return x.to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def number_of(bits):
+    """The float with these bits"""
+    if bits.dtype == tl.int64:
+        return bits.to(tl.float64, bitcast=True)
+    else:
+        return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def unsigned(bits):
+    """The same bits as unsigned integers"""
+    if bits.dtype == tl.int64:
+        return bits.to(tl.uint64, bitcast=True)
+    else:
+        return bits.to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def signed(bits):
+    """The same bits as signed integers"""
+    if bits.dtype == tl.uint64:
+        return bits.to(tl.int64, bitcast=True)
+    else:
+        return bits.to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def with_sign(magnitude, x):
+    """The magnitude with the sign of x"""
+    SHIFT: tl.constexpr = 63 if x.dtype == tl.float64 else 31
+    sign = (bits_of(x) >> SHIFT) << SHIFT
+    return number_of(bits_of(tl.abs(magnitude)) | sign)
+
+
+@triton.jit
+def reciprocal(power):
+    """1 / p of a positive power of two that is a normal number; of the largest it is none"""
+    TWICE_ONE: tl.constexpr = 2046 << 52 if power.dtype == tl.float64 else 254 << 23
+    SUBNORMAL: tl.constexpr = 1 << 51 if power.dtype == tl.float64 else 1 << 22
+    return number_of(tl.maximum(TWICE_ONE - bits_of(power), SUBNORMAL))
+
+
+@triton.jit
+def divided(a, b):
+    """A / b, rounded once: the float32 operator is not correctly rounded on a GPU"""
+    if a.dtype == tl.float64:
+        return a / b
+    else:
+        return tl.div_rn(a, b)
+
+
+@triton.jit
+def cut(x, low, high):
+    """X from low to high; NaN stays"""
+    at_least = tl.where(x < low, low, x)
+    return tl.where(at_least > high, high, at_least)
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def widened(x):
+    """Elements of an array as float32, or float64"""
+    if x.dtype == tl.bfloat16:
+        return number_of(x.to(tl.int16, bitcast=True).to(tl.int32) << 16)
+    elif x.dtype == tl.float16:
+        return x.to(tl.float32)
+    else:
+        return x
+
+
+@triton.jit
+def _to_odd(x):
+    """A double on the way to 16 bits as the one of the two floats next to it that is odd, if it is none itself"""
+    near = x.to(tl.float32)
+    bits = bits_of(near)
+    exact = (near.to(tl.float64) == x) | (x != x) | ((bits & 1) != 0)
+    too_large = tl.abs(near.to(tl.float64)) > tl.abs(x)
+    return number_of(tl.where(exact, bits, tl.where(too_large, bits - 1, bits + 1)))
+
+
+@triton.jit
+def narrowed(y, ELEMENT: tl.constexpr):
+    """Float32 or float64 as elements of an array, rounded once"""
+    if ELEMENT == tl.float64:
+        return y.to(tl.float64)
+    elif ELEMENT == tl.float32:
+        return y.to(tl.float32)
+    else:
+        if y.dtype == tl.float64:
+            halfway = _to_odd(y)
+        else:
+            halfway = y
+        if ELEMENT == tl.float16:
+            return halfway.to(tl.float16)
+        else:
+            bits = unsigned(bits_of(halfway))
+            rounded = (bits + (((bits >> 16) & 1) + 0x7FFF)) >> 16
+            brain = tl.where(halfway != halfway, (bits >> 16) | 0x40, rounded)
+            return brain.to(tl.uint16).to(tl.bfloat16, bitcast=True)
+
+
+# ---- whole numbers --------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _nearest(a):
+    """A magnitude rounded: adding 2^mantissa leaves no place for a fraction."""
+    LIMIT: tl.constexpr = 4503599627370496.0 if a.dtype == tl.float64 else 8388608.0
+    limit = tl.full(a.shape, LIMIT, a.dtype)
+    return tl.where(a < limit, (a + limit) - limit, a)  # larger ones, and NaN, have no fraction
+
+
+@triton.jit
+def nearest_even(v):
+    """The nearest integer, ties to even"""
+    return with_sign(_nearest(tl.abs(v)), v)
+
+
+@triton.jit
+def floor(v):
+    """Not tl.floor, which flushes subnormal floats to zero on a GPU"""
+    r = nearest_even(v)
+    return tl.where(r > v, r - 1.0, r)
+
+
+@triton.jit
+def ceiling(v):
+    """The whole number above"""
+    r = nearest_even(v)
+    return with_sign(tl.where(r < v, r + 1.0, r), v)
+
+
+@triton.jit
+def toward_zero(v):
+    """The whole part"""
+    a = tl.abs(v)
+    r = _nearest(a)
+    return with_sign(tl.where(r > a, r - 1.0, r), v)
+
+
+@triton.jit
+def carries(f, words):
+    """Whether the fraction f of [0, 1) plus the random number carries: with probability f, cut to 31 bits"""
+    random = words >> 1
+    if f.dtype == tl.float64:
+        return f * 2147483648.0 >= 2147483648.0 - random.to(tl.float64)
+    else:
+        scaled = tl.where(f < 1.0, f * 2147483648.0, 2147483648.0)  # NaN has no integer
+        return scaled.to(tl.uint32) + random >= 2147483648
+
+
+@triton.jit
+def whole(v, words, ROUNDING: tl.constexpr):
+    """V rounded to a whole number; the rests that are compared are exact where it matters."""
+    if ROUNDING == DOWN:
+        return floor(v)
+    elif ROUNDING == UP:
+        return ceiling(v)
+    elif ROUNDING == ZERO:
+        return toward_zero(v)
+    elif ROUNDING == EVEN:
+        return nearest_even(v)
+    elif ROUNDING == HALF_UP:
+        below = floor(v)
+        return tl.where(v - below >= 0.5, below + 1.0, below)
+    elif ROUNDING == HALF_DOWN:
+        above = ceiling(v)
+        return tl.where(above - v >= 0.5, above - 1.0, above)
+    else:
+        t = toward_zero(v)
+        rest = tl.abs(v - t)
+        if ROUNDING == HALF_AWAY:
+            further = rest >= 0.5
+        elif ROUNDING == HALF_ZERO:
+            further = rest > 0.5
+        elif ROUNDING == AWAY:
+            further = t != v
+        else:
+            further = carries(rest, words)
+        return tl.where(further, tl.where(v < 0.0, t - 1.0, t + 1.0), t)
+
+
+# ---- random numbers -------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def random_words(counters, seed):
+    """The four words of each counter: word w of counter c is that of element 64 (c div 16) + 16 w + c mod 16."""
+    key = seed.to(tl.uint64, bitcast=True)
+    low = (counters & 0xFFFFFFFF).to(tl.uint32)
+    high = (counters >> 32).to(tl.uint32)
+    zero = low * 0
+    key0 = (key & 0xFFFFFFFF).to(tl.uint32)
+    key1 = (key >> 32).to(tl.uint32)
+    return philox_impl(low, high, zero, zero, key0, key1, 10)
+
+
+@triton.jit
+def random_word(elements, seed):
+    """The word of each element, wherever it is"""
+    within = elements % 64
+    w0, w1, w2, w3 = random_words(elements // 64 * 16 + within % 16, seed)
+    word = within // 16
+    return tl.where(word < 2, tl.where(word == 0, w0, w1), tl.where(word == 2, w2, w3))

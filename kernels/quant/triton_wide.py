@@ -1,0 +1,220 @@
+"""Formats that floating point does not hold: doubles rounded as integers, exactly for every format and every input."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .triton_rounding import (
+    AWAY,
+    DOWN,
+    EVEN,
+    HALF_AWAY,
+    HALF_DOWN,
+    HALF_UP,
+    RANDOM_BITS,
+    SATURATE,
+    STOCHASTIC,
+    TO_ZERO,
+    UP,
+    WRAP,
+    WRAP_SOME,
+    ZERO,
+    bits_of,
+    number_of,
+    signed,
+    unsigned,
+)
+
+
+@triton.jit
+def _parts(x):
+    """Sign, significand and exponent: x = +-significand 2^exponent"""
+    bits = bits_of(tl.abs(x))
+    field = bits >> 52
+    fraction = bits - (field << 52)
+    one = bits * 0 + 1
+    significand = unsigned(tl.where(field != 0, fraction + (one << 52), fraction))
+    return bits_of(x) < 0, significand, tl.maximum(field, 1) - 1075
+
+
+@triton.jit
+def _without(m, places, negative, odd, words, ROUNDING: tl.constexpr):
+    """M without its last `places` bits, rounded, and whether those were not all zero; fewer than 1 place: m"""
+    one = m * 0 + 1
+    far = places >= 64  # below a quarter then
+    shift = tl.minimum(tl.maximum(places, 0), 63).to(tl.uint64)
+    kept = tl.where(far, 0, m >> shift)
+    rest = tl.where(far, m, m & ((one << shift) - 1))
+    half = tl.where(far, 0xFFFFFFFFFFFFFFFF, (one << shift) >> 1)
+    if ROUNDING == DOWN:
+        up = negative & (rest != 0)
+    elif ROUNDING == UP:
+        up = (negative == 0) & (rest != 0)
+    elif ROUNDING == ZERO:
+        up = rest != rest
+    elif ROUNDING == AWAY:
+        up = rest != 0
+    elif ROUNDING == STOCHASTIC:
+        over = places - RANDOM_BITS
+        right = tl.minimum(tl.maximum(over, 0), 63).to(tl.uint64)
+        left = tl.minimum(tl.maximum(-over, 0), 63).to(tl.uint64)
+        fraction = tl.where(over < 64, (rest >> right) << left, 0)
+        up = fraction + (words >> 1).to(tl.uint64) >= (one << RANDOM_BITS)
+    else:
+        if ROUNDING == HALF_UP:
+            tie_up = negative == 0
+        elif ROUNDING == HALF_DOWN:
+            tie_up = negative
+        elif ROUNDING == HALF_AWAY:
+            tie_up = rest == rest
+        elif ROUNDING == EVEN:
+            tie_up = odd
+        else:
+            tie_up = rest != rest
+        up = (rest > half) | ((rest == half) & tie_up)
+    up = up & (places > 0)
+    return kept + up.to(tl.uint64), (rest != 0) & (places > 0)
+
+
+@triton.jit
+def wrapped(u, negative, above, width, saturated, OVERFLOW: tl.constexpr, SIGNED: tl.constexpr):
+    """The low bits u of a code out of range, as HLS wraps it; above: bit `width` of the number before rounding"""
+    one = u * 0 + 1
+    top, kept = (width - 1).to(tl.uint64), (width - saturated).to(tl.uint64)
+    ones = ((one << top) - 1) * 2 + 1
+    low = tl.where(kept >= 64, ones, (one << tl.minimum(kept, 63)) - 1)
+    sign = negative.to(tl.uint64)
+    many = tl.maximum(saturated - 1, 0).to(tl.uint64)
+    high = tl.where(saturated > 0, ((one << many) - 1 + sign) << tl.minimum(kept, 63), 0)
+    if (OVERFLOW == WRAP) | (OVERFLOW == WRAP_SOME):
+        if SIGNED:
+            return tl.where(saturated == 0, u, (u & low) | high)
+        else:
+            return tl.where(saturated == 0, u, u | (ones ^ low))
+    else:
+        first = (u >> top) & 1
+        at_kept = (u >> tl.minimum(kept, 63)) & 1
+        differs = tl.where(saturated == 1, sign, above) != first
+        u = tl.where(tl.where(saturated > 1, at_kept == sign, differs), u ^ ones, u)
+        return tl.where(saturated > 1, (u & low) | high, u)
+
+
+@triton.jit
+def wide_fixed(
+    x,
+    words,
+    width,
+    fraction,
+    saturated,
+    ROUNDING: tl.constexpr,
+    OVERFLOW: tl.constexpr,
+    SIGNED: tl.constexpr,
+    SYMMETRIC: tl.constexpr,
+):
+    """The code of a double in fixed point, 64 bits of it: integers of 128 bits are two halves."""
+    negative, significand, exponent = _parts(x)
+    zero = significand * 0
+    one = zero + 1
+    up = tl.where(significand != 0, exponent + fraction, 0)
+    shift = tl.minimum(tl.maximum(-up, 0), 63).to(tl.uint64)
+    odd = (up > -64) & (((significand >> shift) & 1) != 0)
+    rounded, inexact = _without(significand, -up, negative, odd, words, ROUNDING)
+    left = tl.minimum(tl.maximum(up, 0), 63).to(tl.uint64)
+    # Infinity has an exponent so large that it has no low bits.
+    low = tl.where(up > 0, tl.where(up > 63, 0, significand << left), rounded)
+    high = tl.where(up > 0, tl.where(up > 63, significand, (significand >> 1) >> (63 - left)), 0)
+    high = tl.where(up > 64, one << 36, high)
+    # Bit `width` of the number rounded down
+    kept = tl.where(up > 0, low, tl.where(up > -64, significand >> shift, 0))
+    borrow = (inexact & negative).to(tl.uint64)
+    floor_low = tl.where(negative, zero - kept - borrow, kept)
+    below = tl.where(negative & ((kept | borrow) != 0), zero - high - 1, tl.where(negative, zero - high, high))
+    above = tl.where(width >= 64, below, floor_low >> tl.minimum(width, 63).to(tl.uint64)) & 1
+    # Overflow
+    most = (one << tl.maximum(width - 1, 0).to(tl.uint64)) - 1
+    if SIGNED:
+        limit = tl.where(negative, most + (0 if SYMMETRIC else 1), most)
+    else:
+        limit = tl.where(negative, zero, most * 2 + 1)
+    out = (high != 0) | (low > limit)
+    bits = tl.where(negative, zero - low, low)
+    if OVERFLOW == SATURATE:
+        fits = tl.where(negative, zero - limit, limit)
+    elif OVERFLOW == TO_ZERO:
+        fits = zero
+    else:
+        ones = most * 2 + 1
+        u = wrapped(bits & ones, negative & ((low | high) != 0), above, width, saturated, OVERFLOW, SIGNED)
+        if SIGNED:
+            fits = tl.where(((u >> (width - 1).to(tl.uint64)) & 1) != 0, u | ~ones, u)
+        else:
+            fits = u
+    return tl.where(out, fits, bits)
+
+
+@triton.jit
+def wide_value(code, from_code, SIGNED: tl.constexpr, TO_ODD: tl.constexpr):
+    """The double of a code; TO_ODD: it will be rounded once more."""
+    if SIGNED:
+        negative = signed(code) < 0
+        m = tl.where(negative, code * 0 - code, code)
+    else:
+        negative = code != code
+        m = code
+    if TO_ODD:
+        wide = m >= (m * 0 + (1 << 53))
+        m = tl.where(wide, ((m >> 11) | (m != ((m >> 11) << 11)).to(tl.uint64)) << 11, m)
+    magnitude = m.to(tl.float64)
+    return tl.where(negative, -magnitude, magnitude) * from_code
+
+
+@triton.jit
+def _power(e):
+    """2^e of every e that doubles have, subnormal numbers among them"""
+    one = e * 0 + 1
+    subnormal = one << tl.maximum(e + 1074, 0)
+    return number_of(tl.where(e < -1022, tl.where(e < -1074, 0, subnormal), (e + 1023) << 52))
+
+
+@triton.jit
+def wide_float(
+    x,
+    words,
+    c,
+    mantissa,
+    min_exponent,
+    ROUNDING: tl.constexpr,
+    SATURATES: tl.constexpr,
+    SIGNED: tl.constexpr,
+    HAS_ZERO: tl.constexpr,
+    MINUS: tl.constexpr,
+):
+    """A double rounded to any small float; numbers from `c` on as in triton_float.py"""
+    FIRST: tl.constexpr = 1 if HAS_ZERO else 0
+    negative, significand, exponent = _parts(x)
+    most = tl.load(c + 1)
+    # The place of the leading bit is that of the significand as a double.
+    leading = exponent + (bits_of(significand.to(tl.float64)) >> 52) - 1023
+    last = tl.maximum(leading, min_exponent) - mantissa
+    places = last - exponent
+    shift = tl.minimum(tl.maximum(places, 0), 63).to(tl.uint64)
+    bare = (mantissa == 0) & (leading >= min_exponent)  # codes count powers of two
+    by_exponent = ((leading - min_exponent + FIRST) & 1) != 0
+    odd = tl.where(bare, by_exponent, (places < 64) & (((significand >> shift) & 1) != 0))
+    m, _ = _without(significand, places, negative, odd, words, ROUNDING)
+    r = tl.where(last > 1023, float("inf"), m.to(tl.float64) * _power(tl.minimum(last, 1023)))
+    r = tl.where(negative, -r, r)
+    r = tl.where((places > 0) & (significand != 0) & (tl.abs(x) < float("inf")), r, x)
+    if SATURATES:
+        y = tl.where(r > most, most, tl.where(r < -most, -most, r))
+    else:
+        y = tl.where(r > most, tl.load(c + 2), tl.where(r < -most, tl.load(c + 3), r))
+        y = tl.where(x == float("inf"), tl.load(c + 4), tl.where(x == float("-inf"), tl.load(c + 5), y))
+    if not SIGNED:
+        y = tl.where(x < 0.0, tl.load(c + 6), y)
+        least = tl.load(c + 7)
+        y = tl.where(y < least, least, y)
+    if not MINUS:
+        y = tl.where(y == 0.0, 0.0, y)
+    return tl.where(x != x, x, y)

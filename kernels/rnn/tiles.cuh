@@ -1,0 +1,209 @@
+// The common part of the kernels that run all steps in one launch, after cells.cuh: a block's share of the units and of
+// r, its products, and the exchange of vectors between the blocks of a head. docs/rnn/index.md, "On a GPU", explains the
+// division of work.
+//
+// A block owns UNITS units of a head for COLUMNS x 8 rows of the batch. Its rows of r are all gates of its units, or rows of
+// r^T, in tiles of 16: the tiles are divided among ROW_WARPS warps, and the terms of the sums among SPLIT warps, 16 in
+// turn. HELD of a warp's 16 x 16 tiles of r are in registers, the others in shared memory. JOINED: several blocks form
+// a head and synchronise after every step.    TF32: float32 products on tensor cores.
+#pragma once
+#ifdef UNITS
+constexpr int kRows = 8 * COLUMNS, kThreads = 32 * ROW_WARPS * SPLIT;
+constexpr int kEach = (UNITS * kRows + kThreads - 1) / kThreads; // per thread: one unit and one row each
+constexpr bool kOneUnit = kThreads % UNITS == 0;                 // all elements of a thread belong to one unit
+
+// ---- products of a warp: 16 units by 8 rows over a tile of 16 terms ----------------------------------------------------
+// Each lane holds 8 of the 256 numbers of a tile of r, in the layout of its tensor core: unit(lane, j) and term(lane,
+// j) are the position of the j-th. The terms of a tile are ordered so that a lane's numbers of h are contiguous.
+
+template <class Word, int count> struct alignas(16) Words {
+    Word x[count];
+};
+
+template <class E> struct HalfProduct {
+    using Fragment = Words<uint32, 4>;
+    static constexpr int sums = 4, parts = 1;
+    static INLINE int unit(int lane, int j) { return lane / 4 + 8 * (j / 2 % 2); }
+    static INLINE int term(int lane, int j) { return 4 * (lane % 4) + 2 * (j / 4) + j % 2; }
+    static INLINE void put(Fragment& r, int j, E x) {
+        r.x[j / 2] = j % 2 ? r.x[j / 2] | uint32(x.bits) << 16 : uint32(x.bits);
+    }
+    static INLINE void add(float (&sum)[sums], const Fragment& r, const E* h, int stride, int lane) {
+        const uint32* pair = reinterpret_cast<const uint32*>(h + lane / 4 * stride + 4 * (lane % 4));
+        mma_16x8x16(sum, r.x, {pair[0], pair[1]}, E());
+    }
+    static INLINE int unit_of_sum(int lane, int i) { return lane / 4 + 8 * (i / 2); }
+    static INLINE int row_of_sum(int lane, int i) { return 2 * (lane % 4) + i % 2; }
+    static INLINE int part(int) { return 0; }
+};
+
+struct Tf32Product : HalfProduct<Half> {
+    using Fragment = Words<float, 8>;
+    static INLINE int unit(int lane, int j) { return lane / 4 + 8 * (j % 2); }
+    static INLINE int term(int lane, int j) { return 4 * (lane % 4) + 2 * (j / 4) + j % 4 / 2; }
+    static INLINE void put(Fragment& r, int j, float x) { r.x[j] = x; }
+    static INLINE void add(float (&sum)[sums], const Fragment& r, const float* h, int stride, int lane) {
+        const Words<float, 4> y = *reinterpret_cast<const Words<float, 4>*>(h + lane / 4 * stride + 4 * (lane % 4));
+        mma_16x8x8_tf32(sum, {r.x[0], r.x[1], r.x[2], r.x[3]}, {y.x[0], y.x[1]});
+        mma_16x8x8_tf32(sum, {r.x[4], r.x[5], r.x[6], r.x[7]}, {y.x[2], y.x[3]});
+    }
+};
+
+template <class E> struct ExactProduct { // half a warp takes the first 8 terms, the other half the last 8
+    using Fragment = Words<E, 8>;
+    static constexpr int sums = 8, parts = 2, wide = 16 / sizeof(E);
+    static INLINE int unit(int lane, int) { return lane % 16; }
+    static INLINE int term(int lane, int j) { return 8 * (lane / 16) + j; }
+    static INLINE void put(Fragment& r, int j, E x) { r.x[j] = x; }
+    static INLINE void add(E (&sum)[sums], const Fragment& r, const E* h, int stride, int lane) {
+#pragma unroll
+        for (int row = 0; row < sums; ++row)
+#pragma unroll
+            for (int j = 0; j < 8; j += wide) {
+                using Line = Words<E, wide>;
+                const Line y = *reinterpret_cast<const Line*>(h + row * stride + 8 * (lane / 16) + j);
+#pragma unroll
+                for (int k = 0; k < wide; ++k) sum[row] = fma(r.x[j + k], y.x[k], sum[row]);
+            }
+    }
+    static INLINE int unit_of_sum(int lane, int) { return lane % 16; }
+    static INLINE int row_of_sum(int, int i) { return i; }
+    static INLINE int part(int lane) { return lane / 16; }
+};
+
+template <class E, bool tf32> struct ProductOf {
+    using Type = ExactProduct<E>;
+};
+template <> struct ProductOf<float, true> {
+    using Type = Tf32Product;
+};
+template <> struct ProductOf<BFloat16, false> {
+    using Type = HalfProduct<BFloat16>;
+};
+template <> struct ProductOf<Half, false> {
+    using Type = HalfProduct<Half>;
+};
+using Product = ProductOf<Element, TF32>::Type;
+using Fragment = Product::Fragment;
+constexpr int kParts = SPLIT * Product::parts;
+
+// ---- a block's share of the recurrence: its units, its rows, its part of r, and its copy of the operand vectors -----
+
+template <int OUTS> struct Share {
+    static constexpr int kTiles = OUTS * UNITS / (16 * ROW_WARPS);  // tiles of r per warp, along the rows
+    static constexpr int kHeldTerms = (HELD + kTiles - 1) / kTiles; // tiles of terms with tiles in registers
+    static constexpr int kLine = OUTS * UNITS + 4;                  // + 4 avoids bank conflicts in column writes
+    static_assert(kTiles * 16 * ROW_WARPS == OUTS * UNITS, "warps share tiles of 16 rows of r");
+    int64 n, unit0, row0;   // the head, the first unit and row
+    int rows, steps, group; // rows that exist; steps of the longest; index of head and row tile
+    int lane, tile0, split, tiles, stride;
+    Element* vectors; // [kRows][stride]
+    Real* partial;    // [kParts][kRows][kLine]
+    Fragment* rest;   // per warp: [tiles kTiles - HELD][lane]
+    Fragment held[HELD ? HELD : 1];
+
+    INLINE void set_up(const Shape& shape, int64 first_group, int blocks, int terms) {
+        SHARED_MEMORY(unsigned char, shared);
+        const int warp = int(threadIdx.x) / 32;
+        group = int(first_group) + int(blockIdx.x) / blocks;
+        n = group % shape.heads, row0 = group / shape.heads * kRows, unit0 = int(blockIdx.x) % blocks * int64(UNITS);
+        rows = int(min(int64(kRows), shape.batch - row0));
+        lane = int(threadIdx.x) % 32, split = warp / ROW_WARPS, tile0 = warp % ROW_WARPS * kTiles;
+        tiles = (terms + 16 * SPLIT - 1) / (16 * SPLIT), stride = (padded() + 63) / 64 * 64 + 16;
+        vectors = reinterpret_cast<Element*>(shared);
+        partial = reinterpret_cast<Real*>(vectors + kRows * stride);
+        rest = reinterpret_cast<Fragment*>(partial + kParts * kRows * kLine) + warp * (tiles * kTiles - HELD) * 32;
+        int64 longest = 0;
+        for (int m = 0; m < rows; ++m) longest = max(longest, shape.length(row0 + m));
+        steps = int(longest);
+        for (int i = int(threadIdx.x); i < kRows * stride; i += kThreads) vectors[i] = Rounding::of(0);
+        block_barrier();
+    }
+    // r_at(out, unit, term) returns an element of r
+    template <class F> INLINE void load(int64 width, int terms, F r_at) {
+        auto fragment = [&](int tile, int i) {
+            Fragment f;
+#pragma unroll
+            for (int j = 0; j < 8; ++j) {
+                const int row = 16 * (tile0 + i) + Product::unit(lane, j), out = row / UNITS;
+                const int64 u = unit0 + row % UNITS;
+                const int k = 16 * (tile * SPLIT + split) + Product::term(lane, j);
+                Product::put(f, j, u < width && k < terms ? r_at(out, u, k) : Rounding::of(0));
+            }
+            return f;
+        };
+#pragma unroll
+        for (int i = 0; i < kTiles; ++i) { // tiles of the same rows of r together: fewer live addresses
+#pragma unroll
+            for (int at = i; at < HELD; at += kTiles) held[at] = fragment(at / kTiles, i);
+            warp_barrier();
+        }
+        for (int i = HELD; i < tiles * kTiles; ++i) rest[(i - HELD) * 32 + lane] = fragment(i / kTiles, i % kTiles);
+    }
+    INLINE int padded() const { return 16 * SPLIT * tiles; }
+    INLINE int local(int e) const { return (int(threadIdx.x) + e * kThreads) % UNITS; }
+    INLINE int row_of(int e) const { return (int(threadIdx.x) + e * kThreads) / UNITS; }
+    INLINE int64 unit(int e) const { return unit0 + local(e); }
+    INLINE bool has(int e, int64 width) const { return unit(e) < width && row_of(e) < rows; }
+
+    using Sums = Real[kTiles][COLUMNS][Product::sums];
+    INLINE void add_tile(Sums& sums, const Fragment& r, int tile, int i) const {
+        const Element* from = vectors + 16 * (tile * SPLIT + split);
+#pragma unroll
+        for (int j = 0; j < COLUMNS; ++j) Product::add(sums[i][j], r, from + 8 * j * stride, stride, lane);
+    }
+    // r times the vectors of all rows, as partial sums that `product` adds up
+    INLINE void multiply() {
+        Sums sums = {};
+#pragma unroll
+        for (int tile = 0; tile < kHeldTerms; ++tile)
+#pragma unroll
+            for (int i = 0; i < kTiles; ++i)
+                add_tile(sums,
+                         tile * kTiles + i < HELD ? held[tile * kTiles + i < HELD ? tile * kTiles + i : 0]
+                                                  : from_shared(tile, i),
+                         tile, i);
+        for (int tile = kHeldTerms; tile < tiles; ++tile)
+#pragma unroll
+            for (int i = 0; i < kTiles; ++i) add_tile(sums, from_shared(tile, i), tile, i);
+        const int part = split * Product::parts + Product::part(lane);
+#pragma unroll
+        for (int i = 0; i < kTiles; ++i)
+#pragma unroll
+            for (int j = 0; j < COLUMNS; ++j)
+#pragma unroll
+                for (int k = 0; k < Product::sums; ++k) {
+                    const int row = 8 * j + Product::row_of_sum(lane, k);
+                    partial[(part * kRows + row) * kLine + 16 * (tile0 + i) + Product::unit_of_sum(lane, k)] =
+                        sums[i][j][k];
+                }
+        block_barrier();
+    }
+    INLINE Fragment from_shared(int tile, int i) const { return rest[(tile * kTiles + i - HELD) * 32 + lane]; }
+    INLINE Real product(int out, int e) const {
+        Real sum = 0;
+#pragma unroll
+        for (int part = 0; part < kParts; ++part)
+            sum += partial[(part * kRows + row_of(e)) * kLine + out * UNITS + local(e)];
+        return sum;
+    }
+    // Stores an element of the next vectors for this block, or for all blocks of the head. Two buffers alternate, since
+    // a block may be a step ahead of one that still reads.
+    INLINE void put(Element* exchange, int step, int row, int term, Real x) {
+        Element* to = JOINED ? exchange + ((step & 1) * kRows + row) * padded() : vectors + row * stride;
+        to[term] = Rounding::of(x);
+    }
+    INLINE void meet(const Element* exchange, uint32* arrived, int step, int blocks) {
+        if (JOINED) {
+            grid_barrier(arrived + group, uint32(step + 1) * uint32(blocks));
+            constexpr int wide = 8 / sizeof(Element);
+            const int words = padded() / wide;
+            const uint64* from = reinterpret_cast<const uint64*>(exchange + (step & 1) * kRows * padded());
+            for (int i = int(threadIdx.x); i < rows * words; i += kThreads)
+                *reinterpret_cast<uint64*>(vectors + i / words * stride + i % words * wide) =
+                    load_shared_by_grid(from + i);
+        }
+        block_barrier();
+    }
+};
+#endif

@@ -1,0 +1,87 @@
+"""Products of the recurrence with r, which a program holds or reads some terms at a time, for triton_recurrence.py.
+
+``r`` is padded with zeros to matrices of D x D, transposed for the forward pass. Sums are float32.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def matrix(r, gate, n, heads, D: tl.constexpr):
+    """R_g of a head, which was padded with zeros (forward: R_g^T)."""
+    at = tl.arange(0, D)
+    return tl.load(r + (gate * heads + n) * (D * D) + (at[:, None] * D + at[None, :]))
+
+
+@triton.jit
+def product(x, w, sum):
+    """sum + x w; x is rounded to the elements of w first."""
+    return tl.dot(x.to(w.dtype), w, sum, input_precision="ieee")
+
+
+@triton.jit
+def products(h, w0, w1, w2, w3, zero, GATES: tl.constexpr):
+    """R_g h' of all gates."""
+    p0 = product(h, w0, zero)
+    p1, p2, p3 = p0, p0, p0
+    if GATES > 1:
+        p1, p2 = product(h, w1, zero), product(h, w2, zero)
+    if GATES > 3:
+        p3 = product(h, w3, zero)
+    return p0, p1, p2, p3
+
+
+# ---- for an r too large for the program: vectors go through memory, ``room``; a product reads some terms at a time
+
+
+@triton.jit
+def leave(room, x, gate, ROWS: tl.constexpr, D: tl.constexpr):
+    """Leave the vectors of a gate in memory."""
+    at = (gate * ROWS + tl.arange(0, ROWS))[:, None] * D + tl.arange(0, D)[None, :]
+    tl.store(room + at, x.to(room.dtype.element_ty))
+
+
+@triton.jit
+def _left(room, gate, k, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr):
+    return tl.load(room + (gate * ROWS + tl.arange(0, ROWS))[:, None] * D + (k + tl.arange(0, TERMS))[None, :])
+
+
+@triton.jit
+def _terms(r, gate, n, heads, k, TERMS: tl.constexpr, D: tl.constexpr):
+    """Some lines of R_g."""
+    at = (k + tl.arange(0, TERMS))[:, None] * D + tl.arange(0, D)[None, :]
+    return tl.load(r + (gate * heads + n) * (D * D) + at)
+
+
+@triton.jit
+def _product_by_terms(room, r, gate, n, heads, sum, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr):
+    for k in tl.range(0, D, TERMS, disable_licm=True):
+        sum = product(_left(room, 0, k, ROWS, TERMS, D), _terms(r, gate, n, heads, k, TERMS, D), sum)
+    return sum
+
+
+@triton.jit
+def products_by_terms(
+    room, r, n, heads, zero, GATES: tl.constexpr, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr
+):
+    """R_g h' of all gates, of the h that was left in memory: one after the other, which takes the fewest registers."""
+    p0 = _product_by_terms(room, r, 0, n, heads, zero, ROWS, TERMS, D)
+    p1, p2, p3 = p0, p0, p0
+    if GATES > 1:
+        p1 = _product_by_terms(room, r, 1, n, heads, zero, ROWS, TERMS, D)
+        p2 = _product_by_terms(room, r, 2, n, heads, zero, ROWS, TERMS, D)
+    if GATES > 3:
+        p3 = _product_by_terms(room, r, 3, n, heads, zero, ROWS, TERMS, D)
+    return p0, p1, p2, p3
+
+
+@triton.jit
+def back_by_terms(
+    room, r, n, heads, sum, GATES: tl.constexpr, ROWS: tl.constexpr, TERMS: tl.constexpr, D: tl.constexpr
+):
+    """sum + R_g^T dp_g of all gates, whose dp were left in memory."""
+    for k in tl.range(0, GATES * D, TERMS, disable_licm=True):
+        dp = _left(room, k // D, k % D, ROWS, TERMS, D)
+        sum = product(dp, _terms(r, k // D, n, heads, k % D, TERMS, D), sum)
+    return sum

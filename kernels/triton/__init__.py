@@ -1,1 +1,0 @@
-"""Triton kernels, a file a family: @triton.jit functions and nothing else. Launched from fastiter.torch."""

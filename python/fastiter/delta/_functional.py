@@ -1,0 +1,244 @@
+"""The delta rule on NumPy arrays: S[t] = decay[t] (I - beta k k^T) S[t-1] + beta k v^T, o[t] = S[t]^T q[t]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._backend import choose
+from .._check import check_arrays, check_out, empty, integers, type_name, unit_stride
+from .._cupy import takes_cupy
+from .._sequences import as_part, check_lengths
+from ._plan import (
+    Plan,
+    Sizes,
+    check_bounds,
+    check_bounds_values,
+    check_exclusive,
+    check_reset,
+    check_shapes,
+    check_state,
+    plan,
+)
+
+Array: TypeAlias = npt.NDArray[Any]
+Steps: TypeAlias = tuple[Array, int, int, int, int]
+
+_FORWARD = {np.dtype(np.float32): _core.delta_fwd_f32, np.dtype(np.float64): _core.delta_fwd_f64}
+
+
+class _Rows(NamedTuple):
+    """The checked arguments that say where sequences begin and end."""
+
+    reset: Array | None
+    lengths: Array | None
+    cu_seqlens: Array | None
+
+    def count(self, sizes: Sizes) -> int:
+        return sizes.batch if self.cu_seqlens is None else len(self.cu_seqlens) - 1
+
+
+@takes_cupy
+def delta_scan(
+    q: Array,
+    k: Array,
+    v: Array,
+    beta: Array,
+    h0: Array | None = None,
+    *,
+    decay: Array | None = None,
+    method: Literal["auto", "step", "chunk"] = "auto",
+    chunk: int = 64,
+    reset: Array | None = None,
+    lengths: npt.ArrayLike | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> tuple[Array, Array]:
+    """S[t] = decay[t] (I - beta k k^T) S[t-1] + beta k v^T, o[t] = S[t]^T q[t].
+
+    The state S is an associative memory of a head: each step replaces what it holds for the key k by a mixture of that
+    and the value v (DeltaNet); with `decay` it forgets as well (gated DeltaNet); with M keys a step its transition is a
+    product of M factors (DeltaProduct). With ||k|| = 1 and beta from 0 to 2 the factors have the eigenvalues 1 and
+    1 - beta, so states stay bounded, and beyond beta = 1 negative ones; neither is imposed.
+
+    Parameters
+    ----------
+    q : ndarray (B, T, N, K), float32 or float64
+        Queries of N heads. Any strides; no copy is made if units are contiguous, as for k and v.
+    k : ndarray (B, T, N, K), or (B, T, M, N, K) with M factors a step
+        Keys. The factors of a step apply in order, and o is read after the last.
+    v : ndarray (B, T, N, V), or (B, T, M, N, V)
+        Values.
+    beta : ndarray (B, T, N), or (B, T, M, N)
+        Strengths.
+    h0 : ndarray (B, N, K, V), optional
+        State before the first step, or a tuple of it alone; zero by default.
+    decay : ndarray (B, T, N), optional
+        Applies once a step, before the first factor; 1 by default.
+    method : {"auto", "step", "chunk"}
+        "step" goes through the steps one by one, "chunk" takes several at a time as matrix products and a triangular
+        system (the WY form). They agree to rounding. "auto" is "step": on a CPU it is faster.
+    chunk : int
+        The factors that method "chunk" takes at a time, 1 to 256.
+    reset : bool ndarray (B, T) or (T,), optional
+        True where the previous state counts as zero.
+    lengths : integers (B,), optional
+        Valid steps of each row, 0 to T; later steps are not computed and their o is 0.
+    cu_seqlens : integers (S + 1,), optional
+        S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1]. h0 and last
+        are then (S, N, K, V).
+    out : ndarray (B, T, N, V), optional
+        Where o is written.
+    backend : {"cpu", "reference"}, optional
+        "reference" runs the specification in plain NumPy.
+
+    Returns
+    -------
+    o : ndarray (B, T, N, V)
+    last : ndarray (B, N, K, V)
+        State after the last valid step; given back as ``h0`` it continues the sequence exactly with method "step", and
+        to rounding with method "chunk".
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+    BackendError
+        If the backend cannot run.
+
+    References
+    ----------
+    Schlag et al. (2021) and Yang et al. (2024), DeltaNet; Yang et al. (2025), Gated Delta Networks; Siems et al.
+    (2025), DeltaProduct; Grazzi et al. (2025), beta up to 2.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter
+    >>> rng = np.random.default_rng(0)
+    >>> k, v = rng.standard_normal((1, 3, 1, 4)), rng.standard_normal((1, 3, 1, 2))
+    >>> k /= np.linalg.norm(k, axis=-1, keepdims=True)
+    >>> o, last = fastiter.delta_scan(k, k, v, np.ones((1, 3, 1)))  # with beta = 1, what was written is read back
+    >>> bool(np.allclose(o, v)), last.shape
+    (True, (1, 1, 4, 2))
+    """
+    function, h0 = "delta_scan", as_part(h0)
+    run = _BACKENDS[choose(function, _BACKENDS, backend)]
+    names, arrays = ["q", "k", "v", "beta"], [q, k, v, beta]
+    for name, x in (("h0", h0), ("decay", decay)):
+        if x is not None:
+            names.append(name)
+            arrays.append(x)
+    check_arrays(function, names, arrays)
+    sizes = check_shapes(function, q.shape, k.shape, v.shape, beta.shape, None if decay is None else decay.shape)
+    how = plan(function, method, chunk, sizes.factors)
+    rows = _checked_rows(function, sizes, reset, lengths, cu_seqlens)
+    check_state(function, None if h0 is None else h0.shape, sizes, rows.count(sizes), cu_seqlens is not None)
+    if out is not None:
+        check_out(function, out, (*q.shape[:3], sizes.values), names, arrays)
+    return run(sizes, how, q, k, v, beta, h0, decay, rows, out)
+
+
+def _checked_rows(
+    function: str, sizes: Sizes, reset: object, lengths: npt.ArrayLike | None, cu_seqlens: npt.ArrayLike | None
+) -> _Rows:
+    check_exclusive(function, lengths, cu_seqlens)
+    whole = bounds = flags = None
+    if reset is not None:
+        flags = _checked_reset(function, sizes, reset)
+    if lengths is not None:
+        whole = integers(function, "lengths", lengths)
+        least, most = int(whole.min(initial=0)), int(whole.max(initial=0))
+        check_lengths(function, whole.shape, least, most, sizes.batch, sizes.time)
+    if cu_seqlens is not None:
+        bounds = integers(function, "cu_seqlens", cu_seqlens)
+        check_bounds(function, bounds.shape, sizes)
+        least = int(np.diff(bounds).min(initial=0))
+        check_bounds_values(function, int(bounds[0]), int(bounds[-1]), least, sizes.time)
+    return _Rows(flags, whole, bounds)
+
+
+def _checked_reset(function: str, sizes: Sizes, reset: object) -> Array:
+    if not isinstance(reset, np.ndarray):
+        raise TypeError(f"{function}: reset must be a NumPy array of bool, got {type_name(reset)}")
+    if reset.dtype != np.bool_:
+        raise TypeError(f"{function}: reset must be a NumPy array of bool, got dtype {reset.dtype}")
+    check_reset(function, reset.shape, sizes)
+    return np.ascontiguousarray(reset)
+
+
+def _strides(x: Array, factors: bool) -> Steps:
+    """Return the array and its strides in elements along (row, time, factor, head)."""
+    row, time, *middle, head, _ = (stride // x.itemsize for stride in x.strides)
+    return x, row, time, middle[0] if factors else 0, head
+
+
+def _shape(sizes: Sizes, how: Plan, rows: _Rows) -> tuple[Any, ...]:
+    """Return the kernels' description of the work."""
+    starts: Array | int = 0
+    lengths: Array | int = 0 if rows.lengths is None else rows.lengths
+    if rows.cu_seqlens is not None:
+        starts, lengths = rows.cu_seqlens, np.diff(rows.cu_seqlens)
+    reset = () if rows.reset is None else (rows.reset, sizes.time if rows.reset.ndim == 2 else 0, 1)
+    numbers = (sizes.time, sizes.factors, sizes.heads, sizes.keys, sizes.values)
+    return (rows.count(sizes), *numbers, starts, lengths, reset, how.forward, how.period)
+
+
+def _cpu(
+    sizes: Sizes,
+    how: Plan,
+    q: Array,
+    k: Array,
+    v: Array,
+    beta: Array,
+    h0: Array | None,
+    decay: Array | None,
+    rows: _Rows,
+    out: Array | None,
+) -> tuple[Array, Array]:
+    several = k.ndim == 5
+    o = empty((*q.shape[:3], sizes.values), q.dtype) if out is None else unit_stride(out)
+    last = empty((rows.count(sizes), sizes.heads, sizes.keys, sizes.values), q.dtype)
+    _FORWARD[q.dtype](
+        _shape(sizes, how, rows),
+        _strides(unit_stride(q), False),
+        _strides(unit_stride(k), several),
+        _strides(unit_stride(v), several),
+        np.ascontiguousarray(beta),
+        0 if decay is None else np.ascontiguousarray(decay),
+        0 if h0 is None else np.ascontiguousarray(h0),
+        _strides(o, False),
+        last,
+        0,
+        0,
+    )
+    if out is not None and o is not out:
+        out[...] = o
+    return o if out is None else out, last
+
+
+def _reference(
+    sizes: Sizes,
+    how: Plan,
+    q: Array,
+    k: Array,
+    v: Array,
+    beta: Array,
+    h0: Array | None,
+    decay: Array | None,
+    rows: _Rows,
+    out: Array | None,
+) -> tuple[Array, Array]:
+    from . import reference
+
+    o, last = reference.delta_scan(q, k, v, beta, h0, decay=decay, **rows._asdict())
+    if out is not None:
+        out[...] = o
+    return o if out is None else out, last
+
+
+_BACKENDS: dict[str, Callable[..., tuple[Array, Array]]] = {"cpu": _cpu, "reference": _reference}

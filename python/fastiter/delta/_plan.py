@@ -1,0 +1,114 @@
+"""Checks and planning for the delta rule, for arrays and tensors alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .._check import type_name
+
+Shape = tuple[int, ...]
+METHODS = ("auto", "step", "chunk")
+#: The largest number of factors in a chunk: its triangular matrices have this size.
+LONGEST_CHUNK = 256
+#: Factors that the backward pass takes at once unless method is "chunk", and factors between two saved states
+_BACKWARD, _SAVED = 16, 64
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """B, T, M factors per step, N heads, and states of K rows and V columns."""
+
+    batch: int
+    time: int
+    factors: int
+    heads: int
+    keys: int
+    values: int
+
+
+def check_shapes(function: str, q: Shape, k: Shape, v: Shape, beta: Shape, decay: Shape | None) -> Sizes:
+    """Return the sizes if the shapes of all arguments but the state are consistent."""
+    if len(q) != 4:
+        raise ValueError(f"{function}: q must have shape (B, T, N, K), got {tuple(q)}")
+    batch, time, heads, keys = q
+    if heads < 1 or keys < 1:
+        raise ValueError(f"{function}: q must have at least one head and one unit, got shape {tuple(q)}")
+    several = len(k) == 5
+    if (len(k) != 4 and not several) or (*k[:2], *k[-2:]) != tuple(q) or (several and k[2] < 1):
+        raise ValueError(
+            f"{function}: k must have shape (B, T, N, K) = {tuple(q)} like q or (B, T, M, N, K), got {tuple(k)}"
+        )
+    letters, leading = ("B, T, M, N", k[:4]) if several else ("B, T, N", k[:3])
+    leading = tuple(leading)
+    if len(v) != len(k) or tuple(v[:-1]) != leading or v[-1] < 1:
+        expected = ", ".join(map(str, leading))
+        raise ValueError(f"{function}: v must have shape ({letters}, V) = ({expected}, V) to go with k, got {tuple(v)}")
+    if tuple(beta) != leading:
+        raise ValueError(f"{function}: beta must have shape ({letters}) = {leading} to go with k, got {tuple(beta)}")
+    if decay is not None and tuple(decay) != (batch, time, heads):
+        raise ValueError(
+            f"{function}: decay must have shape (B, T, N) = {(batch, time, heads)} to go with q, got {tuple(decay)}"
+        )
+    return Sizes(batch, time, k[2] if several else 1, heads, keys, v[-1])
+
+
+def check_state(function: str, h0: Shape | None, sizes: Sizes, rows: int, packed: bool) -> None:
+    """Check the shape of the initial state, which has one matrix for each of the ``rows`` sequences."""
+    expected = (rows, sizes.heads, sizes.keys, sizes.values)
+    if h0 is not None and tuple(h0) != expected:
+        letter = "S" if packed else "B"
+        raise ValueError(f"{function}: h0 must have shape ({letter}, N, K, V) = {expected}, got {tuple(h0)}")
+
+
+def check_reset(function: str, shape: Shape, sizes: Sizes) -> None:
+    expected = (sizes.batch, sizes.time)
+    if tuple(shape) not in (expected, expected[1:]):
+        raise ValueError(f"{function}: reset must have shape (B, T) = {expected} or (T,), got {tuple(shape)}")
+
+
+def check_bounds(function: str, shape: Shape, sizes: Sizes) -> None:
+    """Check the shape of cu_seqlens, and that there is one row for it."""
+    if len(shape) != 1 or shape[0] < 1:
+        raise ValueError(f"{function}: cu_seqlens must have shape (S + 1,), got {tuple(shape)}")
+    if sizes.batch != 1:
+        raise ValueError(f"{function}: cu_seqlens must come with packed arrays of B = 1, got B = {sizes.batch}")
+
+
+def check_bounds_values(function: str, first: int, last: int, least: int, time: int) -> None:
+    """Check that cu_seqlens goes from 0 to T without decreasing; ``least`` is its smallest difference."""
+    if first != 0 or last != time or least < 0:
+        got = f"{first} to {last}" if first != 0 or last != time else f"a difference of {least}"
+        raise ValueError(f"{function}: cu_seqlens must rise from 0 to T = {time}, got {got}")
+
+
+def check_exclusive(function: str, lengths: object, cu_seqlens: object) -> None:
+    if lengths is not None and cu_seqlens is not None:
+        raise ValueError(f"{function}: cu_seqlens must be None where lengths are given, got both")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps per chunk, forward (0: one by one) and backward, and steps between two saved states."""
+
+    forward: int
+    backward: int
+    period: int
+
+    def saved_states(self, sizes: Sizes, rows: int, packed: bool) -> int:
+        """Return the number of saved states per head; each sequence has its own, including the initial one."""
+        return sizes.time // self.period + rows if packed else rows * -(-sizes.time // self.period)
+
+
+def plan(function: str, method: object, chunk: object, factors: int) -> Plan:
+    """Return the plan for ``method`` and ``chunk`` with ``factors`` factors per step."""
+    if not isinstance(method, str):
+        raise TypeError(f"{function}: method must be one of {METHODS}, got {type_name(method)}")
+    if method not in METHODS:
+        raise ValueError(f"{function}: method must be one of {METHODS}, got {method!r}")
+    if not isinstance(chunk, int) or isinstance(chunk, bool):
+        raise TypeError(f"{function}: chunk must be an int, got {type_name(chunk)}")
+    if not 1 <= chunk <= LONGEST_CHUNK:
+        raise ValueError(f"{function}: chunk must be from 1 to {LONGEST_CHUNK}, got {chunk}")
+    # The step form is faster everywhere (numbers in docs/delta/index.md): a core gains nothing from a chunk's products.
+    together = max(1, (chunk if method == "chunk" else _BACKWARD) // factors)
+    return Plan(together if method == "chunk" else 0, together, together * max(1, _SAVED // (together * factors)))

@@ -1,0 +1,165 @@
+"""The delta rule on tensors, differentiable: S = decay (I - beta k k^T) S + beta k v^T, o = S^T q, at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import has_torch_function_variadic
+
+from ..._backend import BackendError
+from ..._check import type_name
+from ..._sequences import as_part
+from ..._torch.autograd import one_by_one
+from ..._torch.autograd_twice import differentiable
+from ..._torch.ops import CPU_AND_CUDA, check_tensors, checked_integers, checked_lengths, transformed
+from ..._torch.overrides import dispatched
+from .._plan import (
+    Sizes,
+    check_bounds,
+    check_bounds_values,
+    check_exclusive,
+    check_reset,
+    check_shapes,
+    check_state,
+    plan,
+)
+from .double_backward import replay
+from .ops import delta_bwd, delta_fwd
+from .triton import checked_method
+
+
+def delta_scan(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    h0: Tensor | None = None,
+    *,
+    decay: Tensor | None = None,
+    method: Literal["auto", "step", "chunk"] = "auto",
+    chunk: int = 64,
+    reset: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
+    cu_seqlens: Tensor | Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """S[t] = decay[t] (I - beta k k^T) S[t-1] + beta k v^T, o[t] = S[t]^T q[t]: :func:`fastiter.delta_scan` on tensors.
+
+    Differentiable in q, k, v, beta, h0 and decay, with gradients from o and from the final state; the backward pass
+    processes several steps at a time with every method. Second derivatives (``create_graph=True``) recompute the steps
+    one by one in torch's operations, which is slower. Shapes and errors are those of :func:`fastiter.delta_scan`.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> q, k, v = torch.randn(3, 2, 10, 4, 8).unbind()  # two rows of ten steps, four heads
+    >>> k = torch.nn.functional.normalize(k, dim=-1)
+    >>> beta = 2 * torch.rand(2, 10, 4)
+    >>> o, last = fastiter.torch.delta_scan(q, k, v, beta)
+    >>> half, state = fastiter.torch.delta_scan(q[:, :5], k[:, :5], v[:, :5], beta[:, :5])
+    >>> rest, state = fastiter.torch.delta_scan(q[:, 5:], k[:, 5:], v[:, 5:], beta[:, 5:], state)
+    >>> torch.equal(torch.cat([half, rest], 1), o), torch.equal(state, last)
+    (True, True)
+    """
+    function, h0 = "delta_scan", as_part(h0)
+    if has_torch_function_variadic(q, k, v, beta, h0, decay, reset, lengths, cu_seqlens):
+        named = {"method": method, "chunk": chunk, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
+        result: tuple[Tensor, Tensor] = dispatched(delta_scan, q, k, v, beta, h0, decay=decay, **named)
+        return result
+    optional = [(name, x) for name, x in (("h0", h0), ("decay", decay)) if x is not None]
+    names, tensors = ("q", "k", "v", "beta", *dict(optional)), (q, k, v, beta, *dict(optional).values())
+    check_tensors(function, names, tensors, devices=CPU_AND_CUDA)
+    sizes = check_shapes(function, q.shape, k.shape, v.shape, beta.shape, None if decay is None else decay.shape)
+    plan(function, method, chunk, sizes.factors)
+    how = checked_method(method, q.dtype) if q.is_cuda else (method, chunk)
+    check_exclusive(function, lengths, cu_seqlens)
+    flags = None if reset is None else _checked_reset(function, sizes, reset, q.device)
+    whole = None if lengths is None else checked_lengths(function, lengths, sizes.batch, sizes.time, q.device)
+    bounds = None if cu_seqlens is None else _checked_bounds(function, sizes, cu_seqlens, q.device)
+    rows = sizes.batch if bounds is None else bounds.shape[0] - 1
+    check_state(function, None if h0 is None else h0.shape, sizes, rows, bounds is not None)
+    # In forward mode the autograd function is called because it raises.
+    needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    if needs_grad or transformed() or forward_ad._current_level >= 0:
+        o, last = _DeltaScan.apply(q, k, v, beta, decay, h0, flags, whole, bounds, *how)[:2]
+    else:
+        o, last = delta_fwd(q, k, v, beta, decay, h0, flags, whole, bounds, *how, False)
+    return o, last
+
+
+def _checked_reset(function: str, sizes: Sizes, reset: object, device: torch.device) -> Tensor:
+    if not isinstance(reset, Tensor):
+        raise TypeError(f"{function}: reset must be a bool tensor, got {type_name(reset)}")
+    if reset.dtype != torch.bool or reset.layout != torch.strided:
+        got = f"dtype {reset.dtype}" if reset.dtype != torch.bool else f"layout {reset.layout}"
+        raise TypeError(f"{function}: reset must be a bool tensor, got {got}")
+    if reset.device != device:
+        raise BackendError(f"{function}: reset must be on device {device} like q, got {reset.device}")
+    check_reset(function, reset.shape, sizes)
+    return reset
+
+
+def _checked_bounds(function: str, sizes: Sizes, cu_seqlens: Tensor | Sequence[int], device: torch.device) -> Tensor:
+    bounds = checked_integers(function, "cu_seqlens", cu_seqlens, device)
+    check_bounds(function, bounds.shape, sizes)
+    if torch.compiler.is_compiling() or not bounds.is_cpu:
+        return bounds
+    least = int(bounds.diff().min()) if bounds.numel() > 1 else 0
+    check_bounds_values(function, int(bounds[0]), int(bounds[-1]), least, sizes.time)
+    return bounds
+
+
+class _DeltaScan(torch.autograd.Function):
+    """Map (q, k, v, beta, decay, h0) to (o, final states, e, states); the backward pass reads the last two.
+
+    The gradient of e = v - S^T k equals that of v, so second derivatives need no v; states are those of some steps.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        beta: Tensor,
+        decay: Tensor | None,
+        h0: Tensor | None,
+        reset: Tensor | None,
+        lengths: Tensor | None,
+        cu_seqlens: Tensor | None,
+        method: str,
+        chunk: int,
+    ) -> tuple[Tensor, ...]:
+        return tuple(delta_fwd(q, k, v, beta, decay, h0, reset, lengths, cu_seqlens, method, chunk, True))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        q, k, _, beta, decay, h0, reset, lengths, cu_seqlens, method, chunk = inputs
+        _, _, e, states = output
+        ctx.save_for_backward(q, k, e, beta, decay, h0, states, reset, lengths, cu_seqlens)
+        ctx.mark_non_differentiable(states)
+        ctx.method, ctx.chunk = method, chunk
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @one_by_one
+    def backward(
+        ctx: Any, d_o: Tensor | None, dlast: Tensor | None, de: Tensor | None, _: None
+    ) -> tuple[Tensor | None, ...]:
+        q, k, e, beta, decay, h0, states, *cut = ctx.saved_tensors
+        found: list[Tensor | None] = [None] * 6
+        if d_o is not None or dlast is not None:
+            need_h0 = ctx.needs_input_grad[5]
+            with torch.no_grad():
+                read: tuple[Any, ...] = (q, k, beta, decay, e, states, d_o, dlast, *cut, ctx.method, ctx.chunk, need_h0)
+                dq, dk, dv, dbeta, *rest = delta_bwd(*read)
+            every = (dq, dk, dv, dbeta, None if decay is None else rest[0], rest[-1] if need_h0 else None)
+            found = [g if need else None for g, need in zip(every, ctx.needs_input_grad[:6], strict=True)]
+            found = differentiable(replay, found, (q, k, e, beta, decay, h0), cut, (d_o, dlast))
+        if de is not None:
+            found[2] = de if found[2] is None else found[2] + de
+        return (*found, None, None, None, None, None)

@@ -1,0 +1,242 @@
+"""The delta rule on a GPU: launches the kernels of kernels/delta/triton_delta.py, which process the steps in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..._backend import BackendError
+from ..._torch import launch
+from ..._torch.ops import LIBRARY, contiguous, unit_stride
+from .._plan import Sizes, plan
+from .ops import check_cut, delta_bwd_fake, delta_fwd_fake, rows_of, sizes_of
+
+#: Maximum number of factors per step
+_FACTORS = 64
+
+
+class _Tile(NamedTuple):
+    """Factors per chunk, and per program: rows and columns of the state tile in registers, and warps."""
+
+    factors: int
+    lines: int
+    columns: int
+    backward_lines: int
+    backward_columns: int
+    backward_warps: int
+
+
+#: Tiles that fit into the 255 registers of a thread
+_TILES = {torch.float32: _Tile(16, 16, 32, 8, 16, 4), torch.float64: _Tile(8, 8, 8, 8, 8, 1)}
+
+
+def checked_method(method: str, dtype: torch.dtype) -> tuple[str, int]:
+    """Return the method and chunk size that a GPU always uses; raise for method "step", which it lacks."""
+    if method == "step":
+        raise BackendError("delta_scan: method must be 'auto' or 'chunk' on a CUDA device, got 'step'")
+    return "chunk", _TILES[dtype].factors
+
+
+class _Work(NamedTuple):
+    """The sequences of a call, and their division into chunks and saved states."""
+
+    reset: Tensor | None
+    lengths: Tensor | None
+    starts: Tensor | None
+    reset_row: int
+    sequences: int
+    sizes: Sizes
+    period: int
+    steps: int
+
+    @property
+    def memory(self) -> tuple[Tensor | None, ...]:
+        return self.reset, self.lengths, self.starts
+
+    @property
+    def lines(self) -> int:
+        """Return an upper bound of the number of chunks of all sequences."""
+        if self.starts is None:
+            return self.sequences * -(-self.sizes.time // self.steps)
+        return self.sizes.time // self.steps + self.sequences
+
+
+def _work(sizes: Sizes, reset: Tensor | None, lengths: Tensor | None, cu_seqlens: Tensor | None, like: Tensor) -> _Work:
+    if sizes.factors > _FACTORS:
+        raise BackendError(
+            f"delta_scan: k must have at most {_FACTORS} factors a step on a CUDA device, got {sizes.factors}"
+        )
+    check_cut(sizes, lengths, cu_seqlens)
+    lengths, cu_seqlens = launch.in_range(lengths, cu_seqlens, sizes.time)
+    how = plan("delta_scan", "chunk", _TILES[like.dtype].factors, sizes.factors)
+    return _Work(
+        None if reset is None else reset.contiguous().view(torch.uint8),
+        launch.as_int64(lengths, like),
+        launch.as_int64(cu_seqlens, like),
+        sizes.time if reset is not None and reset.dim() == 2 else 0,
+        rows_of(sizes, cu_seqlens),
+        sizes,
+        how.period,
+        how.backward,
+    )
+
+
+def _power_of_two(least: int, x: int) -> int:
+    return max(least, 1 << (x - 1).bit_length())
+
+
+def _columns(work: _Work, most: int) -> int:
+    """Return the number of state columns per program."""
+    return min(_power_of_two(8, work.sizes.values), most)
+
+
+def _together(work: _Work, x: Tensor) -> int:
+    """Return the size of a chunk's square matrices: its factors, rounded up to a power of two."""
+    return _power_of_two(_TILES[x.dtype].factors, work.steps * work.sizes.factors)
+
+
+def _launch(
+    name: str,
+    work: _Work,
+    x: Tensor,
+    programs: int,
+    memory: Sequence[Tensor | None],
+    numbers: Sequence[int],
+    **how: int,
+) -> None:
+    """Launch a kernel with the arguments common to all of them."""
+    import triton.language as tl
+
+    if not programs or (not work.sizes.time and name == "inverse_fwd"):
+        return
+    sizes = work.sizes
+    kernel = getattr(launch.triton_kernels("delta_scan", "delta/triton_delta"), f"delta_{name}_kernel")
+    tile, backward = _TILES[x.dtype], name == "bwd"
+    with launch.on(x):
+        kernel[(programs,)](
+            *memory,
+            *numbers,
+            K=sizes.keys,
+            BK=tile.backward_lines if backward else tile.lines,
+            M=sizes.factors,
+            STEPS=work.steps,
+            C=_together(work, x),
+            STATE=tl.float64 if x.dtype == torch.float64 else tl.float32,
+            **how,
+            num_warps=tile.backward_warps if backward else 4,
+            enable_fp_fusion=True,
+        )
+
+
+def _strides(x: Tensor | None) -> tuple[int, ...]:
+    """Return the strides of the axes (row, time, factor, head), or (row, time, head) without factors."""
+    return (0, 0, 0) if x is None else x.stride()[:-1]
+
+
+def _factor_strides(x: Tensor) -> tuple[int, ...]:
+    stride = x.stride()
+    return stride[:-1] if x.dim() == 5 else (*stride[:2], 0, stride[2])
+
+
+def _inverse(k: Tensor, beta: Tensor, decay: Tensor | None, work: _Work) -> Tensor:
+    """Return (I + A diag(b))^-1 for every chunk; the chunks are independent of each other."""
+    sizes, size = work.sizes, _together(work, k)
+    inverse = k.new_empty((work.lines, sizes.heads, size, size))
+    chunks = -(-sizes.time // work.steps)
+    numbers = (*_factor_strides(k), work.reset_row, sizes.time, sizes.heads, chunks)
+    memory = (k, beta, decay, *work.memory, inverse)
+    _launch("inverse_fwd", work, k, work.sequences * sizes.heads * chunks, memory, numbers)
+    return inverse
+
+
+def _delta_fwd(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    decay: Tensor | None,
+    h0: Tensor | None,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+    cu_seqlens: Tensor | None,
+    method: str,
+    chunk: int,
+    save: bool,
+) -> list[Tensor]:
+    sizes = sizes_of(q, k, v.shape[-1])
+    work = _work(sizes, reset, lengths, cu_seqlens, q)
+    method, chunk = checked_method(method, q.dtype)
+    outputs = delta_fwd_fake(q, k, v, beta, decay, h0, reset, lengths, cu_seqlens, method, chunk, save)
+    if lengths is not None:
+        outputs[0].zero_()
+    q, k, v, beta = unit_stride(q), unit_stride(k), unit_stride(v), contiguous(beta)
+    decay = None if decay is None else contiguous(decay)
+    saved: list[Tensor | None] = [*outputs[2:]] if save else [None, None]
+    if h0 is None:
+        outputs[1].zero_()
+    else:
+        outputs[1].copy_(h0)
+    memory = (q, k, v, beta, decay, *work.memory, _inverse(k, beta, decay, work), *outputs[:2], *saved)
+    strides = (*_strides(q), *_factor_strides(k), *_factor_strides(v), work.reset_row)
+    columns = _columns(work, _TILES[q.dtype].columns)
+    programs = work.sequences * sizes.heads * -(-sizes.values // columns)
+    how = {"V": sizes.values, "BV": columns, "PERIOD": work.period}
+    _launch("fwd", work, q, programs, memory, (*strides, sizes.time, sizes.heads), **how)
+    return outputs
+
+
+def _delta_bwd(
+    q: Tensor,
+    k: Tensor,
+    beta: Tensor,
+    decay: Tensor | None,
+    e: Tensor,
+    states: Tensor,
+    d_o: Tensor | None,
+    dlast: Tensor | None,
+    reset: Tensor | None,
+    lengths: Tensor | None,
+    cu_seqlens: Tensor | None,
+    method: str,
+    chunk: int,
+    need_h0: bool,
+) -> list[Tensor]:
+    sizes = sizes_of(q, k, e.shape[-1])
+    work = _work(sizes, reset, lengths, cu_seqlens, q)
+    gradients = delta_bwd_fake(
+        q, k, beta, decay, e, states, d_o, dlast, reset, lengths, cu_seqlens, method, chunk, need_h0
+    )
+    q, k, beta, e, states = unit_stride(q), unit_stride(k), contiguous(beta), contiguous(e), contiguous(states)
+    decay = None if decay is None else contiguous(decay)
+    d_o = None if d_o is None else unit_stride(d_o)
+    columns = _columns(work, _TILES[q.dtype].backward_columns)
+    blocks = -(-sizes.values // columns)
+    # dq, dk, dbeta and ddecay are sums over V: each block of columns writes a partial sum.
+    summed = [x for x in (0, 1, 3, 4) if x < 4 or decay is not None]
+    parts = {x: gradients[x].new_empty((blocks, *gradients[x].shape)) if blocks > 1 else gradients[x] for x in summed}
+    if lengths is not None:
+        for x in (gradients[2], *parts.values()):
+            x.zero_()
+    state = states.new_empty((work.sequences, *states.shape[1:]))
+    dstate = gradients[-1] if need_h0 else torch.empty_like(state)
+    if dlast is None:
+        dstate.zero_()
+    else:
+        dstate.copy_(dlast)
+    places = (parts[0], parts[1], gradients[2], parts[3], parts.get(4), state, dstate)
+    memory = (q, k, beta, decay, e, states, d_o, *work.memory, _inverse(k, beta, decay, work), *places)
+    strides = (*_strides(q), *_factor_strides(k), *_strides(d_o), work.reset_row)
+    how = {"V": sizes.values, "BV": columns, "PERIOD": work.period}
+    programs = work.sequences * sizes.heads * blocks
+    _launch("bwd", work, q, programs, memory, (*strides, sizes.batch, sizes.time, sizes.heads), **how)
+    if blocks > 1:
+        for place, part in parts.items():
+            torch.sum(part, 0, out=gradients[place])
+    return gradients
+
+
+LIBRARY.impl("_delta_fwd", _delta_fwd, "CUDA")
+LIBRARY.impl("_delta_bwd", _delta_bwd, "CUDA")

@@ -1,0 +1,159 @@
+"""The cells with diagonal weights, and the checks of their arguments, for arrays and tensors alike."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .._check import type_name
+from .._sequences import as_part
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ParaCell:
+    """A cell: its function, its number in the kernels, its gates and states, and whether it has peepholes p."""
+
+    name: str
+    code: int
+    gates: int
+    states: tuple[str, ...]
+    peepholes: bool = False
+
+    #: Names in messages of the parts of the state (a single part is the argument h0 itself), and of all arrays, in the
+    #: order of the signature. Computed here, as torch.compile cannot trace a cached_property.
+    state_names: tuple[str, ...] = field(init=False)
+    names: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        state = ("h0",) if len(self.states) == 1 else tuple(f"state {name}" for name in self.states)
+        object.__setattr__(self, "state_names", state)
+        object.__setattr__(self, "names", ("wx", "a", *(["p"] if self.peepholes else []), *state))
+
+
+CELLS = {
+    cell.name: cell
+    for cell in (
+        ParaCell("paragru", 0, 3, ("h",)),
+        ParaCell("paralstm", 1, 3, ("h", "c"), peepholes=True),
+        ParaCell("paraslstm", 2, 4, ("h", "c", "n", "m")),
+    )
+}
+
+METHODS = ("auto", "sequential", "newton")
+
+#: Steps per window of Newton's method, and the passes after which it gives up on a window
+WINDOW, MAX_STEPS = 32, 32
+#: The default of rtol and atol, in units of the dtype's eps
+TOLERANCE = 64
+
+#: (window, max_steps, rtol, atol) of Newton's method; empty: step by step
+Options = tuple[()] | tuple[int, int, float, float]
+
+
+@dataclass(frozen=True)
+class NewtonInfo:
+    """How a call was solved.
+
+    Attributes
+    ----------
+    method : "sequential" or "newton"
+        The method that ran: the requested one, or the choice of "auto".
+    steps : integers (B,), or None
+        Per row, the largest number of passes that any of its windows took.
+    fallbacks : integers (B,), or None
+        Per row, the number of windows that were run step by step in the end, at least for some of their units: they
+        had not converged after max_steps, their changes grew, or a state was not finite.
+
+    Both are None where the method is "sequential".
+    """
+
+    method: str
+    steps: Any
+    fallbacks: Any
+
+
+def newton_options(
+    function: str,
+    method: object,
+    window: object,
+    rtol: object,
+    atol: object,
+    max_steps: object,
+    eps: float,
+    default_window: int = WINDOW,
+) -> Options:
+    """Return the options of Newton's method, or () for the fused loop, which "auto" chooses as it is faster."""
+    if not isinstance(method, str):
+        raise TypeError(f"{function}: method must be 'auto', 'sequential' or 'newton', got {type_name(method)}")
+    if method not in METHODS:
+        raise ValueError(f"{function}: method must be 'auto', 'sequential' or 'newton', got {method!r}")
+    if method != "newton" and window is None and rtol is None and atol is None and max_steps is None:
+        return ()
+    options = (
+        _count(function, "window", window, default_window),
+        _count(function, "max_steps", max_steps, MAX_STEPS),
+        _tolerance(function, "rtol", rtol, TOLERANCE * eps),
+        _tolerance(function, "atol", atol, TOLERANCE * eps),
+    )
+    return options if method == "newton" else ()
+
+
+def _count(function: str, name: str, value: Any, default: int) -> int:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{function}: {name} must be an int or None, got {type_name(value)}")
+    count = operator.index(value)
+    if not 1 <= count <= 2**31 - 1:
+        raise ValueError(f"{function}: {name} must be from 1 to 2**31 - 1, got {count}")
+    return count
+
+
+def _tolerance(function: str, name: str, value: Any, default: float) -> float:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{function}: {name} must be a float or None, got {type_name(value)}")
+    tolerance = float(value)
+    if not 0 <= tolerance < math.inf:
+        raise ValueError(f"{function}: {name} must be finite and not negative, got {value}")
+    return tolerance
+
+
+def check_shapes(
+    function: str, cell: ParaCell, wx: Shape, a: Shape, p: Shape | None, state: Sequence[Shape]
+) -> tuple[int, int, int]:
+    """Return (B, T, D) if all shapes are consistent."""
+    if len(wx) != 4 or wx[2] != cell.gates:
+        raise ValueError(f"{function}: wx must have shape (B, T, {cell.gates}, D), got {tuple(wx)}")
+    batch, time, gates, width = wx
+    if a != (gates, width):
+        _wrong_shape(function, "a", a, (gates, width), f"({gates}, D)")
+    if p is not None and p != (2, width):
+        _wrong_shape(function, "p", p, (2, width), "(2, D)")
+    for name, shape in zip(cell.state_names[: len(state)], state, strict=True):
+        if shape != (batch, width):
+            _wrong_shape(function, name, shape, (batch, width), "(B, D)")
+    return batch, time, width
+
+
+def _wrong_shape(function: str, name: str, shape: Shape, expected: Shape, letters: str) -> None:
+    raise ValueError(f"{function}: {name} must have shape {letters} = {expected} to go with wx, got {tuple(shape)}")
+
+
+def state_parts(function: str, cell: ParaCell, state: Any) -> tuple[Any, ...]:
+    """Return the parts of the given state; a single part may be given as an array or as a tuple of one."""
+    if len(cell.states) == 1 and not isinstance(state, tuple):
+        return (as_part(state),)
+    name, letters = ("h0", "(h,)") if len(cell.states) == 1 else ("state", f"({', '.join(cell.states)})")
+    if not isinstance(state, (tuple, list)):
+        raise TypeError(f"{function}: {name} must be a tuple {letters}, got {type_name(state)}")
+    if len(state) != len(cell.states):
+        raise ValueError(f"{function}: {name} must be a tuple {letters} of {len(cell.states)}, got {len(state)} parts")
+    return tuple(state)

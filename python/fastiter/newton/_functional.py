@@ -1,0 +1,293 @@
+"""Recurrences with diagonal weights on NumPy arrays, step by step or all steps at once by Newton's method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._backend import choose
+from .._check import check_arrays, check_flag, check_out, empty_steps, integers, unit_stride
+from .._cupy import takes_cupy
+from .._sequences import check_lengths
+from ._cells import CELLS, NewtonInfo, Options, ParaCell, check_shapes, newton_options, state_parts
+
+Array: TypeAlias = npt.NDArray[Any]
+States: TypeAlias = tuple[Array, ...]
+Result: TypeAlias = "tuple[Array, States] | tuple[Array, States, NewtonInfo]"
+
+_FORWARD = {np.dtype(np.float32): _core.para_fwd_f32, np.dtype(np.float64): _core.para_fwd_f64}
+_EPS = {np.dtype(np.float32): float(np.finfo(np.float32).eps), np.dtype(np.float64): float(np.finfo(np.float64).eps)}
+
+
+@takes_cupy
+def paragru(
+    wx: Array,
+    a: Array,
+    h0: Array | tuple[Array] | None = None,
+    *,
+    method: str = "auto",
+    reverse: bool = False,
+    lengths: npt.ArrayLike | None = None,
+    window: int | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_steps: int | None = None,
+    return_info: bool = False,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Result:
+    """h[t] = z q + (1 - z) h[t-1], q = tanh(wx_q + a_q h[t-1] r), with z, r = sigmoid(wx + a h[t-1]).
+
+    The recurrent weights a are diagonal: each unit is a recurrence of its own.
+
+    Parameters
+    ----------
+    wx : ndarray (B, T, 3, D), float32 or float64
+        Pre-activations, the input projection with its bias, of the gates z, r, q. Any strides; a time-major view is
+        taken without a copy if its units are contiguous.
+    a : ndarray (3, D)
+        Recurrent weights of the gates z, r, q.
+    h0 : ndarray (B, D), or the state (h,) that a call has returned, optional
+        State before the first step; zero by default.
+    method : {"auto", "sequential", "newton"}
+        "sequential": one fused loop over time. "newton": all steps of a window at once, by Newton's method; a window
+        that does not converge is run step by step, so the result is that of the loop within the tolerance. "auto" is
+        the loop, which is faster on CPUs. On GPUs paragru and paralstm have both.
+    reverse : bool
+        Run from the last step to the first.
+    lengths : integers (B,), optional
+        Valid steps of each row, 0 to T; later steps are not computed and their h is 0.
+    window : int, optional
+        Steps that Newton's method solves at once; 32 by default. On GPUs 256, which is also the maximum.
+    rtol, atol : float, optional
+        Newton's method accepts a state s when its residual and its last change are at most atol + rtol |s|; 64 times
+        the dtype's eps by default.
+    max_steps : int, optional
+        Passes after which Newton's method gives up on a window; 32 by default.
+    return_info : bool
+        Also return how the call was solved.
+    out : ndarray (B, T, D), optional
+        Where h is written.
+    backend : {"cpu", "reference"}, optional
+        "reference" runs the specification in plain NumPy.
+
+    Returns
+    -------
+    h : ndarray (B, T, D)
+    state : tuple (h,) of ndarray (B, D)
+        State after the last valid step; given back as ``h0`` it continues the sequence, with the loop bit for bit.
+    info : NewtonInfo
+        With ``return_info``: method, steps (per row, the largest number of passes of one of its windows) and fallbacks
+        (per row, the number of windows that were run step by step in the end).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+    BackendError
+        If the backend cannot run.
+
+    References
+    ----------
+    Danieli et al., ParaRNN (2025): the cell, with z on the candidate, and Newton's method with a parallel reduction.
+    Lim et al., DEER (2024): the method for any cell.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter
+    >>> rng = np.random.default_rng(0)
+    >>> wx, a = rng.standard_normal((2, 100, 3, 8)), rng.standard_normal((3, 8))
+    >>> h, (last,) = fastiter.paragru(wx, a)
+    >>> again, _, info = fastiter.paragru(wx, a, method="newton", return_info=True)
+    >>> bool(np.allclose(again, h, rtol=0, atol=1e-12)), info.fallbacks.tolist()
+    (True, [0, 0])
+    """
+    solver = (method, window, rtol, atol, max_steps)
+    return _run("paragru", wx, a, None, h0, solver, reverse, lengths, return_info, out, backend)
+
+
+@takes_cupy
+def paralstm(
+    wx: Array,
+    a: Array,
+    p: Array,
+    state: Sequence[Array] | None = None,
+    *,
+    method: str = "auto",
+    reverse: bool = False,
+    lengths: npt.ArrayLike | None = None,
+    window: int | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_steps: int | None = None,
+    return_info: bool = False,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Result:
+    """c[t] = f c[t-1] + (1 - f) q, h[t] = o tanh(c[t]): an LSTM with diagonal weights and peepholes.
+
+    f = sigmoid(wx_f + a_f h[t-1] + p_f c[t-1]), q = tanh(wx_q + a_q h[t-1]), o = sigmoid(wx_o + a_o h[t-1] + p_o c[t]).
+    Arguments as for :func:`paragru`, with the gates f, o, q in wx (B, T, 3, D) and a (3, D), the peepholes f, o in
+    p (2, D), and the state (h, c).
+
+    References
+    ----------
+    Danieli et al., ParaRNN (2025).
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter
+    >>> rng = np.random.default_rng(0)
+    >>> wx, a, p = (rng.standard_normal(shape) for shape in ((2, 5, 3, 8), (3, 8), (2, 8)))
+    >>> h, state = fastiter.paralstm(wx, a, p)
+    >>> first, middle = fastiter.paralstm(wx[:, :2], a, p)
+    >>> rest, (last, c) = fastiter.paralstm(wx[:, 2:], a, p, middle)
+    >>> bool((c == state[1]).all())
+    True
+    """
+    solver = (method, window, rtol, atol, max_steps)
+    return _run("paralstm", wx, a, p, state, solver, reverse, lengths, return_info, out, backend)
+
+
+@takes_cupy
+def paraslstm(
+    wx: Array,
+    a: Array,
+    state: Sequence[Array] | None = None,
+    *,
+    method: str = "auto",
+    reverse: bool = False,
+    lengths: npt.ArrayLike | None = None,
+    window: int | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_steps: int | None = None,
+    return_info: bool = False,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Result:
+    """c[t] = f c[t-1] + i z, n[t] = max(f n[t-1] + i, 1), h[t] = o c[t] / n[t]: an sLSTM with diagonal weights.
+
+    The equations are those of :func:`slstm` with the gates wx + a h[t-1] in the order i, f, z, o. Arguments as for
+    :func:`paragru`, with wx (B, T, 4, D), a (4, D) and the state (h, c, n, m).
+
+    References
+    ----------
+    Beck et al., xLSTM (2024), equations 8 to 17.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter
+    >>> rng = np.random.default_rng(0)
+    >>> wx, a = rng.standard_normal((2, 5, 4, 3)), rng.standard_normal((4, 3))
+    >>> h, (last, c, n, m) = fastiter.paraslstm(wx, a)
+    >>> bool((n >= 1).all())
+    True
+    """
+    solver = (method, window, rtol, atol, max_steps)
+    return _run("paraslstm", wx, a, None, state, solver, reverse, lengths, return_info, out, backend)
+
+
+def _run(
+    function: str,
+    wx: Array,
+    a: Array,
+    p: Array | None,
+    state: Any,
+    solver: tuple[str, Any, Any, Any, Any],
+    reverse: bool,
+    lengths: npt.ArrayLike | None,
+    return_info: bool,
+    out: Array | None,
+    backend: str | None,
+) -> Result:
+    cell = CELLS[function]
+    run = _BACKENDS[choose(function, _BACKENDS, backend)]
+    check_flag(function, "reverse", reverse)
+    check_flag(function, "return_info", return_info)
+    first = () if state is None else state_parts(function, cell, state)
+    arrays = (wx, a, p, *first) if cell.peepholes else (wx, a, *first)
+    names = cell.names[: len(arrays)]
+    check_arrays(function, names, arrays)
+    shapes = [part.shape for part in first]
+    batch, time, width = check_shapes(function, cell, wx.shape, a.shape, None if p is None else p.shape, shapes)
+    newton = newton_options(function, *solver, eps=_EPS[wx.dtype])
+    if lengths is not None:
+        lengths = _checked_lengths(function, lengths, batch, time)
+    if out is not None:
+        check_out(function, out, (batch, time, width), names, arrays)
+    h, last, counts = run(cell, wx, a, p, first, newton, reverse, lengths, out)
+    if not return_info:
+        return h, last
+    return h, last, NewtonInfo("newton", counts[0], counts[1]) if newton else NewtonInfo("sequential", None, None)
+
+
+def _checked_lengths(function: str, lengths: npt.ArrayLike, batch: int, time: int) -> Array:
+    whole = integers(function, "lengths", lengths)
+    check_lengths(function, whole.shape, int(whole.min(initial=0)), int(whole.max(initial=0)), batch, time)
+    return whole
+
+
+def _cpu(
+    cell: ParaCell,
+    wx: Array,
+    a: Array,
+    p: Array | None,
+    first: States,
+    newton: Options,
+    reverse: bool,
+    lengths: Array | None,
+    out: Array | None,
+) -> tuple[Array, States, Any]:
+    batch, time, _, width = wx.shape
+    wx = unit_stride(wx)
+    last = tuple([np.empty((batch, width), wx.dtype) for _ in cell.states])
+    h = unit_stride(out) if out is not None else empty_steps(wx, (width,))
+    counts: Any = np.zeros((2, batch), np.int64) if newton else 0
+    _FORWARD[wx.dtype](
+        (cell.code, batch, time, width, reverse, 0 if lengths is None else lengths),
+        wx,
+        np.ascontiguousarray(a),
+        0 if p is None else np.ascontiguousarray(p),
+        tuple([np.ascontiguousarray(part) for part in first]),
+        last,
+        (h,),
+        newton,
+        counts,
+    )
+    if out is not None and h is not out:
+        out[...] = h
+        h = out
+    return h, last, counts
+
+
+def _reference(
+    cell: ParaCell,
+    wx: Array,
+    a: Array,
+    p: Array | None,
+    first: States,
+    newton: Options,
+    reverse: bool,
+    lengths: Array | None,
+    out: Array | None,
+) -> tuple[Array, States, Any]:
+    from . import reference
+
+    p, state = np.empty((0, wx.shape[3]), wx.dtype) if p is None else p, first or None
+    counts: Any = None
+    if newton:
+        h, last, _, counts = reference.newton(cell.name, wx, a, p, state, newton, reverse=reverse, lengths=lengths)
+    else:
+        h, last, _ = reference.sequential(cell.name, wx, a, p, state, reverse=reverse, lengths=lengths)
+    if out is not None:
+        out[...] = h
+        h = out
+    return h, last, counts
+
+
+_BACKENDS = {"cpu": _cpu, "reference": _reference}

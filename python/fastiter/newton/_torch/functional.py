@@ -1,0 +1,219 @@
+"""Recurrences with diagonal weights on tensors, step by step or by Newton's method, differentiable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ..._check import check_flag
+from ..._torch.autograd import differentiable_once
+from ..._torch.ops import CPU_AND_CUDA, check_tensors, checked_lengths, own_copy, transformed
+from ..._torch.overrides import dispatched, overridden
+from .._cells import CELLS, WINDOW, NewtonInfo, Options, ParaCell, check_shapes, newton_options, state_parts
+from . import cuda  # the ops of CUDA tensors
+from .ops import para_bwd, para_fwd
+
+States: TypeAlias = tuple[Tensor, ...]
+Result: TypeAlias = "tuple[Tensor, States] | tuple[Tensor, States, NewtonInfo]"
+
+
+def paragru(
+    wx: Tensor,
+    a: Tensor,
+    h0: Tensor | tuple[Tensor] | None = None,
+    *,
+    method: str = "auto",
+    reverse: bool = False,
+    lengths: Tensor | Sequence[int] | None = None,
+    window: int | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_steps: int | None = None,
+    return_info: bool = False,
+) -> Result:
+    """h[t] = z q + (1 - z) h[t-1]: :func:`fastiter.paragru` on tensors.
+
+    Differentiable in wx, a and h0, with gradients from h and from the final state; for every method of the forward
+    pass, the backward pass is one fused linear recurrence in reverse. Differentiating twice raises an error. Arguments
+    and errors are those of :func:`fastiter.paragru`.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> x, w, a = torch.randn(2, 100, 5), torch.randn(24, 5, requires_grad=True), torch.rand(3, 8, requires_grad=True)
+    >>> wx = torch.nn.functional.linear(x, w).view(2, 100, 3, 8)
+    >>> h, (last,) = fastiter.torch.paragru(wx, a)
+    >>> last.sum().backward()
+    >>> a.grad.shape, w.grad.shape
+    (torch.Size([3, 8]), torch.Size([24, 5]))
+    """
+    solver = (method, window, rtol, atol, max_steps)
+    return _run("paragru", wx, a, None, h0, solver, reverse, lengths, return_info)
+
+
+def paralstm(
+    wx: Tensor,
+    a: Tensor,
+    p: Tensor,
+    state: Sequence[Tensor] | None = None,
+    *,
+    method: str = "auto",
+    reverse: bool = False,
+    lengths: Tensor | Sequence[int] | None = None,
+    window: int | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_steps: int | None = None,
+    return_info: bool = False,
+) -> Result:
+    """c[t] = f c[t-1] + (1 - f) q, h[t] = o tanh(c[t]): :func:`fastiter.paralstm` on tensors.
+
+    Differentiable like :func:`paragru`, in wx, a, p and the state.
+    """
+    solver = (method, window, rtol, atol, max_steps)
+    return _run("paralstm", wx, a, p, state, solver, reverse, lengths, return_info)
+
+
+def paraslstm(
+    wx: Tensor,
+    a: Tensor,
+    state: Sequence[Tensor] | None = None,
+    *,
+    method: str = "auto",
+    reverse: bool = False,
+    lengths: Tensor | Sequence[int] | None = None,
+    window: int | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_steps: int | None = None,
+    return_info: bool = False,
+) -> Result:
+    """h[t] = o c[t] / n[t]: :func:`fastiter.paraslstm` on tensors, differentiable like :func:`paragru`.
+
+    The gradients also go through the stabiliser m, so they are correct for losses on c, n and m, too.
+    """
+    solver = (method, window, rtol, atol, max_steps)
+    return _run("paraslstm", wx, a, None, state, solver, reverse, lengths, return_info)
+
+
+_PUBLIC: dict[str, Any] = {"paragru": paragru, "paralstm": paralstm, "paraslstm": paraslstm}
+
+
+def _run(
+    function: str,
+    wx: Tensor,
+    a: Tensor,
+    p: Tensor | None,
+    state: Any,
+    solver: tuple[str, Any, Any, Any, Any],
+    reverse: bool,
+    lengths: Tensor | Sequence[int] | None,
+    return_info: bool,
+) -> Result:
+    if overridden(wx, a, p, lengths, state, parts=state):
+        given = (wx, a, state) if p is None else (wx, a, p, state)
+        named = dict(zip(("method", "window", "rtol", "atol", "max_steps"), solver, strict=True))
+        how = {"reverse": reverse, "lengths": lengths, "return_info": return_info}
+        return dispatched(_PUBLIC[function], *given, **named, **how)
+    cell = CELLS[function]
+    check_flag(function, "reverse", reverse)
+    check_flag(function, "return_info", return_info)
+    first = () if state is None else state_parts(function, cell, state)
+    check_tensors(function, cell.names, (wx, a, p, *first) if cell.peepholes else (wx, a, *first), devices=CPU_AND_CUDA)
+    shapes = [part.shape for part in first]
+    batch, time, _ = check_shapes(function, cell, wx.shape, a.shape, None if p is None else p.shape, shapes)
+    default_window = cuda.WINDOW if wx.is_cuda else WINDOW
+    newton = newton_options(function, *solver, eps=torch.finfo(wx.dtype).eps, default_window=default_window)
+    if wx.is_cuda:
+        cuda.check_method(function, bool(newton))
+    whole = None if lengths is None else checked_lengths(function, lengths, batch, time, wx.device)
+    h, last, info = _apply(cell, wx, a, p, first, reverse, whole, newton)
+    return (h, last, info) if return_info else (h, last)
+
+
+def _apply(
+    cell: ParaCell,
+    wx: Tensor,
+    a: Tensor,
+    p: Tensor | None,
+    first: States,
+    reverse: bool,
+    lengths: Tensor | None,
+    newton: Options,
+) -> tuple[Tensor, States, NewtonInfo]:
+    """Return h, the final states, and a NewtonInfo."""
+    window, max_steps, rtol, atol = newton or (0, 0, 0.0, 0.0)
+    # In forward mode the autograd function is called because it raises.
+    needs_grad = torch.is_grad_enabled() and _any_requires_grad(wx, a, p, first)
+    if needs_grad or transformed() or forward_ad._current_level >= 0:
+        outputs = _Recurrence.apply(cell.name, reverse, lengths, (window, max_steps, rtol, atol), wx, a, p, *first)
+    else:
+        outputs = para_fwd(cell.name, wx, a, p, first, reverse, lengths, window, max_steps, rtol, atol, False)
+    h, last = outputs[:2]
+    info = NewtonInfo("newton", *outputs[2].unbind(0)) if newton else NewtonInfo("sequential", None, None)
+    return h, _parts(last), info
+
+
+def _parts(last: Tensor) -> States:
+    """Split the final states (S, B, D) into parts that are not views, so that users may change each in place."""
+    if transformed():  # torch.func has no rule for unsafe_split
+        return tuple(last.unbind(0))
+    return tuple(last.flatten(0, 1).unsafe_split_with_sizes([last.shape[1]] * last.shape[0]))
+
+
+def _any_requires_grad(wx: Tensor, a: Tensor, p: Tensor | None, first: States) -> bool:
+    if wx.requires_grad or a.requires_grad or (p is not None and p.requires_grad):
+        return True
+    return any(x.requires_grad for x in first)
+
+
+class _Recurrence(torch.autograd.Function):
+    """Map (wx, a, p, *state) to (h, final states (S, B, D), counts of Newton's method, all states but h, copy of h).
+
+    The copy of h is for the backward pass, as users may write to h.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        cell: str,
+        reverse: bool,
+        lengths: Tensor | None,
+        newton: tuple[int, int, float, float],
+        wx: Tensor,
+        a: Tensor,
+        p: Tensor | None,
+        *first: Tensor,
+    ) -> tuple[Tensor, ...]:
+        outputs = para_fwd(cell, wx, a, p, first, reverse, lengths, *newton, True)
+        return (*outputs, own_copy(outputs[0]))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        cell, reverse, lengths, newton, wx, a, p, *first = inputs
+        _, _, *rest = output
+        *others, h = rest[1:] if newton[0] else rest
+        ctx.save_for_backward(wx, a, p, lengths, h, *others, *first)
+        ctx.cell, ctx.reverse, ctx.newton = CELLS[cell], reverse, newton[0] > 0
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*rest)
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, dh: Tensor | None, dlast: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        wx, a, p, lengths, *others = ctx.saved_tensors
+        count = len(ctx.cell.states)
+        states, first = others[:count], others[count:]
+        if dh is None and dlast is None:
+            return (None,) * (7 + len(first))
+        need_weights = any(ctx.needs_input_grad[5:7])
+        dwx, dfirst, *weights = para_bwd(
+            ctx.cell.name, wx, a, p, first, states, dh, dlast, ctx.reverse, lengths, need_weights, ctx.newton
+        )
+        da, dp = (*weights, None, None)[:2]
+        return (None, None, None, None, dwx, da, dp, *(dfirst.unbind(0) if first else ()))

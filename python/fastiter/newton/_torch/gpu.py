@@ -1,0 +1,127 @@
+"""The diagonal cells on a GPU: step by step with kernels/newton/triton_newton.py, or Newton's method in CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..._torch import launch
+from ..._torch.ops import LIBRARY, contiguous, unit_stride
+from .._cells import CELLS, ParaCell
+from . import cuda
+from .ops import backward_outputs, check_steps, forward_outputs
+
+#: Lanes per program, and bytes that a lane prefetches per gate
+_LANES, _AHEAD = 64, 16
+
+
+def _launch(
+    name: str,
+    cell: ParaCell,
+    wx: Tensor,
+    memory: Sequence[Tensor | None],
+    strided: Sequence[Tensor | None],
+    reverse: bool,
+    ahead: int,
+) -> None:
+    """Launch a kernel with a lane for each unit of each row; ``strided`` holds the tensors with a time axis."""
+    import triton.language as tl
+
+    batch, time, _, width = wx.shape
+    if not batch * width:
+        return
+    strides = [stride for x in strided for stride in ((0, 0) if x is None else x.stride()[:-1])]
+    with launch.on(wx):
+        getattr(launch.triton_kernels(cell.name, "newton/triton_newton"), f"para_{name}_kernel")[
+            (-(-batch * width // _LANES),)
+        ](
+            *memory,
+            *strides,
+            *(batch, time, width, -1 if reverse else 1),
+            CELL=cell.name,
+            GATES=cell.gates,
+            STATES=len(cell.states),
+            STATE=tl.float64 if wx.dtype == torch.float64 else tl.float32,
+            UNROLL=max(1, ahead // wx.element_size()),
+            LANES=_LANES,
+            num_warps=_LANES // 32,
+            enable_fp_fusion=True,
+        )
+
+
+def _first(state: Sequence[Tensor]) -> Tensor | None:
+    return torch.stack([contiguous(x) for x in state]) if state else None
+
+
+def _para_fwd(
+    cell_name: str,
+    wx: Tensor,
+    a: Tensor,
+    p: Tensor | None,
+    state: Sequence[Tensor],
+    reverse: bool,
+    lengths: Tensor | None,
+    window: int,
+    max_steps: int,
+    rtol: float,
+    atol: float,
+    save: bool,
+) -> list[Tensor]:
+    cell = CELLS[cell_name]
+    cuda.check_method(cell.name, window > 0)
+    check_steps(cell, wx, lengths)
+    lengths, _ = launch.in_range(lengths, None, wx.shape[1])
+    wx, a, p = unit_stride(wx), contiguous(a), None if p is None else contiguous(p)
+    outputs = forward_outputs(cell, wx, window > 0, save)
+    if window:
+        newton = (window, max_steps, rtol, atol)
+        cuda.forward(cell, wx, a, p, _first(state), reverse, lengths, newton, outputs)
+        return outputs
+    h, last, *rest = outputs
+    if lengths is not None:  # the kernel zeros h itself
+        for x in rest:
+            x.zero_()
+    others = (*rest, None, None, None)[:3]
+    memory = (wx, a, p, _first(state), h, *others, last, launch.as_int64(lengths, wx))
+    _launch("fwd", cell, wx, memory, (wx, h), reverse, _AHEAD)
+    return outputs
+
+
+def _para_bwd(
+    cell_name: str,
+    wx: Tensor,
+    a: Tensor,
+    p: Tensor | None,
+    state: Sequence[Tensor],
+    states: Sequence[Tensor],
+    dh: Tensor | None,
+    dlast: Tensor | None,
+    reverse: bool,
+    lengths: Tensor | None,
+    need_weights: bool,
+    newton: bool,
+) -> list[Tensor]:
+    cell = CELLS[cell_name]
+    check_steps(cell, wx, lengths)
+    lengths, _ = launch.in_range(lengths, None, wx.shape[1])
+    wx, a, p = unit_stride(wx), contiguous(a), None if p is None else contiguous(p)
+    dh, dlast = None if dh is None else unit_stride(dh), None if dlast is None else contiguous(dlast)
+    dwx, dfirst, *weights = backward_outputs(cell, wx, a, need_weights)
+    h, *rest = [unit_stride(x) for x in states]
+    rest = [x if x.stride() == h.stride() else torch.empty_like(h).copy_(x) for x in rest]
+    rows = [x.new_empty((wx.shape[0], *x.shape)) for x in weights]  # partial sums per row, then summed over the rows
+    da, dp = (*rows, None, None)[:2]
+    others, results = (*rest, None, None, None)[:3], (dwx, dfirst, da, dp)
+    if newton:
+        memory: tuple[Tensor | None, ...] = (wx, a, p, _first(state), h, others[0], dh, dlast, *results)
+        cuda.backward(cell, memory, reverse, lengths)
+    else:
+        memory = (wx, a, p, _first(state), h, *others, dh, dlast, *results, launch.as_int64(lengths, wx))
+        _launch("bwd", cell, wx, memory, (wx, h, dh, dwx), reverse, _AHEAD // 2)
+    return [dwx, dfirst, *(x.sum(0) for x in rows)]
+
+
+LIBRARY.impl("_para_fwd", _para_fwd, "CUDA")
+LIBRARY.impl("_para_bwd", _para_bwd, "CUDA")

@@ -1,0 +1,193 @@
+"""Checks of the arguments of `solve_recurrence`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...._backend import BackendError
+from ...._check import check_flag, type_name
+from ...._torch.ops import FLOATS
+from .cell import WIDEST, Layout
+
+METHODS = ("auto", "sequential", "newton", "quasi", "elk")
+JACOBIANS = ("auto", "diagonal", "block", "dense", "quasi")
+_NAME = "solve_recurrence"
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of a call, as given by the user."""
+
+    method: str
+    jacobian: Any
+    rtol: float | None
+    atol: float | None
+    max_steps: int | None
+    window: int | None
+    damping: float | str
+    throw: bool
+
+    def check(self) -> None:
+        _check_choice("method", self.method, METHODS)
+        if not callable(self.jacobian):
+            _check_jacobian(self.jacobian)
+        for name, value in (("rtol", self.rtol), ("atol", self.atol)):
+            if value is not None and not 0 <= _number(name, value, "a number or None") < math.inf:
+                raise ValueError(f"{_NAME}: {name} must be finite and not negative, got {value}")
+        for name, count in (("max_steps", self.max_steps), ("window", self.window)):
+            if count is not None:
+                _check_count(name, count)
+        if self.damping != "auto" and not 0 <= _number("damping", self.damping, "'auto' or a number") < 1:
+            raise ValueError(f"{_NAME}: damping must be 'auto' or a gain from 0 to below 1, got {self.damping}")
+        check_flag(_NAME, "throw", self.throw)
+
+
+def check_cell_is_function(cell: Any) -> None:
+    if not callable(cell):
+        raise TypeError(f"{_NAME}: cell must be a function of (h, x, params), got {type_name(cell)}")
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    listed = ", ".join(map(repr, choices))
+    if not isinstance(value, str):
+        raise TypeError(f"{_NAME}: {name} must be one of {listed}, got {type_name(value)}")
+    if value not in choices:
+        raise ValueError(f"{_NAME}: {name} must be one of {listed}, got {value!r}")
+
+
+def _check_jacobian(jacobian: Any) -> None:
+    listed = f"one of {', '.join(map(repr, JACOBIANS))}, ('block', K) or a function of (h, x, params)"
+    if isinstance(jacobian, (tuple, list)):
+        if len(jacobian) != 2 or jacobian[0] != "block":
+            raise ValueError(f"{_NAME}: jacobian must be {listed}, got {jacobian!r}")
+        _check_count("jacobian's K", jacobian[1])
+        if jacobian[1] > WIDEST:
+            raise ValueError(f"{_NAME}: jacobian's K must be at most {WIDEST}, got {jacobian[1]}")
+    elif not isinstance(jacobian, str):
+        raise TypeError(f"{_NAME}: jacobian must be {listed}, got {type_name(jacobian)}")
+    elif jacobian not in JACOBIANS:
+        raise ValueError(f"{_NAME}: jacobian must be {listed}, got {jacobian!r}")
+
+
+def _number(name: str, value: Any, expected: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{_NAME}: {name} must be {expected}, got {type_name(value)}")
+    return value
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{_NAME}: {name} must be an int, got {type_name(value)}")
+    if value < 1:
+        raise ValueError(f"{_NAME}: {name} must be at least 1, got {value}")
+
+
+def checked_x(x: Any) -> tuple[list[Tensor], bool]:
+    """Return the parts of x, and whether it is one tensor."""
+    single = isinstance(x, Tensor)
+    if not single and not isinstance(x, (tuple, list)):
+        raise TypeError(f"{_NAME}: x must be a tensor or a tuple of tensors, got {type_name(x)}")
+    parts: list[Any] = [x] if single else list(x)
+    if not parts:
+        raise ValueError(f"{_NAME}: x must be a tensor or a tuple of at least one, got an empty tuple")
+    for i, part in enumerate(parts):
+        name = "x" if single else f"x[{i}]"
+        _check_tensor(name, part)
+        if part.dim() < 2:
+            raise ValueError(f"{_NAME}: {name} must have shape (B, T, ...), got {tuple(part.shape)}")
+        if part.shape[:2] != parts[0].shape[:2]:
+            batch, time = parts[0].shape[:2]
+            raise ValueError(
+                f"{_NAME}: {name} must have shape (B, T, ...) = ({batch}, {time}, ...) like x[0], "
+                f"got {tuple(part.shape)}"
+            )
+    return parts, single
+
+
+def _check_tensor(name: str, x: Any) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{_NAME}: {name} must be a torch.Tensor, got {type_name(x)}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{_NAME}: {name} must be a dense tensor, got layout {x.layout}")
+    if not x.is_cpu and not x.is_cuda:
+        raise BackendError(f"{_NAME}: {name} must be on the CPU or a CUDA device, as the scans are; got {x.device}")
+
+
+def check_device(tensors: Sequence[Tensor]) -> None:
+    """Check that all tensors are on the device of the first one, x."""
+    for other in tensors:
+        if other.device != tensors[0].device:
+            raise BackendError(
+                f"{_NAME}: x, params and h0 must be on one device, got {tensors[0].device} and {other.device}"
+            )
+
+
+def check_params(leaves: Sequence[Any]) -> None:
+    for leaf in leaves:
+        if isinstance(leaf, torch.nn.Module):
+            expected = "tensors, such as dict(module.named_parameters())"
+            raise TypeError(f"{_NAME}: params must be {expected}, got the module {type_name(leaf)}")
+        if isinstance(leaf, Tensor):
+            _check_tensor("params", leaf)
+
+
+def checked_state(h0: Any, batch: int) -> tuple[list[Tensor], Layout]:
+    """Return the parts of the initial state, checked to have one dtype, and their layout."""
+    single = isinstance(h0, Tensor)
+    if not single and not isinstance(h0, (tuple, list)):
+        raise TypeError(f"{_NAME}: h0 must be a tensor or a tuple of tensors, got {type_name(h0)}")
+    parts: list[Any] = [h0] if single else list(h0)
+    if not parts:
+        raise ValueError(f"{_NAME}: h0 must be a tensor or a tuple of at least one, got an empty tuple")
+    for i, part in enumerate(parts):
+        name = "h0" if single else f"h0[{i}]"
+        _check_tensor(name, part)
+        if part.dtype not in FLOATS:
+            raise TypeError(f"{_NAME}: {name} must have dtype torch.float32 or torch.float64, got {part.dtype}")
+        if part.dtype != parts[0].dtype:
+            raise TypeError(f"{_NAME}: {name} must have dtype {parts[0].dtype} like h0[0], got {part.dtype}")
+        if part.dim() < 1 or part.shape[0] != batch:
+            raise ValueError(
+                f"{_NAME}: {name} must have shape (B, ...) = ({batch}, ...) to go with x, got {tuple(part.shape)}"
+            )
+    return parts, Layout(tuple([tuple(part.shape[1:]) for part in parts]), single)
+
+
+def found_state(function: Any, x: Sequence[Tensor], single_x: bool, params: Any) -> Any:
+    """Return a zero state, whose shape is found by calling the cell with a one-unit state that broadcasts.
+
+    The number of parts is the one for which the cell returns as many parts as it is given.
+    """
+    dtype = next((part.dtype for part in x if part.dtype in FLOATS), torch.get_default_dtype())
+    batch = x[0].shape[0]
+    # without steps, zeros in place of the first step give the same shape
+    step = [part[:, 0].clone() if part.shape[1] else part.new_zeros((batch, *part.shape[2:])) for part in x]
+    given = step[0] if single_x else tuple(step)
+    errors = []
+    for count in range(1, 5):
+        unit = [torch.zeros((batch, 1), dtype=dtype, device=x[0].device) for _ in range(count)]
+        try:
+            with torch.no_grad():
+                state = function(unit[0] if count == 1 else tuple(unit), given, params)
+            if _is_state(state, count, batch):
+                return torch.zeros_like(state) if count == 1 else tuple([torch.zeros_like(part) for part in state])
+        except Exception as error:
+            errors.append(f"{type(error).__qualname__}: {error}")
+    reason = errors[0] if errors else "states in other forms"
+    raise ValueError(
+        f"{_NAME}: h0 must be given where the cell does not show the state's shape by broadcasting a state of shape "
+        f"(B, 1), got {reason}"
+    )
+
+
+def _is_state(state: Any, count: int, batch: int) -> bool:
+    parts = [state] if count == 1 else state
+    if not isinstance(parts, (tuple, list)) or len(parts) != count:
+        return False
+    return all(isinstance(x, Tensor) and x.dtype in FLOATS and x.dim() > 0 and len(x) == batch for x in parts)

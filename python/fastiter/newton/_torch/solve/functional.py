@@ -1,0 +1,291 @@
+"""Recurrences with any cell, solved for all steps at once: h[t] = cell(h[t-1], x[t], params)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+from torch.utils import _pytree as pytree
+
+from ...._solution import Solution
+from ...._torch.ops import refuse_transforms
+from .backward import Problem, with_gradient
+from .cell import Cell, Structure
+from .check import Request, check_cell_is_function, check_device, check_params, checked_state, checked_x, found_state
+from .newton import Options
+from .probe import check_cell, named_structure
+from .windows import Answer, loop, solve_windows, window_for
+
+#: Maximum numbers per step, B n K, and minimum number of steps for which solving all steps at once is faster than a
+#: Python loop (docs/newton/solve.md).
+_FEW_NUMBERS, _MANY_STEPS = 128, 256
+#: The same on a GPU, where a loop launches a kernel for each operation of each step.
+_GPU_NUMBERS, _GPU_STEPS = 1 << 20, 64
+#: Default tolerances in units of eps: the rounding error of some tens of operations and a matrix product.
+_TOLERANCE = 64
+
+
+def solve_recurrence(
+    cell: Callable[[Any, Any, Any], Any],
+    x: Tensor | Sequence[Tensor],
+    params: Any,
+    h0: Tensor | Sequence[Tensor] | None = None,
+    *,
+    method: Literal["auto", "sequential", "newton", "quasi", "elk"] = "auto",
+    jacobian: Any = "auto",
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_steps: int | None = None,
+    window: int | None = None,
+    damping: float | Literal["auto"] = "auto",
+    throw: bool = False,
+) -> Solution:
+    """h[t] = cell(h[t-1], x[t], params) for all t at once, by Newton's method, with the loop's result and gradient.
+
+    A loop over time calls the cell T times. Here it is called a few times with all steps as rows of one batch, and its
+    result is corrected by scans with its Jacobians until it is a fixed point. Sequences, or windows of them, that do
+    not converge are run as a loop, which the solution reports.
+
+    Parameters
+    ----------
+    cell
+        The function of one step, ``cell(h, x, params) -> h``. It gets M rows: a state (M, ...), one step of ``x``
+        (M, ...) and ``params`` unchanged, and returns the next state in the same form. M is B, B times the steps of a
+        window, or any other number; rows must be independent of each other, the result must depend only on the
+        arguments, and the arguments must not be modified.
+    x
+        The inputs (B, T, ...), of any dtype, or a tuple of such.
+    params
+        Parameters of all steps: a tensor, or tuples, lists and dicts of tensors and other values. Tensors that require
+        a gradient must be passed here (for a module: ``dict(module.named_parameters())`` and
+        torch.func.functional_call); a cell that uses others is refused, as their gradient would be lost.
+    h0
+        The initial state, (B, ...) in float32 or float64, or a tuple of such for states such as (h, c). By default
+        zeros, if the cell reveals the shape: called with zeros (B, 1), or up to four of them, it must return a state
+        (B, D), as it does if it uses h only elementwise.
+    method
+        ``"sequential"`` is the loop. ``"newton"`` uses the whole Jacobian, ``"quasi"`` its diagonal (for states with
+        several parts of one size, the blocks of each unit), ``"elk"`` starts damped. ``"auto"`` is Newton's method if
+        the Jacobian is diagonal or block diagonal, T >= 256 and a step is small (B n K <= 128), on sequences that
+        forget their past; otherwise it is the loop, which is faster then.
+    jacobian
+        Structure of dh[t]/dh[t-1] of one row, n x n for a state of n units: ``"diagonal"``, ``("block", K)`` with K
+        consecutive units in each block (K / S of each of S parts), ``"block"`` for one unit of each part, ``"dense"``,
+        ``"quasi"`` (see method). ``"auto"`` finds the smallest of these that holds at random states. A function
+        ``(h, x, params)`` returns the Jacobian: a diagonal in the form of h, blocks (M, n / K, K, K) or dense
+        (M, n, n). Otherwise it costs one vector-Jacobian product of all steps for each of K columns, or of all n if
+        dense or quasi. A wrong structure costs time, but both result and gradient are checked and stay correct.
+    rtol, atol
+        A sequence has converged when ``|h[t] - cell(h[t-1], x[t])| <= atol + rtol |h[t]|`` for each unit of each step
+        before a last correction, that correction is small, and rounding errors would not grow along it. By default 64
+        eps of the state's dtype, 7.6e-6 and 1.4e-14.
+    max_steps
+        The maximum number of iterations on a window, by default 100; a window falls back to the loop as soon as twelve
+        iterations have not reduced its residual to a quarter.
+    window
+        Number of steps that are solved at once, each window from the last state of the previous one. By default as many
+        as fit in the caches.
+    damping
+        A gain k, 0 <= k < 1: corrections and Jacobians are multiplied by 1 - k, which keeps products of large
+        Jacobians from overflowing. ``"auto"`` starts with 0 (``"elk"``: 1/2) and follows the residual.
+    throw
+        Raise a RuntimeError if the given method, other than ``"auto"``, does not converge on some window, instead of
+        running the loop.
+
+    Returns
+    -------
+    Solution
+        ``value`` (B, T, ...) in the form of h0, ``last``, and how they were found: see :class:`fastiter.Solution`.
+        Differentiable once, in x, params and h0: the gradient is exact for every method, and costs one reversed scan,
+        or a loop if the Jacobian is dense with more than 16 units. Under torch.compile the call is a graph break (with
+        ``fullgraph=True`` torch refuses it).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, dtype, shape or value, or the cell breaks one of its rules.
+    BackendError
+        If a tensor is neither on the CPU nor on a CUDA device, or not all of them are on one.
+
+    Notes
+    -----
+    Y. H. Lim, Q. Zhu, J. Selfridge, M. F. Kasim, "Parallelizing non-linear sequential models over the sequence length"
+    (ICLR 2024); X. Gonzalez, A. Warrington, J. T. H. Smith, S. W. Linderman, "Towards scalable and stable
+    parallelization of nonlinear RNNs" (NeurIPS 2024); F. Danieli and others, "ParaRNN" (2025).
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> def cell(h, x, params):
+    ...     forget = torch.sigmoid(x[..., 0] + params["a"] * h)
+    ...     return forget * h + (1 - forget) * torch.tanh(x[..., 1])
+    >>> x, a = torch.randn(4, 300, 8, 2), torch.randn(8, requires_grad=True)
+    >>> solution = fastiter.torch.solve_recurrence(cell, x, {"a": a})
+    >>> solution.value.shape, solution.method, solution.jacobian
+    (torch.Size([4, 300, 8]), 'newton', 'diagonal')
+    >>> h = torch.zeros(4, 8)
+    >>> for t in range(300):
+    ...     h = cell(h, x[:, t], {"a": a})
+    >>> torch.allclose(solution.last, h, atol=1e-5)
+    True
+    >>> expected, = torch.autograd.grad(h.sum(), a)
+    >>> torch.allclose(torch.autograd.grad(solution.last.sum(), a)[0], expected, atol=1e-5)
+    True
+    """
+    refuse_transforms("solve_recurrence", "as it iterates until its numbers say stop")
+    request = Request(method, jacobian, rtol, atol, max_steps, window, damping, throw)
+    if is_compiling():
+        # The data-dependent iteration cannot be in a graph: the call is a graph break.
+        return torch._dynamo.disable(_solve)(cell, x, params, h0, request)
+    if torch.is_inference_mode_enabled():
+        # The Jacobians need autograd graphs, which do not support inference tensors.
+        with torch.inference_mode(False), torch.no_grad():
+            return _solve(cell, x, params, h0, request)
+    return _solve(cell, x, params, h0, request)
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    """Arguments of a cell: tensors with their graph, and a function that rebuilds params from its tensors."""
+
+    x: list[Tensor]
+    single_x: bool
+    params: list[Tensor]
+    rebuild: Callable[[Sequence[Tensor]], Any]
+    first: list[Tensor]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [*self.first, *self.x, *self.params]
+
+
+def _solve(function: Any, x: Any, params: Any, h0: Any, request: Request) -> Solution:
+    check_cell_is_function(function)
+    request.check()
+    given, cell = _arguments(function, x, params, h0)
+    inputs, first = [_plain(part) for part in given.x], [_plain(part) for part in given.first]
+    batch, time = inputs[0].shape[:2]
+    if batch == 0 or time == 0 or cell.layout.width == 0:
+        return _nothing(given, cell)
+    with torch.no_grad():  # on copies: modified arguments are detected below
+        cell(cell.layout.pack(first).clone(), [part[:, 0].clone() for part in inputs])
+    recorded = _is_recorded(given)
+    if request.method != "sequential" or torch.is_grad_enabled():
+        check_cell(cell, inputs)
+    method, structure = _choose(cell, inputs, request)
+    window = request.window or window_for(structure, batch, time, cell.layout.width, inputs[0].is_cuda)
+    cell = cell.with_run(structure.run if structure else 0)
+    start = cell.layout.pack(first)
+    with torch.no_grad():
+        if structure is None:
+            answer = Answer.of_loop(loop(cell, start, inputs))
+        else:
+            answer = solve_windows(cell, structure, start, inputs, window, _options(request, method, start.dtype))
+        values = cell.layout.unpack_steps(answer.value)
+    if recorded:
+        # An approximate Jacobian suffices to find a solution, but not for its gradient.
+        exact = "auto" if "quasi" in (request.method, request.jacobian) else request.jacobian
+        find = lambda: named_structure(cell.with_run(0), exact, inputs)  # noqa: E731
+        problem = Problem(cell, given.rebuild, find, window, (len(first), len(inputs)))
+        values = with_gradient(problem, values, given.first, given.x, given.params)
+    last = [part[:, -1].clone() for part in values]
+    return _solution(cell, values, last, answer, method, structure, min(window, time))
+
+
+def _arguments(function: Any, x: Any, params: Any, h0: Any) -> tuple[_Arguments, Cell]:
+    inputs, single_x = checked_x(x)
+    leaves, spec = pytree.tree_flatten(params)
+    check_params(leaves)
+
+    def rebuild(tensors: Sequence[Tensor]) -> Any:
+        left = iter(tensors)
+        return pytree.tree_unflatten([next(left) if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec)
+
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    plain = rebuild([_plain(leaf) for leaf in tensors])
+    if h0 is None:
+        h0 = found_state(function, [_plain(part) for part in inputs], single_x, plain)
+    first, layout = checked_state(h0, inputs[0].shape[0])
+    check_device([*inputs, *tensors, *first])
+    cell = Cell(function, plain, layout, first[0].dtype, single_x)
+    return _Arguments(inputs, single_x, tensors, rebuild, first), cell
+
+
+def _plain(x: Tensor) -> Tensor:
+    """Return x without its graph."""
+    return x.clone() if x.is_inference() else x.detach()
+
+
+def _is_recorded(given: _Arguments) -> bool:
+    # In forward mode the autograd function is called because it raises.
+    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in given.tensors)
+    return recorded or forward_ad._current_level >= 0
+
+
+def _choose(cell: Cell, x: Sequence[Tensor], request: Request) -> tuple[str, Structure | None]:
+    """Return the method, and the structure that it uses; None runs the loop."""
+    method, jacobian, time = request.method, request.jacobian, x[0].shape[1]
+    numbers = x[0].shape[0] * cell.layout.width
+    few, many = (_GPU_NUMBERS, _GPU_STEPS) if x[0].is_cuda else (_FEW_NUMBERS, _MANY_STEPS)
+    if method == "sequential" or (method == "auto" and (numbers > few or time < many)):
+        return "sequential", None
+    if method == "quasi" and jacobian in ("auto", "dense"):
+        jacobian = "quasi"
+    structure = named_structure(cell, jacobian, x)
+    if method == "auto":
+        wide = structure.kind in ("dense", "quasi") or numbers * structure.size > few
+        return ("sequential", None) if wide else ("newton", structure)
+    if method == "quasi" and structure.kind == "dense":  # from a Jacobian function
+        structure = Structure("quasi", 1, given=structure.given)
+    return "quasi" if structure.kind == "quasi" and method == "newton" else method, structure
+
+
+def _options(request: Request, method: str, dtype: torch.dtype) -> Options:
+    tolerance = _TOLERANCE * torch.finfo(dtype).eps
+    gain = {"elk": 0.5}.get(method, 0.0) if request.damping == "auto" else float(request.damping)
+    return Options(
+        rtol=tolerance if request.rtol is None else request.rtol,
+        atol=tolerance if request.atol is None else request.atol,
+        max_steps=100 if request.max_steps is None else request.max_steps,
+        gain=gain,
+        adapt=request.damping == "auto",
+        contracting=request.method == "auto",
+        throw=request.throw and request.method != "auto",
+    )
+
+
+def _nothing(given: _Arguments, cell: Cell) -> Solution:
+    batch, time = given.x[0].shape[:2]
+    values = [part.new_zeros((batch, time, *part.shape[1:])) for part in given.first]
+    last = [part.clone() for part in given.first]
+    answer = Answer.of_loop(values[0].new_zeros((batch, time, 0)))
+    return _solution(cell, values, last, answer, "sequential", None, time)
+
+
+def _solution(
+    cell: Cell,
+    values: Sequence[Tensor],
+    last: Sequence[Tensor],
+    answer: Answer,
+    method: str,
+    structure: Structure | None,
+    window: int,
+) -> Solution:
+    single = cell.layout.single
+    return Solution(
+        value=values[0] if single else tuple(values),
+        last=last[0] if single else tuple(last),
+        converged=answer.converged,
+        steps=answer.steps,
+        residual=answer.residual,
+        method=method,
+        jacobian=structure.name if structure else None,
+        window=window,
+        sequential=answer.sequential,
+        lyapunov=answer.lyapunov,
+    )

@@ -1,0 +1,401 @@
+"""Arrays of fixed-point numbers: integer codes with a format, and HLS's rules for the result of each operator."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._check import refuse_mask, type_name
+from ._check import check_format
+from ._comparison import as_floats, as_fractions, compared, numbers_of
+from ._formats import Fixed
+from ._growth import code_dtype, convert, grown, magnitude, wrapped
+from .reference import fixed as reference
+from .reference.formats import fixed_code
+
+Array = npt.NDArray[Any]
+_Growth = Callable[[reference.Shape, reference.Shape], reference.Grown]
+
+
+class FixedArray:
+    """value = code 2^-(width - integer): an array of fixed-point numbers, computed with as ``ap_fixed`` does.
+
+    The operators + - * / & | ^ and unary - return the format that HLS gives their result, which holds it exactly,
+    except that a quotient is truncated toward zero. Only an assignment rounds, then handles overflow, as the format of
+    the destination says. Shifts move the bits in place. ``a[i] = x``, ``a += b`` and :meth:`astype` are assignments.
+    A Python int counts as the narrowest format that holds it; a float has no such format and must be assigned to one
+    first. Comparisons are exact comparisons of the values with any real numbers: other FixedArrays, ints, floats,
+    Fractions, and arrays of them.
+
+    Parameters
+    ----------
+    x : FixedArray, ndarray or number
+        Numbers to assign to the format.
+    fmt : Fixed or str
+        Any format without stochastic rounding.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type; for a wrong value, such as a result of more than 64 bits, which no code has.
+    ZeroDivisionError
+        For division by zero.
+
+    Examples
+    --------
+    >>> from fastiter.quant import Fixed, FixedArray
+    >>> a = FixedArray([1.25, -3.5], Fixed(8, 4))
+    >>> b = FixedArray([0.75, 0.5], Fixed(6, 2))
+    >>> print((a * b).fmt, (a * b).to_float())
+    fixed<14,6> [ 0.9375 -1.75  ]
+    >>> (a * b + a).astype("fixed<6,4,RND,SAT>").to_float()
+    array([ 2.25, -5.25])
+    >>> a > 0.5, -3.5 in a
+    (array([ True, False]), True)
+    """
+
+    __slots__ = ("codes", "fmt")
+    __array_ufunc__ = None  # NumPy arrays defer mixed operators to this class, which refuses them
+    __hash__ = None  # type: ignore[assignment]
+
+    codes: Array
+    fmt: Fixed
+
+    def __init__(self, x: Any, fmt: Fixed | str) -> None:
+        self.fmt = check_fixed("FixedArray", "fmt", fmt)
+        self.codes = _assigned("FixedArray", x, self.fmt)
+
+    @classmethod
+    def from_codes(cls, codes: npt.ArrayLike, fmt: Fixed | str) -> FixedArray:
+        """Return the array with these codes, which the format must have.
+
+        Examples
+        --------
+        >>> from fastiter.quant import FixedArray
+        >>> FixedArray.from_codes([3, -4], "fixed<4,2>").to_float()
+        array([ 0.75, -1.  ])
+        """
+        checked = check_fixed("from_codes", "fmt", fmt)
+        refuse_mask("from_codes", "codes", codes)
+        array = np.asarray(codes)
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"from_codes: codes must be integers, got dtype {array.dtype}")
+        if array.size:
+            least, most = int(array.min()), int(array.max())
+            if least < checked.min_code or most > checked.max_code:
+                worst = least if least < checked.min_code else most
+                limits = f"from {checked.min_code} to {checked.max_code}"
+                raise ValueError(f"from_codes: codes must be {limits} for {checked}, got {worst}")
+        return made(array.astype(code_dtype(checked.width, checked.signed), copy=False), checked)
+
+    # ---- conversion -------------------------------------------------------------------------------------------------
+
+    def astype(self, fmt: Fixed | str) -> FixedArray:
+        """Return the numbers assigned to another format: rounded, then passed through its overflow mode."""
+        checked = check_fixed("astype", "fmt", fmt)
+        return made(_assigned("astype", self, checked), checked)
+
+    def to_float(self) -> npt.NDArray[np.float64]:
+        """Return the values as float64, rounded to nearest where a code has more than 53 bits."""
+        return as_floats(self.codes, self.fmt)
+
+    def to_fractions(self) -> Array:
+        """Return the values as an array of :class:`fractions.Fraction`."""
+        return as_fractions(self.codes, self.fmt)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if copy is False:
+            raise ValueError("FixedArray: copy must be None or True, as codes are no floats, got False")
+        return self.to_float() if dtype is None else self.to_float().astype(dtype)
+
+    def __float__(self) -> float:
+        return float(self.to_float())
+
+    def __repr__(self) -> str:
+        values = np.array2string(self.to_float(), prefix="FixedArray(", separator=", ")
+        return f"FixedArray({values}, {str(self.fmt)!r})"
+
+    # ---- shape and parts --------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes."""
+        return self.codes.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self.codes.ndim
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self.codes.size
+
+    @property
+    def T(self) -> FixedArray:
+        """The array with its axes in reverse, a view."""
+        return made(self.codes.T, self.fmt)
+
+    def reshape(self, *shape: Any) -> FixedArray:
+        """Return the same numbers in another shape, a view if NumPy makes one."""
+        return made(self.codes.reshape(*shape), self.fmt)
+
+    def transpose(self, *axes: Any) -> FixedArray:
+        """Return a view with its axes in another order."""
+        return made(self.codes.transpose(*axes), self.fmt)
+
+    def copy(self) -> FixedArray:
+        """Return a copy."""
+        return made(self.codes.copy(), self.fmt)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __iter__(self) -> Iterator[FixedArray]:
+        if not self.ndim:
+            raise TypeError("FixedArray: an array must have an axis to be iterated over, got a single number")
+        return (self[i] for i in range(len(self)))
+
+    def __contains__(self, x: object) -> bool:
+        return bool(np.any(self == x))
+
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ValueError(
+                f"FixedArray: an array must have one element to be true or false (use any or all of a comparison), "
+                f"got {self.size}"
+            )
+        return bool(self.codes.item())
+
+    def __getitem__(self, index: Any) -> FixedArray:
+        return made(np.asarray(self.codes[index]), self.fmt)
+
+    def __setitem__(self, index: Any, x: Any) -> None:
+        if not self.codes.flags.writeable:
+            raise ValueError("FixedArray: the codes must be writable to assign to them, got a read-only array")
+        self.codes[index] = _assigned("FixedArray", x, self.fmt)
+
+    # ---- operators --------------------------------------------------------------------------------------------------
+
+    def __add__(self, other: Any) -> FixedArray:
+        return _aligned(self, other, "a + b", reference.sum_format, np.add)
+
+    def __radd__(self, other: Any) -> FixedArray:
+        return _aligned(other, self, "a + b", reference.sum_format, np.add)
+
+    def __sub__(self, other: Any) -> FixedArray:
+        return _aligned(self, other, "a - b", reference.difference_format, np.subtract)
+
+    def __rsub__(self, other: Any) -> FixedArray:
+        return _aligned(other, self, "a - b", reference.difference_format, np.subtract)
+
+    def __and__(self, other: Any) -> FixedArray:
+        return _aligned(self, other, "a & b", reference.bits_format, np.bitwise_and)
+
+    def __rand__(self, other: Any) -> FixedArray:
+        return _aligned(other, self, "a & b", reference.bits_format, np.bitwise_and)
+
+    def __or__(self, other: Any) -> FixedArray:
+        return _aligned(self, other, "a | b", reference.bits_format, np.bitwise_or)
+
+    def __ror__(self, other: Any) -> FixedArray:
+        return _aligned(other, self, "a | b", reference.bits_format, np.bitwise_or)
+
+    def __xor__(self, other: Any) -> FixedArray:
+        return _aligned(self, other, "a ^ b", reference.bits_format, np.bitwise_xor)
+
+    def __rxor__(self, other: Any) -> FixedArray:
+        return _aligned(other, self, "a ^ b", reference.bits_format, np.bitwise_xor)
+
+    def __mul__(self, other: Any) -> FixedArray:
+        return _product(self, other)
+
+    def __rmul__(self, other: Any) -> FixedArray:
+        return _product(other, self)
+
+    def __truediv__(self, other: Any) -> FixedArray:
+        return _quotient(self, other)
+
+    def __rtruediv__(self, other: Any) -> FixedArray:
+        return _quotient(other, self)
+
+    def __neg__(self) -> FixedArray:
+        fmt = grown("FixedArray", "-a", reference.negative_format(self.fmt))
+        return _result(np.negative, (self.codes,), (0,), fmt)
+
+    def __pos__(self) -> FixedArray:
+        return self.copy()
+
+    def __lshift__(self, places: int) -> FixedArray:
+        return _shifted(self, _places("a << n", places))
+
+    def __rshift__(self, places: int) -> FixedArray:
+        return _shifted(self, -_places("a >> n", places))
+
+    def __matmul__(self, other: Any) -> FixedArray:
+        from ._fixed_matmul import exact_matmul
+
+        if not isinstance(other, FixedArray):
+            return NotImplemented
+        return exact_matmul(self, other)
+
+    def _assign(self, result: Any) -> FixedArray:
+        if result is NotImplemented:
+            return result  # type: ignore[no-any-return]
+        self[...] = result
+        return self
+
+    def __iadd__(self, other: Any) -> FixedArray:
+        return self._assign(self.__add__(other))
+
+    def __isub__(self, other: Any) -> FixedArray:
+        return self._assign(self.__sub__(other))
+
+    def __imul__(self, other: Any) -> FixedArray:
+        return self._assign(self.__mul__(other))
+
+    def __itruediv__(self, other: Any) -> FixedArray:
+        return self._assign(self.__truediv__(other))
+
+    # ---- comparison of values ---------------------------------------------------------------------------------------
+
+    def _compared(self, other: object, op: Callable[[Any, Any], Any]) -> Any:
+        mine = self.codes, self.fmt
+        return compared(mine, (other.codes, other.fmt) if isinstance(other, FixedArray) else numbers_of(other), op)
+
+    def __eq__(self, other: object) -> Any:
+        return self._compared(other, operator.eq)
+
+    def __ne__(self, other: object) -> Any:
+        return self._compared(other, operator.ne)
+
+    def __lt__(self, other: object) -> Any:
+        return self._compared(other, operator.lt)
+
+    def __le__(self, other: object) -> Any:
+        return self._compared(other, operator.le)
+
+    def __gt__(self, other: object) -> Any:
+        return self._compared(other, operator.gt)
+
+    def __ge__(self, other: object) -> Any:
+        return self._compared(other, operator.ge)
+
+
+# ---- implementation of the operators --------------------------------------------------------------------------------
+
+
+def check_fixed(function: str, name: str, fmt: Fixed | str) -> Fixed:
+    """Check that ``fmt`` is fixed point, or the text of such a format, without stochastic rounding."""
+    checked = check_format(function, fmt, name)
+    if not isinstance(checked, Fixed):
+        raise TypeError(f"{function}: {name} must be a Fixed or its text, got {type_name(checked)}")
+    if checked.stochastic:
+        raise ValueError(f"{function}: {name} must round without random numbers, got {checked}")
+    return checked
+
+
+def made(codes: Array, fmt: Fixed) -> FixedArray:
+    """Return an array that holds these codes."""
+    made = FixedArray.__new__(FixedArray)
+    made.codes, made.fmt = codes, fmt
+    return made
+
+
+def _of_int(x: int) -> FixedArray:
+    """Return an integer in the narrowest format that holds it."""
+    signed = x < 0
+    width = max(1, (~x if signed else x).bit_length() + signed)
+    if width > 64:
+        raise ValueError(f"FixedArray: an int must have at most 64 bits, got {x}")
+    return made(np.array(x, code_dtype(width, signed)), Fixed(width, width, signed))
+
+
+def _operand(x: object) -> FixedArray | None:
+    if isinstance(x, FixedArray):
+        return x
+    if isinstance(x, (int, np.integer)) and not isinstance(x, bool):
+        return _of_int(int(x))
+    return None
+
+
+def _assigned(function: str, x: Any, fmt: Fixed) -> Array:
+    """Return the codes of ``x`` assigned to ``fmt``: new memory."""
+    from . import encode
+
+    operand = _operand(x)
+    if operand is not None:
+        return convert(operand.codes, operand.fmt, fmt)
+    if isinstance(x, Fraction):
+        return np.array(fixed_code(x, fmt), code_dtype(fmt.width, fmt.signed))
+    refuse_mask(function, "x", x)
+    array = np.asarray(x)
+    if array.dtype.kind in "iu":
+        width = 8 * array.dtype.itemsize
+        return convert(array, Fixed(width, width, array.dtype.kind == "i"), fmt)
+    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+        raise TypeError(f"{function}: x must be a FixedArray or real numbers, got dtype {array.dtype}")
+    codes = encode(array, fmt)
+    assert isinstance(codes, np.ndarray)  # for the type checker: only formats with blocks return more
+    return codes
+
+
+def _result(op: Callable[..., Array], codes: tuple[Array, ...], left: tuple[int, ...], fmt: Fixed) -> FixedArray:
+    """Return op(codes << left), computed modulo 2^bits of the result's type, which holds the exact result."""
+    dtype = code_dtype(fmt.width, fmt.signed)
+    with np.errstate(over="ignore"):  # NumPy warns where a single number wraps
+        moved = [c.astype(dtype) << dtype.type(n) if n else c.astype(dtype) for c, n in zip(codes, left, strict=True)]
+        return made(wrapped(np.asarray(op(*moved)), fmt), fmt)
+
+
+def _aligned(x: object, y: object, what: str, growth: _Growth, op: Callable[..., Array]) -> FixedArray:
+    a, b = _operand(x), _operand(y)
+    if a is None or b is None:
+        return NotImplemented  # type: ignore[no-any-return]
+    fmt = grown("FixedArray", what, growth(a.fmt, b.fmt))
+    fraction = max(a.fmt.fraction, b.fmt.fraction)
+    return _result(op, (a.codes, b.codes), (fraction - a.fmt.fraction, fraction - b.fmt.fraction), fmt)
+
+
+def _product(x: object, y: object) -> FixedArray:
+    a, b = _operand(x), _operand(y)
+    if a is None or b is None:
+        return NotImplemented  # type: ignore[no-any-return]
+    return _result(
+        np.multiply, (a.codes, b.codes), (0, 0), grown("FixedArray", "a * b", reference.product_format(a.fmt, b.fmt))
+    )
+
+
+def _quotient(x: object, y: object) -> FixedArray:
+    a, b = _operand(x), _operand(y)
+    if a is None or b is None:
+        return NotImplemented  # type: ignore[no-any-return]
+    fmt = grown("FixedArray", "a / b", reference.quotient_format(a.fmt, b.fmt))
+    if not np.all(b.codes):
+        raise ZeroDivisionError("FixedArray: b in a / b must be other than zero, got 0")
+    with np.errstate(over="ignore"):
+        whole = (magnitude(a.codes) << np.uint64(max(b.fmt.fraction, 0))) // magnitude(b.codes)
+        signed = np.asarray(np.where((a.codes < 0) != (b.codes < 0), -whole, whole))
+    return made(signed.astype(code_dtype(fmt.width, fmt.signed)), fmt)
+
+
+def _places(what: str, n: object) -> int:
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
+        raise TypeError(f"FixedArray: n in {what} must be an int, got {type_name(n)}")
+    return int(n)
+
+
+def _shifted(a: FixedArray, places: int) -> FixedArray:
+    width = 8 * a.codes.dtype.itemsize
+    n = a.codes.dtype.type(min(abs(places), width - 1))
+    if places < 0:
+        codes = np.asarray(a.codes >> n) if a.fmt.signed or -places < width else np.zeros_like(a.codes)
+    else:
+        codes = np.asarray(a.codes << n) if places < width else np.zeros_like(a.codes)
+    return made(wrapped(codes, a.fmt), a.fmt)

@@ -1,0 +1,167 @@
+"""Quantizers to a given format: of forward values, and of gradients."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...._check import type_name
+from ..._check import check_format
+from ..._codes import code_bits
+from ..._formats import Format
+from ..arguments import facts, largest_scale
+from ..functional import quantize, quantize_gradient
+from .quantizer import Quantizer
+
+
+class FormatQuantizer(Quantizer):
+    """y = quantize(x, fmt): any format of :mod:`fastiter.quant`.
+
+    Parameters
+    ----------
+    fmt : Format or str
+    scale : float, "amax" or "first", optional
+        As for :func:`fastiter.torch.quant.quantize`. "amax" uses the largest magnitude of each input; "first" that of
+        the first input, or of the sample of :meth:`initialize`, with the scale in the buffer ``scale``.
+    scale_axis : int, optional
+        An axis, for an "amax" of its own at each of its indices.
+    axis : int
+        The axis of the blocks.
+    ste : {"clip", "pass"}
+        As for :func:`fastiter.torch.quant.quantize`.
+    seed : int, optional
+        For stochastic rounding; by default drawn from torch's generator.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.nn import FormatQuantizer
+    >>> FormatQuantizer("int4", scale="amax")(torch.tensor([0.5, -1.2, 3.5])).tolist()
+    [0.5, -1.0, 3.5]
+    """
+
+    scale: Tensor | None
+
+    def __init__(
+        self,
+        fmt: Format | str,
+        scale: float | str | None = None,
+        *,
+        scale_axis: int | None = None,
+        axis: int = -1,
+        ste: str = "clip",
+        seed: int | None = None,
+    ) -> None:
+        form = check_format("FormatQuantizer", fmt)
+        super().__init__(form.stochastic, seed)
+        _check_scale("FormatQuantizer", form, scale, ("amax", "first"))
+        for name, value in (("axis", axis), ("scale_axis", 0 if scale_axis is None else scale_axis)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"FormatQuantizer: {name} must be an int, got {type_name(value)}")
+        if scale_axis is not None and scale != "amax":
+            raise ValueError(f"FormatQuantizer: scale_axis must go with scale='amax', got scale={scale!r}")
+        if ste not in ("clip", "pass"):
+            raise ValueError(f"FormatQuantizer: ste must be 'clip' or 'pass', got {ste!r}")
+        self.fmt, self.scaling, self.scale_axis, self.axis, self.ste = form, scale, scale_axis, axis, ste
+        self._text = str(form)
+        self.bits = code_bits(form)
+        # Zero means not yet initialized, also in checkpoints.
+        self.register_buffer("scale", torch.zeros(()) if scale == "first" else None)
+        self._is_initialized = scale != "first"
+
+    def initialize(self, x: Tensor) -> None:
+        """With scale="first", set the scale from a sample of finite numbers; otherwise do nothing."""
+        if self.scale is not None:
+            with torch.no_grad():
+                self.scale.copy_(largest_scale("FormatQuantizer", self._checked_sample(x), self._text))
+            self._is_initialized = True
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *others)
+        self._is_initialized = self.scale is None or bool(self.scale > 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x rounded."""
+        if not self._is_initialized:
+            self.initialize(x)
+        factor: Any = self.scale if self.scaling == "first" else self.scaling
+        if self.scale_axis is not None:
+            factor = largest_scale("FormatQuantizer", x, self._text, self.scale_axis)
+        seed = self._next_seed()
+        return quantize(x, self._text, scale=factor, axis=self.axis, rng=seed, nan="keep", ste=self.ste)
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """The format."""
+        return (self.fmt,)
+
+    def extra_repr(self) -> str:
+        """Return the format, and the scale if there is one."""
+        return self._text if self.scaling is None else f"{self._text}, scale={self.scaling!r}"
+
+
+class GradientQuantizer(Quantizer):
+    """y = x, and dx = quantize(dy, fmt): the incoming gradient is rounded. NaN and infinities are kept.
+
+    Parameters
+    ----------
+    fmt : Format or str
+    scale : float or "amax", optional
+        As for :func:`fastiter.torch.quant.quantize`; "amax" uses the gradient's largest magnitude.
+    axis : int
+        The axis of the blocks.
+    seed : int, optional
+        For stochastic rounding; by default drawn from torch's generator.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.nn import GradientQuantizer
+    >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> (GradientQuantizer("e5m2")(x) * torch.tensor([0.3, 5.1])).sum().backward()
+    >>> x.grad.tolist()
+    [0.3125, 5.0]
+    """
+
+    def __init__(
+        self, fmt: Format | str, scale: float | str | None = None, *, axis: int = -1, seed: int | None = None
+    ) -> None:
+        form = check_format("GradientQuantizer", fmt)
+        super().__init__(form.stochastic, seed)
+        _check_scale("GradientQuantizer", form, scale, ("amax",))
+        if isinstance(axis, bool) or not isinstance(axis, int):
+            raise TypeError(f"GradientQuantizer: axis must be an int, got {type_name(axis)}")
+        self.fmt, self.scaling, self.axis = form, scale, axis
+        self._text = str(form)
+        self.bits = code_bits(form)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x; its gradient will be rounded."""
+        return quantize_gradient(x, self._text, scale=self.scaling, axis=self.axis, rng=self._next_seed())
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """The format."""
+        return (self.fmt,)
+
+    def extra_repr(self) -> str:
+        """Return the format, and the scale if there is one."""
+        return self._text if self.scaling is None else f"{self._text}, scale={self.scaling!r}"
+
+
+def _check_scale(name: str, fmt: Format, scale: object, words: tuple[str, ...]) -> None:
+    if scale is None:
+        return
+    if isinstance(scale, str):
+        if scale not in words:
+            raise ValueError(f"{name}: scale must be a number or one of {', '.join(map(repr, words))}, got {scale!r}")
+        if facts(str(fmt)).targets is None:
+            raise ValueError(f"{name}: scale must be None or a number for {fmt}, got {scale!r}")
+        return
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)):
+        raise TypeError(f"{name}: scale must be a number, a str or None, got {type_name(scale)}")
+    if not 0 < scale < math.inf:
+        raise ValueError(f"{name}: scale must be positive and finite, got {scale}")

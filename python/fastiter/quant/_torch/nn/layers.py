@@ -1,0 +1,336 @@
+"""Layers of torch.nn whose weights, inputs, outputs and gradients are rounded to the formats of a plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...._check import type_name
+from ..arguments import text_of
+from ..matmul import conv2d
+from .format_quantizers import GradientQuantizer
+from .plan import QuantPlan, check_plan, made_gradient, made_quantizer, plan_linear
+from .quantizer import Quantizer
+
+
+class QuantLayer(nn.Module):
+    """Base of layers with a plan. Each quantizer is a submodule, or None if the plan has none."""
+
+    weight_quantizer: Quantizer | None
+    bias_quantizer: Quantizer | None
+    input_quantizer: Quantizer | None
+    output_quantizer: Quantizer | None
+    gradient_quantizer: GradientQuantizer | None
+    plan: QuantPlan
+
+    #: The fields of a plan for which the layer has a quantizer; others are ignored.
+    rounds: tuple[str, ...] = ("weight", "bias", "input", "output")
+
+    def set_plan(self, plan: QuantPlan) -> None:
+        """Replace the layer's quantizers by new ones for this plan."""
+        self.plan = check_plan(type(self).__name__, plan)
+        for what in self.rounds:
+            parameter = getattr(self, what, None)
+            shape = tuple(parameter.shape) if isinstance(parameter, Tensor) else None
+            made = None if what == "bias" and parameter is None else made_quantizer(getattr(plan, what), shape)
+            self._give(f"{what}_quantizer", made)
+        self._give("gradient_quantizer", made_gradient(plan.gradient))
+
+    def _give(self, name: str, made: Quantizer | None) -> None:
+        if hasattr(self, name):
+            delattr(self, name)
+        setattr(self, name, None if made is None else made.train(self.training))
+
+    def products(self, output: Any) -> dict[str, tuple[int, str]]:
+        """Return for each weight the number of multiplications of a call, and the name of the other factor."""
+        return {}
+
+    def _rounded(self, what: str, x: Tensor) -> Tensor:
+        quantizer: Quantizer | None = getattr(self, f"{what}_quantizer")
+        return x if quantizer is None else quantizer(x)
+
+    def _finished(self, y: Tensor) -> Tensor:
+        """Return the layer's output: y rounded, with its gradient rounded in the backward pass."""
+        return self._rounded("output", self._rounded("gradient", y))
+
+    def initialize(self) -> None:
+        """Initialize the parameters' quantizers from the parameters, as the first call would."""
+        for what in ("weight", "bias"):
+            quantizer, parameter = getattr(self, f"{what}_quantizer", None), getattr(self, what, None)
+            if isinstance(quantizer, Quantizer) and isinstance(parameter, Tensor):
+                quantizer.initialize(parameter)
+
+
+class QuantLinear(QuantLayer, nn.Linear):
+    """y = Q_output(Q_input(x) Q_weight(W)^T + Q_bias(b)), with each Q from the plan; dy is rounded before it is used.
+
+    A torch.nn.Linear with the same parameter names. Products and sums are torch's, or with ``plan.accumulator`` those
+    of :func:`fastiter.torch.quant.linear`.
+
+    Parameters
+    ----------
+    in_features, out_features, bias, device, dtype
+        As for torch.nn.Linear.
+    plan : QuantPlan
+        By default nothing is rounded.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.nn import FixedQuantizer, QuantLinear, QuantPlan
+    >>> layer = QuantLinear(8, 4, plan=QuantPlan(weight=FixedQuantizer(4), output="fixed<8,4,RND,SAT>"))
+    >>> y = layer(torch.randn(2, 8))
+    >>> y.shape, torch.equal(y * 16, (y * 16).round())
+    (torch.Size([2, 4]), True)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        plan: QuantPlan | None = None,
+    ) -> None:
+        nn.Linear.__init__(self, in_features, out_features, bias, device, dtype)
+        self.set_plan(QuantPlan() if plan is None else plan)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return y (..., out_features) for input (..., in_features)."""
+        x, weight = self._rounded("input", input), self._rounded("weight", self.weight)
+        bias = None if self.bias is None else self._rounded("bias", self.bias)
+        return self._finished(plan_linear(self.plan, x, weight, bias))
+
+    def products(self, output: Tensor) -> dict[str, tuple[int, str]]:
+        """Return the number of multiplications of a call, and the name of the other factor."""
+        return {"weight": (int(output.numel()) * self.in_features, "input")}
+
+
+class QuantConv2d(QuantLayer, nn.Conv2d):
+    """y = Q_output(Q_input(x) * Q_weight(W) + Q_bias(b)), with each Q from the plan; dy is rounded before it is used.
+
+    A torch.nn.Conv2d with the same parameter names.
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
+        As for torch.nn.Conv2d.
+    plan : QuantPlan
+        By default nothing is rounded.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.nn import FixedQuantizer, QuantConv2d, QuantPlan
+    >>> layer = QuantConv2d(3, 4, 3, padding=1, plan=QuantPlan(weight=FixedQuantizer(4, axis=0), input="uint8"))
+    >>> layer(torch.rand(2, 3, 5, 5)).shape, layer.weight_quantizer.point.shape
+    (torch.Size([2, 4, 5, 5]), torch.Size([4]))
+    """
+
+    def __init__(self, *arguments: Any, plan: QuantPlan | None = None, **options: Any) -> None:
+        nn.Conv2d.__init__(self, *arguments, **options)
+        self.set_plan(QuantPlan() if plan is None else plan)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return y (B, out_channels, H', W') for input (B, in_channels, H, W), without B for one image."""
+        x, weight = self._rounded("input", input), self._rounded("weight", self.weight)
+        bias = None if self.bias is None else self._rounded("bias", self.bias)
+        return self._finished(self._product(x, weight, bias))
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.plan.accumulator is None:
+            return self._conv_forward(x, weight, bias)
+        padding: Any = self.padding
+        if self.padding_mode != "zeros" or isinstance(self.padding, str):
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode), (0, 0)
+        text = text_of("QuantPlan", self.plan.accumulator)
+        how = (text, self.plan.accumulate_every, self.stride, padding, self.dilation, self.groups)
+        return conv2d(x, weight, bias, *how)
+
+    def products(self, output: Tensor) -> dict[str, tuple[int, str]]:
+        """Return the number of multiplications of a call, and the name of the other factor."""
+        return {"weight": (int(output.numel()) * int(self.weight[0].numel()), "input")}
+
+
+class _QuantNorm(QuantLayer, nn.modules.batchnorm._BatchNorm):
+    """y = Q_output(Q_input(x) Q_weight(g) + Q_bias(b)): normalisation as a factor and a shift for each channel.
+
+    g = weight / sqrt(var + eps) and b = bias - mean g, with the batch's statistics in training mode or if there are no
+    others. g and b are rounded, as hardware stores them.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        x = self._rounded("input", input)
+        channels = (1, -1) + (1,) * (x.dim() - 2)
+        mean, variance = self._statistics(x)
+        factor = torch.rsqrt(variance + self.eps)
+        factor = factor if self.weight is None else factor * self.weight
+        shift = -mean * factor if self.bias is None else self.bias - mean * factor
+        factor, shift = self._rounded("weight", factor), self._rounded("bias", shift)
+        return self._finished(x * factor.view(channels) + shift.view(channels))
+
+    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        means, variances = self.running_mean, self.running_var
+        if not self.training and means is not None and variances is not None:
+            return means, variances
+        others = [k for k in range(x.dim()) if k != 1]
+        count = x.numel() // max(x.shape[1], 1)
+        if self.training and count < 2:
+            raise ValueError(
+                f"{type(self).__name__}: input must have more than one value per channel in training, "
+                f"got shape {tuple(x.shape)}"
+            )
+        variance, mean = torch.var_mean(x, others, correction=0)
+        if self.training and means is not None and variances is not None:
+            assert self.num_batches_tracked is not None
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+                means.lerp_(mean.to(means.dtype), share)
+                variances.lerp_((variance * (count / (count - 1))).to(variances.dtype), share)
+        return mean, variance
+
+    def set_plan(self, plan: QuantPlan) -> None:
+        """Replace the layer's quantizers by new ones for this plan."""
+        super().set_plan(plan)
+        if self.bias is None:  # there is still a shift, by the mean
+            self._give("bias_quantizer", made_quantizer(plan.bias, (self.num_features,)))
+        for quantizer in (self.weight_quantizer, self.bias_quantizer):
+            if quantizer is not None:
+                quantizer.place((self.num_features,))
+
+    def products(self, output: Tensor) -> dict[str, tuple[int, str]]:
+        """Return the number of multiplications of a call, and the name of the other factor."""
+        return {"weight": (int(output.numel()), "input")}
+
+    def initialize(self) -> None:
+        """Do nothing: the rounded factor and shift are known only with the first input."""
+
+
+class QuantBatchNorm2d(_QuantNorm, nn.BatchNorm2d):
+    """y = Q_output(Q_input(x) Q_weight(g) + Q_bias(b)), g = weight / sqrt(var + eps), b = bias - mean g.
+
+    A torch.nn.BatchNorm2d with the same parameter and buffer names, for (B, C, H, W). The factor and the shift of each
+    channel are rounded, as hardware stores them; in training mode they use the batch's statistics.
+
+    Parameters
+    ----------
+    num_features, eps, momentum, affine, track_running_stats, device, dtype
+        As for torch.nn.BatchNorm2d.
+    plan : QuantPlan
+        ``weight`` is the format of g, ``bias`` that of b. By default nothing is rounded.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.nn import QuantBatchNorm2d, QuantPlan
+    >>> layer = QuantBatchNorm2d(3, plan=QuantPlan(weight="fixed<8,2,RND,SAT>", bias="fixed<8,2,RND,SAT>"))
+    >>> layer(torch.randn(4, 3, 5, 5)).shape
+    torch.Size([4, 3, 5, 5])
+    """
+
+    def __init__(self, *arguments: Any, plan: QuantPlan | None = None, **options: Any) -> None:
+        nn.BatchNorm2d.__init__(self, *arguments, **options)
+        self.set_plan(QuantPlan() if plan is None else plan)
+
+
+class QuantBatchNorm1d(_QuantNorm, nn.BatchNorm1d):
+    """The same for (B, C) and (B, C, T), as a torch.nn.BatchNorm1d."""
+
+    def __init__(self, *arguments: Any, plan: QuantPlan | None = None, **options: Any) -> None:
+        nn.BatchNorm1d.__init__(self, *arguments, **options)
+        self.set_plan(QuantPlan() if plan is None else plan)
+
+
+class QuantAffine(QuantLayer):
+    """y = Q_output(Q_input(x) Q_weight(g) + Q_bias(b)): a factor and a shift for each feature of the last axis.
+
+    Parameters
+    ----------
+    features : int
+    bias : bool
+    device, dtype
+        Device and dtype of the parameters ``weight`` (initially ones) and ``bias`` (initially zeros).
+    plan : QuantPlan
+        By default nothing is rounded.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.nn import QuantAffine, QuantPlan
+    >>> QuantAffine(2, plan=QuantPlan(output="int8"))(torch.tensor([[0.4, 1.7]]))
+    tensor([[0., 2.]], grad_fn=<RoundedBackward>)
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self, features: int, bias: bool = True, device: Any = None, dtype: Any = None, *, plan: QuantPlan | None = None
+    ) -> None:
+        super().__init__()
+        if isinstance(features, bool) or not isinstance(features, int):
+            raise TypeError(f"QuantAffine: features must be an int, got {type_name(features)}")
+        if features < 1:
+            raise ValueError(f"QuantAffine: features must be positive, got {features}")
+        self.features = features
+        self.weight = nn.Parameter(torch.ones(features, device=device, dtype=dtype))
+        zeros = nn.Parameter(torch.zeros(features, device=device, dtype=dtype)) if bias else None
+        self.register_parameter("bias", zeros)
+        self.set_plan(QuantPlan() if plan is None else plan)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return y for input (..., features)."""
+        if input.dim() == 0 or input.shape[-1] != self.features:
+            expected = f"{self.features} features along the last axis"
+            raise ValueError(f"QuantAffine: input must have {expected}, got shape {tuple(input.shape)}")
+        y = self._rounded("input", input) * self._rounded("weight", self.weight)
+        return self._finished(y if self.bias is None else y + self._rounded("bias", self.bias))
+
+    def products(self, output: Tensor) -> dict[str, tuple[int, str]]:
+        """Return the number of multiplications of a call, and the name of the other factor."""
+        return {"weight": (int(output.numel()), "input")}
+
+    def extra_repr(self) -> str:
+        """Return the number of features."""
+        return f"{self.features}, bias={self.bias is not None}"
+
+
+class QuantAdd(QuantLayer):
+    """y = Q_output(Q_input(a) + Q_input'(b)): the sum of a shortcut; each input has a quantizer of its own.
+
+    Parameters
+    ----------
+    plan : QuantPlan
+        ``input``, ``output`` and ``gradient``. By default nothing is rounded.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.nn import QuantAdd, QuantPlan
+    >>> QuantAdd(plan=QuantPlan(input="int8"))(torch.tensor([0.4]), torch.tensor([1.7]))
+    tensor([2.])
+    """
+
+    other_quantizer: Quantizer | None
+    rounds = ("input", "output")
+
+    def __init__(self, *, plan: QuantPlan | None = None) -> None:
+        super().__init__()
+        self.set_plan(QuantPlan() if plan is None else plan)
+
+    def set_plan(self, plan: QuantPlan) -> None:
+        """Replace the layer's quantizers by new ones for this plan."""
+        super().set_plan(plan)
+        self._give("other_quantizer", made_quantizer(plan.input))
+
+    def forward(self, input: Tensor, other: Tensor) -> Tensor:
+        """Return the rounded sum."""
+        return self._finished(self._rounded("input", input) + self._rounded("other", other))

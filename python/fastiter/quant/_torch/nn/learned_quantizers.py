@@ -1,0 +1,333 @@
+"""Quantizers with learned parameters: fixed point with a learned binary point, LSQ, PACT."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ...._check import type_name
+from ... import Fixed, Int, SumOfPowers
+from ..._formats import Format
+from ..._range import limits
+from ..arguments import fixed_text
+from ..functional import fixed_point, lsq, pact
+from ..ops import read
+from .quantizer import LearnedQuantizer, Quantizer
+
+
+class FixedQuantizer(LearnedQuantizer):
+    """y = overflow(round(x 2^f)) 2^-f, f = round(point): fixed point with the binary point as a parameter (QFX).
+
+    The first input sets the point so that none of its numbers overflows (:meth:`initialize`); then it is learned.
+
+    Parameters
+    ----------
+    width : int
+        Bits of a code, 1 to 53.
+    signed : bool
+    learn_point : bool
+        False: the point is a buffer.
+    rounding, overflow : str
+        As for :class:`fastiter.quant.Fixed`.
+    axis, channels : int, optional
+        With an axis, each of its indices has a point of its own; layers and plans set their number.
+    terms, method
+        With ``terms``, codes have at most so many one bits (:class:`fastiter.quant.SumOfPowers`), so that no multiplier
+        is needed.
+    ste : {"clip", "pass"}
+        As for :func:`fastiter.torch.quant.quantize`.
+    gradient_scale : float or "lsq"
+        A factor of the point's gradient; "lsq": 1 / sqrt(number of elements per point * highest code).
+    seed : int, optional
+        For stochastic rounding; by default drawn from torch's generator.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For wrong arguments, and for a first input that is empty or not finite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.nn import FixedQuantizer
+    >>> q = FixedQuantizer(4)
+    >>> q(torch.tensor([0.3, -1.2, 1.6])).tolist(), str(q.formats[0])
+    ([0.25, -1.25, 1.5], 'fixed<4,2,RND_CONV,SAT>')
+
+    References
+    ----------
+    QFX, arXiv 2401.17544.
+    """
+
+    point: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        signed: bool = True,
+        learn_point: bool = True,
+        rounding: str = "RND_CONV",
+        overflow: str = "SAT",
+        *,
+        axis: int | None = None,
+        channels: int | None = None,
+        terms: int | None = None,
+        method: str = "GREEDY",
+        ste: str = "clip",
+        gradient_scale: float | str = "lsq",
+        seed: int | None = None,
+    ) -> None:
+        code = Fixed(width, width, signed, rounding, overflow)
+        if width > 53:
+            raise ValueError(f"FixedQuantizer: width must be from 1 to 53, got {width}")
+        if ste not in ("clip", "pass"):
+            raise ValueError(f"FixedQuantizer: ste must be 'clip' or 'pass', got {ste!r}")
+        if terms is not None:
+            if overflow != "SAT":
+                raise ValueError(f"FixedQuantizer: overflow must be 'SAT' with terms, got {overflow!r}")
+            SumOfPowers(terms, width, width, signed, method, rounding)
+        super().__init__("point", learn_point, code.stochastic, seed, axis, channels, gradient_scale)
+        self.width, self.signed, self.rounding, self.overflow = width, signed, rounding, overflow
+        self.terms, self.method, self.ste = terms, method, ste
+        self.bits = width
+
+    def initialize(self, x: Tensor, method: str = "minmax") -> None:
+        """Set the point from a sample.
+
+        Parameters
+        ----------
+        x : Tensor
+            Finite numbers.
+        method : {"minmax", "mse"}
+            "minmax": the most bits after the point for which no rounded number is out of range (for an unsigned
+            quantizer, negative numbers are ignored); "mse": of this point and the next 7 with more bits after it, the
+            one with the least squared error.
+        """
+        if method not in ("minmax", "mse"):
+            raise ValueError(f"FixedQuantizer: method must be 'minmax' or 'mse', got {method!r}")
+        sample = self._checked_sample(x)
+        self.place(tuple(x.shape))
+        self._spread(sample)  # checks the number of channels
+        others = self._others(sample)
+        low, high = limits(read(self._text), "float64", 0)
+        least, most = (sample.amin(others), sample.amax(others)) if others else (sample, sample)
+        shift = torch.maximum(_holding_shift(most, high), _holding_shift(-least, -low if self.signed else 0.0))
+        points = torch.where(shift == _ANY_SHIFT, self.width - int(self.signed), -shift)
+        points = points.clamp(-126, 126).to(torch.float32)
+        self._set(points)
+        if method == "mse":
+            self._set(self._best_of(sample, points, others))
+
+    @property
+    def _text(self) -> str:
+        """The string of the codes' format, with integer values."""
+        return fixed_text(self.width, self.signed, self.rounding, self.overflow, self.terms, self.method)
+
+    def _best_of(self, x: Tensor, points: Tensor, others: list[int]) -> Tensor:
+        best, least = points, torch.full_like(points, math.inf)
+        seed = 0 if self.counter is not None else None
+        for further in range(8):
+            tried = (points + further).clamp(max=126)
+            self._set(tried)
+            noise = (self._rounded(x, self._spread(x).detach(), seed) - x).square()
+            noise = noise.sum(others) if others else noise
+            best, least = torch.where(noise < least, tried, best), torch.minimum(noise, least)
+        return best
+
+    def _rounded(self, x: Tensor, point: Tensor, seed: int | Tensor | None) -> Tensor:
+        return fixed_point(
+            x,
+            self.width,
+            point,
+            signed=self.signed,
+            rounding=self.rounding,
+            overflow=self.overflow,
+            terms=self.terms,
+            method=self.method,
+            rng=seed,
+            nan="keep",
+            ste=self.ste,
+            gradient_scale=self._factor(x, 2 ** (self.width - int(self.signed)) - 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x rounded."""
+        if not self._is_initialized:
+            self.initialize(x)
+        return self._rounded(x, self._spread(x), self._next_seed())
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """The current format; with an axis, one for each of its indices."""
+        if self.point is None:
+            return ()
+        points = [round(p) for p in self.point.detach().flatten().tolist()]
+        if self.terms is not None:
+            return tuple(
+                SumOfPowers(self.terms, self.width, self.width - f, self.signed, self.method, self.rounding)
+                for f in points
+            )
+        return tuple(Fixed(self.width, self.width - f, self.signed, self.rounding, self.overflow) for f in points)
+
+    def extra_repr(self) -> str:
+        """Return the options that differ from their defaults."""
+        parts = [f"{self.width}"]
+        defaults = {"signed": True, "rounding": "RND_CONV", "overflow": "SAT", "terms": None, "axis": None}
+        parts += [f"{name}={getattr(self, name)!r}" for name, usual in defaults.items() if getattr(self, name) != usual]
+        if not self._learn:
+            parts.append("learn_point=False")
+        return ", ".join(parts)
+
+
+#: Marks cases where any shift will do: no positive numbers, or a range that ends at zero
+_ANY_SHIFT = -(2**20)
+
+
+def _holding_shift(largest: Tensor, end: float) -> Tensor:
+    """Return the smallest k for which ``largest`` is at most 2^k times the end of a range."""
+    mantissa, exponent = torch.frexp(largest.to(torch.float64))
+    most, place = math.frexp(end)
+    shift = exponent - place + (mantissa > most).to(exponent.dtype)
+    return torch.where((largest > 0) & (end > 0), shift, _ANY_SHIFT)
+
+
+class LSQQuantizer(LearnedQuantizer):
+    """y = clip(round(x / |step|)) |step|: integers with the step as a parameter (LSQ).
+
+    The first input sets the step to 2 mean |x| / sqrt(highest code), as in the paper.
+
+    Parameters
+    ----------
+    width, signed, rounding, overflow
+        As for :class:`fastiter.quant.Int`.
+    learn_step, axis, channels, gradient_scale, seed
+        As for :class:`FixedQuantizer`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.nn import LSQQuantizer
+    >>> q = LSQQuantizer(8)
+    >>> y = q(torch.linspace(-1, 1, 9))
+    >>> y.unique().numel(), round(q.step.item(), 3)
+    (9, 0.099)
+
+    References
+    ----------
+    Esser et al., Learned step size quantization, arXiv 1902.08153.
+    """
+
+    step: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        signed: bool = True,
+        learn_step: bool = True,
+        rounding: str = "RND_CONV",
+        overflow: str = "SAT",
+        *,
+        axis: int | None = None,
+        channels: int | None = None,
+        gradient_scale: float | str = "lsq",
+        seed: int | None = None,
+    ) -> None:
+        self._code = Int(width, signed, rounding, overflow)
+        super().__init__("step", learn_step, self._code.stochastic, seed, axis, channels, gradient_scale)
+        self.width, self.signed, self.rounding, self.overflow = width, signed, rounding, overflow
+        self.bits = width
+
+    def initialize(self, x: Tensor) -> None:
+        """Set the step from a sample."""
+        sample = self._checked_sample(x)
+        self.place(tuple(x.shape))
+        self._spread(sample)  # checks the number of channels
+        others = self._others(sample)
+        mean = sample.abs().mean(others) if others else sample.abs()
+        step = 2 * mean / math.sqrt(self._code.max_code or 1)
+        self._set(torch.where(step > 0, step, 1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x rounded."""
+        if not self._is_initialized:
+            self.initialize(x)
+        return lsq(
+            x,
+            self._spread(x).abs(),
+            self.width,
+            signed=self.signed,
+            rounding=self.rounding,
+            overflow=self.overflow,
+            rng=self._next_seed(),
+            nan="keep",
+            gradient_scale=self._factor(x, self._code.max_code),
+        )
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """The integer format."""
+        return (self._code,)
+
+    def extra_repr(self) -> str:
+        """Return the format and the axis."""
+        return f"{self._code}" if self.axis is None else f"{self._code}, axis={self.axis}"
+
+
+class PACTQuantizer(Quantizer):
+    """y = x clipped to 0 .. alpha, in uniform steps of alpha / (2^width - 1): activations with a learned clip (PACT).
+
+    Parameters
+    ----------
+    width : int
+        Bits of a code, 1 to 32.
+    alpha : float
+        Initial value of the clip; :meth:`initialize` sets it to a sample's largest number.
+    rounding : str
+        As for :class:`fastiter.quant.Int`.
+    seed : int, optional
+        For stochastic rounding.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.nn import PACTQuantizer
+    >>> PACTQuantizer(2, alpha=3.0)(torch.tensor([-1.0, 1.2, 9.0])).tolist()
+    [0.0, 1.0, 3.0]
+
+    References
+    ----------
+    Choi et al., PACT, arXiv 1805.06085.
+    """
+
+    def __init__(self, width: int, alpha: float = 6.0, rounding: str = "RND_CONV", *, seed: int | None = None) -> None:
+        self._code = Int(width, False, rounding)
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+            raise TypeError(f"PACTQuantizer: alpha must be a number, got {type_name(alpha)}")
+        if not 0 < alpha < math.inf:
+            raise ValueError(f"PACTQuantizer: alpha must be positive and finite, got {alpha}")
+        super().__init__(self._code.stochastic, seed)
+        self.width, self.rounding = width, rounding
+        self.bits = width
+        self.alpha = nn.Parameter(torch.tensor(float(alpha)))
+
+    def initialize(self, x: Tensor) -> None:
+        """Set alpha to the largest number of a sample, if that is positive."""
+        largest = x.detach().max() if x.numel() else x.new_zeros(())
+        if bool((largest > 0) & torch.isfinite(largest)):
+            with torch.no_grad():
+                self.alpha.copy_(largest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x clipped and rounded."""
+        return pact(x, self.alpha, self.width, rounding=self.rounding, rng=self._next_seed())
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """The integer format."""
+        return (self._code,)
+
+    def extra_repr(self) -> str:
+        """Return the format."""
+        return f"{self._code}"

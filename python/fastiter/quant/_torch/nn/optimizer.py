@@ -1,0 +1,126 @@
+"""quantize_optimizer: rounds the states of an optimizer after each step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...._check import type_name
+from ...._torch.ops import check_tensors
+from ..._check import check_format
+from ..._formats import Format
+from ..functional import quantize
+from ..ops import FLOATS
+from .plan import QuantPlan
+from .quantizer import _checked_seed
+
+
+class OptimizerQuantizer:
+    """Handle returned by :func:`quantize_optimizer`: the formats, and the counter of stochastic rounding.
+
+    ``state_dict`` and ``load_state_dict`` let a run resumed from a checkpoint draw the same numbers; ``remove`` ends
+    the rounding.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, formats: dict[str, Format], scale: str | None, seed: int):
+        self.formats, self.scale, self.seed, self.count = formats, scale, seed, 0
+        self._unknown = {name for name in formats if name != "*"}
+        self._handle = optimizer.register_step_post_hook(self._after_step)
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                for name, value in optimizer.state.get(parameter, {}).items():
+                    fmt = self.formats.get(name, self.formats.get("*"))
+                    if fmt is not None and isinstance(value, Tensor) and value.dim() > 0 and value.is_floating_point():
+                        self._round(name, value, fmt)
+        if self._unknown:
+            self._check_names(optimizer)
+
+    def _check_names(self, optimizer: torch.optim.Optimizer) -> None:
+        """Refuse names that no state has, once every trained parameter has states."""
+        learning = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        states = [optimizer.state.get(parameter, {}) for parameter in learning]
+        found = {str(name): None for state in states for name in state}
+        self._unknown -= found.keys()
+        if states and all(states) and self._unknown:
+            wrong, names = sorted(self._unknown)[0], ", ".join(map(repr, found))
+            raise ValueError(f"quantize_optimizer: plan must have names of states, {names}, got {wrong!r}")
+
+    def _round(self, name: str, value: Tensor, fmt: Format) -> None:
+        rng = None
+        if fmt.stochastic:
+            rng = torch.tensor((self.seed << 32) + self.count, dtype=torch.int64, device="cpu")
+            self.count += 1
+        check_tensors("quantize_optimizer", (f"state {name!r}",), (value,), FLOATS)
+        with torch.no_grad():
+            value.copy_(quantize(value, fmt, scale=self.scale, rng=rng, nan="keep"))
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the seed, and the number of tensors rounded stochastically so far."""
+        return {"seed": self.seed, "count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Resume from the result of :meth:`state_dict`."""
+        self.seed, self.count = int(state["seed"]), int(state["count"])
+
+    def remove(self) -> None:
+        """Stop rounding the optimizer's states."""
+        self._handle.remove()
+
+
+def quantize_optimizer(
+    optimizer: torch.optim.Optimizer,
+    plan: QuantPlan | Mapping[str, Format | str] | Format | str,
+    *,
+    scale: str | None = None,
+    seed: int | None = None,
+) -> OptimizerQuantizer:
+    """Round the states of an optimizer to number formats after each of its steps.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    plan : Format, str, QuantPlan, or mapping of str to Format or str
+        One format for all states (for a plan: its ``optimizer``), or one for each name: "exp_avg", "exp_avg_sq" of
+        Adam, "momentum_buffer" of SGD; "*" for all others. Scalar states, such as "step", are not rounded.
+    scale : "amax", optional
+        Scales each state so that its largest magnitude maps to the format's.
+    seed : int, optional
+        For stochastic rounding; by default drawn from torch's generator.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For wrong arguments; for a name that no state has, at the first step after which all parameters have states.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.nn import quantize_optimizer
+    >>> weight = torch.nn.Parameter(torch.ones(3))
+    >>> optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    >>> rounding = quantize_optimizer(optimizer, "e4m3fn")
+    >>> (weight * torch.tensor([0.3, 1.0, 2.1])).sum().backward()
+    >>> optimizer.step()
+    >>> optimizer.state[weight]["momentum_buffer"].tolist()
+    [0.3125, 1.0, 2.0]
+    """
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"quantize_optimizer: optimizer must be a torch.optim.Optimizer, got {type_name(optimizer)}")
+    if scale not in (None, "amax"):
+        raise ValueError(f"quantize_optimizer: scale must be 'amax' or None, got {scale!r}")
+    if isinstance(plan, QuantPlan):
+        if plan.optimizer is None:
+            raise ValueError("quantize_optimizer: plan must have a format for the optimizer, got None")
+        plan = plan.optimizer
+    given = plan if isinstance(plan, Mapping) else {"*": plan}
+    formats = {}
+    for name, fmt in given.items():
+        if not isinstance(name, str):
+            raise TypeError(f"quantize_optimizer: plan must have names that are str, got {type_name(name)}")
+        formats[name] = check_format("quantize_optimizer", fmt)
+    return OptimizerQuantizer(optimizer, formats, scale, _checked_seed("quantize_optimizer", seed))

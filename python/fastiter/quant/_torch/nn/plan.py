@@ -1,0 +1,121 @@
+"""QuantPlan: the formats of a layer; and the quantizers and products that layers make from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TypeAlias
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...._check import type_name
+from ..._check import check_format
+from ..._formats import Format
+from ..arguments import checked_accumulator, text_of
+from ..matmul import accumulated
+from .format_quantizers import FormatQuantizer, GradientQuantizer
+from .quantizer import Quantizer
+
+Choice: TypeAlias = "Format | str | Quantizer | None"
+
+
+@dataclass(frozen=True)
+class QuantPlan:
+    """The formats of a layer's numbers: each is None (not rounded), a format or its string, or a quantizer.
+
+    A quantizer is a template: each layer gets a copy with its own seed and number of channels.
+
+    Parameters
+    ----------
+    weight, bias : Format, str or Quantizer, optional
+        Formats of the parameters; in batch normalisation, of the factor and the shift.
+    input, output : Format, str or Quantizer, optional
+        Formats of the layer's input and output.
+    gradient : Format, str or GradientQuantizer, optional
+        Format of the gradient of the output, before it is multiplied with weights and inputs.
+    state : Format, str or Quantizer, optional
+        Format of the internal cell state of QuantLSTM.
+    accumulator : Fixed, Float or str, optional
+        Format of the sums of products in QuantLinear, QuantConv2d, QuantLSTM and QuantGRU, as in
+        :func:`fastiter.torch.quant.linear`. By default sums are torch's. Weights and inputs must be rounded, too.
+    accumulate_every : int
+        Number of additions between two roundings to the accumulator.
+    optimizer : Format or str, optional
+        Format of the optimizer's states: see :func:`quantize_optimizer`.
+
+    Examples
+    --------
+    >>> from fastiter.torch.nn import FixedQuantizer, QuantPlan
+    >>> plan = QuantPlan(weight=FixedQuantizer(4), input="e4m3fn", gradient="e5m2<STOCHASTIC>")
+    >>> plan.input
+    Float(exponent=4, mantissa=3, specials='fn', rounding='RNE', overflow='SAT', bias=7, signed=True, subnormals=True)
+    """
+
+    weight: Choice = None
+    bias: Choice = None
+    input: Choice = None
+    output: Choice = None
+    gradient: Choice = None
+    state: Choice = None
+    accumulator: Format | str | None = None
+    accumulate_every: int = 1
+    optimizer: Format | str | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "accumulate_every":
+                continue
+            if isinstance(value, (str, Format)):
+                object.__setattr__(self, field.name, check_format("QuantPlan", value, field.name))
+                continue
+            wanted: type[Quantizer] | None = Quantizer
+            if field.name == "gradient":
+                wanted = GradientQuantizer
+            elif field.name in ("optimizer", "accumulator"):
+                wanted = None
+            fits = wanted is not None and isinstance(value, wanted)
+            if fits and field.name != "gradient" and isinstance(value, GradientQuantizer):
+                fits = False
+            if value is not None and not fits:
+                allowed = "a format or its text" + ("" if wanted is None else f", a {wanted.__name__}")
+                raise TypeError(f"QuantPlan: {field.name} must be {allowed} or None, got {type(value).__name__}")
+        if self.accumulator is not None:
+            checked_accumulator("QuantPlan", self.accumulator, self.accumulate_every)
+        elif isinstance(self.accumulate_every, bool) or self.accumulate_every != 1:
+            raise ValueError(
+                f"QuantPlan: accumulate_every must be 1 without an accumulator, got {self.accumulate_every}"
+            )
+
+
+def made_quantizer(choice: Choice, shape: tuple[int, ...] | None = None) -> Quantizer | None:
+    """Return a layer's own quantizer; ``shape``: shape of the parameter that it rounds."""
+    if choice is None:
+        return None
+    made = FormatQuantizer(choice) if isinstance(choice, (str, Format)) else choice.fresh()
+    if shape is not None:
+        made.place(shape)
+    return made
+
+
+def made_gradient(choice: Choice) -> GradientQuantizer | None:
+    """Return a layer's own quantizer of gradients."""
+    if choice is None:
+        return None
+    made = GradientQuantizer(choice) if isinstance(choice, (str, Format)) else choice.fresh()
+    assert isinstance(made, GradientQuantizer)
+    return made
+
+
+def check_plan(name: str, plan: object) -> QuantPlan:
+    """Check that ``plan`` is a QuantPlan."""
+    if not isinstance(plan, QuantPlan):
+        raise TypeError(f"{name}: plan must be a QuantPlan, got {type_name(plan)}")
+    return plan
+
+
+def plan_linear(plan: QuantPlan, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x weight^T + bias with the accumulator of a plan."""
+    if plan.accumulator is None:
+        return F.linear(x, weight, bias)
+    return accumulated(x, weight, bias, text_of("QuantPlan", plan.accumulator), plan.accumulate_every)

@@ -1,0 +1,269 @@
+"""The private ops of rounding to number formats: schemas, CPU implementations, which call the kernels, fake versions.
+
+A format is passed as a string. A scale has one element, or as many axes as x, with sizes that divide those of x.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..._torch.ops import LIBRARY, contiguous, eager, empty
+from .. import decode as decode_arrays
+from .._block_formats import block_of
+from .._codes import code_dtype
+from .._formats import Fixed, Format, parse
+from .._launch import count_from_zero_point, launch, refuse_nans, room_for_scales
+from .._other_formats import SumOfPowers, Table
+from .._quantize import Blocks, has_nan
+from .._scale import Scale, check_scale
+
+_FLOATS = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+_SHORT = {torch.int8: "int8", torch.uint8: "uint8", torch.int16: "int16", torch.uint16: "uint16"}
+_LONG = {torch.int32: "int32", torch.uint32: "uint32", torch.int64: "int64", torch.uint64: "uint64"}
+NAMES = _FLOATS | _SHORT | _LONG
+DTYPES = {name: dtype for dtype, name in NAMES.items()}
+FLOATS = tuple(_FLOATS)
+
+LIBRARY.define(
+    "_quantize(Tensor x, str fmt, Tensor? scale, Tensor? zero_point, int axis, Tensor? seed, str function, "
+    "bool refuse_nan, float? nan) -> Tensor"
+)
+LIBRARY.define(
+    "_quant_encode(Tensor x, str fmt, Tensor? scale, Tensor? zero_point, int axis, Tensor? seed, bool refuse_nan, "
+    "float? nan) -> Tensor[]"
+)
+LIBRARY.define(
+    "_quant_decode(Tensor codes, Tensor? scales, str fmt, Tensor? scale, Tensor? zero_point, "
+    "ScalarType dtype) -> Tensor"
+)
+LIBRARY.define("_quant_step(Tensor point, str function) -> Tensor")
+LIBRARY.define("_quant_seed(Tensor(a!) counter, int seed, bool advance) -> Tensor")
+
+
+@lru_cache(maxsize=512)
+def read(text: str) -> Format:
+    """Parse a format string."""
+    fmt: Format = parse(text)
+    return fmt
+
+
+class _Found(NamedTuple):
+    """Outputs of a kernel."""
+
+    y: Tensor
+    scales: Tensor | None
+
+
+# ---- forward --------------------------------------------------------------------------------------------------------
+
+
+def as_array(x: Tensor | None) -> Any:
+    if x is None:
+        return None
+    return contiguous(x.detach().to(torch.float64) if x.is_floating_point() else x).numpy()
+
+
+def are_powers(scale: Any) -> bool:
+    return bool((np.frexp(scale)[0] == 0.5).all())
+
+
+@lru_cache(maxsize=4096)
+def absorbed_by(fmt: Format, scale: float) -> Format | None:
+    """Return the format with a scale of 2^k absorbed in its binary point, or None if that is not possible."""
+    mantissa, exponent = math.frexp(scale)
+    if not isinstance(fmt, (Fixed, SumOfPowers)) or mantissa != 0.5 or abs(fmt.integer + exponent - 1) > 800:
+        return None
+    return replace(fmt, integer=fmt.integer + exponent - 1)
+
+
+def _made_codes(lines: Tensor, fmt: Format) -> tuple[Tensor, Tensor | None]:
+    """Allocate the codes, and the block scales' codes if the format has blocks."""
+    codes, block = lines.new_empty(lines.shape, dtype=DTYPES[code_dtype(fmt).name]), block_of(fmt)
+    if not block:
+        return codes, None
+    kind = torch.promote_types(lines.dtype, torch.float32) if isinstance(fmt, Table) else torch.uint8
+    return codes, lines.new_empty(room_for_scales(lines.shape, block), dtype=kind)
+
+
+def _run(
+    function: str,
+    x: Tensor,
+    fmt: Format,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    axis: int,
+    seed: Tensor | None,
+    refuse_nan: bool,
+    nan: float | None,
+    codes: bool,
+) -> _Found:
+    name, block = NAMES[x.dtype], block_of(fmt)
+    if fmt.stochastic and seed is None:
+        raise ValueError(f"{function}: rng must be a seed or a generator for stochastic rounding, got None")
+    whole, absorbed = fmt, None
+    if scale is not None and scale.numel() == 1 and zero_point is None:
+        absorbed = absorbed_by(fmt, scale.item())
+    if absorbed is None:
+        word = "step" if function == "lsq" else "scale"
+        scales = check_scale(function, tuple(x.shape), name, fmt, as_array(scale), as_array(zero_point), word)
+    else:
+        fmt, scales = absorbed, Scale()
+    lines = contiguous(x.movedim(axis, -1) if block and x.dim() > 1 else x)
+    y, shared = _made_codes(lines, fmt) if codes else (empty(lines, lines.shape), None)
+    n = lines.shape[-1] if block and lines.dim() else lines.numel()
+    found = launch(
+        *(fmt, scales, (lines.data_ptr(), name), (y.data_ptr(), NAMES[y.dtype]), n, lines.numel() // n if n else 0),
+        codes=codes,
+        nan=math.nan if nan is None else nan,
+        counting=nan is not None,
+        seed=0 if seed is None else int(seed) & (2**64 - 1),
+        shared=0 if shared is None else shared.data_ptr(),
+        exact=scales.scale is not None and isinstance(fmt, (Fixed, SumOfPowers)) and are_powers(scales.scale),
+    )
+    refuse_nans(function, whole, refuse_nan and not has_nan(whole) and found[0])
+    if codes:
+        count_from_zero_point(y.numpy(), fmt, scales)
+    return _Found(y, shared)
+
+
+def _quantize(
+    x: Tensor,
+    fmt: str,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    axis: int,
+    seed: Tensor | None,
+    function: str,
+    refuse_nan: bool,
+    nan: float | None,
+) -> Tensor:
+    form = read(fmt)
+    y = _run(function, x, form, scale, zero_point, axis, seed, refuse_nan, nan, False).y
+    return y.movedim(-1, axis).contiguous() if block_of(form) and x.dim() > 1 else y
+
+
+def _quantize_fake(
+    x: Tensor,
+    fmt: str,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    axis: int,
+    seed: Tensor | None,
+    function: str,
+    refuse_nan: bool,
+    nan: float | None,
+) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _encode(
+    x: Tensor,
+    fmt: str,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    axis: int,
+    seed: Tensor | None,
+    refuse_nan: bool,
+    nan: float | None,
+) -> list[Tensor]:
+    found = _run("encode", x, read(fmt), scale, zero_point, axis, seed, refuse_nan, nan, True)
+    return [found.y] if found.scales is None else [found.y, found.scales]
+
+
+def _encode_fake(
+    x: Tensor,
+    fmt: str,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    axis: int,
+    seed: Tensor | None,
+    refuse_nan: bool,
+    nan: float | None,
+) -> list[Tensor]:
+    form = read(fmt)
+    lines = x.movedim(axis, -1) if block_of(form) and x.dim() > 1 else x
+    codes, scales = _made_codes(lines, form)
+    return [codes] if scales is None else [codes, scales]
+
+
+def _decode(
+    codes: Tensor,
+    scales: Tensor | None,
+    fmt: str,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    array = codes.contiguous().numpy()
+    given = array if scales is None else Blocks(array, scales.contiguous().numpy())
+    factor, zero = as_array(scale), as_array(zero_point)
+    decoded = decode_arrays(given, read(fmt), scale=factor, zero_point=zero, dtype=NAMES[dtype])
+    return torch.from_numpy(np.ascontiguousarray(decoded))
+
+
+def _decode_fake(
+    codes: Tensor,
+    scales: Tensor | None,
+    fmt: str,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    return codes.new_empty(codes.shape, dtype=dtype)
+
+
+def _step(point: Tensor, function: str) -> Tensor:
+    if point.dim() == 0:
+        value = point.item()
+        if abs(value) <= MOST_POINT:  # a scalar needs no array
+            return torch.tensor(2.0 ** -round(value), dtype=torch.float64, device="cpu")
+    points = np.rint(as_array(point))
+    fine = np.abs(points) <= MOST_POINT
+    if not fine.all():
+        wrong = points[~fine].flat[0]
+        raise ValueError(f"{function}: point must be from -{MOST_POINT} to {MOST_POINT}, got {wrong:g}")
+    return torch.from_numpy(np.asarray(np.ldexp(1.0, -points.astype(np.int64))))
+
+
+#: Largest magnitude of a binary point: steps and their reciprocals are then normal float32 numbers.
+MOST_POINT = 126
+
+
+def _step_fake(point: Tensor, function: str) -> Tensor:
+    return point.new_empty(point.shape, dtype=torch.float64)
+
+
+def _seed(counter: Tensor, seed: int, advance: bool) -> Tensor:
+    """Return 2^32 seed + counter, then advance the counter: one op, as the compiler could swap the two steps."""
+    made = counter + (seed << 32)
+    if advance:
+        counter.add_(1)
+    return made
+
+
+def _seed_fake(counter: Tensor, seed: int, advance: bool) -> Tensor:
+    return counter.new_empty(counter.shape)
+
+
+for _name, _cpu, _fake in (
+    ("_quantize", _quantize, _quantize_fake),
+    ("_quant_encode", _encode, _encode_fake),
+    ("_quant_decode", _decode, _decode_fake),
+    ("_quant_step", _step, _step_fake),
+    ("_quant_seed", _seed, _seed_fake),
+):
+    LIBRARY.impl(_name, _cpu, "CPU")
+    torch.library.register_fake(f"fastiter::{_name}", _fake, lib=LIBRARY)
+
+quantize_op = eager(_quantize, torch.ops.fastiter._quantize.default)
+encode_op = eager(_encode, torch.ops.fastiter._quant_encode.default)
+decode_op = eager(_decode, torch.ops.fastiter._quant_decode.default)
+step_op = eager(_step, torch.ops.fastiter._quant_step.default)
+seed_op = eager(_seed, torch.ops.fastiter._quant_seed.default)

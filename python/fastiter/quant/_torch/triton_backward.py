@@ -1,0 +1,110 @@
+"""The straight-through gradient of rounding on a GPU, and the step of a binary point."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ..._torch import launch
+from ..._torch.ops import contiguous
+from .._formats import Fixed, Format, Int
+from .._other_formats import SumOfPowers
+from .._plan import plan
+from .._range import is_limited, limits
+from .ops import NAMES, read
+from .triton_forward import BLOCK, Scales, scales_of
+
+_NOTHING, _ONE_SUM, _PRODUCTS = range(3)
+
+
+@lru_cache(maxsize=512)
+def _limits(fmt: Format, name: str, device: torch.device) -> Tensor:
+    """Return the lowest and highest code of an Int, or else the lowest and highest number that rounds into range."""
+    ends = (fmt.min_code, fmt.max_code) if isinstance(fmt, Int) else limits(fmt, name, 0)
+    double = name == "float64" or isinstance(fmt, Int)
+    exact = torch.tensor(ends, dtype=torch.float64, device="cpu")
+    return exact.to(torch.float64 if double else torch.float32).to(device)
+
+
+def _launch(
+    given: list[Tensor], dx: Tensor, sums: Tensor | None, fmt: Format, scales: Scales, rule: tuple[bool, bool], how: int
+) -> None:
+    x, (limited, clips) = given[1], rule
+    kernels = launch.triton_kernels("quantize", "quant/triton_gradient")
+    tl = kernels.tl
+    name = NAMES[torch.promote_types(x.dtype, torch.float32)]
+    made = plan(fmt, name, False)
+    with launch.on(x):
+        kernels.quantize_bwd_kernel[(-(-x.numel() // BLOCK),)](
+            *(*given, dx, sums, scales.scale, scales.zero_point, scales.powers),
+            _limits(fmt, name, x.device) if limited else None,
+            *(x.numel(), scales.run, scales.size),
+            ROUNDING=made.rounding,
+            T=tl.float64 if made.in_double else tl.float32,
+            LIMITED=limited,
+            CLIPS=limited and clips,
+            INTEGERS=isinstance(fmt, Int),
+            MAY_BE_EXACT=isinstance(fmt, (Fixed, SumOfPowers)),
+            SUMS=how,
+            HAS_SCALE=scales.scale is not None,
+            HAS_ZERO_POINT=scales.zero_point is not None,
+            SHARING=scales.sharing(x.numel()),
+            INDEX=tl.int32 if x.numel() < 2**31 else tl.int64,
+            BLOCK=BLOCK,
+            enable_fp_fusion=False,
+        )
+
+
+def _of_each_scale(products: Tensor, scale: Tensor) -> Tensor:
+    """Return the sums of the products that share a scale."""
+    sizes = scale.shape
+    parts = [part for each, size in zip(sizes, products.shape, strict=True) for part in (each, size // max(each, 1))]
+    return products.reshape(parts).sum(list(range(1, len(parts), 2)), dtype=torch.float64)
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    y: Tensor,
+    fmt: str,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    clip: bool,
+    need_scale: bool,
+) -> list[Tensor]:
+    """Return dx, and for each scale the sum of dy (y - x) over its elements in range, plus dy y over the others."""
+    form = read(fmt)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    limited = is_limited(form, clip, need_scale)
+    uniform = scale is None or scale.numel() == 1
+    scales = scales_of("quantize", x, form, scale, zero_point) if limited else Scales()
+    given = [contiguous(t.detach()) for t in (dy, x, y)]
+    dx = torch.empty_like(given[1])
+    how, sums = _NOTHING, None
+    if need_scale:
+        how = _ONE_SUM if uniform else _PRODUCTS
+        programs = -(-x.numel() // BLOCK)
+        sums = x.new_empty(programs, dtype=torch.float64) if uniform else x.new_empty(x.shape, dtype=wide)
+    if x.numel():
+        _launch(given, dx, sums, form, scales, (limited, clip), how)
+    if scale is None or sums is None:
+        return [dx]
+    total = sums.sum() if uniform else _of_each_scale(sums, scale)
+    return [dx, total.to(wide).reshape(scale.shape)]
+
+
+def step(point: Tensor, function: str) -> Tensor:
+    """Return 2^-round(point), with the point clamped to -126 .. 126, as its value cannot be checked on the GPU."""
+    given = contiguous(point.detach())
+    made = torch.empty_like(given, dtype=torch.float64)
+    block = max(min(1 << (math.prod(given.shape) - 1).bit_length(), 256), 1)
+    if given.numel():
+        kernels = launch.triton_kernels(function, "quant/triton_gradient")
+        with launch.on(given):
+            kernels.step_fwd_kernel[(-(-given.numel() // block),)](
+                given, made, given.numel(), BLOCK=block, enable_fp_fusion=False
+            )
+    return made

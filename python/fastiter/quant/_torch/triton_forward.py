@@ -1,0 +1,341 @@
+"""Rounding to number formats on a GPU: the plan of a format becomes the arguments of a Triton kernel.
+
+Only two things synchronize with the device: the search for NaN if it is to be refused, and the first call of a format,
+which copies its constants. A scale on the device is not checked, even if it is not positive.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..._torch import launch
+from ..._torch.ops import contiguous
+from .._block_formats import NVFP4, block_of
+from .._formats import Fixed, Format, Int
+from .._launch import refuse_nans
+from .._other_formats import SumOfPowers
+from .._plan import Plan, plan
+from .._quantize import has_nan
+from .._scale import check_scale
+from .ops import NAMES, _made_codes, as_array, read
+
+#: Elements per program: elementwise; counters of 4 elements each with stochastic rounding; for formats with blocks
+BLOCK, COUNTERS, TILE = 1024, 256, 2048
+#: Kinds of formats in kernels/quant/triton_elementwise.py; the CPU has one kind for integers and fixed point.
+_FIXED, _WIDE_FIXED, _WIDE_FLOAT, _POSIT, _TABLE, _LOGARITHMIC, _POWERS, _INTEGER = 0, 1, 3, 7, 8, 9, 10, 11
+_ANY, _ONE, _ROWS, _COLUMNS = range(4)
+_SIGNED = {torch.uint8: torch.int8, torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+
+
+class Numbers(NamedTuple):
+    """A format's constants on the device: scalars, and a table if it has one."""
+
+    numbers: Tensor
+    thresholds: Tensor | None
+    values: Tensor | None
+
+
+class Scales(NamedTuple):
+    """Scales and zero points: element i uses number (i // run) % size. powers: whether all are powers of two."""
+
+    scale: Tensor | None = None
+    zero_point: Tensor | None = None
+    powers: Tensor | None = None
+    run: int = 1
+    size: int = 1
+
+    def sharing(self, count: int) -> int:
+        """Return how ``count`` elements share the scales: a SHARING constant of kernels/quant/triton_elementwise.py."""
+        if self.size == 1:
+            return _ONE
+        return _ROWS if self.run * self.size == count else _COLUMNS if self.run == 1 else _ANY
+
+
+# ---- formats --------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=512)
+def plan_of(fmt: Format, name: str, codes: bool, scaled: bool) -> Plan:
+    """Return the plan; if a scale may shift the binary point, it uses float64 unless float32 holds all results."""
+    made: Plan = plan(fmt, name, codes)
+    if not scaled or not isinstance(fmt, (Fixed, SumOfPowers)) or name == "float64":
+        return made
+    fits = not made.in_double and fmt.width <= 24 and fmt.width == fmt.integer
+    return made if fits else plan(fmt, "float64", codes)
+
+
+def _list_of_numbers(fmt: Format, made: Plan, nan: float) -> list[float]:
+    if isinstance(fmt, Int):
+        return [nan, *made.fixed[2:4]]
+    if made.fixed and made.block:
+        return [nan, made.fixed[3], *made.fixed[:2]]
+    if made.fixed:
+        width, saturated, signed = made.fixed[6], made.fixed[8], made.fixed[9]
+        half, low_bits = 2.0 ** (width - 1), 2.0 ** (width - saturated)
+        ends = (-half, half - low_bits) if signed else (2 * half - low_bits,) * 2
+        return [nan, *made.fixed[:6], 2 * half, low_bits, *ends]
+    return [nan, *made.small[3:10]]
+
+
+@lru_cache(maxsize=512)
+def numbers_of(fmt: Format, name: str, codes: bool, scaled: bool, nan: float | None, device: torch.device) -> Numbers:
+    made = plan_of(fmt, name, codes, scaled)
+    kind = torch.float64 if made.in_double else torch.float32
+    listed = _list_of_numbers(fmt, made, math.nan if nan is None else nan)
+    numbers = torch.tensor(listed, dtype=torch.float64, device="cpu").to(kind).to(device)
+    if not made.table:
+        return Numbers(numbers, None, None)
+    thresholds, values = (torch.from_numpy(np.asarray(part)).to(device) for part in made.table[:2])
+    return Numbers(numbers, thresholds, values)
+
+
+def _wrapped(code: int) -> int:
+    return code - 2**64 if code >= 2**63 else code
+
+
+def _whole_numbers(made: Plan, fmt: Format) -> tuple[int, ...]:
+    """Return the kernel's integer arguments k0 .. k4."""
+    if made.kind == _WIDE_FIXED:
+        return made.fixed[6], made.fixed[7], made.fixed[8], 0, 0
+    if made.kind == _POWERS:
+        return made.powers[0], 0, 0, 0, 0
+    if made.kind == _POSIT:
+        return (*made.posit, 0, 0)
+    if made.kind == _TABLE:
+        return made.table[2], 0, 0, 0, 0
+    if made.kind == _LOGARITHMIC:
+        return made.table[2], made.small[1], 0, 0, 0
+    if made.small:
+        return (*made.small[:3], _wrapped(made.small[15]), _wrapped(made.small[16]))
+    return (0,) * 5
+
+
+def _flags(made: Plan, fmt: Format) -> tuple[bool, ...]:
+    if made.kind == _WIDE_FIXED:
+        return made.fixed[10], made.to_odd, False, False, False
+    if made.kind in (_FIXED, _POWERS):
+        return made.fixed[0] < 1, bool(made.powers and made.powers[1]), False, False, False
+    if made.small:
+        return (*made.small[11:15], made.small[0] == 0)
+    return (False,) * 5
+
+
+def _is_short(made: Plan) -> bool:
+    """Return whether a power of two scales all numbers of a small float into the dtype's exponent range."""
+    return bool(made.small and made.small[11] and made.small[1] <= 0 and made.kind != _WIDE_FLOAT)
+
+
+def _steps(made: Plan) -> int:
+    return (made.table[2] - 1).bit_length() if made.table else 0
+
+
+# ---- scales ---------------------------------------------------------------------------------------------------------
+
+
+def _known(x: Tensor | None, stand_in: Any) -> Any:
+    """Return the values of a CPU tensor; for a GPU tensor, ``stand_in`` everywhere: only its shape is checked."""
+    return None if x is None else as_array(x) if x.is_cpu else np.full(tuple(x.shape), stand_in)
+
+
+def _laid_out(x: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, int]:
+    """Return the parameters flattened, and the number of consecutive elements that share one."""
+    finer = [axis for axis, size in enumerate(x.shape) if size > 1]
+    last = finer[-1]
+    run = math.prod(shape[last + 1 :]) * (shape[last] // x.shape[last])
+    for axis in range(last) if len(finer) > 1 else ():
+        x = x.repeat_interleave(shape[axis] // x.shape[axis], axis)
+    return x.reshape(-1), run
+
+
+def scales_of(
+    function: str, x: Tensor, fmt: Format, scale: Tensor | None, zero_point: Tensor | None, powers: bool = True
+) -> Scales:
+    """Return the scales and zero points on the device of x; values are checked only if they are on the CPU."""
+    check_scale(function, tuple(x.shape), NAMES[x.dtype], fmt, _known(scale, 1.0), _known(zero_point, _any_zero(fmt)))
+    wide = torch.promote_types(x.dtype, torch.float32)
+    zero = None if zero_point is None else zero_point.to(x.device, torch.int64, non_blocking=True)
+    if scale is None:
+        return Scales(None, zero)
+    factor = scale.detach().to(x.device, wide, non_blocking=True)
+    if factor.numel() == 1:
+        return Scales(factor, zero)
+    if zero is not None:
+        zero, _ = _laid_out(zero.expand(factor.shape), tuple(x.shape))
+    bits = factor.view(torch.int64 if wide == torch.float64 else torch.int32)
+    places = 52 if wide == torch.float64 else 23
+    fixed = powers and isinstance(fmt, (Fixed, SumOfPowers))
+    are = ((bits & ((1 << places) - 1)) == 0).logical_and_(bits >= 1 << places).all() if fixed else None
+    factor, run = _laid_out(factor, tuple(x.shape))
+    return Scales(factor, zero, are, max(run, 1), factor.numel())
+
+
+def _any_zero(fmt: Format) -> int:
+    """Return a valid zero point of the format."""
+    return max(fmt.min_code, 0) if isinstance(fmt, Int) else 0
+
+
+# ---- rounding -------------------------------------------------------------------------------------------------------
+
+
+def as_signed(codes: Tensor) -> Tensor:
+    """Return codes viewed as signed integers of the same width, as the kernels require."""
+    return codes.view(_SIGNED.get(codes.dtype, codes.dtype))
+
+
+def seed_on(x: Tensor, seed: Tensor | None) -> Tensor | None:
+    """Return the seed on the device of x."""
+    if seed is None or seed.device == x.device:
+        return seed
+    return torch.full((1,), int(seed), dtype=torch.int64, device=x.device)
+
+
+class _Call(NamedTuple):
+    """The options of one call that rounds or encodes contiguous numbers."""
+
+    function: str
+    fmt: Format
+    scales: Scales
+    seed: Tensor | None
+    nan: float | None
+    codes: bool
+
+
+def _elementwise(x: Tensor, y: Tensor, call: _Call) -> None:
+    function, fmt, scales, seed, nan, codes = call
+    name, scaled = NAMES[x.dtype], scales.scale is not None
+    made = plan_of(fmt, name, codes, scaled)
+    known = numbers_of(fmt, name, codes, scaled, nan, x.device)
+    kernels = launch.triton_kernels(function, "quant/triton_elementwise")
+    tl = kernels.tl
+    size = 4 * COUNTERS if fmt.stochastic else BLOCK
+    with launch.on(x):
+        kernels.quantize_fwd_kernel[(-(-x.numel() // size),)](
+            *(x, y, scales.scale, scales.zero_point, scales.powers, seed if fmt.stochastic else None),
+            *(*known, x.numel(), scales.run, scales.size, *_whole_numbers(made, fmt)),
+            KIND=_INTEGER if isinstance(fmt, Int) else made.kind,
+            ROUNDING=made.rounding,
+            OVERFLOW=made.overflow,
+            T=tl.float64 if made.in_double else tl.float32,
+            CODES=codes,
+            REPLACES=nan is not None,
+            SIGNED=bool(made.fixed[9] if made.fixed else made.small[10] if made.small else True),
+            **{f"FLAG{k}": bool(flag) for k, flag in enumerate(_flags(made, fmt))},
+            STEPS=_steps(made),
+            SHORT=_is_short(made),
+            HAS_SCALE=scaled,
+            HAS_ZERO_POINT=scales.zero_point is not None,
+            SHARING=scales.sharing(x.numel()),
+            INDEX=tl.int32 if x.numel() < 2**31 else tl.int64,
+            BLOCK=COUNTERS if fmt.stochastic else BLOCK,
+            enable_fp_fusion=False,
+        )
+
+
+def _carry(made: Plan) -> int:
+    """Return the addend that carries into the exponent for significands that need a block scale one power higher."""
+    _, _, carry_from, beyond = made.block
+    kind, places = (np.float64, 52) if made.in_double else (np.float32, 23)
+    one = 1 << places
+    bits = int(np.array(carry_from, kind).view(f"i{np.dtype(kind).itemsize}"))
+    start = one if carry_from >= 2 else bits & (one - 1)
+    return one - 1 - (start - (not beyond))
+
+
+def _blocks(x: Tensor, y: Tensor, shared: Tensor | None, call: _Call) -> None:
+    function, fmt, scales, seed, nan, codes = call
+    g = scales.scale
+    if isinstance(fmt, NVFP4) and g is None:
+        g = torch.ones((), dtype=torch.float32, device=x.device)
+    made = plan_of(fmt, NAMES[x.dtype], codes, False)
+    known = numbers_of(fmt, NAMES[x.dtype], codes, False, nan, x.device)
+    kernels = launch.triton_kernels(function, "quant/triton_blocks")
+    size, n = block_of(fmt), x.shape[-1] if x.dim() else 1
+    wide = 1 << (size - 1).bit_length()
+    rows = max(TILE // wide, 1)
+    per_line = -(-n // size)
+    blocks = x.numel() // n * per_line
+    with launch.on(x):
+        kernels.quantize_blocks_fwd_kernel[(-(-blocks // rows),)](
+            *(x, y, shared, g, seed if fmt.stochastic else None, *known, blocks, n, per_line, size),
+            *(_carry(made), made.block[1], *_whole_numbers(made, fmt)),
+            KIND=made.kind,
+            ROUNDING=made.rounding,
+            T=kernels.tl.float64 if made.in_double else kernels.tl.float32,
+            CODES=codes,
+            REPLACES=nan is not None,
+            MINUS=bool(made.small and made.small[12]),
+            STEPS=_steps(made),
+            SHORT=_is_short(made),
+            DENSE=n % size == 0 and wide == size,
+            ROWS=rows,
+            WIDE=wide,
+            enable_fp_fusion=False,
+        )
+
+
+def run(
+    function: str,
+    x: Tensor,
+    fmt: Format,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    axis: int,
+    seed: Tensor | None,
+    refuse_nan: bool,
+    nan: float | None,
+    codes: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Return x rounded, or its codes with the codes of the block scales; blocks are moved to the last axis."""
+    if fmt.stochastic and seed is None:
+        raise ValueError(f"{function}: rng must be a seed or a generator for stochastic rounding, got None")
+    block = block_of(fmt)
+    scales = scales_of(function, x, fmt, scale, zero_point)
+    lines = contiguous(x.detach().movedim(axis, -1) if block and x.dim() > 1 else x.detach())
+    y, shared = _made_codes(lines, fmt) if codes else (torch.empty_like(lines), None)
+    if not lines.numel():
+        return y, shared
+    refuse_nans(function, fmt, refuse_nan and not has_nan(fmt) and int(torch.isnan(x).any()))
+    call = _Call(function, fmt, scales, seed_on(x, seed), nan, codes)
+    if block:
+        _blocks(lines, as_signed(y), shared, call)
+    else:
+        _elementwise(lines, as_signed(y), call)
+    return y, shared
+
+
+def quantize(
+    x: Tensor,
+    fmt: str,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    axis: int,
+    seed: Tensor | None,
+    function: str,
+    refuse_nan: bool,
+    nan: float | None,
+) -> Tensor:
+    """Return x rounded."""
+    form = read(fmt)
+    y, _ = run(function, x, form, scale, zero_point, axis, seed, refuse_nan, nan, False)
+    return y.movedim(-1, axis).contiguous() if block_of(form) and x.dim() > 1 else y
+
+
+def encode(
+    x: Tensor,
+    fmt: str,
+    scale: Tensor | None,
+    zero_point: Tensor | None,
+    axis: int,
+    seed: Tensor | None,
+    refuse_nan: bool,
+    nan: float | None,
+) -> list[Tensor]:
+    """Return the codes, and the block scales' codes if the format has blocks."""
+    codes, shared = run("encode", x, read(fmt), scale, zero_point, axis, seed, refuse_nan, nan, True)
+    return [codes] if shared is None else [codes, shared]

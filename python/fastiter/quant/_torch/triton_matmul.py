@@ -1,0 +1,176 @@
+"""Products with a rounded accumulator on a GPU, by Triton kernels on floats or on fixed-point integers.
+
+With a floating-point accumulator only float64 inputs synchronize, to check that float32 can hold them. With a
+fixed-point accumulator the host always needs the integers' width and binary point from the device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._backend import BackendError
+from ..._torch import launch
+from ..._torch.ops import contiguous
+from .. import Fixed, Float
+from .._matmul import _check_float
+from .._span import span
+from .matmul import check_bits, check_finite, check_float32, check_together
+from .ops import read
+from .triton_forward import numbers_of, plan_of
+
+#: Tile of outputs per program
+ROWS, COLUMNS = 16, 64
+#: POINT of kernels/quant/triton_matmul.py: position of the products' last place relative to the accumulator's
+_BELOW, _ABOVE, _FAR = range(3)
+#: Spare bits in an integer, so that the sum of a product and a code does not overflow
+_SPARE = 2
+#: A place outside the range of all doubles
+_NOWHERE = 1 << 20
+
+
+def _transposed(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the factors (K, M) and (K, N); a bias becomes the first product, 1 * bias."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    a, w = (t.detach().to(wide).t() for t in (x.flatten(0, -2), weight))
+    if bias is not None:
+        a = torch.cat([a.new_ones(1, a.shape[1]), a])
+        w = torch.cat([bias.detach().to(wide)[None], w])
+    return contiguous(a), contiguous(w)
+
+
+# ---- fixed point ----------------------------------------------------------------------------------------------------
+
+
+def _parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the bits, significands and exponents of doubles: |x| = significand 2^exponent."""
+    bits = x.view(torch.int64)
+    field = (bits >> 52) & 0x7FF
+    significand = (bits & ((1 << 52) - 1)) + (field.clamp(max=1) << 52)
+    return bits, significand, field.clamp(min=1) - 1075
+
+
+def _place(x: Tensor) -> Tensor:
+    """Return the position of the leading bit of integers below 2^53."""
+    return (x.to(torch.float64).view(torch.int64) >> 52) - 1023
+
+
+def _measured(x: Tensor) -> Tensor:
+    """Return whether all doubles are finite, and the places of their lowest and highest bit; 0 has no bits."""
+    if not x.numel():
+        return torch.tensor([1, _NOWHERE, -_NOWHERE], device=x.device)
+    _, significand, exponent = _parts(x)
+    some = significand != 0
+    last = torch.where(some, exponent + _place(significand & -significand), _NOWHERE).amin()
+    first = torch.where(some, exponent + _place(significand), -_NOWHERE).amax()
+    return torch.stack([exponent.amax() < 2047 - 1075, last, first])
+
+
+def _integers(name: str, measured: list[int]) -> tuple[int, int]:
+    """Return the integers' width in bits, checked, and the place of their last bit."""
+    finite, last, first = measured
+    check_finite(name, bool(finite))
+    return (2, 0) if first < last else (check_bits(name, first - last + 2), last)
+
+
+def _codes(x: Tensor, last: int, kind: torch.dtype) -> Tensor:
+    """Return doubles as integers: x / 2^last."""
+    bits, significand, exponent = _parts(x)
+    up = exponent - last
+    codes = (significand << up.clamp(0, 63)) >> (-up).clamp(0, 63)
+    return torch.where(bits < 0, -codes, codes).to(kind)
+
+
+def _fixed(a: Tensor, w: Tensor, y: Tensor, acc: Fixed, every: int) -> None:
+    a, w = a.double(), w.double()
+    (x_bits, x_last), (w_bits, w_last) = map(_integers, ("x", "weight"), _all_measured(a, w))
+    check_together(x_bits, w_bits)
+    of_sums = x_bits + w_bits - 2 + (every - 1).bit_length()  # sums are less than 2^of_sums
+    if of_sums > 64 - _SPARE:
+        got = f"{x_bits} and {w_bits} bits with every={every}"
+        raise BackendError(f"linear: sums of every products must have at most 64 bits on a GPU, got {got}")
+    bits = 32 if max(of_sums, acc.width) <= 32 - _SPARE else 64
+    dropped = -x_last - w_last - acc.fraction
+    kind = torch.int32 if bits == 32 else torch.int64
+    _launch(
+        "quant_matmul_fixed_fwd_kernel",
+        (_codes(a, x_last, kind), _codes(w, w_last, kind), y),
+        acc,
+        (every, min(abs(dropped), bits - 1), acc.width, acc.saturated_bits),
+        POINT=_BELOW if dropped > 0 else _ABOVE if of_sums - dropped <= bits - _SPARE else _FAR,
+        OVERFLOW=plan_of(acc, "float64", False, False).overflow,
+        SIGNED=acc.signed,
+        SYMMETRIC=acc.overflow == "SAT_SYM",
+    )
+
+
+def _all_measured(*factors: Tensor) -> list[list[int]]:
+    """Return :func:`_measured` of each factor, with one synchronization for all."""
+    found: list[list[int]] = torch.stack([_measured(x) for x in factors]).tolist()
+    return found
+
+
+# ---- floating point -------------------------------------------------------------------------------------------------
+
+
+def _in_float32(name: str, x: Tensor) -> Tensor:
+    if x.dtype == torch.float32:
+        return x
+    narrow = x.float()
+    check_float32(name, bool(((narrow == x) | x.isnan()).all()))
+    return narrow
+
+
+def _float(a: Tensor, w: Tensor, y: Tensor, acc: Float, every: int) -> None:
+    _launch(
+        "quant_matmul_float_fwd_kernel",
+        (_in_float32("x", a), _in_float32("weight", w), y),
+        acc,
+        (every, acc.mantissa, acc.min_exponent),
+        SATURATES=acc.overflow == "SAT",
+        MINUS=acc.specials != "fnuz",
+        INFINITY_DIFFERS=acc.rounding in ("RZ", "RD", "RU"),
+        BARE=acc.mantissa == 0,
+    )
+
+
+# ---- both -----------------------------------------------------------------------------------------------------------
+
+
+def _launch(
+    kernel: str, tensors: tuple[Tensor, Tensor, Tensor], acc: Fixed | Float, whole: tuple[int, ...], **constants: Any
+) -> None:
+    """Launch a kernel on x (K, M), w (K, N) and y (M, N), with integer arguments, the first of them ``every``."""
+    x, _, y = tensors
+    programs = -(-y.shape[0] // ROWS) * -(-y.shape[1] // COLUMNS)
+    if programs == 0:
+        return
+    numbers = numbers_of(acc, "float64", False, False, None, y.device).numbers
+    run = getattr(launch.triton_kernels("linear", "quant/triton_matmul"), kernel)
+    with launch.on(y):
+        run[(programs,)](
+            *(*tensors, numbers, *y.shape, x.shape[0], *whole),
+            ROUNDING=plan_of(acc, "float64", False, False).rounding,
+            GROUPED=whole[0] > 1,
+            ROWS=ROWS,
+            COLUMNS=COLUMNS,
+            **constants,
+            enable_fp_fusion=False,
+        )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, accumulate: str, every: int) -> Tensor:
+    """Return x weight^T + bias with a rounded accumulator, as :func:`fastiter.torch.quant.linear` defines it."""
+    acc: Any = read(accumulate)
+    if isinstance(acc, Fixed) and acc.width > 64 - _SPARE:
+        raise BackendError(
+            f"linear: accumulate must have at most {64 - _SPARE} bits on a GPU, got {acc} with {acc.width}"
+        )
+    if isinstance(acc, Float):
+        _check_float(acc)
+    a, w = _transposed(x, weight, bias)
+    y = a.new_empty((a.shape[1], w.shape[1]), dtype=torch.float32 if span(acc).in_float32 else torch.float64)
+    (_fixed if isinstance(acc, Fixed) else _float)(a, w, y, acc, min(every, max(a.shape[0], 1)))
+    return y.to(x.dtype).reshape(*x.shape[:-1], weight.shape[0])

@@ -1,0 +1,138 @@
+"""The cache of fastiter.relax.compat between calls, and its handling of x and b."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._check import type_name
+from . import _vectors
+from ._matrix import Batch, Csr, check_square, read_csr
+
+Array = npt.NDArray[Any]
+T = TypeVar("T")
+
+#: The last matrices: A itself, the fingerprint of its values, and the objects computed from them
+KEPT: list[tuple[Any, Any, dict[Any, Any]]] = []
+_MOST = 16
+#: Threads may share a matrix, so one thread at a time looks up and fills the cache.
+_LOCK = threading.RLock()
+
+
+class Seen:
+    """A matrix in one call, with the objects computed from it in this call and in earlier ones with the same values."""
+
+    def __init__(self, function: str, A: Any) -> None:
+        if isinstance(A, Batch):
+            raise TypeError(f"{function}: A must be a sparse matrix or a NumPy array, got {type_name(A)}")
+        check_square(function, A)
+        self.function, self.A, self._made = function, A, _made_of(A)
+
+    def get(self, key: Any, make: Callable[[], T]) -> T:
+        """Return the object cached under this key, computing it if it is missing."""
+        with _LOCK:
+            if key not in self._made:
+                self._made[key] = make()
+            found: T = self._made[key]
+            if len(self._made) > _MOST:
+                del self._made[next(iter(self._made))]
+            return found
+
+    def csr(self) -> Csr:
+        """Return A in compressed rows."""
+        return self.get("csr", lambda: read_csr(self.function, self.wide()))
+
+    def wide(self) -> Any:
+        """Return A in a dtype of the kernels: for BSR, tobsr() leaves the blocks of a row in any order."""
+        return wide(self.A.sorted_indices() if getattr(self.A, "format", "") == "bsr" else self.A)
+
+
+def _made_of(A: Any) -> dict[Any, Any]:
+    values = fingerprint(A)
+    with _LOCK:
+        for k, (of, had, made) in enumerate(KEPT):
+            if of() is A:
+                del KEPT[k]
+                if had == values:
+                    KEPT.append((of, had, made))
+                    return made
+                break
+        KEPT.append((weakref.ref(A, _forget), values, {}))
+        del KEPT[:-_MOST]
+        return KEPT[-1][2]
+
+
+def _forget(dead: Any) -> None:
+    with _LOCK:
+        KEPT[:] = [entry for entry in KEPT if entry[0] is not dead]
+
+
+def fingerprint(A: Any) -> tuple[Any, ...]:
+    """Return a key that changes with any entry of A."""
+    arrays = [A] if isinstance(A, np.ndarray) else [getattr(A, name, None) for name in ("data", "indices", "indptr")]
+    found: list[Any] = []
+    for x in arrays:
+        if not isinstance(x, np.ndarray) or x.dtype == object:
+            return (object(),)  # an unknown format: never equal
+        memory = np.ascontiguousarray(x)
+        found += [x.shape, x.dtype, _core.relax_fingerprint(memory, memory.nbytes)]
+    return tuple(found)
+
+
+def wide(A: Any) -> Any:
+    """Return ``A``, converted to complex128 if it is complex64, which the kernels do not have."""
+    return A.astype(np.complex128) if getattr(A, "dtype", None) == np.complex64 else A
+
+
+def in_place(function: str, x: Array, b: Array, relax: Callable[[Array, Array], None]) -> None:
+    """Check that x can be updated from b, and call ``relax`` on contiguous arrays."""
+    if not isinstance(x, np.ndarray) or not isinstance(b, np.ndarray):
+        raise TypeError(f"{function}: x and b must be NumPy arrays, got {type_name(x)} and {type_name(b)}")
+    if x.dtype.kind not in "fc":
+        raise TypeError(f"{function}: x must have dtype float32, float64, complex64 or complex128, got {x.dtype}")
+    if x.dtype != b.dtype:
+        raise TypeError(f"{function}: b must have dtype {x.dtype} like x, got {b.dtype}")
+    _vectors.check_writable(function, x, b)
+    if x.ndim and b.ndim and b.size == len(b) and x.size == len(x):
+        b = b.reshape(b.shape[0], *x.shape[1:])
+    own = np.ascontiguousarray(wide(x))
+    relax(own, np.ascontiguousarray(wide(b)))
+    if own is not x:
+        x[...] = own
+
+
+def check_shapes(function: str, n: int, x: Array, b: Array) -> None:
+    """Refuse an x or b whose shape does not match an A of n rows, or each other."""
+    if x.ndim not in (1, 2) or x.shape[0] != n or b.shape != x.shape:
+        expected = f"shape ({n},) or ({n}, k) to go with A"
+        raise ValueError(f"{function}: x and b must have {expected}, got {x.shape} and {b.shape}")
+
+
+def check_sweep(function: str, sweep: str) -> list[bool]:
+    """Return whether each half of a sweep goes backward."""
+    halves = {"forward": [False], "backward": [True], "symmetric": [False, True]}
+    if not isinstance(sweep, str):
+        raise TypeError(f"{function}: sweep must be a str, got {type_name(sweep)}")
+    if sweep not in halves:
+        raise ValueError(f"{function}: sweep must be 'forward', 'backward' or 'symmetric', got {sweep!r}")
+    return halves[sweep]
+
+
+def whole_numbers(function: str, name: str, x: object, end: int) -> Array:
+    """Return ``x`` as integers (m,) from 0 to ``end`` - 1."""
+    found = np.asarray(x)
+    if found.ndim != 1 or (found.dtype.kind not in "iu" and found.size):
+        raise TypeError(f"{function}: {name} must be a list of ints, got {_described(x, found)}")
+    if found.size and not (found.min() >= 0 and found.max() < end):
+        raise ValueError(f"{function}: {name} must be from 0 to {end - 1}, got {found.min()} to {found.max()}")
+    return np.ascontiguousarray(found, np.int64)
+
+
+def _described(x: object, found: Array) -> str:
+    return f"{type_name(x)} of dtype {found.dtype} and shape {found.shape}"

@@ -1,0 +1,102 @@
+"""Chebyshev's acceleration of symmetric sweeps on tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import relax
+from ..._check import type_name
+from ..._solution import Solution
+from ..._torch.ops import contiguous
+from .._prepare import FORWARD, JACOBI
+from .._relaxation import METHODS
+from ..accelerate import Recurrence, bounds_of, checked_bounds
+from .cuda import _Matrix
+from .ops_cuda import iterate, solution_of
+from .relaxation import Relaxation
+from .spectrum import power
+from .tensors import DTYPES, on_tensors
+
+
+class Chebyshev:
+    """x <- x + d, d <- momentum d + omega (sweep(x) - x): acceleration of any symmetric sweep.
+
+    Parameters
+    ----------
+    relaxation : Relaxation
+        A relaxation with a symmetric sweep: Jacobi, SSOR, or ``symmetric=True``; on the CPU or a GPU.
+    bounds
+        The smallest and largest eigenvalue of M^-1 A, which is I minus the sweep's iteration matrix. By default they
+        are estimated as in :class:`fastiter.relax.Chebyshev`, on the device, at the first solve.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from fastiter.relax import Stencil
+    >>> from fastiter.torch import Chebyshev, Relaxation
+    >>> laplacian = Stencil((31, 31), np.array([4.0, -1, -1, -1, -1]))
+    >>> jacobi, b = Relaxation(laplacian, "jacobi"), torch.ones(31, 31, dtype=torch.float64)
+    >>> Chebyshev(jacobi).solve(b).steps < jacobi.solve(b).steps / 7
+    True
+    """
+
+    def __init__(self, relaxation: Relaxation, bounds: tuple[float, float] | None = None) -> None:
+        if not isinstance(relaxation, Relaxation):
+            raise TypeError(f"Chebyshev: relaxation must be a fastiter.torch.Relaxation, got {type_name(relaxation)}")
+        self._is_jacobi = METHODS[relaxation.method][0] == "jacobi"
+        if not self._is_jacobi and not relaxation.symmetric:
+            raise ValueError(f"Chebyshev: relaxation must have a symmetric sweep, got method {relaxation.method}")
+        self.relaxation, self._adapts = relaxation, bounds is None
+        self._host: relax.Chebyshev | None = None
+        self.bounds = None if bounds is None else checked_bounds("Chebyshev", bounds)
+
+    def solve(
+        self,
+        b: Tensor,
+        x0: Tensor | None = None,
+        *,
+        rtol: float = 1e-8,
+        atol: float = 0.0,
+        max_steps: int = 10_000,
+        check_every: int = 1,
+    ) -> Solution:
+        """Solve A x = b, like :meth:`Relaxation.solve`; a step is a sweep."""
+        function, relaxation = "Chebyshev.solve", self.relaxation
+        start, limits = relaxation.start(function, b, x0, (rtol, atol, max_steps, check_every))
+        if relaxation.host is not None:
+            if self._host is None:
+                self._host = relax.Chebyshev(relaxation.host, self.bounds)
+            host, self.bounds = self._host, self._host.bounds
+            names = ("rtol", "atol", "max_steps", "check_every")
+            options: dict[str, Any] = dict(zip(names, limits, strict=True))
+            return on_tensors(host.solve(contiguous(b.detach()).numpy(), contiguous(start).numpy(), **options))
+        matrix = relaxation.on(b.device)
+        if self.bounds is None:
+            self.bounds = self._estimated(matrix, b.device)
+        x, own_b = relaxation.inside(start), matrix.without_given(relaxation.inside(b.detach()))
+        recurrence, d = Recurrence(*self.bounds, adapts=self._adapts), torch.zeros_like(x)
+
+        def step(x: Tensor, count: int) -> Tensor:
+            for _ in range(count):
+                omega, momentum = recurrence.next()
+                swept = self._sweep(matrix, x, own_b)
+                d.mul_(momentum).add_(swept.sub_(x), alpha=omega)
+                x.add_(d)
+            return x
+
+        x, watch = iterate(matrix, x, own_b, limits, step, recurrence.observe)
+        return solution_of(relaxation.outside(x, start), watch, relaxation.is_single(b), "chebyshev", relaxation.omega)
+
+    def _sweep(self, matrix: _Matrix, x: Tensor, b: Tensor) -> Tensor:
+        turn = JACOBI if self._is_jacobi else self.relaxation.kind_of(FORWARD)
+        return matrix.sweep(x if self._is_jacobi else x.clone(), b, self.relaxation.omega_on(x.device), 1, turn)
+
+    def _estimated(self, matrix: _Matrix, device: torch.device) -> tuple[float, float]:
+        dtype = next(dtype for dtype, name in DTYPES.items() if name == self.relaxation.dtype_name)
+        start = matrix.random(dtype, device)
+        zero = matrix.no_rhs(start)
+        rho = power(lambda x: self._sweep(matrix, x, zero), start - self._sweep(matrix, start, zero))
+        return bounds_of("Chebyshev", rho, self._is_jacobi)

@@ -1,0 +1,200 @@
+"""The private ops of relaxation on tensors: solve, sweeps with all their iterates, and the gradient of sweeps.
+
+A is given by its values, crow (n + 1) and col (entries), as in torch's sparse CSR tensors. With M = D / omega + L in
+the order of the sweep (D / omega for Jacobi), a sweep is M x+ = (M - A) x + b, and its gradient, for the cotangent g
+of x+,
+
+    l = M^-H g;   db = l;   dx = g - A^H l;   dA = -l (x+)^H below the diagonal, -l x^H above,
+    l ((1 / omega - 1) x - x+ / omega)^H on it;   domega = Re sum conj(l) d (x+ - x) / omega^2
+
+M^-H g is a backward sweep of A^H from 0, so the gradient uses the same kernels as the sweeps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..._torch.ops import LIBRARY, contiguous, eager
+from .._order import Arrangement
+from .._relaxation import Relaxation
+
+#: Value of omega that stands for omega="auto" in _relax_solve
+AUTO = 0.0
+REASONS = ("converged", "max_steps", "diverged", "stagnated")
+
+_MATRIX = "Tensor values, Tensor crow, Tensor col"
+LIBRARY.define(
+    f"_relax_solve({_MATRIX}, Tensor b, Tensor? x0, str method, float omega, str order, float rtol, float atol, "
+    "int max_steps, int check_every) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+LIBRARY.define(f"_relax_sweeps({_MATRIX}, Tensor x, Tensor b, Tensor omega, int k, str method, str order) -> Tensor")
+LIBRARY.define(
+    f"_relax_sweeps_bwd({_MATRIX}, Tensor omega, Tensor iterates, Tensor g, str method, str order) -> Tensor[]"
+)
+
+
+class _Csr:
+    """The part of SciPy's sparse matrix interface that :class:`Relaxation` needs."""
+
+    format = "csr"
+    keeps_zeros = True  # colours must not change if a learned value passes through 0
+
+    def __init__(self, values: Tensor, crow: Tensor, col: Tensor) -> None:
+        self.indptr, self.indices, self.data = crow.numpy(), col.numpy(), contiguous(values.detach()).numpy()
+        self.shape = (len(self.indptr) - 1,) * 2
+        self.dtype = self.data.dtype
+
+    def tocsr(self) -> _Csr:
+        """Return self."""
+        return self
+
+
+def _relaxation(function: str, matrix: _Csr, method: str, omega: float, order: str) -> Relaxation:
+    factor: dict[str, Any] = {} if method == "gauss_seidel" else {"omega": "auto" if omega == AUTO else omega}
+    return Relaxation.of(function, matrix, method, order=order, **factor)
+
+
+def _array(x: Tensor) -> Any:
+    return contiguous(x.detach()).numpy()
+
+
+def _columns(x: Tensor) -> int:
+    return 1 if x.dim() == 1 else x.shape[1]
+
+
+def _solve(
+    values: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    b: Tensor,
+    x0: Tensor | None,
+    method: str,
+    omega: float,
+    order: str,
+    rtol: float,
+    atol: float,
+    max_steps: int,
+    check_every: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    relaxation = _relaxation("relax_solve", _Csr(values, crow, col), method, omega, order)
+    options = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "check_every": check_every}
+    found = relaxation.solve(_array(b), None if x0 is None else _array(x0), **options)  # type: ignore[arg-type]
+    reasons = [found.reason] if isinstance(found.reason, str) else found.reason
+    codes = torch.tensor([REASONS.index(reason) for reason in reasons], dtype=torch.int64, device="cpu")
+    residual = torch.from_numpy(np.array(found.residual, np.float64).reshape(-1))
+    steps = torch.from_numpy(np.array(found.steps, np.int64).reshape(-1))
+    return torch.from_numpy(found.value), residual, steps, codes
+
+
+def _solve_fake(values: Tensor, crow: Tensor, col: Tensor, b: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    k = _columns(b)
+    x = torch.empty_like(b, memory_format=torch.contiguous_format)
+    steps, codes = (torch.empty(k, dtype=torch.int64, device="cpu") for _ in range(2))  # always on the CPU
+    return x, torch.empty(k, dtype=torch.float64, device="cpu"), steps, codes
+
+
+def _halves(method: str) -> tuple[bool, ...]:
+    """Return, for each half sweep, whether it goes backward."""
+    return (False, True) if method == "ssor" else (False,)
+
+
+def _sweeps(
+    values: Tensor, crow: Tensor, col: Tensor, x: Tensor, b: Tensor, omega: Tensor, k: int, method: str, order: str
+) -> Tensor:
+    single = "jacobi" if method == "jacobi" else "sor"
+    relaxation = _relaxation("sweeps", _Csr(values, crow, col), single, float(omega), order)
+    halves = _halves(method)
+    iterates = np.empty((k * len(halves) + 1, *x.shape), _array(x).dtype)
+    iterates[0] = _array(x)
+    own_b = _array(b)
+    for t in range(1, len(iterates)):
+        iterates[t] = iterates[t - 1]
+        relaxation.sweep(iterates[t], own_b, backward=halves[(t - 1) % len(halves)])
+    return torch.from_numpy(iterates)
+
+
+def _sweeps_fake(
+    values: Tensor, crow: Tensor, col: Tensor, x: Tensor, b: Tensor, omega: Tensor, k: int, method: str, order: str
+) -> Tensor:
+    return x.new_empty((k * len(_halves(method)) + 1, *x.shape))
+
+
+def transposed(values: Tensor, crow: Tensor, col: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return values, crow and col of A^H."""
+    place = torch.argsort(col, stable=True)
+    counts = torch.bincount(col, minlength=crow.shape[0] - 1)
+    start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    moved = place.to(values.device, non_blocking=True)
+    return values.conj()[moved].resolve_conj(), start, rows(crow, col)[place]
+
+
+def rows(crow: Tensor, col: Tensor) -> Tensor:
+    """Return the row of each entry."""
+    return torch.repeat_interleave(
+        torch.arange(crow.shape[0] - 1, device=crow.device), crow.diff(), output_size=col.shape[0]
+    )
+
+
+def _sweeps_bwd(
+    values: Tensor, crow: Tensor, col: Tensor, omega: Tensor, iterates: Tensor, g: Tensor, method: str, order: str
+) -> list[Tensor]:
+    single, factor = "jacobi" if method == "jacobi" else "sor", float(omega)
+    adjoint = _relaxation("sweeps", _Csr(*transposed(values, crow, col)), single, factor, order)
+    row, place = rows(crow, col), _places(adjoint, crow.shape[0] - 1)
+    shape, many = g.shape, (g.shape[0], _columns(g))
+    db, dvalues, domega = g.new_zeros(many), torch.zeros_like(values.detach()), 0.0
+    is_diagonal, now = row == col, _array(g).copy()
+    d = values.new_zeros(shape[0]).index_add_(0, row[is_diagonal], values.detach()[is_diagonal])
+    halves = _halves(method)
+    for t in range(len(iterates) - 1, 0, -1):
+        backward = halves[(t - 1) % len(halves)]
+        l_array = np.zeros_like(now)
+        adjoint.sweep(l_array, now, backward=not backward)
+        now = adjoint.residual(l_array, now)
+        l, new, old = (
+            torch.from_numpy(l_array).reshape(many),
+            iterates[t].reshape(many),
+            iterates[t - 1].reshape(many),
+        )
+        db += l
+        is_new = (place[col] > place[row]) if backward else (place[col] < place[row])
+        if method == "jacobi":
+            is_new = torch.zeros_like(is_diagonal)
+        read = torch.where(is_new[:, None], new[col], old[col])
+        read[is_diagonal] = (new / factor - (1 / factor - 1) * old)[col[is_diagonal]]
+        dvalues -= (l[row] * read.conj()).sum(dim=1)
+        domega += float(((l.conj() * d[:, None] * (new - old)).real / factor**2).sum())
+    return [torch.from_numpy(now), db.reshape(shape), dvalues, torch.full_like(omega.detach(), domega)]
+
+
+def _places(relaxation: Relaxation, n: int) -> Tensor:
+    """Return each row's position in the order."""
+    how = getattr(relaxation.system, "how", Arrangement())
+    place = torch.arange(n, device="cpu")
+    if not isinstance(how.order, int):
+        place[torch.from_numpy(how.order.astype(np.int64))] = torch.arange(n, device="cpu")
+    return place
+
+
+def _sweeps_bwd_fake(
+    values: Tensor, crow: Tensor, col: Tensor, omega: Tensor, iterates: Tensor, g: Tensor, method: str, order: str
+) -> list[Tensor]:
+    domega = g.new_empty(omega.shape, dtype=omega.dtype)
+    return [g.new_empty(g.shape), g.new_empty(g.shape), torch.empty_like(values), domega]
+
+
+for _name, _function, _fake in (
+    ("_relax_solve", _solve, _solve_fake),
+    ("_relax_sweeps", _sweeps, _sweeps_fake),
+    ("_relax_sweeps_bwd", _sweeps_bwd, _sweeps_bwd_fake),
+):
+    LIBRARY.impl(_name, _function, "CPU")
+    torch.library.register_fake(f"fastiter::{_name}", _fake, lib=LIBRARY)
+
+relax_solve = eager(_solve, torch.ops.fastiter._relax_solve)
+relax_sweeps = eager(_sweeps, torch.ops.fastiter._relax_sweeps)
+relax_sweeps_bwd = eager(_sweeps_bwd, torch.ops.fastiter._relax_sweeps_bwd)

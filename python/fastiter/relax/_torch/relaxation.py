@@ -1,0 +1,296 @@
+"""A matrix prepared once for relaxation on tensors: on the CPU by fastiter.relax, on a GPU by CUDA kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import relax
+from ..._backend import BackendError
+from ..._check import check_flag, type_name
+from ..._solution import Solution
+from ..._torch import launch
+from ..._torch.ops import contiguous
+from .. import _vectors
+from .._matrix import read_csr, without_zeros
+from .._order import Arrangement, arrange_disjoint
+from .._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC
+from .._prepare import OfBlocks as HostBlocks
+from .._relaxation import METHODS, adaptive_of
+from ..stencil import Stencil
+from .cuda import OfBlocks, OfRows, OfStencil, _Matrix
+from .cuda_kaczmarz import OfProjections
+from .layouts import block_rows_of, slices_of
+from .ops_cuda import Limits, check_order, solution_of, solve_inside, tensors_of
+from .tensors import DTYPES, Sparse, matrix_of, on_tensors, overlap
+
+BACKENDS = ("cpu", "cuda", "triton")
+_GPUS = ("cuda",)  # tests replace it by ("cpu",)
+
+
+class Relaxation:
+    """x_i <- (1 - omega) x_i + omega (b_i - sum over j != i of a_ij x_j) / a_ii on tensors, prepared for one A.
+
+    Parameters
+    ----------
+    A
+        A sparse CSR or BSR tensor (n, n), a CSR tensor (batch, n, n) whose matrices have one pattern, or a
+        :class:`fastiter.relax.Stencil`; float32, float64 or complex128. It is copied, and laid out on the CPU even if
+        it is on a GPU.
+    method, omega, order, block_size, symmetric
+        As for :class:`fastiter.relax.Relaxation`. A GPU supports all methods, in the orders "color" and "red-black";
+        Jacobi needs no order. "kaczmarz" also supports the order "color", the only one on a GPU: equations of one
+        colour have no unknown in common. ``omega="auto"`` is estimated on the CPU.
+    backend
+        ``"cpu"``; ``"cuda"``: CUDA kernels; ``"triton"``: Triton kernels, for Jacobi on a Stencil. None: the CPU or
+        CUDA, according to the device of A. A Stencil runs on the CPU if it is None, otherwise on the device of the
+        first tensors that are passed; complex coefficients are not supported on a GPU.
+
+    Raises
+    ------
+    BackendError
+        If there is no GPU kernel for the request.
+    TypeError, ValueError
+        As for :class:`fastiter.relax.Relaxation`.
+
+    Notes
+    -----
+    x and b are dense tensors on the device of A with its dtype, or float64 if A is float32; their shape is (n,) or
+    (n, k), for a batch (batch, n), for a Stencil that of the grid. Colours are the same as on the CPU, and results
+    differ only by rounding.
+    Gradients: see :func:`fastiter.torch.sweeps` and :func:`fastiter.torch.relax_solve`.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from fastiter.relax import Stencil
+    >>> from fastiter.torch import Relaxation
+    >>> laplacian = Stencil((63, 63), np.array([4.0, -1, -1, -1, -1]))
+    >>> sor = Relaxation(laplacian, "sor", omega=1.906455, order="red-black")
+    >>> sor.solve(torch.ones(63, 63, dtype=torch.float64)).steps
+    257
+    """
+
+    def __init__(
+        self,
+        A: Tensor | Stencil,
+        method: str = "sor",
+        *,
+        omega: float | str = 1.0,
+        order: Any = "natural",
+        block_size: int | None = None,
+        symmetric: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        self.device = None if isinstance(A, Stencil) else A.device if isinstance(A, Tensor) else None
+        matrix = A if isinstance(A, Stencil) else matrix_of(A)
+        self._backend = _backend(backend, self.device)
+        if self._backend != "cpu":
+            _check_gpu(self._backend, A, method, order)
+        together = None
+        if method == "kaczmarz" and isinstance(order, str) and order == "color" and isinstance(matrix, Sparse):
+            matrix = Sparse.of_rows(without_zeros(read_csr("Relaxation", matrix)))
+            together = arrange_disjoint(read_csr("Relaxation", matrix))
+            order = together.order  # the same sweep on the CPU, in sequence
+        options: dict[str, Any] = {"omega": omega, "order": order, "block_size": block_size, "symmetric": symmetric}
+        host = relax.Relaxation.of("Relaxation", matrix, method, **options)
+        self.method, self.symmetric, self.omega = method, host.symmetric, host.omega
+        self.shape, self.colors = host.shape, together.number_of_colours if together else host.colors
+        self._choice = host.choice
+        self._grid = A.grid if isinstance(A, Stencil) else None
+        batch = host.system.batch
+        self._fixed = (batch, self.shape[0]) if batch else self._grid  # the shape of b if only one is allowed
+        self.dtype_name = host.dtype.name
+        self._stencil = A if isinstance(A, Stencil) else None
+        self.host = host if self._backend == "cpu" else None
+        self._matrix = None if self.host or self._stencil else _on_device(host, self.device, together)
+        self._omegas: dict[torch.device, Tensor] = {}
+
+    def sweep(self, x: Tensor, b: Tensor, sweeps: int = 1, *, backward: bool = False) -> None:
+        """Sweep x in place, `sweeps` times; `backward`: from the last colour to the first. Never synchronizes."""
+        function = "Relaxation.sweep"
+        times = _vectors.count(function, "sweeps", sweeps)
+        check_flag(function, "backward", backward)
+        self._check(function, b, x, "x")
+        if x.requires_grad:
+            raise ValueError(
+                f"{function}: x must not require a gradient, got one that does (see fastiter.torch.sweeps)"
+            )
+        x, b = x.detach(), b.detach()
+        if overlap(x, b):
+            raise ValueError(f"{function}: x must not share memory with b, got overlapping tensors")
+        if self.host is not None:
+            own = contiguous(x)
+            self.host.sweep(own.numpy(), contiguous(b).numpy(), times, backward=backward)
+            found = own
+        else:
+            matrix = self.on(b.device)
+            turn = BACKWARD if backward else FORWARD
+            own, own_b = self.inside(x), self.inside(b)
+            found = matrix.outside(matrix.sweep(own, own_b, self.omega_on(b.device), times, self.kind_of(turn)))
+        if found.data_ptr() != x.data_ptr():
+            x.copy_(found.reshape(x.shape))
+
+    def residual(self, x: Tensor, b: Tensor) -> Tensor:
+        """Return b - A x."""
+        self._check("Relaxation.residual", b, x, "x")
+        x, b = x.detach(), b.detach()
+        if self.host is not None:
+            return torch.from_numpy(self.host.residual(contiguous(x).numpy(), contiguous(b).numpy()))
+        matrix = self.on(b.device)
+        own = matrix.remainder(self.inside(x), self.inside(b))
+        return matrix.outside(own).reshape(b.shape)
+
+    def solve(
+        self,
+        b: Tensor,
+        x0: Tensor | None = None,
+        *,
+        rtol: float = 1e-8,
+        atol: float = 0.0,
+        max_steps: int = 10_000,
+        check_every: int = 1,
+    ) -> Solution:
+        """Sweep until ||b - A x|| <= rtol ||b|| + atol, from x0 or 0, as :meth:`fastiter.relax.Relaxation.solve`.
+
+        On a GPU the host synchronizes once per check of the residual, so a larger ``check_every`` amortizes it over
+        more sweeps. ``value`` is on the device of b; the other results, one for each column, are tensors on the CPU.
+        """
+        start, limits = self.start("Relaxation.solve", b, x0, (rtol, atol, max_steps, check_every))
+        b = b.detach()
+        if self.host is not None:
+            names = ("rtol", "atol", "max_steps", "check_every")
+            options: dict[str, Any] = dict(zip(names, limits, strict=True))
+            return on_tensors(self.host.solve(contiguous(b).numpy(), contiguous(start).numpy(), **options))
+        matrix, omega = self.on(b.device), self.omega_on(b.device)
+        own, own_b = self.inside(start), matrix.without_given(self.inside(b))
+        adaptive = adaptive_of(self.method, self.symmetric, self._choice)
+        own, watch = solve_inside(matrix, own, own_b, omega, self.kind_of(FORWARD), limits, adaptive)
+        used = adaptive.omega if adaptive else self.omega
+        return solution_of(self.outside(own, start), watch, self.is_single(b), self.method, used)
+
+    # The rest is shared with accelerators, and internal to the package.
+
+    def start(self, function: str, b: Tensor, x0: Tensor | None, given: tuple[Any, ...]) -> tuple[Tensor, Limits]:
+        """Check the arguments of a solve; return a copy of x0, or 0, and the limits."""
+        self._check(function, b, x0, "x0")
+        rtol, atol = _vectors.positive(function, "rtol", given[0]), _vectors.positive(function, "atol", given[1])
+        most = _vectors.count(function, "max_steps", given[2])
+        every = _vectors.count(function, "check_every", given[3], 1)
+        start = b.new_zeros(self._shape_of_x(b)) if x0 is None else x0.detach().clone()
+        return start, (rtol, atol, most, every)
+
+    def inside(self, x: Tensor) -> Tensor:
+        """Return vectors in the layout of the kernels."""
+        return self.on(x.device).inside(x.reshape(-1) if self._grid is not None else x)
+
+    def outside(self, x: Tensor, like: Tensor) -> Tensor:
+        """Undo :meth:`inside`, and return the vector in the shape of ``like``."""
+        return contiguous(self.on(x.device).outside(x)).reshape(like.shape)
+
+    def is_single(self, b: Tensor) -> bool:
+        """Return whether b is a single right-hand side."""
+        return b.dim() == 1 or self._grid is not None
+
+    def kind_of(self, turn: int) -> int:
+        """Return the kernels' constant for a sweep in this direction."""
+        return JACOBI if METHODS[self.method][0] == "jacobi" else SYMMETRIC if self.symmetric else turn
+
+    def omega_on(self, device: torch.device) -> Tensor:
+        """Return omega as a tensor on the device."""
+        if device not in self._omegas:
+            self._omegas[device] = torch.full((1,), self.omega, dtype=torch.float64, device=device)
+        return self._omegas[device]
+
+    def on(self, device: torch.device) -> _Matrix:
+        """Return the matrix in the layout of the kernels."""
+        if self._matrix is None:
+            assert self._stencil is not None  # all other matrices are laid out by __init__
+            self.device = device
+            self._matrix = OfStencil(self._stencil, device, _triton_jacobi() if self._backend == "triton" else None)
+        return self._matrix
+
+    def _check(self, function: str, b: Any, x: Any, x_name: str) -> None:
+        kinds = (
+            [self.dtype_name, "float64"] if self.dtype_name == "float32" and self._grid is None else [self.dtype_name]
+        )
+        for name, t in ((x_name, x), ("b", b)) if x is not None else (("b", b),):
+            if not isinstance(t, Tensor) or t.layout != torch.strided:
+                raise TypeError(f"{function}: {name} must be a dense torch.Tensor, got {type_name(t)}")
+            if DTYPES.get(t.dtype) not in kinds or t.dtype != b.dtype:
+                raise TypeError(f"{function}: {name} must have dtype {' or '.join(kinds)} to go with A, got {t.dtype}")
+            if self.device is not None and t.device != self.device:
+                raise BackendError(f"{function}: {name} must be on device {self.device} like A, got {t.device}")
+            if t.device != b.device or t.device.type not in (("cpu",) if self._backend == "cpu" else _GPUS):
+                expected = f"{'the CPU' if self._backend == 'cpu' else 'one GPU'} for backend {self._backend!r}"
+                raise BackendError(f"{function}: {name} must be on {expected}, got {t.device}")
+        fixed = self._fixed
+        if not (tuple(b.shape) == fixed if fixed else b.dim() in (1, 2) and b.shape[0] == self.shape[0]):
+            expected = f"{fixed}" if fixed else f"({self.shape[0]},) or ({self.shape[0]}, k)"
+            raise ValueError(f"{function}: b must have shape {expected} to go with A, got {tuple(b.shape)}")
+        shape = self._shape_of_x(b)
+        if x is not None and tuple(x.shape) != shape:
+            like = "like b" if shape == tuple(b.shape) else "to go with A and b"
+            raise ValueError(f"{function}: {x_name} must have shape {shape} {like}, got {tuple(x.shape)}")
+
+    def _shape_of_x(self, b: Tensor) -> tuple[int, ...]:
+        return tuple(b.shape) if self._fixed else (self.shape[1], *b.shape[1:])
+
+
+def _backend(named: object, device: torch.device | None) -> str:
+    if named is not None and named not in BACKENDS:
+        raise ValueError(f"Relaxation: backend must be None, 'cpu', 'cuda' or 'triton', got {named!r}")
+    if device is None:
+        return str(named or "cpu")
+    if device.type not in ("cpu", *_GPUS):
+        raise BackendError(f"Relaxation: A must be on the CPU or a CUDA device, got device {device}")
+    is_gpu = device.type in _GPUS
+    if named is not None and is_gpu == (named == "cpu"):
+        raise BackendError(f"Relaxation: backend must go with the device of A, {device}, got {named!r}")
+    return str(named or ("cuda" if is_gpu else "cpu"))
+
+
+def _check_gpu(backend: str, A: object, method: object, order: object) -> None:
+    """Refuse arguments without GPU kernels; other errors are raised by the preparation on the CPU."""
+    if method == "kaczmarz" and not (isinstance(order, str) and order == "color"):
+        raise BackendError(f"Relaxation: order must be 'color' for kaczmarz on a GPU, got {order!r}")
+    is_jacobi = isinstance(method, str) and METHODS.get(method, ("",))[0] == "jacobi"
+    if backend == "triton" and not (is_jacobi and isinstance(A, Stencil)):
+        raise BackendError(f"Relaxation: backend must be 'cuda' but for jacobi on a Stencil, got {backend!r}")
+    if isinstance(A, Stencil) and A.dtype.kind == "c":
+        raise BackendError(f"Relaxation: A must have real coefficients on a GPU where it is a Stencil, got {A.dtype}")
+    if method in METHODS:
+        check_order("Relaxation", order, is_jacobi)
+
+
+def _on_device(host: relax.Relaxation, device: torch.device | None, together: Arrangement | None) -> _Matrix:
+    assert device is not None  # a tensor's
+    system: Any = host.system
+    if together is not None:
+        return OfProjections(system.A, together, device, system.scale)
+    if isinstance(system, HostBlocks):
+        if system.A.value.ndim == 4:
+            raise BackendError("Relaxation: A must be one matrix on a GPU where there is a block_size, got a batch")
+        return OfBlocks(block_rows_of(system.A, system.how), device)
+    layout = slices_of(system.A.start, system.A.column, system.how, jacobi=system.jacobi)
+    return OfRows(layout, tensors_of(layout, device), torch.from_numpy(system.A.value).to(device))
+
+
+def _triton_jacobi() -> Any:
+    kernels = launch.triton_kernels("Relaxation", "relax/triton_jacobi")
+
+    def jacobi(matrix: OfStencil, b: Tensor, x: Tensor, y: Tensor, omega: Tensor) -> None:
+        n0, n1, n2 = matrix.points
+        has = [matrix.inverse, matrix.given]
+        tile = 256
+        grid = (n0 * n1, -(-n2 // tile))
+        with launch.on(x):
+            kernels.jacobi_fwd_kernel[grid](
+                x, b, y, matrix.coefficients, *[x if t is None else t for t in has], omega, n0, n1, n2,
+                IS_CONSTANT=has[0] is None, HAS_MASK=has[1] is not None, IS_3D=n1 > 1, TILE=tile,
+                enable_fp_fusion=True,
+            )  # fmt: skip
+
+    return jacobi

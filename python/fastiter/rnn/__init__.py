@@ -1,0 +1,10 @@
+"""Recurrent networks along time on NumPy arrays."""
+
+from __future__ import annotations
+
+from .._public import publish
+from ._functional import elman, gru, lstm, slstm
+
+__all__ = ["elman", "gru", "lstm", "slstm"]
+
+publish(globals())

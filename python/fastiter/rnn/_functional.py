@@ -1,0 +1,401 @@
+"""Recurrent networks along time on NumPy arrays: h[t] = cell(wx[t] + r h[t-1] + b, state[t-1])."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._backend import choose
+from .._check import check_arrays, check_flag, check_out, empty_steps, integers, type_name, unit_stride
+from .._cupy import takes_cupy
+from .._sequences import as_parts, check_bounds, check_lengths, check_packing, check_reset_shape
+from ._cells import CELLS, FLOAT16_REFUSED, Cell, check_shapes, check_state, checked_bound, elman_cell, is_half
+
+Array: TypeAlias = npt.NDArray[Any]
+States: TypeAlias = tuple[Array, ...]
+Result: TypeAlias = "tuple[Array, States] | tuple[Array, States, States]"
+
+
+class _Asked(NamedTuple):
+    """The sequence options and the bound of |h|, as the caller gave them."""
+
+    reverse: bool
+    lengths: npt.ArrayLike | None
+    cu_seqlens: npt.ArrayLike | None
+    reset: Array | None
+    clip_state: float | None
+
+
+class _How(NamedTuple):
+    """The same, checked: rows is B, or S if ``cu_seqlens`` cuts one row into S sequences."""
+
+    rows: int
+    reverse: bool
+    lengths: Array | None
+    cu_seqlens: Array | None
+    reset: Array | None
+    clip_state: float | None
+
+
+_FORWARD = {"float32": _core.rnn_fwd_f32, "float64": _core.rnn_fwd_f64, "bfloat16": _core.rnn_fwd_bf16}
+_DTYPES = tuple(_FORWARD)
+
+
+@takes_cupy
+def lstm(
+    wx: Array,
+    r: Array,
+    b: Array | None = None,
+    state: Sequence[Array] | None = None,
+    *,
+    reverse: bool = False,
+    lengths: npt.ArrayLike | None = None,
+    return_all_states: bool = False,
+    cu_seqlens: npt.ArrayLike | None = None,
+    reset: Array | None = None,
+    clip_state: float | None = None,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Result:
+    """c[t] = f c[t-1] + i g, h[t] = o tanh(c[t]) with the gates a = wx[t] + r h[t-1] + b.
+
+    i, f, o = sigmoid(a_i, a_f, a_o) and g = tanh(a_g).
+
+    Parameters
+    ----------
+    wx : ndarray (B, T, 4, N, D), float32, float64 or bfloat16 (of ml_dtypes)
+        Pre-activations, the input projection with its bias, of the gates i, f, g, o. Any strides; a time-major view is
+        taken without a copy if its units are contiguous. bfloat16 is only the storage type of wx, r, b and h:
+        arithmetic is in float32, as are the states other than h from the first step to the last.
+    r : ndarray (4, N, D, D)
+        Recurrent weights of N heads, [gate, head, unit out, unit in]; ``torch.nn.LSTM``'s ``weight_hh`` viewed as
+        (4, 1, H, H).
+    b : ndarray (4, N, D), optional
+        Recurrent bias; zero by default.
+    state : tuple (h, c) of ndarray (B, N, D), optional
+        State before the first step; zero by default.
+    reverse : bool
+        Run from the last step to the first.
+    lengths : integers (B,), optional
+        Valid steps of each row, 0 to T; later steps are not computed and their h is 0.
+    return_all_states : bool
+        Also return the states of all steps.
+    cu_seqlens : integers (S + 1,), optional
+        S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1], with
+        0 = ... <= ... = T. The states before the first and after the last step are then (S, N, D).
+    reset : ndarray of bool (B, T) or (T,), optional
+        True where a new sequence begins: the state before this step, also a given one, is replaced by 0.
+    clip_state : float, optional
+        h is clipped to [-clip_state, clip_state] after each step, before the next one uses it.
+    out : ndarray (B, T, N, D), optional
+        Where h is written.
+    backend : {"cpu", "reference"}, optional
+        "reference" runs the specification in plain NumPy.
+
+    Returns
+    -------
+    h : ndarray (B, T, N, D)
+    state : tuple (h, c) of ndarray (B, N, D)
+        State after the last valid step; given back as ``state`` it continues the sequence exactly.
+    states : tuple of ndarray (B, T, N, D)
+        With ``return_all_states``: h and c at every step.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+    BackendError
+        If the backend cannot run.
+
+    References
+    ----------
+    Hochreiter and Schmidhuber (1997), with the forget gate of Gers et al. (2000), as in ``torch.nn.LSTM``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter
+    >>> rng = np.random.default_rng(0)
+    >>> wx, r = rng.standard_normal((2, 5, 4, 1, 3)), rng.standard_normal((4, 1, 3, 3))
+    >>> h, (last_h, c) = fastiter.lstm(wx, r)
+    >>> h.shape, bool((h[:, -1] == last_h).all())
+    ((2, 5, 1, 3), True)
+    """
+    how = _Asked(reverse, lengths, cu_seqlens, reset, clip_state)
+    return _run("lstm", "lstm", wx, r, b, state, how, return_all_states, out, backend)
+
+
+@takes_cupy
+def gru(
+    wx: Array,
+    r: Array,
+    b: Array | None = None,
+    state: Array | Sequence[Array] | None = None,
+    *,
+    reverse: bool = False,
+    lengths: npt.ArrayLike | None = None,
+    return_all_states: bool = False,
+    cu_seqlens: npt.ArrayLike | None = None,
+    reset: Array | None = None,
+    clip_state: float | None = None,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Result:
+    """h[t] = (1 - z) n + z h[t-1], n = tanh(wx_n + r_gate (R_n h[t-1] + b_n)).
+
+    r_gate, z = sigmoid(wx + r h[t-1] + b); gates in the order r, z, n. Shapes and arguments as for :func:`lstm`, with
+    three gates and the state (h,), which may be given as h alone.
+
+    References
+    ----------
+    Cho et al. (2014) in the variant of cuDNN and ``torch.nn.GRU``, which applies r after the product.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter
+    >>> rng = np.random.default_rng(0)
+    >>> wx, r = rng.standard_normal((2, 5, 3, 1, 3)), rng.standard_normal((3, 1, 3, 3))
+    >>> h, (last,) = fastiter.gru(wx, r, lengths=[5, 2])
+    >>> bool((h[1, 1] == last[1]).all()), float(abs(h[1, 2:]).sum())
+    (True, 0.0)
+    """
+    how = _Asked(reverse, lengths, cu_seqlens, reset, clip_state)
+    return _run("gru", "gru", wx, r, b, state, how, return_all_states, out, backend)
+
+
+@takes_cupy
+def elman(
+    wx: Array,
+    r: Array,
+    b: Array | None = None,
+    state: Array | Sequence[Array] | None = None,
+    *,
+    activation: Literal["tanh", "relu"] = "tanh",
+    reverse: bool = False,
+    lengths: npt.ArrayLike | None = None,
+    return_all_states: bool = False,
+    cu_seqlens: npt.ArrayLike | None = None,
+    reset: Array | None = None,
+    clip_state: float | None = None,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Result:
+    """h[t] = tanh(wx[t] + r h[t-1] + b), or max(., 0) with ``activation="relu"``.
+
+    Shapes and arguments as for :func:`lstm`, with one gate and the state (h,), which may be given as h alone.
+
+    References
+    ----------
+    Elman (1990), as in ``torch.nn.RNN``.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter
+    >>> h, _ = fastiter.elman(np.ones((1, 3, 1, 1, 1)), np.ones((1, 1, 1, 1)), activation="relu")
+    >>> h.ravel().tolist()
+    [1.0, 2.0, 3.0]
+    """
+    how = _Asked(reverse, lengths, cu_seqlens, reset, clip_state)
+    return _run("elman", elman_cell(activation), wx, r, b, state, how, return_all_states, out, backend)
+
+
+@takes_cupy
+def slstm(
+    wx: Array,
+    r: Array,
+    b: Array | None = None,
+    state: Sequence[Array] | None = None,
+    *,
+    reverse: bool = False,
+    lengths: npt.ArrayLike | None = None,
+    return_all_states: bool = False,
+    cu_seqlens: npt.ArrayLike | None = None,
+    reset: Array | None = None,
+    clip_state: float | None = None,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> Result:
+    """c[t] = f c[t-1] + i z, n[t] = max(f n[t-1] + i, 1), h[t] = o c[t] / n[t] with exponential gates i and f.
+
+    With a = wx[t] + r h[t-1] + b in the order i, f, z, o and l = log sigmoid(a_f) + m[t-1]: m[t] = a_i where n[t-1] = 0
+    (unit by unit), else max(a_i, l); i = exp(a_i - m[t]), f = exp(min(l - m[t], 0)), z = tanh(a_z), o = sigmoid(a_o).
+    Shapes and arguments as for :func:`lstm`, with the state (h, c, n, m).
+
+    References
+    ----------
+    Beck et al., xLSTM (2024), equations 8 to 17.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter
+    >>> rng = np.random.default_rng(0)
+    >>> wx, r = rng.standard_normal((2, 5, 4, 1, 3)), rng.standard_normal((4, 1, 3, 3))
+    >>> h, (last, c, n, m) = fastiter.slstm(wx, r)
+    >>> bool((n >= 1).all())
+    True
+    """
+    how = _Asked(reverse, lengths, cu_seqlens, reset, clip_state)
+    return _run("slstm", "slstm", wx, r, b, state, how, return_all_states, out, backend)
+
+
+def _run(
+    function: str,
+    cell_name: str,
+    wx: Array,
+    r: Array,
+    b: Array | None,
+    state: Any,
+    asked: _Asked,
+    return_all_states: bool,
+    out: Array | None,
+    backend: str | None,
+) -> Result:
+    cell = CELLS[cell_name]
+    state = as_parts(cell.states, state)
+    run = _BACKENDS[choose(function, _BACKENDS, backend)]
+    check_flag(function, "reverse", asked.reverse)
+    check_flag(function, "return_all_states", return_all_states)
+    names, arrays = ["wx", "r"], [wx, r]
+    if b is not None:
+        names.append("b")
+        arrays.append(b)
+    if state is not None:
+        check_state(function, cell, state)
+        names += cell.state_names
+        arrays += state
+    _check_arrays(function, cell, names, arrays)
+    shapes = None if state is None else [part.shape for part in state]
+    bounds = None if asked.cu_seqlens is None else integers(function, "cu_seqlens", asked.cu_seqlens)
+    if bounds is not None and wx.ndim == 5:
+        check_packing(function, wx.shape[0], asked.lengths, "wx")
+    sequences = None if bounds is None else max(bounds.size - 1, 0)
+    b_shape = None if b is None else b.shape
+    batch, time, heads, width = check_shapes(function, cell, wx.shape, r.shape, b_shape, shapes, sequences)
+    how = _checked(function, asked, bounds, batch, time)
+    if out is not None:
+        reset = () if how.reset is None else (how.reset,)
+        given = (*names, *("reset" for _ in reset)), (*arrays, *reset)
+        check_out(function, out, (batch, time, heads, width), *given, _DTYPES)
+    h, last, states = run(cell, wx, r, b, state, how, return_all_states, out)
+    return (h, last, states) if return_all_states else (h, last)
+
+
+def _check_arrays(function: str, cell: Cell, names: Sequence[str], arrays: Sequence[Any]) -> None:
+    """Check dtypes: all are that of wx, except that the states other than h are float32 if wx is bfloat16."""
+    if getattr(getattr(arrays[0], "dtype", None), "name", "") == "float16":
+        raise TypeError(f"{function}: wx must be a NumPy array of {FLOAT16_REFUSED}, got dtype float16")
+    half = isinstance(arrays[0], np.ndarray) and is_half(arrays[0])
+    exact = [half and name in cell.state_names[1:] for name in names]
+    same = [(name, x) for name, x, is_exact in zip(names, arrays, exact, strict=True) if not is_exact]
+    check_arrays(function, [name for name, _ in same], [x for _, x in same], _DTYPES)
+    for name, x, is_exact in zip(names, arrays, exact, strict=True):
+        if is_exact and getattr(x, "dtype", None) != np.float32:
+            got = type_name(x) if not isinstance(x, np.ndarray) else f"dtype {x.dtype}"
+            raise TypeError(f"{function}: {name} must have dtype float32 to go with bfloat16 wx, got {got}")
+
+
+def _carried(wx: Array) -> np.dtype[Any]:
+    """Return the dtype of the states other than h."""
+    return np.dtype(np.float32) if is_half(wx) else wx.dtype
+
+
+def _checked(function: str, asked: _Asked, bounds: Array | None, batch: int, time: int) -> _How:
+    reverse, lengths, _, reset, _ = asked
+    if reset is not None:
+        if not isinstance(reset, np.ndarray):
+            raise TypeError(f"{function}: reset must be a NumPy array of bool, got {type_name(reset)}")
+        if reset.dtype != np.bool_:
+            raise TypeError(f"{function}: reset must be a NumPy array of bool, got dtype {reset.dtype}")
+        check_reset_shape(function, reset.shape, batch, time)
+    clip_state = checked_bound(function, "clip_state", asked.clip_state)
+    if bounds is not None:
+        ends = (int(bounds[0]), int(bounds[-1])) if bounds.ndim == 1 and bounds.size else (0, 0)
+        falls = bounds.ndim == 1 and bool((bounds[1:] < bounds[:-1]).any())
+        check_bounds(function, bounds.shape, *ends, falls, time)
+        return _How(len(bounds) - 1, reverse, None, bounds, reset, clip_state)
+    whole = None
+    if lengths is not None:
+        whole = integers(function, "lengths", lengths)
+        check_lengths(function, whole.shape, int(whole.min(initial=0)), int(whole.max(initial=0)), batch, time)
+    return _How(batch, reverse, whole, None, reset, clip_state)
+
+
+def _shape(cell: Cell, wx: Array, how: _How) -> tuple[Any, ...]:
+    """Return the kernels' description of the work."""
+    batch, time, _, heads, width = wx.shape
+    bounds, lengths, packed, starts = how.cu_seqlens, how.lengths, 0, None
+    if bounds is not None:
+        lengths, starts, packed = np.diff(bounds), bounds, time
+        time = int(lengths.max(initial=0))
+    rows = (cell.code, how.rows, time, heads, width, how.reverse, 0 if lengths is None else lengths, 0, packed)
+    if bounds is None and how.reset is None and how.clip_state is None:
+        return rows
+    reset = None if how.reset is None else np.ascontiguousarray(np.broadcast_to(how.reset, (batch, wx.shape[1])))
+    clip_state = math.inf if how.clip_state is None else how.clip_state
+    starting = 0 if starts is None else starts
+    return (*rows, starting, 0 if reset is None else reset, wx.shape[1], clip_state, math.inf)
+
+
+def _cpu(
+    cell: Cell,
+    wx: Array,
+    r: Array,
+    b: Array | None,
+    state: Sequence[Array] | None,
+    how: _How,
+    all_states: bool,
+    out: Array | None,
+) -> tuple[Array, States, States]:
+    heads, width = wx.shape[3:]
+    wx, r = unit_stride(wx), np.ascontiguousarray(r)
+    b = None if b is None else np.ascontiguousarray(b, _carried(wx))  # in the dtype of the sums
+    first = () if state is None else tuple([np.ascontiguousarray(part) for part in state])
+    carried = _carried(wx)
+    last = tuple([np.empty((how.rows, heads, width), carried if k else wx.dtype) for k in range(len(cell.states))])
+    h = unit_stride(out) if out is not None else empty_steps(wx, (heads, width))
+    states = (h, *[empty_steps(wx, (heads, width), carried) for _ in cell.states[1:]]) if all_states else (h,)
+    _FORWARD[wx.dtype.name](
+        _shape(cell, wx, how),
+        wx,
+        r,
+        0 if b is None else b,
+        first,
+        last,
+        states,
+        (),
+        (),
+    )
+    if out is not None and h is not out:
+        out[...] = h
+        states = (out, *states[1:])
+    return states[0], last, states
+
+
+def _reference(
+    cell: Cell,
+    wx: Array,
+    r: Array,
+    b: Array | None,
+    state: Sequence[Array] | None,
+    how: _How,
+    all_states: bool,
+    out: Array | None,
+) -> tuple[Array, States, States]:
+    from . import reference
+
+    name, _, activation = cell.name.partition("_")
+    options = {"activation": activation} if activation else {}
+    asked = how._asdict()
+    del asked["rows"]
+    h, last, states = getattr(reference, name)(wx, r, b, state, **asked, **options)
+    if out is not None:
+        out[...] = h
+        h, states = out, (out, *states[1:])
+    return h, last, states
+
+
+_BACKENDS = {"cpu": _cpu, "reference": _reference}

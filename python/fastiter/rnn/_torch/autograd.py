@@ -1,0 +1,197 @@
+"""The recurrent cells as an autograd function, and as one for torch.func's transforms.
+
+The saved tensors belong to the node alone, as users may write to h. Without checkpoints, the last of them (the gates,
+or a copy of h for an Elman cell) is also a hidden output of the node, the link. Its gradient is added to that of wx:
+second derivatives reach wx through the link, so wx need not be saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._torch.autograd import one_by_one
+from ..._torch.autograd_twice import differentiable
+from ..._torch.ops import own_copy
+from .._cells import Cell
+from .double_backward import Call
+from .ops import rnn_bwd, rnn_fwd_kept, rnn_fwd_together
+from .work import PLAIN, Options, options
+
+
+class Recurrence(torch.autograd.Function):
+    """Map (wx, r, b, *state) to (h, *final states, *all states but h, link)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        cell: Cell,
+        reverse: bool,
+        lengths: Tensor | None,
+        batch_sizes: Tensor | None,
+        all_states: bool,
+        cu_seqlens: Tensor | None,
+        reset: Tensor | None,
+        clip_state: float | None,
+        clip_grad: float | None,
+        checkpoint: int,
+        wx: Tensor,
+        r: Tensor,
+        b: Tensor | None,
+        *first: Tensor,
+    ) -> tuple[Tensor, ...]:
+        how = options(cu_seqlens, reset, clip_state, clip_grad, checkpoint)
+        seen, kept = rnn_fwd_kept(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, how)
+        _keep(ctx, cell, reverse, all_states, how, lengths, batch_sizes, wx, r, b, first, kept)
+        return tuple(seen) if checkpoint else (*seen, kept[-1])
+
+    @staticmethod
+    @one_by_one
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        dlink = None if ctx.how.checkpoint else gradients[-1]
+        flows, saved = gradients[: ctx.seen], ctx.saved_tensors
+        found: list[Tensor | None] = [None] * len(ctx.needs_input_grad[10:])
+        if flows[0] is not None or any(flow is not None for flow in flows):
+            with torch.no_grad():
+                found = _gradients(ctx, saved, flows)
+            if torch.is_grad_enabled():
+                found = _twice(ctx, saved, found, flows)
+        if dlink is not None:
+            found[0] = _with_link(ctx.cell, found[0], dlink)
+        return (*[None] * 10, *found)
+
+
+def _keep(
+    ctx: Any,
+    cell: Cell,
+    reverse: bool,
+    all_states: bool,
+    how: Options,
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    first: Sequence[Tensor],
+    kept: Sequence[Tensor],
+) -> None:
+    """Save the tensors of the backward pass; b serves second derivatives and checkpoints, wx only checkpoints."""
+    again = wx if how.checkpoint else None
+    ctx.save_for_backward(r, b, lengths, batch_sizes, how.cu_seqlens, how.reset, again, *first, *kept)
+    ctx.cell, ctx.reverse, ctx.all_states, ctx.kept = cell, reverse, all_states, len(kept)
+    ctx.seen = 2 * len(cell.states) if all_states else 1 + len(cell.states)
+    ctx.how = how._replace(cu_seqlens=None, reset=None) if how is not PLAIN else PLAIN
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx: Any, saved: Sequence[Tensor], flows: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Return the gradients of wx, r, b and the initial states, None for those not needed."""
+    r, b, lengths, batch_sizes, cu_seqlens, reset, wx, *others = saved
+    cell, count, how = ctx.cell, len(ctx.cell.states), ctx.how
+    if how is not PLAIN:
+        how = options(cu_seqlens, reset, *how[2:])
+    first, kept = others[: len(others) - ctx.kept], others[len(others) - ctx.kept :]
+    needs = ctx.needs_input_grad[10:]
+    states, rest = (kept[:1], kept[1:]) if how.checkpoint else (kept[:count], kept[count:])
+    given = (first, states, rest, [flows[0], *flows[1 + count :]], flows[1 : 1 + count], ctx.reverse)
+    if len(flows) == 1 + count:
+        given[3].extend([None] * (count - 1))
+    wanted = (needs[1], needs[2], any(needs[3:]))
+    again = (wx, b) if how.checkpoint else (None, None)
+    dwx, *gradients = rnn_bwd(cell, r, *given, lengths, batch_sizes, *wanted, how, *again)
+    return [dwx, *_placed(gradients, *wanted[:2], len(first))]
+
+
+def _placed(gradients: Sequence[Tensor], need_r: bool, need_b: bool, count: int) -> list[Tensor | None]:
+    """Return the gradients of r, b and `count` initial states, None for those not needed."""
+    of_weights = need_r + need_b
+    dr = gradients[0] if need_r else None
+    db = gradients[of_weights - 1] if need_b else None
+    rest: list[Tensor | None] = [*gradients[of_weights:]] or [None] * count
+    return [dr, db, *rest]
+
+
+def _twice(
+    ctx: Any, saved: Sequence[Tensor], found: Sequence[Tensor | None], flows: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Return the gradients, made differentiable."""
+    r, b, lengths, batch_sizes, cu_seqlens, reset, wx, *others = saved
+    first, how = others[: len(others) - ctx.kept], ctx.how
+    of_gates = wx if how.checkpoint else _as_gates(ctx.cell, others[-1])
+    call = Call(ctx.cell, ctx.reverse, ctx.all_states, how.clip_state, how.clip_grad, not how.checkpoint)
+    return differentiable(call, found, (of_gates, r, b, *first), (lengths, batch_sizes, cu_seqlens, reset), flows)
+
+
+def _as_gates(cell: Cell, link: Tensor) -> Tensor:
+    """Return the part of `link`, or of its gradient, that corresponds to wx, in the shape of wx."""
+    return link.narrow(-3, 0, cell.gates) if cell.saved else link.unsqueeze(-3)
+
+
+def _with_link(cell: Cell, dwx: Tensor | None, dlink: Tensor) -> Tensor:
+    """Add the gradient of `link` to the gradient of wx."""
+    dlink = _as_gates(cell, dlink)
+    return dlink if dwx is None else dwx + dlink.to(dwx.dtype)
+
+
+class Together(torch.autograd.Function):
+    """Map (wx, r, b, *state) to (all steps' states as one tensor (S, B, T, N, D), *final states, link)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, cell: Cell, how: Options, wx: Tensor, r: Tensor, b: Tensor | None, *first: Tensor
+    ) -> tuple[Tensor, ...]:
+        states, *last, gates = rnn_fwd_together(cell, wx, r, b, first, True, how)
+        ctx.save_for_backward(r, b, states, gates, *first)
+        ctx.cell, ctx.how = cell, how
+        ctx.set_materialize_grads(False)
+        return own_copy(states), *last, gates
+
+    @staticmethod
+    @one_by_one
+    def backward(ctx: Any, dstates: Tensor | None, *dothers: Tensor | None) -> tuple[Tensor | None, ...]:
+        cell, how, (r, b, states, gates, *first) = ctx.cell, ctx.how, ctx.saved_tensors
+        *dlast, dlink = dothers
+        needs = ctx.needs_input_grad[2:]
+        found: list[Tensor | None] = [None] * len(needs)
+        if dstates is not None or any(d is not None for d in dlast):
+            each: list[Tensor | None] = [None] * len(states) if dstates is None else [*dstates.unbind(0)]
+            needed = (needs[1], needs[2], any(needs[3:]))
+            with torch.no_grad():
+                given = (first, [*states.unbind(0)], [gates], each, dlast)
+                dwx, *gradients = rnn_bwd(cell, r, *given, False, None, None, *needed, how)
+            found = [dwx, *_placed(gradients, *needed[:2], len(first))]
+            if torch.is_grad_enabled():
+                call = Call(cell, False, True, how.clip_state, how.clip_grad, True)
+                inputs, flows = (_as_gates(cell, gates), r, b, *first), (each[0], *dlast, *each[1:])
+                found = differentiable(call, found, inputs, (None,) * 4, flows)
+        if dlink is not None:
+            found[0] = _with_link(cell, found[0], dlink)
+        return None, None, *found
+
+
+class Transformed(torch.autograd.Function):
+    """The same as Recurrence for torch.func, which requires all saved tensors to be outputs."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(cell: Cell, reverse: bool, *inputs: Any) -> tuple[Tensor, ...]:
+        lengths, batch_sizes, all_states, *asked = inputs[:8]
+        wx, r, b, *first = inputs[8:]
+        seen, kept = rnn_fwd_kept(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, options(*asked))
+        return (*seen, *kept)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        cell, reverse, lengths, batch_sizes, all_states, *asked = inputs[:10]
+        (wx, r, b, *first), how = inputs[10:], options(*asked)
+        kept = output[2 * len(cell.states) if all_states else 1 + len(cell.states) :]
+        _keep(ctx, cell, reverse, all_states, how, lengths, batch_sizes, wx, r, b, first, kept)
+        ctx.mark_non_differentiable(*(kept if how.checkpoint else kept[:-1]))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        return Recurrence.backward(ctx, *gradients)

@@ -1,0 +1,187 @@
+"""Launches the CUDA kernels of the family rnn: all steps fused, or a batched product and a kernel for each step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..._torch import launch
+from .._cells import Cell
+from .launch_plan import Plan, Problem, card, plan
+from .ops import carried
+
+_ELEMENTS = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.bfloat16: "BFloat16",
+    torch.float16: "Half",
+}
+#: Threads per block of the single-step kernels.
+_THREADS = 256
+
+
+class Work(NamedTuple):
+    """Description of the work. A line holds one step of one row; ``row`` and ``step`` are strides in lines.
+
+    ``starts`` are the first lines of concatenated sequences, and the end; ``offsets`` the first lines of the steps of
+    a packed batch; ``reset`` has a byte for each line.
+    """
+
+    cell: Cell
+    batch: int
+    time: int
+    heads: int
+    width: int
+    row: int
+    step: int
+    lengths: Tensor | None
+    starts: Tensor | None
+    offsets: Tensor | None
+    reset: Tensor | None
+    clip_state: float | None
+    clip_grad: float | None
+    reverse: bool
+
+    def arguments(self, x: Tensor) -> list[launch.Argument]:
+        """Return the kernels' SHAPE_ARGUMENTS for the dtype of ``x``."""
+        real = np.float64 if x.dtype == torch.float64 else np.float32
+        bounds = [real(inf if bound is None else bound) for bound in (self.clip_state, self.clip_grad)]
+        sizes = (self.batch, self.time, self.heads, self.width, self.row, self.step)
+        where = (self.lengths, self.starts, self.offsets, self.reset)
+        return [*where, *bounds, *map(np.int64, sizes), np.int32(self.reverse)]
+
+
+def four(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Pad to four arguments, the maximum number of states."""
+    return [*tensors, *[None] * 4][:4]
+
+
+def _defines(work: Work, x: Tensor) -> dict[str, object]:
+    return {"ELEMENT": _ELEMENTS[x.dtype], "CELL": work.cell.code}
+
+
+def _tf32(x: Tensor) -> bool:
+    return x.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
+
+
+def fused(work: Work, r: Tensor, backward: bool) -> Plan | None:
+    """Return the plan of a fused launch, or None if the steps must run one at a time."""
+    rows = min(1 << (work.batch - 1).bit_length(), 1024)  # limits the number of plans
+    tensor_cores = r.element_size() == 2 or _tf32(r)
+    sizes = (work.cell.name, work.width, work.heads, rows, r.element_size())
+    return plan(Problem(*sizes, tensor_cores, backward), card(r))
+
+
+def _launch_fused(kernel: str, shape: Plan, work: Work, r: Tensor, args: Sequence[launch.Argument]) -> None:
+    groups = work.heads * -(-work.batch // shape.rows)
+    joined = shape.blocks > 1
+    exchange = r.new_zeros(groups * 2 * shape.rows * shape.padded if joined else 0)
+    arrived = torch.zeros(groups, dtype=torch.int32, device=r.device)
+    at_once = card(r).sms * shape.resident // shape.blocks if joined else groups
+    for first in range(0, groups, at_once):
+        launch.launch_cuda(
+            kernel,
+            kernel,
+            (min(at_once, groups - first) * shape.blocks,),
+            (shape.threads,),
+            [*args, exchange if joined else None, arrived, np.int64(first), np.int32(shape.blocks), *work.arguments(r)],
+            shared=shape.shared,
+            cooperative=joined,
+            defines={**_defines(work, r), **shape.defines(), "TF32": int(_tf32(r))},
+        )
+
+
+def forward_fused(
+    shape: Plan,
+    work: Work,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    first: Sequence[Tensor],
+    last: Sequence[Tensor],
+    states: Sequence[Tensor],
+    saved: Tensor | None,
+) -> None:
+    """Run all steps in one launch."""
+    args = [wx, r, b, *four(first), *four(last), *four(states), saved]
+    _launch_fused("rnn/forward", shape, work, r, args)
+
+
+def backward_fused(
+    shape: Plan,
+    work: Work,
+    r: Tensor,
+    first: Sequence[Tensor],
+    states: Sequence[Tensor],
+    saved: Tensor | None,
+    dstates: Sequence[Tensor | None],
+    dlast: Sequence[Tensor | None],
+    dwx: Tensor,
+    dq: Tensor | None,
+    dfirst: Sequence[Tensor],
+) -> None:
+    """Run the backward pass of all steps in one launch."""
+    args = [r, *four(first), *four(states), saved, *four(dstates), *four(dlast), dwx, dq, *four(dfirst)]
+    _launch_fused("rnn/backward", shape, work, r, args)
+
+
+def _launch_step(kernel: str, t: int, work: Work, x: Tensor, args: Sequence[launch.Argument]) -> None:
+    blocks = -(-work.batch * work.heads * work.width // _THREADS)
+    given = [*args, np.int64(t), *work.arguments(x)]
+    launch.launch_cuda("rnn/step", kernel, (blocks,), (_THREADS,), given, defines=_defines(work, x))
+
+
+def _times(work: Work, backward: bool) -> Sequence[int]:
+    return range(work.time) if backward == work.reverse else range(work.time - 1, -1, -1)
+
+
+def forward_stepwise(
+    work: Work,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    first: Sequence[Tensor],
+    last: Sequence[Tensor],
+    states: Sequence[Tensor],
+    saved: Tensor | None,
+) -> None:
+    """Run one step at a time: a product for every head, then the cell."""
+    gates, batch, heads, width = work.cell.gates, work.batch, work.heads, work.width
+    by_head = r.permute(1, 3, 0, 2).reshape(heads, width, gates * width)
+    h, p = r.new_empty(heads, batch, width), r.new_empty(heads, batch, gates * width)
+    kept = r.new_empty((len(work.cell.states) - 1, heads, batch, width), dtype=carried(r))
+    args = [wx, b, p, h, kept, *four(first), *four(last), *four(states), saved]
+    _launch_step("rnn_step_fwd", -1, work, r, args)
+    for t in _times(work, False):
+        torch.bmm(h, by_head, out=p)
+        _launch_step("rnn_step_fwd", t, work, r, args)
+    _launch_step("rnn_step_fwd", work.time, work, r, args)
+
+
+def backward_stepwise(
+    work: Work,
+    r: Tensor,
+    first: Sequence[Tensor],
+    states: Sequence[Tensor],
+    saved: Tensor | None,
+    dstates: Sequence[Tensor | None],
+    dlast: Sequence[Tensor | None],
+    dwx: Tensor,
+    dq: Tensor | None,
+    dfirst: Sequence[Tensor],
+) -> None:
+    """Run the backward pass one step at a time: a product for every head, then the derivative of the cell."""
+    gates, batch, heads, width = work.cell.gates, work.batch, work.heads, work.width
+    by_head = r.transpose(0, 1).reshape(heads, gates * width, width)
+    through, dp = r.new_empty(heads, batch, width), r.new_empty(heads, batch, gates * width)
+    ds = r.new_empty((len(work.cell.states), heads, batch, width), dtype=carried(r))
+    args = [through, dp, ds, *four(first), *four(states), saved, *four(dstates), *four(dlast), dwx, dq, *four(dfirst)]
+    _launch_step("rnn_step_bwd", -1, work, r, args)
+    for t in [*_times(work, True), work.time]:
+        torch.bmm(dp, by_head, out=through)
+        _launch_step("rnn_step_bwd", t, work, r, args)

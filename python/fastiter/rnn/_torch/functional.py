@@ -1,0 +1,396 @@
+"""Recurrent cells over time on tensors: h[t] = cell(wx[t] + r h[t-1] + b, state[t-1]), differentiable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import has_torch_function_variadic
+
+from ..._backend import BackendError
+from ..._check import check_flag
+from ..._sequences import as_parts, check_packing
+from ..._torch.ops import (
+    CPU_AND_CUDA,
+    GPU_FLOATS,
+    autocast_dtype,
+    autocast_to,
+    check_reset,
+    check_tensors,
+    checked_bounds,
+    checked_lengths,
+    grad_enabled,
+    transformed,
+)
+from ..._torch.overrides import dispatched, overridden
+from .._cells import (
+    CELLS,
+    FLOAT16_REFUSED,
+    Cell,
+    check_shapes,
+    check_state,
+    checked_bound,
+    checked_checkpoint,
+    elman_cell,
+)
+from .autograd import Recurrence, Together, Transformed
+from .ops import fits, rnn_fwd, rnn_fwd_fitting, rnn_fwd_together
+from .work import PLAIN, Options, checked_batch_sizes, options
+
+States: TypeAlias = tuple[Tensor, ...]
+Integers: TypeAlias = "Tensor | Sequence[int]"
+Result: TypeAlias = "tuple[Tensor, States] | tuple[Tensor, States, States]"
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+def lstm(
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None = None,
+    state: Sequence[Tensor] | None = None,
+    *,
+    reverse: bool = False,
+    lengths: Integers | None = None,
+    return_all_states: bool = False,
+    cu_seqlens: Integers | None = None,
+    reset: Tensor | None = None,
+    checkpoint: int | None = None,
+    clip_grad: float | None = None,
+    clip_state: float | None = None,
+) -> Result:
+    """c[t] = f c[t-1] + i g, h[t] = o tanh(c[t]): :func:`fastiter.lstm` on tensors.
+
+    Differentiable in wx, r, b and the state, with gradients from h, from the final states and from all states if they
+    are returned. Second derivatives (``create_graph=True``) recompute the steps one by one in torch's operations, which
+    is slower. Shapes, gate order and errors are those of :func:`fastiter.lstm`.
+
+    Parameters
+    ----------
+    wx, r, b, state, reverse, lengths, return_all_states, cu_seqlens, reset, clip_state
+        As for :func:`fastiter.lstm`.
+    checkpoint : int, optional
+        Save only the states of every ``checkpoint``-th step for the backward pass, which recomputes the gates bit for
+        bit, instead of the states and gates of all steps. Not together with cu_seqlens.
+    clip_grad : float, optional
+        The gradient that a step passes to the previous h is clamped to [-clip_grad, clip_grad], elementwise; 0 cuts it.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> layer = torch.nn.LSTM(3, 5)
+    >>> x = torch.randn(7, 2, 3)  # time-major
+    >>> wx = torch.nn.functional.linear(x, layer.weight_ih_l0, layer.bias_ih_l0).view(7, 2, 4, 1, 5)
+    >>> r, b = layer.weight_hh_l0.view(4, 1, 5, 5), layer.bias_hh_l0.view(4, 1, 5)
+    >>> h, (last, c) = fastiter.torch.lstm(wx.transpose(0, 1), r, b)
+    >>> torch.allclose(h.squeeze(2).transpose(0, 1), layer(x)[0], atol=1e-6)
+    True
+    """
+    asked = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
+    return _run("lstm", "lstm", wx, r, b, state, reverse, lengths, return_all_states, asked)
+
+
+def gru(
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None = None,
+    state: Tensor | Sequence[Tensor] | None = None,
+    *,
+    reverse: bool = False,
+    lengths: Integers | None = None,
+    return_all_states: bool = False,
+    cu_seqlens: Integers | None = None,
+    reset: Tensor | None = None,
+    checkpoint: int | None = None,
+    clip_grad: float | None = None,
+    clip_state: float | None = None,
+) -> Result:
+    """h[t] = (1 - z) n + z h[t-1]: :func:`fastiter.gru` on tensors, differentiable like :func:`lstm`."""
+    asked = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
+    return _run("gru", "gru", wx, r, b, state, reverse, lengths, return_all_states, asked)
+
+
+def elman(
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None = None,
+    state: Tensor | Sequence[Tensor] | None = None,
+    *,
+    activation: Literal["tanh", "relu"] = "tanh",
+    reverse: bool = False,
+    lengths: Integers | None = None,
+    return_all_states: bool = False,
+    cu_seqlens: Integers | None = None,
+    reset: Tensor | None = None,
+    checkpoint: int | None = None,
+    clip_grad: float | None = None,
+    clip_state: float | None = None,
+) -> Result:
+    """h[t] = tanh(wx[t] + r h[t-1] + b) or max(., 0): :func:`fastiter.elman` on tensors, differentiable like lstm."""
+    asked = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
+    return _run("elman", elman_cell(activation), wx, r, b, state, reverse, lengths, return_all_states, asked)
+
+
+def slstm(
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None = None,
+    state: Sequence[Tensor] | None = None,
+    *,
+    reverse: bool = False,
+    lengths: Integers | None = None,
+    return_all_states: bool = False,
+    cu_seqlens: Integers | None = None,
+    reset: Tensor | None = None,
+    checkpoint: int | None = None,
+    clip_grad: float | None = None,
+    clip_state: float | None = None,
+) -> Result:
+    """h[t] = o c[t] / n[t]: :func:`fastiter.slstm` on tensors, differentiable like :func:`lstm`.
+
+    The gradients also go through the stabiliser m, so they are correct for losses on c, n and m, too.
+    """
+    asked = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
+    return _run("slstm", "slstm", wx, r, b, state, reverse, lengths, return_all_states, asked)
+
+
+def rounding(
+    cell: str,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    state: Sequence[Tensor] | None,
+    *,
+    clip_state: float | None = None,
+    clip_grad: float | None = None,
+) -> Result:
+    """Run lstm or slstm on bfloat16 and return all states; all of them, not only h, are rounded to it after each step.
+
+    The states other than h are still float32 tensors.
+    """
+    return _run(cell, f"{cell}_rounding", wx, r, b, state, False, None, True, (None, None, clip_state, clip_grad, None))
+
+
+def together(
+    cell: str,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor,
+    state: Sequence[Tensor] | None,
+    *,
+    clip_state: float | None = None,
+    clip_grad: float | None = None,
+) -> tuple[Tensor, States]:
+    """Run a cell that writes all states to one tensor (S, B, T, N, D), for tensors accepted by `goes_together`."""
+    spec = CELLS[cell]
+    _check_tensors(cell, spec, wx, r, b, state)
+    how, _ = _checked_options(cell, wx, None, None, None, clip_state, clip_grad, None)
+    _check_shapes(cell, spec, wx.shape, r, b, state)
+    first = () if state is None else tuple(state)
+    if _needs_grad(wx, r, b, first):
+        every, *last = Together.apply(spec, how, wx, r, b, *first)
+    else:
+        every, *last = rnn_fwd_together(spec, wx, r, b, first, False, how)
+    return every, tuple(last[: len(spec.states)])
+
+
+def packed(
+    cell: str,
+    wx: Tensor,
+    batch_sizes: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    state: Sequence[Tensor] | None,
+    *,
+    reverse: bool = False,
+) -> tuple[Tensor, States]:
+    """Run a cell on the data of a PackedSequence: only its valid steps are computed.
+
+    ``wx`` (M, G, N, D) and ``batch_sizes`` (T,) are laid out as in a PackedSequence; h is returned as (M, N, D), the
+    final states as (B, N, D) with the rows in packed order. ``cell`` is "lstm", "gru", "elman_tanh", "elman_relu" or
+    "slstm".
+    """
+    spec = CELLS[cell]
+    batch, total = checked_batch_sizes(cell, batch_sizes)
+    _check_tensors(cell, spec, wx, r, b, state)
+    if wx.dim() != 4 or wx.shape[0] != total:
+        raise ValueError(f"{cell}: packed wx must have shape (M, G, N, D) with M = {total}, got {tuple(wx.shape)}")
+    _check_shapes(cell, spec, (batch, 1, *wx.shape[1:]), r, b, state)
+    h, last, _ = _apply(spec, wx, r, b, state, reverse, None, batch_sizes, False)
+    return h, last
+
+
+def _check_tensors(
+    function: str, cell: Cell, wx: Tensor, r: Tensor, b: Tensor | None, state: Sequence[Tensor] | None
+) -> None:
+    if state is not None:
+        check_state(function, cell, state)
+    bias = () if b is None else (b,)
+    names = ("wx", "r", "b") if bias else ("wx", "r")
+    given = tuple(state or ())
+    dtype, on_gpu = getattr(wx, "dtype", None), isinstance(wx, Tensor) and wx.is_cuda
+    if dtype == torch.float16 and not on_gpu:
+        raise TypeError(f"{function}: wx must have dtype {FLOAT16_REFUSED}, got {dtype}")
+    is_half = dtype in (torch.bfloat16, torch.float16)
+    alike, apart = (given[:1], given[1:]) if is_half else (given, ())
+    named = (*names, *cell.state_names[: len(alike)])
+    check_tensors(function, named, (wx, r, *bias, *alike), GPU_FLOATS if on_gpu else _DTYPES, CPU_AND_CUDA)
+    for name, x in zip(cell.state_names[1 : 1 + len(apart)], apart, strict=True):
+        if isinstance(x, Tensor) and x.dtype != torch.float32:
+            expected = f"dtype torch.float32 to go with {str(dtype).removeprefix('torch.')} wx"
+            raise TypeError(f"{function}: {name} must have {expected}, got {x.dtype}")
+        check_tensors(function, (name,), (x,), devices=CPU_AND_CUDA)
+        if x.device != wx.device:
+            raise BackendError(f"{function}: {name} must be on device {wx.device} like wx, got {x.device}")
+
+
+def _check_shapes(
+    function: str,
+    cell: Cell,
+    wx: tuple[int, ...],
+    r: Tensor,
+    b: Tensor | None,
+    state: Sequence[Tensor] | None,
+    sequences: int | None = None,
+) -> tuple[int, int, int, int]:
+    shapes = None if state is None else [part.shape for part in state]
+    return check_shapes(function, cell, wx, r.shape, None if b is None else b.shape, shapes, sequences)
+
+
+def _run(
+    function: str,
+    cell_name: str,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    state: Any,
+    reverse: bool,
+    lengths: Integers | None,
+    return_all_states: bool,
+    asked: tuple[Any, ...],
+) -> Result:
+    state = as_parts(CELLS[cell_name].states, state)
+    redefined = state is not None and overridden(state, parts=state)
+    if redefined or has_torch_function_variadic(wx, r, b, lengths, *asked[:2]):
+        return _dispatched(function, cell_name, wx, r, b, state, reverse, lengths, return_all_states, asked)
+    cell, how = CELLS[cell_name], PLAIN
+    low = autocast_dtype(wx)
+    if low is not None:
+        wx, r, b, state = _autocast(low, wx, r, b, state)
+    check_flag(function, "reverse", reverse)
+    check_flag(function, "return_all_states", return_all_states)
+    whole = None
+    cu_seqlens, reset, clip_state, clip_grad, checkpoint = asked
+    is_plain = cu_seqlens is None and reset is None and clip_state is None and clip_grad is None and checkpoint is None
+    fitting = is_plain and lengths is None and fits(cell, wx, r, b, state)
+    if not fitting:
+        _check_tensors(function, cell, wx, r, b, state)
+        if wx.dim() != 5:
+            _check_shapes(function, cell, wx.shape, r, b, state)
+        how, sequences = _checked_options(function, wx, lengths, *asked)
+        batch, time, _, _ = _check_shapes(function, cell, wx.shape, r, b, state, sequences)
+        whole = None if lengths is None else checked_lengths(function, lengths, batch, time, wx.device)
+    h, last, states = _apply(cell, wx, r, b, state, reverse, whole, None, return_all_states, how, fitting)
+    return (h, last, states) if return_all_states else (h, last)
+
+
+def _dispatched(
+    function: str,
+    cell_name: str,
+    wx: Any,
+    r: Any,
+    b: Any,
+    state: Any,
+    reverse: bool,
+    lengths: Any,
+    return_all_states: bool,
+    asked: tuple[Any, ...],
+) -> Any:
+    public = {"lstm": lstm, "gru": gru, "elman": elman, "slstm": slstm}[function]
+    named = dict(zip(("cu_seqlens", "reset", "clip_state", "clip_grad", "checkpoint"), asked, strict=True))
+    if function == "elman":
+        named["activation"] = cell_name.removeprefix("elman_")
+    how = {"reverse": reverse, "lengths": lengths, "return_all_states": return_all_states}
+    return dispatched(public, wx, r, b, state, **how, **named)
+
+
+def _autocast(
+    dtype: torch.dtype, wx: Tensor, r: Tensor, b: Tensor | None, state: Sequence[Tensor] | None
+) -> tuple[Tensor, Tensor, Tensor | None, Sequence[Tensor] | None]:
+    """Cast the arguments to the autocast dtype; if that has 16 bits, the states other than h to float32."""
+    if isinstance(state, (tuple, list)):
+        rest = torch.float32 if dtype.itemsize == 2 else dtype
+        state = tuple([autocast_to(x, rest if k else dtype) for k, x in enumerate(state)])
+    return autocast_to(wx, dtype), autocast_to(r, dtype), autocast_to(b, dtype), state
+
+
+def _checked_options(
+    function: str,
+    wx: Tensor,
+    lengths: Integers | None,
+    cu_seqlens: Integers | None,
+    reset: Tensor | None,
+    clip_state: float | None,
+    clip_grad: float | None,
+    checkpoint: int | None,
+) -> tuple[Options, int | None]:
+    """Return the options, and the number of sequences if ``cu_seqlens`` is given."""
+    batch, time = wx.shape[:2]
+    if reset is not None:
+        check_reset(function, reset, wx, batch, time, "wx")
+    every = checked_checkpoint(function, checkpoint)
+    bounds = sequences = None
+    if cu_seqlens is not None:
+        check_packing(function, batch, lengths, "wx")
+        if every:
+            raise ValueError(
+                f"{function}: checkpoint must be None where cu_seqlens is given, as chunks of time are those of padded "
+                f"rows, got {checkpoint}"
+            )
+        bounds = checked_bounds(function, cu_seqlens, time, wx.device)
+        sequences = bounds.shape[0] - 1
+    bound_h, bound_dh = (
+        checked_bound(function, name, bound) for name, bound in (("clip_state", clip_state), ("clip_grad", clip_grad))
+    )
+    return options(bounds, reset, bound_h, bound_dh, every), sequences
+
+
+def _apply(
+    cell: Cell,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    state: Sequence[Tensor] | None,
+    reverse: bool,
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    all_states: bool,
+    how: Options = PLAIN,
+    fitting: bool = False,
+) -> tuple[Tensor, States, States]:
+    """Return h, the final states, and all states (or only h, if not requested). ``fitting``: the result of `fits`."""
+    first = () if state is None else tuple(state)
+    needs_grad = _needs_grad(wx, r, b, first)
+    if fitting and not needs_grad:
+        outputs = rnn_fwd_fitting(cell, wx, r, b, first, reverse, all_states)
+    elif needs_grad or transformed():
+        node = Transformed if transformed() else Recurrence
+        outputs = node.apply(cell, reverse, lengths, batch_sizes, all_states, *how, wx, r, b, *first)
+    else:
+        outputs = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, how)
+    h, count = outputs[0], len(cell.states)
+    # Under torch.func, the outputs end with the tensors saved for the backward pass.
+    return h, tuple(outputs[1 : 1 + count]), (h, *outputs[1 + count : 2 * count]) if all_states else (h,)
+
+
+def _needs_grad(wx: Tensor, r: Tensor, b: Tensor | None, first: States) -> bool:
+    """Return whether to call the autograd function; in forward mode it is called because it raises."""
+    return (grad_enabled() and _any_requires_grad(wx, r, b, first)) or forward_ad._current_level >= 0
+
+
+def _any_requires_grad(wx: Tensor, r: Tensor, b: Tensor | None, first: States) -> bool:
+    if wx.requires_grad or r.requires_grad or (b is not None and b.requires_grad):
+        return True
+    return any(x.requires_grad for x in first)

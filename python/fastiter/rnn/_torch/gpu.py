@@ -1,0 +1,388 @@
+"""The ops of the family rnn on a GPU: CUDA kernels if CuPy is installed, else Triton's; dr is a product of its own.
+
+The arguments are those of the CPU implementations in `ops.py`. Tensors are dense lines, one for each row and step,
+in the memory order of wx, so that two strides serve all tensors in the kernels.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..._backend import BackendError
+from ..._torch import launch
+from ..._torch.ops import LIBRARY, contiguous, empty_steps
+from .._cells import CELLS, Cell
+from . import cuda, triton
+from .cuda import Work
+from .launch_plan import Plan
+from .ops import _forward_outputs, carried
+from .work import Options, rows_of
+
+
+def choose(cell: Cell, dtype: torch.dtype, width: int) -> str:
+    """Return "cuda" if CuPy is installed, else "triton" if its kernels support the call, else raise."""
+    if importlib.util.find_spec("cupy") is not None:
+        return "cuda"
+    reaches = triton.reaches(width, dtype)
+    if reaches and importlib.util.find_spec("triton") is not None:
+        return "triton"
+    why = "nor is Triton" if reaches else f"and Triton's kernels do not reach {dtype} with D = {width}"
+    function = cell.name.split("_")[0]
+    raise BackendError(
+        f"{function}: CuPy launches the CUDA kernels and is not installed, {why} (pip install fastiter[gpu])"
+    )
+
+
+def _dense(x: Tensor, time_major: bool) -> Tensor:
+    """Return ``x``, or a copy, as dense lines in the call's memory order."""
+    return contiguous(x.transpose(0, 1)).transpose(0, 1) if time_major else contiguous(x)
+
+
+def _work(
+    cell: Cell,
+    lines: Sequence[int],
+    time_major: bool,
+    x: Tensor,
+    reverse: bool,
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    how: Options,
+) -> Work:
+    """Describe the work; ``x`` has the trailing axes (N, D), and the device and dtype."""
+    heads, width = x.shape[-2:]
+    starts = offsets = reset = None
+    row, step = 0, 0
+    if batch_sizes is not None:
+        batch, time = int(batch_sizes[0]) if len(batch_sizes) else 0, len(batch_sizes)
+        lengths = (batch_sizes > torch.arange(batch, device=batch_sizes.device).unsqueeze(1)).sum(1)
+        offsets = torch.cumsum(batch_sizes, 0) - batch_sizes
+    elif how.cu_seqlens is not None:
+        starts, batch, row, step = how.cu_seqlens, len(how.cu_seqlens) - 1, lines[1], 1
+        time = _longest(starts, lines[1])
+    else:
+        batch, time = lines
+        row, step = (1, batch) if time_major else (time, 1)
+    if how.reset is not None:
+        reset = _dense(how.reset.expand(lines), time_major).view(torch.uint8)
+    lengths, starts, offsets = (launch.as_int64(numbers, x) for numbers in (lengths, starts, offsets))
+    bound = None if how.clip_state is None else float(torch.tensor(how.clip_state, dtype=x.dtype, device="cpu"))
+    return Work(
+        cell, batch, time, heads, width, row, step, lengths, starts, offsets, reset, bound, how.clip_grad, reverse
+    )
+
+
+def _longest(starts: Tensor, time: int) -> int:
+    """Return the longest sequence's length; if starts are on the GPU, the total length as an upper bound."""
+    return time if starts.is_cuda or len(starts) == 1 else int(starts.diff().max())
+
+
+def _check(cell: Cell, lines: Sequence[int], lengths: Tensor | None, cu_seqlens: Tensor | None) -> None:
+    """Check lengths and cu_seqlens if they are on the CPU, as the public functions cannot while tracing."""
+    if all(x is None or x.is_cpu for x in (lengths, cu_seqlens)):
+        rows_of(cell, lines, 1, 1, False, lengths, None, cu_seqlens)
+
+
+def _is_time_major(x: Tensor, batch_sizes: Tensor | None, how: Options) -> bool:
+    return batch_sizes is None and how.cu_seqlens is None and x.stride(1) > x.stride(0)
+
+
+def rnn_fwd(
+    cell_name: str,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    state: Sequence[Tensor],
+    reverse: bool,
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    all_states: bool,
+    save: bool,
+    *more: Any,
+    backend: str | None = None,
+    plan: Plan | None = None,
+) -> list[Tensor]:
+    """Implement `_rnn_fwd` on a GPU. ``backend`` ("cuda", "stepwise" or "triton") and ``plan`` are for tests."""
+    cell, how = CELLS[cell_name], Options(*more)
+    if batch_sizes is None:
+        _check(cell, wx.shape[:2], lengths, how.cu_seqlens)
+    if save and how.checkpoint:
+        return _forward_by_chunks(cell, wx, r, b, state, reverse, lengths, all_states, how, backend)
+    return _forward(cell, wx, r, b, state, reverse, lengths, batch_sizes, all_states, save, how, backend, plan)
+
+
+def _forward(
+    cell: Cell,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    state: Sequence[Tensor],
+    reverse: bool,
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    all_states: bool,
+    save: bool,
+    how: Options,
+    backend: str | None,
+    plan: Plan | None = None,
+) -> list[Tensor]:
+    time_major = _is_time_major(wx, batch_sizes, how)
+    wx, r = _dense(wx, time_major), contiguous(r)
+    b = None if b is None else contiguous(b)
+    first = [contiguous(x) for x in state]
+    work = _work(cell, wx.shape[:-3], time_major, wx, reverse, lengths, batch_sizes, how)
+    outputs = _forward_outputs(cell, wx, work.batch, all_states, save, 0, True)
+    if work.batch == 0:
+        return outputs
+    count = len(cell.states)
+    h, last, kept = outputs[0], outputs[1 : 1 + count], outputs[1 + count :]
+    rest = count - 1 if kept else 0
+    saved = kept[rest] if save and cell.saved else None
+    given = (work, wx, r, b, first, last, [h, *kept[:rest]], saved)
+    backend = backend or ("cuda" if plan else choose(cell, wx.dtype, work.width))
+    if backend == "triton":
+        triton.forward(*given)
+    elif plan := plan or (cuda.fused(work, r, False) if backend == "cuda" else None):
+        cuda.forward_fused(plan, *given)
+    else:
+        cuda.forward_stepwise(*given)
+    return outputs
+
+
+def rnn_bwd(
+    cell_name: str,
+    r: Tensor,
+    state: Sequence[Tensor],
+    states: Sequence[Tensor],
+    saved: Sequence[Tensor],
+    dstates: Sequence[Tensor | None],
+    dlast: Sequence[Tensor | None],
+    reverse: bool,
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    need_r: bool,
+    need_b: bool,
+    need_state: bool,
+    *more: Any,
+    backend: str | None = None,
+    plan: Plan | None = None,
+) -> list[Tensor]:
+    """Implement `_rnn_bwd` on a GPU."""
+    cell, how, h = CELLS[cell_name], Options(*more[:5]), states[0]
+    time_major = _is_time_major(h, batch_sizes, how)
+    work = _work(cell, h.shape[:-2], time_major, h, reverse, lengths, batch_sizes, how)
+    final = [None if x is None else x.to(carried(h)) for x in dlast]
+    if how.checkpoint:
+        wx, b = (*more[5:], None)[:2]  # torch omits trailing arguments that equal their defaults
+        back = _backward_by_chunks(work, wx, r, b, state, saved, dstates, final, need_state, how, backend)
+    else:
+        back = _backward(work, time_major, r, state, states, saved, dstates, final, need_state, backend, plan)
+    outputs = [back.dwx]
+    gradients = (_lines(back.dwx, time_major, 3), None if back.dq is None else _lines(back.dq, time_major, 2))
+    if need_r:
+        before = _before(_dense(h, time_major), state, work, batch_sizes, how.reset)
+        outputs.append(torch.empty_like(r, memory_format=torch.contiguous_format))
+        _into_r(outputs[-1], *gradients, _lines(before, time_major, 2))
+    if need_b:
+        outputs.append(r.new_empty(r.shape[:3]))
+        _into_b(outputs[-1], *gradients)
+    return outputs if not need_state else [*outputs, back.dfirst[0].to(h.dtype), *back.dfirst[1:]]
+
+
+class _Back(NamedTuple):
+    """Gradients of wx, of the GRU's last product (dq), and of the initial states in their carried dtype."""
+
+    dwx: Tensor
+    dq: Tensor | None
+    dfirst: list[Tensor]
+
+
+def _backward(
+    work: Work,
+    time_major: bool,
+    r: Tensor,
+    state: Sequence[Tensor],
+    states: Sequence[Tensor],
+    saved: Sequence[Tensor],
+    dstates: Sequence[Tensor | None],
+    final: Sequence[Tensor | None],
+    need_first: bool,
+    backend: str | None,
+    plan: Plan | None = None,
+) -> _Back:
+    states, r = [_dense(x, time_major) for x in states], contiguous(r)
+    keep = _dense(saved[0], time_major) if saved else None
+    flows = [None if x is None else _dense(x, time_major) for x in dstates]
+    final = [None if x is None else contiguous(x) for x in final]
+    first = [contiguous(x) for x in state]
+    back = _empty_back(work, states[0], len(work.cell.states) if need_first else 0)
+    if work.batch == 0:
+        return back
+    given = (work, r, first, states, keep, flows, final, *back)
+    backend = backend or ("cuda" if plan else choose(work.cell, r.dtype, work.width))
+    if backend == "triton":
+        triton.backward(*given)
+    elif plan := plan or (cuda.fused(work, r, True) if backend == "cuda" else None):
+        cuda.backward_fused(plan, *given)
+    else:
+        cuda.backward_stepwise(*given)
+    return back
+
+
+def _empty_back(work: Work, h: Tensor, states: int) -> _Back:
+    dwx = empty_steps(h, (*h.shape[:-2], work.cell.gates, *h.shape[-2:]))
+    dq = empty_steps(h, h.shape) if work.cell.name == "gru" else None
+    return _Back(dwx, dq, [h.new_empty((work.batch, *h.shape[-2:]), dtype=carried(h)) for _ in range(states)])
+
+
+# ---- checkpointing: the backward pass recomputes the gates, a chunk of steps at a time (csrc/rnn/checkpoint.cpp) ----
+
+
+def _chunks(time: int, every: int, reverse: bool) -> list[tuple[int, slice]]:
+    """Return the chunks' numbers and steps in the order of the computation."""
+    chunks = [(k, slice(k * every, min((k + 1) * every, time))) for k in range(max(1, -(-time // every)))]
+    return chunks[::-1] if reverse else chunks
+
+
+def _part(steps: slice, lengths: Tensor | None, how: Options) -> tuple[Tensor | None, Options]:
+    """Return the chunk's options and row lengths, which the kernels clamp to 0 .. the chunk's steps."""
+    reset = None if how.reset is None else how.reset[..., steps]
+    return None if lengths is None else lengths - steps.start, how._replace(reset=reset, checkpoint=0)
+
+
+def _forward_by_chunks(
+    cell: Cell,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    state: Sequence[Tensor],
+    reverse: bool,
+    lengths: Tensor | None,
+    all_states: bool,
+    how: Options,
+    backend: str | None,
+) -> list[Tensor]:
+    """Run forward chunk by chunk, and save the states between chunks."""
+    outputs = _forward_outputs(cell, wx, wx.shape[0], all_states, True, how.checkpoint, True)
+    count, lengths = len(cell.states), launch.as_int64(lengths, wx)
+    last, between = outputs[1 : 1 + count], outputs[-count:]
+    everywhere = [outputs[0], *outputs[1 + count : -count]]
+    for k, steps in _chunks(wx.shape[1], how.checkpoint, reverse):
+        valid, options = _part(steps, lengths, how)
+        given = (wx[:, steps], r, b, state, reverse, valid, None, all_states, False)
+        h, *rest = _forward(cell, *given, options, backend)
+        state = rest[:count]
+        for whole, x in zip(everywhere, [h, *rest[count:]], strict=True):
+            whole[:, steps] = x
+        leaving = k - 1 if reverse else k
+        for kept, x in zip(between, state, strict=True):
+            if 0 <= leaving < len(kept):
+                kept[leaving] = x
+    for whole, x in zip(last, state, strict=True):
+        whole.copy_(x)
+    return outputs
+
+
+def _backward_by_chunks(
+    work: Work,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    state: Sequence[Tensor],
+    between: Sequence[Tensor],
+    dstates: Sequence[Tensor | None],
+    final: Sequence[Tensor | None],
+    need_first: bool,
+    how: Options,
+    backend: str | None,
+) -> _Back:
+    """Run backward chunk by chunk: recompute each chunk's saved values just before its backward pass."""
+    cell, reverse, count = work.cell, work.reverse, len(work.cell.states)
+    back = _empty_back(work, wx[:, :, 0], 0)
+    for k, steps in _chunks(work.time, how.checkpoint, not reverse):
+        lengths, options = _part(steps, work.lengths, how)
+        entering = k if reverse else k - 1
+        begins = not 0 <= entering < len(between[0])
+        first = state if begins else [x[entering] for x in between]
+        forward = (wx[:, steps], r, b, first, reverse, lengths, None, True, True)
+        h, *rest = _forward(cell, *forward, options, backend)
+        states, saved = [h, *rest[count : 2 * count - 1]], rest[2 * count - 1 :]
+        flows = [None if x is None else x[:, steps] for x in dstates]
+        time_major = _is_time_major(h, None, options)
+        part = _work(cell, h.shape[:2], time_major, h, reverse, lengths, None, options)
+        around = (first, states, saved, flows, final, need_first or not begins)
+        found = _backward(part, time_major, r, *around, backend)
+        back.dwx[:, steps] = found.dwx
+        if back.dq is not None and found.dq is not None:
+            back.dq[:, steps] = found.dq
+        final = found.dfirst
+    return back._replace(dfirst=found.dfirst)
+
+
+# ---- the gradients of r and b, from those of wx ----------------------------------------------------------------------
+
+
+def _lines(x: Tensor, time_major: bool, inner: int) -> Tensor:
+    """Flatten (B, T, ...) to one axis of lines, in memory order."""
+    x = x.transpose(0, 1) if time_major else x
+    return x.flatten(0, 1) if x.dim() == 2 + inner else x
+
+
+def _before(h: Tensor, first: Sequence[Tensor], work: Work, batch_sizes: Tensor | None, reset: Tensor | None) -> Tensor:
+    """Return h', the previous h that each step multiplied by r, in the order of h."""
+    if batch_sizes is not None:
+        return _before_packed(h, first, work, batch_sizes)
+    before = torch.empty_like(h)
+    if h.shape[1] == 0:
+        return before
+    to, source, entry = (slice(-1), slice(1, None), -1) if work.reverse else (slice(1, None), slice(-1), 0)
+    before[:, to] = h[:, source]
+    if work.starts is not None:
+        _enter(before[0], first, work.starts, work.reverse)
+    else:
+        before[:, entry] = first[0] if first else 0
+    if first and work.reverse and work.lengths is not None:  # rows start at their last step; in the padding dp = 0
+        rows = torch.arange(work.batch, device=h.device)
+        before[rows, (work.lengths - 1).clamp(0, work.time - 1)] = first[0]
+    return before if reset is None else before.masked_fill_(reset[..., None, None], 0)
+
+
+def _enter(before: Tensor, first: Sequence[Tensor], starts: Tensor, reverse: bool) -> None:
+    """Write the initial h, or 0, to the first step of each of the concatenated sequences."""
+    step = torch.arange(len(before), device=before.device)
+    of = (torch.searchsorted(starts, step, right=True) - 1).clamp(0, len(starts) - 2)
+    begins = (step + 1 == starts[of + 1] if reverse else step == starts[of])[:, None, None]
+    torch.where(begins, first[0].index_select(0, of) if first else torch.zeros_like(before), before, out=before)
+
+
+def _before_packed(h: Tensor, first: Sequence[Tensor], work: Work, batch_sizes: Tensor) -> Tensor:
+    count, by = h.shape[0], 1 if work.reverse else -1
+    offsets = torch.cumsum(batch_sizes, 0) - batch_sizes
+    t = torch.repeat_interleave(torch.arange(work.time, device=batch_sizes.device), batch_sizes)
+    row, at = torch.arange(count, device=t.device) - offsets[t], (t + by).clamp(0, max(work.time - 1, 0))
+    is_there = (t + by >= 0) & (t + by < work.time) & (row < batch_sizes[at])
+    line = torch.where(is_there, offsets[at] + row, count + row)
+    begin = first[0] if first else h.new_zeros(work.batch, work.heads, work.width)
+    return torch.cat([h, begin]).index_select(0, line.to(h.device, non_blocking=True))
+
+
+def _into_r(dr: Tensor, dwx: Tensor, dq: Tensor | None, before: Tensor) -> None:
+    """Compute dr_g = sum over lines of dp_g h'^T: a product for each gate, batched over heads."""
+    by_head = before.transpose(0, 1)
+    for g in range(len(dr)):
+        dp = dq if dq is not None and g == len(dr) - 1 else dwx[:, g]
+        torch.bmm(dp.permute(1, 2, 0), by_head, out=dr[g])
+
+
+def _into_b(db: Tensor, dwx: Tensor, dq: Tensor | None) -> None:
+    torch.sum(dwx, 0, out=db)
+    if dq is not None:
+        torch.sum(dq, 0, out=db[-1])
+
+
+LIBRARY.impl("_rnn_fwd", rnn_fwd, "CUDA")
+LIBRARY.impl("_rnn_bwd", rnn_bwd, "CUDA")

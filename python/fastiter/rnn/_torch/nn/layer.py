@@ -1,0 +1,399 @@
+"""h[t] = cell(W x[t] + b_ih + R h[t-1] + b_hh, states[t-1]): one direction of one layer as one node of autograd.
+
+Input projection and recurrence in one node, with free views and without repeated checks, take half the time of the
+public functions on a small layer: a chain of ten small nodes costs 60 microseconds forward and backward.
+
+Inputs are time-major: x (T, B, I), or the data (M, I) of a PackedSequence together with its batch_sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from .... import _core
+from ...._torch import linear
+from ...._torch.autograd import one_by_one
+from ...._torch.autograd_twice import differentiable
+from ...._torch.ops import grad_enabled, transformed, unwatched
+from ..._cells import Cell
+from .. import ops, work
+from ..double_backward import Call
+
+State = tuple[Tensor, ...]
+
+
+class Direction(NamedTuple):
+    """Options of one direction. batch_sizes: None for rows of one length; the last three: as in fastiter.torch.lstm."""
+
+    cell: Cell
+    heads: int
+    reverse: bool
+    batch_sizes: Tensor | None
+    clip_state: float | None = None
+    clip_grad: float | None = None
+    checkpoint: int = 0
+
+
+class Steps(NamedTuple):
+    """Division of steps into sequences, as in the ops: lengths (B,), cu_seqlens (S + 1,), reset (B, T), or None."""
+
+    lengths: Tensor | None = None
+    cu_seqlens: Tensor | None = None
+    reset: Tensor | None = None
+
+
+ALL_STEPS = Steps()
+
+
+class Parameters(NamedTuple):
+    """Parameters of one direction of one layer, with the shapes of torch.nn."""
+
+    w_ih: Tensor
+    w_hh: Tensor
+    b_ih: Tensor | None
+    b_hh: Tensor | None
+
+
+def layer(
+    direction: Direction,
+    x: Tensor,
+    parameters: Parameters,
+    first: State = (),
+    to_first: Tensor | None = None,
+    which: Steps = ALL_STEPS,
+) -> tuple[Tensor, State]:
+    """Return h (T, B, H) or (M, H), and the final states, each (1, B, H). Arguments are not checked.
+
+    `first` are the initial states (B, N, D), () for zeros. `to_first` (B, G * H) is added to the gates of the first
+    step that each row computes.
+    """
+    arguments = (x, *parameters, to_first, *first)
+    needs_grad = grad_enabled() and any(a is not None and a.requires_grad for a in arguments)
+    if transformed():
+        h, *last = _Transformed.apply(direction, *which, *arguments)[: 1 + len(direction.cell.states)]
+    elif needs_grad or forward_ad._current_level >= 0:  # in forward mode the autograd function raises
+        h, *last = _Layer.apply(direction, *which, *arguments)
+    else:
+        h, last, _ = _run(direction, which, x, parameters, first, to_first, save=False)
+    return h, tuple(last)
+
+
+class _Layer(torch.autograd.Function):
+    """Map (lengths, cu_seqlens, reset, x, w_ih, w_hh, b_ih, b_hh, to_first, *first) to (h, *final states)."""
+
+    @staticmethod
+    def forward(ctx: Any, direction: Direction, *inputs: Any) -> tuple[Tensor, ...]:
+        h, last, kept = _run_inputs(direction, inputs)
+        _keep(ctx, direction, inputs, kept)
+        return h, *last
+
+    @staticmethod
+    @one_by_one
+    def backward(ctx: Any, *flows: Tensor | None) -> tuple[Tensor | None, ...]:
+        count = len(ctx.needs_input_grad) - 4
+        if flows[0] is None and all(flow is None for flow in flows):
+            return (None,) * (4 + count)
+        saved = ctx.saved_tensors  # read once: torch.utils.checkpoint allows no second time
+        with torch.no_grad():
+            found = _gradients(ctx, saved, flows[0], flows[1:])
+        if torch.is_grad_enabled():
+            x, w_ih, w_hh, _, b_ih, b_hh, to_first, *rest = saved
+            which = ALL_STEPS if ctx.is_plain else Steps(*rest[:3])
+            inputs = (x, w_ih, w_hh, b_ih, b_hh, to_first, *rest[len(rest) - count + 6 :])
+            found = differentiable(_Again(ctx.direction), found, inputs, which, flows)
+        return (None, None, None, None, *found)
+
+
+class _Transformed(torch.autograd.Function):
+    """The same for torch.func, which requires all saved tensors to be outputs."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(direction: Direction, *inputs: Any) -> tuple[Tensor, ...]:
+        h, last, kept = _run_inputs(direction, inputs)
+        return (h, *last, *kept)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        direction, *others = inputs
+        kept = output[1 + len(direction.cell.states) :]
+        _keep(ctx, direction, others, kept)
+        ctx.mark_non_differentiable(*kept)
+
+    @staticmethod
+    def backward(ctx: Any, *flows: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _Layer.backward(ctx, *flows[: 1 + len(ctx.direction.cell.states)])
+
+
+@dataclass(frozen=True)
+class _Again:
+    """A direction of a layer in torch's own operations: the replay for second derivatives."""
+
+    direction: Direction
+
+    def __call__(self, inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
+        direction, which = self.direction, Steps(*constants)
+        x, w_ih, w_hh, b_ih, b_hh, to_first, *first = inputs
+        parameters = Parameters(w_ih, w_hh, b_ih, b_hh)
+        wx, b = _gates(direction, which, x, parameters, to_first, torch.nn.functional.linear)
+        call = Call(direction.cell, direction.reverse, False, direction.clip_state, direction.clip_grad)
+        cut = (which.lengths, direction.batch_sizes, which.cu_seqlens, which.reset)
+        h, *last = call((wx, _blocks(direction, w_hh), b, *first), cut)
+        return [_lines(direction, h), *[s.reshape(1, s.shape[0], -1) for s in last]]
+
+
+def _run_inputs(direction: Direction, inputs: Sequence[Any]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Return h, the final states, and the tensors for the backward pass, including h."""
+    which, x, parameters = Steps(*inputs[:3]), inputs[3], Parameters(*inputs[4:8])
+    return _run(direction, which, x, parameters, tuple(inputs[9:]), inputs[8], save=True)
+
+
+def _keep(ctx: Any, direction: Direction, inputs: Sequence[Any], kept: Sequence[Tensor]) -> None:
+    """Save the tensors of the backward pass; biases are only for second derivatives and checkpoints."""
+    lengths, cu_seqlens, reset, x, w_ih, w_hh, b_ih, b_hh, to_first, *first = inputs
+    which = (lengths, cu_seqlens, reset)
+    ctx.is_plain = not direction.checkpoint and lengths is None and cu_seqlens is None and reset is None
+    h, *rest = kept
+    ctx.save_for_backward(x, w_ih, w_hh, h, b_ih, b_hh, to_first, *(() if ctx.is_plain else which), *rest, *first)
+    ctx.direction, ctx.kept = direction, len(rest)
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(
+    ctx: Any, saved: Sequence[Tensor], dh: Tensor | None, dlast: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Return the gradients of all differentiable inputs of the node."""
+    direction: Direction = ctx.direction
+    need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_to_first, *need_first = ctx.needs_input_grad[4:]
+    # Either the biases are separate, or they are summed and share one gradient.
+    separate = _separate_bias(direction.cell)
+    needs = (need_x, need_ih, need_hh, need_b_ih, need_b_hh, any(need_first))
+    gradients, dto_first = None if need_to_first else _short_gradients(ctx, saved, dh, dlast, needs), None
+    if gradients is None:
+        gradients, dto_first = _longer_gradients(ctx, saved, dh, dlast, needs, need_to_first)
+    left = iter(gradients)
+    dx, dw_ih, dw_hh = [next(left) if need else None for need in needs[:3]]
+    db = next(left) if need_b_hh or (need_b_ih and not separate) else None
+    db_ih = db if not separate else next(left) if need_b_ih else None
+    dfirst = list(left) if needs[-1] else [None] * len(need_first)
+    return [dx, dw_ih, dw_hh, db_ih, db, dto_first, *dfirst]
+
+
+Needs = tuple[bool, bool, bool, bool, bool, bool]  # of x, w_ih, w_hh, b_ih, b_hh, the first states
+
+
+def _short_gradients(
+    ctx: Any, saved: Sequence[Tensor], dh: Tensor | None, dlast: Sequence[Tensor | None], needs: Needs
+) -> list[Tensor] | None:
+    """Compute the needed ones of dx, dw_ih, dw_hh, db_hh, db_ih and dfirst in one C++ call; None if not possible."""
+    direction: Direction = ctx.direction
+    if not ctx.is_plain or not _takes_one_call(direction):
+        return None
+    x, w_ih, w_hh, h, _, _, _, *rest = saved
+    kept, first, how = rest[: ctx.kept], rest[ctx.kept :], (direction.heads, direction.reverse)
+    gradients: list[Tensor] | None = _core.rnn_layer_bwd_tensors(
+        direction.cell.layout, x, w_ih, w_hh, first, h, kept, dh, dlast, *how, needs
+    )
+    return gradients
+
+
+def _longer_gradients(
+    ctx: Any,
+    saved: Sequence[Tensor],
+    dh: Tensor | None,
+    dlast: Sequence[Tensor | None],
+    needs: Needs,
+    need_to_first: bool,
+) -> tuple[list[Tensor], Tensor | None]:
+    """Return the same by separate ops, and the gradient of `to_first` if it is needed."""
+    direction: Direction = ctx.direction
+    need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_first = needs
+    x, w_ih, w_hh, h, b_ih, b_hh, to_first, *rest = saved
+    which, wx, b = ALL_STEPS, None, None
+    if not ctx.is_plain:
+        lengths, cu_seqlens, reset, *rest = rest
+        which = Steps(lengths, cu_seqlens, reset)
+        if direction.checkpoint:
+            wx, b = _gates(direction, which, x, Parameters(w_ih, w_hh, b_ih, b_hh), to_first)
+    kept, first = rest[: ctx.kept], rest[ctx.kept :]
+    separate = _separate_bias(direction.cell)
+    wanted = (need_hh, need_b_hh or (need_b_ih and not separate), need_first)
+    dwx, *found = _recurrence_backward(direction, which, w_hh, h, kept, first, dh, dlast, wanted, wx, b)
+    biases = int(need_hh) + int(wanted[1])
+    of_hh = [found[0].view(w_hh.shape)] if need_hh else []
+    of_recurrence = [*of_hh, *(x.flatten() for x in found[len(of_hh) : biases]), *found[biases:]]
+    of_product = linear._backward(dwx, x, w_ih, [need_x, need_ih, need_b_ih and separate])
+    weights = int(need_x) + int(need_ih)
+    gradients = [*of_product[:weights], *of_recurrence[:biases], *of_product[weights:], *of_recurrence[biases:]]
+    return gradients, _of_first_steps(direction, which, dwx) if need_to_first else None
+
+
+def _takes_one_call(direction: Direction) -> bool:
+    """Return whether one C++ call can run such a layer over all steps, which takes a fraction of the time."""
+    _, _, _, batch_sizes, clip_state, clip_grad, checkpoint = direction
+    return batch_sizes is None and clip_state is None and clip_grad is None and not checkpoint and unwatched()
+
+
+def _gates(
+    direction: Direction,
+    which: Steps,
+    x: Tensor,
+    parameters: Parameters,
+    to_first: Tensor | None,
+    product: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Return W x + b_ih in the shape of the recurrence's wx, and its b."""
+    w_ih, w_hh, b_ih, b_hh = parameters
+    outer, inner = b_ih, b_hh
+    if b_ih is not None and b_hh is not None and not _separate_bias(direction.cell):
+        outer, inner = _sum_of_biases(x, b_ih, b_hh)
+    wx = (product or linear._forward)(x, w_ih, outer)
+    if to_first is not None:
+        _add_to_first_steps(direction, which, wx, to_first)
+    gates = (direction.cell.gates, direction.heads, w_hh.shape[1])
+    return _steps(direction, wx, gates), None if inner is None else inner.view(gates)
+
+
+def _sum_of_biases(x: Tensor, b_ih: Tensor, b_hh: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Return the biases of the product and of the recurrence, so that no sum is rounded to 16 bits."""
+    if x.is_cuda and x.dtype.itemsize == 2:
+        return b_ih, b_hh
+    return None, b_ih.to(ops.carried(x)) + b_hh
+
+
+def _run(
+    direction: Direction,
+    which: Steps,
+    x: Tensor,
+    parameters: Parameters,
+    first: State,
+    to_first: Tensor | None,
+    *,
+    save: bool,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Return h, the final states, and with `save` the tensors of the backward pass: all states and the gates."""
+    if to_first is None and all(x is None for x in which) and _takes_one_call(direction):
+        kind = (direction.heads, direction.reverse, save)
+        results = _core.rnn_layer_fwd_tensors(direction.cell.layout, x, *parameters, first, *kind)
+        if results is not None:
+            count = 1 + len(direction.cell.states)
+            return results[0], results[1:count], results[count:]
+    w_hh, (cell, _, reverse, sizes, *_) = parameters.w_hh, direction
+    wx, b = _gates(direction, which, x, parameters, to_first)
+    r, how = _blocks(direction, w_hh), _options(direction, which)
+    given = (cell, wx, r, b, first, reverse, which.lengths, sizes, False, how)
+    kept: list[Tensor] = []
+    if save:
+        (h, *rest), kept = ops.rnn_fwd_kept(*given)
+        kept[0] = _lines(direction, kept[0])
+    else:
+        h, *rest = ops.rnn_fwd(*given)
+    last = [state.view(1, *state.shape[:-2], w_hh.shape[0] // cell.gates) for state in rest]
+    h, *last = _no_views(_lines(direction, h), *last)
+    return h, last, kept
+
+
+def _options(direction: Direction, which: Steps) -> work.Options:
+    limits = direction.clip_state, direction.clip_grad
+    return work.options(which.cu_seqlens, which.reset, *limits, direction.checkpoint)
+
+
+def _no_views(*tensors: Tensor) -> Sequence[Tensor]:
+    """Return non-views, as autograd refuses detach_() on views; not while tracing, which would fix their length."""
+    return [x.unsafe_chunk(1)[0] for x in tensors] if unwatched() else tensors
+
+
+def _recurrence_backward(
+    direction: Direction,
+    which: Steps,
+    w_hh: Tensor,
+    h: Tensor,
+    kept: list[Tensor],
+    first: list[Tensor],
+    dh: Tensor | None,
+    dlast: Sequence[Tensor | None],
+    needs: tuple[bool, bool, bool],
+    wx: Tensor | None,
+    b: Tensor | None,
+) -> list[Tensor]:
+    """Return dwx (T, B, G * H) or (M, G * H), and the needed gradients of r, b and first."""
+    cell, heads, reverse, sizes, *_ = direction
+    others, block = len(cell.states) - 1, (heads, w_hh.shape[1])
+    kept_of_all = 0 if direction.checkpoint else others
+    states, saved = [_steps(direction, h, block), *kept[:kept_of_all]], kept[kept_of_all:]
+    # Only h is returned for all steps, so the other states have no gradient except at the end.
+    dstates = [None if dh is None else _steps(direction, dh, block), *[None] * others]
+    last = [None if d is None else d.squeeze(0).unflatten(1, block) for d in dlast]
+    r, how = _blocks(direction, w_hh), _options(direction, which)
+    given = (first, states, saved, dstates, last, reverse, which.lengths, sizes, *needs)
+    dwx, *rest = ops.rnn_bwd(cell, r, *given, how, wx, b)
+    return [_lines(direction, dwx), *rest]
+
+
+def _separate_bias(cell: Cell) -> bool:
+    # b_hn is inside r * (R_n h + b_hn), so it cannot be added to b_in.
+    return cell.name == "gru"
+
+
+def _blocks(direction: Direction, w_hh: Tensor) -> Tensor:
+    """View weight_hh (G * H, D) as r (G, N, D, D)."""
+    width = w_hh.shape[1]
+    return w_hh.view(direction.cell.gates, direction.heads, width, width)
+
+
+def _steps(direction: Direction, lines: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """View (T, B, C) as (B, T, *shape), or (M, C) as (M, *shape), the layout of the ops of fastiter.torch.rnn."""
+    steps = lines.view(*lines.shape[:-1], *shape)
+    return steps.transpose(0, 1) if direction.batch_sizes is None else steps
+
+
+def _lines(direction: Direction, steps: Tensor) -> Tensor:
+    """Undo _steps, without a copy, as the ops return time-major memory for time-major input."""
+    return steps.transpose(0, 1).flatten(2) if direction.batch_sizes is None else steps.flatten(1)
+
+
+def _first_steps(direction: Direction, which: Steps) -> tuple[int | Tensor, ...]:
+    """Return the index of the first step that each row computes: time or (times, rows) in (T, B, C), lines in (M, C).
+
+    The index of a row without steps is arbitrary.
+    """
+    batch_sizes, reverse = direction.batch_sizes, direction.reverse
+    if batch_sizes is not None:
+        rows = torch.arange(int(batch_sizes[0]), device=batch_sizes.device)
+        if not reverse:
+            return (rows,)
+        lengths = len(batch_sizes) - torch.searchsorted(batch_sizes.flip(0), rows, right=True)
+        return ((batch_sizes.cumsum(0) - batch_sizes)[lengths - 1] + rows,)
+    if which.lengths is not None and reverse:
+        return which.lengths - 1, torch.arange(which.lengths.shape[0], device=which.lengths.device)
+    return (-1 if reverse else 0,)
+
+
+def _first_lines(direction: Direction, bounds: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Return the same for concatenated sequences, and a mask (S, 1) of the empty ones, whose line is arbitrary."""
+    lines = bounds[1:] - 1 if direction.reverse else bounds[:-1]
+    return lines.clamp(0, steps - 1), (bounds.diff() == 0).unsqueeze(1)
+
+
+def _add_to_first_steps(direction: Direction, which: Steps, wx: Tensor, to_first: Tensor) -> None:
+    """Add to_first to the first computed step of each row of wx, in place."""
+    if which.cu_seqlens is None:
+        wx[_first_steps(direction, which)] += to_first
+        return
+    lines, is_empty = _first_lines(direction, which.cu_seqlens, len(wx))
+    wx.squeeze(1).index_add_(0, lines, to_first.masked_fill(is_empty, 0))
+
+
+def _of_first_steps(direction: Direction, which: Steps, dwx: Tensor) -> Tensor:
+    """Return the gradient (B, G * H) of the argument to_first of :func:`_add_to_first_steps`."""
+    if which.cu_seqlens is None:
+        return dwx[_first_steps(direction, which)]
+    lines, is_empty = _first_lines(direction, which.cu_seqlens, len(dwx))
+    return dwx.squeeze(1)[lines].masked_fill(is_empty, 0)

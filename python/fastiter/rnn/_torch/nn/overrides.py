@@ -1,0 +1,50 @@
+"""Dispatch of layers whose input, states or weights define __torch_function__, as in torch.nn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.nn import RNNBase
+from torch.nn.utils.rnn import PackedSequence
+from torch.overrides import has_torch_function
+
+from ...._torch.overrides import dispatched, overridden
+from .checks import module_name
+from .torch_layer import OF_TORCH, reason_against_torch
+
+#: (module, input, hx, asked, weights) -> output and final states
+Run = Callable[[RNNBase, Any, Any, Any, list[list[Tensor]]], tuple[Any, Any]]
+
+
+def is_overridden(input: Any, hx: Any, weights: list[list[Tensor]]) -> bool:
+    """Return whether a tensor of a call, or an active mode, overrides __torch_function__."""
+    if overridden(input, hx, parts=input) or (isinstance(hx, (tuple, list)) and has_torch_function(hx)):
+        return True
+    return any(has_torch_function(some) for some in weights)
+
+
+def run_overridden(
+    run: Run, module: RNNBase, input: Any, hx: Any, asked: Any, weights: list[list[Tensor]]
+) -> tuple[Any, Any]:
+    """Dispatch a call of ``run`` to its override; a packed input is passed as the tuple of its parts."""
+    from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeight
+
+    if any(isinstance(weight, ExpandedWeight) for some in weights for weight in some):
+        return _per_sample(module, input, hx, asked)
+    given = tuple(input) if isinstance(input, PackedSequence) else input
+    output, last = dispatched(run, module, given, hx, asked, weights)
+    return input._replace(data=output) if isinstance(input, PackedSequence) else output, tuple(last)
+
+
+def _per_sample(module: RNNBase, input: Any, hx: Any, asked: Any) -> tuple[Any, Any]:
+    """Run torch.nn's layer, for which call_for_per_sample_grads has per-sample gradients, or raise with the reason."""
+    name, why = module_name(module), reason_against_torch(module)
+    if why is None and any(x is not None for x in asked):
+        why = "torch's has no reset, lengths and cu_seqlens"
+    if why is not None:
+        instead = "torch.func.vmap of torch.func.grad has those of this layer too"
+        raise RuntimeError(f"{name}: call_for_per_sample_grads needs a layer that torch has, and {why}; {instead}")
+    output, last = OF_TORCH[module.mode].forward(module, input, hx)
+    return output, last if isinstance(last, tuple) else (last,)

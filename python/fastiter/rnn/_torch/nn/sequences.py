@@ -1,0 +1,102 @@
+"""lengths, cu_seqlens and reset of the recurrent layers: their checks, and their conversion for each direction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...._torch.launch import in_range
+from ...._torch.ops import check_reset, checked_bounds, checked_lengths
+from .layer import ALL_STEPS, Steps
+
+Both = tuple[Steps, Steps]  # of the forward and of the reverse direction
+
+
+def checked_steps(name: str, x: Tensor, batch_first: bool, reset: Any, lengths: Any, cu_seqlens: Any) -> Steps:
+    """Check the division into sequences of x (T, B, I), or (B, T, I) if batch_first, or (T, I), and return it."""
+    batched = x.dim() == 3
+    if cu_seqlens is not None:
+        if lengths is not None:
+            raise ValueError(f"{name}: lengths must be None where cu_seqlens is given, got both")
+        if batched:
+            shape = tuple(x.shape)
+            raise ValueError(f"{name}: input must have 2 dimensions (M, I) where cu_seqlens is given, got {shape}")
+        cu_seqlens = checked_bounds(name, cu_seqlens, x.shape[0], x.device)
+    batch, time = (x.shape[1 - batch_first], x.shape[int(batch_first)]) if batched else (1, x.shape[0])
+    if lengths is not None:
+        if not batched:
+            raise ValueError(f"{name}: lengths must be None for unbatched input, got lengths")
+        lengths = checked_lengths(name, lengths, batch, time, x.device)
+    flags = None if reset is None else _checked_flags(name, reset, x, batch, time, batched and not batch_first)
+    return Steps(*in_range(lengths, cu_seqlens, time), flags)
+
+
+def checked_packed(name: str, data: Tensor, batch: int, time: int, batch_first: bool, *asked: Any) -> Steps:
+    """Return the same for a PackedSequence; its reset flags are in the order of the unsorted rows."""
+    reset, lengths, cu_seqlens = asked
+    for label, value in (("lengths", lengths), ("cu_seqlens", cu_seqlens)):
+        if value is not None:
+            raise ValueError(f"{name}: {label} must be None for a PackedSequence, got {label}")
+    if reset is None:
+        return ALL_STEPS
+    return Steps(reset=_checked_flags(name, reset, data, batch, time, not batch_first))
+
+
+def _checked_flags(name: str, reset: Any, x: Tensor, batch: int, time: int, time_major: bool) -> Tensor:
+    """Return a copy of the flags as (B, T), checked."""
+    if time_major and isinstance(reset, Tensor) and reset.dim() == 2:
+        if reset.shape != (time, batch):
+            expected = f"(T, B) = {(time, batch)} or (T,)"
+            raise ValueError(f"{name}: reset must have shape {expected}, got {tuple(reset.shape)}")
+        reset = reset.t()
+    check_reset(name, reset, x, batch, time, "input")
+    return reset.expand(batch, time).clone()
+
+
+def without_padding(x: Tensor, lengths: Tensor) -> Tensor:
+    """Return x (T, B, I) with zeros in the padding.
+
+    Padding may hold NaN, which, multiplied by a gradient of 0, would be NaN in the gradients of the weights.
+    """
+    behind = torch.arange(x.shape[0], device=lengths.device).unsqueeze(1) >= lengths
+    return x.masked_fill(behind.unsqueeze(-1).to(x.device), 0)
+
+
+def both_directions(steps: Steps, batch_sizes: Tensor | None) -> Both:
+    """Return the steps for the forward and for the reverse direction.
+
+    A reset at t separates t from t - 1. The reverse direction goes from t to t - 1, so its flag is one step earlier;
+    flags beyond a row's last step separate nothing.
+    """
+    lengths, bounds, reset = steps
+    if reset is None:
+        return steps, steps
+    time = reset.shape[1]
+    not_last = torch.arange(time, device=reset.device) < time - 1
+    back = reset.roll(-1, 1) & not_last  # a slice [1:] could be exported only for T > 2
+    if bounds is not None:
+        back[:, bounds[1:] - 1] = False
+    if batch_sizes is not None:
+        lengths = (batch_sizes > torch.arange(reset.shape[0], device=batch_sizes.device).unsqueeze(1)).sum(1)
+    if lengths is not None:
+        following = torch.arange(1, reset.shape[1] + 1, device=lengths.device)
+        back &= (following < lengths.unsqueeze(1)).to(back.device)
+    return steps, steps._replace(reset=back)
+
+
+def begins_anew(steps: Steps, reverse: bool) -> Tensor | None:
+    """Return a mask (B,) of the rows that reset at their first step; None if there is none."""
+    if steps.reset is None or reverse:
+        return None
+    if steps.cu_seqlens is None:
+        return steps.reset[:, 0]
+    return steps.reset[0, steps.cu_seqlens[:-1].clamp(max=steps.reset.shape[1] - 1)]
+
+
+def has_no_steps(steps: Steps) -> Tensor | None:
+    """Return a mask (B,) of the rows without steps; None if all have steps."""
+    if steps.cu_seqlens is not None:
+        return steps.cu_seqlens.diff() == 0
+    return None if steps.lengths is None else steps.lengths == 0

@@ -1,0 +1,101 @@
+"""The ops of recurrent layers in torch's own operations, which torch.onnx.export can translate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch._dynamo.config
+from torch import Tensor
+from torch._higher_order_ops.scan import scan
+
+from .._cells import CELLS
+from .double_backward import _STEPS
+from .work import Options
+
+State = tuple[Tensor, ...]
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.nn.functional.linear(x, weight, bias)
+
+
+def _rnn(
+    cell_name: str,
+    wx: Tensor,
+    r: Tensor,
+    b: Tensor | None,
+    state: Sequence[Tensor],
+    reverse: bool,
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    all_states: bool,
+    save: bool,
+    *more: Any,
+) -> list[Tensor]:
+    how = Options(*more)
+    if batch_sizes is not None or how.cu_seqlens is not None or save:
+        got = "kept values for gradients" if save else "packed sequences"
+        expected = "have rows side by side and no gradients"
+        raise ValueError(f"onnx.decompose: program must {expected}, got {got}")
+    x = _wide(wx).transpose(0, 1)
+    now = [_wide(s) for s in state] or [x.new_zeros(x.shape[1], *x.shape[3:]) for _ in CELLS[cell_name].states]
+    inputs = [x]
+    if lengths is not None:
+        steps = torch.arange(x.shape[0], device=x.device)
+        inputs.append(steps[:, None, None, None] < lengths[:, None, None])
+    if how.reset is not None:
+        inputs.append(how.reset.t()[:, :, None, None])
+    step = _step(cell_name, _wide(r).clone(), None if b is None else _wide(b), how.clip_state)
+
+    def body(now: list[Tensor], inputs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        x, *flags = inputs
+        drops = flags.pop() if how.reset is not None else None
+        prev = now if drops is None else [torch.where(drops, 0, s) for s in now]
+        made = step(x, prev)
+        if not flags:
+            return list(made), [s.clone() for s in made]
+        after = [torch.where(flags[0], n, s) for n, s in zip(made, now, strict=True)]
+        return after, [torch.where(flags[0], n, 0) for n in made]
+
+    last, every = scan(body, now, inputs, reverse=reverse)
+    h, *others = (s.transpose(0, 1) for s in every)
+    return [h.to(wx.dtype), last[0].to(wx.dtype), *last[1:], *(others if all_states else ())]
+
+
+def _step(
+    cell_name: str, r: Tensor, b: Tensor | None, clip_state: float | None
+) -> Callable[[Tensor, Sequence[Tensor]], State]:
+    """Return a step that uses no sizes: symbolic sizes must not become arguments of the exported loop."""
+
+    def step(x: Tensor, prev: Sequence[Tensor]) -> State:
+        heads = prev[0].unbind(1)
+        products = [
+            torch.stack([torch.mm(h, one.t()) for h, one in zip(heads, gate.unbind(0), strict=True)], 1)
+            for gate in r.unbind(0)
+        ]
+        y = torch.stack(products, 1)
+        y = y if b is None else y + b
+        if cell_name.startswith("elman"):
+            a = (x + y).unbind(1)[0]
+            h, *others = (torch.relu(a) if cell_name == "elman_relu" else torch.tanh(a),)
+        else:
+            h, *others = _STEPS[cell_name](x, y, tuple(prev))
+        return (h if clip_state is None else h.clamp(-clip_state, clip_state), *others)
+
+    return step
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Return x in the dtype of the computation: float32 for 16-bit floats."""
+    return x.float() if x.dtype.itemsize == 2 else x
+
+
+def decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Return the program with torch's operations in place of fastiter's."""
+    ops = torch.ops.fastiter
+    table: Any = {ops._linear_fwd.default: _linear, ops._rnn_fwd.default: _rnn}
+    # Dynamo traces each loop's step, and would mark a size as dynamic if it differed in the previous loop.
+    with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
+        return program.run_decompositions(table)

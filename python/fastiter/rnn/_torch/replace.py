@@ -1,0 +1,190 @@
+"""Existing models on fastiter's kernels: replaces their torch.nn.LSTM, GRU and RNN in place, and restores them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from ..._check import type_name
+from .nn.base import Recurrent
+from .nn.checks import CPU_FLOATS
+from .nn.torch_layer import plain_class, reason_against_torch, set_class
+from .replace_classes import OURS, derived, is_replaced, reason_against_class, reason_against_deriving, replaced_by
+from .replace_slstm import is_slstm_cell, reason_against_cell
+
+__all__ = ["Replaced", "Restored", "replace", "restore"]
+
+_MARK = "_replaced_by_fastiter"  # on the instance, so that copies have it, too
+
+
+@dataclass
+class Replaced:
+    """Report of :func:`replace`: names of the replaced modules, with the class, and of those left, with the reason."""
+
+    replaced: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"replaced {name or 'the model itself'}: {what}" for name, what in self.replaced.items()]
+        lines += [f"left {name or 'the model itself'}: {why}" for name, why in self.left.items()]
+        return "\n".join(lines) or "no recurrent layers"
+
+
+class Restored(list[str]):
+    """The names of the modules that :func:`restore` restored; `left`: names of the others, with the reason."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: dict[str, str] = {}
+
+
+def replace(model: nn.Module) -> Replaced:
+    """Replace each torch.nn.LSTM, GRU and RNN of a model by fastiter's, in place, and report which.
+
+    Modules stay the same objects, with their parameters (also shared ones), hooks, parametrisations and training mode;
+    only their class changes. References to them (in optimizers, wrappers, other models) stay valid.
+
+    A module whose class is derived from torch's gets a class derived from its own, of the same name, in which
+    ``super()`` finds fastiter's layer before torch's. It stays an instance of its class, with all that this adds, and
+    its copies, pickles and checkpoints do not change. The same holds for the sLSTM cells of the packages xlstm and
+    tirex, whose forward then runs :func:`fastiter.torch.slstm`. They are recognised by the names of their parameters
+    and of their config, and replaced if a trial on a few numbers gives the same results.
+
+    Not replaced, with a reason: derived classes whose forward does not call ``super().forward``, or that override
+    methods that torch's forward calls; modules whose forward was replaced on the instance; scripted modules; parameters
+    that are not float32, float64 or bfloat16 on the CPU; and torch.nn's cells, which run one step at a time.
+
+    Parameters
+    ----------
+    model : Module
+        Any module; it may be such a layer itself.
+
+    Returns
+    -------
+    Replaced
+        `replaced`, `left`, and a string of both.
+
+    Raises
+    ------
+    TypeError
+        If the model is no Module.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch import replace, restore
+    >>> model = torch.nn.ModuleDict({"encoder": torch.nn.GRU(5, 8), "head": torch.nn.Linear(8, 2)})
+    >>> print(replace(model))
+    replaced encoder: GRU(5, 8)
+    >>> restore(model)
+    ['encoder']
+    """
+    _check("replace", model)
+    report = Replaced()
+    for name, module in model.named_modules():
+        plain = plain_class(module)
+        if not _is_candidate(module, plain):
+            continue
+        why = _reason_against(module, plain)
+        if why is not None:
+            report.left[name] = why
+            continue
+        report.replaced[name] = f"{plain.__name__}({module.extra_repr()})"
+        set_class(module, OURS.get(plain) or derived(plain))
+        setattr(module, _MARK, True)
+    return report
+
+
+def restore(model: nn.Module, *, built: bool = False) -> Restored:
+    """Give the modules that :func:`replace` replaced their original classes back, in place, and return their names.
+
+    Parametrisations, hooks and weights that were changed in between stay as they are now. Options that torch's classes
+    lack, such as a clip_state that was set in between, have no effect in them.
+
+    Not restored, with a reason in the result's `left`: modules whose class was changed since, by hand or by a library
+    that puts its own class before ours, such as FSDP2's fully_shard.
+
+    Parameters
+    ----------
+    model : Module
+        Any module; it may be such a layer itself.
+    built : bool
+        Also turn layers that were built as fastiter's into torch's, for torch's tools that support no other classes,
+        such as torch.jit.script and torch.ao.quantization. Layers with options that torch's lack are left.
+
+    Raises
+    ------
+    TypeError
+        If the model is no Module.
+
+    Examples
+    --------
+    >>> import fastiter.torch
+    >>> model = torch.nn.Sequential(fastiter.torch.nn.GRU(5, 8))
+    >>> fastiter.torch.restore(model), fastiter.torch.restore(model, built=True)
+    ([], ['0'])
+    """
+    _check("restore", model)
+    if not isinstance(built, bool):
+        raise TypeError(f"restore: built must be a bool, got {type_name(built)}")
+    restored = Restored()
+    for name, module in model.named_modules():
+        plain = plain_class(module)
+        if _MARK not in module.__dict__:
+            if built and isinstance(module, Recurrent):
+                _restore_built(module, plain, name, restored)
+            continue
+        before = replaced_by(plain)
+        if before is not None:
+            set_class(module, before)
+            restored.append(name)
+        else:
+            restored.left[name] = f"its class was changed after replace, to {type_name(module)}"
+        if before is not None or not (
+            isinstance(module, Recurrent) or is_replaced(module)
+        ):  # otherwise it may get our class back
+            delattr(module, _MARK)
+    return restored
+
+
+def _restore_built(module: Recurrent, plain: type[nn.Module], name: str, restored: Restored) -> None:
+    """Turn a layer that was built as fastiter's into torch's."""
+    before, why = replaced_by(plain), reason_against_torch(module)
+    if why is None and before is not None:
+        set_class(module, before)
+        restored.append(name)
+    else:
+        restored.left[name] = why or f"it is of a class of its own, {type_name(module)}"
+
+
+def _check(function: str, model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{function}: model must be a torch.nn.Module, got {type_name(model)}")
+
+
+def _is_candidate(module: nn.Module, plain: type[nn.Module]) -> bool:
+    """Return whether replace must either replace a module or report why it does not."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return getattr(module, "original_name", "") in ("LSTM", "GRU", "RNN")
+    if isinstance(module, Recurrent) or is_replaced(module) or plain.__module__.startswith("fastiter."):
+        return False
+    return isinstance(module, (nn.RNNBase, nn.RNNCellBase)) or is_slstm_cell(module)
+
+
+def _reason_against(module: nn.Module, plain: type[nn.Module]) -> str | None:
+    """Return why a recurrent module cannot be replaced, None if it can."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "it is scripted"
+    if isinstance(module, nn.RNNCellBase):
+        return "it is a cell, which runs one step at a time"
+    if "forward" in module.__dict__:
+        return "its forward was replaced"
+    for name, p in module.named_parameters():
+        if p.dtype not in CPU_FLOATS or p.device.type != "cpu":
+            return f"its {name} is {str(p.dtype).removeprefix('torch.')} on {p.device}"
+    if plain in OURS:
+        return None
+    why = reason_against_class(module, plain) if isinstance(module, nn.RNNBase) else reason_against_cell(module)
+    return why or reason_against_deriving(plain)

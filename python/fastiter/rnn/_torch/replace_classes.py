@@ -1,0 +1,120 @@
+"""Classes derived from users' module classes, with fastiter's layers before torch's in the MRO."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+from weakref import WeakValueDictionary
+
+from torch import nn
+
+from .nn.checks import OPTIONS
+from .nn.modules import GRU, LSTM, RNN
+from .replace_slstm import forward_of_cell
+
+OURS: dict[type[nn.Module], type[nn.Module]] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
+_THEIRS = {ours: theirs for theirs, ours in OURS.items()}
+_MADE: WeakValueDictionary[type[nn.Module], type[nn.Module]] = WeakValueDictionary()
+
+
+def derived(of: type[nn.Module]) -> type[nn.Module]:
+    """Return the class derived from `of` in which ``super()`` finds fastiter's layer before torch's.
+
+    `of` is its first base, as Python lets objects change only to a class of the same layout.
+    """
+    made = _MADE.get(of)
+    if made is not None:
+        return made
+    ours = next((OURS[base] for base in of.__mro__ if base in OURS), None)
+    names = {name: getattr(of, name) for name in ("__module__", "__qualname__", "__doc__")}
+    names |= {"_in_place_of": of, "__reduce_ex__": _reduce_ex}
+    bases: tuple[type, ...] = (of,) if ours is None else (of, ours)
+    if ours is None:
+        names["forward"] = forward_of_cell
+    made = types.new_class(of.__name__, bases, {}, lambda namespace: namespace.update(names))
+    _MADE[of] = made
+    return made
+
+
+def _reduce_ex(self: Any, protocol: Any) -> Any:
+    """Pickle and copy under the name of the original class, as the derived class cannot be found by its name."""
+    own = type(self)
+    of = next(vars(base)["_in_place_of"] for base in own.__mro__ if "_in_place_of" in vars(base))
+    made = of.__reduce_ex__(self, protocol)
+    if "_in_place_of" not in vars(own) or not isinstance(made, tuple):
+        return made
+    make, arguments, *state = made
+    return _made_again, (make, *(of if x is own else x for x in arguments)), *state
+
+
+def _made_again(make: Callable[..., nn.Module], *arguments: Any) -> nn.Module:
+    """Unpickle an object, and give it the derived class."""
+    module = make(*arguments)
+    module.__class__ = derived(type(module))
+    return module
+
+
+def replaced_by(plain: type[nn.Module]) -> type[nn.Module] | None:
+    """Return the original class that `plain` replaced, None if `plain` is no class set by replace."""
+    return _THEIRS.get(plain) or vars(plain).get("_in_place_of")
+
+
+def is_replaced(module: nn.Module) -> bool:
+    """Return whether a module's class is a derived class made here."""
+    return hasattr(type(module), "_in_place_of")
+
+
+def reason_against_deriving(of: type[nn.Module]) -> str | None:
+    """Return why no class can be derived from `of`, None if one can."""
+    try:
+        object.__new__(of).__class__ = derived(of)
+    except Exception as error:  # whatever its __init_subclass__ or metaclass raises
+        return f"no class can be derived from {of.__module__}.{of.__qualname__}: {error}"
+    return None
+
+
+def reason_against_class(module: nn.Module, plain: type[nn.Module]) -> str | None:
+    """Return why torch's layer cannot be replaced as the base of the module's class, None if it can."""
+    theirs = next((base for base in plain.__mro__ if base in OURS), None)
+    name = f"{plain.__module__}.{plain.__qualname__}"
+    if theirs is None:
+        return f"it is of a class of its own, {name}"
+    own = [base for base in plain.__mro__ if base not in theirs.__mro__]
+    for step in sorted(_steps_of_forward(theirs)):
+        if any(step in vars(base) for base in own):
+            return f"its class, {name}, has a {step} of its own, which torch's forward calls"
+    if any("forward" in vars(base) for base in own) and not any(map(_calls_forward_of_super, _functions(own))):
+        return f"the forward of its class, {name}, does not call super().forward"
+    for option in ("num_heads", *OPTIONS):
+        if hasattr(module, option):
+            return f"its class, {name}, has a {option}, which is an option of fastiter's"
+    return None
+
+
+def _steps_of_forward(theirs: type[nn.Module]) -> set[str]:
+    """Return the methods that the forward of torch's layer calls, except flatten_parameters."""
+    methods: dict[str, Any] = {**vars(nn.RNNBase), **vars(theirs)}
+    found: set[str] = set()
+    left = ["forward"]
+    while left:
+        for name in methods[left.pop()].__code__.co_names:
+            if isinstance(methods.get(name), types.FunctionType) and name not in {*found, "flatten_parameters"}:
+                found.add(name)
+                left.append(name)
+    return found
+
+
+def _functions(classes: list[type]) -> Iterator[types.CodeType]:
+    for base in classes:
+        for value in vars(base).values():
+            function = inspect.unwrap(value) if callable(value) else None
+            if isinstance(function, types.FunctionType):
+                yield function.__code__
+
+
+def _calls_forward_of_super(code: types.CodeType) -> bool:
+    if {"super", "forward"} <= set(code.co_names):
+        return True
+    return any(_calls_forward_of_super(inner) for inner in code.co_consts if isinstance(inner, types.CodeType))

@@ -1,0 +1,132 @@
+"""The kernels' description of the work of the family rnn: options, rows, and the position of each row's sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..._sequences import check_bounds, check_lengths
+from ..._torch.packed import check_batch_sizes
+from .._cells import Cell
+
+
+class Options(NamedTuple):
+    """Rarely used options, in the order of the ops' arguments. clip_grad affects only the backward pass."""
+
+    cu_seqlens: Tensor | None = None
+    reset: Tensor | None = None
+    clip_state: float | None = None
+    clip_grad: float | None = None
+    checkpoint: int = 0
+
+
+PLAIN = Options()
+
+
+def options(
+    cu_seqlens: Tensor | None,
+    reset: Tensor | None,
+    clip_state: float | None,
+    clip_grad: float | None,
+    checkpoint: int,
+) -> Options:
+    """Return the options, PLAIN itself if none is set."""
+    if cu_seqlens is None and reset is None and clip_state is None and clip_grad is None and not checkpoint:
+        return PLAIN
+    return Options(cu_seqlens, reset, clip_state, clip_grad, checkpoint)
+
+
+Work = tuple[Any, ...]
+
+
+def work_of(
+    cell: Cell,
+    lines: Sequence[int],
+    heads: int,
+    width: int,
+    reverse: bool,
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    how: Options,
+) -> tuple[Work, tuple[Tensor, ...]]:
+    """Return the kernels' description of the work, and the tensors that its pointers refer to."""
+    rows, kept_alive = rows_of(cell, lines, heads, width, reverse, lengths, batch_sizes, how.cu_seqlens)
+    starts, reset, clip_state, clip_grad, _ = how
+    if starts is None and reset is None and clip_state is None and clip_grad is None:
+        return rows, kept_alive
+    if starts is not None:
+        starts = starts.contiguous()
+    if reset is not None:
+        reset = reset.expand(lines if batch_sizes is None else rows[1:3]).contiguous()
+    more = (
+        0 if starts is None else starts.data_ptr(),
+        0 if reset is None else reset.data_ptr(),
+        0 if reset is None else reset.shape[1],
+        inf if clip_state is None else clip_state,
+        inf if clip_grad is None else clip_grad,
+    )
+    return (*rows, *more), (*kept_alive, *(x for x in (starts, reset) if x is not None))
+
+
+def rows_of(
+    cell: Cell,
+    lines: Sequence[int],
+    heads: int,
+    width: int,
+    reverse: bool,
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> tuple[Work, tuple[Tensor, ...]]:
+    if cu_seqlens is not None:
+        return _cut_work(cell, lines[1], heads, width, reverse, cu_seqlens)
+    if batch_sizes is not None:
+        return _packed_work(cell, lines[0], heads, width, reverse, batch_sizes)
+    batch, time = lines
+    if lengths is None:
+        return (cell.code, batch, time, heads, width, reverse, 0, 0, 0), ()
+    least, most = (int(lengths.min()), int(lengths.max())) if batch else (0, 0)
+    check_lengths(cell.name, lengths.shape, least, most, batch, time)
+    lengths = lengths.contiguous()
+    return (cell.code, batch, time, heads, width, reverse, lengths.data_ptr(), 0, 0), (lengths,)
+
+
+def _packed_work(
+    cell: Cell, rows: int, heads: int, width: int, reverse: bool, batch_sizes: Tensor
+) -> tuple[Work, tuple[Tensor, ...]]:
+    offsets = torch.cumsum(batch_sizes, 0) - batch_sizes
+    batch, time = int(batch_sizes[0]) if len(batch_sizes) else 0, len(batch_sizes)
+    lengths = (batch_sizes > torch.arange(batch, device=batch_sizes.device).unsqueeze(1)).sum(1)
+    work = (cell.code, batch, time, heads, width, reverse, lengths.data_ptr(), offsets.data_ptr(), rows)
+    return work, (lengths, offsets)
+
+
+def _cut_work(
+    cell: Cell, steps: int, heads: int, width: int, reverse: bool, cu_seqlens: Tensor
+) -> tuple[Work, tuple[Tensor, ...]]:
+    ends, falls = (int(cu_seqlens[0]), int(cu_seqlens[-1])), bool((cu_seqlens[1:] < cu_seqlens[:-1]).any())
+    check_bounds(cell.name, cu_seqlens.shape, *ends, falls, steps)
+    lengths = cu_seqlens.diff()
+    time = int(lengths.max()) if len(lengths) else 0
+    work = (cell.code, len(lengths), time, heads, width, reverse, lengths.data_ptr(), 0, steps)
+    return work, (lengths,)
+
+
+def checked_batch_sizes(function: str, batch_sizes: Tensor) -> tuple[int, int]:
+    """Return B and M of a packed batch; the kernels rely on batch_sizes never increasing."""
+    check_batch_sizes(function, batch_sizes)
+    if not batch_sizes.is_contiguous():
+        raise ValueError(f"{function}: batch_sizes must be contiguous with shape (T,), got {tuple(batch_sizes.shape)}")
+    if len(batch_sizes) == 0:
+        return 0, 0
+    if int(batch_sizes[-1]) < 1 or bool((batch_sizes[1:] > batch_sizes[:-1]).any()):
+        raise ValueError(f"{function}: batch_sizes must not increase nor fall below 1, got {batch_sizes.tolist()}")
+    return int(batch_sizes[0]), int(batch_sizes.sum())
+
+
+def _kind(x: object) -> str:
+    return f"{x.dtype} on {x.device}" if isinstance(x, Tensor) else type(x).__qualname__

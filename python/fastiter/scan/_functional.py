@@ -1,0 +1,341 @@
+"""Linear recurrences along time on NumPy arrays: h[t] = A[t] h[t-1] + x[t], A diagonal or made of small blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._backend import choose
+from .._check import check_array, check_arrays, check_flag, check_out, empty, integers, type_name, unit_stride
+from .._cupy import takes_cupy
+from .._sequences import Shape, as_part, check_bounds, check_lengths, check_packing, check_reset_shape
+from ._shapes import check_block_shapes, check_first, check_linear_shapes
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@takes_cupy
+def linear_scan(
+    a: Array,
+    x: Array,
+    h0: Array | None = None,
+    *,
+    reverse: bool = False,
+    reset: Array | None = None,
+    lengths: npt.ArrayLike | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> tuple[Array, Array]:
+    """h[t] = a[t] * h[t-1] + x[t], element by element.
+
+    Product and sum are rounded separately, as in the NumPy loop: real results equal the loop's bit for bit on every
+    machine, and nothing overflows that the loop computes without overflow, as no products of a are formed.
+
+    Parameters
+    ----------
+    a : ndarray, broadcastable to (B, T, D)
+        The factors, of the dtype of x: (B, T, D), (T, D), (D,), (B, 1, D), ...
+    x : ndarray (B, T, D), float32, float64, complex64, complex128 or bfloat16 (of ml_dtypes)
+        Any strides. bfloat16 is the storage type of a, x and h; the state is float32 from the first step to the last.
+    h0 : ndarray (B, D), optional
+        State before the first step, or a tuple of it alone; zero by default. float32 where x is bfloat16.
+    reverse : bool
+        Run from the last step to the first: h[t] = a[t] * h[t+1] + x[t].
+    reset : ndarray of bool (B, T) or (T,), optional
+        True where a new sequence begins: the state before this step, also h0, is dropped, and h[t] = x[t].
+    lengths : integers (B,), optional
+        Valid steps of each row, 0 to T; later steps are not read and their h is 0.
+    cu_seqlens : integers (S + 1,), optional
+        S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1], with
+        0 = ... <= ... = T. h0 and the last state are then (S, D).
+    out : ndarray (B, T, D), optional
+        Where h is written.
+    backend : {"cpu", "reference"}, optional
+        "reference" runs the specification in plain NumPy.
+
+    Returns
+    -------
+    h : ndarray (B, T, D)
+    last : ndarray (B, D)
+        State after the last valid step; given back as ``h0`` it continues the sequence exactly.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+    BackendError
+        If the backend cannot run.
+
+    References
+    ----------
+    The recurrence of S5, LRU, Mamba and minGRU; Blelloch, "Prefix sums and their applications" (1990), computes it in
+    parallel over time. docs/scan/index.md says why this is a loop.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter
+    >>> x = np.ones((1, 5, 1))
+    >>> h, last = fastiter.linear_scan(np.array([0.5]), x)
+    >>> h.ravel().tolist(), last.tolist()
+    ([1.0, 1.5, 1.75, 1.875, 1.9375], [[1.9375]])
+    """
+    return _run(_LINEAR, a, x, h0, reverse, reset, lengths, cu_seqlens, out, backend)
+
+
+@takes_cupy
+def block_scan(
+    A: Array,
+    x: Array,
+    h0: Array | None = None,
+    *,
+    reverse: bool = False,
+    reset: Array | None = None,
+    lengths: npt.ArrayLike | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> tuple[Array, Array]:
+    """h[t] = A[t] h[t-1] + x[t] with a K x K matrix for each of N groups.
+
+    Each sum runs over the columns of A in order, then adds x, and every operation is rounded: real results equal those
+    of the NumPy loop in this order bit for bit.
+
+    Parameters
+    ----------
+    A : ndarray (B, T, N, K, K), or broadcastable to it over B and T
+        Matrices in the dtype of x, with K from 1 to 16.
+    x : ndarray (B, T, N, K), float32, float64, complex64 or complex128
+    h0 : ndarray (B, N, K), optional
+        State before the first step, or a tuple of it alone; zero by default. (S, N, K) where cu_seqlens is given.
+    reverse, reset, lengths, cu_seqlens, backend
+        As for :func:`linear_scan`.
+    out : ndarray (B, T, N, K), optional
+        Where h is written.
+
+    Returns
+    -------
+    h : ndarray (B, T, N, K)
+    last : ndarray (B, N, K)
+        State after the last valid step; given back as ``h0`` it continues the sequence exactly.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+    BackendError
+        If the backend cannot run.
+
+    References
+    ----------
+    The recurrence of ParaRNN (Danieli et al., 2025), whose LSTM has 2 x 2 blocks.
+
+    Examples
+    --------
+    A quarter of a turn at each step:
+
+    >>> import numpy as np, fastiter
+    >>> A = np.array([[[0.0, -1.0], [1.0, 0.0]]])
+    >>> h, last = fastiter.block_scan(A, np.zeros((1, 3, 1, 2)), np.array([[[1.0, 0.0]]]))
+    >>> h[0, :, 0].tolist()
+    [[0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]]
+    """
+    return _run(_BLOCK, A, x, h0, reverse, reset, lengths, cu_seqlens, out, backend)
+
+
+class _Scan(NamedTuple):
+    """A kind of scan: the name, dtypes and shapes of its factors, and its kernel for each dtype."""
+
+    name: str
+    factors: str
+    dtypes: tuple[str, ...]
+    check_shapes: Callable[[str, Shape, Shape], None]
+    forward: dict[str, Callable[..., None]]
+
+
+_LINEAR = _Scan(
+    "linear_scan",
+    "a",
+    ("float32", "float64", "complex64", "complex128", "bfloat16"),
+    check_linear_shapes,
+    {
+        "float32": _core.linear_scan_fwd_f32,
+        "float64": _core.linear_scan_fwd_f64,
+        "complex64": _core.linear_scan_fwd_f32,
+        "complex128": _core.linear_scan_fwd_f64,
+        "bfloat16": _core.linear_scan_fwd_bf16,
+    },
+)
+
+
+_BLOCK = _Scan(
+    "block_scan",
+    "A",
+    ("float32", "float64", "complex64", "complex128"),
+    check_block_shapes,
+    {
+        "float32": _core.block_scan_fwd_f32,
+        "float64": _core.block_scan_fwd_f64,
+        "complex64": _core.block_scan_fwd_f32,
+        "complex128": _core.block_scan_fwd_f64,
+    },
+)
+
+
+class _Cut(NamedTuple):
+    """The sequence layout: number of sequences, direction, ends and resets."""
+
+    sequences: int
+    reverse: bool
+    reset: Array | None
+    lengths: Array | None
+    cu_seqlens: Array | None
+
+
+def _run(
+    scan: _Scan,
+    a: Array,
+    x: Array,
+    h0: Array | None,
+    reverse: bool,
+    reset: Array | None,
+    lengths: npt.ArrayLike | None,
+    cu_seqlens: npt.ArrayLike | None,
+    out: Array | None,
+    backend: str | None,
+) -> tuple[Array, Array]:
+    function, h0 = scan.name, as_part(h0)
+    run = _BACKENDS[choose(function, _BACKENDS, backend)]
+    check_flag(function, "reverse", reverse)
+    check_arrays(function, ("x", scan.factors), (x, a), scan.dtypes)
+    scan.check_shapes(function, a.shape, x.shape)
+    cut = _checked_cut(function, x.shape, reverse, reset, lengths, cu_seqlens)
+    if h0 is not None:
+        _check_h0(function, h0, x, cut, scan.dtypes)
+    if out is not None:
+        inputs = {"x": x, scan.factors: a, "h0": h0, "reset": cut.reset}
+        given = {name: y for name, y in inputs.items() if y is not None}
+        check_out(function, out, x.shape, tuple(given), tuple(given.values()), scan.dtypes)
+    return run(scan, a, x, h0, cut, out)
+
+
+def _checked_cut(
+    function: str,
+    shape: Shape,
+    reverse: bool,
+    reset: Array | None,
+    lengths: npt.ArrayLike | None,
+    cu_seqlens: npt.ArrayLike | None,
+) -> _Cut:
+    batch, time = shape[:2]
+    if reset is not None:
+        if not isinstance(reset, np.ndarray):
+            raise TypeError(f"{function}: reset must be a NumPy array of bool, got {type_name(reset)}")
+        if reset.dtype != np.bool_:
+            raise TypeError(f"{function}: reset must be a NumPy array of bool, got dtype {reset.dtype}")
+        check_reset_shape(function, reset.shape, batch, time)
+    if cu_seqlens is not None:
+        check_packing(function, batch, lengths)
+        bounds = integers(function, "cu_seqlens", cu_seqlens)
+        first, last = (int(bounds[0]), int(bounds[-1])) if bounds.ndim == 1 and bounds.size else (0, 0)
+        falls = bounds.ndim == 1 and bool((bounds[1:] < bounds[:-1]).any())
+        check_bounds(function, bounds.shape, first, last, falls, time)
+        return _Cut(len(bounds) - 1, reverse, reset, None, bounds)
+    whole = None
+    if lengths is not None:
+        whole = integers(function, "lengths", lengths)
+        check_lengths(function, whole.shape, int(whole.min(initial=0)), int(whole.max(initial=0)), batch, time)
+    return _Cut(batch, reverse, reset, whole, None)
+
+
+def _check_h0(function: str, h0: Array, x: Array, cut: _Cut, dtypes: tuple[str, ...]) -> None:
+    check_array(function, "h0", h0, dtypes)
+    dtype = _carried(x)
+    if h0.dtype != dtype:
+        raise TypeError(f"{function}: h0 must have dtype {dtype} to go with {x.dtype} x, got {h0.dtype}")
+    check_first(function, h0.shape, cut.sequences, x.shape[2:], cut.cu_seqlens is not None)
+
+
+def _carried(x: Array) -> np.dtype[Any]:
+    """Return the dtype of the state: float32 for bfloat16."""
+    return np.dtype(np.float32) if x.dtype.itemsize == 2 else x.dtype
+
+
+def _cpu(scan: _Scan, a: Array, x: Array, h0: Array | None, cut: _Cut, out: Array | None) -> tuple[Array, Array]:
+    time, inner = x.shape[1], x.shape[2:]
+    a, flat = _flat_factors(a, x), _flat(x)
+    first = None if h0 is None else np.ascontiguousarray(h0)
+    h = None if out is None else _flat_view(out)
+    if h is None:
+        h = empty(flat.shape, x.dtype)
+    last = np.empty((cut.sequences, *inner), _carried(x))
+    reset = None if cut.reset is None else np.ascontiguousarray(cut.reset)
+    scan.forward[x.dtype.name](
+        (
+            cut.sequences,
+            time,
+            flat.shape[-1],
+            x.dtype.kind == "c",
+            cut.reverse,
+            0 if cut.lengths is None else cut.lengths,
+            0 if cut.cu_seqlens is None else cut.cu_seqlens,
+            () if reset is None else (reset, time if reset.ndim == 2 else 0, 1),
+        ),
+        *(() if scan is _LINEAR else (inner[-1],)),
+        _lines(a),
+        _lines(flat),
+        0 if first is None else first,
+        _lines(h),
+        last,
+    )
+    if out is None:
+        return h.reshape(x.shape), last
+    if not np.may_share_memory(h, out):
+        out[...] = h.reshape(x.shape)
+    return out, last
+
+
+def _flat(x: Array) -> Array:
+    """Return (B, T, all numbers of a step), contiguous along the last axis."""
+    return unit_stride(x.reshape((*x.shape[:2], math.prod(x.shape[2:]))))
+
+
+def _flat_view(out: Array) -> Array | None:
+    """Return the same view of ``out``, or None if its layout does not allow one."""
+    flat = _flat(out)
+    return flat if np.may_share_memory(flat, out) else None
+
+
+def _flat_factors(a: Array, x: Array) -> Array:
+    """Return a or A flattened alike, with a size of 1 where it broadcasts over B or T."""
+    inner = x.shape[2:] if x.ndim == 3 else (*x.shape[2:], x.shape[-1])
+    a = a.reshape((1,) * (2 + len(inner) - a.ndim) + a.shape)
+    if a.shape[2:] != inner:
+        a = np.broadcast_to(a, (*a.shape[:2], *inner))
+    return _flat(a)
+
+
+def _lines(x: Array) -> tuple[Array, int, int]:
+    """Return the memory and the strides of the axes B and T, 0 for an axis of size 1."""
+    size = x.itemsize // 2 if x.dtype.kind == "c" else x.itemsize
+    row, time = (0 if n == 1 else stride // size for n, stride in zip(x.shape[:2], x.strides[:2], strict=True))
+    return x, row, time
+
+
+def _reference(scan: _Scan, a: Array, x: Array, h0: Array | None, cut: _Cut, out: Array | None) -> tuple[Array, Array]:
+    from . import reference
+
+    how = {"reverse": cut.reverse, "reset": cut.reset, "lengths": cut.lengths, "cu_seqlens": cut.cu_seqlens}
+    h, last = getattr(reference, scan.name)(a, x, h0, **how)
+    if out is not None:
+        out[...] = h
+        h = out
+    return h, last
+
+
+_BACKENDS = {"cpu": _cpu, "reference": _reference}

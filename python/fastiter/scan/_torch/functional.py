@@ -1,0 +1,248 @@
+"""Linear recurrences over time on tensors: h[t] = A[t] h[t-1] + x[t], differentiable to any order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
+from torch.overrides import has_torch_function_variadic
+
+from ..._backend import BackendError
+from ..._check import check_flag, overlaps_itself
+from ..._sequences import as_part, check_packing
+from ..._torch.autograd import one_by_one
+from ..._torch.ops import (
+    CPU_AND_CUDA,
+    check_reset,
+    check_tensors,
+    checked_bounds,
+    checked_lengths,
+    own_copy,
+    transformed,
+    unwatched,
+)
+from ..._torch.overrides import dispatched
+from .._shapes import check_block_shapes, check_first, check_linear_shapes
+from . import double_backward  # the ops of CUDA tensors
+from .ops import BLOCK, LINEAR, Cut, Scan, carried, scan_bwd, scan_fwd, scan_out
+
+Integers: TypeAlias = "Tensor | Sequence[int]"
+
+
+def linear_scan(
+    a: Tensor,
+    x: Tensor,
+    h0: Tensor | None = None,
+    *,
+    reverse: bool = False,
+    reset: Tensor | None = None,
+    lengths: Integers | None = None,
+    cu_seqlens: Integers | None = None,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """h[t] = a[t] * h[t-1] + x[t], elementwise: :func:`fastiter.linear_scan` on tensors.
+
+    Returns h and the final state. Differentiable in a, x and h0, with gradients from both results, also twice. The
+    backward pass is one scan in the other direction; if a is broadcast, its gradient is summed in the same pass, in an
+    order that does not depend on the number of threads. Shapes, dtypes and errors are those of
+    :func:`fastiter.linear_scan`; ``out`` is refused if an argument requires a gradient.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> a, x = torch.tensor([0.5], requires_grad=True), torch.ones(1, 3, 1)
+    >>> h, last = fastiter.torch.linear_scan(a, x)
+    >>> h.flatten().tolist()
+    [1.0, 1.5, 1.75]
+    >>> torch.autograd.grad(last.sum(), a)  # of 1 + a + a^2
+    (tensor([2.]),)
+    """
+    return _run(LINEAR, a, x, h0, reverse, reset, lengths, cu_seqlens, out)
+
+
+def block_scan(
+    A: Tensor,
+    x: Tensor,
+    h0: Tensor | None = None,
+    *,
+    reverse: bool = False,
+    reset: Tensor | None = None,
+    lengths: Integers | None = None,
+    cu_seqlens: Integers | None = None,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """h[t] = A[t] h[t-1] + x[t] with a K x K matrix for each of N groups: :func:`fastiter.block_scan` on tensors.
+
+    Differentiable like :func:`linear_scan`. Shapes, dtypes and errors are those of :func:`fastiter.block_scan`.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> swap = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
+    >>> h, last = fastiter.torch.block_scan(swap, torch.zeros(1, 3, 1, 2), torch.tensor([[[1.0, 2.0]]]))
+    >>> h[0, :, 0].tolist()
+    [[2.0, 1.0], [1.0, 2.0], [2.0, 1.0]]
+    """
+    return _run(BLOCK, A, x, h0, reverse, reset, lengths, cu_seqlens, out)
+
+
+def _run(
+    scan: Scan,
+    a: Tensor,
+    x: Tensor,
+    h0: Tensor | None,
+    reverse: bool,
+    reset: Tensor | None,
+    lengths: Integers | None,
+    cu_seqlens: Integers | None,
+    out: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    function, h0 = scan.name, as_part(h0)
+    if has_torch_function_variadic(a, x, h0, reset, lengths, cu_seqlens, out):
+        how = {"reverse": reverse, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens, "out": out}
+        result: tuple[Tensor, Tensor] = dispatched(block_scan if scan.blocks else linear_scan, a, x, h0, **how)
+        return result
+    check_flag(function, "reverse", reverse)
+    check_tensors(function, ("x", scan.factors), (x, a), scan.dtypes, CPU_AND_CUDA)
+    (check_block_shapes if scan.blocks else check_linear_shapes)(function, a.shape, x.shape)
+    cut = _checked_cut(function, x, reverse, reset, lengths, cu_seqlens)
+    if h0 is not None:
+        _check_h0(scan, h0, x, cut)
+    factors = _with_all_axes(a, x, scan)
+    if out is not None:
+        given = [("x", x), (scan.factors, a)] + ([] if h0 is None else [("h0", h0)])
+        _check_out(scan, out, x, [*given, *([] if cut[1] is None else [("reset", cut[1])])])
+        return out, scan_out(scan, factors, x, h0, cut, out)
+    return _apply(scan, factors, x, h0, cut)
+
+
+def _checked_cut(
+    function: str,
+    x: Tensor,
+    reverse: bool,
+    reset: Tensor | None,
+    lengths: Integers | None,
+    cu_seqlens: Integers | None,
+) -> Cut:
+    batch, time = x.shape[:2]
+    if reset is not None:
+        check_reset(function, reset, x, batch, time)
+    if cu_seqlens is not None:
+        check_packing(function, batch, lengths)
+        return reverse, reset, None, checked_bounds(function, cu_seqlens, time, x.device)
+    return reverse, reset, None if lengths is None else checked_lengths(function, lengths, batch, time, x.device), None
+
+
+def _check_h0(scan: Scan, h0: Tensor, x: Tensor, cut: Cut) -> None:
+    dtype = carried(x.dtype)
+    check_tensors(scan.name, ("h0",), (h0,), scan.dtypes, CPU_AND_CUDA)
+    if h0.dtype != dtype:
+        raise TypeError(f"{scan.name}: h0 must have dtype {dtype} to go with {x.dtype} x, got {h0.dtype}")
+    if h0.device != x.device:
+        raise BackendError(f"{scan.name}: h0 must be on device {x.device} like x, got {h0.device}")
+    cu_seqlens = cut[3]
+    sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    check_first(scan.name, h0.shape, sequences, x.shape[2:], cu_seqlens is not None)
+
+
+def _check_out(scan: Scan, out: Tensor, x: Tensor, given: Sequence[tuple[str, Tensor]]) -> None:
+    function = scan.name
+    check_tensors(function, ("x", "out"), (x, out), scan.dtypes, CPU_AND_CUDA)
+    if out.shape != x.shape:
+        raise ValueError(f"{function}: out must have shape {tuple(x.shape)}, got {tuple(out.shape)}")
+    if torch.is_grad_enabled() and any(y.requires_grad for _, y in [*given, ("out", out)]):
+        raise RuntimeError(f"{function}: out must be None where an argument requires a gradient, got a tensor")
+    if not unwatched():
+        return
+    if overlaps_itself(out.shape, out.stride(), 1):
+        raise ValueError(f"{function}: out must have one place for each element, got strides {out.stride()}")
+    for name, y in given:
+        if _may_share_memory(out, y):
+            raise ValueError(f"{function}: out must not share memory with the inputs, got the memory of {name}")
+
+
+def _may_share_memory(x: Tensor, y: Tensor) -> bool:
+    def ends(z: Tensor) -> tuple[int, int]:
+        span = 1 + sum((size - 1) * stride for size, stride in zip(z.shape, z.stride(), strict=True))
+        return z.data_ptr(), z.data_ptr() + span * z.element_size()
+
+    if x.numel() == 0 or y.numel() == 0:
+        return False
+    (x_start, x_end), (y_start, y_end) = ends(x), ends(y)
+    return x_start < y_end and y_start < x_end
+
+
+def _with_all_axes(a: Tensor, x: Tensor, scan: Scan) -> Tensor:
+    """Return ``a`` with both axes B and T, of size 1 where it is broadcast, and expanded to all numbers of a step."""
+    inner = (*x.shape[2:], x.shape[-1]) if scan.blocks else x.shape[2:]
+    missing = 2 + len(inner) - a.dim()
+    a = a[(None,) * missing] if missing else a
+    return a if a.shape[2:] == inner else a.expand(*a.shape[:2], *inner)
+
+
+def _apply(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut) -> tuple[Tensor, Tensor]:
+    needs = x.requires_grad or a.requires_grad or (h0 is not None and h0.requires_grad)
+    # In forward mode the autograd function is called because it raises.
+    if (torch.is_grad_enabled() and needs) or forward_ad._current_level >= 0 or not unwatched():
+        keep = transformed() or (torch.is_grad_enabled() and a.requires_grad)
+        h, last = _Scan.apply(scan.blocks, a, x, h0, *cut, keep)[:2]
+    else:
+        h, last = scan_fwd(scan, a, x, h0, cut)
+    return h, last
+
+
+class _Scan(torch.autograd.Function):
+    """Map (a, x, h0) to (h, final state) and, with ``keep``, a copy of h.
+
+    The gradient of a needs the copy, as users may write to h.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        blocks: bool,
+        a: Tensor,
+        x: Tensor,
+        h0: Tensor | None,
+        reverse: bool,
+        reset: Tensor | None,
+        lengths: Tensor | None,
+        cu_seqlens: Tensor | None,
+        keep: bool,
+    ) -> tuple[Tensor, ...]:
+        h, last = scan_fwd(BLOCK if blocks else LINEAR, a, x, h0, (reverse, reset, lengths, cu_seqlens))
+        return (h, last, own_copy(h)) if keep else (h, last)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        blocks, a, _, h0, reverse, reset, lengths, cu_seqlens, keep = inputs
+        ctx.save_for_backward(a, output[2] if keep else None, h0, reset, lengths, cu_seqlens)
+        ctx.scan, ctx.reverse, ctx.shape = BLOCK if blocks else LINEAR, reverse, output[0].shape
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @one_by_one
+    def backward(
+        ctx: Any, dh: Tensor | None, dlast: Tensor | None, dkept: Tensor | None = None
+    ) -> tuple[Tensor | None, ...]:
+        a, h, h0, reset, lengths, cu_seqlens = ctx.saved_tensors
+        if dkept is not None:
+            dh = dkept if dh is None else dh + dkept
+        if dh is None and dlast is None:
+            return (None,) * 9
+        if h is None:  # only its shape is used
+            h = a.new_empty(()).expand(ctx.shape) if dh is None else dh
+        cut = (ctx.reverse, reset, lengths, cu_seqlens)
+        needs = (ctx.needs_input_grad[2], ctx.needs_input_grad[1], ctx.needs_input_grad[3])  # x, a, h0
+        if torch.is_grad_enabled() and not is_compiling():
+            all_three = double_backward.backward(ctx.scan, _apply, a, h, h0, dh, dlast, cut)
+            dx, da, dh0 = (x if need else None for x, need in zip(all_three, needs, strict=True))
+        else:
+            wanted = iter(scan_bwd(ctx.scan, a, h, h0, dh, dlast, cut, needs))
+            dx, da, dh0 = (next(wanted) if need else None for need in needs)
+        return None, da, dx, dh0, None, None, None, None, None

@@ -1,0 +1,234 @@
+"""The scans on a GPU: division of time into segments, and launches of kernels/scan/triton_*.py.
+
+A scan with few numbers per step would leave most of the device idle, so it is also parallel over segments of time.
+Each segment computes its effect on a state (a summary), a scan over the summaries gives the states before all
+segments, and then all segments run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..._torch import launch
+from ..._torch.ops import LIBRARY, contiguous, empty_steps
+from .ops import BLOCK, LINEAR, Cut, Scan, carried, check_cut, empty_last, flat_steps, has_plain_steps, lines_of
+
+#: Minimum steps per segment
+_SHORTEST = 64
+#: Maximum lanes per program, and maximum bytes of a step's matrices in a program
+_LANES, _TILE = 64, 8192
+#: Bytes of one operand (or matrix element) that a lane prefetches: forward, backward. Registers limit them.
+_AHEAD = {"linear_scan": (64, 32), "block_scan": (8, 8)}
+
+
+class _Work(NamedTuple):
+    """The sequences of a call and their segments of time, in the order of the kernels' arguments."""
+
+    reset: Tensor | None
+    lengths: Tensor | None
+    starts: Tensor | None
+    reset_row: int
+    sequences: int
+    time: int
+    width: int  # numbers per step, or blocks of numbers
+    segment: int
+    segments: int
+    direction: int
+
+
+def _work(scan: Scan, x: Tensor, cut: Cut) -> _Work:
+    check_cut(scan, x, cut)
+    reverse, reset, lengths, cu_seqlens = cut
+    if reset is not None:
+        reset = reset.contiguous().view(torch.uint8)
+    time, width = x.shape[1], x.shape[2]
+    lengths, cu_seqlens = launch.in_range(lengths, cu_seqlens, time)
+    sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    segment = _segment(scan, x, sequences * width)
+    return _Work(
+        reset,
+        launch.as_int64(lengths, x),
+        launch.as_int64(cu_seqlens, x),
+        time if reset is not None and reset.dim() == 2 else 0,
+        sequences,
+        time,
+        width,
+        segment,
+        max(1, -(-time // segment)),
+        -1 if reverse else 1,
+    )
+
+
+def _segment(scan: Scan, x: Tensor, lanes: int) -> int:
+    """Return the steps per segment: all of them if there is a program for each multiprocessor anyway."""
+    time, programs = x.shape[1], launch.multiprocessors(x)
+    enough = programs * _lanes(scan, x)
+    if lanes >= enough or lanes == 0:
+        return max(1, time)
+    return max(_SHORTEST, -(-time // (4 * enough // lanes)))
+
+
+def _lanes(scan: Scan, x: Tensor) -> int:
+    """Return the lanes per program."""
+    if not scan.blocks:
+        return _LANES
+    return max(1, min(_LANES, _TILE // (_block_size(x) ** 2 * x.element_size())))
+
+
+def _block_size(x: Tensor) -> int:
+    """Return K rounded up to a power of two, as the kernels need."""
+    return 1 << (x.shape[-1] - 1).bit_length()
+
+
+def _launch(
+    scan: Scan,
+    direction: str,
+    x: Tensor,
+    work: _Work,
+    memory: Sequence[Tensor | None],
+    strided: Sequence[Tensor | None],
+    columns: int = 1,
+) -> None:
+    """Launch a kernel on all lanes; its arguments include ``memory``, and the row and time strides of ``strided``."""
+    lanes = work.segments * work.sequences * work.width * columns
+    if not lanes or not x.shape[-1]:
+        return
+    import triton.language as tl
+
+    kernels = launch.triton_kernels(scan.name, "scan/triton_block" if scan.blocks else "scan/triton_linear")
+    state = carried(x.dtype)
+    ahead = _AHEAD[scan.name][direction.startswith("bwd")] // state.itemsize
+    blocks = {"K": x.shape[-1], "KP": _block_size(x)} if scan.blocks else {}
+    with launch.on(x):
+        getattr(kernels, f"{scan.name}_{direction}_kernel")[(-(-lanes // _lanes(scan, x)),)](
+            *[None if y is None else torch.view_as_real(y) if y.is_complex() else y for y in memory],
+            *work[:3],
+            *[stride for y in strided for stride in (lines_of(y)[1:] or (0, 0))],
+            *work[3:],
+            STATE=tl.float64 if state in (torch.float64, torch.complex128) else tl.float32,
+            COMPLEX=x.is_complex(),
+            LANES=_lanes(scan, x),
+            UNROLL=max(1, ahead),
+            **blocks,
+            num_warps=4 if scan.blocks else 2,
+            enable_fp_fusion=False,
+        )
+
+
+def _empty_summaries(a: Tensor, x: Tensor, work: _Work) -> tuple[Tensor, Tensor]:
+    """Allocate the segments' summaries (factor, state): h_end = factor h_begin + state."""
+    leading, dtype = (work.sequences, work.segments), carried(x.dtype)
+    return x.new_empty((*leading, *a.shape[2:]), dtype=dtype), x.new_empty((*leading, *x.shape[2:]), dtype=dtype)
+
+
+def _forward_into(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut, h: Tensor) -> Tensor:
+    work, factors, flat = _work(scan, x, cut), flat_steps(a), flat_steps(x)
+    first, last, carry = None if h0 is None else contiguous(h0), empty_last(x, cut[3]), None
+    if work.segments > 1:
+        factor, state = _empty_summaries(a, x, work)
+        if scan.blocks:
+            memory = (factors, flat, None, None, None, None, factor, state)
+            _launch(scan, "fwd", x, work, memory, (factors, flat, None), x.shape[-1] + 1)
+        else:
+            _launch(scan, "fwd_summary", x, work, (factors, flat, factor, state), (factors, flat))
+        carry = _forward(scan, factor, state, first, (False, None, None, None))[0]
+    nowhere = (None, None) if scan.blocks else ()
+    _launch(scan, "fwd", x, work, (factors, flat, first, carry, h, last, *nowhere), (factors, flat, h))
+    return last
+
+
+def _forward(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut) -> list[Tensor]:
+    h = empty_steps(x, x.shape)
+    return [h, _forward_into(scan, a, x, h0, cut, h)]
+
+
+def _forward_out(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut, out: Tensor) -> Tensor:
+    if has_plain_steps(out):
+        return _forward_into(scan, a, x, h0, cut, out)
+    h, last = _forward(scan, a, x, h0, cut)
+    out.copy_(h)
+    return last
+
+
+def _carry_backward(
+    scan: Scan, a: Tensor, factors: Tensor, h: Tensor, dh: Tensor | None, dlast: Tensor | None, work: _Work
+) -> Tensor | None:
+    """Return the gradient of the state at the end of each segment, stored at the following segment's place."""
+    if work.segments == 1:
+        return None
+    factor, state = _empty_summaries(a, h, work)
+    if scan.blocks:
+        memory = (factors, flat_steps(h), None, dh, *(None,) * 6, factor, state)
+        _launch(scan, "bwd", h, work, memory, (factors, None, dh, None, None), h.shape[-1] + 1)
+    else:
+        _launch(scan, "bwd_summary", h, work, (factors, dh, factor, state), (factors, dh))
+    return _forward(scan, factor, state, dlast, (True, None, None, None))[0]
+
+
+def _backward(
+    scan: Scan,
+    a: Tensor,
+    h: Tensor,
+    h0: Tensor | None,
+    dh: Tensor | None,
+    dlast: Tensor | None,
+    cut: Cut,
+    need_x: bool,
+    need_a: bool,
+    need_h0: bool,
+) -> list[Tensor]:
+    work, factors, flat = _work(scan, h, cut), flat_steps(a), flat_steps(h)
+    dh = None if dh is None else flat_steps(dh)
+    first, dlast = (None if y is None else contiguous(y) for y in (h0, dlast))
+    dx, dfirst = empty_steps(h, h.shape) if need_x else None, empty_last(h, cut[3])
+    da, da_sum = _empty_factors_gradient(a, h, work) if need_a else (None, None)
+    carry = _carry_backward(scan, a, factors, h, dh, dlast, work)
+    memory = (factors, flat, first, dh, dlast, carry, dx, da, da_sum, dfirst, *((None, None) if scan.blocks else ()))
+    _launch(scan, "bwd", h, work, memory, (factors, flat, dh, dx, da))
+    gradient = da if da_sum is None else da_sum.sum(1, keepdim=True)
+    if gradient is not None and a.shape[0] != gradient.shape[0]:
+        gradient = gradient.sum(0, keepdim=True)
+    if gradient is not None:
+        gradient = gradient.to(a.dtype)
+    return [y for y in (dx, gradient, dfirst if need_h0 else None) if y is not None]
+
+
+def _empty_factors_gradient(a: Tensor, h: Tensor, work: _Work) -> tuple[Tensor | None, Tensor | None]:
+    """Allocate the gradient of all factors, or of its sums over the steps of each segment.
+
+    It has the dtype of the state if it is summed afterwards.
+    """
+    if a.shape[1] != h.shape[1]:
+        return None, _empty_summaries(a, h, work)[0]
+    shape = (*h.shape[:2], *a.shape[2:])
+    if a.shape[0] == h.shape[0]:
+        return empty_steps(a, shape), None
+    return a.new_empty(shape, dtype=carried(a.dtype)), None
+
+
+def _register(scan: Scan) -> None:
+    def forward(a: Tensor, x: Tensor, h0: Tensor | None, *cut: Any) -> list[Tensor]:
+        return _forward(scan, a, x, h0, cut)
+
+    def forward_out(a: Tensor, x: Tensor, h0: Tensor | None, *cut_and_out: Any) -> Tensor:
+        return _forward_out(scan, a, x, h0, cut_and_out[:4], cut_and_out[4])
+
+    def backward(
+        a: Tensor, h: Tensor, h0: Tensor | None, dh: Tensor | None, dlast: Tensor | None, *cut_and_needs: Any
+    ) -> list[Tensor]:
+        return _backward(scan, a, h, h0, dh, dlast, cut_and_needs[:4], *cut_and_needs[4:])
+
+    LIBRARY.impl(f"_{scan.name}_fwd", forward, "CUDA")
+    LIBRARY.impl(f"_{scan.name}_out", forward_out, "CUDA")
+    LIBRARY.impl(f"_{scan.name}_bwd", backward, "CUDA")
+    GPU[scan.name] = (forward, forward_out, backward)
+
+
+#: GPU implementations of each scan: forward, forward into a given tensor, backward
+GPU: dict[str, tuple[Any, Any, Any]] = {}
+for _scan in (LINEAR, BLOCK):
+    _register(_scan)

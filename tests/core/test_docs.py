@@ -1,0 +1,34 @@
+"""CONTRIBUTING.md names only files and folders that exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SUFFIXES = (".cpp", ".cu", ".cuh", ".hpp", ".json", ".md", ".py", ".pyi", ".toml", ".txt")
+
+
+def paths_in(text: str) -> list[str]:
+    """Return the paths in backticks: words with a slash or a known suffix, without templates such as <stem>.py."""
+    inline = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+    words = {word for code in inline for word in code.split() if "<" not in word and word not in SUFFIXES}
+    return sorted(word for word in words if "/" in word or word.endswith(SUFFIXES))
+
+
+def test_paths_are_found_in_backticks() -> None:
+    text = "`a/b.cpp`, `c.md` of `.cu` in `d/`\n```\n`e/f`\n```\n`run g.py --write`, `h/<stem>.py`, `i/*.hpp`, `j.k`"
+    assert paths_in(text) == ["a/b.cpp", "c.md", "d/", "g.py", "i/*.hpp"]
+
+
+@pytest.mark.parametrize("path", paths_in((ROOT / "CONTRIBUTING.md").read_text()))
+def test_paths_in_contributing_exist(path: str) -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    folders = {f"{parent}/" for name in tracked for parent in Path(name).parents}
+    # A name without its folder is one of several files of that name.
+    pattern = path if path in ("Makefile", "CMakeLists.txt") or "/" in path.rstrip("/") else f"*{path}"
+    assert any(fnmatch(name, pattern) or fnmatch(name, f"{pattern}/") for name in [*tracked, *folders])

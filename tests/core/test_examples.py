@@ -1,0 +1,181 @@
+"""The examples run and reach the results that they promise."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("matplotlib")
+pytest.importorskip("tqdm")
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(script: str, *arguments: str, **environment: str) -> str:
+    command = [sys.executable, str(EXAMPLES / script), *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env=os.environ | environment
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_char_lm(tmp_path: Path) -> None:
+    figure = tmp_path / "char_lm.png"
+    output = run("char_lm.py", "--quick", "--figure", str(figure))
+
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert str(figure) in output
+    differences = re.search(r"between the loss curves: (\S+) bits \((\S+) in the first", output)
+    assert differences is not None
+    assert float(differences[1]) < 1e-3
+    assert float(differences[2]) < 1e-5
+    losses = {name: float(loss) for name, loss in re.findall(r"^(fastiter|torch\.nn) +(\S+) ", output, re.MULTILINE)}
+    assert losses.keys() == {"fastiter", "torch.nn"}
+    assert losses["fastiter"] < 5.5  # it starts at log2 of the alphabet, 6.5
+
+
+def test_state_tracking(tmp_path: Path) -> None:
+    figure = tmp_path / "state_tracking.png"
+    output = run("state_tracking.py", "--quick", "--processes", "1", "--figure", str(figure))
+
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert str(figure) in output
+    rows = re.findall(r"^(\S.*\]|.*complex) +((?:\d\.\d{3} \(\d\.\d{3}\) *){3})$", output, re.MULTILINE)
+    assert len(rows) == 7
+    accuracies = [float(number) for _, numbers in rows for number in re.findall(r"\d\.\d{3}", numbers)]
+    assert all(0 < accuracy <= 1 for accuracy in accuracies)
+
+
+def test_pararnn_lm() -> None:
+    output = run("pararnn_lm.py", "--quick")
+
+    found = re.findall(r"^(ParaGRU|torch\.nn\.GRU) +(\S+) ", output, re.MULTILINE)
+    losses = {name: float(loss) for name, loss in found}
+    assert losses.keys() == {"ParaGRU", "torch.nn.GRU"}
+    assert max(losses.values()) < 5.8  # they start at log2 of the alphabet, 6.5
+    difference = re.search(r"differ from the loop's by at most (\S+),", output)
+    assert difference is not None
+    assert float(difference[1]) < 1e-3
+
+
+def test_custom_cell() -> None:
+    output = run("custom_cell.py", "--quick")
+    assert "Jacobian block 2" in output
+    assert "windows run as a loop 0" in output
+    differences = re.findall(r"^difference of the (states|gradients) +(\S+)$", output, re.MULTILINE)
+    assert [name for name, _ in differences] == ["states", "gradients"]
+    assert all(float(difference) < 1e-10 for _, difference in differences)
+    iterations = re.search(r"^iterations (\d+),", output, re.MULTILINE)
+    assert iterations is not None
+    assert 0 < int(iterations[1]) < 50
+
+
+def test_poisson(tmp_path: Path) -> None:
+    pytest.importorskip("scipy")
+    figure = tmp_path / "poisson.png"
+    output = run("poisson.py", "--quick", "--figure", str(figure))
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    steps = {name.strip(): int(n) for name, n in re.findall(r"^(\S.{29})\s*(\d+) .* converged$", output, re.MULTILINE)}
+    assert len(steps) == 13  # Kaczmarz alone needs more than it gets
+    assert steps["SSOR-CG"] < steps["SOR, best omega, colours"] < steps["Gauss-Seidel, natural"] < steps["Jacobi"]
+    assert steps["SOR, without a matrix"] == steps["SOR, best omega, colours"]
+
+
+def test_smoother() -> None:
+    pytest.importorskip("pyamg")
+    output = run("smoother.py", "--quick")
+    cycles = [int(n) for n in re.findall(r"^(?:pyamg|fastiter).*?(\d+) +0\.\d+ +\S+$", output, re.MULTILINE)]
+    assert len(cycles) == 3
+    assert cycles[0] == cycles[1]
+    assert abs(cycles[2] - cycles[0]) <= 3
+
+
+def test_qfx_digits(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    figure = tmp_path / "qfx_digits.png"
+    output = run("qfx_digits.py", "--quick", "--figure", str(figure), "--export", str(tmp_path / "hls"))
+
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    rows = re.findall(r"^(\d bits|K = \d) +(\S+) +(\S+) +(\S+) +\S+$", output, re.MULTILINE)
+    assert [name for name, *_ in rows] == ["8 bits", "4 bits", "3 bits", "K = 2"]
+    accuracies = {name: [float(x) for x in numbers] for name, *numbers in rows}
+    assert min(accuracies["8 bits"]) > 94
+    for name, gained in (("4 bits", 3), ("3 bits", 5)):  # percent by which QFX exceeds rounding after training
+        after_training, _, learned = accuracies[name]
+        assert learned > after_training + gained
+    assert "the testbench says: 497 samples, 0 codes differ" in output
+    assert (tmp_path / "hls" / "model.json").exists()
+
+
+def test_low_precision_training(tmp_path: Path) -> None:
+    figure = tmp_path / "low_precision_training.png"
+    output = run("low_precision_training.py", "--quick", "--figure", str(figure))
+
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    rows = re.findall(r"^(\S.*?) {2,}(\d+\.\d+) +(\d+\.\d+) +(-?\d+\.\d+)$", output, re.MULTILINE)
+    above = {name: float(difference) for name, _, _, difference in rows}
+    assert len(above) == 8
+    assert above["float32"] == 0
+    close = ("bf16", "FP8: E4M3, E5M2", "MXFP8: E4M3, E5M2", "int8", "fixed point, 8 bits")
+    assert all(abs(above[name]) < 0.1 for name in close)
+    assert 0 < above["MXFP4, stochastic"] < 0.5
+    assert all(float(loss) < 5.8 for _, loss, _, _ in rows)  # it starts at log2 of the alphabet, 6.5
+
+
+def test_learning_to_relax(tmp_path: Path) -> None:
+    figure = tmp_path / "learning_to_relax.png"
+    output = run("learning_to_relax.py", "--quick", "--figure", str(figure))
+
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert str(figure) in output
+    tables = re.split(r"^(?=SOR|heat)", output, flags=re.MULTILINE)[1:]
+    assert [table.partition("  ")[0] for table in tables] == [
+        "SOR, high variance",
+        "SOR, low variance",
+        "heat, SSOR-CG",
+    ]
+    for table in tables:
+        found = re.findall(r"^(\S.*?)  +([\d,]+) +[\d,]+$", table, re.MULTILINE)
+        total = {name: int(iterations.replace(",", "")) for name, iterations in found}
+        assert len(total) == (9 if "heat" in table else 10)
+        if "heat" in table:
+            assert total["CG"] > total["omega = 1.95"] > total["omega = 1.5"] > total["omega = 1.0"]
+        else:
+            assert total["omega = 1.0"] > total["omega = 1.4"] > total["omega = 1.8"] > total["best arm of each system"]
+            assert total["omega = 1.0"] > total["Tsallis-INF"] > total["best arm of each system"]
+        least = min(total.values())
+        assert total["Tsallis-INF"] > total["ChebCB"] > least
+    assert "differ by at most 0 iterations" in output
+
+
+def test_slstm_forecast(tmp_path: Path) -> None:
+    pytest.importorskip("statsmodels")
+    figure = tmp_path / "slstm_forecast.png"
+    output = run("slstm_forecast.py", "--quick", "--figure", str(figure), OMP_NUM_THREADS="1")
+
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    rows = re.findall(r"^(\S.*?) {2,}(\d\.\d+) +(\d\.\d+) +(\d\.\d+)(?: |$)", output, re.MULTILINE)
+    errors = {name: [float(x) for x in numbers] for name, *numbers in rows}
+    assert list(errors) == ["sLSTM, 4 heads", "torch.nn.LSTM", "as last year", "no change"]
+    for name in ("sLSTM, 4 heads", "torch.nn.LSTM"):
+        assert sum(errors[name]) < sum(errors["no change"])
+    assert "0 of 13,520 numbers differ from the whole run's" in output
+
+
+def test_replace_lstm() -> None:
+    output = run("replace_lstm.py", "--quick", OMP_NUM_THREADS="1")
+
+    assert "replaced encoder: LSTM(16, 8, num_layers=2, " in output
+    differences = re.findall(r"^largest difference of .*: (\S+)$", output, re.MULTILINE)
+    assert len(differences) == 2
+    assert max(map(float, differences)) < 1e-5
+    ratios = re.findall(r"^(prediction|training step) +\S+ +\S+ +(\S+)$", output, re.MULTILINE)
+    assert all(float(ratio) > 0 for _, ratio in ratios) and len(ratios) == 2
+    assert output.endswith("back to torch's: encoder, smoother\n")

@@ -1,0 +1,168 @@
+"""Every instruction set of this build that runs here: right numbers, no access out of bounds; FASTITER_ISA chooses."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import re
+import sys
+
+import pytest
+
+import fastiter
+from fastiter import _core
+from tests.rnn.calls import assert_runs, python
+
+AVAILABLE = _core.isa_available().split()
+every_isa = pytest.mark.parametrize("isa", AVAILABLE)
+# v4, v4_bf16 and v4_amx differ in the products of bfloat16 alone.
+LAST_OF_A_KIND = list({isa.partition("_")[0]: isa for isa in AVAILABLE}.values())
+every_kind = pytest.mark.parametrize("isa", LAST_OF_A_KIND)
+
+CONFIG = r"""fastiter      \S+
+numpy         \S+
+instructions  (?P<chosen>\w+) \(built: (?P<built>[\w ]+); this machine runs: (?P<available>[\w ]+)\)
+threads       (?P<threads>\d+), pool: .+
+(backend       \w+: .+\n)+"""
+
+
+def config(text: str) -> dict[str, str]:
+    match = re.fullmatch(CONFIG, text)
+    assert match, text
+    return match.groupdict()
+
+
+def test_show_config_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    fastiter.set_num_threads(3)
+    fastiter.show_config()
+    shown = config(capsys.readouterr().out)
+    assert shown["available"].split() == AVAILABLE
+    assert set(AVAILABLE) <= set(shown["built"].split())
+    assert shown["chosen"] == _core.isa_chosen()
+    assert shown["chosen"] in AVAILABLE
+    assert shown["threads"] == "3"
+
+
+@every_isa
+def test_the_environment_chooses(isa: str) -> None:
+    shown = config(assert_runs("-c", "import fastiter; fastiter.show_config()", FASTITER_ISA=isa))
+    assert shown["chosen"] == isa
+    assert shown["available"].split() == AVAILABLE
+
+
+def test_an_empty_choice_is_the_best() -> None:
+    script = "import fastiter; print(fastiter._core.isa_chosen())"
+    assert assert_runs("-c", script, FASTITER_ISA="").split() == [AVAILABLE[-1]]
+
+
+@pytest.mark.parametrize("name", ["nonsense", "V4", "v", "baseline v3", " "])
+def test_a_wrong_choice_is_an_import_error_that_names_the_choices(name: str) -> None:
+    done = python("-c", "import fastiter", FASTITER_ISA=name)
+    assert done.returncode == 1
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("ImportError: fastiter: FASTITER_ISA must be one of ")
+    assert all(re.search(rf"\b{isa}\b", message) for isa in AVAILABLE)
+    assert f"'{name}'" in message
+
+
+NUMBERS = {
+    "rnn": [
+        "tests/core/test_vmath.py",
+        "tests/rnn/test_arrays.py::test_sizes",
+        "tests/rnn/test_arrays.py::test_saturated_gates",
+        "tests/rnn/test_torch_options.py::test_the_loop_of_torch",
+        "tests/rnn/test_torch_nn_stream.py::test_sizes",
+    ],
+    "scan": ["tests/scan/test_arrays.py", "tests/scan/test_sizes.py", "tests/scan/test_torch_gradients.py"],
+    "delta": ["tests/delta/test_arrays.py::test_sizes", "tests/delta/test_torch_functional.py::test_gradients"],
+    "newton": [
+        "tests/newton/test_arrays.py::test_sizes",
+        "tests/newton/test_arrays.py::test_saturated_gates",
+        "tests/newton/test_solver.py",
+    ],
+    "quant": [
+        *(
+            f"tests/quant/test_arrays.py::test_{name}"
+            for name in ("random_fixed", "random_floats", "fixed_at_the_limits", "posits", "other_formats", "any_size")
+        ),
+        "tests/quant/test_codes.py::test_every_code",
+    ],
+    "blocks": [
+        *(
+            f"tests/quant/test_blocks.py::test_{name}"
+            for name in (
+                "blocks_of_any_size",
+                "microscaling_with_every_rounding",
+                "nvfp4",
+                "block_floating_point",
+            )
+        ),
+        "tests/quant/test_random.py",
+        "tests/quant/test_torch_gradients.py::test_sizes",
+    ],
+    "fixed": [
+        "tests/quant/test_matmul.py",
+        "tests/quant/test_matmul_shapes.py",
+        "tests/quant/test_fixed_conv.py::test_modes_and_formats",
+        "tests/quant/test_fixed_matmul.py::test_paths_agree",
+        "tests/quant/test_fixed_matmul.py::test_threads",
+        "tests/quant/test_fixed_matmul.py::test_the_lowest_codes_of_all",
+    ],
+    "relax": ["tests/relax/test_arrays.py", "tests/relax/test_stencil.py"],
+}
+
+
+# All other tests run the chosen instruction set.
+OTHERS = [isa for isa in AVAILABLE if isa != _core.isa_chosen()]
+QUIET = ("-q", "-W", "error", "-p", "no:cacheprovider")
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+
+@pytest.mark.parametrize("family", NUMBERS)
+@pytest.mark.parametrize("isa", [isa for isa in OTHERS if isa in LAST_OF_A_KIND])
+def test_numbers(isa: str, family: str) -> None:
+    tests = [name for name in NUMBERS[family] if HAS_TORCH or "/test_torch" not in name]
+    # Tests named every_instruction_set switch by themselves.
+    assert_runs("-m", "pytest", *QUIET, "-k", "not every_instruction_set", *tests, FASTITER_ISA=isa)
+
+
+@pytest.mark.parametrize("isa", OTHERS)
+def test_numbers_of_bfloat16(isa: str) -> None:
+    pytest.importorskip("torch")  # NumPy has no bfloat16
+    assert_runs("-m", "pytest", *QUIET, "tests/rnn/test_bf16.py", FASTITER_ISA=isa)
+    assert_runs("-m", "pytest", *QUIET, "-k", "bfloat16", "tests/rnn/test_torch_nn_one_call.py", FASTITER_ISA=isa)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
+@every_isa
+def test_bfloat16_touches_nothing_beyond_the_arrays(isa: str) -> None:
+    pytest.importorskip("torch")
+    assert assert_runs("-X", "faulthandler", "-m", "tests.rnn.guarded_bf16", FASTITER_ISA=isa).split() == ["done"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
+@pytest.mark.parametrize(
+    ("module", "library"),
+    [
+        *itertools.product(["tests.support.guarded", "tests.delta.guarded", "tests.scan.guarded"], ["numpy", "torch"]),
+        ("tests.support.guarded", "quant"),
+    ],
+)
+@every_kind
+def test_nothing_beyond_the_arrays_is_touched(isa: str, module: str, library: str) -> None:
+    if library == "torch":
+        pytest.importorskip("torch")
+    assert assert_runs("-X", "faulthandler", "-m", module, library, FASTITER_ISA=isa).split() == ["done"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
+@every_kind
+def test_nothing_beyond_the_factors_is_touched(isa: str) -> None:
+    assert assert_runs("-X", "faulthandler", "-m", "tests.quant.guarded_fixed", FASTITER_ISA=isa).split() == ["done"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected the way of Linux")
+@every_kind
+def test_relaxation_touches_nothing_beyond_the_vectors(isa: str) -> None:
+    pytest.importorskip("scipy")
+    assert assert_runs("-X", "faulthandler", "-m", "tests.relax.guarded", FASTITER_ISA=isa).split() == ["done"]

@@ -1,0 +1,271 @@
+"""The rules of CONTRIBUTING.md about the tree and about which module may import which, read from the sources."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "python"
+FRAMEWORKS = {"torch", "triton", "cupy"}
+#: Headers that kernels and those who call them share
+SHARED_HEADERS = {'"core/tables.hpp"'}
+CPU_HEADERS = {"<cstddef>", "<cstdint>", "<utility>", "<immintrin.h>", "<arm_neon.h>"}
+LONGEST_FILE = 420
+#: The most files in one folder; tests, which have one file per topic and layer, may have more
+FULLEST, FULLEST_TESTS = 27, 42
+#: Families that use another family: each new pair is a decision, not an accident
+PYTHON_EDGES = {"newton": {"scan", "rnn"}, "quant": {"rnn"}, "rnn": {"tune"}}
+CPP_EDGES = {"rnn": {"dense"}, "newton": {"rnn"}}
+#: Without kernels of its own
+WITHOUT_KERNELS = {"tune"}
+
+FAMILIES = {path.name for path in (PACKAGE / "fastiter").iterdir() if (path / "_torch").is_dir()} | WITHOUT_KERNELS
+CPP_FAMILIES = {path.name for path in (ROOT / "csrc").iterdir() if (path / "cpu").is_dir()} - {"core"}
+
+
+def files(folder: str, *suffixes: str) -> list[Path]:
+    return sorted(path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes)
+
+
+def every(folder: str, *suffixes: str) -> pytest.MarkDecorator:
+    """Parametrise a test over the files below a folder."""
+    found = files(folder, *suffixes)
+    assert found, folder
+    return pytest.mark.parametrize("path", found, ids=[str(path.relative_to(ROOT)) for path in found])
+
+
+# ---- Python ---------------------------------------------------------------------------------------------------------
+
+
+def imports(node: ast.AST, package: str, *, inside_functions: bool) -> Iterator[str]:
+    """Yield the absolute name of each module that is imported below a node."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            base = package.split(".")[: 1 - child.level or None] if child.level else []
+            parent = ".".join([*base, *filter(None, [child.module])])
+            # `from . import torch` names a module, `from .torch import lstm` something in it: the prefix decides
+            yield from (f"{parent}.{alias.name}" for alias in child.names)
+        elif inside_functions or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from imports(child, package, inside_functions=inside_functions)
+
+
+def is_in(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def wrong_imports(source: str, name: str) -> set[str]:
+    """Return what a file of the package, such as ``fastiter/rnn/_cells.py``, imports against the rules."""
+    parts = name.split("/")
+    tree, package = ast.parse(source), ".".join(parts[:-1])
+    found = set(imports(tree, package, inside_functions=True))
+    at_import = set(imports(tree, package, inside_functions=False))
+    family = parts[1] if parts[1] in FAMILIES else None
+    facade = parts[1] in ("torch", "reference") or (len(parts) == 2 and parts[1] in ("__init__.py", "_moved.py"))
+    wrong = set()
+    if "_torch" not in parts and parts[1] != "torch":
+        wrong |= {module for module in found if is_in(module, "torch") or "_torch" in module.split(".")}
+        wrong |= {module for module in found if is_in(module, "fastiter.torch")}
+        wrong |= {module for module in at_import if module.split(".")[0] in FRAMEWORKS}
+    if not facade:
+        wrong |= {module for module in found if is_in(module, "fastiter.torch") or is_in(module, "fastiter.reference")}
+        allowed = {family, *PYTHON_EDGES.get(family or "", ())}
+        wrong |= {module for module in found if other_family(module) not in {None, *allowed}}
+    if "reference" in name:
+        known = {"numpy", *sys.stdlib_module_names}
+        wrong |= {module for module in found if module.split(".")[0] not in known and "reference" not in module}
+    return wrong
+
+
+def other_family(module: str) -> str | None:
+    """Return the family that a module of the package belongs to, None for shared ones and other packages."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "fastiter" and len(parts) > 1 and parts[1] in FAMILIES else None
+
+
+def test_imports_are_resolved_and_found_at_any_depth() -> None:
+    source = (
+        "import numpy as np\n"
+        "from .. import _core\n"
+        "if True:\n    from .rnn import lstm\n"
+        "def f():\n    import torch.nn\n    from . import nn\n"
+    )
+    anywhere = set(imports(ast.parse(source), "fastiter.torch", inside_functions=True))
+    at_import = set(imports(ast.parse(source), "fastiter.torch", inside_functions=False))
+    assert at_import == {"numpy", "fastiter._core", "fastiter.torch.rnn.lstm"}
+    assert anywhere == at_import | {"torch.nn", "fastiter.torch.nn"}
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("fastiter/rnn/_cells.py", "import torch"),
+        ("fastiter/rnn/_cells.py", "def f():\n    import torch"),
+        ("fastiter/rnn/_cells.py", "from ._torch.ops import rnn_fwd"),
+        ("fastiter/rnn/_cells.py", "import cupy"),
+        ("fastiter/rnn/_torch/ops.py", "from ...torch import lstm"),
+        ("fastiter/rnn/_torch/ops.py", "from ...reference import rnn"),
+        ("fastiter/rnn/_torch/ops.py", "from ...scan._torch import ops"),
+        ("fastiter/_check.py", "from .rnn._cells import CELLS"),
+        ("fastiter/_torch/ops.py", "from ..rnn import lstm"),
+        ("fastiter/rnn/reference.py", "import scipy"),
+        ("fastiter/rnn/reference.py", "from ._cells import CELLS"),
+    ],
+)
+def test_a_wrong_import_is_found(name: str, source: str) -> None:
+    assert wrong_imports(source, name)
+
+
+@every("python/fastiter", ".py")
+def test_imports_go_down_only(path: Path) -> None:
+    assert not wrong_imports(path.read_text(), str(path.relative_to(PACKAGE)))
+
+
+def statements(source: str) -> set[str]:
+    """Return the kinds of statements of a file, with the names of assigned variables and called functions."""
+    kinds = set()
+    for node in ast.parse(source).body:
+        match node:
+            case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant()):
+                pass
+            case ast.Assign(targets=[ast.Name(id="__all__")]):
+                pass
+            case ast.Expr(value=ast.Call(func=ast.Name(id="publish" | "_publish"))):
+                pass
+            case _:
+                kinds.add(ast.unparse(node))
+    return kinds
+
+
+def test_code_in_a_facade_is_found() -> None:
+    assert not statements('"""Doc."""\nfrom .a import b\n__all__ = ["b"]\npublish(globals())')
+    assert statements("def f(): pass") and statements("x = 1") and statements("register()")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*files("python/fastiter/torch", ".py"), *(PACKAGE / f"fastiter/{name}/__init__.py" for name in sorted(FAMILIES))],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_facades_only_import_and_name(path: Path) -> None:
+    assert not statements(path.read_text())
+
+
+@every("python/fastiter", ".py")
+def test_modules_are_imported_by_statements(path: Path) -> None:
+    """A name in a string hides an import from these rules; CuPy's arrays are handed to fastiter.torch in one place."""
+    named = re.findall(r"import_module\([^)]*fastiter\.(?!kernels)", path.read_text())
+    assert not named
+
+
+def test_import_brings_in_numpy_alone() -> None:
+    script = (
+        "import sys, numpy; before = set(sys.modules); import fastiter\n"
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= {"fastiter", "numpy"}
+
+
+@pytest.mark.parametrize(
+    ("importing", "slow"),
+    [
+        ("import fastiter", ["fastiter.quant", "fastiter.relax", "fastiter.tune"]),
+        ("import fastiter.torch, fastiter.torch.nn", ["torch._dynamo", "torch._inductor"]),
+    ],
+)
+def test_import_leaves_out_what_takes_long(importing: str, slow: list[str]) -> None:
+    if "torch" in importing:
+        pytest.importorskip("torch")
+    script = f"{importing}\nimport sys; print(*(name for name in {slow} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+# ---- Kernels --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [path for path in files("kernels", ".py") if path.name != "__init__.py"], ids=str)
+def test_triton_kernels_know_triton_alone(path: Path) -> None:
+    tree, package = ast.parse(path.read_text()), f"fastiter.kernels.{path.parent.name}"
+    found = set(imports(tree, package, inside_functions=True)) - {"__future__.annotations"}
+    assert not {name for name in found if not is_in(name, "triton") and not is_in(name, package)}
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    assert all(any("triton" in ast.unparse(mark) for mark in node.decorator_list) for node in functions)
+
+
+@every("kernels", ".cu", ".cuh")
+def test_cuda_kernels_include_nothing(path: Path) -> None:
+    assert not re.findall(r"^\s*#\s*include.*", path.read_text(), re.MULTILINE)
+
+
+def wrong_includes(source: str, name: str) -> list[str]:
+    """Return what a file of csrc/, such as ``rnn/cpu/f32.cpp``, includes against the rules."""
+    parts = name.split("/")
+    family, is_kernel = parts[0] if len(parts) > 1 else None, "cpu" in parts
+    wrong = []
+    for included in re.findall(r"^\s*#\s*include\s*(\S+)", source, re.MULTILINE):
+        if included.startswith("<"):
+            wrong += [included] if is_kernel and included not in CPU_HEADERS else []
+            continue
+        to = included.strip('"').split("/")
+        allowed = {family, "core", *CPP_EDGES.get(family or "", ())} if family else {*CPP_FAMILIES, "core", to[0]}
+        if to[0] not in allowed or (is_kernel and "cpu" not in to and included not in SHARED_HEADERS):
+            wrong.append(included)
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("rnn/cpu/f32.cpp", "#include <vector>"),
+        ("rnn/cpu/f32.cpp", '#include "rnn/run.hpp"'),
+        ("rnn/cpu/f32.cpp", '#include "scan/cpu/kernels.hpp"'),
+        ("rnn/cpu/f32.cpp", '#include "cells.hpp"'),
+        ("scan/bindings.cpp", '#include "rnn/run.hpp"'),
+        ("core/threads.cpp", '#include "rnn/run.hpp"'),
+    ],
+)
+def test_a_wrong_include_is_found(name: str, source: str) -> None:
+    assert wrong_includes(source, name) and not wrong_includes('#include "core/cpu/simd.hpp"', name)
+
+
+@every("csrc", ".cpp", ".hpp")
+def test_includes_go_down_only(path: Path) -> None:
+    name = str(path.relative_to(ROOT / "csrc"))
+    if name != "core/native_levels.cpp":  # a program of its own, which CMake compiles and runs
+        assert not wrong_includes(path.read_text(), name)
+
+
+# ---- The tree -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["python/fastiter", "tests", "docs", "csrc", "bench"])
+def test_every_family_has_a_folder(folder: str) -> None:
+    expected = FAMILIES if folder in ("python/fastiter", "tests", "docs") else FAMILIES - WITHOUT_KERNELS
+    assert {name for name in expected if not (ROOT / folder / name).is_dir()} == set()
+
+
+@pytest.mark.parametrize("folder", ["csrc", "kernels", "python", "tests", "bench", "docs"])
+def test_folders_are_small(folder: str) -> None:
+    tracked = subprocess.run(["git", "ls-files", folder], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    counts: dict[str, int] = {}
+    for name in tracked.split():
+        counts[name.rpartition("/")[0]] = counts.get(name.rpartition("/")[0], 0) + 1
+    most = FULLEST_TESTS if folder == "tests" else FULLEST
+    assert not {name: count for name, count in counts.items() if count > most}
+
+
+@pytest.mark.parametrize("folder", ["csrc", "kernels", "python"])
+def test_files_are_short(folder: str) -> None:
+    sources = files(folder, ".cpp", ".cu", ".cuh", ".hpp", ".py", ".pyi")
+    lines = {str(path.relative_to(ROOT)): path.read_text().count("\n") for path in sources}
+    assert not {name: count for name, count in lines.items() if count > LONGEST_FILE}

@@ -1,0 +1,40 @@
+"""The script that compares bits before and after code moves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from tests.core import record_bits
+
+
+def test_every_case_runs_and_has_a_name_of_its_own() -> None:
+    families = (record_bits.recurrences, record_bits.scans, record_bits.numbers, record_bits.relaxations)
+    cases = [case for family in (*families, record_bits.tensors) for case in family()]
+    assert len({name for name, _ in cases}) == len(cases)
+    for name, call in cases[::9]:
+        assert b"".join(record_bits.bytes_of(call())), name
+
+
+def test_what_differs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    digests = {1: {"a": "1", "b": "2"}, 2: {"a": "1", "b": "2"}}
+    monkeypatch.setattr(record_bits, "in_process", lambda isa, threads: dict(digests[threads]))
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    assert record_bits.main(before, None) == 0
+    assert record_bits.main(after, before) == 0 and json.loads(after.read_text()) == digests[1]
+    digests[2]["b"] = "3"
+    assert record_bits.main(after, None) == 1 and "b: 1 thread and 2 differ" in capsys.readouterr().out
+    digests[1] = digests[2] = {"b": "4"}
+    assert record_bits.main(after, before) == 1
+    assert {"b: not as before", "a: missing"} <= set(capsys.readouterr().out.splitlines())
+
+
+def test_a_bit_a_dtype_and_a_shape_count() -> None:
+    x = np.zeros((2, 3), np.float32)
+    others = [x.T, x.astype(np.float64), -x, (x, x), x.reshape(-1)]
+    assert len({b"".join(record_bits.bytes_of(y)) for y in (x, *others)}) == 6

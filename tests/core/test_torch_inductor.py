@@ -1,0 +1,129 @@
+"""The ops under Inductor, as fallback kernels with and without implicit fallbacks, and in AOTInductor packages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import fastiter.torch.relax  # noqa: E402
+
+import fastiter.torch  # noqa: E402
+import fastiter.torch.quant  # noqa: E402
+from fastiter._torch.linear import linear  # noqa: E402
+from fastiter.torch import nn as ours  # noqa: E402
+from tests.rnn.calls import assert_runs, every_cell  # noqa: E402
+from tests.rnn.torch_calls import leaves, run  # noqa: E402
+from tests.support.cases import rnn_inputs  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+
+
+def of_inductor(function: Any) -> Any:
+    torch._dynamo.reset()
+    return torch.compile(function, fullgraph=True, backend="inductor")
+
+
+@pytest.fixture
+def explicit() -> Any:
+    """Configure Inductor as some projects do: an op without a lowering or a registered fallback is an error."""
+    with torch._inductor.config.patch(implicit_fallbacks=False, force_disable_caches=True):
+        yield
+
+
+def assert_same(fast: Any, function: Any, inputs: list[Any]) -> None:
+    found = []
+    for its in (fast, function):
+        y = its(*inputs)
+        found.append([*y, *torch.autograd.grad([y[0]], inputs, [torch.ones_like(y[0])], allow_unused=True)])
+    for a, e in zip(*found, strict=True):
+        assert (a is None and e is None) or torch.equal(a, e)
+
+
+@every_cell
+def test_recurrences_without_implicit_fallbacks(cell: str, activation: str, explicit: Any) -> None:
+    given = leaves(rnn_inputs(cell, 3, 5, 2, 5, np.float32))
+
+    def function(*inputs: Any) -> list[Any]:
+        wx, r, b, *state = inputs
+        h, last, states = run(cell, activation, type(given)(wx, r, b, tuple(state)))
+        return [h, *last, *states[1:]]
+
+    assert_same(of_inductor(function), function, given.all())
+
+
+def test_other_ops_without_implicit_fallbacks(explicit: Any) -> None:
+    randn = torch.randn
+    lines = [x.requires_grad_() for x in (randn(2, 5, 3), randn(7, 3), randn(7))]
+    assert_same(of_inductor(lambda *x: [linear(*x)]), lambda *x: [linear(*x)], lines)
+
+    def scan(a: Any, b: Any) -> list[Any]:
+        return [fastiter.torch.linear_scan(a, b)[0]]
+
+    assert_same(of_inductor(scan), scan, [torch.rand(2, 6, 4).requires_grad_(), randn(2, 6, 4).requires_grad_()])
+
+    def rounded(x: Any) -> list[Any]:
+        return [fastiter.torch.quant.quantize(x, "fixed<8,4>")]
+
+    assert_same(of_inductor(rounded), rounded, [randn(3, 8).requires_grad_()])
+
+
+def test_every_op_tells_inductor_of_itself() -> None:
+    """The fake version registers the op, since Inductor calls it before it looks for a lowering."""
+    names = [name.split(".")[0] for name in torch._C._dispatch_get_all_op_names() if name.startswith("fastiter::")]
+    assert len(names) > 15
+    for name in names:
+        fake = torch._library.simple_registry.singleton.find(name).fake_impl.kernel
+        inside = [cell.cell_contents for cell in fake.func.__closure__]  # torch adds its own wrapper
+        assert any(hasattr(function, "__wrapped__") for function in inside), name
+
+
+class Model(torch.nn.Module):
+    """A stack of all recurrent layers, called without states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(
+            [
+                ours.LSTM(5, 6, num_layers=2, bidirectional=True, batch_first=True),
+                ours.GRU(12, 6, num_heads=2, batch_first=True),
+                ours.RNN(6, 4, nonlinearity="relu", batch_first=True),
+                ours.sLSTM(4, 6, num_heads=2, batch_first=True),
+            ]
+        )
+
+    def forward(self, x: Any) -> Any:
+        found = []
+        for layer in self.layers:
+            x, last = layer(x)
+            found += [last] if isinstance(last, torch.Tensor) else list(last)
+        return (x, *found)
+
+
+LOAD = """
+import sys, torch, fastiter.torch
+package = torch._inductor.aoti_load_package(sys.argv[1])
+for x, expected in torch.load(sys.argv[2]):
+    for a, e in zip(package(x), expected, strict=True):
+        assert torch.equal(a, e), (a - e).abs().max()
+print("done")
+"""
+
+
+def test_a_package_of_aotinductor_needs_no_state(tmp_path: Path) -> None:
+    """The package is loaded in a separate process and run for sizes other than those of its export."""
+    torch.manual_seed(0)
+    model, sizes = Model().eval(), {0: torch.export.Dim("B", min=1), 1: torch.export.Dim("T", min=1)}
+    program = torch.export.export(model, (torch.randn(3, 4, 5),), dynamic_shapes=(sizes,))
+    how = {"implicit_fallbacks": False, "aot_inductor.compile_wrapper_opt_level": "O0"}
+    with torch._inductor.config.patch(how):
+        package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
+    given = [torch.randn(B, T, 5) for B, T in ((3, 4), (1, 1), (2, 7))]
+    with torch.no_grad():
+        torch.save([(x, model(x)) for x in given], tmp_path / "expected.pt")
+    out = assert_runs("-W", "ignore", "-c", LOAD, str(package), str(tmp_path / "expected.pt"))
+    assert out.split() == ["done"]

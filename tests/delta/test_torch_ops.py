@@ -1,0 +1,185 @@
+"""The ops of the delta rule under torch's own checks, torch.compile, torch.export, and tensors that have no data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import fastiter.torch  # noqa: E402
+from tests.delta.calls import delta_inputs, some_bounds, some_resets  # noqa: E402
+from tests.delta.test_torch_functional import LAYOUTS  # noqa: E402
+from tests.delta.torch_calls import leaves, run, tensor  # noqa: E402
+from tests.rnn.calls import assert_runs, some_lengths  # noqa: E402
+from tests.rnn.test_torch_ops import assert_equal, compiled, opcheck  # noqa: E402
+
+# torch's own warnings: it inspects functions with a deprecated module and loads decompositions with torch.jit.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.torch.jit.script")
+
+OPS = torch.ops.fastiter
+
+
+def tensors(*size: int, dtype: Any = np.float32, **how: Any) -> list[Any]:
+    """q, k, v, beta, decay or None, h0"""
+    inputs = delta_inputs(*size, dtype, **how)
+    return [None if x is None else tensor(x) for x in (*inputs[:4], inputs.decay, inputs.h0)]
+
+
+# --- opcheck ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["time-major", "expanded", "negated"])
+@pytest.mark.parametrize(("M", "gated"), [(None, False), (2, True)])
+def test_opcheck(M: int | None, gated: bool, layout: str) -> None:
+    for (B, T), method, save in (((3, 4), "step", True), ((1, 20), "chunk", False), ((0, 2), "step", True)):
+        q, k, v, beta, decay, h0 = tensors(B, T, 2, 5, 3, M=M, gated=gated)
+        q, k, v = (LAYOUTS[layout](x).detach() for x in (q, k, v))
+        lengths, flags = torch.tensor(some_lengths(B, T)), tensor(some_resets(B, T))
+        forward = (q, k, v, beta, decay, h0 if save else None, flags, lengths, None, method, 8)
+        opcheck(OPS._delta_fwd, *forward, save)
+        o, last, e, states = OPS._delta_fwd(*forward, True)
+        saved = (q, k, beta, decay, e, states)
+        opcheck(OPS._delta_bwd, *saved, LAYOUTS[layout](o), last, flags, lengths, None, method, 8, save)
+        opcheck(OPS._delta_bwd, *saved, None, last, flags, lengths, None, method, 8, True)
+        opcheck(OPS._delta_bwd, *saved, o, None, None, lengths, None, method, 8, False)
+
+
+def test_opcheck_of_packed_rows() -> None:
+    q, k, v, beta, decay, h0 = tensors(1, 90, 2, 5, 3, rows=4)
+    bounds = torch.tensor(some_bounds(4, 90))
+    forward = (q, k, v, beta, decay, h0, None, None, bounds, "auto", 64)
+    opcheck(OPS._delta_fwd, *forward, True)
+    o, last, e, states = OPS._delta_fwd(*forward, True)
+    opcheck(OPS._delta_bwd, q, k, beta, decay, e, states, o, last, None, None, bounds, "auto", 64, True)
+
+
+# --- torch.compile ---------------------------------------------------------------------------------------------------
+
+
+def with_gradients(function: Any, given: list[Any], **how: Any) -> list[Any]:
+    outputs = function(given, **how)
+    return [*outputs, *torch.autograd.grad(outputs, given, [y.detach() for y in outputs])]
+
+
+@pytest.mark.parametrize(("method", "chunk", "M"), [("step", 64, None), ("chunk", 16, 2)])
+def test_compile(method: Any, chunk: int, M: int | None) -> None:
+    def layer(given: list[Any]) -> Any:
+        return fastiter.torch.delta_scan(*given[:5], decay=given[5], method=method, chunk=chunk)
+
+    fast = compiled(layer)
+    given = leaves(delta_inputs(2, 20, 2, 5, 3, np.float32, M=M))
+    assert_equal(with_gradients(fast, given), with_gradients(layer, given))
+    with torch.no_grad():
+        assert_equal(list(fast(given)), list(layer(given)))
+
+
+def test_compile_with_rows_and_any_sizes() -> None:
+    def model(given: list[Any], lengths: Any, flags: Any) -> Any:
+        o, last = fastiter.torch.delta_scan(
+            torch.tanh(given[0]), *given[1:5], decay=given[5], lengths=lengths, reset=flags
+        )
+        return o.sum((1, 3)) * last.sum((2, 3))
+
+    fast = compiled(model, dynamic=True)
+    for B, T, M in ((3, 5, 2), (4, 70, 3), (2, 6, 2)):
+        given = leaves(delta_inputs(B, T, 2, 5, 3, M=M))
+        lengths, flags = torch.tensor(some_lengths(B, T)), tensor(some_resets(B, T))
+        results = []
+        for function in (fast, model):
+            y = function(given, lengths, flags)
+            results.append([y, *torch.autograd.grad(y.sum(), given)])
+        assert_equal(*results)
+
+
+def test_compile_with_packed_rows_whose_bounds_are_checked_when_it_runs() -> None:
+    def packed(given: list[Any], bounds: Any) -> Any:
+        return fastiter.torch.delta_scan(*given[:5], decay=given[5], cu_seqlens=bounds)
+
+    fast = compiled(packed)
+    given, bounds = leaves(delta_inputs(1, 40, 2, 5, 3, rows=3)), torch.tensor(some_bounds(3, 40))
+    assert_equal(with_gradients(fast, given, bounds=bounds), with_gradients(packed, given, bounds=bounds))
+    for wrong in ([0, 5, 4, 40], [1, 5, 6, 40], [0, 5, 6, 41]):
+        with pytest.raises(ValueError, match="delta_scan: cu_seqlens must rise from 0 to T = 40, got"):
+            fast(given, torch.tensor(wrong))
+    ragged = compiled(lambda given, lengths: fastiter.torch.delta_scan(*given[:4], lengths=lengths))
+    with pytest.raises(ValueError, match="delta_scan: lengths must be from 0 to T = 40, got 41"):
+        ragged(given, torch.tensor([41]))
+
+
+# --- torch.export ----------------------------------------------------------------------------------------------------
+
+
+class Layer(torch.nn.Module):
+    def forward(self, q: Any, k: Any, v: Any, beta: Any, lengths: Any) -> Any:
+        return fastiter.torch.delta_scan(q, k, v, beta, lengths=lengths)
+
+
+def test_export_with_any_batch_and_time() -> None:
+    sizes = {0: torch.export.Dim("B", min=1), 1: torch.export.Dim("T", min=1)}
+
+    def given(B: int, T: int) -> tuple[Any, ...]:
+        return (*tensors(B, T, 2, 5, 3)[:4], torch.tensor(some_lengths(B, T)))
+
+    dynamic = (sizes, sizes, sizes, sizes, {0: sizes[0]})
+    program = torch.export.export(Layer(), given(3, 6), dynamic_shapes=dynamic)
+    for B, T in ((3, 6), (5, 2), (2, 70)):
+        x = given(B, T)
+        assert_equal(list(program.module()(*x)), list(Layer()(*x)))
+
+
+# --- tensors without data, and modes ---------------------------------------------------------------------------------
+
+# Runs in a separate process, since reading from such a tensor is a segmentation fault.
+WITHOUT_DATA = """
+import sys
+import torch, fastiter.torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+def check(make, device):
+    for factors in ((), (2,)):
+        for grad in (False, True):
+            steps = (3, 70, *factors, 2)
+            k = make(*steps, 5).requires_grad_(grad)
+            o, last = fastiter.torch.delta_scan(make(3, 70, 2, 5), k, make(*steps, 4), make(*steps))
+            for y, shape in ((o, (3, 70, 2, 4)), (last, (3, 2, 5, 4))):
+                assert y.shape == shape and y.device.type == device and type(y) is type(make(1)), (type(y), y.shape)
+            if grad:
+                o.sum().backward()
+                assert k.grad.shape == k.shape
+
+if sys.argv[1] == "meta":
+    check(lambda *shape: torch.empty(shape, device="meta"), "meta")
+else:
+    mode = FakeTensorMode()
+    with mode:
+        check(lambda *shape: torch.empty(shape), "cpu")
+    check(lambda *shape: mode.from_tensor(torch.empty(shape)), "cpu")
+print("done")
+"""
+
+
+@pytest.mark.parametrize("kind", ["meta", "fake"])
+def test_tensors_without_data_have_shapes_alone(kind: str) -> None:
+    assert assert_runs("-X", "faulthandler", "-W", "ignore", "-c", WITHOUT_DATA, kind).split() == ["done"]
+
+
+def test_modes_that_watch_see_the_ops() -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    given = leaves(delta_inputs(2, 9, 2, 5, 3))
+    expected, _ = run(given)
+    with Watch():
+        o, _ = run(given)
+        o.sum().backward()
+    assert torch.equal(o, expected)
+    assert {"fastiter._delta_fwd.default", "fastiter._delta_bwd.default"} <= set(seen)

@@ -1,0 +1,135 @@
+"""Runs the CUDA kernels, kernels/<family>/*.cu, on the CPU: as C++ over shim.hpp, under a sanitizer if one is named.
+
+`Host` stands in for `fastiter._torch.launch.launch_cuda`: it takes the same arguments, so that the code which prepares
+a launch is what runs on a card. Each launch is a process, which a sanitizer's finding ends; its text becomes the error.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+HERE = Path(__file__).parent
+KERNELS = HERE.parents[2] / "kernels"
+SANITIZERS = {
+    "none": ("-O1",),
+    "address": ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    "thread": ("-O1", "-g", "-fsanitize=thread"),
+}
+
+
+def kernels_of(source: str) -> list[str]:
+    """Return the names of the kernels of a .cu: `KERNEL name(` or `KERNEL __launch_bounds__(n) name(`."""
+    return re.findall(r"^KERNEL\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(", source, re.MULTILINE)
+
+
+def family_headers(source: Path) -> list[Path]:
+    """Return the headers of a source without those of kernels/common, whose place shim.hpp takes."""
+    return sorted(source.parent.glob("*.cuh"))
+
+
+def program(source: Path, folder: Path, sanitizer: str = "none", defines: Mapping[str, object] | None = None) -> Path:
+    """Compile a .cu to a program that runs one launch."""
+    options = [f"-D{name}={value}" for name, value in (defines or {}).items()]
+    out = folder / re.sub(r"\W", "_", "-".join([source.parent.name, source.stem, sanitizer, *options]))
+    if out.exists():
+        return out
+    calls = "".join(
+        f'    if (name == "{kernel}") return host::launch_kernel({kernel}, argv[2], argv[3]), 0;\n'
+        for kernel in kernels_of(source.read_text())
+    )
+    before = "".join(f'#include "{path}"\n' for path in [HERE / "shim.hpp", *family_headers(source)])
+    text = (
+        f'{before}#include "{source}"\n#include "{HERE / "main.hpp"}"\n'
+        f"int main(int, char** argv) {{\n    const std::string name = argv[1];\n{calls}    return 2;\n}}\n"
+    )
+    main = out.with_suffix(".cpp")
+    main.write_text(text)
+    flags = [*SANITIZERS[sanitizer], "-std=c++20", "-Wall", "-Wno-unknown-pragmas", "-ffp-contract=off", *options]
+    done = subprocess.run(["g++", *flags, str(main), "-o", str(out), "-pthread"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+class Host:
+    """Launches kernels on the CPU and records their names."""
+
+    def __init__(self, folder: Path, sanitizer: str = "none") -> None:
+        self.folder, self.sanitizer = folder, sanitizer
+        self.launched: list[str] = []
+
+    def __call__(
+        self,
+        stem: str,
+        kernel: str,
+        grid: Sequence[int],
+        block: Sequence[int],
+        args: Sequence[torch.Tensor | np.generic | None],
+        *,
+        shared: int = 0,
+        cooperative: bool = False,
+        defines: Mapping[str, object] | None = None,
+    ) -> None:
+        self.launched.append(kernel)
+        path = KERNELS / f"{stem}.cu"
+        self.run(program(path, self.folder, self.sanitizer, defines), kernel, grid, block, args, shared, cooperative)
+
+    def run(
+        self,
+        binary: Path,
+        kernel: str,
+        grid: Sequence[int],
+        block: Sequence[int],
+        args: Sequence[Any],
+        shared: int = 0,
+        cooperative: bool = False,
+    ) -> None:
+        """Run one launch, and copy the memory that it leaves into the tensors."""
+        memory: dict[int, torch.UntypedStorage] = {}
+        rows: list[tuple[int, bytes]] = []
+        for x in args:
+            if x is None:
+                rows.append((-1, bytes(8)))
+            elif isinstance(x, torch.Tensor):
+                storage = x.untyped_storage()
+                index = list(memory).index(storage.data_ptr()) if storage.data_ptr() in memory else len(memory)
+                memory[storage.data_ptr()] = storage
+                rows.append((index, struct.pack("q", x.storage_offset() * x.element_size())))
+            else:
+                assert isinstance(x, np.generic), f"{kernel}: a number must have a NumPy type, got {type(x)}"
+                rows.append((-2, x.tobytes().ljust(8, b"\0")))
+        sizes = [*three(grid), *three(block), shared, cooperative, len(memory)]
+        if 0 in sizes[:6]:
+            raise ValueError(f"{kernel}: a launch of {grid} blocks of {block} threads: a card refuses it")
+        parts = [struct.pack(f"{len(sizes)}q", *map(int, sizes))]
+        for storage in memory.values():
+            parts += [struct.pack("q", storage.nbytes()), bytes_of(storage).numpy().tobytes()]
+        parts.append(struct.pack("q", len(rows)))
+        parts += [struct.pack("q", which) + value for which, value in rows]
+        given, found = self.folder / "given", self.folder / "found"
+        given.write_bytes(b"".join(parts))
+        done = subprocess.run([str(binary), kernel, str(given), str(found)], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"{kernel}: {done.stderr[-4000:]}")
+        left = found.read_bytes()
+        for storage in memory.values():
+            size = storage.nbytes()
+            if size:
+                bytes_of(storage).copy_(torch.frombuffer(bytearray(left[:size]), dtype=torch.uint8))
+            left = left[size:]
+
+
+def three(sizes: Sequence[int]) -> list[int]:
+    return [*sizes, 1, 1][:3]
+
+
+def bytes_of(storage: torch.UntypedStorage) -> torch.Tensor:
+    """Return a view of all bytes of a storage."""
+    return torch.empty(0, dtype=torch.uint8).set_(storage)

@@ -1,0 +1,70 @@
+"""Every GPU kernel compiles for every target, spills nothing, and uses the resources listed in resources.json.
+
+Registers and shared memory are compared if the compilers are those that wrote the table.
+`python tests/gpu/compile/gate.py --write` rewrites it after an intended change.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+from tests.gpu.compile.gate import HERE, KERNELS, stems, table
+
+#: Files of shared functions, which have no kernel to compile
+SOURCES = sorted(
+    f"{path.parent.name}/{path.stem}"
+    for path in KERNELS.glob("*/*")
+    if path.suffix == ".cu" or (path.suffix == ".py" and "_kernel(" in path.read_text())
+)
+
+
+@pytest.mark.parametrize("stem", stems())
+def test_compiles_within_its_resources(stem: str, tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    done = subprocess.run(
+        [sys.executable, str(HERE / "gate.py"), stem], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    found, expected = json.loads(done.stdout), json.loads(table(stem.split("/")[0]).read_text())
+    rows = found["rows"][stem]
+    assert rows and not {name: row for name, row in rows.items() if row["spilled"]}
+    assert set(rows) == set(expected["rows"][stem])
+    same = [kind for kind in ("triton", "cuda") if _version(found, kind) == _version(expected, kind)]
+    compared = {name: row for name, row in rows.items() if name.split()[0] in same}
+    assert compared == {name: expected["rows"][stem][name] for name in compared}
+
+
+def _version(told: dict, kind: str) -> str:
+    return told["versions"]["nvrtc" if kind == "cuda" else kind]
+
+
+@pytest.mark.parametrize("stem", SOURCES)
+def test_every_source_is_compiled(stem: str) -> None:
+    assert stem in stems(), "tests/{}/gpu_variants/{}.py is missing".format(*stem.split("/"))
+
+
+@pytest.mark.parametrize("stem", [stem for stem in SOURCES if (KERNELS / f"{stem}.cu").exists()])
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc here; NVRTC has compiled the same sources above")
+def test_nvcc_takes_the_source_as_it_is(stem: str, tmp_path: Path) -> None:
+    from fastiter._nvrtc import headers_of
+    from tests.gpu.compile.gate import variants
+
+    headers = [option for file in headers_of(stem) for option in ("-include", file)]
+    every = variants(stem).CUDA  # NVRTC compiles all of them; nvcc differs only in how it parses the source
+    for number, defines in enumerate([every[0], every[-1]]):
+        options = ["-std=c++17", "-arch=sm_90", "-cubin", *map(str, headers)]
+        options += [f"-D{key}={value}" for key, value in defines.items()]
+        command = ["nvcc", *options, str(KERNELS / f"{stem}.cu"), "-o", str(tmp_path / f"{number}.cubin")]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr

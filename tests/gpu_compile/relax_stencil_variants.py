@@ -1,5 +1,0 @@
-"""All variants of kernels/cuda/relax_stencil.cu."""
-
-from __future__ import annotations
-
-CUDA = [{"NUMBER": number, "RESIDENT": 3} for number in ("float", "double")]

@@ -1,0 +1,71 @@
+"""Products of codes and of small floats with every array between two pages that may not be touched.
+
+python -m tests.quant.guarded_fixed: run by test_isa.py for every instruction set.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from fastiter.quant import Fixed, FixedArray, fixed_conv2d, quant_matmul
+from fastiter.quant._fixed_matmul import PATHS
+from tests.quant.fixed_cases import codes, run_path
+from tests.support.cases import Array
+from tests.support.guarded import copies, guarded
+
+RNG = np.random.default_rng(0)
+#: Formats of factors and accumulator, a different path being the first exact one for each
+FORMATS = (
+    (Fixed(8, 4), Fixed(7, 2), Fixed(14, 4)),
+    (Fixed(8, 4), Fixed(8, 2), Fixed(40, 20, overflow="SAT")),
+    (Fixed(8, 4), Fixed(6, 2, signed=False), Fixed(14, 8, rounding="RND", overflow="SAT")),
+    (Fixed(14, 4), Fixed(12, 2), Fixed(24, 18, rounding="RND_CONV", overflow="SAT")),
+    (Fixed(8, 4), Fixed(20, 2), Fixed(10, 8, overflow="WRAP_SM")),
+    (Fixed(20, 4), Fixed(20, 2), Fixed(48, 36, overflow="SAT_ZERO")),
+    (Fixed(40, 4), Fixed(40, 2), Fixed(64, 36, overflow="SAT")),
+)
+
+
+def layouts(x: Array, at_end: bool) -> list[Array]:
+    return [copies(x, at_end), copies(np.ascontiguousarray(x.T), at_end).T, copies(x[::-1, ::-1], at_end)[::-1, ::-1]]
+
+
+def every_product(at_end: bool) -> None:
+    for (fa, fb, acc), M, K, N in itertools.product(FORMATS, (1, 5, 7), (1, 2, 17), (1, 16, 33, 130)):
+        factors = layouts(codes(RNG, (M, K), fa), at_end), layouts(codes(RNG, (K, N), fb), at_end)
+        for x, y in zip(*factors, strict=True):
+            TAKEN.update(run_path(FixedArray.from_codes(x, fa), FixedArray.from_codes(y, fb), acc)[1])
+    fmt = Fixed(8, 4)
+    x, w = (copies(codes(RNG, shape, fmt), at_end) for shape in ((2, 3, 9, 7), (5, 3, 3, 2)))
+    fixed_conv2d(FixedArray.from_codes(x, fmt), FixedArray.from_codes(w, fmt), Fixed(14, 8, overflow="SAT"))
+    for accumulate, M, K, N in itertools.product(ACCUMULATORS, (1, 5), (1, 400), (1, 17, 33)):
+        a, b = (RNG.standard_normal(shape).astype(np.float32) for shape in ((M, K), (K, N)))
+        for x, y in zip(layouts(a, at_end), layouts(b, at_end), strict=True):
+            quant_matmul(x, y, "e4m3fn", "fixed<9,5,RND,SAT>", accumulate)
+
+
+ACCUMULATORS = ("float32", "fp16", "bf16", "fp32", "fp16<RZ>", "fixed<12,8>")
+TAKEN: set[str] = set()
+
+
+def main() -> None:
+    empty = np.empty
+    for at_end in (False, True):
+
+        def inside(shape: Any, dtype: Any = float, at_end: bool = at_end) -> Array:
+            return guarded(shape, dtype, at_end)
+
+        np.empty = inside  # type: ignore[assignment]
+        try:
+            every_product(at_end)
+        finally:
+            np.empty = empty
+    assert {*PATHS} - TAKEN == {"choose"}, TAKEN
+
+
+if __name__ == "__main__":
+    main()
+    print("done")

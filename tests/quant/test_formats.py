@@ -1,0 +1,218 @@
+"""Formats as values: parse and str are inverse, wrong fields are refused, equal formats are one."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import re
+
+import numpy as np
+import pytest
+
+from fastiter import quant
+from fastiter.quant import (
+    MX,
+    NVFP4,
+    BlockFloat,
+    Fixed,
+    Float,
+    Format,
+    Int,
+    Logarithmic,
+    Posit,
+    PowerOfTwo,
+    SumOfPowers,
+    Table,
+    parse,
+)
+from tests.quant.cases import NAMED_FLOATS, random_fixed, random_float
+
+#: Canonical text of a format
+TEXTS = {
+    "fixed<8,4>": Fixed(8, 4),
+    "fixed<8,4,RND_CONV,SAT>": Fixed(8, 4, True, "RND_CONV", "SAT"),
+    "ufixed<6,2,TRN,WRAP,1>": Fixed(6, 2, False, "TRN", "WRAP", 1),
+    "fixed<5,-2,STOCHASTIC>": Fixed(5, -2, rounding="STOCHASTIC"),
+    "int8": Int(8),
+    "uint4": Int(4, False),
+    "int8<RND_CONV,SAT_SYM>": Int(8, overflow="SAT_SYM"),
+    "e4m3fn": Float(4, 3, "fn"),
+    "e5m2<RZ>": Float(5, 2, rounding="RZ"),
+    "e5m2<RNE,SAT>": Float(5, 2, overflow="SAT"),
+    "bf16<STOCHASTIC>": Float(8, 7, rounding="STOCHASTIC"),
+    "e8m0": Float(8, 0, "fn", signed=False, subnormals=False),
+    "float<5,4>": Float(5, 4),
+    "float<4,3,fn,RNE,SAT,9>": Float(4, 3, "fn", bias=9),
+    "ufloat<5,4,none>": Float(5, 4, "none", signed=False),
+    "mxfp8_e4m3": MX(Float(4, 3, "fn")),
+    "mxfp4_e2m1<16,RCEIL>": MX("e2m1", 16, "RCEIL"),
+    "mx<e2m1<STOCHASTIC>>": MX("e2m1<STOCHASTIC>"),
+    "mx<float<3,3,none,RZ>,64,CEIL>": MX(Float(3, 3, "none", "RZ"), 64, "CEIL"),
+    "mxint8": BlockFloat(8, 32),
+    "bfp<6>": BlockFloat(6),
+    "bfp<6,32,RND>": BlockFloat(6, 32, "RND"),
+    "nvfp4": NVFP4(),
+    "nvfp4<16,STOCHASTIC>": NVFP4(rounding="STOCHASTIC"),
+    "posit<16,1>": Posit(16, 1),
+    "posit<8>": Posit(8),
+    "nf4": Table(parse("nf4").values, 64),
+    "table<-1.0 0.0 0.5>": Table((-1.0, 0.0, 0.5)),
+    "table<-1.0 0.1,32,STOCHASTIC>": Table((-1.0, 0.1), 32, "STOCHASTIC"),
+    "pow2<-7,0>": PowerOfTwo(-7, 0),
+    "upow2<-7,0,STOCHASTIC>": PowerOfTwo(-7, 0, False, "STOCHASTIC"),
+    "khot<2,8,1>": SumOfPowers(2, 8, 1),
+    "ukhot<2,8,1,NEAREST>": SumOfPowers(2, 8, 1, False, "NEAREST"),
+    "log2<-8,0,2>": Logarithmic(-8, 0, 2),
+    "log2<-8,0>": Logarithmic(-8, 0),
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_and_format_are_inverse(text: str) -> None:
+    assert parse(text) == TEXTS[text]
+    assert str(TEXTS[text]) == text
+    assert hash(parse(text)) == hash(TEXTS[text])
+    assert pickle.loads(pickle.dumps(parse(text))) == TEXTS[text]
+
+
+def test_every_kind_of_format_has_a_text() -> None:
+    kinds = {kind for kind in vars(quant).values() if isinstance(kind, type) and issubclass(kind, Format)}
+    assert kinds == {type(fmt) for fmt in TEXTS.values()} | {Format}
+
+
+def test_random_formats_are_read_back() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        for fmt in (random_fixed(rng), random_float(rng)):
+            assert parse(str(fmt)) == fmt
+
+
+@pytest.mark.parametrize(
+    ("text", "fmt"),
+    [
+        ("ap_fixed<8,4,AP_RND,AP_SAT>", Fixed(8, 4, True, "RND", "SAT")),
+        ("ap_ufixed<8, 4>", Fixed(8, 4, False)),
+        (" fixed < 8 , 4 , TRN , WRAP , 0 > ", Fixed(8, 4)),
+        ("e4m3fn<RNE,SAT>", Float(4, 3, "fn")),
+        ("ap_int<8>", Fixed(8, 8)),
+        ("ap_uint< 4 >", Fixed(4, 4, False)),
+        ("ap_int<64>", Fixed(64, 64)),
+        ("int<8>", Fixed(8, 8)),  # hls4ml's IntegerPrecisionType
+        ("uint<1>", Fixed(1, 1, False)),
+        ("fixed<16,6,AP_RND_CONV,AP_SAT_SYM>", Fixed(16, 6, True, "RND_CONV", "SAT_SYM")),
+        ("ac_fixed<16,6,true,AC_RND,AC_SAT>", Fixed(16, 6, True, "RND", "SAT")),
+        ("ac_fixed<16,6,false,AC_RND_MIN_INF,AC_SAT_ZERO>", Fixed(16, 6, False, "RND_MIN_INF", "SAT_ZERO")),
+        ("ac_fixed<16, 6, false>", Fixed(16, 6, False)),
+        ("ac_fixed<9,-2>", Fixed(9, -2)),
+        ("ac_int<12>", Fixed(12, 12)),
+        ("ac_int<12,false>", Fixed(12, 12, False)),
+    ],
+)
+def test_other_spellings(text: str, fmt: Format) -> None:
+    assert parse(text) == fmt
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "8", "fixed", "fixed<>", "fixed<8>", "fixed<8,4", "fixed 8,4>", "fixed<8,4,RND,SAT,0,1>", "fixed<a,b>"),
+        *("fixed<8,4,rnd>", "fixed<8,4,RND,WRAPS>", "fixed<65,4>", "fixed<0,4>", "fixed<8,4,RND,SAT,1>", "e9m9"),
+        *("ufixed<8,4,RND,WRAP_SM>", "int", "int0", "int33", "int8<SAT>", "e4m3fn<INF>", "e2m1<RNE,NAN>", "float<5>"),
+        *(
+            "float<0,4>",
+            "float<12,4>",
+            "float<5,53>",
+            "float<5,0>",
+            "float<11,52,fn,RNE,SAT,0>",
+            "mx<e8m0>",
+            "mx<int8>",
+        ),
+        *("mx", "mxfp4_e2m1<0>", "mxfp4_e2m1<32,UP>", "posit<2>", "posit<33>", "posit<8,5>", "table<1>", "table<1 0>"),
+        *("table<a b>", "table<0 inf>", "table<0 nan>", "pow2<0,-1>", "khot<0,8,1>", "khot<1,8,1,BEST>", "log2<0,1,7>"),
+        "fixed<8,4>>",
+        *("ap_e4m3", "ap_posit<8,1>", "ap_nvfp4", "ap_float<8,23>", "ap_int", "ap_int<>", "ap_int<8,4>", "ap_int<65>"),
+        *("ap_int8", "ap_uint8<TRN>", "e4m3<AP_RNE>", "posit<AP_8,1>", "ac_ufixed<8,4>", "ac_e4m3", "ac_int<8,1>"),
+        *("ac_fixed<8,4,AC_RND>", "ac_fixed<8,4,true,AC_RND_CONV_ODD>", "ac_fixed<8,4,true,AP_RND>", "int<8,TRN>"),
+        *("ac_fixed<8,4,true,AC_RND,AC_SAT,1,2>", "int<33,4>", "ap_fixed<8,4,AC_RND>", "uint<a>"),
+    ],
+)
+def test_no_format(text: str) -> None:
+    with pytest.raises(ValueError, match=r"must .*got") as raised:
+        parse(text)
+    assert "\n" not in str(raised.value)
+
+
+def test_vendors_types_are_fixed_point_alone() -> None:
+    with pytest.raises(ValueError, match=re.escape("with ap_ must begin with one of ap_fixed, ap_ufixed, ap_int, ap_")):
+        parse("ap_posit<8,1>")
+    with pytest.raises(ValueError, match=r"one field for ap_int, the width, got 'ap_int<8,4>'"):
+        parse("ap_int<8,4>")
+
+
+def test_integers_of_hls_are_truncated_and_wrap() -> None:
+    """Same results as ap_int<8>(200.7) etc., compiled with the vendor's header; our own int8 rounds and saturates."""
+    x = np.array([200.7, -3.7, 300.0, 17.9, -0.5])
+    for text in ("ap_int<8>", "int<8>", "ac_int<8,true>"):
+        assert quant.quantize(x, text).tolist() == [-56, -4, 44, 17, -1]
+    assert quant.quantize(x, "ap_uint<4>").tolist() == [8, 12, 12, 1, 15]
+    assert quant.quantize(x, "int8").tolist() == [127, -4, 127, 18, 0]
+
+
+@pytest.mark.parametrize("text", [None, 8, b"e4m3fn", Fixed(8, 4)])
+def test_no_text(text: object) -> None:
+    with pytest.raises(TypeError, match="parse: text must be a str, got"):
+        parse(text)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Fixed(8.0, 4), "Fixed: width must be an int, got float"),
+        (lambda: Fixed(True, 4), "Fixed: width must be an int, got bool"),
+        (lambda: Fixed(8, 1024), "Fixed: integer must be from -1066 to 1023, got 1024"),
+        (lambda: Fixed(8, 4, 1), "Fixed: signed must be a bool, got int"),
+        (lambda: Fixed(8, 4, rounding=None), "Fixed: rounding must be a str, got NoneType"),
+        (lambda: Fixed(8, 4, saturated_bits=9), "Fixed: saturated_bits with WRAP must be from 0 to 8, got 9"),
+        (lambda: Float(4, 3, subnormals=False), "Float: subnormals must be True for a signed format, got False"),
+        (lambda: MX(Fixed(8, 4)), "MX: element must be a Float, got Fixed"),
+        (lambda: Table([0.0, 1.0]), re.escape("Table: values must be a tuple of float, got [0.0, 1.0]")),
+        (lambda: Table((0, 1)), re.escape("Table: values must be a tuple of float, got (0, 1)")),
+    ],
+)
+def test_wrong_fields(make: object, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()  # type: ignore[operator]
+
+
+def test_formats_do_not_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Fixed(8, 4).width = 9  # type: ignore[misc]
+
+
+#: bits, bias, largest, smallest normal, smallest subnormal
+TABLE = {
+    "bf16": (16, 127, 3.3895313892515355e38, 2.0**-126, 2.0**-133),
+    "fp16": (16, 15, 65504.0, 2.0**-14, 2.0**-24),
+    "tf32": (19, 127, (2 - 2.0**-10) * 2.0**127, 2.0**-126, 2.0**-136),
+    "e4m3fn": (8, 7, 448.0, 2.0**-6, 2.0**-9),
+    "e4m3": (8, 7, 240.0, 2.0**-6, 2.0**-9),
+    "e4m3fnuz": (8, 8, 240.0, 2.0**-7, 2.0**-10),
+    "e4m3b11fnuz": (8, 11, 30.0, 2.0**-10, 2.0**-13),
+    "e5m2": (8, 15, 57344.0, 2.0**-14, 2.0**-16),
+    "e5m2fnuz": (8, 16, 57344.0, 2.0**-15, 2.0**-17),
+    "e3m4": (8, 3, 15.5, 2.0**-2, 2.0**-6),
+    "e8m0": (8, 127, 2.0**127, 2.0**-127, 2.0**-127),
+    "e2m3": (6, 1, 7.5, 1.0, 0.125),
+    "e3m2": (6, 3, 28.0, 0.25, 0.0625),
+    "e2m1": (4, 1, 6.0, 1.0, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", NAMED_FLOATS)
+def test_named_floats(name: str) -> None:
+    fmt = parse(name)
+    bits, bias, largest, normal, subnormal = TABLE[name]
+    assert str(fmt) == name
+    assert (fmt.bits, fmt.bias, float(fmt.max_value), 2.0**fmt.min_exponent) == (bits, bias, largest, normal)
+    assert quant.range_of(fmt).smallest == subnormal
+    assert quant.range_of(fmt).highest == largest

@@ -1,0 +1,198 @@
+"""Products with a rounded accumulator on a GPU: the bits of the CPU, in the interpreter and on a card."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+from fastiter import BackendError, quant  # noqa: E402
+from fastiter.torch import nn as layers  # noqa: E402
+from fastiter.torch import quant as ours  # noqa: E402
+from tests.quant.cases import FLOAT_ROUNDINGS, ROUNDINGS, numbers, overflows, random_fixed, random_float  # noqa: E402
+from tests.quant.gpu import Gpu, same  # noqa: E402
+from tests.quant.torch_cases import LAYOUTS  # noqa: E402
+
+SMALL = ("fp16", "bf16", "e5m2", "e4m3fn", "e4m3fnuz", "fp32", "e3m2", "float<5,0,none>")
+SMALL += ("float<9,20>", "float<9,50,none>")
+#: Bits of x and weight, and the number of places that a 9-bit or 40-bit accumulator keeps or drops
+PLACES = ((4, 5, 3), (4, 5, 0), (4, 5, -4), (4, 5, -28), (28, 31, 50), (5, 9, -55), (20, 30, -2))
+
+
+@pytest.fixture
+def gpu(device: str) -> Gpu:
+    return Gpu(device)
+
+
+def check(gpu: Gpu, x: Any, weight: Any, accumulate: Any, every: int = 1, bias: Any = None) -> Any:
+    """Assert that linear with the GPU kernel equals linear on the CPU, and return it."""
+    x, weight, bias = (torch.from_numpy(np.array(t)) if isinstance(t, np.ndarray) else t for t in (x, weight, bias))
+    placed = [gpu.put(t) for t in (x, weight, bias)]
+    y = gpu.run(lambda: ours.linear(*placed, accumulate=accumulate, every=every))
+    expected = ours.linear(x, weight, bias, accumulate=accumulate, every=every)
+    same(y, expected, (str(accumulate), every))
+    return expected
+
+
+def integers(rng: np.random.Generator, bits: int, *shape: int) -> Any:
+    return rng.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), shape).astype(np.float64)
+
+
+# --- floating point ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rounding", FLOAT_ROUNDINGS)
+def test_every_rounding_of_floats(gpu: Gpu, rounding: str) -> None:
+    rng = np.random.default_rng(FLOAT_ROUNDINGS.index(rounding))
+    for k, name in enumerate(SMALL):
+        fmt = replace(quant.parse(name), rounding=rounding)
+        low, high = max(fmt.min_exponent - fmt.mantissa, -149), min(fmt.max_exponent + 1, 128)
+        given = numbers(np.float32, low, high, 40, seed=k)
+        with np.errstate(all="ignore"):
+            given = given if k % 2 else given[np.isfinite(given) & (abs(given) < 2.0 ** (high - 2))]
+        if (k + FLOAT_ROUNDINGS.index(rounding)) % 3:
+            weight = rng.choice([1.0, -1, 0.75, 2**-12, 3], (40, 3)).astype(np.float32)
+            check(gpu, rng.choice(given, (12, 3)), weight, fmt)
+        else:
+            check(gpu, rng.choice(given, (12, 4)), rng.choice(given, (40, 4)), fmt, every=3)
+
+
+def test_any_float(gpu: Gpu) -> None:
+    rng = np.random.default_rng(1)
+    for k in range(24):
+        fmt = random_float(rng)
+        if fmt.signed and fmt.min_exponent <= fmt.mantissa:
+            given = numbers(np.float32, fmt.min_exponent - fmt.mantissa, fmt.max_exponent + 1, 40, seed=k)
+            check(gpu, rng.choice(given, (12, 3)), rng.choice(given, (40, 3)), fmt, k % 3 + 1)
+
+
+@pytest.mark.parametrize(("accumulate", "every"), [("bf16", 1), ("tf32", 1), ("fp32", 1), ("fp32", 3)])
+def test_sums_beside_the_middle_between_numbers(gpu: Gpu, accumulate: str, every: int) -> None:
+    """An odd number plus half a place less 2^-46 of that: doubles round to the tie, which would go to even."""
+    place = 2.0 ** -quant.parse(accumulate).mantissa
+    x = np.array([[s * (1 + place), s * place / 2 * (1 + 2**-23), 0] for s in (1, -1)], np.float32)
+    weight = np.array([[1, 1 - 2**-23, 1]], np.float32)
+    assert check(gpu, x, weight, accumulate, every).tolist() == [[1 + place], [-1 - place]]
+
+
+# --- fixed point ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_every_rounding_and_overflow_of_fixed_point(gpu: Gpu, rounding: str) -> None:
+    rng = np.random.default_rng(ROUNDINGS.index(rounding))
+    modes = [(signed, *mode) for signed in (True, False) for mode in overflows(signed, 9)]
+    for k, (signed, overflow, saturated) in enumerate(modes):
+        of_x, of_weight, dropped = PLACES[k % len(PLACES)]
+        width = 9 if k % 3 else 40
+        saturated = 40 if saturated == 9 and width == 40 else saturated
+        fmt = quant.Fixed(width, width + dropped, signed, rounding, overflow, saturated)
+        check(gpu, integers(rng, of_x, 12, 4), integers(rng, of_weight, 40, 4), fmt, every=1 + k % 2)
+
+
+def test_any_fixed_point(gpu: Gpu) -> None:
+    rng = np.random.default_rng(2)
+    for k in range(32):
+        width = int(rng.integers(1, 63))
+        fmt = random_fixed(rng, width)
+        of_x, of_weight = (int(n) for n in rng.integers(1, 29, 2))
+        fmt = replace(fmt, integer=fmt.width + int(rng.integers(-4, of_x + of_weight)) - (70 if k % 8 == 0 else 0))
+        check(gpu, integers(rng, of_x, 12, 3), integers(rng, of_weight, 40, 3) / 8, fmt, k % 4 + 1)
+
+
+def test_the_widest_accumulators(gpu: Gpu) -> None:
+    rng = np.random.default_rng(3)
+    x, weight = integers(rng, 30, 12, 5) * 4, integers(rng, 34, 40, 5)
+    for overflow, signed in (("SAT", True), ("WRAP", True), ("SAT_ZERO", False), ("WRAP", False), ("WRAP_SM", True)):
+        for fraction in (-2, 0, 1, 40):
+            check(gpu, x, weight, quant.Fixed(62, 62 - fraction, signed, "RND_CONV", overflow))
+
+
+# --- both -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulate", ["bf16", "e4m3fnuz<RU>", "fixed<9,5,RND_ZERO,SAT>", "ufixed<40,9,TRN,WRAP,2>"])
+def test_it_is_the_specification(gpu: Gpu, accumulate: str) -> None:
+    x, weight = (ours.quantize(torch.randn(n, 11), "fixed<8,4,RND,SAT>") for n in (4, 5))
+    for every in (1, 4):
+        y = gpu.run(lambda every=every: ours.linear(gpu.put(x), gpu.put(weight), accumulate=accumulate, every=every))
+        fmt = "fp32" if "fixed" not in accumulate else "fixed<8,4>"
+        same(y, quant.quant_matmul(x.numpy(), weight.numpy().T, fmt, fmt, accumulate, every, backend="reference")
+             .astype(np.float32))  # fmt: skip
+
+
+@pytest.mark.parametrize("accumulate", ["e5m2", "fixed<9,5,RND,SAT>"])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (0, 3, 2), (2, 0, 3), (2, 3, 0), (0, 0, 0), (33, 67, 2), (3, 130, 1)])
+def test_sizes(gpu: Gpu, sizes: tuple[int, int, int], accumulate: str) -> None:
+    M, N, K = sizes
+    rng = np.random.default_rng(4)
+    x, weight, bias = integers(rng, 5, M, K), integers(rng, 5, N, K) / 8, integers(rng, 6, N) / 4
+    for every in (1, 2):
+        check(gpu, x, weight, accumulate, every)
+        check(gpu, x, weight, accumulate, every, bias)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_dtypes_and_layouts(gpu: Gpu, dtype: Any) -> None:
+    rng = np.random.default_rng(5)
+    x, weight, bias = (torch.from_numpy(integers(rng, 5, *shape)).to(dtype) for shape in ((2, 3, 4), (5, 4), (5,)))
+    for accumulate in ("float<5,3,ieee,RU>", "fixed<11,7,RND_INF,SAT>", "fixed<60,20>"):
+        for name, view in LAYOUTS.items():
+            if name == "negated" and dtype == torch.bfloat16:  # made of a complex view, which bfloat16 does not have
+                continue
+            check(gpu, view(x), view(weight), accumulate, 1, bias)
+        check(gpu, x[1, 2], weight, accumulate, 2, torch._neg_view(bias))
+    check(gpu, x * 0, weight, "fixed<9,5>")
+    check(gpu, torch.full((2, 4), 5e-324, dtype=dtype), weight, "fixed<9,-1060>")
+
+
+def test_gradients_and_layers(gpu: Gpu) -> None:
+    rng = np.random.default_rng(6)
+    plan = layers.QuantPlan("fixed<5,2,RND,SAT>", "fixed<8,3,RND,SAT>", "fixed<6,3,RND,SAT>", accumulator="fixed<9,5>")
+    for layer in (layers.QuantLinear(6, 5, plan=plan), layers.QuantConv2d(6, 4, 2, groups=2, padding=1, plan=plan)):
+        shape = (3, 4, 6) if isinstance(layer, torch.nn.Linear) else (6, 2, 3)
+        x = torch.from_numpy(rng.standard_normal(shape)).float()
+
+        def trained(layer: Any = layer, x: Any = x, put: Any = lambda t: t) -> list[Any]:
+            copy, given = put(layer), put(x).requires_grad_()
+            y = copy(given)
+            return [y, *torch.autograd.grad((y * y).sum(), (given, copy.weight, copy.bias))]
+
+        found = gpu.run(lambda run=trained: run(put=lambda t: t.to(gpu.device)))
+        expected = trained(layer.cpu(), x)
+        same(found[0], expected[0])
+        for mine, theirs in zip(found[1:], expected[1:], strict=True):
+            torch.testing.assert_close(mine.cpu(), theirs)
+
+
+def test_what_is_refused(gpu: Gpu) -> None:
+    x, weight = torch.ones(2, 3), torch.ones(4, 3)
+
+    def run(x: Any, weight: Any, accumulate: str, every: int = 1) -> Any:
+        return gpu.run(lambda: ours.linear(gpu.put(x), gpu.put(weight), accumulate=accumulate, every=every))
+
+    for bad in (math.nan, math.inf):
+        with pytest.raises(
+            ValueError, match="linear: weight must be finite for an accumulator in fixed point, got NaN"
+        ):
+            run(x[:0], weight * bad, "fixed<9,5>")
+        same(run(x, weight * bad, "e5m2"), ours.linear(x, weight * bad, accumulate="e5m2"))
+    wide = torch.tensor([[1.0, 2.0**-31, 2.0**-40]], dtype=torch.float64)
+    with pytest.raises(ValueError, match="linear: x must be rounded to at most 64 bits with weights, got 82 bits"):
+        run(torch.tensor([[2.0**40, 2.0**-40]]), torch.ones(1, 2), "fixed<9,5>")
+    with pytest.raises(ValueError, match="at most 64 bits together, got 42 and 42 bits"):
+        run(wide, wide, "fixed<9,5>")
+    with pytest.raises(ValueError, match="linear: x must be numbers of float32 for an accumulator in floating point"):
+        run(wide / 3, wide, "bf16")
+    with pytest.raises(ValueError, match="must have at most 50 bits of mantissa"):
+        run(x, weight, "float<11,51>")
+    with pytest.raises(BackendError, match=r"linear: accumulate must have at most 62 bits on a GPU, got .* with 63"):
+        run(x, weight, "fixed<63,5>")
+    with pytest.raises(BackendError, match="at most 64 bits on a GPU, got 42 and 22 bits with every=3"):
+        run(wide, torch.tensor([[1.0, 1.0, 2.0**-20]], dtype=torch.float64), "fixed<9,5>", every=7)

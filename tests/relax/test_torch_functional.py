@@ -1,0 +1,228 @@
+"""relax_solve and sweeps on tensors: values, gradients of every input, the ops under torch's machinery, errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import Tensor  # noqa: E402
+
+import fastiter  # noqa: E402
+from fastiter.torch import relax_solve, sweeps  # noqa: E402
+from tests.relax.cases import bipartite, random_matrix, vectors  # noqa: E402
+
+DTYPES = (torch.float32, torch.float64, torch.complex128)
+METHODS = ("jacobi", "gauss_seidel", "sor", "ssor")
+EXACT = {"rtol": 1e-13, "max_steps": 2000}
+
+
+def system(n: int, dtype: Any, k: int | None = None, order: str = "natural") -> tuple[Tensor, Any, Tensor, Tensor]:
+    name = str(dtype).removeprefix("torch.")
+    dense = torch.from_numpy(bipartite(n, name) if order == "red-black" else random_matrix(n, name, 0.5))
+    row, col = dense.nonzero(as_tuple=True)
+    crow = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(row, minlength=n).cumsum(0)])
+    b = torch.from_numpy(vectors((n,) if k is None else (n, k), name, 1))
+    return dense[row, col].clone(), (crow, col), b, dense
+
+
+def dense_of(values: Tensor, pattern: Any) -> Tensor:
+    crow, col = pattern
+    n = len(crow) - 1
+    row = torch.repeat_interleave(torch.arange(n), crow.diff())
+    return torch.zeros(n, n, dtype=values.dtype).index_put((row, col), values)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_solutions_are_those_of_arrays(dtype: Any) -> None:
+    for k, method in ((None, "sor"), (3, "ssor"), (None, "jacobi"), (2, "gauss_seidel")):
+        values, pattern, b, dense = system(12, dtype, k)
+        rtol = 1e-5 if dtype == torch.float32 else 1e-10
+        solution = relax_solve(values, pattern, b, method=method, rtol=rtol)
+        expected = fastiter.relax.Relaxation(dense.numpy(), method).solve(b.numpy(), rtol=rtol)
+        np.testing.assert_allclose(solution.value, expected.value, rtol=1e-4 if dtype == torch.float32 else 1e-9)
+        assert solution.value.dtype == dtype
+        assert solution.reason == expected.reason
+        assert np.array_equal(solution.steps, expected.steps)
+        assert np.all(np.asarray(solution.converged))
+        start = relax_solve(values, pattern, b, solution.value, method=method, rtol=2 * rtol)
+        assert np.all(np.asarray(start.steps) == 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_of_solutions(method: str, dtype: Any) -> None:
+    for k, order in ((None, "natural"), (2, "natural"), (None, "color")):
+        if method == "jacobi" and order == "color":
+            continue
+        values, pattern, b, _ = system(4, dtype, k)
+        inputs = (values.requires_grad_(), b.requires_grad_())
+
+        def solve(values: Tensor, b: Tensor, pattern: Any = pattern, order: str = order) -> Tensor:
+            return relax_solve(values, pattern, b, method=method, order=order, **EXACT).value
+
+        assert torch.autograd.gradcheck(solve, inputs)
+        expected = torch.linalg.solve(dense_of(values, pattern), b)
+        torch.testing.assert_close(solve(*inputs), expected)
+    if method == "sor":
+        assert torch.autograd.gradgradcheck(solve, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_of_sweeps(method: str, dtype: Any) -> None:
+    for k, order in ((None, "natural"), (2, "natural"), (None, "red-black"), (None, "cluster"), (2, "color")):
+        if method == "jacobi" and order != "natural":
+            continue
+        values, pattern, b, _ = system(5, dtype, k, order)
+        x = torch.from_numpy(vectors(tuple(b.shape), str(dtype).removeprefix("torch."), 2))
+        omega = torch.tensor(1.0 if method == "gauss_seidel" else 1.2, dtype=torch.float64)
+        inputs = [t.requires_grad_() for t in (x, b, values)]
+        if method != "gauss_seidel":
+            inputs.append(omega.requires_grad_())
+
+        def run(x: Tensor, b: Tensor, values: Tensor, *omega: Tensor, p: Any = pattern, order: str = order) -> Tensor:
+            return sweeps(x, b, values, omega[0] if omega else 1.0, 3, p, method=method, order=order)
+
+        assert torch.autograd.gradcheck(run, inputs)
+
+
+def test_sweeps_are_those_of_arrays() -> None:
+    values, pattern, b, dense = system(9, torch.float32, 3)
+    x = torch.zeros_like(b)
+    for order in ("natural", "color"):
+        expected = x.numpy().copy()
+        fastiter.relax.Relaxation(_sparse(dense), "ssor", omega=1.1, order=order).sweep(expected, b.numpy(), 4)
+        actual = sweeps(x, b, values, 1.1, 4, pattern, method="ssor", order=order)
+        np.testing.assert_array_equal(actual, expected)
+    assert torch.equal(sweeps(b, b, values, 1.1, 0, pattern), b)
+    assert not x.any()
+
+
+def _sparse(dense: Tensor) -> Any:
+    return pytest.importorskip("scipy.sparse").csr_array(dense.numpy())
+
+
+def test_layouts_and_views() -> None:
+    values, pattern, b, _ = system(7, torch.complex128, 2)
+    plain = relax_solve(values, pattern, b).value
+    wide = torch.zeros(7, 4, dtype=b.dtype)
+    wide[:, ::2] = b
+    assert torch.equal(relax_solve(values, pattern, wide[:, ::2]).value, plain)
+    assert torch.equal(relax_solve(values.conj().resolve_conj().conj(), pattern, b.mT.contiguous().mT).value, plain)
+    unsorted = torch.arange(len(values) - 1, -1, -1)
+    crow, col = pattern
+    row = torch.repeat_interleave(torch.arange(7), crow.diff())
+    shuffled = unsorted[torch.argsort(row[unsorted], stable=True)]
+    again = relax_solve(values[shuffled].requires_grad_(), (crow, col[shuffled]), b).value
+    torch.testing.assert_close(again, plain)
+    assert torch.equal(relax_solve(values, (crow.int(), col.int().tolist()), b).value, plain)
+
+
+def test_omega_auto() -> None:
+    n = 30
+    dense = torch.eye(n, dtype=torch.float64) * 2.0 - torch.ones(n - 1).diag(1) - torch.ones(n - 1).diag(-1)
+    row, col = dense.nonzero(as_tuple=True)
+    crow = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(row).cumsum(0)])
+    values, b = dense[row, col].clone().requires_grad_(), torch.ones(n, dtype=torch.float64)
+    fixed = relax_solve(values, (crow, col), b, omega=1.0)
+    for method in ("jacobi", "sor", "ssor"):
+        found = relax_solve(values, (crow, col), b, method=method, omega="auto", rtol=1e-12, max_steps=20_000)
+        assert found.converged and found.omega is None
+        assert method == "jacobi" or found.steps < fixed.steps / 3
+        gradient = torch.autograd.grad(found.value.sum(), values)[0]
+        adjoint = torch.linalg.solve(dense.mT, torch.ones_like(b))
+        torch.testing.assert_close(gradient, -adjoint[row] * torch.linalg.solve(dense, b)[col], rtol=1e-6, atol=1e-6)
+
+
+def test_an_adjoint_that_does_not_converge_is_said() -> None:
+    values, pattern, b, _ = system(6, torch.float64)
+    solution = relax_solve(values.requires_grad_(), pattern, b, max_steps=1)
+    assert solution.reason == "max_steps"
+    with pytest.raises(RuntimeError, match=r"adjoint system must converge .* 'max_steps'"):
+        solution.value.sum().backward()
+    gradient = torch.autograd.grad(sweeps(b, b, values, 1.0, 2, pattern).sum(), values, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="cannot be differentiated twice"):
+        torch.autograd.grad(gradient.sum(), values)
+
+
+def test_ops() -> None:
+    values, (crow, col), b, _ = system(6, torch.float64, 2)
+    ops = torch.ops.fastiter
+    omega = torch.tensor(1.1, dtype=torch.float64)
+    calls: list[tuple[Any, tuple[Any, ...]]] = [
+        (ops._relax_solve.default, (values, crow, col, b, None, "sor", 1.1, "natural", 1e-8, 0.0, 100, 1)),
+        (ops._relax_sweeps.default, (values, crow, col, b, b, omega, 2, "ssor", "color")),
+    ]
+    iterates = ops._relax_sweeps(values, crow, col, b, b, omega, 2, "ssor", "color")
+    calls.append((ops._relax_sweeps_bwd.default, (values, crow, col, omega, iterates, b, "ssor", "color")))
+    for op, arguments in calls:
+        torch.library.opcheck(op, arguments)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:torch", "ignore:.*should not be instantiated:DeprecationWarning"
+)
+def test_compiled() -> None:
+    values, pattern, b, _ = system(6, torch.float64)
+    x = torch.zeros_like(b)
+
+    @torch.compile(fullgraph=True)
+    def loss(values: Tensor, b: Tensor) -> Tensor:
+        solution = relax_solve(values, pattern, b, rtol=1e-12)
+        return solution.value.sum() + sweeps(x, b, values, 1.1, 2, pattern).square().sum()
+
+    inputs = [values.requires_grad_(), b.requires_grad_()]
+    compiled = torch.autograd.grad(loss(*inputs), inputs)
+    plain = relax_solve(values, pattern, b, rtol=1e-12).value.sum()
+    plain = plain + sweeps(x, b, values, 1.1, 2, pattern).square().sum()
+    for actual, expected in zip(compiled, torch.autograd.grad(plain, inputs), strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+V, P, B, _ = system(4, torch.float64)
+WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: relax_solve(V.numpy(), P, B), TypeError, "relax_solve: A_values must be a torch.Tensor"),
+    (lambda: relax_solve(V.to(torch.float16), P, B), TypeError, "A_values must have dtype"),
+    (lambda: relax_solve(V, P, B.float()), TypeError, "b must have dtype torch.float64 like A_values"),
+    (lambda: relax_solve(V, P, B[:3]), ValueError, r"b must have shape \(4,\) or \(4, k\) to go with A, got \(3,\)"),
+    (lambda: relax_solve(V, P, B, B[:3]), ValueError, r"x0 must have shape \(4,\) like b, got \(3,\)"),
+    (lambda: relax_solve(V, P[0], B), TypeError, r"pattern must be a pair \(crow, col\), got torch.Tensor"),
+    (lambda: relax_solve(V, (P[0].float(), P[1]), B), TypeError, "crow must be integers, got dtype torch.float32"),
+    (lambda: relax_solve(V[1:], P, B), ValueError, r"col must have the shape \(entries,\) of A_values"),
+    (lambda: relax_solve(V, P, B, method="kaczmarz"), ValueError, "method must be one of 'jacobi'"),
+    (lambda: relax_solve(V, P, B, method="jacobi", order="color"), ValueError, "order must be 'natural' for jacobi"),
+    (lambda: relax_solve(V, P, B, order=3), TypeError, "order must be a str, got int"),
+    (lambda: relax_solve(V, P, B, omega=2.5), ValueError, r"omega must be in \(0, 2\)"),
+    (lambda: relax_solve(V, P, B, omega="best"), ValueError, "omega must be a number, or 'auto' .* got 'best'"),
+    (lambda: relax_solve(V, P, B, method="gauss_seidel", omega="auto"), ValueError, "omega must be .* got 'auto'"),
+    (lambda: relax_solve(V, P, B, method="gauss_seidel", omega=1.5), ValueError, "omega must be 1 .*, got 1.5"),
+    (lambda: sweeps(B, B, V, 1.5, 1, P, method="gauss_seidel"), ValueError, "omega must be 1 .*, got 1.5"),
+    (
+        lambda: sweeps(B, B, V, torch.tensor(0.5), 1, P, method="gauss_seidel"),
+        ValueError,
+        "sweeps: omega must be 1 for gauss_seidel .*, got 0.5",
+    ),
+    (lambda: relax_solve(V * 0, P, B), ValueError, "A must have no zero on the diagonal, got 0 in row 0"),
+    (lambda: relax_solve(V / 0, P, B), ValueError, "A must be finite, got a value in row 0"),
+    (lambda: relax_solve(V, (P[0], P[1] + 1), B), ValueError, "A must have columns from 0 to 3"),
+    (lambda: sweeps(B, B, V, 1.0, -1, P), ValueError, "sweeps: k must be at least 0, got -1"),
+    (
+        lambda: sweeps(B, B, V, torch.ones(2), 1, P),
+        ValueError,
+        r"omega must be a number or a real tensor of one, got \(2,\)",
+    ),
+    (lambda: sweeps(B[:2], B, V, 1.0, 1, P), ValueError, r"x must have shape \(4,\) like b, got \(2,\)"),
+]
+
+
+@pytest.mark.parametrize("case", WRONG, ids=[str(i) for i in range(len(WRONG))])
+def test_refused(case: tuple[Callable[[], Any], type[Exception], str]) -> None:
+    call, error, match = case
+    with pytest.raises(error) as raised:
+        call()
+    assert re.search(match, str(raised.value)), raised.value
