@@ -1,42 +1,49 @@
 // fastiter._core: takes pointers and runs kernels without the GIL. python/fastiter/ has already checked all arguments.
-#include "module.hpp"
+#include "core/arguments.hpp"
+#include "core/cpu/kernels.hpp"
 #include "core/dispatch.hpp"
 #include "core/memory.hpp"
 #include "core/threads.hpp"
-#include "rnn/run.hpp"
 #include <cstdlib>
 #include <string>
+
+// A family defines its functions in bindings.cpp.
+namespace fastiter {
+namespace dense {
+void bind(py::module_& m);
+}
+namespace rnn {
+void bind(py::module_& m);
+}
+namespace scan {
+void bind(py::module_& m);
+}
+namespace delta {
+void bind(py::module_& m);
+}
+namespace newton {
+void bind(py::module_& m);
+}
+namespace quant {
+void bind(py::module_& m);
+}
+namespace relax {
+void bind(py::module_& m);
+}
+} // namespace fastiter
 
 using namespace fastiter;
 
 namespace {
 
-// c (M, N) = a (M, K) b (K, N) + bias; a_m, a_k, b_k, b_n: strides; c contiguous. For bf16, bias is float.
-template <class T>
-void gemm(int64_t M, int64_t N, int64_t K, py::handle a, int64_t a_m, int64_t a_k, py::handle b, int64_t b_k,
-          int64_t b_n, py::handle bias, py::handle c) {
-    const Matrix<T> of_a{address<const T>(a), a_m, a_k}, of_b{address<const T>(b), b_k, b_n};
-    const auto* added = address<const typename Gemm<T>::Sum>(bias);
-    T* to = address<T>(c);
-    py::gil_scoped_release release;
-    run_product<T>(M, N, K, of_a, of_b, added, to);
-}
-
-template <class T> void column_sums(py::handle x, int64_t M, int64_t N, py::handle out) {
-    const T* from = address<const T>(x);
-    T* to = address<T>(out);
-    py::gil_scoped_release release;
-    run_column_sums(from, M, N, to);
-}
-
 template <class T> void function(int f, py::handle x, py::handle out, int64_t n) {
-    kernels().of<T>().function[f](address<const T>(x), address<T>(out), n);
+    elementwise().of<T>().function[f](address<const T>(x), address<T>(out), n);
 }
 
 template <class T> T read_stream(py::handle x, int64_t n) {
     const T* from = address<const T>(x);
     py::gil_scoped_release release;
-    return kernels().of<T>().read_stream(from, n);
+    return elementwise().of<T>().read_stream(from, n);
 }
 
 // A block as a Python object with the buffer protocol; arrays and tensors that use its memory keep it alive.
@@ -52,13 +59,7 @@ private:
     size_t bytes_;
 };
 
-template <class T> void define_products(py::module_& m, const std::string& suffix) {
-    m.def(("gemm" + suffix).c_str(), gemm<T>);
-    m.def(("column_sums" + suffix).c_str(), column_sums<T>);
-}
-
 template <class T> void define(py::module_& m, const std::string& suffix) {
-    define_products<T>(m, suffix);
     m.def(("function" + suffix).c_str(), function<T>);
     m.def(("read_stream" + suffix).c_str(), read_stream<T>);
 }
@@ -85,16 +86,11 @@ PYBIND11_MODULE(_core, m) {
     m.def("idle_bytes", idle_bytes);
     define<float>(m, "_f32");
     define<double>(m, "_f64");
-    define_products<bf16>(m, "_bf16");
-    define_quant(m);
-    define_scan(m);
-    define_tensor(m);
-    define_layer(m);
-    define_fixed(m);
-    define_delta(m);
-    define_newton(m);
-    define_relax(m);
-    define_relax_tuners(m);
-    define_rnn(m);
-    define_step(m);
+    dense::bind(m);
+    rnn::bind(m);
+    scan::bind(m);
+    delta::bind(m);
+    newton::bind(m);
+    quant::bind(m);
+    relax::bind(m);
 }

@@ -1,10 +1,9 @@
 // Selects the instruction set: the best that is built and that this machine supports, or the one named by FASTITER_ISA.
 #pragma once
-#include "core/kernels.hpp"
+#include "core/tables.hpp"
 
 namespace fastiter {
 
-const Kernels& kernels();
 const char* isa_chosen();
 const char* isa_built();                  // names separated by spaces
 const char* isa_available();              // the built ones that this machine supports

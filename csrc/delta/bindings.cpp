@@ -1,10 +1,9 @@
 // fastiter._core: the delta rule. Arguments are in the order of the parameter structs' fields.
 #include "core/arguments.hpp"
 #include "delta/run.hpp"
-#include "module.hpp"
 #include <string>
 
-namespace fastiter {
+namespace fastiter::delta {
 namespace {
 
 // (address, row, time, factor, head), strides in elements; () is null.
@@ -72,9 +71,9 @@ template <class T> void define(py::module_& m, const std::string& suffix) {
 
 } // namespace
 
-void define_delta(py::module_& m) {
+void bind(py::module_& m) {
     define<float>(m, "_f32");
     define<double>(m, "_f64");
 }
 
-} // namespace fastiter
+} // namespace fastiter::delta

@@ -1,9 +1,8 @@
 #include "delta/run.hpp"
-#include "core/dispatch.hpp"
 #include "core/launch.hpp"
 #include <algorithm>
 
-namespace fastiter {
+namespace fastiter::delta {
 namespace {
 
 // As many threads as there are units of work; one if the work takes about as long as starting a team.
@@ -16,9 +15,9 @@ int useful(int threads, int64_t units, const DeltaShape& s) {
 } // namespace
 
 template <class T> void run_delta_forward(DeltaForward<T> p) {
-    const DeltaKernelsOf<T>& k = kernels().delta->of<T>();
+    const KernelsOf<T>& k = kernels().of<T>();
     auto job = [](const void* params, Team team) {
-        kernels().delta->of<T>().fwd(*static_cast<const DeltaForward<T>*>(params), team);
+        kernels().of<T>().fwd(*static_cast<const DeltaForward<T>*>(params), team);
     };
     run(p, job, [&](int threads) {
         threads = useful(threads, p.shape.rows * p.shape.N * k.blocks(p.shape), p.shape);
@@ -28,9 +27,9 @@ template <class T> void run_delta_forward(DeltaForward<T> p) {
 }
 
 template <class T> void run_delta_backward(DeltaBackward<T> p) {
-    const DeltaKernelsOf<T>& k = kernels().delta->of<T>();
+    const KernelsOf<T>& k = kernels().of<T>();
     auto job = [](const void* params, Team team) {
-        kernels().delta->of<T>().bwd(*static_cast<const DeltaBackward<T>*>(params), team);
+        kernels().of<T>().bwd(*static_cast<const DeltaBackward<T>*>(params), team);
     };
     run(p, job, [&](int threads) {
         const int64_t heads = p.shape.rows * p.shape.N, blocks = k.bwd_blocks(p.shape);
@@ -47,4 +46,4 @@ template <class T> void run_delta_backward(DeltaBackward<T> p) {
 FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)
 
-} // namespace fastiter
+} // namespace fastiter::delta

@@ -2,9 +2,9 @@
 #pragma once
 #include "delta/cpu/kernels.hpp"
 
-namespace fastiter {
+namespace fastiter::delta {
 
 template <class T> void run_delta_forward(DeltaForward<T> p);
 template <class T> void run_delta_backward(DeltaBackward<T> p);
 
-} // namespace fastiter
+} // namespace fastiter::delta

@@ -1,9 +1,9 @@
 // The diagonal cells of fastiter.newton.
-#include "module.hpp"
+#include "core/arguments.hpp"
 #include "newton/run.hpp"
 #include <string>
 
-namespace fastiter {
+namespace fastiter::newton {
 namespace {
 
 // An address with strides as a tuple (address, row, time, gate), or the ndarray (B, T, G, D) or (B, T, D) itself
@@ -88,9 +88,9 @@ template <class T> void define(py::module_& m, const std::string& suffix) {
 
 } // namespace
 
-void define_newton(py::module_& m) {
+void bind(py::module_& m) {
     define<float>(m, "_f32");
     define<double>(m, "_f64");
 }
 
-} // namespace fastiter
+} // namespace fastiter::newton

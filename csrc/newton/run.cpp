@@ -1,14 +1,13 @@
 #include "newton/run.hpp"
-#include "core/dispatch.hpp"
 #include "core/launch.hpp"
-#include "rnn/run.hpp"
+#include "core/rows.hpp"
 #include <algorithm>
 #include <vector>
 
-namespace fastiter {
+namespace fastiter::newton {
 namespace {
 
-template <class T> const NewtonKernelsOf<T>& table() { return kernels().newton->of<T>(); }
+template <class T> const KernelsOf<T>& table() { return kernels().of<T>(); }
 
 // Number of threads worth waking: each should have work for longer than waking it takes.
 int threads_for(const ParaShape& shape, int threads) {
@@ -76,4 +75,4 @@ template <class T> void run_para_backward(ParaBackward<T> p) {
 FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)
 
-} // namespace fastiter
+} // namespace fastiter::newton

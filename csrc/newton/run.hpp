@@ -2,7 +2,7 @@
 #pragma once
 #include "newton/cpu/kernels.hpp"
 
-namespace fastiter {
+namespace fastiter::newton {
 
 // lengths are in batch order (nullptr: all T); order, counts and workspace are filled in. With a window, Newton's
 // method: `steps` (2, B) or null then receives for each row the largest number of passes of its windows, and the number
@@ -10,4 +10,4 @@ namespace fastiter {
 template <class T> void run_para_forward(ParaForward<T> p, int64_t* steps);
 template <class T> void run_para_backward(ParaBackward<T> p);
 
-} // namespace fastiter
+} // namespace fastiter::newton

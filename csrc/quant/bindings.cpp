@@ -1,9 +1,13 @@
 // The `quant` functions of fastiter._core. python/fastiter/quant/_plan.py defines a format's numbers.
-#include "module.hpp"
+#include "core/arguments.hpp"
 #include "quant/run.hpp"
 #include <tuple>
 
-namespace fastiter {
+namespace fastiter::quant {
+
+// Defined in bindings_matmul.cpp
+void bind_matmul(py::module_& m);
+
 namespace {
 
 // Reads the fields of a tuple in sequence.
@@ -99,11 +103,12 @@ void random_words(uint64_t seed, uint64_t first, int64_t n, py::handle words) {
 
 } // namespace
 
-void define_quant(py::module_& m) {
+void bind(py::module_& m) {
     m.def("quantize", quantize);
     m.def("pack_codes", pack);
     m.def("random_words", random_words);
     m.def("quantize_gradient", gradient);
+    bind_matmul(m);
 }
 
-} // namespace fastiter
+} // namespace fastiter::quant

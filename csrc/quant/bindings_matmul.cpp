@@ -1,11 +1,10 @@
 // fastiter._core: fixed-point arithmetic on codes, and matrix products with a small-float accumulator. Arguments are in
 // the order of the fields.
 #include "core/arguments.hpp"
-#include "module.hpp"
 #include "quant/fixed_matmul.hpp"
 #include "quant/matmul.hpp"
 
-namespace fastiter {
+namespace fastiter::quant {
 namespace {
 
 PyObject* at(const py::handle& tuple, int i) { return PyTuple_GET_ITEM(tuple.ptr(), i); }
@@ -108,10 +107,10 @@ void quant_matmul(int64_t M, int64_t N, int64_t K, bool in_double, const py::tup
 
 } // namespace
 
-void define_fixed(py::module_& m) {
+void bind_matmul(py::module_& m) {
     m.def("fixed_matmul", matmul);
     m.def("fixed_convert", convert);
     m.def("quant_matmul", quant_matmul);
 }
 
-} // namespace fastiter
+} // namespace fastiter::quant

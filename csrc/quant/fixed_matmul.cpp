@@ -1,11 +1,10 @@
 #include "quant/fixed_matmul.hpp"
-#include "core/dispatch.hpp"
 #include "core/launch.hpp"
 #include "quant/fixed_plan.hpp"
 #include <algorithm>
 #include <vector>
 
-namespace fastiter {
+namespace fastiter::quant {
 namespace {
 
 // Number of threads worth using: a step takes from a hundredth of a nanosecond to ten nanoseconds.
@@ -18,11 +17,11 @@ int useful(int threads, const FixedMatmul& g) {
 
 void run_plan(FixedMatmul g) {
     auto job = [](const void* params, Team team) {
-        kernels().fixed->matmul(*static_cast<const FixedMatmul*>(params), team);
+        fixed_kernels().matmul(*static_cast<const FixedMatmul*>(params), team);
     };
     run(g, job, [&](int threads) {
         threads = useful(threads, g);
-        g.workspace = workspace.of(kernels().fixed->workspace(g, threads));
+        g.workspace = workspace.of(fixed_kernels().workspace(g, threads));
         return threads;
     });
 }
@@ -86,10 +85,10 @@ void run_fixed_convert(FixedConvert c, int width) {
     in.width = width, in.is_signed = c.in_signed;
     c.is_narrow = converts_narrow(in, c.target);
     auto job = [](const void* params, Team team) {
-        kernels().fixed->convert(*static_cast<const FixedConvert*>(params), team);
+        fixed_kernels().convert(*static_cast<const FixedConvert*>(params), team);
     };
     constexpr int64_t kSmall = 1 << 16;
     run(c, job, [&](int threads) { return c.n < kSmall ? 1 : threads; });
 }
 
-} // namespace fastiter
+} // namespace fastiter::quant

@@ -2,7 +2,7 @@
 #pragma once
 #include "quant/cpu/matmul/fixed_kernels.hpp"
 
-namespace fastiter {
+namespace fastiter::quant {
 
 // A batch of products: product i begins at these element offsets of a, b and out.
 struct FixedBatch {
@@ -16,4 +16,4 @@ struct FixedBatch {
 int run_fixed_matmul(const FixedMatmul& g, const FixedBatch& batch, FixedPath only);
 void run_fixed_convert(FixedConvert c, int width);
 
-} // namespace fastiter
+} // namespace fastiter::quant

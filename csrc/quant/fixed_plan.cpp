@@ -1,7 +1,7 @@
 #include "quant/fixed_plan.hpp"
 #include <algorithm>
 
-namespace fastiter {
+namespace fastiter::quant {
 namespace {
 
 __extension__ typedef unsigned __int128 Bound;
@@ -242,4 +242,4 @@ Safety safe_rows(const FixedMatmul& g, bool* is_safe) {
     return count == 0 ? Safety::no_row : count == g.M ? Safety::every_row : Safety::some_rows;
 }
 
-} // namespace fastiter
+} // namespace fastiter::quant

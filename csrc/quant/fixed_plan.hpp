@@ -2,7 +2,7 @@
 #pragma once
 #include "quant/cpu/matmul/fixed_kernels.hpp"
 
-namespace fastiter {
+namespace fastiter::quant {
 
 // Whether rounding depends on the product only, or there is none: a sum that cannot leave the format may then wrap at
 // the end.
@@ -19,4 +19,4 @@ Safety safe_rows(const FixedMatmul& g, bool* is_safe);
 // Whether assignments of single codes are exact in 64-bit lanes
 bool converts_narrow(const FixedCodes& in, const FixedTarget& target);
 
-} // namespace fastiter
+} // namespace fastiter::quant

@@ -2,8 +2,8 @@
 #pragma once
 #include "quant/cpu/matmul/float_kernels.hpp"
 
-namespace fastiter {
+namespace fastiter::quant {
 
 void run_quant_matmul(QuantMatmul g);
 
-} // namespace fastiter
+} // namespace fastiter::quant

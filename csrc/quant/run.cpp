@@ -1,10 +1,9 @@
 #include "quant/run.hpp"
-#include "core/dispatch.hpp"
 #include "core/launch.hpp"
 #include <algorithm>
 #include <vector>
 
-namespace fastiter {
+namespace fastiter::quant {
 namespace {
 
 // As many threads as have work for longer than waking them takes
@@ -17,9 +16,7 @@ int threads_for(int64_t elements, int threads) {
 
 QuantCounts run_quant(QuantJob job) {
     std::vector<QuantCounts> counts;
-    auto call = [](const void* params, Team team) {
-        kernels().quant->run(*static_cast<const QuantJob*>(params), team);
-    };
+    auto call = [](const void* params, Team team) { kernels().run(*static_cast<const QuantJob*>(params), team); };
     run(job, call, [&](int threads) {
         threads = threads_for(job.lines * job.n, threads);
         counts.assign(size_t(threads), {});
@@ -32,9 +29,7 @@ QuantCounts run_quant(QuantJob job) {
 }
 
 void run_pack(PackJob job) {
-    auto call = [](const void* params, Team team) {
-        kernels().quant->pack(*static_cast<const PackJob*>(params), team);
-    };
+    auto call = [](const void* params, Team team) { kernels().pack(*static_cast<const PackJob*>(params), team); };
     run(job, call, [&](int threads) { return threads_for(job.lines * job.n, threads); });
 }
 
@@ -42,7 +37,7 @@ double run_quant_gradient(QuantGradientJob job, bool sum) {
     std::vector<double> sums(sum ? size_t((job.n + kGradientPart - 1) / kGradientPart) : 0);
     job.sums = sum ? sums.data() : nullptr;
     auto call = [](const void* params, Team team) {
-        kernels().quant->gradient(*static_cast<const QuantGradientJob*>(params), team);
+        kernels().gradient(*static_cast<const QuantGradientJob*>(params), team);
     };
     run(job, call, [&](int threads) { return threads_for(job.n, threads); });
     double total = 0;
@@ -51,7 +46,7 @@ double run_quant_gradient(QuantGradientJob job, bool sum) {
 }
 
 void quant_random(uint64_t seed, uint64_t first, int64_t n, uint32_t* words) {
-    kernels().quant->random(seed, first, n, words);
+    kernels().random(seed, first, n, words);
 }
 
-} // namespace fastiter
+} // namespace fastiter::quant

@@ -1,11 +1,15 @@
 // The bindings of fastiter.relax.
-#include "module.hpp"
+#include "core/arguments.hpp"
 #include "relax/matrix.hpp"
 #include "relax/pattern.hpp"
 #include "relax/schwarz.hpp"
 #include <cstring>
 
-namespace fastiter {
+namespace fastiter::relax {
+
+// Defined in bindings_tuners.cpp
+void bind_tuners(py::module_& m);
+
 namespace {
 
 // Calls f<A, V>() with the number types of the matrix and the vectors: float32, float32 with float64, float64,
@@ -234,7 +238,7 @@ int64_t relax_check_colours(int64_t n, py::handle start, py::handle column, py::
 
 } // namespace
 
-void define_relax(py::module_& m) {
+void bind(py::module_& m) {
     py::class_<RelaxMatrix>(m, "RelaxMatrix").def("sweep", sweep).def("residual", residual);
     m.def("relax_rows", relax_rows);
     m.def("relax_slices", relax_slices);
@@ -250,6 +254,7 @@ void define_relax(py::module_& m) {
     m.def("relax_red_black", relax_red_black);
     m.def("relax_colour_clusters", relax_colour_clusters);
     m.def("relax_check_colours", relax_check_colours);
+    bind_tuners(m);
 }
 
-} // namespace fastiter
+} // namespace fastiter::relax

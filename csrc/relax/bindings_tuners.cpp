@@ -1,9 +1,9 @@
 // The learners of fastiter.relax's tuners. They keep the addresses of their arrays, which the caller must keep alive.
-#include "module.hpp"
+#include "core/arguments.hpp"
 #include "relax/tuners.hpp"
 #include <algorithm>
 
-namespace fastiter {
+namespace fastiter::relax {
 namespace {
 
 Tsallis tsallis(int64_t arms, py::handle estimate, py::handle total, py::handle rounds, py::handle chance,
@@ -31,7 +31,7 @@ template <class Learner, class Context> void probabilities(Learner& learner, Con
 
 } // namespace
 
-void define_relax_tuners(py::module_& m) {
+void bind_tuners(py::module_& m) {
     py::class_<Tsallis>(m, "Tsallis")
         .def(py::init(&tsallis))
         .def("probabilities", probabilities<Tsallis, int64_t>)
@@ -44,4 +44,4 @@ void define_relax_tuners(py::module_& m) {
         .def("update", &Chebyshev::update);
 }
 
-} // namespace fastiter
+} // namespace fastiter::relax

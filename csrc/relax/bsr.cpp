@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-namespace fastiter {
+namespace fastiter::relax {
 namespace {
 
 template <class A, class V> struct BlocksLayout : InClusters {
@@ -20,10 +20,10 @@ template <class A, class V> struct BlocksLayout : InClusters {
 
     int64_t chunks() const { return (blocks + kChunkRows - 1) / kChunkRows; }
     void sweep(const RelaxStep<V>& step, int64_t colour, Team team) const {
-        this->sweep_by(kernels().relax->of<A, V>().blocks, m, step, colour, team);
+        this->sweep_by(kernels().of<A, V>().blocks, m, step, colour, team);
     }
     void residual(const RelaxResidual<V>& r, int64_t first, int64_t last) const {
-        kernels().relax->of<A, V>().blocks_residual(m, r, first, last);
+        kernels().of<A, V>().blocks_residual(m, r, first, last);
     }
 };
 
@@ -137,4 +137,4 @@ std::unique_ptr<RelaxMatrix> prepare_blocks(const Csr<A>& csr, int size, int64_t
     template std::unique_ptr<RelaxMatrix> prepare_blocks<A, V>(const Csr<A>&, int, int64_t, const Clusters&, int64_t);
 FASTITER_RELAX_NUMBERS(FASTITER_INSTANTIATE)
 
-} // namespace fastiter
+} // namespace fastiter::relax

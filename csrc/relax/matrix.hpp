@@ -1,4 +1,4 @@
-// Matrices prepared for relaxation: permuted copies in the layouts of relax_kernels.hpp, and their sweeps.
+// Matrices prepared for relaxation: permuted copies in the layouts of relax/cpu/kernels.hpp, and their sweeps.
 #pragma once
 #include "core/memory.hpp"
 #include "relax/cpu/kernels.hpp"
@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-namespace fastiter {
+namespace fastiter::relax {
 
 // An array in a reusable memory block
 template <class T> class Memory {
@@ -100,4 +100,4 @@ std::unique_ptr<RelaxMatrix> prepare_stencil(const int64_t (&grid)[3], const T* 
 
 #define FASTITER_RELAX_NUMBERS(DO) DO(float, float) DO(float, double) DO(double, double) DO(Complex, Complex)
 
-} // namespace fastiter
+} // namespace fastiter::relax

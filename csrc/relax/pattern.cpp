@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
-namespace fastiter {
+namespace fastiter::relax {
 namespace {
 
 struct Transposed {
@@ -142,4 +142,4 @@ template Fault check_matrix(const Pattern&, int64_t, int64_t, const float*, int6
 template Fault check_matrix(const Pattern&, int64_t, int64_t, const double*, int64_t*);
 template Fault check_matrix(const Pattern&, int64_t, int64_t, const Complex*, int64_t*);
 
-} // namespace fastiter
+} // namespace fastiter::relax

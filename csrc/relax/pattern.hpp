@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace fastiter {
+namespace fastiter::relax {
 
 struct Pattern {
     int64_t n = 0;
@@ -33,4 +33,4 @@ enum class Fault { none, unsorted, pointers, column, not_finite };
 // Returns the worst fault and its first row. Unsorted: columns not strictly increasing, which includes duplicates.
 template <class A> Fault check_matrix(const Pattern&, int64_t columns, int64_t entries, const A* value, int64_t* row);
 
-} // namespace fastiter
+} // namespace fastiter::relax

@@ -3,7 +3,7 @@
 #include "relax/matrix.hpp"
 #include <algorithm>
 
-namespace fastiter {
+namespace fastiter::relax {
 
 // The entries of one row of the copy, sorted by the copy's columns
 struct Entry {
@@ -38,4 +38,4 @@ inline bool is_in(Part part, int64_t column, int64_t row) {
     return part == Part::all || (part == Part::lower ? column < row : column > row);
 }
 
-} // namespace fastiter
+} // namespace fastiter::relax

@@ -1,7 +1,7 @@
 #include "relax/schwarz.hpp"
 #include "relax/sweeps.hpp"
 
-namespace fastiter {
+namespace fastiter::relax {
 namespace {
 
 Complex operator+(Complex a, Complex b) { return {a.re + b.re, a.im + b.im}; }
@@ -87,4 +87,4 @@ void relax_subdomains(const Subdomains<A, V>& m, const V* x, V* y, const V* b, i
                                          bool);
 FASTITER_RELAX_NUMBERS(FASTITER_INSTANTIATE)
 
-} // namespace fastiter
+} // namespace fastiter::relax

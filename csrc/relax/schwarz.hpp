@@ -2,7 +2,7 @@
 #pragma once
 #include "relax/cpu/kernels.hpp"
 
-namespace fastiter {
+namespace fastiter::relax {
 
 // A (n, n) as CSR, and subdomains: lists of rows, each with a row-major matrix (rows, rows) in `inverse`
 template <class A, class V> struct Subdomains {
@@ -22,4 +22,4 @@ template <class A, class V>
 void relax_subdomains(const Subdomains<A, V>&, const V* x, V* y, const V* b, int64_t k, double keep, double omega,
                       bool backward);
 
-} // namespace fastiter
+} // namespace fastiter::relax

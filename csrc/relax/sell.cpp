@@ -2,7 +2,7 @@
 #include "relax/read.hpp"
 #include "relax/sweeps.hpp"
 
-namespace fastiter {
+namespace fastiter::relax {
 namespace {
 
 template <class A, class V> struct SlicesLayout {
@@ -33,10 +33,10 @@ template <class A, class V> struct SlicesLayout {
             }
             return low;
         };
-        kernels().relax->of<A, V>().slices(m, step, boundary(team.id), boundary(team.id + 1));
+        kernels().of<A, V>().slices(m, step, boundary(team.id), boundary(team.id + 1));
     }
     void residual(const RelaxResidual<V>& r, int64_t first, int64_t last) const {
-        kernels().relax->of<A, V>().slices_residual(m, r, first, last);
+        kernels().of<A, V>().slices_residual(m, r, first, last);
     }
 };
 
@@ -209,7 +209,7 @@ public:
                 for (int half = 0; half < (c.sweeps->kind == SweepKind::symmetric ? 2 : 1); ++half) {
                     RelaxStep<V> step{c.b, c.x, c.x, nullptr, c.k, c.sweeps->omega[s], 0, false};
                     step.backward = half == 1 || c.sweeps->kind == SweepKind::backward;
-                    kernels().relax->of<A, V>().projections(c.self->m_.m, step, column, end - column);
+                    kernels().of<A, V>().projections(c.self->m_.m, step, column, end - column);
                 }
         };
         run(call, job, [&](int threads) { return int(std::clamp<int64_t>((k + 7) / 8, 1, threads)); });
@@ -222,7 +222,7 @@ public:
         std::vector<V> own_r(r && !m_.order.empty() ? size_t(m_.n * k) : 0);
         V* to = own_r.empty() ? static_cast<V*>(r) : own_r.data();
         const RelaxResidual<V> step{own_b, static_cast<const V*>(x), to, k, parts.data()};
-        kernels().relax->of<A, V>().projections_residual(m_.m, step, 0, chunks);
+        kernels().of<A, V>().projections_residual(m_.m, step, 0, chunks);
         for (int64_t i = 0; i < int64_t(own_r.size()); ++i)
             static_cast<V*>(r)[m_.order[size_t(i / k)] * k + i % k] = own_r[size_t(i)];
         for (int64_t c = 0; c < k; ++c) norms[c] = 0;
@@ -306,4 +306,4 @@ std::unique_ptr<RelaxMatrix> prepare_projections(const Csr<A>& csr, int64_t colu
     template std::unique_ptr<RelaxMatrix> prepare_projections<A, V>(const Csr<A>&, int64_t, int64_t);
 FASTITER_RELAX_NUMBERS(FASTITER_INSTANTIATE)
 
-} // namespace fastiter
+} // namespace fastiter::relax

@@ -1,7 +1,7 @@
 // Matrix-free stencils: only the coefficients are stored, and one pass over the grid does several sweeps.
 #include "relax/sweeps.hpp"
 
-namespace fastiter {
+namespace fastiter::relax {
 namespace {
 
 template <class T> constexpr T one = T(1);
@@ -63,7 +63,7 @@ public:
         auto job = [](const void* p, Team team) {
             const Both& c = *static_cast<const Both*>(p);
             const auto [first, last] = part_of(0, c.self->m_.n0, team);
-            kernels().relax->stencil->of<T>().residual(c.self->m_, *c.residual, first, last);
+            stencil_kernels().of<T>().residual(c.self->m_, *c.residual, first, last);
         };
         run(both, job, [&](int threads) { return threads_for(threads); });
         *norms = 0;
@@ -90,7 +90,7 @@ private:
         T *x = c.x, *y = c.other;
         for (int64_t s = 0; s < c.sweeps->count; ++s) {
             RelaxStep<T> step{c.b, x, y, c.d, 1, c.sweeps->omega[s], c.d ? c.sweeps->momentum[s] : 0, false};
-            kernels().relax->stencil->of<T>().whole(m_, step, first, last);
+            stencil_kernels().of<T>().whole(m_, step, first, last);
             if (team.size > 1) wait(team.barriers[0], team.size);
             std::swap(x, y);
         }
@@ -104,7 +104,7 @@ private:
             for (int half = 0; half < (both ? 2 : 1); ++half) {
                 RelaxStep<T> step{c.b, c.x, c.x, nullptr, 1, c.sweeps->omega[s], 0, false};
                 step.backward = both ? half == 1 : c.sweeps->kind == SweepKind::backward;
-                const auto& kernel = kernels().relax->stencil->of<T>();
+                const auto& kernel = stencil_kernels().of<T>();
                 if (projections_)
                     kernel.projections(m_, step, order_.empty() ? nullptr : order_.data());
                 else
@@ -123,8 +123,8 @@ private:
                 for (int64_t t = 0; t < colours; ++t) {
                     const size_t colour = size_t(step.backward ? colours - 1 - t : t);
                     const auto [first, last] = part_of(clusters_.colours[colour], clusters_.colours[colour + 1], team);
-                    kernels().relax->stencil->of<T>().listed(m_, step, order_.data(), clusters_.rows[size_t(first)],
-                                                             clusters_.rows[size_t(last)]);
+                    stencil_kernels().of<T>().listed(m_, step, order_.data(), clusters_.rows[size_t(first)],
+                                                     clusters_.rows[size_t(last)]);
                     if (team.size > 1) wait(team.barriers[0], team.size);
                 }
             }
@@ -161,7 +161,7 @@ private:
             const RelaxStep<T> step{c.b, c.x, c.x, nullptr, 1, c.sweeps->omega[sweep], 0, false};
             const int64_t from = m_.n2 * part / parts, to = m_.n2 * (part + 1) / parts;
             for (int64_t plane = group * planes; plane < std::min(m_.n0, (group + 1) * planes); ++plane)
-                kernels().relax->stencil->of<T>().half(m_, step, plane, (turn % 2) ^ int(backward), from, to);
+                stencil_kernels().of<T>().half(m_, step, plane, (turn % 2) ^ int(backward), from, to);
         }
     }
 
@@ -201,4 +201,4 @@ FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)
 FASTITER_INSTANTIATE(Complex)
 
-} // namespace fastiter
+} // namespace fastiter::relax

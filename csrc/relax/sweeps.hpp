@@ -5,7 +5,7 @@
 #include "relax/matrix.hpp"
 #include <algorithm>
 
-namespace fastiter {
+namespace fastiter::relax {
 
 inline double wide(float x) { return double(x); }
 inline double wide(double x) { return x; }
@@ -209,4 +209,4 @@ struct InClusters {
     }
 };
 
-} // namespace fastiter
+} // namespace fastiter::relax

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <numeric>
 
-namespace fastiter {
+namespace fastiter::relax {
 namespace {
 
 constexpr int kNewtonSteps = 30;
@@ -241,4 +241,4 @@ void Chebyshev::fit_in_box(const double* gram, const double* moment) {
     }
 }
 
-} // namespace fastiter
+} // namespace fastiter::relax

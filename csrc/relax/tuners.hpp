@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-namespace fastiter {
+namespace fastiter::relax {
 
 struct TsallisArrays {
     double* estimate;    // (bins, arms): sums of loss / probability
@@ -68,4 +68,4 @@ private:
     std::vector<int> side_; // of each coefficient: 0 free, -1 or 1 fixed at that bound of the box
 };
 
-} // namespace fastiter
+} // namespace fastiter::relax

@@ -1,8 +1,14 @@
 // The `rnn` functions on arrays and tensors of any layout.
-#include "module.hpp"
+#include "core/arguments.hpp"
 #include "rnn/run.hpp"
 
-namespace fastiter {
+namespace fastiter::rnn {
+
+// Defined in bindings_layer.cpp, bindings_tensors.cpp, bindings_stream.cpp
+void bind_layer(py::module_& m);
+void bind_tensors(py::module_& m);
+void bind_stream(py::module_& m);
+
 namespace {
 
 // An address with strides as a tuple (address, row, time, gate, head), or the ndarray (B, T, G, N, D) or (B, T, N, D)
@@ -125,10 +131,13 @@ template <class S> void define(py::module_& m, const std::string& suffix) {
 
 } // namespace
 
-void define_rnn(py::module_& m) {
+void bind(py::module_& m) {
     define<float>(m, "_f32");
     define<double>(m, "_f64");
     define<bf16>(m, "_bf16");
+    bind_layer(m);
+    bind_tensors(m);
+    bind_stream(m);
 }
 
-} // namespace fastiter
+} // namespace fastiter::rnn

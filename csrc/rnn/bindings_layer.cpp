@@ -1,12 +1,15 @@
-// A torch.nn layer on dense tensors, input projection and recurrence in one call: the same as _rnn_layer.py in
+// A torch.nn layer on dense tensors, input projection and recurrence in one call: the same as python/fastiter/rnn/_torch/nn/layer.py in
 // python/fastiter/torch/nn does op by op, where a small layer spends most of its time between the ops. Handles only
 // plain arguments; for all others it returns None, and the op-by-op path runs.
-#include "core/dispatch.hpp"
+#include "core/arguments.hpp"
 #include "core/launch.hpp"
-#include "module.hpp"
+#include "dense/run.hpp"
 #include "rnn/views.hpp"
 
-namespace fastiter {
+namespace fastiter::rnn {
+
+using dense::run_column_sums, dense::run_product;
+
 namespace {
 
 // x (T, B, I), w_ih (G * H, I), w_hh (G * H, D), both biases (G * H,) or neither, the initial states (B, N, D) or none:
@@ -80,7 +83,7 @@ template <class S> py::object forward(const LayerInputs& in, bool reverse, bool 
     Workspace space;
     RnnForward<S> p;
     p.shape = in.shape(reverse);
-    const bool in_tiles = kernels().rnn<S>().multiplies_x(p.shape, in.I());
+    const bool in_tiles = kernels<S>().multiplies_x(p.shape, in.I());
     S* wx = in_tiles ? nullptr : static_cast<S*>(space.of(sizeof(S) * size_t(steps * B * in.gates())));
     if (in_tiles)
         p.x = {in.x.data<const S>(), in.I(), B * in.I(), in.I(), in.w_ih.data<const S>(), b.array(b.of_x)};
@@ -205,9 +208,9 @@ py::object layer_bwd(const py::tuple& cell, py::handle x, py::handle w_ih, py::h
 
 } // namespace
 
-void define_layer(py::module_& m) {
+void bind_layer(py::module_& m) {
     m.def("rnn_layer_fwd_tensors", layer_fwd);
     m.def("rnn_layer_bwd_tensors", layer_bwd);
 }
 
-} // namespace fastiter
+} // namespace fastiter::rnn

@@ -1,11 +1,11 @@
 // Stacks of layers that advance one time step at a time, on tensors. They detect weights that changed after packing.
+#include "core/arguments.hpp"
 #include "core/dlpack.hpp"
-#include "module.hpp"
 #include "rnn/stream.hpp"
 #include <algorithm>
 #include <cstring>
 
-namespace fastiter {
+namespace fastiter::rnn {
 namespace {
 
 // Snapshot of an entry of a module's parameter dict, to detect changes
@@ -196,9 +196,9 @@ template <class T> void define(py::module_& m, const char* name) {
 
 } // namespace
 
-void define_step(py::module_& m) {
+void bind_stream(py::module_& m) {
     define<float>(m, "RnnStream_f32");
     define<double>(m, "RnnStream_f64");
 }
 
-} // namespace fastiter
+} // namespace fastiter::rnn

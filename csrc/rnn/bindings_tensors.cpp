@@ -1,9 +1,9 @@
 // The recurrences on dense tensors in one call: the same as python/fastiter/rnn/_torch/ops.py does step by step. Handles
 // only valid, plain arguments; for all others it returns None, and the Python path runs and reports errors.
-#include "module.hpp"
+#include "core/arguments.hpp"
 #include "rnn/views.hpp"
 
-namespace fastiter {
+namespace fastiter::rnn {
 namespace {
 
 // wx (B, T, G, N, D), r (G, N, D, D), b (G, N, D) or None, the state or None. All match the shape of wx
@@ -154,11 +154,11 @@ py::object rnn_bwd(const py::tuple& cell, py::handle r, py::handle first, const 
 
 } // namespace
 
-void define_tensor(py::module_& m) {
+void bind_tensors(py::module_& m) {
     m.def("use_tensors", use_tensors);
     m.def("rnn_fits_tensors", rnn_fits);
     m.def("rnn_fwd_tensors", rnn_fwd);
     m.def("rnn_bwd_tensors", rnn_bwd);
 }
 
-} // namespace fastiter
+} // namespace fastiter::rnn

@@ -1,13 +1,13 @@
 // Recurrences in chunks of time (checkpointing), so that the backward pass needs the gates of one chunk only. Each
 // chunk is a call of the same kernels, which reuse the packed r of the previous chunk.
-#include "core/dispatch.hpp"
 #include "core/launch.hpp"
+#include "core/rows.hpp"
 #include "rnn/run.hpp"
 #include "rnn/weight_gradient.hpp"
 #include <algorithm>
 #include <utility>
 
-namespace fastiter {
+namespace fastiter::rnn {
 namespace {
 
 // Steps [begin, begin + shape.T) of the whole sequence. Rows keep the whole's order, which fixes the order of sums over
@@ -68,10 +68,8 @@ template <class Params> struct Repeated {
 
 template <class S> struct RepeatedForward : Repeated<RnnForward<S>> {
     void operator()(RnnForward<S>& p) {
-        const RnnKernels<S>& k = kernels().rnn<S>();
-        auto job = [](const void* x, Team team) {
-            kernels().rnn<S>().fwd(*static_cast<const RnnForward<S>*>(x), team);
-        };
+        const Kernels<S>& k = kernels<S>();
+        auto job = [](const void* x, Team team) { kernels<S>().fwd(*static_cast<const RnnForward<S>*>(x), team); };
         this->run(p, k, false, job,
                   [&](const RnnShape& whole, const RnnPlan& plan) { return k.fwd_workspace(whole, plan, 0); });
     }
@@ -79,9 +77,9 @@ template <class S> struct RepeatedForward : Repeated<RnnForward<S>> {
 
 template <class S> struct RepeatedRecompute : Repeated<RnnForward<S>> {
     void operator()(RnnForward<S>& p) {
-        const RnnKernels<S>& k = kernels().rnn<S>();
+        const Kernels<S>& k = kernels<S>();
         auto job = [](const void* x, Team team) {
-            kernels().rnn<S>().recompute(*static_cast<const RnnForward<S>*>(x), team);
+            kernels<S>().recompute(*static_cast<const RnnForward<S>*>(x), team);
         };
         this->run(p, k, false, job, k.recompute_workspace);
     }
@@ -89,10 +87,8 @@ template <class S> struct RepeatedRecompute : Repeated<RnnForward<S>> {
 
 template <class S> struct RepeatedBackward : Repeated<RnnBackward<S>> {
     void operator()(RnnBackward<S>& p) {
-        const RnnKernels<S>& k = kernels().rnn<S>();
-        auto job = [](const void* x, Team team) {
-            kernels().rnn<S>().bwd(*static_cast<const RnnBackward<S>*>(x), team);
-        };
+        const Kernels<S>& k = kernels<S>();
+        auto job = [](const void* x, Team team) { kernels<S>().bwd(*static_cast<const RnnBackward<S>*>(x), team); };
         this->run(p, k, true, job, [&](const RnnShape& whole, const RnnPlan& plan) {
             return k.bwd_workspace(whole, plan, p.dr != nullptr);
         });
@@ -223,4 +219,4 @@ FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)
 FASTITER_INSTANTIATE(bf16)
 
-} // namespace fastiter
+} // namespace fastiter::rnn

@@ -1,10 +1,9 @@
 #include "rnn/stream.hpp"
-#include "core/dispatch.hpp"
 #include "core/threads.hpp"
 #include <algorithm>
 #include <utility>
 
-namespace fastiter {
+namespace fastiter::rnn {
 namespace {
 
 // Bytes of weights per thread: about 25 microseconds of reading. With fewer, two threads gain less, and they are slower
@@ -22,7 +21,7 @@ template <class T> void copy(const T* from, int64_t count, T* to) {
 template <class T>
 template <class Take>
 void StepStream<T>::lay_out(const StepWeights<T>& from, StepLayer<T>& layer, Take take) {
-    const StepKernelsOf<T>& k = kernels().step->of<T>();
+    const StepKernels<T>& k = step_kernels<T>();
     const CellSize cell = cell_size(stack_.cell);
     const int64_t units = stack_.N * from.width, lines = stack_.B * units;
     layer.inputs = from.inputs, layer.width = from.width, layer.projected = from.projected;
@@ -56,7 +55,7 @@ StepStream<T>::StepStream(Cell cell, int64_t rows, int64_t heads, double clip_st
         StepLayer<T>& layer = layers_[i];
         lay_out(from, layer, take);
         const int64_t units = heads * from.width;
-        kernels().step->of<T>().pack(stack_, layer, from.w_ih, from.r, from.w_hr);
+        step_kernels<T>().pack(stack_, layer, from.w_ih, from.r, from.w_hr);
         copy(from.b_x, gates * units, layer.b_x);
         copy(from.b_h, gates * units, layer.b_h);
         copy(from.to_first, gates * rows * units, layer.to_first);
@@ -96,7 +95,7 @@ template <class T> int StepStream<T>::threads() const {
 template <class T> void StepStream<T>::advance(const T* x, int64_t x_row, T* y) {
     stack_.x = x, stack_.x_row = x_row, stack_.y = y;
     auto job = [](const void* stack, Team team) {
-        kernels().step->of<T>().run(*static_cast<const StepStack<T>*>(stack), team);
+        step_kernels<T>().run(*static_cast<const StepStack<T>*>(stack), team);
     };
     if (!run_team(threads(), job, &stack_)) run_team(1, job, &stack_);
     ++stack_.turn;
@@ -125,4 +124,4 @@ void StepStream<T>::step_from(const T* const (&first)[kMaxStates], const T* x, i
 template class StepStream<float>;
 template class StepStream<double>;
 
-} // namespace fastiter
+} // namespace fastiter::rnn

@@ -6,7 +6,7 @@
 #include <mutex>
 #include <vector>
 
-namespace fastiter {
+namespace fastiter::rnn {
 
 // The unpacked arrays of a layer, as in StepLayer; read only by the constructor.
 template <class T> struct StepWeights {
@@ -51,4 +51,4 @@ private:
     mutable std::mutex mutex_; // serialises steps of several threads
 };
 
-} // namespace fastiter
+} // namespace fastiter::rnn

@@ -1,10 +1,11 @@
 // Shared by the recurrences' bindings on tensors: cells, tensors of states, and new tensors.
 #pragma once
+#include "core/copy.hpp"
 #include "core/dlpack.hpp"
 #include "rnn/run.hpp"
 #include <vector>
 
-namespace fastiter {
+namespace fastiter::rnn {
 
 // (code, gates, states, saved) of python/fastiter/rnn/_cells.py
 struct CellOf {
@@ -146,4 +147,4 @@ template <class F> py::object stored_as(int bits, F f) {
                         : f.template operator()<double>();
 }
 
-} // namespace fastiter
+} // namespace fastiter::rnn

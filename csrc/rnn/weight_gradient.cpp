@@ -6,7 +6,7 @@
 #include <type_traits>
 #include <vector>
 
-namespace fastiter {
+namespace fastiter::rnn {
 namespace {
 
 template <class S> S* at(const Steps<S>& s, const RnnShape& shape, int64_t row, int64_t t) {
@@ -190,4 +190,4 @@ template class WeightGradient<float>;
 template class WeightGradient<double>;
 template class WeightGradient<bf16>;
 
-} // namespace fastiter
+} // namespace fastiter::rnn

@@ -2,9 +2,12 @@
 // afterwards.
 #pragma once
 #include "core/launch.hpp"
+#include "dense/run.hpp"
 #include "rnn/run.hpp"
 
-namespace fastiter {
+namespace fastiter::rnn {
+
+using dense::Gemm, dense::Matrix, dense::SplitIndex;
 
 template <class S> class WeightGradient {
 public:
@@ -23,4 +26,4 @@ private:
     Workspace dq_, sums_;
 };
 
-} // namespace fastiter
+} // namespace fastiter::rnn

@@ -1,9 +1,9 @@
 // The scans of fastiter._core.
-#include "module.hpp"
+#include "core/arguments.hpp"
 #include "scan/run.hpp"
 #include <string>
 
-namespace fastiter {
+namespace fastiter::scan {
 namespace {
 
 // (address, row, time), strides in elements; () or 0: none
@@ -94,7 +94,7 @@ template <class S, class T> void define(py::module_& m, const std::string& suffi
 
 } // namespace
 
-void define_scan(py::module_& m) {
+void bind(py::module_& m) {
     define<float, float>(m, "_f32");
     define<double, double>(m, "_f64");
     define<bf16, float>(m, "_bf16");
@@ -102,4 +102,4 @@ void define_scan(py::module_& m) {
     define_block<double>(m, "_f64");
 }
 
-} // namespace fastiter
+} // namespace fastiter::scan

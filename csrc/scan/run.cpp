@@ -1,9 +1,8 @@
 #include "scan/run.hpp"
-#include "core/dispatch.hpp"
 #include "core/launch.hpp"
 #include <algorithm>
 
-namespace fastiter {
+namespace fastiter::scan {
 namespace {
 
 // As many threads as have work for longer than waking them takes
@@ -17,17 +16,17 @@ int threads_for(const ScanShape& s, int64_t per_number, int threads) {
 
 template <class S, class T> void run_linear_scan(LinearScan<S, T> p) {
     auto job = [](const void* params, Team team) {
-        kernels().scan->linear<S>().forward(*static_cast<const LinearScan<S, T>*>(params), team);
+        kernels().linear<S>().forward(*static_cast<const LinearScan<S, T>*>(params), team);
     };
     run(p, job, [&](int threads) { return threads_for(p.shape, 1, threads); });
 }
 
 template <class S, class T> void run_linear_scan_gradient(LinearScanGradient<S, T> p) {
     auto job = [](const void* params, Team team) {
-        kernels().scan->linear<S>().gradient(*static_cast<const LinearScanGradient<S, T>*>(params), team);
+        kernels().linear<S>().gradient(*static_cast<const LinearScanGradient<S, T>*>(params), team);
     };
     run(p, job, [&](int threads) {
-        const size_t bytes = kernels().scan->linear<S>().gradient_workspace(p);
+        const size_t bytes = kernels().linear<S>().gradient_workspace(p);
         p.workspace = bytes ? workspace.of(bytes) : nullptr;
         return threads_for(p.shape, 2, threads);
     });
@@ -35,17 +34,17 @@ template <class S, class T> void run_linear_scan_gradient(LinearScanGradient<S, 
 
 template <class T> void run_block_scan(BlockScan<T> p) {
     auto job = [](const void* params, Team team) {
-        kernels().scan->block<T>().forward(*static_cast<const BlockScan<T>*>(params), team);
+        kernels().block<T>().forward(*static_cast<const BlockScan<T>*>(params), team);
     };
     run(p, job, [&](int threads) { return threads_for(p.shape, p.K, threads); });
 }
 
 template <class T> void run_block_scan_gradient(BlockScanGradient<T> p) {
     auto job = [](const void* params, Team team) {
-        kernels().scan->block<T>().gradient(*static_cast<const BlockScanGradient<T>*>(params), team);
+        kernels().block<T>().gradient(*static_cast<const BlockScanGradient<T>*>(params), team);
     };
     run(p, job, [&](int threads) {
-        const size_t bytes = kernels().scan->block<T>().gradient_workspace(p);
+        const size_t bytes = kernels().block<T>().gradient_workspace(p);
         p.workspace = bytes ? workspace.of(bytes) : nullptr;
         return threads_for(p.shape, 2 * p.K, threads);
     });
@@ -63,4 +62,4 @@ FASTITER_INSTANTIATE(float, float)
 FASTITER_INSTANTIATE(double, double)
 FASTITER_INSTANTIATE(bf16, float)
 
-} // namespace fastiter
+} // namespace fastiter::scan

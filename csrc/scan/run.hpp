@@ -2,11 +2,11 @@
 #pragma once
 #include "scan/cpu/kernels.hpp"
 
-namespace fastiter {
+namespace fastiter::scan {
 
 template <class S, class T> void run_linear_scan(LinearScan<S, T> p);
 template <class S, class T> void run_linear_scan_gradient(LinearScanGradient<S, T> p);
 template <class T> void run_block_scan(BlockScan<T> p);
 template <class T> void run_block_scan_gradient(BlockScanGradient<T> p);
 
-} // namespace fastiter
+} // namespace fastiter::scan

@@ -131,7 +131,7 @@ template <int NV, int V> FASTITER_INLINE void store_two(vec<float>* out) {
 }
 
 // Multiplies V vectors from FIRST on. Calls ask(row) for this call's share of the rows during the product: see
-// multiply_tile of rnn_tile.hpp.
+// multiply_tile of rnn/cpu/tile.hpp.
 template <bool TWO, int NV, int FIRST, int V, class Ask>
 FASTITER_INLINE void multiply_vectors(int rows, const TileProduct& p, Ask ask) {
     if constexpr (TWO)

@@ -1,8 +1,9 @@
 // The elementwise vector functions, and a read of an array at cache bandwidth.
-#include "core/cpu/elementwise.hpp"
+#include "core/cpu/kernels.hpp"
 #include "core/cpu/vmath.hpp"
 
 namespace fastiter::FASTITER_LEVEL {
+namespace {
 
 template <class T, Function F> void apply_function(const T* x, T* out, int64_t n) {
     for (int64_t i = 0; i < n; i += lanes<T>) {
@@ -29,13 +30,15 @@ template <class T> T read_stream(const T* x, int64_t n) {
     return total;
 }
 
-#define FASTITER_INSTANTIATE(T)                                                    \
-    template void apply_function<T, Function::exp>(const T*, T*, int64_t);         \
-    template void apply_function<T, Function::sigmoid>(const T*, T*, int64_t);     \
-    template void apply_function<T, Function::tanh>(const T*, T*, int64_t);        \
-    template void apply_function<T, Function::log_sigmoid>(const T*, T*, int64_t); \
-    template T read_stream(const T*, int64_t);
-FASTITER_INSTANTIATE(float)
-FASTITER_INSTANTIATE(double)
+template <class T>
+constexpr ElementwiseOf<T> kernels_of = {
+    {apply_function<T, Function::exp>, apply_function<T, Function::sigmoid>, apply_function<T, Function::tanh>,
+     apply_function<T, Function::log_sigmoid>},
+    read_stream<T>,
+};
+
+} // namespace
+
+const Elementwise elementwise = {kernels_of<float>, kernels_of<double>};
 
 } // namespace fastiter::FASTITER_LEVEL

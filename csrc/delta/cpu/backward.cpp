@@ -2,7 +2,7 @@
 // saved state and the saved e; then the chunks of the period run from last to first.
 #include "delta/cpu/chunkwise.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::delta::FASTITER_LEVEL {
 namespace {
 
 // Gradients are summed over the column blocks of a head. Either one thread runs the blocks in order and accumulates in
@@ -390,4 +390,4 @@ template <class T> void delta_bwd(const DeltaBackward<T>& p, Team team) {
 FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::delta::FASTITER_LEVEL

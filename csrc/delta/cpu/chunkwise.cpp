@@ -2,7 +2,7 @@
 // of the steps within a chunk is a triangular system in e.
 #include "delta/cpu/chunkwise.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::delta::FASTITER_LEVEL {
 namespace {
 
 template <class T> struct ChunkByChunk {
@@ -133,4 +133,4 @@ template <class T> void delta_chunk(const DeltaForward<T>& p, Team team) {
 FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::delta::FASTITER_LEVEL

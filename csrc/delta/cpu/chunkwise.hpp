@@ -5,7 +5,7 @@
 #include "delta/cpu/sequences.hpp"
 #include "delta/cpu/tile.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::delta::FASTITER_LEVEL {
 
 constexpr int64_t kBlockColumns = 64; // columns of a state per block
 
@@ -152,4 +152,4 @@ template <class T> FASTITER_INLINE Matrix<T> upward(Matrix<T> x, int64_t rows) {
     return {x.data + (rows - 1) * x.row, -x.row, x.column};
 }
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::delta::FASTITER_LEVEL

@@ -3,8 +3,11 @@
 #pragma once
 #include "core/cpu/strided.hpp"
 #include "core/cpu/team.hpp"
+#include "core/tables.hpp"
 
-namespace fastiter {
+FASTITER_FAMILY(delta)
+
+namespace fastiter::delta {
 
 // A row is one sequence with one state. Packed arrays have one line, and a row is steps [starts[row], starts[row] +
 // lengths[row]) of it. Without starts, it is the first lengths[row] steps (nullptr: all T) of line `row`.
@@ -61,7 +64,7 @@ template <class T> struct DeltaBackward {
     void* workspace = nullptr;
 };
 
-template <class T> struct DeltaKernelsOf {
+template <class T> struct KernelsOf {
     int64_t (*blocks)(const DeltaShape&); // number of independent column blocks, forward
     size_t (*fwd_workspace)(const DeltaForward<T>&, int threads);
     void (*fwd)(const DeltaForward<T>&, Team);
@@ -70,10 +73,10 @@ template <class T> struct DeltaKernelsOf {
     void (*bwd)(const DeltaBackward<T>&, Team);
 };
 
-struct DeltaKernels {
-    DeltaKernelsOf<float> f32;
-    DeltaKernelsOf<double> f64;
-    template <class T> const DeltaKernelsOf<T>& of() const {
+struct Kernels {
+    KernelsOf<float> f32;
+    KernelsOf<double> f64;
+    template <class T> const KernelsOf<T>& of() const {
         if constexpr (sizeof(T) == 4)
             return f32;
         else
@@ -81,4 +84,6 @@ struct DeltaKernels {
     }
 };
 
-} // namespace fastiter
+FASTITER_TABLE(Kernels, kernels)
+
+} // namespace fastiter::delta

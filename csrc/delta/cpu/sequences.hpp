@@ -3,9 +3,7 @@
 #include "core/cpu/simd.hpp"
 #include "delta/cpu/kernels.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
-
-extern const DeltaKernels delta_kernels;
+namespace fastiter::delta::FASTITER_LEVEL {
 
 template <class T> int64_t delta_chunk_blocks(const DeltaShape& s);
 template <class T> size_t delta_chunk_workspace(const DeltaForward<T>& p, int threads);
@@ -75,4 +73,4 @@ template <class T> inline void clear(T* x, int64_t count) {
     for (int64_t i = 0; i < count; ++i) x[i] = T(0);
 }
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::delta::FASTITER_LEVEL

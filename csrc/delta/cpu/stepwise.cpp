@@ -3,7 +3,7 @@
 #include "core/cpu/tile.hpp"
 #include "delta/cpu/sequences.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::delta::FASTITER_LEVEL {
 namespace {
 
 constexpr int kVectors = 4; // per block: their o, r and w stay in registers
@@ -151,12 +151,12 @@ template <class T> void forward(const DeltaForward<T>& p, Team team) {
 }
 
 template <class T>
-constexpr DeltaKernelsOf<T> kernels_of = {
+constexpr KernelsOf<T> kernels_for = {
     forward_blocks<T>, forward_workspace<T>, forward<T>, delta_bwd_blocks<T>, delta_bwd_workspace<T>, delta_bwd<T>,
 };
 
 } // namespace
 
-extern const DeltaKernels delta_kernels = {kernels_of<float>, kernels_of<double>};
+const Kernels kernels = {kernels_for<float>, kernels_for<double>};
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::delta::FASTITER_LEVEL

@@ -2,7 +2,7 @@
 #include "core/cpu/pack.hpp"
 #include "core/cpu/tile.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::delta::FASTITER_LEVEL {
 namespace {
 
 constexpr int kPanelVectors = 4;
@@ -139,4 +139,4 @@ void row_dots(const T* a, int64_t a_row, const T* b, int64_t b_row, int64_t rows
 FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::delta::FASTITER_LEVEL

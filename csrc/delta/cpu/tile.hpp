@@ -1,8 +1,11 @@
 // Small matrix products on cached matrices whose rows are whole vectors, for the chunks of the delta rule.
 #pragma once
 #include "core/cpu/simd.hpp"
+#include "core/tables.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+FASTITER_FAMILY(delta)
+
+namespace fastiter::delta::FASTITER_LEVEL {
 
 // Number of terms in the sum of row i: all, or as many as causality allows, i * times + plus or i / over + plus. The
 // terms beyond are skipped, not multiplied by zero, so that a NaN among them does not spread.
@@ -51,4 +54,4 @@ void transpose_lines(const T* x, int64_t x_row, int64_t rows, int64_t columns, T
 template <class T>
 void row_dots(const T* a, int64_t a_row, const T* b, int64_t b_row, int64_t rows, int64_t columns, T* out);
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::delta::FASTITER_LEVEL

@@ -2,7 +2,7 @@
 #include "core/cpu/tile.hpp"
 #include "dense/cpu/gemm.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::dense::FASTITER_LEVEL {
 
 // Each thread sums its own columns over all rows in order, 64 rows at a time to limit the growth of rounding errors.
 // The result does not depend on the number of threads.
@@ -31,4 +31,6 @@ template void column_sums(const float*, int64_t, int64_t, int64_t, float*, Team)
 template void column_sums(const double*, int64_t, int64_t, int64_t, double*, Team);
 template void column_sums(const bf16*, int64_t, int64_t, int64_t, bf16*, Team);
 
-} // namespace fastiter::FASTITER_LEVEL
+const ColumnSumsKernels column_sums_kernels = {column_sums<float>, column_sums<double>, column_sums<bf16>};
+
+} // namespace fastiter::dense::FASTITER_LEVEL

@@ -2,7 +2,7 @@
 #include "core/cpu/simd.hpp"
 #include "dense/cpu/kernels.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::dense::FASTITER_LEVEL {
 
 // The sum over k is split into blocks of at most this, whatever the number of threads, so that a's tile fits the
 // first-level cache.
@@ -15,4 +15,4 @@ template <class T> size_t gemm_workspace(const Gemm<T>& g, int threads);
 template <class T> void gemm(const Gemm<T>& g, Team team);
 template <class S> void column_sums(const S* x, int64_t x_m, int64_t M, int64_t N, S* out, Team team);
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::dense::FASTITER_LEVEL

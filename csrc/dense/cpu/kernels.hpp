@@ -1,11 +1,14 @@
-// Arguments of the matrix product and of the elementwise functions
+// Arguments of the matrix product and of the sums of columns
 #pragma once
 #include "core/cpu/bf16.hpp"
 #include "core/cpu/team.hpp"
+#include "core/tables.hpp"
 #include <cstddef>
 #include <cstdint>
 
-namespace fastiter {
+FASTITER_FAMILY(dense)
+
+namespace fastiter::dense {
 
 // An index (outer, inner) over items i: item i is at (i / inner) * outer_stride + (i % inner) * inner_stride.
 struct SplitIndex {
@@ -48,7 +51,18 @@ template <class T> struct GemmKernels {
     void (*multiply)(const Gemm<T>&, Team);
 };
 
-enum class Function { exp, sigmoid, tanh, log_sigmoid };
-constexpr int kFunctions = 4;
+// out[i] = sum over rows of x[row][i]; x (M, N) with row stride x_m. bf16 are summed as floats and rounded once.
+template <class T> using ColumnSums = void (*)(const T* x, int64_t x_m, int64_t M, int64_t N, T* out, Team);
 
-} // namespace fastiter
+struct ColumnSumsKernels {
+    ColumnSums<float> f32;
+    ColumnSums<double> f64;
+    ColumnSums<bf16> bf16_;
+};
+
+FASTITER_TABLE(GemmKernels<float>, gemm_f32)
+FASTITER_TABLE(GemmKernels<double>, gemm_f64)
+FASTITER_TABLE_BF16(GemmKernels<bf16>, gemm_bf16)
+FASTITER_TABLE(ColumnSumsKernels, column_sums_kernels)
+
+} // namespace fastiter::dense

@@ -1,12 +1,12 @@
 // c = a b + bias: packed panels of b stay in the outer caches, blocks of a in the second level, tiles of c in
-// registers. bf16 are packed in pairs of k, as in rnn_product.hpp, and accumulated as floats. A packed line of b holds
+// registers. bf16 are packed in pairs of k, as in core/cpu/product.hpp, and accumulated as floats. A packed line of b holds
 // all columns of a panel at one k (bf16: one pair of k). So does a packed line of a with all rows, except for AMX
 // tiles, which read contiguous k of a row.
 #pragma once
 #include "core/cpu/product.hpp"
 #include "dense/cpu/gemm.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::dense::FASTITER_LEVEL {
 
 template <class T> struct MatrixProduct {
     static constexpr int W = lanes<T>, depth = side_by_side<T>, kPanelVectors = on_tiles<T> ? 2 : 4,
@@ -341,4 +341,4 @@ template <class T> void gemm(const Gemm<T>& g, Team team) {
     stream_fence();
 }
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::dense::FASTITER_LEVEL

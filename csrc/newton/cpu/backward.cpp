@@ -2,7 +2,7 @@
 // factors are recomputed from the saved states. The same pass computes the gradients of x, a and p.
 #include "newton/cpu/lines.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::newton::FASTITER_LEVEL {
 namespace {
 
 template <class T, class C> struct ParaBackwardSteps {
@@ -148,4 +148,4 @@ template <class T, class C> void para_backward(const ParaBackward<T>& p, Team te
 FASTITER_INSTANTIATE_ALL(float)
 FASTITER_INSTANTIATE_ALL(double)
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::newton::FASTITER_LEVEL

@@ -1,4 +1,4 @@
-// The cells with diagonal recurrent weights, one time step each, on vectors of units (equations: newton_kernels.hpp).
+// The cells with diagonal recurrent weights, one time step each, on vectors of units (equations: kernels.hpp).
 //
 //   begin(x, a, p, s, keep), finish(s, keep)  s: states, before the step in, after it out. Two calls, so that several
 //                                             vectors of units run the first and then the second: each is a long
@@ -14,7 +14,11 @@
 #pragma once
 #include "rnn/cpu/cells.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+FASTITER_FAMILY(newton)
+
+namespace fastiter::newton::FASTITER_LEVEL {
+
+using namespace fastiter::rnn::FASTITER_LEVEL; // the sLSTM's step
 
 // Derivatives of a sigmoid and of a tanh with value s
 template <class T> FASTITER_INLINE vec<T> slope_of_sigmoid(vec<T> s) { return s * (T(1) - s); }
@@ -189,4 +193,4 @@ template <class T> struct ParaSlstm {
     }
 };
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::newton::FASTITER_LEVEL

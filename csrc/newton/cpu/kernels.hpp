@@ -9,8 +9,11 @@
 #pragma once
 #include "core/cpu/strided.hpp"
 #include "core/cpu/team.hpp"
+#include "core/tables.hpp"
 
-namespace fastiter {
+FASTITER_FAMILY(newton)
+
+namespace fastiter::newton {
 
 enum class ParaCell { gru, lstm, slstm };
 
@@ -66,7 +69,7 @@ template <class T> struct ParaBackward {
     void* workspace = nullptr;
 };
 
-template <class T> struct NewtonKernelsOf {
+template <class T> struct KernelsOf {
     void (*forward)(const ParaForward<T>&, Team); // step by step
     int64_t (*newton_blocks)(const ParaShape&);   // blocks of units that converge independently, row by row
     size_t (*newton_workspace)(const ParaForward<T>&, int threads);
@@ -75,10 +78,10 @@ template <class T> struct NewtonKernelsOf {
     void (*backward)(const ParaBackward<T>&, Team);
 };
 
-struct NewtonKernels {
-    NewtonKernelsOf<float> f32;
-    NewtonKernelsOf<double> f64;
-    template <class T> const NewtonKernelsOf<T>& of() const {
+struct Kernels {
+    KernelsOf<float> f32;
+    KernelsOf<double> f64;
+    template <class T> const KernelsOf<T>& of() const {
         if constexpr (sizeof(T) == 4)
             return f32;
         else
@@ -86,4 +89,6 @@ struct NewtonKernels {
     }
 };
 
-} // namespace fastiter
+FASTITER_TABLE(Kernels, kernels)
+
+} // namespace fastiter::newton

@@ -5,7 +5,7 @@
 #include "newton/cpu/cells.hpp"
 #include "newton/cpu/kernels.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::newton::FASTITER_LEVEL {
 
 template <class T, class C> void para_forward(const ParaForward<T>& p, Team team);
 template <class T, class C> size_t para_backward_workspace(const ParaShape& shape);
@@ -110,4 +110,4 @@ template <class T> inline void clear_padding(const Steps<T>& s, int gates, const
             store_up_to(s.data + line.row * s.row + t * s.time + g * s.gate + line.unit, vec<T>{}, count);
 }
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::newton::FASTITER_LEVEL

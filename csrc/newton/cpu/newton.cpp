@@ -8,7 +8,7 @@
 // loop from its first step on.
 #include "newton/cpu/sequential.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::newton::FASTITER_LEVEL {
 namespace {
 
 // L lines of one row that converge together
@@ -245,4 +245,4 @@ template <class T, class C> void newton(const ParaForward<T>& p, Team team) {
 FASTITER_INSTANTIATE_ALL(float)
 FASTITER_INSTANTIATE_ALL(double)
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::newton::FASTITER_LEVEL

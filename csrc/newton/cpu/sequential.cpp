@@ -2,7 +2,7 @@
 // hide the latency of their activations.
 #include "newton/cpu/sequential.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::newton::FASTITER_LEVEL {
 
 template <class T, class C>
 template <int L, bool FULL>
@@ -89,7 +89,7 @@ template <class T, class F> auto with_cell(ParaCell cell, F f) {
 }
 
 template <class T>
-constexpr NewtonKernelsOf<T> kernels_of = {
+constexpr KernelsOf<T> kernels_for = {
     [](const ParaForward<T>& p, Team team) {
         with_cell<T>(p.shape.cell, [&]<class C>() { para_forward<T, C>(p, team); });
     },
@@ -108,7 +108,6 @@ constexpr NewtonKernelsOf<T> kernels_of = {
 
 } // namespace
 
-extern const NewtonKernels newton_kernels;
-const NewtonKernels newton_kernels = {kernels_of<float>, kernels_of<double>};
+const Kernels kernels = {kernels_for<float>, kernels_for<double>};
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::newton::FASTITER_LEVEL

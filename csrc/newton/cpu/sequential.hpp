@@ -2,7 +2,7 @@
 #pragma once
 #include "newton/cpu/lines.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::newton::FASTITER_LEVEL {
 
 constexpr int kSide = 4;     // lines that advance together: enough to hide the latency of the activations
 constexpr int64_t kTurn = 4; // steps per turn before the next lines of the group
@@ -43,4 +43,4 @@ template <class T, class C> struct ParaSteps {
     }
 };
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::newton::FASTITER_LEVEL

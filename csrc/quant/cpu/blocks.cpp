@@ -3,7 +3,7 @@
 #include "quant/cpu/quantize.hpp"
 #include "quant/cpu/significand.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 // ---- vectors of 16 bytes for each of several blocks ----------------------------------------------------------------
@@ -280,4 +280,4 @@ template <class T> QuantKernel<T> block_kernel(const QuantFormat& f) {
 template QuantKernel<float> block_kernel<float>(const QuantFormat&);
 template QuantKernel<double> block_kernel<double>(const QuantFormat&);
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

@@ -2,7 +2,7 @@
 #include "quant/cpu/quantize.hpp"
 #include "quant/cpu/significand.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 template <class T> struct unsigned_of {
@@ -126,4 +126,4 @@ void pack_codes(const PackJob& job, Team team) {
     with_code(job.type, job.codes, 0, [&](auto* codes) { lines(job, codes, begin, end); });
 }
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

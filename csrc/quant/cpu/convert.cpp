@@ -1,7 +1,7 @@
 // Conversion of 16-bit elements and of codes, from and to the type that kernels compute in.
 #include "quant/cpu/quantize.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 template <class To, class From> FASTITER_INLINE To bits_as(From x) {
@@ -99,4 +99,4 @@ template void widen(const void*, Element, int64_t, int64_t, double*);
 template void narrow(const float*, int64_t, Element, int64_t, void*);
 template void narrow(const double*, int64_t, Element, int64_t, void*);
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

@@ -1,8 +1,8 @@
 // Fixed point with every rounding and overflow mode, in floating point. Formats that exceed T's precision:
-// quant_wide.cpp.
+// wide.cpp.
 #include "quant/cpu/quantize.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 template <class T> struct Constants {
@@ -144,4 +144,4 @@ template void shifted_integers(const QuantFormat&, const float*, const float*, f
 template void shifted_integers(const QuantFormat&, const double*, const double*, double*, int64_t, const uint32_t*,
                                QuantCounts&);
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

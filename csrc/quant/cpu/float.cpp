@@ -1,9 +1,9 @@
 // Small floats with every rounding, overflow and set of special values. Formats beyond T's exponent range:
-// quant_wide.cpp.
+// wide.cpp.
 #include "quant/cpu/quantize.hpp"
 #include "quant/cpu/significand.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 template <class T> struct Constants {
@@ -82,4 +82,4 @@ template <class T> QuantKernel<T> float_kernel(const QuantFormat& f) {
 template QuantKernel<float> float_kernel<float>(const QuantFormat&);
 template QuantKernel<double> float_kernel<double>(const QuantFormat&);
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

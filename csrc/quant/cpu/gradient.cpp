@@ -1,7 +1,7 @@
 // The straight-through gradient of rounding, and the sum for the gradient of a scale.
 #include "quant/cpu/quantize.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 // Every instruction set uses the same number of partial sums, so that results are bitwise the same.
@@ -43,4 +43,4 @@ void quant_gradient(const QuantGradientJob& job, Team team) {
     }
 }
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

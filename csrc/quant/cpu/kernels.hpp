@@ -2,10 +2,13 @@
 // sets. docs/quant/index.md has every format; python/fastiter/quant/_plan.py fills these structures.
 #pragma once
 #include "core/cpu/team.hpp"
+#include "core/tables.hpp"
 #include <cstddef>
 #include <cstdint>
 
-namespace fastiter {
+FASTITER_FAMILY(quant)
+
+namespace fastiter::quant {
 
 // Rounding to an integer. Ties of half_*: up, toward zero, down, away from zero; of even: to the even number.
 enum class Rounding { down, zero, half_up, half_zero, half_down, half_away, even, up, away, stochastic };
@@ -168,21 +171,13 @@ struct QuantGradientJob {
     double* sums = nullptr;
 };
 
-struct QuantKernels {
+struct Kernels {
     void (*run)(const QuantJob&, Team);
     void (*pack)(const PackJob&, Team);
     void (*random)(uint64_t seed, uint64_t first, int64_t n, uint32_t* words);
     void (*gradient)(const QuantGradientJob&, Team);
 };
 
-namespace baseline {
-extern const QuantKernels quant_kernels;
-}
-namespace v3 {
-extern const QuantKernels quant_kernels;
-}
-namespace v4 {
-extern const QuantKernels quant_kernels;
-}
+FASTITER_TABLE(Kernels, kernels)
 
-} // namespace fastiter
+} // namespace fastiter::quant

@@ -4,7 +4,7 @@
 #include <immintrin.h>
 #endif
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 typedef uint64_t Pairs __attribute__((vector_size(kVectorBytes)));
@@ -88,4 +88,4 @@ void random_numbers(uint64_t seed, uint64_t first, int64_t n, uint32_t* words) {
     for (; slot < all; ++slot) slots<1>(first / 4, slot, k0, k1, words);
 }
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

@@ -2,7 +2,7 @@
 #include "quant/cpu/quantize.hpp"
 #include "quant/cpu/significand.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 template <class T> struct unsigned_of {
@@ -87,4 +87,4 @@ template <class T> QuantKernel<T> posit_kernel(const QuantFormat& f) {
 template QuantKernel<float> posit_kernel<float>(const QuantFormat&);
 template QuantKernel<double> posit_kernel<double>(const QuantFormat&);
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

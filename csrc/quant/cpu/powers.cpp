@@ -2,7 +2,7 @@
 #include "quant/cpu/quantize.hpp"
 #include "quant/cpu/significand.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 template <class T> struct Powers {
@@ -65,4 +65,4 @@ template <class T> QuantKernel<T> powers_kernel(const QuantFormat& f) {
 template QuantKernel<float> powers_kernel<float>(const QuantFormat&);
 template QuantKernel<double> powers_kernel<double>(const QuantFormat&);
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

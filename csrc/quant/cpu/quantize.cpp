@@ -2,7 +2,7 @@
 // pieces that stay in the first-level cache, converted and scaled before and after.
 #include "quant/cpu/quantize.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 constexpr int64_t kPiece = 1024;
@@ -154,6 +154,6 @@ void run(const QuantJob& job, Team team) {
 
 } // namespace
 
-extern const QuantKernels quant_kernels = {run, pack_codes, random_numbers, quant_gradient};
+const Kernels kernels = {run, pack_codes, random_numbers, quant_gradient};
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

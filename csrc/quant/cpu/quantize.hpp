@@ -2,7 +2,7 @@
 #pragma once
 #include "quant/cpu/rounding.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 
 // Results larger than this, in bytes, are written with streaming stores.
 constexpr int64_t kStreamFrom = 8 << 20;
@@ -129,4 +129,4 @@ template <class T> void store_codes(const QuantFormat&, const T* y, int64_t n, E
 void pack_codes(const PackJob&, Team);
 void quant_gradient(const QuantGradientJob&, Team);
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

@@ -3,7 +3,7 @@
 #include "core/cpu/simd.hpp"
 #include "quant/cpu/kernels.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 
 // The random words of lanes<T> elements
 template <class T> struct random_words_of {
@@ -174,4 +174,4 @@ template <class T> struct NanSeen {
 // machines.
 void random_numbers(uint64_t seed, uint64_t first, int64_t n, uint32_t* words);
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

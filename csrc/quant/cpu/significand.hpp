@@ -2,7 +2,7 @@
 #pragma once
 #include "quant/cpu/rounding.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 
 template <class T> constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52; // mantissa bits of T
 template <class T> constexpr int kBias = sizeof(T) == 4 ? 127 : 1023;
@@ -73,4 +73,4 @@ template <class T, Rounding R> FASTITER_INLINE vec<T> without_bits(vec<T> x, ran
     return select<T>(x != x, x + T(0), y);
 }
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

@@ -2,7 +2,7 @@
 #include "quant/cpu/quantize.hpp"
 #include "quant/cpu/significand.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 constexpr int kShort = 32; // tables up to this size are searched linearly
@@ -215,4 +215,4 @@ template <class T> QuantKernel<T> table_kernel(const QuantFormat& f) {
 template QuantKernel<float> table_kernel<float>(const QuantFormat&);
 template QuantKernel<double> table_kernel<double>(const QuantFormat&);
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

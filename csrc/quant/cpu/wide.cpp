@@ -2,7 +2,7 @@
 // input.
 #include "quant/cpu/quantize.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 using Wide = __int128;
@@ -186,4 +186,4 @@ void wide_float(const QuantFormat& f, const double* x, double* y, int64_t n, con
     }
 }
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

@@ -1,7 +1,7 @@
 // Block relaxation sweeps; the diagonal blocks are inverted beforehand.
 #include "relax/cpu/columns.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::relax::FASTITER_LEVEL {
 namespace {
 
 // Address of block entry `at`. A batch of k matrices stores k values per entry; `column` selects the first.
@@ -141,4 +141,4 @@ void relax_blocks_residual(const RelaxBlocks<A, V>& m, const RelaxResidual<V>& s
     template void relax_blocks_residual(const RelaxBlocks<A, V>&, const RelaxResidual<V>&, int64_t, int64_t);
 FASTITER_RELAX_NUMBERS(FASTITER_INSTANTIATE)
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::relax::FASTITER_LEVEL

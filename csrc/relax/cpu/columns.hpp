@@ -3,7 +3,7 @@
 #pragma once
 #include "relax/cpu/relax.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::relax::FASTITER_LEVEL {
 
 template <int Width> struct few;
 #define FASTITER_FEW(WIDTH)                                                           \
@@ -131,4 +131,4 @@ FASTITER_INLINE void relax_columns(const RelaxStep<V>& s, int64_t at, S scale, c
     }
 }
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::relax::FASTITER_LEVEL

@@ -3,14 +3,30 @@
 #pragma once
 #include "relax/cpu/relax.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::relax::FASTITER_LEVEL {
 
 struct complexes {
     vec<double> v;
 };
-template <> struct vector_of<Complex> {
-    typedef complexes type;
+
+} // namespace fastiter::relax::FASTITER_LEVEL
+
+namespace fastiter::FASTITER_LEVEL {
+
+template <> struct vector_of<relax::Complex> {
+    typedef relax::FASTITER_LEVEL::complexes type;
 };
+
+} // namespace fastiter::FASTITER_LEVEL
+
+namespace fastiter::relax::FASTITER_LEVEL {
+
+// The overloads below would hide those of real numbers.
+using fastiter::FASTITER_LEVEL::broadcast;
+using fastiter::FASTITER_LEVEL::fma;
+using fastiter::FASTITER_LEVEL::load;
+using fastiter::FASTITER_LEVEL::store;
+
 template <class T> struct real_type {
     typedef T type;
 };
@@ -94,4 +110,4 @@ template <class T, size_t... I> FASTITER_INLINE mask<real_of<T>> alternate(std::
     return mask<real_of<T>>{(I / reals_of<T> % 2 == 0 ? -1 : 0)...};
 }
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::relax::FASTITER_LEVEL

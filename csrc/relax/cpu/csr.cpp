@@ -1,7 +1,7 @@
 // Clustered CSR sweeps, row by row: natural order, any other order, and batches of matrices with one sparsity pattern.
 #include "relax/cpu/columns.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::relax::FASTITER_LEVEL {
 namespace {
 
 // sum -= the entries of one row, except for the two neighbours' and the diagonal
@@ -166,4 +166,4 @@ void relax_rows_residual(const RelaxRows<A, V>& m, const RelaxResidual<V>& s, in
     template void relax_rows_residual(const RelaxRows<A, V>&, const RelaxResidual<V>&, int64_t, int64_t);
 FASTITER_RELAX_NUMBERS(FASTITER_INSTANTIATE)
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::relax::FASTITER_LEVEL

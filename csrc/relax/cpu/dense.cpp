@@ -1,7 +1,7 @@
 // Dense matrices, projections onto rows (Kaczmarz), and the kernel table of relaxation.
 #include "relax/cpu/columns.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::relax::FASTITER_LEVEL {
 namespace {
 
 constexpr int kLines = 8; // partial sums of a long row, the same number on every instruction set
@@ -137,17 +137,14 @@ void relax_projections_residual(const RelaxProjections<A, V>& m, const RelaxResi
 
 namespace {
 template <class A, class V>
-constexpr RelaxKernelsOf<A, V> kernels_of = {
+constexpr KernelsOf<A, V> kernels_for = {
     relax_rows<A, V>,        relax_rows_residual<A, V>,        relax_slices<A, V>, relax_slices_residual<A, V>,
     relax_blocks<A, V>,      relax_blocks_residual<A, V>,      relax_dense<A, V>,  relax_dense_residual<A, V>,
     relax_projections<A, V>, relax_projections_residual<A, V>,
 };
 } // namespace
 
-extern const RelaxStencilKernels relax_stencil_kernels; // declared here, beside the kernels that it lists
+const Kernels kernels = {kernels_for<float, float>, kernels_for<float, double>, kernels_for<double, double>,
+                         kernels_for<Complex, Complex>};
 
-extern const RelaxKernels relax_kernels = {kernels_of<float, float>, kernels_of<float, double>,
-                                           kernels_of<double, double>, kernels_of<Complex, Complex>,
-                                           &relax_stencil_kernels};
-
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::relax::FASTITER_LEVEL

@@ -8,8 +8,11 @@
 // same for every instruction set and number of threads. The entries do not include the diagonal.
 #pragma once
 #include "core/cpu/team.hpp"
+#include "core/tables.hpp"
 
-namespace fastiter {
+FASTITER_FAMILY(relax)
+
+namespace fastiter::relax {
 
 struct Complex {
     double re, im;
@@ -111,7 +114,7 @@ template <class A, class V> struct RelaxProjections {
 };
 
 // Every range is [first, last): clusters, slices, rows, or chunks of rows; columns of x: [column, column + columns).
-template <class A, class V> struct RelaxKernelsOf {
+template <class A, class V> struct KernelsOf {
     void (*rows)(const RelaxRows<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last, int64_t column,
                  int64_t columns);
     void (*rows_residual)(const RelaxRows<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
@@ -142,7 +145,7 @@ template <class T> struct RelaxStencil {
 
 // All arithmetic is in T, with fused multiply-add if the hardware has it. Planes are along axis 0; colours form a
 // chessboard.
-template <class T> struct RelaxStencilKernelsOf {
+template <class T> struct StencilKernelsOf {
     // columns [first, last) of one plane: the points whose indices and colour have an even sum
     void (*half)(const RelaxStencil<T>&, const RelaxStep<T>&, int64_t plane, int64_t colour, int64_t first,
                  int64_t last);
@@ -154,11 +157,11 @@ template <class T> struct RelaxStencilKernelsOf {
     void (*residual)(const RelaxStencil<T>&, const RelaxResidual<T>&, int64_t first, int64_t last); // norms (n0)
 };
 
-struct RelaxStencilKernels {
-    RelaxStencilKernelsOf<float> f32;
-    RelaxStencilKernelsOf<double> f64;
-    RelaxStencilKernelsOf<Complex> c128;
-    template <class T> const RelaxStencilKernelsOf<T>& of() const {
+struct StencilKernels {
+    StencilKernelsOf<float> f32;
+    StencilKernelsOf<double> f64;
+    StencilKernelsOf<Complex> c128;
+    template <class T> const StencilKernelsOf<T>& of() const {
         if constexpr (sizeof(T) == 4)
             return f32;
         else if constexpr (sizeof(T) == 8)
@@ -168,13 +171,12 @@ struct RelaxStencilKernels {
     }
 };
 
-struct RelaxKernels {
-    RelaxKernelsOf<float, float> f32;
-    RelaxKernelsOf<float, double> mixed;
-    RelaxKernelsOf<double, double> f64;
-    RelaxKernelsOf<Complex, Complex> c128;
-    const RelaxStencilKernels* stencil;
-    template <class A, class V> const RelaxKernelsOf<A, V>& of() const {
+struct Kernels {
+    KernelsOf<float, float> f32;
+    KernelsOf<float, double> mixed;
+    KernelsOf<double, double> f64;
+    KernelsOf<Complex, Complex> c128;
+    template <class A, class V> const KernelsOf<A, V>& of() const {
         if constexpr (sizeof(A) == 16)
             return c128;
         else if constexpr (sizeof(A) == 8)
@@ -186,4 +188,8 @@ struct RelaxKernels {
     }
 };
 
-} // namespace fastiter
+FASTITER_TABLE(Kernels, kernels)
+
+FASTITER_TABLE(StencilKernels, stencil_kernels)
+
+} // namespace fastiter::relax

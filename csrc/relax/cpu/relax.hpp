@@ -3,7 +3,7 @@
 #include "core/cpu/simd.hpp"
 #include "relax/cpu/kernels.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::relax::FASTITER_LEVEL {
 
 FASTITER_INLINE double wide(float x) { return double(x); }
 FASTITER_INLINE double wide(double x) { return x; }
@@ -25,7 +25,7 @@ FASTITER_INLINE double square(Complex x) { return x.re * x.re + x.im * x.im; }
 FASTITER_INLINE double conjugate(double x) { return x; }
 FASTITER_INLINE Complex conjugate(Complex x) { return {x.re, -x.im}; }
 
-// Updates one number of y from z: the formula at the head of relax_kernels.hpp.
+// Updates one number of y from z: the formula at the head of kernels.hpp.
 template <class V> FASTITER_INLINE void relax_one(const RelaxStep<V>& s, int64_t at, sum_of<V> z) {
     const double keep = 1 - s.omega;
     if (s.d) {
@@ -78,7 +78,7 @@ template <class V, int K> struct ChunkResidual {
     }
 };
 
-// The kernels, as declared in relax_kernels.hpp
+// The kernels, as declared in kernels.hpp
 template <class A, class V>
 void relax_rows(const RelaxRows<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last, int64_t column,
                 int64_t columns);
@@ -103,4 +103,4 @@ void relax_projections(const RelaxProjections<A, V>&, const RelaxStep<V>&, int64
 template <class A, class V>
 void relax_projections_residual(const RelaxProjections<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::relax::FASTITER_LEVEL

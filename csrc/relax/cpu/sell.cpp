@@ -1,7 +1,7 @@
 // SELL kernels, eight independent rows at a time: coloured sweeps, Jacobi, Chebyshev and residuals.
 #include "relax/cpu/columns.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::relax::FASTITER_LEVEL {
 namespace {
 
 constexpr int kParts = kSliceRows / lanes<double>; // vectors with one number per row
@@ -67,7 +67,7 @@ FASTITER_INLINE void slice_sums(const RelaxSlices<A, V>& m, const V* b, const V*
     }
 }
 
-// The formula at the head of relax_kernels.hpp, for a full slice
+// The formula at the head of kernels.hpp, for a full slice
 template <class A, class V>
 FASTITER_INLINE void whole_slice(const RelaxSlices<A, V>& m, const RelaxStep<V>& s, int64_t slice) {
     const double keep = 1 - s.omega;
@@ -183,4 +183,4 @@ void relax_slices_residual(const RelaxSlices<A, V>& m, const RelaxResidual<V>& s
     template void relax_slices_residual(const RelaxSlices<A, V>&, const RelaxResidual<V>&, int64_t, int64_t);
 FASTITER_RELAX_NUMBERS(FASTITER_INSTANTIATE)
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::relax::FASTITER_LEVEL

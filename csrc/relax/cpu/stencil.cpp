@@ -1,7 +1,7 @@
 // Matrix-free relaxation of 5-point and 7-point stencils on grids.
 #include "relax/cpu/complex.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::relax::FASTITER_LEVEL {
 namespace {
 
 // keep x + scale b + sum of factor_q x_q: a sweep with constant coefficients, in the fewest operations
@@ -295,11 +295,11 @@ void stencil_residual(const RelaxStencil<T>& m, const RelaxResidual<T>& s, int64
 }
 
 template <class T>
-constexpr RelaxStencilKernelsOf<T> kernels_of = {stencil_half<T>,   stencil_whole<T>,       stencil_natural<T>,
-                                                 stencil_listed<T>, stencil_projections<T>, stencil_residual<T>};
+constexpr StencilKernelsOf<T> kernels_for = {stencil_half<T>,   stencil_whole<T>,       stencil_natural<T>,
+                                             stencil_listed<T>, stencil_projections<T>, stencil_residual<T>};
 
 } // namespace
 
-extern const RelaxStencilKernels relax_stencil_kernels = {kernels_of<float>, kernels_of<double>, kernels_of<Complex>};
+const StencilKernels stencil_kernels = {kernels_for<float>, kernels_for<double>, kernels_for<Complex>};
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::relax::FASTITER_LEVEL

@@ -4,7 +4,7 @@
 #pragma once
 #include "rnn/cpu/gradient_block.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::rnn::FASTITER_LEVEL {
 template <class S, class C> struct Backward {
     typedef rnn_value<S> T;
     static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = Visits<S>::U, R = rows_of_tile<S, U>;
@@ -375,4 +375,4 @@ template <class S, class C> void backward(const RnnBackward<S>& p, Team team) {
     f.sum_db(team);
 }
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::rnn::FASTITER_LEVEL

@@ -1,7 +1,7 @@
 #include "rnn/cpu/table.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::rnn::FASTITER_LEVEL {
 
-extern const RnnKernels<bf16> rnn_bf16 = rnn_kernels_of<bf16>;
+const Kernels<bf16> kernels_bf16 = kernels_for<bf16>;
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::rnn::FASTITER_LEVEL

@@ -15,8 +15,11 @@
 // torch's order; docs/rnn/index.md has the derivations.
 #pragma once
 #include "core/cpu/vmath.hpp"
+#include "core/tables.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+FASTITER_FAMILY(rnn)
+
+namespace fastiter::rnn::FASTITER_LEVEL {
 
 // h = tanh(a) or max(a, 0)
 template <class T, bool RELU> struct Elman {
@@ -150,4 +153,4 @@ template <class T> struct Slstm {
     }
 };
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::rnn::FASTITER_LEVEL

@@ -1,7 +1,7 @@
 #include "rnn/cpu/table.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::rnn::FASTITER_LEVEL {
 
-extern const RnnKernels<float> rnn_f32 = rnn_kernels_of<float>;
+const Kernels<float> kernels_f32 = kernels_for<float>;
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::rnn::FASTITER_LEVEL

@@ -1,7 +1,7 @@
 #include "rnn/cpu/table.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::rnn::FASTITER_LEVEL {
 
-extern const RnnKernels<double> rnn_f64 = rnn_kernels_of<double>;
+const Kernels<double> kernels_f64 = kernels_for<double>;
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::rnn::FASTITER_LEVEL

@@ -1,9 +1,9 @@
 // Forward pass of the recurrences. For each step: a tile of rows times a panel of r in registers, then the cell on the
-// accumulators before they are stored. The cells are in rnn_cells.hpp.
+// accumulators before they are stored. The cells are in cells.hpp.
 #pragma once
 #include "rnn/cpu/partition.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::rnn::FASTITER_LEVEL {
 template <class S, class C> struct Forward {
     typedef rnn_value<S> T;
     static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = panel_units<C>, R = rows_of_tile<S, G * U>;
@@ -395,4 +395,4 @@ template <class S> RnnPlan rnn_plan(const RnnShape& shape, bool backward, int th
     return best;
 }
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::rnn::FASTITER_LEVEL

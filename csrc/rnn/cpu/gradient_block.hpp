@@ -2,7 +2,7 @@
 #pragma once
 #include "rnn/cpu/partition.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::rnn::FASTITER_LEVEL {
 
 // Number of steps buffered for the gradient of r: 128 rows, which fill the first-level cache, or one step. It does not
 // depend on threads or chunks, so neither do the sums.
@@ -176,4 +176,4 @@ template <class S> struct Visits {
     }
 };
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::rnn::FASTITER_LEVEL

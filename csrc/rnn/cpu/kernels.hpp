@@ -3,8 +3,11 @@
 #include "core/cpu/bf16.hpp"
 #include "core/cpu/strided.hpp"
 #include "core/cpu/team.hpp"
+#include "core/tables.hpp"
 
-namespace fastiter {
+FASTITER_FAMILY(rnn)
+
+namespace fastiter::rnn {
 
 enum class Cell { elman_tanh, elman_relu, lstm, gru, slstm };
 
@@ -143,7 +146,7 @@ template <class S> struct RnnBackward {
     bool is_packed = false; // r is already packed in the workspace
 };
 
-template <class S> struct RnnKernels {
+template <class S> struct Kernels {
     RnnPlan (*plan)(const RnnShape&, bool backward, int threads);
     // Whether fwd accepts x with I numbers instead of wx
     bool (*multiplies_x)(const RnnShape&, int64_t I);
@@ -156,4 +159,17 @@ template <class S> struct RnnKernels {
     void (*bwd)(const RnnBackward<S>&, Team);
 };
 
-} // namespace fastiter
+FASTITER_TABLE(Kernels<float>, kernels_f32)
+FASTITER_TABLE(Kernels<double>, kernels_f64)
+FASTITER_TABLE_BF16(Kernels<bf16>, kernels_bf16)
+
+template <class S> const Kernels<S>& kernels() {
+    if constexpr (sizeof(S) == 2)
+        return kernels_bf16();
+    else if constexpr (sizeof(S) == 4)
+        return kernels_f32();
+    else
+        return kernels_f64();
+}
+
+} // namespace fastiter::rnn

@@ -4,7 +4,7 @@
 #include "rnn/cpu/cells.hpp"
 #include "rnn/cpu/tile.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::rnn::FASTITER_LEVEL {
 
 // Vectors of units per panel in the forward pass: for cells with several gates, one vector fills a tile.
 template <class C> constexpr int panel_units = C::gates == 1 ? 4 : 1;
@@ -152,4 +152,4 @@ template <class T> inline void clear(T* line, int64_t begin, int64_t end) {
     for (int64_t u = begin; u < end; ++u) line[u] = T{};
 }
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::rnn::FASTITER_LEVEL

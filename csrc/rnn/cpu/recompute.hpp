@@ -1,10 +1,10 @@
 // Recomputes what the forward pass did not store, the saved values and the states other than h, from h of all steps. No
 // product depends on the previous step then: a tile takes consecutive steps of a row, and only the elementwise part of
-// the cell is sequential. Sums and cells are bitwise those of rnn_forward.hpp.
+// the cell is sequential. Sums and cells are bitwise those of forward.hpp.
 #pragma once
 #include "rnn/cpu/forward.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::rnn::FASTITER_LEVEL {
 template <class S, class C> struct Recompute : Forward<S, C> {
     typedef Forward<S, C> Base;
     typedef rnn_value<S> T;
@@ -125,4 +125,4 @@ template <class S, class C> void recompute(const RnnForward<S>& p, Team team) {
     for (int64_t n = heads.begin; n < heads.end; ++n) f.run_head(n);
 }
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::rnn::FASTITER_LEVEL

@@ -1,11 +1,13 @@
-// One time step of a stack of layers with prepacked weights. Every sum has the order of gemm_kernel.hpp and
-// rnn_forward.hpp, so that results are bitwise equal to a run over all steps.
+// One time step of a stack of layers with prepacked weights. Every sum has the order of dense/cpu/matrix_product.hpp and
+// forward.hpp, so that results are bitwise equal to a run over all steps.
 #pragma once
 #include "dense/cpu/gemm.hpp"
 #include "rnn/cpu/stream_kernels.hpp"
 #include "rnn/cpu/table.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::rnn::FASTITER_LEVEL {
+
+using dense::FASTITER_LEVEL::block_of_sum;
 
 // acc = sum over k of x[i][k] panel[k][v], in the blocks of the matrix product, with the bias added after the first
 // block
@@ -207,6 +209,6 @@ template <class T> void step_run(const StepStack<T>& p, Team team) {
 }
 
 template <class T>
-constexpr StepKernelsOf<T> step_kernels_of = {step_panels<T>, step_projection<T>, step_pack<T>, step_run<T>};
+constexpr StepKernels<T> step_kernels_for = {step_panels<T>, step_projection<T>, step_pack<T>, step_run<T>};
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::rnn::FASTITER_LEVEL

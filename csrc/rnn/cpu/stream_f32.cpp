@@ -1,7 +1,7 @@
 #include "rnn/cpu/stream.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::rnn::FASTITER_LEVEL {
 
-extern const StepKernelsOf<float> step_f32 = step_kernels_of<float>;
+const StepKernels<float> step_f32 = step_kernels_for<float>;
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::rnn::FASTITER_LEVEL

@@ -1,7 +1,7 @@
 #include "rnn/cpu/stream.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::rnn::FASTITER_LEVEL {
 
-extern const StepKernelsOf<double> step_f64 = step_kernels_of<double>;
+const StepKernels<double> step_f64 = step_kernels_for<double>;
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::rnn::FASTITER_LEVEL

@@ -3,7 +3,7 @@
 #pragma once
 #include "rnn/cpu/kernels.hpp"
 
-namespace fastiter {
+namespace fastiter::rnn {
 
 // A layer with its weights prepacked. States have shape (B, N, D).
 template <class T> struct StepLayer {
@@ -33,22 +33,21 @@ template <class T> struct StepStack {
     T* y = nullptr; // (B, N D) or (B, P)
 };
 
-template <class T> struct StepKernelsOf {
+template <class T> struct StepKernels {
     int64_t (*panels)(const StepStack<T>&, const StepLayer<T>&); // their size in numbers
     int64_t (*projection)(const StepLayer<T>&);
     void (*pack)(const StepStack<T>&, const StepLayer<T>&, const T* w_ih, const T* r, const T* w_hr);
     void (*run)(const StepStack<T>&, Team);
 };
 
-struct StepKernels {
-    const StepKernelsOf<float>* f32;
-    const StepKernelsOf<double>* f64;
-    template <class T> const StepKernelsOf<T>& of() const {
-        if constexpr (sizeof(T) == 4)
-            return *f32;
-        else
-            return *f64;
-    }
-};
+FASTITER_TABLE(StepKernels<float>, step_f32)
+FASTITER_TABLE(StepKernels<double>, step_f64)
 
-} // namespace fastiter
+template <class T> const StepKernels<T>& step_kernels() {
+    if constexpr (sizeof(T) == 4)
+        return step_f32();
+    else
+        return step_f64();
+}
+
+} // namespace fastiter::rnn

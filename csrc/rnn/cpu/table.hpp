@@ -3,7 +3,7 @@
 #include "rnn/cpu/backward.hpp"
 #include "rnn/cpu/recompute.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::rnn::FASTITER_LEVEL {
 
 // Calls f<Cell type>() for the cell's tag.
 template <class S, class F> auto with_cell(Cell cell, F f) {
@@ -42,9 +42,9 @@ template <class S> void rnn_bwd(const RnnBackward<S>& p, Team team) {
 }
 
 template <class S>
-constexpr RnnKernels<S> rnn_kernels_of = {
+constexpr Kernels<S> kernels_for = {
     rnn_plan<S>,          multiplies_x<S>, rnn_fwd_workspace<S>, rnn_recompute_workspace<S>,
     rnn_bwd_workspace<S>, rnn_fwd<S>,      rnn_recompute<S>,     rnn_bwd<S>,
 };
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::rnn::FASTITER_LEVEL

@@ -3,7 +3,7 @@
 #include "core/cpu/product.hpp"
 #include "rnn/cpu/kernels.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::rnn::FASTITER_LEVEL {
 
 // Addresses that a product prefetches while it runs: for each of its rows, `bytes` from each of `count` addresses on.
 struct Fetch {
@@ -99,4 +99,4 @@ template <class S> void multiply(TileRegisters& registers, int rows, int nv, int
     });
 }
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::rnn::FASTITER_LEVEL

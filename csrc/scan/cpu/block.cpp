@@ -1,7 +1,7 @@
 // h[t] = A[t] h[t-1] + x[t] with a K x K matrix for each group of K numbers.
 #include "scan/cpu/block.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::scan::FASTITER_LEVEL {
 namespace {
 
 // One step of several groups: h = A state + x, which becomes the next state. `width` counts reals.
@@ -130,4 +130,4 @@ template <class T> void block_scan(const BlockScan<T>& p, Team team) {
 template void block_scan(const BlockScan<float>&, Team);
 template void block_scan(const BlockScan<double>&, Team);
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::scan::FASTITER_LEVEL

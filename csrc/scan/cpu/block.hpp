@@ -3,7 +3,7 @@
 #pragma once
 #include "scan/cpu/sequences.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::scan::FASTITER_LEVEL {
 
 // A real number, or a complex one (two reals) if Complex
 template <class T, bool Complex> struct Scalar {
@@ -103,4 +103,4 @@ template <class T, bool Complex, int K> struct Blocks {
     }
 };
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::scan::FASTITER_LEVEL

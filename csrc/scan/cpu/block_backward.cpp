@@ -1,10 +1,10 @@
 // Backward pass (exact reverse) of the block scan.
 #include "scan/cpu/block.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::scan::FASTITER_LEVEL {
 namespace {
 
-constexpr int64_t kTogether = 64; // as in scan_bwd.cpp
+constexpr int64_t kTogether = 64; // as in linear_backward.cpp
 constexpr int64_t kMatrixBytes = 16384;
 
 template <class T> struct Step {
@@ -261,4 +261,4 @@ template <class T> void block_scan_gradient(const BlockScanGradient<T>& p, Team 
 FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::scan::FASTITER_LEVEL

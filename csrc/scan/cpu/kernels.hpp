@@ -4,10 +4,13 @@
 #pragma once
 #include "core/cpu/bf16.hpp"
 #include "core/cpu/team.hpp"
+#include "core/tables.hpp"
 #include <cstddef>
 #include <cstdint>
 
-namespace fastiter {
+FASTITER_FAMILY(scan)
+
+namespace fastiter::scan {
 
 // Values with indices (row, time, number), contiguous within a step. data == nullptr: not requested.
 template <class S> struct Lines {
@@ -87,7 +90,7 @@ template <class T> struct BlockScanKernels {
     void (*gradient)(const BlockScanGradient<T>&, Team);
 };
 
-struct ScanKernels {
+struct Kernels {
     LinearScanKernels<float, float> f32;
     LinearScanKernels<double, double> f64;
     LinearScanKernels<bf16, float> bf16_;
@@ -109,4 +112,6 @@ struct ScanKernels {
     }
 };
 
-} // namespace fastiter
+FASTITER_TABLE(Kernels, kernels)
+
+} // namespace fastiter::scan

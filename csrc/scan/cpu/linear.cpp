@@ -1,7 +1,7 @@
 // h[t] = a[t] * h[t-1] + x[t]: a sequential loop over time, vectorised over the numbers of a step.
 #include "scan/cpu/sequences.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::scan::FASTITER_LEVEL {
 namespace {
 
 constexpr int kNarrow = 4; // vectors of interleaved sequences that are held in registers
@@ -149,4 +149,4 @@ FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)
 FASTITER_INSTANTIATE(bf16)
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::scan::FASTITER_LEVEL

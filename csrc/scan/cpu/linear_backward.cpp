@@ -2,10 +2,10 @@
 // gradient of a.
 #include "scan/cpu/sequences.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::scan::FASTITER_LEVEL {
 namespace {
 
-constexpr int kNarrow = 4;        // as in scan.cpp
+constexpr int kNarrow = 4;        // as in linear.cpp
 constexpr int64_t kTogether = 64; // steps per partial sum, which limits the growth of rounding errors
 
 enum class Da { none, each, sum };
@@ -247,4 +247,4 @@ FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)
 FASTITER_INSTANTIATE(bf16)
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::scan::FASTITER_LEVEL

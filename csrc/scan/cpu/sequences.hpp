@@ -3,9 +3,7 @@
 #include "core/cpu/simd.hpp"
 #include "scan/cpu/kernels.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
-
-extern const ScanKernels scan_kernels;
+namespace fastiter::scan::FASTITER_LEVEL {
 
 template <class S> void linear_scan(const LinearScan<S, value<S>>&, Team);
 template <class S> size_t linear_scan_gradient_workspace(const LinearScanGradient<S, value<S>>&);
@@ -138,4 +136,4 @@ template <class T> void add_sequences(const T* sums, int64_t count, int64_t colu
     }
 }
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::scan::FASTITER_LEVEL

@@ -4,7 +4,7 @@
 #include "core/cpu/simd_int.hpp"
 #include "quant/cpu/matmul/fixed_kernels.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 
 // Rounding of the sum. `none`: p is in the accumulator's own units. `product`: TRN, RND and RND_MIN_INF do not depend
 // on the accumulator, so p alone is rounded. The other modes depend on the sign or the last bit of the sum.
@@ -154,4 +154,4 @@ template <class T, Round R, Over O> FASTITER_INLINE vec<T> assign(vec<T> c, vec<
     return f;
 }
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

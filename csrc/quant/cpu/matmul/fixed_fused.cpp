@@ -2,7 +2,7 @@
 // assigned after each product.
 #include "quant/cpu/matmul/fixed_lanes.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 template <class T, FixedProduct P> FASTITER_INLINE vec<T> times(vec<T> a, vec<T> b) {
@@ -122,4 +122,4 @@ Tiles<int32_t> pair_tiles() {
     return {ROWS, NV, pair_tile<ROWS, NV>, pair_tile<ROWS, 1>};
 }
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

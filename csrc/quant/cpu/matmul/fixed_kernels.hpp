@@ -2,10 +2,11 @@
 // its last bit, the kernels know only the differences (shift).
 #pragma once
 #include "core/cpu/team.hpp"
+#include "quant/cpu/kernels.hpp"
 #include <cstddef>
 #include <cstdint>
 
-namespace fastiter {
+namespace fastiter::quant {
 
 // In the order of python/fastiter/quant/_fixed_array.py
 enum class FixedRounding { trn, trn_zero, rnd, rnd_zero, rnd_min_inf, rnd_inf, rnd_conv };
@@ -103,14 +104,6 @@ struct FixedKernels {
     void (*convert)(const FixedConvert&, Team);
 };
 
-namespace baseline {
-extern const FixedKernels fixed_kernels;
-}
-namespace v3 {
-extern const FixedKernels fixed_kernels;
-}
-namespace v4 {
-extern const FixedKernels fixed_kernels;
-}
+FASTITER_TABLE(FixedKernels, fixed_kernels)
 
-} // namespace fastiter
+} // namespace fastiter::quant

@@ -4,7 +4,7 @@
 #include "core/cpu/tile.hpp"
 #include "quant/cpu/matmul/fixed_assign.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 
 // Assigns each p[i] on its own, in whole vectors.
 template <class T> using AssignLine = void (*)(T* p, int64_t vectors, const Target<T>&);
@@ -60,4 +60,4 @@ void wide_matmul(const FixedMatmul& g, Team team);
 void convert(const FixedConvert& c, Team team);
 void wide_convert(const FixedConvert& c, Range range);
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

@@ -3,7 +3,7 @@
 // its own mode, replace one loop for each pair of modes.
 #include "quant/cpu/matmul/fixed_lanes.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 constexpr int kVectors = 4; // independent chains
@@ -136,4 +136,4 @@ template <class T> Tiles<T> lines() { return {1, kVectors, tile<T, kVectors>, ti
 FASTITER_INSTANTIATE(int32_t)
 FASTITER_INSTANTIATE(int64_t)
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

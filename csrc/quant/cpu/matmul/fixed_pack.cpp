@@ -1,7 +1,7 @@
 // Packs codes of any integer type into the lanes that the tiles read.
 #include "quant/cpu/matmul/fixed_lanes.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 // out[i * step] = code << left of item first + i of the index, starting at x[offset]
@@ -126,4 +126,4 @@ FASTITER_INSTANTIATE(int16_t)
 FASTITER_INSTANTIATE(int32_t)
 FASTITER_INSTANTIATE(int64_t)
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

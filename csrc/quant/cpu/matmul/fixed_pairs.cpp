@@ -1,7 +1,7 @@
 // Products of codes: rows of a are packed a chunk at a time for all threads, panels of b by the thread that uses them.
 #include "quant/cpu/matmul/fixed_lanes.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 constexpr int64_t kChunkBytes = 4 << 20; // of a, packed
@@ -191,6 +191,6 @@ void convert(const FixedConvert& c, Team team) {
     for (int64_t i = blocks.begin; i < blocks.end; ++i) convert_block(c, assign, t, i * kConverted);
 }
 
-extern const FixedKernels fixed_kernels = {matmul_workspace, matmul, convert};
+const FixedKernels fixed_kernels = {matmul_workspace, matmul, convert};
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

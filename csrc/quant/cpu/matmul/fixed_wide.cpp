@@ -2,7 +2,7 @@
 // point. Used where no vectorised path is exact, and as the tests' reference for those.
 #include "quant/cpu/matmul/fixed_lanes.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 __extension__ typedef __int128 Int;
@@ -174,4 +174,4 @@ void wide_convert(const FixedConvert& c, Range range) {
         put(c.out, c.out_bytes, i, assigned(0, number(code_at(c.in, c.in_bytes, c.in_signed, i)), c.target));
 }
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

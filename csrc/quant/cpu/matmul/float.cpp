@@ -4,7 +4,7 @@
 #include "quant/cpu/matmul/float_kernels.hpp"
 #include "quant/cpu/significand.hpp"
 
-namespace fastiter::FASTITER_LEVEL {
+namespace fastiter::quant::FASTITER_LEVEL {
 namespace {
 
 // Computation of a step: the sum in T is exact, rounded to nearest, or rounded to odd; then it is rounded to the
@@ -265,6 +265,6 @@ void run(const QuantMatmul& g, Team team) {
 
 } // namespace
 
-extern const QuantMatmulKernels quant_matmul_kernels = {workspace, run};
+const MatmulKernels matmul_kernels = {workspace, run};
 
-} // namespace fastiter::FASTITER_LEVEL
+} // namespace fastiter::quant::FASTITER_LEVEL

@@ -2,7 +2,7 @@
 #pragma once
 #include "quant/cpu/kernels.hpp"
 
-namespace fastiter {
+namespace fastiter::quant {
 
 // The accumulator's format: `mantissa` bits behind the leading one, exponents from min_exponent on. After rounding,
 // numbers beyond +-most become over or under, infinities +-infinite.
@@ -35,19 +35,11 @@ struct QuantMatmul {
     void* workspace = nullptr;
 };
 
-struct QuantMatmulKernels {
+struct MatmulKernels {
     size_t (*workspace)(const QuantMatmul&, int threads);
     void (*run)(const QuantMatmul&, Team);
 };
 
-namespace baseline {
-extern const QuantMatmulKernels quant_matmul_kernels;
-}
-namespace v3 {
-extern const QuantMatmulKernels quant_matmul_kernels;
-}
-namespace v4 {
-extern const QuantMatmulKernels quant_matmul_kernels;
-}
+FASTITER_TABLE(MatmulKernels, matmul_kernels)
 
-} // namespace fastiter
+} // namespace fastiter::quant

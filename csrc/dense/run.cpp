@@ -1,0 +1,79 @@
+#include "dense/run.hpp"
+#include "core/launch.hpp"
+#include <type_traits>
+
+namespace fastiter::dense {
+namespace {
+
+template <class T> const GemmKernels<T>& gemm_kernels() {
+    if constexpr (sizeof(T) == 2)
+        return gemm_bf16();
+    else if constexpr (sizeof(T) == 4)
+        return gemm_f32();
+    else
+        return gemm_f64();
+}
+
+template <class T> ColumnSums<T> column_sums_kernel() {
+    const ColumnSumsKernels& k = column_sums_kernels();
+    if constexpr (sizeof(T) == 2)
+        return k.bf16_;
+    else if constexpr (sizeof(T) == 4)
+        return k.f32;
+    else
+        return k.f64;
+}
+
+} // namespace
+
+template <class T> void run_gemm(Gemm<T> g) {
+    const GemmKernels<T>& k = gemm_kernels<T>();
+    constexpr double kSmall = 2e6; // flops that take about as long as starting a team
+    auto job = [](const void* params, Team team) {
+        gemm_kernels<T>().multiply(*static_cast<const Gemm<T>*>(params), team);
+    };
+    run(g, job, [&](int threads) {
+        if (2.0 * g.M * g.N * g.K < kSmall) threads = 1;
+        g.workspace = workspace.of(k.workspace(g, threads));
+        return threads;
+    });
+}
+
+template <class T>
+void run_product(int64_t M, int64_t N, int64_t K, Matrix<T> a, Matrix<T> b, const typename Gemm<T>::Sum* bias, T* c) {
+    Workspace sums;
+    Gemm<T> g;
+    g.M = M, g.N = N, g.K = K;
+    g.a = a.data, g.a_m.inner_stride = a.row, g.a_k.inner_stride = a.column;
+    g.b = b.data, g.b_k.inner_stride = b.row, g.b_n.inner_stride = b.column;
+    g.bias = bias;
+    g.c_m.inner_stride = N;
+    if constexpr (std::is_same_v<T, bf16>)
+        g.c = static_cast<float*>(sums.of(sizeof(float) * size_t(M * N))), g.rounded = c;
+    else
+        g.c = c;
+    run_gemm(g);
+}
+
+template <class T> void run_column_sums(const T* x, int64_t M, int64_t N, T* out) {
+    struct Params {
+        const T* x;
+        int64_t M, N;
+        T* out;
+    } params{x, M, N, out};
+    auto job = [](const void* x, Team team) {
+        const auto& p = *static_cast<const Params*>(x);
+        column_sums_kernel<T>()(p.x, p.N, p.M, p.N, p.out, team);
+    };
+    run(params, job, [&](int threads) { return M * N < 100000 ? 1 : threads; });
+}
+
+#define FASTITER_INSTANTIATE(T)                                                                                   \
+    template void run_gemm(Gemm<T>);                                                                              \
+    template void run_product(int64_t, int64_t, int64_t, Matrix<T>, Matrix<T>, const typename Gemm<T>::Sum*, T*); \
+    template void run_column_sums(const T*, int64_t, int64_t, T*);
+FASTITER_INSTANTIATE(float)
+FASTITER_INSTANTIATE(double)
+FASTITER_INSTANTIATE(bf16)
+
+} // namespace fastiter::dense
