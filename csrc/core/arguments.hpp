@@ -1,11 +1,8 @@
 // Argument conversion of the bindings, without pybind11's casters: a call of a small layer takes only a few
-// microseconds in total. An address is an integer (a tensor's data_ptr) or an ndarray.
+// microseconds in total. Arrays are ndarrays or torch tensors (core/arrays.hpp), or integers that hold an address.
 #pragma once
+#include "core/arrays.hpp"
 #include <cstdint>
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-
-namespace py = pybind11;
 
 namespace fastiter {
 
@@ -15,9 +12,11 @@ inline int64_t integer(PyObject* x) {
     return value;
 }
 
+// The first element of an array; nullptr for None and the address 0
 template <class T> T* address(PyObject* x) {
+    if (x == Py_None) return nullptr;
     if (PyLong_Check(x)) return reinterpret_cast<T*>(integer(x));
-    return reinterpret_cast<T*>(py::detail::array_proxy(x)->data);
+    return Array(x).data<T>();
 }
 template <class T> T* address(const py::handle& x) { return address<T>(x.ptr()); }
 

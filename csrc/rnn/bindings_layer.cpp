@@ -17,7 +17,7 @@ namespace {
 struct LayerInputs {
     CellOf cell;
     int64_t N;
-    View x, w_ih, w_hh, b_ih, b_hh;
+    Array x, w_ih, w_hh, b_ih, b_hh;
     Views first;
     bool has_bias = false;
 
@@ -37,7 +37,7 @@ struct LayerInputs {
         if (!w_hh.read(w_hh_.ptr()) || w_hh.ndim() != 2 || !is_plain(w_hh, {gates(), D()})) return false;
         if (!w_ih.read(w_ih_.ptr()) || !is_plain(w_ih, {gates(), I()}) || !x.is_contiguous()) return false;
         if (!first.read(first_.ptr(), cell.states) || !first.is_whole_or_none(cell.states)) return false;
-        return first.all(x.bits(), [&](const View& s) { return s.has_shape({B(), N, D()}) && s.is_contiguous(); });
+        return first.all(x.bits(), [&](const Array& s) { return s.has_shape({B(), N, D()}) && s.is_contiguous(); });
     }
 
     bool read_biases(py::handle b_ih_, py::handle b_hh_) {
@@ -47,7 +47,7 @@ struct LayerInputs {
                              is_plain(b_hh, {gates()}));
     }
 
-    bool is_plain(const View& v, std::initializer_list<int64_t> shape) const {
+    bool is_plain(const Array& v, std::initializer_list<int64_t> shape) const {
         return v.bits() == x.bits() && v.has_shape(shape) && v.is_contiguous();
     }
 };
@@ -94,7 +94,7 @@ template <class S> py::object forward(const LayerInputs& in, bool reverse, bool 
     in.first.point_at(p.first);
     Outputs out{in.x};
     OwnCopies own;
-    const View h = out.add({steps, B, in.H()});
+    const Array h = out.add({steps, B, in.H()});
     p.states.h = lines_of(h.data<S>(), in, 1);
     for (int i = 0; i < in.cell.states; ++i) out.add_state(p.last, i, {1, B, in.H()});
     if (save) own.add(h, out.add({steps, B, in.H()}));
@@ -115,12 +115,12 @@ py::object layer_fwd(const py::tuple& cell, py::handle x, py::handle w_ih, py::h
                      py::handle b_hh, py::handle first, int64_t heads, bool reverse, bool save) {
     LayerInputs in(cell, heads);
     if (!in.read_weights(x, w_ih, w_hh, first) || !in.read_biases(b_ih, b_hh)) return py::none();
-    return stored_as(in.x.bits(), [&]<class S>() { return forward<S>(in, reverse, save); });
+    return with_storage(in.x.bits(), [&]<class S>() { return forward<S>(in, reverse, save); });
 }
 
 // The results and saved tensors of the forward pass, and the incoming gradients
 struct LayerKept : LayerInputs {
-    View h, saved, dh;
+    Array h, saved, dh;
     Views others, dlast;
     bool has_saved = false, has_dh = false;
     using LayerInputs::LayerInputs;
@@ -129,7 +129,7 @@ struct LayerKept : LayerInputs {
         const int count = cell.states - 1;
         has_saved = cell.saved > 0;
         if (int(kept.size()) != count + has_saved) return false;
-        const auto has_lines = [&](const View& v, int64_t axes) {
+        const auto has_lines = [&](const Array& v, int64_t axes) {
             return v.bits() == computed_bits(x.bits()) && v.ndim() == axes && v.has_unit_stride();
         };
         if (has_saved && (!saved.read(kept[size_t(count)].ptr()) || !has_lines(saved, 5))) return false;
@@ -143,7 +143,7 @@ struct LayerKept : LayerInputs {
             (!dh.read(dh_.ptr()) || dh.bits() != x.bits() || !dh.has_shape({T(), B(), H()}) || !dh.has_unit_stride()))
             return false;
         return dlast.read(dlast_.ptr(), cell.states) &&
-               dlast.all(x.bits(), [&](const View& d) { return d.has_shape({1, B(), H()}) && d.is_contiguous(); });
+               dlast.all(x.bits(), [&](const Array& d) { return d.has_shape({1, B(), H()}) && d.is_contiguous(); });
     }
 };
 
@@ -203,7 +203,7 @@ py::object layer_bwd(const py::tuple& cell, py::handle x, py::handle w_ih, py::h
     if (!in.read_weights(x, w_ih, w_hh, first) || !in.read_kept(h, kept, dh, dlast)) return py::none();
     auto need = [&](int i) { return PyTuple_GET_ITEM(needs.ptr(), i) == Py_True; };
     const Needs wanted{need(0), need(1), need(2), need(3), need(4), need(5)};
-    return stored_as(in.x.bits(), [&]<class S>() { return backward<S>(in, reverse, wanted); });
+    return with_storage(in.x.bits(), [&]<class S>() { return backward<S>(in, reverse, wanted); });
 }
 
 } // namespace

@@ -1,6 +1,6 @@
 // Stacks of layers that advance one time step at a time, on tensors. They detect weights that changed after packing.
 #include "core/arguments.hpp"
-#include "core/dlpack.hpp"
+#include "core/arrays.hpp"
 #include "rnn/stream.hpp"
 #include <algorithm>
 #include <cstring>
@@ -63,14 +63,14 @@ private:
 
 // Memory of a new tensor; under a mode of torch that makes fake tensors, it has none.
 template <class T> T* memory_of(const py::object& made) {
-    View view;
+    Array view;
     if (!view.read(made.ptr())) throw std::runtime_error("a step needs tensors that have memory, got a fake one");
     return view.data<T>();
 }
 
 // x (I,) or (B, I), and an output y of the same form
 template <class T> struct InAndOut {
-    View x;
+    Array x;
     bool batched = false;
     py::object y;
     T* out = nullptr;
@@ -136,7 +136,7 @@ public:
         if (!is_current() || !io.read(x.ptr(), stream_)) return py::none();
         const T* from[kMaxStates] = {};
         for (int i = 0; i < int(first.size()); ++i) {
-            View s;
+            Array s;
             if (int(first.size()) != states || !s.read(PyTuple_GET_ITEM(first.ptr(), i))) return py::none();
             if (s.bits() != io.x.bits() || !s.is_contiguous() || !has_shape_of_state(s, io.batched)) return py::none();
             from[i] = s.data<const T>();
@@ -169,7 +169,7 @@ private:
         return all;
     }
 
-    bool has_shape_of_state(const View& s, bool batched) const {
+    bool has_shape_of_state(const Array& s, bool batched) const {
         return batched ? s.has_shape({stream_.count(), stream_.rows(), stream_.width()})
                        : s.has_shape({stream_.count(), stream_.width()});
     }

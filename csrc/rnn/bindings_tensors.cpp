@@ -10,7 +10,7 @@ namespace {
 // and have its dtype; beside bfloat16, b may be float32, and the states other than h are float32.
 struct Inputs {
     CellOf cell;
-    View wx, r, b;
+    Array wx, r, b;
     Views state;
     bool has_b = false;
 
@@ -20,7 +20,7 @@ struct Inputs {
         if (!wx.read(wx_.ptr()) || wx.ndim() != 5 || wx.size(2) != cell.gates || wx.size(3) < 1 || wx.size(4) < 1)
             return false;
         const int64_t B = wx.size(0), G = cell.gates, N = wx.size(3), D = wx.size(4);
-        auto fits = [](const View& x, std::initializer_list<int64_t> shape) {
+        auto fits = [](const Array& x, std::initializer_list<int64_t> shape) {
             return x.has_shape(shape) && x.is_contiguous();
         };
         if (!wx.has_unit_stride()) return false;
@@ -30,12 +30,12 @@ struct Inputs {
         if (has_b && b.bits() != wx.bits() && b.bits() != computed_bits(wx.bits())) return false;
         if (!state_.is_none() && !state.read(state_.ptr(), cell.states)) return false;
         if (!state.is_whole_or_none(cell.states)) return false;
-        return state.all(wx.bits(), [&](const View& x) { return fits(x, {B, N, D}); });
+        return state.all(wx.bits(), [&](const Array& x) { return fits(x, {B, N, D}); });
     }
 };
 
 // b in the type of the computation; `wide` holds it if it has to be converted.
-template <class S> const rnn_value<S>* bias_of(const View& b, std::vector<float>& wide) {
+template <class S> const rnn_value<S>* bias_of(const Array& b, std::vector<float>& wide) {
     if constexpr (sizeof(S) == 2) {
         if (b.bits() == 16) {
             wide = numbers_of<bf16>(b, b.size(0) * b.size(1) * b.size(2));
@@ -59,7 +59,7 @@ template <class S> py::object forward(const Inputs& in, bool reverse, bool all_s
     in.state.point_at(p.first);
     Outputs out{in.wx};
     OwnCopies own;
-    View every[kMaxStates];
+    Array every[kMaxStates];
     const int seen = all_states ? states : 1;
     every[0] = out.add_steps_of_state(0, {B, T, N, D});
     for (int i = 0; i < states; ++i) out.add_state(p.last, i, {B, N, D});
@@ -80,13 +80,13 @@ template <class S> py::object forward(const Inputs& in, bool reverse, bool all_s
 // autograd's saved-tensor hooks may have moved them to other memory.
 struct Kept {
     CellOf cell;
-    View r, saved;
+    Array r, saved;
     Views state, states, dstates, dlast;
     bool has_saved = false;
 
     explicit Kept(const py::tuple& cell_of) : cell(cell_of) {}
 
-    const View& h() const { return states.view[0]; }
+    const Array& h() const { return states.view[0]; }
 
     bool read(py::handle r_, py::handle first, py::handle states_, py::handle saved_, py::handle dstates_,
               py::handle dlast_) {
@@ -99,8 +99,8 @@ struct Kept {
         if (!states.read(states_.ptr(), cell.states) || !states.is_whole(cell.states) || h().ndim() != 4) return false;
         if (!dstates.read(dstates_.ptr(), cell.states) || !dlast.read(dlast_.ptr(), cell.states)) return false;
         const int bits = h().bits();
-        const auto is_plain = [](const View& x) { return x.is_contiguous(); };
-        const auto has_lines = [](const View& x) { return x.has_unit_stride(); };
+        const auto is_plain = [](const Array& x) { return x.is_contiguous(); };
+        const auto has_lines = [](const Array& x) { return x.has_unit_stride(); };
         if (r.bits() != bits || !state.all(bits, is_plain) || !dlast.all(bits, is_plain)) return false;
         if (!states.all(bits, has_lines) || !dstates.all(bits, has_lines)) return false;
         return !has_saved || (saved.bits() == computed_bits(bits) && has_lines(saved));
@@ -108,7 +108,7 @@ struct Kept {
 };
 
 template <class S> py::object backward(const Kept& in, bool reverse, bool need_r, bool need_b, bool need_state) {
-    const View& h = in.h();
+    const Array& h = in.h();
     const int64_t B = h.size(0), T = h.size(1), N = h.size(2), D = h.size(3), G = in.cell.gates;
     RnnBackward<S> p;
     p.shape = in.cell.shape_of(B, T, N, D, reverse);
@@ -142,14 +142,14 @@ py::object rnn_fwd(const py::tuple& cell, py::handle wx, py::handle r, py::handl
                    bool all_states, bool save) {
     Inputs in(cell);
     if (!in.read(wx, r, b, state)) return py::none();
-    return stored_as(in.wx.bits(), [&]<class S>() { return forward<S>(in, reverse, all_states, save); });
+    return with_storage(in.wx.bits(), [&]<class S>() { return forward<S>(in, reverse, all_states, save); });
 }
 
 py::object rnn_bwd(const py::tuple& cell, py::handle r, py::handle first, const py::list& states, const py::list& saved,
                    const py::list& dstates, py::handle dlast, bool reverse, bool need_r, bool need_b, bool need_state) {
     Kept in(cell);
     if (!in.read(r, first, states, saved, dstates, dlast)) return py::none();
-    return stored_as(in.h().bits(), [&]<class S>() { return backward<S>(in, reverse, need_r, need_b, need_state); });
+    return with_storage(in.h().bits(), [&]<class S>() { return backward<S>(in, reverse, need_r, need_b, need_state); });
 }
 
 } // namespace

@@ -1,7 +1,7 @@
 // Shared by the recurrences' bindings on tensors: cells, tensors of states, and new tensors.
 #pragma once
+#include "core/arrays.hpp"
 #include "core/copy.hpp"
-#include "core/dlpack.hpp"
 #include "rnn/run.hpp"
 #include <vector>
 
@@ -28,12 +28,12 @@ struct CellOf {
 inline int computed_bits(int bits) { return bits == 16 ? 32 : bits; }
 inline int bits_of_state(int state, int bits) { return state == 0 ? bits : computed_bits(bits); }
 
-template <class P> void point(P*& out, const View& x) { out = x.data<P>(); }
-template <class P> void point(Steps<P>& out, const View& x) {
+template <class P> void point(P*& out, const Array& x) { out = x.data<P>(); }
+template <class P> void point(Steps<P>& out, const Array& x) {
     const bool gates = x.ndim() == 5;
     out = {x.data<P>(), x.stride(0), x.stride(1), gates ? x.stride(2) : 0, x.stride(gates ? 3 : 2)};
 }
-template <class H, class Other> void point(PerState<H, Other>& out, int state, const View& x) {
+template <class H, class Other> void point(PerState<H, Other>& out, int state, const Array& x) {
     if (state == 0)
         point(out.h, x);
     else
@@ -41,7 +41,7 @@ template <class H, class Other> void point(PerState<H, Other>& out, int state, c
 }
 
 // Numbers converted to the type of the computation
-template <class S> std::vector<rnn_value<S>> numbers_of(const View& x, int64_t count) {
+template <class S> std::vector<rnn_value<S>> numbers_of(const Array& x, int64_t count) {
     const S* from = x.data<const S>();
     std::vector<rnn_value<S>> to(static_cast<size_t>(count));
     for (size_t i = 0; i < to.size(); ++i) {
@@ -55,7 +55,7 @@ template <class S> std::vector<rnn_value<S>> numbers_of(const View& x, int64_t c
 
 // A tensor or None for each state, at most `count`
 struct Views {
-    View view[kMaxStates];
+    Array view[kMaxStates];
     bool given[kMaxStates] = {};
     int size = 0;
 
@@ -90,20 +90,20 @@ struct Views {
 
 // New tensors, in the order of the result, with the dtype of `like` unless another is given
 struct Outputs {
-    const View& like;
+    const Array& like;
     py::list all{};
 
-    View add(std::initializer_list<int64_t> shape) { return view_of(new_tensor(like, shape)); }
+    Array add(std::initializer_list<int64_t> shape) { return view_of(new_tensor(like, shape)); }
     void add_state(auto& out, int state, std::initializer_list<int64_t> shape) {
         point(out, state, view_of(new_tensor(like, shape, bits_of_state(state, like.bits()), {0, 1, 2})));
     }
     // (B, T, N, D) and (B, T, G, N, D), time-major if `like` is
-    View add_steps_of_state(int state, std::initializer_list<int64_t> shape) {
+    Array add_steps_of_state(int state, std::initializer_list<int64_t> shape) {
         const int bits = bits_of_state(state, like.bits());
         return view_of(is_time_major() ? new_tensor(like, shape, bits, {1, 0, 2, 3})
                                        : new_tensor(like, shape, bits, {0, 1, 2, 3}));
     }
-    View add_steps_of_gates(std::initializer_list<int64_t> shape) {
+    Array add_steps_of_gates(std::initializer_list<int64_t> shape) {
         return view_of(is_time_major() ? new_tensor(like, shape, like.bits(), {1, 0, 2, 3, 4})
                                        : new_tensor(like, shape));
     }
@@ -111,14 +111,14 @@ struct Outputs {
     void add_kept_state(auto& out, int state, std::initializer_list<int64_t> shape) {
         point(out, state, view_of(new_tensor(like, shape, bits_of_state(state, like.bits()), {2, 1, 0, 3})));
     }
-    View add_kept_gates(std::initializer_list<int64_t> shape) {
+    Array add_kept_gates(std::initializer_list<int64_t> shape) {
         return view_of(new_tensor(like, shape, computed_bits(like.bits()), {3, 1, 0, 2, 4}));
     }
 
 private:
     bool is_time_major() const { return like.stride(1) > like.stride(0); }
-    View view_of(py::object made) {
-        View view;
+    Array view_of(py::object made) {
+        Array view;
         view.read(made.ptr());
         all.append(std::move(made));
         return view;
@@ -128,20 +128,20 @@ private:
 // Results that the backward pass reads, and private copies of them, as the user may write to the results
 class OwnCopies {
 public:
-    void add(const View& result, const View& own) { pairs_.push_back({result, own}); }
+    void add(const Array& result, const Array& own) { pairs_.push_back({result, own}); }
     void run() const {
         for (const auto& [result, own] : pairs_) run_copy(result.data<void>(), result.bytes(), own.data<void>());
     }
 
 private:
     struct Pair {
-        View result, own;
+        Array result, own;
     };
     std::vector<Pair> pairs_;
 };
 
 // Calls f.template operator()<S>() with the storage type of arrays of `bits`.
-template <class F> py::object stored_as(int bits, F f) {
+template <class F> auto with_storage(int bits, F f) {
     return bits == 16   ? f.template operator()<bf16>()
            : bits == 32 ? f.template operator()<float>()
                         : f.template operator()<double>();

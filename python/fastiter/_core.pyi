@@ -1,7 +1,5 @@
 from typing import Any
 
-import numpy.typing as npt
-
 from ._core_tensors import RnnStream_f32 as RnnStream_f32
 from ._core_tensors import RnnStream_f64 as RnnStream_f64
 from ._core_tensors import rnn_bwd_tensors as rnn_bwd_tensors
@@ -13,19 +11,18 @@ from ._core_tensors import use_tensors as use_tensors
 
 version: str
 
-Address = int | npt.NDArray[Any]
-Steps = tuple[()] | tuple[Address, int, int, int, int] | npt.NDArray[Any]
-# cell, B, T, N, D, reverse, lengths, offsets, packed rows; starts, reset and its stride, clip_state, clip_grad
-Shape = (
-    tuple[int, int, int, int, int, bool, Address, Address, int]
-    | tuple[int, int, int, int, int, bool, Address, Address, int, Address, Address, int, float, float]
-)
-# rows, T, M, N, K, V, starts, lengths, reset with its strides, chunk, period
-Reset = tuple[()] | tuple[Address, int, int]
-DeltaShape = tuple[int, int, int, int, int, int, Address, Address, Reset, int, int]
-Addresses = tuple[Address, ...]
-ParaSteps = tuple[()] | tuple[int, int, int, int] | npt.NDArray[Any]
+#: An ndarray or a torch tensor (without its type, as stubs need no torch), an address, or None
+Address = Any
+#: The same, with strides that the kernels follow
+Strided = Any
+Sequence = tuple[Any, ...] | list[Any]
+# cell, B, T, N, D, reverse, lengths, offsets, packed rows; starts, reset, clip_state, clip_grad
+Shape = tuple[Any, ...]
+# rows, T, M, N, K, V, starts, lengths, reset, chunk, period
+DeltaShape = tuple[Any, ...]
+# cell, B, T, D, reverse, lengths
 ParaShape = tuple[int, int, int, int, bool, Address]
+Addresses = Sequence
 
 class Buffer:
     def __init__(self, bytes: int, /) -> None: ...
@@ -39,58 +36,60 @@ def isa_available() -> str: ...
 def thread_count() -> int: ...
 def set_thread_count(threads: int, /) -> None: ...
 def thread_pool() -> str: ...
-def rnn_fwd_f32(
+def rnn_fwd(
     shape: Shape,
-    wx: Steps,
+    wx: Strided,
     r: Address,
     b: Address,
-    first: Addresses,
-    last: Addresses,
-    states: tuple[Steps, ...],
-    saved: Steps,
-    kept: tuple[Address, ...],
+    first: Sequence,
+    last: Sequence,
+    states: Sequence,
+    saved: Strided,
+    every: int,
+    checkpoints: Sequence,
     /,
 ) -> None: ...
-def rnn_bwd_f32(
+def rnn_bwd(
     shape: Shape,
     r: Address,
-    first: Addresses,
-    states: tuple[Steps, ...],
-    saved: Steps,
-    dstates: tuple[Steps, ...],
-    dlast: Addresses,
-    dwx: Steps,
-    dfirst: Addresses,
+    first: Sequence,
+    states: Sequence,
+    saved: Strided,
+    dstates: Sequence,
+    dlast: Sequence,
+    dwx: Strided,
+    dfirst: Sequence,
     db: Address,
     dr: Address,
-    kept: tuple[Address, ...],
-    wx: Steps,
+    every: int,
+    checkpoints: Sequence,
+    wx: Strided,
     b: Address,
     /,
 ) -> None: ...
-def delta_fwd_f32(
+def delta_fwd(
     shape: DeltaShape,
-    q: Steps,
-    k: Steps,
-    v: Steps,
+    q: Strided,
+    k: Strided,
+    v: Strided,
     beta: Address,
     decay: Address,
     h0: Address,
-    o: Steps,
+    o: Strided,
     last: Address,
     e: Address,
     states: Address,
     /,
 ) -> None: ...
-def delta_bwd_f32(
+def delta_bwd(
     shape: DeltaShape,
-    q: Steps,
-    k: Steps,
+    q: Strided,
+    k: Strided,
     beta: Address,
     decay: Address,
     e: Address,
     states: Address,
-    d_o: Steps,
+    d_o: Strided,
     dlast: Address,
     dq: Address,
     dk: Address,
@@ -117,43 +116,34 @@ def gemm_f32(
 def column_sums_f32(x: Address, M: int, N: int, out: Address, /) -> None: ...
 def function_f32(function: int, x: Address, out: Address, n: int, /) -> None: ...
 def read_stream_f32(x: Address, n: int, /) -> float: ...
-def para_fwd_f32(
+def para_fwd(
     shape: ParaShape,
-    wx: ParaSteps,
+    wx: Strided,
     a: Address,
     p: Address,
-    first: Addresses,
-    last: Addresses,
-    states: tuple[ParaSteps, ...],
+    first: Address,
+    last: Address,
+    states: Sequence,
     newton: tuple[()] | tuple[int, int, float, float],
     steps: Address,
     /,
 ) -> None: ...
-def para_bwd_f32(
+def para_bwd(
     shape: ParaShape,
-    wx: ParaSteps,
+    wx: Strided,
     a: Address,
     p: Address,
-    first: Addresses,
-    states: tuple[ParaSteps, ...],
-    dh: ParaSteps,
-    dlast: Addresses,
-    dwx: ParaSteps,
+    first: Address,
+    states: Sequence,
+    dh: Strided,
+    dlast: Address,
+    dwx: Strided,
     da: Address,
     dp: Address,
-    dfirst: Addresses,
+    dfirst: Address,
     /,
 ) -> None: ...
 
-para_fwd_f64 = para_fwd_f32
-para_bwd_f64 = para_bwd_f32
-
-rnn_fwd_f64 = rnn_fwd_f32
-rnn_bwd_f64 = rnn_bwd_f32
-rnn_fwd_bf16 = rnn_fwd_f32
-rnn_bwd_bf16 = rnn_bwd_f32
-delta_fwd_f64 = delta_fwd_f32
-delta_bwd_f64 = delta_bwd_f32
 gemm_f64 = gemm_f32
 gemm_bf16 = gemm_f32
 column_sums_f64 = column_sums_f32
@@ -161,47 +151,40 @@ column_sums_bf16 = column_sums_f32
 function_f64 = function_f32
 read_stream_f64 = read_stream_f32
 
-Lines = tuple[()] | tuple[Address, int, int]
-ScanShape = tuple[int, int, int, bool, bool, Address, Address, Lines]
+# sequences, T, numbers of a step, reverse, lengths, starts, reset
+ScanShape = tuple[int, int, int, bool, Address, Address, Address]
 
-def linear_scan_fwd_f32(shape: ScanShape, a: Lines, x: Lines, first: Address, h: Lines, last: Address, /) -> None: ...
-def linear_scan_bwd_f32(
+def linear_scan_fwd(shape: ScanShape, a: Strided, x: Strided, first: Address, h: Strided, last: Address, /) -> None: ...
+def linear_scan_bwd(
     shape: ScanShape,
-    a: Lines,
-    h: Lines,
-    dh: Lines,
+    a: Strided,
+    h: Strided,
+    dh: Strided,
     first: Address,
     dlast: Address,
-    dx: Lines,
-    da: Lines,
-    da_sum: Lines,
+    dx: Strided,
+    da: Strided,
+    da_sum: Strided,
     dfirst: Address,
     /,
 ) -> None: ...
-def block_scan_fwd_f32(
-    shape: ScanShape, K: int, A: Lines, x: Lines, first: Address, h: Lines, last: Address, /
+def block_scan_fwd(
+    shape: ScanShape, K: int, A: Strided, x: Strided, first: Address, h: Strided, last: Address, /
 ) -> None: ...
-def block_scan_bwd_f32(
+def block_scan_bwd(
     shape: ScanShape,
     K: int,
-    A: Lines,
-    h: Lines,
-    dh: Lines,
+    A: Strided,
+    h: Strided,
+    dh: Strided,
     first: Address,
     dlast: Address,
-    dx: Lines,
-    dA: Lines,
-    dA_sum: Lines,
+    dx: Strided,
+    dA: Strided,
+    dA_sum: Strided,
     dfirst: Address,
     /,
 ) -> None: ...
-
-linear_scan_fwd_f64 = linear_scan_fwd_f32
-linear_scan_bwd_f64 = linear_scan_bwd_f32
-linear_scan_fwd_bf16 = linear_scan_fwd_f32
-linear_scan_bwd_bf16 = linear_scan_bwd_f32
-block_scan_fwd_f64 = block_scan_fwd_f32
-block_scan_bwd_f64 = block_scan_bwd_f32
 
 Index3 = tuple[tuple[int, int, int], tuple[int, int, int]]
 FixedCodes = tuple[Address, int, bool, int, Index3, Index3]

@@ -85,15 +85,7 @@ def _linear_fwd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         bias = contiguous(bias.float() if bias.dtype == torch.bfloat16 else bias)
     y = _linear_fwd_fake(x, weight, bias)
     (rows, inputs), outputs = lines.shape, weight.shape[0]
-    _GEMM[x.dtype](
-        rows,
-        outputs,
-        inputs,
-        *(lines.data_ptr(), inputs, 1),
-        *(weight.data_ptr(), 1, inputs),
-        0 if bias is None else bias.data_ptr(),
-        y.data_ptr(),
-    )
+    _GEMM[x.dtype](rows, outputs, inputs, lines, inputs, 1, weight, 1, inputs, bias, y)
     return y
 
 
@@ -104,13 +96,11 @@ def _linear_bwd(dy: Tensor, x: Tensor, weight: Tensor, need: list[bool]) -> list
     gradients = _linear_bwd_fake(dy, x, weight, need)
     left = iter(gradients)
     if need[0]:
-        dx = next(left).data_ptr()
-        gemm(rows, inputs, outputs, dlines.data_ptr(), outputs, 1, weight.data_ptr(), inputs, 1, 0, dx)
+        gemm(rows, inputs, outputs, dlines, outputs, 1, weight, inputs, 1, None, next(left))
     if need[1]:
-        dweight = next(left).data_ptr()
-        gemm(outputs, inputs, rows, dlines.data_ptr(), 1, outputs, lines.data_ptr(), inputs, 1, 0, dweight)
+        gemm(outputs, inputs, rows, dlines, 1, outputs, lines, inputs, 1, None, next(left))
     if need[2]:
-        _COLUMN_SUMS[x.dtype](dlines.data_ptr(), rows, outputs, next(left).data_ptr())
+        _COLUMN_SUMS[x.dtype](dlines, rows, outputs, next(left))
     return gradients
 
 

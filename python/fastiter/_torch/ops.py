@@ -17,8 +17,7 @@ from .._backend import BackendError
 from .._check import integers
 from .._sequences import check_bounds, check_bounds_shape, check_lengths, check_reset_shape
 
-if hasattr(Tensor, "__dlpack_c_exchange_api__"):  # from torch 2.10 on
-    _core.use_tensors(Tensor.__dlpack_c_exchange_api__, Tensor, torch.nn.Parameter)
+_core.use_tensors(Tensor.__dlpack_c_exchange_api__, Tensor, torch.nn.Parameter)  # type: ignore[attr-defined]
 
 
 class _Library(torch.library.Library):
@@ -91,8 +90,6 @@ GPU_FLOATS = (*FLOATS, torch.bfloat16, torch.float16)
 #: The device types of a family's tensors: without and with GPU kernels.
 CPU, CPU_AND_CUDA = ("cpu", "meta"), ("cpu", "cuda", "meta")
 _ORDINARY = (Tensor, torch.nn.Parameter)
-
-Steps = tuple[()] | tuple[int, int, int, int, int]
 
 
 def check_tensors(
@@ -307,22 +304,6 @@ def checked_integers(function: str, name: str, x: Tensor | Sequence[int], device
     if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
         raise TypeError(f"{function}: {name} must be integers, got dtype {x.dtype}")
     return x.detach().resolve_neg().to(torch.int64, copy=True).contiguous()
-
-
-def steps(x: Tensor) -> Steps:
-    """Return the address and the strides (row, time, gate, head) of (B, T, G, N, D), or of packed (M, G, N, D)."""
-    stride = x.stride()
-    if len(stride) == 4:
-        return x.data_ptr(), stride[0], 0, stride[1], stride[2]
-    return x.data_ptr(), stride[0], stride[1], stride[2], stride[3]
-
-
-def state_steps(x: Tensor) -> Steps:
-    """Return the same for states (B, T, N, D) or packed states (M, N, D), with gate stride 0."""
-    stride = x.stride()
-    if len(stride) == 3:
-        return x.data_ptr(), stride[0], 0, 0, stride[1]
-    return x.data_ptr(), stride[0], stride[1], 0, stride[2]
 
 
 #: Tensors from this size in bytes on reuse freed memory, whose pages are already mapped.

@@ -26,9 +26,6 @@ from ._plan import (
 )
 
 Array: TypeAlias = npt.NDArray[Any]
-Steps: TypeAlias = tuple[Array, int, int, int, int]
-
-_FORWARD = {np.dtype(np.float32): _core.delta_fwd_f32, np.dtype(np.float64): _core.delta_fwd_f64}
 
 
 class _Rows(NamedTuple):
@@ -171,21 +168,13 @@ def _checked_reset(function: str, sizes: Sizes, reset: object) -> Array:
     return np.ascontiguousarray(reset)
 
 
-def _strides(x: Array, factors: bool) -> Steps:
-    """Return the array and its strides in elements along (row, time, factor, head)."""
-    row, time, *middle, head, _ = (stride // x.itemsize for stride in x.strides)
-    return x, row, time, middle[0] if factors else 0, head
-
-
 def _shape(sizes: Sizes, how: Plan, rows: _Rows) -> tuple[Any, ...]:
     """Return the kernels' description of the work."""
-    starts: Array | int = 0
-    lengths: Array | int = 0 if rows.lengths is None else rows.lengths
+    starts, lengths = None, rows.lengths
     if rows.cu_seqlens is not None:
         starts, lengths = rows.cu_seqlens, np.diff(rows.cu_seqlens)
-    reset = () if rows.reset is None else (rows.reset, sizes.time if rows.reset.ndim == 2 else 0, 1)
     numbers = (sizes.time, sizes.factors, sizes.heads, sizes.keys, sizes.values)
-    return (rows.count(sizes), *numbers, starts, lengths, reset, how.forward, how.period)
+    return (rows.count(sizes), *numbers, starts, lengths, rows.reset, how.forward, how.period)
 
 
 def _cpu(
@@ -200,22 +189,11 @@ def _cpu(
     rows: _Rows,
     out: Array | None,
 ) -> tuple[Array, Array]:
-    several = k.ndim == 5
     o = empty((*q.shape[:3], sizes.values), q.dtype) if out is None else unit_stride(out)
     last = empty((rows.count(sizes), sizes.heads, sizes.keys, sizes.values), q.dtype)
-    _FORWARD[q.dtype](
-        _shape(sizes, how, rows),
-        _strides(unit_stride(q), False),
-        _strides(unit_stride(k), several),
-        _strides(unit_stride(v), several),
-        np.ascontiguousarray(beta),
-        0 if decay is None else np.ascontiguousarray(decay),
-        0 if h0 is None else np.ascontiguousarray(h0),
-        _strides(o, False),
-        last,
-        0,
-        0,
-    )
+    given = (unit_stride(q), unit_stride(k), unit_stride(v), np.ascontiguousarray(beta))
+    decay, h0 = (None if x is None else np.ascontiguousarray(x) for x in (decay, h0))
+    _core.delta_fwd(_shape(sizes, how, rows), *given, decay, h0, o, last, None, None)
     if out is not None and o is not out:
         out[...] = o
     return o if out is None else out, last

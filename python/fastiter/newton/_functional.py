@@ -19,7 +19,6 @@ Array: TypeAlias = npt.NDArray[Any]
 States: TypeAlias = tuple[Array, ...]
 Result: TypeAlias = "tuple[Array, States] | tuple[Array, States, NewtonInfo]"
 
-_FORWARD = {np.dtype(np.float32): _core.para_fwd_f32, np.dtype(np.float64): _core.para_fwd_f64}
 _EPS = {np.dtype(np.float32): float(np.finfo(np.float32).eps), np.dtype(np.float64): float(np.finfo(np.float64).eps)}
 
 
@@ -247,18 +246,11 @@ def _cpu(
     wx = unit_stride(wx)
     last = tuple([np.empty((batch, width), wx.dtype) for _ in cell.states])
     h = unit_stride(out) if out is not None else empty_steps(wx, (width,))
-    counts: Any = np.zeros((2, batch), np.int64) if newton else 0
-    _FORWARD[wx.dtype](
-        (cell.code, batch, time, width, reverse, 0 if lengths is None else lengths),
-        wx,
-        np.ascontiguousarray(a),
-        0 if p is None else np.ascontiguousarray(p),
-        tuple([np.ascontiguousarray(part) for part in first]),
-        last,
-        (h,),
-        newton,
-        counts,
-    )
+    counts = np.zeros((2, batch), np.int64) if newton else None
+    shape = (cell.code, batch, time, width, reverse, lengths)
+    weights = (np.ascontiguousarray(a), None if p is None else np.ascontiguousarray(p))
+    initial = tuple([np.ascontiguousarray(part) for part in first])
+    _core.para_fwd(shape, wx, *weights, initial, last, (h,), newton, counts)
     if out is not None and h is not out:
         out[...] = h
         h = out

@@ -42,8 +42,7 @@ class _How(NamedTuple):
     clip_state: float | None
 
 
-_FORWARD = {"float32": _core.rnn_fwd_f32, "float64": _core.rnn_fwd_f64, "bfloat16": _core.rnn_fwd_bf16}
-_DTYPES = tuple(_FORWARD)
+_DTYPES = ("float32", "float64", "bfloat16")
 
 
 @takes_cupy
@@ -331,13 +330,12 @@ def _shape(cell: Cell, wx: Array, how: _How) -> tuple[Any, ...]:
     if bounds is not None:
         lengths, starts, packed = np.diff(bounds), bounds, time
         time = int(lengths.max(initial=0))
-    rows = (cell.code, how.rows, time, heads, width, how.reverse, 0 if lengths is None else lengths, 0, packed)
+    rows = (cell.code, how.rows, time, heads, width, how.reverse, lengths, None, packed)
     if bounds is None and how.reset is None and how.clip_state is None:
         return rows
     reset = None if how.reset is None else np.ascontiguousarray(np.broadcast_to(how.reset, (batch, wx.shape[1])))
     clip_state = math.inf if how.clip_state is None else how.clip_state
-    starting = 0 if starts is None else starts
-    return (*rows, starting, 0 if reset is None else reset, wx.shape[1], clip_state, math.inf)
+    return (*rows, starts, reset, clip_state, math.inf)
 
 
 def _cpu(
@@ -358,17 +356,7 @@ def _cpu(
     last = tuple([np.empty((how.rows, heads, width), carried if k else wx.dtype) for k in range(len(cell.states))])
     h = unit_stride(out) if out is not None else empty_steps(wx, (heads, width))
     states = (h, *[empty_steps(wx, (heads, width), carried) for _ in cell.states[1:]]) if all_states else (h,)
-    _FORWARD[wx.dtype.name](
-        _shape(cell, wx, how),
-        wx,
-        r,
-        0 if b is None else b,
-        first,
-        last,
-        states,
-        (),
-        (),
-    )
+    _core.rnn_fwd(_shape(cell, wx, how), wx, r, b, first, last, states, None, 0, ())
     if out is not None and h is not out:
         out[...] = h
         states = (out, *states[1:])

@@ -149,13 +149,13 @@ def block_scan(
 
 
 class _Scan(NamedTuple):
-    """A kind of scan: the name, dtypes and shapes of its factors, and its kernel for each dtype."""
+    """A kind of scan: the name, dtypes and shapes of its factors, and its kernel."""
 
     name: str
     factors: str
     dtypes: tuple[str, ...]
     check_shapes: Callable[[str, Shape, Shape], None]
-    forward: dict[str, Callable[..., None]]
+    forward: Callable[..., None]
 
 
 _LINEAR = _Scan(
@@ -163,13 +163,7 @@ _LINEAR = _Scan(
     "a",
     ("float32", "float64", "complex64", "complex128", "bfloat16"),
     check_linear_shapes,
-    {
-        "float32": _core.linear_scan_fwd_f32,
-        "float64": _core.linear_scan_fwd_f64,
-        "complex64": _core.linear_scan_fwd_f32,
-        "complex128": _core.linear_scan_fwd_f64,
-        "bfloat16": _core.linear_scan_fwd_bf16,
-    },
+    _core.linear_scan_fwd,
 )
 
 
@@ -178,12 +172,7 @@ _BLOCK = _Scan(
     "A",
     ("float32", "float64", "complex64", "complex128"),
     check_block_shapes,
-    {
-        "float32": _core.block_scan_fwd_f32,
-        "float64": _core.block_scan_fwd_f64,
-        "complex64": _core.block_scan_fwd_f32,
-        "complex128": _core.block_scan_fwd_f64,
-    },
+    _core.block_scan_fwd,
 )
 
 
@@ -275,24 +264,8 @@ def _cpu(scan: _Scan, a: Array, x: Array, h0: Array | None, cut: _Cut, out: Arra
         h = empty(flat.shape, x.dtype)
     last = np.empty((cut.sequences, *inner), _carried(x))
     reset = None if cut.reset is None else np.ascontiguousarray(cut.reset)
-    scan.forward[x.dtype.name](
-        (
-            cut.sequences,
-            time,
-            flat.shape[-1],
-            x.dtype.kind == "c",
-            cut.reverse,
-            0 if cut.lengths is None else cut.lengths,
-            0 if cut.cu_seqlens is None else cut.cu_seqlens,
-            () if reset is None else (reset, time if reset.ndim == 2 else 0, 1),
-        ),
-        *(() if scan is _LINEAR else (inner[-1],)),
-        _lines(a),
-        _lines(flat),
-        0 if first is None else first,
-        _lines(h),
-        last,
-    )
+    shape = (cut.sequences, time, flat.shape[-1], cut.reverse, cut.lengths, cut.cu_seqlens, reset)
+    scan.forward(shape, *(() if scan is _LINEAR else (inner[-1],)), a, flat, first, h, last)
     if out is None:
         return h.reshape(x.shape), last
     if not np.may_share_memory(h, out):
@@ -318,13 +291,6 @@ def _flat_factors(a: Array, x: Array) -> Array:
     if a.shape[2:] != inner:
         a = np.broadcast_to(a, (*a.shape[:2], *inner))
     return _flat(a)
-
-
-def _lines(x: Array) -> tuple[Array, int, int]:
-    """Return the memory and the strides of the axes B and T, 0 for an axis of size 1."""
-    size = x.itemsize // 2 if x.dtype.kind == "c" else x.itemsize
-    row, time = (0 if n == 1 else stride // size for n, stride in zip(x.shape[:2], x.strides[:2], strict=True))
-    return x, row, time
 
 
 def _reference(scan: _Scan, a: Array, x: Array, h0: Array | None, cut: _Cut, out: Array | None) -> tuple[Array, Array]:

@@ -14,11 +14,8 @@ from torch import Tensor
 from ... import _core
 from ..._sequences import check_lengths
 from ..._torch import vmap
-from ..._torch.ops import LIBRARY, Steps, contiguous, eager, empty, unit_stride
+from ..._torch.ops import LIBRARY, contiguous, eager, empty, unit_stride
 from .._plan import Plan, Sizes, check_bounds_values, plan
-
-_FORWARD = {torch.float32: _core.delta_fwd_f32, torch.float64: _core.delta_fwd_f64}
-_BACKWARD = {torch.float32: _core.delta_bwd_f32, torch.float64: _core.delta_bwd_f64}
 
 LIBRARY.define(
     "_delta_fwd(Tensor q, Tensor k, Tensor v, Tensor beta, Tensor? decay, Tensor? h0, Tensor? reset, Tensor? lengths, "
@@ -55,31 +52,16 @@ def check_cut(sizes: Sizes, lengths: Tensor | None, cu_seqlens: Tensor | None) -
         check_bounds_values("delta_scan", int(cu_seqlens[0]), int(cu_seqlens[-1]), least, sizes.time)
 
 
-def _steps(x: Tensor) -> Steps:
-    """Return the address and the strides of the axes (row, time, factor, head)."""
-    stride = x.stride()
-    return x.data_ptr(), stride[0], stride[1], stride[2] if len(stride) == 5 else 0, stride[-2]
-
-
 def _work(
     sizes: Sizes, how: Plan, chunk: int, reset: Tensor | None, lengths: Tensor | None, cu_seqlens: Tensor | None
-) -> tuple[tuple[Any, ...], tuple[Tensor, ...]]:
-    """Return the kernels' description of the work, and the tensors that its pointers refer to."""
-    kept: list[Tensor] = []
-
-    def pointer(x: Tensor) -> int:
-        kept.append(x.contiguous())
-        return kept[-1].data_ptr()
-
-    starts = valid = 0
+) -> tuple[Any, ...]:
+    """Return the kernels' description of the work."""
     check_cut(sizes, lengths, cu_seqlens)
-    if lengths is not None:
-        valid = pointer(lengths)
-    elif cu_seqlens is not None:
-        starts, valid = pointer(cu_seqlens), pointer(cu_seqlens.diff())
-    flags = () if reset is None else (pointer(reset), sizes.time if reset.dim() == 2 else 0, 1)
+    if lengths is None and cu_seqlens is not None:
+        lengths = cu_seqlens.diff()
+    starts, valid, flags = (None if x is None else x.contiguous() for x in (cu_seqlens, lengths, reset))
     numbers = (sizes.time, sizes.factors, sizes.heads, sizes.keys, sizes.values)
-    return (rows_of(sizes, cu_seqlens), *numbers, starts, valid, flags, chunk, how.period), tuple(kept)
+    return rows_of(sizes, cu_seqlens), *numbers, starts, valid, flags, chunk, how.period
 
 
 def delta_fwd_fake(
@@ -125,20 +107,8 @@ def _delta_fwd(
     how = plan("delta_scan", method, chunk, sizes.factors)
     q, k, v, beta = unit_stride(q), unit_stride(k), unit_stride(v), contiguous(beta)
     decay, h0 = (None if x is None else contiguous(x) for x in (decay, h0))
-    work, kept_alive = _work(sizes, how, how.forward, reset, lengths, cu_seqlens)
-    _FORWARD[q.dtype](
-        work,
-        _steps(q),
-        _steps(k),
-        _steps(v),
-        beta.data_ptr(),
-        0 if decay is None else decay.data_ptr(),
-        0 if h0 is None else h0.data_ptr(),
-        _steps(outputs[0]),
-        *[x.data_ptr() for x in outputs[1:]],
-        *([] if save else [0, 0]),
-    )
-    del kept_alive
+    work = _work(sizes, how, how.forward, reset, lengths, cu_seqlens)
+    _core.delta_fwd(work, q, k, v, beta, decay, h0, *outputs, *([] if save else [None, None]))
     return outputs
 
 
@@ -193,23 +163,11 @@ def _delta_bwd(
     e, states = contiguous(e), contiguous(states)
     decay, dlast = (None if x is None else contiguous(x) for x in (decay, dlast))
     d_o = None if d_o is None else unit_stride(d_o)
-    work, kept_alive = _work(sizes, how, how.backward, reset, lengths, cu_seqlens)
-    dq, dk, dv, dbeta, *rest = [x.data_ptr() for x in gradients]
-    _BACKWARD[q.dtype](
-        work,
-        _steps(q),
-        _steps(k),
-        beta.data_ptr(),
-        0 if decay is None else decay.data_ptr(),
-        e.data_ptr(),
-        states.data_ptr(),
-        () if d_o is None else _steps(d_o),
-        0 if dlast is None else dlast.data_ptr(),
-        *(dq, dk, dv, dbeta),
-        0 if decay is None else rest[0],
-        rest[-1] if need_h0 else 0,
-    )
-    del kept_alive
+    work = _work(sizes, how, how.backward, reset, lengths, cu_seqlens)
+    rest = gradients[4:]
+    ddecay, dh0 = None if decay is None else rest[0], rest[-1] if need_h0 else None
+    dq, dk, dv, dbeta = gradients[:4]
+    _core.delta_bwd(work, q, k, beta, decay, e, states, d_o, dlast, dq, dk, dv, dbeta, ddecay, dh0)
     return gradients
 
 

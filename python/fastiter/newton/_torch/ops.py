@@ -8,6 +8,7 @@ requested; ``newton``: whether the forward pass used Newton's method, which make
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +19,6 @@ from ..._torch import vmap
 from ..._torch.ops import LIBRARY, contiguous, eager, empty, empty_steps, unit_stride
 from .._cells import CELLS, Options, ParaCell
 
-_FORWARD = {torch.float32: _core.para_fwd_f32, torch.float64: _core.para_fwd_f64}
-_BACKWARD = {torch.float32: _core.para_bwd_f32, torch.float64: _core.para_bwd_f64}
-
 LIBRARY.define(
     "_para_fwd(str cell, Tensor wx, Tensor a, Tensor? p, Tensor[] state, bool reverse, Tensor? lengths, int window, "
     "int max_steps, float rtol, float atol, bool save) -> Tensor[]"
@@ -30,25 +28,11 @@ LIBRARY.define(
     "bool reverse, Tensor? lengths, bool need_weights, bool newton) -> Tensor[]"
 )
 
-ParaSteps = tuple[()] | tuple[int, int, int, int]
 
-
-def _steps(x: Tensor) -> ParaSteps:
-    """Return the address and the strides (row, time, gate) of (B, T, G, D), or of (B, T, D), with gate stride 0."""
-    stride = x.stride()
-    return x.data_ptr(), stride[0], stride[1], stride[2] if len(stride) == 4 else 0
-
-
-def _slices(x: Tensor) -> tuple[int, ...]:
-    """Return the addresses of x[0], x[1], ... of a contiguous tensor."""
-    start, step = x.data_ptr(), x.stride(0) * x.element_size()
-    return tuple([start + i * step for i in range(x.shape[0])])
-
-
-def _shape(cell: ParaCell, wx: Tensor, reverse: bool, lengths: Tensor | None) -> tuple[int, int, int, int, bool, int]:
+def _shape(cell: ParaCell, wx: Tensor, reverse: bool, lengths: Tensor | None) -> tuple[Any, ...]:
     batch, time, _, width = wx.shape
     check_steps(cell, wx, lengths)
-    return cell.code, batch, time, width, reverse, 0 if lengths is None else lengths.data_ptr()
+    return cell.code, batch, time, width, reverse, lengths
 
 
 def check_steps(cell: ParaCell, wx: Tensor, lengths: Tensor | None) -> None:
@@ -105,18 +89,8 @@ def _para_fwd(
     shape, outputs = _shape(cell, wx, reverse, lengths), forward_outputs(cell, wx, window > 0, save)
     h, last, *rest = outputs
     newton: Options = (window, max_steps, rtol, atol) if window else ()
-    counts = rest.pop(0).data_ptr() if newton else 0
-    _FORWARD[wx.dtype](
-        shape,
-        _steps(wx),
-        a.data_ptr(),
-        0 if p is None else p.data_ptr(),
-        tuple([x.data_ptr() for x in first]),
-        _slices(last),
-        tuple([_steps(x) for x in (h, *rest)]),
-        newton,
-        counts,
-    )
+    counts = rest.pop(0) if newton else None
+    _core.para_fwd(shape, wx, a, p, first, last, (h, *rest), newton, counts)
     return outputs
 
 
@@ -143,20 +117,9 @@ def _para_bwd(
     states = [unit_stride(x) for x in states]
     shape, outputs = _shape(cell, wx, reverse, lengths), backward_outputs(cell, wx, a, need_weights)
     dwx, dfirst, *weights = outputs
-    _BACKWARD[wx.dtype](
-        shape,
-        _steps(wx),
-        a.data_ptr(),
-        0 if p is None else p.data_ptr(),
-        tuple([x.data_ptr() for x in first]),
-        tuple([_steps(x) for x in states]),
-        () if dh is None else _steps(dh),
-        () if dlast is None else _slices(dlast),
-        _steps(dwx),
-        weights[0].data_ptr() if need_weights else 0,
-        weights[1].data_ptr() if need_weights and cell.peepholes else 0,
-        _slices(dfirst),
-    )
+    da = weights[0] if need_weights else None
+    dp = weights[1] if need_weights and cell.peepholes else None
+    _core.para_bwd(shape, wx, a, p, first, states, dh, dlast, dwx, da, dp, dfirst)
     return outputs
 
 

@@ -37,7 +37,7 @@ from .._cells import (
     elman_cell,
 )
 from .autograd import Recurrence, Together, Transformed
-from .ops import fits, rnn_fwd, rnn_fwd_fitting, rnn_fwd_together
+from .ops import fits, rnn_fwd, rnn_fwd_together
 from .work import PLAIN, Options, checked_batch_sizes, options
 
 States: TypeAlias = tuple[Tensor, ...]
@@ -284,15 +284,14 @@ def _run(
     whole = None
     cu_seqlens, reset, clip_state, clip_grad, checkpoint = asked
     is_plain = cu_seqlens is None and reset is None and clip_state is None and clip_grad is None and checkpoint is None
-    fitting = is_plain and lengths is None and fits(cell, wx, r, b, state)
-    if not fitting:
+    if not (is_plain and lengths is None and fits(cell, wx, r, b, state)):
         _check_tensors(function, cell, wx, r, b, state)
         if wx.dim() != 5:
             _check_shapes(function, cell, wx.shape, r, b, state)
         how, sequences = _checked_options(function, wx, lengths, *asked)
         batch, time, _, _ = _check_shapes(function, cell, wx.shape, r, b, state, sequences)
         whole = None if lengths is None else checked_lengths(function, lengths, batch, time, wx.device)
-    h, last, states = _apply(cell, wx, r, b, state, reverse, whole, None, return_all_states, how, fitting)
+    h, last, states = _apply(cell, wx, r, b, state, reverse, whole, None, return_all_states, how)
     return (h, last, states) if return_all_states else (h, last)
 
 
@@ -368,14 +367,10 @@ def _apply(
     batch_sizes: Tensor | None,
     all_states: bool,
     how: Options = PLAIN,
-    fitting: bool = False,
 ) -> tuple[Tensor, States, States]:
-    """Return h, the final states, and all states (or only h, if not requested). ``fitting``: the result of `fits`."""
+    """Return h, the final states, and all states (or only h, if not requested)."""
     first = () if state is None else tuple(state)
-    needs_grad = _needs_grad(wx, r, b, first)
-    if fitting and not needs_grad:
-        outputs = rnn_fwd_fitting(cell, wx, r, b, first, reverse, all_states)
-    elif needs_grad or transformed():
+    if _needs_grad(wx, r, b, first) or transformed():
         node = Transformed if transformed() else Recurrence
         outputs = node.apply(cell, reverse, lengths, batch_sizes, all_states, *how, wx, r, b, *first)
     else:

@@ -18,7 +18,6 @@ from ... import _core
 from ..._torch import vmap
 from ..._torch.ops import (
     LIBRARY,
-    Steps,
     are_ordinary,
     contiguous,
     eager,
@@ -26,24 +25,11 @@ from ..._torch.ops import (
     empty_by_head,
     empty_steps,
     own_copy,
-    state_steps,
-    steps,
     unit_stride,
     unwatched,
 )
 from .._cells import CELLS, Cell
 from .work import PLAIN, Options, work_of
-
-_FORWARD = {
-    torch.float32: _core.rnn_fwd_f32,
-    torch.float64: _core.rnn_fwd_f64,
-    torch.bfloat16: _core.rnn_fwd_bf16,
-}
-_BACKWARD = {
-    torch.float32: _core.rnn_bwd_f32,
-    torch.float64: _core.rnn_bwd_f64,
-    torch.bfloat16: _core.rnn_bwd_bf16,
-}
 
 
 def carried(x: Tensor) -> torch.dtype:
@@ -141,32 +127,16 @@ def _rnn_fwd(
     wx, r = unit_stride(wx), contiguous(r)
     b = _bias(b, wx)
     first = [contiguous(x) for x in state]
-    work, kept_alive = work_of(cell, lines, heads, width, reverse, lengths, batch_sizes, how)
+    work = work_of(cell, lines, heads, width, reverse, lengths, batch_sizes, how)
     outputs = _forward_outputs(cell, wx, work[1], all_states, save, how.checkpoint, False, work[2], states)
     count = len(cell.states)
     h, last, kept = outputs[0], outputs[1 : 1 + count], outputs[1 + count :]
     by_chunks = save and how.checkpoint > 0
     rest = count - 1 if all_states or (save and not by_chunks) else 0
-    _FORWARD[wx.dtype](
-        work,
-        steps(wx),
-        r.data_ptr(),
-        0 if b is None else b.data_ptr(),
-        tuple([x.data_ptr() for x in first]),
-        tuple([x.data_ptr() for x in last]),
-        (state_steps(h), *[state_steps(x) for x in kept[:rest]]),
-        steps(kept[rest]) if save and cell.saved and not by_chunks else (),
-        (how.checkpoint, *[x.data_ptr() for x in kept[rest:]]) if by_chunks else (),
-    )
-    del kept_alive
+    saved = kept[rest] if save and cell.saved and not by_chunks else None
+    every, between = (how.checkpoint, kept[rest:]) if by_chunks else (0, [])
+    _core.rnn_fwd(work, wx, r, b, first, last, (h, *kept[:rest]), saved, every, between)
     return outputs
-
-
-def _optional_steps(x: Tensor | None, kept_alive: list[Tensor]) -> Steps:
-    if x is None:
-        return ()
-    kept_alive.append(unit_stride(x))
-    return state_steps(kept_alive[-1])
 
 
 def _rnn_bwd(
@@ -191,30 +161,19 @@ def _rnn_bwd(
     by_chunks = how.checkpoint > 0
     first = [contiguous(x) for x in state]
     final = [None if x is None else contiguous(x) for x in dlast]
-    work, kept_alive = work_of(cell, h.shape[:-2], h.shape[-2], h.shape[-1], reverse, lengths, batch_sizes, how)
+    work = work_of(cell, h.shape[:-2], h.shape[-2], h.shape[-1], reverse, lengths, batch_sizes, how)
     outputs = _backward_outputs(cell, h, r, work[1], need_r, need_b, need_state)
-    copies: list[Tensor] = []
     wx, b = None if wx is None else unit_stride(wx), _bias(b, h)
     # Saved-tensor hooks may have returned these with other strides.
     states = [unit_stride(x) for x in states]
     saved = [contiguous(x) if by_chunks else unit_stride(x) for x in saved]
-    _BACKWARD[h.dtype](
-        work,
-        r.data_ptr(),
-        tuple([x.data_ptr() for x in first]),
-        tuple([state_steps(x) for x in states]),
-        steps(saved[0]) if saved and not by_chunks else (),
-        tuple([_optional_steps(x, copies) for x in dstates]),
-        tuple([0 if x is None else x.data_ptr() for x in final]),
-        steps(outputs[0]),
-        tuple([x.data_ptr() for x in outputs[-len(cell.states) :]]) if need_state else (),
-        outputs[1 + need_r].data_ptr() if need_b else 0,
-        outputs[1].data_ptr() if need_r else 0,
-        (how.checkpoint, *[x.data_ptr() for x in saved]) if by_chunks else (),
-        () if wx is None else steps(wx),
-        0 if b is None else b.data_ptr(),
-    )
-    del kept_alive, copies
+    dwx, *rest = outputs
+    dr = rest.pop(0) if need_r else None
+    db = rest.pop(0) if need_b else None
+    gates = saved[0] if saved and not by_chunks else None
+    incoming = [None if x is None else unit_stride(x) for x in dstates]
+    every, between = (how.checkpoint, saved) if by_chunks else (0, [])
+    _core.rnn_bwd(work, r, first, states, gates, incoming, final, dwx, rest, db, dr, every, between, wx, b)
     return outputs
 
 
@@ -340,14 +299,6 @@ def rnn_fwd_together(
 def fits(cell: Cell, wx: Any, r: Any, b: Any, state: Any) -> bool:
     """Return whether these are dense tensors of matching shapes, which need no further checks."""
     return unwatched() and _core.rnn_fits_tensors(cell.layout, wx, r, b, state)
-
-
-def rnn_fwd_fitting(
-    cell: Cell, wx: Tensor, r: Tensor, b: Tensor | None, state: Sequence[Tensor], reverse: bool, all_states: bool
-) -> list[Tensor]:
-    """Run the op on tensors for which `fits` is true, without checks."""
-    outputs = _core.rnn_fwd_tensors(cell.layout, wx, r, b, state, reverse, all_states, False)
-    return cast(list[Tensor], outputs)
 
 
 _longer_rnn_bwd = eager(_rnn_bwd, torch.ops.fastiter._rnn_bwd.default)

@@ -52,24 +52,17 @@ def work_of(
     lengths: Tensor | None,
     batch_sizes: Tensor | None,
     how: Options,
-) -> tuple[Work, tuple[Tensor, ...]]:
-    """Return the kernels' description of the work, and the tensors that its pointers refer to."""
-    rows, kept_alive = rows_of(cell, lines, heads, width, reverse, lengths, batch_sizes, how.cu_seqlens)
+) -> Work:
+    """Return the kernels' description of the work."""
+    rows = rows_of(cell, lines, heads, width, reverse, lengths, batch_sizes, how.cu_seqlens)
     starts, reset, clip_state, clip_grad, _ = how
     if starts is None and reset is None and clip_state is None and clip_grad is None:
-        return rows, kept_alive
+        return rows
     if starts is not None:
         starts = starts.contiguous()
     if reset is not None:
         reset = reset.expand(lines if batch_sizes is None else rows[1:3]).contiguous()
-    more = (
-        0 if starts is None else starts.data_ptr(),
-        0 if reset is None else reset.data_ptr(),
-        0 if reset is None else reset.shape[1],
-        inf if clip_state is None else clip_state,
-        inf if clip_grad is None else clip_grad,
-    )
-    return (*rows, *more), (*kept_alive, *(x for x in (starts, reset) if x is not None))
+    return (*rows, starts, reset, inf if clip_state is None else clip_state, inf if clip_grad is None else clip_grad)
 
 
 def rows_of(
@@ -81,39 +74,33 @@ def rows_of(
     lengths: Tensor | None,
     batch_sizes: Tensor | None,
     cu_seqlens: Tensor | None,
-) -> tuple[Work, tuple[Tensor, ...]]:
+) -> Work:
+    """Return the same without options: cell, B, T, N, D, reverse, lengths, offsets of packed steps, packed lines."""
     if cu_seqlens is not None:
         return _cut_work(cell, lines[1], heads, width, reverse, cu_seqlens)
     if batch_sizes is not None:
         return _packed_work(cell, lines[0], heads, width, reverse, batch_sizes)
     batch, time = lines
     if lengths is None:
-        return (cell.code, batch, time, heads, width, reverse, 0, 0, 0), ()
+        return cell.code, batch, time, heads, width, reverse, None, None, 0
     least, most = (int(lengths.min()), int(lengths.max())) if batch else (0, 0)
     check_lengths(cell.name, lengths.shape, least, most, batch, time)
-    lengths = lengths.contiguous()
-    return (cell.code, batch, time, heads, width, reverse, lengths.data_ptr(), 0, 0), (lengths,)
+    return cell.code, batch, time, heads, width, reverse, lengths.contiguous(), None, 0
 
 
-def _packed_work(
-    cell: Cell, rows: int, heads: int, width: int, reverse: bool, batch_sizes: Tensor
-) -> tuple[Work, tuple[Tensor, ...]]:
+def _packed_work(cell: Cell, rows: int, heads: int, width: int, reverse: bool, batch_sizes: Tensor) -> Work:
     offsets = torch.cumsum(batch_sizes, 0) - batch_sizes
     batch, time = int(batch_sizes[0]) if len(batch_sizes) else 0, len(batch_sizes)
     lengths = (batch_sizes > torch.arange(batch, device=batch_sizes.device).unsqueeze(1)).sum(1)
-    work = (cell.code, batch, time, heads, width, reverse, lengths.data_ptr(), offsets.data_ptr(), rows)
-    return work, (lengths, offsets)
+    return cell.code, batch, time, heads, width, reverse, lengths, offsets, rows
 
 
-def _cut_work(
-    cell: Cell, steps: int, heads: int, width: int, reverse: bool, cu_seqlens: Tensor
-) -> tuple[Work, tuple[Tensor, ...]]:
+def _cut_work(cell: Cell, steps: int, heads: int, width: int, reverse: bool, cu_seqlens: Tensor) -> Work:
     ends, falls = (int(cu_seqlens[0]), int(cu_seqlens[-1])), bool((cu_seqlens[1:] < cu_seqlens[:-1]).any())
     check_bounds(cell.name, cu_seqlens.shape, *ends, falls, steps)
     lengths = cu_seqlens.diff()
     time = int(lengths.max()) if len(lengths) else 0
-    work = (cell.code, len(lengths), time, heads, width, reverse, lengths.data_ptr(), 0, steps)
-    return work, (lengths,)
+    return cell.code, len(lengths), time, heads, width, reverse, lengths, None, steps
 
 
 def checked_batch_sizes(function: str, batch_sizes: Tensor) -> tuple[int, int]:
@@ -126,7 +113,3 @@ def checked_batch_sizes(function: str, batch_sizes: Tensor) -> tuple[int, int]:
     if int(batch_sizes[-1]) < 1 or bool((batch_sizes[1:] > batch_sizes[:-1]).any()):
         raise ValueError(f"{function}: batch_sizes must not increase nor fall below 1, got {batch_sizes.tolist()}")
     return int(batch_sizes[0]), int(batch_sizes.sum())
-
-
-def _kind(x: object) -> str:
-    return f"{x.dtype} on {x.device}" if isinstance(x, Tensor) else type(x).__qualname__

@@ -18,60 +18,23 @@ from ..._sequences import check_bounds, check_lengths
 from ..._torch import vmap
 from ..._torch.ops import LIBRARY, contiguous, eager, empty_steps, unit_stride
 
-Lines = tuple[()] | tuple[int, int, int]
 Cut = tuple[bool, Tensor | None, Tensor | None, Tensor | None]  # reverse, reset, lengths, cu_seqlens
 
 
 class Scan(NamedTuple):
-    """A kind of scan: its name, its factors' name, whether they are blocks, and its kernels by dtype."""
+    """A kind of scan: its name, its factors' name, whether they are blocks, its dtypes and its kernels."""
 
     name: str
     factors: str
     blocks: bool
-    forward: dict[torch.dtype, Callable[..., None]]
-    backward: dict[torch.dtype, Callable[..., None]]
-
-    @property
-    def dtypes(self) -> tuple[torch.dtype, ...]:
-        return tuple(self.forward)
+    dtypes: tuple[torch.dtype, ...]
+    forward: Callable[..., None]
+    backward: Callable[..., None]
 
 
-LINEAR = Scan(
-    "linear_scan",
-    "a",
-    False,
-    {
-        torch.float32: _core.linear_scan_fwd_f32,
-        torch.float64: _core.linear_scan_fwd_f64,
-        torch.complex64: _core.linear_scan_fwd_f32,
-        torch.complex128: _core.linear_scan_fwd_f64,
-        torch.bfloat16: _core.linear_scan_fwd_bf16,
-    },
-    {
-        torch.float32: _core.linear_scan_bwd_f32,
-        torch.float64: _core.linear_scan_bwd_f64,
-        torch.complex64: _core.linear_scan_bwd_f32,
-        torch.complex128: _core.linear_scan_bwd_f64,
-        torch.bfloat16: _core.linear_scan_bwd_bf16,
-    },
-)
-BLOCK = Scan(
-    "block_scan",
-    "A",
-    True,
-    {
-        torch.float32: _core.block_scan_fwd_f32,
-        torch.float64: _core.block_scan_fwd_f64,
-        torch.complex64: _core.block_scan_fwd_f32,
-        torch.complex128: _core.block_scan_fwd_f64,
-    },
-    {
-        torch.float32: _core.block_scan_bwd_f32,
-        torch.float64: _core.block_scan_bwd_f64,
-        torch.complex64: _core.block_scan_bwd_f32,
-        torch.complex128: _core.block_scan_bwd_f64,
-    },
-)
+_DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+LINEAR = Scan("linear_scan", "a", False, (*_DTYPES, torch.bfloat16), _core.linear_scan_fwd, _core.linear_scan_bwd)
+BLOCK = Scan("block_scan", "A", True, _DTYPES, _core.block_scan_fwd, _core.block_scan_bwd)
 SCANS = {scan.name: scan for scan in (LINEAR, BLOCK)}
 
 _CUT = "bool reverse, Tensor? reset, Tensor? lengths, Tensor? cu_seqlens"
@@ -100,19 +63,6 @@ def flat_steps(x: Tensor) -> Tensor:
     return unit_stride(x if x.dim() == 3 else x.flatten(2))
 
 
-def lines_of(x: Tensor | None) -> Lines:
-    """Return the address and the strides of B and T in real numbers; the stride of an axis of size 1 is 0."""
-    if x is None:
-        return ()
-    step = 2 if x.is_complex() else 1
-    row, time = (0 if size == 1 else stride * step for size, stride in zip(x.shape[:2], x.stride()[:2], strict=True))
-    return x.data_ptr(), row, time
-
-
-def _address(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
-
-
 def check_cut(scan: Scan, x: Tensor, cut: Cut) -> None:
     """Check lengths and cu_seqlens at run time, as tracing does not know their values.
 
@@ -128,32 +78,19 @@ def check_cut(scan: Scan, x: Tensor, cut: Cut) -> None:
         check_lengths(scan.name, lengths.shape, least, most, batch, time)
 
 
-def _work(scan: Scan, x: Tensor, cut: Cut) -> tuple[tuple[Any, ...], tuple[Tensor | None, ...]]:
-    """Return the kernels' description of a scan of ``x``, and the tensors that its pointers refer to."""
+def _work(scan: Scan, x: Tensor, cut: Cut) -> tuple[Any, ...]:
+    """Return the kernels' description of a scan of ``x``: its shape, and K with blocks."""
     check_cut(scan, x, cut)
-    reverse, reset, lengths, cu_seqlens = cut
-    batch, time = x.shape[:2]
-    sequences = batch
-    if cu_seqlens is not None:
-        cu_seqlens, sequences = cu_seqlens.contiguous(), len(cu_seqlens) - 1
-    if lengths is not None:
-        lengths = lengths.contiguous()
-    if reset is not None:
-        reset = reset.contiguous()
-    width = math.prod(x.shape[2:])
-    at_reset = () if reset is None else (reset.data_ptr(), time if reset.dim() == 2 else 0, 1)
-    starts = (_address(lengths), _address(cu_seqlens))
-    work: tuple[Any, ...] = ((sequences, time, width, x.is_complex(), reverse, *starts, at_reset),)
-    return (*work, x.shape[-1]) if scan.blocks else work, (reset, lengths, cu_seqlens)
+    reverse, *optional = cut
+    reset, lengths, cu_seqlens = (None if y is None else y.contiguous() for y in optional)
+    sequences = x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
+    shape = (sequences, x.shape[1], math.prod(x.shape[2:]), reverse, lengths, cu_seqlens, reset)
+    return (shape, x.shape[-1]) if scan.blocks else (shape,)
 
 
 def _forward_into(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut, h: Tensor) -> Tensor:
-    work, kept_alive = _work(scan, x, cut)
-    a, flat = flat_steps(a), flat_steps(x)
-    first = None if h0 is None else contiguous(h0)
-    last = empty_last(x, cut[3])
-    scan.forward[x.dtype](*work, lines_of(a), lines_of(flat), _address(first), lines_of(h), last.data_ptr())
-    del kept_alive
+    first, last = None if h0 is None else contiguous(h0), empty_last(x, cut[3])
+    scan.forward(*_work(scan, x, cut), flat_steps(a), flat_steps(x), first, flat_steps(h), last)
     return last
 
 
@@ -192,29 +129,18 @@ def _backward(
     need_a: bool,
     need_h0: bool,
 ) -> list[Tensor]:
-    work, kept_alive = _work(scan, h, cut)
-    factors, flat = flat_steps(a), flat_steps(h)
     dh = None if dh is None else flat_steps(dh)
     first = None if h0 is None else contiguous(h0)
     dlast = None if dlast is None else contiguous(dlast)
     dfirst = empty_last(h, cut[3])
     dx = empty_steps(h, h.shape) if need_x else None
     gradient, summed = _empty_factors_gradient(a, h) if need_a else (None, False)
-    scan.backward[h.dtype](
-        *work,
-        lines_of(factors),
-        lines_of(flat),
-        lines_of(dh),
-        _address(first),
-        _address(dlast),
-        lines_of(dx),
-        () if summed else lines_of(gradient),
-        lines_of(gradient) if summed else (),
-        dfirst.data_ptr(),
-    )
-    del kept_alive
-    da = gradient if gradient is None else gradient.to(a.dtype)
-    return [x for x in (dx, da, dfirst if need_h0 else None) if x is not None]
+    flat_dx, flat_da = (None if x is None else flat_steps(x) for x in (dx, gradient))
+    da = (None, flat_da) if summed else (flat_da, None)  # for each step, or summed over steps
+    given = (flat_steps(a), flat_steps(h), dh, first, dlast)
+    scan.backward(*_work(scan, h, cut), *given, flat_dx, *da, dfirst)
+    of_a = None if gradient is None else gradient.to(a.dtype)
+    return [x for x in (dx, of_a, dfirst if need_h0 else None) if x is not None]
 
 
 def _empty_factors_gradient(a: Tensor, h: Tensor) -> tuple[Tensor, bool]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..._torch import launch
 from ..._torch.ops import LIBRARY, contiguous, empty_steps
-from .ops import BLOCK, LINEAR, Cut, Scan, carried, check_cut, empty_last, flat_steps, has_plain_steps, lines_of
+from .ops import BLOCK, LINEAR, Cut, Scan, carried, check_cut, empty_last, flat_steps, has_plain_steps
 
 #: Minimum steps per segment
 _SHORTEST = 64
@@ -107,7 +107,7 @@ def _launch(
         getattr(kernels, f"{scan.name}_{direction}_kernel")[(-(-lanes // _lanes(scan, x)),)](
             *[None if y is None else torch.view_as_real(y) if y.is_complex() else y for y in memory],
             *work[:3],
-            *[stride for y in strided for stride in (lines_of(y)[1:] or (0, 0))],
+            *[stride for y in strided for stride in _strides(y)],
             *work[3:],
             STATE=tl.float64 if state in (torch.float64, torch.complex128) else tl.float32,
             COMPLEX=x.is_complex(),
@@ -117,6 +117,15 @@ def _launch(
             num_warps=4 if scan.blocks else 2,
             enable_fp_fusion=False,
         )
+
+
+def _strides(x: Tensor | None) -> tuple[int, int]:
+    """Return the strides of the axes B and T in real numbers, 0 for an axis of size 1."""
+    if x is None:
+        return 0, 0
+    unit = 2 if x.is_complex() else 1
+    row, time = (0 if size == 1 else stride * unit for size, stride in zip(x.shape[:2], x.stride()[:2], strict=True))
+    return row, time
 
 
 def _empty_summaries(a: Tensor, x: Tensor, work: _Work) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,12 @@
-#include "core/dlpack.hpp"
+#include "core/arrays.hpp"
 #include "core/memory.hpp"
 #include <algorithm>
+#include <string>
 
 namespace fastiter {
 namespace {
 
-const dlpack::ExchangeApi* api = nullptr;
+const DLPackExchangeAPI* api = nullptr;
 PyTypeObject *tensor = nullptr, *parameter = nullptr;
 PyObject* is_neg = nullptr; // interned name
 
@@ -44,41 +45,42 @@ struct Places {
 
 // A tensor's memory, from the reusable blocks
 struct Owned {
-    dlpack::Managed managed{};
+    DLManagedTensorVersioned managed{};
     Block block;
     explicit Owned(int64_t bytes) : block(take_block(size_t(bytes))) {}
     ~Owned() { give_block(block); }
 };
 
-dlpack::Managed* from_blocks(const dlpack::Tensor& prototype, int64_t bytes) {
+DLManagedTensorVersioned* from_blocks(const DLTensor& prototype, int64_t bytes) {
     auto* owned = new Owned(bytes);
-    dlpack::Managed& managed = owned->managed;
-    managed.version = api->version;
-    managed.owner = owned;
-    managed.release = [](dlpack::Managed* m) { delete static_cast<Owned*>(m->owner); };
-    managed.tensor = prototype;
-    managed.tensor.data = owned->block.data;
-    managed.tensor.byte_offset = 0;
+    DLManagedTensorVersioned& managed = owned->managed;
+    managed.version = api->header.version;
+    managed.manager_ctx = owned;
+    managed.deleter = [](DLManagedTensorVersioned* m) { delete static_cast<Owned*>(m->manager_ctx); };
+    managed.dl_tensor = prototype;
+    managed.dl_tensor.data = owned->block.data;
+    managed.dl_tensor.byte_offset = 0;
     return &managed;
 }
 
-dlpack::Managed* from_torch(dlpack::Tensor prototype, int64_t count) {
+DLManagedTensorVersioned* from_torch(DLTensor prototype, int64_t count) {
     prototype.ndim = 1, prototype.shape = &count, prototype.strides = nullptr;
-    dlpack::Managed* managed = nullptr;
-    if (api->allocate(&prototype, &managed, nullptr, set_error) != 0) throw py::error_already_set();
+    DLManagedTensorVersioned* managed = nullptr;
+    if (api->managed_tensor_allocator(&prototype, &managed, nullptr, set_error) != 0) throw py::error_already_set();
     return managed;
 }
 
-py::object new_tensor(const View& like, Places places, int bits) {
-    dlpack::Tensor prototype = like.dl();
-    prototype.dtype = {bits == 16 ? dlpack::kBfloat : dlpack::kFloat, uint8_t(bits), 1};
+py::object new_tensor(const Array& like, Places places, int bits) {
+    DLTensor prototype = like.dl();
+    prototype.dtype = {uint8_t(bits == 16 ? kDLBfloat : kDLFloat), uint8_t(bits), 1};
     const int64_t bytes = places.count * bits / 8;
-    dlpack::Managed* managed = bytes >= kLarge ? from_blocks(prototype, bytes) : from_torch(prototype, places.count);
-    managed->tensor.ndim = places.ndim;
-    managed->tensor.shape = places.shape; // only read during import
-    managed->tensor.strides = places.strides;
+    DLManagedTensorVersioned* managed =
+        bytes >= kLarge ? from_blocks(prototype, bytes) : from_torch(prototype, places.count);
+    managed->dl_tensor.ndim = places.ndim;
+    managed->dl_tensor.shape = places.shape; // only read during import
+    managed->dl_tensor.strides = places.strides;
     void* object = nullptr;
-    if (api->import_managed(managed, &object) != 0) throw py::error_already_set();
+    if (api->managed_tensor_to_py_object_no_sync(managed, &object) != 0) throw py::error_already_set();
     return py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
 }
 
@@ -86,9 +88,9 @@ py::object new_tensor(const View& like, Places places, int bits) {
 
 bool use_tensors(py::object capsule, py::object tensor_type, py::object parameter_type) {
     const auto* offered =
-        static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+        static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
     if (!offered) throw py::error_already_set();
-    if (offered->version.major != 1) return false;
+    if (offered->header.version.major != 1) return false;
     api = offered;
     tensor = reinterpret_cast<PyTypeObject*>(tensor_type.release().ptr()); // types live as long as the process
     parameter = reinterpret_cast<PyTypeObject*>(parameter_type.release().ptr());
@@ -96,19 +98,37 @@ bool use_tensors(py::object capsule, py::object tensor_type, py::object paramete
     return true;
 }
 
-bool View::read(PyObject* x) {
+Array::Array(PyObject* x) {
+    if (py::isinstance<py::array>(x)) {
+        const auto* array = py::detail::array_proxy(x);
+        const auto dtype = py::reinterpret_borrow<py::array>(x).dtype();
+        t_.data = array->data;
+        t_.device.device_type = kDLCPU;
+        t_.ndim = array->nd;
+        // Of the codes, only complex numbers are told apart: Python has checked dtypes.
+        t_.dtype = {uint8_t(dtype.kind() == 'c' ? kDLComplex : kDLFloat), uint8_t(8 * dtype.itemsize()), 1};
+        t_.shape = reinterpret_cast<int64_t*>(array->dimensions);
+        t_.strides = reinterpret_cast<int64_t*>(array->strides);
+        unit_ = dtype.itemsize();
+        return;
+    }
+    if (!api || !PyObject_TypeCheck(x, tensor))
+        throw py::type_error(std::string("fastiter: expected an array, got ") + Py_TYPE(x)->tp_name);
+    if (api->dltensor_from_py_object_no_sync(x, &t_) != 0) throw py::error_already_set();
+}
+
+bool Array::read(PyObject* x) {
     if (!api || (Py_TYPE(x) != tensor && Py_TYPE(x) != parameter)) return false;
-    if (api->view(x, &t_) != 0) {
+    if (api->dltensor_from_py_object_no_sync(x, &t_) != 0) {
         PyErr_Clear();
         return false;
     }
-    const bool is_known = bits() == 16 ? t_.dtype.code == dlpack::kBfloat
-                                       : t_.dtype.code == dlpack::kFloat && (bits() == 32 || bits() == 64);
-    return is_known && t_.dtype.lanes == 1 && t_.device.type == dlpack::kCpu && t_.ndim > 0 && t_.strides &&
-           !is_negated(x);
+    const bool is_known =
+        bits() == 16 ? t_.dtype.code == kDLBfloat : t_.dtype.code == kDLFloat && (bits() == 32 || bits() == 64);
+    return is_known && t_.dtype.lanes == 1 && t_.device.device_type == kDLCPU && t_.ndim > 0 && t_.strides && !is_negated(x);
 }
 
-bool View::has_shape(std::initializer_list<int64_t> shape) const {
+bool Array::has_shape(std::initializer_list<int64_t> shape) const {
     if (int(shape.size()) != t_.ndim) return false;
     const int64_t* mine = t_.shape;
     for (int64_t size : shape)
@@ -116,34 +136,34 @@ bool View::has_shape(std::initializer_list<int64_t> shape) const {
     return true;
 }
 
-bool View::is_empty() const {
+bool Array::is_empty() const {
     for (int axis = 0; axis < t_.ndim; ++axis)
         if (t_.shape[axis] == 0) return true;
     return false;
 }
 
-size_t View::bytes() const {
+size_t Array::bytes() const {
     size_t count = size_t(bits()) / 8;
     for (int axis = 0; axis < t_.ndim; ++axis) count *= size_t(t_.shape[axis]);
     return count;
 }
 
-bool View::is_contiguous() const {
+bool Array::is_contiguous() const {
     if (is_empty()) return true;
     int64_t expected = 1;
     for (int axis = t_.ndim - 1; axis >= 0; --axis) {
-        if (t_.shape[axis] != 1 && t_.strides[axis] != expected) return false;
+        if (t_.shape[axis] != 1 && stride(axis) != expected) return false;
         expected *= t_.shape[axis];
     }
     return true;
 }
 
-py::object new_tensor(const View& like, std::initializer_list<int64_t> shape) {
+py::object new_tensor(const Array& like, std::initializer_list<int64_t> shape) {
     const Places places(shape);
     return new_tensor(like, places, like.bits());
 }
 
-py::object new_tensor(const View& like, std::initializer_list<int64_t> shape, int bits,
+py::object new_tensor(const Array& like, std::initializer_list<int64_t> shape, int bits,
                       std::initializer_list<int> order) {
     const Places places(shape, order.begin());
     return new_tensor(like, places, bits);

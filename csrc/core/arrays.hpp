@@ -1,0 +1,64 @@
+// Arrays as the bindings take them: NumPy's, and torch's without linking to torch. The C functions that torch.Tensor
+// exports as __dlpack_c_exchange_api__ read and create tensors in a fraction of the microseconds that Python takes.
+#pragma once
+#include "third_party/dlpack.h"
+#include <cstdint>
+#include <initializer_list>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+
+namespace fastiter {
+
+// Registers torch's DLPack API and the tensor types that `read` accepts; subclasses are excluded there, as they may
+// redefine ops. Returns whether the DLPack version is supported.
+bool use_tensors(py::object api, py::object tensor_type, py::object parameter_type);
+
+// An array's memory, shape and strides. Strides count elements. The Python object has to outlive it.
+class Array {
+public:
+    Array() = default;
+    // An ndarray or a CPU tensor of any dtype, also of a subclass; TypeError for anything else
+    explicit Array(PyObject* x);
+    // Reads a plain, dense CPU tensor of float32, float64 or bfloat16; false: x is something else.
+    bool read(PyObject* x);
+
+    int ndim() const { return t_.ndim; }
+    bool is_complex() const { return t_.dtype.code == kDLComplex; }
+    int bits() const { return t_.dtype.bits; } // of an element
+    int real_bits() const { return is_complex() ? bits() / 2 : bits(); }
+    int64_t size(int axis) const { return t_.shape[axis < 0 ? t_.ndim + axis : axis]; }
+    int64_t stride(int axis) const {
+        const int64_t stride = t_.strides[axis < 0 ? t_.ndim + axis : axis];
+        return unit_ == 1 ? stride : stride / unit_;
+    }
+    bool has_shape(std::initializer_list<int64_t> shape) const;
+    bool is_empty() const;
+    size_t bytes() const; // of its elements
+    bool is_contiguous() const;
+    bool has_unit_stride() const { return stride(-1) == 1 || size(-1) == 1 || is_empty(); }
+    template <class T> T* data() const { return reinterpret_cast<T*>(static_cast<char*>(t_.data) + t_.byte_offset); }
+    const DLTensor& dl() const { return t_; }
+
+private:
+    DLTensor t_{};
+    int64_t unit_ = 1; // what strides are multiples of: an ndarray's count bytes
+};
+
+// An uninitialised contiguous tensor of the dtype of `like`
+py::object new_tensor(const Array& like, std::initializer_list<int64_t> shape);
+// A dense tensor of the dtype with `bits`, its axes in the given memory order, outermost first. A large one reuses
+// memory.
+py::object new_tensor(const Array& like, std::initializer_list<int64_t> shape, int bits,
+                      std::initializer_list<int> order);
+
+// Calls f.template operator()<T>() with T = float or double for real numbers of 32 or 64 bits.
+template <class F> void with_float(int bits, F f) {
+    if (bits == 32)
+        f.template operator()<float>();
+    else
+        f.template operator()<double>();
+}
+
+} // namespace fastiter
