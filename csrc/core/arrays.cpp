@@ -125,7 +125,8 @@ bool Array::read(PyObject* x) {
     }
     const bool is_known =
         bits() == 16 ? t_.dtype.code == kDLBfloat : t_.dtype.code == kDLFloat && (bits() == 32 || bits() == 64);
-    return is_known && t_.dtype.lanes == 1 && t_.device.device_type == kDLCPU && t_.ndim > 0 && t_.strides && !is_negated(x);
+    return is_known && t_.dtype.lanes == 1 && t_.device.device_type == kDLCPU && t_.ndim > 0 && t_.strides &&
+           !is_negated(x);
 }
 
 bool Array::has_shape(std::initializer_list<int64_t> shape) const {

@@ -77,7 +77,7 @@ def fused(work: Work, r: Tensor, backward: bool) -> Plan | None:
     return plan(Problem(*sizes, tensor_cores, backward), card(r))
 
 
-def _launch_fused(kernel: str, shape: Plan, work: Work, r: Tensor, args: Sequence[launch.Argument]) -> None:
+def _launch_fused(direction: str, shape: Plan, work: Work, r: Tensor, args: Sequence[launch.Argument]) -> None:
     groups = work.heads * -(-work.batch // shape.rows)
     joined = shape.blocks > 1
     exchange = r.new_zeros(groups * 2 * shape.rows * shape.padded if joined else 0)
@@ -85,8 +85,8 @@ def _launch_fused(kernel: str, shape: Plan, work: Work, r: Tensor, args: Sequenc
     at_once = card(r).sms * shape.resident // shape.blocks if joined else groups
     for first in range(0, groups, at_once):
         launch.launch_cuda(
-            kernel,
-            kernel,
+            f"rnn/{direction}",
+            {"forward": "rnn_fwd", "backward": "rnn_bwd"}[direction],
             (min(at_once, groups - first) * shape.blocks,),
             (shape.threads,),
             [*args, exchange if joined else None, arrived, np.int64(first), np.int32(shape.blocks), *work.arguments(r)],
@@ -109,7 +109,7 @@ def forward_fused(
 ) -> None:
     """Run all steps in one launch."""
     args = [wx, r, b, *four(first), *four(last), *four(states), saved]
-    _launch_fused("rnn/forward", shape, work, r, args)
+    _launch_fused("forward", shape, work, r, args)
 
 
 def backward_fused(
@@ -127,7 +127,7 @@ def backward_fused(
 ) -> None:
     """Run the backward pass of all steps in one launch."""
     args = [r, *four(first), *four(states), saved, *four(dstates), *four(dlast), dwx, dq, *four(dfirst)]
-    _launch_fused("rnn/backward", shape, work, r, args)
+    _launch_fused("backward", shape, work, r, args)
 
 
 def _launch_step(kernel: str, t: int, work: Work, x: Tensor, args: Sequence[launch.Argument]) -> None:

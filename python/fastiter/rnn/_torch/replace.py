@@ -121,6 +121,7 @@ def restore(model: nn.Module, *, built: bool = False) -> Restored:
 
     Examples
     --------
+    >>> import torch
     >>> import fastiter.torch
     >>> model = torch.nn.Sequential(fastiter.torch.nn.GRU(5, 8))
     >>> fastiter.torch.restore(model), fastiter.torch.restore(model, built=True)
