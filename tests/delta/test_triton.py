@@ -23,8 +23,8 @@ from tests.support.cases import assert_close  # noqa: E402
 def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Route CPU tensors to the GPU implementation; fill uninitialised memory with NaN."""
     monkeypatch.setattr(triton.torch, "empty_like", lambda x: torch.full_like(x, torch.nan))
-    monkeypatch.setattr(functions, "delta_fwd", triton._delta_fwd)
-    monkeypatch.setattr(functions, "delta_bwd", triton._delta_bwd)
+    monkeypatch.setattr(functions, "delta_fwd", triton.forward)
+    monkeypatch.setattr(functions, "delta_bwd", triton.backward)
     real = torch.Tensor.new_empty
 
     def filled(x: Any, *args: Any, **options: Any) -> Any:

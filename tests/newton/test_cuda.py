@@ -42,8 +42,8 @@ def gpu_kernels(device: str, programs: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Route CPU tensors to the GPU implementation; fill uninitialised memory with NaN."""
     if device == "cpu":
         monkeypatch.setattr(gpu, "launch_cuda", host.Host(programs))
-    monkeypatch.setattr(functions, "para_fwd", newton_gpu._para_fwd)
-    monkeypatch.setattr(functions, "para_bwd", newton_gpu._para_bwd)
+    monkeypatch.setattr(functions, "para_fwd", newton_gpu.forward)
+    monkeypatch.setattr(functions, "para_bwd", newton_gpu.backward)
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)

@@ -25,8 +25,8 @@ every_cell = pytest.mark.parametrize("cell", CELLS)
 @pytest.fixture(autouse=True)
 def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Route CPU tensors to the GPU implementation; fill uninitialised memory with NaN."""
-    monkeypatch.setattr(functions, "para_fwd", gpu._para_fwd)
-    monkeypatch.setattr(functions, "para_bwd", gpu._para_bwd)
+    monkeypatch.setattr(functions, "para_fwd", gpu.forward)
+    monkeypatch.setattr(functions, "para_bwd", gpu.backward)
     real = torch.Tensor.new_empty
 
     def filled(x: Any, *args: Any, **options: Any) -> Any:

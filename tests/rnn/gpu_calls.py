@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastiter.reference import rnn as reference
 from fastiter.rnn._torch import gpu, ops
+from fastiter.rnn._torch.ops import RnnBackward, RnnForward
 from tests.rnn.calls import options
 from tests.support.cases import Array, rnn_inputs
 
@@ -93,15 +94,12 @@ def run(
     whole, starts = (None if x is None else torch.tensor(x) for x in (lengths, cu_seqlens))
     dropped = None if reset is None else torch.tensor(reset, device=wx.device)
     how = (starts, dropped, clip_state, clip_grad, checkpoint)
-    outputs = gpu.rnn_fwd(case.name, wx, r, b, state, reverse, whole, None, True, True, *how, **forward)
+    outputs = gpu.forward(RnnForward(case.name, wx, r, b, state, reverse, whole, None, True, True, *how), **forward)
     count = len(case.dlast)
     others = 0 if checkpoint else count - 1
     kept = outputs[2 * count :] if checkpoint else outputs[1 + count :]
-    gradients = gpu.rnn_bwd(
-        *(case.name, r, state, [outputs[0], *kept[:others]], kept[others:], case.dstates, case.dlast),
-        *(reverse, whole, None, True, True, True, *how, wx, b),
-        **backward,
-    )
+    given = (case.name, r, state, [outputs[0], *kept[:others]], kept[others:], case.dstates, case.dlast)
+    gradients = gpu.backward(RnnBackward(*given, reverse, whole, None, True, True, True, *how, wx, b), **backward)
     return outputs[: 2 * count], gradients
 
 
@@ -158,19 +156,19 @@ def check_packed(
     _, r, b, state = make(cell, "", (4, 1, 1, width), torch.float32, "cpu").inputs
     assert b is not None
     where, packing, count = (reverse, None, batch_sizes), (True, True), len(state)
-    expected = ops._rnn_fwd(cell, wx, r, b, state, *where, *packing)
+    expected = ops.forward(RnnForward(cell, wx, r, b, state, *where, *packing))
     flows = [torch.cos(torch.arange(x.numel()) + 1.0 * k).view(x.shape) for k, x in enumerate(expected[: 2 * count])]
     dstates, dlast = [flows[0], *flows[1 + count :]], flows[1 : 1 + count]
     states, saved = [expected[0], *expected[1 + count : 2 * count]], expected[2 * count :]
     needs = (True, True, True)
-    expected += ops._rnn_bwd(cell, r, state, states, saved, dstates, dlast, *where, *needs)
+    expected += ops.backward(RnnBackward(cell, r, state, states, saved, dstates, dlast, *where, *needs))
 
     def there(tensors: list[Tensor]) -> list[Tensor]:
         return [x.to(device) for x in tensors]
 
     (wx, r, b), state = there([wx, r, b]), there(state)
-    actual = gpu.rnn_fwd(cell, wx, r, b, state, *where, *packing, **forward)
+    actual = gpu.forward(RnnForward(cell, wx, r, b, state, *where, *packing), **forward)
     given = there(states), there(saved), there(dstates), there(dlast)
-    actual += gpu.rnn_bwd(cell, r, state, *given, *where, *needs, **backward)
+    actual += gpu.backward(RnnBackward(cell, r, state, *given, *where, *needs), **backward)
     for k, (a, e) in enumerate(zip(actual, expected, strict=True)):
         torch.testing.assert_close(a.cpu(), e, atol=3e-5, rtol=1e-5, msg=lambda text, k=k: f"[{k}]: {text}")

@@ -28,7 +28,7 @@ from .._plan import (
     plan,
 )
 from .double_backward import replay
-from .ops import delta_bwd, delta_fwd
+from .ops import DeltaBackward, DeltaForward, delta_bwd, delta_fwd
 from .triton import checked_method
 
 
@@ -86,7 +86,7 @@ def delta_scan(
     if needs_grad or transformed() or forward_ad._current_level >= 0:
         o, last = _DeltaScan.apply(q, k, v, beta, decay, h0, flags, whole, bounds, *how)[:2]
     else:
-        o, last = delta_fwd(q, k, v, beta, decay, h0, flags, whole, bounds, *how, False)
+        o, last = delta_fwd(DeltaForward(q, k, v, beta, decay, h0, flags, whole, bounds, *how, False))
     return o, last
 
 
@@ -134,7 +134,7 @@ class _DeltaScan(torch.autograd.Function):
         method: str,
         chunk: int,
     ) -> tuple[Tensor, ...]:
-        return tuple(delta_fwd(q, k, v, beta, decay, h0, reset, lengths, cu_seqlens, method, chunk, True))
+        return tuple(delta_fwd(DeltaForward(q, k, v, beta, decay, h0, reset, lengths, cu_seqlens, method, chunk, True)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -156,7 +156,7 @@ class _DeltaScan(torch.autograd.Function):
             need_h0 = ctx.needs_input_grad[5]
             with torch.no_grad():
                 read: tuple[Any, ...] = (q, k, beta, decay, e, states, d_o, dlast, *cut, ctx.method, ctx.chunk, need_h0)
-                dq, dk, dv, dbeta, *rest = delta_bwd(*read)
+                dq, dk, dv, dbeta, *rest = delta_bwd(DeltaBackward(*read))
             every = (dq, dk, dv, dbeta, None if decay is None else rest[0], rest[-1] if need_h0 else None)
             found = [g if need else None for g, need in zip(every, ctx.needs_input_grad[:6], strict=True)]
             found = differentiable(replay, found, (q, k, e, beta, decay, h0), cut, (d_o, dlast))

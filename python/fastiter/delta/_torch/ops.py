@@ -1,4 +1,4 @@
-"""The private ops of the delta rule: schemas, CPU implementations, which call the kernels, and fake versions.
+"""The private ops of the delta rule: their calls, and their CPU implementations, which call the kernels.
 
 Forward returns o and the final states; with ``save`` also, for the backward pass, e = v - S^T k of every factor and
 the state before each period. Backward returns dq, dk, dv, dbeta, then ddecay and dh0 if they exist and are requested.
@@ -6,25 +6,61 @@ the state before each period. Backward returns dq, dk, dv, dbeta, then ddecay an
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ... import _core
 from ..._sequences import check_lengths
-from ..._torch import vmap
-from ..._torch.ops import LIBRARY, contiguous, eager, empty, unit_stride
+from ..._torch.op import Op
+from ..._torch.ops import contiguous, empty, unit_stride
 from .._plan import Plan, Sizes, check_bounds_values, plan
 
-LIBRARY.define(
-    "_delta_fwd(Tensor q, Tensor k, Tensor v, Tensor beta, Tensor? decay, Tensor? h0, Tensor? reset, Tensor? lengths, "
-    "Tensor? cu_seqlens, str method, int chunk, bool save) -> Tensor[]"
-)
-LIBRARY.define(
-    "_delta_bwd(Tensor q, Tensor k, Tensor beta, Tensor? decay, Tensor e, Tensor states, Tensor? d_o, Tensor? dlast, "
-    "Tensor? reset, Tensor? lengths, Tensor? cu_seqlens, str method, int chunk, bool need_h0) -> Tensor[]"
-)
+
+class DeltaForward(NamedTuple):
+    """A call of the forward op; without ``save`` it returns the first two outputs."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    beta: Tensor
+    decay: Tensor | None
+    h0: Tensor | None
+    reset: Tensor | None
+    lengths: Tensor | None
+    cu_seqlens: Tensor | None
+    method: str
+    chunk: int
+    save: bool
+
+    @property
+    def sizes(self) -> Sizes:
+        """The sizes of the call."""
+        return sizes_of(self.q, self.k, self.v.shape[-1])
+
+
+class DeltaBackward(NamedTuple):
+    """A call of the backward op: inputs, what the forward op has saved, and the gradients of its outputs."""
+
+    q: Tensor
+    k: Tensor
+    beta: Tensor
+    decay: Tensor | None
+    e: Tensor
+    states: Tensor
+    d_o: Tensor | None
+    dlast: Tensor | None
+    reset: Tensor | None
+    lengths: Tensor | None
+    cu_seqlens: Tensor | None
+    method: str
+    chunk: int
+    need_h0: bool
+
+    @property
+    def sizes(self) -> Sizes:
+        """The sizes of the call."""
+        return sizes_of(self.q, self.k, self.e.shape[-1])
 
 
 def sizes_of(q: Tensor, k: Tensor, values: int) -> Sizes:
@@ -64,119 +100,52 @@ def _work(
     return rows_of(sizes, cu_seqlens), *numbers, starts, valid, flags, chunk, how.period
 
 
-def delta_fwd_fake(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    decay: Tensor | None,
-    h0: Tensor | None,
-    reset: Tensor | None,
-    lengths: Tensor | None,
-    cu_seqlens: Tensor | None,
-    method: str,
-    chunk: int,
-    save: bool,
-) -> list[Tensor]:
+def forward_outputs(call: DeltaForward) -> list[Tensor]:
     """Allocate the outputs."""
-    sizes = sizes_of(q, k, v.shape[-1])
-    rows, state = rows_of(sizes, cu_seqlens), (sizes.heads, sizes.keys, sizes.values)
+    sizes, q = call.sizes, call.q
+    rows, state = rows_of(sizes, call.cu_seqlens), (sizes.heads, sizes.keys, sizes.values)
     outputs = [empty(q, (*q.shape[:3], sizes.values)), empty(q, (rows, *state))]
-    if save:
-        lines = plan("delta_scan", method, chunk, sizes.factors).saved_states(sizes, rows, cu_seqlens is not None)
-        outputs += [empty(q, v.shape), empty(q, (lines, *state))]
+    if call.save:
+        how = plan("delta_scan", call.method, call.chunk, sizes.factors)
+        lines = how.saved_states(sizes, rows, call.cu_seqlens is not None)
+        outputs += [empty(q, call.v.shape), empty(q, (lines, *state))]
     return outputs
 
 
-def _delta_fwd(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    decay: Tensor | None,
-    h0: Tensor | None,
-    reset: Tensor | None,
-    lengths: Tensor | None,
-    cu_seqlens: Tensor | None,
-    method: str,
-    chunk: int,
-    save: bool,
-) -> list[Tensor]:
-    outputs = delta_fwd_fake(q, k, v, beta, decay, h0, reset, lengths, cu_seqlens, method, chunk, save)
-    sizes = sizes_of(q, k, v.shape[-1])
-    how = plan("delta_scan", method, chunk, sizes.factors)
-    q, k, v, beta = unit_stride(q), unit_stride(k), unit_stride(v), contiguous(beta)
-    decay, h0 = (None if x is None else contiguous(x) for x in (decay, h0))
-    work = _work(sizes, how, how.forward, reset, lengths, cu_seqlens)
-    _core.delta_fwd(work, q, k, v, beta, decay, h0, *outputs, *([] if save else [None, None]))
+def _forward(call: DeltaForward) -> list[Tensor]:
+    outputs, sizes = forward_outputs(call), call.sizes
+    how = plan("delta_scan", call.method, call.chunk, sizes.factors)
+    q, k, v, beta = unit_stride(call.q), unit_stride(call.k), unit_stride(call.v), contiguous(call.beta)
+    decay, h0 = (None if x is None else contiguous(x) for x in (call.decay, call.h0))
+    work = _work(sizes, how, how.forward, call.reset, call.lengths, call.cu_seqlens)
+    _core.delta_fwd(work, q, k, v, beta, decay, h0, *outputs, *([] if call.save else [None, None]))
     return outputs
 
 
-def delta_bwd_fake(
-    q: Tensor,
-    k: Tensor,
-    beta: Tensor,
-    decay: Tensor | None,
-    e: Tensor,
-    states: Tensor,
-    d_o: Tensor | None,
-    dlast: Tensor | None,
-    reset: Tensor | None,
-    lengths: Tensor | None,
-    cu_seqlens: Tensor | None,
-    method: str,
-    chunk: int,
-    need_h0: bool,
-) -> list[Tensor]:
+def gradients_of(call: DeltaBackward) -> list[Tensor]:
     """Allocate the gradients."""
-    gradients = [empty(q, x.shape) for x in (q, k, e, beta)]
-    if decay is not None:
-        gradients.append(empty(q, decay.shape))
-    if need_h0:
-        sizes = sizes_of(q, k, e.shape[-1])
-        gradients.append(empty(q, (rows_of(sizes, cu_seqlens), *states.shape[1:])))
+    q = call.q
+    gradients = [empty(q, x.shape) for x in (q, call.k, call.e, call.beta)]
+    if call.decay is not None:
+        gradients.append(empty(q, call.decay.shape))
+    if call.need_h0:
+        gradients.append(empty(q, (rows_of(call.sizes, call.cu_seqlens), *call.states.shape[1:])))
     return gradients
 
 
-def _delta_bwd(
-    q: Tensor,
-    k: Tensor,
-    beta: Tensor,
-    decay: Tensor | None,
-    e: Tensor,
-    states: Tensor,
-    d_o: Tensor | None,
-    dlast: Tensor | None,
-    reset: Tensor | None,
-    lengths: Tensor | None,
-    cu_seqlens: Tensor | None,
-    method: str,
-    chunk: int,
-    need_h0: bool,
-) -> list[Tensor]:
-    gradients = delta_bwd_fake(
-        q, k, beta, decay, e, states, d_o, dlast, reset, lengths, cu_seqlens, method, chunk, need_h0
-    )
-    sizes = sizes_of(q, k, e.shape[-1])
-    how = plan("delta_scan", method, chunk, sizes.factors)
-    q, k, beta = unit_stride(q), unit_stride(k), contiguous(beta)
-    e, states = contiguous(e), contiguous(states)
-    decay, dlast = (None if x is None else contiguous(x) for x in (decay, dlast))
-    d_o = None if d_o is None else unit_stride(d_o)
-    work = _work(sizes, how, how.backward, reset, lengths, cu_seqlens)
-    rest = gradients[4:]
-    ddecay, dh0 = None if decay is None else rest[0], rest[-1] if need_h0 else None
-    dq, dk, dv, dbeta = gradients[:4]
+def _backward(call: DeltaBackward) -> list[Tensor]:
+    gradients, sizes = gradients_of(call), call.sizes
+    how = plan("delta_scan", call.method, call.chunk, sizes.factors)
+    q, k, beta = unit_stride(call.q), unit_stride(call.k), contiguous(call.beta)
+    e, states = contiguous(call.e), contiguous(call.states)
+    decay, dlast = (None if x is None else contiguous(x) for x in (call.decay, call.dlast))
+    d_o = None if call.d_o is None else unit_stride(call.d_o)
+    work = _work(sizes, how, how.backward, call.reset, call.lengths, call.cu_seqlens)
+    dq, dk, dv, dbeta, *rest = gradients
+    ddecay, dh0 = None if decay is None else rest[0], rest[-1] if call.need_h0 else None
     _core.delta_bwd(work, q, k, beta, decay, e, states, d_o, dlast, dq, dk, dv, dbeta, ddecay, dh0)
     return gradients
 
 
-LIBRARY.impl("_delta_fwd", _delta_fwd, "CPU")
-LIBRARY.impl("_delta_bwd", _delta_bwd, "CPU")
-torch.library.register_fake("fastiter::_delta_fwd", delta_fwd_fake, lib=LIBRARY)
-torch.library.register_fake("fastiter::_delta_bwd", delta_bwd_fake, lib=LIBRARY)
-
-delta_fwd = eager(_delta_fwd, torch.ops.fastiter._delta_fwd.default)
-delta_bwd = eager(_delta_bwd, torch.ops.fastiter._delta_bwd.default)
-
-vmap.register("_delta_fwd", "_delta_bwd")
+delta_fwd = Op("_delta_fwd", DeltaForward, _forward, forward_outputs)
+delta_bwd = Op("_delta_bwd", DeltaBackward, _backward, gradients_of)

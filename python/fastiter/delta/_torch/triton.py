@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..._backend import BackendError
 from ..._torch import launch
-from ..._torch.ops import LIBRARY, contiguous, unit_stride
+from ..._torch.ops import contiguous, unit_stride
 from .._plan import Sizes, plan
-from .ops import check_cut, delta_bwd_fake, delta_fwd_fake, rows_of, sizes_of
+from .ops import DeltaBackward, DeltaForward, check_cut, delta_bwd, delta_fwd, forward_outputs, gradients_of, rows_of
 
 #: Maximum number of factors per step
 _FACTORS = 64
@@ -152,33 +152,21 @@ def _inverse(k: Tensor, beta: Tensor, decay: Tensor | None, work: _Work) -> Tens
     return inverse
 
 
-def _delta_fwd(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    decay: Tensor | None,
-    h0: Tensor | None,
-    reset: Tensor | None,
-    lengths: Tensor | None,
-    cu_seqlens: Tensor | None,
-    method: str,
-    chunk: int,
-    save: bool,
-) -> list[Tensor]:
-    sizes = sizes_of(q, k, v.shape[-1])
-    work = _work(sizes, reset, lengths, cu_seqlens, q)
-    method, chunk = checked_method(method, q.dtype)
-    outputs = delta_fwd_fake(q, k, v, beta, decay, h0, reset, lengths, cu_seqlens, method, chunk, save)
-    if lengths is not None:
+def forward(call: DeltaForward) -> list[Tensor]:
+    """Implement the forward op on a GPU."""
+    sizes = call.sizes
+    work = _work(sizes, call.reset, call.lengths, call.cu_seqlens, call.q)
+    method, chunk = checked_method(call.method, call.q.dtype)
+    outputs = forward_outputs(call._replace(method=method, chunk=chunk))
+    if call.lengths is not None:
         outputs[0].zero_()
-    q, k, v, beta = unit_stride(q), unit_stride(k), unit_stride(v), contiguous(beta)
-    decay = None if decay is None else contiguous(decay)
-    saved: list[Tensor | None] = [*outputs[2:]] if save else [None, None]
-    if h0 is None:
+    q, k, v, beta = unit_stride(call.q), unit_stride(call.k), unit_stride(call.v), contiguous(call.beta)
+    decay = None if call.decay is None else contiguous(call.decay)
+    saved: list[Tensor | None] = [*outputs[2:]] if call.save else [None, None]
+    if call.h0 is None:
         outputs[1].zero_()
     else:
-        outputs[1].copy_(h0)
+        outputs[1].copy_(call.h0)
     memory = (q, k, v, beta, decay, *work.memory, _inverse(k, beta, decay, work), *outputs[:2], *saved)
     strides = (*_strides(q), *_factor_strides(k), *_factor_strides(v), work.reset_row)
     columns = _columns(work, _TILES[q.dtype].columns)
@@ -188,44 +176,28 @@ def _delta_fwd(
     return outputs
 
 
-def _delta_bwd(
-    q: Tensor,
-    k: Tensor,
-    beta: Tensor,
-    decay: Tensor | None,
-    e: Tensor,
-    states: Tensor,
-    d_o: Tensor | None,
-    dlast: Tensor | None,
-    reset: Tensor | None,
-    lengths: Tensor | None,
-    cu_seqlens: Tensor | None,
-    method: str,
-    chunk: int,
-    need_h0: bool,
-) -> list[Tensor]:
-    sizes = sizes_of(q, k, e.shape[-1])
-    work = _work(sizes, reset, lengths, cu_seqlens, q)
-    gradients = delta_bwd_fake(
-        q, k, beta, decay, e, states, d_o, dlast, reset, lengths, cu_seqlens, method, chunk, need_h0
-    )
-    q, k, beta, e, states = unit_stride(q), unit_stride(k), contiguous(beta), contiguous(e), contiguous(states)
-    decay = None if decay is None else contiguous(decay)
-    d_o = None if d_o is None else unit_stride(d_o)
+def backward(call: DeltaBackward) -> list[Tensor]:
+    """Implement the backward op on a GPU."""
+    sizes, gradients = call.sizes, gradients_of(call)
+    work = _work(sizes, call.reset, call.lengths, call.cu_seqlens, call.q)
+    q, k, beta = unit_stride(call.q), unit_stride(call.k), contiguous(call.beta)
+    e, states = contiguous(call.e), contiguous(call.states)
+    decay = None if call.decay is None else contiguous(call.decay)
+    d_o = None if call.d_o is None else unit_stride(call.d_o)
     columns = _columns(work, _TILES[q.dtype].backward_columns)
     blocks = -(-sizes.values // columns)
     # dq, dk, dbeta and ddecay are sums over V: each block of columns writes a partial sum.
     summed = [x for x in (0, 1, 3, 4) if x < 4 or decay is not None]
     parts = {x: gradients[x].new_empty((blocks, *gradients[x].shape)) if blocks > 1 else gradients[x] for x in summed}
-    if lengths is not None:
+    if call.lengths is not None:
         for x in (gradients[2], *parts.values()):
             x.zero_()
     state = states.new_empty((work.sequences, *states.shape[1:]))
-    dstate = gradients[-1] if need_h0 else torch.empty_like(state)
-    if dlast is None:
+    dstate = gradients[-1] if call.need_h0 else torch.empty_like(state)
+    if call.dlast is None:
         dstate.zero_()
     else:
-        dstate.copy_(dlast)
+        dstate.copy_(call.dlast)
     places = (parts[0], parts[1], gradients[2], parts[3], parts.get(4), state, dstate)
     memory = (q, k, beta, decay, e, states, d_o, *work.memory, _inverse(k, beta, decay, work), *places)
     strides = (*_strides(q), *_factor_strides(k), *_strides(d_o), work.reset_row)
@@ -238,5 +210,5 @@ def _delta_bwd(
     return gradients
 
 
-LIBRARY.impl("_delta_fwd", _delta_fwd, "CUDA")
-LIBRARY.impl("_delta_bwd", _delta_bwd, "CUDA")
+delta_fwd.on_cuda(forward)
+delta_bwd.on_cuda(backward)

@@ -15,7 +15,7 @@ from ..._torch.ops import CPU_AND_CUDA, check_tensors, checked_lengths, own_copy
 from ..._torch.overrides import dispatched, overridden
 from .._cells import CELLS, WINDOW, NewtonInfo, Options, ParaCell, check_shapes, newton_options, state_parts
 from . import cuda  # the ops of CUDA tensors
-from .ops import para_bwd, para_fwd
+from .ops import ParaBackward, ParaForward, para_bwd, para_fwd
 
 States: TypeAlias = tuple[Tensor, ...]
 Result: TypeAlias = "tuple[Tensor, States] | tuple[Tensor, States, NewtonInfo]"
@@ -152,7 +152,8 @@ def _apply(
     if needs_grad or transformed() or forward_ad._current_level >= 0:
         outputs = _Recurrence.apply(cell.name, reverse, lengths, (window, max_steps, rtol, atol), wx, a, p, *first)
     else:
-        outputs = para_fwd(cell.name, wx, a, p, first, reverse, lengths, window, max_steps, rtol, atol, False)
+        call = ParaForward(cell.name, wx, a, p, first, reverse, lengths, window, max_steps, rtol, atol, False)
+        outputs = para_fwd(call)
     h, last = outputs[:2]
     info = NewtonInfo("newton", *outputs[2].unbind(0)) if newton else NewtonInfo("sequential", None, None)
     return h, _parts(last), info
@@ -190,7 +191,7 @@ class _Recurrence(torch.autograd.Function):
         p: Tensor | None,
         *first: Tensor,
     ) -> tuple[Tensor, ...]:
-        outputs = para_fwd(cell, wx, a, p, first, reverse, lengths, *newton, True)
+        outputs = para_fwd(ParaForward(cell, wx, a, p, first, reverse, lengths, *newton, True))
         return (*outputs, own_copy(outputs[0]))
 
     @staticmethod
@@ -212,8 +213,8 @@ class _Recurrence(torch.autograd.Function):
         if dh is None and dlast is None:
             return (None,) * (7 + len(first))
         need_weights = any(ctx.needs_input_grad[5:7])
-        dwx, dfirst, *weights = para_bwd(
-            ctx.cell.name, wx, a, p, first, states, dh, dlast, ctx.reverse, lengths, need_weights, ctx.newton
-        )
+        given = (wx, a, p, first, states, dh, dlast)
+        call = ParaBackward(ctx.cell.name, *given, ctx.reverse, lengths, need_weights, ctx.newton)
+        dwx, dfirst, *weights = para_bwd(call)
         da, dp = (*weights, None, None)[:2]
         return (None, None, None, None, dwx, da, dp, *(dfirst.unbind(0) if first else ()))

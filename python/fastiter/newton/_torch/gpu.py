@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ..._torch import launch
-from ..._torch.ops import LIBRARY, contiguous, unit_stride
-from .._cells import CELLS, ParaCell
+from ..._torch.ops import contiguous, unit_stride
+from .._cells import ParaCell
 from . import cuda
-from .ops import backward_outputs, check_steps, forward_outputs
+from .ops import ParaBackward, ParaForward, check_steps, forward_outputs, gradients_of, para_bwd, para_fwd
 
 #: Lanes per program, and bytes that a lane prefetches per gate
 _LANES, _AHEAD = 64, 16
@@ -55,73 +55,50 @@ def _first(state: Sequence[Tensor]) -> Tensor | None:
     return torch.stack([contiguous(x) for x in state]) if state else None
 
 
-def _para_fwd(
-    cell_name: str,
-    wx: Tensor,
-    a: Tensor,
-    p: Tensor | None,
-    state: Sequence[Tensor],
-    reverse: bool,
-    lengths: Tensor | None,
-    window: int,
-    max_steps: int,
-    rtol: float,
-    atol: float,
-    save: bool,
-) -> list[Tensor]:
-    cell = CELLS[cell_name]
-    cuda.check_method(cell.name, window > 0)
-    check_steps(cell, wx, lengths)
-    lengths, _ = launch.in_range(lengths, None, wx.shape[1])
-    wx, a, p = unit_stride(wx), contiguous(a), None if p is None else contiguous(p)
-    outputs = forward_outputs(cell, wx, window > 0, save)
-    if window:
-        newton = (window, max_steps, rtol, atol)
-        cuda.forward(cell, wx, a, p, _first(state), reverse, lengths, newton, outputs)
+def forward(call: ParaForward) -> list[Tensor]:
+    """Implement the forward op on a GPU."""
+    cell = call.cell
+    cuda.check_method(cell.name, call.window > 0)
+    check_steps(cell, call.wx, call.lengths)
+    lengths, _ = launch.in_range(call.lengths, None, call.wx.shape[1])
+    wx, a, p = unit_stride(call.wx), contiguous(call.a), None if call.p is None else contiguous(call.p)
+    outputs = forward_outputs(call._replace(wx=wx))
+    if call.window:
+        newton = (call.window, call.max_steps, call.rtol, call.atol)
+        cuda.forward(cell, wx, a, p, _first(call.state), call.reverse, lengths, newton, outputs)
         return outputs
     h, last, *rest = outputs
     if lengths is not None:  # the kernel zeros h itself
         for x in rest:
             x.zero_()
     others = (*rest, None, None, None)[:3]
-    memory = (wx, a, p, _first(state), h, *others, last, launch.as_int64(lengths, wx))
-    _launch("fwd", cell, wx, memory, (wx, h), reverse, _AHEAD)
+    memory = (wx, a, p, _first(call.state), h, *others, last, launch.as_int64(lengths, wx))
+    _launch("fwd", cell, wx, memory, (wx, h), call.reverse, _AHEAD)
     return outputs
 
 
-def _para_bwd(
-    cell_name: str,
-    wx: Tensor,
-    a: Tensor,
-    p: Tensor | None,
-    state: Sequence[Tensor],
-    states: Sequence[Tensor],
-    dh: Tensor | None,
-    dlast: Tensor | None,
-    reverse: bool,
-    lengths: Tensor | None,
-    need_weights: bool,
-    newton: bool,
-) -> list[Tensor]:
-    cell = CELLS[cell_name]
-    check_steps(cell, wx, lengths)
-    lengths, _ = launch.in_range(lengths, None, wx.shape[1])
-    wx, a, p = unit_stride(wx), contiguous(a), None if p is None else contiguous(p)
-    dh, dlast = None if dh is None else unit_stride(dh), None if dlast is None else contiguous(dlast)
-    dwx, dfirst, *weights = backward_outputs(cell, wx, a, need_weights)
-    h, *rest = [unit_stride(x) for x in states]
+def backward(call: ParaBackward) -> list[Tensor]:
+    """Implement the backward op on a GPU."""
+    cell = call.cell
+    check_steps(cell, call.wx, call.lengths)
+    lengths, _ = launch.in_range(call.lengths, None, call.wx.shape[1])
+    wx, a, p = unit_stride(call.wx), contiguous(call.a), None if call.p is None else contiguous(call.p)
+    dh = None if call.dh is None else unit_stride(call.dh)
+    dlast = None if call.dlast is None else contiguous(call.dlast)
+    dwx, dfirst, *weights = gradients_of(call._replace(wx=wx, a=a))
+    h, *rest = [unit_stride(x) for x in call.states]
     rest = [x if x.stride() == h.stride() else torch.empty_like(h).copy_(x) for x in rest]
     rows = [x.new_empty((wx.shape[0], *x.shape)) for x in weights]  # partial sums per row, then summed over the rows
     da, dp = (*rows, None, None)[:2]
     others, results = (*rest, None, None, None)[:3], (dwx, dfirst, da, dp)
-    if newton:
-        memory: tuple[Tensor | None, ...] = (wx, a, p, _first(state), h, others[0], dh, dlast, *results)
-        cuda.backward(cell, memory, reverse, lengths)
+    if call.newton:
+        memory: tuple[Tensor | None, ...] = (wx, a, p, _first(call.state), h, others[0], dh, dlast, *results)
+        cuda.backward(cell, memory, call.reverse, lengths)
     else:
-        memory = (wx, a, p, _first(state), h, *others, dh, dlast, *results, launch.as_int64(lengths, wx))
-        _launch("bwd", cell, wx, memory, (wx, h, dh, dwx), reverse, _AHEAD // 2)
+        memory = (wx, a, p, _first(call.state), h, *others, dh, dlast, *results, launch.as_int64(lengths, wx))
+        _launch("bwd", cell, wx, memory, (wx, h, dh, dwx), call.reverse, _AHEAD // 2)
     return [dwx, dfirst, *(x.sum(0) for x in rows)]
 
 
-LIBRARY.impl("_para_fwd", _para_fwd, "CUDA")
-LIBRARY.impl("_para_bwd", _para_bwd, "CUDA")
+para_fwd.on_cuda(forward)
+para_bwd.on_cuda(backward)

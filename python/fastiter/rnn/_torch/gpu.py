@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..._backend import BackendError
 from ..._torch import launch
-from ..._torch.ops import LIBRARY, contiguous, empty_steps
-from .._cells import CELLS, Cell
+from ..._torch.ops import contiguous, empty_steps
+from .._cells import Cell
 from . import cuda, triton
 from .cuda import Work
 from .launch_plan import Plan
-from .ops import _forward_outputs, carried
+from .ops import BACKWARD, FORWARD, RnnBackward, RnnForward, _forward_outputs, carried
 from .work import Options, rows_of
 
 
@@ -91,57 +91,29 @@ def _is_time_major(x: Tensor, batch_sizes: Tensor | None, how: Options) -> bool:
     return batch_sizes is None and how.cu_seqlens is None and x.stride(1) > x.stride(0)
 
 
-def rnn_fwd(
-    cell_name: str,
-    wx: Tensor,
-    r: Tensor,
-    b: Tensor | None,
-    state: Sequence[Tensor],
-    reverse: bool,
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    all_states: bool,
-    save: bool,
-    *more: Any,
-    backend: str | None = None,
-    plan: Plan | None = None,
-) -> list[Tensor]:
-    """Implement `_rnn_fwd` on a GPU. ``backend`` ("cuda", "stepwise" or "triton") and ``plan`` are for tests."""
-    cell, how = CELLS[cell_name], Options(*more)
-    if batch_sizes is None:
-        _check(cell, wx.shape[:2], lengths, how.cu_seqlens)
-    if save and how.checkpoint:
-        return _forward_by_chunks(cell, wx, r, b, state, reverse, lengths, all_states, how, backend)
-    return _forward(cell, wx, r, b, state, reverse, lengths, batch_sizes, all_states, save, how, backend, plan)
+def forward(call: RnnForward, backend: str | None = None, plan: Plan | None = None) -> list[Tensor]:
+    """Implement the forward op on a GPU. ``backend`` ("cuda", "stepwise" or "triton") and ``plan`` are for tests."""
+    if call.batch_sizes is None:
+        _check(call.cell, call.wx.shape[:2], call.lengths, call.cu_seqlens)
+    if call.save and call.checkpoint:
+        return _forward_by_chunks(call, backend)
+    return _forward(call, backend, plan)
 
 
-def _forward(
-    cell: Cell,
-    wx: Tensor,
-    r: Tensor,
-    b: Tensor | None,
-    state: Sequence[Tensor],
-    reverse: bool,
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    all_states: bool,
-    save: bool,
-    how: Options,
-    backend: str | None,
-    plan: Plan | None = None,
-) -> list[Tensor]:
-    time_major = _is_time_major(wx, batch_sizes, how)
-    wx, r = _dense(wx, time_major), contiguous(r)
-    b = None if b is None else contiguous(b)
-    first = [contiguous(x) for x in state]
-    work = _work(cell, wx.shape[:-3], time_major, wx, reverse, lengths, batch_sizes, how)
-    outputs = _forward_outputs(cell, wx, work.batch, all_states, save, 0, True)
+def _forward(call: RnnForward, backend: str | None, plan: Plan | None = None) -> list[Tensor]:
+    cell, how = call.cell, call.options
+    time_major = _is_time_major(call.wx, call.batch_sizes, how)
+    wx, r = _dense(call.wx, time_major), contiguous(call.r)
+    b = None if call.b is None else contiguous(call.b)
+    first = [contiguous(x) for x in call.state]
+    work = _work(cell, wx.shape[:-3], time_major, wx, call.reverse, call.lengths, call.batch_sizes, how)
+    outputs = _forward_outputs(cell, wx, work.batch, call.all_states, call.save, 0, True)
     if work.batch == 0:
         return outputs
     count = len(cell.states)
     h, last, kept = outputs[0], outputs[1 : 1 + count], outputs[1 + count :]
     rest = count - 1 if kept else 0
-    saved = kept[rest] if save and cell.saved else None
+    saved = kept[rest] if call.save and cell.saved else None
     given = (work, wx, r, b, first, last, [h, *kept[:rest]], saved)
     backend = backend or ("cuda" if plan else choose(cell, wx.dtype, work.width))
     if backend == "triton":
@@ -153,44 +125,27 @@ def _forward(
     return outputs
 
 
-def rnn_bwd(
-    cell_name: str,
-    r: Tensor,
-    state: Sequence[Tensor],
-    states: Sequence[Tensor],
-    saved: Sequence[Tensor],
-    dstates: Sequence[Tensor | None],
-    dlast: Sequence[Tensor | None],
-    reverse: bool,
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    need_r: bool,
-    need_b: bool,
-    need_state: bool,
-    *more: Any,
-    backend: str | None = None,
-    plan: Plan | None = None,
-) -> list[Tensor]:
-    """Implement `_rnn_bwd` on a GPU."""
-    cell, how, h = CELLS[cell_name], Options(*more[:5]), states[0]
-    time_major = _is_time_major(h, batch_sizes, how)
-    work = _work(cell, h.shape[:-2], time_major, h, reverse, lengths, batch_sizes, how)
-    final = [None if x is None else x.to(carried(h)) for x in dlast]
+def backward(call: RnnBackward, backend: str | None = None, plan: Plan | None = None) -> list[Tensor]:
+    """Implement the backward op on a GPU."""
+    cell, how, h, r, state = call.cell, call.options, call.states[0], call.r, call.state
+    time_major = _is_time_major(h, call.batch_sizes, how)
+    work = _work(cell, h.shape[:-2], time_major, h, call.reverse, call.lengths, call.batch_sizes, how)
+    final = [None if x is None else x.to(carried(h)) for x in call.dlast]
     if how.checkpoint:
-        wx, b = (*more[5:], None)[:2]  # torch omits trailing arguments that equal their defaults
-        back = _backward_by_chunks(work, wx, r, b, state, saved, dstates, final, need_state, how, backend)
+        back = _backward_by_chunks(work, call, final, backend)
     else:
-        back = _backward(work, time_major, r, state, states, saved, dstates, final, need_state, backend, plan)
+        kept = (state, call.states, call.saved, call.dstates, final)
+        back = _backward(work, time_major, r, *kept, call.need_state, backend, plan)
     outputs = [back.dwx]
     gradients = (_lines(back.dwx, time_major, 3), None if back.dq is None else _lines(back.dq, time_major, 2))
-    if need_r:
-        before = _before(_dense(h, time_major), state, work, batch_sizes, how.reset)
+    if call.need_r:
+        before = _before(_dense(h, time_major), state, work, call.batch_sizes, how.reset)
         outputs.append(torch.empty_like(r, memory_format=torch.contiguous_format))
         _into_r(outputs[-1], *gradients, _lines(before, time_major, 2))
-    if need_b:
+    if call.need_b:
         outputs.append(r.new_empty(r.shape[:3]))
         _into_b(outputs[-1], *gradients)
-    return outputs if not need_state else [*outputs, back.dfirst[0].to(h.dtype), *back.dfirst[1:]]
+    return outputs if not call.need_state else [*outputs, back.dfirst[0].to(h.dtype), *back.dfirst[1:]]
 
 
 class _Back(NamedTuple):
@@ -254,31 +209,21 @@ def _part(steps: slice, lengths: Tensor | None, how: Options) -> tuple[Tensor | 
     return None if lengths is None else lengths - steps.start, how._replace(reset=reset, checkpoint=0)
 
 
-def _forward_by_chunks(
-    cell: Cell,
-    wx: Tensor,
-    r: Tensor,
-    b: Tensor | None,
-    state: Sequence[Tensor],
-    reverse: bool,
-    lengths: Tensor | None,
-    all_states: bool,
-    how: Options,
-    backend: str | None,
-) -> list[Tensor]:
+def _forward_by_chunks(call: RnnForward, backend: str | None) -> list[Tensor]:
     """Run forward chunk by chunk, and save the states between chunks."""
-    outputs = _forward_outputs(cell, wx, wx.shape[0], all_states, True, how.checkpoint, True)
-    count, lengths = len(cell.states), launch.as_int64(lengths, wx)
+    cell, wx, state, every = call.cell, call.wx, call.state, call.checkpoint
+    outputs = _forward_outputs(cell, wx, wx.shape[0], call.all_states, True, every, True)
+    count, lengths = len(cell.states), launch.as_int64(call.lengths, wx)
     last, between = outputs[1 : 1 + count], outputs[-count:]
     everywhere = [outputs[0], *outputs[1 + count : -count]]
-    for k, steps in _chunks(wx.shape[1], how.checkpoint, reverse):
-        valid, options = _part(steps, lengths, how)
-        given = (wx[:, steps], r, b, state, reverse, valid, None, all_states, False)
-        h, *rest = _forward(cell, *given, options, backend)
+    for k, steps in _chunks(wx.shape[1], every, call.reverse):
+        valid, how = _part(steps, lengths, call.options)
+        given = (wx[:, steps], call.r, call.b, state, call.reverse, valid, None)
+        h, *rest = _forward(RnnForward(call.cell_name, *given, call.all_states, False, *how), backend)
         state = rest[:count]
         for whole, x in zip(everywhere, [h, *rest[count:]], strict=True):
             whole[:, steps] = x
-        leaving = k - 1 if reverse else k
+        leaving = k - 1 if call.reverse else k
         for kept, x in zip(between, state, strict=True):
             if 0 <= leaving < len(kept):
                 kept[leaving] = x
@@ -287,34 +232,23 @@ def _forward_by_chunks(
     return outputs
 
 
-def _backward_by_chunks(
-    work: Work,
-    wx: Tensor,
-    r: Tensor,
-    b: Tensor | None,
-    state: Sequence[Tensor],
-    between: Sequence[Tensor],
-    dstates: Sequence[Tensor | None],
-    final: Sequence[Tensor | None],
-    need_first: bool,
-    how: Options,
-    backend: str | None,
-) -> _Back:
+def _backward_by_chunks(work: Work, call: RnnBackward, final: Sequence[Tensor | None], backend: str | None) -> _Back:
     """Run backward chunk by chunk: recompute each chunk's saved values just before its backward pass."""
-    cell, reverse, count = work.cell, work.reverse, len(work.cell.states)
+    wx, r, between, reverse, count = call.wx, call.r, call.saved, call.reverse, len(call.cell.states)
+    assert wx is not None
     back = _empty_back(work, wx[:, :, 0], 0)
-    for k, steps in _chunks(work.time, how.checkpoint, not reverse):
-        lengths, options = _part(steps, work.lengths, how)
+    for k, steps in _chunks(work.time, call.checkpoint, not reverse):
+        lengths, options = _part(steps, work.lengths, call.options)
         entering = k if reverse else k - 1
         begins = not 0 <= entering < len(between[0])
-        first = state if begins else [x[entering] for x in between]
-        forward = (wx[:, steps], r, b, first, reverse, lengths, None, True, True)
-        h, *rest = _forward(cell, *forward, options, backend)
+        first = call.state if begins else [x[entering] for x in between]
+        given = (wx[:, steps], r, call.b, first, reverse, lengths, None)
+        h, *rest = _forward(RnnForward(call.cell_name, *given, True, True, *options), backend)
         states, saved = [h, *rest[count : 2 * count - 1]], rest[2 * count - 1 :]
-        flows = [None if x is None else x[:, steps] for x in dstates]
+        flows = [None if x is None else x[:, steps] for x in call.dstates]
         time_major = _is_time_major(h, None, options)
-        part = _work(cell, h.shape[:2], time_major, h, reverse, lengths, None, options)
-        around = (first, states, saved, flows, final, need_first or not begins)
+        part = _work(call.cell, h.shape[:2], time_major, h, reverse, lengths, None, options)
+        around = (first, states, saved, flows, final, call.need_state or not begins)
         found = _backward(part, time_major, r, *around, backend)
         back.dwx[:, steps] = found.dwx
         if back.dq is not None and found.dq is not None:
@@ -384,5 +318,5 @@ def _into_b(db: Tensor, dwx: Tensor, dq: Tensor | None) -> None:
         torch.sum(dq, 0, out=db[-1])
 
 
-LIBRARY.impl("_rnn_fwd", rnn_fwd, "CUDA")
-LIBRARY.impl("_rnn_bwd", rnn_bwd, "CUDA")
+FORWARD.on_cuda(forward)
+BACKWARD.on_cuda(backward)

@@ -10,9 +10,8 @@ import torch._dynamo.config
 from torch import Tensor
 from torch._higher_order_ops.scan import scan
 
-from .._cells import CELLS
 from .double_backward import _STEPS
-from .work import Options
+from .ops import RnnForward
 
 State = tuple[Tensor, ...]
 
@@ -21,26 +20,15 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.nn.functional.linear(x, weight, bias)
 
 
-def _rnn(
-    cell_name: str,
-    wx: Tensor,
-    r: Tensor,
-    b: Tensor | None,
-    state: Sequence[Tensor],
-    reverse: bool,
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    all_states: bool,
-    save: bool,
-    *more: Any,
-) -> list[Tensor]:
-    how = Options(*more)
-    if batch_sizes is not None or how.cu_seqlens is not None or save:
-        got = "kept values for gradients" if save else "packed sequences"
+def _rnn(*arguments: Any) -> list[Tensor]:
+    call = RnnForward(*arguments)
+    cell_name, wx, r, b, lengths, how = call.cell_name, call.wx, call.r, call.b, call.lengths, call.options
+    if call.batch_sizes is not None or how.cu_seqlens is not None or call.save:
+        got = "kept values for gradients" if call.save else "packed sequences"
         expected = "have rows side by side and no gradients"
         raise ValueError(f"onnx.decompose: program must {expected}, got {got}")
     x = _wide(wx).transpose(0, 1)
-    now = [_wide(s) for s in state] or [x.new_zeros(x.shape[1], *x.shape[3:]) for _ in CELLS[cell_name].states]
+    now = [_wide(s) for s in call.state] or [x.new_zeros(x.shape[1], *x.shape[3:]) for _ in call.cell.states]
     inputs = [x]
     if lengths is not None:
         steps = torch.arange(x.shape[0], device=x.device)
@@ -59,9 +47,9 @@ def _rnn(
         after = [torch.where(flags[0], n, s) for n, s in zip(made, now, strict=True)]
         return after, [torch.where(flags[0], n, 0) for n in made]
 
-    last, every = scan(body, now, inputs, reverse=reverse)
+    last, every = scan(body, now, inputs, reverse=call.reverse)
     h, *others = (s.transpose(0, 1) for s in every)
-    return [h.to(wx.dtype), last[0].to(wx.dtype), *last[1:], *(others if all_states else ())]
+    return [h.to(wx.dtype), last[0].to(wx.dtype), *last[1:], *(others if call.all_states else ())]
 
 
 def _step(

@@ -1,4 +1,4 @@
-"""The private ops of the family rnn: schemas, CPU implementations, which call the kernels, and fake versions.
+"""The private ops of the family rnn: their calls, and their CPU implementations, which call the kernels.
 
 Forward returns h, the final states, each (B, N, D), then, if requested, the other states of all steps and the saved
 values. Backward returns dwx, then, if requested, dr, db and the gradients of the initial states. With ``checkpoint`` =
@@ -9,18 +9,16 @@ k, forward instead saves the states between chunks of k steps; backward takes th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from ... import _core
-from ..._torch import vmap
+from ..._torch.op import Op
 from ..._torch.ops import (
-    LIBRARY,
     are_ordinary,
     contiguous,
-    eager,
     empty,
     empty_by_head,
     empty_steps,
@@ -29,7 +27,7 @@ from ..._torch.ops import (
     unwatched,
 )
 from .._cells import CELLS, Cell
-from .work import PLAIN, Options, work_of
+from .work import PLAIN, Options, options, work_of
 
 
 def carried(x: Tensor) -> torch.dtype:
@@ -37,17 +35,69 @@ def carried(x: Tensor) -> torch.dtype:
     return torch.float32 if x.dtype.itemsize == 2 else x.dtype
 
 
-LIBRARY.define(
-    "_rnn_fwd(str cell, Tensor wx, Tensor r, Tensor? b, Tensor[] state, bool reverse, Tensor? lengths, "
-    "Tensor? batch_sizes, bool all_states, bool save, Tensor? cu_seqlens=None, Tensor? reset=None, "
-    "float? clip_state=None, float? clip_grad=None, int checkpoint=0) -> Tensor[]"
-)
-LIBRARY.define(
-    "_rnn_bwd(str cell, Tensor r, Tensor[] state, Tensor[] states, Tensor[] saved, Tensor?[] dstates, Tensor?[] dlast, "
-    "bool reverse, Tensor? lengths, Tensor? batch_sizes, bool need_r, bool need_b, bool need_state, "
-    "Tensor? cu_seqlens=None, Tensor? reset=None, float? clip_state=None, float? clip_grad=None, int checkpoint=0, "
-    "Tensor? wx=None, Tensor? b=None) -> Tensor[]"
-)
+class RnnForward(NamedTuple):
+    """A call of the forward op. Without ``save`` it returns no saved values."""
+
+    cell_name: str
+    wx: Tensor
+    r: Tensor
+    b: Tensor | None
+    state: Sequence[Tensor]
+    reverse: bool
+    lengths: Tensor | None
+    batch_sizes: Tensor | None
+    all_states: bool
+    save: bool
+    cu_seqlens: Tensor | None = None
+    reset: Tensor | None = None
+    clip_state: float | None = None
+    clip_grad: float | None = None
+    checkpoint: int = 0
+
+    @property
+    def cell(self) -> Cell:
+        """The cell."""
+        return CELLS[self.cell_name]
+
+    @property
+    def options(self) -> Options:
+        """The rarely used options."""
+        return options(*self[10:])
+
+
+class RnnBackward(NamedTuple):
+    """A call of the backward op; wx and b are given only with a checkpoint."""
+
+    cell_name: str
+    r: Tensor
+    state: Sequence[Tensor]
+    states: Sequence[Tensor]
+    saved: Sequence[Tensor]
+    dstates: Sequence[Tensor | None]
+    dlast: Sequence[Tensor | None]
+    reverse: bool
+    lengths: Tensor | None
+    batch_sizes: Tensor | None
+    need_r: bool
+    need_b: bool
+    need_state: bool
+    cu_seqlens: Tensor | None = None
+    reset: Tensor | None = None
+    clip_state: float | None = None
+    clip_grad: float | None = None
+    checkpoint: int = 0
+    wx: Tensor | None = None
+    b: Tensor | None = None
+
+    @property
+    def cell(self) -> Cell:
+        """The cell."""
+        return CELLS[self.cell_name]
+
+    @property
+    def options(self) -> Options:
+        """The rarely used options."""
+        return options(*self[13:18])
 
 
 def _dtypes(cell: Cell, x: Tensor) -> list[torch.dtype]:
@@ -108,130 +158,69 @@ def _backward_outputs(
     return outputs
 
 
-def _rnn_fwd(
-    cell_name: str,
-    wx: Tensor,
-    r: Tensor,
-    b: Tensor | None,
-    state: Sequence[Tensor],
-    reverse: bool,
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    all_states: bool,
-    save: bool,
-    *more: Any,
-    states: Sequence[Tensor] | None = None,
-) -> list[Tensor]:
-    cell, lines, (_, heads, width) = CELLS[cell_name], wx.shape[:-3], wx.shape[-3:]
-    how = Options(*more) if more else PLAIN
-    wx, r = unit_stride(wx), contiguous(r)
-    b = _bias(b, wx)
-    first = [contiguous(x) for x in state]
-    work = work_of(cell, lines, heads, width, reverse, lengths, batch_sizes, how)
-    outputs = _forward_outputs(cell, wx, work[1], all_states, save, how.checkpoint, False, work[2], states)
+def forward(call: RnnForward, states: Sequence[Tensor] | None = None) -> list[Tensor]:
+    """Run the kernel; `states`: tensors already allocated for the states of all steps."""
+    cell, how, lines, (_, heads, width) = call.cell, call.options, call.wx.shape[:-3], call.wx.shape[-3:]
+    wx, r, b = unit_stride(call.wx), contiguous(call.r), _bias(call.b, call.wx)
+    first = [contiguous(x) for x in call.state]
+    work = work_of(cell, lines, heads, width, call.reverse, call.lengths, call.batch_sizes, how)
+    outputs = _forward_outputs(cell, wx, work[1], call.all_states, call.save, how.checkpoint, False, work[2], states)
     count = len(cell.states)
     h, last, kept = outputs[0], outputs[1 : 1 + count], outputs[1 + count :]
-    by_chunks = save and how.checkpoint > 0
-    rest = count - 1 if all_states or (save and not by_chunks) else 0
-    saved = kept[rest] if save and cell.saved and not by_chunks else None
+    by_chunks = call.save and how.checkpoint > 0
+    rest = count - 1 if call.all_states or (call.save and not by_chunks) else 0
+    saved = kept[rest] if call.save and cell.saved and not by_chunks else None
     every, between = (how.checkpoint, kept[rest:]) if by_chunks else (0, [])
     _core.rnn_fwd(work, wx, r, b, first, last, (h, *kept[:rest]), saved, every, between)
     return outputs
 
 
-def _rnn_bwd(
-    cell_name: str,
-    r: Tensor,
-    state: Sequence[Tensor],
-    states: Sequence[Tensor],
-    saved: Sequence[Tensor],
-    dstates: Sequence[Tensor | None],
-    dlast: Sequence[Tensor | None],
-    reverse: bool,
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    need_r: bool,
-    need_b: bool,
-    need_state: bool,
-    *more: Any,
-) -> list[Tensor]:
-    cell, h, r = CELLS[cell_name], states[0], contiguous(r)
-    how = Options(*more[:5]) if more else PLAIN
-    wx, b = (*more[5:], None, None)[:2]  # torch omits trailing arguments that equal their defaults
+def backward(call: RnnBackward) -> list[Tensor]:
+    """Run the kernel of the backward pass."""
+    cell, how, h, r = call.cell, call.options, call.states[0], contiguous(call.r)
     by_chunks = how.checkpoint > 0
-    first = [contiguous(x) for x in state]
-    final = [None if x is None else contiguous(x) for x in dlast]
-    work = work_of(cell, h.shape[:-2], h.shape[-2], h.shape[-1], reverse, lengths, batch_sizes, how)
-    outputs = _backward_outputs(cell, h, r, work[1], need_r, need_b, need_state)
-    wx, b = None if wx is None else unit_stride(wx), _bias(b, h)
+    first = [contiguous(x) for x in call.state]
+    final = [None if x is None else contiguous(x) for x in call.dlast]
+    work = work_of(cell, h.shape[:-2], h.shape[-2], h.shape[-1], call.reverse, call.lengths, call.batch_sizes, how)
+    outputs = _backward_outputs(cell, h, r, work[1], call.need_r, call.need_b, call.need_state)
+    wx, b = None if call.wx is None else unit_stride(call.wx), _bias(call.b, h)
     # Saved-tensor hooks may have returned these with other strides.
-    states = [unit_stride(x) for x in states]
-    saved = [contiguous(x) if by_chunks else unit_stride(x) for x in saved]
+    states = [unit_stride(x) for x in call.states]
+    saved = [contiguous(x) if by_chunks else unit_stride(x) for x in call.saved]
     dwx, *rest = outputs
-    dr = rest.pop(0) if need_r else None
-    db = rest.pop(0) if need_b else None
+    dr = rest.pop(0) if call.need_r else None
+    db = rest.pop(0) if call.need_b else None
     gates = saved[0] if saved and not by_chunks else None
-    incoming = [None if x is None else unit_stride(x) for x in dstates]
+    incoming = [None if x is None else unit_stride(x) for x in call.dstates]
     every, between = (how.checkpoint, saved) if by_chunks else (0, [])
     _core.rnn_bwd(work, r, first, states, gates, incoming, final, dwx, rest, db, dr, every, between, wx, b)
     return outputs
 
 
-def _rnn_fwd_fake(
-    cell_name: str,
-    wx: Tensor,
-    r: Tensor,
-    b: Tensor | None,
-    state: Sequence[Tensor],
-    reverse: bool,
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    all_states: bool,
-    save: bool,
-    *more: Any,
-) -> list[Tensor]:
-    how = Options(*more)
-    batch = _fake_batch(wx, state, batch_sizes, how)
-    time = None if batch_sizes is None else batch_sizes.shape[0]
-    sizes = (batch, all_states, save, how.checkpoint)
-    return _forward_outputs(CELLS[cell_name], wx, *sizes, wx.is_cuda, time)
+def _forward_fake(call: RnnForward) -> list[Tensor]:
+    batch = _fake_batch(call.wx, call.state, call.batch_sizes, call.cu_seqlens)
+    time = None if call.batch_sizes is None else call.batch_sizes.shape[0]
+    sizes = (batch, call.all_states, call.save, call.checkpoint)
+    return _forward_outputs(call.cell, call.wx, *sizes, call.wx.is_cuda, time)
 
 
-def _rnn_bwd_fake(
-    cell_name: str,
-    r: Tensor,
-    state: Sequence[Tensor],
-    states: Sequence[Tensor],
-    saved: Sequence[Tensor],
-    dstates: Sequence[Tensor | None],
-    dlast: Sequence[Tensor | None],
-    reverse: bool,
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    need_r: bool,
-    need_b: bool,
-    need_state: bool,
-    *more: Any,
-) -> list[Tensor]:
-    batch = _fake_batch(states[0], state, batch_sizes, Options(*more[:5]))
-    return _backward_outputs(CELLS[cell_name], states[0], r, batch, need_r, need_b, need_state)
+def _backward_fake(call: RnnBackward) -> list[Tensor]:
+    batch = _fake_batch(call.states[0], call.state, call.batch_sizes, call.cu_seqlens)
+    needs = (call.need_r, call.need_b, call.need_state)
+    return _backward_outputs(call.cell, call.states[0], call.r, batch, *needs)
 
 
-def _fake_batch(lines: Tensor, state: Sequence[Tensor], batch_sizes: Tensor | None, how: Options) -> int:
+def _fake_batch(lines: Tensor, state: Sequence[Tensor], batch_sizes: Tensor | None, cu_seqlens: Tensor | None) -> int:
     """Return B; for a packed batch it is known while tracing only from an initial state."""
-    if how.cu_seqlens is not None:
-        return how.cu_seqlens.shape[0] - 1
+    if cu_seqlens is not None:
+        return cu_seqlens.shape[0] - 1
     if batch_sizes is None:
         return lines.shape[0]
     return state[0].shape[0] if state else int(torch.library.get_ctx().new_dynamic_size())
 
 
-LIBRARY.impl("_rnn_fwd", _rnn_fwd, "CPU")
-LIBRARY.impl("_rnn_bwd", _rnn_bwd, "CPU")
-torch.library.register_fake("fastiter::_rnn_fwd", _rnn_fwd_fake, lib=LIBRARY)
-torch.library.register_fake("fastiter::_rnn_bwd", _rnn_bwd_fake, lib=LIBRARY)
-
-_longer_rnn_fwd = eager(_rnn_fwd, torch.ops.fastiter._rnn_fwd.default)
+FORWARD = Op("_rnn_fwd", RnnForward, forward, _forward_fake)
+BACKWARD = Op("_rnn_bwd", RnnBackward, backward, _backward_fake)
 
 
 def rnn_fwd(
@@ -251,7 +240,8 @@ def rnn_fwd(
         outputs = _core.rnn_fwd_tensors(cell.layout, wx, r, b, state, reverse, all_states, False)
         if outputs is not None:
             return outputs
-    return _longer_rnn_fwd(cell.name, wx, r, b, state, reverse, lengths, batch_sizes, all_states, False, *how)
+    given = (wx, r, b, state, reverse, lengths, batch_sizes)
+    return FORWARD(RnnForward(cell.name, *given, all_states, False, *how))
 
 
 def rnn_fwd_kept(
@@ -276,7 +266,8 @@ def rnn_fwd_kept(
         outputs = _core.rnn_fwd_tensors(cell.layout, wx, r, b, state, reverse, all_states, True)
         if outputs is not None:
             return outputs[:seen], outputs[seen:]
-    outputs = _longer_rnn_fwd(cell.name, wx, r, b, state, reverse, lengths, batch_sizes, all_states, True, *how)
+    given = (wx, r, b, state, reverse, lengths, batch_sizes)
+    outputs = FORWARD(RnnForward(cell.name, *given, all_states, True, *how))
     own = outputs[:1] if how.checkpoint or not all_states else [outputs[0], *outputs[1 + count : seen]]
     return outputs[:seen], [*map(own_copy, own), *outputs[seen:]]
 
@@ -292,16 +283,13 @@ def rnn_fwd_together(
     """Return the states of all steps as one tensor (S, B, T, N, D), the final states, then the saved values."""
     count = len(cell.states)
     every = empty_steps(wx, (*wx.shape[:2], *wx.shape[-2:]), ahead=(count,))
-    outputs = _rnn_fwd(cell.name, wx, r, b, state, False, None, None, True, save, *how, states=every.unbind(0))
+    outputs = forward(RnnForward(cell.name, wx, r, b, state, False, None, None, True, save, *how), every.unbind(0))
     return [every, *outputs[1 : 1 + count], *outputs[2 * count :]]
 
 
 def fits(cell: Cell, wx: Any, r: Any, b: Any, state: Any) -> bool:
     """Return whether these are dense tensors of matching shapes, which need no further checks."""
     return unwatched() and _core.rnn_fits_tensors(cell.layout, wx, r, b, state)
-
-
-_longer_rnn_bwd = eager(_rnn_bwd, torch.ops.fastiter._rnn_bwd.default)
 
 
 def rnn_bwd(
@@ -329,7 +317,4 @@ def rnn_bwd(
         if gradients is not None:
             return gradients
     given = (r, state, states, saved, dstates, dlast, reverse, lengths, batch_sizes)
-    return _longer_rnn_bwd(cell.name, *given, need_r, need_b, need_state, *how, wx, b)
-
-
-vmap.register("_rnn_fwd", "_rnn_bwd")
+    return BACKWARD(RnnBackward(cell.name, *given, need_r, need_b, need_state, *how, wx, b))
