@@ -1,10 +1,13 @@
-"""Which backends exist, which can run here, and why the others cannot."""
+"""Which backends exist, which of them a call uses, which can run here, and why the others cannot."""
 
 from __future__ import annotations
 
 import ctypes
+import dataclasses
+import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, TypeVar
 
 #: The backends for data in GPU memory
 _ON_CARDS = ("cuda", "triton")
@@ -16,16 +19,97 @@ class BackendError(RuntimeError):
     """The backend that was named, or that the location of the data requires, cannot run."""
 
 
-def choose(function: str, table: Mapping[str, object], backend: str | None) -> str:
-    """Return the key of ``table`` that ``backend`` names; ``None`` means ``"cpu"``, where NumPy arrays live."""
+@dataclasses.dataclass(frozen=True)
+class Cuda:
+    """The row ``"cuda"`` of a table of backends: the function of tensors that computes on CuPy arrays.
+
+    It is named and not imported, as it lies in a layer above the tables, and as only CuPy arrays need torch.
+    """
+
+    module: str
+    function: str
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Call the function on CuPy arrays, without a copy and on CuPy's current stream.
+
+        The arguments are those of the user; options that are None are left out, as not all exist for tensors.
+        """
+        torch, cupy = importlib.import_module("torch"), importlib.import_module("cupy")
+        run = getattr(importlib.import_module(self.module), self.function)
+        device = _device_of(args)
+        with cupy.cuda.Device(device):
+            stream = torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr, device=device)
+        with torch.cuda.stream(stream), torch.no_grad():
+            given = {name: x for name, x in options.items() if x is not None}
+            tensors, named = _replaced((args, given), _is_array, torch.from_dlpack)
+            found = run(*tensors, **named)
+            return _replaced(found, lambda x: isinstance(x, torch.Tensor), cupy.from_dlpack)
+
+
+_Result = TypeVar("_Result")
+#: The implementations of a function: "cpu" and "reference", which are chosen by name, and "cuda", for CuPy arrays
+Backends: TypeAlias = Mapping[str, Callable[..., _Result]]
+
+
+def choose(function: str, table: Backends[_Result], backend: str | None, *arrays: object) -> Callable[..., _Result]:
+    """Return the row of ``table`` that the location of the arrays or ``backend`` selects; ``None`` means ``"cpu"``."""
+    if "cuda" in table and any(map(is_cupy, arrays)):
+        return _cuda_row(function, table, backend)
     name = "cpu" if backend is None else backend
     if not isinstance(name, str):
         raise TypeError(f"{function}: backend must be a str or None, got {type(name).__name__}")
-    if name in table:
-        return name
-    known = ", ".join(repr(key) for key in table)
+    if name in table and name not in _ON_CARDS:
+        return table[name]
+    known = ", ".join(repr(key) for key in table if key not in _ON_CARDS)
     which = "NumPy arrays (CuPy arrays and CUDA tensors run on their card)" if name in _ON_CARDS else "this function"
     raise BackendError(f"{function}: backend must be one of {known} for {which}, got {name!r}")
+
+
+def is_cuda(run: Callable[..., Any]) -> bool:
+    """Return whether a row is that for CuPy arrays, which takes the user's own arguments and checks them."""
+    return isinstance(run, Cuda)
+
+
+def _cuda_row(function: str, table: Backends[_Result], backend: str | None) -> Callable[..., _Result]:
+    if backend is not None:
+        raise BackendError(f"{function}: backend must be None for CuPy arrays, whose device decides, got another")
+    if importlib.util.find_spec("torch") is None:
+        raise BackendError(
+            f"{function}: CuPy arrays need torch, which launches their kernels (pip install fastiter[gpu])"
+        )
+    return table["cuda"]
+
+
+def is_cupy(x: object) -> bool:
+    """Return whether ``x`` is a CuPy array or sparse matrix, or a sequence that begins with a CuPy array."""
+    if isinstance(x, tuple) and x:
+        x = x[0]
+    return type(x).__module__.partition(".")[0] in ("cupy", "cupyx")
+
+
+def _is_array(x: object) -> bool:
+    return not isinstance(x, tuple) and is_cupy(x)
+
+
+def _device_of(args: tuple[Any, ...]) -> int:
+    """Return the number of the device of the first CuPy array."""
+    first = next(x for x in args if is_cupy(x))
+    return int((first[0] if isinstance(first, tuple) else first).device.id)
+
+
+def _replaced(x: Any, which: Callable[[Any], bool], by: Callable[[Any], Any]) -> Any:
+    """Return ``x`` with each item that ``which`` selects replaced, also inside tuples, lists, dicts and dataclasses."""
+    if which(x):
+        return by(x)
+    if dataclasses.is_dataclass(x) and not isinstance(x, type):  # a Solution, say
+        fields = {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
+        return dataclasses.replace(x, **_replaced(fields, which, by))
+    if isinstance(x, dict):
+        return {key: _replaced(value, which, by) for key, value in x.items()}
+    if isinstance(x, (tuple, list)):
+        parts = [_replaced(part, which, by) for part in x]
+        return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)
+    return x
 
 
 def availability() -> dict[str, str]:

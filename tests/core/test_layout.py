@@ -23,6 +23,12 @@ FULLEST, FULLEST_TESTS = 27, 42
 #: Families that use another family: each new pair is a decision, not an accident
 PYTHON_EDGES = {"newton": {"scan", "rnn"}, "quant": {"rnn"}, "rnn": {"tune"}}
 CPP_EDGES = {"rnn": {"dense"}, "newton": {"rnn"}}
+#: Files that import modules by names in strings: functions for CuPy arrays, families on first access, modules by their
+#: former names, GPU kernels
+IMPORT_BY_NAME = {
+    *("fastiter/_backend.py", "fastiter/__init__.py", "fastiter/_moved.py"),
+    "fastiter/_torch/launch.py",
+}
 #: Without kernels of its own
 WITHOUT_KERNELS = {"tune"}
 
@@ -159,11 +165,49 @@ def test_facades_only_import_and_name(path: Path) -> None:
     assert not statements(path.read_text())
 
 
+def hidden_imports(source: str, name: str) -> set[str]:
+    """Return the calls that import a module of the package by a string, where the rules above do not see it.
+
+    A ``Cuda(module, function)`` is such a string as well, except as the row "cuda" of a table of backends.
+    """
+    tree = ast.parse(source)
+    tables = [node for node in ast.walk(tree) if isinstance(node, ast.Dict)]
+    pairs = [pair for table in tables for pair in zip(table.keys, table.values, strict=True)]
+    rows = {value for key, value in pairs if isinstance(key, ast.Constant) and key.value == "cuda"}
+    found = set()
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call):
+            continue
+        called = ast.unparse(call.func).rpartition(".")[2].strip("_")
+        if called in ("import_module", "import") and name not in IMPORT_BY_NAME:
+            first = call.args[0] if call.args else None
+            is_foreign = isinstance(first, ast.Constant) and not is_in(str(first.value), "fastiter")
+            found |= set() if is_foreign else {ast.unparse(call)}
+        elif called == "Cuda" and call not in rows:
+            found.add(ast.unparse(call))
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'import_module("fastiter.torch")',
+        'importlib.import_module(f"fastiter.{name}")',
+        "importlib.import_module(name)",
+        '__import__("fastiter.torch")',
+        'run = Cuda("fastiter.torch", "lstm")',
+        'TABLE = {"cpu": Cuda("fastiter.torch", "lstm")}',
+    ],
+)
+def test_a_hidden_import_is_found(source: str) -> None:
+    assert hidden_imports(source, "fastiter/rnn/_functional.py")
+    assert not hidden_imports('importlib.import_module("cupy")', "fastiter/rnn/_functional.py")
+    assert not hidden_imports('T = {"cuda": Cuda("fastiter.torch", "lstm")}', "fastiter/rnn/_functional.py")
+
+
 @every("python/fastiter", ".py")
 def test_modules_are_imported_by_statements(path: Path) -> None:
-    """A name in a string hides an import from these rules; CuPy's arrays are handed to fastiter.torch in one place."""
-    named = re.findall(r"import_module\([^)]*fastiter\.(?!kernels)", path.read_text())
-    assert not named
+    assert not hidden_imports(path.read_text(), str(path.relative_to(PACKAGE)))
 
 
 def test_import_brings_in_numpy_alone() -> None:

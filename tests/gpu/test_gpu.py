@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import importlib.util
+import inspect
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import numpy as np
 import pytest
 
 import fastiter
+import fastiter.quant
 import fastiter.relax
 from fastiter import _cuda, _nvrtc
 from fastiter._backend import BackendError, availability
@@ -148,12 +152,73 @@ def test_what_else_relaxes_says_who_takes_cupy(cupy: types.ModuleType) -> None:
             call()
 
 
-@pytest.mark.parametrize(
-    "name", ["lstm", "gru", "elman", "slstm", "linear_scan", "block_scan", "delta_scan", "paragru"]
-)
+NAMES = ["lstm", "gru", "elman", "slstm", "linear_scan", "block_scan", "delta_scan", "paragru", "paralstm", "paraslstm"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "quantize", "encode"])
 def test_functions_know_cupy(cupy: types.ModuleType, name: str) -> None:
-    with pytest.raises(BackendError, match=f"{name}: backend must be None for CuPy arrays"):
-        getattr(fastiter, name)(Array([1.0]), backend="cpu")
+    function = getattr(fastiter, name, None) or getattr(fastiter.quant, name)
+    needed = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+    with pytest.raises(BackendError, match=f"^{name}: backend must be None for CuPy arrays, whose device decides, got"):
+        function(*[Array([1.0])] * len(needed), backend="cpu")
+
+
+def test_cupy_without_torch(cupy: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BackendError, match=r"^unpack: CuPy arrays need torch, which launches .* fastiter\[gpu\]\)$"):
+        fastiter.quant.unpack(Array([1]), "fixed<3,1>", 1)
+    with pytest.raises(BackendError, match=r"^sor: CuPy arrays need torch"):
+        fastiter.relax.sor(Matrix(np.eye(3)), np.ones(3))
+
+
+def test_options_reach_the_function_of_tensors(cupy: types.ModuleType) -> None:
+    """Each option has another value than by default, so that one that is lost changes the result or its shape."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 6, 3))
+    cut = {"reset": np.arange(6) == 3, "cu_seqlens": [0, 2, 6]}
+    wx, r, p = rng.standard_normal((1, 6, 3, 3)), rng.standard_normal((3, 3)), rng.standard_normal((2, 3))
+    calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
+        (fastiter.elman, (wx[:, :, :1, None], r[None, None]), {"activation": "relu", "clip_state": 0.5, **cut}),
+        (fastiter.gru, (wx[:, :, :, None], r[None, None].repeat(3, 0)), {"reverse": True, "return_all_states": True}),
+        (fastiter.linear_scan, (x, x), {"reverse": True, **cut}),
+        (fastiter.delta_scan, (wx, wx, wx, x), {"decay": x, "method": "chunk", "chunk": 3, **cut}),
+        (fastiter.paralstm, (wx, r, p), {"method": "newton", "window": 2, "rtol": 0.1, "return_info": True}),
+        (fastiter.paralstm, (wx, r, p), {"lengths": [4], "reverse": True}),
+        (fastiter.quant.quantize, (x, fastiter.quant.Int(8)), {"scale": 0.5, "zero_point": 3, "nan": 1.0}),
+        (fastiter.quant.quantize, (x, "mxfp4_e2m1"), {"axis": 1}),
+        (fastiter.quant.encode, (x, "fixed<8,4,STOCHASTIC>"), {"rng": 7, "scale": 0.5}),
+        (
+            fastiter.quant.decode,
+            (np.arange(8, dtype=np.int8), fastiter.quant.Int(8)),
+            {"scale": 0.5},
+        ),
+    ]
+    for function, arrays, options in calls:
+        on_card = {name: Array(y) if isinstance(y, np.ndarray) else y for name, y in options.items()}
+        given = [Array(y) if isinstance(y, np.ndarray) else y for y in arrays]
+        for found, expected in zip(
+            leaves(function(*given, **on_card)), leaves(function(*arrays, **options)), strict=True
+        ):
+            np.testing.assert_array_equal(found.values if isinstance(found, Array) else found, expected)
+
+
+def leaves(x: Any) -> Iterator[Any]:
+    """Yield what is in tuples and dataclasses, at any depth."""
+    if dataclasses.is_dataclass(x):
+        x = tuple(vars(x).values())
+    if isinstance(x, tuple):
+        for part in x:
+            yield from leaves(part)
+    else:
+        yield x
+
+
+def test_what_tensors_lack_is_refused(cupy: types.ModuleType) -> None:
+    wx, r = Array(np.zeros((1, 2, 1, 1, 3))), Array(np.zeros((1, 1, 3, 3)))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'out'"):
+        fastiter.elman(wx, r, out=wx)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'counts'"):
+        fastiter.quant.quantize(wx, "e4m3fn", counts=True)
 
 
 def test_a_backend_of_a_card_wants_its_arrays() -> None:

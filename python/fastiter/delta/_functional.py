@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._backend import choose
+from .._backend import Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_out, empty, integers, type_name, unit_stride
-from .._cupy import takes_cupy
 from .._sequences import as_part, check_lengths
 from ._plan import (
     Plan,
@@ -39,7 +37,6 @@ class _Rows(NamedTuple):
         return sizes.batch if self.cu_seqlens is None else len(self.cu_seqlens) - 1
 
 
-@takes_cupy
 def delta_scan(
     q: Array,
     k: Array,
@@ -123,8 +120,12 @@ def delta_scan(
     >>> bool(np.allclose(o, v)), last.shape
     (True, (1, 1, 4, 2))
     """
-    function, h0 = "delta_scan", as_part(h0)
-    run = _BACKENDS[choose(function, _BACKENDS, backend)]
+    function = "delta_scan"
+    run = choose(function, _BACKENDS, backend, q)
+    if is_cuda(run):
+        cut = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
+        return run(q, k, v, beta, h0, decay=decay, method=method, chunk=chunk, **cut, out=out)
+    h0 = as_part(h0)
     names, arrays = ["q", "k", "v", "beta"], [q, k, v, beta]
     for name, x in (("h0", h0), ("decay", decay)):
         if x is not None:
@@ -219,4 +220,8 @@ def _reference(
     return o if out is None else out, last
 
 
-_BACKENDS: dict[str, Callable[..., tuple[Array, Array]]] = {"cpu": _cpu, "reference": _reference}
+_BACKENDS: Backends[tuple[Array, Array]] = {
+    "cpu": _cpu,
+    "cuda": Cuda("fastiter.torch", "delta_scan"),
+    "reference": _reference,
+}

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._backend import choose
+from .._backend import Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_flag, check_out, empty_steps, integers, unit_stride
-from .._cupy import takes_cupy
 from .._sequences import check_lengths
 from ._cells import CELLS, NewtonInfo, Options, ParaCell, check_shapes, newton_options, state_parts
 
@@ -22,7 +21,16 @@ Result: TypeAlias = "tuple[Array, States] | tuple[Array, States, NewtonInfo]"
 _EPS = {np.dtype(np.float32): float(np.finfo(np.float32).eps), np.dtype(np.float64): float(np.finfo(np.float64).eps)}
 
 
-@takes_cupy
+class _Solver(NamedTuple):
+    """The options of the solver, as the caller gave them."""
+
+    method: str
+    window: int | None
+    rtol: float | None
+    atol: float | None
+    max_steps: int | None
+
+
 def paragru(
     wx: Array,
     a: Array,
@@ -105,11 +113,10 @@ def paragru(
     >>> bool(np.allclose(again, h, rtol=0, atol=1e-12)), info.fallbacks.tolist()
     (True, [0, 0])
     """
-    solver = (method, window, rtol, atol, max_steps)
+    solver = _Solver(method, window, rtol, atol, max_steps)
     return _run("paragru", wx, a, None, h0, solver, reverse, lengths, return_info, out, backend)
 
 
-@takes_cupy
 def paralstm(
     wx: Array,
     a: Array,
@@ -148,11 +155,10 @@ def paralstm(
     >>> bool((c == state[1]).all())
     True
     """
-    solver = (method, window, rtol, atol, max_steps)
+    solver = _Solver(method, window, rtol, atol, max_steps)
     return _run("paralstm", wx, a, p, state, solver, reverse, lengths, return_info, out, backend)
 
 
-@takes_cupy
 def paraslstm(
     wx: Array,
     a: Array,
@@ -187,7 +193,7 @@ def paraslstm(
     >>> bool((n >= 1).all())
     True
     """
-    solver = (method, window, rtol, atol, max_steps)
+    solver = _Solver(method, window, rtol, atol, max_steps)
     return _run("paraslstm", wx, a, None, state, solver, reverse, lengths, return_info, out, backend)
 
 
@@ -197,7 +203,7 @@ def _run(
     a: Array,
     p: Array | None,
     state: Any,
-    solver: tuple[str, Any, Any, Any, Any],
+    solver: _Solver,
     reverse: bool,
     lengths: npt.ArrayLike | None,
     return_info: bool,
@@ -205,7 +211,11 @@ def _run(
     backend: str | None,
 ) -> Result:
     cell = CELLS[function]
-    run = _BACKENDS[choose(function, _BACKENDS, backend)]
+    run = choose(function, _BACKENDS[function], backend, wx)
+    if is_cuda(run):
+        options = {**solver._asdict(), "reverse": reverse, "lengths": lengths, "return_info": return_info, "out": out}
+        found: Result = run(wx, a, *((p,) if cell.peepholes else ()), state, **options)
+        return found
     check_flag(function, "reverse", reverse)
     check_flag(function, "return_info", return_info)
     first = () if state is None else state_parts(function, cell, state)
@@ -282,4 +292,8 @@ def _reference(
     return h, last, counts
 
 
-_BACKENDS = {"cpu": _cpu, "reference": _reference}
+_BACKENDS: dict[str, Backends[Any]] = {
+    "paragru": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "paragru"), "reference": _reference},
+    "paralstm": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "paralstm"), "reference": _reference},
+    "paraslstm": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "paraslstm"), "reference": _reference},
+}

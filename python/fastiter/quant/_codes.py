@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
+from .._backend import Backends, Cuda, choose
 from .._check import refuse_mask, type_name
-from .._cupy import takes_cupy
 from ._block_formats import MX, NVFP4, BlockFloat, BlockFormat
 from ._check import check_format
 from ._formats import Fixed, Float, Format, Int
@@ -282,7 +282,6 @@ def _logarithms(codes: Array, fmt: Logarithmic, dtype: np.dtype[Any]) -> Array:
 # ---- packing --------------------------------------------------------------------------------------------------------
 
 
-@takes_cupy
 def pack(codes: Array, fmt: Format | str) -> npt.NDArray[np.uint8]:
     """Pack the codes along the last axis without the bits that they do not need.
 
@@ -302,6 +301,10 @@ def pack(codes: Array, fmt: Format | str) -> npt.NDArray[np.uint8]:
     >>> packed.tolist(), unpack(packed, "e2m1", 3).tolist()
     ([33, 3], [1, 2, 3])
     """
+    return choose("pack", _PACK, None, codes)(codes, fmt)
+
+
+def _pack(codes: Array, fmt: Format | str) -> npt.NDArray[np.uint8]:
     fmt = check_format("pack", fmt)
     array = check_codes("pack", codes, fmt)
     bits, dtype = code_bits(fmt), code_dtype(fmt)
@@ -324,7 +327,6 @@ def check_packed(shape: tuple[int, ...], bits: int, n: object) -> None:
         raise ValueError(f"unpack: packed must have {length} bytes along the last axis for {n} codes, got {shape}")
 
 
-@takes_cupy
 def unpack(packed: npt.NDArray[np.uint8], fmt: Format | str, n: int) -> Array:
     """Return the n codes of each row that :func:`pack` packed, in the dtype of :func:`encode`.
 
@@ -333,6 +335,10 @@ def unpack(packed: npt.NDArray[np.uint8], fmt: Format | str, n: int) -> Array:
     TypeError, ValueError
         For anything but bytes; for a last axis whose length does not match n codes.
     """
+    return choose("unpack", _UNPACK, None, packed)(packed, fmt, n)
+
+
+def _unpack(packed: npt.NDArray[np.uint8], fmt: Format | str, n: int) -> Array:
     fmt = check_format("unpack", fmt)
     if not isinstance(packed, np.ndarray) or packed.dtype != np.uint8:
         got = f"dtype {packed.dtype}" if isinstance(packed, np.ndarray) else type_name(packed)
@@ -345,3 +351,7 @@ def unpack(packed: npt.NDArray[np.uint8], fmt: Format | str, n: int) -> Array:
     lines = math.prod(codes.shape[:-1])
     _core.pack_codes(codes, ELEMENTS[dtype.name], bits, packed, lines, int(n), True, is_signed(fmt))
     return codes
+
+
+_PACK: Backends[npt.NDArray[np.uint8]] = {"cpu": _pack, "cuda": Cuda("fastiter.torch.quant", "pack")}
+_UNPACK: Backends[Array] = {"cpu": _unpack, "cuda": Cuda("fastiter.torch.quant", "unpack")}

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._backend import choose
+from .._backend import Backends, choose
 from .._check import empty, type_name
 from ._fixed_array import FixedArray, check_fixed, made
 from ._formats import Fixed
@@ -25,7 +25,6 @@ Index = tuple[tuple[int, int, int], tuple[int, int, int]]
 PATHS = {
     name: number for number, name in enumerate(("choose", "pairs", "fused16", "fused32", "lines32", "lines64", "wide"))
 }
-_BACKENDS = {"cpu": None, "reference": None}
 
 
 def fixed_matmul(
@@ -76,18 +75,14 @@ def fixed_matmul(
     >>> fixed_matmul(a, b, "fixed<6,3,TRN,SAT>").to_float()
     array([[3.]])
     """
-    run = choose("fixed_matmul", _BACKENDS, backend)
+    run = choose("fixed_matmul", _MATMUL, backend)
     _check_arrays("fixed_matmul", ("a", "b"), (a, b))
     formats = _formats("fixed_matmul", acc, product)
     shape = product_shape("fixed_matmul", a.shape, b.shape)
     x = a.codes.reshape((1, *a.shape) if a.ndim == 1 else a.shape)
     y = b.codes.reshape((*b.shape, 1) if b.ndim == 1 else b.shape)
     start = _start("fixed_matmul", bias, formats[0], (x.shape[-2], y.shape[-1]), "(M, N)")
-    if run == "reference":
-        codes = matmul_reference(x, a.fmt, y, b.fmt, formats, start)
-    else:
-        codes = matmul_codes(x, a.fmt, y, b.fmt, formats, start)[0]
-    return made(codes.reshape(shape), formats[0])
+    return made(run(x, a.fmt, y, b.fmt, formats, start).reshape(shape), formats[0])
 
 
 def fixed_conv2d(
@@ -136,7 +131,7 @@ def fixed_conv2d(
     array([[[[2., 3.],
              [5., 6.]]]])
     """
-    run = choose("fixed_conv2d", _BACKENDS, backend)
+    run = choose("fixed_conv2d", _CONV2D, backend)
     _check_arrays("fixed_conv2d", ("x", "w"), (x, w))
     formats = _formats("fixed_conv2d", acc, product)
     for name, array, letters in (("x", x, "(B, C, H, W)"), ("w", w, "(O, C / groups, R, S)")):
@@ -145,14 +140,7 @@ def fixed_conv2d(
     window = read_window("fixed_conv2d", stride, padding, dilation, groups, x.shape, w.shape)
     size = window.output("fixed_conv2d", x.shape, w.shape)
     start = _start("fixed_conv2d", bias, formats[0], (w.shape[0],), "(O,)")
-    if run == "reference":
-        acc_format, product_format = formats
-        out = reference.conv2d(
-            *(x.codes, x.fmt, w.codes, w.fmt, acc_format, product_format, start),
-            *(window.stride, window.padding, window.dilation, window.groups),
-        )
-        return made(out.astype(code_dtype(formats[0].width, formats[0].signed)), formats[0])
-    return made(_conv2d_cpu(x.codes, x.fmt, w.codes, w.fmt, formats, start, window, size), formats[0])
+    return made(run(x.codes, x.fmt, w.codes, w.fmt, formats, start, window, size), formats[0])
 
 
 def exact_matmul(a: FixedArray, b: FixedArray) -> FixedArray:
@@ -313,6 +301,13 @@ def matmul_codes(
     return out, paths
 
 
+def matmul_cpu(
+    x: Array, fx: Fixed, y: Array, fy: Fixed, formats: tuple[Fixed, Fixed | None], start: Array | None, every: int = 1
+) -> Array:
+    """Codes of x (..., M, K) y (..., K, N), by the fastest path."""
+    return matmul_codes(x, fx, y, fy, formats, start, every)[0]
+
+
 def _conv2d_cpu(
     x: Array,
     fx: Fixed,
@@ -366,6 +361,8 @@ def matmul_reference(
     x: Array, fx: Fixed, y: Array, fy: Fixed, formats: tuple[Fixed, Fixed | None], start: Array | None, every: int = 1
 ) -> Array:
     """The same, by the specification."""
+    from .reference import fixed as reference
+
     batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
     acc, product = formats
     out = np.empty((*batch, x.shape[-2], y.shape[-1]), object)
@@ -373,3 +370,24 @@ def matmul_reference(
     for i in np.ndindex(batch):
         out[i] = reference.matmul(x[i], fx, y[i], fy, acc, product, start, every)
     return out.astype(code_dtype(acc.width, acc.signed))
+
+
+def _conv2d_reference(
+    x: Array,
+    fx: Fixed,
+    w: Array,
+    fw: Fixed,
+    formats: tuple[Fixed, Fixed | None],
+    start: Array | None,
+    window: Window,
+    size: tuple[int, int],
+) -> Array:
+    from .reference import fixed as reference
+
+    (acc, product), (stride, padding, dilation, groups) = formats, window
+    out = reference.conv2d(x, fx, w, fw, acc, product, start, stride, padding, dilation, groups)
+    return out.astype(code_dtype(acc.width, acc.signed))
+
+
+_MATMUL: Backends[Array] = {"cpu": matmul_cpu, "reference": matmul_reference}
+_CONV2D: Backends[Array] = {"cpu": _conv2d_cpu, "reference": _conv2d_reference}

@@ -10,31 +10,31 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._backend import choose
+from .._backend import Backends, choose
 from .._check import check_apart, empty, type_name
 from ._check import check_format, check_out
 from ._fixed_array import check_fixed
-from ._fixed_matmul import matmul_codes, matmul_reference, product_shape
+from ._fixed_matmul import matmul_cpu, matmul_reference, product_shape
 from ._formats import Fixed, Float, Format, Int
 from ._growth import code_dtype
 from ._operands import given_codes, given_floats, numbers
 from ._plan import _ROUNDINGS
 from ._quantize import encode
 from ._span import Span, product, span
-from .reference import matmul as reference
 
 Array = npt.NDArray[Any]
 Formats = tuple[Format, Format]
 Multiply = Callable[[Array, Array, Array], None]
 Operand = Callable[[str, Array, Format, int], Array]
 
-_BACKENDS = {"cpu": None, "reference": None}
 _F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
 _BETWEEN = {_F32: Float(8, 23), _F64: Float(11, 52)}
 _GEMM = {_F32: _core.gemm_f32, _F64: _core.gemm_f64}
 #: The span of exact products in float64, with room for sums
 _DOUBLE = Span(53, -1000, 980)
 _MOST = 2**62
+#: The longest part of K that is summed separately: kDeepestSum of csrc/dense/cpu/gemm.hpp
+_LONGEST_PART = 384
 #: The values of the enumeration FloatSums in csrc/quant/cpu/matmul/float_kernels.hpp
 _ANY, _EXACT_IN_DOUBLE, _NEAREST_IN_FLOAT = range(3)
 
@@ -104,14 +104,14 @@ def quant_matmul(
     >>> quant_matmul(a, b, "e4m3fn", "e4m3fn", "e4m3fn", every=4)
     array([[40.]], dtype=float32)
     """
-    name = choose("quant_matmul", _BACKENDS, backend)
+    products = choose("quant_matmul", _BACKENDS, backend)()
     formats = _operand_format("fmt_a", fmt_a), _operand_format("fmt_b", fmt_b)
     every = _every(every, accumulate)
     for which, x in (("a", a), ("b", b)):
         if not isinstance(x, np.ndarray):
             raise TypeError(f"quant_matmul: {which} must be a NumPy array, got {type_name(x)}")
     shape = product_shape("quant_matmul", a.shape, b.shape)
-    dtype, operand, run = _accumulator(accumulate, formats, every, name == "reference")
+    dtype, operand, run = _accumulator(accumulate, formats, every, products)
     if out is not None:
         check_apart("quant_matmul", check_out("quant_matmul", out, shape, dtype), ("a", "b"), (a, b))
     x, y = operand("a", a, formats[0], -1), operand("b", b, formats[1], -2)
@@ -146,6 +146,14 @@ def _every(every: object, accumulate: object) -> int:
     return min(int(every), _MOST)
 
 
+class Products(NamedTuple):
+    """A backend's products by kind of accumulator: float32 or float64, a Float, and a Fixed."""
+
+    plain: Callable[[Array, Array, Array, bool], None]
+    small_float: Callable[[Array, Array, Array, Float, int, int], None]
+    fixed: Callable[..., Array]
+
+
 class Accumulator(NamedTuple):
     """The result's dtype, the function that reads an operand, and the function that multiplies two operands."""
 
@@ -154,18 +162,18 @@ class Accumulator(NamedTuple):
     run: Multiply
 
 
-def _accumulator(accumulate: Format | str, formats: Formats, every: int, in_reference: bool) -> Accumulator:
+def _accumulator(accumulate: Format | str, formats: Formats, every: int, products: Products) -> Accumulator:
     if isinstance(accumulate, str) and accumulate in ("float32", "float64"):
-        return _plain(np.dtype(accumulate), formats, in_reference)
+        return _plain(np.dtype(accumulate), formats, products)
     acc = check_format("quant_matmul", accumulate, "accumulate")
     if isinstance(acc, Fixed):
-        return _fixed(check_fixed("quant_matmul", "accumulate", acc), formats, every, in_reference)
+        return _fixed(check_fixed("quant_matmul", "accumulate", acc), formats, every, products)
     if not isinstance(acc, Float):
         raise TypeError(
             f"quant_matmul: accumulate must be 'float32', 'float64', a Float or a Fixed, got {type_name(acc)}"
         )
     _check_float(acc)
-    return _small_float(acc, formats, every, in_reference)
+    return _small_float(acc, formats, every, products)
 
 
 def _check_float(acc: Float) -> None:
@@ -227,7 +235,7 @@ def _steps(x: Array) -> tuple[Array, int, int]:
     return x, x.strides[0] // size, x.strides[1] // size
 
 
-def _plain(dtype: np.dtype[Any], formats: Formats, in_reference: bool) -> Accumulator:
+def _plain(dtype: np.dtype[Any], formats: Formats, products: Products) -> Accumulator:
     if dtype == _F64:
         _check_products(formats, "accumulate='float64'")
     for name, fmt in zip(("fmt_a", "fmt_b"), formats, strict=True):
@@ -237,27 +245,31 @@ def _plain(dtype: np.dtype[Any], formats: Formats, in_reference: bool) -> Accumu
             )
     p = product(span(formats[0]), span(formats[1]))
     exact = dtype == _F64 or (p.bits <= 24 and p.low >= -149 and p.high <= 128)
-    fused = exact or _core.isa_chosen() != "baseline"
 
     def one(x: Array, y: Array, out: Array) -> None:
-        if in_reference:
-            out[...] = reference.plain_matmul(x, y, _BETWEEN[dtype])
-        elif fused:
-            (M, K), N = x.shape, y.shape[1]
-            _GEMM[dtype](M, N, K, *_steps(x), *_steps(y), 0, out)
-        else:
-            _in_parts(x, y, out)
+        products.plain(x, y, out, exact)
 
     return Accumulator(dtype, numbers, _of_batches(dtype, one))
+
+
+def _plain_kernel(x: Array, y: Array, out: Array, exact: bool) -> None:
+    """Multiply by fused multiply-adds; ``exact``: the products are floats, so that separate roundings do the same."""
+    if not exact and _core.isa_chosen() == "baseline":
+        return _in_parts(x, y, out)
+    (M, K), N = x.shape, y.shape[1]
+    _GEMM[out.dtype](M, N, K, *_steps(x), *_steps(y), 0, out)
+    return None
 
 
 def _in_parts(x: Array, y: Array, out: Array) -> None:
     """The same on machines without fused multiply-add, by the kernel that rounds each sum to the format."""
     out[...] = 0
-    for part in reference.parts(x.shape[1]):
-        one = np.empty_like(out)
+    K = x.shape[1]
+    length = max(1, math.ceil(K / max(1, math.ceil(K / _LONGEST_PART))))
+    for first in range(0, K, length):
+        part, one = slice(first, first + length), np.empty_like(out)
         _float_kernel(x[:, part], y[part], one, _BETWEEN[_F32], 1, _ANY)
-        if part.start == 0:
+        if first == 0:
             out[...] = one
         else:
             out += one
@@ -287,17 +299,14 @@ def _sums(p: Span, acc: Float, every: int) -> int:
     return _EXACT_IN_DOUBLE if fit else _ANY
 
 
-def _small_float(acc: Float, formats: Formats, every: int, in_reference: bool) -> Accumulator:
+def _small_float(acc: Float, formats: Formats, every: int, products: Products) -> Accumulator:
     a, b, c = span(formats[0]), span(formats[1]), span(acc)
     dtype = _F32 if a.in_float32 and b.in_float32 and c.in_float32 else _F64
     _check_products(formats, "a Float accumulator")
     sums = _sums(product(a, b), acc, every)
 
     def one(x: Array, y: Array, out: Array) -> None:
-        if in_reference:
-            out[...] = reference.matmul(x, y, acc, _BETWEEN[dtype], every)
-        else:
-            _float_kernel(x, y, out, acc, every, sums)
+        products.small_float(x, y, out, acc, every, sums)
 
     return Accumulator(dtype, numbers, _of_batches(dtype, one))
 
@@ -321,7 +330,7 @@ def _as_fixed(name: str, fmt: Format) -> Fixed:
     return Fixed(width, every_number.high + 1)
 
 
-def _fixed(acc: Fixed, formats: Formats, every: int, in_reference: bool) -> Accumulator:
+def _fixed(acc: Fixed, formats: Formats, every: int, products: Products) -> Accumulator:
     sources = _as_fixed("fmt_a", formats[0]), _as_fixed("fmt_b", formats[1])
     bits = sum(f.width for f in sources) + (every - 1).bit_length()
     if every > 1 and bits > 126:
@@ -331,8 +340,7 @@ def _fixed(acc: Fixed, formats: Formats, every: int, in_reference: bool) -> Accu
         return _codes(name, x, fmt, along, sources[name == "b"])
 
     def run(x: Array, y: Array, out: Array) -> None:
-        given = x, sources[0], y, sources[1], (acc, None), None, every
-        codes = matmul_reference(*given) if in_reference else matmul_codes(*given)[0]
+        codes = products.fixed(x, sources[0], y, sources[1], (acc, None), None, every)
         np.ldexp(codes.astype(out.dtype), -acc.fraction, out=out)
 
     return Accumulator(_F32 if span(acc).in_float32 else _F64, operand, run)
@@ -351,3 +359,25 @@ def _codes(name: str, x: Array, fmt: Format, along: int, source: Fixed) -> Array
     if not np.isfinite(values).all():
         raise ValueError(f"quant_matmul: {name} must be finite for a Fixed accumulator, got NaN or an infinity")
     return np.ldexp(values.astype(np.float64), source.fraction).astype(dtype)
+
+
+# ---- backends -------------------------------------------------------------------------------------------------------
+
+
+def _cpu() -> Products:
+    return Products(_plain_kernel, _float_kernel, matmul_cpu)
+
+
+def _reference() -> Products:
+    from .reference import matmul as reference
+
+    def plain(x: Array, y: Array, out: Array, exact: bool) -> None:
+        out[...] = reference.plain_matmul(x, y, _BETWEEN[out.dtype])
+
+    def small_float(x: Array, y: Array, out: Array, acc: Float, every: int, sums: int) -> None:
+        out[...] = reference.matmul(x, y, acc, _BETWEEN[out.dtype], every)
+
+    return Products(plain, small_float, matmul_reference)
+
+
+_BACKENDS: Backends[Products] = {"cpu": _cpu, "reference": _reference}

@@ -7,9 +7,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
-from .._backend import choose
+from .._backend import Backends, Cuda, choose, is_cuda
 from .._check import empty
-from .._cupy import takes_cupy
 from ._block_formats import BlockFormat, block_of
 from ._check import check_apart_or_same, check_floats, check_format, check_nan, check_out, check_seed, name_of
 from ._codes import code_dtype, decode_blocks, decode_elements
@@ -83,7 +82,6 @@ def quantize(
     counts: bool,
     backend: str | None = None,
 ) -> Array | tuple[Array, Counts]: ...
-@takes_cupy
 def quantize(
     x: Array,
     fmt: Format | str,
@@ -150,8 +148,12 @@ def quantize(
     >>> quantize(x, "e2m1", scale=0.5, counts=True)
     (array([ 0.25, -1.5 ,  3.  ], dtype=float32), Counts(total=3, nan=0, overflow=1, underflow=0))
     """
+    run = choose("quantize", _QUANTIZE, backend, x)
+    if is_cuda(run):
+        options = {"scale": scale, "zero_point": zero_point, "axis": axis, "rng": rng, "nan": nan}
+        rounded: Array | tuple[Array, Counts] = run(x, fmt, **options, out=out, counts=counts or None)
+        return rounded
     fmt = check_format("quantize", fmt)
-    run = _BACKENDS[choose("quantize", _BACKENDS, backend)]
     x = check_floats("quantize", "x", x)
     if not isinstance(counts, bool):
         raise TypeError(f"quantize: counts must be a bool, got {type(counts).__name__}")
@@ -162,7 +164,6 @@ def quantize(
     return (y, found) if counts else y
 
 
-@takes_cupy
 def encode(
     x: Array,
     fmt: Format | str,
@@ -194,15 +195,17 @@ def encode(
     >>> codes, decode(codes, "fixed<8,4>")
     (array([  5, -20, 127], dtype=int8), array([ 0.3125, -1.25  ,  7.9375], dtype=float32))
     """
+    run = choose("encode", _ENCODE, backend, x)
+    if is_cuda(run):
+        found: Array | Blocks = run(x, fmt, scale=scale, zero_point=zero_point, axis=axis, rng=rng, nan=nan)
+        return found
     fmt = check_format("encode", fmt)
-    run = _BACKENDS[choose("encode", _BACKENDS, backend)]
     x = check_floats("encode", "x", x)
     call = _checked("encode", x, fmt, scale, zero_point, axis, rng, nan, can_keep=has_nan(fmt))
     codes, scales, _ = run(call, False, code_dtype(fmt), None)
     return codes if scales is None else Blocks(codes, scales)
 
 
-@takes_cupy
 def decode(
     codes: Array | Blocks,
     fmt: Format | str,
@@ -229,6 +232,18 @@ def decode(
     >>> decode(np.arange(8, dtype=np.uint8), "e2m1").tolist()
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
     """
+    run = choose("decode", _DECODE, None, codes)
+    return run(codes, fmt, scale=scale, zero_point=zero_point, dtype=dtype)
+
+
+def _decode(
+    codes: Array | Blocks,
+    fmt: Format | str,
+    *,
+    scale: npt.ArrayLike | None,
+    zero_point: npt.ArrayLike | None,
+    dtype: npt.DTypeLike | None,
+) -> Array:
     fmt = check_format("decode", fmt)
     if isinstance(fmt, BlockFormat) and fmt.block:
         return decode_blocks(codes, fmt, scale, dtype)
@@ -341,4 +356,6 @@ def _reference(
     return y, scales, Counts(x.size, *found)
 
 
-_BACKENDS = {"cpu": _cpu, "reference": _reference}
+_QUANTIZE: Backends[Any] = {"cpu": _cpu, "cuda": Cuda("fastiter.torch.quant", "quantize"), "reference": _reference}
+_ENCODE: Backends[Any] = {"cpu": _cpu, "cuda": Cuda("fastiter.torch.quant", "encode"), "reference": _reference}
+_DECODE: Backends[Array] = {"cpu": _decode, "cuda": Cuda("fastiter.torch.quant", "decode")}

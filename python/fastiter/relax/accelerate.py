@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._backend import Backends, Cuda, choose, is_cuda
 from .._check import type_name
 from .._solution import Solution
 from . import _spectrum, _vectors
 from ._adaptive import GO_ON, factor
 from ._auto import MARGIN, jacobi_of
-from ._cupy import takes_cupy_systems
+from ._cupy import parts_of
 from ._mixture import Mixture
 from ._pieces import pieces
 from ._prepare import JACOBI, System, prepare
@@ -84,7 +85,6 @@ def checked_bounds(function: str, bounds: object) -> tuple[float, float]:
     return low, high
 
 
-@takes_cupy_systems
 def chebyshev(
     A: Any,
     b: Array,
@@ -111,14 +111,22 @@ def chebyshev(
     >>> jacobi(A, np.ones(50)).steps, chebyshev(A, np.ones(50)).steps
     (9653, 311)
     """
+    run = choose("chebyshev", _BACKENDS, None, A, b, x0)
+    limits = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "check_every": check_every}
+    return run("chebyshev", parts_of(A) if is_cuda(run) else A, b, x0, limits, bounds=bounds)
+
+
+def _chebyshev(
+    function: str, A: Any, b: Array, x0: Array | None, limits: dict[str, Any], bounds: tuple[float, float] | None
+) -> Solution:
     stencil = isinstance(A, Stencil)
-    system = OfStencil("chebyshev", A, "natural") if stencil else prepare("chebyshev", A, "jacobi", "natural", None)
+    system = OfStencil(function, A, "natural") if stencil else prepare(function, A, "jacobi", "natural", None)
     if bounds is None:
-        low, high = _estimated("chebyshev", A, system)
+        low, high = _estimated(function, A, system)
     else:
-        low, high = checked_bounds("chebyshev", bounds)
+        low, high = checked_bounds(function, bounds)
     recurrence, directions = Recurrence(low, high, adapts=bounds is None), [np.empty(0)]
-    _vectors.check_vectors("chebyshev", system, b, None)
+    _vectors.check_vectors(function, system, b, None)
     own_b = _vectors.inside(system, b)
 
     def step(x: Array, count: int) -> Array:
@@ -130,8 +138,10 @@ def chebyshev(
             system.of(x.dtype).sweep(x, own_b, directions[0], k, omega, momentum, piece, JACOBI)
         return x
 
-    options = (rtol, atol, max_steps, check_every)
-    return iterate("chebyshev", system, step, b, x0, *options, method="chebyshev", observe=recurrence.observe)
+    return iterate(function, system, step, b, x0, **limits, method=function, observe=recurrence.observe)
+
+
+_BACKENDS: Backends[Solution] = {"cpu": _chebyshev, "cuda": Cuda("fastiter.relax._torch.cupy", "solve")}
 
 
 def _estimated(function: str, A: Any, system: System) -> tuple[float, float]:

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy.typing as npt
 
+from .._backend import Backends, Cuda, choose, is_cuda
 from .._solution import Solution
-from ._cupy import takes_cupy_systems
+from ._cupy import parts_of
 from ._relaxation import Relaxation
 
 Array = npt.NDArray[Any]
 
 
-@takes_cupy_systems
 def jacobi(
     A: Any,
     b: Array,
@@ -35,11 +35,10 @@ def jacobi(
     >>> solution.value, solution.steps, solution.reason
     (array([0.933333, 1.733333]), 13, 'converged')
     """
-    relaxation = Relaxation.of("jacobi", A, "jacobi", omega=omega)
-    return relaxation.solve(b, x0, rtol=rtol, atol=atol, max_steps=max_steps, check_every=check_every)
+    limits = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "check_every": check_every}
+    return _solve("jacobi", A, b, x0, limits, omega=omega)
 
 
-@takes_cupy_systems
 def block_jacobi(
     A: Any,
     b: Array,
@@ -53,11 +52,10 @@ def block_jacobi(
     check_every: int = 1,
 ) -> Solution:
     """x_I <- x_I + omega A_II^-1 (b - A x)_I for blocks I of consecutive rows, by default those of a BSR matrix."""
-    relaxation = Relaxation.of("block_jacobi", A, "block_jacobi", omega=omega, block_size=block_size)
-    return relaxation.solve(b, x0, rtol=rtol, atol=atol, max_steps=max_steps, check_every=check_every)
+    limits = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "check_every": check_every}
+    return _solve("block_jacobi", A, b, x0, limits, omega=omega, block_size=block_size)
 
 
-@takes_cupy_systems
 def gauss_seidel(
     A: Any,
     b: Array,
@@ -73,11 +71,10 @@ def gauss_seidel(
 ) -> Solution:
     """x_i <- (b_i - sum over j != i of a_ij x_j) / a_ii, row after row: :func:`sor` with omega = 1."""
     how = {"order": order, "block_size": block_size, "symmetric": symmetric}
-    relaxation = Relaxation.of("gauss_seidel", A, "gauss_seidel", **how)
-    return relaxation.solve(b, x0, rtol=rtol, atol=atol, max_steps=max_steps, check_every=check_every)
+    limits = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "check_every": check_every}
+    return _solve("gauss_seidel", A, b, x0, limits, **how)
 
 
-@takes_cupy_systems
 def sor(
     A: Any,
     b: Array,
@@ -101,11 +98,10 @@ def sor(
     >>> [sor(A, np.ones(50), omega=omega).steps for omega in (1.0, 1.5, 1.884, "auto")]
     [4828, 1600, 189, 201]
     """
-    relaxation = Relaxation.of("sor", A, "sor", omega=omega, order=order, block_size=block_size)
-    return relaxation.solve(b, x0, rtol=rtol, atol=atol, max_steps=max_steps, check_every=check_every)
+    limits = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "check_every": check_every}
+    return _solve("sor", A, b, x0, limits, omega=omega, order=order, block_size=block_size)
 
 
-@takes_cupy_systems
 def ssor(
     A: Any,
     b: Array,
@@ -120,11 +116,10 @@ def ssor(
     check_every: int = 1,
 ) -> Solution:
     """:func:`sor` with one sweep forward and one backward per step."""
-    relaxation = Relaxation.of("ssor", A, "ssor", omega=omega, order=order, block_size=block_size)
-    return relaxation.solve(b, x0, rtol=rtol, atol=atol, max_steps=max_steps, check_every=check_every)
+    limits = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "check_every": check_every}
+    return _solve("ssor", A, b, x0, limits, omega=omega, order=order, block_size=block_size)
 
 
-@takes_cupy_systems
 def kaczmarz(
     A: Any,
     b: Array,
@@ -149,5 +144,20 @@ def kaczmarz(
     >>> kaczmarz(np.array([[3.0, 4.0]]), np.array([25.0])).value
     array([3., 4.])
     """
-    relaxation = Relaxation.of("kaczmarz", A, "kaczmarz", omega=omega, order=order, symmetric=symmetric)
-    return relaxation.solve(b, x0, rtol=rtol, atol=atol, max_steps=max_steps, check_every=check_every)
+    limits = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "check_every": check_every}
+    return _solve("kaczmarz", A, b, x0, limits, omega=omega, order=order, symmetric=symmetric)
+
+
+def _solve(method: str, A: Any, b: Array, x0: Array | None, limits: dict[str, Any], **how: Any) -> Solution:
+    """Solve A x = b where its arrays are."""
+    run = choose(method, _BACKENDS, None, A, b, x0)
+    if is_cuda(run):
+        A = parts_of(A)
+    return run(method, A, b, x0, limits, **how)
+
+
+def _cpu(method: str, A: Any, b: Array, x0: Array | None, limits: dict[str, Any], **how: Any) -> Solution:
+    return Relaxation.of(method, A, method, **how).solve(b, x0, **limits)
+
+
+_BACKENDS: Backends[Solution] = {"cpu": _cpu, "cuda": Cuda("fastiter.relax._torch.cupy", "solve")}

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._backend import choose
+from .._backend import Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_flag, check_out, empty_steps, integers, type_name, unit_stride
-from .._cupy import takes_cupy
 from .._sequences import as_parts, check_bounds, check_lengths, check_packing, check_reset_shape
 from ._cells import CELLS, FLOAT16_REFUSED, Cell, check_shapes, check_state, checked_bound, elman_cell, is_half
 
@@ -45,7 +44,6 @@ class _How(NamedTuple):
 _DTYPES = ("float32", "float64", "bfloat16")
 
 
-@takes_cupy
 def lstm(
     wx: Array,
     r: Array,
@@ -128,7 +126,6 @@ def lstm(
     return _run("lstm", "lstm", wx, r, b, state, how, return_all_states, out, backend)
 
 
-@takes_cupy
 def gru(
     wx: Array,
     r: Array,
@@ -166,7 +163,6 @@ def gru(
     return _run("gru", "gru", wx, r, b, state, how, return_all_states, out, backend)
 
 
-@takes_cupy
 def elman(
     wx: Array,
     r: Array,
@@ -202,7 +198,6 @@ def elman(
     return _run("elman", elman_cell(activation), wx, r, b, state, how, return_all_states, out, backend)
 
 
-@takes_cupy
 def slstm(
     wx: Array,
     r: Array,
@@ -254,8 +249,12 @@ def _run(
     backend: str | None,
 ) -> Result:
     cell = CELLS[cell_name]
+    run = choose(function, _BACKENDS[function], backend, wx)
+    if is_cuda(run):
+        options = {**asked._asdict(), "return_all_states": return_all_states, "out": out}
+        found: Result = run(wx, r, b, state, **options, **_activation(cell))
+        return found
     state = as_parts(cell.states, state)
-    run = _BACKENDS[choose(function, _BACKENDS, backend)]
     check_flag(function, "reverse", asked.reverse)
     check_flag(function, "return_all_states", return_all_states)
     names, arrays = ["wx", "r"], [wx, r]
@@ -375,15 +374,25 @@ def _reference(
 ) -> tuple[Array, States, States]:
     from . import reference
 
-    name, _, activation = cell.name.partition("_")
-    options = {"activation": activation} if activation else {}
     asked = how._asdict()
     del asked["rows"]
-    h, last, states = getattr(reference, name)(wx, r, b, state, **asked, **options)
+    run = getattr(reference, cell.name.partition("_")[0])
+    h, last, states = run(wx, r, b, state, **asked, **_activation(cell))
     if out is not None:
         out[...] = h
         h, states = out, (out, *states[1:])
     return h, last, states
 
 
-_BACKENDS = {"cpu": _cpu, "reference": _reference}
+def _activation(cell: Cell) -> dict[str, str]:
+    """Return the option of :func:`elman` that selects this cell."""
+    activation = cell.name.partition("_")[2]
+    return {"activation": activation} if activation else {}
+
+
+_BACKENDS: dict[str, Backends[Any]] = {
+    "lstm": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "lstm"), "reference": _reference},
+    "gru": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "gru"), "reference": _reference},
+    "elman": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "elman"), "reference": _reference},
+    "slstm": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "slstm"), "reference": _reference},
+}

@@ -10,16 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._backend import choose
+from .._backend import Backends, Cuda, choose, is_cuda
 from .._check import check_array, check_arrays, check_flag, check_out, empty, integers, type_name, unit_stride
-from .._cupy import takes_cupy
 from .._sequences import Shape, as_part, check_bounds, check_lengths, check_packing, check_reset_shape
 from ._shapes import check_block_shapes, check_first, check_linear_shapes
 
 Array: TypeAlias = npt.NDArray[Any]
 
 
-@takes_cupy
 def linear_scan(
     a: Array,
     x: Array,
@@ -88,7 +86,6 @@ def linear_scan(
     return _run(_LINEAR, a, x, h0, reverse, reset, lengths, cu_seqlens, out, backend)
 
 
-@takes_cupy
 def block_scan(
     A: Array,
     x: Array,
@@ -198,8 +195,12 @@ def _run(
     out: Array | None,
     backend: str | None,
 ) -> tuple[Array, Array]:
-    function, h0 = scan.name, as_part(h0)
-    run = _BACKENDS[choose(function, _BACKENDS, backend)]
+    function = scan.name
+    run = choose(function, _BACKENDS[function], backend, a)
+    if is_cuda(run):
+        options = {"reverse": reverse, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens, "out": out}
+        return run(a, x, h0, **options)
+    h0 = as_part(h0)
     check_flag(function, "reverse", reverse)
     check_arrays(function, ("x", scan.factors), (x, a), scan.dtypes)
     scan.check_shapes(function, a.shape, x.shape)
@@ -304,4 +305,7 @@ def _reference(scan: _Scan, a: Array, x: Array, h0: Array | None, cut: _Cut, out
     return h, last
 
 
-_BACKENDS = {"cpu": _cpu, "reference": _reference}
+_BACKENDS: dict[str, Backends[tuple[Array, Array]]] = {
+    "linear_scan": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "linear_scan"), "reference": _reference},
+    "block_scan": {"cpu": _cpu, "cuda": Cuda("fastiter.torch", "block_scan"), "reference": _reference},
+}

@@ -14,12 +14,9 @@ from ..stencil import Stencil
 from .chebyshev import Chebyshev
 from .relaxation import Relaxation
 
-_LIMITS = ("rtol", "atol", "max_steps", "check_every")
 
-
-def solve(b: Tensor, x0: Tensor | None, A: Any, method: str, **options: Any) -> Solution:
-    """Solve by a method. A is a Stencil, dense, or (shape, indptr, indices, data); only value is not a NumPy array."""
-    limits = {name: options.pop(name) for name in _LIMITS if name in options}
+def solve(method: str, A: Any, b: Tensor, x0: Tensor | None, limits: dict[str, Any], **options: Any) -> Solution:
+    """Solve by a method. A is a Stencil, dense, or (indptr, indices, data, shape); only value is not a NumPy array."""
     if method == "chebyshev":
         bounds = options.pop("bounds", None)
         found = Chebyshev(Relaxation(_matrix(A), "jacobi", **options), bounds=bounds).solve(b, x0, **limits)
@@ -38,6 +35,6 @@ def _matrix(A: Any) -> Tensor | Stencil:
 
 def _rows(A: Any) -> Tensor | Stencil:
     if isinstance(A, tuple):
-        shape, starts, columns, values = A
+        starts, columns, values, shape = A
         return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
     return A.to_sparse_csr() if isinstance(A, Tensor) else A
