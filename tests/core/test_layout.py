@@ -85,10 +85,21 @@ def wrong_imports(source: str, name: str) -> set[str]:
         wrong |= {module for module in found if is_in(module, "fastiter.torch") or is_in(module, "fastiter.reference")}
         allowed = {family, *PYTHON_EDGES.get(family or "", ())}
         wrong |= {module for module in found if other_family(module) not in {None, *allowed}}
+    if "reference" not in name and not facade:
+        wrong |= {module for module in outside_of_a_row(tree, package) if "reference" in module.split(".")}
     if "reference" in name:
         known = {"numpy", *sys.stdlib_module_names}
         wrong |= {module for module in found if module.split(".")[0] not in known and "reference" not in module}
     return wrong
+
+
+def outside_of_a_row(tree: ast.Module, package: str) -> set[str]:
+    """Return what a file imports, except in the functions that are the row "reference" of a table of backends."""
+    tables = [node for node in ast.walk(tree) if isinstance(node, ast.Dict)]
+    pairs = [pair for table in tables for pair in zip(table.keys, table.values, strict=True)]
+    rows = {ast.unparse(value) for key, value in pairs if isinstance(key, ast.Constant) and key.value == "reference"}
+    others = [node for node in tree.body if not (isinstance(node, ast.FunctionDef) and node.name in rows)]
+    return set(imports(ast.Module(others, []), package, inside_functions=True))
 
 
 def other_family(module: str) -> str | None:
@@ -122,12 +133,20 @@ def test_imports_are_resolved_and_found_at_any_depth() -> None:
         ("fastiter/rnn/_torch/ops.py", "from ...scan._torch import ops"),
         ("fastiter/_check.py", "from .rnn._cells import CELLS"),
         ("fastiter/_torch/ops.py", "from ..rnn import lstm"),
+        ("fastiter/quant/_growth.py", "from .reference import fixed as reference"),
+        ("fastiter/quant/_torch/hls/layers.py", "from ...reference.fixed import product_format"),
+        ("fastiter/rnn/_functional.py", "def _cpu():\n    from . import reference\nTABLE = {'cpu': _cpu}"),
         ("fastiter/rnn/reference.py", "import scipy"),
         ("fastiter/rnn/reference.py", "from ._cells import CELLS"),
     ],
 )
 def test_a_wrong_import_is_found(name: str, source: str) -> None:
     assert wrong_imports(source, name)
+
+
+def test_the_row_of_the_specification_may_import_it() -> None:
+    source = "def _slow():\n    from . import reference\nTABLE = {'reference': _slow}"
+    assert not wrong_imports(source, "fastiter/rnn/_functional.py")
 
 
 @every("python/fastiter", ".py")

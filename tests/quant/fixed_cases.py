@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastiter.quant import Fixed, FixedArray
-from fastiter.quant import _fixed_matmul as kernels
+from fastiter.quant import _fixed_kernels as kernels
 from fastiter.quant._growth import code_dtype
 from tests.support.cases import Array
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Callable
@@ -332,3 +333,17 @@ def test_broadcasting_and_empty_arrays() -> None:
     empty = FixedArray.from_codes(zeros((0, 4)), fmt)
     assert (empty - b).shape == empty.astype("fixed<4,2>").shape == (empty << 1).shape == (0, 4)
     assert FixedArray.from_codes(np.int8(3), fmt).astype("fixed<4,4>").shape == ()
+
+
+def test_fractions_are_assigned_in_every_mode() -> None:
+    """Ties, numbers just beside them, and numbers far out of range, also in formats of 64 bits."""
+    rng = np.random.default_rng(11)
+    for width, signed in itertools.product((1, 2, 5, 40, 63, 64), (False, True)):
+        for rounding, overflow, bits in modes(width, signed):
+            fraction = int(rng.integers(-70, 140))
+            fmt = Fixed(width, width - fraction, signed, rounding, overflow, bits)
+            last = Fraction(2) ** -fraction
+            wholes = [0, fmt.min_code, fmt.max_code, *(int(n) * 5**k for n in rng.integers(-9, 10, 2) for k in (1, 60))]
+            for whole, more in itertools.product(wholes, (0, Fraction(1, 2), Fraction(1, 3), Fraction(1, 1 << 90))):
+                for x in ((whole + more) * last, (whole - more) * last):
+                    assert int(FixedArray(x, fmt).codes) == fixed_code(x, fmt), (fmt, x)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from fastiter.reference.quant import fixed_code
 
-from fastiter.quant import Fixed
+from fastiter.quant import Fixed, _growth
+from fastiter.quant._growth import Grown
 from fastiter.reference import fixed as reference
 from tests.quant.fixed_cases import INVARIANT, OVERFLOWS, ROUNDINGS, codes, random_format
 from tests.support.cases import Array
@@ -29,6 +30,24 @@ def test_growth() -> None:
     assert reference.quotient_format(A, Fixed(4, 6)) == (9, 3, True)
     assert reference.negative_format(u) == (9, 5, True)
     assert reference.bits_format(A, u) == (9, 5, True)
+
+
+@pytest.mark.parametrize("operator", ["sum", "difference", "product", "quotient", "bits"])
+def test_the_library_has_the_same_rules_of_growth(operator: str) -> None:
+    """The specification computes places of bits, the library widths; some of these formats have no place in common."""
+    shapes = [Grown(w, i, signed) for w in (1, 2, 3, 7) for i in range(-3, w + 4) for signed in (False, True)]
+    name = f"{operator}_format"
+    for a, b in itertools.product(shapes, shapes):
+        assert getattr(_growth, name)(a, b) == getattr(reference, name)(a, b), (a, b)
+
+
+def test_the_library_grows_alike_for_other_operators() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(500):
+        a, b = (random_format(rng, (1, 64), (-40, 80)) for _ in range(2))
+        assert _growth.negative_format(a) == reference.negative_format(a)
+        for terms in (0, 1, 2, 3, 4, 5, 1023, 1024, 1025):
+            assert _growth.dot_format(a, b, terms) == reference.dot_format(a, b, terms)
 
 
 def test_operators_by_hand() -> None:

@@ -11,15 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from .._check import refuse_mask, type_name
+from . import _growth as growth
 from ._check import check_format
 from ._comparison import as_floats, as_fractions, compared, numbers_of
+from ._fixed_kernels import as_matrices, assigned_fraction, matmul_codes, product_shape
 from ._formats import Fixed
-from ._growth import code_dtype, convert, grown, magnitude, wrapped
-from .reference import fixed as reference
-from .reference.formats import fixed_code
+from ._growth import Grown, Shape, code_dtype, convert, grown, magnitude, wrapped
+from ._quantize import encode
 
 Array = npt.NDArray[Any]
-_Growth = Callable[[reference.Shape, reference.Shape], reference.Grown]
+_Growth = Callable[[Shape, Shape], Grown]
 
 
 class FixedArray:
@@ -184,34 +185,34 @@ class FixedArray:
     # ---- operators --------------------------------------------------------------------------------------------------
 
     def __add__(self, other: Any) -> FixedArray:
-        return _aligned(self, other, "a + b", reference.sum_format, np.add)
+        return _aligned(self, other, "a + b", growth.sum_format, np.add)
 
     def __radd__(self, other: Any) -> FixedArray:
-        return _aligned(other, self, "a + b", reference.sum_format, np.add)
+        return _aligned(other, self, "a + b", growth.sum_format, np.add)
 
     def __sub__(self, other: Any) -> FixedArray:
-        return _aligned(self, other, "a - b", reference.difference_format, np.subtract)
+        return _aligned(self, other, "a - b", growth.difference_format, np.subtract)
 
     def __rsub__(self, other: Any) -> FixedArray:
-        return _aligned(other, self, "a - b", reference.difference_format, np.subtract)
+        return _aligned(other, self, "a - b", growth.difference_format, np.subtract)
 
     def __and__(self, other: Any) -> FixedArray:
-        return _aligned(self, other, "a & b", reference.bits_format, np.bitwise_and)
+        return _aligned(self, other, "a & b", growth.bits_format, np.bitwise_and)
 
     def __rand__(self, other: Any) -> FixedArray:
-        return _aligned(other, self, "a & b", reference.bits_format, np.bitwise_and)
+        return _aligned(other, self, "a & b", growth.bits_format, np.bitwise_and)
 
     def __or__(self, other: Any) -> FixedArray:
-        return _aligned(self, other, "a | b", reference.bits_format, np.bitwise_or)
+        return _aligned(self, other, "a | b", growth.bits_format, np.bitwise_or)
 
     def __ror__(self, other: Any) -> FixedArray:
-        return _aligned(other, self, "a | b", reference.bits_format, np.bitwise_or)
+        return _aligned(other, self, "a | b", growth.bits_format, np.bitwise_or)
 
     def __xor__(self, other: Any) -> FixedArray:
-        return _aligned(self, other, "a ^ b", reference.bits_format, np.bitwise_xor)
+        return _aligned(self, other, "a ^ b", growth.bits_format, np.bitwise_xor)
 
     def __rxor__(self, other: Any) -> FixedArray:
-        return _aligned(other, self, "a ^ b", reference.bits_format, np.bitwise_xor)
+        return _aligned(other, self, "a ^ b", growth.bits_format, np.bitwise_xor)
 
     def __mul__(self, other: Any) -> FixedArray:
         return _product(self, other)
@@ -226,7 +227,7 @@ class FixedArray:
         return _quotient(other, self)
 
     def __neg__(self) -> FixedArray:
-        fmt = grown("FixedArray", "-a", reference.negative_format(self.fmt))
+        fmt = grown("FixedArray", "-a", growth.negative_format(self.fmt))
         return _result(np.negative, (self.codes,), (0,), fmt)
 
     def __pos__(self) -> FixedArray:
@@ -239,11 +240,13 @@ class FixedArray:
         return _shifted(self, -_places("a >> n", places))
 
     def __matmul__(self, other: Any) -> FixedArray:
-        from ._fixed_matmul import exact_matmul
-
         if not isinstance(other, FixedArray):
             return NotImplemented
-        return exact_matmul(self, other)
+        shape = product_shape("FixedArray", self.shape, other.shape)
+        fmt = grown("FixedArray", "a @ b", growth.dot_format(self.fmt, other.fmt, self.shape[-1]))
+        x, y = as_matrices(self.codes, other.codes)
+        codes, _ = matmul_codes(x, self.fmt, y, other.fmt, (fmt, None), None)
+        return made(codes.reshape(shape), fmt)
 
     def _assign(self, result: Any) -> FixedArray:
         if result is NotImplemented:
@@ -327,13 +330,11 @@ def _operand(x: object) -> FixedArray | None:
 
 def _assigned(function: str, x: Any, fmt: Fixed) -> Array:
     """Return the codes of ``x`` assigned to ``fmt``: new memory."""
-    from . import encode
-
     operand = _operand(x)
     if operand is not None:
         return convert(operand.codes, operand.fmt, fmt)
     if isinstance(x, Fraction):
-        return np.array(fixed_code(x, fmt), code_dtype(fmt.width, fmt.signed))
+        return assigned_fraction(x, fmt)
     refuse_mask(function, "x", x)
     array = np.asarray(x)
     if array.dtype.kind in "iu":
@@ -354,11 +355,11 @@ def _result(op: Callable[..., Array], codes: tuple[Array, ...], left: tuple[int,
         return made(wrapped(np.asarray(op(*moved)), fmt), fmt)
 
 
-def _aligned(x: object, y: object, what: str, growth: _Growth, op: Callable[..., Array]) -> FixedArray:
+def _aligned(x: object, y: object, what: str, grow: _Growth, op: Callable[..., Array]) -> FixedArray:
     a, b = _operand(x), _operand(y)
     if a is None or b is None:
         return NotImplemented  # type: ignore[no-any-return]
-    fmt = grown("FixedArray", what, growth(a.fmt, b.fmt))
+    fmt = grown("FixedArray", what, grow(a.fmt, b.fmt))
     fraction = max(a.fmt.fraction, b.fmt.fraction)
     return _result(op, (a.codes, b.codes), (fraction - a.fmt.fraction, fraction - b.fmt.fraction), fmt)
 
@@ -368,7 +369,7 @@ def _product(x: object, y: object) -> FixedArray:
     if a is None or b is None:
         return NotImplemented  # type: ignore[no-any-return]
     return _result(
-        np.multiply, (a.codes, b.codes), (0, 0), grown("FixedArray", "a * b", reference.product_format(a.fmt, b.fmt))
+        np.multiply, (a.codes, b.codes), (0, 0), grown("FixedArray", "a * b", growth.product_format(a.fmt, b.fmt))
     )
 
 
@@ -376,7 +377,7 @@ def _quotient(x: object, y: object) -> FixedArray:
     a, b = _operand(x), _operand(y)
     if a is None or b is None:
         return NotImplemented  # type: ignore[no-any-return]
-    fmt = grown("FixedArray", "a / b", reference.quotient_format(a.fmt, b.fmt))
+    fmt = grown("FixedArray", "a / b", growth.quotient_format(a.fmt, b.fmt))
     if not np.all(b.codes):
         raise ZeroDivisionError("FixedArray: b in a / b must be other than zero, got 0")
     with np.errstate(over="ignore"):

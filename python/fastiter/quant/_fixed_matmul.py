@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
 from .._backend import Backends, choose
-from .._check import empty, type_name
+from .._check import type_name
 from ._fixed_array import FixedArray, check_fixed, made
+from ._fixed_kernels import as_matrices, conv2d_codes, matmul_codes, product_shape
 from ._formats import Fixed
-from ._growth import Target, code_dtype, grown, target
+from ._growth import code_dtype
 from ._window import Window, read_window
-from .reference import fixed as reference
 
 Array = npt.NDArray[Any]
-Index = tuple[tuple[int, int, int], tuple[int, int, int]]
-
-#: The enumeration FixedPath of csrc/quant/cpu/matmul/fixed_kernels.hpp; only tests choose one, else the fastest runs.
-PATHS = {
-    name: number for number, name in enumerate(("choose", "pairs", "fused16", "fused32", "lines32", "lines64", "wide"))
-}
 
 
 def fixed_matmul(
@@ -79,8 +71,7 @@ def fixed_matmul(
     _check_arrays("fixed_matmul", ("a", "b"), (a, b))
     formats = _formats("fixed_matmul", acc, product)
     shape = product_shape("fixed_matmul", a.shape, b.shape)
-    x = a.codes.reshape((1, *a.shape) if a.ndim == 1 else a.shape)
-    y = b.codes.reshape((*b.shape, 1) if b.ndim == 1 else b.shape)
+    x, y = as_matrices(a.codes, b.codes)
     start = _start("fixed_matmul", bias, formats[0], (x.shape[-2], y.shape[-1]), "(M, N)")
     return made(run(x, a.fmt, y, b.fmt, formats, start).reshape(shape), formats[0])
 
@@ -143,17 +134,6 @@ def fixed_conv2d(
     return made(run(x.codes, x.fmt, w.codes, w.fmt, formats, start, window, size), formats[0])
 
 
-def exact_matmul(a: FixedArray, b: FixedArray) -> FixedArray:
-    """Return a b in the format that holds every sum of K products."""
-    product_shape("FixedArray", a.shape, b.shape)
-    terms = max(1, a.shape[-1])
-    shape = reference.product_format(a.fmt, b.fmt)
-    more = (terms - 1).bit_length()
-    return fixed_matmul(
-        a, b, grown("FixedArray", "a @ b", shape._replace(width=shape.width + more, integer=shape.integer + more))
-    )
-
-
 # ---- checks ---------------------------------------------------------------------------------------------------------
 
 
@@ -166,21 +146,6 @@ def _check_arrays(function: str, names: Sequence[str], arrays: Sequence[object])
 def _formats(function: str, acc: Fixed | str, product: Fixed | str | None) -> tuple[Fixed, Fixed | None]:
     checked = check_fixed(function, "acc", acc)
     return checked, None if product is None else check_fixed(function, "product", product)
-
-
-def product_shape(function: str, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of the product by NumPy's rules."""
-    for name, shape in (("a", a), ("b", b)):
-        if not shape:
-            raise ValueError(f"{function}: {name} must have one axis or more, got shape ()")
-    depth = b[-2] if len(b) > 1 else b[0]
-    if a[-1] != depth:
-        raise ValueError(f"{function}: b must have K = {a[-1]} rows to go with a {a}, got shape {b}")
-    try:
-        batch = np.broadcast_shapes(a[:-2], b[:-2])
-    except ValueError:
-        raise ValueError(f"{function}: b must have a batch that goes with that of a {a}, got shape {b}") from None
-    return (*batch, *(a[-2:-1] if len(a) > 1 else ()), *(b[-1:] if len(b) > 1 else ()))
 
 
 def _start(function: str, bias: FixedArray | None, acc: Fixed, shape: tuple[int, ...], letters: str) -> Array | None:
@@ -196,109 +161,7 @@ def _start(function: str, bias: FixedArray | None, acc: Fixed, shape: tuple[int,
         raise ValueError(f"{function}: bias must have shape {letters} = {shape}, got {bias.shape}") from None
 
 
-# ---- the kernels' view of the arrays --------------------------------------------------------------------------------
-
-
-def _index(sizes: Sequence[int], strides: Sequence[int]) -> Index | None:
-    """Return a three-level index that visits the same elements, or None if that takes more levels."""
-    merged: list[tuple[int, int]] = []
-    for size, stride in zip(sizes, strides, strict=True):
-        if size == 1:
-            continue
-        if merged and merged[-1][1] == size * stride:
-            merged[-1] = (merged[-1][0] * size, stride)
-        else:
-            merged.append((size, stride))
-    if len(merged) > 3:
-        return None
-    whole = [(1, 0)] * (3 - len(merged)) + merged
-    if not merged:  # one element: its rows count as contiguous
-        whole[-1] = (1, 1)
-    (s0, t0), (s1, t1), (s2, t2) = whole
-    return (s0, s1, s2), (t0, t1, t2)
-
-
-def _needed(index: Index | None) -> Index:
-    assert index is not None
-    return index
-
-
-def _steps(codes: Array) -> tuple[Array, tuple[int, ...]]:
-    """Return the codes, or a copy, in native byte order, and their strides in elements."""
-    size = codes.dtype.itemsize
-    if not codes.flags.aligned or not codes.dtype.isnative or any(stride % size for stride in codes.strides):
-        codes = np.ascontiguousarray(codes, codes.dtype.newbyteorder("="))
-    return codes, tuple(stride // size for stride in codes.strides)
-
-
-def _offsets(sizes: tuple[int, ...], strides: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Return the offset of each matrix of a batch."""
-    total = np.zeros(sizes, np.int64)
-    for axis, (size, stride) in enumerate(zip(sizes, strides, strict=True)):
-        total += (np.arange(size) * stride).reshape((-1,) + (1,) * (len(sizes) - 1 - axis))
-    return total.ravel()
-
-
-def _targets(x: Fixed, y: Fixed, formats: tuple[Fixed, Fixed | None]) -> tuple[Target, Target | tuple[()]]:
-    acc, product = formats
-    exact = x.fraction + y.fraction
-    if product is None:
-        return target(acc, exact), ()
-    return target(acc, product.fraction), target(product, exact)
-
-
-def matmul_codes(
-    x: Array,
-    fx: Fixed,
-    y: Array,
-    fy: Fixed,
-    formats: tuple[Fixed, Fixed | None],
-    start: Array | None,
-    every: int = 1,
-    path: str = "choose",
-) -> tuple[Array, int]:
-    """Codes of x (..., M, K) y (..., K, N), and a bit mask of the paths that were taken."""
-    (M, K), N = x.shape[-2:], y.shape[-1]
-    batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
-    out = empty((*batch, M, N), code_dtype(formats[0].width, formats[0].signed))
-    if out.size == 0:
-        return out, 0
-    x, x_steps = _steps(np.broadcast_to(x, (*batch, M, K)))
-    # A batch that shares b and the initial value is one long matrix.
-    rows = None
-    if math.prod(y.shape[:-2]) == 1 and (start is None or start.strides[0] == 0):
-        rows = _index((*batch, M), x_steps[:-1])
-    if rows is not None:
-        y = y.reshape(y.shape[-2:])
-        batch, out_rows = (), _needed(_index((math.prod(batch) * M,), (N,)))
-    else:
-        rows, out_rows = _needed(_index((M,), x_steps[-2:-1])), _needed(_index((M,), (N,)))
-        y = np.broadcast_to(y, (*batch, K, N))
-    y, y_steps = _steps(y)
-    count = math.prod(batch)
-    acc, product = _targets(fx, fy, formats)
-    x_at = _offsets(batch, x_steps[: len(batch)])
-    y_at = _offsets(batch, y_steps[: len(batch)])
-    out_at = np.arange(count, dtype=np.int64) * (M * N)
-    paths = _core.fixed_matmul(
-        (x, x.itemsize, fx.signed, fx.width, rows, _needed(_index((K,), x_steps[-1:]))),
-        (
-            y,
-            y.itemsize,
-            fy.signed,
-            fy.width,
-            _needed(_index((N,), y_steps[-1:])),
-            _needed(_index((K,), y_steps[-2:-1])),
-        ),
-        acc,
-        product,
-        every,
-        () if start is None else (start, start.strides[0] // 8, start.strides[1] // 8),
-        (out, out.itemsize, out_rows, _needed(_index((N,), (1,)))),
-        (count, x_at, y_at, out_at),
-        PATHS[path],
-    )
-    return out, paths
+# ---- backends -------------------------------------------------------------------------------------------------------
 
 
 def matmul_cpu(
@@ -306,55 +169,6 @@ def matmul_cpu(
 ) -> Array:
     """Codes of x (..., M, K) y (..., K, N), by the fastest path."""
     return matmul_codes(x, fx, y, fy, formats, start, every)[0]
-
-
-def _conv2d_cpu(
-    x: Array,
-    fx: Fixed,
-    w: Array,
-    fw: Fixed,
-    formats: tuple[Fixed, Fixed | None],
-    start: Array | None,
-    window: Window,
-    size: tuple[int, int],
-) -> Array:
-    """Rows are the output's channels, columns its pixels, one group at a time."""
-    B, (O, C, R, S), (P, Q), groups = x.shape[0], w.shape, size, window.groups
-    out = empty((B, O, P, Q), code_dtype(formats[0].width, formats[0].signed))
-    if out.size == 0:
-        return out
-    if any(window.padding):
-        x = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in window.padding)))
-    x, (x_b, x_c, x_h, x_w) = _steps(x)
-    w, w_steps = _steps(np.ascontiguousarray(w))
-    (down, across), (row, column) = window.stride, window.dilation
-    acc, product = _targets(fw, fx, formats)
-    group = np.arange(groups, dtype=np.int64)
-    each = O // groups
-    for g in range(groups):
-        _core.fixed_matmul(
-            (
-                w,
-                w.itemsize,
-                fw.signed,
-                fw.width,
-                _needed(_index((each,), w_steps[:1])),
-                _needed(_index((C * R * S,), (1,))),
-            ),
-            (
-                *(x, x.itemsize, fx.signed, fx.width),
-                _needed(_index((B, P, Q), (x_b, down * x_h, across * x_w))),
-                _needed(_index((C, R, S), (x_c, row * x_h, column * x_w))),
-            ),
-            acc,
-            product,
-            1,
-            () if start is None else (start[g * each :], start.strides[0] // 8, 0),
-            (out, out.itemsize, _needed(_index((each,), (P * Q,))), _needed(_index((B, P * Q), (O * P * Q, 1)))),
-            (1, group[g:] * (each * C * R * S), group[g:] * (C * x_c), group[g:] * (each * P * Q)),
-            PATHS["choose"],
-        )
-    return out
 
 
 def matmul_reference(
@@ -390,4 +204,4 @@ def _conv2d_reference(
 
 
 _MATMUL: Backends[Array] = {"cpu": matmul_cpu, "reference": matmul_reference}
-_CONV2D: Backends[Array] = {"cpu": _conv2d_cpu, "reference": _conv2d_reference}
+_CONV2D: Backends[Array] = {"cpu": conv2d_codes, "reference": _conv2d_reference}

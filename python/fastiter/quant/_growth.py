@@ -1,16 +1,15 @@
-"""The formats of exact results, as in HLS's ``ap_fixed``, and the memory layout of codes."""
+"""The formats of exact results, as in HLS's ``ap_fixed``, and codes assigned to a format by the kernels."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
 from ._formats import Fixed
-from .reference import fixed as reference
 
 Array = npt.NDArray[Any]
 
@@ -25,6 +24,85 @@ _OVERFLOWS = {name: number for number, name in enumerate(("WRAP", "SAT", "SAT_ZE
 Target = tuple[int, bool, int, int, int, int]
 
 
+class Shape(Protocol):
+    """The fields of a format that define its codes and their values."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def integer(self) -> int: ...
+    @property
+    def signed(self) -> bool: ...
+
+
+class Grown(NamedTuple):
+    """The shape of an operator's result, which may have more bits than a format."""
+
+    width: int
+    integer: int
+    signed: bool
+
+
+# ---- rules of growth ------------------------------------------------------------------------------------------------
+
+
+def _fraction(a: Shape) -> int:
+    return a.width - a.integer
+
+
+def bits_format(a: Shape, b: Shape) -> Grown:
+    """Return the format of a & b, a | b and a ^ b: it holds either operand, with a sign if one has it."""
+    integer = max(a.integer + (b.signed and not a.signed), b.integer + (a.signed and not b.signed))
+    return Grown(integer + max(_fraction(a), _fraction(b)), integer, a.signed or b.signed)
+
+
+def sum_format(a: Shape, b: Shape) -> Grown:
+    """Return the format of a + b."""
+    width, integer, signed = bits_format(a, b)
+    return Grown(width + 1, integer + 1, signed)
+
+
+def difference_format(a: Shape, b: Shape) -> Grown:
+    """Return the format of a - b."""
+    return sum_format(a, b)._replace(signed=True)
+
+
+def product_format(a: Shape, b: Shape) -> Grown:
+    """Return the format of a b."""
+    return Grown(a.width + b.width, a.integer + b.integer, a.signed or b.signed)
+
+
+def quotient_format(a: Shape, b: Shape) -> Grown:
+    """Return the format of a / b; a signed divisor takes a bit more, for the least code divided by -1."""
+    width = a.width + max(_fraction(b), 0) + b.signed
+    return Grown(width, a.integer + _fraction(b) + b.signed, a.signed or b.signed)
+
+
+def negative_format(a: Shape) -> Grown:
+    """Return the format of -a."""
+    return Grown(a.width + 1, a.integer + 1, True)
+
+
+def dot_format(a: Shape, b: Shape, terms: int) -> Grown:
+    """Return the format of a sum of products a b."""
+    width, integer, signed = product_format(a, b)
+    more = max(terms - 1, 0).bit_length()
+    return Grown(width + more, integer + more, signed)
+
+
+def grown(function: str, what: str, shape: Grown) -> Fixed:
+    """Return the format of an operator's result, which must not need more than 64 bits."""
+    if shape.width > 64:
+        raise ValueError(
+            f"{function}: {what} must have a result of at most 64 bits (assign an operand to a narrower format first), "
+            f"got {shape.width} bits"
+        )
+    return Fixed(*shape)
+
+
+# ---- codes ----------------------------------------------------------------------------------------------------------
+
+
 @lru_cache(maxsize=256)
 def code_dtype(width: int, signed: bool) -> np.dtype[Any]:
     """Return the narrowest integer type that holds codes of this width."""
@@ -36,16 +114,6 @@ def target(fmt: Fixed, fraction: int) -> Target:
     """Return a kernel's arguments for assigning numbers with ``fraction`` bits after the point to ``fmt``."""
     shift = fraction - fmt.fraction
     return (fmt.width, fmt.signed, _ROUNDINGS[fmt.rounding], _OVERFLOWS[fmt.overflow], fmt.saturated_bits, shift)
-
-
-def grown(function: str, what: str, shape: reference.Grown) -> Fixed:
-    """Return the format of an operator's result, which must not need more than 64 bits."""
-    if shape.width > 64:
-        raise ValueError(
-            f"{function}: {what} must have a result of at most 64 bits (assign an operand to a narrower format first), "
-            f"got {shape.width} bits"
-        )
-    return Fixed(*shape)
 
 
 def convert(codes: Array, source: Fixed, fmt: Fixed) -> Array:

@@ -14,7 +14,8 @@ from .._backend import Backends, choose
 from .._check import check_apart, empty, type_name
 from ._check import check_format, check_out
 from ._fixed_array import check_fixed
-from ._fixed_matmul import matmul_cpu, matmul_reference, product_shape
+from ._fixed_kernels import as_matrices, product_shape
+from ._fixed_matmul import matmul_cpu, matmul_reference
 from ._formats import Fixed, Float, Format, Int
 from ._growth import code_dtype
 from ._operands import given_codes, given_floats, numbers
@@ -115,8 +116,7 @@ def quant_matmul(
     if out is not None:
         check_apart("quant_matmul", check_out("quant_matmul", out, shape, dtype), ("a", "b"), (a, b))
     x, y = operand("a", a, formats[0], -1), operand("b", b, formats[1], -2)
-    x = x.reshape((1, *x.shape)) if x.ndim == 1 else x
-    y = y.reshape((*y.shape, 1)) if y.ndim == 1 else y
+    x, y = as_matrices(x, y)
     in_place = out is not None and out.flags.c_contiguous and out.flags.aligned
     result = out if in_place and out is not None else empty(shape, dtype)
     run(x, y, result.reshape((*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])))

@@ -69,43 +69,74 @@ def _with_sign(u: int, width: int) -> int:
 # ---- operators ------------------------------------------------------------------------------------------------------
 
 
-def _integers_of_both(a: Shape, b: Shape) -> int:
-    """The integer bits that hold either operand, with a sign if one has it."""
-    return max(a.integer + (b.signed and not a.signed), b.integer + (a.signed and not b.signed))
+# The rules below look at the places of a number: from 2^last_place, the value of its last bit, to 2^magnitude_end,
+# which no magnitude exceeds. A sign is one bit more.
 
 
-def sum_format(a: Shape, b: Shape) -> Grown:
-    """Return the format of a + b."""
-    integer = _integers_of_both(a, b) + 1
-    return Grown(integer + max(fraction_bits(a), fraction_bits(b)), integer, a.signed or b.signed)
+def last_place(fmt: Shape) -> int:
+    """Return the exponent of the lowest bit."""
+    return fmt.integer - fmt.width
 
 
-def difference_format(a: Shape, b: Shape) -> Grown:
-    """Return the format of a - b."""
-    return sum_format(a, b)._replace(signed=True)
+def magnitude_end(fmt: Shape) -> int:
+    """Return the exponent of the bound of the magnitudes: numbers are below 2^n, and a signed one may be -2^n."""
+    return fmt.integer - 1 if fmt.signed else fmt.integer
 
 
-def product_format(a: Shape, b: Shape) -> Grown:
-    """Return the format of a b."""
-    return Grown(a.width + b.width, a.integer + b.integer, a.signed or b.signed)
-
-
-def quotient_format(a: Shape, b: Shape) -> Grown:
-    """Return the format of a / b."""
-    extra = int(b.signed)
-    fraction = fraction_bits(b)
-    return Grown(extra + a.width + max(fraction, 0), extra + a.integer + fraction, a.signed or b.signed)
-
-
-def negative_format(a: Shape) -> Grown:
-    """Return the format of -a."""
-    return Grown(a.width + 1, a.integer + 1, True)
+def _places(last: int, end: int, signed: bool) -> Grown:
+    """The format of multiples of 2^last with magnitudes up to 2^end, with or without a sign."""
+    integer = end + 1 if signed else end
+    return Grown(integer - last, integer, signed)
 
 
 def bits_format(a: Shape, b: Shape) -> Grown:
-    """The format of a & b, a | b and a ^ b."""
-    integer = _integers_of_both(a, b)
-    return Grown(integer + max(fraction_bits(a), fraction_bits(b)), integer, a.signed or b.signed)
+    """The format of a & b, a | b and a ^ b: all places of both, and a sign if one has it."""
+    end = max(magnitude_end(a), magnitude_end(b))
+    return _places(min(last_place(a), last_place(b)), end, a.signed or b.signed)
+
+
+def sum_format(a: Shape, b: Shape) -> Grown:
+    """Return the format of a + b: at most twice the larger magnitude."""
+    end = max(magnitude_end(a), magnitude_end(b)) + 1
+    return _places(min(last_place(a), last_place(b)), end, a.signed or b.signed)
+
+
+def difference_format(a: Shape, b: Shape) -> Grown:
+    """Return the format of a - b: that of a + b, but signed.
+
+    The difference of two unsigned numbers has no carry, so that the sign takes its place.
+    """
+    width, integer, _ = sum_format(a, b)
+    return Grown(width, integer, True)
+
+
+def product_format(a: Shape, b: Shape) -> Grown:
+    """Return the format of a b: as many bits as both have together, and a sign if one has it."""
+    last, above = last_place(a) + last_place(b), a.integer + b.integer
+    return Grown(above - last, above, a.signed or b.signed)
+
+
+def quotient_format(a: Shape, b: Shape) -> Grown:
+    """Return the format of a / b.
+
+    The smallest divisor is b's last bit, which bounds the quotient. A signed b adds a bit for the least a divided by
+    -1. The last place is that of a, or a lower one if b is a multiple of a power of two above 1.
+    """
+    above = a.integer - last_place(b) + (1 if b.signed else 0)
+    last = last_place(a) - max(last_place(b), 0)
+    return Grown(above - last, above, a.signed or b.signed)
+
+
+def negative_format(a: Shape) -> Grown:
+    """Return the format of -a: a bit more, for the sign of an unsigned number or for -(-2^n) = 2^n."""
+    return _places(last_place(a), a.integer, True)
+
+
+def dot_format(a: Shape, b: Shape, terms: int) -> Grown:
+    """Return the format of a sum of products: n places more for up to 2^n terms."""
+    width, integer, signed = product_format(a, b)
+    more = next(n for n in range(64) if terms <= 1 << n)
+    return Grown(width + more, integer + more, signed)
 
 
 def exact_code(x: Fraction, fmt: Shape) -> int:

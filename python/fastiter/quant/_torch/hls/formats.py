@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ... import Fixed, Int, PowerOfTwo, SumOfPowers
 from ..._formats import Format
-from ...reference.fixed import Shape
+from ..._growth import Shape
 from ..nn.format_quantizers import FormatQuantizer
 from ..nn.learned_quantizers import FixedQuantizer, LSQQuantizer, PACTQuantizer
 from ..nn.quantizer import LearnedQuantizer, Quantizer

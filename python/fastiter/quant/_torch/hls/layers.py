@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import Fixed
-from ...reference.fixed import Shape, product_format, sum_format
+from ..._growth import Shape, product_format, sum_format
 from ..nn.format_quantizers import GradientQuantizer
 from ..nn.layers import QuantAdd, QuantAffine, QuantBatchNorm1d, QuantBatchNorm2d, QuantConv2d, QuantLayer, QuantLinear
 from ..nn.quantizer import Quantizer
