@@ -1,6 +1,10 @@
 // The `quant` functions of fastiter._core. python/fastiter/quant/_plan.py defines a format's numbers.
 #include "core/arguments.hpp"
+#include "quant/cpu/matmul/fixed_kernels.hpp"
+#include "quant/cpu/matmul/float_kernels.hpp"
 #include "quant/run.hpp"
+#include <sstream>
+#include <string>
 #include <tuple>
 
 namespace fastiter::quant {
@@ -101,9 +105,24 @@ void random_words(uint64_t seed, uint64_t first, int64_t n, py::handle words) {
     quant_random(seed, first, n, address<uint32_t>(words));
 }
 
+// The members of an enumeration, "a, b, c", as a types.SimpleNamespace of their numbers
+py::object numbers_of(const char* members) {
+    py::dict numbers;
+    std::istringstream text(members);
+    int number = 0;
+    for (std::string name; std::getline(text >> std::ws, name, ',');) numbers[name.c_str()] = number++;
+    return py::module_::import("types").attr("SimpleNamespace")(**numbers);
+}
+
 } // namespace
 
 void bind(py::module_& m) {
+    m.attr("quant_kind") = numbers_of(kKindMembers);
+    m.attr("quant_rounding") = numbers_of(kRoundingMembers);
+    m.attr("quant_overflow") = numbers_of(kOverflowMembers);
+    m.attr("quant_element") = numbers_of(kElementMembers);
+    m.attr("fixed_path") = numbers_of(kFixedPathMembers);
+    m.attr("float_sums") = numbers_of(kFloatSumsMembers);
     m.def("quantize", quantize);
     m.def("pack_codes", pack);
     m.def("random_words", random_words);

@@ -31,15 +31,16 @@ FixedCodes codes(const py::tuple& x) {
     return c;
 }
 
-// (width, signed, rounding, overflow, saturated_bits, shift)
+// (width, signed, rounding, overflow, symmetric, saturated_bits, shift)
 FixedTarget target(const py::tuple& x) {
     FixedTarget t;
     t.width = int(integer(at(x, 0)));
     t.is_signed = integer(at(x, 1)) != 0;
-    t.rounding = FixedRounding(integer(at(x, 2)));
-    t.overflow = FixedOverflow(integer(at(x, 3)));
-    t.saturated_bits = int(integer(at(x, 4)));
-    t.shift = integer(at(x, 5));
+    t.rounding = Rounding(integer(at(x, 2)));
+    t.overflow = Overflow(integer(at(x, 3)));
+    t.symmetric = integer(at(x, 4)) != 0;
+    t.saturated_bits = int(integer(at(x, 5)));
+    t.shift = integer(at(x, 6));
     return t;
 }
 

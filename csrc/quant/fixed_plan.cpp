@@ -32,11 +32,9 @@ bool rounds_in(int bits, Bound p, int64_t shift) {
     return p + power(shift - 1) < power(bits - 1);
 }
 
-bool is_modular(const FixedTarget& t) { return t.overflow == FixedOverflow::wrap && t.saturated_bits == 0; }
-bool clamps(const FixedTarget& t) { return t.overflow == FixedOverflow::sat || t.overflow == FixedOverflow::sat_sym; }
-bool has_short_loop(const FixedTarget& t) {
-    return is_modular(t) || clamps(t) || t.overflow == FixedOverflow::sat_zero;
-}
+bool is_modular(const FixedTarget& t) { return t.overflow == Overflow::wrap; }
+bool clamps(const FixedTarget& t) { return t.overflow == Overflow::saturate; }
+bool has_short_loop(const FixedTarget& t) { return is_modular(t) || clamps(t) || t.overflow == Overflow::zero; }
 
 // Whether consecutive assignments are exact in lanes of `bits` bits
 bool steps_in(int bits, Bound p, const FixedTarget& t, bool wraps_once) {
@@ -80,11 +78,11 @@ bool takes_part_of_product(const FixedMatmul& g, FixedPlan& plan) {
     if (t.shift <= 0 || t.width > 16 || (!plan.wraps_once && t.width - t.is_signed > 15)) return false;
     const Bound step = largest_step(largest_product(g), t.shift);
     if (!plan.wraps_once && !clamps(t) && largest_code(t) + step + 1 >= power(15)) return false;
-    if (t.rounding == FixedRounding::trn && share_places(g, 16 - t.shift, plan)) {
+    if (t.rounding == Rounding::down && share_places(g, 16 - t.shift, plan)) {
         plan.product = FixedProduct::high;
         return true;
     }
-    if (t.rounding != FixedRounding::rnd || !share_places(g, 15 - t.shift, plan)) return false;
+    if (t.rounding != Rounding::half_up || !share_places(g, 15 - t.shift, plan)) return false;
     // (-2^15)^2 rounds to 2^15, which overflows 16 bits.
     const bool reaches_end =
         g.a.is_signed && g.b.is_signed && g.a.magnitude() + plan.a_left == 15 && g.b.magnitude() + plan.b_left == 15;
@@ -127,8 +125,8 @@ bool is_exact(FixedPath path, const FixedMatmul& g, FixedPlan& plan) {
 } // namespace
 
 bool rounds_products(const FixedTarget& t) {
-    return t.shift <= 0 || t.rounding == FixedRounding::trn || t.rounding == FixedRounding::rnd ||
-           t.rounding == FixedRounding::rnd_min_inf;
+    return t.shift <= 0 || t.rounding == Rounding::down || t.rounding == Rounding::half_up ||
+           t.rounding == Rounding::half_down;
 }
 
 FixedPlan choose_plan(const FixedMatmul& g, FixedPath only, bool is_safe) {
@@ -206,7 +204,7 @@ public:
                 most = std::max(most, Bound(is_negative ? -uint64_t(code) : uint64_t(code)));
             }
         const Bound end = largest_code(g.acc), hi = end - 1;
-        const Bound lo = !g.acc.is_signed ? 0 : g.acc.overflow == FixedOverflow::sat_sym ? hi : end;
+        const Bound lo = !g.acc.is_signed ? 0 : g.acc.symmetric ? hi : end;
         const Bound above = hi > up ? hi - up : 0, below = lo > down ? lo - down : 0;
         const bool only_grows = !g.a.is_signed && !g.b.is_signed && down == 0;
         room_ = only_grows ? above : std::min(above, below);

@@ -11,13 +11,9 @@ import triton
 import triton.language as tl
 
 from .triton_float import to_significand
+from .triton_modes import AWAY, DOWN, EVEN, MX, NVFP4, STOCHASTIC, TABLE, UP
 from .triton_other import codes_of, table_index
 from .triton_rounding import (
-    AWAY,
-    DOWN,
-    EVEN,
-    STOCHASTIC,
-    UP,
     bits_of,
     cut,
     divided,
@@ -29,8 +25,6 @@ from .triton_rounding import (
     widened,
     with_sign,
 )
-
-MX, NVFP4, BLOCK_INTEGER, TABLE = tl.constexpr(4), tl.constexpr(5), tl.constexpr(6), tl.constexpr(8)
 
 
 @triton.jit

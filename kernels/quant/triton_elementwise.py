@@ -12,15 +12,24 @@ import triton.language as tl
 
 from .triton_fixed import fixed, integer, not_lost, sum_of_powers
 from .triton_float import small_float
+from .triton_modes import (
+    COLUMNS,
+    FIXED,
+    INTEGER,
+    LOGARITHMIC,
+    ONE,
+    POSIT,
+    POWERS,
+    ROWS,
+    SATURATE,
+    SMALL_FLOAT,
+    STOCHASTIC,
+    WIDE_FIXED,
+    WIDE_FLOAT,
+)
 from .triton_other import codes_of, logarithmic, posit, table_index
-from .triton_rounding import STOCHASTIC, bits_of, divided, narrowed, random_words, reciprocal, widened
+from .triton_rounding import bits_of, divided, narrowed, random_words, reciprocal, widened
 from .triton_wide import wide_fixed, wide_float, wide_value
-
-#: Kinds of formats, as csrc/quant/cpu/kernels.hpp numbers them, and integers
-FIXED, WIDE_FIXED, FLOAT, WIDE_FLOAT = (tl.constexpr(k) for k in range(4))
-POSIT, TABLE, LOGARITHMIC, POWERS, INTEGER = (tl.constexpr(k) for k in range(7, 12))
-#: Sharing of scales: general, one for all, one per row (as many as runs), one per column (runs of 1)
-ANY, ONE, ROWS, COLUMNS = (tl.constexpr(k) for k in range(4))
 
 
 @triton.jit
@@ -104,12 +113,12 @@ def _rounded(
         return integer(v, zero_point, words, numbers, ROUNDING, CODES)
     elif KIND == POWERS:
         return sum_of_powers(v, words, numbers, k0, ROUNDING, FLAG1, FLAG0)
-    elif KIND == FLOAT:
+    elif KIND == SMALL_FLOAT:
         return small_float(
-            v, words, numbers, k0, k1, ROUNDING, OVERFLOW == 0, SIGNED, FLAG0, FLAG1, FLAG2, FLAG3, FLAG4
+            v, words, numbers, k0, k1, ROUNDING, OVERFLOW == SATURATE, SIGNED, FLAG0, FLAG1, FLAG2, FLAG3, FLAG4
         )
     elif KIND == WIDE_FLOAT:
-        return wide_float(v, words, numbers, k0, k1, ROUNDING, OVERFLOW == 0, SIGNED, FLAG0, FLAG1)
+        return wide_float(v, words, numbers, k0, k1, ROUNDING, OVERFLOW == SATURATE, SIGNED, FLAG0, FLAG1)
     elif KIND == WIDE_FIXED:
         code = wide_fixed(v, words, k0, k1, k2, ROUNDING, OVERFLOW, SIGNED, FLAG0)
         if CODES:
@@ -172,7 +181,7 @@ def quantize_fwd_kernel(
     E: tl.constexpr = y_ptr.dtype.element_ty
     INTEGERS: tl.constexpr = KIND == INTEGER
     MAY_BE_EXACT: tl.constexpr = (KIND == FIXED) | (KIND == POWERS) | (KIND == WIDE_FIXED)
-    AS_FLOAT: tl.constexpr = (KIND == FLOAT) | (KIND == WIDE_FLOAT)
+    AS_FLOAT: tl.constexpr = (KIND == SMALL_FLOAT) | (KIND == WIDE_FLOAT)
     RANDOM: tl.constexpr = ROUNDING == STOCHASTIC
     first = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     exact = False

@@ -10,22 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_rounding import (
-    SATURATE,
-    SIGN_MAGNITUDE,
-    SIGN_MAGNITUDE_ONE,
-    TO_ZERO,
-    WRAP,
-    WRAP_SOME,
-    bits_of,
-    cut,
-    floor,
-    nearest_even,
-    number_of,
-    reciprocal,
-    whole,
-    with_sign,
-)
+from .triton_modes import SATURATE, SIGN_MAGNITUDE, SIGN_MAGNITUDE_ONE, TO_ZERO, WRAP, WRAP_SOME
+from .triton_rounding import bits_of, cut, floor, nearest_even, number_of, reciprocal, whole, with_sign
 
 
 @triton.jit

@@ -8,21 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_rounding import (
-    AWAY,
-    DOWN,
-    EVEN,
-    HALF_AWAY,
-    RANDOM_BITS,
-    STOCHASTIC,
-    UP,
-    bits_of,
-    cut,
-    number_of,
-    unsigned,
-    whole,
-    with_sign,
-)
+from .triton_modes import AWAY, DOWN, EVEN, HALF_AWAY, STOCHASTIC, UP
+from .triton_rounding import RANDOM_BITS, bits_of, cut, number_of, unsigned, whole, with_sign
 
 
 @triton.jit

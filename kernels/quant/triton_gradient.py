@@ -9,11 +9,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_elementwise import ONE, are_powers, scale_at
-from .triton_rounding import STOCHASTIC, divided, narrowed, nearest_even, number_of, whole, widened
-
-#: Output for the gradient of the scale: none, a sum for each program, a product for each element
-NOTHING, ONE_SUM, PRODUCTS = (tl.constexpr(k) for k in range(3))
+from .triton_elementwise import are_powers, scale_at
+from .triton_modes import NOTHING, ONE, ONE_SUM, STOCHASTIC
+from .triton_rounding import divided, narrowed, nearest_even, number_of, whole, widened
 
 
 @triton.jit

@@ -10,26 +10,9 @@ import triton
 import triton.language as tl
 
 from .triton_float import signed_range, to_significand
-from .triton_rounding import (
-    DOWN,
-    HALF_AWAY,
-    HALF_DOWN,
-    HALF_UP,
-    HALF_ZERO,
-    SATURATE,
-    TO_ZERO,
-    WRAP,
-    ZERO,
-    bits_of,
-    number_of,
-    signed,
-    unsigned,
-)
+from .triton_modes import BELOW, DOWN, FAR, HALF_AWAY, HALF_DOWN, HALF_UP, HALF_ZERO, SATURATE, TO_ZERO, WRAP, ZERO
+from .triton_rounding import bits_of, number_of, signed, unsigned
 from .triton_wide import wide_value, wrapped
-
-#: Last place of the products: below the accumulator's, at or above it, or so far above that integers may not hold
-#: them
-BELOW, ABOVE, FAR = (tl.constexpr(k) for k in range(3))
 
 
 @triton.jit

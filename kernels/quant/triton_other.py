@@ -6,7 +6,8 @@ import triton
 import triton.language as tl
 
 from .triton_float import float_codes
-from .triton_rounding import EVEN, RANDOM_BITS, bits_of, carries, cut, divided, number_of, signed, unsigned, with_sign
+from .triton_modes import EVEN
+from .triton_rounding import RANDOM_BITS, bits_of, carries, cut, divided, number_of, signed, unsigned, with_sign
 
 
 @triton.jit

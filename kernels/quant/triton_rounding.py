@@ -10,12 +10,8 @@ import triton
 import triton.language as tl
 from triton.language.random import philox_impl
 
-#: Rounding and overflow modes, with their numbers in csrc/quant/cpu/kernels.hpp
-DOWN, ZERO, HALF_UP, HALF_ZERO, HALF_DOWN = (tl.constexpr(k) for k in range(5))
-HALF_AWAY, EVEN, UP, AWAY, STOCHASTIC = (tl.constexpr(k) for k in range(5, 10))
-SATURATE, TO_ZERO, WRAP, WRAP_SOME, SIGN_MAGNITUDE, SIGN_MAGNITUDE_ONE, SIGN_MAGNITUDE_SOME = (
-    tl.constexpr(k) for k in range(7)
-)
+from .triton_modes import AWAY, DOWN, EVEN, HALF_AWAY, HALF_DOWN, HALF_UP, HALF_ZERO, UP, ZERO
+
 #: Bits of a random word that are used
 RANDOM_BITS = tl.constexpr(31)
 

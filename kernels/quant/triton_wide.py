@@ -5,14 +5,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_rounding import (
+from .triton_modes import (
     AWAY,
     DOWN,
     EVEN,
     HALF_AWAY,
     HALF_DOWN,
     HALF_UP,
-    RANDOM_BITS,
     SATURATE,
     STOCHASTIC,
     TO_ZERO,
@@ -20,11 +19,8 @@ from .triton_rounding import (
     WRAP,
     WRAP_SOME,
     ZERO,
-    bits_of,
-    number_of,
-    signed,
-    unsigned,
 )
+from .triton_rounding import RANDOM_BITS, bits_of, number_of, signed, unsigned
 
 
 @triton.jit

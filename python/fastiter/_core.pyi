@@ -1,5 +1,18 @@
 from typing import Any
 
+from ._core_quant import fixed_convert as fixed_convert
+from ._core_quant import fixed_matmul as fixed_matmul
+from ._core_quant import fixed_path as fixed_path
+from ._core_quant import float_sums as float_sums
+from ._core_quant import pack_codes as pack_codes
+from ._core_quant import quant_element as quant_element
+from ._core_quant import quant_kind as quant_kind
+from ._core_quant import quant_matmul as quant_matmul
+from ._core_quant import quant_overflow as quant_overflow
+from ._core_quant import quant_rounding as quant_rounding
+from ._core_quant import quantize as quantize
+from ._core_quant import quantize_gradient as quantize_gradient
+from ._core_quant import random_words as random_words
 from ._core_tensors import RnnStream_f32 as RnnStream_f32
 from ._core_tensors import RnnStream_f64 as RnnStream_f64
 from ._core_tensors import rnn_bwd_tensors as rnn_bwd_tensors
@@ -186,67 +199,12 @@ def block_scan_bwd(
     /,
 ) -> None: ...
 
-Index3 = tuple[tuple[int, int, int], tuple[int, int, int]]
-FixedCodes = tuple[Address, int, bool, int, Index3, Index3]
-FixedTarget = tuple[int, bool, int, int, int, int]
-
-def fixed_matmul(
-    a: FixedCodes,
-    b: FixedCodes,
-    acc: FixedTarget,
-    product: FixedTarget | tuple[()],
-    every: int,
-    start: tuple[Address, int, int] | tuple[()],
-    out: tuple[Address, int, Index3, Index3],
-    batch: tuple[int, Address, Address, Address],
-    only: int,
-    /,
-) -> int: ...
-def fixed_convert(
-    source: tuple[Address, int, bool, int], out: tuple[Address, int], n: int, target: FixedTarget, /
-) -> None: ...
-def quant_matmul(
-    M: int,
-    N: int,
-    K: int,
-    in_double: bool,
-    a: tuple[Address, int, int],
-    b: tuple[Address, int, int],
-    c: tuple[Address, int],
-    acc: tuple[int, int, int, float, float, float, float, bool],
-    every: int,
-    sums: int,
-    /,
-) -> None: ...
-def quantize(
-    format: tuple[Any, ...],
-    scaling: tuple[Any, ...],
-    in_double: bool,
-    seed: int,
-    x: Address,
-    x_type: int,
-    y: Address,
-    y_type: int,
-    lines: int,
-    n: int,
-    /,
-) -> tuple[int, int, int]: ...
-def pack_codes(
-    codes: Address, type: int, bits: int, packed: Address, lines: int, n: int, unpack: bool, is_signed: bool, /
-) -> None: ...
-def quantize_gradient(
-    in_double: bool,
-    limits: tuple[float, float] | None,
-    clip: bool,
-    dy: Address,
-    x: Address,
-    y: Address,
-    dx: Address,
-    n: int,
-    sum: bool,
-    /,
-) -> float: ...
-def random_words(seed: int, first: int, n: int, words: Address, /) -> None: ...
+linear_scan_fwd_f64 = linear_scan_fwd_f32
+linear_scan_bwd_f64 = linear_scan_bwd_f32
+linear_scan_fwd_bf16 = linear_scan_fwd_f32
+linear_scan_bwd_bf16 = linear_scan_bwd_f32
+block_scan_fwd_f64 = block_scan_fwd_f32
+block_scan_bwd_f64 = block_scan_bwd_f32
 
 class RelaxMatrix:
     def sweep(

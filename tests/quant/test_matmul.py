@@ -217,7 +217,7 @@ def test_sums_to_the_nearest_float_first(rounding: str) -> None:
     for mantissa, bits, specials, exponent in itertools.product((1, 3, 7, 10), (2, 4, 8, 11), ("ieee", "fnuz"), (5, 8)):
         acc = Float(exponent, mantissa, specials, rounding)
         p, allowed = Span(bits, -60, 60), bits <= mantissa + 1 and bits + mantissa + 1 <= 23
-        assert (kernels._sums(p, acc, 1) == kernels._NEAREST_IN_FLOAT) == allowed
+        assert (kernels._sums(p, acc, 1) == kernels._SUMS.nearest_in_float) == allowed
         if not allowed:
             continue
         fa, fb = Float(5, bits - 2 if bits > 2 else 1, "none"), PowerOfTwo(-14, 14)

@@ -10,15 +10,21 @@ FASTITER_FAMILY(quant)
 
 namespace fastiter::quant {
 
+// An enumeration and the text of its members, from which bindings.cpp exports their numbers to Python.
+#define FASTITER_EXPORTED_ENUM(Name, ...) \
+    enum class Name { __VA_ARGS__ };      \
+    constexpr char k##Name##Members[] = #__VA_ARGS__;
+
 // Rounding to an integer. Ties of half_*: up, toward zero, down, away from zero; of even: to the even number.
-enum class Rounding { down, zero, half_up, half_zero, half_down, half_away, even, up, away, stochastic };
+FASTITER_EXPORTED_ENUM(Rounding, down, zero, half_up, half_zero, half_down, half_away, even, up, away, stochastic)
 
 // Result for an integer out of range: the nearest in range, zero, its low bits (with n > 0 saturated high bits), its
 // low bits in sign and magnitude (with none, one or more saturated bits). Floats: saturate, or not.
-enum class Overflow { saturate, zero, wrap, wrap_some, sign_magnitude, sign_magnitude_one, sign_magnitude_some };
+FASTITER_EXPORTED_ENUM(Overflow, saturate, zero, wrap, wrap_some, sign_magnitude, sign_magnitude_one,
+                       sign_magnitude_some)
 
 // Element type of an array
-enum class Element { f32, f64, f16, bf16, i8, u8, i16, u16, i32, u32, i64, u64 };
+FASTITER_EXPORTED_ENUM(Element, f32, f64, f16, bf16, i8, u8, i16, u16, i32, u32, i64, u64)
 constexpr int64_t element_bytes(Element e) {
     constexpr int64_t bytes[] = {4, 8, 2, 2, 1, 1, 2, 2, 4, 4, 8, 8};
     return bytes[int(e)];
@@ -87,19 +93,8 @@ struct PowersShape {
 
 // fixed and small_float compute in floating point; wide_fixed and wide_float in 128-bit integers, one element at a
 // time, for formats and inputs beyond floating point.
-enum class Kind {
-    fixed,
-    wide_fixed,
-    small_float,
-    wide_float,
-    mx,
-    nvfp4,
-    block_integer,
-    posit,
-    table,
-    logarithmic,
-    powers,
-};
+FASTITER_EXPORTED_ENUM(Kind, fixed, wide_fixed, small_float, wide_float, mx, nvfp4, block_integer, posit, table,
+                       logarithmic, powers)
 
 struct QuantFormat {
     Kind kind = Kind::fixed;

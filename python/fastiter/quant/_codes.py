@@ -15,8 +15,9 @@ from .._check import refuse_mask, type_name
 from ._block_formats import MX, NVFP4, BlockFloat, BlockFormat
 from ._check import check_format
 from ._formats import Fixed, Float, Format, Int
+from ._modes import ELEMENTS
 from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
-from ._plan import ELEMENTS, plan
+from ._plan import plan
 from ._scale import check_scale
 from ._tables import holds_values, log_table
 

@@ -13,16 +13,14 @@ import numpy.typing as npt
 from .. import _core
 from .._check import empty
 from ._formats import Fixed
-from ._growth import Target, code_dtype, target
+from ._growth import FixedTarget, code_dtype, target
 from ._window import Window
 
 Array = npt.NDArray[Any]
 Index = tuple[tuple[int, int, int], tuple[int, int, int]]
 
-#: The enumeration FixedPath of csrc/quant/cpu/matmul/fixed_kernels.hpp; only tests choose one, else the fastest runs.
-PATHS = {
-    name: number for number, name in enumerate(("choose", "pairs", "fused16", "fused32", "lines32", "lines64", "wide"))
-}
+#: Algorithms by name; only tests choose one, else the fastest that is exact runs.
+PATHS: dict[str, int] = vars(_core.fixed_path)
 
 
 def product_shape(function: str, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
@@ -85,7 +83,7 @@ def _offsets(sizes: tuple[int, ...], strides: Sequence[int]) -> npt.NDArray[np.i
     return total.ravel()
 
 
-def _targets(x: Fixed, y: Fixed, formats: tuple[Fixed, Fixed | None]) -> tuple[Target, Target | tuple[()]]:
+def _targets(x: Fixed, y: Fixed, formats: tuple[Fixed, Fixed | None]) -> tuple[FixedTarget, FixedTarget | tuple[()]]:
     acc, product = formats
     exact = x.fraction + y.fraction
     if product is None:

@@ -10,18 +10,9 @@ import numpy.typing as npt
 
 from .. import _core
 from ._formats import Fixed
+from ._modes import ROUNDINGS, is_symmetric, overflow_of
 
 Array = npt.NDArray[Any]
-
-#: The values of the enumerations in csrc/quant/cpu/matmul/fixed_kernels.hpp
-_ROUNDINGS = {
-    name: number
-    for number, name in enumerate(("TRN", "TRN_ZERO", "RND", "RND_ZERO", "RND_MIN_INF", "RND_INF", "RND_CONV"))
-}
-_OVERFLOWS = {name: number for number, name in enumerate(("WRAP", "SAT", "SAT_ZERO", "SAT_SYM", "WRAP_SM"))}
-
-#: (width, signed, rounding, overflow, saturated_bits, shift), as csrc/quant/bindings_matmul.cpp reads it
-Target = tuple[int, bool, int, int, int, int]
 
 
 class Shape(Protocol):
@@ -110,10 +101,22 @@ def code_dtype(width: int, signed: bool) -> np.dtype[Any]:
     return np.dtype(f"{'i' if signed else 'u'}{size}")
 
 
-def target(fmt: Fixed, fraction: int) -> Target:
+class FixedTarget(NamedTuple):
+    """Assignment to a format, as csrc/quant/cpu/matmul/fixed_kernels.hpp defines it."""
+
+    width: int
+    is_signed: bool
+    rounding: int
+    overflow: int
+    symmetric: bool
+    saturated_bits: int
+    shift: int
+
+
+def target(fmt: Fixed, fraction: int) -> FixedTarget:
     """Return a kernel's arguments for assigning numbers with ``fraction`` bits after the point to ``fmt``."""
-    shift = fraction - fmt.fraction
-    return (fmt.width, fmt.signed, _ROUNDINGS[fmt.rounding], _OVERFLOWS[fmt.overflow], fmt.saturated_bits, shift)
+    modes = ROUNDINGS[fmt.rounding], overflow_of(fmt), is_symmetric(fmt)
+    return FixedTarget(fmt.width, fmt.signed, *modes, fmt.saturated_bits, fraction - fmt.fraction)
 
 
 def convert(codes: Array, source: Fixed, fmt: Fixed) -> Array:

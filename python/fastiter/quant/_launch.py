@@ -9,7 +9,8 @@ import numpy.typing as npt
 from .. import _core
 from ._block_formats import block_of
 from ._formats import Format, Int
-from ._plan import ELEMENTS, int_plan, plan
+from ._modes import ELEMENTS
+from ._plan import int_plan, plan
 from ._scale import Scale
 
 #: Contiguous numbers (an array, or the address of a tensor's data), and the name of their dtype

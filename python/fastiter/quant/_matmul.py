@@ -18,8 +18,8 @@ from ._fixed_kernels import as_matrices, product_shape
 from ._fixed_matmul import matmul_cpu, matmul_reference
 from ._formats import Fixed, Float, Format, Int
 from ._growth import code_dtype
+from ._modes import ROUNDINGS
 from ._operands import given_codes, given_floats, numbers
-from ._plan import _ROUNDINGS
 from ._quantize import encode
 from ._span import Span, product, span
 
@@ -36,8 +36,7 @@ _DOUBLE = Span(53, -1000, 980)
 _MOST = 2**62
 #: The longest part of K that is summed separately: kDeepestSum of csrc/dense/cpu/gemm.hpp
 _LONGEST_PART = 384
-#: The values of the enumeration FloatSums in csrc/quant/cpu/matmul/float_kernels.hpp
-_ANY, _EXACT_IN_DOUBLE, _NEAREST_IN_FLOAT = range(3)
+_SUMS = _core.float_sums
 
 
 def quant_matmul(
@@ -268,7 +267,7 @@ def _in_parts(x: Array, y: Array, out: Array) -> None:
     length = max(1, math.ceil(K / max(1, math.ceil(K / _LONGEST_PART))))
     for first in range(0, K, length):
         part, one = slice(first, first + length), np.empty_like(out)
-        _float_kernel(x[:, part], y[part], one, _BETWEEN[_F32], 1, _ANY)
+        _float_kernel(x[:, part], y[part], one, _BETWEEN[_F32], 1, _SUMS.any)
         if first == 0:
             out[...] = one
         else:
@@ -282,7 +281,7 @@ def _float_kernel(x: Array, y: Array, out: Array, acc: Float, every: int, sums: 
     # Rounding toward the finite numbers stops at the largest one.
     over, under = (most if acc.rounding in ("RZ", back) else beyond for back in ("RD", "RU"))
     target = (
-        *(_ROUNDINGS[acc.rounding], acc.mantissa, acc.min_exponent),
+        *(ROUNDINGS[acc.rounding], acc.mantissa, acc.min_exponent),
         *(most, over, -under, beyond, acc.specials != "fnuz"),
     )
     c = (out, out.strides[0] // out.itemsize)
@@ -294,9 +293,9 @@ def _sums(p: Span, acc: Float, every: int) -> int:
     c = span(acc)
     is_nearest = every == 1 and acc.rounding in ("RNE", "RNA") and p.low >= -149 and p.high <= 127
     if is_nearest and p.bits <= c.bits <= 11 and c.bits + p.bits <= 23:
-        return _NEAREST_IN_FLOAT
+        return _SUMS.nearest_in_float
     fit = max(p.high + (every - 1).bit_length(), c.high) + 1 - min(p.low, c.low) <= 53
-    return _EXACT_IN_DOUBLE if fit else _ANY
+    return _SUMS.exact_in_double if fit else _SUMS.any
 
 
 def _small_float(acc: Float, formats: Formats, every: int, products: Products) -> Accumulator:

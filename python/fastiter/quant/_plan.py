@@ -10,33 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from .. import _core
 from ._block_formats import MX, NVFP4, BlockFloat
 from ._formats import Fixed, Float, Format, Int
+from ._modes import ROUNDINGS, is_symmetric, overflow_of
 from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
 from ._tables import holds_values, log_table, nearest_thresholds, rounded
 
-#: The values of the enumerations in csrc/quant/cpu/kernels.hpp
-_FIXED, _WIDE_FIXED, _FLOAT, _WIDE_FLOAT, _MX, _NVFP4, _BLOCK_INTEGER, _POSIT, _TABLE, _LOGARITHMIC, _POWERS = range(11)
-_ROUNDINGS = {
-    "TRN": 0,
-    "TRN_ZERO": 1,
-    "RND": 2,
-    "RND_ZERO": 3,
-    "RND_MIN_INF": 4,
-    "RND_INF": 5,
-    "RND_CONV": 6,
-    "RD": 0,
-    "RZ": 1,
-    "RNA": 5,
-    "RNE": 6,
-    "RU": 7,
-    "RA": 8,
-    "NEAREST": 6,
-    "STOCHASTIC": 9,
-}
-_SATURATE, _ZERO, _WRAP, _WRAP_SOME, _SIGN_MAGNITUDE, _SIGN_MAGNITUDE_ONE, _SIGN_MAGNITUDE_SOME = range(7)
-_TYPES = ("float32", "float64", "float16", "bfloat16", "int8", "uint8", "int16", "uint16", "int32", "uint32")
-ELEMENTS = {name: number for number, name in enumerate((*_TYPES, "int64", "uint64"))}
+_kind, _overflow = _core.quant_kind, _core.quant_overflow
 Numbers = tuple[Any, ...]
 
 
@@ -46,7 +27,7 @@ class Plan:
 
     kind: int
     rounding: int
-    overflow: int = _SATURATE
+    overflow: int = _overflow.saturate
     in_double: bool = False
     to_odd: bool = False
     fixed: Numbers = ()
@@ -68,29 +49,24 @@ class Plan:
 
 def _fixed(fmt: Fixed, dtype: str, codes: bool) -> Plan:
     width, fraction = fmt.width, fmt.fraction
-    ways = {"SAT": _SATURATE, "SAT_SYM": _SATURATE, "SAT_ZERO": _ZERO, "WRAP": _WRAP, "WRAP_SM": _SIGN_MAGNITUDE}
-    how = ways[fmt.overflow]
-    if fmt.saturated_bits and how == _WRAP:
-        how = _WRAP_SOME
-    elif fmt.saturated_bits:
-        how = _SIGN_MAGNITUDE_ONE if fmt.saturated_bits == 1 else _SIGN_MAGNITUDE_SOME
+    how = overflow_of(fmt)
     # A number too wide for T's mantissa is still right if it is rounded once, but codes and 16-bit results are rounded
     # again, and wrapping a negative number in an unsigned format moves it up to where T has fewer bits after the point.
-    once = (how in (_SATURATE, _ZERO) or (how == _WRAP and fmt.signed)) and not codes
+    once = (how in (_overflow.saturate, _overflow.zero) or (how == _overflow.wrap and fmt.signed)) and not codes
     # The smallest numbers lose their last bits when scaled, but these are far below the last place then.
     in_float = dtype != "float64" and -94 <= fraction <= 126 and (width <= 24 or (once and dtype == "float32"))
     in_double = -900 <= fraction <= 1022 and (width <= 53 or (once and dtype == "float64"))
-    kind = _FIXED if in_float or in_double else _WIDE_FIXED
-    symmetric = fmt.overflow == "SAT_SYM" and fmt.signed
+    kind = _kind.fixed if in_float or in_double else _kind.wide_fixed
+    symmetric = is_symmetric(fmt)
     low, high = -fmt.max_code if symmetric else fmt.min_code, fmt.max_code
     kept = 24 if in_float else 53
     numbers = (
-        2.0**fraction if kind == _FIXED else 1.0,
+        2.0**fraction if kind == _kind.fixed else 1.0,
         1.0 if codes else 2.0**-fraction,
         *(_cut(low, kept), _cut(high, kept), float(rounded(low, kept)), float(rounded(high, kept))),
         *(width, fraction, fmt.saturated_bits, fmt.signed, symmetric, False),
     )
-    return Plan(kind, _ROUNDINGS[fmt.rounding], how, not in_float, dtype != "float64", fixed=numbers)
+    return Plan(kind, ROUNDINGS[fmt.rounding], how, not in_float, dtype != "float64", fixed=numbers)
 
 
 def _cut(code: int, bits: int) -> float:
@@ -104,13 +80,17 @@ def int_plan(fmt: Int, dtype: str, codes: bool, scale: float, zero_point: int) -
     """Return the plan for integers with one scale: codes are relative to the zero point."""
     low, high = float(fmt.min_code - zero_point), float(fmt.max_code - zero_point)
     numbers = (scale, 1.0 if codes else scale, low, high, low, high, fmt.width, 0, 0, fmt.signed, False, True)
-    return Plan(_FIXED, _ROUNDINGS[fmt.rounding], _SATURATE, dtype == "float64" or fmt.width > 24, fixed=numbers)
+    return Plan(
+        _kind.fixed, ROUNDINGS[fmt.rounding], _overflow.saturate, dtype == "float64" or fmt.width > 24, fixed=numbers
+    )
 
 
 def _int(fmt: Int, dtype: str, codes: bool) -> Plan:
     low, high = float(fmt.min_code), float(fmt.max_code)
     numbers = (1.0, 1.0, low, high, low, high, fmt.width, 0, 0, fmt.signed, False, False)
-    return Plan(_FIXED, _ROUNDINGS[fmt.rounding], _SATURATE, dtype == "float64" or fmt.width > 24, fixed=numbers)
+    return Plan(
+        _kind.fixed, ROUNDINGS[fmt.rounding], _overflow.saturate, dtype == "float64" or fmt.width > 24, fixed=numbers
+    )
 
 
 # ---- floating point -------------------------------------------------------------------------------------------------
@@ -149,23 +129,23 @@ def _minus(x: float) -> float:
 def _float(fmt: Float, dtype: str, codes: bool) -> Plan:
     # Doubles for codes of numbers that are subnormal in float32
     in_float = dtype != "float64" and _holds(fmt, 23, 127)
-    kind, bias = _FLOAT, 127 if in_float else 1023
+    kind, bias = _kind.small_float, 127 if in_float else 1023
     if not in_float and not _holds(fmt, 52, 1023):
-        kind = _WIDE_FLOAT
-    own = kind == _FLOAT and fmt.min_exponent == 1 - bias and fmt.subnormals
-    overflow = _SATURATE if fmt.overflow == "SAT" else _ZERO
-    return Plan(kind, _ROUNDINGS[fmt.rounding], overflow, not in_float, small=_small(fmt, own))
+        kind = _kind.wide_float
+    own = kind == _kind.small_float and fmt.min_exponent == 1 - bias and fmt.subnormals
+    overflow = _overflow.saturate if fmt.overflow == "SAT" else _overflow.zero
+    return Plan(kind, ROUNDINGS[fmt.rounding], overflow, not in_float, small=_small(fmt, own))
 
 
 def _power_of_two(fmt: PowerOfTwo, dtype: str, codes: bool) -> Plan:
     in_float = dtype != "float64" and -126 <= fmt.lowest <= 0 and fmt.highest <= 126
-    kind = _FLOAT if in_float or (-1022 <= fmt.lowest <= 0 and fmt.highest <= 1022) else _WIDE_FLOAT
+    kind = _kind.small_float if in_float or (-1022 <= fmt.lowest <= 0 and fmt.highest <= 1022) else _kind.wide_float
     most = 2.0**fmt.highest
     small = (
         *(0, fmt.lowest, fmt.bits, most, most, -most, most, -most, 0.0, 0.0),
         *(fmt.signed, True, False, False, False, 0, 0),
     )
-    return Plan(kind, _ROUNDINGS[fmt.rounding], _SATURATE, not in_float, small=small)
+    return Plan(kind, ROUNDINGS[fmt.rounding], _overflow.saturate, not in_float, small=small)
 
 
 # ---- blocks ---------------------------------------------------------------------------------------------------------
@@ -184,7 +164,7 @@ def _mx(fmt: MX, dtype: str, codes: bool) -> Plan:
     in_float = dtype != "float64" and _holds(element, 23, 127) and element.max_exponent >= 1
     in_float = in_float and element.min_exponent > -126
     block = (fmt.block, element.max_exponent, *carry)
-    return Plan(_MX, _ROUNDINGS[fmt.rounding], in_double=not in_float, small=_element(element), block=block)
+    return Plan(_kind.mx, ROUNDINGS[fmt.rounding], in_double=not in_float, small=_element(element), block=block)
 
 
 def _element(fmt: Float) -> Numbers:
@@ -195,14 +175,14 @@ def _element(fmt: Float) -> Numbers:
 def _nvfp4(fmt: NVFP4, dtype: str, codes: bool) -> Plan:
     block = (fmt.block, 2, 2.0, False)
     small = _element(fmt.element)
-    return Plan(_NVFP4, _ROUNDINGS[fmt.rounding], in_double=dtype == "float64", small=small, block=block)
+    return Plan(_kind.nvfp4, ROUNDINGS[fmt.rounding], in_double=dtype == "float64", small=small, block=block)
 
 
 def _block_float(fmt: BlockFloat, dtype: str, codes: bool) -> Plan:
     most, step = float(fmt.max_code), 2.0 ** (fmt.width - 2)
     fixed = (step, 1.0 if codes else 1 / step, -most, most, -most, most, fmt.width, 0, 0, True, True, False)
     block = (fmt.block, 0, 2.0, False)
-    return Plan(_BLOCK_INTEGER, _ROUNDINGS[fmt.rounding], in_double=dtype == "float64", fixed=fixed, block=block)
+    return Plan(_kind.block_integer, ROUNDINGS[fmt.rounding], in_double=dtype == "float64", fixed=fixed, block=block)
 
 
 # ---- the others -----------------------------------------------------------------------------------------------------
@@ -211,7 +191,7 @@ def _block_float(fmt: BlockFloat, dtype: str, codes: bool) -> Plan:
 def _posit(fmt: Posit, dtype: str, codes: bool) -> Plan:
     in_float = dtype != "float64" and fmt.max_exponent <= 126 and (not codes or fmt.n <= 24)
     posit = (fmt.n, fmt.es, fmt.max_exponent)
-    return Plan(_POSIT, _ROUNDINGS[fmt.rounding], in_double=not in_float, posit=posit)
+    return Plan(_kind.posit, ROUNDINGS[fmt.rounding], in_double=not in_float, posit=posit)
 
 
 def _table(fmt: Table, dtype: str, codes: bool) -> Plan:
@@ -223,7 +203,7 @@ def _table(fmt: Table, dtype: str, codes: bool) -> Plan:
     thresholds = values[1:].copy() if fmt.stochastic else nearest_thresholds(fmt.values, kind)
     block = (fmt.block, 0, 2.0, False) if fmt.block else ()
     table = (thresholds, values, len(values))
-    return Plan(_TABLE, _ROUNDINGS[fmt.rounding], in_double=in_double, block=block, table=table)
+    return Plan(_kind.table, ROUNDINGS[fmt.rounding], in_double=in_double, block=block, table=table)
 
 
 def _logarithmic(fmt: Logarithmic, dtype: str, codes: bool) -> Plan:
@@ -235,13 +215,13 @@ def _logarithmic(fmt: Logarithmic, dtype: str, codes: bool) -> Plan:
         *(fmt.signed, True, False, False, False, 0, 0),
     )
     table = (thresholds, values, len(values))
-    return Plan(_LOGARITHMIC, _ROUNDINGS["RNE"], in_double=not in_float, small=small, table=table)
+    return Plan(_kind.logarithmic, ROUNDINGS["RNE"], in_double=not in_float, small=small, table=table)
 
 
 def _sum_of_powers(fmt: SumOfPowers, dtype: str, codes: bool) -> Plan:
     fixed = _fixed(fmt.fixed, dtype, codes)
     powers = (fmt.terms, fmt.method == "NEAREST")
-    return replace(fixed, kind=_POWERS, powers=powers)
+    return replace(fixed, kind=_kind.powers, powers=powers)
 
 
 def _computed_with(dtype: str) -> type[np.floating[Any]]:

@@ -6,41 +6,42 @@
 
 namespace fastiter::quant::FASTITER_LEVEL {
 
-// Rounding of the sum. `none`: p is in the accumulator's own units. `product`: TRN, RND and RND_MIN_INF do not depend
-// on the accumulator, so p alone is rounded. The other modes depend on the sign or the last bit of the sum.
-enum class Round { none, product, trn_zero, rnd_zero, rnd_inf, rnd_conv };
+// The cases of rounding that loops are compiled for. `none`: p is in the accumulator's own units. `product`: down,
+// half_up and half_down do not depend on the accumulator, so p alone is rounded. The others are the modes of that name,
+// which depend on the sign or the last bit of the sum.
+enum class RoundingCase { none, product, zero, half_zero, half_away, even };
 
-// Handling of overflow. `nothing`: the sum cannot overflow, or wraps once at the end. `clamp`: SAT and SAT_SYM. `wrap`:
-// without saturated bits. `other`: any mode, selected at run time.
-enum class Over { nothing, clamp, zero, wrap, other };
+// The cases of overflow that loops are compiled for. `nothing`: the sum cannot overflow, or wraps once at the end.
+// `other`: saturated bits, or sign and magnitude, selected at run time.
+enum class OverflowCase { nothing, saturate, zero, wrap, other };
 
-inline Round round_of(const FixedTarget& t) {
-    if (t.shift <= 0) return Round::none;
+inline RoundingCase round_of(const FixedTarget& t) {
+    if (t.shift <= 0) return RoundingCase::none;
     switch (t.rounding) {
-    case FixedRounding::trn_zero:
-        return Round::trn_zero;
-    case FixedRounding::rnd_zero:
-        return Round::rnd_zero;
-    case FixedRounding::rnd_inf:
-        return Round::rnd_inf;
-    case FixedRounding::rnd_conv:
-        return Round::rnd_conv;
+    case Rounding::zero:
+        return RoundingCase::zero;
+    case Rounding::half_zero:
+        return RoundingCase::half_zero;
+    case Rounding::half_away:
+        return RoundingCase::half_away;
+    case Rounding::even:
+        return RoundingCase::even;
     default:
-        return Round::product;
+        return RoundingCase::product;
     }
 }
 
-inline Over over_of(const FixedTarget& t, bool wraps_once) {
-    if (wraps_once) return Over::nothing;
+inline OverflowCase over_of(const FixedTarget& t, bool wraps_once) {
+    if (wraps_once) return OverflowCase::nothing;
     switch (t.overflow) {
-    case FixedOverflow::wrap:
-        return t.saturated_bits ? Over::other : Over::wrap;
-    case FixedOverflow::sat_zero:
-        return Over::zero;
-    case FixedOverflow::wrap_sm:
-        return Over::other;
+    case Overflow::saturate:
+        return OverflowCase::saturate;
+    case Overflow::zero:
+        return OverflowCase::zero;
+    case Overflow::wrap:
+        return OverflowCase::wrap;
     default:
-        return Over::clamp;
+        return OverflowCase::other;
     }
 }
 
@@ -55,7 +56,7 @@ template <class T> struct Target {
     // For `other`: number of low bits that are kept, their mask, and the high bits of negative and positive results
     int width = 1, low = 0;
     T kept = 0, high_negative = 0, high_positive = 0;
-    bool is_plain_wrap = true, by_sign = false, by_low_sign = false, by_floor = false;
+    bool by_sign = false, by_low_sign = false, by_floor = false;
 };
 
 template <class T> Target<T> target_of(const FixedTarget& f) {
@@ -67,23 +68,21 @@ template <class T> Target<T> target_of(const FixedTarget& f) {
     if (t.shift > 0) {
         t.rest = T(ones(t.shift));
         t.tie = T(uint64_t(1) << (t.shift - 1));
-        if (f.rounding == FixedRounding::rnd)
+        if (f.rounding == Rounding::half_up)
             t.add = t.tie;
-        else if (f.rounding != FixedRounding::trn && f.rounding != FixedRounding::trn_zero)
+        else if (f.rounding != Rounding::down && f.rounding != Rounding::zero)
             t.add = T(t.tie - 1);
     }
     t.hi = T(ones(f.width - f.is_signed));
     t.lo = f.is_signed ? T(-t.hi - 1) : T(0);
-    if (f.overflow == FixedOverflow::sat_sym && f.is_signed) t.lo = T(-t.hi);
+    if (f.symmetric) t.lo = T(-t.hi);
     t.mask = T(ones(f.width));
     t.width = f.width;
     t.low = f.width - f.saturated_bits;
     t.kept = T(ones(t.low));
-    const bool by_magnitude = f.overflow == FixedOverflow::wrap_sm;
-    t.is_plain_wrap = f.saturated_bits == 0 && !by_magnitude;
-    t.by_floor = by_magnitude && f.saturated_bits == 0;
-    t.by_sign = by_magnitude && f.saturated_bits == 1;
-    t.by_low_sign = by_magnitude && f.saturated_bits > 1;
+    t.by_floor = f.overflow == Overflow::sign_magnitude;
+    t.by_sign = f.overflow == Overflow::sign_magnitude_one;
+    t.by_low_sign = f.overflow == Overflow::sign_magnitude_some;
     t.high_positive = T(t.hi & ~t.kept);
     t.high_negative = f.is_signed ? t.lo : t.high_positive;
     return t;
@@ -99,7 +98,7 @@ template <class T> FASTITER_INLINE vec<T> bit_mask(vec<T> f, int bit) {
     return sign_mask<T>(shift_left<T>(f, int(8 * sizeof(T)) - 1 - bit));
 }
 
-// WRAP with saturated bits and WRAP_SM; f is rounded, `floor` is not.
+// wrap_some and sign_magnitude*; f is rounded, `floor` is not.
 template <class T> inline vec<T> other_overflow(vec<T> f, vec<T> floor, const Target<T>& t) {
     const vec<T> negative = sign_mask<T>(f);
     const mask<T> outside = (f < t.lo) | (f > t.hi);
@@ -110,7 +109,7 @@ template <class T> inline vec<T> other_overflow(vec<T> f, vec<T> floor, const Ta
         u ^= negative ^ bit_mask<T>(f, t.width - 1);
     else if (t.by_low_sign)
         u ^= ~(negative ^ bit_mask<T>(f, t.low));
-    if (t.is_plain_wrap || t.by_floor || t.by_sign)
+    if (t.by_floor || t.by_sign)
         u = wrapped<T>(u, t);
     else
         u = (u & t.kept) | ((negative & t.high_negative) | (~negative & t.high_positive));
@@ -118,38 +117,39 @@ template <class T> inline vec<T> other_overflow(vec<T> f, vec<T> floor, const Ta
 }
 
 // c + p, assigned
-template <class T, Round R, Over O> FASTITER_INLINE vec<T> assign(vec<T> c, vec<T> p, const Target<T>& t) {
-    constexpr bool looks = R != Round::none && R != Round::product; // at the sum
+template <class T, RoundingCase R, OverflowCase O>
+FASTITER_INLINE vec<T> assign(vec<T> c, vec<T> p, const Target<T>& t) {
+    constexpr bool looks = R != RoundingCase::none && R != RoundingCase::product; // at the sum
     vec<T> q = p;
-    if constexpr (R == Round::trn_zero)
+    if constexpr (R == RoundingCase::zero)
         q = p >> t.shift;
-    else if constexpr (R != Round::none)
+    else if constexpr (R != RoundingCase::none)
         q = add_mod<T>(p, splat(t.add)) >> t.shift;
     vec<T> f;
-    if constexpr (sizeof(T) == 2 && O == Over::clamp && !looks)
+    if constexpr (sizeof(T) == 2 && O == OverflowCase::saturate && !looks)
         f = add_saturated(c, q);
     else
         f = add_mod<T>(c, q);
     if constexpr (looks) {
-        // So far ties are rounded down; for TRN_ZERO, so is every value. The compare masks are -1 where one has to be
+        // So far ties are rounded down; for zero, so is every value. The compare masks are -1 where one has to be
         // added.
         const vec<T> rest = p & t.rest;
-        if constexpr (R == Round::trn_zero)
+        if constexpr (R == RoundingCase::zero)
             f -= sign_mask<T>(f) & (vec<T>)(rest != 0);
-        else if constexpr (R == Round::rnd_zero)
+        else if constexpr (R == RoundingCase::half_zero)
             f -= sign_mask<T>(f) & (vec<T>)(rest == t.tie);
-        else if constexpr (R == Round::rnd_inf)
+        else if constexpr (R == RoundingCase::half_away)
             f -= ~sign_mask<T>(f) & (vec<T>)(rest == t.tie);
         else
             f += f & 1 & (vec<T>)(rest == t.tie);
     }
-    if constexpr (O == Over::clamp)
+    if constexpr (O == OverflowCase::saturate)
         f = smaller<T>(larger<T>(f, splat(t.lo)), splat(t.hi));
-    else if constexpr (O == Over::zero)
+    else if constexpr (O == OverflowCase::zero)
         f = ((f < t.lo) | (f > t.hi)) ? vec<T>{} : f;
-    else if constexpr (O == Over::wrap)
+    else if constexpr (O == OverflowCase::wrap)
         f = wrapped<T>(f, t);
-    else if constexpr (O == Over::other)
+    else if constexpr (O == OverflowCase::other)
         f = other_overflow<T>(f, add_mod<T>(c, p >> t.shift), t);
     return f;
 }

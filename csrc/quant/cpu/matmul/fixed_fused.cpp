@@ -14,7 +14,7 @@ template <class T, FixedProduct P> FASTITER_INLINE vec<T> times(vec<T> a, vec<T>
         return mul_mod<T>(a, b);
 }
 
-template <class T, Round R, Over O, FixedProduct P, int ROWS, int NV>
+template <class T, RoundingCase R, OverflowCase O, FixedProduct P, int ROWS, int NV>
 void tile(const T* a, int64_t a_row, const T* panel, int64_t K, T* out, const StepRules<T>& steps) {
     constexpr int W = lanes<T>;
     const Target<T> t = steps.acc;
@@ -41,43 +41,43 @@ void tile(const T* a, int64_t a_row, const T* panel, int64_t K, T* out, const St
 }
 
 // Tile sizes that leave registers for a line of the panel and the operands of the assignment
-template <class T, Round R, Over O, FixedProduct P> Tiles<T> tiles() {
-    constexpr bool simple = R == Round::none || R == Round::product;
+template <class T, RoundingCase R, OverflowCase O, FixedProduct P> Tiles<T> tiles() {
+    constexpr bool simple = R == RoundingCase::none || R == RoundingCase::product;
     constexpr int NV = simple && kVectorBytes == 64 ? 4 : 2;
     constexpr int ROWS = simple && kVectorBytes == 64 ? 6 : 4;
     return {ROWS, NV, tile<T, R, O, P, ROWS, NV>, tile<T, R, O, P, ROWS, 1>};
 }
 
-template <class T, FixedProduct P, Round R> Tiles<T> by_overflow(Over o) {
-    constexpr bool looks = R != Round::none && R != Round::product;
+template <class T, FixedProduct P, RoundingCase R> Tiles<T> by_overflow(OverflowCase o) {
+    constexpr bool looks = R != RoundingCase::none && R != RoundingCase::product;
     switch (o) {
-    case Over::clamp:
-        return tiles<T, R, Over::clamp, P>();
-    case Over::zero:
-        return tiles<T, R, Over::zero, P>();
+    case OverflowCase::saturate:
+        return tiles<T, R, OverflowCase::saturate, P>();
+    case OverflowCase::zero:
+        return tiles<T, R, OverflowCase::zero, P>();
     default: // if only the product is rounded, wrapping once at the end is exact
         if constexpr (looks)
-            return tiles<T, R, Over::wrap, P>();
+            return tiles<T, R, OverflowCase::wrap, P>();
         else
-            return tiles<T, R, Over::nothing, P>();
+            return tiles<T, R, OverflowCase::nothing, P>();
     }
 }
 
-template <class T> Tiles<T> by_rounding(Round r, Over o) {
+template <class T> Tiles<T> by_rounding(RoundingCase r, OverflowCase o) {
     constexpr FixedProduct low = FixedProduct::low;
     switch (r) {
-    case Round::none:
-        return by_overflow<T, low, Round::none>(o);
-    case Round::product:
-        return by_overflow<T, low, Round::product>(o);
-    case Round::trn_zero:
-        return by_overflow<T, low, Round::trn_zero>(o);
-    case Round::rnd_zero:
-        return by_overflow<T, low, Round::rnd_zero>(o);
-    case Round::rnd_inf:
-        return by_overflow<T, low, Round::rnd_inf>(o);
+    case RoundingCase::none:
+        return by_overflow<T, low, RoundingCase::none>(o);
+    case RoundingCase::product:
+        return by_overflow<T, low, RoundingCase::product>(o);
+    case RoundingCase::zero:
+        return by_overflow<T, low, RoundingCase::zero>(o);
+    case RoundingCase::half_zero:
+        return by_overflow<T, low, RoundingCase::half_zero>(o);
+    case RoundingCase::half_away:
+        return by_overflow<T, low, RoundingCase::half_away>(o);
     default:
-        return by_overflow<T, low, Round::rnd_conv>(o);
+        return by_overflow<T, low, RoundingCase::even>(o);
     }
 }
 
@@ -109,13 +109,13 @@ void pair_tile(const int32_t* a, int64_t a_row, const int32_t* panel, int64_t K,
 
 } // namespace
 
-Tiles<int16_t> fused16(Round r, Over o, FixedProduct product) {
-    if (product == FixedProduct::high) return by_overflow<int16_t, FixedProduct::high, Round::none>(o);
-    if (product == FixedProduct::rounded) return by_overflow<int16_t, FixedProduct::rounded, Round::none>(o);
+Tiles<int16_t> fused16(RoundingCase r, OverflowCase o, FixedProduct product) {
+    if (product == FixedProduct::high) return by_overflow<int16_t, FixedProduct::high, RoundingCase::none>(o);
+    if (product == FixedProduct::rounded) return by_overflow<int16_t, FixedProduct::rounded, RoundingCase::none>(o);
     return by_rounding<int16_t>(r, o);
 }
 
-Tiles<int32_t> fused32(Round r, Over o) { return by_rounding<int32_t>(r, o); }
+Tiles<int32_t> fused32(RoundingCase r, OverflowCase o) { return by_rounding<int32_t>(r, o); }
 
 Tiles<int32_t> pair_tiles() {
     constexpr int ROWS = kVectorBytes == 64 ? 6 : 4, NV = kVectorBytes == 64 ? 4 : 2;

@@ -8,17 +8,14 @@
 
 namespace fastiter::quant {
 
-// In the order of python/fastiter/quant/_fixed_array.py
-enum class FixedRounding { trn, trn_zero, rnd, rnd_zero, rnd_min_inf, rnd_inf, rnd_conv };
-enum class FixedOverflow { wrap, sat, sat_zero, sat_sym, wrap_sm };
-
 // Assignment to a format: v -> overflow(round(v / 2^shift)), where v is in units of 2^-shift times the format's last
-// bit (so a negative shift means larger units).
+// bit (so a negative shift means larger units). The roundings are those from down to even.
 struct FixedTarget {
     int width = 1;
     bool is_signed = true;
-    FixedRounding rounding = FixedRounding::trn;
-    FixedOverflow overflow = FixedOverflow::wrap;
+    Rounding rounding = Rounding::down;
+    Overflow overflow = Overflow::wrap;
+    bool symmetric = false; // saturates below at -highest
     int saturated_bits = 0;
     int64_t shift = 0;
 };
@@ -46,15 +43,11 @@ struct FixedCodes {
 };
 
 // Algorithm of an integer product; docs/quant/fixed.md says when each is exact.
-enum class FixedPath {
-    choose,
-    pairs,   // the exact integer product modulo 2^32, of 16-bit codes in pairs
-    fused16, // every step in lanes of 16 bits
-    fused32, // the same in lanes of 32 bits
-    lines32, // a line of products, then its assignments: any mode, 32 bits
-    lines64, // the same with 64 bits
-    wide,    // step by step, element by element, 128 bits: anything
-};
+//   pairs: the exact integer product modulo 2^32, of 16-bit codes in pairs
+//   fused16, fused32: every step in lanes of 16 or 32 bits
+//   lines32, lines64: a line of products, then its assignments: any mode, 32 or 64 bits
+//   wide: step by step, element by element, 128 bits: anything
+FASTITER_EXPORTED_ENUM(FixedPath, choose, pairs, fused16, fused32, lines32, lines64, wide)
 
 // Part of the product of two 16-bit lanes that is added: its low half; or the product times 2^-16 rounded down, or
 // times 2^-15 rounded to nearest, after the codes were shifted left so that these are the wanted bits.

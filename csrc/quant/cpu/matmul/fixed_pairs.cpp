@@ -139,8 +139,8 @@ template <class T> StepRules<T> steps_of(const FixedMatmul& g) {
 
 // Calls f with the implementation that the plan selects.
 template <class F> auto with_product(const FixedMatmul& g, F&& f) {
-    const Round r = round_of(g.acc);
-    const Over o = over_of(g.acc, g.plan.wraps_once);
+    const RoundingCase r = round_of(g.acc);
+    const OverflowCase o = over_of(g.acc, g.plan.wraps_once);
     switch (g.plan.path) {
     case FixedPath::pairs:
         if (g.acc.width > 32) return f(Product<int32_t, int64_t>(g, pair_tiles(), steps_of<int32_t>(g), 2));

@@ -33,19 +33,19 @@ struct Sum {
 
 Int add(Int a, Int b) { return Int(Bits(a) + Bits(b)); } // modulo 2^128
 
-bool rounds_up(FixedRounding mode, bool negative, bool half, bool rest, bool odd) {
+bool rounds_up(Rounding mode, bool negative, bool half, bool rest, bool odd) {
     switch (mode) {
-    case FixedRounding::trn:
+    case Rounding::down:
         return false;
-    case FixedRounding::trn_zero:
+    case Rounding::zero:
         return negative && (half || rest);
-    case FixedRounding::rnd:
+    case Rounding::half_up:
         return half;
-    case FixedRounding::rnd_zero:
+    case Rounding::half_zero:
         return half && (negative || rest);
-    case FixedRounding::rnd_min_inf:
+    case Rounding::half_down:
         return half && rest;
-    case FixedRounding::rnd_inf:
+    case Rounding::half_away:
         return half && (!negative || rest);
     default:
         return half && (odd || rest);
@@ -76,28 +76,28 @@ Int ones(int n) { return (Int(1) << n) - 1; }
 
 Int overflowed(const Sum& s, const FixedTarget& t) {
     const Int hi = ones(t.width - t.is_signed), lowest = t.is_signed ? -hi - 1 : 0;
-    const bool symmetric = t.overflow == FixedOverflow::sat_sym && t.is_signed;
-    const Int lo = symmetric ? -hi : lowest;
+    const Int lo = t.symmetric ? -hi : lowest;
     if (!s.is_far && s.rounded >= lo && s.rounded <= hi) return s.rounded;
     auto code = [&](Int u) { return (add(u, -lowest) & ones(t.width)) + lowest; };
     auto bit = [](Int u, int n) { return bool(u >> n & 1); };
     const Int low = ones(t.width - t.saturated_bits);
     Int u = s.rounded;
     switch (t.overflow) {
-    case FixedOverflow::sat:
-    case FixedOverflow::sat_sym:
+    case Overflow::saturate:
         return s.negative ? lo : hi;
-    case FixedOverflow::sat_zero:
+    case Overflow::zero:
         return 0;
-    case FixedOverflow::wrap:
-        if (t.saturated_bits == 0) return code(u);
-        break;
-    default:
-        if (t.saturated_bits <= 1) {
-            const bool sign = t.saturated_bits ? s.negative : bit(s.floor, t.width);
-            return code(sign == bit(u, t.width - 1) ? u : ~u);
-        }
+    case Overflow::wrap:
+        return code(u);
+    case Overflow::sign_magnitude:
+        return code(bit(s.floor, t.width) == bit(u, t.width - 1) ? u : ~u);
+    case Overflow::sign_magnitude_one:
+        return code(s.negative == bit(u, t.width - 1) ? u : ~u);
+    case Overflow::sign_magnitude_some:
         if (bit(u, t.width - t.saturated_bits) == s.negative) u = ~u;
+        break;
+    case Overflow::wrap_some:
+        break;
     }
     const Int high = s.negative && t.is_signed ? lowest : hi & ~low;
     return (u & low) + high;

@@ -17,6 +17,7 @@ from .._range import is_limited, limits
 from .ops import NAMES, read
 from .triton_forward import BLOCK, Scales, scales_of
 
+#: The kernel's constant SUMS
 _NOTHING, _ONE_SUM, _PRODUCTS = range(3)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ... import _core
 from ..._torch import launch
 from ..._torch.ops import contiguous
 from .._block_formats import NVFP4, block_of
@@ -27,8 +28,9 @@ from .ops import NAMES, _made_codes, as_array, read
 
 #: Elements per program: elementwise; counters of 4 elements each with stochastic rounding; for formats with blocks
 BLOCK, COUNTERS, TILE = 1024, 256, 2048
-#: Kinds of formats in kernels/quant/triton_elementwise.py; the CPU has one kind for integers and fixed point.
-_FIXED, _WIDE_FIXED, _WIDE_FLOAT, _POSIT, _TABLE, _LOGARITHMIC, _POWERS, _INTEGER = 0, 1, 3, 7, 8, 9, 10, 11
+_KIND = _core.quant_kind
+#: A kind and choices of kernels/quant/triton_modes.py; the CPU has one kind for integers and fixed point.
+_INTEGER = 11
 _ANY, _ONE, _ROWS, _COLUMNS = range(4)
 _SIGNED = {torch.uint8: torch.int8, torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
@@ -51,7 +53,7 @@ class Scales(NamedTuple):
     size: int = 1
 
     def sharing(self, count: int) -> int:
-        """Return how ``count`` elements share the scales: a SHARING constant of kernels/quant/triton_elementwise.py."""
+        """Return how ``count`` elements share the scales: the kernels' constant SHARING."""
         if self.size == 1:
             return _ONE
         return _ROWS if self.run * self.size == count else _COLUMNS if self.run == 1 else _ANY
@@ -101,15 +103,15 @@ def _wrapped(code: int) -> int:
 
 def _whole_numbers(made: Plan, fmt: Format) -> tuple[int, ...]:
     """Return the kernel's integer arguments k0 .. k4."""
-    if made.kind == _WIDE_FIXED:
+    if made.kind == _KIND.wide_fixed:
         return made.fixed[6], made.fixed[7], made.fixed[8], 0, 0
-    if made.kind == _POWERS:
+    if made.kind == _KIND.powers:
         return made.powers[0], 0, 0, 0, 0
-    if made.kind == _POSIT:
+    if made.kind == _KIND.posit:
         return (*made.posit, 0, 0)
-    if made.kind == _TABLE:
+    if made.kind == _KIND.table:
         return made.table[2], 0, 0, 0, 0
-    if made.kind == _LOGARITHMIC:
+    if made.kind == _KIND.logarithmic:
         return made.table[2], made.small[1], 0, 0, 0
     if made.small:
         return (*made.small[:3], _wrapped(made.small[15]), _wrapped(made.small[16]))
@@ -117,9 +119,9 @@ def _whole_numbers(made: Plan, fmt: Format) -> tuple[int, ...]:
 
 
 def _flags(made: Plan, fmt: Format) -> tuple[bool, ...]:
-    if made.kind == _WIDE_FIXED:
+    if made.kind == _KIND.wide_fixed:
         return made.fixed[10], made.to_odd, False, False, False
-    if made.kind in (_FIXED, _POWERS):
+    if made.kind in (_KIND.fixed, _KIND.powers):
         return made.fixed[0] < 1, bool(made.powers and made.powers[1]), False, False, False
     if made.small:
         return (*made.small[11:15], made.small[0] == 0)
@@ -128,7 +130,7 @@ def _flags(made: Plan, fmt: Format) -> tuple[bool, ...]:
 
 def _is_short(made: Plan) -> bool:
     """Return whether a power of two scales all numbers of a small float into the dtype's exponent range."""
-    return bool(made.small and made.small[11] and made.small[1] <= 0 and made.kind != _WIDE_FLOAT)
+    return bool(made.small and made.small[11] and made.small[1] <= 0 and made.kind != _KIND.wide_float)
 
 
 def _steps(made: Plan) -> int:

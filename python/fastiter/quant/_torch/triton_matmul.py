@@ -23,7 +23,7 @@ from .triton_forward import numbers_of, plan_of
 
 #: Tile of outputs per program
 ROWS, COLUMNS = 16, 64
-#: POINT of kernels/quant/triton_matmul.py: position of the products' last place relative to the accumulator's
+#: The kernel's constant POINT: position of the products' last place relative to the accumulator's
 _BELOW, _ABOVE, _FAR = range(3)
 #: Spare bits in an integer, so that the sum of a product and a code does not overflow
 _SPARE = 2

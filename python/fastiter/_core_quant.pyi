@@ -1,0 +1,139 @@
+"""The quant functions of fastiter._core. A stub: there is no module of this name."""
+
+from typing import Any
+
+from ._core import Address
+
+# The numbers of the enumerations in csrc/quant/cpu/, by name
+
+class Kind:
+    fixed: int
+    wide_fixed: int
+    small_float: int
+    wide_float: int
+    mx: int
+    nvfp4: int
+    block_integer: int
+    posit: int
+    table: int
+    logarithmic: int
+    powers: int
+
+class Rounding:
+    down: int
+    zero: int
+    half_up: int
+    half_zero: int
+    half_down: int
+    half_away: int
+    even: int
+    up: int
+    away: int
+    stochastic: int
+
+class Overflow:
+    saturate: int
+    zero: int
+    wrap: int
+    wrap_some: int
+    sign_magnitude: int
+    sign_magnitude_one: int
+    sign_magnitude_some: int
+
+class Element:
+    f32: int
+    f64: int
+    f16: int
+    bf16: int
+    i8: int
+    u8: int
+    i16: int
+    u16: int
+    i32: int
+    u32: int
+    i64: int
+    u64: int
+
+class FixedPath:
+    choose: int
+    pairs: int
+    fused16: int
+    fused32: int
+    lines32: int
+    lines64: int
+    wide: int
+
+class FloatSums:
+    any: int
+    exact_in_double: int
+    nearest_in_float: int
+
+quant_kind: Kind
+quant_rounding: Rounding
+quant_overflow: Overflow
+quant_element: Element
+fixed_path: FixedPath
+float_sums: FloatSums
+
+Index3 = tuple[tuple[int, int, int], tuple[int, int, int]]
+FixedCodes = tuple[Address, int, bool, int, Index3, Index3]
+# width, signed, rounding, overflow, symmetric, saturated_bits, shift
+FixedTarget = tuple[int, bool, int, int, bool, int, int]
+
+def fixed_matmul(
+    a: FixedCodes,
+    b: FixedCodes,
+    acc: FixedTarget,
+    product: FixedTarget | tuple[()],
+    every: int,
+    start: tuple[Address, int, int] | tuple[()],
+    out: tuple[Address, int, Index3, Index3],
+    batch: tuple[int, Address, Address, Address],
+    only: int,
+    /,
+) -> int: ...
+def fixed_convert(
+    source: tuple[Address, int, bool, int], out: tuple[Address, int], n: int, target: FixedTarget, /
+) -> None: ...
+def quant_matmul(
+    M: int,
+    N: int,
+    K: int,
+    in_double: bool,
+    a: tuple[Address, int, int],
+    b: tuple[Address, int, int],
+    c: tuple[Address, int],
+    acc: tuple[int, int, int, float, float, float, float, bool],
+    every: int,
+    sums: int,
+    /,
+) -> None: ...
+def quantize(
+    format: tuple[Any, ...],
+    scaling: tuple[Any, ...],
+    in_double: bool,
+    seed: int,
+    x: Address,
+    x_type: int,
+    y: Address,
+    y_type: int,
+    lines: int,
+    n: int,
+    /,
+) -> tuple[int, int, int]: ...
+def pack_codes(
+    codes: Address, type: int, bits: int, packed: Address, lines: int, n: int, unpack: bool, is_signed: bool, /
+) -> None: ...
+def quantize_gradient(
+    in_double: bool,
+    limits: tuple[float, float] | None,
+    clip: bool,
+    dy: Address,
+    x: Address,
+    y: Address,
+    dx: Address,
+    n: int,
+    sum: bool,
+    /,
+) -> float: ...
+def random_words(seed: int, first: int, n: int, words: Address, /) -> None: ...

@@ -1,0 +1,56 @@
+"""The kernels' numbers for the words of formats: roundings, overflow modes and dtypes."""
+
+from __future__ import annotations
+
+from .. import _core
+from ._formats import Fixed
+
+_rounding, _overflow, _element = _core.quant_rounding, _core.quant_overflow, _core.quant_element
+
+#: The words of fixed point, of floats, and of other formats
+ROUNDINGS = {
+    "TRN": _rounding.down,
+    "TRN_ZERO": _rounding.zero,
+    "RND": _rounding.half_up,
+    "RND_ZERO": _rounding.half_zero,
+    "RND_MIN_INF": _rounding.half_down,
+    "RND_INF": _rounding.half_away,
+    "RND_CONV": _rounding.even,
+    "RD": _rounding.down,
+    "RZ": _rounding.zero,
+    "RNA": _rounding.half_away,
+    "RNE": _rounding.even,
+    "RU": _rounding.up,
+    "RA": _rounding.away,
+    "NEAREST": _rounding.even,
+    "STOCHASTIC": _rounding.stochastic,
+}
+ELEMENTS = {
+    "float32": _element.f32,
+    "float64": _element.f64,
+    "float16": _element.f16,
+    "bfloat16": _element.bf16,
+    "int8": _element.i8,
+    "uint8": _element.u8,
+    "int16": _element.i16,
+    "uint16": _element.u16,
+    "int32": _element.i32,
+    "uint32": _element.u32,
+    "int64": _element.i64,
+    "uint64": _element.u64,
+}
+
+
+def overflow_of(fmt: Fixed) -> int:
+    """Return the number of the overflow mode, which depends on the saturated bits."""
+    if fmt.overflow == "WRAP":
+        return _overflow.wrap_some if fmt.saturated_bits else _overflow.wrap
+    if fmt.overflow == "WRAP_SM":
+        some = (_overflow.sign_magnitude, _overflow.sign_magnitude_one, _overflow.sign_magnitude_some)
+        return some[min(fmt.saturated_bits, 2)]
+    return _overflow.zero if fmt.overflow == "SAT_ZERO" else _overflow.saturate
+
+
+def is_symmetric(fmt: Fixed) -> bool:
+    """Return whether the lowest code is not used."""
+    return fmt.overflow == "SAT_SYM" and fmt.signed

@@ -1,0 +1,67 @@
+"""The numbers of the kernels' enumerations are written once, in C++; what repeats them is compared with it here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from fastiter import _core
+from fastiter.quant import Fixed, _formats, _modes
+
+ROOT = Path(__file__).parents[2]
+EXPORTED = {
+    "Kind": _core.quant_kind,
+    "Rounding": _core.quant_rounding,
+    "Overflow": _core.quant_overflow,
+    "Element": _core.quant_element,
+    "FixedPath": _core.fixed_path,
+    "FloatSums": _core.float_sums,
+}
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_the_stub_has_the_members(name: str) -> None:
+    stub = (ROOT / "python/fastiter/_core_quant.pyi").read_text()
+    body = stub.partition(f"class {name}:\n")[2].partition("\n\n")[0]
+    assert [*vars(EXPORTED[name])] == re.findall(r"^    (\w+): int$", body, re.MULTILINE)
+    assert [*vars(EXPORTED[name]).values()] == [*range(len(vars(EXPORTED[name])))]
+
+
+def test_every_word_has_a_number() -> None:
+    words = {*_formats.FIXED_ROUNDINGS, *_formats.FLOAT_ROUNDINGS}
+    assert words <= {*_modes.ROUNDINGS} and {*_modes.ROUNDINGS.values()} == {*vars(_core.quant_rounding).values()}
+    formats = [Fixed(8, 4, True, "TRN", mode, n) for mode in ("WRAP", "WRAP_SM") for n in (0, 1, 2)]
+    formats += [Fixed(8, 4, True, "TRN", mode) for mode in ("SAT", "SAT_SYM", "SAT_ZERO")]
+    found = {_modes.overflow_of(fmt) for fmt in formats}
+    assert found == {*vars(_core.quant_overflow).values()}
+
+
+@pytest.mark.parametrize("name", ["Kind", "Rounding", "Overflow"])
+def test_triton_kernels_have_the_same_numbers(name: str) -> None:
+    pytest.importorskip("triton")
+    from fastiter.kernels.quant import triton_modes
+
+    renamed = {"zero": "TO_ZERO"} if name == "Overflow" else {}
+    numbers: SimpleNamespace = EXPORTED[name]
+    for member, number in vars(numbers).items():
+        assert getattr(triton_modes, renamed.get(member, member.upper())).value == number, member
+
+
+def test_launchers_have_the_numbers_of_the_kernels() -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("triton")
+    from fastiter.kernels.quant import triton_modes
+
+    from fastiter.quant._torch import triton_backward, triton_forward, triton_matmul
+
+    for launcher, names in (
+        (triton_forward, ("INTEGER", "ANY", "ONE", "ROWS", "COLUMNS")),
+        (triton_backward, ("NOTHING", "ONE_SUM", "PRODUCTS")),
+        (triton_matmul, ("BELOW", "ABOVE", "FAR")),
+    ):
+        for name in names:
+            assert getattr(launcher, f"_{name}") == getattr(triton_modes, name).value
+    assert triton_modes.INTEGER.value not in vars(_core.quant_kind).values()
