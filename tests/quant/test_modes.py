@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from fastiter import _core
-from fastiter.quant import Fixed, _formats, _modes
+from fastiter.quant import Fixed, _formats, _growth, _modes, _plan
 
 ROOT = Path(__file__).parents[2]
 EXPORTED = {
@@ -65,3 +65,21 @@ def test_launchers_have_the_numbers_of_the_kernels() -> None:
         for name in names:
             assert getattr(launcher, f"_{name}") == getattr(triton_modes, name).value
     assert triton_modes.INTEGER.value not in vars(_core.quant_kind).values()
+
+
+def test_plans_have_the_fields_that_the_binding_reads() -> None:
+    """The binding reads the parts of a plan in order: its fields and those of the tuples have the same names."""
+    source = (ROOT / "csrc/quant/bindings.cpp").read_text()
+    body = source.partition("QuantFormat format_of(Fields from) {")[2].partition("\n}")[0]
+    read = [re.findall(r"\w+\.(\w+)(?=[,)])", call) for call in re.findall(r"into(\((?:[^()]|\n)*\))", body)]
+    parts = ("fixed", "small", "block", "table", "posit", "powers")
+    assert [*read[0], *parts] == [*_plan.QuantFormat._fields]
+    tuples = (_plan.FixedPoint, _plan.SmallFloat, _plan.Blocks, _plan.TableOfNumbers, _plan.PositShape)
+    assert read[1:] == [[*part._fields] for part in (*tuples, _plan.PowersShape)]
+
+
+def test_targets_have_the_fields_that_the_binding_reads() -> None:
+    source = (ROOT / "csrc/quant/bindings_matmul.cpp").read_text()
+    body = source.partition("FixedTarget target(const py::tuple& x) {")[2].partition("\n}")[0]
+    read = re.findall(r"t\.(\w+) = .*at\(x, (\d)\)", body)
+    assert read == [(name, str(at)) for at, name in enumerate(_growth.FixedTarget._fields)]

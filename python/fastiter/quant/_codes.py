@@ -17,7 +17,7 @@ from ._check import check_format
 from ._formats import Fixed, Float, Format, Int
 from ._modes import ELEMENTS
 from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
-from ._plan import plan
+from ._plan import plan_of
 from ._scale import check_scale
 from ._tables import holds_values, log_table
 
@@ -84,7 +84,7 @@ def decode_elements(
     result = _result_dtype(fmt, dtype)
     scales = check_scale("decode", array.shape, result.name, fmt, scale, zero_point)
     # Integers wider than float32's mantissa are rounded to it once, after the zero point and the scale are applied.
-    doubles = isinstance(fmt, Int) and plan(fmt, result.name, False).in_double
+    doubles = isinstance(fmt, Int) and plan_of(fmt, result.name, False).in_double
     wide = np.dtype(np.float64) if doubles else result
     values = values_of(array, fmt, wide)
     if scales.scale is None:

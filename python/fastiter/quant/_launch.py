@@ -10,7 +10,7 @@ from .. import _core
 from ._block_formats import block_of
 from ._formats import Format, Int
 from ._modes import ELEMENTS
-from ._plan import int_plan, plan
+from ._plan import int_plan, plan_of
 from ._scale import Scale
 
 #: Contiguous numbers (an array, or the address of a tensor's data), and the name of their dtype
@@ -39,14 +39,14 @@ def launch(
     """
     name, uniform = x[1], scales.uniform
     if isinstance(fmt, Int) and uniform is not None:
-        made, scaling = int_plan(fmt, name, codes, *uniform), ()
+        plan, scaling = int_plan(fmt, name, codes, *uniform), ()
     else:
-        made = plan(fmt, "float64" if exact else name, codes)
+        plan = plan_of(fmt, "float64" if exact else name, codes)
         in_float = name != "float64" and not isinstance(fmt, Int) and not exact
-        scaling = () if block_of(fmt) else scales.fields(made.in_double, in_float)
-    fields = made.fields(nan, counting, codes, 1.0 if uniform is None else uniform[0], shared)
+        scaling = () if block_of(fmt) else scales.fields(plan.in_double, in_float)
+    described = plan.format(nan, counting, codes, 1.0 if uniform is None else uniform[0], shared)
     found: tuple[int, int, int] = _core.quantize(
-        fields, scaling, made.in_double, seed, x[0], ELEMENTS[name], y[0], ELEMENTS[y[1]], lines, n
+        described, scaling, plan.in_double, seed, x[0], ELEMENTS[name], y[0], ELEMENTS[y[1]], lines, n
     )
     return found
 

@@ -13,7 +13,7 @@ from ... import _core
 from ..._torch.ops import LIBRARY, contiguous, eager, empty
 from .._formats import Fixed, Format, Int
 from .._other_formats import SumOfPowers
-from .._plan import plan
+from .._plan import plan_of
 from .._range import is_limited, limits, scaled_limits
 from .ops import NAMES, absorbed_by, are_powers, as_array, read
 
@@ -43,7 +43,7 @@ def _ends(x: Tensor, fmt: Format, scale: Tensor | None, zero_point: Tensor | Non
     if absorbed_by(fmt, factor) is not None:
         low, high = limits(fmt, name, 0)
         return low * factor, high * factor
-    if isinstance(fmt, Int) and name == "float32" and plan(fmt, name, False).in_double:
+    if isinstance(fmt, Int) and name == "float32" and plan_of(fmt, name, False).in_double:
         return None
     return scaled_limits(fmt, name, zero, factor)
 
@@ -55,7 +55,7 @@ def _inside(x: Tensor, fmt: Format, scale: Tensor, zero_point: Tensor | None) ->
         low, high = limits(fmt, NAMES[wide], 0)
         parts, factor = _side_by_side(x.to(wide), scale)
         return _between(parts, (low * factor).to(wide), (high * factor).to(wide)).reshape(x.shape)
-    in_double = isinstance(fmt, Int) and plan(fmt, NAMES[wide], False).in_double
+    in_double = isinstance(fmt, Int) and plan_of(fmt, NAMES[wide], False).in_double
     parts, factor = _side_by_side(x.to(wide), scale.to(wide))
     v = parts.to(torch.float64) / factor.to(torch.float64) if in_double else parts / factor
     zeros = [0] if zero_point is None else sorted(set(zero_point.flatten().tolist()))

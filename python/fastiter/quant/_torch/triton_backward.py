@@ -12,7 +12,7 @@ from ..._torch import launch
 from ..._torch.ops import contiguous
 from .._formats import Fixed, Format, Int
 from .._other_formats import SumOfPowers
-from .._plan import plan
+from .._plan import plan_of
 from .._range import is_limited, limits
 from .ops import NAMES, read
 from .triton_forward import BLOCK, Scales, scales_of
@@ -37,14 +37,14 @@ def _launch(
     kernels = launch.triton_kernels("quantize", "quant/triton_gradient")
     tl = kernels.tl
     name = NAMES[torch.promote_types(x.dtype, torch.float32)]
-    made = plan(fmt, name, False)
+    plan = plan_of(fmt, name, False)
     with launch.on(x):
         kernels.quantize_bwd_kernel[(-(-x.numel() // BLOCK),)](
             *(*given, dx, sums, scales.scale, scales.zero_point, scales.powers),
             _limits(fmt, name, x.device) if limited else None,
             *(x.numel(), scales.run, scales.size),
-            ROUNDING=made.rounding,
-            T=tl.float64 if made.in_double else tl.float32,
+            ROUNDING=plan.rounding,
+            T=tl.float64 if plan.in_double else tl.float32,
             LIMITED=limited,
             CLIPS=limited and clips,
             INTEGERS=isinstance(fmt, Int),

@@ -22,7 +22,7 @@ from .._codes import _all_values, check_packed, code_bits, code_dtype, is_signed
 from .._formats import Fixed, Float, Format, Int
 from .._launch import room_for_scales
 from .._other_formats import Posit, SumOfPowers, Table
-from .._plan import plan
+from .._plan import plan_of
 from .ops import DTYPES, NAMES, read
 from .triton_forward import BLOCK, Scales, as_signed, scales_of
 
@@ -146,7 +146,7 @@ def _decode(
             FLAG0=how.flag,
             SPECIALS=how.specials,
             SCALES=kind,
-            DOUBLES=multiplies_doubles(fmt) or (isinstance(fmt, Int) and plan(fmt, NAMES[y.dtype], False).in_double),
+            DOUBLES=multiplies_doubles(fmt) or (isinstance(fmt, Int) and plan_of(fmt, NAMES[y.dtype], False).in_double),
             HAS_SCALE=factors.scale is not None,
             HAS_ZERO_POINT=factors.zero_point is not None,
             SHARING=factors.sharing(codes.numel()),

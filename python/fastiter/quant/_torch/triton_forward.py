@@ -21,7 +21,7 @@ from .._block_formats import NVFP4, block_of
 from .._formats import Fixed, Format, Int
 from .._launch import refuse_nans
 from .._other_formats import SumOfPowers
-from .._plan import Plan, plan
+from .._plan import Blocks, Plan, plan_of
 from .._quantize import has_nan
 from .._scale import check_scale
 from .ops import NAMES, _made_codes, as_array, read
@@ -63,78 +63,91 @@ class Scales(NamedTuple):
 
 
 @lru_cache(maxsize=512)
-def plan_of(fmt: Format, name: str, codes: bool, scaled: bool) -> Plan:
+def gpu_plan(fmt: Format, name: str, codes: bool, scaled: bool) -> Plan:
     """Return the plan; if a scale may shift the binary point, it uses float64 unless float32 holds all results."""
-    made: Plan = plan(fmt, name, codes)
+    own = plan_of(fmt, name, codes)
     if not scaled or not isinstance(fmt, (Fixed, SumOfPowers)) or name == "float64":
-        return made
-    fits = not made.in_double and fmt.width <= 24 and fmt.width == fmt.integer
-    return made if fits else plan(fmt, "float64", codes)
+        return own
+    fits = not own.in_double and fmt.width <= 24 and fmt.width == fmt.integer
+    return own if fits else plan_of(fmt, "float64", codes)
 
 
-def _list_of_numbers(fmt: Format, made: Plan, nan: float) -> list[float]:
+def _list_of_numbers(fmt: Format, plan: Plan, nan: float) -> list[float]:
+    """Return the numbers that the files of the kernels list."""
+    fixed, small = plan.fixed, plan.small
+    if fixed is None:
+        ends = [small.most, small.over, small.under, small.infinite, small.minus_infinite] if small else []
+        return [nan, *ends, *((small.negative, small.least) if small else ())]
     if isinstance(fmt, Int):
-        return [nan, *made.fixed[2:4]]
-    if made.fixed and made.block:
-        return [nan, made.fixed[3], *made.fixed[:2]]
-    if made.fixed:
-        width, saturated, signed = made.fixed[6], made.fixed[8], made.fixed[9]
-        half, low_bits = 2.0 ** (width - 1), 2.0 ** (width - saturated)
-        ends = (-half, half - low_bits) if signed else (2 * half - low_bits,) * 2
-        return [nan, *made.fixed[:6], 2 * half, low_bits, *ends]
-    return [nan, *made.small[3:10]]
+        return [nan, fixed.least, fixed.most]
+    if plan.block:
+        return [nan, fixed.most, fixed.to_code, fixed.from_code]
+    half, low_bits = 2.0 ** (fixed.width - 1), 2.0 ** (fixed.width - fixed.saturated)
+    saturated = (-half, half - low_bits) if fixed.is_signed else (2 * half - low_bits,) * 2
+    factors = (fixed.to_code, fixed.from_code)
+    return [nan, *factors, fixed.least, fixed.most, fixed.low, fixed.high, 2 * half, low_bits, *saturated]
 
 
 @lru_cache(maxsize=512)
 def numbers_of(fmt: Format, name: str, codes: bool, scaled: bool, nan: float | None, device: torch.device) -> Numbers:
-    made = plan_of(fmt, name, codes, scaled)
-    kind = torch.float64 if made.in_double else torch.float32
-    listed = _list_of_numbers(fmt, made, math.nan if nan is None else nan)
+    plan = gpu_plan(fmt, name, codes, scaled)
+    kind = torch.float64 if plan.in_double else torch.float32
+    listed = _list_of_numbers(fmt, plan, math.nan if nan is None else nan)
     numbers = torch.tensor(listed, dtype=torch.float64, device="cpu").to(kind).to(device)
-    if not made.table:
+    if not plan.table:
         return Numbers(numbers, None, None)
-    thresholds, values = (torch.from_numpy(np.asarray(part)).to(device) for part in made.table[:2])
-    return Numbers(numbers, thresholds, values)
+    table = plan.table.thresholds, plan.table.values
+    return Numbers(numbers, *(torch.from_numpy(np.asarray(part)).to(device) for part in table))
 
 
 def _wrapped(code: int) -> int:
     return code - 2**64 if code >= 2**63 else code
 
 
-def _whole_numbers(made: Plan, fmt: Format) -> tuple[int, ...]:
+def _whole_numbers(plan: Plan) -> tuple[int, int, int, int, int]:
     """Return the kernel's integer arguments k0 .. k4."""
-    if made.kind == _KIND.wide_fixed:
-        return made.fixed[6], made.fixed[7], made.fixed[8], 0, 0
-    if made.kind == _KIND.powers:
-        return made.powers[0], 0, 0, 0, 0
-    if made.kind == _KIND.posit:
-        return (*made.posit, 0, 0)
-    if made.kind == _KIND.table:
-        return made.table[2], 0, 0, 0, 0
-    if made.kind == _KIND.logarithmic:
-        return made.table[2], made.small[1], 0, 0, 0
-    if made.small:
-        return (*made.small[:3], _wrapped(made.small[15]), _wrapped(made.small[16]))
-    return (0,) * 5
+    fixed, small, table, posit, powers = plan.fixed, plan.small, plan.table, plan.posit, plan.powers
+    if powers:
+        return powers.terms, 0, 0, 0, 0
+    if posit:
+        return posit.n, posit.es, posit.max_exponent, 0, 0
+    if table:
+        return table.count, small.min_exponent if small else 0, 0, 0, 0
+    if small:
+        codes = _wrapped(small.nan_code), _wrapped(small.infinity_code)
+        return small.mantissa, small.min_exponent, small.bits, *codes
+    if fixed and plan.kind == _KIND.wide_fixed:
+        return fixed.width, fixed.fraction, fixed.saturated, 0, 0
+    return 0, 0, 0, 0, 0
 
 
-def _flags(made: Plan, fmt: Format) -> tuple[bool, ...]:
-    if made.kind == _KIND.wide_fixed:
-        return made.fixed[10], made.to_odd, False, False, False
-    if made.kind in (_KIND.fixed, _KIND.powers):
-        return made.fixed[0] < 1, bool(made.powers and made.powers[1]), False, False, False
-    if made.small:
-        return (*made.small[11:15], made.small[0] == 0)
+def _flags(plan: Plan) -> tuple[bool, bool, bool, bool, bool]:
+    """Return the kernel's constants FLAG0 .. FLAG4."""
+    fixed, small, powers = plan.fixed, plan.small, plan.powers
+    if fixed and plan.kind == _KIND.wide_fixed:
+        return fixed.symmetric, plan.to_odd, False, False, False
+    if fixed and plan.kind in (_KIND.fixed, _KIND.powers):
+        return fixed.to_code < 1, bool(powers and powers.nearest), False, False, False
+    if small:
+        of_zero = small.has_zero, small.negative_zero
+        return *of_zero, small.own_exponents, small.infinity_differs, small.mantissa == 0
     return (False,) * 5
 
 
-def _is_short(made: Plan) -> bool:
+def _is_signed(plan: Plan) -> bool:
+    part = plan.fixed or plan.small
+    return part is None or part.is_signed
+
+
+def _is_short(plan: Plan) -> bool:
     """Return whether a power of two scales all numbers of a small float into the dtype's exponent range."""
-    return bool(made.small and made.small[11] and made.small[1] <= 0 and made.kind != _KIND.wide_float)
+    small = plan.small
+    return bool(small and small.has_zero and small.min_exponent <= 0 and plan.kind != _KIND.wide_float)
 
 
-def _steps(made: Plan) -> int:
-    return (made.table[2] - 1).bit_length() if made.table else 0
+def _steps(plan: Plan) -> int:
+    """Return the number of halvings that find a number in the table."""
+    return (plan.table.count - 1).bit_length() if plan.table else 0
 
 
 # ---- scales ---------------------------------------------------------------------------------------------------------
@@ -211,7 +224,7 @@ class _Call(NamedTuple):
 def _elementwise(x: Tensor, y: Tensor, call: _Call) -> None:
     function, fmt, scales, seed, nan, codes = call
     name, scaled = NAMES[x.dtype], scales.scale is not None
-    made = plan_of(fmt, name, codes, scaled)
+    plan = gpu_plan(fmt, name, codes, scaled)
     known = numbers_of(fmt, name, codes, scaled, nan, x.device)
     kernels = launch.triton_kernels(function, "quant/triton_elementwise")
     tl = kernels.tl
@@ -219,17 +232,17 @@ def _elementwise(x: Tensor, y: Tensor, call: _Call) -> None:
     with launch.on(x):
         kernels.quantize_fwd_kernel[(-(-x.numel() // size),)](
             *(x, y, scales.scale, scales.zero_point, scales.powers, seed if fmt.stochastic else None),
-            *(*known, x.numel(), scales.run, scales.size, *_whole_numbers(made, fmt)),
-            KIND=_INTEGER if isinstance(fmt, Int) else made.kind,
-            ROUNDING=made.rounding,
-            OVERFLOW=made.overflow,
-            T=tl.float64 if made.in_double else tl.float32,
+            *(*known, x.numel(), scales.run, scales.size, *_whole_numbers(plan)),
+            KIND=_INTEGER if isinstance(fmt, Int) else plan.kind,
+            ROUNDING=plan.rounding,
+            OVERFLOW=plan.overflow,
+            T=tl.float64 if plan.in_double else tl.float32,
             CODES=codes,
             REPLACES=nan is not None,
-            SIGNED=bool(made.fixed[9] if made.fixed else made.small[10] if made.small else True),
-            **{f"FLAG{k}": bool(flag) for k, flag in enumerate(_flags(made, fmt))},
-            STEPS=_steps(made),
-            SHORT=_is_short(made),
+            SIGNED=_is_signed(plan),
+            **{f"FLAG{k}": bool(flag) for k, flag in enumerate(_flags(plan))},
+            STEPS=_steps(plan),
+            SHORT=_is_short(plan),
             HAS_SCALE=scaled,
             HAS_ZERO_POINT=scales.zero_point is not None,
             SHARING=scales.sharing(x.numel()),
@@ -239,14 +252,13 @@ def _elementwise(x: Tensor, y: Tensor, call: _Call) -> None:
         )
 
 
-def _carry(made: Plan) -> int:
+def _carry(block: Blocks, in_double: bool) -> int:
     """Return the addend that carries into the exponent for significands that need a block scale one power higher."""
-    _, _, carry_from, beyond = made.block
-    kind, places = (np.float64, 52) if made.in_double else (np.float32, 23)
+    kind, places = (np.float64, 52) if in_double else (np.float32, 23)
     one = 1 << places
-    bits = int(np.array(carry_from, kind).view(f"i{np.dtype(kind).itemsize}"))
-    start = one if carry_from >= 2 else bits & (one - 1)
-    return one - 1 - (start - (not beyond))
+    bits = int(np.array(block.carry_from, kind).view(f"i{np.dtype(kind).itemsize}"))
+    start = one if block.carry_from >= 2 else bits & (one - 1)
+    return one - 1 - (start - (not block.beyond))
 
 
 def _blocks(x: Tensor, y: Tensor, shared: Tensor | None, call: _Call) -> None:
@@ -254,7 +266,8 @@ def _blocks(x: Tensor, y: Tensor, shared: Tensor | None, call: _Call) -> None:
     g = scales.scale
     if isinstance(fmt, NVFP4) and g is None:
         g = torch.ones((), dtype=torch.float32, device=x.device)
-    made = plan_of(fmt, NAMES[x.dtype], codes, False)
+    plan = gpu_plan(fmt, NAMES[x.dtype], codes, False)
+    assert plan.block is not None
     known = numbers_of(fmt, NAMES[x.dtype], codes, False, nan, x.device)
     kernels = launch.triton_kernels(function, "quant/triton_blocks")
     size, n = block_of(fmt), x.shape[-1] if x.dim() else 1
@@ -265,15 +278,15 @@ def _blocks(x: Tensor, y: Tensor, shared: Tensor | None, call: _Call) -> None:
     with launch.on(x):
         kernels.quantize_blocks_fwd_kernel[(-(-blocks // rows),)](
             *(x, y, shared, g, seed if fmt.stochastic else None, *known, blocks, n, per_line, size),
-            *(_carry(made), made.block[1], *_whole_numbers(made, fmt)),
-            KIND=made.kind,
-            ROUNDING=made.rounding,
-            T=kernels.tl.float64 if made.in_double else kernels.tl.float32,
+            *(_carry(plan.block, plan.in_double), plan.block.max_exponent, *_whole_numbers(plan)),
+            KIND=plan.kind,
+            ROUNDING=plan.rounding,
+            T=kernels.tl.float64 if plan.in_double else kernels.tl.float32,
             CODES=codes,
             REPLACES=nan is not None,
-            MINUS=bool(made.small and made.small[12]),
-            STEPS=_steps(made),
-            SHORT=_is_short(made),
+            MINUS=bool(plan.small and plan.small.negative_zero),
+            STEPS=_steps(plan),
+            SHORT=_is_short(plan),
             DENSE=n % size == 0 and wide == size,
             ROWS=rows,
             WIDE=wide,

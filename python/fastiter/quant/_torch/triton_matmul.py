@@ -19,7 +19,7 @@ from .._matmul import _check_float
 from .._span import span
 from .matmul import check_bits, check_finite, check_float32, check_together
 from .ops import read
-from .triton_forward import numbers_of, plan_of
+from .triton_forward import gpu_plan, numbers_of
 
 #: Tile of outputs per program
 ROWS, COLUMNS = 16, 64
@@ -100,7 +100,7 @@ def _fixed(a: Tensor, w: Tensor, y: Tensor, acc: Fixed, every: int) -> None:
         acc,
         (every, min(abs(dropped), bits - 1), acc.width, acc.saturated_bits),
         POINT=_BELOW if dropped > 0 else _ABOVE if of_sums - dropped <= bits - _SPARE else _FAR,
-        OVERFLOW=plan_of(acc, "float64", False, False).overflow,
+        OVERFLOW=gpu_plan(acc, "float64", False, False).overflow,
         SIGNED=acc.signed,
         SYMMETRIC=acc.overflow == "SAT_SYM",
     )
@@ -152,7 +152,7 @@ def _launch(
     with launch.on(y):
         run[(programs,)](
             *(*tensors, numbers, *y.shape, x.shape[0], *whole),
-            ROUNDING=plan_of(acc, "float64", False, False).rounding,
+            ROUNDING=gpu_plan(acc, "float64", False, False).rounding,
             GROUPED=whole[0] > 1,
             ROWS=ROWS,
             COLUMNS=COLUMNS,
