@@ -202,5 +202,5 @@ def test_transforms_of_torch_func_are_refused(name: str) -> None:
     call, given = CASES[name]()
     transforms = (torch.func.grad(lambda *x: call(*x).sum()), lambda *x: torch.func.vmap(call)(*[y[None] for y in x]))
     for transform in transforms:
-        with pytest.raises(RuntimeError, match=r"must be called outside of the transforms of torch\.func.*, got "):
+        with pytest.raises(RuntimeError, match=r"^\w+: torch\.func transforms such as grad and vmap are not supported"):
             transform(*given)

@@ -131,7 +131,8 @@ def test_nan(dtype: Any, backend: str | None) -> None:
     ):
         for function in (quantize, encode):
             with pytest.raises(
-                ValueError, match=f"{function.__name__}: x must be numbers, as {re.escape(text)} has no NaN, got NaN"
+                ValueError,
+                match=rf"^{function.__name__}: x contains NaN, which {re.escape(text)} cannot represent; pass nan=<",
             ):
                 function(x, text, backend=backend)
         kept = quantize(x, text, nan="keep", backend=backend)
@@ -144,6 +145,9 @@ def test_nan(dtype: Any, backend: str | None) -> None:
             np.testing.assert_array_equal(encode(x, text, nan=value, backend=backend), encode(plain, text))
         with pytest.raises(ValueError, match=r"encode: nan must be 'raise' or a number, got 'keep'"):
             encode(x, text, nan="keep")
+        for function, words in ((quantize, "'raise', 'keep'"), (encode, "'raise'")):
+            with pytest.raises(ValueError, match=f"nan must be {words} or a replacement other than NaN, got nan$"):
+                function(x, text, nan=math.nan)
     for text in ("e4m3fn", "e5m2", "bf16", "e4m3fnuz", "posit<16,1>", "float<5,40>"):
         y, counts = quantize(x, text, counts=True, backend=backend)
         np.testing.assert_array_equal(np.isnan(y), np.isnan(x))

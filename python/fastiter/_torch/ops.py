@@ -198,12 +198,13 @@ def transformed() -> bool:
     return _level() is not None
 
 
-def refuse_transforms(function: str, reason: str = "as it has no rules for them") -> None:
+def refuse_transforms(function: str, reason: str = "") -> None:
     """Refuse a call inside a torch.func transform; torch's own message addresses the op's author, not the user."""
     if transformed():
-        expected = f"be called outside of the transforms of torch.func, {reason}"
+        because = reason and f", {reason}"
         raise RuntimeError(
-            f"{function}: it must {expected}, got a call inside of one; torch.autograd.grad differentiates it"
+            f"{function}: torch.func transforms such as grad and vmap are not supported{because}; "
+            "use torch.autograd.grad instead"
         )
 
 

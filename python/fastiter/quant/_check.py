@@ -78,8 +78,8 @@ def check_seed(function: str, rng: object, needed: bool) -> int:
 
 def check_nan(function: str, nan: object, can_keep: bool) -> tuple[bool, float]:
     """Return whether NaN is refused, and its replacement (NaN: it stays)."""
+    words = ("raise", "keep") if can_keep else ("raise",)
     if isinstance(nan, str):
-        words = ("raise", "keep") if can_keep else ("raise",)
         if nan not in words:
             expected = " or ".join([*map(repr, words), "a number"])
             raise ValueError(f"{function}: nan must be {expected}, got {nan!r}")
@@ -88,5 +88,6 @@ def check_nan(function: str, nan: object, can_keep: bool) -> tuple[bool, float]:
         raise TypeError(f"{function}: nan must be a str or a number, got {type_name(nan)}")
     value = float(nan)
     if math.isnan(value):
-        raise ValueError(f"{function}: nan must be 'raise', 'keep' or a number that is none, got nan")
+        known = ", ".join(map(repr, words))
+        raise ValueError(f"{function}: nan must be {known} or a replacement other than NaN, got nan")
     return False, value

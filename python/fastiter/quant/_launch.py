@@ -60,7 +60,7 @@ def count_from_zero_point(codes: npt.NDArray[Any], fmt: Format, scales: Scale) -
 def refuse_nans(function: str, fmt: Format, count: int) -> None:
     """Raise if there are NaNs that the format cannot represent."""
     if count:
-        raise ValueError(f"{function}: x must be numbers, as {fmt} has no NaN, got NaN")
+        raise ValueError(f"{function}: x contains NaN, which {fmt} cannot represent; pass nan=<value> to replace it")
 
 
 def room_for_scales(shape: tuple[int, ...], block: int) -> tuple[int, ...]:

@@ -137,7 +137,7 @@ def solve_recurrence(
     >>> torch.allclose(torch.autograd.grad(solution.last.sum(), a)[0], expected, atol=1e-5)
     True
     """
-    refuse_transforms("solve_recurrence", "as it iterates until its numbers say stop")
+    refuse_transforms("solve_recurrence", "because the number of iterations depends on the values")
     request = Request(method, jacobian, rtol, atol, max_steps, window, damping, throw)
     if is_compiling():
         # The data-dependent iteration cannot be in a graph: the call is a graph break.
