@@ -199,13 +199,6 @@ def block_scan_bwd(
     /,
 ) -> None: ...
 
-linear_scan_fwd_f64 = linear_scan_fwd_f32
-linear_scan_bwd_f64 = linear_scan_bwd_f32
-linear_scan_fwd_bf16 = linear_scan_fwd_f32
-linear_scan_bwd_bf16 = linear_scan_bwd_f32
-block_scan_fwd_f64 = block_scan_fwd_f32
-block_scan_bwd_f64 = block_scan_bwd_f32
-
 class RelaxMatrix:
     def sweep(
         self,
