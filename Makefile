@@ -9,7 +9,7 @@ demo.extras := demo
 test.extras := torch,test,demo
 bench.extras := bench
 lint.extras := torch,dev
-docs.extras := docs
+docs.extras := torch,docs
 
 build.inputs := pyproject.toml CMakeLists.txt $(wildcard $(foreach depth,* */* */cpu/* */cpu/*/*,csrc/$(depth).?pp))
 cxx.sources := $(filter csrc/%,$(build.inputs))
