@@ -7,30 +7,14 @@
 #include <cstdlib>
 #include <string>
 
-// A family defines its functions in bindings.cpp.
-namespace fastiter {
-namespace dense {
-void bind(py::module_& m);
-}
-namespace rnn {
-void bind(py::module_& m);
-}
-namespace scan {
-void bind(py::module_& m);
-}
-namespace delta {
-void bind(py::module_& m);
-}
-namespace newton {
-void bind(py::module_& m);
-}
-namespace quant {
-void bind(py::module_& m);
-}
-namespace relax {
-void bind(py::module_& m);
-}
-} // namespace fastiter
+// The families: each defines its functions in a submodule of its name, in its bindings.cpp.
+#define FASTITER_FAMILIES(F) F(dense) F(rnn) F(scan) F(delta) F(newton) F(quant) F(relax)
+
+#define FASTITER_DECLARE_BIND(family) \
+    namespace fastiter::family {      \
+    void bind(py::module_& m);        \
+    }
+FASTITER_FAMILIES(FASTITER_DECLARE_BIND)
 
 using namespace fastiter;
 
@@ -86,11 +70,11 @@ PYBIND11_MODULE(_core, m) {
     m.def("idle_bytes", idle_bytes);
     define<float>(m, "_f32");
     define<double>(m, "_f64");
-    dense::bind(m);
-    rnn::bind(m);
-    scan::bind(m);
-    delta::bind(m);
-    newton::bind(m);
-    quant::bind(m);
-    relax::bind(m);
+    m.def("use_tensors", use_tensors);
+#define FASTITER_BIND(family)                             \
+    {                                                     \
+        py::module_ submodule = m.def_submodule(#family); \
+        family::bind(submodule);                          \
+    }
+    FASTITER_FAMILIES(FASTITER_BIND)
 }

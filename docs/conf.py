@@ -7,6 +7,7 @@ from pathlib import Path
 project = "fastiter"
 extensions = ["myst_parser"]
 myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_heading_anchors = 3
 exclude_patterns = ["benchmark_tables.md"]
 
 HERE = Path(__file__).parent

@@ -66,8 +66,8 @@ void delta_bwd(const py::tuple& shape, py::handle q, py::handle k, py::handle be
 } // namespace
 
 void bind(py::module_& m) {
-    m.def("delta_fwd", delta_fwd);
-    m.def("delta_bwd", delta_bwd);
+    m.def("forward", delta_fwd);
+    m.def("backward", delta_bwd);
 }
 
 } // namespace fastiter::delta

@@ -86,8 +86,8 @@ void para_bwd(const py::tuple& shape, py::handle wx, py::handle a, py::handle p,
 } // namespace
 
 void bind(py::module_& m) {
-    m.def("para_fwd", para_fwd);
-    m.def("para_bwd", para_bwd);
+    m.def("forward", para_fwd);
+    m.def("backward", para_bwd);
 }
 
 } // namespace fastiter::newton

@@ -117,16 +117,16 @@ py::object numbers_of(const char* members) {
 } // namespace
 
 void bind(py::module_& m) {
-    m.attr("quant_kind") = numbers_of(kKindMembers);
-    m.attr("quant_rounding") = numbers_of(kRoundingMembers);
-    m.attr("quant_overflow") = numbers_of(kOverflowMembers);
-    m.attr("quant_element") = numbers_of(kElementMembers);
+    m.attr("kind") = numbers_of(kKindMembers);
+    m.attr("rounding") = numbers_of(kRoundingMembers);
+    m.attr("overflow") = numbers_of(kOverflowMembers);
+    m.attr("element") = numbers_of(kElementMembers);
     m.attr("fixed_path") = numbers_of(kFixedPathMembers);
     m.attr("float_sums") = numbers_of(kFloatSumsMembers);
     m.def("quantize", quantize);
     m.def("pack_codes", pack);
     m.def("random_words", random_words);
-    m.def("quantize_gradient", gradient);
+    m.def("gradient", gradient);
     bind_matmul(m);
 }
 

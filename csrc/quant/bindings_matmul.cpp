@@ -111,7 +111,7 @@ void quant_matmul(int64_t M, int64_t N, int64_t K, bool in_double, const py::tup
 void bind_matmul(py::module_& m) {
     m.def("fixed_matmul", matmul);
     m.def("fixed_convert", convert);
-    m.def("quant_matmul", quant_matmul);
+    m.def("matmul", quant_matmul);
 }
 
 } // namespace fastiter::quant

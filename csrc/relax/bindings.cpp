@@ -239,21 +239,21 @@ int64_t relax_check_colours(int64_t n, py::handle start, py::handle column, py::
 } // namespace
 
 void bind(py::module_& m) {
-    py::class_<RelaxMatrix>(m, "RelaxMatrix").def("sweep", sweep).def("residual", residual);
-    m.def("relax_rows", relax_rows);
-    m.def("relax_slices", relax_slices);
-    m.def("relax_blocks", relax_blocks);
-    m.def("relax_dense", relax_dense);
-    m.def("relax_projections", relax_projections);
-    m.def("relax_stencil", relax_stencil);
-    m.def("relax_subdomains", relax_subdomains_of);
-    m.def("relax_fingerprint", relax_fingerprint);
-    m.def("relax_check", relax_check);
-    m.def("relax_colour", relax_colour);
-    m.def("relax_colour_disjoint", relax_colour_disjoint);
-    m.def("relax_red_black", relax_red_black);
-    m.def("relax_colour_clusters", relax_colour_clusters);
-    m.def("relax_check_colours", relax_check_colours);
+    py::class_<RelaxMatrix>(m, "Matrix").def("sweep", sweep).def("residual", residual);
+    m.def("rows", relax_rows);
+    m.def("slices", relax_slices);
+    m.def("blocks", relax_blocks);
+    m.def("dense", relax_dense);
+    m.def("projections", relax_projections);
+    m.def("stencil", relax_stencil);
+    m.def("subdomains", relax_subdomains_of);
+    m.def("fingerprint", relax_fingerprint);
+    m.def("check", relax_check);
+    m.def("colour", relax_colour);
+    m.def("colour_disjoint", relax_colour_disjoint);
+    m.def("red_black", relax_red_black);
+    m.def("colour_clusters", relax_colour_clusters);
+    m.def("check_colours", relax_check_colours);
     bind_tuners(m);
 }
 

@@ -156,8 +156,8 @@ void rnn_bwd(const py::tuple& shape, py::handle r, const py::sequence& first, co
 } // namespace
 
 void bind(py::module_& m) {
-    m.def("rnn_fwd", rnn_fwd);
-    m.def("rnn_bwd", rnn_bwd);
+    m.def("forward", rnn_fwd);
+    m.def("backward", rnn_bwd);
     bind_layer(m);
     bind_tensors(m);
     bind_stream(m);

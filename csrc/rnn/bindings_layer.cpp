@@ -209,8 +209,8 @@ py::object layer_bwd(const py::tuple& cell, py::handle x, py::handle w_ih, py::h
 } // namespace
 
 void bind_layer(py::module_& m) {
-    m.def("rnn_layer_fwd_tensors", layer_fwd);
-    m.def("rnn_layer_bwd_tensors", layer_bwd);
+    m.def("layer_forward_tensors", layer_fwd);
+    m.def("layer_backward_tensors", layer_bwd);
 }
 
 } // namespace fastiter::rnn

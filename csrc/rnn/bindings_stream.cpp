@@ -197,8 +197,8 @@ template <class T> void define(py::module_& m, const char* name) {
 } // namespace
 
 void bind_stream(py::module_& m) {
-    define<float>(m, "RnnStream_f32");
-    define<double>(m, "RnnStream_f64");
+    define<float>(m, "Stream_f32");
+    define<double>(m, "Stream_f64");
 }
 
 } // namespace fastiter::rnn

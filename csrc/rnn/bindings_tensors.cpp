@@ -155,10 +155,9 @@ py::object rnn_bwd(const py::tuple& cell, py::handle r, py::handle first, const 
 } // namespace
 
 void bind_tensors(py::module_& m) {
-    m.def("use_tensors", use_tensors);
-    m.def("rnn_fits_tensors", rnn_fits);
-    m.def("rnn_fwd_tensors", rnn_fwd);
-    m.def("rnn_bwd_tensors", rnn_bwd);
+    m.def("fits_tensors", rnn_fits);
+    m.def("forward_tensors", rnn_fwd);
+    m.def("backward_tensors", rnn_bwd);
 }
 
 } // namespace fastiter::rnn

@@ -106,10 +106,10 @@ void block_scan_bwd(const py::tuple& shape, int64_t K, py::handle A, py::handle 
 } // namespace
 
 void bind(py::module_& m) {
-    m.def("linear_scan_fwd", linear_scan_fwd);
-    m.def("linear_scan_bwd", linear_scan_bwd);
-    m.def("block_scan_fwd", block_scan_fwd);
-    m.def("block_scan_bwd", block_scan_bwd);
+    m.def("linear_forward", linear_scan_fwd);
+    m.def("linear_backward", linear_scan_bwd);
+    m.def("block_forward", block_scan_fwd);
+    m.def("block_backward", block_scan_bwd);
 }
 
 } // namespace fastiter::scan

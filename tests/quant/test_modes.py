@@ -13,18 +13,18 @@ from fastiter.quant import Fixed, _formats, _growth, _modes, _plan
 
 ROOT = Path(__file__).parents[2]
 EXPORTED = {
-    "Kind": _core.quant_kind,
-    "Rounding": _core.quant_rounding,
-    "Overflow": _core.quant_overflow,
-    "Element": _core.quant_element,
-    "FixedPath": _core.fixed_path,
-    "FloatSums": _core.float_sums,
+    "Kind": _core.quant.kind,
+    "Rounding": _core.quant.rounding,
+    "Overflow": _core.quant.overflow,
+    "Element": _core.quant.element,
+    "FixedPath": _core.quant.fixed_path,
+    "FloatSums": _core.quant.float_sums,
 }
 
 
 @pytest.mark.parametrize("name", EXPORTED)
 def test_the_stub_has_the_members(name: str) -> None:
-    stub = (ROOT / "python/fastiter/_core_quant.pyi").read_text()
+    stub = (ROOT / "python/fastiter/_core/quant.pyi").read_text()
     body = stub.partition(f"class {name}:\n")[2].partition("\n\n")[0]
     assert [*vars(EXPORTED[name])] == re.findall(r"^    (\w+): int$", body, re.MULTILINE)
     assert [*vars(EXPORTED[name]).values()] == [*range(len(vars(EXPORTED[name])))]
@@ -32,11 +32,11 @@ def test_the_stub_has_the_members(name: str) -> None:
 
 def test_every_word_has_a_number() -> None:
     words = {*_formats.FIXED_ROUNDINGS, *_formats.FLOAT_ROUNDINGS}
-    assert words <= {*_modes.ROUNDINGS} and {*_modes.ROUNDINGS.values()} == {*vars(_core.quant_rounding).values()}
+    assert words <= {*_modes.ROUNDINGS} and {*_modes.ROUNDINGS.values()} == {*vars(_core.quant.rounding).values()}
     formats = [Fixed(8, 4, True, "TRN", mode, n) for mode in ("WRAP", "WRAP_SM") for n in (0, 1, 2)]
     formats += [Fixed(8, 4, True, "TRN", mode) for mode in ("SAT", "SAT_SYM", "SAT_ZERO")]
     found = {_modes.overflow_of(fmt) for fmt in formats}
-    assert found == {*vars(_core.quant_overflow).values()}
+    assert found == {*vars(_core.quant.overflow).values()}
 
 
 @pytest.mark.parametrize("name", ["Kind", "Rounding", "Overflow"])
@@ -64,7 +64,7 @@ def test_launchers_have_the_numbers_of_the_kernels() -> None:
     ):
         for name in names:
             assert getattr(launcher, f"_{name}") == getattr(triton_modes, name).value
-    assert triton_modes.INTEGER.value not in vars(_core.quant_kind).values()
+    assert triton_modes.INTEGER.value not in vars(_core.quant.kind).values()
 
 
 def test_plans_have_the_fields_that_the_binding_reads() -> None:

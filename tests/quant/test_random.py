@@ -48,7 +48,7 @@ STOCHASTIC = (
 def test_random_words_are_philox_s() -> None:
     for seed, first in ((0, 0), (1, 64), (2**64 - 1, 64 * 1000), (0x123456789ABCDEF0, 2**40), (5, 2**34 * 4 - 64)):
         words = np.empty(256, np.uint32)
-        _core.random_words(seed, first, 256, words)
+        _core.quant.random_words(seed, first, 256, words)
         assert [w >> 1 for w in words.tolist()] == [reference.random_bits(first + i, seed) for i in range(256)]
 
 

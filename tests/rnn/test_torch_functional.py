@@ -285,7 +285,7 @@ def test_one_call_or_step_by_step(
     cell: str, activation: str, dtype: Any, time_major: bool, reverse: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dense tensors take a single call; the ops give the same results without it."""
-    short = [fastiter._core.rnn_fwd_tensors, fastiter._core.rnn_bwd_tensors]
+    short = [fastiter._core.rnn.forward_tensors, fastiter._core.rnn.backward_tensors]
     answers: list[bool] = []
 
     def counted(function: Any) -> Any:

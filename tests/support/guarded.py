@@ -108,7 +108,7 @@ def with_numpy(dtype: Any) -> None:
 
 def with_streams(dtype: Any) -> None:
     """Run single steps of each cell, the LSTM with a projection to 3."""
-    stream = _core.RnnStream_f32 if dtype == np.float32 else _core.RnnStream_f64
+    stream = _core.rnn.Stream_f32 if dtype == np.float32 else _core.rnn.Stream_f64
     cells = {name: CELLS[name] for name in ("elman_tanh", "lstm", "gru", "slstm")}
     for (name, cell), B, inputs, D, at_end in itertools.product(
         cells.items(), (1, 7), (1, 17), (1, 16, 17, 65), (False, True)
@@ -187,7 +187,7 @@ def with_quant(dtype: Any) -> None:
     for n, at_end in itertools.product((1, 7, 16, 31, 65, 4097), (False, True)):
         dy, x, y = (copies(rng.standard_normal(n).astype(dtype), at_end) for _ in range(3))
         for limits, clip, total in itertools.product((None, (-1.0, 1.0)), (False, True), (False, True)):
-            _core.quantize_gradient(dtype == np.float64, limits, clip, dy, x, y, guarded(n, dtype, at_end), n, total)
+            _core.quant.gradient(dtype == np.float64, limits, clip, dy, x, y, guarded(n, dtype, at_end), n, total)
 
 
 STOCHASTIC = {

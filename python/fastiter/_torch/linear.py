@@ -20,11 +20,15 @@ from .autograd import one_by_one
 from .autograd_twice import differentiable
 from .ops import CPU_AND_CUDA, FLOATS, GPU_FLOATS, LIBRARY, check_tensors, contiguous, eager, empty
 
-_GEMM = {torch.float32: _core.gemm_f32, torch.float64: _core.gemm_f64, torch.bfloat16: _core.gemm_bf16}
+_GEMM = {
+    torch.float32: _core.dense.gemm_f32,
+    torch.float64: _core.dense.gemm_f64,
+    torch.bfloat16: _core.dense.gemm_bf16,
+}
 _COLUMN_SUMS = {
-    torch.float32: _core.column_sums_f32,
-    torch.float64: _core.column_sums_f64,
-    torch.bfloat16: _core.column_sums_bf16,
+    torch.float32: _core.dense.column_sums_f32,
+    torch.float64: _core.dense.column_sums_f64,
+    torch.bfloat16: _core.dense.column_sums_bf16,
 }
 _DTYPES = (*FLOATS, torch.bfloat16)
 

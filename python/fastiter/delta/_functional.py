@@ -194,7 +194,7 @@ def _cpu(
     last = empty((rows.count(sizes), sizes.heads, sizes.keys, sizes.values), q.dtype)
     given = (unit_stride(q), unit_stride(k), unit_stride(v), np.ascontiguousarray(beta))
     decay, h0 = (None if x is None else np.ascontiguousarray(x) for x in (decay, h0))
-    _core.delta_fwd(_shape(sizes, how, rows), *given, decay, h0, o, last, None, None)
+    _core.delta.forward(_shape(sizes, how, rows), *given, decay, h0, o, last, None, None)
     if out is not None and o is not out:
         out[...] = o
     return o if out is None else out, last

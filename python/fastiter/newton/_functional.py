@@ -260,7 +260,7 @@ def _cpu(
     shape = (cell.code, batch, time, width, reverse, lengths)
     weights = (np.ascontiguousarray(a), None if p is None else np.ascontiguousarray(p))
     initial = tuple([np.ascontiguousarray(part) for part in first])
-    _core.para_fwd(shape, wx, *weights, initial, last, (h,), newton, counts)
+    _core.newton.forward(shape, wx, *weights, initial, last, (h,), newton, counts)
     if out is not None and h is not out:
         out[...] = h
         h = out

@@ -313,7 +313,7 @@ def _pack(codes: Array, fmt: Format | str) -> npt.NDArray[np.uint8]:
     n = array.shape[-1] if array.ndim else 1
     packed = np.empty((*array.shape[:-1], -(-n * bits // 8)), np.uint8)
     lines = array.size // n if n else 0
-    _core.pack_codes(array, ELEMENTS[dtype.name], bits, packed, lines, n, False, False)
+    _core.quant.pack_codes(array, ELEMENTS[dtype.name], bits, packed, lines, n, False, False)
     return packed
 
 
@@ -350,7 +350,7 @@ def _unpack(packed: npt.NDArray[np.uint8], fmt: Format | str, n: int) -> Array:
     packed = np.ascontiguousarray(packed)
     codes = np.empty((*packed.shape[:-1], int(n)), dtype)
     lines = math.prod(codes.shape[:-1])
-    _core.pack_codes(codes, ELEMENTS[dtype.name], bits, packed, lines, int(n), True, is_signed(fmt))
+    _core.quant.pack_codes(codes, ELEMENTS[dtype.name], bits, packed, lines, int(n), True, is_signed(fmt))
     return codes
 
 

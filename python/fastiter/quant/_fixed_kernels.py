@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 Index = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 #: Algorithms by name; only tests choose one, else the fastest that is exact runs.
-PATHS: dict[str, int] = vars(_core.fixed_path)
+PATHS: dict[str, int] = vars(_core.quant.fixed_path)
 
 
 def product_shape(function: str, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
@@ -124,7 +124,7 @@ def matmul_codes(
     x_at = _offsets(batch, x_steps[: len(batch)])
     y_at = _offsets(batch, y_steps[: len(batch)])
     out_at = np.arange(count, dtype=np.int64) * (M * N)
-    paths = _core.fixed_matmul(
+    paths = _core.quant.fixed_matmul(
         (x, x.itemsize, fx.signed, fx.width, rows, _needed(_index((K,), x_steps[-1:]))),
         (
             y,
@@ -169,7 +169,7 @@ def conv2d_codes(
     group = np.arange(groups, dtype=np.int64)
     each = O // groups
     for g in range(groups):
-        _core.fixed_matmul(
+        _core.quant.fixed_matmul(
             (
                 w,
                 w.itemsize,

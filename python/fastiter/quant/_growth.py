@@ -123,7 +123,7 @@ def convert(codes: Array, source: Fixed, fmt: Fixed) -> Array:
     """Return codes of ``source`` assigned to ``fmt``."""
     contiguous = np.ascontiguousarray(codes, codes.dtype.newbyteorder("=")).reshape(codes.shape)
     out = np.empty(codes.shape, code_dtype(fmt.width, fmt.signed))
-    _core.fixed_convert(
+    _core.quant.fixed_convert(
         (contiguous, codes.dtype.itemsize, source.signed, source.width),
         (out, out.itemsize),
         out.size,

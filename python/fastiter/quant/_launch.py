@@ -45,7 +45,7 @@ def launch(
         in_float = name != "float64" and not isinstance(fmt, Int) and not exact
         scaling = () if block_of(fmt) else scales.fields(plan.in_double, in_float)
     described = plan.format(nan, counting, codes, 1.0 if uniform is None else uniform[0], shared)
-    found: tuple[int, int, int] = _core.quantize(
+    found: tuple[int, int, int] = _core.quant.quantize(
         described, scaling, plan.in_double, seed, x[0], ELEMENTS[name], y[0], ELEMENTS[y[1]], lines, n
     )
     return found

@@ -30,13 +30,13 @@ Operand = Callable[[str, Array, Format, int], Array]
 
 _F32, _F64 = np.dtype(np.float32), np.dtype(np.float64)
 _BETWEEN = {_F32: Float(8, 23), _F64: Float(11, 52)}
-_GEMM = {_F32: _core.gemm_f32, _F64: _core.gemm_f64}
+_GEMM = {_F32: _core.dense.gemm_f32, _F64: _core.dense.gemm_f64}
 #: The span of exact products in float64, with room for sums
 _DOUBLE = Span(53, -1000, 980)
 _MOST = 2**62
 #: The longest part of K that is summed separately: kDeepestSum of csrc/dense/cpu/gemm.hpp
 _LONGEST_PART = 384
-_SUMS = _core.float_sums
+_SUMS = _core.quant.float_sums
 
 
 def quant_matmul(
@@ -285,7 +285,7 @@ def _float_kernel(x: Array, y: Array, out: Array, acc: Float, every: int, sums: 
         *(most, over, -under, beyond, acc.specials != "fnuz"),
     )
     c = (out, out.strides[0] // out.itemsize)
-    _core.quant_matmul(M, N, K, out.dtype == _F64, _steps(x), _steps(y), c, target, every, sums)
+    _core.quant.matmul(M, N, K, out.dtype == _F64, _steps(x), _steps(y), c, target, every, sums)
 
 
 def _sums(p: Span, acc: Float, every: int) -> int:

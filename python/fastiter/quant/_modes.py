@@ -5,7 +5,7 @@ from __future__ import annotations
 from .. import _core
 from ._formats import Fixed
 
-_rounding, _overflow, _element = _core.quant_rounding, _core.quant_overflow, _core.quant_element
+_rounding, _overflow, _element = _core.quant.rounding, _core.quant.overflow, _core.quant.element
 
 #: The words of fixed point, of floats, and of other formats
 ROUNDINGS = {

@@ -19,7 +19,7 @@ from ._modes import ROUNDINGS, is_symmetric, overflow_of
 from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
 from ._tables import holds_values, log_table, nearest_thresholds, rounded
 
-_kind, _overflow = _core.quant_kind, _core.quant_overflow
+_kind, _overflow = _core.quant.kind, _core.quant.overflow
 
 
 # The structures of csrc/quant/cpu/kernels.hpp, which explains the fields; csrc/quant/bindings.cpp reads them in order.

@@ -81,7 +81,7 @@ def fingerprint(A: Any) -> tuple[Any, ...]:
         if not isinstance(x, np.ndarray) or x.dtype == object:
             return (object(),)  # an unknown format: never equal
         memory = np.ascontiguousarray(x)
-        found += [x.shape, x.dtype, _core.relax_fingerprint(memory, memory.nbytes)]
+        found += [x.shape, x.dtype, _core.relax.fingerprint(memory, memory.nbytes)]
     return tuple(found)
 
 

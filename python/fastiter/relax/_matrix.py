@@ -24,7 +24,7 @@ NUMBERS = {
 }
 
 
-#: The faults that _core.relax_check reports
+#: The faults that _core.relax.check reports
 _UNSORTED, _POINTERS, _COLUMN, _NOT_FINITE = 1, 2, 3, 4
 
 
@@ -158,7 +158,7 @@ def in_rows(function: str, name: str, A: Any) -> Any:
         rows, columns = A.shape[0] // height, A.shape[1] // width
         lines, most, of = (columns, rows, "column") if A.format == "csc" else (rows, columns, "row of blocks")
         if len(start) == lines + 1:  # scipy raises if not
-            fault, line = _core.relax_check(0, lines, most, len(index), start, index, np.ones(len(index), np.float32))
+            fault, line = _core.relax.check(0, lines, most, len(index), start, index, np.ones(len(index), np.float32))
             _refuse(function, name, fault, f"{of} {line}", "rows" if A.format == "csc" else "columns", most)
     if A.format == "coo":
         for axis, index in enumerate(A.coords):
@@ -186,7 +186,7 @@ def _checked(function: str, A: Csr) -> Csr:
     numbers = NUMBERS[(A.value.dtype.name,) * 2]
     fault, row, system = 0, 0, 0
     for one, value in enumerate(A.value.reshape(max(A.batch, 1), -1)):
-        worst, where = _core.relax_check(numbers, A.n, A.columns, len(A.column), A.start, A.column, value)
+        worst, where = _core.relax.check(numbers, A.n, A.columns, len(A.column), A.start, A.column, value)
         if worst > fault:
             fault, row, system = worst, where, one
     if fault == _POINTERS:
@@ -224,7 +224,7 @@ def read_blocks(function: str, A: Any, size: int | None) -> Blocks:
             row = first + int(np.argmin(np.isfinite(value[block]).all(axis=1)))
             raise ValueError(f"{function}: A must be finite, got a value in row {row} that is not")
         ones = np.ones(len(column), np.float32)
-        fault, _ = _core.relax_check(0, len(start) - 1, len(start) - 1, len(column), start, column, ones)
+        fault, _ = _core.relax.check(0, len(start) - 1, len(start) - 1, len(column), start, column, ones)
         if fault == 0:
             return Blocks(A.shape[0], start, column, value)
     return _in_blocks(read_csr(function, A), 1 if size is None else size)

@@ -59,7 +59,7 @@ def arrange(function: str, A: Csr | Blocks, order: object) -> Arrangement:
 def arrange_disjoint(A: Csr) -> Arrangement:
     """Return colours whose rows have no entries in the same column, so that Kaczmarz can run in parallel."""
     colour = np.empty(A.n, np.int32)
-    _core.relax_colour_disjoint(A.n, A.columns, A.start, A.column, colour)
+    _core.relax.colour_disjoint(A.n, A.columns, A.start, A.column, colour)
     rows = np.argsort(colour, kind="stable").astype(np.int32)
     return Arrangement(rows, np.arange(A.n + 1), _offsets(np.bincount(colour)), is_coloured=True)
 
@@ -82,15 +82,15 @@ def permutation(function: str, order: Any, n: int) -> Array:
 def _coloured(function: str, A: Csr | Blocks, order: str) -> Arrangement:
     colour = np.empty(A.n, np.int32)
     if order == "color":
-        _core.relax_colour(A.n, A.start, A.column, colour)
+        _core.relax.colour(A.n, A.start, A.column, colour)
     else:
-        odd = _core.relax_red_black(A.n, A.start, A.column, colour)
+        odd = _core.relax.red_black(A.n, A.start, A.column, colour)
         if odd >= 0:
             raise ValueError(
                 f"{function}: order must be 'color' where two colours are too few, "
                 f"got 'red-black' for a pattern in which row {odd} lies on a cycle of odd length"
             )
-    linked = _core.relax_check_colours(A.n, A.start, A.column, colour)
+    linked = _core.relax.check_colours(A.n, A.start, A.column, colour)
     if linked >= 0:
         raise RuntimeError(f"{function}: rows of one colour must not be linked, got a link of row {linked}")
     rows = np.argsort(colour, kind="stable").astype(np.int32)
@@ -101,7 +101,7 @@ def _clustered(A: Csr | Blocks) -> Arrangement:
     size = int(np.clip(A.n // _FEWEST_CLUSTERS, 1, _CLUSTER))
     count = -(-A.n // size)
     colour = np.empty(count, np.int32)
-    _core.relax_colour_clusters(A.n, A.start, A.column, size, colour)
+    _core.relax.colour_clusters(A.n, A.start, A.column, size, colour)
     clusters = np.argsort(colour, kind="stable")
     rows = (clusters[:, None] * size + np.arange(size)).reshape(-1)
     sizes = np.minimum(size, A.n - clusters * size)

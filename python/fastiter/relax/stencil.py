@@ -128,7 +128,7 @@ class OfStencil(System):
         c = c if scale is None else np.ascontiguousarray(c * scale, own)
         given = 0 if s.mask is None else np.ascontiguousarray(~s.mask).view(np.uint8)
         order = (self.how.order, self.how.clusters, self.how.colours)
-        one: Prepared = _core.relax_stencil(
+        one: Prepared = _core.relax.stencil(
             numbers, n0, n1, n2, c, c.ndim == 1, given, self.is_coloured, self.projections, *order
         )
         if scale is not None:

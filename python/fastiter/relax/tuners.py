@@ -195,7 +195,7 @@ class TsallisINF(_Tuner):
 
     def _connect(self) -> None:
         names = ("estimate", "total", "rounds", "chance", "pending", "generator")
-        self._learner = _core.Tsallis(len(self.arms), *(self._arrays[name] for name in names))
+        self._learner = _core.relax.Tsallis(len(self.arms), *(self._arrays[name] for name in names))
 
     def _position(self, function: str, context: object) -> int:
         """Return the same for every context: the argument only gives all tuners the same interface."""
@@ -310,7 +310,7 @@ class ChebCB(_Tuner):
         # A logarithm's last bit differs between machines; twelve decimals do not.
         lebesgue = round(math.pi + 2 / math.pi * math.log(2 * m + 1), 12) / (2 * (m + 1))
         names = ("gram", "moment", "square", "theta", "misfit", "feature", "numbers", "rounds", "pending", "generator")
-        self._learner = _core.Chebyshev(d, m, lebesgue, *(self._arrays[name] for name in names))
+        self._learner = _core.relax.Chebyshev(d, m, lebesgue, *(self._arrays[name] for name in names))
 
     def _position(self, function: str, context: object) -> float:
         return 2 * _share(f"{self._name}.{function}", context, self._low, self._high) - 1

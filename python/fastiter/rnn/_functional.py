@@ -355,7 +355,7 @@ def _cpu(
     last = tuple([np.empty((how.rows, heads, width), carried if k else wx.dtype) for k in range(len(cell.states))])
     h = unit_stride(out) if out is not None else empty_steps(wx, (heads, width))
     states = (h, *[empty_steps(wx, (heads, width), carried) for _ in cell.states[1:]]) if all_states else (h,)
-    _core.rnn_fwd(_shape(cell, wx, how), wx, r, b, first, last, states, None, 0, ())
+    _core.rnn.forward(_shape(cell, wx, how), wx, r, b, first, last, states, None, 0, ())
     if out is not None and h is not out:
         out[...] = h
         states = (out, *states[1:])

@@ -160,7 +160,7 @@ _LINEAR = _Scan(
     "a",
     ("float32", "float64", "complex64", "complex128", "bfloat16"),
     check_linear_shapes,
-    _core.linear_scan_fwd,
+    _core.scan.linear_forward,
 )
 
 
@@ -169,7 +169,7 @@ _BLOCK = _Scan(
     "A",
     ("float32", "float64", "complex64", "complex128"),
     check_block_shapes,
-    _core.block_scan_fwd,
+    _core.scan.block_forward,
 )
 
 

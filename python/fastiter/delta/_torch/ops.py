@@ -118,7 +118,7 @@ def _forward(call: DeltaForward) -> list[Tensor]:
     q, k, v, beta = unit_stride(call.q), unit_stride(call.k), unit_stride(call.v), contiguous(call.beta)
     decay, h0 = (None if x is None else contiguous(x) for x in (call.decay, call.h0))
     work = _work(sizes, how, how.forward, call.reset, call.lengths, call.cu_seqlens)
-    _core.delta_fwd(work, q, k, v, beta, decay, h0, *outputs, *([] if call.save else [None, None]))
+    _core.delta.forward(work, q, k, v, beta, decay, h0, *outputs, *([] if call.save else [None, None]))
     return outputs
 
 
@@ -143,7 +143,7 @@ def _backward(call: DeltaBackward) -> list[Tensor]:
     work = _work(sizes, how, how.backward, call.reset, call.lengths, call.cu_seqlens)
     dq, dk, dv, dbeta, *rest = gradients
     ddecay, dh0 = None if decay is None else rest[0], rest[-1] if call.need_h0 else None
-    _core.delta_bwd(work, q, k, beta, decay, e, states, d_o, dlast, dq, dk, dv, dbeta, ddecay, dh0)
+    _core.delta.backward(work, q, k, beta, decay, e, states, d_o, dlast, dq, dk, dv, dbeta, ddecay, dh0)
     return gradients
 
 

@@ -112,7 +112,7 @@ def _forward(call: ParaForward) -> list[Tensor]:
     h, last, *rest = outputs
     newton: Options = (call.window, call.max_steps, call.rtol, call.atol) if call.window else ()
     counts = rest.pop(0) if newton else None
-    _core.para_fwd(shape, wx, a, p, first, last, (h, *rest), newton, counts)
+    _core.newton.forward(shape, wx, a, p, first, last, (h, *rest), newton, counts)
     return outputs
 
 
@@ -124,7 +124,7 @@ def _backward(call: ParaBackward) -> list[Tensor]:
     shape, outputs = _shape(call.cell, wx, call.reverse, lengths), gradients_of(call)
     dwx, dfirst, *weights = outputs
     da, dp = (*weights, None, None)[:2]
-    _core.para_bwd(shape, wx, a, p, first, states, dh, dlast, dwx, da, dp, dfirst)
+    _core.newton.backward(shape, wx, a, p, first, states, dh, dlast, dwx, da, dp, dfirst)
     return outputs
 
 

@@ -108,7 +108,7 @@ def _gradient(
     given = [t if t.dtype == wide else t.to(wide) for t in (dy, x, y)]
     dx = empty(given[0], x.shape)
     g, v, w, out = (t.data_ptr() for t in (*given, dx))
-    total = _core.quantize_gradient(wide == torch.float64, ends, clip, g, v, w, out, x.numel(), sums)
+    total = _core.quant.gradient(wide == torch.float64, ends, clip, g, v, w, out, x.numel(), sums)
     return dx if dx.dtype == x.dtype else dx.to(x.dtype), total
 
 

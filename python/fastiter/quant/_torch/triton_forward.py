@@ -28,7 +28,7 @@ from .ops import NAMES, _made_codes, as_array, read
 
 #: Elements per program: elementwise; counters of 4 elements each with stochastic rounding; for formats with blocks
 BLOCK, COUNTERS, TILE = 1024, 256, 2048
-_KIND = _core.quant_kind
+_KIND = _core.quant.kind
 #: A kind and choices of kernels/quant/triton_modes.py; the CPU has one kind for integers and fixed point.
 _INTEGER = 11
 _ANY, _ONE, _ROWS, _COLUMNS = range(4)

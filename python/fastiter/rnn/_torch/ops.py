@@ -171,7 +171,7 @@ def forward(call: RnnForward, states: Sequence[Tensor] | None = None) -> list[Te
     rest = count - 1 if call.all_states or (call.save and not by_chunks) else 0
     saved = kept[rest] if call.save and cell.saved and not by_chunks else None
     every, between = (how.checkpoint, kept[rest:]) if by_chunks else (0, [])
-    _core.rnn_fwd(work, wx, r, b, first, last, (h, *kept[:rest]), saved, every, between)
+    _core.rnn.forward(work, wx, r, b, first, last, (h, *kept[:rest]), saved, every, between)
     return outputs
 
 
@@ -193,7 +193,7 @@ def backward(call: RnnBackward) -> list[Tensor]:
     gates = saved[0] if saved and not by_chunks else None
     incoming = [None if x is None else unit_stride(x) for x in call.dstates]
     every, between = (how.checkpoint, saved) if by_chunks else (0, [])
-    _core.rnn_bwd(work, r, first, states, gates, incoming, final, dwx, rest, db, dr, every, between, wx, b)
+    _core.rnn.backward(work, r, first, states, gates, incoming, final, dwx, rest, db, dr, every, between, wx, b)
     return outputs
 
 
@@ -237,7 +237,7 @@ def rnn_fwd(
 ) -> list[Tensor]:
     """Run the op; plain dense tensors outside of tracing take one C++ call, in a fraction of the time."""
     if how is PLAIN and lengths is None and batch_sizes is None and unwatched():
-        outputs = _core.rnn_fwd_tensors(cell.layout, wx, r, b, state, reverse, all_states, False)
+        outputs = _core.rnn.forward_tensors(cell.layout, wx, r, b, state, reverse, all_states, False)
         if outputs is not None:
             return outputs
     given = (wx, r, b, state, reverse, lengths, batch_sizes)
@@ -263,7 +263,7 @@ def rnn_fwd_kept(
     count = len(cell.states)
     seen = 2 * count if all_states else 1 + count
     if how is PLAIN and lengths is None and batch_sizes is None and unwatched():
-        outputs = _core.rnn_fwd_tensors(cell.layout, wx, r, b, state, reverse, all_states, True)
+        outputs = _core.rnn.forward_tensors(cell.layout, wx, r, b, state, reverse, all_states, True)
         if outputs is not None:
             return outputs[:seen], outputs[seen:]
     given = (wx, r, b, state, reverse, lengths, batch_sizes)
@@ -289,7 +289,7 @@ def rnn_fwd_together(
 
 def fits(cell: Cell, wx: Any, r: Any, b: Any, state: Any) -> bool:
     """Return whether these are dense tensors of matching shapes, which need no further checks."""
-    return unwatched() and _core.rnn_fits_tensors(cell.layout, wx, r, b, state)
+    return unwatched() and _core.rnn.fits_tensors(cell.layout, wx, r, b, state)
 
 
 def rnn_bwd(
@@ -313,7 +313,7 @@ def rnn_bwd(
     """Run the op, in one C++ call under the conditions of :func:`rnn_fwd`; wx and b are needed with a checkpoint."""
     if how is PLAIN and lengths is None and batch_sizes is None and unwatched():
         needs = (need_r, need_b, need_state)
-        gradients = _core.rnn_bwd_tensors(cell.layout, r, state, states, saved, dstates, dlast, reverse, *needs)
+        gradients = _core.rnn.backward_tensors(cell.layout, r, state, states, saved, dstates, dlast, reverse, *needs)
         if gradients is not None:
             return gradients
     given = (r, state, states, saved, dstates, dlast, reverse, lengths, batch_sizes)

@@ -33,8 +33,10 @@ class Scan(NamedTuple):
 
 
 _DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
-LINEAR = Scan("linear_scan", "a", False, (*_DTYPES, torch.bfloat16), _core.linear_scan_fwd, _core.linear_scan_bwd)
-BLOCK = Scan("block_scan", "A", True, _DTYPES, _core.block_scan_fwd, _core.block_scan_bwd)
+LINEAR = Scan(
+    "linear_scan", "a", False, (*_DTYPES, torch.bfloat16), _core.scan.linear_forward, _core.scan.linear_backward
+)
+BLOCK = Scan("block_scan", "A", True, _DTYPES, _core.scan.block_forward, _core.scan.block_backward)
 SCANS = {scan.name: scan for scan in (LINEAR, BLOCK)}
 
 _CUT = "bool reverse, Tensor? reset, Tensor? lengths, Tensor? cu_seqlens"

@@ -198,7 +198,7 @@ def _short_gradients(
         return None
     x, w_ih, w_hh, h, _, _, _, *rest = saved
     kept, first, how = rest[: ctx.kept], rest[ctx.kept :], (direction.heads, direction.reverse)
-    gradients: list[Tensor] | None = _core.rnn_layer_bwd_tensors(
+    gradients: list[Tensor] | None = _core.rnn.layer_backward_tensors(
         direction.cell.layout, x, w_ih, w_hh, first, h, kept, dh, dlast, *how, needs
     )
     return gradients
@@ -281,7 +281,7 @@ def _run(
     """Return h, the final states, and with `save` the tensors of the backward pass: all states and the gates."""
     if to_first is None and all(x is None for x in which) and _takes_one_call(direction):
         kind = (direction.heads, direction.reverse, save)
-        results = _core.rnn_layer_fwd_tensors(direction.cell.layout, x, *parameters, first, *kind)
+        results = _core.rnn.layer_forward_tensors(direction.cell.layout, x, *parameters, first, *kind)
         if results is not None:
             count = 1 + len(direction.cell.states)
             return results[0], results[1:count], results[count:]

@@ -19,10 +19,10 @@ from . import stack
 from .checks import CELLS, Layer, checked_options, heads_of, layers_of
 from .layer import State
 
-Stream = _core.RnnStream_f32 | _core.RnnStream_f64
-STREAMS: dict[torch.dtype, type[_core.RnnStream_f32] | type[_core.RnnStream_f64]] = {
-    torch.float32: _core.RnnStream_f32,
-    torch.float64: _core.RnnStream_f64,
+Stream = _core.rnn.Stream_f32 | _core.rnn.Stream_f64
+STREAMS: dict[torch.dtype, type[_core.rnn.Stream_f32] | type[_core.rnn.Stream_f64]] = {
+    torch.float32: _core.rnn.Stream_f32,
+    torch.float64: _core.rnn.Stream_f64,
 }
 _STREAM_OF: WeakKeyDictionary[nn.RNNBase, tuple[Stream, int, Any]] = WeakKeyDictionary()
 

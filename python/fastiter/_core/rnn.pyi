@@ -1,15 +1,51 @@
-"""The part of fastiter._core that takes whole tensors. A stub: there is no module of this name."""
+"""The recurrences. A stub."""
 
 from typing import Any
 
-from ._core import Address, Addresses
+from . import Address, Sequence, Strided
+
+# cell, B, T, N, D, reverse, lengths, offsets, packed rows; starts, reset, clip_state, clip_grad
+Shape = tuple[Any, ...]
+Addresses = Sequence
+
+def forward(
+    shape: Shape,
+    wx: Strided,
+    r: Address,
+    b: Address,
+    first: Sequence,
+    last: Sequence,
+    states: Sequence,
+    saved: Strided,
+    every: int,
+    checkpoints: Sequence,
+    /,
+) -> None: ...
+def backward(
+    shape: Shape,
+    r: Address,
+    first: Sequence,
+    states: Sequence,
+    saved: Strided,
+    dstates: Sequence,
+    dlast: Sequence,
+    dwx: Strided,
+    dfirst: Sequence,
+    db: Address,
+    dr: Address,
+    every: int,
+    checkpoints: Sequence,
+    wx: Strided,
+    b: Address,
+    /,
+) -> None: ...
 
 # I, D, P, addresses of w_ih, r, b_x, b_h, w_hr, to_first
 StepLayer = tuple[int, ...]
 # A module's dict, the name and the tensor in it, whether it counts its versions, an alias, bytes at its address
 Watched = tuple[dict[str, Any], str, Any, bool, Any, int]
 
-class RnnStream_f32:
+class Stream_f32:
     def __init__(
         self,
         cell: int,
@@ -27,16 +63,14 @@ class RnnStream_f32:
     def step_from(self, x: object, first: tuple[object, ...], /) -> Any: ...
     def states(self, out: Addresses, /) -> None: ...
 
-RnnStream_f64 = RnnStream_f32
-
+Stream_f64 = Stream_f32
 CellLayout = tuple[int, int, int, int]
 
-def use_tensors(api: object, tensor: type, parameter: type, /) -> bool: ...
-def rnn_fits_tensors(cell: CellLayout, wx: object, r: object, b: object, state: object, /) -> bool: ...
-def rnn_fwd_tensors(
+def fits_tensors(cell: CellLayout, wx: object, r: object, b: object, state: object, /) -> bool: ...
+def forward_tensors(
     cell: CellLayout, wx: object, r: object, b: object, state: object, reverse: bool, all_states: bool, save: bool, /
 ) -> Any: ...
-def rnn_bwd_tensors(
+def backward_tensors(
     cell: CellLayout,
     r: object,
     first: object,
@@ -50,7 +84,7 @@ def rnn_bwd_tensors(
     need_state: bool,
     /,
 ) -> Any: ...
-def rnn_layer_fwd_tensors(
+def layer_forward_tensors(
     cell: CellLayout,
     x: object,
     w_ih: object,
@@ -63,7 +97,7 @@ def rnn_layer_fwd_tensors(
     save: bool,
     /,
 ) -> Any: ...
-def rnn_layer_bwd_tensors(
+def layer_backward_tensors(
     cell: CellLayout,
     x: object,
     w_ih: object,

@@ -1,10 +1,8 @@
-"""The quant functions of fastiter._core. A stub: there is no module of this name."""
+"""Number formats, and products in them. A stub."""
 
 from typing import Any
 
-from ._core import Address
-
-# The numbers of the enumerations in csrc/quant/cpu/, by name
+from . import Address
 
 class Kind:
     fixed: int
@@ -68,13 +66,12 @@ class FloatSums:
     exact_in_double: int
     nearest_in_float: int
 
-quant_kind: Kind
-quant_rounding: Rounding
-quant_overflow: Overflow
-quant_element: Element
+kind: Kind
+rounding: Rounding
+overflow: Overflow
+element: Element
 fixed_path: FixedPath
 float_sums: FloatSums
-
 Index3 = tuple[tuple[int, int, int], tuple[int, int, int]]
 FixedCodes = tuple[Address, int, bool, int, Index3, Index3]
 # width, signed, rounding, overflow, symmetric, saturated_bits, shift
@@ -95,7 +92,7 @@ def fixed_matmul(
 def fixed_convert(
     source: tuple[Address, int, bool, int], out: tuple[Address, int], n: int, target: FixedTarget, /
 ) -> None: ...
-def quant_matmul(
+def matmul(
     M: int,
     N: int,
     K: int,
@@ -124,7 +121,7 @@ def quantize(
 def pack_codes(
     codes: Address, type: int, bits: int, packed: Address, lines: int, n: int, unpack: bool, is_signed: bool, /
 ) -> None: ...
-def quantize_gradient(
+def gradient(
     in_double: bool,
     limits: tuple[float, float] | None,
     clip: bool,
