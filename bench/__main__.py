@@ -1,6 +1,6 @@
 """python -m bench FAMILY [--quick] [--out FILE.json]  measure a family
                                                         (rnn, depth, flashrnn, scan, delta, newton, quant, fixed, relax,
-                                                         busy)
+                                                         busy: python -m bench --help)
 python -m bench --device cuda [--out FILE.json]         measure all of them on a card
 python -m bench report FILE.json [FILE.json ...]        its Markdown tables, with the goals
 """
@@ -19,26 +19,26 @@ from typing import Any
 
 from bench.harness import gate, machine
 
-#: Modules by the name of the command; beside each is the module that makes its tables
-FAMILIES = {
-    "rnn": "bench.rnn",
-    "depth": "bench.rnn.depth",
-    "flashrnn": "bench.rnn.flashrnn",
-    "scan": "bench.scan",
-    "delta": "bench.delta",
-    "newton": "bench.newton",
-    "quant": "bench.quant",
-    "fixed": "bench.quant.fixed",
-    "relax": "bench.relax",
-    "busy": "bench.busy",
-    "cuda": "bench.cuda",
-}
+HERE = Path(__file__).parent
+
+
+def families() -> dict[str, str]:
+    """Return the module of each family by the name of its command.
+
+    A folder with a ``table.py`` is a family; a ``<topic>_table.py`` beside it belongs to a further one, ``<topic>.py``.
+    """
+    folders = {path.parent.name: f"bench.{path.parent.name}" for path in HERE.glob("*/table.py")}
+    topics = {path.stem.removesuffix("_table"): path.parent.name for path in HERE.glob("*/*_table.py")}
+    return folders | {topic: f"bench.{folder}.{topic}" for topic, folder in topics.items()}
+
+
+FAMILIES = families()
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Competitors in turn, correctness first.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for family in FAMILIES:
+    for family in sorted(FAMILIES):
         module = import_module(FAMILIES[family])
         command = commands.add_parser(family, description=module.__doc__)
         module.add_arguments(command)
