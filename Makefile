@@ -64,8 +64,9 @@ clean:
 	rm -rf $(VENV) build dist
 
 # A stamp says that the extras of a target are installed beside a module built from the sources as they are.
+# With -v, pip shows what Ninja compiles, and how much is left, instead of nothing for minutes.
 $(VENV)/.%: $(VENV)/.tools $(VENV)/.levels $(build.inputs)
-	$(python) -m pip install --no-build-isolation --check-build-dependencies -e '.[$($*.extras)]'
+	$(python) -m pip install -v --no-build-isolation --check-build-dependencies -e '.[$($*.extras)]'
 	@touch $@
 
 # Changes when the module is to be built for other instruction sets than before
