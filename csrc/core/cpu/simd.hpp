@@ -10,6 +10,8 @@
 #endif
 
 #define FASTITER_INLINE inline __attribute__((always_inline))
+// For what several loops call and none waits for: one copy of its code, where the compiler would make one per call
+#define FASTITER_NOINLINE __attribute__((noinline))
 
 namespace fastiter::FASTITER_LEVEL {
 

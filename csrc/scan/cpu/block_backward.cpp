@@ -63,7 +63,8 @@ template <class T, bool Complex, int K> struct VectorBlock {
     static void step(int64_t, const Step<T>& s, int64_t width) {
         if (s.begins) return AnyBlock<T, Complex>::step(K, s, width);
         const int64_t whole = width / size;
-        if (width % size) some(s.at(whole * size, K), width % size);
+        if constexpr (parts == 1) // else `size` is one block
+            if (width % size) some(s.at(whole * size, K), width % size);
         const bool backwards = s.backwards && !B::large;
         int64_t c = backwards ? (whole - 1) * size : 0;
         for (int64_t i = 0; i < whole; ++i, c += backwards ? -size : size) some(s.at(c, K), size);
@@ -150,7 +151,7 @@ template <class T, class Block> struct Backward {
                            : p.dA_sum.data + q.index * p.dA_sum.row;
     }
 
-    void run_sequence(const Sequence& q, int64_t column, int64_t width) const {
+    FASTITER_NOINLINE void run_sequence(const Sequence& q, int64_t column, int64_t width) const {
         alignas(64) T together[kMatrixBytes / sizeof(T)];
         const int64_t matrix = column * p.K, size = width * p.K;
         T* carry = p.dfirst + q.index * columns() + column;

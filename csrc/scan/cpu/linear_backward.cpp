@@ -27,13 +27,14 @@ template <class S, bool Complex, Da kind> struct Backward {
                            : p.da_sum.data + q.index * p.da_sum.row;
     }
 
-    void begin(const Sequence& q, int64_t column, int64_t width) const {
+    // begin() and end() are not inlined, nor are the loops over a sequence's steps: all numbers of sequences share them.
+    FASTITER_NOINLINE void begin(const Sequence& q, int64_t column, int64_t width) const {
         const int64_t offset = q.index * columns() + column;
         begin_state(p.dlast ? p.dlast + offset : nullptr, p.dfirst + offset, width);
         if (over_time()) fill_zero(sum_of(q) + column, width);
     }
 
-    void end(const Sequence& q, int64_t column, int64_t width) const {
+    FASTITER_NOINLINE void end(const Sequence& q, int64_t column, int64_t width) const {
         zero_padding(p.shape, p.dx, q, column, width);
         zero_padding(p.shape, p.da, q, column, width);
     }
@@ -47,7 +48,7 @@ template <class S, bool Complex, Da kind> struct Backward {
         end(q, column, width);
     }
 
-    void wide_steps(const Sequence& q, int64_t from, int64_t column, int64_t width) const {
+    FASTITER_NOINLINE void wide_steps(const Sequence& q, int64_t from, int64_t column, int64_t width) const {
         alignas(64) T together[kPieceBytes / sizeof(T)];
         if (over_time()) fill_zero(together, width);
         for (int64_t k = from; k < q.steps; ++k) {
@@ -99,7 +100,7 @@ template <class S, bool Complex, Da kind> struct Backward {
     }
 
     // Steps [from, to) of R interleaved sequences, none of which is the sequence's last; partial sums end at `to`.
-    template <int V, int R> void narrow(const Sequence* q, int64_t from, int64_t to) const {
+    template <int V, int R> FASTITER_NOINLINE void narrow(const Sequence* q, int64_t from, int64_t to) const {
         const int64_t way = p.shape.reverse ? 1 : -1;
         auto size = [&](int v) { return v < V - 1 ? int64_t(W) : columns() - (V - 1) * W; };
         const S *a[R], *h[R], *dh[R];
