@@ -11,8 +11,9 @@
 namespace fastiter::newton::FASTITER_LEVEL {
 namespace {
 
-// L lines of one row that converge together
-template <class T, class C, int L, bool FULL> struct Block {
+// L lines of one row that converge together. Whether a vector of units is whole is a branch on every load: a second copy
+// of all of this for whole vectors only is no faster, and takes as long again to compile.
+template <class T, class C, int L> struct Block {
     static constexpr int W = lanes<T>, G = C::gates, S = C::states, P = C::peepholes, J = C::slopes;
     static constexpr T kGrowth = 4; // maximum growth of the sum of changes from pass to pass
     // Maximum growth of an error from any step to any later one: beyond it, rounding errors determine the states.
@@ -32,9 +33,9 @@ template <class T, class C, int L, bool FULL> struct Block {
     Block(const ParaForward<T>& params, const Line* lines, vec<T>* y_) : p(params), line(lines), y(y_) {
         for (int l = 0; l < L; ++l) {
             const int64_t count = shape.D - line[l].unit;
-            for (int g = 0; g < G; ++g) a[l][g] = load_units<FULL>(p.a + g * shape.D + line[l].unit, count);
-            for (int g = 0; g < P; ++g) peephole[l][g] = load_units<FULL>(p.p + g * shape.D + line[l].unit, count);
-            for (int k = 0; k < S; ++k) state[l][k] = load_units<FULL>(last(l, k), count);
+            for (int g = 0; g < G; ++g) a[l][g] = load_up_to(p.a + g * shape.D + line[l].unit, count);
+            for (int g = 0; g < P; ++g) peephole[l][g] = load_up_to(p.p + g * shape.D + line[l].unit, count);
+            for (int k = 0; k < S; ++k) state[l][k] = load_up_to(last(l, k), count);
         }
     }
 
@@ -43,7 +44,7 @@ template <class T, class C, int L, bool FULL> struct Block {
     FASTITER_INLINE void inputs(int l, int64_t t, vec<T>* x) const {
         const T* from = first_step(p.wx, shape, line[l]) + t * stride(p.wx, shape);
 #pragma GCC unroll 4
-        for (int g = 0; g < G; ++g) x[g] = load_units<FULL>(from + g * p.wx.gate, shape.D - line[l].unit);
+        for (int g = 0; g < G; ++g) x[g] = load_up_to(from + g * p.wx.gate, shape.D - line[l].unit);
     }
 
     // Initial guess: each step computed from states of 0
@@ -153,7 +154,7 @@ template <class T, class C, int L, bool FULL> struct Block {
                 if (!p.states[k].data) continue;
                 T* to = first_step(p.states[k], shape, line[l]) + begin * stride(p.states[k], shape);
                 for (int64_t t = 0; t < end - begin; ++t)
-                    store_units<FULL>(to + t * stride(p.states[k], shape), from[t * L * S], shape.D - line[l].unit);
+                    store_up_to(to + t * stride(p.states[k], shape), from[t * L * S], shape.D - line[l].unit);
             }
     }
 
@@ -186,7 +187,7 @@ template <class T, class C, int L, bool FULL> struct Block {
             if (is_sensitive) return false;
         }
         for (int l = 0; l < L; ++l)
-            for (int k = 0; k < S; ++k) store_units<FULL>(last(l, k), state[l][k], shape.D - line[l].unit);
+            for (int k = 0; k < S; ++k) store_up_to(last(l, k), state[l][k], shape.D - line[l].unit);
         return true;
     }
 };
@@ -195,9 +196,7 @@ template <class T, class C>
 void run_block(const ParaSteps<T, C>& steps, const Line* line, int count, vec<T>* y, int32_t* counts) {
     for (int l = 0; l < count; ++l) steps.enter(line[l]);
     with_count<kSide>(count, [&]<int L>() {
-        const bool solved = steps.lines.is_whole(line[L - 1]) ? Block<T, C, L, true>(steps.p, line, y).run(counts)
-                                                              : Block<T, C, L, false>(steps.p, line, y).run(counts);
-        if (solved) return;
+        if (Block<T, C, L>(steps.p, line, y).run(counts)) return;
         const int64_t windows = ceil_div(line[0].length, steps.p.newton.window);
         for (int64_t i = 0; i < windows; ++i) counts[i] |= 1;
         steps.run_lines(line, L, 0, line[0].length);
