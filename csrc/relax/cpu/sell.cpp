@@ -18,7 +18,7 @@ FASTITER_INLINE void store_narrow(float* p, vec<double> v) {
 }
 
 template <class V> FASTITER_INLINE vec<double> gather(const V* x, const int32_t* at) {
-    vec<double> v;
+    vec<double> v{};
     for (int i = 0; i < lanes<double>; ++i) v[i] = double(x[at[i]]);
     return v;
 }

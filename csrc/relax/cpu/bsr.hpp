@@ -1,4 +1,5 @@
 // Block relaxation sweeps; the diagonal blocks are inverted beforehand.
+#pragma once
 #include "relax/cpu/columns.hpp"
 
 namespace fastiter::relax::FASTITER_LEVEL {
@@ -136,9 +137,8 @@ void relax_blocks_residual(const RelaxBlocks<A, V>& m, const RelaxResidual<V>& s
     });
 }
 
-#define FASTITER_INSTANTIATE(A, V)                                                                                 \
+#define FASTITER_RELAX_BLOCKS(A, V)                                                                                \
     template void relax_blocks(const RelaxBlocks<A, V>&, const RelaxStep<V>&, int64_t, int64_t, int64_t, int64_t); \
     template void relax_blocks_residual(const RelaxBlocks<A, V>&, const RelaxResidual<V>&, int64_t, int64_t);
-FASTITER_RELAX_NUMBERS(FASTITER_INSTANTIATE)
 
 } // namespace fastiter::relax::FASTITER_LEVEL
