@@ -4,7 +4,6 @@ from typing import Any
 
 from . import delta as delta
 from . import dense as dense
-from . import example as example
 from . import newton as newton
 from . import quant as quant
 from . import relax as relax
