@@ -57,7 +57,7 @@ Clusters clusters_of(int64_t n, const py::handle& rows, const py::handle& colour
     return clusters;
 }
 
-std::unique_ptr<RelaxMatrix> relax_rows(int numbers, int64_t n, py::handle start, py::handle column, py::handle value,
+std::unique_ptr<RelaxMatrix> csr_matrix(int numbers, int64_t n, py::handle start, py::handle column, py::handle value,
                                         py::handle order, py::handle rows, py::handle colours, int part,
                                         int64_t batch) {
     return with_numbers(numbers, [&]<class A, class V>() {
@@ -67,8 +67,8 @@ std::unique_ptr<RelaxMatrix> relax_rows(int numbers, int64_t n, py::handle start
     });
 }
 
-std::unique_ptr<RelaxMatrix> relax_slices(int numbers, int64_t n, py::handle start, py::handle column, py::handle value,
-                                          py::handle order, py::handle colours, int part) {
+std::unique_ptr<RelaxMatrix> sell_matrix(int numbers, int64_t n, py::handle start, py::handle column, py::handle value,
+                                         py::handle order, py::handle colours, int part) {
     return with_numbers(numbers, [&]<class A, class V>() {
         const Csr<A> csr = csr_of<A>(n, start, column, value, order);
         std::vector<int64_t> first = list_of(colours);
@@ -77,9 +77,9 @@ std::unique_ptr<RelaxMatrix> relax_slices(int numbers, int64_t n, py::handle sta
     });
 }
 
-std::unique_ptr<RelaxMatrix> relax_blocks(int numbers, int64_t n, int size, int64_t scalar_rows, py::handle start,
-                                          py::handle column, py::handle value, py::handle order, py::handle rows,
-                                          py::handle colours, int64_t batch) {
+std::unique_ptr<RelaxMatrix> bsr_matrix(int numbers, int64_t n, int size, int64_t scalar_rows, py::handle start,
+                                        py::handle column, py::handle value, py::handle order, py::handle rows,
+                                        py::handle colours, int64_t batch) {
     return with_numbers(numbers, [&]<class A, class V>() {
         const Csr<A> csr = csr_of<A>(n, start, column, value, order);
         const Clusters clusters = clusters_of(n, rows, colours);
@@ -87,7 +87,7 @@ std::unique_ptr<RelaxMatrix> relax_blocks(int numbers, int64_t n, int size, int6
     });
 }
 
-std::unique_ptr<RelaxMatrix> relax_dense(int numbers, int64_t n, py::handle value, py::handle order) {
+std::unique_ptr<RelaxMatrix> dense_matrix(int numbers, int64_t n, py::handle value, py::handle order) {
     return with_numbers(numbers, [&]<class A, class V>() {
         const A* data = address<const A>(value);
         const int32_t* sequence = address<const int32_t>(order);
@@ -95,11 +95,11 @@ std::unique_ptr<RelaxMatrix> relax_dense(int numbers, int64_t n, py::handle valu
     });
 }
 
-std::unique_ptr<RelaxMatrix> relax_projections(int numbers, int64_t n, int64_t columns, py::handle start,
-                                               py::handle column, py::handle value, py::handle order, int64_t batch) {
+std::unique_ptr<RelaxMatrix> kaczmarz_matrix(int numbers, int64_t n, int64_t columns, py::handle start,
+                                             py::handle column, py::handle value, py::handle order, int64_t batch) {
     return with_numbers(numbers, [&]<class A, class V>() {
         const Csr<A> csr = csr_of<A>(n, start, column, value, order);
-        return prepared([&] { return prepare_projections<A, V>(csr, columns, batch); });
+        return prepared([&] { return prepare_kaczmarz<A, V>(csr, columns, batch); });
     });
 }
 
@@ -135,9 +135,9 @@ void residual(RelaxMatrix& m, py::handle x, py::handle b, py::handle r, int64_t 
     m.residual(at, from, to, k, squares);
 }
 
-void relax_subdomains_of(int numbers, py::handle start, py::handle column, py::handle value, int64_t count,
-                         py::handle first, py::handle row, py::handle first_inverse, py::handle inverse, py::handle x,
-                         py::handle y, py::handle b, int64_t k, double keep, double omega, bool backward) {
+void schwarz_sweep(int numbers, py::handle start, py::handle column, py::handle value, int64_t count, py::handle first,
+                   py::handle row, py::handle first_inverse, py::handle inverse, py::handle x, py::handle y,
+                   py::handle b, int64_t k, double keep, double omega, bool backward) {
     with_numbers(numbers, [&]<class A, class V>() {
         const Subdomains<A, V> m{address<const int64_t>(start),
                                  address<const int32_t>(column),
@@ -150,7 +150,7 @@ void relax_subdomains_of(int numbers, py::handle start, py::handle column, py::h
         const V *from = address<const V>(x), *rhs = address<const V>(b);
         V* to = address<V>(y);
         py::gil_scoped_release release;
-        relax_subdomains<A, V>(m, from, to, rhs, k, keep, omega, backward);
+        sweep_schwarz<A, V>(m, from, to, rhs, k, keep, omega, backward);
     });
 }
 
@@ -240,13 +240,13 @@ int64_t relax_check_colours(int64_t n, py::handle start, py::handle column, py::
 
 void bind(py::module_& m) {
     py::class_<RelaxMatrix>(m, "Matrix").def("sweep", sweep).def("residual", residual);
-    m.def("rows", relax_rows);
-    m.def("slices", relax_slices);
-    m.def("blocks", relax_blocks);
-    m.def("dense", relax_dense);
-    m.def("projections", relax_projections);
+    m.def("csr", csr_matrix);
+    m.def("sell", sell_matrix);
+    m.def("bsr", bsr_matrix);
+    m.def("dense", dense_matrix);
+    m.def("kaczmarz", kaczmarz_matrix);
     m.def("stencil", relax_stencil);
-    m.def("subdomains", relax_subdomains_of);
+    m.def("schwarz", schwarz_sweep);
     m.def("fingerprint", relax_fingerprint);
     m.def("check", relax_check);
     m.def("colour", relax_colour);

@@ -7,7 +7,7 @@
 namespace fastiter::relax {
 namespace {
 
-template <class A, class V> struct BlocksLayout : InClusters {
+template <class A, class V> struct BsrLayout : InClusters {
     int64_t n = 0, rows = 0, entries = 0; // n: rows of the vectors including padding; rows: without it
     int64_t blocks = 0;
     int size = 1;
@@ -16,14 +16,14 @@ template <class A, class V> struct BlocksLayout : InClusters {
     Memory<int32_t> column;
     Memory<A> value, diagonal;
     Memory<sum_of<V>> inverse;
-    RelaxBlocks<A, V> m;
+    BsrMatrix<A, V> m;
 
     int64_t chunks() const { return (blocks + kChunkRows - 1) / kChunkRows; }
     void sweep(const RelaxStep<V>& step, int64_t colour, Team team) const {
-        this->sweep_by(kernels().of<A, V>().blocks, m, step, colour, team);
+        this->sweep_by(kernels().of<A, V>().bsr, m, step, colour, team);
     }
     void residual(const RelaxResidual<V>& r, int64_t first, int64_t last) const {
-        kernels().of<A, V>().blocks_residual(m, r, first, last);
+        kernels().of<A, V>().bsr_residual(m, r, first, last);
     }
 };
 
@@ -77,7 +77,7 @@ template <class A> void transpose(const A* from, A* to, int size, int64_t width,
         for (int q = 0; q < size; ++q) to[(q * size + r) * width + c] = from[r * size + q];
 }
 
-template <class A, class V> void fill_blocks(BlocksLayout<A, V>& m, const Csr<A>& csr, int64_t width) {
+template <class A, class V> void fill_blocks(BsrLayout<A, V>& m, const Csr<A>& csr, int64_t width) {
     const int size = m.size;
     const int64_t area = int64_t(size) * size, blocks = csr.start[csr.n];
     const size_t numbers = size_t(area);
@@ -116,7 +116,7 @@ template <class A, class V> void fill_blocks(BlocksLayout<A, V>& m, const Csr<A>
 template <class A, class V>
 std::unique_ptr<RelaxMatrix> prepare_blocks(const Csr<A>& csr, int size, int64_t rows, const Clusters& clusters,
                                             int64_t batch) {
-    BlocksLayout<A, V> m;
+    BsrLayout<A, V> m;
     const int64_t width = batch ? batch : 1, area = int64_t(size) * size * width, blocks = csr.start[csr.n];
     m.blocks = csr.n, m.n = csr.n * size, m.rows = rows, m.size = size, m.clusters = clusters;
     if (csr.order || rows < m.n)
@@ -130,7 +130,7 @@ std::unique_ptr<RelaxMatrix> prepare_blocks(const Csr<A>& csr, int size, int64_t
     m.m = {csr.n,           size,           m.clusters.rows.data(), m.start.data(),
            m.column.data(), m.value.data(), m.diagonal.data(),      m.inverse.data(),
            batch > 0};
-    return std::make_unique<Relaxed<V, BlocksLayout<A, V>>>(std::move(m));
+    return std::make_unique<Relaxed<V, BsrLayout<A, V>>>(std::move(m));
 }
 
 #define FASTITER_INSTANTIATE(A, V) \

@@ -5,25 +5,25 @@
 namespace fastiter::relax {
 namespace {
 
-template <class A, class V> struct RowsLayout : InClusters {
+template <class A, class V> struct CsrLayout : InClusters {
     int64_t n = 0, rows = 0, entries = 0;
     std::vector<int32_t> order;
     std::vector<int64_t> cluster_entry, chunk_entry;
     Memory<int32_t> length, column;
     Memory<A> value, before, after, diagonal;
     Memory<sum_of<V>> inverse;
-    RelaxRows<A, V> m;
+    CsrMatrix<A, V> m;
 
     int64_t chunks() const { return int64_t(chunk_entry.size()) - 1; }
     void sweep(const RelaxStep<V>& step, int64_t colour, Team team) const {
-        this->sweep_by(kernels().of<A, V>().rows, m, step, colour, team);
+        this->sweep_by(kernels().of<A, V>().csr, m, step, colour, team);
     }
     void residual(const RelaxResidual<V>& r, int64_t first, int64_t last) const {
-        kernels().of<A, V>().rows_residual(m, r, first, last);
+        kernels().of<A, V>().csr_residual(m, r, first, last);
     }
 };
 
-template <class A, class V> void fill_rows(RowsLayout<A, V>& m, const Csr<A>& csr, Part part, int64_t batch) {
+template <class A, class V> void fill_rows(CsrLayout<A, V>& m, const Csr<A>& csr, Part part, int64_t batch) {
     const int64_t width = batch ? batch : 1, nonzeros = csr.start[csr.n];
     RowReader<A> reader(csr);
     int64_t entry = 0;
@@ -68,7 +68,7 @@ template <class A, class V> struct DenseLayout {
     std::vector<int32_t> order, sequence; // the vectors keep the caller's order: `order` stays empty
     Memory<A> value;
     Memory<sum_of<V>> inverse;
-    RelaxDense<A, V> m;
+    DenseMatrix<A, V> m;
 
     int64_t colours() const { return 1; }
     int64_t chunks() const { return (n + kChunkRows - 1) / kChunkRows; }
@@ -91,7 +91,7 @@ template <class A, class V> struct DenseLayout {
 
 template <class A, class V>
 std::unique_ptr<RelaxMatrix> prepare_rows(const Csr<A>& csr, const Clusters& clusters, Part part, int64_t batch) {
-    RowsLayout<A, V> m;
+    CsrLayout<A, V> m;
     const int64_t n = csr.n, width = batch ? batch : 1;
     m.n = m.rows = n;
     if (csr.order) m.order.assign(csr.order, csr.order + n);
@@ -113,7 +113,7 @@ std::unique_ptr<RelaxMatrix> prepare_rows(const Csr<A>& csr, const Clusters& clu
            m.diagonal.data(),
            m.inverse.data(),
            batch > 0};
-    return std::make_unique<Relaxed<V, RowsLayout<A, V>>>(std::move(m));
+    return std::make_unique<Relaxed<V, CsrLayout<A, V>>>(std::move(m));
 }
 
 template <class A, class V>

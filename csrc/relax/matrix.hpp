@@ -85,7 +85,7 @@ std::unique_ptr<RelaxMatrix> prepare_blocks(const Csr<A>&, int size, int64_t row
 template <class A, class V> std::unique_ptr<RelaxMatrix> prepare_dense(int64_t n, const A* value, const int32_t* order);
 // `columns` of A, which need not be square; batch as above
 template <class A, class V>
-std::unique_ptr<RelaxMatrix> prepare_projections(const Csr<A>&, int64_t columns, int64_t batch);
+std::unique_ptr<RelaxMatrix> prepare_kaczmarz(const Csr<A>&, int64_t columns, int64_t batch);
 
 // grid (n0, n1, n2), n1 = 1 for two axes. coefficients (7) or (7, n0, n1, n2); given: 1 where x is fixed, null:
 // nowhere. order: (points) with its clusters; null: red-black or natural order

@@ -73,8 +73,8 @@ void relax_lists(const Subdomains<A, V>& m, const V* x, V* y, const V* b, int64_
 } // namespace
 
 template <class A, class V>
-void relax_subdomains(const Subdomains<A, V>& m, const V* x, V* y, const V* b, int64_t k, double keep, double omega,
-                      bool backward) {
+void sweep_schwarz(const Subdomains<A, V>& m, const V* x, V* y, const V* b, int64_t k, double keep, double omega,
+                   bool backward) {
     auto call = [&](auto relax) { relax(m, x, y, b, k, keep, omega, backward); };
     if (k == 1)
         call(m.first ? relax_lists<1, A, V> : relax_points<1, A, V>);
@@ -82,9 +82,8 @@ void relax_subdomains(const Subdomains<A, V>& m, const V* x, V* y, const V* b, i
         call(m.first ? relax_lists<0, A, V> : relax_points<0, A, V>);
 }
 
-#define FASTITER_INSTANTIATE(A, V)                                                                                 \
-    template void relax_subdomains<A, V>(const Subdomains<A, V>&, const V*, V*, const V*, int64_t, double, double, \
-                                         bool);
+#define FASTITER_INSTANTIATE(A, V) \
+    template void sweep_schwarz<A, V>(const Subdomains<A, V>&, const V*, V*, const V*, int64_t, double, double, bool);
 FASTITER_RELAX_NUMBERS(FASTITER_INSTANTIATE)
 
 } // namespace fastiter::relax

@@ -19,7 +19,7 @@ template <class A, class V> struct Subdomains {
 // y_S = keep x_S + omega inverse_S (b - A x)_S for each subdomain S in order, reversed if backward; x, y, b (n, k). If
 // y is x, the method is multiplicative: each S sees the updates of the previous ones.
 template <class A, class V>
-void relax_subdomains(const Subdomains<A, V>&, const V* x, V* y, const V* b, int64_t k, double keep, double omega,
-                      bool backward);
+void sweep_schwarz(const Subdomains<A, V>&, const V* x, V* y, const V* b, int64_t k, double keep, double omega,
+                   bool backward);
 
 } // namespace fastiter::relax

@@ -5,14 +5,14 @@
 namespace fastiter::relax {
 namespace {
 
-template <class A, class V> struct SlicesLayout {
+template <class A, class V> struct SellLayout {
     int64_t n = 0, rows = 0, entries = 0;
     std::vector<int32_t> order;         // -1: padding rows without entries, up to whole slices
     std::vector<int64_t> colour, start; // in slices
     Memory<int32_t> run, column;
     Memory<A> value, diagonal;
     Memory<sum_of<V>> inverse;
-    RelaxSlices<A, V> m;
+    SellMatrix<A, V> m;
 
     int64_t colours() const { return int64_t(colour.size()) - 1; }
     int64_t chunks() const { return (n + kChunkRows - 1) / kChunkRows; }
@@ -33,10 +33,10 @@ template <class A, class V> struct SlicesLayout {
             }
             return low;
         };
-        kernels().of<A, V>().slices(m, step, boundary(team.id), boundary(team.id + 1));
+        kernels().of<A, V>().sell(m, step, boundary(team.id), boundary(team.id + 1));
     }
     void residual(const RelaxResidual<V>& r, int64_t first, int64_t last) const {
-        kernels().of<A, V>().slices_residual(m, r, first, last);
+        kernels().of<A, V>().sell_residual(m, r, first, last);
     }
 };
 
@@ -81,7 +81,7 @@ std::vector<int32_t> padded_order(const Csr<A>& csr, const std::vector<int64_t>&
 
 template <class A, class V> class SlicesFiller {
 public:
-    SlicesFiller(SlicesLayout<A, V>& m, const Csr<A>& csr, Part part) : m_(m), csr_(csr), part_(part) {
+    SlicesFiller(SellLayout<A, V>& m, const Csr<A>& csr, Part part) : m_(m), csr_(csr), part_(part) {
         place_.resize(size_t(csr.n));
         for (int64_t i = 0; i < m.n; ++i)
             if (row_of(i) >= 0) place_[size_t(row_of(i))] = int32_t(i);
@@ -163,7 +163,7 @@ private:
         m_.inverse[i] = inverse_of(wide(m_.diagonal[i]));
     }
 
-    SlicesLayout<A, V>& m_;
+    SellLayout<A, V>& m_;
     const Csr<A>& csr_;
     Part part_;
     std::vector<int32_t> place_, columns_;
@@ -171,7 +171,7 @@ private:
     std::vector<Eight> slice_;
 };
 
-template <class A, class V> struct ProjectionsLayout {
+template <class A, class V> struct KaczmarzLayout {
     int64_t n = 0, entries = 0;
     std::vector<int32_t> order;
     std::vector<int64_t> start;
@@ -179,7 +179,7 @@ template <class A, class V> struct ProjectionsLayout {
     Memory<A> value;
     Memory<double> inverse;
     Memory<sum_of<V>> inverses; // of a batch
-    RelaxProjections<A, V> m;
+    KaczmarzMatrix<A, V> m;
 };
 
 void assign_twice(double& to, double x) { to = x; }
@@ -190,7 +190,7 @@ double square(Complex x) { return x.re * x.re + x.im * x.im; }
 // Not a Relaxed, as x has `columns` rows and b has n.
 template <class A, class V> class Projections : public RelaxMatrix {
 public:
-    Projections(ProjectionsLayout<A, V> layout) : m_(std::move(layout)) {
+    Projections(KaczmarzLayout<A, V> layout) : m_(std::move(layout)) {
         m_.m = {m_.n,
                 m_.start.data(),
                 m_.column.data(),
@@ -209,7 +209,7 @@ public:
                 for (int half = 0; half < (c.sweeps->kind == SweepKind::symmetric ? 2 : 1); ++half) {
                     RelaxStep<V> step{c.b, c.x, c.x, nullptr, c.k, c.sweeps->omega[s], 0, false};
                     step.backward = half == 1 || c.sweeps->kind == SweepKind::backward;
-                    kernels().of<A, V>().projections(c.self->m_.m, step, column, end - column);
+                    kernels().of<A, V>().kaczmarz(c.self->m_.m, step, column, end - column);
                 }
         };
         run(call, job, [&](int threads) { return int(std::clamp<int64_t>((k + 7) / 8, 1, threads)); });
@@ -222,7 +222,7 @@ public:
         std::vector<V> own_r(r && !m_.order.empty() ? size_t(m_.n * k) : 0);
         V* to = own_r.empty() ? static_cast<V*>(r) : own_r.data();
         const RelaxResidual<V> step{own_b, static_cast<const V*>(x), to, k, parts.data()};
-        kernels().of<A, V>().projections_residual(m_.m, step, 0, chunks);
+        kernels().of<A, V>().kaczmarz_residual(m_.m, step, 0, chunks);
         for (int64_t i = 0; i < int64_t(own_r.size()); ++i)
             static_cast<V*>(r)[m_.order[size_t(i / k)] * k + i % k] = own_r[size_t(i)];
         for (int64_t c = 0; c < k; ++c) norms[c] = 0;
@@ -245,7 +245,7 @@ private:
         return b_.data();
     }
 
-    ProjectionsLayout<A, V> m_;
+    KaczmarzLayout<A, V> m_;
     std::vector<V> b_;
 };
 
@@ -253,18 +253,18 @@ private:
 
 template <class A, class V>
 std::unique_ptr<RelaxMatrix> prepare_slices(const Csr<A>& csr, const std::vector<int64_t>& colours, Part part) {
-    SlicesLayout<A, V> m;
+    SellLayout<A, V> m;
     m.order = padded_order(csr, colours, m.colour);
     m.n = m.order.empty() ? csr.n : int64_t(m.order.size()), m.rows = csr.n;
     m.diagonal = Memory<A>(m.n), m.inverse = Memory<sum_of<V>>(m.n);
     SlicesFiller<A, V>(m, csr, part).fill();
     m.m = {m.n, m.start.data(), m.run.data(), m.column.data(), m.value.data(), m.diagonal.data(), m.inverse.data()};
-    return std::make_unique<Relaxed<V, SlicesLayout<A, V>>>(std::move(m));
+    return std::make_unique<Relaxed<V, SellLayout<A, V>>>(std::move(m));
 }
 
 template <class A, class V>
-std::unique_ptr<RelaxMatrix> prepare_projections(const Csr<A>& csr, int64_t columns, int64_t batch) {
-    ProjectionsLayout<A, V> m;
+std::unique_ptr<RelaxMatrix> prepare_kaczmarz(const Csr<A>& csr, int64_t columns, int64_t batch) {
+    KaczmarzLayout<A, V> m;
     const int64_t width = batch ? batch : 1, nonzeros = csr.start[csr.n];
     m.n = csr.n, m.entries = nonzeros;
     m.column = Memory<int32_t>(nonzeros), m.value = Memory<A>(nonzeros * width);
@@ -303,7 +303,7 @@ std::unique_ptr<RelaxMatrix> prepare_projections(const Csr<A>& csr, int64_t colu
 
 #define FASTITER_INSTANTIATE(A, V)                                                                                \
     template std::unique_ptr<RelaxMatrix> prepare_slices<A, V>(const Csr<A>&, const std::vector<int64_t>&, Part); \
-    template std::unique_ptr<RelaxMatrix> prepare_projections<A, V>(const Csr<A>&, int64_t, int64_t);
+    template std::unique_ptr<RelaxMatrix> prepare_kaczmarz<A, V>(const Csr<A>&, int64_t, int64_t);
 FASTITER_RELAX_NUMBERS(FASTITER_INSTANTIATE)
 
 } // namespace fastiter::relax

@@ -106,7 +106,7 @@ private:
                 step.backward = both ? half == 1 : c.sweeps->kind == SweepKind::backward;
                 const auto& kernel = stencil_kernels().of<T>();
                 if (projections_)
-                    kernel.projections(m_, step, order_.empty() ? nullptr : order_.data());
+                    kernel.kaczmarz(m_, step, order_.empty() ? nullptr : order_.data());
                 else
                     kernel.natural(m_, step);
             }

@@ -85,11 +85,11 @@ struct ForwardCall {
         addresses(last.ptr(), p.last);
         all_steps(states.ptr(), p.states);
         p.saved = steps<rnn_value<S>>(saved.ptr(), true);
-        Chunks<S> chunks{every, {}};
+        Checkpoints<S> chunks{every, {}};
         addresses(checkpoints.ptr(), chunks.kept);
         py::gil_scoped_release release;
         if (every)
-            run_forward_in_chunks(p, chunks);
+            run_forward_with_checkpoints(p, chunks);
         else
             run_forward(p);
     }
@@ -122,13 +122,13 @@ struct BackwardCall {
         addresses(dfirst.ptr(), p.dfirst);
         p.db = address<S>(db);
         S* gradient_of_r = address<S>(dr);
-        Chunks<S> chunks{every, {}};
+        Checkpoints<S> chunks{every, {}};
         addresses(checkpoints.ptr(), chunks.kept);
         const Steps<const S> inputs = steps<const S>(wx.ptr(), true);
         const rnn_value<S>* bias = address<const rnn_value<S>>(b);
         py::gil_scoped_release release;
         if (every)
-            run_backward_in_chunks(p, inputs, bias, chunks, gradient_of_r);
+            run_backward_with_checkpoints(p, inputs, bias, chunks, gradient_of_r);
         else
             run_backward(p, gradient_of_r);
     }

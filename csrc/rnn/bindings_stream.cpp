@@ -75,7 +75,7 @@ template <class T> struct InAndOut {
     py::object y;
     T* out = nullptr;
 
-    bool read(PyObject* x_, const StepStream<T>& stream) {
+    bool read(PyObject* x_, const StreamState<T>& stream) {
         if (!x.read(x_) || x.bits() != 8 * int(sizeof(T)) || !x.has_unit_stride()) return false;
         batched = x.ndim() == 2;
         return batched ? x.has_shape({stream.rows(), stream.inputs()})
@@ -180,7 +180,7 @@ private:
         f();
     }
 
-    StepStream<T> stream_;
+    StreamState<T> stream_;
     std::vector<Watched> watched_;
 };
 

@@ -143,7 +143,7 @@ template <class T> Steps<const T> constant(const Steps<T>& s) { return {s.data, 
 
 } // namespace
 
-template <class S> void run_forward_in_chunks(const RnnForward<S>& p, const Chunks<S>& chunks) {
+template <class S> void run_forward_with_checkpoints(const RnnForward<S>& p, const Checkpoints<S>& chunks) {
     const Boundaries between{p.shape, chunks.every};
     RepeatedForward<S> forward{{p.shape}};
     const int states = cell_size(p.shape.cell).states;
@@ -164,8 +164,8 @@ template <class S> void run_forward_in_chunks(const RnnForward<S>& p, const Chun
 }
 
 template <class S>
-void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const rnn_value<S>* b, const Chunks<S>& chunks,
-                            S* dr) {
+void run_backward_with_checkpoints(const RnnBackward<S>& p, Steps<const S> wx, const rnn_value<S>* b,
+                                   const Checkpoints<S>& chunks, S* dr) {
     const Boundaries between{p.shape, chunks.every};
     const CellSize cell = cell_size(p.shape.cell);
     Scratch<S> scratch(p.shape, chunks.every, cell);
@@ -211,10 +211,10 @@ void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const rn
     of_r.finish(whole);
 }
 
-#define FASTITER_INSTANTIATE(S)                                                                                        \
-    template void run_forward_in_chunks(const RnnForward<S>&, const Chunks<S>&);                                       \
-    template void run_backward_in_chunks(const RnnBackward<S>&, Steps<const S>, const rnn_value<S>*, const Chunks<S>&, \
-                                         S*);
+#define FASTITER_INSTANTIATE(S)                                                                             \
+    template void run_forward_with_checkpoints(const RnnForward<S>&, const Checkpoints<S>&);                \
+    template void run_backward_with_checkpoints(const RnnBackward<S>&, Steps<const S>, const rnn_value<S>*, \
+                                                const Checkpoints<S>&, S*);
 FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)
 FASTITER_INSTANTIATE(bf16)

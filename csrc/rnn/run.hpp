@@ -19,13 +19,13 @@ template <class S> void run_backward(RnnBackward<S> p, S* dr);
 
 // The same with checkpoints: of the states other than h, only those between chunks of `every` steps are stored,
 // (chunks - 1, B, N, D) each, and no gates. The backward pass recomputes each chunk, bitwise the same. Not with starts.
-template <class S> struct Chunks {
+template <class S> struct Checkpoints {
     int64_t every = 0;
     PerState<S*, rnn_value<S>*> kept;
 };
-template <class S> void run_forward_in_chunks(const RnnForward<S>& p, const Chunks<S>& chunks);
+template <class S> void run_forward_with_checkpoints(const RnnForward<S>& p, const Checkpoints<S>& chunks);
 template <class S>
-void run_backward_in_chunks(const RnnBackward<S>& p, Steps<const S> wx, const rnn_value<S>* b, const Chunks<S>& chunks,
-                            S* dr);
+void run_backward_with_checkpoints(const RnnBackward<S>& p, Steps<const S> wx, const rnn_value<S>* b,
+                                   const Checkpoints<S>& chunks, S* dr);
 
 } // namespace fastiter::rnn

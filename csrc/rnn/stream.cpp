@@ -20,7 +20,7 @@ template <class T> void copy(const T* from, int64_t count, T* to) {
 // Assigns the layer's arrays; a `take` that only counts returns addresses from nullptr on.
 template <class T>
 template <class Take>
-void StepStream<T>::lay_out(const StepWeights<T>& from, StepLayer<T>& layer, Take take) {
+void StreamState<T>::lay_out(const StepWeights<T>& from, StepLayer<T>& layer, Take take) {
     const StepKernels<T>& k = step_kernels<T>();
     const CellSize cell = cell_size(stack_.cell);
     const int64_t units = stack_.N * from.width, lines = stack_.B * units;
@@ -37,8 +37,8 @@ void StepStream<T>::lay_out(const StepWeights<T>& from, StepLayer<T>& layer, Tak
 }
 
 template <class T>
-StepStream<T>::StepStream(Cell cell, int64_t rows, int64_t heads, double clip_state,
-                          const std::vector<StepWeights<T>>& layers, const T* const (&first)[kMaxStates])
+StreamState<T>::StreamState(Cell cell, int64_t rows, int64_t heads, double clip_state,
+                            const std::vector<StepWeights<T>>& layers, const T* const (&first)[kMaxStates])
     : layers_(layers.size()) {
     stack_.cell = cell, stack_.B = rows, stack_.N = heads, stack_.clip_state = clip_state;
     stack_.layers = layers_.data(), stack_.count = int64_t(layers.size());
@@ -64,7 +64,7 @@ StepStream<T>::StepStream(Cell cell, int64_t rows, int64_t heads, double clip_st
 }
 
 // Sets the state before the first step. The given h of a projected layer is in to_first.
-template <class T> void StepStream<T>::enter(size_t i, const T* const (&first)[kMaxStates]) {
+template <class T> void StreamState<T>::enter(size_t i, const T* const (&first)[kMaxStates]) {
     StepLayer<T>& layer = layers_[i];
     const int64_t rows = stack_.B, lines = rows * stack_.N * layer.width;
     auto fill = [&](const T* from, int64_t count, T* to) {
@@ -76,7 +76,7 @@ template <class T> void StepStream<T>::enter(size_t i, const T* const (&first)[k
     for (int s = 1; s < states(); ++s) fill(first[s], lines, layer.others[s - 1]);
 }
 
-template <class T> void StepStream<T>::leave(T* const (&out)[kMaxStates]) const {
+template <class T> void StreamState<T>::leave(T* const (&out)[kMaxStates]) const {
     for (int64_t i = 0; i < stack_.count; ++i) {
         const StepLayer<T>& layer = layers_[size_t(i)];
         const int64_t lines = stack_.B * width(), shown = stack_.B * output_of(layer);
@@ -85,14 +85,14 @@ template <class T> void StepStream<T>::leave(T* const (&out)[kMaxStates]) const 
     }
 }
 
-template <class T> bool StepStream<T>::is_long() const { return bytes_ * stack_.B > kLong; }
+template <class T> bool StreamState<T>::is_long() const { return bytes_ * stack_.B > kLong; }
 
-template <class T> int StepStream<T>::threads() const {
+template <class T> int StreamState<T>::threads() const {
     const int64_t worth = bytes_ * (stack_.B + 1) / 2 / kWorthAThread; // several rows share the weights that are read
     return worth < 2 ? 1 : int(std::min<int64_t>(worth, team_size()));
 }
 
-template <class T> void StepStream<T>::advance(const T* x, int64_t x_row, T* y) {
+template <class T> void StreamState<T>::advance(const T* x, int64_t x_row, T* y) {
     stack_.x = x, stack_.x_row = x_row, stack_.y = y;
     auto job = [](const void* stack, Team team) {
         step_kernels<T>().run(*static_cast<const StepStack<T>*>(stack), team);
@@ -102,26 +102,26 @@ template <class T> void StepStream<T>::advance(const T* x, int64_t x_row, T* y) 
     for (StepLayer<T>& layer : layers_) layer.to_first = nullptr;
 }
 
-template <class T> void StepStream<T>::step(const T* x, int64_t x_row, T* y) {
+template <class T> void StreamState<T>::step(const T* x, int64_t x_row, T* y) {
     std::lock_guard lock(mutex_);
     advance(x, x_row, y);
 }
 
-template <class T> void StepStream<T>::read_states(T* const (&out)[kMaxStates]) const {
+template <class T> void StreamState<T>::read_states(T* const (&out)[kMaxStates]) const {
     std::lock_guard lock(mutex_);
     leave(out);
 }
 
 template <class T>
-void StepStream<T>::step_from(const T* const (&first)[kMaxStates], const T* x, int64_t x_row, T* y,
-                              T* const (&last)[kMaxStates]) {
+void StreamState<T>::step_from(const T* const (&first)[kMaxStates], const T* x, int64_t x_row, T* y,
+                               T* const (&last)[kMaxStates]) {
     std::lock_guard lock(mutex_);
     for (size_t i = 0; i < layers_.size(); ++i) enter(i, first);
     advance(x, x_row, y);
     leave(last);
 }
 
-template class StepStream<float>;
-template class StepStream<double>;
+template class StreamState<float>;
+template class StreamState<double>;
 
 } // namespace fastiter::rnn

@@ -14,13 +14,13 @@ template <class T> struct StepWeights {
     const T *w_ih = nullptr, *r = nullptr, *b_x = nullptr, *b_h = nullptr, *w_hr = nullptr, *to_first = nullptr;
 };
 
-template <class T> class StepStream {
+template <class T> class StreamState {
 public:
     // first: for each state (layers, B, N D), for h of projected layers (layers, B, P); null: zeros
-    StepStream(Cell cell, int64_t rows, int64_t heads, double clip_state, const std::vector<StepWeights<T>>& layers,
-               const T* const (&first)[kMaxStates]);
-    StepStream(const StepStream&) = delete;
-    ~StepStream() { give_block(block_); }
+    StreamState(Cell cell, int64_t rows, int64_t heads, double clip_state, const std::vector<StepWeights<T>>& layers,
+                const T* const (&first)[kMaxStates]);
+    StreamState(const StreamState&) = delete;
+    ~StreamState() { give_block(block_); }
 
     int64_t rows() const { return stack_.B; }
     int64_t inputs() const { return layers_.front().inputs; }

@@ -68,16 +68,15 @@ FASTITER_INLINE Range share(int64_t total, int index, int count) {
 
 // Zigzag loop: calls f(i) for every i of the range, ascending in even turns and descending in odd ones, so that the
 // data used last in one turn is used first in the next, while still in cache.
-template <class F> FASTITER_INLINE void back_and_forth(Range range, int64_t turn, F&& f) {
+template <class F> FASTITER_INLINE void zigzag(Range range, int64_t turn, F&& f) {
     for (int64_t k = 0; k < range.end - range.begin; ++k) f(turn & 1 ? range.end - 1 - k : range.begin + k);
 }
 
 // The same for groups of `size` panels as long as they are full, then single panels: f(first panel, count).
-template <class F>
-FASTITER_INLINE void back_and_forth_in_groups(int size, Range range, int64_t full, int64_t turn, F&& f) {
+template <class F> FASTITER_INLINE void zigzag_in_groups(int size, Range range, int64_t full, int64_t turn, F&& f) {
     const int64_t groups = max_of(0, min_of(range.end, full) - range.begin) / size, grouped = groups * size;
     const int64_t single = range.end - range.begin - grouped;
-    back_and_forth({0, groups + single}, turn, [&](int64_t i) {
+    zigzag({0, groups + single}, turn, [&](int64_t i) {
         if (i < groups)
             f(range.begin + i * size, size);
         else

@@ -24,7 +24,7 @@ FASTITER_INLINE void subtract_block(const A* blocks, int64_t first, const V* x, 
 }
 
 template <class A, class V, int B, int K, bool Batched>
-FASTITER_INLINE void subtract_row(const RelaxBlocks<A, V>& m, const V* x, int64_t k, int64_t column, int64_t row,
+FASTITER_INLINE void subtract_row(const BsrMatrix<A, V>& m, const V* x, int64_t k, int64_t column, int64_t row,
                                   sum_of<V>* sum) {
     const int size = B ? B : m.size;
     const int64_t area = int64_t(size) * size;
@@ -57,7 +57,7 @@ FASTITER_INLINE void subtract_row(const RelaxBlocks<A, V>& m, const V* x, int64_
 }
 
 template <class A, class V, int B, int K, bool Batched>
-FASTITER_INLINE void relax_row(const RelaxBlocks<A, V>& m, const RelaxStep<V>& s, int64_t row, int64_t column) {
+FASTITER_INLINE void relax_row(const BsrMatrix<A, V>& m, const RelaxStep<V>& s, int64_t row, int64_t column) {
     typedef sum_of<V> S;
     constexpr int most = B ? B : kMaxBlockSize;
     const int size = B ? B : m.size;
@@ -75,7 +75,7 @@ FASTITER_INLINE void relax_row(const RelaxBlocks<A, V>& m, const RelaxStep<V>& s
 }
 
 template <class A, class V, int B, bool Batched>
-void sweep_clusters(const RelaxBlocks<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last, int64_t column,
+void sweep_clusters(const BsrMatrix<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last, int64_t column,
                     int64_t columns) {
     for (int64_t cluster = first; cluster < last; ++cluster)
         for_blocks(m.cluster_row[cluster], m.cluster_row[cluster + 1], s.backward, columns,
@@ -88,7 +88,7 @@ void sweep_clusters(const RelaxBlocks<A, V>& m, const RelaxStep<V>& s, int64_t f
 }
 
 template <class A, class V, int B, int K, bool Batched>
-void residual_chunk(const RelaxBlocks<A, V>& m, const RelaxResidual<V>& s, int64_t chunk, int64_t column) {
+void residual_chunk(const BsrMatrix<A, V>& m, const RelaxResidual<V>& s, int64_t chunk, int64_t column) {
     constexpr int most = B ? B : kMaxBlockSize;
     const int size = B ? B : m.size;
     ChunkResidual<V, K> found{s, chunk, column};
@@ -107,7 +107,7 @@ void residual_chunk(const RelaxBlocks<A, V>& m, const RelaxResidual<V>& s, int64
 
 // Calls f<B, batched>() with the block size as a constant if it is a common one, else with 0; always with 0 for a
 // batch.
-template <class A, class V, class F> FASTITER_INLINE void with_size(const RelaxBlocks<A, V>& m, F f) {
+template <class A, class V, class F> FASTITER_INLINE void with_size(const BsrMatrix<A, V>& m, F f) {
     if (m.batched) return f.template operator()<0, true>();
     switch (m.size) {
     case 2:
@@ -124,21 +124,21 @@ template <class A, class V, class F> FASTITER_INLINE void with_size(const RelaxB
 } // namespace
 
 template <class A, class V>
-void relax_blocks(const RelaxBlocks<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last, int64_t column,
-                  int64_t columns) {
+void sweep_bsr(const BsrMatrix<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last, int64_t column,
+               int64_t columns) {
     with_size(m, [&]<int B, bool Batched>() { sweep_clusters<A, V, B, Batched>(m, s, first, last, column, columns); });
 }
 
 template <class A, class V>
-void relax_blocks_residual(const RelaxBlocks<A, V>& m, const RelaxResidual<V>& s, int64_t first, int64_t last) {
+void residual_bsr(const BsrMatrix<A, V>& m, const RelaxResidual<V>& s, int64_t first, int64_t last) {
     with_size(m, [&]<int B, bool Batched>() {
         for (int64_t chunk = first; chunk < last; ++chunk)
             for_tiles(0, s.k, [&]<int K>(int64_t at) { residual_chunk<A, V, B, K, Batched>(m, s, chunk, at); });
     });
 }
 
-#define FASTITER_RELAX_BLOCKS(A, V)                                                                                \
-    template void relax_blocks(const RelaxBlocks<A, V>&, const RelaxStep<V>&, int64_t, int64_t, int64_t, int64_t); \
-    template void relax_blocks_residual(const RelaxBlocks<A, V>&, const RelaxResidual<V>&, int64_t, int64_t);
+#define FASTITER_RELAX_BLOCKS(A, V)                                                                           \
+    template void sweep_bsr(const BsrMatrix<A, V>&, const RelaxStep<V>&, int64_t, int64_t, int64_t, int64_t); \
+    template void residual_bsr(const BsrMatrix<A, V>&, const RelaxResidual<V>&, int64_t, int64_t);
 
 } // namespace fastiter::relax::FASTITER_LEVEL

@@ -6,7 +6,7 @@ namespace {
 
 // sum -= the entries of one row, except for the two neighbours' and the diagonal
 template <class A, class V, int K, bool Batched>
-FASTITER_INLINE void subtract_entries(const RelaxRows<A, V>& m, const V* x, int64_t k, int64_t column, int64_t entry,
+FASTITER_INLINE void subtract_entries(const CsrMatrix<A, V>& m, const V* x, int64_t k, int64_t column, int64_t entry,
                                       int64_t count, Columns<sum_of<V>, K>& sum) {
     for (int64_t e = entry; e < entry + count; ++e) {
         const V* from = x + int64_t(m.column[e]) * k + column;
@@ -55,7 +55,7 @@ FASTITER_INLINE void finish_row(double omega, double keep, const sum_of<V>* inve
 // Backward, "before" is row i + 1. Everything independent of its x is computed first: the next row then waits for two
 // operations only, instead of a load, a store and a sum. Returns the first entry of the rows that follow.
 template <class A, class V, int K, bool Batched, bool Backward>
-int64_t sweep_rows(const RelaxRows<A, V>& m, const RelaxStep<V>& s, int64_t cluster, int64_t begin, int64_t end,
+int64_t sweep_rows(const CsrMatrix<A, V>& m, const RelaxStep<V>& s, int64_t cluster, int64_t begin, int64_t end,
                    int64_t entry, int64_t column) {
     typedef Columns<sum_of<V>, K> C;
     const int64_t k = s.k, first = m.cluster_row[cluster], last = m.cluster_row[cluster + 1];
@@ -79,7 +79,7 @@ int64_t sweep_rows(const RelaxRows<A, V>& m, const RelaxStep<V>& s, int64_t clus
 }
 
 template <class A, class V, bool Batched, bool Backward>
-void sweep_cluster(const RelaxRows<A, V>& m, const RelaxStep<V>& s, int64_t cluster, int64_t column, int64_t columns) {
+void sweep_cluster(const CsrMatrix<A, V>& m, const RelaxStep<V>& s, int64_t cluster, int64_t column, int64_t columns) {
     int64_t entry = m.cluster_entry[Backward ? cluster + 1 : cluster];
     for_blocks(m.cluster_row[cluster], m.cluster_row[cluster + 1], Backward, columns, [&](int64_t begin, int64_t end) {
         int64_t next = entry;
@@ -92,7 +92,7 @@ void sweep_cluster(const RelaxRows<A, V>& m, const RelaxStep<V>& s, int64_t clus
 
 // Clusters of one row each, with momentum: Jacobi and Chebyshev on batches.
 template <class A, class V, int K, bool Batched>
-void step_cluster(const RelaxRows<A, V>& m, const RelaxStep<V>& s, int64_t i, int64_t column) {
+void step_cluster(const CsrMatrix<A, V>& m, const RelaxStep<V>& s, int64_t i, int64_t column) {
     const int64_t at = i * s.k + column;
     Columns<sum_of<V>, K> sum(s.b + at);
     subtract_entries<A, V, K, Batched>(m, s.x, s.k, column, m.cluster_entry[i], m.length[i], sum);
@@ -102,7 +102,7 @@ void step_cluster(const RelaxRows<A, V>& m, const RelaxStep<V>& s, int64_t i, in
 }
 
 template <class A, class V, bool Batched>
-void sweep_clusters(const RelaxRows<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last, int64_t column,
+void sweep_clusters(const CsrMatrix<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last, int64_t column,
                     int64_t columns) {
     for (int64_t i = first; i < last; ++i) {
         if (s.d)
@@ -115,7 +115,7 @@ void sweep_clusters(const RelaxRows<A, V>& m, const RelaxStep<V>& s, int64_t fir
 }
 
 template <class A, class V, int K, bool Batched>
-void residual_chunk(const RelaxRows<A, V>& m, const RelaxResidual<V>& s, int64_t chunk, int64_t column) {
+void residual_chunk(const CsrMatrix<A, V>& m, const RelaxResidual<V>& s, int64_t chunk, int64_t column) {
     const int64_t k = s.k, lead = Batched ? k : 1, shift = Batched ? column : 0;
     const int64_t last = min_of(m.n, (chunk + 1) * kChunkRows);
     int64_t entry = m.chunk_entry[chunk];
@@ -142,8 +142,8 @@ void residual_chunk(const RelaxRows<A, V>& m, const RelaxResidual<V>& s, int64_t
 } // namespace
 
 template <class A, class V>
-void relax_rows(const RelaxRows<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last, int64_t column,
-                int64_t columns) {
+void sweep_csr(const CsrMatrix<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last, int64_t column,
+               int64_t columns) {
     if (m.batched)
         sweep_clusters<A, V, true>(m, s, first, last, column, columns);
     else
@@ -151,7 +151,7 @@ void relax_rows(const RelaxRows<A, V>& m, const RelaxStep<V>& s, int64_t first, 
 }
 
 template <class A, class V>
-void relax_rows_residual(const RelaxRows<A, V>& m, const RelaxResidual<V>& s, int64_t first, int64_t last) {
+void residual_csr(const CsrMatrix<A, V>& m, const RelaxResidual<V>& s, int64_t first, int64_t last) {
     for (int64_t chunk = first; chunk < last; ++chunk)
         for_tiles(0, s.k, [&]<int K>(int64_t at) {
             if (m.batched)
@@ -161,9 +161,9 @@ void relax_rows_residual(const RelaxRows<A, V>& m, const RelaxResidual<V>& s, in
         });
 }
 
-#define FASTITER_INSTANTIATE(A, V)                                                                             \
-    template void relax_rows(const RelaxRows<A, V>&, const RelaxStep<V>&, int64_t, int64_t, int64_t, int64_t); \
-    template void relax_rows_residual(const RelaxRows<A, V>&, const RelaxResidual<V>&, int64_t, int64_t);
+#define FASTITER_INSTANTIATE(A, V)                                                                            \
+    template void sweep_csr(const CsrMatrix<A, V>&, const RelaxStep<V>&, int64_t, int64_t, int64_t, int64_t); \
+    template void residual_csr(const CsrMatrix<A, V>&, const RelaxResidual<V>&, int64_t, int64_t);
 FASTITER_RELAX_NUMBERS(FASTITER_INSTANTIATE)
 
 } // namespace fastiter::relax::FASTITER_LEVEL

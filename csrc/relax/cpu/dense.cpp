@@ -8,7 +8,7 @@ constexpr int kLines = 8; // partial sums of a long row, the same number on ever
 
 // sum = b - A[row] x, including the diagonal
 template <class A, class V, int K>
-FASTITER_INLINE void dense_sums(const RelaxDense<A, V>& m, const V* b, const V* x, int64_t k, int64_t row,
+FASTITER_INLINE void dense_sums(const DenseMatrix<A, V>& m, const V* b, const V* x, int64_t k, int64_t row,
                                 int64_t column, sum_of<V> (&sum)[K]) {
     typedef sum_of<V> S;
     const A* value = m.value + row * m.n;
@@ -28,8 +28,8 @@ FASTITER_INLINE void dense_sums(const RelaxDense<A, V>& m, const V* b, const V* 
 
 // b - a_row x; entries are ordered by when their x is known, those updated by the previous row last.
 template <class A, class V, int K, bool Batched>
-FASTITER_INLINE Columns<sum_of<V>, K> projection_sums(const RelaxProjections<A, V>& m, const V* b, const V* x,
-                                                      int64_t k, int64_t row, int64_t column) {
+FASTITER_INLINE Columns<sum_of<V>, K> projection_sums(const KaczmarzMatrix<A, V>& m, const V* b, const V* x, int64_t k,
+                                                      int64_t row, int64_t column) {
     Columns<sum_of<V>, K> sum(b + row * k + column);
     for (int64_t e = m.start[row]; e < m.start[row + 1]; ++e) {
         const V* from = x + int64_t(m.column[e]) * k + column;
@@ -42,7 +42,7 @@ FASTITER_INLINE Columns<sum_of<V>, K> projection_sums(const RelaxProjections<A, 
 }
 
 template <class A, class V, int K, bool Batched>
-void project(const RelaxProjections<A, V>& m, const RelaxStep<V>& s, int64_t begin, int64_t end, int64_t column) {
+void project(const KaczmarzMatrix<A, V>& m, const RelaxStep<V>& s, int64_t begin, int64_t end, int64_t column) {
     typedef Columns<sum_of<V>, K> C;
     for (int64_t t = 0; t < end - begin; ++t) {
         const int64_t row = s.backward ? end - 1 - t : begin + t;
@@ -90,7 +90,7 @@ void residual_of_rows(int64_t n, const RelaxResidual<V>& s, int64_t first, int64
 
 // z_i = x_i + (b - A x)_i / a_ii, so that the sum over the whole row needs no exception for the diagonal.
 template <class A, class V>
-void relax_dense(const RelaxDense<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last, int64_t column,
+void sweep_dense(const DenseMatrix<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last, int64_t column,
                  int64_t columns) {
     for_tiles(column, columns, [&]<int K>(int64_t at) {
         for (int64_t t = first; t < last; ++t) {
@@ -106,14 +106,14 @@ void relax_dense(const RelaxDense<A, V>& m, const RelaxStep<V>& s, int64_t first
 }
 
 template <class A, class V>
-void relax_dense_residual(const RelaxDense<A, V>& m, const RelaxResidual<V>& s, int64_t first, int64_t last) {
+void residual_dense(const DenseMatrix<A, V>& m, const RelaxResidual<V>& s, int64_t first, int64_t last) {
     residual_of_rows(m.n, s, first, last, [&]<int K>(int64_t row, int64_t at, sum_of<V>(&sum)[K]) {
         dense_sums<A, V, K>(m, s.b, s.x, s.k, row, at, sum);
     });
 }
 
 template <class A, class V>
-void relax_projections(const RelaxProjections<A, V>& m, const RelaxStep<V>& s, int64_t column, int64_t columns) {
+void sweep_kaczmarz(const KaczmarzMatrix<A, V>& m, const RelaxStep<V>& s, int64_t column, int64_t columns) {
     for_blocks(0, m.n, s.backward, columns, [&](int64_t begin, int64_t end) {
         for_tiles(column, columns, [&]<int K>(int64_t at) {
             if (m.inverses)
@@ -125,8 +125,7 @@ void relax_projections(const RelaxProjections<A, V>& m, const RelaxStep<V>& s, i
 }
 
 template <class A, class V>
-void relax_projections_residual(const RelaxProjections<A, V>& m, const RelaxResidual<V>& s, int64_t first,
-                                int64_t last) {
+void residual_kaczmarz(const KaczmarzMatrix<A, V>& m, const RelaxResidual<V>& s, int64_t first, int64_t last) {
     residual_of_rows(m.n, s, first, last, [&]<int K>(int64_t row, int64_t at, sum_of<V>(&sum)[K]) {
         if (m.inverses)
             projection_sums<A, V, K, true>(m, s.b, s.x, s.k, row, at).store(sum);
@@ -138,9 +137,8 @@ void relax_projections_residual(const RelaxProjections<A, V>& m, const RelaxResi
 namespace {
 template <class A, class V>
 constexpr KernelsOf<A, V> kernels_for = {
-    relax_rows<A, V>,        relax_rows_residual<A, V>,        relax_slices<A, V>, relax_slices_residual<A, V>,
-    relax_blocks<A, V>,      relax_blocks_residual<A, V>,      relax_dense<A, V>,  relax_dense_residual<A, V>,
-    relax_projections<A, V>, relax_projections_residual<A, V>,
+    sweep_csr<A, V>,    residual_csr<A, V>, sweep_sell<A, V>,     residual_sell<A, V>,  sweep_bsr<A, V>,
+    residual_bsr<A, V>, sweep_dense<A, V>,  residual_dense<A, V>, sweep_kaczmarz<A, V>, residual_kaczmarz<A, V>,
 };
 } // namespace
 

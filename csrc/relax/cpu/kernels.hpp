@@ -52,7 +52,7 @@ template <class V> struct RelaxResidual {
 // Clustered CSR: rows are processed in order within clusters of consecutive rows; clusters of one colour are
 // independent. The coefficients of x[i-1] and x[i+1] are stored separately when in the same cluster: x[i-1] is the only
 // loop-carried dependency. A coefficient of 0 means no entry.
-template <class A, class V> struct RelaxRows {
+template <class A, class V> struct CsrMatrix {
     int64_t n = 0;
     const int64_t* cluster_row = nullptr;   // (clusters + 1) first row of each cluster
     const int64_t* cluster_entry = nullptr; // (clusters + 1) first entry of each cluster
@@ -70,7 +70,7 @@ template <class A, class V> struct RelaxRows {
 // SELL: slices of 8 rows, padded to the same number of entries: entry j of row i of a slice is at (start + j) * 8 + i.
 // Shorter rows repeat their first column with the value 0. The columns of the 8 entries j are consecutive from
 // run[start + j] on, as nearly always on a grid, or, if that is negative, column[~run * 8 + i].
-template <class A, class V> struct RelaxSlices {
+template <class A, class V> struct SellMatrix {
     int64_t n = 0;                  // the last slice may have fewer rows
     const int64_t* start = nullptr; // (slices + 1)
     const int32_t* run = nullptr;
@@ -82,7 +82,7 @@ template <class A, class V> struct RelaxSlices {
 
 // BSR: rows of column-major blocks, in clusters of consecutive rows as above. x has `size` numbers per row. A batch of
 // k matrices stores k values per entry of a block.
-template <class A, class V> struct RelaxBlocks {
+template <class A, class V> struct BsrMatrix {
     int64_t n = 0; // rows of blocks
     int size = 1;
     const int64_t* cluster_row = nullptr;
@@ -95,7 +95,7 @@ template <class A, class V> struct RelaxBlocks {
 };
 
 // A (n, n) row-major, including the diagonal; `order` null: from first to last.
-template <class A, class V> struct RelaxDense {
+template <class A, class V> struct DenseMatrix {
     int64_t n = 0;
     const A* value = nullptr;
     const int32_t* order = nullptr;
@@ -103,7 +103,7 @@ template <class A, class V> struct RelaxDense {
 };
 
 // Kaczmarz: x += omega (b_i - a_i x) conj(a_i) / |a_i|^2 for every row in order; x (columns, k).
-template <class A, class V> struct RelaxProjections {
+template <class A, class V> struct KaczmarzMatrix {
     int64_t n = 0;
     const int64_t* start = nullptr; // (n + 1)
     const int32_t* column = nullptr;
@@ -115,19 +115,19 @@ template <class A, class V> struct RelaxProjections {
 
 // Every range is [first, last): clusters, slices, rows, or chunks of rows; columns of x: [column, column + columns).
 template <class A, class V> struct KernelsOf {
-    void (*rows)(const RelaxRows<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last, int64_t column,
-                 int64_t columns);
-    void (*rows_residual)(const RelaxRows<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
-    void (*slices)(const RelaxSlices<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last);
-    void (*slices_residual)(const RelaxSlices<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
-    void (*blocks)(const RelaxBlocks<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last, int64_t column,
-                   int64_t columns);
-    void (*blocks_residual)(const RelaxBlocks<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
-    void (*dense)(const RelaxDense<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last, int64_t column,
+    void (*csr)(const CsrMatrix<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last, int64_t column,
+                int64_t columns);
+    void (*csr_residual)(const CsrMatrix<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
+    void (*sell)(const SellMatrix<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last);
+    void (*sell_residual)(const SellMatrix<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
+    void (*bsr)(const BsrMatrix<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last, int64_t column,
+                int64_t columns);
+    void (*bsr_residual)(const BsrMatrix<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
+    void (*dense)(const DenseMatrix<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last, int64_t column,
                   int64_t columns);
-    void (*dense_residual)(const RelaxDense<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
-    void (*projections)(const RelaxProjections<A, V>&, const RelaxStep<V>&, int64_t column, int64_t columns);
-    void (*projections_residual)(const RelaxProjections<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
+    void (*dense_residual)(const DenseMatrix<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
+    void (*kaczmarz)(const KaczmarzMatrix<A, V>&, const RelaxStep<V>&, int64_t column, int64_t columns);
+    void (*kaczmarz_residual)(const KaczmarzMatrix<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
 };
 
 // A 5-point stencil on a grid (n0, 1, n2), or a 7-point one on (n0, n1, n2), contiguous in n2; x is 0 outside.
@@ -153,7 +153,7 @@ template <class T> struct StencilKernelsOf {
     void (*natural)(const RelaxStencil<T>&, const RelaxStep<T>&);
     void (*listed)(const RelaxStencil<T>&, const RelaxStep<T>&, const int32_t* points, int64_t first, int64_t last);
     // Kaczmarz: x += omega (b_i - a_i x) conj(a_i) / |a_i|^2 for points that are not fixed; points null: natural order
-    void (*projections)(const RelaxStencil<T>&, const RelaxStep<T>&, const int32_t* points);
+    void (*kaczmarz)(const RelaxStencil<T>&, const RelaxStep<T>&, const int32_t* points);
     void (*residual)(const RelaxStencil<T>&, const RelaxResidual<T>&, int64_t first, int64_t last); // norms (n0)
 };
 

@@ -80,27 +80,26 @@ template <class V, int K> struct ChunkResidual {
 
 // The kernels, as declared in kernels.hpp
 template <class A, class V>
-void relax_rows(const RelaxRows<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last, int64_t column,
-                int64_t columns);
+void sweep_csr(const CsrMatrix<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last, int64_t column,
+               int64_t columns);
 template <class A, class V>
-void relax_rows_residual(const RelaxRows<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
+void residual_csr(const CsrMatrix<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
+template <class A, class V> void sweep_sell(const SellMatrix<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last);
 template <class A, class V>
-void relax_slices(const RelaxSlices<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last);
+void residual_sell(const SellMatrix<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
 template <class A, class V>
-void relax_slices_residual(const RelaxSlices<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
+void sweep_bsr(const BsrMatrix<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last, int64_t column,
+               int64_t columns);
 template <class A, class V>
-void relax_blocks(const RelaxBlocks<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last, int64_t column,
-                  int64_t columns);
+void residual_bsr(const BsrMatrix<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
 template <class A, class V>
-void relax_blocks_residual(const RelaxBlocks<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
-template <class A, class V>
-void relax_dense(const RelaxDense<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last, int64_t column,
+void sweep_dense(const DenseMatrix<A, V>&, const RelaxStep<V>&, int64_t first, int64_t last, int64_t column,
                  int64_t columns);
 template <class A, class V>
-void relax_dense_residual(const RelaxDense<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
+void residual_dense(const DenseMatrix<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
 template <class A, class V>
-void relax_projections(const RelaxProjections<A, V>&, const RelaxStep<V>&, int64_t column, int64_t columns);
+void sweep_kaczmarz(const KaczmarzMatrix<A, V>&, const RelaxStep<V>&, int64_t column, int64_t columns);
 template <class A, class V>
-void relax_projections_residual(const RelaxProjections<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
+void residual_kaczmarz(const KaczmarzMatrix<A, V>&, const RelaxResidual<V>&, int64_t first, int64_t last);
 
 } // namespace fastiter::relax::FASTITER_LEVEL

@@ -29,14 +29,14 @@ FASTITER_INLINE vec<double> gather(const double* x, const int32_t* at) {
 #endif
 
 // The column of entry `entry` of one of the eight rows
-template <class A, class V> FASTITER_INLINE int64_t column_of(const RelaxSlices<A, V>& m, int64_t entry, int64_t row) {
+template <class A, class V> FASTITER_INLINE int64_t column_of(const SellMatrix<A, V>& m, int64_t entry, int64_t row) {
     const int32_t run = m.run[entry];
     return run >= 0 ? run + row : m.column[int64_t(~run) * kSliceRows + row];
 }
 
 // sum = b - (entries) x for the rows of a full slice, with one real right-hand side
 template <class A, class V>
-FASTITER_INLINE void whole_sums(const RelaxSlices<A, V>& m, const V* b, const V* x, int64_t slice,
+FASTITER_INLINE void whole_sums(const SellMatrix<A, V>& m, const V* b, const V* x, int64_t slice,
                                 vec<double> (&sum)[kParts]) {
     for (int p = 0; p < kParts; ++p) sum[p] = load_wide(b + slice * kSliceRows + p * lanes<double>);
     constexpr int64_t kAhead = 1024 / sizeof(A); // prefetch distance in entries
@@ -58,7 +58,7 @@ FASTITER_INLINE void whole_sums(const RelaxSlices<A, V>& m, const V* b, const V*
 
 // The same for any slice, real or complex, row by row
 template <class A, class V>
-FASTITER_INLINE void slice_sums(const RelaxSlices<A, V>& m, const V* b, const V* x, int64_t slice, int64_t rows,
+FASTITER_INLINE void slice_sums(const SellMatrix<A, V>& m, const V* b, const V* x, int64_t slice, int64_t rows,
                                 sum_of<V> (&sums)[kSliceRows]) {
     for (int64_t i = 0; i < rows; ++i) {
         sums[i] = wide(b[slice * kSliceRows + i]);
@@ -69,7 +69,7 @@ FASTITER_INLINE void slice_sums(const RelaxSlices<A, V>& m, const V* b, const V*
 
 // The formula at the head of kernels.hpp, for a full slice
 template <class A, class V>
-FASTITER_INLINE void whole_slice(const RelaxSlices<A, V>& m, const RelaxStep<V>& s, int64_t slice) {
+FASTITER_INLINE void whole_slice(const SellMatrix<A, V>& m, const RelaxStep<V>& s, int64_t slice) {
     const double keep = 1 - s.omega;
     vec<double> sum[kParts];
     whole_sums(m, s.b, s.x, slice, sum);
@@ -87,7 +87,7 @@ FASTITER_INLINE void whole_slice(const RelaxSlices<A, V>& m, const RelaxStep<V>&
 }
 
 template <class A, class V>
-void sweep_slices(const RelaxSlices<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last) {
+void sweep_slices(const SellMatrix<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last) {
     for (int64_t slice = first; slice < last; ++slice) {
         const int64_t row = slice * kSliceRows, rows = min_of(m.n - row, kSliceRows);
         if constexpr (sizeof(A) < 16)
@@ -101,7 +101,7 @@ void sweep_slices(const RelaxSlices<A, V>& m, const RelaxStep<V>& s, int64_t fir
     }
 }
 
-template <class A, class V> void residual_slices(const RelaxSlices<A, V>& m, const RelaxResidual<V>& s, int64_t chunk) {
+template <class A, class V> void residual_slices(const SellMatrix<A, V>& m, const RelaxResidual<V>& s, int64_t chunk) {
     const int64_t end = min_of((chunk + 1) * kChunkRows, m.n);
     double norms[kSliceRows] = {};
     for (int64_t row = chunk * kChunkRows; row < end; row += kSliceRows) {
@@ -129,7 +129,7 @@ template <class A, class V> void residual_slices(const RelaxSlices<A, V>& m, con
 
 // b minus the entries times x, for one row of a slice and K right-hand sides
 template <class A, class V, int K>
-FASTITER_INLINE Columns<sum_of<V>, K> row_sums(const RelaxSlices<A, V>& m, const V* b, const V* x, int64_t k,
+FASTITER_INLINE Columns<sum_of<V>, K> row_sums(const SellMatrix<A, V>& m, const V* b, const V* x, int64_t k,
                                                int64_t row, int64_t column) {
     const int64_t slice = row / kSliceRows, i = row % kSliceRows;
     Columns<sum_of<V>, K> sum(b + row * k + column);
@@ -139,7 +139,7 @@ FASTITER_INLINE Columns<sum_of<V>, K> row_sums(const RelaxSlices<A, V>& m, const
 }
 
 template <class A, class V, int K>
-void residual_rows(const RelaxSlices<A, V>& m, const RelaxResidual<V>& s, int64_t chunk, int64_t column) {
+void residual_rows(const SellMatrix<A, V>& m, const RelaxResidual<V>& s, int64_t chunk, int64_t column) {
     ChunkResidual<V, K> found{s, chunk, column};
     const int64_t end = min_of((chunk + 1) * kChunkRows, m.n);
     for (int64_t row = chunk * kChunkRows; row < end; ++row) {
@@ -155,7 +155,7 @@ void residual_rows(const RelaxSlices<A, V>& m, const RelaxResidual<V>& s, int64_
 } // namespace
 
 template <class A, class V>
-void relax_slices(const RelaxSlices<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last) {
+void sweep_sell(const SellMatrix<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last) {
     if (s.k == 1) return sweep_slices(m, s, first, last);
     const int64_t end = min_of(last * kSliceRows, m.n);
     for_blocks(first * kSliceRows, end, false, s.k, [&](int64_t begin, int64_t stop) {
@@ -169,7 +169,7 @@ void relax_slices(const RelaxSlices<A, V>& m, const RelaxStep<V>& s, int64_t fir
 }
 
 template <class A, class V>
-void relax_slices_residual(const RelaxSlices<A, V>& m, const RelaxResidual<V>& s, int64_t first, int64_t last) {
+void residual_sell(const SellMatrix<A, V>& m, const RelaxResidual<V>& s, int64_t first, int64_t last) {
     for (int64_t chunk = first; chunk < last; ++chunk) {
         if (s.k == 1)
             residual_slices(m, s, chunk);
@@ -178,9 +178,9 @@ void relax_slices_residual(const RelaxSlices<A, V>& m, const RelaxResidual<V>& s
     }
 }
 
-#define FASTITER_INSTANTIATE(A, V)                                                               \
-    template void relax_slices(const RelaxSlices<A, V>&, const RelaxStep<V>&, int64_t, int64_t); \
-    template void relax_slices_residual(const RelaxSlices<A, V>&, const RelaxResidual<V>&, int64_t, int64_t);
+#define FASTITER_INSTANTIATE(A, V)                                                            \
+    template void sweep_sell(const SellMatrix<A, V>&, const RelaxStep<V>&, int64_t, int64_t); \
+    template void residual_sell(const SellMatrix<A, V>&, const RelaxResidual<V>&, int64_t, int64_t);
 FASTITER_RELAX_NUMBERS(FASTITER_INSTANTIATE)
 
 } // namespace fastiter::relax::FASTITER_LEVEL

@@ -7,7 +7,8 @@
 namespace fastiter::rnn::FASTITER_LEVEL {
 template <class S, class C> struct Backward {
     typedef rnn_value<S> T;
-    static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = Visits<S>::U, R = rows_of_tile<S, U>;
+    static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = GradientBlock<S>::U,
+                         R = rows_of_tile<S, U>;
     static constexpr int kOneRow = panels_of_one_row<S>(U), kTile = max_of(R, kOneRow) * U; // vectors of units
     static constexpr int64_t kPanelUnits = U * W;
 
@@ -15,9 +16,9 @@ template <class S, class C> struct Backward {
     const RnnShape& shape = p.shape;
     const int64_t D = shape.D, Dp = round_up(D, W), panels = ceil_div(D, kPanelUnits);
     const int64_t db_stride = G * Dp + kFreeAfterDb;
-    const Seat seat;
+    const ThreadCoords coords;
     const Rows rows;
-    Visits<S> visits;
+    GradientBlock<S> visits;
     const int64_t ds_of_state = visits.lines * Dp;
     TileRegisters registers;
     S* packed;  // r as [head][panel][gate * D + d][vector of units][lane]
@@ -27,7 +28,7 @@ template <class S, class C> struct Backward {
     const Bound<T> bound_dh{shape.clip_grad};
 
     Backward(const RnnBackward<S>& params, int thread, bool adds_r)
-        : p(params), seat(p.plan, thread), rows(p.shape, seat.row_group, p.plan.rows), visits(p, G, adds_r) {
+        : p(params), coords(p.plan, thread), rows(p.shape, coords.row_group, p.plan.rows), visits(p, G, adds_r) {
         Arena arena{static_cast<char*>(p.workspace)};
         lay_out(arena, thread);
     }
@@ -36,15 +37,15 @@ template <class S, class C> struct Backward {
         packed = arena.take<S>(shape.N * panels * panel_size());
         db = p.db_rows ? p.db_rows : arena.take<T>(shape.N * shape.B * db_stride);
         for (int group = 0; group < p.plan.heads; ++group) {
-            visits.lay_out(arena, group == seat.head_group);
+            visits.lay_out(arena, group == coords.head_group);
             T* ds_of_group = arena.take<T>(states * ds_of_state);
-            if (group == seat.head_group) ds = ds_of_group;
+            if (group == coords.head_group) ds = ds_of_group;
         }
         for (int i = 0; i < p.plan.threads(); ++i) {
-            auto* terms =
-                arena.take<typename Visits<S>::Term>(visits.adds_r ? visits.parts.groups * visits.most_terms() : 0);
-            Line* line_of_thread = arena.take<Line>(ceil_div(shape.B, p.plan.rows));
-            auto* place_of_thread = arena.take<Deal::Place>(ceil_div(shape.B, p.plan.rows));
+            auto* terms = arena.take<typename GradientBlock<S>::Term>(
+                visits.adds_r ? visits.parts.groups * visits.most_terms() : 0);
+            StepPointers* line_of_thread = arena.take<StepPointers>(ceil_div(shape.B, p.plan.rows));
+            auto* place_of_thread = arena.take<RowPartition::Place>(ceil_div(shape.B, p.plan.rows));
             if (i == thread) visits.terms = terms, line = line_of_thread, place = place_of_thread;
         }
     }
@@ -74,7 +75,7 @@ template <class S, class C> struct Backward {
     }
 
     // Copies the gradients of the final states and clears the sums of db.
-    void enter(int64_t n, int64_t begin, int64_t end) {
+    void load_final_gradients(int64_t n, int64_t begin, int64_t end) {
         for (int64_t i = 0; i < rows.count; ++i) {
             const int64_t row = rows.row(i);
             place[i] = visits.parts.place_of(rows.position(i));
@@ -103,7 +104,7 @@ template <class S, class C> struct Backward {
     }
 
     // Pointers of one row at one step, to unit 0; nullptr: zeros, or not requested.
-    struct Line {
+    struct StepPointers {
         bool is_reset;
         PerState<const S*, const T*> before, now, dstates;
         const T* saved;
@@ -111,14 +112,14 @@ template <class S, class C> struct Backward {
         T *ds, *sum;
     };
 
-    Line* line;         // of the thread's rows at one step
-    Deal::Place* place; // where h of the same rows is saved
+    StepPointers* line;         // of the thread's rows at one step
+    RowPartition::Place* place; // where h of the same rows is saved
     // Offset of each pointer, in the order of for_each_place, to the same row's data at the next visited step
     int64_t ahead_of[2 * states + 3];
     int64_t slot = 0, slot_before = 0; // buffer of dp for this visited step and for the previous one
 
     // Calls f(pointer, array, index) for each pointer of a row into an array over time.
-    template <class F> FASTITER_INLINE void for_each_place(Line& at, F f) const {
+    template <class F> FASTITER_INLINE void for_each_place(StepPointers& at, F f) const {
         f(at.now.h, p.states.h, 0);
         f(at.dstates.h, p.dstates.h, states);
 #pragma GCC unroll 4
@@ -134,7 +135,7 @@ template <class S, class C> struct Backward {
     bool needs_before(int k) const { return C::needs_before[k] || (k == 0 && visits.adds_r); }
 
     void look_ahead(int64_t t) {
-        Line any;
+        StepPointers any;
         for_each_place(any, [&](auto&, const auto& all, int index) {
             ahead_of[index] = line_ahead(all, shape, t, shape.reverse ? 1 : -1);
         });
@@ -147,15 +148,15 @@ template <class S, class C> struct Backward {
             from = all.data ? line_of(all, shape, rows.row(i), t) + n * all.head : nullptr;
         });
     }
-    FASTITER_INLINE void move_line(int64_t i) {
+    FASTITER_INLINE void advance_pointers(int64_t i) {
         for_each_place(line[i], [&](auto*& from, const auto&, int index) { from += ahead_of[index]; });
     }
 
     // Sets the pointers and flags of this step that do not simply advance.
-    FASTITER_INLINE void complete_line(int64_t n, int64_t t, int64_t i) {
+    FASTITER_INLINE void complete_pointers(int64_t n, int64_t t, int64_t i) {
         const int64_t row = rows.row(i);
         const bool is_first = shape.reverse ? t + 1 == rows.length(i) : t == 0;
-        Line& at = line[i];
+        StepPointers& at = line[i];
         at.dp = dp_line(slot, i), at.h = visits.h_line(slot, place[i]), at.is_reset = shape.is_reset(row, t);
         auto find = [&](int k, const auto* now, const auto* first, int64_t to) -> decltype(now) {
             if (!needs_before(k) || at.is_reset) return nullptr;
@@ -171,24 +172,24 @@ template <class S, class C> struct Backward {
 
     // Collects the addresses to prefetch for a tile from unit u on: inputs of the cells, and outputs, as a store that
     // waits for its cache line blocks all later ones.
-    FASTITER_INLINE void ask(const Line* tile, int64_t u, TileAddresses& addresses) const {
+    FASTITER_INLINE void ask(const StepPointers* tile, int64_t u, TileAddresses& addresses) const {
         auto add = [&](auto place) {
             addresses.add([&](int i) -> const void* {
                 const auto* from = place(tile[i]);
                 return from ? static_cast<const void*>(from + u) : tile[i].dp; // which is in the cache
             });
         };
-        for (int g = 0; g < C::saved; ++g) add([&](const Line& line) { return line.saved + g * p.saved.gate; });
-        for (int g = 0; g < G && !streams; ++g) add([&](const Line& line) { return line.dx + g * p.dwx.gate; });
-        if (C::own_dp && p.dq.data) add([](const Line& line) { return line.dq; });
-        if (needs_before(0)) add([](const Line& line) { return line.before.h; });
-        if (C::needs_now[0]) add([](const Line& line) { return line.now.h; });
-        if (p.dstates.h.data) add([](const Line& line) { return line.dstates.h; });
+        for (int g = 0; g < C::saved; ++g) add([&](const StepPointers& line) { return line.saved + g * p.saved.gate; });
+        for (int g = 0; g < G && !streams; ++g) add([&](const StepPointers& line) { return line.dx + g * p.dwx.gate; });
+        if (C::own_dp && p.dq.data) add([](const StepPointers& line) { return line.dq; });
+        if (needs_before(0)) add([](const StepPointers& line) { return line.before.h; });
+        if (C::needs_now[0]) add([](const StepPointers& line) { return line.now.h; });
+        if (p.dstates.h.data) add([](const StepPointers& line) { return line.dstates.h; });
         for (int k = 0; k < states - 1; ++k) {
-            if (C::needs_before[k + 1]) add([&](const Line& line) { return line.before.others[k]; });
+            if (C::needs_before[k + 1]) add([&](const StepPointers& line) { return line.before.others[k]; });
             if (C::needs_now[k + 1] && !C::needs_before[k + 1])
-                add([&](const Line& line) { return line.now.others[k]; });
-            if (p.dstates.others[k].data) add([&](const Line& line) { return line.dstates.others[k]; });
+                add([&](const StepPointers& line) { return line.now.others[k]; });
+            if (p.dstates.others[k].data) add([&](const StepPointers& line) { return line.dstates.others[k]; });
         }
     }
 
@@ -197,7 +198,7 @@ template <class S, class C> struct Backward {
         vec<T> keep[4], before[states], now[states];
     };
 
-    FASTITER_INLINE Values values_at(const Line& line, int64_t u) {
+    FASTITER_INLINE Values values_at(const StepPointers& line, int64_t u) {
         const int64_t count = D - u;
         Values x;
         auto read = [&](int k, const auto* before, const auto* now) __attribute__((always_inline)) {
@@ -212,13 +213,13 @@ template <class S, class C> struct Backward {
         return x;
     }
 
-    FASTITER_INLINE void prepare_cell(const Line& line, int64_t u, vec<T>* ahead) {
+    FASTITER_INLINE void prepare_cell(const StepPointers& line, int64_t u, vec<T>* ahead) {
         const Values x = values_at(line, u);
         C::prepare(x.keep, x.before, x.now, ahead);
     }
 
     // One vector of units of one row: takes ds and the gradient of h, and writes the gradients of x and p.
-    FASTITER_INLINE void apply_cell(const Line& line, vec<T> dh, int64_t u, const vec<T>* ahead) {
+    FASTITER_INLINE void apply_cell(const StepPointers& line, vec<T> dh, int64_t u, const vec<T>* ahead) {
         const int64_t count = D - u;
         const Values x = values_at(line, u);
         vec<T> d[states], dx[G], products[G];
@@ -260,7 +261,7 @@ template <class S, class C> struct Backward {
     void tile(int64_t n, bool has_step, int64_t first, int count, int64_t panel, int some, bool product) {
         const int V = some * vectors_of(panel);
         const int64_t unit = panel * kPanelUnits;
-        const Line* mine = line + first;
+        const StepPointers* mine = line + first;
         TileAddresses addresses(count);
         if (has_step) ask(mine, unit, addresses);
         vec<T> sums[kTile];
@@ -287,24 +288,23 @@ template <class S, class C> struct Backward {
     void visit(int64_t n, int64_t k, bool has_step, Range some, Range mine, bool product) {
         const int64_t count = some.end - some.begin, first = some.begin;
         if (count == 1)
-            return back_and_forth_in_groups(kOneRow, mine, D / kPanelUnits, k, [&](int64_t j, int panels_) {
-                tile(n, has_step, first, 1, j, panels_, product);
-            });
-        back_and_forth(mine, k, [&](int64_t j) {
+            return zigzag_in_groups(kOneRow, mine, D / kPanelUnits, k,
+                                    [&](int64_t j, int panels_) { tile(n, has_step, first, 1, j, panels_, product); });
+        zigzag(mine, k, [&](int64_t j) {
             for_each_tile(tile_rows_of<S>(R, G * D), count,
                           [&](int64_t i, int some_) { tile(n, has_step, first + i, some_, j, 1, product); });
         });
     }
 
-    // Sets the pointers of the rows that have step t, the first `going_on` of which were active at the previous visit.
-    void find_lines(int64_t n, int64_t t, int64_t going_on, int64_t active) {
-        for (int64_t i = 0; i < going_on; ++i) move_line(i);
-        for (int64_t i = going_on; i < active; ++i) begin_line(n, t, i);
+    // Sets the pointers of the rows that have step t, the first `still_active` of which were active at the previous visit.
+    void set_step_pointers(int64_t n, int64_t t, int64_t still_active, int64_t active) {
+        for (int64_t i = 0; i < still_active; ++i) advance_pointers(i);
+        for (int64_t i = still_active; i < active; ++i) begin_line(n, t, i);
         look_ahead(t);
-        for (int64_t i = 0; i < active; ++i) complete_line(n, t, i);
+        for (int64_t i = 0; i < active; ++i) complete_pointers(n, t, i);
     }
 
-    void pad(int64_t n, int64_t t, int64_t active, int64_t begin, int64_t end) {
+    void zero_padding(int64_t n, int64_t t, int64_t active, int64_t begin, int64_t end) {
         for (int64_t i = active; i < rows.count && has_padding(shape); ++i) {
             S* out = line_of(p.dwx, shape, rows.row(i), t) + n * p.dwx.head;
             for (int g = 0; g < G; ++g) clear(out + g * p.dwx.gate, begin, end);
@@ -313,25 +313,25 @@ template <class S, class C> struct Backward {
     }
 
     void run_head(int64_t n, Team team) {
-        const Range mine = share(panels, seat.panel_group, p.plan.panels);
+        const Range mine = share(panels, coords.panel_group, p.plan.panels);
         const int64_t begin = mine.begin * kPanelUnits, end = min_of(D, mine.end * kPanelUnits);
-        Barrier& barrier = team.barriers[seat.barrier(p.plan)];
-        enter(n, begin, end);
-        if (visits.adds_r && !p.dr_is_clear) visits.clear_dr(n, seat);
+        Barrier& barrier = team.barriers[coords.barrier(p.plan)];
+        load_final_gradients(n, begin, end);
+        if (visits.adds_r && !p.dr_is_clear) visits.clear_dr(n, coords);
         int64_t running = 0; // rows active at the previous visit
         for (int64_t k = 0; k < shape.T; ++k) {
             const int64_t t = visits.step_of(k), active = rows.active(t);
-            const int64_t going_on = min_of(running, active);
+            const int64_t still_active = min_of(running, active);
             slot_before = std::exchange(slot, visits.slot_of(k));
-            find_lines(n, t, going_on, active);
-            visit(n, k, true, {0, going_on}, mine, true);
-            visit(n, k, true, {going_on, active}, mine, false);
-            visit(n, k, false, {going_on, running}, mine, true);
-            pad(n, t, active, begin, end);
+            set_step_pointers(n, t, still_active, active);
+            visit(n, k, true, {0, still_active}, mine, true);
+            visit(n, k, true, {still_active, active}, mine, false);
+            visit(n, k, false, {still_active, running}, mine, true);
+            zero_padding(n, t, active, begin, end);
             if (shape.reverse && k == 0) visit(n, k, false, {active, rows.count}, mine, false); // rows without steps
             running = active;
             wait(barrier, p.plan.panels);
-            if (visits.adds_r && visits.ends_block(k)) visits.add_block(n, k, seat, team);
+            if (visits.adds_r && visits.ends_block(k)) visits.add_block(n, k, coords, team);
         }
         slot_before = slot;
         visit(n, shape.T, false, {0, running}, mine, true);
@@ -368,7 +368,7 @@ template <class S, class C> void backward(const RnnBackward<S>& p, Team team) {
     Backward<S, C> f(p, team.id, p.dr != nullptr);
     if (!p.is_packed) f.pack(team);
     wait(team.barriers[team.size - 1], team.size); // the last barrier belongs to no group
-    Range heads = share(p.shape.N, f.seat.head_group, p.plan.heads);
+    Range heads = share(p.shape.N, f.coords.head_group, p.plan.heads);
     for (int64_t n = heads.begin; n < heads.end; ++n) f.run_head(n, team);
     if (!p.db) return;
     wait(team.barriers[team.size - 1], team.size);

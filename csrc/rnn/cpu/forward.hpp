@@ -16,8 +16,8 @@ template <class S, class C> struct Forward {
     const int64_t D = shape.D, panels = ceil_div(D, kPanelUnits), Dp = max_of(panels * kPanelUnits, panel_depth<S>(D)),
                   I = p.x.width;
     const bool multiplies_x = on_tiles<S> && I > 0;
-    const Seat seat;
-    const Range mine = share(panels, seat.panel_group, p.plan.panels); // panels of this thread
+    const ThreadCoords coords;
+    const Range mine = share(panels, coords.panel_group, p.plan.panels); // panels of this thread
     const Rows rows;
     S *packed, *packed_x; // r, and W of the inputs, as [head][panel][k][unit vector][gate][lane]
     T *bias, *bias_x;     // b, and the inputs' bias, as [head][panel][unit vector][gate][lane]
@@ -26,13 +26,13 @@ template <class S, class C> struct Forward {
     int64_t lines;
 
     // Pointers of one row at one step, to unit 0; nullptr: not requested.
-    struct Line {
+    struct StepPointers {
         int64_t i;
         const S* x;
         PerState<S*, T*> states;
         T* saved;
     };
-    Line* line; // of the thread's rows at one step
+    StepPointers* line; // of the thread's rows at one step
     TileRegisters registers;
 
     const bool streams = exceeds_caches<T>(shape, C::saved);
@@ -40,7 +40,7 @@ template <class S, class C> struct Forward {
     int64_t ahead, ahead_of[states + 1]; // offsets to the next step: of wx (or x), and of each output
 
     Forward(const RnnForward<S>& params, int thread)
-        : p(params), seat(p.plan, thread), rows(p.shape, seat.row_group, p.plan.rows) {
+        : p(params), coords(p.plan, thread), rows(p.shape, coords.row_group, p.plan.rows) {
         Arena arena{static_cast<char*>(p.workspace)};
         lay_out(arena, thread);
     }
@@ -54,10 +54,10 @@ template <class S, class C> struct Forward {
         for (int group = 0; group < p.plan.heads; ++group) {
             S* h_of_group = arena.take<S>(2 * lines * Dp);
             T* s_of_group = arena.take<T>((states - 1) * lines * Dp);
-            if (group == seat.head_group) h = h_of_group, s = s_of_group;
+            if (group == coords.head_group) h = h_of_group, s = s_of_group;
         }
         for (int i = 0; i < p.plan.threads(); ++i) {
-            Line* line_of_thread = arena.take<Line>(ceil_div(shape.B, p.plan.rows));
+            StepPointers* line_of_thread = arena.take<StepPointers>(ceil_div(shape.B, p.plan.rows));
             if (i == thread) line = line_of_thread;
         }
     }
@@ -95,7 +95,7 @@ template <class S, class C> struct Forward {
 
     // Copies the states before the first step, units [begin, end) of head n; h to the line that the row's first step
     // reads.
-    void enter(int64_t n, int64_t begin, int64_t end) {
+    void load_initial_state(int64_t n, int64_t begin, int64_t end) {
         for (int64_t i = 0; i < rows.count; ++i) {
             const int64_t row = rows.row(i), parity = shape.reverse ? rows.length(i) & 1 : 0;
             auto copy = [&](const auto* first, auto* line) {
@@ -110,7 +110,7 @@ template <class S, class C> struct Forward {
     }
 
     // Clears the states of rows that restart at step t.
-    void drop(int64_t t, int64_t begin, int64_t end) {
+    void reset_states(int64_t t, int64_t begin, int64_t end) {
         if (!shape.reset || t < 0 || t >= shape.T) return;
         for (int64_t i = 0, active = rows.active(t); i < active; ++i) {
             if (!shape.is_reset(rows.row(i), t)) continue;
@@ -119,7 +119,7 @@ template <class S, class C> struct Forward {
         }
     }
 
-    void leave(int64_t n, int64_t begin, int64_t end) {
+    void store_final_state(int64_t n, int64_t begin, int64_t end) {
         for (int64_t i = 0; i < rows.count; ++i) {
             const int64_t row = rows.row(i), parity = shape.reverse ? 0 : rows.length(i) & 1;
             auto copy = [&](const auto* line, auto* last) {
@@ -132,37 +132,37 @@ template <class S, class C> struct Forward {
     }
 
     // Calls f(pointer, array, index) for each pointer of a row into an array over time, except x.
-    template <class F> FASTITER_INLINE void for_each_place(Line& at, F f) const {
+    template <class F> FASTITER_INLINE void for_each_place(StepPointers& at, F f) const {
         f(at.states.h, p.states.h, 0);
 #pragma GCC unroll 4
         for (int k = 1; k < states; ++k) f(at.states.others[k - 1], p.states.others[k - 1], k);
         if (C::saved) f(at.saved, p.saved, states);
     }
 
-    Line line_at(int64_t n, int64_t t, int64_t i, int64_t row) const {
+    StepPointers pointers_at(int64_t n, int64_t t, int64_t i, int64_t row) const {
         auto at = [&](const auto& all) { return all.data ? line_of(all, shape, row, t) + n * all.head : nullptr; };
-        Line line{};
+        StepPointers line{};
         line.i = i, line.x = multiplies_x ? p.x.data + row * p.x.row + t * p.x.time : at(p.wx);
         for_each_place(line, [&](auto*& to, const auto& all, int) { to = at(all); });
         return line;
     }
 
-    FASTITER_INLINE void move_line(Line& at) const {
+    FASTITER_INLINE void advance_pointers(StepPointers& at) const {
         at.x += ahead;
         for_each_place(at, [&](auto*& to, const auto&, int index) { to += ahead_of[index]; });
     }
 
     void look_ahead(int64_t t) {
         const int64_t by = shape.reverse ? -1 : 1;
-        Line any;
+        StepPointers any;
         ahead = multiplies_x ? by * p.x.time : line_ahead(p.wx, shape, t, by);
         for_each_place(any, [&](auto*&, const auto& all, int k) { ahead_of[k] = line_ahead(all, shape, t, by); });
     }
 
-    // Sets the pointers of the rows that have step t, the first `going_on` of which were active at the previous step.
-    void find_lines(int64_t n, int64_t t, int64_t going_on, int64_t active) {
-        for (int64_t i = 0; i < going_on; ++i) move_line(line[i]);
-        for (int64_t i = going_on; i < active; ++i) line[i] = line_at(n, t, i, rows.row(i));
+    // Sets the pointers of the rows that have step t, the first `still_active` of which were active at the previous step.
+    void set_step_pointers(int64_t n, int64_t t, int64_t still_active, int64_t active) {
+        for (int64_t i = 0; i < still_active; ++i) advance_pointers(line[i]);
+        for (int64_t i = still_active; i < active; ++i) line[i] = pointers_at(n, t, i, rows.row(i));
         look_ahead(t);
     }
 
@@ -172,8 +172,8 @@ template <class S, class C> struct Forward {
     };
 
     // inputs: W x + b of the vector's gates, or nullptr if it is in memory (wx)
-    FASTITER_INLINE void begin_cell(Work& w, const Line& line, int64_t d, const vec<T>* inputs, const vec<T>* products,
-                                    const vec<T>* before) {
+    FASTITER_INLINE void begin_cell(Work& w, const StepPointers& line, int64_t d, const vec<T>* inputs,
+                                    const vec<T>* products, const vec<T>* before) {
         vec<T> x[G];
 #pragma GCC unroll 4
         for (int g = 0; g < G; ++g)
@@ -185,7 +185,7 @@ template <class S, class C> struct Forward {
 
     // Rounds (if requested) and stores the states other than h, and stores the saved values, if their arrays are
     // present.
-    FASTITER_INLINE void keep(Work& w, const Line& line, int64_t d) {
+    FASTITER_INLINE void keep(Work& w, const StepPointers& line, int64_t d) {
 #pragma GCC unroll 4
         for (int k = 1; k < states; ++k) {
             if (shape.rounds_states) w.state[k] = rounded<S>(w.state[k]);
@@ -196,7 +196,7 @@ template <class S, class C> struct Forward {
         for (int g = 0; g < C::saved; ++g) put_up_to(line.saved + g * p.saved.gate + d, w.keep[g], D - d, streams);
     }
 
-    FASTITER_INLINE void finish_cell(Work& w, const Line& line, int64_t d, int64_t parity) {
+    FASTITER_INLINE void finish_cell(Work& w, const StepPointers& line, int64_t d, int64_t parity) {
         C::finish(w.state, w.keep);
         if (bound.given) w.state[0] = clip<T>(w.state[0], bound.value);
         store_up_to(h_line(parity ^ 1, line.i) + d, w.state[0], D - d); // zeros beyond D, for the product
@@ -214,7 +214,7 @@ template <class S, class C> struct Forward {
 
     // Prefetches wx of the next step. The panels' shares of a row are contiguous, although a panel needs a piece of
     // each gate, as memory delivers contiguous cache lines faster. Each cache line is prefetched once.
-    FASTITER_INLINE void ask_for_x(const Line* tile, int64_t panel, int V, TileAddresses& addresses) const {
+    FASTITER_INLINE void prefetch_x(const StepPointers* tile, int64_t panel, int V, TileAddresses& addresses) const {
         if (multiplies_x) return ask_for_inputs(tile, panel, addresses);
         const int64_t width = (mine.end - mine.begin) * U, first = (panel - mine.begin) * U * G;
         for (int64_t i = round_up(first, kOfLine); i < first + V * G; i += kOfLine) {
@@ -224,14 +224,15 @@ template <class S, class C> struct Forward {
     }
 
     // Prefetches a panel's share of the rows of x at the next step.
-    FASTITER_INLINE void ask_for_inputs(const Line* tile, int64_t panel, TileAddresses& addresses) const {
+    FASTITER_INLINE void ask_for_inputs(const StepPointers* tile, int64_t panel, TileAddresses& addresses) const {
         const int64_t line = 64 / int64_t(sizeof(S)), stride = (mine.end - mine.begin) * line;
         for (int64_t i = (panel - mine.begin) * line; i < I && addresses.count < kVectors * G; i += stride)
             addresses.add([&](int row) { return tile[row].x + ahead + i; });
     }
 
     // Prefetches the outputs of the tile: a store that waits for its cache line blocks all later ones.
-    FASTITER_INLINE void ask_for_outputs(const Line* tile, int64_t unit, int V, TileAddresses& addresses) const {
+    FASTITER_INLINE void ask_for_outputs(const StepPointers* tile, int64_t unit, int V,
+                                         TileAddresses& addresses) const {
         for (int64_t d = unit; d < unit + V * W; d += W) {
             if (p.states.h.data && d / W % kOfLine == 0) addresses.add([&](int row) { return tile[row].states.h + d; });
             for (int k = 0; k < states - 1; ++k)
@@ -264,7 +265,7 @@ template <class S, class C> struct Forward {
         const int V = some * units_of(panel);
         const int64_t unit = panel * kPanelUnits;
         TileAddresses addresses(count);
-        ask_for_x(line + first, panel, V, addresses);
+        prefetch_x(line + first, panel, V, addresses);
         ask_for_outputs(line + first, unit, V, addresses);
         struct {
             vec<T> products[kTile * G], gap[5], inputs[on_tiles<S> ? kTile * G : 1];
@@ -277,8 +278,8 @@ template <class S, class C> struct Forward {
     }
 
     // The cells of `count` <= kTogether rows and V vectors of units
-    FASTITER_INLINE void cells(const Line* of_row, int count, int64_t unit, int V, int64_t parity, const vec<T>* inputs,
-                               const vec<T>* sums) {
+    FASTITER_INLINE void cells(const StepPointers* of_row, int count, int64_t unit, int V, int64_t parity,
+                               const vec<T>* inputs, const vec<T>* sums) {
         Work work[max_of(kTogether, kOneRow) * U];
         for (int i = 0; i < count; ++i)
             for (int v = 0; v < V; ++v) {
@@ -297,16 +298,16 @@ template <class S, class C> struct Forward {
     void step(int64_t n, int64_t t, int64_t active) {
         const int64_t parity = parity_of(t);
         if (active == 1)
-            return back_and_forth_in_groups(kOneRow, mine, D / kPanelUnits, t,
-                                            [&](int64_t j, int some) { tile(n, parity, 0, 1, j, some); });
-        back_and_forth(mine, t, [&](int64_t j) {
+            return zigzag_in_groups(kOneRow, mine, D / kPanelUnits, t,
+                                    [&](int64_t j, int some) { tile(n, parity, 0, 1, j, some); });
+        zigzag(mine, t, [&](int64_t j) {
             for_each_tile(tile_rows_of<S>(R, D), active,
                           [&](int64_t first, int count) { tile(n, parity, first, count, j); });
         });
     }
 
     // Clears the padded steps of padded batches.
-    void pad(int64_t n, int64_t t, int64_t active, int64_t begin, int64_t end) {
+    void zero_padding(int64_t n, int64_t t, int64_t active, int64_t begin, int64_t end) {
         for (int64_t i = active; i < rows.count && has_padding(shape); ++i) {
             auto clear_step = [&](const auto& all) {
                 if (all.data) clear(line_of(all, shape, rows.row(i), t) + n * all.head, begin, end);
@@ -318,22 +319,22 @@ template <class S, class C> struct Forward {
 
     void run_head(int64_t n, Team team) {
         const int64_t begin = mine.begin * kPanelUnits, end = min_of(D, mine.end * kPanelUnits);
-        Barrier& barrier = team.barriers[seat.barrier(p.plan)];
+        Barrier& barrier = team.barriers[coords.barrier(p.plan)];
         const int64_t first = shape.reverse ? shape.T - 1 : 0, next = shape.reverse ? -1 : 1;
-        enter(n, begin, end);
-        drop(first, begin, end);
+        load_initial_state(n, begin, end);
+        reset_states(first, begin, end);
         wait(barrier, p.plan.panels);
         int64_t running = 0; // rows active at the previous step
         for (int64_t k = 0; k < shape.T; ++k) {
             const int64_t t = first + k * next, active = rows.active(t);
-            find_lines(n, t, min_of(running, active), active);
+            set_step_pointers(n, t, min_of(running, active), active);
             running = active;
             step(n, t, active);
-            pad(n, t, active, begin, end);
-            drop(t + next, begin, end);
+            zero_padding(n, t, active, begin, end);
+            reset_states(t + next, begin, end);
             wait(barrier, p.plan.panels);
         }
-        leave(n, begin, end);
+        store_final_state(n, begin, end);
         stream_fence();
     }
 };
@@ -364,7 +365,7 @@ template <class S, class C> void forward(const RnnForward<S>& p, Team team) {
     Forward<S, C> f(p, team.id);
     if (!p.is_packed) f.pack(team);
     wait(team.barriers[team.size - 1], team.size); // the last barrier belongs to no group: see run_head
-    Range heads = share(p.shape.N, f.seat.head_group, p.plan.heads);
+    Range heads = share(p.shape.N, f.coords.head_group, p.plan.heads);
     for (int64_t n = heads.begin; n < heads.end; ++n) f.run_head(n, team);
 }
 

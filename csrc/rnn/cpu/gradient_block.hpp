@@ -8,7 +8,7 @@ namespace fastiter::rnn::FASTITER_LEVEL {
 // depend on threads or chunks, so neither do the sums.
 inline int64_t steps_of_block(const RnnShape& s) { return max_of(1, 128 / max_of(1, s.B)); }
 
-template <class S> struct Visits {
+template <class S> struct GradientBlock {
     typedef rnn_value<S> T;
     static constexpr int W = lanes<T>, U = 4, R = tile_rows<U>; // U: vectors of units per panel
     static constexpr int64_t kPanelUnits = U * W;
@@ -28,7 +28,7 @@ template <class S> struct Visits {
     const int64_t block = steps_of_block(shape), kept = adds_r ? max_of(2, block) : 2;
     // Parts of the rows with separate sums, so that threads with rows of different parts share no data until the end.
     // They do not depend on the groups of rows, so neither do the sums.
-    const Deal parts{shape, parts_of_rows(shape)}, groups{shape, p.plan.rows};
+    const RowPartition parts{shape, parts_of_rows(shape)}, groups{shape, p.plan.rows};
     const int64_t rows_of_part = ceil_div(shape.B, parts.groups); // at most
     // Row stride of h, and panel stride, which includes one padding row as in apart()
     const int64_t line_of_h = panels > 1 ? kPanelUnits : round_up(D, W),
@@ -39,7 +39,7 @@ template <class S> struct Visits {
     Term* terms = nullptr;  // of each part's block, for one thread
     bool are_known = false; // the terms are already those of a whole block
 
-    Visits(const RnnBackward<S>& params, int gates_, bool adds_r_) : p(params), adds_r(adds_r_), gates(gates_) {}
+    GradientBlock(const RnnBackward<S>& params, int gates_, bool adds_r_) : p(params), adds_r(adds_r_), gates(gates_) {}
 
     // Takes memory for a group of heads, this thread's or another's.
     void lay_out(Arena& arena, bool is_mine) {
@@ -57,7 +57,7 @@ template <class S> struct Visits {
         return adds_r && block > 1 ? block - 1 - steps_left(visit) % block : visit & 1;
     }
     S* dp_line(int64_t slot, int64_t line) const { return dp + (slot * lines + line) * dp_stride; }
-    S* h_line(int64_t slot, Deal::Place place) const {
+    S* h_line(int64_t slot, RowPartition::Place place) const {
         return h + place.group * size_of_part() + (slot * rows_of_part + place.row) * line_of_h;
     }
     // Offset from a row of h to the given unit, in the panel that contains it
@@ -89,7 +89,7 @@ template <class S> struct Visits {
             for (int64_t row = 0, rows = parts.count(part); row < rows; ++row) {
                 const int64_t position = parts.position_of(part, row);
                 if (position >= active) break;
-                const Deal::Place place = groups.place_of(position);
+                const RowPartition::Place place = groups.place_of(position);
                 const int64_t line = Rows::line_of_group(shape, place.group, groups.groups) + place.row;
                 found[count++] = {dp_line(slot, line), (slot * rows_of_part + row) * line_of_h};
             }
@@ -142,30 +142,30 @@ template <class S> struct Visits {
         Range rows;
         int threads; // threads that share these parts
     };
-    Share share_of(const Seat& seat) const {
+    Share share_of(const ThreadCoords& coords) const {
         const int shared = p.plan.rows / parts.groups; // groups of rows per part
         const bool apart = shared * parts.groups == p.plan.rows;
-        const int part = apart ? parts.place_of(groups.position_of(seat.row_group, 0)).group : 0;
-        const int group = !apart        ? seat.row_group
-                          : shape.order ? seat.row_group / parts.groups
-                                        : seat.row_group % shared;
+        const int part = apart ? parts.place_of(groups.position_of(coords.row_group, 0)).group : 0;
+        const int group = !apart        ? coords.row_group
+                          : shape.order ? coords.row_group / parts.groups
+                                        : coords.row_group % shared;
         const int threads = (apart ? shared : p.plan.rows) * p.plan.panels;
-        const Range rows = share(gates * D, group * p.plan.panels + seat.panel_group, threads);
+        const Range rows = share(gates * D, group * p.plan.panels + coords.panel_group, threads);
         return {part, apart ? part + 1 : parts.groups, rows, threads};
     }
 
-    void clear_dr(int64_t n, const Seat& seat) {
-        const Share mine = share_of(seat);
+    void clear_dr(int64_t n, const ThreadCoords& coords) {
+        const Share mine = share_of(coords);
         for (int part = mine.part; part < mine.end; ++part)
             for (int64_t m = mine.rows.begin; m < mine.rows.end; ++m)
                 clear(p.dr + row_of_dr(part, n, m / D, m % D), 0, D);
     }
 
-    void add_block(int64_t n, int64_t visit, const Seat& seat, Team team) {
+    void add_block(int64_t n, int64_t visit, const ThreadCoords& coords, Team team) {
         if constexpr (sizeof(S) > 2) {
-            const Share mine = share_of(seat);
+            const Share mine = share_of(coords);
             const int waiting = mine.threads > 1 ? p.plan.rows * p.plan.panels : 1;
-            Barrier& barrier = team.barriers[seat.head_barrier(p.plan)];
+            Barrier& barrier = team.barriers[coords.head_barrier(p.plan)];
             wait(barrier, waiting);
             const bool is_whole = block > 1 && !shape.order && visit + 1 - first_of_block(visit) == block;
             are_known &= is_whole;

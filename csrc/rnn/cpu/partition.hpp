@@ -10,9 +10,9 @@ namespace fastiter::rnn::FASTITER_LEVEL {
 template <class C> constexpr int panel_units = C::gates == 1 ? 4 : 1;
 
 // This thread's coordinates in the plan: its group of heads, its group of rows, its share of each head's panels.
-struct Seat {
+struct ThreadCoords {
     int head_group, row_group, panel_group;
-    Seat(const RnnPlan& plan, int thread)
+    ThreadCoords(const RnnPlan& plan, int thread)
         : head_group(thread / (plan.rows * plan.panels)), row_group(thread / plan.panels % plan.rows),
           panel_group(thread % plan.panels) {}
     int barrier(const RnnPlan& plan) const { return head_group * plan.rows + row_group; }
@@ -24,7 +24,7 @@ struct Seat {
 
 // Partition of the rows into groups. If all rows have the same length, each group has consecutive rows. Ragged rows are
 // dealt in zigzag order, longest first: 0 1 1 0 0 1 .. for two groups, which balances the work.
-struct Deal {
+struct RowPartition {
     struct Place {
         int group;
         int64_t row; // index within the group
@@ -32,7 +32,7 @@ struct Deal {
     const RnnShape& shape;
     const int groups;
 
-    Deal(const RnnShape& s, int groups_) : shape(s), groups(groups_) {}
+    RowPartition(const RnnShape& s, int groups_) : shape(s), groups(groups_) {}
     // The zigzag order: group `group`'s index in round `round`, in which each group gets one row
     int64_t turn(int64_t round, int64_t group) const { return round & 1 ? groups - 1 - group : group; }
     // `position`: index of a row in the batch, sorted by decreasing length if ragged
@@ -58,7 +58,7 @@ struct Rows {
     // that the next group's thread writes.
     static constexpr int64_t kGap = 8;
     const RnnShape& shape;
-    const Deal deal;
+    const RowPartition deal;
     const int group;
     // The position of the first row; the index of the group's first line in scratch arrays
     const int64_t count, first, scratch;

@@ -20,7 +20,7 @@ template <class S, class C> struct Recompute : Forward<S, C> {
     };
     const int64_t stride = apart<S>(D), capacity = max_of(R, kBlockBytes / (stride * int64_t(sizeof(S))));
     Step* steps = nullptr; // of a block, in each row's order of time
-    typename Base::Line* lines_of_steps = nullptr;
+    typename Base::StepPointers* lines_of_steps = nullptr;
     S* h_before = nullptr; // of the same steps
 
     Recompute(const RnnForward<S>& params, int thread) : Base(params, thread) {
@@ -32,7 +32,7 @@ template <class S, class C> struct Recompute : Forward<S, C> {
         Base::lay_out(arena, thread);
         for (int i = 0; i < p.plan.threads(); ++i) {
             Step* steps_of_thread = arena.take<Step>(capacity);
-            auto* lines_of_thread = arena.take<typename Base::Line>(capacity);
+            auto* lines_of_thread = arena.take<typename Base::StepPointers>(capacity);
             S* h_of_thread = arena.take<S>(capacity * stride);
             if (i == thread) steps = steps_of_thread, lines_of_steps = lines_of_thread, h_before = h_of_thread;
         }
@@ -57,7 +57,7 @@ template <class S, class C> struct Recompute : Forward<S, C> {
     void tile(int64_t n, int64_t first, int count, int64_t panel) {
         const int units = this->units_of(panel);
         const int64_t unit = panel * kPanelUnits;
-        const typename Base::Line* line = lines_of_steps + first;
+        const typename Base::StepPointers* line = lines_of_steps + first;
         typename Base::TileAddresses addresses(count);
         for (int g = 0; g < G; ++g)
             for (int64_t d = unit; d < unit + units * W; d += W)
@@ -88,7 +88,7 @@ template <class S, class C> struct Recompute : Forward<S, C> {
     void run_block(int64_t n, int64_t count) {
         for (int64_t i = 0; i < count; ++i) {
             copy_h(i, n);
-            lines_of_steps[i] = this->line_at(n, steps[i].t, i, steps[i].row);
+            lines_of_steps[i] = this->pointers_at(n, steps[i].t, i, steps[i].row);
         }
         for (int64_t j = mine.begin; j < mine.end; ++j)
             for_each_tile<R>(count, [&](int64_t first, int tile_count) { tile(n, first, tile_count, j); });
@@ -121,7 +121,7 @@ template <class S, class C> void recompute(const RnnForward<S>& p, Team team) {
     Recompute<S, C> f(p, team.id);
     if (!p.is_packed) f.pack(team);
     wait(team.barriers[team.size - 1], team.size);
-    Range heads = share(p.shape.N, f.seat.head_group, p.plan.heads);
+    Range heads = share(p.shape.N, f.coords.head_group, p.plan.heads);
     for (int64_t n = heads.begin; n < heads.end; ++n) f.run_head(n);
 }
 

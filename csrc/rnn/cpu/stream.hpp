@@ -108,14 +108,14 @@ template <class T, class C> struct StepOfLayer {
     void head(int64_t n, Range mine) const {
         constexpr int P = panels_of_one_row<T>(G * U);
         if (p.B > 1)
-            return back_and_forth(mine, p.turn, [&](int64_t j) {
+            return zigzag(mine, p.turn, [&](int64_t j) {
                 for_each_tile<R>(p.B, [&](int64_t first, int count) {
                     with_count<U>(units_of(j), [&]<int UNITS>() {
                         with_count<R>(count, [&]<int ROWS>() { tile<ROWS, UNITS, 1>(n, first, j); });
                     });
                 });
             });
-        back_and_forth_in_groups(P, mine, D / kPanelUnits, p.turn, [&](int64_t j, int some) {
+        zigzag_in_groups(P, mine, D / kPanelUnits, p.turn, [&](int64_t j, int some) {
             if (some == P) return tile<1, U, P>(n, 0, j);
             with_count<U>(units_of(j), [&]<int UNITS>() { tile<1, UNITS, 1>(n, 0, j); });
         });
@@ -123,7 +123,7 @@ template <class T, class C> struct StepOfLayer {
 
     void run(Team team) const {
         const Range mine = share(N * panels, team.id, team.size);
-        back_and_forth({mine.begin / panels, ceil_div(mine.end, panels)}, p.turn, [&](int64_t n) {
+        zigzag({mine.begin / panels, ceil_div(mine.end, panels)}, p.turn, [&](int64_t n) {
             head(n, {max_of(0, mine.begin - n * panels), min_of(panels, mine.end - n * panels)});
         });
     }

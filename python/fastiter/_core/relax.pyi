@@ -17,7 +17,7 @@ class Matrix:
     ) -> None: ...
     def residual(self, x: Address, b: Address, r: Address, k: int, norms: Address, /) -> None: ...
 
-def rows(
+def csr(
     numbers: int,
     n: int,
     start: Address,
@@ -30,7 +30,7 @@ def rows(
     batch: int,
     /,
 ) -> Matrix: ...
-def slices(
+def sell(
     numbers: int,
     n: int,
     start: Address,
@@ -41,7 +41,7 @@ def slices(
     part: int,
     /,
 ) -> Matrix: ...
-def blocks(
+def bsr(
     numbers: int,
     n: int,
     size: int,
@@ -56,7 +56,7 @@ def blocks(
     /,
 ) -> Matrix: ...
 def dense(numbers: int, n: int, value: Address, order: Address, /) -> Matrix: ...
-def projections(
+def kaczmarz(
     numbers: int, n: int, columns: int, start: Address, column: Address, value: Address, order: Address, batch: int, /
 ) -> Matrix: ...
 def stencil(
@@ -74,7 +74,7 @@ def stencil(
     colours: Address,
     /,
 ) -> Matrix: ...
-def subdomains(
+def schwarz(
     numbers: int,
     start: Address,
     column: Address,

@@ -65,7 +65,7 @@ def relax_lists(
         pointers = (0, 0)
     parts = (pointers[0], lists.row, pointers[1], lists.inverse)
     k = _vectors.width(x)
-    _core.relax.subdomains(numbers, A.start, A.column, A.value, count, *parts, given, x, b, k, keep, omega, backward)
+    _core.relax.schwarz(numbers, A.start, A.column, A.value, count, *parts, given, x, b, k, keep, omega, backward)
 
 
 def points(seen: Seen, rows: Array) -> Lists:

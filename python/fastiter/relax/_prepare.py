@@ -122,13 +122,13 @@ class Scalar(System):
         if A.batch:
             single = Arrangement(0, np.arange(A.n + 1), np.array([0, A.n])) if self.jacobi else how
             arrays = (A.start, A.column, A.value, single.order, single.clusters, single.colours)
-            return _core.relax.rows(numbers, A.n, *arrays, self.part, A.batch)
+            return _core.relax.csr(numbers, A.n, *arrays, self.part, A.batch)
         if self.jacobi:
-            return _core.relax.slices(numbers, A.n, A.start, A.column, A.value, 0, 0, self.part)
+            return _core.relax.sell(numbers, A.n, A.start, A.column, A.value, 0, 0, self.part)
         if how.is_coloured:
-            return _core.relax.slices(numbers, A.n, A.start, A.column, A.value, how.order, how.colours, self.part)
+            return _core.relax.sell(numbers, A.n, A.start, A.column, A.value, how.order, how.colours, self.part)
         arrays = (A.start, A.column, A.value, how.order, how.clusters, how.colours)
-        return _core.relax.rows(numbers, A.n, *arrays, self.part, 0)
+        return _core.relax.csr(numbers, A.n, *arrays, self.part, 0)
 
 
 class Dense(System):
@@ -157,7 +157,7 @@ class OfBlocks(System):
     def _prepare(self, numbers: int) -> Prepared:
         A, how = self.A, self.how
         arrays = (A.start, A.column, A.value, how.order, how.clusters, how.colours)
-        return _core.relax.blocks(numbers, A.n, A.size, A.rows, *arrays, A.batch)
+        return _core.relax.bsr(numbers, A.n, A.size, A.rows, *arrays, A.batch)
 
     def has_positive_diagonal(self) -> bool:
         """Say whether the diagonal blocks look Hermitian and are positive definite."""
@@ -183,7 +183,7 @@ class Projections(System):
 
     def _prepare(self, numbers: int) -> Prepared:
         A = self.A if self.scale is None else scaled(self.A, self.scale)
-        made = _core.relax.projections(numbers, A.n, A.columns, A.start, A.column, A.value, self.order, A.batch)
+        made = _core.relax.kaczmarz(numbers, A.n, A.columns, A.start, A.column, A.value, self.order, A.batch)
         return made if self.scale is None else ByRows(made, self.scale)
 
     def random(self, seed: int = 0) -> Array:
