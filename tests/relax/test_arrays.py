@@ -67,7 +67,7 @@ def test_sor_by_hand(form: str, dtype: str) -> None:
 def test_colourings_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     from fastiter import _core
 
-    monkeypatch.setattr(_core, "relax_colour", lambda n, start, column, colour: colour.fill(0))
+    monkeypatch.setattr(_core.relax, "colour", lambda n, start, column, colour: colour.fill(0))
     with pytest.raises(RuntimeError, match="rows of one colour must not be linked, got a link of row 0"):
         Relaxation(csr(A3), "sor", order="color")
 

@@ -300,10 +300,10 @@ def test_one_call_or_step_by_step(
         results, kinds = [], []
         monkeypatch.undo()
         for functions in (map(counted, short), [lambda *_: None] * 2):
-            for name, function in zip(("rnn_fwd_tensors", "rnn_bwd_tensors"), functions, strict=True):
-                monkeypatch.setattr(fastiter._core, name, function)
+            for name, function in zip(("forward_tensors", "backward_tensors"), functions, strict=True):
+                monkeypatch.setattr(fastiter._core.rnn, name, function)
             if results:
-                monkeypatch.setattr(fastiter._core, "rnn_fits_tensors", lambda *_: False)
+                monkeypatch.setattr(fastiter._core.rnn, "fits_tensors", lambda *_: False)
             if dtype == torch.bfloat16:
                 given = in_bfloat16(leaves(rnn_inputs(cell, B, T, N, D, np.float32), time_major))
             else:

@@ -15,7 +15,7 @@ from fastiter.torch import nn as ours  # noqa: E402
 from tests.rnn.cases_nn import F32, F64, make, make_states, one_thread, randn  # noqa: E402, F401
 
 BF16, EPS = torch.bfloat16, 2.0**-8
-NAMES = "rnn_layer_fwd_tensors", "rnn_layer_bwd_tensors"
+NAMES = "layer_forward_tensors", "layer_backward_tensors"
 KINDS = ("lstm", "gru", "tanh", "relu", "sLSTM")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -34,7 +34,7 @@ def calls(monkeypatch):
         return call
 
     for name in NAMES:
-        monkeypatch.setattr(fastiter._core, name, counted(name, getattr(fastiter._core, name)))
+        monkeypatch.setattr(fastiter._core.rnn, name, counted(name, getattr(fastiter._core.rnn, name)))
     return answers
 
 

@@ -365,10 +365,10 @@ def test_compile() -> None:
 
 def test_a_small_call_without_options_still_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    for name in ("rnn_fwd_tensors", "rnn_bwd_tensors"):
-        function = getattr(fastiter._core, name)
-        monkeypatch.setattr(fastiter._core, name, lambda *x, f=function, n=name: calls.append(n) or f(*x))
+    for name in ("forward_tensors", "backward_tensors"):
+        function = getattr(fastiter._core.rnn, name)
+        monkeypatch.setattr(fastiter._core.rnn, name, lambda *x, f=function, n=name: calls.append(n) or f(*x))
     for cell, activation in RNN_CELLS:
         given = leaves(rnn_inputs(cell, 2, 3, 1, 4, np.float32))
         run(cell, activation, given)[0].sum().backward()
-    assert calls == ["rnn_fwd_tensors", "rnn_bwd_tensors"] * len(RNN_CELLS)
+    assert calls == ["forward_tensors", "backward_tensors"] * len(RNN_CELLS)
