@@ -105,7 +105,7 @@ Array::Array(PyObject* x) {
         t_.data = array->data;
         t_.device.device_type = kDLCPU;
         t_.ndim = array->nd;
-        // Of the codes, only complex numbers are told apart: Python has checked dtypes.
+        // Only complex numbers need a code of their own: Python has checked the dtype.
         t_.dtype = {uint8_t(dtype.kind() == 'c' ? kDLComplex : kDLFloat), uint8_t(8 * dtype.itemsize()), 1};
         t_.shape = reinterpret_cast<int64_t*>(array->dimensions);
         t_.strides = reinterpret_cast<int64_t*>(array->strides);
@@ -115,6 +115,7 @@ Array::Array(PyObject* x) {
     if (!api || !PyObject_TypeCheck(x, tensor))
         throw py::type_error(std::string("fastiter: expected an array, got ") + Py_TYPE(x)->tp_name);
     if (api->dltensor_from_py_object_no_sync(x, &t_) != 0) throw py::error_already_set();
+    if (t_.device.device_type != kDLCPU) throw py::type_error("fastiter: expected a tensor on the CPU, got another");
 }
 
 bool Array::read(PyObject* x) {

@@ -98,16 +98,24 @@ def _device_of(args: tuple[Any, ...]) -> int:
 
 
 def _replaced(x: Any, which: Callable[[Any], bool], by: Callable[[Any], Any]) -> Any:
-    """Return ``x`` with each item that ``which`` selects replaced, also inside tuples, lists, dicts and dataclasses."""
+    """Return ``x`` with each item that ``which`` selects replaced, also inside tuples, lists, dicts and dataclasses.
+
+    An argument without such items is returned itself: formats, say, are not built again.
+    """
     if which(x):
         return by(x)
     if dataclasses.is_dataclass(x) and not isinstance(x, type):  # a Solution, say
         fields = {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
-        return dataclasses.replace(x, **_replaced(fields, which, by))
+        found = _replaced(fields, which, by)
+        changed = {name: value for name, value in found.items() if value is not fields[name]}
+        return dataclasses.replace(x, **changed) if changed else x
     if isinstance(x, dict):
-        return {key: _replaced(value, which, by) for key, value in x.items()}
+        found = {key: _replaced(value, which, by) for key, value in x.items()}
+        return x if all(found[key] is value for key, value in x.items()) else found
     if isinstance(x, (tuple, list)):
         parts = [_replaced(part, which, by) for part in x]
+        if all(part is old for part, old in zip(parts, x, strict=True)):
+            return x
         return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)
     return x
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import vmap
-from .ops import LIBRARY, are_ordinary, unwatched
+from .ops import LIBRARY, needs_no_dispatch
 
 Call = TypeVar("Call", bound=tuple[Any, ...])
 Implementation = Callable[[Call], list[Tensor]]
@@ -68,8 +68,8 @@ class Op(Generic[Call]):
         return from_arguments
 
     def __call__(self, call: Call) -> list[Tensor]:
-        """Run the op; without the dispatcher, which takes half the time of a small layer, if nothing needs it."""
-        if unwatched() and are_ordinary(call):
+        """Run the op, without torch's dispatcher if nothing needs it."""
+        if needs_no_dispatch(call):
             return self._cpu(call)
         found: list[Tensor] = self._op(*call)
         return found

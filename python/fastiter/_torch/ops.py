@@ -208,17 +208,22 @@ def refuse_transforms(function: str, reason: str = "") -> None:
         )
 
 
+def needs_no_dispatch(arguments: Sequence[Any]) -> bool:
+    """Return whether an op's CPU implementation may be called directly.
+
+    The dispatcher takes half the time of a small layer. It is needed only for tracing, transforms and wrapper tensors.
+    """
+    return unwatched() and are_ordinary(arguments)
+
+
 _Op = TypeVar("_Op", bound=Callable[..., Any])
 
 
 def eager(implementation: _Op, op: Any) -> _Op:
-    """Return a function that calls ``implementation`` directly if no dispatch is needed, else ``op``.
-
-    The dispatcher takes half the time of a small layer. It is needed only for tracing, transforms and wrapper tensors.
-    """
+    """Return a function that calls ``implementation`` directly if no dispatch is needed, else ``op``."""
 
     def call(*args: Any) -> Any:
-        if unwatched() and are_ordinary(args):
+        if needs_no_dispatch(args):
             return implementation(*args)
         return op(*args)
 
