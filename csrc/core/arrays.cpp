@@ -105,8 +105,8 @@ Array::Array(PyObject* x) {
         t_.data = array->data;
         t_.device.device_type = kDLCPU;
         t_.ndim = array->nd;
-        // Only complex numbers need a code of their own: Python has checked the dtype.
-        t_.dtype = {uint8_t(dtype.kind() == 'c' ? kDLComplex : kDLFloat), uint8_t(8 * dtype.itemsize()), 1};
+        // Complex numbers and bfloat16, whose kind is that of a void, need codes: Python has checked the dtype.
+        t_.dtype = {uint8_t(dtype.kind() == 'c' ? kDLComplex : dtype.kind() == 'V' ? kDLBfloat : kDLFloat), uint8_t(8 * dtype.itemsize()), 1};
         t_.shape = reinterpret_cast<int64_t*>(array->dimensions);
         t_.strides = reinterpret_cast<int64_t*>(array->strides);
         unit_ = dtype.itemsize();

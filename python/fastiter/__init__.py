@@ -17,7 +17,7 @@ from .rnn import elman, gru, lstm, slstm
 from .scan import block_scan, linear_scan
 
 if _TYPE_CHECKING:
-    from . import quant, relax, tune
+    from . import quant, relax, ssm, tune
 
 __all__ = [
     "BackendError",
@@ -39,6 +39,7 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "slstm",
+    "ssm",
     "tune",
 ]
 
@@ -47,7 +48,7 @@ _publish(globals())
 
 def __getattr__(name: str) -> _Any:
     """Import a family's module on first access: these take longer to import than all the rest."""
-    if name in ("quant", "relax", "tune"):
+    if name in ("quant", "relax", "ssm", "tune"):
         return _import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

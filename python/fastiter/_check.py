@@ -88,14 +88,14 @@ def check_out(
     check_apart(function, out, names, inputs)
 
 
-def check_room(function: str, out: Array, shape: tuple[int, ...]) -> None:
+def check_room(function: str, out: Array, shape: tuple[int, ...], name: str = "out") -> None:
     """Check that ``out`` is writable, has this shape and does not overlap itself."""
     if out.shape != shape:
-        raise ValueError(f"{function}: out must have shape {shape}, got {out.shape}")
+        raise ValueError(f"{function}: {name} must have shape {shape}, got {out.shape}")
     if not out.flags.writeable:
-        raise ValueError(f"{function}: out must be writable, got a read-only array")
+        raise ValueError(f"{function}: {name} must be writable, got a read-only array")
     if overlaps_itself(out.shape, out.strides, out.itemsize):
-        raise ValueError(f"{function}: out must have one place for each element, got strides {out.strides}")
+        raise ValueError(f"{function}: {name} must have one place for each element, got strides {out.strides}")
 
 
 def check_apart(function: str, out: Array, names: Sequence[str], inputs: Sequence[Array]) -> None:

@@ -1,10 +1,13 @@
-// Storage type of bfloat16: the upper half of a float. No arithmetic is done in it.
+// Storage types of 16 bits, in which no arithmetic is done: bfloat16, the upper half of a float, and float16.
 #pragma once
 #include <cstdint>
 
 namespace fastiter {
 
 struct bf16 {
+    uint16_t bits;
+};
+struct f16 {
     uint16_t bits;
 };
 

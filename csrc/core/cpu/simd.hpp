@@ -30,6 +30,9 @@ template <class S> struct value_of {
 template <> struct value_of<bf16> {
     typedef float type;
 };
+template <> struct value_of<f16> {
+    typedef float type;
+};
 template <class S> using value = typename value_of<S>::type;
 
 // Defined for number types only: overloads of fma rely on substitution failure for other types.
@@ -143,6 +146,57 @@ FASTITER_INLINE vec<float> load_first(const bf16* p, int n) {
 }
 FASTITER_INLINE void store_first(bf16* p, vec<float> v, int n) {
     const half_words x = narrow(v);
+#if defined(__AVX512F__)
+    _mm256_mask_storeu_epi16(p, __mmask16((1u << n) - 1), (__m256i)x);
+#else
+    for (int i = 0; i < n; ++i) p[i].bits = x[i];
+#endif
+}
+
+// float16 in memory: loads widen exactly; stores round to nearest, ties to even, beyond 65504 to infinity.
+FASTITER_INLINE vec<float> widen_f16(half_words x) {
+#if defined(__AVX512F__)
+    return (vec<float>)_mm512_cvtph_ps((__m256i)x);
+#elif defined(__AVX2__) && defined(__F16C__)
+    return (vec<float>)_mm256_cvtph_ps((__m128i)x);
+#else
+    // The exponent's bias differs by 112: a product with 2^112 corrects it and normalises subnormal numbers.
+    const words bits = __builtin_convertvector(x, words), sign = (bits & 0x8000) << 16, rest = (bits & 0x7fff) << 13;
+    const words finite = (words)((vec<float>)rest * 0x1p112f), special = rest | 0x7f800000;
+    return (vec<float>)(sign | (words)((words)(rest >= 0x0f800000) ? special : finite));
+#endif
+}
+
+FASTITER_INLINE half_words narrow_f16(vec<float> v) {
+#if defined(__AVX512F__)
+    return (half_words)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__AVX2__) && defined(__F16C__)
+    return (half_words)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+    const words bits = (words)v, sign = (bits >> 16) & 0x8000, rest = bits & 0x7fffffff;
+    // Subnormal results: adding 0.5 leaves the rounded significand, in units of 2^-24, in the lowest bits.
+    const words subnormal = (words)((vec<float>)rest + 0.5f) - 0x3f000000;
+    const words normal = (rest - 0x38000000 + 0x0fff + ((rest >> 13) & 1)) >> 13;
+    words y = (words)(rest < 0x38800000) ? subnormal : normal;
+    y = (words)(rest >= 0x477ff000) ? words{} + 0x7c00 : y; // 65520 and above round to infinity
+    y = (words)(rest > 0x7f800000) ? ((rest >> 13) & 0x3ff) | 0x7e00 : y;
+    return __builtin_convertvector(y | sign, half_words);
+#endif
+}
+
+FASTITER_INLINE vec<float> load(const f16* p) { return widen_f16(*reinterpret_cast<const unaligned_half_words*>(p)); }
+FASTITER_INLINE void store(f16* p, vec<float> v) { *reinterpret_cast<unaligned_half_words*>(p) = narrow_f16(v); }
+FASTITER_INLINE vec<float> load_first(const f16* p, int n) {
+#if defined(__AVX512F__)
+    return widen_f16((half_words)_mm256_maskz_loadu_epi16(__mmask16((1u << n) - 1), p));
+#else
+    half_words x{};
+    for (int i = 0; i < n; ++i) x[i] = p[i].bits;
+    return widen_f16(x);
+#endif
+}
+FASTITER_INLINE void store_first(f16* p, vec<float> v, int n) {
+    const half_words x = narrow_f16(v);
 #if defined(__AVX512F__)
     _mm256_mask_storeu_epi16(p, __mmask16((1u << n) - 1), (__m256i)x);
 #else

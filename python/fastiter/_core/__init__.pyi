@@ -9,6 +9,7 @@ from . import quant as quant
 from . import relax as relax
 from . import rnn as rnn
 from . import scan as scan
+from . import ssm as ssm
 
 version: str
 #: An ndarray or a torch tensor (without its type, as stubs need no torch), an address, or None

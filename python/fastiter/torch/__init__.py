@@ -12,7 +12,7 @@ from ..relax._torch.functional import relax_solve, sweeps
 from ..relax._torch.relaxation import Relaxation
 from ..rnn._torch.functional import elman, gru, lstm, slstm
 from ..scan._torch.functional import block_scan, linear_scan
-from . import onnx, quant
+from . import onnx, quant, ssm
 from .flashrnn import FlashRNNConfig, flashrnn
 from .replace import Replaced, Restored, replace, restore
 
@@ -40,6 +40,7 @@ __all__ = [
     "restore",
     "slstm",
     "solve_recurrence",
+    "ssm",
     "sweeps",
 ]
 

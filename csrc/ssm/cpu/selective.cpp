@@ -1,0 +1,205 @@
+// The selective scan, forward: tiles of time outermost, so that B and C are transposed once for all channels of a panel;
+// in a tile the states of a vector of channels stay in registers.
+#include "ssm/cpu/selective.hpp"
+
+namespace fastiter::ssm::FASTITER_LEVEL {
+
+template <class T> void selective_gradient(const SelectiveGradient<T>&, Team);
+template <class T> size_t selective_gradient_workspace(const SelectiveGradient<T>&, int threads);
+template <class T> void state_update(const StateUpdate<T>&, Team);
+template <class T> size_t state_update_workspace(const StateUpdate<T>&, int threads);
+
+namespace {
+
+// A tile of a vector of channels: (steps, lanes)
+template <class T> struct Tile {
+    const T* d;
+    const T* du;
+    T* y;
+    Weights<T> B, C;
+    const uint8_t* reset;
+    int64_t steps;
+};
+
+// Advances `Count` states from n on; adds what they give to y.
+template <class T, int Count, bool Small, bool Lanes>
+FASTITER_NOINLINE void advance(const Tile<T>& w, int64_t n, const T* A, T* h) {
+    constexpr int W = lanes<T>;
+    vec<T> state[Count];
+#pragma GCC unroll 16
+    for (int i = 0; i < Count; ++i) state[i] = load(h + (n + i) * W);
+    for (int64_t t = 0; t < w.steps; ++t) {
+        if (w.reset && w.reset[t])
+            for (vec<T>& s : state) s = vec<T>{};
+        const vec<T> d = load(w.d + t * W), du = load(w.du + t * W);
+        vec<T> y = load(w.y + t * W);
+        constexpr int kLockstep = min_of(Count, 4);
+#pragma GCC unroll 4
+        for (int i = 0; i < Count; i += kLockstep) {
+            vec<T> a[kLockstep];
+            decay<T, Small, kLockstep>(d, A + (n + i) * W, a);
+#pragma GCC unroll 4
+            for (int j = 0; j < kLockstep; ++j)
+                state[i + j] = fma(a[j], state[i + j], du * weight<T, Lanes>(w.B, t, n + i + j));
+#pragma GCC unroll 4
+            for (int j = 0; j < kLockstep; ++j) y = fma(state[i + j], weight<T, Lanes>(w.C, t, n + i + j), y);
+        }
+        store(w.y + t * W, y);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < Count; ++i) store(h + (n + i) * W, state[i]);
+}
+
+template <class T, bool Small, bool Lanes> void advance_all(const Tile<T>& w, int64_t N, const T* A, T* h) {
+    constexpr int64_t kMost = kVectorBytes == 64 && !Lanes ? 16 : 8;
+    int64_t n = 0;
+    for (; n + kMost <= N; n += kMost) advance<T, kMost, Small, Lanes>(w, n, A, h);
+    for (; n + 4 <= N; n += 4) advance<T, 4, Small, Lanes>(w, n, A, h);
+    for (; n < N; ++n) advance<T, 1, Small, Lanes>(w, n, A, h);
+}
+
+template <class T> class Forward {
+    static constexpr int W = lanes<T>;
+
+public:
+    Forward(const SelectiveScan<T>& p, void* memory) : p_(p), s_(p.shape), lanes_(p.B.fixed || p.C.fixed) {
+        Cutter cut(memory);
+        exponents_.take(cut, s_.N);
+        h_ = cut.take<T>(kPanel * s_.N * W);
+        B_.take(cut, p.B, s_.N, lanes_);
+        C_.take(cut, p.C, s_.N, lanes_);
+        for (T** tile : {&d_, &du_, &y_, &z_}) *tile = cut.take<T>(kTile * W);
+        bytes_ = cut.bytes();
+    }
+    size_t bytes() const { return bytes_; }
+
+    void run(const Unit<T>& unit) {
+        const Sequence q = sequence(s_.sequences, unit.sequence);
+        begin(unit);
+        for (int64_t time = 0; time < q.padded; time += kTile) {
+            const int64_t steps = min_of(kTile, q.steps - time);
+            if (steps > 0) run_tile(unit, q, time, steps);
+            if (steps < kTile) zero_padding(unit, q, time + max_of(steps, 0), min_of(time + kTile, q.padded));
+        }
+        const Signal last = states_of(p_.last, s_.D, s_.N);
+        for (int64_t b = 0; b < unit.blocks; ++b)
+            write_tile(last, {q.index, unit.channel(b), unit.width(b), 0, s_.N}, h_ + b * s_.N * W);
+    }
+
+private:
+    void begin(const Unit<T>& unit) {
+        exponents_.read(p_.A, s_.N, unit);
+        if (p_.B.fixed) B_.read_fixed(p_.B, s_.N, unit);
+        if (p_.C.fixed) C_.read_fixed(p_.C, s_.N, unit);
+        for (int64_t b = 0; b < unit.blocks; ++b) {
+            T* h = h_ + b * s_.N * W;
+            for (int64_t n = 0; n < s_.N; ++n) store(h + n * W, vec<T>{});
+            if (p_.first)
+                read_tile(states_of(p_.first, s_.D, s_.N), {unit.sequence, unit.channel(b), unit.width(b), 0, s_.N}, h);
+        }
+    }
+
+    void run_tile(const Unit<T>& unit, const Sequence& q, int64_t time, int64_t steps) {
+        uint8_t flags[kTile];
+        const uint8_t* reset = reset_of(s_.sequences, q, time, steps, flags);
+        if (!p_.B.fixed) B_.read(p_.B, s_.N, q, unit.group, time, steps);
+        if (!p_.C.fixed) C_.read(p_.C, s_.N, q, unit.group, time, steps);
+        const int64_t tile = tiles_before(s_.sequences, q.index) + time / kTile;
+        for (int64_t b = 0; b < unit.blocks; ++b) {
+            const Place at = {q.row, unit.channel(b), unit.width(b), q.start + time, steps};
+            T* h = h_ + b * s_.N * W;
+            if (p_.states) write_tile(states_of(p_.states, s_.D, s_.N), {tile, at.channel, at.channels, 0, s_.N}, h);
+            const vec<T> most = read(at);
+            fetch_next(unit, q, b, time);
+            const Tile<T> w = {d_, du_, y_, B_.weights(p_.B, s_.N, b), C_.weights(p_.C, s_.N, b), reset, steps};
+            const T* A = exponents_.values + b * s_.N * W;
+            const bool small = exponents_.are_small(b, most);
+            (lanes_  ? small ? advance_all<T, true, true> : advance_all<T, false, true>
+             : small ? advance_all<T, true, false>
+                     : advance_all<T, false, false>)(w, s_.N, A, h);
+            write(at);
+        }
+    }
+
+    // Reads a tile: d, d u and D u; returns the largest magnitudes of d.
+    vec<T> read(const Place& at) {
+        const vec<T> bias = p_.delta_bias ? load_up_to(p_.delta_bias + at.channel, at.channels) : vec<T>{};
+        const vec<T> D = p_.D ? load_up_to(p_.D + at.channel, at.channels) : vec<T>{};
+        read_tile(p_.u, at, du_);
+        read_tile(p_.delta, at, d_);
+        vec<T> most{};
+        for (int64_t t = 0; t < at.steps; ++t) {
+            const vec<T> u = load(du_ + t * W), d = step_size<T>(load(d_ + t * W) + bias, s_.softplus);
+            most = max_keeping_nan(magnitude<T>(d), most); // ignores NaN, which every path propagates
+            store(d_ + t * W, d);
+            store(du_ + t * W, d * u);
+            store(y_ + t * W, p_.D ? D * u : vec<T>{});
+        }
+        return most;
+    }
+
+    void write(const Place& at) {
+        if (p_.z.data) {
+            read_tile(p_.z, at, z_);
+            for (int64_t t = 0; t < at.steps; ++t) {
+                const vec<T> z = load(z_ + t * W);
+                store(y_ + t * W, load(y_ + t * W) * (z * sigmoid<T>(z)));
+            }
+        }
+        write_tile(p_.out, at, y_);
+    }
+
+    // Prefetches the tile that follows block b: the next block's, or the first one of the next steps.
+    void fetch_next(const Unit<T>& unit, const Sequence& q, int64_t b, int64_t time) {
+        const bool same = b + 1 < unit.blocks;
+        const int64_t next = same ? b + 1 : 0, from = same ? time : time + kTile;
+        const Place at = {q.row, unit.channel(next), unit.width(next), q.start + from, min_of(kTile, q.steps - from)};
+        if (at.steps <= 0) return;
+        for (const Signal* x : {&p_.u, &p_.delta, &p_.z, &p_.out}) prefetch_tile<T>(*x, at);
+    }
+
+    void zero_padding(const Unit<T>& unit, const Sequence& q, int64_t from, int64_t to) {
+        for (int64_t t = 0; t < kTile; ++t) store(y_ + t * W, vec<T>{});
+        for (int64_t b = 0; b < unit.blocks; ++b)
+            write_tile(p_.out, {q.row, unit.channel(b), unit.width(b), q.start + from, to - from}, y_);
+    }
+
+    const SelectiveScan<T>& p_;
+    const SelectiveShape& s_;
+    const bool lanes_;
+    Exponents<T> exponents_;
+    ProjectionTile<T> B_, C_;
+    T *h_ = nullptr, *d_ = nullptr, *du_ = nullptr, *y_ = nullptr, *z_ = nullptr;
+    size_t bytes_ = 0;
+};
+
+template <class T> size_t workspace(const SelectiveScan<T>& p, int threads) {
+    return size_t(threads) * Forward<T>(p, nullptr).bytes();
+}
+
+template <class T> void forward(const SelectiveScan<T>& p, Team team) {
+    const Panels<T> panels(p.shape);
+    char* memory = static_cast<char*>(p.workspace);
+    Forward<T> kernel(p, memory + size_t(team.id) * Forward<T>(p, nullptr).bytes());
+    const int64_t first = panels.units * team.id / team.size, last = panels.units * (team.id + 1) / team.size;
+    for (int64_t u = first; u < last; ++u) kernel.run(Unit<T>(p.shape, panels, u));
+}
+
+template <class T> int64_t units(const SelectiveShape& s, bool) { return Panels<T>(s).units; }
+
+template <class T>
+constexpr SelectiveKernels<T> selective_for = {
+    units<T>,
+    workspace<T>,
+    forward<T>,
+    selective_gradient_workspace<T>,
+    selective_gradient<T>,
+    state_update_workspace<T>,
+    state_update<T>,
+};
+
+} // namespace
+
+const Kernels kernels = {selective_for<float>, selective_for<double>};
+
+} // namespace fastiter::ssm::FASTITER_LEVEL

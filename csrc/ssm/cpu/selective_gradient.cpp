@@ -1,0 +1,434 @@
+// The selective scan, backward: from the last tile of time to the first. In a tile the states are computed again from
+// the saved ones; then the steps are visited in reverse, with l, the gradient of the state, in registers:
+//     l[t] = C dy[t] + a[t+1] l[t+1],   dC = sum of dy h,   dB = sum of l d u,   dx = sum of l B,   w = a l h[t-1],
+//     dA = sum of w d,   dd = u dx + sum of w A,   du = d dx + D dy.
+#include "ssm/cpu/selective.hpp"
+
+namespace fastiter::ssm::FASTITER_LEVEL {
+namespace {
+
+// States that are visited together; their decays and states at all steps of a tile stay in the first-level cache.
+constexpr int kVisited = kVectorBytes == 64 ? 8 : 4;
+
+// The sums over channels of a projection's gradient, vectors at data[t * time + n * lanes]
+template <class T> struct Sums {
+    T* data = nullptr;
+    int64_t time = 0;
+};
+
+template <class T> struct Tile {
+    const T* d;
+    const T* du;
+    const T* dy;
+    T* y; // nullptr: not requested
+    T* dx;
+    T* dd; // the sum of w A log2 e
+    Weights<T> B, C;
+    Sums<T> dB, dC;
+    const uint8_t* reset;
+    int64_t steps;
+    T *a, *h; // the decays and the states, before the first step and after each
+};
+
+// The states' part of a block: their values before the tile, al = a[t+1] l[t+1] and dA, each (N, lanes)
+template <class T> struct States {
+    const T* A;
+    const T* before;
+    T* al;
+    T* dA;
+};
+
+template <class T, int Count, bool Small, bool Lanes>
+FASTITER_NOINLINE void recompute(const Tile<T>& w, int64_t n, const States<T>& s) {
+    constexpr int W = lanes<T>;
+    vec<T> state[Count];
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) {
+        state[i] = load(s.before + (n + i) * W);
+        store(w.h + i * W, state[i]);
+    }
+    for (int64_t t = 0; t < w.steps; ++t) {
+        if (w.reset && w.reset[t])
+            for (vec<T>& x : state) x = vec<T>{};
+        const vec<T> d = load(w.d + t * W), du = load(w.du + t * W);
+        vec<T> a[Count];
+        decay<T, Small, Count>(d, s.A + n * W, a);
+#pragma GCC unroll 8
+        for (int i = 0; i < Count; ++i) {
+            state[i] = fma(a[i], state[i], du * weight<T, Lanes>(w.B, t, n + i));
+            store(w.a + (t * Count + i) * W, a[i]);
+            store(w.h + ((t + 1) * Count + i) * W, state[i]);
+        }
+        if (!w.y) continue;
+        vec<T> y = load(w.y + t * W);
+#pragma GCC unroll 8
+        for (int i = 0; i < Count; ++i) y = fma(state[i], weight<T, Lanes>(w.C, t, n + i), y);
+        store(w.y + t * W, y);
+    }
+}
+
+template <class T, int Count, bool Lanes>
+FASTITER_NOINLINE void visit(const Tile<T>& w, int64_t n, const States<T>& s) {
+    constexpr int W = lanes<T>;
+    vec<T> al[Count], dA[Count];
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) {
+        al[i] = load(s.al + (n + i) * W);
+        dA[i] = load(s.dA + (n + i) * W);
+    }
+    for (int64_t t = w.steps - 1; t >= 0; --t) {
+        const vec<T> d = load(w.d + t * W), du = load(w.du + t * W), dy = load(w.dy + t * W);
+        vec<T> dx = load(w.dx + t * W), dd = load(w.dd + t * W);
+        T* dB = w.dB.data + t * w.dB.time + n * W;
+        T* dC = w.dC.data + t * w.dC.time + n * W;
+        const bool is_reset = w.reset && w.reset[t];
+#pragma GCC unroll 8
+        for (int i = 0; i < Count; ++i) {
+            const vec<T> l = fma(weight<T, Lanes>(w.C, t, n + i), dy, al[i]);
+            store(dC + i * W, fma(dy, load(w.h + ((t + 1) * Count + i) * W), load(dC + i * W)));
+            store(dB + i * W, fma(l, du, load(dB + i * W)));
+            dx = fma(l, weight<T, Lanes>(w.B, t, n + i), dx);
+            al[i] = load(w.a + (t * Count + i) * W) * l;
+            if (is_reset) {
+                al[i] = vec<T>{};
+                continue;
+            }
+            const vec<T> wa = al[i] * load(w.h + (t * Count + i) * W);
+            dA[i] = fma(wa, d, dA[i]);
+            dd = fma(wa, load(s.A + (n + i) * W), dd);
+        }
+        store(w.dx + t * W, dx);
+        store(w.dd + t * W, dd);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) {
+        store(s.al + (n + i) * W, al[i]);
+        store(s.dA + (n + i) * W, dA[i]);
+    }
+}
+
+template <class T, int Count, bool Small, bool Lanes>
+FASTITER_INLINE void visit_states(const Tile<T>& w, int64_t n, const States<T>& s) {
+    recompute<T, Count, Small, Lanes>(w, n, s);
+    visit<T, Count, Lanes>(w, n, s);
+}
+
+template <class T, bool Small, bool Lanes> void visit_all(const Tile<T>& w, int64_t N, const States<T>& s) {
+    int64_t n = 0;
+    for (; n + kVisited <= N; n += kVisited) visit_states<T, kVisited, Small, Lanes>(w, n, s);
+    for (; n < N; ++n) visit_states<T, 1, Small, Lanes>(w, n, s);
+}
+
+// out[n] = the sum of the channels of vector n, for `count` of them
+template <class T> void add_channels(const T* vectors, int64_t count, T* out) {
+    constexpr int W = lanes<T>;
+    for (int64_t n = 0; n < count; n += W) {
+        vec<T> v[W];
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) v[i] = n + i < count ? load(vectors + (n + i) * W) : vec<T>{};
+        transpose<T>(v);
+        for (int i = 1; i < W; ++i) v[0] += v[i];
+        store_up_to(out + n, v[0], count - n);
+    }
+}
+
+template <class T> void fill_zero(T* p, int64_t count) {
+    for (int64_t i = 0; i < count; i += lanes<T>) store_up_to(p + i, vec<T>{}, count - i);
+}
+
+// out = the sum of `count` arrays of `size` numbers, in order; a thread adds its share of them.
+template <class T> void add_parts(const T* parts, int64_t count, int64_t size, T* out, Team team) {
+    if (!parts || !out) return;
+    const int64_t share = round_up(ceil_div(size, team.size), lanes<T>);
+    const int64_t to = min_of(size, (team.id + 1) * share);
+    for (int64_t c = team.id * share; c < to; c += lanes<T>) {
+        vec<T> sum = load_up_to(parts + c, to - c);
+        for (int64_t i = 1; i < count; ++i) sum += load_up_to(parts + i * size + c, to - c);
+        store_up_to(out + c, sum, to - c);
+    }
+}
+
+// The partial sums: of dB and dC one for each panel, of the others one for each sequence; without partners, the results.
+template <class T> struct Parts {
+    T *dB = nullptr, *dC = nullptr, *dA = nullptr, *dD = nullptr, *dbias = nullptr;
+    int64_t panels, sequences, of_projection, of_states, of_channels;
+
+    Parts(const SelectiveGradient<T>& p, Cutter& memory) {
+        const SelectiveShape& s = p.forward.shape;
+        panels = Panels<T>(s).panels;
+        sequences = s.sequences.count;
+        of_projection = (s.sequences.starts ? 1 : sequences) * s.G * s.sequences.T * s.N;
+        of_states = s.D * s.N;
+        of_channels = s.D;
+        take(memory, dB, p.dB, p.forward.B.fixed);
+        take(memory, dC, p.dC, p.forward.C.fixed);
+        dA = sequences > 1 ? memory.take<T>(sequences * of_states) : p.dA;
+        dD = sequences > 1 ? memory.take<T>(sequences * of_channels) : p.dD;
+        dbias = sequences > 1 ? memory.take<T>(sequences * of_channels) : p.dbias;
+    }
+    void add(const SelectiveGradient<T>& p, Team team) const {
+        wait(team.barriers[0], team.size);
+        add_projection(dB, p.dB, p.forward.B.fixed, team);
+        add_projection(dC, p.dC, p.forward.C.fixed, team);
+        if (sequences == 1) return;
+        add_parts(dA, sequences, of_states, p.dA, team);
+        add_parts(dD, sequences, of_channels, p.dD, team);
+        add_parts(dbias, sequences, of_channels, p.dbias, team);
+    }
+
+private:
+    void take(Cutter& memory, T*& part, T* result, bool fixed) const {
+        if (fixed)
+            part = sequences > 1 ? memory.take<T>(sequences * of_states) : result;
+        else
+            part = panels > 1 ? memory.take<T>(panels * of_projection) : result;
+    }
+    void add_projection(const T* parts, T* out, bool fixed, Team team) const {
+        if (fixed && sequences > 1) add_parts(parts, sequences, of_states, out, team);
+        if (!fixed && panels > 1) add_parts(parts, panels, of_projection, out, team);
+    }
+};
+
+template <class T> class Backward {
+    static constexpr int W = lanes<T>;
+
+public:
+    Backward(const SelectiveGradient<T>& p, const Parts<T>& parts, void* memory)
+        : p_(p), f_(p.forward), s_(p.forward.shape), parts_(parts), lanes_(f_.B.fixed || f_.C.fixed) {
+        Cutter cut(memory);
+        exponents_.take(cut, s_.N);
+        B_.take(cut, f_.B, s_.N, lanes_);
+        C_.take(cut, f_.C, s_.N, lanes_);
+        al_ = cut.take<T>(kPanel * s_.N * W);
+        dA_ = cut.take<T>(kPanel * s_.N * W);
+        before_ = cut.take<T>(s_.N * W);
+        dB_ = cut.take<T>((f_.B.fixed ? kPanel : kTile) * s_.N * W);
+        dC_ = cut.take<T>((f_.C.fixed ? kPanel : kTile) * s_.N * W);
+        dD_ = cut.take<T>(kPanel * W);
+        dbias_ = cut.take<T>(kPanel * W);
+        a_ = cut.take<T>(kTile * kVisited * W);
+        h_ = cut.take<T>((kTile + 1) * kVisited * W);
+        for (T** tile : {&u_, &d_, &slope_, &xu_, &z_, &dy_, &y_, &dx_, &dd_}) *tile = cut.take<T>(kTile * W);
+        bytes_ = cut.bytes();
+    }
+    size_t bytes() const { return bytes_; }
+
+    void run(const Unit<T>& unit) {
+        const Sequence q = sequence(s_.sequences, unit.sequence);
+        begin(unit);
+        for (int64_t time = (ceil_div(q.padded, kTile) - 1) * kTile; time >= 0; time -= kTile) {
+            const int64_t steps = min_of(kTile, q.steps - time);
+            if (steps < kTile) zero_padding(unit, q, time + max_of(steps, 0), min_of(time + kTile, q.padded));
+            if (steps > 0) run_tile(unit, q, time, steps);
+        }
+        finish(unit);
+    }
+
+private:
+    void begin(const Unit<T>& unit) {
+        exponents_.read(f_.A, s_.N, unit);
+        if (f_.B.fixed) B_.read_fixed(f_.B, s_.N, unit);
+        if (f_.C.fixed) C_.read_fixed(f_.C, s_.N, unit);
+        const int64_t all = unit.blocks * s_.N * W;
+        for (T* x : {al_, dA_}) fill_zero(x, all);
+        for (T* x : {dD_, dbias_}) fill_zero(x, kPanel * W);
+        if (f_.B.fixed) fill_zero(dB_, all);
+        if (f_.C.fixed) fill_zero(dC_, all);
+        if (!p_.dlast) return;
+        for (int64_t b = 0; b < unit.blocks; ++b)
+            read_tile(states_of(p_.dlast, s_.D, s_.N), {unit.sequence, unit.channel(b), unit.width(b), 0, s_.N},
+                      al_ + b * s_.N * W);
+    }
+
+    void run_tile(const Unit<T>& unit, const Sequence& q, int64_t time, int64_t steps) {
+        uint8_t flags[kTile];
+        const uint8_t* reset = reset_of(s_.sequences, q, time, steps, flags);
+        if (!f_.B.fixed) B_.read(f_.B, s_.N, q, unit.group, time, steps);
+        if (!f_.C.fixed) C_.read(f_.C, s_.N, q, unit.group, time, steps);
+        if (!f_.B.fixed) fill_zero(dB_, steps * s_.N * W);
+        if (!f_.C.fixed) fill_zero(dC_, steps * s_.N * W);
+        const int64_t tile = tiles_before(s_.sequences, q.index) + time / kTile;
+        for (int64_t b = 0; b < unit.blocks; ++b) {
+            const Place at = {q.row, unit.channel(b), unit.width(b), q.start + time, steps};
+            read_tile(states_of(f_.states, s_.D, s_.N), {tile, at.channel, at.channels, 0, s_.N}, before_);
+            const vec<T> most = read(at);
+            fetch_next(unit, q, b, time);
+            const int64_t block = b * s_.N * W, vectors = s_.N * W;
+            const Tile<T> w = {d_,
+                               xu_,
+                               dy_,
+                               f_.z.data ? y_ : nullptr,
+                               dx_,
+                               dd_,
+                               B_.weights(f_.B, s_.N, b),
+                               C_.weights(f_.C, s_.N, b),
+                               f_.B.fixed ? Sums<T>{dB_ + block, 0} : Sums<T>{dB_, vectors},
+                               f_.C.fixed ? Sums<T>{dC_ + block, 0} : Sums<T>{dC_, vectors},
+                               reset,
+                               steps,
+                               a_,
+                               h_};
+            const States<T> states = {exponents_.values + block, before_, al_ + block, dA_ + block};
+            const bool small = exponents_.are_small(b, most);
+            (lanes_  ? small ? visit_all<T, true, true> : visit_all<T, false, true>
+             : small ? visit_all<T, true, false>
+                     : visit_all<T, false, false>)(w, s_.N, states);
+            write(at, b);
+        }
+        write_projections(unit, q, time, steps);
+    }
+
+    // Reads a tile: u, d, its slope by delta, d u, dy, and D u where y is requested; returns the largest magnitudes of d.
+    vec<T> read(const Place& at) {
+        const vec<T> bias = f_.delta_bias ? load_up_to(f_.delta_bias + at.channel, at.channels) : vec<T>{};
+        const vec<T> D = f_.D ? load_up_to(f_.D + at.channel, at.channels) : vec<T>{};
+        read_tile(f_.u, at, u_);
+        read_tile(f_.delta, at, d_);
+        if (f_.z.data) read_tile(f_.z, at, z_);
+        if (p_.d_out.data)
+            read_tile(p_.d_out, at, dy_);
+        else
+            fill_zero(dy_, at.steps * W);
+        vec<T> most{};
+        for (int64_t i = 0; i < at.steps * W; i += W) {
+            const vec<T> u = load(u_ + i), raw = load(d_ + i) + bias, d = step_size<T>(raw, s_.softplus);
+            most = max_keeping_nan(magnitude<T>(d), most);
+            store(d_ + i, d);
+            const vec<T> one = broadcast(T(1));
+            store(slope_ + i, s_.softplus ? select<T>(raw > T(20), one, sigmoid<T>(raw)) : one);
+            store(xu_ + i, d * u);
+            store(y_ + i, f_.D ? D * u : vec<T>{});
+            store(dx_ + i, vec<T>{});
+            store(dd_ + i, vec<T>{});
+            if (!f_.z.data) continue;
+            const vec<T> z = load(z_ + i);
+            store(dy_ + i, load(dy_ + i) * (z * sigmoid<T>(z)));
+        }
+        return most;
+    }
+
+    void write(const Place& at, int64_t b) {
+        const vec<T> D = f_.D ? load_up_to(f_.D + at.channel, at.channels) : vec<T>{};
+        if (f_.z.data) write_gate(at);
+        vec<T> dD = load(dD_ + b * W), dbias = load(dbias_ + b * W);
+        for (int64_t i = 0; i < at.steps * W; i += W) {
+            const vec<T> u = load(u_ + i), dx = load(dx_ + i), dy = load(dy_ + i);
+            const vec<T> ddelta = fma(u, dx, load(dd_ + i) * T(kLn2)) * load(slope_ + i);
+            dD = fma(dy, u, dD);
+            dbias += ddelta;
+            store(dd_ + i, ddelta);
+            store(dx_ + i, f_.D ? fma(load(d_ + i), dx, D * dy) : load(d_ + i) * dx);
+        }
+        store(dD_ + b * W, dD);
+        store(dbias_ + b * W, dbias);
+        if (p_.du.data) write_tile(p_.du, at, dx_);
+        if (p_.ddelta.data) write_tile(p_.ddelta, at, dd_);
+    }
+
+    // dz = d_out y s(z) (1 + z (1 - s(z)))
+    void write_gate(const Place& at) {
+        if (!p_.dz.data) return;
+        if (!p_.d_out.data) {
+            fill_zero(z_, at.steps * W);
+        } else {
+            T* d_out = a_; // no longer needed
+            read_tile(p_.d_out, at, d_out);
+            for (int64_t i = 0; i < at.steps * W; i += W) {
+                const vec<T> z = load(z_ + i), s = sigmoid<T>(z);
+                const vec<T> slope = s * fma(z, broadcast(T(1)) - s, broadcast(T(1)));
+                store(z_ + i, load(d_out + i) * load(y_ + i) * slope);
+            }
+        }
+        write_tile(p_.dz, at, z_);
+    }
+
+    void write_projections(const Unit<T>& unit, const Sequence& q, int64_t time, int64_t steps) {
+        for (int64_t t = 0; t < steps; ++t) {
+            const int64_t vectors = t * s_.N * W;
+            if (T* dB = projection(parts_.dB, f_.B.fixed, unit, q, time + t)) add_channels(dB_ + vectors, s_.N, dB);
+            if (T* dC = projection(parts_.dC, f_.C.fixed, unit, q, time + t)) add_channels(dC_ + vectors, s_.N, dC);
+        }
+    }
+
+    // Where a unit's sum over its channels goes: (panel, row, group, time, N)
+    T* projection(T* part, bool fixed, const Unit<T>& unit, const Sequence& q, int64_t time) const {
+        if (!part || fixed) return nullptr;
+        const int64_t panel = parts_.panels > 1 ? unit.panel * parts_.of_projection : 0;
+        return part + panel + ((q.row * s_.G + unit.group) * s_.sequences.T + q.start + time) * s_.N;
+    }
+
+    void finish(const Unit<T>& unit) {
+        const int64_t sequence = parts_.sequences > 1 ? unit.sequence : 0;
+        for (int64_t b = 0; b < unit.blocks; ++b) {
+            const int64_t block = b * s_.N * W, channel = unit.channel(b), width = unit.width(b);
+            const Place at = {sequence, channel, width, 0, s_.N};
+            if (parts_.dA) write_tile(states_of(parts_.dA, s_.D, s_.N), at, dA_ + block);
+            if (parts_.dB && f_.B.fixed) write_tile(states_of(parts_.dB, s_.D, s_.N), at, dB_ + block);
+            if (parts_.dC && f_.C.fixed) write_tile(states_of(parts_.dC, s_.D, s_.N), at, dC_ + block);
+            if (parts_.dD) store_up_to(parts_.dD + sequence * s_.D + channel, load(dD_ + b * W), width);
+            if (parts_.dbias) store_up_to(parts_.dbias + sequence * s_.D + channel, load(dbias_ + b * W), width);
+            if (p_.dfirst)
+                write_tile(states_of(p_.dfirst, s_.D, s_.N), {unit.sequence, channel, width, 0, s_.N}, al_ + block);
+        }
+    }
+
+    void zero_padding(const Unit<T>& unit, const Sequence& q, int64_t from, int64_t to) {
+        fill_zero(y_, kTile * W);
+        for (int64_t b = 0; b < unit.blocks; ++b)
+            for (const Signal* x : {&p_.du, &p_.ddelta, &p_.dz})
+                if (x->data) write_tile(*x, {q.row, unit.channel(b), unit.width(b), q.start + from, to - from}, y_);
+        for (int64_t t = from; t < to; ++t) {
+            if (T* dB = projection(parts_.dB, f_.B.fixed, unit, q, t)) fill_zero(dB, s_.N);
+            if (T* dC = projection(parts_.dC, f_.C.fixed, unit, q, t)) fill_zero(dC, s_.N);
+        }
+    }
+
+    // Prefetches the tile that follows block b: the next block's, or the first one of the earlier steps.
+    void fetch_next(const Unit<T>& unit, const Sequence& q, int64_t b, int64_t time) {
+        const bool same = b + 1 < unit.blocks;
+        const int64_t next = same ? b + 1 : 0, from = same ? time : time - kTile;
+        if (from < 0) return;
+        const Place at = {q.row, unit.channel(next), unit.width(next), q.start + from, min_of(kTile, q.steps - from)};
+        for (const Signal* x : {&f_.u, &f_.delta, &f_.z, &p_.d_out, &p_.du, &p_.ddelta, &p_.dz})
+            prefetch_tile<T>(*x, at);
+    }
+
+    const SelectiveGradient<T>& p_;
+    const SelectiveScan<T>& f_;
+    const SelectiveShape& s_;
+    const Parts<T>& parts_;
+    const bool lanes_;
+    Exponents<T> exponents_;
+    ProjectionTile<T> B_, C_;
+    T *al_ = nullptr, *dA_ = nullptr, *before_ = nullptr, *dB_ = nullptr, *dC_ = nullptr, *dD_ = nullptr,
+      *dbias_ = nullptr, *a_ = nullptr, *h_ = nullptr;
+    T *u_ = nullptr, *d_ = nullptr, *slope_ = nullptr, *xu_ = nullptr, *z_ = nullptr, *dy_ = nullptr, *y_ = nullptr,
+      *dx_ = nullptr, *dd_ = nullptr;
+    size_t bytes_ = 0;
+};
+
+} // namespace
+
+template <class T> size_t selective_gradient_workspace(const SelectiveGradient<T>& p, int threads) {
+    Cutter shared(nullptr);
+    const Parts<T> parts(p, shared);
+    return shared.bytes() + size_t(threads) * Backward<T>(p, parts, nullptr).bytes();
+}
+
+template <class T> void selective_gradient(const SelectiveGradient<T>& p, Team team) {
+    Cutter shared(p.workspace);
+    const Parts<T> parts(p, shared);
+    char* own = static_cast<char*>(p.workspace) + shared.bytes();
+    Backward<T> kernel(p, parts, own + size_t(team.id) * Backward<T>(p, parts, nullptr).bytes());
+    const Panels<T> panels(p.forward.shape);
+    const int64_t first = panels.units * team.id / team.size, last = panels.units * (team.id + 1) / team.size;
+    for (int64_t u = first; u < last; ++u) kernel.run(Unit<T>(p.forward.shape, panels, u));
+    parts.add(p, team);
+}
+
+template size_t selective_gradient_workspace(const SelectiveGradient<float>&, int);
+template size_t selective_gradient_workspace(const SelectiveGradient<double>&, int);
+template void selective_gradient(const SelectiveGradient<float>&, Team);
+template void selective_gradient(const SelectiveGradient<double>&, Team);
+
+} // namespace fastiter::ssm::FASTITER_LEVEL

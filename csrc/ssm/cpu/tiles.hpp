@@ -1,0 +1,141 @@
+// Tiles: a vector of channels for some consecutive steps, (steps, channels), copied from arrays of any layout and
+// storage type into the type of the computation and back.
+#pragma once
+#include "core/cpu/simd.hpp"
+#include "ssm/cpu/kernels.hpp"
+
+namespace fastiter::ssm::FASTITER_LEVEL {
+
+namespace detail {
+template <class V, size_t... I> FASTITER_INLINE V lower_halves(V a, V b, std::index_sequence<I...>) {
+    return __builtin_shufflevector(a, b, int(I / 2 + (I & 1) * sizeof...(I))...);
+}
+template <class V, size_t... I> FASTITER_INLINE V upper_halves(V a, V b, std::index_sequence<I...>) {
+    return __builtin_shufflevector(a, b, int(sizeof...(I) / 2 + I / 2 + (I & 1) * sizeof...(I))...);
+}
+} // namespace detail
+
+// Transposes a square of vectors: each of log2(lanes) passes interleaves the first half of them with the second.
+template <class T> FASTITER_INLINE void transpose(vec<T>* v) {
+    constexpr int W = lanes<T>;
+    constexpr auto all = std::make_index_sequence<W>();
+#pragma GCC unroll 4
+    for (int pass = 1; pass < W; pass *= 2) {
+        vec<T> next[W];
+#pragma GCC unroll 16
+        for (int i = 0; i < W / 2; ++i) {
+            next[2 * i] = detail::lower_halves(v[i], v[i + W / 2], all);
+            next[2 * i + 1] = detail::upper_halves(v[i], v[i + W / 2], all);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) v[i] = next[i];
+    }
+}
+
+// A piece of a signal: `channels` of it, at most one vector, for `steps` steps. Strides count elements.
+template <class S> struct Piece {
+    S* data;
+    int64_t channel, time, channels, steps;
+};
+
+// tile[t * line + c] = the piece's number of channel c at step t; channels up to a whole vector are 0.
+template <class S> FASTITER_NOINLINE void read_piece(const Piece<const S>& p, value<S>* tile, int64_t line) {
+    using T = value<S>;
+    constexpr int W = lanes<T>;
+    if (p.channel == 1 || p.channels == 1) {
+        for (int64_t t = 0; t < p.steps; ++t) store(tile + t * line, load_up_to(p.data + t * p.time, p.channels));
+    } else if (p.time == 1) {
+        for (int64_t t = 0; t < p.steps; t += W) {
+            vec<T> v[W];
+#pragma GCC unroll 16
+            for (int c = 0; c < W; ++c)
+                v[c] = c < p.channels ? load_up_to(p.data + c * p.channel + t, p.steps - t) : vec<T>{};
+            transpose<T>(v);
+            const int64_t steps = min_of(W, p.steps - t);
+#pragma GCC unroll 16
+            for (int i = 0; i < W; ++i)
+                if (i < steps) store(tile + (t + i) * line, v[i]);
+        }
+    } else {
+        for (int64_t t = 0; t < p.steps; ++t) {
+            store(tile + t * line, vec<T>{});
+            for (int64_t c = 0; c < p.channels; ++c)
+                tile[t * line + c] = load_first(p.data + c * p.channel + t * p.time, 1)[0];
+        }
+    }
+}
+
+template <class S> FASTITER_NOINLINE void write_piece(const Piece<S>& p, const value<S>* tile, int64_t line) {
+    using T = value<S>;
+    constexpr int W = lanes<T>;
+    if (p.channel == 1 || p.channels == 1) {
+        for (int64_t t = 0; t < p.steps; ++t) store_up_to(p.data + t * p.time, load(tile + t * line), p.channels);
+    } else if (p.time == 1) {
+        for (int64_t t = 0; t < p.steps; t += W) {
+            const int64_t steps = min_of(W, p.steps - t);
+            vec<T> v[W];
+#pragma GCC unroll 16
+            for (int i = 0; i < W; ++i) v[i] = i < steps ? load(tile + (t + i) * line) : vec<T>{};
+            transpose<T>(v);
+#pragma GCC unroll 16
+            for (int c = 0; c < W; ++c)
+                if (c < p.channels) store_up_to(p.data + c * p.channel + t, v[c], steps);
+        }
+    } else {
+        for (int64_t t = 0; t < p.steps; ++t)
+            for (int64_t c = 0; c < p.channels; ++c)
+                store_first(p.data + c * p.channel + t * p.time, broadcast(tile[t * line + c]), 1);
+    }
+}
+
+// Calls f(pointer) with the type in which a signal is stored; T is the type of the computation.
+template <class T, class F> FASTITER_INLINE void with_storage(const Signal& x, F f) {
+    if constexpr (sizeof(T) == 8)
+        f(static_cast<double*>(x.data));
+    else if (x.storage == Storage::bf16)
+        f(static_cast<bf16*>(x.data));
+    else if (x.storage == Storage::f16)
+        f(static_cast<f16*>(x.data));
+    else
+        f(static_cast<float*>(x.data));
+}
+
+// Where a tile is: the first channel and step of a row, and how many of them
+struct Place {
+    int64_t row, channel, channels, time, steps;
+};
+
+// Reads a tile of at most one vector of channels, `line` numbers apart from step to step.
+template <class T> FASTITER_INLINE void read_tile(const Signal& x, const Place& at, T* tile, int64_t line = lanes<T>) {
+    with_storage<T>(x, [&]<class S>(S* data) {
+        const int64_t from = at.row * x.row + at.channel * x.channel + at.time * x.time;
+        read_piece<S>({data + from, x.channel, x.time, at.channels, at.steps}, tile, line);
+    });
+}
+template <class T> FASTITER_INLINE void write_tile(const Signal& x, const Place& at, const T* tile) {
+    with_storage<T>(x, [&]<class S>(S* data) {
+        const int64_t from = at.row * x.row + at.channel * x.channel + at.time * x.time;
+        write_piece<S>({data + from, x.channel, x.time, at.channels, at.steps}, tile, lanes<T>);
+    });
+}
+
+// Prefetches a tile into the second-level cache: its lines are too far apart for the hardware to follow, and with strides
+// of a power of two they map to the same few sets of the first level.
+template <class T> FASTITER_INLINE void prefetch_tile(const Signal& x, const Place& at) {
+    if (!x.data) return;
+    with_storage<T>(x, [&]<class S>(S* data) {
+        const S* from = data + at.row * x.row + at.channel * x.channel + at.time * x.time;
+        if (x.channel == 1)
+            for (int64_t t = 0; t < at.steps; ++t) prefetch<2>(from + t * x.time, 1);
+        else
+            for (int64_t c = 0; c < at.channels; ++c) prefetch<2>(from + c * x.channel, at.steps);
+    });
+}
+
+// (row, channel, time) for a contiguous (row, channel, state) of the type of the computation: a matrix of all states
+// of a vector of channels is a tile whose steps are the states.
+template <class T> FASTITER_INLINE Signal states_of(const T* data, int64_t channels, int64_t states) {
+    return {const_cast<T*>(data), channels * states, states, 1, sizeof(T) == 8 ? Storage::f64 : Storage::f32};
+}
+
+} // namespace fastiter::ssm::FASTITER_LEVEL

@@ -1,0 +1,10 @@
+"""State-space models on NumPy arrays."""
+
+from __future__ import annotations
+
+from .._public import publish
+from ._functional import selective_scan, selective_state_update
+
+__all__ = ["selective_scan", "selective_state_update"]
+
+publish(globals())

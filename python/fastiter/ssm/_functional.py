@@ -1,0 +1,336 @@
+"""Selective scans on NumPy arrays: h = exp(d A) h + d B u, y = C h + D u, with d = softplus(delta + delta_bias)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._backend import Backends, choose
+from .._check import check_array, check_flag, check_room, empty, integers, type_name
+from .._sequences import check_bounds, check_lengths, check_packing, check_reset_shape
+from ._shapes import Sizes, check_shapes, check_state, check_step_shapes
+
+Array: TypeAlias = npt.NDArray[Any]
+_DTYPES = ("float32", "float64", "float16", "bfloat16")
+_OPTIONAL = ("D", "z", "delta_bias", "dt_bias", "initial_state")
+
+
+class _Cut(NamedTuple):
+    """Where sequences begin and end."""
+
+    reset: Array | None
+    lengths: Array | None
+    cu_seqlens: Array | None
+
+    def count(self, batch: int) -> int:
+        return batch if self.cu_seqlens is None else len(self.cu_seqlens) - 1
+
+
+def selective_scan(
+    u: Array,
+    delta: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array | None = None,
+    z: Array | None = None,
+    delta_bias: Array | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    *,
+    initial_state: Array | None = None,
+    reset: Array | None = None,
+    lengths: npt.ArrayLike | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
+    backend: str | None = None,
+) -> Array | tuple[Array, Array]:
+    """h[t] = exp(d[t] A) h[t-1] + d[t] B[t] u[t], out[t] = (C[t] h[t] + D u[t]) z s(z): the recurrence of Mamba.
+
+    Each of D channels has N states, which decay at the rates A, take in u by the weights B and are read by the weights
+    C; the step size d = delta + delta_bias, or its softplus, is an input too. s is the logistic sigmoid. Positional
+    arguments are those of ``mamba_ssm``'s ``selective_scan_fn``.
+
+    Parameters
+    ----------
+    u : ndarray (B, D, T), float32, float64, float16 or bfloat16 (of ml_dtypes)
+        Inputs. Time or channels contiguous is fastest; no copy is made of any layout.
+    delta : ndarray (B, D, T)
+        Step sizes. delta, z, B and C may each have any of the dtypes if u is not float64, else float64.
+    A : ndarray (D, N), float32, or float64 if u is
+        Rates; negative ones decay.
+    B, C : ndarray (B, N, T), or (B, G, N, T) with G groups of channels, or (D, N) for all steps
+        Weights of inputs and outputs. Fixed ones have the dtype of A. Channel d belongs to group d // (D / G).
+    D : ndarray (D,), optional
+        Weights of u in the output; dtype of A.
+    z : ndarray (B, D, T), optional
+        The output's gate.
+    delta_bias : ndarray (D,), optional
+        Added to delta; dtype of A.
+    delta_softplus : bool
+        Apply log(1 + e^x) to delta + delta_bias.
+    return_last_state : bool
+        Also return the last state.
+    initial_state : ndarray (B, D, N), optional
+        State before the first step; zero by default; dtype of A.
+    reset : bool ndarray (B, T) or (T,), optional
+        True where the previous state counts as zero.
+    lengths : integers (B,), optional
+        Valid steps of each row, 0 to T; later steps are not computed and their output is 0.
+    cu_seqlens : integers (S + 1,), optional
+        S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1]. The states
+        are then (S, D, N).
+    backend : {"cpu", "reference"}, optional
+        "reference" runs the specification in plain NumPy.
+
+    Returns
+    -------
+    out : ndarray (B, D, T)
+        With the dtype and the order in memory of u.
+    last_state : ndarray (B, D, N)
+        Only with ``return_last_state``; given back as ``initial_state`` it continues the sequence exactly. float32, or
+        float64 if u is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+    BackendError
+        If the backend cannot run.
+
+    References
+    ----------
+    Gu and Dao (2023), Mamba: linear-time sequence modeling with selective state spaces.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter.ssm
+    >>> u = np.ones((1, 1, 4), np.float32)
+    >>> A, B = -np.ones((1, 1), np.float32), np.ones((1, 1, 4), np.float32)
+    >>> out = fastiter.ssm.selective_scan(u, np.log(2) * u, A, B, B)  # the state halves with each step
+    >>> (out / out[0, 0, 0]).round(3).tolist()
+    [[[1.0, 1.5, 1.75, 1.875]]]
+    """
+    function = "selective_scan"
+    run = choose(function, _BACKENDS, backend)
+    given = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
+    check_flag(function, "delta_softplus", delta_softplus)
+    check_flag(function, "return_last_state", return_last_state)
+    arrays = given_of({**given, "initial_state": initial_state})
+    _check_dtypes(function, arrays)
+    sizes = check_shapes(function, {name: x.shape for name, x in arrays.items()})
+    cut = _checked_cut(function, sizes, reset, lengths, cu_seqlens)
+    if initial_state is not None:
+        check_state(function, initial_state.shape, cut.count(sizes.batch), sizes, cut.cu_seqlens is not None)
+    out, last = run(sizes, given, delta_softplus, initial_state, cut)
+    return (out, last) if return_last_state else out
+
+
+def given_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments without optional ones that are None."""
+    return {name: x for name, x in arguments.items() if x is not None or name not in _OPTIONAL}
+
+
+def _computed(x: Array) -> np.dtype[Any]:
+    """Return the dtype of the arithmetic and of the state."""
+    return np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
+
+
+def _check_dtypes(function: str, arrays: Mapping[str, object], first: str = "u") -> None:
+    """Check dtypes: signals have any, or float64 like the first one; weights have that of the arithmetic."""
+    for name, x in arrays.items():
+        check_array(function, name, x, _DTYPES)
+        dtype = _computed(arrays[first])  # type: ignore[arg-type]
+        is_signal = name in ("u", "x", "delta", "dt", "z", "state") or (name in "BC" and x.ndim > 2)  # type: ignore[attr-defined]
+        if first == "x" and name in "BC":
+            is_signal = True
+        found = x.dtype  # type: ignore[attr-defined]
+        if (is_signal and (found == np.float64) != (dtype == np.float64)) or (not is_signal and found != dtype):
+            expected = "float32, float16 or bfloat16" if is_signal and dtype != np.float64 else str(dtype)
+            head = arrays[first].dtype  # type: ignore[attr-defined]
+            raise TypeError(f"{function}: {name} must have dtype {expected} to go with {head} {first}, got {found}")
+
+
+def _checked_cut(
+    function: str,
+    sizes: Sizes,
+    reset: object,
+    lengths: npt.ArrayLike | None,
+    cu_seqlens: npt.ArrayLike | None,
+) -> _Cut:
+    flags = whole = None
+    if reset is not None:
+        if not isinstance(reset, np.ndarray) or reset.dtype != np.bool_:
+            got = f"dtype {reset.dtype}" if isinstance(reset, np.ndarray) else type_name(reset)
+            raise TypeError(f"{function}: reset must be a NumPy array of bool, got {got}")
+        check_reset_shape(function, reset.shape, sizes.batch, sizes.time)
+        flags = np.ascontiguousarray(reset)
+    if cu_seqlens is not None:
+        check_packing(function, sizes.batch, lengths, "u")
+        bounds = integers(function, "cu_seqlens", cu_seqlens)
+        first, last = (int(bounds[0]), int(bounds[-1])) if bounds.ndim == 1 and bounds.size else (0, 0)
+        falls = bounds.ndim == 1 and bool((bounds[1:] < bounds[:-1]).any())
+        check_bounds(function, bounds.shape, first, last, falls, sizes.time)
+        return _Cut(flags, None, bounds)
+    if lengths is not None:
+        whole = integers(function, "lengths", lengths)
+        least, most = int(whole.min(initial=0)), int(whole.max(initial=0))
+        check_lengths(function, whole.shape, least, most, sizes.batch, sizes.time)
+    return _Cut(flags, whole, None)
+
+
+def _grouped(x: Array) -> Array:
+    """Return B or C with an axis for the groups."""
+    return x[:, None] if x.ndim == 3 else x
+
+
+def _aligned(x: Array | None) -> Array | None:
+    """Return ``x``, or a copy, whose elements are aligned and whose strides count elements."""
+    if x is None or (x.flags.aligned and all(stride % x.itemsize == 0 for stride in x.strides)):
+        return x
+    return np.ascontiguousarray(x)
+
+
+def _like(u: Array) -> Array:
+    """Return an uninitialised array with the shape and dtype of u, and channels contiguous if they are in u."""
+    batch, channels, time = u.shape
+    if abs(u.strides[1]) < abs(u.strides[2]):
+        return empty((batch, time, channels), u.dtype).transpose(0, 2, 1)
+    return empty(u.shape, u.dtype)
+
+
+def _cpu(
+    sizes: Sizes, given: Mapping[str, Array | None], softplus: bool, initial: Array | None, cut: _Cut
+) -> tuple[Array, Array]:
+    u, delta, A, B, C, D, z, delta_bias = given.values()
+    assert u is not None  # for the type checker, as are B and C below
+    assert B is not None
+    assert C is not None
+    count = cut.count(sizes.batch)
+    out, last = _like(u), empty((count, sizes.channels, sizes.states), _computed(u))
+    shape = ((count, sizes.time, cut.lengths, cut.cu_seqlens, cut.reset), *_kernel_sizes(sizes), softplus)
+    weights: list[Any] = [None if x is None else np.ascontiguousarray(x) for x in (A, D, delta_bias, initial)]
+    projections: list[Any] = [np.ascontiguousarray(x) if x.ndim == 2 else _aligned(_grouped(x)) for x in (B, C)]
+    A, D, delta_bias, initial = weights
+    signals, (B, C) = (_aligned(u), _aligned(delta), _aligned(z), out), projections
+    _core.ssm.selective_forward(shape, *signals, A, B, C, D, delta_bias, initial, last, None)
+    return out, last
+
+
+def _kernel_sizes(sizes: Sizes) -> tuple[int, int, int]:
+    return sizes.channels, sizes.groups, sizes.states
+
+
+def _reference(
+    sizes: Sizes, given: Mapping[str, Array | None], softplus: bool, initial: Array | None, cut: _Cut
+) -> tuple[Array, Array]:
+    from . import reference
+
+    u = given["u"]
+    assert u is not None
+    dtype, given_dtype = _computed(u), u.dtype
+    wide: list[Any] = [None if x is None else x.astype(dtype) for x in given.values()]
+    wide[3:5] = [_grouped(x) for x in wide[3:5]]
+    arguments: dict[str, Any] = dict(zip(given, wide, strict=True))
+    cuts = reference.Cut(*cut)
+    out, last = reference.selective_scan(**arguments, delta_softplus=softplus, initial_state=initial, cut=cuts)
+    return out.astype(given_dtype), last
+
+
+_BACKENDS: Backends[tuple[Array, Array]] = {"cpu": _cpu, "reference": _reference}
+
+
+def selective_state_update(
+    state: Array,
+    x: Array,
+    dt: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array | None = None,
+    z: Array | None = None,
+    dt_bias: Array | None = None,
+    dt_softplus: bool = False,
+    state_batch_indices: npt.ArrayLike | None = None,
+) -> Array:
+    """state = exp(d A) state + d B x, out = (C state + D x) z s(z): one step of :func:`selective_scan`, in place.
+
+    Arguments are those of ``mamba_ssm``'s function of the same name. Heads H of P channels each are those of Mamba-2;
+    A and dt expanded from one number a head (with strides of 0) are computed once a head.
+
+    Parameters
+    ----------
+    state : ndarray (B, D, N) or (B, H, P, N), float32, float64, float16 or bfloat16
+        The states, which are changed in place.
+    x, dt : ndarray (B, D) or (B, H, P)
+        Input and step sizes.
+    A : ndarray (D, N) or (H, P, N), float32, or float64 if x is
+        Rates.
+    B, C : ndarray (B, N), or (B, G, N) with G groups of heads
+        Weights of input and output.
+    D, dt_bias : ndarray (D,) or (H, P), optional
+        Weight of x in the output, and what is added to dt; dtype of A.
+    z : ndarray (B, D) or (B, H, P), optional
+        The output's gate.
+    dt_softplus : bool
+        Apply log(1 + e^x) to dt + dt_bias.
+    state_batch_indices : integers (B,), optional
+        The row of ``state`` of each row of x; a negative one stands for padding, whose output is 0. Each row may occur
+        once.
+
+    Returns
+    -------
+    out : ndarray like x
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter.ssm
+    >>> state, one = np.zeros((1, 1, 1)), np.ones((1, 1))
+    >>> [fastiter.ssm.selective_state_update(state, one, np.log(2) * one, -one, one, one).item() for _ in range(2)]
+    [0.6931471805599453, 1.0397207708399179]
+    """
+    function = "selective_state_update"
+    check_flag(function, "dt_softplus", dt_softplus)
+    given = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias, "state": state}
+    arrays = given_of(given)
+    _check_dtypes(function, arrays, "x")
+    shapes: dict[str, Any] = {name: y.shape for name, y in arrays.items()}
+    rows = None
+    if state_batch_indices is not None:
+        rows = integers(function, "state_batch_indices", state_batch_indices)
+        shapes["state_batch_indices"] = rows.shape
+    sizes = check_step_shapes(function, shapes)
+    check_room(function, state, state.shape, "state")
+    if rows is not None:
+        check_rows(function, rows, state.shape[0])
+    B, C = (y[:, None] if y.ndim == 2 else y for y in (B, C))
+    out = np.empty(x.shape, x.dtype)
+    if 0 in out.shape:
+        return out
+    assert sizes.batch == x.shape[0]
+    kept = state if state.strides[-1] == state.itemsize and _aligned(state) is state else np.ascontiguousarray(state)
+    rates = A if A.strides[-1] in (0, A.itemsize) and _aligned(A) is A else np.ascontiguousarray(A)
+    inputs = (x, dt, rates, B, C, D, z, dt_bias)
+    _core.ssm.state_update(tuple([_aligned(y) for y in inputs]), kept, rows, dt_softplus, out)
+    if kept is not state:
+        state[...] = kept
+    return out
+
+
+def check_rows(function: str, rows: Array, count: int) -> None:
+    """Check that ``state_batch_indices`` has rows of the state, each at most once, or negative numbers."""
+    used = rows[rows >= 0]
+    if used.size and int(used.max()) >= count:
+        raise ValueError(
+            f"{function}: state_batch_indices must be below the number of rows of state, {count}, got {int(used.max())}"
+        )
+    if len(np.unique(used)) != len(used):
+        raise ValueError(f"{function}: state_batch_indices must have each row of state at most once, got one twice")

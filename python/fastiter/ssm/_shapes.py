@@ -1,0 +1,114 @@
+"""The shapes of the arguments of selective scans, for arrays and tensors alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+Shape = tuple[int, ...]
+
+
+class Sizes(NamedTuple):
+    """B rows of D channels and T steps; G groups of channels; N states for each channel."""
+
+    batch: int
+    channels: int
+    time: int
+    groups: int
+    states: int
+
+
+def check_shapes(function: str, shapes: Mapping[str, Shape]) -> Sizes:
+    """Return the sizes if the shapes of the arguments that are given, by their names, are consistent."""
+    u, A = shapes["u"], shapes["A"]
+    if len(u) != 3:
+        raise ValueError(f"{function}: u must have shape (B, D, T), got {tuple(u)}")
+    batch, channels, time = u
+    for name in ("delta", "z"):
+        if name in shapes and tuple(shapes[name]) != tuple(u):
+            raise ValueError(
+                f"{function}: {name} must have shape (B, D, T) = {tuple(u)} like u, got {tuple(shapes[name])}"
+            )
+    if len(A) != 2 or A[0] != channels or A[1] < 1:
+        raise ValueError(f"{function}: A must have shape (D, N) = ({channels}, N) to go with u, got {tuple(A)}")
+    groups = [_groups(function, name, shapes[name], u, A) for name in ("B", "C")]
+    if 0 not in groups and groups[0] != groups[1]:
+        raise ValueError(f"{function}: C must have as many groups as B, {groups[0]}, got {groups[1]}")
+    for name in ("D", "delta_bias"):
+        if name in shapes and tuple(shapes[name]) != (channels,):
+            raise ValueError(f"{function}: {name} must have shape (D,) = ({channels},), got {tuple(shapes[name])}")
+    return Sizes(batch, channels, time, max(*groups, 1), A[1])
+
+
+def _groups(function: str, name: str, x: Shape, u: Shape, A: Shape) -> int:
+    """Return the number of groups of B or C, 0 if it is fixed."""
+    (batch, channels, time), states = u, A[1]
+    # Lengths come first: comparing symbolic sizes of different axes would fix them in an exported program.
+    if len(x) == 2 and tuple(x) == (channels, states):
+        return 0
+    if len(x) == 3 and tuple(x) == (batch, states, time):
+        return 1
+    if len(x) == 4 and (x[0], *x[2:]) == (batch, states, time) and x[1] > 0 and channels % x[1] == 0:
+        return x[1]
+    raise ValueError(
+        f"{function}: {name} must have shape (B, N, T) = {(batch, states, time)}, (B, G, N, T) with G a divisor of D = "
+        f"{channels}, or (D, N) = {(channels, states)}, got {tuple(x)}"
+    )
+
+
+def check_state(function: str, shape: Shape, sequences: int, sizes: Sizes, packed: bool) -> None:
+    """Check the shape of the initial states."""
+    expected = (sequences, sizes.channels, sizes.states)
+    if tuple(shape) != expected:
+        letter = "S" if packed else "B"
+        raise ValueError(f"{function}: initial_state must have shape ({letter}, D, N) = {expected}, got {tuple(shape)}")
+
+
+def saved_tiles(tile: int, sequences: int, time: int, packed: bool) -> int:
+    """Return the number of states that a forward pass saves: one before every ``tile``-th step of each sequence."""
+    return time // tile + sequences if packed else sequences * -(-time // tile)
+
+
+class StepSizes(NamedTuple):
+    """B rows of H heads of P channels, H None where there is no axis for them; N states for each channel; G groups."""
+
+    batch: int
+    heads: int | None
+    channels: int
+    states: int
+    groups: int
+
+
+def check_step_shapes(function: str, shapes: Mapping[str, Shape]) -> StepSizes:
+    """Return the sizes of one step if the shapes of the arguments that are given, by their names, are consistent."""
+    state, x = tuple(shapes["state"]), tuple(shapes["x"])
+    if len(x) not in (2, 3):
+        raise ValueError(f"{function}: x must have shape (B, D) or (B, H, P), got {x}")
+    inner, letters = x[1:], "D" if len(x) == 2 else "H, P"
+    if len(state) != len(x) + 1 or state[1:-1] != inner or state[-1] < 1:
+        full = f"(rows, {letters}, N) = (rows, {', '.join(map(str, inner))}, N)"
+        raise ValueError(f"{function}: state must have shape {full} to go with x, got {state}")
+    if "state_batch_indices" not in shapes and state[0] != x[0]:
+        raise ValueError(f"{function}: state must have B = {x[0]} rows like x, got shape {state}")
+    expected = {"dt": x, "z": x, "A": state[1:], "D": inner, "dt_bias": inner, "state_batch_indices": x[:1]}
+    names = {"dt": f"B, {letters}", "z": f"B, {letters}", "A": f"{letters}, N", "state_batch_indices": "B,"}
+    for name, shape in expected.items():
+        if name in shapes and tuple(shapes[name]) != shape:
+            what = names.get(name, letters if len(inner) > 1 else "D,")
+            raise ValueError(f"{function}: {name} must have shape ({what}) = {shape}, got {tuple(shapes[name])}")
+    heads = inner[0] if len(inner) == 2 else 1
+    groups = [_step_groups(function, name, tuple(shapes[name]), x[0], state[-1], heads) for name in ("B", "C")]
+    if groups[0] != groups[1]:
+        raise ValueError(f"{function}: C must have as many groups as B, {groups[0]}, got {groups[1]}")
+    return StepSizes(x[0], inner[0] if len(inner) == 2 else None, inner[-1], state[-1], groups[0])
+
+
+def _step_groups(function: str, name: str, shape: Shape, batch: int, states: int, heads: int) -> int:
+    if shape == (batch, states):
+        return 1
+    if len(shape) == 3 and (shape[0], shape[2]) == (batch, states) and shape[1] > 0 and heads % shape[1] == 0:
+        return shape[1]
+    raise ValueError(
+        f"{function}: {name} must have shape (B, N) = {(batch, states)}, or (B, G, N) with G a divisor of the number "
+        f"of heads, {heads}, got {shape}"
+    )

@@ -1,0 +1,241 @@
+"""Selective scans on tensors, differentiable: h = exp(d A) h + d B u, out = (C h + D u) z s(z)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import has_torch_function
+
+from ..._backend import BackendError
+from ..._check import check_flag
+from ..._sequences import check_packing
+from ..._torch.autograd import differentiable_once
+from ..._torch.ops import (
+    GPU_FLOATS,
+    check_dense,
+    check_reset,
+    checked_bounds,
+    checked_integers,
+    checked_lengths,
+    grad_enabled,
+    transformed,
+)
+from ..._torch.overrides import dispatched
+from .._functional import given_of
+from .._shapes import check_shapes, check_state, check_step_shapes
+from .ops import SelectiveBackward, SelectiveForward, computed, selective_bwd, selective_fwd
+from .step import selective_step
+
+Integers = Tensor | Sequence[int]
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    *,
+    initial_state: Tensor | None = None,
+    reset: Tensor | None = None,
+    lengths: Integers | None = None,
+    cu_seqlens: Integers | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """h[t] = exp(d[t] A) h[t-1] + d[t] B[t] u[t], out[t] = (C[t] h[t] + D u[t]) z s(z): Mamba's recurrence on tensors.
+
+    Arguments, shapes and errors are those of :func:`fastiter.ssm.selective_scan`, but A, D, delta_bias and
+    initial_state may have any of the dtypes and are converted. Differentiable in every argument, with gradients from
+    the output and from the last state, once: second derivatives are refused.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> u, delta = torch.randn(2, 1, 8, 20).unbind()  # one row of 8 channels and 20 steps
+    >>> A = -torch.rand(8, 4, requires_grad=True)
+    >>> B, C = torch.randn(2, 1, 4, 20).unbind()
+    >>> out = fastiter.torch.ssm.selective_scan(u, delta, A, B, C, delta_softplus=True)
+    >>> out.shape, torch.autograd.grad(out.sum(), A)[0].shape
+    (torch.Size([1, 8, 20]), torch.Size([8, 4]))
+    """
+    function = "selective_scan"
+    given = (u, delta, A, B, C, D, z, delta_bias)
+    options = {"initial_state": initial_state, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
+    if has_torch_function((*given, *options.values())):
+        both = (delta_softplus, return_last_state)
+        result: Tensor | tuple[Tensor, Tensor] = dispatched(selective_scan, *given, *both, **options)
+        return result
+    check_flag(function, "delta_softplus", delta_softplus)
+    check_flag(function, "return_last_state", return_last_state)
+    names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
+    tensors = given_of(dict(zip(names, (*given, initial_state), strict=True)))
+    _check_tensors(function, tensors, "u")
+    sizes = check_shapes(function, {name: x.shape for name, x in tensors.items()})
+    flags: Tensor | None = None
+    whole: Tensor | None = None
+    bounds: Tensor | None = None
+    if reset is not None:
+        check_reset(function, reset, u, sizes.batch, sizes.time, "u")
+        flags = reset
+    if cu_seqlens is not None:
+        check_packing(function, sizes.batch, lengths, "u")
+        bounds = checked_bounds(function, cu_seqlens, sizes.time, u.device)
+    elif lengths is not None:
+        whole = checked_lengths(function, lengths, sizes.batch, sizes.time, u.device)
+    if initial_state is not None:
+        sequences = sizes.batch if bounds is None else bounds.shape[0] - 1
+        check_state(function, initial_state.shape, sequences, sizes, bounds is not None)
+    every = _converted(*given, initial_state)
+    cut: tuple[Any, ...] = (flags, whole, bounds)
+    needs_grad = grad_enabled() and any(x is not None and x.requires_grad for x in every)
+    # In forward mode the autograd function is called because it raises.
+    if needs_grad or transformed() or forward_ad._current_level >= 0:
+        out, last = _SelectiveScan.apply(*every, delta_softplus, *cut)[:2]
+    else:
+        arguments = (*every, delta_softplus, *cut, False)
+        out, last = selective_fwd(SelectiveForward(*arguments))
+    return (out, last) if return_last_state else out
+
+
+def _converted(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+) -> tuple[Any, ...]:
+    """Return the arguments as the ops take them: weights in the dtype of the arithmetic, B and C with groups."""
+    dtype = computed(u.dtype)
+    D, delta_bias, initial_state = (None if x is None else x.to(dtype) for x in (D, delta_bias, initial_state))
+    B, C = (x.to(dtype) if x.dim() == 2 else x[:, None] if x.dim() == 3 else x for x in (B, C))
+    return u, delta, A.to(dtype), B, C, D, z, delta_bias, initial_state
+
+
+def _check_tensors(function: str, tensors: Mapping[str, Any], first: str) -> None:
+    """Check types, dtypes and devices: float64 goes with float64 alone, 16 and 32 bits go together."""
+    head = tensors[first]
+    for name, x in {first: head, **tensors}.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{function}: {name} must be a torch.Tensor, got {type(x).__qualname__}")
+        check_dense(function, name, x)
+        if x.dtype not in GPU_FLOATS:
+            raise TypeError(
+                f"{function}: {name} must have dtype torch.float32, torch.float64, torch.bfloat16 or torch.float16, "
+                f"got {x.dtype}"
+            )
+        if computed(x.dtype) != computed(head.dtype):
+            expected = "float64" if head.dtype == torch.float64 else "float32, bfloat16 or float16"
+            raise TypeError(
+                f"{function}: {name} must have dtype {expected} to go with {head.dtype} {first}, got {x.dtype}"
+            )
+        if x.device.type not in ("cpu", "meta"):
+            raise BackendError(
+                f"{function}: {name} must be on the CPU, as it has no GPU kernels yet; got device {x.device}"
+            )
+
+
+class _SelectiveScan(torch.autograd.Function):
+    """Map the arguments to (out, last state, saved states); the backward pass reads the last."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        z: Tensor | None,
+        delta_bias: Tensor | None,
+        initial_state: Tensor | None,
+        softplus: bool,
+        reset: Tensor | None,
+        lengths: Tensor | None,
+        cu_seqlens: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+        return tuple(selective_fwd(SelectiveForward(*tensors, softplus, reset, lengths, cu_seqlens, True)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.softplus = inputs[9]
+        ctx.save_for_backward(*inputs[:8], output[2], *inputs[10:])
+        ctx.mark_non_differentiable(output[2])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, dout: Tensor | None, dlast: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if dout is None and dlast is None:
+            return (None,) * 13
+        saved: tuple[Any, ...] = ctx.saved_tensors
+        inputs, cut = saved[:9], saved[9:]  # the last of the inputs: the saved states
+        needs = ctx.needs_input_grad[:9]
+        requested = sum(1 << i for i, need in enumerate(needs) if need)
+        arguments = (*inputs, dout, dlast, ctx.softplus, *cut, requested)
+        found = iter(selective_bwd(SelectiveBackward(*arguments)))
+        return (*[next(found) if need else None for need in needs], None, None, None, None)
+
+
+def selective_state_update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+    state_batch_indices: Integers | None = None,
+) -> Tensor:
+    """state = exp(d A) state + d B x, out = (C state + D x) z s(z): one step, in place, on tensors.
+
+    Arguments, shapes and errors are those of :func:`fastiter.ssm.selective_state_update`. Not differentiable, as a step
+    changes the state in place: where an argument requires a gradient, it is refused.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> state = torch.zeros(1, 8, 4)
+    >>> x, dt = torch.randn(2, 1, 8).unbind()
+    >>> B, C = torch.randn(2, 1, 4).unbind()
+    >>> fastiter.torch.ssm.selective_state_update(state, x, dt, -torch.ones(8, 4), B, C, dt_softplus=True).shape
+    torch.Size([1, 8])
+    """
+    function = "selective_state_update"
+    given = (state, x, dt, A, B, C, D, z, dt_bias, state_batch_indices)
+    if has_torch_function(given):
+        result: Tensor = dispatched(selective_state_update, *given[:9], dt_softplus, state_batch_indices)
+        return result
+    check_flag(function, "dt_softplus", dt_softplus)
+    names = ("state", "x", "dt", "A", "B", "C", "D", "z", "dt_bias")
+    tensors = given_of(dict(zip(names, given, strict=False)))
+    _check_tensors(function, tensors, "x")
+    shapes: dict[str, Any] = {name: y.shape for name, y in tensors.items()}
+    rows = None
+    if state_batch_indices is not None:
+        rows = checked_integers(function, "state_batch_indices", state_batch_indices, x.device)
+        shapes["state_batch_indices"] = rows.shape
+    check_step_shapes(function, shapes)
+    if grad_enabled() and any(y.requires_grad for y in tensors.values()):
+        raise RuntimeError(
+            f"{function}: arguments must not require a gradient, as the state changes in place; "
+            "use torch.no_grad(), or selective_scan for training"
+        )
+    return selective_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, rows)

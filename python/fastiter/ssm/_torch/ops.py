@@ -1,0 +1,178 @@
+"""The private ops of the selective scan: their calls, and their CPU implementations, which call the kernels."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ... import _core
+from ..._sequences import check_bounds, check_lengths
+from ..._torch.op import Op
+from ..._torch.ops import contiguous, empty
+from .._shapes import saved_tiles
+
+
+def computed(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of the arithmetic and of the state."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class SelectiveForward(NamedTuple):
+    """A call of the forward op, which returns out, the last state and, with ``save``, the states before each tile.
+
+    B and C are (B, G, N, T), or fixed (D, N); A, D, delta_bias and the states have the dtype of the arithmetic.
+    """
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    delta_bias: Tensor | None
+    initial_state: Tensor | None
+    softplus: bool
+    reset: Tensor | None
+    lengths: Tensor | None
+    cu_seqlens: Tensor | None
+    save: bool
+
+
+class SelectiveBackward(NamedTuple):
+    """A call of the backward op, which returns the requested gradients in the order of the arguments.
+
+    Bit i of ``requested`` is that of argument i of the forward op, from u to initial_state.
+    """
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    delta_bias: Tensor | None
+    states: Tensor
+    dout: Tensor | None
+    dlast: Tensor | None
+    softplus: bool
+    reset: Tensor | None
+    lengths: Tensor | None
+    cu_seqlens: Tensor | None
+    requested: int
+
+
+def _plain(x: Tensor | None) -> Tensor | None:
+    """Return ``x`` with pending conjugation and negation resolved."""
+    return x if x is None or not x.is_neg() else x.resolve_neg()
+
+
+def _contiguous(x: Tensor | None) -> Tensor | None:
+    return None if x is None else contiguous(x)
+
+
+def _projection(x: Tensor) -> Tensor | None:
+    return contiguous(x) if x.dim() == 2 else _plain(x)
+
+
+def _count(call: Any) -> int:
+    """Return the number of sequences."""
+    count: int = call.u.shape[0] if call.cu_seqlens is None else call.cu_seqlens.shape[0] - 1
+    return count
+
+
+def _work(call: Any) -> tuple[Any, ...]:
+    """Return the kernels' description of the work; check what tracing does not know."""
+    batch, channels, time = call.u.shape
+    lengths, cu_seqlens = call.lengths, call.cu_seqlens
+    if lengths is not None:
+        least, most = (int(lengths.min()), int(lengths.max())) if batch else (0, 0)
+        check_lengths("selective_scan", lengths.shape, least, most, batch, time)
+    if cu_seqlens is not None:
+        falls = bool((cu_seqlens[1:] < cu_seqlens[:-1]).any())
+        check_bounds("selective_scan", cu_seqlens.shape, int(cu_seqlens[0]), int(cu_seqlens[-1]), falls, time)
+    cut = [_contiguous(x) for x in (lengths, cu_seqlens, call.reset)]
+    groups = max(x.shape[1] if x.dim() == 4 else 1 for x in (call.B, call.C))
+    return (_count(call), time, *cut), channels, groups, call.A.shape[1], call.softplus
+
+
+def like(u: Tensor) -> Tensor:
+    """Return an uninitialised tensor with the shape and dtype of u, and channels contiguous if they are in u."""
+    _, channels, time = u.shape
+    if u.stride(1) < u.stride(2):
+        return empty(u, u.shape, (channels * time, 1, channels))
+    return empty(u, u.shape)
+
+
+def forward_outputs(call: SelectiveForward) -> list[Tensor]:
+    """Allocate out, the last state and the saved states."""
+    (channels, states), dtype = call.A.shape, computed(call.u.dtype)
+    outputs = [like(call.u), call.u.new_empty((_count(call), channels, states), dtype=dtype)]
+    if call.save:
+        tiles = saved_tiles(_core.ssm.tile, _count(call), call.u.shape[2], call.cu_seqlens is not None)
+        outputs.append(empty(call.u, (tiles, channels, states), dtype=dtype))
+    return outputs
+
+
+def _forward(call: SelectiveForward) -> list[Tensor]:
+    out, last, *states = outputs = forward_outputs(call)
+    signals = (_plain(call.u), _plain(call.delta), _plain(call.z), out)
+    A, D, delta_bias, first = (_contiguous(x) for x in (call.A, call.D, call.delta_bias, call.initial_state))
+    projections = (_projection(call.B), _projection(call.C))
+    saved = states[0] if states else None
+    _core.ssm.selective_forward(_work(call), *signals, A, *projections, D, delta_bias, first, last, saved)
+    return outputs
+
+
+def _requested(call: SelectiveBackward) -> list[bool]:
+    return [bool(call.requested >> i & 1) for i in range(9)]
+
+
+def _empty_gradients(call: SelectiveBackward) -> list[Tensor | None]:
+    """Allocate the requested gradients as the kernels write them: those of B and C are (B, G, T, N) or (D, N)."""
+    dtype = computed(call.u.dtype)
+    found: list[Tensor | None] = []
+    for x, need in zip(call[:8], _requested(call)[:8], strict=True):
+        if not need or x is None:
+            found.append(None)
+        elif x.dim() == 3:
+            found.append(like(x))
+        elif x.dim() == 4:
+            found.append(empty(x, (*x.shape[:2], x.shape[3], x.shape[2]), dtype=dtype))
+        else:
+            found.append(empty(x, x.shape, dtype=dtype))
+    first = (_count(call), *call.A.shape)
+    found.append(call.A.new_empty(first, dtype=dtype) if _requested(call)[8] else None)
+    return found
+
+
+def _as_arguments(call: SelectiveBackward, found: list[Tensor | None]) -> list[Tensor]:
+    """Return the gradients that exist with the shapes and dtypes of their arguments."""
+    result = []
+    for x, g in zip((*call[:8], None), found, strict=True):
+        if g is None:
+            continue
+        result.append(g if x is None else (g.transpose(2, 3) if g.dim() == 4 else g).to(x.dtype))
+    return result
+
+
+def _backward_outputs(call: SelectiveBackward) -> list[Tensor]:
+    return _as_arguments(call, _empty_gradients(call))
+
+
+def _backward(call: SelectiveBackward) -> list[Tensor]:
+    found = _empty_gradients(call)
+    du, ddelta, dA, dB, dC, dD, dz, dbias, dfirst = found
+    A, D, delta_bias, states = (_contiguous(x) for x in (call.A, call.D, call.delta_bias, call.states))
+    signals = (_plain(call.u), _plain(call.delta), _plain(call.z))
+    inputs = (*signals, A, _projection(call.B), _projection(call.C), D, delta_bias, states)
+    gradients = (du, ddelta, dz, dA, dB, dC, dD, dbias, dfirst)
+    _core.ssm.selective_backward(_work(call), inputs, _plain(call.dout), _contiguous(call.dlast), gradients)
+    return _as_arguments(call, found)
+
+
+selective_fwd = Op("_selective_fwd", SelectiveForward, _forward, forward_outputs)
+selective_bwd = Op("_selective_bwd", SelectiveBackward, _backward, _backward_outputs)
