@@ -84,6 +84,13 @@ def scans() -> Iterator[Case]:
         beta = rng.uniform(0, 1, (2, 70, 2)).astype(dtype)
         call = functools.partial(fastiter.delta_scan, q, k, v, beta, method=method)
         yield f"delta_scan {np.dtype(dtype)} {method}", call
+    for dtype, (D, T, N) in itertools.product(REAL, ((5, 33, 3), (40, 70, 16))):
+        rng = generator(D, N)
+        u, delta, z = (rng.standard_normal((2, D, T)).astype(dtype) for _ in range(3))
+        B, C = (rng.standard_normal((2, N, T)).astype(dtype) for _ in range(2))
+        A = -rng.uniform(0, 9, (D, N)).astype(dtype)
+        call = functools.partial(fastiter.ssm.selective_scan, u, delta, A, B, C, z=z, delta_softplus=True)
+        yield f"selective_scan {np.dtype(dtype)} {D} {N}", call
 
 
 def numbers() -> Iterator[Case]:

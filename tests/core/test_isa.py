@@ -74,6 +74,10 @@ NUMBERS = {
         "tests/rnn/test_torch_nn_stream.py::test_sizes",
     ],
     "scan": ["tests/scan/test_arrays.py", "tests/scan/test_sizes.py", "tests/scan/test_torch_gradients.py"],
+    "ssm": [
+        *(f"tests/ssm/test_arrays.py::test_{name}" for name in ("sizes", "storage_types", "extreme_values", "a_step")),
+        "tests/ssm/test_torch_selective.py::test_gradients_of_the_specification",
+    ],
     "delta": ["tests/delta/test_arrays.py::test_sizes", "tests/delta/test_torch_functional.py::test_gradients"],
     "newton": [
         "tests/newton/test_arrays.py::test_sizes",
@@ -144,7 +148,10 @@ def test_bfloat16_touches_nothing_beyond_the_arrays(isa: str) -> None:
 @pytest.mark.parametrize(
     ("module", "library"),
     [
-        *itertools.product(["tests.support.guarded", "tests.delta.guarded", "tests.scan.guarded"], ["numpy", "torch"]),
+        *itertools.product(
+            ["tests.support.guarded", "tests.delta.guarded", "tests.scan.guarded", "tests.ssm.guarded"],
+            ["numpy", "torch"],
+        ),
         ("tests.support.guarded", "quant"),
     ],
 )
