@@ -1,17 +1,12 @@
 // State-space models in fastiter._core. Arguments are in the order of the parameter structs' fields.
 #include "core/arguments.hpp"
 #include "core/launch.hpp"
+#include "ssm/arguments.hpp"
 #include "ssm/cpu/kernels.hpp"
 #include <algorithm>
 
 namespace fastiter::ssm {
 namespace {
-
-Storage storage_of(const Array& x) {
-    if (x.bits() == 64) return Storage::f64;
-    if (x.bits() == 32) return Storage::f32;
-    return x.dl().dtype.code == kDLBfloat ? Storage::bf16 : Storage::f16;
-}
 
 // (row, channel, time); None: not given
 Signal signal(py::handle x) {
@@ -27,22 +22,6 @@ Projection projection(py::handle x) {
     return {{array.data<void>(), array.stride(0), array.stride(2), array.stride(3), storage_of(array)},
             array.stride(1),
             false};
-}
-
-// (sequences, T, lengths, starts, reset (B, T) or (T,))
-Sequences sequences(PyObject* x) {
-    auto at = [&](int i) { return PyTuple_GET_ITEM(x, i); };
-    Sequences s;
-    s.count = integer(at(0)), s.T = integer(at(1));
-    s.lengths = address<const int64_t>(at(2));
-    s.starts = address<const int64_t>(at(3));
-    if (at(4) != Py_None) {
-        const Array reset(at(4));
-        s.reset = reset.data<const uint8_t>();
-        s.reset_row = reset.ndim() == 2 ? reset.stride(0) : 0;
-        s.reset_time = reset.stride(-1);
-    }
-    return s;
 }
 
 // (sequences, D, G, N, softplus)
@@ -156,7 +135,10 @@ void state_update(const py::tuple& inputs, py::handle state, py::handle rows, bo
 
 } // namespace
 
+void bind_attention(py::module_& m);
+
 void bind(py::module_& m) {
+    bind_attention(m);
     m.attr("tile") = kTile;
     m.def("selective_forward", selective_forward);
     m.def("selective_backward", selective_backward);

@@ -53,6 +53,11 @@ def wrong_options(convert: Convert) -> Iterator[Wrong]:
     for name in ("delta_softplus", "return_last_state"):
         for value in (None, 1, "yes"):
             yield Wrong(f"{name} is {value!r}", {name: value}, TYPE, name, type(value).__name__)
+    yield from wrong_cuts(convert, "u")
+
+
+def wrong_cuts(convert: Convert, first: str) -> Iterator[Wrong]:
+    """Wrong resets and lengths of B rows of T steps; `first`: the argument that has these rows."""
     for size in ((T + 1,), (B, T + 1), (B,), (B, T, 1)):
         flags = convert(np.zeros(size, bool))
         yield Wrong(f"reset has shape {size}", {"reset": flags}, VALUE, "reset", re.escape(str(size)))
@@ -62,7 +67,7 @@ def wrong_options(convert: Convert) -> Iterator[Wrong]:
     yield Wrong("a negative length", {"lengths": [T, -1]}, VALUE, "lengths", "-1")
     yield Wrong("a length too few", {"lengths": [T]}, VALUE, "lengths", r"\(1,\)")
     yield Wrong("lengths are floats", {"lengths": [1.0, 2.0]}, TYPE, "lengths", "float")
-    yield Wrong("several rows packed", {"cu_seqlens": [0, T]}, VALUE, "u", f"B = {B}")
+    yield Wrong("several rows packed", {"cu_seqlens": [0, T]}, VALUE, first, f"B = {B}")
 
 
 def wrong_packings(convert: Convert) -> Iterator[Wrong]:

@@ -104,7 +104,7 @@ private:
         const uint8_t* reset = reset_of(s_.sequences, q, time, steps, flags);
         if (!p_.B.fixed) B_.read(p_.B, s_.N, q, unit.group, time, steps);
         if (!p_.C.fixed) C_.read(p_.C, s_.N, q, unit.group, time, steps);
-        const int64_t tile = tiles_before(s_.sequences, q.index) + time / kTile;
+        const int64_t tile = tiles_before(s_.sequences, q.index, kTile) + time / kTile;
         for (int64_t b = 0; b < unit.blocks; ++b) {
             const Place at = {q.row, unit.channel(b), unit.width(b), q.start + time, steps};
             T* h = h_ + b * s_.N * W;

@@ -2,6 +2,7 @@
 // work, and the quantities of a tile.
 #pragma once
 #include "core/cpu/vmath.hpp"
+#include "ssm/cpu/sequences.hpp"
 #include "ssm/cpu/tiles.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
@@ -63,22 +64,6 @@ template <class T, bool Small, int Count> FASTITER_INLINE void decay(vec<T> d, c
     }
 }
 
-// A sequence: steps [start, start + steps) of a row, of which the kernel writes those up to `padded` as well, as 0.
-struct Sequence {
-    int64_t index, row, start, steps, padded;
-};
-
-FASTITER_INLINE Sequence sequence(const Sequences& s, int64_t i) {
-    if (s.starts) return {i, 0, s.starts[i], s.starts[i + 1] - s.starts[i], s.starts[i + 1] - s.starts[i]};
-    return {i, i, 0, s.lengths ? s.lengths[i] : s.T, s.T};
-}
-
-// Tiles of the sequences before sequence i, which have saved states of their own
-FASTITER_INLINE int64_t tiles_before(const Sequences& s, int64_t i) {
-    if (s.starts) return s.starts[i] / kTile + i;
-    return i * ceil_div(s.T, kTile);
-}
-
 // The division of the channels: G groups of equal size in panels of kPanel blocks of one vector each. A unit of work is a
 // panel of a sequence.
 template <class T> struct Panels {
@@ -103,22 +88,6 @@ template <class T> struct Unit {
     // Channels of block b
     int64_t width(int64_t b) const { return min_of(lanes<T>, channels - b * lanes<T>); }
     int64_t channel(int64_t b) const { return first_channel + b * lanes<T>; }
-};
-
-// Memory that is cut into aligned arrays; without memory it only counts.
-class Cutter {
-public:
-    explicit Cutter(void* memory) : at_(static_cast<char*>(memory)) {}
-    template <class T> T* take(int64_t count) {
-        T* found = at_ ? reinterpret_cast<T*>(at_ + bytes_) : nullptr;
-        bytes_ += size_t(round_up(count * int64_t(sizeof(T)), 64));
-        return found;
-    }
-    size_t bytes() const { return bytes_; }
-
-private:
-    char* at_;
-    size_t bytes_ = 0;
 };
 
 // B or C of a tile: numbers of a state n at step t for all channels, at data[t * time + n], or, for Lanes, a vector of
@@ -156,16 +125,6 @@ template <class T> FASTITER_INLINE vec<T> softplus(vec<T> x) {
 // d for delta + bias = raw
 template <class T> FASTITER_INLINE vec<T> step_size(vec<T> raw, bool is_softplus) {
     return is_softplus ? softplus<T>(raw) : raw;
-}
-
-// Flags of the steps of a tile, or nullptr if none is set
-FASTITER_INLINE const uint8_t* reset_of(const Sequences& s, const Sequence& q, int64_t time, int64_t steps,
-                                        uint8_t* flags) {
-    if (!s.reset) return nullptr;
-    uint8_t any = 0;
-    for (int64_t t = 0; t < steps; ++t)
-        any |= flags[t] = s.reset[q.row * s.reset_row + (q.start + time + t) * s.reset_time];
-    return any ? flags : nullptr;
 }
 
 // The tile of B or C of a group, (steps, N) with a whole number of vectors a step, or as vectors of channels

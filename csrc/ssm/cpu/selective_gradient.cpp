@@ -135,7 +135,7 @@ private:
         if (!f_.C.fixed) C_.read(f_.C, s_.N, q, unit.group, time, steps);
         if (!f_.B.fixed) fill_zero(dB_, steps * s_.N * W);
         if (!f_.C.fixed) fill_zero(dC_, steps * s_.N * W);
-        const int64_t tile = tiles_before(s_.sequences, q.index) + time / kTile;
+        const int64_t tile = tiles_before(s_.sequences, q.index, kTile) + time / kTile;
         for (int64_t b = 0; b < unit.blocks; ++b) {
             const Place at = {q.row, unit.channel(b), unit.width(b), q.start + time, steps};
             read_tile(states_of(f_.states, s_.D, s_.N), {tile, at.channel, at.channels, 0, s_.N}, before_);

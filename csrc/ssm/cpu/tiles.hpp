@@ -112,10 +112,11 @@ template <class T> FASTITER_INLINE void read_tile(const Signal& x, const Place& 
         read_piece<S>({data + from, x.channel, x.time, at.channels, at.steps}, tile, line);
     });
 }
-template <class T> FASTITER_INLINE void write_tile(const Signal& x, const Place& at, const T* tile) {
+template <class T>
+FASTITER_INLINE void write_tile(const Signal& x, const Place& at, const T* tile, int64_t line = lanes<T>) {
     with_storage<T>(x, [&]<class S>(S* data) {
         const int64_t from = at.row * x.row + at.channel * x.channel + at.time * x.time;
-        write_piece<S>({data + from, x.channel, x.time, at.channels, at.steps}, tile, lanes<T>);
+        write_piece<S>({data + from, x.channel, x.time, at.channels, at.steps}, tile, line);
     });
 }
 

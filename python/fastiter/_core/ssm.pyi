@@ -34,3 +34,25 @@ def selective_backward(
 
 # inputs: x, dt, A, B, C, D, z, dt_bias
 def state_update(inputs: Sequence, state: Strided, rows: Address, softplus: bool, out: Strided, /) -> None: ...
+
+#: Steps between two saved states of linear attention
+attention_tile: int
+
+# sequences, heads, value heads that share a key, K, V, scale, whether the decay is a logarithm
+AttentionShape = tuple[object, ...]
+
+# inputs: q, k, v, decay, bonus, first
+def attention_forward(
+    shape: AttentionShape, inputs: Sequence, o: Strided, last: Address, states: Address, /
+) -> None: ...
+
+# inputs: q, k, v, decay, bonus; gradients: dq, dk, dv, ddecay, dbonus, dfirst
+def attention_backward(
+    shape: AttentionShape,
+    inputs: Sequence,
+    states: Address,
+    d_o: Strided,
+    dlast: Address,
+    gradients: Sequence,
+    /,
+) -> None: ...

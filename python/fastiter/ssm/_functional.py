@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
 from .._backend import Backends, choose
-from .._check import check_array, check_flag, check_room, empty, integers, type_name
-from .._sequences import check_bounds, check_lengths, check_packing, check_reset_shape
+from .._check import check_array, check_flag, check_room, empty, integers
+from ._arrays import STORED, Array, Cut, aligned, checked_cut, computed
 from ._shapes import Sizes, check_shapes, check_state, check_step_shapes
 
-Array: TypeAlias = npt.NDArray[Any]
-_DTYPES = ("float32", "float64", "float16", "bfloat16")
 _OPTIONAL = ("D", "z", "delta_bias", "dt_bias", "initial_state")
-
-
-class _Cut(NamedTuple):
-    """Where sequences begin and end."""
-
-    reset: Array | None
-    lengths: Array | None
-    cu_seqlens: Array | None
-
-    def count(self, batch: int) -> int:
-        return batch if self.cu_seqlens is None else len(self.cu_seqlens) - 1
 
 
 def selective_scan(
@@ -110,7 +97,7 @@ def selective_scan(
     >>> import numpy as np, fastiter.ssm
     >>> u = np.ones((1, 1, 4), np.float32)
     >>> A, B = -np.ones((1, 1), np.float32), np.ones((1, 1, 4), np.float32)
-    >>> out = fastiter.ssm.selective_scan(u, np.log(2) * u, A, B, B)  # the state halves with each step
+    >>> out = fastiter.ssm.selective_scan(u, np.float32(np.log(2)) * u, A, B, B)  # the state halves with each step
     >>> (out / out[0, 0, 0]).round(3).tolist()
     [[[1.0, 1.5, 1.75, 1.875]]]
     """
@@ -122,7 +109,7 @@ def selective_scan(
     arrays = given_of({**given, "initial_state": initial_state})
     _check_dtypes(function, arrays)
     sizes = check_shapes(function, {name: x.shape for name, x in arrays.items()})
-    cut = _checked_cut(function, sizes, reset, lengths, cu_seqlens)
+    cut = checked_cut(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "u")
     if initial_state is not None:
         check_state(function, initial_state.shape, cut.count(sizes.batch), sizes, cut.cu_seqlens is not None)
     out, last = run(sizes, given, delta_softplus, initial_state, cut)
@@ -134,16 +121,11 @@ def given_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: x for name, x in arguments.items() if x is not None or name not in _OPTIONAL}
 
 
-def _computed(x: Array) -> np.dtype[Any]:
-    """Return the dtype of the arithmetic and of the state."""
-    return np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
-
-
 def _check_dtypes(function: str, arrays: Mapping[str, object], first: str = "u") -> None:
     """Check dtypes: signals have any, or float64 like the first one; weights have that of the arithmetic."""
     for name, x in arrays.items():
-        check_array(function, name, x, _DTYPES)
-        dtype = _computed(arrays[first])  # type: ignore[arg-type]
+        check_array(function, name, x, STORED)
+        dtype = computed(arrays[first])  # type: ignore[arg-type]
         is_signal = name in ("u", "x", "delta", "dt", "z", "state") or (name in "BC" and x.ndim > 2)  # type: ignore[attr-defined]
         if first == "x" and name in "BC":
             is_signal = True
@@ -154,44 +136,9 @@ def _check_dtypes(function: str, arrays: Mapping[str, object], first: str = "u")
             raise TypeError(f"{function}: {name} must have dtype {expected} to go with {head} {first}, got {found}")
 
 
-def _checked_cut(
-    function: str,
-    sizes: Sizes,
-    reset: object,
-    lengths: npt.ArrayLike | None,
-    cu_seqlens: npt.ArrayLike | None,
-) -> _Cut:
-    flags = whole = None
-    if reset is not None:
-        if not isinstance(reset, np.ndarray) or reset.dtype != np.bool_:
-            got = f"dtype {reset.dtype}" if isinstance(reset, np.ndarray) else type_name(reset)
-            raise TypeError(f"{function}: reset must be a NumPy array of bool, got {got}")
-        check_reset_shape(function, reset.shape, sizes.batch, sizes.time)
-        flags = np.ascontiguousarray(reset)
-    if cu_seqlens is not None:
-        check_packing(function, sizes.batch, lengths, "u")
-        bounds = integers(function, "cu_seqlens", cu_seqlens)
-        first, last = (int(bounds[0]), int(bounds[-1])) if bounds.ndim == 1 and bounds.size else (0, 0)
-        falls = bounds.ndim == 1 and bool((bounds[1:] < bounds[:-1]).any())
-        check_bounds(function, bounds.shape, first, last, falls, sizes.time)
-        return _Cut(flags, None, bounds)
-    if lengths is not None:
-        whole = integers(function, "lengths", lengths)
-        least, most = int(whole.min(initial=0)), int(whole.max(initial=0))
-        check_lengths(function, whole.shape, least, most, sizes.batch, sizes.time)
-    return _Cut(flags, whole, None)
-
-
 def _grouped(x: Array) -> Array:
     """Return B or C with an axis for the groups."""
     return x[:, None] if x.ndim == 3 else x
-
-
-def _aligned(x: Array | None) -> Array | None:
-    """Return ``x``, or a copy, whose elements are aligned and whose strides count elements."""
-    if x is None or (x.flags.aligned and all(stride % x.itemsize == 0 for stride in x.strides)):
-        return x
-    return np.ascontiguousarray(x)
 
 
 def _like(u: Array) -> Array:
@@ -203,19 +150,19 @@ def _like(u: Array) -> Array:
 
 
 def _cpu(
-    sizes: Sizes, given: Mapping[str, Array | None], softplus: bool, initial: Array | None, cut: _Cut
+    sizes: Sizes, given: Mapping[str, Array | None], softplus: bool, initial: Array | None, cut: Cut
 ) -> tuple[Array, Array]:
     u, delta, A, B, C, D, z, delta_bias = given.values()
     assert u is not None  # for the type checker, as are B and C below
     assert B is not None
     assert C is not None
     count = cut.count(sizes.batch)
-    out, last = _like(u), empty((count, sizes.channels, sizes.states), _computed(u))
+    out, last = _like(u), empty((count, sizes.channels, sizes.states), computed(u))
     shape = ((count, sizes.time, cut.lengths, cut.cu_seqlens, cut.reset), *_kernel_sizes(sizes), softplus)
     weights: list[Any] = [None if x is None else np.ascontiguousarray(x) for x in (A, D, delta_bias, initial)]
-    projections: list[Any] = [np.ascontiguousarray(x) if x.ndim == 2 else _aligned(_grouped(x)) for x in (B, C)]
+    projections: list[Any] = [np.ascontiguousarray(x) if x.ndim == 2 else aligned(_grouped(x)) for x in (B, C)]
     A, D, delta_bias, initial = weights
-    signals, (B, C) = (_aligned(u), _aligned(delta), _aligned(z), out), projections
+    signals, (B, C) = (aligned(u), aligned(delta), aligned(z), out), projections
     _core.ssm.selective_forward(shape, *signals, A, B, C, D, delta_bias, initial, last, None)
     return out, last
 
@@ -225,13 +172,13 @@ def _kernel_sizes(sizes: Sizes) -> tuple[int, int, int]:
 
 
 def _reference(
-    sizes: Sizes, given: Mapping[str, Array | None], softplus: bool, initial: Array | None, cut: _Cut
+    sizes: Sizes, given: Mapping[str, Array | None], softplus: bool, initial: Array | None, cut: Cut
 ) -> tuple[Array, Array]:
     from . import reference
 
     u = given["u"]
     assert u is not None
-    dtype, given_dtype = _computed(u), u.dtype
+    dtype, given_dtype = computed(u), u.dtype
     wide: list[Any] = [None if x is None else x.astype(dtype) for x in given.values()]
     wide[3:5] = [_grouped(x) for x in wide[3:5]]
     arguments: dict[str, Any] = dict(zip(given, wide, strict=True))
@@ -316,10 +263,10 @@ def selective_state_update(
     if 0 in out.shape:
         return out
     assert sizes.batch == x.shape[0]
-    kept = state if state.strides[-1] == state.itemsize and _aligned(state) is state else np.ascontiguousarray(state)
-    rates = A if A.strides[-1] in (0, A.itemsize) and _aligned(A) is A else np.ascontiguousarray(A)
+    kept = state if state.strides[-1] == state.itemsize and aligned(state) is state else np.ascontiguousarray(state)
+    rates = A if A.strides[-1] in (0, A.itemsize) and aligned(A) is A else np.ascontiguousarray(A)
     inputs = (x, dt, rates, B, C, D, z, dt_bias)
-    _core.ssm.state_update(tuple([_aligned(y) for y in inputs]), kept, rows, dt_softplus, out)
+    _core.ssm.state_update(tuple([aligned(y) for y in inputs]), kept, rows, dt_softplus, out)
     if kept is not state:
         state[...] = kept
     return out

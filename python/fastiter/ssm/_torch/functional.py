@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,27 +9,19 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
-from ..._backend import BackendError
 from ..._check import check_flag
-from ..._sequences import check_packing
 from ..._torch.autograd import differentiable_once
 from ..._torch.ops import (
-    GPU_FLOATS,
-    check_dense,
-    check_reset,
-    checked_bounds,
     checked_integers,
-    checked_lengths,
     grad_enabled,
     transformed,
 )
 from ..._torch.overrides import dispatched
 from .._functional import given_of
 from .._shapes import check_shapes, check_state, check_step_shapes
+from .checks import Integers, check_tensors, checked_cut
 from .ops import SelectiveBackward, SelectiveForward, computed, selective_bwd, selective_fwd
 from .step import selective_step
-
-Integers = Tensor | Sequence[int]
 
 
 def selective_scan(
@@ -77,24 +68,14 @@ def selective_scan(
     check_flag(function, "return_last_state", return_last_state)
     names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
     tensors = given_of(dict(zip(names, (*given, initial_state), strict=True)))
-    _check_tensors(function, tensors, "u")
+    check_tensors(function, tensors, "u")
     sizes = check_shapes(function, {name: x.shape for name, x in tensors.items()})
-    flags: Tensor | None = None
-    whole: Tensor | None = None
-    bounds: Tensor | None = None
-    if reset is not None:
-        check_reset(function, reset, u, sizes.batch, sizes.time, "u")
-        flags = reset
-    if cu_seqlens is not None:
-        check_packing(function, sizes.batch, lengths, "u")
-        bounds = checked_bounds(function, cu_seqlens, sizes.time, u.device)
-    elif lengths is not None:
-        whole = checked_lengths(function, lengths, sizes.batch, sizes.time, u.device)
+    cut = checked_cut(function, u, (sizes.batch, sizes.time), reset, lengths, cu_seqlens, "u")
+    bounds = cut[2]
     if initial_state is not None:
         sequences = sizes.batch if bounds is None else bounds.shape[0] - 1
         check_state(function, initial_state.shape, sequences, sizes, bounds is not None)
     every = _converted(*given, initial_state)
-    cut: tuple[Any, ...] = (flags, whole, bounds)
     needs_grad = grad_enabled() and any(x is not None and x.requires_grad for x in every)
     # In forward mode the autograd function is called because it raises.
     if needs_grad or transformed() or forward_ad._current_level >= 0:
@@ -121,29 +102,6 @@ def _converted(
     D, delta_bias, initial_state = (None if x is None else x.to(dtype) for x in (D, delta_bias, initial_state))
     B, C = (x.to(dtype) if x.dim() == 2 else x[:, None] if x.dim() == 3 else x for x in (B, C))
     return u, delta, A.to(dtype), B, C, D, z, delta_bias, initial_state
-
-
-def _check_tensors(function: str, tensors: Mapping[str, Any], first: str) -> None:
-    """Check types, dtypes and devices: float64 goes with float64 alone, 16 and 32 bits go together."""
-    head = tensors[first]
-    for name, x in {first: head, **tensors}.items():
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{function}: {name} must be a torch.Tensor, got {type(x).__qualname__}")
-        check_dense(function, name, x)
-        if x.dtype not in GPU_FLOATS:
-            raise TypeError(
-                f"{function}: {name} must have dtype torch.float32, torch.float64, torch.bfloat16 or torch.float16, "
-                f"got {x.dtype}"
-            )
-        if computed(x.dtype) != computed(head.dtype):
-            expected = "float64" if head.dtype == torch.float64 else "float32, bfloat16 or float16"
-            raise TypeError(
-                f"{function}: {name} must have dtype {expected} to go with {head.dtype} {first}, got {x.dtype}"
-            )
-        if x.device.type not in ("cpu", "meta"):
-            raise BackendError(
-                f"{function}: {name} must be on the CPU, as it has no GPU kernels yet; got device {x.device}"
-            )
 
 
 class _SelectiveScan(torch.autograd.Function):
@@ -226,7 +184,7 @@ def selective_state_update(
     check_flag(function, "dt_softplus", dt_softplus)
     names = ("state", "x", "dt", "A", "B", "C", "D", "z", "dt_bias")
     tensors = given_of(dict(zip(names, given, strict=False)))
-    _check_tensors(function, tensors, "x")
+    check_tensors(function, tensors, "x")
     shapes: dict[str, Any] = {name: y.shape for name, y in tensors.items()}
     rows = None
     if state_batch_indices is not None:

@@ -65,38 +65,48 @@ class SelectiveBackward(NamedTuple):
     requested: int
 
 
-def _plain(x: Tensor | None) -> Tensor | None:
+def plain(x: Tensor | None) -> Tensor | None:
     """Return ``x`` with pending conjugation and negation resolved."""
     return x if x is None or not x.is_neg() else x.resolve_neg()
 
 
-def _contiguous(x: Tensor | None) -> Tensor | None:
+def contiguous_or_none(x: Tensor | None) -> Tensor | None:
     return None if x is None else contiguous(x)
 
 
 def _projection(x: Tensor) -> Tensor | None:
-    return contiguous(x) if x.dim() == 2 else _plain(x)
+    return contiguous(x) if x.dim() == 2 else plain(x)
 
 
-def _count(call: Any) -> int:
+def count_of(call: Any, batch: int) -> int:
     """Return the number of sequences."""
-    count: int = call.u.shape[0] if call.cu_seqlens is None else call.cu_seqlens.shape[0] - 1
+    count: int = batch if call.cu_seqlens is None else call.cu_seqlens.shape[0] - 1
     return count
 
 
-def _work(call: Any) -> tuple[Any, ...]:
-    """Return the kernels' description of the work; check what tracing does not know."""
-    batch, channels, time = call.u.shape
+def checked_sequences(function: str, call: Any, batch: int, time: int) -> tuple[Any, ...]:
+    """Return the kernels' description of the sequences; check what tracing does not know."""
     lengths, cu_seqlens = call.lengths, call.cu_seqlens
     if lengths is not None:
         least, most = (int(lengths.min()), int(lengths.max())) if batch else (0, 0)
-        check_lengths("selective_scan", lengths.shape, least, most, batch, time)
+        check_lengths(function, lengths.shape, least, most, batch, time)
     if cu_seqlens is not None:
         falls = bool((cu_seqlens[1:] < cu_seqlens[:-1]).any())
-        check_bounds("selective_scan", cu_seqlens.shape, int(cu_seqlens[0]), int(cu_seqlens[-1]), falls, time)
-    cut = [_contiguous(x) for x in (lengths, cu_seqlens, call.reset)]
+        check_bounds(function, cu_seqlens.shape, int(cu_seqlens[0]), int(cu_seqlens[-1]), falls, time)
+    cut = [contiguous_or_none(x) for x in (lengths, cu_seqlens, call.reset)]
+    return (count_of(call, batch), time, *cut)
+
+
+def _count(call: Any) -> int:
+    return count_of(call, call.u.shape[0])
+
+
+def _work(call: Any) -> tuple[Any, ...]:
+    """Return the kernels' description of the work."""
+    batch, channels, time = call.u.shape
+    sequences = checked_sequences("selective_scan", call, batch, time)
     groups = max(x.shape[1] if x.dim() == 4 else 1 for x in (call.B, call.C))
-    return (_count(call), time, *cut), channels, groups, call.A.shape[1], call.softplus
+    return sequences, channels, groups, call.A.shape[1], call.softplus
 
 
 def like(u: Tensor) -> Tensor:
@@ -119,8 +129,8 @@ def forward_outputs(call: SelectiveForward) -> list[Tensor]:
 
 def _forward(call: SelectiveForward) -> list[Tensor]:
     out, last, *states = outputs = forward_outputs(call)
-    signals = (_plain(call.u), _plain(call.delta), _plain(call.z), out)
-    A, D, delta_bias, first = (_contiguous(x) for x in (call.A, call.D, call.delta_bias, call.initial_state))
+    signals = (plain(call.u), plain(call.delta), plain(call.z), out)
+    A, D, delta_bias, first = (contiguous_or_none(x) for x in (call.A, call.D, call.delta_bias, call.initial_state))
     projections = (_projection(call.B), _projection(call.C))
     saved = states[0] if states else None
     _core.ssm.selective_forward(_work(call), *signals, A, *projections, D, delta_bias, first, last, saved)
@@ -166,11 +176,11 @@ def _backward_outputs(call: SelectiveBackward) -> list[Tensor]:
 def _backward(call: SelectiveBackward) -> list[Tensor]:
     found = _empty_gradients(call)
     du, ddelta, dA, dB, dC, dD, dz, dbias, dfirst = found
-    A, D, delta_bias, states = (_contiguous(x) for x in (call.A, call.D, call.delta_bias, call.states))
-    signals = (_plain(call.u), _plain(call.delta), _plain(call.z))
+    A, D, delta_bias, states = (contiguous_or_none(x) for x in (call.A, call.D, call.delta_bias, call.states))
+    signals = (plain(call.u), plain(call.delta), plain(call.z))
     inputs = (*signals, A, _projection(call.B), _projection(call.C), D, delta_bias, states)
     gradients = (du, ddelta, dz, dA, dB, dC, dD, dbias, dfirst)
-    _core.ssm.selective_backward(_work(call), inputs, _plain(call.dout), _contiguous(call.dlast), gradients)
+    _core.ssm.selective_backward(_work(call), inputs, plain(call.dout), contiguous_or_none(call.dlast), gradients)
     return _as_arguments(call, found)
 
 

@@ -1,0 +1,94 @@
+// Linear attention in fastiter._core.
+#include "core/arguments.hpp"
+#include "core/launch.hpp"
+#include "ssm/arguments.hpp"
+#include "ssm/cpu/attention_kernels.hpp"
+#include <algorithm>
+
+namespace fastiter::ssm {
+namespace {
+
+// (row, time, head, unit), or (row, time, head) with one unit; None: not given
+Heads heads(py::handle x) {
+    if (x.is_none()) return {};
+    const Array array(x.ptr());
+    const int64_t unit = array.ndim() == 4 ? array.stride(3) : 0;
+    return {{array.data<void>(), array.stride(0), unit, array.stride(1), storage_of(array)}, array.stride(2)};
+}
+
+// (sequences, heads, per_key, K, V, scale, log_decay), and the decay
+AttentionShape attention_shape(const py::tuple& x, py::handle decay) {
+    auto at = [&](int i) { return PyTuple_GET_ITEM(x.ptr(), i); };
+    AttentionShape s;
+    s.sequences = sequences(at(0));
+    s.heads = integer(at(1)), s.per_key = integer(at(2)), s.K = integer(at(3)), s.V = integer(at(4));
+    s.scale = PyFloat_AsDouble(at(5));
+    s.log_decay = at(6) == Py_True;
+    if (!decay.is_none()) s.decay = Array(decay.ptr()).ndim() == 4 ? Decay::vector : Decay::scalar;
+    return s;
+}
+
+// As many threads as there are units of work; one if the work takes about as long as starting a team.
+int useful(int threads, const AttentionShape& s, int64_t units) {
+    constexpr double kSmall = 2e5; // elements of the state times steps
+    const Sequences& q = s.sequences;
+    if (double(q.starts ? 1 : q.count) * double(q.T) * double(s.heads * s.K * s.V) < kSmall) return 1;
+    return int(std::clamp<int64_t>(units, 1, threads));
+}
+
+void attention_forward(const py::tuple& shape, const py::tuple& inputs, py::handle o, py::handle last,
+                       py::handle states) {
+    auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };
+    with_float(Array(last.ptr()).bits(), [&]<class T>() {
+        Attention<T> p;
+        p.shape = attention_shape(shape, in(3));
+        p.q = heads(in(0)), p.k = heads(in(1)), p.v = heads(in(2)), p.decay = heads(in(3));
+        p.bonus = address<const T>(in(4)), p.first = address<const T>(in(5));
+        p.o = heads(o), p.last = address<T>(last), p.states = address<T>(states);
+        py::gil_scoped_release release;
+        auto job = [](const void* params, Team team) {
+            attention_kernels().of<T>().forward(*static_cast<const Attention<T>*>(params), team);
+        };
+        run(p, job, [&](int threads) {
+            threads = useful(threads, p.shape, p.shape.sequences.count * p.shape.heads);
+            p.workspace = workspace.of(attention_kernels().of<T>().workspace(p, threads));
+            return threads;
+        });
+    });
+}
+
+// gradients: of q, k, v, decay, bonus and the first state, each None if it is not requested
+void attention_backward(const py::tuple& shape, const py::tuple& inputs, py::handle states, py::handle d_o,
+                        py::handle dlast, const py::tuple& gradients) {
+    auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };
+    auto out = [&](int i) { return py::handle(PyTuple_GET_ITEM(gradients.ptr(), i)); };
+    with_float(Array(states.ptr()).bits(), [&]<class T>() {
+        AttentionGradient<T> p;
+        Attention<T>& f = p.forward;
+        f.shape = attention_shape(shape, in(3));
+        f.q = heads(in(0)), f.k = heads(in(1)), f.v = heads(in(2)), f.decay = heads(in(3));
+        f.bonus = address<const T>(in(4)), f.states = address<T>(states);
+        p.d_o = heads(d_o), p.dlast = address<const T>(dlast);
+        p.dq = heads(out(0)), p.dk = heads(out(1)), p.dv = heads(out(2)), p.ddecay = heads(out(3));
+        p.dbonus = address<T>(out(4)), p.dfirst = address<T>(out(5));
+        py::gil_scoped_release release;
+        auto job = [](const void* params, Team team) {
+            attention_kernels().of<T>().gradient(*static_cast<const AttentionGradient<T>*>(params), team);
+        };
+        run(p, job, [&](int threads) {
+            threads = useful(threads, f.shape, f.shape.sequences.count * (f.shape.heads / f.shape.per_key));
+            p.workspace = workspace.of(attention_kernels().of<T>().gradient_workspace(p, threads));
+            return threads;
+        });
+    });
+}
+
+} // namespace
+
+void bind_attention(py::module_& m) {
+    m.attr("attention_tile") = kAttentionTile;
+    m.def("attention_forward", attention_forward);
+    m.def("attention_backward", attention_backward);
+}
+
+} // namespace fastiter::ssm

@@ -1,0 +1,154 @@
+// Shared by the forward and the backward pass of linear attention: panels of the arguments, and states in scratch memory.
+#pragma once
+#include "core/cpu/vmath.hpp"
+#include "ssm/cpu/attention_kernels.hpp"
+#include "ssm/cpu/sequences.hpp"
+#include "ssm/cpu/tiles.hpp"
+
+namespace fastiter::ssm::FASTITER_LEVEL {
+
+// Columns of the state that stay in registers as inputs and outputs of kPass steps, and steps that share a pass over the
+// state: each of its rows is loaded and stored once for all of them.
+constexpr int kColumnVectors = kVectorBytes == 64 ? 2 : 1;
+constexpr int kPass = kVectorBytes == 64 ? 6 : 4;
+template <class T> constexpr int64_t kColumns = kColumnVectors * lanes<T>;
+
+// Width of a panel: numbers of the same unit at consecutive steps are this far apart, a constant for the compiler.
+constexpr int64_t kPanelWidth = 64;
+constexpr int64_t kPanelSize = kAttentionTile * kPanelWidth;
+
+// A tile of one head in the type of the computation: panels of kPanelWidth units, (panel, step, unit), 0 beyond the last
+template <class T> struct PanelTile {
+    T* data = nullptr;
+
+    void take(Cutter& memory, int64_t units) { data = memory.take<T>(ceil_div(units, kPanelWidth) * kPanelSize); }
+    T* at(int64_t unit, int64_t step) const {
+        return data + unit / kPanelWidth * kPanelSize + step * kPanelWidth + unit % kPanelWidth;
+    }
+    // Calls f(number, vector of units), both by their first unit, for all vectors of a step
+    void read(const Heads& x, int64_t head, int64_t units, const Place& at_time) const {
+        each_vector(x, head, units, at_time, [&](const Signal& own, const Place& at) {
+            read_tile(own, at, this->at(at.channel, 0), kPanelWidth);
+        });
+    }
+    void write(const Heads& x, int64_t head, int64_t units, const Place& at_time) const {
+        each_vector(x, head, units, at_time, [&](const Signal& own, const Place& at) {
+            write_tile(own, at, static_cast<const T*>(this->at(at.channel, 0)), kPanelWidth);
+        });
+    }
+    void fill_zero(int64_t units, int64_t steps) const {
+        for (int64_t n = 0; n < units; n += lanes<T>)
+            for (int64_t t = 0; t < steps; ++t) store(at(n, t), vec<T>{});
+    }
+
+private:
+    template <class F> static void each_vector(const Heads& x, int64_t head, int64_t units, const Place& at_time, F f) {
+        Signal own = x.units;
+        with_storage<T>(own, [&]<class S>(S* data) { own.data = data + head * x.head; });
+        for (int64_t n = 0; n < units; n += lanes<T>)
+            f(own, {at_time.row, n, min_of(lanes<T>, units - n), at_time.time, at_time.steps});
+    }
+};
+
+// Prefetches a tile of a head.
+template <class T> FASTITER_INLINE void prefetch_heads(const Heads& x, int64_t head, int64_t units, const Place& at) {
+    if (!x.units.data || x.units.channel != 1) return;
+    with_storage<T>(x.units, [&]<class S>(S* data) {
+        const S* from = data + head * x.head + at.row * x.units.row + at.time * x.units.time;
+        for (int64_t t = 0; t < at.steps; ++t) prefetch<2>(from + t * x.units.time, units);
+    });
+}
+
+// The numbers of the decay at a step
+FASTITER_INLINE int64_t decay_units(const AttentionShape& s) { return s.decay == Decay::vector ? s.K : 1; }
+
+// Reads the decay of a tile; e^g of it if it is given as a logarithm.
+template <class T>
+FASTITER_NOINLINE void read_decay(const AttentionShape& s, const Heads& decay, int64_t head, const Place& at,
+                                  const PanelTile<T>& tile) {
+    if (s.decay == Decay::none) return;
+    const int64_t units = decay_units(s);
+    tile.read(decay, head, units, at);
+    if (!s.log_decay) return;
+    for (int64_t n = 0; n < units; n += lanes<T>)
+        for (int64_t t = 0; t < at.steps; ++t) store(tile.at(n, t), exp<T>(load(tile.at(n, t))));
+}
+
+// Multiplies a tile of q by the scale.
+template <class T>
+FASTITER_NOINLINE void scale_tile(const PanelTile<T>& tile, int64_t units, int64_t steps, double scale) {
+    if (scale == 1) return;
+    for (int64_t n = 0; n < units; n += lanes<T>)
+        for (int64_t t = 0; t < steps; ++t) store(tile.at(n, t), load(tile.at(n, t)) * T(scale));
+}
+
+template <class T> FASTITER_INLINE T sum_of(vec<T> v) {
+    T sum = v[0];
+    for (int i = 1; i < lanes<T>; ++i) sum += v[i];
+    return sum;
+}
+
+// sum over k of q[k] bonus[k] k[k] at a step
+template <class T>
+FASTITER_NOINLINE T bonus_product(const PanelTile<T>& q, const PanelTile<T>& k, const T* bonus, int64_t K,
+                                  int64_t step) {
+    vec<T> sum{};
+    for (int64_t n = 0; n < K; n += lanes<T>)
+        sum = fma(load(q.at(n, step)) * load_up_to(bonus + n, K - n), load(k.at(n, step)), sum);
+    return sum_of<T>(sum);
+}
+
+// The states of a head with the columns in the lanes: blocks of kColumns columns, (block, K, kColumns), 0 beyond V
+template <class T> struct ColumnStates {
+    T* data = nullptr;
+    int64_t K = 0, V = 0;
+
+    void take(Cutter& memory, int64_t rows, int64_t columns) {
+        K = rows, V = columns;
+        data = memory.take<T>(blocks() * K * kColumns<T>);
+    }
+    int64_t blocks() const { return ceil_div(V, kColumns<T>); }
+    T* block(int64_t b) const { return data + b * K * kColumns<T>; }
+    void fill_zero() const {
+        for (int64_t i = 0; i < blocks() * K * kColumns<T>; i += lanes<T>) store(data + i, vec<T>{});
+    }
+    // From and to a contiguous (K, V); nullptr: zeros
+    void read(const T* from) const {
+        if (!from) return fill_zero();
+        each([&](T* own, int64_t place, int64_t count) { store(own, load_up_to(from + place, count)); });
+    }
+    void write(T* to) const {
+        each([&](T* own, int64_t place, int64_t count) {
+            if (count > 0) store_up_to(to + place, load(own), count);
+        });
+    }
+
+private:
+    template <class F> FASTITER_INLINE void each(F f) const {
+        for (int64_t b = 0; b < blocks(); ++b)
+            for (int64_t k = 0; k < K; ++k)
+                for (int64_t c = 0; c < kColumns<T>; c += lanes<T>) {
+                    const int64_t column = b * kColumns<T> + c;
+                    f(block(b) + k * kColumns<T> + c, k * V + column, max_of(V - column, 0));
+                }
+    }
+};
+
+// The passes of a tile: each starts at a step, has at most `most` steps, and contains no reset but at its start.
+struct Passes {
+    int32_t count = 0;
+    int32_t start[kAttentionTile + 1];
+
+    Passes(int64_t steps, int most, const uint8_t* reset) {
+        for (int64_t t = 0; t < steps;) {
+            start[count++] = int32_t(t);
+            int64_t to = t + 1;
+            // A pass is full or a single step: both have code of their own.
+            while (to < min_of(steps, t + most) && !(reset && reset[to])) ++to;
+            t = to - t == most ? to : t + 1;
+        }
+        start[count] = int32_t(steps);
+    }
+};
+
+} // namespace fastiter::ssm::FASTITER_LEVEL

@@ -1,0 +1,73 @@
+// Interface of the kernels of linear attention, whose state is a matrix for each head: plain data, declared once.
+#pragma once
+#include "ssm/cpu/kernels.hpp"
+
+namespace fastiter::ssm {
+
+// Numbers with indices (row, time, head, unit), with any strides in elements; the units are the signal's channels.
+struct Heads {
+    Signal units;
+    int64_t head = 0;
+};
+
+// The factor of the state at a step: none, one for each head, or one for each of the K rows of the state
+enum class Decay : int { none, scalar, vector };
+
+// `heads` value heads; head h reads q and k of head h / per_key.
+struct AttentionShape {
+    Sequences sequences;
+    int64_t heads = 1, per_key = 1, K = 0, V = 0;
+    Decay decay = Decay::none;
+    bool log_decay = false; // the decay is e^g for the given g
+    double scale = 1;       // of q
+};
+
+// Steps between two saved states; a tile of time, a multiple of the steps that share a pass over the state.
+constexpr int64_t kAttentionTile = 48;
+
+// S[t] = diag(decay) S[t-1] + k v^T, a matrix (K, V);   o = S[t]^T q, or, with a bonus, o = (S[t-1] + diag(bonus) k v^T)^T q.
+// bonus (heads, K), `first` (sequences, heads, K, V; null = 0), `last` and `states` (tiles of all sequences, heads, K, V:
+// the state before every kAttentionTile-th step, if not null) are contiguous. Steps past the end of a sequence have o 0.
+template <class T> struct Attention {
+    AttentionShape shape;
+    Heads q, k, v, decay, o;
+    const T* bonus = nullptr;
+    const T* first = nullptr;
+    T* last = nullptr;
+    T* states = nullptr;
+    void* workspace = nullptr;
+};
+
+// Gradients from d_o and dlast (each null = 0), with the states that the forward pass saved. dq and dk have the heads of q
+// and k; those that are null are not requested. dbonus (sequences, heads, K) and dfirst are contiguous. Sums are in a
+// fixed order, whatever the number of threads.
+template <class T> struct AttentionGradient {
+    Attention<T> forward; // o and last are not read
+    Heads d_o, dq, dk, dv, ddecay;
+    const T* dlast = nullptr;
+    T* dbonus = nullptr;
+    T* dfirst = nullptr;
+    void* workspace = nullptr;
+};
+
+template <class T> struct AttentionTable {
+    size_t (*workspace)(const Attention<T>&, int threads);
+    void (*forward)(const Attention<T>&, Team);
+    size_t (*gradient_workspace)(const AttentionGradient<T>&, int threads);
+    void (*gradient)(const AttentionGradient<T>&, Team);
+};
+
+struct AttentionKernels {
+    AttentionTable<float> f32;
+    AttentionTable<double> f64;
+    template <class T> const AttentionTable<T>& of() const {
+        if constexpr (sizeof(T) == 4)
+            return f32;
+        else
+            return f64;
+    }
+};
+
+FASTITER_TABLE(AttentionKernels, attention_kernels)
+
+} // namespace fastiter::ssm

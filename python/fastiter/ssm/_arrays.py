@@ -1,0 +1,69 @@
+"""Arguments that the functions of the family share: where sequences begin and end, dtypes and layouts of arrays."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .._check import integers, type_name
+from .._sequences import check_bounds, check_lengths, check_packing, check_reset_shape
+
+Array: TypeAlias = npt.NDArray[Any]
+#: Dtypes in which arrays may be stored
+STORED = ("float32", "float64", "float16", "bfloat16")
+
+
+class Cut(NamedTuple):
+    """Where sequences begin and end."""
+
+    reset: Array | None
+    lengths: Array | None
+    cu_seqlens: Array | None
+
+    def count(self, batch: int) -> int:
+        return batch if self.cu_seqlens is None else len(self.cu_seqlens) - 1
+
+
+def checked_cut(
+    function: str,
+    batch: int,
+    time: int,
+    reset: object,
+    lengths: npt.ArrayLike | None,
+    cu_seqlens: npt.ArrayLike | None,
+    first: str,
+) -> Cut:
+    """Return the checked arguments; ``first`` is the name of the argument whose B and T they must match."""
+    flags = whole = None
+    if reset is not None:
+        if not isinstance(reset, np.ndarray) or reset.dtype != np.bool_:
+            got = f"dtype {reset.dtype}" if isinstance(reset, np.ndarray) else type_name(reset)
+            raise TypeError(f"{function}: reset must be a NumPy array of bool, got {got}")
+        check_reset_shape(function, reset.shape, batch, time)
+        flags = np.ascontiguousarray(reset)
+    if cu_seqlens is not None:
+        check_packing(function, batch, lengths, first)
+        bounds = integers(function, "cu_seqlens", cu_seqlens)
+        start, end = (int(bounds[0]), int(bounds[-1])) if bounds.ndim == 1 and bounds.size else (0, 0)
+        falls = bounds.ndim == 1 and bool((bounds[1:] < bounds[:-1]).any())
+        check_bounds(function, bounds.shape, start, end, falls, time)
+        return Cut(flags, None, bounds)
+    if lengths is not None:
+        whole = integers(function, "lengths", lengths)
+        least, most = int(whole.min(initial=0)), int(whole.max(initial=0))
+        check_lengths(function, whole.shape, least, most, batch, time)
+    return Cut(flags, whole, None)
+
+
+def aligned(x: Array | None) -> Array | None:
+    """Return ``x``, or a copy, whose elements are aligned and whose strides count elements."""
+    if x is None or (x.flags.aligned and all(stride % x.itemsize == 0 for stride in x.strides)):
+        return x
+    return np.ascontiguousarray(x)
+
+
+def computed(x: Array) -> np.dtype[Any]:
+    """Return the dtype of the arithmetic and of the state."""
+    return np.dtype(np.float64 if x.dtype == np.float64 else np.float32)

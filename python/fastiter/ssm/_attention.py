@@ -1,0 +1,174 @@
+"""Linear attention on NumPy arrays: S[t] = decay[t] S[t-1] + k v^T, o[t] = scale S[t]^T q[t]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._backend import Backends, choose
+from .._check import check_array, empty
+from ._arrays import STORED, Array, Cut, aligned, checked_cut, computed
+from ._attention_shapes import (
+    AttentionSizes,
+    check_attention_shapes,
+    check_attention_state,
+    check_one_decay,
+    checked_scale,
+)
+
+
+def linear_attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    log_decay: Array | None = None,
+    *,
+    decay: Array | None = None,
+    bonus: Array | None = None,
+    scale: float = 1.0,
+    initial_state: Array | None = None,
+    reset: Array | None = None,
+    lengths: npt.ArrayLike | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
+    backend: str | None = None,
+) -> tuple[Array, Array]:
+    """S[t] = decay[t] S[t-1] + k[t] v[t]^T, o[t] = scale S[t]^T q[t]: attention whose memory is a matrix for each head.
+
+    Without a decay this is linear attention; a fixed decay for each head gives retention and lightning attention, one
+    that depends on the step Mamba-2 and simple GLA, and one for each of the K rows of the state GLA and HGRN-2. With
+    ``bonus`` the output is read before the step, o[t] = scale (S[t-1] + diag(bonus) k v^T)^T q, which is RWKV-6. Sums
+    have the order of a loop over the steps, whatever the number of threads.
+
+    Parameters
+    ----------
+    q, k : ndarray (B, T, H, K), float32, float64, float16 or bfloat16
+        Queries and keys, in any layout. 16 and 32 bits are computed in float32.
+    v : ndarray (B, T, N, V)
+        Values; N is a multiple of H, and head n uses q and k of head n // (N / H).
+    log_decay : ndarray (B, T, N), (B, T, N, K) or (N,), optional
+        The state is multiplied by its exponential at each step: one number for each head, or one for each row of its
+        state. Minus infinity forgets everything.
+    decay : ndarray, optional
+        The factor itself, in place of its logarithm: any number, 0 and negative ones too.
+    bonus : ndarray (N, K), float32, or float64 if q is, optional
+        The weight of the current step where the output is read before it.
+    scale : float
+        A factor of q.
+    initial_state : ndarray (B, N, K, V), float32 or float64, optional
+        State before the first step; zero by default.
+    reset : bool ndarray (B, T) or (T,), optional
+        True where the previous state counts as zero.
+    lengths : integers (B,), optional
+        Valid steps of each row, 0 to T; later steps are not computed and their o is 0.
+    cu_seqlens : integers (S + 1,), optional
+        S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1]. The states
+        are then (S, N, K, V).
+    backend : {"cpu", "reference"}, optional
+        "reference" runs the specification in plain NumPy.
+
+    Returns
+    -------
+    o : ndarray (B, T, N, V)
+        In the dtype of v.
+    last : ndarray (B, N, K, V), float32 or float64
+        State after the last valid step; given back as ``initial_state`` it continues the sequence exactly.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+    BackendError
+        If the backend cannot run.
+
+    References
+    ----------
+    Katharopoulos et al. (2020), linear attention; Sun et al. (2023), retention; Yang et al. (2024), gated linear
+    attention; Dao and Gu (2024), Mamba-2; Peng et al. (2024), RWKV-6.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter.ssm
+    >>> q = k = v = np.ones((1, 4, 1, 1))
+    >>> o, last = fastiter.ssm.linear_attention(q, k, v, decay=np.array([0.5]))  # the memory halves with each step
+    >>> o.ravel().tolist(), last.item()
+    ([1.0, 1.5, 1.75, 1.875], 1.875)
+    """
+    function = "linear_attention"
+    run = choose(function, _BACKENDS, backend)
+    given = {"q": q, "k": k, "v": v, "log_decay": log_decay, "decay": decay, "bonus": bonus}
+    every = {**given, "initial_state": initial_state}
+    arrays: dict[str, Any] = {name: x for name, x in every.items() if x is not None or name in ("q", "k", "v")}
+    _check_dtypes(function, arrays)
+    check_one_decay(function, log_decay, decay)
+    factor = checked_scale(function, scale)
+    sizes = check_attention_shapes(function, {name: x.shape for name, x in arrays.items()})
+    cut = checked_cut(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "q")
+    if initial_state is not None:
+        count = cut.count(sizes.batch)
+        check_attention_state(function, initial_state.shape, count, sizes, cut.cu_seqlens is not None)
+    return run(sizes, given, factor, initial_state, cut)
+
+
+def _check_dtypes(function: str, arrays: Mapping[str, Any]) -> None:
+    """Check dtypes: float64 goes with float64 alone; bonus and initial_state have that of the arithmetic."""
+    for name, x in arrays.items():
+        check_array(function, name, x, STORED)
+        dtype = computed(arrays["q"])
+        is_exact = name in ("bonus", "initial_state")
+        if (is_exact and x.dtype != dtype) or (x.dtype == np.float64) != (dtype == np.float64):
+            expected = str(dtype) if is_exact or dtype == np.float64 else "float32, float16 or bfloat16"
+            head = arrays["q"].dtype
+            raise TypeError(f"{function}: {name} must have dtype {expected} to go with {head} q, got {x.dtype}")
+
+
+def _decay_of(sizes: AttentionSizes, given: Mapping[str, Array | None]) -> tuple[Array | None, bool]:
+    """Return the decay at all steps, and whether it is a logarithm."""
+    log_decay, decay = given["log_decay"], given["decay"]
+    found = decay if log_decay is None else log_decay
+    if found is not None and found.ndim == 1:
+        found = np.broadcast_to(found, (sizes.batch, sizes.time, sizes.heads))
+    return found, log_decay is not None
+
+
+def _cpu(
+    sizes: AttentionSizes, given: Mapping[str, Array | None], scale: float, initial: Array | None, cut: Cut
+) -> tuple[Array, Array]:
+    q, k, v = (given[name] for name in ("q", "k", "v"))
+    assert q is not None  # for the type checker, as is v
+    assert v is not None
+    decay, is_log = _decay_of(sizes, given)
+    count = cut.count(sizes.batch)
+    o, last = empty(v.shape, v.dtype), empty(sizes.states(count), computed(q))
+    bonus, first = (None if x is None else np.ascontiguousarray(x) for x in (given["bonus"], initial))
+    inputs = (aligned(q), aligned(k), aligned(v), aligned(decay), bonus, first)
+    work = (count, sizes.time, cut.lengths, cut.cu_seqlens, cut.reset)
+    numbers = (sizes.heads, sizes.heads // sizes.key_heads, sizes.keys, sizes.values)
+    _core.ssm.attention_forward((work, *numbers, scale, is_log), inputs, o, last, None)
+    return o, last
+
+
+def _reference(
+    sizes: AttentionSizes, given: Mapping[str, Array | None], scale: float, initial: Array | None, cut: Cut
+) -> tuple[Array, Array]:
+    from . import reference
+    from . import reference_attention as specification
+
+    q, k, v = (given[name] for name in ("q", "k", "v"))
+    assert q is not None
+    assert k is not None
+    assert v is not None
+    decay, is_log = _decay_of(sizes, given)
+    dtype = computed(q)
+    decay, bonus, first = (None if x is None else x.astype(dtype) for x in (decay, given["bonus"], initial))
+    factors = decay if decay is None or not is_log else np.exp(decay)
+    cuts = reference.Cut(cut.reset, cut.lengths, cut.cu_seqlens)
+    q, k, v_given, v = q.astype(dtype), k.astype(dtype), v, v.astype(dtype)
+    o, last = specification.linear_attention(q, k, v, factors, bonus, scale, initial_state=first, cut=cuts)
+    return o.astype(v_given.dtype), last
+
+
+_BACKENDS: Backends[tuple[Array, Array]] = {"cpu": _cpu, "reference": _reference}

@@ -1,0 +1,85 @@
+"""The shapes of the arguments of linear attention, for arrays and tensors alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from numbers import Real
+from typing import NamedTuple
+
+from .._check import fits_float, type_name
+
+Shape = tuple[int, ...]
+
+
+class AttentionSizes(NamedTuple):
+    """B rows of T steps; N heads of values, H heads of queries and keys; widths K and V."""
+
+    batch: int
+    time: int
+    heads: int
+    key_heads: int
+    keys: int
+    values: int
+
+    def states(self, count: int) -> tuple[int, int, int, int]:
+        """Return the shape of the states of ``count`` sequences."""
+        return count, self.heads, self.keys, self.values
+
+
+def check_attention_shapes(function: str, shapes: Mapping[str, Shape]) -> AttentionSizes:
+    """Return the sizes if the shapes of the arguments that are given, by their names, are consistent."""
+    q, k, v = shapes["q"], shapes["k"], shapes["v"]
+    if len(q) != 4 or q[2] < 1 or q[3] < 1:
+        raise ValueError(f"{function}: q must have shape (B, T, H, K), got {tuple(q)}")
+    batch, time, key_heads, keys = q
+    if tuple(k) != tuple(q):
+        raise ValueError(f"{function}: k must have shape (B, T, H, K) = {tuple(q)} like q, got {tuple(k)}")
+    if len(v) != 4 or (v[0], v[1]) != (batch, time) or v[2] < 1 or v[2] % key_heads or v[3] < 1:
+        raise ValueError(
+            f"{function}: v must have shape (B, T, N, V) = ({batch}, {time}, N, V) with N a multiple of "
+            f"H = {key_heads}, got {tuple(v)}"
+        )
+    heads, values = v[2:]
+    sizes = AttentionSizes(batch, time, heads, key_heads, keys, values)
+    for name in ("log_decay", "decay"):
+        if name in shapes:
+            _check_decay(function, name, tuple(shapes[name]), sizes)
+    if "bonus" in shapes and tuple(shapes["bonus"]) != (heads, keys):
+        raise ValueError(f"{function}: bonus must have shape (N, K) = {(heads, keys)}, got {tuple(shapes['bonus'])}")
+    return sizes
+
+
+def _check_decay(function: str, name: str, shape: Shape, sizes: AttentionSizes) -> None:
+    batch, time, heads, _, keys, _ = sizes
+    per_head = (batch, time, heads)
+    known = {1: (heads,), 3: per_head, 4: (*per_head, keys)}
+    if known.get(len(shape)) != shape:
+        raise ValueError(
+            f"{function}: {name} must have shape (B, T, N) = {per_head}, (B, T, N, K) = {known[4]}, or "
+            f"(N,) = {(heads,)}, got {shape}"
+        )
+
+
+def check_attention_state(function: str, shape: Shape, count: int, sizes: AttentionSizes, packed: bool) -> None:
+    """Check the shape of the initial states."""
+    expected = sizes.states(count)
+    if tuple(shape) != expected:
+        letter = "S" if packed else "B"
+        got = tuple(shape)
+        raise ValueError(f"{function}: initial_state must have shape ({letter}, N, K, V) = {expected}, got {got}")
+
+
+def check_one_decay(function: str, log_decay: object, decay: object) -> None:
+    """Check that the decay is given in one form."""
+    if log_decay is not None and decay is not None:
+        raise ValueError(f"{function}: decay must be None where log_decay is given, got both")
+
+
+def checked_scale(function: str, scale: object) -> float:
+    """Return the scale of q as a float."""
+    if not isinstance(scale, Real) or isinstance(scale, bool):
+        raise TypeError(f"{function}: scale must be a number, got {type_name(scale)}")
+    if not fits_float(scale) or not -math.inf < float(scale) < math.inf:  # torch.compile cannot trace isfinite
+        raise ValueError(f"{function}: scale must be finite, got {scale}")
+    return float(scale)

@@ -1,0 +1,122 @@
+"""Linear attention on tensors, differentiable: S[t] = decay[t] S[t-1] + k v^T, o[t] = scale S[t]^T q[t]."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import has_torch_function
+
+from ..._torch.autograd import differentiable_once
+from ..._torch.ops import grad_enabled, transformed
+from ..._torch.overrides import dispatched
+from .._attention_shapes import check_attention_shapes, check_attention_state, check_one_decay, checked_scale
+from .checks import Integers, check_tensors, checked_cut
+from .ops import computed
+from .ops_attention import AttentionBackward, AttentionForward, attention_bwd, attention_fwd
+
+
+def linear_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None = None,
+    *,
+    decay: Tensor | None = None,
+    bonus: Tensor | None = None,
+    scale: float = 1.0,
+    initial_state: Tensor | None = None,
+    reset: Tensor | None = None,
+    lengths: Integers | None = None,
+    cu_seqlens: Integers | None = None,
+) -> tuple[Tensor, Tensor]:
+    """S[t] = decay[t] S[t-1] + k[t] v[t]^T, o[t] = scale S[t]^T q[t]: attention whose memory is a matrix, on tensors.
+
+    Arguments, shapes and errors are those of :func:`fastiter.ssm.linear_attention`, but bonus and initial_state may
+    have any of the dtypes and are converted. Differentiable in every tensor of floats, with gradients from the output
+    and from the last state, once: second derivatives are refused.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> q, k, v = torch.randn(3, 1, 20, 2, 8).unbind()  # one row of 20 steps, 2 heads of width 8
+    >>> gates = torch.randn(1, 20, 2, 8, requires_grad=True)
+    >>> o, last = fastiter.torch.ssm.linear_attention(q, k, v, torch.nn.functional.logsigmoid(gates))
+    >>> o.shape, last.shape, torch.autograd.grad(o.sum(), gates)[0].shape
+    (torch.Size([1, 20, 2, 8]), torch.Size([1, 2, 8, 8]), torch.Size([1, 20, 2, 8]))
+    """
+    function = "linear_attention"
+    given = (q, k, v, log_decay)
+    options = {"decay": decay, "bonus": bonus, "initial_state": initial_state, "reset": reset}
+    cuts = {"lengths": lengths, "cu_seqlens": cu_seqlens}
+    if has_torch_function((*given, *options.values(), *cuts.values())):
+        result: tuple[Tensor, Tensor] = dispatched(linear_attention, *given, **options, scale=scale, **cuts)
+        return result
+    named: dict[str, Any] = dict(zip(("q", "k", "v", "log_decay"), given, strict=True))
+    named |= {"decay": decay, "bonus": bonus, "initial_state": initial_state}
+    tensors = {name: x for name, x in named.items() if x is not None or name in ("q", "k", "v")}
+    check_tensors(function, tensors, "q")
+    check_one_decay(function, log_decay, decay)
+    factor = checked_scale(function, scale)
+    sizes = check_attention_shapes(function, {name: x.shape for name, x in tensors.items()})
+    cut = checked_cut(function, q, (sizes.batch, sizes.time), reset, lengths, cu_seqlens)
+    if initial_state is not None:
+        sequences = sizes.batch if cut[2] is None else cut[2].shape[0] - 1
+        check_attention_state(function, initial_state.shape, sequences, sizes, cut[2] is not None)
+    found = decay if log_decay is None else log_decay
+    if found is not None and found.dim() == 1:
+        found = found.expand(sizes.batch, sizes.time, sizes.heads)
+    dtype = computed(q.dtype)
+    exact = (None if x is None else x.to(dtype) for x in (bonus, initial_state))
+    every = (q, k, v, found, *exact)
+    rest = (log_decay is not None, factor, *cut)
+    needs_grad = grad_enabled() and any(x is not None and x.requires_grad for x in every)
+    # In forward mode the autograd function is called because it raises.
+    if needs_grad or transformed() or forward_ad._current_level >= 0:
+        o, last = _LinearAttention.apply(*every, *rest)[:2]
+    else:
+        arguments: tuple[Any, ...] = (*every, *rest, False)
+        o, last = attention_fwd(AttentionForward(*arguments))
+    return o, last
+
+
+class _LinearAttention(torch.autograd.Function):
+    """Map the arguments to (o, last state, saved states); the backward pass reads the last."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        decay: Tensor | None,
+        bonus: Tensor | None,
+        initial_state: Tensor | None,
+        is_log: bool,
+        scale: float,
+        *cut: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        arguments: tuple[Any, ...] = (q, k, v, decay, bonus, initial_state, is_log, scale, *cut, True)
+        return tuple(attention_fwd(AttentionForward(*arguments)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.is_log, ctx.scale = inputs[6:8]
+        ctx.save_for_backward(*inputs[:5], output[2], *inputs[8:])
+        ctx.mark_non_differentiable(output[2])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, d_o: Tensor | None, dlast: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if d_o is None and dlast is None:
+            return (None,) * 11
+        saved: tuple[Any, ...] = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:6]
+        requested = sum(1 << i for i, need in enumerate(needs) if need)
+        arguments = (*saved[:6], d_o, dlast, ctx.is_log, ctx.scale, *saved[6:], requested)
+        found = iter(attention_bwd(AttentionBackward(*arguments)))
+        return (*[next(found) if need else None for need in needs], None, None, None, None, None)

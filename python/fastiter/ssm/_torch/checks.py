@@ -1,0 +1,62 @@
+"""Checks of tensors that the functions of the family share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._backend import BackendError
+from ..._sequences import check_packing
+from ..._torch.ops import GPU_FLOATS, check_dense, check_reset, checked_bounds, checked_lengths
+from .ops import computed
+
+Integers = Tensor | Sequence[int]
+Cut = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def check_tensors(function: str, tensors: Mapping[str, Any], first: str) -> None:
+    """Check types, dtypes and devices: float64 goes with float64 alone, 16 and 32 bits go together."""
+    head = tensors[first]
+    for name, x in {first: head, **tensors}.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{function}: {name} must be a torch.Tensor, got {type(x).__qualname__}")
+        check_dense(function, name, x)
+        if x.dtype not in GPU_FLOATS:
+            raise TypeError(
+                f"{function}: {name} must have dtype torch.float32, torch.float64, torch.bfloat16 or torch.float16, "
+                f"got {x.dtype}"
+            )
+        if computed(x.dtype) != computed(head.dtype):
+            expected = "float64" if head.dtype == torch.float64 else "float32, bfloat16 or float16"
+            raise TypeError(
+                f"{function}: {name} must have dtype {expected} to go with {head.dtype} {first}, got {x.dtype}"
+            )
+        if x.device.type not in ("cpu", "meta"):
+            raise BackendError(
+                f"{function}: {name} must be on the CPU, as it has no GPU kernels yet; got device {x.device}"
+            )
+
+
+def checked_cut(
+    function: str,
+    x: Tensor,
+    size: tuple[int, int],
+    reset: Tensor | None,
+    lengths: Integers | None,
+    cu_seqlens: Integers | None,
+    name: str = "q",
+) -> Cut:
+    """Return reset, lengths and cu_seqlens as the ops take them; ``size`` is (B, T) of the argument ``x``."""
+    batch, time = size
+    whole = bounds = None
+    if reset is not None:
+        check_reset(function, reset, x, batch, time, name)
+    if cu_seqlens is not None:
+        check_packing(function, batch, lengths, name)
+        bounds = checked_bounds(function, cu_seqlens, time, x.device)
+    elif lengths is not None:
+        whole = checked_lengths(function, lengths, batch, time, x.device)
+    return reset, whole, bounds

@@ -1,0 +1,132 @@
+"""The private ops of linear attention: their calls, and their CPU implementations, which call the kernels."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ... import _core
+from ..._torch.op import Op
+from ..._torch.ops import empty
+from .._shapes import saved_tiles
+from .ops import checked_sequences, computed, contiguous_or_none, count_of, plain
+
+
+class AttentionForward(NamedTuple):
+    """A call of the forward op, which returns o, the last state and, with ``save``, the states before each tile.
+
+    The decay is (B, T, N) or (B, T, N, K); bonus and the states have the dtype of the arithmetic.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    decay: Tensor | None
+    bonus: Tensor | None
+    initial_state: Tensor | None
+    is_log: bool
+    scale: float
+    reset: Tensor | None
+    lengths: Tensor | None
+    cu_seqlens: Tensor | None
+    save: bool
+
+
+class AttentionBackward(NamedTuple):
+    """A call of the backward op, which returns the requested gradients in the order of the arguments.
+
+    Bit i of ``requested`` is that of argument i of the forward op, from q to initial_state.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    decay: Tensor | None
+    bonus: Tensor | None
+    states: Tensor
+    d_o: Tensor | None
+    dlast: Tensor | None
+    is_log: bool
+    scale: float
+    reset: Tensor | None
+    lengths: Tensor | None
+    cu_seqlens: Tensor | None
+    requested: int
+
+
+def _shape(call: Any) -> tuple[Any, ...]:
+    """Return the kernels' description of the work."""
+    (_, _, heads, values), (key_heads, keys) = call.v.shape, call.q.shape[2:]
+    sequences = checked_sequences("linear_attention", call, call.q.shape[0], call.q.shape[1])
+    return sequences, heads, heads // key_heads, keys, values, float(call.scale), call.is_log
+
+
+def _state_shape(call: Any) -> tuple[int, int, int]:
+    heads, values = call.v.shape[2:]
+    return heads, call.q.shape[3], values
+
+
+def _forward_outputs(call: AttentionForward) -> list[Tensor]:
+    """Allocate o, the last state and the saved states."""
+    batch, time = call.q.shape[:2]
+    count, dtype = count_of(call, batch), computed(call.v.dtype)
+    outputs = [empty(call.v, call.v.shape), call.v.new_empty((count, *_state_shape(call)), dtype=dtype)]
+    if call.save:
+        tiles = saved_tiles(_core.ssm.attention_tile, count, time, call.cu_seqlens is not None)
+        outputs.append(empty(call.v, (tiles, *_state_shape(call)), dtype=dtype))
+    return outputs
+
+
+def _forward(call: AttentionForward) -> list[Tensor]:
+    o, last, *states = outputs = _forward_outputs(call)
+    signals = (plain(call.q), plain(call.k), plain(call.v), plain(call.decay))
+    exact = (contiguous_or_none(call.bonus), contiguous_or_none(call.initial_state))
+    _core.ssm.attention_forward(_shape(call), (*signals, *exact), o, last, states[0] if states else None)
+    return outputs
+
+
+def _gradients(call: AttentionBackward) -> list[Tensor | None]:
+    """Allocate the requested gradients as the kernel writes them.
+
+    Value heads that share q and k add to their gradients one after the other, in the dtype of the arithmetic; that of
+    the bonus has an axis for the sequences.
+    """
+    dtype, heads = computed(call.v.dtype), call.v.shape[2]
+    count = count_of(call, call.q.shape[0])
+    shared = heads != call.q.shape[2]
+    shapes = [None if x is None else x.shape for x in call[:5]]
+    dtypes = [dtype if shared and i < 2 else None if x is None else x.dtype for i, x in enumerate(call[:5])]
+    shapes[4] = None if call.bonus is None else torch.Size((count, heads, call.q.shape[3]))
+    found: list[Tensor | None] = [
+        empty(call.v, shape, dtype=dtypes[i]) if call.requested >> i & 1 and shape is not None else None
+        for i, shape in enumerate(shapes)
+    ]
+    first = (count, *_state_shape(call))
+    found.append(call.v.new_empty(first, dtype=dtype) if call.requested >> 5 & 1 else None)
+    return found
+
+
+def _as_arguments(call: AttentionBackward, found: list[Tensor | None]) -> list[Tensor]:
+    """Return the gradients that exist with the shapes and dtypes of their arguments."""
+    dq, dk, dv, ddecay, dbonus, dfirst = found
+    bonus = None if dbonus is None else dbonus.sum(0)
+    every = (*(None if x is None else x.to(call.q.dtype) for x in (dq, dk)), dv, ddecay, bonus, dfirst)
+    return [x for x in every if x is not None]
+
+
+def _backward_outputs(call: AttentionBackward) -> list[Tensor]:
+    return _as_arguments(call, _gradients(call))
+
+
+def _backward(call: AttentionBackward) -> list[Tensor]:
+    found = _gradients(call)
+    signals = (plain(call.q), plain(call.k), plain(call.v), plain(call.decay), contiguous_or_none(call.bonus))
+    states, dlast = contiguous_or_none(call.states), contiguous_or_none(call.dlast)
+    _core.ssm.attention_backward(_shape(call), signals, states, plain(call.d_o), dlast, tuple(found))
+    return _as_arguments(call, found)
+
+
+attention_fwd = Op("_attention_fwd", AttentionForward, _forward, _forward_outputs)
+attention_bwd = Op("_attention_bwd", AttentionBackward, _backward, _backward_outputs)

@@ -1,0 +1,60 @@
+"""Linear attention along time: specification, from the equations, in plain NumPy loops.
+
+Shapes: q, k (B, T, H, K), v (B, T, N, V), decay (B, T, N) or (B, T, N, K), bonus (N, K), the state (B, N, K, V). Head n
+reads q and k of head n // (N / H). The arguments are trusted: `fastiter.ssm` checks them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .reference import Array, Cut
+
+
+class Step(NamedTuple):
+    """The arguments at one step of a row, with an axis for all value heads; the decay as a factor of the state."""
+
+    q: Array
+    k: Array
+    v: Array
+    decay: Array
+
+
+def _step(q: Array, k: Array, v: Array, decay: Array | None, row: int, t: int) -> Step:
+    shared = v.shape[2] // q.shape[2]
+    factor = np.ones((v.shape[2], 1, 1)) if decay is None else decay[row, t]
+    factor = factor if decay is None else factor[:, None, None] if factor.ndim == 1 else factor[:, :, None]
+    return Step(np.repeat(q[row, t], shared, 0), np.repeat(k[row, t], shared, 0), v[row, t], factor)
+
+
+def linear_attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    decay: Array | None = None,
+    bonus: Array | None = None,
+    scale: float = 1.0,
+    *,
+    initial_state: Array | None = None,
+    cut: Cut | None = None,
+) -> tuple[Array, Array]:
+    """(o, last): S = decay S + k v^T, o = scale S^T q, or with a bonus o = scale (S' + diag(bonus) k v^T)^T q."""
+    (batch, time, heads, values), keys = v.shape, q.shape[3]
+    cut = Cut() if cut is None else cut
+    shape = (cut.count(batch), heads, keys, values)
+    first = np.zeros(shape, v.dtype) if initial_state is None else initial_state
+    o, last = np.zeros(v.shape, v.dtype), first.astype(v.dtype)
+    for state, row, ts in cut.sequences(batch, time):
+        S = last[state]
+        for t in ts:
+            if cut.restarts(row, t):
+                S = np.zeros_like(S)
+            x = _step(q, k, v, decay, row, t)
+            written = x.k[:, :, None] * x.v[:, None]
+            read = S + bonus[:, :, None] * written if bonus is not None else x.decay * S + written
+            S = x.decay * S + written
+            o[row, t] = scale * (read * x.q[:, :, None]).sum(1)
+        last[state] = S
+    return o, last
