@@ -36,7 +36,22 @@ int useful(int threads, const AttentionShape& s, int64_t units) {
     return int(std::clamp<int64_t>(units, 1, threads));
 }
 
-void attention_forward(const py::tuple& shape, const py::tuple& inputs, py::handle o, py::handle last,
+// i, f, eps, and n and m: the first, the last, and those before every tile
+template <class T> Gates<T> gates(py::handle x) {
+    if (x.is_none()) return {};
+    auto at = [&](int i) { return py::handle(PyTuple_GET_ITEM(x.ptr(), i)); };
+    return {heads(at(0)),
+            heads(at(1)),
+            PyFloat_AsDouble(at(2).ptr()),
+            address<const T>(at(3)),
+            address<const T>(at(4)),
+            address<T>(at(5)),
+            address<T>(at(6)),
+            address<T>(at(7)),
+            address<T>(at(8))};
+}
+
+void attention_forward(const py::tuple& shape, const py::tuple& inputs, py::handle gate, py::handle o, py::handle last,
                        py::handle states) {
     auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };
     with_float(Array(last.ptr()).bits(), [&]<class T>() {
@@ -44,6 +59,8 @@ void attention_forward(const py::tuple& shape, const py::tuple& inputs, py::hand
         p.shape = attention_shape(shape, in(3));
         p.q = heads(in(0)), p.k = heads(in(1)), p.v = heads(in(2)), p.decay = heads(in(3));
         p.bonus = address<const T>(in(4)), p.first = address<const T>(in(5));
+        p.gates = gates<T>(gate);
+        if (p.gates.given()) p.shape.decay = Decay::scalar;
         p.o = heads(o), p.last = address<T>(last), p.states = address<T>(states);
         py::gil_scoped_release release;
         auto job = [](const void* params, Team team) {
@@ -57,9 +74,10 @@ void attention_forward(const py::tuple& shape, const py::tuple& inputs, py::hand
     });
 }
 
-// gradients: of q, k, v, decay, bonus and the first state, each None if it is not requested
-void attention_backward(const py::tuple& shape, const py::tuple& inputs, py::handle states, py::handle d_o,
-                        py::handle dlast, const py::tuple& gradients) {
+// gradients: of q, k, v, decay, bonus and the first state, each None if it is not requested; of gates, those of i, f, the
+// first n, and m, and before them that of the last n and whether the normaliser has one
+void attention_backward(const py::tuple& shape, const py::tuple& inputs, py::handle gate, py::handle states,
+                        py::handle d_o, py::handle dlast, const py::tuple& gradients, py::handle of_gates) {
     auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };
     auto out = [&](int i) { return py::handle(PyTuple_GET_ITEM(gradients.ptr(), i)); };
     with_float(Array(states.ptr()).bits(), [&]<class T>() {
@@ -71,6 +89,14 @@ void attention_backward(const py::tuple& shape, const py::tuple& inputs, py::han
         p.d_o = heads(d_o), p.dlast = address<const T>(dlast);
         p.dq = heads(out(0)), p.dk = heads(out(1)), p.dv = heads(out(2)), p.ddecay = heads(out(3));
         p.dbonus = address<T>(out(4)), p.dfirst = address<T>(out(5));
+        f.gates = gates<T>(gate);
+        if (f.gates.given()) {
+            auto of = [&](int i) { return py::handle(PyTuple_GET_ITEM(of_gates.ptr(), i)); };
+            f.shape.decay = Decay::scalar;
+            p.dlast_n = address<const T>(of(0)), p.through_normalizer = of(1).ptr() == Py_True;
+            p.d_i = heads(of(2)), p.d_f = heads(of(3));
+            p.dfirst_n = address<T>(of(4)), p.dm = address<T>(of(5));
+        }
         py::gil_scoped_release release;
         auto job = [](const void* params, Team team) {
             attention_kernels().of<T>().gradient(*static_cast<const AttentionGradient<T>*>(params), team);

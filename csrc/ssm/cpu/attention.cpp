@@ -1,6 +1,6 @@
 // Linear attention, forward: a pass over the rows of the state makes several steps, whose inputs v and outputs o stay in
 // registers; each operation on an element is that of the loop over the steps, in its order.
-#include "ssm/cpu/attention.hpp"
+#include "ssm/cpu/attention_gates.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
@@ -76,6 +76,11 @@ public:
         v_.take(cut, s_.V), o_.take(cut, s_.V);
         coefficients_ = cut.take<T>(kAttentionTile);
         states_.take(cut, s_.K, s_.V);
+        if (p.gates.given()) {
+            gates_.take(cut);
+            n_ = cut.take<T>(round_up(s_.K, lanes<T>));
+            products_ = cut.take<T>(kAttentionTile);
+        }
         bytes_ = cut.bytes();
     }
     size_t bytes() const { return bytes_; }
@@ -86,26 +91,36 @@ public:
         head_ = unit % s_.heads;
         const int64_t size = s_.K * s_.V;
         states_.read(p_.first ? p_.first + unit * size : nullptr);
+        if (p_.gates.given()) read_normalizer(unit);
         for (int64_t time = 0; time < q.padded; time += kAttentionTile) {
             const int64_t steps = min_of(kAttentionTile, q.steps - time);
             if (steps > 0) {
                 const int64_t tile = tiles_before(s_.sequences, q.index, kAttentionTile) + time / kAttentionTile;
                 if (p_.states) states_.write(p_.states + (tile * s_.heads + head_) * size);
+                if (p_.states && p_.gates.given())
+                    write_normalizer(p_.gates.states_n, p_.gates.states_m, tile * s_.heads + head_);
                 run_tile(q, time, steps);
             }
             if (steps < kAttentionTile)
                 zero_padding(q, time + max_of(steps, 0), min_of(time + kAttentionTile, q.padded));
         }
         states_.write(p_.last + unit * size);
+        if (p_.gates.given()) write_normalizer(p_.gates.last_n, p_.gates.last_m, unit);
     }
 
 private:
     void run_tile(const Sequence& q, int64_t time, int64_t steps) {
         const Place at = {q.row, 0, 0, q.start + time, steps};
-        read(at);
-        fetch({q.row, 0, 0, q.start + time + kAttentionTile, min_of(kAttentionTile, q.steps - time - kAttentionTile)});
         uint8_t flags[kAttentionTile];
         const uint8_t* reset = reset_of(s_.sequences, q, time, steps, flags);
+        read(at);
+        if (p_.gates.given()) {
+            m_ = gates_.read(p_.gates, head_, at, reset, m_);
+            apply_gates(gates_, k_, decay_, s_.K, steps);
+            advance_normalizer(q_, k_, gates_, reset, s_.K, steps, n_, PanelTile<T>{}, products_);
+            invert_normalizer<T>(gates_, steps, p_.gates.eps, products_, nullptr);
+        }
+        fetch({q.row, 0, 0, q.start + time + kAttentionTile, min_of(kAttentionTile, q.steps - time - kAttentionTile)});
         const Passes passes(steps, kPass, reset);
         for (int64_t b = 0; b < states_.blocks(); ++b) {
             T* state = states_.block(b);
@@ -127,7 +142,19 @@ private:
                     advance_by<T, 1>(pass, s_.decay, state);
             }
         }
+        if (p_.gates.given()) scale_steps(o_, s_.V, steps, products_);
         o_.write(p_.o, head_, s_.V, at);
+    }
+
+    void read_normalizer(int64_t unit) {
+        const Gates<T>& g = p_.gates;
+        for (int64_t n = 0; n < s_.K; n += lanes<T>)
+            store(n_ + n, g.first_n ? load_up_to(g.first_n + unit * s_.K + n, s_.K - n) : vec<T>{});
+        m_ = g.first_m ? g.first_m[unit] : 0;
+    }
+    void write_normalizer(T* to_n, T* to_m, int64_t place) const {
+        for (int64_t n = 0; n < s_.K; n += lanes<T>) store_up_to(to_n + place * s_.K + n, load(n_ + n), s_.K - n);
+        to_m[place] = m_;
     }
 
     void read(const Place& at) {
@@ -138,7 +165,7 @@ private:
         for (int64_t n = round_up(s_.V, lanes<T>); n < round_up(s_.V, kColumns<T>); n += lanes<T>)
             for (int64_t t = 0; t < at.steps; ++t) store(v_.at(n, t), vec<T>{});
         scale_tile(q_, s_.K, at.steps, s_.scale);
-        read_decay(s_, p_.decay, head_, at, decay_);
+        if (p_.decay.units.data) read_decay(s_, p_.decay, head_, at, decay_);
         if (!p_.bonus) return;
         for (int64_t t = 0; t < at.steps; ++t)
             coefficients_[t] = bonus_product(q_, k_, p_.bonus + head_ * s_.K, s_.K, t);
@@ -163,7 +190,8 @@ private:
     const AttentionShape& s_;
     PanelTile<T> q_, k_, decay_, v_, o_;
     ColumnStates<T> states_;
-    T* coefficients_ = nullptr;
+    GateTile<T> gates_;
+    T *coefficients_ = nullptr, *n_ = nullptr, *products_ = nullptr, m_ = 0;
     int64_t head_ = 0;
     size_t bytes_ = 0;
 };

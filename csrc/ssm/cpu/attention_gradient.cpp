@@ -1,5 +1,6 @@
 // Linear attention, backward: tiles of time from the last to the first; the states of a tile are recomputed from the saved
 // one, pass by pass.
+#include "ssm/cpu/attention_gates.hpp"
 #include "ssm/cpu/attention_visit.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
@@ -20,6 +21,12 @@ public:
         columns_.take(cut, s_.K, s_.V);
         rows_ = cut.take<T>(ceil_div(s_.K, W) * s_.V * W);
         states_ = cut.take<T>((kAttentionTile + 1) * s_.V * W);
+        if (f_.gates.given()) {
+            gates_.take(cut);
+            n_.take(cut, s_.K);
+            for (T** vector : {&n_before_, &dn_}) *vector = cut.take<T>(round_up(s_.K, W));
+            for (T** numbers : {&inverse_, &signs_}) *numbers = cut.take<T>(kAttentionTile);
+        }
         bytes_ = cut.bytes();
     }
     size_t bytes() const { return bytes_; }
@@ -39,6 +46,7 @@ private:
     void run_head(const Sequence& q) {
         const int64_t size = s_.K * s_.V, state = (q.index * s_.heads + head_) * size;
         const T* dlast = p_.dlast ? p_.dlast + state : nullptr;
+        dm_place_ = q.index * s_.heads + head_;
         columns_.read(dlast);
         for (int64_t n = 0; n < s_.K; n += W) {
             T* rows = rows_ + n * s_.V;
@@ -48,6 +56,7 @@ private:
                 for (int64_t j = 0; j < s_.V; ++j) store(rows + j * W, vec<T>{});
         }
         for (int64_t n = 0; n < s_.K; n += W) store(dbonus_ + n, vec<T>{});
+        if (f_.gates.given()) read_vector(p_.dlast_n, q.index * s_.heads + head_, dn_);
         for (int64_t time = (ceil_div(q.padded, kAttentionTile) - 1) * kAttentionTile; time >= 0;
              time -= kAttentionTile) {
             const int64_t steps = min_of(kAttentionTile, q.steps - time);
@@ -56,9 +65,17 @@ private:
             if (steps > 0) run_tile(q, time, steps);
         }
         if (p_.dfirst) columns_.write(p_.dfirst + state);
-        if (!p_.dbonus) return;
+        if (p_.dfirst_n) write_vector(p_.dfirst_n, q.index * s_.heads + head_, dn_);
+        if (p_.dbonus) write_vector(p_.dbonus, q.index * s_.heads + head_, dbonus_);
+    }
+
+    // A vector of K numbers of a contiguous (place, K); zeros without it
+    void read_vector(const T* from, int64_t place, T* to) const {
         for (int64_t n = 0; n < s_.K; n += W)
-            store_up_to(p_.dbonus + (q.index * s_.heads + head_) * s_.K + n, load(dbonus_ + n), s_.K - n);
+            store(to + n, from ? load_up_to(from + place * s_.K + n, s_.K - n) : vec<T>{});
+    }
+    void write_vector(T* to, int64_t place, const T* from) const {
+        for (int64_t n = 0; n < s_.K; n += W) store_up_to(to + place * s_.K + n, load(from + n), s_.K - n);
     }
 
     void run_tile(const Sequence& q, int64_t time, int64_t steps) {
@@ -67,14 +84,14 @@ private:
         fetch({q.row, 0, 0, at.time - kAttentionTile, time > 0 ? kAttentionTile : 0});
         uint8_t flags[kAttentionTile];
         const uint8_t* reset = reset_of(s_.sequences, q, time, steps, flags);
+        const int64_t tile = tiles_before(s_.sequences, q.index, kAttentionTile) + time / kAttentionTile;
+        const int64_t place = tile * s_.heads + head_;
+        if (f_.gates.given()) begin_gates(at, reset, place);
         if (p_.dv.units.data || p_.dfirst) visit_all_columns(reset, steps);
-        const bool rows = p_.dq.units.data || p_.dk.units.data || p_.ddecay.units.data;
-        if (rows) {
-            const int64_t tile = tiles_before(s_.sequences, q.index, kAttentionTile) + time / kAttentionTile;
-            visit_all_rows(reset, steps, f_.states + (tile * s_.heads + head_) * s_.K * s_.V);
-        }
+        if (needs_rows()) visit_all_rows(reset, steps, f_.states + place * s_.K * s_.V);
+        if (f_.gates.given() && needs_rows()) add_normalizer(reset, steps);
         if (f_.bonus) add_bonus(steps);
-        write(at);
+        write(at, reset);
     }
 
     void read(const Place& at) {
@@ -89,7 +106,7 @@ private:
         for (int64_t n = round_up(s_.V, W); n < round_up(s_.V, kColumns<T>); n += W)
             for (int64_t t = 0; t < at.steps; ++t) store(d_o_.at(n, t), vec<T>{});
         scale_tile(q_, s_.K, at.steps, s_.scale);
-        read_decay(s_, f_.decay, head_, at, decay_);
+        if (f_.decay.units.data) read_decay(s_, f_.decay, head_, at, decay_);
         if (!f_.bonus) return;
         for (int64_t t = 0; t < at.steps; ++t) {
             coefficients_[t] = bonus_product(q_, k_, f_.bonus + head_ * s_.K, s_.K, t);
@@ -97,6 +114,65 @@ private:
             for (int64_t n = 0; n < s_.V; n += W) sum = fma(load(v_.at(n, t)), load(d_o_.at(n, t)), sum);
             products_[t] = sum_of<T>(sum);
         }
+    }
+
+    bool needs_rows() const {
+        for (const Heads* x : {&p_.dq, &p_.dk, &p_.ddecay, &p_.d_i, &p_.d_f})
+            if (x->units.data) return true;
+        return p_.dfirst_n;
+    }
+
+    // The gates and the normaliser of a tile; the output's gradient becomes that of the sum before the division.
+    void begin_gates(const Place& at, const uint8_t* reset, int64_t place) {
+        const Gates<T>& g = f_.gates;
+        gates_.read(g, head_, at, reset, g.states_m[place]);
+        apply_gates(gates_, k_, decay_, s_.K, at.steps);
+        T* n = dq_.data; // not needed yet
+        read_vector(g.states_n, place, n_before_);
+        for (int64_t c = 0; c < s_.K; c += W) store(n + c, load(n_before_ + c));
+        advance_normalizer(q_, k_, gates_, reset, s_.K, at.steps, n, n_, inverse_);
+        invert_normalizer(gates_, at.steps, g.eps, inverse_, signs_);
+        scale_steps(d_o_, s_.V, at.steps, inverse_);
+    }
+
+    // What the normaliser adds. With D the divisor of o, its gradient is -(sum over V of do o / D) = -q dq / D, where dq is
+    // still that of the sum; dn and its decay then follow as those of a column of the state.
+    void add_normalizer(const uint8_t* reset, int64_t steps) {
+        for (int64_t t = steps - 1; t >= 0; --t) {
+            vec<T> sum{};
+            for (int64_t c = 0; c < s_.K; c += W) sum = fma(load(q_.at(c, t)), load(dq_.at(c, t)), sum);
+            const T d_divisor = p_.through_normalizer ? -sum_of<T>(sum) * inverse_[t] : 0, d = d_divisor * signs_[t];
+            signs_[t] = d_divisor * T(f_.gates.eps); // the gradient of m: all but eps are multiples of e^-m
+            const bool is_reset = reset && reset[t];
+            for (int64_t c = 0; c < s_.K; c += W) {
+                const vec<T> dn = fma(load(q_.at(c, t)), broadcast(d), load(dn_ + c));
+                store(dq_.at(c, t), fma(load(n_.at(c, t)), broadcast(d), load(dq_.at(c, t))));
+                store(dk_.at(c, t), load(dk_.at(c, t)) + dn);
+                const vec<T> before = is_reset ? vec<T>{} : load(t ? n_.at(c, t - 1) : n_before_ + c);
+                store(ddecay_.at(c, t), fma(before, dn, load(ddecay_.at(c, t))));
+                store(dn_ + c, is_reset ? vec<T>{} : dn * gates_.f[t]);
+            }
+        }
+    }
+
+    // The gradients of the gates, through the logarithms of the decay and of the factor of k, and through m; that of k
+    void write_gates(const Place& at, const uint8_t* reset) {
+        T dm = p_.dm[dm_place_];
+        for (int64_t t = at.steps - 1; t >= 0; --t) {
+            vec<T> di{};
+            for (int64_t c = 0; c < s_.K; c += W) di = fma(load(k_.at(c, t)), load(dk_.at(c, t)), di);
+            dm += signs_[t];
+            const bool kept = gates_.kept[t] != 0;
+            const T d_i = sum_of<T>(di) + (kept ? T(0) : dm),
+                    d_lf = *ddecay_.at(0, t) * gates_.f[t] + (kept ? dm : T(0));
+            if (!kept || (reset && reset[t])) dm = 0;
+            store(sum_.at(0, t), broadcast(d_i));
+            store(ddecay_.at(0, t), broadcast(d_lf * gates_.slope[t]));
+        }
+        p_.dm[dm_place_] = dm;
+        if (p_.d_i.units.data) sum_.write(p_.d_i, head_, 1, at);
+        if (p_.d_f.units.data) ddecay_.write(p_.d_f, head_, 1, at);
+        scale_steps(dk_, s_.K, at.steps, gates_.i);
     }
 
     void visit_all_columns(const uint8_t* reset, int64_t steps) {
@@ -166,16 +242,17 @@ private:
         }
     }
 
-    void write(const Place& at) {
+    void write(const Place& at, const uint8_t* reset) {
         const int64_t key_head = head_ / s_.per_key;
         if (p_.dv.units.data) dv_.write(p_.dv, head_, s_.V, at);
+        if (s_.decay == Decay::scalar && needs_rows()) add_lanes(at.steps);
+        if (f_.gates.given() && needs_rows()) write_gates(at, reset);
         if (p_.dq.units.data) {
             scale_tile(dq_, s_.K, at.steps, s_.scale);
             add_to(p_.dq, key_head, dq_, at);
         }
         if (p_.dk.units.data) add_to(p_.dk, key_head, dk_, at);
         if (!p_.ddecay.units.data) return;
-        if (s_.decay == Decay::scalar) add_lanes(at.steps);
         if (s_.log_decay)
             for (int64_t n = 0; n < decay_units(s_); n += W)
                 for (int64_t t = 0; t < at.steps; ++t)
@@ -219,6 +296,8 @@ private:
         for (const Heads* x : {&p_.dq, &p_.dk})
             if (x->units.data) dq_.write(*x, head_ / s_.per_key, s_.K, at);
         if (p_.ddecay.units.data) dq_.write(p_.ddecay, head_, decay_units(s_), at);
+        for (const Heads* x : {&p_.d_i, &p_.d_f})
+            if (x->units.data) dq_.write(*x, head_, 1, at);
     }
 
     static void clear(T* data, int64_t count) {
@@ -237,8 +316,11 @@ private:
     ColumnStates<T> columns_; // P, for dv
     T* rows_ = nullptr;       // P, for dq, dk and ddecay: (vectors of rows, V, lanes)
     T* states_ = nullptr;     // before each pass and after the last one, (V, lanes)
+    GateTile<T> gates_;
+    PanelTile<T> n_; // after each step
+    T *n_before_ = nullptr, *dn_ = nullptr, *inverse_ = nullptr, *signs_ = nullptr;
     T *coefficients_ = nullptr, *products_ = nullptr, *dbonus_ = nullptr;
-    int64_t head_ = 0;
+    int64_t head_ = 0, dm_place_ = 0;
     bool is_first_ = true;
     size_t bytes_ = 0;
 };

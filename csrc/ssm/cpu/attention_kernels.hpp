@@ -25,12 +25,25 @@ struct AttentionShape {
 // Steps between two saved states; a tile of time, a multiple of the steps that share a pass over the state.
 constexpr int64_t kAttentionTile = 48;
 
+// mLSTM's gates, (row, time, head): with lf = log sigmoid(f) and m = max(lf + m', i), the decay is e^(lf + m' - m), k is
+// multiplied by e^(i - m), n = decay n + k, and o is divided by max(|q n|, e^-m) + eps. Without `i` there are none. n
+// (sequences, heads, K; null = 0) and m (sequences, heads; null = 0) are contiguous; `states_n` and `states_m` are those
+// before every tile.
+template <class T> struct Gates {
+    Heads i, f;
+    double eps = 0;
+    const T *first_n = nullptr, *first_m = nullptr;
+    T *last_n = nullptr, *last_m = nullptr, *states_n = nullptr, *states_m = nullptr;
+    bool given() const { return i.units.data; }
+};
+
 // S[t] = diag(decay) S[t-1] + k v^T, a matrix (K, V);   o = S[t]^T q, or, with a bonus, o = (S[t-1] + diag(bonus) k v^T)^T q.
 // bonus (heads, K), `first` (sequences, heads, K, V; null = 0), `last` and `states` (tiles of all sequences, heads, K, V:
 // the state before every kAttentionTile-th step, if not null) are contiguous. Steps past the end of a sequence have o 0.
 template <class T> struct Attention {
     AttentionShape shape;
     Heads q, k, v, decay, o;
+    Gates<T> gates; // in place of the decay, then a scalar
     const T* bonus = nullptr;
     const T* first = nullptr;
     T* last = nullptr;
@@ -40,11 +53,17 @@ template <class T> struct Attention {
 
 // Gradients from d_o and dlast (each null = 0), with the states that the forward pass saved. dq and dk have the heads of q
 // and k; those that are null are not requested. dbonus (sequences, heads, K) and dfirst are contiguous. Sums are in a
-// fixed order, whatever the number of threads.
+// fixed order, whatever the number of threads. With gates, dm (sequences, heads) is the gradient of the last m when it
+// begins, minus the products of the last C and n with their gradients; it becomes that of the first m, without those of
+// the first ones. Unless `through_normalizer`, the divisor of o is a constant.
 template <class T> struct AttentionGradient {
     Attention<T> forward; // o and last are not read
-    Heads d_o, dq, dk, dv, ddecay;
+    Heads d_o, dq, dk, dv, ddecay, d_i, d_f;
+    bool through_normalizer = true;
     const T* dlast = nullptr;
+    const T* dlast_n = nullptr;
+    T* dm = nullptr;
+    T* dfirst_n = nullptr;
     T* dbonus = nullptr;
     T* dfirst = nullptr;
     void* workspace = nullptr;

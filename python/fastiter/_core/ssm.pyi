@@ -41,18 +41,24 @@ attention_tile: int
 # sequences, heads, value heads that share a key, K, V, scale, whether the decay is a logarithm
 AttentionShape = tuple[object, ...]
 
+# i, f (B, T, N), eps, and n and m: the first, the last, and those before every tile; None without gates
+Gates = tuple[object, ...] | None
+
 # inputs: q, k, v, decay, bonus, first
 def attention_forward(
-    shape: AttentionShape, inputs: Sequence, o: Strided, last: Address, states: Address, /
+    shape: AttentionShape, inputs: Sequence, gates: Gates, o: Strided, last: Address, states: Address, /
 ) -> None: ...
 
-# inputs: q, k, v, decay, bonus; gradients: dq, dk, dv, ddecay, dbonus, dfirst
+# inputs: q, k, v, decay, bonus; gradients: dq, dk, dv, ddecay, dbonus, dfirst; of_gates: the gradient of the last n,
+# whether the normaliser has one, and the gradients of i, f, the first n, and m
 def attention_backward(
     shape: AttentionShape,
     inputs: Sequence,
+    gates: Gates,
     states: Address,
     d_o: Strided,
     dlast: Address,
     gradients: Sequence,
+    of_gates: tuple[object, ...] | None,
     /,
 ) -> None: ...

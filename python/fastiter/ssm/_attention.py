@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ def linear_attention(
     given = {"q": q, "k": k, "v": v, "log_decay": log_decay, "decay": decay, "bonus": bonus}
     every = {**given, "initial_state": initial_state}
     arrays: dict[str, Any] = {name: x for name, x in every.items() if x is not None or name in ("q", "k", "v")}
-    _check_dtypes(function, arrays)
+    check_attention_dtypes(function, arrays, ("bonus", "initial_state"))
     check_one_decay(function, log_decay, decay)
     factor = checked_scale(function, scale)
     sizes = check_attention_shapes(function, {name: x.shape for name, x in arrays.items()})
@@ -113,12 +113,12 @@ def linear_attention(
     return run(sizes, given, factor, initial_state, cut)
 
 
-def _check_dtypes(function: str, arrays: Mapping[str, Any]) -> None:
-    """Check dtypes: float64 goes with float64 alone; bonus and initial_state have that of the arithmetic."""
+def check_attention_dtypes(function: str, arrays: Mapping[str, Any], exact: Collection[str]) -> None:
+    """Check dtypes: float64 goes with float64 alone; the arrays named in ``exact`` have that of the arithmetic."""
     for name, x in arrays.items():
         check_array(function, name, x, STORED)
         dtype = computed(arrays["q"])
-        is_exact = name in ("bonus", "initial_state")
+        is_exact = name in exact
         if (is_exact and x.dtype != dtype) or (x.dtype == np.float64) != (dtype == np.float64):
             expected = str(dtype) if is_exact or dtype == np.float64 else "float32, float16 or bfloat16"
             head = arrays["q"].dtype
@@ -147,7 +147,7 @@ def _cpu(
     inputs = (aligned(q), aligned(k), aligned(v), aligned(decay), bonus, first)
     work = (count, sizes.time, cut.lengths, cut.cu_seqlens, cut.reset)
     numbers = (sizes.heads, sizes.heads // sizes.key_heads, sizes.keys, sizes.values)
-    _core.ssm.attention_forward((work, *numbers, scale, is_log), inputs, o, last, None)
+    _core.ssm.attention_forward((work, *numbers, scale, is_log), inputs, None, o, last, None)
     return o, last
 
 

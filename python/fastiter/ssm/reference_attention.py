@@ -58,3 +58,47 @@ def linear_attention(
             o[row, t] = scale * (read * x.q[:, :, None]).sum(1)
         last[state] = S
     return o, last
+
+
+State = tuple[Array, Array, Array]
+
+
+def mlstm(
+    q: Array,
+    k: Array,
+    v: Array,
+    i: Array,
+    f: Array,
+    *,
+    initial_state: State | None = None,
+    scale: float = 1.0,
+    eps: float = 1e-6,
+    cut: Cut | None = None,
+) -> tuple[Array, State]:
+    """(h, (C, n, m)): C = F C + I k v^T, n = F n + I k, h = scale C^T q / (max(|scale n q|, e^-m) + eps).
+
+    m = max(log sigmoid(f) + m', i), F = e^(log sigmoid(f) + m' - m), I = e^(i - m).
+    """
+    (batch, time, heads, values), keys = v.shape, q.shape[3]
+    cut = Cut() if cut is None else cut
+    count = cut.count(batch)
+    shapes = ((count, heads, keys, values), (count, heads, keys), (count, heads))
+    given = (np.zeros(s, v.dtype) for s in shapes) if initial_state is None else initial_state
+    last = tuple([x.astype(v.dtype) for x in given])
+    h = np.zeros(v.shape, v.dtype)
+    for state, row, ts in cut.sequences(batch, time):
+        C, n, m = (x[state] for x in last)
+        for t in ts:
+            if cut.restarts(row, t):
+                C, n, m = np.zeros_like(C), np.zeros_like(n), np.zeros_like(m)
+            x = _step(q, k, v, None, row, t)
+            log_forget = -np.logaddexp(0, -f[row, t])
+            before, m = m, np.maximum(log_forget + m, i[row, t])
+            forget, enter = np.exp(log_forget + before - m), np.exp(i[row, t] - m)
+            C = forget[:, None, None] * C + enter[:, None, None] * x.k[:, :, None] * x.v[:, None]
+            n = forget[:, None] * n + enter[:, None] * x.k
+            divisor = np.maximum(np.abs(scale * (n * x.q).sum(1)), np.exp(-m)) + eps
+            h[row, t] = scale * (C * x.q[:, :, None]).sum(1) / divisor[:, None]
+        for part, found in zip(last, (C, n, m), strict=True):
+            part[state] = found
+    return h, (last[0], last[1], last[2])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from .._public import publish
 from ..ssm._torch.attention import linear_attention
 from ..ssm._torch.functional import selective_scan, selective_state_update
+from ..ssm._torch.mlstm import mlstm
 
-__all__ = ["linear_attention", "selective_scan", "selective_state_update"]
+__all__ = ["linear_attention", "mlstm", "selective_scan", "selective_state_update"]
 
 publish(globals())

@@ -83,7 +83,7 @@ def _forward(call: AttentionForward) -> list[Tensor]:
     o, last, *states = outputs = _forward_outputs(call)
     signals = (plain(call.q), plain(call.k), plain(call.v), plain(call.decay))
     exact = (contiguous_or_none(call.bonus), contiguous_or_none(call.initial_state))
-    _core.ssm.attention_forward(_shape(call), (*signals, *exact), o, last, states[0] if states else None)
+    _core.ssm.attention_forward(_shape(call), (*signals, *exact), None, o, last, states[0] if states else None)
     return outputs
 
 
@@ -124,7 +124,7 @@ def _backward(call: AttentionBackward) -> list[Tensor]:
     found = _gradients(call)
     signals = (plain(call.q), plain(call.k), plain(call.v), plain(call.decay), contiguous_or_none(call.bonus))
     states, dlast = contiguous_or_none(call.states), contiguous_or_none(call.dlast)
-    _core.ssm.attention_backward(_shape(call), signals, states, plain(call.d_o), dlast, tuple(found))
+    _core.ssm.attention_backward(_shape(call), signals, None, states, plain(call.d_o), dlast, tuple(found), None)
     return _as_arguments(call, found)
 
 

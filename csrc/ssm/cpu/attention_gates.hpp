@@ -1,0 +1,98 @@
+// mLSTM's gates and normaliser, a head at a time: exponential input gates with a running maximum m, and the vector n that
+// sums the gated keys as the state does their products with v.
+#pragma once
+#include "ssm/cpu/attention.hpp"
+
+namespace fastiter::ssm::FASTITER_LEVEL {
+
+// The gates of a tile, one number a step
+template <class T> struct GateTile {
+    T *f = nullptr, *i = nullptr, *m = nullptr; // e^(log sigmoid(f) + m' - m), e^(i - m), m; zeros beyond the last step
+    T* slope = nullptr;                         // of log sigmoid(f) by f
+    T* kept = nullptr;                          // 1 where m is log sigmoid(f) + m', 0 where it is i
+
+    void take(Cutter& memory) {
+        for (T** x : {&f, &i, &m, &slope, &kept}) *x = memory.take<T>(kAttentionTile);
+    }
+
+    // Reads a tile that begins with the maximum `before`; returns that after it.
+    FASTITER_NOINLINE T read(const Gates<T>& g, int64_t head, const Place& at, const uint8_t* reset, T before) const {
+        gather(g.f, head, at, f);
+        gather(g.i, head, at, i);
+        for (int64_t t = 0; t < kAttentionTile; t += lanes<T>) {
+            const vec<T> x = load(f + t);
+            store(slope + t, sigmoid<T>(-x));
+            store(f + t, log_sigmoid<T>(x));
+        }
+        for (int64_t t = 0; t < at.steps; ++t) {
+            const T sum = f[t] + (reset && reset[t] ? T(0) : before);
+            kept[t] = sum > i[t] || sum != sum;
+            before = m[t] = kept[t] ? sum : i[t];
+            f[t] = sum - before;
+        }
+        for (int64_t t = 0; t < kAttentionTile; t += lanes<T>) {
+            store(f + t, exp<T>(load(f + t)));
+            store(i + t, exp<T>(load(i + t) - load(m + t)));
+        }
+        return before;
+    }
+
+private:
+    static void gather(const Heads& x, int64_t head, const Place& at, T* to) {
+        with_storage<T>(x.units, [&]<class S>(S* data) {
+            const S* from = data + head * x.head + at.row * x.units.row + at.time * x.units.time;
+            for (int64_t t = 0; t < at.steps; ++t) to[t] = load_first(from + t * x.units.time, 1)[0];
+        });
+        for (int64_t t = at.steps; t < kAttentionTile; ++t) to[t] = 0;
+    }
+};
+
+// Multiplies the keys of a tile by the input gates, and writes the decays where the kernel reads them.
+template <class T>
+FASTITER_NOINLINE void apply_gates(const GateTile<T>& gates, const PanelTile<T>& k, const PanelTile<T>& decay,
+                                   int64_t K, int64_t steps) {
+    for (int64_t n = 0; n < K; n += lanes<T>)
+        for (int64_t t = 0; t < steps; ++t) store(k.at(n, t), load(k.at(n, t)) * gates.i[t]);
+    for (int64_t t = 0; t < steps; ++t) *decay.at(0, t) = gates.f[t];
+}
+
+// n = decay n + k for the steps of a tile, from n before it, (K), which is advanced; products[t] = q n. `every`, unless it
+// has no memory: n after each step.
+template <class T>
+FASTITER_NOINLINE void advance_normalizer(const PanelTile<T>& q, const PanelTile<T>& k, const GateTile<T>& gates,
+                                          const uint8_t* reset, int64_t K, int64_t steps, T* n,
+                                          const PanelTile<T>& every, T* products) {
+    for (int64_t t = 0; t < steps; ++t) {
+        vec<T> sum{};
+        for (int64_t c = 0; c < K; c += lanes<T>) {
+            vec<T> x = reset && reset[t] ? vec<T>{} : load(n + c);
+            x = fma(broadcast(gates.f[t]), x, load(k.at(c, t)));
+            store(n + c, x);
+            if (every.data) store(every.at(c, t), x);
+            sum = fma(load(q.at(c, t)), x, sum);
+        }
+        products[t] = sum_of<T>(sum);
+    }
+}
+
+// products[t] = q n becomes 1 / (max(|q n|, e^-m) + eps), and signs[t], unless it is null, the derivative of |q n| by q n:
+// 0 where e^-m is larger.
+template <class T>
+FASTITER_NOINLINE void invert_normalizer(const GateTile<T>& gates, int64_t steps, double eps, T* products, T* signs) {
+    for (int64_t t = steps; t < kAttentionTile; ++t) products[t] = 1;
+    for (int64_t t = 0; t < kAttentionTile; t += lanes<T>) {
+        const vec<T> product = load(products + t), least = exp<T>(-load(gates.m + t)), size = magnitude<T>(product);
+        const mask<T> is_least = size <= least;
+        if (signs) store(signs + t, select<T>(is_least, vec<T>{}, copy_sign<T>(broadcast(T(1)), product)));
+        store(products + t, T(1) / (select<T>(is_least, least, size) + T(eps)));
+    }
+}
+
+// Multiplies the vectors of a tile by one number a step.
+template <class T>
+FASTITER_NOINLINE void scale_steps(const PanelTile<T>& tile, int64_t units, int64_t steps, const T* factors) {
+    for (int64_t n = 0; n < units; n += lanes<T>)
+        for (int64_t t = 0; t < steps; ++t) store(tile.at(n, t), load(tile.at(n, t)) * factors[t]);
+}
+
+} // namespace fastiter::ssm::FASTITER_LEVEL

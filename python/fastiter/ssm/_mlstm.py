@@ -1,0 +1,148 @@
+"""mLSTM on NumPy arrays: a matrix memory with exponential gates, and the vector that normalises what it returns."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._backend import Backends, choose
+from .._check import empty
+from ._arrays import Array, Cut, aligned, checked_cut, computed
+from ._attention import check_attention_dtypes
+from ._attention_shapes import AttentionSizes
+from ._mlstm_shapes import check_mlstm_shapes, check_mlstm_state, checked_numbers, named_state, parts_of
+
+State = tuple[Array, Array, Array]
+
+
+class _Call(NamedTuple):
+    """The checked arguments."""
+
+    q: Array
+    k: Array
+    v: Array
+    i: Array
+    f: Array
+    state: tuple[Array | None, ...]
+    scale: float
+    eps: float
+
+
+def mlstm(
+    q: Array,
+    k: Array,
+    v: Array,
+    i: Array,
+    f: Array,
+    *,
+    initial_state: State | None = None,
+    scale: float | None = None,
+    eps: float = 1e-6,
+    reset: Array | None = None,
+    lengths: npt.ArrayLike | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
+    backend: str | None = None,
+) -> tuple[Array, State]:
+    """C = F C + I k v^T, n = F n + I k, h = C^T q / (max(|n q|, e^-m) + eps): xLSTM's mLSTM.
+
+    With lf = log sigmoid(f) and the running maximum m = max(lf + m', i), the factors F = e^(lf + m' - m) of the memory
+    and I = e^(i - m) of its input are at most 1. The states are relative to m: those that the equations without m would
+    have are e^m times as large, and h is the same but for eps.
+
+    Parameters
+    ----------
+    q, k : ndarray (B, T, H, K), float32, float64, float16 or bfloat16
+        Queries and keys, in any layout. 16 and 32 bits are computed in float32.
+    v : ndarray (B, T, N, V)
+        Values; N is a multiple of H, and head n uses q and k of head n // (N / H).
+    i, f : ndarray (B, T, N)
+        The input and forget gates before their exponential and sigmoid.
+    initial_state : tuple of C (B, N, K, V), n (B, N, K) and m (B, N), float32 or float64, optional
+        State before the first step; zeros by default.
+    scale : float, optional
+        A factor of q; 1 / sqrt(K) by default.
+    eps : float
+        Added to the divisor.
+    reset : bool ndarray (B, T) or (T,), optional
+        True where the previous state, m included, counts as zero.
+    lengths : integers (B,), optional
+        Valid steps of each row, 0 to T; later steps are not computed and their h is 0.
+    cu_seqlens : integers (S + 1,), optional
+        S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1]. The states
+        then have S rows.
+    backend : {"cpu", "reference"}, optional
+        "reference" runs the specification in plain NumPy.
+
+    Returns
+    -------
+    h : ndarray (B, T, N, V)
+        In the dtype of v.
+    last : tuple of C, n and m
+        State after the last valid step; given back as ``initial_state`` it continues the sequence exactly.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+    BackendError
+        If the backend cannot run.
+
+    References
+    ----------
+    Beck et al. (2024), xLSTM: extended long short-term memory.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter.ssm
+    >>> q = k = np.ones((1, 4, 1, 1))
+    >>> v = np.arange(4.0).reshape(1, 4, 1, 1)
+    >>> gate = np.full((1, 4, 1), 30.0)  # keep everything, and weigh all steps alike: h is the mean of v so far
+    >>> fastiter.ssm.mlstm(q, k, v, gate, gate, eps=0)[0].ravel().round(6).tolist()
+    [0.0, 0.5, 1.0, 1.5]
+    """
+    function = "mlstm"
+    run = choose(function, _BACKENDS, backend)
+    parts = parts_of(function, initial_state)
+    given = {"q": q, "k": k, "v": v, "i": i, "f": f}
+    state = {} if initial_state is None else named_state(parts)
+    check_attention_dtypes(function, {**given, **state}, tuple(state))
+    sizes = check_mlstm_shapes(function, {name: x.shape for name, x in given.items()})
+    numbers = checked_numbers(function, scale, eps, sizes.keys)
+    cut = checked_cut(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "q")
+    if state:
+        check_mlstm_state(function, {name: x.shape for name, x in state.items()}, cut.count(sizes.batch), sizes)
+    return run(sizes, _Call(q, k, v, i, f, parts, *numbers), cut)
+
+
+def _cpu(sizes: AttentionSizes, call: _Call, cut: Cut) -> tuple[Array, State]:
+    count, dtype = cut.count(sizes.batch), computed(call.q)
+    shape = sizes.states(count)
+    h, (last, last_n, last_m) = (
+        empty(call.v.shape, call.v.dtype),
+        (empty(s, dtype) for s in (shape, shape[:3], shape[:2])),
+    )
+    first, n, m = (None if x is None else np.ascontiguousarray(x) for x in call.state)
+    inputs: tuple[Any, ...] = (aligned(call.q), aligned(call.k), aligned(call.v), None, None, first)
+    gates = (aligned(call.i), aligned(call.f), call.eps, n, m, last_n, last_m, None, None)
+    work = (count, sizes.time, cut.lengths, cut.cu_seqlens, cut.reset)
+    numbers = (sizes.heads, sizes.heads // sizes.key_heads, sizes.keys, sizes.values)
+    _core.ssm.attention_forward((work, *numbers, call.scale, True), inputs, gates, h, last, None)
+    return h, (last, last_n, last_m)
+
+
+def _reference(sizes: AttentionSizes, call: _Call, cut: Cut) -> tuple[Array, State]:
+    from . import reference, reference_attention
+
+    dtype = computed(call.q)
+    arrays = [x.astype(dtype) for x in call[:5]]
+    C, n, m = call.state
+    parts = None if C is None or n is None or m is None else (C, n, m)
+    cuts = reference.Cut(cut.reset, cut.lengths, cut.cu_seqlens)
+    h, last = reference_attention.mlstm(*arrays, initial_state=parts, scale=call.scale, eps=call.eps, cut=cuts)
+    return h.astype(call.v.dtype), last
+
+
+_BACKENDS: Backends[tuple[Array, State]] = {"cpu": _cpu, "reference": _reference}

@@ -1,0 +1,134 @@
+"""mLSTM on tensors, differentiable: a matrix memory with exponential gates and a normaliser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import has_torch_function
+
+from ..._check import check_flag
+from ..._torch.autograd import differentiable_once
+from ..._torch.ops import grad_enabled, transformed
+from ..._torch.overrides import dispatched
+from .._mlstm_shapes import check_mlstm_shapes, check_mlstm_state, checked_numbers, named_state, parts_of
+from .checks import Integers, check_tensors, checked_cut
+from .ops import computed
+from .ops_mlstm import MlstmBackward, MlstmForward, mlstm_bwd, mlstm_fwd
+
+State = tuple[Tensor, Tensor, Tensor]
+
+
+def mlstm(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    i: Tensor,
+    f: Tensor,
+    *,
+    initial_state: State | None = None,
+    scale: float | None = None,
+    eps: float = 1e-6,
+    normalizer_gradient: bool = True,
+    reset: Tensor | None = None,
+    lengths: Integers | None = None,
+    cu_seqlens: Integers | None = None,
+) -> tuple[Tensor, State]:
+    """C = F C + I k v^T, n = F n + I k, h = C^T q / (max(|n q|, e^-m) + eps): xLSTM's mLSTM on tensors.
+
+    Arguments, shapes and errors are those of :func:`fastiter.ssm.mlstm`, but the state may have any of the dtypes and
+    is converted. Differentiable in every tensor of floats, m included, with gradients from the output and from the
+    last state, once: second derivatives are refused.
+
+    Parameters
+    ----------
+    normalizer_gradient : bool
+        Whether gradients flow through the divisor of h. The kernels of the ``mlstm_kernels`` package, apart from the
+        ones named "autograd", take it for a constant, which False reproduces.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> q, k, v = torch.randn(3, 1, 20, 2, 8).unbind()  # one row of 20 steps, 2 heads of width 8
+    >>> i, f = torch.randn(2, 1, 20, 2, requires_grad=True).unbind()
+    >>> h, (C, n, m) = fastiter.torch.ssm.mlstm(q, k, v, i, f)
+    >>> h.shape, C.shape, n.shape, m.shape
+    (torch.Size([1, 20, 2, 8]), torch.Size([1, 2, 8, 8]), torch.Size([1, 2, 8]), torch.Size([1, 2]))
+    >>> torch.autograd.grad(h.sum(), f)[0].shape
+    torch.Size([1, 20, 2])
+    """
+    function = "mlstm"
+    given = (q, k, v, i, f)
+    parts = parts_of(function, initial_state)
+    if has_torch_function((*given, *parts, reset, lengths, cu_seqlens)):
+        numbers = {"scale": scale, "eps": eps, "normalizer_gradient": normalizer_gradient}
+        cuts = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
+        result: tuple[Tensor, State] = dispatched(mlstm, *given, initial_state=initial_state, **numbers, **cuts)
+        return result
+    check_flag(function, "normalizer_gradient", normalizer_gradient)
+    tensors = dict(zip(("q", "k", "v", "i", "f"), given, strict=True))
+    state = {} if initial_state is None else named_state(parts)
+    check_tensors(function, {**tensors, **state}, "q")
+    sizes = check_mlstm_shapes(function, {name: x.shape for name, x in tensors.items()})
+    factor, divisor = checked_numbers(function, scale, eps, sizes.keys)
+    cut = checked_cut(function, q, (sizes.batch, sizes.time), reset, lengths, cu_seqlens)
+    if state:
+        count = sizes.batch if cut[2] is None else cut[2].shape[0] - 1
+        check_mlstm_state(function, {name: x.shape for name, x in state.items()}, count, sizes)
+    dtype = computed(q.dtype)
+    every = (*given, *(None if x is None else x.to(dtype) for x in parts))
+    needs_grad = grad_enabled() and any(x is not None and x.requires_grad for x in every)
+    # In forward mode the autograd function is called because it raises.
+    if needs_grad or transformed() or forward_ad._current_level >= 0:
+        h, C, n, m = _Mlstm.apply(*every, factor, divisor, *cut, normalizer_gradient)[:4]
+    else:
+        arguments: tuple[Any, ...] = (*every, factor, divisor, *cut, False)
+        h, C, n, m = mlstm_fwd(MlstmForward(*arguments))
+    return h, (C, n, m)
+
+
+class _Mlstm(torch.autograd.Function):
+    """Map the arguments to (h, last C, n, m, saved C, n, m); the backward pass reads the last three."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        i: Tensor,
+        f: Tensor,
+        C: Tensor | None,
+        n: Tensor | None,
+        m: Tensor | None,
+        scale: float,
+        eps: float,
+        reset: Tensor | None,
+        lengths: Tensor | None,
+        cu_seqlens: Tensor | None,
+        through_normalizer: bool,
+    ) -> tuple[Tensor, ...]:
+        arguments: tuple[Any, ...] = (q, k, v, i, f, C, n, m, scale, eps, reset, lengths, cu_seqlens, True)
+        return tuple(mlstm_fwd(MlstmForward(*arguments)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.numbers, ctx.through_normalizer = inputs[8:10], inputs[13]
+        ctx.save_for_backward(*inputs[:8], *output[1:3], *output[4:], *inputs[10:13])
+        ctx.mark_non_differentiable(*output[4:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        if all(x is None for x in gradients[:4]):
+            return (None,) * 14
+        saved: tuple[Any, ...] = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:8]
+        requested = sum(1 << place for place, need in enumerate(needs) if need)
+        arguments = (*saved[:13], *gradients[:4], *ctx.numbers, *saved[13:], ctx.through_normalizer, requested)
+        found = iter(mlstm_bwd(MlstmBackward(*arguments)))
+        return (*[next(found) if need else None for need in needs], None, None, None, None, None, None)

@@ -1,0 +1,162 @@
+"""The private ops of mLSTM: their calls, and their CPU implementations, which call the kernels."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ... import _core
+from ..._torch.op import Op
+from ..._torch.ops import empty
+from .._shapes import saved_tiles
+from .ops import checked_sequences, computed, contiguous_or_none, count_of, plain
+
+
+class MlstmForward(NamedTuple):
+    """A call of the forward op, which returns h, the last C, n and m, and, with ``save``, those before each tile.
+
+    The states have the dtype of the arithmetic.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    i: Tensor
+    f: Tensor
+    C: Tensor | None
+    n: Tensor | None
+    m: Tensor | None
+    scale: float
+    eps: float
+    reset: Tensor | None
+    lengths: Tensor | None
+    cu_seqlens: Tensor | None
+    save: bool
+
+
+class MlstmBackward(NamedTuple):
+    """A call of the backward op, which returns the requested gradients in the order of the arguments.
+
+    Bit i of ``requested`` is that of argument i of the forward op, from q to m. ``states`` are those of the forward op:
+    first, last and saved ones, three each; the first may be missing.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    i: Tensor
+    f: Tensor
+    C: Tensor | None
+    n: Tensor | None
+    m: Tensor | None
+    last_C: Tensor
+    last_n: Tensor
+    saved_C: Tensor
+    saved_n: Tensor
+    saved_m: Tensor
+    dh: Tensor | None
+    dC: Tensor | None
+    dn: Tensor | None
+    dm: Tensor | None
+    scale: float
+    eps: float
+    reset: Tensor | None
+    lengths: Tensor | None
+    cu_seqlens: Tensor | None
+    through_normalizer: bool
+    requested: int
+
+
+def _shape(call: Any) -> tuple[Any, ...]:
+    """Return the kernels' description of the work."""
+    (batch, time, heads, values), (key_heads, keys) = call.v.shape, call.q.shape[2:]
+    sequences = checked_sequences("mlstm", call, batch, time)
+    return sequences, heads, heads // key_heads, keys, values, float(call.scale), True
+
+
+def _states(call: Any, count: int) -> list[Tensor]:
+    """Allocate the states of ``count`` sequences."""
+    heads, values = call.v.shape[2:]
+    full, dtype = (count, heads, call.q.shape[3], values), computed(call.v.dtype)
+    return [empty(call.v, full[:axes], dtype=dtype) for axes in (4, 3, 2)]
+
+
+def _forward_outputs(call: MlstmForward) -> list[Tensor]:
+    count = count_of(call, call.v.shape[0])
+    outputs = [empty(call.v, call.v.shape), *_states(call, count)]
+    if call.save:
+        tiles = saved_tiles(_core.ssm.attention_tile, count, call.v.shape[1], call.cu_seqlens is not None)
+        outputs += _states(call, tiles)
+    return outputs
+
+
+def _forward(call: MlstmForward) -> list[Tensor]:
+    h, last, last_n, last_m, *saved = outputs = _forward_outputs(call)
+    states, states_n, states_m = saved or (None, None, None)
+    C, n, m = (contiguous_or_none(x) for x in (call.C, call.n, call.m))
+    inputs = (plain(call.q), plain(call.k), plain(call.v), None, None, C)
+    gates = (plain(call.i), plain(call.f), float(call.eps), n, m, last_n, last_m, states_n, states_m)
+    _core.ssm.attention_forward(_shape(call), inputs, gates, h, last, states)
+    return outputs
+
+
+def _gradients(call: MlstmBackward) -> list[Tensor | None]:
+    """Allocate the gradients as the kernel writes them: those of shared q and k in the dtype of the arithmetic.
+
+    The gradient of m is always computed.
+    """
+    shared, dtype = call.v.shape[2] != call.q.shape[2], computed(call.v.dtype)
+    found: list[Tensor | None] = [
+        empty(call.v, x.shape, dtype=dtype if shared and place < 2 else x.dtype)
+        if call.requested >> place & 1
+        else None
+        for place, x in enumerate(call[:5])
+    ]
+    states = _states(call, count_of(call, call.v.shape[0]))
+    return found + [x if call.requested >> place & 1 or place == 7 else None for place, x in enumerate(states, 5)]
+
+
+def _as_arguments(call: MlstmBackward, found: list[Tensor | None]) -> list[Tensor]:
+    """Return the gradients that are requested with the dtypes of their arguments."""
+    dq, dk = (None if x is None else x.to(call.q.dtype) for x in found[:2])
+    every = (dq, dk, *found[2:])
+    return [x for place, x in enumerate(every) if x is not None and call.requested >> place & 1]
+
+
+def _backward_outputs(call: MlstmBackward) -> list[Tensor]:
+    return _as_arguments(call, _gradients(call))
+
+
+def _along_m(state: Tensor, gradient: Tensor | None) -> Tensor | float:
+    """Return the sum of the products of a state and its gradient, (sequences, heads)."""
+    return 0.0 if gradient is None else (state * gradient).flatten(2).sum(-1)
+
+
+def _backward(call: MlstmBackward) -> list[Tensor]:
+    found = _gradients(call)
+    dq, dk, dv, di, df, dC, dn, dm = found
+    assert dm is not None  # for the type checker
+    # The last C and n are relative to m, so a larger m makes them smaller.
+    dm.zero_().sub_(_along_m(call.last_C, call.dC)).sub_(_along_m(call.last_n, call.dn))
+    if call.dm is not None:
+        dm += call.dm
+    needs_m = bool(call.requested >> 7 & 1)
+    if needs_m:
+        states = _states(call, dm.shape[0])
+        dC, dn = (states[i] if x is None else x for i, x in enumerate((dC, dn)))
+    inputs = (plain(call.q), plain(call.k), plain(call.v), None, None)
+    saved, saved_n, saved_m = (contiguous_or_none(x) for x in (call.saved_C, call.saved_n, call.saved_m))
+    gates = (plain(call.i), plain(call.f), float(call.eps), None, None, None, None, saved_n, saved_m)
+    dlast, dlast_n = contiguous_or_none(call.dC), contiguous_or_none(call.dn)
+    of_gates = (dlast_n, call.through_normalizer, di, df, dn, dm)
+    gradients = (dq, dk, dv, None, None, dC)
+    _core.ssm.attention_backward(_shape(call), inputs, gates, saved, plain(call.dh), dlast, gradients, of_gates)
+    if needs_m:  # a larger first m makes the first C and n count for more
+        for state, gradient in ((call.C, dC), (call.n, dn)):
+            dm += 0.0 if state is None else _along_m(state, gradient)
+    return _as_arguments(call, found)
+
+
+mlstm_fwd = Op("_mlstm_fwd", MlstmForward, _forward, _forward_outputs)
+mlstm_bwd = Op("_mlstm_bwd", MlstmBackward, _backward, _backward_outputs)
