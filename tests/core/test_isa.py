@@ -77,6 +77,8 @@ NUMBERS = {
     "ssm": [
         *(f"tests/ssm/test_arrays.py::test_{name}" for name in ("sizes", "storage_types", "extreme_values", "a_step")),
         "tests/ssm/test_torch_selective.py::test_gradients_of_the_specification",
+        *(f"tests/ssm/test_{name}.py::test_sizes" for name in ("attention", "mlstm")),
+        *(f"tests/ssm/test_torch_{name}.py::test_gradients_of_the_loop" for name in ("attention", "mlstm")),
     ],
     "delta": ["tests/delta/test_arrays.py::test_sizes", "tests/delta/test_torch_functional.py::test_gradients"],
     "newton": [
@@ -149,7 +151,10 @@ def test_bfloat16_touches_nothing_beyond_the_arrays(isa: str) -> None:
     ("module", "library"),
     [
         *itertools.product(
-            ["tests.support.guarded", "tests.delta.guarded", "tests.scan.guarded", "tests.ssm.guarded"],
+            [
+                *("tests.support.guarded", "tests.delta.guarded", "tests.scan.guarded"),
+                *("tests.ssm.guarded", "tests.ssm.guarded_attention"),
+            ],
             ["numpy", "torch"],
         ),
         ("tests.support.guarded", "quant"),
