@@ -6,7 +6,8 @@ from .._public import publish
 from ._attention import linear_attention
 from ._functional import selective_scan, selective_state_update
 from ._mlstm import mlstm
+from ._ssd import ssd
 
-__all__ = ["linear_attention", "mlstm", "selective_scan", "selective_state_update"]
+__all__ = ["linear_attention", "mlstm", "selective_scan", "selective_state_update", "ssd"]
 
 publish(globals())

@@ -115,14 +115,15 @@ def linear_attention(
 
 def check_attention_dtypes(function: str, arrays: Mapping[str, Any], exact: Collection[str]) -> None:
     """Check dtypes: float64 goes with float64 alone; the arrays named in ``exact`` have that of the arithmetic."""
+    first = next(iter(arrays))
     for name, x in arrays.items():
         check_array(function, name, x, STORED)
-        dtype = computed(arrays["q"])
+        dtype = computed(arrays[first])
         is_exact = name in exact
         if (is_exact and x.dtype != dtype) or (x.dtype == np.float64) != (dtype == np.float64):
             expected = str(dtype) if is_exact or dtype == np.float64 else "float32, float16 or bfloat16"
-            head = arrays["q"].dtype
-            raise TypeError(f"{function}: {name} must have dtype {expected} to go with {head} q, got {x.dtype}")
+            head = f"{arrays[first].dtype} {first}"
+            raise TypeError(f"{function}: {name} must have dtype {expected} to go with {head}, got {x.dtype}")
 
 
 def _decay_of(sizes: AttentionSizes, given: Mapping[str, Array | None]) -> tuple[Array | None, bool]:

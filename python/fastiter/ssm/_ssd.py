@@ -1,0 +1,136 @@
+"""Mamba-2's scan on NumPy arrays: S = exp(d A) S + d x B^T, y = S C + D x, out = y z s(z)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._check import check_flag
+from ._arrays import Array, checked_cut, computed
+from ._attention import check_attention_dtypes, linear_attention
+from ._ssd_shapes import check_ssd_shapes, check_ssd_state, checked_limits
+
+
+def ssd(
+    x: Array,
+    dt: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    D: Array | None = None,
+    z: Array | None = None,
+    dt_bias: Array | None = None,
+    dt_softplus: bool = False,
+    *,
+    dt_limit: tuple[float, float] = (0.0, math.inf),
+    initial_state: Array | None = None,
+    reset: Array | None = None,
+    lengths: npt.ArrayLike | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
+    backend: str | None = None,
+) -> tuple[Array, Array]:
+    """S[t] = exp(d A) S[t-1] + d x B^T, out[t] = (S[t] C + D x) z s(z): Mamba-2's recurrence.
+
+    The step size d is dt + dt_bias, its softplus with ``dt_softplus``, within ``dt_limit``. This is
+    :func:`linear_attention` with C as queries, B as keys, d x as values, and exp(d A) as the decay of a head.
+
+    Parameters
+    ----------
+    x : ndarray (B, T, H, P), float32, float64, float16 or bfloat16
+        Inputs of H heads of P channels. 16 and 32 bits are computed in float32.
+    dt : ndarray (B, T, H)
+        Step sizes.
+    A : ndarray (H,), float32, or float64 if x is
+        Rates, usually negative.
+    B, C : ndarray (B, T, G, N)
+        Weights of input and output for N states, shared by the H / G heads of each of G groups.
+    D : ndarray (H,) or (H, P), optional
+        Weight of x in the output; dtype of A.
+    z : ndarray (B, T, H, P), optional
+        The output's gate.
+    dt_bias : ndarray (H,), optional
+        Added to dt; dtype of A.
+    dt_softplus : bool
+        Apply log(1 + e^x) to dt + dt_bias.
+    dt_limit : pair of float
+        Bounds of d.
+    initial_state : ndarray (B, H, P, N), optional
+        State before the first step; zero by default; dtype of A.
+    reset : bool ndarray (B, T) or (T,), optional
+        True where the previous state counts as zero.
+    lengths : integers (B,), optional
+        Valid steps of each row, 0 to T; what is read from the state at later steps is 0.
+    cu_seqlens : integers (S + 1,), optional
+        S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1]. The states
+        are then (S, H, P, N).
+    backend : {"cpu", "reference"}, optional
+        "reference" runs the specification in plain NumPy.
+
+    Returns
+    -------
+    out : ndarray (B, T, H, P)
+        In the dtype of x.
+    last : ndarray (B, H, P, N), float32 or float64
+        State after the last valid step.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+    BackendError
+        If the backend cannot run.
+
+    References
+    ----------
+    Dao and Gu (2024), Transformers are SSMs: structured state-space duality.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter.ssm
+    >>> x, one = np.ones((1, 4, 1, 1)), np.ones((1, 4, 1, 1))
+    >>> out, last = fastiter.ssm.ssd(x, np.log(2) * np.ones((1, 4, 1)), -np.ones(1), one, one)
+    >>> (out / out[0, 0]).ravel().tolist(), last.shape  # the state halves with each step
+    ([1.0, 1.5, 1.75, 1.875], (1, 1, 1, 1))
+    """
+    function = "ssd"
+    check_flag(function, "dt_softplus", dt_softplus)
+    every = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias}
+    optional = ("D", "z", "dt_bias", "initial_state")
+    given = {**every, "initial_state": initial_state}
+    arrays: dict[str, Any] = {name: y for name, y in given.items() if y is not None or name not in optional}
+    check_attention_dtypes(function, arrays, ("A", "D", "dt_bias", "initial_state"))
+    shapes = {name: y.shape for name, y in arrays.items()}
+    size = check_ssd_shapes(function, shapes)
+    limits = checked_limits(function, dt_limit)
+    cut = checked_cut(function, *size, reset, lengths, cu_seqlens, "x")
+    if initial_state is not None:
+        check_ssd_state(function, initial_state.shape, cut.count(size[0]), shapes)
+    dtype = computed(x)
+    d = _step_sizes(dt.astype(dtype), dt_bias, dt_softplus, limits)
+    first = None if initial_state is None else initial_state.swapaxes(2, 3)
+    cuts: dict[str, Any] = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens, "backend": backend}
+    wide = x.astype(dtype)
+    y, last = linear_attention(C, B, wide * d[..., None], d * A, initial_state=first, **cuts)
+    if D is not None:
+        y += (D if D.ndim == 2 else D[:, None]) * wide
+    if z is not None:
+        y *= _silu(z.astype(dtype))
+    return y.astype(x.dtype, copy=False), last.swapaxes(2, 3)
+
+
+def _silu(z: Array) -> Array:
+    """z / (1 + e^-z) without overflow."""
+    e = np.exp(-np.abs(z))
+    y: Array = z * np.where(z >= 0, 1, e) / (1 + e)
+    return y
+
+
+def _step_sizes(dt: Array, bias: Array | None, use_softplus: bool, limits: tuple[float, float]) -> Array:
+    d: Array = dt if bias is None else dt + bias
+    if use_softplus:
+        d = np.logaddexp(d, d.dtype.type(0))
+    y: Array = np.clip(d, *(d.dtype.type(limit) for limit in limits))
+    return y

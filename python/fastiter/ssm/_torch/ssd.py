@@ -1,0 +1,138 @@
+"""Mamba-2's scan on tensors, differentiable: S = exp(d A) S + d x B^T, y = S C + D x, out = y z s(z)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu, softplus
+from torch.overrides import has_torch_function
+
+from ..._check import check_flag
+from ..._torch.overrides import dispatched
+from .._ssd_shapes import check_ssd_shapes, check_ssd_state, checked_limits
+from .attention import linear_attention
+from .checks import Integers, check_tensors, checked_cut
+from .ops import computed
+
+
+def ssd(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+    *,
+    dt_limit: tuple[float, float] = (0.0, math.inf),
+    initial_state: Tensor | None = None,
+    reset: Tensor | None = None,
+    lengths: Integers | None = None,
+    cu_seqlens: Integers | None = None,
+) -> tuple[Tensor, Tensor]:
+    """S[t] = exp(d A) S[t-1] + d x B^T, out[t] = (S[t] C + D x) z s(z): Mamba-2's recurrence on tensors.
+
+    The step size d is dt + dt_bias, its softplus with ``dt_softplus``, within ``dt_limit``. This is
+    :func:`linear_attention` with C as queries, B as keys, d x as values, and exp(d A) as the decay of a head.
+
+    Parameters
+    ----------
+    x : Tensor (B, T, H, P), float32, float64, float16 or bfloat16
+        Inputs of H heads of P channels. 16 and 32 bits are computed in float32.
+    dt : Tensor (B, T, H)
+        Step sizes.
+    A : Tensor (H,)
+        Rates, usually negative.
+    B, C : Tensor (B, T, G, N)
+        Weights of input and output for N states, shared by the H / G heads of each of G groups.
+    D : Tensor (H,) or (H, P), optional
+        Weight of x in the output.
+    z : Tensor (B, T, H, P), optional
+        The output's gate.
+    dt_bias : Tensor (H,), optional
+        Added to dt.
+    dt_softplus : bool
+        Apply log(1 + e^x) to dt + dt_bias.
+    dt_limit : pair of float
+        Bounds of d; where it is cut off, its gradient is 0.
+    initial_state : Tensor (B, H, P, N), optional
+        State before the first step; zero by default.
+    reset : bool Tensor (B, T) or (T,), optional
+        True where the previous state counts as zero.
+    lengths : integers (B,), optional
+        Valid steps of each row, 0 to T; what is read from the state at later steps is 0.
+    cu_seqlens : integers (S + 1,), optional
+        S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1]. The states
+        are then (S, H, P, N).
+
+    Returns
+    -------
+    out : Tensor (B, T, H, P)
+        In the dtype of x.
+    last : Tensor (B, H, P, N), float32 or float64
+        State after the last valid step.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+
+    References
+    ----------
+    Dao and Gu (2024), Transformers are SSMs: structured state-space duality.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> x, dt = torch.randn(1, 20, 4, 8), torch.randn(1, 20, 4)
+    >>> B, C = torch.randn(2, 1, 20, 1, 16).unbind()
+    >>> out, last = fastiter.torch.ssm.ssd(x, dt, -torch.ones(4), B, C, dt_softplus=True)
+    >>> out.shape, last.shape
+    (torch.Size([1, 20, 4, 8]), torch.Size([1, 4, 8, 16]))
+    """
+    function = "ssd"
+    given = (x, dt, A, B, C, D, z, dt_bias)
+    options: dict[str, Any] = {"initial_state": initial_state, "reset": reset}
+    cuts: dict[str, Any] = {"lengths": lengths, "cu_seqlens": cu_seqlens}
+    if has_torch_function((*given, *options.values(), *cuts.values())):
+        rest = {**options, **cuts, "dt_limit": dt_limit}
+        result: tuple[Tensor, Tensor] = dispatched(ssd, *given, dt_softplus, **rest)
+        return result
+    check_flag(function, "dt_softplus", dt_softplus)
+    names = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state")
+    optional = names[5:]
+    every: dict[str, Any] = dict(zip(names, (*given, initial_state), strict=True))
+    tensors = {name: y for name, y in every.items() if y is not None or name not in optional}
+    check_tensors(function, tensors, "x")
+    shapes = {name: y.shape for name, y in tensors.items()}
+    size = check_ssd_shapes(function, shapes)
+    limits = checked_limits(function, dt_limit)
+    cut = checked_cut(function, x, size, reset, lengths, cu_seqlens, "x")
+    if initial_state is not None:
+        check_ssd_state(function, initial_state.shape, size[0] if cut[2] is None else cut[2].shape[0] - 1, shapes)
+    d = step_sizes(dt, dt_bias, dt_softplus, limits)
+    first = None if initial_state is None else initial_state.transpose(2, 3)
+    values = (x * d[..., None]).to(computed(x.dtype))
+    y, last = linear_attention(C, B, values, d * A.to(d.dtype), initial_state=first, reset=reset, **cuts)
+    if D is not None:
+        y = y + (D if D.dim() == 2 else D[:, None]) * x
+    if z is not None:
+        y = y * silu(z.to(y.dtype))
+    return y.to(x.dtype), last.transpose(2, 3)
+
+
+def step_sizes(dt: Tensor, bias: Tensor | None, use_softplus: bool, limits: tuple[float, float]) -> Tensor:
+    """Return d in the dtype of the arithmetic."""
+    d = dt.to(computed(dt.dtype))
+    if bias is not None:
+        d = d + bias.to(d.dtype)
+    if use_softplus:
+        d = softplus(d)
+    if limits != (-math.inf, math.inf) and not (use_softplus and limits == (0.0, math.inf)):
+        d = torch.clamp(d, *limits)
+    return d
