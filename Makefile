@@ -6,7 +6,7 @@ python := $(VENV)/bin/python
 
 # Extras that each target installs
 demo.extras := demo
-test.extras := torch,test,demo
+test.extras := torch,test,demo,models
 bench.extras := bench
 lint.extras := torch,dev
 docs.extras := torch,docs

@@ -21,7 +21,7 @@ LONGEST_FILE = 420
 #: The most files in one folder; tests, which have one file per topic and layer, may have more
 FULLEST, FULLEST_TESTS = 27, 42
 #: Families that use another family: each new pair is a decision, not an accident
-PYTHON_EDGES = {"newton": {"scan", "rnn"}, "quant": {"rnn"}, "rnn": {"tune"}}
+PYTHON_EDGES = {"ssm": {"scan", "delta"}, "newton": {"scan", "rnn"}, "quant": {"rnn"}, "rnn": {"tune"}}
 CPP_EDGES = {"rnn": {"dense"}, "newton": {"rnn"}}
 #: Files that import modules by names in strings: functions for CuPy arrays, families on first access, modules by their
 #: former names, GPU kernels

@@ -49,7 +49,7 @@ def with_torch(dtype: Any) -> None:
     import torch
 
     import fastiter.torch
-    from fastiter.ssm._torch import ops_attention, ops_mlstm
+    from fastiter.ssm._torch import ops, ops_attention, ops_mlstm
 
     def tensor(x: Any) -> Any:
         if isinstance(x, tuple):
@@ -64,7 +64,7 @@ def with_torch(dtype: Any) -> None:
             numbers = {torch.float32: np.float32, torch.float64: np.float64}.get(dtype, dtype)
             return torch.from_numpy(guarded(tuple(shape), numbers, at_end))
 
-        for module in (ops_attention, ops_mlstm):
+        for module in (ops, ops_attention, ops_mlstm):
             module.empty = empty  # type: ignore[attr-defined]
         h, last = getattr(fastiter.torch.ssm, name)(**{n: tensor(x) for n, x in given.items()})
         outputs = [h, *last] if isinstance(last, tuple) else [h, last]

@@ -12,7 +12,7 @@ from ..relax._torch.functional import relax_solve, sweeps
 from ..relax._torch.relaxation import Relaxation
 from ..rnn._torch.functional import elman, gru, lstm, slstm
 from ..scan._torch.functional import block_scan, linear_scan
-from . import onnx, quant, ssm
+from . import compat, onnx, quant, ssm
 from .flashrnn import FlashRNNConfig, flashrnn
 from .replace import Replaced, Restored, replace, restore
 
@@ -23,6 +23,7 @@ __all__ = [
     "Replaced",
     "Restored",
     "block_scan",
+    "compat",
     "delta_scan",
     "elman",
     "export_hls",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -115,6 +116,14 @@ def like(u: Tensor) -> Tensor:
     if u.stride(1) < u.stride(2):
         return empty(u, u.shape, (channels * time, 1, channels))
     return empty(u, u.shape)
+
+
+def like_heads(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return an uninitialised (B, T, N, V), with heads before time in memory if they are so in ``x``."""
+    if x.stride(1) < x.stride(2) and len(shape) == 4:
+        _, time, heads, width = shape
+        return empty(x, shape, (heads * time * width, width, time * width, 1), dtype=dtype)
+    return empty(x, shape, dtype=dtype)
 
 
 def forward_outputs(call: SelectiveForward) -> list[Tensor]:

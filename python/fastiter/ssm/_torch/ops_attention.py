@@ -11,7 +11,7 @@ from ... import _core
 from ..._torch.op import Op
 from ..._torch.ops import empty
 from .._shapes import saved_tiles
-from .ops import checked_sequences, computed, contiguous_or_none, count_of, plain
+from .ops import checked_sequences, computed, contiguous_or_none, count_of, like_heads, plain
 
 
 class AttentionForward(NamedTuple):
@@ -72,7 +72,10 @@ def _forward_outputs(call: AttentionForward) -> list[Tensor]:
     """Allocate o, the last state and the saved states."""
     batch, time = call.q.shape[:2]
     count, dtype = count_of(call, batch), computed(call.v.dtype)
-    outputs = [empty(call.v, call.v.shape), call.v.new_empty((count, *_state_shape(call)), dtype=dtype)]
+    outputs = [
+        like_heads(call.v, call.v.shape, call.v.dtype),
+        call.v.new_empty((count, *_state_shape(call)), dtype=dtype),
+    ]
     if call.save:
         tiles = saved_tiles(_core.ssm.attention_tile, count, time, call.cu_seqlens is not None)
         outputs.append(empty(call.v, (tiles, *_state_shape(call)), dtype=dtype))
@@ -100,7 +103,7 @@ def _gradients(call: AttentionBackward) -> list[Tensor | None]:
     dtypes = [dtype if shared and i < 2 else None if x is None else x.dtype for i, x in enumerate(call[:5])]
     shapes[4] = None if call.bonus is None else torch.Size((count, heads, call.q.shape[3]))
     found: list[Tensor | None] = [
-        empty(call.v, shape, dtype=dtypes[i]) if call.requested >> i & 1 and shape is not None else None
+        like_heads(call.v, shape, dtypes[i] or dtype) if call.requested >> i & 1 and shape is not None else None
         for i, shape in enumerate(shapes)
     ]
     first = (count, *_state_shape(call))

@@ -10,7 +10,7 @@ from ... import _core
 from ..._torch.op import Op
 from ..._torch.ops import empty
 from .._shapes import saved_tiles
-from .ops import checked_sequences, computed, contiguous_or_none, count_of, plain
+from .ops import checked_sequences, computed, contiguous_or_none, count_of, like_heads, plain
 
 
 class MlstmForward(NamedTuple):
@@ -84,7 +84,7 @@ def _states(call: Any, count: int) -> list[Tensor]:
 
 def _forward_outputs(call: MlstmForward) -> list[Tensor]:
     count = count_of(call, call.v.shape[0])
-    outputs = [empty(call.v, call.v.shape), *_states(call, count)]
+    outputs = [like_heads(call.v, call.v.shape, call.v.dtype), *_states(call, count)]
     if call.save:
         tiles = saved_tiles(_core.ssm.attention_tile, count, call.v.shape[1], call.cu_seqlens is not None)
         outputs += _states(call, tiles)
@@ -108,9 +108,7 @@ def _gradients(call: MlstmBackward) -> list[Tensor | None]:
     """
     shared, dtype = call.v.shape[2] != call.q.shape[2], computed(call.v.dtype)
     found: list[Tensor | None] = [
-        empty(call.v, x.shape, dtype=dtype if shared and place < 2 else x.dtype)
-        if call.requested >> place & 1
-        else None
+        like_heads(call.v, x.shape, dtype if shared and place < 2 else x.dtype) if call.requested >> place & 1 else None
         for place, x in enumerate(call[:5])
     ]
     states = _states(call, count_of(call, call.v.shape[0]))

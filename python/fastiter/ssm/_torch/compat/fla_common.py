@@ -1,0 +1,88 @@
+"""The common part of the functions with the signatures of flash-linear-attention (fla)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..attention import linear_attention
+from ..ops import computed
+
+#: Options that say how fla's kernels run, and change no result
+_IGNORED = {
+    *("cu_seqlens_cpu", "chunk_indices", "chunk_size", "safe_gate", "disable_recompute", "use_graph", "max_num_seqs"),
+}
+#: Options that are taken with this value only
+_FIXED = {"cp_context": None, "head_first": False, "return_intermediate_states": False, "gv": None}
+
+
+def check_rest(function: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that are unknown, and values that are not supported."""
+    for name, value in options.items():
+        if name in _FIXED:
+            if value is not _FIXED[name]:
+                expected = f"{_FIXED[name]}, as there is no kernel for more"
+                raise ValueError(f"{function}: {name} must be {expected}, got {value!r}")
+        elif name not in _IGNORED:
+            raise TypeError(f"{function}: options must be those of fla, got an unexpected keyword argument {name!r}")
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    state: FlaState,
+    *,
+    scale: float | None = None,
+    bonus: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Return (o, final state or None) of linear attention with fla's conventions."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    q, k, v, log_decay = (state.in_order(x) for x in (q, k, v, log_decay))
+    options: dict[str, Any] = {"initial_state": state.first(), "cu_seqlens": state.cu_seqlens}
+    o, last = linear_attention(q, k, v, log_decay, bonus=bonus, scale=scale, **options)
+    return state.in_order(o).to(q.dtype), state.last(last)
+
+
+class FlaState:
+    """The options that say where states come from and go to."""
+
+    def __init__(
+        self,
+        function: str,
+        initial_state: Tensor | None,
+        output_final_state: bool,
+        cu_seqlens: Tensor | None = None,
+        *,
+        reverse: bool = False,
+        state_v_first: bool = False,
+    ) -> None:
+        if reverse and cu_seqlens is not None:
+            raise ValueError(f"{function}: reverse must be False where cu_seqlens is given, got True")
+        self._initial, self._output, self.cu_seqlens = initial_state, output_final_state, cu_seqlens
+        self._reverse, self._v_first = reverse, state_v_first
+
+    def in_order(self, x: Any) -> Any:
+        """Return a signal (B, T, ...) in the order of the recurrence, or back."""
+        return x.flip(1) if self._reverse and x is not None and x.dim() > 1 else x
+
+    def first(self) -> Tensor | None:
+        """Return the initial state as (N, HV, K, V)."""
+        return self._transposed(self._initial)
+
+    def last(self, state: Tensor) -> Tensor | None:
+        """Return the final state as fla does, None if it is not wanted."""
+        return self._transposed(state) if self._output else None
+
+    def _transposed(self, state: Tensor | None) -> Tensor | None:
+        return state if state is None or not self._v_first else state.transpose(-1, -2)
+
+
+def l2norm(x: Tensor) -> Tensor:
+    """Return x / sqrt(sum x^2 + 1e-6) over the last axis, in the dtype of the arithmetic."""
+    wide = x.to(computed(x.dtype))
+    return wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + 1e-6)

@@ -1,0 +1,190 @@
+"""The delta rule and its gated forms with the signatures of flash-linear-attention (fla)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from ....delta._torch.functional import delta_scan
+from ..ops import computed
+from .fla_common import FlaState, check_rest, l2norm
+
+State = Tensor | None
+
+
+class _Gates(NamedTuple):
+    """How beta and the decay of a head come from the arguments."""
+
+    use_gate: bool = False
+    A_log: Tensor | None = None
+    dt_bias: Tensor | None = None
+    beta_sigmoid: bool = False
+    allow_neg_eigval: bool = False
+
+    def beta(self, beta: Tensor) -> Tensor:
+        if not self.beta_sigmoid:
+            return beta
+        found = torch.sigmoid(beta.to(computed(beta.dtype)))
+        return 2 * found if self.allow_neg_eigval else found
+
+    def log_decay(self, function: str, g: Tensor | None) -> Tensor | None:
+        if g is None or not self.use_gate:
+            return g
+        if self.A_log is None:
+            raise ValueError(f"{function}: A_log must be a tensor where use_gate_in_kernel is True, got None")
+        wide = g.to(computed(g.dtype))
+        raw = wide if self.dt_bias is None else wide + self.dt_bias.to(wide.dtype)
+        return -self.A_log.to(wide.dtype).exp() * softplus(raw)
+
+
+def _delta(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    log_decay: Tensor | None,
+    state: FlaState,
+    scale: float | None,
+    normalize: bool,
+) -> tuple[Tensor, State]:
+    """Return (o, final state or None) of the delta rule with fla's conventions."""
+    dtype, wide = q.dtype, computed(q.dtype)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    q, k = (l2norm(x) for x in (q, k)) if normalize else (q, k)
+    shared = v.shape[-2] // q.shape[2]
+    q, k, v, beta = (x.to(wide) for x in (q * scale, k, v, beta))
+    if shared > 1:  # value heads that share a key head
+        q, k = (x.repeat_interleave(shared, -2) for x in (q, k))
+    first, decay = state.first(), None if log_decay is None else log_decay.to(wide).exp()
+    first = None if first is None else first.to(wide)
+    o, last = delta_scan(q, k, v, beta, first, decay=decay, cu_seqlens=state.cu_seqlens)
+    return o.to(dtype), state.last(last)
+
+
+def chunk_delta_rule(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    scale: float | None = None,
+    initial_state: State = None,
+    output_final_state: bool = False,
+    use_qk_l2norm_in_kernel: bool = False,
+    cu_seqlens: Tensor | None = None,
+    **rest: Any,
+) -> tuple[Tensor, State]:
+    """S = S + beta k (v - S^T k)^T, o = S^T q; see fla's function of this name."""
+    check_rest("chunk_delta_rule", rest)
+    state = FlaState("chunk_delta_rule", initial_state, output_final_state, cu_seqlens)
+    return _delta(q, k, v, beta, None, state, scale, use_qk_l2norm_in_kernel)
+
+
+def fused_recurrent_delta_rule(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor | None = None,
+    scale: float | None = None,
+    initial_state: State = None,
+    output_final_state: bool = False,
+    use_qk_l2norm_in_kernel: bool = False,
+    cu_seqlens: Tensor | None = None,
+    **rest: Any,
+) -> tuple[Tensor, State]:
+    """S = S + beta k (v - S^T k)^T with beta 1 by default, o = S^T q; see fla's function of this name."""
+    check_rest("fused_recurrent_delta_rule", rest)
+    state = FlaState("fused_recurrent_delta_rule", initial_state, output_final_state, cu_seqlens)
+    strength = torch.ones_like(v[..., 0]) if beta is None else beta
+    return _delta(q, k, v, strength, None, state, scale, use_qk_l2norm_in_kernel)
+
+
+def chunk_gated_delta_rule(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    scale: float | None = None,
+    initial_state: State = None,
+    output_final_state: bool = False,
+    use_qk_l2norm_in_kernel: bool = False,
+    use_beta_sigmoid_in_kernel: bool = False,
+    allow_neg_eigval: bool = False,
+    state_v_first: bool = False,
+    cu_seqlens: Tensor | None = None,
+    *,
+    use_gate_in_kernel: bool = False,
+    A_log: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    **rest: Any,
+) -> tuple[Tensor, State]:
+    """R = e^g S, S = R + beta k (v - R^T k)^T, o = S^T q; see fla's function of this name."""
+    function = "chunk_gated_delta_rule"
+    check_rest(function, rest)
+    gates = _Gates(use_gate_in_kernel, A_log, dt_bias, use_beta_sigmoid_in_kernel, allow_neg_eigval)
+    state = FlaState(function, initial_state, output_final_state, cu_seqlens, state_v_first=state_v_first)
+    decay = gates.log_decay(function, g)
+    return _delta(q, k, v, gates.beta(beta), decay, state, scale, use_qk_l2norm_in_kernel)
+
+
+def fused_recurrent_gated_delta_rule(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor | None = None,
+    gk: Tensor | None = None,
+    gv: Tensor | None = None,
+    beta: Tensor | None = None,
+    scale: float | None = None,
+    initial_state: State = None,
+    output_final_state: bool = False,
+    use_qk_l2norm_in_kernel: bool = False,
+    use_gate_in_kernel: bool = False,
+    A_log: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    use_beta_sigmoid_in_kernel: bool = False,
+    allow_neg_eigval: bool = False,
+    state_v_first: bool = False,
+    cu_seqlens: Tensor | None = None,
+    **rest: Any,
+) -> tuple[Tensor, State]:
+    """R = e^g S, S = R + beta k (v - R^T k)^T, o = S^T q; gk and gv must be None; see fla's function of this name."""
+    function = "fused_recurrent_gated_delta_rule"
+    check_rest(function, {"gv": gv, **rest})
+    if gk is not None:
+        raise ValueError(f"{function}: gk must be None, as only kda has a decay for each key, got a tensor")
+    gates = _Gates(use_gate_in_kernel, A_log, dt_bias, use_beta_sigmoid_in_kernel, allow_neg_eigval)
+    state = FlaState(function, initial_state, output_final_state, cu_seqlens, state_v_first=state_v_first)
+    strength = torch.ones_like(v[..., 0]) if beta is None else gates.beta(beta)
+    return _delta(q, k, v, strength, gates.log_decay(function, g), state, scale, use_qk_l2norm_in_kernel)
+
+
+def chunk_gated_delta_product(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor | None,
+    beta: Tensor,
+    num_householder: int,
+    scale: float | None = None,
+    initial_state: State = None,
+    output_final_state: bool = False,
+    use_qk_l2norm_in_kernel: bool = False,
+    cu_seqlens: Tensor | None = None,
+    **rest: Any,
+) -> tuple[Tensor, State]:
+    """num_householder factors of the delta rule a step, whose k, v and beta follow one another along time.
+
+    k, v and beta are (B, T num_householder, H, ...); see fla's function of this name.
+    """
+    check_rest("chunk_gated_delta_product", rest)
+    state = FlaState("chunk_gated_delta_product", initial_state, output_final_state, cu_seqlens)
+    k, v, beta = (x.unflatten(1, (q.shape[1], num_householder)) for x in (k, v, beta))
+    return _delta(q, k, v, beta, g, state, scale, use_qk_l2norm_in_kernel)
+
+
+chunk_gdn, fused_recurrent_gdn = chunk_gated_delta_rule, fused_recurrent_gated_delta_rule
+fused_chunk_delta_rule = chunk_delta_rule

@@ -1,0 +1,7 @@
+"""Functions with the names, arguments and results of other libraries, by the libraries' names."""
+
+from __future__ import annotations
+
+from . import fla, mlstm_kernels
+
+__all__ = ["fla", "mlstm_kernels"]

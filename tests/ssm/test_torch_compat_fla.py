@@ -1,0 +1,208 @@
+"""fastiter.torch.compat.fla against the reference functions of fla itself, with its signatures."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("fla", reason="needs fla-core, whose naive functions are the reference")
+
+from torch.nn.functional import logsigmoid  # noqa: E402
+
+from fastiter.torch import compat  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::ImportWarning")
+B, T, H, K, V = 2, 70, 3, 8, 5
+
+
+def naive(module: str, name: str) -> Any:
+    return getattr(import_module(f"fla.ops.{module}"), name)
+
+
+def inputs(*, decay: tuple[int, ...] | None = None, heads: int = H) -> dict[str, Any]:
+    torch.manual_seed(0)
+    made = {"q": torch.randn(B, T, H, K), "k": torch.randn(B, T, H, K) / K**0.5, "v": torch.randn(B, T, heads, V)}
+    if decay is not None:
+        made["g"] = logsigmoid(torch.randn(decay))
+    return made
+
+
+def close(found: Any, expected: Any) -> None:
+    """float32 sums of T K products"""
+    for a, e in zip(found, expected, strict=True):
+        if e is None:
+            assert a is None
+        elif isinstance(e, tuple):
+            close(a, e)
+        else:
+            assert a.dtype == e.dtype
+            torch.testing.assert_close(a, e, rtol=2e-5, atol=2e-5 * max([1.0, *e.abs().flatten().tolist()]))
+
+
+def test_linear_attention() -> None:
+    state = torch.randn(B, H, K, V)
+    reference = naive("linear_attn.naive", "naive_recurrent_linear_attn")
+    for normalize in (False, True):
+        given = {**inputs(), "scale": 0.3, "normalize": normalize}
+        if normalize:  # positive products, as feature maps make them
+            given |= {name: given[name].abs() + 0.1 for name in "qk"}
+        expected = reference(**given, initial_state=state, output_final_state=True)
+        for function in (compat.fla.chunk_linear_attn, compat.fla.fused_recurrent_linear_attn):
+            close(function(**given, initial_state=state, output_final_state=True), expected)
+            assert function(**given)[1] is None
+        if normalize:  # the state is both parts, and continues
+            both = (state, torch.rand(B, 1, H, K))
+            expected = reference(**given, initial_state=both, output_final_state=True)
+            close(compat.fla.chunk_linear_attn(**given, initial_state=both, output_final_state=True), expected)
+
+
+def test_simple_gla_and_fixed_decays() -> None:
+    state = torch.randn(B, H, K, V)
+    given = inputs(decay=(B, T, H))
+    expected = naive("simple_gla.naive", "naive_recurrent_simple_gla")(**given, initial_state=state)
+    for function in (compat.fla.chunk_simple_gla, compat.fla.fused_recurrent_simple_gla):
+        close(function(**given, initial_state=state, output_final_state=True), expected)
+        v_first = {"initial_state": state.transpose(2, 3), "state_v_first": True, "output_final_state": True}
+        o, last = function(**given, **v_first)
+        close((o, last.transpose(2, 3)), expected)
+        gamma = given["g"][0, 0]
+        same = {**given, "g": gamma.expand(B, T, H)}
+        close(function(*[given[n] for n in "qkv"], g_gamma=gamma), function(**same))
+    qkv = [given[n] for n in "qkv"]
+    expected_o = naive("retention.naive", "naive_retention")(*[x.transpose(1, 2) for x in qkv]).transpose(1, 2)
+    for function in (compat.fla.chunk_retention, compat.fla.fused_recurrent_retention):
+        close(function(*qkv)[:1], [expected_o])
+    lightning = -(8 / H * (1 - 2 / 7)) * torch.arange(H)
+    for function in (compat.fla.chunk_lightning_attn, compat.fla.fused_recurrent_lightning_attn):
+        close(function(*qkv, 2, 7), compat.fla.chunk_simple_gla(*qkv, g_gamma=lightning))
+
+
+def test_gla_rwkv6_and_hgrn() -> None:
+    state = torch.randn(B, H, K, V)
+    given = inputs(decay=(B, T, H, K))
+    qkv, g = [given[n] for n in "qkv"], given["g"]
+    expected = naive("gla.naive", "naive_recurrent_gla")(*qkv, g, state, True)
+    close(compat.fla.chunk_gla(*qkv, g, initial_state=state, output_final_state=True), expected)
+    close(compat.fla.fused_recurrent_gla(*qkv, g, initial_state=state, output_final_state=True), expected)
+    u = torch.randn(H, K)
+    heads_first = [x.transpose(1, 2) for x in (*qkv, g)]
+    o, last = naive("rwkv6.recurrent_naive", "naive_recurrent_rwkv6")(*heads_first, u, 0.5, state, True)
+    for function in (compat.fla.chunk_rwkv6, compat.fla.fused_recurrent_rwkv6):
+        close(function(*qkv, g, u, 0.5, state, True), (o.transpose(1, 2), last))
+    x, gate, first = torch.randn(B, T, K), g[:, :, 0], torch.randn(B, K)
+    expected = naive("hgrn.naive", "naive_recurrent_hgrn")(x, gate, first, True)
+    close(compat.fla.fused_recurrent_hgrn(x, gate, first, True), expected)
+
+
+def test_delta_rules() -> None:
+    state = torch.randn(B, H, K, V)
+    given = inputs(decay=(B, T, H))
+    qkv, g = [given[n] for n in "qkv"], given["g"]
+    qkv[1] = torch.nn.functional.normalize(qkv[1], dim=-1)
+    beta = torch.rand(B, T, H)
+    reference = naive("gated_delta_rule.naive", "naive_recurrent_gated_delta_rule")
+    expected = reference(*qkv, beta, g, initial_state=state, output_final_state=True)
+    options = {"initial_state": state, "output_final_state": True}
+    close(compat.fla.chunk_gated_delta_rule(*qkv, g, beta, **options), expected)
+    close(compat.fla.fused_recurrent_gated_delta_rule(*qkv, g=g, beta=beta, **options), expected)
+    ungated = reference(*qkv, beta, torch.zeros_like(g), **options)
+    close(compat.fla.chunk_delta_rule(*qkv, beta, **options), ungated)
+    close(compat.fla.fused_recurrent_delta_rule(*qkv, beta, **options), ungated)
+    raw, A_log, bias = torch.randn(B, T, H), torch.randn(H), torch.randn(H)
+    inside = {"use_gate_in_kernel": True, "A_log": A_log, "dt_bias": bias, "use_beta_sigmoid_in_kernel": True}
+    found = compat.fla.chunk_gated_delta_rule(*qkv, raw, raw, allow_neg_eigval=True, **inside, **options)
+    outside = -A_log.exp() * torch.nn.functional.softplus(raw + bias)
+    close(found, compat.fla.chunk_gated_delta_rule(*qkv, outside, 2 * raw.sigmoid(), **options))
+    unit = [3 * x for x in qkv[:2]]
+    normalized = [x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6) for x in unit]
+    found = compat.fla.chunk_gated_delta_rule(*unit, qkv[2], g, beta, use_qk_l2norm_in_kernel=True)
+    close(found, compat.fla.chunk_gated_delta_rule(*normalized, qkv[2], g, beta))
+    v, wide_beta, wide_g = torch.randn(B, T, 2 * H, V), torch.rand(B, T, 2 * H), logsigmoid(torch.randn(B, T, 2 * H))
+    repeated = [x.repeat_interleave(2, 2) for x in qkv[:2]]
+    found = compat.fla.chunk_gated_delta_rule(*qkv[:2], v, wide_g, wide_beta, output_final_state=True)
+    close(found, reference(*repeated, v, wide_beta, wide_g, output_final_state=True))
+
+
+def test_delta_product() -> None:
+    given = inputs(decay=(B, T, H))
+    k = torch.nn.functional.normalize(torch.randn(B, 2 * T, H, K), dim=-1)
+    v, beta = torch.randn(B, 2 * T, H, V), torch.rand(B, 2 * T, H)
+    state = torch.randn(B, H, K, V)
+    found = compat.fla.chunk_gated_delta_product(given["q"], k, v, given["g"], beta, 2, None, state, True)
+    # a step of two factors is two steps, of which the second does not decay and is read
+    g = torch.stack([given["g"], torch.zeros_like(given["g"])], 2).flatten(1, 2)
+    q = given["q"].repeat_interleave(2, 1)
+    o, last = compat.fla.chunk_gated_delta_rule(q, k, v, g, beta, None, state, True)
+    close(found, (o[:, 1::2], last))
+
+
+def test_packed_and_reversed_rows_and_gradients() -> None:
+    given = {n: x[:1] for n, x in inputs(decay=(B, T, H, K)).items()}
+    bounds = torch.tensor([0, 20, 20, T])
+    state = torch.randn(3, H, K, V)
+    o, last = compat.fla.chunk_gla(**given, initial_state=state, output_final_state=True, cu_seqlens=bounds)
+    for s, (a, b) in enumerate(((0, 20), (20, 20), (20, T))):
+        part = {n: x[:, a:b] for n, x in given.items()}
+        found = compat.fla.chunk_gla(**part, initial_state=state[s : s + 1], output_final_state=True)
+        close((o[:, a:b], last[s : s + 1]), found)
+    flipped = {n: x.flip(1) for n, x in given.items()}
+    gk = {"gk" if n == "g" else n: x for n, x in given.items()}
+    o, _ = compat.fla.fused_recurrent_gla(**gk, reverse=True)
+    close([o.flip(1)], compat.fla.chunk_gla(**flipped)[:1])
+    leaves = {n: x.detach().requires_grad_() for n, x in given.items()}
+    copies = {n: x.detach().clone().requires_grad_() for n, x in given.items()}
+    weights = torch.randn(1, T, H, V)
+    reference = naive("gla.naive", "naive_recurrent_gla")(*copies.values())[0]
+    expected = torch.autograd.grad((reference * weights).sum(), list(copies.values()))
+    close(torch.autograd.grad((compat.fla.chunk_gla(**leaves)[0] * weights).sum(), list(leaves.values())), expected)
+
+
+def test_dtypes() -> None:
+    for stored in (torch.bfloat16, torch.float16):
+        given = {n: x.to(stored) for n, x in inputs(decay=(B, T, H)).items()}
+        for function in (compat.fla.chunk_simple_gla, compat.fla.fused_recurrent_simple_gla):
+            o, last = function(**given, output_final_state=True)
+            assert o.dtype == stored and last.dtype == torch.float32
+        o, last = compat.fla.chunk_gated_delta_rule(
+            *[given[n] for n in "qkvg"], torch.rand(B, T, H).to(stored), output_final_state=True
+        )
+        assert o.dtype == stored and last.dtype == torch.float32
+
+
+def test_signatures_are_those_of_fla() -> None:
+    """The parameters of fla come first, in its order; those that it has besides are options that change no result."""
+    ops = import_module("fla.ops")
+    for name in compat.fla.__all__:
+        if not hasattr(ops, name):
+            continue
+        theirs = [p.name for p in parameters(getattr(ops, name))]
+        if not theirs:  # an alias of theirs that only warns
+            continue
+        ours = [p.name for p in parameters(getattr(compat.fla, name)) if p.kind is not p.KEYWORD_ONLY]
+        assert ours == theirs[: len(ours)], name
+        assert set(theirs[len(ours) :]) <= {"cu_seqlens_cpu", "chunk_indices", "cp_context"}, name
+
+
+def parameters(function: Any) -> list[inspect.Parameter]:
+    return [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+
+
+def test_what_is_not_supported_is_refused() -> None:
+    given = inputs(decay=(B, T, H, K))
+    qkv = [given[n] for n in "qkv"]
+    with pytest.raises(ValueError, match="chunk_gla: cp_context must be None"):
+        compat.fla.chunk_gla(**given, cp_context=object())
+    with pytest.raises(TypeError, match="chunk_gla: options must be those of fla, got an unexpected keyword"):
+        compat.fla.chunk_gla(**given, colour=1)
+    with pytest.raises(ValueError, match="fused_recurrent_gla: gv must be None"):
+        compat.fla.fused_recurrent_gla(*qkv, given["g"], given["v"])
+    with pytest.raises(ValueError, match="reverse must be False where cu_seqlens is given"):
+        compat.fla.fused_recurrent_gla(*[x[:1] for x in qkv], reverse=True, cu_seqlens=torch.tensor([0, T]))
+    with pytest.raises(ValueError, match="gk must be None"):
+        compat.fla.fused_recurrent_gated_delta_rule(*qkv, gk=given["g"])
+    with pytest.raises(ValueError, match="A_log must be a tensor where use_gate_in_kernel is True"):
+        compat.fla.chunk_gated_delta_rule(*qkv, given["g"][..., 0], given["g"][..., 0], use_gate_in_kernel=True)
