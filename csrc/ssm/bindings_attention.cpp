@@ -109,12 +109,65 @@ void attention_backward(const py::tuple& shape, const py::tuple& inputs, py::han
     });
 }
 
+// inputs: q, k, v, decay, a, b, first; w: where w is kept for the backward pass
+void low_rank_forward(const py::tuple& shape, const py::tuple& inputs, py::handle o, py::handle last, py::handle states,
+                      py::handle w) {
+    auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };
+    with_float(Array(last.ptr()).bits(), [&]<class T>() {
+        LowRank<T> p;
+        Attention<T>& f = p.attention;
+        f.shape = attention_shape(shape, in(3));
+        f.q = heads(in(0)), f.k = heads(in(1)), f.v = heads(in(2)), f.decay = heads(in(3));
+        p.a = heads(in(4)), p.b = heads(in(5)), p.w = heads(w);
+        f.first = address<const T>(in(6));
+        f.o = heads(o), f.last = address<T>(last), f.states = address<T>(states);
+        py::gil_scoped_release release;
+        auto job = [](const void* params, Team team) {
+            low_rank_kernels().of<T>().forward(*static_cast<const LowRank<T>*>(params), team);
+        };
+        run(p, job, [&](int threads) {
+            threads = useful(threads, f.shape, f.shape.sequences.count * f.shape.heads);
+            f.workspace = workspace.of(low_rank_kernels().of<T>().workspace(p, threads));
+            return threads;
+        });
+    });
+}
+
+// gradients: of q, k, v, decay, a, b and the first state, each None if it is not requested
+void low_rank_backward(const py::tuple& shape, const py::tuple& inputs, py::handle states, py::handle w, py::handle d_o,
+                       py::handle dlast, const py::tuple& gradients) {
+    auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };
+    auto out = [&](int i) { return py::handle(PyTuple_GET_ITEM(gradients.ptr(), i)); };
+    with_float(Array(states.ptr()).bits(), [&]<class T>() {
+        LowRankGradient<T> p;
+        Attention<T>& f = p.forward.attention;
+        f.shape = attention_shape(shape, in(3));
+        f.q = heads(in(0)), f.k = heads(in(1)), f.v = heads(in(2)), f.decay = heads(in(3));
+        p.forward.a = heads(in(4)), p.forward.b = heads(in(5)), p.forward.w = heads(w);
+        f.states = address<T>(states);
+        p.d_o = heads(d_o), p.dlast = address<const T>(dlast);
+        p.dq = heads(out(0)), p.dk = heads(out(1)), p.dv = heads(out(2)), p.ddecay = heads(out(3));
+        p.da = heads(out(4)), p.db = heads(out(5)), p.dfirst = address<T>(out(6));
+        py::gil_scoped_release release;
+        auto job = [](const void* params, Team team) {
+            low_rank_kernels().of<T>().gradient(*static_cast<const LowRankGradient<T>*>(params), team);
+        };
+        run(p, job, [&](int threads) {
+            threads = useful(threads, f.shape, f.shape.sequences.count * (f.shape.heads / f.shape.per_key));
+            p.workspace = workspace.of(low_rank_kernels().of<T>().gradient_workspace(p, threads));
+            return threads;
+        });
+    });
+}
+
 } // namespace
 
 void bind_attention(py::module_& m) {
     m.attr("attention_tile") = kAttentionTile;
     m.def("attention_forward", attention_forward);
     m.def("attention_backward", attention_backward);
+    m.def("low_rank_forward", low_rank_forward);
+    m.def("low_rank_backward", low_rank_backward);
 }
 
 } // namespace fastiter::ssm

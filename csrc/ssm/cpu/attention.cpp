@@ -161,9 +161,7 @@ private:
         q_.read(p_.q, head_ / s_.per_key, s_.K, at);
         k_.read(p_.k, head_ / s_.per_key, s_.K, at);
         v_.read(p_.v, head_, s_.V, at);
-        // Columns beyond V are computed, too, up to a whole block.
-        for (int64_t n = round_up(s_.V, lanes<T>); n < round_up(s_.V, kColumns<T>); n += lanes<T>)
-            for (int64_t t = 0; t < at.steps; ++t) store(v_.at(n, t), vec<T>{});
+        pad_columns(v_, s_.V, at.steps);
         scale_tile(q_, s_.K, at.steps, s_.scale);
         if (p_.decay.units.data) read_decay(s_, p_.decay, head_, at, decay_);
         if (!p_.bonus) return;

@@ -82,6 +82,12 @@ FASTITER_NOINLINE void scale_tile(const PanelTile<T>& tile, int64_t units, int64
         for (int64_t t = 0; t < steps; ++t) store(tile.at(n, t), load(tile.at(n, t)) * T(scale));
 }
 
+// Fills the columns beyond V, which are computed, too, up to a whole block.
+template <class T> FASTITER_NOINLINE void pad_columns(const PanelTile<T>& tile, int64_t V, int64_t steps) {
+    for (int64_t n = round_up(V, lanes<T>); n < round_up(V, kColumns<T>); n += lanes<T>)
+        for (int64_t t = 0; t < steps; ++t) store(tile.at(n, t), vec<T>{});
+}
+
 template <class T> FASTITER_INLINE T sum_of(vec<T> v) {
     T sum = v[0];
     for (int i = 1; i < lanes<T>; ++i) sum += v[i];
@@ -96,6 +102,36 @@ FASTITER_NOINLINE T bonus_product(const PanelTile<T>& q, const PanelTile<T>& k, 
     for (int64_t n = 0; n < K; n += lanes<T>)
         sum = fma(load(q.at(n, step)) * load_up_to(bonus + n, K - n), load(k.at(n, step)), sum);
     return sum_of<T>(sum);
+}
+
+// Writes a tile of a gradient to which the value heads of a group add one after the other; `sum` is scratch memory.
+template <class T>
+FASTITER_NOINLINE void add_to_group(const Heads& x, int64_t key_head, const PanelTile<T>& tile, const PanelTile<T>& sum,
+                                    int64_t K, const Place& at, bool is_first) {
+    if (!is_first) {
+        sum.read(x, key_head, K, at);
+        for (int64_t n = 0; n < K; n += lanes<T>)
+            for (int64_t t = 0; t < at.steps; ++t) store(tile.at(n, t), load(sum.at(n, t)) + load(tile.at(n, t)));
+    }
+    tile.write(x, key_head, K, at);
+}
+
+// The gradient of a decay that all rows share is the sum over K, in unit 0.
+template <class T> FASTITER_NOINLINE void add_rows(const PanelTile<T>& ddecay, int64_t K, int64_t steps) {
+    for (int64_t t = 0; t < steps; ++t) {
+        vec<T> sum = load(ddecay.at(0, t));
+        for (int64_t n = lanes<T>; n < K; n += lanes<T>) sum += load(ddecay.at(n, t));
+        store(ddecay.at(0, t), broadcast(sum_of<T>(sum)));
+    }
+}
+
+// Multiplies the gradient of a decay by it, where it is given as a logarithm.
+template <class T>
+FASTITER_NOINLINE void through_logarithm(const AttentionShape& s, const PanelTile<T>& decay, const PanelTile<T>& ddecay,
+                                         int64_t steps) {
+    if (!s.log_decay) return;
+    for (int64_t n = 0; n < decay_units(s); n += lanes<T>)
+        for (int64_t t = 0; t < steps; ++t) store(ddecay.at(n, t), load(ddecay.at(n, t)) * load(decay.at(n, t)));
 }
 
 // The states of a head with the columns in the lanes: blocks of kColumns columns, (block, K, kColumns), 0 beyond V

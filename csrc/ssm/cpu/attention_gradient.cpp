@@ -103,8 +103,7 @@ private:
             d_o_.read(p_.d_o, head_, s_.V, at);
         else
             d_o_.fill_zero(s_.V, at.steps);
-        for (int64_t n = round_up(s_.V, W); n < round_up(s_.V, kColumns<T>); n += W)
-            for (int64_t t = 0; t < at.steps; ++t) store(d_o_.at(n, t), vec<T>{});
+        pad_columns(d_o_, s_.V, at.steps);
         scale_tile(q_, s_.K, at.steps, s_.scale);
         if (f_.decay.units.data) read_decay(s_, f_.decay, head_, at, decay_);
         if (!f_.bonus) return;
@@ -245,38 +244,16 @@ private:
     void write(const Place& at, const uint8_t* reset) {
         const int64_t key_head = head_ / s_.per_key;
         if (p_.dv.units.data) dv_.write(p_.dv, head_, s_.V, at);
-        if (s_.decay == Decay::scalar && needs_rows()) add_lanes(at.steps);
+        if (s_.decay == Decay::scalar && needs_rows()) add_rows(ddecay_, s_.K, at.steps);
         if (f_.gates.given() && needs_rows()) write_gates(at, reset);
         if (p_.dq.units.data) {
             scale_tile(dq_, s_.K, at.steps, s_.scale);
-            add_to(p_.dq, key_head, dq_, at);
+            add_to_group(p_.dq, key_head, dq_, sum_, s_.K, at, is_first_);
         }
-        if (p_.dk.units.data) add_to(p_.dk, key_head, dk_, at);
+        if (p_.dk.units.data) add_to_group(p_.dk, key_head, dk_, sum_, s_.K, at, is_first_);
         if (!p_.ddecay.units.data) return;
-        if (s_.log_decay)
-            for (int64_t n = 0; n < decay_units(s_); n += W)
-                for (int64_t t = 0; t < at.steps; ++t)
-                    store(ddecay_.at(n, t), load(ddecay_.at(n, t)) * load(decay_.at(n, t)));
+        through_logarithm(s_, decay_, ddecay_, at.steps);
         ddecay_.write(p_.ddecay, head_, decay_units(s_), at);
-    }
-
-    // Writes a tile of a gradient to which the value heads of a group add.
-    void add_to(const Heads& x, int64_t key_head, const PanelTile<T>& tile, const Place& at) {
-        if (!is_first_) {
-            sum_.read(x, key_head, s_.K, at);
-            for (int64_t n = 0; n < s_.K; n += W)
-                for (int64_t t = 0; t < at.steps; ++t) store(tile.at(n, t), load(sum_.at(n, t)) + load(tile.at(n, t)));
-        }
-        tile.write(x, key_head, s_.K, at);
-    }
-
-    // The gradient of a decay that all rows share: the sum over K, into unit 0
-    void add_lanes(int64_t steps) {
-        for (int64_t t = 0; t < steps; ++t) {
-            vec<T> sum = load(ddecay_.at(0, t));
-            for (int64_t n = W; n < s_.K; n += W) sum += load(ddecay_.at(n, t));
-            store(ddecay_.at(0, t), broadcast(sum_of<T>(sum)));
-        }
     }
 
     void fetch(const Place& at) const {

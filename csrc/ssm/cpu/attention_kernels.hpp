@@ -69,6 +69,41 @@ template <class T> struct AttentionGradient {
     void* workspace = nullptr;
 };
 
+// S = decay S' + b w^T + k v^T with w = S'^T a, o = S^T q: a correction of rank one; a and b (row, time, head, unit) have the
+// heads of v. `w`, if given, is written by the forward pass and read by the backward pass. No bonus and no gates.
+template <class T> struct LowRank {
+    Attention<T> attention;
+    Heads a, b, w;
+};
+
+template <class T> struct LowRankGradient {
+    LowRank<T> forward; // o and last are not read
+    Heads d_o, dq, dk, dv, da, db, ddecay;
+    const T* dlast = nullptr;
+    T* dfirst = nullptr;
+    void* workspace = nullptr;
+};
+
+template <class T> struct LowRankTable {
+    size_t (*workspace)(const LowRank<T>&, int threads);
+    void (*forward)(const LowRank<T>&, Team);
+    size_t (*gradient_workspace)(const LowRankGradient<T>&, int threads);
+    void (*gradient)(const LowRankGradient<T>&, Team);
+};
+
+struct LowRankKernels {
+    LowRankTable<float> f32;
+    LowRankTable<double> f64;
+    template <class T> const LowRankTable<T>& of() const {
+        if constexpr (sizeof(T) == 4)
+            return f32;
+        else
+            return f64;
+    }
+};
+
+FASTITER_TABLE(LowRankKernels, low_rank_kernels)
+
 template <class T> struct AttentionTable {
     size_t (*workspace)(const Attention<T>&, int threads);
     void (*forward)(const Attention<T>&, Team);

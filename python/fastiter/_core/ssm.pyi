@@ -62,3 +62,20 @@ def attention_backward(
     of_gates: tuple[object, ...] | None,
     /,
 ) -> None: ...
+
+# inputs: q, k, v, decay, a, b, first
+def low_rank_forward(
+    shape: AttentionShape, inputs: Sequence, o: Strided, last: Address, states: Address, w: Strided, /
+) -> None: ...
+
+# inputs: q, k, v, decay, a, b; gradients: dq, dk, dv, ddecay, da, db, dfirst
+def low_rank_backward(
+    shape: AttentionShape,
+    inputs: Sequence,
+    states: Address,
+    w: Strided,
+    d_o: Strided,
+    dlast: Address,
+    gradients: Sequence,
+    /,
+) -> None: ...

@@ -5,9 +5,10 @@ from __future__ import annotations
 from .._public import publish
 from ._attention import linear_attention
 from ._functional import selective_scan, selective_state_update
+from ._low_rank import dplr_delta_rule
 from ._mlstm import mlstm
 from ._ssd import ssd
 
-__all__ = ["linear_attention", "mlstm", "selective_scan", "selective_state_update", "ssd"]
+__all__ = ["dplr_delta_rule", "linear_attention", "mlstm", "selective_scan", "selective_state_update", "ssd"]
 
 publish(globals())

@@ -126,9 +126,8 @@ def check_attention_dtypes(function: str, arrays: Mapping[str, Any], exact: Coll
             raise TypeError(f"{function}: {name} must have dtype {expected} to go with {head}, got {x.dtype}")
 
 
-def _decay_of(sizes: AttentionSizes, given: Mapping[str, Array | None]) -> tuple[Array | None, bool]:
+def decay_of(sizes: AttentionSizes, log_decay: Array | None, decay: Array | None) -> tuple[Array | None, bool]:
     """Return the decay at all steps, and whether it is a logarithm."""
-    log_decay, decay = given["log_decay"], given["decay"]
     found = decay if log_decay is None else log_decay
     if found is not None and found.ndim == 1:
         found = np.broadcast_to(found, (sizes.batch, sizes.time, sizes.heads))
@@ -141,7 +140,7 @@ def _cpu(
     q, k, v = (given[name] for name in ("q", "k", "v"))
     assert q is not None  # for the type checker, as is v
     assert v is not None
-    decay, is_log = _decay_of(sizes, given)
+    decay, is_log = decay_of(sizes, given["log_decay"], given["decay"])
     count = cut.count(sizes.batch)
     o, last = empty(v.shape, v.dtype), empty(sizes.states(count), computed(q))
     bonus, first = (None if x is None else np.ascontiguousarray(x) for x in (given["bonus"], initial))
@@ -162,7 +161,7 @@ def _reference(
     assert q is not None
     assert k is not None
     assert v is not None
-    decay, is_log = _decay_of(sizes, given)
+    decay, is_log = decay_of(sizes, given["log_decay"], given["decay"])
     dtype = computed(q)
     decay, bonus, first = (None if x is None else x.astype(dtype) for x in (decay, given["bonus"], initial))
     factors = decay if decay is None or not is_log else np.exp(decay)

@@ -50,6 +50,14 @@ def check_attention_shapes(function: str, shapes: Mapping[str, Shape]) -> Attent
     return sizes
 
 
+def check_correction_shapes(function: str, shapes: Mapping[str, Shape], sizes: AttentionSizes) -> None:
+    """Check the shapes of a and b of :func:`dplr_delta_rule`."""
+    expected = (sizes.batch, sizes.time, sizes.heads, sizes.keys)
+    for name in ("a", "b"):
+        if tuple(shapes[name]) != expected:
+            raise ValueError(f"{function}: {name} must have shape (B, T, N, K) = {expected}, got {tuple(shapes[name])}")
+
+
 def _check_decay(function: str, name: str, shape: Shape, sizes: AttentionSizes) -> None:
     batch, time, heads, _, keys, _ = sizes
     per_head = (batch, time, heads)

@@ -39,8 +39,12 @@ def linear_attention(
     *,
     initial_state: Array | None = None,
     cut: Cut | None = None,
+    correction: tuple[Array, Array] | None = None,
 ) -> tuple[Array, Array]:
-    """(o, last): S = decay S + k v^T, o = scale S^T q, or with a bonus o = scale (S' + diag(bonus) k v^T)^T q."""
+    """(o, last): S = decay S + k v^T, o = scale S^T q, or with a bonus o = scale (S' + diag(bonus) k v^T)^T q.
+
+    With a correction, a and b (B, T, N, K), the step also adds b (S'^T a)^T.
+    """
     (batch, time, heads, values), keys = v.shape, q.shape[3]
     cut = Cut() if cut is None else cut
     shape = (cut.count(batch), heads, keys, values)
@@ -53,6 +57,9 @@ def linear_attention(
                 S = np.zeros_like(S)
             x = _step(q, k, v, decay, row, t)
             written = x.k[:, :, None] * x.v[:, None]
+            if correction is not None:
+                a, b = (y[row, t] for y in correction)
+                written = written + b[:, :, None] * (S * a[:, :, None]).sum(1)[:, None]
             read = S + bonus[:, :, None] * written if bonus is not None else x.decay * S + written
             S = x.decay * S + written
             o[row, t] = scale * (read * x.q[:, :, None]).sum(1)

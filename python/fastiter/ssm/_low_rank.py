@@ -1,0 +1,159 @@
+"""The generalised delta rule on NumPy arrays: S = diag(decay) S' + b (S'^T a)^T + k v^T, o = scale S^T q."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._backend import Backends, choose
+from .._check import empty
+from ._arrays import Array, Cut, aligned, checked_cut, computed
+from ._attention import check_attention_dtypes, decay_of
+from ._attention_shapes import (
+    AttentionSizes,
+    check_attention_shapes,
+    check_attention_state,
+    check_correction_shapes,
+    check_one_decay,
+    checked_scale,
+)
+
+
+class _Call(NamedTuple):
+    """The checked arguments; the decay is at all steps."""
+
+    q: Array
+    k: Array
+    v: Array
+    decay: Array | None
+    a: Array
+    b: Array
+    initial_state: Array | None
+    is_log: bool
+    scale: float
+
+
+def dplr_delta_rule(
+    q: Array,
+    k: Array,
+    v: Array,
+    a: Array,
+    b: Array,
+    log_decay: Array | None = None,
+    *,
+    decay: Array | None = None,
+    scale: float = 1.0,
+    initial_state: Array | None = None,
+    reset: Array | None = None,
+    lengths: npt.ArrayLike | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
+    backend: str | None = None,
+) -> tuple[Array, Array]:
+    """S[t] = (diag(decay[t]) + b[t] a[t]^T) S[t-1] + k[t] v[t]^T, o[t] = scale S[t]^T q[t].
+
+    Linear attention whose transition is diagonal plus low rank (DPLR): what the state holds for a is moved to b. This
+    is RWKV-7's rule; with a = decay k and b = -beta k, and beta v as values, it is the delta rule with a decay for each
+    key (KDA), and with a decay for each head the gated delta rule.
+
+    Parameters
+    ----------
+    q, k : ndarray (B, T, H, K), float32, float64, float16 or bfloat16
+        Queries and keys, in any layout. 16 and 32 bits are computed in float32.
+    v : ndarray (B, T, N, V)
+        Values; N is a multiple of H, and head n uses q and k of head n // (N / H).
+    a, b : ndarray (B, T, N, K)
+        The factors of the correction; a reads the state before it decays.
+    log_decay, decay : ndarray (B, T, N), (B, T, N, K) or (N,), optional
+        As for :func:`linear_attention`.
+    scale : float
+        A factor of q.
+    initial_state : ndarray (B, N, K, V), float32 or float64, optional
+        State before the first step; zero by default.
+    reset : bool ndarray (B, T) or (T,), optional
+        True where the previous state counts as zero.
+    lengths : integers (B,), optional
+        Valid steps of each row, 0 to T; later steps are not computed and their o is 0.
+    cu_seqlens : integers (S + 1,), optional
+        S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1]. The states
+        are then (S, N, K, V).
+    backend : {"cpu", "reference"}, optional
+        "reference" runs the specification in plain NumPy.
+
+    Returns
+    -------
+    o : ndarray (B, T, N, V)
+        In the dtype of v.
+    last : ndarray (B, N, K, V), float32 or float64
+        State after the last valid step; given back as ``initial_state`` it continues the sequence exactly.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+    BackendError
+        If the backend cannot run.
+
+    References
+    ----------
+    Peng et al. (2025), RWKV-7; Kimi team (2025), Kimi linear.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter.ssm
+    >>> k = np.eye(2)[[0, 1, 0]].reshape(1, 3, 1, 2)  # the third step writes to the same place as the first
+    >>> v = np.array([5.0, 6.0, 7.0]).reshape(1, 3, 1, 1)
+    >>> fastiter.ssm.dplr_delta_rule(k, k, v, k, -k)[1].ravel().tolist()  # and replaces it
+    [7.0, 6.0]
+    """
+    function = "dplr_delta_rule"
+    run = choose(function, _BACKENDS, backend)
+    optional = {"log_decay": log_decay, "decay": decay, "initial_state": initial_state}
+    given: dict[str, Any] = {"q": q, "k": k, "v": v, "a": a, "b": b}
+    arrays = given | {name: x for name, x in optional.items() if x is not None}
+    check_attention_dtypes(function, arrays, ("initial_state",))
+    check_one_decay(function, log_decay, decay)
+    factor = checked_scale(function, scale)
+    shapes = {name: x.shape for name, x in arrays.items()}
+    sizes = check_attention_shapes(function, shapes)
+    check_correction_shapes(function, shapes, sizes)
+    cut = checked_cut(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "q")
+    if initial_state is not None:
+        count = cut.count(sizes.batch)
+        check_attention_state(function, initial_state.shape, count, sizes, cut.cu_seqlens is not None)
+    every, is_log = decay_of(sizes, log_decay, decay)
+    return run(sizes, _Call(q, k, v, every, a, b, initial_state, is_log, factor), cut)
+
+
+def _cpu(sizes: AttentionSizes, call: _Call, cut: Cut) -> tuple[Array, Array]:
+    count = cut.count(sizes.batch)
+    o, last = empty(call.v.shape, call.v.dtype), empty(sizes.states(count), computed(call.q))
+    first = None if call.initial_state is None else np.ascontiguousarray(call.initial_state)
+    work = (count, sizes.time, cut.lengths, cut.cu_seqlens, cut.reset)
+    numbers = (sizes.heads, sizes.heads // sizes.key_heads, sizes.keys, sizes.values)
+    inputs: tuple[Any, ...] = (*(aligned(x) for x in call[:6]), first)
+    _core.ssm.low_rank_forward((work, *numbers, call.scale, call.is_log), inputs, o, last, None, None)
+    return o, last
+
+
+def _reference(sizes: AttentionSizes, call: _Call, cut: Cut) -> tuple[Array, Array]:
+    from . import reference, reference_attention
+
+    dtype = computed(call.q)
+    q, k, v, decay, a, b, first = (None if x is None else x.astype(dtype) for x in call[:7])
+    assert q is not None  # for the type checker
+    assert k is not None
+    assert v is not None
+    assert a is not None
+    assert b is not None
+    factors = decay if decay is None or not call.is_log else np.exp(decay)
+    cuts = reference.Cut(cut.reset, cut.lengths, cut.cu_seqlens)
+    o, last = reference_attention.linear_attention(
+        q, k, v, factors, None, call.scale, initial_state=first, cut=cuts, correction=(a, b)
+    )
+    return o.astype(call.v.dtype), last
+
+
+_BACKENDS: Backends[tuple[Array, Array]] = {"cpu": _cpu, "reference": _reference}

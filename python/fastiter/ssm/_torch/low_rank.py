@@ -1,0 +1,132 @@
+"""The generalised delta rule on tensors, differentiable: S = diag(decay) S' + b (S'^T a)^T + k v^T, o = scale S^T q."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import has_torch_function
+
+from ..._torch.autograd import differentiable_once
+from ..._torch.ops import grad_enabled, transformed
+from ..._torch.overrides import dispatched
+from .._attention_shapes import (
+    check_attention_shapes,
+    check_attention_state,
+    check_correction_shapes,
+    check_one_decay,
+    checked_scale,
+)
+from .checks import Integers, check_tensors, checked_cut
+from .ops import computed
+from .ops_low_rank import LowRankBackward, LowRankForward, low_rank_bwd, low_rank_fwd
+
+
+def dplr_delta_rule(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    log_decay: Tensor | None = None,
+    *,
+    decay: Tensor | None = None,
+    scale: float = 1.0,
+    initial_state: Tensor | None = None,
+    reset: Tensor | None = None,
+    lengths: Integers | None = None,
+    cu_seqlens: Integers | None = None,
+) -> tuple[Tensor, Tensor]:
+    """S[t] = (diag(decay[t]) + b[t] a[t]^T) S[t-1] + k[t] v[t]^T, o[t] = scale S[t]^T q[t], on tensors.
+
+    Arguments, shapes and errors are those of :func:`fastiter.ssm.dplr_delta_rule`, but initial_state may have any of
+    the dtypes and is converted. Differentiable in every tensor of floats, with gradients from the output and from the
+    last state, once: second derivatives are refused.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> q, k, v = torch.randn(3, 1, 20, 2, 8).unbind()  # one row of 20 steps, 2 heads of width 8
+    >>> k = torch.nn.functional.normalize(k, dim=-1)
+    >>> o, last = fastiter.torch.ssm.dplr_delta_rule(q, k, v, k, -k)  # the delta rule with beta 1
+    >>> torch.allclose(o, fastiter.torch.delta_scan(q, k, v, torch.ones(1, 20, 2))[0], atol=1e-5)
+    True
+    """
+    function = "dplr_delta_rule"
+    given = (q, k, v, a, b, log_decay)
+    options: dict[str, Any] = {"decay": decay, "initial_state": initial_state, "reset": reset}
+    cuts: dict[str, Any] = {"lengths": lengths, "cu_seqlens": cu_seqlens}
+    if has_torch_function((*given, *options.values(), *cuts.values())):
+        result: tuple[Tensor, Tensor] = dispatched(dplr_delta_rule, *given, scale=scale, **options, **cuts)
+        return result
+    required = ("q", "k", "v", "a", "b")
+    named: dict[str, Any] = dict(zip((*required, "log_decay"), given, strict=True))
+    named |= {"decay": decay, "initial_state": initial_state}
+    tensors = {name: x for name, x in named.items() if x is not None or name in required}
+    check_tensors(function, tensors, "q")
+    check_one_decay(function, log_decay, decay)
+    factor = checked_scale(function, scale)
+    shapes = {name: x.shape for name, x in tensors.items()}
+    sizes = check_attention_shapes(function, shapes)
+    check_correction_shapes(function, shapes, sizes)
+    cut = checked_cut(function, q, (sizes.batch, sizes.time), reset, lengths, cu_seqlens)
+    if initial_state is not None:
+        sequences = sizes.batch if cut[2] is None else cut[2].shape[0] - 1
+        check_attention_state(function, initial_state.shape, sequences, sizes, cut[2] is not None)
+        initial_state = initial_state.to(computed(q.dtype))
+    found = decay if log_decay is None else log_decay
+    if found is not None and found.dim() == 1:
+        found = found.expand(sizes.batch, sizes.time, sizes.heads)
+    every = (q, k, v, found, a, b, initial_state)
+    rest = (log_decay is not None, factor, *cut)
+    needs_grad = grad_enabled() and any(x is not None and x.requires_grad for x in every)
+    # In forward mode the autograd function is called because it raises.
+    if needs_grad or transformed() or forward_ad._current_level >= 0:
+        o, last = _DplrDeltaRule.apply(*every, *rest)[:2]
+    else:
+        arguments: tuple[Any, ...] = (*every, *rest, False)
+        o, last = low_rank_fwd(LowRankForward(*arguments))
+    return o, last
+
+
+class _DplrDeltaRule(torch.autograd.Function):
+    """Map the arguments to (o, last state, w, saved states); the backward pass reads the last two."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        decay: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        initial_state: Tensor | None,
+        is_log: bool,
+        scale: float,
+        *cut: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        arguments: tuple[Any, ...] = (q, k, v, decay, a, b, initial_state, is_log, scale, *cut, True)
+        return tuple(low_rank_fwd(LowRankForward(*arguments)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.is_log, ctx.scale = inputs[7:9]
+        ctx.save_for_backward(*inputs[:6], *output[2:], *inputs[9:])
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, d_o: Tensor | None, dlast: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if d_o is None and dlast is None:
+            return (None,) * 12
+        saved: tuple[Any, ...] = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:7]
+        requested = sum(1 << i for i, need in enumerate(needs) if need)
+        arguments = (*saved[:8], d_o, dlast, ctx.is_log, ctx.scale, *saved[8:], requested)
+        found = iter(low_rank_bwd(LowRankBackward(*arguments)))
+        return (*[next(found) if need else None for need in needs], None, None, None, None, None)

@@ -1,0 +1,127 @@
+"""The private ops of the generalised delta rule: their calls, and their CPU implementations, which call the kernels."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ... import _core
+from ..._torch.op import Op
+from ..._torch.ops import empty
+from .._shapes import saved_tiles
+from .ops import checked_sequences, computed, contiguous_or_none, count_of, like_heads, plain
+
+
+class LowRankForward(NamedTuple):
+    """A call of the forward op, which returns o, the last state and, with ``save``, w and the states before each tile.
+
+    The decay is (B, T, N) or (B, T, N, K); the states and w have the dtype of the arithmetic.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    decay: Tensor | None
+    a: Tensor
+    b: Tensor
+    initial_state: Tensor | None
+    is_log: bool
+    scale: float
+    reset: Tensor | None
+    lengths: Tensor | None
+    cu_seqlens: Tensor | None
+    save: bool
+
+
+class LowRankBackward(NamedTuple):
+    """A call of the backward op, which returns the requested gradients in the order of the arguments.
+
+    Bit i of ``requested`` is that of argument i of the forward op, from q to initial_state.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    decay: Tensor | None
+    a: Tensor
+    b: Tensor
+    w: Tensor
+    states: Tensor
+    d_o: Tensor | None
+    dlast: Tensor | None
+    is_log: bool
+    scale: float
+    reset: Tensor | None
+    lengths: Tensor | None
+    cu_seqlens: Tensor | None
+    requested: int
+
+
+def _shape(call: Any) -> tuple[Any, ...]:
+    """Return the kernels' description of the work."""
+    (batch, time, heads, values), (key_heads, keys) = call.v.shape, call.q.shape[2:]
+    sequences = checked_sequences("dplr_delta_rule", call, batch, time)
+    return sequences, heads, heads // key_heads, keys, values, float(call.scale), call.is_log
+
+
+def _state_shape(call: Any) -> tuple[int, int, int]:
+    heads, values = call.v.shape[2:]
+    return heads, call.q.shape[3], values
+
+
+def _forward_outputs(call: LowRankForward) -> list[Tensor]:
+    """Allocate o, the last state, w and the saved states."""
+    batch, time = call.q.shape[:2]
+    count, dtype = count_of(call, batch), computed(call.v.dtype)
+    last = call.v.new_empty((count, *_state_shape(call)), dtype=dtype)
+    outputs = [like_heads(call.v, call.v.shape, call.v.dtype), last]
+    if call.save:
+        tiles = saved_tiles(_core.ssm.attention_tile, count, time, call.cu_seqlens is not None)
+        outputs += [empty(call.v, call.v.shape, dtype=dtype), empty(call.v, (tiles, *_state_shape(call)), dtype=dtype)]
+    return outputs
+
+
+def _forward(call: LowRankForward) -> list[Tensor]:
+    o, last, *saved = outputs = _forward_outputs(call)
+    w, states = saved or (None, None)
+    inputs = (*(plain(x) for x in call[:6]), contiguous_or_none(call.initial_state))
+    _core.ssm.low_rank_forward(_shape(call), inputs, o, last, states, w)
+    return outputs
+
+
+def _gradients(call: LowRankBackward) -> list[Tensor | None]:
+    """Allocate the requested gradients as the kernel writes them: of shared q and k in the dtype of the arithmetic."""
+    dtype, shared = computed(call.v.dtype), call.v.shape[2] != call.q.shape[2]
+    found: list[Tensor | None] = [
+        like_heads(call.v, x.shape, dtype if shared and place < 2 else x.dtype)
+        if call.requested >> place & 1 and x is not None
+        else None
+        for place, x in enumerate(call[:6])
+    ]
+    first = (count_of(call, call.q.shape[0]), *_state_shape(call))
+    found.append(call.v.new_empty(first, dtype=dtype) if call.requested >> 6 & 1 else None)
+    return found
+
+
+def _as_arguments(call: LowRankBackward, found: list[Tensor | None]) -> list[Tensor]:
+    """Return the gradients that exist with the dtypes of their arguments."""
+    both = (None if x is None else x.to(call.q.dtype) for x in found[:2])
+    return [x for x in (*both, *found[2:]) if x is not None]
+
+
+def _backward_outputs(call: LowRankBackward) -> list[Tensor]:
+    return _as_arguments(call, _gradients(call))
+
+
+def _backward(call: LowRankBackward) -> list[Tensor]:
+    found = _gradients(call)
+    signals = tuple([plain(x) for x in call[:6]])
+    states, dlast = contiguous_or_none(call.states), contiguous_or_none(call.dlast)
+    saved = (states, plain(call.w), plain(call.d_o), dlast)
+    _core.ssm.low_rank_backward(_shape(call), signals, *saved, tuple(found))
+    return _as_arguments(call, found)
+
+
+low_rank_fwd = Op("_low_rank_fwd", LowRankForward, _forward, _forward_outputs)
+low_rank_bwd = Op("_low_rank_bwd", LowRankBackward, _backward, _backward_outputs)
