@@ -12,8 +12,9 @@ from ..attention import linear_attention
 from ..ops import computed
 
 #: Options that say how fla's kernels run, and change no result
-_IGNORED = {
+IGNORED = {
     *("cu_seqlens_cpu", "chunk_indices", "chunk_size", "safe_gate", "disable_recompute", "use_graph", "max_num_seqs"),
+    "lower_bound",  # with safe_gate, what the decays are known to be above
 }
 #: Options that are taken with this value only
 _FIXED = {"cp_context": None, "head_first": False, "return_intermediate_states": False, "gv": None}
@@ -26,7 +27,7 @@ def check_rest(function: str, options: Mapping[str, Any]) -> None:
             if value is not _FIXED[name]:
                 expected = f"{_FIXED[name]}, as there is no kernel for more"
                 raise ValueError(f"{function}: {name} must be {expected}, got {value!r}")
-        elif name not in _IGNORED:
+        elif name not in IGNORED:
             raise TypeError(f"{function}: options must be those of fla, got an unexpected keyword argument {name!r}")
 
 

@@ -1,0 +1,228 @@
+"""The delta rule with a decay for each key, and RWKV-7, with the signatures of flash-linear-attention (fla)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from ..low_rank import dplr_delta_rule
+from ..ops import computed
+from .fla_common import FlaState, check_rest, l2norm
+
+State = Tensor | None
+
+
+class _KdaGates(NamedTuple):
+    """How beta and the decay of each key come from the arguments."""
+
+    use_gate: bool
+    A_log: Tensor | None
+    dt_bias: Tensor | None
+    beta_sigmoid: bool
+    allow_neg_eigval: bool
+    lower_bound: float | None
+
+    def beta(self, beta: Tensor) -> Tensor:
+        wide = beta.to(computed(beta.dtype))
+        if not self.beta_sigmoid:
+            return wide
+        return 2 * wide.sigmoid() if self.allow_neg_eigval else wide.sigmoid()
+
+    def log_decay(self, function: str, g: Tensor) -> Tensor:
+        wide = g.to(computed(g.dtype))
+        if not self.use_gate:
+            return wide
+        if self.A_log is None and self.lower_bound is None:
+            raise ValueError(f"{function}: A_log must be a tensor where use_gate_in_kernel is True, got None")
+        raw = wide if self.dt_bias is None else wide + self.dt_bias.to(wide.dtype).view(wide.shape[-2:])
+        rate = 1.0 if self.A_log is None else self.A_log.to(wide.dtype).exp().view(-1, 1)
+        if self.lower_bound is not None:
+            return self.lower_bound * torch.sigmoid(rate * raw)
+        return -rate * softplus(raw)
+
+
+def _kda(
+    function: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    gates: _KdaGates,
+    state: FlaState,
+    *,
+    scale: float | None,
+    normalize: bool,
+) -> tuple[Tensor, State]:
+    """S = R + beta k (v - R^T k)^T with R = D S is S = D S - (beta k) (S^T (D k))^T + k (beta v)^T."""
+    dtype = v.dtype
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if normalize:
+        q, k = l2norm(q), l2norm(k)
+    log_decay, strength = gates.log_decay(function, g), gates.beta(beta)[..., None]
+    shared = v.shape[2] // k.shape[2]
+    keys = k.to(log_decay.dtype)
+    keys = keys.repeat_interleave(shared, 2) if shared > 1 else keys
+    correction = (log_decay.exp() * keys, -strength * keys)
+    options: dict[str, Any] = {"initial_state": state.first(), "cu_seqlens": state.cu_seqlens, "scale": scale}
+    o, last = dplr_delta_rule(q, k, strength * v, *correction, log_decay, **options)
+    return o.to(dtype), state.last(last)
+
+
+def chunk_kda(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    scale: float | None = None,
+    initial_state: State = None,
+    output_final_state: bool = False,
+    use_qk_l2norm_in_kernel: bool = False,
+    use_gate_in_kernel: bool = False,
+    use_beta_sigmoid_in_kernel: bool = False,
+    allow_neg_eigval: bool = False,
+    safe_gate: bool = False,
+    lower_bound: float | None = None,
+    disable_recompute: bool = False,
+    return_intermediate_states: bool = False,
+    state_v_first: bool = False,
+    cu_seqlens: Tensor | None = None,
+    *,
+    A_log: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    **rest: Any,
+) -> tuple[Tensor, State]:
+    """R = diag(e^g) S, S = R + beta k (v - R^T k)^T, o = S^T q; see fla's function of this name."""
+    function = "chunk_kda"
+    check_rest(function, {"return_intermediate_states": return_intermediate_states, **rest})
+    beta_options = (use_beta_sigmoid_in_kernel, allow_neg_eigval)
+    gates = _KdaGates(use_gate_in_kernel, A_log, dt_bias, *beta_options, lower_bound)
+    state = FlaState(function, initial_state, output_final_state, cu_seqlens, state_v_first=state_v_first)
+    return _kda(function, q, k, v, g, beta, gates, state, scale=scale, normalize=use_qk_l2norm_in_kernel)
+
+
+def fused_recurrent_kda(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    A_log: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    scale: float | None = None,
+    initial_state: State = None,
+    output_final_state: bool = False,
+    use_qk_l2norm_in_kernel: bool = False,
+    use_gate_in_kernel: bool = False,
+    use_beta_sigmoid_in_kernel: bool = False,
+    allow_neg_eigval: bool = False,
+    lower_bound: float | None = None,
+    state_v_first: bool = False,
+    cu_seqlens: Tensor | None = None,
+    **rest: Any,
+) -> tuple[Tensor, State]:
+    """R = diag(e^g) S, S = R + beta k (v - R^T k)^T, o = S^T q; see fla's function of this name."""
+    function = "fused_recurrent_kda"
+    check_rest(function, rest)
+    beta_options = (use_beta_sigmoid_in_kernel, allow_neg_eigval)
+    gates = _KdaGates(use_gate_in_kernel, A_log, dt_bias, *beta_options, lower_bound)
+    state = FlaState(function, initial_state, output_final_state, cu_seqlens, state_v_first=state_v_first)
+    return _kda(function, q, k, v, g, beta, gates, state, scale=scale, normalize=use_qk_l2norm_in_kernel)
+
+
+def _dplr(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    gk: Tensor,
+    scale: float | None,
+    state: FlaState,
+) -> tuple[Tensor, State]:
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    q_in, k, v, a, b, gk = (state.in_order(x) for x in (q, k, v, a, b, gk))
+    options: dict[str, Any] = {"initial_state": state.first(), "cu_seqlens": state.cu_seqlens, "scale": scale}
+    o, last = dplr_delta_rule(q_in, k, v, a, b, gk, **options)
+    return state.in_order(o).to(q.dtype), state.last(last)
+
+
+def chunk_dplr_delta_rule(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    gk: Tensor,
+    scale: float | None = None,
+    initial_state: State = None,
+    output_final_state: bool = False,
+    cu_seqlens: Tensor | None = None,
+    **rest: Any,
+) -> tuple[Tensor, State]:
+    """S = diag(e^gk) S + b (S^T a)^T + k v^T, o = S^T q; see fla's function of this name."""
+    check_rest("chunk_dplr_delta_rule", rest)
+    state = FlaState("chunk_dplr_delta_rule", initial_state, output_final_state, cu_seqlens)
+    return _dplr(q, k, v, a, b, gk, scale, state)
+
+
+def fused_recurrent_dplr_delta_rule(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    gk: Tensor,
+    scale: float | None = None,
+    initial_state: State = None,
+    output_final_state: bool = False,
+    reverse: bool = False,
+    cu_seqlens: Tensor | None = None,
+    **rest: Any,
+) -> tuple[Tensor, State]:
+    """S = diag(e^gk) S + b (S^T a)^T + k v^T, o = S^T q; see fla's function of this name."""
+    function = "fused_recurrent_dplr_delta_rule"
+    check_rest(function, rest)
+    state = FlaState(function, initial_state, output_final_state, cu_seqlens, reverse=reverse)
+    return _dplr(q, k, v, a, b, gk, scale, state)
+
+
+def chunk_rwkv7(
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    scale: float | None = 1.0,
+    initial_state: State = None,
+    output_final_state: bool = False,
+    cu_seqlens: Tensor | None = None,
+    **rest: Any,
+) -> tuple[Tensor, State]:
+    """S = diag(e^w) S + b (S^T a)^T + k v^T, o = S^T r; see fla's function of this name."""
+    check_rest("chunk_rwkv7", rest)
+    return _dplr(r, k, v, a, b, w, scale, FlaState("chunk_rwkv7", initial_state, output_final_state, cu_seqlens))
+
+
+def fused_recurrent_rwkv7(
+    r: Tensor,
+    w: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    scale: float | None = None,
+    initial_state: State = None,
+    output_final_state: bool = True,
+    cu_seqlens: Tensor | None = None,
+    **rest: Any,
+) -> tuple[Tensor, State]:
+    """S = diag(e^w) S + b (S^T a)^T + k v^T, o = S^T r; see fla's function of this name."""
+    check_rest("fused_recurrent_rwkv7", rest)
+    state = FlaState("fused_recurrent_rwkv7", initial_state, output_final_state, cu_seqlens)
+    return _dplr(r, k, v, a, b, w, scale, state)
