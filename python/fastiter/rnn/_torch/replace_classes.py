@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from weakref import WeakValueDictionary
 
 from torch import nn
 
+from ..._torch.derived_class import derive
 from .nn.checks import OPTIONS
 from .nn.modules import GRU, LSTM, RNN
 from .replace_slstm import forward_of_cell
@@ -28,32 +29,9 @@ def derived(of: type[nn.Module]) -> type[nn.Module]:
     if made is not None:
         return made
     ours = next((OURS[base] for base in of.__mro__ if base in OURS), None)
-    names = {name: getattr(of, name) for name in ("__module__", "__qualname__", "__doc__")}
-    names |= {"_in_place_of": of, "__reduce_ex__": _reduce_ex}
-    bases: tuple[type, ...] = (of,) if ours is None else (of, ours)
-    if ours is None:
-        names["forward"] = forward_of_cell
-    made = types.new_class(of.__name__, bases, {}, lambda namespace: namespace.update(names))
+    made = derive(of, () if ours is None else (ours,), {"forward": forward_of_cell} if ours is None else {}, derived)
     _MADE[of] = made
     return made
-
-
-def _reduce_ex(self: Any, protocol: Any) -> Any:
-    """Pickle and copy under the name of the original class, as the derived class cannot be found by its name."""
-    own = type(self)
-    of = next(vars(base)["_in_place_of"] for base in own.__mro__ if "_in_place_of" in vars(base))
-    made = of.__reduce_ex__(self, protocol)
-    if "_in_place_of" not in vars(own) or not isinstance(made, tuple):
-        return made
-    make, arguments, *state = made
-    return _made_again, (make, *(of if x is own else x for x in arguments)), *state
-
-
-def _made_again(make: Callable[..., nn.Module], *arguments: Any) -> nn.Module:
-    """Unpickle an object, and give it the derived class."""
-    module = make(*arguments)
-    module.__class__ = derived(type(module))
-    return module
 
 
 def replaced_by(plain: type[nn.Module]) -> type[nn.Module] | None:

@@ -1,0 +1,40 @@
+"""Classes derived from users' module classes at run time, whose objects pickle and copy under the original's name."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+Class = type[nn.Module]
+
+
+def derive(of: Class, bases: tuple[type, ...], names: Mapping[str, Any], again: Callable[[Class], Class]) -> Class:
+    """Return a class with the name of `of`, its first base, further bases and the given attributes.
+
+    As the class cannot be found by its name, its objects are pickled as objects of `of`, and `again`, a function that a
+    module defines, returns the class for them where they are loaded.
+    """
+    common = {name: getattr(of, name) for name in ("__module__", "__qualname__", "__doc__")}
+    common |= {"_in_place_of": of, "_again": staticmethod(again), "__reduce_ex__": _reduce_ex, **names}
+    return types.new_class(of.__name__, (of, *bases), {}, lambda namespace: namespace.update(common))
+
+
+def _reduce_ex(self: Any, protocol: Any) -> Any:
+    own = type(self)
+    made_by = next(vars(base) for base in own.__mro__ if "_in_place_of" in vars(base))
+    of = made_by["_in_place_of"]
+    made = of.__reduce_ex__(self, protocol)
+    if "_in_place_of" not in vars(own) or not isinstance(made, tuple):
+        return made
+    make, arguments, *state = made
+    return _made_again, (made_by["_again"].__func__, make, *(of if x is own else x for x in arguments)), *state
+
+
+def _made_again(again: Callable[[Class], Class], make: Callable[..., nn.Module], *arguments: Any) -> nn.Module:
+    """Unpickle an object, and give it the derived class."""
+    module = make(*arguments)
+    module.__class__ = again(type(module))
+    return module
