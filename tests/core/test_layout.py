@@ -21,7 +21,13 @@ LONGEST_FILE = 420
 #: The most files in one folder; tests, which have one file per topic and layer, may have more
 FULLEST, FULLEST_TESTS = 27, 42
 #: Families that use another family: each new pair is a decision, not an accident
-PYTHON_EDGES = {"ssm": {"scan", "delta"}, "newton": {"scan", "rnn"}, "quant": {"rnn"}, "rnn": {"tune"}}
+PYTHON_EDGES = {
+    "accelerate": {"delta", "rnn", "scan", "ssm"},
+    "newton": {"scan", "rnn"},
+    "quant": {"rnn"},
+    "rnn": {"tune"},
+    "ssm": {"delta", "scan"},
+}
 CPP_EDGES = {"rnn": {"dense"}, "newton": {"rnn"}}
 #: Files that import modules by names in strings: functions for CuPy arrays, families on first access, modules by their
 #: former names, GPU kernels
@@ -30,7 +36,7 @@ IMPORT_BY_NAME = {
     "fastiter/_torch/launch.py",
 }
 #: Without kernels of its own
-WITHOUT_KERNELS = {"tune"}
+WITHOUT_KERNELS = {"accelerate", "tune"}
 
 FAMILIES = {path.name for path in (PACKAGE / "fastiter").iterdir() if (path / "_torch").is_dir()} | WITHOUT_KERNELS
 CPP_FAMILIES = {path.name for path in (ROOT / "csrc").iterdir() if (path / "cpu").is_dir()} - {"core"}

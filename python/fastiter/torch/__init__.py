@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .._public import publish
+from ..accelerate._torch.accelerate import Accelerated, accelerate, restore
 from ..delta._torch.functional import delta_scan
 from ..newton._torch.functional import paragru, paralstm, paraslstm
 from ..newton._torch.solve.functional import solve_recurrence
@@ -14,14 +15,16 @@ from ..rnn._torch.functional import elman, gru, lstm, slstm
 from ..scan._torch.functional import block_scan, linear_scan
 from . import compat, onnx, quant, ssm
 from .flashrnn import FlashRNNConfig, flashrnn
-from .replace import Replaced, Restored, replace, restore
+from .replace import Replaced, Restored, replace
 
 __all__ = [
+    "Accelerated",
     "Chebyshev",
     "FlashRNNConfig",
     "Relaxation",
     "Replaced",
     "Restored",
+    "accelerate",
     "block_scan",
     "compat",
     "delta_scan",

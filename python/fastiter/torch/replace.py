@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from ..rnn._torch.replace import Replaced, Restored, replace, restore
+from ..accelerate._torch.accelerate import restore
+from ..rnn._torch.replace import Replaced, Restored, replace
 
 __all__ = ["Replaced", "Restored", "replace", "restore"]

@@ -1,0 +1,1 @@
+"""Existing PyTorch models on fastiter's kernels: :func:`fastiter.torch.accelerate`."""

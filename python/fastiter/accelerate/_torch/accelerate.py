@@ -1,0 +1,197 @@
+"""Existing models on fastiter's kernels: finds the recurrences in them, and restores them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar, overload
+
+from torch import nn
+
+from ..._check import check_flag, type_name
+from ...rnn._torch import replace as rnn_layers
+from ...rnn._torch.nn.torch_layer import plain_class, set_class
+from ...rnn._torch.replace import Restored
+from .classes import (
+    Plan,
+    derived,
+    is_accelerated,
+    original_of,
+    plan_for,
+    reason_against_instance,
+    rebind_hooks,
+)
+from .functions import on_cpu
+
+__all__ = ["Accelerated", "accelerate", "restore"]
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass
+class Accelerated:
+    """Report of :func:`accelerate`: what computes what by modules' names, and why other modules are as they were."""
+
+    accelerated: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"accelerated {name or 'the model itself'}: {what}" for name, what in self.accelerated.items()]
+        lines += [f"left {name or 'the model itself'}: {why}" for name, why in self.left.items()]
+        return "\n".join(lines) or "nothing to accelerate"
+
+
+@overload
+def accelerate(model: Model, *, verbose: bool = ..., return_report: Literal[False] = ...) -> Model: ...
+@overload
+def accelerate(model: Model, *, verbose: bool = ..., return_report: Literal[True]) -> tuple[Model, Accelerated]: ...
+def accelerate(
+    model: Model, *, verbose: bool = False, return_report: bool = False
+) -> Model | tuple[Model, Accelerated]:
+    """Run the recurrences of an existing model on fastiter's kernels, in place, and return the model.
+
+    Modules stay the same objects with their parameters, hooks, training mode and state_dict, and give the same results
+    to rounding, gradients included. Only their class changes, to one derived from it in which some functions are
+    fastiter's; other models do not change. Copies and files of a model stay accelerated. :func:`restore` undoes it.
+
+    It takes torch.nn.LSTM, GRU and RNN and the sLSTM cells of xlstm and tirex, by :func:`replace`; in models of
+    transformers, the selective scans of Mamba, FalconMamba, Jamba and Zamba, the gated delta rule of Qwen3-Next,
+    Qwen3.5 and OlmoHybrid, and the linear recurrence of RecurrentGemma; and the blocks of mambapy. These are recognised
+    by functions, not by classes: a module whose methods use one of them is accelerated if the parameters of the
+    function are those that are known, and a trial on a few numbers gives the same results.
+
+    On tensors that are not on the CPU, for packed sequences, and in steps with a cache where a gradient is needed, an
+    accelerated model runs its own functions.
+
+    Parameters
+    ----------
+    model : Module
+        Any module; it may be such a layer itself.
+    verbose : bool
+        Print the report.
+    return_report : bool
+        Return the report too.
+
+    Returns
+    -------
+    model : Module
+        The same object.
+    report : Accelerated
+        Only with ``return_report``: `accelerated`, what computes what by modules' names; `left`, recurrences that are
+        as they were, with the reason; and a string of both.
+
+    Raises
+    ------
+    TypeError
+        If the model is no Module, or an option no bool.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch import accelerate, restore
+    >>> model = torch.nn.Sequential(torch.nn.GRU(5, 8))
+    >>> model = accelerate(model, verbose=True)
+    accelerated 0: GRU(5, 8) by fastiter.torch.nn.GRU
+    >>> restore(model)
+    ['0']
+    """
+    _check("accelerate", model)
+    check_flag("accelerate", "verbose", verbose)
+    check_flag("accelerate", "return_report", return_report)
+    layers = rnn_layers.replace(model)
+    report = Accelerated(left=layers.left)
+    for name, what in layers.replaced.items():
+        report.accelerated[name] = f"{what} by fastiter.torch.nn.{what.partition('(')[0]}"
+    plans: dict[type[nn.Module], Plan | None] = {}
+    for name, module in model.named_modules():
+        plain = plain_class(module)
+        if is_accelerated(module) or plain.__module__.startswith(("torch.", "fastiter.")):
+            continue
+        if plain not in plans:
+            plans[plain] = plan_for(plain)
+        plan = plans[plain]
+        if plan is not None:
+            _follow(plan, name, module, report)
+    if verbose:
+        print(report)
+    return (model, report) if return_report else model
+
+
+def _follow(plan: Plan, name: str, module: nn.Module, report: Accelerated) -> None:
+    """Give a module the class of the plan, or report why not."""
+    plain = plain_class(module)
+    why = plan.why or reason_against_instance(module, plain) or _reason_against_parameters(module)
+    if why is None:
+        try:
+            made = derived(plain, plan)
+        except Exception as error:  # whatever its __init_subclass__ or metaclass raises
+            why = f"no class can be derived from {plain.__module__}.{plain.__qualname__}: {error}"
+    if why is not None:
+        report.left[name] = why
+        return
+    set_class(module, made)
+    rebind_hooks(module, plain, made)
+    functions = ", ".join(f"{theirs} by {ours}" for theirs, ours in plan.swapped.items())
+    report.accelerated[name] = f"{made.__name__}, {functions}"
+
+
+def _reason_against_parameters(module: nn.Module) -> str | None:
+    for name, p in module.named_parameters():
+        if not on_cpu(p):
+            return f"its {name} is on {p.device}"
+    return None
+
+
+def restore(model: nn.Module, *, built: bool = False) -> Restored:
+    """Undo :func:`accelerate` and :func:`replace`, in place, and return the names of the modules that were restored.
+
+    Modules get their original classes back. Parametrisations, hooks and weights that were changed in between stay as
+    they are now. Options that torch's classes lack, such as a clip_state that was set in between, have no effect in
+    them.
+
+    Not restored, with a reason in the result's `left`: modules whose class was changed since, by hand or by a library
+    that puts its own class before ours, such as FSDP2's fully_shard.
+
+    Parameters
+    ----------
+    model : Module
+        Any module; it may be such a layer itself.
+    built : bool
+        Also turn layers that were built as fastiter's into torch's, for torch's tools that support no other classes,
+        such as torch.jit.script and torch.ao.quantization. Layers with options that torch's lack are left.
+
+    Returns
+    -------
+    Restored
+        A list of names, with `left`.
+
+    Raises
+    ------
+    TypeError
+        If the model is no Module.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import fastiter.torch
+    >>> model = torch.nn.Sequential(fastiter.torch.nn.GRU(5, 8))
+    >>> fastiter.torch.restore(model), fastiter.torch.restore(model, built=True)
+    ([], ['0'])
+    """
+    restored = rnn_layers.restore(model, built=built)
+    for name, module in model.named_modules():
+        if not is_accelerated(module):
+            continue
+        plain = plain_class(module)
+        before = original_of(plain)
+        if before is None:
+            restored.left[name] = f"its class was changed after accelerate, to {type_name(module)}"
+            continue
+        set_class(module, before)
+        rebind_hooks(module, plain, before)
+        restored.append(name)
+    return restored
+
+
+def _check(function: str, model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{function}: model must be a torch.nn.Module, got {type_name(model)}")

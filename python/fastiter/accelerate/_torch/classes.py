@@ -1,0 +1,107 @@
+"""Classes derived from those of models, in which our functions stand for theirs."""
+
+from __future__ import annotations
+
+import types
+import warnings
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
+
+from torch import nn
+
+from ..._torch.derived_class import derive
+from . import rules
+from .rebind import globals_of, methods_of, rebound
+
+Class = type[nn.Module]
+_MADE: WeakValueDictionary[Class, Class] = WeakValueDictionary()
+_SWAPPED = "_accelerated_by_fastiter"  # on the class: what by what
+
+
+class Plan(NamedTuple):
+    """The methods of a derived class, our functions by the names of those they stand for, or why there is none."""
+
+    overrides: dict[str, Any]
+    swapped: dict[str, str]
+    why: str | None
+
+
+def plan_for(of: Class) -> Plan | None:
+    """Return what can be accelerated in objects of a class, None if it has no recurrence that is known."""
+    overrides: dict[str, Any] = {}
+    swapped: dict[str, str] = {}
+    missing = [of.__name__] if of.__name__ in rules.NOT_YET else []
+    for name, method in methods_of(of).items():
+        is_known = name in rules.METHODS
+        table, used = (rules.METHODS, {name: method}) if is_known else (rules.GLOBALS, globals_of(method))
+        missing += sorted(used.keys() & rules.NOT_YET)
+        found = {key: table[key] for key in used if key in table}
+        why = next(filter(None, (rules.reason_against(rule, key, used[key]) for key, rule in found.items())), None)
+        if why is not None:
+            return Plan({}, {}, why)
+        if not found:
+            continue
+        ours = {key: rule.make(used[key]) for key, rule in found.items()}
+        try:
+            overrides[name] = ours[name] if is_known else rebound(method, ours)
+        except TypeError as error:
+            return Plan({}, {}, str(error))
+        swapped |= {key: f"fastiter.torch.{rule.by}" for key, rule in found.items() if rule.by is not None}
+    if swapped:
+        return Plan(overrides, swapped, None)
+    return Plan({}, {}, f"there is nothing for its {missing[0]} yet") if missing else None
+
+
+def derived(of: Class, plan: Plan) -> Class:
+    """Return the class in which ours stand for theirs."""
+    made = _MADE.get(of)
+    if made is None:
+        made = derive(of, (), {**plan.overrides, _SWAPPED: plan.swapped}, derived_again)
+        _MADE[of] = made
+    return made
+
+
+def derived_again(of: Class) -> Class:
+    """Return the class for an object that was pickled; its own, with a warning, if there is none here."""
+    plan = plan_for(of)
+    if plan is not None and plan.why is None:
+        return derived(of, plan)
+    why = "it has no recurrence that is known" if plan is None else plan.why
+    warnings.warn(
+        f"accelerate: a {of.__module__}.{of.__qualname__} that was saved accelerated is loaded as it was before: {why}",
+        stacklevel=3,
+    )
+    return of
+
+
+def is_accelerated(module: nn.Module) -> bool:
+    """Return whether a module's class, or a base of it, was made here."""
+    return hasattr(type(module), _SWAPPED)
+
+
+def original_of(plain: Class) -> Class | None:
+    """Return the class that `plain` was derived from, None if it was not made here."""
+    return vars(plain)["_in_place_of"] if _SWAPPED in vars(plain) else None
+
+
+def rebind_hooks(module: nn.Module, before: Class, after: Class) -> None:
+    """Let the forward that a library has put on the instance, to run hooks around that of the class, call the new one.
+
+    Hugging Face's accelerate keeps the method of the class as ``_old_forward``, and puts it back as ``forward``.
+    """
+    for name in ("forward", "_old_forward"):
+        method = module.__dict__.get(name)
+        if _is_forward_of(method, before):
+            module.__dict__[name] = types.MethodType(after.forward, module)
+
+
+def _is_forward_of(method: Any, of: Class) -> bool:
+    return isinstance(method, types.MethodType) and method.__func__ is of.forward
+
+
+def reason_against_instance(module: nn.Module, plain: Class) -> str | None:
+    """Return why the methods of a class derived from a module's would not run, None if they would."""
+    own = module.__dict__
+    if "forward" in own and not any(_is_forward_of(own.get(name), plain) for name in ("forward", "_old_forward")):
+        return "its forward was replaced"
+    return None

@@ -1,0 +1,176 @@
+"""Our functions in place of transformers': the same arguments, and theirs where ours do not apply.
+
+Each function here takes the model's function and returns ours. Where tensors are not on the CPU, the result calls the
+model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...delta._torch.functional import delta_scan
+from ...scan._torch.functional import linear_scan
+from ...ssm._torch.functional import selective_scan, selective_state_update
+
+Function = Callable[..., Any]
+_L2NORM_EPS = 1e-6  # transformers' and fla's
+
+
+def on_cpu(x: Tensor) -> bool:
+    """Return whether our kernels, or their shape functions, take a tensor."""
+    return x.device.type in ("cpu", "meta")
+
+
+def _like(x: Tensor, *weights: Tensor | None) -> tuple[Any, ...]:
+    """Return weights in float64 if x is, as transformers has them in float32 in models of every dtype."""
+    if x.dtype != torch.float64:
+        return weights
+    return tuple(None if w is None else w.double() for w in weights)
+
+
+def scan(theirs: Function) -> Function:
+    """Return mamba_selective_scan of transformers."""
+
+    def mamba_selective_scan(
+        hidden_states: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None = None,
+        z: Tensor | None = None,
+        delta_bias: Tensor | None = None,
+        delta_softplus: bool = False,
+        return_last_state: bool = False,
+        **options: Any,
+    ) -> Any:
+        if not on_cpu(hidden_states):
+            both = (delta_softplus, return_last_state)
+            return theirs(hidden_states, dt, A, B, C, D, z, delta_bias, *both, **options)
+        A, D, delta_bias = _like(hidden_states, A, D, delta_bias)
+        dt, B, C, z = _like(hidden_states, dt, B, C, z)
+        return selective_scan(hidden_states, dt, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
+
+    return mamba_selective_scan
+
+
+def step(theirs: Function) -> Function:
+    """Return mamba_selective_state_update of transformers; theirs also runs where a gradient is needed."""
+
+    def mamba_selective_state_update(
+        state: Tensor,
+        hidden_states: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None = None,
+        dt_bias: Tensor | None = None,
+        dt_softplus: bool = False,
+        z: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        given = (state, hidden_states, dt, A, B, C, D, dt_bias, z)
+        needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
+        if needs_grad or not on_cpu(hidden_states):
+            out: Tensor = theirs(state, hidden_states, dt, A, B, C, D, dt_bias, dt_softplus, z, **options)
+            return out
+        A, D, dt_bias = _like(hidden_states, A, D, dt_bias)
+        dt, B, C, z = _like(hidden_states, dt, B, C, z)
+        return selective_state_update(state, hidden_states, dt, A, B, C, D, z, dt_bias, dt_softplus)
+
+    return mamba_selective_state_update
+
+
+def unfused(theirs: Function) -> Function:
+    """Return mamba_inner_fn of transformers, which is None for a mixer that is not fused."""
+
+    def mamba_inner_fn(xz: Tensor, *arguments: Any, **options: Any) -> Any:
+        return None if on_cpu(xz) else theirs(xz, *arguments, **options)
+
+    return mamba_inner_fn
+
+
+def gated_delta_rule(theirs: Function) -> Function:
+    """Return torch_chunk_gated_delta_rule or torch_recurrent_gated_delta_rule of transformers.
+
+    Theirs also takes packed sequences (cu_seqlens), as it knows whether the convolution before it does.
+    """
+
+    def gated_delta_rule(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        g: Tensor,
+        beta: Tensor,
+        *rest: Any,
+        initial_state: Tensor | None = None,
+        output_final_state: bool = False,
+        use_qk_l2norm_in_kernel: bool = False,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        if rest or options.get("cu_seqlens") is not None or not on_cpu(query):
+            how = {"output_final_state": output_final_state, "use_qk_l2norm_in_kernel": use_qk_l2norm_in_kernel}
+            found: tuple[Tensor, Tensor | None] = theirs(
+                query, key, value, g, beta, *rest, initial_state=initial_state, **how, **options
+            )
+            return found
+        dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+        q, k, v, decay, b = (x.to(dtype) for x in (query, key, value, g, beta))
+        h0 = None if initial_state is None else initial_state.to(dtype)
+        if use_qk_l2norm_in_kernel:
+            q, k = (x * torch.rsqrt((x * x).sum(-1, keepdim=True) + _L2NORM_EPS) for x in (q, k))
+        q = q * q.shape[-1] ** -0.5
+        groups = v.shape[2] // k.shape[2]
+        if groups > 1:
+            q, k = (x.repeat_interleave(groups, 2) for x in (q, k))
+        o, last = delta_scan(q, k, v, b, h0, decay=decay.exp())
+        return o.to(query.dtype), last if output_final_state else None
+
+    return gated_delta_rule
+
+
+def rnn_scan(theirs: Function) -> Function:
+    """Return RecurrentGemmaRglru._rnn_scan of transformers, with the same bits."""
+
+    def _rnn_scan(
+        self: Any,
+        hidden_states: Tensor,
+        recurrent_gate: Tensor,
+        reset: Tensor,
+        recurrent_states: Tensor | None,
+        acc_dtype: torch.dtype = torch.float32,
+    ) -> tuple[Tensor, Tensor]:
+        if hidden_states.shape[1] == 1 or not on_cpu(hidden_states):
+            found: tuple[Tensor, Tensor] = theirs(
+                self, hidden_states, recurrent_gate, reset, recurrent_states, acc_dtype
+            )
+            return found
+        a, x = (y.to(acc_dtype) for y in (recurrent_gate, hidden_states))
+        h0 = None if recurrent_states is None else recurrent_states.to(acc_dtype)
+        h, last = linear_scan(a, x, h0, reset=reset[..., 0].expand(x.shape[:2]))
+        return h.to(hidden_states.dtype), last
+
+    return _rnn_scan
+
+
+def mambapy_scan(theirs: Function) -> Function:
+    """Return MambaBlock.selective_scan and selective_scan_seq of mambapy, with time before channels."""
+
+    def selective_scan_of_block(
+        self: Any, x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor
+    ) -> Tensor:
+        if not on_cpu(x):
+            out: Tensor = theirs(self, x, delta, A, B, C, D)
+            return out
+        A, D = _like(x, A, D)
+        u, d, b, c = (y.transpose(1, 2) for y in (x, delta, B, C))
+        y = selective_scan(u, d, A, b, c, D)
+        assert isinstance(y, Tensor)  # for the type checker: the last state was not asked for
+        return y.transpose(1, 2)
+
+    return selective_scan_of_block

@@ -1,0 +1,92 @@
+"""Functions with the code of others, in which some global names have other values."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Iterator, Mapping
+from functools import update_wrapper
+from typing import Any
+
+from torch import nn
+
+
+def rebound(function: types.FunctionType, names: Mapping[str, Any]) -> types.FunctionType:
+    """Return a function like the given one, in which the global names have the given values.
+
+    Decorators that call the function they decorate by a variable of theirs are kept.
+
+    Parameters
+    ----------
+    function : function
+        With or without decorators that set ``__wrapped__``, as those made with functools.wraps do.
+    names : mapping
+        Values by global names. Other names have the values that they have now.
+
+    Raises
+    ------
+    TypeError
+        If a decorator hides the function.
+    """
+    inner = vars(function).get("__wrapped__")
+    if inner is None:
+        scope = {**function.__globals__, **names}
+        scope.pop("__name__", None)  # else torch.compile reads the names from the module, which has the former values
+        made = types.FunctionType(function.__code__, scope, function.__name__, None, function.__closure__)
+        update_wrapper(made, function)
+        del vars(made)["__wrapped__"]
+    else:
+        wrapped, closure = _decorated(function, inner, names)
+        made = types.FunctionType(function.__code__, function.__globals__, function.__name__, None, closure)
+        update_wrapper(made, function)
+        vars(made)["__wrapped__"] = wrapped
+    made.__defaults__, made.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+    return made
+
+
+def _decorated(function: types.FunctionType, inner: Any, names: Mapping[str, Any]) -> tuple[Any, tuple[Any, ...]]:
+    """Return the rebound function below a decorator, and the decorator's variables with it."""
+    cells = function.__closure__ or ()
+    found = [cell for cell in cells if _content(cell) is inner]
+    if not found or not isinstance(inner, types.FunctionType):
+        raise TypeError(f"a decorator hides the function {function.__qualname__}")
+    wrapped = rebound(inner, names)
+    new = types.CellType(wrapped)
+    return wrapped, tuple(new if cell in found else cell for cell in cells)
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # an empty one
+        return None
+
+
+def methods_of(of: type[nn.Module]) -> dict[str, types.FunctionType]:
+    """Return the functions that a class and its bases define, except those of torch.nn.Module, by name."""
+    found: dict[str, types.FunctionType] = {}
+    for base in reversed(of.__mro__[: of.__mro__.index(nn.Module)]):
+        found |= {name: value for name, value in vars(base).items() if isinstance(value, types.FunctionType)}
+    return found
+
+
+def globals_of(function: types.FunctionType) -> dict[str, Any]:
+    """Return the global names that the code of a function uses, below its decorators, and their values."""
+    inner = inspect.unwrap(function)
+    if not isinstance(inner, types.FunctionType):
+        return {}
+    scope = inner.__globals__
+    return {name: scope[name] for name in _names(inner.__code__) if name in scope}
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield from _names(inner)
+
+
+def parameters_of(function: Any) -> tuple[str, ...]:
+    """Return the names of a function's parameters, without those of ``*args`` and ``**kwargs``."""
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return tuple(name for name, p in inspect.signature(function).parameters.items() if p.kind not in kinds)

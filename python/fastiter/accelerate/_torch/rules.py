@@ -1,0 +1,144 @@
+"""The functions of other packages that ours can stand for: how they are recognised, and a trial on a few numbers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import functions
+from .rebind import parameters_of
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Rule(NamedTuple):
+    """A function of a model: the first of its parameters, ours in its place, and calls to try both with.
+
+    `by` is the name of ours below ``fastiter.torch``, None if it has none.
+    """
+
+    parameters: tuple[str, ...]
+    make: Callable[[functions.Function], functions.Function]
+    by: str | None
+    calls: Callable[[], list[Call]]
+
+
+def _randn(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def _scan_calls() -> list[Call]:
+    rates, bias, signals = -_randn(4, 3).abs(), _randn(4), [_randn(2, 4, 5), _randn(2, 4, 5).flip(-1)]
+    projections = [_randn(2, 3, 5), _randn(2, 3, 5).flip(-1)]
+    every = {"D": _randn(4), "z": _randn(2, 4, 5).flip(1), "delta_bias": bias, "delta_softplus": True}
+    last = {"return_last_state": True}
+    return [((*signals, rates, *projections), every), ((signals[0], signals[1].abs(), rates, *projections), last)]
+
+
+def _step_calls() -> list[Call]:
+    rates, signals, projections = (
+        -_randn(4, 3).abs(),
+        (_randn(2, 4), _randn(2, 4).flip(0)),
+        (_randn(2, 3), _randn(3, 2).T),
+    )
+    every = {"z": _randn(2, 4).flip(1), "dt_bias": _randn(4), "dt_softplus": True}
+    return [((_randn(2, 4, 3), *signals, rates, *projections, _randn(4)), every)]
+
+
+def _inner_calls() -> list[Call]:
+    conv, rank, states, channels = 2, 1, 3, 4
+    weights = _randn(channels, 1, conv), _randn(channels), _randn(rank + 2 * states, channels), _randn(channels, rank)
+    arguments = (_randn(2, 2 * channels, 5), *weights, _randn(6, channels), None, -_randn(channels, states).abs())
+    return [(arguments, {"D": _randn(channels), "delta_bias": _randn(channels), "delta_softplus": True})]
+
+
+def _delta_calls() -> list[Call]:
+    q, k, v = _randn(2, 5, 1, 3), _randn(2, 5, 1, 3).flip(1), _randn(2, 5, 2, 4)
+    arguments = (q, k, v, -_randn(2, 5, 2).abs(), _randn(2, 5, 2).sigmoid())
+    state = {"initial_state": _randn(2, 2, 3, 4), "output_final_state": True}
+    return [(arguments, {"use_qk_l2norm_in_kernel": True, **state}), ((q, k / 2, *arguments[2:]), {})]
+
+
+def _rnn_calls() -> list[Call]:
+    x, reset = _randn(2, 5, 3), torch.zeros(2, 5, 1, dtype=torch.bool).index_fill(1, torch.tensor([2]), True)
+    arguments = (None, x, x.sigmoid(), reset)
+    return [((*arguments, _randn(2, 3)), {}), ((*arguments, None), {})]
+
+
+def _mambapy_calls() -> list[Call]:
+    block = SimpleNamespace(config=SimpleNamespace(d_inner=4, d_state=3))
+    projections = _randn(2, 5, 3), _randn(2, 5, 3).flip(1)
+    return [((block, _randn(2, 5, 4), _randn(2, 5, 4).abs(), -_randn(4, 3).abs(), *projections, _randn(4)), {})]
+
+
+_SCAN = ("hidden_states", "dt", "A", "B", "C", "D", "z", "delta_bias", "delta_softplus", "return_last_state")
+_STEP = ("state", "hidden_states", "dt", "A", "B", "C", "D", "dt_bias", "dt_softplus", "z")
+_INNER = ("xz", "conv1d_weight", "conv1d_bias", "x_proj_weight", "delta_proj_weight", "out_proj_weight")
+_DELTA = ("query", "key", "value", "g", "beta")
+_RNN = ("self", "hidden_states", "recurrent_gate", "reset", "recurrent_states", "acc_dtype")
+_MAMBAPY = ("self", "x", "delta", "A", "B", "C", "D")
+_DELTA_RULE = Rule(_DELTA, functions.gated_delta_rule, "delta_scan", _delta_calls)
+_OF_MAMBAPY = Rule(_MAMBAPY, functions.mambapy_scan, "ssm.selective_scan", _mambapy_calls)
+
+#: Functions that a module's methods find by these global names
+GLOBALS = {
+    "mamba_selective_scan": Rule(_SCAN, functions.scan, "ssm.selective_scan", _scan_calls),
+    "mamba_selective_state_update": Rule(_STEP, functions.step, "ssm.selective_state_update", _step_calls),
+    "mamba_inner_fn": Rule(_INNER, functions.unfused, None, _inner_calls),
+    "torch_chunk_gated_delta_rule": _DELTA_RULE,
+    "torch_recurrent_gated_delta_rule": _DELTA_RULE,
+}
+#: Methods of a module's class
+METHODS = {
+    "_rnn_scan": Rule(_RNN, functions.rnn_scan, "linear_scan", _rnn_calls),
+    "selective_scan": _OF_MAMBAPY,
+    "selective_scan_seq": _OF_MAMBAPY,
+}
+#: Recurrences that ours have no function for: global names in a module's methods, and names of classes
+NOT_YET = {
+    *("mamba2_chunk_scan", "mamba2_selective_state_update", "mamba_chunk_scan_combined"),
+    *("chunk_kimi_delta_attention", "recurrent_kimi_delta_attention", "rwkv_linear_attention_cpu"),
+    *("RwkvLinearAttention", "xLSTMBackend", "mLSTMBackend", "mLSTMCell", "MiniMaxLightningAttention"),
+}
+
+
+def reason_against(rule: Rule, name: str, theirs: Any) -> str | None:
+    """Return why ours cannot stand for a function, None if it can."""
+    if not callable(theirs):
+        return f"its {name} is {theirs!r}, not a function"
+    found = parameters_of(theirs)
+    if found[: len(rule.parameters)] != rule.parameters:
+        return f"its {name} has the parameters {', '.join(found)}, not {', '.join(rule.parameters)}, ..."
+    plain = inspect.unwrap(theirs)  # of transformers, where it has replaced this by a GPU package's
+    try:
+        with torch.no_grad():
+            is_same = all(_gives_the_same(plain, rule.make(plain), call) for call in rule.calls())
+    except Exception as error:  # whatever theirs raises
+        return f"its {name} fails: {error}"
+    return None if is_same else f"its {name} computes something else than before"
+
+
+def _gives_the_same(theirs: functions.Function, ours: functions.Function, call: Call) -> bool:
+    """Compare results, and arguments that are changed in place."""
+    found = []
+    for function in (theirs, ours):
+        arguments = tuple(x.clone() if isinstance(x, Tensor) else x for x in call[0])
+        found.append((function(*arguments, **call[1]), arguments))
+    return all(_is_close(x, y) for x, y in zip(_leaves(found[0]), _leaves(found[1]), strict=True))
+
+
+def _leaves(x: Any) -> list[Any]:
+    return [leaf for part in x for leaf in _leaves(part)] if isinstance(x, tuple) else [x]
+
+
+def _is_close(theirs: Any, ours: Any) -> bool:
+    if not isinstance(theirs, Tensor):
+        return theirs is ours
+    if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+        return False
+    return bool((ours.double() - theirs.double()).norm() <= 2**-12 * theirs.double().norm())

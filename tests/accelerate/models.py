@@ -1,0 +1,56 @@
+"""Small models of transformers with random weights, built without files or network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+VOCABULARY = 50
+_COMMON = {"vocab_size": VOCABULARY, "hidden_size": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
+_ATTENTION = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
+_LINEAR = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+_MAMBA = {"num_hidden_layers": 2, "state_size": 8}
+_HYBRID = {"layer_types": ["linear_attention", "linear_attention", "full_attention"], "num_hidden_layers": 3}
+_DENSE = {"num_experts": 0, "mlp_only_layers": [0, 1, 2], "head_dim": 8}
+_GRIFFIN = {"lru_width": 32, "attention_window_size": 16, "head_dim": 8, "num_hidden_layers": 3}
+
+#: Names of classes of transformers, without "Config" and "ForCausalLM", and the options of their configs
+OPTIONS: dict[str, dict[str, Any]] = {
+    "Mamba": _MAMBA,
+    "FalconMamba": _MAMBA,
+    "Jamba": {
+        **_ATTENTION,
+        "num_hidden_layers": 2,
+        "attn_layer_offset": 1,
+        "attn_layer_period": 2,
+        "mamba_d_state": 8,
+        "mamba_dt_rank": 4,
+        "num_experts": 1,
+        "num_experts_per_tok": 1,
+    },
+    "RecurrentGemma": {**_ATTENTION, **_GRIFFIN},
+    "Qwen3Next": {**_ATTENTION, **_LINEAR, **_HYBRID, **_DENSE},
+    "Qwen3_5": {**_ATTENTION, **_LINEAR, **_HYBRID, "head_dim": 8},
+    "OlmoHybrid": {**_ATTENTION, **_LINEAR, **_HYBRID},
+}
+
+
+def make(name: str, **options: Any) -> Any:
+    """Return a model in eval mode, always with the same weights."""
+    torch.manual_seed(0)
+    of_text = "TextConfig" if name == "Qwen3_5" else "Config"
+    config = getattr(transformers, name + of_text)(**{**_COMMON, **OPTIONS[name], **options})
+    return getattr(transformers, name + "ForCausalLM")(config).eval()
+
+
+def tokens(batch: int, time: int) -> Any:
+    return torch.randint(2, VOCABULARY, (batch, time), generator=torch.Generator().manual_seed(time))

@@ -1,0 +1,132 @@
+"""accelerate on whole models: the same results, gradients and tokens; restore gives the original bits."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from fastiter.torch import accelerate, restore  # noqa: E402
+from tests.accelerate.models import OPTIONS, make, tokens  # noqa: E402
+
+MAMBA = {
+    "mamba_selective_state_update": "ssm.selective_state_update",
+    "mamba_selective_scan": "ssm.selective_scan",
+}
+DELTA = {"torch_recurrent_gated_delta_rule": "delta_scan", "torch_chunk_gated_delta_rule": "delta_scan"}
+SWAPPED = {
+    "Mamba": ("backbone.layers.{}.mixer: MambaMixer", [0, 1], MAMBA),
+    "FalconMamba": ("backbone.layers.{}.mixer: FalconMambaMixer", [0, 1], MAMBA),
+    "Jamba": ("model.layers.{}.mamba: JambaMambaMixer", [0], MAMBA),
+    "RecurrentGemma": (
+        "model.layers.{}.temporal_block.rg_lru: RecurrentGemmaRglru",
+        [0, 1],
+        {"_rnn_scan": "linear_scan"},
+    ),
+    "Qwen3Next": ("model.layers.{}.linear_attn: Qwen3NextGatedDeltaNet", [0, 1], DELTA),
+    "Qwen3_5": ("model.layers.{}.linear_attn: Qwen3_5GatedDeltaNet", [0, 1], DELTA),
+    "OlmoHybrid": ("model.layers.{}.linear_attn: OlmoHybridGatedDeltaNet", [0, 1], DELTA),
+}
+SAME_BITS = ("RecurrentGemma",)
+
+every_model = pytest.mark.parametrize("name", OPTIONS)
+
+
+@pytest.fixture(autouse=True)
+def steps_of_the_delta_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let transformers run the delta rule step by step: its chunks lose digits where the decay is strong."""
+    for name in ("qwen3_next", "qwen3_5", "olmo_hybrid"):
+        module = __import__(f"transformers.models.{name}.modeling_{name}", fromlist=["x"])
+        monkeypatch.setattr(module, "torch_chunk_gated_delta_rule", _by_steps(module.torch_recurrent_gated_delta_rule))
+
+
+def _by_steps(rule: Any) -> Any:
+    def torch_chunk_gated_delta_rule(
+        query: Any, key: Any, value: Any, g: Any, beta: Any, chunk_size: int = 64, **options: Any
+    ) -> Any:
+        return rule(query, key, value, g, beta, **options)
+
+    return torch_chunk_gated_delta_rule
+
+
+def results(model: Any) -> dict[str, Any]:
+    """Return the logits and the gradients of all parameters, with a padded row."""
+    x = tokens(2, 33)
+    mask = torch.ones_like(x)
+    mask[1, :4] = 0
+    model.zero_grad()
+    logits = model(x, attention_mask=mask).logits
+    weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).to(logits)
+    (logits * weights).sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {"logits": logits.detach(), **gradients}
+
+
+def assert_as_good(ours: dict[str, Any], theirs: dict[str, Any], exact: dict[str, Any]) -> None:
+    """Check that our distance from the results in float64 is about that of theirs."""
+    assert ours.keys() == theirs.keys()
+    for name, expected in exact.items():
+        bound = 3 * (theirs[name] - expected).norm() + 8 * torch.finfo(ours[name].dtype).eps * expected.norm()
+        assert (ours[name] - expected).norm() <= bound, name
+
+
+@every_model
+def test_results_gradients_and_report(name: str) -> None:
+    theirs, exact = results(make(name)), results(make(name).double())
+    model, report = accelerate(make(name), return_report=True)
+    path, layers, swapped = SWAPPED[name]
+    functions = ", ".join(f"{function} by fastiter.torch.{ours}" for function, ours in swapped.items())
+    assert str(report).splitlines() == [f"accelerated {path.format(layer)}, {functions}" for layer in layers]
+    ours = results(model)
+    if name in SAME_BITS:
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert any(not torch.equal(ours[key], theirs[key]) for key in theirs) == (name not in SAME_BITS)
+    assert_as_good(ours, theirs, exact)
+
+
+@every_model
+def test_training_mode_float64_and_restore(name: str) -> None:
+    expected = results(make(name).double().train())
+    model = accelerate(make(name).double().train())
+    assert model.training
+    ours = results(model)
+    for key, x in expected.items():  # transformers rounds some factors to float32 in models of every dtype
+        assert (ours[key] - x).norm() <= 2**-20 * x.norm(), key
+    restored = restore(model)
+    assert len(restored) == len(SWAPPED[name][1]) and not restored.left
+    again = results(model)
+    assert all(torch.equal(again[key], expected[key]) for key in expected)
+    assert restore(model) == []
+
+
+@every_model
+def test_the_same_tokens(name: str) -> None:
+    x = tokens(2, 6)
+    how = {"attention_mask": torch.ones_like(x), "max_new_tokens": 12, "do_sample": False}
+    expected = make(name).generate(x, **how)
+    model = accelerate(make(name))
+    assert torch.equal(model.generate(x, **how), expected)
+    assert torch.equal(copy.deepcopy(model).generate(x, **how), expected)
+
+
+@every_model
+def test_bfloat16(name: str) -> None:
+    x = tokens(2, 33)
+    with torch.no_grad():
+        exact = make(name).bfloat16().float()(x).logits  # the same weights
+        theirs = make(name).bfloat16()(x).logits
+        ours = accelerate(make(name).bfloat16())(x).logits
+    assert ours.dtype == theirs.dtype
+    assert (ours - exact).norm() <= 1.5 * (theirs - exact).norm()
+
+
+def test_transformers_is_not_imported_by_fastiter() -> None:
+    import subprocess
+
+    script = "import fastiter.torch, sys; assert 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
