@@ -1,0 +1,68 @@
+"""accelerate(model): whole models of transformers as they are, against the same models accelerated, in float32.
+
+forward    logits of a sequence, without gradients
+training   logits of a sequence, and the gradients of all parameters
+decode     one more token with a cache, without gradients
+
+Models have two layers (Qwen3-Next decodes with a third one, of attention), 1000 tokens and random weights. Both sides
+have the same weights; the gate compares logits and the gradient of the embedded sequence.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+from bench.accelerate.models import FULL, QUICK, Size, decoding, peers_of, sequence, training
+from bench.harness import session, tables
+from bench.harness.contest import Record, race
+from bench.harness.peers import load
+from bench.harness.session import Options
+
+SECTIONS = ("forward", "training", "decode")
+HEADERS = {name: tables.HEADERS["peers"].replace("forward+backward", f"{name:16}") for name in SECTIONS}
+MODELS = ("Mamba", "FalconMamba", "RecurrentGemma", "Qwen3Next")
+DECODED = ("Mamba", "Qwen3Next")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    session.add_arguments(parser, SECTIONS)
+    parser.set_defaults(threads=(1,))
+
+
+def sizes(options: Options) -> tuple[Size, ...]:
+    return QUICK if options.quick else FULL
+
+
+def forward(options: Options) -> Iterator[Record]:
+    for name in MODELS:
+        for size in sizes(options):
+            work = sequence(name, size)
+            for threads in options.threads:
+                yield race(work, options.chosen(peers_of(work)), threads, options.budget, options.stirring())
+
+
+def with_gradients(options: Options) -> Iterator[Record]:
+    for name in MODELS:
+        for size in sizes(options):
+            if "Mamba" in name and size.time > 512:
+                continue  # transformers' gradient takes a time that is quadratic in T, here minutes
+            work = training(name, size)
+            for threads in options.threads:
+                yield race(work, options.chosen(peers_of(work)), threads, options.budget, options.stirring())
+
+
+def decode(options: Options) -> Iterator[Record]:
+    for name in DECODED:
+        work = decoding(name, sizes(options)[0])
+        for threads in options.threads:
+            yield race(work, options.chosen(peers_of(work)), threads, options.budget, options.stirring())
+
+
+def main(arguments: argparse.Namespace) -> Record:
+    """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
+    if load("transformers") is None:
+        raise SystemExit("bench accelerate: needs transformers")
+    options = session.read_options("accelerate", arguments, SECTIONS)
+    sections = {"forward": forward, "training": with_gradients, "decode": decode}
+    return session.measure("accelerate", options, sections, HEADERS, dict.fromkeys(SECTIONS, tables.peers_row))

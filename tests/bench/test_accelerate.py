@@ -1,0 +1,74 @@
+"""The benchmark of the family accelerate: the tasks, the gate, and a quick run."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from bench import __main__ as command  # noqa: E402
+from bench import accelerate as bench_accelerate  # noqa: E402
+from bench.accelerate import models, table  # noqa: E402
+from bench.harness import contest, gate  # noqa: E402
+
+SMALL = models.Size(32, 12)
+
+
+@pytest.mark.parametrize("name", bench_accelerate.MODELS)
+@pytest.mark.parametrize("task", ["sequence", "training"])
+def test_ours_and_all_peers_compute_the_same(name: str, task: str) -> None:
+    work = getattr(models, task)(name, SMALL)
+    assert work.check() < 1e-4
+    reasons = [
+        contest.reason_against(peer, work) for peer in models.peers_of(work) if isinstance(peer, contest.Entrant)
+    ]
+    assert reasons == [None] * len(reasons) and reasons
+
+
+@pytest.mark.parametrize("name", bench_accelerate.DECODED)
+def test_decoding_goes_on_with_the_cache(name: str) -> None:
+    work = models.decoding(name, SMALL)
+    assert work.check() < 1e-4
+    first, second = (work.forms()[contest.REUSED] for _ in range(2))
+    logits = [step().logits for step in (first, first, second)]
+    assert torch.equal(logits[0], logits[2]) and not torch.equal(logits[0], logits[1])
+
+
+def test_a_model_that_computes_something_else_is_refused() -> None:
+    work = models.sequence("Mamba", SMALL)
+    other = copy.deepcopy(work.after)
+    with torch.no_grad():
+        other.backbone.layers[0].mixer.D.mul_(1.01)
+    with pytest.raises(gate.GateError, match="Mamba 32, T 12: logits is off"):
+        work.compare(work.name, work.results(other, work.tokens))
+
+
+def test_a_run_is_written_and_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    parser = argparse.ArgumentParser()
+    bench_accelerate.add_arguments(parser)
+    arguments = parser.parse_args(["--quick", "--budget", "0.001"])
+    arguments.command, arguments.out = "accelerate", tmp_path / "x.json"
+    command.measure(arguments)
+    results = json.loads((tmp_path / "x.json").read_text())
+    assert [len(results[name]) for name in bench_accelerate.SECTIONS] == [4, 4, 2]
+    assert all(models.TRANSFORMERS in record["peers"] for record in results["training"])
+    capsys.readouterr()
+    command.report([tmp_path / "x.json"])
+    printed = capsys.readouterr().out
+    assert "### Mamba 32, T 24, training: times as fast as its peers" in printed
+    assert printed.count(f"\n| {models.TRANSFORMERS} | ") == 10
+
+
+def test_goals_are_those_of_the_plan() -> None:
+    assert table.GOALS["training"]["Mamba"] == {models.TRANSFORMERS: 100.0, models.MAMBAPY: 7.0}
+    assert table.GOALS["forward"]["Mamba"] == {models.TRANSFORMERS: 8.0}
+    assert models.FULL == ((256, 512), (256, 2048))
