@@ -179,3 +179,19 @@ def test_replace_lstm() -> None:
     ratios = re.findall(r"^(prediction|training step) +\S+ +\S+ +(\S+)$", output, re.MULTILINE)
     assert all(float(ratio) > 0 for _, ratio in ratios) and len(ratios) == 2
     assert output.endswith("back to torch's: encoder, smoother\n")
+
+
+def test_mamba_cpu(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    figure = tmp_path / "mamba_cpu.png"
+    output = run("mamba_cpu.py", "--quick", "--figure", str(figure), OMP_NUM_THREADS="1")
+
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert output.startswith("accelerated backbone.layers.0.mixer: MambaMixer, ")
+    difference = re.search(r"^largest difference of the first 6 losses: (\S+) bits$", output, re.MULTILINE)
+    assert difference is not None
+    assert float(difference[1]) < 1e-4
+    rows = re.findall(r"^(training|reading|writing) +\S+ +\S+ +(\S+)$", output, re.MULTILINE)
+    assert [task for task, _ in rows] == ["training", "reading", "writing"]
+    assert all(float(ratio) > 0 for _, ratio in rows)
+    assert "(and as transformers' own, the same):\ndef " in output

@@ -95,6 +95,11 @@ def unfused(theirs: Function) -> Function:
     return mamba_inner_fn
 
 
+def _normalised(x: Tensor, length: float) -> Tensor:
+    """Return vectors of this length."""
+    return x * (length * torch.rsqrt((x * x).sum(-1, keepdim=True) + _L2NORM_EPS))
+
+
 def gated_delta_rule(theirs: Function) -> Function:
     """Return torch_chunk_gated_delta_rule or torch_recurrent_gated_delta_rule of transformers.
 
@@ -120,11 +125,14 @@ def gated_delta_rule(theirs: Function) -> Function:
             )
             return found
         dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
-        q, k, v, decay, b = (x.to(dtype) for x in (query, key, value, g, beta))
+        # Convolutions have time contiguous: one transposition here is faster than strided passes below.
+        q, k, v, decay, b = (x.to(dtype).contiguous() for x in (query, key, value, g, beta))
         h0 = None if initial_state is None else initial_state.to(dtype)
+        scale = q.shape[-1] ** -0.5
         if use_qk_l2norm_in_kernel:
-            q, k = (x * torch.rsqrt((x * x).sum(-1, keepdim=True) + _L2NORM_EPS) for x in (q, k))
-        q = q * q.shape[-1] ** -0.5
+            q, k = _normalised(q, scale), _normalised(k, 1.0)
+        else:
+            q = q * scale
         groups = v.shape[2] // k.shape[2]
         if groups > 1:
             q, k = (x.repeat_interleave(groups, 2) for x in (q, k))
