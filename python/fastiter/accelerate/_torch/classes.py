@@ -10,8 +10,8 @@ from weakref import WeakValueDictionary
 from torch import nn
 
 from ..._torch.derived_class import derive
-from . import rules
-from .rebind import globals_of, methods_of, rebound
+from . import older, rules
+from .rebind import globals_of, methods_of, names_of, rebound
 
 Class = type[nn.Module]
 _MADE: WeakValueDictionary[Class, Class] = WeakValueDictionary()
@@ -26,30 +26,76 @@ class Plan(NamedTuple):
     why: str | None
 
 
+class _Exchange(NamedTuple):
+    """A name that a method uses, or its own, with the rule for it and the model's function."""
+
+    key: str
+    rule: rules.Rule
+    theirs: Any
+
+
 def plan_for(of: Class) -> Plan | None:
     """Return what can be accelerated in objects of a class, None if it has no recurrence that is known."""
+    methods = methods_of(of)
+    if older.is_older(methods):
+        return _plan_for_older(methods)
     overrides: dict[str, Any] = {}
     swapped: dict[str, str] = {}
-    missing = [of.__name__] if of.__name__ in rules.NOT_YET else []
-    for name, method in methods_of(of).items():
-        is_known = name in rules.METHODS
-        table, used = (rules.METHODS, {name: method}) if is_known else (rules.GLOBALS, globals_of(method))
-        missing += sorted(used.keys() & rules.NOT_YET)
-        found = {key: table[key] for key in used if key in table}
-        why = next(filter(None, (rules.reason_against(rule, key, used[key]) for key, rule in found.items())), None)
+    for name, method in methods.items():
+        found = _exchanges(name, method)
+        why = next(filter(None, (rules.reason_against(rule, key, theirs) for key, rule, theirs in found)), None)
         if why is not None:
             return Plan({}, {}, why)
-        if not found:
-            continue
-        ours = {key: rule.make(used[key]) for key, rule in found.items()}
         try:
-            overrides[name] = ours[name] if is_known else rebound(method, ours)
+            overrides |= _overrides(name, method, found)
         except TypeError as error:
             return Plan({}, {}, str(error))
-        swapped |= {key: f"fastiter.torch.{rule.by}" for key, rule in found.items() if rule.by is not None}
+        swapped |= {key: f"fastiter.torch.{rule.by}" for key, rule, _ in found if rule.by is not None}
     if swapped:
         return Plan(overrides, swapped, None)
+    used = {of.__name__}.union(*map(globals_of, methods.values()))
+    missing = sorted(used & rules.NOT_YET)
     return Plan({}, {}, f"there is nothing for its {missing[0]} yet") if missing else None
+
+
+def _plan_for_older(methods: dict[str, types.FunctionType]) -> Plan:
+    why = older.reason_against(methods)
+    if why is not None:
+        return Plan({}, {}, why)
+    return Plan({older.SLOW: older.forward_of(methods)}, {older.SLOW: "fastiter.torch.ssm.selective_scan"}, None)
+
+
+def _exchanges(name: str, method: types.FunctionType) -> list[_Exchange]:
+    """Return what ours can stand for in a method: itself, functions that it uses, or those that __init__ keeps."""
+    if name in rules.METHODS:
+        return [_Exchange(name, rules.METHODS[name], method)]
+    used = globals_of(method)
+    if name != "__init__":
+        return [_Exchange(key, rules.GLOBALS[key], theirs) for key, theirs in used.items() if key in rules.GLOBALS]
+    kept = {key: rules.ATTRIBUTES[key] for key in rules.ATTRIBUTES if key in names_of(method)}
+    return [_Exchange(key, rule, used[function]) for key, (function, rule) in kept.items() if function in used]
+
+
+def _overrides(name: str, method: types.FunctionType, found: list[_Exchange]) -> dict[str, Any]:
+    """Return the attributes of the derived class that put ours in place."""
+    if not found:
+        return {}
+    if name == "__init__":
+        return {key: _attribute(key, rule) for key, rule, _ in found}
+    ours = {key: rule.make(theirs) for key, rule, theirs in found}
+    return {name: ours[name] if name in rules.METHODS else rebound(method, ours)}
+
+
+def _attribute(name: str, rule: rules.Rule) -> property:
+    """Return the attribute of a class that stands for a function in the dict of its objects."""
+
+    def read(self: Any) -> Any:
+        return rule.make(self.__dict__[name])
+
+    def write(self: Any, function: Any) -> None:
+        self.__dict__[name] = function
+
+    return property(read, write)
 
 
 def derived(of: Class, plan: Plan) -> Class:

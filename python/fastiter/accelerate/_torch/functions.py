@@ -25,7 +25,7 @@ def on_cpu(x: Tensor) -> bool:
     return x.device.type in ("cpu", "meta")
 
 
-def _like(x: Tensor, *weights: Tensor | None) -> tuple[Any, ...]:
+def in_float64_if(x: Tensor, *weights: Tensor | None) -> tuple[Any, ...]:
     """Return weights in float64 if x is, as transformers has them in float32 in models of every dtype."""
     if x.dtype != torch.float64:
         return weights
@@ -51,8 +51,8 @@ def scan(theirs: Function) -> Function:
         if not on_cpu(hidden_states):
             both = (delta_softplus, return_last_state)
             return theirs(hidden_states, dt, A, B, C, D, z, delta_bias, *both, **options)
-        A, D, delta_bias = _like(hidden_states, A, D, delta_bias)
-        dt, B, C, z = _like(hidden_states, dt, B, C, z)
+        A, D, delta_bias = in_float64_if(hidden_states, A, D, delta_bias)
+        dt, B, C, z = in_float64_if(hidden_states, dt, B, C, z)
         return selective_scan(hidden_states, dt, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
 
     return mamba_selective_scan
@@ -79,8 +79,8 @@ def step(theirs: Function) -> Function:
         if needs_grad or not on_cpu(hidden_states):
             out: Tensor = theirs(state, hidden_states, dt, A, B, C, D, dt_bias, dt_softplus, z, **options)
             return out
-        A, D, dt_bias = _like(hidden_states, A, D, dt_bias)
-        dt, B, C, z = _like(hidden_states, dt, B, C, z)
+        A, D, dt_bias = in_float64_if(hidden_states, A, D, dt_bias)
+        dt, B, C, z = in_float64_if(hidden_states, dt, B, C, z)
         return selective_state_update(state, hidden_states, dt, A, B, C, D, z, dt_bias, dt_softplus)
 
     return mamba_selective_state_update
@@ -175,7 +175,7 @@ def mambapy_scan(theirs: Function) -> Function:
         if not on_cpu(x):
             out: Tensor = theirs(self, x, delta, A, B, C, D)
             return out
-        A, D = _like(x, A, D)
+        A, D = in_float64_if(x, A, D)
         u, d, b, c = (y.transpose(1, 2) for y in (x, delta, B, C))
         y = selective_scan(u, d, A, b, c, D)
         assert isinstance(y, Tensor)  # for the type checker: the last state was not asked for

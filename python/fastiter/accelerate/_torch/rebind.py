@@ -79,6 +79,12 @@ def globals_of(function: types.FunctionType) -> dict[str, Any]:
     return {name: scope[name] for name in _names(inner.__code__) if name in scope}
 
 
+def names_of(function: types.FunctionType) -> set[str]:
+    """Return the names of globals and attributes that the code of a function uses, below its decorators."""
+    inner = inspect.unwrap(function)
+    return set(_names(inner.__code__)) if isinstance(inner, types.FunctionType) else set()
+
+
 def _names(code: types.CodeType) -> Iterator[str]:
     yield from code.co_names
     for inner in code.co_consts:

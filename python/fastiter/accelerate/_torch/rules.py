@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -57,11 +58,12 @@ def _inner_calls() -> list[Call]:
     return [(arguments, {"D": _randn(channels), "delta_bias": _randn(channels), "delta_softplus": True})]
 
 
-def _delta_calls() -> list[Call]:
-    q, k, v = _randn(2, 5, 1, 3), _randn(2, 5, 1, 3).flip(1), _randn(2, 5, 2, 4)
-    arguments = (q, k, v, -_randn(2, 5, 2).abs(), _randn(2, 5, 2).sigmoid())
-    state = {"initial_state": _randn(2, 2, 3, 4), "output_final_state": True}
-    return [(arguments, {"use_qk_l2norm_in_kernel": True, **state}), ((q, k / 2, *arguments[2:]), {})]
+def _delta_calls(groups: int) -> list[Call]:
+    q, k, v = _randn(2, 5, 2, 3), _randn(2, 5, 2, 3).flip(1), _randn(2, 5, 2 * groups, 4)
+    arguments = (q, k, v, -_randn(2, 5, 2 * groups).abs(), _randn(2, 5, 2 * groups).sigmoid())
+    state = {"initial_state": _randn(2, 2 * groups, 3, 4), "output_final_state": True}
+    none = {"initial_state": None, "output_final_state": False}
+    return [(arguments, {"use_qk_l2norm_in_kernel": True, **state}), ((q, k / 2, *arguments[2:]), none)]
 
 
 def _rnn_calls() -> list[Call]:
@@ -82,7 +84,8 @@ _INNER = ("xz", "conv1d_weight", "conv1d_bias", "x_proj_weight", "delta_proj_wei
 _DELTA = ("query", "key", "value", "g", "beta")
 _RNN = ("self", "hidden_states", "recurrent_gate", "reset", "recurrent_states", "acc_dtype")
 _MAMBAPY = ("self", "x", "delta", "A", "B", "C", "D")
-_DELTA_RULE = Rule(_DELTA, functions.gated_delta_rule, "delta_scan", _delta_calls)
+_DELTA_RULE = Rule(_DELTA, functions.gated_delta_rule, "delta_scan", partial(_delta_calls, 2))
+_OF_EQUAL_HEADS = Rule(_DELTA, functions.gated_delta_rule, "delta_scan", partial(_delta_calls, 1))
 _OF_MAMBAPY = Rule(_MAMBAPY, functions.mambapy_scan, "ssm.selective_scan", _mambapy_calls)
 
 #: Functions that a module's methods find by these global names
@@ -98,6 +101,11 @@ METHODS = {
     "_rnn_scan": Rule(_RNN, functions.rnn_scan, "linear_scan", _rnn_calls),
     "selective_scan": _OF_MAMBAPY,
     "selective_scan_seq": _OF_MAMBAPY,
+}
+#: Attributes that a module's __init__ sets to a function with such a name, in transformers before 5.15
+ATTRIBUTES = {
+    "chunk_gated_delta_rule": ("torch_chunk_gated_delta_rule", _OF_EQUAL_HEADS),
+    "recurrent_gated_delta_rule": ("torch_recurrent_gated_delta_rule", _OF_EQUAL_HEADS),
 }
 #: Recurrences that ours have no function for: global names in a module's methods, and names of classes
 NOT_YET = {

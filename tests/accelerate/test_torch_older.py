@@ -1,0 +1,104 @@
+"""accelerate on layers with the shape of older ones of transformers; versions.py runs it on real older versions."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from fastiter.torch import accelerate, restore  # noqa: E402
+from tests.accelerate import older_models  # noqa: E402
+from tests.accelerate.older_models import GatedDeltaNet, MambaMixer, cache  # noqa: E402
+
+EPS = torch.finfo(torch.float32).eps  # the path for GPUs rounds A, D and the bias to float32
+
+
+def make(of: Any) -> Any:
+    torch.manual_seed(0)
+    return of().double()
+
+
+def results(module: Any, *arguments: Any) -> list[Any]:
+    """Return the output and the gradients of the input and of all parameters."""
+    x = torch.randn(2, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    y = module(x, *arguments)
+    y = y if isinstance(y, torch.Tensor) else y[0]
+    return [y.detach(), *torch.autograd.grad(y.square().sum(), [x, *module.parameters()])]
+
+
+def assert_close(found: list[Any], expected: list[Any]) -> None:
+    for x, y in zip(found, expected, strict=True):
+        assert (x - y).norm() <= 4 * EPS * y.norm()
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_slow_path_of_a_mixer(training: bool, masked: bool) -> None:
+    module, mask = make(MambaMixer).train(training), torch.ones(2, 9, dtype=torch.float64)
+    mask[1, :3] = 0
+    arguments = (None, mask) if masked else ()
+    expected = results(module, *arguments)
+    report = accelerate(module, return_report=True)[1]
+    assert report.accelerated == {"": "MambaMixer, slow_forward by fastiter.torch.ssm.selective_scan"}
+    found = results(module, *arguments)
+    assert_close(found, expected)
+    assert module.training == training
+    assert not torch.equal(found[0], expected[0])
+    for copied in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert torch.equal(results(copied, *arguments)[0], found[0])
+    assert restore(module) == [""]
+    assert all(torch.equal(x, y) for x, y in zip(results(module, *arguments), expected, strict=True))
+
+
+@pytest.mark.parametrize("with_gradients", [False, True])
+def test_steps_with_a_cache(with_gradients: bool) -> None:
+    theirs, ours = make(MambaMixer), accelerate(make(MambaMixer))
+    caches, x = [cache(2, torch.float64), cache(2, torch.float64)], torch.randn(2, 8, 8, dtype=torch.float64)
+    with torch.set_grad_enabled(with_gradients):
+        for part in (x[:, :6], x[:, 6:7], x[:, 7:]):
+            expected, found = (m(part, c) for m, c in zip((theirs, ours), caches, strict=True))
+            assert_close([found, *states_of(caches[1])], [expected, *states_of(caches[0])])
+            for c in caches:
+                c.used = True
+                c.conv_states, c.recurrent_states = c.conv_states.detach(), c.recurrent_states.detach()
+
+
+def states_of(c: Any) -> list[Any]:
+    return [c.conv_states, c.recurrent_states]
+
+
+def test_paths_with_other_arguments_are_left() -> None:
+    class Other(MambaMixer):
+        def slow_forward(self, input_states: Any, cache_position: Any = None) -> Any:
+            return input_states
+
+    report = accelerate(make(Other), return_report=True)[1]
+    expected = "its cuda_kernels_forward takes cache_params, attention_mask, and its slow_forward cache_position"
+    assert report.left == {"": expected}
+
+
+def test_functions_as_attributes() -> None:
+    module = make(GatedDeltaNet)
+    expected = results(module)
+    report = accelerate(module, return_report=True)[1]
+    functions = [f"{name}_gated_delta_rule by fastiter.torch.delta_scan" for name in ("chunk", "recurrent")]
+    assert report.accelerated == {"": f"GatedDeltaNet, {', '.join(functions)}"}
+    for copied in (module, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        found = results(copied)
+        assert not torch.equal(found[0], expected[0])
+        for x, y in zip(found, expected, strict=True):  # theirs computes in float32
+            assert (x - y).norm() <= 32 * EPS * y.norm()
+        assert copied.__dict__["chunk_gated_delta_rule"] is older_models.torch_chunk_gated_delta_rule
+    x, state = torch.randn(2, 1, 8, dtype=torch.float64), torch.randn(2, 2, 4, 4, dtype=torch.float64)
+    found = [y.double() for y in module(x, state)]
+    module.chunk_gated_delta_rule = older_models.torch_recurrent_gated_delta_rule  # ours takes its place, too
+    assert_close(results(module), results(copy.deepcopy(module)))
+    assert restore(module) == [""]
+    assert module.chunk_gated_delta_rule is older_models.torch_recurrent_gated_delta_rule
+    for y, expected_y in zip(found, module(x, state), strict=True):
+        assert (y - expected_y).norm() <= 32 * EPS * expected_y.norm()

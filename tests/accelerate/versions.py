@@ -1,0 +1,65 @@
+"""python -m tests.accelerate.versions 4.57.1 5.12.0: accelerate on the models of other versions of transformers.
+
+Each version is installed with what it needs into a temporary folder. This downloads some 50 MB a version, so no test
+does it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+
+import torch
+import transformers
+
+from fastiter.torch import accelerate
+from tests.accelerate.models import OPTIONS, make, tokens
+
+
+def difference(name: str, training: bool) -> float:
+    """Return the largest relative difference of logits and gradients; raise if tokens differ or something is left."""
+    options = {"use_mamba_kernels": False} if name == "Jamba" else {}
+    found, x = [], tokens(2, 33)
+    for is_ours in (False, True):
+        model = make(name, **options).train(training)
+        if is_ours:
+            model, report = accelerate(model, return_report=True)
+            assert report.accelerated and not report.left, report
+        how = {"attention_mask": torch.ones_like(x), "max_new_tokens": 9, "do_sample": False}
+        written = model.generate(x, **how)
+        logits = model(x, use_cache=not training).logits
+        logits.square().sum().backward()
+        found.append((written, logits.detach(), *(p.grad for p in model.parameters() if p.grad is not None)))
+    assert torch.equal(found[0][0], found[1][0]), f"{name}: other tokens"
+    return max(float((a - b).norm() / a.norm()) for a, b in zip(found[0][1:], found[1][1:], strict=True))
+
+
+def check_models() -> None:
+    """Print the differences for the version that is imported."""
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    for name in OPTIONS:
+        of_text = "TextConfig" if name == "Qwen3_5" else "Config"
+        if not hasattr(transformers, name + of_text):
+            print(f"{transformers.__version__} {name}: not in this version")
+            continue
+        both = [difference(name, training) for training in (False, True)]
+        print(f"{transformers.__version__} {name}: {both[0]:.1e} in eval mode, {both[1]:.1e} in training mode")
+        assert max(both) < 2e-3, "transformers' chunked gradients of A_log are off by up to 1e-3"
+
+
+def main() -> None:
+    if not sys.argv[1:]:
+        check_models()
+    for version in sys.argv[1:]:
+        with tempfile.TemporaryDirectory() as folder:
+            packages = [f"transformers=={version}", "--target", folder, "--quiet"]
+            subprocess.run([sys.executable, "-m", "pip", "install", *packages], check=True)
+            path = os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])
+            subprocess.run([sys.executable, "-m", __spec__.name], check=True, env=os.environ | {"PYTHONPATH": path})
+
+
+if __name__ == "__main__":
+    main()
