@@ -5,7 +5,7 @@ MambaForCausalLM start from the same weights and see the same batches; one of th
 few steps, and their losses agree to rounding. Then the accelerated one goes on alone, because the other one would take
 long: transformers computes the recurrence step by step, and its gradient in a time that is quadratic in the length.
 
-    python examples/mamba_cpu.py            # two minutes on two cores; writes mamba_cpu.png beside this file
+    python examples/mamba_cpu.py            # a minute on two cores; writes mamba_cpu.png beside this file
     python examples/mamba_cpu.py --help
 """
 
@@ -36,12 +36,12 @@ BEFORE, AFTER = "transformers", "accelerated"
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="A Mamba of transformers on the CPU, before and after accelerate.")
-    parser.add_argument("--steps", type=int, default=250, help="optimizer steps of the accelerated model (%(default)s)")
+    parser.add_argument("--steps", type=int, default=300, help="optimizer steps of the accelerated model (%(default)s)")
     parser.add_argument("--both", type=int, default=8, help="steps that both models make, in turns (%(default)s)")
     parser.add_argument("--width", type=int, default=128, help="width of the model (%(default)s)")
     parser.add_argument("--layers", type=int, default=2, help="its layers (%(default)s)")
     parser.add_argument("--batch", type=int, default=8, help="sequences in a batch (%(default)s)")
-    parser.add_argument("--length", type=int, default=256, help="characters in a sequence (%(default)s)")
+    parser.add_argument("--length", type=int, default=128, help="characters in a sequence (%(default)s)")
     parser.add_argument("--characters", type=int, default=200, help="characters that each model writes (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the batches and the sample (%(default)s)")
     parser.add_argument("--figure", type=Path, default=Path(__file__).with_suffix(".png"), help="where to draw it")

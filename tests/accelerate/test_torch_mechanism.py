@@ -300,14 +300,29 @@ def test_a_class_that_takes_no_derived_ones(monkeypatch: pytest.MonkeyPatch) -> 
     assert report.left[""].startswith("no class can be derived from ") and report.left[""].endswith(": it is final")
 
 
-def test_recurrences_to_come_are_named() -> None:
+TO_COME = {
+    "Mamba2": ({"num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1}, "layers.0.mixer", "mamba2_chunk_scan"),
+    "Rwkv": ({"attention_hidden_size": 32}, "blocks.0.attention", "rwkv_linear_attention"),
+    "xLSTM": ({"num_heads": 4}, "blocks.0.mlstm_layer.mlstm_backend", "xLSTMBackend"),
+    "MiniMax": (
+        {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 32,
+         "num_local_experts": 2, "layer_types": ["linear_attention", "full_attention"]},
+        "layers.0.self_attn",
+        "MiniMaxLightningAttention",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TO_COME)
+def test_recurrences_to_come_are_named(name: str) -> None:
     import transformers
 
-    config = transformers.Mamba2Config(hidden_size=32, num_heads=4, head_dim=16, state_size=8, num_hidden_layers=1,
-                                       vocab_size=20, n_groups=1)  # fmt: skip
-    report = accelerate(transformers.Mamba2Model(config), return_report=True)[1]
-    assert list(report.left) == ["layers.0.mixer"] and not report.accelerated
-    assert report.left["layers.0.mixer"] == "there is nothing for its mamba2_chunk_scan yet"
+    options, module, recurrence = TO_COME[name]
+    common = {"vocab_size": 20, "hidden_size": 32, "num_hidden_layers": 2, "pad_token_id": 0}
+    model = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**common, **options))
+    report = accelerate(model, return_report=True)[1]
+    assert report.left[module] == f"there is nothing for its {recurrence} yet" and not report.accelerated
+    assert set(report.left.values()) == {report.left[module]}
 
 
 def test_a_class_that_was_changed_since_is_not_restored() -> None:

@@ -23,6 +23,7 @@ SWAPPED = {
     "Mamba": ("backbone.layers.{}.mixer: MambaMixer", [0, 1], MAMBA),
     "FalconMamba": ("backbone.layers.{}.mixer: FalconMambaMixer", [0, 1], MAMBA),
     "Jamba": ("model.layers.{}.mamba: JambaMambaMixer", [0], MAMBA),
+    "Zamba": ("model.layers.{}mamba: ZambaMambaMixer", ["0.", "1.mamba_decoder.", "2.mamba_decoder."], MAMBA),
     "RecurrentGemma": (
         "model.layers.{}.temporal_block.rg_lru: RecurrentGemmaRglru",
         [0, 1],

@@ -172,7 +172,7 @@ def restore(model: nn.Module, *, built: bool = False) -> Restored:
     Examples
     --------
     >>> import torch
-    >>> import fastiter.torch
+    >>> import fastiter.torch.nn
     >>> model = torch.nn.Sequential(fastiter.torch.nn.GRU(5, 8))
     >>> fastiter.torch.restore(model), fastiter.torch.restore(model, built=True)
     ([], ['0'])

@@ -53,8 +53,8 @@ def plan_for(of: Class) -> Plan | None:
         swapped |= {key: f"fastiter.torch.{rule.by}" for key, rule, _ in found if rule.by is not None}
     if swapped:
         return Plan(overrides, swapped, None)
-    used = {of.__name__}.union(*map(globals_of, methods.values()))
-    missing = sorted(used & rules.NOT_YET)
+    used = set[str]().union(*map(globals_of, methods.values()))
+    missing = sorted(used & rules.FUNCTIONS_NOT_YET | {of.__name__} & rules.CLASSES_NOT_YET)
     return Plan({}, {}, f"there is nothing for its {missing[0]} yet") if missing else None
 
 

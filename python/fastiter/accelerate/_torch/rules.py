@@ -107,12 +107,12 @@ ATTRIBUTES = {
     "chunk_gated_delta_rule": ("torch_chunk_gated_delta_rule", _OF_EQUAL_HEADS),
     "recurrent_gated_delta_rule": ("torch_recurrent_gated_delta_rule", _OF_EQUAL_HEADS),
 }
-#: Recurrences that ours have no function for: global names in a module's methods, and names of classes
-NOT_YET = {
-    *("mamba2_chunk_scan", "mamba2_selective_state_update", "mamba_chunk_scan_combined"),
-    *("chunk_kimi_delta_attention", "recurrent_kimi_delta_attention", "rwkv_linear_attention_cpu"),
-    *("RwkvLinearAttention", "xLSTMBackend", "mLSTMBackend", "mLSTMCell", "MiniMaxLightningAttention"),
+#: Recurrences that ours have no function for: functions in a module's methods, and classes of modules
+FUNCTIONS_NOT_YET = {
+    *("mamba2_chunk_scan", "mamba_chunk_scan_combined", "rwkv_linear_attention"),
+    *("chunk_kimi_delta_attention", "recurrent_kimi_delta_attention", "chunk_kda"),
 }
+CLASSES_NOT_YET = {"xLSTMBackend", "mLSTMBackend", "mLSTMCell", "MiniMaxLightningAttention"}
 
 
 def reason_against(rule: Rule, name: str, theirs: Any) -> str | None:

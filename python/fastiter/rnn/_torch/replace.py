@@ -98,35 +98,7 @@ def replace(model: nn.Module) -> Replaced:
 
 
 def restore(model: nn.Module, *, built: bool = False) -> Restored:
-    """Give the modules that :func:`replace` replaced their original classes back, in place, and return their names.
-
-    Parametrisations, hooks and weights that were changed in between stay as they are now. Options that torch's classes
-    lack, such as a clip_state that was set in between, have no effect in them.
-
-    Not restored, with a reason in the result's `left`: modules whose class was changed since, by hand or by a library
-    that puts its own class before ours, such as FSDP2's fully_shard.
-
-    Parameters
-    ----------
-    model : Module
-        Any module; it may be such a layer itself.
-    built : bool
-        Also turn layers that were built as fastiter's into torch's, for torch's tools that support no other classes,
-        such as torch.jit.script and torch.ao.quantization. Layers with options that torch's lack are left.
-
-    Raises
-    ------
-    TypeError
-        If the model is no Module.
-
-    Examples
-    --------
-    >>> import torch
-    >>> import fastiter.torch
-    >>> model = torch.nn.Sequential(fastiter.torch.nn.GRU(5, 8))
-    >>> fastiter.torch.restore(model), fastiter.torch.restore(model, built=True)
-    ([], ['0'])
-    """
+    """Undo :func:`replace`, in place: the part of :func:`fastiter.torch.restore` that concerns recurrent layers."""
     _check("restore", model)
     if not isinstance(built, bool):
         raise TypeError(f"restore: built must be a bool, got {type_name(built)}")
