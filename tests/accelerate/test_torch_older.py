@@ -11,6 +11,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from transformers.models.mamba.modeling_mamba import mamba_selective_scan  # noqa: E402
+
 from fastiter.torch import accelerate, restore  # noqa: E402
 from tests.accelerate import older_models  # noqa: E402
 from tests.accelerate.older_models import GatedDeltaNet, MambaMixer, cache  # noqa: E402
@@ -80,6 +82,56 @@ def test_paths_with_other_arguments_are_left() -> None:
     report = accelerate(make(Other), return_report=True)[1]
     expected = "its cuda_kernels_forward takes cache_params, attention_mask, and its slow_forward cache_position"
     assert report.left == {"": expected}
+
+
+class WithHooks(torch.nn.Module):
+    """A mixer whose decorator does not say what it decorates, as in transformers 5.15.0."""
+
+    def around(function: Any) -> Any:
+        def wrapped(self: Any, *arguments: Any) -> Any:
+            self.calls += 1
+            return function(self, *arguments)
+
+        return wrapped
+
+    calls = 0
+
+    @around
+    def forward(self, *arguments: Any) -> Any:
+        return mamba_selective_scan(*arguments)
+
+
+def test_a_decorator_without_wraps() -> None:
+    module, (u, delta) = WithHooks(), torch.randn(2, 1, 4, 6).unbind()
+    arguments = (u, delta.abs(), -torch.rand(4, 3), *torch.randn(2, 1, 3, 6).unbind())
+    expected = module(*arguments)
+    assert accelerate(module, return_report=True)[1].accelerated
+    found = module(*arguments)
+    torch.testing.assert_close(found, expected)
+    assert not torch.equal(found, expected) and module.calls == 2
+
+
+def test_functions_without_groups_of_value_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models repeat keys and queries before the call; a trial with groups is not for these functions."""
+
+    def torch_chunk_gated_delta_rule(query: Any, key: Any, value: Any, g: Any, beta: Any, **options: Any) -> Any:
+        assert query.shape[2] == value.shape[2]
+        return real(query, key, value, g, beta, **options)
+
+    def other_groups(query: Any, key: Any, value: Any, g: Any, beta: Any, **options: Any) -> Any:
+        if query.shape[2] != value.shape[2]:
+            query, key = (torch.cat([x, x], 2) for x in (query, key))
+        return real(query, key, value, g, beta, **options)
+
+    real = older_models.torch_chunk_gated_delta_rule
+    monkeypatch.setattr(older_models, "torch_chunk_gated_delta_rule", torch_chunk_gated_delta_rule)
+    module = make(GatedDeltaNet)
+    expected, (report, found) = results(module)[0], (accelerate(module, return_report=True)[1], results(module)[0])
+    assert report.accelerated and (found - expected).norm() <= 32 * EPS * expected.norm()
+    restore(module)
+    monkeypatch.setattr(older_models, "torch_chunk_gated_delta_rule", other_groups)
+    left = accelerate(module, return_report=True)[1].left
+    assert left == {"": "its chunk_gated_delta_rule computes something else than before"}
 
 
 def test_functions_as_attributes() -> None:

@@ -20,7 +20,7 @@ from tests.accelerate.models import OPTIONS, make, tokens
 
 def difference(name: str, training: bool) -> float:
     """Return the largest relative difference of logits and gradients; raise if tokens differ or something is left."""
-    options = {"use_mamba_kernels": False} if name == "Jamba" else {}
+    options = {"use_mamba_kernels": False} if name in ("Jamba", "Zamba") else {}
     found, x = [], tokens(2, 33)
     for is_ours in (False, True):
         model = make(name, **options).train(training)

@@ -73,7 +73,7 @@ def _exchanges(name: str, method: types.FunctionType) -> list[_Exchange]:
     if name != "__init__":
         return [_Exchange(key, rules.GLOBALS[key], theirs) for key, theirs in used.items() if key in rules.GLOBALS]
     kept = {key: rules.ATTRIBUTES[key] for key in rules.ATTRIBUTES if key in names_of(method)}
-    return [_Exchange(key, rule, used[function]) for key, (function, rule) in kept.items() if function in used]
+    return [_Exchange(key, rules.GLOBALS[name], used[name]) for key, name in kept.items() if name in used]
 
 
 def _overrides(name: str, method: types.FunctionType, found: list[_Exchange]) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from torch import nn
 def rebound(function: types.FunctionType, names: Mapping[str, Any]) -> types.FunctionType:
     """Return a function like the given one, in which the global names have the given values.
 
-    Decorators that call the function they decorate by a variable of theirs are kept.
+    Decorators that call the function they decorate by a variable of theirs are kept; they are made anew, too.
 
     Parameters
     ----------
     function : function
-        With or without decorators that set ``__wrapped__``, as those made with functools.wraps do.
+        A method, or what decorators have made of it.
     names : mapping
         Values by global names. Other names have the values that they have now.
 
@@ -28,20 +28,42 @@ def rebound(function: types.FunctionType, names: Mapping[str, Any]) -> types.Fun
     TypeError
         If a decorator hides the function.
     """
-    inner = vars(function).get("__wrapped__")
+    inner = _inner_of(function)
     if inner is None:
-        scope = {**function.__globals__, **names}
+        scope, closure = {**function.__globals__, **names}, function.__closure__
         scope.pop("__name__", None)  # else torch.compile reads the names from the module, which has the former values
-        made = types.FunctionType(function.__code__, scope, function.__name__, None, function.__closure__)
-        update_wrapper(made, function)
-        del vars(made)["__wrapped__"]
     else:
-        wrapped, closure = _decorated(function, inner, names)
-        made = types.FunctionType(function.__code__, function.__globals__, function.__name__, None, closure)
-        update_wrapper(made, function)
-        vars(made)["__wrapped__"] = wrapped
-    made.__defaults__, made.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+        inner, closure = _decorated(function, inner, names)
+        scope = function.__globals__
+    made = types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__, closure)
+    made.__kwdefaults__ = function.__kwdefaults__
+    update_wrapper(made, function)
+    del vars(made)["__wrapped__"]
+    if "__wrapped__" in vars(function):
+        vars(made)["__wrapped__"] = inner
     return made
+
+
+def _inner_of(function: types.FunctionType) -> Any:
+    """Return what a decorator has wrapped, None if the function is not decorated.
+
+    A decorator without functools.wraps is recognised by the only method among its variables.
+    """
+    if "__wrapped__" in vars(function):
+        return vars(function)["__wrapped__"]
+    found = [_content(cell) for cell in function.__closure__ or ()]
+    methods = [x for x in found if isinstance(x, types.FunctionType) and x.__code__.co_varnames[:1] == ("self",)]
+    return methods[0] if len(methods) == 1 else None
+
+
+def unwrapped(function: Any) -> Any:
+    """Return the function below all decorators."""
+    while isinstance(function, types.FunctionType):
+        inner = _inner_of(function)
+        if inner is None:
+            break
+        function = inner
+    return function
 
 
 def _decorated(function: types.FunctionType, inner: Any, names: Mapping[str, Any]) -> tuple[Any, tuple[Any, ...]]:
@@ -72,7 +94,7 @@ def methods_of(of: type[nn.Module]) -> dict[str, types.FunctionType]:
 
 def globals_of(function: types.FunctionType) -> dict[str, Any]:
     """Return the global names that the code of a function uses, below its decorators, and their values."""
-    inner = inspect.unwrap(function)
+    inner = unwrapped(function)
     if not isinstance(inner, types.FunctionType):
         return {}
     scope = inner.__globals__
@@ -81,7 +103,7 @@ def globals_of(function: types.FunctionType) -> dict[str, Any]:
 
 def names_of(function: types.FunctionType) -> set[str]:
     """Return the names of globals and attributes that the code of a function uses, below its decorators."""
-    inner = inspect.unwrap(function)
+    inner = unwrapped(function)
     return set(_names(inner.__code__)) if isinstance(inner, types.FunctionType) else set()
 
 
