@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 import fastiter  # noqa: E402
 from fastiter._torch import linear as _linear  # noqa: E402
-from fastiter._torch.linear import linear  # noqa: E402
+from fastiter._torch.linear import LinearBackward, LinearForward, linear, linear_bwd  # noqa: E402
 from fastiter._torch.ops import empty  # noqa: E402
 from tests.support.cases import assert_close, assert_same_bits, tolerance  # noqa: E402
 
@@ -105,16 +105,16 @@ def test_bfloat16_is_rounded_once() -> None:
 def test_bfloat16_has_the_same_bits(inputs: int) -> None:
     """Equal bits on any number of threads, for a row alone or in a batch, in any layout, under another autocast."""
     x, weight, bias = arguments((40, inputs), 90, torch.bfloat16)
-    dy, needs = randn(40, 90, dtype=torch.bfloat16, seed=3), [True, True, True]
+    backward = LinearBackward(randn(40, 90, dtype=torch.bfloat16, seed=3), x, weight, [True, True, True])
     fastiter.set_num_threads(1)
-    y, expected = linear(x, weight, bias), _linear._backward(dy, x, weight, needs)
+    y, expected = linear(x, weight, bias), linear_bwd(backward)
     for row in (0, 17, 39):
         assert linear(x[row], weight, bias).equal(y[row])
     assert linear(x.t().contiguous().t(), weight.t().contiguous().t(), bias).equal(y)
     for threads in (1, 2, 3):
         fastiter.set_num_threads(threads)
         with torch.autocast("cpu", torch.float16):
-            found = [linear(x, weight, bias), *_linear._backward(dy, x, weight, needs)]
+            found = [linear(x, weight, bias), *linear_bwd(backward)]
         assert all(a.equal(b) for a, b in zip(found, (y, *expected), strict=True))
 
 
@@ -293,9 +293,10 @@ def test_forward_mode_is_right_or_refused() -> None:
 def test_on_a_gpu() -> None:
     """The implementation for CUDA tensors, run on CPU tensors."""
     x, weight, bias = torch.randn(3, 2, 5), torch.randn(4, 5), torch.randn(4)
-    y = _linear._linear_fwd_torch(x, weight, bias)
-    torch.testing.assert_close(y, _linear._linear_fwd(x, weight, bias))
-    dy, need = torch.randn_like(y), [True, True, True]
-    for a, b in zip(*(f(dy, x, weight, need) for f in (_linear._linear_bwd_torch, _linear._linear_bwd)), strict=True):
+    forward = LinearForward(x, weight, bias)
+    y = _linear._forward_torch(forward)
+    torch.testing.assert_close(y, _linear._forward(forward))
+    backward = LinearBackward(torch.randn_like(y), x, weight, [True, True, True])
+    for a, b in zip(_linear._backward_torch(backward), _linear._backward(backward), strict=True):
         assert a.is_contiguous()
         torch.testing.assert_close(a, b)

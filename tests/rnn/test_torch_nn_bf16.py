@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -194,11 +195,12 @@ def test_a_sequence_in_parts(kind):
 def test_no_copy_of_weights_or_input_is_widened(kind, monkeypatch):
     """The products take bfloat16, as they do without a projection of h."""
     from fastiter._torch import linear
+    from fastiter.rnn._torch.nn import layer
 
     seen = []
-    for name in ("_forward", "_backward"):
-        original = getattr(linear, name)
-        monkeypatch.setattr(linear, name, lambda *a, f=original: seen.extend(x.dtype for x in a[:2]) or f(*a))
+    for module, name in itertools.product((linear, layer), ("linear_fwd", "linear_bwd")):
+        original = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda call, f=original: seen.extend(x.dtype for x in call[:2]) or f(call))
     mine = make(ours, kind, bidirectional=True, dtype=BF16)
     mine(make_input("time", BF16).requires_grad_())[0].sum().backward()
     assert set(seen) == {BF16}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,9 @@ BACKWARD = {"linear": reference.linear_scan_backward, "block": reference.block_s
 @pytest.fixture(autouse=True)
 def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Route CPU tensors to the GPU implementation; fill uninitialised memory with NaN."""
-    for name, (forward, out, backward) in triton.GPU.items():
-        monkeypatch.setitem(ops._FORWARD, name, forward)
-        monkeypatch.setitem(ops._OUT, name, out)
-        monkeypatch.setitem(ops._BACKWARD, name, backward)
+    launchers = (triton.forward, triton.forward_out, triton.backward)
+    for scan in (ops.LINEAR, ops.BLOCK):
+        monkeypatch.setitem(ops.OPS, scan.name, ops.Ops(*[partial(launcher, scan) for launcher in launchers]))
     real = torch.Tensor.new_empty
 
     def filled(x: Any, *args: Any, **options: Any) -> Any:
@@ -124,7 +124,7 @@ def test_nothing_and_one_step(kind: str, device: str) -> None:
 
 def test_real_numbers_of_one_segment_have_the_bits_of_the_cpu(device: str) -> None:
     inputs = [torch.from_numpy(y) for y in scan_inputs("linear", 2, 50, (5,), np.float32)]
-    expected = ops._forward(ops.LINEAR, *inputs, (False, None, None, None))
+    expected = ops._forward(ops.LINEAR, ops.ScanForward(*inputs, False, None, None, None))
     h, last = SCANS["linear"](*(y.to(device).expand(2, *y.shape[1:]) for y in inputs))
     assert torch.equal(h.cpu(), expected[0]) and torch.equal(last.cpu(), expected[1])
 

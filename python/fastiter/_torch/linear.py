@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from .. import _core
-from . import vmap
 from .autograd import one_by_one
 from .autograd_twice import differentiable
-from .ops import CPU_AND_CUDA, FLOATS, GPU_FLOATS, LIBRARY, check_tensors, contiguous, eager, empty
+from .op import Op
+from .ops import CPU_AND_CUDA, FLOATS, GPU_FLOATS, check_tensors, contiguous, empty
 
 _GEMM = {
     torch.float32: _core.dense.gemm_f32,
@@ -47,7 +47,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if (torch.is_grad_enabled() and any(i.requires_grad for i in inputs)) or forward_ad._current_level >= 0:
         result: Tensor = _Linear.apply(x, weight, bias)
         return result
-    return _forward(x, weight, bias)
+    return linear_fwd(LinearForward(x, weight, bias))
 
 
 class _Linear(torch.autograd.Function):
@@ -55,7 +55,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return _forward(x, weight, bias)
+        return linear_fwd(LinearForward(x, weight, bias))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -66,7 +66,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias = ctx.saved_tensors
         with torch.no_grad():
-            gradients = iter(_backward(dy, x, weight, list(ctx.needs_input_grad)))
+            gradients = iter(linear_bwd(LinearBackward(dy, x, weight, list(ctx.needs_input_grad))))
         found = [next(gradients) if need else None for need in ctx.needs_input_grad]
         return tuple(differentiable(_again, found, (x, weight, bias), (), (dy,)))
 
@@ -75,29 +75,44 @@ def _again(inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
     return [torch.nn.functional.linear(*inputs)]
 
 
-LIBRARY.define("_linear_fwd(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-LIBRARY.define("_linear_bwd(Tensor dy, Tensor x, Tensor weight, bool[3] need) -> Tensor[]")
+class LinearForward(NamedTuple):
+    """A call of the forward op, which returns y."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+
+class LinearBackward(NamedTuple):
+    """A call of the backward op, which returns the requested gradients of x, weight and bias."""
+
+    dy: Tensor
+    x: Tensor
+    weight: Tensor
+    need: Sequence[bool]
 
 
 def _lines(x: Tensor) -> Tensor:
     return contiguous(x).view(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-def _linear_fwd(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _forward(call: LinearForward) -> Tensor:
+    x, weight, bias = call
     lines, weight = _lines(x), contiguous(weight)
     if bias is not None:
         bias = contiguous(bias.float() if bias.dtype == torch.bfloat16 else bias)
-    y = _linear_fwd_fake(x, weight, bias)
+    y = _output(call)
     (rows, inputs), outputs = lines.shape, weight.shape[0]
     _GEMM[x.dtype](rows, outputs, inputs, lines, inputs, 1, weight, 1, inputs, bias, y)
     return y
 
 
-def _linear_bwd(dy: Tensor, x: Tensor, weight: Tensor, need: list[bool]) -> list[Tensor]:
+def _backward(call: LinearBackward) -> list[Tensor]:
+    dy, x, weight, need = call
     lines, weight, dlines = _lines(x), contiguous(weight), _lines(dy)
     (rows, inputs), outputs = lines.shape, weight.shape[0]
     gemm = _GEMM[x.dtype]
-    gradients = _linear_bwd_fake(dy, x, weight, need)
+    gradients = _gradients(call)
     left = iter(gradients)
     if need[0]:
         gemm(rows, inputs, outputs, dlines, outputs, 1, weight, inputs, 1, None, next(left))
@@ -108,21 +123,22 @@ def _linear_bwd(dy: Tensor, x: Tensor, weight: Tensor, need: list[bool]) -> list
     return gradients
 
 
-def _linear_fwd_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return empty(x, (*x.shape[:-1], weight.shape[0]))
+def _output(call: LinearForward) -> Tensor:
+    return empty(call.x, (*call.x.shape[:-1], call.weight.shape[0]))
 
 
-def _linear_bwd_fake(dy: Tensor, x: Tensor, weight: Tensor, need: list[bool]) -> list[Tensor]:
-    shapes = (x.shape, weight.shape, weight.shape[:1])
-    return [empty(x, shape) for shape, wanted in zip(shapes, need, strict=True) if wanted]
+def _gradients(call: LinearBackward) -> list[Tensor]:
+    shapes = (call.x.shape, call.weight.shape, call.weight.shape[:1])
+    return [empty(call.x, shape) for shape, wanted in zip(shapes, call.need, strict=True) if wanted]
 
 
-def _linear_fwd_torch(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    with _in_its_dtype(x):
-        return torch.nn.functional.linear(x, weight, bias).contiguous()
+def _forward_torch(call: LinearForward) -> Tensor:
+    with _in_its_dtype(call.x):
+        return torch.nn.functional.linear(*call).contiguous()
 
 
-def _linear_bwd_torch(dy: Tensor, x: Tensor, weight: Tensor, need: list[bool]) -> list[Tensor]:
+def _backward_torch(call: LinearBackward) -> list[Tensor]:
+    dy, x, weight, need = call
     lines, gradients = _lines(dy), []
     with _in_its_dtype(x):
         if need[0]:
@@ -139,13 +155,7 @@ def _in_its_dtype(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
-LIBRARY.impl("_linear_fwd", _linear_fwd, "CPU")
-LIBRARY.impl("_linear_bwd", _linear_bwd, "CPU")
-LIBRARY.impl("_linear_fwd", _linear_fwd_torch, "CUDA")
-LIBRARY.impl("_linear_bwd", _linear_bwd_torch, "CUDA")
-torch.library.register_fake("fastiter::_linear_fwd", _linear_fwd_fake, lib=LIBRARY)
-torch.library.register_fake("fastiter::_linear_bwd", _linear_bwd_fake, lib=LIBRARY)
-_forward = eager(_linear_fwd, torch.ops.fastiter._linear_fwd.default)
-_backward = eager(_linear_bwd, torch.ops.fastiter._linear_bwd.default)
-
-vmap.register("_linear_fwd", "_linear_bwd")
+linear_fwd = Op("_linear_fwd", LinearForward, _forward, _output)
+linear_bwd = Op("_linear_bwd", LinearBackward, _backward, _gradients)
+linear_fwd.on_cuda(_forward_torch)
+linear_bwd.on_cuda(_backward_torch)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,34 +13,44 @@ from . import vmap
 from .ops import LIBRARY, needs_no_dispatch
 
 Call = TypeVar("Call", bound=tuple[Any, ...])
-Implementation = Callable[[Call], list[Tensor]]
+Found = TypeVar("Found")
+Implementation = Callable[[Call], Found]
+#: A tensor that the op changes in place
+Changed: TypeAlias = Tensor
 
-#: Types of arguments in a schema, by the annotations of a call's fields
+#: Types in a schema, by the annotations of a call's fields and of implementations' results
 _TYPES = {
     "Tensor": "Tensor",
+    "Changed": "Tensor(changed!)",
+    "list[Tensor]": "Tensor[]",
     "Tensor | None": "Tensor?",
     "Sequence[Tensor]": "Tensor[]",
     "Sequence[Tensor | None]": "Tensor?[]",
+    "Sequence[bool]": "bool[]",
     "bool": "bool",
     "int": "int",
     "float": "float",
     "float | None": "float?",
     "str": "str",
+    "torch.dtype": "ScalarType",
 }
 
 
-def schema_of(name: str, call: type[Any]) -> str:
-    """Return the schema of an op with the arguments of a NamedTuple, which returns tensors."""
+def schema_of(name: str, call: type[Any], implementation: Callable[..., Any]) -> str:
+    """Return the schema of an op with the arguments of a NamedTuple and the result of an implementation."""
     defaults: dict[str, Any] = call._field_defaults
+    returned = inspect.signature(implementation).return_annotation  # a string: annotations are postponed
     arguments = [
         f"{_TYPES[annotation.__forward_arg__]} {field}" + (f"={defaults[field]}" if field in defaults else "")
-        for field, annotation in call.__annotations__.items()  # ForwardRefs: annotations are postponed
+        for field, annotation in call.__annotations__.items()  # ForwardRefs, for the same reason
     ]
-    return f"{name}({', '.join(arguments)}) -> Tensor[]"
+    return f"{name}({', '.join(arguments)}) -> {_TYPES[returned]}"
 
 
-class Op(Generic[Call]):
-    """An op ``fastiter::<name>`` that maps a call, a NamedTuple, to tensors.
+class Op(Generic[Call, Found]):
+    """An op ``fastiter::<name>`` that maps a call, a NamedTuple, to a tensor or a list of tensors.
+
+    An op that changes none of its arguments has a vmap rule.
 
     Parameters
     ----------
@@ -48,32 +59,36 @@ class Op(Generic[Call]):
     call : type of NamedTuple
         Its fields, with the annotations of `_TYPES`, are the op's arguments, in this order.
     cpu, fake : callable
-        From a call to the tensors: computed, and only allocated, for tracing.
+        From a call to the tensor or list: computed, and only allocated, for tracing.
     """
 
-    def __init__(self, name: str, call: type[Call], cpu: Implementation[Call], fake: Implementation[Call]) -> None:
+    def __init__(
+        self, name: str, call: type[Call], cpu: Implementation[Call, Found], fake: Implementation[Call, Found]
+    ) -> None:
         self._name, self._call, self._cpu = name, call, cpu
-        LIBRARY.define(schema_of(name, call))
+        schema = schema_of(name, call, fake)
+        LIBRARY.define(schema)
         LIBRARY.impl(name, self._taking_arguments(cpu), "CPU")
         torch.library.register_fake(f"fastiter::{name}", self._taking_arguments(fake), lib=LIBRARY)
-        vmap.register(name)
+        if _TYPES["Changed"] not in schema:
+            vmap.register(name)
         self._op = getattr(torch.ops.fastiter, name).default
 
-    def _taking_arguments(self, implementation: Implementation[Call]) -> Callable[..., list[Tensor]]:
+    def _taking_arguments(self, implementation: Implementation[Call, Found]) -> Callable[..., Found]:
         call = self._call
 
-        def from_arguments(*args: Any) -> list[Tensor]:
+        def from_arguments(*args: Any) -> Found:
             return implementation(call(*args))  # torch omits trailing arguments that equal their defaults
 
         return from_arguments
 
-    def __call__(self, call: Call) -> list[Tensor]:
+    def __call__(self, call: Call) -> Found:
         """Run the op, without torch's dispatcher if nothing needs it."""
         if needs_no_dispatch(call):
             return self._cpu(call)
-        found: list[Tensor] = self._op(*call)
+        found: Found = self._op(*call)
         return found
 
-    def on_cuda(self, implementation: Implementation[Call]) -> None:
+    def on_cuda(self, implementation: Implementation[Call, Found]) -> None:
         """Register the implementation for CUDA tensors."""
         LIBRARY.impl(self._name, self._taking_arguments(implementation), "CUDA")

@@ -28,7 +28,7 @@ from ..._torch.ops import (
 from ..._torch.overrides import dispatched
 from .._shapes import check_block_shapes, check_first, check_linear_shapes
 from . import double_backward  # the ops of CUDA tensors
-from .ops import BLOCK, LINEAR, Cut, Scan, carried, scan_bwd, scan_fwd, scan_out
+from .ops import BLOCK, LINEAR, OPS, Cut, Scan, ScanBackward, ScanForward, ScanOut, carried
 
 Integers: TypeAlias = "Tensor | Sequence[int]"
 
@@ -116,7 +116,7 @@ def _run(
     if out is not None:
         given = [("x", x), (scan.factors, a)] + ([] if h0 is None else [("h0", h0)])
         _check_out(scan, out, x, [*given, *([] if cut[1] is None else [("reset", cut[1])])])
-        return out, scan_out(scan, factors, x, h0, cut, out)
+        return out, OPS[function].out(ScanOut(factors, x, h0, *cut, out))
     return _apply(scan, factors, x, h0, cut)
 
 
@@ -191,7 +191,7 @@ def _apply(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut) -> tup
         keep = transformed() or (torch.is_grad_enabled() and a.requires_grad)
         h, last = _Scan.apply(scan.blocks, a, x, h0, *cut, keep)[:2]
     else:
-        h, last = scan_fwd(scan, a, x, h0, cut)
+        h, last = OPS[scan.name].forward(ScanForward(a, x, h0, *cut))
     return h, last
 
 
@@ -215,7 +215,8 @@ class _Scan(torch.autograd.Function):
         cu_seqlens: Tensor | None,
         keep: bool,
     ) -> tuple[Tensor, ...]:
-        h, last = scan_fwd(BLOCK if blocks else LINEAR, a, x, h0, (reverse, reset, lengths, cu_seqlens))
+        call = ScanForward(a, x, h0, reverse, reset, lengths, cu_seqlens)
+        h, last = OPS[(BLOCK if blocks else LINEAR).name].forward(call)
         return (h, last, own_copy(h)) if keep else (h, last)
 
     @staticmethod
@@ -243,6 +244,6 @@ class _Scan(torch.autograd.Function):
             all_three = double_backward.backward(ctx.scan, _apply, a, h, h0, dh, dlast, cut)
             dx, da, dh0 = (x if need else None for x, need in zip(all_three, needs, strict=True))
         else:
-            wanted = iter(scan_bwd(ctx.scan, a, h, h0, dh, dlast, cut, needs))
+            wanted = iter(OPS[ctx.scan.name].backward(ScanBackward(a, h, h0, dh, dlast, *cut, *needs)))
             dx, da, dh0 = (next(wanted) if need else None for need in needs)
         return None, da, dx, dh0, None, None, None, None, None

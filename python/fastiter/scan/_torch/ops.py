@@ -1,4 +1,4 @@
-"""The private ops of the family scan: schemas, CPU implementations, which call the kernels, and fake versions.
+"""The private ops of the family scan: their calls, and their CPU implementations, which call the kernels.
 
 Forward returns h and the final state. Backward returns the requested ones of dx, da and dh0, in this order. ``a`` (or
 ``A``) has both axes B and T, of size 1 where it is broadcast, and da has the shape of a.
@@ -7,7 +7,8 @@ Forward returns h and the final state. Backward returns the requested ones of dx
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,10 +16,67 @@ from torch import Tensor
 
 from ... import _core
 from ..._sequences import check_bounds, check_lengths
-from ..._torch import vmap
-from ..._torch.ops import LIBRARY, contiguous, eager, empty_steps, unit_stride
+from ..._torch.op import Changed, Op
+from ..._torch.ops import contiguous, empty_steps, unit_stride
 
 Cut = tuple[bool, Tensor | None, Tensor | None, Tensor | None]  # reverse, reset, lengths, cu_seqlens
+
+
+class ScanForward(NamedTuple):
+    """A call of the op that returns h and the final state."""
+
+    a: Tensor
+    x: Tensor
+    h0: Tensor | None
+    reverse: bool
+    reset: Tensor | None
+    lengths: Tensor | None
+    cu_seqlens: Tensor | None
+
+    @property
+    def cut(self) -> Cut:
+        """The division of steps into sequences."""
+        return self[3:7]
+
+
+class ScanOut(NamedTuple):
+    """A call of the op that writes h to ``out`` and returns the final state."""
+
+    a: Tensor
+    x: Tensor
+    h0: Tensor | None
+    reverse: bool
+    reset: Tensor | None
+    lengths: Tensor | None
+    cu_seqlens: Tensor | None
+    out: Changed
+
+    @property
+    def forward(self) -> ScanForward:
+        """The same call of the forward op."""
+        return ScanForward(*self[:7])
+
+
+class ScanBackward(NamedTuple):
+    """A call of the op that returns the needed gradients."""
+
+    a: Tensor
+    h: Tensor
+    h0: Tensor | None
+    dh: Tensor | None
+    dlast: Tensor | None
+    reverse: bool
+    reset: Tensor | None
+    lengths: Tensor | None
+    cu_seqlens: Tensor | None
+    need_x: bool
+    need_a: bool
+    need_h0: bool
+
+    @property
+    def cut(self) -> Cut:
+        """The division of steps into sequences."""
+        return self[5:9]
 
 
 class Scan(NamedTuple):
@@ -37,16 +95,6 @@ LINEAR = Scan(
     "linear_scan", "a", False, (*_DTYPES, torch.bfloat16), _core.scan.linear_forward, _core.scan.linear_backward
 )
 BLOCK = Scan("block_scan", "A", True, _DTYPES, _core.scan.block_forward, _core.scan.block_backward)
-SCANS = {scan.name: scan for scan in (LINEAR, BLOCK)}
-
-_CUT = "bool reverse, Tensor? reset, Tensor? lengths, Tensor? cu_seqlens"
-for _name in SCANS:
-    LIBRARY.define(f"_{_name}_fwd(Tensor a, Tensor x, Tensor? h0, {_CUT}) -> Tensor[]")
-    LIBRARY.define(f"_{_name}_out(Tensor a, Tensor x, Tensor? h0, {_CUT}, Tensor(out!) out) -> Tensor")
-    LIBRARY.define(
-        f"_{_name}_bwd(Tensor a, Tensor h, Tensor? h0, Tensor? dh, Tensor? dlast, {_CUT}, bool need_x, bool need_a, "
-        "bool need_h0) -> Tensor[]"
-    )
 
 
 def carried(dtype: torch.dtype) -> torch.dtype:
@@ -90,23 +138,31 @@ def _work(scan: Scan, x: Tensor, cut: Cut) -> tuple[Any, ...]:
     return (shape, x.shape[-1]) if scan.blocks else (shape,)
 
 
-def _forward_into(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut, h: Tensor) -> Tensor:
-    first, last = None if h0 is None else contiguous(h0), empty_last(x, cut[3])
-    scan.forward(*_work(scan, x, cut), flat_steps(a), flat_steps(x), first, flat_steps(h), last)
+def _forward_into(scan: Scan, call: ScanForward, h: Tensor) -> Tensor:
+    first, last = None if call.h0 is None else contiguous(call.h0), empty_last(call.x, call.cu_seqlens)
+    scan.forward(*_work(scan, call.x, call.cut), flat_steps(call.a), flat_steps(call.x), first, flat_steps(h), last)
     return last
 
 
-def _forward(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut) -> list[Tensor]:
-    h = empty_steps(x, x.shape)
-    return [h, _forward_into(scan, a, x, h0, cut, h)]
+def _forward(scan: Scan, call: ScanForward) -> list[Tensor]:
+    h = empty_steps(call.x, call.x.shape)
+    return [h, _forward_into(scan, call, h)]
 
 
-def _forward_out(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut, out: Tensor) -> Tensor:
-    if not has_plain_steps(out):
-        h, last = _forward(scan, a, x, h0, cut)
-        out.copy_(h)
-        return last
-    return _forward_into(scan, a, x, h0, cut, out)
+def _forward_fake(scan: Scan, call: ScanForward) -> list[Tensor]:
+    return [empty_steps(call.x, call.x.shape), empty_last(call.x, call.cu_seqlens)]
+
+
+def _forward_out(scan: Scan, call: ScanOut) -> Tensor:
+    if has_plain_steps(call.out):
+        return _forward_into(scan, call.forward, call.out)
+    h, last = _forward(scan, call.forward)
+    call.out.copy_(h)
+    return last
+
+
+def _forward_out_fake(scan: Scan, call: ScanOut) -> Tensor:
+    return empty_last(call.x, call.cu_seqlens)
 
 
 def has_plain_steps(out: Tensor) -> bool:
@@ -119,30 +175,26 @@ def has_plain_steps(out: Tensor) -> bool:
     return not out.is_neg() and not out.is_conj()
 
 
-def _backward(
-    scan: Scan,
-    a: Tensor,
-    h: Tensor,
-    h0: Tensor | None,
-    dh: Tensor | None,
-    dlast: Tensor | None,
-    cut: Cut,
-    need_x: bool,
-    need_a: bool,
-    need_h0: bool,
-) -> list[Tensor]:
-    dh = None if dh is None else flat_steps(dh)
-    first = None if h0 is None else contiguous(h0)
-    dlast = None if dlast is None else contiguous(dlast)
-    dfirst = empty_last(h, cut[3])
-    dx = empty_steps(h, h.shape) if need_x else None
-    gradient, summed = _empty_factors_gradient(a, h) if need_a else (None, False)
+def _backward(scan: Scan, call: ScanBackward) -> list[Tensor]:
+    a, h = call.a, call.h
+    dh = None if call.dh is None else flat_steps(call.dh)
+    first, dlast = (None if x is None else contiguous(x) for x in (call.h0, call.dlast))
+    dfirst = empty_last(h, call.cu_seqlens)
+    dx = empty_steps(h, h.shape) if call.need_x else None
+    gradient, summed = _empty_factors_gradient(a, h) if call.need_a else (None, False)
     flat_dx, flat_da = (None if x is None else flat_steps(x) for x in (dx, gradient))
     da = (None, flat_da) if summed else (flat_da, None)  # for each step, or summed over steps
     given = (flat_steps(a), flat_steps(h), dh, first, dlast)
-    scan.backward(*_work(scan, h, cut), *given, flat_dx, *da, dfirst)
+    scan.backward(*_work(scan, h, call.cut), *given, flat_dx, *da, dfirst)
     of_a = None if gradient is None else gradient.to(a.dtype)
-    return [x for x in (dx, of_a, dfirst if need_h0 else None) if x is not None]
+    return [x for x in (dx, of_a, dfirst if call.need_h0 else None) if x is not None]
+
+
+def _backward_fake(scan: Scan, call: ScanBackward) -> list[Tensor]:
+    a, h = call.a, call.h
+    gradients = [empty_steps(h, h.shape)] if call.need_x else []
+    gradients += [_empty_factors_gradient(a, h)[0].to(a.dtype)] if call.need_a else []
+    return gradients + ([empty_last(h, call.cu_seqlens)] if call.need_h0 else [])
 
 
 def _empty_factors_gradient(a: Tensor, h: Tensor) -> tuple[Tensor, bool]:
@@ -152,78 +204,20 @@ def _empty_factors_gradient(a: Tensor, h: Tensor) -> tuple[Tensor, bool]:
     return a.new_empty(a.shape, dtype=carried(a.dtype)), True
 
 
-def _register(scan: Scan, kind: str, real: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
-    """Register an op's implementations; return the function to call."""
-    name = f"_{scan.name}_{kind}"
-    LIBRARY.impl(name, real, "CPU")
-    torch.library.register_fake(f"fastiter::{name}", fake, lib=LIBRARY)
-    return eager(real, getattr(torch.ops.fastiter, name).default)
+class Ops(NamedTuple):
+    """The ops of a kind of scan."""
+
+    forward: Op[ScanForward, list[Tensor]]
+    out: Op[ScanOut, Tensor]
+    backward: Op[ScanBackward, list[Tensor]]
 
 
-def _forward_op(scan: Scan) -> Callable[..., list[Tensor]]:
-    def real(a: Tensor, x: Tensor, h0: Tensor | None, *cut: Any) -> list[Tensor]:
-        return _forward(scan, a, x, h0, cut)
-
-    def fake(a: Tensor, x: Tensor, h0: Tensor | None, *cut: Any) -> list[Tensor]:
-        return [empty_steps(x, x.shape), empty_last(x, cut[3])]
-
-    return _register(scan, "fwd", real, fake)
+def _ops_of(scan: Scan) -> Ops:
+    return Ops(
+        Op(f"_{scan.name}_fwd", ScanForward, partial(_forward, scan), partial(_forward_fake, scan)),
+        Op(f"_{scan.name}_out", ScanOut, partial(_forward_out, scan), partial(_forward_out_fake, scan)),
+        Op(f"_{scan.name}_bwd", ScanBackward, partial(_backward, scan), partial(_backward_fake, scan)),
+    )
 
 
-def _out_op(scan: Scan) -> Callable[..., Tensor]:
-    def real(a: Tensor, x: Tensor, h0: Tensor | None, *cut_and_out: Any) -> Tensor:
-        return _forward_out(scan, a, x, h0, cut_and_out[:4], cut_and_out[4])
-
-    def fake(a: Tensor, x: Tensor, h0: Tensor | None, *cut_and_out: Any) -> Tensor:
-        return empty_last(x, cut_and_out[3])
-
-    return _register(scan, "out", real, fake)
-
-
-def _backward_op(scan: Scan) -> Callable[..., list[Tensor]]:
-    def real(
-        a: Tensor, h: Tensor, h0: Tensor | None, dh: Tensor | None, dlast: Tensor | None, *cut_and_needs: Any
-    ) -> list[Tensor]:
-        return _backward(scan, a, h, h0, dh, dlast, cut_and_needs[:4], *cut_and_needs[4:])
-
-    def fake(
-        a: Tensor, h: Tensor, h0: Tensor | None, dh: Tensor | None, dlast: Tensor | None, *cut_and_needs: Any
-    ) -> list[Tensor]:
-        need_x, need_a, need_h0 = cut_and_needs[4:]
-        gradients = [empty_steps(h, h.shape)] if need_x else []
-        gradients += [_empty_factors_gradient(a, h)[0].to(a.dtype)] if need_a else []
-        return gradients + ([empty_last(h, cut_and_needs[3])] if need_h0 else [])
-
-    return _register(scan, "bwd", real, fake)
-
-
-_FORWARD = {scan.name: _forward_op(scan) for scan in (LINEAR, BLOCK)}
-_OUT = {scan.name: _out_op(scan) for scan in (LINEAR, BLOCK)}
-_BACKWARD = {scan.name: _backward_op(scan) for scan in (LINEAR, BLOCK)}
-
-
-def scan_fwd(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut) -> list[Tensor]:
-    """Return h and the final state."""
-    return _FORWARD[scan.name](a, x, h0, *cut)
-
-
-def scan_out(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut, out: Tensor) -> Tensor:
-    """Write h to ``out``; return the final state."""
-    return _OUT[scan.name](a, x, h0, *cut, out)
-
-
-def scan_bwd(
-    scan: Scan,
-    a: Tensor,
-    h: Tensor,
-    h0: Tensor | None,
-    dh: Tensor | None,
-    dlast: Tensor | None,
-    cut: Cut,
-    needs: Sequence[bool],
-) -> list[Tensor]:
-    """Return the needed ones of dx, da and dh0."""
-    return _BACKWARD[scan.name](a, h, h0, dh, dlast, *cut, *needs)
-
-
-vmap.register("_linear_scan_fwd", "_linear_scan_bwd", "_block_scan_fwd", "_block_scan_bwd")
+OPS = {scan.name: _ops_of(scan) for scan in (LINEAR, BLOCK)}

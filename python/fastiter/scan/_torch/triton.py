@@ -8,14 +8,29 @@ segments, and then all segments run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..._torch import launch
-from ..._torch.ops import LIBRARY, contiguous, empty_steps
-from .ops import BLOCK, LINEAR, Cut, Scan, carried, check_cut, empty_last, flat_steps, has_plain_steps
+from ..._torch.ops import contiguous, empty_steps
+from .ops import (
+    BLOCK,
+    LINEAR,
+    OPS,
+    Cut,
+    Scan,
+    ScanBackward,
+    ScanForward,
+    ScanOut,
+    carried,
+    check_cut,
+    empty_last,
+    flat_steps,
+    has_plain_steps,
+)
 
 #: Minimum steps per segment
 _SHORTEST = 64
@@ -134,9 +149,10 @@ def _empty_summaries(a: Tensor, x: Tensor, work: _Work) -> tuple[Tensor, Tensor]
     return x.new_empty((*leading, *a.shape[2:]), dtype=dtype), x.new_empty((*leading, *x.shape[2:]), dtype=dtype)
 
 
-def _forward_into(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut, h: Tensor) -> Tensor:
-    work, factors, flat = _work(scan, x, cut), flat_steps(a), flat_steps(x)
-    first, last, carry = None if h0 is None else contiguous(h0), empty_last(x, cut[3]), None
+def _forward_into(scan: Scan, call: ScanForward, h: Tensor) -> Tensor:
+    a, x, h0, *_ = call
+    work, factors, flat = _work(scan, x, call.cut), flat_steps(a), flat_steps(x)
+    first, last, carry = None if h0 is None else contiguous(h0), empty_last(x, call.cu_seqlens), None
     if work.segments > 1:
         factor, state = _empty_summaries(a, x, work)
         if scan.blocks:
@@ -144,22 +160,24 @@ def _forward_into(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut,
             _launch(scan, "fwd", x, work, memory, (factors, flat, None), x.shape[-1] + 1)
         else:
             _launch(scan, "fwd_summary", x, work, (factors, flat, factor, state), (factors, flat))
-        carry = _forward(scan, factor, state, first, (False, None, None, None))[0]
+        carry = forward(scan, ScanForward(factor, state, first, False, None, None, None))[0]
     nowhere = (None, None) if scan.blocks else ()
     _launch(scan, "fwd", x, work, (factors, flat, first, carry, h, last, *nowhere), (factors, flat, h))
     return last
 
 
-def _forward(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut) -> list[Tensor]:
-    h = empty_steps(x, x.shape)
-    return [h, _forward_into(scan, a, x, h0, cut, h)]
+def forward(scan: Scan, call: ScanForward) -> list[Tensor]:
+    """Implement the forward op on a GPU."""
+    h = empty_steps(call.x, call.x.shape)
+    return [h, _forward_into(scan, call, h)]
 
 
-def _forward_out(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut, out: Tensor) -> Tensor:
-    if has_plain_steps(out):
-        return _forward_into(scan, a, x, h0, cut, out)
-    h, last = _forward(scan, a, x, h0, cut)
-    out.copy_(h)
+def forward_out(scan: Scan, call: ScanOut) -> Tensor:
+    """Implement the op that writes to a given tensor on a GPU."""
+    if has_plain_steps(call.out):
+        return _forward_into(scan, call.forward, call.out)
+    h, last = forward(scan, call.forward)
+    call.out.copy_(h)
     return last
 
 
@@ -175,26 +193,17 @@ def _carry_backward(
         _launch(scan, "bwd", h, work, memory, (factors, None, dh, None, None), h.shape[-1] + 1)
     else:
         _launch(scan, "bwd_summary", h, work, (factors, dh, factor, state), (factors, dh))
-    return _forward(scan, factor, state, dlast, (True, None, None, None))[0]
+    return forward(scan, ScanForward(factor, state, dlast, True, None, None, None))[0]
 
 
-def _backward(
-    scan: Scan,
-    a: Tensor,
-    h: Tensor,
-    h0: Tensor | None,
-    dh: Tensor | None,
-    dlast: Tensor | None,
-    cut: Cut,
-    need_x: bool,
-    need_a: bool,
-    need_h0: bool,
-) -> list[Tensor]:
-    work, factors, flat = _work(scan, h, cut), flat_steps(a), flat_steps(h)
-    dh = None if dh is None else flat_steps(dh)
-    first, dlast = (None if y is None else contiguous(y) for y in (h0, dlast))
-    dx, dfirst = empty_steps(h, h.shape) if need_x else None, empty_last(h, cut[3])
-    da, da_sum = _empty_factors_gradient(a, h, work) if need_a else (None, None)
+def backward(scan: Scan, call: ScanBackward) -> list[Tensor]:
+    """Implement the backward op on a GPU."""
+    a, h = call.a, call.h
+    work, factors, flat = _work(scan, h, call.cut), flat_steps(a), flat_steps(h)
+    dh = None if call.dh is None else flat_steps(call.dh)
+    first, dlast = (None if y is None else contiguous(y) for y in (call.h0, call.dlast))
+    dx, dfirst = empty_steps(h, h.shape) if call.need_x else None, empty_last(h, call.cu_seqlens)
+    da, da_sum = _empty_factors_gradient(a, h, work) if call.need_a else (None, None)
     carry = _carry_backward(scan, a, factors, h, dh, dlast, work)
     memory = (factors, flat, first, dh, dlast, carry, dx, da, da_sum, dfirst, *((None, None) if scan.blocks else ()))
     _launch(scan, "bwd", h, work, memory, (factors, flat, dh, dx, da))
@@ -203,7 +212,7 @@ def _backward(
         gradient = gradient.sum(0, keepdim=True)
     if gradient is not None:
         gradient = gradient.to(a.dtype)
-    return [y for y in (dx, gradient, dfirst if need_h0 else None) if y is not None]
+    return [y for y in (dx, gradient, dfirst if call.need_h0 else None) if y is not None]
 
 
 def _empty_factors_gradient(a: Tensor, h: Tensor, work: _Work) -> tuple[Tensor | None, Tensor | None]:
@@ -219,25 +228,7 @@ def _empty_factors_gradient(a: Tensor, h: Tensor, work: _Work) -> tuple[Tensor |
     return a.new_empty(shape, dtype=carried(a.dtype)), None
 
 
-def _register(scan: Scan) -> None:
-    def forward(a: Tensor, x: Tensor, h0: Tensor | None, *cut: Any) -> list[Tensor]:
-        return _forward(scan, a, x, h0, cut)
-
-    def forward_out(a: Tensor, x: Tensor, h0: Tensor | None, *cut_and_out: Any) -> Tensor:
-        return _forward_out(scan, a, x, h0, cut_and_out[:4], cut_and_out[4])
-
-    def backward(
-        a: Tensor, h: Tensor, h0: Tensor | None, dh: Tensor | None, dlast: Tensor | None, *cut_and_needs: Any
-    ) -> list[Tensor]:
-        return _backward(scan, a, h, h0, dh, dlast, cut_and_needs[:4], *cut_and_needs[4:])
-
-    LIBRARY.impl(f"_{scan.name}_fwd", forward, "CUDA")
-    LIBRARY.impl(f"_{scan.name}_out", forward_out, "CUDA")
-    LIBRARY.impl(f"_{scan.name}_bwd", backward, "CUDA")
-    GPU[scan.name] = (forward, forward_out, backward)
-
-
-#: GPU implementations of each scan: forward, forward into a given tensor, backward
-GPU: dict[str, tuple[Any, Any, Any]] = {}
 for _scan in (LINEAR, BLOCK):
-    _register(_scan)
+    OPS[_scan.name].forward.on_cuda(partial(forward, _scan))
+    OPS[_scan.name].out.on_cuda(partial(forward_out, _scan))
+    OPS[_scan.name].backward.on_cuda(partial(backward, _scan))

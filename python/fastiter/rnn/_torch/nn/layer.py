@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .... import _core
-from ...._torch import linear
 from ...._torch.autograd import one_by_one
 from ...._torch.autograd_twice import differentiable
+from ...._torch.linear import LinearBackward, LinearForward, linear_bwd, linear_fwd
 from ...._torch.ops import grad_enabled, transformed, unwatched
 from ..._cells import Cell
 from .. import ops, work
@@ -229,7 +229,7 @@ def _longer_gradients(
     biases = int(need_hh) + int(wanted[1])
     of_hh = [found[0].view(w_hh.shape)] if need_hh else []
     of_recurrence = [*of_hh, *(x.flatten() for x in found[len(of_hh) : biases]), *found[biases:]]
-    of_product = linear._backward(dwx, x, w_ih, [need_x, need_ih, need_b_ih and separate])
+    of_product = linear_bwd(LinearBackward(dwx, x, w_ih, [need_x, need_ih, need_b_ih and separate]))
     weights = int(need_x) + int(need_ih)
     gradients = [*of_product[:weights], *of_recurrence[:biases], *of_product[weights:], *of_recurrence[biases:]]
     return gradients, _of_first_steps(direction, which, dwx) if need_to_first else None
@@ -254,7 +254,8 @@ def _gates(
     outer, inner = b_ih, b_hh
     if b_ih is not None and b_hh is not None and not _separate_bias(direction.cell):
         outer, inner = _sum_of_biases(x, b_ih, b_hh)
-    wx = (product or linear._forward)(x, w_ih, outer)
+    call = LinearForward(x, w_ih, outer)
+    wx = product(*call) if product else linear_fwd(call)
     if to_first is not None:
         _add_to_first_steps(direction, which, wx, to_first)
     gates = (direction.cell.gates, direction.heads, w_hh.shape[1])
