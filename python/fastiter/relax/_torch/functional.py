@@ -14,7 +14,7 @@ from ..._torch.autograd import differentiable_once, one_by_one
 from ..._torch.ops import CPU_AND_CUDA, check_tensors, checked_integers, refuse_transforms
 from .. import _vectors
 from . import ops_cuda  # noqa: F401 as it registers the ops for CUDA
-from .ops import AUTO, REASONS, relax_sweeps, relax_sweeps_bwd, rows, transposed
+from .ops import AUTO, REASONS, Solve, Sweeps, SweepsBackward, relax_sweeps, relax_sweeps_bwd, rows, transposed
 from .ops import relax_solve as _relax_solve
 
 DTYPES = (torch.float32, torch.float64, torch.complex128)
@@ -132,7 +132,7 @@ class _Solve(torch.autograd.Function):
     def forward(
         ctx: Any, values: Tensor, crow: Tensor, col: Tensor, b: Tensor, x0: Tensor | None, options: tuple[Any, ...]
     ) -> tuple[Tensor, ...]:
-        found: tuple[Tensor, ...] = _relax_solve(values, crow, col, b, x0, *options)
+        found = tuple(_relax_solve(Solve(values, crow, col, b, x0, *options)))
         ctx.save_for_backward(values, crow, col, found[0])
         ctx.options = options
         ctx.mark_non_differentiable(*found[1:])
@@ -215,7 +215,7 @@ class _Sweeps(torch.autograd.Function):
         method: str,
         order: str,
     ) -> Tensor:
-        iterates = relax_sweeps(values, crow, col, x, b, omega, k, method, order)
+        iterates = relax_sweeps(Sweeps(values, crow, col, x, b, omega, k, method, order))
         ctx.save_for_backward(values, crow, col, omega, iterates)
         ctx.how = (method, order)
         return iterates[-1].clone()
@@ -224,7 +224,7 @@ class _Sweeps(torch.autograd.Function):
     @differentiable_once
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         values, crow, col, omega, iterates = ctx.saved_tensors
-        dx, db, dvalues, domega = relax_sweeps_bwd(values, crow, col, omega, iterates, g, *ctx.how)
+        dx, db, dvalues, domega = relax_sweeps_bwd(SweepsBackward(values, crow, col, omega, iterates, g, *ctx.how))
         own_domega = domega.to(omega.device) if ctx.needs_input_grad[5] else None  # synchronizes only if needed
         return dvalues, None, None, dx, db, own_domega, None, None, None
 

@@ -12,13 +12,14 @@ M^-H g is a backward sweep of A^H from 0, so the gradient uses the same kernels 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..._torch.ops import LIBRARY, contiguous, eager
+from ..._torch.op import Op
+from ..._torch.ops import contiguous
 from .._order import Arrangement
 from .._relaxation import Relaxation
 
@@ -26,15 +27,49 @@ from .._relaxation import Relaxation
 AUTO = 0.0
 REASONS = ("converged", "max_steps", "diverged", "stagnated")
 
-_MATRIX = "Tensor values, Tensor crow, Tensor col"
-LIBRARY.define(
-    f"_relax_solve({_MATRIX}, Tensor b, Tensor? x0, str method, float omega, str order, float rtol, float atol, "
-    "int max_steps, int check_every) -> (Tensor, Tensor, Tensor, Tensor)"
-)
-LIBRARY.define(f"_relax_sweeps({_MATRIX}, Tensor x, Tensor b, Tensor omega, int k, str method, str order) -> Tensor")
-LIBRARY.define(
-    f"_relax_sweeps_bwd({_MATRIX}, Tensor omega, Tensor iterates, Tensor g, str method, str order) -> Tensor[]"
-)
+
+class Solve(NamedTuple):
+    """A call of the op that returns x, and the residual norm, steps and reason (an index in REASONS) of each column."""
+
+    values: Tensor
+    crow: Tensor
+    col: Tensor
+    b: Tensor
+    x0: Tensor | None
+    method: str
+    omega: float
+    order: str
+    rtol: float
+    atol: float
+    max_steps: int
+    check_every: int
+
+
+class Sweeps(NamedTuple):
+    """A call of the op that returns all iterates, (half sweeps + 1, *x.shape)."""
+
+    values: Tensor
+    crow: Tensor
+    col: Tensor
+    x: Tensor
+    b: Tensor
+    omega: Tensor
+    k: int
+    method: str
+    order: str
+
+
+class SweepsBackward(NamedTuple):
+    """A call of the op that returns the gradients of x, b, values and omega."""
+
+    values: Tensor
+    crow: Tensor
+    col: Tensor
+    omega: Tensor
+    iterates: Tensor
+    g: Tensor
+    method: str
+    order: str
 
 
 class _Csr:
@@ -66,20 +101,8 @@ def _columns(x: Tensor) -> int:
     return 1 if x.dim() == 1 else x.shape[1]
 
 
-def _solve(
-    values: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    b: Tensor,
-    x0: Tensor | None,
-    method: str,
-    omega: float,
-    order: str,
-    rtol: float,
-    atol: float,
-    max_steps: int,
-    check_every: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _solve(call: Solve) -> list[Tensor]:
+    values, crow, col, b, x0, method, omega, order, rtol, atol, max_steps, check_every = call
     relaxation = _relaxation("relax_solve", _Csr(values, crow, col), method, omega, order)
     options = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "check_every": check_every}
     found = relaxation.solve(_array(b), None if x0 is None else _array(x0), **options)  # type: ignore[arg-type]
@@ -87,14 +110,14 @@ def _solve(
     codes = torch.tensor([REASONS.index(reason) for reason in reasons], dtype=torch.int64, device="cpu")
     residual = torch.from_numpy(np.array(found.residual, np.float64).reshape(-1))
     steps = torch.from_numpy(np.array(found.steps, np.int64).reshape(-1))
-    return torch.from_numpy(found.value), residual, steps, codes
+    return [torch.from_numpy(found.value), residual, steps, codes]
 
 
-def _solve_fake(values: Tensor, crow: Tensor, col: Tensor, b: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    k = _columns(b)
-    x = torch.empty_like(b, memory_format=torch.contiguous_format)
+def _solve_fake(call: Solve) -> list[Tensor]:
+    k = _columns(call.b)
+    x = torch.empty_like(call.b, memory_format=torch.contiguous_format)
     steps, codes = (torch.empty(k, dtype=torch.int64, device="cpu") for _ in range(2))  # always on the CPU
-    return x, torch.empty(k, dtype=torch.float64, device="cpu"), steps, codes
+    return [x, torch.empty(k, dtype=torch.float64, device="cpu"), steps, codes]
 
 
 def _halves(method: str) -> tuple[bool, ...]:
@@ -102,9 +125,8 @@ def _halves(method: str) -> tuple[bool, ...]:
     return (False, True) if method == "ssor" else (False,)
 
 
-def _sweeps(
-    values: Tensor, crow: Tensor, col: Tensor, x: Tensor, b: Tensor, omega: Tensor, k: int, method: str, order: str
-) -> Tensor:
+def _sweeps(call: Sweeps) -> Tensor:
+    values, crow, col, x, b, omega, k, method, order = call
     single = "jacobi" if method == "jacobi" else "sor"
     relaxation = _relaxation("sweeps", _Csr(values, crow, col), single, float(omega), order)
     halves = _halves(method)
@@ -117,10 +139,8 @@ def _sweeps(
     return torch.from_numpy(iterates)
 
 
-def _sweeps_fake(
-    values: Tensor, crow: Tensor, col: Tensor, x: Tensor, b: Tensor, omega: Tensor, k: int, method: str, order: str
-) -> Tensor:
-    return x.new_empty((k * len(_halves(method)) + 1, *x.shape))
+def _sweeps_fake(call: Sweeps) -> Tensor:
+    return call.x.new_empty((call.k * len(_halves(call.method)) + 1, *call.x.shape))
 
 
 def transposed(values: Tensor, crow: Tensor, col: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,9 +159,8 @@ def rows(crow: Tensor, col: Tensor) -> Tensor:
     )
 
 
-def _sweeps_bwd(
-    values: Tensor, crow: Tensor, col: Tensor, omega: Tensor, iterates: Tensor, g: Tensor, method: str, order: str
-) -> list[Tensor]:
+def _sweeps_bwd(call: SweepsBackward) -> list[Tensor]:
+    values, crow, col, omega, iterates, g, method, order = call
     single, factor = "jacobi" if method == "jacobi" else "sor", float(omega)
     adjoint = _relaxation("sweeps", _Csr(*transposed(values, crow, col)), single, factor, order)
     row, place = rows(crow, col), _places(adjoint, crow.shape[0] - 1)
@@ -180,21 +199,12 @@ def _places(relaxation: Relaxation, n: int) -> Tensor:
     return place
 
 
-def _sweeps_bwd_fake(
-    values: Tensor, crow: Tensor, col: Tensor, omega: Tensor, iterates: Tensor, g: Tensor, method: str, order: str
-) -> list[Tensor]:
+def _sweeps_bwd_fake(call: SweepsBackward) -> list[Tensor]:
+    g, omega = call.g, call.omega
     domega = g.new_empty(omega.shape, dtype=omega.dtype)
-    return [g.new_empty(g.shape), g.new_empty(g.shape), torch.empty_like(values), domega]
+    return [g.new_empty(g.shape), g.new_empty(g.shape), torch.empty_like(call.values), domega]
 
 
-for _name, _function, _fake in (
-    ("_relax_solve", _solve, _solve_fake),
-    ("_relax_sweeps", _sweeps, _sweeps_fake),
-    ("_relax_sweeps_bwd", _sweeps_bwd, _sweeps_bwd_fake),
-):
-    LIBRARY.impl(_name, _function, "CPU")
-    torch.library.register_fake(f"fastiter::{_name}", _fake, lib=LIBRARY)
-
-relax_solve = eager(_solve, torch.ops.fastiter._relax_solve)
-relax_sweeps = eager(_sweeps, torch.ops.fastiter._relax_sweeps)
-relax_sweeps_bwd = eager(_sweeps_bwd, torch.ops.fastiter._relax_sweeps_bwd)
+relax_solve = Op("_relax_solve", Solve, _solve, _solve_fake)
+relax_sweeps = Op("_relax_sweeps", Sweeps, _sweeps, _sweeps_fake)
+relax_sweeps_bwd = Op("_relax_sweeps_bwd", SweepsBackward, _sweeps_bwd, _sweeps_bwd_fake)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..._backend import BackendError
 from ..._solution import Solution
-from ..._torch.ops import LIBRARY, contiguous
+from ..._torch.ops import contiguous
 from .. import _vectors
 from .._adaptive import GO_ON, KEEP, RESTORE, Adaptive
 from .._matrix import read_csr
@@ -27,7 +27,19 @@ from .._relaxation import adaptive_of
 from .._solve import Kept, Watch
 from .cuda import BACKWARD, FORWARD, JACOBI, SYMMETRIC, OfRows, _Matrix, norm_of, norms_of
 from .layouts import Slices, slices_of
-from .ops import AUTO, REASONS, _Csr, _halves, rows
+from .ops import (
+    AUTO,
+    REASONS,
+    Solve,
+    Sweeps,
+    SweepsBackward,
+    _Csr,
+    _halves,
+    relax_solve,
+    relax_sweeps,
+    relax_sweeps_bwd,
+    rows,
+)
 from .spectrum import auto_choice
 
 COLOURED = ("red-black", "color")
@@ -218,21 +230,9 @@ def kind_of(method: str) -> int:
     return JACOBI if method == "jacobi" else SYMMETRIC if method == "ssor" else FORWARD
 
 
-def solve(
-    values: Tensor,
-    crow: Tensor,
-    col: Tensor,
-    b: Tensor,
-    x0: Tensor | None,
-    method: str,
-    omega: float,
-    order: str,
-    rtol: float,
-    atol: float,
-    max_steps: int,
-    check_every: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def solve(call: Solve) -> list[Tensor]:
     """Implement fastiter::_relax_solve; all results but x are on the CPU."""
+    values, crow, col, b, x0, method, omega, order, rtol, atol, max_steps, check_every = call
     plan = plan_of("relax_solve", crow, col, method, order)
     matrix, adaptive = _matrix(plan, values), None
     _check_values("relax_solve", matrix, values, plan)
@@ -245,13 +245,12 @@ def solve(
     x, watch = solve_inside(matrix, *own, factor, kind_of(method), (rtol, atol, max_steps, check_every), adaptive)
     codes = torch.tensor([REASONS.index(reason) for reason in watch.reason], dtype=torch.int64, device="cpu")
     residual = torch.from_numpy(np.array(watch.history[-1], np.float64))
-    return contiguous(matrix.outside(x)), residual, torch.from_numpy(watch.steps), codes
+    return [contiguous(matrix.outside(x)), residual, torch.from_numpy(watch.steps), codes]
 
 
-def sweeps(
-    values: Tensor, crow: Tensor, col: Tensor, x: Tensor, b: Tensor, omega: Tensor, k: int, method: str, order: str
-) -> Tensor:
-    """Implement fastiter::_relax_sweeps: return all iterates, (half sweeps + 1, *x.shape)."""
+def sweeps(call: Sweeps) -> Tensor:
+    """Implement fastiter::_relax_sweeps."""
+    values, crow, col, x, b, omega, k, method, order = call
     plan = plan_of("sweeps", crow, col, method, order)
     matrix, factor = _matrix(plan, values), as_omega("sweeps", method, omega, values.device)
     halves = _halves(method)
@@ -265,10 +264,9 @@ def sweeps(
     return iterates
 
 
-def sweeps_bwd(
-    values: Tensor, crow: Tensor, col: Tensor, omega: Tensor, iterates: Tensor, g: Tensor, method: str, order: str
-) -> list[Tensor]:
-    """Implement fastiter::_relax_sweeps_bwd: the gradients of x, b, values and omega, as derived in ops.py."""
+def sweeps_bwd(call: SweepsBackward) -> list[Tensor]:
+    """Implement fastiter::_relax_sweeps_bwd, as derived in ops.py."""
+    values, crow, col, omega, iterates, g, method, order = call
     plan = plan_of("sweeps", crow, col, method, order)
     at, (adjoint_plan, by_column) = plan.on(values.device), plan.adjoint
     if "by_column" not in at:
@@ -298,5 +296,6 @@ def sweeps_bwd(
     return [matrix.outside(now).reshape(shape), db.reshape(shape), dvalues, gradient]
 
 
-for _name, _function in (("_relax_solve", solve), ("_relax_sweeps", sweeps), ("_relax_sweeps_bwd", sweeps_bwd)):
-    LIBRARY.impl(_name, _function, "CUDA")
+relax_solve.on_cuda(solve)
+relax_sweeps.on_cuda(sweeps)
+relax_sweeps_bwd.on_cuda(sweeps_bwd)
