@@ -75,8 +75,9 @@ def test_products_are_on_the_card() -> None:
 
 def test_logarithms_of_many_bits_are_not_decoded() -> None:
     from fastiter.quant._torch import triton_codes as codes
+    from fastiter.quant._torch.ops import Decode
 
     with pytest.raises(
         fastiter.BackendError, match="decode: codes of log2<-900,900,6>, of more than 16 bits, have no GPU"
     ):
-        codes.decode(torch.zeros(3, dtype=torch.int32), None, "log2<-900,900,6>", None, None, torch.float64)
+        codes.decode(Decode(torch.zeros(3, dtype=torch.int32), None, "log2<-900,900,6>", None, None, torch.float64))

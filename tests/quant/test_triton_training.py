@@ -17,6 +17,7 @@ from fastiter.quant._codes import code_bits, code_dtype  # noqa: E402
 from fastiter.quant._torch import triton_backward as bwd  # noqa: E402
 from fastiter.quant._torch import triton_codes as gpu_codes  # noqa: E402
 from fastiter.quant._torch.nn import quantizer as nn_quantizer  # noqa: E402
+from fastiter.quant._torch.ops import Step  # noqa: E402
 from fastiter.torch import nn  # noqa: E402
 from fastiter.torch import quant as ours  # noqa: E402
 from tests.quant.cases import numbers  # noqa: E402
@@ -221,8 +222,13 @@ def test_learned_binary_points(gpu: Gpu, dtype: Any) -> None:
 
 def test_points_beyond_what_steps_have(gpu: Gpu) -> None:
     points = gpu.put(torch.tensor([200.0, -200.0, float("nan"), 2.5, -0.5]))
-    assert gpu.run(lambda: bwd.step(points, "fixed_point"))[[0, 1, 3, 4]].tolist() == [2.0**-126, 2.0**126, 0.25, 1.0]
-    assert gpu.run(lambda: bwd.step(points, "fixed_point"))[2].isnan()
+    assert gpu.run(lambda: bwd.step(Step(points, "fixed_point")))[[0, 1, 3, 4]].tolist() == [
+        2.0**-126,
+        2.0**126,
+        0.25,
+        1.0,
+    ]
+    assert gpu.run(lambda: bwd.step(Step(points, "fixed_point")))[2].isnan()
 
 
 def test_other_learned_parameters(gpu: Gpu) -> None:

@@ -6,7 +6,7 @@ import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -214,20 +214,6 @@ def needs_no_dispatch(arguments: Sequence[Any]) -> bool:
     The dispatcher takes half the time of a small layer. It is needed only for tracing, transforms and wrapper tensors.
     """
     return unwatched() and are_ordinary(arguments)
-
-
-_Op = TypeVar("_Op", bound=Callable[..., Any])
-
-
-def eager(implementation: _Op, op: Any) -> _Op:
-    """Return a function that calls ``implementation`` directly if no dispatch is needed, else ``op``."""
-
-    def call(*args: Any) -> Any:
-        if needs_no_dispatch(args):
-            return implementation(*args)
-        return op(*args)
-
-    return cast(_Op, call)
 
 
 def autocast_device(x: object) -> str:

@@ -1,4 +1,4 @@
-"""torch.func.vmap rules of the ops of recurrences: one call for each slice, as a kernel takes one set of weights."""
+"""torch.func.vmap rules of the ops: one call for each slice, as a kernel takes one set of weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from torch import Tensor
 from .ops import LIBRARY
 
 
-def register(*ops: str) -> None:
-    """Register a vmap rule for ops of fastiter that are defined already: ``register("_rnn_fwd", "_rnn_bwd")``."""
-    for name in ops:
-        torch.library.register_vmap(f"fastiter::{name}", _rule(name), lib=LIBRARY)
+def register(name: str) -> None:
+    """Register a vmap rule for an op of fastiter that is defined already."""
+    torch.library.register_vmap(f"fastiter::{name}", _rule(name), lib=LIBRARY)
 
 
 def _rule(name: str) -> Any:

@@ -14,8 +14,8 @@ from ..._torch.autograd import differentiable_once
 from ..._torch.ops import refuse_transforms
 from .._check import check_nan
 from .arguments import Rng, checked_seed, facts, largest_scale, number_or_tensor
-from .ops import quantize_op, step_op
-from .ops_backward import quantize_bwd
+from .ops import Quantize, Step, quantize_op, step_op
+from .ops_backward import QuantizeBackward, quantize_bwd
 
 
 class How(NamedTuple):
@@ -71,9 +71,9 @@ def apply(x: Tensor, parameter: Tensor | None, how: How) -> Tensor:
 
 def _forward(x: Tensor, parameter: Tensor | None, how: How) -> tuple[Tensor, Tensor | None]:
     """Return y, and the scale."""
-    scale = step_op(parameter, how.function) if how.is_point and parameter is not None else parameter
-    y = quantize_op(x, how.text, scale, how.zero_point, how.axis, how.seed, how.function, how.refuse_nan, how.nan)
-    return y, scale
+    scale = step_op(Step(parameter, how.function)) if how.is_point and parameter is not None else parameter
+    own = (how.zero_point, how.axis, how.seed, how.function, how.refuse_nan, how.nan)
+    return quantize_op(Quantize(x, how.text, scale, *own)), scale
 
 
 class Rounded(torch.autograd.Function):
@@ -94,7 +94,7 @@ class Rounded(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale, zero_point = ctx.saved_tensors
         y = x if y is None else y
-        dx, *rest = quantize_bwd(dy, x, y, ctx.text, scale, zero_point, ctx.clip, ctx.learns)
+        dx, *rest = quantize_bwd(QuantizeBackward(dy, x, y, ctx.text, scale, zero_point, ctx.clip, ctx.learns))
         dparameter = None
         if rest:  # the sum of dy (y - x) in range and dy y out of range
             wide = rest[0] * (-math.log(2.0) * ctx.factor if ctx.is_point else ctx.factor)
@@ -109,7 +109,7 @@ class Pact(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, alpha: Tensor, text: str, steps: int, seed: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, alpha)
         scale = alpha.detach().to(torch.promote_types(x.dtype, torch.float32)) / steps
-        return quantize_op(x, text, scale, None, -1, seed, "pact", False, None)
+        return quantize_op(Quantize(x, text, scale, None, -1, seed, "pact", False, None))
 
     @staticmethod
     @differentiable_once
@@ -139,5 +139,5 @@ class RoundedGradient(torch.autograd.Function):
         scale, seed = ctx.saved_tensors
         if ctx.by_largest:
             scale = largest_scale("quantize_gradient", dy, ctx.text)
-        dx = quantize_op(dy, ctx.text, scale, None, ctx.axis, seed, "quantize_gradient", False, None)
-        return dx, None, None, None, None, None
+        call = Quantize(dy, ctx.text, scale, None, ctx.axis, seed, "quantize_gradient", False, None)
+        return quantize_op(call), None, None, None, None, None

@@ -31,7 +31,7 @@ from .arguments import (
 )
 from .autograd import Pact, RoundedGradient, apply, how_to
 from .matmul import accumulated
-from .ops import FLOATS, decode_op, encode_op
+from .ops import FLOATS, Decode, Encode, decode_op, encode_op
 
 
 class Blocks(NamedTuple):
@@ -125,7 +125,8 @@ def encode(
     factor = checked_scale("encode", x, text, scale, axis)
     how = how_to("encode", x, text, zero_point, axis, rng, nan, "clip", can_keep=facts(text).has_nan)
     with torch.no_grad():
-        codes = encode_op(x.detach(), text, factor, how.zero_point, axis, how.seed, how.refuse_nan, how.nan)
+        own = (how.zero_point, axis, how.seed, how.refuse_nan, how.nan)
+        codes = encode_op(Encode(x.detach(), text, factor, *own))
     return codes[0] if len(codes) == 1 else Blocks(*codes)
 
 
@@ -168,7 +169,7 @@ def decode(
     factor = None if scale is None else number_or_tensor("decode", "scale", scale, elements, floats=True)
     zero = None if zero_point is None else number_or_tensor("decode", "zero_point", zero_point, elements, floats=False)
     with torch.no_grad():
-        return decode_op(elements, shared, text, factor, zero, wide)
+        return decode_op(Decode(elements, shared, text, factor, zero, wide))
 
 
 def fixed_point(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..._torch.ops import LIBRARY
-from .ops import _seed
+from .matmul import linear_op
+from .ops import decode_op, encode_op, next_seed, quantize_op, seed_op, step_op
+from .ops_backward import quantize_bwd
 from .triton_backward import backward, step
 from .triton_codes import decode, pack, unpack
 from .triton_forward import encode, quantize
@@ -11,13 +12,10 @@ from .triton_matmul import linear
 
 __all__ = ["pack", "unpack"]
 
-for _name, _cuda in (
-    ("_quantize", quantize),
-    ("_quant_encode", encode),
-    ("_quant_decode", decode),
-    ("_quant_step", step),
-    ("_quant_seed", _seed),
-    ("_quantize_bwd", backward),
-    ("_quant_linear", linear),
-):
-    LIBRARY.impl(_name, _cuda, "CUDA")
+quantize_op.on_cuda(quantize)
+encode_op.on_cuda(encode)
+decode_op.on_cuda(decode)
+step_op.on_cuda(step)
+seed_op.on_cuda(next_seed)
+quantize_bwd.on_cuda(backward)
+linear_op.on_cuda(linear)

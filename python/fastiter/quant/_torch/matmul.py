@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,16 +11,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..._torch.autograd import differentiable_once
-from ..._torch.ops import LIBRARY, eager, refuse_transforms
+from ..._torch.op import Op
+from ..._torch.ops import refuse_transforms
 from .. import Fixed, quant_matmul
 from .ops import read
 
 Array = npt.NDArray[Any]
 
-LIBRARY.define("_quant_linear(Tensor x, Tensor weight, Tensor? bias, str accumulate, int every) -> Tensor")
-
 #: Maximum bits of both factors together, the width of a product
 _MOST_BITS = 64
+
+
+class QuantLinear(NamedTuple):
+    """A call of the op that returns the product x weight^T + bias with a rounded accumulator."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    accumulate: str
+    every: int
 
 
 def check_finite(name: str, is_finite: bool) -> None:
@@ -74,7 +83,8 @@ def _in_float32(name: str, x: Array) -> npt.NDArray[np.float32]:
     return narrow
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, accumulate: str, every: int) -> Tensor:
+def _linear(call: QuantLinear) -> Tensor:
+    x, weight, bias, accumulate, every = call
     acc, wide = read(accumulate), torch.promote_types(x.dtype, torch.float32)
     a, w = (t.detach().to(wide).resolve_neg().numpy() for t in (x.flatten(0, -2), weight))
     if bias is not None:  # the accumulator starts from the bias, as a first product
@@ -89,13 +99,11 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, accumulate: str, eve
     return torch.from_numpy(y).to(x.dtype).reshape(*x.shape[:-1], weight.shape[0])
 
 
-def _linear_fake(x: Tensor, weight: Tensor, bias: Tensor | None, accumulate: str, every: int) -> Tensor:
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+def _linear_fake(call: QuantLinear) -> Tensor:
+    return call.x.new_empty((*call.x.shape[:-1], call.weight.shape[0]))
 
 
-LIBRARY.impl("_quant_linear", _linear, "CPU")
-torch.library.register_fake("fastiter::_quant_linear", _linear_fake, lib=LIBRARY)
-linear_op = eager(_linear, torch.ops.fastiter._quant_linear.default)
+linear_op = Op("_quant_linear", QuantLinear, _linear, _linear_fake)
 
 
 class Accumulated(torch.autograd.Function):
@@ -105,7 +113,7 @@ class Accumulated(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, accumulate: str, every: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
-        return linear_op(x, weight, bias, accumulate, every)
+        return linear_op(QuantLinear(x, weight, bias, accumulate, every))
 
     @staticmethod
     @differentiable_once

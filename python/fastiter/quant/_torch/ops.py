@@ -1,4 +1,4 @@
-"""The private ops of rounding to number formats: schemas, CPU implementations, which call the kernels, fake versions.
+"""The private ops of rounding to number formats: their calls, and their CPU implementations, which call the kernels.
 
 A format is passed as a string. A scale has one element, or as many axes as x, with sizes that divide those of x.
 """
@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..._torch.ops import LIBRARY, contiguous, eager, empty
+from ..._torch.op import Changed, Op
+from ..._torch.ops import contiguous, empty
 from .. import decode as decode_arrays
 from .._block_formats import block_of
 from .._codes import code_dtype
@@ -31,20 +32,66 @@ NAMES = _FLOATS | _SHORT | _LONG
 DTYPES = {name: dtype for dtype, name in NAMES.items()}
 FLOATS = tuple(_FLOATS)
 
-LIBRARY.define(
-    "_quantize(Tensor x, str fmt, Tensor? scale, Tensor? zero_point, int axis, Tensor? seed, str function, "
-    "bool refuse_nan, float? nan) -> Tensor"
-)
-LIBRARY.define(
-    "_quant_encode(Tensor x, str fmt, Tensor? scale, Tensor? zero_point, int axis, Tensor? seed, bool refuse_nan, "
-    "float? nan) -> Tensor[]"
-)
-LIBRARY.define(
-    "_quant_decode(Tensor codes, Tensor? scales, str fmt, Tensor? scale, Tensor? zero_point, "
-    "ScalarType dtype) -> Tensor"
-)
-LIBRARY.define("_quant_step(Tensor point, str function) -> Tensor")
-LIBRARY.define("_quant_seed(Tensor(a!) counter, int seed, bool advance) -> Tensor")
+
+class Quantize(NamedTuple):
+    """A call of the op that rounds numbers."""
+
+    x: Tensor
+    fmt: str
+    scale: Tensor | None
+    zero_point: Tensor | None
+    axis: int
+    seed: Tensor | None
+    function: str
+    refuse_nan: bool
+    nan: float | None
+
+
+class Encode(NamedTuple):
+    """A call of the op that returns codes, and the block scales' codes if the format has blocks."""
+
+    x: Tensor
+    fmt: str
+    scale: Tensor | None
+    zero_point: Tensor | None
+    axis: int
+    seed: Tensor | None
+    refuse_nan: bool
+    nan: float | None
+
+    @property
+    def quantize(self) -> Quantize:
+        """The call that rounds the same numbers."""
+        return Quantize(*self[:6], "encode", *self[6:])
+
+
+class Decode(NamedTuple):
+    """A call of the op that returns the numbers of codes, multiplied by their blocks' scales and by ``scale``."""
+
+    codes: Tensor
+    scales: Tensor | None
+    fmt: str
+    scale: Tensor | None
+    zero_point: Tensor | None
+    dtype: torch.dtype
+
+
+class Step(NamedTuple):
+    """A call of the op that returns 2^-round(point) for the public function of this name."""
+
+    point: Tensor
+    function: str
+
+
+class Seed(NamedTuple):
+    """A call of the op that returns 2^32 seed + counter, then advances the counter.
+
+    It is one op, as the compiler could swap the two steps.
+    """
+
+    counter: Changed
+    seed: int
+    advance: bool
 
 
 @lru_cache(maxsize=512)
@@ -92,18 +139,9 @@ def _made_codes(lines: Tensor, fmt: Format) -> tuple[Tensor, Tensor | None]:
     return codes, lines.new_empty(room_for_scales(lines.shape, block), dtype=kind)
 
 
-def _run(
-    function: str,
-    x: Tensor,
-    fmt: Format,
-    scale: Tensor | None,
-    zero_point: Tensor | None,
-    axis: int,
-    seed: Tensor | None,
-    refuse_nan: bool,
-    nan: float | None,
-    codes: bool,
-) -> _Found:
+def _run(call: Quantize, codes: bool) -> _Found:
+    x, text, scale, zero_point, axis, seed, function, refuse_nan, nan = call
+    fmt = read(text)
     name, block = NAMES[x.dtype], block_of(fmt)
     if fmt.stochastic and seed is None:
         raise ValueError(f"{function}: rng must be a seed or a generator for stochastic rounding, got None")
@@ -133,74 +171,29 @@ def _run(
     return _Found(y, shared)
 
 
-def _quantize(
-    x: Tensor,
-    fmt: str,
-    scale: Tensor | None,
-    zero_point: Tensor | None,
-    axis: int,
-    seed: Tensor | None,
-    function: str,
-    refuse_nan: bool,
-    nan: float | None,
-) -> Tensor:
-    form = read(fmt)
-    y = _run(function, x, form, scale, zero_point, axis, seed, refuse_nan, nan, False).y
-    return y.movedim(-1, axis).contiguous() if block_of(form) and x.dim() > 1 else y
+def _quantize(call: Quantize) -> Tensor:
+    y = _run(call, False).y
+    return y.movedim(-1, call.axis).contiguous() if block_of(read(call.fmt)) and call.x.dim() > 1 else y
 
 
-def _quantize_fake(
-    x: Tensor,
-    fmt: str,
-    scale: Tensor | None,
-    zero_point: Tensor | None,
-    axis: int,
-    seed: Tensor | None,
-    function: str,
-    refuse_nan: bool,
-    nan: float | None,
-) -> Tensor:
-    return x.new_empty(x.shape)
+def _quantize_fake(call: Quantize) -> Tensor:
+    return call.x.new_empty(call.x.shape)
 
 
-def _encode(
-    x: Tensor,
-    fmt: str,
-    scale: Tensor | None,
-    zero_point: Tensor | None,
-    axis: int,
-    seed: Tensor | None,
-    refuse_nan: bool,
-    nan: float | None,
-) -> list[Tensor]:
-    found = _run("encode", x, read(fmt), scale, zero_point, axis, seed, refuse_nan, nan, True)
+def _encode(call: Encode) -> list[Tensor]:
+    found = _run(call.quantize, True)
     return [found.y] if found.scales is None else [found.y, found.scales]
 
 
-def _encode_fake(
-    x: Tensor,
-    fmt: str,
-    scale: Tensor | None,
-    zero_point: Tensor | None,
-    axis: int,
-    seed: Tensor | None,
-    refuse_nan: bool,
-    nan: float | None,
-) -> list[Tensor]:
-    form = read(fmt)
-    lines = x.movedim(axis, -1) if block_of(form) and x.dim() > 1 else x
+def _encode_fake(call: Encode) -> list[Tensor]:
+    x, form = call.x, read(call.fmt)
+    lines = x.movedim(call.axis, -1) if block_of(form) and x.dim() > 1 else x
     codes, scales = _made_codes(lines, form)
     return [codes] if scales is None else [codes, scales]
 
 
-def _decode(
-    codes: Tensor,
-    scales: Tensor | None,
-    fmt: str,
-    scale: Tensor | None,
-    zero_point: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
+def _decode(call: Decode) -> Tensor:
+    codes, scales, fmt, scale, zero_point, dtype = call
     array = codes.contiguous().numpy()
     given = array if scales is None else Blocks(array, scales.contiguous().numpy())
     factor, zero = as_array(scale), as_array(zero_point)
@@ -208,18 +201,16 @@ def _decode(
     return torch.from_numpy(np.ascontiguousarray(decoded))
 
 
-def _decode_fake(
-    codes: Tensor,
-    scales: Tensor | None,
-    fmt: str,
-    scale: Tensor | None,
-    zero_point: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
-    return codes.new_empty(codes.shape, dtype=dtype)
+def _decode_fake(call: Decode) -> Tensor:
+    return call.codes.new_empty(call.codes.shape, dtype=call.dtype)
 
 
-def _step(point: Tensor, function: str) -> Tensor:
+#: Largest magnitude of a binary point: steps and their reciprocals are then normal float32 numbers.
+MOST_POINT = 126
+
+
+def _step(call: Step) -> Tensor:
+    point, function = call
     if point.dim() == 0:
         value = point.item()
         if abs(value) <= MOST_POINT:  # a scalar needs no array
@@ -232,38 +223,25 @@ def _step(point: Tensor, function: str) -> Tensor:
     return torch.from_numpy(np.asarray(np.ldexp(1.0, -points.astype(np.int64))))
 
 
-#: Largest magnitude of a binary point: steps and their reciprocals are then normal float32 numbers.
-MOST_POINT = 126
+def _step_fake(call: Step) -> Tensor:
+    return call.point.new_empty(call.point.shape, dtype=torch.float64)
 
 
-def _step_fake(point: Tensor, function: str) -> Tensor:
-    return point.new_empty(point.shape, dtype=torch.float64)
-
-
-def _seed(counter: Tensor, seed: int, advance: bool) -> Tensor:
-    """Return 2^32 seed + counter, then advance the counter: one op, as the compiler could swap the two steps."""
+def next_seed(call: Seed) -> Tensor:
+    """Implement the op on every device."""
+    counter, seed, advance = call
     made = counter + (seed << 32)
     if advance:
         counter.add_(1)
     return made
 
 
-def _seed_fake(counter: Tensor, seed: int, advance: bool) -> Tensor:
-    return counter.new_empty(counter.shape)
+def _seed_fake(call: Seed) -> Tensor:
+    return call.counter.new_empty(call.counter.shape)
 
 
-for _name, _cpu, _fake in (
-    ("_quantize", _quantize, _quantize_fake),
-    ("_quant_encode", _encode, _encode_fake),
-    ("_quant_decode", _decode, _decode_fake),
-    ("_quant_step", _step, _step_fake),
-    ("_quant_seed", _seed, _seed_fake),
-):
-    LIBRARY.impl(_name, _cpu, "CPU")
-    torch.library.register_fake(f"fastiter::{_name}", _fake, lib=LIBRARY)
-
-quantize_op = eager(_quantize, torch.ops.fastiter._quantize.default)
-encode_op = eager(_encode, torch.ops.fastiter._quant_encode.default)
-decode_op = eager(_decode, torch.ops.fastiter._quant_decode.default)
-step_op = eager(_step, torch.ops.fastiter._quant_step.default)
-seed_op = eager(_seed, torch.ops.fastiter._quant_seed.default)
+quantize_op = Op("_quantize", Quantize, _quantize, _quantize_fake)
+encode_op = Op("_quant_encode", Encode, _encode, _encode_fake)
+decode_op = Op("_quant_decode", Decode, _decode, _decode_fake)
+step_op = Op("_quant_step", Step, _step, _step_fake)
+seed_op = Op("_quant_seed", Seed, next_seed, _seed_fake)

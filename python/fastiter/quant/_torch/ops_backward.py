@@ -6,21 +6,32 @@ dy y where it is not, from which callers compute the gradient of the scale or bi
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ... import _core
-from ..._torch.ops import LIBRARY, contiguous, eager, empty
+from ..._torch.op import Op
+from ..._torch.ops import contiguous, empty
 from .._formats import Fixed, Format, Int
 from .._other_formats import SumOfPowers
 from .._plan import plan_of
 from .._range import is_limited, limits, scaled_limits
 from .ops import NAMES, absorbed_by, are_powers, as_array, read
 
-LIBRARY.define(
-    "_quantize_bwd(Tensor dy, Tensor x, Tensor y, str fmt, Tensor? scale, Tensor? zero_point, bool clip, "
-    "bool need_scale) -> Tensor[]"
-)
+
+class QuantizeBackward(NamedTuple):
+    """A call of the op."""
+
+    dy: Tensor
+    x: Tensor
+    y: Tensor
+    fmt: str
+    scale: Tensor | None
+    zero_point: Tensor | None
+    clip: bool
+    need_scale: bool
 
 
 def _side_by_side(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,16 +82,8 @@ def _between(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
     return (x >= low) & (x <= high)
 
 
-def _bwd(
-    dy: Tensor,
-    x: Tensor,
-    y: Tensor,
-    fmt: str,
-    scale: Tensor | None,
-    zero_point: Tensor | None,
-    clip: bool,
-    need_scale: bool,
-) -> list[Tensor]:
+def _bwd(call: QuantizeBackward) -> list[Tensor]:
+    dy, x, y, fmt, scale, zero_point, clip, need_scale = call
     form = read(fmt)
     x, dy = contiguous(x), contiguous(dy)
     limited = is_limited(form, clip, need_scale)
@@ -112,23 +115,13 @@ def _gradient(
     return dx if dx.dtype == x.dtype else dx.to(x.dtype), total
 
 
-def _bwd_fake(
-    dy: Tensor,
-    x: Tensor,
-    y: Tensor,
-    fmt: str,
-    scale: Tensor | None,
-    zero_point: Tensor | None,
-    clip: bool,
-    need_scale: bool,
-) -> list[Tensor]:
-    dx = dy.new_empty(x.shape)
-    if not need_scale:
+def _bwd_fake(call: QuantizeBackward) -> list[Tensor]:
+    x, scale = call.x, call.scale
+    dx = call.dy.new_empty(x.shape)
+    if not call.need_scale:
         return [dx]
     assert scale is not None
     return [dx, scale.new_empty(scale.shape, dtype=torch.promote_types(x.dtype, torch.float32))]
 
 
-LIBRARY.impl("_quantize_bwd", _bwd, "CPU")
-torch.library.register_fake("fastiter::_quantize_bwd", _bwd_fake, lib=LIBRARY)
-quantize_bwd = eager(_bwd, torch.ops.fastiter._quantize_bwd.default)
+quantize_bwd = Op("_quantize_bwd", QuantizeBackward, _bwd, _bwd_fake)

@@ -14,7 +14,8 @@ from .._formats import Fixed, Format, Int
 from .._other_formats import SumOfPowers
 from .._plan import plan_of
 from .._range import is_limited, limits
-from .ops import NAMES, read
+from .ops import NAMES, Step, read
+from .ops_backward import QuantizeBackward
 from .triton_forward import BLOCK, Scales, scales_of
 
 #: The kernel's constant SUMS
@@ -66,17 +67,9 @@ def _of_each_scale(products: Tensor, scale: Tensor) -> Tensor:
     return products.reshape(parts).sum(list(range(1, len(parts), 2)), dtype=torch.float64)
 
 
-def backward(
-    dy: Tensor,
-    x: Tensor,
-    y: Tensor,
-    fmt: str,
-    scale: Tensor | None,
-    zero_point: Tensor | None,
-    clip: bool,
-    need_scale: bool,
-) -> list[Tensor]:
+def backward(call: QuantizeBackward) -> list[Tensor]:
     """Return dx, and for each scale the sum of dy (y - x) over its elements in range, plus dy y over the others."""
+    dy, x, y, fmt, scale, zero_point, clip, need_scale = call
     form = read(fmt)
     wide = torch.promote_types(x.dtype, torch.float32)
     limited = is_limited(form, clip, need_scale)
@@ -97,8 +90,9 @@ def backward(
     return [dx, total.to(wide).reshape(scale.shape)]
 
 
-def step(point: Tensor, function: str) -> Tensor:
+def step(call: Step) -> Tensor:
     """Return 2^-round(point), with the point clamped to -126 .. 126, as its value cannot be checked on the GPU."""
+    point, function = call
     given = contiguous(point.detach())
     made = torch.empty_like(given, dtype=torch.float64)
     block = max(min(1 << (math.prod(given.shape) - 1).bit_length(), 256), 1)

@@ -23,7 +23,7 @@ from .._formats import Fixed, Float, Format, Int
 from .._launch import room_for_scales
 from .._other_formats import Posit, SumOfPowers, Table
 from .._plan import plan_of
-from .ops import DTYPES, NAMES, read
+from .ops import DTYPES, NAMES, Decode, read
 from .triton_forward import BLOCK, Scales, as_signed, scales_of
 
 _TABLE, _FIXED, _INTEGER, _FLOAT, _POSIT = range(5)
@@ -103,15 +103,9 @@ def _checked_scales(codes: Tensor, scales: Tensor, fmt: Format) -> Tensor:
     return as_signed(contiguous(scales))
 
 
-def decode(
-    codes: Tensor,
-    scales: Tensor | None,
-    fmt: str,
-    scale: Tensor | None,
-    zero_point: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
+def decode(call: Decode) -> Tensor:
     """Return the numbers of codes, multiplied by their blocks' scales and by ``scale``."""
+    codes, scales, fmt, scale, zero_point, dtype = call
     form = read(fmt)
     y = torch.empty_like(contiguous(codes), dtype=dtype)
     factors = scales_of("decode", y, form, scale, zero_point, powers=False)

@@ -24,7 +24,7 @@ from .._other_formats import SumOfPowers
 from .._plan import Blocks, Plan, plan_of
 from .._quantize import has_nan
 from .._scale import check_scale
-from .ops import NAMES, _made_codes, as_array, read
+from .ops import NAMES, Encode, Quantize, _made_codes, as_array, read
 
 #: Elements per program: elementwise; counters of 4 elements each with stochastic rounding; for formats with blocks
 BLOCK, COUNTERS, TILE = 1024, 256, 2048
@@ -294,19 +294,10 @@ def _blocks(x: Tensor, y: Tensor, shared: Tensor | None, call: _Call) -> None:
         )
 
 
-def run(
-    function: str,
-    x: Tensor,
-    fmt: Format,
-    scale: Tensor | None,
-    zero_point: Tensor | None,
-    axis: int,
-    seed: Tensor | None,
-    refuse_nan: bool,
-    nan: float | None,
-    codes: bool,
-) -> tuple[Tensor, Tensor | None]:
+def run(given: Quantize, codes: bool) -> tuple[Tensor, Tensor | None]:
     """Return x rounded, or its codes with the codes of the block scales; blocks are moved to the last axis."""
+    x, text, scale, zero_point, axis, seed, function, refuse_nan, nan = given
+    fmt = read(text)
     if fmt.stochastic and seed is None:
         raise ValueError(f"{function}: rng must be a seed or a generator for stochastic rounding, got None")
     block = block_of(fmt)
@@ -324,33 +315,13 @@ def run(
     return y, shared
 
 
-def quantize(
-    x: Tensor,
-    fmt: str,
-    scale: Tensor | None,
-    zero_point: Tensor | None,
-    axis: int,
-    seed: Tensor | None,
-    function: str,
-    refuse_nan: bool,
-    nan: float | None,
-) -> Tensor:
+def quantize(call: Quantize) -> Tensor:
     """Return x rounded."""
-    form = read(fmt)
-    y, _ = run(function, x, form, scale, zero_point, axis, seed, refuse_nan, nan, False)
-    return y.movedim(-1, axis).contiguous() if block_of(form) and x.dim() > 1 else y
+    y, _ = run(call, False)
+    return y.movedim(-1, call.axis).contiguous() if block_of(read(call.fmt)) and call.x.dim() > 1 else y
 
 
-def encode(
-    x: Tensor,
-    fmt: str,
-    scale: Tensor | None,
-    zero_point: Tensor | None,
-    axis: int,
-    seed: Tensor | None,
-    refuse_nan: bool,
-    nan: float | None,
-) -> list[Tensor]:
+def encode(call: Encode) -> list[Tensor]:
     """Return the codes, and the block scales' codes if the format has blocks."""
-    codes, shared = run("encode", x, read(fmt), scale, zero_point, axis, seed, refuse_nan, nan, True)
+    codes, shared = run(call.quantize, True)
     return [codes] if shared is None else [codes, shared]

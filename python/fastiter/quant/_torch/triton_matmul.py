@@ -17,7 +17,7 @@ from ..._torch.ops import contiguous
 from .. import Fixed, Float
 from .._matmul import _check_float
 from .._span import span
-from .matmul import check_bits, check_finite, check_float32, check_together
+from .matmul import QuantLinear, check_bits, check_finite, check_float32, check_together
 from .ops import read
 from .triton_forward import gpu_plan, numbers_of
 
@@ -161,8 +161,9 @@ def _launch(
         )
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, accumulate: str, every: int) -> Tensor:
+def linear(call: QuantLinear) -> Tensor:
     """Return x weight^T + bias with a rounded accumulator, as :func:`fastiter.torch.quant.linear` defines it."""
+    x, weight, bias, accumulate, every = call
     acc: Any = read(accumulate)
     if isinstance(acc, Fixed) and acc.width > 64 - _SPARE:
         raise BackendError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...._check import type_name
 from ..._formats import Format
-from ..ops import seed_op
+from ..ops import Seed, seed_op
 
 _Q = TypeVar("_Q", bound="Quantizer")
 
@@ -62,7 +62,7 @@ class Quantizer(nn.Module):
     def _next_seed(self) -> Tensor | None:
         if self.counter is None:
             return None
-        return seed_op(self.counter, self.seed, self.training)
+        return seed_op(Seed(self.counter, self.seed, self.training))
 
 
 def _checked_seed(name: str, seed: int | None) -> int:
