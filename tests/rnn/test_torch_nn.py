@@ -327,20 +327,19 @@ def test_packed_passes_on_valid_steps_alone(name, monkeypatch):
     """No product or recurrence, forward or backward, receives more than the 9 valid steps of 3 rows of up to 6."""
     rows = []
 
-    def spy(module, function, which):
+    def spy(module, function, lines):
         original = getattr(module, function)
 
         def counting(*args):
-            x = args[which]
-            rows.append(len(x[0] if isinstance(x, list) else x))
+            rows.append(len(lines(*args)))
             return original(*args)
 
         monkeypatch.setattr(module, function, counting)
 
-    spy(rnn_layer.linear, "_forward", 0)
-    spy(rnn_layer.linear, "_backward", 0)
-    spy(rnn_layer.ops, "rnn_fwd_kept", 1)
-    spy(rnn_layer.ops, "rnn_bwd", 3)
+    spy(rnn_layer, "linear_fwd", lambda call: call.x)
+    spy(rnn_layer, "linear_bwd", lambda call: call.dy)
+    spy(rnn_layer.ops, "rnn_fwd_saved", lambda *args: args[1])
+    spy(rnn_layer.ops, "rnn_bwd", lambda *args: args[3][0])
     module = make(ours, name, num_layers=2, bidirectional=True)
     output, _ = module(pack_padded_sequence(randn(6, 3, I, dtype=F32), [6, 2, 1]))
     output.data.sum().backward()

@@ -18,8 +18,8 @@ from ..._torch.autograd_twice import differentiable
 from ..._torch.ops import own_copy
 from .._cells import Cell
 from .double_backward import Call
-from .ops import rnn_bwd, rnn_fwd_kept, rnn_fwd_together
-from .work import PLAIN, Options, options
+from .ops import rnn_bwd, rnn_fwd_saved, rnn_fwd_together
+from .work import PLAIN, Options, options_of
 
 
 class Recurrence(torch.autograd.Function):
@@ -43,65 +43,65 @@ class Recurrence(torch.autograd.Function):
         b: Tensor | None,
         *first: Tensor,
     ) -> tuple[Tensor, ...]:
-        how = options(cu_seqlens, reset, clip_state, clip_grad, checkpoint)
-        seen, kept = rnn_fwd_kept(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, how)
-        _keep(ctx, cell, reverse, all_states, how, lengths, batch_sizes, wx, r, b, first, kept)
-        return tuple(seen) if checkpoint else (*seen, kept[-1])
+        options = options_of(cu_seqlens, reset, clip_state, clip_grad, checkpoint)
+        seen, saved = rnn_fwd_saved(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, options)
+        _save(ctx, cell, reverse, all_states, options, lengths, batch_sizes, wx, r, b, first, saved)
+        return tuple(seen) if checkpoint else (*seen, saved[-1])
 
     @staticmethod
     @one_by_one
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        dlink = None if ctx.how.checkpoint else gradients[-1]
-        flows, saved = gradients[: ctx.seen], ctx.saved_tensors
+        dlink = None if ctx.options.checkpoint else gradients[-1]
+        flows, tensors = gradients[: ctx.seen], ctx.saved_tensors
         found: list[Tensor | None] = [None] * len(ctx.needs_input_grad[10:])
         if flows[0] is not None or any(flow is not None for flow in flows):
             with torch.no_grad():
-                found = _gradients(ctx, saved, flows)
+                found = _gradients(ctx, tensors, flows)
             if torch.is_grad_enabled():
-                found = _twice(ctx, saved, found, flows)
+                found = _twice(ctx, tensors, found, flows)
         if dlink is not None:
             found[0] = _with_link(ctx.cell, found[0], dlink)
         return (*[None] * 10, *found)
 
 
-def _keep(
+def _save(
     ctx: Any,
     cell: Cell,
     reverse: bool,
     all_states: bool,
-    how: Options,
+    options: Options,
     lengths: Tensor | None,
     batch_sizes: Tensor | None,
     wx: Tensor,
     r: Tensor,
     b: Tensor | None,
     first: Sequence[Tensor],
-    kept: Sequence[Tensor],
+    saved: Sequence[Tensor],
 ) -> None:
     """Save the tensors of the backward pass; b serves second derivatives and checkpoints, wx only checkpoints."""
-    again = wx if how.checkpoint else None
-    ctx.save_for_backward(r, b, lengths, batch_sizes, how.cu_seqlens, how.reset, again, *first, *kept)
-    ctx.cell, ctx.reverse, ctx.all_states, ctx.kept = cell, reverse, all_states, len(kept)
+    again = wx if options.checkpoint else None
+    ctx.save_for_backward(r, b, lengths, batch_sizes, options.cu_seqlens, options.reset, again, *first, *saved)
+    ctx.cell, ctx.reverse, ctx.all_states, ctx.saved_count = cell, reverse, all_states, len(saved)
     ctx.seen = 2 * len(cell.states) if all_states else 1 + len(cell.states)
-    ctx.how = how._replace(cu_seqlens=None, reset=None) if how is not PLAIN else PLAIN
+    ctx.options = options._replace(cu_seqlens=None, reset=None) if options is not PLAIN else PLAIN
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx: Any, saved: Sequence[Tensor], flows: Sequence[Tensor | None]) -> list[Tensor | None]:
+def _gradients(ctx: Any, tensors: Sequence[Tensor], flows: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Return the gradients of wx, r, b and the initial states, None for those not needed."""
-    r, b, lengths, batch_sizes, cu_seqlens, reset, wx, *others = saved
-    cell, count, how = ctx.cell, len(ctx.cell.states), ctx.how
-    if how is not PLAIN:
-        how = options(cu_seqlens, reset, *how[2:])
-    first, kept = others[: len(others) - ctx.kept], others[len(others) - ctx.kept :]
+    r, b, lengths, batch_sizes, cu_seqlens, reset, wx, *others = tensors
+    cell, count, options = ctx.cell, len(ctx.cell.states), ctx.options
+    if options is not PLAIN:
+        options = options_of(cu_seqlens, reset, *options[2:])
+    first, saved = others[: len(others) - ctx.saved_count], others[len(others) - ctx.saved_count :]
     needs = ctx.needs_input_grad[10:]
-    states, rest = (kept[:1], kept[1:]) if how.checkpoint else (kept[:count], kept[count:])
+    states, rest = (saved[:1], saved[1:]) if options.checkpoint else (saved[:count], saved[count:])
     given = (first, states, rest, [flows[0], *flows[1 + count :]], flows[1 : 1 + count], ctx.reverse)
     if len(flows) == 1 + count:
         given[3].extend([None] * (count - 1))
     wanted = (needs[1], needs[2], any(needs[3:]))
-    again = (wx, b) if how.checkpoint else (None, None)
-    dwx, *gradients = rnn_bwd(cell, r, *given, lengths, batch_sizes, *wanted, how, *again)
+    again = (wx, b) if options.checkpoint else (None, None)
+    dwx, *gradients = rnn_bwd(cell, r, *given, lengths, batch_sizes, *wanted, options, *again)
     return [dwx, *_placed(gradients, *wanted[:2], len(first))]
 
 
@@ -115,13 +115,13 @@ def _placed(gradients: Sequence[Tensor], need_r: bool, need_b: bool, count: int)
 
 
 def _twice(
-    ctx: Any, saved: Sequence[Tensor], found: Sequence[Tensor | None], flows: Sequence[Tensor | None]
+    ctx: Any, tensors: Sequence[Tensor], found: Sequence[Tensor | None], flows: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """Return the gradients, made differentiable."""
-    r, b, lengths, batch_sizes, cu_seqlens, reset, wx, *others = saved
-    first, how = others[: len(others) - ctx.kept], ctx.how
-    of_gates = wx if how.checkpoint else _as_gates(ctx.cell, others[-1])
-    call = Call(ctx.cell, ctx.reverse, ctx.all_states, how.clip_state, how.clip_grad, not how.checkpoint)
+    r, b, lengths, batch_sizes, cu_seqlens, reset, wx, *others = tensors
+    first, options = others[: len(others) - ctx.saved_count], ctx.options
+    of_gates = wx if options.checkpoint else _as_gates(ctx.cell, others[-1])
+    call = Call(ctx.cell, ctx.reverse, ctx.all_states, options.clip_state, options.clip_grad, not options.checkpoint)
     return differentiable(call, found, (of_gates, r, b, *first), (lengths, batch_sizes, cu_seqlens, reset), flows)
 
 
@@ -141,18 +141,18 @@ class Together(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, cell: Cell, how: Options, wx: Tensor, r: Tensor, b: Tensor | None, *first: Tensor
+        ctx: Any, cell: Cell, options: Options, wx: Tensor, r: Tensor, b: Tensor | None, *first: Tensor
     ) -> tuple[Tensor, ...]:
-        states, *last, gates = rnn_fwd_together(cell, wx, r, b, first, True, how)
+        states, *last, gates = rnn_fwd_together(cell, wx, r, b, first, True, options)
         ctx.save_for_backward(r, b, states, gates, *first)
-        ctx.cell, ctx.how = cell, how
+        ctx.cell, ctx.options = cell, options
         ctx.set_materialize_grads(False)
         return own_copy(states), *last, gates
 
     @staticmethod
     @one_by_one
     def backward(ctx: Any, dstates: Tensor | None, *dothers: Tensor | None) -> tuple[Tensor | None, ...]:
-        cell, how, (r, b, states, gates, *first) = ctx.cell, ctx.how, ctx.saved_tensors
+        cell, options, (r, b, states, gates, *first) = ctx.cell, ctx.options, ctx.saved_tensors
         *dlast, dlink = dothers
         needs = ctx.needs_input_grad[2:]
         found: list[Tensor | None] = [None] * len(needs)
@@ -161,10 +161,10 @@ class Together(torch.autograd.Function):
             needed = (needs[1], needs[2], any(needs[3:]))
             with torch.no_grad():
                 given = (first, [*states.unbind(0)], [gates], each, dlast)
-                dwx, *gradients = rnn_bwd(cell, r, *given, False, None, None, *needed, how)
+                dwx, *gradients = rnn_bwd(cell, r, *given, False, None, None, *needed, options)
             found = [dwx, *_placed(gradients, *needed[:2], len(first))]
             if torch.is_grad_enabled():
-                call = Call(cell, False, True, how.clip_state, how.clip_grad, True)
+                call = Call(cell, False, True, options.clip_state, options.clip_grad, True)
                 inputs, flows = (_as_gates(cell, gates), r, b, *first), (each[0], *dlast, *each[1:])
                 found = differentiable(call, found, inputs, (None,) * 4, flows)
         if dlink is not None:
@@ -179,18 +179,20 @@ class Transformed(torch.autograd.Function):
 
     @staticmethod
     def forward(cell: Cell, reverse: bool, *inputs: Any) -> tuple[Tensor, ...]:
-        lengths, batch_sizes, all_states, *asked = inputs[:8]
+        lengths, batch_sizes, all_states, *requested = inputs[:8]
         wx, r, b, *first = inputs[8:]
-        seen, kept = rnn_fwd_kept(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, options(*asked))
-        return (*seen, *kept)
+        seen, saved = rnn_fwd_saved(
+            cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, options_of(*requested)
+        )
+        return (*seen, *saved)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        cell, reverse, lengths, batch_sizes, all_states, *asked = inputs[:10]
-        (wx, r, b, *first), how = inputs[10:], options(*asked)
-        kept = output[2 * len(cell.states) if all_states else 1 + len(cell.states) :]
-        _keep(ctx, cell, reverse, all_states, how, lengths, batch_sizes, wx, r, b, first, kept)
-        ctx.mark_non_differentiable(*(kept if how.checkpoint else kept[:-1]))
+        cell, reverse, lengths, batch_sizes, all_states, *requested = inputs[:10]
+        (wx, r, b, *first), options = inputs[10:], options_of(*requested)
+        saved = output[2 * len(cell.states) if all_states else 1 + len(cell.states) :]
+        _save(ctx, cell, reverse, all_states, options, lengths, batch_sizes, wx, r, b, first, saved)
+        ctx.mark_non_differentiable(*(saved if options.checkpoint else saved[:-1]))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -154,8 +154,8 @@ def forward_stepwise(
     gates, batch, heads, width = work.cell.gates, work.batch, work.heads, work.width
     by_head = r.permute(1, 3, 0, 2).reshape(heads, width, gates * width)
     h, p = r.new_empty(heads, batch, width), r.new_empty(heads, batch, gates * width)
-    kept = r.new_empty((len(work.cell.states) - 1, heads, batch, width), dtype=carried(r))
-    args = [wx, b, p, h, kept, *four(first), *four(last), *four(states), saved]
+    others = r.new_empty((len(work.cell.states) - 1, heads, batch, width), dtype=carried(r))
+    args = [wx, b, p, h, others, *four(first), *four(last), *four(states), saved]
     _launch_step("rnn_step_fwd", -1, work, r, args)
     for t in _times(work, False):
         torch.bmm(h, by_head, out=p)

@@ -66,31 +66,31 @@ _STEPS: dict[str, Callable[[Tensor, Tensor, State], State]] = {
 # ---- wx from the kernels' saved values, in the shape of wx: the gates, or h for an Elman cell ------------------------
 
 
-def _x_of_elman_tanh(kept: Tensor, y: Tensor) -> Tensor:
-    return torch.atanh(kept) - y
+def _x_of_elman_tanh(saved: Tensor, y: Tensor) -> Tensor:
+    return torch.atanh(saved) - y
 
 
-def _x_of_elman_relu(kept: Tensor, y: Tensor) -> Tensor:
-    return kept - y
+def _x_of_elman_relu(saved: Tensor, y: Tensor) -> Tensor:
+    return saved - y
 
 
-def _x_of_lstm(kept: Tensor, y: Tensor) -> Tensor:
-    i, f, g, o = kept.unbind(1)
+def _x_of_lstm(saved: Tensor, y: Tensor) -> Tensor:
+    i, f, g, o = saved.unbind(1)
     return torch.stack([torch.logit(i), torch.logit(f), torch.atanh(g), torch.logit(o)], 1) - y
 
 
-def _x_of_gru(kept: Tensor, y: Tensor) -> Tensor:
-    r, z, n = kept.unbind(1)
+def _x_of_gru(saved: Tensor, y: Tensor) -> Tensor:
+    r, z, n = saved.unbind(1)
     y_r, y_z, y_n = y.unbind(1)
     return torch.stack([torch.logit(r) - y_r, torch.logit(z) - y_z, torch.atanh(n) - r * y_n], 1)
 
 
-def _x_of_slstm(kept: Tensor, y: Tensor) -> Tensor:
-    a_i, a_f, z, o = kept.unbind(1)
+def _x_of_slstm(saved: Tensor, y: Tensor) -> Tensor:
+    a_i, a_f, z, o = saved.unbind(1)
     return torch.stack([a_i, a_f, torch.atanh(z), torch.logit(o)], 1) - y
 
 
-_X_OF_KEPT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+_X_OF_SAVED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "elman_tanh": _x_of_elman_tanh,
     "elman_relu": _x_of_elman_relu,
     "lstm": _x_of_lstm,
@@ -104,14 +104,14 @@ _X_OF_KEPT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of a call other than tensors. ``from_kept``: the first input is the saved gates, not wx."""
+    """The arguments of a call other than tensors. ``from_saved``: the first input is the saved gates, not wx."""
 
     cell: Cell
     reverse: bool
     all_states: bool
     clip_state: float | None
     clip_grad: float | None
-    from_kept: bool = False
+    from_saved: bool = False
 
     def __call__(self, inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
         """Return h, the final states and, with ``all_states``, all states but h.
@@ -172,14 +172,14 @@ class _Step:
             prev[0] = _ClipGradient.apply(prev[0], self.call.clip_grad)
         y = torch.einsum("gnij,bnj->bgni", self.r, prev[0])
         y = y if self.b is None else y + self.b
-        if self.call.from_kept:
-            kept = x.detach()
-            x = Valued.apply(x, _X_OF_KEPT[self.kind](kept, y.detach()))
+        if self.call.from_saved:
+            saved = x.detach()
+            x = Valued.apply(x, _X_OF_SAVED[self.kind](saved, y.detach()))
         if valid is not None:  # 0 times a NaN in the padding would be NaN
             x = torch.where(valid.unsqueeze(1), x, 0)
         h, *others = _STEPS[self.kind](x, y, tuple(prev))
-        if self.call.from_kept and not self.call.cell.saved:
-            h = Valued.apply(h, kept[:, 0])  # the saved h, which is already clamped
+        if self.call.from_saved and not self.call.cell.saved:
+            h = Valued.apply(h, saved[:, 0])  # the saved h, which is already clamped
         if self.clip_state is not None:
             held = h.detach().clamp(-self.clip_state, self.clip_state)
             h = torch.where(h.abs() < self.clip_state, h, held)

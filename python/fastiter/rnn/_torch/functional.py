@@ -38,7 +38,7 @@ from .._cells import (
 )
 from .autograd import Recurrence, Together, Transformed
 from .ops import fits, rnn_fwd, rnn_fwd_together
-from .work import PLAIN, Options, checked_batch_sizes, options
+from .work import PLAIN, Options, checked_batch_sizes, options_of
 
 States: TypeAlias = tuple[Tensor, ...]
 Integers: TypeAlias = "Tensor | Sequence[int]"
@@ -88,8 +88,8 @@ def lstm(
     >>> torch.allclose(h.squeeze(2).transpose(0, 1), layer(x)[0], atol=1e-6)
     True
     """
-    asked = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
-    return _run("lstm", "lstm", wx, r, b, state, reverse, lengths, return_all_states, asked)
+    requested = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
+    return _run("lstm", "lstm", wx, r, b, state, reverse, lengths, return_all_states, requested)
 
 
 def gru(
@@ -108,8 +108,8 @@ def gru(
     clip_state: float | None = None,
 ) -> Result:
     """h[t] = (1 - z) n + z h[t-1]: :func:`fastiter.gru` on tensors, differentiable like :func:`lstm`."""
-    asked = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
-    return _run("gru", "gru", wx, r, b, state, reverse, lengths, return_all_states, asked)
+    requested = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
+    return _run("gru", "gru", wx, r, b, state, reverse, lengths, return_all_states, requested)
 
 
 def elman(
@@ -129,8 +129,8 @@ def elman(
     clip_state: float | None = None,
 ) -> Result:
     """h[t] = tanh(wx[t] + r h[t-1] + b) or max(., 0): :func:`fastiter.elman` on tensors, differentiable like lstm."""
-    asked = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
-    return _run("elman", elman_cell(activation), wx, r, b, state, reverse, lengths, return_all_states, asked)
+    requested = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
+    return _run("elman", elman_cell(activation), wx, r, b, state, reverse, lengths, return_all_states, requested)
 
 
 def slstm(
@@ -152,8 +152,8 @@ def slstm(
 
     The gradients also go through the stabiliser m, so they are correct for losses on c, n and m, too.
     """
-    asked = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
-    return _run("slstm", "slstm", wx, r, b, state, reverse, lengths, return_all_states, asked)
+    requested = (cu_seqlens, reset, clip_state, clip_grad, checkpoint)
+    return _run("slstm", "slstm", wx, r, b, state, reverse, lengths, return_all_states, requested)
 
 
 def rounding(
@@ -186,13 +186,13 @@ def together(
     """Run a cell that writes all states to one tensor (S, B, T, N, D), for tensors accepted by `goes_together`."""
     spec = CELLS[cell]
     _check_tensors(cell, spec, wx, r, b, state)
-    how, _ = _checked_options(cell, wx, None, None, None, clip_state, clip_grad, None)
+    options, _ = _checked_options(cell, wx, None, None, None, clip_state, clip_grad, None)
     _check_shapes(cell, spec, wx.shape, r, b, state)
     first = () if state is None else tuple(state)
     if _needs_grad(wx, r, b, first):
-        every, *last = Together.apply(spec, how, wx, r, b, *first)
+        every, *last = Together.apply(spec, options, wx, r, b, *first)
     else:
-        every, *last = rnn_fwd_together(spec, wx, r, b, first, False, how)
+        every, *last = rnn_fwd_together(spec, wx, r, b, first, False, options)
     return every, tuple(last[: len(spec.states)])
 
 
@@ -269,29 +269,29 @@ def _run(
     reverse: bool,
     lengths: Integers | None,
     return_all_states: bool,
-    asked: tuple[Any, ...],
+    requested: tuple[Any, ...],
 ) -> Result:
     state = as_parts(CELLS[cell_name].states, state)
     redefined = state is not None and overridden(state, parts=state)
-    if redefined or has_torch_function_variadic(wx, r, b, lengths, *asked[:2]):
-        return _dispatched(function, cell_name, wx, r, b, state, reverse, lengths, return_all_states, asked)
-    cell, how = CELLS[cell_name], PLAIN
+    if redefined or has_torch_function_variadic(wx, r, b, lengths, *requested[:2]):
+        return _dispatched(function, cell_name, wx, r, b, state, reverse, lengths, return_all_states, requested)
+    cell, options = CELLS[cell_name], PLAIN
     low = autocast_dtype(wx)
     if low is not None:
         wx, r, b, state = _autocast(low, wx, r, b, state)
     check_flag(function, "reverse", reverse)
     check_flag(function, "return_all_states", return_all_states)
     whole = None
-    cu_seqlens, reset, clip_state, clip_grad, checkpoint = asked
+    cu_seqlens, reset, clip_state, clip_grad, checkpoint = requested
     is_plain = cu_seqlens is None and reset is None and clip_state is None and clip_grad is None and checkpoint is None
     if not (is_plain and lengths is None and fits(cell, wx, r, b, state)):
         _check_tensors(function, cell, wx, r, b, state)
         if wx.dim() != 5:
             _check_shapes(function, cell, wx.shape, r, b, state)
-        how, sequences = _checked_options(function, wx, lengths, *asked)
+        options, sequences = _checked_options(function, wx, lengths, *requested)
         batch, time, _, _ = _check_shapes(function, cell, wx.shape, r, b, state, sequences)
         whole = None if lengths is None else checked_lengths(function, lengths, batch, time, wx.device)
-    h, last, states = _apply(cell, wx, r, b, state, reverse, whole, None, return_all_states, how)
+    h, last, states = _apply(cell, wx, r, b, state, reverse, whole, None, return_all_states, options)
     return (h, last, states) if return_all_states else (h, last)
 
 
@@ -305,14 +305,14 @@ def _dispatched(
     reverse: bool,
     lengths: Any,
     return_all_states: bool,
-    asked: tuple[Any, ...],
+    requested: tuple[Any, ...],
 ) -> Any:
     public = {"lstm": lstm, "gru": gru, "elman": elman, "slstm": slstm}[function]
-    named = dict(zip(("cu_seqlens", "reset", "clip_state", "clip_grad", "checkpoint"), asked, strict=True))
+    named = dict(zip(("cu_seqlens", "reset", "clip_state", "clip_grad", "checkpoint"), requested, strict=True))
     if function == "elman":
         named["activation"] = cell_name.removeprefix("elman_")
-    how = {"reverse": reverse, "lengths": lengths, "return_all_states": return_all_states}
-    return dispatched(public, wx, r, b, state, **how, **named)
+    named |= {"reverse": reverse, "lengths": lengths, "return_all_states": return_all_states}
+    return dispatched(public, wx, r, b, state, **named)
 
 
 def _autocast(
@@ -353,7 +353,7 @@ def _checked_options(
     bound_h, bound_dh = (
         checked_bound(function, name, bound) for name, bound in (("clip_state", clip_state), ("clip_grad", clip_grad))
     )
-    return options(bounds, reset, bound_h, bound_dh, every), sequences
+    return options_of(bounds, reset, bound_h, bound_dh, every), sequences
 
 
 def _apply(
@@ -366,15 +366,15 @@ def _apply(
     lengths: Tensor | None,
     batch_sizes: Tensor | None,
     all_states: bool,
-    how: Options = PLAIN,
+    options: Options = PLAIN,
 ) -> tuple[Tensor, States, States]:
     """Return h, the final states, and all states (or only h, if not requested)."""
     first = () if state is None else tuple(state)
     if _needs_grad(wx, r, b, first) or transformed():
         node = Transformed if transformed() else Recurrence
-        outputs = node.apply(cell, reverse, lengths, batch_sizes, all_states, *how, wx, r, b, *first)
+        outputs = node.apply(cell, reverse, lengths, batch_sizes, all_states, *options, wx, r, b, *first)
     else:
-        outputs = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, how)
+        outputs = rnn_fwd(cell, wx, r, b, first, reverse, lengths, batch_sizes, all_states, options)
     h, count = outputs[0], len(cell.states)
     # Under torch.func, the outputs end with the tensors saved for the backward pass.
     return h, tuple(outputs[1 : 1 + count]), (h, *outputs[1 + count : 2 * count]) if all_states else (h,)

@@ -51,7 +51,7 @@ def _work(
     reverse: bool,
     lengths: Tensor | None,
     batch_sizes: Tensor | None,
-    how: Options,
+    options: Options,
 ) -> Work:
     """Describe the work; ``x`` has the trailing axes (N, D), and the device and dtype."""
     heads, width = x.shape[-2:]
@@ -61,18 +61,18 @@ def _work(
         batch, time = int(batch_sizes[0]) if len(batch_sizes) else 0, len(batch_sizes)
         lengths = (batch_sizes > torch.arange(batch, device=batch_sizes.device).unsqueeze(1)).sum(1)
         offsets = torch.cumsum(batch_sizes, 0) - batch_sizes
-    elif how.cu_seqlens is not None:
-        starts, batch, row, step = how.cu_seqlens, len(how.cu_seqlens) - 1, lines[1], 1
+    elif options.cu_seqlens is not None:
+        starts, batch, row, step = options.cu_seqlens, len(options.cu_seqlens) - 1, lines[1], 1
         time = _longest(starts, lines[1])
     else:
         batch, time = lines
         row, step = (1, batch) if time_major else (time, 1)
-    if how.reset is not None:
-        reset = _dense(how.reset.expand(lines), time_major).view(torch.uint8)
+    if options.reset is not None:
+        reset = _dense(options.reset.expand(lines), time_major).view(torch.uint8)
     lengths, starts, offsets = (launch.as_int64(numbers, x) for numbers in (lengths, starts, offsets))
-    bound = None if how.clip_state is None else float(torch.tensor(how.clip_state, dtype=x.dtype, device="cpu"))
+    bound = None if options.clip_state is None else float(torch.tensor(options.clip_state, dtype=x.dtype, device="cpu"))
     return Work(
-        cell, batch, time, heads, width, row, step, lengths, starts, offsets, reset, bound, how.clip_grad, reverse
+        cell, batch, time, heads, width, row, step, lengths, starts, offsets, reset, bound, options.clip_grad, reverse
     )
 
 
@@ -87,8 +87,8 @@ def _check(cell: Cell, lines: Sequence[int], lengths: Tensor | None, cu_seqlens:
         rows_of(cell, lines, 1, 1, False, lengths, None, cu_seqlens)
 
 
-def _is_time_major(x: Tensor, batch_sizes: Tensor | None, how: Options) -> bool:
-    return batch_sizes is None and how.cu_seqlens is None and x.stride(1) > x.stride(0)
+def _is_time_major(x: Tensor, batch_sizes: Tensor | None, options: Options) -> bool:
+    return batch_sizes is None and options.cu_seqlens is None and x.stride(1) > x.stride(0)
 
 
 def forward(call: RnnForward, backend: str | None = None, plan: Plan | None = None) -> list[Tensor]:
@@ -101,20 +101,20 @@ def forward(call: RnnForward, backend: str | None = None, plan: Plan | None = No
 
 
 def _forward(call: RnnForward, backend: str | None, plan: Plan | None = None) -> list[Tensor]:
-    cell, how = call.cell, call.options
-    time_major = _is_time_major(call.wx, call.batch_sizes, how)
+    cell, options = call.cell, call.options
+    time_major = _is_time_major(call.wx, call.batch_sizes, options)
     wx, r = _dense(call.wx, time_major), contiguous(call.r)
     b = None if call.b is None else contiguous(call.b)
     first = [contiguous(x) for x in call.state]
-    work = _work(cell, wx.shape[:-3], time_major, wx, call.reverse, call.lengths, call.batch_sizes, how)
+    work = _work(cell, wx.shape[:-3], time_major, wx, call.reverse, call.lengths, call.batch_sizes, options)
     outputs = _forward_outputs(cell, wx, work.batch, call.all_states, call.save, 0, True)
     if work.batch == 0:
         return outputs
     count = len(cell.states)
-    h, last, kept = outputs[0], outputs[1 : 1 + count], outputs[1 + count :]
-    rest = count - 1 if kept else 0
-    saved = kept[rest] if call.save and cell.saved else None
-    given = (work, wx, r, b, first, last, [h, *kept[:rest]], saved)
+    h, last, others = outputs[0], outputs[1 : 1 + count], outputs[1 + count :]
+    rest = count - 1 if others else 0
+    saved = others[rest] if call.save and cell.saved else None
+    given = (work, wx, r, b, first, last, [h, *others[:rest]], saved)
     backend = backend or ("cuda" if plan else choose(cell, wx.dtype, work.width))
     if backend == "triton":
         triton.forward(*given)
@@ -127,19 +127,19 @@ def _forward(call: RnnForward, backend: str | None, plan: Plan | None = None) ->
 
 def backward(call: RnnBackward, backend: str | None = None, plan: Plan | None = None) -> list[Tensor]:
     """Implement the backward op on a GPU."""
-    cell, how, h, r, state = call.cell, call.options, call.states[0], call.r, call.state
-    time_major = _is_time_major(h, call.batch_sizes, how)
-    work = _work(cell, h.shape[:-2], time_major, h, call.reverse, call.lengths, call.batch_sizes, how)
+    cell, options, h, r, state = call.cell, call.options, call.states[0], call.r, call.state
+    time_major = _is_time_major(h, call.batch_sizes, options)
+    work = _work(cell, h.shape[:-2], time_major, h, call.reverse, call.lengths, call.batch_sizes, options)
     final = [None if x is None else x.to(carried(h)) for x in call.dlast]
-    if how.checkpoint:
+    if options.checkpoint:
         back = _backward_by_chunks(work, call, final, backend)
     else:
-        kept = (state, call.states, call.saved, call.dstates, final)
-        back = _backward(work, time_major, r, *kept, call.need_state, backend, plan)
+        given = (state, call.states, call.saved, call.dstates, final)
+        back = _backward(work, time_major, r, *given, call.need_state, backend, plan)
     outputs = [back.dwx]
     gradients = (_lines(back.dwx, time_major, 3), None if back.dq is None else _lines(back.dq, time_major, 2))
     if call.need_r:
-        before = _before(_dense(h, time_major), state, work, call.batch_sizes, how.reset)
+        before = _before(_dense(h, time_major), state, work, call.batch_sizes, options.reset)
         outputs.append(torch.empty_like(r, memory_format=torch.contiguous_format))
         _into_r(outputs[-1], *gradients, _lines(before, time_major, 2))
     if call.need_b:
@@ -170,14 +170,14 @@ def _backward(
     plan: Plan | None = None,
 ) -> _Back:
     states, r = [_dense(x, time_major) for x in states], contiguous(r)
-    keep = _dense(saved[0], time_major) if saved else None
+    gates = _dense(saved[0], time_major) if saved else None
     flows = [None if x is None else _dense(x, time_major) for x in dstates]
     final = [None if x is None else contiguous(x) for x in final]
     first = [contiguous(x) for x in state]
     back = _empty_back(work, states[0], len(work.cell.states) if need_first else 0)
     if work.batch == 0:
         return back
-    given = (work, r, first, states, keep, flows, final, *back)
+    given = (work, r, first, states, gates, flows, final, *back)
     backend = backend or ("cuda" if plan else choose(work.cell, r.dtype, work.width))
     if backend == "triton":
         triton.backward(*given)
@@ -203,10 +203,10 @@ def _chunks(time: int, every: int, reverse: bool) -> list[tuple[int, slice]]:
     return chunks[::-1] if reverse else chunks
 
 
-def _part(steps: slice, lengths: Tensor | None, how: Options) -> tuple[Tensor | None, Options]:
+def _part(steps: slice, lengths: Tensor | None, options: Options) -> tuple[Tensor | None, Options]:
     """Return the chunk's options and row lengths, which the kernels clamp to 0 .. the chunk's steps."""
-    reset = None if how.reset is None else how.reset[..., steps]
-    return None if lengths is None else lengths - steps.start, how._replace(reset=reset, checkpoint=0)
+    reset = None if options.reset is None else options.reset[..., steps]
+    return None if lengths is None else lengths - steps.start, options._replace(reset=reset, checkpoint=0)
 
 
 def _forward_by_chunks(call: RnnForward, backend: str | None) -> list[Tensor]:
@@ -217,16 +217,16 @@ def _forward_by_chunks(call: RnnForward, backend: str | None) -> list[Tensor]:
     last, between = outputs[1 : 1 + count], outputs[-count:]
     everywhere = [outputs[0], *outputs[1 + count : -count]]
     for k, steps in _chunks(wx.shape[1], every, call.reverse):
-        valid, how = _part(steps, lengths, call.options)
+        valid, options = _part(steps, lengths, call.options)
         given = (wx[:, steps], call.r, call.b, state, call.reverse, valid, None)
-        h, *rest = _forward(RnnForward(call.cell_name, *given, call.all_states, False, *how), backend)
+        h, *rest = _forward(RnnForward(call.cell_name, *given, call.all_states, False, *options), backend)
         state = rest[:count]
         for whole, x in zip(everywhere, [h, *rest[count:]], strict=True):
             whole[:, steps] = x
         leaving = k - 1 if call.reverse else k
-        for kept, x in zip(between, state, strict=True):
-            if 0 <= leaving < len(kept):
-                kept[leaving] = x
+        for saved, x in zip(between, state, strict=True):
+            if 0 <= leaving < len(saved):
+                saved[leaving] = x
     for whole, x in zip(last, state, strict=True):
         whole.copy_(x)
     return outputs

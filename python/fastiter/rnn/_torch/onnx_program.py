@@ -22,9 +22,9 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _rnn(*arguments: Any) -> list[Tensor]:
     call = RnnForward(*arguments)
-    cell_name, wx, r, b, lengths, how = call.cell_name, call.wx, call.r, call.b, call.lengths, call.options
-    if call.batch_sizes is not None or how.cu_seqlens is not None or call.save:
-        got = "kept values for gradients" if call.save else "packed sequences"
+    cell_name, wx, r, b, lengths, options = call.cell_name, call.wx, call.r, call.b, call.lengths, call.options
+    if call.batch_sizes is not None or options.cu_seqlens is not None or call.save:
+        got = "saved values for gradients" if call.save else "packed sequences"
         expected = "have rows side by side and no gradients"
         raise ValueError(f"onnx.decompose: program must {expected}, got {got}")
     x = _wide(wx).transpose(0, 1)
@@ -33,13 +33,13 @@ def _rnn(*arguments: Any) -> list[Tensor]:
     if lengths is not None:
         steps = torch.arange(x.shape[0], device=x.device)
         inputs.append(steps[:, None, None, None] < lengths[:, None, None])
-    if how.reset is not None:
-        inputs.append(how.reset.t()[:, :, None, None])
-    step = _step(cell_name, _wide(r).clone(), None if b is None else _wide(b), how.clip_state)
+    if options.reset is not None:
+        inputs.append(options.reset.t()[:, :, None, None])
+    step = _step(cell_name, _wide(r).clone(), None if b is None else _wide(b), options.clip_state)
 
     def body(now: list[Tensor], inputs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         x, *flags = inputs
-        drops = flags.pop() if how.reset is not None else None
+        drops = flags.pop() if options.reset is not None else None
         prev = now if drops is None else [torch.where(drops, 0, s) for s in now]
         made = step(x, prev)
         if not flags:

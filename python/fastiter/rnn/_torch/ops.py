@@ -27,7 +27,7 @@ from ..._torch.ops import (
     unwatched,
 )
 from .._cells import CELLS, Cell
-from .work import PLAIN, Options, options, work_of
+from .work import PLAIN, Options, options_of, work_of
 
 
 def carried(x: Tensor) -> torch.dtype:
@@ -62,7 +62,7 @@ class RnnForward(NamedTuple):
     @property
     def options(self) -> Options:
         """The rarely used options."""
-        return options(*self[10:])
+        return options_of(*self[10:])
 
 
 class RnnBackward(NamedTuple):
@@ -97,7 +97,7 @@ class RnnBackward(NamedTuple):
     @property
     def options(self) -> Options:
         """The rarely used options."""
-        return options(*self[13:18])
+        return options_of(*self[13:18])
 
 
 def _dtypes(cell: Cell, x: Tensor) -> list[torch.dtype]:
@@ -127,20 +127,20 @@ def _forward_outputs(
     dtypes = _dtypes(cell, wx)
     outputs += [empty(wx, (batch, heads, width), None, dtype) for dtype in dtypes]
 
-    def kept(seen: bool, dtype: torch.dtype, *gates: int) -> Tensor:
+    def every_step(seen: bool, dtype: torch.dtype, *gates: int) -> Tensor:
         inner = (*gates, heads, width)
         return empty_steps(wx, (*lines, *inner), dtype) if seen or gpu else empty_by_head(wx, lines, inner, dtype)
 
     if states is not None:
         outputs += states[1:]
     elif all_states or (save and not checkpoint):
-        outputs += [kept(all_states, dtype) for dtype in dtypes[1:]]
+        outputs += [every_step(all_states, dtype) for dtype in dtypes[1:]]
     if save and checkpoint:
         # a SymInt while tracing, which is treated as an int here
         between = cast(int, torch.sym_max((lines[1] if time is None else time) - 1, 0)) // checkpoint
         outputs += [empty(wx, (between, batch, heads, width), None, dtype) for dtype in dtypes]
     elif save and cell.saved:
-        outputs.append(kept(False, carried(wx), cell.saved))
+        outputs.append(every_step(False, carried(wx), cell.saved))
     return outputs
 
 
@@ -160,28 +160,30 @@ def _backward_outputs(
 
 def forward(call: RnnForward, states: Sequence[Tensor] | None = None) -> list[Tensor]:
     """Run the kernel; `states`: tensors already allocated for the states of all steps."""
-    cell, how, lines, (_, heads, width) = call.cell, call.options, call.wx.shape[:-3], call.wx.shape[-3:]
+    cell, options, lines, (_, heads, width) = call.cell, call.options, call.wx.shape[:-3], call.wx.shape[-3:]
     wx, r, b = unit_stride(call.wx), contiguous(call.r), _bias(call.b, call.wx)
     first = [contiguous(x) for x in call.state]
-    work = work_of(cell, lines, heads, width, call.reverse, call.lengths, call.batch_sizes, how)
-    outputs = _forward_outputs(cell, wx, work[1], call.all_states, call.save, how.checkpoint, False, work[2], states)
+    work = work_of(cell, lines, heads, width, call.reverse, call.lengths, call.batch_sizes, options)
+    outputs = _forward_outputs(
+        cell, wx, work[1], call.all_states, call.save, options.checkpoint, False, work[2], states
+    )
     count = len(cell.states)
-    h, last, kept = outputs[0], outputs[1 : 1 + count], outputs[1 + count :]
-    by_chunks = call.save and how.checkpoint > 0
+    h, last, others = outputs[0], outputs[1 : 1 + count], outputs[1 + count :]
+    by_chunks = call.save and options.checkpoint > 0
     rest = count - 1 if call.all_states or (call.save and not by_chunks) else 0
-    saved = kept[rest] if call.save and cell.saved and not by_chunks else None
-    every, between = (how.checkpoint, kept[rest:]) if by_chunks else (0, [])
-    _core.rnn.forward(work, wx, r, b, first, last, (h, *kept[:rest]), saved, every, between)
+    saved = others[rest] if call.save and cell.saved and not by_chunks else None
+    every, between = (options.checkpoint, others[rest:]) if by_chunks else (0, [])
+    _core.rnn.forward(work, wx, r, b, first, last, (h, *others[:rest]), saved, every, between)
     return outputs
 
 
 def backward(call: RnnBackward) -> list[Tensor]:
     """Run the kernel of the backward pass."""
-    cell, how, h, r = call.cell, call.options, call.states[0], contiguous(call.r)
-    by_chunks = how.checkpoint > 0
+    cell, options, h, r = call.cell, call.options, call.states[0], contiguous(call.r)
+    by_chunks = options.checkpoint > 0
     first = [contiguous(x) for x in call.state]
     final = [None if x is None else contiguous(x) for x in call.dlast]
-    work = work_of(cell, h.shape[:-2], h.shape[-2], h.shape[-1], call.reverse, call.lengths, call.batch_sizes, how)
+    work = work_of(cell, h.shape[:-2], h.shape[-2], h.shape[-1], call.reverse, call.lengths, call.batch_sizes, options)
     outputs = _backward_outputs(cell, h, r, work[1], call.need_r, call.need_b, call.need_state)
     wx, b = None if call.wx is None else unit_stride(call.wx), _bias(call.b, h)
     # Saved-tensor hooks may have returned these with other strides.
@@ -192,7 +194,7 @@ def backward(call: RnnBackward) -> list[Tensor]:
     db = rest.pop(0) if call.need_b else None
     gates = saved[0] if saved and not by_chunks else None
     incoming = [None if x is None else unit_stride(x) for x in call.dstates]
-    every, between = (how.checkpoint, saved) if by_chunks else (0, [])
+    every, between = (options.checkpoint, saved) if by_chunks else (0, [])
     _core.rnn.backward(work, r, first, states, gates, incoming, final, dwx, rest, db, dr, every, between, wx, b)
     return outputs
 
@@ -233,18 +235,18 @@ def rnn_fwd(
     lengths: Tensor | None,
     batch_sizes: Tensor | None,
     all_states: bool,
-    how: Options = PLAIN,
+    options: Options = PLAIN,
 ) -> list[Tensor]:
     """Run the op; plain dense tensors outside of tracing take one C++ call, in a fraction of the time."""
-    if how is PLAIN and lengths is None and batch_sizes is None and unwatched():
+    if options is PLAIN and lengths is None and batch_sizes is None and unwatched():
         outputs = _core.rnn.forward_tensors(cell.layout, wx, r, b, state, reverse, all_states, False)
         if outputs is not None:
             return outputs
     given = (wx, r, b, state, reverse, lengths, batch_sizes)
-    return FORWARD(RnnForward(cell.name, *given, all_states, False, *how))
+    return FORWARD(RnnForward(cell.name, *given, all_states, False, *options))
 
 
-def rnn_fwd_kept(
+def rnn_fwd_saved(
     cell: Cell,
     wx: Tensor,
     r: Tensor,
@@ -254,7 +256,7 @@ def rnn_fwd_kept(
     lengths: Tensor | None,
     batch_sizes: Tensor | None,
     all_states: bool,
-    how: Options = PLAIN,
+    options: Options = PLAIN,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Run the op for a backward pass; return its results, and separate copies of the tensors that pass reads.
 
@@ -262,13 +264,13 @@ def rnn_fwd_kept(
     """
     count = len(cell.states)
     seen = 2 * count if all_states else 1 + count
-    if how is PLAIN and lengths is None and batch_sizes is None and unwatched():
+    if options is PLAIN and lengths is None and batch_sizes is None and unwatched():
         outputs = _core.rnn.forward_tensors(cell.layout, wx, r, b, state, reverse, all_states, True)
         if outputs is not None:
             return outputs[:seen], outputs[seen:]
     given = (wx, r, b, state, reverse, lengths, batch_sizes)
-    outputs = FORWARD(RnnForward(cell.name, *given, all_states, True, *how))
-    own = outputs[:1] if how.checkpoint or not all_states else [outputs[0], *outputs[1 + count : seen]]
+    outputs = FORWARD(RnnForward(cell.name, *given, all_states, True, *options))
+    own = outputs[:1] if options.checkpoint or not all_states else [outputs[0], *outputs[1 + count : seen]]
     return outputs[:seen], [*map(own_copy, own), *outputs[seen:]]
 
 
@@ -278,12 +280,12 @@ def goes_together(wx: Tensor, r: Tensor, b: Tensor, state: Sequence[Tensor] | No
 
 
 def rnn_fwd_together(
-    cell: Cell, wx: Tensor, r: Tensor, b: Tensor | None, state: Sequence[Tensor], save: bool, how: Options
+    cell: Cell, wx: Tensor, r: Tensor, b: Tensor | None, state: Sequence[Tensor], save: bool, options: Options
 ) -> list[Tensor]:
     """Return the states of all steps as one tensor (S, B, T, N, D), the final states, then the saved values."""
     count = len(cell.states)
     every = empty_steps(wx, (*wx.shape[:2], *wx.shape[-2:]), ahead=(count,))
-    outputs = forward(RnnForward(cell.name, wx, r, b, state, False, None, None, True, save, *how), every.unbind(0))
+    outputs = forward(RnnForward(cell.name, wx, r, b, state, False, None, None, True, save, *options), every.unbind(0))
     return [every, *outputs[1 : 1 + count], *outputs[2 * count :]]
 
 
@@ -306,15 +308,15 @@ def rnn_bwd(
     need_r: bool,
     need_b: bool,
     need_state: bool,
-    how: Options = PLAIN,
+    options: Options = PLAIN,
     wx: Tensor | None = None,
     b: Tensor | None = None,
 ) -> list[Tensor]:
     """Run the op, in one C++ call under the conditions of :func:`rnn_fwd`; wx and b are needed with a checkpoint."""
-    if how is PLAIN and lengths is None and batch_sizes is None and unwatched():
+    if options is PLAIN and lengths is None and batch_sizes is None and unwatched():
         needs = (need_r, need_b, need_state)
         gradients = _core.rnn.backward_tensors(cell.layout, r, state, states, saved, dstates, dlast, reverse, *needs)
         if gradients is not None:
             return gradients
     given = (r, state, states, saved, dstates, dlast, reverse, lengths, batch_sizes)
-    return BACKWARD(RnnBackward(cell.name, *given, need_r, need_b, need_state, *how, wx, b))
+    return BACKWARD(RnnBackward(cell.name, *given, need_r, need_b, need_state, *options, wx, b))

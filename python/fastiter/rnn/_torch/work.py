@@ -27,7 +27,7 @@ class Options(NamedTuple):
 PLAIN = Options()
 
 
-def options(
+def options_of(
     cu_seqlens: Tensor | None,
     reset: Tensor | None,
     clip_state: float | None,
@@ -51,11 +51,11 @@ def work_of(
     reverse: bool,
     lengths: Tensor | None,
     batch_sizes: Tensor | None,
-    how: Options,
+    options: Options,
 ) -> Work:
     """Return the kernels' description of the work."""
-    rows = rows_of(cell, lines, heads, width, reverse, lengths, batch_sizes, how.cu_seqlens)
-    starts, reset, clip_state, clip_grad, _ = how
+    rows = rows_of(cell, lines, heads, width, reverse, lengths, batch_sizes, options.cu_seqlens)
+    starts, reset, clip_state, clip_grad, _ = options
     if starts is None and reset is None and clip_state is None and clip_grad is None:
         return rows
     if starts is not None:

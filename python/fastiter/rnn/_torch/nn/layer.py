@@ -66,7 +66,7 @@ def layer(
     parameters: Parameters,
     first: State = (),
     to_first: Tensor | None = None,
-    which: Steps = ALL_STEPS,
+    sequences: Steps = ALL_STEPS,
 ) -> tuple[Tensor, State]:
     """Return h (T, B, H) or (M, H), and the final states, each (1, B, H). Arguments are not checked.
 
@@ -76,11 +76,11 @@ def layer(
     arguments = (x, *parameters, to_first, *first)
     needs_grad = grad_enabled() and any(a is not None and a.requires_grad for a in arguments)
     if transformed():
-        h, *last = _Transformed.apply(direction, *which, *arguments)[: 1 + len(direction.cell.states)]
+        h, *last = _Transformed.apply(direction, *sequences, *arguments)[: 1 + len(direction.cell.states)]
     elif needs_grad or forward_ad._current_level >= 0:  # in forward mode the autograd function raises
-        h, *last = _Layer.apply(direction, *which, *arguments)
+        h, *last = _Layer.apply(direction, *sequences, *arguments)
     else:
-        h, last, _ = _run(direction, which, x, parameters, first, to_first, save=False)
+        h, last, _ = _run(direction, sequences, x, parameters, first, to_first, save=False)
     return h, tuple(last)
 
 
@@ -89,8 +89,8 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, direction: Direction, *inputs: Any) -> tuple[Tensor, ...]:
-        h, last, kept = _run_inputs(direction, inputs)
-        _keep(ctx, direction, inputs, kept)
+        h, last, saved = _run_inputs(direction, inputs)
+        _save(ctx, direction, inputs, saved)
         return h, *last
 
     @staticmethod
@@ -99,14 +99,14 @@ class _Layer(torch.autograd.Function):
         count = len(ctx.needs_input_grad) - 4
         if flows[0] is None and all(flow is None for flow in flows):
             return (None,) * (4 + count)
-        saved = ctx.saved_tensors  # read once: torch.utils.checkpoint allows no second time
+        tensors = ctx.saved_tensors  # read once: torch.utils.checkpoint allows no second time
         with torch.no_grad():
-            found = _gradients(ctx, saved, flows[0], flows[1:])
+            found = _gradients(ctx, tensors, flows[0], flows[1:])
         if torch.is_grad_enabled():
-            x, w_ih, w_hh, _, b_ih, b_hh, to_first, *rest = saved
-            which = ALL_STEPS if ctx.is_plain else Steps(*rest[:3])
+            x, w_ih, w_hh, _, b_ih, b_hh, to_first, *rest = tensors
+            sequences = ALL_STEPS if ctx.is_plain else Steps(*rest[:3])
             inputs = (x, w_ih, w_hh, b_ih, b_hh, to_first, *rest[len(rest) - count + 6 :])
-            found = differentiable(_Again(ctx.direction), found, inputs, which, flows)
+            found = differentiable(_Again(ctx.direction), found, inputs, sequences, flows)
         return (None, None, None, None, *found)
 
 
@@ -117,15 +117,15 @@ class _Transformed(torch.autograd.Function):
 
     @staticmethod
     def forward(direction: Direction, *inputs: Any) -> tuple[Tensor, ...]:
-        h, last, kept = _run_inputs(direction, inputs)
-        return (h, *last, *kept)
+        h, last, saved = _run_inputs(direction, inputs)
+        return (h, *last, *saved)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         direction, *others = inputs
-        kept = output[1 + len(direction.cell.states) :]
-        _keep(ctx, direction, others, kept)
-        ctx.mark_non_differentiable(*kept)
+        saved = output[1 + len(direction.cell.states) :]
+        _save(ctx, direction, others, saved)
+        ctx.mark_non_differentiable(*saved)
 
     @staticmethod
     def backward(ctx: Any, *flows: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -139,35 +139,35 @@ class _Again:
     direction: Direction
 
     def __call__(self, inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
-        direction, which = self.direction, Steps(*constants)
+        direction, sequences = self.direction, Steps(*constants)
         x, w_ih, w_hh, b_ih, b_hh, to_first, *first = inputs
         parameters = Parameters(w_ih, w_hh, b_ih, b_hh)
-        wx, b = _gates(direction, which, x, parameters, to_first, torch.nn.functional.linear)
+        wx, b = _gates(direction, sequences, x, parameters, to_first, torch.nn.functional.linear)
         call = Call(direction.cell, direction.reverse, False, direction.clip_state, direction.clip_grad)
-        cut = (which.lengths, direction.batch_sizes, which.cu_seqlens, which.reset)
+        cut = (sequences.lengths, direction.batch_sizes, sequences.cu_seqlens, sequences.reset)
         h, *last = call((wx, _blocks(direction, w_hh), b, *first), cut)
         return [_lines(direction, h), *[s.reshape(1, s.shape[0], -1) for s in last]]
 
 
 def _run_inputs(direction: Direction, inputs: Sequence[Any]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Return h, the final states, and the tensors for the backward pass, including h."""
-    which, x, parameters = Steps(*inputs[:3]), inputs[3], Parameters(*inputs[4:8])
-    return _run(direction, which, x, parameters, tuple(inputs[9:]), inputs[8], save=True)
+    sequences, x, parameters = Steps(*inputs[:3]), inputs[3], Parameters(*inputs[4:8])
+    return _run(direction, sequences, x, parameters, tuple(inputs[9:]), inputs[8], save=True)
 
 
-def _keep(ctx: Any, direction: Direction, inputs: Sequence[Any], kept: Sequence[Tensor]) -> None:
+def _save(ctx: Any, direction: Direction, inputs: Sequence[Any], saved: Sequence[Tensor]) -> None:
     """Save the tensors of the backward pass; biases are only for second derivatives and checkpoints."""
     lengths, cu_seqlens, reset, x, w_ih, w_hh, b_ih, b_hh, to_first, *first = inputs
-    which = (lengths, cu_seqlens, reset)
+    sequences = Steps(lengths, cu_seqlens, reset)
     ctx.is_plain = not direction.checkpoint and lengths is None and cu_seqlens is None and reset is None
-    h, *rest = kept
-    ctx.save_for_backward(x, w_ih, w_hh, h, b_ih, b_hh, to_first, *(() if ctx.is_plain else which), *rest, *first)
-    ctx.direction, ctx.kept = direction, len(rest)
+    h, *rest = saved
+    ctx.save_for_backward(x, w_ih, w_hh, h, b_ih, b_hh, to_first, *(() if ctx.is_plain else sequences), *rest, *first)
+    ctx.direction, ctx.saved_count = direction, len(rest)
     ctx.set_materialize_grads(False)
 
 
 def _gradients(
-    ctx: Any, saved: Sequence[Tensor], dh: Tensor | None, dlast: Sequence[Tensor | None]
+    ctx: Any, tensors: Sequence[Tensor], dh: Tensor | None, dlast: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """Return the gradients of all differentiable inputs of the node."""
     direction: Direction = ctx.direction
@@ -175,9 +175,9 @@ def _gradients(
     # Either the biases are separate, or they are summed and share one gradient.
     separate = _separate_bias(direction.cell)
     needs = (need_x, need_ih, need_hh, need_b_ih, need_b_hh, any(need_first))
-    gradients, dto_first = None if need_to_first else _short_gradients(ctx, saved, dh, dlast, needs), None
+    gradients, dto_first = None if need_to_first else _short_gradients(ctx, tensors, dh, dlast, needs), None
     if gradients is None:
-        gradients, dto_first = _longer_gradients(ctx, saved, dh, dlast, needs, need_to_first)
+        gradients, dto_first = _longer_gradients(ctx, tensors, dh, dlast, needs, need_to_first)
     left = iter(gradients)
     dx, dw_ih, dw_hh = [next(left) if need else None for need in needs[:3]]
     db = next(left) if need_b_hh or (need_b_ih and not separate) else None
@@ -190,23 +190,23 @@ Needs = tuple[bool, bool, bool, bool, bool, bool]  # of x, w_ih, w_hh, b_ih, b_h
 
 
 def _short_gradients(
-    ctx: Any, saved: Sequence[Tensor], dh: Tensor | None, dlast: Sequence[Tensor | None], needs: Needs
+    ctx: Any, tensors: Sequence[Tensor], dh: Tensor | None, dlast: Sequence[Tensor | None], needs: Needs
 ) -> list[Tensor] | None:
     """Compute the needed ones of dx, dw_ih, dw_hh, db_hh, db_ih and dfirst in one C++ call; None if not possible."""
     direction: Direction = ctx.direction
     if not ctx.is_plain or not _takes_one_call(direction):
         return None
-    x, w_ih, w_hh, h, _, _, _, *rest = saved
-    kept, first, how = rest[: ctx.kept], rest[ctx.kept :], (direction.heads, direction.reverse)
+    x, w_ih, w_hh, h, _, _, _, *rest = tensors
+    saved, first, kind = rest[: ctx.saved_count], rest[ctx.saved_count :], (direction.heads, direction.reverse)
     gradients: list[Tensor] | None = _core.rnn.layer_backward_tensors(
-        direction.cell.layout, x, w_ih, w_hh, first, h, kept, dh, dlast, *how, needs
+        direction.cell.layout, x, w_ih, w_hh, first, h, saved, dh, dlast, *kind, needs
     )
     return gradients
 
 
 def _longer_gradients(
     ctx: Any,
-    saved: Sequence[Tensor],
+    tensors: Sequence[Tensor],
     dh: Tensor | None,
     dlast: Sequence[Tensor | None],
     needs: Needs,
@@ -215,24 +215,24 @@ def _longer_gradients(
     """Return the same by separate ops, and the gradient of `to_first` if it is needed."""
     direction: Direction = ctx.direction
     need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_first = needs
-    x, w_ih, w_hh, h, b_ih, b_hh, to_first, *rest = saved
-    which, wx, b = ALL_STEPS, None, None
+    x, w_ih, w_hh, h, b_ih, b_hh, to_first, *rest = tensors
+    sequences, wx, b = ALL_STEPS, None, None
     if not ctx.is_plain:
         lengths, cu_seqlens, reset, *rest = rest
-        which = Steps(lengths, cu_seqlens, reset)
+        sequences = Steps(lengths, cu_seqlens, reset)
         if direction.checkpoint:
-            wx, b = _gates(direction, which, x, Parameters(w_ih, w_hh, b_ih, b_hh), to_first)
-    kept, first = rest[: ctx.kept], rest[ctx.kept :]
+            wx, b = _gates(direction, sequences, x, Parameters(w_ih, w_hh, b_ih, b_hh), to_first)
+    saved, first = rest[: ctx.saved_count], rest[ctx.saved_count :]
     separate = _separate_bias(direction.cell)
     wanted = (need_hh, need_b_hh or (need_b_ih and not separate), need_first)
-    dwx, *found = _recurrence_backward(direction, which, w_hh, h, kept, first, dh, dlast, wanted, wx, b)
+    dwx, *found = _recurrence_backward(direction, sequences, w_hh, h, saved, first, dh, dlast, wanted, wx, b)
     biases = int(need_hh) + int(wanted[1])
     of_hh = [found[0].view(w_hh.shape)] if need_hh else []
     of_recurrence = [*of_hh, *(x.flatten() for x in found[len(of_hh) : biases]), *found[biases:]]
     of_product = linear_bwd(LinearBackward(dwx, x, w_ih, [need_x, need_ih, need_b_ih and separate]))
     weights = int(need_x) + int(need_ih)
     gradients = [*of_product[:weights], *of_recurrence[:biases], *of_product[weights:], *of_recurrence[biases:]]
-    return gradients, _of_first_steps(direction, which, dwx) if need_to_first else None
+    return gradients, _of_first_steps(direction, sequences, dwx) if need_to_first else None
 
 
 def _takes_one_call(direction: Direction) -> bool:
@@ -243,7 +243,7 @@ def _takes_one_call(direction: Direction) -> bool:
 
 def _gates(
     direction: Direction,
-    which: Steps,
+    sequences: Steps,
     x: Tensor,
     parameters: Parameters,
     to_first: Tensor | None,
@@ -257,7 +257,7 @@ def _gates(
     call = LinearForward(x, w_ih, outer)
     wx = product(*call) if product else linear_fwd(call)
     if to_first is not None:
-        _add_to_first_steps(direction, which, wx, to_first)
+        _add_to_first_steps(direction, sequences, wx, to_first)
     gates = (direction.cell.gates, direction.heads, w_hh.shape[1])
     return _steps(direction, wx, gates), None if inner is None else inner.view(gates)
 
@@ -271,7 +271,7 @@ def _sum_of_biases(x: Tensor, b_ih: Tensor, b_hh: Tensor) -> tuple[Tensor | None
 
 def _run(
     direction: Direction,
-    which: Steps,
+    sequences: Steps,
     x: Tensor,
     parameters: Parameters,
     first: State,
@@ -280,30 +280,30 @@ def _run(
     save: bool,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Return h, the final states, and with `save` the tensors of the backward pass: all states and the gates."""
-    if to_first is None and all(x is None for x in which) and _takes_one_call(direction):
+    if to_first is None and all(x is None for x in sequences) and _takes_one_call(direction):
         kind = (direction.heads, direction.reverse, save)
         results = _core.rnn.layer_forward_tensors(direction.cell.layout, x, *parameters, first, *kind)
         if results is not None:
             count = 1 + len(direction.cell.states)
             return results[0], results[1:count], results[count:]
     w_hh, (cell, _, reverse, sizes, *_) = parameters.w_hh, direction
-    wx, b = _gates(direction, which, x, parameters, to_first)
-    r, how = _blocks(direction, w_hh), _options(direction, which)
-    given = (cell, wx, r, b, first, reverse, which.lengths, sizes, False, how)
-    kept: list[Tensor] = []
+    wx, b = _gates(direction, sequences, x, parameters, to_first)
+    r, options = _blocks(direction, w_hh), _options(direction, sequences)
+    given = (cell, wx, r, b, first, reverse, sequences.lengths, sizes, False, options)
+    saved: list[Tensor] = []
     if save:
-        (h, *rest), kept = ops.rnn_fwd_kept(*given)
-        kept[0] = _lines(direction, kept[0])
+        (h, *rest), saved = ops.rnn_fwd_saved(*given)
+        saved[0] = _lines(direction, saved[0])
     else:
         h, *rest = ops.rnn_fwd(*given)
     last = [state.view(1, *state.shape[:-2], w_hh.shape[0] // cell.gates) for state in rest]
     h, *last = _no_views(_lines(direction, h), *last)
-    return h, last, kept
+    return h, last, saved
 
 
-def _options(direction: Direction, which: Steps) -> work.Options:
+def _options(direction: Direction, sequences: Steps) -> work.Options:
     limits = direction.clip_state, direction.clip_grad
-    return work.options(which.cu_seqlens, which.reset, *limits, direction.checkpoint)
+    return work.options_of(sequences.cu_seqlens, sequences.reset, *limits, direction.checkpoint)
 
 
 def _no_views(*tensors: Tensor) -> Sequence[Tensor]:
@@ -313,10 +313,10 @@ def _no_views(*tensors: Tensor) -> Sequence[Tensor]:
 
 def _recurrence_backward(
     direction: Direction,
-    which: Steps,
+    sequences: Steps,
     w_hh: Tensor,
     h: Tensor,
-    kept: list[Tensor],
+    saved: list[Tensor],
     first: list[Tensor],
     dh: Tensor | None,
     dlast: Sequence[Tensor | None],
@@ -327,15 +327,15 @@ def _recurrence_backward(
     """Return dwx (T, B, G * H) or (M, G * H), and the needed gradients of r, b and first."""
     cell, heads, reverse, sizes, *_ = direction
     others, block = len(cell.states) - 1, (heads, w_hh.shape[1])
-    kept_of_all = 0 if direction.checkpoint else others
-    states, saved = [_steps(direction, h, block), *kept[:kept_of_all]], kept[kept_of_all:]
+    count = 0 if direction.checkpoint else others
+    states, rest = [_steps(direction, h, block), *saved[:count]], saved[count:]
     # Only h is returned for all steps, so the other states have no gradient except at the end.
     dstates = [None if dh is None else _steps(direction, dh, block), *[None] * others]
     last = [None if d is None else d.squeeze(0).unflatten(1, block) for d in dlast]
-    r, how = _blocks(direction, w_hh), _options(direction, which)
-    given = (first, states, saved, dstates, last, reverse, which.lengths, sizes, *needs)
-    dwx, *rest = ops.rnn_bwd(cell, r, *given, how, wx, b)
-    return [_lines(direction, dwx), *rest]
+    r, options = _blocks(direction, w_hh), _options(direction, sequences)
+    given = (first, states, rest, dstates, last, reverse, sequences.lengths, sizes, *needs)
+    dwx, *gradients = ops.rnn_bwd(cell, r, *given, options, wx, b)
+    return [_lines(direction, dwx), *gradients]
 
 
 def _separate_bias(cell: Cell) -> bool:
@@ -360,7 +360,7 @@ def _lines(direction: Direction, steps: Tensor) -> Tensor:
     return steps.transpose(0, 1).flatten(2) if direction.batch_sizes is None else steps.flatten(1)
 
 
-def _first_steps(direction: Direction, which: Steps) -> tuple[int | Tensor, ...]:
+def _first_steps(direction: Direction, sequences: Steps) -> tuple[int | Tensor, ...]:
     """Return the index of the first step that each row computes: time or (times, rows) in (T, B, C), lines in (M, C).
 
     The index of a row without steps is arbitrary.
@@ -372,8 +372,8 @@ def _first_steps(direction: Direction, which: Steps) -> tuple[int | Tensor, ...]
             return (rows,)
         lengths = len(batch_sizes) - torch.searchsorted(batch_sizes.flip(0), rows, right=True)
         return ((batch_sizes.cumsum(0) - batch_sizes)[lengths - 1] + rows,)
-    if which.lengths is not None and reverse:
-        return which.lengths - 1, torch.arange(which.lengths.shape[0], device=which.lengths.device)
+    if sequences.lengths is not None and reverse:
+        return sequences.lengths - 1, torch.arange(sequences.lengths.shape[0], device=sequences.lengths.device)
     return (-1 if reverse else 0,)
 
 
@@ -383,18 +383,18 @@ def _first_lines(direction: Direction, bounds: Tensor, steps: int) -> tuple[Tens
     return lines.clamp(0, steps - 1), (bounds.diff() == 0).unsqueeze(1)
 
 
-def _add_to_first_steps(direction: Direction, which: Steps, wx: Tensor, to_first: Tensor) -> None:
+def _add_to_first_steps(direction: Direction, sequences: Steps, wx: Tensor, to_first: Tensor) -> None:
     """Add to_first to the first computed step of each row of wx, in place."""
-    if which.cu_seqlens is None:
-        wx[_first_steps(direction, which)] += to_first
+    if sequences.cu_seqlens is None:
+        wx[_first_steps(direction, sequences)] += to_first
         return
-    lines, is_empty = _first_lines(direction, which.cu_seqlens, len(wx))
+    lines, is_empty = _first_lines(direction, sequences.cu_seqlens, len(wx))
     wx.squeeze(1).index_add_(0, lines, to_first.masked_fill(is_empty, 0))
 
 
-def _of_first_steps(direction: Direction, which: Steps, dwx: Tensor) -> Tensor:
+def _of_first_steps(direction: Direction, sequences: Steps, dwx: Tensor) -> Tensor:
     """Return the gradient (B, G * H) of the argument to_first of :func:`_add_to_first_steps`."""
-    if which.cu_seqlens is None:
-        return dwx[_first_steps(direction, which)]
-    lines, is_empty = _first_lines(direction, which.cu_seqlens, len(dwx))
+    if sequences.cu_seqlens is None:
+        return dwx[_first_steps(direction, sequences)]
+    lines, is_empty = _first_lines(direction, sequences.cu_seqlens, len(dwx))
     return dwx.squeeze(1)[lines].masked_fill(is_empty, 0)

@@ -14,7 +14,7 @@ from ...._torch.overrides import dispatched, overridden
 from .checks import module_name
 from .torch_layer import OF_TORCH, reason_against_torch
 
-#: (module, input, hx, asked, weights) -> output and final states
+#: (module, input, hx, requested, weights) -> output and final states
 Run = Callable[[RNNBase, Any, Any, Any, list[list[Tensor]]], tuple[Any, Any]]
 
 
@@ -26,22 +26,22 @@ def is_overridden(input: Any, hx: Any, weights: list[list[Tensor]]) -> bool:
 
 
 def run_overridden(
-    run: Run, module: RNNBase, input: Any, hx: Any, asked: Any, weights: list[list[Tensor]]
+    run: Run, module: RNNBase, input: Any, hx: Any, requested: Any, weights: list[list[Tensor]]
 ) -> tuple[Any, Any]:
     """Dispatch a call of ``run`` to its override; a packed input is passed as the tuple of its parts."""
     from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeight
 
     if any(isinstance(weight, ExpandedWeight) for some in weights for weight in some):
-        return _per_sample(module, input, hx, asked)
+        return _per_sample(module, input, hx, requested)
     given = tuple(input) if isinstance(input, PackedSequence) else input
-    output, last = dispatched(run, module, given, hx, asked, weights)
+    output, last = dispatched(run, module, given, hx, requested, weights)
     return input._replace(data=output) if isinstance(input, PackedSequence) else output, tuple(last)
 
 
-def _per_sample(module: RNNBase, input: Any, hx: Any, asked: Any) -> tuple[Any, Any]:
+def _per_sample(module: RNNBase, input: Any, hx: Any, requested: Any) -> tuple[Any, Any]:
     """Run torch.nn's layer, for which call_for_per_sample_grads has per-sample gradients, or raise with the reason."""
     name, why = module_name(module), reason_against_torch(module)
-    if why is None and any(x is not None for x in asked):
+    if why is None and any(x is not None for x in requested):
         why = "torch's has no reset, lengths and cu_seqlens"
     if why is not None:
         instead = "torch.func.vmap of torch.func.grad has those of this layer too"

@@ -33,9 +33,9 @@ def checked_steps(name: str, x: Tensor, batch_first: bool, reset: Any, lengths: 
     return Steps(*in_range(lengths, cu_seqlens, time), flags)
 
 
-def checked_packed(name: str, data: Tensor, batch: int, time: int, batch_first: bool, *asked: Any) -> Steps:
+def checked_packed(name: str, data: Tensor, batch: int, time: int, batch_first: bool, *requested: Any) -> Steps:
     """Return the same for a PackedSequence; its reset flags are in the order of the unsorted rows."""
-    reset, lengths, cu_seqlens = asked
+    reset, lengths, cu_seqlens = requested
     for label, value in (("lengths", lengths), ("cu_seqlens", cu_seqlens)):
         if value is not None:
             raise ValueError(f"{name}: {label} must be None for a PackedSequence, got {label}")

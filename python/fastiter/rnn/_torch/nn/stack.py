@@ -38,11 +38,11 @@ from .overrides import is_overridden, run_overridden
 from .sequences import begins_anew, both_directions, checked_packed, checked_steps, has_no_steps, without_padding
 from .torch_layer import OF_TORCH
 
-Asked = tuple[Any, Any, Any]  # reset, lengths, cu_seqlens
+Requested = tuple[Any, Any, Any]  # reset, lengths, cu_seqlens
 
 
-def _is_any_given(asked: Asked | Steps) -> bool:
-    first, second, third = asked
+def _is_any_given(requested: Requested | Steps) -> bool:
+    first, second, third = requested
     return first is not None or second is not None or third is not None
 
 
@@ -58,37 +58,39 @@ def forward(
     """Return the output in the form of the input, and the final states (layers * directions, B, H), from hx or 0."""
     if unnamed:
         reset, lengths, cu_seqlens = _by_position(module, unnamed, (reset, lengths, cu_seqlens))
-    asked = (reset, lengths, cu_seqlens)
+    requested = (reset, lengths, cu_seqlens)
     if isinstance(hx, (tuple, list)):
         hx = as_torch_takes_it(module, hx)
     if exports_to_onnx():
-        return _forward_of_torch(module, input, hx, asked)
+        return _forward_of_torch(module, input, hx, requested)
     if not isinstance(input, (Tensor, PackedSequence)) and is_proxy(input):
-        return _recorded(module, input, hx, asked)
+        return _recorded(module, input, hx, requested)
     weights = weights_of(module)
     if is_overridden(input, hx, weights):
-        return run_overridden(_of_parts, module, input, hx, asked, weights)
-    return _of_weights(module, input, hx, asked, weights)
+        return run_overridden(_of_parts, module, input, hx, requested, weights)
+    return _of_weights(module, input, hx, requested, weights)
 
 
-def _of_parts(module: RNNBase, input: Any, hx: Any, asked: Asked, weights: list[list[Tensor]]) -> tuple[Any, State]:
+def _of_parts(
+    module: RNNBase, input: Any, hx: Any, requested: Requested, weights: list[list[Tensor]]
+) -> tuple[Any, State]:
     """Do the same for a packed input that is given as the tuple of its parts; its output is only the data."""
     if not isinstance(input, tuple):
-        return _of_weights(module, input, hx, asked, weights)
-    output, last = _of_weights(module, PackedSequence(*input), hx, asked, weights)
+        return _of_weights(module, input, hx, requested, weights)
+    output, last = _of_weights(module, PackedSequence(*input), hx, requested, weights)
     return output.data, last
 
 
 def _of_weights(
-    module: RNNBase, input: Tensor | PackedSequence, hx: Any, asked: Asked, weights: list[list[Tensor]]
+    module: RNNBase, input: Tensor | PackedSequence, hx: Any, requested: Requested, weights: list[list[Tensor]]
 ) -> tuple[Any, State]:
     cell, dtype = CELLS[module.mode], autocast_dtype(weights[0][0])
     if dtype is not None:
-        return _in_autocast(dtype, module, cell, weights, input, hx, asked)
-    return _forward(module, cell, checked_layers(module, cell, weights), input, hx, asked)
+        return _in_autocast(dtype, module, cell, weights, input, hx, requested)
+    return _forward(module, cell, checked_layers(module, cell, weights), input, hx, requested)
 
 
-def _by_position(module: RNNBase, unnamed: tuple[Any, ...], named: Asked) -> Asked:
+def _by_position(module: RNNBase, unnamed: tuple[Any, ...], named: Requested) -> Requested:
     """Return the named arguments that torch.onnx.export passes by position to the exported module."""
     if len(unnamed) == len(named) and exports_to_onnx():
         reset, lengths, cu_seqlens = (b if a is None else a for a, b in zip(unnamed, named, strict=True))
@@ -97,20 +99,20 @@ def _by_position(module: RNNBase, unnamed: tuple[Any, ...], named: Asked) -> Ask
     raise TypeError(f"{module_name(module)}: forward takes {expected}, got {2 + len(unnamed)} arguments by position")
 
 
-def _recorded(module: RNNBase, input: Any, hx: Any, asked: Asked) -> tuple[Any, Any]:
+def _recorded(module: RNNBase, input: Any, hx: Any, requested: Requested) -> tuple[Any, Any]:
     """Record a call of the module, as torch.fx.symbolic_trace does for torch.nn's modules."""
-    named = {name: x for name, x in zip(("reset", "lengths", "cu_seqlens"), asked, strict=True) if x is not None}
+    named = {name: x for name, x in zip(("reset", "lengths", "cu_seqlens"), requested, strict=True) if x is not None}
     given = (input,) if hx is None else (input, hx)
     call = input.tracer.create_proxy("call_module", input.tracer.path_of_module(module), given, named)
     return call[0], call[1] if len(CELLS[module.mode].states) > 1 else (call[1],)
 
 
-def _forward_of_torch(module: RNNBase, input: Any, hx: Any, asked: Asked) -> tuple[Any, State]:
+def _forward_of_torch(module: RNNBase, input: Any, hx: Any, requested: Requested) -> tuple[Any, State]:
     """Run torch.nn's layer, which torch.onnx.export maps to standard operators; raise for unsupported options."""
     name = module_name(module)
     if module.mode not in OF_TORCH:
         raise TypeError(f"{name}: torch.onnx.export takes LSTM, GRU and RNN, got {name}")
-    if _is_any_given(asked):
+    if _is_any_given(requested):
         raise ValueError(f"{name}: reset, lengths and cu_seqlens must be None in torch.onnx.export, got one")
     bound = checked_options(module)[0]
     if heads_of(module) != 1 or bound is not None:
@@ -127,12 +129,12 @@ def _in_autocast(
     weights: list[list[Tensor]],
     input: Tensor | PackedSequence,
     hx: Any,
-    asked: Asked,
+    requested: Requested,
 ) -> tuple[Any, State]:
     """Run in the autocast dtype, as torch.nn does; float64 is not cast."""
     x = input.data if isinstance(input, PackedSequence) else input
     if weights[0][0].dtype == torch.float64 or not isinstance(x, Tensor):
-        return _forward(module, cell, checked_layers(module, cell, weights), input, hx, asked)
+        return _forward(module, cell, checked_layers(module, cell, weights), input, hx, requested)
 
     def cast(value: Any, to: torch.dtype = dtype) -> Any:
         return autocast_to(value, to)
@@ -144,7 +146,7 @@ def _in_autocast(
         rest = torch.float32 if cell.name == "slstm" else dtype
         first = tuple([cast(s, rest if k else dtype) for k, s in enumerate(hx)])
     input = input._replace(data=cast(x)) if isinstance(input, PackedSequence) else cast(x)
-    out, last = _forward(module, cell, lower, input, first, asked)
+    out, last = _forward(module, cell, lower, input, first, requested)
     if cell.name != "gru":
         return out, last
     # torch's GRU returns the states in their input dtype, as they are no direct result of a product.
@@ -154,16 +156,16 @@ def _in_autocast(
 
 
 def _forward(
-    module: RNNBase, cell: Cell, layers: list[Layer], input: Tensor | PackedSequence, hx: Any, asked: Asked
+    module: RNNBase, cell: Cell, layers: list[Layer], input: Tensor | PackedSequence, hx: Any, requested: Requested
 ) -> tuple[Any, State]:
     if isinstance(input, PackedSequence):
-        return _forward_packed(module, cell, layers, input, hx, asked)
+        return _forward_packed(module, cell, layers, input, hx, requested)
     weight = layers[0].parameters.w_ih
     x = checked_input(module, weight, input, (2, 3))
     batched = x.dim() == 3
     steps, rows = ALL_STEPS, None
-    if _is_any_given(asked):
-        steps = checked_steps(module_name(module), x, batched and module.batch_first, *asked)
+    if _is_any_given(requested):
+        steps = checked_steps(module_name(module), x, batched and module.batch_first, *requested)
     if not batched:
         x = x.unsqueeze(1)
     elif module.batch_first:
@@ -209,15 +211,15 @@ def _exact_zeros(module: RNNBase, rows: torch.Size) -> State | None:
 
 
 def _forward_packed(
-    module: RNNBase, cell: Cell, layers: list[Layer], input: PackedSequence, hx: Any, asked: Asked
+    module: RNNBase, cell: Cell, layers: list[Layer], input: PackedSequence, hx: Any, requested: Requested
 ) -> tuple[PackedSequence, State]:
     data, batch_sizes, sorted_indices, unsorted_indices = input
     weight = layers[0].parameters.w_ih
     x = checked_input(module, weight, data, (2,))
     sizes = checked_sizes(module_name(module), input)
     steps = ALL_STEPS
-    if _is_any_given(asked):
-        steps = checked_packed(module_name(module), x, sizes[0], len(sizes), module.batch_first, *asked)
+    if _is_any_given(requested):
+        steps = checked_packed(module_name(module), x, sizes[0], len(sizes), module.batch_first, *requested)
     states = checked_states(module, cell, hx, weight, sizes[0])
     if sorted_indices is not None:
         if states is not None:
