@@ -3,9 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ._check import Array, integers, type_name
 
 Shape = tuple[int, ...]
+
+
+class Sequences(NamedTuple):
+    """The checked division of B rows of T steps into sequences; each field is None if it is not given."""
+
+    reset: Array | None
+    lengths: Array | None
+    cu_seqlens: Array | None
+
+    def count(self, batch: int) -> int:
+        """Return the number of sequences."""
+        return batch if self.cu_seqlens is None else len(self.cu_seqlens) - 1
+
+
+def checked_sequences(
+    function: str,
+    batch: int,
+    time: int,
+    reset: object,
+    lengths: npt.ArrayLike | None,
+    cu_seqlens: npt.ArrayLike | None,
+    steps: str = "x",
+) -> Sequences:
+    """Check the arguments that divide the steps of an array, the argument ``steps``, into sequences."""
+    flags, whole, bounds = None, None, None
+    if reset is not None:
+        if not isinstance(reset, np.ndarray) or reset.dtype != np.bool_:
+            got = f"dtype {reset.dtype}" if isinstance(reset, np.ndarray) else type_name(reset)
+            raise TypeError(f"{function}: reset must be a NumPy array of bool, got {got}")
+        check_reset_shape(function, reset.shape, batch, time)
+        flags = reset
+    if cu_seqlens is not None:
+        check_packing(function, batch, lengths, steps)
+        bounds = integers(function, "cu_seqlens", cu_seqlens)
+        first, last = (int(bounds[0]), int(bounds[-1])) if bounds.ndim == 1 and bounds.size else (0, 0)
+        falls = bounds.ndim == 1 and bool((bounds[1:] < bounds[:-1]).any())
+        check_bounds(function, bounds.shape, first, last, falls, time)
+    elif lengths is not None:
+        whole = integers(function, "lengths", lengths)
+        check_lengths(function, whole.shape, int(whole.min(initial=0)), int(whole.max(initial=0)), batch, time)
+    return Sequences(flags, whole, bounds)
 
 
 def as_parts(cell_states: Sequence[str], state: Any) -> Any:
@@ -26,10 +72,18 @@ def check_lengths(function: str, shape: Shape, least: int, most: int, batch: int
         raise ValueError(f"{function}: lengths must be from 0 to T = {time}, got {least if least < 0 else most}")
 
 
-def check_reset_shape(function: str, reset: Shape, batch: int, time: int) -> None:
-    """Check that reset has one flag a step, for each row or for all rows."""
-    if tuple(reset) not in ((batch, time), (time,)):
-        raise ValueError(f"{function}: reset must have shape (B, T) = {(batch, time)} or (T,), got {tuple(reset)}")
+def check_reset_shape(function: str, reset: Shape, batch: int, time: int, time_major: bool = False) -> None:
+    """Check that reset has one flag a step, for each row, in the layout of the steps, or for all rows."""
+    letters, expected = ("T, B", (time, batch)) if time_major else ("B, T", (batch, time))
+    if tuple(reset) not in (expected, (time,)):
+        raise ValueError(f"{function}: reset must have shape ({letters}) = {expected} or (T,), got {tuple(reset)}")
+
+
+def check_absent(function: str, input: str, **given: object) -> None:
+    """Check that arguments that an input of this kind does not take are None."""
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{function}: {name} must be None for {input}, got {name}")
 
 
 def check_packing(function: str, batch: int, lengths: object, steps: str = "x") -> None:

@@ -108,8 +108,8 @@ def wrong_bounds(make: Callable[[list[Any]], Any]) -> Iterator[Wrong]:
     yield case("begins before", make([-1, 2, T]), VALUE, f"-1 to {T}")
     yield case("ends early", [0, 2, T - 1], VALUE, f"0 to {T - 1}")
     yield case("ends late", make([0, 2, T + 1]), VALUE, f"0 to {T + 1}")
-    yield case("steps back", [0, 3, 2, T], VALUE, "a difference of -1")
-    yield case("goes beyond", make([0, 2**62, T]), VALUE, "difference of -")
+    yield case("steps back", [0, 3, 2, T], VALUE, "falling values")
+    yield case("goes beyond", make([0, 2**62, T]), VALUE, "falling values")
     yield case("empty", [], VALUE, r"\(0,\)")
     yield case("a number", T, VALUE, r"\(\)")
     yield case("in a column", [[0], [T]], VALUE, r"\(2, 1\)")
@@ -119,6 +119,6 @@ def wrong_bounds(make: Callable[[list[Any]], Any]) -> Iterator[Wrong]:
     yield case("text", "abc", TYPE, "")
     yield case("nothing inside", [None, None], TYPE, "")
     both = {"cu_seqlens": [0, 2, T], "lengths": [T]}
-    yield Wrong("lengths as well", both, VALUE, "cu_seqlens", "both")
+    yield Wrong("lengths as well", both, VALUE, "lengths", "both")
     yield Wrong("one state too few", {"cu_seqlens": [0, 1, 2, T]}, VALUE, "h0", re.escape(str((2, N, K, V))))
     yield Wrong("one state too many", {"cu_seqlens": [0, T]}, VALUE, "h0", re.escape(str((2, N, K, V))))

@@ -84,7 +84,7 @@ def test_rows() -> None:
     check(wrong_lengths(np.array))
     huge = np.array([1, 2, 2**64 - 1], np.uint64)
     check([Wrong("beyond int64", {"lengths": huge}, VALUE, "lengths", str(2**64 - 1))])
-    check([Wrong("cu_seqlens with several rows", {"cu_seqlens": [0, 2, T]}, VALUE, "cu_seqlens", f"B = {B}")])
+    check([Wrong("cu_seqlens with several rows", {"cu_seqlens": [0, 2, T]}, VALUE, "q", f"B = {B}")])
     check(wrong_bounds(np.array), {**packed(same), "out": nans((1, T, N, V), np.float32)})
 
 

@@ -37,7 +37,7 @@ def test_types_and_dtypes() -> None:
     check(wrong_types(given))
     check(wrong_dtypes(given, cast, ["int64", "int32", "uint8", "bool", "float16", "bfloat16", "complex64"]))
     check([Wrong(f"{n} is an array", {n: given[n].numpy()}, TYPE, n, "ndarray") for n in NAMES])
-    check([Wrong("reset is an array", {"reset": np.zeros(T, bool)}, TYPE, "reset", "numpy.ndarray")])
+    check([Wrong("reset is an array", {"reset": np.zeros(T, bool)}, TYPE, "reset", "ndarray")])
 
 
 def test_shapes() -> None:
@@ -54,7 +54,7 @@ def test_rows() -> None:
     check(in_torch(wrong_lengths(torch.tensor)))
     for x in (torch.tensor([5, 0, 2]), np.array([5, 0, 2]), torch.tensor([5, 0, 2], dtype=torch.uint8)):
         check([Wrong(str(x), {"lengths": x}, VALUE, "lengths", "5")])
-    check([Wrong("cu_seqlens with several rows", {"cu_seqlens": [0, 2, T]}, VALUE, "cu_seqlens", f"B = {B}")])
+    check([Wrong("cu_seqlens with several rows", {"cu_seqlens": [0, 2, T]}, VALUE, "q", f"B = {B}")])
     check(in_torch(wrong_bounds(torch.tensor)), packed(tensor))
 
 
@@ -69,7 +69,7 @@ def test_devices_and_layouts() -> None:
     cases = [Wrong(f"{n} on meta", {n: given[n].to("meta")}, errors, "q|k" if n == "q" else n, "") for n in NAMES]
     for name, y in (("lengths", torch.tensor([4, 0, 2])), ("reset", torch.zeros(T, dtype=torch.bool))):
         cases.append(Wrong(f"{name} on meta", {name: y.to("meta")}, errors, name, "meta"))
-        cases.append(Wrong(f"{name} is sparse", {name: y.to_sparse()}, EITHER, name, ""))
+        cases.append(Wrong(f"{name} is sparse", {name: y.to_sparse()}, (*EITHER, *BACKEND), name, "sparse"))
     check(cases)
     check([Wrong(f"{name} is sparse", {name: given[name].to_sparse()}, EITHER, name, "sparse") for name in NAMES])
     bounds = torch.tensor([0, 2, T], device="meta")

@@ -273,7 +273,9 @@ def checked_bounds(function: str, cu_seqlens: Tensor | Sequence[int], time: int,
     return bounds
 
 
-def check_reset(function: str, reset: Any, x: Tensor, batch: int, time: int, name: str = "x") -> None:
+def check_reset(
+    function: str, reset: Any, x: Tensor, batch: int, time: int, name: str = "x", time_major: bool = False
+) -> None:
     """Check the reset flags of the steps of x, an argument of this name."""
     if not isinstance(reset, Tensor):
         raise TypeError(f"{function}: reset must be a torch.Tensor of bool, got {type(reset).__qualname__}")
@@ -282,7 +284,7 @@ def check_reset(function: str, reset: Any, x: Tensor, batch: int, time: int, nam
     if reset.device != x.device or reset.layout != torch.strided:
         expected, got = f"dense and on device {x.device} like {name}", f"{reset.layout} on {reset.device}"
         raise BackendError(f"{function}: reset must be {expected}, got {got}")
-    check_reset_shape(function, reset.shape, batch, time)
+    check_reset_shape(function, reset.shape, batch, time, time_major)
 
 
 def checked_integers(function: str, name: str, x: Tensor | Sequence[int], device: torch.device | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from .._backend import BackendError
-from .._sequences import as_parts
+from .._sequences import as_parts, check_absent
 from .launch import held_lengths
 from .ops import CPU_AND_CUDA, autocast_dtype, check_dense, checked_lengths
 from .packed import checked_sizes
@@ -73,8 +73,7 @@ class SequenceLayer(nn.Module):
             return self._forward_packed(input, state, lengths)
         x = self._checked_input(input, (2, 3))
         if x.dim() == 2:
-            if lengths is not None:
-                raise ValueError(f"{name_of(self)}: lengths must be None for unbatched input, got lengths")
+            check_absent(name_of(self), "unbatched input", lengths=lengths)
             y, last = self._run(x.unsqueeze(0), 1, self._checked_state(state, None), None)
             return y.squeeze(0), self._state([part.squeeze(0) for part in last])
         time = 1 if self.batch_first else 0
@@ -105,8 +104,7 @@ class SequenceLayer(nn.Module):
         return y.squeeze(time), last
 
     def _forward_packed(self, input: PackedSequence, state: Any, lengths: Any) -> tuple[PackedSequence, Any]:
-        if lengths is not None:
-            raise ValueError(f"{name_of(self)}: lengths must be None for a PackedSequence, got lengths")
+        check_absent(name_of(self), "a PackedSequence", lengths=lengths)
         self._checked_input(input.data, (2,))
         checked_sizes(name_of(self), input)
         x, own = pad_packed_sequence(input)

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _core
 from .._backend import Backends, Cuda, choose, is_cuda
-from .._check import check_arrays, check_out, empty, integers, type_name, unit_stride
-from .._sequences import as_part, check_lengths
-from ._plan import (
-    Plan,
-    Sizes,
-    check_bounds,
-    check_bounds_values,
-    check_exclusive,
-    check_reset,
-    check_shapes,
-    check_state,
-    plan,
-)
+from .._check import check_arrays, check_out, empty, unit_stride
+from .._sequences import Sequences, as_part, checked_sequences
+from ._plan import Plan, Sizes, check_shapes, check_state, plan
 
 Array: TypeAlias = npt.NDArray[Any]
-
-
-class _Rows(NamedTuple):
-    """The checked arguments that say where sequences begin and end."""
-
-    reset: Array | None
-    lengths: Array | None
-    cu_seqlens: Array | None
-
-    def count(self, sizes: Sizes) -> int:
-        return sizes.batch if self.cu_seqlens is None else len(self.cu_seqlens) - 1
 
 
 def delta_scan(
@@ -134,48 +113,20 @@ def delta_scan(
     check_arrays(function, names, arrays)
     sizes = check_shapes(function, q.shape, k.shape, v.shape, beta.shape, None if decay is None else decay.shape)
     how = plan(function, method, chunk, sizes.factors)
-    rows = _checked_rows(function, sizes, reset, lengths, cu_seqlens)
-    check_state(function, None if h0 is None else h0.shape, sizes, rows.count(sizes), cu_seqlens is not None)
+    rows = checked_sequences(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "q")
+    check_state(function, None if h0 is None else h0.shape, sizes, rows.count(sizes.batch), cu_seqlens is not None)
     if out is not None:
         check_out(function, out, (*q.shape[:3], sizes.values), names, arrays)
     return run(sizes, how, q, k, v, beta, h0, decay, rows, out)
 
 
-def _checked_rows(
-    function: str, sizes: Sizes, reset: object, lengths: npt.ArrayLike | None, cu_seqlens: npt.ArrayLike | None
-) -> _Rows:
-    check_exclusive(function, lengths, cu_seqlens)
-    whole = bounds = flags = None
-    if reset is not None:
-        flags = _checked_reset(function, sizes, reset)
-    if lengths is not None:
-        whole = integers(function, "lengths", lengths)
-        least, most = int(whole.min(initial=0)), int(whole.max(initial=0))
-        check_lengths(function, whole.shape, least, most, sizes.batch, sizes.time)
-    if cu_seqlens is not None:
-        bounds = integers(function, "cu_seqlens", cu_seqlens)
-        check_bounds(function, bounds.shape, sizes)
-        least = int(np.diff(bounds).min(initial=0))
-        check_bounds_values(function, int(bounds[0]), int(bounds[-1]), least, sizes.time)
-    return _Rows(flags, whole, bounds)
-
-
-def _checked_reset(function: str, sizes: Sizes, reset: object) -> Array:
-    if not isinstance(reset, np.ndarray):
-        raise TypeError(f"{function}: reset must be a NumPy array of bool, got {type_name(reset)}")
-    if reset.dtype != np.bool_:
-        raise TypeError(f"{function}: reset must be a NumPy array of bool, got dtype {reset.dtype}")
-    check_reset(function, reset.shape, sizes)
-    return np.ascontiguousarray(reset)
-
-
-def _shape(sizes: Sizes, how: Plan, rows: _Rows) -> tuple[Any, ...]:
+def _shape(sizes: Sizes, how: Plan, rows: Sequences) -> tuple[Any, ...]:
     """Return the kernels' description of the work."""
     starts, lengths = None, rows.lengths
     if rows.cu_seqlens is not None:
         starts, lengths = rows.cu_seqlens, np.diff(rows.cu_seqlens)
     numbers = (sizes.time, sizes.factors, sizes.heads, sizes.keys, sizes.values)
-    return (rows.count(sizes), *numbers, starts, lengths, rows.reset, how.forward, how.period)
+    return (rows.count(sizes.batch), *numbers, starts, lengths, rows.reset, how.forward, how.period)
 
 
 def _cpu(
@@ -187,11 +138,11 @@ def _cpu(
     beta: Array,
     h0: Array | None,
     decay: Array | None,
-    rows: _Rows,
+    rows: Sequences,
     out: Array | None,
 ) -> tuple[Array, Array]:
     o = empty((*q.shape[:3], sizes.values), q.dtype) if out is None else unit_stride(out)
-    last = empty((rows.count(sizes), sizes.heads, sizes.keys, sizes.values), q.dtype)
+    last = empty((rows.count(sizes.batch), sizes.heads, sizes.keys, sizes.values), q.dtype)
     given = (unit_stride(q), unit_stride(k), unit_stride(v), np.ascontiguousarray(beta))
     decay, h0 = (None if x is None else np.ascontiguousarray(x) for x in (decay, h0))
     _core.delta.forward(_shape(sizes, how, rows), *given, decay, h0, o, last, None, None)
@@ -209,7 +160,7 @@ def _reference(
     beta: Array,
     h0: Array | None,
     decay: Array | None,
-    rows: _Rows,
+    rows: Sequences,
     out: Array | None,
 ) -> tuple[Array, Array]:
     from . import reference

@@ -60,32 +60,6 @@ def check_state(function: str, h0: Shape | None, sizes: Sizes, rows: int, packed
         raise ValueError(f"{function}: h0 must have shape ({letter}, N, K, V) = {expected}, got {tuple(h0)}")
 
 
-def check_reset(function: str, shape: Shape, sizes: Sizes) -> None:
-    expected = (sizes.batch, sizes.time)
-    if tuple(shape) not in (expected, expected[1:]):
-        raise ValueError(f"{function}: reset must have shape (B, T) = {expected} or (T,), got {tuple(shape)}")
-
-
-def check_bounds(function: str, shape: Shape, sizes: Sizes) -> None:
-    """Check the shape of cu_seqlens, and that there is one row for it."""
-    if len(shape) != 1 or shape[0] < 1:
-        raise ValueError(f"{function}: cu_seqlens must have shape (S + 1,), got {tuple(shape)}")
-    if sizes.batch != 1:
-        raise ValueError(f"{function}: cu_seqlens must come with packed arrays of B = 1, got B = {sizes.batch}")
-
-
-def check_bounds_values(function: str, first: int, last: int, least: int, time: int) -> None:
-    """Check that cu_seqlens goes from 0 to T without decreasing; ``least`` is its smallest difference."""
-    if first != 0 or last != time or least < 0:
-        got = f"{first} to {last}" if first != 0 or last != time else f"a difference of {least}"
-        raise ValueError(f"{function}: cu_seqlens must rise from 0 to T = {time}, got {got}")
-
-
-def check_exclusive(function: str, lengths: object, cu_seqlens: object) -> None:
-    if lengths is not None and cu_seqlens is not None:
-        raise ValueError(f"{function}: cu_seqlens must be None where lengths are given, got both")
-
-
 @dataclass(frozen=True)
 class Plan:
     """Steps per chunk, forward (0: one by one) and backward, and steps between two saved states."""

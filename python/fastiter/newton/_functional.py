@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from .. import _core
 from .._backend import Backends, Cuda, choose, is_cuda
-from .._check import check_arrays, check_flag, check_out, empty_steps, integers, unit_stride
-from .._sequences import check_lengths
+from .._check import check_arrays, check_flag, check_out, empty_steps, unit_stride
+from .._sequences import checked_sequences
 from ._cells import CELLS, NewtonInfo, Options, ParaCell, check_shapes, newton_options, state_parts
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -226,19 +226,13 @@ def _run(
     batch, time, width = check_shapes(function, cell, wx.shape, a.shape, None if p is None else p.shape, shapes)
     newton = newton_options(function, *solver, eps=_EPS[wx.dtype])
     if lengths is not None:
-        lengths = _checked_lengths(function, lengths, batch, time)
+        lengths = checked_sequences(function, batch, time, None, lengths, None).lengths
     if out is not None:
         check_out(function, out, (batch, time, width), names, arrays)
     h, last, counts = run(cell, wx, a, p, first, newton, reverse, lengths, out)
     if not return_info:
         return h, last
     return h, last, NewtonInfo("newton", counts[0], counts[1]) if newton else NewtonInfo("sequential", None, None)
-
-
-def _checked_lengths(function: str, lengths: npt.ArrayLike, batch: int, time: int) -> Array:
-    whole = integers(function, "lengths", lengths)
-    check_lengths(function, whole.shape, int(whole.min(initial=0)), int(whole.max(initial=0)), batch, time)
-    return whole
 
 
 def _cpu(

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .. import _core
 from .._backend import Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_flag, check_out, empty_steps, integers, type_name, unit_stride
-from .._sequences import as_parts, check_bounds, check_lengths, check_packing, check_reset_shape
+from .._sequences import as_parts, check_packing, checked_sequences
 from ._cells import CELLS, FLOAT16_REFUSED, Cell, check_shapes, check_state, checked_bound, elman_cell, is_half
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -303,23 +303,9 @@ def _carried(wx: Array) -> np.dtype[Any]:
 
 def _checked(function: str, asked: _Asked, bounds: Array | None, batch: int, time: int) -> _How:
     reverse, lengths, _, reset, _ = asked
-    if reset is not None:
-        if not isinstance(reset, np.ndarray):
-            raise TypeError(f"{function}: reset must be a NumPy array of bool, got {type_name(reset)}")
-        if reset.dtype != np.bool_:
-            raise TypeError(f"{function}: reset must be a NumPy array of bool, got dtype {reset.dtype}")
-        check_reset_shape(function, reset.shape, batch, time)
+    sequences = checked_sequences(function, batch, time, reset, lengths, bounds, "wx")
     clip_state = checked_bound(function, "clip_state", asked.clip_state)
-    if bounds is not None:
-        ends = (int(bounds[0]), int(bounds[-1])) if bounds.ndim == 1 and bounds.size else (0, 0)
-        falls = bounds.ndim == 1 and bool((bounds[1:] < bounds[:-1]).any())
-        check_bounds(function, bounds.shape, *ends, falls, time)
-        return _How(len(bounds) - 1, reverse, None, bounds, reset, clip_state)
-    whole = None
-    if lengths is not None:
-        whole = integers(function, "lengths", lengths)
-        check_lengths(function, whole.shape, int(whole.min(initial=0)), int(whole.max(initial=0)), batch, time)
-    return _How(batch, reverse, whole, None, reset, clip_state)
+    return _How(sequences.count(batch), reverse, sequences.lengths, sequences.cu_seqlens, reset, clip_state)
 
 
 def _shape(cell: Cell, wx: Array, how: _How) -> tuple[Any, ...]:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from .. import _core
 from .._backend import Backends, Cuda, choose, is_cuda
-from .._check import check_array, check_arrays, check_flag, check_out, empty, integers, type_name, unit_stride
-from .._sequences import Shape, as_part, check_bounds, check_lengths, check_packing, check_reset_shape
+from .._check import check_array, check_arrays, check_flag, check_out, empty, unit_stride
+from .._sequences import Shape, as_part, checked_sequences
 from ._shapes import check_block_shapes, check_first, check_linear_shapes
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -204,7 +204,8 @@ def _run(
     check_flag(function, "reverse", reverse)
     check_arrays(function, ("x", scan.factors), (x, a), scan.dtypes)
     scan.check_shapes(function, a.shape, x.shape)
-    cut = _checked_cut(function, x.shape, reverse, reset, lengths, cu_seqlens)
+    sequences = checked_sequences(function, x.shape[0], x.shape[1], reset, lengths, cu_seqlens)
+    cut = _Cut(sequences.count(x.shape[0]), reverse, *sequences)
     if h0 is not None:
         _check_h0(function, h0, x, cut, scan.dtypes)
     if out is not None:
@@ -212,35 +213,6 @@ def _run(
         given = {name: y for name, y in inputs.items() if y is not None}
         check_out(function, out, x.shape, tuple(given), tuple(given.values()), scan.dtypes)
     return run(scan, a, x, h0, cut, out)
-
-
-def _checked_cut(
-    function: str,
-    shape: Shape,
-    reverse: bool,
-    reset: Array | None,
-    lengths: npt.ArrayLike | None,
-    cu_seqlens: npt.ArrayLike | None,
-) -> _Cut:
-    batch, time = shape[:2]
-    if reset is not None:
-        if not isinstance(reset, np.ndarray):
-            raise TypeError(f"{function}: reset must be a NumPy array of bool, got {type_name(reset)}")
-        if reset.dtype != np.bool_:
-            raise TypeError(f"{function}: reset must be a NumPy array of bool, got dtype {reset.dtype}")
-        check_reset_shape(function, reset.shape, batch, time)
-    if cu_seqlens is not None:
-        check_packing(function, batch, lengths)
-        bounds = integers(function, "cu_seqlens", cu_seqlens)
-        first, last = (int(bounds[0]), int(bounds[-1])) if bounds.ndim == 1 and bounds.size else (0, 0)
-        falls = bounds.ndim == 1 and bool((bounds[1:] < bounds[:-1]).any())
-        check_bounds(function, bounds.shape, first, last, falls, time)
-        return _Cut(len(bounds) - 1, reverse, reset, None, bounds)
-    whole = None
-    if lengths is not None:
-        whole = integers(function, "lengths", lengths)
-        check_lengths(function, whole.shape, int(whole.min(initial=0)), int(whole.max(initial=0)), batch, time)
-    return _Cut(batch, reverse, reset, whole, None)
 
 
 def _check_h0(function: str, h0: Array, x: Array, cut: _Cut, dtypes: tuple[str, ...]) -> None:

@@ -10,23 +10,13 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function_variadic
 
-from ..._backend import BackendError
-from ..._check import type_name
 from ..._sequences import as_part
 from ..._torch.autograd import one_by_one
 from ..._torch.autograd_twice import differentiable
-from ..._torch.ops import CPU_AND_CUDA, check_tensors, checked_integers, checked_lengths, transformed
+from ..._torch.ops import CPU_AND_CUDA, check_tensors, transformed
 from ..._torch.overrides import dispatched
-from .._plan import (
-    Sizes,
-    check_bounds,
-    check_bounds_values,
-    check_exclusive,
-    check_reset,
-    check_shapes,
-    check_state,
-    plan,
-)
+from ..._torch.sequences import checked_sequences
+from .._plan import check_shapes, check_state, plan
 from .double_backward import replay
 from .ops import DeltaBackward, DeltaForward, delta_bwd, delta_fwd
 from .triton import checked_method
@@ -75,41 +65,15 @@ def delta_scan(
     sizes = check_shapes(function, q.shape, k.shape, v.shape, beta.shape, None if decay is None else decay.shape)
     plan(function, method, chunk, sizes.factors)
     how = checked_method(method, q.dtype) if q.is_cuda else (method, chunk)
-    check_exclusive(function, lengths, cu_seqlens)
-    flags = None if reset is None else _checked_reset(function, sizes, reset, q.device)
-    whole = None if lengths is None else checked_lengths(function, lengths, sizes.batch, sizes.time, q.device)
-    bounds = None if cu_seqlens is None else _checked_bounds(function, sizes, cu_seqlens, q.device)
-    rows = sizes.batch if bounds is None else bounds.shape[0] - 1
-    check_state(function, None if h0 is None else h0.shape, sizes, rows, bounds is not None)
+    cut = checked_sequences(function, q, reset, lengths, cu_seqlens, "q")
+    check_state(function, None if h0 is None else h0.shape, sizes, cut.count(sizes.batch), cu_seqlens is not None)
     # In forward mode the autograd function is called because it raises.
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     if needs_grad or transformed() or forward_ad._current_level >= 0:
-        o, last = _DeltaScan.apply(q, k, v, beta, decay, h0, flags, whole, bounds, *how)[:2]
+        o, last = _DeltaScan.apply(q, k, v, beta, decay, h0, *cut, *how)[:2]
     else:
-        o, last = delta_fwd(DeltaForward(q, k, v, beta, decay, h0, flags, whole, bounds, *how, False))
+        o, last = delta_fwd(DeltaForward(q, k, v, beta, decay, h0, *cut, *how, False))
     return o, last
-
-
-def _checked_reset(function: str, sizes: Sizes, reset: object, device: torch.device) -> Tensor:
-    if not isinstance(reset, Tensor):
-        raise TypeError(f"{function}: reset must be a bool tensor, got {type_name(reset)}")
-    if reset.dtype != torch.bool or reset.layout != torch.strided:
-        got = f"dtype {reset.dtype}" if reset.dtype != torch.bool else f"layout {reset.layout}"
-        raise TypeError(f"{function}: reset must be a bool tensor, got {got}")
-    if reset.device != device:
-        raise BackendError(f"{function}: reset must be on device {device} like q, got {reset.device}")
-    check_reset(function, reset.shape, sizes)
-    return reset
-
-
-def _checked_bounds(function: str, sizes: Sizes, cu_seqlens: Tensor | Sequence[int], device: torch.device) -> Tensor:
-    bounds = checked_integers(function, "cu_seqlens", cu_seqlens, device)
-    check_bounds(function, bounds.shape, sizes)
-    if torch.compiler.is_compiling() or not bounds.is_cpu:
-        return bounds
-    least = int(bounds.diff().min()) if bounds.numel() > 1 else 0
-    check_bounds_values(function, int(bounds[0]), int(bounds[-1]), least, sizes.time)
-    return bounds
 
 
 class _DeltaScan(torch.autograd.Function):

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ... import _core
-from ..._sequences import check_lengths
 from ..._torch.op import Op
 from ..._torch.ops import contiguous, empty, unit_stride
-from .._plan import Plan, Sizes, check_bounds_values, plan
+from ..._torch.sequences import check_values
+from .._plan import Plan, Sizes, plan
 
 
 class DeltaForward(NamedTuple):
@@ -74,25 +74,11 @@ def rows_of(sizes: Sizes, cu_seqlens: Tensor | None) -> int:
     return sizes.batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
 
 
-def check_cut(sizes: Sizes, lengths: Tensor | None, cu_seqlens: Tensor | None) -> None:
-    """Check lengths or cu_seqlens at run time, as tracing does not know their values.
-
-    Values on a GPU are not read back: its kernels clamp them into range.
-    """
-    if lengths is not None and lengths.is_cpu:
-        least, most = (int(lengths.min()), int(lengths.max())) if sizes.batch else (0, 0)
-        check_lengths("delta_scan", lengths.shape, least, most, sizes.batch, sizes.time)
-    elif cu_seqlens is not None and cu_seqlens.is_cpu:
-        counts = cu_seqlens.diff()
-        least = int(counts.min()) if len(counts) else 0
-        check_bounds_values("delta_scan", int(cu_seqlens[0]), int(cu_seqlens[-1]), least, sizes.time)
-
-
 def _work(
     sizes: Sizes, how: Plan, chunk: int, reset: Tensor | None, lengths: Tensor | None, cu_seqlens: Tensor | None
 ) -> tuple[Any, ...]:
     """Return the kernels' description of the work."""
-    check_cut(sizes, lengths, cu_seqlens)
+    check_values("delta_scan", sizes.batch, sizes.time, lengths, cu_seqlens)
     if lengths is None and cu_seqlens is not None:
         lengths = cu_seqlens.diff()
     starts, valid, flags = (None if x is None else x.contiguous() for x in (cu_seqlens, lengths, reset))

@@ -11,8 +11,9 @@ from torch import Tensor
 from ..._backend import BackendError
 from ..._torch import launch
 from ..._torch.ops import contiguous, unit_stride
+from ..._torch.sequences import check_values
 from .._plan import Sizes, plan
-from .ops import DeltaBackward, DeltaForward, check_cut, delta_bwd, delta_fwd, forward_outputs, gradients_of, rows_of
+from .ops import DeltaBackward, DeltaForward, delta_bwd, delta_fwd, forward_outputs, gradients_of, rows_of
 
 #: Maximum number of factors per step
 _FACTORS = 64
@@ -69,7 +70,7 @@ def _work(sizes: Sizes, reset: Tensor | None, lengths: Tensor | None, cu_seqlens
         raise BackendError(
             f"delta_scan: k must have at most {_FACTORS} factors a step on a CUDA device, got {sizes.factors}"
         )
-    check_cut(sizes, lengths, cu_seqlens)
+    check_values("delta_scan", sizes.batch, sizes.time, lengths, cu_seqlens)
     lengths, cu_seqlens = launch.in_range(lengths, cu_seqlens, sizes.time)
     how = plan("delta_scan", "chunk", _TILES[like.dtype].factors, sizes.factors)
     return _Work(

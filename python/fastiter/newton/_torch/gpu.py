@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ..._torch import launch
 from ..._torch.ops import contiguous, unit_stride
+from ..._torch.sequences import check_values
 from .._cells import ParaCell
 from . import cuda
-from .ops import ParaBackward, ParaForward, check_steps, forward_outputs, gradients_of, para_bwd, para_fwd
+from .ops import ParaBackward, ParaForward, forward_outputs, gradients_of, para_bwd, para_fwd
 
 #: Lanes per program, and bytes that a lane prefetches per gate
 _LANES, _AHEAD = 64, 16
@@ -59,7 +60,7 @@ def forward(call: ParaForward) -> list[Tensor]:
     """Implement the forward op on a GPU."""
     cell = call.cell
     cuda.check_method(cell.name, call.window > 0)
-    check_steps(cell, call.wx, call.lengths)
+    check_values(cell.name, call.wx.shape[0], call.wx.shape[1], call.lengths, None)
     lengths, _ = launch.in_range(call.lengths, None, call.wx.shape[1])
     wx, a, p = unit_stride(call.wx), contiguous(call.a), None if call.p is None else contiguous(call.p)
     outputs = forward_outputs(call._replace(wx=wx))
@@ -80,7 +81,7 @@ def forward(call: ParaForward) -> list[Tensor]:
 def backward(call: ParaBackward) -> list[Tensor]:
     """Implement the backward op on a GPU."""
     cell = call.cell
-    check_steps(cell, call.wx, call.lengths)
+    check_values(cell.name, call.wx.shape[0], call.wx.shape[1], call.lengths, None)
     lengths, _ = launch.in_range(call.lengths, None, call.wx.shape[1])
     wx, a, p = unit_stride(call.wx), contiguous(call.a), None if call.p is None else contiguous(call.p)
     dh = None if call.dh is None else unit_stride(call.dh)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ... import _core
-from ..._sequences import check_lengths
 from ..._torch.op import Op
 from ..._torch.ops import contiguous, empty, empty_steps, unit_stride
+from ..._torch.sequences import check_values
 from .._cells import CELLS, Options, ParaCell
 
 
@@ -66,19 +66,8 @@ class ParaBackward(NamedTuple):
 
 def _shape(cell: ParaCell, wx: Tensor, reverse: bool, lengths: Tensor | None) -> tuple[Any, ...]:
     batch, time, _, width = wx.shape
-    check_steps(cell, wx, lengths)
+    check_values(cell.name, wx.shape[0], wx.shape[1], lengths, None)
     return cell.code, batch, time, width, reverse, lengths
-
-
-def check_steps(cell: ParaCell, wx: Tensor, lengths: Tensor | None) -> None:
-    """Check the lengths of the rows at run time, as tracing does not know their values.
-
-    Values on a GPU are not read back: its kernels clamp them into range.
-    """
-    batch, time = wx.shape[:2]
-    if lengths is not None and lengths.is_cpu:
-        least, most = (int(lengths.min()), int(lengths.max())) if batch else (0, 0)
-        check_lengths(cell.name, lengths.shape, least, most, batch, time)
 
 
 def forward_outputs(call: ParaForward) -> list[Tensor]:

@@ -12,20 +12,18 @@ from torch.overrides import has_torch_function_variadic
 
 from ..._backend import BackendError
 from ..._check import check_flag
-from ..._sequences import as_parts, check_packing
+from ..._sequences import as_parts
 from ..._torch.ops import (
     CPU_AND_CUDA,
     GPU_FLOATS,
     autocast_dtype,
     autocast_to,
-    check_reset,
     check_tensors,
-    checked_bounds,
-    checked_lengths,
     grad_enabled,
     transformed,
 )
 from ..._torch.overrides import dispatched, overridden
+from ..._torch.sequences import Sequences, checked_sequences
 from .._cells import (
     CELLS,
     FLOAT16_REFUSED,
@@ -289,8 +287,9 @@ def _run(
         if wx.dim() != 5:
             _check_shapes(function, cell, wx.shape, r, b, state)
         options, sequences = _checked_options(function, wx, lengths, *requested)
-        batch, time, _, _ = _check_shapes(function, cell, wx.shape, r, b, state, sequences)
-        whole = None if lengths is None else checked_lengths(function, lengths, batch, time, wx.device)
+        count = None if cu_seqlens is None else sequences.count(1)
+        _check_shapes(function, cell, wx.shape, r, b, state, count)
+        whole = sequences.lengths
     h, last, states = _apply(cell, wx, r, b, state, reverse, whole, None, return_all_states, options)
     return (h, last, states) if return_all_states else (h, last)
 
@@ -334,26 +333,19 @@ def _checked_options(
     clip_state: float | None,
     clip_grad: float | None,
     checkpoint: int | None,
-) -> tuple[Options, int | None]:
-    """Return the options, and the number of sequences if ``cu_seqlens`` is given."""
-    batch, time = wx.shape[:2]
-    if reset is not None:
-        check_reset(function, reset, wx, batch, time, "wx")
+) -> tuple[Options, Sequences]:
+    """Return the options, and the division of steps into sequences."""
+    sequences = checked_sequences(function, wx, reset, lengths, cu_seqlens, "wx")
     every = checked_checkpoint(function, checkpoint)
-    bounds = sequences = None
-    if cu_seqlens is not None:
-        check_packing(function, batch, lengths, "wx")
-        if every:
-            raise ValueError(
-                f"{function}: checkpoint must be None where cu_seqlens is given, as chunks of time are those of padded "
-                f"rows, got {checkpoint}"
-            )
-        bounds = checked_bounds(function, cu_seqlens, time, wx.device)
-        sequences = bounds.shape[0] - 1
+    if cu_seqlens is not None and every:
+        raise ValueError(
+            f"{function}: checkpoint must be None where cu_seqlens is given, as chunks of time are those of padded "
+            f"rows, got {checkpoint}"
+        )
     bound_h, bound_dh = (
         checked_bound(function, name, bound) for name, bound in (("clip_state", clip_state), ("clip_grad", clip_grad))
     )
-    return options_of(bounds, reset, bound_h, bound_dh, every), sequences
+    return options_of(sequences.cu_seqlens, reset, bound_h, bound_dh, every), sequences
 
 
 def _apply(

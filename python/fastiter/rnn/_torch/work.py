@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._sequences import check_bounds, check_lengths
 from ..._torch.packed import check_batch_sizes
+from ..._torch.sequences import check_values
 from .._cells import Cell
 
 
@@ -83,8 +83,7 @@ def rows_of(
     batch, time = lines
     if lengths is None:
         return cell.code, batch, time, heads, width, reverse, None, None, 0
-    least, most = (int(lengths.min()), int(lengths.max())) if batch else (0, 0)
-    check_lengths(cell.name, lengths.shape, least, most, batch, time)
+    check_values(cell.name, batch, time, lengths, None)
     return cell.code, batch, time, heads, width, reverse, lengths.contiguous(), None, 0
 
 
@@ -96,8 +95,7 @@ def _packed_work(cell: Cell, rows: int, heads: int, width: int, reverse: bool, b
 
 
 def _cut_work(cell: Cell, steps: int, heads: int, width: int, reverse: bool, cu_seqlens: Tensor) -> Work:
-    ends, falls = (int(cu_seqlens[0]), int(cu_seqlens[-1])), bool((cu_seqlens[1:] < cu_seqlens[:-1]).any())
-    check_bounds(cell.name, cu_seqlens.shape, *ends, falls, steps)
+    check_values(cell.name, 1, steps, None, cu_seqlens)
     lengths = cu_seqlens.diff()
     time = int(lengths.max()) if len(lengths) else 0
     return cell.code, len(lengths), time, heads, width, reverse, lengths, None, steps

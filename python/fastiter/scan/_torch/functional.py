@@ -13,19 +13,17 @@ from torch.overrides import has_torch_function_variadic
 
 from ..._backend import BackendError
 from ..._check import check_flag, overlaps_itself
-from ..._sequences import as_part, check_packing
+from ..._sequences import as_part
 from ..._torch.autograd import one_by_one
 from ..._torch.ops import (
     CPU_AND_CUDA,
-    check_reset,
     check_tensors,
-    checked_bounds,
-    checked_lengths,
     own_copy,
     transformed,
     unwatched,
 )
 from ..._torch.overrides import dispatched
+from ..._torch.sequences import checked_sequences
 from .._shapes import check_block_shapes, check_first, check_linear_shapes
 from . import double_backward  # the ops of CUDA tensors
 from .ops import BLOCK, LINEAR, OPS, Cut, Scan, ScanBackward, ScanForward, ScanOut, carried
@@ -109,7 +107,7 @@ def _run(
     check_flag(function, "reverse", reverse)
     check_tensors(function, ("x", scan.factors), (x, a), scan.dtypes, CPU_AND_CUDA)
     (check_block_shapes if scan.blocks else check_linear_shapes)(function, a.shape, x.shape)
-    cut = _checked_cut(function, x, reverse, reset, lengths, cu_seqlens)
+    cut: Cut = (reverse, *checked_sequences(function, x, reset, lengths, cu_seqlens, "x"))
     if h0 is not None:
         _check_h0(scan, h0, x, cut)
     factors = _with_all_axes(a, x, scan)
@@ -118,23 +116,6 @@ def _run(
         _check_out(scan, out, x, [*given, *([] if cut[1] is None else [("reset", cut[1])])])
         return out, OPS[function].out(ScanOut(factors, x, h0, *cut, out))
     return _apply(scan, factors, x, h0, cut)
-
-
-def _checked_cut(
-    function: str,
-    x: Tensor,
-    reverse: bool,
-    reset: Tensor | None,
-    lengths: Integers | None,
-    cu_seqlens: Integers | None,
-) -> Cut:
-    batch, time = x.shape[:2]
-    if reset is not None:
-        check_reset(function, reset, x, batch, time)
-    if cu_seqlens is not None:
-        check_packing(function, batch, lengths)
-        return reverse, reset, None, checked_bounds(function, cu_seqlens, time, x.device)
-    return reverse, reset, None if lengths is None else checked_lengths(function, lengths, batch, time, x.device), None
 
 
 def _check_h0(scan: Scan, h0: Tensor, x: Tensor, cut: Cut) -> None:

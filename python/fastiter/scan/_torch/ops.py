@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ... import _core
-from ..._sequences import check_bounds, check_lengths
 from ..._torch.op import Changed, Op
 from ..._torch.ops import contiguous, empty_steps, unit_stride
+from ..._torch.sequences import check_values
 
 Cut = tuple[bool, Tensor | None, Tensor | None, Tensor | None]  # reverse, reset, lengths, cu_seqlens
 
@@ -113,25 +113,10 @@ def flat_steps(x: Tensor) -> Tensor:
     return unit_stride(x if x.dim() == 3 else x.flatten(2))
 
 
-def check_cut(scan: Scan, x: Tensor, cut: Cut) -> None:
-    """Check lengths and cu_seqlens at run time, as tracing does not know their values.
-
-    Values on a GPU are not read back: its kernels clamp them into range.
-    """
-    _, _, lengths, cu_seqlens = cut
-    batch, time = x.shape[:2]
-    if cu_seqlens is not None and cu_seqlens.is_cpu:
-        falls = bool((cu_seqlens[1:] < cu_seqlens[:-1]).any())
-        check_bounds(scan.name, cu_seqlens.shape, int(cu_seqlens[0]), int(cu_seqlens[-1]), falls, time)
-    if lengths is not None and lengths.is_cpu:
-        least, most = (int(lengths.min()), int(lengths.max())) if batch else (0, 0)
-        check_lengths(scan.name, lengths.shape, least, most, batch, time)
-
-
 def _work(scan: Scan, x: Tensor, cut: Cut) -> tuple[Any, ...]:
     """Return the kernels' description of a scan of ``x``: its shape, and K with blocks."""
-    check_cut(scan, x, cut)
     reverse, *optional = cut
+    check_values(scan.name, x.shape[0], x.shape[1], *cut[2:])
     reset, lengths, cu_seqlens = (None if y is None else y.contiguous() for y in optional)
     sequences = x.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
     shape = (sequences, x.shape[1], math.prod(x.shape[2:]), reverse, lengths, cu_seqlens, reset)

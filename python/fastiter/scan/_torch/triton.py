@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..._torch import launch
 from ..._torch.ops import contiguous, empty_steps
+from ..._torch.sequences import check_values
 from .ops import (
     BLOCK,
     LINEAR,
@@ -26,7 +27,6 @@ from .ops import (
     ScanForward,
     ScanOut,
     carried,
-    check_cut,
     empty_last,
     flat_steps,
     has_plain_steps,
@@ -56,8 +56,8 @@ class _Work(NamedTuple):
 
 
 def _work(scan: Scan, x: Tensor, cut: Cut) -> _Work:
-    check_cut(scan, x, cut)
     reverse, reset, lengths, cu_seqlens = cut
+    check_values(scan.name, x.shape[0], x.shape[1], lengths, cu_seqlens)
     if reset is not None:
         reset = reset.contiguous().view(torch.uint8)
     time, width = x.shape[1], x.shape[2]

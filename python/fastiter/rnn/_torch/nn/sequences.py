@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...._sequences import check_absent, check_packing
 from ...._torch.launch import in_range
 from ...._torch.ops import check_reset, checked_bounds, checked_lengths
 from .layer import ALL_STEPS, Steps
@@ -18,8 +19,7 @@ def checked_steps(name: str, x: Tensor, batch_first: bool, reset: Any, lengths: 
     """Check the division into sequences of x (T, B, I), or (B, T, I) if batch_first, or (T, I), and return it."""
     batched = x.dim() == 3
     if cu_seqlens is not None:
-        if lengths is not None:
-            raise ValueError(f"{name}: lengths must be None where cu_seqlens is given, got both")
+        check_packing(name, 1, lengths)
         if batched:
             shape = tuple(x.shape)
             raise ValueError(f"{name}: input must have 2 dimensions (M, I) where cu_seqlens is given, got {shape}")
@@ -27,7 +27,7 @@ def checked_steps(name: str, x: Tensor, batch_first: bool, reset: Any, lengths: 
     batch, time = (x.shape[1 - batch_first], x.shape[int(batch_first)]) if batched else (1, x.shape[0])
     if lengths is not None:
         if not batched:
-            raise ValueError(f"{name}: lengths must be None for unbatched input, got lengths")
+            check_absent(name, "unbatched input", lengths=lengths)
         lengths = checked_lengths(name, lengths, batch, time, x.device)
     flags = None if reset is None else _checked_flags(name, reset, x, batch, time, batched and not batch_first)
     return Steps(*in_range(lengths, cu_seqlens, time), flags)
@@ -36,9 +36,7 @@ def checked_steps(name: str, x: Tensor, batch_first: bool, reset: Any, lengths: 
 def checked_packed(name: str, data: Tensor, batch: int, time: int, batch_first: bool, *requested: Any) -> Steps:
     """Return the same for a PackedSequence; its reset flags are in the order of the unsorted rows."""
     reset, lengths, cu_seqlens = requested
-    for label, value in (("lengths", lengths), ("cu_seqlens", cu_seqlens)):
-        if value is not None:
-            raise ValueError(f"{name}: {label} must be None for a PackedSequence, got {label}")
+    check_absent(name, "a PackedSequence", lengths=lengths, cu_seqlens=cu_seqlens)
     if reset is None:
         return ALL_STEPS
     return Steps(reset=_checked_flags(name, reset, data, batch, time, not batch_first))
@@ -46,13 +44,9 @@ def checked_packed(name: str, data: Tensor, batch: int, time: int, batch_first: 
 
 def _checked_flags(name: str, reset: Any, x: Tensor, batch: int, time: int, time_major: bool) -> Tensor:
     """Return a copy of the flags as (B, T), checked."""
-    if time_major and isinstance(reset, Tensor) and reset.dim() == 2:
-        if reset.shape != (time, batch):
-            expected = f"(T, B) = {(time, batch)} or (T,)"
-            raise ValueError(f"{name}: reset must have shape {expected}, got {tuple(reset.shape)}")
-        reset = reset.t()
-    check_reset(name, reset, x, batch, time, "input")
-    return reset.expand(batch, time).clone()
+    check_reset(name, reset, x, batch, time, "input", time_major)
+    flags: Tensor = reset.t() if time_major else reset
+    return flags.expand(batch, time).clone()
 
 
 def without_padding(x: Tensor, lengths: Tensor) -> Tensor:

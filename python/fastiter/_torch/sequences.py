@@ -1,0 +1,52 @@
+"""Checks of the tensors that divide steps into sequences: reset, lengths and cu_seqlens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .._sequences import check_bounds, check_lengths, check_packing
+from .ops import check_reset, checked_bounds, checked_lengths
+
+Integers = Tensor | Sequence[int]
+
+
+class Sequences(NamedTuple):
+    """The checked division of B rows of T steps into sequences; each field is None if it is not given."""
+
+    reset: Tensor | None
+    lengths: Tensor | None
+    cu_seqlens: Tensor | None
+
+    def count(self, batch: int) -> int:
+        """Return the number of sequences."""
+        return batch if self.cu_seqlens is None else self.cu_seqlens.shape[0] - 1
+
+
+def checked_sequences(
+    function: str, x: Tensor, reset: Tensor | None, lengths: Integers | None, cu_seqlens: Integers | None, name: str
+) -> Sequences:
+    """Check the arguments that divide the steps of x (B, T, ...), an argument of this name, into sequences."""
+    batch, time = x.shape[:2]
+    if reset is not None:
+        check_reset(function, reset, x, batch, time, name)
+    if cu_seqlens is not None:
+        check_packing(function, batch, lengths, name)
+        return Sequences(reset, None, checked_bounds(function, cu_seqlens, time, x.device))
+    whole = None if lengths is None else checked_lengths(function, lengths, batch, time, x.device)
+    return Sequences(reset, whole, None)
+
+
+def check_values(function: str, batch: int, time: int, lengths: Tensor | None, cu_seqlens: Tensor | None) -> None:
+    """Check lengths or cu_seqlens when an op runs, as tracing does not know their values.
+
+    Values on a GPU are not read back: its kernels clamp them into range.
+    """
+    if cu_seqlens is not None and cu_seqlens.is_cpu:
+        falls = bool((cu_seqlens[1:] < cu_seqlens[:-1]).any())
+        check_bounds(function, cu_seqlens.shape, int(cu_seqlens[0]), int(cu_seqlens[-1]), falls, time)
+    if lengths is not None and lengths.is_cpu:
+        least, most = (int(lengths.min()), int(lengths.max())) if batch else (0, 0)
+        check_lengths(function, lengths.shape, least, most, batch, time)
