@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ...._backend import BackendError
 from ...._check import type_name
-from ...._torch.ops import autocast_dtype, autocast_to, check_dense
+from ...._torch.ops import autocast_dtype, autocast_to, check_dense, unwatched
 from ....rnn._cells import CELLS
 from ....rnn._torch.nn.checks import check_place, layers_of
 from ....rnn._torch.nn.layer import Direction, Parameters, layer
@@ -180,7 +180,7 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
         rest = torch.float32 if x.dtype.itemsize == 2 else x.dtype
         start = (first[0].unsqueeze(1), *(s.unsqueeze(1).to(rest) for s in first[1:]))
         direction = Direction(CELLS[self.cell], 1, part.reverse, None)
-        out, last = layer(direction, x.contiguous(), parameters, start)
+        out, last = layer(direction, x.contiguous(), parameters, start, plain=unwatched())
         return out.to(dtypes[0]), tuple(s.squeeze(0).to(dtype) for s, dtype in zip(last, dtypes, strict=True))
 
     def _step(self, wx: Tensor, states: States, parameters: Parameters, rounded: Any) -> States:

@@ -8,12 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import RNNBase
 from torch.nn.utils import parametrize
+from torch.nn.utils.rnn import PackedSequence
+from torch.overrides import has_torch_function
 
 from ...._backend import BackendError
-from ...._torch.ops import FLOATS, GPU_FLOATS, check_dense
+from ...._torch.ops import FLOATS, GPU_FLOATS, autocast_dtype, autocast_to, check_dense
+from ...._torch.packed import checked_sizes
 from ..._cells import CELLS as ALL_CELLS
 from ..._cells import FLOAT16_REFUSED, Cell, checked_bound, checked_checkpoint
-from .layer import Parameters, State
+from .layer import ALL_STEPS, NO_OPTIONS, Parameters, State, Steps
+from .sequences import checked_packed, checked_steps, without_padding
 
 CPU_FLOATS = (*FLOATS, torch.bfloat16)
 _DENSE = torch.strided
@@ -28,6 +32,10 @@ CELLS = {  # by RNNBase.mode
 }
 
 
+Requested = tuple[Any, Any, Any]  # reset, lengths, cu_seqlens
+Options = tuple[float | None, float | None, int]  # clip_state, clip_grad, checkpoint
+
+
 class Layer(NamedTuple):
     """One direction of one layer; w_hr projects h to proj_size."""
 
@@ -35,12 +43,114 @@ class Layer(NamedTuple):
     w_hr: Tensor | None
 
 
-def checked_options(module: RNNBase, is_cut: bool = False) -> tuple[float | None, float | None, int]:
+class LayerCall(NamedTuple):
+    """The checked arguments of a call of a module, cast as autocast requires.
+
+    x is (T, B, I), or (M, I) with the batch_sizes of a PackedSequence, and each state (layers * directions, B, H).
+    `result` is the dtype that the results are cast to, None for that of x.
+    """
+
+    cell: Cell
+    layers: list[Layer]
+    heads: int
+    options: Options
+    x: Tensor
+    states: State | None
+    sequences: Steps
+    batch_sizes: Tensor | None
+    result: torch.dtype | None
+
+
+def checked_call(
+    module: RNNBase, input: Tensor | PackedSequence, hx: Any, requested: Requested, weights: list[list[Tensor]]
+) -> LayerCall:
+    """Check the arguments of a module's forward, its weights and its options."""
+    cell, sizes, result = CELLS[module.mode], None, None
+    if torch.is_autocast_enabled("cuda" if weights[0][0].is_cuda else "cpu"):
+        weights, input, hx, result = _autocast(cell, weights, input, hx)
+    heads: int = getattr(module, "num_heads", 1)
+    layers = checked_layers(module, cell, weights, heads)
+    given = (module, cell, layers[0].parameters.w_ih)
+    if isinstance(input, PackedSequence):
+        x, states, sequences = _checked_packed(*given, input, hx, requested)
+        sizes = input.batch_sizes.clone()  # a copy for the backward pass, as the user may change theirs
+    else:
+        x, states, sequences = _checked_rows(*given, input, hx, requested)
+    options = checked_options(module, sequences.cu_seqlens is not None)
+    return LayerCall(cell, layers, heads, options, x, states, sequences, sizes, result)
+
+
+def _checked_rows(
+    module: RNNBase, cell: Cell, weight: Tensor, input: Tensor, hx: Any, requested: Requested
+) -> tuple[Tensor, State | None, Steps]:
+    """Return the input as (T, B, I), without padding, the states, and the division into sequences."""
+    x, sequences, rows = checked_input(module, weight, input, (2, 3)), ALL_STEPS, None
+    batched, (reset, lengths, cu_seqlens) = x.dim() == 3, requested
+    if reset is not None or lengths is not None or cu_seqlens is not None:
+        sequences = checked_steps(module_name(module), x, batched and module.batch_first, *requested)
+    if not batched:
+        x = x.unsqueeze(1)
+    elif module.batch_first:
+        x = x.transpose(0, 1)
+    if x.shape[0] == 0:
+        raise RuntimeError(f"{module_name(module)}: input must have at least one time step, got {tuple(input.shape)}")
+    if sequences.cu_seqlens is not None:
+        rows = sequences.cu_seqlens.shape[0] - 1
+    elif batched:
+        rows = x.shape[1]
+    states = None if hx is None else checked_states(module, cell, hx, weight, rows)
+    if sequences.lengths is not None:
+        x = without_padding(x, sequences.lengths)
+    return x, states, sequences
+
+
+def _checked_packed(
+    module: RNNBase, cell: Cell, weight: Tensor, input: PackedSequence, hx: Any, requested: Requested
+) -> tuple[Tensor, State | None, Steps]:
+    """Return the data (M, I), and the states and the division into sequences in the order of the sorted rows."""
+    name, sequences, order = module_name(module), ALL_STEPS, input.sorted_indices
+    x, sizes = checked_input(module, weight, input.data, (2,)), checked_sizes(name, input)
+    if any(given is not None for given in requested):
+        sequences = checked_packed(name, x, sizes[0], len(sizes), module.batch_first, *requested)
+    states = None if hx is None else checked_states(module, cell, hx, weight, sizes[0])
+    if order is not None:
+        if states is not None:
+            states = tuple(s.index_select(1, order) for s in states)
+        if sequences.reset is not None:
+            sequences = Steps(reset=sequences.reset.index_select(0, order))
+    return x, states, sequences
+
+
+def _autocast(
+    cell: Cell, weights: list[list[Tensor]], input: Tensor | PackedSequence, hx: Any
+) -> tuple[list[list[Tensor]], Tensor | PackedSequence, Any, torch.dtype | None]:
+    """Cast weights, input and states to the autocast dtype, as torch.nn does; float64 is not cast.
+
+    The fourth result is the dtype that a GRU's results are cast to: torch's GRU returns the states in their input
+    dtype, as they are no direct result of a product. Weights are cast before their check, as autocast may have changed
+    the dtype of a parametrized one.
+    """
+    dtype, x = autocast_dtype(weights[0][0]), input.data if isinstance(input, PackedSequence) else input
+    if dtype is None or weights[0][0].dtype == torch.float64 or not isinstance(x, Tensor):
+        return weights, input, hx, None
+    first, result = autocast_to(hx, dtype), None
+    if isinstance(hx, (tuple, list)):
+        rest = torch.float32 if cell.name == "slstm" else dtype
+        first = tuple([autocast_to(s, rest if k else dtype) for k, s in enumerate(hx)])
+    if cell.name == "gru":
+        result = hx.dtype if isinstance(hx, Tensor) else x.dtype
+    lower = autocast_to(x, dtype)
+    lower = input._replace(data=lower) if isinstance(input, PackedSequence) else lower
+    return [[autocast_to(weight, dtype) for weight in some] for some in weights], lower, first, result
+
+
+def checked_options(module: RNNBase, is_cut: bool = False) -> Options:
     """Return clip_state, clip_grad and checkpoint of a module."""
-    name = module_name(module)
-    clip_state, clip_grad, checkpoint = (getattr(module, option, None) for option in OPTIONS)
+    clip_state, clip_grad = getattr(module, "clip_state", None), getattr(module, "clip_grad", None)
+    checkpoint = getattr(module, "checkpoint", None)
     if clip_state is None and clip_grad is None and checkpoint is None:
-        return None, None, 0
+        return NO_OPTIONS
+    name = module_name(module)
     if is_cut and checkpoint is not None:
         why = "as chunks of time are those of padded rows"
         raise ValueError(f"{name}: checkpoint must be None where cu_seqlens is given, {why}, got {checkpoint}")
@@ -49,15 +159,32 @@ def checked_options(module: RNNBase, is_cut: bool = False) -> tuple[float | None
 
 
 def layers_of(module: RNNBase, cell: Cell) -> list[Layer]:
-    return checked_layers(module, cell, weights_of(module))
+    return checked_layers(module, cell, weights_of(module), heads_of(module))
 
 
 def weights_of(module: RNNBase) -> list[list[Tensor]]:
     # Read once from the attributes, not _flat_weights: they may be parametrizations, or swapped by functional_call.
-    return [[weight_of(module, name) for name in names] for names in module._all_weights]
+    # Module.__getattr__ finds parameters, too, but takes five times as long.
+    every, parameters = [], module._parameters
+    for names in module._all_weights:
+        weights = []
+        for name in names:
+            weight: Tensor | None = parameters.get(name)
+            weights.append(getattr(module, name) if weight is None else weight)
+        every.append(weights)
+    return every
 
 
-def checked_layers(module: RNNBase, cell: Cell, every: list[list[Tensor]]) -> list[Layer]:
+def is_overridden(input: Any, hx: Any, weights: list[list[Tensor]]) -> bool:
+    """Return whether a tensor of a call, or an active mode, overrides __torch_function__."""
+    given = [input, hx]
+    for parts in (input, hx, *weights):
+        if isinstance(parts, (tuple, list)):
+            given += parts
+    return bool(has_torch_function(given))
+
+
+def checked_layers(module: RNNBase, cell: Cell, every: list[list[Tensor]], heads: int) -> list[Layer]:
     H, P, rows = module.hidden_size, module.proj_size, cell.gates * module.hidden_size
     directions = 2 if module.bidirectional else 1
     biases = ((rows,), (rows,)) if module.bias else ()
@@ -65,7 +192,7 @@ def checked_layers(module: RNNBase, cell: Cell, every: list[list[Tensor]]) -> li
     like, dtype, device = every[0][0], every[0][0].dtype, every[0][0].device
     for k, (names, weights) in enumerate(zip(module._all_weights, every, strict=True)):
         features = module.input_size if k < directions else directions * (P or H)
-        shapes = ((rows, features), (rows, P or H // heads_of(module)), *biases, (P, H))
+        shapes = ((rows, features), (rows, P or H // heads), *biases, (P, H))
         # the kernels do not check their input
         for name, weight, shape in zip(names, weights, shapes[: len(names)], strict=True):
             same = weight.dtype == dtype and weight.device == device and weight.layout is _DENSE
@@ -85,12 +212,6 @@ def _explain_weight(module: RNNBase, name: str, weight: Tensor, shape: tuple[int
     raise BackendError(f"{module_name(module)}: {name} must be {expected}, got {weight.device}")
 
 
-def weight_of(module: RNNBase, name: str) -> Tensor:
-    # Module.__getattr__ does the same, but takes five times as long.
-    weight: Tensor | None = module._parameters.get(name)
-    return getattr(module, name) if weight is None else weight
-
-
 def heads_of(module: RNNBase) -> int:
     heads: int = getattr(module, "num_heads", 1)
     return heads
@@ -100,7 +221,15 @@ def module_name(module: RNNBase) -> str:
     return type(module).__name__.removeprefix("Parametrized")
 
 
-def checked_input(module: RNNBase, weight: Tensor, x: Tensor, dims: tuple[int, ...]) -> Tensor:
+def checked_input(module: RNNBase, weight: Tensor, x: Any, dims: tuple[int, ...]) -> Tensor:
+    if isinstance(x, Tensor) and x.is_cpu and weight.is_cpu and x.layout is _DENSE and not x.is_nested:
+        is_right = x.dtype == weight.dtype and x.dtype in CPU_FLOATS and x.dim() in dims
+        if is_right and x.shape[-1] == module.input_size:
+            return x
+    return _checked_unusual_input(module, weight, x, dims)
+
+
+def _checked_unusual_input(module: RNNBase, weight: Tensor, x: Any, dims: tuple[int, ...]) -> Tensor:
     # Exceptions have the classes of torch.nn's if it checks the same thing.
     name = module_name(module)
     if not isinstance(x, Tensor):
@@ -137,10 +266,8 @@ def as_torch_takes_it(module: RNNBase, hx: Any) -> Any:
     return hx[0] if is_one else hx
 
 
-def checked_states(module: RNNBase, cell: Cell, hx: Any, weight: Tensor, batch: int | None) -> State | None:
+def checked_states(module: RNNBase, cell: Cell, hx: Any, weight: Tensor, batch: int | None) -> State:
     """Return hx as one (layers * directions, B, H) tensor per state; batch is None for unbatched input."""
-    if hx is None:
-        return None
     name, names = module_name(module), cell.states
     values = (as_torch_takes_it(module, hx),) if len(names) == 1 else hx
     sequence = isinstance(values, (tuple, list)) and len(values) == len(names)

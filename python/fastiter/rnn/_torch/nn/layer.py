@@ -40,6 +40,10 @@ class Direction(NamedTuple):
     checkpoint: int = 0
 
 
+#: clip_state, clip_grad and checkpoint of a direction without options
+NO_OPTIONS = (None, None, 0)
+
+
 class Steps(NamedTuple):
     """Division of steps into sequences, as in the ops: lengths (B,), cu_seqlens (S + 1,), reset (B, T), or None."""
 
@@ -67,20 +71,27 @@ def layer(
     first: State = (),
     to_first: Tensor | None = None,
     sequences: Steps = ALL_STEPS,
+    *,
+    plain: bool,
 ) -> tuple[Tensor, State]:
     """Return h (T, B, H) or (M, H), and the final states, each (1, B, H). Arguments are not checked.
 
     `first` are the initial states (B, N, D), () for zeros. `to_first` (B, G * H) is added to the gates of the first
-    step that each row computes.
+    step that each row computes. `plain`: whether nothing watches the call (:func:`unwatched`).
     """
-    arguments = (x, *parameters, to_first, *first)
-    needs_grad = grad_enabled() and any(a is not None and a.requires_grad for a in arguments)
-    if transformed():
-        h, *last = _Transformed.apply(direction, *sequences, *arguments)[: 1 + len(direction.cell.states)]
+    inputs = (*sequences, x, *parameters, to_first, *first)
+    needs_grad = False
+    if torch.is_grad_enabled() if plain else grad_enabled():
+        for tensor in inputs:
+            if tensor is not None and tensor.requires_grad:
+                needs_grad = True
+                break
+    if not plain and transformed():
+        h, *last = _Transformed.apply(direction, *inputs)[: 1 + len(direction.cell.states)]
     elif needs_grad or forward_ad._current_level >= 0:  # in forward mode the autograd function raises
-        h, *last = _Layer.apply(direction, *sequences, *arguments)
+        h, *last = _Layer.apply((direction, plain), *inputs)
     else:
-        h, last, _ = _run(direction, sequences, x, parameters, first, to_first, save=False)
+        h, last, _ = _run(direction, inputs, plain, save=False)
     return h, tuple(last)
 
 
@@ -88,8 +99,9 @@ class _Layer(torch.autograd.Function):
     """Map (lengths, cu_seqlens, reset, x, w_ih, w_hh, b_ih, b_hh, to_first, *first) to (h, *final states)."""
 
     @staticmethod
-    def forward(ctx: Any, direction: Direction, *inputs: Any) -> tuple[Tensor, ...]:
-        h, last, saved = _run_inputs(direction, inputs)
+    def forward(ctx: Any, call: tuple[Direction, bool], *inputs: Any) -> tuple[Tensor, ...]:
+        direction, plain = call
+        h, last, saved = _run(direction, inputs, plain, save=True)
         _save(ctx, direction, inputs, saved)
         return h, *last
 
@@ -117,7 +129,7 @@ class _Transformed(torch.autograd.Function):
 
     @staticmethod
     def forward(direction: Direction, *inputs: Any) -> tuple[Tensor, ...]:
-        h, last, saved = _run_inputs(direction, inputs)
+        h, last, saved = _run(direction, inputs, unwatched(), save=True)
         return (h, *last, *saved)
 
     @staticmethod
@@ -147,12 +159,6 @@ class _Again:
         cut = (sequences.lengths, direction.batch_sizes, sequences.cu_seqlens, sequences.reset)
         h, *last = call((wx, _blocks(direction, w_hh), b, *first), cut)
         return [_lines(direction, h), *[s.reshape(1, s.shape[0], -1) for s in last]]
-
-
-def _run_inputs(direction: Direction, inputs: Sequence[Any]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Return h, the final states, and the tensors for the backward pass, including h."""
-    sequences, x, parameters = Steps(*inputs[:3]), inputs[3], Parameters(*inputs[4:8])
-    return _run(direction, sequences, x, parameters, tuple(inputs[9:]), inputs[8], save=True)
 
 
 def _save(ctx: Any, direction: Direction, inputs: Sequence[Any], saved: Sequence[Tensor]) -> None:
@@ -194,7 +200,7 @@ def _short_gradients(
 ) -> list[Tensor] | None:
     """Compute the needed ones of dx, dw_ih, dw_hh, db_hh, db_ih and dfirst in one C++ call; None if not possible."""
     direction: Direction = ctx.direction
-    if not ctx.is_plain or not _takes_one_call(direction):
+    if not ctx.is_plain or direction.batch_sizes is not None or direction[4:] != NO_OPTIONS or not unwatched():
         return None
     x, w_ih, w_hh, h, _, _, _, *rest = tensors
     saved, first, kind = rest[: ctx.saved_count], rest[ctx.saved_count :], (direction.heads, direction.reverse)
@@ -235,12 +241,6 @@ def _longer_gradients(
     return gradients, _of_first_steps(direction, sequences, dwx) if need_to_first else None
 
 
-def _takes_one_call(direction: Direction) -> bool:
-    """Return whether one C++ call can run such a layer over all steps, which takes a fraction of the time."""
-    _, _, _, batch_sizes, clip_state, clip_grad, checkpoint = direction
-    return batch_sizes is None and clip_state is None and clip_grad is None and not checkpoint and unwatched()
-
-
 def _gates(
     direction: Direction,
     sequences: Steps,
@@ -270,26 +270,25 @@ def _sum_of_biases(x: Tensor, b_ih: Tensor, b_hh: Tensor) -> tuple[Tensor | None
 
 
 def _run(
-    direction: Direction,
-    sequences: Steps,
-    x: Tensor,
-    parameters: Parameters,
-    first: State,
-    to_first: Tensor | None,
-    *,
-    save: bool,
+    direction: Direction, inputs: Sequence[Any], plain: bool, *, save: bool
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Return h, the final states, and with `save` the tensors of the backward pass: all states and the gates."""
-    if to_first is None and all(x is None for x in sequences) and _takes_one_call(direction):
+    """Return h, the final states, and with `save` the tensors of the backward pass: all states and the gates.
+
+    If nothing watches, one C++ call runs a layer over all steps, in a fraction of the time.
+    """
+    lengths, cu_seqlens, reset, x, w_ih, w_hh, b_ih, b_hh, to_first, *first = inputs
+    no_cuts = lengths is None and cu_seqlens is None and reset is None and to_first is None
+    if plain and no_cuts and direction.batch_sizes is None and direction[4:] == NO_OPTIONS:
         kind = (direction.heads, direction.reverse, save)
-        results = _core.rnn.layer_forward_tensors(direction.cell.layout, x, *parameters, first, *kind)
+        results = _core.rnn.layer_forward_tensors(direction.cell.layout, x, w_ih, w_hh, b_ih, b_hh, first, *kind)
         if results is not None:
             count = 1 + len(direction.cell.states)
             return results[0], results[1:count], results[count:]
-    w_hh, (cell, _, reverse, sizes, *_) = parameters.w_hh, direction
+    sequences, parameters = Steps(lengths, cu_seqlens, reset), Parameters(w_ih, w_hh, b_ih, b_hh)
+    cell, _, reverse, sizes, *_ = direction
     wx, b = _gates(direction, sequences, x, parameters, to_first)
     r, options = _blocks(direction, w_hh), _options(direction, sequences)
-    given = (cell, wx, r, b, first, reverse, sequences.lengths, sizes, False, options)
+    given = (cell, wx, r, b, first, reverse, lengths, sizes, False, options)
     saved: list[Tensor] = []
     if save:
         (h, *rest), saved = ops.rnn_fwd_saved(*given)

@@ -8,21 +8,13 @@ from typing import Any
 from torch import Tensor
 from torch.nn import RNNBase
 from torch.nn.utils.rnn import PackedSequence
-from torch.overrides import has_torch_function
 
-from ...._torch.overrides import dispatched, overridden
+from ...._torch.overrides import dispatched
 from .checks import module_name
 from .torch_layer import OF_TORCH, reason_against_torch
 
 #: (module, input, hx, requested, weights) -> output and final states
 Run = Callable[[RNNBase, Any, Any, Any, list[list[Tensor]]], tuple[Any, Any]]
-
-
-def is_overridden(input: Any, hx: Any, weights: list[list[Tensor]]) -> bool:
-    """Return whether a tensor of a call, or an active mode, overrides __torch_function__."""
-    if overridden(input, hx, parts=input) or (isinstance(hx, (tuple, list)) and has_torch_function(hx)):
-        return True
-    return any(has_torch_function(some) for some in weights)
 
 
 def run_overridden(

@@ -65,8 +65,7 @@ def both_directions(steps: Steps, batch_sizes: Tensor | None) -> Both:
     flags beyond a row's last step separate nothing.
     """
     lengths, bounds, reset = steps
-    if reset is None:
-        return steps, steps
+    assert reset is not None
     time = reset.shape[1]
     not_last = torch.arange(time, device=reset.device) < time - 1
     back = reset.roll(-1, 1) & not_last  # a slice [1:] could be exported only for T > 2

@@ -15,35 +15,26 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence
 
 from ...._torch.linear import linear
-from ...._torch.ops import autocast_dtype, autocast_to, exports_to_onnx, is_proxy
-from ...._torch.packed import checked_sizes
+from ...._torch.ops import exports_to_onnx, is_proxy, unwatched
 from ..._cells import Cell
 from .checks import (
     CELLS,
-    Layer,
+    LayerCall,
+    Requested,
     as_torch_takes_it,
     check_streams,
     check_weights,
-    checked_input,
-    checked_layers,
+    checked_call,
     checked_options,
-    checked_states,
     heads_of,
+    is_overridden,
     module_name,
-    weight_of,
     weights_of,
 )
-from .layer import ALL_STEPS, Direction, State, Steps, layer
-from .overrides import is_overridden, run_overridden
-from .sequences import begins_anew, both_directions, checked_packed, checked_steps, has_no_steps, without_padding
+from .layer import Direction, Parameters, State, Steps, layer
+from .overrides import run_overridden
+from .sequences import begins_anew, both_directions, has_no_steps
 from .torch_layer import OF_TORCH
-
-Requested = tuple[Any, Any, Any]  # reset, lengths, cu_seqlens
-
-
-def _is_any_given(requested: Requested | Steps) -> bool:
-    first, second, third = requested
-    return first is not None or second is not None or third is not None
 
 
 def forward(
@@ -61,33 +52,24 @@ def forward(
     requested = (reset, lengths, cu_seqlens)
     if isinstance(hx, (tuple, list)):
         hx = as_torch_takes_it(module, hx)
-    if exports_to_onnx():
+    plain = unwatched()
+    if not plain and exports_to_onnx():
         return _forward_of_torch(module, input, hx, requested)
     if not isinstance(input, (Tensor, PackedSequence)) and is_proxy(input):
         return _recorded(module, input, hx, requested)
     weights = weights_of(module)
     if is_overridden(input, hx, weights):
         return run_overridden(_of_parts, module, input, hx, requested, weights)
-    return _of_weights(module, input, hx, requested, weights)
+    return _run(module, input, checked_call(module, input, hx, requested, weights), plain)
 
 
 def _of_parts(
     module: RNNBase, input: Any, hx: Any, requested: Requested, weights: list[list[Tensor]]
 ) -> tuple[Any, State]:
     """Do the same for a packed input that is given as the tuple of its parts; its output is only the data."""
-    if not isinstance(input, tuple):
-        return _of_weights(module, input, hx, requested, weights)
-    output, last = _of_weights(module, PackedSequence(*input), hx, requested, weights)
-    return output.data, last
-
-
-def _of_weights(
-    module: RNNBase, input: Tensor | PackedSequence, hx: Any, requested: Requested, weights: list[list[Tensor]]
-) -> tuple[Any, State]:
-    cell, dtype = CELLS[module.mode], autocast_dtype(weights[0][0])
-    if dtype is not None:
-        return _in_autocast(dtype, module, cell, weights, input, hx, requested)
-    return _forward(module, cell, checked_layers(module, cell, weights), input, hx, requested)
+    given = PackedSequence(*input) if isinstance(input, tuple) else input
+    output, last = _run(module, given, checked_call(module, given, hx, requested, weights), unwatched())
+    return output.data if isinstance(input, tuple) else output, last
 
 
 def _by_position(module: RNNBase, unnamed: tuple[Any, ...], named: Requested) -> Requested:
@@ -112,7 +94,7 @@ def _forward_of_torch(module: RNNBase, input: Any, hx: Any, requested: Requested
     name = module_name(module)
     if module.mode not in OF_TORCH:
         raise TypeError(f"{name}: torch.onnx.export takes LSTM, GRU and RNN, got {name}")
-    if _is_any_given(requested):
+    if any(given is not None for given in requested):
         raise ValueError(f"{name}: reset, lengths and cu_seqlens must be None in torch.onnx.export, got one")
     bound = checked_options(module)[0]
     if heads_of(module) != 1 or bound is not None:
@@ -120,69 +102,6 @@ def _forward_of_torch(module: RNNBase, input: Any, hx: Any, requested: Requested
         raise ValueError(f"{name}: num_heads must be 1 and clip_state None in torch.onnx.export, got {got}")
     output, last = OF_TORCH[module.mode].forward(module, input, hx)
     return output, last if isinstance(last, tuple) else (last,)
-
-
-def _in_autocast(
-    dtype: torch.dtype,
-    module: RNNBase,
-    cell: Cell,
-    weights: list[list[Tensor]],
-    input: Tensor | PackedSequence,
-    hx: Any,
-    requested: Requested,
-) -> tuple[Any, State]:
-    """Run in the autocast dtype, as torch.nn does; float64 is not cast."""
-    x = input.data if isinstance(input, PackedSequence) else input
-    if weights[0][0].dtype == torch.float64 or not isinstance(x, Tensor):
-        return _forward(module, cell, checked_layers(module, cell, weights), input, hx, requested)
-
-    def cast(value: Any, to: torch.dtype = dtype) -> Any:
-        return autocast_to(value, to)
-
-    # Cast before the check: autocast may have changed the dtype of a parametrized weight.
-    lower = checked_layers(module, cell, [list(map(cast, some)) for some in weights])
-    first = cast(hx)
-    if isinstance(hx, (tuple, list)):
-        rest = torch.float32 if cell.name == "slstm" else dtype
-        first = tuple([cast(s, rest if k else dtype) for k, s in enumerate(hx)])
-    input = input._replace(data=cast(x)) if isinstance(input, PackedSequence) else cast(x)
-    out, last = _forward(module, cell, lower, input, first, requested)
-    if cell.name != "gru":
-        return out, last
-    # torch's GRU returns the states in their input dtype, as they are no direct result of a product.
-    wanted = hx.dtype if isinstance(hx, Tensor) else x.dtype
-    last = tuple([s.to(wanted) for s in last])
-    return (out._replace(data=out.data.to(wanted)) if isinstance(out, PackedSequence) else out.to(wanted)), last
-
-
-def _forward(
-    module: RNNBase, cell: Cell, layers: list[Layer], input: Tensor | PackedSequence, hx: Any, requested: Requested
-) -> tuple[Any, State]:
-    if isinstance(input, PackedSequence):
-        return _forward_packed(module, cell, layers, input, hx, requested)
-    weight = layers[0].parameters.w_ih
-    x = checked_input(module, weight, input, (2, 3))
-    batched = x.dim() == 3
-    steps, rows = ALL_STEPS, None
-    if _is_any_given(requested):
-        steps = checked_steps(module_name(module), x, batched and module.batch_first, *requested)
-    if not batched:
-        x = x.unsqueeze(1)
-    elif module.batch_first:
-        x = x.transpose(0, 1)
-    if x.shape[0] == 0:
-        raise RuntimeError(f"{module_name(module)}: input must have at least one time step, got {tuple(input.shape)}")
-    if steps.cu_seqlens is not None:
-        rows = steps.cu_seqlens.shape[0] - 1
-    elif batched:
-        rows = x.shape[1]
-    states = checked_states(module, cell, hx, weight, rows)
-    if steps.lengths is not None:
-        x = without_padding(x, steps.lengths)
-    out, last = _run(module, cell, layers, x, states, None, steps)
-    if not batched:
-        return out.squeeze(1), last if rows is not None else tuple(s.squeeze(1) for s in last)
-    return out.transpose(0, 1) if module.batch_first else out, last
 
 
 def step(module: RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
@@ -203,48 +122,19 @@ def step(module: RNNBase, input: Tensor, hx: Any) -> tuple[Tensor, State]:
 
 def _exact_zeros(module: RNNBase, rows: torch.Size) -> State | None:
     """Return zero states with c in float32 for a bfloat16 LSTM, as c would otherwise be rounded between steps."""
-    weight = weight_of(module, "weight_ih_l0")
+    weight: Any = module.weight_ih_l0
     if weight.dtype != torch.bfloat16 or not weight.is_cpu or torch.is_autocast_enabled("cpu"):
         return None
     h = weight.new_zeros(module.num_layers, *rows, module.proj_size or module.hidden_size)
     return h, weight.new_zeros(module.num_layers, *rows, module.hidden_size, dtype=torch.float32)
 
 
-def _forward_packed(
-    module: RNNBase, cell: Cell, layers: list[Layer], input: PackedSequence, hx: Any, requested: Requested
-) -> tuple[PackedSequence, State]:
-    data, batch_sizes, sorted_indices, unsorted_indices = input
-    weight = layers[0].parameters.w_ih
-    x = checked_input(module, weight, data, (2,))
-    sizes = checked_sizes(module_name(module), input)
-    steps = ALL_STEPS
-    if _is_any_given(requested):
-        steps = checked_packed(module_name(module), x, sizes[0], len(sizes), module.batch_first, *requested)
-    states = checked_states(module, cell, hx, weight, sizes[0])
-    if sorted_indices is not None:
-        if states is not None:
-            states = tuple(s.index_select(1, sorted_indices) for s in states)
-        if steps.reset is not None:
-            steps = Steps(reset=steps.reset.index_select(0, sorted_indices))
-    own = batch_sizes.clone()  # a copy for the backward pass, as the user may change theirs
-    out, last = _run(module, cell, layers, x, states, own, steps)
-    if unsorted_indices is not None:
-        last = tuple(s.index_select(1, unsorted_indices) for s in last)
-    return PackedSequence(out, batch_sizes, sorted_indices, unsorted_indices), last
-
-
-def _run(
-    module: RNNBase,
-    cell: Cell,
-    layers: list[Layer],
-    x: Tensor,
-    states: State | None,
-    batch_sizes: Tensor | None,
-    steps: Steps,
-) -> tuple[Tensor, State]:
-    directions = 2 if module.bidirectional else 1
-    both = both_directions(steps, batch_sizes) if _is_any_given(steps) else (steps, steps)
-    heads, options = heads_of(module), checked_options(module, steps.cu_seqlens is not None)
+def _run(module: RNNBase, input: Tensor | PackedSequence, call: LayerCall, plain: bool) -> tuple[Any, State]:
+    """Return the output in the form of the input, and the final states."""
+    cell, layers, heads, options, x, states, sequences, sizes, result = call
+    directions, both = 2 if module.bidirectional else 1, (sequences, sequences)
+    if sequences.reset is not None:
+        both = both_directions(sequences, sizes)
     x = x.contiguous()  # here, so that both directions and the backward pass share one copy
     dtypes = None
     if x.dtype.itemsize == 2 and len(cell.states) > 1:
@@ -255,14 +145,26 @@ def _run(
             x = F.dropout(x, module.dropout)
         outs = []
         for k in range(first, first + directions):
-            start = None if states is None else tuple(s[k] for s in states)
-            direction = Direction(cell, heads, k > first, batch_sizes, *options)
-            out, last = _run_layer(direction, x, layers[k], start, both[k - first])
+            start = None if states is None else tuple([s[k] for s in states])
+            direction, (parameters, w_hr) = Direction(cell, heads, k > first, sizes, *options), layers[k]
+            if w_hr is None:
+                given = (
+                    ()
+                    if start is None
+                    else tuple([s.reshape(s.shape[0], heads, parameters.w_hh.shape[1]) for s in start])
+                )
+                out, last = layer(direction, x, parameters, given, None, both[k - first], plain=plain)
+            else:
+                out, last = _run_projected(direction, x, parameters, w_hr, start, both[k - first], plain)
             outs.append(out)
             finals.append(last)
         x = outs[0] if directions == 1 else torch.cat(outs, -1)
-    last = finals[0] if len(finals) == 1 else tuple(torch.cat(s) for s in zip(*finals, strict=True))
-    return x, last if dtypes is None else tuple(s.to(d) for s, d in zip(last, dtypes, strict=True))
+    last = finals[0] if len(finals) == 1 else tuple([torch.cat(s) for s in zip(*finals, strict=True)])
+    if dtypes is not None:
+        last = tuple([s.to(d) for s, d in zip(last, dtypes, strict=True)])
+    if isinstance(input, Tensor) and input.dim() == 3 and result is None and not module.batch_first:
+        return x, last
+    return _in_form(module, input, call, x, last)
 
 
 def _widened(cell: Cell, states: State | None, dtype: torch.dtype) -> tuple[State | None, list[torch.dtype]]:
@@ -276,27 +178,46 @@ def _widened(cell: Cell, states: State | None, dtype: torch.dtype) -> tuple[Stat
     return wide, [dtype, *[rest] * (len(cell.states) - 1)]
 
 
-def _run_layer(direction: Direction, x: Tensor, what: Layer, start: State | None, steps: Steps) -> tuple[Tensor, State]:
-    """Return the output (T, B, .) or (M, .), and the final states, each (1, B, .)."""
-    parameters, w_hr = what
-    w_hh, heads = parameters.w_hh, direction.heads
-    if w_hr is None:
-        width = w_hh.shape[1]
-        first = () if start is None else tuple([s.reshape(s.shape[0], heads, width) for s in start])
-        return layer(direction, x, parameters, first, None, steps)
+def _run_projected(
+    direction: Direction,
+    x: Tensor,
+    parameters: Parameters,
+    w_hr: Tensor,
+    start: State | None,
+    sequences: Steps,
+    plain: bool,
+) -> tuple[Tensor, State]:
+    """Return the output (T, B, P) or (M, P), and the final states, each (1, B, .), of a layer with proj_size = P."""
     # h = W_hr u with u = o tanh(c), so the gates are wx + W_hh W_hr u: a plain recurrence in u with r = W_hh W_hr, and
     # one product projects all steps afterwards. But the initial h has no u with h = W_hr u in general, so its
     # contribution W_hh h_0 is added to the first step that each row computes, and u starts from 0.
-    first, to_first = (), None
+    w_hh, to_first = parameters.w_hh, None
+    first: State = ()
     if start is not None:
         h0, c0 = start[0], start[1].unsqueeze(1)
         first, to_first = (torch.zeros_like(c0, dtype=x.dtype), c0), linear(h0, w_hh)
-        dropped = begins_anew(steps, direction.reverse)
+        dropped = begins_anew(sequences, direction.reverse)
         if dropped is not None:
             to_first = to_first.masked_fill(dropped.unsqueeze(1), 0)
     parameters = parameters._replace(w_hh=linear(w_hh, w_hr.t()))
-    u, (u_last, c_last) = layer(direction, x, parameters, first, to_first, steps)
-    h_last, stays = linear(u_last, w_hr), has_no_steps(steps)
+    u, (u_last, c_last) = layer(direction, x, parameters, first, to_first, sequences, plain=plain)
+    h_last, stays = linear(u_last, w_hr), has_no_steps(sequences)
     if start is not None and stays is not None:
         h_last = torch.where(stays.to(x.device).unsqueeze(1), start[0], h_last)
     return linear(u, w_hr), (h_last, c_last)
+
+
+def _in_form(
+    module: RNNBase, input: Tensor | PackedSequence, call: LayerCall, out: Tensor, last: State
+) -> tuple[Any, State]:
+    """Return the output (T, B, .) or (M, .) in the form of the input, and the final states in its order of rows."""
+    if call.result is not None:
+        out, last = out.to(call.result), tuple([s.to(call.result) for s in last])
+    if isinstance(input, PackedSequence):
+        order = input.unsorted_indices
+        if order is not None:
+            last = tuple([s.index_select(1, order) for s in last])
+        return PackedSequence(out, input.batch_sizes, input.sorted_indices, order), last
+    if input.dim() == 3:
+        return out.transpose(0, 1) if module.batch_first else out, last
+    return out.squeeze(1), last if call.sequences.cu_seqlens is not None else tuple([s.squeeze(1) for s in last])

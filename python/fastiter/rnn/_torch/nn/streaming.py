@@ -85,7 +85,7 @@ class StreamingRNN:
             raise TypeError(f"StreamingRNN: module must have float32 or float64 parameters, {why}, got {weight.dtype}")
         check_weights("StreamingRNN", module)
         _address(weight)
-        first = checked_states(module, cell, state, weight, self.batch_size)
+        first = None if state is None else checked_states(module, cell, state, weight, self.batch_size)
         self._stream = packed(module, cell, layers, self.batch_size or 1, first)
         self._step = self._stream.step
         self._in, self._dtype, rows = module.input_size, weight.dtype, self._rows()
