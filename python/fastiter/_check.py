@@ -56,6 +56,8 @@ def check_arrays(function: str, names: Sequence[str], arrays: Sequence[object], 
 
 def check_array(function: str, name: str, x: object, dtypes: Sequence[str] = FLOATS) -> None:
     """Check that ``x`` is an ndarray of one of the dtypes, compared by name as bfloat16 comes from another package."""
+    if type(x) is np.ndarray and x.dtype.name in dtypes and x.dtype.isnative:
+        return
     expected = f"a NumPy array of {' or '.join(part for part in (', '.join(dtypes[:-1]), dtypes[-1]) if part)}"
     if not isinstance(x, np.ndarray):
         raise TypeError(f"{function}: {name} must be {expected}, got {type_name(x)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy.typing as npt
 
@@ -37,13 +37,13 @@ def launch(
     shared receives the scales of blocks. exact: fixed point with scales of 2^k is computed in doubles, which hold the
     product of any float32 and a power of two.
     """
-    name, uniform = x[1], scales.uniform
+    name, uniform = x[1], None if scales.scale is None else scales.uniform
     if isinstance(fmt, Int) and uniform is not None:
         plan, scaling = int_plan(fmt, name, codes, *uniform), ()
     else:
         plan = plan_of(fmt, "float64" if exact else name, codes)
         in_float = name != "float64" and not isinstance(fmt, Int) and not exact
-        scaling = () if block_of(fmt) else scales.fields(plan.in_double, in_float)
+        scaling = () if scales.scale is None or block_of(fmt) else scales.fields(plan.in_double, in_float)
     described = plan.format(nan, counting, codes, 1.0 if uniform is None else uniform[0], shared)
     found: tuple[int, int, int] = _core.quant.quantize(
         described, scaling, plan.in_double, seed, x[0], ELEMENTS[name], y[0], ELEMENTS[y[1]], lines, n
@@ -57,10 +57,9 @@ def count_from_zero_point(codes: npt.NDArray[Any], fmt: Format, scales: Scale) -
         codes += codes.dtype.type(scales.uniform[1])
 
 
-def refuse_nans(function: str, fmt: Format, count: int) -> None:
-    """Raise if there are NaNs that the format cannot represent."""
-    if count:
-        raise ValueError(f"{function}: x contains NaN, which {fmt} cannot represent; pass nan=<value> to replace it")
+def refuse_nans(function: str, fmt: Format) -> NoReturn:
+    """Refuse NaNs that the format cannot represent."""
+    raise ValueError(f"{function}: x contains NaN, which {fmt} cannot represent; pass nan=<value> to replace it")
 
 
 def room_for_scales(shape: tuple[int, ...], block: int) -> tuple[int, ...]:

@@ -287,7 +287,9 @@ def _checked(
         raise TypeError(f"{function}: axis must be an int, got {type(axis).__name__}")
     if not -max(x.ndim, 1) <= axis < max(x.ndim, 1):
         raise ValueError(f"{function}: axis must be one of the {x.ndim} axes of x, got {axis}")
-    scales = check_scale(function, x.shape, name_of(x.dtype), fmt, scale, zero_point)
+    scales = Scale()
+    if scale is not None or zero_point is not None:
+        scales = check_scale(function, x.shape, name_of(x.dtype), fmt, scale, zero_point)
     return Call(function, x, fmt, scales, int(axis), seed, refuse and not has_nan(fmt), stands_for)
 
 
@@ -318,7 +320,8 @@ def _cpu(
         seed=call.seed,
         shared=0 if scales is None else scales,
     )
-    refuse_nans(call.function, fmt, call.refuse_nan and found[0])
+    if call.refuse_nan and found[0]:
+        refuse_nans(call.function, fmt)
     if codes is not None:
         count_from_zero_point(y, fmt, call.scale)
     if block and codes is None and not direct:
@@ -347,7 +350,8 @@ def _reference(
     x = _lines(call.x, call.axis) if block else call.x
     scale, zero_point = call.scale.spread(x.shape)
     y, scales, found = reference.quantize(x, fmt, scale, zero_point, call.seed, call.nan, codes)
-    refuse_nans(call.function, fmt, call.refuse_nan and found[0])
+    if call.refuse_nan and found[0]:
+        refuse_nans(call.function, fmt)
     if codes is None:
         y = _put_back(y, call, out) if block else y
         if out is not None and y is not out:

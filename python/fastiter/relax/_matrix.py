@@ -22,7 +22,8 @@ NUMBERS = {
     ("float64", "float64"): 2,
     ("complex128", "complex128"): 3,
 }
-
+#: The dtypes of vectors for each dtype of a matrix
+VECTORS = {matrix: [vectors for of, vectors in NUMBERS if of == matrix] for matrix in DTYPES}
 
 #: The faults that _core.relax.check reports
 _UNSORTED, _POINTERS, _COLUMN, _NOT_FINITE = 1, 2, 3, 4

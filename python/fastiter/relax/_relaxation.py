@@ -151,11 +151,20 @@ class Relaxation:
         return OfStencil(name, A, order, projections=sweep == "kaczmarz")
 
     @classmethod
-    def of(cls, function: str, A: Any, method: str, **how: Any) -> Relaxation:
+    def of(
+        cls,
+        function: str,
+        A: Any,
+        method: str,
+        *,
+        omega: float | str = 1.0,
+        order: Any = "natural",
+        block_size: int | None = None,
+        symmetric: bool = False,
+    ) -> Relaxation:
         """Return a Relaxation whose error messages name the calling function."""
         made = cls.__new__(cls)
-        options = {"omega": 1.0, "order": "natural", "block_size": None, "symmetric": False, **how}
-        made._build(function, A, method, *(options[name] for name in ("omega", "order", "block_size", "symmetric")))
+        made._build(function, A, method, omega, order, block_size, symmetric)
         return made
 
     @property

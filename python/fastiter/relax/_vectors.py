@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._check import check_array, type_name
-from ._matrix import DTYPES, NUMBERS
+from ._matrix import DTYPES, VECTORS
 from ._prepare import System
 
 Array = npt.NDArray[Any]
@@ -20,7 +20,7 @@ def check_vectors(
     function: str, system: System, b: object, x: object, x_name: str = "x0"
 ) -> tuple[Array, Array | None]:
     """Check b, and x unless it is None: shapes (n,), (n, k) or, for a batch, (batch, n), and dtypes that match A's."""
-    dtypes = [vectors for matrix, vectors in NUMBERS if matrix == system.dtype.name]
+    dtypes = VECTORS[system.dtype.name]
     if system.grid is not None:
         dtypes = [name for name in DTYPES if np.dtype(name) >= system.dtype]
     check_array(function, "b", b, dtypes)

@@ -165,7 +165,8 @@ def _run(call: Quantize, codes: bool) -> _Found:
         shared=0 if shared is None else shared.data_ptr(),
         exact=scales.scale is not None and isinstance(fmt, (Fixed, SumOfPowers)) and are_powers(scales.scale),
     )
-    refuse_nans(function, whole, refuse_nan and not has_nan(whole) and found[0])
+    if refuse_nan and found[0] and not has_nan(whole):
+        refuse_nans(function, whole)
     if codes:
         count_from_zero_point(y.numpy(), fmt, scales)
     return _Found(y, shared)

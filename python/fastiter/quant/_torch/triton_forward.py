@@ -306,7 +306,8 @@ def run(given: Quantize, codes: bool) -> tuple[Tensor, Tensor | None]:
     y, shared = _made_codes(lines, fmt) if codes else (torch.empty_like(lines), None)
     if not lines.numel():
         return y, shared
-    refuse_nans(function, fmt, refuse_nan and not has_nan(fmt) and int(torch.isnan(x).any()))
+    if refuse_nan and not has_nan(fmt) and bool(torch.isnan(x).any()):
+        refuse_nans(function, fmt)
     call = _Call(function, fmt, scales, seed_on(x, seed), nan, codes)
     if block:
         _blocks(lines, as_signed(y), shared, call)
