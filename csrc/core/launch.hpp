@@ -2,6 +2,8 @@
 #pragma once
 #include "core/memory.hpp"
 #include "core/threads.hpp"
+#include <algorithm>
+#include <cstdint>
 
 namespace fastiter {
 
@@ -38,6 +40,23 @@ template <class Params, class Prepare> void run(Params& params, Job job, Prepare
         run_team(1, job, &params);
     }
     workspace.trim();
+}
+
+// Runs kernel(team) once in every thread of a team of prepare(threads), as above.
+template <class Kernel, class Prepare> void launch(Kernel kernel, Prepare prepare) {
+    auto job = [](const void* context, Team team) { (*static_cast<const Kernel*>(context))(team); };
+    run(kernel, job, prepare);
+}
+
+// Runs kernel(params, team), a function of a table, after prepare has completed params for the number of threads.
+template <class Params, class Prepare>
+void launch(void (*kernel)(const Params&, Team), Params& params, Prepare prepare) {
+    launch([kernel, &params](Team team) { kernel(params, team); }, prepare);
+}
+
+// As many of the threads as have `least` units of work each: what one of them does while a team starts
+inline int threads_for(int64_t work, int64_t least, int threads) {
+    return int(std::clamp<int64_t>(work / least, 1, threads));
 }
 
 } // namespace fastiter

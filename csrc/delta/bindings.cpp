@@ -1,6 +1,7 @@
 // fastiter._core: the delta rule. Arguments are in the order of the parameter structs' fields.
 #include "core/arguments.hpp"
-#include "delta/run.hpp"
+#include "core/launch.hpp"
+#include "delta/cpu/kernels.hpp"
 
 namespace fastiter::delta {
 namespace {
@@ -32,6 +33,13 @@ DeltaShape shape_of(const py::tuple& x) {
     return s;
 }
 
+// As many threads as there are units of work; one if the work takes about as long as starting a team.
+int useful(int threads, int64_t units, const DeltaShape& s) {
+    constexpr double kSmall = 1e5; // elements of the state times steps
+    if (double(s.starts ? 1 : s.rows) * double(s.T * s.M * s.N) * double(s.K * s.V) < kSmall) return 1;
+    return threads_for(units, 1, threads);
+}
+
 void delta_fwd(const py::tuple& shape, py::handle q, py::handle k, py::handle v, py::handle beta, py::handle decay,
                py::handle h0, py::handle o, py::handle last, py::handle e, py::handle states) {
     with_float(Array(q.ptr()).bits(), [&]<class T>() {
@@ -42,7 +50,12 @@ void delta_fwd(const py::tuple& shape, py::handle q, py::handle k, py::handle v,
         p.o = steps<T>(o);
         p.last = address<T>(last), p.e = address<T>(e), p.states = address<T>(states);
         py::gil_scoped_release release;
-        run_delta_forward(p);
+        const KernelsOf<T>& kernel = kernels().of<T>();
+        launch(kernel.fwd, p, [&](int threads) {
+            threads = useful(threads, p.shape.rows * p.shape.N * kernel.blocks(p.shape), p.shape);
+            p.workspace = workspace.of(kernel.fwd_workspace(p, threads));
+            return threads;
+        });
     });
 }
 
@@ -59,7 +72,14 @@ void delta_bwd(const py::tuple& shape, py::handle q, py::handle k, py::handle be
         p.dq = address<T>(dq), p.dk = address<T>(dk), p.dv = address<T>(dv);
         p.dbeta = address<T>(dbeta), p.ddecay = address<T>(ddecay), p.dh0 = address<T>(dh0);
         py::gil_scoped_release release;
-        run_delta_backward(p);
+        const KernelsOf<T>& kernel = kernels().of<T>();
+        launch(kernel.bwd, p, [&](int threads) {
+            const int64_t heads = p.shape.rows * p.shape.N, blocks = kernel.bwd_blocks(p.shape);
+            p.split = heads < useful(threads, heads * blocks, p.shape);
+            threads = useful(threads, p.split ? heads * blocks : heads, p.shape);
+            p.workspace = workspace.of(kernel.bwd_workspace(p, threads));
+            return threads;
+        });
     });
 }
 

@@ -29,10 +29,7 @@ template <class T> ColumnSums<T> column_sums_kernel() {
 template <class T> void run_gemm(Gemm<T> g) {
     const GemmKernels<T>& k = gemm_kernels<T>();
     constexpr double kSmall = 2e6; // flops that take about as long as starting a team
-    auto job = [](const void* params, Team team) {
-        gemm_kernels<T>().multiply(*static_cast<const Gemm<T>*>(params), team);
-    };
-    run(g, job, [&](int threads) {
+    launch(k.multiply, g, [&](int threads) {
         if (2.0 * g.M * g.N * g.K < kSmall) threads = 1;
         g.workspace = workspace.of(k.workspace(g, threads));
         return threads;
@@ -56,16 +53,8 @@ void run_product(int64_t M, int64_t N, int64_t K, Matrix<T> a, Matrix<T> b, cons
 }
 
 template <class T> void run_column_sums(const T* x, int64_t M, int64_t N, T* out) {
-    struct Params {
-        const T* x;
-        int64_t M, N;
-        T* out;
-    } params{x, M, N, out};
-    auto job = [](const void* x, Team team) {
-        const auto& p = *static_cast<const Params*>(x);
-        column_sums_kernel<T>()(p.x, p.N, p.M, p.N, p.out, team);
-    };
-    run(params, job, [&](int threads) { return M * N < 100000 ? 1 : threads; });
+    launch([&](Team team) { column_sums_kernel<T>()(x, N, M, N, out, team); },
+           [&](int threads) { return M * N < 100000 ? 1 : threads; });
 }
 
 #define FASTITER_INSTANTIATE(T)                                                                                   \

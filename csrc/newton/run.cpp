@@ -9,11 +9,9 @@ namespace {
 
 template <class T> const KernelsOf<T>& table() { return kernels().of<T>(); }
 
-// Number of threads worth waking: each should have work for longer than waking it takes.
-int threads_for(const ParaShape& shape, int threads) {
+int useful(const ParaShape& shape, int threads) {
     constexpr int64_t kElements = 8192; // elements of h: two or three times the time to start a team
-    const int64_t elements = shape.B * shape.T * shape.D;
-    return int(std::clamp<int64_t>(elements / kElements, 1, threads));
+    return threads_for(shape.B * shape.T * shape.D, kElements, threads);
 }
 
 template <class T> void run_newton(ParaForward<T>& p, int64_t* steps) {
@@ -21,11 +19,8 @@ template <class T> void run_newton(ParaForward<T>& p, int64_t* steps) {
                   windows = (p.shape.T + p.newton.window - 1) / p.newton.window;
     std::vector<int32_t> counts(size_t(p.shape.B * blocks * windows));
     p.counts = counts.data();
-    auto job = [](const void* params, Team team) {
-        table<T>().newton(*static_cast<const ParaForward<T>*>(params), team);
-    };
-    run(p, job, [&](int threads) {
-        threads = threads_for(p.shape, threads);
+    launch(table<T>().newton, p, [&](int threads) {
+        threads = useful(p.shape, threads);
         p.workspace = workspace.of(table<T>().newton_workspace(p, threads));
         return threads;
     });
@@ -51,21 +46,15 @@ template <class T> void run_para_forward(ParaForward<T> p, int64_t* steps) {
     const std::vector<int64_t> order = by_length(p.shape.lengths, p.shape.B);
     if (p.shape.lengths) p.shape.order = order.data();
     if (p.newton.window) return run_newton(p, steps);
-    auto job = [](const void* params, Team team) {
-        table<T>().forward(*static_cast<const ParaForward<T>*>(params), team);
-    };
-    run(p, job, [&](int threads) { return threads_for(p.shape, threads); });
+    launch(table<T>().forward, p, [&](int threads) { return useful(p.shape, threads); });
 }
 
 template <class T> void run_para_backward(ParaBackward<T> p) {
     const std::vector<int64_t> order = by_length(p.shape.lengths, p.shape.B);
     if (p.shape.lengths) p.shape.order = order.data();
-    auto job = [](const void* params, Team team) {
-        table<T>().backward(*static_cast<const ParaBackward<T>*>(params), team);
-    };
-    run(p, job, [&](int threads) {
+    launch(table<T>().backward, p, [&](int threads) {
         p.workspace = workspace.of(table<T>().backward_workspace(p.shape));
-        return threads_for(p.shape, threads);
+        return useful(p.shape, threads);
     });
 }
 

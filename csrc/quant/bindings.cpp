@@ -1,11 +1,12 @@
 // The `quant` functions of fastiter._core. python/fastiter/quant/_plan.py defines a format's numbers.
 #include "core/arguments.hpp"
+#include "core/launch.hpp"
 #include "quant/cpu/matmul/fixed_kernels.hpp"
 #include "quant/cpu/matmul/float_kernels.hpp"
-#include "quant/run.hpp"
 #include <sstream>
 #include <string>
 #include <tuple>
+#include <vector>
 
 namespace fastiter::quant {
 
@@ -34,6 +35,8 @@ private:
     py::tuple from_;
     py::ssize_t at_ = 0;
 };
+
+constexpr int64_t kLeast = 1 << 15; // elements that a thread is woken for
 
 // Parts that the kind of format does not use are empty.
 QuantFormat format_of(Fields from) {
@@ -70,12 +73,19 @@ py::tuple quantize(const py::tuple& format, const py::tuple& scaling, bool in_do
     job.x = address<const void>(x), job.x_type = Element(x_type);
     job.y = address<void>(y), job.y_type = Element(y_type);
     job.lines = lines, job.n = n;
-    QuantCounts counts;
+    std::vector<QuantCounts> counts;
     {
         py::gil_scoped_release release;
-        counts = run_quant(job);
+        launch(kernels().run, job, [&](int threads) {
+            threads = threads_for(lines * n, kLeast, threads);
+            counts.assign(size_t(threads), {});
+            job.counts = counts.data();
+            return threads;
+        });
     }
-    return py::make_tuple(counts.nan, counts.overflow, counts.underflow);
+    QuantCounts sum;
+    for (const QuantCounts& c : counts) sum.nan += c.nan, sum.overflow += c.overflow, sum.underflow += c.underflow;
+    return py::make_tuple(sum.nan, sum.overflow, sum.underflow);
 }
 
 void pack(py::handle codes, int type, int bits, py::handle packed, int64_t lines, int64_t n, bool unpack,
@@ -86,9 +96,10 @@ void pack(py::handle codes, int type, int bits, py::handle packed, int64_t lines
     job.lines = lines, job.n = n;
     job.unpack = unpack, job.is_signed = is_signed;
     py::gil_scoped_release release;
-    run_pack(job);
+    launch(kernels().pack, job, [&](int threads) { return threads_for(lines * n, kLeast, threads); });
 }
 
+// Returns the sum of the gradient's parts, if requested; it does not depend on the number of threads.
 double gradient(bool in_double, const py::object& limits, bool clip, py::handle dy, py::handle x, py::handle y,
                 py::handle dx, int64_t n, bool sum) {
     QuantGradientJob job;
@@ -98,11 +109,17 @@ double gradient(bool in_double, const py::object& limits, bool clip, py::handle 
     job.dy = address<const void>(dy), job.x = address<const void>(x), job.y = address<const void>(y);
     job.dx = address<void>(dx);
     py::gil_scoped_release release;
-    return run_quant_gradient(job, sum);
+    std::vector<double> sums(sum ? size_t((n + kGradientPart - 1) / kGradientPart) : 0);
+    job.sums = sum ? sums.data() : nullptr;
+    launch(kernels().gradient, job, [&](int threads) { return threads_for(n, kLeast, threads); });
+    double total = 0;
+    for (double part : sums) total += part;
+    return total;
 }
 
+// n and `first` are multiples of 64.
 void random_words(uint64_t seed, uint64_t first, int64_t n, py::handle words) {
-    quant_random(seed, first, n, address<uint32_t>(words));
+    kernels().random(seed, first, n, address<uint32_t>(words));
 }
 
 // The members of an enumeration, "a, b, c", as a types.SimpleNamespace of their numbers

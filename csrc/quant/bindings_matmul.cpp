@@ -1,8 +1,10 @@
 // fastiter._core: fixed-point arithmetic on codes, and matrix products with a small-float accumulator. Arguments are in
 // the order of the fields.
 #include "core/arguments.hpp"
+#include "core/launch.hpp"
+#include "quant/cpu/matmul/float_kernels.hpp"
 #include "quant/fixed_matmul.hpp"
-#include "quant/matmul.hpp"
+#include "quant/fixed_plan.hpp"
 
 namespace fastiter::quant {
 namespace {
@@ -76,13 +78,16 @@ void convert(const py::tuple& in, const py::tuple& out, int64_t n, const py::tup
     c.in = address<const void>(at(in, 0));
     c.in_bytes = int(integer(at(in, 1)));
     c.in_signed = integer(at(in, 2)) != 0;
-    const int width = int(integer(at(in, 3)));
+    FixedCodes codes;
+    codes.width = int(integer(at(in, 3))), codes.is_signed = c.in_signed;
     c.out = address<void>(at(out, 0));
     c.out_bytes = int(integer(at(out, 1)));
     c.n = n;
     c.target = target(to);
+    c.is_narrow = converts_narrow(codes, c.target);
     py::gil_scoped_release release;
-    run_fixed_convert(c, width);
+    constexpr int64_t kSmall = 1 << 16;
+    launch(fixed_kernels().convert, c, [&](int threads) { return c.n < kSmall ? 1 : threads; });
 }
 
 // a: (address, m, k), b: (address, k, n), c: (address, m): addresses and strides;
@@ -103,7 +108,12 @@ void quant_matmul(int64_t M, int64_t N, int64_t K, bool in_double, const py::tup
     g.every = every;
     g.sums = FloatSums(sums);
     py::gil_scoped_release release;
-    run_quant_matmul(g);
+    constexpr double kSmall = 1e5; // steps that take about as long as starting a team
+    launch(matmul_kernels().run, g, [&](int threads) {
+        if (double(M) * double(N) * double(K) < kSmall) threads = 1;
+        g.workspace = workspace.of(matmul_kernels().workspace(g, threads));
+        return threads;
+    });
 }
 
 } // namespace

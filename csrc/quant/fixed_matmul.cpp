@@ -16,10 +16,7 @@ int useful(int threads, const FixedMatmul& g) {
 }
 
 void run_plan(FixedMatmul g) {
-    auto job = [](const void* params, Team team) {
-        fixed_kernels().matmul(*static_cast<const FixedMatmul*>(params), team);
-    };
-    run(g, job, [&](int threads) {
+    launch(fixed_kernels().matmul, g, [&](int threads) {
         threads = useful(threads, g);
         g.workspace = workspace.of(fixed_kernels().workspace(g, threads));
         return threads;
@@ -78,17 +75,6 @@ int run_fixed_matmul(const FixedMatmul& given, const FixedBatch& batch, FixedPat
         paths |= run_one(turned(g), only);
     }
     return paths;
-}
-
-void run_fixed_convert(FixedConvert c, int width) {
-    FixedCodes in;
-    in.width = width, in.is_signed = c.in_signed;
-    c.is_narrow = converts_narrow(in, c.target);
-    auto job = [](const void* params, Team team) {
-        fixed_kernels().convert(*static_cast<const FixedConvert*>(params), team);
-    };
-    constexpr int64_t kSmall = 1 << 16;
-    run(c, job, [&](int threads) { return c.n < kSmall ? 1 : threads; });
 }
 
 } // namespace fastiter::quant

@@ -14,6 +14,5 @@ struct FixedBatch {
 
 // Returns the paths that were taken, one bit each. `only`: see choose_plan.
 int run_fixed_matmul(const FixedMatmul& g, const FixedBatch& batch, FixedPath only);
-void run_fixed_convert(FixedConvert c, int width);
 
 } // namespace fastiter::quant

@@ -200,19 +200,19 @@ public:
     }
 
     void sweep(void* x, const void* b, void*, int64_t k, const Sweeps& sweeps) override {
-        Call call{this, static_cast<V*>(x), permuted(static_cast<const V*>(b), k), k, &sweeps};
-        auto job = [](const void* p, Team team) {
-            const Call& c = *static_cast<const Call*>(p);
-            const auto [column, end] = tiles_of(c.k, team);
+        V* const to = static_cast<V*>(x);
+        const V* const own_b = permuted(static_cast<const V*>(b), k);
+        auto kernel = [&](Team team) {
+            const auto [column, end] = tiles_of(k, team);
             if (column == end) return;
-            for (int64_t s = 0; s < c.sweeps->count; ++s)
-                for (int half = 0; half < (c.sweeps->kind == SweepKind::symmetric ? 2 : 1); ++half) {
-                    RelaxStep<V> step{c.b, c.x, c.x, nullptr, c.k, c.sweeps->omega[s], 0, false};
-                    step.backward = half == 1 || c.sweeps->kind == SweepKind::backward;
-                    kernels().of<A, V>().kaczmarz(c.self->m_.m, step, column, end - column);
+            for (int64_t s = 0; s < sweeps.count; ++s)
+                for (int half = 0; half < (sweeps.kind == SweepKind::symmetric ? 2 : 1); ++half) {
+                    RelaxStep<V> step{own_b, to, to, nullptr, k, sweeps.omega[s], 0, false};
+                    step.backward = half == 1 || sweeps.kind == SweepKind::backward;
+                    kernels().of<A, V>().kaczmarz(m_.m, step, column, end - column);
                 }
         };
-        run(call, job, [&](int threads) { return int(std::clamp<int64_t>((k + 7) / 8, 1, threads)); });
+        launch(kernel, [&](int threads) { return threads_for((k + 7) / 8, 1, threads); });
     }
 
     void residual(const void* x, const void* b, void* r, int64_t k, double* norms) override {
@@ -230,14 +230,6 @@ public:
     }
 
 private:
-    struct Call {
-        const Projections* self;
-        V* x;
-        const V* b;
-        int64_t k;
-        const Sweeps* sweeps;
-    };
-
     const V* permuted(const V* b, int64_t k) {
         if (m_.order.empty()) return b;
         b_.resize(size_t(m_.n * k));

@@ -35,44 +35,37 @@ public:
 
     void sweep(void* x, const void* b, void* d, int64_t, const Sweeps& sweeps) override {
         const bool moves = sweeps.kind == SweepKind::jacobi;
-        Call call{this, static_cast<T*>(x), static_cast<const T*>(b), static_cast<T*>(d), nullptr, &sweeps};
-        auto job = [](const void* p, Team team) {
-            const Call& c = *static_cast<const Call*>(p);
-            if (c.other)
-                c.self->jacobi_in(c, team);
-            else if (c.self->red_black_)
-                c.self->red_black_in(c, team);
-            else if (!c.self->order_.empty() && !c.self->projections_)
-                c.self->listed_in(c, team);
+        Call call{static_cast<T*>(x), static_cast<const T*>(b), static_cast<T*>(d), nullptr, &sweeps};
+        auto kernel = [&](Team team) {
+            if (call.other)
+                jacobi_in(call, team);
+            else if (red_black_)
+                red_black_in(call, team);
+            else if (!order_.empty() && !projections_)
+                listed_in(call, team);
             else
-                c.self->natural_in(c);
+                natural_in(call);
         };
-        run(call, job, [&](int threads) {
+        launch(kernel, [&](int threads) {
             if (moves) call.other = static_cast<T*>(workspace.of(size_t(points()) * sizeof(T)));
-            return moves || red_black_ || clusters_.rows.size() > 2 ? threads_for(threads) : 1;
+            return moves || red_black_ || clusters_.rows.size() > 2 ? useful(threads) : 1;
         });
     }
 
     void residual(const void* x, const void* b, void* r, int64_t, double* norms) override {
         std::vector<double> parts(size_t(m_.n0));
         RelaxResidual<T> call{static_cast<const T*>(b), static_cast<const T*>(x), static_cast<T*>(r), 1, parts.data()};
-        struct Both {
-            const StencilMatrix* self;
-            const RelaxResidual<T>* residual;
-        } both{this, &call};
-        auto job = [](const void* p, Team team) {
-            const Both& c = *static_cast<const Both*>(p);
-            const auto [first, last] = part_of(0, c.self->m_.n0, team);
-            stencil_kernels().of<T>().residual(c.self->m_, *c.residual, first, last);
+        auto kernel = [&](Team team) {
+            const auto [first, last] = part_of(0, m_.n0, team);
+            stencil_kernels().of<T>().residual(m_, call, first, last);
         };
-        run(both, job, [&](int threads) { return threads_for(threads); });
+        launch(kernel, [&](int threads) { return useful(threads); });
         *norms = 0;
         for (double part : parts) *norms += part;
     }
 
 private:
     struct Call {
-        const StencilMatrix* self;
         T* x;
         const T* b;
         T *d, *other;
@@ -80,9 +73,9 @@ private:
     };
 
     int64_t points() const { return m_.n0 * m_.n1 * m_.n2; }
-    int threads_for(int threads) const {
+    int useful(int threads) const {
         constexpr int64_t kPoints = 32768; // as many as a thread processes while a team starts
-        return int(std::clamp<int64_t>(points() / kPoints, 1, threads));
+        return threads_for(points(), kPoints, threads);
     }
 
     void jacobi_in(const Call& c, Team team) const {

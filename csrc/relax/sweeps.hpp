@@ -46,41 +46,35 @@ public:
     void sweep(void* x, const void* b, void* d, int64_t k, const Sweeps& sweeps) override {
         const bool moves = sweeps.kind == SweepKind::jacobi, copies = is_permuted();
         const int64_t size = m_.n * k;
-        Call call{this, static_cast<V*>(x), static_cast<const V*>(b), static_cast<V*>(d), k, &sweeps};
+        Call call{static_cast<V*>(x), static_cast<const V*>(b), static_cast<V*>(d), k, &sweeps};
         const int64_t buffers = (copies ? 2 + (d != nullptr) : 0) + moves;
-        auto job = [](const void* p, Team team) {
-            const Call& c = *static_cast<const Call*>(p);
-            c.self->sweep_in(c, team);
-        };
-        run(call, job, [&](int threads) {
+        auto prepare = [&](int threads) {
             V* next = static_cast<V*>(workspace.of(size_t(std::max<int64_t>(1, buffers * size)) * sizeof(V)));
             auto take = [&] { return std::exchange(next, next + size); };
             call.own_x = copies ? take() : call.x;
             call.own_b = copies ? take() : const_cast<V*>(call.b);
             call.own_d = copies && d ? take() : call.d;
             call.other = moves ? take() : nullptr;
-            return m_.is_serial(k, moves) ? 1 : threads_for(k, threads);
-        });
+            return m_.is_serial(k, moves) ? 1 : useful(k, threads);
+        };
+        launch([&](Team team) { sweep_in(call, team); }, prepare);
     }
 
     void residual(const void* x, const void* b, void* r, int64_t k, double* norms) override {
         const bool copies = is_permuted();
         const int64_t size = m_.n * k, chunks = m_.chunks();
         std::vector<double> parts(size_t(chunks * k));
-        Call call{this, static_cast<V*>(r), static_cast<const V*>(b), nullptr, k, nullptr};
+        Call call{static_cast<V*>(r), static_cast<const V*>(b), nullptr, k, nullptr};
         call.given = static_cast<const V*>(x), call.norms = parts.data();
-        auto job = [](const void* p, Team team) {
-            const Call& c = *static_cast<const Call*>(p);
-            c.self->residual_in(c, team);
-        };
-        run(call, job, [&](int threads) {
+        auto prepare = [&](int threads) {
             const int64_t buffers = copies ? 2 + (r != nullptr) : 0;
             V* next = static_cast<V*>(workspace.of(size_t(std::max<int64_t>(1, buffers * size)) * sizeof(V)));
             call.own_x = copies ? next : const_cast<V*>(call.given);
             call.own_b = copies ? next + size : const_cast<V*>(call.b);
             call.other = copies && r ? next + 2 * size : call.x;
-            return threads_for(k, threads);
-        });
+            return useful(k, threads);
+        };
+        launch([&](Team team) { residual_in(call, team); }, prepare);
         for (int64_t c = 0; c < k; ++c) norms[c] = 0;
         for (int64_t chunk = 0; chunk < chunks; ++chunk)
             for (int64_t c = 0; c < k; ++c) norms[c] += parts[size_t(chunk * k + c)];
@@ -88,7 +82,6 @@ public:
 
 private:
     struct Call {
-        const Relaxed* self;
         V* x;
         const V* b;
         V* d;
@@ -101,9 +94,9 @@ private:
 
     bool is_permuted() const { return !m_.order.empty(); }
 
-    int threads_for(int64_t k, int threads) const {
+    int useful(int64_t k, int threads) const {
         constexpr int64_t kEntries = 16384; // as many as a thread processes while a team starts
-        return int(std::clamp<int64_t>(m_.entries * k / kEntries, 1, threads));
+        return threads_for(m_.entries * k, kEntries, threads);
     }
 
     // Permutes rows of the caller to rows of the copy, and back; padding is 0. Loops over the caller's rows: rows of

@@ -55,9 +55,11 @@ template <class Params> struct Repeated {
     Workspace space{};
     void* packed = nullptr;
 
-    template <class Kernels, class Bytes> void run(Params& p, const Kernels& k, bool backward, Job job, Bytes bytes) {
-        fastiter::run(p, job, [&](int threads) {
-            p.plan = k.plan(whole, backward, threads);
+    // bytes(whole, plan): the size of its workspace
+    template <class Plan, class Bytes>
+    void run(void (*kernel)(const Params&, Team), Params& p, Plan plan, bool backward, Bytes bytes) {
+        launch(kernel, p, [&](int threads) {
+            p.plan = plan(whole, backward, threads);
             p.workspace = space.of(bytes(whole, p.plan));
             p.is_packed = p.workspace == packed;
             return p.plan.threads();
@@ -69,8 +71,7 @@ template <class Params> struct Repeated {
 template <class S> struct RepeatedForward : Repeated<RnnForward<S>> {
     void operator()(RnnForward<S>& p) {
         const Kernels<S>& k = kernels<S>();
-        auto job = [](const void* x, Team team) { kernels<S>().fwd(*static_cast<const RnnForward<S>*>(x), team); };
-        this->run(p, k, false, job,
+        this->run(k.fwd, p, k.plan, false,
                   [&](const RnnShape& whole, const RnnPlan& plan) { return k.fwd_workspace(whole, plan, 0); });
     }
 };
@@ -78,18 +79,14 @@ template <class S> struct RepeatedForward : Repeated<RnnForward<S>> {
 template <class S> struct RepeatedRecompute : Repeated<RnnForward<S>> {
     void operator()(RnnForward<S>& p) {
         const Kernels<S>& k = kernels<S>();
-        auto job = [](const void* x, Team team) {
-            kernels<S>().recompute(*static_cast<const RnnForward<S>*>(x), team);
-        };
-        this->run(p, k, false, job, k.recompute_workspace);
+        this->run(k.recompute, p, k.plan, false, k.recompute_workspace);
     }
 };
 
 template <class S> struct RepeatedBackward : Repeated<RnnBackward<S>> {
     void operator()(RnnBackward<S>& p) {
         const Kernels<S>& k = kernels<S>();
-        auto job = [](const void* x, Team team) { kernels<S>().bwd(*static_cast<const RnnBackward<S>*>(x), team); };
-        this->run(p, k, true, job, [&](const RnnShape& whole, const RnnPlan& plan) {
+        this->run(k.bwd, p, k.plan, true, [&](const RnnShape& whole, const RnnPlan& plan) {
             return k.bwd_workspace(whole, plan, p.dr != nullptr);
         });
     }

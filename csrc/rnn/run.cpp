@@ -9,10 +9,7 @@ template <class S> void run_forward(RnnForward<S> p) {
     const Kernels<S>& k = kernels<S>();
     const std::vector<int64_t> order = by_length(p.shape.lengths, p.shape.B);
     if (p.shape.lengths) p.shape.order = order.data();
-    auto job = [](const void* params, Team team) {
-        kernels<S>().fwd(*static_cast<const RnnForward<S>*>(params), team);
-    };
-    run(p, job, [&](int threads) {
+    launch(k.fwd, p, [&](int threads) {
         p.plan = k.plan(p.shape, false, threads);
         p.workspace = workspace.of(k.fwd_workspace(p.shape, p.plan, p.x.width));
         return p.plan.threads();
@@ -23,11 +20,8 @@ template <class S> void run_backward(RnnBackward<S> p, S* dr) {
     const Kernels<S>& k = kernels<S>();
     const std::vector<int64_t> order = by_length(p.shape.lengths, p.shape.B);
     if (p.shape.lengths) p.shape.order = order.data();
-    auto job = [](const void* params, Team team) {
-        kernels<S>().bwd(*static_cast<const RnnBackward<S>*>(params), team);
-    };
     WeightGradient<S> of_r(p, dr);
-    run(p, job, [&](int threads) {
+    launch(k.bwd, p, [&](int threads) {
         p.plan = k.plan(p.shape, true, threads);
         p.workspace = workspace.of(k.bwd_workspace(p.shape, p.plan, of_r.is_inside()));
         return p.plan.threads();

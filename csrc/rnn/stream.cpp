@@ -1,5 +1,5 @@
 #include "rnn/stream.hpp"
-#include "core/threads.hpp"
+#include "core/launch.hpp"
 #include <algorithm>
 #include <utility>
 
@@ -87,17 +87,14 @@ template <class T> void StreamState<T>::leave(T* const (&out)[kMaxStates]) const
 
 template <class T> bool StreamState<T>::is_long() const { return bytes_ * stack_.B > kLong; }
 
-template <class T> int StreamState<T>::threads() const {
-    const int64_t worth = bytes_ * (stack_.B + 1) / 2 / kWorthAThread; // several rows share the weights that are read
-    return worth < 2 ? 1 : int(std::min<int64_t>(worth, team_size()));
+// Several rows share the weights that are read.
+template <class T> int StreamState<T>::useful(int threads) const {
+    return threads_for(bytes_ * (stack_.B + 1) / 2, kWorthAThread, threads);
 }
 
 template <class T> void StreamState<T>::advance(const T* x, int64_t x_row, T* y) {
     stack_.x = x, stack_.x_row = x_row, stack_.y = y;
-    auto job = [](const void* stack, Team team) {
-        step_kernels<T>().run(*static_cast<const StepStack<T>*>(stack), team);
-    };
-    if (!run_team(threads(), job, &stack_)) run_team(1, job, &stack_);
+    launch(step_kernels<T>().run, stack_, [&](int threads) { return useful(threads); });
     ++stack_.turn;
     for (StepLayer<T>& layer : layers_) layer.to_first = nullptr;
 }

@@ -42,7 +42,7 @@ private:
     void enter(size_t i, const T* const (&first)[kMaxStates]);
     void leave(T* const (&out)[kMaxStates]) const;
     void advance(const T* x, int64_t x_row, T* y);
-    int threads() const;
+    int useful(int threads) const;
 
     StepStack<T> stack_;
     std::vector<StepLayer<T>> layers_;

@@ -132,15 +132,8 @@ template <class S> struct Product {
 // Calls f(begin, end) for each thread's share of `count` numbers.
 template <class F> void in_shares(int64_t count, F f) {
     constexpr int64_t kSmall = 30000; // numbers that one thread processes before a team has started
-    struct Params {
-        F f;
-        int64_t count;
-    } params{f, count};
-    auto job = [](const void* x, Team team) {
-        const auto& p = *static_cast<const Params*>(x);
-        p.f(p.count * team.id / team.size, p.count * (team.id + 1) / team.size);
-    };
-    run(params, job, [&](int threads) { return count < kSmall ? 1 : threads; });
+    launch([&](Team team) { f(count * team.id / team.size, count * (team.id + 1) / team.size); },
+           [&](int threads) { return count < kSmall ? 1 : threads; });
 }
 
 // Whether dr of a head fits the second-level cache beside the kernel's own data

@@ -1,6 +1,7 @@
 // The scans of fastiter._core.
 #include "core/arguments.hpp"
-#include "scan/run.hpp"
+#include "core/launch.hpp"
+#include "scan/cpu/kernels.hpp"
 
 namespace fastiter::scan {
 namespace {
@@ -38,6 +39,22 @@ template <class F> void with_types(const Array& x, F f) {
         f.template operator()<double, double>();
 }
 
+// Runs a kernel without the GIL; per_number: operations for each number of a step
+template <class Params> void launch_scan(void (*kernel)(const Params&, Team), Params& p, int64_t per_number) {
+    constexpr int64_t kLeast = 1 << 15;
+    const ScanShape& s = p.shape;
+    const int64_t numbers = (s.starts ? 1 : s.B) * s.T * s.D * (s.complex ? 2 : 1);
+    py::gil_scoped_release release;
+    launch(kernel, p, [&](int threads) { return threads_for(numbers * per_number, kLeast, threads); });
+}
+
+// The same for a kernel that may need a workspace
+template <class Kernels, class Params> void launch_gradient(const Kernels& kernels, Params& p, int64_t per_number) {
+    const size_t bytes = kernels.gradient_workspace(p);
+    if (bytes) p.workspace = workspace.of(bytes);
+    launch_scan(kernels.gradient, p, per_number);
+}
+
 void linear_scan_fwd(const py::tuple& shape, py::handle a, py::handle x, py::handle first, py::handle h,
                      py::handle last) {
     const Array like(x.ptr());
@@ -48,8 +65,7 @@ void linear_scan_fwd(const py::tuple& shape, py::handle a, py::handle x, py::han
         p.first = address<const T>(first);
         p.h = lines<S>(h);
         p.last = address<T>(last);
-        py::gil_scoped_release release;
-        run_linear_scan(p);
+        launch_scan(kernels().linear<S>().forward, p, 1);
     });
 }
 
@@ -65,8 +81,7 @@ void linear_scan_bwd(const py::tuple& shape, py::handle a, py::handle h, py::han
         p.dx = lines<S>(dx), p.da = lines<S>(da);
         p.da_sum = lines<T>(da_sum);
         p.dfirst = address<T>(dfirst);
-        py::gil_scoped_release release;
-        run_linear_scan_gradient(p);
+        launch_gradient(kernels().linear<S>(), p, 2);
     });
 }
 
@@ -81,8 +96,7 @@ void block_scan_fwd(const py::tuple& shape, int64_t K, py::handle A, py::handle 
         p.first = address<const T>(first);
         p.h = lines<T>(h);
         p.last = address<T>(last);
-        py::gil_scoped_release release;
-        run_block_scan(p);
+        launch_scan(kernels().block<T>().forward, p, K);
     });
 }
 
@@ -98,8 +112,7 @@ void block_scan_bwd(const py::tuple& shape, int64_t K, py::handle A, py::handle 
         p.dlast = address<const T>(dlast);
         p.dx = lines<T>(dx), p.dA = lines<T>(dA), p.dA_sum = lines<T>(dA_sum);
         p.dfirst = address<T>(dfirst);
-        py::gil_scoped_release release;
-        run_block_scan_gradient(p);
+        launch_gradient(kernels().block<T>(), p, 2 * K);
     });
 }
 
