@@ -30,19 +30,6 @@ template <class T> T read_stream(py::handle x, int64_t n) {
     return elementwise().of<T>().read_stream(from, n);
 }
 
-// A block as a Python object with the buffer protocol; arrays and tensors that use its memory keep it alive.
-class Buffer {
-public:
-    explicit Buffer(size_t bytes) : block_(take_block(bytes)), bytes_(bytes) {}
-    Buffer(const Buffer&) = delete;
-    ~Buffer() { give_block(block_); }
-    py::buffer_info info() const { return py::buffer_info(static_cast<uint8_t*>(block_.data), py::ssize_t(bytes_)); }
-
-private:
-    Block block_;
-    size_t bytes_;
-};
-
 template <class T> void define(py::module_& m, const std::string& suffix) {
     m.def(("function" + suffix).c_str(), function<T>);
     m.def(("read_stream" + suffix).c_str(), read_stream<T>);
@@ -65,7 +52,10 @@ PYBIND11_MODULE(_core, m) {
     m.def("thread_count", thread_count);
     m.def("set_thread_count", set_thread_count);
     m.def("thread_pool", thread_pool);
-    py::class_<Buffer>(m, "Buffer", py::buffer_protocol()).def(py::init<size_t>()).def_buffer(&Buffer::info);
+    // Arrays and tensors that use a block's memory keep it alive.
+    py::class_<Block<>>(m, "Buffer", py::buffer_protocol()).def(py::init<int64_t>()).def_buffer([](Block<>& block) {
+        return py::buffer_info(reinterpret_cast<uint8_t*>(block.data()), block.size());
+    });
     m.def("release_idle_blocks", release_idle_blocks);
     m.def("idle_bytes", idle_bytes);
     define<float>(m, "_f32");

@@ -43,22 +43,20 @@ struct Places {
     }
 };
 
-// A tensor's memory, from the reusable blocks
+// A tensor and its memory
 struct Owned {
-    DLManagedTensorVersioned managed{};
-    Block block;
-    explicit Owned(int64_t bytes) : block(take_block(size_t(bytes))) {}
-    ~Owned() { give_block(block); }
+    DLManagedTensorVersioned managed;
+    Block<> block;
 };
 
 DLManagedTensorVersioned* from_blocks(const DLTensor& prototype, int64_t bytes) {
-    auto* owned = new Owned(bytes);
+    auto* owned = new Owned{{}, Block(bytes)};
     DLManagedTensorVersioned& managed = owned->managed;
     managed.version = api->header.version;
     managed.manager_ctx = owned;
     managed.deleter = [](DLManagedTensorVersioned* m) { delete static_cast<Owned*>(m->manager_ctx); };
     managed.dl_tensor = prototype;
-    managed.dl_tensor.data = owned->block.data;
+    managed.dl_tensor.data = owned->block.data();
     managed.dl_tensor.byte_offset = 0;
     return &managed;
 }
@@ -106,7 +104,10 @@ Array::Array(PyObject* x) {
         t_.device.device_type = kDLCPU;
         t_.ndim = array->nd;
         // Complex numbers and bfloat16, whose kind is that of a void, need codes: Python has checked the dtype.
-        t_.dtype = {uint8_t(dtype.kind() == 'c' ? kDLComplex : dtype.kind() == 'V' ? kDLBfloat : kDLFloat), uint8_t(8 * dtype.itemsize()), 1};
+        t_.dtype = {uint8_t(dtype.kind() == 'c'   ? kDLComplex
+                            : dtype.kind() == 'V' ? kDLBfloat
+                                                  : kDLFloat),
+                    uint8_t(8 * dtype.itemsize()), 1};
         t_.shape = reinterpret_cast<int64_t*>(array->dimensions);
         t_.strides = reinterpret_cast<int64_t*>(array->strides);
         unit_ = dtype.itemsize();

@@ -19,7 +19,7 @@ size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * 
 // Never destroyed: blocks may be returned during process exit.
 struct Idle {
     std::mutex mutex;
-    std::vector<Block> blocks; // oldest first
+    std::vector<Memory> blocks; // oldest first
     size_t bytes = 0;
 };
 Idle& idle() {
@@ -36,20 +36,20 @@ size_t limit() {
     return bytes;
 }
 
-Block fresh(size_t bytes) {
+Memory fresh(size_t bytes) {
     const size_t page = bytes >= kSmall ? kHugePage : 64;
-    Block block{nullptr, round_up(bytes, page)};
-    block.data = std::aligned_alloc(page, block.size);
-    if (!block.data) throw std::bad_alloc();
+    Memory memory{nullptr, round_up(bytes, page)};
+    memory.data = std::aligned_alloc(page, memory.size);
+    if (!memory.data) throw std::bad_alloc();
 #ifdef __linux__
-    if (page == kHugePage) madvise(block.data, block.size, MADV_HUGEPAGE);
+    if (page == kHugePage) madvise(memory.data, memory.size, MADV_HUGEPAGE);
 #endif
-    return block;
+    return memory;
 }
 
 } // namespace
 
-Block take_block(size_t bytes) {
+Memory take_memory(size_t bytes) {
     {
         Idle& all = idle();
         std::lock_guard lock(all.mutex);
@@ -60,7 +60,7 @@ Block take_block(size_t bytes) {
             if (fits && (best == all.blocks.size() || size < all.blocks[best].size)) best = i;
         }
         if (best < all.blocks.size()) {
-            Block block = all.blocks[best];
+            const Memory block = all.blocks[best];
             all.blocks.erase(all.blocks.begin() + std::ptrdiff_t(best));
             all.bytes -= block.size;
             return block;
@@ -69,27 +69,27 @@ Block take_block(size_t bytes) {
     return fresh(bytes);
 }
 
-void give_block(Block block) {
-    if (!block.data) return;
+void give_memory(Memory memory) {
+    if (!memory.data) return;
     Idle& all = idle();
-    std::vector<Block> freed;
+    std::vector<Memory> freed;
     {
         std::lock_guard lock(all.mutex);
-        all.blocks.push_back(block);
-        all.bytes += block.size;
+        all.blocks.push_back(memory);
+        all.bytes += memory.size;
         while (all.bytes > limit()) {
             all.bytes -= all.blocks.front().size;
             freed.push_back(all.blocks.front());
             all.blocks.erase(all.blocks.begin());
         }
     }
-    for (const Block& old : freed) std::free(old.data);
+    for (const Memory& old : freed) std::free(old.data);
 }
 
 void release_idle_blocks() {
     Idle& all = idle();
     std::lock_guard lock(all.mutex);
-    for (const Block& block : all.blocks) std::free(block.data);
+    for (const Memory& block : all.blocks) std::free(block.data);
     all.blocks.clear();
     all.bytes = 0;
 }

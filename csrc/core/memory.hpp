@@ -1,19 +1,55 @@
 // A cache of large memory blocks for reuse. The page faults of a fresh block cost more than many a kernel that fills
 // it: one fault per 4 KB, and 4 KB pages instead of 2 MB.
 #pragma once
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <utility>
 
 namespace fastiter {
 
-struct Block {
+struct Memory {
     void* data = nullptr;
     size_t size = 0;
 };
 
 // At least `bytes`, aligned to 64; from 128 KB on in 2 MB pages if the system provides them. Throws std::bad_alloc.
-Block take_block(size_t bytes);
-// Keeps the block for reuse, up to a sixteenth of the machine's memory in idle blocks.
-void give_block(Block block);
+Memory take_memory(size_t bytes);
+// Keeps the memory for reuse, up to a sixteenth of the machine's memory in idle blocks.
+void give_memory(Memory memory);
+
+// An uninitialised array in a block of the cache, which takes it back when the array is destroyed
+template <class T = std::byte> class Block {
+public:
+    Block() = default;
+    explicit Block(int64_t count)
+        : memory_(take_memory(sizeof(T) * size_t(std::max<int64_t>(count, 1)))), count_(count) {}
+    Block(Block&& other) noexcept
+        : memory_(std::exchange(other.memory_, Memory{})), count_(std::exchange(other.count_, 0)) {}
+    Block& operator=(Block&& other) noexcept {
+        std::swap(memory_, other.memory_), std::swap(count_, other.count_);
+        return *this;
+    }
+    ~Block() { give_memory(memory_); }
+
+    T* data() const { return static_cast<T*>(memory_.data); }
+    T& operator[](int64_t i) const { return data()[i]; }
+    int64_t size() const { return count_; }
+
+    // Its memory, of at least `bytes`: the contents are lost where it has to grow.
+    void* of(size_t bytes) {
+        if (bytes > memory_.size) {
+            *this = Block(); // returned before the larger one is taken
+            *this = Block(int64_t((bytes + sizeof(T) - 1) / sizeof(T)));
+        }
+        return memory_.data;
+    }
+
+private:
+    Memory memory_;
+    int64_t count_ = 0;
+};
+
 void release_idle_blocks();
 size_t idle_bytes();
 

@@ -38,7 +38,7 @@ template <class T> void run_gemm(Gemm<T> g) {
 
 template <class T>
 void run_product(int64_t M, int64_t N, int64_t K, Matrix<T> a, Matrix<T> b, const typename Gemm<T>::Sum* bias, T* c) {
-    Workspace sums;
+    Block<float> sums;
     Gemm<T> g;
     g.M = M, g.N = N, g.K = K;
     g.a = a.data, g.a_m.inner_stride = a.row, g.a_k.inner_stride = a.column;
@@ -46,7 +46,7 @@ void run_product(int64_t M, int64_t N, int64_t K, Matrix<T> a, Matrix<T> b, cons
     g.bias = bias;
     g.c_m.inner_stride = N;
     if constexpr (std::is_same_v<T, bf16>)
-        g.c = static_cast<float*>(sums.of(sizeof(float) * size_t(M * N))), g.rounded = c;
+        sums = Block<float>(M * N), g.c = sums.data(), g.rounded = c;
     else
         g.c = c;
     run_gemm(g);

@@ -13,9 +13,9 @@ template <class A, class V> struct BsrLayout : InClusters {
     int size = 1;
     std::vector<int32_t> order; // of the vectors' rows
     std::vector<int64_t> start;
-    Memory<int32_t> column;
-    Memory<A> value, diagonal;
-    Memory<sum_of<V>> inverse;
+    Block<int32_t> column;
+    Block<A> value, diagonal;
+    Block<sum_of<V>> inverse;
     BsrMatrix<A, V> m;
 
     int64_t chunks() const { return (blocks + kChunkRows - 1) / kChunkRows; }
@@ -124,8 +124,8 @@ std::unique_ptr<RelaxMatrix> prepare_blocks(const Csr<A>& csr, int size, int64_t
             const int64_t row = (csr.order ? csr.order[i / size] : i / size) * size + i % size;
             m.order.push_back(row < rows ? int32_t(row) : -1);
         }
-    m.column = Memory<int32_t>(blocks), m.value = Memory<A>(blocks * area);
-    m.diagonal = Memory<A>(csr.n * area), m.inverse = Memory<sum_of<V>>(csr.n * area);
+    m.column = Block<int32_t>(blocks), m.value = Block<A>(blocks * area);
+    m.diagonal = Block<A>(csr.n * area), m.inverse = Block<sum_of<V>>(csr.n * area);
     fill_blocks(m, csr, width);
     m.m = {csr.n,           size,           m.clusters.rows.data(), m.start.data(),
            m.column.data(), m.value.data(), m.diagonal.data(),      m.inverse.data(),

@@ -9,9 +9,9 @@ template <class A, class V> struct CsrLayout : InClusters {
     int64_t n = 0, rows = 0, entries = 0;
     std::vector<int32_t> order;
     std::vector<int64_t> cluster_entry, chunk_entry;
-    Memory<int32_t> length, column;
-    Memory<A> value, before, after, diagonal;
-    Memory<sum_of<V>> inverse;
+    Block<int32_t> length, column;
+    Block<A> value, before, after, diagonal;
+    Block<sum_of<V>> inverse;
     CsrMatrix<A, V> m;
 
     int64_t chunks() const { return int64_t(chunk_entry.size()) - 1; }
@@ -28,7 +28,7 @@ template <class A, class V> void fill_rows(CsrLayout<A, V>& m, const Csr<A>& csr
     RowReader<A> reader(csr);
     int64_t entry = 0;
     size_t cluster = 0;
-    auto put = [&](const Memory<A>& to, int64_t place, int64_t from) {
+    auto put = [&](const Block<A>& to, int64_t place, int64_t from) {
         for (int64_t c = 0; c < width; ++c) to[place * width + c] = from < 0 ? A{} : csr.value[c * nonzeros + from];
     };
     for (int64_t i = 0; i < csr.n; ++i) {
@@ -66,8 +66,8 @@ template <class A, class V> void fill_rows(CsrLayout<A, V>& m, const Csr<A>& csr
 template <class A, class V> struct DenseLayout {
     int64_t n = 0, rows = 0, entries = 0;
     std::vector<int32_t> order, sequence; // the vectors keep the caller's order: `order` stays empty
-    Memory<A> value;
-    Memory<sum_of<V>> inverse;
+    Block<A> value;
+    Block<sum_of<V>> inverse;
     DenseMatrix<A, V> m;
 
     int64_t colours() const { return 1; }
@@ -96,10 +96,10 @@ std::unique_ptr<RelaxMatrix> prepare_rows(const Csr<A>& csr, const Clusters& clu
     m.n = m.rows = n;
     if (csr.order) m.order.assign(csr.order, csr.order + n);
     m.clusters = clusters;
-    m.length = Memory<int32_t>(n), m.column = Memory<int32_t>(csr.start[n]);
-    m.value = Memory<A>(csr.start[n] * width);
-    m.before = Memory<A>(n * width), m.after = Memory<A>(n * width), m.diagonal = Memory<A>(n * width);
-    m.inverse = Memory<sum_of<V>>(n * width);
+    m.length = Block<int32_t>(n), m.column = Block<int32_t>(csr.start[n]);
+    m.value = Block<A>(csr.start[n] * width);
+    m.before = Block<A>(n * width), m.after = Block<A>(n * width), m.diagonal = Block<A>(n * width);
+    m.inverse = Block<sum_of<V>>(n * width);
     fill_rows(m, csr, part, batch);
     m.m = {n,
            m.clusters.rows.data(),
@@ -120,7 +120,7 @@ template <class A, class V>
 std::unique_ptr<RelaxMatrix> prepare_dense(int64_t n, const A* value, const int32_t* order) {
     DenseLayout<A, V> m;
     m.n = m.rows = n, m.entries = n * n;
-    m.value = Memory<A>(n * n), m.inverse = Memory<sum_of<V>>(n);
+    m.value = Block<A>(n * n), m.inverse = Block<sum_of<V>>(n);
     std::copy(value, value + n * n, m.value.data());
     if (order) m.sequence.assign(order, order + n);
     for (int64_t i = 0; i < n; ++i) {

@@ -9,27 +9,6 @@
 
 namespace fastiter::relax {
 
-// An array in a reusable memory block
-template <class T> class Memory {
-public:
-    Memory() = default;
-    explicit Memory(int64_t count) : block_(take_block(sizeof(T) * size_t(count > 0 ? count : 1))), count_(count) {}
-    Memory(Memory&& other) noexcept
-        : block_(std::exchange(other.block_, Block{})), count_(std::exchange(other.count_, 0)) {}
-    Memory& operator=(Memory&& other) noexcept {
-        std::swap(block_, other.block_), std::swap(count_, other.count_);
-        return *this;
-    }
-    ~Memory() { give_block(block_); }
-    T* data() const { return static_cast<T*>(block_.data); }
-    T& operator[](int64_t i) const { return data()[i]; }
-    int64_t size() const { return count_; }
-
-private:
-    Block block_;
-    int64_t count_ = 0;
-};
-
 enum class SweepKind { forward, backward, symmetric, jacobi };
 
 // One omega and momentum per sweep; d null: no momentum. Symmetric: a sweep is a forward and a backward half.

@@ -9,9 +9,9 @@ template <class A, class V> struct SellLayout {
     int64_t n = 0, rows = 0, entries = 0;
     std::vector<int32_t> order;         // -1: padding rows without entries, up to whole slices
     std::vector<int64_t> colour, start; // in slices
-    Memory<int32_t> run, column;
-    Memory<A> value, diagonal;
-    Memory<sum_of<V>> inverse;
+    Block<int32_t> run, column;
+    Block<A> value, diagonal;
+    Block<sum_of<V>> inverse;
     SellMatrix<A, V> m;
 
     int64_t colours() const { return int64_t(colour.size()) - 1; }
@@ -98,13 +98,13 @@ public:
             }
             m_.start.push_back(m_.start.back() + longest);
         }
-        m_.run = Memory<int32_t>(m_.start.back()), m_.value = Memory<A>(m_.start.back() * kSliceRows);
+        m_.run = Block<int32_t>(m_.start.back()), m_.value = Block<A>(m_.start.back() * kSliceRows);
         for (int64_t s = 0; s < slices; ++s) {
             slice_.resize(size_t(m_.start[size_t(s) + 1] - m_.start[size_t(s)]));
             for (int lane = 0; lane < kSliceRows; ++lane) fill_lane(s, lane);
             for (size_t j = 0; j < slice_.size(); ++j) m_.run[m_.start[size_t(s)] + int64_t(j)] = run_of(slice_[j]);
         }
-        m_.column = Memory<int32_t>(int64_t(columns_.size()));
+        m_.column = Block<int32_t>(int64_t(columns_.size()));
         std::copy(columns_.begin(), columns_.end(), m_.column.data());
         m_.entries = m_.start.back() * kSliceRows + m_.n;
     }
@@ -175,10 +175,10 @@ template <class A, class V> struct KaczmarzLayout {
     int64_t n = 0, entries = 0;
     std::vector<int32_t> order;
     std::vector<int64_t> start;
-    Memory<int32_t> column;
-    Memory<A> value;
-    Memory<double> inverse;
-    Memory<sum_of<V>> inverses; // of a batch
+    Block<int32_t> column;
+    Block<A> value;
+    Block<double> inverse;
+    Block<sum_of<V>> inverses; // of a batch
     KaczmarzMatrix<A, V> m;
 };
 
@@ -248,7 +248,7 @@ std::unique_ptr<RelaxMatrix> prepare_slices(const Csr<A>& csr, const std::vector
     SellLayout<A, V> m;
     m.order = padded_order(csr, colours, m.colour);
     m.n = m.order.empty() ? csr.n : int64_t(m.order.size()), m.rows = csr.n;
-    m.diagonal = Memory<A>(m.n), m.inverse = Memory<sum_of<V>>(m.n);
+    m.diagonal = Block<A>(m.n), m.inverse = Block<sum_of<V>>(m.n);
     SlicesFiller<A, V>(m, csr, part).fill();
     m.m = {m.n, m.start.data(), m.run.data(), m.column.data(), m.value.data(), m.diagonal.data(), m.inverse.data()};
     return std::make_unique<Relaxed<V, SellLayout<A, V>>>(std::move(m));
@@ -259,8 +259,8 @@ std::unique_ptr<RelaxMatrix> prepare_kaczmarz(const Csr<A>& csr, int64_t columns
     KaczmarzLayout<A, V> m;
     const int64_t width = batch ? batch : 1, nonzeros = csr.start[csr.n];
     m.n = csr.n, m.entries = nonzeros;
-    m.column = Memory<int32_t>(nonzeros), m.value = Memory<A>(nonzeros * width);
-    m.inverse = Memory<double>(batch ? 0 : m.n), m.inverses = Memory<sum_of<V>>(m.n * batch);
+    m.column = Block<int32_t>(nonzeros), m.value = Block<A>(nonzeros * width);
+    m.inverse = Block<double>(batch ? 0 : m.n), m.inverses = Block<sum_of<V>>(m.n * batch);
     if (csr.order) m.order.assign(csr.order, csr.order + csr.n);
     std::vector<int64_t> last_row(size_t(columns), -2);
     std::vector<double> norm(static_cast<size_t>(width));

@@ -13,11 +13,11 @@ public:
                   const StencilOrder& order)
         : red_black_(order.red_black), projections_(order.projections), clusters_(order.clusters) {
         const int64_t points = grid[0] * grid[1] * grid[2], count = is_constant ? 1 : points;
-        coefficients_ = Memory<T>(7 * count), zeros_ = Memory<T>(grid[2]);
+        coefficients_ = Block<T>(7 * count), zeros_ = Block<T>(grid[2]);
         std::copy(coefficients, coefficients + 7 * count, coefficients_.data());
         std::fill(zeros_.data(), zeros_.data() + grid[2], T{});
         if (order.order) order_.assign(order.order, order.order + points);
-        if (!is_constant || given) inverse_ = Memory<T>(points);
+        if (!is_constant || given) inverse_ = Block<T>(points);
         for (int64_t i = 0; i < (inverse_.size() ? points : 1); ++i) {
             const T centre = coefficients[is_constant ? 0 : i];
             const bool is_given = given && given[i];
@@ -175,7 +175,7 @@ private:
     bool red_black_, projections_;
     Clusters clusters_;
     std::vector<int32_t> order_;
-    Memory<T> coefficients_, inverse_, zeros_;
+    Block<T> coefficients_, inverse_, zeros_;
     RelaxStencil<T> m_;
 };
 

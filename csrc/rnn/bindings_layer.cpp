@@ -80,11 +80,12 @@ template <class S> struct Biases {
 template <class S> py::object forward(const LayerInputs& in, bool reverse, bool save) {
     const int64_t B = in.B(), steps = in.T(), N = in.N, D = in.D(), G = in.cell.gates;
     const Biases<S> b(in);
-    Workspace space;
+    Block<S> space;
     RnnForward<S> p;
     p.shape = in.shape(reverse);
     const bool in_tiles = kernels<S>().multiplies_x(p.shape, in.I());
-    S* wx = in_tiles ? nullptr : static_cast<S*>(space.of(sizeof(S) * size_t(steps * B * in.gates())));
+    if (!in_tiles) space = Block<S>(steps * B * in.gates());
+    S* const wx = space.data();
     if (in_tiles)
         p.x = {in.x.data<const S>(), in.I(), B * in.I(), in.I(), in.w_ih.data<const S>(), b.array(b.of_x)};
     else
@@ -171,8 +172,8 @@ template <class S> py::object backward(const LayerKept& in, bool reverse, const 
     const int64_t outputs = in.gates(), inputs = in.I(), lines = in.T() * in.B();
     const bool has_two = in.is_gru();
     RnnBackward<S> p = read_by_kernel<S>(in, reverse);
-    Workspace space;
-    S* dwx = static_cast<S*>(space.of(sizeof(S) * size_t(lines * outputs)));
+    const Block<S> space(lines * outputs);
+    S* const dwx = space.data();
     p.dwx = lines_of(dwx, in, in.cell.gates);
     Outputs out{in.x};
     S *dx = nullptr, *dw_ih = nullptr, *dr = nullptr, *db_ih = nullptr;

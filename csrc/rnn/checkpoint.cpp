@@ -52,7 +52,7 @@ template <class F> void for_each_part(RnnShape whole, int64_t every, bool backwa
 // A kernel that is called for each chunk in sequence, and packs r only for the first
 template <class Params> struct Repeated {
     const RnnShape& whole;
-    Workspace space{};
+    Block<> space{};
     void* packed = nullptr;
 
     // bytes(whole, plan): the size of its workspace
@@ -114,7 +114,7 @@ struct Boundaries {
 // Workspace for the recomputed arrays of a chunk: head by head, each head step by step
 template <class S> struct Scratch {
     typedef rnn_value<S> T;
-    Workspace space{};
+    Block<T> space;
     PerState<Steps<S>, Steps<T>> states; // except h
     Steps<T> saved;
     PerState<T*, T*> carried;
@@ -125,7 +125,8 @@ template <class S> struct Scratch {
         const int64_t unit = s.N * s.D, lines = s.B * std::min(every, s.T), steps = lines * unit;
         const int64_t rows = s.B * s.N * (cell.gates * ((s.D + kLine - 1) / kLine * kLine) + kFreeAfterDb);
         const int64_t count = steps * (cell.states - 1 + cell.saved) + cell.states * s.B * unit + rows;
-        T* data = static_cast<T*>(space.of(sizeof(T) * size_t(count)));
+        space = Block<T>(count);
+        T* data = space.data();
         auto take = [&](int64_t n) { return std::exchange(data, data + n); };
         db_rows = take(rows);
         std::fill_n(db_rows, rows, T(0));

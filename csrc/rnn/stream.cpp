@@ -43,13 +43,14 @@ StreamState<T>::StreamState(Cell cell, int64_t rows, int64_t heads, double clip_
     stack_.cell = cell, stack_.B = rows, stack_.N = heads, stack_.clip_state = clip_state;
     stack_.layers = layers_.data(), stack_.count = int64_t(layers.size());
     const int64_t gates = cell_size(cell).gates;
+    int64_t bytes = 0;
     auto take = [&](int64_t count) {
         constexpr int64_t kLine = 64 / sizeof(T);
-        const int64_t used = std::exchange(bytes_, bytes_ + (count + kLine - 1) / kLine * 64);
-        return reinterpret_cast<T*>(static_cast<char*>(block_.data) + used);
+        const int64_t used = std::exchange(bytes, bytes + (count + kLine - 1) / kLine * 64);
+        return reinterpret_cast<T*>(block_.data() + used);
     };
     for (size_t i = 0; i < layers.size(); ++i) lay_out(layers[i], layers_[i], take);
-    block_ = take_block(size_t(std::exchange(bytes_, 0)));
+    block_ = Block(std::exchange(bytes, 0));
     for (size_t i = 0; i < layers.size(); ++i) {
         const StepWeights<T>& from = layers[i];
         StepLayer<T>& layer = layers_[i];
@@ -85,11 +86,11 @@ template <class T> void StreamState<T>::leave(T* const (&out)[kMaxStates]) const
     }
 }
 
-template <class T> bool StreamState<T>::is_long() const { return bytes_ * stack_.B > kLong; }
+template <class T> bool StreamState<T>::is_long() const { return block_.size() * stack_.B > kLong; }
 
 // Several rows share the weights that are read.
 template <class T> int StreamState<T>::useful(int threads) const {
-    return threads_for(bytes_ * (stack_.B + 1) / 2, kWorthAThread, threads);
+    return threads_for(block_.size() * (stack_.B + 1) / 2, kWorthAThread, threads);
 }
 
 template <class T> void StreamState<T>::advance(const T* x, int64_t x_row, T* y) {

@@ -20,7 +20,6 @@ public:
     StreamState(Cell cell, int64_t rows, int64_t heads, double clip_state, const std::vector<StepWeights<T>>& layers,
                 const T* const (&first)[kMaxStates]);
     StreamState(const StreamState&) = delete;
-    ~StreamState() { give_block(block_); }
 
     int64_t rows() const { return stack_.B; }
     int64_t inputs() const { return layers_.front().inputs; }
@@ -46,8 +45,7 @@ private:
 
     StepStack<T> stack_;
     std::vector<StepLayer<T>> layers_;
-    Block block_;
-    int64_t bytes_ = 0;
+    Block<> block_;
     mutable std::mutex mutex_; // serialises steps of several threads
 };
 

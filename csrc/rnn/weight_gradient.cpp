@@ -143,10 +143,11 @@ template <class S> bool fits_inside(const RnnShape& s) {
 }
 
 // Head-major layout: a step of a head is contiguous.
-template <class S> Steps<S> steps_by_head(const RnnShape& s, Workspace& space) {
+template <class S> Steps<S> steps_by_head(const RnnShape& s, Block<S>& space) {
     const bool packed = s.offsets || s.starts;
     const int64_t lines = packed ? s.packed_rows : s.B * s.T, time = s.offsets ? 0 : s.starts ? s.D : s.B * s.D;
-    return {static_cast<S*>(space.of(sizeof(S) * size_t(lines * s.N * s.D))), s.D, time, 0, lines * s.D};
+    space = Block<S>(lines * s.N * s.D);
+    return {space.data(), s.D, time, 0, lines * s.D};
 }
 
 } // namespace
@@ -158,7 +159,8 @@ template <class S> WeightGradient<S>::WeightGradient(RnnBackward<S>& p, S* dr) :
     if constexpr (!std::is_same_v<S, bf16>) { // bf16 are multiplied two steps at a time
         inside_ = fits_inside<S>(s);
         parts_ = parts_of_rows(s);
-        if (inside_) p.dr = parts_ == 1 ? dr : static_cast<S*>(sums_.of(sizeof(S) * size_t(size_inside())));
+        if (inside_ && parts_ > 1) sums_ = Block<S>(size_inside());
+        if (inside_) p.dr = parts_ == 1 ? dr : sums_.data();
     }
     if (!inside_ && s.cell == Cell::gru) p.dq = steps_by_head<S>(s, dq_);
 }
@@ -166,8 +168,8 @@ template <class S> WeightGradient<S>::WeightGradient(RnnBackward<S>& p, S* dr) :
 template <class S> void WeightGradient<S>::finish(const RnnBackward<S>& p) {
     if (!dr_) return;
     if constexpr (std::is_same_v<S, bf16>) { // accumulated as floats, and rounded once at the end
-        float* sum = static_cast<float*>(sums_.of(sizeof(float) * size_t(size_)));
-        Product<S>{p, sum, dr_}.run();
+        sums_ = Block<float>(size_);
+        Product<S>{p, sums_.data(), dr_}.run();
     } else if (!inside_) {
         Product<S>{p, dr_}.run();
     } else if (parts_ > 1) {

@@ -23,7 +23,8 @@ private:
     S* dr_;
     bool inside_ = false;
     int64_t parts_ = 1, size_ = 0; // of dr
-    Workspace dq_, sums_;
+    Block<S> dq_;
+    Block<rnn_value<S>> sums_;
 };
 
 } // namespace fastiter::rnn
