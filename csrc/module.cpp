@@ -21,13 +21,13 @@ using namespace fastiter;
 namespace {
 
 template <class T> void function(int f, py::handle x, py::handle out, int64_t n) {
-    elementwise().of<T>().function[f](address<const T>(x), address<T>(out), n);
+    elementwise().of<ElementwiseOf<T>>().function[f](address<const T>(x), address<T>(out), n);
 }
 
 template <class T> T read_stream(py::handle x, int64_t n) {
     const T* from = address<const T>(x);
     py::gil_scoped_release release;
-    return elementwise().of<T>().read_stream(from, n);
+    return elementwise().of<ElementwiseOf<T>>().read_stream(from, n);
 }
 
 template <class T> void define(py::module_& m, const std::string& suffix) {

@@ -1,6 +1,8 @@
 // Arrays as the bindings take them: NumPy's, and torch's without linking to torch. The C functions that torch.Tensor
 // exports as __dlpack_c_exchange_api__ read and create tensors in a fraction of the microseconds that Python takes.
 #pragma once
+#include "core/cpu/bf16.hpp"
+#include "core/cpu/by_type.hpp"
 #include "third_party/dlpack.h"
 #include <cstdint>
 #include <initializer_list>
@@ -54,11 +56,9 @@ py::object new_tensor(const Array& like, std::initializer_list<int64_t> shape, i
                       std::initializer_list<int> order);
 
 // Calls f.template operator()<T>() with T = float or double for real numbers of 32 or 64 bits.
-template <class F> void with_float(int bits, F f) {
-    if (bits == 32)
-        f.template operator()<float>();
-    else
-        f.template operator()<double>();
-}
+template <class F> auto with_float(int bits, F f) { return with_size<float, double>(bits / 8, f); }
+
+// The same with bf16 for 16 bits
+template <class F> auto with_storage(int bits, F f) { return with_size<bf16, float, double>(bits / 8, f); }
 
 } // namespace fastiter

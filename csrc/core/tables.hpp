@@ -3,6 +3,7 @@
 // one. Kernels trust their arguments, which python/fastiter/ has checked. They do not allocate: the caller passes a
 // workspace of the size that the kernel reports.
 #pragma once
+#include "core/cpu/by_type.hpp"
 
 namespace fastiter {
 

@@ -50,7 +50,7 @@ void delta_fwd(const py::tuple& shape, py::handle q, py::handle k, py::handle v,
         p.o = steps<T>(o);
         p.last = address<T>(last), p.e = address<T>(e), p.states = address<T>(states);
         py::gil_scoped_release release;
-        const KernelsOf<T>& kernel = kernels().of<T>();
+        const KernelsOf<T>& kernel = kernels().of<KernelsOf<T>>();
         launch(kernel.fwd, p, [&](int threads) {
             threads = useful(threads, p.shape.rows * p.shape.N * kernel.blocks(p.shape), p.shape);
             p.workspace = workspace.of(kernel.fwd_workspace(p, threads));
@@ -72,7 +72,7 @@ void delta_bwd(const py::tuple& shape, py::handle q, py::handle k, py::handle be
         p.dq = address<T>(dq), p.dk = address<T>(dk), p.dv = address<T>(dv);
         p.dbeta = address<T>(dbeta), p.ddecay = address<T>(ddecay), p.dh0 = address<T>(dh0);
         py::gil_scoped_release release;
-        const KernelsOf<T>& kernel = kernels().of<T>();
+        const KernelsOf<T>& kernel = kernels().of<KernelsOf<T>>();
         launch(kernel.bwd, p, [&](int threads) {
             const int64_t heads = p.shape.rows * p.shape.N, blocks = kernel.bwd_blocks(p.shape);
             p.split = heads < useful(threads, heads * blocks, p.shape);

@@ -11,7 +11,7 @@ template <class T>
 void gemm(int64_t M, int64_t N, int64_t K, py::handle a, int64_t a_m, int64_t a_k, py::handle b, int64_t b_k,
           int64_t b_n, py::handle bias, py::handle c) {
     const Matrix<T> of_a{address<const T>(a), a_m, a_k}, of_b{address<const T>(b), b_k, b_n};
-    const auto* added = address<const typename Gemm<T>::Sum>(bias);
+    const auto* added = address<const accumulate_t<T>>(bias);
     T* to = address<T>(c);
     py::gil_scoped_release release;
     run_product<T>(M, N, K, of_a, of_b, added, to);

@@ -3,29 +3,6 @@
 #include <type_traits>
 
 namespace fastiter::dense {
-namespace {
-
-template <class T> const GemmKernels<T>& gemm_kernels() {
-    if constexpr (sizeof(T) == 2)
-        return gemm_bf16();
-    else if constexpr (sizeof(T) == 4)
-        return gemm_f32();
-    else
-        return gemm_f64();
-}
-
-template <class T> ColumnSums<T> column_sums_kernel() {
-    const ColumnSumsKernels& k = column_sums_kernels();
-    if constexpr (sizeof(T) == 2)
-        return k.bf16_;
-    else if constexpr (sizeof(T) == 4)
-        return k.f32;
-    else
-        return k.f64;
-}
-
-} // namespace
-
 template <class T> void run_gemm(Gemm<T> g) {
     const GemmKernels<T>& k = gemm_kernels<T>();
     constexpr double kSmall = 2e6; // flops that take about as long as starting a team
@@ -37,7 +14,7 @@ template <class T> void run_gemm(Gemm<T> g) {
 }
 
 template <class T>
-void run_product(int64_t M, int64_t N, int64_t K, Matrix<T> a, Matrix<T> b, const typename Gemm<T>::Sum* bias, T* c) {
+void run_product(int64_t M, int64_t N, int64_t K, Matrix<T> a, Matrix<T> b, const accumulate_t<T>* bias, T* c) {
     Block<float> sums;
     Gemm<T> g;
     g.M = M, g.N = N, g.K = K;
@@ -53,13 +30,13 @@ void run_product(int64_t M, int64_t N, int64_t K, Matrix<T> a, Matrix<T> b, cons
 }
 
 template <class T> void run_column_sums(const T* x, int64_t M, int64_t N, T* out) {
-    launch([&](Team team) { column_sums_kernel<T>()(x, N, M, N, out, team); },
+    launch([&](Team team) { column_sums_kernels().of<ColumnSums<T>>().run(x, N, M, N, out, team); },
            [&](int threads) { return M * N < 100000 ? 1 : threads; });
 }
 
-#define FASTITER_INSTANTIATE(T)                                                                                   \
-    template void run_gemm(Gemm<T>);                                                                              \
-    template void run_product(int64_t, int64_t, int64_t, Matrix<T>, Matrix<T>, const typename Gemm<T>::Sum*, T*); \
+#define FASTITER_INSTANTIATE(T)                                                                             \
+    template void run_gemm(Gemm<T>);                                                                        \
+    template void run_product(int64_t, int64_t, int64_t, Matrix<T>, Matrix<T>, const accumulate_t<T>*, T*); \
     template void run_column_sums(const T*, int64_t, int64_t, T*);
 FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)

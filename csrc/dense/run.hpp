@@ -13,7 +13,7 @@ template <class T> struct Matrix {
 };
 // c (M, N) = a (M, K) b (K, N) + bias (N) or null, contiguous. bf16 are accumulated as floats and rounded once.
 template <class T>
-void run_product(int64_t M, int64_t N, int64_t K, Matrix<T> a, Matrix<T> b, const typename Gemm<T>::Sum* bias, T* c);
+void run_product(int64_t M, int64_t N, int64_t K, Matrix<T> a, Matrix<T> b, const accumulate_t<T>* bias, T* c);
 
 // out (N) = sum of the rows of the contiguous x (M, N)
 template <class T> void run_column_sums(const T* x, int64_t M, int64_t N, T* out);

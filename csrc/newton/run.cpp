@@ -7,7 +7,7 @@
 namespace fastiter::newton {
 namespace {
 
-template <class T> const KernelsOf<T>& table() { return kernels().of<T>(); }
+template <class T> const KernelsOf<T>& table() { return kernels().of<KernelsOf<T>>(); }
 
 int useful(const ParaShape& shape, int threads) {
     constexpr int64_t kElements = 8192; // elements of h: two or three times the time to start a team

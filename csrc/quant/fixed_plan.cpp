@@ -181,14 +181,9 @@ template <class S> uint64_t sum_of_magnitudes(const S* data, const FixedCodes& x
 }
 
 template <class F> auto with_source(const FixedCodes& x, F&& f) {
-    switch (x.bytes) {
-    case 1:
-        return x.is_signed ? f(static_cast<const int8_t*>(x.data)) : f(static_cast<const uint8_t*>(x.data));
-    case 2:
-        return x.is_signed ? f(static_cast<const int16_t*>(x.data)) : f(static_cast<const uint16_t*>(x.data));
-    default:
-        return x.is_signed ? f(static_cast<const int32_t*>(x.data)) : f(static_cast<const uint32_t*>(x.data));
-    }
+    return with_size<int8_t, int16_t, int32_t>(x.bytes, [&]<class S>() {
+        return x.is_signed ? f(static_cast<const S*>(x.data)) : f(static_cast<const std::make_unsigned_t<S>*>(x.data));
+    });
 }
 
 // Upper limit of a sum of magnitudes that keeps start + sum, and every partial sum, within the format.

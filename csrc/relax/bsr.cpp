@@ -20,10 +20,10 @@ template <class A, class V> struct BsrLayout : InClusters {
 
     int64_t chunks() const { return (blocks + kChunkRows - 1) / kChunkRows; }
     void sweep(const RelaxStep<V>& step, int64_t colour, Team team) const {
-        this->sweep_by(kernels().of<A, V>().bsr, m, step, colour, team);
+        this->sweep_by(kernels().of<KernelsOf<A, V>>().bsr, m, step, colour, team);
     }
     void residual(const RelaxResidual<V>& r, int64_t first, int64_t last) const {
-        kernels().of<A, V>().bsr_residual(m, r, first, last);
+        kernels().of<KernelsOf<A, V>>().bsr_residual(m, r, first, last);
     }
 };
 

@@ -16,10 +16,10 @@ template <class A, class V> struct CsrLayout : InClusters {
 
     int64_t chunks() const { return int64_t(chunk_entry.size()) - 1; }
     void sweep(const RelaxStep<V>& step, int64_t colour, Team team) const {
-        this->sweep_by(kernels().of<A, V>().csr, m, step, colour, team);
+        this->sweep_by(kernels().of<KernelsOf<A, V>>().csr, m, step, colour, team);
     }
     void residual(const RelaxResidual<V>& r, int64_t first, int64_t last) const {
-        kernels().of<A, V>().csr_residual(m, r, first, last);
+        kernels().of<KernelsOf<A, V>>().csr_residual(m, r, first, last);
     }
 };
 
@@ -74,7 +74,7 @@ template <class A, class V> struct DenseLayout {
     int64_t chunks() const { return (n + kChunkRows - 1) / kChunkRows; }
     bool is_serial(int64_t k, bool jacobi) const { return !jacobi && k <= 8; }
     void sweep(const RelaxStep<V>& step, int64_t, Team team) const {
-        const auto& kernel = kernels().of<A, V>();
+        const auto& kernel = kernels().of<KernelsOf<A, V>>();
         if (step.y != step.x) {
             const auto [first, last] = part_of(0, n, team);
             return kernel.dense(m, step, first, last, 0, step.k);
@@ -83,7 +83,7 @@ template <class A, class V> struct DenseLayout {
         if (column < end) kernel.dense(m, step, 0, n, column, end - column);
     }
     void residual(const RelaxResidual<V>& r, int64_t first, int64_t last) const {
-        kernels().of<A, V>().dense_residual(m, r, first, last);
+        kernels().of<KernelsOf<A, V>>().dense_residual(m, r, first, last);
     }
 };
 

@@ -33,10 +33,10 @@ template <class A, class V> struct SellLayout {
             }
             return low;
         };
-        kernels().of<A, V>().sell(m, step, boundary(team.id), boundary(team.id + 1));
+        kernels().of<KernelsOf<A, V>>().sell(m, step, boundary(team.id), boundary(team.id + 1));
     }
     void residual(const RelaxResidual<V>& r, int64_t first, int64_t last) const {
-        kernels().of<A, V>().sell_residual(m, r, first, last);
+        kernels().of<KernelsOf<A, V>>().sell_residual(m, r, first, last);
     }
 };
 
@@ -209,7 +209,7 @@ public:
                 for (int half = 0; half < (sweeps.kind == SweepKind::symmetric ? 2 : 1); ++half) {
                     RelaxStep<V> step{own_b, to, to, nullptr, k, sweeps.omega[s], 0, false};
                     step.backward = half == 1 || sweeps.kind == SweepKind::backward;
-                    kernels().of<A, V>().kaczmarz(m_.m, step, column, end - column);
+                    kernels().of<KernelsOf<A, V>>().kaczmarz(m_.m, step, column, end - column);
                 }
         };
         launch(kernel, [&](int threads) { return threads_for((k + 7) / 8, 1, threads); });
@@ -222,7 +222,7 @@ public:
         std::vector<V> own_r(r && !m_.order.empty() ? size_t(m_.n * k) : 0);
         V* to = own_r.empty() ? static_cast<V*>(r) : own_r.data();
         const RelaxResidual<V> step{own_b, static_cast<const V*>(x), to, k, parts.data()};
-        kernels().of<A, V>().kaczmarz_residual(m_.m, step, 0, chunks);
+        kernels().of<KernelsOf<A, V>>().kaczmarz_residual(m_.m, step, 0, chunks);
         for (int64_t i = 0; i < int64_t(own_r.size()); ++i)
             static_cast<V*>(r)[m_.order[size_t(i / k)] * k + i % k] = own_r[size_t(i)];
         for (int64_t c = 0; c < k; ++c) norms[c] = 0;

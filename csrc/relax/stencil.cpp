@@ -57,7 +57,7 @@ public:
         RelaxResidual<T> call{static_cast<const T*>(b), static_cast<const T*>(x), static_cast<T*>(r), 1, parts.data()};
         auto kernel = [&](Team team) {
             const auto [first, last] = part_of(0, m_.n0, team);
-            stencil_kernels().of<T>().residual(m_, call, first, last);
+            stencil_kernels().of<StencilKernelsOf<T>>().residual(m_, call, first, last);
         };
         launch(kernel, [&](int threads) { return useful(threads); });
         *norms = 0;
@@ -83,7 +83,7 @@ private:
         T *x = c.x, *y = c.other;
         for (int64_t s = 0; s < c.sweeps->count; ++s) {
             RelaxStep<T> step{c.b, x, y, c.d, 1, c.sweeps->omega[s], c.d ? c.sweeps->momentum[s] : 0, false};
-            stencil_kernels().of<T>().whole(m_, step, first, last);
+            stencil_kernels().of<StencilKernelsOf<T>>().whole(m_, step, first, last);
             if (team.size > 1) wait(team.barriers[0], team.size);
             std::swap(x, y);
         }
@@ -97,7 +97,7 @@ private:
             for (int half = 0; half < (both ? 2 : 1); ++half) {
                 RelaxStep<T> step{c.b, c.x, c.x, nullptr, 1, c.sweeps->omega[s], 0, false};
                 step.backward = both ? half == 1 : c.sweeps->kind == SweepKind::backward;
-                const auto& kernel = stencil_kernels().of<T>();
+                const auto& kernel = stencil_kernels().of<StencilKernelsOf<T>>();
                 if (projections_)
                     kernel.kaczmarz(m_, step, order_.empty() ? nullptr : order_.data());
                 else
@@ -116,8 +116,8 @@ private:
                 for (int64_t t = 0; t < colours; ++t) {
                     const size_t colour = size_t(step.backward ? colours - 1 - t : t);
                     const auto [first, last] = part_of(clusters_.colours[colour], clusters_.colours[colour + 1], team);
-                    stencil_kernels().of<T>().listed(m_, step, order_.data(), clusters_.rows[size_t(first)],
-                                                     clusters_.rows[size_t(last)]);
+                    stencil_kernels().of<StencilKernelsOf<T>>().listed(
+                        m_, step, order_.data(), clusters_.rows[size_t(first)], clusters_.rows[size_t(last)]);
                     if (team.size > 1) wait(team.barriers[0], team.size);
                 }
             }
@@ -154,7 +154,7 @@ private:
             const RelaxStep<T> step{c.b, c.x, c.x, nullptr, 1, c.sweeps->omega[sweep], 0, false};
             const int64_t from = m_.n2 * part / parts, to = m_.n2 * (part + 1) / parts;
             for (int64_t plane = group * planes; plane < std::min(m_.n0, (group + 1) * planes); ++plane)
-                stencil_kernels().of<T>().half(m_, step, plane, (turn % 2) ^ int(backward), from, to);
+                stencil_kernels().of<StencilKernelsOf<T>>().half(m_, step, plane, (turn % 2) ^ int(backward), from, to);
         }
     }
 

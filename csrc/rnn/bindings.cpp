@@ -80,11 +80,11 @@ struct ForwardCall {
         p.shape = shape_of(shape);
         p.wx = steps<const S>(wx.ptr(), true);
         p.r = address<const S>(r);
-        p.b = address<const rnn_value<S>>(b);
+        p.b = address<const accumulate_t<S>>(b);
         addresses(first.ptr(), p.first);
         addresses(last.ptr(), p.last);
         all_steps(states.ptr(), p.states);
-        p.saved = steps<rnn_value<S>>(saved.ptr(), true);
+        p.saved = steps<accumulate_t<S>>(saved.ptr(), true);
         Checkpoints<S> chunks{every, {}};
         addresses(checkpoints.ptr(), chunks.kept);
         py::gil_scoped_release release;
@@ -115,7 +115,7 @@ struct BackwardCall {
         p.r = address<const S>(r);
         addresses(first.ptr(), p.first);
         all_steps(states.ptr(), p.states);
-        p.saved = steps<const rnn_value<S>>(saved.ptr(), true);
+        p.saved = steps<const accumulate_t<S>>(saved.ptr(), true);
         all_steps(dstates.ptr(), p.dstates);
         addresses(dlast.ptr(), p.dlast);
         p.dwx = steps<S>(dwx.ptr(), true);
@@ -125,7 +125,7 @@ struct BackwardCall {
         Checkpoints<S> chunks{every, {}};
         addresses(checkpoints.ptr(), chunks.kept);
         const Steps<const S> inputs = steps<const S>(wx.ptr(), true);
-        const rnn_value<S>* bias = address<const rnn_value<S>>(b);
+        const accumulate_t<S>* bias = address<const accumulate_t<S>>(b);
         py::gil_scoped_release release;
         if (every)
             run_backward_with_checkpoints(p, inputs, bias, chunks, gradient_of_r);

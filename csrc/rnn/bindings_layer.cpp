@@ -61,7 +61,7 @@ template <class P> Steps<P> lines_of(P* data, const LayerInputs& in, int64_t gat
 // If both biases are added to the same sums, they are combined into one array. The GRU's b_n is not, as it is inside r
 // (R_n h + b_n).
 template <class S> struct Biases {
-    typedef rnn_value<S> T;
+    typedef accumulate_t<S> T;
     std::vector<T> of_x, of_h;
 
     explicit Biases(const LayerInputs& in) {

@@ -35,14 +35,14 @@ struct Inputs {
 };
 
 // b in the type of the computation; `wide` holds it if it has to be converted.
-template <class S> const rnn_value<S>* bias_of(const Array& b, std::vector<float>& wide) {
+template <class S> const accumulate_t<S>* bias_of(const Array& b, std::vector<float>& wide) {
     if constexpr (sizeof(S) == 2) {
         if (b.bits() == 16) {
             wide = numbers_of<bf16>(b, b.size(0) * b.size(1) * b.size(2));
             return wide.data();
         }
     }
-    return b.data<const rnn_value<S>>();
+    return b.data<const accumulate_t<S>>();
 }
 
 // Returns h, the final states and, with all_states, the other states of all steps; with `save` also the tensors for the

@@ -113,7 +113,7 @@ struct Boundaries {
 
 // Workspace for the recomputed arrays of a chunk: head by head, each head step by step
 template <class S> struct Scratch {
-    typedef rnn_value<S> T;
+    typedef accumulate_t<S> T;
     Block<T> space;
     PerState<Steps<S>, Steps<T>> states; // except h
     Steps<T> saved;
@@ -162,7 +162,7 @@ template <class S> void run_forward_with_checkpoints(const RnnForward<S>& p, con
 }
 
 template <class S>
-void run_backward_with_checkpoints(const RnnBackward<S>& p, Steps<const S> wx, const rnn_value<S>* b,
+void run_backward_with_checkpoints(const RnnBackward<S>& p, Steps<const S> wx, const accumulate_t<S>* b,
                                    const Checkpoints<S>& chunks, S* dr) {
     const Boundaries between{p.shape, chunks.every};
     const CellSize cell = cell_size(p.shape.cell);
@@ -171,7 +171,7 @@ void run_backward_with_checkpoints(const RnnBackward<S>& p, Steps<const S> wx, c
     RepeatedBackward<S> backward{{p.shape}};
     RnnBackward<S> whole = p;
     WeightGradient<S> of_r(whole, dr);
-    std::vector<rnn_value<S>> dr_block(size_t(of_r.size_inside()));
+    std::vector<accumulate_t<S>> dr_block(size_t(of_r.size_inside()));
     if (of_r.is_inside()) whole.dr_block = dr_block.data();
     for_each_part(p.shape, chunks.every, true, [&](int64_t chunk, const Part& part) {
         RnnForward<S> f;
@@ -209,9 +209,9 @@ void run_backward_with_checkpoints(const RnnBackward<S>& p, Steps<const S> wx, c
     of_r.finish(whole);
 }
 
-#define FASTITER_INSTANTIATE(S)                                                                             \
-    template void run_forward_with_checkpoints(const RnnForward<S>&, const Checkpoints<S>&);                \
-    template void run_backward_with_checkpoints(const RnnBackward<S>&, Steps<const S>, const rnn_value<S>*, \
+#define FASTITER_INSTANTIATE(S)                                                                                \
+    template void run_forward_with_checkpoints(const RnnForward<S>&, const Checkpoints<S>&);                   \
+    template void run_backward_with_checkpoints(const RnnBackward<S>&, Steps<const S>, const accumulate_t<S>*, \
                                                 const Checkpoints<S>&, S*);
 FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)

@@ -21,11 +21,11 @@ template <class S> void run_backward(RnnBackward<S> p, S* dr);
 // (chunks - 1, B, N, D) each, and no gates. The backward pass recomputes each chunk, bitwise the same. Not with starts.
 template <class S> struct Checkpoints {
     int64_t every = 0;
-    PerState<S*, rnn_value<S>*> kept;
+    PerState<S*, accumulate_t<S>*> kept;
 };
 template <class S> void run_forward_with_checkpoints(const RnnForward<S>& p, const Checkpoints<S>& chunks);
 template <class S>
-void run_backward_with_checkpoints(const RnnBackward<S>& p, Steps<const S> wx, const rnn_value<S>* b,
+void run_backward_with_checkpoints(const RnnBackward<S>& p, Steps<const S> wx, const accumulate_t<S>* b,
                                    const Checkpoints<S>& chunks, S* dr);
 
 } // namespace fastiter::rnn

@@ -41,9 +41,9 @@ template <class H, class Other> void point(PerState<H, Other>& out, int state, c
 }
 
 // Numbers converted to the type of the computation
-template <class S> std::vector<rnn_value<S>> numbers_of(const Array& x, int64_t count) {
+template <class S> std::vector<accumulate_t<S>> numbers_of(const Array& x, int64_t count) {
     const S* from = x.data<const S>();
-    std::vector<rnn_value<S>> to(static_cast<size_t>(count));
+    std::vector<accumulate_t<S>> to(static_cast<size_t>(count));
     for (size_t i = 0; i < to.size(); ++i) {
         if constexpr (sizeof(S) == 2)
             to[i] = widened(from[i]);
@@ -139,12 +139,5 @@ private:
     };
     std::vector<Pair> pairs_;
 };
-
-// Calls f.template operator()<S>() with the storage type of arrays of `bits`.
-template <class F> auto with_storage(int bits, F f) {
-    return bits == 16   ? f.template operator()<bf16>()
-           : bits == 32 ? f.template operator()<float>()
-                        : f.template operator()<double>();
-}
 
 } // namespace fastiter::rnn

@@ -21,7 +21,7 @@ SplitIndex lines(int64_t B, int64_t time, int64_t row) {
 }
 
 template <class S> struct Product {
-    typedef rnn_value<S> T;
+    typedef accumulate_t<S> T;
     // The lines of h before each step
     struct Before {
         const S* h = nullptr;

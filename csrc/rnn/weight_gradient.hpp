@@ -24,7 +24,7 @@ private:
     bool inside_ = false;
     int64_t parts_ = 1, size_ = 0; // of dr
     Block<S> dq_;
-    Block<rnn_value<S>> sums_;
+    Block<accumulate_t<S>> sums_;
 };
 
 } // namespace fastiter::rnn

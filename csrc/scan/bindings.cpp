@@ -29,16 +29,6 @@ ScanShape shape_of(const py::tuple& shape, const Array& x) {
     return s;
 }
 
-// Calls f.template operator()<S, T>() with the types of the array's numbers and of their state.
-template <class F> void with_types(const Array& x, F f) {
-    if (x.real_bits() == 16)
-        f.template operator()<bf16, float>();
-    else if (x.real_bits() == 32)
-        f.template operator()<float, float>();
-    else
-        f.template operator()<double, double>();
-}
-
 // Runs a kernel without the GIL; per_number: operations for each number of a step
 template <class Params> void launch_scan(void (*kernel)(const Params&, Team), Params& p, int64_t per_number) {
     constexpr int64_t kLeast = 1 << 15;
@@ -58,22 +48,24 @@ template <class Kernels, class Params> void launch_gradient(const Kernels& kerne
 void linear_scan_fwd(const py::tuple& shape, py::handle a, py::handle x, py::handle first, py::handle h,
                      py::handle last) {
     const Array like(x.ptr());
-    with_types(like, [&]<class S, class T>() {
-        LinearScan<S, T> p;
+    with_storage(like.real_bits(), [&]<class S>() {
+        using T = accumulate_t<S>;
+        LinearScan<S> p;
         p.shape = shape_of(shape, like);
         p.a = lines<const S>(a), p.x = lines<const S>(x);
         p.first = address<const T>(first);
         p.h = lines<S>(h);
         p.last = address<T>(last);
-        launch_scan(kernels().linear<S>().forward, p, 1);
+        launch_scan(kernels().of<LinearScanKernels<S>>().forward, p, 1);
     });
 }
 
 void linear_scan_bwd(const py::tuple& shape, py::handle a, py::handle h, py::handle dh, py::handle first,
                      py::handle dlast, py::handle dx, py::handle da, py::handle da_sum, py::handle dfirst) {
     const Array like(h.ptr());
-    with_types(like, [&]<class S, class T>() {
-        LinearScanGradient<S, T> p;
+    with_storage(like.real_bits(), [&]<class S>() {
+        using T = accumulate_t<S>;
+        LinearScanGradient<S> p;
         p.shape = shape_of(shape, like);
         p.a = lines<const S>(a), p.h = lines<const S>(h), p.dh = lines<const S>(dh);
         p.first = address<const T>(first);
@@ -81,7 +73,7 @@ void linear_scan_bwd(const py::tuple& shape, py::handle a, py::handle h, py::han
         p.dx = lines<S>(dx), p.da = lines<S>(da);
         p.da_sum = lines<T>(da_sum);
         p.dfirst = address<T>(dfirst);
-        launch_gradient(kernels().linear<S>(), p, 2);
+        launch_gradient(kernels().of<LinearScanKernels<S>>(), p, 2);
     });
 }
 
@@ -96,7 +88,7 @@ void block_scan_fwd(const py::tuple& shape, int64_t K, py::handle A, py::handle 
         p.first = address<const T>(first);
         p.h = lines<T>(h);
         p.last = address<T>(last);
-        launch_scan(kernels().block<T>().forward, p, K);
+        launch_scan(kernels().of<BlockScanKernels<T>>().forward, p, K);
     });
 }
 
@@ -112,7 +104,7 @@ void block_scan_bwd(const py::tuple& shape, int64_t K, py::handle A, py::handle 
         p.dlast = address<const T>(dlast);
         p.dx = lines<T>(dx), p.dA = lines<T>(dA), p.dA_sum = lines<T>(dA_sum);
         p.dfirst = address<T>(dfirst);
-        launch_gradient(kernels().block<T>(), p, 2 * K);
+        launch_gradient(kernels().of<BlockScanKernels<T>>(), p, 2 * K);
     });
 }
 

@@ -11,6 +11,18 @@ struct f16 {
     uint16_t bits;
 };
 
+// Type in which numbers of type S are computed and summed
+template <class S> struct accumulate {
+    typedef S type;
+};
+template <> struct accumulate<bf16> {
+    typedef float type;
+};
+template <> struct accumulate<f16> {
+    typedef float type;
+};
+template <class S> using accumulate_t = typename accumulate<S>::type;
+
 // Scalar conversion, for code outside of the vectorised kernels. `static`, not only `inline`: the linker could
 // otherwise keep a copy compiled for a newer processor for all callers.
 static inline float widened(bf16 x) { return __builtin_bit_cast(float, uint32_t(x.bits) << 16); }

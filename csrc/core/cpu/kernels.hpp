@@ -13,16 +13,7 @@ template <class T> struct ElementwiseOf {
     T (*read_stream)(const T* x, int64_t n); // sums x: the bandwidth that bench/ divides by
 };
 
-struct Elementwise {
-    ElementwiseOf<float> f32;
-    ElementwiseOf<double> f64;
-    template <class T> const ElementwiseOf<T>& of() const {
-        if constexpr (sizeof(T) == 4)
-            return f32;
-        else
-            return f64;
-    }
-};
+using Elementwise = ByType<ElementwiseOf<float>, ElementwiseOf<double>>;
 
 FASTITER_TABLE(Elementwise, elementwise)
 

@@ -23,22 +23,12 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
-// Type of the computation: bf16 is a storage type only, widened to float on loading.
-template <class S> struct value_of {
-    typedef S type;
-};
-template <> struct value_of<bf16> {
-    typedef float type;
-};
-template <> struct value_of<f16> {
-    typedef float type;
-};
-template <class S> using value = typename value_of<S>::type;
+template <class S> using value = accumulate_t<S>; // ssm's name of it
 
 // Defined for number types only: overloads of fma rely on substitution failure for other types.
 template <class T, int BYTES = sizeof(T) <= sizeof(double) ? kVectorBytes : 0> struct vector_of {};
 template <class T> struct vector_of<T, kVectorBytes> {
-    typedef value<T> type __attribute__((vector_size(kVectorBytes)));
+    typedef accumulate_t<T> type __attribute__((vector_size(kVectorBytes)));
 };
 template <class T> using vec = typename vector_of<T>::type;
 // An unaligned vector. Not memcpy: with the element type, a store cannot alias a pointer or a size that the loop still
@@ -47,7 +37,7 @@ template <class T> struct unaligned_vector_of {
     typedef T type __attribute__((vector_size(kVectorBytes), aligned(sizeof(T))));
 };
 template <class T> using mask = decltype(vec<T>{} < vec<T>{}); // all ones where true
-template <class T> constexpr int lanes = kVectorBytes / int(sizeof(value<T>));
+template <class T> constexpr int lanes = kVectorBytes / int(sizeof(accumulate_t<T>));
 
 FASTITER_INLINE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 FASTITER_INLINE constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }

@@ -73,16 +73,7 @@ template <class T> struct KernelsOf {
     void (*bwd)(const DeltaBackward<T>&, Team);
 };
 
-struct Kernels {
-    KernelsOf<float> f32;
-    KernelsOf<double> f64;
-    template <class T> const KernelsOf<T>& of() const {
-        if constexpr (sizeof(T) == 4)
-            return f32;
-        else
-            return f64;
-    }
-};
+using Kernels = ByType<KernelsOf<float>, KernelsOf<double>>;
 
 FASTITER_TABLE(Kernels, kernels)
 

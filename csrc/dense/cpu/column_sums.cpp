@@ -7,7 +7,7 @@ namespace fastiter::dense::FASTITER_LEVEL {
 // Each thread sums its own columns over all rows in order, 64 rows at a time to limit the growth of rounding errors.
 // The result does not depend on the number of threads.
 template <class S> void column_sums(const S* x, int64_t x_m, int64_t M, int64_t N, S* out, Team team) {
-    using T = value<S>;
+    using T = accumulate_t<S>;
     constexpr int64_t W = lanes<T>, V = 4, kLines = 64, kVectors = 64; // per block
     const Range mine = share(ceil_div(N, V * W), team.id, team.size);
     const int64_t end = min_of(N, mine.end * V * W);
@@ -31,6 +31,6 @@ template void column_sums(const float*, int64_t, int64_t, int64_t, float*, Team)
 template void column_sums(const double*, int64_t, int64_t, int64_t, double*, Team);
 template void column_sums(const bf16*, int64_t, int64_t, int64_t, bf16*, Team);
 
-const ColumnSumsKernels column_sums_kernels = {column_sums<float>, column_sums<double>, column_sums<bf16>};
+const ColumnSumsKernels column_sums_kernels = {{column_sums<float>}, {column_sums<double>}, {column_sums<bf16>}};
 
 } // namespace fastiter::dense::FASTITER_LEVEL

@@ -19,19 +19,12 @@ struct SplitIndex {
     }
 };
 
-template <class T> struct GemmSum {
-    typedef T type;
-};
-template <> struct GemmSum<bf16> {
-    typedef float type;
-};
-
 // c (M, N) = a (M, K) b (K, N) + bias (N) or null, or c += a b with `accumulate`. c has unit column stride and does not
 // overlap a or b. a is contiguous along its rows or its k, b along its columns or its k. Sums run over k in order, in
 // blocks of fixed size: results do not depend on the number of threads. bf16 are accumulated as floats, two k at a
 // time. If `rounded` is not null, complete sums go there, in c's layout, and c only holds partial sums.
 template <class T> struct Gemm {
-    typedef typename GemmSum<T>::type Sum;
+    typedef accumulate_t<T> Sum;
     int64_t M = 0, N = 0, K = 0;
     const T* a = nullptr;
     SplitIndex a_m, a_k;
@@ -52,17 +45,19 @@ template <class T> struct GemmKernels {
 };
 
 // out[i] = sum over rows of x[row][i]; x (M, N) with row stride x_m. bf16 are summed as floats and rounded once.
-template <class T> using ColumnSums = void (*)(const T* x, int64_t x_m, int64_t M, int64_t N, T* out, Team);
-
-struct ColumnSumsKernels {
-    ColumnSums<float> f32;
-    ColumnSums<double> f64;
-    ColumnSums<bf16> bf16_;
+template <class T> struct ColumnSums {
+    void (*run)(const T* x, int64_t x_m, int64_t M, int64_t N, T* out, Team);
 };
+
+using ColumnSumsKernels = ByType<ColumnSums<float>, ColumnSums<double>, ColumnSums<bf16>>;
 
 FASTITER_TABLE(GemmKernels<float>, gemm_f32)
 FASTITER_TABLE(GemmKernels<double>, gemm_f64)
 FASTITER_TABLE_BF16(GemmKernels<bf16>, gemm_bf16)
 FASTITER_TABLE(ColumnSumsKernels, column_sums_kernels)
+
+template <class T> const GemmKernels<T>& gemm_kernels() {
+    return table_of<GemmKernels<T>>(gemm_f32, gemm_f64, gemm_bf16);
+}
 
 } // namespace fastiter::dense

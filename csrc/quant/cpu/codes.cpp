@@ -85,16 +85,8 @@ template <class Code> void lines(const PackJob& job, Code* first, int64_t begin,
 }
 
 template <class F> void with_code(Element type, void* out, int64_t first, F f) {
-    switch (element_bytes(type)) {
-    case 1:
-        return f(static_cast<uint8_t*>(out) + first);
-    case 2:
-        return f(static_cast<uint16_t*>(out) + first);
-    case 4:
-        return f(static_cast<uint32_t*>(out) + first);
-    default:
-        return f(static_cast<uint64_t*>(out) + first);
-    }
+    with_size<uint8_t, uint16_t, uint32_t, uint64_t>(element_bytes(type),
+                                                     [&]<class Code>() { f(static_cast<Code*>(out) + first); });
 }
 
 } // namespace

@@ -106,22 +106,9 @@ void shifted(const QuantFormat& f, const T* x, const T* zero_point, T* y, int64_
 }
 
 template <class T, Rounding R, bool Full> QuantKernel<T> with_overflow(Overflow o) {
-    switch (o) {
-    case Overflow::saturate:
-        return fixed<T, R, Overflow::saturate, Full>;
-    case Overflow::zero:
-        return fixed<T, R, Overflow::zero, Full>;
-    case Overflow::wrap:
-        return fixed<T, R, Overflow::wrap, Full>;
-    case Overflow::wrap_some:
-        return fixed<T, R, Overflow::wrap_some, Full>;
-    case Overflow::sign_magnitude:
-        return fixed<T, R, Overflow::sign_magnitude, Full>;
-    case Overflow::sign_magnitude_one:
-        return fixed<T, R, Overflow::sign_magnitude_one, Full>;
-    default:
-        return fixed<T, R, Overflow::sign_magnitude_some, Full>;
-    }
+    using enum Overflow;
+    return with_constant<saturate, zero, wrap, wrap_some, sign_magnitude, sign_magnitude_one, sign_magnitude_some>(
+        o, []<Overflow O>() -> QuantKernel<T> { return fixed<T, R, O, Full>; });
 }
 
 } // namespace

@@ -70,42 +70,12 @@ template <class T> struct Counters {
 
 // Calls f<R>() with the rounding as a constant, for the modes of fixed point or of floating point.
 template <class F> FASTITER_INLINE auto with_fixed_rounding(Rounding r, F f) {
-    switch (r) {
-    case Rounding::down:
-        return f.template operator()<Rounding::down>();
-    case Rounding::zero:
-        return f.template operator()<Rounding::zero>();
-    case Rounding::half_up:
-        return f.template operator()<Rounding::half_up>();
-    case Rounding::half_zero:
-        return f.template operator()<Rounding::half_zero>();
-    case Rounding::half_down:
-        return f.template operator()<Rounding::half_down>();
-    case Rounding::half_away:
-        return f.template operator()<Rounding::half_away>();
-    case Rounding::stochastic:
-        return f.template operator()<Rounding::stochastic>();
-    default:
-        return f.template operator()<Rounding::even>();
-    }
+    using enum Rounding;
+    return with_constant<down, zero, half_up, half_zero, half_down, half_away, stochastic, even>(r, f);
 }
 template <class F> FASTITER_INLINE auto with_float_rounding(Rounding r, F f) {
-    switch (r) {
-    case Rounding::down:
-        return f.template operator()<Rounding::down>();
-    case Rounding::zero:
-        return f.template operator()<Rounding::zero>();
-    case Rounding::half_away:
-        return f.template operator()<Rounding::half_away>();
-    case Rounding::up:
-        return f.template operator()<Rounding::up>();
-    case Rounding::away:
-        return f.template operator()<Rounding::away>();
-    case Rounding::stochastic:
-        return f.template operator()<Rounding::stochastic>();
-    default:
-        return f.template operator()<Rounding::even>();
-    }
+    using enum Rounding;
+    return with_constant<down, zero, half_away, up, away, stochastic, even>(r, f);
 }
 
 // Returns the kernel of a format; one function for each kind.

@@ -107,18 +107,9 @@ void residual_chunk(const BsrMatrix<A, V>& m, const RelaxResidual<V>& s, int64_t
 
 // Calls f<B, batched>() with the block size as a constant if it is a common one, else with 0; always with 0 for a
 // batch.
-template <class A, class V, class F> FASTITER_INLINE void with_size(const BsrMatrix<A, V>& m, F f) {
+template <class A, class V, class F> FASTITER_INLINE void with_block(const BsrMatrix<A, V>& m, F f) {
     if (m.batched) return f.template operator()<0, true>();
-    switch (m.size) {
-    case 2:
-        return f.template operator()<2, false>();
-    case 3:
-        return f.template operator()<3, false>();
-    case 4:
-        return f.template operator()<4, false>();
-    default:
-        return f.template operator()<0, false>();
-    }
+    with_constant<2, 3, 4, 0>(m.size, [&]<int B>() { f.template operator()<B, false>(); });
 }
 
 } // namespace
@@ -126,12 +117,12 @@ template <class A, class V, class F> FASTITER_INLINE void with_size(const BsrMat
 template <class A, class V>
 void sweep_bsr(const BsrMatrix<A, V>& m, const RelaxStep<V>& s, int64_t first, int64_t last, int64_t column,
                int64_t columns) {
-    with_size(m, [&]<int B, bool Batched>() { sweep_clusters<A, V, B, Batched>(m, s, first, last, column, columns); });
+    with_block(m, [&]<int B, bool Batched>() { sweep_clusters<A, V, B, Batched>(m, s, first, last, column, columns); });
 }
 
 template <class A, class V>
 void residual_bsr(const BsrMatrix<A, V>& m, const RelaxResidual<V>& s, int64_t first, int64_t last) {
-    with_size(m, [&]<int B, bool Batched>() {
+    with_block(m, [&]<int B, bool Batched>() {
         for (int64_t chunk = first; chunk < last; ++chunk)
             for_tiles(0, s.k, [&]<int K>(int64_t at) { residual_chunk<A, V, B, K, Batched>(m, s, chunk, at); });
     });

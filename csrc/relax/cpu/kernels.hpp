@@ -18,13 +18,8 @@ struct Complex {
     double re, im;
 };
 
-template <class V> struct sum_type {
-    typedef double type;
-};
-template <> struct sum_type<Complex> {
-    typedef Complex type;
-};
-template <class V> using sum_of = typename sum_type<V>::type;
+// Type in which sums are accumulated: more precise than accumulate_t
+template <class V> using sum_of = std::conditional_t<std::is_same_v<V, Complex>, Complex, double>;
 
 constexpr int kSliceRows = 8;     // rows whose entries are interleaved
 constexpr int kChunkRows = 512;   // rows that share a partial sum of a norm
@@ -157,36 +152,10 @@ template <class T> struct StencilKernelsOf {
     void (*residual)(const RelaxStencil<T>&, const RelaxResidual<T>&, int64_t first, int64_t last); // norms (n0)
 };
 
-struct StencilKernels {
-    StencilKernelsOf<float> f32;
-    StencilKernelsOf<double> f64;
-    StencilKernelsOf<Complex> c128;
-    template <class T> const StencilKernelsOf<T>& of() const {
-        if constexpr (sizeof(T) == 4)
-            return f32;
-        else if constexpr (sizeof(T) == 8)
-            return f64;
-        else
-            return c128;
-    }
-};
+using StencilKernels = ByType<StencilKernelsOf<float>, StencilKernelsOf<double>, StencilKernelsOf<Complex>>;
 
-struct Kernels {
-    KernelsOf<float, float> f32;
-    KernelsOf<float, double> mixed;
-    KernelsOf<double, double> f64;
-    KernelsOf<Complex, Complex> c128;
-    template <class A, class V> const KernelsOf<A, V>& of() const {
-        if constexpr (sizeof(A) == 16)
-            return c128;
-        else if constexpr (sizeof(A) == 8)
-            return f64;
-        else if constexpr (sizeof(V) == 8)
-            return mixed;
-        else
-            return f32;
-    }
-};
+using Kernels =
+    ByType<KernelsOf<float, float>, KernelsOf<float, double>, KernelsOf<double, double>, KernelsOf<Complex, Complex>>;
 
 FASTITER_TABLE(Kernels, kernels)
 

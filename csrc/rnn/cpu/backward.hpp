@@ -6,7 +6,7 @@
 
 namespace fastiter::rnn::FASTITER_LEVEL {
 template <class S, class C> struct Backward {
-    typedef rnn_value<S> T;
+    typedef accumulate_t<S> T;
     static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = GradientBlock<S>::U,
                          R = rows_of_tile<S, U>;
     static constexpr int kOneRow = panels_of_one_row<S>(U), kTile = max_of(R, kOneRow) * U; // vectors of units

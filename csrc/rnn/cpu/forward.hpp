@@ -5,7 +5,7 @@
 
 namespace fastiter::rnn::FASTITER_LEVEL {
 template <class S, class C> struct Forward {
-    typedef rnn_value<S> T;
+    typedef accumulate_t<S> T;
     static constexpr int W = lanes<T>, G = C::gates, states = C::states, U = panel_units<C>, R = rows_of_tile<S, G * U>;
     static constexpr int kOneRow = panels_of_one_row<S>(G * U), kTile = max_of(R, kOneRow) * U; // vectors of units
     static constexpr int kTogether = min_of(R, kTileRows); // rows whose cells are interleaved

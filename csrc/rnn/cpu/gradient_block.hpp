@@ -9,7 +9,7 @@ namespace fastiter::rnn::FASTITER_LEVEL {
 inline int64_t steps_of_block(const RnnShape& s) { return max_of(1, 128 / max_of(1, s.B)); }
 
 template <class S> struct GradientBlock {
-    typedef rnn_value<S> T;
+    typedef accumulate_t<S> T;
     static constexpr int W = lanes<T>, U = 4, R = tile_rows<U>; // U: vectors of units per panel
     static constexpr int64_t kPanelUnits = U * W;
 

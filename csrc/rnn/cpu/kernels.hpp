@@ -71,15 +71,6 @@ template <class H, class Other> struct PerState {
     Other others[kMaxStates - 1]{};
 };
 
-template <class S> struct RnnValue {
-    typedef S type;
-};
-template <> struct RnnValue<bf16> {
-    typedef float type;
-};
-// Type in which arrays of S are computed
-template <class S> using rnn_value = typename RnnValue<S>::type;
-
 // Numbers are stored as S. bf16 is computed in float and rounded on storing: h after each step (with rounds_states also
 // the other states, although they are floats), and the gradients of the gates before they are used. b has the type of
 // the accumulators.
@@ -89,7 +80,7 @@ template <class S> using rnn_value = typename RnnValue<S>::type;
 // Writes every state whose array is present, the values that the backward pass needs (`saved`: lstm i, f, g, o; gru r,
 // z, n and R_n h + b_n; slstm a_i, a_f, z, o; elman none), and the final states.
 template <class S> struct RnnForward {
-    typedef rnn_value<S> T;
+    typedef accumulate_t<S> T;
     RnnShape shape;
     RnnPlan plan;
     Steps<const S> wx;
@@ -119,7 +110,7 @@ constexpr int64_t kFreeAfterDb = 128;
 // and db (G, N, D) if requested. The gradient of r is a matrix product of these with h: csrc/rnn/weight_gradient.hpp
 // decides whether the kernel accumulates it in dr while both are in cache.
 template <class S> struct RnnBackward {
-    typedef rnn_value<S> T;
+    typedef accumulate_t<S> T;
     RnnShape shape;
     RnnPlan plan;
     const S* r = nullptr;
@@ -163,13 +154,6 @@ FASTITER_TABLE(Kernels<float>, kernels_f32)
 FASTITER_TABLE(Kernels<double>, kernels_f64)
 FASTITER_TABLE_BF16(Kernels<bf16>, kernels_bf16)
 
-template <class S> const Kernels<S>& kernels() {
-    if constexpr (sizeof(S) == 2)
-        return kernels_bf16();
-    else if constexpr (sizeof(S) == 4)
-        return kernels_f32();
-    else
-        return kernels_f64();
-}
+template <class S> const Kernels<S>& kernels() { return table_of<Kernels<S>>(kernels_f32, kernels_f64, kernels_bf16); }
 
 } // namespace fastiter::rnn

@@ -142,9 +142,9 @@ template <class S> FASTITER_INLINE vec<S> rounded(vec<S> x) {
 // A bound, rounded to the storage type, and whether it is given
 template <class S> struct Bound {
     static constexpr double infinity = __builtin_inf();
-    rnn_value<S> value;
+    accumulate_t<S> value;
     bool given;
-    explicit Bound(double bound) : value(rounded<S>(vec<S>{} + rnn_value<S>(bound))[0]), given(bound < infinity) {}
+    explicit Bound(double bound) : value(rounded<S>(vec<S>{} + accumulate_t<S>(bound))[0]), given(bound < infinity) {}
 };
 
 // Sets elements [begin, end) of a line to 0.

@@ -7,7 +7,7 @@
 namespace fastiter::rnn::FASTITER_LEVEL {
 template <class S, class C> struct Recompute : Forward<S, C> {
     typedef Forward<S, C> Base;
-    typedef rnn_value<S> T;
+    typedef accumulate_t<S> T;
     using Base::D, Base::G, Base::kPanelUnits, Base::mine, Base::p, Base::rows, Base::shape, Base::states, Base::U,
         Base::W;
     static constexpr int R = rows_of_tile<S, G * U>;

@@ -43,11 +43,6 @@ template <class T> struct StepKernels {
 FASTITER_TABLE(StepKernels<float>, step_f32)
 FASTITER_TABLE(StepKernels<double>, step_f64)
 
-template <class T> const StepKernels<T>& step_kernels() {
-    if constexpr (sizeof(T) == 4)
-        return step_f32();
-    else
-        return step_f64();
-}
+template <class T> const StepKernels<T>& step_kernels() { return table_of<StepKernels<T>>(step_f32, step_f64); }
 
 } // namespace fastiter::rnn

@@ -7,7 +7,7 @@ namespace fastiter::rnn::FASTITER_LEVEL {
 
 // Calls f<Cell type>() for the cell's tag.
 template <class S, class F> auto with_cell(Cell cell, F f) {
-    typedef rnn_value<S> T;
+    typedef accumulate_t<S> T;
     switch (cell) {
     case Cell::elman_tanh:
         return f.template operator()<Elman<T, false>>();

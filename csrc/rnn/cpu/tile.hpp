@@ -32,12 +32,12 @@ template <int ROWS, int COUNT> struct Addresses {
 // Product of rows of x and consecutive panels of r with `nv` vectors each: out[row][panel][vector]. The sums of every
 // row start from `start`, or from 0.
 template <class S> struct Product {
-    typedef vec<rnn_value<S>> V;
+    typedef vec<accumulate_t<S>> V;
     const S* x;
     int64_t x_row;
     const S* panel;
     int64_t panel_stride, K;
-    const rnn_value<S>* start; // panel by panel
+    const accumulate_t<S>* start; // panel by panel
     V* out;
     Fetch fetch;
 };
@@ -45,7 +45,7 @@ template <class S> struct Product {
 // Splits k into ROWS parts and prefetches one row's addresses before each part: prefetching all at once would delay the
 // loads of the panel, while a few at a time arrive as the product runs.
 template <class S, int ROWS, int NV, int PANELS> __attribute__((noinline)) void multiply_tile(const Product<S>& p) {
-    typedef vec<rnn_value<S>> V;
+    typedef vec<accumulate_t<S>> V;
     V acc[ROWS][PANELS * NV];
 #pragma GCC unroll 16
     for (int v = 0; v < PANELS * NV; ++v) {

@@ -105,25 +105,19 @@ template <class T, class Block> void forward(const BlockScan<T>& p, Team team) {
 }
 
 template <class T, bool Complex> void forward(const BlockScan<T>& p, Team team) {
-    switch (p.K) {
-    case 2:
-        return forward<T, VectorBlock<T, Complex, 2>>(p, team);
-    case 4:
-        return forward<T, VectorBlock<T, Complex, 4>>(p, team);
-    case 8:
-        return forward<T, VectorBlock<T, Complex, 8>>(p, team);
-    case 16:
-        return forward<T, VectorBlock<T, Complex, 16>>(p, team);
-    default:
-        return forward<T, AnyBlock<T, Complex>>(p, team);
-    }
+    with_constant<2, 4, 8, 16, 0>(int(p.K), [&]<int K>() {
+        if constexpr (K > 0)
+            forward<T, VectorBlock<T, Complex, K>>(p, team);
+        else
+            forward<T, AnyBlock<T, Complex>>(p, team);
+    });
 }
 
 } // namespace
 
 template <class T> void block_scan(const BlockScan<T>& p, Team team) {
     if (p.shape.D == 0) return;
-    if (p.K == 1) return linear_scan(LinearScan<T, T>{p.shape, p.A, p.x, p.first, p.h, p.last}, team);
+    if (p.K == 1) return linear_scan(LinearScan<T>{p.shape, p.A, p.x, p.first, p.h, p.last}, team);
     p.shape.complex ? forward<T, true>(p, team) : forward<T, false>(p, team);
 }
 

@@ -224,21 +224,15 @@ template <class T, class Block> struct Backward {
 template <class T, bool Complex> void backward(const BlockScanGradient<T>& p, Team team) {
     const bool stream = exceeds_caches<T>(p.shape);
     const bool stream_matrices = p.dA.data && exceeds_caches<T>(p.shape, p.K);
-    switch (p.K) {
-    case 2:
-        return Backward<T, VectorBlock<T, Complex, 2>>{p, stream, stream_matrices}.run(team);
-    case 4:
-        return Backward<T, VectorBlock<T, Complex, 4>>{p, stream, stream_matrices}.run(team);
-    case 8:
-        return Backward<T, VectorBlock<T, Complex, 8>>{p, stream, stream_matrices}.run(team);
-    case 16:
-        return Backward<T, VectorBlock<T, Complex, 16>>{p, stream, stream_matrices}.run(team);
-    default:
-        return Backward<T, AnyBlock<T, Complex>>{p, stream, stream_matrices}.run(team);
-    }
+    with_constant<2, 4, 8, 16, 0>(int(p.K), [&]<int K>() {
+        if constexpr (K > 0)
+            Backward<T, VectorBlock<T, Complex, K>>{p, stream, stream_matrices}.run(team);
+        else
+            Backward<T, AnyBlock<T, Complex>>{p, stream, stream_matrices}.run(team);
+    });
 }
 
-template <class T> LinearScanGradient<T, T> as_linear(const BlockScanGradient<T>& p) {
+template <class T> LinearScanGradient<T> as_linear(const BlockScanGradient<T>& p) {
     return {p.shape, p.A, p.h, p.dh, p.first, p.dlast, p.dx, p.dA, p.dA_sum, p.dfirst, p.workspace};
 }
 

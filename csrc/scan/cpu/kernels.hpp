@@ -32,7 +32,8 @@ struct ScanShape {
 // h[t] = a[t] * h[t-1] + x[t] forward in time, or backward with `reverse`; products and sums are rounded separately.
 // `first` (B, D) is the state before the first step, nullptr = 0; `last` (B, D) the state after the last one. Padding
 // of h is 0. a may be broadcast by strides of 0. h may alias x or a (in place).
-template <class S, class T> struct LinearScan {
+template <class S> struct LinearScan {
+    typedef accumulate_t<S> T;
     ScanShape shape;
     Lines<const S> a, x;
     const T* first = nullptr;
@@ -44,7 +45,8 @@ template <class S, class T> struct LinearScan {
 // (B, D) is conj(a) l of the first step. dh and dlast may be null = 0. dx may alias dh. If a is broadcast, da is
 // summed: over time and rows into da_sum, or over one of the two, whose stride in da_sum is then 0; each in a fixed
 // order, whatever the number of threads. At most one of da and da_sum is requested.
-template <class S, class T> struct LinearScanGradient {
+template <class S> struct LinearScanGradient {
+    typedef accumulate_t<S> T;
     ScanShape shape;
     Lines<const S> a, h, dh;
     const T* first = nullptr;
@@ -78,10 +80,10 @@ template <class T> struct BlockScanGradient {
     void* workspace = nullptr;
 };
 
-template <class S, class T> struct LinearScanKernels {
-    void (*forward)(const LinearScan<S, T>&, Team);
-    size_t (*gradient_workspace)(const LinearScanGradient<S, T>&);
-    void (*gradient)(const LinearScanGradient<S, T>&, Team);
+template <class S> struct LinearScanKernels {
+    void (*forward)(const LinearScan<S>&, Team);
+    size_t (*gradient_workspace)(const LinearScanGradient<S>&);
+    void (*gradient)(const LinearScanGradient<S>&, Team);
 };
 
 template <class T> struct BlockScanKernels {
@@ -90,27 +92,8 @@ template <class T> struct BlockScanKernels {
     void (*gradient)(const BlockScanGradient<T>&, Team);
 };
 
-struct Kernels {
-    LinearScanKernels<float, float> f32;
-    LinearScanKernels<double, double> f64;
-    LinearScanKernels<bf16, float> bf16_;
-    BlockScanKernels<float> block_f32;
-    BlockScanKernels<double> block_f64;
-    template <class S> const auto& linear() const {
-        if constexpr (sizeof(S) == 2)
-            return bf16_;
-        else if constexpr (sizeof(S) == 4)
-            return f32;
-        else
-            return f64;
-    }
-    template <class T> const auto& block() const {
-        if constexpr (sizeof(T) == 4)
-            return block_f32;
-        else
-            return block_f64;
-    }
-};
+using Kernels = ByType<LinearScanKernels<float>, LinearScanKernels<double>, LinearScanKernels<bf16>,
+                       BlockScanKernels<float>, BlockScanKernels<double>>;
 
 FASTITER_TABLE(Kernels, kernels)
 

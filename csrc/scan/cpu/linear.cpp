@@ -7,10 +7,10 @@ namespace {
 constexpr int kNarrow = 4; // vectors of interleaved sequences that are held in registers
 
 template <class S, bool Complex> struct Forward {
-    using T = value<S>;
+    using T = accumulate_t<S>;
     using N = Numbers<S, Complex>;
     static constexpr int W = lanes<T>;
-    const LinearScan<S, T>& p;
+    const LinearScan<S>& p;
     const bool stream;
 
     int64_t time(const Sequence& q, int64_t step) const { return p.shape.reverse ? q.steps - 1 - step : step; }
@@ -136,7 +136,7 @@ template <class S, bool Complex> struct Forward {
 
 } // namespace
 
-template <class S> void linear_scan(const LinearScan<S, value<S>>& p, Team team) {
+template <class S> void linear_scan(const LinearScan<S>& p, Team team) {
     const bool stream = exceeds_caches<S>(p.shape);
     if constexpr (sizeof(S) > 2) {
         if (p.shape.complex) return Forward<S, true>{p, stream}.run(team);
@@ -144,7 +144,7 @@ template <class S> void linear_scan(const LinearScan<S, value<S>>& p, Team team)
     Forward<S, false>{p, stream}.run(team);
 }
 
-#define FASTITER_INSTANTIATE(S) template void linear_scan(const LinearScan<S, value<S>>&, Team);
+#define FASTITER_INSTANTIATE(S) template void linear_scan(const LinearScan<S>&, Team);
 FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)
 FASTITER_INSTANTIATE(bf16)

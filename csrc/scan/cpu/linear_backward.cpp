@@ -11,10 +11,10 @@ constexpr int64_t kTogether = 64; // steps per partial sum, which limits the gro
 enum class Da { none, each, sum };
 
 template <class S, bool Complex, Da kind> struct Backward {
-    using T = value<S>;
+    using T = accumulate_t<S>;
     using N = Numbers<S, Complex>;
     static constexpr int W = lanes<T>;
-    const LinearScanGradient<S, T>& p;
+    const LinearScanGradient<S>& p;
     const bool stream;
 
     int64_t columns() const { return columns_of(p.shape); }
@@ -216,7 +216,7 @@ template <class S, bool Complex, Da kind> struct Backward {
     }
 };
 
-template <class S, bool Complex> void with_da(const LinearScanGradient<S, value<S>>& p, bool stream, Team team) {
+template <class S, bool Complex> void with_da(const LinearScanGradient<S>& p, bool stream, Team team) {
     if (p.da.data)
         Backward<S, Complex, Da::each>{p, stream}.run(team);
     else if (p.da_sum.data)
@@ -228,12 +228,12 @@ template <class S, bool Complex> void with_da(const LinearScanGradient<S, value<
 } // namespace
 
 // Space for the sums of each sequence, if da is summed over time and rows
-template <class S> size_t linear_scan_gradient_workspace(const LinearScanGradient<S, value<S>>& p) {
+template <class S> size_t linear_scan_gradient_workspace(const LinearScanGradient<S>& p) {
     if (!p.da_sum.data || p.da_sum.time != 0 || p.da_sum.row != 0) return 0;
-    return size_t(p.shape.B * columns_of(p.shape) + 1) * sizeof(value<S>);
+    return size_t(p.shape.B * columns_of(p.shape) + 1) * sizeof(accumulate_t<S>);
 }
 
-template <class S> void linear_scan_gradient(const LinearScanGradient<S, value<S>>& p, Team team) {
+template <class S> void linear_scan_gradient(const LinearScanGradient<S>& p, Team team) {
     const bool stream = exceeds_caches<S>(p.shape);
     if constexpr (sizeof(S) > 2) {
         if (p.shape.complex) return with_da<S, true>(p, stream, team);
@@ -241,9 +241,9 @@ template <class S> void linear_scan_gradient(const LinearScanGradient<S, value<S
     with_da<S, false>(p, stream, team);
 }
 
-#define FASTITER_INSTANTIATE(S)                                                             \
-    template size_t linear_scan_gradient_workspace(const LinearScanGradient<S, value<S>>&); \
-    template void linear_scan_gradient(const LinearScanGradient<S, value<S>>&, Team);
+#define FASTITER_INSTANTIATE(S)                                                   \
+    template size_t linear_scan_gradient_workspace(const LinearScanGradient<S>&); \
+    template void linear_scan_gradient(const LinearScanGradient<S>&, Team);
 FASTITER_INSTANTIATE(float)
 FASTITER_INSTANTIATE(double)
 FASTITER_INSTANTIATE(bf16)

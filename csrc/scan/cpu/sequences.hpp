@@ -5,9 +5,9 @@
 
 namespace fastiter::scan::FASTITER_LEVEL {
 
-template <class S> void linear_scan(const LinearScan<S, value<S>>&, Team);
-template <class S> size_t linear_scan_gradient_workspace(const LinearScanGradient<S, value<S>>&);
-template <class S> void linear_scan_gradient(const LinearScanGradient<S, value<S>>&, Team);
+template <class S> void linear_scan(const LinearScan<S>&, Team);
+template <class S> size_t linear_scan_gradient_workspace(const LinearScanGradient<S>&);
+template <class S> void linear_scan_gradient(const LinearScanGradient<S>&, Team);
 template <class T> void block_scan(const BlockScan<T>&, Team);
 template <class T> size_t block_scan_gradient_workspace(const BlockScanGradient<T>&);
 template <class T> void block_scan_gradient(const BlockScanGradient<T>&, Team);
@@ -109,7 +109,7 @@ private:
 
 // Arithmetic on numbers stored as S
 template <class S, bool Complex> struct Numbers {
-    using T = value<S>;
+    using T = accumulate_t<S>;
     static FASTITER_INLINE vec<T> product(vec<T> a, vec<T> b) {
         if constexpr (Complex)
             return complex_product<T, false>(a, b);

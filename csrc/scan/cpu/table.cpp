@@ -5,7 +5,7 @@ namespace fastiter::scan::FASTITER_LEVEL {
 namespace {
 
 template <class S>
-constexpr LinearScanKernels<S, value<S>> linear_for = {
+constexpr LinearScanKernels<S> linear_for = {
     linear_scan<S>,
     linear_scan_gradient_workspace<S>,
     linear_scan_gradient<S>,

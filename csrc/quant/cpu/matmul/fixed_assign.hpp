@@ -6,43 +6,33 @@
 
 namespace fastiter::quant::FASTITER_LEVEL {
 
-// The cases of rounding that loops are compiled for. `none`: p is in the accumulator's own units. `product`: down,
-// half_up and half_down do not depend on the accumulator, so p alone is rounded. The others are the modes of that name,
-// which depend on the sign or the last bit of the sum.
-enum class RoundingCase { none, product, zero, half_zero, half_away, even };
+// The roundings that loops are compiled for: kNoRounding, where p is in the accumulator's own units; half_up, which stands
+// for down, half_up and half_down: they do not depend on the accumulator, so p alone is rounded, and differ only in
+// Target::add; and zero, half_zero, half_away and even, which depend on the sign or the last bit of the sum.
+constexpr Rounding kNoRounding = Rounding(-1);
+constexpr bool looks_at_sum(Rounding r) { return r != kNoRounding && r != Rounding::half_up; }
 
-// The cases of overflow that loops are compiled for. `nothing`: the sum cannot overflow, or wraps once at the end.
-// `other`: saturated bits, or sign and magnitude, selected at run time.
-enum class OverflowCase { nothing, saturate, zero, wrap, other };
-
-inline RoundingCase round_of(const FixedTarget& t) {
-    if (t.shift <= 0) return RoundingCase::none;
-    switch (t.rounding) {
-    case Rounding::zero:
-        return RoundingCase::zero;
-    case Rounding::half_zero:
-        return RoundingCase::half_zero;
-    case Rounding::half_away:
-        return RoundingCase::half_away;
-    case Rounding::even:
-        return RoundingCase::even;
-    default:
-        return RoundingCase::product;
-    }
+inline Rounding rounding_of_loop(const FixedTarget& t) {
+    if (t.shift <= 0) return kNoRounding;
+    return t.rounding == Rounding::down || t.rounding == Rounding::half_down ? Rounding::half_up : t.rounding;
+}
+template <class F> FASTITER_INLINE auto with_rounding(Rounding r, F&& f) {
+    using enum Rounding;
+    return with_constant<kNoRounding, half_up, zero, half_zero, half_away, even>(r, f);
 }
 
-inline OverflowCase over_of(const FixedTarget& t, bool wraps_once) {
-    if (wraps_once) return OverflowCase::nothing;
-    switch (t.overflow) {
-    case Overflow::saturate:
-        return OverflowCase::saturate;
-    case Overflow::zero:
-        return OverflowCase::zero;
-    case Overflow::wrap:
-        return OverflowCase::wrap;
-    default:
-        return OverflowCase::other;
-    }
+// The overflows that loops are compiled for: kNoOverflow, where the sum cannot overflow, or wraps once at the end;
+// saturate, zero and wrap; and wrap_some, which stands for the others: saturated bits, or sign and magnitude, selected at
+// run time.
+constexpr Overflow kNoOverflow = Overflow(-1);
+
+inline Overflow overflow_of_loop(const FixedTarget& t, bool wraps_once) {
+    if (wraps_once) return kNoOverflow;
+    return t.overflow > Overflow::wrap ? Overflow::wrap_some : t.overflow;
+}
+template <class F> FASTITER_INLINE auto with_overflow(Overflow o, F&& f) {
+    using enum Overflow;
+    return with_constant<kNoOverflow, saturate, zero, wrap, wrap_some>(o, f);
 }
 
 // The scalar operands of an assignment, which the compiler keeps in registers as long as they fit.
@@ -53,7 +43,7 @@ template <class T> struct Target {
     T tie = 0;     // the dropped bits of a tie
     T lo = 0, hi = 0;
     T mask = 0; // of the format's bits
-    // For `other`: number of low bits that are kept, their mask, and the high bits of negative and positive results
+    // For wrap_some: number of low bits that are kept, their mask, and the high bits of negative and positive results
     int width = 1, low = 0;
     T kept = 0, high_negative = 0, high_positive = 0;
     bool by_sign = false, by_low_sign = false, by_floor = false;
@@ -117,16 +107,15 @@ template <class T> inline vec<T> other_overflow(vec<T> f, vec<T> floor, const Ta
 }
 
 // c + p, assigned
-template <class T, RoundingCase R, OverflowCase O>
-FASTITER_INLINE vec<T> assign(vec<T> c, vec<T> p, const Target<T>& t) {
-    constexpr bool looks = R != RoundingCase::none && R != RoundingCase::product; // at the sum
+template <class T, Rounding R, Overflow O> FASTITER_INLINE vec<T> assign(vec<T> c, vec<T> p, const Target<T>& t) {
+    constexpr bool looks = looks_at_sum(R);
     vec<T> q = p;
-    if constexpr (R == RoundingCase::zero)
+    if constexpr (R == Rounding::zero)
         q = p >> t.shift;
-    else if constexpr (R != RoundingCase::none)
+    else if constexpr (R != kNoRounding)
         q = add_mod<T>(p, splat(t.add)) >> t.shift;
     vec<T> f;
-    if constexpr (sizeof(T) == 2 && O == OverflowCase::saturate && !looks)
+    if constexpr (sizeof(T) == 2 && O == Overflow::saturate && !looks)
         f = add_saturated(c, q);
     else
         f = add_mod<T>(c, q);
@@ -134,22 +123,22 @@ FASTITER_INLINE vec<T> assign(vec<T> c, vec<T> p, const Target<T>& t) {
         // So far ties are rounded down; for zero, so is every value. The compare masks are -1 where one has to be
         // added.
         const vec<T> rest = p & t.rest;
-        if constexpr (R == RoundingCase::zero)
+        if constexpr (R == Rounding::zero)
             f -= sign_mask<T>(f) & (vec<T>)(rest != 0);
-        else if constexpr (R == RoundingCase::half_zero)
+        else if constexpr (R == Rounding::half_zero)
             f -= sign_mask<T>(f) & (vec<T>)(rest == t.tie);
-        else if constexpr (R == RoundingCase::half_away)
+        else if constexpr (R == Rounding::half_away)
             f -= ~sign_mask<T>(f) & (vec<T>)(rest == t.tie);
         else
             f += f & 1 & (vec<T>)(rest == t.tie);
     }
-    if constexpr (O == OverflowCase::saturate)
+    if constexpr (O == Overflow::saturate)
         f = smaller<T>(larger<T>(f, splat(t.lo)), splat(t.hi));
-    else if constexpr (O == OverflowCase::zero)
+    else if constexpr (O == Overflow::zero)
         f = ((f < t.lo) | (f > t.hi)) ? vec<T>{} : f;
-    else if constexpr (O == OverflowCase::wrap)
+    else if constexpr (O == Overflow::wrap)
         f = wrapped<T>(f, t);
-    else if constexpr (O == OverflowCase::other)
+    else if constexpr (O == Overflow::wrap_some)
         f = other_overflow<T>(f, add_mod<T>(c, p >> t.shift), t);
     return f;
 }

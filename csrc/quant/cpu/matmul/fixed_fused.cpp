@@ -14,7 +14,7 @@ template <class T, FixedProduct P> FASTITER_INLINE vec<T> times(vec<T> a, vec<T>
         return mul_mod<T>(a, b);
 }
 
-template <class T, RoundingCase R, OverflowCase O, FixedProduct P, int ROWS, int NV>
+template <class T, Rounding R, Overflow O, FixedProduct P, int ROWS, int NV>
 void tile(const T* a, int64_t a_row, const T* panel, int64_t K, T* out, const StepRules<T>& steps) {
     constexpr int W = lanes<T>;
     const Target<T> t = steps.acc;
@@ -41,44 +41,22 @@ void tile(const T* a, int64_t a_row, const T* panel, int64_t K, T* out, const St
 }
 
 // Tile sizes that leave registers for a line of the panel and the operands of the assignment
-template <class T, RoundingCase R, OverflowCase O, FixedProduct P> Tiles<T> tiles() {
-    constexpr bool simple = R == RoundingCase::none || R == RoundingCase::product;
+template <class T, Rounding R, Overflow O, FixedProduct P> Tiles<T> tiles() {
+    constexpr bool simple = !looks_at_sum(R);
     constexpr int NV = simple && kVectorBytes == 64 ? 4 : 2;
     constexpr int ROWS = simple && kVectorBytes == 64 ? 6 : 4;
     return {ROWS, NV, tile<T, R, O, P, ROWS, NV>, tile<T, R, O, P, ROWS, 1>};
 }
 
-template <class T, FixedProduct P, RoundingCase R> Tiles<T> by_overflow(OverflowCase o) {
-    constexpr bool looks = R != RoundingCase::none && R != RoundingCase::product;
-    switch (o) {
-    case OverflowCase::saturate:
-        return tiles<T, R, OverflowCase::saturate, P>();
-    case OverflowCase::zero:
-        return tiles<T, R, OverflowCase::zero, P>();
-    default: // if only the product is rounded, wrapping once at the end is exact
-        if constexpr (looks)
-            return tiles<T, R, OverflowCase::wrap, P>();
-        else
-            return tiles<T, R, OverflowCase::nothing, P>();
-    }
+// If only the product is rounded, wrapping once at the end is exact.
+template <class T, FixedProduct P, Rounding R> Tiles<T> by_overflow(Overflow o) {
+    constexpr Overflow wraps = looks_at_sum(R) ? Overflow::wrap : kNoOverflow;
+    return with_constant<Overflow::saturate, Overflow::zero, wraps>(o,
+                                                                    []<Overflow O>() { return tiles<T, R, O, P>(); });
 }
 
-template <class T> Tiles<T> by_rounding(RoundingCase r, OverflowCase o) {
-    constexpr FixedProduct low = FixedProduct::low;
-    switch (r) {
-    case RoundingCase::none:
-        return by_overflow<T, low, RoundingCase::none>(o);
-    case RoundingCase::product:
-        return by_overflow<T, low, RoundingCase::product>(o);
-    case RoundingCase::zero:
-        return by_overflow<T, low, RoundingCase::zero>(o);
-    case RoundingCase::half_zero:
-        return by_overflow<T, low, RoundingCase::half_zero>(o);
-    case RoundingCase::half_away:
-        return by_overflow<T, low, RoundingCase::half_away>(o);
-    default:
-        return by_overflow<T, low, RoundingCase::even>(o);
-    }
+template <class T> Tiles<T> by_rounding(Rounding r, Overflow o) {
+    return with_rounding(r, [&]<Rounding R>() { return by_overflow<T, FixedProduct::low, R>(o); });
 }
 
 template <int ROWS, int NV>
@@ -109,13 +87,13 @@ void pair_tile(const int32_t* a, int64_t a_row, const int32_t* panel, int64_t K,
 
 } // namespace
 
-Tiles<int16_t> fused16(RoundingCase r, OverflowCase o, FixedProduct product) {
-    if (product == FixedProduct::high) return by_overflow<int16_t, FixedProduct::high, RoundingCase::none>(o);
-    if (product == FixedProduct::rounded) return by_overflow<int16_t, FixedProduct::rounded, RoundingCase::none>(o);
+Tiles<int16_t> fused16(Rounding r, Overflow o, FixedProduct product) {
+    if (product == FixedProduct::high) return by_overflow<int16_t, FixedProduct::high, kNoRounding>(o);
+    if (product == FixedProduct::rounded) return by_overflow<int16_t, FixedProduct::rounded, kNoRounding>(o);
     return by_rounding<int16_t>(r, o);
 }
 
-Tiles<int32_t> fused32(RoundingCase r, OverflowCase o) { return by_rounding<int32_t>(r, o); }
+Tiles<int32_t> fused32(Rounding r, Overflow o) { return by_rounding<int32_t>(r, o); }
 
 Tiles<int32_t> pair_tiles() {
     constexpr int ROWS = kVectorBytes == 64 ? 6 : 4, NV = kVectorBytes == 64 ? 4 : 2;

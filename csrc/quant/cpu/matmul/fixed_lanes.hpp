@@ -11,8 +11,8 @@ template <class T> using AssignLine = void (*)(T* p, int64_t vectors, const Targ
 // Accumulates the lines of p into acc, assigning after each one; a line is one or four vectors.
 template <class T>
 using AccumulateLines = void (*)(T* acc, const T* p, int64_t vectors, int64_t count, const Target<T>&);
-template <class T> AssignLine<T> assign_line(RoundingCase r, OverflowCase o);
-template <class T> AccumulateLines<T> accumulate_line(RoundingCase r, OverflowCase o);
+template <class T> AssignLine<T> assign_line(Rounding r, Overflow o);
+template <class T> AccumulateLines<T> accumulate_line(Rounding r, Overflow o);
 
 // Parameters of a tile's steps; those after `acc` are used by lines() only.
 template <class T> struct StepRules {
@@ -36,8 +36,8 @@ template <class T> struct Tiles {
 constexpr int kMostVectors = 4;
 constexpr int kMostRows = 6;
 
-Tiles<int16_t> fused16(RoundingCase r, OverflowCase o, FixedProduct product);
-Tiles<int32_t> fused32(RoundingCase r, OverflowCase o);
+Tiles<int16_t> fused16(Rounding r, Overflow o, FixedProduct product);
+Tiles<int32_t> fused32(Rounding r, Overflow o);
 Tiles<int32_t> pair_tiles();
 template <class T> Tiles<T> lines();
 

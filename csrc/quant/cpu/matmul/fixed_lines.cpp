@@ -9,12 +9,12 @@ namespace {
 constexpr int kVectors = 4; // independent chains
 constexpr int64_t kBlockBytes = 8192;
 
-template <class T, RoundingCase R, OverflowCase O> void assign_vectors(T* p, int64_t vectors, const Target<T>& target) {
+template <class T, Rounding R, Overflow O> void assign_vectors(T* p, int64_t vectors, const Target<T>& target) {
     const Target<T> t = target;
     for (int64_t v = 0; v < vectors; ++v, p += lanes<T>) store(p, assign<T, R, O>(vec<T>{}, load(p), t));
 }
 
-template <class T, RoundingCase R, OverflowCase O, int NV>
+template <class T, Rounding R, Overflow O, int NV>
 FASTITER_INLINE void accumulate_lines(T* out, const T* p, int64_t count, const Target<T>& target) {
     const Target<T> t = target;
     vec<T> acc[NV];
@@ -27,7 +27,7 @@ FASTITER_INLINE void accumulate_lines(T* out, const T* p, int64_t count, const T
     for (int v = 0; v < NV; ++v) store(out + v * lanes<T>, acc[v]);
 }
 
-template <class T, RoundingCase R, OverflowCase O>
+template <class T, Rounding R, Overflow O>
 void accumulate(T* acc, const T* p, int64_t vectors, int64_t count, const Target<T>& t) {
     if (vectors == kVectors)
         accumulate_lines<T, R, O, kVectors>(acc, p, count, t);
@@ -36,35 +36,9 @@ void accumulate(T* acc, const T* p, int64_t vectors, int64_t count, const Target
 }
 
 // Calls f.operator()<R, O>().
-template <RoundingCase R, class F> auto with_overflow(OverflowCase o, F&& f) {
-    switch (o) {
-    case OverflowCase::nothing:
-        return f.template operator()<R, OverflowCase::nothing>();
-    case OverflowCase::saturate:
-        return f.template operator()<R, OverflowCase::saturate>();
-    case OverflowCase::zero:
-        return f.template operator()<R, OverflowCase::zero>();
-    case OverflowCase::wrap:
-        return f.template operator()<R, OverflowCase::wrap>();
-    default:
-        return f.template operator()<R, OverflowCase::other>();
-    }
-}
-template <class F> auto with_modes(RoundingCase r, OverflowCase o, F&& f) {
-    switch (r) {
-    case RoundingCase::none:
-        return with_overflow<RoundingCase::none>(o, f);
-    case RoundingCase::product:
-        return with_overflow<RoundingCase::product>(o, f);
-    case RoundingCase::zero:
-        return with_overflow<RoundingCase::zero>(o, f);
-    case RoundingCase::half_zero:
-        return with_overflow<RoundingCase::half_zero>(o, f);
-    case RoundingCase::half_away:
-        return with_overflow<RoundingCase::half_away>(o, f);
-    default:
-        return with_overflow<RoundingCase::even>(o, f);
-    }
+template <class F> auto with_modes(Rounding r, Overflow o, F f) {
+    return with_rounding(
+        r, [&]<Rounding R>() { return with_overflow(o, [&]<Overflow O>() { return f.template operator()<R, O>(); }); });
 }
 
 // Sums groups of `every` lines; a group may begin in one block and end in the next.
@@ -119,19 +93,19 @@ void tile(const T* a, int64_t, const T* panel, int64_t K, T* acc, const StepRule
 
 } // namespace
 
-template <class T> AssignLine<T> assign_line(RoundingCase r, OverflowCase o) {
-    return with_modes(r, o, []<RoundingCase R, OverflowCase O>() -> AssignLine<T> { return assign_vectors<T, R, O>; });
+template <class T> AssignLine<T> assign_line(Rounding r, Overflow o) {
+    return with_modes(r, o, []<Rounding R, Overflow O>() -> AssignLine<T> { return assign_vectors<T, R, O>; });
 }
 
-template <class T> AccumulateLines<T> accumulate_line(RoundingCase r, OverflowCase o) {
-    return with_modes(r, o, []<RoundingCase R, OverflowCase O>() -> AccumulateLines<T> { return accumulate<T, R, O>; });
+template <class T> AccumulateLines<T> accumulate_line(Rounding r, Overflow o) {
+    return with_modes(r, o, []<Rounding R, Overflow O>() -> AccumulateLines<T> { return accumulate<T, R, O>; });
 }
 
 template <class T> Tiles<T> lines() { return {1, kVectors, tile<T, kVectors>, tile<T, 1>}; }
 
-#define FASTITER_INSTANTIATE(T)                                              \
-    template AssignLine<T> assign_line(RoundingCase, OverflowCase);          \
-    template AccumulateLines<T> accumulate_line(RoundingCase, OverflowCase); \
+#define FASTITER_INSTANTIATE(T)                                      \
+    template AssignLine<T> assign_line(Rounding, Overflow);          \
+    template AccumulateLines<T> accumulate_line(Rounding, Overflow); \
     template Tiles<T> lines();
 FASTITER_INSTANTIATE(int32_t)
 FASTITER_INSTANTIATE(int64_t)

@@ -25,16 +25,10 @@ void read_line(const void* x, int64_t offset, const Index3& index, int64_t first
 }
 
 template <class T> ReadLine<T> reader(const FixedCodes& x) {
-    switch (x.bytes) {
-    case 1:
-        return x.is_signed ? read_line<int8_t, T> : read_line<uint8_t, T>;
-    case 2:
-        return x.is_signed ? read_line<int16_t, T> : read_line<uint16_t, T>;
-    case 4:
-        return x.is_signed ? read_line<int32_t, T> : read_line<uint32_t, T>;
-    default: // modulo 2^64
-        return read_line<int64_t, T>;
-    }
+    return with_size<int8_t, int16_t, int32_t, int64_t>(x.bytes, [&]<class S>() -> ReadLine<T> {
+        typedef std::conditional_t<sizeof(S) == 8, S, std::make_unsigned_t<S>> U; // modulo 2^64, both are the same
+        return x.is_signed ? read_line<S, T> : read_line<U, T>;
+    });
 }
 
 // True if x is contiguous in k but not in its items: the panel is then filled along k.
@@ -106,16 +100,7 @@ void pack_pairs(const FixedCodes& x, int64_t first, int64_t count, int64_t K, in
 }
 
 template <class T> void write_line(const T* x, int64_t count, void* out, int bytes, int64_t offset, int64_t step) {
-    switch (bytes) {
-    case 1:
-        return write<int8_t>(x, count, out, offset, step);
-    case 2:
-        return write<int16_t>(x, count, out, offset, step);
-    case 4:
-        return write<int32_t>(x, count, out, offset, step);
-    default:
-        return write<int64_t>(x, count, out, offset, step);
-    }
+    with_size<int8_t, int16_t, int32_t, int64_t>(bytes, [&]<class D>() { write<D>(x, count, out, offset, step); });
 }
 
 #define FASTITER_INSTANTIATE(T)                                                                              \

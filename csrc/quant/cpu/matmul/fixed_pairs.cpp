@@ -130,8 +130,9 @@ template <class T> StepRules<T> steps_of(const FixedMatmul& g) {
     s.product = target_of<T>(g.product);
     s.every = g.every;
     if constexpr (sizeof(T) > 2) {
-        s.accumulate = accumulate_line<T>(round_of(g.acc), over_of(g.acc, g.plan.wraps_once));
-        if (g.has_product) s.assign_products = assign_line<T>(round_of(g.product), over_of(g.product, false));
+        s.accumulate = accumulate_line<T>(rounding_of_loop(g.acc), overflow_of_loop(g.acc, g.plan.wraps_once));
+        if (g.has_product)
+            s.assign_products = assign_line<T>(rounding_of_loop(g.product), overflow_of_loop(g.product, false));
         s.product_left = int(max_of(0, -g.acc.shift));
     }
     return s;
@@ -139,8 +140,8 @@ template <class T> StepRules<T> steps_of(const FixedMatmul& g) {
 
 // Calls f with the implementation that the plan selects.
 template <class F> auto with_product(const FixedMatmul& g, F&& f) {
-    const RoundingCase r = round_of(g.acc);
-    const OverflowCase o = over_of(g.acc, g.plan.wraps_once);
+    const Rounding r = rounding_of_loop(g.acc);
+    const Overflow o = overflow_of_loop(g.acc, g.plan.wraps_once);
     switch (g.plan.path) {
     case FixedPath::pairs:
         if (g.acc.width > 32) return f(Product<int32_t, int64_t>(g, pair_tiles(), steps_of<int32_t>(g), 2));
@@ -187,7 +188,8 @@ void convert(const FixedConvert& c, Team team) {
     const Range blocks = share(ceil_div(c.n, kConverted), team.id, team.size);
     if (!c.is_narrow) return wide_convert(c, {blocks.begin * kConverted, min_of(c.n, blocks.end * kConverted)});
     const Target<int64_t> t = target_of<int64_t>(c.target);
-    const AssignLine<int64_t> assign = assign_line<int64_t>(round_of(c.target), over_of(c.target, false));
+    const AssignLine<int64_t> assign =
+        assign_line<int64_t>(rounding_of_loop(c.target), overflow_of_loop(c.target, false));
     for (int64_t i = blocks.begin; i < blocks.end; ++i) convert_block(c, assign, t, i * kConverted);
 }
 

@@ -106,32 +106,14 @@ Int overflowed(const Sum& s, const FixedTarget& t) {
 Int assigned(Int acc, Number p, const FixedTarget& t) { return overflowed(sum_of(acc, p, t), t); }
 
 Int code_at(const void* data, int bytes, bool is_signed, int64_t i) {
-    switch (bytes) {
-    case 1:
-        return is_signed ? Int(static_cast<const int8_t*>(data)[i]) : Int(static_cast<const uint8_t*>(data)[i]);
-    case 2:
-        return is_signed ? Int(static_cast<const int16_t*>(data)[i]) : Int(static_cast<const uint16_t*>(data)[i]);
-    case 4:
-        return is_signed ? Int(static_cast<const int32_t*>(data)[i]) : Int(static_cast<const uint32_t*>(data)[i]);
-    default:
-        return is_signed ? Int(static_cast<const int64_t*>(data)[i]) : Int(static_cast<const uint64_t*>(data)[i]);
-    }
+    return with_size<int8_t, int16_t, int32_t, int64_t>(bytes, [&]<class S>() {
+        typedef std::make_unsigned_t<S> U;
+        return is_signed ? Int(static_cast<const S*>(data)[i]) : Int(static_cast<const U*>(data)[i]);
+    });
 }
 
 void put(void* data, int bytes, int64_t i, Int code) {
-    switch (bytes) {
-    case 1:
-        static_cast<int8_t*>(data)[i] = int8_t(code);
-        return;
-    case 2:
-        static_cast<int16_t*>(data)[i] = int16_t(code);
-        return;
-    case 4:
-        static_cast<int32_t*>(data)[i] = int32_t(code);
-        return;
-    default:
-        static_cast<int64_t*>(data)[i] = int64_t(code);
-    }
+    with_size<int8_t, int16_t, int32_t, int64_t>(bytes, [&]<class S>() { static_cast<S*>(data)[i] = S(code); });
 }
 
 Number times(Int a, Int b) {

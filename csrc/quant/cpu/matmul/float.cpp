@@ -136,20 +136,8 @@ template <class T, Rounding R, How H, bool OWN> Tiles<T> tiles() {
 }
 
 template <class T, How H, bool OWN = false> Tiles<T> tiles_for(Rounding r) {
-    switch (r) {
-    case Rounding::down:
-        return tiles<T, Rounding::down, H, OWN>();
-    case Rounding::up:
-        return tiles<T, Rounding::up, H, OWN>();
-    case Rounding::zero:
-        return tiles<T, Rounding::zero, H, OWN>();
-    case Rounding::away:
-        return tiles<T, Rounding::away, H, OWN>();
-    case Rounding::half_away:
-        return tiles<T, Rounding::half_away, H, OWN>();
-    default:
-        return tiles<T, Rounding::even, H, OWN>();
-    }
+    using enum Rounding;
+    return with_constant<down, up, zero, away, half_away, even>(r, []<Rounding R>() { return tiles<T, R, H, OWN>(); });
 }
 
 template <bool OWN> Tiles<float> nearest_tiles(Rounding r) {
