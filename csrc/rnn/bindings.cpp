@@ -5,8 +5,7 @@
 
 namespace fastiter::rnn {
 
-// Defined in bindings_layer.cpp, bindings_tensors.cpp, bindings_stream.cpp
-void bind_layer(py::module_& m);
+// Defined in bindings_tensors.cpp, bindings_stream.cpp
 void bind_tensors(py::module_& m);
 void bind_stream(py::module_& m);
 
@@ -158,7 +157,6 @@ void rnn_bwd(const py::tuple& shape, py::handle r, const py::sequence& first, co
 void bind(py::module_& m) {
     m.def("forward", rnn_fwd);
     m.def("backward", rnn_bwd);
-    bind_layer(m);
     bind_tensors(m);
     bind_stream(m);
 }

@@ -67,48 +67,34 @@ Stream_f64 = Stream_f32
 CellLayout = tuple[int, int, int, int]
 
 def fits_tensors(cell: CellLayout, wx: object, r: object, b: object, state: object, /) -> bool: ...
+
+# A layer's w_ih, b_ih, heads
+LayerWeights = tuple[object, object, int]
+# A layer's x, w_ih, heads, and whether x, w_ih and b_ih need gradients
+LayerSaved = tuple[object, object, int, bool, bool, bool]
+
 def forward_tensors(
-    cell: CellLayout, wx: object, r: object, b: object, state: object, reverse: bool, all_states: bool, save: bool, /
-) -> Any: ...
-def backward_tensors(
-    cell: CellLayout,
-    r: object,
-    first: object,
-    states: list[Any],
-    saved: list[Any],
-    dstates: list[Any],
-    dlast: object,
-    reverse: bool,
-    need_r: bool,
-    need_b: bool,
-    need_state: bool,
-    /,
-) -> Any: ...
-def layer_forward_tensors(
     cell: CellLayout,
     x: object,
-    w_ih: object,
-    w_hh: object,
-    b_ih: object,
-    b_hh: object,
+    layer: LayerWeights | None,
+    r: object,
+    b: object,
     first: object,
-    heads: int,
     reverse: bool,
+    all_states: bool,
     save: bool,
     /,
 ) -> Any: ...
-def layer_backward_tensors(
+def backward_tensors(
     cell: CellLayout,
-    x: object,
-    w_ih: object,
-    w_hh: object,
+    layer: LayerSaved | None,
+    r: object,
     first: object,
-    h: object,
-    kept: list[Any],
-    dh: object,
+    states: object,
+    saved: object,
+    dstates: object,
     dlast: object,
-    heads: int,
     reverse: bool,
-    needs: tuple[bool, bool, bool, bool, bool, bool],
+    needs: tuple[bool, bool, bool],
     /,
 ) -> Any: ...

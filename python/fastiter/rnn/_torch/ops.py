@@ -239,7 +239,7 @@ def rnn_fwd(
 ) -> list[Tensor]:
     """Run the op; plain dense tensors outside of tracing take one C++ call, in a fraction of the time."""
     if options is PLAIN and lengths is None and batch_sizes is None and unwatched():
-        outputs = _core.rnn.forward_tensors(cell.layout, wx, r, b, state, reverse, all_states, False)
+        outputs = _core.rnn.forward_tensors(cell.layout, wx, None, r, b, state, reverse, all_states, False)
         if outputs is not None:
             return outputs
     given = (wx, r, b, state, reverse, lengths, batch_sizes)
@@ -265,7 +265,7 @@ def rnn_fwd_saved(
     count = len(cell.states)
     seen = 2 * count if all_states else 1 + count
     if options is PLAIN and lengths is None and batch_sizes is None and unwatched():
-        outputs = _core.rnn.forward_tensors(cell.layout, wx, r, b, state, reverse, all_states, True)
+        outputs = _core.rnn.forward_tensors(cell.layout, wx, None, r, b, state, reverse, all_states, True)
         if outputs is not None:
             return outputs[:seen], outputs[seen:]
     given = (wx, r, b, state, reverse, lengths, batch_sizes)
@@ -315,7 +315,8 @@ def rnn_bwd(
     """Run the op, in one C++ call under the conditions of :func:`rnn_fwd`; wx and b are needed with a checkpoint."""
     if options is PLAIN and lengths is None and batch_sizes is None and unwatched():
         needs = (need_r, need_b, need_state)
-        gradients = _core.rnn.backward_tensors(cell.layout, r, state, states, saved, dstates, dlast, reverse, *needs)
+        kept = (states, saved, dstates, dlast)
+        gradients = _core.rnn.backward_tensors(cell.layout, None, r, state, *kept, reverse, needs)
         if gradients is not None:
             return gradients
     given = (r, state, states, saved, dstates, dlast, reverse, lengths, batch_sizes)

@@ -203,9 +203,14 @@ def _short_gradients(
     if not ctx.is_plain or direction.batch_sizes is not None or direction[4:] != NO_OPTIONS or not unwatched():
         return None
     x, w_ih, w_hh, h, _, _, _, *rest = tensors
-    saved, first, kind = rest[: ctx.saved_count], rest[ctx.saved_count :], (direction.heads, direction.reverse)
-    gradients: list[Tensor] | None = _core.rnn.layer_backward_tensors(
-        direction.cell.layout, x, w_ih, w_hh, first, h, saved, dh, dlast, *kind, needs
+    saved, first, others = rest[: ctx.saved_count], rest[ctx.saved_count :], len(direction.cell.states) - 1
+    need_x, need_ih, need_hh, need_b_ih, need_b_hh, need_first = needs
+    gradients: list[Tensor] | None = _core.rnn.backward_tensors(
+        direction.cell.layout,
+        (x, w_ih, direction.heads, need_x, need_ih, need_b_ih),
+        *(w_hh, first, [h, *saved[:others]], saved[others:], [dh], dlast),
+        direction.reverse,
+        (need_hh, need_b_hh, need_first),
     )
     return gradients
 
@@ -279,8 +284,8 @@ def _run(
     lengths, cu_seqlens, reset, x, w_ih, w_hh, b_ih, b_hh, to_first, *first = inputs
     no_cuts = lengths is None and cu_seqlens is None and reset is None and to_first is None
     if plain and no_cuts and direction.batch_sizes is None and direction[4:] == NO_OPTIONS:
-        kind = (direction.heads, direction.reverse, save)
-        results = _core.rnn.layer_forward_tensors(direction.cell.layout, x, w_ih, w_hh, b_ih, b_hh, first, *kind)
+        arrays = (x, (w_ih, b_ih, direction.heads), w_hh, b_hh, first)
+        results = _core.rnn.forward_tensors(direction.cell.layout, *arrays, direction.reverse, False, save)
         if results is not None:
             count = 1 + len(direction.cell.states)
             return results[0], results[1:count], results[count:]
