@@ -39,7 +39,7 @@ template <class T> int useful(int threads, const SelectiveShape& s, bool backwar
     constexpr double kSmall = 1e5; // states times steps
     if (double(s.sequences.starts ? 1 : s.sequences.count) * double(s.sequences.T) * double(s.D * s.N) < kSmall)
         return 1;
-    return int(std::clamp<int64_t>(kernels().selective<T>().units(s, backward), 1, threads));
+    return int(std::clamp<int64_t>(kernels().of<SelectiveKernels<T>>().units(s, backward), 1, threads));
 }
 
 void selective_forward(const py::tuple& shape, py::handle u, py::handle delta, py::handle z, py::handle out,
@@ -53,12 +53,9 @@ void selective_forward(const py::tuple& shape, py::handle u, py::handle delta, p
         p.D = address<const T>(D), p.delta_bias = address<const T>(delta_bias);
         p.first = address<const T>(first), p.last = address<T>(last), p.states = address<T>(states);
         py::gil_scoped_release release;
-        auto job = [](const void* params, Team team) {
-            kernels().selective<T>().forward(*static_cast<const SelectiveScan<T>*>(params), team);
-        };
-        run(p, job, [&](int threads) {
+        launch(kernels().of<SelectiveKernels<T>>().forward, p, [&](int threads) {
             threads = useful<T>(threads, p.shape, false);
-            p.workspace = workspace.of(kernels().selective<T>().workspace(p, threads));
+            p.workspace = workspace.of(kernels().of<SelectiveKernels<T>>().workspace(p, threads));
             return threads;
         });
     });
@@ -81,12 +78,9 @@ void selective_backward(const py::tuple& shape, const py::tuple& inputs, py::han
         p.dA = address<T>(out(3)), p.dB = address<T>(out(4)), p.dC = address<T>(out(5));
         p.dD = address<T>(out(6)), p.dbias = address<T>(out(7)), p.dfirst = address<T>(out(8));
         py::gil_scoped_release release;
-        auto job = [](const void* params, Team team) {
-            kernels().selective<T>().gradient(*static_cast<const SelectiveGradient<T>*>(params), team);
-        };
-        run(p, job, [&](int threads) {
+        launch(kernels().of<SelectiveKernels<T>>().gradient, p, [&](int threads) {
             threads = useful<T>(threads, f.shape, true);
-            p.workspace = workspace.of(kernels().selective<T>().gradient_workspace(p, threads));
+            p.workspace = workspace.of(kernels().of<SelectiveKernels<T>>().gradient_workspace(p, threads));
             return threads;
         });
     });
@@ -121,13 +115,10 @@ void state_update(const py::tuple& inputs, py::handle state, py::handle rows, bo
         p.inputs = step_signal(in(3), true), p.outputs = step_signal(in(4), true);
         p.D = step_signal(in(5), false), p.dt_bias = step_signal(in(7), false), p.out = step_signal(out, true);
         py::gil_scoped_release release;
-        auto job = [](const void* params, Team team) {
-            kernels().selective<T>().state_update(*static_cast<const StateUpdate<T>*>(params), team);
-        };
-        run(p, job, [&](int threads) {
+        launch(kernels().of<SelectiveKernels<T>>().state_update, p, [&](int threads) {
             constexpr double kSmall = 2e5; // states
             if (double(p.B * p.H) * double(p.P * p.N) < kSmall) threads = 1;
-            p.workspace = workspace.of(kernels().selective<T>().state_update_workspace(p, threads));
+            p.workspace = workspace.of(kernels().of<SelectiveKernels<T>>().state_update_workspace(p, threads));
             return threads;
         });
     });

@@ -63,12 +63,9 @@ void attention_forward(const py::tuple& shape, const py::tuple& inputs, py::hand
         if (p.gates.given()) p.shape.decay = Decay::scalar;
         p.o = heads(o), p.last = address<T>(last), p.states = address<T>(states);
         py::gil_scoped_release release;
-        auto job = [](const void* params, Team team) {
-            attention_kernels().of<T>().forward(*static_cast<const Attention<T>*>(params), team);
-        };
-        run(p, job, [&](int threads) {
+        launch(attention_kernels().of<AttentionTable<T>>().forward, p, [&](int threads) {
             threads = useful(threads, p.shape, p.shape.sequences.count * p.shape.heads);
-            p.workspace = workspace.of(attention_kernels().of<T>().workspace(p, threads));
+            p.workspace = workspace.of(attention_kernels().of<AttentionTable<T>>().workspace(p, threads));
             return threads;
         });
     });
@@ -98,12 +95,9 @@ void attention_backward(const py::tuple& shape, const py::tuple& inputs, py::han
             p.dfirst_n = address<T>(of(4)), p.dm = address<T>(of(5));
         }
         py::gil_scoped_release release;
-        auto job = [](const void* params, Team team) {
-            attention_kernels().of<T>().gradient(*static_cast<const AttentionGradient<T>*>(params), team);
-        };
-        run(p, job, [&](int threads) {
+        launch(attention_kernels().of<AttentionTable<T>>().gradient, p, [&](int threads) {
             threads = useful(threads, f.shape, f.shape.sequences.count * (f.shape.heads / f.shape.per_key));
-            p.workspace = workspace.of(attention_kernels().of<T>().gradient_workspace(p, threads));
+            p.workspace = workspace.of(attention_kernels().of<AttentionTable<T>>().gradient_workspace(p, threads));
             return threads;
         });
     });
@@ -122,12 +116,9 @@ void low_rank_forward(const py::tuple& shape, const py::tuple& inputs, py::handl
         f.first = address<const T>(in(6));
         f.o = heads(o), f.last = address<T>(last), f.states = address<T>(states);
         py::gil_scoped_release release;
-        auto job = [](const void* params, Team team) {
-            low_rank_kernels().of<T>().forward(*static_cast<const LowRank<T>*>(params), team);
-        };
-        run(p, job, [&](int threads) {
+        launch(low_rank_kernels().of<LowRankTable<T>>().forward, p, [&](int threads) {
             threads = useful(threads, f.shape, f.shape.sequences.count * f.shape.heads);
-            f.workspace = workspace.of(low_rank_kernels().of<T>().workspace(p, threads));
+            f.workspace = workspace.of(low_rank_kernels().of<LowRankTable<T>>().workspace(p, threads));
             return threads;
         });
     });
@@ -149,12 +140,9 @@ void low_rank_backward(const py::tuple& shape, const py::tuple& inputs, py::hand
         p.dq = heads(out(0)), p.dk = heads(out(1)), p.dv = heads(out(2)), p.ddecay = heads(out(3));
         p.da = heads(out(4)), p.db = heads(out(5)), p.dfirst = address<T>(out(6));
         py::gil_scoped_release release;
-        auto job = [](const void* params, Team team) {
-            low_rank_kernels().of<T>().gradient(*static_cast<const LowRankGradient<T>*>(params), team);
-        };
-        run(p, job, [&](int threads) {
+        launch(low_rank_kernels().of<LowRankTable<T>>().gradient, p, [&](int threads) {
             threads = useful(threads, f.shape, f.shape.sequences.count * (f.shape.heads / f.shape.per_key));
-            p.workspace = workspace.of(low_rank_kernels().of<T>().gradient_workspace(p, threads));
+            p.workspace = workspace.of(low_rank_kernels().of<LowRankTable<T>>().gradient_workspace(p, threads));
             return threads;
         });
     });

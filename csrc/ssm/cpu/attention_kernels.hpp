@@ -91,16 +91,7 @@ template <class T> struct LowRankTable {
     void (*gradient)(const LowRankGradient<T>&, Team);
 };
 
-struct LowRankKernels {
-    LowRankTable<float> f32;
-    LowRankTable<double> f64;
-    template <class T> const LowRankTable<T>& of() const {
-        if constexpr (sizeof(T) == 4)
-            return f32;
-        else
-            return f64;
-    }
-};
+using LowRankKernels = ByType<LowRankTable<float>, LowRankTable<double>>;
 
 FASTITER_TABLE(LowRankKernels, low_rank_kernels)
 
@@ -111,16 +102,7 @@ template <class T> struct AttentionTable {
     void (*gradient)(const AttentionGradient<T>&, Team);
 };
 
-struct AttentionKernels {
-    AttentionTable<float> f32;
-    AttentionTable<double> f64;
-    template <class T> const AttentionTable<T>& of() const {
-        if constexpr (sizeof(T) == 4)
-            return f32;
-        else
-            return f64;
-    }
-};
+using AttentionKernels = ByType<AttentionTable<float>, AttentionTable<double>>;
 
 FASTITER_TABLE(AttentionKernels, attention_kernels)
 

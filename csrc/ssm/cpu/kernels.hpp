@@ -1,6 +1,7 @@
 // Interface of the kernels of state-space models: plain data, declared once. Sizes: B rows, T time, D channels, G groups
 // of channels, N numbers of state for each channel.
 #pragma once
+#include "core/cpu/by_type.hpp"
 #include "core/cpu/team.hpp"
 #include "core/tables.hpp"
 #include <cstddef>
@@ -107,16 +108,7 @@ template <class T> struct SelectiveKernels {
     void (*state_update)(const StateUpdate<T>&, Team);
 };
 
-struct Kernels {
-    SelectiveKernels<float> selective_f32;
-    SelectiveKernels<double> selective_f64;
-    template <class T> const SelectiveKernels<T>& selective() const {
-        if constexpr (sizeof(T) == 4)
-            return selective_f32;
-        else
-            return selective_f64;
-    }
-};
+using Kernels = ByType<SelectiveKernels<float>, SelectiveKernels<double>>;
 
 FASTITER_TABLE(Kernels, kernels)
 

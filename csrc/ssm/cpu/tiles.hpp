@@ -39,8 +39,8 @@ template <class S> struct Piece {
 };
 
 // tile[t * line + c] = the piece's number of channel c at step t; channels up to a whole vector are 0.
-template <class S> FASTITER_NOINLINE void read_piece(const Piece<const S>& p, value<S>* tile, int64_t line) {
-    using T = value<S>;
+template <class S> FASTITER_NOINLINE void read_piece(const Piece<const S>& p, accumulate_t<S>* tile, int64_t line) {
+    using T = accumulate_t<S>;
     constexpr int W = lanes<T>;
     if (p.channel == 1 || p.channels == 1) {
         for (int64_t t = 0; t < p.steps; ++t) store(tile + t * line, load_up_to(p.data + t * p.time, p.channels));
@@ -65,8 +65,8 @@ template <class S> FASTITER_NOINLINE void read_piece(const Piece<const S>& p, va
     }
 }
 
-template <class S> FASTITER_NOINLINE void write_piece(const Piece<S>& p, const value<S>* tile, int64_t line) {
-    using T = value<S>;
+template <class S> FASTITER_NOINLINE void write_piece(const Piece<S>& p, const accumulate_t<S>* tile, int64_t line) {
+    using T = accumulate_t<S>;
     constexpr int W = lanes<T>;
     if (p.channel == 1 || p.channels == 1) {
         for (int64_t t = 0; t < p.steps; ++t) store_up_to(p.data + t * p.time, load(tile + t * line), p.channels);
