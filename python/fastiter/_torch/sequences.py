@@ -25,10 +25,15 @@ class Sequences(NamedTuple):
         return batch if self.cu_seqlens is None else self.cu_seqlens.shape[0] - 1
 
 
+_WHOLE_ROWS = Sequences(None, None, None)
+
+
 def checked_sequences(
     function: str, x: Tensor, reset: Tensor | None, lengths: Integers | None, cu_seqlens: Integers | None, name: str
 ) -> Sequences:
     """Check the arguments that divide the steps of x (B, T, ...), an argument of this name, into sequences."""
+    if reset is None and lengths is None and cu_seqlens is None:
+        return _WHOLE_ROWS
     batch, time = x.shape[:2]
     if reset is not None:
         check_reset(function, reset, x, batch, time, name)

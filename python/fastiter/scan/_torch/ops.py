@@ -124,8 +124,9 @@ def _work(scan: Scan, x: Tensor, cut: Cut) -> tuple[Any, ...]:
 
 
 def _forward_into(scan: Scan, call: ScanForward, h: Tensor) -> Tensor:
-    first, last = None if call.h0 is None else contiguous(call.h0), empty_last(call.x, call.cu_seqlens)
-    scan.forward(*_work(scan, call.x, call.cut), flat_steps(call.a), flat_steps(call.x), first, flat_steps(h), last)
+    a, x, h0, *_, cu_seqlens = call
+    first, last = None if h0 is None else contiguous(h0), empty_last(x, cu_seqlens)
+    scan.forward(*_work(scan, x, call.cut), flat_steps(a), flat_steps(x), first, flat_steps(h), last)
     return last
 
 
