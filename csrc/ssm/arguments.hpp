@@ -11,6 +11,13 @@ inline Storage storage_of(const Array& x) {
     return x.dl().dtype.code == kDLBfloat ? Storage::bf16 : Storage::f16;
 }
 
+// (row, channel, time); None: not given
+inline Signal signal(py::handle x) {
+    if (x.is_none()) return {};
+    const Array array(x.ptr());
+    return {array.data<void>(), array.stride(0), array.stride(1), array.stride(2), storage_of(array)};
+}
+
 // (sequences, T, lengths, starts, reset (B, T) or (T,))
 inline Sequences sequences(PyObject* x) {
     auto at = [&](int i) { return PyTuple_GET_ITEM(x, i); };

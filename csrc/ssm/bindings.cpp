@@ -8,13 +8,6 @@
 namespace fastiter::ssm {
 namespace {
 
-// (row, channel, time); None: not given
-Signal signal(py::handle x) {
-    if (x.is_none()) return {};
-    const Array array(x.ptr());
-    return {array.data<void>(), array.stride(0), array.stride(1), array.stride(2), storage_of(array)};
-}
-
 // (row, group, state, time), or (channel, state) of the type of the computation
 Projection projection(py::handle x) {
     const Array array(x.ptr());
@@ -127,9 +120,11 @@ void state_update(const py::tuple& inputs, py::handle state, py::handle rows, bo
 } // namespace
 
 void bind_attention(py::module_& m);
+void bind_conv(py::module_& m);
 
 void bind(py::module_& m) {
     bind_attention(m);
+    bind_conv(m);
     m.attr("tile") = kTile;
     m.def("selective_forward", selective_forward);
     m.def("selective_backward", selective_backward);

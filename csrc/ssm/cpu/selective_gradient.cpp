@@ -3,38 +3,10 @@
 //     l[t] = C dy[t] + a[t+1] l[t+1],   dC = sum of dy h,   dB = sum of l d u,   dx = sum of l B,   w = a l h[t-1],
 //     dA = sum of w d,   dd = u dx + sum of w A,   du = d dx + D dy.
 #include "ssm/cpu/selective_visit.hpp"
+#include "ssm/cpu/sums.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 namespace {
-
-// out[n] = the sum of the channels of vector n, for `count` of them
-template <class T> void add_channels(const T* vectors, int64_t count, T* out) {
-    constexpr int W = lanes<T>;
-    for (int64_t n = 0; n < count; n += W) {
-        vec<T> v[W];
-#pragma GCC unroll 16
-        for (int i = 0; i < W; ++i) v[i] = n + i < count ? load(vectors + (n + i) * W) : vec<T>{};
-        transpose<T>(v);
-        for (int i = 1; i < W; ++i) v[0] += v[i];
-        store_up_to(out + n, v[0], count - n);
-    }
-}
-
-template <class T> void fill_zero(T* p, int64_t count) {
-    for (int64_t i = 0; i < count; i += lanes<T>) store_up_to(p + i, vec<T>{}, count - i);
-}
-
-// out = the sum of `count` arrays of `size` numbers, in order; a thread adds its share of them.
-template <class T> void add_parts(const T* parts, int64_t count, int64_t size, T* out, Team team) {
-    if (!parts || !out) return;
-    const int64_t share = round_up(ceil_div(size, team.size), lanes<T>);
-    const int64_t to = min_of(size, (team.id + 1) * share);
-    for (int64_t c = team.id * share; c < to; c += lanes<T>) {
-        vec<T> sum = load_up_to(parts + c, to - c);
-        for (int64_t i = 1; i < count; ++i) sum += load_up_to(parts + i * size + c, to - c);
-        store_up_to(out + c, sum, to - c);
-    }
-}
 
 // The partial sums: of dB and dC one for each panel, of the others one for each sequence; without partners, the results.
 template <class T> struct Parts {
@@ -72,7 +44,7 @@ private:
             part = panels > 1 ? memory.take<T>(panels * of_projection) : result;
     }
     void add_projection(const T* parts, T* out, bool fixed, Team team) const {
-        if (fixed && sequences > 1) add_parts(parts, sequences, of_states, out, team);
+        if (fixed && sequences != 1) add_parts(parts, sequences, of_states, out, team);
         if (!fixed && panels > 1) add_parts(parts, panels, of_projection, out, team);
     }
 };

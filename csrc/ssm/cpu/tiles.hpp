@@ -13,6 +13,9 @@ template <class V, size_t... I> FASTITER_INLINE V lower_halves(V a, V b, std::in
 template <class V, size_t... I> FASTITER_INLINE V upper_halves(V a, V b, std::index_sequence<I...>) {
     return __builtin_shufflevector(a, b, int(sizeof...(I) / 2 + I / 2 + (I & 1) * sizeof...(I))...);
 }
+template <class V, size_t... I> FASTITER_INLINE V every_second(V a, V b, int first, std::index_sequence<I...>) {
+    return first ? __builtin_shufflevector(a, b, int(2 * I + 1)...) : __builtin_shufflevector(a, b, int(2 * I)...);
+}
 } // namespace detail
 
 // Transposes a square of vectors: each of log2(lanes) passes interleaves the first half of them with the second.
@@ -32,10 +35,36 @@ template <class T> FASTITER_INLINE void transpose(vec<T>* v) {
     }
 }
 
+// Separates quadruples: vector i of four, one after the other in memory, becomes the numbers i of all quadruples.
+template <class T> FASTITER_INLINE void separate_4(vec<T>* v) {
+    constexpr auto all = std::make_index_sequence<lanes<T>>();
+    const vec<T> even[] = {detail::every_second(v[0], v[1], 0, all), detail::every_second(v[2], v[3], 0, all)};
+    const vec<T> odd[] = {detail::every_second(v[0], v[1], 1, all), detail::every_second(v[2], v[3], 1, all)};
+    v[0] = detail::every_second(even[0], even[1], 0, all);
+    v[1] = detail::every_second(odd[0], odd[1], 0, all);
+    v[2] = detail::every_second(even[0], even[1], 1, all);
+    v[3] = detail::every_second(odd[0], odd[1], 1, all);
+}
+// The inverse
+template <class T> FASTITER_INLINE void join_4(vec<T>* v) {
+    constexpr auto all = std::make_index_sequence<lanes<T>>();
+    const vec<T> even[] = {detail::lower_halves(v[0], v[2], all), detail::upper_halves(v[0], v[2], all)};
+    const vec<T> odd[] = {detail::lower_halves(v[1], v[3], all), detail::upper_halves(v[1], v[3], all)};
+    v[0] = detail::lower_halves(even[0], odd[0], all);
+    v[1] = detail::upper_halves(even[0], odd[0], all);
+    v[2] = detail::lower_halves(even[1], odd[1], all);
+    v[3] = detail::upper_halves(even[1], odd[1], all);
+}
+
 // A piece of a signal: `channels` of it, at most one vector, for `steps` steps. Strides count elements.
 template <class S> struct Piece {
     S* data;
     int64_t channel, time, channels, steps;
+
+    // Whether it is a vector of channels with 4 steps each, without gaps
+    bool is_quadruples() const {
+        return time == 1 && channel == 4 && steps == 4 && channels == lanes<std::remove_const_t<S>>;
+    }
 };
 
 // tile[t * line + c] = the piece's number of channel c at step t; channels up to a whole vector are 0.
@@ -44,6 +73,10 @@ template <class S> FASTITER_NOINLINE void read_piece(const Piece<const S>& p, ac
     constexpr int W = lanes<T>;
     if (p.channel == 1 || p.channels == 1) {
         for (int64_t t = 0; t < p.steps; ++t) store(tile + t * line, load_up_to(p.data + t * p.time, p.channels));
+    } else if (p.is_quadruples()) {
+        vec<T> v[] = {load(p.data), load(p.data + W), load(p.data + 2 * W), load(p.data + 3 * W)};
+        separate_4<T>(v);
+        for (int t = 0; t < 4; ++t) store(tile + t * line, v[t]);
     } else if (p.time == 1) {
         for (int64_t t = 0; t < p.steps; t += W) {
             vec<T> v[W];
@@ -70,6 +103,10 @@ template <class S> FASTITER_NOINLINE void write_piece(const Piece<S>& p, const a
     constexpr int W = lanes<T>;
     if (p.channel == 1 || p.channels == 1) {
         for (int64_t t = 0; t < p.steps; ++t) store_up_to(p.data + t * p.time, load(tile + t * line), p.channels);
+    } else if (p.is_quadruples()) {
+        vec<T> v[] = {load(tile), load(tile + line), load(tile + 2 * line), load(tile + 3 * line)};
+        join_4<T>(v);
+        for (int i = 0; i < 4; ++i) store(p.data + i * W, v[i]);
     } else if (p.time == 1) {
         for (int64_t t = 0; t < p.steps; t += W) {
             const int64_t steps = min_of(W, p.steps - t);

@@ -1,5 +1,7 @@
 """State-space models. A stub."""
 
+from typing import Any
+
 from . import Address, Sequence, Strided
 
 #: Steps between two saved states
@@ -79,3 +81,28 @@ def low_rank_backward(
     gradients: Sequence,
     /,
 ) -> None: ...
+# sequences, D, W, silu, seq_idx (B, T)
+ConvShape = tuple[object, ...]
+
+def conv_forward(
+    shape: ConvShape, x: Strided, out: Strided, weight: Address, bias: Address, first: Strided, last: Strided, /
+) -> None: ...
+
+# inputs: x, weight, bias, first; gradients: dx, dweight, dbias, dfirst
+def conv_backward(
+    shape: ConvShape, inputs: Sequence, d_out: Strided, dlast: Strided, gradients: Sequence, /
+) -> None: ...
+def conv_update(
+    x: Strided,
+    state: Strided,
+    weight: Strided,
+    bias: Strided,
+    silu: bool,
+    positions: Address,
+    rows: Address,
+    out: Strided,
+    /,
+) -> None: ...
+
+# The output, or None: the arguments need the path in Python
+def conv_update_tensors(x: object, state: object, weight: object, bias: object, silu: bool, /) -> Any: ...

@@ -141,7 +141,7 @@ def _grouped(x: Array) -> Array:
     return x[:, None] if x.ndim == 3 else x
 
 
-def _like(u: Array) -> Array:
+def like(u: Array) -> Array:
     """Return an uninitialised array with the shape and dtype of u, and channels contiguous if they are in u."""
     batch, channels, time = u.shape
     if abs(u.strides[1]) < abs(u.strides[2]):
@@ -157,7 +157,7 @@ def _cpu(
     assert B is not None
     assert C is not None
     count = cut.count(sizes.batch)
-    out, last = _like(u), empty((count, sizes.channels, sizes.states), computed(u))
+    out, last = like(u), empty((count, sizes.channels, sizes.states), computed(u))
     shape = ((count, sizes.time, cut.lengths, cut.cu_seqlens, cut.reset), *_kernel_sizes(sizes), softplus)
     weights: list[Any] = [None if x is None else np.ascontiguousarray(x) for x in (A, D, delta_bias, initial)]
     projections: list[Any] = [np.ascontiguousarray(x) if x.ndim == 2 else aligned(_grouped(x)) for x in (B, C)]
@@ -272,12 +272,12 @@ def selective_state_update(
     return out
 
 
-def check_rows(function: str, rows: Array, count: int) -> None:
-    """Check that ``state_batch_indices`` has rows of the state, each at most once, or negative numbers."""
+def check_rows(function: str, rows: Array, count: int, name: str = "state_batch_indices", state: str = "state") -> None:
+    """Check that the indices ``name`` are rows of the state, each at most once, or negative numbers."""
     used = rows[rows >= 0]
     if used.size and int(used.max()) >= count:
         raise ValueError(
-            f"{function}: state_batch_indices must be below the number of rows of state, {count}, got {int(used.max())}"
+            f"{function}: {name} must be below the number of rows of {state}, {count}, got {int(used.max())}"
         )
     if len(np.unique(used)) != len(used):
-        raise ValueError(f"{function}: state_batch_indices must have each row of state at most once, got one twice")
+        raise ValueError(f"{function}: {name} must have each row of {state} at most once, got one twice")

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from .._public import publish
 from ..ssm._torch.attention import linear_attention
+from ..ssm._torch.causal_conv import causal_conv1d, causal_conv1d_update, causal_conv1d_varlen_states
 from ..ssm._torch.functional import selective_scan, selective_state_update
 from ..ssm._torch.low_rank import dplr_delta_rule
 from ..ssm._torch.mlstm import mlstm
 from ..ssm._torch.ssd import ssd
 
-__all__ = ["dplr_delta_rule", "linear_attention", "mlstm", "selective_scan", "selective_state_update", "ssd"]
+__all__ = [
+    "causal_conv1d",
+    "causal_conv1d_update",
+    "causal_conv1d_varlen_states",
+    "dplr_delta_rule",
+    "linear_attention",
+    "mlstm",
+    "selective_scan",
+    "selective_state_update",
+    "ssd",
+]
 
 publish(globals())

@@ -20,6 +20,13 @@ Cut = tuple[Tensor | None, Tensor | None, Tensor | None]
 def check_tensors(function: str, tensors: Mapping[str, Any], first: str) -> None:
     """Check types, dtypes and devices: float64 goes with float64 alone, 16 and 32 bits go together."""
     head = tensors[first]
+    dtype = getattr(head, "dtype", None)
+    for x in tensors.values():
+        if not isinstance(x, Tensor) or x.dtype != dtype or not x.is_cpu or x.layout != torch.strided or x.is_nested:
+            break
+    else:
+        if dtype in GPU_FLOATS:
+            return
     for name, x in {first: head, **tensors}.items():
         if not isinstance(x, Tensor):
             raise TypeError(f"{function}: {name} must be a torch.Tensor, got {type(x).__qualname__}")

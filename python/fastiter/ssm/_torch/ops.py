@@ -94,7 +94,7 @@ def checked_sequences(function: str, call: Any, batch: int, time: int) -> tuple[
     if cu_seqlens is not None:
         falls = bool((cu_seqlens[1:] < cu_seqlens[:-1]).any())
         check_bounds(function, cu_seqlens.shape, int(cu_seqlens[0]), int(cu_seqlens[-1]), falls, time)
-    cut = [contiguous_or_none(x) for x in (lengths, cu_seqlens, call.reset)]
+    cut = [contiguous_or_none(x) for x in (lengths, cu_seqlens, getattr(call, "reset", None))]
     return (count_of(call, batch), time, *cut)
 
 

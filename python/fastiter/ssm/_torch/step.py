@@ -19,16 +19,21 @@ LIBRARY.define(
 )
 
 
-def _check_rows(rows: Tensor, count: int) -> None:
+def check_rows(
+    rows: Tensor,
+    count: int,
+    function: str = "selective_state_update",
+    name: str = "state_batch_indices",
+    state: str = "state",
+) -> None:
     """Check the rows of the states, which tracing does not know."""
-    function = "selective_state_update"
     used = rows[rows >= 0]
     if used.numel() and int(used.max()) >= count:
         raise ValueError(
-            f"{function}: state_batch_indices must be below the number of rows of state, {count}, got {int(used.max())}"
+            f"{function}: {name} must be below the number of rows of {state}, {count}, got {int(used.max())}"
         )
     if used.numel() != used.unique().numel():
-        raise ValueError(f"{function}: state_batch_indices must have each row of state at most once, got one twice")
+        raise ValueError(f"{function}: {name} must have each row of {state} at most once, got one twice")
 
 
 def _plain(x: Tensor | None) -> Tensor | None:
@@ -50,7 +55,7 @@ def _step(
 ) -> Tensor:
     if rows is not None:
         rows = contiguous(rows)
-        _check_rows(rows, state.shape[0])
+        check_rows(rows, state.shape[0])
     if overlaps_itself(state.shape, state.stride(), 1):
         got = f"strides {state.stride()}"
         raise ValueError(f"selective_state_update: state must have one place for each element, got {got}")

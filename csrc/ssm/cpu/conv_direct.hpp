@@ -1,0 +1,176 @@
+// Loops of the causal convolution that read and write signals in place, for 2 to 4 taps; S is the type that they are
+// stored in. The order of additions is that of the blocks in conv.hpp, so that results have the same bits.
+#pragma once
+#include "ssm/cpu/conv.hpp"
+
+namespace fastiter::ssm::FASTITER_LEVEL {
+
+// Lanes K to K + L - 1 of two vectors
+template <class T, int K, size_t... I> FASTITER_INLINE vec<T> window(vec<T> a, vec<T> b, std::index_sequence<I...>) {
+    return __builtin_shufflevector(a, b, int(I + K)...);
+}
+template <class T, int K> FASTITER_INLINE vec<T> window(vec<T> a, vec<T> b) {
+    return window<T, K>(a, b, std::make_index_sequence<lanes<T>>());
+}
+
+// Calls f.template operator()<j>() for j from 0 to W - 1.
+template <class F, int... J> FASTITER_INLINE void each_tap(F f, std::integer_sequence<int, J...>) {
+    (f.template operator()<J>(), ...);
+}
+template <int W, class F> FASTITER_INLINE void each_tap(F f) { each_tap(f, std::make_integer_sequence<int, W>()); }
+
+template <class T, int W> struct FilterVectors {
+    vec<T> tap[W], bias;
+    FASTITER_INLINE explicit FilterVectors(const T* vectors) {
+#pragma GCC unroll 4
+        for (int j = 0; j < W; ++j) tap[j] = load(vectors + j * lanes<T>);
+        bias = load(vectors + W * lanes<T>);
+    }
+    // bias + sum of tap[j] x[j]
+    FASTITER_INLINE vec<T> sum(const vec<T>* x) const {
+        vec<T> y = bias;
+#pragma GCC unroll 4
+        for (int j = 0; j < W; ++j) y = fma(tap[j], x[j], y);
+        return y;
+    }
+    // The gradient of an input: d[k] is dpre k steps later.
+    FASTITER_INLINE vec<T> back(const vec<T>* d) const {
+        vec<T> y{};
+#pragma GCC unroll 4
+        for (int k = 0; k < W; ++k) y = fma(tap[W - 1 - k], d[k], y);
+        return y;
+    }
+};
+
+template <bool Silu, class T> FASTITER_INLINE vec<T> activated(vec<T> pre) {
+    if constexpr (Silu) return pre * sigmoid<T>(pre);
+    return pre;
+}
+// The derivative at pre times d
+template <bool Silu, class T> FASTITER_INLINE vec<T> activated_gradient(vec<T> pre, vec<T> d) {
+    if constexpr (!Silu) return d;
+    const vec<T> s = sigmoid<T>(pre);
+    return d * (s * fma(pre, broadcast(T(1)) - s, broadcast(T(1))));
+}
+
+// The inputs that the taps of a vector of a row reach, given the vector before it
+template <class T, int W> FASTITER_INLINE void row_taps(vec<T> before, vec<T> x, vec<T>* taps) {
+    each_tap<W - 1>([&]<int J>() { taps[J] = window<T, lanes<T> - (W - 1 - J)>(before, x); });
+    taps[W - 1] = x;
+}
+
+template <class S, int W, bool Silu>
+FASTITER_NOINLINE void convolve_row(const value<S>* filter, const value<S>* inputs_before, const S* x, int64_t steps,
+                                    S* out) {
+    using T = value<S>;
+    constexpr int L = lanes<T>;
+    const FilterVectors<T, W> weights(filter);
+    vec<T> before = load(inputs_before);
+    auto next = [&](vec<T> now) {
+        vec<T> taps[W];
+        row_taps<T, W>(before, now, taps);
+        before = now;
+        return activated<Silu, T>(weights.sum(taps));
+    };
+    int64_t t = 0;
+    for (; t + L <= steps; t += L) store(out + t, next(load(x + t)));
+    if (t < steps) store_first(out + t, next(load_first(x + t, int(steps - t))), int(steps - t));
+}
+
+// `vectors` of a row, and dpre of the vector behind them
+template <class S> struct RowGradient {
+    const value<S>*filter, *inputs_before, *dpre_after;
+    const S *x, *d_out;
+    S* dx; // nullptr: not requested
+    int64_t vectors;
+    value<S>* sums;
+};
+
+template <class S, int W, bool Silu> FASTITER_NOINLINE void differentiate_row(const RowGradient<S>& p) {
+    using T = value<S>;
+    constexpr int L = lanes<T>;
+    const FilterVectors<T, W> weights(p.filter);
+    FilterVectors<T, W> sums(p.sums);
+    vec<T> before = load(p.inputs_before), last{};
+    auto write = [&](int64_t t, vec<T> next) {
+        vec<T> d[W];
+        each_tap<W>([&]<int K>() { d[K] = window<T, K>(last, next); });
+        store(p.dx + t, weights.back(d));
+    };
+    for (int64_t t = 0; t < p.vectors * L; t += L) {
+        vec<T> taps[W];
+        const vec<T> x = load(p.x + t);
+        row_taps<T, W>(before, x, taps);
+        const vec<T> d = activated_gradient<Silu, T>(weights.sum(taps), load(p.d_out + t));
+#pragma GCC unroll 4
+        for (int j = 0; j < W; ++j) sums.tap[j] = fma(d, taps[j], sums.tap[j]);
+        sums.bias += d;
+        if (p.dx && t) write(t - L, d);
+        before = x, last = d;
+    }
+    if (p.dx && p.vectors) write((p.vectors - 1) * L, load(p.dpre_after));
+#pragma GCC unroll 4
+    for (int j = 0; j < W; ++j) store(p.sums + j * L, sums.tap[j]);
+    store(p.sums + W * L, sums.bias);
+}
+
+// R steps of `channels` channels, of which each step is contiguous: rows[k] is step k - (W - 1).
+template <class S, int W, bool Silu, int R>
+FASTITER_NOINLINE void convolve_steps(const value<S>* filters, const S* const* rows, S* out, int64_t time,
+                                      int64_t channels) {
+    using T = value<S>;
+    constexpr int L = lanes<T>;
+    for (int64_t c = 0; c < channels; c += L, filters += (W + 1) * L) {
+        const int64_t left = channels - c;
+        const FilterVectors<T, W> weights(filters);
+        vec<T> x[W - 1 + R];
+#pragma GCC unroll 8
+        for (int k = 0; k < W - 1 + R; ++k) x[k] = load_up_to(rows[k] + c, left);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) store_up_to(out + r * time + c, activated<Silu, T>(weights.sum(x + r)), left);
+    }
+}
+
+// The gradient at R steps, and that of the inputs W - 1 steps earlier
+template <class S, int W, int R> struct StepsGradient {
+    const value<S>* filters;
+    const S* rows[W - 1 + R]; // as above
+    const S* d_out[R];
+    S* dx[R];       // of steps 1 - W to R - W
+    value<S>* dpre; // (W - 1, line): of the W - 1 steps before, and after the call of its last steps
+    int64_t line, channels;
+    value<S>* sums;
+};
+
+template <class S, int W, bool Silu, int R>
+FASTITER_NOINLINE void differentiate_steps(const StepsGradient<S, W, R>& p) {
+    using T = value<S>;
+    constexpr int L = lanes<T>;
+    for (int64_t c = 0, at = 0; c < p.channels; c += L, at += (W + 1) * L) {
+        const int64_t left = p.channels - c;
+        const FilterVectors<T, W> weights(p.filters + at);
+        FilterVectors<T, W> sums(p.sums + at);
+        vec<T> x[W - 1 + R], d[W - 1 + R];
+#pragma GCC unroll 8
+        for (int k = 0; k < W - 1 + R; ++k) x[k] = load_up_to(p.rows[k] + c, left);
+#pragma GCC unroll 4
+        for (int k = 0; k < W - 1; ++k) d[k] = load(p.dpre + k * p.line + c);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+            const vec<T> now = activated_gradient<Silu, T>(weights.sum(x + r), load_up_to(p.d_out[r] + c, left));
+            d[W - 1 + r] = now;
+#pragma GCC unroll 4
+            for (int j = 0; j < W; ++j) sums.tap[j] = fma(now, x[r + j], sums.tap[j]);
+            sums.bias += now;
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) store_up_to(p.dx[r] + c, weights.back(d + r), left);
+#pragma GCC unroll 4
+        for (int k = 0; k < W - 1; ++k) store(p.dpre + k * p.line + c, d[R + k]);
+#pragma GCC unroll 4
+        for (int j = 0; j < W; ++j) store(p.sums + at + j * L, sums.tap[j]);
+        store(p.sums + at + W * L, sums.bias);
+    }
+}
+
+} // namespace fastiter::ssm::FASTITER_LEVEL

@@ -1,0 +1,303 @@
+"""Causal convolutions of channels along time on NumPy arrays: out[t] = act(bias + sum_j weight[j] x[t - W + 1 + j])."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._backend import Backends, choose
+from .._check import check_array, check_flag, check_room, empty, integers
+from .._sequences import check_bounds
+from ._arrays import STORED, Array, Cut, aligned, checked_cut, computed
+from ._conv_shapes import (
+    ConvSizes,
+    check_activation,
+    check_conv_shapes,
+    check_initial_states,
+    check_label_range,
+    check_seq_idx,
+    check_state_len,
+    check_update_shapes,
+)
+from ._functional import check_rows, like
+
+
+class _Call(NamedTuple):
+    """The checked arguments of a convolution."""
+
+    x: Array
+    weight: Array
+    bias: Array | None
+    initial_states: Array | None
+    seq_idx: Array | None
+    silu: bool
+    cut: Cut
+
+
+def causal_conv1d(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    seq_idx: npt.ArrayLike | None = None,
+    initial_states: Array | None = None,
+    return_final_states: bool = False,
+    activation: str | None = None,
+    lengths: npt.ArrayLike | None = None,
+    cu_seqlens: npt.ArrayLike | None = None,
+    backend: str | None = None,
+) -> Array | tuple[Array, Array]:
+    """out[t] = act(bias + sum over j of weight[j] x[t - W + 1 + j]): each channel is convolved with W taps of its own.
+
+    Names and layout are those of ``causal_conv1d``'s ``causal_conv1d_fn``. Time or channels contiguous are both fast,
+    such as (B, T, D) in memory, viewed as (B, D, T); no copy is made of any layout.
+
+    Parameters
+    ----------
+    x : ndarray (B, D, T), float32, float64, float16 or bfloat16 (of ml_dtypes)
+        Inputs.
+    weight : ndarray (D, W)
+        Taps of each channel, the last one for the step itself; any W >= 1. weight and bias may each have any of the
+        dtypes if x is not float64, else float64.
+    bias : ndarray (D,), optional
+        Added to the sums.
+    seq_idx : integers (B, T), optional
+        The number of each step's sequence: inputs of other numbers count as 0, and where it is negative, out is 0.
+        Excludes the arguments below that are about sequences or states.
+    initial_states : ndarray (B, D, W - 1), optional
+        The inputs before the first steps; zero by default; dtype of x.
+    return_final_states : bool
+        Also return the last W - 1 inputs of each sequence.
+    activation : {None, "silu", "swish"}
+        The function act: none, or x / (1 + e^-x), which has both names.
+    lengths : integers (B,), optional
+        Valid steps of each row, 0 to T; later steps are not computed and their output is 0.
+    cu_seqlens : integers (S + 1,), optional
+        S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1]. The states
+        are then (S, D, W - 1).
+    backend : {"cpu", "reference"}, optional
+        "reference" runs the specification in plain NumPy.
+
+    Returns
+    -------
+    out : ndarray (B, D, T)
+        With the dtype and the order in memory of x.
+    final_states : ndarray (B, D, W - 1)
+        Only with ``return_final_states``; given back as ``initial_states`` they continue the sequences exactly.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+    BackendError
+        If the backend cannot run.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter.ssm
+    >>> x = np.arange(1.0, 6)[None, None]
+    >>> fastiter.ssm.causal_conv1d(x, np.array([[0.5, 0.5]])).tolist()  # means of two steps
+    [[[0.5, 1.5, 2.5, 3.5, 4.5]]]
+    """
+    function = "causal_conv1d"
+    run = choose(function, _BACKENDS, backend)
+    silu = check_activation(function, activation)
+    check_flag(function, "return_final_states", return_final_states)
+    given = given_of({"x": x, "weight": weight, "bias": bias, "initial_states": initial_states})
+    _check_dtypes(function, given, "initial_states")
+    sizes = check_conv_shapes(function, {name: y.shape for name, y in given.items()})
+    labels = None
+    if seq_idx is not None:
+        others = {"initial_states": initial_states, "lengths": lengths, "cu_seqlens": cu_seqlens}
+        absent = {name: y is not None for name, y in others.items()}
+        labels = _checked_labels(function, seq_idx, sizes, {**absent, "return_final_states": return_final_states})
+    cut = checked_cut(function, sizes.batch, sizes.time, None, lengths, cu_seqlens, "x")
+    if initial_states is not None:
+        count, packed = cut.count(sizes.batch), cut.cu_seqlens is not None
+        check_initial_states(function, initial_states.shape, count, sizes, packed)
+    out, last = run(_Call(x, weight, bias, initial_states, labels, silu, cut), return_final_states)
+    return out if last is None else (out, last)
+
+
+def given_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments without the optional ones that are None."""
+    return {name: x for name, x in arguments.items() if x is not None or name in ("x", "weight", "conv_state")}
+
+
+def _check_dtypes(function: str, arrays: Mapping[str, Any], exact: str) -> None:
+    """Check dtypes: float64 goes with float64 alone, and the argument ``exact`` has that of x."""
+    for name, y in arrays.items():
+        check_array(function, name, y, STORED)
+        head = arrays["x"].dtype
+        if computed(y) != computed(arrays["x"]):
+            expected = "float64" if head == np.float64 else "float32, float16 or bfloat16"
+            raise TypeError(f"{function}: {name} must have dtype {expected} to go with {head} x, got {y.dtype}")
+        if name == exact and y.dtype != head:
+            raise TypeError(f"{function}: {name} must have dtype {head} like x, got {y.dtype}")
+
+
+def _checked_labels(function: str, seq_idx: npt.ArrayLike, sizes: ConvSizes, others: Mapping[str, bool]) -> Array:
+    labels = integers(function, "seq_idx", seq_idx)
+    check_seq_idx(function, labels.shape, sizes, others)
+    check_label_range(function, int(labels.min(initial=0)), int(labels.max(initial=0)))
+    return labels.astype(np.int32)
+
+
+def _filter(x: Array, weight: Array, bias: Array | None) -> tuple[Array, Array | None]:
+    """Return the taps and the bias, contiguous, in the dtype of the arithmetic."""
+    dtype = computed(x)
+    return np.ascontiguousarray(weight, dtype), None if bias is None else np.ascontiguousarray(bias, dtype)
+
+
+def _cpu(call: _Call, keeps_last: bool) -> tuple[Array, Array | None]:
+    x, cut = call.x, call.cut
+    (batch, channels, time), width = x.shape, call.weight.shape[1]
+    count = cut.count(batch)
+    out, last = like(x), empty((count, channels, width - 1), x.dtype) if keeps_last else None
+    shape = ((count, time, cut.lengths, cut.cu_seqlens, None), channels, width, call.silu, call.seq_idx)
+    weight, bias = _filter(x, call.weight, call.bias)
+    first = None if call.initial_states is None or width == 1 else aligned(call.initial_states)
+    _core.ssm.conv_forward(shape, aligned(x), out, weight, bias, first, None if width == 1 else last)
+    return out, last
+
+
+def _reference(call: _Call, keeps_last: bool) -> tuple[Array, Array | None]:
+    from . import reference, reference_conv
+
+    dtype = computed(call.x)
+    x, weight, bias, first = (None if y is None else y.astype(dtype) for y in call[:4])
+    assert x is not None  # for the type checker, as is weight
+    assert weight is not None
+    out, last = reference_conv.causal_conv1d(
+        x,
+        weight,
+        bias,
+        seq_idx=call.seq_idx,
+        initial_states=first,
+        activation=call.silu,
+        cut=reference.Cut(*call.cut),
+    )
+    return out.astype(call.x.dtype), last.astype(call.x.dtype) if keeps_last else None
+
+
+_BACKENDS: Backends[tuple[Array, Array | None]] = {"cpu": _cpu, "reference": _reference}
+
+
+def causal_conv1d_update(
+    x: Array,
+    conv_state: Array,
+    weight: Array,
+    bias: Array | None = None,
+    activation: str | None = None,
+    cache_seqlens: npt.ArrayLike | None = None,
+    conv_state_indices: npt.ArrayLike | None = None,
+) -> Array:
+    """out = act(bias + sum over j of weight[j] x[t - W + 1 + j]) for the next steps, with the last inputs in a state.
+
+    Arguments are those of the function of the same name of ``causal_conv1d``.
+
+    Parameters
+    ----------
+    x : ndarray (B, D) or (B, D, L), float32, float64, float16 or bfloat16
+        The next step, or the next L steps.
+    conv_state : ndarray (B, D, N), N >= W - 1
+        The last N inputs, which are changed in place: the oldest ones go, and x is appended.
+    weight : ndarray (D, W)
+        As in :func:`causal_conv1d`. conv_state, weight and bias may each have any of the dtypes if x is not float64,
+        else float64.
+    bias : ndarray (D,), optional
+        Added to the sums.
+    activation : {None, "silu", "swish"}
+        As in :func:`causal_conv1d`.
+    cache_seqlens : integers (B,), optional
+        Steps so far. The state is then a ring, and the next input is written at cache_seqlens % N.
+    conv_state_indices : integers (B,), optional
+        The row of ``conv_state`` of each row of x; a negative one stands for padding, whose output is 0. Each row may
+        occur once.
+
+    Returns
+    -------
+    out : ndarray like x
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter.ssm
+    >>> state, weight = np.zeros((1, 1, 1)), np.array([[0.5, 0.5]])
+    >>> [fastiter.ssm.causal_conv1d_update(np.array([[x]]), state, weight).item() for x in (1.0, 2.0, 3.0)]
+    [0.5, 1.5, 2.5]
+    """
+    function = "causal_conv1d_update"
+    silu = check_activation(function, activation)
+    given = given_of({"x": x, "conv_state": conv_state, "weight": weight, "bias": bias})
+    _check_dtypes(function, given, "")
+    shapes: dict[str, Any] = {name: y.shape for name, y in given.items()}
+    positions = rows = None
+    if cache_seqlens is not None:
+        positions = integers(function, "cache_seqlens", cache_seqlens)
+        shapes["cache_seqlens"] = positions.shape
+    if conv_state_indices is not None:
+        rows = integers(function, "conv_state_indices", conv_state_indices)
+        shapes["conv_state_indices"] = rows.shape
+    check_update_shapes(function, shapes)
+    check_room(function, conv_state, conv_state.shape, "conv_state")
+    if rows is not None:
+        check_rows(function, rows, conv_state.shape[0], "conv_state_indices", "conv_state")
+    out = np.empty(x.shape, x.dtype)
+    if out.size:
+        kept: Any = aligned(conv_state)
+        _core.ssm.conv_update(aligned(x), kept, aligned(weight), aligned(bias), silu, positions, rows, out)
+        if kept is not conv_state:
+            conv_state[...] = kept
+    return out
+
+
+def causal_conv1d_varlen_states(x: Array, cu_seqlens: npt.ArrayLike, state_len: int) -> Array:
+    """state = the last ``state_len`` inputs of each packed sequence, with zeros before those of a shorter one.
+
+    Parameters
+    ----------
+    x : ndarray (T, D), float32, float64, float16 or bfloat16
+        The inputs of S sequences: sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1].
+    cu_seqlens : integers (S + 1,)
+        Where sequences begin and end, rising from 0 to T.
+    state_len : int
+        Inputs to keep of each sequence.
+
+    Returns
+    -------
+    states : ndarray (S, D, state_len), dtype of x
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+
+    Examples
+    --------
+    >>> import numpy as np, fastiter.ssm
+    >>> fastiter.ssm.causal_conv1d_varlen_states(np.arange(1.0, 6)[:, None], [0, 1, 5], 2).tolist()
+    [[[0.0, 1.0]], [[4.0, 5.0]]]
+    """
+    function = "causal_conv1d_varlen_states"
+    check_array(function, "x", x, STORED)
+    if x.ndim != 2:
+        raise ValueError(f"{function}: x must have shape (T, D), got {x.shape}")
+    check_state_len(function, state_len)
+    bounds = integers(function, "cu_seqlens", cu_seqlens)
+    first, last = (int(bounds[0]), int(bounds[-1])) if bounds.ndim == 1 and bounds.size else (0, 0)
+    falls = bounds.ndim == 1 and bool((bounds[1:] < bounds[:-1]).any())
+    check_bounds(function, bounds.shape, first, last, falls, len(x))
+    steps = bounds[1:, None] + np.arange(-state_len, 0)
+    inside = steps >= bounds[:-1, None]
+    states = np.zeros((*steps.shape, x.shape[1]), x.dtype)
+    states[inside] = x[steps[inside]]
+    return np.ascontiguousarray(states.transpose(0, 2, 1))

@@ -1,0 +1,207 @@
+"""Causal convolutions of channels along time on tensors, differentiable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.overrides import has_torch_function
+
+from ..._check import check_flag
+from ..._torch.autograd import differentiable_once
+from ..._torch.ops import checked_bounds, checked_integers, grad_enabled, transformed
+from ..._torch.overrides import dispatched
+from .._causal_conv import given_of
+from .._conv_shapes import (
+    check_activation,
+    check_conv_shapes,
+    check_initial_states,
+    check_seq_idx,
+    check_state_len,
+    check_update_shapes,
+)
+from .checks import Integers, check_tensors, checked_cut
+from .ops import computed
+from .ops_conv import ConvBackward, ConvForward, conv_bwd, conv_fwd, conv_update, plain_conv_update
+
+
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    seq_idx: Integers | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+    activation: str | None = None,
+    lengths: Integers | None = None,
+    cu_seqlens: Integers | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """out[t] = act(bias + sum over j of weight[j] x[t - W + 1 + j]): each channel has W taps of its own, on tensors.
+
+    Arguments, shapes and errors are those of :func:`fastiter.ssm.causal_conv1d`, but initial_states may have any of the
+    dtypes and are converted. Differentiable in x, weight, bias and initial_states, with gradients from the output and
+    from the final states, once: second derivatives are refused.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> x = torch.randn(2, 20, 8).transpose(1, 2)  # two rows of 8 channels and 20 steps
+    >>> weight = torch.randn(8, 4, requires_grad=True)
+    >>> out = fastiter.torch.ssm.causal_conv1d(x, weight, activation="silu")
+    >>> out.shape, torch.autograd.grad(out.sum(), weight)[0].shape
+    (torch.Size([2, 8, 20]), torch.Size([8, 4]))
+    """
+    function = "causal_conv1d"
+    cuts = {"seq_idx": seq_idx, "lengths": lengths, "cu_seqlens": cu_seqlens}
+    if has_torch_function((x, weight, bias, initial_states, *cuts.values())):
+        options = {"return_final_states": return_final_states, "activation": activation}
+        every: dict[str, Any] = {**cuts, "initial_states": initial_states, **options}
+        result: Tensor | tuple[Tensor, Tensor] = dispatched(causal_conv1d, x, weight, bias, **every)
+        return result
+    silu = check_activation(function, activation)
+    check_flag(function, "return_final_states", return_final_states)
+    tensors = given_of({"x": x, "weight": weight, "bias": bias, "initial_states": initial_states})
+    check_tensors(function, tensors, "x")
+    sizes = check_conv_shapes(function, {name: y.shape for name, y in tensors.items()})
+    labels: Tensor | None = None
+    if seq_idx is not None:
+        others = {"initial_states": initial_states, "lengths": lengths, "cu_seqlens": cu_seqlens}
+        labels = checked_integers(function, "seq_idx", seq_idx, x.device)
+        absent = {name: y is not None for name, y in others.items()}
+        check_seq_idx(function, labels.shape, sizes, {**absent, "return_final_states": return_final_states})
+    _, whole, bounds = checked_cut(function, x, (sizes.batch, sizes.time), None, lengths, cu_seqlens, "x")
+    if initial_states is not None:
+        sequences = sizes.batch if bounds is None else bounds.shape[0] - 1
+        check_initial_states(function, initial_states.shape, sequences, sizes, bounds is not None)
+        initial_states = initial_states.to(x.dtype)
+    dtype = computed(x.dtype)
+    given = (x, weight.to(dtype), None if bias is None else bias.to(dtype), initial_states)
+    arguments: tuple[Any, ...] = (*given, silu, labels, whole, bounds, return_final_states)
+    needs_grad = grad_enabled() and any(y is not None and y.requires_grad for y in given)
+    # In forward mode the autograd function is called because it raises.
+    if needs_grad or transformed() or forward_ad._current_level >= 0:
+        outputs = _CausalConv.apply(*arguments)
+    else:
+        outputs = conv_fwd(ConvForward(*arguments))
+    return (outputs[0], outputs[1]) if return_final_states else outputs[0]
+
+
+class _CausalConv(torch.autograd.Function):
+    """Map the arguments to (out,) or (out, last inputs)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        initial_states: Tensor | None,
+        silu: bool,
+        seq_idx: Tensor | None,
+        lengths: Tensor | None,
+        cu_seqlens: Tensor | None,
+        keep: bool,
+    ) -> tuple[Tensor, ...]:
+        tensors = (x, weight, bias, initial_states)
+        return tuple(conv_fwd(ConvForward(*tensors, silu, seq_idx, lengths, cu_seqlens, keep)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.silu = inputs[4]
+        ctx.save_for_backward(*inputs[:4], *inputs[5:8])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, dout: Tensor | None, dlast: Tensor | None = None) -> tuple[Tensor | None, ...]:
+        if dout is None and dlast is None:
+            return (None,) * 9
+        saved: tuple[Any, ...] = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:4]
+        requested = sum(1 << i for i, need in enumerate(needs) if need)
+        arguments = (*saved[:4], dout, dlast, ctx.silu, *saved[4:], requested)
+        found = iter(conv_bwd(ConvBackward(*arguments)))
+        return (*[next(found) if need else None for need in needs], None, None, None, None, None)
+
+
+def causal_conv1d_update(
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    cache_seqlens: Integers | None = None,
+    conv_state_indices: Integers | None = None,
+) -> Tensor:
+    """out = act(bias + sum over j of weight[j] x[t - W + 1 + j]) for the next steps, with a state in place, on tensors.
+
+    Arguments, shapes and errors are those of :func:`fastiter.ssm.causal_conv1d_update`. Not differentiable, as a step
+    changes the state in place: where an argument requires a gradient, it is refused.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> state, weight = torch.zeros(1, 8, 4), torch.randn(8, 4)
+    >>> fastiter.torch.ssm.causal_conv1d_update(torch.randn(1, 8), state, weight, activation="silu").shape
+    torch.Size([1, 8])
+    """
+    function = "causal_conv1d_update"
+    arguments = (x, conv_state, weight, bias, activation, cache_seqlens, conv_state_indices)
+    if has_torch_function(arguments):
+        result: Tensor = dispatched(causal_conv1d_update, *arguments)
+        return result
+    silu = check_activation(function, activation)
+    if cache_seqlens is None and conv_state_indices is None and not torch.is_grad_enabled():
+        out = plain_conv_update(x, conv_state, weight, bias, silu)
+        if out is not None:
+            return out
+    tensors = given_of({"x": x, "conv_state": conv_state, "weight": weight, "bias": bias})
+    check_tensors(function, tensors, "x")
+    shapes: dict[str, Any] = {name: y.shape for name, y in tensors.items()}
+    positions = rows = None
+    if cache_seqlens is not None:
+        positions = checked_integers(function, "cache_seqlens", cache_seqlens, x.device)
+        shapes["cache_seqlens"] = positions.shape
+    if conv_state_indices is not None:
+        rows = checked_integers(function, "conv_state_indices", conv_state_indices, x.device)
+        shapes["conv_state_indices"] = rows.shape
+    check_update_shapes(function, shapes)
+    if grad_enabled() and any(y.requires_grad for y in tensors.values()):
+        raise RuntimeError(
+            f"{function}: arguments must not require a gradient, as the state changes in place; "
+            "use torch.no_grad(), or causal_conv1d for training"
+        )
+    return conv_update(conv_state, x, weight, bias, silu, positions, rows)
+
+
+def causal_conv1d_varlen_states(x: Tensor, cu_seqlens: Integers, state_len: int) -> Tensor:
+    """state = the last ``state_len`` inputs of each packed sequence, with zeros before those of a shorter one.
+
+    Arguments, shapes and errors are those of :func:`fastiter.ssm.causal_conv1d_varlen_states`. Differentiable in x.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> fastiter.torch.ssm.causal_conv1d_varlen_states(torch.arange(1.0, 6)[:, None], [0, 1, 5], 2)
+    tensor([[[0., 1.]],
+    <BLANKLINE>
+            [[4., 5.]]])
+    """
+    function = "causal_conv1d_varlen_states"
+    if has_torch_function((x, cu_seqlens)):
+        result: Tensor = dispatched(causal_conv1d_varlen_states, x, cu_seqlens, state_len)
+        return result
+    check_tensors(function, {"x": x}, "x")
+    if x.dim() != 2:
+        raise ValueError(f"{function}: x must have shape (T, D), got {tuple(x.shape)}")
+    check_state_len(function, state_len)
+    bounds = checked_bounds(function, cu_seqlens, x.shape[0], x.device)
+    steps = bounds[1:, None] + torch.arange(-state_len, 0)
+    inside = steps >= bounds[:-1, None]
+    # a row of zeros behind the steps stands for what is before the start of a sequence
+    padded = torch.cat([x, x.new_zeros(1, x.shape[1])])
+    return padded[torch.where(inside, steps, x.shape[0])].transpose(1, 2).contiguous()

@@ -1,0 +1,182 @@
+"""The private ops of causal convolutions: their calls, and their CPU implementations, which call the kernels."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ... import _core
+from ..._check import overlaps_itself
+from ..._torch.op import Op
+from ..._torch.ops import LIBRARY, contiguous, needs_no_dispatch, unwatched
+from .._conv_shapes import check_label_range
+from .ops import checked_sequences, computed, contiguous_or_none, count_of, like, plain
+from .step import check_rows
+
+
+class ConvForward(NamedTuple):
+    """A call of the forward op, which returns out and, with ``keep``, the last W - 1 inputs.
+
+    weight and bias have the dtype of the arithmetic, initial_states that of x.
+    """
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    initial_states: Tensor | None
+    silu: bool
+    seq_idx: Tensor | None
+    lengths: Tensor | None
+    cu_seqlens: Tensor | None
+    keep: bool
+
+
+class ConvBackward(NamedTuple):
+    """A call of the backward op, which returns the requested gradients in the order of the arguments.
+
+    Bit i of ``requested`` is that of argument i of the forward op, from x to initial_states.
+    """
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    initial_states: Tensor | None
+    dout: Tensor | None
+    dlast: Tensor | None
+    silu: bool
+    seq_idx: Tensor | None
+    lengths: Tensor | None
+    cu_seqlens: Tensor | None
+    requested: int
+
+
+def _states(x: Tensor | None, width: int) -> Tensor | None:
+    return None if width == 1 else plain(x)
+
+
+def _count(call: Any) -> int:
+    return count_of(call, call.x.shape[0])
+
+
+def _work(call: Any) -> tuple[Any, ...]:
+    """Return the kernels' description of the work; check what tracing does not know."""
+    function = "causal_conv1d"
+    batch, channels, time = call.x.shape
+    sequences = checked_sequences(function, call, batch, time)
+    labels = call.seq_idx
+    if labels is not None:
+        if labels.numel():
+            check_label_range(function, int(labels.min()), int(labels.max()))
+        labels = contiguous(labels).to(torch.int32)
+    return sequences, channels, call.weight.shape[1], call.silu, labels
+
+
+def _forward_outputs(call: ConvForward) -> list[Tensor]:
+    outputs = [like(call.x)]
+    if call.keep:
+        outputs.append(call.x.new_empty((_count(call), call.x.shape[1], call.weight.shape[1] - 1)))
+    return outputs
+
+
+def _forward(call: ConvForward) -> list[Tensor]:
+    out, *last = outputs = _forward_outputs(call)
+    weight, bias = contiguous(call.weight), contiguous_or_none(call.bias)
+    width = weight.shape[1]
+    states = (_states(x, width) for x in (call.initial_states, last[0] if last else None))
+    _core.ssm.conv_forward(_work(call), plain(call.x), out, weight, bias, *states)
+    return outputs
+
+
+def _empty_gradients(call: ConvBackward) -> list[Tensor | None]:
+    shapes = (None, call.weight.shape, call.x.shape[1:2], (_count(call), call.x.shape[1], call.weight.shape[1] - 1))
+    dtypes = (None, *[computed(call.x.dtype)] * 2, call.x.dtype)
+    found: list[Tensor | None] = []
+    for i, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True)):
+        if not call.requested >> i & 1:
+            found.append(None)
+        else:
+            found.append(like(call.x) if shape is None else call.x.new_empty(shape, dtype=dtype))
+    return found
+
+
+def _backward_outputs(call: ConvBackward) -> list[Tensor]:
+    return [g for g in _empty_gradients(call) if g is not None]
+
+
+def _backward(call: ConvBackward) -> list[Tensor]:
+    found = dx, dweight, dbias, dfirst = _empty_gradients(call)
+    weight, bias = contiguous(call.weight), contiguous_or_none(call.bias)
+    width = weight.shape[1]
+    inputs = (plain(call.x), weight, bias, _states(call.initial_states, width))
+    gradients = (dx, dweight, dbias, _states(dfirst, width))
+    _core.ssm.conv_backward(_work(call), inputs, plain(call.dout), _states(call.dlast, width), gradients)
+    return [g for g in found if g is not None]
+
+
+conv_fwd = Op("_causal_conv_fwd", ConvForward, _forward, _forward_outputs)
+conv_bwd = Op("_causal_conv_bwd", ConvBackward, _backward, _backward_outputs)
+
+_NAME = "_causal_conv_update"
+LIBRARY.define(
+    f"{_NAME}(Tensor(a!) conv_state, Tensor x, Tensor weight, Tensor? bias, bool silu, Tensor? cache_seqlens, "
+    "Tensor? rows) -> Tensor"
+)
+
+
+def _update(
+    conv_state: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    silu: bool,
+    cache_seqlens: Tensor | None,
+    rows: Tensor | None,
+) -> Tensor:
+    function = "causal_conv1d_update"
+    if rows is not None:
+        rows = contiguous(rows)
+        check_rows(rows, conv_state.shape[0], function, "conv_state_indices", "conv_state")
+    if not conv_state.is_contiguous() and overlaps_itself(conv_state.shape, conv_state.stride(), 1):
+        got = f"strides {conv_state.stride()}"
+        raise ValueError(f"{function}: conv_state must have one place for each element, got {got}")
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    if out.numel() == 0:
+        return out
+    kept = conv_state.resolve_neg() if conv_state.is_neg() else conv_state
+    positions = contiguous_or_none(cache_seqlens)
+    _core.ssm.conv_update(plain(x), kept, plain(weight), plain(bias), silu, positions, rows, out)
+    if kept is not conv_state:
+        conv_state.copy_(kept)
+    return out
+
+
+def _fake_update(conv_state: Tensor, x: Tensor, *_: object) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+LIBRARY.impl(_NAME, _update, "CPU")
+torch.library.register_fake(f"fastiter::{_NAME}", _fake_update, lib=LIBRARY)
+_OP: Any = torch.ops.fastiter._causal_conv_update.default
+
+
+def plain_conv_update(x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor | None:
+    """Do the same for plain tensors without any checks in Python, which take longer than a step; None for others."""
+    if not unwatched():
+        return None
+    out: Tensor | None = _core.ssm.conv_update_tensors(x, conv_state, weight, bias, silu)
+    if out is not None and not conv_state.is_inference():
+        torch.autograd.graph.increment_version(conv_state)
+    return out
+
+
+def conv_update(conv_state: Tensor, *arguments: Any) -> Tensor:
+    """Change the state in place; return the output."""
+    if not needs_no_dispatch((conv_state, *arguments)):
+        found: Tensor = _OP(conv_state, *arguments)
+        return found
+    out = _update(conv_state, *arguments)
+    if not conv_state.is_inference():
+        torch.autograd.graph.increment_version(conv_state)
+    return out
