@@ -91,6 +91,11 @@ def scans() -> Iterator[Case]:
         A = -rng.uniform(0, 9, (D, N)).astype(dtype)
         call = functools.partial(fastiter.ssm.selective_scan, u, delta, A, B, C, z=z, delta_softplus=True)
         yield f"selective_scan {np.dtype(dtype)} {D} {N}", call
+    for dtype, (D, W) in itertools.product(REAL, ((5, 7), (40, 4))):
+        rng = generator(D, W)
+        x, weight = rng.standard_normal((2, D, 90)).astype(dtype), rng.standard_normal((D, W)).astype(dtype)
+        call = functools.partial(fastiter.ssm.causal_conv1d, x, weight, activation="silu")
+        yield f"causal_conv1d {np.dtype(dtype)} {D} {W}", call
 
 
 def numbers() -> Iterator[Case]:

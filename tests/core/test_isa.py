@@ -79,6 +79,8 @@ NUMBERS = {
         "tests/ssm/test_torch_selective.py::test_gradients_of_the_specification",
         *(f"tests/ssm/test_{name}.py::test_sizes" for name in ("attention", "mlstm")),
         *(f"tests/ssm/test_torch_{name}.py::test_gradients_of_the_loop" for name in ("attention", "mlstm")),
+        *(f"tests/ssm/test_causal_conv.py::test_{name}" for name in ("sizes", "numbered_sequences", "steps")),
+        "tests/ssm/test_torch_causal_conv.py::test_gradients_of_the_specification",
     ],
     "delta": ["tests/delta/test_arrays.py::test_sizes", "tests/delta/test_torch_functional.py::test_gradients"],
     "newton": [
@@ -153,7 +155,7 @@ def test_bfloat16_touches_nothing_beyond_the_arrays(isa: str) -> None:
         *itertools.product(
             [
                 *("tests.support.guarded", "tests.delta.guarded", "tests.scan.guarded"),
-                *("tests.ssm.guarded", "tests.ssm.guarded_attention"),
+                *("tests.ssm.guarded", "tests.ssm.guarded_attention", "tests.ssm.guarded_conv"),
             ],
             ["numpy", "torch"],
         ),
