@@ -104,6 +104,34 @@ template <class T> FASTITER_INLINE vec<T> sigmoid(vec<T> x) {
     return sigmoid<T>(x, exp_of_nonpositive<T>(minus_magnitude<T>(x)));
 }
 
+// x[i] = sigmoid(x[i]) for `Count` vectors, operation by operation, with the bits of sigmoid: one after the other they
+// would fill the scheduler, as the latency of one is several times its share of the throughput.
+template <class T, int Count> FASTITER_INLINE void sigmoids(vec<T>* x) {
+    using C = ExpConstants<T>;
+    constexpr int degree = sizeof(C::q) / sizeof(C::q[0]) - 1;
+    vec<T> n[Count], r[Count], p[Count];
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) r[i] = at_least<T>(minus_magnitude<T>(x[i]), C::lowest);
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) n[i] = fma(r[i], C::log2e, C::round) - C::round;
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) r[i] = fma(n[i], -C::ln2_lo, fma(n[i], -C::ln2_hi, r[i]));
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) p[i] = fma(broadcast(C::q[degree]), r[i], broadcast(C::q[degree - 1]));
+#pragma GCC unroll 16
+    for (int k = degree - 2; k >= 0; --k)
+#pragma GCC unroll 8
+        for (int i = 0; i < Count; ++i) p[i] = fma(p[i], r[i], broadcast(C::q[k]));
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; ++k)
+#pragma GCC unroll 8
+        for (int i = 0; i < Count; ++i) p[i] = fma(p[i], r[i], broadcast(T(1)));
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) p[i] = scale<T>(p[i], n[i]);
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) x[i] = sigmoid<T>(x[i], p[i]);
+}
+
 // tanh x = -(e^-2|x| - 1) / (e^-2|x| + 1) with the sign of x; through expm1, so that small x keep their precision. With
 // -|x| = n ln2/2 + s, e^-2|x| - 1 = 2^n expm1(2s) + 2^n - 1; one constant for ln2/2 suffices, as n is small where it
 // matters.

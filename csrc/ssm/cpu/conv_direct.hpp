@@ -42,16 +42,29 @@ template <class T, int W> struct FilterVectors {
     }
 };
 
-template <bool Silu, class T> FASTITER_INLINE vec<T> activated(vec<T> pre) {
-    if constexpr (Silu) return pre * sigmoid<T>(pre);
-    return pre;
+// pre[r] = act(pre[r])
+template <bool Silu, int R, class T> FASTITER_INLINE void activate(vec<T>* pre) {
+    if constexpr (!Silu) return;
+    vec<T> s[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) s[r] = pre[r];
+    sigmoids<T, R>(s);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) pre[r] *= s[r];
 }
-// The derivative at pre times d
-template <bool Silu, class T> FASTITER_INLINE vec<T> activated_gradient(vec<T> pre, vec<T> d) {
-    if constexpr (!Silu) return d;
-    const vec<T> s = sigmoid<T>(pre);
-    return d * (s * fma(pre, broadcast(T(1)) - s, broadcast(T(1))));
+// d[r] *= act'(pre[r])
+template <bool Silu, int R, class T> FASTITER_INLINE void multiply_by_slope(const vec<T>* pre, vec<T>* d) {
+    if constexpr (!Silu) return;
+    vec<T> s[R];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) s[r] = pre[r];
+    sigmoids<T, R>(s);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) d[r] *= s[r] * fma(pre[r], broadcast(T(1)) - s[r], broadcast(T(1)));
 }
+
+// Vectors or steps that are visited together
+constexpr int kTogether = 4;
 
 // The inputs that the taps of a vector of a row reach, given the vector before it
 template <class T, int W> FASTITER_INLINE void row_taps(vec<T> before, vec<T> x, vec<T>* taps) {
@@ -66,15 +79,31 @@ FASTITER_NOINLINE void convolve_row(const value<S>* filter, const value<S>* inpu
     constexpr int L = lanes<T>;
     const FilterVectors<T, W> weights(filter);
     vec<T> before = load(inputs_before);
-    auto next = [&](vec<T> now) {
-        vec<T> taps[W];
-        row_taps<T, W>(before, now, taps);
-        before = now;
-        return activated<Silu, T>(weights.sum(taps));
+    auto visit = [&]<int R>(const vec<T>* now, vec<T>* y) {
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+            vec<T> taps[W];
+            row_taps<T, W>(r ? now[r - 1] : before, now[r], taps);
+            y[r] = weights.sum(taps);
+        }
+        before = now[R - 1];
+        activate<Silu, R, T>(y);
     };
     int64_t t = 0;
-    for (; t + L <= steps; t += L) store(out + t, next(load(x + t)));
-    if (t < steps) store_first(out + t, next(load_first(x + t, int(steps - t))), int(steps - t));
+    for (; t + kTogether * L <= steps; t += kTogether * L) {
+        vec<T> now[kTogether], y[kTogether];
+#pragma GCC unroll 4
+        for (int r = 0; r < kTogether; ++r) now[r] = load(x + t + r * L);
+        visit.template operator()<kTogether>(now, y);
+#pragma GCC unroll 4
+        for (int r = 0; r < kTogether; ++r) store(out + t + r * L, y[r]);
+    }
+    for (; t < steps; t += L) {
+        const vec<T> now = load_up_to(x + t, steps - t);
+        vec<T> y;
+        visit.template operator()<1>(&now, &y);
+        store_up_to(out + t, y, steps - t);
+    }
 }
 
 // `vectors` of a row, and dpre of the vector behind them
@@ -92,23 +121,43 @@ template <class S, int W, bool Silu> FASTITER_NOINLINE void differentiate_row(co
     const FilterVectors<T, W> weights(p.filter);
     FilterVectors<T, W> sums(p.sums);
     vec<T> before = load(p.inputs_before), last{};
-    auto write = [&](int64_t t, vec<T> next) {
+    // The gradients of the vector of inputs at t, given dpre there and at the next vector
+    auto write = [&](int64_t t, vec<T> now, vec<T> next) {
         vec<T> d[W];
-        each_tap<W>([&]<int K>() { d[K] = window<T, K>(last, next); });
+        each_tap<W>([&]<int K>() { d[K] = window<T, K>(now, next); });
         store(p.dx + t, weights.back(d));
     };
-    for (int64_t t = 0; t < p.vectors * L; t += L) {
-        vec<T> taps[W];
-        const vec<T> x = load(p.x + t);
-        row_taps<T, W>(before, x, taps);
-        const vec<T> d = activated_gradient<Silu, T>(weights.sum(taps), load(p.d_out + t));
+    auto visit = [&]<int R>(int64_t t) {
+        vec<T> now[R], pre[R], d[R];
 #pragma GCC unroll 4
-        for (int j = 0; j < W; ++j) sums.tap[j] = fma(d, taps[j], sums.tap[j]);
-        sums.bias += d;
-        if (p.dx && t) write(t - L, d);
-        before = x, last = d;
-    }
-    if (p.dx && p.vectors) write((p.vectors - 1) * L, load(p.dpre_after));
+        for (int r = 0; r < R; ++r) {
+            vec<T> taps[W];
+            now[r] = load(p.x + t + r * L);
+            row_taps<T, W>(r ? now[r - 1] : before, now[r], taps);
+            pre[r] = weights.sum(taps);
+            d[r] = load(p.d_out + t + r * L);
+        }
+        multiply_by_slope<Silu, R, T>(pre, d);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+            vec<T> taps[W];
+            row_taps<T, W>(r ? now[r - 1] : before, now[r], taps);
+#pragma GCC unroll 4
+            for (int j = 0; j < W; ++j) sums.tap[j] = fma(d[r], taps[j], sums.tap[j]);
+            sums.bias += d[r];
+        }
+        if (p.dx) {
+            if (t) write(t - L, last, d[0]);
+#pragma GCC unroll 4
+            for (int r = 1; r < R; ++r) write(t + (r - 1) * L, d[r - 1], d[r]);
+        }
+        before = now[R - 1], last = d[R - 1];
+    };
+    const int64_t end = p.vectors * L;
+    int64_t t = 0;
+    for (; t + kTogether * L <= end; t += kTogether * L) visit.template operator()<kTogether>(t);
+    for (; t < end; t += L) visit.template operator()<1>(t);
+    if (p.dx && p.vectors) write(end - L, last, load(p.dpre_after));
 #pragma GCC unroll 4
     for (int j = 0; j < W; ++j) store(p.sums + j * L, sums.tap[j]);
     store(p.sums + W * L, sums.bias);
@@ -126,8 +175,12 @@ FASTITER_NOINLINE void convolve_steps(const value<S>* filters, const S* const* r
         vec<T> x[W - 1 + R];
 #pragma GCC unroll 8
         for (int k = 0; k < W - 1 + R; ++k) x[k] = load_up_to(rows[k] + c, left);
+        vec<T> y[R];
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) store_up_to(out + r * time + c, activated<Silu, T>(weights.sum(x + r)), left);
+        for (int r = 0; r < R; ++r) y[r] = weights.sum(x + r);
+        activate<Silu, R, T>(y);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) store_up_to(out + r * time + c, y[r], left);
     }
 }
 
@@ -150,15 +203,20 @@ FASTITER_NOINLINE void differentiate_steps(const StepsGradient<S, W, R>& p) {
         const int64_t left = p.channels - c;
         const FilterVectors<T, W> weights(p.filters + at);
         FilterVectors<T, W> sums(p.sums + at);
-        vec<T> x[W - 1 + R], d[W - 1 + R];
+        vec<T> x[W - 1 + R], d[W - 1 + R], pre[R];
 #pragma GCC unroll 8
         for (int k = 0; k < W - 1 + R; ++k) x[k] = load_up_to(p.rows[k] + c, left);
 #pragma GCC unroll 4
         for (int k = 0; k < W - 1; ++k) d[k] = load(p.dpre + k * p.line + c);
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
-            const vec<T> now = activated_gradient<Silu, T>(weights.sum(x + r), load_up_to(p.d_out[r] + c, left));
-            d[W - 1 + r] = now;
+            pre[r] = weights.sum(x + r);
+            d[W - 1 + r] = load_up_to(p.d_out[r] + c, left);
+        }
+        multiply_by_slope<Silu, R, T>(pre, d + W - 1);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+            const vec<T> now = d[W - 1 + r];
 #pragma GCC unroll 4
             for (int j = 0; j < W; ++j) sums.tap[j] = fma(now, x[r + j], sums.tap[j]);
             sums.bias += now;

@@ -84,17 +84,16 @@ private:
     }
 
     template <class S, int W, bool Silu> void run_steps(const ConvUnit<T>& unit) {
-        constexpr int kSteps = 4; // that are visited together
         const Sequence& q = unit.sequence;
         S* start = reinterpret_cast<S*>(before_);
         if (!unit.from) Base::steps_before(unit, x_, start);
-        const S* rows[W - 1 + kSteps];
+        const S* rows[W - 1 + kTogether];
         for (int64_t t = unit.from; t < unit.to;) {
-            const int64_t count = t + kSteps <= unit.to ? kSteps : 1;
+            const int64_t count = t + kTogether <= unit.to ? kTogether : 1;
             for (int64_t k = 0; k < W - 1 + count; ++k) rows[k] = Base::row(unit, t + k - (W - 1), start);
             S* out = Base::template at<S>(p_.out, q, unit.first_channel, t);
-            (count == kSteps ? convolve_steps<S, W, Silu, kSteps>
-                             : convolve_steps<S, W, Silu, 1>)(filters_, rows, out, p_.out.time, unit.channels);
+            (count == kTogether ? convolve_steps<S, W, Silu, kTogether>
+                                : convolve_steps<S, W, Silu, 1>)(filters_, rows, out, p_.out.time, unit.channels);
             t += count;
         }
     }

@@ -90,7 +90,6 @@ template <class T> struct Parts {
 template <class T> class Backward : ConvPass<T> {
     using Base = ConvPass<T>;
     using Base::d_, Base::L, Base::p_, Base::s_;
-    static constexpr int kSteps = 4; // that are visited together in lanes
 
 public:
     Backward(const CausalConvGradient<T>& p, const Division<T>& division, const Parts<T>& parts, void* memory)
@@ -147,7 +146,7 @@ private:
     int64_t run_in_place(const ConvUnit<T>& unit) {
         const Sequence& q = unit.sequence;
         if (!g_.d_out.data || !Base::in_place(p_.x, g_.d_out) || !Base::in_place(p_.x, g_.dx)) return unit.from;
-        const int64_t step = d_.rows ? L : kSteps, behind = d_.rows ? 0 : kSteps;
+        const int64_t step = d_.rows ? L : kTogether, behind = d_.rows ? 0 : kTogether;
         const int64_t end = min_of(unit.to, q.steps - (g_.dlast.data ? max_of(behind, s_.W - 1) : behind));
         if (end - unit.from < step) return unit.from;
         const int64_t to = unit.from + (end - unit.from) / step * step;
@@ -180,11 +179,11 @@ private:
         S* start = reinterpret_cast<S*>(before_);
         if (!unit.from) Base::steps_before(unit, x_, start);
         fill_zero(dpre_before_, (W - 1) * d_.panel);
-        StepsGradient<S, W, kSteps> p;
+        StepsGradient<S, W, kTogether> p;
         p.filters = filters_, p.dpre = dpre_before_, p.line = d_.panel, p.channels = unit.channels;
-        for (int64_t t = unit.from; t <= to; t += kSteps) {
-            for (int64_t k = 0; k < W - 1 + kSteps; ++k) p.rows[k] = Base::row(unit, t + k - (W - 1), start);
-            for (int64_t r = 0; r < kSteps; ++r) {
+        for (int64_t t = unit.from; t <= to; t += kTogether) {
+            for (int64_t k = 0; k < W - 1 + kTogether; ++k) p.rows[k] = Base::row(unit, t + k - (W - 1), start);
+            for (int64_t r = 0; r < kTogether; ++r) {
                 const int64_t step = t + r - (W - 1);
                 p.d_out[r] = Base::template at<const S>(g_.d_out, q, unit.first_channel, t + r);
                 const bool kept = g_.dx.data && step >= unit.from && step < to;
@@ -192,7 +191,7 @@ private:
                     kept ? Base::template at<S>(g_.dx, q, unit.first_channel, step) : reinterpret_cast<S*>(unused_);
             }
             p.sums = t < to ? sums_ : unused_;
-            differentiate_steps<S, W, Silu, kSteps>(p);
+            differentiate_steps<S, W, Silu, kTogether>(p);
         }
     }
 
