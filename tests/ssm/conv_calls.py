@@ -11,7 +11,7 @@ from fastiter.ssm import reference, reference_conv
 from tests.support.cases import Array
 
 #: (rows, channels, steps, taps): no step, fewer steps than taps, one vector and its neighbours, several tiles in lanes
-#: and in rows, more taps than a vector
+#: and in rows, several panels of channels, more taps than a vector
 SIZES = [
     (1, 1, 1, 1),
     (2, 3, 2, 4),
@@ -20,6 +20,7 @@ SIZES = [
     (2, 15, 31, 4),
     (1, 130, 66, 4),
     (1, 3, 2100, 4),
+    (1, 530, 20, 3),
     (2, 18, 600, 5),
     (1, 5, 70, 40),
     (2, 4, 0, 3),

@@ -25,6 +25,8 @@ from ._conv_shapes import (
 )
 from ._functional import check_rows, like
 
+_COMPUTED = (np.dtype(np.float32), np.dtype(np.float64))
+
 
 class _Call(NamedTuple):
     """The checked arguments of a convolution."""
@@ -130,6 +132,9 @@ def given_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_dtypes(function: str, arrays: Mapping[str, Any], exact: str) -> None:
     """Check dtypes: float64 goes with float64 alone, and the argument ``exact`` has that of x."""
+    dtype = getattr(arrays["x"], "dtype", None)
+    if dtype in _COMPUTED and all(type(y) is np.ndarray and y.dtype == dtype for y in arrays.values()):
+        return  # names of dtypes and messages would take longer than a step
     for name, y in arrays.items():
         check_array(function, name, y, STORED)
         head = arrays["x"].dtype
