@@ -217,6 +217,7 @@ STEPS = [
     (1, 1, 1, 1, 0),
     (2, 37, 1, 4, 3),
     (2, 16, 1, 4, 4),
+    (3, 37, 1, 4, 4),
     (3, 20, 3, 3, 5),
     (1, 5, 9, 2, 4),
     (2, 6, 2, 20, 30),
@@ -263,6 +264,24 @@ def test_steps_of_chosen_rows_and_of_any_layout() -> None:
         assert not out[1].any()
         assert_same_bits(out[[0, 2]], expected[[0, 2]])
         assert_same_bits(np.array(pool), np.concatenate([every[2:], start[1:4], every[:1]]))
+
+
+@pytest.mark.parametrize("stored", ["float32", "float16", "bfloat16"])
+def test_one_step_of_chosen_rows_as_models_call_it(stored: str) -> None:
+    """A state of four numbers for each channel is updated in registers, with the bits of a state that has gaps."""
+    dtype = pytest.importorskip("ml_dtypes").bfloat16 if stored == "bfloat16" else np.dtype(stored)
+    x, weight, bias, _ = (y.astype(dtype) for y in conv_inputs(3, 50, 1, 4, np.float32))
+    start = np.random.default_rng(2).standard_normal((5, 50, 4)).astype(dtype)
+    with_gaps = np.zeros((5, 50, 8), dtype)[..., ::2]
+    with_gaps[...] = start
+    for activation in (None, "silu"):
+        more = (weight, bias, activation, None, [4, -1, 0])
+        dense = np.array(with_gaps)
+        outs = [ssm.causal_conv1d_update(x[..., 0], state, *more) for state in (dense, with_gaps)]
+        assert not outs[0][1].astype(np.float32).any()
+        assert_same_bits(outs[0].astype(np.float32), outs[1].astype(np.float32))
+        assert_same_bits(dense.astype(np.float32), np.array(with_gaps).astype(np.float32))
+        assert_same_bits(dense[1:4].astype(np.float32), start[1:4].astype(np.float32))
 
 
 def test_a_state_of_another_dtype() -> None:

