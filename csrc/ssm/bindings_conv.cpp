@@ -39,12 +39,9 @@ void conv_forward(const py::tuple& shape, py::handle x, py::handle out, py::hand
         p.weight = address<const T>(weight), p.bias = address<const T>(bias);
         p.first = signal(first), p.last = signal(last);
         py::gil_scoped_release release;
-        auto job = [](const void* params, Team team) {
-            conv_kernels().of<T>().forward(*static_cast<const CausalConv<T>*>(params), team);
-        };
-        run(p, job, [&](int threads) {
-            threads = useful(threads, p.shape, conv_kernels().of<T>().units(p));
-            p.workspace = workspace.of(conv_kernels().of<T>().workspace(p, threads));
+        launch(conv_kernels().of<ConvKernels<T>>().forward, p, [&](int threads) {
+            threads = useful(threads, p.shape, conv_kernels().of<ConvKernels<T>>().units(p));
+            p.workspace = workspace.of(conv_kernels().of<ConvKernels<T>>().workspace(p, threads));
             return threads;
         });
     });
@@ -65,12 +62,9 @@ void conv_backward(const py::tuple& shape, const py::tuple& inputs, py::handle d
         p.dx = signal(out(0)), p.dfirst = signal(out(3));
         p.dweight = address<T>(out(1)), p.dbias = address<T>(out(2));
         py::gil_scoped_release release;
-        auto job = [](const void* params, Team team) {
-            conv_kernels().of<T>().gradient(*static_cast<const CausalConvGradient<T>*>(params), team);
-        };
-        run(p, job, [&](int threads) {
-            threads = useful(threads, f.shape, conv_kernels().of<T>().gradient_units(p));
-            p.workspace = workspace.of(conv_kernels().of<T>().gradient_workspace(p, threads));
+        launch(conv_kernels().of<ConvKernels<T>>().gradient, p, [&](int threads) {
+            threads = useful(threads, f.shape, conv_kernels().of<ConvKernels<T>>().gradient_units(p));
+            p.workspace = workspace.of(conv_kernels().of<ConvKernels<T>>().gradient_workspace(p, threads));
             return threads;
         });
     });
@@ -98,13 +92,10 @@ struct Update {
             if (has_bias) p.bias = {bias.data<void>(), 0, bias.stride(0), 1, storage_of(bias)};
             p.positions = positions, p.rows = rows;
             py::gil_scoped_release release;
-            auto job = [](const void* params, Team team) {
-                conv_kernels().of<T>().update(*static_cast<const ConvUpdate<T>*>(params), team);
-            };
-            fastiter::run(p, job, [&](int threads) {
+            launch(conv_kernels().of<ConvKernels<T>>().update, p, [&](int threads) {
                 constexpr double kSmall = 5e4; // inputs and numbers of the states
                 if (double(p.B) * double(p.D) * double(p.L + p.N) < kSmall) threads = 1;
-                p.workspace = workspace.of(conv_kernels().of<T>().update_workspace(p, threads));
+                p.workspace = workspace.of(conv_kernels().of<ConvKernels<T>>().update_workspace(p, threads));
                 return threads;
             });
         });

@@ -73,9 +73,9 @@ template <class T, int W> FASTITER_INLINE void row_taps(vec<T> before, vec<T> x,
 }
 
 template <class S, int W, bool Silu>
-FASTITER_NOINLINE void convolve_row(const value<S>* filter, const value<S>* inputs_before, const S* x, int64_t steps,
-                                    S* out) {
-    using T = value<S>;
+FASTITER_NOINLINE void convolve_row(const accumulate_t<S>* filter, const accumulate_t<S>* inputs_before, const S* x,
+                                    int64_t steps, S* out) {
+    using T = accumulate_t<S>;
     constexpr int L = lanes<T>;
     const FilterVectors<T, W> weights(filter);
     vec<T> before = load(inputs_before);
@@ -108,15 +108,15 @@ FASTITER_NOINLINE void convolve_row(const value<S>* filter, const value<S>* inpu
 
 // `vectors` of a row, and dpre of the vector behind them
 template <class S> struct RowGradient {
-    const value<S>*filter, *inputs_before, *dpre_after;
+    const accumulate_t<S>*filter, *inputs_before, *dpre_after;
     const S *x, *d_out;
     S* dx; // nullptr: not requested
     int64_t vectors;
-    value<S>* sums;
+    accumulate_t<S>* sums;
 };
 
 template <class S, int W, bool Silu> FASTITER_NOINLINE void differentiate_row(const RowGradient<S>& p) {
-    using T = value<S>;
+    using T = accumulate_t<S>;
     constexpr int L = lanes<T>;
     const FilterVectors<T, W> weights(p.filter);
     FilterVectors<T, W> sums(p.sums);
@@ -165,9 +165,9 @@ template <class S, int W, bool Silu> FASTITER_NOINLINE void differentiate_row(co
 
 // R steps of `channels` channels, of which each step is contiguous: rows[k] is step k - (W - 1).
 template <class S, int W, bool Silu, int R>
-FASTITER_NOINLINE void convolve_steps(const value<S>* filters, const S* const* rows, S* out, int64_t time,
+FASTITER_NOINLINE void convolve_steps(const accumulate_t<S>* filters, const S* const* rows, S* out, int64_t time,
                                       int64_t channels) {
-    using T = value<S>;
+    using T = accumulate_t<S>;
     constexpr int L = lanes<T>;
     for (int64_t c = 0; c < channels; c += L, filters += (W + 1) * L) {
         const int64_t left = channels - c;
@@ -186,18 +186,18 @@ FASTITER_NOINLINE void convolve_steps(const value<S>* filters, const S* const* r
 
 // The gradient at R steps, and that of the inputs W - 1 steps earlier
 template <class S, int W, int R> struct StepsGradient {
-    const value<S>* filters;
+    const accumulate_t<S>* filters;
     const S* rows[W - 1 + R]; // as above
     const S* d_out[R];
-    S* dx[R];       // of steps 1 - W to R - W
-    value<S>* dpre; // (W - 1, line): of the W - 1 steps before, and after the call of its last steps
+    S* dx[R];              // of steps 1 - W to R - W
+    accumulate_t<S>* dpre; // (W - 1, line): of the W - 1 steps before, and after the call of its last steps
     int64_t line, channels;
-    value<S>* sums;
+    accumulate_t<S>* sums;
 };
 
 template <class S, int W, bool Silu, int R>
 FASTITER_NOINLINE void differentiate_steps(const StepsGradient<S, W, R>& p) {
-    using T = value<S>;
+    using T = accumulate_t<S>;
     constexpr int L = lanes<T>;
     for (int64_t c = 0, at = 0; c < p.channels; c += L, at += (W + 1) * L) {
         const int64_t left = p.channels - c;

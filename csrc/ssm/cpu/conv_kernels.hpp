@@ -58,16 +58,7 @@ template <class T> struct ConvKernels {
     void (*update)(const ConvUpdate<T>&, Team);
 };
 
-struct CausalConvKernels {
-    ConvKernels<float> f32;
-    ConvKernels<double> f64;
-    template <class T> const ConvKernels<T>& of() const {
-        if constexpr (sizeof(T) == 4)
-            return f32;
-        else
-            return f64;
-    }
-};
+using CausalConvKernels = ByType<ConvKernels<float>, ConvKernels<double>>;
 
 FASTITER_TABLE(CausalConvKernels, conv_kernels)
 

@@ -81,6 +81,7 @@ def low_rank_backward(
     gradients: Sequence,
     /,
 ) -> None: ...
+
 # sequences, D, W, silu, seq_idx (B, T)
 ConvShape = tuple[object, ...]
 
