@@ -37,6 +37,12 @@ def same_numbers() -> None:
 
 
 @pytest.fixture(autouse=True)
+def kernels_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide packages from which transformers would take kernels for GPUs; tests of these packages override this."""
+    monkeypatch.setitem(sys.modules, "fla", None)
+
+
+@pytest.fixture(autouse=True)
 def default_threads() -> Iterator[None]:
     """Restore the default number of threads after each test, and torch's own number if torch is loaded."""
     torch = sys.modules.get("torch")

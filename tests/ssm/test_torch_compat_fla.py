@@ -20,6 +20,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::Deprecat
 B, T, H, K, V = 2, 70, 3, 8, 5
 
 
+@pytest.fixture(autouse=True)
+def kernels_for_gpus() -> None:
+    """Override the fixture that hides fla."""
+
+
 def naive(module: str, name: str) -> Any:
     return getattr(import_module(f"fla.ops.{module}"), name)
 
