@@ -9,6 +9,7 @@ template <class T> struct Constants {
     vec<T> to_code, from_code, least, most, low, high, nan;
     Modulus<T> all, kept, twice_kept; // 2^bits of a code, of the bits that wrapping keeps, of one more bit
     vec<T> if_negative, if_positive;  // the saturated bits
+    Overflow overflow;
     bool divide, scale_down, is_signed;
 
     explicit Constants(const QuantFormat& f)
@@ -16,7 +17,7 @@ template <class T> struct Constants {
           least(broadcast(T(f.fixed.least))), most(broadcast(T(f.fixed.most))), low(broadcast(T(f.fixed.low))),
           high(broadcast(T(f.fixed.high))), nan(broadcast(T(f.nan))), all(power(f.fixed.width)),
           kept(power(f.fixed.width - f.fixed.saturated)), twice_kept(power(f.fixed.width - f.fixed.saturated + 1)),
-          divide(f.fixed.divide), scale_down(f.fixed.to_code < 1), is_signed(f.fixed.is_signed) {
+          overflow(f.overflow), divide(f.fixed.divide), scale_down(f.fixed.to_code < 1), is_signed(f.fixed.is_signed) {
         const double half = power(f.fixed.width) / 2, low_bits = power(f.fixed.width - f.fixed.saturated);
         if_negative = broadcast(T(is_signed ? -half : 2 * half - low_bits));
         if_positive = broadcast(T(is_signed ? half - low_bits : 2 * half - low_bits));
@@ -33,32 +34,37 @@ template <class T> FASTITER_INLINE vec<T> with_saturated_bits(vec<T> low, mask<T
     return low + select<T>(negative, c.if_negative, c.if_positive);
 }
 
-// Applies the overflow mode to the rounded number r; v: the number before rounding.
-template <class T, Overflow O> FASTITER_INLINE vec<T> in_range(vec<T> r, vec<T> v, const Constants<T>& c) {
-    if constexpr (O == Overflow::saturate) return min_keeping_nan(c.high, max_keeping_nan(c.low, r));
-    if constexpr (O == Overflow::wrap) return c.is_signed ? signed_modulo<T>(r, c.all) : modulo<T>(r, c.all);
-    if (!any_outside<T>(r, c.least, c.most)) return r; // the common case
-    const mask<T> out = (r < c.least) | (r > c.most), negative = r < T(0);
-    vec<T> s = r;
-    if constexpr (O == Overflow::zero) return (vec<T>)((mask<T>)r & ~out);
-    if constexpr (O == Overflow::wrap_some) s = with_saturated_bits<T>(modulo<T>(r, c.kept), negative, c);
-    if constexpr (O == Overflow::sign_magnitude) {
+// wrap_some and sign_magnitude*, selected at run time, as only numbers out of range come here. r: the rounded number,
+// v: the number before rounding.
+template <class T> FASTITER_NOINLINE vec<T> overflowed(vec<T> r, vec<T> v, const Constants<T>& c) {
+    const mask<T> negative = r < T(0);
+    vec<T> s;
+    if (c.overflow == Overflow::wrap_some) {
+        s = with_saturated_bits<T>(modulo<T>(r, c.kept), negative, c);
+    } else if (c.overflow == Overflow::sign_magnitude) {
         s = signed_modulo<T>(r, c.all);
         // The bit above the highest, before rounding
         const vec<T> above = rest_of_turn<T, kDown>(nearby<T, kDown>(v) * T(0.5), c.all);
         s = inverted_where<T>((above >= T(0.5)) ^ (s < T(0)), s);
-    }
-    if constexpr (O == Overflow::sign_magnitude_one) {
+    } else if (c.overflow == Overflow::sign_magnitude_one) {
         s = signed_modulo<T>(r, c.all);
         s = inverted_where<T>(negative ^ (s < T(0)), s);
-    }
-    if constexpr (O == Overflow::sign_magnitude_some) {
+    } else {
         const vec<T> low = modulo<T>(r, c.twice_kept);
         const mask<T> bit = low >= c.kept.size;
         const vec<T> kept = low - (vec<T>)(bit & (mask<T>)c.kept.size);
         s = with_saturated_bits<T>(select<T>(bit ^ negative, kept, c.kept.size - T(1) - kept), negative, c);
     }
-    return out ? s : r;
+    return (r < c.least) | (r > c.most) ? s : r;
+}
+
+// Applies the overflow mode; O: saturate, zero, wrap, or wrap_some for all others.
+template <class T, Overflow O> FASTITER_INLINE vec<T> in_range(vec<T> r, vec<T> v, const Constants<T>& c) {
+    if constexpr (O == Overflow::saturate) return min_keeping_nan(c.high, max_keeping_nan(c.low, r));
+    if constexpr (O == Overflow::wrap) return c.is_signed ? signed_modulo<T>(r, c.all) : modulo<T>(r, c.all);
+    if (!any_outside<T>(r, c.least, c.most)) return r; // the common case
+    if constexpr (O == Overflow::zero) return (vec<T>)((mask<T>)r & ~((r < c.least) | (r > c.most)));
+    return overflowed<T>(r, v, c);
 }
 
 template <class T, Rounding R, Overflow O, bool Full>
@@ -106,8 +112,7 @@ void shifted(const QuantFormat& f, const T* x, const T* zero_point, T* y, int64_
 }
 
 template <class T, Rounding R, bool Full> QuantKernel<T> with_overflow(Overflow o) {
-    using enum Overflow;
-    return with_constant<saturate, zero, wrap, wrap_some, sign_magnitude, sign_magnitude_one, sign_magnitude_some>(
+    return with_constant<Overflow::saturate, Overflow::zero, Overflow::wrap, Overflow::wrap_some>(
         o, []<Overflow O>() -> QuantKernel<T> { return fixed<T, R, O, Full>; });
 }
 
