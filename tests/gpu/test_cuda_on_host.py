@@ -14,6 +14,12 @@ from tests.gpu.host.host import HERE, Host, program  # noqa: E402
 RACE = HERE / "race.cu"
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder that keeps the compiled programs for all tests."""
+    return tmp_path_factory.mktemp("race")
+
+
 def launch(
     folder: Path, sanitizer: str, kernel: str, *args: object, grid: int = 1, defines: dict | None = None
 ) -> None:
@@ -21,32 +27,32 @@ def launch(
     host.run(program(RACE, folder, sanitizer, defines), kernel, (grid,), (32,), args, 128, grid > 1)
 
 
-def test_a_missing_barrier_is_caught(tmp_path: Path) -> None:
+def test_a_missing_barrier_is_caught(folder: Path) -> None:
     x, total = torch.arange(32.0), torch.full((1,), torch.nan)
-    launch(tmp_path, "thread", "sum_of_block", x, total, defines={"BARRIER": 1})
+    launch(folder, "thread", "sum_of_block", x, total, defines={"BARRIER": 1})
     assert total == 496
     with pytest.raises(RuntimeError, match="data race"):
-        launch(tmp_path, "thread", "sum_of_block", x, total)
+        launch(folder, "thread", "sum_of_block", x, total)
 
 
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
-def test_blocks_meet(tmp_path: Path, sanitizer: str) -> None:
+def test_blocks_meet(folder: Path, sanitizer: str) -> None:
     x, y = torch.full((2, 96), torch.nan)
-    launch(tmp_path, sanitizer, "rotate_blocks", x, y, torch.zeros(1, dtype=torch.int32), grid=3)
+    launch(folder, sanitizer, "rotate_blocks", x, y, torch.zeros(1, dtype=torch.int32), grid=3)
     assert y.reshape(3, 32).tolist() == [[1.0] * 32, [2.0] * 32, [0.0] * 32]
 
 
-def test_an_overrun_is_caught(tmp_path: Path) -> None:
+def test_an_overrun_is_caught(folder: Path) -> None:
     x = torch.zeros(8)
-    launch(tmp_path, "address", "overrun", x, np.int64(7))
+    launch(folder, "address", "overrun", x, np.int64(7))
     with pytest.raises(RuntimeError, match="heap-buffer-overflow"):
-        launch(tmp_path, "address", "overrun", x, np.int64(8))
+        launch(folder, "address", "overrun", x, np.int64(8))
 
 
 @pytest.mark.parametrize(("kernel", "dtype"), [("multiply_bf16", torch.bfloat16), ("multiply_f16", torch.float16)])
-def test_products_of_tensor_cores(tmp_path: Path, kernel: str, dtype: torch.dtype) -> None:
+def test_products_of_tensor_cores(folder: Path, kernel: str, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randint(-8, 9, shape, generator=generator).to(dtype) for shape in ((16, 16), (16, 8)))
     c = torch.full((16, 8), torch.nan)
-    launch(tmp_path, "none", kernel, a, b, c)
+    launch(folder, "none", kernel, a, b, c)
     assert torch.equal(c, a.float() @ b.float())  # integers, so exact in any order

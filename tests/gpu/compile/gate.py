@@ -1,7 +1,9 @@
-"""Compiles the GPU kernels of a family for every target, without a card, and prints the resources of each.
+"""Compiles the GPU kernels of a family without a card, and prints the resources of each.
 
-    python tests/gpu/compile/gate.py scan/triton_linear   the rows of a source as JSON
-    python tests/gpu/compile/gate.py --write              all sources', into resources.json, after an intended change
+    python tests/gpu/compile/gate.py scan/triton_linear   the rows of a source as JSON: every variant of a kernel and
+                                                          every target at least once
+    python tests/gpu/compile/gate.py --write              every variant of every source for every target, into
+                                                          resources.json, after an intended change
 
 tests/<family>/gpu_variants/<name>.py names the variants of kernels/<family>/<name>: TRITON is a list of (kernel, types
 of its arguments, constants, options of the launch), a type that ends in ":16" divisible by 16; NVIDIA the same for
@@ -18,6 +20,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,37 +105,62 @@ def triton_row(
     return {**row, "shared": built.metadata.shared}
 
 
-def triton_rows(stem: str) -> dict[str, Row]:
-    rows = {}
+def pairs(kernels: list[str], targets: Sequence[str], every: bool) -> list[tuple[int, str]]:
+    """Return the (variant, target) to compile: all, or each variant and each target of a kernel at least once."""
+    if every:
+        return [(number, target) for number in range(len(kernels)) for target in targets]
+    found = []
+    for kernel in dict.fromkeys(kernels):
+        own = [number for number, name in enumerate(kernels) if name == kernel]
+        steps = range(max(len(own), len(targets)))
+        found += [(own[step % len(own)], targets[step % len(targets)]) for step in steps]
+    return found
+
+
+def triton_rows(stem: str, every: bool) -> tuple[dict[str, Row], set[str]]:
+    """Return the rows of what was compiled, and the names of the rows of every variant and target."""
+    rows, names = {}, set()
     module = importlib.import_module(f"fastiter.kernels.{stem.replace('/', '.')}")
-    named = [(variant, TARGETS) for variant in getattr(variants(stem), "TRITON", [])]
-    named += [(variant, TARGETS[:3]) for variant in getattr(variants(stem), "NVIDIA", [])]
-    for (name, signature, constants, options), targets in named:
-        told = " ".join([f"{key}={value}" for key, value in {**constants, **options}.items()])
-        types = " ".join(sorted(set(signature.values())))
-        for target in targets:
-            rows[f"triton {name} [{types}] {told} {target}"] = triton_row(
-                getattr(module, name), signature, constants, options, target, getattr(variants(stem), "EXACT", False)
-            )
-    return rows
+    for listed, targets in (("TRITON", TARGETS), ("NVIDIA", TARGETS[:3])):
+        told = []
+        named = getattr(variants(stem), listed, [])
+        for name, signature, constants, options in named:
+            types = " ".join(sorted(set(signature.values())))
+            chosen = " ".join([f"{key}={value}" for key, value in {**constants, **options}.items()])
+            told.append(f"triton {name} [{types}] {chosen}")
+        names |= {f"{text} {target}" for text in told for target in targets}
+        for number, target in pairs([name for name, *_ in named], targets, every):
+            name, signature, constants, options = named[number]
+            exact = getattr(variants(stem), "EXACT", False)
+            row = triton_row(getattr(module, name), signature, constants, options, target, exact)
+            rows[f"{told[number]} {target}"] = row
+    return rows, names
 
 
-def cuda_rows(stem: str) -> dict[str, Row]:
+def cuda_rows(stem: str, every: bool) -> tuple[dict[str, Row], set[str]]:
+    """Return the rows of what was compiled, and the names of the rows of every variant and target."""
     from fastiter import _nvrtc
 
-    rows = {}
-    for defines in getattr(variants(stem), "CUDA", []):
-        told = " ".join(f"{key}={value}" for key, value in defines.items())
-        for target in TARGETS[:3]:
-            cubin = _nvrtc.compile_source(_nvrtc.source_of(stem), stem, target, defines)
-            for name, row in usage(cubin).items():
-                rows[f"cuda {name} {told} {target}"] = row
-    return rows
+    rows, names = {}, set()
+    listed = getattr(variants(stem), "CUDA", [])
+    for number, target in pairs([stem] * len(listed), TARGETS[:3], every):
+        cubin = _nvrtc.compile_source(_nvrtc.source_of(stem), stem, target, listed[number])
+        told = " ".join(f"{key}={value}" for key, value in listed[number].items())
+        for name, row in usage(cubin).items():
+            rows[f"cuda {name} {told} {target}"] = row
+            names |= {f"cuda {name} {told} {other}" for other in TARGETS[:3]}
+    return rows, names
 
 
-def rows_of(stem: str) -> dict[str, Row]:
-    rows = triton_rows(stem) if hasattr(variants(stem), "TRITON") else {}
-    return rows | cuda_rows(stem)
+def rows_of(stem: str, every: bool) -> tuple[dict[str, Row], set[str]]:
+    """Return the rows of a source that were compiled, none of which spills, and the names of all its rows."""
+    rows, names = triton_rows(stem, every) if hasattr(variants(stem), "TRITON") else ({}, set())
+    more, others = cuda_rows(stem, every)
+    rows, names = rows | more, names | others
+    spilled = [name for name, row in rows.items() if row["spilled"]]
+    if spilled or not rows:
+        raise SystemExit(f"{stem}: " + ("spills registers in " + "; ".join(spilled) if rows else "no variant"))
+    return rows, names
 
 
 def as_lines(told: dict[str, Any]) -> str:
@@ -147,10 +175,11 @@ def as_lines(told: dict[str, Any]) -> str:
 def main(arguments: list[str]) -> None:
     if arguments == ["--write"]:
         for family in sorted({stem.split("/")[0] for stem in stems()}):
-            rows = {stem: rows_of(stem) for stem in stems() if stem.startswith(f"{family}/")}
+            rows = {stem: rows_of(stem, every=True)[0] for stem in stems() if stem.startswith(f"{family}/")}
             table(family).write_text(as_lines({"versions": versions(), "rows": rows}))
     else:
-        print(json.dumps({"versions": versions(), "rows": {stem: rows_of(stem) for stem in arguments}}))
+        rows, names = rows_of(arguments[0], every=False)
+        print(json.dumps({"versions": versions(), "rows": rows, "names": sorted(names)}))
 
 
 if __name__ == "__main__":
