@@ -71,6 +71,14 @@ def test_other_ops_without_implicit_fallbacks(explicit: Any) -> None:
 
     assert_same(of_inductor(rounded), rounded, [randn(3, 8).requires_grad_()])
 
+    pattern = torch.arange(4), torch.arange(3)  # a diagonal matrix
+
+    def relaxed(values: Any, b: Any) -> list[Any]:
+        solution = fastiter.torch.relax_solve(values, pattern, b, rtol=1e-4).value
+        return [fastiter.torch.sweeps(solution, b, values, 1.1, 2, pattern)]
+
+    assert_same(of_inductor(relaxed), relaxed, [torch.rand(3).add(1).requires_grad_(), randn(3).requires_grad_()])
+
 
 def test_every_op_tells_inductor_of_itself() -> None:
     """The fake version registers the op, since Inductor calls it before it looks for a lowering."""
