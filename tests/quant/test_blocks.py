@@ -12,11 +12,11 @@ import pytest
 from fastiter import quant
 from fastiter.quant import MX, NVFP4, BlockFloat, encode, parse, quantize
 from tests.quant.cases import FLOAT_ROUNDINGS, ROUNDINGS, assert_equal
-from tests.quant.test_arrays import check, check_codes
+from tests.quant.test_arrays import DTYPES, check, check_codes, shares
 from tests.support.cases import Array
 
 ELEMENTS = ("e4m3fn", "e5m2", "e3m2", "e2m3", "e2m1", "e4m3fnuz", "float<1,3,none>", "float<3,2,none,RNE,SAT,9>")
-DTYPES = (np.float32, np.float64, np.float16)
+RULES = ("FLOOR", "EVEN", "CEIL", "RCEIL")
 
 
 def blocks(dtype: Any, block: int, seed: int = 0) -> Array:
@@ -36,10 +36,11 @@ def blocks(dtype: Any, block: int, seed: int = 0) -> Array:
     return np.concatenate([x, largest, peaks, limits])
 
 
-@pytest.mark.parametrize("rule", ["FLOOR", "EVEN", "CEIL", "RCEIL"])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("element", ELEMENTS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_microscaling(rule: str, element: str, dtype: Any) -> None:
+def test_microscaling(rule: str, element: str) -> None:
+    """Every pair of a rule, an element and a dtype occurs."""
+    dtype = DTYPES[(RULES.index(rule) + ELEMENTS.index(element)) % len(DTYPES)]
     for block in (32, 5):
         x = blocks(dtype, block)
         fmt = MX(element, block, rule)
@@ -49,7 +50,7 @@ def test_microscaling(rule: str, element: str, dtype: Any) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_microscaling_with_every_rounding(dtype: Any) -> None:
-    for element, rounding in itertools.product(("e2m1", "e4m3fn"), FLOAT_ROUNDINGS):
+    for element, rounding in shares(itertools.product(("e2m1", "e4m3fn"), FLOAT_ROUNDINGS), dtype):
         x = blocks(dtype, 16, 1)
         check(x, MX(f"{element}<{rounding}>", 16))
 
@@ -57,7 +58,7 @@ def test_microscaling_with_every_rounding(dtype: Any) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scale", [None, 1.0, 0.0123, 1e-20, 37.0])
 def test_nvfp4(dtype: Any, scale: float | None) -> None:
-    for block, rounding in ((16, "RNE"), (7, "RNE"), (16, "RZ"), (16, "RU")):
+    for block, rounding in ((16, "RNE"), *shares([(7, "RNE"), (16, "RZ"), (16, "RU")], dtype)):
         x = blocks(dtype, block)
         check(x, NVFP4(block, rounding), scale=scale)
         check_codes(x, NVFP4(block, rounding), scale=scale)
@@ -65,9 +66,8 @@ def test_nvfp4(dtype: Any, scale: float | None) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_block_floating_point(dtype: Any) -> None:
-    for width, (block, rounding) in itertools.product(
-        (2, 4, 8, 16, 24), zip((16, 32, 3, 1, 8, 20, 9), ROUNDINGS, strict=True)
-    ):
+    rounded = zip((16, 32, 3, 1, 8, 20, 9), ROUNDINGS, strict=True)
+    for width, (block, rounding) in shares(itertools.product((2, 4, 8, 16, 24), rounded), dtype):
         x = blocks(dtype, block)
         check(x, BlockFloat(width, block, rounding))
         check_codes(x, BlockFloat(width, block, rounding))
@@ -83,13 +83,14 @@ def test_tables_of_blocks(dtype: Any) -> None:
 
 @pytest.mark.parametrize("block", [1, 2, 3, 15, 16, 17, 31, 32, 33, 64, 100, 512, 1000, 1024])
 def test_blocks_of_any_size(block: int) -> None:
-    x = np.random.default_rng(block).standard_normal((3, 2 * block + block // 2)).astype(np.float32)
+    lines = 3 if block < 500 else 1
+    x = np.random.default_rng(block).standard_normal((lines, 2 * block + block // 2)).astype(np.float32)
     for fmt in (MX("e4m3fn", block), NVFP4(block), BlockFloat(8, block), quant.Table((-1.0, -0.1, 0.3, 1.0), block)):
         check(x, fmt)
         check_codes(x, fmt)
         # Each block alone
         y = quantize(x, fmt)
-        for i, j in itertools.product(range(3), range(0, x.shape[1], block)):
+        for i, j in itertools.product(range(lines), range(0, x.shape[1], block)):
             part = np.ascontiguousarray(x[i, j : j + block])
             assert_equal(quantize(part, fmt), y[i, j : j + block], part, fmt)
 

@@ -11,9 +11,9 @@ import pytest
 from fastiter import quant
 from fastiter.quant import Fixed, Float, Int
 from tests.quant.cases import FLOAT_ROUNDINGS, overflows
+from tests.quant.test_arrays import DTYPES, shares
 
 ROUNDINGS = ("TRN", "TRN_ZERO", "RND", "RND_ZERO", "RND_MIN_INF", "RND_INF", "RND_CONV", "STOCHASTIC")
-DTYPES = (np.float32, np.float64, np.float16)
 
 
 def samples(dtype: Any, count: int, seed: int) -> Any:
@@ -37,7 +37,7 @@ def test_binary_points_hold_every_number_and_no_finer_ones_do(rounding: str, dty
     tight = 0
     for signed in (True, False):
         for width in (2, 3, 4, 8, 13, 24, 40, 64):
-            for overflow, bits in overflows(signed, width):
+            for overflow, bits in shares(overflows(signed, width), dtype, ROUNDINGS.index(rounding)):
                 for k, x in enumerate(samples(dtype, 6, width)):
                     given = Fixed(width, 0, signed, rounding, overflow, bits)
                     found = quant.calibrate(x, given)
@@ -47,7 +47,7 @@ def test_binary_points_hold_every_number_and_no_finer_ones_do(rounding: str, dty
                     if kept.any() and rounding != "STOCHASTIC":
                         assert overflowed(kept, finer, k) > 0, (found.fmt, x)
                         tight += 1
-    assert tight > 300 or rounding == "STOCHASTIC"
+    assert tight > 150 or rounding == "STOCHASTIC"
 
 
 def test_the_largest_magnitude_neither_changes_its_sign_nor_vanishes() -> None:
@@ -66,7 +66,7 @@ def test_scales_of_integers_hold_both_ends(rounding: str, dtype: Any) -> None:
     rng = np.random.default_rng(0)
     for width in (2, 3, 4, 8, 16, 26):
         for fmt in (Int(width, True, rounding), Int(width, True, rounding, "SAT_SYM"), Int(width, False, rounding)):
-            for k in range(40):
+            for k in range(16):
                 x = rng.uniform(-1, 1, (3, 7)) * np.exp2(rng.integers(-4, 5, (3, 1)))
                 if k % 4 == 0:  # ends on and between whole numbers of steps
                     x = rng.integers(-9, 10, (3, 7)) / 2.0
