@@ -39,8 +39,9 @@ def op(kind: str, name: str) -> Any:
 @every_layout
 @both_kinds
 def test_opcheck(kind: str, layout: str) -> None:
-    kinds = ((np.float32, "full"), (np.complex128, "one row"), (np.float64, "constant"))
-    for (dtype, broadcast), (B, T) in zip(kinds, ((3, 5), (3, 1), (0, 2)), strict=True):
+    kinds = [(np.float32, "full", 3, 5), (np.complex128, "one row", 3, 1), (np.float64, "constant", 0, 2)]
+    at = list(LAYOUTS).index(layout)
+    for dtype, broadcast, B, T in kinds[at % 3 :: 3]:
         a, x, h0 = given(kind, B, T, dtype, broadcast)
         x = LAYOUTS[layout](x)
         cut = (True, torch.from_numpy(resets(B, T)), torch.tensor(some_lengths(B, T), dtype=torch.int64), None)
@@ -206,7 +207,6 @@ def test_gradients_of_torch_func(kind: str) -> None:
 
 # Runs in a separate process, since reading from such a tensor is a segmentation fault.
 WITHOUT_DATA = """
-import sys
 import torch, fastiter.torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -226,17 +226,14 @@ def check(make, device):
     for y, shape in calls(make):
         assert y.shape == shape and y.device.type == device and type(y) is type(make(1)), (type(y), y.shape, y.device)
 
-if sys.argv[1] == "meta":
-    check(lambda *shape: torch.empty(shape, device="meta"), "meta")
-else:
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode:
-        check(lambda *shape: torch.empty(shape), "cpu")
-    check(lambda *shape: mode.from_tensor(torch.empty(shape)), "cpu")
+check(lambda *shape: torch.empty(shape, device="meta"), "meta")
+mode = FakeTensorMode(allow_non_fake_inputs=True)
+with mode:
+    check(lambda *shape: torch.empty(shape), "cpu")
+check(lambda *shape: mode.from_tensor(torch.empty(shape)), "cpu")
 print("done")
 """
 
 
-@pytest.mark.parametrize("kind", ["meta", "fake"])
-def test_tensors_without_data_have_shapes_alone(kind: str) -> None:
-    assert assert_runs("-X", "faulthandler", "-W", "ignore", "-c", WITHOUT_DATA, kind).split() == ["done"]
+def test_tensors_without_data_have_shapes_alone() -> None:
+    assert assert_runs("-X", "faulthandler", "-W", "ignore", "-c", WITHOUT_DATA).split() == ["done"]
