@@ -77,7 +77,11 @@ def with_torch(dtype: Any) -> None:
         torch.autograd.backward(out, torch.from_numpy(in_order(inputs.x, at_end)))
 
 
-if __name__ == "__main__":
+def main(library: str) -> None:
     for dtype in (np.float32, np.float64):
-        {"numpy": with_numpy, "torch": with_torch}[sys.argv[1]](dtype)
+        {"numpy": with_numpy, "torch": with_torch}[library](dtype)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
     print("done")

@@ -148,15 +148,15 @@ def with_torch(dtype: Any) -> None:
 
     torch.Tensor.new_empty = new_empty  # type: ignore[assignment, method-assign]
     torch.Tensor.new_empty_strided = new_empty_strided  # type: ignore[assignment, method-assign]
-    for cell, activation, inputs, how, _ in every_case(dtype):
+    for cell, activation, inputs, how, at_end in every_case(dtype):
         if min(inputs.wx.strides) < 0:
             continue
         wx, r, b = (torch.from_numpy(x).requires_grad_() for x in inputs[:3])
         state = [torch.from_numpy(x).requires_grad_() for x in inputs.state]
         how |= options(activation, return_all_states=True)
-        for checkpoint in (None, 2):
-            h, last, states = getattr(fastiter.torch, cell)(wx, r, b, state, **how, checkpoint=checkpoint)
-            backward([h, *last, *states[1:]])
+        how["checkpoint"] = 2 if at_end == (how["lengths"] is None) else None  # both for each cell and size
+        h, last, states = getattr(fastiter.torch, cell)(wx, r, b, state, **how)
+        backward([h, *last, *states[1:]])
     for para, arrays, how, _ in every_para_case(dtype):
         if min(arrays.wx.strides) > 0:
             given = [torch.from_numpy(x).requires_grad_() for x in (arrays.wx, *arrays.weights(), *arrays.state)]
@@ -197,7 +197,11 @@ STOCHASTIC = {
 }
 
 
-if __name__ == "__main__":
+def main(library: str) -> None:
     for dtype in (np.float32, np.float64):
-        {"numpy": with_numpy, "quant": with_quant, "torch": with_torch}[sys.argv[1]](dtype)
+        {"numpy": with_numpy, "quant": with_quant, "torch": with_torch}[library](dtype)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
     print("done")
