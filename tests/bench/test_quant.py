@@ -109,6 +109,7 @@ def test_torch_computes_the_same(fmt: str) -> None:
 def no_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulate a machine that has torch and no other peer."""
     monkeypatch.setattr(quant_peers, "load", lambda module: None)
+    monkeypatch.setattr(quant_cases, "QUICK", 1 << 9)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
 
 
