@@ -6,9 +6,13 @@ a launch is what runs on a card. Each launch is a process, which a sanitizer's f
 
 from __future__ import annotations
 
+import atexit
+import functools
 import re
+import shutil
 import struct
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +24,8 @@ HERE = Path(__file__).parent
 KERNELS = HERE.parents[2] / "kernels"
 SANITIZERS = {
     "none": ("-O1",),
-    "address": ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
-    "thread": ("-O1", "-g", "-fsanitize=thread"),
+    "address": ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    "thread": ("-O1", "-g1", "-fsanitize=thread"),
 }
 
 
@@ -35,6 +39,23 @@ def family_headers(source: Path) -> list[Path]:
     return sorted(source.parent.glob("*.cuh"))
 
 
+@functools.cache
+def folder_of_shim(sanitizer: str) -> Path:
+    """Return a folder with shim.hpp, precompiled by GCC for all programs of this process."""
+    folder = Path(tempfile.mkdtemp(prefix="shim-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    shim = Path(shutil.copy(HERE / "shim.hpp", folder))
+    if sanitizer == "none":  # programs with a sanitizer are few
+        command = ["g++", *flags_of(sanitizer), "-x", "c++-header", str(shim), "-o", f"{shim}.gch"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def flags_of(sanitizer: str) -> list[str]:
+    return [*SANITIZERS[sanitizer], "-std=c++20", "-Wall", "-Wno-unknown-pragmas", "-ffp-contract=off", "-pthread"]
+
+
 def program(source: Path, folder: Path, sanitizer: str = "none", defines: Mapping[str, object] | None = None) -> Path:
     """Compile a .cu to a program that runs one launch."""
     options = [f"-D{name}={value}" for name, value in (defines or {}).items()]
@@ -45,15 +66,16 @@ def program(source: Path, folder: Path, sanitizer: str = "none", defines: Mappin
         f'    if (name == "{kernel}") return host::launch_kernel({kernel}, argv[2], argv[3]), 0;\n'
         for kernel in kernels_of(source.read_text())
     )
-    before = "".join(f'#include "{path}"\n' for path in [HERE / "shim.hpp", *family_headers(source)])
+    shim = folder_of_shim(sanitizer) / "shim.hpp"
+    before = "".join(f'#include "{path}"\n' for path in [shim, *family_headers(source)])
     text = (
         f'{before}#include "{source}"\n#include "{HERE / "main.hpp"}"\n'
         f"int main(int, char** argv) {{\n    const std::string name = argv[1];\n{calls}    return 2;\n}}\n"
     )
     main = out.with_suffix(".cpp")
     main.write_text(text)
-    flags = [*SANITIZERS[sanitizer], "-std=c++20", "-Wall", "-Wno-unknown-pragmas", "-ffp-contract=off", *options]
-    done = subprocess.run(["g++", *flags, str(main), "-o", str(out), "-pthread"], capture_output=True, text=True)
+    command = ["g++", *flags_of(sanitizer), *options, str(main), "-o", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return out
 
