@@ -122,7 +122,7 @@ def test_tf32_only_when_asked(device: str, launch: Any) -> None:
     (expected, *_), (gradient, *_) = specified(case)
     assert 1e-6 < abs(array(h) - expected).max() < 4e-3
     assert 1e-6 < abs(array(dwx) - gradient).max() < 2e-2
-    check(case, **shapes(case, (2, 1, 1), 1))
+    check(case, **shapes(case, (1, 2, 1), 1, units=12))
 
 
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
@@ -142,7 +142,8 @@ def test_a_step_at_a_time(cell: str, activation: str, device: str, launch: Any) 
     launch()
     for how in ({}, {"lengths": [2, 0, 3], "reverse": True}, {"lengths": [2, 3, 1]}):
         check(make(cell, activation, (3, 3, 2, 17), torch.float32, device), **how, **STEPWISE)
-    check(make(cell, activation, (3, 2, 2, 17), torch.bfloat16, device, bare=True), **STEPWISE)
+    if cell in {"lstm", "slstm"}:
+        check(make(cell, activation, (3, 2, 2, 17), torch.bfloat16, device, bare=True), **STEPWISE)
     check(make(cell, activation, (2, 0, 1, 5), torch.float32, device), **STEPWISE)
 
 
