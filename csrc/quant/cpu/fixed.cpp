@@ -34,14 +34,12 @@ template <class T> FASTITER_INLINE vec<T> with_saturated_bits(vec<T> low, mask<T
     return low + select<T>(negative, c.if_negative, c.if_positive);
 }
 
-// wrap_some and sign_magnitude*, selected at run time, as only numbers out of range come here. r: the rounded number,
-// v: the number before rounding.
-template <class T> FASTITER_NOINLINE vec<T> overflowed(vec<T> r, vec<T> v, const Constants<T>& c) {
+// sign_magnitude*, selected at run time, as only numbers out of range come here. r: the rounded number, v: the number
+// before rounding.
+template <class T> FASTITER_NOINLINE vec<T> with_sign(vec<T> r, vec<T> v, const Constants<T>& c) {
     const mask<T> negative = r < T(0);
     vec<T> s;
-    if (c.overflow == Overflow::wrap_some) {
-        s = with_saturated_bits<T>(modulo<T>(r, c.kept), negative, c);
-    } else if (c.overflow == Overflow::sign_magnitude) {
+    if (c.overflow == Overflow::sign_magnitude) {
         s = signed_modulo<T>(r, c.all);
         // The bit above the highest, before rounding
         const vec<T> above = rest_of_turn<T, kDown>(nearby<T, kDown>(v) * T(0.5), c.all);
@@ -58,13 +56,15 @@ template <class T> FASTITER_NOINLINE vec<T> overflowed(vec<T> r, vec<T> v, const
     return (r < c.least) | (r > c.most) ? s : r;
 }
 
-// Applies the overflow mode; O: saturate, zero, wrap, or wrap_some for all others.
+// Applies the overflow mode; O: saturate, zero, wrap, wrap_some, or sign_magnitude for all of these.
 template <class T, Overflow O> FASTITER_INLINE vec<T> in_range(vec<T> r, vec<T> v, const Constants<T>& c) {
     if constexpr (O == Overflow::saturate) return min_keeping_nan(c.high, max_keeping_nan(c.low, r));
     if constexpr (O == Overflow::wrap) return c.is_signed ? signed_modulo<T>(r, c.all) : modulo<T>(r, c.all);
     if (!any_outside<T>(r, c.least, c.most)) return r; // the common case
-    if constexpr (O == Overflow::zero) return (vec<T>)((mask<T>)r & ~((r < c.least) | (r > c.most)));
-    return overflowed<T>(r, v, c);
+    if constexpr (O == Overflow::sign_magnitude) return with_sign<T>(r, v, c);
+    const mask<T> out = (r < c.least) | (r > c.most);
+    if constexpr (O == Overflow::zero) return (vec<T>)((mask<T>)r & ~out);
+    return out ? with_saturated_bits<T>(modulo<T>(r, c.kept), r < T(0), c) : r;
 }
 
 template <class T, Rounding R, Overflow O, bool Full>
@@ -112,7 +112,8 @@ void shifted(const QuantFormat& f, const T* x, const T* zero_point, T* y, int64_
 }
 
 template <class T, Rounding R, bool Full> QuantKernel<T> with_overflow(Overflow o) {
-    return with_constant<Overflow::saturate, Overflow::zero, Overflow::wrap, Overflow::wrap_some>(
+    using enum Overflow;
+    return with_constant<saturate, zero, wrap, wrap_some, sign_magnitude>(
         o, []<Overflow O>() -> QuantKernel<T> { return fixed<T, R, O, Full>; });
 }
 
