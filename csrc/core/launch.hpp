@@ -10,21 +10,16 @@ namespace fastiter {
 // Memory that a thread keeps between calls
 inline thread_local Block<> workspace;
 
-// Calls prepare(threads), which returns how many of them it uses, then job; with one thread if no team is available.
-template <class Params, class Prepare> void run(Params& params, Job job, Prepare prepare) {
-    int threads = prepare(team_size());
-    if (!run_team(threads, job, &params)) {
+// Calls prepare(threads), which returns how many of them it uses, then kernel(team) once in every thread of a team of that
+// size; with one thread if no team is available.
+template <class Kernel, class Prepare> void launch(Kernel kernel, Prepare prepare) {
+    auto job = [](const void* context, Team team) { (*static_cast<const Kernel*>(context))(team); };
+    if (!run_team(prepare(team_size()), job, &kernel)) {
         prepare(1);
-        run_team(1, job, &params);
+        run_team(1, job, &kernel);
     }
     constexpr int64_t kKept = 64 << 20; // a larger one is for others to reuse
     if (workspace.size() > kKept) workspace = Block();
-}
-
-// Runs kernel(team) once in every thread of a team of prepare(threads), as above.
-template <class Kernel, class Prepare> void launch(Kernel kernel, Prepare prepare) {
-    auto job = [](const void* context, Team team) { (*static_cast<const Kernel*>(context))(team); };
-    run(kernel, job, prepare);
 }
 
 // Runs kernel(params, team), a function of a table, after prepare has completed params for the number of threads.
