@@ -80,41 +80,87 @@ void selective_backward(const py::tuple& shape, const py::tuple& inputs, py::han
 }
 
 // (row, channel), (row, head, channel), or, without rows, (channel) or (head, channel), of which `rows` are read
-Signal step_signal(py::handle x, bool has_rows) {
-    if (x.is_none()) return {};
-    const Array array(x.ptr());
+Signal step_signal(const Array& array, bool has_rows) {
     const int axes = array.ndim() - (has_rows ? 1 : 0);
     return {array.data<void>(), has_rows ? array.stride(0) : 0, array.stride(-1), axes == 2 ? array.stride(-2) : 0,
             storage_of(array)};
 }
+Signal step_signal(py::handle x, bool has_rows) {
+    return x.is_none() ? Signal{} : step_signal(Array(x.ptr()), has_rows);
+}
 
-// state (rows, [heads,] channels, N); x, dt, z, out (row, [head,] channel); A ([head,] channel, N); B and C (row, group, N);
-// D and dt_bias ([head,] channel)
+// The step's arrays: state (rows, [heads,] channels, N); x, dt, z, out (row, [head,] channel); A ([head,] channel, N); B and
+// C (row, group, N) or (row, N); D and dt_bias ([head,] channel)
+struct Step {
+    Array state, x, A, B;
+    Signal dt = {}, z = {}, C = {}, D = {}, dt_bias = {};
+    const int64_t* rows = nullptr;
+    bool softplus = false;
+
+    void run(const Array& out) const {
+        with_float(A.bits(), [&]<class T>() {
+            StateUpdate<T> p;
+            const bool heads = x.ndim() == 3;
+            p.B = x.size(0), p.H = heads ? x.size(1) : 1, p.P = x.size(-1), p.N = state.size(-1);
+            p.per_group = p.H / (B.ndim() == 3 ? B.size(1) : 1);
+            p.softplus = softplus;
+            p.state = state.data<void>(), p.state_storage = storage_of(state);
+            p.state_row = state.stride(0), p.state_head = heads ? state.stride(1) : 0;
+            p.state_channel = state.stride(-2);
+            p.rows = rows;
+            p.A = A.data<const T>(), p.A_head = heads ? A.stride(0) : 0, p.A_channel = A.stride(-2);
+            p.A_state = A.stride(-1);
+            p.x = step_signal(x, true), p.dt = dt, p.z = z, p.out = step_signal(out, true);
+            p.inputs = step_signal(B, true), p.outputs = C, p.D = D, p.dt_bias = dt_bias;
+            py::gil_scoped_release release;
+            launch(kernels().of<SelectiveKernels<T>>().state_update, p, [&](int threads) {
+                constexpr double kSmall = 2e5; // states
+                if (double(p.B * p.H) * double(p.P * p.N) < kSmall) threads = 1;
+                p.workspace = workspace.of(kernels().of<SelectiveKernels<T>>().state_update_workspace(p, threads));
+                return threads;
+            });
+        });
+    }
+};
+
+// inputs: x, dt, A, B, C, D, z, dt_bias
 void state_update(const py::tuple& inputs, py::handle state, py::handle rows, bool softplus, py::handle out) {
     auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };
-    const Array A(in(2).ptr()), h(state.ptr()), x(in(0).ptr()), B(in(3).ptr());
-    with_float(A.bits(), [&]<class T>() {
-        StateUpdate<T> p;
-        const bool heads = x.ndim() == 3;
-        p.B = x.size(0), p.H = heads ? x.size(1) : 1, p.P = x.size(-1), p.N = h.size(-1);
-        p.per_group = p.H / B.size(1);
-        p.softplus = softplus;
-        p.state = h.data<void>(), p.state_storage = storage_of(h);
-        p.state_row = h.stride(0), p.state_head = heads ? h.stride(1) : 0, p.state_channel = h.stride(-2);
-        p.rows = address<const int64_t>(rows);
-        p.A = A.data<const T>(), p.A_head = heads ? A.stride(0) : 0, p.A_channel = A.stride(-2),
-        p.A_state = A.stride(-1);
-        p.x = step_signal(in(0), true), p.dt = step_signal(in(1), true), p.z = step_signal(in(6), true);
-        p.inputs = step_signal(in(3), true), p.outputs = step_signal(in(4), true);
-        p.D = step_signal(in(5), false), p.dt_bias = step_signal(in(7), false), p.out = step_signal(out, true);
-        py::gil_scoped_release release;
-        launch(kernels().of<SelectiveKernels<T>>().state_update, p, [&](int threads) {
-            constexpr double kSmall = 2e5; // states
-            if (double(p.B * p.H) * double(p.P * p.N) < kSmall) threads = 1;
-            p.workspace = workspace.of(kernels().of<SelectiveKernels<T>>().state_update_workspace(p, threads));
-            return threads;
-        });
-    });
+    Step p{Array(state.ptr()), Array(in(0).ptr()), Array(in(2).ptr()), Array(in(3).ptr())};
+    p.dt = step_signal(in(1), true), p.z = step_signal(in(6), true), p.C = step_signal(in(4), true);
+    p.D = step_signal(in(5), false), p.dt_bias = step_signal(in(7), false);
+    p.rows = address<const int64_t>(rows), p.softplus = softplus;
+    p.run(Array(out.ptr()));
+}
+
+// A step of channels without heads on plain tensors that fit: returns the output. For all others it returns None, and the
+// Python path runs and reports errors.
+py::object state_update_tensors(py::handle state, const py::tuple& inputs, bool softplus) {
+    auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };
+    Step p{};
+    if (!p.state.read(state.ptr()) || !p.x.read(in(0).ptr()) || !p.A.read(in(2).ptr()) || !p.B.read(in(3).ptr()))
+        return py::none();
+    if (p.x.ndim() != 2 || p.x.is_empty() || p.state.ndim() != 3 || p.state.size(2) < 1) return py::none();
+    const int64_t batch = p.x.size(0), D = p.x.size(1), N = p.state.size(2);
+    const bool is_wide = p.x.bits() == 64;
+    if (!p.state.has_shape({batch, D, N}) || !p.state.is_contiguous() || !p.A.has_shape({D, N})) return py::none();
+    if (!p.A.has_unit_stride() || p.A.bits() != (is_wide ? 64 : 32) || !p.B.has_shape({batch, N})) return py::none();
+    auto read = [&](int i, std::initializer_list<int64_t> shape, Signal& to) {
+        if (in(i).is_none()) return true;
+        Array y;
+        if (!y.read(in(i).ptr()) || !y.has_shape(shape) || (y.bits() == 64) != is_wide) return false;
+        to = step_signal(y, shape.size() == 2);
+        return true;
+    };
+    if ((p.B.bits() == 64) != is_wide || (p.state.bits() == 64) != is_wide || in(1).is_none() || in(4).is_none())
+        return py::none();
+    if (!read(1, {batch, D}, p.dt) || !read(4, {batch, N}, p.C) || !read(5, {D}, p.D) || !read(6, {batch, D}, p.z) ||
+        !read(7, {D}, p.dt_bias))
+        return py::none();
+    p.softplus = softplus;
+    py::object out = new_tensor(p.x, {batch, D});
+    p.run(Array(out.ptr()));
+    return out;
 }
 
 } // namespace
@@ -129,6 +175,7 @@ void bind(py::module_& m) {
     m.def("selective_forward", selective_forward);
     m.def("selective_backward", selective_backward);
     m.def("state_update", state_update);
+    m.def("state_update_tensors", state_update_tensors);
 }
 
 } // namespace fastiter::ssm

@@ -37,6 +37,9 @@ def selective_backward(
 # inputs: x, dt, A, B, C, D, z, dt_bias
 def state_update(inputs: Sequence, state: Strided, rows: Address, softplus: bool, out: Strided, /) -> None: ...
 
+# The output, or None: the arguments need the path in Python
+def state_update_tensors(state: object, inputs: tuple[object, ...], softplus: bool, /) -> Any: ...
+
 #: Steps between two saved states of linear attention
 attention_tile: int
 

@@ -21,7 +21,7 @@ from .._functional import given_of
 from .._shapes import check_shapes, check_state, check_step_shapes
 from .checks import Integers, check_tensors, checked_cut
 from .ops import SelectiveBackward, SelectiveForward, computed, selective_bwd, selective_fwd
-from .step import selective_step
+from .step import SelectiveStep, plain_step, selective_step
 
 
 def selective_scan(
@@ -182,6 +182,10 @@ def selective_state_update(
         result: Tensor = dispatched(selective_state_update, *given[:9], dt_softplus, state_batch_indices)
         return result
     check_flag(function, "dt_softplus", dt_softplus)
+    if state_batch_indices is None and not torch.is_grad_enabled():
+        out = plain_step(state, (x, dt, A, B, C, D, z, dt_bias), dt_softplus)
+        if out is not None:
+            return out
     names = ("state", "x", "dt", "A", "B", "C", "D", "z", "dt_bias")
     tensors = given_of(dict(zip(names, given, strict=False)))
     check_tensors(function, tensors, "x")
@@ -196,4 +200,4 @@ def selective_state_update(
             f"{function}: arguments must not require a gradient, as the state changes in place; "
             "use torch.no_grad(), or selective_scan for training"
         )
-    return selective_step(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, rows)
+    return selective_step(SelectiveStep(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus, rows))

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ... import _core
 from ..._check import overlaps_itself
-from ..._torch.ops import LIBRARY, contiguous, needs_no_dispatch
-from .ops import computed
+from ..._torch.op import Changed, Op
+from ..._torch.ops import contiguous, needs_no_dispatch, unwatched
+from .ops import computed, plain
 
-_NAME = "_selective_step"
-LIBRARY.define(
-    f"{_NAME}(Tensor(a!) state, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
-    "Tensor? dt_bias, bool softplus, Tensor? rows) -> Tensor"
-)
+
+class SelectiveStep(NamedTuple):
+    """A call of the op, which changes the states and returns the output."""
+
+    state: Changed
+    x: Tensor
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    dt_bias: Tensor | None
+    softplus: bool
+    rows: Tensor | None
 
 
 def check_rows(
@@ -36,23 +47,8 @@ def check_rows(
         raise ValueError(f"{function}: {name} must have each row of {state} at most once, got one twice")
 
 
-def _plain(x: Tensor | None) -> Tensor | None:
-    return x if x is None or not x.is_neg() else x.resolve_neg()
-
-
-def _step(
-    state: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    softplus: bool,
-    rows: Tensor | None,
-) -> Tensor:
+def _step(call: SelectiveStep) -> Tensor:
+    state, x, rows = call.state, call.x, call.rows
     if rows is not None:
         rows = contiguous(rows)
         check_rows(rows, state.shape[0])
@@ -63,31 +59,35 @@ def _step(
     if out.numel() == 0:
         return out
     kept = state if state.stride(-1) == 1 and not state.is_neg() else contiguous(state)
-    A = A.to(computed(x.dtype)).resolve_neg()
+    A = call.A.to(computed(x.dtype)).resolve_neg()
     A = A if A.stride(-1) in (0, 1) else A.contiguous()
-    B, C = (y[:, None] if y.dim() == 2 else y for y in (B, C))
-    inputs = tuple([_plain(y) for y in (x, dt, A, B, C, D, z, dt_bias)])
-    _core.ssm.state_update(inputs, kept, rows, softplus, out)
+    inputs = (plain(x), plain(call.dt), A, *[plain(y) for y in call[4:9]])
+    _core.ssm.state_update(inputs, kept, rows, call.softplus, out)
     if kept is not state:
         state.copy_(kept)
     return out
 
 
-def _fake(state: Tensor, x: Tensor, *_: object) -> Tensor:
-    return x.new_empty(x.shape)
+def _output(call: SelectiveStep) -> Tensor:
+    return call.x.new_empty(call.x.shape)
 
 
-LIBRARY.impl(_NAME, _step, "CPU")
-torch.library.register_fake(f"fastiter::{_NAME}", _fake, lib=LIBRARY)
-_OP: Any = torch.ops.fastiter._selective_step.default
+_selective_step = Op("_selective_step", SelectiveStep, _step, _output)
 
 
-def selective_step(state: Tensor, *arguments: Any) -> Tensor:
-    """Change the states in place; return the output."""
-    if not needs_no_dispatch((state, *arguments)):
-        found: Tensor = _OP(state, *arguments)
-        return found
-    out = _step(state, *arguments)
-    if not state.is_inference():
+def plain_step(state: Tensor, inputs: tuple[Any, ...], softplus: bool) -> Tensor | None:
+    """Do a step of plain tensors without any checks in Python, which take longer than it; None for others."""
+    if not unwatched():
+        return None
+    out: Tensor | None = _core.ssm.state_update_tensors(state, inputs, softplus)
+    if out is not None and not state.is_inference():
         torch.autograd.graph.increment_version(state)
+    return out
+
+
+def selective_step(call: SelectiveStep) -> Tensor:
+    """Change the states in place; return the output."""
+    out = _selective_step(call)
+    if needs_no_dispatch(call) and not call.state.is_inference():
+        torch.autograd.graph.increment_version(call.state)
     return out
