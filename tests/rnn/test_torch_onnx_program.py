@@ -25,7 +25,7 @@ CASES = [  # layer, options, strict
 
 
 class Asked(torch.nn.Module):
-    """Calls a layer with lengths and reset, then again from its final state."""
+    """Calls a layer with lengths and reset; layers with heads then again from their final states, one or several."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
@@ -33,8 +33,8 @@ class Asked(torch.nn.Module):
 
     def forward(self, x: Any, lengths: Any, reset: Any) -> Any:
         y, last = self.layer(x, lengths=lengths, reset=reset)
-        again, _ = self.layer(x, last)
-        return (y, again, *(last if isinstance(last, tuple) else (last,)))
+        again = self.layer(x, last)[:1] if self.layer.num_heads > 1 else ()
+        return (y, *again, *(last if isinstance(last, tuple) else (last,)))
 
 
 def given(B: int, T: int) -> tuple[Any, ...]:

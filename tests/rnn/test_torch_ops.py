@@ -14,7 +14,7 @@ import fastiter.torch  # noqa: E402
 from fastiter._torch.linear import linear  # noqa: E402
 from tests.rnn.calls import assert_runs, both_ways, every_cell, full_and_ragged, options, some_lengths  # noqa: E402
 from tests.rnn.torch_calls import Leaves, leaves, run  # noqa: E402
-from tests.support.cases import STATES, rnn_inputs  # noqa: E402
+from tests.support.cases import RNN_CELLS, STATES, rnn_inputs  # noqa: E402
 
 # torch's own warnings: it inspects functions with a deprecated module and loads decompositions with torch.jit.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.torch.jit.script")
@@ -128,7 +128,7 @@ def assert_equal(actual: list[Any], expected: list[Any]) -> None:
         assert torch.equal(a, e)
 
 
-@every_cell
+@pytest.mark.parametrize(("cell", "activation"), [which for which in RNN_CELLS if which[1] != "relu"])
 def test_compile(cell: str, activation: str) -> None:
     def layer(given: Leaves) -> list[Any]:
         h, last, states = run(cell, activation, given, reverse=True)
