@@ -16,9 +16,9 @@ import fastiter.torch  # noqa: E402
 import fastiter.torch.quant  # noqa: E402
 from fastiter._torch.linear import linear  # noqa: E402
 from fastiter.torch import nn as ours  # noqa: E402
-from tests.rnn.calls import assert_runs, every_cell  # noqa: E402
+from tests.rnn.calls import assert_runs  # noqa: E402
 from tests.rnn.torch_calls import leaves, run  # noqa: E402
-from tests.support.cases import rnn_inputs  # noqa: E402
+from tests.support.cases import RNN_CELLS, rnn_inputs  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
@@ -44,7 +44,7 @@ def assert_same(fast: Any, function: Any, inputs: list[Any]) -> None:
         assert (a is None and e is None) or torch.equal(a, e)
 
 
-@every_cell
+@pytest.mark.parametrize(("cell", "activation"), [which for which in RNN_CELLS if which[1] != "relu"])
 def test_recurrences_without_implicit_fallbacks(cell: str, activation: str, explicit: Any) -> None:
     given = leaves(rnn_inputs(cell, 3, 5, 2, 5, np.float32))
 
