@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -123,9 +124,10 @@ def coupled_cell(h: Any, x: Any, params: Any) -> Any:
 
 @pytest.mark.parametrize("cell", [any_cell, coupled_cell])
 def test_newton_on_the_scans(cell: Any, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, (forward, _, backward) in scan_triton.GPU.items():
-        monkeypatch.setitem(scan_ops._FORWARD, name, forward)
-        monkeypatch.setitem(scan_ops._BACKWARD, name, backward)
+    launchers = (scan_triton.forward, scan_triton.forward_out, scan_triton.backward)
+    for scan in (scan_ops.LINEAR, scan_ops.BLOCK):
+        routed = scan_ops.Ops(*[partial(launcher, scan) for launcher in launchers])
+        monkeypatch.setitem(scan_ops.OPS, scan.name, routed)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 9, 3, 2, generator=generator, dtype=torch.float64).to(device).requires_grad_()
     a = torch.linspace(-1, 1, 3, dtype=torch.float64, device=device, requires_grad=True)
