@@ -40,7 +40,8 @@ int useful(int threads, const AttentionShape& s, int64_t units) {
 template <class T> Gates<T> gates(py::handle x) {
     if (x.is_none()) return {};
     auto at = [&](int i) { return py::handle(PyTuple_GET_ITEM(x.ptr(), i)); };
-    return {heads(at(0)),
+    return {true,
+            heads(at(0)),
             heads(at(1)),
             PyFloat_AsDouble(at(2).ptr()),
             address<const T>(at(3)),
@@ -60,7 +61,7 @@ void attention_forward(const py::tuple& shape, const py::tuple& inputs, py::hand
         p.q = heads(in(0)), p.k = heads(in(1)), p.v = heads(in(2)), p.decay = heads(in(3));
         p.bonus = address<const T>(in(4)), p.first = address<const T>(in(5));
         p.gates = gates<T>(gate);
-        if (p.gates.given()) p.shape.decay = Decay::scalar;
+        if (p.gates.given) p.shape.decay = Decay::scalar;
         p.o = heads(o), p.last = address<T>(last), p.states = address<T>(states);
         py::gil_scoped_release release;
         launch(attention_kernels().of<AttentionTable<T>>().forward, p, [&](int threads) {
@@ -87,7 +88,7 @@ void attention_backward(const py::tuple& shape, const py::tuple& inputs, py::han
         p.dq = heads(out(0)), p.dk = heads(out(1)), p.dv = heads(out(2)), p.ddecay = heads(out(3));
         p.dbonus = address<T>(out(4)), p.dfirst = address<T>(out(5));
         f.gates = gates<T>(gate);
-        if (f.gates.given()) {
+        if (f.gates.given) {
             auto of = [&](int i) { return py::handle(PyTuple_GET_ITEM(of_gates.ptr(), i)); };
             f.shape.decay = Decay::scalar;
             p.dlast_n = address<const T>(of(0)), p.through_normalizer = of(1).ptr() == Py_True;

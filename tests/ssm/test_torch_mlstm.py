@@ -219,3 +219,18 @@ def test_compile_and_export_with_any_sizes() -> None:
 def test_meta_tensors() -> None:
     h, C, n, m = run([x.detach().to("meta") for x in leaves(2, 5, 2, 3, 4)])
     assert [tuple(x.shape) for x in (h, C, n, m)] == [(2, 5, 2, 4), (2, 2, 3, 4), (2, 2, 3), (2, 2)]
+
+
+# ---- no steps -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [{}, {"cu_seqlens": torch.tensor([0, 0])}], ids=["rows", "packed"])
+def test_no_steps_keep_the_state_and_its_gradient(cut: dict[str, Any]) -> None:
+    # An empty tensor has no memory, which the kernel must not take for a missing argument.
+    given = leaves(1, 0, 2, 17, 5)
+    out = run(given, **cut)
+    for last, first in zip(out[1:], given[5:], strict=True):
+        assert torch.equal(last, first)
+    wanted = [torch.randn_like(x) for x in out[1:]]
+    for found, expected in zip(torch.autograd.grad(out[1:], given[5:], wanted), wanted, strict=True):
+        torch.testing.assert_close(found, expected)

@@ -76,7 +76,7 @@ public:
         v_.take(cut, s_.V), o_.take(cut, s_.V);
         coefficients_ = cut.take<T>(kAttentionTile);
         states_.take(cut, s_.K, s_.V);
-        if (p.gates.given()) {
+        if (p.gates.given) {
             gates_.take(cut);
             n_ = cut.take<T>(round_up(s_.K, lanes<T>));
             products_ = cut.take<T>(kAttentionTile);
@@ -91,13 +91,13 @@ public:
         head_ = unit % s_.heads;
         const int64_t size = s_.K * s_.V;
         states_.read(p_.first ? p_.first + unit * size : nullptr);
-        if (p_.gates.given()) read_normalizer(unit);
+        if (p_.gates.given) read_normalizer(unit);
         for (int64_t time = 0; time < q.padded; time += kAttentionTile) {
             const int64_t steps = min_of(kAttentionTile, q.steps - time);
             if (steps > 0) {
                 const int64_t tile = tiles_before(s_.sequences, q.index, kAttentionTile) + time / kAttentionTile;
                 if (p_.states) states_.write(p_.states + (tile * s_.heads + head_) * size);
-                if (p_.states && p_.gates.given())
+                if (p_.states && p_.gates.given)
                     write_normalizer(p_.gates.states_n, p_.gates.states_m, tile * s_.heads + head_);
                 run_tile(q, time, steps);
             }
@@ -105,7 +105,7 @@ public:
                 zero_padding(q, time + max_of(steps, 0), min_of(time + kAttentionTile, q.padded));
         }
         states_.write(p_.last + unit * size);
-        if (p_.gates.given()) write_normalizer(p_.gates.last_n, p_.gates.last_m, unit);
+        if (p_.gates.given) write_normalizer(p_.gates.last_n, p_.gates.last_m, unit);
     }
 
 private:
@@ -114,7 +114,7 @@ private:
         uint8_t flags[kAttentionTile];
         const uint8_t* reset = reset_of(s_.sequences, q, time, steps, flags);
         read(at);
-        if (p_.gates.given()) {
+        if (p_.gates.given) {
             m_ = gates_.read(p_.gates, head_, at, reset, m_);
             apply_gates(gates_, k_, decay_, s_.K, steps);
             advance_normalizer(q_, k_, gates_, reset, s_.K, steps, n_, PanelTile<T>{}, products_);
@@ -142,7 +142,7 @@ private:
                     advance_by<T, 1>(pass, s_.decay, state);
             }
         }
-        if (p_.gates.given()) scale_steps(o_, s_.V, steps, products_);
+        if (p_.gates.given) scale_steps(o_, s_.V, steps, products_);
         o_.write(p_.o, head_, s_.V, at);
     }
 

@@ -21,7 +21,7 @@ public:
         columns_.take(cut, s_.K, s_.V);
         rows_ = cut.take<T>(ceil_div(s_.K, W) * s_.V * W);
         states_ = cut.take<T>((kAttentionTile + 1) * s_.V * W);
-        if (f_.gates.given()) {
+        if (f_.gates.given) {
             gates_.take(cut);
             n_.take(cut, s_.K);
             for (T** vector : {&n_before_, &dn_}) *vector = cut.take<T>(round_up(s_.K, W));
@@ -56,7 +56,7 @@ private:
                 for (int64_t j = 0; j < s_.V; ++j) store(rows + j * W, vec<T>{});
         }
         for (int64_t n = 0; n < s_.K; n += W) store(dbonus_ + n, vec<T>{});
-        if (f_.gates.given()) read_vector(p_.dlast_n, q.index * s_.heads + head_, dn_);
+        if (f_.gates.given) read_vector(p_.dlast_n, q.index * s_.heads + head_, dn_);
         for (int64_t time = (ceil_div(q.padded, kAttentionTile) - 1) * kAttentionTile; time >= 0;
              time -= kAttentionTile) {
             const int64_t steps = min_of(kAttentionTile, q.steps - time);
@@ -86,10 +86,10 @@ private:
         const uint8_t* reset = reset_of(s_.sequences, q, time, steps, flags);
         const int64_t tile = tiles_before(s_.sequences, q.index, kAttentionTile) + time / kAttentionTile;
         const int64_t place = tile * s_.heads + head_;
-        if (f_.gates.given()) begin_gates(at, reset, place);
+        if (f_.gates.given) begin_gates(at, reset, place);
         if (p_.dv.units.data || p_.dfirst) visit_all_columns(reset, steps);
         if (needs_rows()) visit_all_rows(reset, steps, f_.states + place * s_.K * s_.V);
-        if (f_.gates.given() && needs_rows()) add_normalizer(reset, steps);
+        if (f_.gates.given && needs_rows()) add_normalizer(reset, steps);
         if (f_.bonus) add_bonus(steps);
         write(at, reset);
     }
@@ -245,7 +245,7 @@ private:
         const int64_t key_head = head_ / s_.per_key;
         if (p_.dv.units.data) dv_.write(p_.dv, head_, s_.V, at);
         if (s_.decay == Decay::scalar && needs_rows()) add_rows(ddecay_, s_.K, at.steps);
-        if (f_.gates.given() && needs_rows()) write_gates(at, reset);
+        if (f_.gates.given && needs_rows()) write_gates(at, reset);
         if (p_.dq.units.data) {
             scale_tile(dq_, s_.K, at.steps, s_.scale);
             add_to_group(p_.dq, key_head, dq_, sum_, s_.K, at, is_first_);

@@ -26,15 +26,15 @@ struct AttentionShape {
 constexpr int64_t kAttentionTile = 48;
 
 // mLSTM's gates, (row, time, head): with lf = log sigmoid(f) and m = max(lf + m', i), the decay is e^(lf + m' - m), k is
-// multiplied by e^(i - m), n = decay n + k, and o is divided by max(|q n|, e^-m) + eps. Without `i` there are none. n
+// multiplied by e^(i - m), n = decay n + k, and o is divided by max(|q n|, e^-m) + eps. `given` tells empty gates from none. n
 // (sequences, heads, K; null = 0) and m (sequences, heads; null = 0) are contiguous; `states_n` and `states_m` are those
 // before every tile.
 template <class T> struct Gates {
+    bool given = false;
     Heads i, f;
     double eps = 0;
     const T *first_n = nullptr, *first_m = nullptr;
     T *last_n = nullptr, *last_m = nullptr, *states_n = nullptr, *states_m = nullptr;
-    bool given() const { return i.units.data; }
 };
 
 // S[t] = diag(decay) S[t-1] + k v^T, a matrix (K, V);   o = S[t]^T q, or, with a bonus, o = (S[t-1] + diag(bonus) k v^T)^T q.
