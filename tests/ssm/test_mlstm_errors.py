@@ -50,6 +50,7 @@ def wrong_arguments(convert: Convert, cast: Callable[[Any, str], Any], tensors: 
         for value, error, got in (("x", TYPE, "str"), (True, TYPE, "bool"), (np.nan, VALUE, "nan")):
             yield Wrong(f"{name} is {value!r}", {name: value}, error, name, got)
     yield Wrong("eps is negative", {"eps": -1.0}, VALUE, "eps", "-1.0")
+    yield Wrong("eps is an int of many digits", {"eps": 10**400}, VALUE, "eps", "1000")
     if tensors:
         yield Wrong("a flag is 1", {"normalizer_gradient": 1}, TYPE, "normalizer_gradient", "int")
     yield from wrong_cuts(convert, "q")

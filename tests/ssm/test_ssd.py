@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fastiter import ssm
+from fastiter import BackendError, ssm
 from tests.ssm.calls import assert_near, both_dtypes, some_bounds, some_lengths, some_resets
 from tests.ssm.test_errors import refused, shape, wrong_cuts
 from tests.support.error_cases import TYPE, VALUE, Convert, Wrong
@@ -85,9 +85,6 @@ def test_arrays(size: Size, dtype: Any) -> None:
             result = ssm.selective_scan(**wide, delta_softplus=softplus, return_last_state=True, **cut)
             assert isinstance(result, tuple)
             expected = as_heads(size, *result)
-            if "lengths" in cut:  # a selective scan has zeros there, and this only the part of D
-                inside = np.arange(size[1]) < np.array(cut["lengths"])[:, None]
-                found = (found[0] * inside[..., None, None], found[1])
             for name, a, e in zip(("out", "last"), found, expected, strict=True):
                 assert a.dtype == dtype
                 assert_near(a, e, dtype, 4 * size[1] + size[5], name)
@@ -117,6 +114,42 @@ def test_storage_types() -> None:
     assert out.dtype == np.float16
     assert np.array_equal(out, wide.astype(np.float16))
     assert np.array_equal(last, wide_last)
+
+
+def test_nothing_beyond_the_lengths_reaches_outputs_or_gradients() -> None:
+    lengths = [4, 0]
+    clean = ssd_inputs((2, 9, 4, 3, 2, 5))
+    dirty = {n: x.copy() for n, x in clean.items()}
+    for name in ("x", "dt", "B", "C", "z"):
+        for row, length in enumerate(lengths):
+            dirty[name][row, length:] = np.nan
+    for a, e in zip(ssm.ssd(**dirty, lengths=lengths), ssm.ssd(**clean, lengths=lengths), strict=True):
+        assert np.array_equal(a, e)
+    torch = pytest.importorskip("torch")
+    import fastiter.torch
+
+    gradients = []
+    for given in (clean, dirty):
+        leaves = {n: torch.from_numpy(x).requires_grad_() for n, x in given.items()}
+        out, last = fastiter.torch.ssm.ssd(**leaves, dt_softplus=True, lengths=lengths)
+        assert not out[1].any()
+        gradients.append(torch.autograd.grad(out.sum() + last.sum(), list(leaves.values())))
+    for name, e, a in zip(clean, *gradients, strict=True):
+        assert torch.equal(a, e), name
+
+
+def test_overflow_without_warnings() -> None:
+    given = ssd_inputs((1, 5, 2, 3, 1, 2), np.float32)
+    given["z"][:] = -np.inf
+    ssm.ssd(**given, dt_limit=(0.0, 1e300))
+    half = {n: x.astype(np.float16) if x.ndim > 2 and n != "initial_state" else x for n, x in given.items()}
+    half |= {"z": None, "x": np.full_like(half["x"], 6e4)}
+    assert np.isinf(ssm.ssd(**half, dt_softplus=True)[0]).any()
+
+
+def test_a_wrong_backend_is_an_error_of_this_function() -> None:
+    with pytest.raises(BackendError, match=r"^ssd: backend must be one of 'cpu', 'reference' .*, got 'tpu'"):
+        ssm.ssd(**ssd_inputs((1, 5, 2, 3, 1, 2)), backend="tpu")
 
 
 def test_tensors() -> None:
@@ -165,8 +198,9 @@ def wrong_arguments(convert: Convert, cast: Callable[[Any, str], Any]) -> Iterat
     yield Wrong("B has other groups than C", {"B": y}, VALUE, "C", shape(given["C"]))
     yield Wrong("groups that do not divide H", {"B": three, "C": three}, VALUE, "B", shape(three))
     yield Wrong("a flag is 1", {"dt_softplus": 1}, TYPE, "dt_softplus", "int")
-    for limit, error, got in ((1.0, TYPE, "float"), ((1.0, "x"), TYPE, "str"), ((2.0, 1.0), VALUE, r"\(2.0, 1.0\)")):
-        yield Wrong(f"dt_limit is {limit}", {"dt_limit": limit}, error, "dt_limit", got)
+    limits = [((1.0), TYPE, "float"), ((1.0, "x"), TYPE, "str"), ((2.0, 1.0), VALUE, r"\(2.0, 1.0\)")]
+    for limit, error, got in [*limits, ((0, 10**400), VALUE, "1000")]:
+        yield Wrong(f"dt_limit is {str(limit)[:20]}", {"dt_limit": limit}, error, "dt_limit", got)
     yield from wrong_cuts(convert, "x")
 
 

@@ -98,7 +98,7 @@ def linear_attention(
     ([1.0, 1.5, 1.75, 1.875], 1.875)
     """
     function = "linear_attention"
-    run = choose(function, _BACKENDS, backend)
+    run = choose(function, BACKENDS, backend)
     given = {"q": q, "k": k, "v": v, "log_decay": log_decay, "decay": decay, "bonus": bonus}
     every = {**given, "initial_state": initial_state}
     arrays: dict[str, Any] = {name: x for name, x in every.items() if x is not None or name in ("q", "k", "v")}
@@ -171,4 +171,4 @@ def _reference(
     return o.astype(v_given.dtype), last
 
 
-_BACKENDS: Backends[tuple[Array, Array]] = {"cpu": _cpu, "reference": _reference}
+BACKENDS: Backends[tuple[Array, Array]] = {"cpu": _cpu, "reference": _reference}

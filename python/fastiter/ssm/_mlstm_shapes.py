@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
-from .._check import type_name
+from .._check import fits_float, type_name
 from ._attention_shapes import AttentionSizes, Shape, check_attention_shapes, checked_scale
 
 #: The parts of the state, by their letters in messages
@@ -56,6 +56,6 @@ def checked_numbers(function: str, scale: object, eps: object, keys: int) -> tup
     """Return the scale, by default 1 / sqrt(K), and eps as floats."""
     if not isinstance(eps, Real) or isinstance(eps, bool):
         raise TypeError(f"{function}: eps must be a number, got {type_name(eps)}")
-    if not 0 <= float(eps) < math.inf:
+    if not fits_float(eps) or not 0 <= float(eps) < math.inf:
         raise ValueError(f"{function}: eps must be finite and not negative, got {eps}")
     return keys**-0.5 if scale is None else checked_scale(function, scale), float(eps)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._backend import choose
 from .._check import check_flag
 from ._arrays import Array, checked_cut, computed
-from ._attention import check_attention_dtypes, linear_attention
+from ._attention import BACKENDS, check_attention_dtypes, linear_attention
 from ._ssd_shapes import check_ssd_shapes, check_ssd_state, checked_limits
 
 
@@ -62,7 +63,7 @@ def ssd(
     reset : bool ndarray (B, T) or (T,), optional
         True where the previous state counts as zero.
     lengths : integers (B,), optional
-        Valid steps of each row, 0 to T; what is read from the state at later steps is 0.
+        Valid steps of each row, 0 to T; later steps are not computed and their out is 0.
     cu_seqlens : integers (S + 1,), optional
         S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1]. The states
         are then (S, H, P, N).
@@ -96,6 +97,7 @@ def ssd(
     ([1.0, 1.5, 1.75, 1.875], (1, 1, 1, 1))
     """
     function = "ssd"
+    choose(function, BACKENDS, backend)
     check_flag(function, "dt_softplus", dt_softplus)
     every = {"x": x, "dt": dt, "A": A, "B": B, "C": C, "D": D, "z": z, "dt_bias": dt_bias}
     optional = ("D", "z", "dt_bias", "initial_state")
@@ -108,17 +110,29 @@ def ssd(
     cut = checked_cut(function, *size, reset, lengths, cu_seqlens, "x")
     if initial_state is not None:
         check_ssd_state(function, initial_state.shape, cut.count(size[0]), shapes)
-    dtype = computed(x)
-    d = _step_sizes(dt.astype(dtype), dt_bias, dt_softplus, limits)
     first = None if initial_state is None else initial_state.swapaxes(2, 3)
     cuts: dict[str, Any] = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens, "backend": backend}
-    wide = x.astype(dtype)
-    y, last = linear_attention(C, B, wide * d[..., None], d * A, initial_state=first, **cuts)
-    if D is not None:
-        y += (D if D.ndim == 2 else D[:, None]) * wide
-    if z is not None:
-        y *= _silu(z.astype(dtype))
-    return y.astype(x.dtype, copy=False), last.swapaxes(2, 3)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # like the kernels, which give no warnings
+        wide, steps, gate = (_valid(y, cut.lengths) for y in (x, dt, z))
+        assert wide is not None  # for the type checker, as is steps
+        assert steps is not None
+        d = _step_sizes(steps, dt_bias, dt_softplus, limits)
+        y, last = linear_attention(C, B, wide * d[..., None], d * A, initial_state=first, **cuts)
+        if D is not None:
+            y += (D if D.ndim == 2 else D[:, None]) * wide
+        if gate is not None:
+            y *= _silu(gate)
+        return y.astype(x.dtype, copy=False), last.swapaxes(2, 3)
+
+
+def _valid(x: Array | None, lengths: Array | None) -> Array | None:
+    """Return a signal in the dtype of the arithmetic, 0 beyond the valid steps of each row."""
+    if x is None:
+        return None
+    wide = x.astype(computed(x))
+    if lengths is not None:
+        wide[np.arange(x.shape[1]) >= lengths[:, None]] = 0
+    return wide
 
 
 def _silu(z: Array) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from numbers import Real
 
-from .._check import type_name
+from .._check import fits_float, type_name
 from ._attention_shapes import Shape
 
 
@@ -48,6 +48,8 @@ def checked_limits(function: str, limits: object) -> tuple[float, float]:
     for limit in limits:
         if not isinstance(limit, Real) or isinstance(limit, bool):
             raise TypeError(f"{function}: dt_limit must be a pair of numbers, got {type_name(limit)} in it")
+        if not fits_float(limit):
+            raise ValueError(f"{function}: dt_limit must be numbers that a float can hold, got {limit}")
     low, high = float(limits[0]), float(limits[1])
     if not low <= high:
         raise ValueError(f"{function}: dt_limit must be (low, high) with low <= high, got {(low, high)}")

@@ -65,7 +65,7 @@ def ssd(
     reset : bool Tensor (B, T) or (T,), optional
         True where the previous state counts as zero.
     lengths : integers (B,), optional
-        Valid steps of each row, 0 to T; what is read from the state at later steps is 0.
+        Valid steps of each row, 0 to T; later steps are not computed and their out is 0.
     cu_seqlens : integers (S + 1,), optional
         S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1]. The states
         are then (S, H, P, N).
@@ -115,6 +115,8 @@ def ssd(
     cut = checked_cut(function, x, size, reset, lengths, cu_seqlens, "x")
     if initial_state is not None:
         check_ssd_state(function, initial_state.shape, size[0] if cut[2] is None else cut[2].shape[0] - 1, shapes)
+    if cut[1] is not None:
+        x, dt, z = (_valid(y, cut[1]) for y in (x, dt, z))
     d = step_sizes(dt, dt_bias, dt_softplus, limits)
     first = None if initial_state is None else initial_state.transpose(2, 3)
     values = (x * d[..., None]).to(computed(x.dtype))
@@ -124,6 +126,14 @@ def ssd(
     if z is not None:
         y = y * silu(z.to(y.dtype))
     return y.to(x.dtype), last.transpose(2, 3)
+
+
+def _valid(x: Any, lengths: Tensor) -> Any:
+    """Return a signal (B, T, ...) that is 0 beyond the valid steps of each row, where its gradient is 0 too."""
+    if x is None:
+        return None
+    beyond = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
+    return x.masked_fill(beyond.reshape(*beyond.shape, *[1] * (x.dim() - 2)), 0)
 
 
 def step_sizes(dt: Tensor, bias: Tensor | None, use_softplus: bool, limits: tuple[float, float]) -> Tensor:
