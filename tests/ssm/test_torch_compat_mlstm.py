@@ -116,3 +116,11 @@ def test_signatures() -> None:
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(TypeError, match="mlstm_chunkwise: options must be those of mlstm_kernels, got an unexpected"):
         ours.mlstm_chunkwise(**inputs(), colour=1)
+
+
+@pytest.mark.parametrize("function", ["mlstm_chunkwise", "mlstm_recurrent_sequence"])
+def test_a_state_without_one_of_its_parts_is_refused(function: str) -> None:
+    given = inputs(state=True)
+    del given["n_initial"]
+    with pytest.raises(ValueError, match=f"^{function}: n_initial must be a tensor where .*, got None"):
+        getattr(ours, function)(**given)

@@ -36,7 +36,8 @@ def mlstm_chunkwise(
     "native_custbw" and Triton kernels have not.
     """
     _check("mlstm_chunkwise", rest)
-    return _run(q, k, v, i, f, (c_initial, n_initial, m_initial), return_last_states, eps, normalizer_gradient)
+    initial = _state("mlstm_chunkwise", c_initial, n_initial, m_initial)
+    return _run(q, k, v, i, f, initial, return_last_states, eps, normalizer_gradient)
 
 
 def mlstm_recurrent_sequence(
@@ -55,7 +56,8 @@ def mlstm_recurrent_sequence(
 ) -> Tensor | tuple[Tensor, States]:
     """mLSTM over whole sequences, as :func:`mlstm_chunkwise`; the last states have the dtype ``dtype_state``."""
     _check("mlstm_recurrent_sequence", rest)
-    result = _run(q, k, v, i, f, (c_initial, n_initial, m_initial), return_last_states, eps, True)
+    initial = _state("mlstm_recurrent_sequence", c_initial, n_initial, m_initial)
+    result = _run(q, k, v, i, f, initial, return_last_states, eps, True)
     if isinstance(result, Tensor):
         return result
     h, (c, n, m) = result
@@ -99,21 +101,30 @@ def register(name: str = "fastiter") -> None:
     recurrent.registry_step[name] = mlstm_recurrent_step
 
 
+def _state(function: str, c: Tensor | None, n: Tensor | None, m: Tensor | None) -> States | None:
+    """Return the initial state as mlstm takes it; all of its parts must be given, or none."""
+    if c is None and n is None and m is None:
+        return None
+    if c is None or n is None or m is None:
+        parts = {"c_initial": c, "n_initial": n, "m_initial": m}
+        missing = next(name for name, x in parts.items() if x is None)
+        raise ValueError(f"{function}: {missing} must be a tensor where another part of the state is given, got None")
+    return c, n, m.reshape(m.shape[:2])
+
+
 def _run(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     i: Tensor,
     f: Tensor,
-    initial: tuple[Tensor | None, ...],
+    initial: States | None,
     return_last_states: bool,
     eps: float,
     normalizer_gradient: bool,
 ) -> Tensor | tuple[Tensor, States]:
-    c, n, m = initial
-    state = None if c is None or n is None or m is None else (c, n, m.reshape(m.shape[:2]))
     given = [x.transpose(1, 2) for x in (q, k, v, i, f)]
-    h, last = mlstm(*given, initial_state=state, eps=eps, normalizer_gradient=normalizer_gradient)
+    h, last = mlstm(*given, initial_state=initial, eps=eps, normalizer_gradient=normalizer_gradient)
     h = h.transpose(1, 2)
     return (h, (last[0], last[1], last[2][..., None])) if return_last_states else h
 
