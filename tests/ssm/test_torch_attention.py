@@ -149,6 +149,22 @@ def test_storage_types(stored: Any, shared: int) -> None:
     assert attend(**{n: x.to(stored) for n, x in cast.items()})[0].dtype == stored
 
 
+@pytest.mark.parametrize("shared", [1, 2])
+def test_the_gradient_of_k_has_its_own_precision(shared: int) -> None:
+    torch.manual_seed(0)
+    q, k = torch.randn(1, 20, 2, 4).bfloat16(), torch.randn(1, 20, 2, 4, requires_grad=True)
+    v, a, b = torch.randn(1, 20, 2 * shared, 3), *(0.1 * torch.randn(2, 1, 20, 2 * shared, 4))
+    i, f = torch.randn(2, 1, 20, 2 * shared)
+    ssm = fastiter.torch.ssm
+
+    def gradients(q: Any) -> list[Any]:
+        outputs = ssm.linear_attention(q, k, v), ssm.dplr_delta_rule(q, k, v, a, b), ssm.mlstm(q, k, v, i, f)
+        return [torch.autograd.grad(x[0].sum(), k)[0] for x in outputs]
+
+    for found, expected in zip(gradients(q), gradients(q.float()), strict=True):
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("how", ["heads first", "expanded", "negated", "every second"])
 def test_layouts(how: str) -> None:
     inputs = attention_inputs((2, 60, 2, 20, 9), np.float32, "vector")

@@ -115,7 +115,8 @@ def _as_arguments(call: AttentionBackward, found: list[Tensor | None]) -> list[T
     """Return the gradients that exist with the shapes and dtypes of their arguments."""
     dq, dk, dv, ddecay, dbonus, dfirst = found
     bonus = None if dbonus is None else dbonus.sum(0)
-    every = (*(None if x is None else x.to(call.q.dtype) for x in (dq, dk)), dv, ddecay, bonus, dfirst)
+    dq, dk = (None if x is None else x.to(own.dtype) for x, own in ((dq, call.q), (dk, call.k)))
+    every = (dq, dk, dv, ddecay, bonus, dfirst)
     return [x for x in every if x is not None]
 
 

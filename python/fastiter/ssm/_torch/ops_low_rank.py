@@ -106,7 +106,7 @@ def _gradients(call: LowRankBackward) -> list[Tensor | None]:
 
 def _as_arguments(call: LowRankBackward, found: list[Tensor | None]) -> list[Tensor]:
     """Return the gradients that exist with the dtypes of their arguments."""
-    both = (None if x is None else x.to(call.q.dtype) for x in found[:2])
+    both = (None if x is None else x.to(own.dtype) for x, own in zip(found[:2], call[:2], strict=True))
     return [x for x in (*both, *found[2:]) if x is not None]
 
 

@@ -117,7 +117,7 @@ def _gradients(call: MlstmBackward) -> list[Tensor | None]:
 
 def _as_arguments(call: MlstmBackward, found: list[Tensor | None]) -> list[Tensor]:
     """Return the gradients that are requested with the dtypes of their arguments."""
-    dq, dk = (None if x is None else x.to(call.q.dtype) for x in found[:2])
+    dq, dk = (None if x is None else x.to(own.dtype) for x, own in zip(found[:2], call[:2], strict=True))
     every = (dq, dk, *found[2:])
     return [x for place, x in enumerate(every) if x is not None and call.requested >> place & 1]
 
