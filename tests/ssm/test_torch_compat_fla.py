@@ -229,6 +229,13 @@ def test_dtypes() -> None:
         assert o.dtype == stored and last.dtype == torch.float32
 
 
+def test_the_scale_is_not_rounded_to_the_dtype_of_q() -> None:
+    for stored in (torch.bfloat16, torch.float16):
+        given = [x.to(stored) for x in (*inputs().values(), torch.rand(B, T, H))]  # K**-0.5 is no power of 2
+        exact, _ = compat.fla.chunk_delta_rule(*[x.float() for x in given])
+        assert torch.equal(compat.fla.chunk_delta_rule(*given)[0], exact.to(stored))
+
+
 def test_signatures_are_those_of_fla() -> None:
     """The parameters of fla come first, in its order; those that it has besides are options that change no result."""
     ops = import_module("fla.ops")

@@ -122,7 +122,7 @@ def ssd(
     values = (x * d[..., None]).to(computed(x.dtype))
     y, last = linear_attention(C, B, values, d * A.to(d.dtype), initial_state=first, reset=reset, **cuts)
     if D is not None:
-        y = y + (D if D.dim() == 2 else D[:, None]) * x
+        y = y + (D if D.dim() == 2 else D[:, None]).to(y.dtype) * x
     if z is not None:
         y = y * silu(z.to(y.dtype))
     return y.to(x.dtype), last.transpose(2, 3)

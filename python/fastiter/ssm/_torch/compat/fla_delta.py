@@ -55,7 +55,8 @@ def _delta(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     q, k = (l2norm(x) for x in (q, k)) if normalize else (q, k)
     shared = v.shape[-2] // q.shape[2]
-    q, k, v, beta = (x.to(wide) for x in (q * scale, k, v, beta))
+    q, k, v, beta = (x.to(wide) for x in (q, k, v, beta))
+    q = q * scale
     if shared > 1:  # value heads that share a key head
         q, k = (x.repeat_interleave(shared, -2) for x in (q, k))
     first, decay = state.first(), None if log_decay is None else log_decay.to(wide).exp()
