@@ -59,6 +59,14 @@ SHAPES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
 # ---- gradients ------------------------------------------------------------------------------------------------------
 
 
+def test_gradients_of_no_channels_are_zero() -> None:
+    u, A = torch.zeros(2, 0, 50), torch.zeros(0, 3)
+    for _ in range(20):  # memory that was used before has other numbers
+        B, C = torch.full((2, 2, 3, 50), 7.0).requires_grad_()
+        for found in torch.autograd.grad(scan(u, u, A, B, C).sum(), (B, C)):
+            assert not found.any()
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("cut", CUTS)
 def test_gradients_by_finite_differences(shape: str, cut: str) -> None:

@@ -185,6 +185,10 @@ def _backward_outputs(call: SelectiveBackward) -> list[Tensor]:
 def _backward(call: SelectiveBackward) -> list[Tensor]:
     found = _empty_gradients(call)
     du, ddelta, dA, dB, dC, dD, dz, dbias, dfirst = found
+    if call.u.shape[1] == 0:  # dB and dC are sums over no channels, which the kernel does not write
+        for x in (dB, dC):
+            if x is not None:
+                x.zero_()
     A, D, delta_bias, states = (contiguous_or_none(x) for x in (call.A, call.D, call.delta_bias, call.states))
     signals = (plain(call.u), plain(call.delta), plain(call.z))
     inputs = (*signals, A, _projection(call.B), _projection(call.C), D, delta_bias, states)
