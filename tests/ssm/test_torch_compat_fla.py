@@ -269,3 +269,8 @@ def test_what_is_not_supported_is_refused() -> None:
         compat.fla.fused_recurrent_gated_delta_rule(*qkv, gk=given["g"])
     with pytest.raises(ValueError, match="A_log must be a tensor where use_gate_in_kernel is True"):
         compat.fla.chunk_gated_delta_rule(*qkv, given["g"][..., 0], given["g"][..., 0], use_gate_in_kernel=True)
+    both = (torch.zeros(B, H, K, V), torch.zeros(B, 1, H, K))
+    with pytest.raises(TypeError, match=r"^chunk_linear_attn: initial_state must be a tensor where normalize is False"):
+        compat.fla.chunk_linear_attn(*qkv, initial_state=both, normalize=False)
+    with pytest.raises(ValueError, match=r"^chunk_linear_attn: initial_state must have both its parts"):
+        compat.fla.chunk_linear_attn(*qkv, initial_state=(None, both[1]))

@@ -54,13 +54,15 @@ def fused_recurrent_linear_attn(
 def _linear(
     q: Tensor, k: Tensor, v: Tensor, scale: float | None, initial: NormalizedState, normalize: bool, state: FlaState
 ) -> tuple[Tensor, NormalizedState]:
+    if isinstance(initial, tuple) and not normalize:
+        raise TypeError(f"{state.function}: initial_state must be a tensor where normalize is False, got a tuple")
     matrix, vector = initial if isinstance(initial, tuple) else (initial, None)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if normalize:  # the sum of the keys is one more column of the state, whose values are 1
         v = torch.cat([v, v.new_ones(*v.shape[:3], 1)], -1)
     first = matrix
     if normalize and (matrix is not None or vector is not None):
-        first = _joined(matrix, vector)
+        first = _joined(state.function, matrix, vector)
     q_in, k_in, v_in = (state.in_order(x) for x in (q, k, v))
     o, last = linear_attention(q_in, k_in, v_in, scale=scale, initial_state=first, cu_seqlens=state.cu_seqlens)
     o = state.in_order(o)
@@ -72,10 +74,10 @@ def _linear(
     return o.to(q.dtype), split
 
 
-def _joined(matrix: Tensor | None, vector: Tensor | None) -> Tensor:
+def _joined(function: str, matrix: Tensor | None, vector: Tensor | None) -> Tensor:
     """Return a state (N, H, K, V) and a sum of keys (N, 1, H, K) as one (N, H, K, V + 1)."""
     if matrix is None:
-        raise ValueError("linear_attn: initial_state must have both its parts where normalize is True, got one")
+        raise ValueError(f"{function}: initial_state must have both its parts where normalize is True, got one")
     column = matrix.new_zeros(*matrix.shape[:3], 1) if vector is None else vector.reshape(*matrix.shape[:3], 1)
     return torch.cat([matrix, column.to(matrix.dtype)], -1)
 

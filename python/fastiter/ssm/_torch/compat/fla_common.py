@@ -64,7 +64,8 @@ class FlaState:
     ) -> None:
         if reverse and cu_seqlens is not None:
             raise ValueError(f"{function}: reverse must be False where cu_seqlens is given, got True")
-        self._initial, self._output, self.cu_seqlens = initial_state, output_final_state, cu_seqlens
+        self.function, self.cu_seqlens = function, cu_seqlens
+        self._initial, self._output = initial_state, output_final_state
         self._reverse, self._v_first = reverse, state_v_first
 
     def in_order(self, x: Any) -> Any:
