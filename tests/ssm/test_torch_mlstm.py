@@ -43,7 +43,10 @@ def run(given: list[Any], **options: Any) -> list[Any]:
 
 
 def loop(given: list[Any], eps: float = 1e-6, through: bool = True) -> list[Any]:
-    """The equations in torch's operations, m included, which autograd differentiates; whole rows."""
+    """The equations in torch's operations, which autograd differentiates, m included; whole rows.
+
+    Without `through`, the divisor and m are constants.
+    """
     q, k, v, i, f = given[:5]
     q, k = (x.repeat_interleave(v.shape[2] // q.shape[2], 2) for x in (q, k))
     C, n, m = given[5:]
@@ -51,6 +54,7 @@ def loop(given: list[Any], eps: float = 1e-6, through: bool = True) -> list[Any]
     for t in range(q.shape[1]):
         lf = torch.nn.functional.logsigmoid(f[:, t])
         before, m = m, torch.maximum(lf + m, i[:, t])
+        m = m if through else m.detach()
         forget, enter = torch.exp(lf + before - m), torch.exp(i[:, t] - m)
         C = forget[..., None, None] * C + enter[..., None, None] * k[:, t, :, :, None] * v[:, t, :, None]
         n = forget[..., None] * n + enter[..., None] * k[:, t]
@@ -90,14 +94,17 @@ def test_gradients_of_the_loop(which: str) -> None:
             torch.testing.assert_close(a, e, rtol=1e-9, atol=bound, msg=f"{which}, d{name}")
 
 
-def test_gradients_of_a_constant_divisor() -> None:
+@pytest.mark.parametrize("eps", [0.0, 0.5])
+def test_gradients_of_a_constant_divisor(eps: float) -> None:
     given = leaves(2, 60, 2, 20, 33)
     wide = [x.detach().clone().requires_grad_() for x in given]
-    (h, *_), (e, *_) = run(given, eps=0.0, normalizer_gradient=False), loop(wide, 0.0, through=False)
+    (h, *_), (e, *_) = run(given, eps=eps, normalizer_gradient=False), loop(wide, eps, through=False)
     weights = torch.randn_like(h)
-    found = torch.autograd.grad((h * weights).sum(), given[:3])
-    for a, b in zip(found, torch.autograd.grad((e * weights).sum(), wide[:3]), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    found = torch.autograd.grad((h * weights).sum(), given)
+    expected = torch.autograd.grad((e * weights).sum(), wide, allow_unused=True)
+    for name, a, b in zip("qkvifCnm", found, expected, strict=True):
+        wanted = torch.zeros_like(a) if b is None else b
+        torch.testing.assert_close(a, wanted, rtol=1e-9, atol=1e-9 * max(float(wanted.abs().max()), 1), msg=f"d{name}")
 
 
 def test_float32_is_near_float64() -> None:

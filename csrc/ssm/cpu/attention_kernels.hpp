@@ -55,7 +55,7 @@ template <class T> struct Attention {
 // and k; those that are null are not requested. dbonus (sequences, heads, K) and dfirst are contiguous. Sums are in a
 // fixed order, whatever the number of threads. With gates, dm (sequences, heads) is the gradient of the last m when it
 // begins, minus the products of the last C and n with their gradients; it becomes that of the first m, without those of
-// the first ones. Unless `through_normalizer`, the divisor of o is a constant.
+// the first ones. Unless `through_normalizer`, o depends on its divisor and on m as on constants.
 template <class T> struct AttentionGradient {
     Attention<T> forward; // o and last are not read
     Heads d_o, dq, dk, dv, ddecay, d_i, d_f;

@@ -46,7 +46,7 @@ def mlstm(
     ----------
     normalizer_gradient : bool
         Whether gradients flow through the divisor of h. The kernels of the ``mlstm_kernels`` package, apart from the
-        ones named "autograd", take it for a constant, which False reproduces.
+        ones named "autograd", take the divisor and m for constants, which False reproduces.
 
     Examples
     --------
