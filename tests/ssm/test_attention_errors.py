@@ -88,3 +88,7 @@ def test_tensors() -> None:
     sparse = {**arguments(torch.from_numpy), "q": torch.zeros(B, T, N, K).to_sparse()}
     with pytest.raises(TypeError, match="linear_attention: q must be a dense tensor, got layout"):
         attend(**sparse)
+    for name, message in (("q", "k must be on device meta like q, got cpu"), ("v", "v must be on device cpu like q")):
+        given = arguments(torch.from_numpy)
+        with pytest.raises(BackendError, match=f"^linear_attention: {message}"):
+            attend(**{**given, name: given[name].to("meta")})

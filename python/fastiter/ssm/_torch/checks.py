@@ -45,6 +45,8 @@ def check_tensors(function: str, tensors: Mapping[str, Any], first: str) -> None
             raise BackendError(
                 f"{function}: {name} must be on the CPU, as it has no GPU kernels yet; got device {x.device}"
             )
+        if x.device != head.device:
+            raise BackendError(f"{function}: {name} must be on device {head.device} like {first}, got {x.device}")
 
 
 def checked_cut(
