@@ -274,3 +274,31 @@ def test_what_is_not_supported_is_refused() -> None:
         compat.fla.chunk_linear_attn(*qkv, initial_state=both, normalize=False)
     with pytest.raises(ValueError, match=r"^chunk_linear_attn: initial_state must have both its parts"):
         compat.fla.chunk_linear_attn(*qkv, initial_state=(None, both[1]))
+
+
+def test_signals_that_do_not_go_together_are_refused() -> None:
+    fla, (q, k, v) = compat.fla, inputs().values()
+    gate, strength, two = torch.zeros(B, T, H, K), torch.ones(B, T, H), torch.zeros(B, T, 2, V)
+    refusals = [
+        ("chunk_gla: q must be a torch.Tensor, got list", lambda: fla.chunk_gla([1.0], k, v, gate)),
+        ("chunk_linear_attn: v must have shape", lambda: fla.chunk_linear_attn(q, k, v[0])),
+        ("chunk_kda: v must have .* a multiple of 3 heads", lambda: fla.chunk_kda(q, k, two, gate, strength)),
+        ("chunk_rwkv7: k must have shape", lambda: fla.chunk_rwkv7(q, gate, k[..., 1:], v, gate, gate)),
+        ("chunk_delta_rule: k must have shape", lambda: fla.chunk_delta_rule(q, k[:, 1:], v, strength)),
+        ("fused_recurrent_delta_rule: k must be a torch", lambda: fla.fused_recurrent_delta_rule(q, None, v)),
+        (
+            "chunk_gated_delta_rule: k must have shape",
+            lambda: fla.chunk_gated_delta_rule(q, k[:, :, None], v, gate, gate),
+        ),
+        ("fused_recurrent_gated_delta_rule: v must have", lambda: fla.fused_recurrent_gdn(q, k, two)),
+        (rf"chunk_gated_delta_product: k must have shape \({B}, {2 * T},", lambda: product(2, strength)),
+        ("chunk_gated_delta_product: beta must have shape", lambda: product(1, strength[:, 1:])),
+        ("chunk_gated_delta_product: num_householder must be", lambda: product(0, strength)),
+    ]
+
+    def product(factors: int, beta: Any) -> Any:
+        return fla.chunk_gated_delta_product(q, k, v, None, beta, factors)
+
+    for message, call in refusals:
+        with pytest.raises((TypeError, ValueError), match="^" + message):
+            call()

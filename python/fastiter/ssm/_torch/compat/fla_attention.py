@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ....scan._torch.functional import linear_scan
 from ..attention import linear_attention
-from .fla_common import FlaState, attend, check_rest
+from .fla_common import FlaState, attend, check_rest, check_signals
 
 State = Tensor | None
 NormalizedState = Tensor | tuple[Tensor | None, Tensor | None] | None
@@ -54,6 +54,7 @@ def fused_recurrent_linear_attn(
 def _linear(
     q: Tensor, k: Tensor, v: Tensor, scale: float | None, initial: NormalizedState, normalize: bool, state: FlaState
 ) -> tuple[Tensor, NormalizedState]:
+    check_signals(state.function, q, k, v)
     if isinstance(initial, tuple) and not normalize:
         raise TypeError(f"{state.function}: initial_state must be a tensor where normalize is False, got a tuple")
     matrix, vector = initial if isinstance(initial, tuple) else (initial, None)

@@ -31,6 +31,22 @@ def check_rest(function: str, options: Mapping[str, Any]) -> None:
             raise TypeError(f"{function}: options must be those of fla, got an unexpected keyword argument {name!r}")
 
 
+def check_signals(function: str, q: Any, k: Any, v: Any, factors: int = 1) -> None:
+    """Check that q, k and v are (B, T, heads, width) and go together; k and v have ``factors`` entries a step."""
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{function}: {name} must be a torch.Tensor, got {type(x).__qualname__}")
+        if x.dim() != 4:
+            raise ValueError(f"{function}: {name} must have shape (B, T, heads, width), got {tuple(x.shape)}")
+    batch, time, heads, width = q.shape
+    expected = (batch, time * factors, heads, width)
+    if tuple(k.shape) != expected:
+        raise ValueError(f"{function}: k must have shape {expected} to go with q, got {tuple(k.shape)}")
+    if tuple(v.shape[:2]) != expected[:2] or heads < 1 or v.shape[2] % heads:
+        wanted = f"{expected[:2]} and a multiple of {heads} heads"
+        raise ValueError(f"{function}: v must have (B, T, heads) = {wanted} to go with k, got {tuple(v.shape)}")
+
+
 def attend(
     q: Tensor,
     k: Tensor,
@@ -42,6 +58,7 @@ def attend(
     bonus: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return (o, final state or None) of linear attention with fla's conventions."""
+    check_signals(state.function, q, k, v)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     q, k, v, log_decay = (state.in_order(x) for x in (q, k, v, log_decay))
     options: dict[str, Any] = {"initial_state": state.first(), "cu_seqlens": state.cu_seqlens}

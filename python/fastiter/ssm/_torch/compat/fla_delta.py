@@ -10,7 +10,7 @@ from torch.nn.functional import softplus
 
 from ....delta._torch.functional import delta_scan
 from ..ops import computed
-from .fla_common import FlaState, check_rest, l2norm
+from .fla_common import FlaState, check_rest, check_signals, l2norm
 
 State = Tensor | None
 
@@ -79,6 +79,7 @@ def chunk_delta_rule(
 ) -> tuple[Tensor, State]:
     """S = S + beta k (v - S^T k)^T, o = S^T q; see fla's function of this name."""
     check_rest("chunk_delta_rule", rest)
+    check_signals("chunk_delta_rule", q, k, v)
     state = FlaState("chunk_delta_rule", initial_state, output_final_state, cu_seqlens)
     return _delta(q, k, v, beta, None, state, scale, use_qk_l2norm_in_kernel)
 
@@ -97,6 +98,7 @@ def fused_recurrent_delta_rule(
 ) -> tuple[Tensor, State]:
     """S = S + beta k (v - S^T k)^T with beta 1 by default, o = S^T q; see fla's function of this name."""
     check_rest("fused_recurrent_delta_rule", rest)
+    check_signals("fused_recurrent_delta_rule", q, k, v)
     state = FlaState("fused_recurrent_delta_rule", initial_state, output_final_state, cu_seqlens)
     strength = torch.ones_like(v[..., 0]) if beta is None else beta
     return _delta(q, k, v, strength, None, state, scale, use_qk_l2norm_in_kernel)
@@ -125,6 +127,7 @@ def chunk_gated_delta_rule(
     """R = e^g S, S = R + beta k (v - R^T k)^T, o = S^T q; see fla's function of this name."""
     function = "chunk_gated_delta_rule"
     check_rest(function, rest)
+    check_signals(function, q, k, v)
     gates = _Gates(use_gate_in_kernel, A_log, dt_bias, use_beta_sigmoid_in_kernel, allow_neg_eigval)
     state = FlaState(function, initial_state, output_final_state, cu_seqlens, state_v_first=state_v_first)
     decay = gates.log_decay(function, g)
@@ -155,6 +158,7 @@ def fused_recurrent_gated_delta_rule(
     """R = e^g S, S = R + beta k (v - R^T k)^T, o = S^T q; gk and gv must be None; see fla's function of this name."""
     function = "fused_recurrent_gated_delta_rule"
     check_rest(function, {"gv": gv, **rest})
+    check_signals(function, q, k, v)
     if gk is not None:
         raise ValueError(f"{function}: gk must be None, as only kda has a decay for each key, got a tensor")
     gates = _Gates(use_gate_in_kernel, A_log, dt_bias, use_beta_sigmoid_in_kernel, allow_neg_eigval)
@@ -183,6 +187,12 @@ def chunk_gated_delta_product(
     """
     check_rest("chunk_gated_delta_product", rest)
     state = FlaState("chunk_gated_delta_product", initial_state, output_final_state, cu_seqlens)
+    if not isinstance(num_householder, int) or num_householder < 1:
+        raise ValueError(f"{state.function}: num_householder must be an int of at least 1, got {num_householder!r}")
+    check_signals(state.function, q, k, v, num_householder)
+    if beta.shape != v.shape[:3]:
+        expected = tuple(v.shape[:3])
+        raise ValueError(f"{state.function}: beta must have shape {expected} to go with v, got {tuple(beta.shape)}")
     k, v, beta = (x.unflatten(1, (q.shape[1], num_householder)) for x in (k, v, beta))
     return _delta(q, k, v, beta, g, state, scale, use_qk_l2norm_in_kernel)
 

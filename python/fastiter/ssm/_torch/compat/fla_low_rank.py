@@ -10,7 +10,7 @@ from torch.nn.functional import softplus
 
 from ..low_rank import dplr_delta_rule
 from ..ops import computed
-from .fla_common import FlaState, check_rest, l2norm
+from .fla_common import FlaState, check_rest, check_signals, l2norm
 
 State = Tensor | None
 
@@ -58,6 +58,7 @@ def _kda(
     normalize: bool,
 ) -> tuple[Tensor, State]:
     """S = R + beta k (v - R^T k)^T with R = D S is S = D S - (beta k) (S^T (D k))^T + k (beta v)^T."""
+    check_signals(function, q, k, v)
     dtype = v.dtype
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if normalize:
@@ -144,6 +145,7 @@ def _dplr(
     scale: float | None,
     state: FlaState,
 ) -> tuple[Tensor, State]:
+    check_signals(state.function, q, k, v)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     q_in, k, v, a, b, gk = (state.in_order(x) for x in (q, k, v, a, b, gk))
     options: dict[str, Any] = {"initial_state": state.first(), "cu_seqlens": state.cu_seqlens, "scale": scale}
