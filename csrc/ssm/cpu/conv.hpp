@@ -138,7 +138,7 @@ struct Block {
     int64_t channel, channels;
 };
 
-// What the passes have in common: filters, and blocks of signals
+// The common part of the passes: filters, and blocks of signals
 template <class T> class ConvPass {
 protected:
     static constexpr int L = lanes<T>;
