@@ -89,8 +89,8 @@ Signal step_signal(py::handle x, bool has_rows) {
     return x.is_none() ? Signal{} : step_signal(Array(x.ptr()), has_rows);
 }
 
-// The step's arrays: state (rows, [heads,] channels, N); x, dt, z, out (row, [head,] channel); A ([head,] channel, N); B and
-// C (row, group, N) or (row, N); D and dt_bias ([head,] channel)
+// The step's arrays: state (rows, [heads,] channels, N); x, dt, z, out (row, [head,] channel); A ([head,] channel, N);
+// B and C (row, group, N) or (row, N); D and dt_bias ([head,] channel)
 struct Step {
     Array state, x, A, B;
     Signal dt = {}, z = {}, C = {}, D = {}, dt_bias = {};
@@ -133,8 +133,8 @@ void state_update(const py::tuple& inputs, py::handle state, py::handle rows, bo
     p.run(Array(out.ptr()));
 }
 
-// A step of channels without heads on plain tensors that fit: returns the output. For all others it returns None, and the
-// Python path runs and reports errors.
+// A step of channels without heads on plain tensors that fit: returns the output. For all others it returns None, and
+// the Python path runs and reports errors.
 py::object state_update_tensors(py::handle state, const py::tuple& inputs, bool softplus) {
     auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };
     Step p{};

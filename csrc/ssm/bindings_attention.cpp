@@ -72,8 +72,8 @@ void attention_forward(const py::tuple& shape, const py::tuple& inputs, py::hand
     });
 }
 
-// gradients: of q, k, v, decay, bonus and the first state, each None if it is not requested; of gates, those of i, f, the
-// first n, and m, and before them that of the last n and whether the normaliser has one
+// gradients: of q, k, v, decay, bonus and the first state, each None if it is not requested; of gates, those of i, f,
+// the first n, and m, and before them that of the last n and whether the normaliser has one
 void attention_backward(const py::tuple& shape, const py::tuple& inputs, py::handle gate, py::handle states,
                         py::handle d_o, py::handle dlast, const py::tuple& gradients, py::handle of_gates) {
     auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };

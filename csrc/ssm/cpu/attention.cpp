@@ -1,5 +1,5 @@
-// Linear attention, forward: a pass over the rows of the state makes several steps, whose inputs v and outputs o stay in
-// registers; each operation on an element is that of the loop over the steps, in its order.
+// Linear attention, forward: a pass over the rows of the state makes several steps, whose inputs v and outputs o stay
+// in registers; each operation on an element is that of the loop over the steps, in its order.
 #include "ssm/cpu/attention_gates.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {

@@ -1,4 +1,5 @@
-// Shared by the forward and the backward pass of linear attention: panels of the arguments, and states in scratch memory.
+// Shared by the forward and the backward pass of linear attention: panels of the arguments, and states in scratch
+// memory.
 #pragma once
 #include "core/cpu/vmath.hpp"
 #include "ssm/cpu/attention_kernels.hpp"
@@ -7,8 +8,8 @@
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
-// Columns of the state that stay in registers as inputs and outputs of kPass steps, and steps that share a pass over the
-// state: each of its rows is loaded and stored once for all of them.
+// Columns of the state that stay in registers as inputs and outputs of kPass steps, and steps that share a pass over
+// the state: each of its rows is loaded and stored once for all of them.
 constexpr int kColumnVectors = kVectorBytes == 64 ? 2 : 1;
 constexpr int kPass = kVectorBytes == 64 ? 6 : 4;
 template <class T> constexpr int64_t kColumns = kColumnVectors * lanes<T>;
@@ -17,7 +18,8 @@ template <class T> constexpr int64_t kColumns = kColumnVectors * lanes<T>;
 constexpr int64_t kPanelWidth = 64;
 constexpr int64_t kPanelSize = kAttentionTile * kPanelWidth;
 
-// A tile of one head in the type of the computation: panels of kPanelWidth units, (panel, step, unit), 0 beyond the last
+// A tile of one head in the type of the computation: panels of kPanelWidth units, (panel, step, unit), 0 beyond the
+// last
 template <class T> struct PanelTile {
     T* data = nullptr;
 

@@ -1,5 +1,5 @@
-// mLSTM's gates and normaliser, a head at a time: exponential input gates with a running maximum m, and the vector n that
-// sums the gated keys as the state does their products with v.
+// mLSTM's gates and normaliser, a head at a time: exponential input gates with a running maximum m, and the vector n
+// that sums the gated keys as the state does their products with v.
 #pragma once
 #include "ssm/cpu/attention.hpp"
 
@@ -56,8 +56,8 @@ FASTITER_NOINLINE void apply_gates(const GateTile<T>& gates, const PanelTile<T>&
     for (int64_t t = 0; t < steps; ++t) *decay.at(0, t) = gates.f[t];
 }
 
-// n = decay n + k for the steps of a tile, from n before it, (K), which is advanced; products[t] = q n. `every`, unless it
-// has no memory: n after each step.
+// n = decay n + k for the steps of a tile, from n before it, (K), which is advanced; products[t] = q n. `every`, unless
+// it has no memory: n after each step.
 template <class T>
 FASTITER_NOINLINE void advance_normalizer(const PanelTile<T>& q, const PanelTile<T>& k, const GateTile<T>& gates,
                                           const uint8_t* reset, int64_t K, int64_t steps, T* n,
@@ -75,8 +75,8 @@ FASTITER_NOINLINE void advance_normalizer(const PanelTile<T>& q, const PanelTile
     }
 }
 
-// products[t] = q n becomes 1 / (max(|q n|, e^-m) + eps), and signs[t], unless it is null, the derivative of |q n| by q n:
-// 0 where e^-m is larger.
+// products[t] = q n becomes 1 / (max(|q n|, e^-m) + eps), and signs[t], unless it is null, the derivative of |q n| by q
+// n: 0 where e^-m is larger.
 template <class T>
 FASTITER_NOINLINE void invert_normalizer(const GateTile<T>& gates, int64_t steps, double eps, T* products, T* signs) {
     for (int64_t t = steps; t < kAttentionTile; ++t) products[t] = 1;

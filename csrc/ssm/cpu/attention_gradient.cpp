@@ -1,5 +1,5 @@
-// Linear attention, backward: tiles of time from the last to the first; the states of a tile are recomputed from the saved
-// one, pass by pass.
+// Linear attention, backward: tiles of time from the last to the first; the states of a tile are recomputed from the
+// saved one, pass by pass.
 #include "ssm/cpu/attention_gates.hpp"
 #include "ssm/cpu/attention_visit.hpp"
 
@@ -134,8 +134,8 @@ private:
         scale_steps(d_o_, s_.V, at.steps, inverse_);
     }
 
-    // Adds the normaliser's part. With D the divisor of o, its gradient is -(sum over V of do o / D) = -q dq / D, where dq is
-    // still that of the sum; dn and its decay then follow as those of a column of the state.
+    // Adds the normaliser's part. With D the divisor of o, its gradient is -(sum over V of do o / D) = -q dq / D, where
+    // dq is still that of the sum; dn and its decay then follow as those of a column of the state.
     void add_normalizer(const uint8_t* reset, int64_t steps) {
         for (int64_t t = steps - 1; t >= 0; --t) {
             vec<T> sum{};

@@ -25,10 +25,10 @@ struct AttentionShape {
 // Steps between two saved states; a tile of time, a multiple of the steps that share a pass over the state.
 constexpr int64_t kAttentionTile = 48;
 
-// mLSTM's gates, (row, time, head): with lf = log sigmoid(f) and m = max(lf + m', i), the decay is e^(lf + m' - m), k is
-// multiplied by e^(i - m), n = decay n + k, and o is divided by max(|q n|, e^-m) + eps. `given` tells empty gates from none. n
-// (sequences, heads, K; null = 0) and m (sequences, heads; null = 0) are contiguous; `states_n` and `states_m` are those
-// before every tile.
+// mLSTM's gates, (row, time, head): with lf = log sigmoid(f) and m = max(lf + m', i), the decay is e^(lf + m' - m), k
+// is multiplied by e^(i - m), n = decay n + k, and o is divided by max(|q n|, e^-m) + eps. `given` tells empty gates
+// from none. n (sequences, heads, K; null = 0) and m (sequences, heads; null = 0) are contiguous; `states_n` and
+// `states_m` are those before every tile.
 template <class T> struct Gates {
     bool given = false;
     Heads i, f;
@@ -38,8 +38,9 @@ template <class T> struct Gates {
 };
 
 // S[t] = diag(decay) S[t-1] + k v^T, a matrix (K, V);   o = S[t]^T q, or, with a bonus, o = (S[t-1] + diag(bonus) k v^T)^T q.
-// bonus (heads, K), `first` (sequences, heads, K, V; null = 0), `last` and `states` (tiles of all sequences, heads, K, V:
-// the state before every kAttentionTile-th step, if not null) are contiguous. Steps past the end of a sequence have o 0.
+// bonus (heads, K), `first` (sequences, heads, K, V; null = 0), `last` and `states` (tiles of all sequences, heads, K,
+// V: the state before every kAttentionTile-th step, if not null) are contiguous. Steps past the end of a sequence have
+// o 0.
 template <class T> struct Attention {
     AttentionShape shape;
     Heads q, k, v, decay, o;
@@ -51,11 +52,11 @@ template <class T> struct Attention {
     void* workspace = nullptr;
 };
 
-// Gradients from d_o and dlast (each null = 0), with the states that the forward pass saved. dq and dk have the heads of q
-// and k; those that are null are not requested. dbonus (sequences, heads, K) and dfirst are contiguous. Sums are in a
-// fixed order, whatever the number of threads. With gates, dm (sequences, heads) is the gradient of the last m when it
-// begins, minus the products of the last C and n with their gradients; it becomes that of the first m, without those of
-// the first ones. Unless `through_normalizer`, o depends on its divisor and on m as on constants.
+// Gradients from d_o and dlast (each null = 0), with the states that the forward pass saved. dq and dk have the heads
+// of q and k; those that are null are not requested. dbonus (sequences, heads, K) and dfirst are contiguous. Sums are
+// in a fixed order, whatever the number of threads. With gates, dm (sequences, heads) is the gradient of the last m
+// when it begins, minus the products of the last C and n with their gradients; it becomes that of the first m, without
+// those of the first ones. Unless `through_normalizer`, o depends on its divisor and on m as on constants.
 template <class T> struct AttentionGradient {
     Attention<T> forward; // o and last are not read
     Heads d_o, dq, dk, dv, ddecay, d_i, d_f;
@@ -69,8 +70,9 @@ template <class T> struct AttentionGradient {
     void* workspace = nullptr;
 };
 
-// S = decay S' + b w^T + k v^T with w = S'^T a, o = S^T q: a correction of rank one; a and b (row, time, head, unit) have the
-// heads of v. `w`, if given, is written by the forward pass and read by the backward pass. No bonus and no gates.
+// S = decay S' + b w^T + k v^T with w = S'^T a, o = S^T q: a correction of rank one; a and b (row, time, head, unit)
+// have the heads of v. `w`, if given, is written by the forward pass and read by the backward pass. No bonus and no
+// gates.
 template <class T> struct LowRank {
     Attention<T> attention;
     Heads a, b, w;

@@ -1,9 +1,9 @@
-// The passes of the backward pass of linear attention. P is the gradient of the state after a step, without what its own
-// output adds; do and dP follow from it:
+// The passes of the backward pass of linear attention. P is the gradient of the state after a step, without what its
+// own output adds; do and dP follow from it:
 //     after the step:   P += q do^T;  dk = P v;  dv = P^T k;  ddecay = rows of S[t-1] * P;  dq = S[t] do;    P = decay P
 //     before the step:  dk = P v;  dv = P^T k;  ddecay = rows of S[t-1] * P;  dq = S[t-1] do;    P = decay P + q do^T
-// dv has the columns of P in the lanes, as the forward pass has those of S; dq, dk and ddecay have the rows there, so that
-// no sum runs across the lanes.
+// dv has the columns of P in the lanes, as the forward pass has those of S; dq, dk and ddecay have the rows there, so
+// that no sum runs across the lanes.
 #pragma once
 #include "ssm/cpu/attention.hpp"
 
@@ -60,8 +60,8 @@ template <class T, int Count, Decay D, bool Before> FASTITER_NOINLINE void visit
         for (int c = 0; c < C; ++c) store(w.dv + t * kPanelWidth + c * W, dv[t][c]);
 }
 
-// A pass with a vector of rows in the lanes, at its first step: q, k, decay, dq, dk and ddecay are at this vector; v and do
-// at column 0.
+// A pass with a vector of rows in the lanes, at its first step: q, k, decay, dq, dk and ddecay are at this vector; v
+// and do at column 0.
 template <class T> struct RowPass {
     const T *q, *k, *decay, *v, *d_o;
     T *dq, *dk, *ddecay;

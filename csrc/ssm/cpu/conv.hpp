@@ -1,8 +1,7 @@
-// Shared by the passes of the causal convolution: the division of the work into blocks of vectors, and the sums over taps.
-//
-// A block is kept in the type of the computation, with the inputs before it, in one of two forms. Lanes: a vector of
-// channels at each step. Rows: one channel along time, for signals that are contiguous in time. In both, tap j of vector i
-// is the vector at data + i * lanes + j * tap, where `tap` is 1 for rows and a vector for lanes.
+// Shared by the passes of the causal convolution: the division of the work into blocks of vectors, and the sums over
+// taps.  A block is kept in the type of the computation, with the inputs before it, in one of two forms. Lanes: a
+// vector of channels at each step. Rows: one channel along time, for signals that are contiguous in time. In both, tap
+// j of vector i is the vector at data + i * lanes + j * tap, where `tap` is 1 for rows and a vector for lanes.
 #pragma once
 #include "core/cpu/vmath.hpp"
 #include "ssm/cpu/conv_kernels.hpp"
@@ -89,8 +88,8 @@ FASTITER_INLINE void convolve(const Filter<T>& filter, const Taps<T>& x, const L
     with_taps(filter.W, [&]<int Known>() { convolve<T, Known, Silu>(filter, x, count, y, stride); });
 }
 
-// The division of the work. A unit is a panel of channels for a chunk of the steps of a sequence; its blocks of channels
-// visit a tile of steps after the other. None of this depends on the number of threads.
+// The division of the work. A unit is a panel of channels for a chunk of the steps of a sequence; its blocks of
+// channels visit a tile of steps after the other. None of this depends on the number of threads.
 template <class T> struct Division {
     static constexpr int kPanel = 32; // vectors of channels
     bool rows;
@@ -251,7 +250,8 @@ protected:
         const int64_t count = s_.W - 1;
         if (p_.first.data) read_tile(p_.first, {q.index, b.channel, 1, 0, count}, to + L - count, 1);
     }
-    // Inputs of the W - 1 steps before the first one, (W - 1, panel), as x is stored; `tile`: W - 1 vectors, overwritten
+    // Inputs of the W - 1 steps before the first one, (W - 1, panel), as x is stored; `tile`: W - 1 vectors,
+    // overwritten
     template <class S> void steps_before(const ConvUnit<T>& unit, T* tile, S* to) const {
         const int64_t count = s_.W - 1;
         each_vector(unit, [&](const Block& b) {

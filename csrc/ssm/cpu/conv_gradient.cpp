@@ -141,8 +141,8 @@ private:
         });
     }
 
-    // Visits steps from the first one on where the signals are; returns the first step that it leaves to the tiles. These
-    // add the gradient of the last inputs, and in lanes they do the last steps of all.
+    // Visits steps from the first one on where the signals are; returns the first step that it leaves to the tiles.
+    // These add the gradient of the last inputs, and in lanes they do the last steps of all.
     int64_t run_in_place(const ConvUnit<T>& unit) {
         const Sequence& q = unit.sequence;
         if (!g_.d_out.data || !Base::in_place(p_.x, g_.d_out) || !Base::in_place(p_.x, g_.dx)) return unit.from;

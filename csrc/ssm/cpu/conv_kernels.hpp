@@ -25,8 +25,8 @@ template <class T> struct CausalConv {
     void* workspace = nullptr;
 };
 
-// Gradients from d_out and dlast (each without data = 0). dx is (row, channel, time), dfirst (sequence, channel, W - 1);
-// dweight (D, W) and dbias (D) are contiguous. Sums are in a fixed order, whatever the number of threads.
+// Gradients from d_out and dlast (each without data = 0). dx is (row, channel, time), dfirst (sequence, channel, W -
+// 1); dweight (D, W) and dbias (D) are contiguous. Sums are in a fixed order, whatever the number of threads.
 template <class T> struct CausalConvGradient {
     CausalConv<T> forward; // out and last are not read
     Signal d_out, dlast, dx, dfirst;

@@ -38,7 +38,8 @@ public:
     }
 
 private:
-    // A step of four taps on whole vectors, with a state of four numbers for each channel and no gaps, as models have it
+    // A step of four taps on whole vectors, with a state of four numbers for each channel and no gaps, as models have
+    // it
     bool is_plain(int64_t channels) const {
         const Signal& s = p_.state;
         const bool state = p_.N == 4 && s.channel == 4 && s.time == 1 && s.storage == p_.x.storage;

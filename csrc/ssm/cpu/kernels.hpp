@@ -1,5 +1,5 @@
-// Interface of the kernels of state-space models: plain data, declared once. Sizes: B rows, T time, D channels, G groups
-// of channels, N numbers of state for each channel.
+// Interface of the kernels of state-space models: plain data, declared once. Sizes: B rows, T time, D channels, G
+// groups of channels, N numbers of state for each channel.
 #pragma once
 #include "core/cpu/by_type.hpp"
 #include "core/cpu/team.hpp"
@@ -49,8 +49,9 @@ constexpr int64_t kTile = 32;
 
 // d = delta + delta_bias, or softplus of it;   h[t,c,n] = exp(d A[c,n]) h[t-1,c,n] + d u B[n];
 // y[t,c] = sum over n of C[n] h[t,c,n] + D[c] u;   out = y, or y z sigmoid(z).
-// A (D, N), D and delta_bias (D), `first` (sequences, D, N; null = 0) and `last` are contiguous. Steps past the end of a
-// row's sequence have out 0. `states` (tiles of all sequences, D, N): the state before every kTile-th step, if not null.
+// A (D, N), D and delta_bias (D), `first` (sequences, D, N; null = 0) and `last` are contiguous. Steps past the end of
+// a row's sequence have out 0. `states` (tiles of all sequences, D, N): the state before every kTile-th step, if not
+// null.
 template <class T> struct SelectiveScan {
     SelectiveShape shape;
     Signal u, delta, z, out;
@@ -81,10 +82,10 @@ template <class T> struct SelectiveGradient {
     void* workspace = nullptr;
 };
 
-// One step of B rows of H heads of P channels, with states in place: h = exp(d A) h + d x B, y = C h + D x,
-// out = y z sigmoid(z). The signals x, dt, z, out, dt_bias and D have indices (row, head, channel), given as (row, time,
-// channel), the weights of the inputs B and of the outputs C (row, group, state) likewise. `state` (row, head, channel, N)
-// is contiguous along N, A (head, channel, N) too, or has one number for all N (A_state 0).
+// One step of B rows of H heads of P channels, with states in place: h = exp(d A) h + d x B, y = C h + D x, out = y z
+// sigmoid(z). The signals x, dt, z, out, dt_bias and D have indices (row, head, channel), given as (row, time,
+// channel), the weights of the inputs B and of the outputs C (row, group, state) likewise. `state` (row, head, channel,
+// N) is contiguous along N, A (head, channel, N) too, or has one number for all N (A_state 0).
 template <class T> struct StateUpdate {
     int64_t B = 0, H = 1, P = 0, N = 0, per_group = 1; // heads per group
     bool softplus = false;

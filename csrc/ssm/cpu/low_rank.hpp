@@ -1,5 +1,6 @@
-// The passes of linear attention with a correction of rank one, S = decay S + b w^T + k v^T with w = S'^T a for the state S'
-// before the step. A step reads w before it writes, so a pass over the state makes one step and sums up the next w.
+// The passes of linear attention with a correction of rank one, S = decay S + b w^T + k v^T with w = S'^T a for the
+// state S' before the step. A step reads w before it writes, so a pass over the state makes one step and sums up the
+// next w.
 #pragma once
 #include "ssm/cpu/attention.hpp"
 

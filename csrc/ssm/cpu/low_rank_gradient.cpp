@@ -1,8 +1,8 @@
 // Linear attention with a correction of rank one, backward. With P the gradient of the state after a step:
 //     P += q do^T;  dw = P^T b;  dv = P^T k;  dk = P v;  db = P w;  da = S' dw;  ddecay = rows of S' * P;  dq = S do;
 //     P = decay P + a dw^T.
-// dw and dv come from a pass with the columns in the lanes, step by step; the others from passes of several steps with the
-// rows there, for which dw is known.
+// dw and dv come from a pass with the columns in the lanes, step by step; the others from passes of several steps with
+// the rows there, for which dw is known.
 #include "ssm/cpu/low_rank.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {

@@ -1,5 +1,5 @@
-// The selective scan, forward: tiles of time outermost, so that B and C are transposed once for all channels of a panel;
-// in a tile the states of a vector of channels stay in registers.
+// The selective scan, forward: tiles of time outermost, so that B and C are transposed once for all channels of a
+// panel; in a tile the states of a vector of channels stay in registers.
 #include "ssm/cpu/selective.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {

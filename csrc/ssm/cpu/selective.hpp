@@ -16,7 +16,8 @@ constexpr int64_t kPanel = 8;
 // Exponents of 2 up to this magnitude need no limits: 2^n and the result are normal numbers.
 template <class T> constexpr T kSmallExponent = sizeof(T) == 4 ? T(125) : T(1000);
 
-// 2^r for |r| <= 1/2, with the value 1 at 0, so that a decay of 1 is exact; in float within 1.1 units in the last place.
+// 2^r for |r| <= 1/2, with the value 1 at 0, so that a decay of 1 is exact; in float within 1.1 units in the last
+// place.
 template <class T, int Count> FASTITER_INLINE void exp2_reduced(const vec<T>* r, vec<T>* y) {
     if constexpr (sizeof(T) == 8) {
         for (int i = 0; i < Count; ++i) y[i] = exp_reduced<T>(r[i] * T(kLn2));
@@ -33,8 +34,8 @@ template <class T, int Count> FASTITER_INLINE void exp2_reduced(const vec<T>* r,
     }
 }
 
-// y[i] = 2^(d a[i]) for `Count` vectors a, operation by operation, as the latency of one is several times its share of the
-// throughput. |d a| is at most kSmallExponent.
+// y[i] = 2^(d a[i]) for `Count` vectors a, operation by operation, as the latency of one is several times its share of
+// the throughput. |d a| is at most kSmallExponent.
 template <class T, int Count> FASTITER_INLINE void small_decay(vec<T> d, const T* a, vec<T>* y) {
     using C = ExpConstants<T>;
     vec<T> rounded[Count], r[Count];
@@ -64,8 +65,8 @@ template <class T, bool Small, int Count> FASTITER_INLINE void decay(vec<T> d, c
     }
 }
 
-// The division of the channels: G groups of equal size in panels of kPanel blocks of one vector each. A unit of work is a
-// panel of a sequence.
+// The division of the channels: G groups of equal size in panels of kPanel blocks of one vector each. A unit of work is
+// a panel of a sequence.
 template <class T> struct Panels {
     int64_t per_group_channels, blocks, panels, units;
 

@@ -8,7 +8,8 @@
 namespace fastiter::ssm::FASTITER_LEVEL {
 namespace {
 
-// The partial sums: of dB and dC one for each panel, of the others one for each sequence; without partners, the results.
+// The partial sums: of dB and dC one for each panel, of the others one for each sequence; without partners, the
+// results.
 template <class T> struct Parts {
     T *dB = nullptr, *dC = nullptr, *dA = nullptr, *dD = nullptr, *dbias = nullptr;
     int64_t panels, sequences, of_projection, of_states, of_channels;
@@ -138,7 +139,8 @@ private:
         write_projections(unit, q, time, steps);
     }
 
-    // Reads a tile: u, d, its slope by delta, d u, dy, and D u where y is requested; returns the largest magnitudes of d.
+    // Reads a tile: u, d, its slope by delta, d u, dy, and D u where y is requested; returns the largest magnitudes of
+    // d.
     vec<T> read(const Place& at) {
         const vec<T> bias = f_.delta_bias ? load_up_to(f_.delta_bias + at.channel, at.channels) : vec<T>{};
         const vec<T> D = f_.D ? load_up_to(f_.D + at.channel, at.channels) : vec<T>{};

@@ -157,8 +157,8 @@ FASTITER_INLINE void write_tile(const Signal& x, const Place& at, const T* tile,
     });
 }
 
-// Prefetches a tile into the second-level cache: its lines are too far apart for the hardware to follow, and with strides
-// of a power of two they map to the same few sets of the first level.
+// Prefetches a tile into the second-level cache: its lines are too far apart for the hardware to follow, and with
+// strides of a power of two they map to the same few sets of the first level.
 template <class T> FASTITER_INLINE void prefetch_tile(const Signal& x, const Place& at) {
     if (!x.data) return;
     with_storage<T>(x, [&]<class S>(S* data) {
