@@ -50,6 +50,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "Qwen3Next": {**_ATTENTION, **_LINEAR, **_HYBRID, **_DENSE},
     "Qwen3_5": {**_ATTENTION, **_LINEAR, **_HYBRID, "head_dim": 8},
     "OlmoHybrid": {**_ATTENTION, **_LINEAR, **_HYBRID},
+    "Lfm2": {**_ATTENTION, "num_hidden_layers": 3, "layer_types": ["conv", "conv", "full_attention"]},
 }
 
 

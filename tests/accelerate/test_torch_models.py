@@ -14,11 +14,13 @@ pytest.importorskip("transformers")
 from fastiter.torch import accelerate, restore  # noqa: E402
 from tests.accelerate.models import OPTIONS, make, tokens  # noqa: E402
 
+CONV = {"causal_conv1d_update": "ssm.causal_conv1d_update", "causal_conv1d_fn": "ssm.causal_conv1d"}
 MAMBA = {
+    **CONV,
     "mamba_selective_state_update": "ssm.selective_state_update",
     "mamba_selective_scan": "ssm.selective_scan",
 }
-DELTA = {"torch_recurrent_gated_delta_rule": "delta_scan", "torch_chunk_gated_delta_rule": "delta_scan"}
+DELTA = {**CONV, "torch_recurrent_gated_delta_rule": "delta_scan", "torch_chunk_gated_delta_rule": "delta_scan"}
 SWAPPED = {
     "Mamba": ("backbone.layers.{}.mixer: MambaMixer", [0, 1], MAMBA),
     "FalconMamba": ("backbone.layers.{}.mixer: FalconMambaMixer", [0, 1], MAMBA),
@@ -32,6 +34,7 @@ SWAPPED = {
     "Qwen3Next": ("model.layers.{}.linear_attn: Qwen3NextGatedDeltaNet", [0, 1], DELTA),
     "Qwen3_5": ("model.layers.{}.linear_attn: Qwen3_5GatedDeltaNet", [0, 1], DELTA),
     "OlmoHybrid": ("model.layers.{}.linear_attn: OlmoHybridGatedDeltaNet", [0, 1], DELTA),
+    "Lfm2": ("model.layers.{}.conv: Lfm2ShortConv", [0, 1], CONV),
 }
 SAME_BITS = ("RecurrentGemma",)
 

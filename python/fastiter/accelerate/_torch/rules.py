@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import functions
+from . import conv, functions
 from .rebind import parameters_of
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -33,6 +33,17 @@ class Rule(NamedTuple):
 
 def _randn(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def _conv_calls() -> list[Call]:
+    x, weight, bias = _randn(2, 4, 7), _randn(4, 3), _randn(4)
+    by_channels = _randn(2, 7, 4).transpose(1, 2)
+    return [((x, weight, bias), {"activation": "silu"}), ((by_channels, weight, None), {"activation": None})]
+
+
+def _conv_step_calls() -> list[Call]:
+    x, state, weight, bias = _randn(2, 4, 1), _randn(2, 4, 3), _randn(4, 3), _randn(4)
+    return [((x, state, weight, bias, "silu"), {}), ((x, state, weight), {})]
 
 
 def _scan_calls() -> list[Call]:
@@ -85,6 +96,8 @@ def _mambapy_calls() -> list[Call]:
     return [((block, _randn(2, 5, 4), _randn(2, 5, 4).abs(), -_randn(4, 3).abs(), *projections, _randn(4)), {})]
 
 
+_CONV = ("hidden_states", "weight", "bias", "activation")
+_CONV_STEP = ("hidden_states", "conv_state", "weight", "bias", "activation")
 _SCAN = ("hidden_states", "dt", "A", "B", "C", "D", "z", "delta_bias", "delta_softplus", "return_last_state")
 _STEP = ("state", "hidden_states", "dt", "A", "B", "C", "D", "dt_bias", "dt_softplus", "z")
 _INNER = ("xz", "conv1d_weight", "conv1d_bias", "x_proj_weight", "delta_proj_weight", "out_proj_weight")
@@ -96,6 +109,10 @@ _OF_MAMBAPY = Rule(_MAMBAPY, functions.mambapy_scan, "ssm.selective_scan", _mamb
 
 #: Functions that a module's methods find by these global names
 GLOBALS = {
+    "causal_conv1d_fn": Rule(_CONV, conv.convolution, "ssm.causal_conv1d", _conv_calls),
+    "causal_conv1d_update": Rule(
+        _CONV_STEP, conv.convolution_step, "ssm.causal_conv1d_update", _conv_step_calls
+    ),
     "mamba_selective_scan": Rule(_SCAN, functions.scan, "ssm.selective_scan", _scan_calls),
     "mamba_selective_state_update": Rule(_STEP, functions.step, "ssm.selective_state_update", _step_calls),
     "mamba_inner_fn": Rule(_INNER, functions.unfused, None, _inner_calls),

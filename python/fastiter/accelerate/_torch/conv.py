@@ -1,0 +1,59 @@
+"""Our causal convolutions in place of transformers': the same arguments, and theirs where ours do not apply."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ssm._torch.causal_conv import causal_conv1d, causal_conv1d_update
+from .functions import Function, in_float64_if, on_cpu
+
+_ACTIVATIONS = (None, "silu", "swish")
+_PACKED = ("seq_idx", "cu_seqlens")  # options for packed sequences
+
+
+def _applies(x: Tensor, weight: Tensor, activation: str | None) -> bool:
+    is_wider = weight.dtype == torch.float64 and x.dtype != torch.float64
+    return on_cpu(x) and activation in _ACTIVATIONS and not is_wider
+
+
+def convolution(theirs: Function) -> Function:
+    """Return causal_conv1d_fn of transformers; theirs also runs for packed sequences."""
+
+    def causal_conv1d_fn(
+        hidden_states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        activation: str | None = None,
+        **options: Any,
+    ) -> Any:
+        is_packed = any(options.get(name) is not None for name in _PACKED)
+        if is_packed or not _applies(hidden_states, weight, activation):
+            return theirs(hidden_states, weight, bias, activation, **options)
+        weight, bias = in_float64_if(hidden_states, weight, bias)
+        return causal_conv1d(hidden_states, weight, bias, activation=activation)
+
+    return causal_conv1d_fn
+
+
+def convolution_step(theirs: Function) -> Function:
+    """Return causal_conv1d_update of transformers; theirs also runs where a gradient is needed."""
+
+    def causal_conv1d_step(
+        hidden_states: Tensor,
+        conv_state: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        activation: str | None = None,
+    ) -> Tensor:
+        given = (hidden_states, conv_state, weight, bias)
+        needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
+        if needs_grad or not _applies(hidden_states, weight, activation):
+            out: Tensor = theirs(hidden_states, conv_state, weight, bias, activation)
+            return out
+        weight, bias = in_float64_if(hidden_states, weight, bias)
+        return causal_conv1d_update(hidden_states, conv_state, weight, bias, activation)
+
+    return causal_conv1d_step
