@@ -21,6 +21,7 @@ _LINEAR = {
 _MAMBA = {"num_hidden_layers": 2, "state_size": 8}
 _HYBRID = {"layer_types": ["linear_attention", "linear_attention", "full_attention"], "num_hidden_layers": 3}
 _DENSE = {"num_experts": 0, "mlp_only_layers": [0, 1, 2], "head_dim": 8}
+_MAMBA2 = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chunk_size": 16}
 _GRIFFIN = {"lru_width": 32, "attention_window_size": 16, "head_dim": 8, "num_hidden_layers": 3}
 
 #: Names of classes of transformers, without "Config" and "ForCausalLM", and the options of their configs
@@ -50,6 +51,44 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "Qwen3Next": {**_ATTENTION, **_LINEAR, **_HYBRID, **_DENSE},
     "Qwen3_5": {**_ATTENTION, **_LINEAR, **_HYBRID, "head_dim": 8},
     "OlmoHybrid": {**_ATTENTION, **_LINEAR, **_HYBRID},
+    "Mamba2": {
+        "num_hidden_layers": 2,
+        "num_heads": 4,
+        "head_dim": 16,
+        "state_size": 8,
+        "n_groups": 2,
+        "chunk_size": 16,
+        "time_step_limit": (0.01, 0.5),
+    },
+    "Bamba": {**_ATTENTION, **_MAMBA2, "num_hidden_layers": 2, "attn_layer_indices": [1]},
+    "FalconH1": {**_ATTENTION, **_MAMBA2, "num_hidden_layers": 2, "mamba_d_ssm": 64},
+    "GraniteMoeHybrid": {
+        **_ATTENTION,
+        **_MAMBA2,
+        "num_hidden_layers": 2,
+        "layer_types": ["mamba", "attention"],
+        "num_local_experts": 0,
+        "num_experts_per_tok": 0,
+        "shared_intermediate_size": 16,
+    },
+    "NemotronH": {
+        **_ATTENTION,
+        "layers_block_type": ["mamba", "attention", "mamba", "mlp"],
+        "head_dim": 8,
+        "ssm_state_size": 8,
+        "mamba_num_heads": 4,
+        "mamba_head_dim": 16,
+        "n_groups": 2,
+        "chunk_size": 16,
+    },
+    "Zamba2": {
+        **_ATTENTION,
+        "num_hidden_layers": 3,
+        "layers_block_type": ["mamba", "hybrid", "mamba"],
+        "n_mamba_heads": 4,
+        "mamba_d_state": 8,
+        "chunk_size": 16,
+    },
     "Lfm2": {**_ATTENTION, "num_hidden_layers": 3, "layer_types": ["conv", "conv", "full_attention"]},
 }
 

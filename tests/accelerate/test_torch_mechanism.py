@@ -301,7 +301,6 @@ def test_a_class_that_takes_no_derived_ones(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 TO_COME = {
-    "Mamba2": ({"num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1}, "layers.0.mixer", "mamba2_chunk_scan"),
     "Rwkv": ({"attention_hidden_size": 32}, "blocks.0.attention", "rwkv_linear_attention"),
     "xLSTM": ({"num_heads": 4}, "blocks.0.mlstm_layer.mlstm_backend", "xLSTMBackend"),
     "MiniMax": (

@@ -20,6 +20,11 @@ MAMBA = {
     "mamba_selective_state_update": "ssm.selective_state_update",
     "mamba_selective_scan": "ssm.selective_scan",
 }
+MAMBA2 = {
+    **CONV,
+    "mamba2_selective_state_update": "ssm.selective_state_update",
+    "mamba2_chunk_scan": "ssm.ssd",
+}
 DELTA = {**CONV, "torch_recurrent_gated_delta_rule": "delta_scan", "torch_chunk_gated_delta_rule": "delta_scan"}
 SWAPPED = {
     "Mamba": ("backbone.layers.{}.mixer: MambaMixer", [0, 1], MAMBA),
@@ -34,6 +39,12 @@ SWAPPED = {
     "Qwen3Next": ("model.layers.{}.linear_attn: Qwen3NextGatedDeltaNet", [0, 1], DELTA),
     "Qwen3_5": ("model.layers.{}.linear_attn: Qwen3_5GatedDeltaNet", [0, 1], DELTA),
     "OlmoHybrid": ("model.layers.{}.linear_attn: OlmoHybridGatedDeltaNet", [0, 1], DELTA),
+    "Mamba2": ("backbone.layers.{}.mixer: Mamba2Mixer", [0, 1], MAMBA2),
+    "Bamba": ("model.layers.{}.mamba: BambaMixer", [0], MAMBA2),
+    "FalconH1": ("model.layers.{}.mamba: FalconH1Mixer", [0, 1], MAMBA2),
+    "GraniteMoeHybrid": ("model.layers.{}.mamba: GraniteMoeHybridMambaLayer", [0], MAMBA2),
+    "NemotronH": ("model.layers.{}.mixer: NemotronHMamba2Mixer", [0, 2], MAMBA2),
+    "Zamba2": ("model.layers.{}mamba: Zamba2MambaMixer", ["0.", "1.mamba_decoder.", "2."], MAMBA2),
     "Lfm2": ("model.layers.{}.conv: Lfm2ShortConv", [0, 1], CONV),
 }
 SAME_BITS = ("RecurrentGemma",)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import conv, functions
+from . import conv, functions, mamba2
 from .rebind import parameters_of
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -71,6 +71,30 @@ def _inner_calls() -> list[Call]:
     return [(arguments, {"D": _randn(channels), "delta_bias": _randn(channels), "delta_softplus": True})]
 
 
+def _chunk_scan_calls() -> list[Call]:
+    x, dt, rates, bias = _randn(2, 5, 4, 3), _randn(2, 5, 4), -_randn(4).abs(), _randn(4)
+    projections = _randn(2, 5, 2, 6), _randn(2, 5, 2, 6).flip(1)
+    state = {"initial_states": _randn(2, 4, 3, 6), "return_final_states": True}
+    every = {"chunk_size": 2, "D": _randn(4), "dt_bias": bias, "dt_softplus": True, "dt_limit": (0.1, 1.0), **state}
+    return [((x, dt, rates, *projections), every), ((x, dt.abs(), rates, *projections), {"chunk_size": 8})]
+
+
+def _heads_step_calls() -> list[Call]:
+    x, dt, rates = _randn(2, 4, 3), _randn(2, 4, 1).expand(2, 4, 3), -_randn(4, 1, 1).abs().expand(4, 3, 6)
+    projections = _randn(2, 2, 6), _randn(2, 2, 6).flip(1)
+    bias, skip = (_randn(n)[:4, None].expand(4, 3) for n in (4, 5))
+    every = {"D": skip, "z": _randn(2, 4, 3).flip(1), "dt_bias": bias, "dt_softplus": True}
+    return [((_randn(2, 4, 3, 6), x, dt, rates, *projections), every)]
+
+
+def _split_calls() -> list[Call]:
+    heads, width, states, kernel = 2, 3, 4, 2
+    inner, channels = heads * width, heads * width + 2 * states
+    weights = _randn(channels, kernel), _randn(channels), _randn(heads), -_randn(heads).abs(), _randn(heads)
+    options = {"chunk_size": 4, "rmsnorm_weight": _randn(inner), "outproj_weight": _randn(5, inner), "headdim": width}
+    return [((_randn(2, 5, inner + channels + heads), *weights), {**options, "norm_before_gate": False})]
+
+
 def _delta_calls(groups: int) -> list[Call]:
     q, k, v = _randn(2, 5, 2, 3), _randn(2, 5, 2, 3).flip(1), _randn(2, 5, 2 * groups, 4)
     arguments = (q, k, v, -_randn(2, 5, 2 * groups).abs(), _randn(2, 5, 2 * groups).sigmoid())
@@ -101,6 +125,8 @@ _CONV_STEP = ("hidden_states", "conv_state", "weight", "bias", "activation")
 _SCAN = ("hidden_states", "dt", "A", "B", "C", "D", "z", "delta_bias", "delta_softplus", "return_last_state")
 _STEP = ("state", "hidden_states", "dt", "A", "B", "C", "D", "dt_bias", "dt_softplus", "z")
 _INNER = ("xz", "conv1d_weight", "conv1d_bias", "x_proj_weight", "delta_proj_weight", "out_proj_weight")
+_CHUNK_SCAN = ("hidden_states", "dt", "A", "B", "C", "chunk_size", "D", "dt_bias", "initial_states")
+_SPLIT = ("zxbcdt", "conv1d_weight", "conv1d_bias", "dt_bias", "A", "D", "chunk_size")
 _DELTA = ("query", "key", "value", "g", "beta")
 _RNN = ("self", "hidden_states", "recurrent_gate", "reset", "recurrent_states", "acc_dtype")
 _MAMBAPY = ("self", "x", "delta", "A", "B", "C", "D")
@@ -110,12 +136,13 @@ _OF_MAMBAPY = Rule(_MAMBAPY, functions.mambapy_scan, "ssm.selective_scan", _mamb
 #: Functions that a module's methods find by these global names
 GLOBALS = {
     "causal_conv1d_fn": Rule(_CONV, conv.convolution, "ssm.causal_conv1d", _conv_calls),
-    "causal_conv1d_update": Rule(
-        _CONV_STEP, conv.convolution_step, "ssm.causal_conv1d_update", _conv_step_calls
-    ),
+    "causal_conv1d_update": Rule(_CONV_STEP, conv.convolution_step, "ssm.causal_conv1d_update", _conv_step_calls),
     "mamba_selective_scan": Rule(_SCAN, functions.scan, "ssm.selective_scan", _scan_calls),
     "mamba_selective_state_update": Rule(_STEP, functions.step, "ssm.selective_state_update", _step_calls),
     "mamba_inner_fn": Rule(_INNER, functions.unfused, None, _inner_calls),
+    "mamba2_chunk_scan": Rule(_CHUNK_SCAN, mamba2.chunk_scan, "ssm.ssd", _chunk_scan_calls),
+    "mamba2_selective_state_update": Rule(_STEP, functions.step, "ssm.selective_state_update", _heads_step_calls),
+    "mamba2_split_conv1d_scan_combined": Rule(_SPLIT, functions.unfused, None, _split_calls),
     "torch_chunk_gated_delta_rule": _DELTA_RULE,
     "torch_recurrent_gated_delta_rule": _DELTA_RULE,
 }
@@ -132,7 +159,7 @@ ATTRIBUTES = {
 }
 #: Recurrences that ours have no function for: functions in a module's methods, and classes of modules
 FUNCTIONS_NOT_YET = {
-    *("mamba2_chunk_scan", "mamba_chunk_scan_combined", "rwkv_linear_attention"),
+    *("mamba_chunk_scan_combined", "rwkv_linear_attention"),
     *("chunk_kimi_delta_attention", "recurrent_kimi_delta_attention", "chunk_kda"),
 }
 CLASSES_NOT_YET = {"xLSTMBackend", "mLSTMBackend", "mLSTMCell", "MiniMaxLightningAttention"}
