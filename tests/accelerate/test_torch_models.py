@@ -26,6 +26,11 @@ MAMBA2 = {
     "mamba2_chunk_scan": "ssm.ssd",
 }
 DELTA = {**CONV, "torch_recurrent_gated_delta_rule": "delta_scan", "torch_chunk_gated_delta_rule": "delta_scan"}
+KIMI = {
+    **CONV,
+    "recurrent_kimi_delta_attention": "compat.fla.chunk_kda",
+    "chunk_kimi_delta_attention": "compat.fla.chunk_kda",
+}
 SWAPPED = {
     "Mamba": ("backbone.layers.{}.mixer: MambaMixer", [0, 1], MAMBA),
     "FalconMamba": ("backbone.layers.{}.mixer: FalconMambaMixer", [0, 1], MAMBA),
@@ -45,6 +50,13 @@ SWAPPED = {
     "GraniteMoeHybrid": ("model.layers.{}.mamba: GraniteMoeHybridMambaLayer", [0], MAMBA2),
     "NemotronH": ("model.layers.{}.mixer: NemotronHMamba2Mixer", [0, 2], MAMBA2),
     "Zamba2": ("model.layers.{}mamba: Zamba2MambaMixer", ["0.", "1.mamba_decoder.", "2."], MAMBA2),
+    "KimiLinear": ("model.layers.{}.self_attn: KimiLinearDeltaAttention", [0, 1], KIMI),
+    "MiniMax": (
+        "model.layers.{}.self_attn: MiniMaxLightningAttention",
+        [0, 2],
+        {"forward": "ssm.linear_attention"},
+    ),
+    "xLSTM": ("backbone.blocks.{}.mlstm_layer.mlstm_backend: xLSTMBackend", [0, 1], {"forward": "ssm.mlstm"}),
     "Lfm2": ("model.layers.{}.conv: Lfm2ShortConv", [0, 1], CONV),
 }
 SAME_BITS = ("RecurrentGemma",)
@@ -58,6 +70,24 @@ def steps_of_the_delta_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("qwen3_next", "qwen3_5", "olmo_hybrid"):
         module = __import__(f"transformers.models.{name}.modeling_{name}", fromlist=["x"])
         monkeypatch.setattr(module, "torch_chunk_gated_delta_rule", _by_steps(module.torch_recurrent_gated_delta_rule))
+    module = __import__("transformers.models.kimi_linear.modeling_kimi_linear", fromlist=["x"])
+    monkeypatch.setattr(module, "chunk_kimi_delta_attention", _kimi_by_steps(module.recurrent_kimi_delta_attention))
+
+
+def _kimi_by_steps(rule: Any) -> Any:
+    def chunk_kimi_delta_attention(
+        query: Any,
+        key: Any,
+        value: Any,
+        g: Any,
+        beta: Any,
+        initial_state: Any = None,
+        output_final_state: bool = False,
+        **options: Any,
+    ) -> Any:
+        return rule(query, key, value, g, beta, initial_state, output_final_state, **options)
+
+    return chunk_kimi_delta_attention
 
 
 def _by_steps(rule: Any) -> Any:
@@ -71,11 +101,13 @@ def _by_steps(rule: Any) -> Any:
 
 def results(model: Any) -> dict[str, Any]:
     """Return the logits and the gradients of all parameters, with a padded row."""
-    x = tokens(2, 33)
+    x, options = tokens(2, 33), {}
+    if model.config.model_type == "xlstm":  # transformers has gradients for whole chunks, and in float64 in this mode
+        x, options, model.config.mode = tokens(2, 32), {"use_cache": False}, "train"
     mask = torch.ones_like(x)
     mask[1, :4] = 0
     model.zero_grad()
-    logits = model(x, attention_mask=mask).logits
+    logits = model(x, attention_mask=mask, **options).logits
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).to(logits)
     (logits * weights).sum().backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

@@ -42,12 +42,12 @@ def plan_for(of: Class) -> Plan | None:
     overrides: dict[str, Any] = {}
     swapped: dict[str, str] = {}
     for name, method in methods.items():
-        found = _exchanges(name, method)
+        found = _exchanges(of, name, method)
         why = next(filter(None, (rules.reason_against(rule, key, theirs) for key, rule, theirs in found)), None)
         if why is not None:
             return Plan({}, {}, why)
         try:
-            overrides |= _overrides(name, method, found)
+            overrides |= _overrides(of, name, method, found)
         except TypeError as error:
             return Plan({}, {}, str(error))
         swapped |= {key: f"fastiter.torch.{rule.by}" for key, rule, _ in found if rule.by is not None}
@@ -65,10 +65,11 @@ def _plan_for_older(methods: dict[str, types.FunctionType]) -> Plan:
     return Plan({older.SLOW: older.forward_of(methods)}, {older.SLOW: "fastiter.torch.ssm.selective_scan"}, None)
 
 
-def _exchanges(name: str, method: types.FunctionType) -> list[_Exchange]:
+def _exchanges(of: Class, name: str, method: types.FunctionType) -> list[_Exchange]:
     """Return what ours can stand for in a method: itself, functions that it uses, or those that __init__ keeps."""
-    if name in rules.METHODS:
-        return [_Exchange(name, rules.METHODS[name], method)]
+    rule = rules.rule_of(of.__name__, name)
+    if rule is not None:
+        return [_Exchange(name, rule, method)]
     used = globals_of(method)
     if name != "__init__":
         return [_Exchange(key, rules.GLOBALS[key], theirs) for key, theirs in used.items() if key in rules.GLOBALS]
@@ -76,14 +77,14 @@ def _exchanges(name: str, method: types.FunctionType) -> list[_Exchange]:
     return [_Exchange(key, rules.GLOBALS[name], used[name]) for key, name in kept.items() if name in used]
 
 
-def _overrides(name: str, method: types.FunctionType, found: list[_Exchange]) -> dict[str, Any]:
+def _overrides(of: Class, name: str, method: types.FunctionType, found: list[_Exchange]) -> dict[str, Any]:
     """Return the attributes of the derived class that put ours in place."""
     if not found:
         return {}
     if name == "__init__":
         return {key: _attribute(key, rule) for key, rule, _ in found}
     ours = {key: rule.make(theirs) for key, rule, theirs in found}
-    return {name: ours[name] if name in rules.METHODS else rebound(method, ours)}
+    return {name: rebound(method, ours) if rules.rule_of(of.__name__, name) is None else ours[name]}
 
 
 def _attribute(name: str, rule: rules.Rule) -> property:
@@ -150,4 +151,9 @@ def reason_against_instance(module: nn.Module, plain: Class) -> str | None:
     own = module.__dict__
     if "forward" in own and not any(_is_forward_of(own.get(name), plain) for name in ("forward", "_old_forward")):
         return "its forward was replaced"
+    for name, method in methods_of(plain).items():
+        rule = rules.rule_of(plain.__name__, name)
+        why = None if rule is None else rules.reason_against_instance(rule, name, method, module)
+        if why is not None:
+            return why
     return None

@@ -36,8 +36,8 @@ def chunk_scan(theirs: Function) -> Function:
             states = {"initial_states": initial_states, "return_final_states": return_final_states}
             return theirs(*given, chunk_size, D, dt_bias, **states, **how, **options)
         dtype = computed(hidden_states.dtype)
-        x, *weights = (None if y is None else y.to(dtype) for y in (*given, D, dt_bias, initial_states))
-        dt, A, B, C, D, dt_bias, initial_states = weights
+        x, dt, A, B, C = (y.to(dtype) for y in given)
+        D, dt_bias, initial_states = (None if y is None else y.to(dtype) for y in (D, dt_bias, initial_states))
         out, last = ssd(x, dt, A, B, C, D, None, dt_bias, initial_state=initial_states, **how)
         return (out, last) if return_final_states else out
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import conv, functions, mamba2
+from . import attention, conv, functions, mamba2
 from .rebind import parameters_of
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -21,7 +21,7 @@ class Rule(NamedTuple):
     """A function of a model: the first of its parameters, ours in its place, and calls to try both with.
 
     `by` is the name of ours below ``fastiter.torch``, None if it has none. `more` are calls that the model's function
-    may refuse; ours then need not agree.
+    may refuse; ours then need not agree. `calls_of` returns calls for a module, where it says how the function works.
     """
 
     parameters: tuple[str, ...]
@@ -29,6 +29,7 @@ class Rule(NamedTuple):
     by: str | None
     calls: Callable[[], list[Call]]
     more: Callable[[], list[Call]] = list
+    calls_of: Callable[[Any], list[Call]] | None = None
 
 
 def _randn(*shape: int) -> Tensor:
@@ -108,6 +109,54 @@ def _grouped_calls() -> list[Call]:
     return _delta_calls(2)
 
 
+def _kimi_calls() -> list[Call]:
+    q, k, v, g = _randn(2, 5, 2, 3), _randn(2, 5, 2, 3).flip(1), _randn(2, 5, 2, 4), -_randn(2, 5, 2, 3).abs()
+    every = {"use_qk_l2norm_in_kernel": True, "initial_state": _randn(2, 2, 3, 4), "output_final_state": True}
+    none = {"initial_state": None, "output_final_state": False}
+    beta = _randn(2, 5, 2).sigmoid()
+    return [((q, k, v, g, beta), every), ((q, k / 2, v, g.flip(1), beta), none)]
+
+
+class _Cache:
+    """MiniMax's cache of one layer; the state that is set is a result of the layer, too."""
+
+    def get_linear_cache(self, layer: int) -> Tensor:
+        return _randn(2, 2, 3, 3)
+
+    def set_linear_cache(self, layer: int, state: Tensor) -> None:
+        pass
+
+
+def _lightning_calls() -> list[Call]:
+    """Return calls of MiniMax's layer of 2 heads of width 3, with blocks of 4 steps and no norm."""
+    rate, block = torch.tensor([0.3, 0.7])[:, None, None], 4
+    steps = torch.arange(block) + 1.0
+    apart = rate * (steps[:, None] - steps).tril()
+    decays = {
+        "slope_rate": rate,
+        "query_decay": (-rate * steps[:, None]).exp(),
+        "key_decay": (-rate * (block - steps[:, None])).exp(),
+        "diagonal_decay": (-apart).exp().tril()[None],
+    }
+    layer = SimpleNamespace(
+        act_fn=torch.nn.functional.silu,
+        qkv_proj=lambda x: x @ _randn(5, 18),
+        norm=lambda x: 2 * x,
+        output_gate=lambda x: x @ _randn(5, 6),
+        out_proj=lambda x: x.flip(-1),
+        **{"num_attention_heads": 2, "head_dim": 3, "block_size": block, "layer_idx": 0, **decays},
+    )
+    x, mask = _randn(2, 7, 5), torch.ones(2, 7).index_fill(1, torch.tensor([1]), 0)
+    return [((layer, x, None, mask), {}), ((layer, x[:, :2], None, None, _Cache()), {})]
+
+
+def _mlstm_calls_of(module: Any) -> list[Call]:
+    """Return a call in the module's own mode, with a sequence of two chunks."""
+    time = 2 * int(module.config.chunk_size)
+    q, k, v, i, f = _randn(1, 2, time, 4), _randn(1, 2, time, 4).flip(2), _randn(1, 2, time, 3), *_randn(2, 1, 2, time)
+    return [((module, q, k, v, i, f + 2), {"return_last_states": "inference" in module.config.mode})]
+
+
 def _rnn_calls() -> list[Call]:
     x, reset = _randn(2, 5, 3), torch.zeros(2, 5, 1, dtype=torch.bool).index_fill(1, torch.tensor([2]), True)
     arguments = (None, x, x.sigmoid(), reset)
@@ -128,9 +177,15 @@ _INNER = ("xz", "conv1d_weight", "conv1d_bias", "x_proj_weight", "delta_proj_wei
 _CHUNK_SCAN = ("hidden_states", "dt", "A", "B", "C", "chunk_size", "D", "dt_bias", "initial_states")
 _SPLIT = ("zxbcdt", "conv1d_weight", "conv1d_bias", "dt_bias", "A", "D", "chunk_size")
 _DELTA = ("query", "key", "value", "g", "beta")
+_KIMI = ("query", "key", "value", "g", "beta")
+_LIGHTNING = ("self", "hidden_states", "position_embeddings", "attention_mask")
+_STATES = ("c_initial", "n_initial", "m_initial", "return_last_states", "mode")
+_MLSTM = ("self", "query", "key", "value", "igate", "fgate", *_STATES)
+_OF_KERNELS = ("self", "q", "k", "v", "i", "f", *_STATES)
 _RNN = ("self", "hidden_states", "recurrent_gate", "reset", "recurrent_states", "acc_dtype")
 _MAMBAPY = ("self", "x", "delta", "A", "B", "C", "D")
 _DELTA_RULE = Rule(_DELTA, functions.gated_delta_rule, "delta_scan", partial(_delta_calls, 1), _grouped_calls)
+_KIMI_RULE = Rule(_KIMI, attention.kimi_delta_attention, "compat.fla.chunk_kda", _kimi_calls)
 _OF_MAMBAPY = Rule(_MAMBAPY, functions.mambapy_scan, "ssm.selective_scan", _mambapy_calls)
 
 #: Functions that a module's methods find by these global names
@@ -145,6 +200,8 @@ GLOBALS = {
     "mamba2_split_conv1d_scan_combined": Rule(_SPLIT, functions.unfused, None, _split_calls),
     "torch_chunk_gated_delta_rule": _DELTA_RULE,
     "torch_recurrent_gated_delta_rule": _DELTA_RULE,
+    "chunk_kimi_delta_attention": _KIMI_RULE,
+    "recurrent_kimi_delta_attention": _KIMI_RULE,
 }
 #: Methods of a module's class
 METHODS = {
@@ -152,17 +209,29 @@ METHODS = {
     "selective_scan": _OF_MAMBAPY,
     "selective_scan_seq": _OF_MAMBAPY,
 }
+#: Methods of classes with these names
+CLASSES = {
+    "MiniMaxLightningAttention": {
+        "forward": Rule(_LIGHTNING, attention.lightning_attention, "ssm.linear_attention", _lightning_calls)
+    },
+    "xLSTMBackend": {"forward": Rule(_MLSTM, attention.mlstm_backend, "ssm.mlstm", list, calls_of=_mlstm_calls_of)},
+    "mLSTMBackend": {
+        "forward": Rule(_OF_KERNELS, attention.mlstm_backend, "ssm.mlstm", list, calls_of=_mlstm_calls_of)
+    },
+}
 #: Attributes that a module's __init__ sets to a function with such a name, in transformers before 5.15
 ATTRIBUTES = {
     "chunk_gated_delta_rule": "torch_chunk_gated_delta_rule",
     "recurrent_gated_delta_rule": "torch_recurrent_gated_delta_rule",
 }
 #: Recurrences that ours have no function for: functions in a module's methods, and classes of modules
-FUNCTIONS_NOT_YET = {
-    *("mamba_chunk_scan_combined", "rwkv_linear_attention"),
-    *("chunk_kimi_delta_attention", "recurrent_kimi_delta_attention", "chunk_kda"),
-}
-CLASSES_NOT_YET = {"xLSTMBackend", "mLSTMBackend", "mLSTMCell", "MiniMaxLightningAttention"}
+FUNCTIONS_NOT_YET = {"mamba_chunk_scan_combined", "rwkv_linear_attention", "chunk_kda"}
+CLASSES_NOT_YET = {"mLSTMCell"}
+
+
+def rule_of(of: str, method: str) -> Rule | None:
+    """Return the rule for a method of a class with this name, None if the method is not one that is known."""
+    return METHODS.get(method) or CLASSES.get(of, {}).get(method)
 
 
 def reason_against(rule: Rule, name: str, theirs: Any) -> str | None:
@@ -172,13 +241,20 @@ def reason_against(rule: Rule, name: str, theirs: Any) -> str | None:
     found = parameters_of(theirs)
     if found[: len(rule.parameters)] != rule.parameters:
         return f"its {name} has the parameters {', '.join(found)}, not {', '.join(rule.parameters)}, ..."
+    return _reason_after_trial(rule, name, theirs, rule.calls(), rule.more())
+
+
+def reason_against_instance(rule: Rule, name: str, theirs: Any, module: Any) -> str | None:
+    """Return why ours cannot stand for a method of this module, None if it can."""
+    return None if rule.calls_of is None else _reason_after_trial(rule, name, theirs, rule.calls_of(module), [])
+
+
+def _reason_after_trial(rule: Rule, name: str, theirs: Any, calls: list[Call], more: list[Call]) -> str | None:
     plain = inspect.unwrap(theirs)  # of transformers, where it has replaced this by a GPU package's
     try:
         with torch.no_grad():
-            is_same = all(_gives_the_same(plain, rule.make(plain), call) for call in rule.calls())
-            is_same &= all(
-                _gives_the_same(plain, rule.make(plain), call) for call in rule.more() if _takes(plain, call)
-            )
+            is_same = all(_gives_the_same(plain, rule.make(plain), call) for call in calls)
+            is_same &= all(_gives_the_same(plain, rule.make(plain), call) for call in more if _takes(plain, call))
     except Exception as error:  # whatever theirs raises
         return f"its {name} fails: {error}"
     return None if is_same else f"its {name} computes something else than before"

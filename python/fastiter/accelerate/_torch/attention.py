@@ -1,0 +1,128 @@
+"""Ours for linear attention without a gated delta rule: KDA, MiniMax's lightning attention, xLSTM's mLSTM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ssm._torch.attention import linear_attention
+from ...ssm._torch.compat.fla_low_rank import chunk_kda
+from ...ssm._torch.compat.mlstm_kernels import mlstm_chunkwise
+from ...ssm._torch.ops import computed
+from .functions import Function, on_cpu
+from .rebind import parameters_of
+
+_FORMER_CACHE = "past_key_values"  # MiniMax's name for its cache before transformers 5.24
+
+
+def kimi_delta_attention(theirs: Function) -> Function:
+    """Return chunk_kimi_delta_attention or recurrent_kimi_delta_attention of transformers.
+
+    Theirs also takes packed sequences (cu_seqlens), as it knows whether the convolution before it does.
+    """
+
+    def kimi_delta_attention(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        g: Tensor,
+        beta: Tensor,
+        *rest: Any,
+        initial_state: Tensor | None = None,
+        output_final_state: bool = False,
+        use_qk_l2norm_in_kernel: bool = False,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        how: dict[str, Any] = {
+            "output_final_state": output_final_state,
+            "use_qk_l2norm_in_kernel": use_qk_l2norm_in_kernel,
+        }
+        if rest or options.get("cu_seqlens") is not None or not on_cpu(query):
+            found: tuple[Tensor, Tensor | None] = theirs(
+                query, key, value, g, beta, *rest, initial_state=initial_state, **how, **options
+            )
+            return found
+        dtype = computed(query.dtype)
+        # Convolutions have time contiguous: one transposition here is faster than strided passes below.
+        q, k, v, decay, b = (x.to(dtype).contiguous() for x in (query, key, value, g, beta))
+        h0 = None if initial_state is None else initial_state.to(dtype)
+        o, last = chunk_kda(q, k, v, decay, b, initial_state=h0, **how)
+        return o.to(query.dtype), last
+
+    return kimi_delta_attention
+
+
+def lightning_attention(theirs: Function) -> Function:
+    """Return MiniMaxLightningAttention.forward of transformers, whose decays are the same at every step."""
+    of_cache = parameters_of(theirs)[4]
+
+    def forward(
+        self: Any,
+        hidden_states: Tensor,
+        position_embeddings: Any,
+        attention_mask: Tensor | None,
+        *rest: Any,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor]:
+        is_former = of_cache != _FORMER_CACHE and _FORMER_CACHE in options
+        if is_former or len(rest) > 1 or not on_cpu(hidden_states):
+            found: tuple[Tensor, Tensor] = theirs(
+                self, hidden_states, position_embeddings, attention_mask, *rest, **options
+            )
+            return found
+        cache = rest[0] if rest else options.get(of_cache)
+        qkv = self.act_fn(self.qkv_proj(hidden_states))
+        if attention_mask is not None:
+            qkv = (qkv * attention_mask[:, :, None]).to(qkv.dtype)
+        heads, width = self.num_attention_heads, self.head_dim
+        q, k, v = qkv.unflatten(-1, (heads, 3 * width)).split(width, 3)
+        state = None if cache is None else cache.get_linear_cache(self.layer_idx)
+        log_decay = -self.slope_rate.to(computed(qkv.dtype)).reshape(heads)
+        o, last = linear_attention(q, k, v, log_decay, initial_state=state)
+        last = last.to(v.dtype)
+        o = self.norm(o.to(v.dtype).flatten(2))
+        out = self.out_proj(torch.sigmoid(self.output_gate(hidden_states)) * o)
+        if cache is not None:
+            cache.set_linear_cache(self.layer_idx, last)
+        return out, last
+
+    return forward
+
+
+def mlstm_backend(theirs: Function) -> Function:
+    """Return forward of xLSTMBackend of transformers, or of mLSTMBackend of mlstm_kernels.
+
+    Kernels other than those named "autograd" take the divisor of the output for a constant.
+
+    Theirs runs, and raises, for modes that are not known and for empty sequences.
+    """
+    names = parameters_of(theirs)[1:]
+
+    def forward(self: Any, *args: Any, **options: Any) -> Any:
+        given = {**dict(zip(names, args, strict=False)), **options}
+        q, k, v, i, f = (given[name] for name in names[:5])
+        config, mode, wants = self.config, given.get("mode"), given.get("return_last_states")
+        mode = config.mode if mode is None else mode
+        is_refused = config.mode == "train_with_padding" and wants
+        if not on_cpu(q) or q.shape[2] < 1 or is_refused or mode not in _MODES:
+            return theirs(self, *args, **options)
+        dtype = computed(q.dtype)
+        named: dict[str, Any] = {name: None if given.get(name) is None else given[name].to(dtype) for name in _STATES}
+        i, f = i.to(dtype), f.to(dtype)
+        is_inference = mode == "inference"
+        named["return_last_states"] = is_inference or (config.return_last_states if wants is None else wants)
+        named["normalizer_gradient"] = "autograd" in self.chunkwise_kernel_fn.__name__
+        found = mlstm_chunkwise(q, k, v, i, f, eps=config.eps, **named)
+        if not is_inference:
+            return found
+        h, last = found
+        of_state = getattr(torch, config.inference_state_dtype)
+        return h, tuple(x.to(of_state) for x in last)
+
+    return forward
+
+
+_MODES = ("train", "train_with_padding", "inference")
+_STATES = ("c_initial", "n_initial", "m_initial")
