@@ -42,6 +42,15 @@ def options_of(name: str, width: int) -> dict[str, Any]:
         kinds = {"layer_types": 2 * ["linear_attention"] + ["full_attention"], "num_hidden_layers": 3}
         dense = {"num_experts": 0, "mlp_only_layers": [0, 1, 2], "num_key_value_heads": 2}
         return {**attention, **heads, **widths, **kinds, **dense}
+    if name == "KimiLinear":
+        kinds = {"layer_types": 2 * ["linear_attention"] + ["full_attention"], "num_hidden_layers": 3}
+        dense = {"mlp_layer_types": 3 * ["dense"], "num_key_value_heads": 4}
+        ranks = {"kv_lora_rank": 32, "qk_rope_head_dim": 16, "qk_nope_head_dim": 48, "v_head_dim": width // 4}
+        return {**attention, **kinds, **dense, **ranks, "linear_num_heads": 4, "linear_head_dim": width // 2}
+    if name == "Mamba2":
+        return {"num_heads": width // 32, "head_dim": 64, "state_size": 128, "n_groups": 1}
+    if name == "xLSTM":
+        return {"num_heads": 4, "return_last_states": False}
     return {"state_size": 16}
 
 
