@@ -129,3 +129,14 @@ def make(name: str, **options: Any) -> Any:
 
 def tokens(batch: int, time: int) -> Any:
     return torch.randint(2, VOCABULARY, (batch, time), generator=torch.Generator().manual_seed(time))
+
+
+def task(model: Any) -> tuple[Any, dict[str, Any]]:
+    """Return tokens and options for which a model of transformers has gradients.
+
+    xLSTM has them for whole chunks only, and in float64 in one of its modes only, to which it is set here.
+    """
+    if model.config.model_type != "xlstm":
+        return tokens(2, 33), {}
+    model.config.mode = "train"
+    return tokens(2, 32), {"use_cache": False}

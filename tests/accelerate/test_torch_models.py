@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from fastiter.torch import accelerate, restore  # noqa: E402
-from tests.accelerate.models import OPTIONS, make, tokens  # noqa: E402
+from tests.accelerate.models import OPTIONS, make, task, tokens  # noqa: E402
 
 CONV = {"causal_conv1d_update": "ssm.causal_conv1d_update", "causal_conv1d_fn": "ssm.causal_conv1d"}
 MAMBA = {
@@ -101,9 +101,7 @@ def _by_steps(rule: Any) -> Any:
 
 def results(model: Any) -> dict[str, Any]:
     """Return the logits and the gradients of all parameters, with a padded row."""
-    x, options = tokens(2, 33), {}
-    if model.config.model_type == "xlstm":  # transformers has gradients for whole chunks, and in float64 in this mode
-        x, options, model.config.mode = tokens(2, 32), {"use_cache": False}, "train"
+    x, options = task(model)
     mask = torch.ones_like(x)
     mask[1, :4] = 0
     model.zero_grad()

@@ -15,7 +15,7 @@ from transformers.models.mamba.modeling_mamba import mamba_selective_scan  # noq
 
 from fastiter.torch import accelerate, restore  # noqa: E402
 from tests.accelerate import older_models  # noqa: E402
-from tests.accelerate.older_models import GatedDeltaNet, MambaMixer, cache  # noqa: E402
+from tests.accelerate.older_models import ConvSteps, GatedDeltaNet, Mamba2Mixer, MambaMixer, ShortConv, cache  # noqa: E402
 
 EPS = torch.finfo(torch.float32).eps  # the path for GPUs rounds A, D and the bias to float32
 
@@ -57,10 +57,23 @@ def test_the_slow_path_of_a_mixer(training: bool, masked: bool) -> None:
     assert all(torch.equal(x, y) for x, y in zip(results(module, *arguments), expected, strict=True))
 
 
+def test_an_activation_that_the_convolution_has_not() -> None:
+    module = make(MambaMixer)
+    expected = results(module)[0]
+    module.activation = "gelu"  # which the slow path here ignores
+    accelerate(module)
+    assert torch.equal(results(module)[0], expected)
+
+
+SHAPES = {MambaMixer: {}, Mamba2Mixer: {"state": (2, 4, older_models.N)}, ShortConv: {"channels": 8}}
+
+
+@pytest.mark.parametrize("of", SHAPES)
 @pytest.mark.parametrize("with_gradients", [False, True])
-def test_steps_with_a_cache(with_gradients: bool) -> None:
-    theirs, ours = make(MambaMixer), accelerate(make(MambaMixer))
-    caches, x = [cache(2, torch.float64), cache(2, torch.float64)], torch.randn(2, 8, 8, dtype=torch.float64)
+def test_steps_with_a_cache(with_gradients: bool, of: Any) -> None:
+    theirs, ours = make(of), accelerate(make(of))
+    caches = [cache(2, torch.float64, **SHAPES[of]), cache(2, torch.float64, **SHAPES[of])]
+    x = torch.randn(2, 8, 8, dtype=torch.float64)
     with torch.set_grad_enabled(with_gradients):
         for part in (x[:, :6], x[:, 6:7], x[:, 7:]):
             expected, found = (m(part, c) for m, c in zip((theirs, ours), caches, strict=True))
@@ -68,6 +81,49 @@ def test_steps_with_a_cache(with_gradients: bool) -> None:
             for c in caches:
                 c.used = True
                 c.conv_states, c.recurrent_states = c.conv_states.detach(), c.recurrent_states.detach()
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("of", "path", "by"), [(Mamba2Mixer, "torch_forward", "ssd"), (ShortConv, "slow_forward", "causal_conv1d")]
+)
+def test_other_slow_paths(of: Any, path: str, by: str, training: bool) -> None:
+    module = make(of).train(training)
+    expected = results(module)
+    report = accelerate(module, return_report=True)[1]
+    assert report.accelerated == {"": f"{of.__name__}, {path} by fastiter.torch.ssm.{by}"}
+    found = results(module)
+    assert not torch.equal(found[0], expected[0])
+    assert_close(found, expected)
+    assert restore(module) == [""]
+    assert all(torch.equal(x, y) for x, y in zip(results(module), expected, strict=True))
+
+
+def test_limits_of_step_sizes() -> None:
+    """The function for steps has none, so the slow path takes them."""
+    modules = make(Mamba2Mixer), accelerate(make(Mamba2Mixer))
+    caches, x = [cache(2, torch.float64, **SHAPES[Mamba2Mixer]) for _ in modules], torch.randn(2, 7, 8).double()
+    with torch.no_grad():
+        for part in (x[:, :6], x[:, 6:]):
+            outputs = []
+            for module, c in zip(modules, caches, strict=True):
+                module.time_step_limit = (0.5, 0.8)
+                outputs.append(module(part, c))
+                c.used = True
+            assert_close(outputs[1:], outputs[:1])
+
+
+def test_a_function_for_steps_of_a_convolution() -> None:
+    theirs, ours = make(ConvSteps), make(ConvSteps)
+    report = accelerate(ours, return_report=True)[1]
+    assert report.accelerated == {"": "ConvSteps, causal_conv1d_update by fastiter.torch.ssm.causal_conv1d_update"}
+    x, states = torch.randn(2, 8, 1).double(), [torch.ones(2, 8, 4).double() for _ in range(2)]
+    with torch.no_grad():
+        expected, found = theirs(x, states[0]), ours(x, states[1])
+        assert_close([found, states[1]], [expected, states[0]])
+        ours.activation = theirs.activation = None  # theirs ignores it, and runs
+        assert torch.equal(ours(x, states[1]), theirs(x, states[0]))
+    assert restore(ours) == [""]
 
 
 def states_of(c: Any) -> list[Any]:

@@ -37,8 +37,9 @@ class _Exchange(NamedTuple):
 def plan_for(of: Class) -> Plan | None:
     """Return what can be accelerated in objects of a class, None if it has no recurrence that is known."""
     methods = methods_of(of)
-    if older.is_older(methods):
-        return _plan_for_older(methods)
+    paths = older.paths_of(methods)
+    if paths is not None:
+        return _plan_for_older(paths)
     overrides: dict[str, Any] = {}
     swapped: dict[str, str] = {}
     for name, method in methods.items():
@@ -58,11 +59,11 @@ def plan_for(of: Class) -> Plan | None:
     return Plan({}, {}, f"there is nothing for its {missing[0]} yet") if missing else None
 
 
-def _plan_for_older(methods: dict[str, types.FunctionType]) -> Plan:
-    why = older.reason_against(methods)
+def _plan_for_older(paths: older.Paths) -> Plan:
+    why = older.reason_against(paths)
     if why is not None:
         return Plan({}, {}, why)
-    return Plan({older.SLOW: older.forward_of(methods)}, {older.SLOW: "fastiter.torch.ssm.selective_scan"}, None)
+    return Plan({paths.name: older.forward_of(paths)}, {paths.name: f"fastiter.torch.{paths.by}"}, None)
 
 
 def _exchanges(of: Class, name: str, method: types.FunctionType) -> list[_Exchange]:

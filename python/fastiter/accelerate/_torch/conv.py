@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -10,13 +11,13 @@ from torch import Tensor
 from ...ssm._torch.causal_conv import causal_conv1d, causal_conv1d_update
 from .functions import Function, in_float64_if, on_cpu
 
-_ACTIVATIONS = (None, "silu", "swish")
+SILU = ("silu", "swish")
+ACTIVATIONS = (None, *SILU)  # those of our convolutions
 _PACKED = ("seq_idx", "cu_seqlens")  # options for packed sequences
 
 
-def _applies(x: Tensor, weight: Tensor, activation: str | None) -> bool:
-    is_wider = weight.dtype == torch.float64 and x.dtype != torch.float64
-    return on_cpu(x) and activation in _ACTIVATIONS and not is_wider
+def _takes(x: Tensor, weight: Tensor) -> bool:
+    return on_cpu(x) and (weight.dtype != torch.float64 or x.dtype == torch.float64)
 
 
 def convolution(theirs: Function) -> Function:
@@ -30,7 +31,7 @@ def convolution(theirs: Function) -> Function:
         **options: Any,
     ) -> Any:
         is_packed = any(options.get(name) is not None for name in _PACKED)
-        if is_packed or not _applies(hidden_states, weight, activation):
+        if is_packed or activation not in ACTIVATIONS or not _takes(hidden_states, weight):
             return theirs(hidden_states, weight, bias, activation, **options)
         weight, bias = in_float64_if(hidden_states, weight, bias)
         return causal_conv1d(hidden_states, weight, bias, activation=activation)
@@ -38,8 +39,11 @@ def convolution(theirs: Function) -> Function:
     return causal_conv1d_fn
 
 
-def convolution_step(theirs: Function) -> Function:
-    """Return causal_conv1d_update of transformers; theirs also runs where a gradient is needed."""
+def convolution_step(theirs: Function, activations: Container[str | None] = ACTIVATIONS) -> Function:
+    """Return causal_conv1d_update of transformers; theirs runs for other activations, and where a gradient is needed.
+
+    Before transformers 5.15, theirs applied SiLU whatever the activation.
+    """
 
     def causal_conv1d_step(
         hidden_states: Tensor,
@@ -50,7 +54,7 @@ def convolution_step(theirs: Function) -> Function:
     ) -> Tensor:
         given = (hidden_states, conv_state, weight, bias)
         needs_grad = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
-        if needs_grad or not _applies(hidden_states, weight, activation):
+        if needs_grad or activation not in activations or not _takes(hidden_states, weight):
             out: Tensor = theirs(hidden_states, conv_state, weight, bias, activation)
             return out
         weight, bias = in_float64_if(hidden_states, weight, bias)

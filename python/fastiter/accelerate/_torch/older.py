@@ -1,53 +1,91 @@
-"""Mamba in transformers before 5.15: its path for GPUs, with functions for the CPU in place of those of GPU packages.
+"""Mixers in transformers before 5.15: their path for GPUs, with functions for the CPU in place of GPU packages'.
 
-Such a mixer has a ``slow_forward``, which is a loop over time in torch's operations, and a ``cuda_kernels_forward``,
-which calls functions of mamba_ssm and causal_conv1d by global names. Both compute the same. The second one with other
+Such a mixer has a ``slow_forward`` or ``torch_forward`` in torch's operations, and a ``cuda_kernels_forward``, which
+calls functions of mamba_ssm and causal_conv1d by global names. Both compute the same. The second one with other
 functions takes the place of the first.
 """
 
 from __future__ import annotations
 
+import inspect
+import math
 import types
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv1d, silu
 
+from ...ssm._torch.causal_conv import causal_conv1d, causal_conv1d_update
 from ...ssm._torch.functional import selective_scan, selective_state_update
+from . import mamba2
+from .conv import ACTIVATIONS
 from .functions import in_float64_if, on_cpu
 from .rebind import names_of, parameters_of, rebound
 
-SLOW, FAST = "slow_forward", "cuda_kernels_forward"
-_NEEDED = {"selective_scan_fn", "selective_state_update"}
+_NO_LIMITS = (0.0, math.inf)
+_SLOW, _FAST = ("slow_forward", "torch_forward"), "cuda_kernels_forward"
+#: Functions of the packages, in the order in which the first one that a path calls is reported
+_BY = {
+    "selective_scan_fn": "ssm.selective_scan",
+    "mamba_chunk_scan_combined": "ssm.ssd",
+    "causal_conv1d_fn": "ssm.causal_conv1d",
+}
 
 
-def is_older(methods: dict[str, types.FunctionType]) -> bool:
-    """Return whether a class with these methods is such a mixer."""
-    return SLOW in methods and FAST in methods and names_of(methods[FAST]) >= _NEEDED
+class Paths(NamedTuple):
+    """The two paths of a mixer: the name of the slow one, both, and what ours computes."""
+
+    name: str
+    slow: types.FunctionType
+    fast: types.FunctionType
+    by: str
 
 
-def reason_against(methods: dict[str, types.FunctionType]) -> str | None:
-    """Return why one path cannot take the place of the other, None if it can."""
-    slow, fast = (parameters_of(methods[name])[2:] for name in (SLOW, FAST))
-    return None if slow == fast else f"its {FAST} takes {', '.join(fast)}, and its {SLOW} {', '.join(slow)}"
+def paths_of(methods: dict[str, types.FunctionType]) -> Paths | None:
+    """Return the paths of a class with these methods, None if it is not such a mixer."""
+    name = next((name for name in _SLOW if name in methods), None)
+    if name is None or _FAST not in methods:
+        return None
+    used = names_of(methods[_FAST])
+    by = next((by for function, by in _BY.items() if function in used), None)
+    return None if by is None else Paths(name, methods[name], methods[_FAST], by)
 
 
-def forward_of(methods: dict[str, types.FunctionType]) -> Any:
-    """Return the ``slow_forward`` that calls our functions.
+def reason_against(paths: Paths) -> str | None:
+    """Return why one path cannot take the place of the other, None if it can; the fast one may have more options."""
+    slow, fast = (parameters_of(path)[2:] for path in (paths.slow, paths.fast))
+    options = list(inspect.signature(paths.fast).parameters.values())[2 + len(slow) :]
+    if fast[: len(slow)] == slow and all(p.default is not p.empty for p in options):
+        return None
+    return f"its {_FAST} takes {', '.join(fast)}, and its {paths.name} {', '.join(slow)}"
 
-    The model's own one runs for tensors that are not on the CPU, and for a step with a cache where gradients are
-    enabled.
+
+def forward_of(paths: Paths) -> Any:
+    """Return the slow path that calls our functions.
+
+    The model's own one runs for tensors that are not on the CPU, for activations that the convolution has not, and for
+    a step with a cache where gradients are enabled, or where step sizes have limits, which functions for steps lack.
     """
-    theirs, ours = methods[SLOW], rebound(methods[FAST], _FUNCTIONS)
+    theirs, ours = paths.slow, rebound(paths.fast, _FUNCTIONS)
+    names, used = parameters_of(theirs)[1:], names_of(theirs)
 
-    def slow_forward(self: Any, input_states: Tensor, cache_params: Any = None, *args: Any, **options: Any) -> Any:
-        is_step = cache_params is not None and input_states.shape[1] == 1
-        if (is_step and torch.is_grad_enabled()) or not on_cpu(input_states):
-            return theirs(self, input_states, cache_params, *args, **options)
-        return ours(_Evaluated(self), input_states, cache_params, *args, **options)
+    def limits_of(self: Any) -> Any:
+        """Return the limits of step sizes in the slow path; in Zamba2 and NemotronH the fast one has others."""
+        if "time_step_limit" in used:
+            return tuple(self.time_step_limit)
+        return (self.time_step_min, math.inf) if "time_step_min" in used else _NO_LIMITS
 
-    return slow_forward
+    def forward(self: Any, *args: Any, **options: Any) -> Any:
+        given = {**dict(zip(names, args, strict=False)), **options}
+        x, cache = given[names[0]], given.get(names[1])
+        is_step, limits = cache is not None and x.shape[1] == 1, limits_of(self)
+        not_ours = is_step and (torch.is_grad_enabled() or limits != _NO_LIMITS)
+        if not_ours or getattr(self, "activation", None) not in ACTIVATIONS or not on_cpu(x):
+            return theirs(self, *args, **options)
+        return ours(_Evaluated(self, limits), x, **{name: given[name] for name in names[1:] if name in given})
+
+    return forward
 
 
 class _Evaluated:
@@ -58,11 +96,20 @@ class _Evaluated:
 
     training = False
 
-    def __init__(self, mixer: Any) -> None:
-        self._mixer = mixer
+    def __init__(self, mixer: Any, limits: tuple[float, float]) -> None:
+        self._mixer, self.time_step_limit = mixer, limits
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._mixer, name)
+
+
+class _Torch:
+    """torch for a path that makes the GPU of its tensors the current one, as FalconH1's does."""
+
+    cuda = types.SimpleNamespace(device=lambda _: nullcontext())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
 
 
 # ---- The functions of mamba_ssm and causal_conv1d that it calls -----------------------------------------------------
@@ -72,30 +119,57 @@ def _selective_scan_fn(u: Tensor, delta: Tensor, *rest: Tensor | None, **options
     return selective_scan(u, *in_float64_if(u, delta, *rest), **options)
 
 
-def _selective_state_update(state: Tensor, x: Tensor, *rest: Tensor | None, **options: Any) -> Tensor:
-    return selective_state_update(state, x, *in_float64_if(x, *rest), **options)
+def _selective_state_update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+) -> Tensor:
+    return selective_state_update(state, x, *in_float64_if(x, dt, A, B, C, D, z, dt_bias), dt_softplus)
 
 
-def _causal_conv1d_fn(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None) -> Tensor:
-    """Convolve (B, D, T) over time with one filter (D, W) for each channel."""
-    channels, width = weight.shape
-    y = conv1d(x, weight[:, None], bias, padding=width - 1, groups=channels)[..., : x.shape[-1]]
-    return silu(y) if activation in ("silu", "swish") else y
+def _chunk_scan(x: Tensor, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    """Return the output in the dtype of x, and the final states, which all callers ask for."""
+    out, last = _COMBINED(x, *arguments, **options)
+    return out.to(x.dtype), last
+
+
+def _on_other_devices(x: Tensor, *_: Any, **options: Any) -> Any:
+    raise AssertionError(f"the slow path runs on {x.device}")
+
+
+_COMBINED = mamba2.chunk_scan(_on_other_devices)
+
+
+def _causal_conv1d_fn(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    seq_idx: Tensor | None = None,
+) -> Any:
+    weight, bias = in_float64_if(x, weight, bias)
+    return causal_conv1d(x, weight, bias, seq_idx=seq_idx, activation=activation)
 
 
 def _causal_conv1d_update(
     x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
 ) -> Tensor:
-    """Append x (B, D) to the state (B, D, W) in place, and return one step of the convolution."""
-    conv_state.copy_(torch.cat([conv_state[..., 1:], x[..., None].to(conv_state.dtype)], -1))
-    y = (conv_state[..., -weight.shape[-1] :] * weight).sum(-1)
-    y = y if bias is None else y + bias
-    return (silu(y) if activation in ("silu", "swish") else y).to(x.dtype)
+    weight, bias = in_float64_if(x, weight, bias)
+    return causal_conv1d_update(x, conv_state, weight, bias, activation)
 
 
 _FUNCTIONS: dict[str, Any] = {
+    "torch": _Torch(),
     "selective_scan_fn": _selective_scan_fn,
     "selective_state_update": _selective_state_update,
+    "mamba_chunk_scan_combined": _chunk_scan,
     "causal_conv1d_fn": _causal_conv1d_fn,
     "causal_conv1d_update": _causal_conv1d_update,
     "_lazy_load_causal_conv1d": lambda: (_causal_conv1d_update, _causal_conv1d_fn),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import types
 from collections.abc import Iterator, Mapping
@@ -98,7 +99,18 @@ def globals_of(function: types.FunctionType) -> dict[str, Any]:
     if not isinstance(inner, types.FunctionType):
         return {}
     scope = inner.__globals__
-    return {name: scope[name] for name in _names(inner.__code__) if name in scope}
+    if not any(name in scope for name in _names(inner.__code__)):
+        return {}
+    return {name: scope[name] for name in _loaded(inner.__code__) if name in scope}
+
+
+def _loaded(code: types.CodeType) -> dict[str, None]:
+    """Return the names of globals in the order in which the code uses them, without attributes of the same names."""
+    found = {str(x.argval): None for x in dis.get_instructions(code) if x.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            found |= _loaded(inner)
+    return found
 
 
 def names_of(function: types.FunctionType) -> set[str]:

@@ -47,6 +47,10 @@ def _conv_step_calls() -> list[Call]:
     return [((x, state, weight, bias, "silu"), {}), ((x, state, weight), {})]
 
 
+def _older_conv_step_calls() -> list[Call]:
+    return _conv_step_calls()[:1]
+
+
 def _scan_calls() -> list[Call]:
     rates, bias, signals = -_randn(4, 3).abs(), _randn(4), [_randn(2, 4, 5), _randn(2, 4, 5).flip(-1)]
     projections = [_randn(2, 3, 5), _randn(2, 3, 5).flip(-1)]
@@ -185,13 +189,21 @@ _OF_KERNELS = ("self", "q", "k", "v", "i", "f", *_STATES)
 _RNN = ("self", "hidden_states", "recurrent_gate", "reset", "recurrent_states", "acc_dtype")
 _MAMBAPY = ("self", "x", "delta", "A", "B", "C", "D")
 _DELTA_RULE = Rule(_DELTA, functions.gated_delta_rule, "delta_scan", partial(_delta_calls, 1), _grouped_calls)
+_CONV_STEP_RULE = Rule(_CONV_STEP, conv.convolution_step, "ssm.causal_conv1d_update", _conv_step_calls)
+_OLDER_CONV_STEP = Rule(
+    _CONV_STEP,
+    partial(conv.convolution_step, activations=conv.SILU),
+    "ssm.causal_conv1d_update",
+    _older_conv_step_calls,
+)
 _KIMI_RULE = Rule(_KIMI, attention.kimi_delta_attention, "compat.fla.chunk_kda", _kimi_calls)
 _OF_MAMBAPY = Rule(_MAMBAPY, functions.mambapy_scan, "ssm.selective_scan", _mambapy_calls)
 
 #: Functions that a module's methods find by these global names
 GLOBALS = {
     "causal_conv1d_fn": Rule(_CONV, conv.convolution, "ssm.causal_conv1d", _conv_calls),
-    "causal_conv1d_update": Rule(_CONV_STEP, conv.convolution_step, "ssm.causal_conv1d_update", _conv_step_calls),
+    "causal_conv1d_update": _CONV_STEP_RULE,
+    "torch_causal_conv1d_update": _OLDER_CONV_STEP,
     "mamba_selective_scan": Rule(_SCAN, functions.scan, "ssm.selective_scan", _scan_calls),
     "mamba_selective_state_update": Rule(_STEP, functions.step, "ssm.selective_state_update", _step_calls),
     "mamba_inner_fn": Rule(_INNER, functions.unfused, None, _inner_calls),
@@ -221,6 +233,7 @@ CLASSES = {
 }
 #: Attributes that a module's __init__ sets to a function with such a name, in transformers before 5.15
 ATTRIBUTES = {
+    "causal_conv1d_update": "torch_causal_conv1d_update",
     "chunk_gated_delta_rule": "torch_chunk_gated_delta_rule",
     "recurrent_gated_delta_rule": "torch_recurrent_gated_delta_rule",
 }
