@@ -4,8 +4,8 @@ forward    logits of a sequence, without gradients
 training   logits of a sequence, and the gradients of all parameters
 decode     one more token with a cache, without gradients
 
-Models have two layers (Qwen3-Next decodes with a third one, of attention), 1000 tokens and random weights. Both sides
-have the same weights; the gate compares logits and the gradient of the embedded sequence.
+Models have two layers, hybrid ones a third one of attention, 1000 tokens and random weights. Both sides have the same
+weights; the gate compares logits and the gradient of the embedded sequence.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from bench.accelerate.models import FULL, QUICK, Size, decoding, peers_of, sequence, training
+from bench.accelerate.models import FULL, MAMBAS, QUICK, Size, decoding, peers_of, sequence, training
 from bench.harness import session, tables
 from bench.harness.contest import Record, race
 from bench.harness.peers import load
@@ -21,8 +21,9 @@ from bench.harness.session import Options
 
 SECTIONS = ("forward", "training", "decode")
 HEADERS = {name: tables.HEADERS["peers"].replace("forward+backward", f"{name:16}") for name in SECTIONS}
-MODELS = ("Mamba", "FalconMamba", "RecurrentGemma", "Qwen3Next")
-DECODED = ("Mamba", "Qwen3Next")
+TRAINED = ("Mamba", "FalconMamba", "Mamba2", "RecurrentGemma", "Qwen3Next", "KimiLinear", "MiniMax")
+MODELS = (*TRAINED, "xLSTM")
+DECODED = ("Mamba", "Mamba2", "Qwen3Next", "KimiLinear")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +44,9 @@ def forward(options: Options) -> Iterator[Record]:
 
 
 def with_gradients(options: Options) -> Iterator[Record]:
-    for name in MODELS:
+    for name in TRAINED:
         for size in sizes(options):
-            if "Mamba" in name and size.time > 512:
+            if name in MAMBAS and size.time > 512:
                 continue  # transformers' gradient takes a time that is quadratic in T, here minutes
             work = training(name, size)
             for threads in options.threads:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,6 +19,7 @@ from bench.harness.peers import absent, load
 
 TRANSFORMERS, MAMBAPY = "transformers", "transformers, use_mambapy"
 VOCABULARY = 1000
+MAMBAS = ("Mamba", "FalconMamba")  # those that can take mambapy's scan
 
 
 class Size(NamedTuple):
@@ -50,7 +52,11 @@ def options_of(name: str, width: int) -> dict[str, Any]:
     if name == "Mamba2":
         return {"num_heads": width // 32, "head_dim": 64, "state_size": 128, "n_groups": 1}
     if name == "xLSTM":
-        return {"num_heads": 4, "return_last_states": False}
+        return {"num_heads": 4}
+    if name == "MiniMax":
+        kinds = {"layer_types": 2 * ["linear_attention"] + ["full_attention"], "num_hidden_layers": 3}
+        experts = {"num_local_experts": 1, "num_experts_per_tok": 1, "experts_implementation": "eager"}
+        return {**attention, **kinds, **experts, "num_key_value_heads": 4}
     return {"state_size": 16}
 
 
@@ -59,6 +65,7 @@ def build(name: str, width: int, **options: Any) -> Any:
     transformers = load("transformers")
     assert transformers is not None  # main has checked it
     transformers.logging.set_verbosity_error()
+    sys.modules.setdefault("fla", None)  # type: ignore[arg-type]  # from which models would take kernels for GPUs
     torch.manual_seed(0)
     common = {"vocab_size": VOCABULARY, "hidden_size": width, "num_hidden_layers": 2, "eos_token_id": None}
     tokens = {"pad_token_id": 0, "bos_token_id": 1}
@@ -164,7 +171,7 @@ decoding = partial(work_of, "after", step_of, next_logits_of)
 def peers_of(work: ModelWork) -> list[Entrant | Absent]:
     """The model as it is, and Mamba with the parallel scan of mambapy, transformers' fastest for training."""
     peers: list[Entrant | Absent] = [entrant(TRANSFORMERS, work, work.before)]
-    if "Mamba" in work.model and work.results is not next_logits_of:
+    if work.model in MAMBAS and work.results is not next_logits_of:
         has_mambapy = load("mambapy.pscan") is not None
         other = build(work.model, work.size.width, use_mambapy=True) if has_mambapy else None
         peers.append(absent(MAMBAPY, "mambapy") if other is None else entrant(MAMBAPY, work, other))

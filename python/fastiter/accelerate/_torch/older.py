@@ -37,8 +37,8 @@ class Paths(NamedTuple):
     """The two paths of a mixer: the name of the slow one, both, and what ours computes."""
 
     name: str
-    slow: types.FunctionType
-    fast: types.FunctionType
+    slow: Any
+    fast: Any
     by: str
 
 
@@ -131,7 +131,8 @@ def _selective_state_update(
     dt_bias: Tensor | None = None,
     dt_softplus: bool = False,
 ) -> Tensor:
-    return selective_state_update(state, x, *in_float64_if(x, dt, A, B, C, D, z, dt_bias), dt_softplus)
+    dt, A, B, C, D, z, dt_bias = in_float64_if(x, dt, A, B, C, D, z, dt_bias)
+    return selective_state_update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
 
 
 def _chunk_scan(x: Tensor, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
