@@ -52,7 +52,9 @@ def step(options: Options) -> Iterator[Record]:
     for shape in [cases.QUICK] if options.quick else cases.STEP_SHAPES:
         task = cases.step_task(shape)
         for threads in options.threads:
-            yield race(task, options.chosen(peers.step_entrants(task)), threads, options.budget, options.stirring())
+            with torch.no_grad():
+                chosen = options.chosen(peers.step_entrants(task))
+                yield race(task, chosen, threads, options.budget, options.stirring())
 
 
 def floor(options: Options) -> Iterator[Record]:

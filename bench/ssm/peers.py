@@ -16,7 +16,8 @@ from bench.harness.contest import Absent, Entrant, Work, torch_entrant
 from bench.harness.peers import absent, compile_once_for_all_threads, load
 from bench.ssm.cases import Inference, step_loop
 
-LOOP, PSCAN, EAGER = "loop of the models", "mambapy pscan", "torch, eager"
+LOOP, UNBOUND = "loop of the models", "loop over unbound steps"
+PSCAN, EAGER = "mambapy pscan", "torch, eager"
 Peers = list[Entrant | Absent]
 Scan = Callable[..., Tensor]
 
@@ -30,7 +31,10 @@ def factors(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor) 
 def model_loop(
     unbound: bool, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, delta_bias: Tensor
 ) -> Tensor:
-    """Factors at all steps at once, then a loop: by slices as the models have it, or over unbound steps."""
+    """Factors at all steps at once, then a loop: by slices as the models have it, or over unbound steps.
+
+    The gradient of a slice is as large as the whole, so that the backward pass of the former is quadratic in time.
+    """
     decays, inputs = factors(u, delta, A, B, delta_bias)
     h = decays.new_zeros(decays.shape[0], decays.shape[1], decays.shape[3])
     steps = range(decays.shape[2])
@@ -65,8 +69,8 @@ def scans(compiled: bool) -> list[tuple[str, str, Scan | None]]:
     """(peer, variant, function or None if it is not installed)"""
     module = load("mambapy.pscan")
     found: list[tuple[str, str, Scan | None]] = [
-        (LOOP, "slices", partial(model_loop, False)),
-        (LOOP, "unbound", partial(model_loop, True)),
+        (LOOP, "", partial(model_loop, False)),
+        (UNBOUND, "", partial(model_loop, True)),
         (PSCAN, "", partial(with_pscan, module.pscan) if module else None),
     ]
     if compiled and module:
