@@ -54,10 +54,12 @@ def accelerate(
     fastiter's; other models do not change. Copies and files of a model stay accelerated. :func:`restore` undoes it.
 
     It takes torch.nn.LSTM, GRU and RNN and the sLSTM cells of xlstm and tirex, by :func:`replace`; in models of
-    transformers, the selective scans of Mamba, FalconMamba, Jamba and Zamba, the gated delta rule of Qwen3-Next,
-    Qwen3.5 and OlmoHybrid, and the linear recurrence of RecurrentGemma; and the blocks of mambapy. These are recognised
-    by functions, not by classes: a module whose methods use one of them is accelerated if the parameters of the
-    function are those that are known, and a trial on a few numbers gives the same results.
+    transformers, the selective scans of Mamba, FalconMamba, Jamba and Zamba, Mamba-2's scan in Mamba2, Bamba, FalconH1,
+    GraniteMoeHybrid, NemotronH and Zamba2, the gated delta rule of Qwen3-Next, Qwen3.5 and OlmoHybrid, the delta
+    attention of KimiLinear, the causal convolutions of these and of Lfm2, MiniMax's lightning attention, xLSTM's mLSTM,
+    and the linear recurrence of RecurrentGemma; the mLSTM back ends of mlstm_kernels; and the blocks of mambapy. Most
+    are recognised by functions, not by classes: a module whose methods use one of them is accelerated if the parameters
+    of the function are those that are known, and a trial on a few numbers gives the same results.
 
     On tensors that are not on the CPU, for packed sequences, and in steps with a cache where a gradient is needed, an
     accelerated model runs its own functions.
