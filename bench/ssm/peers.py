@@ -19,6 +19,7 @@ from bench.ssm.cases import Inference, step_loop
 LOOP, UNBOUND = "loop of the models", "loop over unbound steps"
 PSCAN, EAGER = "mambapy pscan", "torch, eager"
 Peers = list[Entrant | Absent]
+LONGEST_LOOP = 1024  # steps: with gradients, a call of the models' loop takes 20 s for 2,048
 Scan = Callable[..., Tensor]
 
 
@@ -85,6 +86,7 @@ def entrants(work: Work, compiled: bool) -> Peers:
     return [
         absent(name, "mambapy") if function is None else torch_entrant(name, function, work, variant)
         for name, variant, function in scans(compiled)
+        if name != LOOP or work.length <= LONGEST_LOOP
     ]
 
 
