@@ -23,7 +23,6 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
-
 // Defined for number types only: overloads of fma rely on substitution failure for other types.
 template <class T, int BYTES = sizeof(T) <= sizeof(double) ? kVectorBytes : 0> struct vector_of {};
 template <class T> struct vector_of<T, kVectorBytes> {
