@@ -94,7 +94,7 @@ def register(name: str = "fastiter") -> None:
     ImportError
         Where mlstm_kernels is not installed.
     """
-    from mlstm_kernels.torch import chunkwise, recurrent  # type: ignore[import-untyped]
+    from mlstm_kernels.torch import chunkwise, recurrent
 
     chunkwise.registry[name] = mlstm_chunkwise
     recurrent.registry_sequence[name] = mlstm_recurrent_sequence
