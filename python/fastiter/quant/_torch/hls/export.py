@@ -63,6 +63,7 @@ def export_hls(
     >>> import torch
     >>> from fastiter.torch import export_hls
     >>> from fastiter.torch.nn import QuantLinear, QuantPlan
+    >>> _ = torch.manual_seed(0)
     >>> plan = QuantPlan(*["fixed<8,2,RND_CONV,SAT>"] * 4)
     >>> model = torch.nn.Sequential(QuantLinear(4, 3, plan=plan), torch.nn.ReLU())
     >>> with tempfile.TemporaryDirectory() as directory:
