@@ -53,7 +53,7 @@ template <class T> FASTITER_NOINLINE vec<T> with_sign(vec<T> r, vec<T> v, const 
         const vec<T> kept = low - (vec<T>)(bit & (mask<T>)c.kept.size);
         s = with_saturated_bits<T>(select<T>(bit ^ negative, kept, c.kept.size - T(1) - kept), negative, c);
     }
-    return (r < c.least) | (r > c.most) ? s : r;
+    return select<T>((r < c.least) | (r > c.most), s, r);
 }
 
 // Applies the overflow mode; O: saturate, zero, wrap, wrap_some, or sign_magnitude for all of these.
