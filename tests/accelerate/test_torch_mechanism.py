@@ -105,7 +105,7 @@ def test_a_file_is_loaded_as_it_was_where_the_function_has_changed(monkeypatch: 
 
 
 def test_decorators_are_kept() -> None:
-    """Those of transformers call hooks of children whose weights a mixer reads, and take former names of arguments."""
+    """Decorators of transformers run hooks of submodules whose weights are read, and accept former argument names."""
 
     class Hook:
         def pre_forward(self, module: Any) -> None:

@@ -1,6 +1,6 @@
 // The causal convolution, backward. The sums pre are computed again; then, with dpre = d_out act'(pre),
 //     dweight[j] = sum of dpre[t] x[t - W + 1 + j],   dbias = sum of dpre,   dx[t] = sum of weight[j] dpre[t + W - 1 - j].
-// Those of the weights are added up per sequence and chunk of steps, and these sums in order.
+// The gradients of the weights are summed per sequence and chunk of steps, and these sums are added in order.
 #include "ssm/cpu/conv_direct.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {

@@ -36,6 +36,12 @@ _TYPES = {
 }
 
 
+def count_change(x: Tensor) -> None:
+    """Tell autograd that a kernel has changed a tensor in place, as the dispatcher would."""
+    if not x.is_inference():
+        torch.autograd.graph.increment_version(x)
+
+
 def schema_of(name: str, call: type[Any], implementation: Callable[..., Any]) -> str:
     """Return the schema of an op with the arguments of a NamedTuple and the result of an implementation."""
     defaults: dict[str, Any] = call._field_defaults
@@ -70,7 +76,9 @@ class Op(Generic[Call, Found]):
         LIBRARY.define(schema)
         LIBRARY.impl(name, self._taking_arguments(cpu), "CPU")
         torch.library.register_fake(f"fastiter::{name}", self._taking_arguments(fake), lib=LIBRARY)
-        if _TYPES["Changed"] not in schema:
+        annotations = [annotation.__forward_arg__ for annotation in call.__annotations__.values()]
+        self._changed = [place for place, annotation in enumerate(annotations) if annotation == "Changed"]
+        if not self._changed:
             vmap.register(name)
         self._op = getattr(torch.ops.fastiter, name).default
 
@@ -84,9 +92,12 @@ class Op(Generic[Call, Found]):
 
     def __call__(self, call: Call) -> Found:
         """Run the op, without torch's dispatcher if nothing needs it."""
-        if needs_no_dispatch(call):
-            return self._cpu(call)
-        found: Found = self._op(*call)
+        if not needs_no_dispatch(call):
+            found: Found = self._op(*call)
+            return found
+        found = self._cpu(call)
+        for place in self._changed:
+            count_change(call[place])
         return found
 
     def on_cuda(self, implementation: Implementation[Call, Found]) -> None:

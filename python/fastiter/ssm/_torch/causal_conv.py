@@ -24,7 +24,7 @@ from .._conv_shapes import (
 )
 from .checks import Integers, check_tensors, checked_cut
 from .ops import computed
-from .ops_conv import ConvBackward, ConvForward, conv_bwd, conv_fwd, conv_update, plain_conv_update
+from .ops_conv import ConvBackward, ConvForward, ConvUpdate, conv_bwd, conv_fwd, conv_update, plain_conv_update
 
 
 def causal_conv1d(
@@ -175,7 +175,7 @@ def causal_conv1d_update(
             f"{function}: arguments must not require a gradient, as the state changes in place; "
             "use torch.no_grad(), or causal_conv1d for training"
         )
-    return conv_update(conv_state, x, weight, bias, silu, positions, rows)
+    return conv_update(ConvUpdate(conv_state, x, weight, bias, silu, positions, rows))
 
 
 def causal_conv1d_varlen_states(x: Tensor, cu_seqlens: Integers, state_len: int) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ... import _core
 from ..._check import overlaps_itself
-from ..._torch.op import Op
-from ..._torch.ops import LIBRARY, contiguous, needs_no_dispatch, unwatched
+from ..._torch.op import Changed, Op, count_change
+from ..._torch.ops import contiguous, unwatched
 from .._conv_shapes import check_label_range
 from .ops import checked_sequences, computed, contiguous_or_none, count_of, like, plain
 from .step import check_rows
@@ -118,23 +118,21 @@ def _backward(call: ConvBackward) -> list[Tensor]:
 conv_fwd = Op("_causal_conv_fwd", ConvForward, _forward, _forward_outputs)
 conv_bwd = Op("_causal_conv_bwd", ConvBackward, _backward, _backward_outputs)
 
-_NAME = "_causal_conv_update"
-LIBRARY.define(
-    f"{_NAME}(Tensor(a!) conv_state, Tensor x, Tensor weight, Tensor? bias, bool silu, Tensor? cache_seqlens, "
-    "Tensor? rows) -> Tensor"
-)
+
+class ConvUpdate(NamedTuple):
+    """A call of the op of the next steps, which changes the state and returns the output."""
+
+    conv_state: Changed
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    silu: bool
+    cache_seqlens: Tensor | None
+    rows: Tensor | None
 
 
-def _update(
-    conv_state: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    silu: bool,
-    cache_seqlens: Tensor | None,
-    rows: Tensor | None,
-) -> Tensor:
-    function = "causal_conv1d_update"
+def _update(call: ConvUpdate) -> Tensor:
+    function, conv_state, x, rows = "causal_conv1d_update", call.conv_state, call.x, call.rows
     if rows is not None:
         rows = contiguous(rows)
         check_rows(rows, conv_state.shape[0], function, "conv_state_indices", "conv_state")
@@ -145,20 +143,18 @@ def _update(
     if out.numel() == 0:
         return out
     kept = conv_state.resolve_neg() if conv_state.is_neg() else conv_state
-    positions = contiguous_or_none(cache_seqlens)
-    _core.ssm.conv_update(plain(x), kept, plain(weight), plain(bias), silu, positions, rows, out)
+    positions = contiguous_or_none(call.cache_seqlens)
+    _core.ssm.conv_update(plain(x), kept, plain(call.weight), plain(call.bias), call.silu, positions, rows, out)
     if kept is not conv_state:
         conv_state.copy_(kept)
     return out
 
 
-def _fake_update(conv_state: Tensor, x: Tensor, *_: object) -> Tensor:
-    return x.new_empty(x.shape)
+def _update_output(call: ConvUpdate) -> Tensor:
+    return call.x.new_empty(call.x.shape)
 
 
-LIBRARY.impl(_NAME, _update, "CPU")
-torch.library.register_fake(f"fastiter::{_NAME}", _fake_update, lib=LIBRARY)
-_OP: Any = torch.ops.fastiter._causal_conv_update.default
+conv_update = Op("_causal_conv_update", ConvUpdate, _update, _update_output)
 
 
 def plain_conv_update(x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tensor | None, silu: bool) -> Tensor | None:
@@ -166,17 +162,6 @@ def plain_conv_update(x: Tensor, conv_state: Tensor, weight: Tensor, bias: Tenso
     if not unwatched():
         return None
     out: Tensor | None = _core.ssm.conv_update_tensors(x, conv_state, weight, bias, silu)
-    if out is not None and not conv_state.is_inference():
-        torch.autograd.graph.increment_version(conv_state)
-    return out
-
-
-def conv_update(conv_state: Tensor, *arguments: Any) -> Tensor:
-    """Change the state in place; return the output."""
-    if not needs_no_dispatch((conv_state, *arguments)):
-        found: Tensor = _OP(conv_state, *arguments)
-        return found
-    out = _update(conv_state, *arguments)
-    if not conv_state.is_inference():
-        torch.autograd.graph.increment_version(conv_state)
+    if out is not None:
+        count_change(conv_state)
     return out

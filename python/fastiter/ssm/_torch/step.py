@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ... import _core
 from ..._check import overlaps_itself
-from ..._torch.op import Changed, Op
-from ..._torch.ops import contiguous, needs_no_dispatch, unwatched
+from ..._torch.op import Changed, Op, count_change
+from ..._torch.ops import contiguous, unwatched
 from .ops import computed, plain
 
 
@@ -72,7 +72,7 @@ def _output(call: SelectiveStep) -> Tensor:
     return call.x.new_empty(call.x.shape)
 
 
-_selective_step = Op("_selective_step", SelectiveStep, _step, _output)
+selective_step = Op("_selective_step", SelectiveStep, _step, _output)
 
 
 def plain_step(state: Tensor, inputs: tuple[Any, ...], softplus: bool) -> Tensor | None:
@@ -80,14 +80,6 @@ def plain_step(state: Tensor, inputs: tuple[Any, ...], softplus: bool) -> Tensor
     if not unwatched():
         return None
     out: Tensor | None = _core.ssm.state_update_tensors(state, inputs, softplus)
-    if out is not None and not state.is_inference():
-        torch.autograd.graph.increment_version(state)
-    return out
-
-
-def selective_step(call: SelectiveStep) -> Tensor:
-    """Change the states in place; return the output."""
-    out = _selective_step(call)
-    if needs_no_dispatch(call) and not call.state.is_inference():
-        torch.autograd.graph.increment_version(call.state)
+    if out is not None:
+        count_change(state)
     return out
