@@ -6,14 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
 from ..._torch.autograd import differentiable_once
-from ..._torch.ops import grad_enabled, transformed
 from ..._torch.overrides import dispatched
 from .._attention_shapes import check_attention_shapes, check_attention_state, check_one_decay, checked_scale
-from .checks import Integers, check_tensors, checked_cut
+from .checks import Integers, check_tensors, checked_cut, needs_autograd
 from .ops import computed
 from .ops_attention import AttentionBackward, AttentionForward, attention_bwd, attention_fwd
 
@@ -72,9 +70,7 @@ def linear_attention(
     exact = (None if x is None else x.to(dtype) for x in (bonus, initial_state))
     every = (q, k, v, found, *exact)
     rest = (log_decay is not None, factor, *cut)
-    needs_grad = grad_enabled() and any(x is not None and x.requires_grad for x in every)
-    # In forward mode the autograd function is called because it raises.
-    if needs_grad or transformed() or forward_ad._current_level >= 0:
+    if needs_autograd(every):
         o, last = _LinearAttention.apply(*every, *rest)[:2]
     else:
         arguments: tuple[Any, ...] = (*every, *rest, False)

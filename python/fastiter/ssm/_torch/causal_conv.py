@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
 from ..._check import check_flag
 from ..._torch.autograd import differentiable_once
-from ..._torch.ops import checked_bounds, checked_integers, grad_enabled, transformed
+from ..._torch.ops import checked_bounds, checked_integers, grad_enabled
 from ..._torch.overrides import dispatched
 from .._causal_conv import given_of
 from .._conv_shapes import (
@@ -22,7 +21,7 @@ from .._conv_shapes import (
     check_state_len,
     check_update_shapes,
 )
-from .checks import Integers, check_tensors, checked_cut
+from .checks import Integers, check_tensors, checked_cut, needs_autograd
 from .ops import computed
 from .ops_conv import ConvBackward, ConvForward, ConvUpdate, conv_bwd, conv_fwd, conv_update, plain_conv_update
 
@@ -80,12 +79,7 @@ def causal_conv1d(
     dtype = computed(x.dtype)
     given = (x, weight.to(dtype), None if bias is None else bias.to(dtype), initial_states)
     arguments: tuple[Any, ...] = (*given, silu, labels, whole, bounds, return_final_states)
-    needs_grad = grad_enabled() and any(y is not None and y.requires_grad for y in given)
-    # In forward mode the autograd function is called because it raises.
-    if needs_grad or transformed() or forward_ad._current_level >= 0:
-        outputs = _CausalConv.apply(*arguments)
-    else:
-        outputs = conv_fwd(ConvForward(*arguments))
+    outputs = _CausalConv.apply(*arguments) if needs_autograd(given) else conv_fwd(ConvForward(*arguments))
     return (outputs[0], outputs[1]) if return_final_states else outputs[0]
 
 

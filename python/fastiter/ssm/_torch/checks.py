@@ -7,10 +7,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ..._backend import BackendError
 from ..._sequences import check_packing
-from ..._torch.ops import GPU_FLOATS, check_dense, check_reset, checked_bounds, checked_lengths
+from ..._torch.ops import (
+    GPU_FLOATS,
+    check_dense,
+    check_reset,
+    checked_bounds,
+    checked_lengths,
+    grad_enabled,
+    transformed,
+)
 from .ops import computed
 
 Integers = Tensor | Sequence[int]
@@ -69,3 +78,9 @@ def checked_cut(
     elif lengths is not None:
         whole = checked_lengths(function, lengths, batch, time, x.device)
     return reset, whole, bounds
+
+
+def needs_autograd(tensors: Sequence[Tensor | None]) -> bool:
+    """Return whether a call takes its autograd function: for gradients, and in forward mode, where that raises."""
+    needs_grad = grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    return needs_grad or transformed() or forward_ad._current_level >= 0

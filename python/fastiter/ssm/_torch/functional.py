@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
 from ..._check import check_flag
@@ -14,12 +13,11 @@ from ..._torch.autograd import differentiable_once
 from ..._torch.ops import (
     checked_integers,
     grad_enabled,
-    transformed,
 )
 from ..._torch.overrides import dispatched
 from .._functional import given_of
 from .._shapes import check_shapes, check_state, check_step_shapes
-from .checks import Integers, check_tensors, checked_cut
+from .checks import Integers, check_tensors, checked_cut, needs_autograd
 from .ops import SelectiveBackward, SelectiveForward, computed, selective_bwd, selective_fwd
 from .step import SelectiveStep, plain_step, selective_step
 
@@ -76,9 +74,7 @@ def selective_scan(
         sequences = sizes.batch if bounds is None else bounds.shape[0] - 1
         check_state(function, initial_state.shape, sequences, sizes, bounds is not None)
     every = _converted(*given, initial_state)
-    needs_grad = grad_enabled() and any(x is not None and x.requires_grad for x in every)
-    # In forward mode the autograd function is called because it raises.
-    if needs_grad or transformed() or forward_ad._current_level >= 0:
+    if needs_autograd(every):
         out, last = _SelectiveScan.apply(*every, delta_softplus, *cut)[:2]
     else:
         arguments = (*every, delta_softplus, *cut, False)

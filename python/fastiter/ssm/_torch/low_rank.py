@@ -6,11 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
 from ..._torch.autograd import differentiable_once
-from ..._torch.ops import grad_enabled, transformed
 from ..._torch.overrides import dispatched
 from .._attention_shapes import (
     check_attention_shapes,
@@ -19,7 +17,7 @@ from .._attention_shapes import (
     check_one_decay,
     checked_scale,
 )
-from .checks import Integers, check_tensors, checked_cut
+from .checks import Integers, check_tensors, checked_cut, needs_autograd
 from .ops import computed
 from .ops_low_rank import LowRankBackward, LowRankForward, low_rank_bwd, low_rank_fwd
 
@@ -81,9 +79,7 @@ def dplr_delta_rule(
         found = found.expand(sizes.batch, sizes.time, sizes.heads)
     every = (q, k, v, found, a, b, initial_state)
     rest = (log_decay is not None, factor, *cut)
-    needs_grad = grad_enabled() and any(x is not None and x.requires_grad for x in every)
-    # In forward mode the autograd function is called because it raises.
-    if needs_grad or transformed() or forward_ad._current_level >= 0:
+    if needs_autograd(every):
         o, last = _DplrDeltaRule.apply(*every, *rest)[:2]
     else:
         arguments: tuple[Any, ...] = (*every, *rest, False)

@@ -6,15 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
 from ..._check import check_flag
 from ..._torch.autograd import differentiable_once
-from ..._torch.ops import grad_enabled, transformed
 from ..._torch.overrides import dispatched
 from .._mlstm_shapes import check_mlstm_shapes, check_mlstm_state, checked_numbers, named_state, parts_of
-from .checks import Integers, check_tensors, checked_cut
+from .checks import Integers, check_tensors, checked_cut, needs_autograd
 from .ops import computed
 from .ops_mlstm import MlstmBackward, MlstmForward, mlstm_bwd, mlstm_fwd
 
@@ -79,9 +77,7 @@ def mlstm(
         check_mlstm_state(function, {name: x.shape for name, x in state.items()}, count, sizes)
     dtype = computed(q.dtype)
     every = (*given, *(None if x is None else x.to(dtype) for x in parts))
-    needs_grad = grad_enabled() and any(x is not None and x.requires_grad for x in every)
-    # In forward mode the autograd function is called because it raises.
-    if needs_grad or transformed() or forward_ad._current_level >= 0:
+    if needs_autograd(every):
         h, C, n, m = _Mlstm.apply(*every, factor, divisor, *cut, normalizer_gradient)[:4]
     else:
         arguments: tuple[Any, ...] = (*every, factor, divisor, *cut, False)
