@@ -195,3 +195,32 @@ def test_mamba_cpu(tmp_path: Path) -> None:
     assert [task for task, _ in rows] == ["training", "reading", "writing"]
     assert all(float(ratio) > 0 for _, ratio in rows)
     assert "(and as transformers' own, the same):\ndef " in output
+
+
+def test_tirex_forecast(tmp_path: Path) -> None:
+    pytest.importorskip("statsmodels")
+    pytest.importorskip("tirex")
+    figure = tmp_path / "tirex_forecast.png"
+    output = run("tirex_forecast.py", "--quick", "--figure", str(figure), OMP_NUM_THREADS="1")
+
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert output.startswith("accelerated blocks.0.slstm_layer.slstm_cell: sLSTMCell")
+    difference = re.search(r"^largest difference of the quantiles: (\S+) of their range$", output, re.MULTILINE)
+    assert difference is not None
+    assert float(difference[1]) < 2**-7  # tirex's cell computes in bfloat16
+    assert len(re.findall(r"^\d+ series +\S+ +\S+ +\S+$", output, re.MULTILINE)) == 2
+
+
+def test_decode_stream(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    figure = tmp_path / "decode_stream.png"
+    output = run("decode_stream.py", "--quick", "--figure", str(figure), OMP_NUM_THREADS="1")
+
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    rows = re.findall(r"^(\S.*?) {2,}[\d,]+ +[\d,]+ +([\d,]+) +([\d,]+)$", output, re.MULTILINE)
+    sizes = {name: (int(first.replace(",", "")), int(last.replace(",", ""))) for name, first, last in rows}
+    assert sizes["Llama"][1] == 300 * sizes["Llama"][0]
+    assert sizes["Mamba"] == sizes["Mamba, accelerated"] == (sizes["Mamba"][0],) * 2
+    differences = re.findall(r"streamed and whole differ by at most (\S+)$", output, re.MULTILINE)
+    assert len(differences) == 2
+    assert max(map(float, differences)) < 1e-4

@@ -1,0 +1,155 @@
+"""Stream a text through models of transformers one character at a time, and watch time and memory of a step.
+
+Three models with random weights read the same characters, Python's standard library, and predict each next one from a
+cache: a Llama, whose attention looks back at every earlier character; a Mamba; and the same Mamba after accelerate. The
+state of a Mamba has a constant size, so a step takes the same time after any number of characters. Its predictions are
+compared with those of one pass over the whole text.
+
+    python examples/decode_stream.py            # half a minute on two cores; writes decode_stream.png beside this file
+    python examples/decode_stream.py --help
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from char_lm import load_corpus
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from fastiter.torch import accelerate
+
+ATTENTION, BEFORE, AFTER = "Llama", "Mamba", "Mamba, accelerated"
+COLORS = {ATTENTION: "0.6", BEFORE: "black", AFTER: "tab:orange"}
+WINDOW = 100  # steps whose median is drawn
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Microseconds and bytes of a decoding step.")
+    parser.add_argument("--characters", type=int, default=4000, help="characters that each model reads (%(default)s)")
+    parser.add_argument("--width", type=int, default=256, help="width of the models (%(default)s)")
+    parser.add_argument("--layers", type=int, default=2, help="their layers (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights (%(default)s)")
+    parser.add_argument("--figure", type=Path, default=Path(__file__).with_suffix(".png"), help="where to draw it")
+    parser.add_argument("--quick", action="store_true", help="small models and few characters, to see that it runs")
+    if parser.parse_args().quick:
+        parser.set_defaults(characters=300, width=32)
+    return parser.parse_args()
+
+
+def build(characters: int, width: int, layers: int, seed: int) -> dict[str, Any]:
+    transformers.logging.set_verbosity_error()
+    torch.manual_seed(seed)
+    sizes = {"vocab_size": characters, "hidden_size": width, "num_hidden_layers": layers}
+    mamba = transformers.MambaForCausalLM(transformers.MambaConfig(**sizes, eos_token_id=None, pad_token_id=0))
+    attention = {"intermediate_size": 3 * width, "num_attention_heads": 4, "max_position_embeddings": 2**20}
+    llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **attention))
+    models = {ATTENTION: llama, BEFORE: mamba, AFTER: accelerate(copy.deepcopy(mamba), verbose=True)}
+    return {name: model.eval() for name, model in models.items()}
+
+
+# ---- Reading --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Reader:
+    """A model, its cache, and what it has predicted and measured so far."""
+
+    model: Any
+    cache: Any = None
+    logits: list[Tensor] = field(default_factory=list)
+    microseconds: list[float] = field(default_factory=list)
+    bytes: list[int] = field(default_factory=list)
+
+    def read(self, character: Tensor) -> None:
+        """Take one more character (1, 1)."""
+        started = time.perf_counter()
+        output = self.model(character, cache=self.cache, use_cache=True)
+        self.microseconds.append(1e6 * (time.perf_counter() - started))
+        self.cache = output.cache
+        self.logits.append(output.logits[0, -1])
+        self.bytes.append(bytes_of(self.cache))
+
+    def typical(self, which: slice) -> float:
+        return statistics.median(self.microseconds[which])
+
+
+def bytes_of(cache: Any) -> int:
+    """Bytes of the tensors that a cache of transformers keeps."""
+    found = []
+    for layer in cache.layers:
+        values = list(vars(layer).values())
+        values += [tensor for value in values if isinstance(value, dict) for tensor in value.values()]
+        found += [value for value in values if isinstance(value, Tensor)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in found)
+
+
+@torch.no_grad()
+def stream(models: dict[str, Any], text: Tensor) -> dict[str, Reader]:
+    """Let all models read a text (1, T), in turns after each character."""
+    readers = {name: Reader(model) for name, model in models.items()}
+    for character in text.split(1, dim=1):
+        for reader in readers.values():
+            reader.read(character)
+    return readers
+
+
+@torch.no_grad()
+def largest_difference(reader: Reader, text: Tensor) -> float:
+    """Compare the streamed predictions with those of one pass over the text, relative to the largest."""
+    whole = reader.model(text, use_cache=False).logits[0]
+    return float((torch.stack(reader.logits) - whole).abs().max() / whole.abs().max())
+
+
+# ---- The results ----------------------------------------------------------------------------------------------------
+
+
+def draw(axes: Axes, readers: dict[str, Reader], what: str, label: str) -> None:
+    """Draw medians over windows of what was measured."""
+    for name, reader in readers.items():
+        values = getattr(reader, what)
+        starts = range(0, len(values) - WINDOW + 1, WINDOW)
+        medians = [statistics.median(values[start : start + WINDOW]) for start in starts]
+        axes.plot([start + WINDOW / 2 for start in starts], medians, color=COLORS[name], label=name)
+    axes.set(xlabel="characters read", ylabel=label, xlim=(0, None), ylim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+
+
+def report(readers: dict[str, Reader], text: Tensor) -> None:
+    print(f"\n{'':20}{'us a step':>12}{'at the end':>12}{'cache, bytes':>14}{'at the end':>12}")
+    for name, reader in readers.items():
+        first, last = reader.typical(slice(10, 10 + WINDOW)), reader.typical(slice(-WINDOW, None))
+        print(f"{name:20}{first:12,.0f}{last:12,.0f}{reader.bytes[0]:14,}{reader.bytes[-1]:12,}")
+    for name in (BEFORE, AFTER):
+        difference = largest_difference(readers[name], text)
+        print(f"{name}: streamed and whole differ by at most {difference:.1e}")
+
+
+def main() -> None:
+    options = parse_arguments()
+    corpus = load_corpus()
+    text = corpus.validation[None, : options.characters]
+    readers = stream(build(len(corpus.alphabet), options.width, options.layers, options.seed), text)
+    report(readers, text)
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    draw(left, readers, "microseconds", "microseconds a step, median of 100")
+    draw(right, readers, "bytes", "bytes of the cache")
+    right.set(yscale="log", ylim=(1e3, None))
+    figure.savefig(options.figure, dpi=150)
+    print(f"\nfigure: {options.figure}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Forecast the carbon dioxide above Mauna Loa with TiRex, before and after accelerate(model).
+
+TiRex is a forecaster made of sLSTM blocks; the package tirex-ts has its architecture, with the recurrence as a loop of
+torch operations. The same model forecasts the same weeks twice, once as it is and once accelerated, and the quantiles
+are compared. The series comes with statsmodels: weekly means from 1958 to 2001, in parts per million.
+
+The published weights are not downloaded. Without --weights the model has the published size, 35 million parameters, and
+random weights: its forecasts take as long and mean nothing. With the file model.ckpt of NX-AI/TiRex they are forecasts.
+
+    python examples/tirex_forecast.py            # less than a minute on two cores; writes tirex_forecast.png
+    python examples/tirex_forecast.py --weights model.ckpt
+    python examples/tirex_forecast.py --help
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from statsmodels.datasets import co2
+from tirex import TiRexZero
+from torch import Tensor
+
+from fastiter.torch import accelerate
+
+PATCH = 32  # weeks that TiRex reads and forecasts at once
+QUANTILES = [k / 10 for k in range(1, 10)]
+BEFORE, AFTER = "tirex", "accelerated"
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="TiRex on the CPU, before and after accelerate.")
+    parser.add_argument("--weights", type=Path, help="the file model.ckpt of NX-AI/TiRex (default: random weights)")
+    parser.add_argument("--context", type=int, default=512, help="weeks before each forecast (%(default)s)")
+    parser.add_argument("--horizon", type=int, default=64, help="weeks of a forecast (%(default)s)")
+    parser.add_argument("--series", type=int, default=16, help="forecasts in a batch (%(default)s)")
+    parser.add_argument("--width", type=int, default=512, help="width of a model with random weights (%(default)s)")
+    parser.add_argument("--blocks", type=int, default=12, help="its blocks (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each forecast is measured (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights (%(default)s)")
+    parser.add_argument("--figure", type=Path, default=Path(__file__).with_suffix(".png"), help="where to draw it")
+    parser.add_argument("--quick", action="store_true", help="a small model, to see that it runs")
+    if parser.parse_args().quick:
+        parser.set_defaults(context=128, horizon=40, series=2, width=64, blocks=2, rounds=1)
+    return parser.parse_args()
+
+
+# ---- The series and the model ---------------------------------------------------------------------------------------
+
+
+def load_windows(count: int, context: int, horizon: int) -> tuple[Tensor, Tensor]:
+    """Return windows that end a quarter of a year apart, and what came after each: (count, weeks), in ppm."""
+    levels = torch.tensor(co2.load_pandas().data["co2"].interpolate().to_numpy(), dtype=torch.float32)
+    windows = levels.unfold(0, context + horizon, 13)[-count:]
+    return windows[:, :context], windows[:, context:]
+
+
+def build(width: int, blocks: int, seed: int) -> TiRexZero:
+    """Return TiRex's architecture with random weights, in the published size by default."""
+    config = {
+        "input_patch_size": PATCH,
+        "output_patch_size": PATCH,
+        "quantiles": QUANTILES,
+        "block_kwargs": {"embedding_dim": width, "num_heads": 4, "num_blocks": blocks},
+        "input_ff_dim": 4 * width,
+    }
+    model = TiRexZero(backend="torch", model_config=config, train_ctx_len=2048)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                fan_in = parameter.shape[1 if name.endswith("_recurrent_kernel_") else -1]
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / math.sqrt(fan_in))
+            elif "norm" not in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def load(options: argparse.Namespace) -> TiRexZero:
+    if options.weights is None:
+        return build(options.width, options.blocks, options.seed).eval()
+    return TiRexZero.from_pretrained(str(options.weights), backend="torch", device="cpu").eval()
+
+
+# ---- Measurements ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Forecasts:
+    """Quantiles of a batch (series, horizon, 9) in ppm, and the least seconds for it and for its first series alone."""
+
+    quantiles: Tensor
+    batch: float = math.inf
+    alone: float = math.inf
+
+
+def forecast(model: Any, context: Tensor, horizon: int) -> tuple[Tensor, float]:
+    started = time.perf_counter()
+    quantiles, _ = model.forecast(context=context, batch_size=len(context), prediction_length=horizon)
+    return quantiles, time.perf_counter() - started
+
+
+def measure(models: dict[str, Any], context: Tensor, horizon: int, rounds: int) -> dict[str, Forecasts]:
+    """Let the models forecast in turns, so that all meet the same machine."""
+    found = {name: Forecasts(forecast(model, context, horizon)[0]) for name, model in models.items()}
+    for _ in range(rounds):
+        for name, model in models.items():
+            found[name].batch = min(found[name].batch, forecast(model, context, horizon)[1])
+            found[name].alone = min(found[name].alone, forecast(model, context[:1], horizon)[1])
+    return found
+
+
+# ---- The results ----------------------------------------------------------------------------------------------------
+
+
+def draw_forecast(axes: Axes, found: dict[str, Forecasts], context: Tensor, truth: Tensor, is_random: bool) -> None:
+    """The last window, what came after it, and the quantiles of both models on top of each other."""
+    shown = min(3 * truth.shape[1], context.shape[1])
+    weeks = torch.arange(truth.shape[1])
+    axes.plot(range(-shown, 0), context[-1, -shown:], color="0.6", linewidth=1)
+    axes.plot(weeks, truth[-1], color="0.6", linewidth=1, linestyle=":", label="measured later")
+    before, after = found[BEFORE].quantiles[-1], found[AFTER].quantiles[-1]
+    axes.fill_between(weeks, before[:, 0], before[:, -1], color="0.88", label=f"{BEFORE}, 10% to 90%")
+    axes.plot(weeks, before[:, 4], color="black", linewidth=1.2, label=f"{BEFORE}, median")
+    for k in (0, 4, 8):
+        label = f"{AFTER}, 10%, 50%, 90%" if k == 4 else None
+        axes.plot(weeks[::3], after[::3, k], ".", color="tab:orange", markersize=3, label=label)
+    axes.set(xlabel="weeks", ylabel="CO2, ppm", title="random weights: no forecast" if is_random else None)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def draw_seconds(axes: Axes, found: dict[str, Forecasts], series: int) -> None:
+    for i, (name, color) in enumerate(((BEFORE, "black"), (AFTER, "tab:orange"))):
+        bars = axes.bar([i, 3 + i], [found[name].alone, found[name].batch], color=color, label=name)
+        axes.bar_label(bars, fmt="{:.2f}", padding=2, fontsize=8)
+    axes.set_xticks([0.5, 3.5], ["1 series", f"{series} series"])
+    axes.set(ylabel="seconds for a forecast")
+    axes.legend(frameon=False)
+
+
+def report(found: dict[str, Forecasts], series: int) -> None:
+    before, after = found[BEFORE], found[AFTER]
+    spread = before.quantiles.amax() - before.quantiles.amin()
+    apart = (after.quantiles - before.quantiles).abs().max() / spread
+    print(f"\nlargest difference of the quantiles: {apart:.1e} of their range")
+    print(f"\n{'seconds for a forecast':24}{BEFORE:>12}{AFTER:>14}{'ratio':>8}")
+    for task, slow, fast in (("1 series", before.alone, after.alone), (f"{series} series", before.batch, after.batch)):
+        print(f"{task:24}{slow:12.3f}{fast:14.3f}{slow / fast:8.2f}")
+
+
+def main() -> None:
+    options = parse_arguments()
+    context, truth = load_windows(options.series, options.context, options.horizon)
+    model = load(options)
+    models = {BEFORE: model, AFTER: accelerate(copy.deepcopy(model), verbose=True)}
+    found = measure(models, context, options.horizon, options.rounds)
+    report(found, options.series)
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
+    draw_forecast(left, found, context, truth, options.weights is None)
+    draw_seconds(right, found, options.series)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(options.figure, dpi=150)
+    print(f"\nfigure: {options.figure}")
+
+
+if __name__ == "__main__":
+    main()
