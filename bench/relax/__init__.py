@@ -54,7 +54,7 @@ def race(contest: Contest, copies: list[Limit], threads: int, options: Options) 
 
 def sweeps(options: Options) -> Iterator[Record]:
     if load("pyamg") is None or load("scipy.sparse") is None:
-        raise SystemExit("bench relax: needs pyamg and scipy (pip install fastiter[bench])")
+        raise SystemExit("bench relax: needs pyamg and scipy (pip install fastiter-kernels[bench])")
     nbytes = QUICK_COPY if options.quick else FULL_COPY
     copies = {threads: limits.copies(nbytes, threads) for threads in options.threads}
     for contest in contests(options.quick):

@@ -75,7 +75,7 @@ def _cuda_row(function: str, table: Backends[_Result], backend: str | None) -> C
         raise BackendError(f"{function}: backend must be None for CuPy arrays, whose device decides, got another")
     if importlib.util.find_spec("torch") is None:
         raise BackendError(
-            f"{function}: CuPy arrays need torch, which launches their kernels (pip install fastiter[gpu])"
+            f"{function}: CuPy arrays need torch, which launches their kernels (pip install fastiter-kernels[gpu])"
         )
     return table["cuda"]
 
@@ -124,10 +124,10 @@ def availability() -> dict[str, str]:
     """Map each backend to ``"available"`` or the reason why it cannot run, judged by what is installed."""
     installed = {name: importlib.util.find_spec(name) is not None for name in ("torch", "triton", "cupy")}
     state = {"cpu": "available", "reference": "available"}
-    state["torch"] = "available" if installed["torch"] else "not installed (pip install fastiter[torch])"
+    state["torch"] = "available" if installed["torch"] else "not installed (pip install fastiter-kernels[torch])"
     for name, packages, oldest in (("triton", ("torch", "triton"), (0, 0)), ("cuda", ("torch", "cupy"), OLDEST)):
         missing = [package for package in packages if not installed[package]]
-        told = f"{' and '.join(missing)} not installed (pip install fastiter[gpu])"
+        told = f"{' and '.join(missing)} not installed (pip install fastiter-kernels[gpu])"
         state[name] = told if missing else _card(oldest)
     return state
 

@@ -16,13 +16,13 @@ from ._backend import OLDEST, BackendError
 def cupy() -> Any:
     """Return the module cupy, which loads and launches the cubins that NVRTC compiled."""
     if importlib.util.find_spec("cupy") is None:
-        raise BackendError("cuda: CuPy loads the kernels and is not installed (pip install fastiter[gpu])")
+        raise BackendError("cuda: CuPy loads the kernels and is not installed (pip install fastiter-kernels[gpu])")
     try:
         return importlib.import_module("cupy")
     except ImportError as error:  # built for another CUDA version, or there is no driver
         raise BackendError(
             f"cuda: CuPy is installed and cannot be imported, check the driver with nvidia-smi and that there is one "
-            f"cupy package alone (pip install fastiter[gpu]): {error}"
+            f"cupy package alone (pip install fastiter-kernels[gpu]): {error}"
         ) from error
 
 

@@ -37,7 +37,7 @@ def _nvrtc() -> ctypes.CDLL:
         library.nvrtcGetErrorString.restype = ctypes.c_char_p
         return library
     raise BackendError(
-        "cuda: NVRTC compiles the kernels on first use and was not found (pip install fastiter[gpu], on Linux)"
+        "cuda: NVRTC compiles the kernels on first use and was not found (pip install fastiter-kernels[gpu], on Linux)"
     )
 
 

@@ -306,7 +306,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("cupy", "triton") else find(name))
     with pytest.raises(
-        BackendError, match=r"CuPy loads the kernels and is not installed \(pip install fastiter\[gpu\]"
+        BackendError, match=r"CuPy loads the kernels and is not installed \(pip install fastiter-kernels\[gpu\]"
     ):
         _cuda.cupy()
     with pytest.raises(BackendError, match=r"lstm: Triton compiles the GPU kernels and is not installed"):
@@ -352,4 +352,4 @@ def test_config_says_what_is_missing(capsys: pytest.CaptureFixture[str], monkeyp
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cupy" else find(name))
     fastiter.show_config()
-    assert "backend       cuda: cupy not installed (pip install fastiter[gpu])" in capsys.readouterr().out
+    assert "backend       cuda: cupy not installed (pip install fastiter-kernels[gpu])" in capsys.readouterr().out

@@ -168,7 +168,7 @@ def test_which_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
         ):
             rnn_gpu.choose(lstm, dtype, width)
     installed.clear()
-    with pytest.raises(BackendError, match=r"lstm: CuPy .* nor is Triton \(pip install fastiter\[gpu\]\)"):
+    with pytest.raises(BackendError, match=r"lstm: CuPy .* nor is Triton \(pip install fastiter-kernels\[gpu\]\)"):
         rnn_gpu.choose(lstm, torch.float32, 16)
 
 

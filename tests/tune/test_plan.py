@@ -260,5 +260,7 @@ def test_no_card_is_a_backend_error_with_the_remedy(monkeypatch: pytest.MonkeyPa
         tune.Device.current()
     monkeypatch.delitem(sys.modules, "cupy")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(BackendError, match=r"^Device.current: a CUDA card .* got none .* pip install fastiter\[gpu\]"):
+    with pytest.raises(
+        BackendError, match=r"^Device.current: a CUDA card .* got none .* pip install fastiter-kernels\[gpu\]"
+    ):
         tune.Device.current()

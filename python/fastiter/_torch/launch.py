@@ -60,7 +60,7 @@ def triton_kernels(function: str, stem: str) -> ModuleType:
     """Import kernels/<stem>.py; raise if Triton is not installed."""
     if importlib.util.find_spec("triton") is None:
         raise BackendError(
-            f"{function}: Triton compiles the GPU kernels and is not installed (pip install fastiter[gpu])"
+            f"{function}: Triton compiles the GPU kernels and is not installed (pip install fastiter-kernels[gpu])"
         )
     return importlib.import_module(f"fastiter.kernels.{stem.replace('/', '.')}")
 

@@ -81,7 +81,7 @@ class Device:
             )
             raise BackendError(
                 f"Device.current: a CUDA card must be visible to torch or CuPy, got none ({found}); "
-                "import torch first or pip install fastiter[gpu], or take a row of fastiter.tune.DEVICES"
+                "import torch first or pip install fastiter-kernels[gpu], or take a row of fastiter.tune.DEVICES"
             )
         cupy = importlib.import_module("cupy")
         try:

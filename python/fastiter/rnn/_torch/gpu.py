@@ -34,7 +34,7 @@ def choose(cell: Cell, dtype: torch.dtype, width: int) -> str:
     why = "nor is Triton" if reaches else f"and Triton's kernels do not reach {dtype} with D = {width}"
     function = cell.name.split("_")[0]
     raise BackendError(
-        f"{function}: CuPy launches the CUDA kernels and is not installed, {why} (pip install fastiter[gpu])"
+        f"{function}: CuPy launches the CUDA kernels and is not installed, {why} (pip install fastiter-kernels[gpu])"
     )
 
 

@@ -1,0 +1,66 @@
+"""The files that a release is made from agree with each other, and tell users to install the right distribution."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from importlib.metadata import metadata, version
+from pathlib import Path
+
+import pytest
+
+import fastiter
+
+ROOT = Path(__file__).parents[2]
+
+
+def tracked(*patterns: str) -> list[Path]:
+    found = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in found.stdout.split()]
+
+
+def test_no_text_tells_to_install_the_other_project() -> None:
+    """The name fastiter on the package index belongs to somebody else; ours is fastiter-kernels."""
+    wrong = re.compile(r"pip\s+install\s+(?:-\S+\s+)*[\"']?fastiter(?![-\w])")
+    assert wrong.search("pip install fastiter") and wrong.search("pip install -U 'fastiter[torch]'")
+    assert not wrong.search("pip install fastiter-kernels[torch]")
+    # Results record what the program said when they were measured.
+    files = [path for path in tracked() if path.suffix != ".json" and path != Path(__file__)]
+    assert len(files) > 500
+    assert [str(path) for path in files if wrong.search(path.read_text(errors="replace"))] == []
+
+
+def test_distribution() -> None:
+    assert version("fastiter-kernels") == fastiter.__version__
+    found = metadata("fastiter-kernels")
+    assert {url.partition(",")[0] for url in found.get_all("Project-URL")} == {
+        "Changelog", "Documentation", "Issues", "Repository"
+    }  # fmt: skip
+
+
+def test_citation_and_changelog_have_the_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"^version: (\S+)$", citation, re.MULTILINE) == [fastiter.__version__]
+    assert re.findall(r'^  version: "(\S+)"$', (ROOT / "recipe/recipe.yaml").read_text(), re.MULTILINE) == [
+        fastiter.__version__
+    ]
+    assert f"## {fastiter.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("path", tracked(".github/workflows/*.yml"), ids=lambda path: path.name)
+def test_workflows_ask_for_nothing_that_they_do_not_need(path: Path) -> None:
+    text = path.read_text()
+    assert "\npermissions:\n  contents: read\n" in text
+    assert "password" not in re.sub("#.*", "", text) and "secrets." not in text
+    for make in re.findall(r"run: make (\w+)", text):
+        assert re.search(rf"^{make}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_linters_have_one_version() -> None:
+    """Those of the commit hooks are those of `make lint`."""
+    hooks = dict(re.findall(r"repo: .*/(\S+)\n    rev: v(\S+)", (ROOT / ".pre-commit-config.yaml").read_text()))
+    project = (ROOT / "pyproject.toml").read_text()
+    for name, hook in (("ruff", "ruff-pre-commit"), ("clang-format", "mirrors-clang-format")):
+        pinned = re.search(rf'"{name}~=(\S+)"', project)
+        assert pinned is not None
+        assert hooks[hook].startswith(pinned[1])
