@@ -1,0 +1,23 @@
+"""python -m fastiter prints what runs on this machine; python -m fastiter bench measures it for half a minute."""
+
+from __future__ import annotations
+
+import argparse
+
+from ._config import show_config
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m fastiter", description=__doc__)
+    parser.add_argument("command", nargs="?", choices=("config", "bench"), default="config")
+    if parser.parse_args().command == "config":
+        show_config()
+        return
+    from ._self_benchmark import main as benchmark
+
+    benchmark()
+
+
+if __name__ == "__main__":
+    main()
