@@ -1,4 +1,17 @@
-"""Fast iterations x <- f(x) on NumPy arrays: recurrences along time, number formats. Tensors: :mod:`fastiter.torch`."""
+"""Fast iterations x <- f(x), compiled, on NumPy arrays; :mod:`fastiter.torch` has the same on tensors.
+
+====================  ================================================================================================
+recurrent networks    :func:`lstm`, :func:`gru`, :func:`elman`, :func:`slstm`
+linear recurrences    :func:`linear_scan`, :func:`block_scan`
+the delta rule        :func:`delta_scan`
+Newton along time     :func:`paragru`, :func:`paralstm`, :func:`paraslstm`
+state-space models    :mod:`fastiter.ssm`
+number formats        :mod:`fastiter.quant`
+linear systems        :mod:`fastiter.relax`
+GPU kernel shapes     :mod:`fastiter.tune`
+this machine          :func:`show_config`, :func:`set_num_threads`, :func:`release_memory`
+====================  ================================================================================================
+"""
 
 from __future__ import annotations
 
@@ -43,15 +56,17 @@ __all__ = [
     "tune",
 ]
 
+_ON_FIRST_ACCESS = ("quant", "relax", "ssm", "torch", "tune")
+
 _publish(globals())
 
 
 def __getattr__(name: str) -> _Any:
-    """Import a family's module on first access: these take longer to import than all the rest."""
-    if name in ("quant", "relax", "ssm", "tune"):
+    """Import a module on first access: these take longer to import than all the rest."""
+    if name in _ON_FIRST_ACCESS:
         return _import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, "torch"])  # which is not in __all__, as an import of * would import PyTorch

@@ -1,22 +1,23 @@
-"""Names public functions and classes after the module that users import them from."""
+"""What users see of a package: its public names, and functions and classes that are named after it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from typing import Any
 
 
-def publish(names: Mapping[str, Any]) -> None:
-    """Set ``__module__`` of the functions and classes that a package exports to the package's name.
+def publish(names: MutableMapping[str, Any]) -> None:
+    """Set ``__module__`` of the functions and classes that a package exports to the package's name, and its ``dir()``.
 
     Files with whole modules or objects in them then stay readable when a private module moves. Objects that another
-    package has published keep its name.
+    package has published keep its name. ``dir()`` lists the public names alone, as SPEC 1 of Scientific Python says.
 
     Parameters
     ----------
     names : mapping
-        The package's ``globals()``, with ``__all__``.
+        The package's ``globals()``, with ``__all__``. A ``__dir__`` that is defined there is kept.
     """
+    names.setdefault("__dir__", lambda: sorted(names["__all__"]))
     for name in names["__all__"]:
         module = getattr(names.get(name), "__module__", None)  # families that are imported on first access are missing
         if isinstance(module, str) and module.startswith("fastiter.") and "._" in module:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from ..._public import publish
 from . import fla, mlstm_kernels
 
 __all__ = ["fla", "mlstm_kernels"]
+
+publish(globals())
