@@ -4,6 +4,7 @@
                                                          python -m bench --help)
 python -m bench --device cuda [--out FILE.json]         measure all of them on a card
 python -m bench report FILE.json [FILE.json ...]        its Markdown tables, with the goals
+                       --figure FILE.svg                or one figure of all of them
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bench.harness import gate, machine
+from bench.harness import figure, gate, machine
 
 HERE = Path(__file__).parent
 
@@ -46,6 +47,7 @@ def parse_arguments() -> argparse.Namespace:
         command.add_argument("--out", type=Path, help="write the numbers here, as JSON")
     report = commands.add_parser("report", help="Markdown from what --out wrote")
     report.add_argument("files", nargs="+", type=Path)
+    report.add_argument("--figure", type=Path, help="draw all of it as one figure here instead")
     given = sys.argv[1:]
     on_card = given[:2] == ["--device", "cuda"] or given[:1] == ["--device=cuda"]
     return parser.parse_args(["cuda", *given[1 + (given[0] == "--device") :]] if on_card else given)
@@ -81,16 +83,19 @@ def tables_of(family: str) -> ModuleType:
     return import_module(f"{module.__name__}.table" if hasattr(module, "__path__") else f"{module.__name__}_table")
 
 
-def report(files: list[Path]) -> None:
-    for file in files:
-        results = json.loads(file.read_text())
+def report(files: list[Path], drawing: Path | None) -> None:
+    found = [json.loads(file.read_text()) for file in files]
+    if drawing is not None:
+        figure.draw(found, drawing)
+        return
+    for results in found:
         print(tables_of(results["family"]).markdown(results))
 
 
 def main() -> None:
     arguments = parse_arguments()
     if arguments.command == "report":
-        report(arguments.files)
+        report(arguments.files, arguments.figure)
     else:
         measure(arguments)
 
