@@ -32,13 +32,13 @@ def check_ssd_shapes(function: str, shapes: Mapping[str, Shape]) -> tuple[int, i
     return batch, time
 
 
-def check_ssd_state(function: str, shape: Shape, sequences: int, shapes: Mapping[str, Shape]) -> None:
-    """Check the shape of the initial states."""
+def check_ssd_state(
+    function: str, shape: Shape, sequences: int, shapes: Mapping[str, Shape], name: str = "initial_state"
+) -> None:
+    """Check the shape of the initial states, which the argument ``name`` gives."""
     expected = (sequences, *shapes["x"][2:], shapes["B"][3])
     if tuple(shape) != expected:
-        raise ValueError(
-            f"{function}: initial_state must have shape (sequences, H, P, N) = {expected}, got {tuple(shape)}"
-        )
+        raise ValueError(f"{function}: {name} must have shape (sequences, H, P, N) = {expected}, got {tuple(shape)}")
 
 
 def checked_limits(function: str, limits: object) -> tuple[float, float]:

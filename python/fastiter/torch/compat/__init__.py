@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..._public import publish
-from . import fla, mlstm_kernels
+from . import causal_conv1d, fla, mamba_ssm, mlstm_kernels
 
-__all__ = ["fla", "mlstm_kernels"]
+__all__ = ["causal_conv1d", "fla", "mamba_ssm", "mlstm_kernels"]
 
 publish(globals())

@@ -1,0 +1,189 @@
+"""Normalisations with the signatures of mamba_ssm: gated ones (layernorm_gated), and those that add a residual."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...._check import check_flag
+from ..checks import check_tensors
+from ..norm import Norm, check_eps, checked_norm, normalized
+from ..ops import computed
+
+Normed = Tensor | tuple[Tensor, Tensor]
+
+
+def layernorm_fn(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    z: Tensor | None = None,
+    eps: float = 1e-6,
+    group_size: int | None = None,
+    norm_before_gate: bool = True,
+    is_rms_norm: bool = False,
+) -> Tensor:
+    """norm(x) z s(z), or norm(x z s(z)), in groups of channels; see the function of mamba_ssm's layernorm_gated."""
+    function = "rmsnorm_fn" if is_rms_norm else "layernorm_fn"
+    groups = 1
+    if group_size is not None:
+        width = x.shape[-1] if isinstance(x, Tensor) and x.dim() else 0
+        if not isinstance(group_size, int) or isinstance(group_size, bool) or group_size < 1 or width % group_size:
+            raise ValueError(f"{function}: group_size must be a divisor of D = {width}, got {group_size!r}")
+        groups = max(width // group_size, 1)
+    return checked_norm(function, x, weight, z, bias, Norm(eps, groups, norm_before_gate, not is_rms_norm))
+
+
+def rmsnorm_fn(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    z: Tensor | None = None,
+    eps: float = 1e-6,
+    group_size: int | None = None,
+    norm_before_gate: bool = True,
+) -> Tensor:
+    """RMSNorm(x) z s(z), or RMSNorm(x z s(z)), in groups; see the function of mamba_ssm's layernorm_gated."""
+    return layernorm_fn(x, weight, bias, z, eps, group_size, norm_before_gate, True)
+
+
+class RMSNormGated(torch.nn.Module):
+    """RMSNorm(x) z s(z), or RMSNorm(x z s(z)): the class RMSNorm of mamba_ssm's layernorm_gated."""
+
+    centered = False
+    bias: torch.nn.Parameter | None
+
+    def __init__(
+        self,
+        hidden_size: int,
+        eps: float = 1e-5,
+        group_size: int | None = None,
+        norm_before_gate: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.eps, self.group_size, self.norm_before_gate = eps, group_size, norm_before_gate
+        self.weight = torch.nn.Parameter(torch.ones(hidden_size, device=device, dtype=dtype))
+        bias = torch.nn.Parameter(torch.zeros(hidden_size, device=device, dtype=dtype)) if self.centered else None
+        self.register_parameter("bias", bias)
+
+    def reset_parameters(self) -> None:
+        """Set the weight to 1 and the bias to 0."""
+        torch.nn.init.ones_(self.weight)
+        if self.bias is not None:
+            torch.nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
+        """Return the normalised x (..., D), gated by z."""
+        options = (z, self.eps, self.group_size, self.norm_before_gate, not self.centered)
+        return layernorm_fn(x, self.weight, self.bias, *options)
+
+
+class LayerNormGated(RMSNormGated):
+    """LayerNorm(x) z s(z), or LayerNorm(x z s(z)): the class LayerNorm of mamba_ssm's layernorm_gated."""
+
+    centered = True
+
+
+def layer_norm_fn(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None = None,
+    x1: Tensor | None = None,
+    weight1: Tensor | None = None,
+    bias1: Tensor | None = None,
+    eps: float = 1e-6,
+    dropout_p: float = 0.0,
+    rowscale: Tensor | None = None,
+    prenorm: bool = False,
+    residual_in_fp32: bool = False,
+    is_rms_norm: bool = False,
+    return_dropout_mask: bool = False,
+) -> Normed:
+    """norm(x + residual), and the sum with ``prenorm``; see the function of mamba_ssm's layer_norm.
+
+    x1, weight1, bias1, dropout_p, rowscale and return_dropout_mask must have their defaults.
+    """
+    function = "rms_norm_fn" if is_rms_norm else "layer_norm_fn"
+    refused = {"x1": x1, "weight1": weight1, "bias1": bias1, "rowscale": rowscale}
+    for name, value in refused.items():
+        if value is not None:
+            raise NotImplementedError(f"{function}: {name} must be None, as it is not supported, got a value")
+    if dropout_p:
+        raise NotImplementedError(f"{function}: dropout_p must be 0, as there is no dropout, got {dropout_p!r}")
+    if return_dropout_mask:
+        raise NotImplementedError(f"{function}: return_dropout_mask must be False, as there is no dropout, got True")
+    for name, flag in (("prenorm", prenorm), ("residual_in_fp32", residual_in_fp32)):
+        check_flag(function, name, flag)
+    check_eps(function, "eps", eps)
+    optional = {"bias": bias, "residual": residual}
+    tensors: dict[str, Any] = {"x": x, "weight": weight} | {n: y for n, y in optional.items() if y is not None}
+    check_tensors(function, tensors, "x")
+    if x.dim() < 1 or x.shape[-1] < 1:
+        raise ValueError(f"{function}: x must have shape (..., D) with D at least 1, got {tuple(x.shape)}")
+    for name, expected in (("weight", x.shape[-1:]), ("bias", x.shape[-1:]), ("residual", x.shape)):
+        if name in tensors and tensors[name].shape != expected:
+            got = tuple(tensors[name].shape)
+            raise ValueError(f"{function}: {name} must have shape {tuple(expected)} to go with x, got {got}")
+    wide = computed(x.dtype)
+    total = x.to(wide) if residual is None else x.to(wide) + residual.to(wide)
+    y = normalized(total, weight, None, bias, Norm(eps, centered=not is_rms_norm)).to(x.dtype)
+    if not prenorm:
+        return y
+    if residual is not None:
+        return y, total.to(residual.dtype)
+    return y, x.to(wide) if residual_in_fp32 else x
+
+
+def rms_norm_fn(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None = None,
+    x1: Tensor | None = None,
+    weight1: Tensor | None = None,
+    bias1: Tensor | None = None,
+    eps: float = 1e-6,
+    dropout_p: float = 0.0,
+    rowscale: Tensor | None = None,
+    prenorm: bool = False,
+    residual_in_fp32: bool = False,
+    return_dropout_mask: bool = False,
+) -> Normed:
+    """RMSNorm(x + residual), and the sum with ``prenorm``; see the function of mamba_ssm's layer_norm."""
+    rest: tuple[Any, ...] = (eps, dropout_p, rowscale, prenorm, residual_in_fp32, True, return_dropout_mask)
+    return layer_norm_fn(x, weight, bias, residual, x1, weight1, bias1, *rest)
+
+
+class RMSNorm(torch.nn.Module):
+    """RMSNorm(x + residual): the class of mamba_ssm's layer_norm. ``dropout_p`` must be 0."""
+
+    def __init__(
+        self,
+        hidden_size: int,
+        eps: float = 1e-5,
+        dropout_p: float = 0.0,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if dropout_p:
+            raise NotImplementedError(f"RMSNorm: dropout_p must be 0, as there is no dropout, got {dropout_p!r}")
+        self.eps, self.drop = eps, None
+        self.weight = torch.nn.Parameter(torch.ones(hidden_size, device=device, dtype=dtype))
+        self.register_parameter("bias", None)
+
+    def reset_parameters(self) -> None:
+        """Set the weight to 1."""
+        torch.nn.init.ones_(self.weight)
+
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, residual_in_fp32: bool = False
+    ) -> Normed:
+        """Return the normalised x + residual (..., D), and the sum with ``prenorm``."""
+        options: dict[str, Any] = {"prenorm": prenorm, "residual_in_fp32": residual_in_fp32}
+        return rms_norm_fn(x, self.weight, None, residual, eps=self.eps, **options)

@@ -1,0 +1,133 @@
+"""Normalisation of groups of channels with a gate, on tensors: RMSNorm(x) z s(z), or RMSNorm(x z s(z))."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torch.nn.functional import layer_norm, rms_norm, silu
+from torch.overrides import has_torch_function
+
+from ..._check import check_flag, fits_float, type_name
+from ..._torch.overrides import dispatched
+from .checks import check_tensors
+from .ops import computed
+
+
+class Norm(NamedTuple):
+    """How to normalise: each of ``groups`` groups of channels, with the gate before or after."""
+
+    eps: float
+    groups: int = 1
+    norm_before_gate: bool = True
+    centered: bool = False
+
+
+def gated_rms_norm(
+    x: Tensor,
+    weight: Tensor,
+    z: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-6,
+    groups: int = 1,
+    norm_before_gate: bool = True,
+) -> Tensor:
+    """(y weight + bias) z s(z) with y = x / rms(x), or y weight + bias with y = x z s(z) / rms(x z s(z)).
+
+    rms(x) is sqrt(mean of x^2 + eps), over the channels of a group, and s the sigmoid. Mamba-2 has the gate first.
+
+    Parameters
+    ----------
+    x : Tensor (..., D), float32, float64, float16 or bfloat16
+        Inputs of D channels. 16 and 32 bits are computed in float32.
+    weight : Tensor (D,)
+        Factors of the channels.
+    z : Tensor (..., D), optional
+        The gate; none by default.
+    bias : Tensor (D,), optional
+        Added to the channels; 0 by default.
+    eps : float
+        Added to the mean of the squares.
+    groups : int
+        Number of groups, each of D / groups channels next to each other, that are normalised on their own.
+    norm_before_gate : bool
+        Multiply by the gate after the normalisation, not before.
+
+    Returns
+    -------
+    Tensor (..., D)
+        In the dtype of x. Differentiable in every tensor, any number of times.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for a wrong shape or value.
+
+    References
+    ----------
+    Zhang and Sennrich (2019), Root mean square layer normalization; Dao and Gu (2024), Transformers are SSMs.
+
+    Examples
+    --------
+    >>> import torch, fastiter.torch
+    >>> x = torch.tensor([3.0, -3.0, 0.5, 0.5])
+    >>> fastiter.torch.ssm.gated_rms_norm(x, torch.ones(4), groups=2)
+    tensor([ 1.0000, -1.0000,  1.0000,  1.0000])
+    """
+    if has_torch_function((x, weight, z, bias)):
+        options = {"eps": eps, "groups": groups, "norm_before_gate": norm_before_gate}
+        result: Tensor = dispatched(gated_rms_norm, x, weight, z, bias, **options)
+        return result
+    return checked_norm("gated_rms_norm", x, weight, z, bias, Norm(eps, groups, norm_before_gate))
+
+
+def checked_norm(function: str, x: Tensor, weight: Tensor, z: Tensor | None, bias: Tensor | None, norm: Norm) -> Tensor:
+    """Check the arguments of ``function`` and normalise."""
+    optional = {"z": z, "bias": bias}
+    tensors: dict[str, Any] = {"x": x, "weight": weight} | {n: y for n, y in optional.items() if y is not None}
+    check_tensors(function, tensors, "x")
+    check_eps(function, "eps", norm.eps)
+    check_flag(function, "norm_before_gate", norm.norm_before_gate)
+    if x.dim() < 1 or x.shape[-1] < 1:
+        raise ValueError(f"{function}: x must have shape (..., D) with D at least 1, got {tuple(x.shape)}")
+    width = x.shape[-1]
+    for name, expected in (("weight", (width,)), ("bias", (width,)), ("z", tuple(x.shape))):
+        if name in tensors and tuple(tensors[name].shape) != expected:
+            raise ValueError(
+                f"{function}: {name} must have shape {expected} to go with x, got {tuple(tensors[name].shape)}"
+            )
+    groups = norm.groups
+    if not isinstance(groups, int) or isinstance(groups, bool) or groups < 1 or width % groups:
+        raise ValueError(f"{function}: groups must be a divisor of D = {width}, got {groups!r}")
+    return normalized(x, weight, z, bias, norm)
+
+
+def check_eps(function: str, name: str, eps: object) -> None:
+    """Check what is added to a mean of squares."""
+    if not isinstance(eps, Real) or isinstance(eps, bool):
+        raise TypeError(f"{function}: {name} must be a number, got {type_name(eps)}")
+    if not fits_float(eps) or not 0 <= float(eps) < math.inf:
+        raise ValueError(f"{function}: {name} must be finite and at least 0, got {eps}")
+
+
+def normalized(x: Tensor, weight: Tensor | None, z: Tensor | None, bias: Tensor | None, norm: Norm) -> Tensor:
+    """Return the normalised inputs in the dtype of x; without a weight it is 1."""
+    y = x.to(computed(x.dtype))
+    gate = None if z is None else silu(z.to(y.dtype))
+    if gate is not None and not norm.norm_before_gate:
+        y = y * gate
+    width = y.shape[-1] // norm.groups
+    parts = y.unflatten(-1, (norm.groups, width)) if norm.groups > 1 else y
+    eps = float(norm.eps)
+    parts = layer_norm(parts, (width,), eps=eps) if norm.centered else rms_norm(parts, (width,), eps=eps)
+    y = parts.flatten(-2) if norm.groups > 1 else parts
+    if weight is not None:
+        y = y * weight.to(y.dtype)
+    if bias is not None:
+        y = y + bias.to(y.dtype)
+    if gate is not None and norm.norm_before_gate:
+        y = y * gate
+    return y.to(x.dtype)

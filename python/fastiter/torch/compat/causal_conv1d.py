@@ -1,0 +1,7 @@
+"""causal_conv1d's functions: names, argument order, layouts, defaults and results are those of causal_conv1d 1.6."""
+
+from __future__ import annotations
+
+from ...ssm._torch.compat.causal_conv1d import causal_conv1d_fn, causal_conv1d_update, causal_conv1d_varlen_states
+
+__all__ = ["causal_conv1d_fn", "causal_conv1d_update", "causal_conv1d_varlen_states"]
