@@ -19,6 +19,7 @@ from ...ssm._torch.compat.fla_attention import (
     fused_recurrent_rwkv6,
     fused_recurrent_simple_gla,
 )
+from ...ssm._torch.compat.fla_backend import register
 from ...ssm._torch.compat.fla_delta import (
     chunk_delta_rule,
     chunk_gated_delta_product,
@@ -68,4 +69,5 @@ __all__ = [
     "fused_recurrent_rwkv6",
     "fused_recurrent_rwkv7",
     "fused_recurrent_simple_gla",
+    "register",
 ]
