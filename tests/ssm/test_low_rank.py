@@ -153,6 +153,7 @@ def wrong_arguments(convert: Convert, cast: Callable[[Any, str], Any]) -> Iterat
             yield Wrong(f"{name} is short", {name: x[..., 1:]}, VALUE, name, shape(x[..., 1:]))
     yield Wrong("two decays", {"decay": given["log_decay"]}, VALUE, "decay", "both")
     yield Wrong("scale is nan", {"scale": np.nan}, VALUE, "scale", "nan")
+    yield Wrong("scale is infinite in float32", {"scale": 1e300}, VALUE, "scale", "1e.300")
     yield from wrong_cuts(convert, "q")
 
 

@@ -104,7 +104,7 @@ def linear_attention(
     arrays: dict[str, Any] = {name: x for name, x in every.items() if x is not None or name in ("q", "k", "v")}
     check_attention_dtypes(function, arrays, ("bonus", "initial_state"))
     check_one_decay(function, log_decay, decay)
-    factor = checked_scale(function, scale)
+    factor = checked_scale(function, scale, q.dtype == np.float64)
     sizes = check_attention_shapes(function, {name: x.shape for name, x in arrays.items()})
     cut = checked_cut(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "q")
     if initial_state is not None:

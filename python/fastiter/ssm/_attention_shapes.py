@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from numbers import Real
 from typing import NamedTuple
@@ -10,6 +10,8 @@ from typing import NamedTuple
 from .._check import fits_float, type_name
 
 Shape = tuple[int, ...]
+#: The largest number of float32 and of float64
+_LARGEST = (float.fromhex("0x1.fffffep127"), sys.float_info.max)
 
 
 class AttentionSizes(NamedTuple):
@@ -84,10 +86,10 @@ def check_one_decay(function: str, log_decay: object, decay: object) -> None:
         raise ValueError(f"{function}: decay must be None where log_decay is given, got both")
 
 
-def checked_scale(function: str, scale: object) -> float:
-    """Return the scale of q as a float."""
+def checked_scale(function: str, scale: object, double: bool) -> float:
+    """Return the scale of q as a float, which the arithmetic, float64 if ``double``, else float32, can hold."""
     if not isinstance(scale, Real) or isinstance(scale, bool):
         raise TypeError(f"{function}: scale must be a number, got {type_name(scale)}")
-    if not fits_float(scale) or not -math.inf < float(scale) < math.inf:  # torch.compile cannot trace isfinite
-        raise ValueError(f"{function}: scale must be finite, got {scale}")
+    if not fits_float(scale) or not abs(float(scale)) <= _LARGEST[double]:
+        raise ValueError(f"{function}: scale must be finite in float{64 if double else 32}, got {scale}")
     return float(scale)

@@ -115,7 +115,7 @@ def dplr_delta_rule(
     arrays = given | {name: x for name, x in optional.items() if x is not None}
     check_attention_dtypes(function, arrays, ("initial_state",))
     check_one_decay(function, log_decay, decay)
-    factor = checked_scale(function, scale)
+    factor = checked_scale(function, scale, q.dtype == np.float64)
     shapes = {name: x.shape for name, x in arrays.items()}
     sizes = check_attention_shapes(function, shapes)
     check_correction_shapes(function, shapes, sizes)

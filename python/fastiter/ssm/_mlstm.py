@@ -110,7 +110,7 @@ def mlstm(
     state = {} if initial_state is None else named_state(parts)
     check_attention_dtypes(function, {**given, **state}, tuple(state))
     sizes = check_mlstm_shapes(function, {name: x.shape for name, x in given.items()})
-    numbers = checked_numbers(function, scale, eps, sizes.keys)
+    numbers = checked_numbers(function, scale, eps, sizes.keys, q.dtype == np.float64)
     cut = checked_cut(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "q")
     if state:
         check_mlstm_state(function, {name: x.shape for name, x in state.items()}, cut.count(sizes.batch), sizes)

@@ -52,10 +52,10 @@ def check_mlstm_state(function: str, shapes: Mapping[str, Shape], count: int, si
             )
 
 
-def checked_numbers(function: str, scale: object, eps: object, keys: int) -> tuple[float, float]:
+def checked_numbers(function: str, scale: object, eps: object, keys: int, double: bool) -> tuple[float, float]:
     """Return the scale, by default 1 / sqrt(K), and eps as floats."""
     if not isinstance(eps, Real) or isinstance(eps, bool):
         raise TypeError(f"{function}: eps must be a number, got {type_name(eps)}")
     if not fits_float(eps) or not 0 <= float(eps) < math.inf:
         raise ValueError(f"{function}: eps must be finite and not negative, got {eps}")
-    return keys**-0.5 if scale is None else checked_scale(function, scale), float(eps)
+    return keys**-0.5 if scale is None else checked_scale(function, scale, double), float(eps)

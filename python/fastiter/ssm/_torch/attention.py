@@ -57,7 +57,7 @@ def linear_attention(
     tensors = {name: x for name, x in named.items() if x is not None or name in ("q", "k", "v")}
     check_tensors(function, tensors, "q")
     check_one_decay(function, log_decay, decay)
-    factor = checked_scale(function, scale)
+    factor = checked_scale(function, scale, q.dtype == torch.float64)
     sizes = check_attention_shapes(function, {name: x.shape for name, x in tensors.items()})
     cut = checked_cut(function, q, (sizes.batch, sizes.time), reset, lengths, cu_seqlens)
     if initial_state is not None:

@@ -65,7 +65,7 @@ def dplr_delta_rule(
     tensors = {name: x for name, x in named.items() if x is not None or name in required}
     check_tensors(function, tensors, "q")
     check_one_decay(function, log_decay, decay)
-    factor = checked_scale(function, scale)
+    factor = checked_scale(function, scale, q.dtype == torch.float64)
     shapes = {name: x.shape for name, x in tensors.items()}
     sizes = check_attention_shapes(function, shapes)
     check_correction_shapes(function, shapes, sizes)

@@ -70,7 +70,7 @@ def mlstm(
     state = {} if initial_state is None else named_state(parts)
     check_tensors(function, {**tensors, **state}, "q")
     sizes = check_mlstm_shapes(function, {name: x.shape for name, x in tensors.items()})
-    factor, divisor = checked_numbers(function, scale, eps, sizes.keys)
+    factor, divisor = checked_numbers(function, scale, eps, sizes.keys, q.dtype == torch.float64)
     cut = checked_cut(function, q, (sizes.batch, sizes.time), reset, lengths, cu_seqlens)
     if state:
         count = sizes.batch if cut[2] is None else cut[2].shape[0] - 1
