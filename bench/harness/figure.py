@@ -75,7 +75,9 @@ def draw(results: Sequence[Record], path: Path) -> None:
     labels = [f"{bar.label}\nagainst {bar.peer}" for bar, _ in found]
     axes.set_yticks(range(len(found)), labels, fontsize=7)
     axes.invert_yaxis()
-    axes.set(xscale="log", xlabel="times as fast as the peer, two CPU cores; bar: geometric mean, line: all sizes measured")
+    axes.set(
+        xscale="log", xlabel="times as fast as the peer, two CPU cores; bar: geometric mean, line: all sizes measured"
+    )
     axes.set_xticks([0.5, 1, 2, 5, 10, 20, 50, 100], ["0.5", "1", "2", "5", "10", "20", "50", "100"])
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
