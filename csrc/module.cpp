@@ -37,7 +37,7 @@ template <class T> void define(py::module_& m, const std::string& suffix) {
 
 } // namespace
 
-PYBIND11_MODULE(_core, m) {
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     const char* isa = std::getenv("FASTITER_ISA");
     if (const char* why = isa_choose(isa))
         throw py::import_error("fastiter: FASTITER_ISA must be one of '" + std::string(isa_available()) + "', got '" +

@@ -26,7 +26,7 @@ from ._public import publish as _publish
 from ._solution import Solution
 from .delta import delta_scan
 from .newton import paragru, paralstm, paraslstm
-from .rnn import elman, gru, lstm, slstm
+from .rnn import RnnResult, RnnStates, elman, gru, lstm, slstm
 from .scan import block_scan, linear_scan
 
 if _TYPE_CHECKING:
@@ -34,6 +34,8 @@ if _TYPE_CHECKING:
 
 __all__ = [
     "BackendError",
+    "RnnResult",
+    "RnnStates",
     "Solution",
     "__version__",
     "block_scan",

@@ -78,7 +78,7 @@ def scans() -> Iterator[Case]:
         a = (rng.uniform(-1, 1, (2, 60, 5, K, K)) / K).astype(dtype)
         x = rng.uniform(-1, 1, (2, 60, 5, K)).astype(dtype)
         yield f"block_scan {np.dtype(dtype)} {K}", lambda a=a, x=x: fastiter.block_scan(a, x)
-    for dtype, method in itertools.product(REAL, ("step", "chunk")):
+    for dtype, method in itertools.product(REAL, ("sequential", "chunk")):
         rng = generator(7)
         q, k, v = (rng.standard_normal((2, 70, 2, 32)).astype(dtype) / 6 for _ in range(3))
         beta = rng.uniform(0, 1, (2, 70, 2)).astype(dtype)

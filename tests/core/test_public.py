@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import io
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+import fastiter
 
 PACKAGES = ("fastiter", "fastiter.quant", "fastiter.relax", "fastiter.ssm", "fastiter.rnn", "fastiter.scan")
 WITH_TORCH = (
@@ -50,3 +54,33 @@ def test_an_error_inside_of_torch_is_not_hidden() -> None:
     pytest.importorskip("torch")
     program = "import sys; sys.modules['torch._C'] = None; import fastiter; fastiter.torch"
     assert "fastiter-kernels" not in run(program)
+
+
+def test_results_have_names_and_unpack() -> None:
+    wx, r = np.ones((2, 3, 4, 1, 5)), np.ones((4, 1, 5, 5))
+    found = fastiter.lstm(wx, r)
+    output, (h, c) = found
+    assert found.output is output and found.state[0] is h and found.state[1] is c
+    with_states = fastiter.lstm(wx, r, return_all_states=True)
+    assert with_states.states[0].shape == with_states.output.shape and len(with_states) == 3
+    para = fastiter.paragru(np.ones((2, 3, 3, 4)), np.ones((3, 4)), return_info=True)
+    assert para.info.method == "sequential" and para.state[0].shape == (2, 4)
+
+
+def test_results_survive_export() -> None:
+    """torch.export saves a program only if it knows the name of every type that the program returns."""
+    torch = pytest.importorskip("torch")
+    import fastiter.torch
+
+    class Both(torch.nn.Module):
+        def forward(self, wx, r, x, a):  # type: ignore[no-untyped-def]
+            return fastiter.torch.lstm(wx, r), fastiter.torch.paragru(x, a)
+
+    given = torch.ones(2, 3, 4, 1, 5), torch.ones(4, 1, 5, 5), torch.ones(2, 3, 3, 4), torch.ones(3, 4)
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(Both(), given), file)
+    file.seek(0)
+    recurrent, para = torch.export.load(file).module()(*given)
+    assert isinstance(recurrent, fastiter.torch.RnnResult)
+    assert torch.equal(recurrent.output, fastiter.torch.lstm(*given[:2]).output)
+    assert torch.equal(para.state[0], fastiter.torch.paragru(*given[2:]).state[0])

@@ -58,7 +58,7 @@ CALLS: dict[str, tuple[Any, list[Any], dict[str, Any]]] = {
     "flashrnn": (ft.flashrnn, [randn(2, 5, 4, 1, 3), randn(4, 1, 3, 3), randn(4, 1, 3)], {"function": "slstm"}),
     "linear_scan": (ft.linear_scan, [randn(2, 5, 3), randn(2, 5, 3)], {"reverse": True}),
     "block_scan": (ft.block_scan, [randn(1, 2, 2), randn(2, 5, 1, 2)], {}),
-    "delta_scan": (ft.delta_scan, [randn(2, 5, 1, 3)] * 3 + [randn(2, 5, 1)], {"method": "step"}),
+    "delta_scan": (ft.delta_scan, [randn(2, 5, 1, 3)] * 3 + [randn(2, 5, 1)], {"method": "sequential"}),
     "paragru": (ft.paragru, [randn(2, 5, 3, 4), randn(3, 4)], {"method": "newton"}),
     "paralstm": (ft.paralstm, [randn(2, 5, 3, 4), randn(3, 4), randn(2, 4)], {}),
     "paraslstm": (ft.paraslstm, [randn(2, 5, 4, 4), randn(4, 4)], {"lengths": [5, 1]}),

@@ -285,7 +285,7 @@ def transforms() -> dict[str, Callable[[Callable[[Any], Any], Any], Any]]:
 def test_transforms(kind: str, what: str) -> None:
     if kind == "delta":
         q, k, v, beta, h0, decay = (x.detach() for x in delta_leaves(delta_inputs(2, 3, 1, 2, 2)))
-        x, step = k, lambda x: run_delta([q, x, v, beta, h0, decay], method="step")
+        x, step = k, lambda x: run_delta([q, x, v, beta, h0, decay], method="sequential")
 
         def plain(k: Any) -> Any:
             S, o = h0, []

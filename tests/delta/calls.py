@@ -15,7 +15,7 @@ from tests.rnn.calls import cast
 from tests.support.cases import Array
 
 #: (method, chunk); each chunk size cuts the sequences of these tests in different places.
-METHODS = [("step", 64), ("chunk", 64), ("chunk", 16), ("chunk", 5), ("chunk", 1)]
+METHODS = [("sequential", 64), ("chunk", 64), ("chunk", 16), ("chunk", 5), ("chunk", 1)]
 every_method = pytest.mark.parametrize(("method", "chunk"), METHODS, ids=[f"{m}{c}" for m, c in METHODS])
 with_and_without_decay = pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
 
@@ -27,7 +27,7 @@ class DeltaInputs(NamedTuple):
     k: Array
     v: Array
     beta: Array
-    h0: Array
+    state: Array
     decay: Array | None
 
     def arrays(self) -> dict[str, Array]:

@@ -12,7 +12,7 @@ from tests.delta.calls import delta_inputs
 from tests.support.error_cases import TYPE, VALUE, Argument, B, Convert, D, N, T, Wrong, other_dtypes, other_types
 
 K, V = 6, D
-NAMES = ("q", "k", "v", "beta", "h0", "decay")
+NAMES = ("q", "k", "v", "beta", "state", "decay")
 FUNCTION = "delta_scan"
 
 
@@ -37,7 +37,7 @@ def _arrays(given: dict[str, Any]) -> Iterator[Argument]:
 
 
 def wrong_types(given: dict[str, Any]) -> Iterator[Wrong]:
-    return other_types(_arrays(given), optional=["h0", "decay"])
+    return other_types(_arrays(given), optional=["state", "decay"])
 
 
 def wrong_dtypes(given: dict[str, Any], cast: Callable[[Any, str], Any], names: list[str]) -> Iterator[Wrong]:
@@ -57,7 +57,7 @@ def wrong_shapes(given: dict[str, Any]) -> Iterator[Wrong]:
         for axis, by in ((a, k) for a in range(len(x.shape)) for k in (-1, 1)):
             y = _resized(x, axis, by)
             # Another q or number of values is valid by itself: the message names the argument that does not match it.
-            named = {"q": "k", "v": "h0" if axis == len(x.shape) - 1 else "v"}.get(name, name)
+            named = {"q": "k", "v": "state" if axis == len(x.shape) - 1 else "v"}.get(name, name)
             got = _shape(y) if named == name else r"\(.+\)"
             yield Wrong(f"{name} has {by:+} in axis {axis}", {name: y}, VALUE, named, got)
 
@@ -77,7 +77,7 @@ def empty_sizes(given: dict[str, Any], several: dict[str, Any]) -> Iterator[Wron
 def wrong_methods() -> Iterator[Wrong]:
     for y in ("steps", "", "STEP", "auto "):
         yield Wrong(f"method is {y!r}", {"method": y}, VALUE, "method", re.escape(repr(y)))
-    for y in (None, 3, b"step", ["step"], np.array(["step"])):
+    for y in (None, 3, b"sequential", ["sequential"], np.array(["sequential"])):
         yield Wrong(f"method is {y!r}", {"method": y}, TYPE, "method", type(y).__name__)
     for y in (0, -1, 257, 2**70):
         yield Wrong(f"chunk is {y!r}", {"chunk": y}, VALUE, "chunk", str(y))
@@ -120,5 +120,5 @@ def wrong_bounds(make: Callable[[list[Any]], Any]) -> Iterator[Wrong]:
     yield case("nothing inside", [None, None], TYPE, "")
     both = {"cu_seqlens": [0, 2, T], "lengths": [T]}
     yield Wrong("lengths as well", both, VALUE, "lengths", "both")
-    yield Wrong("one state too few", {"cu_seqlens": [0, 1, 2, T]}, VALUE, "h0", re.escape(str((2, N, K, V))))
-    yield Wrong("one state too many", {"cu_seqlens": [0, T]}, VALUE, "h0", re.escape(str((2, N, K, V))))
+    yield Wrong("one state too few", {"cu_seqlens": [0, 1, 2, T]}, VALUE, "state", re.escape(str((2, N, K, V))))
+    yield Wrong("one state too many", {"cu_seqlens": [0, T]}, VALUE, "state", re.escape(str((2, N, K, V))))

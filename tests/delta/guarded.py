@@ -20,7 +20,7 @@ SIZES = list(itertools.product((None, 2), (1, 7, 16, 33), (1, 3, 17, 64, 65)))
 
 
 def every_case(dtype: Any) -> Iterator[tuple[DeltaInputs, dict[str, Any], bool]]:
-    for (M, K, V), at_end, method in itertools.product(SIZES, (False, True), ("step", "chunk")):
+    for (M, K, V), at_end, method in itertools.product(SIZES, (False, True), ("sequential", "chunk")):
         B, T = 2, 19
         how: dict[str, Any] = {"method": method, "chunk": 8}
         inputs = DeltaInputs(*copies(tuple(delta_inputs(B, T, 2, K, V, dtype, M=M)), at_end))

@@ -97,7 +97,7 @@ def test_packed_rows(method: Any, chunk: int, gated: bool) -> None:
         for s in range(S):  # each row has equal bits when alone
             steps = slice(bounds[s], bounds[s + 1])
             cut = [None if x is None else x[:, steps] for x in inputs]
-            alone = DeltaInputs(*cut)._replace(h0=inputs.h0[s : s + 1])
+            alone = DeltaInputs(*cut)._replace(state=inputs.state[s : s + 1])
             expected = (o[:, steps], last[s : s + 1])
             assert_same_bits(run(alone, method=method, chunk=chunk, reset=how["reset"][:, steps]), expected)
 
@@ -113,13 +113,13 @@ def test_lengths_and_bounds_are_any_whole_numbers(make: Callable[[list[int]], An
 @with_and_without_decay
 def test_no_state_is_zeros_and_auto_is_step(gated: bool) -> None:
     inputs = delta_inputs(2, 9, 2, 7, 33, np.float32, gated=gated)
-    expected = run(inputs, method="step")
+    expected = run(inputs, method="sequential")
     assert_same_bits(run(inputs), expected)
     none: Any = None
-    zeros = inputs._replace(h0=np.zeros_like(inputs.h0))
+    zeros = inputs._replace(state=np.zeros_like(inputs.state))
     for method, chunk in METHODS:
         how: dict[str, Any] = {"method": method, "chunk": chunk}
-        assert_same_bits(run(inputs._replace(h0=none), **how), run(zeros, **how))
+        assert_same_bits(run(inputs._replace(state=none), **how), run(zeros, **how))
 
 
 def test_backend_reference_is_the_specification() -> None:
@@ -140,10 +140,10 @@ def test_the_state_continues_a_sequence(dtype: Any, gated: bool) -> None:
     T = 7
     for V, M, split in itertools.product((3, 17, 40, 64), (None, 2), (0, 1, 4, T)):
         inputs = delta_inputs(2, T, 2, 5, V, dtype, M=M, gated=gated)
-        whole, state, pieces = run(inputs, method="step"), inputs.h0, []
+        whole, state, pieces = run(inputs, method="sequential"), inputs.state, []
         for steps in (slice(0, split), slice(split, T)):
             cut = [None if x is None else x[:, steps] for x in inputs]
-            o, state = run(DeltaInputs(*cut)._replace(h0=state), method="step")
+            o, state = run(DeltaInputs(*cut)._replace(state=state), method="sequential")
             pieces.append(o)
         assert_same_bits((np.concatenate(pieces, 1), state), whole)
 
@@ -177,7 +177,7 @@ def test_any_number_of_threads(method: Any, chunk: int, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("method", ["step", "chunk"])
+@pytest.mark.parametrize("method", ["sequential", "chunk"])
 def test_any_layout_of_any_input(method: Any, layout: str) -> None:
     for (K, V), M in itertools.product(((7, 17), (1, 1)), (None, 2)):
         inputs = delta_inputs(3, 5, 2, K, V, np.float32, M=M)
@@ -239,13 +239,13 @@ def test_a_poisoned_head_does_not_touch_the_others_nor_what_was_before(method: A
     expected = run(clean, method=method, chunk=chunk)
     for name, x in clean.arrays().items():
         y = x.copy()
-        index = (row, head, 0) if name == "h0" else (row, step, head)
+        index = (row, head, 0) if name == "state" else (row, step, head)
         y[index] = poison
         o, last = run(clean._replace(**{name: y}), method=method, chunk=chunk)
         for a, e in ((o, expected[0]), (last, expected[1])):
             assert_same_bits(np.delete(a, row, 0), np.delete(e, row, 0))
         assert_same_bits(o[row, :, 1 - head], expected[0][row, :, 1 - head])
-        if name != "h0":
+        if name != "state":
             assert_close(o[row, :step, head], expected[0][row, :step, head], T, 7, scale=10.0)
 
 
@@ -254,7 +254,7 @@ def test_a_reset_ends_what_a_poisoned_step_has_done(method: Any, chunk: int) -> 
     clean, flags = delta_inputs(2, 20, 2, 7, 33), np.arange(20) == 12
     expected = run(clean, method=method, chunk=chunk, reset=flags)
     for name, x in clean.arrays().items():
-        if name == "h0":
+        if name == "state":
             y = np.full_like(x, np.nan)
         else:
             y = x.copy()
@@ -274,7 +274,7 @@ def test_padding_is_not_read(method: Any, chunk: int) -> None:
     for name, x in clean.arrays().items():
         changed[name] = x.copy()
         for row, length in enumerate(lengths):
-            if name != "h0":
+            if name != "state":
                 changed[name][row, length:] = np.nan
     assert_same_bits(run(clean._replace(**changed), method=method, chunk=chunk, lengths=lengths), expected)
 
@@ -299,10 +299,10 @@ def test_products_of_decays_beyond_the_range_spoil_nothing(method: Any, chunk: i
     T = 40
     inputs = delta_inputs(2, T, 1, 5, 17, np.float32)
     g = DECAYS[decays](np.random.default_rng(0)).astype(np.float32)
-    h0, v = inputs.h0, inputs.v
+    h0, v = inputs.state, inputs.v
     if decays.startswith("larger"):  # 1e300 times a state of zeros
         h0, v = np.zeros_like(h0), np.where(np.arange(T)[:, None, None] < 30, np.float32(0), v)
-    inputs = inputs._replace(decay=np.broadcast_to(g[:, None], (2, T, 1)), h0=h0, v=v)
+    inputs = inputs._replace(decay=np.broadcast_to(g[:, None], (2, T, 1)), state=h0, v=v)
     o, last = run(inputs, method=method, chunk=chunk)
     expected = specified(inputs)
     for t in range(T):  # each step at its own scale
@@ -315,6 +315,6 @@ def test_products_of_decays_beyond_the_range_spoil_nothing(method: Any, chunk: i
 @every_method
 def test_huge_and_denormal_values(method: Any, chunk: int, scale: float) -> None:
     clean = delta_inputs(3, 6, 2, 7, 17, np.float32)
-    for name in ("q", "v", "h0"):  # the arguments in which o is linear
+    for name in ("q", "v", "state"):  # the arguments in which o is linear
         inputs = clean._replace(**{name: getattr(clean, name) * np.float32(scale)})
         assert_close_where_finite(run(inputs, method=method, chunk=chunk), specified(inputs), 6, 7)

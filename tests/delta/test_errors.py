@@ -98,7 +98,7 @@ def test_unknown_arguments() -> None:
     with pytest.raises(TypeError, match=FUNCTION):
         fastiter.delta_scan(**given(), reverse=True)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=FUNCTION):
-        fastiter.delta_scan(*valid(same).values(), "step")  # type: ignore[misc]
+        fastiter.delta_scan(*valid(same).values(), "sequential")  # type: ignore[misc]
 
 
 def test_out() -> None:

@@ -13,7 +13,7 @@ from fastiter.reference import delta as reference
 from tests.delta.calls import DeltaInputs, delta_inputs, some_bounds, some_resets, with_and_without_decay
 from tests.support.cases import Array, assert_close, assert_same_bits, normal_like
 
-NAMES = ("q", "k", "v", "beta", "decay", "h0")  # in the order of the gradients
+NAMES = ("q", "k", "v", "beta", "decay", "state")  # in the order of the gradients
 every_factors = pytest.mark.parametrize("M", [None, 1, 3])
 
 
@@ -34,7 +34,7 @@ def test_transitions_are_products_of_matrices(M: int | None, gated: bool) -> Non
     k, v, beta = (x.reshape(B, T, M or 1, N, *x.shape[3 if M is None else 4 :]) for x in inputs[1:4])
     o, last = run(inputs)
     for b, n in itertools.product(range(B), range(N)):
-        S = inputs.h0[b, n]
+        S = inputs.state[b, n]
         for t in range(T):
             A, X = np.eye(K), np.zeros((K, V))
             if inputs.decay is not None:
@@ -80,8 +80,8 @@ def test_decay_alone_is_a_running_product() -> None:
     assert inputs.decay is not None
     o, last = run(inputs._replace(beta=np.zeros_like(inputs.beta)))
     products = np.cumprod(inputs.decay, 1)
-    assert_close(last, inputs.h0 * products[:, -1, :, None, None], 5, 4)
-    assert_close(o, np.einsum("btn,bnkv,btnk->btnv", products, inputs.h0, inputs.q), 5, 4)
+    assert_close(last, inputs.state * products[:, -1, :, None, None], 5, 4)
+    assert_close(o, np.einsum("btn,bnkv,btnk->btnv", products, inputs.state, inputs.q), 5, 4)
 
 
 def test_no_factor_axis_is_one_factor() -> None:
@@ -101,10 +101,12 @@ def test_a_reset_begins_anew() -> None:
     o, last = run(inputs, reset=np.arange(7) == 4)
     assert_same_bits(o[:, :4], run(inputs)[0][:, :4])
     rest = [None if x is None else x[:, 4:] for x in inputs]
-    fresh = DeltaInputs(*rest)._replace(h0=np.zeros_like(inputs.h0), decay=None if rest[5] is None else rest[5].copy())
+    fresh = DeltaInputs(*rest)._replace(
+        state=np.zeros_like(inputs.state), decay=None if rest[5] is None else rest[5].copy()
+    )
     assert fresh.decay is not None
     fresh.decay[:, 0] = np.nan  # not read
-    o2, last2 = run(fresh._replace(h0=inputs.h0), reset=np.arange(3) == 0)
+    o2, last2 = run(fresh._replace(state=inputs.state), reset=np.arange(3) == 0)
     assert_same_bits((o[:, 4:], last), (o2, last2))
 
 
@@ -116,11 +118,11 @@ def test_lengths_and_packed_rows_are_rows_alone() -> None:
     for b, length in enumerate(lengths):
         one = slice(b, b + 1)
         cut = [None if x is None else x[one, :length] for x in inputs]
-        alone.append(DeltaInputs(*cut)._replace(h0=inputs.h0[one]))
+        alone.append(DeltaInputs(*cut)._replace(state=inputs.state[one]))
         assert_same_bits((o[one, :length], last[one]), run(alone[-1]))
         assert not o[b, length:].any()
     packed = [None if x[0] is None else np.concatenate(x, 1) for x in zip(*alone, strict=True)]
-    everything = DeltaInputs(*packed)._replace(h0=inputs.h0)
+    everything = DeltaInputs(*packed)._replace(state=inputs.state)
     o2, last2 = run(everything, cu_seqlens=np.cumsum([0, *lengths]))
     assert_same_bits(last2, last)
     assert_same_bits(o2, np.concatenate([o[b : b + 1, :length] for b, length in enumerate(lengths)], 1))
@@ -178,10 +180,10 @@ def check_gradients(inputs: DeltaInputs, **how: Any) -> None:
 def test_no_decay_and_no_state_have_the_gradients_of_ones_and_zeros() -> None:
     inputs = delta_inputs(2, 4, 2, 3, 2)
     assert inputs.decay is not None
-    plain = inputs._replace(decay=np.ones_like(inputs.decay), h0=np.zeros_like(inputs.h0))
+    plain = inputs._replace(decay=np.ones_like(inputs.decay), state=np.zeros_like(inputs.state))
     do, dlast = normal_like(run(plain))
     none: Any = None
-    assert_same_bits(backward(plain._replace(decay=None, h0=none), do, dlast), backward(plain, do, dlast))
+    assert_same_bits(backward(plain._replace(decay=None, state=none), do, dlast), backward(plain, do, dlast))
     assert_same_bits(
         backward(plain, do, None), backward(plain, do, np.zeros_like(dlast)), "no cotangent of the final state"
     )

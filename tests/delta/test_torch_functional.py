@@ -75,7 +75,7 @@ def test_packed_rows_are_those_of_numpy() -> None:
 def test_peers_of_the_benchmark(time: int) -> None:
     """The peers start from zeros and have no decay."""
     inputs = delta_inputs(2, time, 3, 8, 5, gated=False)
-    inputs = inputs._replace(h0=np.zeros_like(inputs.h0))
+    inputs = inputs._replace(state=np.zeros_like(inputs.state))
     given = leaves(inputs)[:4]
     expected = fastiter.torch.delta_scan(*given)
     gradients = torch.autograd.grad([y.sum() for y in expected], given)
@@ -158,7 +158,7 @@ def test_each_cotangent_and_each_input_alone(method: Any, chunk: int, gated: boo
 
 def test_gradients_without_a_state() -> None:
     inputs = delta_inputs(2, 9, 2, 5, 7)
-    given = leaves(inputs._replace(h0=np.zeros_like(inputs.h0)))
+    given = leaves(inputs._replace(state=np.zeros_like(inputs.state)))
     expected = torch.autograd.grad(run(given)[0].sum(), given)
     q, k, v, beta, _, decay = given
     actual = torch.autograd.grad(fastiter.torch.delta_scan(q, k, v, beta, decay=decay)[0].sum(), (q, k, v, beta, decay))
@@ -209,10 +209,10 @@ def test_a_poisoned_head_leaves_the_gradients_of_the_others(method: Any, chunk: 
     expected = gradients(clean)
     for name, x in clean.arrays().items():
         y = x.copy()
-        y[(row, head, 0) if name == "h0" else (row, 11, head)] = np.nan
+        y[(row, head, 0) if name == "state" else (row, 11, head)] = np.nan
         for place, (g, e) in enumerate(zip(gradients(clean._replace(**{name: y})), expected, strict=True)):
             assert_same_bits(np.delete(g, row, 0), np.delete(e, row, 0))
-            other = (row, 1 - head) if NAMES[place] == "h0" else (row, slice(None), 1 - head)
+            other = (row, 1 - head) if NAMES[place] == "state" else (row, slice(None), 1 - head)
             assert_same_bits(g[other], e[other])
 
 
@@ -231,7 +231,7 @@ def test_a_poisoned_step_spoils_no_gradient_that_does_not_depend_on_it(method: A
 
     def assert_clean(actual: tuple[Any, ...], expected: tuple[Any, ...], steps: slice) -> None:
         for name, a, e in zip(NAMES, actual, expected, strict=True):
-            if name != "h0":
+            if name != "state":
                 assert_same_bits(a[:, steps], e[:, steps], name)
 
     expected = gradients(inputs, cotangents[0])
@@ -245,7 +245,7 @@ def test_a_poisoned_step_spoils_no_gradient_that_does_not_depend_on_it(method: A
     assert_clean(gradients(inputs._replace(v=v), cotangents[0], reset=flags), expected, slice(0, step))
     poisoned = inputs._replace(**{name: x.copy() for name, x in inputs.arrays().items()})
     for name, x in poisoned.arrays().items():
-        x[:, 0 if name == "h0" else slice(0, step)] = np.nan
+        x[:, 0 if name == "state" else slice(0, step)] = np.nan
     assert_clean(gradients(poisoned, cotangents[0], reset=flags), expected, slice(step, None))
 
 

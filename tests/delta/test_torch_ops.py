@@ -25,7 +25,7 @@ OPS = torch.ops.fastiter
 def tensors(*size: int, dtype: Any = np.float32, **how: Any) -> list[Any]:
     """q, k, v, beta, decay or None, h0"""
     inputs = delta_inputs(*size, dtype, **how)
-    return [None if x is None else tensor(x) for x in (*inputs[:4], inputs.decay, inputs.h0)]
+    return [None if x is None else tensor(x) for x in (*inputs[:4], inputs.decay, inputs.state)]
 
 
 # --- opcheck ---------------------------------------------------------------------------------------------------------
@@ -34,7 +34,7 @@ def tensors(*size: int, dtype: Any = np.float32, **how: Any) -> list[Any]:
 @pytest.mark.parametrize("layout", ["time-major", "expanded", "negated"])
 @pytest.mark.parametrize(("M", "gated"), [(None, False), (2, True)])
 def test_opcheck(M: int | None, gated: bool, layout: str) -> None:
-    for (B, T), method, save in (((3, 4), "step", True), ((1, 20), "chunk", False), ((0, 2), "step", True)):
+    for (B, T), method, save in (((3, 4), "sequential", True), ((1, 20), "chunk", False), ((0, 2), "sequential", True)):
         q, k, v, beta, decay, h0 = tensors(B, T, 2, 5, 3, M=M, gated=gated)
         q, k, v = (LAYOUTS[layout](x).detach() for x in (q, k, v))
         lengths, flags = torch.tensor(some_lengths(B, T)), tensor(some_resets(B, T))
@@ -64,7 +64,7 @@ def with_gradients(function: Any, given: list[Any], **how: Any) -> list[Any]:
     return [*outputs, *torch.autograd.grad(outputs, given, [y.detach() for y in outputs])]
 
 
-@pytest.mark.parametrize(("method", "chunk", "M"), [("step", 64, None), ("chunk", 16, 2)])
+@pytest.mark.parametrize(("method", "chunk", "M"), [("sequential", 64, None), ("chunk", 16, 2)])
 def test_compile(method: Any, chunk: int, M: int | None) -> None:
     def layer(given: list[Any]) -> Any:
         return fastiter.torch.delta_scan(*given[:5], decay=given[5], method=method, chunk=chunk)

@@ -105,5 +105,5 @@ def test_what_no_kernel_takes(device: str) -> None:
     given = [torch.from_numpy(np.array(x)).to(device) for x in delta_inputs(1, 1, 1, 1, 1, M=65)[:5]]
     with pytest.raises(BackendError, match="k must have at most 64 factors a step on a CUDA device, got 65"):
         fastiter.torch.delta_scan(*given)
-    with pytest.raises(BackendError, match="method must be 'auto' or 'chunk' on a CUDA device, got 'step'"):
-        triton.checked_method("step", torch.float32)
+    with pytest.raises(BackendError, match="method must be 'auto' or 'chunk' on a CUDA device, got 'sequential'"):
+        triton.checked_method("sequential", torch.float32)

@@ -14,7 +14,7 @@ from tests.delta.calls import DeltaInputs
 from tests.rnn.calls import cast
 
 #: Order of the gradients: inputs by position, then decay.
-NAMES = ("q", "k", "v", "beta", "h0", "decay")
+NAMES = ("q", "k", "v", "beta", "state", "decay")
 
 
 def tensor(x: Any) -> Any:

@@ -20,20 +20,20 @@ def valid(cell: str, convert: Convert) -> dict[str, Any]:
     if len(p):
         arguments["p"] = convert(p)
     parts = tuple(convert(s) for s in state)
-    return {**arguments, **({"h0": parts[0]} if len(parts) == 1 else {"state": parts})}
+    return {**arguments, "state": parts[0] if len(parts) == 1 else parts}
 
 
 def _arrays(given: dict[str, Any], cell: str) -> Iterator[Argument]:
-    for name in ("wx", "a", "p", "h0"):
-        if name in given:
-            yield name, given[name], lambda y, name=name: {name: y}
-    state = given.get("state", ())
+    names = ["wx", "a", *(["p"] if "p" in given else []), *(["state"] if cell == "paragru" else [])]
+    for name in names:
+        yield name, given[name], lambda y, name=name: {name: y}
+    state = () if cell == "paragru" else given["state"]
     for k, part in enumerate(STATES[cell] if state else ()):
         yield f"state {part}", state[k], lambda y, k=k: {"state": (*state[:k], y, *state[k + 1 :])}
 
 
 def wrong_types(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
-    return other_types(_arrays(given, cell), optional=["h0"])
+    return other_types(_arrays(given, cell), optional=["state"])
 
 
 def wrong_dtypes(
@@ -43,7 +43,7 @@ def wrong_dtypes(
 
 
 def wrong_shapes(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
-    first_state = "h0" if "h0" in given else "state h"
+    first_state = "state" if cell == "paragru" else "state h"
 
     def shape(y: Any) -> str:
         return re.escape(str(tuple(y.shape)))
@@ -62,11 +62,11 @@ def wrong_shapes(given: dict[str, Any], cell: str) -> Iterator[Wrong]:
 
 
 def wrong_states(given: dict[str, Any]) -> Iterator[Wrong]:
-    if "h0" in given:
-        h = given["h0"]
+    if not isinstance(given["state"], tuple):
+        h = given["state"]
         for label, y in (("empty", ()), ("long", (h, h))):
-            yield Wrong(f"h0 is {label}", {"h0": y}, VALUE, "h0", str(len(y)))
-        yield Wrong("h0 holds a list", {"h0": (h.tolist(),)}, TYPE, "h0", "list")
+            yield Wrong(f"state is {label}", {"state": y}, VALUE, "state", str(len(y)))
+        yield Wrong("state holds a list", {"state": (h.tolist(),)}, TYPE, "state", "list")
         return
     state = given["state"]
     for label, y in (("(ndarray|Tensor)", state[0]), ("dict", dict(enumerate(state))), ("str", "hc"), ("int", 0)):

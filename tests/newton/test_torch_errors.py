@@ -96,8 +96,8 @@ def test_one_tensor_on_another_device(cell: str) -> None:
     arguments, errors = given(cell), (*BACKEND, *VALUE)
     lengths = torch.tensor([4, 0, 2], device="meta")
     cases = [Wrong("lengths on meta", {"lengths": lengths}, errors, "lengths", "meta")]
-    for name in ("wx", "a", "p", "h0"):
-        if name in arguments:
+    for name in ("wx", "a", "p", "state"):
+        if isinstance(arguments.get(name), torch.Tensor):
             named = "wx|a" if name == "wx" else name
             cases.append(Wrong(f"{name} on meta", {name: arguments[name].to("meta")}, errors, named, "(cpu|meta)"))
     check(cell, cases)
@@ -106,5 +106,5 @@ def test_one_tensor_on_another_device(cell: str) -> None:
 @every_cell
 def test_sparse_tensors(cell: str) -> None:
     arguments = given(cell)
-    names = [name for name in ("wx", "a", "p", "h0") if name in arguments]
+    names = [name for name in ("wx", "a", "p", "state") if isinstance(arguments.get(name), torch.Tensor)]
     check(cell, [Wrong(n, {n: arguments[n].to_sparse()}, EITHER, n, "sparse") for n in names])

@@ -29,11 +29,11 @@ def pair(state: Any, x: Any, params: Any) -> Any:
 
 
 def given() -> dict[str, Any]:
-    return {"cell": cell, "x": torch.randn(B, T, D), "params": torch.full((D,), 0.5), "h0": torch.randn(B, D)}
+    return {"cell": cell, "x": torch.randn(B, T, D), "params": torch.full((D,), 0.5), "state": torch.randn(B, D)}
 
 
 def given_pair() -> dict[str, Any]:
-    return {**given(), "cell": pair, "h0": (torch.randn(B, D), torch.randn(B, D))}
+    return {**given(), "cell": pair, "state": (torch.randn(B, D), torch.randn(B, D))}
 
 
 def check(cases: Iterator[Wrong], arguments: Any = given) -> None:
@@ -85,7 +85,7 @@ def test_options() -> None:
 
 def test_tensors() -> None:
     def cases() -> Iterator[Wrong]:
-        for name in ("x", "h0"):
+        for name in ("x", "state"):
             for y in (np.ones((B, T, D)), 3, "x", {"x": torch.ones(B, T, D)}):
                 yield Wrong(f"{name} {type(y)}", {name: y}, TYPE, name, type(y).__name__)
             yield Wrong(f"{name} is empty", {name: ()}, VALUE, name, "empty")
@@ -96,11 +96,11 @@ def test_tensors() -> None:
         parts = (torch.ones(B, T), torch.ones(B, T + 1))
         yield Wrong("x of several lengths", {"x": parts}, VALUE, r"x\[1\]", r"\(3, 41\)")
         for dtype in (torch.int64, torch.bfloat16, torch.float16, torch.complex64, torch.bool):
-            yield Wrong(f"h0 {dtype}", {"h0": torch.ones((B, D), dtype=dtype)}, TYPE, "h0", str(dtype))
+            yield Wrong(f"state {dtype}", {"state": torch.ones((B, D), dtype=dtype)}, TYPE, "state", str(dtype))
         mixed = (torch.ones(B, D), torch.ones((B, D), dtype=torch.float64))
-        yield Wrong("h0 of two dtypes", {"h0": mixed}, TYPE, r"h0\[1\]", "torch.float64")
+        yield Wrong("state of two dtypes", {"state": mixed}, TYPE, r"state\[1\]", "torch.float64")
         for shape in ((), (B + 1, D), (D,)):
-            yield Wrong(f"h0 {shape}", {"h0": torch.ones(shape)}, VALUE, "h0", re.escape(str(shape)))
+            yield Wrong(f"state {shape}", {"state": torch.ones(shape)}, VALUE, "state", re.escape(str(shape)))
         yield Wrong("a module", {"params": torch.nn.Linear(2, 2)}, TYPE, "params", "Linear")
         yield Wrong("a module inside", {"params": {"a": [torch.nn.GRUCell(2, 2)]}}, TYPE, "params", "GRUCell")
         yield Wrong("params elsewhere", {"params": torch.ones(D, device="meta")}, BACKEND, "params", "meta")
@@ -110,8 +110,10 @@ def test_tensors() -> None:
 
 def test_states_that_are_not_shown() -> None:
     def cases() -> Iterator[Wrong]:
-        yield Wrong("dense", {"cell": lambda h, x, p: h @ torch.eye(D) + x, "h0": None}, VALUE, "h0", "RuntimeError.*")
-        yield Wrong("a number", {"cell": lambda h, x, p: 3.0, "h0": None}, VALUE, "h0", "states in other forms")
+        yield Wrong(
+            "dense", {"cell": lambda h, x, p: h @ torch.eye(D) + x, "state": None}, VALUE, "state", "RuntimeError.*"
+        )
+        yield Wrong("a number", {"cell": lambda h, x, p: 3.0, "state": None}, VALUE, "state", "states in other forms")
 
     check(cases())
 
@@ -170,11 +172,11 @@ def test_rules_for_cells(method: str) -> None:
 
 def test_what_cells_change_is_theirs_alone() -> None:
     arguments = given()
-    before = arguments["x"].clone(), arguments["h0"].clone()
+    before = arguments["x"].clone(), arguments["state"].clone()
     for function in (lambda h, x, p: h.mul_(0.5) + x, lambda h, x, p: x.mul_(0.5) + h):
         with pytest.raises(ValueError, match="must not change its arguments"):
             solve_recurrence(**{**arguments, "cell": function})
-        assert arguments["x"].equal(before[0]) and arguments["h0"].equal(before[1])
+        assert arguments["x"].equal(before[0]) and arguments["state"].equal(before[1])
 
 
 def test_errors_of_the_cell_itself_are_its_own() -> None:
@@ -207,7 +209,7 @@ def test_jacobians() -> None:
         )
 
     check(cases())
-    unequal = {**given(), "cell": lambda h, x, p: (h[0], h[1]), "h0": (torch.ones(B, 2), torch.ones(B, 4))}
+    unequal = {**given(), "cell": lambda h, x, p: (h[0], h[1]), "state": (torch.ones(B, 2), torch.ones(B, 4))}
     with pytest.raises(
         ValueError, match=r"solve_recurrence: jacobian must not be made of blocks .*, got \[2, 4\] units"
     ):

@@ -195,7 +195,7 @@ def test_backward_twice_is_the_same() -> None:
     assert all(a.equal(b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("which", range(3), ids=["x", "params", "h0"])
+@pytest.mark.parametrize("which", range(3), ids=["x", "params", "state"])
 @pytest.mark.parametrize("method", ["newton", "sequential"])
 def test_a_change_in_between_is_an_error(method: str, which: int) -> None:
     given, rebuild = leaves(paragru_inputs(2, 40, 3, torch.float32))

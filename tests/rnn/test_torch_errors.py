@@ -46,6 +46,8 @@ def test_every_public_function_is_here() -> None:
         "Relaxation",
         "Replaced",
         "Restored",
+        "RnnResult",
+        "RnnStates",
         "accelerate",
         "compat",
         "export_hls",

@@ -24,7 +24,7 @@ class ScanInputs(NamedTuple):
 
     a: Array
     x: Array
-    h0: Array
+    state: Array
 
 
 def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Array:

@@ -30,7 +30,7 @@ def every_case(dtype: Any) -> Iterator[Case]:
             both = {"reset": copies(resets(B, T), at_end), "lengths": some_lengths(B, T)}
             yield kind, inputs, {"reverse": reverse, **both}, at_end
             yield kind, inputs._replace(a=inputs.a[::-1, ::-1], x=inputs.x[::-1, ::-1]), {"reverse": reverse}, at_end
-            packed = ScanInputs(*copies((inputs.a[:1], inputs.x[:1], inputs.h0), at_end))
+            packed = ScanInputs(*copies((inputs.a[:1], inputs.x[:1], inputs.state), at_end))
             bounds = [0, *[T // 2] * (B - 1), T]
             yield kind, packed, {"reverse": reverse, "cu_seqlens": bounds}, at_end
 
@@ -66,7 +66,7 @@ def with_torch(dtype: Any) -> None:
             given = [
                 tensor(inputs.a, at_end, stored),
                 tensor(inputs.x, at_end, stored),
-                tensor(inputs.h0, at_end, None),
+                tensor(inputs.state, at_end, None),
             ]
             outputs = getattr(fastiter.torch, f"{kind}_scan")(*given, **how)
             cotangents = (tensor(copies(y.detach().float().numpy(), at_end), at_end, y.dtype) for y in outputs)

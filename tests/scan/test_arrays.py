@@ -81,7 +81,7 @@ def test_the_specification_in_rational_numbers(reverse: bool) -> None:
 def test_the_specification_of_blocks_is_matrix_products() -> None:
     inputs = scan_inputs("block", 2, 7, (3, 4), np.float64)
     h, _ = reference.block_scan(*inputs)
-    state = inputs.h0
+    state = inputs.state
     for t in range(7):
         state = np.einsum("bnij,bnj->bni", inputs.a[:, t], state) + inputs.x[:, t]
         np.testing.assert_allclose(h[:, t], state, rtol=1e-13, atol=1e-13)

@@ -16,17 +16,17 @@ SIZES = {"linear": (4,), "block": (2, 3)}
 
 def arguments(kind: str) -> dict[str, Any]:
     a, x, h0 = scan_inputs(kind, B, T, SIZES[kind], np.float32)
-    return {"a" if kind == "linear" else "A": a, "x": x, "h0": h0, "out": np.full_like(x, np.nan)}
+    return {"a" if kind == "linear" else "A": a, "x": x, "state": h0, "out": np.full_like(x, np.nan)}
 
 
 def wrong(kind: str) -> list[tuple[dict[str, Any], type[Exception], str]]:
     """Yield (changed arguments, error class, the argument named in the message)."""
     right = arguments(kind)
-    a, x, h0 = (right["a" if kind == "linear" else "A"], right["x"], right["h0"])
+    a, x, h0 = (right["a" if kind == "linear" else "A"], right["x"], right["state"])
     name = "a" if kind == "linear" else "A"
     locked = np.zeros_like(x)
     locked.flags.writeable = False
-    whole = {"out": None, "h0": None}
+    whole = {"out": None, "state": None}
     return [
         ({"x": x.tolist()}, TypeError, "x"),
         ({"x": x.astype(np.int64)}, TypeError, "x"),
@@ -38,9 +38,9 @@ def wrong(kind: str) -> list[tuple[dict[str, Any], type[Exception], str]]:
         ({name: a[..., :-1]}, ValueError, name),
         ({name: np.concatenate([a, a])}, ValueError, name),
         ({name: a[None]}, ValueError, name),
-        ({"h0": h0.astype(np.float64)}, TypeError, "h0"),
-        ({"h0": h0[:-1]}, ValueError, "h0"),
-        ({"h0": h0[0]}, ValueError, "h0"),
+        ({"state": h0.astype(np.float64)}, TypeError, "state"),
+        ({"state": h0[:-1]}, ValueError, "state"),
+        ({"state": h0[0]}, ValueError, "state"),
         ({"reverse": 1}, TypeError, "reverse"),
         ({"reset": np.zeros((B, T))}, TypeError, "reset"),
         ({"reset": [True] * T}, TypeError, "reset"),
@@ -76,7 +76,7 @@ def test_wrong_arguments_of_arrays(kind: str) -> None:
 
 @both_kinds
 def test_wrong_bounds_of_packed_rows(kind: str) -> None:
-    right = {k: v[:1] for k, v in arguments(kind).items() if k != "h0"}
+    right = {k: v[:1] for k, v in arguments(kind).items() if k != "state"}
     for bounds, error in (
         ([0, 2], ValueError),
         ([1, T], ValueError),
@@ -87,8 +87,8 @@ def test_wrong_bounds_of_packed_rows(kind: str) -> None:
     ):
         with pytest.raises(error, match=f"{kind}_scan: cu_seqlens must"):
             getattr(fastiter, f"{kind}_scan")(**right, cu_seqlens=bounds)
-    with pytest.raises(ValueError, match="h0 must have shape"):
-        getattr(fastiter, f"{kind}_scan")(**right, cu_seqlens=[0, 2, T], h0=arguments(kind)["h0"])
+    with pytest.raises(ValueError, match="state must have shape"):
+        getattr(fastiter, f"{kind}_scan")(**right, cu_seqlens=[0, 2, T], state=arguments(kind)["state"])
 
 
 @both_kinds
@@ -128,7 +128,7 @@ def test_wrong_arguments_of_tensors(kind: str) -> None:
     right = {k: tensor(v) for k, v in arguments(kind).items()}
     with pytest.raises(RuntimeError, match="out must be None where an argument requires a gradient"):
         function(**{**right, "x": right["x"].requires_grad_()})
-    with pytest.raises(fastiter.BackendError, match=f"{kind}_scan: h0 must be on device"):
-        function(**{**right, "out": None, "h0": right["h0"].to("meta")})
+    with pytest.raises(fastiter.BackendError, match=f"{kind}_scan: state must be on device"):
+        function(**{**right, "out": None, "state": right["state"].to("meta")})
     with pytest.raises(TypeError, match=f"{kind}_scan: x must be a torch.Tensor"):
         function(**{**right, "x": arguments(kind)["x"]})

@@ -135,8 +135,8 @@ def test_nothing_to_do(shape: tuple[int, int, int]) -> None:
 
 def test_large_results_are_arrays_like_any_others() -> None:
     inputs = scan_inputs("linear", 4, 300, (256,), np.float32)
-    kept = [fastiter.linear_scan(inputs.a * np.float32(k), inputs.x, inputs.h0)[0] for k in (0, 1, -1)]
-    expected = [reference.linear_scan(inputs.a * np.float32(k), inputs.x, inputs.h0)[0] for k in (0, 1, -1)]
+    kept = [fastiter.linear_scan(inputs.a * np.float32(k), inputs.x, inputs.state)[0] for k in (0, 1, -1)]
+    expected = [reference.linear_scan(inputs.a * np.float32(k), inputs.x, inputs.state)[0] for k in (0, 1, -1)]
     for h, e in zip(kept, expected, strict=True):
         assert h.nbytes > 1 << 20
         assert h.flags.writeable
@@ -166,5 +166,7 @@ def test_bfloat16_of_ml_dtypes(reverse: bool) -> None:
             out = np.empty_like(x)
             assert fastiter.linear_scan(a, x, h0, out=out, **both)[0] is out
             assert_same_bits(out.astype(np.float32), h.astype(np.float32))
-    with pytest.raises(TypeError, match="linear_scan: h0 must have dtype float32 to go with bfloat16 x, got bfloat16"):
+    with pytest.raises(
+        TypeError, match="linear_scan: state must have dtype float32 to go with bfloat16 x, got bfloat16"
+    ):
         fastiter.linear_scan(a, x, bfloat(h0, stored))

@@ -241,7 +241,7 @@ def check_bool(module: nn.Module, label: str, value: Any) -> bool:
     return value
 
 
-def check_choice(module: nn.Module, label: str, value: Any, choices: Sequence[str]) -> str:
+def check_choice(module: nn.Module, label: str, value: Any, choices: Sequence[str]) -> Any:
     """Check that a value is one of the choices, and return it."""
     if not isinstance(value, str):
         raise TypeError(f"{name_of(module)}: {label} must be one of {', '.join(choices)}, got {type(value).__name__}")

@@ -21,10 +21,10 @@ def delta_scan(
     k: Array,
     v: Array,
     beta: Array,
-    h0: Array | None = None,
+    state: Array | None = None,
     *,
     decay: Array | None = None,
-    method: Literal["auto", "step", "chunk"] = "auto",
+    method: Literal["auto", "sequential", "chunk"] = "auto",
     chunk: int = 64,
     reset: Array | None = None,
     lengths: npt.ArrayLike | None = None,
@@ -49,13 +49,13 @@ def delta_scan(
         Values.
     beta : ndarray (B, T, N), or (B, T, M, N)
         Strengths.
-    h0 : ndarray (B, N, K, V), optional
+    state : ndarray (B, N, K, V), optional
         State before the first step, or a tuple of it alone; zero by default.
     decay : ndarray (B, T, N), optional
         Applies once a step, before the first factor; 1 by default.
-    method : {"auto", "step", "chunk"}
-        "step" goes through the steps one by one, "chunk" takes several at a time as matrix products and a triangular
-        system (the WY form). They agree to rounding. "auto" is "step": on a CPU it is faster.
+    method : {"auto", "sequential", "chunk"}
+        "sequential" goes through the steps one by one, "chunk" takes several at a time as matrix products and a
+        triangular system (the WY form). They agree to rounding. "auto" is "sequential": on a CPU it is faster.
     chunk : int
         The factors that method "chunk" takes at a time, 1 to 256.
     reset : bool ndarray (B, T) or (T,), optional
@@ -63,8 +63,8 @@ def delta_scan(
     lengths : integers (B,), optional
         Valid steps of each row, 0 to T; later steps are not computed and their o is 0.
     cu_seqlens : integers (S + 1,), optional
-        S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1]. h0 and last
-        are then (S, N, K, V).
+        S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1]. state and
+        last are then (S, N, K, V).
     out : ndarray (B, T, N, V), optional
         Where o is written.
     backend : {"cpu", "reference"}, optional
@@ -74,8 +74,8 @@ def delta_scan(
     -------
     o : ndarray (B, T, N, V)
     last : ndarray (B, N, K, V)
-        State after the last valid step; given back as ``h0`` it continues the sequence exactly with method "step", and
-        to rounding with method "chunk".
+        State after the last valid step; given back as ``state`` it continues the sequence exactly with method
+        "sequential", and to rounding with method "chunk".
 
     Raises
     ------
@@ -103,10 +103,10 @@ def delta_scan(
     run = choose(function, _BACKENDS, backend, q)
     if is_cuda(run):
         cut = {"reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
-        return run(q, k, v, beta, h0, decay=decay, method=method, chunk=chunk, **cut, out=out)
-    h0 = as_part(h0)
+        return run(q, k, v, beta, state, decay=decay, method=method, chunk=chunk, **cut, out=out)
+    state = as_part(state)
     names, arrays = ["q", "k", "v", "beta"], [q, k, v, beta]
-    for name, x in (("h0", h0), ("decay", decay)):
+    for name, x in (("state", state), ("decay", decay)):
         if x is not None:
             names.append(name)
             arrays.append(x)
@@ -114,10 +114,12 @@ def delta_scan(
     sizes = check_shapes(function, q.shape, k.shape, v.shape, beta.shape, None if decay is None else decay.shape)
     how = plan(function, method, chunk, sizes.factors)
     rows = checked_sequences(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "q")
-    check_state(function, None if h0 is None else h0.shape, sizes, rows.count(sizes.batch), cu_seqlens is not None)
+    check_state(
+        function, None if state is None else state.shape, sizes, rows.count(sizes.batch), cu_seqlens is not None
+    )
     if out is not None:
         check_out(function, out, (*q.shape[:3], sizes.values), names, arrays)
-    return run(sizes, how, q, k, v, beta, h0, decay, rows, out)
+    return run(sizes, how, q, k, v, beta, state, decay, rows, out)
 
 
 def _shape(sizes: Sizes, how: Plan, rows: Sequences) -> tuple[Any, ...]:
@@ -136,7 +138,7 @@ def _cpu(
     k: Array,
     v: Array,
     beta: Array,
-    h0: Array | None,
+    state: Array | None,
     decay: Array | None,
     rows: Sequences,
     out: Array | None,
@@ -144,8 +146,8 @@ def _cpu(
     o = empty((*q.shape[:3], sizes.values), q.dtype) if out is None else unit_stride(out)
     last = empty((rows.count(sizes.batch), sizes.heads, sizes.keys, sizes.values), q.dtype)
     given = (unit_stride(q), unit_stride(k), unit_stride(v), np.ascontiguousarray(beta))
-    decay, h0 = (None if x is None else np.ascontiguousarray(x) for x in (decay, h0))
-    _core.delta.forward(_shape(sizes, how, rows), *given, decay, h0, o, last, None, None)
+    decay, state = (None if x is None else np.ascontiguousarray(x) for x in (decay, state))
+    _core.delta.forward(_shape(sizes, how, rows), *given, decay, state, o, last, None, None)
     if out is not None and o is not out:
         out[...] = o
     return o if out is None else out, last
@@ -158,14 +160,14 @@ def _reference(
     k: Array,
     v: Array,
     beta: Array,
-    h0: Array | None,
+    state: Array | None,
     decay: Array | None,
     rows: Sequences,
     out: Array | None,
 ) -> tuple[Array, Array]:
     from . import reference
 
-    o, last = reference.delta_scan(q, k, v, beta, h0, decay=decay, **rows._asdict())
+    o, last = reference.delta_scan(q, k, v, beta, state, decay=decay, **rows._asdict())
     if out is not None:
         out[...] = o
     return o if out is None else out, last

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .._check import type_name
 
 Shape = tuple[int, ...]
-METHODS = ("auto", "step", "chunk")
+METHODS = ("auto", "sequential", "chunk")
 #: The largest number of factors in a chunk: its triangular matrices have this size.
 LONGEST_CHUNK = 256
 #: Factors that the backward pass takes at once unless method is "chunk", and factors between two saved states
@@ -52,12 +52,12 @@ def check_shapes(function: str, q: Shape, k: Shape, v: Shape, beta: Shape, decay
     return Sizes(batch, time, k[2] if several else 1, heads, keys, v[-1])
 
 
-def check_state(function: str, h0: Shape | None, sizes: Sizes, rows: int, packed: bool) -> None:
+def check_state(function: str, state: Shape | None, sizes: Sizes, rows: int, packed: bool) -> None:
     """Check the shape of the initial state, which has one matrix for each of the ``rows`` sequences."""
     expected = (rows, sizes.heads, sizes.keys, sizes.values)
-    if h0 is not None and tuple(h0) != expected:
+    if state is not None and tuple(state) != expected:
         letter = "S" if packed else "B"
-        raise ValueError(f"{function}: h0 must have shape ({letter}, N, K, V) = {expected}, got {tuple(h0)}")
+        raise ValueError(f"{function}: state must have shape ({letter}, N, K, V) = {expected}, got {tuple(state)}")
 
 
 @dataclass(frozen=True)

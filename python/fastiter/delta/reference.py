@@ -34,10 +34,10 @@ def _rows(
     yield from ((b, b, range(length[b])) for b in range(B))
 
 
-def _first(q: Array, v: Array, h0: Array | None, cu_seqlens: npt.ArrayLike | None) -> Array:
+def _first(q: Array, v: Array, state: Array | None, cu_seqlens: npt.ArrayLike | None) -> Array:
     """A writable copy of the initial states, or zeros."""
-    if h0 is not None:
-        return np.array(h0)
+    if state is not None:
+        return np.array(state)
     B, _, N, K = q.shape
     return np.zeros((B if cu_seqlens is None else len(np.asarray(cu_seqlens)) - 1, N, K, v.shape[-1]), q.dtype)
 
@@ -63,7 +63,7 @@ def delta_scan(
     k: Array,
     v: Array,
     beta: Array,
-    h0: Array | None = None,
+    state: Array | None = None,
     *,
     decay: Array | None = None,
     reset: Array | None = None,
@@ -77,9 +77,9 @@ def delta_scan(
     the only row, and has a state of its own.
     """
     k, v, beta = _factors(q, k, v, beta)
-    o, last = np.zeros((*q.shape[:3], v.shape[-1]), q.dtype), _first(q, v, h0, cu_seqlens)
-    for state, line, steps in _rows(q, lengths, cu_seqlens):
-        S = last[state]
+    o, last = np.zeros((*q.shape[:3], v.shape[-1]), q.dtype), _first(q, v, state, cu_seqlens)
+    for row, line, steps in _rows(q, lengths, cu_seqlens):
+        S = last[row]
         for t in steps:
             if _restarts(reset, line, t):
                 S = np.zeros_like(S)
@@ -89,7 +89,7 @@ def delta_scan(
                 km, bm = k[line, t, m], beta[line, t, m][:, None]
                 S = S + _outer(km, bm * (v[line, t, m] - _product(S, km)))
             o[line, t] = _product(S, q[line, t])
-        last[state] = S
+        last[row] = S
     return o, last
 
 
@@ -98,7 +98,7 @@ def backward(
     k: Array,
     v: Array,
     beta: Array,
-    h0: Array | None = None,
+    state: Array | None = None,
     do: Array | None = None,
     dlast: Array | None = None,
     *,
@@ -107,18 +107,18 @@ def backward(
     lengths: npt.ArrayLike | None = None,
     cu_seqlens: npt.ArrayLike | None = None,
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
-    """(dq, dk, dv, dbeta, ddecay, dh0): the gradient of <do, o> + <dlast, last>; a cotangent of None is zero.
+    """(dq, dk, dv, dbeta, ddecay, dstate): the gradient of <do, o> + <dlast, last>; a cotangent of None is zero.
 
-    The gradients of decay and h0 are returned even if these are None, for a decay of 1 and an initial state of 0.
+    The gradients of decay and state are returned even if these are None, for a decay of 1 and an initial state of 0.
     """
     shapes = k.shape, v.shape, beta.shape
     k, v, beta = _factors(q, k, v, beta)
     dq, dk, dv, dbeta = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v), np.zeros_like(beta)
     ddecay = np.zeros(q.shape[:3], q.dtype)
-    dh0 = _first(q, v, dlast, cu_seqlens)
-    first = _first(q, v, h0, cu_seqlens)
-    for state, line, steps in _rows(q, lengths, cu_seqlens):
-        tape, S = [], first[state]
+    dstate = _first(q, v, dlast, cu_seqlens)
+    first = _first(q, v, state, cu_seqlens)
+    for row, line, steps in _rows(q, lengths, cu_seqlens):
+        tape, S = [], first[row]
         for t in steps:
             before, states = S, []
             if _restarts(reset, line, t):
@@ -130,7 +130,7 @@ def backward(
                 km, bm = k[line, t, m], beta[line, t, m][:, None]
                 S = S + _outer(km, bm * (v[line, t, m] - _product(S, km)))
             tape.append((t, before, states, S))
-        dS = dh0[state]
+        dS = dstate[row]
         for t, before, states, S in reversed(tape):
             if do is not None:
                 dq[line, t] = np.einsum("nkv,nv->nk", S, do[line, t])
@@ -144,8 +144,8 @@ def backward(
             ddecay[line, t] = (before * dS).sum((1, 2))
             if decay is not None:
                 dS = decay[line, t][:, None, None] * dS
-        dh0[state] = dS
-    return dq, dk.reshape(shapes[0]), dv.reshape(shapes[1]), dbeta.reshape(shapes[2]), ddecay, dh0
+        dstate[row] = dS
+    return dq, dk.reshape(shapes[0]), dv.reshape(shapes[1]), dbeta.reshape(shapes[2]), ddecay, dstate
 
 
 def _factor_gradients(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from .._public import publish
 from ._cells import NewtonInfo
 from ._functional import paragru, paralstm, paraslstm
+from ._results import ParaResult, ParaResultInfo
 
-__all__ = ["NewtonInfo", "paragru", "paralstm", "paraslstm"]
+__all__ = ["NewtonInfo", "ParaResult", "ParaResultInfo", "paragru", "paralstm", "paraslstm"]
 
 publish(globals())

@@ -25,13 +25,13 @@ class ParaCell:
     states: tuple[str, ...]
     peepholes: bool = False
 
-    #: Names in messages of the parts of the state (a single part is the argument h0 itself), and of all arrays, in the
+    #: Names in messages of the parts of the state (a single part is the argument itself), and of all arrays, in the
     #: order of the signature. Computed here, as torch.compile cannot trace a cached_property.
     state_names: tuple[str, ...] = field(init=False)
     names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        state = ("h0",) if len(self.states) == 1 else tuple(f"state {name}" for name in self.states)
+        state = ("state",) if len(self.states) == 1 else tuple(f"state {name}" for name in self.states)
         object.__setattr__(self, "state_names", state)
         object.__setattr__(self, "names", ("wx", "a", *(["p"] if self.peepholes else []), *state))
 
@@ -151,9 +151,9 @@ def state_parts(function: str, cell: ParaCell, state: Any) -> tuple[Any, ...]:
     """Return the parts of the given state; a single part may be given as an array or as a tuple of one."""
     if len(cell.states) == 1 and not isinstance(state, tuple):
         return (as_part(state),)
-    name, letters = ("h0", "(h,)") if len(cell.states) == 1 else ("state", f"({', '.join(cell.states)})")
+    letters = "(h,)" if len(cell.states) == 1 else f"({', '.join(cell.states)})"
     if not isinstance(state, (tuple, list)):
-        raise TypeError(f"{function}: {name} must be a tuple {letters}, got {type_name(state)}")
+        raise TypeError(f"{function}: state must be a tuple {letters}, got {type_name(state)}")
     if len(state) != len(cell.states):
-        raise ValueError(f"{function}: {name} must be a tuple {letters} of {len(cell.states)}, got {len(state)} parts")
+        raise ValueError(f"{function}: state must be a tuple {letters} of {len(cell.states)}, got {len(state)} parts")
     return tuple(state)

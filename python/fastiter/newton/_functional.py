@@ -13,10 +13,9 @@ from .._backend import Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_flag, check_out, empty_steps, unit_stride
 from .._sequences import checked_sequences
 from ._cells import CELLS, NewtonInfo, Options, ParaCell, check_shapes, newton_options, state_parts
+from ._results import Array, Method, ParaResult, ParaResultInfo, States, typed
 
-Array: TypeAlias = npt.NDArray[Any]
-States: TypeAlias = tuple[Array, ...]
-Result: TypeAlias = "tuple[Array, States] | tuple[Array, States, NewtonInfo]"
+Result: TypeAlias = ParaResult | ParaResultInfo
 
 _EPS = {np.dtype(np.float32): float(np.finfo(np.float32).eps), np.dtype(np.float64): float(np.finfo(np.float64).eps)}
 
@@ -31,12 +30,13 @@ class _Solver(NamedTuple):
     max_steps: int | None
 
 
+@typed
 def paragru(
     wx: Array,
     a: Array,
-    h0: Array | tuple[Array] | None = None,
+    state: Array | tuple[Array] | None = None,
     *,
-    method: str = "auto",
+    method: Method = "auto",
     reverse: bool = False,
     lengths: npt.ArrayLike | None = None,
     window: int | None = None,
@@ -58,7 +58,7 @@ def paragru(
         taken without a copy if its units are contiguous.
     a : ndarray (3, D)
         Recurrent weights of the gates z, r, q.
-    h0 : ndarray (B, D), or the state (h,) that a call has returned, optional
+    state : ndarray (B, D), or the state (h,) that a call has returned, optional
         State before the first step; zero by default.
     method : {"auto", "sequential", "newton"}
         "sequential": one fused loop over time. "newton": all steps of a window at once, by Newton's method; a window
@@ -86,7 +86,7 @@ def paragru(
     -------
     h : ndarray (B, T, D)
     state : tuple (h,) of ndarray (B, D)
-        State after the last valid step; given back as ``h0`` it continues the sequence, with the loop bit for bit.
+        State after the last valid step; given back as ``state`` it continues the sequence, with the loop bit for bit.
     info : NewtonInfo
         With ``return_info``: method, steps (per row, the largest number of passes of one of its windows) and fallbacks
         (per row, the number of windows that were run step by step in the end).
@@ -114,16 +114,17 @@ def paragru(
     (True, [0, 0])
     """
     solver = _Solver(method, window, rtol, atol, max_steps)
-    return _run("paragru", wx, a, None, h0, solver, reverse, lengths, return_info, out, backend)
+    return _run("paragru", wx, a, None, state, solver, reverse, lengths, return_info, out, backend)
 
 
+@typed
 def paralstm(
     wx: Array,
     a: Array,
     p: Array,
     state: Sequence[Array] | None = None,
     *,
-    method: str = "auto",
+    method: Method = "auto",
     reverse: bool = False,
     lengths: npt.ArrayLike | None = None,
     window: int | None = None,
@@ -159,12 +160,13 @@ def paralstm(
     return _run("paralstm", wx, a, p, state, solver, reverse, lengths, return_info, out, backend)
 
 
+@typed
 def paraslstm(
     wx: Array,
     a: Array,
     state: Sequence[Array] | None = None,
     *,
-    method: str = "auto",
+    method: Method = "auto",
     reverse: bool = False,
     lengths: npt.ArrayLike | None = None,
     window: int | None = None,
@@ -231,8 +233,9 @@ def _run(
         check_out(function, out, (batch, time, width), names, arrays)
     h, last, counts = run(cell, wx, a, p, first, newton, reverse, lengths, out)
     if not return_info:
-        return h, last
-    return h, last, NewtonInfo("newton", counts[0], counts[1]) if newton else NewtonInfo("sequential", None, None)
+        return ParaResult(h, last)
+    info = NewtonInfo("newton", counts[0], counts[1]) if newton else NewtonInfo("sequential", None, None)
+    return ParaResultInfo(h, last, info)
 
 
 def _cpu(

@@ -14,10 +14,9 @@ from .._backend import Backends, Cuda, choose, is_cuda
 from .._check import check_arrays, check_flag, check_out, empty_steps, integers, type_name, unit_stride
 from .._sequences import as_parts, check_packing, checked_sequences
 from ._cells import CELLS, FLOAT16_REFUSED, Cell, check_shapes, check_state, checked_bound, elman_cell, is_half
+from ._results import Array, RnnResult, RnnStates, States, typed
 
-Array: TypeAlias = npt.NDArray[Any]
-States: TypeAlias = tuple[Array, ...]
-Result: TypeAlias = "tuple[Array, States] | tuple[Array, States, States]"
+Result: TypeAlias = RnnResult | RnnStates
 
 
 class _Asked(NamedTuple):
@@ -44,6 +43,7 @@ class _How(NamedTuple):
 _DTYPES = ("float32", "float64", "bfloat16")
 
 
+@typed
 def lstm(
     wx: Array,
     r: Array,
@@ -126,6 +126,7 @@ def lstm(
     return _run("lstm", "lstm", wx, r, b, state, how, return_all_states, out, backend)
 
 
+@typed
 def gru(
     wx: Array,
     r: Array,
@@ -163,6 +164,7 @@ def gru(
     return _run("gru", "gru", wx, r, b, state, how, return_all_states, out, backend)
 
 
+@typed
 def elman(
     wx: Array,
     r: Array,
@@ -198,6 +200,7 @@ def elman(
     return _run("elman", elman_cell(activation), wx, r, b, state, how, return_all_states, out, backend)
 
 
+@typed
 def slstm(
     wx: Array,
     r: Array,
@@ -279,7 +282,7 @@ def _run(
         given = (*names, *("reset" for _ in reset)), (*arrays, *reset)
         check_out(function, out, (batch, time, heads, width), *given, _DTYPES)
     h, last, states = run(cell, wx, r, b, state, how, return_all_states, out)
-    return (h, last, states) if return_all_states else (h, last)
+    return RnnStates(h, last, states) if return_all_states else RnnResult(h, last)
 
 
 def _check_arrays(function: str, cell: Cell, names: Sequence[str], arrays: Sequence[Any]) -> None:

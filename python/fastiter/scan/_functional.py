@@ -21,7 +21,7 @@ Array: TypeAlias = npt.NDArray[Any]
 def linear_scan(
     a: Array,
     x: Array,
-    h0: Array | None = None,
+    state: Array | None = None,
     *,
     reverse: bool = False,
     reset: Array | None = None,
@@ -41,17 +41,17 @@ def linear_scan(
         The factors, of the dtype of x: (B, T, D), (T, D), (D,), (B, 1, D), ...
     x : ndarray (B, T, D), float32, float64, complex64, complex128 or bfloat16 (of ml_dtypes)
         Any strides. bfloat16 is the storage type of a, x and h; the state is float32 from the first step to the last.
-    h0 : ndarray (B, D), optional
+    state : ndarray (B, D), optional
         State before the first step, or a tuple of it alone; zero by default. float32 where x is bfloat16.
     reverse : bool
         Run from the last step to the first: h[t] = a[t] * h[t+1] + x[t].
     reset : ndarray of bool (B, T) or (T,), optional
-        True where a new sequence begins: the state before this step, also h0, is dropped, and h[t] = x[t].
+        True where a new sequence begins: the state before this step, also a given one, is dropped, and h[t] = x[t].
     lengths : integers (B,), optional
         Valid steps of each row, 0 to T; later steps are not read and their h is 0.
     cu_seqlens : integers (S + 1,), optional
         S sequences packed into one row (B = 1): sequence s is the steps cu_seqlens[s] to cu_seqlens[s + 1], with
-        0 = ... <= ... = T. h0 and the last state are then (S, D).
+        0 = ... <= ... = T. state and the last state are then (S, D).
     out : ndarray (B, T, D), optional
         Where h is written.
     backend : {"cpu", "reference"}, optional
@@ -61,7 +61,7 @@ def linear_scan(
     -------
     h : ndarray (B, T, D)
     last : ndarray (B, D)
-        State after the last valid step; given back as ``h0`` it continues the sequence exactly.
+        State after the last valid step; given back as ``state`` it continues the sequence exactly.
 
     Raises
     ------
@@ -83,13 +83,13 @@ def linear_scan(
     >>> h.ravel().tolist(), last.tolist()
     ([1.0, 1.5, 1.75, 1.875, 1.9375], [[1.9375]])
     """
-    return _run(_LINEAR, a, x, h0, reverse, reset, lengths, cu_seqlens, out, backend)
+    return _run(_LINEAR, a, x, state, reverse, reset, lengths, cu_seqlens, out, backend)
 
 
 def block_scan(
     A: Array,
     x: Array,
-    h0: Array | None = None,
+    state: Array | None = None,
     *,
     reverse: bool = False,
     reset: Array | None = None,
@@ -108,7 +108,7 @@ def block_scan(
     A : ndarray (B, T, N, K, K), or broadcastable to it over B and T
         Matrices in the dtype of x, with K from 1 to 16.
     x : ndarray (B, T, N, K), float32, float64, complex64 or complex128
-    h0 : ndarray (B, N, K), optional
+    state : ndarray (B, N, K), optional
         State before the first step, or a tuple of it alone; zero by default. (S, N, K) where cu_seqlens is given.
     reverse, reset, lengths, cu_seqlens, backend
         As for :func:`linear_scan`.
@@ -119,7 +119,7 @@ def block_scan(
     -------
     h : ndarray (B, T, N, K)
     last : ndarray (B, N, K)
-        State after the last valid step; given back as ``h0`` it continues the sequence exactly.
+        State after the last valid step; given back as ``state`` it continues the sequence exactly.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def block_scan(
     >>> h[0, :, 0].tolist()
     [[0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]]
     """
-    return _run(_BLOCK, A, x, h0, reverse, reset, lengths, cu_seqlens, out, backend)
+    return _run(_BLOCK, A, x, state, reverse, reset, lengths, cu_seqlens, out, backend)
 
 
 class _Scan(NamedTuple):
@@ -187,7 +187,7 @@ def _run(
     scan: _Scan,
     a: Array,
     x: Array,
-    h0: Array | None,
+    state: Array | None,
     reverse: bool,
     reset: Array | None,
     lengths: npt.ArrayLike | None,
@@ -199,28 +199,28 @@ def _run(
     run = choose(function, _BACKENDS[function], backend, a)
     if is_cuda(run):
         options = {"reverse": reverse, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens, "out": out}
-        return run(a, x, h0, **options)
-    h0 = as_part(h0)
+        return run(a, x, state, **options)
+    state = as_part(state)
     check_flag(function, "reverse", reverse)
     check_arrays(function, ("x", scan.factors), (x, a), scan.dtypes)
     scan.check_shapes(function, a.shape, x.shape)
     sequences = checked_sequences(function, x.shape[0], x.shape[1], reset, lengths, cu_seqlens)
     cut = _Cut(sequences.count(x.shape[0]), reverse, *sequences)
-    if h0 is not None:
-        _check_h0(function, h0, x, cut, scan.dtypes)
+    if state is not None:
+        _check_h0(function, state, x, cut, scan.dtypes)
     if out is not None:
-        inputs = {"x": x, scan.factors: a, "h0": h0, "reset": cut.reset}
+        inputs = {"x": x, scan.factors: a, "state": state, "reset": cut.reset}
         given = {name: y for name, y in inputs.items() if y is not None}
         check_out(function, out, x.shape, tuple(given), tuple(given.values()), scan.dtypes)
-    return run(scan, a, x, h0, cut, out)
+    return run(scan, a, x, state, cut, out)
 
 
-def _check_h0(function: str, h0: Array, x: Array, cut: _Cut, dtypes: tuple[str, ...]) -> None:
-    check_array(function, "h0", h0, dtypes)
+def _check_h0(function: str, state: Array, x: Array, cut: _Cut, dtypes: tuple[str, ...]) -> None:
+    check_array(function, "state", state, dtypes)
     dtype = _carried(x)
-    if h0.dtype != dtype:
-        raise TypeError(f"{function}: h0 must have dtype {dtype} to go with {x.dtype} x, got {h0.dtype}")
-    check_first(function, h0.shape, cut.sequences, x.shape[2:], cut.cu_seqlens is not None)
+    if state.dtype != dtype:
+        raise TypeError(f"{function}: state must have dtype {dtype} to go with {x.dtype} x, got {state.dtype}")
+    check_first(function, state.shape, cut.sequences, x.shape[2:], cut.cu_seqlens is not None)
 
 
 def _carried(x: Array) -> np.dtype[Any]:
@@ -228,10 +228,10 @@ def _carried(x: Array) -> np.dtype[Any]:
     return np.dtype(np.float32) if x.dtype.itemsize == 2 else x.dtype
 
 
-def _cpu(scan: _Scan, a: Array, x: Array, h0: Array | None, cut: _Cut, out: Array | None) -> tuple[Array, Array]:
+def _cpu(scan: _Scan, a: Array, x: Array, state: Array | None, cut: _Cut, out: Array | None) -> tuple[Array, Array]:
     time, inner = x.shape[1], x.shape[2:]
     a, flat = _flat_factors(a, x), _flat(x)
-    first = None if h0 is None else np.ascontiguousarray(h0)
+    first = None if state is None else np.ascontiguousarray(state)
     h = None if out is None else _flat_view(out)
     if h is None:
         h = empty(flat.shape, x.dtype)
@@ -266,11 +266,13 @@ def _flat_factors(a: Array, x: Array) -> Array:
     return _flat(a)
 
 
-def _reference(scan: _Scan, a: Array, x: Array, h0: Array | None, cut: _Cut, out: Array | None) -> tuple[Array, Array]:
+def _reference(
+    scan: _Scan, a: Array, x: Array, state: Array | None, cut: _Cut, out: Array | None
+) -> tuple[Array, Array]:
     from . import reference
 
     how = {"reverse": cut.reverse, "reset": cut.reset, "lengths": cut.lengths, "cu_seqlens": cut.cu_seqlens}
-    h, last = getattr(reference, scan.name)(a, x, h0, **how)
+    h, last = getattr(reference, scan.name)(a, x, state, **how)
     if out is not None:
         out[...] = h
         h = out

@@ -38,11 +38,11 @@ def _broadcasts(shape: Shape, to: Shape) -> bool:
     return all(size in (1, full) for size, full in zip(shape, to[len(to) - len(shape) :], strict=True))
 
 
-def check_first(function: str, h0: Shape, sequences: int, inner: Sequence[int], packed: bool) -> None:
+def check_first(function: str, state: Shape, sequences: int, inner: Sequence[int], packed: bool) -> None:
     """Check the shape of the initial states of ``sequences`` sequences."""
-    if tuple(h0) != (sequences, *inner):
+    if tuple(state) != (sequences, *inner):
         letters = "S" if packed else "B"
         units = "D" if len(inner) == 1 else "N, K"
         raise ValueError(
-            f"{function}: h0 must have shape ({letters}, {units}) = {(sequences, *inner)}, got {tuple(h0)}"
+            f"{function}: state must have shape ({letters}, {units}) = {(sequences, *inner)}, got {tuple(state)}"
         )

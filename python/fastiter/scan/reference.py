@@ -3,10 +3,10 @@
 Linear scan: a and x (B, T, D), products element by element. Block scan: A (B, T, N, K, K), x (B, T, N, K), a matrix for
 each group. a and A may be broadcast over B and T. The arguments are trusted: `fastiter.scan` checks them.
 
-For every function here: `h0` is the state before the first step, zeros by default. With `reverse` time runs from the
+For every function here: `state` is the state before the first step, zeros by default. With `reverse` time runs from the
 last step to the first. Where `reset` (B, T) or (T,) is true, the state before this step is dropped. `lengths` (B,) is
 the number of valid steps of each row: h of the others is 0, and the last state is that of the last valid step.
-`cu_seqlens` (S + 1,) splits the steps of the only row into S sequences, each with its own h0 and last state.
+`cu_seqlens` (S + 1,) splits the steps of the only row into S sequences, each with its own state and last state.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Array = npt.NDArray[Any]
 Times = list[tuple[int, int, list[int]]]
 
 
-def linear_scan(a: Array, x: Array, h0: Array | None = None, **how: Any) -> tuple[Array, Array]:
+def linear_scan(a: Array, x: Array, state: Array | None = None, **how: Any) -> tuple[Array, Array]:
     """h[t] = a[t] * h[t-1] + x[t]; returns h and the last state (B, D). bfloat16 is stored, the state is float32."""
-    return _forward(lambda a_t, h: a_t * h, np.broadcast_to(a, x.shape), x, h0, **how)
+    return _forward(lambda a_t, h: a_t * h, np.broadcast_to(a, x.shape), x, state, **how)
 
 
-def block_scan(A: Array, x: Array, h0: Array | None = None, **how: Any) -> tuple[Array, Array]:
+def block_scan(A: Array, x: Array, state: Array | None = None, **how: Any) -> tuple[Array, Array]:
     """h[t] = A[t] h[t-1] + x[t]; returns h and the last state (B, N, K)."""
-    return _forward(_times, np.broadcast_to(A, (*x.shape, x.shape[-1])), x, h0, **how)
+    return _forward(_times, np.broadcast_to(A, (*x.shape, x.shape[-1])), x, state, **how)
 
 
 def _times(A: Array, h: Array) -> Array:
@@ -66,7 +66,7 @@ def _forward(
     product: Callable[[Array, Array], Array],
     a: Array,
     x: Array,
-    h0: Array | None,
+    state: Array | None,
     *,
     reset: Array | None = None,
     **cut: Any,
@@ -74,8 +74,8 @@ def _forward(
     B, T = x.shape[:2]
     sequences, resets, carried = list(_sequences(B, T, **cut)), _resets(reset, B, T), _carried(x)
     h, last = np.zeros(x.shape, x.dtype), np.zeros((len(sequences), *x.shape[2:]), carried)
-    if h0 is not None:
-        last[...] = h0
+    if state is not None:
+        last[...] = state
     for s, row, steps in sequences:
         for t in steps:
             x_t = x[row, t].astype(carried)
@@ -88,32 +88,32 @@ def _forward(
 
 
 def linear_scan_backward(
-    a: Array, h: Array, h0: Array | None, dh: Array | None, dlast: Array | None, **how: Any
+    a: Array, h: Array, state: Array | None, dh: Array | None, dlast: Array | None, **how: Any
 ) -> tuple[Array, Array, Array]:
-    """(da, dx, dh0): the gradient of <dh, h> + <dlast, last>. dx = l, da[t] = conj(h[t-1]) l[t], dh0 = conj(a) l."""
+    """(da, dx, dstate): the gradient of <dh, h> + <dlast, last>: conj(h[t-1]) l[t], l, conj(a) l."""
     wide = np.broadcast_to(a, h.shape)
-    da, dx, dh0 = _backward(
-        lambda a_t, l: np.conj(a_t) * l, lambda l, before: np.conj(before) * l, wide, h, h0, dh, dlast, **how
+    da, dx, dstate = _backward(
+        lambda a_t, l: np.conj(a_t) * l, lambda l, before: np.conj(before) * l, wide, h, state, dh, dlast, **how
     )
-    return _summed(da, a.shape), dx, dh0
+    return _summed(da, a.shape), dx, dstate
 
 
 def block_scan_backward(
-    A: Array, h: Array, h0: Array | None, dh: Array | None, dlast: Array | None, **how: Any
+    A: Array, h: Array, state: Array | None, dh: Array | None, dlast: Array | None, **how: Any
 ) -> tuple[Array, Array, Array]:
-    """(dA, dx, dh0): the gradient of <dh, h> + <dlast, last>. dx = l, dA[t] = l[t] h[t-1]^H, dh0 = A^H l."""
+    """(dA, dx, dstate): the gradient of <dh, h> + <dlast, last>. dx = l, dA[t] = l[t] h[t-1]^H, dstate = A^H l."""
     wide = np.broadcast_to(A, (*h.shape, h.shape[-1]))
-    dA, dx, dh0 = _backward(
+    dA, dx, dstate = _backward(
         lambda A_t, l: _times(np.conj(A_t).swapaxes(-1, -2), l),
         lambda l, before: l[:, :, None] * np.conj(before)[:, None, :],
         wide,
         h,
-        h0,
+        state,
         dh,
         dlast,
         **how,
     )
-    return _summed(dA, A.shape), dx, dh0
+    return _summed(dA, A.shape), dx, dstate
 
 
 def _backward(
@@ -121,7 +121,7 @@ def _backward(
     outer: Callable[[Array, Array], Array],
     a: Array,
     h: Array,
-    h0: Array | None,
+    state: Array | None,
     dh: Array | None,
     dlast: Array | None,
     *,
@@ -141,7 +141,7 @@ def _backward(
             dx[row, t] = l
             carry[s] = 0
             if not resets[row, t]:
-                first = np.zeros_like(l) if h0 is None else h0[s]
+                first = np.zeros_like(l) if state is None else state[s]
                 da[row, t] = outer(l, h[row, steps[k - 1]].astype(carried) if k else first)
                 carry[s] = adjoint(a[row, t].astype(carried), l)
     return da, dx, carry

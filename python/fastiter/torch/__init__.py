@@ -13,6 +13,7 @@ from ..relax._torch.chebyshev import Chebyshev
 from ..relax._torch.functional import relax_solve, sweeps
 from ..relax._torch.relaxation import Relaxation
 from ..rnn._torch.functional import elman, gru, lstm, slstm
+from ..rnn._torch.results import RnnResult, RnnStates
 from ..scan._torch.functional import block_scan, linear_scan
 from . import compat, onnx, quant, ssm
 from .flashrnn import FlashRNNConfig, flashrnn
@@ -25,6 +26,8 @@ __all__ = [
     "Relaxation",
     "Replaced",
     "Restored",
+    "RnnResult",
+    "RnnStates",
     "accelerate",
     "block_scan",
     "compat",

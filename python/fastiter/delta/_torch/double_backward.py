@@ -14,10 +14,10 @@ from ..._torch.replay import Rows, Valued
 def replay(inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
     """Return o and the final states.
 
-    ``inputs`` are q, k, e, beta, decay and h0, where e = v - S^T k, saved by the kernels, takes the gradient of v;
+    ``inputs`` are q, k, e, beta, decay and state, where e = v - S^T k, saved by the kernels, takes the gradient of v;
     ``constants`` are reset, lengths and cu_seqlens.
     """
-    q, k, e, beta, decay, h0 = inputs
+    q, k, e, beta, decay, state = inputs
     reset, lengths, cu_seqlens = constants
     if k.dim() == 4:
         k, e, beta = (x.unsqueeze(2) for x in (k, e, beta))
@@ -25,7 +25,7 @@ def replay(inputs: Sequence[Any], constants: Sequence[Any]) -> list[Tensor]:
     flags = None if reset is None else rows.flags(reset)
     q, k, e, beta = (rows.padded(x) for x in (q, k, e, beta))
     decay = None if decay is None else rows.padded(decay)
-    S = q.new_zeros(q.shape[0], *q.shape[2:], e.shape[-1]) if h0 is None else h0
+    S = q.new_zeros(q.shape[0], *q.shape[2:], e.shape[-1]) if state is None else state
     every = []
     for t in range(q.shape[1]):
         before = S

@@ -27,10 +27,10 @@ def delta_scan(
     k: Tensor,
     v: Tensor,
     beta: Tensor,
-    h0: Tensor | None = None,
+    state: Tensor | None = None,
     *,
     decay: Tensor | None = None,
-    method: Literal["auto", "step", "chunk"] = "auto",
+    method: Literal["auto", "sequential", "chunk"] = "auto",
     chunk: int = 64,
     reset: Tensor | None = None,
     lengths: Tensor | Sequence[int] | None = None,
@@ -38,7 +38,7 @@ def delta_scan(
 ) -> tuple[Tensor, Tensor]:
     """S[t] = decay[t] (I - beta k k^T) S[t-1] + beta k v^T, o[t] = S[t]^T q[t]: :func:`fastiter.delta_scan` on tensors.
 
-    Differentiable in q, k, v, beta, h0 and decay, with gradients from o and from the final state; the backward pass
+    Differentiable in q, k, v, beta, state and decay, with gradients from o and from the final state; the backward pass
     processes several steps at a time with every method. Second derivatives (``create_graph=True``) recompute the steps
     one by one in torch's operations, which is slower. Shapes and errors are those of :func:`fastiter.delta_scan`.
 
@@ -54,30 +54,30 @@ def delta_scan(
     >>> torch.equal(torch.cat([half, rest], 1), o), torch.equal(state, last)
     (True, True)
     """
-    function, h0 = "delta_scan", as_part(h0)
-    if has_torch_function_variadic(q, k, v, beta, h0, decay, reset, lengths, cu_seqlens):
+    function, state = "delta_scan", as_part(state)
+    if has_torch_function_variadic(q, k, v, beta, state, decay, reset, lengths, cu_seqlens):
         named = {"method": method, "chunk": chunk, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens}
-        result: tuple[Tensor, Tensor] = dispatched(delta_scan, q, k, v, beta, h0, decay=decay, **named)
+        result: tuple[Tensor, Tensor] = dispatched(delta_scan, q, k, v, beta, state, decay=decay, **named)
         return result
-    optional = [(name, x) for name, x in (("h0", h0), ("decay", decay)) if x is not None]
+    optional = [(name, x) for name, x in (("state", state), ("decay", decay)) if x is not None]
     names, tensors = ("q", "k", "v", "beta", *dict(optional)), (q, k, v, beta, *dict(optional).values())
     check_tensors(function, names, tensors, devices=CPU_AND_CUDA)
     sizes = check_shapes(function, q.shape, k.shape, v.shape, beta.shape, None if decay is None else decay.shape)
     plan(function, method, chunk, sizes.factors)
     how = checked_method(method, q.dtype) if q.is_cuda else (method, chunk)
     cut = checked_sequences(function, q, reset, lengths, cu_seqlens, "q")
-    check_state(function, None if h0 is None else h0.shape, sizes, cut.count(sizes.batch), cu_seqlens is not None)
+    check_state(function, None if state is None else state.shape, sizes, cut.count(sizes.batch), cu_seqlens is not None)
     # In forward mode the autograd function is called because it raises.
     needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     if needs_grad or transformed() or forward_ad._current_level >= 0:
-        o, last = _DeltaScan.apply(q, k, v, beta, decay, h0, *cut, *how)[:2]
+        o, last = _DeltaScan.apply(q, k, v, beta, decay, state, *cut, *how)[:2]
     else:
-        o, last = delta_fwd(DeltaForward(q, k, v, beta, decay, h0, *cut, *how, False))
+        o, last = delta_fwd(DeltaForward(q, k, v, beta, decay, state, *cut, *how, False))
     return o, last
 
 
 class _DeltaScan(torch.autograd.Function):
-    """Map (q, k, v, beta, decay, h0) to (o, final states, e, states); the backward pass reads the last two.
+    """Map (q, k, v, beta, decay, state) to (o, final states, e, states); the backward pass reads the last two.
 
     The gradient of e = v - S^T k equals that of v, so second derivatives need no v; states are those of some steps.
     """
@@ -91,20 +91,22 @@ class _DeltaScan(torch.autograd.Function):
         v: Tensor,
         beta: Tensor,
         decay: Tensor | None,
-        h0: Tensor | None,
+        state: Tensor | None,
         reset: Tensor | None,
         lengths: Tensor | None,
         cu_seqlens: Tensor | None,
         method: str,
         chunk: int,
     ) -> tuple[Tensor, ...]:
-        return tuple(delta_fwd(DeltaForward(q, k, v, beta, decay, h0, reset, lengths, cu_seqlens, method, chunk, True)))
+        return tuple(
+            delta_fwd(DeltaForward(q, k, v, beta, decay, state, reset, lengths, cu_seqlens, method, chunk, True))
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        q, k, _, beta, decay, h0, reset, lengths, cu_seqlens, method, chunk = inputs
+        q, k, _, beta, decay, state, reset, lengths, cu_seqlens, method, chunk = inputs
         _, _, e, states = output
-        ctx.save_for_backward(q, k, e, beta, decay, h0, states, reset, lengths, cu_seqlens)
+        ctx.save_for_backward(q, k, e, beta, decay, state, states, reset, lengths, cu_seqlens)
         ctx.mark_non_differentiable(states)
         ctx.method, ctx.chunk = method, chunk
         ctx.set_materialize_grads(False)
@@ -114,7 +116,7 @@ class _DeltaScan(torch.autograd.Function):
     def backward(
         ctx: Any, d_o: Tensor | None, dlast: Tensor | None, de: Tensor | None, _: None
     ) -> tuple[Tensor | None, ...]:
-        q, k, e, beta, decay, h0, states, *cut = ctx.saved_tensors
+        q, k, e, beta, decay, state, states, *cut = ctx.saved_tensors
         found: list[Tensor | None] = [None] * 6
         if d_o is not None or dlast is not None:
             need_h0 = ctx.needs_input_grad[5]
@@ -123,7 +125,7 @@ class _DeltaScan(torch.autograd.Function):
                 dq, dk, dv, dbeta, *rest = delta_bwd(DeltaBackward(*read))
             every = (dq, dk, dv, dbeta, None if decay is None else rest[0], rest[-1] if need_h0 else None)
             found = [g if need else None for g, need in zip(every, ctx.needs_input_grad[:6], strict=True)]
-            found = differentiable(replay, found, (q, k, e, beta, decay, h0), cut, (d_o, dlast))
+            found = differentiable(replay, found, (q, k, e, beta, decay, state), cut, (d_o, dlast))
         if de is not None:
             found[2] = de if found[2] is None else found[2] + de
         return (*found, None, None, None, None, None)

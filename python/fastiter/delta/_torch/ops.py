@@ -1,7 +1,7 @@
 """The private ops of the delta rule: their calls, and their CPU implementations, which call the kernels.
 
 Forward returns o and the final states; with ``save`` also, for the backward pass, e = v - S^T k of every factor and
-the state before each period. Backward returns dq, dk, dv, dbeta, then ddecay and dh0 if they exist and are requested.
+the state before each period. Backward returns dq, dk, dv, dbeta, then ddecay and dstate if they are requested.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class DeltaForward(NamedTuple):
     v: Tensor
     beta: Tensor
     decay: Tensor | None
-    h0: Tensor | None
+    state: Tensor | None
     reset: Tensor | None
     lengths: Tensor | None
     cu_seqlens: Tensor | None
@@ -102,9 +102,9 @@ def _forward(call: DeltaForward) -> list[Tensor]:
     outputs, sizes = forward_outputs(call), call.sizes
     how = plan("delta_scan", call.method, call.chunk, sizes.factors)
     q, k, v, beta = unit_stride(call.q), unit_stride(call.k), unit_stride(call.v), contiguous(call.beta)
-    decay, h0 = (None if x is None else contiguous(x) for x in (call.decay, call.h0))
+    decay, state = (None if x is None else contiguous(x) for x in (call.decay, call.state))
     work = _work(sizes, how, how.forward, call.reset, call.lengths, call.cu_seqlens)
-    _core.delta.forward(work, q, k, v, beta, decay, h0, *outputs, *([] if call.save else [None, None]))
+    _core.delta.forward(work, q, k, v, beta, decay, state, *outputs, *([] if call.save else [None, None]))
     return outputs
 
 
@@ -128,8 +128,8 @@ def _backward(call: DeltaBackward) -> list[Tensor]:
     d_o = None if call.d_o is None else unit_stride(call.d_o)
     work = _work(sizes, how, how.backward, call.reset, call.lengths, call.cu_seqlens)
     dq, dk, dv, dbeta, *rest = gradients
-    ddecay, dh0 = None if decay is None else rest[0], rest[-1] if call.need_h0 else None
-    _core.delta.backward(work, q, k, beta, decay, e, states, d_o, dlast, dq, dk, dv, dbeta, ddecay, dh0)
+    ddecay, dstate = None if decay is None else rest[0], rest[-1] if call.need_h0 else None
+    _core.delta.backward(work, q, k, beta, decay, e, states, d_o, dlast, dq, dk, dv, dbeta, ddecay, dstate)
     return gradients
 
 

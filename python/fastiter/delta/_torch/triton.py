@@ -35,9 +35,9 @@ _TILES = {torch.float32: _Tile(16, 16, 32, 8, 16, 4), torch.float64: _Tile(8, 8,
 
 
 def checked_method(method: str, dtype: torch.dtype) -> tuple[str, int]:
-    """Return the method and chunk size that a GPU always uses; raise for method "step", which it lacks."""
-    if method == "step":
-        raise BackendError("delta_scan: method must be 'auto' or 'chunk' on a CUDA device, got 'step'")
+    """Return the method and chunk size that a GPU always uses; raise for method "sequential", which it lacks."""
+    if method == "sequential":
+        raise BackendError("delta_scan: method must be 'auto' or 'chunk' on a CUDA device, got 'sequential'")
     return "chunk", _TILES[dtype].factors
 
 
@@ -164,10 +164,10 @@ def forward(call: DeltaForward) -> list[Tensor]:
     q, k, v, beta = unit_stride(call.q), unit_stride(call.k), unit_stride(call.v), contiguous(call.beta)
     decay = None if call.decay is None else contiguous(call.decay)
     saved: list[Tensor | None] = [*outputs[2:]] if call.save else [None, None]
-    if call.h0 is None:
+    if call.state is None:
         outputs[1].zero_()
     else:
-        outputs[1].copy_(call.h0)
+        outputs[1].copy_(call.state)
     memory = (q, k, v, beta, decay, *work.memory, _inverse(k, beta, decay, work), *outputs[:2], *saved)
     strides = (*_strides(q), *_factor_strides(k), *_factor_strides(v), work.reset_row)
     columns = _columns(work, _TILES[q.dtype].columns)

@@ -16,17 +16,18 @@ from ..._torch.overrides import dispatched, overridden
 from .._cells import CELLS, WINDOW, NewtonInfo, Options, ParaCell, check_shapes, newton_options, state_parts
 from . import cuda  # the ops of CUDA tensors
 from .ops import ParaBackward, ParaForward, para_bwd, para_fwd
+from .results import Method, ParaResult, ParaResultInfo, States, typed
 
-States: TypeAlias = tuple[Tensor, ...]
-Result: TypeAlias = "tuple[Tensor, States] | tuple[Tensor, States, NewtonInfo]"
+Result: TypeAlias = ParaResult | ParaResultInfo
 
 
+@typed
 def paragru(
     wx: Tensor,
     a: Tensor,
-    h0: Tensor | tuple[Tensor] | None = None,
+    state: Tensor | tuple[Tensor] | None = None,
     *,
-    method: str = "auto",
+    method: Method = "auto",
     reverse: bool = False,
     lengths: Tensor | Sequence[int] | None = None,
     window: int | None = None,
@@ -37,7 +38,7 @@ def paragru(
 ) -> Result:
     """h[t] = z q + (1 - z) h[t-1]: :func:`fastiter.paragru` on tensors.
 
-    Differentiable in wx, a and h0, with gradients from h and from the final state; for every method of the forward
+    Differentiable in wx, a and state, with gradients from h and from the final state; for every method of the forward
     pass, the backward pass is one fused linear recurrence in reverse. Differentiating twice raises an error. Arguments
     and errors are those of :func:`fastiter.paragru`.
 
@@ -52,16 +53,17 @@ def paragru(
     (torch.Size([3, 8]), torch.Size([24, 5]))
     """
     solver = (method, window, rtol, atol, max_steps)
-    return _run("paragru", wx, a, None, h0, solver, reverse, lengths, return_info)
+    return _run("paragru", wx, a, None, state, solver, reverse, lengths, return_info)
 
 
+@typed
 def paralstm(
     wx: Tensor,
     a: Tensor,
     p: Tensor,
     state: Sequence[Tensor] | None = None,
     *,
-    method: str = "auto",
+    method: Method = "auto",
     reverse: bool = False,
     lengths: Tensor | Sequence[int] | None = None,
     window: int | None = None,
@@ -78,12 +80,13 @@ def paralstm(
     return _run("paralstm", wx, a, p, state, solver, reverse, lengths, return_info)
 
 
+@typed
 def paraslstm(
     wx: Tensor,
     a: Tensor,
     state: Sequence[Tensor] | None = None,
     *,
-    method: str = "auto",
+    method: Method = "auto",
     reverse: bool = False,
     lengths: Tensor | Sequence[int] | None = None,
     window: int | None = None,
@@ -132,7 +135,7 @@ def _run(
         cuda.check_method(function, bool(newton))
     whole = None if lengths is None else checked_lengths(function, lengths, batch, time, wx.device)
     h, last, info = _apply(cell, wx, a, p, first, reverse, whole, newton)
-    return (h, last, info) if return_info else (h, last)
+    return ParaResultInfo(h, last, info) if return_info else ParaResult(h, last)
 
 
 def _apply(

@@ -13,6 +13,7 @@ from ..._torch.linear import linear
 from ..._torch.sequence_layer import Part, SequenceLayer, State, check_bool, check_choice, check_heads
 from .._cells import METHODS
 from .functional import paragru, paralstm
+from .results import Method
 
 GATES = 3  # of both cells
 
@@ -30,11 +31,11 @@ class _ParaLayer(SequenceLayer):
         device: Any = None,
         dtype: Any = None,
         *,
-        method: str = "auto",
+        method: Method = "auto",
     ) -> None:
         super().__init__(input_size, hidden_size, batch_first)
         self.num_heads = check_heads(self, num_heads, input_size=input_size, hidden_size=hidden_size)
-        self.method = check_choice(self, "method", method, METHODS)
+        self.method: Method = check_choice(self, "method", method, METHODS)
         block = (self.num_heads, GATES, hidden_size // num_heads, input_size // num_heads)
         self.weight_ih = nn.Parameter(torch.empty(block, device=device, dtype=dtype))
         self.weight_hh = nn.Parameter(torch.empty(GATES, hidden_size, device=device, dtype=dtype))
@@ -141,7 +142,7 @@ class ParaGRU(_ParaLayer):
         device: Any = None,
         dtype: Any = None,
         *,
-        method: str = "auto",
+        method: Method = "auto",
     ) -> None:
         super().__init__(input_size, hidden_size, num_heads, bias, batch_first, device, dtype, method=method)
         self.reset_parameters()
@@ -203,7 +204,7 @@ class ParaLSTM(_ParaLayer):
         device: Any = None,
         dtype: Any = None,
         *,
-        method: str = "auto",
+        method: Method = "auto",
     ) -> None:
         super().__init__(input_size, hidden_size, num_heads, bias, batch_first, device, dtype, method=method)
         self.weight_ch = nn.Parameter(torch.empty(2, hidden_size, device=device, dtype=dtype))

@@ -36,14 +36,15 @@ from .._cells import (
 )
 from .autograd import Recurrence, Together, Transformed
 from .ops import fits, rnn_fwd, rnn_fwd_together
+from .results import RnnResult, RnnStates, States, typed
 from .work import PLAIN, Options, checked_batch_sizes, options_of
 
-States: TypeAlias = tuple[Tensor, ...]
 Integers: TypeAlias = "Tensor | Sequence[int]"
-Result: TypeAlias = "tuple[Tensor, States] | tuple[Tensor, States, States]"
+Result: TypeAlias = RnnResult | RnnStates
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
+@typed
 def lstm(
     wx: Tensor,
     r: Tensor,
@@ -90,6 +91,7 @@ def lstm(
     return _run("lstm", "lstm", wx, r, b, state, reverse, lengths, return_all_states, requested)
 
 
+@typed
 def gru(
     wx: Tensor,
     r: Tensor,
@@ -110,6 +112,7 @@ def gru(
     return _run("gru", "gru", wx, r, b, state, reverse, lengths, return_all_states, requested)
 
 
+@typed
 def elman(
     wx: Tensor,
     r: Tensor,
@@ -131,6 +134,7 @@ def elman(
     return _run("elman", elman_cell(activation), wx, r, b, state, reverse, lengths, return_all_states, requested)
 
 
+@typed
 def slstm(
     wx: Tensor,
     r: Tensor,
@@ -291,7 +295,7 @@ def _run(
         _check_shapes(function, cell, wx.shape, r, b, state, count)
         whole = sequences.lengths
     h, last, states = _apply(cell, wx, r, b, state, reverse, whole, None, return_all_states, options)
-    return (h, last, states) if return_all_states else (h, last)
+    return RnnStates(h, last, states) if return_all_states else RnnResult(h, last)
 
 
 def _dispatched(

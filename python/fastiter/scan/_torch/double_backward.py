@@ -22,12 +22,12 @@ def backward(
     apply: Apply,
     a: Tensor,
     h: Tensor,
-    h0: Tensor | None,
+    state: Tensor | None,
     dh: Tensor | None,
     dlast: Tensor | None,
     cut: Cut,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return dx, da and dh0, using ``apply``, the differentiable scan."""
+    """Return dx, da and dstate, using ``apply``, the differentiable scan."""
     stored = h.dtype
     if stored == torch.bfloat16:
         a, h, dh = a.float(), h.float(), None if dh is None else dh.float()
@@ -43,10 +43,10 @@ def backward(
     dh = torch.zeros_like(h) if dh is None else dh
     dx, _ = apply(scan, factors, dh, dlast, (not reverse, flags, lengths, cu_seqlens))
     before = ends.from_before(h)
-    if h0 is None:
+    if state is None:
         before = before.index_put((ends.rows, ends.first), h.new_zeros(()))
     else:
-        before = before.index_put((ends.rows, ends.first), h0[ends.sequences])
+        before = before.index_put((ends.rows, ends.first), state[ends.sequences])
     # Masks both factors, as 0 times infinity would be NaN.
     used = ends.valid if reset is None else ends.valid & ~reset
     used = used.reshape(*used.shape, *(1,) * (h.dim() - 2))
@@ -89,7 +89,7 @@ class _Ends:
 
 
 def _first(scan: Scan, wide: Tensor, dx: Tensor, dlast: Tensor | None, ends: _Ends, reset: Tensor | None) -> Tensor:
-    """Return dh0: a^H l of the first step, or dlast for a sequence without steps."""
+    """Return dstate: a^H l of the first step, or dlast for a sequence without steps."""
     at = (ends.rows, ends.first)
     l, a = dx[at], wide[at]
     if reset is not None:

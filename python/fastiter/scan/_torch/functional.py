@@ -34,7 +34,7 @@ Integers: TypeAlias = "Tensor | Sequence[int]"
 def linear_scan(
     a: Tensor,
     x: Tensor,
-    h0: Tensor | None = None,
+    state: Tensor | None = None,
     *,
     reverse: bool = False,
     reset: Tensor | None = None,
@@ -44,7 +44,7 @@ def linear_scan(
 ) -> tuple[Tensor, Tensor]:
     """h[t] = a[t] * h[t-1] + x[t], elementwise: :func:`fastiter.linear_scan` on tensors.
 
-    Returns h and the final state. Differentiable in a, x and h0, with gradients from both results, also twice. The
+    Returns h and the final state. Differentiable in a, x and state, with gradients from both results, also twice. The
     backward pass is one scan in the other direction; if a is broadcast, its gradient is summed in the same pass, in an
     order that does not depend on the number of threads. Shapes, dtypes and errors are those of
     :func:`fastiter.linear_scan`; ``out`` is refused if an argument requires a gradient.
@@ -59,13 +59,13 @@ def linear_scan(
     >>> torch.autograd.grad(last.sum(), a)  # of 1 + a + a^2
     (tensor([2.]),)
     """
-    return _run(LINEAR, a, x, h0, reverse, reset, lengths, cu_seqlens, out)
+    return _run(LINEAR, a, x, state, reverse, reset, lengths, cu_seqlens, out)
 
 
 def block_scan(
     A: Tensor,
     x: Tensor,
-    h0: Tensor | None = None,
+    state: Tensor | None = None,
     *,
     reverse: bool = False,
     reset: Tensor | None = None,
@@ -85,49 +85,49 @@ def block_scan(
     >>> h[0, :, 0].tolist()
     [[2.0, 1.0], [1.0, 2.0], [2.0, 1.0]]
     """
-    return _run(BLOCK, A, x, h0, reverse, reset, lengths, cu_seqlens, out)
+    return _run(BLOCK, A, x, state, reverse, reset, lengths, cu_seqlens, out)
 
 
 def _run(
     scan: Scan,
     a: Tensor,
     x: Tensor,
-    h0: Tensor | None,
+    state: Tensor | None,
     reverse: bool,
     reset: Tensor | None,
     lengths: Integers | None,
     cu_seqlens: Integers | None,
     out: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    function, h0 = scan.name, as_part(h0)
-    if has_torch_function_variadic(a, x, h0, reset, lengths, cu_seqlens, out):
+    function, state = scan.name, as_part(state)
+    if has_torch_function_variadic(a, x, state, reset, lengths, cu_seqlens, out):
         how = {"reverse": reverse, "reset": reset, "lengths": lengths, "cu_seqlens": cu_seqlens, "out": out}
-        result: tuple[Tensor, Tensor] = dispatched(block_scan if scan.blocks else linear_scan, a, x, h0, **how)
+        result: tuple[Tensor, Tensor] = dispatched(block_scan if scan.blocks else linear_scan, a, x, state, **how)
         return result
     check_flag(function, "reverse", reverse)
     check_tensors(function, ("x", scan.factors), (x, a), scan.dtypes, CPU_AND_CUDA)
     (check_block_shapes if scan.blocks else check_linear_shapes)(function, a.shape, x.shape)
     cut: Cut = (reverse, *checked_sequences(function, x, reset, lengths, cu_seqlens, "x"))
-    if h0 is not None:
-        _check_h0(scan, h0, x, cut)
+    if state is not None:
+        _check_h0(scan, state, x, cut)
     factors = _with_all_axes(a, x, scan)
     if out is not None:
-        given = [("x", x), (scan.factors, a)] + ([] if h0 is None else [("h0", h0)])
+        given = [("x", x), (scan.factors, a)] + ([] if state is None else [("state", state)])
         _check_out(scan, out, x, [*given, *([] if cut[1] is None else [("reset", cut[1])])])
-        return out, OPS[function].out(ScanOut(factors, x, h0, *cut, out))
-    return _apply(scan, factors, x, h0, cut)
+        return out, OPS[function].out(ScanOut(factors, x, state, *cut, out))
+    return _apply(scan, factors, x, state, cut)
 
 
-def _check_h0(scan: Scan, h0: Tensor, x: Tensor, cut: Cut) -> None:
+def _check_h0(scan: Scan, state: Tensor, x: Tensor, cut: Cut) -> None:
     dtype = carried(x.dtype)
-    check_tensors(scan.name, ("h0",), (h0,), scan.dtypes, CPU_AND_CUDA)
-    if h0.dtype != dtype:
-        raise TypeError(f"{scan.name}: h0 must have dtype {dtype} to go with {x.dtype} x, got {h0.dtype}")
-    if h0.device != x.device:
-        raise BackendError(f"{scan.name}: h0 must be on device {x.device} like x, got {h0.device}")
+    check_tensors(scan.name, ("state",), (state,), scan.dtypes, CPU_AND_CUDA)
+    if state.dtype != dtype:
+        raise TypeError(f"{scan.name}: state must have dtype {dtype} to go with {x.dtype} x, got {state.dtype}")
+    if state.device != x.device:
+        raise BackendError(f"{scan.name}: state must be on device {x.device} like x, got {state.device}")
     cu_seqlens = cut[3]
     sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    check_first(scan.name, h0.shape, sequences, x.shape[2:], cu_seqlens is not None)
+    check_first(scan.name, state.shape, sequences, x.shape[2:], cu_seqlens is not None)
 
 
 def _check_out(scan: Scan, out: Tensor, x: Tensor, given: Sequence[tuple[str, Tensor]]) -> None:
@@ -165,19 +165,19 @@ def _with_all_axes(a: Tensor, x: Tensor, scan: Scan) -> Tensor:
     return a if a.shape[2:] == inner else a.expand(*a.shape[:2], *inner)
 
 
-def _apply(scan: Scan, a: Tensor, x: Tensor, h0: Tensor | None, cut: Cut) -> tuple[Tensor, Tensor]:
-    needs = x.requires_grad or a.requires_grad or (h0 is not None and h0.requires_grad)
+def _apply(scan: Scan, a: Tensor, x: Tensor, state: Tensor | None, cut: Cut) -> tuple[Tensor, Tensor]:
+    needs = x.requires_grad or a.requires_grad or (state is not None and state.requires_grad)
     # In forward mode the autograd function is called because it raises.
     if (torch.is_grad_enabled() and needs) or forward_ad._current_level >= 0 or not unwatched():
         keep = transformed() or (torch.is_grad_enabled() and a.requires_grad)
-        h, last = _Scan.apply(scan.blocks, a, x, h0, *cut, keep)[:2]
+        h, last = _Scan.apply(scan.blocks, a, x, state, *cut, keep)[:2]
     else:
-        h, last = OPS[scan.name].forward(ScanForward(a, x, h0, *cut))
+        h, last = OPS[scan.name].forward(ScanForward(a, x, state, *cut))
     return h, last
 
 
 class _Scan(torch.autograd.Function):
-    """Map (a, x, h0) to (h, final state) and, with ``keep``, a copy of h.
+    """Map (a, x, state) to (h, final state) and, with ``keep``, a copy of h.
 
     The gradient of a needs the copy, as users may write to h.
     """
@@ -189,21 +189,21 @@ class _Scan(torch.autograd.Function):
         blocks: bool,
         a: Tensor,
         x: Tensor,
-        h0: Tensor | None,
+        state: Tensor | None,
         reverse: bool,
         reset: Tensor | None,
         lengths: Tensor | None,
         cu_seqlens: Tensor | None,
         keep: bool,
     ) -> tuple[Tensor, ...]:
-        call = ScanForward(a, x, h0, reverse, reset, lengths, cu_seqlens)
+        call = ScanForward(a, x, state, reverse, reset, lengths, cu_seqlens)
         h, last = OPS[(BLOCK if blocks else LINEAR).name].forward(call)
         return (h, last, own_copy(h)) if keep else (h, last)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        blocks, a, _, h0, reverse, reset, lengths, cu_seqlens, keep = inputs
-        ctx.save_for_backward(a, output[2] if keep else None, h0, reset, lengths, cu_seqlens)
+        blocks, a, _, state, reverse, reset, lengths, cu_seqlens, keep = inputs
+        ctx.save_for_backward(a, output[2] if keep else None, state, reset, lengths, cu_seqlens)
         ctx.scan, ctx.reverse, ctx.shape = BLOCK if blocks else LINEAR, reverse, output[0].shape
         ctx.set_materialize_grads(False)
 
@@ -212,7 +212,7 @@ class _Scan(torch.autograd.Function):
     def backward(
         ctx: Any, dh: Tensor | None, dlast: Tensor | None, dkept: Tensor | None = None
     ) -> tuple[Tensor | None, ...]:
-        a, h, h0, reset, lengths, cu_seqlens = ctx.saved_tensors
+        a, h, state, reset, lengths, cu_seqlens = ctx.saved_tensors
         if dkept is not None:
             dh = dkept if dh is None else dh + dkept
         if dh is None and dlast is None:
@@ -220,11 +220,11 @@ class _Scan(torch.autograd.Function):
         if h is None:  # only its shape is used
             h = a.new_empty(()).expand(ctx.shape) if dh is None else dh
         cut = (ctx.reverse, reset, lengths, cu_seqlens)
-        needs = (ctx.needs_input_grad[2], ctx.needs_input_grad[1], ctx.needs_input_grad[3])  # x, a, h0
+        needs = (ctx.needs_input_grad[2], ctx.needs_input_grad[1], ctx.needs_input_grad[3])  # x, a, state
         if torch.is_grad_enabled() and not is_compiling():
-            all_three = double_backward.backward(ctx.scan, _apply, a, h, h0, dh, dlast, cut)
-            dx, da, dh0 = (x if need else None for x, need in zip(all_three, needs, strict=True))
+            all_three = double_backward.backward(ctx.scan, _apply, a, h, state, dh, dlast, cut)
+            dx, da, dstate = (x if need else None for x, need in zip(all_three, needs, strict=True))
         else:
-            wanted = iter(OPS[ctx.scan.name].backward(ScanBackward(a, h, h0, dh, dlast, *cut, *needs)))
-            dx, da, dh0 = (next(wanted) if need else None for need in needs)
-        return None, da, dx, dh0, None, None, None, None, None
+            wanted = iter(OPS[ctx.scan.name].backward(ScanBackward(a, h, state, dh, dlast, *cut, *needs)))
+            dx, da, dstate = (next(wanted) if need else None for need in needs)
+        return None, da, dx, dstate, None, None, None, None, None

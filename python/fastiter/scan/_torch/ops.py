@@ -1,7 +1,7 @@
 """The private ops of the family scan: their calls, and their CPU implementations, which call the kernels.
 
-Forward returns h and the final state. Backward returns the requested ones of dx, da and dh0, in this order. ``a`` (or
-``A``) has both axes B and T, of size 1 where it is broadcast, and da has the shape of a.
+Forward returns h and the final state. Backward returns those of dx, da and dstate that are requested, in this order.
+``a`` (or ``A``) has both axes B and T, of size 1 where it is broadcast, and da has the shape of a.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ScanForward(NamedTuple):
 
     a: Tensor
     x: Tensor
-    h0: Tensor | None
+    state: Tensor | None
     reverse: bool
     reset: Tensor | None
     lengths: Tensor | None
@@ -44,7 +44,7 @@ class ScanOut(NamedTuple):
 
     a: Tensor
     x: Tensor
-    h0: Tensor | None
+    state: Tensor | None
     reverse: bool
     reset: Tensor | None
     lengths: Tensor | None
@@ -62,7 +62,7 @@ class ScanBackward(NamedTuple):
 
     a: Tensor
     h: Tensor
-    h0: Tensor | None
+    state: Tensor | None
     dh: Tensor | None
     dlast: Tensor | None
     reverse: bool
@@ -124,8 +124,8 @@ def _work(scan: Scan, x: Tensor, cut: Cut) -> tuple[Any, ...]:
 
 
 def _forward_into(scan: Scan, call: ScanForward, h: Tensor) -> Tensor:
-    a, x, h0, *_, cu_seqlens = call
-    first, last = None if h0 is None else contiguous(h0), empty_last(x, cu_seqlens)
+    a, x, state, *_, cu_seqlens = call
+    first, last = None if state is None else contiguous(state), empty_last(x, cu_seqlens)
     scan.forward(*_work(scan, x, call.cut), flat_steps(a), flat_steps(x), first, flat_steps(h), last)
     return last
 
@@ -164,7 +164,7 @@ def has_plain_steps(out: Tensor) -> bool:
 def _backward(scan: Scan, call: ScanBackward) -> list[Tensor]:
     a, h = call.a, call.h
     dh = None if call.dh is None else flat_steps(call.dh)
-    first, dlast = (None if x is None else contiguous(x) for x in (call.h0, call.dlast))
+    first, dlast = (None if x is None else contiguous(x) for x in (call.state, call.dlast))
     dfirst = empty_last(h, call.cu_seqlens)
     dx = empty_steps(h, h.shape) if call.need_x else None
     gradient, summed = _empty_factors_gradient(a, h) if call.need_a else (None, False)

@@ -150,17 +150,17 @@ def _empty_summaries(a: Tensor, x: Tensor, work: _Work) -> tuple[Tensor, Tensor]
 
 
 def _forward_into(scan: Scan, call: ScanForward, h: Tensor) -> Tensor:
-    a, x, h0, *_ = call
+    a, x, state, *_ = call
     work, factors, flat = _work(scan, x, call.cut), flat_steps(a), flat_steps(x)
-    first, last, carry = None if h0 is None else contiguous(h0), empty_last(x, call.cu_seqlens), None
+    first, last, carry = None if state is None else contiguous(state), empty_last(x, call.cu_seqlens), None
     if work.segments > 1:
-        factor, state = _empty_summaries(a, x, work)
+        factor, offset = _empty_summaries(a, x, work)
         if scan.blocks:
-            memory = (factors, flat, None, None, None, None, factor, state)
+            memory = (factors, flat, None, None, None, None, factor, offset)
             _launch(scan, "fwd", x, work, memory, (factors, flat, None), x.shape[-1] + 1)
         else:
-            _launch(scan, "fwd_summary", x, work, (factors, flat, factor, state), (factors, flat))
-        carry = forward(scan, ScanForward(factor, state, first, False, None, None, None))[0]
+            _launch(scan, "fwd_summary", x, work, (factors, flat, factor, offset), (factors, flat))
+        carry = forward(scan, ScanForward(factor, offset, first, False, None, None, None))[0]
     nowhere = (None, None) if scan.blocks else ()
     _launch(scan, "fwd", x, work, (factors, flat, first, carry, h, last, *nowhere), (factors, flat, h))
     return last
@@ -187,13 +187,13 @@ def _carry_backward(
     """Return the gradient of the state at the end of each segment, stored at the following segment's place."""
     if work.segments == 1:
         return None
-    factor, state = _empty_summaries(a, h, work)
+    factor, offset = _empty_summaries(a, h, work)
     if scan.blocks:
-        memory = (factors, flat_steps(h), None, dh, *(None,) * 6, factor, state)
+        memory = (factors, flat_steps(h), None, dh, *(None,) * 6, factor, offset)
         _launch(scan, "bwd", h, work, memory, (factors, None, dh, None, None), h.shape[-1] + 1)
     else:
-        _launch(scan, "bwd_summary", h, work, (factors, dh, factor, state), (factors, dh))
-    return forward(scan, ScanForward(factor, state, dlast, True, None, None, None))[0]
+        _launch(scan, "bwd_summary", h, work, (factors, dh, factor, offset), (factors, dh))
+    return forward(scan, ScanForward(factor, offset, dlast, True, None, None, None))[0]
 
 
 def backward(scan: Scan, call: ScanBackward) -> list[Tensor]:
@@ -201,7 +201,7 @@ def backward(scan: Scan, call: ScanBackward) -> list[Tensor]:
     a, h = call.a, call.h
     work, factors, flat = _work(scan, h, call.cut), flat_steps(a), flat_steps(h)
     dh = None if call.dh is None else flat_steps(call.dh)
-    first, dlast = (None if y is None else contiguous(y) for y in (call.h0, call.dlast))
+    first, dlast = (None if y is None else contiguous(y) for y in (call.state, call.dlast))
     dx, dfirst = empty_steps(h, h.shape) if call.need_x else None, empty_last(h, call.cu_seqlens)
     da, da_sum = _empty_factors_gradient(a, h, work) if call.need_a else (None, None)
     carry = _carry_backward(scan, a, factors, h, dh, dlast, work)

@@ -115,16 +115,16 @@ class Cell:
         elif not isinstance(result, (tuple, list)) or len(result) != len(layout.shapes):
             got = f"{len(result)} parts" if isinstance(result, (tuple, list)) else type(result).__qualname__
             raise ValueError(
-                f"solve_recurrence: cell must return a state of {len(layout.shapes)} parts like h0, got {got}"
+                f"solve_recurrence: cell must return a state of {len(layout.shapes)} parts like the state, got {got}"
             )
         for part, shape in zip(result, layout.shapes, strict=True):
             if not isinstance(part, Tensor):
                 raise TypeError(
-                    f"solve_recurrence: cell must return tensors in the form of h0, got {type(part).__qualname__}"
+                    f"solve_recurrence: cell must return tensors in the form of state, got {type(part).__qualname__}"
                 )
             if part.dtype != self.dtype:
                 raise TypeError(
-                    f"solve_recurrence: cell must return states of dtype {self.dtype} like h0, got {part.dtype}"
+                    f"solve_recurrence: cell must return states of dtype {self.dtype} like the state, got {part.dtype}"
                 )
             if part.shape != (rows, *shape):
                 raise ValueError(
@@ -244,5 +244,5 @@ def given_jacobian(
 def _of_dtype(tensors: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
     for x in tensors:
         if x.dtype != dtype:
-            raise TypeError(f"solve_recurrence: jacobian must return dtype {dtype} like h0, got {x.dtype}")
+            raise TypeError(f"solve_recurrence: jacobian must return dtype {dtype} like the state, got {x.dtype}")
     return tensors

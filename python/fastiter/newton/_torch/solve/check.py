@@ -124,7 +124,7 @@ def check_device(tensors: Sequence[Tensor]) -> None:
     for other in tensors:
         if other.device != tensors[0].device:
             raise BackendError(
-                f"{_NAME}: x, params and h0 must be on one device, got {tensors[0].device} and {other.device}"
+                f"{_NAME}: x, params and state must be on one device, got {tensors[0].device} and {other.device}"
             )
 
 
@@ -137,21 +137,21 @@ def check_params(leaves: Sequence[Any]) -> None:
             _check_tensor("params", leaf)
 
 
-def checked_state(h0: Any, batch: int) -> tuple[list[Tensor], Layout]:
+def checked_state(state: Any, batch: int) -> tuple[list[Tensor], Layout]:
     """Return the parts of the initial state, checked to have one dtype, and their layout."""
-    single = isinstance(h0, Tensor)
-    if not single and not isinstance(h0, (tuple, list)):
-        raise TypeError(f"{_NAME}: h0 must be a tensor or a tuple of tensors, got {type_name(h0)}")
-    parts: list[Any] = [h0] if single else list(h0)
+    single = isinstance(state, Tensor)
+    if not single and not isinstance(state, (tuple, list)):
+        raise TypeError(f"{_NAME}: state must be a tensor or a tuple of tensors, got {type_name(state)}")
+    parts: list[Any] = [state] if single else list(state)
     if not parts:
-        raise ValueError(f"{_NAME}: h0 must be a tensor or a tuple of at least one, got an empty tuple")
+        raise ValueError(f"{_NAME}: state must be a tensor or a tuple of at least one, got an empty tuple")
     for i, part in enumerate(parts):
-        name = "h0" if single else f"h0[{i}]"
+        name = "state" if single else f"state[{i}]"
         _check_tensor(name, part)
         if part.dtype not in FLOATS:
             raise TypeError(f"{_NAME}: {name} must have dtype torch.float32 or torch.float64, got {part.dtype}")
         if part.dtype != parts[0].dtype:
-            raise TypeError(f"{_NAME}: {name} must have dtype {parts[0].dtype} like h0[0], got {part.dtype}")
+            raise TypeError(f"{_NAME}: {name} must have dtype {parts[0].dtype} like state[0], got {part.dtype}")
         if part.dim() < 1 or part.shape[0] != batch:
             raise ValueError(
                 f"{_NAME}: {name} must have shape (B, ...) = ({batch}, ...) to go with x, got {tuple(part.shape)}"
@@ -181,7 +181,7 @@ def found_state(function: Any, x: Sequence[Tensor], single_x: bool, params: Any)
             errors.append(f"{type(error).__qualname__}: {error}")
     reason = errors[0] if errors else "states in other forms"
     raise ValueError(
-        f"{_NAME}: h0 must be given where the cell does not show the state's shape by broadcasting a state of shape "
+        f"{_NAME}: state must be given where the cell does not show the state's shape by broadcasting a state of shape "
         f"(B, 1), got {reason}"
     )
 

@@ -34,7 +34,7 @@ def solve_recurrence(
     cell: Callable[[Any, Any, Any], Any],
     x: Tensor | Sequence[Tensor],
     params: Any,
-    h0: Tensor | Sequence[Tensor] | None = None,
+    state: Tensor | Sequence[Tensor] | None = None,
     *,
     method: Literal["auto", "sequential", "newton", "quasi", "elk"] = "auto",
     jacobian: Any = "auto",
@@ -64,7 +64,7 @@ def solve_recurrence(
         Parameters of all steps: a tensor, or tuples, lists and dicts of tensors and other values. Tensors that require
         a gradient must be passed here (for a module: ``dict(module.named_parameters())`` and
         torch.func.functional_call); a cell that uses others is refused, as their gradient would be lost.
-    h0
+    state
         The initial state, (B, ...) in float32 or float64, or a tuple of such for states such as (h, c). By default
         zeros, if the cell reveals the shape: called with zeros (B, 1), or up to four of them, it must return a state
         (B, D), as it does if it uses h only elementwise.
@@ -100,8 +100,8 @@ def solve_recurrence(
     Returns
     -------
     Solution
-        ``value`` (B, T, ...) in the form of h0, ``last``, and how they were found: see :class:`fastiter.Solution`.
-        Differentiable once, in x, params and h0: the gradient is exact for every method, and costs one reversed scan,
+        ``value`` (B, T, ...) in the form of the state, ``last``, and how they were found, a :class:`fastiter.Solution`.
+        Differentiable once, in x, params and state: the gradient is exact for all methods, and costs one reversed scan,
         or a loop if the Jacobian is dense with more than 16 units. Under torch.compile the call is a graph break (with
         ``fullgraph=True`` torch refuses it).
 
@@ -141,12 +141,12 @@ def solve_recurrence(
     request = Request(method, jacobian, rtol, atol, max_steps, window, damping, throw)
     if is_compiling():
         # The data-dependent iteration cannot be in a graph: the call is a graph break.
-        return torch._dynamo.disable(_solve)(cell, x, params, h0, request)
+        return torch._dynamo.disable(_solve)(cell, x, params, state, request)
     if torch.is_inference_mode_enabled():
         # The Jacobians need autograd graphs, which do not support inference tensors.
         with torch.inference_mode(False), torch.no_grad():
-            return _solve(cell, x, params, h0, request)
-    return _solve(cell, x, params, h0, request)
+            return _solve(cell, x, params, state, request)
+    return _solve(cell, x, params, state, request)
 
 
 @dataclass(frozen=True)
@@ -164,10 +164,10 @@ class _Arguments:
         return [*self.first, *self.x, *self.params]
 
 
-def _solve(function: Any, x: Any, params: Any, h0: Any, request: Request) -> Solution:
+def _solve(function: Any, x: Any, params: Any, state: Any, request: Request) -> Solution:
     check_cell_is_function(function)
     request.check()
-    given, cell = _arguments(function, x, params, h0)
+    given, cell = _arguments(function, x, params, state)
     inputs, first = [_plain(part) for part in given.x], [_plain(part) for part in given.first]
     batch, time = inputs[0].shape[:2]
     if batch == 0 or time == 0 or cell.layout.width == 0:
@@ -197,7 +197,7 @@ def _solve(function: Any, x: Any, params: Any, h0: Any, request: Request) -> Sol
     return _solution(cell, values, last, answer, method, structure, min(window, time))
 
 
-def _arguments(function: Any, x: Any, params: Any, h0: Any) -> tuple[_Arguments, Cell]:
+def _arguments(function: Any, x: Any, params: Any, state: Any) -> tuple[_Arguments, Cell]:
     inputs, single_x = checked_x(x)
     leaves, spec = pytree.tree_flatten(params)
     check_params(leaves)
@@ -208,9 +208,9 @@ def _arguments(function: Any, x: Any, params: Any, h0: Any) -> tuple[_Arguments,
 
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     plain = rebuild([_plain(leaf) for leaf in tensors])
-    if h0 is None:
-        h0 = found_state(function, [_plain(part) for part in inputs], single_x, plain)
-    first, layout = checked_state(h0, inputs[0].shape[0])
+    if state is None:
+        state = found_state(function, [_plain(part) for part in inputs], single_x, plain)
+    first, layout = checked_state(state, inputs[0].shape[0])
     check_device([*inputs, *tensors, *first])
     cell = Cell(function, plain, layout, first[0].dtype, single_x)
     return _Arguments(inputs, single_x, tensors, rebuild, first), cell

@@ -155,7 +155,7 @@ def newton(cell: Cell, structure: Structure, first: Tensor, x: Sequence[Tensor],
 
 
 def _start(cell: Cell, first: Tensor, x: Sequence[Tensor], options: Options) -> _Iterate:
-    """Propose f(h0, x[t]) for each t, which is exact for the first step."""
+    """Propose f(state, x[t]) for each t, which is exact for the first step."""
     batch, steps = x[0].shape[:2]
     with torch.no_grad():
         guess = cell(first.repeat_interleave(steps, 0), flat_steps(x))

@@ -35,7 +35,7 @@ def check_cell(cell: Cell, x: Sequence[Tensor]) -> None:
         )
     for foreign in linear.leaves() if torch.is_grad_enabled() else ():
         raise ValueError(
-            "solve_recurrence: cell must take whatever requires a gradient from x, params or h0 (modules: "
+            "solve_recurrence: cell must take whatever requires a gradient from x, params or state (modules: "
             "torch.func.functional_call), as a gradient would be lost; "
             f"got a tensor of shape {tuple(foreign.shape)} from elsewhere"
         )

@@ -1,0 +1,94 @@
+"""The results of the cells with diagonal weights on arrays, and the types of their functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, cast, overload
+
+import numpy.typing as npt
+
+from ._cells import NewtonInfo
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Array: TypeAlias = npt.NDArray[Any]
+States: TypeAlias = tuple[Array, ...]
+Method: TypeAlias = Literal["auto", "sequential", "newton"]
+
+
+class ParaResult(NamedTuple):
+    """Outputs of all steps and the last state; ``h, state = fastiter.paralstm(wx, a, p)`` unpacks it.
+
+    Attributes
+    ----------
+    output : ndarray (B, T, D)
+        h at every step.
+    state : tuple of ndarray (B, D)
+        The parts of the state after the last valid step.
+    """
+
+    output: Array
+    state: States
+
+
+class ParaResultInfo(NamedTuple):
+    """The same with how the call was solved: the result with ``return_info=True``.
+
+    Attributes
+    ----------
+    output : ndarray (B, T, D)
+        h at every step.
+    state : tuple of ndarray (B, D)
+        The parts of the state after the last valid step.
+    info : NewtonInfo
+        The method, and passes and fallbacks of each row.
+    """
+
+    output: Array
+    state: States
+    info: NewtonInfo
+
+
+class Options(TypedDict, total=False):
+    """The other options of the functions."""
+
+    method: Method
+    reverse: bool
+    lengths: npt.ArrayLike | None
+    window: int | None
+    rtol: float | None
+    atol: float | None
+    max_steps: int | None
+    out: Array | None
+    backend: str | None
+
+
+class Function(Protocol):
+    """A function with the arguments wx, a, for paralstm p, and the state; ``return_info`` decides what it returns."""
+
+    @overload
+    def __call__(
+        self,
+        wx: Array,
+        a: Array,
+        *given: Any,
+        state: Any = ...,
+        return_info: Literal[False] = ...,
+        **options: Unpack[Options],
+    ) -> ParaResult: ...
+
+    @overload
+    def __call__(
+        self, wx: Array, a: Array, *given: Any, state: Any = ..., return_info: Literal[True], **options: Unpack[Options]
+    ) -> ParaResultInfo: ...
+
+    @overload
+    def __call__(
+        self, wx: Array, a: Array, *given: Any, state: Any = ..., return_info: bool, **options: Unpack[Options]
+    ) -> ParaResult | ParaResultInfo: ...
+
+
+def typed(function: Callable[..., ParaResult | ParaResultInfo]) -> Function:
+    """Return the function itself, with a type that tells its results apart."""
+    return cast(Function, function)

@@ -1,0 +1,105 @@
+"""The results of the cells with diagonal weights on tensors, and the types of their functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, cast, overload
+
+import torch.utils._pytree
+from torch import Tensor
+
+from .._cells import NewtonInfo
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+States: TypeAlias = tuple[Tensor, ...]
+Method: TypeAlias = Literal["auto", "sequential", "newton"]
+
+
+class ParaResult(NamedTuple):
+    """Outputs of all steps and the last state; ``h, state = fastiter.torch.paralstm(wx, a, p)`` unpacks it.
+
+    Attributes
+    ----------
+    output : Tensor (B, T, D)
+        h at every step.
+    state : tuple of Tensor (B, D)
+        The parts of the state after the last valid step.
+    """
+
+    output: Tensor
+    state: States
+
+
+class ParaResultInfo(NamedTuple):
+    """The same with how the call was solved: the result with ``return_info=True``.
+
+    Attributes
+    ----------
+    output : Tensor (B, T, D)
+        h at every step.
+    state : tuple of Tensor (B, D)
+        The parts of the state after the last valid step.
+    info : NewtonInfo
+        The method, and passes and fallbacks of each row.
+    """
+
+    output: Tensor
+    state: States
+    info: NewtonInfo
+
+
+class Options(TypedDict, total=False):
+    """The other options of the functions."""
+
+    method: Method
+    reverse: bool
+    lengths: Tensor | Sequence[int] | None
+    window: int | None
+    rtol: float | None
+    atol: float | None
+    max_steps: int | None
+
+
+class Function(Protocol):
+    """A function with the arguments wx, a, for paralstm p, and the state; ``return_info`` decides what it returns."""
+
+    @overload
+    def __call__(
+        self,
+        wx: Tensor,
+        a: Tensor,
+        *given: Any,
+        state: Any = ...,
+        return_info: Literal[False] = ...,
+        **options: Unpack[Options],
+    ) -> ParaResult: ...
+
+    @overload
+    def __call__(
+        self,
+        wx: Tensor,
+        a: Tensor,
+        *given: Any,
+        state: Any = ...,
+        return_info: Literal[True],
+        **options: Unpack[Options],
+    ) -> ParaResultInfo: ...
+
+    @overload
+    def __call__(
+        self, wx: Tensor, a: Tensor, *given: Any, state: Any = ..., return_info: bool, **options: Unpack[Options]
+    ) -> ParaResult | ParaResultInfo: ...
+
+
+def typed(function: Callable[..., ParaResult | ParaResultInfo]) -> Function:
+    """Return the function itself, with a type that tells its results apart."""
+    return cast(Function, function)
+
+
+# Programs of torch.export that return these can then be saved and loaded; without the name they can be run only.
+_register = getattr(torch.utils._pytree, "_register_namedtuple", None)
+if _register is not None:
+    for result in (ParaResult, ParaResultInfo):
+        _register(result, serialized_type_name=f"fastiter.torch.{result.__name__}")

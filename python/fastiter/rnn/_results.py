@@ -1,0 +1,106 @@
+"""The results of the recurrent functions on arrays, and the types of these functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, cast, overload
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Array: TypeAlias = npt.NDArray[Any]
+States: TypeAlias = tuple[Array, ...]
+
+
+class RnnResult(NamedTuple):
+    """Outputs of all steps and the last state; ``h, state = fastiter.lstm(wx, r)`` unpacks it.
+
+    Attributes
+    ----------
+    output : ndarray (B, T, N, D)
+        h at every step.
+    state : tuple of ndarray (B, N, D)
+        The parts of the state after the last valid step: (h,), (h, c) or (h, c, n, m).
+    """
+
+    output: Array
+    state: States
+
+
+class RnnStates(NamedTuple):
+    """The same with the states of all steps: the result with ``return_all_states=True``.
+
+    Attributes
+    ----------
+    output : ndarray (B, T, N, D)
+        h at every step.
+    state : tuple of ndarray (B, N, D)
+        The parts of the state after the last valid step.
+    states : tuple of ndarray (B, T, N, D)
+        The parts of the state at every step.
+    """
+
+    output: Array
+    state: States
+    states: States
+
+
+class Options(TypedDict, total=False):
+    """The other options of the functions; ``activation`` is elman's."""
+
+    activation: Literal["tanh", "relu"]
+    reverse: bool
+    lengths: npt.ArrayLike | None
+    cu_seqlens: npt.ArrayLike | None
+    reset: npt.NDArray[np.bool_] | None
+    clip_state: float | None
+    out: Array | None
+    backend: str | None
+
+
+class Function(Protocol):
+    """A recurrent function: ``return_all_states`` decides what it returns."""
+
+    @overload
+    def __call__(
+        self,
+        wx: Array,
+        r: Array,
+        b: Array | None = ...,
+        state: Array | Sequence[Array] | None = ...,
+        *,
+        return_all_states: Literal[False] = ...,
+        **options: Unpack[Options],
+    ) -> RnnResult: ...
+
+    @overload
+    def __call__(
+        self,
+        wx: Array,
+        r: Array,
+        b: Array | None = ...,
+        state: Array | Sequence[Array] | None = ...,
+        *,
+        return_all_states: Literal[True],
+        **options: Unpack[Options],
+    ) -> RnnStates: ...
+
+    @overload
+    def __call__(
+        self,
+        wx: Array,
+        r: Array,
+        b: Array | None = ...,
+        state: Array | Sequence[Array] | None = ...,
+        *,
+        return_all_states: bool,
+        **options: Unpack[Options],
+    ) -> RnnResult | RnnStates: ...
+
+
+def typed(function: Callable[..., RnnResult | RnnStates]) -> Function:
+    """Return the function itself, with a type that tells its results apart."""
+    return cast(Function, function)

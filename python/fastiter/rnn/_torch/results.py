@@ -1,0 +1,112 @@
+"""The results of the recurrent functions on tensors, and the types of these functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, cast, overload
+
+import torch.utils._pytree
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+States: TypeAlias = tuple[Tensor, ...]
+
+
+class RnnResult(NamedTuple):
+    """Outputs of all steps and the last state; ``h, state = fastiter.torch.lstm(wx, r)`` unpacks it.
+
+    Attributes
+    ----------
+    output : Tensor (B, T, N, D)
+        h at every step.
+    state : tuple of Tensor (B, N, D)
+        The parts of the state after the last valid step: (h,), (h, c) or (h, c, n, m).
+    """
+
+    output: Tensor
+    state: States
+
+
+class RnnStates(NamedTuple):
+    """The same with the states of all steps: the result with ``return_all_states=True``.
+
+    Attributes
+    ----------
+    output : Tensor (B, T, N, D)
+        h at every step.
+    state : tuple of Tensor (B, N, D)
+        The parts of the state after the last valid step.
+    states : tuple of Tensor (B, T, N, D)
+        The parts of the state at every step.
+    """
+
+    output: Tensor
+    state: States
+    states: States
+
+
+class Options(TypedDict, total=False):
+    """The other options of the functions; ``activation`` is elman's."""
+
+    activation: Literal["tanh", "relu"]
+    reverse: bool
+    lengths: Tensor | Sequence[int] | None
+    cu_seqlens: Tensor | Sequence[int] | None
+    reset: Tensor | None
+    checkpoint: int | None
+    clip_grad: float | None
+    clip_state: float | None
+
+
+class Function(Protocol):
+    """A recurrent function: ``return_all_states`` decides what it returns."""
+
+    @overload
+    def __call__(
+        self,
+        wx: Tensor,
+        r: Tensor,
+        b: Tensor | None = ...,
+        state: Tensor | Sequence[Tensor] | None = ...,
+        *,
+        return_all_states: Literal[False] = ...,
+        **options: Unpack[Options],
+    ) -> RnnResult: ...
+
+    @overload
+    def __call__(
+        self,
+        wx: Tensor,
+        r: Tensor,
+        b: Tensor | None = ...,
+        state: Tensor | Sequence[Tensor] | None = ...,
+        *,
+        return_all_states: Literal[True],
+        **options: Unpack[Options],
+    ) -> RnnStates: ...
+
+    @overload
+    def __call__(
+        self,
+        wx: Tensor,
+        r: Tensor,
+        b: Tensor | None = ...,
+        state: Tensor | Sequence[Tensor] | None = ...,
+        *,
+        return_all_states: bool,
+        **options: Unpack[Options],
+    ) -> RnnResult | RnnStates: ...
+
+
+def typed(function: Callable[..., RnnResult | RnnStates]) -> Function:
+    """Return the function itself, with a type that tells its results apart."""
+    return cast(Function, function)
+
+
+# Programs of torch.export that return these can then be saved and loaded; without the name they can be run only.
+_register = getattr(torch.utils._pytree, "_register_namedtuple", None)
+if _register is not None:
+    for result in (RnnResult, RnnStates):
+        _register(result, serialized_type_name=f"fastiter.torch.{result.__name__}")
