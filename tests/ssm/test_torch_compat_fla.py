@@ -276,6 +276,65 @@ def test_what_is_not_supported_is_refused() -> None:
         compat.fla.chunk_linear_attn(*qkv, initial_state=(None, both[1]))
 
 
+def names_of_fla() -> Any:
+    """Gates, states and options are named as in fla, whatever they are below it."""
+    fla, (q, k, v) = compat.fla, inputs().values()
+    gate, strength, state = torch.zeros(B, T, H, K), torch.ones(B, T, H), torch.zeros(B, H, V, K)
+    one, packed = [x[:1] for x in (q, k, v)], {"cu_seqlens": torch.tensor([0, 9])}
+    inside = {"use_gate_in_kernel": True}
+    wrong = [
+        ("chunk_gla: g must have shape", "chunk_gla", (q, k, v, strength), {}),
+        ("chunk_gla: g must be a torch.Tensor, got NoneType", "chunk_gla", (q, k, v, None), {}),
+        ("chunk_gla: g must have dtype float32", "chunk_gla", (q, k, v, gate.double()), {}),
+        ("chunk_gla: k must have dtype float32", "chunk_gla", (q, k.double(), v, gate), {}),
+        ("chunk_gla: initial_state must have shape", "chunk_gla", (q, k, v, gate), {"initial_state": state}),
+        ("chunk_gla: scale must be finite in float32, got 1e", "chunk_gla", (q, k, v, gate), {"scale": 1e300}),
+        ("chunk_gla: q must have B = 1", "chunk_gla", (q, k, v, gate), packed),
+        ("chunk_gla: cu_seqlens must", "chunk_gla", (*one, gate[:1]), packed),
+        ("fused_recurrent_gla: gk must have shape", "fused_recurrent_gla", (q, k, v, strength), {}),
+        ("chunk_simple_gla: g_gamma must have shape", "chunk_simple_gla", (q, k, v), {"g_gamma": strength}),
+        ("chunk_rwkv6: r must be a torch.Tensor", "chunk_rwkv6", (None, k, v, gate, gate[0, 0]), {}),
+        ("chunk_rwkv6: w must be a torch.Tensor", "chunk_rwkv6", (q, k, v, None, gate[0, 0]), {}),
+        ("chunk_rwkv6: u must have shape", "chunk_rwkv6", (q, k, v, gate, gate), {}),
+        ("chunk_rwkv7: w must have shape", "chunk_rwkv7", (q, strength, k, v, gate, gate), {}),
+        ("chunk_dplr_delta_rule: gk must have shape", "chunk_dplr_delta_rule", (q, k, v, gate, gate, strength), {}),
+        ("chunk_retention: q must be a torch.Tensor", "chunk_retention", (1.0, k, v), {}),
+        ("chunk_lightning_attn: num_layers must not be 0", "chunk_lightning_attn", (q, k, v, 0, 0), {}),
+        ("chunk_delta_rule: beta must have shape", "chunk_delta_rule", (q, k, v, gate), {}),
+        ("chunk_delta_rule: scale must be finite", "chunk_delta_rule", (q, k, v, strength, 1e300), {}),
+        ("chunk_gated_delta_rule: g must have shape", "chunk_gated_delta_rule", (q, k, v, gate, strength), {}),
+        (
+            "chunk_gated_delta_rule: initial_state must have shape",
+            "chunk_gated_delta_rule",
+            (q, k, v, strength, strength),
+            {"initial_state": state},
+        ),
+        (
+            "chunk_gated_delta_rule: A_log must have shape",
+            "chunk_gated_delta_rule",
+            (q, k, v, strength, strength),
+            {**inside, "A_log": gate},
+        ),
+        ("chunk_kda: beta must have shape", "chunk_kda", (q, k, v, gate, gate), {}),
+        (
+            "chunk_kda: dt_bias must have 24 elements",
+            "chunk_kda",
+            (q, k, v, gate, strength),
+            {**inside, "A_log": torch.zeros(H), "dt_bias": torch.zeros(H)},
+        ),
+        ("fused_recurrent_hgrn: g must have shape", "fused_recurrent_hgrn", (q[0], k[0, :1]), {}),
+        ("fused_recurrent_hgrn: x must have shape", "fused_recurrent_hgrn", (q, k), {}),
+        (
+            "chunk_linear_attn: initial_state must have a second part of shape",
+            "chunk_linear_attn",
+            (q, k, v),
+            {"initial_state": (state.transpose(2, 3), state)},
+        ),
+    ]
+    for message, name, given, options in wrong:
+        yield message, lambda name=name, given=given, options=options: getattr(fla, name)(*given, **options)
+
+
 def test_signals_that_do_not_go_together_are_refused() -> None:
     fla, (q, k, v) = compat.fla, inputs().values()
     gate, strength, two = torch.zeros(B, T, H, K), torch.ones(B, T, H), torch.zeros(B, T, 2, V)
@@ -299,6 +358,6 @@ def test_signals_that_do_not_go_together_are_refused() -> None:
     def product(factors: int, beta: Any) -> Any:
         return fla.chunk_gated_delta_product(q, k, v, None, beta, factors)
 
-    for message, call in refusals:
+    for message, call in (*refusals, *names_of_fla()):
         with pytest.raises((TypeError, ValueError), match="^" + message):
             call()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from ....scan._torch.functional import linear_scan
 from ..attention import linear_attention
-from .fla_common import FlaState, attend, check_rest, check_signals
+from ..ops import computed
+from .fla_common import FlaState, attend, check_part, check_rest, checked
 
 State = Tensor | None
 NormalizedState = Tensor | tuple[Tensor | None, Tensor | None] | None
@@ -54,18 +56,22 @@ def fused_recurrent_linear_attn(
 def _linear(
     q: Tensor, k: Tensor, v: Tensor, scale: float | None, initial: NormalizedState, normalize: bool, state: FlaState
 ) -> tuple[Tensor, NormalizedState]:
-    check_signals(state.function, q, k, v)
     if isinstance(initial, tuple) and not normalize:
         raise TypeError(f"{state.function}: initial_state must be a tensor where normalize is False, got a tuple")
+    factor = checked(state, q, k, v, scale, {})
     matrix, vector = initial if isinstance(initial, tuple) else (initial, None)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if matrix is None and vector is not None:
+        raise ValueError(f"{state.function}: initial_state must have both its parts where normalize is True, got one")
+    first = matrix
+    if matrix is not None:
+        sequences = q.shape[0] if state.cu_seqlens is None else state.cu_seqlens.shape[0] - 1
+        shape = (sequences, v.shape[2], q.shape[3], v.shape[3])
+        check_part(state.function, "initial_state", matrix, shape, q)
+        first = _joined(state.function, matrix, vector) if normalize else matrix
     if normalize:  # the sum of the keys is one more column of the state, whose values are 1
         v = torch.cat([v, v.new_ones(*v.shape[:3], 1)], -1)
-    first = matrix
-    if normalize and (matrix is not None or vector is not None):
-        first = _joined(state.function, matrix, vector)
     q_in, k_in, v_in = (state.in_order(x) for x in (q, k, v))
-    o, last = linear_attention(q_in, k_in, v_in, scale=scale, initial_state=first, cu_seqlens=state.cu_seqlens)
+    o, last = linear_attention(q_in, k_in, v_in, scale=factor, initial_state=first, cu_seqlens=state.cu_seqlens)
     o = state.in_order(o)
     wanted = state.last(last)
     if not normalize:
@@ -75,12 +81,16 @@ def _linear(
     return o.to(q.dtype), split
 
 
-def _joined(function: str, matrix: Tensor | None, vector: Tensor | None) -> Tensor:
+def _joined(function: str, matrix: Tensor, vector: Tensor | None) -> Tensor:
     """Return a state (N, H, K, V) and a sum of keys (N, 1, H, K) as one (N, H, K, V + 1)."""
-    if matrix is None:
-        raise ValueError(f"{function}: initial_state must have both its parts where normalize is True, got one")
-    column = matrix.new_zeros(*matrix.shape[:3], 1) if vector is None else vector.reshape(*matrix.shape[:3], 1)
-    return torch.cat([matrix, column.to(matrix.dtype)], -1)
+    shape = matrix.shape[:3]
+    if vector is None:
+        return torch.cat([matrix, matrix.new_zeros(*shape, 1)], -1)
+    expected = (shape[0], 1, *shape[1:])
+    if not isinstance(vector, Tensor) or vector.shape != expected:
+        got = tuple(vector.shape) if isinstance(vector, Tensor) else type(vector).__qualname__
+        raise ValueError(f"{function}: initial_state must have a second part of shape {expected}, got {got}")
+    return torch.cat([matrix, vector.reshape(*shape, 1).to(matrix.dtype)], -1)
 
 
 def chunk_simple_gla(
@@ -118,7 +128,7 @@ def fused_recurrent_simple_gla(
 ) -> tuple[Tensor, State]:
     """S = e^g S + k v^T with g (B, T, H), or g_gamma (H,), the same at all steps; see fla's function of this name."""
     function = "fused_recurrent_simple_gla"
-    options = {"reverse": reverse, "state_v_first": state_v_first}
+    options: dict[str, Any] = {"reverse": reverse, "state_v_first": state_v_first}
     state = FlaState(function, initial_state, output_final_state, cu_seqlens, **options)
     return _simple_gla(function, q, k, v, (g, g_gamma), scale, rest, state)
 
@@ -135,9 +145,10 @@ def _simple_gla(
 ) -> tuple[Tensor, State]:
     check_rest(function, rest)
     g, fixed = gates
+    factor = checked(state, q, k, v, scale, {}, {"g": (g, "BTN"), "g_gamma": (fixed, "N")})
     if g is not None and fixed is not None:
         g, fixed = g + fixed.to(g.dtype), None
-    return attend(q, k, v, fixed if g is None else g, state, scale=scale)
+    return attend(q, k, v, fixed if g is None else g, state, scale=factor)
 
 
 def chunk_retention(
@@ -151,9 +162,8 @@ def chunk_retention(
     **rest: Any,
 ) -> tuple[Tensor, State]:
     """S = (1 - 2^(-5 - h)) S + k v^T in head h; see fla's function of this name."""
-    heads = torch.arange(q.shape[2], dtype=torch.float32, device=q.device)
-    gamma = torch.log1p(-torch.exp2(-5 - heads))
-    return chunk_simple_gla(q, k, v, None, gamma, scale, initial_state, output_final_state, False, cu_seqlens, **rest)
+    state = FlaState("chunk_retention", initial_state, output_final_state, cu_seqlens)
+    return _fixed(q, k, v, _retention, scale, rest, state)
 
 
 def fused_recurrent_retention(
@@ -169,9 +179,13 @@ def fused_recurrent_retention(
     **rest: Any,
 ) -> tuple[Tensor, State]:
     """S = (1 - 2^(-5 - h)) S + k v^T in head h; see fla's function of this name."""
-    gamma = torch.log1p(-torch.exp2(-5 - torch.arange(q.shape[2], dtype=torch.float32, device=q.device)))
-    order = (scale, initial_state, output_final_state, reverse, state_v_first, cu_seqlens)
-    return fused_recurrent_simple_gla(q, k, v, None, gamma, *order, **rest)
+    options: dict[str, Any] = {"reverse": reverse, "state_v_first": state_v_first}
+    state = FlaState("fused_recurrent_retention", initial_state, output_final_state, cu_seqlens, **options)
+    return _fixed(q, k, v, _retention, scale, rest, state)
+
+
+def _retention(heads: Tensor) -> Tensor:
+    return torch.log1p(-torch.exp2(-5 - heads))
 
 
 def chunk_lightning_attn(
@@ -187,8 +201,8 @@ def chunk_lightning_attn(
     **rest: Any,
 ) -> tuple[Tensor, State]:
     """S = e^(-(8 / H) (1 - layer_idx / num_layers) h) S + k v^T in head h; see fla's function of this name."""
-    gamma = _lightning(q, layer_idx, num_layers)
-    return chunk_simple_gla(q, k, v, None, gamma, scale, initial_state, output_final_state, False, cu_seqlens, **rest)
+    state = FlaState("chunk_lightning_attn", initial_state, output_final_state, cu_seqlens)
+    return _fixed(q, k, v, _lightning(state.function, layer_idx, num_layers), scale, rest, state)
 
 
 def fused_recurrent_lightning_attn(
@@ -205,13 +219,34 @@ def fused_recurrent_lightning_attn(
     **rest: Any,
 ) -> tuple[Tensor, State]:
     """S = e^(-(8 / H) (1 - layer_idx / num_layers) h) S + k v^T in head h; see fla's function of this name."""
-    order = (scale, initial_state, output_final_state, reverse, False, cu_seqlens)
-    return fused_recurrent_simple_gla(q, k, v, None, _lightning(q, layer_idx, num_layers), *order, **rest)
+    state = FlaState("fused_recurrent_lightning_attn", initial_state, output_final_state, cu_seqlens, reverse=reverse)
+    return _fixed(q, k, v, _lightning(state.function, layer_idx, num_layers), scale, rest, state)
 
 
-def _lightning(q: Tensor, layer_idx: int, num_layers: int) -> Tensor:
-    heads = q.shape[2]
-    return -(8 / heads * (1 - layer_idx / num_layers)) * torch.arange(heads, dtype=torch.float32, device=q.device)
+def _lightning(function: str, layer_idx: int, num_layers: int) -> Callable[[Tensor], Tensor]:
+    if not num_layers:
+        raise ValueError(f"{function}: num_layers must not be 0, got {num_layers!r}")
+
+    def decay(heads: Tensor) -> Tensor:
+        return -(8 / heads.numel() * (1 - layer_idx / num_layers)) * heads
+
+    return decay
+
+
+def _fixed(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    decay: Callable[[Tensor], Tensor],
+    scale: float | None,
+    rest: dict[str, Any],
+    state: FlaState,
+) -> tuple[Tensor, State]:
+    """Return (o, final state or None) with a logarithm of the decay of each head, a function of its number."""
+    check_rest(state.function, rest)
+    factor = checked(state, q, k, v, scale, {})
+    heads = torch.arange(v.shape[2], dtype=torch.float32, device=q.device)
+    return attend(q, k, v, decay(heads).to(computed(q.dtype)), state, scale=factor)
 
 
 def chunk_gla(
@@ -229,7 +264,8 @@ def chunk_gla(
     """S = diag(e^g) S + k v^T with g (B, T, H, K): GLA and HGRN-2; see fla's function of this name."""
     check_rest("chunk_gla", rest)
     state = FlaState("chunk_gla", initial_state, output_final_state, cu_seqlens, state_v_first=state_v_first)
-    return attend(q, k, v, g, state, scale=scale)
+    factor = checked(state, q, k, v, scale, {"g": (g, "BTNK")})
+    return attend(q, k, v, g, state, scale=factor)
 
 
 def fused_recurrent_gla(
@@ -249,9 +285,10 @@ def fused_recurrent_gla(
     """S = diag(e^gk) S + k v^T with gk (B, T, H, K); gv must be None; see fla's function of this name."""
     function = "fused_recurrent_gla"
     check_rest(function, {"gv": gv, **rest})
-    options = {"reverse": reverse, "state_v_first": state_v_first}
+    options: dict[str, Any] = {"reverse": reverse, "state_v_first": state_v_first}
     state = FlaState(function, initial_state, output_final_state, cu_seqlens, **options)
-    return attend(q, k, v, gk, state, scale=scale)
+    factor = checked(state, q, k, v, scale, {}, {"gk": (gk, "BTNK")})
+    return attend(q, k, v, gk, state, scale=factor)
 
 
 def chunk_rwkv6(
@@ -268,8 +305,8 @@ def chunk_rwkv6(
 ) -> tuple[Tensor, State]:
     """o = (S + diag(u) k v^T)^T r, then S = diag(e^w) S + k v^T; see fla's function of this name."""
     check_rest("chunk_rwkv6", rest)
-    state = FlaState("chunk_rwkv6", initial_state, output_final_state, cu_seqlens)
-    return attend(r, k, v, w, state, scale=scale, bonus=u)
+    state = FlaState("chunk_rwkv6", initial_state, output_final_state, cu_seqlens, query="r")
+    return _rwkv6(r, k, v, w, u, scale, state)
 
 
 def fused_recurrent_rwkv6(
@@ -287,8 +324,16 @@ def fused_recurrent_rwkv6(
 ) -> tuple[Tensor, State]:
     """o = (S + diag(u) k v^T)^T r, then S = diag(e^w) S + k v^T; see fla's function of this name."""
     check_rest("fused_recurrent_rwkv6", rest)
-    state = FlaState("fused_recurrent_rwkv6", initial_state, output_final_state, cu_seqlens, reverse=reverse)
-    return attend(r, k, v, w, state, scale=scale, bonus=u)
+    options: dict[str, Any] = {"reverse": reverse, "query": "r"}
+    state = FlaState("fused_recurrent_rwkv6", initial_state, output_final_state, cu_seqlens, **options)
+    return _rwkv6(r, k, v, w, u, scale, state)
+
+
+def _rwkv6(
+    r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, scale: float | None, state: FlaState
+) -> tuple[Tensor, State]:
+    factor = checked(state, r, k, v, scale, {"w": (w, "BTNK"), "u": (u, "NK")})
+    return attend(r, k, v, w, state, scale=factor, bonus=u)
 
 
 def fused_recurrent_hgrn(
@@ -300,10 +345,20 @@ def fused_recurrent_hgrn(
     **rest: Any,
 ) -> tuple[Tensor, State]:
     """h = e^g h + x over (B, T, D); see fla's function of this name."""
-    check_rest("fused_recurrent_hgrn", rest)
+    function = "fused_recurrent_hgrn"
+    check_rest(function, rest)
+    state = FlaState(function, initial_state, output_final_state, cu_seqlens)
+    if not isinstance(x, Tensor) or x.dim() != 3:
+        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__qualname__
+        raise ValueError(f"{function}: x must have shape (B, T, D), got {got}")
+    sequences = state.check_cut(x, "x")
+    check_part(function, "x", x, tuple(x.shape), x, "x")
+    check_part(function, "g", g, tuple(x.shape), x, "x")
+    if initial_state is not None:
+        check_part(function, "initial_state", initial_state, (sequences, x.shape[2]), x, "x")
     wide = torch.promote_types(x.dtype, torch.float32)
     first = None if initial_state is None else initial_state.to(wide)
-    h, last = linear_scan(g.to(wide).exp(), x.to(wide), first, cu_seqlens=cu_seqlens)
+    h, last = linear_scan(g.to(wide).exp(), x.to(wide), first, cu_seqlens=state.cu_seqlens)
     return h.to(x.dtype), last if output_final_state else None
 
 

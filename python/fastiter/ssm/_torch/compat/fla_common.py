@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...._sequences import check_packing
+from ...._torch.ops import checked_bounds
+from ..._attention_shapes import checked_scale
 from ..attention import linear_attention
 from ..ops import computed
 
@@ -16,6 +19,8 @@ IGNORED = {
     *("cu_seqlens_cpu", "chunk_indices", "chunk_size", "safe_gate", "disable_recompute", "use_graph", "max_num_seqs"),
     "lower_bound",  # with safe_gate, what the decays are known to be above
 }
+Parts = Mapping[str, tuple[Any, str]]
+_NONE: Parts = {}
 #: Options that are taken with this value only
 _FIXED = {"cp_context": None, "head_first": False, "return_intermediate_states": False, "gv": None}
 
@@ -31,9 +36,14 @@ def check_rest(function: str, options: Mapping[str, Any]) -> None:
             raise TypeError(f"{function}: options must be those of fla, got an unexpected keyword argument {name!r}")
 
 
-def check_signals(function: str, q: Any, k: Any, v: Any, factors: int = 1) -> None:
-    """Check that q, k and v are (B, T, heads, width) and go together; k and v have ``factors`` entries a step."""
-    for name, x in (("q", q), ("k", k), ("v", v)):
+def check_signals(function: str, q: Any, k: Any, v: Any, factors: int, query: str) -> dict[str, int]:
+    """Check that q, k and v are (B, T, heads, width) and go together; k and v have ``factors`` entries a step.
+
+    ``query`` is the name of q in fla.
+
+    Return the sizes: B, T, H and N heads of queries and values, widths K and V, and F entries of k and v.
+    """
+    for name, x in ((query, q), ("k", k), ("v", v)):
         if not isinstance(x, Tensor):
             raise TypeError(f"{function}: {name} must be a torch.Tensor, got {type(x).__qualname__}")
         if x.dim() != 4:
@@ -41,10 +51,42 @@ def check_signals(function: str, q: Any, k: Any, v: Any, factors: int = 1) -> No
     batch, time, heads, width = q.shape
     expected = (batch, time * factors, heads, width)
     if tuple(k.shape) != expected:
-        raise ValueError(f"{function}: k must have shape {expected} to go with q, got {tuple(k.shape)}")
+        raise ValueError(f"{function}: k must have shape {expected} to go with {query}, got {tuple(k.shape)}")
     if tuple(v.shape[:2]) != expected[:2] or heads < 1 or v.shape[2] % heads:
         wanted = f"{expected[:2]} and a multiple of {heads} heads"
         raise ValueError(f"{function}: v must have (B, T, heads) = {wanted} to go with k, got {tuple(v.shape)}")
+    found = zip("BTHKFNV", (*q.shape, time * factors, *v.shape[2:]), strict=True)
+    return dict(found)
+
+
+def checked(
+    state: FlaState, q: Any, k: Any, v: Any, scale: Any, required: Parts, optional: Parts = _NONE, factors: int = 1
+) -> float:
+    """Return the scale, by default 1 / sqrt(K), if all arguments go together.
+
+    The last ones are gates and the like by their names in fla, each with the letters of its axes, which are those of
+    :func:`check_signals`.
+    """
+    function, query = state.function, state.query
+    sizes = check_signals(function, q, k, v, factors, query)
+    for name, x in ((query, q), ("k", k), ("v", v)):
+        check_part(function, name, x, tuple(x.shape), q, query)
+    state.check(q, sizes)
+    for name, (x, letters) in (*required.items(), *optional.items()):
+        if x is not None or name in required:
+            check_part(function, name, x, tuple(sizes[letter] for letter in letters), q, query)
+    return q.shape[-1] ** -0.5 if scale is None else checked_scale(function, scale, q.dtype == torch.float64)
+
+
+def check_part(function: str, name: str, x: Any, shape: tuple[int, ...], q: Tensor, first: str = "q") -> None:
+    """Check the type and shape of an argument, and that its dtype goes with that of the first, q."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{function}: {name} must be a torch.Tensor, got {type(x).__qualname__}")
+    if tuple(x.shape) != shape:
+        raise ValueError(f"{function}: {name} must have shape {shape} to go with {first}, got {tuple(x.shape)}")
+    if not x.is_floating_point() or computed(x.dtype) != computed(q.dtype):
+        expected = "float64" if q.dtype == torch.float64 else "float32, bfloat16 or float16"
+        raise TypeError(f"{function}: {name} must have dtype {expected} to go with {q.dtype} {first}, got {x.dtype}")
 
 
 def attend(
@@ -54,15 +96,13 @@ def attend(
     log_decay: Tensor | None,
     state: FlaState,
     *,
-    scale: float | None = None,
+    scale: float,
     bonus: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return (o, final state or None) of linear attention with fla's conventions."""
-    check_signals(state.function, q, k, v)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    q, k, v, log_decay = (state.in_order(x) for x in (q, k, v, log_decay))
+    """Return (o, final state or None) of linear attention with fla's conventions, for checked arguments."""
+    given = [state.in_order(x) for x in (q, k, v, log_decay)]
     options: dict[str, Any] = {"initial_state": state.first(), "cu_seqlens": state.cu_seqlens}
-    o, last = linear_attention(q, k, v, log_decay, bonus=bonus, scale=scale, **options)
+    o, last = linear_attention(*given, bonus=bonus, scale=scale, **options)
     return state.in_order(o).to(q.dtype), state.last(last)
 
 
@@ -78,12 +118,29 @@ class FlaState:
         *,
         reverse: bool = False,
         state_v_first: bool = False,
+        query: str = "q",
     ) -> None:
         if reverse and cu_seqlens is not None:
             raise ValueError(f"{function}: reverse must be False where cu_seqlens is given, got True")
-        self.function, self.cu_seqlens = function, cu_seqlens
+        self.function, self.query = function, query
+        self.cu_seqlens: Any = cu_seqlens
         self._initial, self._output = initial_state, output_final_state
         self._reverse, self._v_first = reverse, state_v_first
+
+    def check(self, q: Tensor, sizes: Mapping[str, int]) -> None:
+        """Check cu_seqlens and the shape and dtype of the initial state; sizes as in :func:`check_signals`."""
+        sequences = self.check_cut(q, self.query)
+        if self._initial is not None:
+            widths = (sizes["V"], sizes["K"]) if self._v_first else (sizes["K"], sizes["V"])
+            check_part(self.function, "initial_state", self._initial, (sequences, sizes["N"], *widths), q, self.query)
+
+    def check_cut(self, q: Tensor, name: str) -> int:
+        """Check cu_seqlens for a signal (B, T, ...), and return the number of sequences."""
+        if self.cu_seqlens is None:
+            return q.shape[0]
+        check_packing(self.function, q.shape[0], None, name)
+        self.cu_seqlens = checked_bounds(self.function, self.cu_seqlens, q.shape[1], q.device)
+        return int(self.cu_seqlens.shape[0]) - 1
 
     def in_order(self, x: Any) -> Any:
         """Return a signal (B, T, ...) in the order of the recurrence, or back."""

@@ -10,7 +10,7 @@ from torch.nn.functional import softplus
 
 from ....delta._torch.functional import delta_scan
 from ..ops import computed
-from .fla_common import FlaState, check_rest, check_signals, l2norm
+from .fla_common import FlaState, check_rest, checked, l2norm
 
 State = Tensor | None
 
@@ -23,6 +23,10 @@ class _Gates(NamedTuple):
     dt_bias: Tensor | None = None
     beta_sigmoid: bool = False
     allow_neg_eigval: bool = False
+
+    def parts(self) -> dict[str, tuple[Tensor | None, str]]:
+        """Return A_log and dt_bias as :func:`checked` takes them."""
+        return {"A_log": (self.A_log, "N"), "dt_bias": (self.dt_bias, "N")} if self.use_gate else {}
 
     def beta(self, beta: Tensor) -> Tensor:
         if not self.beta_sigmoid:
@@ -47,12 +51,11 @@ def _delta(
     beta: Tensor,
     log_decay: Tensor | None,
     state: FlaState,
-    scale: float | None,
+    scale: float,
     normalize: bool,
 ) -> tuple[Tensor, State]:
-    """Return (o, final state or None) of the delta rule with fla's conventions."""
+    """Return (o, final state or None) of the delta rule with fla's conventions, for checked arguments."""
     dtype, wide = q.dtype, computed(q.dtype)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
     q, k = (l2norm(x) for x in (q, k)) if normalize else (q, k)
     shared = v.shape[-2] // q.shape[2]
     q, k, v, beta = (x.to(wide) for x in (q, k, v, beta))
@@ -79,9 +82,9 @@ def chunk_delta_rule(
 ) -> tuple[Tensor, State]:
     """S = S + beta k (v - S^T k)^T, o = S^T q; see fla's function of this name."""
     check_rest("chunk_delta_rule", rest)
-    check_signals("chunk_delta_rule", q, k, v)
     state = FlaState("chunk_delta_rule", initial_state, output_final_state, cu_seqlens)
-    return _delta(q, k, v, beta, None, state, scale, use_qk_l2norm_in_kernel)
+    factor = checked(state, q, k, v, scale, {"beta": (beta, "BTN")})
+    return _delta(q, k, v, beta, None, state, factor, use_qk_l2norm_in_kernel)
 
 
 def fused_recurrent_delta_rule(
@@ -98,10 +101,10 @@ def fused_recurrent_delta_rule(
 ) -> tuple[Tensor, State]:
     """S = S + beta k (v - S^T k)^T with beta 1 by default, o = S^T q; see fla's function of this name."""
     check_rest("fused_recurrent_delta_rule", rest)
-    check_signals("fused_recurrent_delta_rule", q, k, v)
     state = FlaState("fused_recurrent_delta_rule", initial_state, output_final_state, cu_seqlens)
+    factor = checked(state, q, k, v, scale, {}, {"beta": (beta, "BTN")})
     strength = torch.ones_like(v[..., 0]) if beta is None else beta
-    return _delta(q, k, v, strength, None, state, scale, use_qk_l2norm_in_kernel)
+    return _delta(q, k, v, strength, None, state, factor, use_qk_l2norm_in_kernel)
 
 
 def chunk_gated_delta_rule(
@@ -127,11 +130,11 @@ def chunk_gated_delta_rule(
     """R = e^g S, S = R + beta k (v - R^T k)^T, o = S^T q; see fla's function of this name."""
     function = "chunk_gated_delta_rule"
     check_rest(function, rest)
-    check_signals(function, q, k, v)
     gates = _Gates(use_gate_in_kernel, A_log, dt_bias, use_beta_sigmoid_in_kernel, allow_neg_eigval)
     state = FlaState(function, initial_state, output_final_state, cu_seqlens, state_v_first=state_v_first)
+    factor = checked(state, q, k, v, scale, {"beta": (beta, "BTN")}, {"g": (g, "BTN"), **gates.parts()})
     decay = gates.log_decay(function, g)
-    return _delta(q, k, v, gates.beta(beta), decay, state, scale, use_qk_l2norm_in_kernel)
+    return _delta(q, k, v, gates.beta(beta), decay, state, factor, use_qk_l2norm_in_kernel)
 
 
 def fused_recurrent_gated_delta_rule(
@@ -158,13 +161,14 @@ def fused_recurrent_gated_delta_rule(
     """R = e^g S, S = R + beta k (v - R^T k)^T, o = S^T q; gk and gv must be None; see fla's function of this name."""
     function = "fused_recurrent_gated_delta_rule"
     check_rest(function, {"gv": gv, **rest})
-    check_signals(function, q, k, v)
     if gk is not None:
         raise ValueError(f"{function}: gk must be None, as only kda has a decay for each key, got a tensor")
     gates = _Gates(use_gate_in_kernel, A_log, dt_bias, use_beta_sigmoid_in_kernel, allow_neg_eigval)
     state = FlaState(function, initial_state, output_final_state, cu_seqlens, state_v_first=state_v_first)
+    parts = {"g": (g, "BTN"), "beta": (beta, "BTN"), **gates.parts()}
+    factor = checked(state, q, k, v, scale, {}, parts)
     strength = torch.ones_like(v[..., 0]) if beta is None else gates.beta(beta)
-    return _delta(q, k, v, strength, gates.log_decay(function, g), state, scale, use_qk_l2norm_in_kernel)
+    return _delta(q, k, v, strength, gates.log_decay(function, g), state, factor, use_qk_l2norm_in_kernel)
 
 
 def chunk_gated_delta_product(
@@ -189,12 +193,9 @@ def chunk_gated_delta_product(
     state = FlaState("chunk_gated_delta_product", initial_state, output_final_state, cu_seqlens)
     if not isinstance(num_householder, int) or num_householder < 1:
         raise ValueError(f"{state.function}: num_householder must be an int of at least 1, got {num_householder!r}")
-    check_signals(state.function, q, k, v, num_householder)
-    if beta.shape != v.shape[:3]:
-        expected = tuple(v.shape[:3])
-        raise ValueError(f"{state.function}: beta must have shape {expected} to go with v, got {tuple(beta.shape)}")
+    factor = checked(state, q, k, v, scale, {"beta": (beta, "BFN")}, {"g": (g, "BTN")}, num_householder)
     k, v, beta = (x.unflatten(1, (q.shape[1], num_householder)) for x in (k, v, beta))
-    return _delta(q, k, v, beta, g, state, scale, use_qk_l2norm_in_kernel)
+    return _delta(q, k, v, beta, g, state, factor, use_qk_l2norm_in_kernel)
 
 
 chunk_gdn, fused_recurrent_gdn = chunk_gated_delta_rule, fused_recurrent_gated_delta_rule

@@ -10,33 +10,50 @@ from torch.nn.functional import softplus
 
 from ..low_rank import dplr_delta_rule
 from ..ops import computed
-from .fla_common import FlaState, check_rest, check_signals, l2norm
+from .fla_common import FlaState, check_rest, checked, l2norm
 
 State = Tensor | None
 
 
 class _KdaGates(NamedTuple):
-    """How beta and the decay of each key come from the arguments."""
+    """beta and the decay of each key, and how they come from the arguments; ``normalize``: q and k are normalised."""
 
+    g: Tensor
+    beta: Tensor
     use_gate: bool
     A_log: Tensor | None
     dt_bias: Tensor | None
     beta_sigmoid: bool
     allow_neg_eigval: bool
     lower_bound: float | None
+    normalize: bool
 
-    def beta(self, beta: Tensor) -> Tensor:
-        wide = beta.to(computed(beta.dtype))
+    def check(self, function: str, q: Tensor, heads: int) -> None:
+        """Check the parameters of the gate."""
+        if not self.use_gate:
+            return
+        if self.A_log is None and self.lower_bound is None:
+            raise ValueError(f"{function}: A_log must be a tensor where use_gate_in_kernel is True, got None")
+        for name, x, count in (("A_log", self.A_log, heads), ("dt_bias", self.dt_bias, heads * q.shape[3])):
+            if x is None:
+                continue
+            if not isinstance(x, Tensor):
+                raise TypeError(f"{function}: {name} must be a torch.Tensor, got {type(x).__qualname__}")
+            if x.numel() != count:
+                raise ValueError(f"{function}: {name} must have {count} elements, got shape {tuple(x.shape)}")
+
+    def strength(self) -> Tensor:
+        """Return beta (B, T, N) in the dtype of the arithmetic."""
+        wide = self.beta.to(computed(self.beta.dtype))
         if not self.beta_sigmoid:
             return wide
         return 2 * wide.sigmoid() if self.allow_neg_eigval else wide.sigmoid()
 
-    def log_decay(self, function: str, g: Tensor) -> Tensor:
-        wide = g.to(computed(g.dtype))
+    def log_decay(self) -> Tensor:
+        """Return g (B, T, N, K) in the dtype of the arithmetic."""
+        wide = self.g.to(computed(self.g.dtype))
         if not self.use_gate:
             return wide
-        if self.A_log is None and self.lower_bound is None:
-            raise ValueError(f"{function}: A_log must be a tensor where use_gate_in_kernel is True, got None")
         raw = wide if self.dt_bias is None else wide + self.dt_bias.to(wide.dtype).view(wide.shape[-2:])
         rate = 1.0 if self.A_log is None else self.A_log.to(wide.dtype).exp().view(-1, 1)
         if self.lower_bound is not None:
@@ -45,30 +62,20 @@ class _KdaGates(NamedTuple):
 
 
 def _kda(
-    function: str,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    g: Tensor,
-    beta: Tensor,
-    gates: _KdaGates,
-    state: FlaState,
-    *,
-    scale: float | None,
-    normalize: bool,
+    q: Tensor, k: Tensor, v: Tensor, gates: _KdaGates, state: FlaState, scale: float | None
 ) -> tuple[Tensor, State]:
     """S = R + beta k (v - R^T k)^T with R = D S is S = D S - (beta k) (S^T (D k))^T + k (beta v)^T."""
-    check_signals(function, q, k, v)
+    factor = checked(state, q, k, v, scale, {"g": (gates.g, "BTNK"), "beta": (gates.beta, "BTN")})
+    gates.check(state.function, q, v.shape[2])
     dtype = v.dtype
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if normalize:
+    if gates.normalize:
         q, k = l2norm(q), l2norm(k)
-    log_decay, strength = gates.log_decay(function, g), gates.beta(beta)[..., None]
+    log_decay, strength = gates.log_decay(), gates.strength()[..., None]
     shared = v.shape[2] // k.shape[2]
     keys = k.to(log_decay.dtype)
     keys = keys.repeat_interleave(shared, 2) if shared > 1 else keys
     correction = (log_decay.exp() * keys, -strength * keys)
-    options: dict[str, Any] = {"initial_state": state.first(), "cu_seqlens": state.cu_seqlens, "scale": scale}
+    options: dict[str, Any] = {"initial_state": state.first(), "cu_seqlens": state.cu_seqlens, "scale": factor}
     o, last = dplr_delta_rule(q, k, strength * v, *correction, log_decay, **options)
     return o.to(dtype), state.last(last)
 
@@ -100,10 +107,10 @@ def chunk_kda(
     """R = diag(e^g) S, S = R + beta k (v - R^T k)^T, o = S^T q; see fla's function of this name."""
     function = "chunk_kda"
     check_rest(function, {"return_intermediate_states": return_intermediate_states, **rest})
-    beta_options = (use_beta_sigmoid_in_kernel, allow_neg_eigval)
-    gates = _KdaGates(use_gate_in_kernel, A_log, dt_bias, *beta_options, lower_bound)
+    options = (use_beta_sigmoid_in_kernel, allow_neg_eigval, lower_bound, use_qk_l2norm_in_kernel)
+    gates = _KdaGates(g, beta, use_gate_in_kernel, A_log, dt_bias, *options)
     state = FlaState(function, initial_state, output_final_state, cu_seqlens, state_v_first=state_v_first)
-    return _kda(function, q, k, v, g, beta, gates, state, scale=scale, normalize=use_qk_l2norm_in_kernel)
+    return _kda(q, k, v, gates, state, scale)
 
 
 def fused_recurrent_kda(
@@ -129,10 +136,10 @@ def fused_recurrent_kda(
     """R = diag(e^g) S, S = R + beta k (v - R^T k)^T, o = S^T q; see fla's function of this name."""
     function = "fused_recurrent_kda"
     check_rest(function, rest)
-    beta_options = (use_beta_sigmoid_in_kernel, allow_neg_eigval)
-    gates = _KdaGates(use_gate_in_kernel, A_log, dt_bias, *beta_options, lower_bound)
+    options = (use_beta_sigmoid_in_kernel, allow_neg_eigval, lower_bound, use_qk_l2norm_in_kernel)
+    gates = _KdaGates(g, beta, use_gate_in_kernel, A_log, dt_bias, *options)
     state = FlaState(function, initial_state, output_final_state, cu_seqlens, state_v_first=state_v_first)
-    return _kda(function, q, k, v, g, beta, gates, state, scale=scale, normalize=use_qk_l2norm_in_kernel)
+    return _kda(q, k, v, gates, state, scale)
 
 
 def _dplr(
@@ -145,10 +152,11 @@ def _dplr(
     scale: float | None,
     state: FlaState,
 ) -> tuple[Tensor, State]:
-    check_signals(state.function, q, k, v)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    decay = "w" if state.query == "r" else "gk"
+    parts = {name: (x, "BTNK") for name, x in (("a", a), ("b", b), (decay, gk))}
+    factor = checked(state, q, k, v, scale, parts)
     q_in, k, v, a, b, gk = (state.in_order(x) for x in (q, k, v, a, b, gk))
-    options: dict[str, Any] = {"initial_state": state.first(), "cu_seqlens": state.cu_seqlens, "scale": scale}
+    options: dict[str, Any] = {"initial_state": state.first(), "cu_seqlens": state.cu_seqlens, "scale": factor}
     o, last = dplr_delta_rule(q_in, k, v, a, b, gk, **options)
     return state.in_order(o).to(q.dtype), state.last(last)
 
@@ -208,7 +216,8 @@ def chunk_rwkv7(
 ) -> tuple[Tensor, State]:
     """S = diag(e^w) S + b (S^T a)^T + k v^T, o = S^T r; see fla's function of this name."""
     check_rest("chunk_rwkv7", rest)
-    return _dplr(r, k, v, a, b, w, scale, FlaState("chunk_rwkv7", initial_state, output_final_state, cu_seqlens))
+    state = FlaState("chunk_rwkv7", initial_state, output_final_state, cu_seqlens, query="r")
+    return _dplr(r, k, v, a, b, w, scale, state)
 
 
 def fused_recurrent_rwkv7(
@@ -226,5 +235,5 @@ def fused_recurrent_rwkv7(
 ) -> tuple[Tensor, State]:
     """S = diag(e^w) S + b (S^T a)^T + k v^T, o = S^T r; see fla's function of this name."""
     check_rest("fused_recurrent_rwkv7", rest)
-    state = FlaState("fused_recurrent_rwkv7", initial_state, output_final_state, cu_seqlens)
+    state = FlaState("fused_recurrent_rwkv7", initial_state, output_final_state, cu_seqlens, query="r")
     return _dplr(r, k, v, a, b, w, scale, state)
