@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from importlib import import_module
 from typing import Any
 
@@ -116,6 +117,29 @@ def test_signatures() -> None:
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(TypeError, match="mlstm_chunkwise: options must be those of mlstm_kernels, got an unexpected"):
         ours.mlstm_chunkwise(**inputs(), colour=1)
+
+
+def test_errors_have_the_names_and_shapes_of_the_package() -> None:
+    given = inputs(state=True)
+    step = {n: given[n][:, :, 0] for n in "qkv"} | {n: given[n][..., :1] for n in "if"}
+    step |= {n: given[f"{n}_initial"] for n in "cnm"}
+    for function, right, wrong in (
+        (ours.mlstm_chunkwise, given, ("c_initial", "n_initial", "m_initial")),
+        (ours.mlstm_recurrent_sequence, given, ("c_initial", "n_initial", "m_initial")),
+        (ours.mlstm_recurrent_step, step, ("c", "n", "m")),
+    ):
+        for name in ("q", "k", "v", "i", "f", *wrong):
+            short = right[name][None]
+            got = re.escape(str(tuple(short.shape)))
+            with pytest.raises(ValueError, match=rf"^{function.__name__}: {name} must have shape .*got {got}"):
+                function(**{**right, name: short})
+        for name in ("k", "i", wrong[0]):
+            with pytest.raises(TypeError, match=rf"^{function.__name__}: {name} must have dtype .*got torch.float64"):
+                function(**{**right, name: right[name].double()})
+        with pytest.raises(TypeError, match=rf"^{function.__name__}: v must be a torch.Tensor, got list"):
+            function(**{**right, "v": [1.0]})
+        with pytest.raises(ValueError, match=rf"^{function.__name__}: eps must be .*got -1.0"):
+            function(**right, eps=-1.0)
 
 
 @pytest.mark.parametrize("function", ["mlstm_chunkwise", "mlstm_recurrent_sequence"])

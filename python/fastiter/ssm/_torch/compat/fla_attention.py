@@ -11,7 +11,8 @@ from torch import Tensor
 from ....scan._torch.functional import linear_scan
 from ..attention import linear_attention
 from ..ops import computed
-from .fla_common import FlaState, attend, check_part, check_rest, checked
+from .common import check_part
+from .fla_common import FlaState, attend, check_rest, checked
 
 State = Tensor | None
 NormalizedState = Tensor | tuple[Tensor | None, Tensor | None] | None

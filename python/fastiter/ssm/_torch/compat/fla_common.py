@@ -13,6 +13,7 @@ from ...._torch.ops import checked_bounds
 from ..._attention_shapes import checked_scale
 from ..attention import linear_attention
 from ..ops import computed
+from .common import check_part
 
 #: Options that say how fla's kernels run, and change no result
 IGNORED = {
@@ -76,17 +77,6 @@ def checked(
         if x is not None or name in required:
             check_part(function, name, x, tuple(sizes[letter] for letter in letters), q, query)
     return q.shape[-1] ** -0.5 if scale is None else checked_scale(function, scale, q.dtype == torch.float64)
-
-
-def check_part(function: str, name: str, x: Any, shape: tuple[int, ...], q: Tensor, first: str = "q") -> None:
-    """Check the type and shape of an argument, and that its dtype goes with that of the first, q."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{function}: {name} must be a torch.Tensor, got {type(x).__qualname__}")
-    if tuple(x.shape) != shape:
-        raise ValueError(f"{function}: {name} must have shape {shape} to go with {first}, got {tuple(x.shape)}")
-    if not x.is_floating_point() or computed(x.dtype) != computed(q.dtype):
-        expected = "float64" if q.dtype == torch.float64 else "float32, bfloat16 or float16"
-        raise TypeError(f"{function}: {name} must have dtype {expected} to go with {q.dtype} {first}, got {x.dtype}")
 
 
 def attend(

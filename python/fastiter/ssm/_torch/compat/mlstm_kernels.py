@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._mlstm_shapes import checked_numbers
 from ..mlstm import mlstm
+from .common import check_part
 
 States = tuple[Tensor, Tensor, Tensor]
 
@@ -35,8 +37,8 @@ def mlstm_chunkwise(
     ``normalizer_gradient`` is that of :func:`fastiter.torch.ssm.mlstm`: the package's "native_autograd" has it, its
     "native_custbw" and Triton kernels have not.
     """
-    _check("mlstm_chunkwise", rest)
-    initial = _state("mlstm_chunkwise", c_initial, n_initial, m_initial)
+    _check("mlstm_chunkwise", rest, (q, k, v, i, f), eps)
+    initial = _state("mlstm_chunkwise", q, v, {"c_initial": c_initial, "n_initial": n_initial, "m_initial": m_initial})
     return _run(q, k, v, i, f, initial, return_last_states, eps, normalizer_gradient)
 
 
@@ -55,8 +57,9 @@ def mlstm_recurrent_sequence(
     **rest: Any,
 ) -> Tensor | tuple[Tensor, States]:
     """mLSTM over whole sequences, as :func:`mlstm_chunkwise`; the last states have the dtype ``dtype_state``."""
-    _check("mlstm_recurrent_sequence", rest)
-    initial = _state("mlstm_recurrent_sequence", c_initial, n_initial, m_initial)
+    function = "mlstm_recurrent_sequence"
+    _check(function, rest, (q, k, v, i, f), eps)
+    initial = _state(function, q, v, {"c_initial": c_initial, "n_initial": n_initial, "m_initial": m_initial})
     result = _run(q, k, v, i, f, initial, return_last_states, eps, True)
     if isinstance(result, Tensor):
         return result
@@ -78,9 +81,10 @@ def mlstm_recurrent_step(
     **rest: Any,
 ) -> tuple[Tensor, States]:
     """One step: q, k (B, H, K), v (B, H, V), i, f, m (B, H, 1); returns h and the new states, the old are unchanged."""
-    _check("mlstm_recurrent_step", rest)
+    _check("mlstm_recurrent_step", rest, (q, k, v, i, f), eps, "B, H")
     given = (q[:, None], k[:, None], v[:, None], i.transpose(1, 2), f.transpose(1, 2))
-    h, (C, N, M) = mlstm(*given, initial_state=(c, n, m[..., 0]), eps=eps)
+    initial = _state("mlstm_recurrent_step", q, v, {"c": c, "n": n, "m": m})
+    h, (C, N, M) = mlstm(*given, initial_state=initial, eps=eps)
     return h[:, 0], (C.to(dtype_state), N.to(dtype_state), M[..., None].to(dtype_state))
 
 
@@ -101,15 +105,20 @@ def register(name: str = "fastiter") -> None:
     recurrent.registry_step[name] = mlstm_recurrent_step
 
 
-def _state(function: str, c: Tensor | None, n: Tensor | None, m: Tensor | None) -> States | None:
+def _state(function: str, q: Tensor, v: Tensor, parts: dict[str, Tensor | None]) -> States | None:
     """Return the initial state as mlstm takes it; all of its parts must be given, or none."""
-    if c is None and n is None and m is None:
+    if function != "mlstm_recurrent_step" and all(x is None for x in parts.values()):
         return None
-    if c is None or n is None or m is None:
-        parts = {"c_initial": c, "n_initial": n, "m_initial": m}
-        missing = next(name for name, x in parts.items() if x is None)
-        raise ValueError(f"{function}: {missing} must be a tensor where another part of the state is given, got None")
-    return c, n, m.reshape(m.shape[:2])
+    heads, keys, values = q.shape[:2], q.shape[-1], v.shape[-1]
+    found = []
+    for (name, x), shape in zip(parts.items(), ((*heads, keys, values), (*heads, keys), (*heads, 1)), strict=True):
+        if x is None:
+            expected = "a tensor where another part of the state is given"
+            raise ValueError(f"{function}: {name} must be {expected}, got None")
+        check_part(function, name, x, tuple(shape), q)
+        found.append(x)
+    c, n, m = found
+    return c, n, m[..., 0]
 
 
 def _run(
@@ -129,7 +138,25 @@ def _run(
     return (h, (last[0], last[1], last[2][..., None])) if return_last_states else h
 
 
-def _check(function: str, rest: dict[str, Any]) -> None:
+def _check(function: str, rest: dict[str, Any], signals: tuple[Any, ...], eps: float, letters: str = "B, H, T") -> None:
+    """Refuse unknown options, and signals q, k, v, i and f that do not go together; ``letters``: their axes."""
     if rest:
         got = f"an unexpected keyword argument {next(iter(rest))!r}"
         raise TypeError(f"{function}: options must be those of mlstm_kernels, got {got}")
+    q, k, v, i, f = signals
+    axes = len(letters.split(", "))
+    for name, x, width in (("q", q, "K"), ("v", v, "V")):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{function}: {name} must be a torch.Tensor, got {type(x).__qualname__}")
+        if x.dim() != axes + 1:
+            raise ValueError(f"{function}: {name} must have shape ({letters}, {width}), got {tuple(x.shape)}")
+    shape = tuple(q.shape[:-1])
+    gate = shape if axes == 3 else (*shape, 1)
+    for name, x, expected in (
+        ("k", k, tuple(q.shape)),
+        ("v", v, (*shape, v.shape[-1])),
+        ("i", i, gate),
+        ("f", f, gate),
+    ):
+        check_part(function, name, x, expected, q)
+    checked_numbers(function, None, eps, max(q.shape[-1], 1), q.dtype == torch.float64)
