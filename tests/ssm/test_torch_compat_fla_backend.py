@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
@@ -15,6 +16,7 @@ pytest.importorskip("fla", reason="needs fla-core, whose registry of back ends i
 from torch.nn.functional import conv1d, logsigmoid, normalize, pad, silu  # noqa: E402
 
 from fastiter.torch import compat  # noqa: E402
+from tests.ssm.mixer_reference import norm  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::ImportWarning")
 B, T, H, K, V, D, W = 2, 20, 3, 8, 5, 6, 4
@@ -142,6 +144,70 @@ def test_norms(taken: Any) -> None:
     assert taken() == {"l2norm_fwd", "l2norm_bwd"}
 
 
+def compared(function: Any, reference: Any, given: dict[str, Any]) -> None:
+    """Results and gradients of a function and its reference."""
+    every = []
+    for call in (function, reference):
+        leaves = {name: x.detach().clone().requires_grad_() for name, x in given.items()}
+        found = call(**leaves)
+        outputs = [found] if isinstance(found, torch.Tensor) else list(found)
+        torch.manual_seed(1)
+        total = sum((y.float() * torch.randn(y.shape)).sum() for y in outputs)
+        every.append([*outputs, *torch.autograd.grad(total, list(leaves.values()))])
+    for a, e in zip(*every, strict=True):
+        assert a.dtype == e.dtype
+        torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-5)
+
+
+def test_norms_with_a_residual(taken: Any) -> None:
+    theirs = import_module("fla.modules.norm.layernorm")
+    given = {"x": torch.randn(B, T, D), "weight": torch.randn(D), "bias": torch.randn(D)}
+    added = {"residual": torch.randn(B, T, D)}
+    for name, more in (("layer_norm", {}), ("rms_norm", {}), ("group_norm", {"num_groups": 3})):
+        options = {**more, "eps": 0.1}
+        function, reference = (partial(getattr(theirs, n), **options) for n in (name, f"{name}_ref"))
+        compared(function, reference, given)
+        compared(partial(function, prenorm=True), partial(reference, prenorm=True), given | added)
+    half = given["x"].bfloat16()
+    y, total = theirs.rms_norm(half, None, None, prenorm=True, residual_in_fp32=True)
+    assert y.dtype == torch.bfloat16 and total.dtype == torch.float32 and torch.equal(total, half.float())
+    assert theirs.rms_norm(given["x"][:, :0], given["weight"], None).shape == (B, 0, D)
+    assert taken() == {"layer_norm_fwd", "layer_norm_bwd"}
+
+
+@pytest.mark.parametrize("activation", ["swish", "sigmoid"])
+@pytest.mark.parametrize("centered", [True, False])
+def test_gated_norms(taken: Any, activation: str, centered: bool) -> None:
+    theirs = import_module("fla.modules.norm.fused_norm_gate")
+    function = partial(theirs.layer_norm_gated if centered else theirs.rms_norm_gated, activation=activation, eps=0.1)
+
+    def reference(x: Any, g: Any, weight: Any, bias: Any, residual: Any) -> Any:
+        x = x + residual
+        y = norm(x, weight, None, bias, 0.1, 1, True, centered)
+        return y * torch.sigmoid(g) * (g if activation == "swish" else 1), x
+
+    signals = {name: torch.randn(B, T, D) for name in ("x", "g", "residual")}
+    given = signals | {"weight": torch.randn(D), "bias": torch.randn(D)}
+    compared(partial(function, prenorm=True), reference, given)
+    half = {name: x.bfloat16() for name, x in signals.items() if name != "residual"}
+    y = function(**half, weight=None, bias=None)
+    exact = function(**{name: x.float() for name, x in half.items()}, weight=None, bias=None)
+    assert y.dtype == torch.bfloat16 and torch.equal(y, exact.bfloat16())
+    assert taken() == {"layer_norm_gated_fwd", "layer_norm_gated_bwd"}
+
+
+def test_a_norm_and_a_product(taken: Any) -> None:
+    """The output is recomputed for the gradient of the product's weight."""
+    theirs = import_module("fla.modules.norm")
+    module = theirs.FusedRMSNormGatedLinear(D)
+    weight = torch.randn(V, D)
+
+    def reference(x: Any, g: Any, weight: Any) -> Any:
+        return torch.nn.functional.linear(norm(x, module.weight, g, None, 1e-5, 1, True), weight)
+
+    compared(module, reference, {"x": torch.randn(B, T, D), "g": torch.randn(B, T, D), "weight": weight})
+
+
 def test_what_is_left_to_fla() -> None:
     backends = import_module("fla.backends")
     backend = backends._operation_registries["gated_delta_rule"]._backends["fastiter"]
@@ -164,6 +230,7 @@ def test_what_is_left_to_fla() -> None:
         ("causal_conv1d_fwd", (*conv, None, None), {"chunk_size": 32}, None),
         ("causal_conv1d_fwd", (*conv, None, None), {"colour": 1}, "unexpected keyword argument 'colour'"),
         ("causal_conv1d_bwd", (conv[0], conv[0], None), {}, "weight"),
+        ("layer_norm_gated_fwd", (beta[0], beta[0], None, None), {"activation": "relu"}, "got 'relu'"),
         ("causal_conv1d_update", (conv[0][:, 0], torch.zeros(B, D, W)), {}, "weight must be a tensor, got None"),
     ]
     for name, given, options, reason in refused:

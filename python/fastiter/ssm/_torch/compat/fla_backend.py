@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from . import fla_attention, fla_delta, fla_low_rank, fla_modules
+from . import fla_attention, fla_delta, fla_low_rank, fla_modules, fla_norms
 from .fla_common import check_rest
 
 Function = Callable[..., Any]
@@ -38,6 +38,10 @@ _MODULES: dict[str, Function] = {
     "causal_conv1d_update_states": fla_modules.causal_conv1d_update_states,
     "l2norm_bwd": fla_modules.l2norm_bwd,
     "l2norm_fwd": fla_modules.l2norm_fwd,
+    "layer_norm_bwd": fla_norms.layer_norm_bwd,
+    "layer_norm_fwd": fla_norms.layer_norm_fwd,
+    "layer_norm_gated_bwd": fla_norms.layer_norm_gated_bwd,
+    "layer_norm_gated_fwd": fla_norms.layer_norm_gated_fwd,
 }
 
 
@@ -46,7 +50,8 @@ def register() -> None:
 
     These functions of fla then run on the CPU, and with them the layers and functions that call them:
     chunk_gated_delta_rule, chunk_kda, fused_recurrent_kda, chunk_dplr_delta_rule (and so chunk_rwkv7),
-    fused_recurrent_simple_gla, causal_conv1d and l2norm. Calls with tensors on a GPU, or with options that fastiter
+    fused_recurrent_simple_gla, causal_conv1d, l2norm, layer_norm and layer_norm_gated (and so RMSNorm and
+    FusedRMSNormGated). Calls with tensors on a GPU, or with options that fastiter
     lacks, go on to fla's own kernels; fla's logger says why.
 
     Raises
@@ -67,13 +72,14 @@ def register() -> None:
         _register_by_names(backends.BackendRegistry, kind)
         return
     from fla.modules import causal_conv1d
-    from fla.modules.norm import l2norm
+    from fla.modules.norm import fused_norm_gate, l2norm, layernorm
     from fla.ops import kda, simple_gla
 
     for operation in ("gated_delta_rule", "generalized_delta_rule.dplr", "kda"):
         backends.register(operation)(kind)
     entries = [kda.chunk_kda, simple_gla.fused_recurrent_simple_gla]
-    entries += [getattr(l2norm if name.startswith("l2norm") else causal_conv1d, name) for name in _MODULES]
+    homes = (causal_conv1d, l2norm, layernorm, fused_norm_gate)
+    entries += [getattr(home, name) for home in homes for name in _MODULES if name in home.__all__]
     for entry in entries:
         backends.register(entry)(kind)
 
@@ -107,8 +113,11 @@ def _verify(name: str, function: Function, *arguments: Any, **options: Any) -> t
         inspect.signature(fla_low_rank.fused_recurrent_kda).bind_partial(**rest)
         rest = {n: x for n, x in rest.items() if n in ("out", "ssm_state_indices", "num_accepted_tokens")}
     elif name in _MODULES:
-        if "weight" in inspect.signature(function).parameters and given.get("weight") is None:
+        is_conv = name.startswith("causal_conv1d")
+        if is_conv and "weight" in inspect.signature(function).parameters and given.get("weight") is None:
             return False, f"{name}: weight must be a tensor, got None"
+        if not is_conv and given.get("activation", "swish") not in fla_norms.ACTIVATIONS:
+            return False, f"{name}: activation must be one of {fla_norms.ACTIVATIONS}, got {given['activation']!r}"
         fla_modules.check_options(name, rest)
         return True, None
     whole = {n: given[n] for n in ("return_intermediate_states",) if n in given}
