@@ -9,6 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.overrides import TorchFunctionMode  # noqa: E402
+
 import fastiter.torch  # noqa: E402
 from tests.ssm import mixer_reference as reference  # noqa: E402
 from tests.ssm.mixer_calls import B, D, H, N, P, T, inner_inputs, split_inputs  # noqa: E402
@@ -175,6 +177,29 @@ def test_compile() -> None:
         torch._dynamo.reset()
         found = torch.compile(function, fullgraph=True, backend="eager")(**inputs, **more)
         torch.testing.assert_close(found, function(**inputs, **more))
+
+
+def test_function_modes_meta_tensors_and_vmap() -> None:
+    seen = []
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(function)
+            return function(*args, **(kwargs or {}))
+
+    x = torch.randn(2, 3, 6)
+    calls = [*mixers(), (ssm.gated_rms_norm, {"x": x, "weight": torch.ones(6), "z": x}, {"groups": 2})]
+    for function, inputs, more in calls:
+        exact = function(**inputs, **more)
+        with Mode():
+            assert torch.equal(function(**inputs, **more), exact)
+        assert function in seen
+        found = function(**{name: y.to("meta") for name, y in inputs.items()}, **more)
+        assert found.is_meta and found.shape == exact.shape
+        first = next(iter(inputs))
+        stacked = torch.stack([inputs[first], 2 * inputs[first]])
+        mapped = torch.func.vmap(lambda y, f=function, i=inputs, n=first, m=more: f(**{**i, n: y}, **m))(stacked)
+        torch.testing.assert_close(mapped[0], exact)
 
 
 def wrong_tensors(given: dict[str, Any]) -> Any:
