@@ -64,19 +64,20 @@ class _KdaGates(NamedTuple):
 def _kda(
     q: Tensor, k: Tensor, v: Tensor, gates: _KdaGates, state: FlaState, scale: float | None
 ) -> tuple[Tensor, State]:
-    """S = R + beta k (v - R^T k)^T with R = D S is S = D S - (beta k) (S^T (D k))^T + k (beta v)^T."""
+    """S = R + beta k (v - R^T k)^T with R = D S is S = D S + (beta k) (v - S^T (D k))^T."""
     factor = checked(state, q, k, v, scale, {"g": (gates.g, "BTNK"), "beta": (gates.beta, "BTN")})
     gates.check(state.function, q, v.shape[2])
     dtype = v.dtype
     if gates.normalize:
         q, k = l2norm(q), l2norm(k)
-    log_decay, strength = gates.log_decay(), gates.strength()[..., None]
+    decay, strength = gates.log_decay().exp(), gates.strength()[..., None]
     shared = v.shape[2] // k.shape[2]
-    keys = k.to(log_decay.dtype)
-    keys = keys.repeat_interleave(shared, 2) if shared > 1 else keys
-    correction = (log_decay.exp() * keys, -strength * keys)
+    if shared > 1:
+        q, k = (x.repeat_interleave(shared, 2) for x in (q, k))
+    keys = k.to(decay.dtype)
+    written = strength * keys  # the kernel takes a step with b = k in fewer operations
     options: dict[str, Any] = {"initial_state": state.first(), "cu_seqlens": state.cu_seqlens, "scale": factor}
-    o, last = dplr_delta_rule(q, k, strength * v, *correction, log_decay, **options)
+    o, last = dplr_delta_rule(q, written, v, (decay * keys).neg_(), written, decay=decay, **options)
     return o.to(dtype), state.last(last)
 
 
