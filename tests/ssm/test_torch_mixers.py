@@ -126,6 +126,22 @@ def test_mamba2_inner(before: bool, mlp: int) -> None:
     assert_equal_results(found, results(reference.mamba2_inner, given, **options), list(given))
 
 
+def test_gradients_by_differences() -> None:
+    """torch's gradcheck, of results that the tests above compare by autograd."""
+    given, options = split_inputs(DOUBLE, mlp=1, time=4, batch=1)
+    given["initial_states"] = torch.randn(1, H, P, N, dtype=DOUBLE)
+    options["return_final_states"] = True
+    for function, inputs, more in (
+        (ssm.mamba_inner, inner_inputs(DOUBLE, time=4, batch=1) | norms(), {}),
+        (ssm.mamba2_inner, given, options),
+    ):
+
+        def call(*values: Any, function: Any = function, names: Any = tuple(inputs), more: Any = more) -> Any:
+            return function(**dict(zip(names, values, strict=True)), **more)
+
+        assert torch.autograd.gradcheck(call, tuple(leaves(inputs).values()), fast_mode=True)
+
+
 def test_sizes_of_mamba2_inner() -> None:
     for time, batch in ((0, 2), (1, 2), (5, 0)):
         given, options = split_inputs(DOUBLE, time=time, batch=batch)
