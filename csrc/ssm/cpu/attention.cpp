@@ -9,28 +9,31 @@ template <class T> void attention_gradient(const AttentionGradient<T>&, Team);
 
 namespace {
 
-// The arguments of a pass, at its first step
+// The arguments of a pass, at its first step: panels, but for v and o, which have a stride of time
 template <class T> struct Pass {
-    const T *q, *k, *decay, *v; // panels
+    const T *q, *k, *decay, *v;
     T* o;
+    int64_t v_line, o_line;
     const T* coefficients; // with a bonus: the sum over k of q bonus k at each step
     int64_t K;
 };
 
-template <class T, int Count, Decay D, bool Before> FASTITER_NOINLINE void advance(const Pass<T>& w, T* state) {
+template <class T, int Count, Decay D, bool Before>
+FASTITER_NOINLINE void advance(const Pass<T>& w, T* state, Upcoming& upcoming) {
     constexpr int W = lanes<T>, C = kColumnVectors;
     vec<T> v[Count][C], o[Count][C];
 #pragma GCC unroll 8
     for (int t = 0; t < Count; ++t)
 #pragma GCC unroll 2
         for (int c = 0; c < C; ++c) {
-            v[t][c] = load(w.v + t * kPanelWidth + c * W);
+            v[t][c] = load(w.v + t * w.v_line + c * W);
             o[t][c] = Before ? v[t][c] * w.coefficients[t] : vec<T>{};
         }
     for (int64_t from = 0; from < w.K; from += kPanelWidth) {
         const int64_t panel = from / kPanelWidth * kPanelSize, rows = min_of(kPanelWidth, w.K - from);
         const T *q = w.q + panel, *k = w.k + panel, *decay = D == Decay::vector ? w.decay + panel : w.decay;
         for (int64_t n = 0; n < rows; ++n, state += kColumns<T>) {
+            if (n % kPrefetchRows == 0) upcoming.prefetch_share();
             vec<T> S[C];
 #pragma GCC unroll 2
             for (int c = 0; c < C; ++c) S[c] = load(state + c * W);
@@ -55,17 +58,17 @@ template <class T, int Count, Decay D, bool Before> FASTITER_NOINLINE void advan
 #pragma GCC unroll 8
     for (int t = 0; t < Count; ++t)
 #pragma GCC unroll 2
-        for (int c = 0; c < C; ++c) store(w.o + t * kPanelWidth + c * W, o[t][c]);
+        for (int c = 0; c < C; ++c) store(w.o + t * w.o_line + c * W, o[t][c]);
 }
 
-template <class T, int Count> void advance_by(const Pass<T>& w, Decay decay, T* state) {
+template <class T, int Count> void advance_by(const Pass<T>& w, Decay decay, T* state, Upcoming& upcoming) {
     const bool before = w.coefficients;
     if (decay == Decay::none)
-        (before ? advance<T, Count, Decay::none, true> : advance<T, Count, Decay::none, false>)(w, state);
+        (before ? advance<T, Count, Decay::none, true> : advance<T, Count, Decay::none, false>)(w, state, upcoming);
     else if (decay == Decay::scalar)
-        (before ? advance<T, Count, Decay::scalar, true> : advance<T, Count, Decay::scalar, false>)(w, state);
+        (before ? advance<T, Count, Decay::scalar, true> : advance<T, Count, Decay::scalar, false>)(w, state, upcoming);
     else
-        (before ? advance<T, Count, Decay::vector, true> : advance<T, Count, Decay::vector, false>)(w, state);
+        (before ? advance<T, Count, Decay::vector, true> : advance<T, Count, Decay::vector, false>)(w, state, upcoming);
 }
 
 template <class T> class Forward {
@@ -73,7 +76,7 @@ public:
     Forward(const Attention<T>& p, void* memory) : p_(p), s_(p.shape) {
         Cutter cut(memory);
         q_.take(cut, s_.K), k_.take(cut, s_.K), decay_.take(cut, decay_units(s_));
-        v_.take(cut, s_.V), o_.take(cut, s_.V);
+        v_.panel.take(cut, s_.V), o_.panel.take(cut, s_.V);
         coefficients_ = cut.take<T>(kAttentionTile);
         states_.take(cut, s_.K, s_.V);
         if (p.gates.given) {
@@ -95,10 +98,7 @@ public:
         for (int64_t time = 0; time < q.padded; time += kAttentionTile) {
             const int64_t steps = min_of(kAttentionTile, q.steps - time);
             if (steps > 0) {
-                const int64_t tile = tiles_before(s_.sequences, q.index, kAttentionTile) + time / kAttentionTile;
-                if (p_.states) states_.write(p_.states + (tile * s_.heads + head_) * size);
-                if (p_.states && p_.gates.given)
-                    write_normalizer(p_.gates.states_n, p_.gates.states_m, tile * s_.heads + head_);
+                save(q, time / kAttentionTile);
                 run_tile(q, time, steps);
             }
             if (steps < kAttentionTile)
@@ -109,6 +109,14 @@ public:
     }
 
 private:
+    // Saves the state before a tile for the backward pass.
+    void save(const Sequence& q, int64_t tile) const {
+        if (!p_.states) return;
+        const int64_t place = (tiles_before(s_.sequences, q.index, kAttentionTile) + tile) * s_.heads + head_;
+        states_.write(p_.states + place * s_.K * s_.V);
+        if (p_.gates.given) write_normalizer(p_.gates.states_n, p_.gates.states_m, place);
+    }
+
     void run_tile(const Sequence& q, int64_t time, int64_t steps) {
         const Place at = {q.row, 0, 0, q.start + time, steps};
         uint8_t flags[kAttentionTile];
@@ -120,8 +128,9 @@ private:
             advance_normalizer(q_, k_, gates_, reset, s_.K, steps, n_, PanelTile<T>{}, products_);
             invert_normalizer<T>(gates_, steps, p_.gates.eps, products_, nullptr);
         }
-        fetch({q.row, 0, 0, q.start + time + kAttentionTile, min_of(kAttentionTile, q.steps - time - kAttentionTile)});
         const Passes passes(steps, kPass, reset);
+        fetch({q.row, 0, 0, q.start + time + kAttentionTile, min_of(kAttentionTile, q.steps - time - kAttentionTile)},
+              passes.count);
         for (int64_t b = 0; b < states_.blocks(); ++b) {
             T* state = states_.block(b);
             for (int i = 0; i < passes.count; ++i) {
@@ -134,16 +143,19 @@ private:
                                       decay_.at(0, t),
                                       v_.at(column, t),
                                       o_.at(column, t),
+                                      v_.line,
+                                      o_.line,
                                       p_.bonus ? coefficients_ + t : nullptr,
                                       s_.K};
                 if (passes.start[i + 1] - t == kPass)
-                    advance_by<T, kPass>(pass, s_.decay, state);
+                    advance_by<T, kPass>(pass, s_.decay, state, upcoming_);
                 else
-                    advance_by<T, 1>(pass, s_.decay, state);
+                    advance_by<T, 1>(pass, s_.decay, state, upcoming_);
             }
         }
-        if (p_.gates.given) scale_steps(o_, s_.V, steps, products_);
-        o_.write(p_.o, head_, s_.V, at);
+        if (o_.array) return;
+        if (p_.gates.given) scale_steps(o_.panel, s_.V, steps, products_);
+        o_.panel.write(p_.o, head_, s_.V, at);
     }
 
     void read_normalizer(int64_t unit) {
@@ -158,35 +170,40 @@ private:
     }
 
     void read(const Place& at) {
-        q_.read(p_.q, head_ / s_.per_key, s_.K, at);
+        read_scaled(p_.q, head_ / s_.per_key, s_.K, at, s_.scale, q_);
         k_.read(p_.k, head_ / s_.per_key, s_.K, at);
-        v_.read(p_.v, head_, s_.V, at);
-        pad_columns(v_, s_.V, at.steps);
-        scale_tile(q_, s_.K, at.steps, s_.scale);
+        if (!v_.place(p_.v, head_, s_.V, at)) {
+            v_.panel.read(p_.v, head_, s_.V, at);
+            pad_columns(v_.panel, s_.V, at.steps);
+        }
+        if (!p_.gates.given) o_.place(p_.o, head_, s_.V, at); // else it is divided by the normaliser
         if (p_.decay.units.data) read_decay(s_, p_.decay, head_, at, decay_);
         if (!p_.bonus) return;
         for (int64_t t = 0; t < at.steps; ++t)
             coefficients_[t] = bonus_product(q_, k_, p_.bonus + head_ * s_.K, s_.K, t);
     }
 
-    // Prefetches a tile.
-    void fetch(const Place& at) const {
-        prefetch_heads<T>(p_.q, head_ / s_.per_key, s_.K, at);
-        prefetch_heads<T>(p_.k, head_ / s_.per_key, s_.K, at);
-        prefetch_heads<T>(p_.v, head_, s_.V, at);
-        prefetch_heads<T>(p_.o, head_, s_.V, at);
-        if (s_.decay == Decay::vector) prefetch_heads<T>(p_.decay, head_, s_.K, at);
+    // The tile that the passes of this one prefetch
+    void fetch(const Place& at, int64_t passes) {
+        upcoming_.begin(passes * states_.blocks() * ceil_div(s_.K, kPrefetchRows));
+        upcoming_.add<T>(p_.q, head_ / s_.per_key, s_.K, at);
+        upcoming_.add<T>(p_.k, head_ / s_.per_key, s_.K, at);
+        upcoming_.add<T>(p_.v, head_, s_.V, at);
+        upcoming_.add<T>(p_.o, head_, s_.V, at);
+        if (s_.decay == Decay::vector) upcoming_.add<T>(p_.decay, head_, s_.K, at);
     }
 
     void zero_padding(const Sequence& q, int64_t from, int64_t to) {
         if (from >= to) return;
-        o_.fill_zero(s_.V, to - from);
-        o_.write(p_.o, head_, s_.V, {q.row, 0, 0, q.start + from, to - from});
+        o_.panel.fill_zero(s_.V, to - from);
+        o_.panel.write(p_.o, head_, s_.V, {q.row, 0, 0, q.start + from, to - from});
     }
 
     const Attention<T>& p_;
     const AttentionShape& s_;
-    PanelTile<T> q_, k_, decay_, v_, o_;
+    PanelTile<T> q_, k_, decay_;
+    Columns<T> v_, o_;
+    Upcoming upcoming_;
     ColumnStates<T> states_;
     GateTile<T> gates_;
     T *coefficients_ = nullptr, *n_ = nullptr, *products_ = nullptr, m_ = 0;

@@ -27,10 +27,20 @@ template <class T> struct PanelTile {
     T* at(int64_t unit, int64_t step) const {
         return data + unit / kPanelWidth * kPanelSize + step * kPanelWidth + unit % kPanelWidth;
     }
-    // Calls f(number, vector of units), both by their first unit, for all vectors of a step
+    // Reads a tile of a head; `map`, of a vector, is applied to all numbers on the way.
     void read(const Heads& x, int64_t head, int64_t units, const Place& at_time) const {
-        each_vector(x, head, units, at_time, [&](const Signal& own, const Place& at) {
-            read_tile(own, at, this->at(at.channel, 0), kPanelWidth);
+        read(x, head, units, at_time, [](vec<T> v) { return v; });
+    }
+    template <class Map> void read(const Heads& x, int64_t head, int64_t units, const Place& at_time, Map map) const {
+        with_storage<T>(x.units, [&]<class S>(S* data) {
+            if (x.units.channel == 1 || units == 1)
+                return read_steps<S>(data + at_time.row * x.units.row + head * x.head + at_time.time * x.units.time,
+                                     x.units.time, units, at_time.steps, map);
+            each_vector(x, head, units, at_time, [&](const Signal& own, const Place& at) {
+                T* tile = this->at(at.channel, 0);
+                read_tile(own, at, tile, kPanelWidth);
+                for (int64_t t = 0; t < at.steps; ++t) store(tile + t * kPanelWidth, map(load(tile + t * kPanelWidth)));
+            });
         });
     }
     void write(const Heads& x, int64_t head, int64_t units, const Place& at_time) const {
@@ -44,6 +54,19 @@ template <class T> struct PanelTile {
     }
 
 private:
+    // Reads steps whose units are contiguous.
+    template <class S, class Map>
+    FASTITER_NOINLINE void read_steps(const S* from, int64_t line, int64_t units, int64_t steps, Map map) const {
+        for (int64_t panel = 0; panel < units; panel += kPanelWidth) {
+            const int64_t width = min_of(kPanelWidth, units - panel), whole = width / lanes<T> * lanes<T>;
+            T* to = at(panel, 0);
+            for (int64_t t = 0; t < steps; ++t, to += kPanelWidth) {
+                const S* step = from + t * line + panel;
+                for (int64_t n = 0; n < whole; n += lanes<T>) store(to + n, map(load(step + n)));
+                if (whole < width) store(to + whole, map(load_first(step + whole, int(width - whole))));
+            }
+        }
+    }
     template <class F> static void each_vector(const Heads& x, int64_t head, int64_t units, const Place& at_time, F f) {
         Signal own = x.units;
         with_storage<T>(own, [&]<class S>(S* data) { own.data = data + head * x.head; });
@@ -51,6 +74,64 @@ private:
             f(own, {at_time.row, n, min_of(lanes<T>, units - n), at_time.time, at_time.steps});
     }
 };
+
+// Columns of a tile, whole blocks of them: in the array itself where its columns are contiguous numbers of the type of
+// the computation, else in a panel
+template <class T> struct Columns {
+    PanelTile<T> panel;
+    T* array = nullptr; // at the first step of the tile
+    int64_t line = kPanelWidth;
+
+    // Chooses the place; returns whether it is the array.
+    bool place(const Heads& x, int64_t head, int64_t units, const Place& at) {
+        constexpr Storage storage = sizeof(T) == 8 ? Storage::f64 : Storage::f32;
+        const bool fits = x.units.channel == 1 && x.units.storage == storage && units % kColumns<T> == 0;
+        line = fits ? x.units.time : kPanelWidth;
+        array = fits ? static_cast<T*>(x.units.data) + at.row * x.units.row + head * x.head + at.time * x.units.time
+                     : nullptr;
+        return fits;
+    }
+    T* at(int64_t column, int64_t step) const { return array ? array + step * line + column : panel.at(column, step); }
+};
+
+// The next tile of several signals, which the passes over this one prefetch a few steps at a time: all at once, they
+// would fill the queue of the cache's misses, and the computation would wait for it. The hardware does not follow the
+// steps of a head, which are far apart.
+class Upcoming {
+public:
+    // Begins a tile, to be prefetched in so many shares.
+    void begin(int64_t shares) { shares_ = max_of(shares, 1), steps_ = share_ = 0, count_ = next_ = 0; }
+    template <class T> void add(const Heads& x, int64_t head, int64_t units, const Place& at) {
+        if (!x.units.data || (x.units.channel != 1 && units > 1) || at.steps <= 0) return;
+        with_storage<T>(x.units, [&]<class S>(S* data) {
+            const S* from = data + head * x.head + at.row * x.units.row + at.time * x.units.time;
+            tiles_[count_++] = {reinterpret_cast<const char*>(from), x.units.time * int64_t(sizeof(S)),
+                                units * int64_t(sizeof(S)), at.steps};
+        });
+        steps_ += at.steps;
+        share_ = ceil_div(steps_, shares_);
+    }
+    FASTITER_INLINE void prefetch_share() {
+        for (int64_t i = 0; i < share_ && next_ < count_; ++i) {
+            Tile& tile = tiles_[next_];
+            for (int64_t n = 0; n < tile.bytes; n += 64) __builtin_prefetch(tile.step + n);
+            tile.step += tile.stride;
+            if (--tile.steps == 0) ++next_;
+        }
+    }
+
+private:
+    struct Tile {
+        const char* step;
+        int64_t stride, bytes, steps;
+    };
+    Tile tiles_[8];
+    int64_t shares_ = 1, steps_ = 0, share_ = 0; // steps of all tiles; those of a share
+    int count_ = 0, next_ = 0;
+};
+
+// Rows of a state between which a share of the next tile is prefetched
+constexpr int64_t kPrefetchRows = 8;
 
 // Prefetches a tile of a head.
 template <class T> FASTITER_INLINE void prefetch_heads(const Heads& x, int64_t head, int64_t units, const Place& at) {
@@ -70,10 +151,18 @@ FASTITER_NOINLINE void read_decay(const AttentionShape& s, const Heads& decay, i
                                   const PanelTile<T>& tile) {
     if (s.decay == Decay::none) return;
     const int64_t units = decay_units(s);
-    tile.read(decay, head, units, at);
-    if (!s.log_decay) return;
-    for (int64_t n = 0; n < units; n += lanes<T>)
-        for (int64_t t = 0; t < at.steps; ++t) store(tile.at(n, t), exp<T>(load(tile.at(n, t))));
+    if (s.log_decay)
+        tile.read(decay, head, units, at, [](vec<T> g) { return exp<T>(g); });
+    else
+        tile.read(decay, head, units, at);
+}
+
+// Reads a tile of q, multiplied by the scale.
+template <class T>
+FASTITER_NOINLINE void read_scaled(const Heads& q, int64_t head, int64_t units, const Place& at, double scale,
+                                   const PanelTile<T>& tile) {
+    if (scale == 1) return tile.read(q, head, units, at);
+    tile.read(q, head, units, at, [factor = T(scale)](vec<T> v) { return v * factor; });
 }
 
 // Multiplies a tile of q by the scale.
