@@ -5,13 +5,23 @@
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
-// Lanes K to K + L - 1 of two vectors
+// Lanes K to K + L - 1 of two vectors. For AVX-512 the compiler would choose a general permutation, which takes a
+// multiply-add's place on the processor.
+#if defined(__AVX512F__)
+template <class T, int K> FASTITER_INLINE vec<T> window(vec<T> a, vec<T> b) {
+    if constexpr (sizeof(T) == 4)
+        return (vec<T>)_mm512_alignr_epi32((__m512i)b, (__m512i)a, K);
+    else
+        return (vec<T>)_mm512_alignr_epi64((__m512i)b, (__m512i)a, K);
+}
+#else
 template <class T, int K, size_t... I> FASTITER_INLINE vec<T> window(vec<T> a, vec<T> b, std::index_sequence<I...>) {
     return __builtin_shufflevector(a, b, int(I + K)...);
 }
 template <class T, int K> FASTITER_INLINE vec<T> window(vec<T> a, vec<T> b) {
     return window<T, K>(a, b, std::make_index_sequence<lanes<T>>());
 }
+#endif
 
 // Calls f.template operator()<j>() for j from 0 to W - 1.
 template <class F, int... J> FASTITER_INLINE void each_tap(F f, std::integer_sequence<int, J...>) {
@@ -46,25 +56,26 @@ template <class T, int W> struct FilterVectors {
 template <bool Silu, int R, class T> FASTITER_INLINE void activate(vec<T>* pre) {
     if constexpr (!Silu) return;
     vec<T> s[R];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) s[r] = pre[r];
     sigmoids<T, R>(s);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) pre[r] *= s[r];
 }
 // d[r] *= act'(pre[r])
 template <bool Silu, int R, class T> FASTITER_INLINE void multiply_by_slope(const vec<T>* pre, vec<T>* d) {
     if constexpr (!Silu) return;
     vec<T> s[R];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) s[r] = pre[r];
     sigmoids<T, R>(s);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) d[r] *= s[r] * fma(pre[r], broadcast(T(1)) - s[r], broadcast(T(1)));
 }
 
-// Vectors or steps that are visited together
+// Steps that are visited together, and vectors of a row: the operations of so many hide the latency of an exponential.
 constexpr int kTogether = 4;
+constexpr int kRowTogether = kVectorBytes == 64 ? 8 : 4;
 
 // The inputs that the taps of a vector of a row reach, given the vector before it
 template <class T, int W> FASTITER_INLINE void row_taps(vec<T> before, vec<T> x, vec<T>* taps) {
@@ -80,7 +91,7 @@ FASTITER_NOINLINE void convolve_row(const accumulate_t<S>* filter, const accumul
     const FilterVectors<T, W> weights(filter);
     vec<T> before = load(inputs_before);
     auto visit = [&]<int R>(const vec<T>* now, vec<T>* y) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
             vec<T> taps[W];
             row_taps<T, W>(r ? now[r - 1] : before, now[r], taps);
@@ -89,15 +100,17 @@ FASTITER_NOINLINE void convolve_row(const accumulate_t<S>* filter, const accumul
         before = now[R - 1];
         activate<Silu, R, T>(y);
     };
+    auto whole = [&]<int R>(int64_t t) {
+        vec<T> now[R], y[R];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) now[r] = load(x + t + r * L);
+        visit.template operator()<R>(now, y);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) store(out + t + r * L, y[r]);
+    };
     int64_t t = 0;
-    for (; t + kTogether * L <= steps; t += kTogether * L) {
-        vec<T> now[kTogether], y[kTogether];
-#pragma GCC unroll 4
-        for (int r = 0; r < kTogether; ++r) now[r] = load(x + t + r * L);
-        visit.template operator()<kTogether>(now, y);
-#pragma GCC unroll 4
-        for (int r = 0; r < kTogether; ++r) store(out + t + r * L, y[r]);
-    }
+    for (; t + kRowTogether * L <= steps; t += kRowTogether * L) whole.template operator()<kRowTogether>(t);
+    for (; t + 4 * L <= steps; t += 4 * L) whole.template operator()<4>(t);
     for (; t < steps; t += L) {
         const vec<T> now = load_up_to(x + t, steps - t);
         vec<T> y;
@@ -129,7 +142,7 @@ template <class S, int W, bool Silu> FASTITER_NOINLINE void differentiate_row(co
     };
     auto visit = [&]<int R>(int64_t t) {
         vec<T> now[R], pre[R], d[R];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
             vec<T> taps[W];
             now[r] = load(p.x + t + r * L);
@@ -138,7 +151,7 @@ template <class S, int W, bool Silu> FASTITER_NOINLINE void differentiate_row(co
             d[r] = load(p.d_out + t + r * L);
         }
         multiply_by_slope<Silu, R, T>(pre, d);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
             vec<T> taps[W];
             row_taps<T, W>(r ? now[r - 1] : before, now[r], taps);
@@ -148,14 +161,15 @@ template <class S, int W, bool Silu> FASTITER_NOINLINE void differentiate_row(co
         }
         if (p.dx) {
             if (t) write(t - L, last, d[0]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int r = 1; r < R; ++r) write(t + (r - 1) * L, d[r - 1], d[r]);
         }
         before = now[R - 1], last = d[R - 1];
     };
     const int64_t end = p.vectors * L;
     int64_t t = 0;
-    for (; t + kTogether * L <= end; t += kTogether * L) visit.template operator()<kTogether>(t);
+    for (; t + kRowTogether * L <= end; t += kRowTogether * L) visit.template operator()<kRowTogether>(t);
+    for (; t + 4 * L <= end; t += 4 * L) visit.template operator()<4>(t);
     for (; t < end; t += L) visit.template operator()<1>(t);
     if (p.dx && p.vectors) write(end - L, last, load(p.dpre_after));
 #pragma GCC unroll 4
