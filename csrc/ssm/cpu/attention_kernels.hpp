@@ -72,7 +72,7 @@ template <class T> struct AttentionGradient {
 
 // S = decay S' + b w^T + k v^T with w = S'^T a, o = S^T q: a correction of rank one; a and b (row, time, head, unit)
 // have the heads of v. `w`, if given, is written by the forward pass and read by the backward pass. No bonus and no
-// gates.
+// gates. If b is k itself, the same numbers in the same place, a step takes an operation an element less.
 template <class T> struct LowRank {
     Attention<T> attention;
     Heads a, b, w;

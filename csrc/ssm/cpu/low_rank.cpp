@@ -8,13 +8,22 @@ template <class T> void low_rank_gradient(const LowRankGradient<T>&, Team);
 
 namespace {
 
+// Whether b is the array k
+template <class T> bool is_tied(const LowRank<T>& p) {
+    const Heads &b = p.b, &k = p.attention.k;
+    return b.units.data == k.units.data && p.attention.shape.per_key == 1 && b.units.row == k.units.row &&
+           b.units.time == k.units.time && b.head == k.head && b.units.channel == k.units.channel &&
+           b.units.storage == k.units.storage;
+}
+
 template <class T> class Forward {
 public:
     Forward(const LowRank<T>& p, void* memory) : p_(p), f_(p.attention), s_(p.attention.shape) {
         Cutter cut(memory);
         for (PanelTile<T>* tile : {&q_, &k_, &a_, &b_}) tile->take(cut, s_.K);
         decay_.take(cut, decay_units(s_));
-        for (PanelTile<T>* tile : {&v_, &o_, &w_}) tile->take(cut, s_.V);
+        for (Columns<T>* tile : {&v_, &o_, &w_}) tile->panel.take(cut, s_.V);
+        current_w_ = cut.take<T>(kBlocksTogether * kColumns<T>);
         states_.take(cut, s_.K, s_.V);
         bytes_ = cut.bytes();
     }
@@ -43,67 +52,95 @@ private:
     void run_tile(const Sequence& q, int64_t time, int64_t steps) {
         const Place at = {q.row, 0, 0, q.start + time, steps};
         read(at);
-        fetch({q.row, 0, 0, at.time + kAttentionTile, min_of(kAttentionTile, q.steps - time - kAttentionTile)});
+        const int64_t next = time + kAttentionTile;
+        fetch({q.row, 0, 0, q.start + next, min_of(kAttentionTile, q.steps - next)}, steps);
         uint8_t flags[kAttentionTile];
         const uint8_t* reset = reset_of(s_.sequences, q, time, steps, flags);
-        for (int64_t b = 0; b < states_.blocks(); ++b) {
-            const int64_t column = b * kColumns<T>;
-            T* state = states_.block(b);
-            vec<T> w[kColumnVectors];
-            read_state(a_.at(0, 0), s_.K, state, w);
-            for (int64_t t = 0; t < steps; ++t) {
-                if (reset && reset[t]) clear(state, w);
-                for (int c = 0; c < kColumnVectors; ++c) store(w_.at(column, t) + c * lanes<T>, w[c]);
-                const int64_t next = t + 1 < steps ? t + 1 : t;
-                const StepPass<T> pass = {q_.at(0, t),    k_.at(0, t),      b_.at(0, t),      decay_.at(0, t),
-                                          a_.at(0, next), v_.at(column, t), o_.at(column, t), s_.K};
-                with_decay(s_.decay, [&]<Decay D>() { advance_corrected<T, D>(pass, state, w); });
-            }
-        }
-        o_.write(f_.o, head_, s_.V, at);
-        if (p_.w.units.data) w_.write(p_.w, head_, s_.V, at);
+        with_decay(s_.decay, [&]<Decay D>() {
+            is_tied(p_) ? run_blocks<D, true>(reset, steps) : run_blocks<D, false>(reset, steps);
+        });
+        if (!o_.array) o_.panel.write(f_.o, head_, s_.V, at);
+        if (p_.w.units.data && !w_.array) w_.panel.write(p_.w, head_, s_.V, at);
     }
 
-    void clear(T* state, vec<T>* w) const {
-        for (int64_t n = 0; n < s_.K * kColumns<T>; n += lanes<T>) store(state + n, vec<T>{});
-        for (int c = 0; c < kColumnVectors; ++c) w[c] = vec<T>{};
+    template <Decay D, bool Tied> void run_blocks(const uint8_t* reset, int64_t steps) {
+        int64_t b = 0;
+        for (; b + kBlocksTogether <= states_.blocks(); b += kBlocksTogether)
+            run_steps<kBlocksTogether, D, Tied>(b, reset, steps);
+        for (; b < states_.blocks(); ++b) run_steps<1, D, Tied>(b, reset, steps);
+    }
+
+    template <int Blocks, Decay D, bool Tied> void run_steps(int64_t b, const uint8_t* reset, int64_t steps) {
+        const int64_t column = b * kColumns<T>, state_block = s_.K * kColumns<T>;
+        T* state = states_.block(b);
+        read_state<T, Blocks>(a_.at(0, 0), s_.K, state, state_block, current_w_);
+        for (int64_t t = 0; t < steps; ++t) {
+            if (reset && reset[t]) {
+                clear(state, Blocks * state_block);
+                clear(current_w_, Blocks * kColumns<T>);
+            }
+            if (p_.w.units.data)
+                for (int64_t c = 0; c < Blocks * kColumns<T>; c += lanes<T>)
+                    store(w_.at(column, t) + c, load(current_w_ + c));
+            const StepPass<T> pass = {q_.at(0, t),
+                                      k_.at(0, t),
+                                      b_.at(0, t),
+                                      decay_.at(0, t),
+                                      a_.at(0, t + 1 < steps ? t + 1 : t),
+                                      v_.at(column, t),
+                                      o_.at(column, t),
+                                      current_w_,
+                                      s_.K,
+                                      state_block};
+            advance_corrected<T, Blocks, D, Tied>(pass, state, upcoming_);
+        }
+    }
+
+    static void clear(T* data, int64_t count) {
+        for (int64_t i = 0; i < count; i += lanes<T>) store(data + i, vec<T>{});
     }
 
     void read(const Place& at) {
-        q_.read(f_.q, head_ / s_.per_key, s_.K, at);
+        read_scaled(f_.q, head_ / s_.per_key, s_.K, at, s_.scale, q_);
         k_.read(f_.k, head_ / s_.per_key, s_.K, at);
         a_.read(p_.a, head_, s_.K, at);
-        b_.read(p_.b, head_, s_.K, at);
-        v_.read(f_.v, head_, s_.V, at);
-        pad_columns(v_, s_.V, at.steps);
-        scale_tile(q_, s_.K, at.steps, s_.scale);
+        if (!is_tied(p_)) b_.read(p_.b, head_, s_.K, at);
         read_decay(s_, f_.decay, head_, at, decay_);
+        if (!v_.place(f_.v, head_, s_.V, at)) {
+            v_.panel.read(f_.v, head_, s_.V, at);
+            pad_columns(v_.panel, s_.V, at.steps);
+        }
+        o_.place(f_.o, head_, s_.V, at);
+        if (p_.w.units.data) w_.place(p_.w, head_, s_.V, at);
     }
 
-    // Prefetches a tile.
-    void fetch(const Place& at) const {
-        prefetch_heads<T>(f_.q, head_ / s_.per_key, s_.K, at);
-        prefetch_heads<T>(f_.k, head_ / s_.per_key, s_.K, at);
-        prefetch_heads<T>(p_.a, head_, s_.K, at);
-        prefetch_heads<T>(p_.b, head_, s_.K, at);
-        prefetch_heads<T>(f_.v, head_, s_.V, at);
-        prefetch_heads<T>(f_.o, head_, s_.V, at);
-        if (s_.decay == Decay::vector) prefetch_heads<T>(f_.decay, head_, s_.K, at);
+    // The tile that the passes of this one prefetch
+    void fetch(const Place& at, int64_t steps) {
+        upcoming_.begin(steps * ceil_div(states_.blocks(), kBlocksTogether) * ceil_div(s_.K, kPrefetchRows));
+        upcoming_.add<T>(f_.q, head_ / s_.per_key, s_.K, at);
+        upcoming_.add<T>(f_.k, head_ / s_.per_key, s_.K, at);
+        upcoming_.add<T>(p_.a, head_, s_.K, at);
+        if (!is_tied(p_)) upcoming_.add<T>(p_.b, head_, s_.K, at);
+        for (const Heads* x : {&f_.v, &f_.o, &p_.w}) upcoming_.add<T>(*x, head_, s_.V, at);
+        if (s_.decay == Decay::vector) upcoming_.add<T>(f_.decay, head_, s_.K, at);
     }
 
     void zero_padding(const Sequence& q, int64_t from, int64_t to) {
         if (from >= to) return;
         const Place at = {q.row, 0, 0, q.start + from, to - from};
-        o_.fill_zero(s_.V, at.steps);
-        o_.write(f_.o, head_, s_.V, at);
-        if (p_.w.units.data) o_.write(p_.w, head_, s_.V, at);
+        o_.panel.fill_zero(s_.V, at.steps);
+        o_.panel.write(f_.o, head_, s_.V, at);
+        if (p_.w.units.data) o_.panel.write(p_.w, head_, s_.V, at);
     }
 
     const LowRank<T>& p_;
     const Attention<T>& f_;
     const AttentionShape& s_;
-    PanelTile<T> q_, k_, a_, b_, decay_, v_, o_, w_;
+    PanelTile<T> q_, k_, a_, b_, decay_;
+    Columns<T> v_, o_, w_;
+    Upcoming upcoming_;
     ColumnStates<T> states_;
+    T* current_w_ = nullptr;
     int64_t head_ = 0;
     size_t bytes_ = 0;
 };

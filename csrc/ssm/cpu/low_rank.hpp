@@ -6,11 +6,15 @@
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
-// The arguments of a step: panels at it, `next_a` at the step that follows (any panel where there is none)
+// Blocks of columns that share the numbers of a step
+constexpr int kBlocksTogether = 2;
+
+// The arguments of a step, for neighbouring blocks of columns: panels at it, `next_a` at the step that follows (any
+// panel where there is none); w is that of this step and becomes that of the next.
 template <class T> struct StepPass {
     const T *q, *k, *b, *decay, *next_a, *v;
-    T* o;
-    int64_t K;
+    T *o, *w;
+    int64_t K, state_block; // from a block of the state to the next
 };
 
 // Calls f(panel offset, rows in it, first row) for the panels of K rows.
@@ -19,40 +23,56 @@ template <class F> FASTITER_INLINE void each_panel(int64_t K, F f) {
         f(from / kPanelWidth * kPanelSize, min_of(kPanelWidth, K - from));
 }
 
-// w = S^T a for a block of columns
-template <class T> FASTITER_NOINLINE void read_state(const T* a, int64_t K, const T* state, vec<T>* w) {
-    for (int c = 0; c < kColumnVectors; ++c) w[c] = vec<T>{};
-    each_panel(K, [&](int64_t panel, int64_t rows) {
-        for (int64_t n = 0; n < rows; ++n, state += kColumns<T>)
-            for (int c = 0; c < kColumnVectors; ++c)
-                w[c] = fma(broadcast(a[panel + n]), load(state + c * lanes<T>), w[c]);
-    });
+// w = S^T a for neighbouring blocks of columns
+template <class T, int Blocks>
+FASTITER_NOINLINE void read_state(const T* a, int64_t K, const T* state, int64_t state_block, T* w) {
+    constexpr int W = lanes<T>, C = kColumnVectors;
+    for (int i = 0; i < Blocks; ++i) {
+        vec<T> sum[C]{};
+        const T* row = state + i * state_block;
+        each_panel(K, [&](int64_t panel, int64_t rows) {
+            for (int64_t n = 0; n < rows; ++n, row += kColumns<T>)
+                for (int c = 0; c < C; ++c) sum[c] = fma(broadcast(a[panel + n]), load(row + c * W), sum[c]);
+        });
+        for (int c = 0; c < C; ++c) store(w + (i * C + c) * W, sum[c]);
+    }
 }
 
-// One step; w is that of this step and becomes that of the next.
-template <class T, Decay D> FASTITER_NOINLINE void advance_corrected(const StepPass<T>& p, T* state, vec<T>* w) {
-    constexpr int W = lanes<T>, C = kColumnVectors;
-    vec<T> v[C], o[C], next[C];
-#pragma GCC unroll 2
-    for (int c = 0; c < C; ++c) v[c] = load(p.v + c * W), o[c] = next[c] = vec<T>{};
+// One step. Tied: b is k, so that both corrections are one, k (v + w)^T.
+template <class T, int Blocks, Decay D, bool Tied>
+FASTITER_NOINLINE void advance_corrected(const StepPass<T>& p, T* state, Upcoming& upcoming) {
+    constexpr int W = lanes<T>, C = kColumnVectors, N = Blocks * C;
+    vec<T> v[N], w[N], o[N], next[N];
+#pragma GCC unroll 4
+    for (int c = 0; c < N; ++c) {
+        v[c] = load(p.v + c * W), w[c] = load(p.w + c * W), o[c] = next[c] = vec<T>{};
+        if (Tied) v[c] += w[c];
+    }
     each_panel(p.K, [&](int64_t panel, int64_t rows) {
         const T *q = p.q + panel, *k = p.k + panel, *b = p.b + panel, *a = p.next_a + panel;
         const T* decay = D == Decay::vector ? p.decay + panel : p.decay;
         for (int64_t n = 0; n < rows; ++n, state += kColumns<T>) {
-            const vec<T> qn = broadcast(q[n]), kn = broadcast(k[n]), bn = broadcast(b[n]), an = broadcast(a[n]);
-#pragma GCC unroll 2
-            for (int c = 0; c < C; ++c) {
-                vec<T> S = load(state + c * W);
-                if constexpr (D != Decay::none) S = broadcast(decay[D == Decay::vector ? n : 0]) * S;
-                S = fma(kn, v[c], fma(bn, w[c], S));
-                o[c] = fma(qn, S, o[c]);
-                next[c] = fma(an, S, next[c]);
-                store(state + c * W, S);
+            if (n % kPrefetchRows == 0) upcoming.prefetch_share();
+            const vec<T> qn = broadcast(q[n]), kn = broadcast(k[n]), an = broadcast(a[n]);
+            // All loads of a row come before its stores: rows of neighbouring blocks may be a multiple of the page size
+            // apart, and a load then waits for a store before it.
+            vec<T> S[N];
+#pragma GCC unroll 4
+            for (int c = 0; c < N; ++c) S[c] = load(state + c / C * p.state_block + c % C * W);
+#pragma GCC unroll 4
+            for (int c = 0; c < N; ++c) {
+                if constexpr (D != Decay::none) S[c] = broadcast(decay[D == Decay::vector ? n : 0]) * S[c];
+                if constexpr (!Tied) S[c] = fma(broadcast(b[n]), w[c], S[c]);
+                S[c] = fma(kn, v[c], S[c]);
+                o[c] = fma(qn, S[c], o[c]);
+                next[c] = fma(an, S[c], next[c]);
             }
+#pragma GCC unroll 4
+            for (int c = 0; c < N; ++c) store(state + c / C * p.state_block + c % C * W, S[c]);
         }
     });
-#pragma GCC unroll 2
-    for (int c = 0; c < C; ++c) store(p.o + c * W, o[c]), w[c] = next[c];
+#pragma GCC unroll 4
+    for (int c = 0; c < N; ++c) store(p.o + c * W, o[c]), store(p.w + c * W, next[c]);
 }
 
 // The arguments of a step backward; those with `later` are of the step that follows, whose decay and a have yet to be
