@@ -17,13 +17,13 @@ Projection projection(py::handle x) {
             false};
 }
 
-// (sequences, D, G, N, softplus)
+// (sequences, D, G, N, softplus, whether the states are complex)
 SelectiveShape selective_shape(const py::tuple& x) {
     auto at = [&](int i) { return PyTuple_GET_ITEM(x.ptr(), i); };
     SelectiveShape s;
     s.sequences = sequences(at(0));
     s.D = integer(at(1)), s.G = integer(at(2)), s.N = integer(at(3));
-    s.softplus = at(4) == Py_True;
+    s.softplus = at(4) == Py_True, s.is_complex = at(5) == Py_True;
     return s;
 }
 
@@ -38,7 +38,7 @@ template <class T> int useful(int threads, const SelectiveShape& s, bool backwar
 void selective_forward(const py::tuple& shape, py::handle u, py::handle delta, py::handle z, py::handle out,
                        py::handle A, py::handle B, py::handle C, py::handle D, py::handle delta_bias, py::handle first,
                        py::handle last, py::handle states) {
-    with_float(Array(A.ptr()).bits(), [&]<class T>() {
+    with_float(Array(A.ptr()).real_bits(), [&]<class T>() {
         SelectiveScan<T> p;
         p.shape = selective_shape(shape);
         p.u = signal(u), p.delta = signal(delta), p.z = signal(z), p.out = signal(out);
@@ -58,7 +58,7 @@ void selective_backward(const py::tuple& shape, const py::tuple& inputs, py::han
                         const py::tuple& gradients) {
     auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };
     auto out = [&](int i) { return py::handle(PyTuple_GET_ITEM(gradients.ptr(), i)); };
-    with_float(Array(in(3).ptr()).bits(), [&]<class T>() {
+    with_float(Array(in(3).ptr()).real_bits(), [&]<class T>() {
         SelectiveGradient<T> p;
         SelectiveScan<T>& f = p.forward;
         f.shape = selective_shape(shape);

@@ -43,18 +43,24 @@ def scan_inputs(
     fixed: str = "",
     without: tuple[str, ...] = (),
     sequences: int | None = None,
+    is_complex: bool = False,
     seed: int = 0,
 ) -> ScanInputs:
-    """fixed: which of B and C are the same at all steps. The rates go from slow to fast decay."""
+    """fixed: which of B and C are the same at all steps. The rates go from slow to fast decay and turn both ways."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int) -> Array:
         return rng.standard_normal(shape).astype(dtype)
 
-    signal = (batch, channels, time)
-    B, C = (normal(channels, states) if name in fixed else normal(batch, groups, states, time) for name in ("B", "C"))
+    def number(*shape: int) -> Array:
+        return normal(*shape) + 1j * normal(*shape) if is_complex else normal(*shape)
+
+    signal, steps = (batch, channels, time), 2 * time if is_complex else time
+    B, C = (number(channels, states) if name in fixed else normal(batch, groups, states, steps) for name in ("B", "C"))
     first = (batch if sequences is None else sequences, channels, states)
     rates = -np.exp(2 * rng.standard_normal((channels, states)) - 1).astype(dtype)
+    if is_complex:
+        rates = rates + 1j * normal(channels, states)  # of a radian a step, whose rounding counts
     made = ScanInputs(
         normal(*signal),
         normal(*signal),
@@ -64,14 +70,21 @@ def scan_inputs(
         normal(channels),
         normal(*signal),
         normal(channels),
-        normal(*first),
+        number(*first),
     )
     return made._replace(**dict.fromkeys(without))
 
 
 def wide(inputs: ScanInputs) -> dict[str, Any]:
-    """The arguments in float64."""
-    return {name: x.astype(np.float64) for name, x in inputs.arguments().items()}
+    """The arguments as the specification takes them, in float64 or complex128, B and C of complex states in pairs."""
+    given = inputs.arguments()
+    if np.iscomplexobj(inputs.A):
+        given |= {name: reference.paired(given[name]) for name in ("B", "C") if given[name].ndim > 2}
+    return {name: widened(x) for name, x in given.items()}
+
+
+def widened(x: Array) -> Array:
+    return x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
 
 
 def specified(inputs: ScanInputs, softplus: bool = True, **cut: Any) -> tuple[Array, Array]:
@@ -83,11 +96,13 @@ def specified(inputs: ScanInputs, softplus: bool = True, **cut: Any) -> tuple[Ar
 def specified_gradients(
     inputs: ScanInputs, dout: Array | None, dlast: Array | None, softplus: bool = True, **cut: Any
 ) -> reference.Gradients:
-    """The gradients of the specification, computed in float64."""
+    """The gradients of the specification, computed in float64, with the shapes of the inputs."""
     cuts = reference.Cut(*(None if cut.get(n) is None else np.asarray(cut[n]) for n in reference.Cut._fields))
     cotangents = {"dout": dout, "dlast": dlast}
-    given = {name: None if x is None else x.astype(np.float64) for name, x in cotangents.items()}
-    return reference.backward(**wide(inputs), delta_softplus=softplus, cut=cuts, **given)
+    given = {name: None if x is None else widened(x) for name, x in cotangents.items()}
+    found = reference.backward(**wide(inputs), delta_softplus=softplus, cut=cuts, **given)
+    parts = {n: g.view(np.float64) for n, g in (("B", found.B), ("C", found.C)) if g.ndim > 2 and np.iscomplexobj(g)}
+    return found._replace(**parts)
 
 
 def some_lengths(batch: int, time: int) -> list[int]:
@@ -111,7 +126,7 @@ def assert_near(actual: Any, expected: Any, dtype: npt.DTypeLike, terms: int, na
     A step rounds about a dozen times: d A log2 e, the exponential, softplus and the gate, each within a unit or two;
     `terms` counts the numbers that are added up, over states, steps or channels.
     """
-    actual = np.asarray(actual, np.float64)
+    actual = widened(np.asarray(actual))
     assert actual.shape == expected.shape, f"{name}: shape {actual.shape}, expected {expected.shape}"
     if not expected.size:
         return

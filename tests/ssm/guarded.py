@@ -20,13 +20,14 @@ SIZES = [(1, 1, 1), (3, 19, 2), (16, 33, 16), (17, 65, 5), (37, 40, 17)]  # chan
 
 
 def every_case(dtype: Any) -> Iterator[tuple[ScanInputs, dict[str, Any], bool]]:
-    for (channels, time, states), fixed, at_end in itertools.product(SIZES, ("", "BC"), (False, True)):
-        inputs = scan_inputs(2, channels, time, states, dtype, fixed=fixed)
+    choices = itertools.product(SIZES, ("", "BC"), (False, True), (False, True))
+    for (channels, time, states), fixed, at_end, is_complex in choices:
+        inputs = scan_inputs(2, channels, time, states, dtype, fixed=fixed, is_complex=is_complex)
         yield guarded_copies(inputs, at_end), {"lengths": some_lengths(2, time)}, at_end
         reset = copies(some_resets(2, time), at_end)
         backwards = inputs._replace(u=inputs.u[:, ::-1, ::-1], z=None)
         yield guarded_copies(backwards, at_end), {"reset": reset}, at_end
-        packed = scan_inputs(1, channels, time, states, dtype, fixed=fixed, sequences=3)
+        packed = scan_inputs(1, channels, time, states, dtype, fixed=fixed, sequences=3, is_complex=is_complex)
         yield guarded_copies(packed, at_end), {"cu_seqlens": some_bounds(3, time)}, at_end
 
 
@@ -42,7 +43,7 @@ def with_numpy(dtype: Any) -> None:
         fastiter.ssm.selective_scan(**inputs.arguments(), delta_softplus=True, **cut)
         step = {name: None if x is None else copies(x[..., 0], at_end) for name, x in steps_of(inputs)}
         state = copies(inputs.initial_state[: len(inputs.u)], at_end)  # type: ignore[index]
-        if inputs.B.ndim == 4:
+        if inputs.B.ndim == 4 and inputs.A.dtype == dtype:
             fastiter.ssm.selective_state_update(state, **step, A=inputs.A, D=inputs.D, dt_softplus=True)  # type: ignore[arg-type]
 
 
@@ -61,8 +62,8 @@ def with_torch(dtype: Any) -> None:
         if min(inputs.u.strides) < 0:
             continue
 
-        def empty(x: Any, shape: Any, strides: Any = None, dtype: Any = dtype, at_end: bool = at_end) -> Any:
-            numbers = {torch.float32: np.float32, torch.float64: np.float64}.get(dtype, dtype)
+        def empty(x: Any, shape: Any, strides: Any = None, dtype: Any = None, at_end: bool = at_end) -> Any:
+            numbers = str(x.dtype if dtype is None else dtype).removeprefix("torch.")
             return torch.from_numpy(guarded(tuple(shape), numbers, at_end))
 
         ops.empty = empty  # type: ignore[assignment]

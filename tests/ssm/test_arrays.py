@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -76,58 +77,77 @@ def test_the_specification_of_a_step_is_a_scan_of_one_step() -> None:
     np.testing.assert_allclose(state[:, 0], last, rtol=1e-13)
 
 
+def test_the_specification_of_complex_states() -> None:
+    """They come in conjugate pairs, as an oscillation that decays: with B = C = 1, 2 Re exp(t A) after an impulse."""
+    impulse, one = np.zeros((1, 1, 30)), np.ones((1, 1, 30))
+    impulse[..., 0] = 1
+    weights = np.ones((1, 1), np.complex128)
+    out, last = reference.selective_scan(impulse, one, np.array([[-0.1 + 2j]]), weights, weights)
+    t = np.arange(30)
+    np.testing.assert_allclose(out[0, 0], 2 * np.exp(-0.1 * t) * np.cos(2 * t), atol=1e-14)
+    np.testing.assert_allclose(last[0, 0, 0], np.exp(29 * (-0.1 + 2j)), rtol=1e-12)
+
+
 # ---- numbers --------------------------------------------------------------------------------------------------------
 
 
 @both_dtypes
 @pytest.mark.parametrize("size", [*SIZES, *EMPTY], ids=str)
 def test_sizes(size: tuple[int, int, int, int], dtype: Any) -> None:
-    for without in ((), ("D", "z", "delta_bias", "initial_state")):
-        inputs = scan_inputs(*size, dtype, without=without)
+    for without, is_complex in itertools.product(((), ("D", "z", "delta_bias", "initial_state")), (False, True)):
+        inputs = scan_inputs(*size, dtype, without=without, is_complex=is_complex)
         check(inputs)
         if not without:
             steps = inputs._replace(delta=np.abs(inputs.delta), delta_bias=np.abs(inputs.delta_bias))
             check(steps, softplus=False)
 
 
+real_and_complex = pytest.mark.parametrize("is_complex", [False, True], ids=["real", "complex"])
+
+
+@real_and_complex
 @pytest.mark.parametrize("fixed", ["B", "C", "BC"])
 @pytest.mark.parametrize("groups", [1, 3])
-def test_fixed_projections_and_groups(fixed: str, groups: int) -> None:
+def test_fixed_projections_and_groups(fixed: str, groups: int, is_complex: bool) -> None:
+    options: dict[str, Any] = {"groups": groups, "is_complex": is_complex}
     for channels in (6, 60):
-        check(scan_inputs(2, channels, 40, 5, np.float32, groups=groups, fixed=fixed if groups == 1 else fixed[:1]))
-        check(scan_inputs(2, channels, 40, 5, np.float32, groups=groups))
+        check(scan_inputs(2, channels, 40, 5, np.float32, fixed=fixed if groups == 1 else fixed[:1], **options))
+        check(scan_inputs(2, channels, 40, 5, np.float32, **options))
 
 
+@real_and_complex
 @both_dtypes
-def test_resets_lengths_and_packed_rows(dtype: Any) -> None:
-    inputs = scan_inputs(4, 20, 70, 6, dtype)
+def test_resets_lengths_and_packed_rows(dtype: Any, is_complex: bool) -> None:
+    inputs = scan_inputs(4, 20, 70, 6, dtype, is_complex=is_complex)
     check(inputs, reset=some_resets(4, 70))
     check(inputs, reset=some_resets(4, 70)[0])
     check(inputs, lengths=some_lengths(4, 70), reset=some_resets(4, 70))
     out, last = run(inputs, lengths=[0, 70, 1, 33])
     assert not out[0].any() and not out[3, :, 33:].any()
     assert_same_bits(last[0], inputs.initial_state[0])
-    packed = scan_inputs(1, 20, 70, 6, dtype, sequences=5)
+    packed = scan_inputs(1, 20, 70, 6, dtype, sequences=5, is_complex=is_complex)
     check(packed, cu_seqlens=some_bounds(5, 70), reset=some_resets(1, 70))
     check(scan_inputs(1, 3, 0, 2, dtype, sequences=2), cu_seqlens=[0, 0, 0])
     out, last = ssm.selective_scan(*scan_inputs(1, 3, 0, 2, dtype)[:5], return_last_state=True, cu_seqlens=[0])
     assert out.shape == (1, 3, 0) and last.shape == (0, 3, 2)
 
 
+@real_and_complex
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts(layout: str) -> None:
-    inputs = scan_inputs(3, 20, 40, 5, np.float32)
+def test_layouts(layout: str, is_complex: bool) -> None:
+    inputs = scan_inputs(3, 20, 40, 5, np.float32, is_complex=is_complex)
     same = ScanInputs(*[LAYOUTS[layout](np.array(x)) if x.ndim > 1 else x for x in inputs])
     dense = ScanInputs(*[np.array(x, order="C") for x in same])
     for a, e in zip(run(same), run(dense), strict=True):
         assert_same_bits(np.array(a, order="C"), e)
 
 
+@real_and_complex
 @pytest.mark.parametrize("stored", ["float16", "bfloat16"])
-def test_storage_types(stored: str) -> None:
+def test_storage_types(stored: str, is_complex: bool) -> None:
     """The arithmetic is in float32: the result is that of the widened inputs, rounded once."""
     dtype = pytest.importorskip("ml_dtypes").bfloat16 if stored == "bfloat16" else np.float16
-    inputs = scan_inputs(2, 20, 40, 5, np.float32)
+    inputs = scan_inputs(2, 20, 40, 5, np.float32, is_complex=is_complex)
     for order in ("time", "channels"):
         cast = {n: getattr(inputs, n).astype(dtype) for n in ("u", "delta", "z", "B", "C")}
         if order == "channels":
@@ -137,7 +157,7 @@ def test_storage_types(stored: str) -> None:
         given = inputs._replace(**cast)
         expected, last = run(inputs._replace(**{n: x.astype(np.float32) for n, x in cast.items()}))
         out, state = run(given)
-        assert out.dtype == dtype and state.dtype == np.float32
+        assert out.dtype == dtype and state.dtype == inputs.A.dtype
         assert_same_bits(out.astype(np.float32), expected.astype(dtype).astype(np.float32))
         assert_same_bits(state, last)
         mixed, _ = run(given._replace(B=given.B.astype(np.float32), delta=given.delta.astype(np.float32)))
@@ -161,17 +181,20 @@ def test_every_number_of_float16() -> None:
         assert_same_bits(out[0, :, 0], D.astype(np.float16))
 
 
+@real_and_complex
 @both_dtypes
-def test_threads_and_pieces_have_the_same_bits(dtype: Any) -> None:
-    inputs = scan_inputs(3, 300, 100, 16, dtype, groups=2)
+def test_threads_and_pieces_have_the_same_bits(dtype: Any, is_complex: bool) -> None:
+    inputs = scan_inputs(3, 300, 100, 16, dtype, groups=2, is_complex=is_complex)
     fastiter.set_num_threads(1)
     expected = run(inputs)
     for threads in (2, 3):
         fastiter.set_num_threads(threads)
         assert_same_bits(run(inputs), expected)
     state, pieces = inputs.initial_state, []
-    for steps in (slice(0, 1), slice(1, 64), slice(64, 100)):
-        cut = {n: getattr(inputs, n)[..., steps] for n in ("u", "delta", "z", "B", "C")}
+    for start, end in ((0, 1), (1, 64), (64, 100)):
+        cut = {n: getattr(inputs, n)[..., start:end] for n in ("u", "delta", "z")}
+        parts = 2 if is_complex else 1
+        cut |= {n: getattr(inputs, n)[..., parts * start : parts * end] for n in ("B", "C")}
         out, state = run(inputs._replace(initial_state=state, **cut))
         pieces.append(out)
     assert_same_bits((np.concatenate(pieces, -1), state), expected)
@@ -202,10 +225,49 @@ def test_extreme_values(dtype: Any) -> None:
     np.testing.assert_allclose(softplus, expected, rtol=float(np.finfo(dtype).eps) * 16, atol=np.finfo(dtype).tiny)
 
 
+@both_dtypes
+def test_complex_decays_at_any_angle(dtype: Any) -> None:
+    """The state after one step without input is exp(d A), within two units in the last place while d A is precise.
+
+    Products of d and A are exact in the wider type, and angles up to 2^22 (2^51) turn the state precisely.
+    """
+    rng = np.random.default_rng(3)
+    wider, most = (np.float64, 21) if dtype == np.float32 else (np.longdouble, 50)
+    magnitudes = np.exp2(rng.uniform(-30, most, (300, 40)))
+    d = (rng.integers(1, 64, 300) / 32).astype(dtype)
+    turns = (np.sign(rng.standard_normal((300, 40))) * magnitudes / 2).astype(dtype)
+    turns[:, :4] = [0, np.pi / 4, np.pi / 2, np.pi]
+    rates = (1j * turns).astype(np.result_type(dtype, np.complex64))
+    found = decays(rates, d)
+    angles = d[:, None].astype(wider) * turns.astype(wider)
+    for part, exact in ((found.real, np.cos(angles)), (found.imag, np.sin(angles))):
+        assert np.abs(part - exact).max() <= 2 * np.finfo(dtype).eps
+    small = np.abs(angles) < 0.5  # relative errors, too
+    assert (np.abs(found.imag / np.where(angles == 0, 1, np.sin(angles)) - (angles != 0))[small]).max() <= (
+        2 * np.finfo(dtype).eps
+    )
+    assert (decays(0 * rates, d) == 1).all()
+    beyond = decays(rates * dtype(2.0**60) - dtype(200), np.full(300, 1, dtype))
+    np.testing.assert_allclose(np.abs(beyond), np.exp(-wider(200)), rtol=1e-5, atol=np.finfo(dtype).tiny)
+    assert np.isnan(decays(np.full((1, 1), complex(-1, np.inf), rates.dtype), np.ones(1, dtype))).all()
+    mixed = np.array([[-2 - 3j, -1e3 + 3j, 5e1 + 1e7j]], rates.dtype)  # the path for large exponents, the same bits
+    alone = decays(mixed[:, :1], np.ones(1, dtype))
+    assert_same_bits(decays(mixed, np.ones(1, dtype))[:, :1], alone)
+
+
+def decays(rates: Array, d: Array) -> Array:
+    """exp(d A) for A (D, N) and d (D,), as the state after a step from 1."""
+    d, projection = d[None, :, None], np.zeros((1, rates.shape[1], 2), d.dtype)
+    first = np.ones((1, *rates.shape), rates.dtype)
+    _, last = ssm.selective_scan(0 * d, d, rates, projection, projection, initial_state=first, return_last_state=True)
+    return last[0]
+
+
 def test_the_backend_reference() -> None:
-    inputs = scan_inputs(2, 4, 5, 3)
-    for a, e in zip(run(inputs, backend="reference"), specified(inputs), strict=True):
-        assert_same_bits(a, e)
+    for is_complex in (False, True):
+        inputs = scan_inputs(2, 4, 5, 3, is_complex=is_complex)
+        for a, e in zip(run(inputs, backend="reference"), specified(inputs), strict=True):
+            assert_same_bits(a, e)
     assert ssm.selective_scan(*inputs[:5]).shape == inputs.u.shape
 
 

@@ -28,7 +28,9 @@ def wrong_scans(convert: Convert, cast: Callable[[Any, str], Any], tensors: bool
         for value in ([1.0], "x", 1.0, {}):
             yield Wrong(f"{name} is {value!r}", {name: value}, TYPE, name, type(value).__name__)
         for dtype in ("int32", "complex64", "bool"):
-            yield Wrong(f"{name} is {dtype}", {name: cast(x, dtype)}, TYPE, name, dtype)
+            of_state = name == "A" and dtype == "complex64"  # a complex state then, which the initial one is not
+            named, got = ("initial_state", "float32") if of_state else (name, dtype)
+            yield Wrong(f"{name} is {dtype}", {name: cast(x, dtype)}, TYPE, named, got)
         named, got = ("delta|A", "float32") if name == "u" else (name, "float64")
         yield Wrong(f"{name} is float64", {name: cast(x, "float64")}, TYPE, named, got)
         if name in WEIGHTS and not tensors:
@@ -47,6 +49,19 @@ def wrong_scans(convert: Convert, cast: Callable[[Any, str], Any], tensors: bool
     for name in ("u", "A", "B"):
         yield Wrong(f"{name} is None", {name: None}, TYPE, name, "NoneType")
     yield from wrong_options(convert)
+
+
+def wrong_complex_scans(convert: Convert, cast: Callable[[Any, str], Any]) -> Iterator[Wrong]:
+    for name in ("A", "initial_state", "B"):
+        x = convert(getattr(scan_inputs(B, D, T, N, np.float32, is_complex=True, fixed="B"), name))
+        yield Wrong(f"{name} is complex128", {name: cast(x, "complex128")}, TYPE, name, "complex128")
+        if name != "A":
+            yield Wrong(f"{name} is real", {name: x.real}, TYPE, name, "float32")
+    for name, x in scan_inputs(B, D, T, N, np.float32)._asdict().items():
+        if name in ("B", "C"):
+            yield Wrong(f"{name} has real numbers", {name: convert(x)}, VALUE, name, shape(x))
+        elif name not in ("A", "initial_state"):
+            yield Wrong(f"{name} is complex", {name: cast(convert(x), "complex64")}, TYPE, name, "complex64")
 
 
 def wrong_options(convert: Convert) -> Iterator[Wrong]:
@@ -90,7 +105,8 @@ def wrong_steps(convert: Convert, cast: Callable[[Any, str], Any]) -> Iterator[W
         if name == "dt_softplus":
             continue
         yield Wrong(f"{name} is a list", {name: [1.0]}, TYPE, name, "list")
-        yield Wrong(f"{name} is int32", {name: cast(x, "int32")}, TYPE, name, "int32")
+        for dtype in ("int32", "complex64"):
+            yield Wrong(f"{name} is {dtype}", {name: cast(x, dtype)}, TYPE, name, dtype)
         named, got = ("dt|A|state", "float32") if name == "x" else (name, "float64")
         yield Wrong(f"{name} is float64", {name: cast(x, "float64")}, TYPE, named, got)
         yield Wrong(f"{name} has a rank too high", {name: x[None]}, VALUE, "state" if name == "x" else name, r"\(.+\)")
@@ -124,6 +140,8 @@ def test_arrays() -> None:
     for backend in (None, "reference"):
         refused(ssm.selective_scan, {**right, "backend": backend}, wrong_scans(keep, cast, False))
         refused(ssm.selective_scan, {**packed(keep), "backend": backend}, wrong_packings(keep))
+        rotating = scan_inputs(B, D, T, N, np.float32, is_complex=True).arguments()
+        refused(ssm.selective_scan, {**rotating, "backend": backend}, wrong_complex_scans(keep, cast))
     for backend in ("cuda", "nonsense"):
         with pytest.raises(BackendError, match="selective_scan: backend must be one of 'cpu', 'reference'"):
             ssm.selective_scan(**right, backend=backend)
@@ -147,6 +165,9 @@ def test_tensors() -> None:
     right = {n: torch.from_numpy(x) for n, x in scan_inputs(B, D, T, N, np.float32).arguments().items()}
     refused(fastiter.torch.ssm.selective_scan, right, wrong_scans(torch.from_numpy, cast, True))
     refused(fastiter.torch.ssm.selective_scan, packed(torch.from_numpy), wrong_packings(torch.from_numpy))
+    rotating = scan_inputs(B, D, T, N, np.float32, is_complex=True).arguments()
+    rotating = {n: torch.from_numpy(x) for n, x in rotating.items()}
+    refused(fastiter.torch.ssm.selective_scan, rotating, wrong_complex_scans(torch.from_numpy, cast))
     step = {
         n: torch.from_numpy(x) if isinstance(x, np.ndarray) else x
         for n, x in step_inputs(B, (D,), N, 1, np.float32).items()

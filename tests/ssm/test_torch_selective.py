@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from tests.support.cases import assert_same_bits  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:.torch.jit.script")
 OPS = torch.ops.fastiter
 scan = fastiter.torch.ssm.selective_scan
+real_and_complex = pytest.mark.parametrize("is_complex", [False, True], ids=["real", "complex"])
 
 
 def leaves(inputs: ScanInputs) -> dict[str, Any]:
@@ -52,6 +54,9 @@ SHAPES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "fixed B": ((2, 3, 37, 2), {"fixed": "B"}),
     "fixed C": ((2, 3, 37, 2), {"fixed": "C"}),
     "fixed both": ((2, 3, 37, 2), {"fixed": "BC"}),
+    "complex": ((2, 4, 37, 3), {"is_complex": True, "groups": 2}),
+    "complex, fixed B": ((2, 3, 37, 2), {"is_complex": True, "fixed": "B"}),
+    "complex, fixed both": ((2, 3, 37, 2), {"is_complex": True, "fixed": "BC"}),
     "few arguments": ((2, 3, 37, 2), {"without": ("D", "z", "delta_bias", "initial_state")}),
 }
 
@@ -90,12 +95,14 @@ def test_gradients_by_finite_differences(shape: str, cut: str) -> None:
     "size", [(1, 1, 1, 1), (2, 17, 33, 15), (1, 270, 70, 5), (3, 8, 96, 20), (2, 3, 0, 2)], ids=str
 )
 def test_gradients_of_the_specification(size: tuple[int, ...], dtype: Any) -> None:
-    for fixed in ("", "B", "C"):
-        inputs = scan_inputs(*size, dtype, fixed=fixed)
+    for fixed, is_complex in itertools.product(("", "B", "C"), (False, True)):
+        # With seed 0, complex numbers of the smallest case are small differences of large ones.
+        inputs = scan_inputs(*size, dtype, fixed=fixed, is_complex=is_complex, seed=1 if is_complex else 0)
         given = leaves(inputs)
         out, last = run(given)
         rng = np.random.default_rng(1)
         dout, dlast = (rng.standard_normal(y.shape).astype(dtype) for y in (out, last))
+        dlast = dlast * inputs.A.dtype.type(0.5 + 1j) if is_complex else dlast
         found = torch.autograd.grad(
             (out, last), list(given.values()), (torch.from_numpy(dout), torch.from_numpy(dlast))
         )
@@ -106,20 +113,22 @@ def test_gradients_of_the_specification(size: tuple[int, ...], dtype: Any) -> No
             assert_near(g.numpy(), getattr(expected, name), dtype, 4 * int(np.prod(size)), name)
 
 
-def test_gradients_of_the_output_or_the_state_alone() -> None:
-    inputs = scan_inputs(2, 20, 40, 5)
+@real_and_complex
+def test_gradients_of_the_output_or_the_state_alone(is_complex: bool) -> None:
+    inputs = scan_inputs(2, 20, 40, 5, is_complex=is_complex)
     given = leaves(inputs)
     out, last = run(given)
     ones = [np.ones(y.shape) for y in (out, last)]
     for which, y in enumerate((out, last)):
-        found = torch.autograd.grad(y.sum(), list(given.values()), retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad(y.real.sum(), list(given.values()), retain_graph=True, allow_unused=True)
         expected = specified_gradients(inputs, *[x if i == which else None for i, x in enumerate(ones)])
         for name, g in zip(given, found, strict=True):
             assert_near(g.numpy(), getattr(expected, name), np.float64, 800, name)
 
 
-def test_only_what_requires_a_gradient_gets_one() -> None:
-    inputs = scan_inputs(1, 20, 40, 5)
+@real_and_complex
+def test_only_what_requires_a_gradient_gets_one(is_complex: bool) -> None:
+    inputs = scan_inputs(1, 20, 40, 5, is_complex=is_complex)
     every = leaves(inputs)
     expected = dict(zip(every, torch.autograd.grad(run(every)[0].sum(), list(every.values())), strict=True))
     for name in every:
@@ -128,21 +137,23 @@ def test_only_what_requires_a_gradient_gets_one() -> None:
     assert not run({n: x.detach() for n, x in every.items()})[0].requires_grad
 
 
-def test_gradients_have_the_same_bits_on_any_number_of_threads() -> None:
+@real_and_complex
+def test_gradients_have_the_same_bits_on_any_number_of_threads(is_complex: bool) -> None:
     results = []
     for threads in (1, 2, 3):
         fastiter.set_num_threads(threads)
-        given = leaves(scan_inputs(3, 300, 100, 16, np.float32, groups=2))
+        given = leaves(scan_inputs(3, 300, 100, 16, np.float32, groups=2, is_complex=is_complex))
         out, last = run(given)
-        results.append([g.numpy() for g in torch.autograd.grad(out.sum() + last.sum(), list(given.values()))])
+        results.append([g.numpy() for g in torch.autograd.grad(out.sum() + last.real.sum(), list(given.values()))])
     for other in results[1:]:
         assert_same_bits(tuple(other), tuple(results[0]))
 
 
+@real_and_complex
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
-def test_storage_types(stored: Any) -> None:
+def test_storage_types(stored: Any, is_complex: bool) -> None:
     """The arithmetic is in float32: results are those of the widened inputs, rounded once."""
-    inputs = scan_inputs(2, 20, 40, 5, np.float32)
+    inputs = scan_inputs(2, 20, 40, 5, np.float32, is_complex=is_complex)
     signals = ("u", "delta", "z", "B", "C")
     cast = {n: x.detach().to(stored) if n in signals else x.detach() for n, x in leaves(inputs).items()}
     results = []
@@ -151,22 +162,23 @@ def test_storage_types(stored: Any) -> None:
             n: x.to(dtype).requires_grad_() if n in signals else x.clone().requires_grad_() for n, x in cast.items()
         }
         out, last = run(given)
-        assert out.dtype == dtype and last.dtype == torch.float32
+        assert out.dtype == dtype and last.dtype == cast["A"].dtype
         cotangents = (torch.ones_like(out), torch.ones_like(last))
         results.append((out, last, *torch.autograd.grad((out, last), list(given.values()), cotangents)))
     for name, a, e in zip(("out", "last", *cast), *results, strict=True):
         torch.testing.assert_close(a, e.to(a.dtype), rtol=0, atol=0, msg=name)
-    half = {n: x.to(stored) for n, x in cast.items()}  # weights in 16 bits are widened
+    half = {n: x if x.is_complex() else x.to(stored) for n, x in cast.items()}  # weights in 16 bits are widened
     assert run(half)[0].dtype == stored
 
 
+@real_and_complex
 @pytest.mark.parametrize("how", ["channels last", "expanded", "negated", "every second"])
-def test_layouts(how: str) -> None:
-    inputs = scan_inputs(2, 20, 40, 5, np.float32)
+def test_layouts(how: str, is_complex: bool) -> None:
+    inputs = scan_inputs(2, 20, 40, 5, np.float32, is_complex=is_complex)
 
     def laid_out(x: Any) -> Any:
         if how == "negated":
-            return torch._neg_view(-x)
+            return torch._neg_view(-x.conj().resolve_conj()).conj()
         if how == "expanded":
             return x[:1].expand(x.shape)
         if how == "every second":
@@ -178,7 +190,8 @@ def test_layouts(how: str) -> None:
         given = {n: laid_out(x.detach()) if x.dim() > 1 else x.detach() for n, x in leaves(inputs).items()}
         given = {n: (x.clone().contiguous() if dense else x).requires_grad_() for n, x in given.items()}
         out, last = run(given)
-        results.append((out, last, *torch.autograd.grad(out.sum() + 2 * last.sum(), list(given.values()))))
+        loss = out.sum() + 2 * (last.imag if is_complex else last).sum()
+        results.append((out, last, *torch.autograd.grad(loss, list(given.values()))))
     for a, e in zip(*results, strict=True):
         assert torch.equal(a, e)
 
@@ -200,8 +213,9 @@ def test_what_autograd_cannot_do_is_refused() -> None:
         out.sum().backward()
 
 
-def test_batched_gradients_and_vmap() -> None:
-    inputs = scan_inputs(2, 3, 5, 2)
+@real_and_complex
+def test_batched_gradients_and_vmap(is_complex: bool) -> None:
+    inputs = scan_inputs(2, 3, 5, 2, is_complex=is_complex)
     given = leaves(inputs)
     out, _ = run(given)
     cotangents = torch.randn(4, *out.shape, dtype=out.dtype)
@@ -226,6 +240,7 @@ def test_opcheck() -> None:
         ((2, 4, 5, 2), {"groups": 2}, (torch.from_numpy(some_resets(2, 5)), torch.tensor(some_lengths(2, 5)), None)),
         ((1, 3, 40, 2), {"fixed": "B", "sequences": 3}, (None, None, torch.tensor(some_bounds(3, 40)))),
         ((0, 3, 4, 2), {"without": ("D", "z", "delta_bias", "initial_state")}, (None, None, None)),
+        ((2, 4, 37, 2), {"is_complex": True, "groups": 2, "fixed": "C"}, (None, torch.tensor([37, 5]), None)),
     ):
         inputs = scan_inputs(*size, np.float32, **options)
         tensors = [None if x is None else torch.from_numpy(x) for x in inputs]
@@ -241,33 +256,36 @@ def test_opcheck() -> None:
             opcheck(OPS._selective_bwd, *tensors[:8], states, dout, dlast, True, *cut, requested)
 
 
-def test_compile_with_any_sizes() -> None:
+@real_and_complex
+def test_compile_with_any_sizes(is_complex: bool) -> None:
     def layer(given: dict[str, Any], lengths: Any) -> Any:
         out, last = run({**given, "u": torch.tanh(given["u"])}, lengths=lengths)
         return out * 2, last
 
     fast = compiled(layer, dynamic=True)
     for size in ((3, 20, 33, 4), (2, 7, 40, 4)):
-        given, lengths = leaves(scan_inputs(*size, np.float32)), torch.tensor(some_lengths(size[0], size[2]))
+        given = leaves(scan_inputs(*size, np.float32, is_complex=is_complex))
+        lengths = torch.tensor(some_lengths(size[0], size[2]))
         results = []
         for function in (fast, layer):
             outputs = function(given, lengths)
-            results.append([*outputs, *torch.autograd.grad(sum(y.sum() for y in outputs), list(given.values()))])
+            results.append([*outputs, *torch.autograd.grad(sum(y.real.sum() for y in outputs), list(given.values()))])
         assert_equal(*results)
     with pytest.raises(ValueError, match="selective_scan: lengths must be from 0 to T = 40, got 41"):
         fast(given, torch.tensor([41, 1]))
 
 
-def test_export_with_any_sizes() -> None:
+@real_and_complex
+def test_export_with_any_sizes(is_complex: bool) -> None:
     class Layer(torch.nn.Module):
         def forward(self, u: Any, delta: Any, A: Any, B: Any, C: Any) -> Any:
             return scan(u, delta, A, B, C, delta_softplus=True, return_last_state=True)
 
     def given(batch: int, time: int) -> list[Any]:
-        return [torch.from_numpy(x) for x in scan_inputs(batch, 6, time, 3, np.float32)[:5]]
+        return [torch.from_numpy(x) for x in scan_inputs(batch, 6, time, 3, np.float32, is_complex=is_complex)[:5]]
 
     batch, time = torch.export.Dim("B", min=1), torch.export.Dim("T", min=1)
-    signal, projection = {0: batch, 2: time}, {0: batch, 3: time}
+    signal, projection = {0: batch, 2: time}, {0: batch, 3: 2 * time if is_complex else time}
     program = torch.export.export(
         Layer(), tuple(given(2, 33)), dynamic_shapes=(signal, signal, None, projection, projection)
     )

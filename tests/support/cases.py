@@ -102,5 +102,7 @@ def assert_same_bits(actual: Any, expected: Any, name: str = "array") -> None:
         return
     assert actual.shape == expected.shape, f"{name}: shape {actual.shape}, expected {expected.shape}"
     assert actual.dtype == expected.dtype, f"{name}: dtype {actual.dtype}, expected {expected.dtype}"
+    if np.iscomplexobj(expected):
+        return assert_same_bits((actual.real, actual.imag), (expected.real, expected.imag), name)
     np.testing.assert_array_equal(actual, expected, err_msg=name)
     np.testing.assert_array_equal(np.signbit(actual), np.signbit(expected), err_msg=f"{name}: sign of zero")

@@ -41,7 +41,7 @@ struct Sequences {
 struct SelectiveShape {
     Sequences sequences;
     int64_t D = 0, G = 1, N = 0;
-    bool softplus = false;
+    bool softplus = false, is_complex = false;
 };
 
 // Steps between two saved states; a tile of time.
@@ -67,7 +67,8 @@ template <class T> struct SelectiveScan {
 
 // Gradients from d_out and dlast (each null = 0), with the states that the forward pass saved. du, ddelta and dz are
 // (row, channel, time); dB and dC (row, group, time, N), or (D, N) if fixed, dA (D, N), dD and dbias (D) and dfirst
-// (sequences, D, N) are contiguous. All sums are in a fixed order, whatever the number of threads.
+// (sequences, D, N) are contiguous; complex ones are pairs along N. All sums are in a fixed order, whatever the number
+// of threads.
 template <class T> struct SelectiveGradient {
     SelectiveScan<T> forward; // out and last are not read
     Signal d_out;

@@ -22,50 +22,56 @@ template <class T> struct Tile {
 };
 
 // Advances `Count` states from n on; adds what they give to y.
-template <class T, int Count, bool Small, bool Lanes>
-FASTITER_NOINLINE void advance(const Tile<T>& w, int64_t n, const T* A, T* h) {
-    constexpr int W = lanes<T>;
-    vec<T> state[Count];
+template <class T, bool Complex, int Count, bool Small, bool Lanes>
+FASTITER_NOINLINE void advance(const Tile<T>& w, int64_t n, const T* rates, T* h) {
+    constexpr int W = lanes<T>, P = kParts<Complex>, R = kRates<Complex>;
+    Number<T, Complex> state[Count];
 #pragma GCC unroll 16
-    for (int i = 0; i < Count; ++i) state[i] = load(h + (n + i) * W);
+    for (int i = 0; i < Count; ++i) state[i] = load_number<T, Complex>(h + (n + i) * P * W);
     for (int64_t t = 0; t < w.steps; ++t) {
         if (w.reset && w.reset[t])
-            for (vec<T>& s : state) s = vec<T>{};
+            for (auto& s : state) s = {};
         const vec<T> d = load(w.d + t * W), du = load(w.du + t * W);
         vec<T> y = load(w.y + t * W);
-        constexpr int kLockstep = min_of(Count, 4);
+        constexpr int kLockstep = min_of(Count, 4 / P);
 #pragma GCC unroll 4
         for (int i = 0; i < Count; i += kLockstep) {
-            vec<T> a[kLockstep];
-            decay<T, Small, kLockstep>(d, A + (n + i) * W, a);
+            Number<T, Complex> a[kLockstep];
+            decay<T, Complex, Small, kLockstep>(d, rates + (n + i) * R * W, a);
+#pragma GCC unroll 4
+            for (int j = 0; j < kLockstep; ++j) {
+                const auto input = scaled(du, weight<T, Complex, Lanes>(w.B, t, n + i + j));
+                state[i + j] = multiply_add(a[j], state[i + j], input);
+            }
 #pragma GCC unroll 4
             for (int j = 0; j < kLockstep; ++j)
-                state[i + j] = fma(a[j], state[i + j], du * weight<T, Lanes>(w.B, t, n + i + j));
-#pragma GCC unroll 4
-            for (int j = 0; j < kLockstep; ++j) y = fma(state[i + j], weight<T, Lanes>(w.C, t, n + i + j), y);
+                y = add_real_part<T, Complex, false>(state[i + j], weight<T, Complex, Lanes>(w.C, t, n + i + j), y);
         }
         store(w.y + t * W, y);
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < Count; ++i) store(h + (n + i) * W, state[i]);
+    for (int i = 0; i < Count; ++i) store_number(h + (n + i) * P * W, state[i]);
 }
 
-template <class T, bool Small, bool Lanes> void advance_all(const Tile<T>& w, int64_t N, const T* A, T* h) {
-    constexpr int64_t kMost = kVectorBytes == 64 && !Lanes ? 16 : 8;
+template <class T, bool Complex, bool Small, bool Lanes>
+void advance_all(const Tile<T>& w, int64_t N, const T* rates, T* h) {
+    constexpr int64_t kMost = Complex ? kVectorBytes == 64 ? 4 : 2 : kVectorBytes == 64 && !Lanes ? 16 : 8;
     int64_t n = 0;
-    for (; n + kMost <= N; n += kMost) advance<T, kMost, Small, Lanes>(w, n, A, h);
-    for (; n + 4 <= N; n += 4) advance<T, 4, Small, Lanes>(w, n, A, h);
-    for (; n < N; ++n) advance<T, 1, Small, Lanes>(w, n, A, h);
+    for (; n + kMost <= N; n += kMost) advance<T, Complex, kMost, Small, Lanes>(w, n, rates, h);
+    if constexpr (kMost > 4)
+        for (; n + 4 <= N; n += 4) advance<T, Complex, 4, Small, Lanes>(w, n, rates, h);
+    for (; n < N; ++n) advance<T, Complex, 1, Small, Lanes>(w, n, rates, h);
 }
 
-template <class T> class Forward {
-    static constexpr int W = lanes<T>;
+template <class T, bool Complex> class Forward {
+    static constexpr int W = lanes<T>, P = kParts<Complex>;
 
 public:
-    Forward(const SelectiveScan<T>& p, void* memory) : p_(p), s_(p.shape), lanes_(p.B.fixed || p.C.fixed) {
+    Forward(const SelectiveScan<T>& p, void* memory)
+        : p_(p), s_(p.shape), numbers_(s_.N * P), lanes_(p.B.fixed || p.C.fixed) {
         Cutter cut(memory);
-        exponents_.take(cut, s_.N);
-        h_ = cut.take<T>(kPanel * s_.N * W);
+        rates_.take(cut, s_.N);
+        h_ = cut.take<T>(kPanel * numbers_ * W);
         B_.take(cut, p.B, s_.N, lanes_);
         C_.take(cut, p.C, s_.N, lanes_);
         for (T** tile : {&d_, &du_, &y_, &z_}) *tile = cut.take<T>(kTile * W);
@@ -81,21 +87,22 @@ public:
             if (steps > 0) run_tile(unit, q, time, steps);
             if (steps < kTile) zero_padding(unit, q, time + max_of(steps, 0), min_of(time + kTile, q.padded));
         }
-        const Signal last = states_of(p_.last, s_.D, s_.N);
+        const Signal last = states_of(p_.last, s_.D, numbers_);
         for (int64_t b = 0; b < unit.blocks; ++b)
-            write_tile(last, {q.index, unit.channel(b), unit.width(b), 0, s_.N}, h_ + b * s_.N * W);
+            write_tile(last, {q.index, unit.channel(b), unit.width(b), 0, numbers_}, h_ + b * numbers_ * W);
     }
 
 private:
     void begin(const Unit<T>& unit) {
-        exponents_.read(p_.A, s_.N, unit);
+        rates_.read(p_.A, s_.N, unit);
         if (p_.B.fixed) B_.read_fixed(p_.B, s_.N, unit);
         if (p_.C.fixed) C_.read_fixed(p_.C, s_.N, unit);
         for (int64_t b = 0; b < unit.blocks; ++b) {
-            T* h = h_ + b * s_.N * W;
-            for (int64_t n = 0; n < s_.N; ++n) store(h + n * W, vec<T>{});
-            if (p_.first)
-                read_tile(states_of(p_.first, s_.D, s_.N), {unit.sequence, unit.channel(b), unit.width(b), 0, s_.N}, h);
+            T* h = h_ + b * numbers_ * W;
+            for (int64_t n = 0; n < numbers_; ++n) store(h + n * W, vec<T>{});
+            if (!p_.first) continue;
+            const Place at = {unit.sequence, unit.channel(b), unit.width(b), 0, numbers_};
+            read_tile(states_of(p_.first, s_.D, numbers_), at, h);
         }
     }
 
@@ -107,24 +114,24 @@ private:
         const int64_t tile = tiles_before(s_.sequences, q.index, kTile) + time / kTile;
         for (int64_t b = 0; b < unit.blocks; ++b) {
             const Place at = {q.row, unit.channel(b), unit.width(b), q.start + time, steps};
-            T* h = h_ + b * s_.N * W;
-            if (p_.states) write_tile(states_of(p_.states, s_.D, s_.N), {tile, at.channel, at.channels, 0, s_.N}, h);
+            T* h = h_ + b * numbers_ * W;
+            if (p_.states)
+                write_tile(states_of(p_.states, s_.D, numbers_), {tile, at.channel, at.channels, 0, numbers_}, h);
             const vec<T> most = read(at);
             fetch_next(unit, q, b, time);
             const Tile<T> w = {d_, du_, y_, B_.weights(p_.B, s_.N, b), C_.weights(p_.C, s_.N, b), reset, steps};
-            const T* A = exponents_.values + b * s_.N * W;
-            const bool small = exponents_.are_small(b, most);
-            (lanes_  ? small ? advance_all<T, true, true> : advance_all<T, false, true>
-             : small ? advance_all<T, true, false>
-                     : advance_all<T, false, false>)(w, s_.N, A, h);
+            const bool small = rates_.are_small(b, most);
+            (lanes_  ? small ? advance_all<T, Complex, true, true> : advance_all<T, Complex, false, true>
+             : small ? advance_all<T, Complex, true, false>
+                     : advance_all<T, Complex, false, false>)(w, s_.N, rates_.of(b, s_.N), h);
             write(at);
         }
     }
 
-    // Reads a tile: d, d u and D u; returns the largest magnitudes of d.
+    // Reads a tile: d, d u and D u, half of it for complex states; returns the largest magnitudes of d.
     vec<T> read(const Place& at) {
         const vec<T> bias = p_.delta_bias ? load_up_to(p_.delta_bias + at.channel, at.channels) : vec<T>{};
-        const vec<T> D = p_.D ? load_up_to(p_.D + at.channel, at.channels) : vec<T>{};
+        const vec<T> D = (p_.D ? load_up_to(p_.D + at.channel, at.channels) : vec<T>{}) * T(1.0 / P);
         read_tile(p_.u, at, du_);
         read_tile(p_.delta, at, d_);
         vec<T> most{};
@@ -139,6 +146,8 @@ private:
     }
 
     void write(const Place& at) {
+        if (Complex) // twice the real part
+            for (int64_t t = 0; t < at.steps; ++t) store(y_ + t * W, load(y_ + t * W) * T(2));
         if (p_.z.data) {
             read_tile(p_.z, at, z_);
             for (int64_t t = 0; t < at.steps; ++t) {
@@ -166,23 +175,29 @@ private:
 
     const SelectiveScan<T>& p_;
     const SelectiveShape& s_;
+    const int64_t numbers_; // of a channel's states
     const bool lanes_;
-    Exponents<T> exponents_;
-    ProjectionTile<T> B_, C_;
+    Rates<T, Complex> rates_;
+    ProjectionTile<T, Complex> B_, C_;
     T *h_ = nullptr, *d_ = nullptr, *du_ = nullptr, *y_ = nullptr, *z_ = nullptr;
     size_t bytes_ = 0;
 };
 
 template <class T> size_t workspace(const SelectiveScan<T>& p, int threads) {
-    return size_t(threads) * Forward<T>(p, nullptr).bytes();
+    return size_t(threads) *
+           (p.shape.is_complex ? Forward<T, true>(p, nullptr).bytes() : Forward<T, false>(p, nullptr).bytes());
+}
+
+template <class T, bool Complex> void run_units(const SelectiveScan<T>& p, Team team) {
+    const Panels<T> panels(p.shape);
+    char* memory = static_cast<char*>(p.workspace);
+    Forward<T, Complex> kernel(p, memory + size_t(team.id) * Forward<T, Complex>(p, nullptr).bytes());
+    const int64_t first = panels.units * team.id / team.size, last = panels.units * (team.id + 1) / team.size;
+    for (int64_t u = first; u < last; ++u) kernel.run(Unit<T>(p.shape, panels, u));
 }
 
 template <class T> void forward(const SelectiveScan<T>& p, Team team) {
-    const Panels<T> panels(p.shape);
-    char* memory = static_cast<char*>(p.workspace);
-    Forward<T> kernel(p, memory + size_t(team.id) * Forward<T>(p, nullptr).bytes());
-    const int64_t first = panels.units * team.id / team.size, last = panels.units * (team.id + 1) / team.size;
-    for (int64_t u = first; u < last; ++u) kernel.run(Unit<T>(p.shape, panels, u));
+    (p.shape.is_complex ? run_units<T, true> : run_units<T, false>)(p, team);
 }
 
 template <class T> int64_t units(const SelectiveShape& s, bool) { return Panels<T>(s).units; }

@@ -1,69 +1,15 @@
-// Shared by the forward and the backward pass of the selective scan: the exponential of the decay, the division of the
-// work, and the quantities of a tile.
+// Shared by the forward and the backward pass of the selective scan: the division of the work, and the quantities of a
+// tile. Complex numbers are pairs of real ones in memory, so that a channel has 2 N numbers for N states.
 #pragma once
-#include "core/cpu/vmath.hpp"
+#include "ssm/cpu/selective_decay.hpp"
 #include "ssm/cpu/sequences.hpp"
 #include "ssm/cpu/tiles.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
-constexpr double kLog2e = 1.4426950408889634074, kLn2 = 0.6931471805599453094;
-
 // Channel blocks in a unit of work. This bounds the partial sums of dB and dC, and does not depend on the number of
 // threads, so that sums have one order.
 constexpr int64_t kPanel = 8;
-
-// Exponents of 2 up to this magnitude need no limits: 2^n and the result are normal numbers.
-template <class T> constexpr T kSmallExponent = sizeof(T) == 4 ? T(125) : T(1000);
-
-// 2^r for |r| <= 1/2, with the value 1 at 0, so that a decay of 1 is exact; in float within 1.1 units in the last
-// place.
-template <class T, int Count> FASTITER_INLINE void exp2_reduced(const vec<T>* r, vec<T>* y) {
-    if constexpr (sizeof(T) == 8) {
-        for (int i = 0; i < Count; ++i) y[i] = exp_reduced<T>(r[i] * T(kLn2));
-    } else {
-        constexpr float c[] = {0.693146978f, 0.240222421f, 0.0555073374f, 0.00967151266f, 0.00132647269f};
-#pragma GCC unroll 16
-        for (int i = 0; i < Count; ++i) y[i] = fma(broadcast(c[4]), r[i], broadcast(c[3]));
-#pragma GCC unroll 3
-        for (int k = 2; k >= 0; --k)
-#pragma GCC unroll 16
-            for (int i = 0; i < Count; ++i) y[i] = fma(y[i], r[i], broadcast(c[k]));
-#pragma GCC unroll 16
-        for (int i = 0; i < Count; ++i) y[i] = fma(y[i], r[i], broadcast(T(1)));
-    }
-}
-
-// y[i] = 2^(d a[i]) for `Count` vectors a, operation by operation, as the latency of one is several times its share of
-// the throughput. |d a| is at most kSmallExponent.
-template <class T, int Count> FASTITER_INLINE void small_decay(vec<T> d, const T* a, vec<T>* y) {
-    using C = ExpConstants<T>;
-    vec<T> rounded[Count], r[Count];
-#pragma GCC unroll 16
-    for (int i = 0; i < Count; ++i) rounded[i] = fma(d, load(a + i * lanes<T>), broadcast(C::round));
-#pragma GCC unroll 16
-    for (int i = 0; i < Count; ++i) // rounded once, from the exact product
-        r[i] = fma(d, load(a + i * lanes<T>), C::round - rounded[i]);
-    exp2_reduced<T, Count>(r, y);
-#pragma GCC unroll 16
-    for (int i = 0; i < Count; ++i) // adds the integer to the exponent
-        y[i] = (vec<T>)((mask<T>)y[i] + ((mask<T>)rounded[i] << C::mantissa));
-}
-
-// The same; without Small, d a may be any number, and those of small magnitude have the same result as with it.
-template <class T, bool Small, int Count> FASTITER_INLINE void decay(vec<T> d, const T* a, vec<T>* y) {
-    small_decay<T, Count>(d, a, y);
-    if constexpr (!Small) {
-        constexpr T limit = sizeof(T) == 4 ? T(128) : T(1100);
-        for (int i = 0; i < Count; ++i) {
-            const vec<T> x = d * load(a + i * lanes<T>), inside = at_most<T>(at_least<T>(x, -limit - 25), limit);
-            const vec<T> n = (inside + ExpConstants<T>::round) - ExpConstants<T>::round, r = inside - n;
-            vec<T> p;
-            exp2_reduced<T, 1>(&r, &p);
-            y[i] = select<T>(magnitude<T>(x) <= kSmallExponent<T>, y[i], scale<T>(p, n));
-        }
-    }
-}
 
 // The division of the channels: G groups of equal size in panels of kPanel blocks of one vector each. A unit of work is
 // a panel of a sequence.
@@ -91,18 +37,19 @@ template <class T> struct Unit {
     int64_t channel(int64_t b) const { return first_channel + b * lanes<T>; }
 };
 
-// B or C of a tile: numbers of a state n at step t for all channels, at data[t * time + n], or, for Lanes, a vector of
-// channels there.
+// B or C of a tile: numbers of a state n at step t for all channels, at data[t * time + n], the imaginary parts `part`
+// further on; or, for Lanes, the vectors of a number there.
 template <class T> struct Weights {
     T* data = nullptr;
-    int64_t time = 0;
+    int64_t time = 0, part = 0;
 };
 
-template <class T, bool Lanes> FASTITER_INLINE vec<T> weight(const Weights<T>& w, int64_t t, int64_t n) {
-    if constexpr (Lanes)
-        return load(w.data + t * w.time + n * lanes<T>);
-    else
-        return broadcast(w.data[t * w.time + n]);
+template <class T, bool Complex, bool Lanes>
+FASTITER_INLINE Number<T, Complex> weight(const Weights<T>& w, int64_t t, int64_t n) {
+    if constexpr (Lanes) return load_number<T, Complex>(w.data + t * w.time + n * kParts<Complex> * lanes<T>);
+    Number<T, Complex> y;
+    for (int i = 0; i < kParts<Complex>; ++i) y.part[i] = broadcast(w.data[t * w.time + i * w.part + n]);
+    return y;
 }
 
 // log(1 + e^x), as torch has it: x itself above 20. In float a polynomial takes the place of log_sigmoid's division.
@@ -128,62 +75,84 @@ template <class T> FASTITER_INLINE vec<T> step_size(vec<T> raw, bool is_softplus
     return is_softplus ? softplus<T>(raw) : raw;
 }
 
-// The tile of B or C of a group, (steps, N) with a whole number of vectors a step, or as vectors of channels
-template <class T> struct ProjectionTile {
-    T* states = nullptr;  // (kTile, N)
-    T* vectors = nullptr; // (kTile, N, lanes), or (blocks, N, lanes) if fixed
+// The tile of B or C of a group, (steps, parts, N) with a whole number of vectors a part, or as vectors of channels.
+// Complex numbers alternate with their imaginary parts along time, so that these are steps of their own.
+template <class T, bool Complex> struct ProjectionTile {
+    static constexpr int P = kParts<Complex>;
+    T* states = nullptr;  // (kTile, P, N)
+    T* vectors = nullptr; // (kTile, N, P, lanes), or (blocks, N, P, lanes) if fixed
     int64_t line = 0;
 
     // Memory for it
     void take(Cutter& memory, const Projection& x, int64_t N, bool as_lanes) {
         line = round_up(N, lanes<T>);
-        if (!x.fixed) states = memory.take<T>(kTile * line);
-        if (as_lanes) vectors = memory.take<T>((x.fixed ? kPanel : kTile) * N * lanes<T>);
+        if (!x.fixed) states = memory.take<T>(kTile * P * line);
+        if (as_lanes) vectors = memory.take<T>((x.fixed ? kPanel : kTile) * N * P * lanes<T>);
     }
     void read_fixed(const Projection& x, int64_t N, const Unit<T>& unit) {
-        const Signal matrix = states_of(static_cast<const T*>(x.states.data), 0, N);
+        const Signal matrix = states_of(static_cast<const T*>(x.states.data), 0, N * P);
         for (int64_t b = 0; b < unit.blocks; ++b)
-            read_tile(matrix, {0, unit.channel(b), unit.width(b), 0, N}, vectors + b * N * lanes<T>);
+            read_tile(matrix, {0, unit.channel(b), unit.width(b), 0, N * P}, vectors + b * N * P * lanes<T>);
     }
     void read(const Projection& x, int64_t N, const Sequence& q, int64_t group, int64_t time, int64_t steps) {
         Signal of_group = x.states;
         with_storage<T>(x.states, [&]<class S>(S* data) { of_group.data = data + group * x.group; });
         for (int64_t n = 0; n < N; n += lanes<T>)
-            read_tile(of_group, {q.row, n, min_of(lanes<T>, N - n), q.start + time, steps}, states + n, line);
+            read_tile(of_group, {q.row, n, min_of(lanes<T>, N - n), (q.start + time) * P, steps * P}, states + n, line);
         if (!vectors) return;
+        T* to = vectors;
         for (int64_t t = 0; t < steps; ++t)
-            for (int64_t n = 0; n < N; ++n) store(vectors + (t * N + n) * lanes<T>, broadcast(states[t * line + n]));
+            for (int64_t n = 0; n < N; ++n)
+                for (int i = 0; i < P; ++i, to += lanes<T>) store(to, broadcast(states[(t * P + i) * line + n]));
     }
     Weights<T> weights(const Projection& x, int64_t N, int64_t block) const {
-        if (x.fixed) return {vectors + block * N * lanes<T>, 0};
-        return vectors ? Weights<T>{vectors, N * lanes<T>} : Weights<T>{states, line};
+        const int64_t of_step = N * P * lanes<T>;
+        if (x.fixed) return {vectors + block * of_step, 0};
+        return vectors ? Weights<T>{vectors, of_step} : Weights<T>{states, P * line, line};
     }
 };
 
-// A log2 e of a unit's channels, (blocks, N, lanes), and whether exponents are small at each block for d up to a limit
-template <class T> struct Exponents {
+// The rates of a unit's channels, (blocks, N, kRates, lanes), and whether exponents are small at each block for d up to
+// a limit
+template <class T, bool Complex> struct Rates {
+    static constexpr int R = kRates<Complex>, W = lanes<T>;
     T* values = nullptr;
-    T* largest = nullptr; // of each block, the largest magnitude
+    T* largest = nullptr;       // of each block, the largest magnitude of A log2 e
+    T* largest_angle = nullptr; // and of its imaginary parts
 
     void take(Cutter& memory, int64_t N) {
-        values = memory.take<T>(kPanel * N * lanes<T>);
+        values = memory.take<T>(kPanel * N * R * W);
         largest = memory.take<T>(kPanel);
+        largest_angle = memory.take<T>(kPanel);
     }
+    const T* of(int64_t block, int64_t N) const { return values + block * N * R * W; }
     void read(const T* A, int64_t N, const Unit<T>& unit) {
+        constexpr int P = kParts<Complex>;
         for (int64_t b = 0; b < unit.blocks; ++b) {
-            T* block = values + b * N * lanes<T>;
-            read_tile(states_of(A, 0, N), {0, unit.channel(b), unit.width(b), 0, N}, block);
-            vec<T> most{};
-            for (int64_t n = 0; n < N; ++n) {
-                const vec<T> a = load(block + n * lanes<T>) * T(kLog2e);
-                most = max_keeping_nan(magnitude<T>(a), most);
-                store(block + n * lanes<T>, a);
+            T* block = values + b * N * R * W;
+            const T* read = block + N * (R - P) * W; // at its end: a rate is written before this is overwritten
+            read_tile(states_of(A, 0, N * P), {0, unit.channel(b), unit.width(b), 0, N * P}, block + N * (R - P) * W);
+            vec<T> most{}, most_angle{};
+            for (int64_t n = 0; n < N; ++n, block += R * W, read += P * W) {
+                if constexpr (Complex) {
+                    store_rate<T>(block, load(read), load(read + W));
+                    most_angle = max_keeping_nan(magnitude<T>(load(block + W)), most_angle);
+                } else {
+                    store(block, load(read) * T(kLog2e));
+                }
+                most = max_keeping_nan(magnitude<T>(load(block)), most);
             }
             largest[b] = largest_of(most);
+            largest_angle[b] = largest_of(most_angle);
         }
     }
-    // Whether |d a| <= kSmallExponent for all d whose magnitudes are at most those of `most`
-    bool are_small(int64_t b, vec<T> most) const { return largest_of(most) * largest[b] <= kSmallExponent<T>; }
+    // Whether |d a| <= kSmallExponent, and angles <= kSmallAngle, for all d whose magnitudes are at most those of `most`
+    bool are_small(int64_t b, vec<T> most) const {
+        const T d = largest_of(most);
+        if (!(d * largest[b] <= kSmallExponent<T>)) return false;
+        constexpr T whole = T(1e30); // the halves of factors up to it are finite
+        return !Complex || (d <= whole && largest_angle[b] <= whole && d * largest_angle[b] <= kSmallAngle<T>);
+    }
     // The largest lane; none is NaN
     static T largest_of(vec<T> v) {
         T most = 0;

@@ -2,6 +2,8 @@
 // the saved ones; then the steps are visited in reverse, with l, the gradient of the state, in registers:
 //     l[t] = C dy[t] + a[t+1] l[t+1],   dC = sum of dy h,   dB = sum of l d u,   dx = sum of l B,   w = a l h[t-1],
 //     dA = sum of w d,   dd = u dx + sum of w A,   du = d dx + D dy.
+// For complex states dy is twice the gradient of y, factors of l, dy and w are conjugates, and sums that have a real
+// result are those of real parts.
 #include "ssm/cpu/selective_visit.hpp"
 #include "ssm/cpu/sums.hpp"
 
@@ -18,8 +20,9 @@ template <class T> struct Parts {
         const SelectiveShape& s = p.forward.shape;
         panels = Panels<T>(s).panels;
         sequences = s.sequences.count;
-        of_projection = (s.sequences.starts ? 1 : sequences) * s.G * s.sequences.T * s.N;
-        of_states = s.D * s.N;
+        const int64_t numbers = s.N * (s.is_complex ? 2 : 1);
+        of_projection = (s.sequences.starts ? 1 : sequences) * s.G * s.sequences.T * numbers;
+        of_states = s.D * numbers;
         of_channels = s.D;
         take(memory, dB, p.dB, p.forward.B.fixed);
         take(memory, dC, p.dC, p.forward.C.fixed);
@@ -50,25 +53,26 @@ private:
     }
 };
 
-template <class T> class Backward {
-    static constexpr int W = lanes<T>;
+template <class T, bool Complex> class Backward {
+    static constexpr int W = lanes<T>, P = kParts<Complex>;
 
 public:
     Backward(const SelectiveGradient<T>& p, const Parts<T>& parts, void* memory)
-        : p_(p), f_(p.forward), s_(p.forward.shape), parts_(parts), lanes_(f_.B.fixed || f_.C.fixed) {
+        : p_(p), f_(p.forward), s_(p.forward.shape), parts_(parts), numbers_(s_.N * P),
+          lanes_(f_.B.fixed || f_.C.fixed) {
         Cutter cut(memory);
-        exponents_.take(cut, s_.N);
+        rates_.take(cut, s_.N);
         B_.take(cut, f_.B, s_.N, lanes_);
         C_.take(cut, f_.C, s_.N, lanes_);
-        al_ = cut.take<T>(kPanel * s_.N * W);
-        dA_ = cut.take<T>(kPanel * s_.N * W);
-        before_ = cut.take<T>(s_.N * W);
-        dB_ = cut.take<T>((f_.B.fixed ? kPanel : kTile) * s_.N * W);
-        dC_ = cut.take<T>((f_.C.fixed ? kPanel : kTile) * s_.N * W);
+        al_ = cut.take<T>(kPanel * numbers_ * W);
+        dA_ = cut.take<T>(kPanel * numbers_ * W);
+        before_ = cut.take<T>(numbers_ * W);
+        dB_ = cut.take<T>((f_.B.fixed ? kPanel : kTile) * numbers_ * W);
+        dC_ = cut.take<T>((f_.C.fixed ? kPanel : kTile) * numbers_ * W);
         dD_ = cut.take<T>(kPanel * W);
         dbias_ = cut.take<T>(kPanel * W);
-        a_ = cut.take<T>(kTile * kVisited * W);
-        h_ = cut.take<T>((kTile + 1) * kVisited * W);
+        a_ = cut.take<T>(kTile * kVisited<Complex> * P * W);
+        h_ = cut.take<T>((kTile + 1) * kVisited<Complex> * P * W);
         for (T** tile : {&u_, &d_, &slope_, &xu_, &z_, &dy_, &y_, &dx_, &dd_}) *tile = cut.take<T>(kTile * W);
         bytes_ = cut.bytes();
     }
@@ -87,18 +91,19 @@ public:
 
 private:
     void begin(const Unit<T>& unit) {
-        exponents_.read(f_.A, s_.N, unit);
+        rates_.read(f_.A, s_.N, unit);
         if (f_.B.fixed) B_.read_fixed(f_.B, s_.N, unit);
         if (f_.C.fixed) C_.read_fixed(f_.C, s_.N, unit);
-        const int64_t all = unit.blocks * s_.N * W;
+        const int64_t all = unit.blocks * numbers_ * W;
         for (T* x : {al_, dA_}) fill_zero(x, all);
         for (T* x : {dD_, dbias_}) fill_zero(x, kPanel * W);
         if (f_.B.fixed) fill_zero(dB_, all);
         if (f_.C.fixed) fill_zero(dC_, all);
         if (!p_.dlast) return;
-        for (int64_t b = 0; b < unit.blocks; ++b)
-            read_tile(states_of(p_.dlast, s_.D, s_.N), {unit.sequence, unit.channel(b), unit.width(b), 0, s_.N},
-                      al_ + b * s_.N * W);
+        for (int64_t b = 0; b < unit.blocks; ++b) {
+            const Place at = {unit.sequence, unit.channel(b), unit.width(b), 0, numbers_};
+            read_tile(states_of(p_.dlast, s_.D, numbers_), at, al_ + b * numbers_ * W);
+        }
     }
 
     void run_tile(const Unit<T>& unit, const Sequence& q, int64_t time, int64_t steps) {
@@ -106,15 +111,15 @@ private:
         const uint8_t* reset = reset_of(s_.sequences, q, time, steps, flags);
         if (!f_.B.fixed) B_.read(f_.B, s_.N, q, unit.group, time, steps);
         if (!f_.C.fixed) C_.read(f_.C, s_.N, q, unit.group, time, steps);
-        if (!f_.B.fixed) fill_zero(dB_, steps * s_.N * W);
-        if (!f_.C.fixed) fill_zero(dC_, steps * s_.N * W);
+        if (!f_.B.fixed) fill_zero(dB_, steps * numbers_ * W);
+        if (!f_.C.fixed) fill_zero(dC_, steps * numbers_ * W);
         const int64_t tile = tiles_before(s_.sequences, q.index, kTile) + time / kTile;
         for (int64_t b = 0; b < unit.blocks; ++b) {
             const Place at = {q.row, unit.channel(b), unit.width(b), q.start + time, steps};
-            read_tile(states_of(f_.states, s_.D, s_.N), {tile, at.channel, at.channels, 0, s_.N}, before_);
+            read_tile(states_of(f_.states, s_.D, numbers_), {tile, at.channel, at.channels, 0, numbers_}, before_);
             const vec<T> most = read(at);
             fetch_next(unit, q, b, time);
-            const int64_t block = b * s_.N * W, vectors = s_.N * W;
+            const int64_t vectors = numbers_ * W, block = b * vectors;
             const Tile<T> w = {d_,
                                xu_,
                                dy_,
@@ -129,11 +134,11 @@ private:
                                steps,
                                a_,
                                h_};
-            const States<T> states = {exponents_.values + block, before_, al_ + block, dA_ + block};
-            const bool small = exponents_.are_small(b, most);
-            (lanes_  ? small ? visit_all<T, true, true> : visit_all<T, false, true>
-             : small ? visit_all<T, true, false>
-                     : visit_all<T, false, false>)(w, s_.N, states);
+            const States<T> states = {rates_.of(b, s_.N), before_, al_ + block, dA_ + block};
+            const bool small = rates_.are_small(b, most);
+            (lanes_  ? small ? visit_all<T, Complex, true, true> : visit_all<T, Complex, false, true>
+             : small ? visit_all<T, Complex, true, false>
+                     : visit_all<T, Complex, false, false>)(w, s_.N, states);
             write(at, b);
         }
         write_projections(unit, q, time, steps);
@@ -159,12 +164,15 @@ private:
             const vec<T> one = broadcast(T(1));
             store(slope_ + i, s_.softplus ? select<T>(raw > T(20), one, sigmoid<T>(raw)) : one);
             store(xu_ + i, d * u);
-            store(y_ + i, f_.D ? D * u : vec<T>{});
+            store(y_ + i, f_.D ? D * u * T(1.0 / P) : vec<T>{});
             store(dx_ + i, vec<T>{});
             store(dd_ + i, vec<T>{});
-            if (!f_.z.data) continue;
-            const vec<T> z = load(z_ + i);
-            store(dy_ + i, load(dy_ + i) * (z * sigmoid<T>(z)));
+            vec<T> dy = load(dy_ + i) * T(P);
+            if (f_.z.data) {
+                const vec<T> z = load(z_ + i);
+                dy *= z * sigmoid<T>(z);
+            }
+            store(dy_ + i, dy);
         }
         return most;
     }
@@ -174,7 +182,7 @@ private:
         if (f_.z.data) write_gate(at);
         vec<T> dD = load(dD_ + b * W), dbias = load(dbias_ + b * W);
         for (int64_t i = 0; i < at.steps * W; i += W) {
-            const vec<T> u = load(u_ + i), dx = load(dx_ + i), dy = load(dy_ + i);
+            const vec<T> u = load(u_ + i), dx = load(dx_ + i), dy = load(dy_ + i) * T(1.0 / P);
             const vec<T> ddelta = fma(u, dx, load(dd_ + i) * T(kLn2)) * load(slope_ + i);
             dD = fma(dy, u, dD);
             dbias += ddelta;
@@ -198,7 +206,7 @@ private:
             for (int64_t i = 0; i < at.steps * W; i += W) {
                 const vec<T> z = load(z_ + i), s = sigmoid<T>(z);
                 const vec<T> slope = s * fma(z, broadcast(T(1)) - s, broadcast(T(1)));
-                store(z_ + i, load(d_out + i) * load(y_ + i) * slope);
+                store(z_ + i, load(d_out + i) * (load(y_ + i) * T(P)) * slope);
             }
         }
         write_tile(p_.dz, at, z_);
@@ -206,9 +214,9 @@ private:
 
     void write_projections(const Unit<T>& unit, const Sequence& q, int64_t time, int64_t steps) {
         for (int64_t t = 0; t < steps; ++t) {
-            const int64_t vectors = t * s_.N * W;
-            if (T* dB = projection(parts_.dB, f_.B.fixed, unit, q, time + t)) add_channels(dB_ + vectors, s_.N, dB);
-            if (T* dC = projection(parts_.dC, f_.C.fixed, unit, q, time + t)) add_channels(dC_ + vectors, s_.N, dC);
+            const int64_t vectors = t * numbers_ * W;
+            if (T* dB = projection(parts_.dB, f_.B.fixed, unit, q, time + t)) add_channels(dB_ + vectors, numbers_, dB);
+            if (T* dC = projection(parts_.dC, f_.C.fixed, unit, q, time + t)) add_channels(dC_ + vectors, numbers_, dC);
         }
     }
 
@@ -216,21 +224,22 @@ private:
     T* projection(T* part, bool fixed, const Unit<T>& unit, const Sequence& q, int64_t time) const {
         if (!part || fixed) return nullptr;
         const int64_t panel = parts_.panels > 1 ? unit.panel * parts_.of_projection : 0;
-        return part + panel + ((q.row * s_.G + unit.group) * s_.sequences.T + q.start + time) * s_.N;
+        return part + panel + ((q.row * s_.G + unit.group) * s_.sequences.T + q.start + time) * numbers_;
     }
 
     void finish(const Unit<T>& unit) {
         const int64_t sequence = parts_.sequences > 1 ? unit.sequence : 0;
         for (int64_t b = 0; b < unit.blocks; ++b) {
-            const int64_t block = b * s_.N * W, channel = unit.channel(b), width = unit.width(b);
-            const Place at = {sequence, channel, width, 0, s_.N};
-            if (parts_.dA) write_tile(states_of(parts_.dA, s_.D, s_.N), at, dA_ + block);
-            if (parts_.dB && f_.B.fixed) write_tile(states_of(parts_.dB, s_.D, s_.N), at, dB_ + block);
-            if (parts_.dC && f_.C.fixed) write_tile(states_of(parts_.dC, s_.D, s_.N), at, dC_ + block);
+            const int64_t block = b * numbers_ * W, channel = unit.channel(b), width = unit.width(b);
+            const Place at = {sequence, channel, width, 0, numbers_};
+            if (parts_.dA) write_tile(states_of(parts_.dA, s_.D, numbers_), at, dA_ + block);
+            if (parts_.dB && f_.B.fixed) write_tile(states_of(parts_.dB, s_.D, numbers_), at, dB_ + block);
+            if (parts_.dC && f_.C.fixed) write_tile(states_of(parts_.dC, s_.D, numbers_), at, dC_ + block);
             if (parts_.dD) store_up_to(parts_.dD + sequence * s_.D + channel, load(dD_ + b * W), width);
             if (parts_.dbias) store_up_to(parts_.dbias + sequence * s_.D + channel, load(dbias_ + b * W), width);
             if (p_.dfirst)
-                write_tile(states_of(p_.dfirst, s_.D, s_.N), {unit.sequence, channel, width, 0, s_.N}, al_ + block);
+                write_tile(states_of(p_.dfirst, s_.D, numbers_), {unit.sequence, channel, width, 0, numbers_},
+                           al_ + block);
         }
     }
 
@@ -240,8 +249,8 @@ private:
             for (const Signal* x : {&p_.du, &p_.ddelta, &p_.dz})
                 if (x->data) write_tile(*x, {q.row, unit.channel(b), unit.width(b), q.start + from, to - from}, y_);
         for (int64_t t = from; t < to; ++t) {
-            if (T* dB = projection(parts_.dB, f_.B.fixed, unit, q, t)) fill_zero(dB, s_.N);
-            if (T* dC = projection(parts_.dC, f_.C.fixed, unit, q, t)) fill_zero(dC, s_.N);
+            if (T* dB = projection(parts_.dB, f_.B.fixed, unit, q, t)) fill_zero(dB, numbers_);
+            if (T* dC = projection(parts_.dC, f_.C.fixed, unit, q, t)) fill_zero(dC, numbers_);
         }
     }
 
@@ -259,9 +268,10 @@ private:
     const SelectiveScan<T>& f_;
     const SelectiveShape& s_;
     const Parts<T>& parts_;
+    const int64_t numbers_; // of a channel's states
     const bool lanes_;
-    Exponents<T> exponents_;
-    ProjectionTile<T> B_, C_;
+    Rates<T, Complex> rates_;
+    ProjectionTile<T, Complex> B_, C_;
     T *al_ = nullptr, *dA_ = nullptr, *before_ = nullptr, *dB_ = nullptr, *dC_ = nullptr, *dD_ = nullptr,
       *dbias_ = nullptr, *a_ = nullptr, *h_ = nullptr;
     T *u_ = nullptr, *d_ = nullptr, *slope_ = nullptr, *xu_ = nullptr, *z_ = nullptr, *dy_ = nullptr, *y_ = nullptr,
@@ -269,23 +279,29 @@ private:
     size_t bytes_ = 0;
 };
 
+template <class T, bool Complex> void run_units(const SelectiveGradient<T>& p, Team team) {
+    Cutter shared(p.workspace);
+    const Parts<T> parts(p, shared);
+    char* own = static_cast<char*>(p.workspace) + shared.bytes();
+    Backward<T, Complex> kernel(p, parts, own + size_t(team.id) * Backward<T, Complex>(p, parts, nullptr).bytes());
+    const Panels<T> panels(p.forward.shape);
+    const int64_t first = panels.units * team.id / team.size, last = panels.units * (team.id + 1) / team.size;
+    for (int64_t u = first; u < last; ++u) kernel.run(Unit<T>(p.forward.shape, panels, u));
+    parts.add(p, team);
+}
+
 } // namespace
 
 template <class T> size_t selective_gradient_workspace(const SelectiveGradient<T>& p, int threads) {
     Cutter shared(nullptr);
     const Parts<T> parts(p, shared);
-    return shared.bytes() + size_t(threads) * Backward<T>(p, parts, nullptr).bytes();
+    const size_t own = p.forward.shape.is_complex ? Backward<T, true>(p, parts, nullptr).bytes()
+                                                  : Backward<T, false>(p, parts, nullptr).bytes();
+    return shared.bytes() + size_t(threads) * own;
 }
 
 template <class T> void selective_gradient(const SelectiveGradient<T>& p, Team team) {
-    Cutter shared(p.workspace);
-    const Parts<T> parts(p, shared);
-    char* own = static_cast<char*>(p.workspace) + shared.bytes();
-    Backward<T> kernel(p, parts, own + size_t(team.id) * Backward<T>(p, parts, nullptr).bytes());
-    const Panels<T> panels(p.forward.shape);
-    const int64_t first = panels.units * team.id / team.size, last = panels.units * (team.id + 1) / team.size;
-    for (int64_t u = first; u < last; ++u) kernel.run(Unit<T>(p.forward.shape, panels, u));
-    parts.add(p, team);
+    (p.forward.shape.is_complex ? run_units<T, true> : run_units<T, false>)(p, team);
 }
 
 template size_t selective_gradient_workspace(const SelectiveGradient<float>&, int);

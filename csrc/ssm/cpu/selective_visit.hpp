@@ -6,9 +6,9 @@
 namespace fastiter::ssm::FASTITER_LEVEL {
 
 // States that are visited together; their decays and states at all steps of a tile stay in the first-level cache.
-constexpr int kVisited = kVectorBytes == 64 ? 8 : 4;
+template <bool Complex> constexpr int kVisited = (kVectorBytes == 64 ? 8 : 4) / kParts<Complex>;
 
-// The sums over channels of a projection's gradient, vectors at data[t * time + n * lanes]
+// The sums over channels of a projection's gradient, numbers of vectors at data[t * time + n * parts * lanes]
 template <class T> struct Sums {
     T* data = nullptr;
     int64_t time = 0;
@@ -20,7 +20,7 @@ template <class T> struct Tile {
     const T* dy;
     T* y; // nullptr: not requested
     T* dx;
-    T* dd; // the sum of w A log2 e
+    T* dd; // the sum of Re(conj(w) A) log2 e
     Weights<T> B, C;
     Sums<T> dB, dC;
     const uint8_t* reset;
@@ -28,93 +28,106 @@ template <class T> struct Tile {
     T *a, *h; // the decays and the states, before the first step and after each
 };
 
-// The states' part of a block: their values before the tile, al = a[t+1] l[t+1] and dA, each (N, lanes)
+// The states' part of a block: their values before the tile, al = conj(a[t+1]) l[t+1] and dA, each (N, lanes), or
+// (N, 2, lanes)
 template <class T> struct States {
-    const T* A;
+    const T* rates;
     const T* before;
     T* al;
     T* dA;
 };
 
-template <class T, int Count, bool Small, bool Lanes>
+template <class T, bool Complex, int Count, bool Small, bool Lanes>
 FASTITER_NOINLINE void recompute(const Tile<T>& w, int64_t n, const States<T>& s) {
-    constexpr int W = lanes<T>;
-    vec<T> state[Count];
+    constexpr int W = lanes<T>, P = kParts<Complex>, R = kRates<Complex>;
+    Number<T, Complex> state[Count];
 #pragma GCC unroll 8
     for (int i = 0; i < Count; ++i) {
-        state[i] = load(s.before + (n + i) * W);
-        store(w.h + i * W, state[i]);
+        state[i] = load_number<T, Complex>(s.before + (n + i) * P * W);
+        store_number(w.h + i * P * W, state[i]);
     }
     for (int64_t t = 0; t < w.steps; ++t) {
         if (w.reset && w.reset[t])
-            for (vec<T>& x : state) x = vec<T>{};
+            for (auto& x : state) x = {};
         const vec<T> d = load(w.d + t * W), du = load(w.du + t * W);
-        vec<T> a[Count];
-        decay<T, Small, Count>(d, s.A + n * W, a);
+        constexpr int kLockstep = Complex ? min_of(Count, 2) : Count;
+#pragma GCC unroll 4
+        for (int i = 0; i < Count; i += kLockstep) {
+            Number<T, Complex> a[kLockstep];
+            decay<T, Complex, Small, kLockstep>(d, s.rates + (n + i) * R * W, a);
 #pragma GCC unroll 8
-        for (int i = 0; i < Count; ++i) {
-            state[i] = fma(a[i], state[i], du * weight<T, Lanes>(w.B, t, n + i));
-            store(w.a + (t * Count + i) * W, a[i]);
-            store(w.h + ((t + 1) * Count + i) * W, state[i]);
+            for (int j = 0; j < kLockstep; ++j) {
+                const auto input = scaled(du, weight<T, Complex, Lanes>(w.B, t, n + i + j));
+                state[i + j] = multiply_add(a[j], state[i + j], input);
+                store_number(w.a + (t * Count + i + j) * P * W, a[j]);
+                store_number(w.h + ((t + 1) * Count + i + j) * P * W, state[i + j]);
+            }
         }
         if (!w.y) continue;
         vec<T> y = load(w.y + t * W);
 #pragma GCC unroll 8
-        for (int i = 0; i < Count; ++i) y = fma(state[i], weight<T, Lanes>(w.C, t, n + i), y);
+        for (int i = 0; i < Count; ++i)
+            y = add_real_part<T, Complex, false>(state[i], weight<T, Complex, Lanes>(w.C, t, n + i), y);
         store(w.y + t * W, y);
     }
 }
 
-template <class T, int Count, bool Lanes>
+template <class T, bool Complex, int Count, bool Lanes>
 FASTITER_NOINLINE void visit(const Tile<T>& w, int64_t n, const States<T>& s) {
-    constexpr int W = lanes<T>;
-    vec<T> al[Count], dA[Count];
+    constexpr int W = lanes<T>, P = kParts<Complex>, R = kRates<Complex>;
+    using N = Number<T, Complex>;
+    N al[Count], dA[Count];
 #pragma GCC unroll 8
     for (int i = 0; i < Count; ++i) {
-        al[i] = load(s.al + (n + i) * W);
-        dA[i] = load(s.dA + (n + i) * W);
+        al[i] = load_number<T, Complex>(s.al + (n + i) * P * W);
+        dA[i] = load_number<T, Complex>(s.dA + (n + i) * P * W);
     }
     for (int64_t t = w.steps - 1; t >= 0; --t) {
         const vec<T> d = load(w.d + t * W), du = load(w.du + t * W), dy = load(w.dy + t * W);
         vec<T> dx = load(w.dx + t * W), dd = load(w.dd + t * W);
-        T* dB = w.dB.data + t * w.dB.time + n * W;
-        T* dC = w.dC.data + t * w.dC.time + n * W;
+        T* dB = w.dB.data + t * w.dB.time + n * P * W;
+        T* dC = w.dC.data + t * w.dC.time + n * P * W;
         const bool is_reset = w.reset && w.reset[t];
 #pragma GCC unroll 8
         for (int i = 0; i < Count; ++i) {
-            const vec<T> l = fma(weight<T, Lanes>(w.C, t, n + i), dy, al[i]);
-            store(dC + i * W, fma(dy, load(w.h + ((t + 1) * Count + i) * W), load(dC + i * W)));
-            store(dB + i * W, fma(l, du, load(dB + i * W)));
-            dx = fma(l, weight<T, Lanes>(w.B, t, n + i), dx);
-            al[i] = load(w.a + (t * Count + i) * W) * l;
+            const int at = i * P * W;
+            const N l = add_scaled<T, Complex, true>(dy, weight<T, Complex, Lanes>(w.C, t, n + i), al[i]);
+            const N h = load_number<T, Complex>(w.h + (t + 1) * Count * P * W + at);
+            store_number(dC + at, add_scaled<T, Complex, true>(dy, h, load_number<T, Complex>(dC + at)));
+            store_number(dB + at, add_scaled(du, l, load_number<T, Complex>(dB + at)));
+            dx = add_real_part<T, Complex, true>(l, weight<T, Complex, Lanes>(w.B, t, n + i), dx);
+            al[i] = conjugate_product(load_number<T, Complex>(w.a + t * Count * P * W + at), l);
             if (is_reset) {
-                al[i] = vec<T>{};
+                al[i] = {};
                 continue;
             }
-            const vec<T> wa = al[i] * load(w.h + (t * Count + i) * W);
-            dA[i] = fma(wa, d, dA[i]);
-            dd = fma(wa, load(s.A + (n + i) * W), dd);
+            const N wa = conjugate_product(load_number<T, Complex>(w.h + t * Count * P * W + at), al[i]);
+            dA[i] = add_scaled(d, wa, dA[i]);
+            dd = fma(wa.part[0], load(s.rates + (n + i) * R * W), dd);
+            if constexpr (Complex) dd = fma(wa.part[1], load(s.rates + ((n + i) * R + 3) * W), dd);
         }
         store(w.dx + t * W, dx);
         store(w.dd + t * W, dd);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < Count; ++i) {
-        store(s.al + (n + i) * W, al[i]);
-        store(s.dA + (n + i) * W, dA[i]);
+        store_number(s.al + (n + i) * P * W, al[i]);
+        store_number(s.dA + (n + i) * P * W, dA[i]);
     }
 }
 
-template <class T, int Count, bool Small, bool Lanes>
+template <class T, bool Complex, int Count, bool Small, bool Lanes>
 FASTITER_INLINE void visit_states(const Tile<T>& w, int64_t n, const States<T>& s) {
-    recompute<T, Count, Small, Lanes>(w, n, s);
-    visit<T, Count, Lanes>(w, n, s);
+    recompute<T, Complex, Count, Small, Lanes>(w, n, s);
+    visit<T, Complex, Count, Lanes>(w, n, s);
 }
 
-template <class T, bool Small, bool Lanes> void visit_all(const Tile<T>& w, int64_t N, const States<T>& s) {
+template <class T, bool Complex, bool Small, bool Lanes>
+void visit_all(const Tile<T>& w, int64_t N, const States<T>& s) {
+    constexpr int kMost = kVisited<Complex>;
     int64_t n = 0;
-    for (; n + kVisited <= N; n += kVisited) visit_states<T, kVisited, Small, Lanes>(w, n, s);
-    for (; n < N; ++n) visit_states<T, 1, Small, Lanes>(w, n, s);
+    for (; n + kMost <= N; n += kMost) visit_states<T, Complex, kMost, Small, Lanes>(w, n, s);
+    for (; n < N; ++n) visit_states<T, Complex, 1, Small, Lanes>(w, n, s);
 }
 
 } // namespace fastiter::ssm::FASTITER_LEVEL

@@ -9,7 +9,7 @@ tile: int
 
 # sequences, T, lengths, starts, reset (B, T) or (T,)
 Sequences = tuple[object, ...]
-# sequences, D, G, N, softplus
+# sequences, D, G, N, softplus, whether the states are complex
 SelectiveShape = tuple[object, ...]
 
 def selective_forward(

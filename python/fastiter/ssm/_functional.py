@@ -12,7 +12,7 @@ from .. import _core
 from .._backend import Backends, choose
 from .._check import check_array, check_flag, check_room, empty, integers
 from ._arrays import STORED, Array, Cut, aligned, checked_cut, computed
-from ._shapes import Sizes, check_shapes, check_state, check_step_shapes
+from ._shapes import Sizes, check_shapes, check_state, check_step_shapes, may_be_complex
 
 _OPTIONAL = ("D", "z", "delta_bias", "dt_bias", "initial_state")
 
@@ -47,10 +47,12 @@ def selective_scan(
         Inputs. Time or channels contiguous is fastest; no copy is made of any layout.
     delta : ndarray (B, D, T)
         Step sizes. delta, z, B and C may each have any of the dtypes if u is not float64, else float64.
-    A : ndarray (D, N), float32, or float64 if u is
-        Rates; negative ones decay.
+    A : ndarray (D, N), float32 or complex64, or float64 or complex128 if u is float64
+        Rates; those with negative real parts decay. A complex A makes the state complex, and C h in the output is then
+        twice its real part, the sum over pairs of conjugate states.
     B, C : ndarray (B, N, T), or (B, G, N, T) with G groups of channels, or (D, N) for all steps
-        Weights of inputs and outputs. Fixed ones have the dtype of A. Channel d belongs to group d // (D / G).
+        Weights of inputs and outputs. Fixed ones have the dtype of A. Channel d belongs to group d // (D / G). With a
+        complex A, (B, N, 2T) or (B, G, N, 2T): real and imaginary parts alternate.
     D : ndarray (D,), optional
         Weights of u in the output; dtype of A.
     z : ndarray (B, D, T), optional
@@ -78,8 +80,8 @@ def selective_scan(
     out : ndarray (B, D, T)
         With the dtype and the order in memory of u.
     last_state : ndarray (B, D, N)
-        Only with ``return_last_state``; given back as ``initial_state`` it continues the sequence exactly. float32, or
-        float64 if u is.
+        Only with ``return_last_state``; given back as ``initial_state`` it continues the sequence exactly. With the
+        dtype of A.
 
     Raises
     ------
@@ -107,8 +109,8 @@ def selective_scan(
     check_flag(function, "delta_softplus", delta_softplus)
     check_flag(function, "return_last_state", return_last_state)
     arrays = given_of({**given, "initial_state": initial_state})
-    _check_dtypes(function, arrays)
-    sizes = check_shapes(function, {name: x.shape for name, x in arrays.items()})
+    is_complex = _check_dtypes(function, arrays)
+    sizes = check_shapes(function, {name: x.shape for name, x in arrays.items()}, is_complex)
     cut = checked_cut(function, sizes.batch, sizes.time, reset, lengths, cu_seqlens, "u")
     if initial_state is not None:
         check_state(function, initial_state.shape, cut.count(sizes.batch), sizes, cut.cu_seqlens is not None)
@@ -121,19 +123,27 @@ def given_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: x for name, x in arguments.items() if x is not None or name not in _OPTIONAL}
 
 
-def _check_dtypes(function: str, arrays: Mapping[str, object], first: str = "u") -> None:
-    """Check dtypes: signals have any, or float64 like the first one; weights have that of the arithmetic."""
+def _check_dtypes(function: str, arrays: Mapping[str, Any], first: str = "u") -> bool:
+    """Check dtypes: signals have any, or float64 like the first one; weights have that of the arithmetic.
+
+    Return whether the states are complex, as those of a scan are if A is.
+    """
+    is_complex = first == "u" and isinstance(arrays["A"], np.ndarray) and arrays["A"].dtype.kind == "c"
     for name, x in arrays.items():
-        check_array(function, name, x, STORED)
-        dtype = computed(arrays[first])  # type: ignore[arg-type]
-        is_signal = name in ("u", "x", "delta", "dt", "z", "state") or (name in "BC" and x.ndim > 2)  # type: ignore[attr-defined]
-        if first == "x" and name in "BC":
-            is_signal = True
-        found = x.dtype  # type: ignore[attr-defined]
-        if (is_signal and (found == np.float64) != (dtype == np.float64)) or (not is_signal and found != dtype):
-            expected = "float32, float16 or bfloat16" if is_signal and dtype != np.float64 else str(dtype)
-            head = arrays[first].dtype  # type: ignore[attr-defined]
-            raise TypeError(f"{function}: {name} must have dtype {expected} to go with {head} {first}, got {found}")
+        holds_states = is_complex and may_be_complex(name, getattr(x, "ndim", 0))
+        check_array(function, name, x, (*STORED, "complex64", "complex128") if holds_states else STORED)
+        head = arrays[first].dtype
+        dtype = computed(arrays[first])
+        is_signal = name in ("u", "x", "delta", "dt", "z", "state") or (name in "BC" and (x.ndim > 2 or first == "x"))
+        expected = str(dtype)
+        if holds_states:
+            dtype = np.result_type(dtype, np.complex64)
+            expected = f"{expected} or {dtype}" if name == "A" else f"{dtype} like A"
+        elif is_signal and dtype != np.float64:
+            expected = "float32, float16 or bfloat16"
+        if (is_signal and (x.dtype == np.float64) != (dtype == np.float64)) or (not is_signal and x.dtype != dtype):
+            raise TypeError(f"{function}: {name} must have dtype {expected} to go with {head} {first}, got {x.dtype}")
+    return is_complex
 
 
 def _grouped(x: Array) -> Array:
@@ -153,12 +163,14 @@ def _cpu(
     sizes: Sizes, given: Mapping[str, Array | None], softplus: bool, initial: Array | None, cut: Cut
 ) -> tuple[Array, Array]:
     u, delta, A, B, C, D, z, delta_bias = given.values()
-    assert u is not None  # for the type checker, as are B and C below
+    assert u is not None  # for the type checker, as are A, B and C
+    assert A is not None
     assert B is not None
     assert C is not None
     count = cut.count(sizes.batch)
-    out, last = like(u), empty((count, sizes.channels, sizes.states), computed(u))
-    shape = ((count, sizes.time, cut.lengths, cut.cu_seqlens, cut.reset), *_kernel_sizes(sizes), softplus)
+    out, last = like(u), empty((count, sizes.channels, sizes.states), A.dtype)
+    sequences = (count, sizes.time, cut.lengths, cut.cu_seqlens, cut.reset)
+    shape = (sequences, sizes.channels, sizes.groups, sizes.states, softplus, A.dtype.kind == "c")
     weights: list[Any] = [None if x is None else np.ascontiguousarray(x) for x in (A, D, delta_bias, initial)]
     projections: list[Any] = [np.ascontiguousarray(x) if x.ndim == 2 else aligned(_grouped(x)) for x in (B, C)]
     A, D, delta_bias, initial = weights
@@ -167,20 +179,19 @@ def _cpu(
     return out, last
 
 
-def _kernel_sizes(sizes: Sizes) -> tuple[int, int, int]:
-    return sizes.channels, sizes.groups, sizes.states
-
-
 def _reference(
     sizes: Sizes, given: Mapping[str, Array | None], softplus: bool, initial: Array | None, cut: Cut
 ) -> tuple[Array, Array]:
     from . import reference
 
-    u = given["u"]
+    u, A = given["u"], given["A"]
     assert u is not None
+    assert A is not None
     dtype, given_dtype = computed(u), u.dtype
-    wide: list[Any] = [None if x is None else x.astype(dtype) for x in given.values()]
+    wide: list[Any] = [None if x is None else x if x.dtype.kind == "c" else x.astype(dtype) for x in given.values()]
     wide[3:5] = [_grouped(x) for x in wide[3:5]]
+    if A.dtype.kind == "c":
+        wide[3:5] = [x if x.ndim == 2 else reference.paired(x) for x in wide[3:5]]
     arguments: dict[str, Any] = dict(zip(given, wide, strict=True))
     cuts = reference.Cut(*cut)
     out, last = reference.selective_scan(**arguments, delta_softplus=softplus, initial_state=initial, cut=cuts)

@@ -18,8 +18,11 @@ class Sizes(NamedTuple):
     states: int
 
 
-def check_shapes(function: str, shapes: Mapping[str, Shape]) -> Sizes:
-    """Return the sizes if the shapes of the arguments that are given, by their names, are consistent."""
+def check_shapes(function: str, shapes: Mapping[str, Shape], is_complex: bool = False) -> Sizes:
+    """Return the sizes if the shapes of the arguments that are given, by their names, are consistent.
+
+    B and C of complex states have twice as many steps: real and imaginary parts alternate.
+    """
     u, A = shapes["u"], shapes["A"]
     if len(u) != 3:
         raise ValueError(f"{function}: u must have shape (B, D, T), got {tuple(u)}")
@@ -31,7 +34,7 @@ def check_shapes(function: str, shapes: Mapping[str, Shape]) -> Sizes:
             )
     if len(A) != 2 or A[0] != channels or A[1] < 1:
         raise ValueError(f"{function}: A must have shape (D, N) = ({channels}, N) to go with u, got {tuple(A)}")
-    groups = [_groups(function, name, shapes[name], u, A) for name in ("B", "C")]
+    groups = [_groups(function, name, shapes[name], u, A, is_complex) for name in ("B", "C")]
     if 0 not in groups and groups[0] != groups[1]:
         raise ValueError(f"{function}: C must have as many groups as B, {groups[0]}, got {groups[1]}")
     for name in ("D", "delta_bias"):
@@ -40,9 +43,10 @@ def check_shapes(function: str, shapes: Mapping[str, Shape]) -> Sizes:
     return Sizes(batch, channels, time, max(*groups, 1), A[1])
 
 
-def _groups(function: str, name: str, x: Shape, u: Shape, A: Shape) -> int:
+def _groups(function: str, name: str, x: Shape, u: Shape, A: Shape, is_complex: bool) -> int:
     """Return the number of groups of B or C, 0 if it is fixed."""
     (batch, channels, time), states = u, A[1]
+    time, letter = (2 * time, "2T") if is_complex else (time, "T")
     # Lengths come first: comparing symbolic sizes of different axes would fix them in an exported program.
     if len(x) == 2 and tuple(x) == (channels, states):
         return 0
@@ -51,9 +55,14 @@ def _groups(function: str, name: str, x: Shape, u: Shape, A: Shape) -> int:
     if len(x) == 4 and (x[0], *x[2:]) == (batch, states, time) and x[1] > 0 and channels % x[1] == 0:
         return x[1]
     raise ValueError(
-        f"{function}: {name} must have shape (B, N, T) = {(batch, states, time)}, (B, G, N, T) with G a divisor of D = "
-        f"{channels}, or (D, N) = {(channels, states)}, got {tuple(x)}"
+        f"{function}: {name} must have shape (B, N, {letter}) = {(batch, states, time)}, (B, G, N, {letter}) with G a "
+        f"divisor of D = {channels}, or (D, N) = {(channels, states)}, got {tuple(x)}"
     )
+
+
+def may_be_complex(name: str, rank: int) -> bool:
+    """Return whether an argument of a selective scan is complex if A is; other B and C are pairs of real numbers."""
+    return name in ("A", "initial_state") or (name in ("B", "C") and rank == 2)
 
 
 def check_state(function: str, shape: Shape, sequences: int, sizes: Sizes, packed: bool) -> None:

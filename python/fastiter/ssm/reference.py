@@ -28,6 +28,12 @@ def sigmoid(x: Array) -> Array:
     return y
 
 
+def paired(x: Array) -> Array:
+    """The complex numbers whose real and imaginary parts alternate along the last axis."""
+    y: Array = x[..., ::2] + 1j * x[..., 1::2]
+    return y.astype(np.result_type(x, np.complex64), copy=False)
+
+
 class Cut(NamedTuple):
     """Where sequences begin and end."""
 

@@ -10,15 +10,12 @@ from torch.overrides import has_torch_function
 
 from ..._check import check_flag
 from ..._torch.autograd import differentiable_once
-from ..._torch.ops import (
-    checked_integers,
-    grad_enabled,
-)
+from ..._torch.ops import check_dense, checked_integers, grad_enabled
 from ..._torch.overrides import dispatched
 from .._functional import given_of
-from .._shapes import check_shapes, check_state, check_step_shapes
+from .._shapes import check_shapes, check_state, check_step_shapes, may_be_complex
 from .checks import Integers, check_tensors, checked_cut, needs_autograd
-from .ops import SelectiveBackward, SelectiveForward, computed, selective_bwd, selective_fwd
+from .ops import SelectiveBackward, SelectiveForward, computed, of_state, selective_bwd, selective_fwd
 from .step import SelectiveStep, plain_step, selective_step
 
 
@@ -41,7 +38,7 @@ def selective_scan(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """h[t] = exp(d[t] A) h[t-1] + d[t] B[t] u[t], out[t] = (C[t] h[t] + D u[t]) z s(z): Mamba's recurrence on tensors.
 
-    Arguments, shapes and errors are those of :func:`fastiter.ssm.selective_scan`, but A, D, delta_bias and
+    Arguments, shapes and errors are those of :func:`fastiter.ssm.selective_scan`, but D, delta_bias and a real A and
     initial_state may have any of the dtypes and are converted. Differentiable in every argument, with gradients from
     the output and from the last state, once: second derivatives are refused.
 
@@ -66,8 +63,8 @@ def selective_scan(
     check_flag(function, "return_last_state", return_last_state)
     names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")
     tensors = given_of(dict(zip(names, (*given, initial_state), strict=True)))
-    check_tensors(function, tensors, "u")
-    sizes = check_shapes(function, {name: x.shape for name, x in tensors.items()})
+    is_complex = _check_scan(function, tensors)
+    sizes = check_shapes(function, {name: x.shape for name, x in tensors.items()}, is_complex)
     cut = checked_cut(function, u, (sizes.batch, sizes.time), reset, lengths, cu_seqlens, "u")
     bounds = cut[2]
     if initial_state is not None:
@@ -80,6 +77,27 @@ def selective_scan(
         arguments = (*every, delta_softplus, *cut, False)
         out, last = selective_fwd(SelectiveForward(*arguments))
     return (out, last) if return_last_state else out
+
+
+def _check_scan(function: str, tensors: dict[str, Any]) -> bool:
+    """Check types, dtypes and devices; return whether the states are complex, as A is."""
+    A = tensors["A"]
+    if not isinstance(A, Tensor) or not A.is_complex():
+        check_tensors(function, tensors, "u")
+        return False
+    check_tensors(function, {"u": tensors["u"]}, "u")
+    head, real = tensors["u"].dtype, dict(tensors)
+    plain, paired = computed(head), of_state(computed(head), True)
+    for name, x in tensors.items():
+        if not isinstance(x, Tensor) or not may_be_complex(name, x.dim()):
+            continue
+        check_dense(function, name, x)
+        if x.dtype != paired:
+            expected = f"{plain} or {paired}" if name == "A" else f"{paired} like A"
+            raise TypeError(f"{function}: {name} must have dtype {expected} to go with {head} u, got {x.dtype}")
+        real[name] = x.real
+    check_tensors(function, real, "u")
+    return True
 
 
 def _converted(
@@ -95,9 +113,11 @@ def _converted(
 ) -> tuple[Any, ...]:
     """Return the arguments as the ops take them: weights in the dtype of the arithmetic, B and C with groups."""
     dtype = computed(u.dtype)
-    D, delta_bias, initial_state = (None if x is None else x.to(dtype) for x in (D, delta_bias, initial_state))
-    B, C = (x.to(dtype) if x.dim() == 2 else x[:, None] if x.dim() == 3 else x for x in (B, C))
-    return u, delta, A.to(dtype), B, C, D, z, delta_bias, initial_state
+    state = of_state(dtype, A.is_complex())
+    D, delta_bias = (None if x is None else x.to(dtype) for x in (D, delta_bias))
+    initial_state = None if initial_state is None else initial_state.to(state)
+    B, C = (x.to(state) if x.dim() == 2 else x[:, None] if x.dim() == 3 else x for x in (B, C))
+    return u, delta, A.to(state), B, C, D, z, delta_bias, initial_state
 
 
 class _SelectiveScan(torch.autograd.Function):

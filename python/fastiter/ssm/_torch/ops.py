@@ -20,10 +20,18 @@ def computed(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def of_state(dtype: torch.dtype, is_complex: bool) -> torch.dtype:
+    """Return the dtype of the state of a selective scan, for that of its arithmetic."""
+    if not is_complex:
+        return dtype
+    return torch.complex128 if dtype == torch.float64 else torch.complex64
+
+
 class SelectiveForward(NamedTuple):
     """A call of the forward op, which returns out, the last state and, with ``save``, the states before each tile.
 
-    B and C are (B, G, N, T), or fixed (D, N); A, D, delta_bias and the states have the dtype of the arithmetic.
+    B and C are (B, G, N, T), or fixed (D, N); A, D, delta_bias and the states have the dtype of the arithmetic. With a
+    complex A the states are complex, as are fixed B and C; others are (B, G, N, 2T) and real.
     """
 
     u: Tensor
@@ -107,7 +115,7 @@ def _work(call: Any) -> tuple[Any, ...]:
     batch, channels, time = call.u.shape
     sequences = checked_sequences("selective_scan", call, batch, time)
     groups = max(x.shape[1] if x.dim() == 4 else 1 for x in (call.B, call.C))
-    return sequences, channels, groups, call.A.shape[1], call.softplus
+    return sequences, channels, groups, call.A.shape[1], call.softplus, call.A.is_complex()
 
 
 def like(u: Tensor) -> Tensor:
@@ -128,7 +136,7 @@ def like_heads(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 def forward_outputs(call: SelectiveForward) -> list[Tensor]:
     """Allocate out, the last state and the saved states."""
-    (channels, states), dtype = call.A.shape, computed(call.u.dtype)
+    (channels, states), dtype = call.A.shape, call.A.dtype
     outputs = [like(call.u), call.u.new_empty((_count(call), channels, states), dtype=dtype)]
     if call.save:
         tiles = saved_tiles(_core.ssm.tile, _count(call), call.u.shape[2], call.cu_seqlens is not None)
@@ -152,7 +160,7 @@ def _requested(call: SelectiveBackward) -> list[bool]:
 
 def _empty_gradients(call: SelectiveBackward) -> list[Tensor | None]:
     """Allocate the requested gradients as the kernels write them: those of B and C are (B, G, T, N) or (D, N)."""
-    dtype = computed(call.u.dtype)
+    dtype = call.A.dtype
     found: list[Tensor | None] = []
     for x, need in zip(call[:8], _requested(call)[:8], strict=True):
         if not need or x is None:
@@ -160,12 +168,20 @@ def _empty_gradients(call: SelectiveBackward) -> list[Tensor | None]:
         elif x.dim() == 3:
             found.append(like(x))
         elif x.dim() == 4:
-            found.append(empty(x, (*x.shape[:2], x.shape[3], x.shape[2]), dtype=dtype))
+            found.append(empty(x, (*x.shape[:2], call.u.shape[2], x.shape[2]), dtype=dtype))
         else:
-            found.append(empty(x, x.shape, dtype=dtype))
+            found.append(empty(x, x.shape))
     first = (_count(call), *call.A.shape)
-    found.append(call.A.new_empty(first, dtype=dtype) if _requested(call)[8] else None)
+    found.append(call.A.new_empty(first) if _requested(call)[8] else None)
     return found
+
+
+def _of_projection(g: Tensor) -> Tensor:
+    """Return the gradient (B, G, T, N) of B or C as (B, G, N, T), or (B, G, N, 2T) if it is complex."""
+    if not g.is_complex():
+        return g.transpose(2, 3)
+    batch, groups, time, states = g.shape
+    return torch.view_as_real(g).permute(0, 1, 3, 2, 4).reshape(batch, groups, states, 2 * time)
 
 
 def _as_arguments(call: SelectiveBackward, found: list[Tensor | None]) -> list[Tensor]:
@@ -174,7 +190,7 @@ def _as_arguments(call: SelectiveBackward, found: list[Tensor | None]) -> list[T
     for x, g in zip((*call[:8], None), found, strict=True):
         if g is None:
             continue
-        result.append(g if x is None else (g.transpose(2, 3) if g.dim() == 4 else g).to(x.dtype))
+        result.append(g if x is None else (_of_projection(g) if g.dim() == 4 else g).to(x.dtype))
     return result
 
 
