@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from ..._check import check_flag
+from ..._torch import launch
 from ..._torch.autograd import differentiable_once
-from ..._torch.ops import checked_bounds, checked_integers, grad_enabled
+from ..._torch.ops import CPU_AND_CUDA, checked_bounds, checked_integers, grad_enabled
 from ..._torch.overrides import dispatched
 from .._causal_conv import given_of
 from .._conv_shapes import (
@@ -21,6 +22,7 @@ from .._conv_shapes import (
     check_state_len,
     check_update_shapes,
 )
+from . import triton_conv  # noqa: F401 (the ops of CUDA tensors)
 from .checks import Integers, check_tensors, checked_cut, needs_autograd
 from .ops import computed
 from .ops_conv import ConvBackward, ConvForward, ConvUpdate, conv_bwd, conv_fwd, conv_update, plain_conv_update
@@ -63,7 +65,7 @@ def causal_conv1d(
     silu = check_activation(function, activation)
     check_flag(function, "return_final_states", return_final_states)
     tensors = given_of({"x": x, "weight": weight, "bias": bias, "initial_states": initial_states})
-    check_tensors(function, tensors, "x")
+    check_tensors(function, tensors, "x", CPU_AND_CUDA)
     sizes = check_conv_shapes(function, {name: y.shape for name, y in tensors.items()})
     labels: Tensor | None = None
     if seq_idx is not None:
@@ -154,7 +156,7 @@ def causal_conv1d_update(
         if out is not None:
             return out
     tensors = given_of({"x": x, "conv_state": conv_state, "weight": weight, "bias": bias})
-    check_tensors(function, tensors, "x")
+    check_tensors(function, tensors, "x", CPU_AND_CUDA)
     shapes: dict[str, Any] = {name: y.shape for name, y in tensors.items()}
     positions = rows = None
     if cache_seqlens is not None:
@@ -189,12 +191,14 @@ def causal_conv1d_varlen_states(x: Tensor, cu_seqlens: Integers, state_len: int)
     if has_torch_function((x, cu_seqlens)):
         result: Tensor = dispatched(causal_conv1d_varlen_states, x, cu_seqlens, state_len)
         return result
-    check_tensors(function, {"x": x}, "x")
+    check_tensors(function, {"x": x}, "x", CPU_AND_CUDA)
     if x.dim() != 2:
         raise ValueError(f"{function}: x must have shape (T, D), got {tuple(x.shape)}")
     check_state_len(function, state_len)
     bounds = checked_bounds(function, cu_seqlens, x.shape[0], x.device)
-    steps = bounds[1:, None] + torch.arange(-state_len, 0)
+    if x.is_cuda:
+        bounds = launch.held_bounds(bounds.to(x.device, non_blocking=True), x.shape[0])
+    steps = bounds[1:, None] + torch.arange(-state_len, 0, device=bounds.device)
     inside = steps >= bounds[:-1, None]
     # a row of zeros behind the steps stands for what is before the start of a sequence
     padded = torch.cat([x, x.new_zeros(1, x.shape[1])])

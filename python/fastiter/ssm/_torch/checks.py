@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 from ..._backend import BackendError
 from ..._sequences import check_packing
 from ..._torch.ops import (
+    CPU,
     GPU_FLOATS,
     check_dense,
     check_reset,
@@ -26,7 +27,7 @@ Integers = Tensor | Sequence[int]
 Cut = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
-def check_tensors(function: str, tensors: Mapping[str, Any], first: str) -> None:
+def check_tensors(function: str, tensors: Mapping[str, Any], first: str, devices: Sequence[str] = CPU) -> None:
     """Check types, dtypes and devices: float64 goes with float64 alone, 16 and 32 bits go together."""
     head = tensors[first]
     dtype = getattr(head, "dtype", None)
@@ -50,10 +51,9 @@ def check_tensors(function: str, tensors: Mapping[str, Any], first: str) -> None
             raise TypeError(
                 f"{function}: {name} must have dtype {expected} to go with {head.dtype} {first}, got {x.dtype}"
             )
-        if x.device.type not in ("cpu", "meta"):
-            raise BackendError(
-                f"{function}: {name} must be on the CPU, as it has no GPU kernels yet; got device {x.device}"
-            )
+        if x.device.type not in devices:
+            expected = "the CPU or a CUDA device" if "cuda" in devices else "the CPU, as it has no GPU kernels yet"
+            raise BackendError(f"{function}: {name} must be on {expected}; got device {x.device}")
         if x.device != head.device:
             raise BackendError(f"{function}: {name} must be on device {head.device} like {first}, got {x.device}")
 

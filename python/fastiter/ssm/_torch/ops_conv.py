@@ -73,7 +73,7 @@ def _work(call: Any) -> tuple[Any, ...]:
     return sequences, channels, call.weight.shape[1], call.silu, labels
 
 
-def _forward_outputs(call: ConvForward) -> list[Tensor]:
+def forward_outputs(call: ConvForward) -> list[Tensor]:
     outputs = [like(call.x)]
     if call.keep:
         outputs.append(call.x.new_empty((_count(call), call.x.shape[1], call.weight.shape[1] - 1)))
@@ -81,7 +81,7 @@ def _forward_outputs(call: ConvForward) -> list[Tensor]:
 
 
 def _forward(call: ConvForward) -> list[Tensor]:
-    out, *last = outputs = _forward_outputs(call)
+    out, *last = outputs = forward_outputs(call)
     weight, bias = contiguous(call.weight), contiguous_or_none(call.bias)
     width = weight.shape[1]
     states = (_states(x, width) for x in (call.initial_states, last[0] if last else None))
@@ -89,7 +89,7 @@ def _forward(call: ConvForward) -> list[Tensor]:
     return outputs
 
 
-def _empty_gradients(call: ConvBackward) -> list[Tensor | None]:
+def empty_gradients(call: ConvBackward) -> list[Tensor | None]:
     shapes = (None, call.weight.shape, call.x.shape[1:2], (_count(call), call.x.shape[1], call.weight.shape[1] - 1))
     dtypes = (None, *[computed(call.x.dtype)] * 2, call.x.dtype)
     found: list[Tensor | None] = []
@@ -102,11 +102,11 @@ def _empty_gradients(call: ConvBackward) -> list[Tensor | None]:
 
 
 def _backward_outputs(call: ConvBackward) -> list[Tensor]:
-    return [g for g in _empty_gradients(call) if g is not None]
+    return [g for g in empty_gradients(call) if g is not None]
 
 
 def _backward(call: ConvBackward) -> list[Tensor]:
-    found = dx, dweight, dbias, dfirst = _empty_gradients(call)
+    found = dx, dweight, dbias, dfirst = empty_gradients(call)
     weight, bias = contiguous(call.weight), contiguous_or_none(call.bias)
     width = weight.shape[1]
     inputs = (plain(call.x), weight, bias, _states(call.initial_states, width))
@@ -115,7 +115,7 @@ def _backward(call: ConvBackward) -> list[Tensor]:
     return [g for g in found if g is not None]
 
 
-conv_fwd = Op("_causal_conv_fwd", ConvForward, _forward, _forward_outputs)
+conv_fwd = Op("_causal_conv_fwd", ConvForward, _forward, forward_outputs)
 conv_bwd = Op("_causal_conv_bwd", ConvBackward, _backward, _backward_outputs)
 
 
