@@ -154,7 +154,8 @@ def cuda_rows(stem: str, every: bool) -> tuple[dict[str, Row], set[str]]:
 
 def rows_of(stem: str, every: bool) -> tuple[dict[str, Row], set[str]]:
     """Return the rows of a source that were compiled, none of which spills, and the names of all its rows."""
-    rows, names = triton_rows(stem, every) if hasattr(variants(stem), "TRITON") else ({}, set())
+    listed = {"TRITON", "NVIDIA"} & vars(variants(stem)).keys()
+    rows, names = triton_rows(stem, every) if listed else ({}, set())
     more, others = cuda_rows(stem, every)
     rows, names = rows | more, names | others
     spilled = [name for name, row in rows.items() if row["spilled"]]
@@ -183,4 +184,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(TESTS.parent))  # variants may share code in tests/<family>/
     main(sys.argv[1:])

@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from ..._torch.autograd import differentiable_once
+from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
 from .._attention_shapes import check_attention_shapes, check_attention_state, check_one_decay, checked_scale
+from . import triton_attention  # noqa: F401 (the ops of CUDA tensors)
 from .checks import Integers, check_tensors, checked_cut, needs_autograd
 from .ops import computed
 from .ops_attention import AttentionBackward, AttentionForward, attention_bwd, attention_fwd
@@ -55,7 +57,7 @@ def linear_attention(
     named: dict[str, Any] = dict(zip(("q", "k", "v", "log_decay"), given, strict=True))
     named |= {"decay": decay, "bonus": bonus, "initial_state": initial_state}
     tensors = {name: x for name, x in named.items() if x is not None or name in ("q", "k", "v")}
-    check_tensors(function, tensors, "q")
+    check_tensors(function, tensors, "q", CPU_AND_CUDA)
     check_one_decay(function, log_decay, decay)
     factor = checked_scale(function, scale, q.dtype == torch.float64)
     sizes = check_attention_shapes(function, {name: x.shape for name, x in tensors.items()})

@@ -13,6 +13,9 @@ from ..._torch.ops import empty
 from .._shapes import saved_tiles
 from .ops import checked_sequences, computed, contiguous_or_none, count_of, like_heads, plain
 
+#: Steps between two saved states on a GPU
+GPU_TILE = 64
+
 
 class AttentionForward(NamedTuple):
     """A call of the forward op, which returns o, the last state and, with ``save``, the states before each tile.
@@ -68,8 +71,8 @@ def _state_shape(call: Any) -> tuple[int, int, int]:
     return heads, call.q.shape[3], values
 
 
-def _forward_outputs(call: AttentionForward) -> list[Tensor]:
-    """Allocate o, the last state and the saved states."""
+def forward_outputs(call: AttentionForward, tile: int) -> list[Tensor]:
+    """Allocate o, the last state and the saved states, one for every ``tile`` steps."""
     batch, time = call.q.shape[:2]
     count, dtype = count_of(call, batch), computed(call.v.dtype)
     outputs = [
@@ -77,20 +80,24 @@ def _forward_outputs(call: AttentionForward) -> list[Tensor]:
         call.v.new_empty((count, *_state_shape(call)), dtype=dtype),
     ]
     if call.save:
-        tiles = saved_tiles(_core.ssm.attention_tile, count, time, call.cu_seqlens is not None)
+        tiles = saved_tiles(tile, count, time, call.cu_seqlens is not None)
         outputs.append(empty(call.v, (tiles, *_state_shape(call)), dtype=dtype))
     return outputs
 
 
 def _forward(call: AttentionForward) -> list[Tensor]:
-    o, last, *states = outputs = _forward_outputs(call)
+    o, last, *states = outputs = forward_outputs(call, _core.ssm.attention_tile)
     signals = (plain(call.q), plain(call.k), plain(call.v), plain(call.decay))
     exact = (contiguous_or_none(call.bonus), contiguous_or_none(call.initial_state))
     _core.ssm.attention_forward(_shape(call), (*signals, *exact), None, o, last, states[0] if states else None)
     return outputs
 
 
-def _gradients(call: AttentionBackward) -> list[Tensor | None]:
+def _outputs(call: AttentionForward) -> list[Tensor]:
+    return forward_outputs(call, GPU_TILE if call.v.is_cuda else _core.ssm.attention_tile)
+
+
+def empty_gradients(call: AttentionBackward) -> list[Tensor | None]:
     """Allocate the requested gradients as the kernel writes them.
 
     Value heads that share q and k add to their gradients one after the other, in the dtype of the arithmetic; that of
@@ -111,7 +118,7 @@ def _gradients(call: AttentionBackward) -> list[Tensor | None]:
     return found
 
 
-def _as_arguments(call: AttentionBackward, found: list[Tensor | None]) -> list[Tensor]:
+def as_arguments(call: AttentionBackward, found: list[Tensor | None]) -> list[Tensor]:
     """Return the gradients that exist with the shapes and dtypes of their arguments."""
     dq, dk, dv, ddecay, dbonus, dfirst = found
     bonus = None if dbonus is None else dbonus.sum(0)
@@ -121,16 +128,16 @@ def _as_arguments(call: AttentionBackward, found: list[Tensor | None]) -> list[T
 
 
 def _backward_outputs(call: AttentionBackward) -> list[Tensor]:
-    return _as_arguments(call, _gradients(call))
+    return as_arguments(call, empty_gradients(call))
 
 
 def _backward(call: AttentionBackward) -> list[Tensor]:
-    found = _gradients(call)
+    found = empty_gradients(call)
     signals = (plain(call.q), plain(call.k), plain(call.v), plain(call.decay), contiguous_or_none(call.bonus))
     states, dlast = contiguous_or_none(call.states), contiguous_or_none(call.dlast)
     _core.ssm.attention_backward(_shape(call), signals, None, states, plain(call.d_o), dlast, tuple(found), None)
-    return _as_arguments(call, found)
+    return as_arguments(call, found)
 
 
-attention_fwd = Op("_attention_fwd", AttentionForward, _forward, _forward_outputs)
+attention_fwd = Op("_attention_fwd", AttentionForward, _forward, _outputs)
 attention_bwd = Op("_attention_bwd", AttentionBackward, _backward, _backward_outputs)

@@ -11,6 +11,7 @@ from torch.nn.functional import silu, softplus
 from torch.overrides import has_torch_function
 
 from ..._check import check_flag
+from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
 from .._ssd_shapes import check_ssd_shapes, check_ssd_state, checked_limits
 from .attention import linear_attention
@@ -108,7 +109,7 @@ def ssd(
     optional = names[5:]
     every: dict[str, Any] = dict(zip(names, (*given, initial_state), strict=True))
     tensors = {name: y for name, y in every.items() if y is not None or name not in optional}
-    check_tensors(function, tensors, "x")
+    check_tensors(function, tensors, "x", CPU_AND_CUDA)
     shapes = {name: y.shape for name, y in tensors.items()}
     size = check_ssd_shapes(function, shapes)
     limits = checked_limits(function, dt_limit)
@@ -119,10 +120,10 @@ def ssd(
         x, dt, z = (_valid(y, cut[1]) for y in (x, dt, z))
     d = step_sizes(dt, dt_bias, dt_softplus, limits)
     first = None if initial_state is None else initial_state.transpose(2, 3)
-    values = (x * d[..., None]).to(computed(x.dtype))
+    values = (x * d.unsqueeze(-1)).to(computed(x.dtype))
     y, last = linear_attention(C, B, values, d * A.to(d.dtype), initial_state=first, reset=reset, **cuts)
     if D is not None:
-        y = y + (D if D.dim() == 2 else D[:, None]).to(y.dtype) * x
+        y = y + (D if D.dim() == 2 else D.unsqueeze(1)).to(y.dtype) * x
     if z is not None:
         y = y * silu(z.to(y.dtype))
     return y.to(x.dtype), last.transpose(2, 3)
@@ -132,7 +133,7 @@ def _valid(x: Any, lengths: Tensor) -> Any:
     """Return a signal (B, T, ...) that is 0 beyond the valid steps of each row, where its gradient is 0 too."""
     if x is None:
         return None
-    beyond = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
+    beyond = torch.arange(x.shape[1], device=x.device) >= lengths.to(x.device, non_blocking=True).unsqueeze(1)
     return x.masked_fill(beyond.reshape(*beyond.shape, *[1] * (x.dim() - 2)), 0)
 
 

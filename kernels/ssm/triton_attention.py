@@ -1,0 +1,278 @@
+"""Linear attention in chunks of C steps: S = g S + k v^T, o = scale S^T q, forward.
+
+Three kernels whose programs are independent of each other: the state before every chunk, a tile (BK, BV) of it for each
+program, which goes from chunk to chunk; the weights (C, C) of the values of a chunk in its outputs, where each row of
+the state has a decay of its own; and the outputs of a chunk. A line is a chunk of a sequence. With BEFORE, o is read
+before the step, and `bonus` weighs the step's own k v^T. docs/gpu.md has the formulas.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .triton_chunks import (
+    between,
+    between_before,
+    column,
+    column_before,
+    dot,
+    factors,
+    factors_before,
+    keeps,
+    last_of,
+    line_at,
+    line_of,
+    load_lines,
+    place,
+    products,
+    products_after,
+    running,
+    sequence,
+    sequence_of,
+    state_at,
+    store_lines,
+)
+
+_CUT = ["reset_row", "time", "heads", "per_key"]
+_STATES = ["k_row", "k_time", "k_head", "v_row", "v_time", "v_head", "decay_row", "decay_time", "decay_head"]
+_WEIGHTS = ["q_row", "q_time", "q_head", "k_row", "k_time", "k_head", "decay_row", "decay_time", "decay_head"]
+_FORWARD = [*_WEIGHTS, "v_row", "v_time", "v_head", "o_row", "o_time", "o_head"]
+
+
+@triton.jit(do_not_specialize=[*_STATES, "from_line", "saved_line", "to_line", *_CUT])
+def attention_states_kernel(
+    k,
+    v,
+    decay,
+    source,
+    states,
+    saved,
+    last,
+    reset,
+    lengths,
+    starts,
+    owner,
+    k_row: tl.int64,
+    k_time: tl.int64,
+    k_head: tl.int64,
+    v_row: tl.int64,
+    v_time: tl.int64,
+    v_head: tl.int64,
+    decay_row: tl.int64,
+    decay_time: tl.int64,
+    decay_head: tl.int64,
+    from_line: tl.int64,
+    saved_line: tl.int64,
+    to_line: tl.int64,
+    reset_row: tl.int64,
+    time: tl.int64,
+    heads: tl.int64,
+    per_key: tl.int64,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    C: tl.constexpr,
+    TILE: tl.constexpr,
+    SPLIT: tl.constexpr,
+    VECTOR: tl.constexpr,
+    LOG: tl.constexpr,
+    STATE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """The state before every chunk in `states`, before every TILE-th step in `saved`, and after the last one in `last`.
+
+    A program does a sequence from its state in `source` on, or, with SPLIT, a tile of TILE steps.
+    """
+    COLUMNS: tl.constexpr = (V + BV - 1) // BV
+    BLOCKS: tl.constexpr = (K + BK - 1) // BK * COLUMNS
+    program = tl.program_id(0).to(tl.int64)
+    line, n, block = program // BLOCKS // heads, program // BLOCKS % heads, program % BLOCKS
+    first, c = (block // COLUMNS * BK).to(tl.int32), block % COLUMNS * BV + tl.arange(0, BV)
+    if SPLIT:
+        s = sequence_of(line, starts, owner, time, TILE)
+        row, start, count, begin = place(line, lengths, starts, owner, time, TILE)
+        end = tl.minimum(begin + TILE, count)
+    else:
+        s = line
+        row, start, count = sequence(lengths, starts, s, time)
+        begin, end = s * 0, count
+    at_k, at_v = k + row * k_row + n // per_key * k_head, v + row * v_row + n * v_head
+    at_g = None if decay is None else decay + row * decay_row + n * decay_head
+    at_reset = None if reset is None else reset + row * reset_row
+    S = tl.zeros((BK, BV), STATE)
+    if source is not None:
+        at, there = state_at(source + line * from_line + n * K * V, first, c, V, K, BK)
+        S = tl.load(at, there, 0).to(STATE)
+    i = tl.arange(0, C)
+    for at in range(begin, end, C):
+        to = states + ((line_of(starts, s, start, time, C) + at // C) * heads + n) * K * V
+        place_of, there = state_at(to, first, c, V, K, BK)
+        tl.store(place_of, S, there)
+        if saved is not None:
+            if at % TILE == 0:
+                to = saved + (line_of(starts, s, start, time, TILE) + at // TILE) * saved_line + n * K * V
+                place_of, there = state_at(to, first, c, V, K, BK)
+                tl.store(place_of, S, there)
+        t, valid = start + at + i, at + i < count
+        g = factors(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
+        after = factors(
+            at_g, decay_time, at_reset, t + 1, (i < C - 1) & (at + i + 1 < count), first, K, BK, VECTOR, LOG, STATE
+        )
+        keys = load_lines(at_k, k_time, t, valid, first, K, BK, STATE) * products_after(after)
+        values = load_lines(at_v, v_time, t, valid, block % COLUMNS * BV, V, BV, STATE)
+        S = last_of(running(g), C)[:, None] * S + dot(tl.trans(keys), values, PRECISION)
+    if last is not None:
+        place_of, there = state_at(last + line * to_line + n * K * V, first, c, V, K, BK)
+        tl.store(place_of, S, there)
+
+
+@triton.jit(do_not_specialize=[*_WEIGHTS, *_CUT])
+def attention_weights_kernel(
+    q,
+    k,
+    decay,
+    bonus,
+    weights,
+    reset,
+    lengths,
+    starts,
+    owner,
+    scale: tl.float64,
+    q_row: tl.int64,
+    q_time: tl.int64,
+    q_head: tl.int64,
+    k_row: tl.int64,
+    k_time: tl.int64,
+    k_head: tl.int64,
+    decay_row: tl.int64,
+    decay_time: tl.int64,
+    decay_head: tl.int64,
+    reset_row: tl.int64,
+    time: tl.int64,
+    heads: tl.int64,
+    per_key: tl.int64,
+    K: tl.constexpr,
+    BK: tl.constexpr,
+    C: tl.constexpr,
+    BEFORE: tl.constexpr,
+    LOG: tl.constexpr,
+    STATE: tl.constexpr,
+):
+    """The weight of the values of step j in the output of step i of a chunk, (line, head, i, j)."""
+    program = tl.program_id(0).to(tl.int64)
+    line, n = program // heads, program % heads
+    row, start, count, at = place(line, lengths, starts, owner, time, C)
+    at_q, at_k = q + row * q_row + n // per_key * q_head, k + row * k_row + n // per_key * k_head
+    at_g, at_reset = decay + row * decay_row + n * decay_head, None if reset is None else reset + row * reset_row
+    i, j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
+    steps = tl.arange(0, C)
+    t, valid = start + at + steps, at + steps < count
+    P = tl.zeros((C, C), STATE)
+    for first in range(0, K, BK):
+        queries = load_lines(at_q, q_time, t, valid, first, K, BK, STATE)
+        keys = load_lines(at_k, k_time, t, valid, first, K, BK, STATE)
+        if BEFORE:
+            g = factors_before(at_g, decay_time, at_reset, t, valid, first, K, BK, True, LOG, STATE)
+            unit = first + tl.arange(0, BK)
+            own = tl.load(bonus + n * K + unit, unit < K, 0).to(STATE)
+            P += tl.where(i == j, tl.sum(queries * keys * own[None, :], 1)[:, None], 0.0)
+            queries *= keeps(at_reset, t, valid, STATE)
+        else:
+            g = factors(at_g, decay_time, at_reset, t, valid, first, K, BK, True, LOG, STATE)
+        for step in range(C):
+            kept = column_before(g, step, C) if BEFORE else column(g, step, C)
+            P += tl.where(j == step, tl.sum(queries * kept * line_at(keys, step, C)[None, :], 1)[:, None], 0.0)
+    tl.store(weights + program * C * C + i * C + j, P * tl.full((1, 1), scale, STATE))
+
+
+@triton.jit(do_not_specialize=[*_FORWARD, *_CUT])
+def attention_fwd_kernel(
+    q,
+    k,
+    v,
+    decay,
+    bonus,
+    states,
+    weights,
+    o,
+    reset,
+    lengths,
+    starts,
+    owner,
+    scale: tl.float64,
+    q_row: tl.int64,
+    q_time: tl.int64,
+    q_head: tl.int64,
+    k_row: tl.int64,
+    k_time: tl.int64,
+    k_head: tl.int64,
+    v_row: tl.int64,
+    v_time: tl.int64,
+    v_head: tl.int64,
+    decay_row: tl.int64,
+    decay_time: tl.int64,
+    decay_head: tl.int64,
+    o_row: tl.int64,
+    o_time: tl.int64,
+    o_head: tl.int64,
+    reset_row: tl.int64,
+    time: tl.int64,
+    heads: tl.int64,
+    per_key: tl.int64,
+    K: tl.constexpr,
+    V: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+    C: tl.constexpr,
+    BEFORE: tl.constexpr,
+    VECTOR: tl.constexpr,
+    LOG: tl.constexpr,
+    STATE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """The outputs of a chunk, BV columns of them, from the state before it."""
+    COLUMNS: tl.constexpr = (V + BV - 1) // BV
+    program = tl.program_id(0).to(tl.int64)
+    chunk, column_block = program // COLUMNS, program % COLUMNS * BV
+    line, n = chunk // heads, chunk % heads
+    row, start, count, at = place(line, lengths, starts, owner, time, C)
+    if at < count:
+        at_q, at_k = q + row * q_row + n // per_key * q_head, k + row * k_row + n // per_key * k_head
+        at_v = v + row * v_row + n * v_head
+        at_g = None if decay is None else decay + row * decay_row + n * decay_head
+        at_reset = None if reset is None else reset + row * reset_row
+        i, c = tl.arange(0, C), column_block + tl.arange(0, BV)
+        t, valid = start + at + i, at + i < count
+        read, own, P = tl.zeros((C, BV), STATE), tl.zeros((C,), STATE), tl.zeros((C, C), STATE)
+        for first in range(0, K, BK):
+            queries = load_lines(at_q, q_time, t, valid, first, K, BK, STATE)
+            if not VECTOR:
+                keys = load_lines(at_k, k_time, t, valid, first, K, BK, STATE)
+                P += products(queries, keys, q, k, PRECISION)
+                if BEFORE:
+                    unit = first + tl.arange(0, BK)
+                    weight = tl.load(bonus + n * K + unit, unit < K, 0).to(STATE)
+                    own += tl.sum(queries * keys * weight[None, :], 1)
+            if BEFORE:
+                g = factors_before(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
+                queries *= keeps(at_reset, t, valid, STATE)
+            else:
+                g = factors(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
+            place_of, there = state_at(states + chunk * K * V, first, c, V, K, BK)
+            read += dot(queries * running(g), tl.load(place_of, there, 0), PRECISION)
+        read *= tl.full((1, 1), scale, STATE)
+        if VECTOR:
+            P = tl.load(weights + chunk * C * C + i[:, None] * C + i[None, :])
+        elif BEFORE:
+            g = factors_before(at_g, decay_time, at_reset, t, valid, 0, K, BK, False, LOG, STATE)
+            P *= between_before(g, C) * keeps(at_reset, t, valid, STATE)
+            P = tl.where(i[:, None] == i[None, :], own[:, None], P) * tl.full((1, 1), scale, STATE)
+        else:
+            P *= between(factors(at_g, decay_time, at_reset, t, valid, 0, K, BK, False, LOG, STATE), C) * tl.full(
+                (1, 1), scale, STATE
+            )
+        values = load_lines(at_v, v_time, t, valid, column_block, V, BV, STATE)
+        at_o = o + row * o_row + n * o_head
+        store_lines(at_o, o_time, t, valid, column_block, read + dot(P, values, PRECISION), V, BV)

@@ -1,0 +1,203 @@
+"""Chunks of the steps of a sequence, shared by the kernels of linear attention: their place, loads, and decays.
+
+Factors of the C steps of a chunk are (C, 1) where all rows of the state share a decay, else (C, BK). Products of decays
+are products, not exponentials of sums, so that decays of any sign, zeros and resets, which are zeros, are exact.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def dot(a, b, PRECISION: tl.constexpr):
+    """a b, with operands loaded only when the previous product's are no longer needed: registers are scarce"""
+    tl.debug_barrier()
+    if a.dtype == tl.float64:  # Triton 3.5 has no tl.dot of some layouts of float64
+        return tl.sum(a[:, :, None] * b[None, :, :], 1)
+    else:
+        return tl.dot(a, b, input_precision=PRECISION)
+
+
+@triton.jit
+def products(x, y, p, q, PRECISION: tl.constexpr):
+    """x y^T for lines x and y stored at p and q: where both are stored in 16 bits, TF32 has all of them"""
+    if p.dtype.element_ty.primitive_bitwidth == 16 and q.dtype.element_ty.primitive_bitwidth == 16:
+        return dot(x, tl.trans(y), "tf32")
+    else:
+        return dot(x, tl.trans(y), PRECISION)
+
+
+@triton.jit
+def sequence(lengths, starts, s, time):
+    """(row, first step, number of steps) of sequence s"""
+    if starts is not None:
+        start = tl.load(starts + s)
+        return s * 0, start, tl.load(starts + s + 1) - start
+    elif lengths is not None:
+        return s, s * 0, tl.load(lengths + s)
+    else:
+        return s, s * 0, s * 0 + time
+
+
+@triton.jit
+def line_of(starts, s, start, time, STEPS: tl.constexpr):
+    """The first of the lines of sequence s in an array with one line for every STEPS steps"""
+    return start // STEPS + s if starts is not None else s * ((time + STEPS - 1) // STEPS)
+
+
+@triton.jit
+def sequence_of(line, starts, owner, time, STEPS: tl.constexpr):
+    """The sequence of a line of STEPS steps; `owner` has those of lines of packed sequences"""
+    if starts is not None:
+        return tl.load(owner + line)
+    else:
+        return line // tl.maximum((time + STEPS - 1) // STEPS, 1)
+
+
+@triton.jit
+def place(line, lengths, starts, owner, time, STEPS: tl.constexpr):
+    """(row, first step of its sequence, number of steps of the sequence, the line's first step in it)"""
+    s = sequence_of(line, starts, owner, time, STEPS)
+    row, start, count = sequence(lengths, starts, s, time)
+    return row, start, count, (line - line_of(starts, s, start, time, STEPS)) * STEPS
+
+
+@triton.jit
+def load_lines(p, stride, t, valid, first, K: tl.constexpr, BK: tl.constexpr, STATE: tl.constexpr):
+    """Units first .. first + BK of a signal at steps t; 0 beyond the K-th unit and where the step is not valid"""
+    unit = first + tl.arange(0, BK)
+    at = p + t[:, None] * stride + unit[None, :]
+    return tl.load(at, valid[:, None] & (unit < K)[None, :], 0).to(STATE)
+
+
+@triton.jit
+def store_lines(p, stride, t, valid, first, x, K: tl.constexpr, BK: tl.constexpr):
+    """Write x (C, BK) where `load_lines` would read it."""
+    unit = first + tl.arange(0, BK)
+    at = p + t[:, None] * stride + unit[None, :]
+    tl.store(at, x.to(p.dtype.element_ty), valid[:, None] & (unit < K)[None, :])
+
+
+@triton.jit
+def state_at(p, first, c, V: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
+    """(addresses, mask) of rows first .. first + BK and columns c of a state (K, V)"""
+    i = first + tl.arange(0, BK)
+    return p + i[:, None] * V + c[None, :], (i < K)[:, None] & (c < V)[None, :]
+
+
+@triton.jit
+def factors(
+    decay,
+    stride,
+    reset,
+    t,
+    valid,
+    first,
+    K: tl.constexpr,
+    BK: tl.constexpr,
+    VECTOR: tl.constexpr,
+    LOG: tl.constexpr,
+    STATE: tl.constexpr,
+):
+    """The decay at steps t, (C, BK) or (C, 1): 0 at a reset, 1 where the step is not valid"""
+    g = tl.where(t[:, None] * 0 == 0, 1.0, 0.0).to(STATE)
+    if decay is not None:
+        if VECTOR:
+            unit = first + tl.arange(0, BK)
+            there = valid[:, None] & (unit < K)[None, :]
+            x = tl.load(decay + t[:, None] * stride + unit[None, :], there, 0).to(STATE)
+        else:
+            there = valid[:, None]
+            x = tl.load(decay + t[:, None] * stride, there, 0).to(STATE)
+        g = tl.exp(x) if LOG else tl.where(there, x, 1.0)
+    if reset is not None:
+        g = tl.where(tl.load(reset + t, valid, 0)[:, None] != 0, 0.0, g)
+    return g
+
+
+@triton.jit
+def factors_before(
+    decay,
+    stride,
+    reset,
+    t,
+    valid,
+    first,
+    K: tl.constexpr,
+    BK: tl.constexpr,
+    VECTOR: tl.constexpr,
+    LOG: tl.constexpr,
+    STATE: tl.constexpr,
+):
+    """The decay at the steps before t, of which the first is not in the chunk: there it is 1"""
+    later = valid & (tl.arange(0, valid.shape[0]) > 0)
+    return factors(decay, stride, reset, t - 1, later, first, K, BK, VECTOR, LOG, STATE)
+
+
+@triton.jit
+def keeps(reset, t, valid, STATE: tl.constexpr):
+    """(C, 1): 0 at a reset, else 1"""
+    x = tl.where(t[:, None] * 0 == 0, 1.0, 0.0).to(STATE)
+    if reset is not None:
+        x = tl.where(tl.load(reset + t, valid, 0)[:, None] != 0, 0.0, x)
+    return x
+
+
+@triton.jit
+def between(g, C: tl.constexpr):
+    """g[j+1] ... g[i] for i >= j, else 0, of factors (C, 1)"""
+    i, j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
+    return tl.where(i >= j, tl.cumprod(tl.where(i > j, g, 1.0), 0), 0.0)
+
+
+@triton.jit
+def between_before(e, C: tl.constexpr):
+    """g[j+1] ... g[i-1] for i > j, else 0; e[i] is g[i-1], (C, 1)"""
+    i, j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
+    return tl.where(i > j, tl.cumprod(tl.where(i > j + 1, e, 1.0), 0), 0.0)
+
+
+@triton.jit
+def column(g, j, C: tl.constexpr):
+    """Column j of `between` for factors (C, BK): (C, BK)"""
+    i = tl.arange(0, C)[:, None]
+    return tl.where(i >= j, tl.cumprod(tl.where(i > j, g, 1.0), 0), 0.0)
+
+
+@triton.jit
+def column_before(e, j, C: tl.constexpr):
+    """Column j of `between_before` for factors (C, BK): (C, BK)"""
+    i = tl.arange(0, C)[:, None]
+    return tl.where(i > j, tl.cumprod(tl.where(i > j + 1, e, 1.0), 0), 0.0)
+
+
+@triton.jit
+def running(g):
+    """g[0] ... g[i] at step i"""
+    if g.shape[1] == 1:
+        return tl.cumprod(tl.sum(g, 1), 0)[:, None]
+    else:
+        return tl.cumprod(g, 0)
+
+
+@triton.jit
+def products_after(after):
+    """g[i+1] ... g[C-1] at step i; after[i] is g[i+1]"""
+    if after.shape[1] == 1:
+        return tl.cumprod(tl.sum(after, 1), 0, reverse=True)[:, None]
+    else:
+        return tl.cumprod(after, 0, reverse=True)
+
+
+@triton.jit
+def last_of(x, C: tl.constexpr):
+    """Line C - 1 of x (C, N): (N,)"""
+    return tl.sum(tl.where(tl.arange(0, C)[:, None] == C - 1, x, 0.0), 0)
+
+
+@triton.jit
+def line_at(x, j, C: tl.constexpr):
+    """Line j of x (C, N): (N,)"""
+    return tl.sum(tl.where(tl.arange(0, C)[:, None] == j, x, 0.0), 0)

@@ -1,0 +1,181 @@
+"""Linear attention on a GPU: launches the kernels of kernels/ssm/triton_attention*.py, which take steps in chunks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..._torch.ops import contiguous, unit_stride
+from .ops import contiguous_or_none
+from .ops_attention import (
+    GPU_TILE,
+    AttentionBackward,
+    AttentionForward,
+    as_arguments,
+    attention_bwd,
+    attention_fwd,
+    empty_gradients,
+    forward_outputs,
+)
+from .triton_chunks import Problem, problem_of, run, strides
+
+
+def states_of(
+    problem: Problem, source: Tensor | None, states: Tensor, saved: Tensor | None, last: Tensor | None
+) -> None:
+    """Compute the states before all chunks, and those before all tiles and the last ones if they are given.
+
+    Without ``last``, ``source`` has the states before all tiles instead of the first ones.
+    """
+    rows, columns = problem.blocks("states")
+    split = last is None
+    lines = problem.cut.lines(GPU_TILE) if split else problem.cut.sequences
+    given = {"k": problem.k, "v": problem.v, "decay": problem.decay}
+    kept = {"source": source, "states": states, "saved": saved, "last": last}
+    named = zip(("from_line", "saved_line", "to_line"), (source, saved, last), strict=True)
+    apart = {name: 0 if x is None else x.stride(0) for name, x in named}
+    arguments = {**given, **kept, **problem.cut.memory(GPU_TILE), **strides(**given), **apart, "SPLIT": split}
+    names = "K V BK BV C TILE VECTOR LOG STATE PRECISION"
+    run("states", problem, lines * problem.v.shape[2] * rows * columns, arguments, names)
+
+
+def weights_of(problem: Problem) -> Tensor | None:
+    """Return the weights of the values in the outputs of every chunk if each row of the state has its own decay."""
+    if not problem.vector:
+        return None
+    lines, heads, steps = problem.cut.lines(problem.tile.steps), problem.v.shape[2], problem.tile.steps
+    weights = problem.new(lines, heads, steps, steps)
+    given = {"q": problem.q, "k": problem.k, "decay": problem.decay}
+    kept = {"bonus": problem.bonus, "weights": weights, "scale": problem.scale}
+    arguments = {**given, **kept, **problem.cut.memory(steps), **strides(**given)}
+    run("weights", problem, lines * heads, arguments, "K BK C BEFORE LOG STATE")
+    return weights
+
+
+def forward(call: AttentionForward) -> list[Tensor]:
+    """Implement the forward op on a GPU."""
+    outputs = forward_outputs(call, GPU_TILE)
+    problem = problem_of("linear_attention", call)
+    if call.lengths is not None:
+        outputs[0].zero_()
+    first = contiguous_or_none(call.initial_state)
+    for own, part in problem.parts(1):
+        o, last, saved = outputs[0][:, :, own], outputs[1][:, own], outputs[2][:, own] if call.save else None
+        lines, heads, steps = part.cut.lines(part.tile.steps), part.v.shape[2], part.tile.steps
+        states = part.new(lines, heads, *part.sizes)
+        states_of(part, None if first is None else first[:, own], states, saved, last)
+        given = {"q": part.q, "k": part.k, "v": part.v, "decay": part.decay}
+        kept = {"bonus": part.bonus, "states": states, "weights": weights_of(part), "o": o, "scale": part.scale}
+        names = "K V BK BV C BEFORE VECTOR LOG STATE PRECISION"
+        programs = lines * heads * part.blocks("fwd")[1]
+        run("fwd", part, programs, {**given, **kept, **part.cut.memory(steps), **strides(**given, o=o)}, names)
+    return outputs
+
+
+def _states_for(part: Problem, saved: Tensor) -> Tensor:
+    """Return the states before all chunks from those before all tiles."""
+    states = part.new(part.cut.lines(part.tile.steps), part.v.shape[2], *part.sizes)
+    states_of(part, saved, states, None, None)
+    return states
+
+
+def _state_gradients(part: Problem, d_o: Tensor | None, dlast: Tensor | None, dfirst: Tensor | None) -> Tensor:
+    """Return the gradients of the states after all chunks, each without the outputs of its chunk; write the first."""
+    heads, steps = part.v.shape[2], part.tile.steps
+    dstates = part.new(part.cut.lines(steps), heads, *part.sizes)
+    given = {"q": part.q, "decay": part.decay, "d_o": d_o}
+    kept = {"dlast": dlast, "dstates": dstates, "dfirst": dfirst, "scale": part.scale}
+    apart = {"from_line": 0 if dlast is None else dlast.stride(0), "to_line": 0 if dfirst is None else dfirst.stride(0)}
+    rows, columns = part.blocks("bwd_states")
+    arguments = {**given, **kept, **part.cut.memory(steps), **strides(**given), **apart}
+    names = "K V BK BV C BEFORE VECTOR LOG STATE PRECISION"
+    run("bwd_states", part, part.cut.sequences * heads * rows * columns, arguments, names)
+    return dstates
+
+
+def _value_gradients(part: Problem, d_o: Tensor | None, dstates: Tensor, dv: Tensor) -> None:
+    steps = part.tile.steps
+    given = {"q": part.q, "k": part.k, "decay": part.decay, "d_o": d_o}
+    weights = None if d_o is None else weights_of(part)
+    kept = {"bonus": part.bonus, "dstates": dstates, "weights": weights, "dv": dv, "scale": part.scale}
+    arguments = {**given, **kept, **part.cut.memory(steps), **strides(**given, dv=dv)}
+    programs = part.cut.lines(steps) * part.v.shape[2] * part.blocks("bwd_values")[1]
+    run("bwd_values", part, programs, arguments, "K V BK BV C BEFORE VECTOR LOG STATE PRECISION")
+
+
+class _KeyGradients(NamedTuple):
+    """Memory for the gradients that are sums over the columns; ddecay is (blocks of rows, B, T, N) of a shared one."""
+
+    dq: Tensor
+    dk: Tensor
+    ddecay: Tensor | None
+    dbonus: Tensor | None
+
+    @classmethod
+    def of(cls, part: Problem, needs_decay: bool, needs_bonus: bool) -> _KeyGradients:
+        """Allocate them."""
+        shape, (keys, _) = part.v.shape[:3], part.sizes
+        dq, dk = part.new(*shape, keys), part.new(*shape, keys)
+        own = (*shape, keys) if part.vector else (part.blocks("bwd_keys")[0], *shape)
+        ddecay = part.new(*own) if needs_decay else None
+        dbonus = part.new(part.cut.lines(part.tile.steps), shape[2], keys) if needs_bonus else None
+        if part.cut.lengths is not None:
+            for x in (dq, dk, ddecay):
+                if x is not None:
+                    x.zero_()
+        return cls(dq, dk, ddecay, dbonus)
+
+
+def _key_gradients(part: Problem, d_o: Tensor | None, states: Tensor, dstates: Tensor, to: _KeyGradients) -> None:
+    steps = part.tile.steps
+    given = {"q": part.q, "k": part.k, "v": part.v, "decay": part.decay, "d_o": d_o}
+    shared = to.ddecay is not None and not part.vector
+    found = {"dq": to.dq, "dk": to.dk, "ddecay": to.ddecay[0] if shared and to.ddecay is not None else to.ddecay}
+    apart = {"ddecay_block": to.ddecay.stride(0) if shared and to.ddecay is not None else 0}
+    kept = {"bonus": part.bonus, "states": states, "dstates": dstates, "dbonus": to.dbonus, "scale": part.scale}
+    arguments = {**given, **kept, **found, **part.cut.memory(steps), **strides(**given, **found), **apart}
+    arguments |= {"ddecay": to.ddecay}
+    programs = part.cut.lines(steps) * part.v.shape[2] * part.blocks("bwd_keys")[0]
+    run("bwd_keys", part, programs, arguments, "K V BK BV C BEFORE VECTOR LOG STATE PRECISION")
+
+
+def _put(part: Problem, own: slice, found: list[Tensor | None], from_kernel: _KeyGradients) -> None:
+    """Write the gradients of some heads where they are requested: sums over the value heads that share q and k."""
+    per_key = part.v.shape[2] // part.q.shape[2]
+    shared = slice(own.start // per_key, own.stop // per_key)
+    for to, x in zip(found[:2], from_kernel[:2], strict=True):
+        if to is not None:
+            to[:, :, shared] = x.unflatten(2, (-1, per_key)).sum(3) if per_key > 1 else x
+    if found[3] is not None and from_kernel.ddecay is not None:
+        found[3][:, :, own] = from_kernel.ddecay if part.vector else from_kernel.ddecay.sum(0)
+    if found[4] is not None and from_kernel.dbonus is not None:
+        found[4][0, own] = from_kernel.dbonus.sum(0)
+
+
+def backward(call: AttentionBackward) -> list[Tensor]:
+    """Implement the backward op on a GPU."""
+    found = empty_gradients(call)
+    problem = problem_of("linear_attention", call)
+    d_o = None if call.d_o is None else unit_stride(call.d_o)
+    dlast, saved = contiguous_or_none(call.dlast), contiguous(call.states)
+    dv, dfirst = found[2], found[5]
+    if found[4] is not None:
+        found[4] = problem.new(1, *found[4].shape[1:])
+    if dv is not None and call.lengths is not None:
+        dv.zero_()
+    for own, part in problem.parts(2):
+        heads_o = None if d_o is None else d_o[:, :, own]
+        ends = (None if x is None else x[:, own] for x in (dlast, dfirst))
+        dstates = _state_gradients(part, heads_o, *ends)
+        if dv is not None:
+            _value_gradients(part, heads_o, dstates, dv[:, :, own])
+        if any(found[i] is not None for i in (0, 1, 3, 4)):
+            to = _KeyGradients.of(part, found[3] is not None, found[4] is not None)
+            _key_gradients(part, heads_o, _states_for(part, saved[:, own]), dstates, to)
+            _put(part, own, found, to)
+    return as_arguments(call, found)
+
+
+attention_fwd.on_cuda(forward)
+attention_bwd.on_cuda(backward)

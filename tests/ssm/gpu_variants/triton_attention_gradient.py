@@ -1,0 +1,15 @@
+"""Representative variants of kernels/ssm/triton_attention_gradient.py."""
+
+from __future__ import annotations
+
+from tests.ssm.attention_variants import BF16, DOUBLE, FLOAT, constants, variant
+
+#: Products of three TF32 numbers are NVIDIA's.
+NVIDIA = [
+    variant("bwd_states", FLOAT, "", "reset"),
+    variant("bwd_states", BF16, "", "starts owner"),
+    variant("bwd_states", DOUBLE, "dlast", "lengths"),
+    variant("bwd_values", ("bf16", constants("bf16", 128, 128, False)), "bonus weights", "reset"),
+    variant("bwd_values", BF16, "", "starts owner"),
+    variant("bwd_values", DOUBLE, "bonus weights", "lengths"),
+]
