@@ -133,7 +133,7 @@ def _follow(plan: Plan, name: str, module: nn.Module, report: Accelerated) -> No
     set_class(module, made)
     rebind_hooks(module, plain, made)
     functions = ", ".join(f"{theirs} by {ours}" for theirs, ours in plan.swapped.items())
-    report.accelerated[name] = f"{made.__name__}, {functions}"
+    report.accelerated[name] = f"{made.__name__}{' as a whole' if plan.is_whole else ''}, {functions}"
 
 
 def _reason_against_parameters(module: nn.Module) -> str | None:

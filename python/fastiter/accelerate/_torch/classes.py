@@ -11,6 +11,7 @@ from torch import nn
 
 from ..._torch.derived_class import derive
 from . import older, rules
+from .mixers import whole_mixer
 from .rebind import globals_of, methods_of, names_of, rebound
 
 Class = type[nn.Module]
@@ -19,11 +20,15 @@ _SWAPPED = "_accelerated_by_fastiter"  # on the class: what by what
 
 
 class Plan(NamedTuple):
-    """The methods of a derived class, our functions by the names of those they stand for, or why there is none."""
+    """The methods of a derived class, our functions by the names of those they stand for, or why there is none.
+
+    `is_whole` is whether its forward is ours, too, and calls the functions in another order or in one pass.
+    """
 
     overrides: dict[str, Any]
     swapped: dict[str, str]
     why: str | None
+    is_whole: bool = False
 
 
 class _Exchange(NamedTuple):
@@ -53,7 +58,8 @@ def plan_for(of: Class) -> Plan | None:
             return Plan({}, {}, str(error))
         swapped |= {key: f"fastiter.torch.{rule.by}" for key, rule, _ in found if rule.by is not None}
     if swapped:
-        return Plan(overrides, swapped, None)
+        whole = whole_mixer(of, overrides["forward"]) if "forward" in overrides else None
+        return Plan(overrides | ({} if whole is None else {"forward": whole}), swapped, None, whole is not None)
     used = set[str]().union(*map(globals_of, methods.values()))
     missing = sorted(used & rules.FUNCTIONS_NOT_YET | {of.__name__} & rules.CLASSES_NOT_YET)
     return Plan({}, {}, f"there is nothing for its {missing[0]} yet") if missing else None

@@ -58,6 +58,16 @@ def scan(theirs: Function) -> Function:
     return mamba_selective_scan
 
 
+def step_in_place(state: Tensor, x: Tensor, *arguments: Any) -> Tensor:
+    """Return selective_state_update of these, also for the states in float32 of a model in float64."""
+    if x.dtype != torch.float64 or state.dtype == torch.float64:
+        return selective_state_update(state, x, *arguments)
+    wide = state.double()
+    out = selective_state_update(wide, x, *arguments)
+    state.copy_(wide)
+    return out
+
+
 def step(theirs: Function) -> Function:
     """Return mamba_selective_state_update of transformers; theirs also runs where a gradient is needed."""
 
@@ -81,7 +91,7 @@ def step(theirs: Function) -> Function:
             return out
         A, D, dt_bias = in_float64_if(hidden_states, A, D, dt_bias)
         dt, B, C, z = in_float64_if(hidden_states, dt, B, C, z)
-        return selective_state_update(state, hidden_states, dt, A, B, C, D, z, dt_bias, dt_softplus)
+        return step_in_place(state, hidden_states, dt, A, B, C, D, z, dt_bias, dt_softplus)
 
     return mamba_selective_state_update
 
@@ -98,6 +108,29 @@ def unfused(theirs: Function) -> Function:
 def _normalised(x: Tensor, length: float) -> Tensor:
     """Return vectors of this length."""
     return x * (length * torch.rsqrt((x * x).sum(-1, keepdim=True) + _L2NORM_EPS))
+
+
+def delta_rule(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    g: Tensor,
+    beta: Tensor,
+    initial_state: Tensor | None,
+    use_norm: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return transformers' output of the gated delta rule and the last state, for decays e^g."""
+    dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
+    # Convolutions have time contiguous: one transposition here is faster than strided passes below.
+    q, k, v, decay, b = (x.to(dtype).contiguous() for x in (query, key, value, g, beta))
+    h0 = None if initial_state is None else initial_state.to(dtype)
+    scale = q.shape[-1] ** -0.5
+    q, k = (_normalised(q, scale), _normalised(k, 1.0)) if use_norm else (q * scale, k)
+    groups = v.shape[2] // k.shape[2]
+    if groups > 1:
+        q, k = (x.repeat_interleave(groups, 2) for x in (q, k))
+    o, last = delta_scan(q, k, v, b, h0, decay=decay.exp())
+    return o.to(query.dtype), last
 
 
 def gated_delta_rule(theirs: Function) -> Function:
@@ -124,20 +157,8 @@ def gated_delta_rule(theirs: Function) -> Function:
                 query, key, value, g, beta, *rest, initial_state=initial_state, **how, **options
             )
             return found
-        dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
-        # Convolutions have time contiguous: one transposition here is faster than strided passes below.
-        q, k, v, decay, b = (x.to(dtype).contiguous() for x in (query, key, value, g, beta))
-        h0 = None if initial_state is None else initial_state.to(dtype)
-        scale = q.shape[-1] ** -0.5
-        if use_qk_l2norm_in_kernel:
-            q, k = _normalised(q, scale), _normalised(k, 1.0)
-        else:
-            q = q * scale
-        groups = v.shape[2] // k.shape[2]
-        if groups > 1:
-            q, k = (x.repeat_interleave(groups, 2) for x in (q, k))
-        o, last = delta_scan(q, k, v, b, h0, decay=decay.exp())
-        return o.to(query.dtype), last if output_final_state else None
+        o, last = delta_rule(query, key, value, g, beta, initial_state, use_qk_l2norm_in_kernel)
+        return o, last if output_final_state else None
 
     return gated_delta_rule
 

@@ -11,6 +11,30 @@ from ...ssm._torch.ops import computed
 from ...ssm._torch.ssd import ssd
 from .functions import Function, on_cpu
 
+_NO_LIMITS = (0.0, math.inf)
+
+
+def wide_ssd(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *rest: Tensor | None,
+    dt_softplus: bool = False,
+    dt_limit: tuple[float, float] = _NO_LIMITS,
+) -> tuple[Tensor, Tensor]:
+    """Return ssd of these and of D, dt_bias and a state in the dtype of its arithmetic, with contiguous states.
+
+    Steps that follow change the states in place, and are slower where the states are not contiguous.
+    """
+    dtype = computed(x.dtype)
+    x, dt, A, B, C = (y.to(dtype) for y in (x, dt, A, B, C))
+    D, dt_bias, first = (None if y is None else y.to(dtype) for y in rest)
+    how: dict[str, Any] = {"dt_softplus": dt_softplus, "dt_limit": dt_limit}
+    out, last = ssd(x, dt, A, B, C, D, None, dt_bias, initial_state=first, **how)
+    return out, last.contiguous()
+
 
 def chunk_scan(theirs: Function) -> Function:
     """Return mamba2_chunk_scan of transformers, whose output has the dtype of its arithmetic."""
@@ -26,7 +50,7 @@ def chunk_scan(theirs: Function) -> Function:
         dt_bias: Tensor | None = None,
         initial_states: Tensor | None = None,
         dt_softplus: bool = False,
-        dt_limit: tuple[float, float] = (0.0, math.inf),
+        dt_limit: tuple[float, float] = _NO_LIMITS,
         return_final_states: bool = False,
         **options: Any,
     ) -> Any:
@@ -35,10 +59,7 @@ def chunk_scan(theirs: Function) -> Function:
         if not on_cpu(hidden_states):
             states = {"initial_states": initial_states, "return_final_states": return_final_states}
             return theirs(*given, chunk_size, D, dt_bias, **states, **how, **options)
-        dtype = computed(hidden_states.dtype)
-        x, dt, A, B, C = (y.to(dtype) for y in given)
-        D, dt_bias, initial_states = (None if y is None else y.to(dtype) for y in (D, dt_bias, initial_states))
-        out, last = ssd(x, dt, A, B, C, D, None, dt_bias, initial_state=initial_states, **how)
+        out, last = wide_ssd(*given, D, dt_bias, initial_states, **how)
         return (out, last) if return_final_states else out
 
     return mamba2_chunk_scan

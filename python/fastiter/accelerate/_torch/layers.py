@@ -1,0 +1,115 @@
+"""Products with the weights of layers, and whether a call of a mixer is one that ours take."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook  # private: torch has no other way to ask
+
+from ..._torch.linear import linear
+from ...ssm._torch.causal_conv import causal_conv1d, causal_conv1d_update
+from .conv import ACTIVATIONS
+from .functions import in_float64_if, on_cpu
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_PLAIN = (Tensor, nn.Parameter)
+_MIN_ROWS = 16  # with fewer, torch's products are as fast
+_PACKED = ("seq_idx", "cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k")  # options for packed sequences
+_MASK, _FORMER_CACHE = "attention_mask", "cache_params"  # the cache's name before transformers 5.24
+
+
+def is_plain(layer: Any) -> bool:
+    """Return whether a layer is x W^T + b and nothing else: no other class of layers or weights, and no hooks."""
+    own = layer.__dict__
+    if type(layer) is not nn.Linear or type(layer.weight) not in _PLAIN or "forward" in own:
+        return False
+    return not any(own[name] for name in _HOOKS) and not _has_any_global_hook()
+
+
+def product(layer: Any, x: Tensor) -> Tensor:
+    """Return layer(x), by fastiter's product where it is faster: it also runs on CPUs that MKL has no kernels for."""
+    is_ours = x.dtype == torch.float32 and x.numel() >= _MIN_ROWS * x.shape[-1] and is_plain(layer)
+    if not is_ours or layer.weight.dtype != torch.float32:
+        out: Tensor = layer(x)
+        return out
+    return linear(x, layer.weight, layer.bias)
+
+
+def product_with(weight: Tensor, x: Tensor) -> Tensor:
+    """Return x W^T."""
+    if x.dtype == weight.dtype == torch.float32 and x.numel() >= _MIN_ROWS * x.shape[-1]:
+        return linear(x, weight)
+    return nn.functional.linear(x, weight)
+
+
+class States(NamedTuple):
+    """The states of a layer in a cache, in place; None before the first call."""
+
+    conv: Any = None
+    recurrent: Any = None
+
+
+class Call(NamedTuple):
+    """Arguments of a mixer's forward, and the states with which it begins.
+
+    `is_step` is whether x has one step, and the cache states that change in place.
+    """
+
+    x: Tensor
+    cache: Any
+    mask: Tensor | None
+    states: States
+    is_step: bool
+
+
+def read_call(mixer: Any, of_cache: str, args: tuple[Any, ...], options: dict[str, Any]) -> Call | None:
+    """Return the arguments of a call that our mixers take, None for others.
+
+    Others are those on other devices, in mixed precision, with packed sequences, with another activation, with hooks
+    that move weights before they are used, with a cache of all past inputs, and steps where gradients are enabled, as
+    caches change in place.
+    """
+    given = dict(zip(("hidden_states", of_cache, _MASK), args, strict=False)) | options if args else options
+    x: Tensor = given["hidden_states"]
+    cache: Any = given.get(of_cache)
+    if not on_cpu(x) or mixer.activation not in ACTIVATIONS or torch.is_autocast_enabled("cpu"):
+        return None
+    if x.dtype != torch.float64 and mixer.conv1d.weight.dtype == torch.float64:
+        return None
+    if any(given.get(name) is not None for name in _PACKED) or "_hf_hook" in mixer.conv1d.__dict__:
+        return None
+    if of_cache != _FORMER_CACHE and _FORMER_CACHE in given:
+        return None
+    states = States() if cache is None else _states_of(cache, mixer.layer_idx)
+    is_step = x.shape[1] == 1 and states.recurrent is not None
+    if is_step and (torch.is_grad_enabled() or getattr(cache.layers[mixer.layer_idx], "record_past", False)):
+        return None
+    return Call(x, cache, given.get(_MASK), states, is_step)
+
+
+def _states_of(cache: Any, layer: int) -> States:
+    if hasattr(cache, "get_conv_state"):  # since transformers 5.24
+        return States(cache.get_conv_state(layer, state_idx=0), cache.get_recurrent_state(layer, state_idx=0))
+    if not cache.has_previous_state(layer):
+        return States()
+    return States(cache.layers[layer].conv_states[0], cache.layers[layer].recurrent_states[0])
+
+
+def masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return x (B, T, D) with zeros where the mask (B, T) is zero."""
+    return x if mask is None else (x * mask[:, :, None]).to(x.dtype)
+
+
+def convolved(mixer: Any, x: Tensor, call: Call) -> Tensor:
+    """Return a mixer's convolution along time of x (B, T, D), whose state in a cache changes in place."""
+    layer, signals = mixer.conv1d, x.transpose(1, 2)
+    weight, bias = in_float64_if(x, layer.weight.squeeze(1), layer.bias)
+    if call.is_step:
+        return causal_conv1d_update(signals, call.states.conv, weight, bias, mixer.activation).transpose(1, 2)
+    if call.cache is not None:  # which returns the inputs with those before them
+        signals = call.cache.update_conv_state(signals, mixer.layer_idx, conv_kernel_size=mixer.conv_kernel_size)
+    out = causal_conv1d(signals, weight, bias, activation=mixer.activation)
+    assert isinstance(out, Tensor)  # for the type checker: the last inputs were not asked for
+    return out[:, :, -x.shape[1] :].transpose(1, 2)

@@ -1,0 +1,72 @@
+"""Whole mixers of Mamba-2, from the input projection to the output projection with channels contiguous."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import silu
+
+from .functions import Function, in_float64_if, step_in_place
+from .layers import Call, convolved, masked, product, read_call
+from .mamba2 import wide_ssd
+
+
+def mamba2_mixer(theirs: Function, of_cache: str) -> Function:
+    """Return forward of the mixers of Mamba-2; theirs runs for calls that ours does not take."""
+
+    def forward(self: Any, *args: Any, **options: Any) -> Tensor:
+        call = read_call(self, of_cache, args, options)
+        if call is None:
+            out: Tensor = theirs(self, *args, **options)
+            return out
+        gate, u, dt = _projected(self, masked(call.x, call.mask))
+        u = masked(convolved(self, u, call), call.mask)
+        y = _step(self, u, dt, call) if call.is_step else _sequence(self, u, dt, call)
+        return product(self.out_proj, _gated(self, y, gate).to(call.x.dtype))
+
+    return forward
+
+
+def _projected(self: Any, x: Tensor) -> tuple[Tensor, ...]:
+    """Return the gate, the inputs of the convolution, and the step sizes."""
+    if hasattr(self, "mup_vector"):  # FalconH1
+        projected = product(self.in_proj, x * self.ssm_in_multiplier) * self.mup_vector
+    else:
+        projected = product(self.in_proj, x)
+    return projected.split([self.intermediate_size, self.conv_dim, self.num_heads], -1)
+
+
+def _gated(self: Any, y: Tensor, gate: Tensor) -> Tensor:
+    if getattr(self, "mamba_rms_norm", True):  # FalconH1 has models without
+        out: Tensor = self.norm(y, gate)
+        return out
+    return y * silu(gate)
+
+
+def _heads(self: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the signals (..., H, P), B and C (..., G, N)."""
+    states = self.n_groups * self.ssm_state_size
+    u, B, C = x.split([self.intermediate_size, states, states], -1)
+    return u.unflatten(-1, (-1, self.head_dim)), *(y.unflatten(-1, (self.n_groups, -1)) for y in (B, C))
+
+
+def _sequence(self: Any, u: Tensor, dt: Tensor, call: Call) -> Tensor:
+    """Return the output of a sequence (B, T, D) before the gate."""
+    signals, B, C = _heads(self, u)
+    weights = (self.D, self.dt_bias, call.states.recurrent)
+    limits = {"dt_softplus": True, "dt_limit": self.time_step_limit}
+    y, last = wide_ssd(signals, dt, -self.A_log.float().exp(), B, C, *weights, **limits)
+    if call.cache is not None:
+        call.cache.update_recurrent_state(last, self.layer_idx)
+    return y.flatten(2)
+
+
+def _step(self: Any, u: Tensor, dt: Tensor, call: Call) -> Tensor:
+    """Return the output of one step (B, 1, D) before the gate, which changes the state in place."""
+    state = call.states.recurrent
+    signals, B, C = _heads(self, u[:, 0])
+    A, D, dt_bias = in_float64_if(u, self.A_log.float().exp().neg_(), self.D, self.dt_bias)
+    A = A[:, None, None].expand(-1, *state.shape[2:])
+    dt, D, dt_bias = (y[..., None].expand(*y.shape, self.head_dim) for y in (dt[:, 0], D, dt_bias))
+    return step_in_place(state, signals, dt, A, B, C, D, None, dt_bias, True).flatten(1)[:, None]

@@ -1,0 +1,56 @@
+"""Whole mixers of models, in place of those whose code is the code that ours were made from."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+import textwrap
+import tokenize
+from collections.abc import Callable
+
+from torch import nn
+
+from .delta_mixer import delta_mixer
+from .functions import Function
+from .mamba2_mixer import mamba2_mixer
+from .mamba_mixer import mamba_mixer
+from .rebind import parameters_of, unwrapped
+
+#: Ours by the digest of the forward of theirs, in transformers 5.24 and in 5.15 to 5.20
+MIXERS: dict[str, Callable[[Function, str], Function]] = {
+    **dict.fromkeys(("7c9fb6420d47733e", "9e08a6ec032a9ff2"), mamba_mixer),  # Mamba
+    **dict.fromkeys(("ac8ff8b35ee26df6", "8911b19ccd2f8b2a"), mamba_mixer),  # FalconMamba
+    **dict.fromkeys(("cef42bdb8f15ca32", "ce85ad284fcc1d0c"), mamba_mixer),  # Jamba
+    # Mamba2, Bamba, GraniteMoeHybrid, NemotronH, Zamba2
+    **dict.fromkeys(("ac99c8eb095cfc58", "8d48966d1034bc0a"), mamba2_mixer),
+    **dict.fromkeys(("846253dbd6ac3b87", "1a5e85a55dfe96f0"), mamba2_mixer),  # FalconH1
+    **dict.fromkeys(("4a5edc7977b47a75", "1ff68aad8a5ddbd3"), delta_mixer),  # Qwen3-Next
+    **dict.fromkeys(("969910f6d7cd47bf", "7659283c444a9d2d", "9e6a3fd8602ad113"), delta_mixer),  # Qwen3.5
+}
+
+
+def whole_mixer(of: type[nn.Module], forward: Function) -> Function | None:
+    """Return our forward for a class, None if the code of its own is not known.
+
+    Parameters
+    ----------
+    of : class
+        The class of a mixer.
+    forward : function
+        Its forward with our functions, for calls that our forward does not take.
+    """
+    theirs = unwrapped(of.forward)
+    make = MIXERS.get(_digest_of(theirs))
+    return None if make is None else make(forward, parameters_of(theirs)[2])
+
+
+def _digest_of(function: Function) -> str:
+    """Return a digest of a function's code without decorators, comments and white space."""
+    try:
+        source = textwrap.dedent(inspect.getsource(function))
+    except (OSError, TypeError):  # it comes from no file
+        return ""
+    source = source[source.index("def ") :]
+    found = [x.string for x in tokenize.generate_tokens(io.StringIO(source).readline) if x.type != tokenize.COMMENT]
+    return hashlib.sha256("".join("".join(found).split()).encode()).hexdigest()[:16]

@@ -1,0 +1,129 @@
+"""Whole mixers: states in caches, layers that were replaced, and calls that theirs take."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from fastiter.torch import accelerate  # noqa: E402
+from tests.accelerate.models import make, tokens  # noqa: E402
+
+MIXERS = {
+    "Mamba": "backbone.layers.0.mixer",
+    "FalconMamba": "backbone.layers.0.mixer",
+    "Mamba2": "backbone.layers.0.mixer",
+    "FalconH1": "model.layers.0.mamba",
+    "Qwen3Next": "model.layers.0.linear_attn",
+    "Qwen3_5": "model.layers.0.linear_attn",
+}
+every_mixer = pytest.mark.parametrize("name", MIXERS)
+
+
+def in_parts(models: list[Any], mask: Any = None) -> tuple[Any, Any]:
+    """Return the logits of a prompt and three single tokens, and the cache; each model in turn takes a part."""
+    x, found, cache = tokens(2, 40), [], None
+    parts = (x[:, :23], x[:, 23:37], x[:, 37:38], x[:, 38:39], x[:, 39:])
+    with torch.no_grad():
+        for i, part in enumerate(parts):
+            how = {"attention_mask": mask} if i == 0 and mask is not None else {}
+            output = models[i % len(models)](part, use_cache=True, cache=cache, **how)
+            cache = output.cache
+            found.append(output.logits)
+    return torch.cat(found, 1), cache
+
+
+def states_of(cache: Any) -> list[Any]:
+    layers = [layer for layer in cache.layers if hasattr(layer, "recurrent_states")]
+    return [x for layer in layers for x in (*layer.conv_states.values(), *layer.recurrent_states.values())]
+
+
+@every_mixer
+def test_caches_are_the_same_and_shared(name: str) -> None:
+    """A model that is not accelerated can go on with a cache of one that is, and the other way round."""
+    mask = torch.ones(2, 23, dtype=torch.long)
+    mask[1, :4] = 0
+    theirs, ours = make(name).double(), accelerate(make(name).double())
+    expected, cache = in_parts([theirs], mask)
+    for models in ([ours], [ours, theirs], [theirs, ours], [copy.deepcopy(ours)], [pickle.loads(pickle.dumps(ours))]):
+        found, other = in_parts(models, mask)
+        for a, e in zip([found, *states_of(other)], [expected, *states_of(cache)], strict=True):
+            # transformers rounds some factors to float32 in models of every dtype
+            assert a.dtype == e.dtype or e.dtype == torch.float32
+            assert (a - e).norm() <= 2**-20 * e.norm()
+            assert a.is_contiguous() == e.is_contiguous()
+
+
+class Scaled(torch.nn.Module):
+    """A layer around another one, as adapters are."""
+
+    def __init__(self, of: Any) -> None:
+        super().__init__()
+        self.of = of
+
+    def forward(self, x: Any) -> Any:
+        return 1.5 * self.of(x)
+
+
+@every_mixer
+@pytest.mark.parametrize("how", ["adapter", "hook"])
+def test_layers_around_or_on_the_projections(name: str, how: str) -> None:
+    """Nothing goes past a layer that does more than a product."""
+    models = make(name), accelerate(make(name))
+    plain = in_parts([models[1]])[0]
+    for model in models:
+        mixer = model.get_submodule(MIXERS[name])
+        for key, layer in list(mixer.named_children()):
+            if not isinstance(layer, torch.nn.Linear) or key == "dt_proj":  # whose weight transformers reads, too
+                continue
+            if how == "adapter":
+                setattr(mixer, key, Scaled(layer))
+            else:
+                layer.register_forward_hook(lambda module, args, output: 1.5 * output)
+    expected, found = (in_parts([model])[0] for model in models)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert (found - plain).norm() > 1e-3 * plain.norm()
+
+
+@every_mixer
+def test_a_forward_with_other_code(name: str) -> None:
+    """Then its functions are exchanged alone, and the report says so."""
+    model = make(name)
+    mixer = model.get_submodule(MIXERS[name])
+
+    class Other(type(mixer)):
+        def forward(self, *args: Any, **options: Any) -> Any:
+            return 2 * super().forward(*args, **options)
+
+    x = tokens(1, 20)
+    mixer.__class__ = Other
+    expected = model(x).logits
+    report = accelerate(model, return_report=True)[1]
+    assert MIXERS[name] not in report.accelerated or "as a whole" not in report.accelerated[MIXERS[name]]
+    torch.testing.assert_close(model(x).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@every_mixer
+def test_mixed_precision_and_recorded_pasts(name: str) -> None:
+    """Theirs takes what ours does not."""
+    theirs, ours, x = make(name), accelerate(make(name)), tokens(2, 20)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        expected, found = theirs(x).logits, ours(x).logits
+    assert found.dtype == expected.dtype
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.05)
+    results = []
+    for model in (theirs, ours):
+        with torch.no_grad():
+            cache = model(x, use_cache=True).cache
+            for layer in cache.layers:
+                if hasattr(layer, "activate_past_recording"):
+                    layer.activate_past_recording()
+            logits = [model(x[:, i : i + 1], use_cache=True, cache=cache).logits for i in range(2)]
+        results.append([*logits, *states_of(cache)])
+    for a, e in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-5)
