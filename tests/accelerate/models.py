@@ -115,6 +115,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "experts_implementation": "eager",
     },
     "xLSTM": {"hidden_size": 64, "num_hidden_layers": 2, "num_heads": 2, "qk_dim_factor": 1.0, "chunk_size": 16},
+    "Rwkv": {"num_hidden_layers": 2, "attention_hidden_size": 32, "context_length": 64},
     "Lfm2": {**_ATTENTION, "num_hidden_layers": 3, "layer_types": ["conv", "conv", "full_attention"]},
 }
 
@@ -136,6 +137,8 @@ def task(model: Any) -> tuple[Any, dict[str, Any]]:
 
     xLSTM has them for whole chunks only, and in float64 in one of its modes only, to which it is set here.
     """
+    if model.config.model_type == "rwkv":  # whose cache changes in place
+        return tokens(2, 33), {"use_cache": False}
     if model.config.model_type != "xlstm":
         return tokens(2, 33), {}
     model.config.mode = "train"

@@ -57,6 +57,7 @@ SWAPPED = {
         {"forward": "ssm.linear_attention"},
     ),
     "xLSTM": ("backbone.blocks.{}.mlstm_layer.mlstm_backend: xLSTMBackend", [0, 1], {"forward": "ssm.mlstm"}),
+    "Rwkv": ("rwkv.blocks.{}.attention: RwkvSelfAttention", [0, 1], {"rwkv_linear_attention": "linear_scan"}),
     "Lfm2": ("model.layers.{}.conv: Lfm2ShortConv", [0, 1], CONV),
 }
 SAME_BITS = ("RecurrentGemma",)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...ssm._torch.attention import linear_attention
 from ...ssm._torch.compat.fla_low_rank import chunk_kda
 from ...ssm._torch.compat.mlstm_kernels import mlstm_chunkwise
+from ...ssm._torch.mlstm import mlstm
 from ...ssm._torch.ops import computed
 from .functions import Function, on_cpu
 from .rebind import parameters_of
@@ -124,5 +125,62 @@ def mlstm_backend(theirs: Function) -> Function:
     return forward
 
 
+def mlstm_in_parallel(theirs: Function) -> Function:
+    """Return parallel_stabilized_simple of xlstm, whose time and memory are quadratic in the number of steps."""
+
+    def parallel_stabilized_simple(
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        igate_preact: Tensor,
+        fgate_preact: Tensor,
+        lower_triangular_matrix: Tensor | None = None,
+        stabilize_rowwise: bool = True,
+        eps: float = 1e-6,
+        **options: Any,
+    ) -> Tensor:
+        given = (queries, keys, values, igate_preact, fgate_preact)
+        if not stabilize_rowwise or not on_cpu(queries):
+            out: Tensor = theirs(*given, lower_triangular_matrix, stabilize_rowwise, eps, **options)
+            return out
+        q, k, v, i, f = (x.transpose(1, 2) for x in given)
+        heads, dtype = q.shape[::2], computed(q.dtype)
+        memory, sums = (torch.zeros(*heads, *w, dtype=dtype) for w in ((q.shape[3], v.shape[3]), (q.shape[3],)))
+        first = (memory, sums, torch.full(heads, _NO_MAXIMUM, dtype=dtype))  # only eps depends on the maximum
+        h, _ = mlstm(q, k, v, i[..., 0], f[..., 0], initial_state=first, eps=eps)
+        return h.transpose(1, 2)
+
+    return parallel_stabilized_simple
+
+
+def mlstm_step(theirs: Function) -> Function:
+    """Return recurrent_step_stabilized_simple of xlstm, which scales keys, not queries: its states are smaller."""
+
+    def recurrent_step_stabilized_simple(
+        c_state: Tensor,
+        n_state: Tensor,
+        m_state: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        igate_preact: Tensor,
+        fgate_preact: Tensor,
+        eps: float = 1e-6,
+        **options: Any,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        states, given = (c_state, n_state, m_state), (q, k, v, igate_preact, fgate_preact)
+        if not on_cpu(q):
+            found: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] = theirs(*states, *given, eps, **options)
+            return found
+        q, k, v, i, f = (x.transpose(1, 2) for x in given)
+        first = (c_state, n_state[..., 0], m_state[..., 0, 0])
+        h, last = mlstm(q, k * k.shape[-1] ** -0.5, v, i[..., 0], f[..., 0], initial_state=first, scale=1.0, eps=eps)
+        C, n, m = (x.to(y.dtype) for x, y in zip(last, states, strict=True))
+        return h.transpose(1, 2), (C, n[..., None], m[..., None, None])
+
+    return recurrent_step_stabilized_simple
+
+
+_NO_MAXIMUM = -1e30  # of the input gates before the first step
 _MODES = ("train", "train_with_padding", "inference")
 _STATES = ("c_initial", "n_initial", "m_initial")

@@ -61,7 +61,7 @@ def plan_for(of: Class) -> Plan | None:
         whole = whole_mixer(of, overrides["forward"]) if "forward" in overrides else None
         return Plan(overrides | ({} if whole is None else {"forward": whole}), swapped, None, whole is not None)
     used = set[str]().union(*map(globals_of, methods.values()))
-    missing = sorted(used & rules.FUNCTIONS_NOT_YET | {of.__name__} & rules.CLASSES_NOT_YET)
+    missing = sorted(used & rules.FUNCTIONS_NOT_YET)
     return Plan({}, {}, f"there is nothing for its {missing[0]} yet") if missing else None
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import attention, conv, functions, mamba2
+from . import attention, conv, functions, mamba2, rwkv
 from .rebind import parameters_of
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -161,6 +161,24 @@ def _mlstm_calls_of(module: Any) -> list[Call]:
     return [((module, q, k, v, i, f + 2), {"return_last_states": "inference" in module.config.mode})]
 
 
+def _parallel_mlstm_calls() -> list[Call]:
+    q, k, v = _randn(2, 3, 5, 4), _randn(2, 3, 5, 4).flip(2), _randn(2, 3, 5, 4).flip(3)
+    i, f = _randn(2, 3, 5, 1), _randn(2, 3, 5, 1).flip(2)
+    return [((q, k, v, i, f), {"eps": 1e-3}), ((q, k, v, i, f), {"lower_triangular_matrix": None})]
+
+
+def _mlstm_step_calls() -> list[Call]:
+    q, k, v = _randn(2, 3, 1, 4), _randn(2, 3, 1, 4).flip(3), _randn(2, 3, 1, 4).flip(1)
+    i, f, states = _randn(2, 3, 1, 1), _randn(2, 3, 1, 1).flip(1), (_randn(2, 3, 4, 4), _randn(2, 3, 4, 1))
+    return [((*states, _randn(2, 3, 1, 1) / 2, q, k, v, i, f), {})]
+
+
+def _rwkv_calls() -> list[Call]:
+    weights, k, v = (_randn(4), _randn(4).flip(0)), _randn(2, 5, 4), _randn(2, 5, 4).flip(1)
+    state = [_randn(2, 4), _randn(2, 4).abs() + 1, _randn(4, 2).T]
+    return [((*weights, 3 * k, v), {}), ((*weights, k, v), {"state": state, "return_state": True})]
+
+
 def _rnn_calls() -> list[Call]:
     x, reset = _randn(2, 5, 3), torch.zeros(2, 5, 1, dtype=torch.bool).index_fill(1, torch.tensor([2]), True)
     arguments = (None, x, x.sigmoid(), reset)
@@ -186,6 +204,9 @@ _LIGHTNING = ("self", "hidden_states", "position_embeddings", "attention_mask")
 _STATES = ("c_initial", "n_initial", "m_initial", "return_last_states", "mode")
 _MLSTM = ("self", "query", "key", "value", "igate", "fgate", *_STATES)
 _OF_KERNELS = ("self", "q", "k", "v", "i", "f", *_STATES)
+_PARALLEL = ("queries", "keys", "values", "igate_preact", "fgate_preact", "lower_triangular_matrix")
+_MLSTM_STEP = ("c_state", "n_state", "m_state", "q", "k", "v", "igate_preact", "fgate_preact")
+_RWKV = ("time_decay", "time_first", "key", "value", "state", "return_state")
 _RNN = ("self", "hidden_states", "recurrent_gate", "reset", "recurrent_states", "acc_dtype")
 _MAMBAPY = ("self", "x", "delta", "A", "B", "C", "D")
 _DELTA_RULE = Rule(_DELTA, functions.gated_delta_rule, "delta_scan", partial(_delta_calls, 1), _grouped_calls)
@@ -214,6 +235,9 @@ GLOBALS = {
     "torch_recurrent_gated_delta_rule": _DELTA_RULE,
     "chunk_kimi_delta_attention": _KIMI_RULE,
     "recurrent_kimi_delta_attention": _KIMI_RULE,
+    "rwkv_linear_attention": Rule(_RWKV, rwkv.linear_attention, "linear_scan", _rwkv_calls),
+    "parallel_stabilized_simple": Rule(_PARALLEL, attention.mlstm_in_parallel, "ssm.mlstm", _parallel_mlstm_calls),
+    "recurrent_step_stabilized_simple": Rule(_MLSTM_STEP, attention.mlstm_step, "ssm.mlstm", _mlstm_step_calls),
 }
 #: Methods of a module's class
 METHODS = {
@@ -231,15 +255,16 @@ CLASSES = {
         "forward": Rule(_OF_KERNELS, attention.mlstm_backend, "ssm.mlstm", list, calls_of=_mlstm_calls_of)
     },
 }
-#: Attributes that a module's __init__ sets to a function with such a name, in transformers before 5.15
+#: Attributes that a module's __init__ sets to a function with such a name, in transformers before 5.15 and in xlstm
 ATTRIBUTES = {
+    "backend_fn": "parallel_stabilized_simple",
+    "backend_fn_step": "recurrent_step_stabilized_simple",
     "causal_conv1d_update": "torch_causal_conv1d_update",
     "chunk_gated_delta_rule": "torch_chunk_gated_delta_rule",
     "recurrent_gated_delta_rule": "torch_recurrent_gated_delta_rule",
 }
-#: Recurrences that ours have no function for: functions in a module's methods, and classes of modules
-FUNCTIONS_NOT_YET = {"mamba_chunk_scan_combined", "rwkv_linear_attention", "chunk_kda"}
-CLASSES_NOT_YET = {"mLSTMCell"}
+#: Functions in a module's methods that ours have no function for
+FUNCTIONS_NOT_YET = {"mamba_chunk_scan_combined", "chunk_kda"}
 
 
 def rule_of(of: str, method: str) -> Rule | None:
@@ -282,16 +307,17 @@ def _takes(theirs: functions.Function, call: Call) -> bool:
 
 
 def _gives_the_same(theirs: functions.Function, ours: functions.Function, call: Call) -> bool:
-    """Compare results, and arguments that are changed in place."""
+    """Compare results, and the elements of arguments, which may be changed in place."""
     found = []
     for function in (theirs, ours):
         arguments = tuple(x.clone() if isinstance(x, Tensor) else x for x in call[0])
-        found.append((function(*arguments, **call[1]), arguments))
+        result = function(*arguments, **call[1])
+        found.append((result, tuple(x.flatten() if isinstance(x, Tensor) else x for x in arguments)))
     return all(_is_close(x, y) for x, y in zip(_leaves(found[0]), _leaves(found[1]), strict=True))
 
 
 def _leaves(x: Any) -> list[Any]:
-    return [leaf for part in x for leaf in _leaves(part)] if isinstance(x, tuple) else [x]
+    return [leaf for part in x for leaf in _leaves(part)] if isinstance(x, (tuple, list)) else [x]
 
 
 def _is_close(theirs: Any, ours: Any) -> bool:
