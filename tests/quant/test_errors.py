@@ -51,7 +51,7 @@ WRONG: list[tuple[str, type[Exception], str, dict[str, Any]]] = [
         ("scale", ValueError, re.escape(str(shape)), {"scale": np.ones(shape)})
         for shape in ((6,), (4, 5), (1, 4), (1, 4, 6), (8, 1), (0, 1))
     ),
-    ("scale", ValueError, "mxfp4_e2m1", {"scale": 1.0, "fmt": "mxfp4_e2m1"}),
+    ("scale", ValueError, "mxfp4_e2m1", {"scale": 1.0, "fmt": "mxfp4"}),
     ("scale", ValueError, "nf4", {"scale": 1.0, "fmt": "nf4"}),
     ("scale", ValueError, re.escape("(4, 1)"), {"scale": np.ones((4, 1)), "fmt": "nvfp4"}),
     ("zero_point", ValueError, "e4m3fn", {"zero_point": 0, "fmt": "e4m3fn"}),
@@ -223,7 +223,7 @@ def test_packing() -> None:
 def test_analysis() -> None:
     refused(TypeError, "error: options must be others than out and counts, got out", lambda: quant.error(X, E, out=X))
     refused(TypeError, "error: x must be a NumPy array .*, got list", lambda: quant.error([1.0], E))  # type: ignore[arg-type]
-    refused(TypeError, "range_of: fmt must be a format or its text, got int", lambda: quant.range_of(8))  # type: ignore[arg-type]
+    refused(TypeError, "range_of: fmt must be a format, its text or a dtype, got int", lambda: quant.range_of(8))  # type: ignore[arg-type]
     c = quant.calibrate
     refused(TypeError, "calibrate: method must be a str, got int", lambda: c(X, E, method=1))  # type: ignore[arg-type]
     refused(ValueError, "calibrate: method must be one of .*, got 'max'", lambda: c(X, E, method="max"))

@@ -58,10 +58,11 @@ def test_arrays(function: str) -> None:
 def test_formats(function: str) -> None:
     cases = []
     for name in ("acc", "product"):
-        for y in (8, (8, 4), FMT.fraction, np.dtype("int8"), Fixed):
+        for y in (8, (8, 4), FMT.fraction, float, Fixed):
             cases.append(Wrong(f"{name} is {y}", {name: y}, TYPE, name, type(y).__name__))
         cases.append(Wrong(f"{name} is a Float", {name: Float(4, 3)}, TYPE, name, "Float"))
         cases.append(Wrong(f"{name} is the text of a Float", {name: "e4m3"}, TYPE, name, "Float"))
+        cases.append(Wrong(f"{name} is a dtype", {name: np.float16}, TYPE, name, "Float"))
         for text in ("fixed<8>", "fixed", "nonsense", "", "fixed<8,4,UP>", "fixed<65,4>"):
             cases.append(Wrong(f"{name} is {text!r}", {name: text}, VALUE, name, re.escape(repr(text))))
         stochastic = Fixed(8, 4, rounding="STOCHASTIC")

@@ -23,6 +23,7 @@ from fastiter.quant import (
     PowerOfTwo,
     SumOfPowers,
     Table,
+    _text,
     parse,
 )
 from tests.quant.cases import NAMED_FLOATS, random_fixed, random_float
@@ -116,7 +117,17 @@ def test_other_spellings(text: str, fmt: Format) -> None:
     "text",
     [
         *("", "8", "fixed", "fixed<>", "fixed<8>", "fixed<8,4", "fixed 8,4>", "fixed<8,4,RND,SAT,0,1>", "fixed<a,b>"),
-        *("fixed<8,4,rnd>", "fixed<8,4,RND,WRAPS>", "fixed<65,4>", "fixed<0,4>", "fixed<8,4,RND,SAT,1>", "e9m9"),
+        *(
+            "fixed<8,4,RNDS>",
+            "fixed<8,4,RND,WRAPS>",
+            "fixed<8,4,RU>",
+            "e4m3<RND>",
+            "khot<1,8,1,RNE>",
+            "fixed<65,4>",
+            "fixed<0,4>",
+            "fixed<8,4,RND,SAT,1>",
+            "e9m9",
+        ),
         *("ufixed<8,4,RND,WRAP_SM>", "int", "int0", "int33", "int8<SAT>", "e4m3fn<INF>", "e2m1<RNE,NAN>", "float<5>"),
         *(
             "float<0,4>",
@@ -129,7 +140,7 @@ def test_other_spellings(text: str, fmt: Format) -> None:
         ),
         *("mx", "mxfp4_e2m1<0>", "mxfp4_e2m1<32,UP>", "posit<2>", "posit<33>", "posit<8,5>", "table<1>", "table<1 0>"),
         *("table<a b>", "table<0 inf>", "table<0 nan>", "pow2<0,-1>", "khot<0,8,1>", "khot<1,8,1,BEST>", "log2<0,1,7>"),
-        "fixed<8,4>>",
+        *("fixed<8,4>>", "fixed<8,4,RU>", "e4m3<RND>", "khot<1,8,1,RNE>", "fp8<4>", "mxfp5", "torch.int"),
         *("ap_e4m3", "ap_posit<8,1>", "ap_nvfp4", "ap_float<8,23>", "ap_int", "ap_int<>", "ap_int<8,4>", "ap_int<65>"),
         *("ap_int8", "ap_uint8<TRN>", "e4m3<AP_RNE>", "posit<AP_8,1>", "ac_ufixed<8,4>", "ac_e4m3", "ac_int<8,1>"),
         *("ac_fixed<8,4,AC_RND>", "ac_fixed<8,4,true,AC_RND_CONV_ODD>", "ac_fixed<8,4,true,AP_RND>", "int<8,TRN>"),
@@ -140,6 +151,88 @@ def test_no_format(text: str) -> None:
     with pytest.raises(ValueError, match=r"must .*got") as raised:
         parse(text)
     assert "\n" not in str(raised.value)
+
+
+#: Canonical text, other names
+NAMES = {
+    "e4m3fn": ("E4M3FN", "fp8", "FP8", "fp8_e4m3", "float8_e4m3fn", "torch.float8_e4m3fn", "Float8_E4M3FN<rne>"),
+    "e4m3": ("E4M3", "float8_e4m3"),
+    "e5m2": ("fp8_e5m2", "float8_e5m2"),
+    "e4m3fnuz": ("float8_e4m3fnuz",),
+    "e8m0": ("float8_e8m0fnu",),
+    "e3m2": ("fp6", "float6_e3m2fn"),
+    "e2m3": ("fp6_e2m3", "float6_e2m3fn"),
+    "e2m1": ("fp4", "float4_e2m1fn", "float4_e2m1fn_x2"),
+    "bf16": ("bfloat16", "BF16"),
+    "fp16": ("float16", "half"),
+    "fp32": ("float32", "single"),
+    "fp64": ("float64", "double"),
+    "mxfp8_e4m3": ("mxfp8", "MXFP8"),
+    "mxfp6_e3m2": ("mxfp6",),
+    "mxfp4_e2m1": ("mxfp4", "mx<fp4>", "MX<E2M1>"),
+    "int8": ("INT8", "int8<rne,saturate>", "int8<RTNE,SAT>"),
+    "fixed<8,4,RND_CONV,SAT>": ("fixed<8,4,RNE,saturate>", "ap_fixed<8,4,ap_rnd_conv,ap_sat>", "FIXED<8,4,rne,sat>"),
+    "fixed<8,4,RND_INF>": ("fixed<8,4,RNA>",),
+    "fixed<8,4,TRN_ZERO>": ("fixed<8,4,RZ>", "fixed<8,4,RTZ>"),
+    "fixed<8,4>": ("fixed<8,4,RD>", "fixed<8,4,RTN>", "ac_fixed<8,4,True>"),
+    "e5m2<RZ>": ("e5m2<TRN_ZERO>", "e5m2<RTZ>"),
+    "e5m2<RD,SAT>": ("e5m2<TRN,sat>", "e5m2<RTN,SATURATE>"),
+    "e5m2<RU>": ("e5m2<RTP>",),
+    "e4m3fn<RNA,NAN>": ("e4m3fn<RND_INF,nan>",),
+    "e4m3fn<STOCHASTIC>": ("e4m3fn<SR>", "fp8<stochastic>"),
+    "table<0.0 1.0>": ("table<0 1,0,RNE>", "table<0 1,0,nearest>"),
+    "posit<8>": ("posit<8,2,NEAREST>",),
+    "mxfp4_e2m1<32,RCEIL>": ("mxfp4<32,rceil>",),
+    "float<5,4,none>": ("float<5,4,NONE>",),
+    "khot<2,8,1,NEAREST>": ("khot<2,8,1,nearest,RNE>",),
+}
+
+
+@pytest.mark.parametrize("text", NAMES)
+def test_other_names(text: str) -> None:
+    assert [str(parse(name)) for name in NAMES[text]] == [text] * len(NAMES[text])
+
+
+def test_dtypes_are_formats() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    x = np.array([0.3, -1.26, 300.0])
+    names = [name for name in ml_dtypes.__all__ if name.startswith(("bfloat", "float", "uint", "int"))]
+    dtypes = [getattr(ml_dtypes, name) for name in names]
+    assert len(dtypes) > 10
+    for dtype in [*dtypes, np.float16, np.float32, np.float64, np.int8, np.uint16, np.int32]:
+        name = np.dtype(dtype).name
+        expected = quant.quantize(x, name)
+        np.testing.assert_array_equal(quant.quantize(x, dtype), expected)
+        np.testing.assert_array_equal(quant.quantize(x, np.dtype(dtype)), expected)
+        if not name.startswith(("int", "uint", "float8_e8m0")):
+            fmt = parse(name)
+            info = ml_dtypes.finfo(dtype)
+            assert (float(fmt.max_value), fmt.bits) == (float(info.max), info.bits), name
+
+
+def test_the_nearest_names_are_suggested() -> None:
+    with pytest.raises(ValueError, match=re.escape("'e4m4'; did you mean 'e4m3', 'e3m4' or 'e4m3fn'? fastiter.quant")):
+        parse("e4m4")
+    with pytest.raises(
+        ValueError, match=re.escape("quantize: fmt must be the name of a format, or name<field,...>, g")
+    ):
+        quant.quantize(np.zeros(2), "mxfp5")
+    with pytest.raises(ValueError, match=r"got 'zzz'; fastiter.quant.formats\(\) lists all"):
+        parse("zzz")
+    with pytest.raises(ValueError, match=r"got <class 'numpy.bool_?'>|got 'bool'"):
+        quant.quantize(np.zeros(2), np.bool_)
+
+
+def test_formats_lists_all() -> None:
+    rows = quant.formats()
+    words = {row.name.partition("<")[0].replace("int8", "int") for row in rows}
+    assert {head for head in _text._HEADS if head.removeprefix("u").replace("int8", "int") not in words} == set()
+    for row in rows:
+        assert (row.bits is None) == ("<" in row.name) == (row.largest is None)
+        if row.bits is not None:
+            assert str(row.example) == row.name
+            assert quant.range_of(row.name)[1:] == (row.largest, row.smallest)
+        assert row.name in repr(rows)
 
 
 def test_vendors_types_are_fixed_point_alone() -> None:

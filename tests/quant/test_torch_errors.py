@@ -27,8 +27,12 @@ CALLS: dict[str, tuple[Any, type[Exception], str]] = {
         "quantize: x must have dtype torch.float32, torch.float64, torch.float16 or torch.bfloat16, got torch.int64",
     ),
     "sparse": (lambda: q.quantize(X.to_sparse(), "int8"), TypeError, "quantize: x must be a dense tensor"),
-    "no format": (lambda: q.quantize(X, 8), TypeError, "quantize: fmt must be a format or its text, got int"),
-    "text": (lambda: q.quantize(X, "int99"), ValueError, "quantize: fmt must be a format or its text, got 'int99'"),
+    "no format": (lambda: q.quantize(X, 8), TypeError, "quantize: fmt must be a format, its text or a dtype, got int"),
+    "text": (
+        lambda: q.quantize(X, "int99"),
+        ValueError,
+        "quantize: fmt must be a format, its text or a dtype, got",
+    ),
     "scale type": (
         lambda: q.quantize(X, "int8", scale=[1.0]),
         TypeError,
@@ -172,7 +176,7 @@ CALLS: dict[str, tuple[Any, type[Exception], str]] = {
         "fixed_point: point must be from -126 to 126, got 127",
     ),
     "rounding": (
-        lambda: q.fixed_point(X, 8, POINT, rounding="RNE"),
+        lambda: q.fixed_point(X, 8, POINT, rounding="UP"),
         ValueError,
         "Fixed: rounding must be one of 'TRN'",
     ),
@@ -338,7 +342,7 @@ CALLS: dict[str, tuple[Any, type[Exception], str]] = {
     "module format": (
         lambda: nn.FormatQuantizer(None),
         TypeError,
-        "FormatQuantizer: fmt must be a format or its text, got NoneType",
+        "FormatQuantizer: fmt must be a format, its text or a dtype, got NoneType",
     ),
     "module scale": (
         lambda: nn.FormatQuantizer("mxfp4_e2m1", scale="amax"),
@@ -393,27 +397,27 @@ CALLS: dict[str, tuple[Any, type[Exception], str]] = {
     "plan field": (
         lambda: nn.QuantPlan(weight=8),
         TypeError,
-        "QuantPlan: weight must be a format or its text, a Quantizer or None, got int",
+        "QuantPlan: weight must be a format, its text or a dtype, a Quantizer or None, got int",
     ),
     "plan text": (
         lambda: nn.QuantPlan(weight="int"),
         ValueError,
-        "QuantPlan: weight must be a format or its text, got 'int'",
+        "QuantPlan: weight must have one field for int, the width, got 'int'",
     ),
     "plan gradient": (
         lambda: nn.QuantPlan(gradient=nn.FixedQuantizer(4)),
         TypeError,
-        "QuantPlan: gradient must be a format or its text, a GradientQuantizer or None, got FixedQuantizer",
+        "QuantPlan: gradient must be a format, its text or a dtype, a GradientQuantizer or None, got FixedQuantizer",
     ),
     "plan weight": (
         lambda: nn.QuantPlan(weight=nn.GradientQuantizer("int8")),
         TypeError,
-        "QuantPlan: weight must be a format or its text, a Quantizer or None, got GradientQuantizer",
+        "QuantPlan: weight must be a format, its text or a dtype, a Quantizer or None, got GradientQuantizer",
     ),
     "plan optimizer": (
         lambda: nn.QuantPlan(optimizer=nn.FormatQuantizer("int8")),
         TypeError,
-        "QuantPlan: optimizer must be a format or its text or None, got FormatQuantizer",
+        "QuantPlan: optimizer must be a format, its text or a dtype or None, got FormatQuantizer",
     ),
     "plan accumulator": (
         lambda: nn.QuantPlan(accumulator="int8"),
@@ -469,7 +473,7 @@ CALLS: dict[str, tuple[Any, type[Exception], str]] = {
     "optimizer format": (
         lambda: nn.quantize_optimizer(ADAM, {"exp_avg": 8}),
         TypeError,
-        "quantize_optimizer: fmt must be a format or its text, got int",
+        "quantize_optimizer: fmt must be a format, its text or a dtype, got int",
     ),
     "optimizer scale": (
         lambda: nn.quantize_optimizer(ADAM, "int8", scale="first"),

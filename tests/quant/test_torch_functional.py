@@ -210,3 +210,14 @@ def test_amax_holds_the_largest_of_any_size(fmt: str, dtype: Any) -> None:
         for row in x:
             y = ours.quantize(row, fmt, scale="amax")
             torch.testing.assert_close(y, row, rtol=0.35, atol=0)
+
+
+def test_dtypes_are_formats() -> None:
+    x = torch.from_numpy(some_numbers(6, 40))
+    floats = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.bfloat16, torch.float16)
+    for dtype in (*floats, torch.float8_e8m0fnu, torch.float64, torch.int8, np.float16, "FP8"):
+        name = "fp8" if dtype == "FP8" else str(dtype).removeprefix("torch.") if dtype != np.float16 else "fp16"
+        same(ours.quantize(x, dtype), quant.quantize(x.numpy(), name))
+    assert torch.equal(ours.quantize(x, torch.float16), x.half().float())
+    fast = torch.compile(lambda x: ours.quantize(x, torch.float8_e5m2), fullgraph=True, backend="aot_eager")
+    assert torch.equal(fast(x), ours.quantize(x, "e5m2"))

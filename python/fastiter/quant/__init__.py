@@ -5,6 +5,7 @@ from __future__ import annotations
 from .._public import publish
 from ._block_formats import MX, NVFP4, BlockFloat
 from ._calibrate import Calibration, calibrate
+from ._catalog import FormatRow, FormatTable, formats
 from ._codes import pack, unpack
 from ._error import Error, error
 from ._fixed_array import FixedArray
@@ -27,6 +28,8 @@ __all__ = [
     "FixedArray",
     "Float",
     "Format",
+    "FormatRow",
+    "FormatTable",
     "Int",
     "Logarithmic",
     "Posit",
@@ -40,6 +43,7 @@ __all__ = [
     "error",
     "fixed_conv2d",
     "fixed_matmul",
+    "formats",
     "pack",
     "parse",
     "quant_matmul",

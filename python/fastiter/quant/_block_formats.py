@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ._formats import FIXED_ROUNDINGS, FLOAT_ROUNDINGS, NAMED_FLOATS, Float, Format, _check_int, _check_word
-from ._text import read, register
+from ._formats import FIXED_ROUNDINGS, FLOAT_ROUNDINGS, NAMED_FLOATS, Float, Format, _check_int, _set_word
+from ._text import read, register, register_alias
 
 SCALE_RULES = ("FLOOR", "EVEN", "CEIL", "RCEIL")
 #: The longest block, which a kernel keeps in the L1 cache
@@ -60,7 +60,7 @@ class MX(BlockFormat):
         if self.element.bits > 16:
             raise ValueError(f"MX: element must have at most 16 bits, got {self.element}")
         _check_int("MX", "block", self.block, 1, LONGEST_BLOCK)
-        _check_word("MX", "rule", self.rule, SCALE_RULES)
+        _set_word(self, "rule", SCALE_RULES)
 
     def _spelling(self) -> tuple[str, tuple[str, ...]]:
         for head, element in _MX_NAMES.items():
@@ -98,7 +98,7 @@ class NVFP4(BlockFormat):
 
     def __post_init__(self) -> None:
         _check_int("NVFP4", "block", self.block, 1, LONGEST_BLOCK)
-        _check_word("NVFP4", "rounding", self.rounding, FLOAT_ROUNDINGS)
+        _set_word(self, "rounding", FLOAT_ROUNDINGS)
 
     def _spelling(self) -> tuple[str, tuple[str, ...]]:
         return "nvfp4", ("block", "rounding")
@@ -135,7 +135,7 @@ class BlockFloat(BlockFormat):
     def __post_init__(self) -> None:
         _check_int("BlockFloat", "width", self.width, 2, 24)
         _check_int("BlockFloat", "block", self.block, 1, LONGEST_BLOCK)
-        _check_word("BlockFloat", "rounding", self.rounding, FIXED_ROUNDINGS)
+        _set_word(self, "rounding", FIXED_ROUNDINGS)
 
     def _spelling(self) -> tuple[str, tuple[str, ...]]:
         if self.width == 8 and self.block == 32:
@@ -162,6 +162,8 @@ _MX_NAMES = {
 }
 for _name, _element in _MX_NAMES.items():
     register(_name, MX, {"element": _element}, ("block", "rule"))
+for _alias, _name in (("mxfp8", "mxfp8_e4m3"), ("mxfp6", "mxfp6_e3m2"), ("mxfp4", "mxfp4_e2m1")):
+    register_alias(_alias, _name)
 register("mx", MX, {}, ("element", "block", "rule"))
 register("nvfp4", NVFP4, {}, ("block", "rounding"))
 register("bfp", BlockFloat, {}, ("width", "block", "rounding"))

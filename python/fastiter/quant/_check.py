@@ -23,16 +23,34 @@ def name_of(dtype: np.dtype[Any]) -> str:
     return dtype.name
 
 
-def check_format(function: str, fmt: Format | str, name: str = "fmt") -> Format:
-    """Return the format, parsed if it is given as text; ``name`` is its name in messages."""
-    if isinstance(fmt, str):
-        try:
-            return read(fmt)  # type: ignore[no-any-return]
-        except ValueError as error:
-            raise ValueError(f"{function}: {name} must be a format or its text, got {fmt!r} ({error})") from None
-    if not isinstance(fmt, Format):
-        raise TypeError(f"{function}: {name} must be a format or its text, got {type_name(fmt)}")
-    return fmt
+def check_format(function: str, fmt: object, name: str = "fmt") -> Format:
+    """Return the format, read if it is given as text or as a dtype; ``name`` is its name in messages."""
+    if isinstance(fmt, Format):
+        return fmt
+    text = fmt if isinstance(fmt, str) else _dtype_name(fmt)
+    if text is None:
+        raise TypeError(f"{function}: {name} must be a format, its text or a dtype, got {type_name(fmt)}")
+    try:
+        return read(text)  # type: ignore[no-any-return]
+    except ValueError as error:
+        about_text = str(error).removeprefix("text ")
+        if about_text != str(error):
+            raise ValueError(f"{function}: {name} {about_text}") from None
+        raise ValueError(f"{function}: {name} must be a format, its text or a dtype, got {fmt!r} ({error})") from None
+
+
+def is_format(x: object) -> bool:
+    """Say whether ``x`` has the type of a format, a text or a dtype."""
+    return isinstance(x, (Format, str)) or _dtype_name(x) is not None
+
+
+def _dtype_name(dtype: object) -> str | None:
+    """Return the name of a dtype of NumPy, ml_dtypes or torch; None for anything else."""
+    if isinstance(dtype, np.dtype):
+        return dtype.name
+    if isinstance(dtype, type) and issubclass(dtype, np.generic):
+        return np.dtype(dtype).name
+    return str(dtype) if type_name(dtype) == "torch.dtype" else None
 
 
 def check_floats(function: str, name: str, x: object) -> Array:

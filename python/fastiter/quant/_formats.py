@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from ._text import parse as parse
-from ._text import register, write
+from ._text import register, register_alias, write
 
 FIXED_ROUNDINGS = ("TRN", "TRN_ZERO", "RND", "RND_ZERO", "RND_MIN_INF", "RND_INF", "RND_CONV", "STOCHASTIC")
 FIXED_OVERFLOWS = ("SAT", "SAT_ZERO", "SAT_SYM", "WRAP", "WRAP_SM")
@@ -40,11 +40,30 @@ def _check_int(kind: str, field: str, value: object, low: int, high: int) -> Non
         raise ValueError(f"{kind}: {field} must be from {low} to {high}, got {value}")
 
 
-def _check_word(kind: str, field: str, value: object, words: tuple[str, ...]) -> None:
+#: The words for one thing: of HLS, of IEEE and processors, of frameworks
+_SYNONYMS = (
+    ("RND_CONV", "RNE", "NEAREST", "RTNE"),
+    ("RND_INF", "RNA"),
+    ("TRN_ZERO", "RZ", "RTZ"),
+    ("TRN", "RD", "RTN", "RDN"),
+    ("RU", "RTP", "RUP"),
+    ("STOCHASTIC", "SR"),
+    ("SAT", "SATURATE"),
+)
+
+
+def _set_word(fmt: object, field: str, words: tuple[str, ...]) -> None:
+    """Replace a field by the word of the format's kind that means the same."""
+    kind, value = type(fmt).__name__, getattr(fmt, field)
     if not isinstance(value, str):
         raise TypeError(f"{kind}: {field} must be a str, got {type(value).__name__}")
     if value not in words:
-        raise ValueError(f"{kind}: {field} must be one of {', '.join(map(repr, words))}, got {value!r}")
+        upper, groups = value.upper(), _SYNONYMS if field in ("rounding", "overflow") else ()
+        same = next((group for group in groups if upper in group), (upper, value.lower()))
+        word = next((word for word in words if word in same), None)
+        if word is None:
+            raise ValueError(f"{kind}: {field} must be one of {', '.join(map(repr, words))}, got {value!r}")
+        object.__setattr__(fmt, field, word)
 
 
 def _check_bool(kind: str, field: str, value: object) -> None:
@@ -67,7 +86,7 @@ class Fixed(Format):
     rounding : str
         TRN (down), TRN_ZERO (toward zero), or to the nearest with ties up (RND), toward zero (RND_ZERO), down
         (RND_MIN_INF), away from zero (RND_INF) or to the even code (RND_CONV); or STOCHASTIC: up or down in magnitude
-        with the probability that makes the expected value exact.
+        with the probability that makes the expected value exact. The words of :class:`Float` are read, too.
     overflow : str
         Replacement of a rounded code out of range: the nearest (SAT), zero (SAT_ZERO), the nearest of a range that is
         symmetric about zero (SAT_SYM), its low bits (WRAP), its low bits in sign and magnitude (WRAP_SM).
@@ -95,8 +114,8 @@ class Fixed(Format):
         # The step and the largest value are then float64 numbers.
         _check_int("Fixed", "integer", self.integer, self.width - 1074, 1023)
         _check_bool("Fixed", "signed", self.signed)
-        _check_word("Fixed", "rounding", self.rounding, FIXED_ROUNDINGS)
-        _check_word("Fixed", "overflow", self.overflow, FIXED_OVERFLOWS)
+        _set_word(self, "rounding", FIXED_ROUNDINGS)
+        _set_word(self, "overflow", FIXED_OVERFLOWS)
         if self.overflow == "WRAP_SM" and not self.signed:
             raise ValueError("Fixed: overflow must be another than WRAP_SM for an unsigned format, got 'WRAP_SM'")
         most = self.width if self.overflow.startswith("WRAP") else 0
@@ -152,8 +171,8 @@ class Int(Format):
     def __post_init__(self) -> None:
         _check_int("Int", "width", self.width, 1, 32)
         _check_bool("Int", "signed", self.signed)
-        _check_word("Int", "rounding", self.rounding, FIXED_ROUNDINGS)
-        _check_word("Int", "overflow", self.overflow, ("SAT", "SAT_SYM"))
+        _set_word(self, "rounding", FIXED_ROUNDINGS)
+        _set_word(self, "overflow", ("SAT", "SAT_SYM"))
 
     def _spelling(self) -> tuple[str, tuple[str, ...]]:
         return f"{'' if self.signed else 'u'}int{self.width}", ("rounding", "overflow")
@@ -180,6 +199,9 @@ class Int(Format):
 class Float(Format):
     """value = (-1)^s 2^(e - bias) (1 + m 2^-mantissa), subnormal where e = 0.
 
+    ``Float(4, 3)``, ``"e4m3"``, has infinities and the largest number 240, in the manner of IEEE 754; OCP's E4M3, with
+    448 and no infinity, is ``Float(4, 3, "fn")``, ``"e4m3fn"``.
+
     Parameters
     ----------
     exponent, mantissa : int
@@ -189,7 +211,7 @@ class Float(Format):
         the code of -0 is NaN, there is no -0. "none": all codes are finite.
     rounding : str
         To the nearest with ties to the even code (RNE) or away from zero (RNA), toward zero (RZ), down (RD), up (RU),
-        away from zero (RA), or STOCHASTIC.
+        away from zero (RA), or STOCHASTIC. The words of :class:`Fixed` for the same roundings are read, too.
     overflow : str
         Replacement of numbers beyond the largest after rounding, infinity included: the largest number (SAT), infinity
         (INF), NaN (NAN). By default INF if the format has infinity, else SAT.
@@ -217,8 +239,8 @@ class Float(Format):
     def __post_init__(self) -> None:
         _check_int("Float", "exponent", self.exponent, 1, 11)
         _check_int("Float", "mantissa", self.mantissa, 0, 52)
-        _check_word("Float", "specials", self.specials, FLOAT_SPECIALS)
-        _check_word("Float", "rounding", self.rounding, FLOAT_ROUNDINGS)
+        _set_word(self, "specials", FLOAT_SPECIALS)
+        _set_word(self, "rounding", FLOAT_ROUNDINGS)
         _check_bool("Float", "signed", self.signed)
         _check_bool("Float", "subnormals", self.subnormals)
         if self.bias is None:
@@ -226,7 +248,7 @@ class Float(Format):
         _check_int("Float", "bias", self.bias, -2000, 2000)
         if self.overflow == "":
             object.__setattr__(self, "overflow", "INF" if self.specials == "ieee" else "SAT")
-        _check_word("Float", "overflow", self.overflow, FLOAT_OVERFLOWS)
+        _set_word(self, "overflow", FLOAT_OVERFLOWS)
         self._check_together()
 
     def _check_together(self) -> None:
@@ -301,6 +323,7 @@ NAMED_FLOATS: dict[str, dict[str, Any]] = {
     "tf32": _named(8, 10),
     "fp16": _named(5, 10),
     "fp32": _named(8, 23),
+    "fp64": _named(11, 52),
     "e5m2": _named(5, 2),
     "e4m3": _named(4, 3),
     "e3m4": _named(3, 4),
@@ -322,3 +345,25 @@ for _prefix, _signed in (("", True), ("u", False)):
     register(f"{_prefix}float", Float, {"signed": _signed}, _FLOAT_FIELDS)
 for _name, _fields in NAMED_FLOATS.items():
     register(_name, Float, _fields, ("rounding", "overflow"))
+#: Other names: those of dtypes of NumPy, ml_dtypes and torch, and short ones. fp8 and fp8_e4m3 are OCP's E4M3, as in
+#: frameworks; float8_e4m3 and e4m3 are the dtype with infinities that ml_dtypes has under this name.
+_OTHER_NAMES = {
+    "bf16": ("bfloat16",),
+    "fp16": ("float16", "half"),
+    "fp32": ("float32", "single"),
+    "fp64": ("float64", "double"),
+    "e4m3": ("float8_e4m3",),
+    "e3m4": ("float8_e3m4",),
+    "e4m3fn": ("float8_e4m3fn", "fp8", "fp8_e4m3", "fp8_e4m3fn"),
+    "e5m2": ("float8_e5m2", "fp8_e5m2"),
+    "e4m3fnuz": ("float8_e4m3fnuz", "fp8_e4m3fnuz"),
+    "e5m2fnuz": ("float8_e5m2fnuz", "fp8_e5m2fnuz"),
+    "e4m3b11fnuz": ("float8_e4m3b11fnuz",),
+    "e8m0": ("float8_e8m0fnu", "e8m0fnu"),
+    "e2m3": ("float6_e2m3fn", "e2m3fn", "fp6_e2m3"),
+    "e3m2": ("float6_e3m2fn", "e3m2fn", "fp6_e3m2", "fp6"),
+    "e2m1": ("float4_e2m1fn", "float4_e2m1fn_x2", "e2m1fn", "fp4_e2m1", "fp4"),
+}
+for _name, _aliases in _OTHER_NAMES.items():
+    for _alias in _aliases:
+        register_alias(_alias, _name)

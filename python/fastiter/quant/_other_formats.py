@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ._block_formats import LONGEST_BLOCK, BlockFormat
-from ._formats import Fixed, Format, _check_bool, _check_int, _check_word
+from ._formats import FIXED_ROUNDINGS, Fixed, Format, _check_bool, _check_int, _set_word
 from ._text import register
 
 
@@ -31,7 +31,7 @@ class Posit(Format):
     def __post_init__(self) -> None:
         _check_int("Posit", "n", self.n, 3, 32)
         _check_int("Posit", "es", self.es, 0, 4)
-        _check_word("Posit", "rounding", self.rounding, ("RNE", "STOCHASTIC"))
+        _set_word(self, "rounding", ("RNE", "STOCHASTIC"))
 
     def _spelling(self) -> tuple[str, tuple[str, ...]]:
         return "posit", ("n", "es", "rounding")
@@ -82,7 +82,7 @@ class Table(BlockFormat):
         if not rising or not all(map(math.isfinite, self.values)):
             raise ValueError(f"Table: values must be finite and rising, got {self.values}")
         _check_int("Table", "block", self.block, 0, LONGEST_BLOCK)
-        _check_word("Table", "rounding", self.rounding, ("NEAREST", "STOCHASTIC"))
+        _set_word(self, "rounding", ("NEAREST", "STOCHASTIC"))
         # -0 and 0 are one number, and two formats with it would be equal but print differently
         object.__setattr__(self, "values", tuple(v + 0.0 for v in self.values))
 
@@ -118,7 +118,7 @@ class PowerOfTwo(Format):
         _check_int("PowerOfTwo", "lowest", self.lowest, -1000, 1000)
         _check_int("PowerOfTwo", "highest", self.highest, self.lowest, min(1000, self.lowest + 2000))
         _check_bool("PowerOfTwo", "signed", self.signed)
-        _check_word("PowerOfTwo", "rounding", self.rounding, ("RNE", "STOCHASTIC"))
+        _set_word(self, "rounding", ("RNE", "STOCHASTIC"))
 
     def _spelling(self) -> tuple[str, tuple[str, ...]]:
         return "pow2" if self.signed else "upow2", ("lowest", "highest", "rounding")
@@ -164,7 +164,8 @@ class SumOfPowers(Format):
         _check_int("SumOfPowers", "terms", self.terms, 1, 24)
         _check_int("SumOfPowers", "width", self.width, 2, 24)
         _check_int("SumOfPowers", "integer", self.integer, -850, 850)
-        _check_word("SumOfPowers", "method", self.method, ("GREEDY", "NEAREST"))
+        _set_word(self, "method", ("GREEDY", "NEAREST"))
+        _set_word(self, "rounding", FIXED_ROUNDINGS)
         _ = self.fixed
 
     def _spelling(self) -> tuple[str, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Iterator
@@ -17,6 +18,21 @@ class Spelled(Protocol):
 
 #: For each initial word: the class, the fields that the word implies, and those between the brackets
 _HEADS: dict[str, tuple[type[Any], dict[str, Any], tuple[str, ...]]] = {}
+
+
+#: Other names of initial words: those of dtypes, and short ones
+_ALIASES: dict[str, str] = {}
+
+
+def register_alias(alias: str, head: str) -> None:
+    """Register another name of an initial word."""
+    assert head in _HEADS and alias not in _HEADS, alias
+    _ALIASES[alias] = head
+
+
+def aliases_of(head: str) -> tuple[str, ...]:
+    """Return the other names of an initial word."""
+    return tuple(alias for alias, of in _ALIASES.items() if of == head)
 
 
 def register(head: str, kind: type[Any], fields: dict[str, Any], names: tuple[str, ...]) -> None:
@@ -51,8 +67,20 @@ def _joined(head: str, words: list[str]) -> str:
 def parse(text: str) -> Any:
     """Return the format that ``text`` names; ``parse(str(fmt)) == fmt``.
 
-    HLS's own spellings are read as fixed point: ``ap_fixed<8,4,AP_RND,AP_SAT>``, ``ap_int<8>``,
-    ``ac_fixed<8,4,true,AC_RND>``, ``ac_int<8,false>``, and hls4ml's ``int<8>``. :ref:`quant` has the grammar.
+    ``"e4m3"`` is the format with infinities, whose largest number is 240; OCP's E4M3, with 448 and no infinity, is
+    ``"e4m3fn"`` or ``"fp8"``.
+
+    Parameters
+    ----------
+    text : str
+        A name, or ``name<field,...>``, in capital or small letters; :func:`formats` lists the names, and :ref:`quant`
+        has the grammar. Names of dtypes are read too (``"float8_e4m3fn"``, ``"bfloat16"``), and HLS's own spellings of
+        fixed point: ``ap_fixed<8,4,AP_RND,AP_SAT>``, ``ap_int<8>``, ``ac_fixed<8,4,true,AC_RND>``,
+        ``ac_int<8,false>``, and hls4ml's ``int<8>``.
+
+    Returns
+    -------
+    Format
 
     Raises
     ------
@@ -66,18 +94,25 @@ def parse(text: str) -> Any:
     (127, Fraction(448, 1))
     >>> str(parse("ap_uint<4>"))  # whole numbers that are truncated and wrap
     'ufixed<4,4>'
+    >>> [str(parse(text)) for text in ("fp8", "float8_e5m2", "MXFP4", "half")]
+    ['e4m3fn', 'e5m2', 'mxfp4_e2m1', 'fp16']
     """
     if not isinstance(text, str):
         raise TypeError(f"parse: text must be a str, got {type(text).__name__}")
-    return read(text)
+    try:
+        return read(text)
+    except ValueError as error:
+        raise ValueError(f"parse: {error}") from None
 
 
 @lru_cache(maxsize=1024)
 def read(text: str) -> Any:
-    match = re.fullmatch(r"\s*([A-Za-z]\w*)\s*(?:<(.*)>)?\s*", text, re.DOTALL)
+    """Return the format that ``text`` names; messages do not begin with the name of a function."""
+    match = re.fullmatch(r"\s*(?:torch\.)?([A-Za-z]\w*)\s*(?:<(.*)>)?\s*", text, re.DOTALL)
     if match is None:
-        raise ValueError(f"parse: text must be a name, or name<field,...>, got {text!r}")
-    head, inside = match.groups()
+        raise ValueError(f"text must be a name, or name<field,...>, got {text!r}")
+    head, inside = match[1].lower(), match[2]
+    head = _ALIASES.get(head, head)
     words = [] if inside is None else list(_split(inside))
     family = re.fullmatch(r"(u?int)([0-9]+)", head)
     if family:
@@ -85,9 +120,16 @@ def read(text: str) -> Any:
     else:
         head, words = _without_vendor(head, words, text)
     if head not in _HEADS:
-        raise ValueError(f"parse: text must begin with one of {', '.join(_HEADS)}, got {text!r}")
+        raise ValueError(f"text must be the name of a format, or name<field,...>, got {text!r}{_suggestion(head)}")
     kind, fields, names = _HEADS[head]
     return _build(kind, text, fields, names, words)
+
+
+def _suggestion(head: str) -> str:
+    """Return the names that are closest to a word that is none."""
+    near = difflib.get_close_matches(head, [*_HEADS, *_ALIASES, "int8", "int4", "uint8"], 3)
+    question = f" did you mean {' or '.join(', '.join(map(repr, near)).rsplit(', ', 1))}?" if near else ""
+    return f";{question} fastiter.quant.formats() lists all"
 
 
 #: The types of the HLS vendors' libraries; hls4ml writes its integers without a prefix.
@@ -102,7 +144,7 @@ def _without_vendor(head: str, words: list[str], text: str) -> tuple[str, list[s
     vendor = head[:3]
     if vendor in _VENDOR_HEADS and head not in _VENDOR_HEADS[vendor]:
         names = ", ".join(_VENDOR_HEADS[vendor])
-        raise ValueError(f"parse: text that begins with {vendor} must begin with one of {names}, got {text!r}")
+        raise ValueError(f"text that begins with {vendor} must begin with one of {names}, got {text!r}")
     name = head[3:] if vendor in _VENDOR_HEADS else head
     if name not in ("fixed", "ufixed", "int", "uint"):
         return head, words
@@ -112,19 +154,19 @@ def _without_vendor(head: str, words: list[str], text: str) -> tuple[str, list[s
         signed, words = _signed_of_ac(words, 1 if whole else 2, text)
     if whole:
         if len(words) != 1:
-            raise ValueError(f"parse: text must have one field for {head}, the width, got {text!r}")
+            raise ValueError(f"text must have one field for {head}, the width, got {text!r}")
         words = [words[0], words[0]]
     prefix = "AC_" if vendor == "ac_" else "AP_"
-    return "fixed" if signed else "ufixed", [word.removeprefix(prefix) for word in words]
+    return "fixed" if signed else "ufixed", [word.upper().removeprefix(prefix) for word in words]
 
 
 def _signed_of_ac(words: list[str], at: int, text: str) -> tuple[bool, list[str]]:
     """Return whether an ``ac_`` type is signed, by its field with index ``at``, and the other fields."""
     if len(words) <= at:
         return True, words
-    if words[at] not in ("true", "false"):
-        raise ValueError(f"parse: text must have true or false for the sign of an ac_ type, got {text!r}")
-    return words[at] == "true", words[:at] + words[at + 1 :]
+    if words[at].lower() not in ("true", "false"):
+        raise ValueError(f"text must have true or false for the sign of an ac_ type, got {text!r}")
+    return words[at].lower() == "true", words[:at] + words[at + 1 :]
 
 
 def _split(inside: str) -> Iterator[str]:
@@ -140,21 +182,21 @@ def _split(inside: str) -> Iterator[str]:
 
 def _build(kind: type[Any], text: str, fields: dict[str, Any], names: tuple[str, ...], words: list[str]) -> Any:
     if len(words) > len(names):
-        raise ValueError(f"parse: text must have at most {len(names)} fields ({', '.join(names)}), got {text!r}")
+        raise ValueError(f"text must have at most {len(names)} fields ({', '.join(names)}), got {text!r}")
     given = {name: _value(name, word) for name, word in zip(names, words, strict=False)}
     try:
         return kind(**fields, **given)
     except TypeError as error:
         if "missing" in str(error):
-            raise ValueError(f"parse: text must have the fields {', '.join(names)}, got {text!r}") from None
+            raise ValueError(f"text must have the fields {', '.join(names)}, got {text!r}") from None
         raise ValueError(f"{error}, in {text!r}") from None
 
 
 def _value(name: str, word: str) -> Any:
     if re.fullmatch(r"[+-]?[0-9]+", word) and name != "values":
         return int(word)
-    if word in ("True", "False"):
-        return word == "True"
+    if word.lower() in ("true", "false"):
+        return word.lower() == "true"
     if name == "element":
         return read(word)
     if name == "values":
@@ -168,5 +210,5 @@ def _number(word: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"parse: values must be finite numbers, got {word!r}")
+        raise ValueError(f"values must be finite numbers, got {word!r}")
     return value

@@ -85,11 +85,11 @@ class FixedQuantizer(LearnedQuantizer):
         if ste not in ("clip", "pass"):
             raise ValueError(f"FixedQuantizer: ste must be 'clip' or 'pass', got {ste!r}")
         if terms is not None:
-            if overflow != "SAT":
+            if code.overflow != "SAT":
                 raise ValueError(f"FixedQuantizer: overflow must be 'SAT' with terms, got {overflow!r}")
-            SumOfPowers(terms, width, width, signed, method, rounding)
+            method = SumOfPowers(terms, width, width, signed, method, rounding).method
         super().__init__("point", learn_point, code.stochastic, seed, axis, channels, gradient_scale)
-        self.width, self.signed, self.rounding, self.overflow = width, signed, rounding, overflow
+        self.width, self.signed, self.rounding, self.overflow = width, signed, code.rounding, code.overflow
         self.terms, self.method, self.ste = terms, method, ste
         self.bits = width
 
@@ -236,7 +236,8 @@ class LSQQuantizer(LearnedQuantizer):
     ) -> None:
         self._code = Int(width, signed, rounding, overflow)
         super().__init__("step", learn_step, self._code.stochastic, seed, axis, channels, gradient_scale)
-        self.width, self.signed, self.rounding, self.overflow = width, signed, rounding, overflow
+        self.width, self.signed = width, signed
+        self.rounding, self.overflow = self._code.rounding, self._code.overflow
         self.bits = width
 
     def initialize(self, x: Tensor) -> None:
@@ -308,7 +309,7 @@ class PACTQuantizer(Quantizer):
         if not 0 < alpha < math.inf:
             raise ValueError(f"PACTQuantizer: alpha must be positive and finite, got {alpha}")
         super().__init__(self._code.stochastic, seed)
-        self.width, self.rounding = width, rounding
+        self.width, self.rounding = width, self._code.rounding
         self.bits = width
         self.alpha = nn.Parameter(torch.tensor(float(alpha)))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...._check import type_name
-from ..._check import check_format
+from ..._check import check_format, is_format
 from ..._formats import Format
 from ..arguments import checked_accumulator, text_of
 from ..matmul import accumulated
@@ -66,7 +66,7 @@ class QuantPlan:
             value = getattr(self, field.name)
             if field.name == "accumulate_every":
                 continue
-            if isinstance(value, (str, Format)):
+            if is_format(value):
                 object.__setattr__(self, field.name, check_format("QuantPlan", value, field.name))
                 continue
             wanted: type[Quantizer] | None = Quantizer
@@ -78,7 +78,7 @@ class QuantPlan:
             if fits and field.name != "gradient" and isinstance(value, GradientQuantizer):
                 fits = False
             if value is not None and not fits:
-                allowed = "a format or its text" + ("" if wanted is None else f", a {wanted.__name__}")
+                allowed = "a format, its text or a dtype" + ("" if wanted is None else f", a {wanted.__name__}")
                 raise TypeError(f"QuantPlan: {field.name} must be {allowed} or None, got {type(value).__name__}")
         if self.accumulator is not None:
             checked_accumulator("QuantPlan", self.accumulator, self.accumulate_every)
