@@ -157,7 +157,7 @@ def products(sizes: Sizes) -> Iterator[Record]:
     x, weight = (rounded(torch.randn(count, depth, device=sizes.device)) for count in (rows, columns))
     calls: dict[str, Call] = {"torch.nn.functional.linear": lambda: torch.nn.functional.linear(x, weight)}
     for accumulate, every in ACCUMULATORS:
-        call = functools.partial(fastiter.torch.quant.linear, accumulate=accumulate, every=every)
+        call = functools.partial(fastiter.torch.quant.linear, accumulator=accumulate, accumulate_every=every)
         part = x[:64], weight[:64]
         agree(accumulate, call(*part), call(*(t.cpu() for t in part)))
         calls[f"{accumulate}, every {every}"] = functools.partial(call, x, weight)

@@ -82,7 +82,7 @@ def _cuda_row(function: str, table: Backends[_Result], backend: str | None) -> C
 
 def is_cupy(x: object) -> bool:
     """Return whether ``x`` is a CuPy array or sparse matrix, or a sequence that begins with a CuPy array."""
-    if isinstance(x, tuple) and x:
+    while isinstance(x, tuple) and x:
         x = x[0]
     return type(x).__module__.partition(".")[0] in ("cupy", "cupyx")
 
@@ -94,7 +94,9 @@ def _is_array(x: object) -> bool:
 def _device_of(args: tuple[Any, ...]) -> int:
     """Return the number of the device of the first CuPy array."""
     first = next(x for x in args if is_cupy(x))
-    return int((first[0] if isinstance(first, tuple) else first).device.id)
+    while isinstance(first, tuple):
+        first = first[0]
+    return int(first.device.id)
 
 
 def _replaced(x: Any, which: Callable[[Any], bool], by: Callable[[Any], Any]) -> Any:

@@ -45,7 +45,7 @@ WRONG: list[tuple[str, type[Exception], str, dict[str, Any]]] = [
     ),
     *(("fmt", TypeError, got, {"fmt": f}) for f, got in ((None, "NoneType"), (8, "int"), (type(E), "type"))),
     *(("fmt", ValueError, re.escape(f), {"fmt": f}) for f in ("int", "e9m9", "fixed<8>", "int4>")),
-    *(("scale", TypeError, "", {"scale": s}) for s in ("a", None.__class__, [1j], [[1.0], [1.0, 2.0]], True)),
+    *(("scale", TypeError, "", {"scale": s}) for s in (b"a", None.__class__, [1j], [[1.0], [1.0, 2.0]], True)),
     *(("scale", ValueError, re.escape(str(s)), {"scale": s}) for s in (0.0, -1.0, math.inf, math.nan, 1e-50, 1e50)),
     *(
         ("scale", ValueError, re.escape(str(shape)), {"scale": np.ones(shape)})
@@ -61,7 +61,14 @@ WRONG: list[tuple[str, type[Exception], str, dict[str, Any]]] = [
     ("zero_point", ValueError, re.escape("(1, 6)"), {"zero_point": np.zeros((1, 6), int), "scale": np.ones((4, 1))}),
     *(("axis", TypeError, got, {"axis": a}) for a, got in ((None, "NoneType"), (1.0, "float"), (True, "bool"))),
     *(("axis", ValueError, str(a), {"axis": a}) for a in (2, -3)),
-    ("rng", ValueError, "None", {"fmt": "int4<STOCHASTIC>"}),
+    *(
+        ("scale", ValueError, "'amax'", {"scale": "amax", "fmt": f})
+        for f in ("fixed<8,4>", "mxfp4", "nf4", "log2<0,1>")
+    ),
+    ("scale", ValueError, "'max'", {"scale": "max"}),
+    ("scale_axis", ValueError, "2", {"scale": "amax", "scale_axis": 2}),
+    ("scale_axis", ValueError, "1 without it", {"scale_axis": 1}),
+    ("scale_axis", TypeError, "float", {"scale": "amax", "scale_axis": 1.0}),
     *(("rng", TypeError, got, {"rng": r}) for r, got in ((1.0, "float"), (True, "bool"), (np.random, "module"))),
     *(("rng", ValueError, str(r), {"rng": r}) for r in (-1, 2**64)),
     *(("nan", ValueError, n, {"nan": n}) for n in ("drop", "nan", "")),

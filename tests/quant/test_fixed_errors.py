@@ -24,8 +24,8 @@ def zeros(*shape: int) -> FixedArray:
 
 def given(function: str) -> dict[str, Any]:
     if function == "fixed_matmul":
-        return {"a": zeros(3, 4), "b": zeros(4, 5), "acc": FMT}
-    return {"x": zeros(2, 4, 5, 5), "w": zeros(6, 4, 3, 3), "acc": FMT}
+        return {"a": zeros(3, 4), "b": zeros(4, 5), "accumulator": FMT}
+    return {"x": zeros(2, 4, 5, 5), "w": zeros(6, 4, 3, 3), "accumulator": FMT}
 
 
 def check(function: str, cases: list[Wrong]) -> None:
@@ -45,7 +45,7 @@ every_function = pytest.mark.parametrize("function", ["fixed_matmul", "fixed_con
 def test_arrays(function: str) -> None:
     cases = []
     for name in given(function):
-        if name == "acc":
+        if name == "accumulator":
             continue
         for y in (np.zeros((3, 4)), [[1.0]], 3, "fixed<8,4>", None):
             cases.append(Wrong(f"{name} is {type(y)}", {name: y}, TYPE, name, type(y).__name__))
@@ -57,7 +57,7 @@ def test_arrays(function: str) -> None:
 @every_function
 def test_formats(function: str) -> None:
     cases = []
-    for name in ("acc", "product"):
+    for name in ("accumulator", "product"):
         for y in (8, (8, 4), FMT.fraction, float, Fixed):
             cases.append(Wrong(f"{name} is {y}", {name: y}, TYPE, name, type(y).__name__))
         cases.append(Wrong(f"{name} is a Float", {name: Float(4, 3)}, TYPE, name, "Float"))
@@ -67,7 +67,7 @@ def test_formats(function: str) -> None:
             cases.append(Wrong(f"{name} is {text!r}", {name: text}, VALUE, name, re.escape(repr(text))))
         stochastic = Fixed(8, 4, rounding="STOCHASTIC")
         cases.append(Wrong(f"{name} is stochastic", {name: stochastic}, VALUE, name, re.escape(str(stochastic))))
-    cases.append(Wrong("acc is None", {"acc": None}, TYPE, "acc", "NoneType"))
+    cases.append(Wrong("acc is None", {"accumulator": None}, TYPE, "accumulator", "NoneType"))
     check(function, cases)
 
 

@@ -21,7 +21,7 @@ def on_card(dtype: Any = torch.float32) -> Any:
 
 CALLS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "linear": (
-        lambda x, cpu: q.linear(x, cpu, accumulate="e5m2"),
+        lambda x, cpu: q.linear(x, cpu, accumulator="e5m2"),
         "linear: weight must be on device cuda:0 like x, got cpu",
     ),
     "error": (lambda x, cpu: q.error(x, "int8"), "error: x must be on the CPU, as it has no GPU kernels"),
@@ -69,7 +69,7 @@ def test_what_goes_with_a_tensor_on_a_gpu_may_be_on_the_cpu() -> None:
 def test_products_are_on_the_card() -> None:
     with FakeTensorMode():
         x, weight = (torch.empty(*shape, device="cuda") for shape in ((2, 3, 4), (5, 4)))
-        y = q.linear(x, weight, accumulate="fixed<9,5,RND,SAT>")
+        y = q.linear(x, weight, accumulator="fixed<9,5,RND,SAT>")
         assert y.device == x.device and y.shape == (2, 3, 5)
 
 

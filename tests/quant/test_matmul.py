@@ -72,7 +72,7 @@ def test_order_of_the_terms() -> None:
     row, ones = np.array([[256.0] + [1.0] * 255], np.float32), np.ones((256, 1), np.float32)
     assert both(row, ones, "bf16", "bf16", "bf16").tolist() == [[256.0]]
     assert both(row[:, ::-1], ones, "bf16", "bf16", "bf16").tolist() == [[512.0]]
-    assert both(row, ones, "bf16", "bf16", "bf16", every=16).tolist() == [[512.0]]
+    assert both(row, ones, "bf16", "bf16", "bf16", accumulate_every=16).tolist() == [[512.0]]
     assert both(row, ones, "bf16", "bf16", "float32").tolist() == [[511.0]]
 
 
@@ -254,6 +254,18 @@ def test_infinities_and_nan_stay_in_their_rows(acc: str) -> None:
         assert not np.isfinite(plain[2]).any()
 
 
+def test_dtypes_are_accumulators() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((3, 900)), rng.standard_normal((900, 2))
+    for dtype in (np.float32, np.float64):
+        expected = quant_matmul(a, b, "fp8", "fp8", np.dtype(dtype).name)
+        assert expected.dtype == dtype
+        for acc in (dtype, np.dtype(dtype), f"torch.{np.dtype(dtype).name}"):
+            assert_same_bits(quant_matmul(a, b, np.float16, "fp8", acc), quant_matmul(a, b, "fp16", "fp8", dtype))
+            assert_same_bits(quant_matmul(a, b, "fp8", "fp8", acc), expected)
+    assert_same_bits(quant_matmul(a, b, "fp8", "fp8", np.float16), quant_matmul(a, b, "fp8", "fp8", "fp16"))
+
+
 # --- fixed-point accumulators ----------------------------------------------------------------------------------------
 
 
@@ -292,7 +304,7 @@ def test_codes_of_64_bits_are_exact() -> None:
     a = np.array([[2**62 + 1, -(2**62)]])
     b = np.array([[2], [2]])
     assert quant_matmul(a, b, Fixed(64, 64), Int(8), Fixed(8, 8)).tolist() == [[2.0]]
-    assert quant_matmul(a, b, Fixed(64, 64), Int(8), Fixed(8, 8), every=2).tolist() == [[2.0]]
+    assert quant_matmul(a, b, Fixed(64, 64), Int(8), Fixed(8, 8), accumulate_every=2).tolist() == [[2.0]]
 
 
 def test_result_dtypes() -> None:

@@ -17,7 +17,7 @@ GIVEN: dict[str, Any] = {
     "b": np.zeros((4, 5), np.float32),
     "fmt_a": "e4m3fn",
     "fmt_b": "int8",
-    "accumulate": "fp16",
+    "accumulator": "fp16",
 }
 
 
@@ -54,7 +54,7 @@ def test_shapes() -> None:
 
 def test_formats() -> None:
     cases = []
-    for name in ("fmt_a", "fmt_b", "accumulate"):
+    for name in ("fmt_a", "fmt_b", "accumulator"):
         for y in (8, None, float, Fixed):
             cases.append(Wrong(f"{name} is {y}", {name: y}, TYPE, name, type(y).__name__))
         for text in ("nonsense", "", "fixed<8>", "bool"):
@@ -62,9 +62,9 @@ def test_formats() -> None:
         for fmt in (Float(4, 3, rounding="STOCHASTIC"), Fixed(8, 4, rounding="STOCHASTIC")):
             cases.append(Wrong(f"{name} is stochastic", {name: fmt}, VALUE, name, re.escape(str(fmt))))
     for name in ("mxfp8_e4m3", "int8", "posit<8,1>", "nf4"):
-        cases.append(Wrong(f"accumulate is {name}", {"accumulate": name}, TYPE, "accumulate", ""))
+        cases.append(Wrong(f"accumulator is {name}", {"accumulator": name}, TYPE, "accumulator", ""))
     for name in ("e8m0", "fp64", "float<11,3>", "ufloat<4,3>"):
-        cases.append(Wrong(f"accumulate is {name}", {"accumulate": name}, VALUE, "accumulate", re.escape(name)))
+        cases.append(Wrong(f"accumulator is {name}", {"accumulator": name}, VALUE, "accumulator", re.escape(name)))
     check(cases)
 
 
@@ -73,7 +73,7 @@ def test_formats_that_do_not_go_together() -> None:
     cases = [
         Wrong(
             f"products of {acc}",
-            {"fmt_a": wide, "fmt_b": wide, "accumulate": acc},
+            {"fmt_a": wide, "fmt_b": wide, "accumulator": acc},
             VALUE,
             "fmt_a and fmt_b",
             "fixed<40,20>",
@@ -82,20 +82,21 @@ def test_formats_that_do_not_go_together() -> None:
     ]
     for name in ("fmt_a", "fmt_b"):
         for fmt in ("fp32", "mxfp4_e2m1", "e8m0"):
-            changes = {name: fmt, "accumulate": "fixed<8,4>"}
+            changes = {name: fmt, "accumulator": "fixed<8,4>"}
             cases.append(Wrong(f"{name} is {fmt}", changes, VALUE, name, re.escape(fmt)))
-        changes = {name: Fixed(64, 4), "accumulate": "float32"}
+        changes = {name: Fixed(64, 4), "accumulator": "float32"}
         cases.append(Wrong(f"{name} has 64 bits", changes, VALUE, name, "fixed<64,4>"))
     check(cases)
 
 
 def test_every() -> None:
-    cases = [Wrong(f"every is {y!r}", {"every": y}, TYPE, "every", type(y).__name__) for y in (1.0, "1", None, True)]
-    cases += [Wrong(f"every is {y}", {"every": y}, VALUE, "every", str(y)) for y in (0, -1)]
-    for acc in ("float32", "float64"):
-        cases.append(Wrong(f"every with {acc}", {"every": 2, "accumulate": acc}, VALUE, "every", "2"))
-    huge = {"every": 2**40, "accumulate": "fixed<8,4>", "fmt_a": Fixed(64, 4), "fmt_b": Fixed(64, 4)}
-    cases.append(Wrong("sums of too many bits", huge, VALUE, "every", str(2**40)))
+    every = "accumulate_every"
+    cases = [Wrong(f"every is {y!r}", {every: y}, TYPE, every, type(y).__name__) for y in (1.0, "1", None, True)]
+    cases += [Wrong(f"every is {y}", {every: y}, VALUE, every, str(y)) for y in (0, -1)]
+    for acc in ("float32", np.float64):
+        cases.append(Wrong(f"every with {acc}", {every: 2, "accumulator": acc}, VALUE, every, "2"))
+    huge = {every: 2**40, "accumulator": "fixed<8,4>", "fmt_a": Fixed(64, 4), "fmt_b": Fixed(64, 4)}
+    cases.append(Wrong("sums of too many bits", huge, VALUE, every, str(2**40)))
     check(cases)
 
 
@@ -107,7 +108,7 @@ def test_codes_and_numbers() -> None:
             y = np.zeros(GIVEN[name].shape, np.int64)
             y[1, 2] = worst
             for acc in ("float32", "fixed<8,4>"):
-                changes = {name: y, fmt: text, "accumulate": acc}
+                changes = {name: y, fmt: text, "accumulator": acc}
                 cases.append(Wrong(f"{worst} as {text}", changes, VALUE, name, str(worst)))
         codes = {name: np.zeros(GIVEN[name].shape, np.int8), fmt: "nvfp4"}
         cases.append(Wrong("codes of blocks", codes, TYPE, name, "int8"))
@@ -115,12 +116,12 @@ def test_codes_and_numbers() -> None:
         y[1, 2] = np.nan
         for acc in ("float32", "fp16", "fixed<8,4>"):
             for text in ("e2m1", "int8", "pow2<-3,3>"):
-                changes = {name: y, fmt: text, "accumulate": acc}
+                changes = {name: y, fmt: text, "accumulator": acc}
                 cases.append(Wrong(f"NaN in {text}", changes, VALUE, name, "NaN"))
         for worst in (np.nan, np.inf):
             y = GIVEN[name].copy()
             y[0, 0] = worst
-            changes = {name: y, fmt: "e5m2", "accumulate": "fixed<8,4>"}
+            changes = {name: y, fmt: "e5m2", "accumulator": "fixed<8,4>"}
             cases.append(Wrong(f"{worst} in a fixed accumulator", changes, VALUE, name, "NaN or an infinity"))
     check(cases)
 
@@ -134,7 +135,7 @@ def test_outputs() -> None:
         [
             *(Wrong(f"out is {y}", {"out": y}, TYPE, "out", type(y).__name__) for y in ([[0.0]], 3)),
             Wrong("out is of float64", {"out": np.zeros((3, 5))}, TYPE, "out", "float64"),
-            Wrong("out is of float32", {"out": out, "accumulate": "float64"}, TYPE, "out", "float32"),
+            Wrong("out is of float32", {"out": out, "accumulator": "float64"}, TYPE, "out", "float32"),
             Wrong("out is too large", {"out": np.zeros((3, 6), np.float32)}, VALUE, "out", re.escape("(3, 6)")),
             Wrong("out is locked", {"out": locked}, VALUE, "out", "read-only"),
             Wrong(

@@ -34,8 +34,8 @@ def check(gpu: Gpu, x: Any, weight: Any, accumulate: Any, every: int = 1, bias: 
     """Assert that linear with the GPU kernel equals linear on the CPU, and return it."""
     x, weight, bias = (torch.from_numpy(np.array(t)) if isinstance(t, np.ndarray) else t for t in (x, weight, bias))
     placed = [gpu.put(t) for t in (x, weight, bias)]
-    y = gpu.run(lambda: ours.linear(*placed, accumulate=accumulate, every=every))
-    expected = ours.linear(x, weight, bias, accumulate=accumulate, every=every)
+    y = gpu.run(lambda: ours.linear(*placed, accumulator=accumulate, accumulate_every=every))
+    expected = ours.linear(x, weight, bias, accumulator=accumulate, accumulate_every=every)
     same(y, expected, (str(accumulate), every))
     return expected
 
@@ -121,7 +121,9 @@ def test_the_widest_accumulators(gpu: Gpu) -> None:
 def test_it_is_the_specification(gpu: Gpu, accumulate: str) -> None:
     x, weight = (ours.quantize(torch.randn(n, 11), "fixed<8,4,RND,SAT>") for n in (4, 5))
     for every in (1, 4):
-        y = gpu.run(lambda every=every: ours.linear(gpu.put(x), gpu.put(weight), accumulate=accumulate, every=every))
+        y = gpu.run(
+            lambda every=every: ours.linear(gpu.put(x), gpu.put(weight), accumulator=accumulate, accumulate_every=every)
+        )
         fmt = "fp32" if "fixed" not in accumulate else "fixed<8,4>"
         same(y, quant.quant_matmul(x.numpy(), weight.numpy().T, fmt, fmt, accumulate, every, backend="reference")
              .astype(np.float32))  # fmt: skip
@@ -175,14 +177,14 @@ def test_what_is_refused(gpu: Gpu) -> None:
     x, weight = torch.ones(2, 3), torch.ones(4, 3)
 
     def run(x: Any, weight: Any, accumulate: str, every: int = 1) -> Any:
-        return gpu.run(lambda: ours.linear(gpu.put(x), gpu.put(weight), accumulate=accumulate, every=every))
+        return gpu.run(lambda: ours.linear(gpu.put(x), gpu.put(weight), accumulator=accumulate, accumulate_every=every))
 
     for bad in (math.nan, math.inf):
         with pytest.raises(
             ValueError, match="linear: weight must be finite for an accumulator in fixed point, got NaN"
         ):
             run(x[:0], weight * bad, "fixed<9,5>")
-        same(run(x, weight * bad, "e5m2"), ours.linear(x, weight * bad, accumulate="e5m2"))
+        same(run(x, weight * bad, "e5m2"), ours.linear(x, weight * bad, accumulator="e5m2"))
     wide = torch.tensor([[1.0, 2.0**-31, 2.0**-40]], dtype=torch.float64)
     with pytest.raises(ValueError, match="linear: x must be rounded to at most 64 bits with weights, got 82 bits"):
         run(torch.tensor([[2.0**40, 2.0**-40]]), torch.ones(1, 2), "fixed<9,5>")
@@ -192,7 +194,7 @@ def test_what_is_refused(gpu: Gpu) -> None:
         run(wide / 3, wide, "bf16")
     with pytest.raises(ValueError, match="must have at most 50 bits of mantissa"):
         run(x, weight, "float<11,51>")
-    with pytest.raises(BackendError, match=r"linear: accumulate must have at most 62 bits on a GPU, got .* with 63"):
+    with pytest.raises(BackendError, match=r"linear: accumulator must have at most 62 bits on a GPU, got .* with 63"):
         run(x, weight, "fixed<63,5>")
-    with pytest.raises(BackendError, match="at most 64 bits on a GPU, got 42 and 22 bits with every=3"):
+    with pytest.raises(BackendError, match="at most 64 bits on a GPU, got 42 and 22 bits with accumulate_every=3"):
         run(wide, torch.tensor([[1.0, 1.0, 2.0**-20]], dtype=torch.float64), "fixed<9,5>", every=7)

@@ -100,14 +100,40 @@ def test_codes_of_more_bits_than_float32_has() -> None:
     same(ours.decode(codes, "mx<float<9,3>,4>"), quant.quantize(x, "mx<float<9,3>,4>"))
 
 
-def test_amax_is_calibrates_scale() -> None:
-    x = some_numbers(6, 64)
-    for fmt in ("int8", "uint8", "e4m3fn", "e5m2", "nvfp4", "posit<8,1>"):
-        largest = np.abs(x).max()
-        scale = largest / {"uint8": 255.0}.get(fmt, 1.0) if fmt == "uint8" else quant.calibrate(x, fmt).scale
-        same(ours.quantize(torch.from_numpy(x), fmt, scale="amax"), quant.quantize(x, fmt, scale=scale))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("fmt", ["int8", "uint8", "e4m3fn", "e5m2<RU>", "nvfp4", "posit<8,1>", "float<8,3,fn>"])
+def test_amax_is_numpys(fmt: str, dtype: Any) -> None:
+    x = some_numbers(6, 64, dtype=dtype)
+    axes = (None,) if fmt == "nvfp4" else (None, 0, 1, -1)
+    for given in (x, np.zeros((2, 3), dtype), np.zeros((2, 0), dtype), np.array([[np.inf, 1.0], [np.nan, 2.0]], dtype)):
+        for axis in axes:
+            if fmt == "uint8" and not np.isfinite(given).all():
+                continue
+            how: Any = {"scale": "amax", "scale_axis": axis, "nan": 0.0}
+            y = quant.quantize(given, fmt, **how)
+            same(ours.quantize(torch.from_numpy(given), fmt, **how), y)
+            found, mine = quant.encode(given, fmt, **how), ours.encode(torch.from_numpy(given), fmt, **how)
+            assert isinstance(found, quant.Scaled) and isinstance(mine, ours.Scaled)
+            np.testing.assert_array_equal(mine.scale.numpy(), found.scale)
+            np.testing.assert_array_equal(quant.quantize(given, fmt, scale=found.scale, nan=0.0), y)
+            if dtype == np.float32:
+                np.testing.assert_array_equal(quant.decode(found, fmt, dtype=dtype), y)
+                same(ours.decode(mine, fmt, dtype=torch.float32), y)
+    if fmt != "uint8":  # calibrate gives an affine scale
+        wide = np.float64 if dtype == np.float64 else np.float32
+        assert wide(quant.encode(x, fmt, scale="amax").scale) == wide(quant.calibrate(x, fmt).scale)
     for odd in (torch.zeros(4), torch.zeros(0), torch.tensor([np.inf, 1.0])):
         assert torch.isfinite(ours.quantize(odd, "int8", scale="amax")).all()
+
+
+def test_codes_with_a_scale_take_no_other() -> None:
+    found = quant.encode(some_numbers(3, 4), "int8", scale="amax", scale_axis=0)
+    assert found.scale.shape == (3, 1)
+    with pytest.raises(ValueError, match="decode: scale must be None for codes that have theirs, got another"):
+        quant.decode(found, "int8", scale=2.0)
+    mine = ours.encode(torch.ones(3), "int8", scale="amax")
+    with pytest.raises(ValueError, match="decode: scale must be None for codes that have theirs, got another"):
+        ours.decode(mine, "int8", scale=2.0)
 
 
 # --- random numbers ---------------------------------------------------------------------------------------------------
@@ -128,6 +154,24 @@ def test_a_generator_draws_a_seed() -> None:
     first, second = (ours.quantize(x, fmt, rng=generator) for _ in range(2))
     assert not torch.equal(first, second)
     assert torch.equal(first, ours.quantize(x, fmt, rng=torch.Generator().manual_seed(4)))
+
+
+def test_without_a_seed_every_call_draws_one() -> None:
+    x, fmt = torch.from_numpy(some_numbers(200)), "int8<STOCHASTIC>"
+    state = torch.random.get_rng_state()
+    first, second = ours.quantize(x, fmt), ours.quantize(x, fmt)
+    torch.random.set_rng_state(state)
+    assert torch.equal(ours.quantize(x, fmt), first) and not torch.equal(first, second)
+    weight = torch.ones(200, requires_grad=True)
+    (a,), (b,) = (torch.autograd.grad(ours.quantize_gradient(weight, fmt), weight, x) for _ in range(2))
+    assert not torch.equal(a, b)
+    assert not torch.equal(*(ours.pact(x.abs(), torch.tensor(9.0), 3, rounding="STOCHASTIC") for _ in range(2)))
+    array = x.numpy()
+    assert not np.array_equal(quant.quantize(array, fmt), quant.quantize(array, fmt))
+    for make in (np.random.default_rng, np.random.SeedSequence, np.random.PCG64):
+        one, other = quant.quantize(array, fmt, rng=make(3)), quant.quantize(array, fmt, rng=make(3))
+        np.testing.assert_array_equal(one, other)
+        same(ours.quantize(x, fmt, rng=make(3)), one)
 
 
 # --- NaN --------------------------------------------------------------------------------------------------------------

@@ -45,9 +45,17 @@ def by_hand(x: Any, weight: Any, bias: Any, accumulate: str) -> Any:
 def test_every_sum_is_rounded(accumulate: str, with_bias: bool) -> None:
     x, weight = rounded(numbers(7, 40) * 2), rounded(numbers(5, 40, seed=1), "fixed<8,2,RND,SAT>")
     bias = rounded(numbers(5, seed=2), "fixed<12,3,RND,SAT>") if with_bias else None
-    y = quant.linear(x, weight, bias, accumulate=accumulate)
+    y = quant.linear(x, weight, bias, accumulator=accumulate)
     assert torch.equal(y, by_hand(x, weight, bias, accumulate))
     assert not torch.allclose(y, torch.nn.functional.linear(x, weight, bias), atol=1e-3)
+
+
+def test_names_of_accumulators() -> None:
+    x, weight = rounded(numbers(3, 500)), rounded(numbers(2, 500, seed=1))
+    expected = quant.linear(x, weight, accumulator="fp32")
+    for name in ("float32", torch.float32, np.float32, "FP32"):
+        assert torch.equal(quant.linear(x, weight, accumulator=name), expected)
+        assert ours.QuantPlan(accumulator=name).accumulator == formats.Float(8, 23)
 
 
 @pytest.mark.parametrize("every", [1, 3, 8, 100])
@@ -56,21 +64,23 @@ def test_every_so_many_sums(accumulate: str, every: int) -> None:
     x, weight = rounded(numbers(7, 40)), rounded(numbers(5, 40, seed=1))
     fmt = formats.Fixed(12, 6)
     expected = formats.quant_matmul(x.numpy(), weight.numpy().T, fmt, fmt, accumulate, every)
-    assert torch.equal(quant.linear(x, weight, accumulate=accumulate, every=every), torch.from_numpy(expected))
+    assert torch.equal(
+        quant.linear(x, weight, accumulator=accumulate, accumulate_every=every), torch.from_numpy(expected)
+    )
 
 
 def test_it_is_fixed_matmul() -> None:
     x, weight, bias = rounded(numbers(4, 30)), rounded(numbers(3, 30, seed=1)), rounded(numbers(3, seed=2))
     arrays = [formats.FixedArray(t.numpy().astype(np.float64), "fixed<8,4>") for t in (x, weight, bias)]
     expected = formats.fixed_matmul(arrays[0], arrays[1].T, "fixed<11,5,RND_CONV,SAT>", bias=arrays[2])
-    y = quant.linear(x, weight, bias, accumulate="fixed<11,5,RND_CONV,SAT>")
+    y = quant.linear(x, weight, bias, accumulator="fixed<11,5,RND_CONV,SAT>")
     np.testing.assert_array_equal(y.numpy(), expected.to_float())
 
 
 @pytest.mark.parametrize("fmt", ["e4m3fn", "khot<2,8,3>", "pow2<-6,2>", "posit<8,1>", "mxfp4_e2m1", "fixed<20,-3>"])
 def test_numbers_of_any_format(fmt: str) -> None:
     x, weight = rounded(numbers(3, 32) / 9, fmt), rounded(numbers(2, 32, seed=1))
-    y = quant.linear(x, weight, accumulate="fixed<40,10,RND,SAT>")
+    y = quant.linear(x, weight, accumulator="fixed<40,10,RND,SAT>")
     for m in range(3):
         for n in range(2):
             acc = Fraction(0)
@@ -83,14 +93,14 @@ def test_numbers_of_any_format(fmt: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_dtypes_and_shapes(dtype: Any) -> None:
     x, weight = rounded(numbers(2, 3, 9), "fixed<6,3,RND,SAT>").to(dtype), rounded(numbers(4, 9)).to(dtype)
-    y = quant.linear(x, weight, accumulate="fixed<9,5,RND,SAT>")
+    y = quant.linear(x, weight, accumulator="fixed<9,5,RND,SAT>")
     assert y.dtype == dtype and y.shape == (2, 3, 4)
-    wide = quant.linear(x.float(), weight.float(), accumulate="fixed<9,5,RND,SAT>")
+    wide = quant.linear(x.float(), weight.float(), accumulator="fixed<9,5,RND,SAT>")
     assert torch.equal(y, wide.to(dtype))
-    assert torch.equal(quant.linear(x[1, 2], weight, accumulate="fixed<9,5,RND,SAT>"), y[1, 2])
-    assert torch.equal(quant.linear(x.transpose(0, 1), weight, accumulate="fixed<9,5,RND,SAT>"), y.transpose(0, 1))
-    assert quant.linear(x[:0], weight, accumulate="bf16").shape == (0, 3, 4)
-    zeros = quant.linear(torch.zeros(2, 9, dtype=dtype), weight, accumulate="fixed<9,5>")
+    assert torch.equal(quant.linear(x[1, 2], weight, accumulator="fixed<9,5,RND,SAT>"), y[1, 2])
+    assert torch.equal(quant.linear(x.transpose(0, 1), weight, accumulator="fixed<9,5,RND,SAT>"), y.transpose(0, 1))
+    assert quant.linear(x[:0], weight, accumulator="bf16").shape == (0, 3, 4)
+    zeros = quant.linear(torch.zeros(2, 9, dtype=dtype), weight, accumulator="fixed<9,5>")
     assert not zeros.any()
 
 
@@ -99,11 +109,11 @@ def test_the_gradient_is_the_products() -> None:
         t.requires_grad_() for t in (rounded(numbers(2, 4, 9)), rounded(numbers(5, 9)), rounded(numbers(5)))
     )
     dy = numbers(2, 4, 5, seed=4)
-    mine = torch.autograd.grad(quant.linear(x, weight, bias, accumulate="e4m3fn"), (x, weight, bias), dy)
+    mine = torch.autograd.grad(quant.linear(x, weight, bias, accumulator="e4m3fn"), (x, weight, bias), dy)
     theirs = torch.autograd.grad(torch.nn.functional.linear(x, weight, bias), (x, weight, bias), dy)
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, b)
-    (dx,) = torch.autograd.grad(quant.linear(x, weight, accumulate="bf16").square().sum(), x, create_graph=True)
+    (dx,) = torch.autograd.grad(quant.linear(x, weight, accumulator="bf16").square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="cannot be differentiated twice"):
         dx.sum().backward()
 
@@ -113,8 +123,8 @@ def test_opcheck_and_compile() -> None:
     for accumulate in ("fixed<9,5,RND,SAT>", "bf16"):
         opcheck(torch.ops.fastiter._quant_linear, x, weight, bias, accumulate, 2)
         opcheck(torch.ops.fastiter._quant_linear, x.transpose(0, 1), weight, None, accumulate, 1)
-        fast = compiled(lambda x, w, accumulate=accumulate: quant.linear(x * 2, w, accumulate=accumulate) + 1)
-        assert torch.equal(fast(x, weight), quant.linear(x * 2, weight, accumulate=accumulate) + 1)
+        fast = compiled(lambda x, w, acc=accumulate: quant.linear(x * 2, w, accumulator=acc) + 1)
+        assert torch.equal(fast(x, weight), quant.linear(x * 2, weight, accumulator=accumulate) + 1)
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------

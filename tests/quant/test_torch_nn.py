@@ -27,7 +27,7 @@ def numbers(*shape: int, seed: int = 0) -> Any:
 QUANTIZERS: dict[str, Any] = {
     "fixed": lambda: ours.FixedQuantizer(5),
     "fixed, channels": lambda: ours.FixedQuantizer(5, axis=1, channels=6),
-    "fixed, at random": lambda: ours.FixedQuantizer(5, rounding="STOCHASTIC", seed=4),
+    "fixed, at random": lambda: ours.FixedQuantizer(5, rounding="STOCHASTIC", rng=4),
     "fixed, two terms, unsigned": lambda: ours.FixedQuantizer(7, signed=False, terms=2),
     "fixed, frozen": lambda: ours.FixedQuantizer(5, learn_point=False),
     "lsq": lambda: ours.LSQQuantizer(4),
@@ -36,9 +36,9 @@ QUANTIZERS: dict[str, Any] = {
     "format": lambda: ours.FormatQuantizer("e4m3fn"),
     "format, at random": lambda: ours.FormatQuantizer("mxfp4_e2m1", axis=0),
     "format, amax": lambda: ours.FormatQuantizer("int8", scale="amax"),
-    "format, amax of channels": lambda: ours.FormatQuantizer("int8<STOCHASTIC>", scale="amax", scale_axis=1, seed=3),
+    "format, amax of channels": lambda: ours.FormatQuantizer("int8<STOCHASTIC>", scale="amax", scale_axis=1, rng=3),
     "format, first": lambda: ours.FormatQuantizer("int8", scale="first"),
-    "gradient": lambda: ours.GradientQuantizer("e5m2<STOCHASTIC>", seed=3),
+    "gradient": lambda: ours.GradientQuantizer("e5m2<STOCHASTIC>", rng=3),
 }
 every_quantizer = pytest.mark.parametrize("name", QUANTIZERS)
 
@@ -106,7 +106,7 @@ def test_the_first_point_is_calibrates(rounding: str, overflow: str) -> None:
             continue
         extremes = torch.tensor([1.0, -1.0, 0.97, 0.9999, 0.26, -0.51])
         x = torch.stack([extremes, torch.tensor([-0.3, 0.2, 0.1, -0.9, 0.0, 0.0])], 1)
-        q = ours.FixedQuantizer(width, signed, rounding=rounding, overflow=overflow, axis=0, seed=1)
+        q = ours.FixedQuantizer(width, signed, rounding=rounding, overflow=overflow, axis=0, rng=1)
         q(x)
         for row, fmt in zip(x, q.formats, strict=True):
             assert fmt == formats.calibrate(row.numpy(), fmt).fmt
@@ -185,7 +185,7 @@ def test_pact_takes_the_largest_number_of_a_sample() -> None:
 
 def test_random_rounding_is_repeated_from_a_counter() -> None:
     x = numbers(300)
-    q = ours.FormatQuantizer("int4<STOCHASTIC>", scale=0.5, seed=9)
+    q = ours.FormatQuantizer("int4<STOCHASTIC>", scale=0.5, rng=9)
     first, second = q(x), q(x)
     assert not torch.equal(first, second)
     assert torch.equal(second, quant.quantize(x, "int4<STOCHASTIC>", scale=0.5, rng=2**32 * 9 + 1))

@@ -181,7 +181,7 @@ def test_models_train() -> None:
     x[:, 0] += target.view(60, 1, 1)
     model(x)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    rounding = ours.quantize_optimizer(optimizer, model.first.plan, seed=3)
+    rounding = ours.quantize_optimizer(optimizer, model.first.plan, rng=3)
     losses = []
     for _ in range(25):
         optimizer.zero_grad()
@@ -281,11 +281,11 @@ def test_names_that_no_state_has_are_refused_once_there_are_states() -> None:
 
 
 def test_random_states_are_repeated_and_go_on() -> None:
-    (one, rounding, _), (two, _, _) = steps("e5m2<STOCHASTIC>", seed=4), steps("e5m2<STOCHASTIC>", seed=4)
+    (one, rounding, _), (two, _, _) = steps("e5m2<STOCHASTIC>", rng=4), steps("e5m2<STOCHASTIC>", rng=4)
     assert torch.equal(one["exp_avg"], two["exp_avg"])
-    assert not torch.equal(one["exp_avg"], steps("e5m2<STOCHASTIC>", seed=5)[0]["exp_avg"])
+    assert not torch.equal(one["exp_avg"], steps("e5m2<STOCHASTIC>", rng=5)[0]["exp_avg"])
     assert rounding.state_dict() == {"seed": 4, "count": 6}
-    _, other, optimizer = steps("e5m2<STOCHASTIC>", seed=1, count=0)
+    _, other, optimizer = steps("e5m2<STOCHASTIC>", rng=1, count=0)
     other.load_state_dict(rounding.state_dict())
     assert (other.seed, other.count) == (4, 6)
     other.remove()

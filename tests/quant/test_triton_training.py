@@ -245,13 +245,13 @@ def test_other_learned_parameters(gpu: Gpu) -> None:
 @pytest.mark.parametrize(
     "made",
     [
-        lambda: nn.FixedQuantizer(5, axis=0, rounding="STOCHASTIC", seed=4),
+        lambda: nn.FixedQuantizer(5, axis=0, rounding="STOCHASTIC", rng=4),
         lambda: nn.FixedQuantizer(8, terms=2),
         lambda: nn.LSQQuantizer(4),
         lambda: nn.PACTQuantizer(3, alpha=2.0),
         lambda: nn.FormatQuantizer("mxfp8_e4m3"),
         lambda: nn.FormatQuantizer("int4", scale="amax", scale_axis=0),
-        lambda: nn.GradientQuantizer("e5m2<STOCHASTIC>", seed=1),
+        lambda: nn.GradientQuantizer("e5m2<STOCHASTIC>", rng=1),
     ],
 )
 def test_quantizers_on_a_gpu_are_those_on_the_cpu(gpu: Gpu, made: Callable[[], Any]) -> None:

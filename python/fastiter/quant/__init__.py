@@ -13,8 +13,9 @@ from ._fixed_matmul import fixed_conv2d, fixed_matmul
 from ._formats import Fixed, Float, Format, Int, parse
 from ._matmul import quant_matmul
 from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
-from ._quantize import Blocks, Counts, decode, encode, quantize
+from ._quantize import decode, encode, quantize
 from ._range import Range, range_of
+from ._rounding import Blocks, Counts, Scaled
 
 __all__ = [
     "MX",
@@ -35,6 +36,7 @@ __all__ = [
     "Posit",
     "PowerOfTwo",
     "Range",
+    "Scaled",
     "SumOfPowers",
     "Table",
     "calibrate",

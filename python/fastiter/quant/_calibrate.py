@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from .._check import type_name
+from ._amax import Target, not_beyond, target_of
 from ._block_formats import NVFP4
 from ._check import check_floats, check_format
-from ._formats import Fixed, Float, Format, Int
-from ._other_formats import Posit
+from ._formats import Fixed, Format, Int
+from ._limits import holding_shift, limits
 from ._plan import _computed_with
 from ._quantize import quantize
-from ._range import holding_shift, limits, range_of
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -112,63 +111,25 @@ def calibrate(
     return Calibration(fmt, scale, None)
 
 
-class Target(NamedTuple):
-    """The goal of a scale: to map the largest magnitude to ``held``, at most ``margin`` beyond, and to be at least
-    ``least``.
-    """
-
-    held: float
-    margin: float
-    least: float
-
-
-@lru_cache(maxsize=512)
-def target_of(fmt: Format, in_double: bool) -> Target | None:
-    """Return the target of a scale for float32 or float64 numbers; None for formats that calibrate gives no scale."""
-    if isinstance(fmt, NVFP4):
-        return Target(6.0 * 448.0, math.inf, 2.0**-100)
-    if isinstance(fmt, Posit):
-        return Target(1.0, math.inf, 0.0)
-    if isinstance(fmt, Int):
-        return Target(float(fmt.max_code), _margin(fmt, 0.25), 0.0)
-    if not isinstance(fmt, Float):
-        return None
-    info = np.finfo(np.float64 if in_double else np.float32)
-    highest = float(fmt.max_value)
-    # The quotient must also fit the dtype. The scale has a lower limit: a subnormal scale would lose its last bits, and
-    # a smaller one gains nothing once the format's smallest number corresponds to the dtype's smallest.
-    held = highest if highest <= float(info.max) else 2.0 ** (int(info.maxexp) - 1)
-    enough = float(info.smallest_subnormal) / range_of(fmt).smallest
-    least = min(float(info.tiny) * 2.0**26, enough)
-    return Target(held, _margin(fmt, 2.0 ** (fmt.max_exponent - fmt.mantissa - 2)), least)
-
-
-def _margin(fmt: Int | Float, rest: float) -> float:
-    """Return how far a number may exceed the largest one and still be rounded to it."""
-    return rest if fmt.rounding.startswith(("RN", "RZ", "TRN_ZERO")) else 0.0
-
-
 def _holding(largest: Array, target: Target, fmt: Format, dtype: type[np.floating[Any]]) -> Array:
     """Return scales that meet the target for the largest magnitudes and fit ``dtype``."""
     if target.held <= 0:
         raise ValueError(f"calibrate: fmt must have a number above zero, got {fmt}")
     largest = np.where(largest > 0, largest, 1.0)
     scale = np.maximum(largest / target.held, target.least)
-    fits = _fits(scale, dtype)
-    if not fits.all():
-        wrong = scale[~fits][0]
+    fit = _fits(scale, dtype)
+    if not fit.all():
+        wrong = scale[~fit][0]
         raise ValueError(f"calibrate: x must need a scale that {dtype.__name__} holds for {fmt}, got {wrong:g}")
-    narrow = scale.astype(dtype)
-    beyond = largest / narrow.astype(np.float64) > target.held + target.margin
-    return np.where(beyond, np.nextafter(narrow, dtype(np.inf)).astype(np.float64), scale)
+    return not_beyond(scale, largest, target, dtype)
 
 
 def _fits(scale: Array, dtype: type[np.floating[Any]]) -> Array:
     """Say which scales are positive and finite in ``dtype``."""
     with np.errstate(over="ignore", under="ignore"):
         narrow = scale.astype(dtype)
-    fits: Array = np.asarray((narrow > 0) & np.isfinite(narrow))
-    return fits
+    fit: Array = np.asarray((narrow > 0) & np.isfinite(narrow))
+    return fit
 
 
 #: Fractions of the whole range that are tried

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,12 @@ from .._check import check_array, check_room, refuse_mask, type_name
 from ._formats import Format
 from ._text import read
 
-Array = npt.NDArray[Any]
+Array: TypeAlias = npt.NDArray[Any]
+#: A format, its text, or a dtype whose numbers are a format's
+FormatLike: TypeAlias = "Format | str | np.dtype[Any] | type[np.generic]"
+Backend: TypeAlias = Literal["cpu", "reference"]
+#: A 64-bit seed, or what draws one
+Rng: TypeAlias = "int | np.random.Generator | np.random.SeedSequence | np.random.BitGenerator | None"
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 
 
@@ -27,7 +32,7 @@ def check_format(function: str, fmt: object, name: str = "fmt") -> Format:
     """Return the format, read if it is given as text or as a dtype; ``name`` is its name in messages."""
     if isinstance(fmt, Format):
         return fmt
-    text = fmt if isinstance(fmt, str) else _dtype_name(fmt)
+    text = fmt if isinstance(fmt, str) else dtype_name(fmt)
     if text is None:
         raise TypeError(f"{function}: {name} must be a format, its text or a dtype, got {type_name(fmt)}")
     try:
@@ -41,10 +46,10 @@ def check_format(function: str, fmt: object, name: str = "fmt") -> Format:
 
 def is_format(x: object) -> bool:
     """Say whether ``x`` has the type of a format, a text or a dtype."""
-    return isinstance(x, (Format, str)) or _dtype_name(x) is not None
+    return isinstance(x, (Format, str)) or dtype_name(x) is not None
 
 
-def _dtype_name(dtype: object) -> str | None:
+def dtype_name(dtype: object) -> str | None:
     """Return the name of a dtype of NumPy, ml_dtypes or torch; None for anything else."""
     if isinstance(dtype, np.dtype):
         return dtype.name
@@ -56,6 +61,9 @@ def _dtype_name(dtype: object) -> str | None:
 def check_floats(function: str, name: str, x: object) -> Array:
     """Check that ``x`` is an array of floats; bfloat16 comes from another package and is recognised by name."""
     if type(x) is not np.ndarray or name_of(x.dtype) not in FLOATS or not x.dtype.isnative:
+        if isinstance(x, np.ndarray) and x.dtype.kind in "iub":
+            refuse_mask(function, name, x)
+            raise TypeError(f"{function}: {name} must be floats, as {name}.astype(float) is, got dtype {x.dtype}")
         check_array(function, name, x, FLOATS)
     assert isinstance(x, np.ndarray)  # for the type checker: check_array has checked it
     return x
@@ -80,15 +88,11 @@ def check_apart_or_same(function: str, out: Array, x: Array) -> None:
 
 
 def check_seed(function: str, rng: object, needed: bool) -> int:
-    """Return the 64-bit seed ``rng``, or one that the generator ``rng`` draws."""
-    if rng is None:
-        if needed:
-            raise ValueError(f"{function}: rng must be a seed or a generator for stochastic rounding, got None")
-        return 0
-    if isinstance(rng, np.random.Generator):
-        return int(rng.integers(2**64, dtype=np.uint64)) if needed else 0
+    """Return the 64-bit seed ``rng``, or one that a generator draws: by default one that the system seeds."""
+    if rng is None or isinstance(rng, (np.random.Generator, np.random.SeedSequence, np.random.BitGenerator)):
+        return int(np.random.default_rng(rng).integers(2**64, dtype=np.uint64)) if needed else 0
     if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)):
-        raise TypeError(f"{function}: rng must be an int or a numpy.random.Generator, got {type_name(rng)}")
+        raise TypeError(f"{function}: rng must be an int, a numpy.random.Generator or None, got {type_name(rng)}")
     if not 0 <= rng < 2**64:
         raise ValueError(f"{function}: rng must be from 0 to 2**64 - 1, got {rng}")
     return int(rng)

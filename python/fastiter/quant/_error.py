@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from ._check import check_floats, check_format
 from ._formats import Format
-from ._quantize import Counts, quantize
+from ._quantize import quantize
+from ._rounding import Counts
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .._check import refuse_mask, type_name
 from . import _growth as growth
-from ._check import check_format
+from ._check import FormatLike, check_format
 from ._comparison import as_floats, as_fractions, compared, numbers_of
 from ._fixed_kernels import as_matrices, assigned_fraction, matmul_codes, product_shape
 from ._formats import Fixed
@@ -67,12 +67,12 @@ class FixedArray:
     codes: Array
     fmt: Fixed
 
-    def __init__(self, x: Any, fmt: Fixed | str) -> None:
+    def __init__(self, x: Any, fmt: FormatLike) -> None:
         self.fmt = check_fixed("FixedArray", "fmt", fmt)
         self.codes = _assigned("FixedArray", x, self.fmt)
 
     @classmethod
-    def from_codes(cls, codes: npt.ArrayLike, fmt: Fixed | str) -> FixedArray:
+    def from_codes(cls, codes: npt.ArrayLike, fmt: FormatLike) -> FixedArray:
         """Return the array with these codes, which the format must have.
 
         Examples
@@ -96,7 +96,7 @@ class FixedArray:
 
     # ---- conversion -------------------------------------------------------------------------------------------------
 
-    def astype(self, fmt: Fixed | str) -> FixedArray:
+    def astype(self, fmt: FormatLike) -> FixedArray:
         """Return the numbers assigned to another format: rounded, then passed through its overflow mode."""
         checked = check_fixed("astype", "fmt", fmt)
         return made(_assigned("astype", self, checked), checked)
@@ -294,7 +294,7 @@ class FixedArray:
 # ---- implementation of the operators --------------------------------------------------------------------------------
 
 
-def check_fixed(function: str, name: str, fmt: Fixed | str) -> Fixed:
+def check_fixed(function: str, name: str, fmt: FormatLike) -> Fixed:
     """Check that ``fmt`` is fixed point, or the text of such a format, without stochastic rounding."""
     checked = check_format(function, fmt, name)
     if not isinstance(checked, Fixed):

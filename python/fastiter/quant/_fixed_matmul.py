@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from .._backend import Backends, choose
 from .._check import type_name
+from ._check import Backend, FormatLike
 from ._fixed_array import FixedArray, check_fixed, made
 from ._fixed_kernels import as_matrices, conv2d_codes, matmul_codes, product_shape
 from ._formats import Fixed
@@ -22,11 +23,11 @@ Array = npt.NDArray[Any]
 def fixed_matmul(
     a: FixedArray,
     b: FixedArray,
-    acc: Fixed | str,
-    product: Fixed | str | None = None,
+    accumulator: FormatLike,
+    product: FormatLike | None = None,
     *,
     bias: FixedArray | None = None,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> FixedArray:
     """c[m, n] = bias[m, n], then c[m, n] = acc(c[m, n] + a[m, k] b[k, n]) for k = 0, 1, 2, ... in this order.
 
@@ -37,18 +38,19 @@ def fixed_matmul(
     ----------
     a, b : FixedArray (..., M, K), (..., K, N)
         Shapes as for :func:`numpy.matmul`, including one-dimensional ones. Any strides.
-    acc : Fixed or str
-        The accumulator's format, which is also the result's.
+    accumulator : Fixed or str
+        The accumulator's format acc, which is also the result's.
     product : Fixed or str, optional
         Each product is assigned to this format before it is added; by default it is added exactly.
     bias : FixedArray, optional
-        Initial value of the accumulator, assigned to ``acc``; broadcasts to (M, N). Zero by default.
+        Initial value of the accumulator, assigned to the accumulator's format; broadcasts to (M, N). Zero by default.
     backend : {"cpu", "reference"}, optional
         "reference" runs the specification in rational arithmetic.
 
     Returns
     -------
-    FixedArray (..., M, N)
+    c : FixedArray (..., M, N)
+        In the accumulator's format.
 
     Raises
     ------
@@ -56,6 +58,11 @@ def fixed_matmul(
         For a wrong type; for inconsistent shapes, a wrong format.
     BackendError
         If the backend cannot run.
+
+    See Also
+    --------
+    quant_matmul : Products of any formats and accumulators, on arrays of numbers or codes.
+    fixed_conv2d : The same for convolutions.
 
     Examples
     --------
@@ -69,7 +76,7 @@ def fixed_matmul(
     """
     run = choose("fixed_matmul", _MATMUL, backend)
     _check_arrays("fixed_matmul", ("a", "b"), (a, b))
-    formats = _formats("fixed_matmul", acc, product)
+    formats = _formats("fixed_matmul", accumulator, product)
     shape = product_shape("fixed_matmul", a.shape, b.shape)
     x, y = as_matrices(a.codes, b.codes)
     start = _start("fixed_matmul", bias, formats[0], (x.shape[-2], y.shape[-1]), "(M, N)")
@@ -79,15 +86,15 @@ def fixed_matmul(
 def fixed_conv2d(
     x: FixedArray,
     w: FixedArray,
-    acc: Fixed | str,
-    product: Fixed | str | None = None,
+    accumulator: FormatLike,
+    product: FormatLike | None = None,
     *,
     bias: FixedArray | None = None,
     stride: int | Sequence[int] = 1,
     padding: int | Sequence[int] = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> FixedArray:
     """y[n, o, p, q] = bias[o], then y = acc(y + w[o, c, r, s] x[n, c, p + r, q + s]) over (c, r, s), s the fastest.
 
@@ -97,9 +104,13 @@ def fixed_conv2d(
     Parameters
     ----------
     x : FixedArray (B, C, H, W)
+        Images, of any strides.
     w : FixedArray (O, C / groups, R, S)
-    acc, product : Fixed or str
-        As for :func:`fixed_matmul`.
+        Weights, of any strides.
+    accumulator : Fixed or str
+        The accumulator's format acc, which is also the result's.
+    product : Fixed or str, optional
+        Each product is assigned to this format before it is added; by default it is added exactly.
     bias : FixedArray (O,), optional
         Initial value of each output channel's accumulator; zero by default.
     stride, padding, dilation : int or two ints
@@ -107,10 +118,21 @@ def fixed_conv2d(
     groups : int
         Divides C and O.
     backend : {"cpu", "reference"}, optional
+        "reference" runs the specification in rational arithmetic.
 
     Returns
     -------
-    FixedArray (B, O, P, Q)
+    y : FixedArray (B, O, P, Q)
+        In the accumulator's format.
+
+    Raises
+    ------
+    TypeError, ValueError, BackendError
+        As for :func:`fixed_matmul`.
+
+    See Also
+    --------
+    fixed_matmul : The product that this is, with the weights as rows.
 
     Examples
     --------
@@ -124,7 +146,7 @@ def fixed_conv2d(
     """
     run = choose("fixed_conv2d", _CONV2D, backend)
     _check_arrays("fixed_conv2d", ("x", "w"), (x, w))
-    formats = _formats("fixed_conv2d", acc, product)
+    formats = _formats("fixed_conv2d", accumulator, product)
     for name, array, letters in (("x", x, "(B, C, H, W)"), ("w", w, "(O, C / groups, R, S)")):
         if array.ndim != 4:
             raise ValueError(f"fixed_conv2d: {name} must have shape {letters}, got {array.shape}")
@@ -143,8 +165,8 @@ def _check_arrays(function: str, names: Sequence[str], arrays: Sequence[object])
             raise TypeError(f"{function}: {name} must be a FixedArray, got {type_name(x)}")
 
 
-def _formats(function: str, acc: Fixed | str, product: Fixed | str | None) -> tuple[Fixed, Fixed | None]:
-    checked = check_fixed(function, "acc", acc)
+def _formats(function: str, accumulator: FormatLike, product: FormatLike | None) -> tuple[Fixed, Fixed | None]:
+    checked = check_fixed(function, "accumulator", accumulator)
     return checked, None if product is None else check_fixed(function, "product", product)
 
 

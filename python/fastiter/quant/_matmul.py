@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .. import _core
 from .._backend import Backends, choose
 from .._check import check_apart, empty, type_name
-from ._check import check_format, check_out
+from ._check import Backend, FormatLike, check_format, check_out, dtype_name
 from ._fixed_array import check_fixed
 from ._fixed_kernels import as_matrices, product_shape
 from ._fixed_matmul import matmul_cpu, matmul_reference
@@ -42,19 +42,19 @@ _SUMS = _core.quant.float_sums
 def quant_matmul(
     a: Array,
     b: Array,
-    fmt_a: Format | str,
-    fmt_b: Format | str,
-    accumulate: Format | str = "float32",
-    every: int = 1,
+    fmt_a: FormatLike,
+    fmt_b: FormatLike,
+    accumulator: FormatLike = "float32",
+    accumulate_every: int = 1,
     *,
     out: Array | None = None,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> Array:
     """c[m, n] = 0, then c[m, n] = acc(c[m, n] + a[m, k] b[k, n]) for k = 0, 1, 2, ... in this order.
 
-    The sum is exact and is rounded once. With a format as ``accumulate``, every ``every``-th addition and the last are
-    rounded to it and the others to the nearest number of the result's dtype; a fixed-point accumulator is assigned
-    after each group of ``every`` products, whose sum is exact.
+    The sum is exact and is rounded once. With a format as ``accumulator``, every ``accumulate_every``-th addition and
+    the last are rounded to it and the others to the nearest number of the result's dtype; a fixed-point accumulator is
+    assigned after each group of ``accumulate_every`` products, whose sum is exact.
 
     Parameters
     ----------
@@ -65,13 +65,13 @@ def quant_matmul(
         Their formats, of any kind without stochastic rounding. Scales and zero points are left to the caller: numbers
         of :class:`Int` are the codes themselves. Numbers of block formats are rounded to float32, which changes them
         only at the ends of its range.
-    accumulate : "float32", "float64", Float, Fixed or str
-        "float32" and "float64": a sum of fused multiply-adds in that dtype. K is split into ceil(K / 384) parts of
-        equal length (the last may be shorter); each part is summed in order from 0, then the parts are, in order. Else
-        a signed :class:`Float`; or a :class:`Fixed`, for operands that are finite and need at most 64 bits in fixed
-        point.
-    every : int
-        Number of additions per rounding to the format ``accumulate``.
+    accumulator : "float32", "float64", dtype, Fixed, Float or str
+        A dtype, float32 or float64, or its name: a sum of fused multiply-adds in that dtype. K is split into
+        ceil(K / 384) parts of equal length (the last may be shorter); each part is summed in order from 0, then the
+        parts are, in order. A format: a signed :class:`Float` ("fp32" sums in order for any K); or a :class:`Fixed`,
+        for operands that are finite and need at most 64 bits in fixed point.
+    accumulate_every : int
+        Number of additions per rounding to the accumulator's format.
     out : ndarray (..., M, N), optional
         Receives the result; has its dtype.
     backend : {"cpu", "reference"}, optional
@@ -79,8 +79,8 @@ def quant_matmul(
 
     Returns
     -------
-    ndarray (..., M, N)
-        float32 or float64 where ``accumulate`` says so. With a Float, float32 if that holds the numbers of all three
+    c : ndarray (..., M, N)
+        float32 or float64 where ``accumulator`` is one. With a Float, float32 if that holds the numbers of all three
         formats, else float64. With a Fixed, float32 if that holds its numbers, else float64, to which codes of more
         than 53 bits are rounded.
 
@@ -92,6 +92,11 @@ def quant_matmul(
     BackendError
         If the backend cannot run.
 
+    See Also
+    --------
+    fixed_matmul : Products of FixedArrays.
+    fastiter.torch.quant.linear : The same on tensors, with a gradient.
+
     Examples
     --------
     >>> import numpy as np
@@ -101,17 +106,17 @@ def quant_matmul(
     array([[40.]], dtype=float32)
     >>> quant_matmul(a, b, "e4m3fn", "e4m3fn", "e4m3fn")  # 16 + 1 is a tie, and 16 is even
     array([[16.]], dtype=float32)
-    >>> quant_matmul(a, b, "e4m3fn", "e4m3fn", "e4m3fn", every=4)
+    >>> quant_matmul(a, b, "e4m3fn", "e4m3fn", "e4m3fn", accumulate_every=4)
     array([[40.]], dtype=float32)
     """
     products = choose("quant_matmul", _BACKENDS, backend)()
     formats = _operand_format("fmt_a", fmt_a), _operand_format("fmt_b", fmt_b)
-    every = _every(every, accumulate)
+    every = _every(accumulate_every, accumulator)
     for which, x in (("a", a), ("b", b)):
         if not isinstance(x, np.ndarray):
             raise TypeError(f"quant_matmul: {which} must be a NumPy array, got {type_name(x)}")
     shape = product_shape("quant_matmul", a.shape, b.shape)
-    dtype, operand, run = _accumulator(accumulate, formats, every, products)
+    dtype, operand, run = _accumulator(accumulator, formats, every, products)
     if out is not None:
         check_apart("quant_matmul", check_out("quant_matmul", out, shape, dtype), ("a", "b"), (a, b))
     x, y = operand("a", a, formats[0], -1), operand("b", b, formats[1], -2)
@@ -128,20 +133,27 @@ def quant_matmul(
 # ---- checks ---------------------------------------------------------------------------------------------------------
 
 
-def _operand_format(name: str, fmt: Format | str) -> Format:
+def _operand_format(name: str, fmt: FormatLike) -> Format:
     checked = check_format("quant_matmul", fmt, name)
     if checked.stochastic:
         raise ValueError(f"quant_matmul: {name} must round without random numbers, got {checked}")
     return checked
 
 
-def _every(every: object, accumulate: object) -> int:
+def _native(accumulator: object) -> np.dtype[Any] | None:
+    """Return the dtype, float32 or float64, of a sum of fused multiply-adds; None for a format."""
+    name = accumulator if isinstance(accumulator, str) else dtype_name(accumulator) or ""
+    return next((dtype for dtype in (_F32, _F64) if name.lower().removeprefix("torch.") == dtype.name), None)
+
+
+def _every(every: object, accumulator: object) -> int:
     if isinstance(every, bool) or not isinstance(every, (int, np.integer)):
-        raise TypeError(f"quant_matmul: every must be an int, got {type_name(every)}")
+        raise TypeError(f"quant_matmul: accumulate_every must be an int, got {type_name(every)}")
     if every < 1:
-        raise ValueError(f"quant_matmul: every must be at least 1, got {every}")
-    if every > 1 and isinstance(accumulate, str) and accumulate in ("float32", "float64"):
-        raise ValueError(f"quant_matmul: every must be 1 for accumulate={accumulate!r}, got {every}")
+        raise ValueError(f"quant_matmul: accumulate_every must be at least 1, got {every}")
+    native = _native(accumulator)
+    if every > 1 and native is not None:
+        raise ValueError(f"quant_matmul: accumulate_every must be 1 for the dtype {native} as accumulator, got {every}")
     return min(int(every), _MOST)
 
 
@@ -161,15 +173,16 @@ class Accumulator(NamedTuple):
     run: Multiply
 
 
-def _accumulator(accumulate: Format | str, formats: Formats, every: int, products: Products) -> Accumulator:
-    if isinstance(accumulate, str) and accumulate in ("float32", "float64"):
-        return _plain(np.dtype(accumulate), formats, products)
-    acc = check_format("quant_matmul", accumulate, "accumulate")
+def _accumulator(accumulator: FormatLike, formats: Formats, every: int, products: Products) -> Accumulator:
+    native = _native(accumulator)
+    if native is not None:
+        return _plain(native, formats, products)
+    acc = check_format("quant_matmul", accumulator, "accumulator")
     if isinstance(acc, Fixed):
-        return _fixed(check_fixed("quant_matmul", "accumulate", acc), formats, every, products)
+        return _fixed(check_fixed("quant_matmul", "accumulator", acc), formats, every, products)
     if not isinstance(acc, Float):
         raise TypeError(
-            f"quant_matmul: accumulate must be 'float32', 'float64', a Float or a Fixed, got {type_name(acc)}"
+            f"quant_matmul: accumulator must be 'float32', 'float64', a Float or a Fixed, got {type_name(acc)}"
         )
     _check_float(acc)
     return _small_float(acc, formats, every, products)
@@ -179,12 +192,12 @@ def _check_float(acc: Float) -> None:
     """Check that the kernel's arithmetic, in doubles, holds sums to be rounded to the format."""
     least = acc.min_exponent - acc.mantissa
     if acc.stochastic:
-        raise ValueError(f"quant_matmul: accumulate must round without random numbers, got {acc}")
+        raise ValueError(f"quant_matmul: accumulator must round without random numbers, got {acc}")
     if not acc.signed:
-        raise ValueError(f"quant_matmul: accumulate must have a sign, got {acc}")
+        raise ValueError(f"quant_matmul: accumulator must have a sign, got {acc}")
     if acc.mantissa > 50 or least < -1000 or acc.max_exponent > 900 or acc.min_exponent > acc.mantissa:
         raise ValueError(
-            "quant_matmul: accumulate must have at most 50 bits of mantissa and numbers from 2**-1000 to 2**900, "
+            "quant_matmul: accumulator must have at most 50 bits of mantissa and numbers from 2**-1000 to 2**900, "
             f"got {acc}"
         )
 
@@ -236,11 +249,11 @@ def _steps(x: Array) -> tuple[Array, int, int]:
 
 def _plain(dtype: np.dtype[Any], formats: Formats, products: Products) -> Accumulator:
     if dtype == _F64:
-        _check_products(formats, "accumulate='float64'")
+        _check_products(formats, "accumulator='float64'")
     for name, fmt in zip(("fmt_a", "fmt_b"), formats, strict=True):
         if span(fmt).bits > _DOUBLE.bits:
             raise ValueError(
-                f"quant_matmul: {name} must have numbers of at most 53 bits for accumulate={dtype.name!r}, got {fmt}"
+                f"quant_matmul: {name} must have numbers of at most 53 bits for accumulator={dtype.name!r}, got {fmt}"
             )
     p = product(span(formats[0]), span(formats[1]))
     exact = dtype == _F64 or (p.bits <= 24 and p.low >= -149 and p.high <= 128)
@@ -333,7 +346,7 @@ def _fixed(acc: Fixed, formats: Formats, every: int, products: Products) -> Accu
     sources = _as_fixed("fmt_a", formats[0]), _as_fixed("fmt_b", formats[1])
     bits = sum(f.width for f in sources) + (every - 1).bit_length()
     if every > 1 and bits > 126:
-        raise ValueError(f"quant_matmul: every must leave sums of at most 126 bits, got {every}")
+        raise ValueError(f"quant_matmul: accumulate_every must leave sums of at most 126 bits, got {every}")
 
     def operand(name: str, x: Array, fmt: Format, along: int) -> Array:
         return _codes(name, x, fmt, along, sources[name == "b"])

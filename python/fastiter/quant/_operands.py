@@ -11,7 +11,8 @@ from ._block_formats import block_of
 from ._check import check_floats
 from ._codes import check_codes, values_of
 from ._formats import Format
-from ._quantize import has_nan, quantize
+from ._quantize import quantize
+from ._rounding import has_nan
 from ._span import span
 
 Array = npt.NDArray[Any]

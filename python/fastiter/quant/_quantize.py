@@ -2,118 +2,109 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, overload
 
-import numpy as np
 import numpy.typing as npt
 
 from .._backend import Backends, Cuda, choose, is_cuda
-from .._check import empty
-from ._block_formats import BlockFormat, block_of
-from ._check import check_apart_or_same, check_floats, check_format, check_nan, check_out, check_seed, name_of
+from ._block_formats import MX, NVFP4, BlockFloat, BlockFormat
+from ._check import Backend, FormatLike, Rng, check_apart_or_same, check_floats, check_format, check_out
 from ._codes import code_dtype, decode_blocks, decode_elements
-from ._formats import Float, Format
-from ._launch import count_from_zero_point, launch, refuse_nans, room_for_scales
-from ._other_formats import Posit, Table
-from ._scale import Scale, check_scale
+from ._formats import Fixed, Float, Int
+from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers
+from ._rounding import ENCODE, QUANTIZE, Blocks, Counts, Options, Scaled, ScaleLike, checked, has_nan
 
 Array: TypeAlias = npt.NDArray[Any]
-
-
-class Counts(NamedTuple):
-    """The number of elements, and of those NaN, out of range after rounding, and nonzero but rounded to zero."""
-
-    total: int
-    nan: int
-    overflow: int
-    underflow: int
-
-
-class Blocks(NamedTuple):
-    """The codes of a block format: those of the elements, and those of the blocks' scales along the last axis.
-
-    A power of two is stored as k + 127 (255 for NaN), an NVFP4 scale as its e4m3fn code (127 for NaN), the scale of a
-    table as a float.
-    """
-
-    codes: Array
-    scales: Array
+#: Formats that always have blocks, and formats that never have
+InBlocks: TypeAlias = MX | NVFP4 | BlockFloat
+Single: TypeAlias = Fixed | Int | Float | Posit | PowerOfTwo | SumOfPowers | Logarithmic
 
 
 @overload
 def quantize(
     x: Array,
-    fmt: Format | str,
+    fmt: FormatLike,
     *,
-    scale: npt.ArrayLike | None = None,
+    scale: ScaleLike = None,
+    scale_axis: int | None = None,
     zero_point: npt.ArrayLike | None = None,
     axis: int = -1,
-    rng: int | np.random.Generator | None = None,
-    nan: str | float = "raise",
+    rng: Rng = None,
+    nan: Literal["raise", "keep"] | float = "raise",
     out: Array | None = None,
     counts: Literal[False] = False,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> Array: ...
 @overload
 def quantize(
     x: Array,
-    fmt: Format | str,
+    fmt: FormatLike,
     *,
-    scale: npt.ArrayLike | None = None,
+    scale: ScaleLike = None,
+    scale_axis: int | None = None,
     zero_point: npt.ArrayLike | None = None,
     axis: int = -1,
-    rng: int | np.random.Generator | None = None,
-    nan: str | float = "raise",
+    rng: Rng = None,
+    nan: Literal["raise", "keep"] | float = "raise",
     out: Array | None = None,
     counts: Literal[True],
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> tuple[Array, Counts]: ...
 @overload
 def quantize(
     x: Array,
-    fmt: Format | str,
+    fmt: FormatLike,
     *,
-    scale: npt.ArrayLike | None = None,
+    scale: ScaleLike = None,
+    scale_axis: int | None = None,
     zero_point: npt.ArrayLike | None = None,
     axis: int = -1,
-    rng: int | np.random.Generator | None = None,
-    nan: str | float = "raise",
+    rng: Rng = None,
+    nan: Literal["raise", "keep"] | float = "raise",
     out: Array | None = None,
     counts: bool,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> Array | tuple[Array, Counts]: ...
 def quantize(
     x: Array,
-    fmt: Format | str,
+    fmt: FormatLike,
     *,
-    scale: npt.ArrayLike | None = None,
+    scale: ScaleLike = None,
+    scale_axis: int | None = None,
     zero_point: npt.ArrayLike | None = None,
     axis: int = -1,
-    rng: int | np.random.Generator | None = None,
-    nan: str | float = "raise",
+    rng: Rng = None,
+    nan: Literal["raise", "keep"] | float = "raise",
     out: Array | None = None,
     counts: bool = False,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> Array | tuple[Array, Counts]:
     """y = the number of the format that x / scale is rounded to, times scale.
+
+    The scale is 1 unless it is given: ``"int8"`` alone rounds to the whole numbers from -128 to 127. ``scale="amax"``
+    fits it to x.
 
     Parameters
     ----------
     x : ndarray, float32, float64, float16 or bfloat16
         Any shape and strides. 16-bit numbers are computed in float32.
-    fmt : Format or str
-        A format, or the text of one: ``"fixed<8,4,RND_CONV,SAT>"``, ``"e4m3fn"``, ``"mxfp4_e2m1"``.
-    scale : number or array of positive floats, optional
-        One number, or an array with as many axes as x, whose lengths divide those of x: for ``x.shape`` (N, C, H, W)
-        (1, C, 1, 1) gives one scale a channel; (N, D / 32) gives groups of 32 along the last axis. For formats without
-        blocks; for NVFP4, the one number g.
+    fmt : Format, str or dtype
+        A format, the text of one (``"fixed<8,4,RND_CONV,SAT>"``, ``"e4m3fn"``, ``"mxfp4"``), or a dtype
+        (``np.float16``, ``ml_dtypes.float8_e5m2``); :func:`formats` lists all.
+    scale : number, array of positive floats, or "amax", optional
+        1 by default. One number, or an array with as many axes as x, whose lengths divide those of x: for ``x.shape``
+        (N, C, H, W) (1, C, 1, 1) gives one scale a channel; (N, D / 32) gives groups of 32 along the last axis.
+        "amax": the scale that maps the largest magnitude of x to the format's largest number. For formats without
+        blocks, "amax" for integers, floats and posits; for NVFP4, the one number g.
+    scale_axis : int, optional
+        With ``scale="amax"``, an axis whose indices have a scale each.
     zero_point : integer or array of integers, optional
-        The code of zero for :class:`Int`, with the shape of ``scale``.
+        The code of zero for :class:`Int`, with the shape of ``scale``; 0 by default.
     axis : int
         The axis along which blocks lie.
-    rng : int or numpy.random.Generator, optional
-        Required for stochastic rounding: a 64-bit seed, or a generator that draws one. A seed gives the same numbers on
-        every machine and with any number of threads.
+    rng : int, numpy.random.Generator, SeedSequence or BitGenerator, optional
+        For stochastic rounding: a 64-bit seed, or what draws one; by default a seed from the system. A seed gives the
+        same numbers on every machine and with any number of threads.
     nan : {"raise", "keep"} or number
         Treatment of NaN: raise an error, keep it, or replace it by this number. "raise" keeps it if the format has NaN.
     out : ndarray, optional
@@ -138,6 +129,12 @@ def quantize(
     BackendError
         If the backend cannot run.
 
+    See Also
+    --------
+    encode : The codes instead of the numbers.
+    calibrate : Other ways to fit a scale or a binary point.
+    measure_error : The error of the rounding.
+
     Examples
     --------
     >>> import numpy as np
@@ -147,11 +144,13 @@ def quantize(
     [0.3125, -1.25, 7.9375]
     >>> quantize(x, "e2m1", scale=0.5, counts=True)
     (array([ 0.25, -1.5 ,  3.  ], dtype=float32), Counts(total=3, nan=0, overflow=1, underflow=0))
+    >>> quantize(x, "int8", scale="amax").round(3).tolist()
+    [0.283, -1.276, 9.0]
     """
-    run = choose("quantize", _QUANTIZE, backend, x)
+    run = choose("quantize", QUANTIZE, backend, x)
+    options = Options(scale, scale_axis, zero_point, axis, rng, nan)
     if is_cuda(run):
-        options = {"scale": scale, "zero_point": zero_point, "axis": axis, "rng": rng, "nan": nan}
-        rounded: Array | tuple[Array, Counts] = run(x, fmt, **options, out=out, counts=counts or None)
+        rounded: Array | tuple[Array, Counts] = run(x, fmt, **options._asdict(), out=out, counts=counts or None)
         return rounded
     fmt = check_format("quantize", fmt)
     x = check_floats("quantize", "x", x)
@@ -159,25 +158,98 @@ def quantize(
         raise TypeError(f"quantize: counts must be a bool, got {type(counts).__name__}")
     if out is not None:
         check_apart_or_same("quantize", check_out("quantize", out, x.shape, x.dtype), x)
-    call = _checked("quantize", x, fmt, scale, zero_point, axis, rng, nan, can_keep=True)
-    y, _, found = run(call, counts, None, out)
+    y, _, found = run(checked("quantize", x, fmt, options, can_keep=True), counts, None, out)
     return (y, found) if counts else y
 
 
+@overload
 def encode(
     x: Array,
-    fmt: Format | str,
+    fmt: FormatLike,
     *,
-    scale: npt.ArrayLike | None = None,
+    scale: Literal["amax"],
+    scale_axis: int | None = None,
     zero_point: npt.ArrayLike | None = None,
     axis: int = -1,
-    rng: int | np.random.Generator | None = None,
-    nan: str | float = "raise",
-    backend: str | None = None,
-) -> Array | Blocks:
+    rng: Rng = None,
+    nan: Literal["raise"] | float = "raise",
+    backend: Backend | None = None,
+) -> Scaled: ...
+@overload
+def encode(
+    x: Array,
+    fmt: InBlocks,
+    *,
+    scale: float | Array | None = None,
+    scale_axis: None = None,
+    zero_point: None = None,
+    axis: int = -1,
+    rng: Rng = None,
+    nan: Literal["raise"] | float = "raise",
+    backend: Backend | None = None,
+) -> Blocks: ...
+@overload
+def encode(
+    x: Array,
+    fmt: Single,
+    *,
+    scale: float | Array | None = None,
+    scale_axis: None = None,
+    zero_point: npt.ArrayLike | None = None,
+    axis: int = -1,
+    rng: Rng = None,
+    nan: Literal["raise"] | float = "raise",
+    backend: Backend | None = None,
+) -> Array: ...
+@overload
+def encode(
+    x: Array,
+    fmt: FormatLike,
+    *,
+    scale: ScaleLike = None,
+    scale_axis: int | None = None,
+    zero_point: npt.ArrayLike | None = None,
+    axis: int = -1,
+    rng: Rng = None,
+    nan: Literal["raise"] | float = "raise",
+    backend: Backend | None = None,
+) -> Array | Any: ...  # a text does not say whether it has blocks
+def encode(
+    x: Array,
+    fmt: FormatLike,
+    *,
+    scale: ScaleLike = None,
+    scale_axis: int | None = None,
+    zero_point: npt.ArrayLike | None = None,
+    axis: int = -1,
+    rng: Rng = None,
+    nan: Literal["raise"] | float = "raise",
+    backend: Backend | None = None,
+) -> Array | Blocks | Scaled:
     """codes = the codes of the numbers that :func:`quantize` rounds to.
 
-    Arguments as for :func:`quantize`; NaN is kept if the format has it, and refused if it has none.
+    The scale is 1 unless it is given.
+
+    Parameters
+    ----------
+    x : ndarray, float32, float64, float16 or bfloat16
+        Any shape and strides.
+    fmt : Format, str or dtype
+        As for :func:`quantize`.
+    scale : number, array of positive floats, or "amax", optional
+        As for :func:`quantize`; "amax" returns the scale, too.
+    scale_axis : int, optional
+        With ``scale="amax"``, an axis whose indices have a scale each.
+    zero_point : integer or array of integers, optional
+        The code of zero for :class:`Int`, with the shape of ``scale``; 0 by default.
+    axis : int
+        The axis along which blocks lie.
+    rng : int, numpy.random.Generator, SeedSequence or BitGenerator, optional
+        For stochastic rounding, as for :func:`quantize`.
+    nan : "raise" or number
+        Treatment of NaN if the format has none: raise an error, or replace it by this number.
+    backend : {"cpu", "reference"}, optional
+        "reference" runs the specification in rational arithmetic.
 
     Returns
     -------
@@ -186,6 +258,18 @@ def encode(
         unsigned.
     codes, scales : Blocks
         For formats with blocks, which then lie along the last axis.
+    codes, scale : Scaled
+        With ``scale="amax"``.
+
+    Raises
+    ------
+    TypeError, ValueError, BackendError
+        As for :func:`quantize`.
+
+    See Also
+    --------
+    decode : The numbers of codes.
+    pack : Codes without the bits that they do not need.
 
     Examples
     --------
@@ -194,21 +278,29 @@ def encode(
     >>> codes = encode(np.array([0.3, -1.26, 9.0]), "fixed<8,4,RND,SAT>")
     >>> codes, decode(codes, "fixed<8,4>")
     (array([  5, -20, 127], dtype=int8), array([ 0.3125, -1.25  ,  7.9375], dtype=float32))
+    >>> fitted = encode(np.array([0.3, -1.26, 9.0]), "int4", scale="amax")
+    >>> fitted.codes.tolist(), decode(fitted, "int4").round(3).tolist()
+    ([0, -1, 7], [0.0, -1.286, 9.0])
     """
-    run = choose("encode", _ENCODE, backend, x)
+    run = choose("encode", ENCODE, backend, x)
+    options = Options(scale, scale_axis, zero_point, axis, rng, nan)
     if is_cuda(run):
-        found: Array | Blocks = run(x, fmt, scale=scale, zero_point=zero_point, axis=axis, rng=rng, nan=nan)
-        return found
+        on_card: Array | Blocks | Scaled = run(x, fmt, **options._asdict())
+        return on_card
     fmt = check_format("encode", fmt)
     x = check_floats("encode", "x", x)
-    call = _checked("encode", x, fmt, scale, zero_point, axis, rng, nan, can_keep=has_nan(fmt))
+    call = checked("encode", x, fmt, options, can_keep=has_nan(fmt))
     codes, scales, _ = run(call, False, code_dtype(fmt), None)
-    return codes if scales is None else Blocks(codes, scales)
+    found = codes if scales is None else Blocks(codes, scales)
+    fitted = call.scale.scale
+    if not isinstance(scale, str) or fitted is None:
+        return found
+    return Scaled(found, fitted.reshape(()) if scale_axis is None else fitted)
 
 
 def decode(
-    codes: Array | Blocks,
-    fmt: Format | str,
+    codes: Array | Blocks | Scaled,
+    fmt: FormatLike,
     *,
     scale: npt.ArrayLike | None = None,
     zero_point: npt.ArrayLike | None = None,
@@ -218,12 +310,31 @@ def decode(
 
     Parameters
     ----------
-    codes : ndarray of integers, or Blocks
+    codes : ndarray of integers, Blocks or Scaled
         As :func:`encode` returns them; blocks lie along the last axis.
-    fmt, scale, zero_point
+    fmt : Format, str or dtype
+        As for :func:`encode`; rounding and overflow are of no effect.
+    scale : number or array of positive floats, optional
+        As for :func:`encode`; 1 by default, that of ``codes`` if they are Scaled.
+    zero_point : integer or array of integers, optional
         As for :func:`encode`.
     dtype : float32 or float64, optional
         By default float32 where it holds every number of the format, else float64.
+
+    Returns
+    -------
+    y : ndarray
+        Has the shape of the codes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type or dtype; for codes that the format does not have, and scales that do not go with them.
+
+    See Also
+    --------
+    encode : The codes of numbers.
+    unpack : Codes from packed bytes.
 
     Examples
     --------
@@ -237,129 +348,21 @@ def decode(
 
 
 def _decode(
-    codes: Array | Blocks,
-    fmt: Format | str,
+    codes: Array | Blocks | Scaled,
+    fmt: FormatLike,
     *,
     scale: npt.ArrayLike | None,
     zero_point: npt.ArrayLike | None,
     dtype: npt.DTypeLike | None,
 ) -> Array:
     fmt = check_format("decode", fmt)
+    if isinstance(codes, Scaled):
+        if scale is not None:
+            raise ValueError("decode: scale must be None for codes that have theirs, got another")
+        codes, scale = codes
     if isinstance(fmt, BlockFormat) and fmt.block:
         return decode_blocks(codes, fmt, scale, dtype)
     return decode_elements(codes, fmt, scale, zero_point, dtype)
 
 
-def has_nan(fmt: Format) -> bool:
-    """Say whether the format has a code for NaN, or a NaN scale."""
-    if isinstance(fmt, Float):
-        return fmt.has_nan
-    return isinstance(fmt, Posit) or block_of(fmt) > 0
-
-
-class Call(NamedTuple):
-    """Checked arguments."""
-
-    function: str
-    x: Array
-    fmt: Format
-    scale: Scale
-    axis: int
-    seed: int
-    refuse_nan: bool
-    nan: float
-
-
-def _checked(
-    function: str,
-    x: Array,
-    fmt: Format,
-    scale: npt.ArrayLike | None,
-    zero_point: npt.ArrayLike | None,
-    axis: int,
-    rng: int | np.random.Generator | None,
-    nan: str | float,
-    can_keep: bool,
-) -> Call:
-    seed = check_seed(function, rng, fmt.stochastic)
-    refuse, stands_for = check_nan(function, nan, can_keep)
-    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-        raise TypeError(f"{function}: axis must be an int, got {type(axis).__name__}")
-    if not -max(x.ndim, 1) <= axis < max(x.ndim, 1):
-        raise ValueError(f"{function}: axis must be one of the {x.ndim} axes of x, got {axis}")
-    scales = Scale()
-    if scale is not None or zero_point is not None:
-        scales = check_scale(function, x.shape, name_of(x.dtype), fmt, scale, zero_point)
-    return Call(function, x, fmt, scales, int(axis), seed, refuse and not has_nan(fmt), stands_for)
-
-
-def _lines(x: Array, axis: int) -> Array:
-    """Return x with the axis of the blocks moved last."""
-    return x if x.ndim < 2 else np.moveaxis(x, axis, -1)
-
-
-def _cpu(
-    call: Call, counts: bool, codes: np.dtype[Any] | None, out: Array | None
-) -> tuple[Array, Array | None, Counts]:
-    fmt, dtype, block = call.fmt, name_of(call.x.dtype), block_of(call.fmt)
-    x = np.asarray(_lines(call.x, call.axis) if block else call.x, order="C")
-    x = x if x.flags.aligned else x.copy()
-    in_place = not block or x.ndim < 2 or call.axis in (-1, x.ndim - 1)
-    direct = out is not None and in_place and out.flags.c_contiguous and out.flags.aligned
-    y = out if direct and out is not None else empty(x.shape, codes or x.dtype)
-    scales = None
-    if codes is not None and block:
-        kind = np.dtype(np.uint8) if not isinstance(fmt, Table) else np.dtype("f8" if dtype == "float64" else "f4")
-        scales = np.empty(room_for_scales(x.shape, block), kind)
-    n = x.shape[-1] if block and x.ndim else x.size
-    found = launch(
-        *(fmt, call.scale, (x, dtype), (y, name_of(y.dtype)), n, x.size // n if n else 0),
-        codes=codes is not None,
-        nan=call.nan,
-        counting=counts or call.nan == call.nan,
-        seed=call.seed,
-        shared=0 if scales is None else scales,
-    )
-    if call.refuse_nan and found[0]:
-        refuse_nans(call.function, fmt)
-    if codes is not None:
-        count_from_zero_point(y, fmt, call.scale)
-    if block and codes is None and not direct:
-        y = _put_back(y, call, out)
-    elif out is not None and not direct:
-        out[...] = y
-        y = out
-    return y, scales, Counts(x.size, *found)
-
-
-def _put_back(y: Array, call: Call, out: Array | None) -> Array:
-    """Return y with the axes in x's order, in out if there is one."""
-    back = y if y.ndim < 2 else np.moveaxis(y, -1, call.axis)
-    if out is None:
-        return back if back.flags.c_contiguous else np.asarray(back, order="C")
-    out[...] = back
-    return out
-
-
-def _reference(
-    call: Call, counts: bool, codes: np.dtype[Any] | None, out: Array | None
-) -> tuple[Array, Array | None, Counts]:
-    from .reference import arrays as reference
-
-    fmt, block = call.fmt, block_of(call.fmt)
-    x = _lines(call.x, call.axis) if block else call.x
-    scale, zero_point = call.scale.spread(x.shape)
-    y, scales, found = reference.quantize(x, fmt, scale, zero_point, call.seed, call.nan, codes)
-    if call.refuse_nan and found[0]:
-        refuse_nans(call.function, fmt)
-    if codes is None:
-        y = _put_back(y, call, out) if block else y
-        if out is not None and y is not out:
-            out[...] = y
-            y = out
-    return y, scales, Counts(x.size, *found)
-
-
-_QUANTIZE: Backends[Any] = {"cpu": _cpu, "cuda": Cuda("fastiter.torch.quant", "quantize"), "reference": _reference}
-_ENCODE: Backends[Any] = {"cpu": _cpu, "cuda": Cuda("fastiter.torch.quant", "encode"), "reference": _reference}
 _DECODE: Backends[Array] = {"cpu": _decode, "cuda": Cuda("fastiter.torch.quant", "decode")}

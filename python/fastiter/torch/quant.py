@@ -5,23 +5,16 @@ from __future__ import annotations
 from .._public import publish
 from ..quant import Error, range_of
 from ..quant._torch.analysis import Calibration, calibrate, error, pack, unpack
-from ..quant._torch.functional import (
-    Blocks,
-    decode,
-    encode,
-    fixed_point,
-    linear,
-    lsq,
-    pact,
-    quantize,
-    quantize_gradient,
-)
+from ..quant._torch.functional import Blocks, Scaled, decode, encode, quantize, quantize_gradient
 from ..quant._torch.hls.export import export_hls
+from ..quant._torch.learned import fixed_point, lsq, pact
+from ..quant._torch.linear import linear
 
 __all__ = [
     "Blocks",
     "Calibration",
     "Error",
+    "Scaled",
     "calibrate",
     "decode",
     "encode",

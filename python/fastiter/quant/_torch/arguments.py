@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
@@ -15,16 +16,19 @@ from ..._backend import BackendError
 from ..._check import type_name
 from ..._torch.ops import CPU_AND_CUDA, check_tensors
 from .. import Fixed, Float, Int, SumOfPowers
+from .._amax import Target, check_amax, target_of
 from .._block_formats import block_of
-from .._calibrate import Target, target_of
+from .._check import FormatLike as ArrayFormatLike
 from .._check import check_format, check_seed
 from .._codes import _fits_float32
-from .._formats import Format
-from .._quantize import has_nan
+from .._rounding import has_nan
 from .ops import FLOATS, read
 
+FormatLike: TypeAlias = "ArrayFormatLike | torch.dtype"
 Rng: TypeAlias = "int | torch.Generator | Tensor | None"
-Scale: TypeAlias = "float | Tensor | str | None"
+Scale: TypeAlias = "float | Tensor | Literal['amax'] | None"
+Nan: TypeAlias = "Literal['raise', 'keep'] | float"
+Ste: TypeAlias = Literal["clip", "pass"]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -69,9 +73,9 @@ def facts(text: str) -> Facts:
 
 
 @constant
-def text_of(function: str, fmt: Format | str) -> str:
-    """Check a format and return its string."""
-    return str(check_format(function, fmt))
+def text_of(function: str, fmt: FormatLike, name: str = "fmt") -> str:
+    """Check a format and return its string; ``name`` is its name in messages."""
+    return str(check_format(function, fmt, name))
 
 
 @constant
@@ -93,25 +97,35 @@ def fixed_text(width: int, signed: bool, rounding: str, overflow: str, terms: in
     return str(SumOfPowers(terms, width, width, signed, method, rounding))
 
 
-def checked_accumulator(function: str, accumulate: Format | str, every: int) -> str:
+def checked_accumulator(function: str, accumulator: FormatLike, every: int) -> str:
     """Check an accumulator's format and return its string."""
-    text = text_of(function, accumulate)
+    text = text_of(function, accumulator, "accumulator")
     known = facts(text)
     if not known.accumulates or known.stochastic:
         raise ValueError(
-            f"{function}: accumulate must be a Fixed or a signed Float that rounds without random numbers, got {text}"
+            f"{function}: accumulator must be a Fixed or a signed Float that rounds without random numbers, got {text}"
         )
     if isinstance(every, bool) or not isinstance(every, int):
-        raise TypeError(f"{function}: every must be an int, got {type_name(every)}")
+        raise TypeError(f"{function}: accumulate_every must be an int, got {type_name(every)}")
     if every < 1:
-        raise ValueError(f"{function}: every must be at least 1, got {every}")
+        raise ValueError(f"{function}: accumulate_every must be at least 1, got {every}")
     return text
 
 
-def checked_seed(function: str, rng: Rng, x: Tensor) -> Tensor | None:
-    """Return the seed as an int64 tensor of one element, on the CPU or on the device of x."""
+def check_floats(function: str, x: object) -> None:
+    """Check that x is a dense tensor of floats on the CPU or on a CUDA device."""
+    if isinstance(x, Tensor) and not (x.is_floating_point() or x.is_complex()):
+        raise TypeError(f"{function}: x must be floats, as x.float() is, got dtype {x.dtype}")
+    check_tensors(function, ("x",), (x,), FLOATS, CPU_AND_CUDA)
+
+
+def checked_seed(function: str, rng: Rng, x: Tensor, needed: bool) -> Tensor | None:
+    """Return the seed as an int64 tensor of one element, on the CPU or on the device of x.
+
+    By default, torch's own generator draws one where the rounding is stochastic.
+    """
     if rng is None:
-        return None
+        return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device="cpu") if needed else None
     if isinstance(rng, Tensor):
         if rng.dtype != torch.int64 or rng.numel() != 1:
             got = f"{rng.dtype} of shape {tuple(rng.shape)}"
@@ -121,7 +135,8 @@ def checked_seed(function: str, rng: Rng, x: Tensor) -> Tensor | None:
     if isinstance(rng, torch.Generator):
         check_device(function, "rng", rng.device, x)
         return torch.randint(-(2**63), 2**63 - 1, (), generator=rng, dtype=torch.int64, device=rng.device)
-    if not isinstance(rng, int) or isinstance(rng, bool):
+    numpys = isinstance(rng, (np.random.Generator, np.random.SeedSequence, np.random.BitGenerator))
+    if not numpys and (not isinstance(rng, int) or isinstance(rng, bool)):
         raise TypeError(f"{function}: rng must be an int, an int64 tensor or a torch.Generator, got {type_name(rng)}")
     seed = check_seed(function, rng, True)
     return torch.tensor(seed - 2**64 if seed >= 2**63 else seed, dtype=torch.int64, device="cpu")
@@ -157,17 +172,21 @@ def checked_amax(function: str, scale: str) -> None:
         raise ValueError(f"{function}: scale must be a number, a tensor or 'amax', got {scale!r}")
 
 
-def checked_scale(function: str, x: Tensor, text: str, scale: Scale, axis: int) -> Tensor | None:
-    """Return the scale as a tensor; also check the axis."""
+def checked_scale(
+    function: str, x: Tensor, text: str, scale: Scale, axis: int, scale_axis: int | None = None
+) -> Tensor | None:
+    """Return the scale as a tensor; also check the axes."""
     if isinstance(axis, bool) or not isinstance(axis, int):
         raise TypeError(f"{function}: axis must be an int, got {type_name(axis)}")
     if not -max(x.dim(), 1) <= axis < max(x.dim(), 1):
         raise ValueError(f"{function}: axis must be one of the {x.dim()} axes of x, got {axis}")
+    if scale_axis is not None:
+        check_amax(function, scale, scale_axis, x.dim())
     if scale is None:
         return None
     if isinstance(scale, str):
         checked_amax(function, scale)
-        return largest_scale(function, x, text)
+        return largest_scale(function, x, text, scale_axis)
     factor = number_or_tensor(function, "scale", scale, x, floats=True)
     check_divides(function, "scale", factor, x)
     if factor.requires_grad and facts(text).block:
@@ -187,6 +206,8 @@ def largest_scale(function: str, x: Tensor, text: str, kept_axis: int | None = N
         if not -max(x.dim(), 1) <= kept_axis < max(x.dim(), 1):
             raise ValueError(f"{function}: x must have an axis {kept_axis}, got {x.dim()} axes")
         others = [k for k in range(x.dim()) if k != kept_axis % x.dim()]
+        if not x.numel():
+            magnitude = magnitude.new_ones([1] * x.dim())
         largest = magnitude.amax(others, keepdim=True) if others else magnitude
     usable = torch.isfinite(largest) & (largest > 0)
     # If x holds only zeros, infinities and NaN, any scale keeps them.
@@ -196,7 +217,7 @@ def largest_scale(function: str, x: Tensor, text: str, kept_axis: int | None = N
     scale = (largest / target.held).clamp(min=target.least)
     narrow = scale.to(wide)
     beyond = largest / narrow.to(torch.float64) > target.held + target.margin
-    return torch.where(beyond, torch.nextafter(narrow, narrow.new_full((), math.inf)).to(torch.float64), scale)
+    return torch.where(beyond, torch.nextafter(narrow, narrow.new_full((), math.inf)), narrow).to(torch.float64)
 
 
 def check_divides(function: str, name: str, parameter: Tensor, x: Tensor) -> None:
@@ -219,7 +240,7 @@ def check_positive(function: str, name: str, parameter: Tensor) -> None:
 
 def checked_with_parameter(function: str, x: Tensor, name: str, parameter: Tensor, gradient_scale: float) -> None:
     """Check x, its learned parameter, and the factor of the parameter's gradient."""
-    check_tensors(function, ("x",), (x,), FLOATS, CPU_AND_CUDA)
+    check_floats(function, x)
     if not isinstance(parameter, Tensor):
         raise TypeError(f"{function}: {name} must be a torch.Tensor, got {type_name(parameter)}")
     number_or_tensor(function, name, parameter, x, floats=True)

@@ -51,9 +51,7 @@ def how_to(
         raise TypeError(f"{function}: ste must be a str, got {type_name(ste)}")
     if ste not in ("clip", "pass"):
         raise ValueError(f"{function}: ste must be 'clip' or 'pass', got {ste!r}")
-    seed = checked_seed(function, rng, x)
-    if seed is None and facts(text).stochastic:
-        raise ValueError(f"{function}: rng must be a seed or a generator for stochastic rounding, got None")
+    seed = checked_seed(function, rng, x, facts(text).stochastic)
     missing = isinstance(stands_for, float) and math.isnan(stands_for)
     return How(function, text, zero, axis, seed, refuse, None if missing else stands_for, ste == "clip")
 

@@ -22,7 +22,7 @@ from .._codes import code_dtype
 from .._formats import Fixed, Format, parse
 from .._launch import count_from_zero_point, launch, refuse_nans, room_for_scales
 from .._other_formats import SumOfPowers, Table
-from .._quantize import Blocks, has_nan
+from .._rounding import Blocks, has_nan
 from .._scale import Scale, check_scale
 
 _FLOATS = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16", torch.bfloat16: "bfloat16"}

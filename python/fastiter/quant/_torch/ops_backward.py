@@ -15,9 +15,9 @@ from ... import _core
 from ..._torch.op import Op
 from ..._torch.ops import contiguous, empty
 from .._formats import Fixed, Format, Int
+from .._limits import is_limited, limits, scaled_limits
 from .._other_formats import SumOfPowers
 from .._plan import plan_of
-from .._range import is_limited, limits, scaled_limits
 from .ops import NAMES, absorbed_by, are_powers, as_array, read
 
 

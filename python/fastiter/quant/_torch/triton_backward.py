@@ -11,9 +11,9 @@ from torch import Tensor
 from ..._torch import launch
 from ..._torch.ops import contiguous
 from .._formats import Fixed, Format, Int
+from .._limits import is_limited, limits
 from .._other_formats import SumOfPowers
 from .._plan import plan_of
-from .._range import is_limited, limits
 from .ops import NAMES, Step, read
 from .ops_backward import QuantizeBackward
 from .triton_forward import BLOCK, Scales, scales_of

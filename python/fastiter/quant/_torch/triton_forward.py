@@ -22,7 +22,7 @@ from .._formats import Fixed, Format, Int
 from .._launch import refuse_nans
 from .._other_formats import SumOfPowers
 from .._plan import Blocks, Plan, plan_of
-from .._quantize import has_nan
+from .._rounding import has_nan
 from .._scale import check_scale
 from .ops import NAMES, Encode, Quantize, _made_codes, as_array, read
 

@@ -89,7 +89,7 @@ def _fixed(a: Tensor, w: Tensor, y: Tensor, acc: Fixed, every: int) -> None:
     check_together(x_bits, w_bits)
     of_sums = x_bits + w_bits - 2 + (every - 1).bit_length()  # sums are less than 2^of_sums
     if of_sums > 64 - _SPARE:
-        got = f"{x_bits} and {w_bits} bits with every={every}"
+        got = f"{x_bits} and {w_bits} bits with accumulate_every={every}"
         raise BackendError(f"linear: sums of every products must have at most 64 bits on a GPU, got {got}")
     bits = 32 if max(of_sums, acc.width) <= 32 - _SPARE else 64
     dropped = -x_last - w_last - acc.fraction

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ from ...._check import type_name
 from ..._check import check_format
 from ..._codes import code_bits
 from ..._formats import Format
-from ..arguments import facts, largest_scale
+from ..arguments import FormatLike, Ste, facts, largest_scale
 from ..functional import quantize, quantize_gradient
-from .quantizer import Quantizer
+from .quantizer import Quantizer, Rng
 
 
 class FormatQuantizer(Quantizer):
@@ -22,18 +22,24 @@ class FormatQuantizer(Quantizer):
 
     Parameters
     ----------
-    fmt : Format or str
+    fmt : Format, str or dtype
+        As for :func:`fastiter.torch.quant.quantize`.
     scale : float, "amax" or "first", optional
-        As for :func:`fastiter.torch.quant.quantize`. "amax" uses the largest magnitude of each input; "first" that of
-        the first input, or of the sample of :meth:`initialize`, with the scale in the buffer ``scale``.
+        As for :func:`fastiter.torch.quant.quantize`: 1 by default. "amax" uses the largest magnitude of each input;
+        "first" that of the first input, or of the sample of :meth:`initialize`, with the scale in the buffer ``scale``.
     scale_axis : int, optional
         An axis, for an "amax" of its own at each of its indices.
     axis : int
         The axis of the blocks.
     ste : {"clip", "pass"}
         As for :func:`fastiter.torch.quant.quantize`.
-    seed : int, optional
-        For stochastic rounding; by default drawn from torch's generator.
+    rng : int or torch.Generator, optional
+        For stochastic rounding: a seed of 31 bits, or a generator that draws one; by default torch's own.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For wrong arguments; for a scale that the format does not take.
 
     Examples
     --------
@@ -47,16 +53,16 @@ class FormatQuantizer(Quantizer):
 
     def __init__(
         self,
-        fmt: Format | str,
-        scale: float | str | None = None,
+        fmt: FormatLike,
+        scale: float | Literal["amax", "first"] | None = None,
         *,
         scale_axis: int | None = None,
         axis: int = -1,
-        ste: str = "clip",
-        seed: int | None = None,
+        ste: Ste = "clip",
+        rng: Rng = None,
     ) -> None:
         form = check_format("FormatQuantizer", fmt)
-        super().__init__(form.stochastic, seed)
+        super().__init__(form.stochastic, rng)
         _check_scale("FormatQuantizer", form, scale, ("amax", "first"))
         for name, value in (("axis", axis), ("scale_axis", 0 if scale_axis is None else scale_axis)):
             if isinstance(value, bool) or not isinstance(value, int):
@@ -108,13 +114,19 @@ class GradientQuantizer(Quantizer):
 
     Parameters
     ----------
-    fmt : Format or str
+    fmt : Format, str or dtype
+        As for :func:`fastiter.torch.quant.quantize`.
     scale : float or "amax", optional
-        As for :func:`fastiter.torch.quant.quantize`; "amax" uses the gradient's largest magnitude.
+        As for :func:`fastiter.torch.quant.quantize`: 1 by default; "amax" uses the gradient's largest magnitude.
     axis : int
         The axis of the blocks.
-    seed : int, optional
-        For stochastic rounding; by default drawn from torch's generator.
+    rng : int or torch.Generator, optional
+        For stochastic rounding: a seed of 31 bits, or a generator that draws one; by default torch's own.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For wrong arguments; for a scale that the format does not take.
 
     Examples
     --------
@@ -127,10 +139,10 @@ class GradientQuantizer(Quantizer):
     """
 
     def __init__(
-        self, fmt: Format | str, scale: float | str | None = None, *, axis: int = -1, seed: int | None = None
+        self, fmt: FormatLike, scale: float | Literal["amax"] | None = None, *, axis: int = -1, rng: Rng = None
     ) -> None:
         form = check_format("GradientQuantizer", fmt)
-        super().__init__(form.stochastic, seed)
+        super().__init__(form.stochastic, rng)
         _check_scale("GradientQuantizer", form, scale, ("amax",))
         if isinstance(axis, bool) or not isinstance(axis, int):
             raise TypeError(f"GradientQuantizer: axis must be an int, got {type_name(axis)}")

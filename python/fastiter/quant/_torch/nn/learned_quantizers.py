@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,11 @@ from torch import Tensor, nn
 from ...._check import type_name
 from ... import Fixed, Int, SumOfPowers
 from ..._formats import Format
-from ..._range import limits
-from ..arguments import fixed_text
-from ..functional import fixed_point, lsq, pact
+from ..._limits import limits
+from ..arguments import Ste, fixed_text
+from ..learned import fixed_point, lsq, pact
 from ..ops import read
-from .quantizer import LearnedQuantizer, Quantizer
+from .quantizer import LearnedQuantizer, Quantizer, Rng
 
 
 class FixedQuantizer(LearnedQuantizer):
@@ -27,21 +28,25 @@ class FixedQuantizer(LearnedQuantizer):
     width : int
         Bits of a code, 1 to 53.
     signed : bool
+        Two's complement, or unsigned.
     learn_point : bool
         False: the point is a buffer.
     rounding, overflow : str
         As for :class:`fastiter.quant.Fixed`.
-    axis, channels : int, optional
-        With an axis, each of its indices has a point of its own; layers and plans set their number.
-    terms, method
-        With ``terms``, codes have at most so many one bits (:class:`fastiter.quant.SumOfPowers`), so that no multiplier
-        is needed.
+    axis : int, optional
+        An axis whose indices have a point each.
+    channels : int, optional
+        The number of these; layers and plans set it.
+    terms : int, optional
+        Codes have at most so many one bits (:class:`fastiter.quant.SumOfPowers`), so that no multiplier is needed.
+    method : {"GREEDY", "NEAREST"}
+        With ``terms``, the choice of the bits.
     ste : {"clip", "pass"}
         As for :func:`fastiter.torch.quant.quantize`.
     gradient_scale : float or "lsq"
         A factor of the point's gradient; "lsq": 1 / sqrt(number of elements per point * highest code).
-    seed : int, optional
-        For stochastic rounding; by default drawn from torch's generator.
+    rng : int or torch.Generator, optional
+        For stochastic rounding: a seed of 31 bits, or a generator that draws one; by default torch's own.
 
     Raises
     ------
@@ -74,10 +79,10 @@ class FixedQuantizer(LearnedQuantizer):
         axis: int | None = None,
         channels: int | None = None,
         terms: int | None = None,
-        method: str = "GREEDY",
-        ste: str = "clip",
-        gradient_scale: float | str = "lsq",
-        seed: int | None = None,
+        method: Literal["GREEDY", "NEAREST"] = "GREEDY",
+        ste: Ste = "clip",
+        gradient_scale: float | Literal["lsq"] = "lsq",
+        rng: Rng = None,
     ) -> None:
         code = Fixed(width, width, signed, rounding, overflow)
         if width > 53:
@@ -87,13 +92,13 @@ class FixedQuantizer(LearnedQuantizer):
         if terms is not None:
             if code.overflow != "SAT":
                 raise ValueError(f"FixedQuantizer: overflow must be 'SAT' with terms, got {overflow!r}")
-            method = SumOfPowers(terms, width, width, signed, method, rounding).method
-        super().__init__("point", learn_point, code.stochastic, seed, axis, channels, gradient_scale)
+            SumOfPowers(terms, width, width, signed, method, rounding)
+        super().__init__("point", learn_point, code.stochastic, rng, axis, channels, gradient_scale)
         self.width, self.signed, self.rounding, self.overflow = width, signed, code.rounding, code.overflow
         self.terms, self.method, self.ste = terms, method, ste
         self.bits = width
 
-    def initialize(self, x: Tensor, method: str = "minmax") -> None:
+    def initialize(self, x: Tensor, method: Literal["minmax", "mse"] = "minmax") -> None:
         """Set the point from a sample.
 
         Parameters
@@ -200,10 +205,27 @@ class LSQQuantizer(LearnedQuantizer):
 
     Parameters
     ----------
-    width, signed, rounding, overflow
+    width : int
+        Bits of a code, 1 to 32.
+    signed : bool
+        Two's complement, or unsigned.
+    learn_step : bool
+        False: the step is a buffer.
+    rounding, overflow : str
         As for :class:`fastiter.quant.Int`.
-    learn_step, axis, channels, gradient_scale, seed
-        As for :class:`FixedQuantizer`.
+    axis : int, optional
+        An axis whose indices have a step each.
+    channels : int, optional
+        The number of these; layers and plans set it.
+    gradient_scale : float or "lsq"
+        A factor of the step's gradient; "lsq": 1 / sqrt(number of elements per step * highest code).
+    rng : int or torch.Generator, optional
+        For stochastic rounding: a seed of 31 bits, or a generator that draws one; by default torch's own.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For wrong arguments, and for a first input that is empty or not finite.
 
     Examples
     --------
@@ -231,11 +253,11 @@ class LSQQuantizer(LearnedQuantizer):
         *,
         axis: int | None = None,
         channels: int | None = None,
-        gradient_scale: float | str = "lsq",
-        seed: int | None = None,
+        gradient_scale: float | Literal["lsq"] = "lsq",
+        rng: Rng = None,
     ) -> None:
         self._code = Int(width, signed, rounding, overflow)
-        super().__init__("step", learn_step, self._code.stochastic, seed, axis, channels, gradient_scale)
+        super().__init__("step", learn_step, self._code.stochastic, rng, axis, channels, gradient_scale)
         self.width, self.signed = width, signed
         self.rounding, self.overflow = self._code.rounding, self._code.overflow
         self.bits = width
@@ -287,8 +309,8 @@ class PACTQuantizer(Quantizer):
         Initial value of the clip; :meth:`initialize` sets it to a sample's largest number.
     rounding : str
         As for :class:`fastiter.quant.Int`.
-    seed : int, optional
-        For stochastic rounding.
+    rng : int or torch.Generator, optional
+        For stochastic rounding: a seed of 31 bits, or a generator that draws one; by default torch's own.
 
     Examples
     --------
@@ -302,13 +324,13 @@ class PACTQuantizer(Quantizer):
     Choi et al., PACT, arXiv 1805.06085.
     """
 
-    def __init__(self, width: int, alpha: float = 6.0, rounding: str = "RND_CONV", *, seed: int | None = None) -> None:
+    def __init__(self, width: int, alpha: float = 6.0, rounding: str = "RND_CONV", *, rng: Rng = None) -> None:
         self._code = Int(width, False, rounding)
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
             raise TypeError(f"PACTQuantizer: alpha must be a number, got {type_name(alpha)}")
         if not 0 < alpha < math.inf:
             raise ValueError(f"PACTQuantizer: alpha must be positive and finite, got {alpha}")
-        super().__init__(self._code.stochastic, seed)
+        super().__init__(self._code.stochastic, rng)
         self.width, self.rounding = width, self._code.rounding
         self.bits = width
         self.alpha = nn.Parameter(torch.tensor(float(alpha)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,10 +12,13 @@ from ...._check import type_name
 from ...._torch.ops import check_tensors
 from ..._check import check_format
 from ..._formats import Format
+from ..arguments import FormatLike
 from ..functional import quantize
 from ..ops import FLOATS
 from .plan import QuantPlan
-from .quantizer import _checked_seed
+from .quantizer import Rng, drawn_seed
+
+Scaling: TypeAlias = Literal["amax"] | None
 
 
 class OptimizerQuantizer:
@@ -25,7 +28,7 @@ class OptimizerQuantizer:
     the rounding.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, formats: dict[str, Format], scale: str | None, seed: int):
+    def __init__(self, optimizer: torch.optim.Optimizer, formats: dict[str, Format], scale: Scaling, seed: int):
         self.formats, self.scale, self.seed, self.count = formats, scale, seed, 0
         self._unknown = {name for name in formats if name != "*"}
         self._handle = optimizer.register_step_post_hook(self._after_step)
@@ -60,11 +63,23 @@ class OptimizerQuantizer:
             value.copy_(quantize(value, fmt, scale=self.scale, rng=rng, nan="keep"))
 
     def state_dict(self) -> dict[str, int]:
-        """Return the seed, and the number of tensors rounded stochastically so far."""
+        """Return the seed, and the number of tensors rounded stochastically so far.
+
+        Returns
+        -------
+        state : dict
+            For :meth:`load_state_dict`.
+        """
         return {"seed": self.seed, "count": self.count}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Resume from the result of :meth:`state_dict`."""
+        """Resume from the result of :meth:`state_dict`.
+
+        Parameters
+        ----------
+        state : mapping
+            A result of :meth:`state_dict`.
+        """
         self.seed, self.count = int(state["seed"]), int(state["count"])
 
     def remove(self) -> None:
@@ -74,28 +89,38 @@ class OptimizerQuantizer:
 
 def quantize_optimizer(
     optimizer: torch.optim.Optimizer,
-    plan: QuantPlan | Mapping[str, Format | str] | Format | str,
+    plan: QuantPlan | Mapping[str, FormatLike] | FormatLike,
     *,
-    scale: str | None = None,
-    seed: int | None = None,
+    scale: Scaling = None,
+    rng: Rng = None,
 ) -> OptimizerQuantizer:
     """Round the states of an optimizer to number formats after each of its steps.
 
     Parameters
     ----------
-    optimizer : Optimizer
-    plan : Format, str, QuantPlan, or mapping of str to Format or str
+    optimizer : torch.optim.Optimizer
+        Its steps are unchanged.
+    plan : Format, str, dtype, QuantPlan, or mapping of str to Format, str or dtype
         One format for all states (for a plan: its ``optimizer``), or one for each name: "exp_avg", "exp_avg_sq" of
         Adam, "momentum_buffer" of SGD; "*" for all others. Scalar states, such as "step", are not rounded.
     scale : "amax", optional
         Scales each state so that its largest magnitude maps to the format's.
-    seed : int, optional
-        For stochastic rounding; by default drawn from torch's generator.
+    rng : int or torch.Generator, optional
+        For stochastic rounding: a seed of 31 bits, or a generator that draws one; by default torch's own.
+
+    Returns
+    -------
+    rounding : OptimizerQuantizer
+        ``remove()`` ends the rounding; ``state_dict()`` belongs in checkpoints if rounding is stochastic.
 
     Raises
     ------
     TypeError, ValueError
         For wrong arguments; for a name that no state has, at the first step after which all parameters have states.
+
+    See Also
+    --------
+    quantize_model : Rounding in the layers of a model.
 
     Examples
     --------
@@ -123,4 +148,4 @@ def quantize_optimizer(
         if not isinstance(name, str):
             raise TypeError(f"quantize_optimizer: plan must have names that are str, got {type_name(name)}")
         formats[name] = check_format("quantize_optimizer", fmt)
-    return OptimizerQuantizer(optimizer, formats, scale, _checked_seed("quantize_optimizer", seed))
+    return OptimizerQuantizer(optimizer, formats, scale, drawn_seed("quantize_optimizer", rng))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from ..._formats import Format
 from ..ops import Seed, seed_op
 
 _Q = TypeVar("_Q", bound="Quantizer")
+#: The seed of a quantizer, or what draws it
+Rng: TypeAlias = "int | torch.Generator | None"
 
 
 class Quantizer(nn.Module):
@@ -27,9 +29,9 @@ class Quantizer(nn.Module):
     #: Bits of a code
     bits: int
 
-    def __init__(self, stochastic: bool, seed: int | None) -> None:
+    def __init__(self, stochastic: bool, rng: Rng) -> None:
         super().__init__()
-        self.seed = _checked_seed(type(self).__name__, seed)
+        self.seed = drawn_seed(type(self).__name__, rng)
         self.register_buffer("counter", torch.zeros((), dtype=torch.int64) if stochastic else None)
 
     @property
@@ -38,15 +40,27 @@ class Quantizer(nn.Module):
         raise NotImplementedError
 
     def initialize(self, x: Tensor) -> None:
-        """Initialize the learned parameter or the fixed scale from a sample; does nothing if there is none."""
+        """Initialize the learned parameter or the fixed scale from a sample; does nothing if there is none.
+
+        Parameters
+        ----------
+        x : Tensor of floats
+            Finite numbers.
+        """
 
     def place(self, shape: tuple[int, ...]) -> None:
-        """Set the number of channels from the shape of the tensors to come."""
+        """Set the number of channels from the shape of the tensors to come.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            The shape of the tensors that will be rounded.
+        """
 
     def fresh(self: _Q) -> _Q:
         """Return a copy with a seed of its own, drawn from torch's generator."""
         other = copy.deepcopy(self)
-        other.seed = _checked_seed(type(self).__name__, None)
+        other.seed = drawn_seed(type(self).__name__, None)
         return other
 
     def _checked_sample(self, x: Tensor) -> Tensor:
@@ -65,14 +79,16 @@ class Quantizer(nn.Module):
         return seed_op(Seed(self.counter, self.seed, self.training))
 
 
-def _checked_seed(name: str, seed: int | None) -> int:
-    if seed is None:
-        return int(torch.randint(0, 2**31, (), device="cpu"))  # independent of the default device
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"{name}: seed must be an int, got {type_name(seed)}")
-    if not 0 <= seed < 2**31:
-        raise ValueError(f"{name}: seed must be from 0 to 2**31 - 1, got {seed}")
-    return seed
+def drawn_seed(name: str, rng: Rng) -> int:
+    """Return a seed of 31 bits, or one that a generator draws: by default torch's own."""
+    if rng is None or isinstance(rng, torch.Generator):
+        device = "cpu" if rng is None else rng.device  # independent of the default device
+        return int(torch.randint(0, 2**31, (), generator=rng, device=device))
+    if isinstance(rng, bool) or not isinstance(rng, int):
+        raise TypeError(f"{name}: rng must be an int, a torch.Generator or None, got {type_name(rng)}")
+    if not 0 <= rng < 2**31:
+        raise ValueError(f"{name}: rng must be from 0 to 2**31 - 1, got {rng}")
+    return rng
 
 
 class LearnedQuantizer(Quantizer):
@@ -85,12 +101,12 @@ class LearnedQuantizer(Quantizer):
         parameter: str,
         learn: bool,
         stochastic: bool,
-        seed: int | None,
+        rng: Rng,
         axis: int | None,
         channels: int | None,
-        gradient_scale: float | str,
+        gradient_scale: float | Literal["lsq"],
     ) -> None:
-        super().__init__(stochastic, seed)
+        super().__init__(stochastic, rng)
         name = type(self).__name__
         for what, value in (("axis", axis), ("channels", channels)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):

@@ -1,0 +1,174 @@
+"""The rounding of an array to a format: checked arguments, and what each backend does with them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .._backend import Backends, Cuda
+from .._check import empty
+from ._amax import amax_scale, check_amax
+from ._block_formats import block_of
+from ._check import Rng, check_nan, check_seed, name_of
+from ._formats import Float, Format
+from ._launch import count_from_zero_point, launch, refuse_nans, room_for_scales
+from ._other_formats import Posit, Table
+from ._scale import Scale, check_scale
+
+Array: TypeAlias = npt.NDArray[Any]
+ScaleLike: TypeAlias = "npt.ArrayLike | Literal['amax'] | None"
+
+
+class Counts(NamedTuple):
+    """The number of elements, and of those NaN, out of range after rounding, and nonzero but rounded to zero."""
+
+    total: int
+    nan: int
+    overflow: int
+    underflow: int
+
+
+class Blocks(NamedTuple):
+    """The codes of a block format: those of the elements, and those of the blocks' scales along the last axis.
+
+    A power of two is stored as k + 127 (255 for NaN), an NVFP4 scale as its e4m3fn code (127 for NaN), the scale of a
+    table as a float.
+    """
+
+    codes: Array
+    scales: Array
+
+
+class Scaled(NamedTuple):
+    """Codes, and the scale that :func:`encode` has chosen for them; :func:`decode` takes both."""
+
+    codes: Array | Blocks
+    scale: npt.NDArray[np.float64]
+
+
+def has_nan(fmt: Format) -> bool:
+    """Say whether the format has a code for NaN, or a NaN scale."""
+    if isinstance(fmt, Float):
+        return fmt.has_nan
+    return isinstance(fmt, Posit) or block_of(fmt) > 0
+
+
+class Call(NamedTuple):
+    """Checked arguments."""
+
+    function: str
+    x: Array
+    fmt: Format
+    scale: Scale
+    axis: int
+    seed: int
+    refuse_nan: bool
+    nan: float
+
+
+class Options(NamedTuple):
+    """Arguments that quantize and encode have in common, as they are given."""
+
+    scale: ScaleLike
+    scale_axis: int | None
+    zero_point: npt.ArrayLike | None
+    axis: int
+    rng: Rng
+    nan: str | float
+
+
+def checked(function: str, x: Array, fmt: Format, options: Options, can_keep: bool) -> Call:
+    """Check the arguments; ``can_keep``: whether a NaN may stay."""
+    scale, scale_axis, zero_point, axis, rng, nan = options
+    seed = check_seed(function, rng, fmt.stochastic)
+    refuse, stands_for = check_nan(function, nan, can_keep)
+    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
+        raise TypeError(f"{function}: axis must be an int, got {type(axis).__name__}")
+    if not -max(x.ndim, 1) <= axis < max(x.ndim, 1):
+        raise ValueError(f"{function}: axis must be one of the {x.ndim} axes of x, got {axis}")
+    check_amax(function, scale, scale_axis, x.ndim)
+    if isinstance(scale, str):
+        scale = amax_scale(function, x, fmt, scale_axis)
+    scales = Scale()
+    if scale is not None or zero_point is not None:
+        scales = check_scale(function, x.shape, name_of(x.dtype), fmt, scale, zero_point)
+    return Call(function, x, fmt, scales, int(axis), seed, refuse and not has_nan(fmt), stands_for)
+
+
+def _lines(x: Array, axis: int) -> Array:
+    """Return x with the axis of the blocks moved last."""
+    return x if x.ndim < 2 else np.moveaxis(x, axis, -1)
+
+
+def _cpu(
+    call: Call, counts: bool, codes: np.dtype[Any] | None, out: Array | None
+) -> tuple[Array, Array | None, Counts]:
+    """Return numbers, or codes of the dtype ``codes`` and the scales of blocks, and the counts."""
+    fmt, dtype, block = call.fmt, name_of(call.x.dtype), block_of(call.fmt)
+    x = np.asarray(_lines(call.x, call.axis) if block else call.x, order="C")
+    x = x if x.flags.aligned else x.copy()
+    in_place = not block or x.ndim < 2 or call.axis in (-1, x.ndim - 1)
+    direct = out is not None and in_place and out.flags.c_contiguous and out.flags.aligned
+    y = out if direct and out is not None else empty(x.shape, codes or x.dtype)
+    scales = None
+    if codes is not None and block:
+        kind = np.dtype(np.uint8) if not isinstance(fmt, Table) else np.dtype("f8" if dtype == "float64" else "f4")
+        scales = np.empty(room_for_scales(x.shape, block), kind)
+    n = x.shape[-1] if block and x.ndim else x.size
+    found = launch(
+        *(fmt, call.scale, (x, dtype), (y, name_of(y.dtype)), n, x.size // n if n else 0),
+        codes=codes is not None,
+        nan=call.nan,
+        counting=counts or call.nan == call.nan,
+        seed=call.seed,
+        shared=0 if scales is None else scales,
+    )
+    if call.refuse_nan and found[0]:
+        refuse_nans(call.function, fmt)
+    if codes is not None:
+        count_from_zero_point(y, fmt, call.scale)
+    if block and codes is None and not direct:
+        y = _put_back(y, call, out)
+    elif out is not None and not direct:
+        out[...] = y
+        y = out
+    return y, scales, Counts(x.size, *found)
+
+
+def _put_back(y: Array, call: Call, out: Array | None) -> Array:
+    """Return y with the axes in x's order, in out if there is one."""
+    back = y if y.ndim < 2 else np.moveaxis(y, -1, call.axis)
+    if out is None:
+        return back if back.flags.c_contiguous else np.asarray(back, order="C")
+    out[...] = back
+    return out
+
+
+def _reference(
+    call: Call, counts: bool, codes: np.dtype[Any] | None, out: Array | None
+) -> tuple[Array, Array | None, Counts]:
+    """Return the same by the specification."""
+    from .reference import arrays as reference
+
+    fmt, block = call.fmt, block_of(call.fmt)
+    x = _lines(call.x, call.axis) if block else call.x
+    scale, zero_point = call.scale.spread(x.shape)
+    y, scales, found = reference.quantize(x, fmt, scale, zero_point, call.seed, call.nan, codes)
+    if call.refuse_nan and found[0]:
+        refuse_nans(call.function, fmt)
+    if codes is None:
+        y = _put_back(y, call, out) if block else y
+        if out is not None and y is not out:
+            out[...] = y
+            y = out
+    return y, scales, Counts(x.size, *found)
+
+
+QUANTIZE: Backends[Any] = {
+    "cpu": _cpu,
+    "cuda": Cuda("fastiter.torch.quant", "quantize"),
+    "reference": _reference,
+}
+ENCODE: Backends[Any] = {**QUANTIZE, "cuda": Cuda("fastiter.torch.quant", "encode")}
