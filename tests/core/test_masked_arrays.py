@@ -31,7 +31,7 @@ CALLS: dict[str, Callable[[], Any]] = {
     ),
     "pack": lambda: quant.pack(masked(np.zeros(3, np.uint8)), "e2m1"),
     "unpack": lambda: quant.unpack(masked(np.zeros(2, np.uint8)), "e2m1", 3),
-    "error": lambda: quant.error(M, "int8"),
+    "measure_error": lambda: quant.measure_error(M, "int8"),
     "calibrate": lambda: quant.calibrate(M, "int8"),
     "FixedArray": lambda: quant.FixedArray(M, "fixed<8,4>"),
     "from_codes": lambda: quant.FixedArray.from_codes(masked([1, 2]), "fixed<8,4>"),

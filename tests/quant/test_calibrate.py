@@ -147,7 +147,7 @@ def test_percentiles_hold_what_they_say() -> None:
     ],
 )
 def test_errors_of_any_size(x: Any, fmt: str) -> None:
-    e = quant.error(x, fmt)
+    e = quant.measure_error(x, fmt)
     assert e.histogram.sum() == x.size and len(e.edges) == 65
     assert (np.diff(e.edges) > 0).all() and np.isfinite(e.edges).all()
     y = quant.quantize(x, fmt).astype(float)
@@ -162,8 +162,8 @@ def test_errors_of_any_size(x: Any, fmt: str) -> None:
 
 def test_the_ratio_of_tiny_and_huge_numbers_is_that_of_others() -> None:
     x = np.random.default_rng(2).standard_normal(50)
-    plain = quant.error(x, "int4", scale=0.3)
+    plain = quant.measure_error(x, "int4", scale=0.3)
     for power in (-500, -1000, 500, 1000):
-        e = quant.error(np.ldexp(x, power), "int4", scale=math.ldexp(0.3, power))
+        e = quant.measure_error(np.ldexp(x, power), "int4", scale=math.ldexp(0.3, power))
         assert e.sqnr == pytest.approx(plain.sqnr, rel=1e-9)
         assert e.rms == pytest.approx(math.ldexp(plain.rms, power), rel=1e-9)

@@ -219,7 +219,7 @@ def test_ranges(text: str) -> None:
 
 def test_errors() -> None:
     x = np.array([1.0, 2.0, 4.0, math.inf, 0.3], np.float64)
-    e = quant.error(x, "fixed<8,4,RND,SAT>")
+    e = quant.measure_error(x, "fixed<8,4,RND,SAT>")
     difference = np.array([0, 0, 0, 0.3125 - 0.3])
     assert e.max == pytest.approx(0.0125)
     assert e.rms == pytest.approx(math.sqrt((difference**2).mean()))
@@ -227,14 +227,14 @@ def test_errors() -> None:
     assert e.histogram.sum() == 4
     assert len(e.edges) == 65
     assert e.counts == (5, 0, 1, 0)
-    assert quant.error(np.zeros(3), "int8").sqnr == math.inf
-    assert math.isnan(quant.error(np.zeros(0), "int8").sqnr)
+    assert quant.measure_error(np.zeros(3), "int8").sqnr == math.inf
+    assert math.isnan(quant.measure_error(np.zeros(0), "int8").sqnr)
 
 
 def test_uniform_noise_has_the_expected_error() -> None:
     """A step of 2^-8 leaves an error of variance 2^-16 / 12."""
     x = np.random.default_rng(0).uniform(-1, 1, 1 << 16)
-    e = quant.error(x, "fixed<16,8,RND,SAT>")
+    e = quant.measure_error(x, "fixed<16,8,RND,SAT>")
     assert e.rms == pytest.approx(2.0**-8 / math.sqrt(12), rel=0.02)
     assert abs(e.mean) < 5 * e.rms / 256
 

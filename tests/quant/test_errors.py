@@ -228,8 +228,7 @@ def test_packing() -> None:
 
 
 def test_analysis() -> None:
-    refused(TypeError, "error: options must be others than out and counts, got out", lambda: quant.error(X, E, out=X))
-    refused(TypeError, "error: x must be a NumPy array .*, got list", lambda: quant.error([1.0], E))  # type: ignore[arg-type]
+    refused(TypeError, "measure_error: x must be a NumPy array .*, got list", lambda: quant.measure_error([1.0], E))  # type: ignore[arg-type]
     refused(TypeError, "range_of: fmt must be a format, its text or a dtype, got int", lambda: quant.range_of(8))  # type: ignore[arg-type]
     c = quant.calibrate
     refused(TypeError, "calibrate: method must be a str, got int", lambda: c(X, E, method=1))  # type: ignore[arg-type]

@@ -24,7 +24,10 @@ CALLS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
         lambda x, cpu: q.linear(x, cpu, accumulator="e5m2"),
         "linear: weight must be on device cuda:0 like x, got cpu",
     ),
-    "error": (lambda x, cpu: q.error(x, "int8"), "error: x must be on the CPU, as it has no GPU kernels"),
+    "error": (
+        lambda x, cpu: q.measure_error(x, "int8"),
+        "measure_error: x must be on the CPU, as it has no GPU kernels",
+    ),
     "calibrate": (lambda x, cpu: q.calibrate(x, "int8"), "calibrate: x must be on the CPU, as it has no GPU kernels"),
     "scale": (
         lambda x, cpu: q.quantize(cpu, "int8", scale=on_card()),

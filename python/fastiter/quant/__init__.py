@@ -7,7 +7,7 @@ from ._block_formats import MX, NVFP4, BlockFloat
 from ._calibrate import Calibration, calibrate
 from ._catalog import FormatRow, FormatTable, formats
 from ._codes import pack, unpack
-from ._error import Error, error
+from ._error import ErrorStatistics, measure_error
 from ._fixed_array import FixedArray
 from ._fixed_matmul import fixed_conv2d, fixed_matmul
 from ._formats import Fixed, Float, Format, Int, parse
@@ -24,7 +24,7 @@ __all__ = [
     "Blocks",
     "Calibration",
     "Counts",
-    "Error",
+    "ErrorStatistics",
     "Fixed",
     "FixedArray",
     "Float",
@@ -42,10 +42,10 @@ __all__ = [
     "calibrate",
     "decode",
     "encode",
-    "error",
     "fixed_conv2d",
     "fixed_matmul",
     "formats",
+    "measure_error",
     "pack",
     "parse",
     "quant_matmul",

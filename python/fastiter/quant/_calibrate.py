@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .._check import type_name
 from ._amax import Target, not_beyond, target_of
 from ._block_formats import NVFP4
-from ._check import check_floats, check_format
+from ._check import FormatLike, check_floats, check_format
 from ._formats import Fixed, Format, Int
 from ._limits import holding_shift, limits
 from ._plan import _computed_with
@@ -38,9 +38,9 @@ _METHODS = ("minmax", "percentile", "mse")
 
 def calibrate(
     x: Array,
-    fmt: Format | str,
+    fmt: FormatLike,
     *,
-    method: str = "minmax",
+    method: Literal["minmax", "percentile", "mse"] = "minmax",
     percentile: float = 99.9,
     axis: int | Sequence[int] | None = None,
     group: int | None = None,
@@ -51,7 +51,7 @@ def calibrate(
     ----------
     x : ndarray, float32, float64, float16 or bfloat16
         A sample; NaN and infinities in it are refused.
-    fmt : Format or str
+    fmt : Format, str or dtype
         :class:`Fixed`, :class:`Int`, :class:`Float`, :class:`Posit`, or :class:`NVFP4`. An unsigned Int also gets a
         zero point.
     method : {"minmax", "percentile", "mse"}
@@ -64,6 +64,22 @@ def calibrate(
         The axes along which each index has a scale of its own, as for channels.
     group : int, optional
         Number of contiguous elements along the last axis that share a scale.
+
+    Returns
+    -------
+    Calibration
+        (fmt, scale, zero_point): the given format (a Fixed with another binary point), with the scale and zero point to
+        pass to :func:`quantize`, None for formats that take none.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong type; for a wrong value, NaN or infinity in x, a format that takes no scale.
+
+    See Also
+    --------
+    quantize : Takes what this returns; its scale="amax" needs no calibration.
+    measure_error : The error with a scale.
 
     Examples
     --------

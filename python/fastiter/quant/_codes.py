@@ -13,7 +13,7 @@ from .. import _core
 from .._backend import Backends, Cuda, choose
 from .._check import refuse_mask, type_name
 from ._block_formats import MX, NVFP4, BlockFloat, BlockFormat
-from ._check import check_format
+from ._check import FormatLike, check_format
 from ._formats import Fixed, Float, Format, Int
 from ._modes import ELEMENTS
 from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
@@ -283,16 +283,32 @@ def _logarithms(codes: Array, fmt: Logarithmic, dtype: np.dtype[Any]) -> Array:
 # ---- packing --------------------------------------------------------------------------------------------------------
 
 
-def pack(codes: Array, fmt: Format | str) -> npt.NDArray[np.uint8]:
+def pack(codes: Array, fmt: FormatLike) -> npt.NDArray[np.uint8]:
     """Pack the codes along the last axis without the bits that they do not need.
 
     Code i starts at bit i * bits, counted from the lowest bit of the first byte. Each row of the last axis starts at
     a byte boundary, and its last byte is padded with zeros.
 
+    Parameters
+    ----------
+    codes : ndarray of integers
+        As :func:`encode` returns them; any shape and strides.
+    fmt : Format, str or dtype
+        Their format, which says how many bits a code has.
+
+    Returns
+    -------
+    packed : ndarray of uint8
+        Has the axes of the codes, the last one ceil(n bits / 8) long.
+
     Raises
     ------
     TypeError, ValueError
         For anything but an array of integers; for codes that the format does not have.
+
+    See Also
+    --------
+    unpack : The inverse.
 
     Examples
     --------
@@ -305,7 +321,7 @@ def pack(codes: Array, fmt: Format | str) -> npt.NDArray[np.uint8]:
     return choose("pack", _PACK, None, codes)(codes, fmt)
 
 
-def _pack(codes: Array, fmt: Format | str) -> npt.NDArray[np.uint8]:
+def _pack(codes: Array, fmt: FormatLike) -> npt.NDArray[np.uint8]:
     fmt = check_format("pack", fmt)
     array = check_codes("pack", codes, fmt)
     bits, dtype = code_bits(fmt), code_dtype(fmt)
@@ -328,18 +344,43 @@ def check_packed(shape: tuple[int, ...], bits: int, n: object) -> None:
         raise ValueError(f"unpack: packed must have {length} bytes along the last axis for {n} codes, got {shape}")
 
 
-def unpack(packed: npt.NDArray[np.uint8], fmt: Format | str, n: int) -> Array:
+def unpack(packed: npt.NDArray[np.uint8], fmt: FormatLike, n: int) -> Array:
     """Return the n codes of each row that :func:`pack` packed, in the dtype of :func:`encode`.
+
+    Parameters
+    ----------
+    packed : ndarray of uint8
+        As :func:`pack` returns them.
+    fmt : Format, str or dtype
+        The format of the codes.
+    n : int
+        Codes in a row.
+
+    Returns
+    -------
+    codes : ndarray
+        (..., n).
 
     Raises
     ------
     TypeError, ValueError
         For anything but bytes; for a last axis whose length does not match n codes.
+
+    See Also
+    --------
+    pack : The inverse.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.quant import unpack
+    >>> unpack(np.array([33, 3], np.uint8), "e2m1", 3).tolist()
+    [1, 2, 3]
     """
     return choose("unpack", _UNPACK, None, packed)(packed, fmt, n)
 
 
-def _unpack(packed: npt.NDArray[np.uint8], fmt: Format | str, n: int) -> Array:
+def _unpack(packed: npt.NDArray[np.uint8], fmt: FormatLike, n: int) -> Array:
     fmt = check_format("unpack", fmt)
     if not isinstance(packed, np.ndarray) or packed.dtype != np.uint8:
         got = f"dtype {packed.dtype}" if isinstance(packed, np.ndarray) else type_name(packed)

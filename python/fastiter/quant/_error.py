@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from ._check import check_floats, check_format
-from ._formats import Format
-from ._quantize import quantize
-from ._rounding import Counts
+from ._check import FormatLike, Rng, check_floats, check_format
+from ._rounding import QUANTIZE, Counts, Options, ScaleLike, checked
 
 Array: TypeAlias = npt.NDArray[Any]
 
 
-class Error(NamedTuple):
-    """The rounding error y - x of the finite numbers.
+class ErrorStatistics(NamedTuple):
+    """Statistics of the rounding errors y - x of the finite numbers.
 
-    sqnr: 10 log10 of the power of x over that of the error, in dB. histogram, edges: the errors in 64 bins.
+    sqnr: 10 log10 of the power of x over that of the error, in dB. max: of the magnitudes. histogram, edges: the errors
+    in 64 bins. counts: of all numbers.
     """
 
     sqnr: float
@@ -31,36 +30,77 @@ class Error(NamedTuple):
     counts: Counts
 
 
-def error(x: Array, fmt: Format | str, **options: Any) -> Error:
-    """Return the error that :func:`quantize` makes on the numbers of x; options are its arguments.
+def measure_error(
+    x: Array,
+    fmt: FormatLike,
+    *,
+    scale: ScaleLike = None,
+    scale_axis: int | None = None,
+    zero_point: npt.ArrayLike | None = None,
+    axis: int = -1,
+    rng: Rng = None,
+    nan: Literal["raise", "keep"] | float = "keep",
+) -> ErrorStatistics:
+    """Measure the error that :func:`quantize` makes on the numbers of x.
 
     NaN and infinities are left out, as are numbers that become one.
+
+    Parameters
+    ----------
+    x : ndarray, float32, float64, float16 or bfloat16
+        Any shape and strides.
+    fmt : Format, str or dtype
+        As for :func:`quantize`.
+    scale : number, array of positive floats, or "amax", optional
+        As for :func:`quantize`: 1 by default.
+    scale_axis : int, optional
+        With ``scale="amax"``, an axis whose indices have a scale each.
+    zero_point : integer or array of integers, optional
+        As for :func:`quantize`.
+    axis : int
+        The axis along which blocks lie.
+    rng : int, numpy.random.Generator, SeedSequence or BitGenerator, optional
+        For stochastic rounding, as for :func:`quantize`.
+    nan : {"keep", "raise"} or number
+        As for :func:`quantize`.
+
+    Returns
+    -------
+    ErrorStatistics
+        (sqnr, max, mean, rms, histogram, edges, counts); sqnr is inf without an error, NaN without a finite number.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for :func:`quantize`.
+
+    See Also
+    --------
+    quantize : The rounding itself.
+    calibrate : The scale with a small error.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from fastiter.quant import error
-    >>> e = error(np.array([0.3, -1.26, 2.0]), "fixed<8,4,RND,SAT>")
+    >>> from fastiter.quant import measure_error
+    >>> e = measure_error(np.array([0.3, -1.26, 2.0]), "fixed<8,4,RND,SAT>")
     >>> round(e.sqnr, 1), round(e.max, 4), e.counts.overflow
     (43.5, 0.0125, 0)
     """
-    fmt = check_format("error", fmt)
-    for name in ("out", "counts"):
-        if name in options:
-            raise TypeError(f"error: options must be others than out and counts, got {name}")
-    x = check_floats("error", "x", x)
-    y, counts = quantize(x, fmt, counts=True, **{"nan": "keep", **options})
+    options = Options(scale, scale_axis, zero_point, axis, rng, nan)
+    call = checked("measure_error", check_floats("measure_error", "x", x), check_format("measure_error", fmt), options)
+    y, _, counts = QUANTIZE["cpu"](call, True, None, None)
     wide, near = x.astype(np.float64), y.astype(np.float64)
     finite = np.isfinite(wide) & np.isfinite(near)
     with np.errstate(over="ignore"):
         wide, difference = wide[finite], np.clip(near[finite] - wide[finite], -_MOST, _MOST)
     if not wide.size:
-        return Error(math.nan, 0.0, 0.0, 0.0, np.zeros(64, np.int64), np.linspace(0.0, 1.0, 65), counts)
+        return ErrorStatistics(math.nan, 0.0, 0.0, 0.0, np.zeros(64, np.int64), np.linspace(0.0, 1.0, 65), counts)
     largest, power = float(np.abs(difference).max()), _root_mean_square(wide)
     noise = _root_mean_square(difference)
     sqnr = math.inf if noise == 0 else -math.inf if power == 0 else 20 * (math.log10(power) - math.log10(noise))
     histogram, edges = _histogram(difference)
-    return Error(sqnr, largest, _mean(difference), noise, histogram, edges, counts)
+    return ErrorStatistics(sqnr, largest, _mean(difference), noise, histogram, edges, counts)
 
 
 _MOST = float(np.finfo(np.float64).max)

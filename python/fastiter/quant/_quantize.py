@@ -158,7 +158,7 @@ def quantize(
         raise TypeError(f"quantize: counts must be a bool, got {type(counts).__name__}")
     if out is not None:
         check_apart_or_same("quantize", check_out("quantize", out, x.shape, x.dtype), x)
-    y, _, found = run(checked("quantize", x, fmt, options, can_keep=True), counts, None, out)
+    y, _, found = run(checked("quantize", x, fmt, options), counts, None, out)
     return (y, found) if counts else y
 
 

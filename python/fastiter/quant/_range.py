@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from ._block_formats import MX, NVFP4, BlockFloat
-from ._check import check_format
+from ._check import FormatLike, check_format
 from ._formats import Fixed, Float, Format, Int
 from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
 
@@ -19,10 +19,29 @@ class Range(NamedTuple):
     smallest: float
 
 
-def range_of(fmt: Format | str) -> Range:
+def range_of(fmt: FormatLike) -> Range:
     """Return the lowest, highest and smallest positive number of a format (for an :class:`Int`, with scale 1).
 
     For a format with blocks, over all scales; for a table with blocks, in a block whose largest magnitude is 1.
+
+    Parameters
+    ----------
+    fmt : Format, str or dtype
+        Any format.
+
+    Returns
+    -------
+    Range
+        (lowest, highest, smallest); smallest is NaN for a table without a positive number.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything but a format.
+
+    See Also
+    --------
+    formats : The ranges of all formats with a name.
 
     Examples
     --------

@@ -79,7 +79,7 @@ class Options(NamedTuple):
     nan: str | float
 
 
-def checked(function: str, x: Array, fmt: Format, options: Options, can_keep: bool) -> Call:
+def checked(function: str, x: Array, fmt: Format, options: Options, can_keep: bool = True) -> Call:
     """Check the arguments; ``can_keep``: whether a NaN may stay."""
     scale, scale_axis, zero_point, axis, rng, nan = options
     seed = check_seed(function, rng, fmt.stochastic)

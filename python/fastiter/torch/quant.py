@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .._public import publish
-from ..quant import Error, range_of
-from ..quant._torch.analysis import Calibration, calibrate, error, pack, unpack
+from ..quant import ErrorStatistics, formats, range_of
+from ..quant._torch.analysis import Calibration, calibrate, measure_error, pack, unpack
 from ..quant._torch.functional import Blocks, Scaled, decode, encode, quantize, quantize_gradient
 from ..quant._torch.hls.export import export_hls
 from ..quant._torch.learned import fixed_point, lsq, pact
@@ -13,16 +13,17 @@ from ..quant._torch.linear import linear
 __all__ = [
     "Blocks",
     "Calibration",
-    "Error",
+    "ErrorStatistics",
     "Scaled",
     "calibrate",
     "decode",
     "encode",
-    "error",
     "export_hls",
     "fixed_point",
+    "formats",
     "linear",
     "lsq",
+    "measure_error",
     "pack",
     "pact",
     "quantize",

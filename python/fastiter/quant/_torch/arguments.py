@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, wraps
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
@@ -112,11 +112,11 @@ def checked_accumulator(function: str, accumulator: FormatLike, every: int) -> s
     return text
 
 
-def check_floats(function: str, x: object) -> None:
-    """Check that x is a dense tensor of floats on the CPU or on a CUDA device."""
+def check_floats(function: str, x: object, devices: Sequence[str] = CPU_AND_CUDA) -> None:
+    """Check that x is a dense tensor of floats on one of the devices."""
     if isinstance(x, Tensor) and not (x.is_floating_point() or x.is_complex()):
         raise TypeError(f"{function}: x must be floats, as x.float() is, got dtype {x.dtype}")
-    check_tensors(function, ("x",), (x,), FLOATS, CPU_AND_CUDA)
+    check_tensors(function, ("x",), (x,), FLOATS, devices)
 
 
 def checked_seed(function: str, rng: Rng, x: Tensor, needed: bool) -> Tensor | None:
