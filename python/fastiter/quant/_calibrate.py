@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .._check import type_name
-from ._amax import Target, not_beyond, target_of
 from ._block_formats import NVFP4
 from ._check import FormatLike, check_floats, check_format
 from ._formats import Fixed, Format, Int
 from ._limits import holding_shift, limits
 from ._plan import _computed_with
 from ._quantize import quantize
+from ._scale import Target, not_beyond, target_of
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -9,13 +9,12 @@ import numpy.typing as npt
 
 from .._backend import Backends, Cuda
 from .._check import empty
-from ._amax import amax_scale, check_amax
 from ._block_formats import block_of
 from ._check import Rng, check_nan, check_seed, name_of
 from ._formats import Float, Format
 from ._launch import count_from_zero_point, launch, refuse_nans, room_for_scales
 from ._other_formats import Posit, Table
-from ._scale import Scale, check_scale
+from ._scale import Scale, amax_scale, check_amax, check_scale
 
 Array: TypeAlias = npt.NDArray[Any]
 ScaleLike: TypeAlias = "npt.ArrayLike | Literal['amax'] | None"

@@ -16,12 +16,12 @@ from ..._backend import BackendError
 from ..._check import type_name
 from ..._torch.ops import CPU_AND_CUDA, check_tensors
 from .. import Fixed, Float, Int, SumOfPowers
-from .._amax import Target, check_amax, target_of
 from .._block_formats import block_of
 from .._check import FormatLike as ArrayFormatLike
 from .._check import check_format, check_seed
 from .._codes import _fits_float32
 from .._rounding import has_nan
+from .._scale import Target, check_amax, target_of
 from .ops import FLOATS, read
 
 FormatLike: TypeAlias = "ArrayFormatLike | torch.dtype"
