@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import pickle
 import re
@@ -74,6 +75,32 @@ def test_text_and_format_are_inverse(text: str) -> None:
     assert str(TEXTS[text]) == text
     assert hash(parse(text)) == hash(TEXTS[text])
     assert pickle.loads(pickle.dumps(parse(text))) == TEXTS[text]
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "e5m2fnuz<RZ,NAN>", "float<5,2,fnuz,RNE,SAT,3>"])
+def test_repr_is_the_call(text: str) -> None:
+    fmt = parse(text)
+    if "..." not in repr(fmt):
+        assert eval(repr(fmt), vars(quant)) == fmt
+    assert "\n" not in repr(fmt) and len(repr(fmt)) < 120
+    assert copy.copy(fmt) == copy.deepcopy(fmt) == fmt
+
+
+def test_repr_leaves_out_defaults() -> None:
+    given = {
+        Float(4, 3, "fn"): "Float(exponent=4, mantissa=3, specials='fn')",
+        Int(8): "Int(width=8)",
+        NVFP4(): "NVFP4()",
+    }
+    assert {fmt: repr(fmt) for fmt in given} == given
+    assert repr(Float(4, 3, overflow="SAT", bias=9)) == "Float(exponent=4, mantissa=3, overflow='SAT', bias=9)"
+    assert repr(parse("nf4")).startswith("Table(values=(-1.0, -0.69") and repr(parse("nf4")).endswith(
+        ", 1.0), block=64)"
+    )
+
+
+def test_dir_lists_what_is_public() -> None:
+    assert dir(quant) == sorted(quant.__all__)
 
 
 def test_every_kind_of_format_has_a_text() -> None:

@@ -425,14 +425,14 @@ CALLS: dict[str, tuple[Any, type[Exception], str]] = {
         "quantize_model: model must be a torch.nn.Module, got str",
     ),
     "model plan": (
-        lambda: nn.quantize_model(LINEAR, "int8"),
+        lambda: nn.quantize_model(LINEAR, 8),
         TypeError,
-        "quantize_model: plan must be a QuantPlan or a mapping of names to them, got str",
+        "quantize_model: plan must be a QuantPlan, a format for the weights, or a mapping of names to these, got int",
     ),
     "model plan of a name": (
-        lambda: nn.quantize_model(LINEAR, {"*": "int8"}),
+        lambda: nn.quantize_model(LINEAR, {"*": 8}),
         TypeError,
-        "quantize_model: plan['*'] must be a QuantPlan or None, got str",
+        "quantize_model: plan['*'] must be a QuantPlan, a format for the weights, or None, got int",
     ),
     "model inplace": (
         lambda: nn.quantize_model(LINEAR, nn.QuantPlan(), inplace=1),

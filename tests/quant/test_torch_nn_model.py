@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -62,6 +63,41 @@ def test_every_layer_becomes_one_that_rounds() -> None:
             torch.nn.functional.conv2d(rounded.first.input_quantizer(x), weight, model.first.bias), "fixed<8,4,RND,SAT>"
         ),
     )
+
+
+@pytest.mark.parametrize("fmt", ["int8", "INT4", torch.float8_e4m3fn, "mxfp4", "fixed<8,2,RND,SAT>"])
+def test_a_format_is_a_plan_for_the_weights(fmt: Any) -> None:
+    model, x = network().eval(), numbers(3, 2, 6, 6)
+    rounded = ours.quantize_model(model, fmt)
+    by_name = ours.quantize_model(model, {"head.*": None, "*": fmt})
+    assert kinds(by_name)["head.0"] == "Linear" and kinds(by_name)["first"] == "QuantConv2d"
+    scales = {} if fmt in ("mxfp4", "fixed<8,2,RND,SAT>") else {"scale": "amax"}
+    weight = quant.quantize(model.first.weight, fmt, **scales)
+    given = torch.nn.functional.conv2d(x, weight, model.first.bias)
+    torch.testing.assert_close(rounded.first(x), given)
+    assert torch.equal(by_name.first(x), rounded.first(x))
+    assert rounded.first.input_quantizer is rounded.first.output_quantizer is rounded.first.bias_quantizer is None
+
+
+def test_objects_are_copied_and_written_in_a_line() -> None:
+    torch.manual_seed(0)
+    gradient = ours.GradientQuantizer("fp8")
+    plan = ours.QuantPlan(weight="int8", input=torch.float16, gradient=gradient, accumulator="float32")
+    expected = "QuantPlan(weight='int8', input='fp16', gradient=GradientQuantizer(e4m3fn), accumulator='fp32')"
+    assert repr(plan) == expected and repr(ours.QuantPlan()) == "QuantPlan()"
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(3))])
+    rounding = ours.quantize_optimizer(optimizer, {"*": "e5m2<SR>"}, scale="amax", rng=3)
+    assert repr(rounding) == "OptimizerQuantizer({'*': 'e5m2<STOCHASTIC>'}, scale='amax', seed=3, count=0)"
+    quantizers = [ours.FixedQuantizer(4), ours.LSQQuantizer(4, axis=0), ours.PACTQuantizer(3), gradient]
+    quantizers += [ours.FormatQuantizer("int8<SR>", scale="amax", rng=torch.Generator().manual_seed(1)), plan.gradient]
+    found = ours.quantize_model(network(), "int8")
+    table = ours.summary(found)
+    calibration = quant.calibrate(torch.ones(3), "int8")
+    for one in (plan, *quantizers, calibration, quant.encode(torch.ones(4), "int8", scale="amax"), table, table[0]):
+        for other in (copy.copy(one), copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
+            assert repr(other) == repr(one)
+        assert "\n" not in repr(one) or one is table
+    assert repr(table) == str(table) and dir(quant) == sorted(quant.__all__)
 
 
 def test_without_formats_a_model_stays_what_it_is() -> None:

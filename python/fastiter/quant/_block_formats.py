@@ -23,7 +23,7 @@ def block_of(fmt: Format) -> int:
     return fmt.block if isinstance(fmt, BlockFormat) else 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MX(BlockFormat):
     """value = element 2^k: OCP microscaling, one power of two from 2^-127 to 2^127 for each block.
 
@@ -79,7 +79,7 @@ class MX(BlockFormat):
         return self.element.rounding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NVFP4(BlockFormat):
     """value = element s g: elements e2m1, a scale s in e4m3fn for each block, one float g for the tensor.
 
@@ -114,7 +114,7 @@ class NVFP4(BlockFormat):
         return 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BlockFloat(BlockFormat):
     """value = code 2^(k - (width - 2)): integers of ``width`` bits, one exponent k for each block.
 

@@ -29,6 +29,11 @@ class ErrorStatistics(NamedTuple):
     edges: npt.NDArray[np.float64]
     counts: Counts
 
+    def __repr__(self) -> str:
+        """Write the numbers; the histogram has too many."""
+        numbers = ", ".join(f"{name}={getattr(self, name):.6g}" for name in ("sqnr", "max", "mean", "rms"))
+        return f"ErrorStatistics({numbers}, counts={self.counts})"
+
 
 def measure_error(
     x: Array,

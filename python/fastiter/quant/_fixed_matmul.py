@@ -12,10 +12,9 @@ from .._backend import Backends, choose
 from .._check import type_name
 from ._check import Backend, FormatLike
 from ._fixed_array import FixedArray, check_fixed, made
-from ._fixed_kernels import as_matrices, conv2d_codes, matmul_codes, product_shape
+from ._fixed_kernels import Window, as_matrices, conv2d_codes, matmul_codes, product_shape, read_window
 from ._formats import Fixed
 from ._growth import code_dtype
-from ._window import Window, read_window
 
 Array = npt.NDArray[Any]
 

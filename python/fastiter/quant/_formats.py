@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any
 
@@ -31,6 +31,17 @@ class Format:
     def __str__(self) -> str:
         """Write the format with only the fields that differ from the defaults of its kind."""
         return write(self)
+
+    def __repr__(self) -> str:
+        """Write the constructor's call with only the fields that differ from their defaults."""
+        own: Any = self
+        usual = {field.name: field.default for field in fields(own)} | self._defaults()
+        given = [f"{name}={value!r}" for name, value in vars(self).items() if value != usual[name]]
+        return f"{type(self).__name__}({', '.join(given)})"
+
+    def _defaults(self) -> dict[str, Any]:
+        """Return the defaults that depend on other fields."""
+        return {}
 
 
 def _check_int(kind: str, field: str, value: object, low: int, high: int) -> None:
@@ -71,7 +82,7 @@ def _check_bool(kind: str, field: str, value: object) -> None:
         raise TypeError(f"{kind}: {field} must be a bool, got {type(value).__name__}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fixed(Format):
     """value = code 2^-(width - integer): ``ap_fixed<width, integer, rounding, overflow, saturated_bits>``.
 
@@ -99,7 +110,7 @@ class Fixed(Format):
     >>> str(Fixed(8, 4, rounding="RND_CONV", overflow="SAT"))
     'fixed<8,4,RND_CONV,SAT>'
     >>> parse("ufixed<6,2,TRN,WRAP,1>")
-    Fixed(width=6, integer=2, signed=False, rounding='TRN', overflow='WRAP', saturated_bits=1)
+    Fixed(width=6, integer=2, signed=False, saturated_bits=1)
     """
 
     width: int
@@ -150,7 +161,7 @@ class Fixed(Format):
         return Fraction(2) ** -self.fraction
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Int(Format):
     """value = (code - zero_point) scale: integers of ``width`` bits; scale and zero point go with the data.
 
@@ -195,7 +206,7 @@ class Int(Format):
         return (1 << (self.width - 1)) - 1 if self.signed else (1 << self.width) - 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Float(Format):
     """value = (-1)^s 2^(e - bias) (1 + m 2^-mantissa), subnormal where e = 0.
 
@@ -244,10 +255,10 @@ class Float(Format):
         _check_bool("Float", "signed", self.signed)
         _check_bool("Float", "subnormals", self.subnormals)
         if self.bias is None:
-            object.__setattr__(self, "bias", (1 << (self.exponent - 1)) - (self.specials != "fnuz"))
+            object.__setattr__(self, "bias", self._defaults()["bias"])
         _check_int("Float", "bias", self.bias, -2000, 2000)
         if self.overflow == "":
-            object.__setattr__(self, "overflow", "INF" if self.specials == "ieee" else "SAT")
+            object.__setattr__(self, "overflow", self._defaults()["overflow"])
         _set_word(self, "overflow", FLOAT_OVERFLOWS)
         self._check_together()
 
@@ -265,9 +276,13 @@ class Float(Format):
         if not (self.min_exponent - self.mantissa >= -1074 and self.max_exponent <= 1023):
             raise ValueError(f"Float: bias must leave all values numbers of float64, got {self.bias}")
 
+    def _defaults(self) -> dict[str, Any]:
+        bias = (1 << (self.exponent - 1)) - (self.specials != "fnuz")
+        return {"bias": bias, "overflow": "INF" if self.specials == "ieee" else "SAT"}
+
     def _spelling(self) -> tuple[str, tuple[str, ...]]:
-        for name, fields in NAMED_FLOATS.items():
-            if all(getattr(self, field) == value for field, value in fields.items()):
+        for name, those in NAMED_FLOATS.items():
+            if all(getattr(self, field) == value for field, value in those.items()):
                 return name, ("rounding", "overflow")
         return "float" if self.signed else "ufloat", _FLOAT_FIELDS
 

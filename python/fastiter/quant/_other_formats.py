@@ -10,7 +10,7 @@ from ._formats import FIXED_ROUNDINGS, Fixed, Format, _check_bool, _check_int, _
 from ._text import register
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Posit(Format):
     """Posits of n bits: sign, regime (a run of equal bits), ``es`` bits of exponent, fraction.
 
@@ -47,7 +47,7 @@ class Posit(Format):
         return (self.n - 2) << self.es
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table(BlockFormat):
     """value = values[code], the nearest to x; with ``block``, times the largest magnitude of the block.
 
@@ -86,6 +86,14 @@ class Table(BlockFormat):
         # -0 and 0 are one number, and two formats with it would be equal but print differently
         object.__setattr__(self, "values", tuple(v + 0.0 for v in self.values))
 
+    def __repr__(self) -> str:
+        """Write the constructor's call; of more than six values only the first and the last two."""
+        if len(self.values) <= 6:
+            return super().__repr__()
+        first, last = (", ".join(map(repr, part)) for part in (self.values[:2], self.values[-2:]))
+        rest = f", block={self.block}" * bool(self.block) + f", rounding={self.rounding!r}" * self.stochastic
+        return f"Table(values=({first}, ..., {last}){rest})"
+
     def _spelling(self) -> tuple[str, tuple[str, ...]]:
         nf4 = self.values == NF4_VALUES and self.block == 64
         return ("nf4", ("rounding",)) if nf4 else ("table", _TABLE_FIELDS)
@@ -96,7 +104,7 @@ class Table(BlockFormat):
         return (len(self.values) - 1).bit_length()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PowerOfTwo(Format):
     """0 and +-2^k with k from ``lowest`` to ``highest``: a product with one is a shift.
 
@@ -134,7 +142,7 @@ class PowerOfTwo(Format):
         return self.steps.bit_length() + self.signed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SumOfPowers(Format):
     """Fixed point whose codes have at most ``terms`` ones: a product takes that many shifts and additions.
 
@@ -182,7 +190,7 @@ class SumOfPowers(Format):
         return self.width + (self.method == "NEAREST")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Logarithmic(Format):
     """0 and +-2^(c / 2^fraction), with c / 2^fraction from ``lowest`` to ``highest``.
 

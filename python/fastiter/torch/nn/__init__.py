@@ -19,10 +19,10 @@ from ...quant._torch.nn.layers import (
 )
 from ...quant._torch.nn.learned_quantizers import FixedQuantizer, LSQQuantizer, PACTQuantizer
 from ...quant._torch.nn.model import quantize_model
-from ...quant._torch.nn.optimizer import quantize_optimizer
+from ...quant._torch.nn.optimizer import OptimizerQuantizer, quantize_optimizer
 from ...quant._torch.nn.plan import QuantPlan
 from ...quant._torch.nn.rnn import QuantGRU, QuantLSTM
-from ...quant._torch.nn.summary import summary
+from ...quant._torch.nn.summary import Summary, SummaryRow, summary
 from ...rnn._torch.nn.modules import GRU, LSTM, RNN, sLSTM
 from ...rnn._torch.nn.slstm_block import sLSTMBlock
 from ...rnn._torch.nn.streaming import StreamingRNN
@@ -38,6 +38,7 @@ __all__ = [
     "GradientQuantizer",
     "LSQQuantizer",
     "LinearRNN",
+    "OptimizerQuantizer",
     "PACTQuantizer",
     "ParaGRU",
     "ParaLSTM",
@@ -51,6 +52,8 @@ __all__ = [
     "QuantLinear",
     "QuantPlan",
     "StreamingRNN",
+    "Summary",
+    "SummaryRow",
     "quantize_model",
     "quantize_optimizer",
     "sLSTM",

@@ -11,8 +11,10 @@ from torch import nn
 
 from ...._check import type_name
 from ....rnn._torch.nn.modules import GRU, LSTM
+from ..._check import is_format
+from ..arguments import FormatLike
 from .layers import QuantBatchNorm1d, QuantBatchNorm2d, QuantConv2d, QuantLayer, QuantLinear
-from .plan import QuantPlan
+from .plan import QuantPlan, plan_of_weights
 from .rnn import QuantGRU, QuantLSTM
 
 _M = TypeVar("_M", bound=nn.Module)
@@ -30,7 +32,9 @@ REPLACEMENTS: dict[type[nn.Module], type[QuantLayer]] = {
 }
 
 
-def quantize_model(model: _M, plan: QuantPlan | Mapping[str, QuantPlan | None], *, inplace: bool = False) -> _M:
+def quantize_model(
+    model: _M, plan: QuantPlan | FormatLike | Mapping[str, QuantPlan | FormatLike | None], *, inplace: bool = False
+) -> _M:
     """Return the model with its layers quantized according to the plan: Linear becomes QuantLinear, and so on.
 
     Everything else of a layer stays: its parameters (the same objects with ``inplace``, so that optimizers stay valid),
@@ -41,17 +45,29 @@ def quantize_model(model: _M, plan: QuantPlan | Mapping[str, QuantPlan | None], 
     model : Module
         Its layers Linear, Conv2d, BatchNorm1d, BatchNorm2d, LSTM and GRU of torch.nn, and LSTM, GRU and quantized
         layers of this package are changed. Other modules are left unchanged.
-    plan : QuantPlan, or mapping of str to QuantPlan or None
+    plan : QuantPlan, Format, str or dtype, or mapping of str to one of these or None
         One plan for all layers, or one for each name: shell patterns ("encoder.*.fc?"), of which the first match
-        counts. None: unchanged. Layers that no pattern matches are left unchanged.
+        counts. None: unchanged. Layers that no pattern matches are left unchanged. A format is a plan whose weights
+        alone are rounded, with scale="amax" if the format takes a scale: integers, floats, posits, NVFP4.
     inplace : bool
         Change the model itself.
+
+    Returns
+    -------
+    model : Module
+        A copy, or with ``inplace`` the model itself.
 
     Raises
     ------
     TypeError, ValueError
         For a wrong model or plan; for a pattern that matches no layer that can be quantized; for a layer that would
         lose something: of a class derived from torch.nn's, parametrized, or with a replaced forward.
+
+    See Also
+    --------
+    summary : The formats, errors and costs of the result.
+    quantize_optimizer : Rounding of an optimizer's states.
+    fastiter.torch.quant.export_hls : The result as HLS C++.
 
     Examples
     --------
@@ -92,16 +108,23 @@ def quantize_model(model: _M, plan: QuantPlan | Mapping[str, QuantPlan | None], 
 def _checked_plans(plan: object) -> dict[str, QuantPlan | None]:
     if isinstance(plan, QuantPlan):
         return {"*": plan}
+    if is_format(plan):
+        return {"*": plan_of_weights("quantize_model", plan, "plan")}  # type: ignore[arg-type]
     if not isinstance(plan, Mapping):
-        raise TypeError(
-            f"quantize_model: plan must be a QuantPlan or a mapping of names to them, got {type_name(plan)}"
-        )
+        expected = "a QuantPlan, a format for the weights, or a mapping of names to these"
+        raise TypeError(f"quantize_model: plan must be {expected}, got {type_name(plan)}")
+    plans: dict[str, QuantPlan | None] = {}
     for name, each in plan.items():
         if not isinstance(name, str):
             raise TypeError(f"quantize_model: plan must have names that are str, got {type_name(name)}")
-        if each is not None and not isinstance(each, QuantPlan):
-            raise TypeError(f"quantize_model: plan[{name!r}] must be a QuantPlan or None, got {type_name(each)}")
-    return dict(plan)
+        if is_format(each):
+            plans[name] = plan_of_weights("quantize_model", each, f"plan[{name!r}]")
+        elif each is None or isinstance(each, QuantPlan):
+            plans[name] = each
+        else:
+            expected = "a QuantPlan, a format for the weights, or None"
+            raise TypeError(f"quantize_model: plan[{name!r}] must be {expected}, got {type_name(each)}")
+    return plans
 
 
 def _chosen(model: nn.Module, plans: dict[str, QuantPlan | None]) -> list[tuple[nn.Module, str, QuantPlan]]:

@@ -33,6 +33,11 @@ class OptimizerQuantizer:
         self._unknown = {name for name in formats if name != "*"}
         self._handle = optimizer.register_step_post_hook(self._after_step)
 
+    def __repr__(self) -> str:
+        """Write the formats."""
+        texts = {name: str(fmt) for name, fmt in self.formats.items()}
+        return f"OptimizerQuantizer({texts}, scale={self.scale!r}, seed={self.seed}, count={self.count})"
+
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         for group in optimizer.param_groups:
             for parameter in group["params"]:

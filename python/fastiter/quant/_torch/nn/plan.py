@@ -11,44 +11,53 @@ from torch.nn import functional as F
 from ...._check import type_name
 from ..._check import check_format, is_format
 from ..._formats import Format
-from ..arguments import checked_accumulator, text_of
+from ..arguments import FormatLike, checked_accumulator, facts, text_of
 from ..matmul import accumulated
 from .format_quantizers import FormatQuantizer, GradientQuantizer
 from .quantizer import Quantizer
 
-Choice: TypeAlias = "Format | str | Quantizer | None"
+Choice: TypeAlias = "FormatLike | Quantizer | None"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class QuantPlan:
-    """The formats of a layer's numbers: each is None (not rounded), a format or its string, or a quantizer.
+    """The formats of a layer's numbers: each is None (not rounded), a format, its text or a dtype, or a quantizer.
 
-    A quantizer is a template: each layer gets a copy with its own seed and number of channels.
+    A format alone has the scale 1; ``FormatQuantizer(fmt, scale="amax")`` fits it to the numbers. A quantizer is a
+    template: each layer gets a copy with its own seed and number of channels.
 
     Parameters
     ----------
-    weight, bias : Format, str or Quantizer, optional
+    weight, bias : Format, str, dtype or Quantizer, optional
         Formats of the parameters; in batch normalisation, of the factor and the shift.
-    input, output : Format, str or Quantizer, optional
+    input, output : Format, str, dtype or Quantizer, optional
         Formats of the layer's input and output.
-    gradient : Format, str or GradientQuantizer, optional
+    gradient : Format, str, dtype or GradientQuantizer, optional
         Format of the gradient of the output, before it is multiplied with weights and inputs.
-    state : Format, str or Quantizer, optional
+    state : Format, str, dtype or Quantizer, optional
         Format of the internal cell state of QuantLSTM.
-    accumulator : Fixed, Float or str, optional
+    accumulator : Fixed, Float, str or dtype, optional
         Format of the sums of products in QuantLinear, QuantConv2d, QuantLSTM and QuantGRU, as in
         :func:`fastiter.torch.quant.linear`. By default sums are torch's. Weights and inputs must be rounded, too.
     accumulate_every : int
         Number of additions between two roundings to the accumulator.
-    optimizer : Format or str, optional
+    optimizer : Format, str or dtype, optional
         Format of the optimizer's states: see :func:`quantize_optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything but formats and quantizers; for an accumulator that is neither a Fixed nor a Float.
+
+    See Also
+    --------
+    quantize_model : Gives the layers of a model a plan.
 
     Examples
     --------
     >>> from fastiter.torch.nn import FixedQuantizer, QuantPlan
-    >>> plan = QuantPlan(weight=FixedQuantizer(4), input="e4m3fn", gradient="e5m2<STOCHASTIC>")
-    >>> plan.input
-    Float(exponent=4, mantissa=3, specials='fn', rounding='RNE', overflow='SAT', bias=7, signed=True, subnormals=True)
+    >>> QuantPlan(weight=FixedQuantizer(4), input="fp8", gradient="e5m2<STOCHASTIC>")
+    QuantPlan(weight=FixedQuantizer(4), input='e4m3fn', gradient='e5m2<STOCHASTIC>')
     """
 
     weight: Choice = None
@@ -57,9 +66,9 @@ class QuantPlan:
     output: Choice = None
     gradient: Choice = None
     state: Choice = None
-    accumulator: Format | str | None = None
+    accumulator: FormatLike | None = None
     accumulate_every: int = 1
-    optimizer: Format | str | None = None
+    optimizer: FormatLike | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -87,12 +96,19 @@ class QuantPlan:
                 f"QuantPlan: accumulate_every must be 1 without an accumulator, got {self.accumulate_every}"
             )
 
+    def __repr__(self) -> str:
+        """Write the call with what is rounded, formats as text."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        words = {name: str(value) if isinstance(value, Format) else value for name, value in given.items()}
+        usual = {field.name: field.default for field in fields(self)}
+        return f"QuantPlan({', '.join(f'{name}={word!r}' for name, word in words.items() if word != usual[name])})"
+
 
 def made_quantizer(choice: Choice, shape: tuple[int, ...] | None = None) -> Quantizer | None:
     """Return a layer's own quantizer; ``shape``: shape of the parameter that it rounds."""
     if choice is None:
         return None
-    made = FormatQuantizer(choice) if isinstance(choice, (str, Format)) else choice.fresh()
+    made = choice.fresh() if isinstance(choice, Quantizer) else FormatQuantizer(choice)
     if shape is not None:
         made.place(shape)
     return made
@@ -102,9 +118,16 @@ def made_gradient(choice: Choice) -> GradientQuantizer | None:
     """Return a layer's own quantizer of gradients."""
     if choice is None:
         return None
-    made = GradientQuantizer(choice) if isinstance(choice, (str, Format)) else choice.fresh()
+    made = choice.fresh() if isinstance(choice, Quantizer) else GradientQuantizer(choice)
     assert isinstance(made, GradientQuantizer)
     return made
+
+
+def plan_of_weights(function: str, fmt: FormatLike, name: str) -> QuantPlan:
+    """Return the plan whose weights alone have a format, scaled by their largest magnitude if it takes such a scale."""
+    form = check_format(function, fmt, name)
+    scales = facts(str(form)).targets is not None
+    return QuantPlan(weight=FormatQuantizer(form, scale="amax") if scales else form)
 
 
 def check_plan(name: str, plan: object) -> QuantPlan:

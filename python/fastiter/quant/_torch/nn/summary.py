@@ -14,7 +14,7 @@ from .layers import QuantLayer
 from .quantizer import Quantizer
 
 
-class Row(NamedTuple):
+class SummaryRow(NamedTuple):
     """One quantizer of a model.
 
     name: the layer; part: the rounded tensor; format; bits per code; lowest, highest: range of the unrounded numbers;
@@ -34,15 +34,15 @@ class Row(NamedTuple):
     bit_operations: int | None
 
 
-class Summary(list[Row]):
-    """The rows of :func:`summary`; ``str`` formats them as a table."""
+class Summary(list[SummaryRow]):
+    """The rows of :func:`summary`, a list; ``repr`` and ``print`` show a table."""
 
     @property
     def bit_operations(self) -> int:
         """The bit operations of all layers."""
         return sum(row.bit_operations or 0 for row in self)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Return the table, one line for each quantizer."""
         head = ("layer", "part", "format", "bits", "lowest", "highest", "SQNR / dB", "MAC", "bit operations")
         lines = [head, *(_cells(row) for row in self)]
@@ -56,7 +56,7 @@ class Summary(list[Row]):
         return "\n".join(line.rstrip() for line in [*text, f"bit operations in all: {self.bit_operations:,}"])
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: SummaryRow) -> tuple[str, ...]:
     def number(x: float | None, digits: str) -> str:
         return "-" if x is None else format(x, digits)
 
@@ -101,17 +101,27 @@ def summary(model: nn.Module, *inputs: Any) -> Summary:
 
     Parameters
     ----------
-    model : Module
-    inputs
+    model : torch.nn.Module
+        Any; layers without quantizers are left out.
+    *inputs : Any
         Arguments of one call of the model, in eval mode and without gradients, which records statistics of its
         quantizers. Without inputs, only formats and bits are known.
 
     Returns
     -------
     rows : Summary
-        A list of :class:`Row`, one for each quantizer in the order of the model; ``print`` shows a table. Bit
+        A list of :class:`SummaryRow`, one for each quantizer in the order of the model; ``print`` shows a table. Bit
         operations are multiplications times the bits of weight and input, 32 if not rounded; a weight that is a sum of
         K powers of two counts as K bits.
+
+    Raises
+    ------
+    TypeError
+        For anything but a module.
+
+    See Also
+    --------
+    quantize_model : Gives a model its quantizers.
 
     Examples
     --------
@@ -178,7 +188,7 @@ def _row(
     quantizer: Quantizer,
     seen: dict[Quantizer, _Seen],
     calls: Calls,
-) -> Row:
+) -> SummaryRow:
     found = seen.get(quantizer, _Seen())
     some = found.lowest <= found.highest and not isinstance(quantizer, GradientQuantizer)
     formats = [str(fmt) for fmt in quantizer.formats]
@@ -190,7 +200,7 @@ def _row(
         bits = (
             operations * (getattr(quantizer, "terms", None) or quantizer.bits) * (32 if other is None else other.bits)
         )
-    return Row(
+    return SummaryRow(
         *(name, part, text or "not known yet", quantizer.bits),
         *(found.lowest if some else None, found.highest if some else None, found.sqnr if some else None),
         *(operations, bits),
