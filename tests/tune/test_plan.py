@@ -186,8 +186,12 @@ def test_the_table_in_the_docs_is_the_command_s() -> None:
     ("arguments", "error", "message"),
     [
         ({"device": "H100"}, TypeError, "rnn_plan: device must be a Device, got str"),
-        ({"cell": "rnn"}, ValueError, "rnn_plan: cell must be one of elman, gru, lstm, slstm, got 'rnn'"),
-        ({"dtype": "float64"}, ValueError, "rnn_plan: dtype must be one of bfloat16, float16, float32, got 'float64'"),
+        ({"cell": "rnn"}, ValueError, "rnn_plan: cell must be one of 'elman', 'gru', 'lstm', 'slstm', got 'rnn'"),
+        (
+            {"dtype": "float64"},
+            ValueError,
+            "rnn_plan: dtype must be one of 'bfloat16', 'float16', 'float32', got 'float64'",
+        ),
         ({"heads": 0}, ValueError, "rnn_plan: heads must be at least 1, got 0"),
         ({"heads": 2**64}, ValueError, "rnn_plan: heads must be at most 2147483647, got 18446744073709551616"),
         ({"width": 2**31}, ValueError, "rnn_plan: width must be at most 2147483647, got 2147483648"),
@@ -264,3 +268,10 @@ def test_no_card_is_a_backend_error_with_the_remedy(monkeypatch: pytest.MonkeyPa
         BackendError, match=r"^Device.current: a CUDA card .* got none .* pip install fastiter-kernels\[gpu\]"
     ):
         tune.Device.current()
+
+
+def test_unknown_devices_are_refused_with_those_there_are() -> None:
+    with pytest.raises(KeyError, match=r"the name must be one of 'A100', 'H100', .*'RTX 4090', got 'H100 SXM'"):
+        tune.DEVICES["H100 SXM"]
+    assert tune.DEVICES.get("H100 SXM") is None and "H100 SXM" not in tune.DEVICES
+    assert all(device.name == name for name, device in tune.DEVICES.items())

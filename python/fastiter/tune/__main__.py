@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from . import DEVICES, RnnPlan, rnn_plan
-from ._rnn_plan import CELLS, ITEMSIZE
+from ._rnn_plan import CELLS, ITEMSIZE, Cell, Dtype
 
 WIDTHS = (16, 32, 64, 100, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 HEADER = "| N x D | pass | variant | grid | warps | units | batch tile | r: registers, shared | registers | KiB | us |"
@@ -25,7 +25,7 @@ def row(plan: RnnPlan) -> str:
     )
 
 
-def table(device: str, cell: str, batch: int, dtype: str, units: int) -> str:
+def table(device: str, cell: Cell, batch: int, dtype: Dtype, units: int) -> str:
     """Return the table; each width has as many heads as ``units`` allow."""
     shapes = [(max(1, units // width), width, backward) for width in WIDTHS for backward in (False, True)]
     plans = [

@@ -20,6 +20,7 @@ class Device:
     Attributes
     ----------
     name : str
+        As the driver reports it, or of a row of :data:`DEVICES`.
     capability : (int, int)
         Compute capability, (9, 0) for sm_90.
     sms : int
@@ -39,11 +40,17 @@ class Device:
     thread_registers, block_threads, threads, warp : int
         Limits: registers of a thread, threads of a block and of an SM; threads of a warp.
 
+    See Also
+    --------
+    rnn_plan : The launch of a recurrence on a device.
+
     Examples
     --------
     >>> from fastiter import tune
     >>> tune.DEVICES["H100"].sms
     132
+    >>> list(tune.DEVICES)
+    ['A100', 'H100', 'H200', 'B200', 'RTX 4090']
     """
 
     name: str
@@ -64,6 +71,11 @@ class Device:
     @classmethod
     def current(cls) -> Device:
         """Return the current GPU of torch, if the program has imported it, or else of CuPy.
+
+        Returns
+        -------
+        Device
+            Speeds that GPUs do not report are those of the row of the same name or the nearest generation.
 
         Raises
         ------
@@ -135,11 +147,22 @@ def _row(name: str, capability: tuple[int, int], sms: int, *, clock: int, **fact
     )
 
 
+class Devices(dict[str, Device]):
+    """Devices by name; an unknown name is refused with a list of those that there are."""
+
+    def __missing__(self, name: object) -> Device:
+        raise KeyError(f"DEVICES: the name must be one of {', '.join(map(repr, self))}, got {name!r}")
+
+
 #: Data sheet numbers of some GPUs
-DEVICES = {
-    "A100": Device("A100", (8, 0), 108, 65536, 164 * KIB, 163 * KIB, 40 << 20, 1410, 2039, 312),
-    "H100": Device("H100", (9, 0), 132, 65536, 228 * KIB, 227 * KIB, 50 << 20, 1980, 3350, 989),
-    "H200": Device("H200", (9, 0), 132, 65536, 228 * KIB, 227 * KIB, 50 << 20, 1980, 4800, 989),
-    "B200": Device("B200", (10, 0), 148, 65536, 228 * KIB, 227 * KIB, 126 << 20, 1965, 8000, 2250),
-    "RTX 4090": Device("RTX 4090", (8, 9), 128, 65536, 100 * KIB, 99 * KIB, 72 << 20, 2520, 1008, 165, threads=1536),
-}
+DEVICES = Devices(
+    {
+        "A100": Device("A100", (8, 0), 108, 65536, 164 * KIB, 163 * KIB, 40 << 20, 1410, 2039, 312),
+        "H100": Device("H100", (9, 0), 132, 65536, 228 * KIB, 227 * KIB, 50 << 20, 1980, 3350, 989),
+        "H200": Device("H200", (9, 0), 132, 65536, 228 * KIB, 227 * KIB, 50 << 20, 1980, 4800, 989),
+        "B200": Device("B200", (10, 0), 148, 65536, 228 * KIB, 227 * KIB, 126 << 20, 1965, 8000, 2250),
+        "RTX 4090": Device(
+            "RTX 4090", (8, 9), 128, 65536, 100 * KIB, 99 * KIB, 72 << 20, 2520, 1008, 165, threads=1536
+        ),
+    }
+)

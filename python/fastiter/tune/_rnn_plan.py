@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from ._device import Device
 from ._search import solve
+
+Cell: TypeAlias = Literal["elman", "gru", "lstm", "slstm"]
+Dtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
 
 #: The numbers of gates and of states besides h of each cell
 CELLS = {"elman": (1, 0), "gru": (3, 0), "lstm": (4, 1), "slstm": (4, 3)}
@@ -123,9 +126,36 @@ def _cycles_16(device: Device, dtype: str) -> int:
 
 
 def rnn_constraints(
-    device: Device, *, cell: str, heads: int, width: int, batch: int, dtype: str, backward: bool = False
+    device: Device, *, cell: Cell, heads: int, width: int, batch: int, dtype: Dtype, backward: bool = False
 ) -> tuple[str, str]:
     """Return the constraints of a fused launch as text, and its cost as a term, as :func:`rnn_plan` solves them.
+
+    Parameters
+    ----------
+    device : Device
+        A row of :data:`DEVICES`, or :meth:`Device.current`.
+    cell : {"elman", "gru", "lstm", "slstm"}
+        The recurrence.
+    heads, width, batch : int
+        N heads of D units each, and B sequences, each from 1 to 2^31 - 1.
+    dtype : {"bfloat16", "float16", "float32"}
+        Of the weights and states; the 16-bit ones run on tensor cores.
+    backward : bool
+        Those of the backward pass.
+
+    Returns
+    -------
+    text, cost : str
+        The statements and the term that :func:`solve` takes as ``text`` and ``minimize``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments of a wrong type or value.
+
+    See Also
+    --------
+    rnn_plan : The best solution.
 
     Examples
     --------
@@ -207,7 +237,7 @@ def _check(
         raise TypeError(f"{function}: device must be a Device, got {type(device).__name__}")
     for name, value, known in (("cell", cell, CELLS), ("dtype", dtype, ITEMSIZE)):
         if not isinstance(value, str) or value not in known:
-            raise ValueError(f"{function}: {name} must be one of {', '.join(known)}, got {value!r}")
+            raise ValueError(f"{function}: {name} must be one of {', '.join(map(repr, known))}, got {value!r}")
     for name, number in (("heads", heads), ("width", width), ("batch", batch)):
         if not isinstance(number, int) or isinstance(number, bool):
             raise TypeError(f"{function}: {name} must be an int, got {type(number).__name__}")
@@ -220,7 +250,7 @@ def _check(
 
 
 def rnn_plan(
-    device: Device, *, cell: str, heads: int, width: int, batch: int, dtype: str, backward: bool = False
+    device: Device, *, cell: Cell, heads: int, width: int, batch: int, dtype: Dtype, backward: bool = False
 ) -> RnnPlan:
     """Return the launch with the fewest cycles per step by the cost model, with r in registers if it fits.
 
@@ -232,12 +262,12 @@ def rnn_plan(
     ----------
     device : Device
         A row of :data:`DEVICES`, or :meth:`Device.current`.
-    cell : str
-        "elman", "gru", "lstm" or "slstm".
+    cell : {"elman", "gru", "lstm", "slstm"}
+        The recurrence.
     heads, width, batch : int
-        N heads of D units each, and B sequences.
-    dtype : str
-        "bfloat16" and "float16" (tensor cores), "float32".
+        N heads of D units each, and B sequences, each from 1 to 2^31 - 1.
+    dtype : {"bfloat16", "float16", "float32"}
+        Of the weights and states; the 16-bit ones run on tensor cores.
     backward : bool
         Plan the backward pass.
 
@@ -250,6 +280,10 @@ def rnn_plan(
     ------
     TypeError, ValueError
         For arguments of a wrong type or value.
+
+    See Also
+    --------
+    rnn_constraints : What is solved.
 
     Examples
     --------

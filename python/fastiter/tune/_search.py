@@ -54,6 +54,10 @@ def solve(
         For a text that does not follow the grammar, with line and column; for a variable without finite bounds below
         2^2048 in magnitude, by name; for arguments of other types.
 
+    See Also
+    --------
+    rnn_plan : A problem that is solved by this.
+
     Notes
     -----
     No solution is missed or wrong: each step of the search takes out only what cannot hold, and each solution is

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -128,7 +129,7 @@ def _room(problem: Problem, units: int, row_warps: int, split: int, columns: int
 @lru_cache(maxsize=4096)
 def plan(problem: Problem, device: Device) -> Plan | None:
     """Return the fused launch, or None if r does not fit on the GPU or one step at a time is faster."""
-    function = problem.cell.split("_")[0]
+    function: Any = problem.cell.split("_")[0]
     found = rnn_plan(
         device,
         cell=function,
