@@ -84,7 +84,14 @@ class NVFP4(BlockFormat):
     """value = element s g: elements e2m1, a scale s in e4m3fn for each block, one float g for the tensor.
 
     g goes with the data, as the ``scale`` of :func:`quantize`; it is 1 by default, and :func:`calibrate` gives the
-    usual one, the largest magnitude / (6 * 448).
+    usual one, the largest magnitude / (6 * 448), as does ``scale="amax"``.
+
+    Parameters
+    ----------
+    block : int
+        Elements that share a scale, 1 to 1024.
+    rounding : str
+        Of the elements, as for :class:`Float`.
 
     Examples
     --------
@@ -120,6 +127,15 @@ class BlockFloat(BlockFormat):
 
     k = floor(log2 a) for the largest magnitude a, from -127 to 127; codes are clipped to +-(2^(width - 1) - 1). A NaN
     or an infinity makes its block NaN. With a width of 8 and blocks of 32 this is OCP's MXINT8.
+
+    Parameters
+    ----------
+    width : int
+        Bits of a code, 2 to 24.
+    block : int
+        Elements that share an exponent, 1 to 1024.
+    rounding : str
+        As for :class:`Fixed`, by default to the nearest, ties to the even code.
 
     Examples
     --------

@@ -25,7 +25,14 @@ Array: TypeAlias = npt.NDArray[Any]
 class Calibration(NamedTuple):
     """A format, with the scale and zero point to pass to :func:`quantize`.
 
-    With fixed point the format differs from the given one: its binary point is moved to suit the numbers.
+    Attributes
+    ----------
+    fmt : Format
+        The given one; with fixed point its binary point is moved to suit the numbers.
+    scale : ndarray, float64, or None
+        As :func:`quantize` takes it; None for fixed point.
+    zero_point : ndarray, int64, or None
+        For an unsigned :class:`Int`.
     """
 
     fmt: Format

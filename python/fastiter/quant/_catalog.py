@@ -13,9 +13,18 @@ from ._text import aliases_of, read
 class FormatRow(NamedTuple):
     """One number format.
 
-    name: the text that :func:`parse` reads. bits: of a code. largest, smallest: the largest number, and the smallest
-    positive one. notes: the other names, and what is special. The last three are None for a kind of formats whose
-    fields have no defaults; example is a format of that kind, else the format itself.
+    Attributes
+    ----------
+    name : str
+        The text that :func:`parse` reads; with brackets, a kind of formats whose fields must be given.
+    bits : int or None
+        Of a code; None for a kind.
+    largest, smallest : float or None
+        The largest number, and the smallest positive one; None for a kind.
+    notes : str
+        What is special, and the other names.
+    example : Format
+        The format, or one of the kind.
     """
 
     name: str

@@ -17,8 +17,16 @@ Array: TypeAlias = npt.NDArray[Any]
 class ErrorStatistics(NamedTuple):
     """Statistics of the rounding errors y - x of the finite numbers.
 
-    sqnr: 10 log10 of the power of x over that of the error, in dB. max: of the magnitudes. histogram, edges: the errors
-    in 64 bins. counts: of all numbers.
+    Attributes
+    ----------
+    sqnr : float
+        10 log10 of the power of x over that of the error, in dB.
+    max, mean, rms : float
+        The largest magnitude, the mean and the root mean square of the errors.
+    histogram, edges : ndarray
+        The errors in 64 bins, and the ends of these.
+    counts : Counts
+        Of all numbers.
     """
 
     sqnr: float

@@ -38,7 +38,7 @@ class FixedArray:
     x : FixedArray, ndarray or number
         Numbers to assign to the format.
     fmt : Fixed or str
-        Any format without stochastic rounding.
+        Any fixed-point format without stochastic rounding, ``"ap_fixed<16,6>"`` and the like included.
 
     Raises
     ------
@@ -74,6 +74,17 @@ class FixedArray:
     @classmethod
     def from_codes(cls, codes: npt.ArrayLike, fmt: FormatLike) -> FixedArray:
         """Return the array with these codes, which the format must have.
+
+        Parameters
+        ----------
+        codes : array_like of integers
+            Any shape.
+        fmt : Fixed or str
+            The format.
+
+        Returns
+        -------
+        FixedArray
 
         Examples
         --------

@@ -165,7 +165,19 @@ class Fixed(Format):
 class Int(Format):
     """value = (code - zero_point) scale: integers of ``width`` bits; scale and zero point go with the data.
 
-    SAT_SYM excludes the lowest code of a signed format. Rounding as for :class:`Fixed`, by default to the even code.
+    Without a scale they are the whole numbers: :func:`quantize` has ``scale=`` and ``scale="amax"``.
+
+    Parameters
+    ----------
+    width : int
+        Bits of a code, 1 to 32.
+    signed : bool
+        Two's complement, or unsigned.
+    rounding : str
+        As for :class:`Fixed`, by default to the nearest, ties to the even code.
+    overflow : str
+        The nearest code (SAT), or the nearest of a range that is symmetric about zero, without the lowest code of a
+        signed format (SAT_SYM).
 
     Examples
     --------

@@ -17,6 +17,15 @@ class Posit(Format):
     Rounding is to the nearest bit string, ties to even, and never to zero or to NaR ("not a real", the code 1000...),
     which represents NaN and infinities.
 
+    Parameters
+    ----------
+    n : int
+        Bits of a code, 3 to 32.
+    es : int
+        Bits of the exponent, 0 to 4; 2 in the standard.
+    rounding : str
+        "RNE", or "STOCHASTIC" between neighbouring bit strings.
+
     Examples
     --------
     >>> from fastiter.quant import parse
@@ -110,6 +119,15 @@ class PowerOfTwo(Format):
 
     Rounding is to the nearest, ties to the even code without its sign (0 for zero, 1 for 2^lowest, and so on).
 
+    Parameters
+    ----------
+    lowest, highest : int
+        The exponents of the smallest and of the largest power, -1000 to 1000.
+    signed : bool
+        Whether there are negative numbers.
+    rounding : str
+        "RNE", or "STOCHASTIC" between the two neighbours.
+
     Examples
     --------
     >>> from fastiter.quant import PowerOfTwo
@@ -149,6 +167,21 @@ class SumOfPowers(Format):
     A number is first rounded to ``Fixed(width, integer, signed, rounding, "SAT")``, then the magnitude of its code to
     a sum of powers of two. "GREEDY" repeatedly subtracts the highest power not above the remainder, so it keeps the
     highest ones; "NEAREST" the nearest power (the larger at a tie), so the remainder may be negative (signed digits).
+
+    Parameters
+    ----------
+    terms : int
+        The most powers of two in a sum, 1 to 24.
+    width : int
+        Bits of the fixed-point code, 2 to 24.
+    integer : int
+        Bits before its binary point, including the sign, -850 to 850.
+    signed : bool
+        Whether there are negative numbers.
+    method : {"GREEDY", "NEAREST"}
+        The choice of the powers.
+    rounding : str
+        To the fixed-point code, as for :class:`Fixed`.
 
     References
     ----------
@@ -196,6 +229,15 @@ class Logarithmic(Format):
 
     Rounding is to the nearest logarithm, so to the geometric mean of two neighbours. Magnitudes less than half a step
     below 2^lowest become 2^lowest, smaller ones zero.
+
+    Parameters
+    ----------
+    lowest, highest : int
+        The exponents of the smallest and of the largest number, -1000 to 1000.
+    fraction : int
+        Bits of a logarithm after its binary point, 0 to 6.
+    signed : bool
+        Whether there are negative numbers.
 
     Examples
     --------

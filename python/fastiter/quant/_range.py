@@ -12,7 +12,15 @@ from ._other_formats import Logarithmic, Posit, PowerOfTwo, SumOfPowers, Table
 
 
 class Range(NamedTuple):
-    """The lowest and the highest finite number of a format, and the smallest positive one."""
+    """The range of a format.
+
+    Attributes
+    ----------
+    lowest, highest : float
+        The ends of the range of finite numbers.
+    smallest : float
+        The smallest positive number.
+    """
 
     lowest: float
     highest: float

@@ -21,7 +21,13 @@ ScaleLike: TypeAlias = "npt.ArrayLike | Literal['amax'] | None"
 
 
 class Counts(NamedTuple):
-    """The number of elements, and of those NaN, out of range after rounding, and nonzero but rounded to zero."""
+    """The number of elements, and of those NaN, out of range after rounding, and nonzero but rounded to zero.
+
+    Attributes
+    ----------
+    total, nan, overflow, underflow : int
+        In this order.
+    """
 
     total: int
     nan: int
@@ -32,8 +38,13 @@ class Counts(NamedTuple):
 class Blocks(NamedTuple):
     """The codes of a block format: those of the elements, and those of the blocks' scales along the last axis.
 
-    A power of two is stored as k + 127 (255 for NaN), an NVFP4 scale as its e4m3fn code (127 for NaN), the scale of a
-    table as a float.
+    Attributes
+    ----------
+    codes : ndarray of integers
+        Of the elements, with the axis of the blocks last.
+    scales : ndarray
+        One for each block. A power of two is stored as k + 127 (255 for NaN), an NVFP4 scale as its e4m3fn code (127
+        for NaN), the scale of a table as a float.
     """
 
     codes: Array
@@ -41,7 +52,15 @@ class Blocks(NamedTuple):
 
 
 class Scaled(NamedTuple):
-    """Codes, and the scale that :func:`encode` has chosen for them; :func:`decode` takes both."""
+    """Codes, and the scale that :func:`encode` has chosen for them; :func:`decode` takes both.
+
+    Attributes
+    ----------
+    codes : ndarray of integers, or Blocks
+        The codes of x / scale.
+    scale : ndarray, float64
+        One number, or one for each index of the axis, with as many axes as the codes.
+    """
 
     codes: Array | Blocks
     scale: npt.NDArray[np.float64]

@@ -87,6 +87,10 @@ def parse(text: str) -> Any:
     TypeError, ValueError
         For anything but a str; for a text that names no format, and for fields that the format refuses.
 
+    See Also
+    --------
+    formats : All formats with a name.
+
     Examples
     --------
     >>> from fastiter.quant import parse

@@ -38,6 +38,8 @@ class RnnPlan:
 
     Attributes
     ----------
+    device, cell, heads, width, batch, dtype, backward
+        The arguments of :func:`rnn_plan`.
     variant, reason : str
         "fused", one launch for all steps, or "alternating", a batched product and a cell kernel for each step. Reason
         explains an alternating plan; all numbers below but ``cycles`` are then 0.

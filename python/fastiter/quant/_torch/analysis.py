@@ -20,7 +20,17 @@ from .arguments import FormatLike, Nan, Rng, Scale, check_floats, checked_seed, 
 
 
 class Calibration(NamedTuple):
-    """A format with its scale and zero point, like :class:`fastiter.quant.Calibration`."""
+    """A format with its scale and zero point, like :class:`fastiter.quant.Calibration`.
+
+    Attributes
+    ----------
+    fmt : Format
+        The given one; with fixed point its binary point is moved to suit the numbers.
+    scale : Tensor, float64, or None
+        As :func:`quantize` takes it; None for fixed point.
+    zero_point : Tensor, int64, or None
+        For an unsigned :class:`fastiter.quant.Int`.
+    """
 
     fmt: Format
     scale: Tensor | None

@@ -33,14 +33,30 @@ from .ops import Decode, Encode, decode_op, encode_op
 
 
 class Blocks(NamedTuple):
-    """The codes of a format with blocks, like :class:`fastiter.quant.Blocks`."""
+    """The codes of a format with blocks, like :class:`fastiter.quant.Blocks`.
+
+    Attributes
+    ----------
+    codes : Tensor of integers
+        Of the elements, with the axis of the blocks last.
+    scales : Tensor
+        One for each block: the code of a power of two or of an e4m3fn number, or a float for tables.
+    """
 
     codes: Tensor
     scales: Tensor
 
 
 class Scaled(NamedTuple):
-    """Codes, and the scale that :func:`encode` has chosen for them, like :class:`fastiter.quant.Scaled`."""
+    """Codes, and the scale that :func:`encode` has chosen for them, like :class:`fastiter.quant.Scaled`.
+
+    Attributes
+    ----------
+    codes : Tensor of integers, or Blocks
+        The codes of x / scale.
+    scale : Tensor, float64
+        One number, or one for each index of the axis.
+    """
 
     codes: Tensor | Blocks
     scale: Tensor

@@ -13,7 +13,7 @@ from ...._check import type_name
 from ...._torch.ops import check_tensors
 from ... import Fixed
 from ..._check import check_format
-from ..._formats import Format
+from ..arguments import FormatLike
 from .code import describe, write
 from .graph import network_of
 
@@ -21,7 +21,7 @@ __all__ = ["export_hls"]
 
 
 def export_hls(
-    model: nn.Module, directory: str | os.PathLike[str], example: Tensor, *, input: Format | str | None = None
+    model: nn.Module, directory: str | os.PathLike[str], example: Tensor, *, input: FormatLike | None = None
 ) -> dict[str, Any]:
     """Write codes_out = network(codes_in), a network of fixed-point layers in eval mode, as C++ for HLS.
 
@@ -31,7 +31,7 @@ def export_hls(
 
     Parameters
     ----------
-    model : Module
+    model : torch.nn.Module
         A model that torch.fx can trace, with one input and one output: QuantLinear, QuantConv2d, QuantBatchNorm1d and
         2d, QuantAffine, QuantAdd, quantizers, ReLU, Flatten, MaxPool2d, Dropout, Identity, and AvgPool2d and
         AdaptiveAvgPool2d(1) over a power of two. Weights, biases and accumulators are in fixed point, or integers with
@@ -56,6 +56,10 @@ def export_hls(
     ------
     TypeError, ValueError
         For a wrong model, example or input format, and for a layer that cannot be exported, with its name.
+
+    See Also
+    --------
+    fastiter.torch.nn.quantize_model : Makes fixed-point layers of torch.nn's.
 
     Examples
     --------

@@ -242,7 +242,25 @@ class QuantBatchNorm2d(_QuantNorm, nn.BatchNorm2d):
 
 
 class QuantBatchNorm1d(_QuantNorm, nn.BatchNorm1d):
-    """The same for (B, C) and (B, C, T), as a torch.nn.BatchNorm1d."""
+    """y = Q_output(Q_input(x) Q_weight(g) + Q_bias(b)): :class:`QuantBatchNorm2d` for (B, C) and (B, C, T).
+
+    A torch.nn.BatchNorm1d with the same parameter and buffer names.
+
+    Parameters
+    ----------
+    num_features, eps, momentum, affine, track_running_stats, device, dtype
+        As for torch.nn.BatchNorm1d.
+    plan : QuantPlan
+        ``weight`` is the format of g, ``bias`` that of b. By default nothing is rounded.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastiter.torch.nn import QuantBatchNorm1d, QuantPlan
+    >>> layer = QuantBatchNorm1d(3, plan=QuantPlan(weight="fixed<8,2,RND,SAT>", bias="fixed<8,2,RND,SAT>"))
+    >>> layer(torch.randn(4, 3)).shape
+    torch.Size([4, 3])
+    """
 
     def __init__(self, *arguments: Any, plan: QuantPlan | None = None, **options: Any) -> None:
         nn.BatchNorm1d.__init__(self, *arguments, **options)
@@ -255,7 +273,9 @@ class QuantAffine(QuantLayer):
     Parameters
     ----------
     features : int
+        The size of the last axis.
     bias : bool
+        Whether there is a shift.
     device, dtype
         Device and dtype of the parameters ``weight`` (initially ones) and ``bias`` (initially zeros).
     plan : QuantPlan

@@ -26,6 +26,17 @@ class OptimizerQuantizer:
 
     ``state_dict`` and ``load_state_dict`` let a run resumed from a checkpoint draw the same numbers; ``remove`` ends
     the rounding.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        Its states are rounded after each step.
+    formats : dict of str to Format
+        By the names of states; "*" for all others.
+    scale : "amax" or None
+        As for :func:`quantize_optimizer`.
+    seed : int
+        Of 31 bits, for stochastic rounding.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, formats: dict[str, Format], scale: Scaling, seed: int):

@@ -238,7 +238,14 @@ class QuantLSTM(QuantRecurrent, _LSTM):
 class QuantGRU(QuantRecurrent, _GRU):
     """h_t = Q_output(z h_{t-1} + (1 - z) n), with gates of Q(W) Q_input(x_t) and Q(R) h_{t-1}, each with its bias.
 
-    A torch.nn.GRU with the same parameter names; arguments, rounding and errors as for :class:`QuantLSTM`.
+    A torch.nn.GRU with the same parameter names; rounding and errors as for :class:`QuantLSTM`.
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype
+        As for torch.nn.GRU.
+    plan : QuantPlan
+        By default nothing is rounded.
 
     Examples
     --------
