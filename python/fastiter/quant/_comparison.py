@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from numbers import Number, Rational
 from typing import Any
@@ -19,6 +20,38 @@ Codes = tuple[Array, Fixed]
 _EXACT = (Rational, float)
 
 
+class Comparable:
+    """Fixed-point numbers that compare by value, element by element."""
+
+    __slots__ = ()
+    __hash__ = None  # type: ignore[assignment]
+
+    codes: Array
+    fmt: Fixed
+
+    def _compared(self, other: object, op: Callable[[Any, Any], Any]) -> Any:
+        theirs = (other.codes, other.fmt) if isinstance(other, Comparable) else _numbers_of(other)
+        return _compared((self.codes, self.fmt), theirs, op)
+
+    def __eq__(self, other: object) -> Any:
+        return self._compared(other, operator.eq)
+
+    def __ne__(self, other: object) -> Any:
+        return self._compared(other, operator.ne)
+
+    def __lt__(self, other: object) -> Any:
+        return self._compared(other, operator.lt)
+
+    def __le__(self, other: object) -> Any:
+        return self._compared(other, operator.le)
+
+    def __gt__(self, other: object) -> Any:
+        return self._compared(other, operator.gt)
+
+    def __ge__(self, other: object) -> Any:
+        return self._compared(other, operator.ge)
+
+
 def as_floats(codes: Array, fmt: Fixed) -> npt.NDArray[np.float64]:
     """Return the values as float64, rounded to nearest where a code has more than 53 bits."""
     return np.ldexp(codes.astype(np.float64), -fmt.fraction)
@@ -29,7 +62,7 @@ def as_fractions(codes: Array, fmt: Fixed) -> Array:
     return np.array([code * fmt.step for code in codes.ravel().tolist()], object).reshape(codes.shape)
 
 
-def numbers_of(y: object) -> Codes | Array | None:
+def _numbers_of(y: object) -> Codes | Array | None:
     """Return integers as codes, and floats or exact objects as an array; None for anything that is not a number."""
     if not isinstance(y, (Number, list, tuple, np.ndarray)) and not hasattr(y, "__array__"):
         return None
@@ -48,7 +81,7 @@ def numbers_of(y: object) -> Codes | Array | None:
     raise TypeError(f"FixedArray: a comparison must be with real numbers, got dtype {array.dtype}")
 
 
-def compared(x: Codes, y: Codes | Array | None, op: Callable[[Any, Any], Any]) -> Any:
+def _compared(x: Codes, y: Codes | Array | None, op: Callable[[Any, Any], Any]) -> Any:
     """Return op of the values, or NotImplemented if there is no number to compare with."""
     if y is None:
         return NotImplemented

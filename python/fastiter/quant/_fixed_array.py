@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from .._check import refuse_mask, type_name
 from . import _growth as growth
 from ._check import FormatLike, check_format
-from ._comparison import as_floats, as_fractions, compared, numbers_of
+from ._comparison import Comparable, as_floats, as_fractions
 from ._fixed_kernels import as_matrices, assigned_fraction, matmul_codes, product_shape
 from ._formats import Fixed
 from ._growth import Grown, Shape, code_dtype, convert, grown, magnitude, wrapped
@@ -23,7 +22,7 @@ Array = npt.NDArray[Any]
 _Growth = Callable[[Shape, Shape], Grown]
 
 
-class FixedArray:
+class FixedArray(Comparable):
     """value = code 2^-(width - integer): an array of fixed-point numbers, computed with as ``ap_fixed`` does.
 
     The operators + - * / & | ^ and unary - return the format that HLS gives their result, which holds it exactly,
@@ -62,7 +61,6 @@ class FixedArray:
 
     __slots__ = ("codes", "fmt")
     __array_ufunc__ = None  # NumPy arrays defer mixed operators to this class, which refuses them
-    __hash__ = None  # type: ignore[assignment]
 
     codes: Array
     fmt: Fixed
@@ -108,7 +106,17 @@ class FixedArray:
     # ---- conversion -------------------------------------------------------------------------------------------------
 
     def astype(self, fmt: FormatLike) -> FixedArray:
-        """Return the numbers assigned to another format: rounded, then passed through its overflow mode."""
+        """Return the numbers assigned to another format: rounded, then passed through its overflow mode.
+
+        Parameters
+        ----------
+        fmt : Fixed or str
+            The format of the result.
+
+        Returns
+        -------
+        FixedArray
+        """
         checked = check_fixed("astype", "fmt", fmt)
         return made(_assigned("astype", self, checked), checked)
 
@@ -276,30 +284,6 @@ class FixedArray:
 
     def __itruediv__(self, other: Any) -> FixedArray:
         return self._assign(self.__truediv__(other))
-
-    # ---- comparison of values ---------------------------------------------------------------------------------------
-
-    def _compared(self, other: object, op: Callable[[Any, Any], Any]) -> Any:
-        mine = self.codes, self.fmt
-        return compared(mine, (other.codes, other.fmt) if isinstance(other, FixedArray) else numbers_of(other), op)
-
-    def __eq__(self, other: object) -> Any:
-        return self._compared(other, operator.eq)
-
-    def __ne__(self, other: object) -> Any:
-        return self._compared(other, operator.ne)
-
-    def __lt__(self, other: object) -> Any:
-        return self._compared(other, operator.lt)
-
-    def __le__(self, other: object) -> Any:
-        return self._compared(other, operator.le)
-
-    def __gt__(self, other: object) -> Any:
-        return self._compared(other, operator.gt)
-
-    def __ge__(self, other: object) -> Any:
-        return self._compared(other, operator.ge)
 
 
 # ---- implementation of the operators --------------------------------------------------------------------------------
