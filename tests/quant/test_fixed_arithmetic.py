@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import operator
+import pickle
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -347,3 +349,12 @@ def test_fractions_are_assigned_in_every_mode() -> None:
             for whole, more in itertools.product(wholes, (0, Fraction(1, 2), Fraction(1, 3), Fraction(1, 1 << 90))):
                 for x in ((whole + more) * last, (whole - more) * last):
                     assert int(FixedArray(x, fmt).codes) == fixed_code(x, fmt), (fmt, x)
+
+
+def test_arrays_are_copied_and_pickled() -> None:
+    a = FixedArray([[1.5, -2.0], [3.0, 0.25]], "ap_fixed<8,4,AP_RND,AP_SAT>")
+    for b in (copy.copy(a), copy.deepcopy(a), pickle.loads(pickle.dumps(a))):
+        assert (a == b).all() and b.fmt == a.fmt and repr(b) == repr(a)
+    copied = copy.deepcopy(a)
+    copied[0, 0] = 7.0
+    assert a[0, 0] == 1.5

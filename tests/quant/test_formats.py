@@ -86,6 +86,12 @@ def test_repr_is_the_call(text: str) -> None:
     assert copy.copy(fmt) == copy.deepcopy(fmt) == fmt
 
 
+def test_elements_of_blocks_have_all_names() -> None:
+    names = ("E2M1", "fp4", "float4_e2m1fn", "torch.float4_e2m1fn_x2")
+    assert {MX(name) for name in names} == {MX(Float(2, 1, "none"))}  # type: ignore[arg-type]
+    assert MX(np.float16) == MX("fp16") == parse("mx<half>")  # type: ignore[arg-type]
+
+
 def test_repr_leaves_out_defaults() -> None:
     given = {
         Float(4, 3, "fn"): "Float(exponent=4, mantissa=3, specials='fn')",
@@ -295,6 +301,7 @@ def test_no_text(text: object) -> None:
         (lambda: Fixed(8, 4, saturated_bits=9), "Fixed: saturated_bits with WRAP must be from 0 to 8, got 9"),
         (lambda: Float(4, 3, subnormals=False), "Float: subnormals must be True for a signed format, got False"),
         (lambda: MX(Fixed(8, 4)), "MX: element must be a Float, got Fixed"),
+        (lambda: MX("e4m4"), "MX: element must be the name of a format, .*, got 'e4m4'; did you mean 'e4m3'"),
         (lambda: Table([0.0, 1.0]), re.escape("Table: values must be a tuple of float, got [0.0, 1.0]")),
         (lambda: Table((0, 1)), re.escape("Table: values must be a tuple of float, got (0, 1)")),
     ],

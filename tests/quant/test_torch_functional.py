@@ -265,3 +265,8 @@ def test_dtypes_are_formats() -> None:
     assert torch.equal(ours.quantize(x, torch.float16), x.half().float())
     fast = torch.compile(lambda x: ours.quantize(x, torch.float8_e5m2), fullgraph=True, backend="aot_eager")
     assert torch.equal(fast(x), ours.quantize(x, "e5m2"))
+
+
+def test_tensors_are_refused_by_the_functions_on_arrays() -> None:
+    with pytest.raises(TypeError, match=r"array \(fastiter.torch.quant takes tensors\), got torch.Tensor"):
+        quant.quantize(torch.ones(3), "int8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ._formats import FIXED_ROUNDINGS, FLOAT_ROUNDINGS, NAMED_FLOATS, Float, Format, _check_int, _set_word
-from ._text import read, register, register_alias
+from ._text import dtype_name, read, register, register_alias
 
 SCALE_RULES = ("FLOOR", "EVEN", "CEIL", "RCEIL")
 #: The longest block, which a kernel keeps in the L1 cache
@@ -29,7 +29,7 @@ class MX(BlockFormat):
 
     Parameters
     ----------
-    element : Float or str
+    element : Float, str or dtype
         A signed float that saturates; its rounding is used, its NaN and infinity are not: a NaN or an infinity in the
         data makes its block's scale NaN. For integers as elements (MXINT8) see :class:`BlockFloat`.
     block : int
@@ -51,8 +51,12 @@ class MX(BlockFormat):
     rule: str = "FLOOR"
 
     def __post_init__(self) -> None:
-        if isinstance(self.element, str):
-            object.__setattr__(self, "element", read(self.element))
+        text = self.element if isinstance(self.element, str) else dtype_name(self.element)
+        if text is not None:
+            try:
+                object.__setattr__(self, "element", read(text))
+            except ValueError as error:
+                raise ValueError(f"MX: element {str(error).removeprefix('text ')}") from None
         if not isinstance(self.element, Float):
             raise TypeError(f"MX: element must be a Float, got {type(self.element).__name__}")
         if not (self.element.signed and self.element.mantissa > 0):

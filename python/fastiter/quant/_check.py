@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .._check import check_array, check_room, refuse_mask, type_name
 from ._formats import Format
-from ._text import read
+from ._text import dtype_name, read
 
 Array: TypeAlias = npt.NDArray[Any]
 #: A format, its text, or a dtype whose numbers are a format's
@@ -49,21 +49,15 @@ def is_format(x: object) -> bool:
     return isinstance(x, (Format, str)) or dtype_name(x) is not None
 
 
-def dtype_name(dtype: object) -> str | None:
-    """Return the name of a dtype of NumPy, ml_dtypes or torch; None for anything else."""
-    if isinstance(dtype, np.dtype):
-        return dtype.name
-    if isinstance(dtype, type) and issubclass(dtype, np.generic):
-        return np.dtype(dtype).name
-    return str(dtype) if type_name(dtype) == "torch.dtype" else None
-
-
 def check_floats(function: str, name: str, x: object) -> Array:
     """Check that ``x`` is an array of floats; bfloat16 comes from another package and is recognised by name."""
     if type(x) is not np.ndarray or name_of(x.dtype) not in FLOATS or not x.dtype.isnative:
         if isinstance(x, np.ndarray) and x.dtype.kind in "iub":
             refuse_mask(function, name, x)
             raise TypeError(f"{function}: {name} must be floats, as {name}.astype(float) is, got dtype {x.dtype}")
+        if type_name(x).startswith("torch."):
+            expected = "a NumPy array (fastiter.torch.quant takes tensors)"
+            raise TypeError(f"{function}: {name} must be {expected}, got {type_name(x)}")
         check_array(function, name, x, FLOATS)
     assert isinstance(x, np.ndarray)  # for the type checker: check_array has checked it
     return x

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .. import _core
 from .._backend import Backends, choose
 from .._check import check_apart, empty, type_name
-from ._check import Backend, FormatLike, check_format, check_out, dtype_name
+from ._check import Backend, FormatLike, check_format, check_out
 from ._fixed_array import check_fixed
 from ._fixed_kernels import as_matrices, product_shape
 from ._fixed_matmul import matmul_cpu, matmul_reference
@@ -22,6 +22,7 @@ from ._modes import ROUNDINGS
 from ._operands import given_codes, given_floats, numbers
 from ._quantize import encode
 from ._span import Span, product, span
+from ._text import dtype_name
 
 Array = npt.NDArray[Any]
 Formats = tuple[Format, Format]

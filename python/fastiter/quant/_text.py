@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Protocol
 
+import numpy as np
+
 
 class Spelled(Protocol):
     """An object with a text form: the word that it begins with, and the fields between its brackets."""
@@ -107,6 +109,15 @@ def parse(text: str) -> Any:
         return read(text)
     except ValueError as error:
         raise ValueError(f"parse: {error}") from None
+
+
+def dtype_name(dtype: object) -> str | None:
+    """Return the name of a dtype of NumPy, ml_dtypes or torch; None for anything else."""
+    if isinstance(dtype, np.dtype):
+        return dtype.name
+    if isinstance(dtype, type) and issubclass(dtype, np.generic):
+        return np.dtype(dtype).name
+    return str(dtype) if f"{type(dtype).__module__}.{type(dtype).__name__}" == "torch.dtype" else None
 
 
 @lru_cache(maxsize=1024)
