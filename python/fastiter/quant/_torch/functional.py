@@ -14,6 +14,7 @@ from ..._backend import BackendError
 from ..._check import type_name
 from ..._torch.ops import CPU_AND_CUDA, refuse_transforms
 from .._quantize import InBlocks, Single
+from .._rounding import Scaled as ArrayScaled
 from .arguments import (
     FormatLike,
     Nan,
@@ -308,7 +309,7 @@ def decode(
     """
     text = text_of("decode", fmt)
     known = facts(text)
-    if isinstance(codes, Scaled):
+    if isinstance(codes, (Scaled, ArrayScaled)):  # the latter around CuPy arrays
         if scale is not None:
             raise ValueError("decode: scale must be None for codes that have theirs, got another")
         codes, scale = codes
