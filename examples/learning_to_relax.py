@@ -96,9 +96,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def learners(low: float, high: float, bins: int) -> dict[str, Callable[[int], Any]]:
     return {
-        "Tsallis-INF": lambda seed: TsallisINF(ARMS, seed=seed),
-        "Tsallis-INF-CB": lambda seed: ContextualTsallisINF(ARMS, bounds=(low, high), bins=bins, seed=seed),
-        "ChebCB": lambda seed: ChebCB(ARMS, bounds=(low, high), degree=5, seed=seed),
+        "Tsallis-INF": lambda seed: TsallisINF(ARMS, rng=seed),
+        "Tsallis-INF-CB": lambda seed: ContextualTsallisINF(ARMS, bounds=(low, high), bins=bins, rng=seed),
+        "ChebCB": lambda seed: ChebCB(ARMS, bounds=(low, high), degree=5, rng=seed),
     }
 
 

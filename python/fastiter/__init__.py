@@ -23,7 +23,7 @@ from . import _moved as _moved  # finds modules by their former names
 from ._backend import BackendError
 from ._config import __version__, get_num_threads, release_memory, set_num_threads, show_config
 from ._public import publish as _publish
-from ._solution import Solution
+from ._solution import ConvergenceError, ConvergenceWarning, Solution
 from .delta import delta_scan
 from .newton import paragru, paralstm, paraslstm
 from .rnn import RnnResult, RnnStates, elman, gru, lstm, slstm
@@ -34,6 +34,8 @@ if _TYPE_CHECKING:
 
 __all__ = [
     "BackendError",
+    "ConvergenceError",
+    "ConvergenceWarning",
     "RnnResult",
     "RnnStates",
     "Solution",

@@ -1,59 +1,56 @@
-"""The result of a solver: the answer, and how each part of it was found."""
+"""The result of a solver, and how a solver reports that it has not converged."""
 
 from __future__ import annotations
 
+import sys
+import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 
-@dataclass(frozen=True, kw_only=True)
+class ConvergenceWarning(UserWarning):
+    """A solver has ended without convergence; its result is the last iterate.
+
+    ``throw=True`` makes it a :class:`ConvergenceError`, and
+    ``warnings.simplefilter("ignore", fastiter.ConvergenceWarning)`` silences it.
+    """
+
+
+class ConvergenceError(RuntimeError):
+    """A solver has not converged, and ``throw=True`` or :meth:`Solution.raise_if_failed` asked for an exception.
+
+    Attributes
+    ----------
+    solution : Solution or None
+        The result without convergence; None if the solver was stopped before it had one.
+    """
+
+    def __init__(self, message: str, solution: Solution | None = None) -> None:
+        super().__init__(message)
+        self.solution = solution
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Solution:
-    """The result of a solver: the x of a system A x = b, or all states of a recurrence.
+    """The result of a solver: what all of them have in common.
 
-    Linear systems (:mod:`fastiter.relax`) have value to method, history, reason and omega: numbers if b is one column,
-    else one number for each column, or for each system of a batch. Recurrences h[t] = f(h[t-1], x[t])
-    (:func:`fastiter.torch.solve_recurrence`) have value to lyapunov; B is their batch.
+    Linear systems return a :class:`fastiter.relax.LinearSolution`, recurrences a
+    :class:`fastiter.torch.RecurrenceSolution`.
 
     Attributes
     ----------
     value
-        x, or the states of all steps: (B, T, ...), or a tuple of these if the state has several parts.
-    converged
-        True where ``||b - A x|| <= rtol ||b|| + atol``. Or (B,) bool: true where every state is finite and is either
-        the loop's or satisfies the tolerances ``|h[t] - f(h[t-1], x[t])| <= atol + rtol |h[t]|``, and the next
-        correction is small too. Sequences that did not converge were run as a loop, so False means that the loop's own
-        answer has an infinity or a NaN.
-    steps
-        The sweeps until it converged, or the sweeps done. Or (B,) integers: how often all steps of a window were
-        evaluated at once, summed over the windows; 0 if the loop did everything.
-    residual
-        ``||b - A x||`` of the value, computed from A, b and x. Or (B,) the largest ``|h[t] - f(h[t-1], x[t])|``,
-        measured before the last correction, which makes it smaller still; 0 if the loop did everything, as its
-        states are the function's values themselves.
-    method
-        The method that ran. For recurrences ``"sequential"``, ``"newton"``, ``"quasi"`` or ``"elk"``, also where
-        ``"auto"`` chose it.
-    last
-        The states after the last step, (B, ...) each: the initial state for the steps that follow.
-    jacobian
-        ``"diagonal"``, ``"block K"``, ``"dense"`` or ``"quasi"``: the part of the Jacobians that was used; None if none
-        was evaluated.
-    window
-        The number of steps that were solved at once.
-    sequential
-        (B, windows) bool. True where a window was run as a loop: all windows with the method ``"sequential"``, with the
-        other methods those that did not converge.
-    lyapunov
-        (B,) an estimate of the largest Lyapunov exponent, the mean logarithm by which a step stretches a small
-        difference between two states, from the last Jacobians along the iterates; below 0 the recurrence forgets its
-        past, and far above 0 only a loop can follow it. NaN where no Jacobian was evaluated.
-    history
-        ``||b - A x||`` before the first step and at each check: (checks + 1,), or with the columns as its second axis.
-        Columns that converge early are swept on with the others; their value and residual are those of their own end.
-    reason
-        The reason for ending: "converged", "max_steps", "diverged" or "stagnated"; a tuple of them for several columns.
-    omega
-        The relaxation factor at the end; with ``"auto"`` it is found during the solution.
+        The solution, or the last iterate where the solver did not converge.
+    converged : bool, or array of bool
+        Whether it converged; one for each column or sequence if there are several.
+    steps : int, or array of int
+        The number of steps.
+    residual : float, or array of float
+        The norm by which convergence was judged, at the end.
+    method : str
+        The method that ran.
+    reason : str, or tuple of str
+        The reason for ending; ``"converged"`` is the only one that is a success.
     """
 
     value: Any
@@ -61,11 +58,79 @@ class Solution:
     steps: Any
     residual: Any
     method: str
-    last: Any = None
-    jacobian: str | None = None
-    window: int = 0
-    sequential: Any = None
-    lyapunov: Any = None
-    history: Any = None
-    reason: Any = None
-    omega: float | None = None
+    reason: Any
+
+    def raise_if_failed(self) -> None:
+        """Raise :class:`ConvergenceError` unless all of it converged.
+
+        Raises
+        ------
+        ConvergenceError
+            With the message that the solver's warning had, and this solution as its attribute.
+        """
+        message = self._failure()
+        if message is not None:
+            raise ConvergenceError(f"{self.method}: {message}", self)
+
+    def _failure(self) -> str | None:
+        """Return a sentence that describes the failure; None if all of it converged."""
+        return None if bool(all_of(self.converged)) else f"the solver must converge, got {self._reasons()}"
+
+    def _reasons(self) -> str:
+        """Return the reason for ending, or each different one."""
+        reasons = (self.reason,) if isinstance(self.reason, str) else self.reason
+        return " and ".join(map(repr, dict.fromkeys(reasons)))
+
+    def _details(self) -> list[str]:
+        """Return further parts of the representation."""
+        return []
+
+    def __repr__(self) -> str:
+        """Return one line, without the arrays."""
+        values = self.value if isinstance(self.value, tuple) else (self.value,)
+        shapes = ", ".join(f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for x in values)
+        parts = [self.method, f"{self._reasons()} after {plural(span(self.steps))}"]
+        parts += [f"residual {span(self.residual, '.2g')}", *self._details(), f"value {shapes}"]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+def all_of(x: Any) -> Any:
+    """Return whether all are true: of a bool, an array or a tensor."""
+    return x if isinstance(x, bool) else x.all()
+
+
+def plural(steps: int | str) -> str:
+    """Return a number of steps with its noun."""
+    return f"{steps} step" if str(steps) == "1" else f"{steps} steps"
+
+
+def span(x: Any, form: str = "") -> str:
+    """Return a number as text, or the least and the largest of several."""
+    if not hasattr(x, "min"):
+        return format(x, form)
+    if len(x) == 0:
+        return "no"
+    low, high = format(x.min().item(), form), format(x.max().item(), form)
+    return low if low == high else f"{low} to {high}"
+
+
+AnySolution = TypeVar("AnySolution", bound=Solution)
+
+
+def judged(function: str, solution: AnySolution, throw: bool) -> AnySolution:
+    """Return a solution; warn if it did not converge, or raise if ``throw`` says so."""
+    message = solution._failure()
+    if message is None:
+        return solution
+    if throw:
+        raise ConvergenceError(f"{function}: {message}", solution)
+    warn(f"{function}: {message}")
+    return solution
+
+
+def warn(message: str) -> None:
+    """Warn about convergence, at the line that called the package."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "fastiter":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, ConvergenceWarning, stacklevel=level)

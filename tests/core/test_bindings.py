@@ -24,6 +24,6 @@ def test_arguments_without_arrays_are_passed_on_themselves() -> None:
 
 
 def test_arrays_in_a_solution_are_replaced() -> None:
-    solution = Solution(value=1, converged=True, steps=3, residual=0.5, method="sor")
+    solution = Solution(value=1, converged=True, steps=3, residual=0.5, method="sor", reason="converged")
     found = _replaced(solution, lambda x: type(x) is int and x == 1, str)
     assert found.value == "1" and found.steps == 3 and solution.value == 1

@@ -60,11 +60,11 @@ VALUES = torch.tensor([4.0, -1, -2, 8], dtype=torch.float64)
 
 
 def relaxed(values: Any, b: Any) -> Any:
-    return fastiter.torch.relax_solve(values, PATTERN, b, rtol=1e-13).value
+    return fastiter.torch.relax_solve((*PATTERN, values), b, rtol=1e-13).value
 
 
 def swept(x: Any, b: Any, values: Any, omega: Any) -> Any:
-    return fastiter.torch.sweeps(x, b, values, omega, 3, PATTERN)
+    return fastiter.torch.sweeps((*PATTERN, values), b, x, omega=omega, sweeps=3)
 
 
 def solved(x: Any, weight: Any) -> Any:

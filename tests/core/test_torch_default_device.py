@@ -95,8 +95,8 @@ def test_relaxation() -> None:
     pattern = torch.tensor([0, 2, 4]), torch.tensor([0, 1, 0, 1])
     values = torch.tensor([4.0, -1, -2, 8], dtype=torch.float64, requires_grad=True)
     b, x = torch.tensor([2.0, 12.0], dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
-    check_same(lambda: relax_solve(values, pattern, b).value, values)
-    check_same(lambda: sweeps(x, b, values, 1.5, 2, pattern), values)
+    check_same(lambda: relax_solve((*pattern, values), b).value, values)
+    check_same(lambda: sweeps((*pattern, values), b, x, omega=1.5, sweeps=2), values)
 
 
 def test_quantisation() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
 
 torch = pytest.importorskip("torch")
+
+import fastiter  # noqa: E402
+from fastiter.torch import solve_recurrence  # noqa: E402
 
 
 class Case(NamedTuple):
@@ -132,3 +136,14 @@ def assert_is_loop(solution: Any, case: Case, inputs: Any, tolerance: float) -> 
     assert largest_difference(solution.value, states) <= tolerance
     assert largest_difference(solution.last, last) <= tolerance
     assert solution.converged.all()
+
+
+def attempt(*args: Any, method: str = "auto", **how: Any) -> Any:
+    """Solve where a method may fail, and check the warning: one if a loop replaced it, or if a state is not finite."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        solution = solve_recurrence(*args, method=method, **how)
+    replaced = method not in ("auto", "sequential") and bool(solution.sequential.any())
+    expected = [fastiter.ConvergenceWarning] if replaced or not solution.converged.all() else []
+    assert [warning.category for warning in told] == expected, list(map(str, told))
+    return solution

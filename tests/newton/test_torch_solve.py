@@ -14,6 +14,7 @@ from tests.newton.solve_cells import (  # noqa: E402
     Case,
     as_tuple,
     assert_is_loop,
+    attempt,
     both_dtypes,
     eps,
     every_case,
@@ -100,7 +101,7 @@ def test_only_what_is_chaotic_is_run_as_a_loop(method: str) -> None:
     x = torch.full((4, 200, 1), 2.5, dtype=torch.float64)
     x[1, 60:120] = 3.99  # in windows 1 and 2 of row 1
     h0 = torch.full((4, 1), 0.3, dtype=torch.float64)
-    solution = solve_recurrence(logistic, x, (), h0, method=method, window=50)
+    solution = attempt(logistic, x, (), h0, method=method, window=50)
     expected = torch.zeros((4, 4), dtype=torch.bool)
     expected[1, 1:3] = True
     assert solution.sequential.equal(expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastiter  # noqa: E402
-from fastiter.torch import solve_recurrence  # noqa: E402
+from fastiter.torch import RecurrenceSolution, solve_recurrence  # noqa: E402
 from tests.newton.solve_cells import (  # noqa: E402
     CASES,
     as_tuple,
+    attempt,
     elman,
     elman_inputs,
     every_case,
@@ -137,15 +139,26 @@ def test_throw() -> None:
     assert solve_recurrence(paragru, x, params, h0, method="newton", throw=True).converged.all()
     message = r"solve_recurrence: the method must converge .* throw is True, got 3 of 3 sequences .* max_steps = 1 .*"
     for method in ("newton", "quasi", "elk"):
-        with pytest.raises(RuntimeError, match=message):
+        with pytest.raises(fastiter.ConvergenceError, match=message):
             solve_recurrence(paragru, x, params, h0, method=method, throw=True, max_steps=1)
-        assert solve_recurrence(paragru, x, params, h0, method=method, max_steps=1).sequential.all()
+        with pytest.warns(
+            fastiter.ConvergenceWarning, match=f"{method} must converge to be .*, got 3 of 3 windows"
+        ) as told:
+            solution = solve_recurrence(paragru, x, params, h0, method=method, max_steps=1)
+        assert told[0].filename == __file__ and solution.sequential.all() and solution.converged.all()
+        solution.raise_if_failed()
     x[1, 7] = float("nan")
-    with pytest.raises(RuntimeError, match="got 1 of 3 sequences"):
+    with pytest.raises(fastiter.ConvergenceError, match="got 1 of 3 sequences"):
         solve_recurrence(paragru, x, params, h0, method="newton", throw=True)
+    message = r"the states must be finite, got infinities or NaN in 1 of 3 sequences"
     for method in ("auto", "sequential"):  # they may run the loop, and report what is not finite
-        solution = solve_recurrence(paragru, x, params, h0, method=method, throw=True)
-        assert solution.converged.tolist() == [True, False, True]
+        with pytest.raises(fastiter.ConvergenceError, match=message) as raised:
+            solve_recurrence(paragru, x, params, h0, method=method, throw=True)
+        assert raised.value.solution.converged.tolist() == [True, False, True]
+        assert raised.value.solution.reason == ("converged", "not finite", "converged")
+        solution = attempt(paragru, x, params, h0, method=method)
+        with pytest.raises(fastiter.ConvergenceError, match=message):
+            solution.raise_if_failed()
 
 
 def test_tolerances() -> None:
@@ -179,13 +192,15 @@ def test_damping() -> None:
 
 
 def test_what_a_solution_says() -> None:
-    names = {field.name for field in dataclasses.fields(fastiter.Solution)}
-    lines = inspect.getdoc(fastiter.Solution).splitlines()
-    assert names <= set(lines)
+    for of in (fastiter.Solution, fastiter.relax.LinearSolution, RecurrenceSolution):
+        names = {field.name for field in dataclasses.fields(of)}
+        assert names <= {line.partition(" : ")[0] for line in inspect.getdoc(of).splitlines()}
     solution = solve_recurrence(
         paralstm, *CASES["paralstm"].inputs(3, 40, 4, torch.float32), method="newton", window=16
     )
-    assert isinstance(solution, fastiter.Solution)
+    assert isinstance(solution, RecurrenceSolution) and isinstance(solution, fastiter.Solution)
+    text = r"RecurrenceSolution\(newton, 'converged' after \S+( to \d+)? steps, residual .*, jacobian block 2, value"
+    assert re.match(text, repr(solution)) and repr(solution).endswith("(3, 40, 4) float32, (3, 40, 4) float32)")
     assert (solution.method, solution.jacobian, solution.window) == ("newton", "block 2", 16)
     assert [part.shape for part in (*solution.value, *solution.last)] == [(3, 40, 4)] * 2 + [(3, 4)] * 2
     assert solution.sequential.shape == (3, 3)

@@ -13,6 +13,7 @@ from tests.newton.solve_cells import (  # noqa: E402
     CASES,
     as_tuple,
     assert_is_loop,
+    attempt,
     both_dtypes,
     elman,
     eps,
@@ -36,7 +37,7 @@ def test_strong_recurrence(scale: float, method: str, dtype: Any) -> None:
         weights = scale * (2 * torch.rand((5, 32), generator=torch.Generator().manual_seed(0), dtype=dtype) - 1)
         params = (weights[:3],) if cell is paragru else {"a": weights[:3], "p": weights[3:]}
         h0 = torch.zeros((2, 32), dtype=dtype) if cell is paragru else (torch.zeros((2, 32), dtype=dtype),) * 2
-        solution = solve_recurrence(cell, x, params, h0, method=method)
+        solution = attempt(cell, x, params, h0, method=method)
         expected, last = loop(cell, x, params, h0)
         limit = 4 * eps(dtype) ** 0.5
         assert largest_difference(solution.value, expected) <= limit
@@ -52,7 +53,7 @@ def test_weights_a_hundred_times_too_large(method: str, dtype: Any) -> None:
     for name in ("elman", "gru_cell", "lstm_cell"):
         case = CASES[name]
         inputs = case.inputs(2, 40, 4, dtype, scale=50.0)
-        solution = solve_recurrence(case.cell, *inputs, method=method)
+        solution = attempt(case.cell, *inputs, method=method)
         assert_is_loop(solution, case, inputs, 4 * eps(dtype) ** 0.5)
 
 
@@ -90,7 +91,7 @@ def test_nan_and_infinity_stay_in_their_row(method: str) -> None:
         x = x.clone()
         x[1, 40] = float("nan")
         x[2, 65, ..., 0] = float("inf")
-        solution = solve_recurrence(case.cell, x, params, h0, method=method, window=20)
+        solution = attempt(case.cell, x, params, h0, method=method, window=20)
         states, _ = loop(case.cell, x, params, h0)
         for actual, expected in zip(as_tuple(solution.value), states, strict=True):
             torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12, equal_nan=True)
@@ -105,7 +106,7 @@ def test_nan_and_infinity_stay_in_their_row(method: str) -> None:
 def test_an_overflow_of_the_cell_is_the_answer(method: str) -> None:
     x = torch.ones((2, 150, 3))
     x[1] = 0
-    solution = solve_recurrence(lambda h, x, params: 3 * h + x, x, (), torch.zeros((2, 3)), method=method, throw=False)
+    solution = attempt(lambda h, x, params: 3 * h + x, x, (), torch.zeros((2, 3)), method=method, throw=False)
     expected = loop(lambda h, x, params: 3 * h + x, x, (), torch.zeros((2, 3)))[0][0]
     torch.testing.assert_close(solution.value, expected, rtol=1e-4, atol=0)
     assert solution.converged.tolist() == [False, True]

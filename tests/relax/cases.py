@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 
+import fastiter
 from fastiter import relax
 from fastiter.reference import relax as reference
 from tests.support.cases import Array
@@ -94,3 +97,14 @@ def rows_in(order: Any, A: Array) -> list[int]:
 
 def tolerance(dtype: Any, n: int) -> float:
     return 40 * float(np.finfo(dtype).eps) * (4 + n**0.5)
+
+
+def attempt(solve: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call a solver that may end without convergence, and check that it warns exactly if it does."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = solve(*args, **options)
+    ended = found.reason if isinstance(found.reason, tuple) else (found.reason,)
+    expected = [] if {*ended} <= {"converged", "callback"} else [fastiter.ConvergenceWarning]
+    assert [warning.category for warning in told] == expected, list(map(str, told))
+    return found

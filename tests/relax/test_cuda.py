@@ -22,7 +22,7 @@ from fastiter.relax._prepare import read_csr  # noqa: E402
 from fastiter.relax._torch import cuda, ops, ops_cuda  # noqa: E402
 from fastiter.relax._torch import functional as relax_module  # noqa: E402
 from fastiter.relax._torch.layouts import slices_of  # noqa: E402
-from tests.relax.cases import bipartite, csr, random_matrix, tolerance, vectors  # noqa: E402
+from tests.relax.cases import attempt, bipartite, csr, random_matrix, tolerance, vectors  # noqa: E402
 from tests.relax.gpu import APART, TOGETHER, Gpu, folder_of, stand_in  # noqa: E402
 from tests.support.cases import Array  # noqa: E402
 
@@ -195,9 +195,13 @@ def test_solutions_that_are_not(gpu: Gpu) -> None:
     A = csr(np.array([[1.0, 3.0], [3.0, 1.0]]))
     ours = gpu.relaxation(A, "gauss_seidel", order="color")
     b = gpu.tensor(np.ones(2))
-    assert ours.solve(b).reason == "diverged"
-    assert ours.solve(b, max_steps=2).reason == "max_steps"
-    assert ours.solve(b, max_steps=0).steps == 0
+    assert attempt(ours.solve, b).reason == "diverged"
+    assert attempt(ours.solve, b, max_steps=2).reason == "max_steps"
+    assert attempt(ours.solve, b, max_steps=0).steps == 0
+    with pytest.raises(ValueError, match=r"^Relaxation.solve: b must be finite, got inf at index 0$"):
+        ours.solve(b / 0)
+    stopped = attempt(ours.solve, b, callback=lambda progress: progress.value.shape == (2,) and progress.steps == 2)
+    assert (stopped.reason, stopped.steps) == ("callback", 2)
     large = gpu.relaxation(csr(np.array([[2.0, 1.0], [0.0, 2.0]])), "gauss_seidel", order="color")
     found = large.solve(b * 1e250)  # values whose squares overflow
     assert found.reason == "converged" and found.history[0] == pytest.approx(2**0.5 * 1e250)
@@ -260,8 +264,8 @@ def test_gradients_are_those_of_the_cpu(
     def results(device: str) -> list[Any]:
         own = [t.detach().to(device).requires_grad_() for t in (x, b, values, omega)]
         how: dict[str, Any] = {"method": method, "order": order}
-        after = fastiter.torch.sweeps(*own, 3, pattern, **how)
-        solution = fastiter.torch.relax_solve(own[2], pattern, own[1], **how, rtol=1e-13, check_every=20)
+        after = fastiter.torch.sweeps((*pattern, own[2]), own[1], own[0], omega=own[3], sweeps=3, **how)
+        solution = fastiter.torch.relax_solve((*pattern, own[2]), own[1], **how, rtol=1e-13, check_every=20)
         (after.abs().square().sum() + solution.value.abs().square().sum()).backward()
         assert np.all(np.asarray(solution.converged))
         return [after.detach(), solution.value.detach(), *(t.grad for t in own)]
@@ -279,11 +283,11 @@ def test_gradients(gpu: Gpu) -> None:
     omega = torch.tensor(1.1, dtype=torch.float64, device=gpu.device)
 
     def run(x: Any, b: Any, values: Any, omega: Any) -> Any:
-        return fastiter.torch.sweeps(x, b, values, omega, 2, pattern, order="color")
+        return fastiter.torch.sweeps((*pattern, values), b, x, omega=omega, sweeps=2, order="color")
 
     def solve(values: Any, b: Any) -> Any:
         how: dict[str, Any] = {"order": "color", "rtol": 1e-13, "check_every": 25}
-        return fastiter.torch.relax_solve(values, pattern, b, x.detach(), **how).value
+        return fastiter.torch.relax_solve((*pattern, values), b, x.detach(), **how).value
 
     inputs = [t.requires_grad_() for t in (x, b, values, omega)]
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
@@ -292,18 +296,21 @@ def test_gradients(gpu: Gpu) -> None:
 
 def test_sweeps_without_a_sweep_or_a_column(gpu: Gpu) -> None:
     values, pattern, b, x = problem(gpu, 5, "float64", 2, "color")
-    assert torch.equal(fastiter.torch.sweeps(x, b, values, 1.2, 0, pattern, order="color"), x)
-    assert fastiter.torch.sweeps(x[:, :0], b[:, :0], values, 1.2, 2, pattern, order="color").shape == (5, 0)
+    assert torch.equal(fastiter.torch.sweeps((*pattern, values), b, x, omega=1.2, sweeps=0, order="color"), x)
+    assert fastiter.torch.sweeps((*pattern, values), b[:, :0], x[:, :0], omega=1.2, sweeps=2, order="color").shape == (
+        5,
+        0,
+    )
 
 
 def test_a_pattern_is_laid_out_once(gpu: Gpu) -> None:
     values, pattern, b, x = problem(gpu, 7, "float64", None, "color")
     plans = []
     for v in (values, 2 * values):
-        fastiter.torch.sweeps(x, b, v, 1.2, 1, pattern, order="color")
+        fastiter.torch.sweeps((*pattern, v), b, x, omega=1.2, sweeps=1, order="color")
         plans.append(ops_cuda._plans[0])
     assert plans[0] is plans[1]
-    fastiter.torch.sweeps(x, b, values, 1.2, 1, pattern, method="jacobi")
+    fastiter.torch.sweeps((*pattern, values), b, x, omega=1.2, sweeps=1, method="jacobi")
     assert ops_cuda._plans[0] is not plans[0] and ops_cuda._plans[1] is plans[0]
 
 
@@ -312,14 +319,15 @@ def test_refused_by_the_functions(gpu: Gpu) -> None:
     sweeps, solve = fastiter.torch.sweeps, fastiter.torch.relax_solve
     how: dict[str, Any] = {"order": "color"}
     wrong: list[tuple[Callable[[], Any], type[Exception], str]] = [
-        (lambda: solve(values, (crow, col), b), BackendError, "relax_solve: order must be 'color' or 'red-black' on"),
-        (lambda: sweeps(x, b, values, 1.1, 1, (crow, col)), BackendError, "sweeps: order must be 'color'"),
-        (lambda: sweeps(x, b, values, 2.5, 1, (crow, col), **how), ValueError, r"sweeps: omega must be in \(0, 2\)"),
-        (lambda: solve(values, (crow, col), b, omega=2.5, **how), ValueError, r"omega must be in \(0, 2\)"),
-        (lambda: solve(values * 0, (crow, col), b, **how), ValueError, "no zero on the diagonal, got 0 in row 0"),
-        (lambda: solve(values / 0, (crow, col), b, **how), ValueError, "A must be finite, got a value in row 0"),
-        (lambda: solve(values[:-1], (crow.clamp(max=len(col) - 1), col[:-1]), b, **how), ValueError, "no zero on the"),
-        (lambda: solve(values, (crow, col + 1), b, **how), ValueError, "A must have columns from 0 to 4"),
+        (lambda: solve((crow, col, values), b), BackendError, "relax_solve: order must be 'color' or 'red-black' on"),
+        (lambda: sweeps((crow, col, values), b, x, omega=1.1), BackendError, "sweeps: order must be 'color'"),
+        (lambda: sweeps((crow, col, values), b, x, omega=2.5, **how), ValueError, r"sweeps: omega must be in \(0, 2\)"),
+        (lambda: solve((crow, col, values), b, omega=2.5, **how), ValueError, r"omega must be in \(0, 2\)"),
+        (lambda: solve((crow, col, values * 0), b, **how), ValueError, "no zero on the diagonal, got 0 in row 0"),
+        (lambda: solve((crow, col, values / 0), b, **how), ValueError, "A must be finite, got a value in row 0"),
+        (lambda: solve((crow.clamp(max=len(col) - 1), col[:-1], values[:-1]), b, **how), ValueError, "no zero on the"),
+        (lambda: solve((crow, col + 1, values), b, **how), ValueError, "A must have columns from 0 to 4"),
+        (lambda: solve((crow, col, values), b / 0, **how), ValueError, "relax_solve: b must be finite, got .*inf at"),
     ]
     for call, error, match in wrong:
         with pytest.raises(error, match=match):
@@ -340,8 +348,8 @@ WRONG: list[tuple[Callable[[Gpu], Any], type[Exception], str]] = [
     (lambda g: g.relaxation(GOOD, "sor", order="color", backend="triton"), BackendError, "backend must be 'cuda' but"),
     (lambda g: g.relaxation(GOOD, "sor", backend="cpu"), BackendError, "backend must go with the device of A"),
     (lambda g: g.relaxation(S, "jacobi", backend="gpu"), ValueError, "backend must be None, 'cpu', 'cuda' or 'triton'"),
-    (lambda g: fastiter.torch.Relaxation(g.tensor(np.eye(2))), TypeError, "A must be a sparse CSR or BSR tensor"),
-    (lambda g: fastiter.torch.Relaxation(np.eye(2)), TypeError, "sparse CSR or BSR tensor .* got numpy.ndarray"),
+    (lambda g: fastiter.torch.Relaxation(g.tensor(np.eye(2))), TypeError, "A must be a sparse tensor or a Stencil"),
+    (lambda g: fastiter.torch.Relaxation(np.eye(2)), TypeError, "sparse tensor .* got numpy.ndarray"),
     (lambda g: g.relaxation(GOOD.astype("f8")[:5], "jacobi"), ValueError, "A must be square"),
     (lambda g: g.relaxation(ZERO, "jacobi"), ValueError, "no zero on the diagonal, got 0 in row 0"),
     (lambda g: g.relaxation(csr(np.diag([1.0, 0.0])), "sor", order="color"), ValueError, "got 0 in row 1"),

@@ -135,7 +135,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: Relaxation(GOOD, symmetric=1), TypeError, "symmetric must be a bool, got int"),
     (lambda: Relaxation(GOOD, "jacobi", symmetric=True), ValueError, "symmetric must be False for jacobi"),
     # vectors
-    (lambda: relax.sor(GOOD, [1.0] * 6), TypeError, "sor.solve: b must be a NumPy array of float64.*, got list"),
+    (lambda: relax.sor(GOOD, [1.0] * 6), TypeError, "sor: b must be a NumPy array of float64.*, got list"),
     (lambda: relax.sor(GOOD, np.ones(5)), ValueError, r"b must have shape \(6,\) or \(6, k\) to go with A, got \(5,\)"),
     (lambda: relax.sor(GOOD, np.ones((1, 6))), ValueError, r"got \(1, 6\)"),
     (lambda: relax.sor(GOOD, np.ones(6, np.float32)), TypeError, "b must be .*float64, got dtype float32"),
@@ -166,7 +166,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     ),
     (lambda: relax.sor(Batch(csr(GOOD), np.zeros((2, csr(GOOD).nnz))), np.ones((2, 6))), ValueError, "got 0 in row 0"),
     (
-        lambda: relax.solve_sequence([(Batch(csr(GOOD), csr(GOOD).data[None]), B)], relax.TsallisINF([1.0], seed=0)),
+        lambda: relax.solve_sequence([(Batch(csr(GOOD), csr(GOOD).data[None]), B)], relax.TsallisINF([1.0], rng=0)),
         TypeError,
         "solve_sequence: systems must be of one matrix each, got a Batch as system 0",
     ),
@@ -179,7 +179,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: Anderson(Relaxation(GOOD), 0), ValueError, "memory must be at least 1, got 0"),
     (lambda: Anderson(Relaxation(GOOD), 2**63), ValueError, "memory must be at most 1000, got 9223372036854775808"),
     (
-        lambda: relax.solve_sequence(5, relax.TsallisINF([1.0], seed=0)),
+        lambda: relax.solve_sequence(5, relax.TsallisINF([1.0], rng=0)),
         TypeError,
         r"systems must be an iterable of tuples \(A, b\), got int",
     ),
@@ -189,7 +189,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "tuner must have the methods predict and update, got NoneType",
     ),
     (
-        lambda: relax.solve_sequence([(GOOD, B)], relax.TsallisINF([1.0], seed=0), method=1),
+        lambda: relax.solve_sequence([(GOOD, B)], relax.TsallisINF([1.0], rng=0), method=1),
         TypeError,
         "method must be a str, got int",
     ),

@@ -15,10 +15,12 @@ import scipy.sparse.linalg  # noqa: E402
 from fastiter import relax  # noqa: E402
 from fastiter.reference import relax as reference  # noqa: E402
 from fastiter.relax import Anderson, Batch, Chebyshev, Relaxation, ssor_cg  # noqa: E402
-from tests.relax.cases import csr, poisson, random_matrix, vectors  # noqa: E402
+from tests.relax.cases import attempt, csr, poisson, random_matrix, vectors  # noqa: E402
 
 M = 63
 OMEGA = 2 / (1 + math.sin(math.pi / (M + 1)))
+#: A finite number whose residual is infinite
+HUGE = 1.7e308
 
 
 def residual(A: Any, b: Any, x: Any) -> Any:
@@ -77,12 +79,12 @@ def test_a_column_that_is_done_keeps_its_value_while_others_go_on(kind: str) -> 
     b = np.stack([A @ x0[0], vectors(n, "float64", 2), A @ x0[2] + 1e-7])
     if kind == "batch":
         systems = Batch(csr(np.ones((n, n))), np.stack([A.ravel()] * 3))
-        found = relax.jacobi(systems, b, x0)
+        found = attempt(relax.jacobi, systems, b, x0)
         values = found.value
     else:
         call = {"jacobi": relax.jacobi, "sor": relax.sor, "chebyshev": relax.chebyshev}[kind]
         more: dict[str, Any] = {"bounds": (0.5, 1.5)} if kind == "chebyshev" else {}
-        found = call(A, b.T, x0.T, **more)
+        found = attempt(call, A, b.T, x0.T, **more)
         values = found.value.T
     assert found.reason[0] == "converged" and found.steps[0] == 0
     assert found.reason[1] == "diverged"
@@ -94,51 +96,49 @@ def test_a_column_that_is_done_keeps_its_value_while_others_go_on(kind: str) -> 
 
 def test_max_steps_and_x0() -> None:
     A, b = csr(random_matrix(20, "float64")), vectors(20, "float64", 1)
-    first = relax.gauss_seidel(A, b, max_steps=3)
+    first = attempt(relax.gauss_seidel, A, b, max_steps=3)
     assert (first.steps, first.converged, first.reason) == (3, False, "max_steps")
     start = first.value.copy()
-    again = relax.gauss_seidel(A, b, start, max_steps=4)
+    again = attempt(relax.gauss_seidel, A, b, start, max_steps=4)
     assert np.array_equal(start, first.value)  # x0 is unchanged
-    both = relax.gauss_seidel(A, b, max_steps=7)
+    both = attempt(relax.gauss_seidel, A, b, max_steps=7)
     assert np.array_equal(again.value, both.value)
-    assert relax.gauss_seidel(A, b, max_steps=0).value.tolist() == [0.0] * 20
-    assert relax.gauss_seidel(A, b, max_steps=5, check_every=3).steps == 5
+    assert attempt(relax.gauss_seidel, A, b, max_steps=0).value.tolist() == [0.0] * 20
+    assert attempt(relax.gauss_seidel, A, b, max_steps=5, check_every=3).steps == 5
 
 
 def test_divergence_is_said() -> None:
     A = csr(np.array([[1.0, 3.0], [3.0, 1.0]]))
     for solve in (relax.jacobi, relax.gauss_seidel, relax.ssor):
-        solution = solve(A, np.ones(2))
+        solution = attempt(solve, A, np.ones(2))
         assert (solution.reason, solution.converged) == ("diverged", False)
         assert solution.steps < 100
-    mixed = relax.jacobi(csr(np.diag([1.0, 1.0])), np.array([[1.0, np.nan], [1.0, 1.0]]))
-    assert mixed.reason == ("converged", "diverged")
-    assert mixed.value[:, 0].tolist() == [1.0, 1.0]
-    for solve in (relax.sor, relax.ssor_cg, relax.chebyshev):
-        endless = solve(csr(np.diag([1.0, 2.0])), np.array([[1.0, np.inf], [1.0, 1.0]]))
-        assert endless.reason == ("converged", "diverged")  # though infinity is no more than rtol times infinity
+    for solve in (relax.jacobi, relax.sor, relax.ssor_cg, relax.chebyshev):
+        mixed = attempt(solve, csr(np.diag([1.0, 2.0])), np.ones((2, 2)), np.array([[0.0, 0.0], [0.0, HUGE]]))
+        assert mixed.reason == ("converged", "diverged")
+        np.testing.assert_allclose(mixed.value[:, 0], [1.0, 0.5], rtol=1e-7)
 
 
 def test_stagnation_is_said() -> None:
     # The residual oscillates and does not fall: Jacobi's spectral radius is 1.
     A = csr(np.array([[1.0, 1.0], [1.0, 1.0]]))
-    solution = relax.jacobi(A, np.array([1.0, 0.0]))
+    solution = attempt(relax.jacobi, A, np.array([1.0, 0.0]))
     assert solution.reason == "stagnated"
     assert 595 <= solution.steps <= 605
     # It does not fall below the rounding error either.
     A = csr(random_matrix(50, "float32"))
-    assert relax.sor(A, vectors(50, "float32"), rtol=1e-12).reason == "stagnated"
+    assert attempt(relax.sor, A, vectors(50, "float32"), rtol=1e-12).reason == "stagnated"
     # No solution exists: the residual converges to the distance.
-    assert relax.kaczmarz(np.array([[1.0], [1.0]]), np.array([0.0, 1.0])).reason == "stagnated"
+    assert attempt(relax.kaczmarz, np.array([[1.0], [1.0]]), np.array([0.0, 1.0])).reason == "stagnated"
 
 
 def test_slow_is_not_stagnant() -> None:
     n = 400
     A = scipy_sparse.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n)).tocsr()
-    assert relax.jacobi(A, np.ones(n), max_steps=2000).reason == "max_steps"
+    assert attempt(relax.jacobi, A, np.ones(n), max_steps=2000).reason == "max_steps"
     # In colour order the residual first grows by half and stays above its initial value for long.
     A, b = poisson(300, 300), np.ones(300 * 300)
-    slow = relax.gauss_seidel(A, b, order="color", max_steps=500)
+    slow = attempt(relax.gauss_seidel, A, b, order="color", max_steps=500)
     assert (slow.reason, slow.steps) == ("max_steps", 500)
     assert slow.history[500] > slow.history[0]
     # With the best omega it grows a hundredfold before it falls.
@@ -157,7 +157,8 @@ def test_chebyshev_is_the_specification() -> None:
     for steps in (0, 1, 2, 9):
         expected = reference.chebyshev(A.toarray(), b, x, 0.1, 1.9, steps)
         for given in (A, A.toarray()):
-            actual = relax.chebyshev(given, b, x, bounds=(0.1, 1.9), max_steps=steps, rtol=0, check_every=4).value
+            how = {"bounds": (0.1, 1.9), "max_steps": steps, "rtol": 0, "check_every": 4}
+            actual = attempt(relax.chebyshev, given, b, x, **how).value
             np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-13)
 
 
@@ -169,7 +170,7 @@ def test_chebyshev_finds_its_bounds() -> None:
     assert known.converged
     assert found.converged
     assert found.steps <= 1.3 * known.steps
-    assert relax.chebyshev(A, b, bounds=(1.0, 1.0), max_steps=3).steps == 3  # equals Jacobi in the end
+    assert attempt(relax.chebyshev, A, b, bounds=(1.0, 1.0), max_steps=3).steps == 3  # equals Jacobi in the end
     values = np.stack([A.data, 2 * A.data])
     both = relax.chebyshev(Batch(A, values), np.stack([b, b]), bounds=(1 - beta, 1 + beta))
     assert abs(both.steps - known.steps).max() <= 1
@@ -185,7 +186,7 @@ def test_chebyshev_finds_a_least_eigenvalue_that_its_estimate_misses() -> None:
         assert found.converged
         assert found.steps < 1.6 * known
     fixed = Chebyshev(Relaxation(A, "jacobi"), jacobi.bounds)  # the arguments are unchanged
-    assert not fixed.solve(b, max_steps=2 * known).converged
+    assert not attempt(fixed.solve, b, max_steps=2 * known).converged
 
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
@@ -222,14 +223,15 @@ def test_anderson_is_its_least_squares(dtype: str) -> None:
         for c in range(2) if len(kept) > 1 else ():
             steps, changes = (np.diff([pair[i][:, c] for pair in kept], axis=0).T for i in range(2))
             x[:, c] -= steps @ np.linalg.lstsq(changes, kept[-1][1][:, c], rcond=None)[0]
-        actual = Anderson(sweeps, memory).solve(b, rtol=0, max_steps=step).value
+        actual = attempt(Anderson(sweeps, memory).solve, b, rtol=0, max_steps=step).value
         np.testing.assert_allclose(actual, x, atol=1e-8 * abs(x).max())
 
 
 def test_anderson_keeps_columns_apart() -> None:
     A, b = csr(random_matrix(12, "float64")), vectors((12, 2), "float64", 1)
-    b[3, 1] = np.nan
-    solution = Anderson(Relaxation(A, "jacobi")).solve(b)
+    x0 = np.zeros_like(b)
+    x0[3, 1] = HUGE
+    solution = attempt(Anderson(Relaxation(A, "jacobi")).solve, b, x0)
     assert solution.reason == ("converged", "diverged")
     np.testing.assert_allclose(A @ solution.value[:, 0], b[:, 0], atol=1e-6)
 
@@ -308,7 +310,7 @@ def test_preconditioner_of_gmres() -> None:
     x, info = scipy.sparse.linalg.gmres(A, b, rtol=1e-10, M=M)
     assert info == 0
     np.testing.assert_allclose(A @ x, b, atol=1e-8)
-    with pytest.raises(ValueError, match="symmetric sweep, got method sor"):
+    with pytest.raises(ValueError, match="method must have a symmetric sweep, got 'sor'"):
         M.rmatvec(b)
 
 
@@ -365,7 +367,7 @@ def test_generated_matrices(name: str) -> None:
         for solution in solutions:
             assert solution.converged, (order, solution.reason)
             np.testing.assert_allclose(solution.value, exact, atol=1e-4 * abs(exact).max())
-    assert relax.kaczmarz(A, b, max_steps=20).history[-1] < np.linalg.norm(b)
+    assert attempt(relax.kaczmarz, A, b, max_steps=20).history[-1] < np.linalg.norm(b)
 
 
 def test_helmholtz_by_kaczmarz() -> None:
@@ -373,8 +375,8 @@ def test_helmholtz_by_kaczmarz() -> None:
     pyamg = pytest.importorskip("pyamg")
     A = scipy_sparse.csr_array(pyamg.gallery.load_example("helmholtz_2D")["A"].tocsr()).astype(np.complex128)
     b = vectors(A.shape[0], "complex128", 1)
-    assert relax.jacobi(A, b, max_steps=500).reason == "diverged"
-    solution = relax.kaczmarz(A, b, max_steps=60)
+    assert attempt(relax.jacobi, A, b, max_steps=500).reason == "diverged"
+    solution = attempt(relax.kaczmarz, A, b, max_steps=60)
     assert solution.reason == "max_steps"
     assert (np.diff(solution.history[1:]) < 0).all()
     assert solution.history[-1] < 0.6 * solution.history[0]

@@ -237,7 +237,7 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
     ),
     (lambda: Relaxation(Stencil((3, 3), C5), "jacobi", order="red-black"), ValueError, "order must be 'natural'"),
     (lambda: Relaxation(Stencil((3, 3), C5), "kaczmarz", order="color"), ValueError, "order must be 'natural' or an"),
-    (lambda: kaczmarz(Stencil((3, 3), C5), np.ones(9)), ValueError, r"kaczmarz.solve: b must have shape \(3, 3\)"),
+    (lambda: kaczmarz(Stencil((3, 3), C5), np.ones(9)), ValueError, r"kaczmarz: b must have shape \(3, 3\)"),
     (lambda: Relaxation(Stencil((3, 3), C5), block_size=3), ValueError, "block_size must be None for a Stencil"),
     (lambda: Relaxation(Stencil((3, 3), C5), "block_jacobi"), ValueError, "block_size must be an int where A has no"),
     (

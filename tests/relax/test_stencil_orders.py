@@ -139,7 +139,7 @@ def test_any_number_of_threads_has_the_same_bits(dtype: str) -> None:
             try:
                 found = []
                 for method, order in (("ssor", "red-black"), ("ssor", "cluster"), ("jacobi", "natural")):
-                    sweeps, y = Relaxation(s, method, order=order), x.copy()
+                    sweeps, y = Relaxation(s, method, omega=0.9, order=order), x.copy()
                     sweeps.sweep(y, b, 3)
                     found += [y, sweeps.residual(y, b)]
                 results.append(found)
@@ -220,7 +220,7 @@ def test_ssor_cg_of_a_stencil_is_that_of_its_matrix(dtype: str) -> None:
 def test_sequences_of_stencils() -> None:
     s, b = gauge((6, 6)), vectors((6, 6), "complex128", 1)
     for method in ("sor", "ssor_cg"):
-        found = relax.solve_sequence([(s, b)] * 4, TsallisINF([1.0, 1.4], seed=0), method=method)
+        found = relax.solve_sequence([(s, b)] * 4, TsallisINF([1.0, 1.4], rng=0), method=method)
         assert all(solution.converged for solution in found.solutions)
         assert found.iterations.tolist() == [solution.steps for solution in found.solutions]
 

@@ -14,8 +14,8 @@ pytest.importorskip("scipy.sparse")
 
 import fastiter  # noqa: E402
 from fastiter import BackendError  # noqa: E402
-from fastiter.relax import Relaxation, Stencil  # noqa: E402
-from tests.relax.cases import csr, random_matrix, vectors  # noqa: E402
+from fastiter.relax import LinearSolution, Relaxation, Stencil  # noqa: E402
+from tests.relax.cases import attempt, csr, random_matrix, vectors  # noqa: E402
 from tests.relax.gpu import Gpu  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse (CSR|BSR) tensor support:UserWarning")
@@ -85,10 +85,95 @@ def test_singular_systems_and_stored_zeros() -> None:
     A = csr(np.kron(np.eye(m), line) + np.kron(line, np.eye(m)))
     b = A @ vectors((m * m,), "float64")
     ours = fastiter.torch.Relaxation(Gpu("cpu").sparse(A), "sor", omega="auto").solve(torch.from_numpy(b))
-    plain = Relaxation(A, "sor").solve(b)
+    plain = Relaxation(A, "sor", omega=1.0).solve(b)
     assert ours.converged and ours.steps < plain.steps / 2
     pattern = torch.from_numpy(A.indptr), torch.from_numpy(A.indices)
-    found = fastiter.torch.relax_solve(torch.from_numpy(A.data), pattern, torch.from_numpy(b), omega="auto")
+    found = fastiter.torch.relax_solve((*pattern, torch.from_numpy(A.data)), torch.from_numpy(b), omega="auto")
     assert found.steps == ours.steps
     blocks = A.tobsr((2, 2))
     assert fastiter.torch.Relaxation(Gpu("cpu").sparse(blocks), "sor", order="color").colors == 2
+
+
+def twice(A: Any) -> Any:
+    """Return a COO tensor that has each entry in two parts."""
+    row_col, values = A.to_sparse().indices(), A.to_sparse().values()
+    return torch.sparse_coo_tensor(row_col.repeat(1, 2), torch.cat([0.25 * values, 0.75 * values]))
+
+
+#: Conversions to each layout, and from its values to the same tensor, differentiably
+LAYOUTS: dict[str, tuple[Any, Any]] = {
+    "csr": (
+        lambda A: A.to_sparse_csr(),
+        lambda A, v: torch.sparse_csr_tensor(A.crow_indices(), A.col_indices(), v, A.shape),
+    ),
+    "csc": (
+        lambda A: A.to_sparse_csc(),
+        lambda A, v: torch.sparse_csc_tensor(A.ccol_indices(), A.row_indices(), v, A.shape),
+    ),
+    "bsr": (
+        lambda A: A.to_sparse_bsr((2, 3)),
+        lambda A, v: torch.sparse_bsr_tensor(A.crow_indices(), A.col_indices(), v, A.shape),
+    ),
+    "bsc": (
+        lambda A: A.to_sparse_bsc((3, 2)),
+        lambda A, v: torch.sparse_bsc_tensor(A.ccol_indices(), A.row_indices(), v, A.shape),
+    ),
+    "coo": (lambda A: A.to_sparse(), lambda A, v: torch.sparse_coo_tensor(A._indices(), v)),
+    "coo with duplicates": (twice, lambda A, v: torch.sparse_coo_tensor(A._indices(), v)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse (CSC|BSC) tensor support:UserWarning")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled:UserWarning")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_sparse_layout_is_taken_with_its_gradient(layout: str) -> None:
+    convert, rebuild = LAYOUTS[layout]
+    dense = torch.from_numpy(random_matrix(6, "float64"))
+    A, b, x = convert(dense), torch.ones(6, dtype=torch.float64), torch.zeros(6, dtype=torch.float64)
+    exact = torch.linalg.solve(dense, b)
+    torch.testing.assert_close(fastiter.torch.relax_solve(A, b, rtol=1e-12).value, exact)
+    torch.testing.assert_close(fastiter.torch.sweeps(A, b, x, sweeps=200), exact)
+    torch.testing.assert_close(fastiter.torch.Relaxation(A, "sor", omega=1.1).solve(b, rtol=1e-12).value, exact)
+    values = (A._values() if A.layout == torch.sparse_coo else A.values()).clone().requires_grad_()
+
+    def solve(values: Any) -> Any:
+        return fastiter.torch.relax_solve(rebuild(A, values), b, rtol=1e-13, max_steps=2000).value
+
+    assert torch.autograd.gradcheck(solve, values, fast_mode=True)
+
+
+def test_reports_of_tensors() -> None:
+    """Refusals, warnings, exceptions and callbacks of the solvers on tensors, as of arrays."""
+    laplacian = Stencil((9, 9), np.array([4.0, -1, -1, -1, -1]))
+    A, b = Gpu("cpu").sparse(csr(laplacian.toarray())), torch.ones(81, dtype=torch.float64)
+    jacobi = fastiter.torch.Relaxation(A, "jacobi")
+    solvers = {
+        "Relaxation.solve": jacobi.solve,
+        "Chebyshev.solve": fastiter.torch.Chebyshev(jacobi).solve,
+        "relax_solve": lambda *args, **how: fastiter.torch.relax_solve(A, *args, method="jacobi", **how),
+    }
+    for name, solve in solvers.items():
+        with pytest.raises(ValueError, match=f"^{name}: b must be finite, got inf at index 0$"):
+            solve(b / 0)
+        with pytest.raises(ValueError, match=rf"^{name}: x0 must be finite, got nan at index \(0, 1\)$"):
+            solve(torch.ones(81, 2, dtype=torch.float64), torch.tensor([0.0, torch.nan]).double().expand(81, 2))
+        match = rf"^{name}: \|\|b - A x\|\| must fall to 9e-08, got [\d.]+ after 2 steps \('max_steps'\)"
+        with pytest.warns(fastiter.ConvergenceWarning, match=match) as told:
+            found = solve(b, max_steps=2)
+        assert told[0].filename == __file__
+        assert isinstance(found, LinearSolution) and not found.converged
+        with pytest.raises(fastiter.ConvergenceError, match=match) as raised:
+            solve(b, max_steps=2, throw=True)
+        assert torch.equal(raised.value.solution.value, found.value)
+        seen: list[Any] = []
+
+        def look(progress: Any, seen: list[Any] = seen) -> bool:
+            residual = torch.linalg.vector_norm(b - A @ progress.value)
+            assert progress.residual == pytest.approx(residual.item(), rel=1e-6)
+            seen.append(progress.steps)
+            return progress.steps >= 6
+
+        stopped = attempt(solve, b, check_every=3, callback=look)
+        assert (seen, stopped.reason, stopped.steps) == ([3, 6], "callback", 6)
+        columns = attempt(solve, torch.stack([b, 0 * b], 1), callback=lambda progress: progress.residual[0].item() < 5)
+        assert columns.reason == ("callback", "converged") and isinstance(columns.tolerance, torch.Tensor)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fastiter
 from fastiter.reference import relax_tuners as reference
 from fastiter.relax import ChebCB, ContextualTsallisINF, TsallisINF, solve_sequence, sor, ssor_cg
 
@@ -18,9 +19,9 @@ ARMS = np.linspace(1, 1.95, 20)
 BOUNDS = (-0.5, 1.5)
 
 TUNERS: dict[str, Callable[[int], Any]] = {
-    "TsallisINF": lambda seed: TsallisINF(ARMS, seed=seed),
-    "ContextualTsallisINF": lambda seed: ContextualTsallisINF(ARMS, bounds=BOUNDS, bins=3, seed=seed),
-    "ChebCB": lambda seed: ChebCB(ARMS, bounds=BOUNDS, degree=4, seed=seed),
+    "TsallisINF": lambda seed: TsallisINF(ARMS, rng=seed),
+    "ContextualTsallisINF": lambda seed: ContextualTsallisINF(ARMS, bounds=BOUNDS, bins=3, rng=seed),
+    "ChebCB": lambda seed: ChebCB(ARMS, bounds=BOUNDS, degree=4, rng=seed),
 }
 every_tuner = pytest.mark.parametrize("name", TUNERS)
 
@@ -88,7 +89,7 @@ def test_chebcb_is_the_specification(seed: int) -> None:
 @pytest.mark.parametrize("degree", [0, 1, 2, 7])
 def test_fits_are_least_squares_in_the_box(degree: int) -> None:
     """The fit satisfies the Karush-Kuhn-Tucker conditions in the box, computed from the state alone."""
-    rng, tuner = np.random.default_rng(degree), ChebCB([1.0, 1.5], bounds=(-1.0, 1.0), degree=degree, seed=3)
+    rng, tuner = np.random.default_rng(degree), ChebCB([1.0, 1.5], bounds=(-1.0, 1.0), degree=degree, rng=3)
     held = 0
     for _ in range(60):
         tuner.predict(rng.uniform(-1, 1))
@@ -166,9 +167,9 @@ def test_extreme_losses(name: str) -> None:
         assert (p >= 0).all() and p.sum() == pytest.approx(1), losses[0]
 
 
-@pytest.mark.parametrize("make", [TsallisINF, lambda arms, seed: ChebCB(arms, bounds=(0.0, 1.0), seed=seed)])
+@pytest.mark.parametrize("make", [TsallisINF, lambda arms, rng: ChebCB(arms, bounds=(0.0, 1.0), rng=rng)])
 def test_one_arm(make: Any) -> None:
-    tuner = make([1.5], seed=0)
+    tuner = make([1.5], rng=0)
     for _ in range(20):
         assert tuner.predict(0.5) == 1.5
         tuner.update(30)
@@ -182,6 +183,13 @@ def test_one_arm(make: Any) -> None:
 def test_seeds(name: str) -> None:
     runs = [play(TUNERS[name](seed), contexts(100)) for seed in (5, 5, 6)]
     assert runs[0] == runs[1] != runs[2]
+
+
+def test_generators_draw_seeds_and_none_is_new_each_time() -> None:
+    seed = int(np.random.default_rng(3).integers(2**64, dtype=np.uint64))
+    drawn = [play(TsallisINF(ARMS, rng=rng), contexts(60)) for rng in (seed, np.random.default_rng(3))]
+    assert drawn[0] == drawn[1]
+    assert play(TsallisINF(ARMS), contexts(60)) != play(TsallisINF(ARMS), contexts(60))
 
 
 @every_tuner
@@ -218,32 +226,36 @@ def loaded(change: Callable[[dict[str, Any]], Any], name: str = "ChebCB") -> Non
 
 
 ERRORS: list[tuple[type[Exception], str, Callable[[], Any]]] = [
-    (TypeError, "TsallisINF: arms must be numbers, got str", lambda: TsallisINF("ab", seed=0)),
+    (TypeError, "TsallisINF: arms must be numbers, got str", lambda: TsallisINF("ab", rng=0)),
     (
         ValueError,
         "TsallisINF: arms must be at least one finite number in a row, got []",
-        lambda: TsallisINF([], seed=0),
+        lambda: TsallisINF([], rng=0),
     ),
-    (ValueError, "in a row, got [1.0, nan]", lambda: TsallisINF([1.0, float("nan")], seed=0)),
-    (TypeError, "TsallisINF: seed must be an int, got float", lambda: TsallisINF(ARMS, seed=1.0)),  # type: ignore[arg-type]
-    (ValueError, "TsallisINF: seed must be at least 0, got -1", lambda: TsallisINF(ARMS, seed=-1)),
+    (ValueError, "in a row, got [1.0, nan]", lambda: TsallisINF([1.0, float("nan")], rng=0)),
+    (
+        TypeError,
+        "TsallisINF: rng must be None, an int or a numpy.random.Generator, got float",
+        lambda: TsallisINF(ARMS, rng=1.0),
+    ),  # type: ignore[arg-type]
+    (ValueError, "TsallisINF: rng must be at least 0, got -1", lambda: TsallisINF(ARMS, rng=-1)),
     (
         ValueError,
-        "TsallisINF: seed must be at most 2**64 - 1, got 18446744073709551616",
-        lambda: TsallisINF(ARMS, seed=2**64),
+        "TsallisINF: rng must be at most 18446744073709551615, got 18446744073709551616",
+        lambda: TsallisINF(ARMS, rng=2**64),
     ),
     (
         ValueError,
         "ChebCB: bounds must be two finite numbers, the lower one first, got (1, 1)",
-        lambda: ChebCB(ARMS, bounds=(1, 1), seed=0),
+        lambda: ChebCB(ARMS, bounds=(1, 1), rng=0),
     ),
-    (TypeError, "ChebCB: bounds must be two numbers, got str", lambda: ChebCB(ARMS, bounds="ab", seed=0)),  # type: ignore[arg-type]
-    (ValueError, "ChebCB: degree must be at least 0, got -1", lambda: ChebCB(ARMS, bounds=(0, 1), degree=-1, seed=0)),
-    (ValueError, "ChebCB: degree must be at most 64, got 65", lambda: ChebCB(ARMS, bounds=(0, 1), degree=65, seed=0)),
+    (TypeError, "ChebCB: bounds must be two numbers, got str", lambda: ChebCB(ARMS, bounds="ab", rng=0)),  # type: ignore[arg-type]
+    (ValueError, "ChebCB: degree must be at least 0, got -1", lambda: ChebCB(ARMS, bounds=(0, 1), degree=-1, rng=0)),
+    (ValueError, "ChebCB: degree must be at most 64, got 65", lambda: ChebCB(ARMS, bounds=(0, 1), degree=65, rng=0)),
     (
         ValueError,
         "ContextualTsallisINF: bins must be at least 1, got 0",
-        lambda: ContextualTsallisINF(ARMS, bounds=(0, 1), bins=0, seed=0),
+        lambda: ContextualTsallisINF(ARMS, bounds=(0, 1), bins=0, rng=0),
     ),
     (TypeError, "ChebCB.predict: context must be a number, got NoneType", lambda: TUNERS["ChebCB"](0).predict()),
     (
@@ -372,7 +384,14 @@ def test_a_sequence_is_the_solver_one_by_one(method: str, warm_start: bool) -> N
 
 def test_what_does_not_converge_counts_as_max_steps() -> None:
     indefinite = np.array([[1.0, 3.0], [3.0, 1.0]])
-    found = solve_sequence([(indefinite, np.ones(2)), (line(30), np.ones(30))], TUNERS["TsallisINF"](0), max_steps=9)
+    systems = [(indefinite, np.ones(2)), (line(30), np.ones(30))]
+    with pytest.warns(fastiter.ConvergenceWarning, match="in 2 of 2 systems, the first of them system 0"):
+        found = solve_sequence(systems, TUNERS["TsallisINF"](0), max_steps=9)
+    with pytest.raises(fastiter.ConvergenceError, match="solve_sequence: in 2 of 2 systems"):
+        found.raise_if_failed()
+    with pytest.raises(fastiter.ConvergenceError, match=r"solve_sequence: in system 0 .*'diverged'") as raised:
+        solve_sequence(systems, TUNERS["TsallisINF"](0), max_steps=9, throw=True)
+    assert raised.value.solution.reason == "diverged"
     assert [solution.reason for solution in found.solutions] == ["diverged", "max_steps"]
     assert found.iterations.tolist() == [9, 9]
     assert solve_sequence([], TUNERS["TsallisINF"](0)).iterations.shape == (0,)

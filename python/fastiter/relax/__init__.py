@@ -6,6 +6,7 @@ from .._public import publish
 from . import compat
 from ._matrix import Batch
 from ._relaxation import Relaxation
+from ._result import LinearSolution, Progress
 from .accelerate import Anderson, Chebyshev, chebyshev
 from .eisenstat import ssor_cg
 from .sequence import SequenceSolution, solve_sequence
@@ -19,6 +20,8 @@ __all__ = [
     "ChebCB",
     "Chebyshev",
     "ContextualTsallisINF",
+    "LinearSolution",
+    "Progress",
     "Relaxation",
     "SequenceSolution",
     "Stencil",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Callable
 from typing import NamedTuple
 
+from ._auto import Choice
 from ._spectrum import young
 
 #: The solver's action after a check: go on; keep a copy of x; restore that copy
@@ -42,10 +44,11 @@ class Adaptive:
 
     A solution begins with the plain omega, 1, so that a short one stays as short as ever. The factor by which its
     residual falls only rises towards 1, as the slow modes remain: so the plain method still needs at least the steps
-    that the present factor promises. An estimate of a better omega is tried once its trial takes at most a tenth of
-    these steps, after saving a copy of x. It stays if at the end of the trial the residual is below what the plain
-    factor would have left; otherwise x and omega are restored, and the next trial, of an omega nearer to 1, waits
-    until twice as many steps have been taken. So all unsuccessful trials together cost a tenth.
+    that the present factor promises. A better omega is estimated only if these steps leave room for a trial, which a
+    solution in few steps does without. It is tried once its trial takes at most a tenth of these steps, after saving a
+    copy of x. It stays if at the end of the trial the residual is below what the plain factor would have left;
+    otherwise x and omega are restored, and the next trial, of an omega nearer to 1, waits until twice as many steps
+    have been taken. So all unsuccessful trials together cost a tenth.
 
     In SOR an omega below the best is raised to the one that the observed factor implies (Young; Hageman and Young):
     factor = lam gives beta = (lam + omega - 1) / (omega sqrt(lam)). At the best omega and above, the factor is
@@ -53,11 +56,12 @@ class Adaptive:
     larger omega is on trial, too.
     """
 
-    def __init__(self, method: str, estimate: float, *, is_sure: bool) -> None:
-        self._is_sure = is_sure
+    def __init__(self, method: str, choose: Callable[[], Choice]) -> None:
+        self._choose: Callable[[], Choice] | None = choose
+        self._is_sure = True  # until the estimate says more
         self.omega = self._plain = 1.0
         self._method, self._raises = method, method == "sor"
-        self._candidate: float | None = estimate if abs(estimate - self._plain) > 0.01 else None
+        self._candidate: float | None = None
         self._steps: list[int] = []
         self._ratios: list[float] = []
         self._trial: Trial | None = None
@@ -80,7 +84,7 @@ class Adaptive:
             return GO_ON
         window = self._window(steps)
         factor, before = self._factor(steps, window), self._factor(steps - window, window)
-        if factor is None:
+        if factor is None or not self._has_chosen(every, self._needed(steps, ratio, factor)):
             return GO_ON
         challenger = self._challenger(factor, before)
         if challenger is None:
@@ -92,6 +96,17 @@ class Adaptive:
         self._trial = Trial(steps, ratio, min(factor, 1.0), self.omega, length)
         self.omega = challenger
         return KEEP
+
+    def _has_chosen(self, every: int, needed: float) -> bool:
+        """Estimate omega once the shortest trial would pay off; return whether there is an estimate."""
+        if self._choose is None:
+            return True
+        if every * math.ceil(SHORTEST[self._method] / every) > SHARE * needed:
+            return False
+        estimate, self._is_sure = self._choose()
+        self._candidate = estimate if abs(estimate - self._plain) > 0.01 else None
+        self._choose = None
+        return True
 
     def _window(self, steps: int) -> int:
         """The number of steps over which the present factor is measured."""

@@ -26,22 +26,26 @@ CANDIDATES, FIRST_SWEEPS, TRIAL_SWEEPS = (1.0, 1.3, 1.5, 1.7, 1.8, 1.9, 1.95), 2
 
 
 class Choice(NamedTuple):
-    """An omega, whether the theory behind it holds as far as can be seen, and whether sweeps have confirmed it."""
+    """An omega, and whether the theory behind it holds as far as can be seen."""
 
     omega: float
     is_sure: bool
-    is_measured: bool = False
+
+
+def is_measured(sweep: str, symmetric: bool, system: System) -> bool:
+    """Return whether a sweep has no formula for omega, so that each candidate is measured."""
+    return sweep == "kaczmarz" or (symmetric and isinstance(system, OfBlocks) and not system.is_coloured)
 
 
 def choice_of(
-    function: str, A: Any, sweep: str, symmetric: bool, system: System, apply: Callable[[Array, float], Array]
+    function: str, sweep: str, symmetric: bool, system: System, apply: Callable[[Array, float], Array]
 ) -> Choice:
     """Return omega for a sweep, "jacobi", "sor" or "kaczmarz"; ``apply`` does one sweep with an omega for b = 0."""
     if symmetric and system.is_coloured:
         return Choice(1.0, True)  # the optimum: in such an order SSOR gains nothing from an omega
-    if sweep == "kaczmarz" or (symmetric and isinstance(system, OfBlocks)):
-        return Choice(_of_least_growth(system, apply), True, is_measured=True)
-    found = _spectrum.jacobi_spectrum(jacobi_of(function, A, system))
+    if is_measured(sweep, symmetric, system):
+        return Choice(_of_least_growth(system, apply), True)
+    found = _spectrum.jacobi_spectrum(jacobi_of(function, system))
     if symmetric and sweep == "sor" and found.low <= -1:
         return Choice(_of_least_growth(system, apply), False)
     return by_formula(found, sweep, symmetric)
@@ -76,7 +80,7 @@ def ssor_omega(high: float) -> float:
     return 2 / (1 + math.sqrt(2 * (1 - high))) if high < 1 else 1.0
 
 
-def jacobi_of(function: str, A: Any, system: System) -> System:
+def jacobi_of(function: str, system: Any) -> System:
     """Return the system of Jacobi's method for the same A and the same blocks."""
     if isinstance(system, OfStencil):
         return system
@@ -84,7 +88,7 @@ def jacobi_of(function: str, A: Any, system: System) -> System:
         return OfBlocks(function, system.A, Arrangement(), jacobi=True)
     if isinstance(system, Scalar) and system.jacobi:
         return system
-    csr = system.A if isinstance(system, Scalar) else read_csr(function, A)
+    csr = system.A if isinstance(system, Scalar) else read_csr(function, system.A)
     return Scalar(function, csr, Arrangement(), jacobi=True)
 
 

@@ -104,6 +104,12 @@ class Batch:
         self.values = values
         self.start, self.column = _indices("Batch", "pattern", pattern)
 
+    def __repr__(self) -> str:
+        """Return one line, without the arrays."""
+        rows, columns = self.shape
+        batch, entries = self.values.shape
+        return f"Batch({batch} matrices, {rows} x {columns}, {entries} entries, {self.values.dtype})"
+
 
 def is_sparse(A: object) -> bool:
     """Return whether ``A`` is a scipy sparse matrix or array, without importing scipy."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from .._check import integers, type_name
 from ._matrix import Blocks, Csr
 
 Array = npt.NDArray[Any]
+Order = Literal["natural", "red-black", "color", "cluster"] | Array | list[int] | tuple[int, ...]
 ORDERS = ("natural", "red-black", "color", "cluster")
 
 #: Rows of a cluster: enough that it contains most neighbours of its rows, few enough to leave clusters for the threads

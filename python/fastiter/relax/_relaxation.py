@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from .._check import check_flag, type_name
-from .._solution import Solution
+from .._solution import judged
 from . import _spectrum, _vectors
 from ._adaptive import Adaptive
-from ._auto import Choice, choice_of
+from ._auto import Choice, choice_of, is_measured
 from ._cupy import refuse_cupy
+from ._docs import SOLVER
+from ._order import Order
 from ._pieces import pieces
 from ._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC, System, prepare
-from ._solve import iterate
+from ._result import Callback, Limits, LinearSolution
+from ._solve import Run, iterate
 from .stencil import OfStencil, Stencil
 
 Array = npt.NDArray[Any]
 
+Method = Literal["jacobi", "block_jacobi", "gauss_seidel", "block_gauss_seidel", "sor", "ssor", "kaczmarz"]
 #: The sweep of each method, and whether it goes forward and backward
 METHODS = {
     "jacobi": ("jacobi", False),
@@ -51,7 +56,8 @@ class Relaxation:
         The relaxation factor, in (0, 2) except for Jacobi. ``"auto"``: from an estimate of the spectral radius, for all
         methods that have an omega, blocks, batches (one omega for all) and stencils. :meth:`solve` begins with 1, tries
         the estimate, and returns to 1 if it has not paid off, so that "auto" costs at most a tenth more than 1; SOR
-        then adapts it to the observed convergence factor.
+        then adapts it to the observed convergence factor. None, the default, is "auto" for "sor", and for "ssor"
+        without blocks; else it is 1.
     order
         - ``"natural"``: from the first row to the last
         - ``"red-black"``: two colours, of rows that are not linked; ValueError if two do not suffice
@@ -100,10 +106,10 @@ class Relaxation:
     def __init__(
         self,
         A: Any,
-        method: str = "sor",
+        method: Method = "sor",
         *,
-        omega: float | str = 1.0,
-        order: Any = "natural",
+        omega: float | Literal["auto"] | None = None,
+        order: Order = "natural",
         block_size: int | None = None,
         symmetric: bool = False,
     ) -> None:
@@ -128,15 +134,18 @@ class Relaxation:
         elif method.startswith("block_"):
             block_size = _own_block_size(function, A)
         self._function, self.method, self.symmetric = function, method, symmetric or both
-        _check_omega(function, method, omega)
+        self._order = order if isinstance(order, str) else "given"
+        if omega is not None:
+            _check_omega(function, method, omega)
         if isinstance(A, Stencil):
             self._system: System = self._of_stencil(A, sweep, order, block_size)
         else:
             self._system = prepare(function, A, sweep, order, block_size)
-        self.choice: Choice | None = None
-        if omega == "auto":
-            self.choice = choice_of(function, A, sweep, self.symmetric, self._system, self.apply_homogeneous)
-        self.omega = float(omega) if self.choice is None else self.choice.omega
+        if omega is None:
+            has_theory = method == "sor" or (method == "ssor" and block_size is None)
+            omega = "auto" if has_theory else 1.0
+        self._given: float | None = None if isinstance(omega, str) else float(omega)
+        self._found: Choice | None = None
 
     def _of_stencil(self, A: Stencil, sweep: str, order: Any, block_size: int | None) -> OfStencil:
         name = self._function
@@ -151,14 +160,14 @@ class Relaxation:
         return OfStencil(name, A, order, projections=sweep == "kaczmarz")
 
     @classmethod
-    def of(
+    def _of(
         cls,
         function: str,
         A: Any,
         method: str,
         *,
-        omega: float | str = 1.0,
-        order: Any = "natural",
+        omega: float | Literal["auto"] | None = None,
+        order: Order = "natural",
         block_size: int | None = None,
         symmetric: bool = False,
     ) -> Relaxation:
@@ -166,6 +175,24 @@ class Relaxation:
         made = cls.__new__(cls)
         made._build(function, A, method, omega, order, block_size, symmetric)
         return made
+
+    @property
+    def omega(self) -> float:
+        """The relaxation factor of :meth:`sweep`, estimated when it is first needed.
+
+        With ``"auto"`` it is 1 unless the theory behind the estimate holds: sweeps are not on trial.
+        """
+        if self._given is not None:
+            return self._given
+        choice = self._choice()
+        return choice.omega if choice.is_sure else 1.0
+
+    def _choice(self) -> Choice:
+        """Return the estimate of "auto"."""
+        if self._found is None:
+            sweep = METHODS[self.method][0]
+            self._found = choice_of(self._function, sweep, self.symmetric, self._system, self._homogeneous)
+        return self._found
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -188,7 +215,7 @@ class Relaxation:
         x and b are as for :meth:`solve`; x may have any layout, and is updated without a copy if it is contiguous.
         Ctrl-C stops after a whole number of sweeps, and x then has their result.
         """
-        function = f"{self._function}.sweep"
+        function = self._name("sweep")
         times = _vectors.count(function, "sweeps", sweeps)
         check_flag(function, "backward", backward)
         _vectors.check_vectors(function, self._system, b, x, "x")
@@ -212,12 +239,13 @@ class Relaxation:
 
     def residual(self, x: Array, b: Array) -> Array:
         """Return b - A x."""
-        _vectors.check_vectors(f"{self._function}.residual", self._system, b, x, "x")
+        _vectors.check_vectors(self._name("residual"), self._system, b, x, "x")
         own_x, own_b = _vectors.inside(self._system, x), _vectors.inside(self._system, b)
         r = np.empty_like(own_b)
         _vectors.residual(self._system, own_x, own_b, r)
         return np.ascontiguousarray(_vectors.outside(self._system, r))
 
+    @SOLVER
     def solve(
         self,
         b: Array,
@@ -227,103 +255,120 @@ class Relaxation:
         atol: float = 0.0,
         max_steps: int = 10_000,
         check_every: int = 1,
-    ) -> Solution:
+        callback: Callback | None = None,
+        throw: bool = False,
+    ) -> LinearSolution:
         """Sweep until ||b - A x|| <= rtol ||b|| + atol, from x0 or 0.
 
-        One step is one sweep; for the symmetric methods one forward and one backward. The residual is computed from A,
-        b and x at each check. The solution ends early if the residual has grown 1e10 times or is not finite
-        ("diverged"), or if it neither falls by a millionth in 200 steps nor grows ("stagnated").
+        The residual is computed from A, b and x at each check. The solution ends early if the residual has grown 1e10
+        times or is not finite ("diverged"), or if it neither falls by a millionth in 200 steps nor grows
+        ("stagnated").
+
+        Parameters
+        ----------
+        %(vectors)s
+        %(limits)s one sweep; for the symmetric methods one forward and one backward
+
+        %(result)s
         """
-        function, adaptive = f"{self._function}.solve", self.adaptive()
-        own_b = self.own_rhs(function, b)
+        function = self._name("solve")
+        limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+        return judged(function, self._solve(function, b, x0, limits), throw)
+
+    def _name(self, method: str) -> str:
+        """Return the name of a method in messages: that of the function that the user has called."""
+        return f"{self._function}.{method}" if self._function == "Relaxation" else self._function
+
+    def _solve(self, function: str, b: object, x0: object, limits: Limits) -> LinearSolution:
+        adaptive, own_b = self._adaptive(), self._own_rhs(function, b)
 
         def step(x: Array, count: int) -> Array:
             self._sweep(x, own_b, count, omega=adaptive.omega if adaptive else None)
             return x
 
-        return iterate(
-            function,
-            self._system,
-            step,
-            b,
-            x0,
-            rtol,
-            atol,
-            max_steps,
-            check_every,
-            method=self.method,
-            omega=lambda: adaptive.omega if adaptive else self.omega,
-            observe=adaptive.observe if adaptive else None,
-        )
+        def omega() -> float:
+            return adaptive.omega if adaptive else self.omega
 
-    @property
-    def system(self) -> System:
-        """The matrix in the kernels' layout, for internal use."""
-        return self._system
+        run = Run(step, self.method, omega, adaptive.observe if adaptive else None)
+        return iterate(function, self._system, run, b, x0, limits)
 
-    def own_rhs(self, function: str, b: object) -> Array:
+    def _own_rhs(self, function: str, b: object) -> Array:
         """Check a right-hand side and return it in the kernels' layout."""
         return _vectors.inside(self._system, _vectors.check_vectors(function, self._system, b, None)[0])
 
-    def sweep_inside(self, x: Array, b: Array) -> None:
-        """Relax x in place once; x and b are in the kernels' layout."""
-        self._sweep(x, b, 1)
+    def _adaptive(self) -> Adaptive | None:
+        """Return the object that chooses omega during a solution; None if omega stays fixed."""
+        if self._given is not None or is_measured(METHODS[self.method][0], self.symmetric, self._system):
+            return None
+        return adaptive_of(self.method, self.symmetric, self._choice)
 
-    def adaptive(self) -> Adaptive | None:
-        """Return the object that chooses omega during a solution; None if omega is given."""
-        return adaptive_of(self.method, self.symmetric, self.choice)
-
-    def apply_homogeneous(self, x: Array, omega: float | None = None) -> Array:
+    def _homogeneous(self, x: Array, omega: float | None = None) -> Array:
         """Return one sweep from x for b = 0, the iteration matrix times x; x is in the kernels' layout."""
         y = np.array(x)
         self._sweep(y, np.zeros((self.shape[0], *x.shape[1:]), x.dtype), 1, omega=omega)
         return y
 
-    def as_preconditioner(self) -> Any:
-        """Return M^-1, one sweep from 0, as a scipy.sparse.linalg.LinearOperator: M of scipy's cg, gmres and others.
+    def matvec(self, r: Array) -> Array:
+        """Return M^-1 r, one sweep from 0, for r (n,) or (n, k) of any dtype.
 
-        For cg the sweep must be symmetric: ``"ssor"``, ``symmetric=True`` or Jacobi. A batch is one block diagonal
-        matrix; its vectors (batch, n), and the grid of a stencil, are flattened. If A is float32, float64 vectors stay
-        float64; with a real A the real and imaginary parts are swept separately.
+        With it, rmatvec, shape and dtype SciPy's cg, gmres and others take the relaxation as their M. For cg the sweep
+        must be symmetric: ``"ssor"``, ``symmetric=True`` or Jacobi. A batch is one block diagonal matrix; its vectors
+        (batch, n), and the grid of a stencil, are flattened. If A is float32, float64 vectors stay float64; with a real
+        A the real and imaginary parts are swept separately.
         """
-        from scipy.sparse.linalg import LinearOperator
-
-        def adjoint(r: Array) -> Array:
-            if not self.symmetric and METHODS[self.method][0] != "jacobi":
-                raise ValueError(
-                    "Relaxation.as_preconditioner: its adjoint needs a symmetric sweep, got method " + self.method
-                )
-            if not _spectrum.is_hermitian(self._system):
-                raise ValueError("Relaxation.as_preconditioner: A must be Hermitian for an adjoint, got another")
-            return self._precondition(r)
-
-        rows, columns = (n * (self._system.batch or 1) for n in self.shape)
-        apply = self._precondition
-        return LinearOperator((columns, rows), matvec=apply, matmat=apply, rmatvec=adjoint, dtype=self.dtype)
-
-    def _precondition(self, r: Array) -> Array:
-        """One sweep from 0 for r of any dtype, a vector of all rows of all systems, or several (rows, k)."""
         r, own = np.asarray(r), self.dtype
         if r.dtype.kind == "c" and own.kind != "c":
-            both: Array = self._precondition(r.real) + 1j * self._precondition(r.imag)
+            both: Array = self.matvec(r.real) + 1j * self.matvec(r.imag)
             return both
         r = np.ascontiguousarray(r, np.float64 if own == np.float32 and r.dtype != np.float32 else own)
         batch = self._system.batch
+        rows = self.shape[0] * (batch or 1)
+        if r.ndim not in (1, 2) or len(r) != rows:
+            raise ValueError(f"Relaxation.matvec: r must have shape ({rows},) or ({rows}, k), got {r.shape}")
         if batch and r.ndim == 2:
-            columns = [self._precondition(column) for column in r.T]
+            columns = [self.matvec(column) for column in r.T]
             return np.stack(columns, axis=1) if columns else r
         own_r = np.ascontiguousarray(r.reshape(batch, -1).T) if batch else r
         x = np.zeros((self.shape[1], *own_r.shape[1:]), r.dtype)
         self._sweep(x, own_r, 1)
         return np.ascontiguousarray(x.T).reshape(-1) if batch else x
 
+    def rmatvec(self, r: Array) -> Array:
+        """Return M^-H r, which is M^-1 r for a symmetric sweep over a Hermitian A; ValueError for any other."""
+        if not self.symmetric and METHODS[self.method][0] != "jacobi":
+            raise ValueError(f"Relaxation.rmatvec: method must have a symmetric sweep, got {self.method!r}")
+        if not _spectrum.is_hermitian(self._system):
+            raise ValueError("Relaxation.rmatvec: A must be Hermitian, got another")
+        return self.matvec(r)
 
-def adaptive_of(method: str, symmetric: bool, choice: Choice | None) -> Adaptive | None:
-    """Return the object that adapts omega during a solution, from a first choice; None if omega stays fixed."""
-    if choice is None or choice.is_measured:
-        return None
+    def as_preconditioner(self) -> Any:
+        """Return M^-1 as a scipy.sparse.linalg.LinearOperator: for a batch, or an A that is not square.
+
+        Its shape is that of the inverse, and for a batch that of the block diagonal matrix: see :meth:`matvec`. For
+        other matrices SciPy takes the relaxation itself.
+        """
+        from scipy.sparse.linalg import LinearOperator
+
+        rows, columns = (n * (self._system.batch or 1) for n in self.shape)
+        apply = self.matvec
+        return LinearOperator((columns, rows), matvec=apply, matmat=apply, rmatvec=self.rmatvec, dtype=self.dtype)
+
+    def __repr__(self) -> str:
+        """Return one line: the method, its options, and the size of A."""
+        found = "" if self._found is None else f" ({self._found.omega:.4g})"
+        parts = [self.method, f"omega='auto'{found}" if self._given is None else f"omega={self._given:.4g}"]
+        parts += ["symmetric"] if self.symmetric and self.method != "ssor" else []
+        parts += [f"order={self._order!r}"] if self._order != "natural" else []
+        parts += [f"{self.colors} colours"] if self.colors > 1 else []
+        size = f"{self._system.batch} of " if self._system.batch else ""
+        parts.append(f"A: {size}{self.shape[0]} x {self.shape[1]} {self.dtype}")
+        return f"Relaxation({', '.join(parts)})"
+
+
+def adaptive_of(method: str, symmetric: bool, choose: Callable[[], Choice]) -> Adaptive:
+    """Return the object that adapts omega during a solution, from a first choice."""
     sweep = METHODS[method][0]
-    return Adaptive("ssor" if sweep == "sor" and symmetric else sweep, choice.omega, is_sure=choice.is_sure)
+    return Adaptive("ssor" if sweep == "sor" and symmetric else sweep, choose)
 
 
 def _block_size(function: str, method: str, size: object) -> int:

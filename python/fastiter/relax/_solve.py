@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .._solution import Solution
 from . import _vectors
 from ._adaptive import GO_ON, KEEP, RESTORE
 from ._prepare import System
+from ._result import Limits, LinearSolution, Progress
 
 Array = npt.NDArray[Any]
 
@@ -22,8 +22,8 @@ DIVERGED = 1e10
 #: then falls.
 PATIENCE, RISE = 200, 1.05
 
-#: step(x, count): x after `count` more steps; may be x itself, updated in place
-Step = Callable[[Array, int], Array]
+#: step(x, count): x, an array or a tensor, after `count` more steps; may be x itself, updated in place
+Step = Callable[[Any, int], Any]
 
 
 class Watch:
@@ -72,6 +72,12 @@ class Watch:
             self._close(self.is_open & flat & self.was_flat, "stagnated")
             self.least_before, self.least, self.was_flat = self.least, np.full(len(norms), np.inf), flat
 
+    def stop(self) -> Array:
+        """Close all columns because the callback says so; return which (k,) were open."""
+        was_open = self.is_open.copy()
+        self._close(was_open, "callback")
+        return was_open
+
     def _close(self, columns: Array, reason: str) -> None:
         self.reason[columns], self.is_open[columns] = reason, False
 
@@ -99,65 +105,75 @@ class Kept:
             x[:, columns] = self._x[:, columns]
 
 
-def iterate(
-    function: str,
-    system: System,
-    step: Step,
-    b: object,
-    x0: object,
-    rtol: object,
-    atol: object,
-    max_steps: object,
-    check_every: object,
-    *,
-    method: str,
-    omega: Callable[[], float | None] = lambda: None,
-    observe: Callable[[int, float], int] | None = None,
-) -> Solution:
-    """Check the arguments and take steps from x0, or from 0, until every column is done.
+class Run(NamedTuple):
+    """A solver's steps.
 
     ``observe`` receives :meth:`Watch.ratio` at each check, and returns whether to save a copy of x, or to restore it;
-    ``omega`` returns at the end the one that was used.
+    ``omega`` returns the one that is used now.
     """
+
+    step: Step
+    method: str
+    omega: Callable[[], float | None] = lambda: None
+    observe: Callable[[int, float], int] | None = None
+
+
+def iterate(function: str, system: System, run: Run, b: object, x0: object, limits: Limits) -> LinearSolution:
+    """Check the arguments and take steps from x0, or from 0, until every column is done."""
     given, start = _vectors.check_vectors(function, system, b, x0)
-    rtol, atol = _vectors.positive(function, "rtol", rtol), _vectors.positive(function, "atol", atol)
-    most = _vectors.count(function, "max_steps", max_steps)
-    every = _vectors.count(function, "check_every", check_every, 1)
-    own_b = _vectors.inside(system, system.unknowns(given))
-    x = (
-        np.zeros((system.columns, *own_b.shape[1:]), own_b.dtype)
-        if start is None
-        else np.array(_vectors.inside(system, start))
-    )
-    watch = Watch(_vectors.residual(system, x, own_b), rtol * _vectors.norm(own_b) + atol, every)
+    limits = limits.checked(function)
+    given = system.unknowns(given)
+    _vectors.check_finite(function, "b", given)
+    own_b = _vectors.inside(system, given)
+    if start is None:
+        x = np.zeros((system.columns, *own_b.shape[1:]), own_b.dtype)
+    else:
+        _vectors.check_finite(function, "x0", start)
+        x = np.array(_vectors.inside(system, start))
+    single = given.ndim == len(system.grid or (1,))
+    target = limits.rtol * _vectors.norm(own_b) + limits.atol
+    watch = Watch(_vectors.residual(system, x, own_b), target, limits.check_every)
     done, kept, copy = 0, Kept(), (x, watch.residual)
     kept.keep(x, ~watch.is_open, watch)
+
+    def progress() -> Progress:
+        numbers = (watch.residual, watch.target)
+        residual, tolerance = (float(n[0]) if single else n.copy() for n in numbers)
+        return Progress(
+            done, residual, tolerance, run.omega(), lambda: np.array(_vectors.outside(system, x), order="C")
+        )
+
     with np.errstate(all="ignore"):
-        while watch.is_open.any() and done < most:
-            count = min(every, most - done)
-            x, done = step(x, count), done + count
+        while watch.is_open.any() and done < limits.max_steps:
+            count = min(limits.check_every, limits.max_steps - done)
+            x, done = run.step(x, count), done + count
             norms = _vectors.residual(system, x, own_b)
-            verdict = observe(done, watch.ratio(norms)) if observe else GO_ON
+            verdict = run.observe(done, watch.ratio(norms)) if run.observe else GO_ON
             if verdict == KEEP:
                 copy = np.array(x), norms
             elif verdict == RESTORE:
                 x[...], norms = copy
             kept.keep(x, watch.check(done, norms), watch)
+            if limits.stops(progress):
+                kept.keep(x, watch.stop(), watch)
     kept.put_back(x)
-    return _solution(system, given.ndim == len(system.grid or (1,)), x, own_b, watch, method, omega())
+    return _solution(np.ascontiguousarray(_vectors.outside(system, x)), watch, single, run)
 
 
-def _solution(
-    system: System, single: bool, x: Array, b: Array, watch: Watch, method: str, omega: float | None
-) -> Solution:
-    history, residual, converged = np.array(watch.history), watch.residual, watch.reason == "converged"
-    return Solution(
-        value=np.ascontiguousarray(_vectors.outside(system, x)),
+def _copy(system: System, x: Array) -> Array:
+    return np.array(_vectors.outside(system, x), order="C")
+
+
+def _solution(value: Array, watch: Watch, single: bool, run: Run) -> LinearSolution:
+    history, converged = np.array(watch.history), watch.reason == "converged"
+    return LinearSolution(
+        value=value,
         converged=bool(converged[0]) if single else converged,
         steps=int(watch.steps[0]) if single else watch.steps,
-        residual=float(residual[0]) if single else residual,
+        residual=float(watch.residual[0]) if single else watch.residual,
+        tolerance=float(watch.target[0]) if single else watch.target,
         history=history[:, 0] if single else history,
         reason=str(watch.reason[0]) if single else tuple(map(str, watch.reason)),
-        method=method,
-        omega=omega,
+        method=run.method,
+        omega=run.omega(),
     )

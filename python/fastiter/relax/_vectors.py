@@ -44,6 +44,15 @@ def check_vectors(
     return b, x
 
 
+def check_finite(function: str, name: str, x: Array) -> None:
+    """Refuse infinities and NaN, by the index of the first."""
+    finite = np.isfinite(x)
+    if not finite.all():
+        where = np.unravel_index(int(np.argmin(finite)), x.shape)
+        index = tuple(map(int, where)) if x.ndim > 1 else int(where[0])
+        raise ValueError(f"{function}: {name} must be finite, got {x[where]} at index {index}")
+
+
 def check_writable(function: str, x: Array, b: Array) -> None:
     """Refuse an x that cannot be overwritten while b is read."""
     if not x.flags.writeable:

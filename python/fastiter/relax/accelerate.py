@@ -11,16 +11,18 @@ import numpy.typing as npt
 
 from .._backend import Backends, Cuda, choose, is_cuda
 from .._check import type_name
-from .._solution import Solution
+from .._solution import judged
 from . import _spectrum, _vectors
 from ._adaptive import GO_ON, factor
 from ._auto import MARGIN, jacobi_of
 from ._cupy import parts_of
+from ._docs import SOLVER
 from ._mixture import Mixture
 from ._pieces import pieces
 from ._prepare import JACOBI, System, prepare
 from ._relaxation import METHODS, Relaxation
-from ._solve import iterate
+from ._result import Callback, Limits, LinearSolution
+from ._solve import Run, Step, iterate
 from .stencil import OfStencil, Stencil
 
 Array = npt.NDArray[Any]
@@ -85,6 +87,7 @@ def checked_bounds(function: str, bounds: object) -> tuple[float, float]:
     return low, high
 
 
+@SOLVER
 def chebyshev(
     A: Any,
     b: Array,
@@ -95,13 +98,29 @@ def chebyshev(
     atol: float = 0.0,
     max_steps: int = 10_000,
     check_every: int = 1,
-) -> Solution:
+    callback: Callback | None = None,
+    throw: bool = False,
+) -> LinearSolution:
     """x <- x + d, d <- momentum d + omega D^-1 (b - A x): Jacobi accelerated by Chebyshev's polynomials.
 
-    The only inner product is that of the check, and all rows are relaxed in parallel. A is as for :class:`Relaxation`;
-    ``bounds`` are the least and the largest eigenvalue of D^-1 A, which must be positive. By default they are Lanczos
-    estimates, for a Hermitian positive definite A; the least is lowered if the residual falls more slowly than it
-    implies. For other A give the bounds. A batch has the same bounds for all its matrices.
+    The only inner product is that of the check, and all rows are relaxed in parallel.
+
+    Parameters
+    ----------
+    %(A)s
+    %(vectors)s
+    bounds : (float, float), optional
+        The least and the largest eigenvalue of D^-1 A, which must be positive. By default they are Lanczos estimates,
+        for a Hermitian positive definite A; the least is lowered if the residual falls more slowly than it implies. A
+        batch has the same bounds for all its matrices.
+    %(limits)s one sweep
+
+    %(result)s
+
+    See Also
+    --------
+    Chebyshev : The acceleration of other symmetric sweeps.
+    ssor_cg : Finds its spectrum by itself, with two inner products a step.
 
     Examples
     --------
@@ -112,17 +131,18 @@ def chebyshev(
     (9653, 311)
     """
     run = choose("chebyshev", _BACKENDS, None, A, b, x0)
-    limits = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "check_every": check_every}
-    return run("chebyshev", parts_of(A) if is_cuda(run) else A, b, x0, limits, bounds=bounds)
+    limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+    found = run("chebyshev", parts_of(A) if is_cuda(run) else A, b, x0, limits, bounds=bounds)
+    return judged("chebyshev", found, throw)
 
 
 def _chebyshev(
-    function: str, A: Any, b: Array, x0: Array | None, limits: dict[str, Any], bounds: tuple[float, float] | None
-) -> Solution:
+    function: str, A: Any, b: Array, x0: Array | None, limits: Limits, bounds: tuple[float, float] | None
+) -> LinearSolution:
     stencil = isinstance(A, Stencil)
     system = OfStencil(function, A, "natural") if stencil else prepare(function, A, "jacobi", "natural", None)
     if bounds is None:
-        low, high = _estimated(function, A, system)
+        low, high = _estimated(function, system)
     else:
         low, high = checked_bounds(function, bounds)
     recurrence, directions = Recurrence(low, high, adapts=bounds is None), [np.empty(0)]
@@ -138,14 +158,14 @@ def _chebyshev(
             system.of(x.dtype).sweep(x, own_b, directions[0], k, omega, momentum, piece, JACOBI)
         return x
 
-    return iterate(function, system, step, b, x0, **limits, method=function, observe=recurrence.observe)
+    return iterate(function, system, Run(step, function, observe=recurrence.observe), b, x0, limits)
 
 
-_BACKENDS: Backends[Solution] = {"cpu": _chebyshev, "cuda": Cuda("fastiter.relax._torch.cupy", "solve")}
+_BACKENDS: Backends[LinearSolution] = {"cpu": _chebyshev, "cuda": Cuda("fastiter.relax._torch.cupy", "solve")}
 
 
-def _estimated(function: str, A: Any, system: System) -> tuple[float, float]:
-    jacobi = jacobi_of(function, A, system)
+def _estimated(function: str, system: System) -> tuple[float, float]:
+    jacobi = jacobi_of(function, system)
     found = _spectrum.lanczos(jacobi) if _spectrum.is_definite(jacobi) else None
     if found is None:
         raise ValueError(f"{function}: bounds must be given where A is not Hermitian and positive definite, got None")
@@ -192,12 +212,18 @@ class Chebyshev:
             raise ValueError(f"Chebyshev: relaxation must have a symmetric sweep, got method {relaxation.method}")
         self.adapts = bounds is None
         if bounds is None:
-            apply, start = relaxation.apply_homogeneous, relaxation.system.random()
+            apply, start = relaxation._homogeneous, relaxation._system.random()
             # For a singular A, the difference has no component on which sweeps do not act.
             rho = _spectrum.power(apply, start - apply(start))
             bounds = bounds_of("Chebyshev", rho, is_jacobi)
         self.relaxation, self.bounds = relaxation, checked_bounds("Chebyshev", bounds)
 
+    def __repr__(self) -> str:
+        """Return one line."""
+        low, high = self.bounds
+        return f"Chebyshev({self.relaxation!r}, bounds=({low:.4g}, {high:.4g}))"
+
+    @SOLVER
     def solve(
         self,
         b: Array,
@@ -207,8 +233,22 @@ class Chebyshev:
         atol: float = 0.0,
         max_steps: int = 10_000,
         check_every: int = 1,
-    ) -> Solution:
-        """As :meth:`Relaxation.solve`; a step is a sweep."""
+        callback: Callback | None = None,
+        throw: bool = False,
+    ) -> LinearSolution:
+        """Solve A x = b by accelerated sweeps, as :meth:`Relaxation.solve`.
+
+        Parameters
+        ----------
+        %(vectors)s
+        %(limits)s one sweep
+
+        %(result)s
+        """
+        limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+        return judged("Chebyshev.solve", self._solve("Chebyshev.solve", b, x0, limits), throw)
+
+    def _solve(self, function: str, b: object, x0: object, limits: Limits) -> LinearSolution:
         recurrence, directions = Recurrence(*self.bounds, adapts=self.adapts), [np.empty(0)]
 
         def step(x: Array, swept: Array) -> Array:
@@ -222,8 +262,8 @@ class Chebyshev:
             x += directions[0]
             return x
 
-        options = (rtol, atol, max_steps, check_every)
-        return _iterate("Chebyshev.solve", self.relaxation, step, b, x0, options, "chebyshev", recurrence.observe)
+        own = Run(_on_sweeps(function, self.relaxation, step, b), "chebyshev", observe=recurrence.observe)
+        return _iterate(function, self.relaxation, own, b, x0, limits)
 
 
 class Anderson:
@@ -254,6 +294,11 @@ class Anderson:
         _check_relaxation("Anderson", relaxation)
         self.relaxation, self.memory = relaxation, _vectors.count("Anderson", "memory", memory, 1, MOST_KEPT)
 
+    def __repr__(self) -> str:
+        """Return one line."""
+        return f"Anderson({self.relaxation!r}, memory={self.memory})"
+
+    @SOLVER
     def solve(
         self,
         b: Array,
@@ -263,8 +308,19 @@ class Anderson:
         atol: float = 0.0,
         max_steps: int = 10_000,
         check_every: int = 1,
-    ) -> Solution:
-        """As :meth:`Relaxation.solve`; a step is a sweep. Each column is mixed separately."""
+        callback: Callback | None = None,
+        throw: bool = False,
+    ) -> LinearSolution:
+        """Solve A x = b by mixed sweeps, as :meth:`Relaxation.solve`; each column is mixed separately.
+
+        Parameters
+        ----------
+        %(vectors)s
+        %(limits)s one sweep
+
+        %(result)s
+        """
+        function, limits = "Anderson.solve", Limits(rtol, atol, max_steps, check_every, callback, throw)
         mixtures: list[Mixture] = []
 
         def step(x: Array, swept: Array) -> Array:
@@ -272,8 +328,8 @@ class Anderson:
                 mixtures.append(Mixture(self.memory, x))
             return mixtures[0].next(x, swept)
 
-        options = (rtol, atol, max_steps, check_every)
-        return _iterate("Anderson.solve", self.relaxation, step, b, x0, options, "anderson")
+        own = Run(_on_sweeps(function, self.relaxation, step, b), "anderson")
+        return judged(function, _iterate(function, self.relaxation, own, b, x0, limits), throw)
 
 
 def _check_relaxation(function: str, relaxation: object) -> None:
@@ -281,24 +337,20 @@ def _check_relaxation(function: str, relaxation: object) -> None:
         raise TypeError(f"{function}: relaxation must be a Relaxation, got {type_name(relaxation)}")
 
 
-def _iterate(
-    function: str,
-    relaxation: Relaxation,
-    accelerate: Any,
-    b: Any,
-    x0: Any,
-    options: tuple[Any, ...],
-    method: str,
-    observe: Callable[[int, float], int] | None = None,
-) -> Solution:
-    own_b = relaxation.own_rhs(function, b)
+def _on_sweeps(function: str, relaxation: Relaxation, accelerate: Callable[[Array, Array], Array], b: object) -> Step:
+    """Return the steps that ``accelerate`` makes of x and the sweep from it."""
+    own_b = relaxation._own_rhs(function, b)
 
     def step(x: Array, count: int) -> Array:
         for _ in range(count):
             swept = np.array(x)
-            relaxation.sweep_inside(swept, own_b)
+            relaxation._sweep(swept, own_b, 1)
             x = np.ascontiguousarray(accelerate(x, swept))
         return x
 
-    how: dict[str, Any] = {"method": method, "omega": lambda: relaxation.omega, "observe": observe}
-    return iterate(function, relaxation.system, step, b, x0, *options, **how)
+    return step
+
+
+def _iterate(function: str, relaxation: Relaxation, run: Run, b: object, x0: object, limits: Limits) -> LinearSolution:
+    run = run._replace(omega=lambda: relaxation.omega)
+    return iterate(function, relaxation._system, run, b, x0, limits)

@@ -3,46 +3,64 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from .._solution import Solution
+from .._solution import judged
 from . import _spectrum, _vectors
 from ._auto import jacobi_of, ssor_omega
 from ._cupy import refuse_cupy
+from ._docs import SOLVER
 from ._matrix import check_square, read_csr
-from ._order import Arrangement, arrange
+from ._order import Arrangement, Order, arrange
 from ._prepare import BACKWARD, FORWARD, LOWER, UPPER, Scalar, System, by_values
 from ._relaxation import _check_omega
-from ._solve import iterate
+from ._result import Callback, Limits, LinearSolution
+from ._solve import Run, iterate
 from .stencil import OfStencil, Stencil
 
 Array = npt.NDArray[Any]
 
 
+@SOLVER
 def ssor_cg(
     A: Any,
     b: Array,
     x0: Array | None = None,
     *,
-    omega: float | str = 1.0,
-    order: Any = "natural",
+    omega: float | Literal["auto"] = 1.0,
+    order: Order = "natural",
     rtol: float = 1e-8,
     atol: float = 0.0,
     max_steps: int = 10_000,
     check_every: int = 5,
-) -> Solution:
+    callback: Callback | None = None,
+    throw: bool = False,
+) -> LinearSolution:
     """CG on (E + L)^-1 A (E + U)^-1, E = D / omega, which is CG preconditioned by SSOR (Eisenstat's trick).
 
     As A = (E + L) + (E + U) - (2 E - D), a product with that matrix takes one solve with E + L and one with E + U, as
     much as a product with A alone: t = (E + U)^-1 p, (E + L)^-1 A t = t + (E + L)^-1 (p - (2 E - D) t).
 
-    A must be Hermitian and positive definite; ValueError is raised if it is found not to be. It may be a
-    :class:`Stencil`, or a :class:`Batch`, whose systems each take their own number of steps. With a coloured order the
-    triangular solves run on all threads. Arguments are otherwise those of :func:`sor`; ``omega="auto"`` estimates the
-    spectral radius. A step is one of CG. The check takes a product with A.
+    A must be Hermitian and positive definite; ValueError is raised if it is found not to be. The systems of a batch
+    each take their own number of steps. With a coloured order the triangular solves run on all threads.
+
+    Parameters
+    ----------
+    %(A)s
+    %(vectors)s
+    %(fixed_omega)s in (0, 2), by default 1: the estimate takes about as long as some tens of steps
+    %(order)s
+    %(limits)s one of CG
+
+    %(result)s
+
+    See Also
+    --------
+    ssor : The preconditioner as a method of its own.
+    chebyshev : Without inner products.
 
     Examples
     --------
@@ -57,15 +75,20 @@ def ssor_cg(
     Eisenstat, Efficient Implementation of a Class of Preconditioned Conjugate Gradient Methods, SIAM J. Sci. Stat.
     Comput. 2, 1981.
     """
+    limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+    return judged("ssor_cg", solve(A, b, x0, limits, omega, order), throw)
+
+
+def solve(A: Any, b: Array, x0: Array | None, limits: Limits, omega: object, order: object) -> LinearSolution:
+    """:func:`ssor_cg`, which neither warns nor raises if it has not converged."""
     function = "ssor_cg"
     refuse_cupy(function, A)
     _check_omega(function, "ssor", omega)
     split = _split_stencil(function, A, order) if isinstance(A, Stencil) else _split_rows(function, A, order)
-    factor = _auto(function, A, split, order) if omega == "auto" else float(omega)
+    factor = _auto(function, split, order) if isinstance(omega, str) else float(omega)  # type: ignore[arg-type]
     _vectors.check_vectors(function, split.system, b, None)
     cg = _Cg(function, split, factor, _vectors.inside(split.system, split.system.unknowns(b)))
-    options = (rtol, atol, max_steps, check_every)
-    return iterate(function, split.system, cg.steps, b, x0, *options, method="ssor_cg", omega=lambda: factor)
+    return iterate(function, split.system, Run(cg.steps, "ssor_cg", lambda: factor), b, x0, limits)
 
 
 @dataclass(frozen=True)
@@ -101,10 +124,10 @@ MOST_RADIUS, POWERS = 0.4, 20
 OF_CG = 0.75
 
 
-def _auto(function: str, A: Any, split: _Split, order: object) -> float:
+def _auto(function: str, split: _Split, order: object) -> float:
     if split.is_coloured or not _has_theory(split, order):
         return 1.0  # the optimum: SSOR gains nothing from an omega there
-    found = _spectrum.jacobi_spectrum(jacobi_of(function, A, split.system))
+    found = _spectrum.jacobi_spectrum(jacobi_of(function, split.system))
     if found.is_nearly_singular:
         return 1.0  # its effect depends on b
     best = ssor_omega(found.high)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .._check import type_name
-from .._solution import Solution
+from .._check import check_flag, type_name
+from .._solution import ConvergenceError, warn
+from . import eisenstat, solvers
 from ._matrix import Batch
-from ._vectors import count, positive
-from .eisenstat import ssor_cg
-from .solvers import sor
+from ._order import Order
+from ._result import Limits, LinearSolution, is_true
 from .stencil import Stencil
 
 Array = npt.NDArray[Any]
 
-SOLVERS = {"sor": sor, "ssor_cg": ssor_cg}
+METHODS = ("sor", "ssor_cg")
 
 
 class Tuner(Protocol):
@@ -32,35 +32,65 @@ class Tuner(Protocol):
         """Learn from the number of iterations."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class SequenceSolution:
     """The result of :func:`solve_sequence`.
 
     Attributes
     ----------
-    solutions
-        The :class:`fastiter.Solution` of each system.
+    solutions : tuple of LinearSolution
+        The solution of each system.
     omegas : (T,)
         The omega of each solution.
     iterations : (T,)
         The steps of each solution: ``max_steps`` if it did not converge.
     """
 
-    solutions: tuple[Solution, ...]
+    solutions: tuple[LinearSolution, ...]
     omegas: Array
     iterations: Array
+
+    def raise_if_failed(self) -> None:
+        """Raise :class:`fastiter.ConvergenceError` unless all systems converged.
+
+        Raises
+        ------
+        ConvergenceError
+            With the first solution that has not as its attribute.
+        """
+        message, first = self._failure()
+        if message is not None:
+            raise ConvergenceError(f"solve_sequence: {message}", first)
+
+    def _failure(self) -> tuple[str | None, LinearSolution | None]:
+        failures = [solution._failure() for solution in self.solutions]
+        failed = [t for t, failure in enumerate(failures) if failure is not None]
+        if not failed:
+            return None, None
+        message = (
+            f"in {len(failed)} of {len(failures)} systems, the first of them system {failed[0]}, {failures[failed[0]]}"
+        )
+        return message, self.solutions[failed[0]]
+
+    def __repr__(self) -> str:
+        """Return one line, without the arrays."""
+        converged = sum(solution.converged for solution in self.solutions)
+        steps = f"{int(self.iterations.sum())} steps in all"
+        return f"SequenceSolution({converged} of {len(self.solutions)} systems converged, {steps})"
 
 
 def solve_sequence(
     systems: Iterable[Any],
     tuner: Tuner,
     *,
-    method: str = "sor",
-    order: Any = "natural",
+    method: Literal["sor", "ssor_cg"] = "sor",
+    order: Order = "natural",
     warm_start: bool = False,
     rtol: float = 1e-8,
     atol: float = 0.0,
     max_steps: int = 10_000,
+    callback: Callable[[LinearSolution], Any] | None = None,
+    throw: bool = False,
 ) -> SequenceSolution:
     """Solve A_t x_t = b_t for t = 0, 1, ...: each with the omega of ``tuner``, which learns from the iterations.
 
@@ -81,18 +111,24 @@ def solve_sequence(
     rtol, atol, max_steps
         As in :func:`sor`; the residual is checked after every step, so that each step counts. A system that did not
         converge, for whatever reason, counts as ``max_steps`` iterations.
+    callback
+        Called with the solution of each system; if it returns True, the sequence ends there.
+    throw
+        Raise at the first system that does not converge. By default a single warning at the end counts them.
 
     Raises
     ------
     TypeError, ValueError
         If an argument or a system is not as described.
+    ConvergenceError
+        If ``throw`` is True and a system does not converge.
 
     Examples
     --------
     >>> import numpy as np
     >>> from fastiter.relax import TsallisINF, solve_sequence
     >>> A = 2 * np.eye(20) - np.eye(20, k=1) - np.eye(20, k=-1)
-    >>> found = solve_sequence([(A, np.ones(20))] * 300, TsallisINF([1.0, 1.4, 1.74], seed=0))
+    >>> found = solve_sequence([(A, np.ones(20))] * 300, TsallisINF([1.0, 1.4, 1.74], rng=0))
     >>> found.iterations.shape, float(np.median(found.omegas[-100:]))
     ((300,), 1.74)
 
@@ -107,26 +143,40 @@ def solve_sequence(
         raise TypeError(f"{function}: tuner must have the methods predict and update, got {type_name(tuner)}")
     if not isinstance(method, str):
         raise TypeError(f"{function}: method must be a str, got {type_name(method)}")
-    if method not in SOLVERS:
-        raise ValueError(f"{function}: method must be one of {', '.join(map(repr, SOLVERS))}, got {method!r}")
-    if not isinstance(warm_start, bool):
-        raise TypeError(f"{function}: warm_start must be a bool, got {type_name(warm_start)}")
-    rtol, atol = positive(function, "rtol", rtol), positive(function, "atol", atol)
-    max_steps = count(function, "max_steps", max_steps)
-    solutions: list[Solution] = []
+    if method not in METHODS:
+        raise ValueError(f"{function}: method must be one of {', '.join(map(repr, METHODS))}, got {method!r}")
+    check_flag(function, "warm_start", warm_start)
+    limits = Limits(rtol, atol, max_steps, 1, None, throw).checked(function)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"{function}: callback must be callable or None, got {type_name(callback)}")
+    solutions: list[LinearSolution] = []
     omegas, iterations = [], []
     for t, system in enumerate(systems):
         A, b, context = _parts(function, t, system)
         start = solutions[-1].value if warm_start and solutions else None
         omega = tuner.predict(context)
-        options = {"order": order, "rtol": rtol, "atol": atol, "max_steps": max_steps, "check_every": 1}
-        solution = SOLVERS[method](A, b, start, omega=omega, **options)
-        steps = int(solution.steps) if solution.converged else max_steps
+        solution = _solve(method, (A, b, start), limits, omega, order)
+        failure = solution._failure()
+        if throw and failure is not None:
+            raise ConvergenceError(f"{function}: in system {t} {failure}", solution)
+        steps = int(solution.steps) if solution.converged else limits.max_steps
         tuner.update(steps)
         solutions.append(solution)
         omegas.append(omega)
         iterations.append(steps)
-    return SequenceSolution(tuple(solutions), np.array(omegas, np.float64), np.array(iterations, np.int64))
+        if callback is not None and is_true(callback(solution)):
+            break
+    found = SequenceSolution(tuple(solutions), np.array(omegas, np.float64), np.array(iterations, np.int64))
+    message, _ = found._failure()
+    if message is not None:
+        warn(f"{function}: {message}")
+    return found
+
+
+def _solve(method: str, system: tuple[Any, Array, Array | None], limits: Limits, omega: float, order: Any) -> Any:
+    if method == "sor":
+        return solvers.solve(method, *system, limits, omega=omega, order=order)
+    return eisenstat.solve(*system, limits, omega, order)
 
 
 def _parts(function: str, t: int, system: Any) -> tuple[Any, Array, float | None]:

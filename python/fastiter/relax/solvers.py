@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy.typing as npt
 
 from .._backend import Backends, Cuda, choose, is_cuda
-from .._solution import Solution
+from .._solution import judged
 from ._cupy import parts_of
+from ._docs import SOLVER
+from ._order import Order
 from ._relaxation import Relaxation
+from ._result import Callback, Limits, LinearSolution
 
 Array = npt.NDArray[Any]
 
 
+@SOLVER
 def jacobi(
     A: Any,
     b: Array,
     x0: Array | None = None,
     *,
-    omega: float | str = 1.0,
+    omega: float | Literal["auto"] = 1.0,
     rtol: float = 1e-8,
     atol: float = 0.0,
     max_steps: int = 10_000,
     check_every: int = 1,
-) -> Solution:
-    """x <- x + omega D^-1 (b - A x): :class:`Relaxation` with the method "jacobi", and its solve.
+    callback: Callback | None = None,
+    throw: bool = False,
+) -> LinearSolution:
+    """x <- x + omega D^-1 (b - A x): Jacobi's method, all rows at once.
+
+    D is the diagonal of A. It converges where A is diagonally dominant, and for every positive definite A with a
+    small enough omega.
+
+    Parameters
+    ----------
+    %(A)s
+    %(vectors)s
+    %(fixed_omega)s above 0, by default 1
+    %(limits)s one sweep
+
+    %(result)s
+
+    See Also
+    --------
+    chebyshev : Jacobi's method, accelerated.
+    gauss_seidel : The newest x in each row; about half as many steps.
+    block_jacobi : The same for blocks of rows.
 
     Examples
     --------
@@ -35,60 +59,129 @@ def jacobi(
     >>> solution.value, solution.steps, solution.reason
     (array([0.933333, 1.733333]), 13, 'converged')
     """
-    limits = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "check_every": check_every}
-    return _solve("jacobi", A, b, x0, limits, omega=omega)
+    limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+    return solved("jacobi", A, b, x0, limits, omega=omega)
 
 
+@SOLVER
 def block_jacobi(
     A: Any,
     b: Array,
     x0: Array | None = None,
     *,
-    omega: float | str = 1.0,
+    omega: float | Literal["auto"] = 1.0,
     block_size: int | None = None,
     rtol: float = 1e-8,
     atol: float = 0.0,
     max_steps: int = 10_000,
     check_every: int = 1,
-) -> Solution:
-    """x_I <- x_I + omega A_II^-1 (b - A x)_I for blocks I of consecutive rows, by default those of a BSR matrix."""
-    limits = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "check_every": check_every}
-    return _solve("block_jacobi", A, b, x0, limits, omega=omega, block_size=block_size)
+    callback: Callback | None = None,
+    throw: bool = False,
+) -> LinearSolution:
+    """x_I <- x_I + omega A_II^-1 (b - A x)_I for blocks I of consecutive rows, all at once.
+
+    Parameters
+    ----------
+    %(A)s
+    %(vectors)s
+    %(fixed_omega)s above 0, by default 1
+    %(own_block_size)s
+    %(limits)s one sweep
+
+    %(result)s
+
+    See Also
+    --------
+    jacobi : The same for single rows.
+    gauss_seidel : With a ``block_size``, block after block.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax import block_jacobi
+    >>> A = np.array([[4.0, -1.0, 0.0], [-2.0, 8.0, -1.0], [0.0, -1.0, 4.0]])
+    >>> block_jacobi(A, np.array([2.0, 12.0, 1.0]), block_size=2).steps
+    6
+    """
+    limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+    return solved("block_jacobi", A, b, x0, limits, omega=omega, block_size=block_size)
 
 
+@SOLVER
 def gauss_seidel(
     A: Any,
     b: Array,
     x0: Array | None = None,
     *,
-    order: Any = "natural",
+    order: Order = "natural",
     block_size: int | None = None,
     symmetric: bool = False,
     rtol: float = 1e-8,
     atol: float = 0.0,
     max_steps: int = 10_000,
     check_every: int = 1,
-) -> Solution:
-    """x_i <- (b_i - sum over j != i of a_ij x_j) / a_ii, row after row: :func:`sor` with omega = 1."""
+    callback: Callback | None = None,
+    throw: bool = False,
+) -> LinearSolution:
+    """x_i <- (b_i - sum over j != i of a_ij x_j) / a_ii, row after row, from the newest x: Gauss-Seidel.
+
+    It converges where A is Hermitian and positive definite, or diagonally dominant.
+
+    Parameters
+    ----------
+    %(A)s
+    %(vectors)s
+    %(order)s
+    %(block_size)s
+    %(symmetric)s
+    %(limits)s one sweep
+
+    %(result)s
+
+    See Also
+    --------
+    sor : The same with an omega, which mostly needs far fewer steps.
+    kaczmarz : Converges for every A.
+    """
     how = {"order": order, "block_size": block_size, "symmetric": symmetric}
-    limits = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "check_every": check_every}
-    return _solve("gauss_seidel", A, b, x0, limits, **how)
+    limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+    return solved("gauss_seidel", A, b, x0, limits, **how)
 
 
+@SOLVER
 def sor(
     A: Any,
     b: Array,
     x0: Array | None = None,
     *,
-    omega: float | str = 1.0,
-    order: Any = "natural",
+    omega: float | Literal["auto"] = "auto",
+    order: Order = "natural",
     block_size: int | None = None,
     rtol: float = 1e-8,
     atol: float = 0.0,
     max_steps: int = 10_000,
     check_every: int = 1,
-) -> Solution:
-    """x_i <- (1 - omega) x_i + omega (b_i - sum over j != i of a_ij x_j) / a_ii: :class:`Relaxation`'s solve.
+    callback: Callback | None = None,
+    throw: bool = False,
+) -> LinearSolution:
+    """x_i <- (1 - omega) x_i + omega (b_i - sum over j != i of a_ij x_j) / a_ii: successive over-relaxation.
+
+    Parameters
+    ----------
+    %(A)s
+    %(vectors)s
+    %(omega)s
+    %(order)s
+    %(block_size)s
+    %(limits)s one sweep
+
+    %(result)s
+
+    See Also
+    --------
+    ssor : Symmetric sweeps, for accelerators and preconditioners.
+    ssor_cg : Conjugate gradients; fewer steps where A is Hermitian and positive definite.
+    Relaxation : A matrix prepared once for many solutions.
 
     Examples
     --------
@@ -98,44 +191,98 @@ def sor(
     >>> [sor(A, np.ones(50), omega=omega).steps for omega in (1.0, 1.5, 1.884, "auto")]
     [4828, 1600, 189, 201]
     """
-    limits = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "check_every": check_every}
-    return _solve("sor", A, b, x0, limits, omega=omega, order=order, block_size=block_size)
+    limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+    return solved("sor", A, b, x0, limits, omega=omega, order=order, block_size=block_size)
 
 
+@SOLVER
 def ssor(
     A: Any,
     b: Array,
     x0: Array | None = None,
     *,
-    omega: float | str = 1.0,
-    order: Any = "natural",
+    omega: float | Literal["auto"] | None = None,
+    order: Order = "natural",
     block_size: int | None = None,
     rtol: float = 1e-8,
     atol: float = 0.0,
     max_steps: int = 10_000,
     check_every: int = 1,
-) -> Solution:
-    """:func:`sor` with one sweep forward and one backward per step."""
-    limits = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "check_every": check_every}
-    return _solve("ssor", A, b, x0, limits, omega=omega, order=order, block_size=block_size)
+    callback: Callback | None = None,
+    throw: bool = False,
+) -> LinearSolution:
+    """:func:`sor` with one sweep forward and one backward per step: symmetric successive over-relaxation.
+
+    Parameters
+    ----------
+    %(A)s
+    %(vectors)s
+    omega : float or "auto", optional
+        The relaxation factor, in (0, 2). By default "auto", as for :func:`sor`, and 1 with a ``block_size``.
+    %(order)s
+    %(block_size)s
+    %(limits)s one sweep forward and one backward
+
+    %(result)s
+
+    See Also
+    --------
+    sor : Forward sweeps alone; fewer steps with the best omega.
+    Chebyshev : Accelerates symmetric sweeps.
+    ssor_cg : Conjugate gradients with this preconditioner.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax import ssor
+    >>> A = 2 * np.eye(50) - np.eye(50, k=1) - np.eye(50, k=-1)
+    >>> [ssor(A, np.ones(50), omega=omega).steps for omega in (1.0, 1.5, "auto")]
+    [2417, 804, 228]
+    """
+    limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+    return solved("ssor", A, b, x0, limits, omega=omega, order=order, block_size=block_size)
 
 
+@SOLVER
 def kaczmarz(
     A: Any,
     b: Array,
     x0: Array | None = None,
     *,
-    omega: float | str = 1.0,
-    order: Any = "natural",
+    omega: float | Literal["auto"] = 1.0,
+    order: Literal["natural"] | Array | list[int] = "natural",
     symmetric: bool = False,
     rtol: float = 1e-8,
     atol: float = 0.0,
     max_steps: int = 10_000,
     check_every: int = 1,
-) -> Solution:
-    """x <- x + omega (b_i - a_i x) a_i^H / ||a_i||^2, row after row; A may have any shape and zeros on its diagonal.
+    callback: Callback | None = None,
+    throw: bool = False,
+) -> LinearSolution:
+    """x <- x + omega (b_i - a_i x) a_i^H / ||a_i||^2, row after row: Kaczmarz's projections.
 
-    From x0 = 0 it converges to the minimum norm solution of any consistent system.
+    A may have any shape and zeros on its diagonal. From x0 = 0 it converges to the minimum norm solution of any
+    consistent system.
+
+    Parameters
+    ----------
+    A : (m, n) sparse matrix, NumPy array, Batch or Stencil
+        As for :func:`sor`, of any shape.
+    b : (m,), (m, k), (batch, m) or (*grid)
+        The right-hand side, or several, in the dtype of A, or float64 where A is float32.
+    x0 : (n,), (n, k), (batch, n) or (*grid), optional
+        The initial guess; zeros by default. It is not changed.
+    %(fixed_omega)s in (0, 2), by default 1
+    order : "natural" or (m,) array of int
+        A permutation of the rows.
+    %(symmetric)s
+    %(limits)s one sweep
+
+    %(result)s
+
+    See Also
+    --------
+    gauss_seidel : Cheaper sweeps, for an A with a dominant diagonal.
 
     Examples
     --------
@@ -144,11 +291,16 @@ def kaczmarz(
     >>> kaczmarz(np.array([[3.0, 4.0]]), np.array([25.0])).value
     array([3., 4.])
     """
-    limits = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "check_every": check_every}
-    return _solve("kaczmarz", A, b, x0, limits, omega=omega, order=order, symmetric=symmetric)
+    limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+    return solved("kaczmarz", A, b, x0, limits, omega=omega, order=order, symmetric=symmetric)
 
 
-def _solve(method: str, A: Any, b: Array, x0: Array | None, limits: dict[str, Any], **how: Any) -> Solution:
+def solved(method: str, A: Any, b: Array, x0: Array | None, limits: Limits, **how: Any) -> LinearSolution:
+    """Solve A x = b where its arrays are; warn or raise if it has not converged."""
+    return judged(method, solve(method, A, b, x0, limits, **how), limits.throw)
+
+
+def solve(method: str, A: Any, b: Array, x0: Array | None, limits: Limits, **how: Any) -> LinearSolution:
     """Solve A x = b where its arrays are."""
     run = choose(method, _BACKENDS, None, A, b, x0)
     if is_cuda(run):
@@ -156,8 +308,8 @@ def _solve(method: str, A: Any, b: Array, x0: Array | None, limits: dict[str, An
     return run(method, A, b, x0, limits, **how)
 
 
-def _cpu(method: str, A: Any, b: Array, x0: Array | None, limits: dict[str, Any], **how: Any) -> Solution:
-    return Relaxation.of(method, A, method, **how).solve(b, x0, **limits)
+def _cpu(method: str, A: Any, b: Array, x0: Array | None, limits: Limits, **how: Any) -> LinearSolution:
+    return Relaxation._of(method, A, method, **how)._solve(method, b, x0, limits)
 
 
-_BACKENDS: Backends[Solution] = {"cpu": _cpu, "cuda": Cuda("fastiter.relax._torch.cupy", "solve")}
+_BACKENDS: Backends[LinearSolution] = {"cpu": _cpu, "cuda": Cuda("fastiter.relax._torch.cupy", "solve")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -81,23 +82,69 @@ class Stencil:
         """The dtype of the coefficients, and of x and b."""
         return self.coefficients.dtype
 
+    def __repr__(self) -> str:
+        """Return one line, without the arrays."""
+        kind = "constant" if self.coefficients.ndim == 1 else "variable"
+        given = "" if self.mask is None else f", {int((~self.mask).sum())} given points"
+        return f"Stencil({self.grid}, {len(self.coefficients)} {kind} coefficients, {self.dtype}{given})"
+
+    def _entries(self) -> Iterator[tuple[int, tuple[slice, ...], tuple[slice, ...]]]:
+        """Yield the number of each coefficient, the points that have it, and the points that it multiplies."""
+        whole = (slice(None),) * len(self.grid)
+        yield 0, whole, whole
+        for axis in range(len(self.grid)):
+            lower, upper = ((*whole[:axis], part, *whole[axis + 1 :]) for part in (slice(None, -1), slice(1, None)))
+            yield 1 + 2 * axis, upper, lower
+            yield 2 + 2 * axis, lower, upper
+
+    def tocsr(self) -> Any:
+        """Return the equivalent matrix as a scipy.sparse.csr_array; the rows of given points are empty."""
+        from scipy.sparse import csr_array
+
+        index, wide = np.arange(self.shape[0]).reshape(self.grid), self._wide()
+        rows, columns, values = [], [], []
+        for number, here, there in self._entries():
+            own = np.ones(self.grid, bool)[here] if self.mask is None else self.mask[here]
+            rows.append(index[here][own])
+            columns.append(index[there][own])
+            values.append(wide[number][here][own])
+        entries = np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))
+        return csr_array(entries, self.shape)
+
     def toarray(self) -> Array:
         """Return the equivalent matrix, dense, with zeros in the rows of given points."""
-        points, index = self.shape[0], np.arange(self.shape[0]).reshape(self.grid)
-        A = np.zeros((points, points), self.dtype)
-        wide = self.coefficients
-        if wide.ndim == 1:
-            wide = np.broadcast_to(wide.reshape(-1, *(1,) * len(self.grid)), (len(wide), *self.grid))
-        A[index.ravel(), index.ravel()] = wide[0].ravel()
-        for axis in range(len(self.grid)):
-            here = [slice(None)] * len(self.grid)
-            there = here.copy()
-            here[axis], there[axis] = slice(1, None), slice(None, -1)
-            A[index[tuple(here)].ravel(), index[tuple(there)].ravel()] = wide[1 + 2 * axis][tuple(here)].ravel()
-            A[index[tuple(there)].ravel(), index[tuple(here)].ravel()] = wide[2 + 2 * axis][tuple(there)].ravel()
+        index, wide = np.arange(self.shape[0]).reshape(self.grid), self._wide()
+        A = np.zeros(self.shape, self.dtype)
+        for number, here, there in self._entries():
+            A[index[here].ravel(), index[there].ravel()] = wide[number][here].ravel()
         if self.mask is not None:
             A[~self.mask.ravel()] = 0
         return A
+
+    def matvec(self, x: Array) -> Array:
+        """Return A x, 0 at given points: for x (*grid) or (*grid, k), or flattened (points,) or (points, k)."""
+        x, dimensions = np.asarray(x), len(self.grid)
+        is_grid = x.shape[:dimensions] == self.grid and x.ndim <= dimensions + 1
+        if not is_grid and not (x.ndim in (1, 2) and len(x) == self.shape[0]):
+            expected = f"{self.grid} or ({self.shape[0]},), or one more axis"
+            raise ValueError(f"Stencil.matvec: x must have shape {expected}, got {x.shape}")
+        of_x = x.reshape(*self.grid, *x.shape[dimensions if is_grid else 1 :])
+        wide = self._wide().reshape(-1, *self.grid, *(1,) * (of_x.ndim - dimensions))
+        y = np.zeros(of_x.shape, np.result_type(self.dtype, x.dtype))
+        for number, here, there in self._entries():
+            y[here] += wide[number][here] * of_x[there]
+        if self.mask is not None:
+            y[~self.mask] = 0
+        return y.reshape(x.shape)
+
+    def __matmul__(self, x: Array) -> Array:
+        """Return A x: see :meth:`matvec`."""
+        return self.matvec(x)
+
+    def _wide(self) -> Array:
+        """Return the coefficients of each point."""
+        c = self.coefficients
+        return c if c.ndim > 1 else np.broadcast_to(c.reshape(-1, *(1,) * len(self.grid)), (len(c), *self.grid))
 
 
 class OfStencil(System):

@@ -14,6 +14,7 @@ from .._check import type_name
 from ._vectors import count
 
 Array = npt.NDArray[Any]
+Rng = int | np.random.Generator | None
 
 #: The largest number in an update; the learners sum these, divided by probabilities
 MOST_ITERATIONS = 1e300
@@ -50,14 +51,17 @@ class _Tuner:
         self.arms.flags.writeable = False
         self._connect()
 
-    def __init__(self, arms: npt.ArrayLike, seed: int) -> None:
+    def __init__(self, arms: npt.ArrayLike, rng: Rng) -> None:
         self._name = type(self).__name__
         self.arms = _checked_arms(self._name, arms)
-        seed = count(self._name, "seed", seed)
-        if seed > _MASK:
-            raise ValueError(f"{self._name}: seed must be at most 2**64 - 1, got {seed}")
+        seed = _seed(self._name, rng)
         generator = np.array([_mixed(seed + 0x9E3779B97F4A7C15 & _MASK), 0], np.uint64)
         self._arrays: dict[str, Array] = {"generator": generator}
+
+    def __repr__(self) -> str:
+        """Return one line: the arms, and the number of updates."""
+        arms, rounds = self.arms, int(self._arrays["rounds"].sum())
+        return f"{self._name}({len(arms)} arms from {arms.min():.4g} to {arms.max():.4g}, {rounds} updates)"
 
     def _position(self, function: str, context: object) -> float:
         """Return the compiled learner's representation of the context."""
@@ -159,8 +163,9 @@ class TsallisINF(_Tuner):
     ----------
     arms : (d,)
         The omegas to choose from.
-    seed
-        From 0 to 2**64 - 1. The same seed and iterations give the same omegas on every machine.
+    rng
+        A seed from 0 to 2**64 - 1, a numpy.random.Generator that draws one, or None for a new one in each tuner. The
+        same seed and iterations give the same omegas on every machine.
 
     Raises
     ------
@@ -170,7 +175,7 @@ class TsallisINF(_Tuner):
     Examples
     --------
     >>> from fastiter.relax import TsallisINF
-    >>> tuner = TsallisINF([1.0, 1.5, 1.9], seed=0)
+    >>> tuner = TsallisINF([1.0, 1.5, 1.9], rng=0)
     >>> for _ in range(1000):
     ...     omega = tuner.predict()
     ...     tuner.update({1.0: 90, 1.5: 30, 1.9: 60}[omega])
@@ -183,8 +188,8 @@ class TsallisINF(_Tuner):
     Instances, ICLR 2024. Zimmert and Seldin, Tsallis-INF, JMLR 22, 2021.
     """
 
-    def __init__(self, arms: npt.ArrayLike, *, seed: int) -> None:
-        super().__init__(arms, seed)
+    def __init__(self, arms: npt.ArrayLike, *, rng: Rng = None) -> None:
+        super().__init__(arms, rng)
         self._begin(1)
 
     def _begin(self, bins: int) -> None:
@@ -216,8 +221,8 @@ class ContextualTsallisINF(TsallisINF):
         (low, high), the bounds of every context: a number that says how hard a system is.
     bins
         The number of parts.
-    seed
-        From 0 to 2**64 - 1.
+    rng
+        As for :class:`TsallisINF`.
 
     Raises
     ------
@@ -227,7 +232,7 @@ class ContextualTsallisINF(TsallisINF):
     Examples
     --------
     >>> from fastiter.relax import ContextualTsallisINF
-    >>> tuner = ContextualTsallisINF([1.0, 1.9], bounds=(0.0, 1.0), bins=2, seed=0)
+    >>> tuner = ContextualTsallisINF([1.0, 1.9], bounds=(0.0, 1.0), bins=2, rng=0)
     >>> for t in range(1000):
     ...     context = t % 2
     ...     omega = tuner.predict(context)
@@ -240,8 +245,8 @@ class ContextualTsallisINF(TsallisINF):
     As for :class:`TsallisINF`.
     """
 
-    def __init__(self, arms: npt.ArrayLike, *, bounds: tuple[float, float], bins: int = 5, seed: int) -> None:
-        _Tuner.__init__(self, arms, seed)
+    def __init__(self, arms: npt.ArrayLike, *, bounds: tuple[float, float], bins: int = 5, rng: Rng = None) -> None:
+        _Tuner.__init__(self, arms, rng)
         self._arrays["bounds"] = _checked_bounds(self._name, bounds)
         self._low, self._high = self._arrays["bounds"].tolist()
         self._bins = count(self._name, "bins", bins, 1)
@@ -267,8 +272,8 @@ class ChebCB(_Tuner):
         (low, high), the bounds of every context.
     degree
         Degree of the polynomials, from 0 to 64.
-    seed
-        From 0 to 2**64 - 1.
+    rng
+        As for :class:`TsallisINF`.
 
     Raises
     ------
@@ -278,7 +283,7 @@ class ChebCB(_Tuner):
     Examples
     --------
     >>> from fastiter.relax import ChebCB
-    >>> tuner = ChebCB([1.0, 1.5, 1.9], bounds=(0.0, 1.0), seed=0)
+    >>> tuner = ChebCB([1.0, 1.5, 1.9], bounds=(0.0, 1.0), rng=0)
     >>> for t in range(1000):
     ...     context = t % 101 / 100
     ...     omega = tuner.predict(context)
@@ -292,8 +297,8 @@ class ChebCB(_Tuner):
     Bandits with Regression Oracles, ICML 2020.
     """
 
-    def __init__(self, arms: npt.ArrayLike, *, bounds: tuple[float, float], degree: int = 5, seed: int) -> None:
-        super().__init__(arms, seed)
+    def __init__(self, arms: npt.ArrayLike, *, bounds: tuple[float, float], degree: int = 5, rng: Rng = None) -> None:
+        super().__init__(arms, rng)
         degree = count(self._name, "degree", degree)
         if degree > 64:
             raise ValueError(f"{self._name}: degree must be at most 64, got {degree}")
@@ -317,6 +322,16 @@ class ChebCB(_Tuner):
 
     def _limits(self) -> list[int]:
         return [len(self.arms)]
+
+
+def _seed(function: str, rng: Rng) -> int:
+    """Return the seed, or one that a generator draws."""
+    generator = np.random.default_rng() if rng is None else rng
+    if isinstance(generator, np.random.Generator):
+        return int(generator.integers(2**64, dtype=np.uint64))
+    if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)):
+        raise TypeError(f"{function}: rng must be None, an int or a numpy.random.Generator, got {type_name(rng)}")
+    return count(function, "rng", rng, 0, _MASK)
 
 
 # ---- checks ---------------------------------------------------------------------------------------------------------

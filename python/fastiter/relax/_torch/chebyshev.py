@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ... import relax
 from ..._check import type_name
-from ..._solution import Solution
+from ..._solution import judged
 from ..._torch.ops import contiguous
 from .._prepare import FORWARD, JACOBI
 from .._relaxation import METHODS
+from .._result import Callback, Limits, LinearSolution
+from .._solve import Run
 from ..accelerate import Recurrence, bounds_of, checked_bounds
 from .cuda import _Matrix
-from .ops_cuda import iterate, solution_of
+from .ops_cuda import iterate
 from .relaxation import Relaxation
 from .spectrum import power
-from .tensors import DTYPES, on_tensors
+from .tensors import DTYPES, check_finite, limits_on_tensors, on_tensors
 
 
 class Chebyshev:
@@ -53,6 +53,11 @@ class Chebyshev:
         self._host: relax.Chebyshev | None = None
         self.bounds = None if bounds is None else checked_bounds("Chebyshev", bounds)
 
+    def __repr__(self) -> str:
+        """Return one line."""
+        bounds = None if self.bounds is None else tuple(float(f"{bound:.4g}") for bound in self.bounds)
+        return f"Chebyshev({self.relaxation!r}, bounds={bounds})"
+
     def solve(
         self,
         b: Tensor,
@@ -62,21 +67,30 @@ class Chebyshev:
         atol: float = 0.0,
         max_steps: int = 10_000,
         check_every: int = 1,
-    ) -> Solution:
+        callback: Callback | None = None,
+        throw: bool = False,
+    ) -> LinearSolution:
         """Solve A x = b, like :meth:`Relaxation.solve`; a step is a sweep."""
-        function, relaxation = "Chebyshev.solve", self.relaxation
-        start, limits = relaxation.start(function, b, x0, (rtol, atol, max_steps, check_every))
-        if relaxation.host is not None:
+        limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+        return judged("Chebyshev.solve", self._solve("Chebyshev.solve", b, x0, limits), throw)
+
+    def _solve(self, function: str, b: Tensor, x0: Tensor | None, limits: Limits) -> LinearSolution:
+        relaxation = self.relaxation
+        start = relaxation._start(function, b, x0)
+        b = b.detach()
+        if relaxation._host is not None:
             if self._host is None:
-                self._host = relax.Chebyshev(relaxation.host, self.bounds)
+                self._host = relax.Chebyshev(relaxation._host, self.bounds)
             host, self.bounds = self._host, self._host.bounds
-            names = ("rtol", "atol", "max_steps", "check_every")
-            options: dict[str, Any] = dict(zip(names, limits, strict=True))
-            return on_tensors(host.solve(contiguous(b.detach()).numpy(), contiguous(start).numpy(), **options))
-        matrix = relaxation.on(b.device)
+            arrays = contiguous(b).numpy(), contiguous(start).numpy()
+            return on_tensors(host._solve(function, *arrays, limits_on_tensors(limits)))
+        limits = limits.checked(function)
+        matrix, own_b = relaxation._on(b.device), relaxation._own_rhs(function, b)
+        if x0 is not None:
+            check_finite(function, "x0", start)
         if self.bounds is None:
             self.bounds = self._estimated(matrix, b.device)
-        x, own_b = relaxation.inside(start), matrix.without_given(relaxation.inside(b.detach()))
+        x = relaxation._inside(start)
         recurrence, d = Recurrence(*self.bounds, adapts=self._adapts), torch.zeros_like(x)
 
         def step(x: Tensor, count: int) -> Tensor:
@@ -87,15 +101,15 @@ class Chebyshev:
                 x.add_(d)
             return x
 
-        x, watch = iterate(matrix, x, own_b, limits, step, recurrence.observe)
-        return solution_of(relaxation.outside(x, start), watch, relaxation.is_single(b), "chebyshev", relaxation.omega)
+        run = Run(step, "chebyshev", lambda: relaxation.omega, recurrence.observe)
+        return iterate(matrix, x, own_b, limits, run, relaxation._view(b, start))
 
     def _sweep(self, matrix: _Matrix, x: Tensor, b: Tensor) -> Tensor:
-        turn = JACOBI if self._is_jacobi else self.relaxation.kind_of(FORWARD)
-        return matrix.sweep(x if self._is_jacobi else x.clone(), b, self.relaxation.omega_on(x.device), 1, turn)
+        turn = JACOBI if self._is_jacobi else self.relaxation._kind_of(FORWARD)
+        return matrix.sweep(x if self._is_jacobi else x.clone(), b, self.relaxation._omega_on(x.device), 1, turn)
 
     def _estimated(self, matrix: _Matrix, device: torch.device) -> tuple[float, float]:
-        dtype = next(dtype for dtype, name in DTYPES.items() if name == self.relaxation.dtype_name)
+        dtype = next(dtype for dtype, name in DTYPES.items() if name == self.relaxation._dtype_name)
         start = matrix.random(dtype, device)
         zero = matrix.no_rhs(start)
         rho = power(lambda x: self._sweep(matrix, x, zero), start - self._sweep(matrix, start, zero))

@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..._solution import Solution
+from .._result import Limits, LinearSolution, Progress
 from ..stencil import Stencil
 from .chebyshev import Chebyshev
 from .relaxation import Relaxation
 
 
-def solve(method: str, A: Any, b: Tensor, x0: Tensor | None, limits: dict[str, Any], **options: Any) -> Solution:
+def solve(method: str, A: Any, b: Tensor, x0: Tensor | None, limits: Limits, **options: Any) -> LinearSolution:
     """Solve by a method. A is a Stencil, dense, or (indptr, indices, data, shape); only value is not a NumPy array."""
+    limits = _with_arrays(limits)
     if method == "chebyshev":
         bounds = options.pop("bounds", None)
-        found = Chebyshev(Relaxation(_matrix(A), "jacobi", **options), bounds=bounds).solve(b, x0, **limits)
+        found = Chebyshev(Relaxation(_matrix(A), "jacobi", **options), bounds=bounds)._solve(method, b, x0, limits)
     else:
-        found = Relaxation(_matrix(A), method, **options).solve(b, x0, **limits)
-    rest = {field.name: getattr(found, field.name) for field in dataclasses.fields(found) if field.name != "value"}
-    on_host: dict[str, Any] = {name: x.numpy() if isinstance(x, Tensor) else x for name, x in rest.items()}
-    return dataclasses.replace(found, **on_host)
+        found = Relaxation(_matrix(A), method, **options)._solve(method, b, x0, limits)
+    return dataclasses.replace(found, **_on_host(found, "converged", "steps", "residual", "tolerance", "history"))
+
+
+def _on_host(x: Any, *names: str) -> dict[str, Any]:
+    """Return those of these attributes that are tensors as NumPy arrays."""
+    return {name: getattr(x, name).numpy() for name in names if isinstance(getattr(x, name), Tensor)}
+
+
+def _with_arrays(limits: Limits) -> Limits:
+    """Return limits whose callback receives CuPy's x, and NumPy arrays of numbers."""
+    callback = limits.callback
+    if callback is None:
+        return limits
+    cupy = importlib.import_module("cupy")
+
+    def with_arrays(progress: Progress) -> Any:
+        numbers = _on_host(progress, "residual", "tolerance")
+        return callback(dataclasses.replace(progress, **numbers, _value=lambda: cupy.from_dlpack(progress.value)))
+
+    return limits._replace(callback=with_arrays)
 
 
 def _matrix(A: Any) -> Tensor | Stencil:

@@ -2,70 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..._check import type_name
-from ..._solution import Solution
+from ..._solution import ConvergenceError, judged
 from ..._torch.autograd import differentiable_once, one_by_one
 from ..._torch.ops import CPU_AND_CUDA, check_tensors, checked_integers, refuse_transforms
 from .. import _vectors
-from . import ops_cuda  # noqa: F401 as it registers the ops for CUDA
+from .._result import Callback, Limits, LinearSolution
+from . import ops, ops_cuda
 from .ops import AUTO, REASONS, Solve, Sweeps, SweepsBackward, relax_sweeps, relax_sweeps_bwd, rows, transposed
 from .ops import relax_solve as _relax_solve
+from .tensors import check_finite, check_matrix, rows_of
 
 DTYPES = (torch.float32, torch.float64, torch.complex128)
 METHODS = ("jacobi", "gauss_seidel", "sor", "ssor")
 ORDERS = ("natural", "red-black", "color", "cluster")
 
-Pattern = tuple[Tensor, Tensor] | Sequence[Any]
+Matrix = Tensor | tuple[Any, Any, Tensor]
 
 
 def relax_solve(
-    A_values: Tensor,
-    pattern: Pattern,
+    A: Matrix,
     b: Tensor,
     x0: Tensor | None = None,
     *,
-    method: str = "sor",
-    omega: float | str = 1.0,
-    order: str = "natural",
+    method: Literal["jacobi", "gauss_seidel", "sor", "ssor"] = "sor",
+    omega: float | Literal["auto"] | None = None,
+    order: Literal["natural", "red-black", "color", "cluster"] = "natural",
     rtol: float = 1e-8,
     atol: float = 0.0,
     max_steps: int = 10_000,
     check_every: int = 1,
-) -> Solution:
+    callback: Callback | None = None,
+    throw: bool = False,
+) -> LinearSolution:
     """Solve A x = b by relaxation; for the gradients, solve A^H l = g: db = l, dA = -l x^H on the pattern.
 
     Parameters
     ----------
-    A_values : (entries,)
-        The values of A: float32, float64 or complex128.
-    pattern
-        (crow, col) as in a torch sparse CSR tensor: integers (n + 1,) and (entries,).
+    A : (n, n)
+        A sparse tensor (CSR, CSC, BSR, BSC or COO), or its parts ``(crow, col, values)`` as in
+        torch.sparse_csr_tensor: integers (n + 1,) and (entries,), and the values (entries,). float32, float64 or
+        complex128. With the parts the call can be compiled by torch.compile.
     b : (n,) or (n, k)
+        The right-hand side, in the dtype of A and on the device of its values.
     x0
-        Initial guess, 0 by default. The solution does not depend on it, so it has no gradient.
-    method, omega, order
-        As for :class:`fastiter.relax.Relaxation`: "jacobi", "gauss_seidel", "sor" or "ssor"; ``omega="auto"`` estimates
-        it for A, and again for A^H, and is None in the solution.
-
-    The pattern is on the CPU. A_values, b and x0 may be on a GPU, for "jacobi" or in the orders "color" and
-    "red-black"; the host then synchronizes once per check.
+        Initial guess, 0 by default, in the shape of b. The solution does not depend on it, so it has no gradient.
+    method
+        "jacobi", "gauss_seidel", "sor" or "ssor", as for :class:`fastiter.relax.Relaxation`.
+    omega
+        The relaxation factor, in (0, 2) except for Jacobi. ``"auto"`` estimates it for A, and again for A^H. By default
+        it is "auto" for "sor" and "ssor", else 1.
+    order
+        As for :class:`fastiter.relax.Relaxation`. On a GPU "color" or "red-black", unless the method is "jacobi".
+    rtol, atol
+        It has converged when ``||b - A x|| <= rtol ||b|| + atol``.
+    max_steps
+        The maximum number of sweeps.
+    check_every
+        The number of sweeps between two checks of the residual; on a GPU the host synchronizes once per check.
+    callback
+        Called at each check with a :class:`fastiter.relax.Progress`; if it returns True, the solution ends. Not under
+        torch.compile.
+    throw
+        Raise if it does not converge, instead of a warning. Under torch.compile there is neither.
 
     Returns
     -------
-    Solution
-        Its value is x, differentiable in A_values and b to any order. Its steps, residual, converged and reason are
-        those of the forward solve.
+    LinearSolution
+        Its value is x, differentiable in the values of A and in b to any order. Its steps, residual, converged and
+        reason are those of the forward solve.
 
     Raises
     ------
-    RuntimeError
-        In the backward pass, if A^H l = g does not converge, as the gradient would be wrong.
+    TypeError, ValueError
+        If an argument is not as described.
+    ConvergenceError
+        If ``throw`` is True and it does not converge; also in the backward pass, if A^H l = g does not converge, as the
+        gradient would be wrong.
+
+    See Also
+    --------
+    sweeps : A given number of sweeps, differentiable in omega, too.
+    Relaxation : One matrix for many solutions, without gradients.
 
     Examples
     --------
@@ -73,26 +96,27 @@ def relax_solve(
     >>> from fastiter.torch import relax_solve
     >>> crow, col = torch.tensor([0, 2, 4]), torch.tensor([0, 1, 0, 1])
     >>> values = torch.tensor([4.0, -1, -2, 8], dtype=torch.float64, requires_grad=True)
-    >>> x = relax_solve(values, (crow, col), torch.tensor([2.0, 12.0], dtype=torch.float64)).value
+    >>> A = torch.sparse_csr_tensor(crow, col, values, (2, 2))
+    >>> x = relax_solve(A, torch.tensor([2.0, 12.0], dtype=torch.float64)).value
     >>> x.sum().backward()
     >>> values.grad
     tensor([-0.3111, -0.5778, -0.1556, -0.2889], dtype=torch.float64)
     """
     function = "relax_solve"
     refuse_transforms(function)
-    crow, col = _checked(function, A_values, pattern, method, order)
-    check_tensors(
-        function, ("A_values", "b", *(() if x0 is None else ("x0",))), _given(A_values, b, x0), DTYPES, CPU_AND_CUDA
-    )
+    crow, col, values = _checked(function, A, method, order)
+    check_tensors(function, ("A", "b", *(() if x0 is None else ("x0",))), _given(values, b, x0), DTYPES, CPU_AND_CUDA)
     _check_shapes(function, crow, b, x0, "x0")
+    omega = ("auto" if method in ("sor", "ssor") else 1.0) if omega is None else omega
     factor = AUTO if omega == "auto" and method != "gauss_seidel" else _number(function, omega)
     _check_factor(function, method, factor)
-    limits = (_vectors.positive(function, "rtol", rtol), _vectors.positive(function, "atol", atol))
-    counts = (_vectors.count(function, "max_steps", max_steps), _vectors.count(function, "check_every", check_every, 1))
-    options = (method, factor, order, *limits, *counts)
+    limits = Limits(rtol, atol, max_steps, check_every, callback, throw).checked(function)
+    if torch.compiler.is_compiling() and (callback is not None or throw):
+        raise ValueError(f"{function}: callback must be None and throw False under torch.compile, got others")
     start = None if x0 is None else x0.detach()
-    x, residual, steps, codes = _Solve.apply(A_values, crow, col, b, start, options)
-    return _solution(x, residual, steps, codes, b.dim() == 1, method, factor or None)
+    found = _Solve.apply(values, crow, col, b, start, (method, factor, order, *limits[:4]), callback)
+    solution = _solution(found, b.dim() == 1, method)
+    return solution if torch.compiler.is_compiling() else judged(function, solution, throw)
 
 
 def _number(function: str, omega: object) -> float:
@@ -105,34 +129,39 @@ def _given(*tensors: Tensor | None) -> list[Tensor]:
     return [x for x in tensors if x is not None]
 
 
-def _solution(
-    x: Tensor, residual: Tensor, steps: Tensor, codes: Tensor, single: bool, method: str, omega: float | None
-) -> Solution:
-    converged = codes == 0
-    if torch.compiler.is_compiling():
-        return Solution(value=x, converged=converged, steps=steps, residual=residual, method=method, omega=omega)
-    reasons = tuple(REASONS[code] for code in codes.tolist())
-    if single:
-        return Solution(
-            value=x,
-            converged=bool(converged),
-            steps=int(steps),
-            residual=float(residual),
-            reason=reasons[0],
-            method=method,
-            omega=omega,
-        )
-    return Solution(
-        value=x, converged=converged, steps=steps, residual=residual, reason=reasons, method=method, omega=omega
-    )
+def _solution(found: tuple[Tensor, ...], single: bool, method: str) -> LinearSolution:
+    """Return the solution of the op's results; while tracing all numbers are tensors, and reasons are their codes."""
+    x, residual, tolerance, steps, codes, omega = found
+    numbers: dict[str, Any] = {
+        "converged": codes == 0,
+        "steps": steps,
+        "residual": residual,
+        "tolerance": tolerance,
+        "reason": codes,
+        "omega": omega,
+    }
+    if not torch.compiler.is_compiling():
+        reasons = tuple(REASONS[code] for code in codes.tolist())
+        numbers |= {"reason": reasons[0] if single else reasons, "omega": omega.item()}
+        if single:
+            numbers |= {name: numbers[name].item() for name in ("converged", "steps", "residual", "tolerance")}
+    return LinearSolution(value=x, method=method, **numbers)
 
 
 class _Solve(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, crow: Tensor, col: Tensor, b: Tensor, x0: Tensor | None, options: tuple[Any, ...]
+        ctx: Any,
+        values: Tensor,
+        crow: Tensor,
+        col: Tensor,
+        b: Tensor,
+        x0: Tensor | None,
+        options: tuple[Any, ...],
+        callback: Callback | None,
     ) -> tuple[Tensor, ...]:
-        found = tuple(_relax_solve(Solve(values, crow, col, b, x0, *options)))
+        call = Solve(values, crow, col, b, x0, *options)
+        found = tuple(_relax_solve(call) if callback is None else _with_callback(call, callback))
         ctx.save_for_backward(values, crow, col, found[0])
         ctx.options = options
         ctx.mark_non_differentiable(*found[1:])
@@ -143,62 +172,93 @@ class _Solve(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         values, crow, col, x = ctx.saved_tensors
         adjoint = transposed(values, crow, col)
-        l, residual, _, codes = _Solve.apply(*adjoint, g, None, ctx.options)
-        if not torch.compiler.is_compiling() and bool((codes != 0).any()):
-            reason = REASONS[int(codes.max())]
-            raise RuntimeError(
-                f"relax_solve: the adjoint system must converge to give gradients, got {reason!r} "
-                f"with residual {float(residual.max()):.1e}"
-            )
+        if not torch.compiler.is_compiling():
+            check_finite("relax_solve", "the gradient of x", g)
+        found = _Solve.apply(*adjoint, g, None, ctx.options, None)
+        l = found[0]
+        if not torch.compiler.is_compiling():
+            failure = _solution(found, g.dim() == 1, ctx.options[0])._failure()
+            if failure is not None:
+                raise ConvergenceError(f"relax_solve: for the gradient, with A^H for A, {failure}")
         dvalues = None
         if ctx.needs_input_grad[0]:
             row, column = (index.to(l.device, non_blocking=True) for index in (rows(crow, col), col))
             product = l[row] * x[column].conj()
             dvalues = -(product if product.dim() == 1 else product.sum(dim=1))
-        return dvalues, None, None, l if ctx.needs_input_grad[3] else None, None, None
+        return dvalues, None, None, l if ctx.needs_input_grad[3] else None, None, None, None
+
+
+def _with_callback(call: Solve, callback: Callback) -> list[Tensor]:
+    """Solve without the op, whose arguments cannot be functions."""
+    return (ops.solve if call.values.is_cpu else ops_cuda.solve)(call, callback)
 
 
 def sweeps(
-    x: Tensor,
+    A: Matrix,
     b: Tensor,
-    A_values: Tensor,
-    omega: Tensor | float,
-    k: int,
-    pattern: Pattern,
+    x: Tensor,
     *,
-    method: str = "sor",
-    order: str = "natural",
+    omega: Tensor | float = 1.0,
+    sweeps: int = 1,
+    method: Literal["jacobi", "gauss_seidel", "sor", "ssor"] = "sor",
+    order: Literal["natural", "red-black", "color", "cluster"] = "natural",
 ) -> Tensor:
-    """Return x after k sweeps, differentiable in x, b, A_values and omega by adjoint sweeps in reverse.
+    """Return x after some sweeps, differentiable in x, b, A and omega by adjoint sweeps in reverse.
 
-    Arguments are those of :func:`relax_solve`; omega may be a tensor of one number. ``"gauss_seidel"`` is "sor" with
-    omega = 1. All k iterates are saved. Differentiating twice raises an error. On a GPU nothing synchronizes, so
-    values (a zero on the diagonal) and an omega on the GPU are not checked.
+    All iterates are saved. On a GPU nothing synchronizes, so values (a zero on the diagonal) and an omega on the GPU
+    are not checked; b and x are never checked for infinities and NaN.
+
+    Parameters
+    ----------
+    A : (n, n)
+        A sparse tensor or ``(crow, col, values)``, as for :func:`relax_solve`.
+    b, x : (n,) or (n, k)
+        The right-hand side, and the vectors before the first sweep.
+    omega
+        The relaxation factor, a number or a tensor of one; 1 for "gauss_seidel".
+    sweeps
+        The number of sweeps.
+    method, order
+        As for :func:`relax_solve`.
+
+    Returns
+    -------
+    Tensor
+        x after the sweeps, in the shape of x. Differentiating twice raises an error.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described.
+
+    See Also
+    --------
+    relax_solve : Sweeps until the residual is small.
 
     Examples
     --------
     >>> import torch
     >>> from fastiter.torch import sweeps
     >>> crow, col = torch.tensor([0, 2, 4]), torch.tensor([0, 1, 0, 1])
-    >>> values = torch.tensor([4.0, -1, -2, 8])
+    >>> A = torch.sparse_csr_tensor(crow, col, torch.tensor([4.0, -1, -2, 8]))
     >>> omega = torch.tensor(1.0, requires_grad=True)
-    >>> x = sweeps(torch.zeros(2), torch.tensor([2.0, 12.0]), values, omega, 2, (crow, col))
+    >>> x = sweeps(A, torch.tensor([2.0, 12.0]), torch.zeros(2), omega=omega, sweeps=2)
     >>> x.sum().backward()
     >>> x.detach(), omega.grad
     (tensor([0.9062, 1.7266]), tensor(1.1562))
     """
     function = "sweeps"
     refuse_transforms(function)
-    crow, col = _checked(function, A_values, pattern, method, order)
-    check_tensors(function, ("x", "b", "A_values"), (x, b, A_values), DTYPES, CPU_AND_CUDA)
+    crow, col, values = _checked(function, A, method, order)
+    check_tensors(function, ("b", "x", "A"), (b, x, values), DTYPES, CPU_AND_CUDA)
     _check_shapes(function, crow, b, x, "x")
-    count = _vectors.count(function, "k", k)
+    count = _vectors.count(function, "sweeps", sweeps)
     _check_factor(function, method, omega)
     if not isinstance(omega, Tensor):
         omega = torch.tensor(_vectors.positive(function, "omega", omega, zero=False), dtype=torch.float64, device="cpu")
     if omega.numel() != 1 or omega.is_complex() or not omega.is_floating_point():
         raise ValueError(f"{function}: omega must be a number or a real tensor of one, got {tuple(omega.shape)}")
-    return _Sweeps.apply(A_values, crow, col, x, b, omega, count, method, order)  # type: ignore[no-any-return]
+    return _Sweeps.apply(values, crow, col, x, b, omega, count, method, order)  # type: ignore[no-any-return]
 
 
 class _Sweeps(torch.autograd.Function):
@@ -238,7 +298,8 @@ def _check_factor(function: str, method: str, omega: Tensor | float | str) -> No
         raise ValueError(f"{function}: omega must be 1 for gauss_seidel (see sor), got {number}")
 
 
-def _checked(function: str, values: Any, pattern: Any, method: object, order: object) -> tuple[Tensor, Tensor]:
+def _checked(function: str, A: Any, method: object, order: object) -> tuple[Tensor, Tensor, Tensor]:
+    """Check the matrix and the options; return crow, col and the values."""
     for name, given, known in (("method", method, METHODS), ("order", order, ORDERS)):
         if not isinstance(given, str):
             raise TypeError(f"{function}: {name} must be a str, got {type_name(given)}")
@@ -246,18 +307,24 @@ def _checked(function: str, values: Any, pattern: Any, method: object, order: ob
             raise ValueError(f"{function}: {name} must be one of {', '.join(map(repr, known))}, got {given!r}")
     if method == "jacobi" and order != "natural":
         raise ValueError(f"{function}: order must be 'natural' for jacobi, got {order!r}")
-    if not isinstance(pattern, (tuple, list)) or len(pattern) != 2:
-        raise TypeError(f"{function}: pattern must be a pair (crow, col), got {type_name(pattern)}")
-    crow, col = (checked_integers(function, name, x) for name, x in zip(("crow", "col"), pattern, strict=True))
-    check_tensors(function, ("A_values",), (values,), DTYPES, CPU_AND_CUDA)
+    if not isinstance(A, (tuple, list)):
+        check_matrix(function, A, " or (crow, col, values)")
+        if A.dim() != 2 or A.shape[0] != A.shape[1]:
+            raise ValueError(f"{function}: A must have shape (n, n), got {tuple(A.shape)}")
+        return rows_of(A)
+    if len(A) != 3:
+        raise TypeError(f"{function}: A must be a sparse tensor or (crow, col, values), got {len(A)} parts")
+    crow, col = (checked_integers(function, name, x) for name, x in zip(("crow", "col"), A, strict=False))
+    values = A[2]
+    check_tensors(function, ("values",), (values,), DTYPES, CPU_AND_CUDA)
     if crow.dim() != 1 or crow.shape[0] == 0:
         raise ValueError(f"{function}: crow must have shape (n + 1,), got {tuple(crow.shape)}")
     if values.dim() != 1 or col.shape != values.shape:
         raise ValueError(
-            f"{function}: col must have the shape (entries,) of A_values, "
+            f"{function}: col must have the shape (entries,) of values, "
             f"got {tuple(col.shape)} and {tuple(values.shape)}"
         )
-    return crow, col
+    return crow, col, values
 
 
 def _check_shapes(function: str, crow: Tensor, b: Tensor, x: Tensor | None, name: str) -> None:

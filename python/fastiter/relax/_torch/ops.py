@@ -22,14 +22,19 @@ from ..._torch.op import Op
 from ..._torch.ops import contiguous
 from .._order import Arrangement
 from .._relaxation import Relaxation
+from .._result import Callback, Limits, LinearSolution
+from .tensors import limits_on_tensors, on_tensors
 
 #: Value of omega that stands for omega="auto" in _relax_solve
 AUTO = 0.0
-REASONS = ("converged", "max_steps", "diverged", "stagnated")
+REASONS = ("converged", "max_steps", "diverged", "stagnated", "callback")
 
 
 class Solve(NamedTuple):
-    """A call of the op that returns x, and the residual norm, steps and reason (an index in REASONS) of each column."""
+    """A call of the op that returns x, the residual, tolerance, steps and reason of each column, and the omega used.
+
+    A reason is an index in REASONS.
+    """
 
     values: Tensor
     crow: Tensor
@@ -43,6 +48,10 @@ class Solve(NamedTuple):
     atol: float
     max_steps: int
     check_every: int
+
+    def limits(self, callback: Callback | None) -> Limits:
+        """Return when the solution ends."""
+        return Limits(self.rtol, self.atol, self.max_steps, self.check_every, callback)
 
 
 class Sweeps(NamedTuple):
@@ -90,7 +99,7 @@ class _Csr:
 
 def _relaxation(function: str, matrix: _Csr, method: str, omega: float, order: str) -> Relaxation:
     factor: dict[str, Any] = {} if method == "gauss_seidel" else {"omega": "auto" if omega == AUTO else omega}
-    return Relaxation.of(function, matrix, method, order=order, **factor)
+    return Relaxation._of(function, matrix, method, order=order, **factor)  # type: ignore[arg-type]
 
 
 def _array(x: Tensor) -> Any:
@@ -101,23 +110,32 @@ def _columns(x: Tensor) -> int:
     return 1 if x.dim() == 1 else x.shape[1]
 
 
-def _solve(call: Solve) -> list[Tensor]:
-    values, crow, col, b, x0, method, omega, order, rtol, atol, max_steps, check_every = call
-    relaxation = _relaxation("relax_solve", _Csr(values, crow, col), method, omega, order)
-    options = {"rtol": rtol, "atol": atol, "max_steps": max_steps, "check_every": check_every}
-    found = relaxation.solve(_array(b), None if x0 is None else _array(x0), **options)  # type: ignore[arg-type]
+def solve(call: Solve, callback: Callback | None = None) -> list[Tensor]:
+    values, crow, col, b, x0, method, omega = call[:7]
+    relaxation = _relaxation("relax_solve", _Csr(values, crow, col), method, omega, call.order)
+    arrays = _array(b), None if x0 is None else _array(x0)
+    limits = limits_on_tensors(call.limits(callback))
+    return results_of(on_tensors(relaxation._solve("relax_solve", *arrays, limits)))
+
+
+def results_of(found: LinearSolution) -> list[Tensor]:
+    """Return the results of the op; all but x are on the CPU, and have one number for each column."""
     reasons = [found.reason] if isinstance(found.reason, str) else found.reason
     codes = torch.tensor([REASONS.index(reason) for reason in reasons], dtype=torch.int64, device="cpu")
-    residual = torch.from_numpy(np.array(found.residual, np.float64).reshape(-1))
-    steps = torch.from_numpy(np.array(found.steps, np.int64).reshape(-1))
-    return [torch.from_numpy(found.value), residual, steps, codes]
+    numbers = [
+        torch.as_tensor(x, dtype=dtype, device="cpu").reshape(-1)
+        for x, dtype in ((found.residual, torch.float64), (found.tolerance, torch.float64), (found.steps, torch.int64))
+    ]
+    omega = torch.tensor([found.omega], dtype=torch.float64, device="cpu")
+    return [found.value, *numbers, codes, omega]
 
 
 def _solve_fake(call: Solve) -> list[Tensor]:
     k = _columns(call.b)
     x = torch.empty_like(call.b, memory_format=torch.contiguous_format)
     steps, codes = (torch.empty(k, dtype=torch.int64, device="cpu") for _ in range(2))  # always on the CPU
-    return [x, torch.empty(k, dtype=torch.float64, device="cpu"), steps, codes]
+    residual, tolerance, omega = (torch.empty(n, dtype=torch.float64, device="cpu") for n in (k, k, 1))
+    return [x, residual, tolerance, steps, codes, omega]
 
 
 def _halves(method: str) -> tuple[bool, ...]:
@@ -192,7 +210,7 @@ def _sweeps_bwd(call: SweepsBackward) -> list[Tensor]:
 
 def _places(relaxation: Relaxation, n: int) -> Tensor:
     """Return each row's position in the order."""
-    how = getattr(relaxation.system, "how", Arrangement())
+    how = getattr(relaxation._system, "how", Arrangement())
     place = torch.arange(n, device="cpu")
     if not isinstance(how.order, int):
         place[torch.from_numpy(how.order.astype(np.int64))] = torch.arange(n, device="cpu")
@@ -205,6 +223,6 @@ def _sweeps_bwd_fake(call: SweepsBackward) -> list[Tensor]:
     return [g.new_empty(g.shape), g.new_empty(g.shape), torch.empty_like(call.values), domega]
 
 
-relax_solve = Op("_relax_solve", Solve, _solve, _solve_fake)
+relax_solve = Op("_relax_solve", Solve, solve, _solve_fake)
 relax_sweeps = Op("_relax_sweeps", Sweeps, _sweeps, _sweeps_fake)
 relax_sweeps_bwd = Op("_relax_sweeps_bwd", SweepsBackward, _sweeps_bwd, _sweeps_bwd_fake)

@@ -10,26 +10,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..._backend import BackendError
-from ..._solution import Solution
 from ..._torch.ops import contiguous
 from .. import _vectors
 from .._adaptive import GO_ON, KEEP, RESTORE, Adaptive
 from .._matrix import read_csr
 from .._order import Arrangement, arrange
 from .._relaxation import adaptive_of
-from .._solve import Kept, Watch
+from .._result import Callback, Limits, LinearSolution, Progress
+from .._solve import Kept, Run, Watch
 from .cuda import BACKWARD, FORWARD, JACOBI, SYMMETRIC, OfRows, _Matrix, norm_of, norms_of
 from .layouts import Slices, slices_of
 from .ops import (
     AUTO,
-    REASONS,
     Solve,
     Sweeps,
     SweepsBackward,
@@ -38,9 +37,11 @@ from .ops import (
     relax_solve,
     relax_sweeps,
     relax_sweeps_bwd,
+    results_of,
     rows,
 )
 from .spectrum import auto_choice
+from .tensors import check_finite
 
 COLOURED = ("red-black", "color")
 
@@ -148,47 +149,48 @@ def as_omega(function: str, method: str, omega: Tensor | float, device: torch.de
     return torch.full((1,), value, dtype=torch.float64, device=device)
 
 
-Limits = tuple[float, float, int, int]
+class View(NamedTuple):
+    """The user's view of own vectors: whether b is a single right-hand side, and a copy of x in the user's layout."""
+
+    single: bool
+    outside: Callable[[Tensor], Tensor]
 
 
-def iterate(
-    matrix: _Matrix,
-    x: Tensor,
-    b: Tensor,
-    limits: Limits,
-    step: Callable[[Tensor, int], Tensor],
-    observe: Callable[[int, float], int] | None = None,
-) -> tuple[Tensor, Watch]:
-    """Iterate from x until every column has converged or failed; synchronizes once per check.
-
-    ``observe`` is as in relax._solve.iterate.
-    """
-    rtol, atol, most, every = limits
-    watch, done = Watch(norms_of(matrix, x, b), rtol * norm_of(matrix.as_columns(b)) + atol, every), 0
-    kept, copy = Kept(), (x, watch.residual)
+def iterate(matrix: _Matrix, x: Tensor, b: Tensor, limits: Limits, run: Run, view: View) -> LinearSolution:
+    """Iterate from x until every column has converged or failed; synchronizes once per check."""
+    watch = Watch(norms_of(matrix, x, b), limits.rtol * norm_of(matrix.as_columns(b)) + limits.atol, limits.check_every)
+    done, kept, copy = 0, Kept(), (x, watch.residual)
     kept.keep(matrix.as_columns(x), ~watch.is_open, watch)
+
+    def progress() -> Progress:
+        numbers = (watch.residual, watch.target)
+        residual, tolerance = (float(n[0]) if view.single else torch.from_numpy(n.copy()) for n in numbers)
+        return Progress(done, residual, tolerance, run.omega(), lambda: view.outside(x).clone())
+
     with np.errstate(all="ignore"):
-        while watch.is_open.any() and done < most:
-            count = min(every, most - done)
-            x, done = step(x, count), done + count
+        while watch.is_open.any() and done < limits.max_steps:
+            count = min(limits.check_every, limits.max_steps - done)
+            x, done = run.step(x, count), done + count
             norms = norms_of(matrix, x, b)
-            verdict = observe(done, watch.ratio(norms)) if observe else GO_ON
+            verdict = run.observe(done, watch.ratio(norms)) if run.observe else GO_ON
             if verdict == KEEP:
                 copy = x.clone(), norms
             elif verdict == RESTORE:
                 norms = copy[1]
                 x.copy_(copy[0])
             kept.keep(matrix.as_columns(x), watch.check(done, norms), watch)
+            if limits.stops(progress):
+                kept.keep(matrix.as_columns(x), watch.stop(), watch)
     kept.put_back(matrix.as_columns(x))
-    return x, watch
+    return _solution(view.outside(x), watch, view.single, run)
 
 
-def solve_inside(
-    matrix: _Matrix, x: Tensor, b: Tensor, omega: Tensor, kind: int, limits: Limits, adaptive: Adaptive | None = None
-) -> tuple[Tensor, Watch]:
-    """Sweep until every column has converged or failed; ``adaptive`` picks the next omega from the residuals."""
+def run_of(
+    matrix: _Matrix, b: Tensor, omega: Tensor, kind: int, method: str, adaptive: Adaptive | None, number: float
+) -> Run:
+    """Return the sweeps with an omega, given also as a number; ``adaptive`` picks the next from the residuals."""
     if adaptive is None:
-        return iterate(matrix, x, b, limits, lambda x, count: matrix.sweep(x, b, omega, count, kind))
+        return Run(lambda x, count: matrix.sweep(x, b, omega, count, kind), method, lambda: number)
     chosen: Adaptive = adaptive
     factor = [torch.full_like(omega, chosen.omega)]
 
@@ -197,32 +199,26 @@ def solve_inside(
         factor[0] = torch.full_like(omega, chosen.omega)
         return verdict
 
-    return iterate(matrix, x, b, limits, lambda x, count: matrix.sweep(x, b, factor[0], count, kind), observe)
+    return Run(lambda x, count: matrix.sweep(x, b, factor[0], count, kind), method, lambda: chosen.omega, observe)
 
 
-def solution_of(x: Tensor, watch: Watch, single: bool, method: str, omega: float) -> Solution:
-    """Return a Solution with numbers, or with CPU tensors of one number for each column."""
-    history, converged = torch.from_numpy(np.array(watch.history)), torch.from_numpy(watch.reason == "converged")
-    steps, reason = torch.from_numpy(watch.steps), tuple(map(str, watch.reason))
-    if single:
-        return Solution(
-            value=x,
-            converged=bool(converged[0]),
-            steps=int(steps[0]),
-            residual=float(watch.residual[0]),
-            history=history[:, 0],
-            reason=reason[0],
-            method=method,
-            omega=omega,
-        )
-    found: dict[str, Any] = {
-        "converged": converged,
-        "steps": steps,
-        "residual": torch.from_numpy(watch.residual),
-        "history": history,
-        "reason": reason,
-    }
-    return Solution(value=x, method=method, omega=omega, **found)
+def _solution(x: Tensor, watch: Watch, single: bool, run: Run) -> LinearSolution:
+    """Return a solution with numbers, or with CPU tensors of one number for each column."""
+    arrays = (watch.reason == "converged", watch.steps, watch.residual, watch.target)
+    numbers = (array[0].item() if single else torch.from_numpy(array) for array in arrays)
+    converged, steps, residual, tolerance = numbers
+    history, reasons = torch.from_numpy(np.array(watch.history)), tuple(map(str, watch.reason))
+    return LinearSolution(
+        value=x,
+        converged=converged,
+        steps=steps,
+        residual=residual,
+        tolerance=tolerance,
+        history=history[:, 0] if single else history,
+        reason=reasons[0] if single else reasons,
+        method=run.method,
+        omega=run.omega(),
+    )
 
 
 def kind_of(method: str) -> int:
@@ -230,22 +226,23 @@ def kind_of(method: str) -> int:
     return JACOBI if method == "jacobi" else SYMMETRIC if method == "ssor" else FORWARD
 
 
-def solve(call: Solve) -> list[Tensor]:
+def solve(call: Solve, callback: Callback | None = None) -> list[Tensor]:
     """Implement fastiter::_relax_solve; all results but x are on the CPU."""
-    values, crow, col, b, x0, method, omega, order, rtol, atol, max_steps, check_every = call
-    plan = plan_of("relax_solve", crow, col, method, order)
+    values, crow, col, b, x0, method, omega = call[:7]
+    plan = plan_of("relax_solve", crow, col, method, call.order)
     matrix, adaptive = _matrix(plan, values), None
     _check_values("relax_solve", matrix, values, plan)
+    check_finite("relax_solve", "b", b)
+    if x0 is not None:
+        check_finite("relax_solve", "x0", x0)
     if omega == AUTO and values.numel():
-        choice = auto_choice(matrix, values.dtype, method)
-        omega, adaptive = choice.omega, adaptive_of(method, method == "ssor", choice)
-    factor = as_omega("relax_solve", method, 1.0 if method == "gauss_seidel" else omega or 1.0, values.device)
-    start = torch.zeros_like(b) if x0 is None else x0.clone()
-    own = contiguous(matrix.inside(start)), contiguous(matrix.inside(b.detach()))
-    x, watch = solve_inside(matrix, *own, factor, kind_of(method), (rtol, atol, max_steps, check_every), adaptive)
-    codes = torch.tensor([REASONS.index(reason) for reason in watch.reason], dtype=torch.int64, device="cpu")
-    residual = torch.from_numpy(np.array(watch.history[-1], np.float64))
-    return [contiguous(matrix.outside(x)), residual, torch.from_numpy(watch.steps), codes]
+        adaptive = adaptive_of(method, method == "ssor", lambda: auto_choice(matrix, values.dtype, method))
+    number = 1.0 if method == "gauss_seidel" else omega or 1.0
+    factor = as_omega("relax_solve", method, number, values.device)
+    own, own_b = (contiguous(matrix.inside(x)) for x in (torch.zeros_like(b) if x0 is None else x0.clone(), b.detach()))
+    run = run_of(matrix, own_b, factor, kind_of(method), method, adaptive, number)
+    view = View(False, lambda x: contiguous(matrix.outside(x)))
+    return results_of(iterate(matrix, own, own_b, call.limits(callback), run, view))
 
 
 def sweeps(call: Sweeps) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from ... import relax
 from ..._backend import BackendError
 from ..._check import check_flag, type_name
-from ..._solution import Solution
+from ..._solution import judged
 from ..._torch import launch
 from ..._torch.ops import contiguous
 from .. import _vectors
@@ -18,13 +18,14 @@ from .._matrix import read_csr, without_zeros
 from .._order import Arrangement, arrange_disjoint
 from .._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC
 from .._prepare import OfBlocks as HostBlocks
-from .._relaxation import METHODS, adaptive_of
+from .._relaxation import METHODS
+from .._result import Callback, Limits, LinearSolution
 from ..stencil import Stencil
 from .cuda import OfBlocks, OfRows, OfStencil, _Matrix
 from .cuda_kaczmarz import OfProjections
 from .layouts import block_rows_of, slices_of
-from .ops_cuda import Limits, check_order, solution_of, solve_inside, tensors_of
-from .tensors import DTYPES, Sparse, matrix_of, on_tensors, overlap
+from .ops_cuda import View, check_order, iterate, run_of, tensors_of
+from .tensors import DTYPES, Sparse, check_finite, limits_on_tensors, matrix_of, on_tensors, overlap
 
 BACKENDS = ("cpu", "cuda", "triton")
 _GPUS = ("cuda",)  # tests replace it by ("cpu",)
@@ -78,15 +79,15 @@ class Relaxation:
         A: Tensor | Stencil,
         method: str = "sor",
         *,
-        omega: float | str = 1.0,
+        omega: float | Literal["auto"] | None = None,
         order: Any = "natural",
         block_size: int | None = None,
         symmetric: bool = False,
         backend: str | None = None,
     ) -> None:
-        self.device = None if isinstance(A, Stencil) else A.device if isinstance(A, Tensor) else None
+        self._device = None if isinstance(A, Stencil) else A.device if isinstance(A, Tensor) else None
         matrix = A if isinstance(A, Stencil) else matrix_of(A)
-        self._backend = _backend(backend, self.device)
+        self._backend = _backend(backend, self._device)
         if self._backend != "cpu":
             _check_gpu(self._backend, A, method, order)
         together = None
@@ -95,18 +96,27 @@ class Relaxation:
             together = arrange_disjoint(read_csr("Relaxation", matrix))
             order = together.order  # the same sweep on the CPU, in sequence
         options: dict[str, Any] = {"omega": omega, "order": order, "block_size": block_size, "symmetric": symmetric}
-        host = relax.Relaxation.of("Relaxation", matrix, method, **options)
-        self.method, self.symmetric, self.omega = method, host.symmetric, host.omega
+        host = relax.Relaxation._of("Relaxation", matrix, method, **options)
+        self.method, self.symmetric = method, host.symmetric
         self.shape, self.colors = host.shape, together.number_of_colours if together else host.colors
-        self._choice = host.choice
+        self._chooser = host
         self._grid = A.grid if isinstance(A, Stencil) else None
-        batch = host.system.batch
+        batch = host._system.batch
         self._fixed = (batch, self.shape[0]) if batch else self._grid  # the shape of b if only one is allowed
-        self.dtype_name = host.dtype.name
+        self._dtype_name = host.dtype.name
         self._stencil = A if isinstance(A, Stencil) else None
-        self.host = host if self._backend == "cpu" else None
-        self._matrix = None if self.host or self._stencil else _on_device(host, self.device, together)
+        self._host = host if self._backend == "cpu" else None
+        self._matrix = None if self._host or self._stencil else _on_device(host, self._device, together)
         self._omegas: dict[torch.device, Tensor] = {}
+
+    def __repr__(self) -> str:
+        """Return one line, as of :class:`fastiter.relax.Relaxation`, with the backend."""
+        return f"{repr(self._chooser)[:-1]}, backend={self._backend!r})"
+
+    @property
+    def omega(self) -> float:
+        """The relaxation factor of :meth:`sweep`; with ``"auto"`` estimated on the CPU when it is first needed."""
+        return self._chooser.omega
 
     def sweep(self, x: Tensor, b: Tensor, sweeps: int = 1, *, backward: bool = False) -> None:
         """Sweep x in place, `sweeps` times; `backward`: from the last colour to the first. Never synchronizes."""
@@ -121,15 +131,15 @@ class Relaxation:
         x, b = x.detach(), b.detach()
         if overlap(x, b):
             raise ValueError(f"{function}: x must not share memory with b, got overlapping tensors")
-        if self.host is not None:
+        if self._host is not None:
             own = contiguous(x)
-            self.host.sweep(own.numpy(), contiguous(b).numpy(), times, backward=backward)
+            self._host.sweep(own.numpy(), contiguous(b).numpy(), times, backward=backward)
             found = own
         else:
-            matrix = self.on(b.device)
+            matrix = self._on(b.device)
             turn = BACKWARD if backward else FORWARD
-            own, own_b = self.inside(x), self.inside(b)
-            found = matrix.outside(matrix.sweep(own, own_b, self.omega_on(b.device), times, self.kind_of(turn)))
+            own, own_b = self._inside(x), self._inside(b)
+            found = matrix.outside(matrix.sweep(own, own_b, self._omega_on(b.device), times, self._kind_of(turn)))
         if found.data_ptr() != x.data_ptr():
             x.copy_(found.reshape(x.shape))
 
@@ -137,10 +147,10 @@ class Relaxation:
         """Return b - A x."""
         self._check("Relaxation.residual", b, x, "x")
         x, b = x.detach(), b.detach()
-        if self.host is not None:
-            return torch.from_numpy(self.host.residual(contiguous(x).numpy(), contiguous(b).numpy()))
-        matrix = self.on(b.device)
-        own = matrix.remainder(self.inside(x), self.inside(b))
+        if self._host is not None:
+            return torch.from_numpy(self._host.residual(contiguous(x).numpy(), contiguous(b).numpy()))
+        matrix = self._on(b.device)
+        own = matrix.remainder(self._inside(x), self._inside(b))
         return matrix.outside(own).reshape(b.shape)
 
     def solve(
@@ -152,77 +162,89 @@ class Relaxation:
         atol: float = 0.0,
         max_steps: int = 10_000,
         check_every: int = 1,
-    ) -> Solution:
+        callback: Callback | None = None,
+        throw: bool = False,
+    ) -> LinearSolution:
         """Sweep until ||b - A x|| <= rtol ||b|| + atol, from x0 or 0, as :meth:`fastiter.relax.Relaxation.solve`.
 
         On a GPU the host synchronizes once per check of the residual, so a larger ``check_every`` amortizes it over
         more sweeps. ``value`` is on the device of b; the other results, one for each column, are tensors on the CPU.
         """
-        start, limits = self.start("Relaxation.solve", b, x0, (rtol, atol, max_steps, check_every))
+        limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
+        return judged("Relaxation.solve", self._solve("Relaxation.solve", b, x0, limits), throw)
+
+    def _solve(self, function: str, b: Tensor, x0: Tensor | None, limits: Limits) -> LinearSolution:
+        start = self._start(function, b, x0)
         b = b.detach()
-        if self.host is not None:
-            names = ("rtol", "atol", "max_steps", "check_every")
-            options: dict[str, Any] = dict(zip(names, limits, strict=True))
-            return on_tensors(self.host.solve(contiguous(b).numpy(), contiguous(start).numpy(), **options))
-        matrix, omega = self.on(b.device), self.omega_on(b.device)
-        own, own_b = self.inside(start), matrix.without_given(self.inside(b))
-        adaptive = adaptive_of(self.method, self.symmetric, self._choice)
-        own, watch = solve_inside(matrix, own, own_b, omega, self.kind_of(FORWARD), limits, adaptive)
-        used = adaptive.omega if adaptive else self.omega
-        return solution_of(self.outside(own, start), watch, self.is_single(b), self.method, used)
+        if self._host is not None:
+            arrays = contiguous(b).numpy(), contiguous(start).numpy()
+            return on_tensors(self._host._solve(function, *arrays, limits_on_tensors(limits)))
+        limits = limits.checked(function)
+        matrix, own_b = self._on(b.device), self._own_rhs(function, b)
+        if x0 is not None:
+            check_finite(function, "x0", start)
+        adaptive = self._chooser._adaptive()
+        omega = adaptive.omega if adaptive else self.omega
+        factor = torch.full((1,), omega, dtype=torch.float64, device=b.device)
+        run = run_of(matrix, own_b, factor, self._kind_of(FORWARD), self.method, adaptive, omega)
+        return iterate(matrix, self._inside(start), own_b, limits, run, self._view(b, start))
 
-    # The rest is shared with accelerators, and internal to the package.
+    # The rest is shared with accelerators.
 
-    def start(self, function: str, b: Tensor, x0: Tensor | None, given: tuple[Any, ...]) -> tuple[Tensor, Limits]:
-        """Check the arguments of a solve; return a copy of x0, or 0, and the limits."""
+    def _start(self, function: str, b: Tensor, x0: Tensor | None) -> Tensor:
+        """Check the vectors of a solve; return a copy of x0, or 0."""
         self._check(function, b, x0, "x0")
-        rtol, atol = _vectors.positive(function, "rtol", given[0]), _vectors.positive(function, "atol", given[1])
-        most = _vectors.count(function, "max_steps", given[2])
-        every = _vectors.count(function, "check_every", given[3], 1)
-        start = b.new_zeros(self._shape_of_x(b)) if x0 is None else x0.detach().clone()
-        return start, (rtol, atol, most, every)
+        return b.new_zeros(self._shape_of_x(b)) if x0 is None else x0.detach().clone()
 
-    def inside(self, x: Tensor) -> Tensor:
+    def _own_rhs(self, function: str, b: Tensor) -> Tensor:
+        """Return b in the layout of the kernels, 0 at points without an equation; refuse infinities and NaN."""
+        own = self._on(b.device).without_given(self._inside(b))
+        if not bool(own.isfinite().all()):
+            check_finite(function, "b", self._outside(own, b))
+        return own
+
+    def _view(self, b: Tensor, x: Tensor) -> View:
+        return View(b.dim() == 1 or self._grid is not None, lambda own: self._outside(own, x))
+
+    def _inside(self, x: Tensor) -> Tensor:
         """Return vectors in the layout of the kernels."""
-        return self.on(x.device).inside(x.reshape(-1) if self._grid is not None else x)
+        return self._on(x.device).inside(x.reshape(-1) if self._grid is not None else x)
 
-    def outside(self, x: Tensor, like: Tensor) -> Tensor:
-        """Undo :meth:`inside`, and return the vector in the shape of ``like``."""
-        return contiguous(self.on(x.device).outside(x)).reshape(like.shape)
+    def _outside(self, x: Tensor, like: Tensor) -> Tensor:
+        """Undo :meth:`_inside`, and return the vector in the shape of ``like``."""
+        return contiguous(self._on(x.device).outside(x)).reshape(like.shape)
 
-    def is_single(self, b: Tensor) -> bool:
-        """Return whether b is a single right-hand side."""
-        return b.dim() == 1 or self._grid is not None
-
-    def kind_of(self, turn: int) -> int:
+    def _kind_of(self, turn: int) -> int:
         """Return the kernels' constant for a sweep in this direction."""
         return JACOBI if METHODS[self.method][0] == "jacobi" else SYMMETRIC if self.symmetric else turn
 
-    def omega_on(self, device: torch.device) -> Tensor:
+    def _omega_on(self, device: torch.device) -> Tensor:
         """Return omega as a tensor on the device."""
         if device not in self._omegas:
             self._omegas[device] = torch.full((1,), self.omega, dtype=torch.float64, device=device)
         return self._omegas[device]
 
-    def on(self, device: torch.device) -> _Matrix:
+    def _on(self, device: torch.device) -> _Matrix:
         """Return the matrix in the layout of the kernels."""
         if self._matrix is None:
             assert self._stencil is not None  # all other matrices are laid out by __init__
-            self.device = device
+            self._device = device
             self._matrix = OfStencil(self._stencil, device, _triton_jacobi() if self._backend == "triton" else None)
         return self._matrix
 
     def _check(self, function: str, b: Any, x: Any, x_name: str) -> None:
         kinds = (
-            [self.dtype_name, "float64"] if self.dtype_name == "float32" and self._grid is None else [self.dtype_name]
+            [self._dtype_name, "float64"]
+            if self._dtype_name == "float32" and self._grid is None
+            else [self._dtype_name]
         )
         for name, t in ((x_name, x), ("b", b)) if x is not None else (("b", b),):
             if not isinstance(t, Tensor) or t.layout != torch.strided:
                 raise TypeError(f"{function}: {name} must be a dense torch.Tensor, got {type_name(t)}")
             if DTYPES.get(t.dtype) not in kinds or t.dtype != b.dtype:
                 raise TypeError(f"{function}: {name} must have dtype {' or '.join(kinds)} to go with A, got {t.dtype}")
-            if self.device is not None and t.device != self.device:
-                raise BackendError(f"{function}: {name} must be on device {self.device} like A, got {t.device}")
+            if self._device is not None and t.device != self._device:
+                raise BackendError(f"{function}: {name} must be on device {self._device} like A, got {t.device}")
             if t.device != b.device or t.device.type not in (("cpu",) if self._backend == "cpu" else _GPUS):
                 expected = f"{'the CPU' if self._backend == 'cpu' else 'one GPU'} for backend {self._backend!r}"
                 raise BackendError(f"{function}: {name} must be on {expected}, got {t.device}")
@@ -267,7 +289,7 @@ def _check_gpu(backend: str, A: object, method: object, order: object) -> None:
 
 def _on_device(host: relax.Relaxation, device: torch.device | None, together: Arrangement | None) -> _Matrix:
     assert device is not None  # a tensor's
-    system: Any = host.system
+    system: Any = host._system
     if together is not None:
         return OfProjections(system.A, together, device, system.scale)
     if isinstance(system, HostBlocks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..._check import type_name
-from ..._solution import Solution
 from .._matrix import Batch, Csr
+from .._result import Limits, LinearSolution, Progress
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.complex128: "complex128"}
 
@@ -51,21 +52,63 @@ class Sparse:
         return found
 
 
+_LAYOUTS = {
+    torch.sparse_csr: "csr",
+    torch.sparse_csc: "csc",
+    torch.sparse_bsr: "bsr",
+    torch.sparse_bsc: "bsc",
+    torch.sparse_coo: "coo",
+}
+
+
+def check_matrix(function: str, A: object, others: str = "") -> None:
+    """Refuse anything but a sparse tensor with a dtype of the kernels."""
+    if not isinstance(A, Tensor):
+        more = "" if not hasattr(A, "tocsr") else " (fastiter.relax takes SciPy's matrices)"
+        raise TypeError(f"{function}: A must be a sparse tensor{others}, got {type_name(A)}{more}")
+    if A.layout not in _LAYOUTS:
+        raise TypeError(f"{function}: A must be a sparse tensor{others}, got a dense one (A.to_sparse_csr() is sparse)")
+    if A.dtype not in DTYPES:
+        raise TypeError(f"{function}: A must have dtype float32, float64 or complex128, got {A.dtype}")
+
+
+def rows_of(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return crow and col on the CPU, and the values, differentiable in those of A (n, n), of any sparse layout."""
+    kind = _LAYOUTS[A.layout]
+    if kind == "csr":
+        return A.crow_indices().cpu(), A.col_indices().cpu(), A.values()
+    if kind == "coo":
+        A = A.coalesce()
+        (row, col), values = A.indices(), A.values()
+    else:
+        by_column = kind in ("csc", "bsc")
+        start, minor = (A.ccol_indices(), A.row_indices()) if by_column else (A.crow_indices(), A.col_indices())
+        lines = torch.arange(len(start) - 1, device=start.device)
+        major, values = torch.repeat_interleave(lines, start.diff()), A.values()
+        row, col = (minor, major) if by_column else (major, minor)
+        if values.dim() == 3:
+            height, width = (torch.arange(size, device=row.device) for size in values.shape[1:])
+            row = (row[:, None, None] * len(height) + height[:, None]).expand(values.shape).reshape(-1)
+            col = (col[:, None, None] * len(width) + width).expand(values.shape).reshape(-1)
+        place = torch.argsort(row * A.shape[1] + col, stable=True)
+        row, col, values = row[place], col[place], values.reshape(-1)[place]
+    counts = torch.bincount(row.cpu(), minlength=A.shape[0])
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]), col.cpu(), values
+
+
 def matrix_of(A: Any) -> Sparse | Batch:
     """Convert a sparse tensor to a matrix that :class:`fastiter.relax.Relaxation` takes."""
-    kinds = {torch.sparse_csr: "csr", torch.sparse_bsr: "bsr"}
-    layout = A.layout if isinstance(A, Tensor) else None
-    if layout not in kinds:
-        found = type_name(A) if layout is None else f"a tensor of layout {layout}"
-        raise TypeError(f"Relaxation: A must be a sparse CSR or BSR tensor or a Stencil, got {found}")
-    if A.dtype not in DTYPES:
-        raise TypeError(f"Relaxation: A must have dtype float32, float64 or complex128, got {A.dtype}")
-    if A.dim() == 3 and layout == torch.sparse_csr:
+    check_matrix("Relaxation", A, " or a Stencil")
+    kind = _LAYOUTS[A.layout]
+    if A.dim() == 3 and kind == "csr":
         return _batch_of(A)
     if A.dim() != 2:
         expected = "(n, n), or in CSR (batch, n, n)"
         raise ValueError(f"Relaxation: A must have shape {expected}, got {tuple(A.shape)}")
-    return Sparse(kinds[layout], A)
+    if kind in ("csr", "bsr"):
+        return Sparse(kind, A)
+    crow, col, values = (x.detach().cpu().contiguous().numpy() for x in rows_of(A))
+    return Sparse.of_rows(Csr(A.shape[1], crow, col, values))
 
 
 def _batch_of(A: Tensor) -> Batch:
@@ -94,11 +137,33 @@ def overlap(x: Tensor, b: Tensor) -> bool:
     return first <= other_last and other_first <= last
 
 
-def on_tensors(found: Solution) -> Solution:
+def check_finite(function: str, name: str, x: Tensor) -> None:
+    """Refuse infinities and NaN, by the index of the first; synchronizes."""
+    finite = x.isfinite()
+    if not bool(finite.all()):
+        where = torch.nonzero(~finite)[0].tolist()
+        index = tuple(where) if len(where) > 1 else where[0]
+        raise ValueError(f"{function}: {name} must be finite, got {x[tuple(where)].item()} at index {index}")
+
+
+def on_tensors(found: LinearSolution) -> LinearSolution:
     """Return the solution with its arrays as tensors."""
 
     def tensor(x: Any) -> Any:
         return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
 
-    arrays = {name: tensor(getattr(found, name)) for name in ("value", "converged", "steps", "residual", "history")}
-    return Solution(**arrays, reason=found.reason, method=found.method, omega=found.omega)
+    return replace(found, **{of.name: tensor(getattr(found, of.name)) for of in fields(found)})
+
+
+def limits_on_tensors(limits: Limits) -> Limits:
+    """Return limits for a solution of arrays whose callback receives tensors."""
+    callback = limits.callback
+    if callback is None:
+        return limits
+
+    def with_tensors(progress: Progress) -> Any:
+        numbers = {name: getattr(progress, name) for name in ("residual", "tolerance")}
+        numbers = {name: torch.from_numpy(x) for name, x in numbers.items() if isinstance(x, np.ndarray)}
+        return callback(replace(progress, **numbers, _value=lambda: torch.from_numpy(progress.value)))
+
+    return limits._replace(callback=with_tensors)

@@ -12,13 +12,14 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.utils import _pytree as pytree
 
-from ...._solution import Solution
+from ...._solution import judged, warn
 from ...._torch.ops import refuse_transforms
 from .backward import Problem, with_gradient
 from .cell import Cell, Structure
 from .check import Request, check_cell_is_function, check_device, check_params, checked_state, checked_x, found_state
 from .newton import Options
 from .probe import check_cell, named_structure
+from .result import RecurrenceSolution
 from .windows import Answer, loop, solve_windows, window_for
 
 #: Maximum numbers per step, B n K, and minimum number of steps for which solving all steps at once is faster than a
@@ -26,6 +27,7 @@ from .windows import Answer, loop, solve_windows, window_for
 _FEW_NUMBERS, _MANY_STEPS = 128, 256
 #: The same on a GPU, where a loop launches a kernel for each operation of each step.
 _GPU_NUMBERS, _GPU_STEPS = 1 << 20, 64
+_NAME = "solve_recurrence"
 #: Default tolerances in units of eps: the rounding error of some tens of operations and a matrix product.
 _TOLERANCE = 64
 
@@ -44,7 +46,7 @@ def solve_recurrence(
     window: int | None = None,
     damping: float | Literal["auto"] = "auto",
     throw: bool = False,
-) -> Solution:
+) -> RecurrenceSolution:
     """h[t] = cell(h[t-1], x[t], params) for all t at once, by Newton's method, with the loop's result and gradient.
 
     A loop over time calls the cell T times. Here it is called a few times with all steps as rows of one batch, and its
@@ -94,13 +96,13 @@ def solve_recurrence(
         A gain k, 0 <= k < 1: corrections and Jacobians are multiplied by 1 - k, which keeps products of large
         Jacobians from overflowing. ``"auto"`` starts with 0 (``"elk"``: 1/2) and follows the residual.
     throw
-        Raise a RuntimeError if the given method, other than ``"auto"``, does not converge on some window, instead of
-        running the loop.
+        Raise a ConvergenceError if the given method, other than ``"auto"``, does not converge on some window, instead
+        of a warning and the loop; and if a state of the result is infinite or NaN, instead of a warning.
 
     Returns
     -------
-    Solution
-        ``value`` (B, T, ...) in the form of the state, ``last``, and how they were found, a :class:`fastiter.Solution`.
+    RecurrenceSolution
+        ``value`` (B, T, ...) in the form of the state, ``last``, and how they were found.
         Differentiable once, in x, params and state: the gradient is exact for all methods, and costs one reversed scan,
         or a loop if the Jacobian is dense with more than 16 units. Under torch.compile the call is a graph break (with
         ``fullgraph=True`` torch refuses it).
@@ -111,6 +113,13 @@ def solve_recurrence(
         If an argument has the wrong type, dtype, shape or value, or the cell breaks one of its rules.
     BackendError
         If a tensor is neither on the CPU nor on a CUDA device, or not all of them are on one.
+    ConvergenceError
+        If ``throw`` is True and the iteration does not converge.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If ``throw`` is False and the given method does not converge on some window, or a state is not finite.
 
     Notes
     -----
@@ -137,7 +146,7 @@ def solve_recurrence(
     >>> torch.allclose(torch.autograd.grad(solution.last.sum(), a)[0], expected, atol=1e-5)
     True
     """
-    refuse_transforms("solve_recurrence", "because the number of iterations depends on the values")
+    refuse_transforms(_NAME, "because the number of iterations depends on the values")
     request = Request(method, jacobian, rtol, atol, max_steps, window, damping, throw)
     if is_compiling():
         # The data-dependent iteration cannot be in a graph: the call is a graph break.
@@ -164,7 +173,7 @@ class _Arguments:
         return [*self.first, *self.x, *self.params]
 
 
-def _solve(function: Any, x: Any, params: Any, state: Any, request: Request) -> Solution:
+def _solve(function: Any, x: Any, params: Any, state: Any, request: Request) -> RecurrenceSolution:
     check_cell_is_function(function)
     request.check()
     given, cell = _arguments(function, x, params, state)
@@ -194,7 +203,20 @@ def _solve(function: Any, x: Any, params: Any, state: Any, request: Request) -> 
         problem = Problem(cell, given.rebuild, find, window, (len(first), len(inputs)))
         values = with_gradient(problem, values, given.first, given.x, given.params)
     last = [part[:, -1].clone() for part in values]
-    return _solution(cell, values, last, answer, method, structure, min(window, time))
+    found = judged(_NAME, _solution(cell, values, last, answer, method, structure, min(window, time)), request.throw)
+    _warn_of_loops(found, request)
+    return found
+
+
+def _warn_of_loops(found: RecurrenceSolution, request: Request) -> None:
+    """Warn if the loop had to replace a method that was asked for by its name."""
+    if request.method in ("auto", "sequential") or not bool(found.converged.all() & found.sequential.any()):
+        return
+    windows, count = int(found.sequential.sum()), found.sequential.numel()
+    warn(
+        f"{_NAME}: {found.method} must converge to be faster than a loop, got {windows} of {count} windows that were "
+        "run as a loop; try a smaller window, a larger max_steps, damping or method='auto'"
+    )
 
 
 def _arguments(function: Any, x: Any, params: Any, state: Any) -> tuple[_Arguments, Cell]:
@@ -259,7 +281,7 @@ def _options(request: Request, method: str, dtype: torch.dtype) -> Options:
     )
 
 
-def _nothing(given: _Arguments, cell: Cell) -> Solution:
+def _nothing(given: _Arguments, cell: Cell) -> RecurrenceSolution:
     batch, time = given.x[0].shape[:2]
     values = [part.new_zeros((batch, time, *part.shape[1:])) for part in given.first]
     last = [part.clone() for part in given.first]
@@ -275,9 +297,10 @@ def _solution(
     method: str,
     structure: Structure | None,
     window: int,
-) -> Solution:
+) -> RecurrenceSolution:
     single = cell.layout.single
-    return Solution(
+    return RecurrenceSolution(
+        reason=tuple("converged" if fine else "not finite" for fine in answer.converged.tolist()),
         value=values[0] if single else tuple(values),
         last=last[0] if single else tuple(last),
         converged=answer.converged,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...._solution import ConvergenceError
 from .cell import Cell, Structure
 from .newton import Options, newton
 
@@ -88,7 +89,7 @@ def solve_windows(
         left = ~outcome.converged
         if bool(left.any()):
             if options.throw:
-                raise RuntimeError(_message(left, i, len(starts), options))
+                raise ConvergenceError(_message(left, i, len(starts), options))
             sequential[:, i] = left
             # with all rows, as the rounding of a matrix product may depend on their number
             outcome.value[left] = loop(cell, first, part_of_x)[left]

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
-from . import _vectors
-from ._compat_cache import Seen, check_shapes, check_sweep, fingerprint, in_place, whole_numbers
-from ._matrix import NUMBERS, Csr
+from ... import _core
+from .. import _vectors
+from .._matrix import NUMBERS, Csr
+from .cache import Seen, check_shapes, check_sweep, fingerprint, in_place, whole_numbers
 
 Array = npt.NDArray[Any]
 

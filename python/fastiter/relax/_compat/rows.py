@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._compat_cache import Seen
-from ._compat_schwarz import diagonal_of
-from ._matrix import Csr, read_csr
-from ._relaxation import Relaxation
-from ._scaled import powers_of_two
+from .._matrix import Csr, read_csr
+from .._relaxation import Relaxation
+from .._scaled import powers_of_two
+from .cache import Seen
+from .schwarz import diagonal_of
 
 Array = npt.NDArray[Any]
 
@@ -34,7 +34,7 @@ def relaxation_of(seen: Seen, method: str, how: dict[str, Any], other: Any = Non
     """Return a relaxation of A, or of another matrix, and the skipped rows; None if a diagonal block is singular."""
     A = seen.wide() if other is None else other
     try:
-        return Relaxation.of(seen.function, A, method, **how), np.empty(0, np.int64)
+        return Relaxation._of(seen.function, A, method, **how), np.empty(0, np.int64)
     except ValueError as error:
         if not isinstance(error.__context__, ZeroDivisionError):
             raise
@@ -42,7 +42,7 @@ def relaxation_of(seen: Seen, method: str, how: dict[str, Any], other: Any = Non
         return None
     csr = read_csr(seen.function, A)
     left_out = np.flatnonzero(diagonal_of(csr) == 0)
-    return Relaxation.of(seen.function, _Rows(_without(csr, left_out)), method, **how), left_out
+    return Relaxation._of(seen.function, _Rows(_without(csr, left_out)), method, **how), left_out
 
 
 def _without(A: Csr, rows: Array) -> Csr:

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
-from .._check import type_name
-from . import _vectors
-from ._matrix import Batch, Csr, check_square, read_csr
+from ... import _core
+from ..._check import refuse_mask, type_name
+from .. import _vectors
+from .._matrix import Batch, Csr, check_square, read_csr
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -94,6 +94,8 @@ def in_place(function: str, x: Array, b: Array, relax: Callable[[Array, Array], 
     """Check that x can be updated from b, and call ``relax`` on contiguous arrays."""
     if not isinstance(x, np.ndarray) or not isinstance(b, np.ndarray):
         raise TypeError(f"{function}: x and b must be NumPy arrays, got {type_name(x)} and {type_name(b)}")
+    refuse_mask(function, "x", x)
+    refuse_mask(function, "b", b)
     if x.dtype.kind not in "fc":
         raise TypeError(f"{function}: x must have dtype float32, float64, complex64 or complex128, got {x.dtype}")
     if x.dtype != b.dtype:

@@ -1,0 +1,64 @@
+"""The result of solve_recurrence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...._solution import Solution
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class RecurrenceSolution(Solution):
+    """All states of a recurrence h[t] = f(h[t-1], x[t]), and how they were found; B is the batch.
+
+    Attributes
+    ----------
+    value : (B, T, ...) or tuple of these
+        The states of all steps; a tuple if the state has several parts.
+    converged : (B,) bool
+        True where every state is finite and is either the loop's or satisfies the tolerances
+        ``|h[t] - f(h[t-1], x[t])| <= atol + rtol |h[t]|``, and the next correction is small too. Sequences that did not
+        converge were run as a loop, so False means that the loop's own answer has an infinity or a NaN.
+    steps : (B,) int64
+        How often all steps of a window were evaluated at once, summed over the windows; 0 if the loop did everything.
+    residual : (B,)
+        The largest ``|h[t] - f(h[t-1], x[t])|``, measured before the last correction, which makes it smaller still; 0
+        if the loop did everything, as its states are the function's values themselves.
+    method : str
+        ``"sequential"``, ``"newton"``, ``"quasi"`` or ``"elk"``, also where ``"auto"`` chose it.
+    reason : tuple of str
+        ``"converged"`` or ``"not finite"``, one for each sequence.
+    last : (B, ...) or tuple of these
+        The states after the last step: the initial state for the steps that follow.
+    jacobian : str or None
+        ``"diagonal"``, ``"block K"``, ``"dense"`` or ``"quasi"``: the part of the Jacobians that was used; None if none
+        was evaluated.
+    window : int
+        The number of steps that were solved at once.
+    sequential : (B, windows) bool
+        True where a window was run as a loop: all windows with the method ``"sequential"``, with the other methods
+        those that did not converge.
+    lyapunov : (B,)
+        An estimate of the largest Lyapunov exponent, the mean logarithm by which a step stretches a small difference
+        between two states, from the last Jacobians along the iterates; below 0 the recurrence forgets its past, and far
+        above 0 only a loop can follow it. NaN where no Jacobian was evaluated.
+    """
+
+    last: Any
+    jacobian: str | None
+    window: int
+    sequential: Any
+    lyapunov: Any
+
+    def _failure(self) -> str | None:
+        lost = int((~self.converged).sum())
+        if lost == 0:
+            return None
+        count = len(self.converged)
+        return (
+            f"the states must be finite, got infinities or NaN in {lost} of {count} sequences, which the loop has too"
+        )
+
+    def _details(self) -> list[str]:
+        return [] if self.jacobian is None else [f"jacobian {self.jacobian}"]

@@ -1,0 +1,151 @@
+"""Sweeps of fastiter.relax.compat in place: over all rows, or lists of rows or blocks, with a real or complex omega."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..._check import type_name
+from .. import _vectors
+from .cache import Seen, check_shapes, check_sweep, in_place, whole_numbers
+from .rows import relaxation_of, with_rows_left_out
+from .schwarz import Lists, in_blocks, is_inverse, points, relax_lists
+
+Array = npt.NDArray[Any]
+Factor = float | complex
+
+
+def sweep_over(seen: Seen, x: Array, b: Array, iterations: int, sweep: str, *, method: str, **how: Any) -> None:
+    """Sweep over all rows or blocks by a method of :class:`fastiter.relax.Relaxation`."""
+    halves, count = check_sweep(seen.function, sweep), number_of(seen, "iterations", iterations)
+    factor = factor_of(seen, how.get("omega", 1.0))
+    if isinstance(factor, complex):
+        return _complex_sweep(seen, x, b, count, sweep, factor, method=method, **how)
+    how |= {"symmetric": sweep == "symmetric", **({"omega": factor} if "omega" in how else {})}
+    found = seen.get((method, *how.items()), lambda: relaxation_of(seen, method, how))
+    if found is None:
+        blocks = all_blocks(seen, how["block_size"], None)
+        if method == "block_jacobi":
+            return in_turn(seen, x, b, count, factor, (blocks, 1))
+        return one_by_one(seen, x, b, blocks, count, sweep)
+    relaxation, left_out = found
+
+    def relax(x: Array, b: Array) -> None:
+        check_shapes(seen.function, seen.A.shape[0], x, b)
+        with_rows_left_out(relaxation, left_out, x, b, count, backward=halves[0])
+
+    in_place(seen.function, x, b, relax)
+
+
+def _complex_sweep(
+    seen: Seen, x: Array, b: Array, count: int, sweep: str, factor: complex, *, method: str, **how: Any
+) -> None:
+    """The same with a complex omega: for Jacobi x + omega (swept - x), for SOR lists of rows, with omega / a_ii."""
+    if method == "kaczmarz":
+        real_factor_of(seen, factor)
+    if method == "sor":
+        rows = points(seen, np.arange(seen.A.shape[0]))
+        scaled = replace(rows, inverse=rows.inverse * factor)
+        return one_by_one(seen, x, b, scaled, count, sweep)
+
+    def relax(x: Array, b: Array) -> None:
+        for _ in range(count):
+            swept = x.copy()
+            sweep_over(seen, swept, b, 1, sweep, method=method, **{**how, "omega": 1.0})
+            x += factor * (swept - x)
+
+    return in_place(seen.function, x, b, relax)
+
+
+def wanted_inverse(seen: Seen, size: int, Dinv: Array | None) -> Array | None:
+    """Return ``Dinv`` unless it is the inverses of the diagonal blocks."""
+    return None if Dinv is None or is_inverse(seen, size, Dinv) else Dinv
+
+
+def one_by_one(seen: Seen, x: Array, b: Array, lists: Lists, iterations: int, sweep: str) -> None:
+    """Relax the listed rows or blocks one after the other, in the directions that ``sweep`` names."""
+    halves = check_sweep(seen.function, sweep) * number_of(seen, "iterations", iterations)
+
+    def relax(x: Array, b: Array) -> None:
+        for backward in halves:
+            relax_lists(seen.function, lists, x, b, backward=backward)
+
+    in_place(seen.function, x, b, relax)
+
+
+def in_turn(seen: Seen, x: Array, b: Array, iterations: int, omega: Factor, *parts: tuple[Lists, int]) -> None:
+    """Jacobi on one set of lists, as often as given, then on the next; all of this ``iterations`` times."""
+    count, factor = number_of(seen, "iterations", iterations), factor_of(seen, omega)
+
+    def relax(x: Array, b: Array) -> None:
+        for lists in [lists for lists, times in parts for _ in range(times)] * count:
+            if isinstance(factor, complex):
+                swept = x.copy()
+                relax_lists(seen.function, lists, swept, b, jacobi=True)
+                x += factor * (swept - x)
+            else:
+                relax_lists(seen.function, lists, x, b, factor, jacobi=True)
+
+    in_place(seen.function, x, b, relax)
+
+
+def number_of(seen: Seen, name: str, x: int) -> int:
+    """Return a number of iterations, checked."""
+    return _vectors.count(seen.function, name, x)
+
+
+def factor_of(seen: Seen, omega: Factor) -> Factor:
+    """Return omega, checked: a positive number, or for a complex A any finite complex one."""
+    if not isinstance(omega, (complex, np.complexfloating)) or omega.imag == 0:
+        real: Any = omega.real if isinstance(omega, (complex, np.complexfloating)) else omega
+        return _vectors.positive(seen.function, "omega", real, zero=False)
+    if seen.A.dtype.kind != "c":
+        raise TypeError(f"{seen.function}: omega must be a real number where A is real, got {type_name(omega)}")
+    if not np.isfinite(omega):
+        raise ValueError(f"{seen.function}: omega must be finite, got {omega}")
+    return complex(omega)
+
+
+def real_factor_of(seen: Seen, omega: Factor) -> float:
+    """Return omega, checked: a positive number."""
+    factor = factor_of(seen, omega)
+    if isinstance(factor, complex):
+        raise TypeError(f"{seen.function}: omega must be a real number, got {type_name(omega)}")
+    return factor
+
+
+def listed(seen: Seen, name: str, rows: Any) -> Lists:
+    """Return the listed C or F points: rows, or for a BSR matrix block rows."""
+    size = _block_size_of(seen)
+    found = whole_numbers(seen.function, name, rows, seen.A.shape[0] // size)
+    return points(seen, (found[:, None] * size + np.arange(size)).ravel())
+
+
+def _block_size_of(seen: Seen) -> int:
+    if getattr(seen.A, "format", "") != "bsr":
+        return 1
+    rows, columns = seen.A.blocksize
+    if rows != columns:
+        raise ValueError(f"{seen.function}: A must have square blocks, got blocks of shape {(rows, columns)}")
+    return int(rows)
+
+
+def with_block_size(function: str, A: Any, size: int) -> tuple[Seen, int]:
+    """Return A as it was seen before, and the block size, checked."""
+    seen, found = Seen(function, A), _vectors.count(function, "blocksize", size, 1)
+    if found > 64:
+        raise ValueError(f"{function}: blocksize must be at most 64, got {found}")
+    return seen, found
+
+
+def listed_blocks(seen: Seen, name: str, blocks: Any, size: int, Dinv: Array | None) -> Lists:
+    """Return the listed blocks, with their inverses."""
+    return in_blocks(seen, size, whole_numbers(seen.function, name, blocks, -(-seen.A.shape[0] // size)), Dinv)
+
+
+def all_blocks(seen: Seen, size: int, Dinv: Array | None) -> Lists:
+    """Return all blocks, with their inverses."""
+    return in_blocks(seen, size, np.arange(-(-seen.A.shape[0] // size)), Dinv)

@@ -1,0 +1,148 @@
+"""The result of a linear solver, its progress, and the arguments that say when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._check import check_flag, type_name
+from .._solution import Solution, all_of, plural
+from . import _vectors
+
+#: Suggestions for each reason of a failure
+_REMEDIES = {
+    "max_steps": "try a larger max_steps, omega='auto', or a faster method such as ssor_cg",
+    "diverged": "try kaczmarz, or a smaller omega: the method need not converge for this A",
+    "stagnated": "try a larger rtol or atol: the residual no longer falls, as where A x = b has no solution",
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class LinearSolution(Solution):
+    """The x of a linear system A x = b, and how it was found.
+
+    Numbers if b is one column, else arrays of one number for each column, or for each system of a batch: NumPy arrays,
+    or tensors on the CPU where b is a tensor.
+
+    Attributes
+    ----------
+    value : (n,), (n, k), (batch, n) or (*grid)
+        x, in the dtype of b.
+    converged : bool or (k,)
+        True where ``||b - A x|| <= tolerance``.
+    steps : int or (k,)
+        The steps until it converged, or those done.
+    residual : float or (k,)
+        ``||b - A x||`` of the value, computed from A, b and x.
+    tolerance : float or (k,)
+        The residual at which it would have converged, ``rtol ||b|| + atol``.
+    method : str
+        The method that ran.
+    reason : str or tuple of str
+        The reason for ending: "converged", "max_steps", "diverged", "stagnated" or "callback".
+    omega : float or None
+        The relaxation factor at the end, which ``"auto"`` may have changed; None for methods without one.
+    history : (checks + 1,) or (checks + 1, k)
+        ``||b - A x||`` before the first step and at each check. Columns that converge early are swept on with the
+        others; their value and residual are those of their own end. None from :func:`fastiter.torch.relax_solve`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastiter.relax import sor
+    >>> sor(np.array([[4.0, -1.0], [-2.0, 8.0]]), np.array([2.0, 12.0]), omega=1.0)
+    LinearSolution(sor, 'converged' after 7 steps, residual 1.1e-08, omega 1, value (2,) float64)
+    """
+
+    tolerance: Any
+    omega: float | None = None
+    history: Any = None
+
+    def _failure(self) -> str | None:
+        if bool(all_of(self.converged)):
+            return None
+        single = isinstance(self.reason, str)
+        reasons, steps, residual, tolerance = (
+            [x] if single else list(x) for x in (self.reason, self.steps, self.residual, self.tolerance)
+        )
+        failed = [k for k, reason in enumerate(reasons) if reason not in ("converged", "callback")]
+        if not failed:
+            return None
+        k = max(failed, key=lambda k: float(residual[k]) / max(float(tolerance[k]), 1e-300))
+        after = plural(int(steps[k]))
+        which = "" if single else f" in column {k}, the worst of {len(failed)} out of {len(reasons)} that failed"
+        return (
+            f"||b - A x|| must fall to {float(tolerance[k]):.2g}, got {float(residual[k]):.2g} after {after} "
+            f"({reasons[k]!r}){which}; {_REMEDIES[reasons[k]]}"
+        )
+
+    def _details(self) -> list[str]:
+        return [] if self.omega is None else [f"omega {self.omega:.4g}"]
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """The state of a solver at a check, the argument of ``callback``.
+
+    Attributes
+    ----------
+    steps : int
+        The steps so far.
+    residual : float or (k,)
+        ``||b - A x||``; for several columns one each, of its own end where a column is done.
+    tolerance : float or (k,)
+        The residual at which it will have converged.
+    omega : float or None
+        The relaxation factor of the next step; None for methods without one.
+    """
+
+    steps: int
+    residual: Any
+    tolerance: Any
+    omega: float | None
+    _value: Callable[[], Any] = field(repr=False)
+
+    @property
+    def value(self) -> Any:
+        """A copy of x, made when it is asked for, in the shape of the solution."""
+        return self._value()
+
+
+Callback = Callable[[Progress], Any]
+
+
+class Limits(NamedTuple):
+    """When a solver ends, and what it does then: the arguments that all solvers have."""
+
+    rtol: float = 1e-8
+    atol: float = 0.0
+    max_steps: int = 10_000
+    check_every: int = 1
+    callback: Callback | None = None
+    throw: bool = False
+
+    def checked(self, function: str) -> Limits:
+        """Return them as numbers; refuse other types and values."""
+        if self.callback is not None and not callable(self.callback):
+            raise TypeError(f"{function}: callback must be callable or None, got {type_name(self.callback)}")
+        check_flag(function, "throw", self.throw)
+        return Limits(
+            _vectors.positive(function, "rtol", self.rtol),
+            _vectors.positive(function, "atol", self.atol),
+            _vectors.count(function, "max_steps", self.max_steps),
+            _vectors.count(function, "check_every", self.check_every, 1),
+            self.callback,
+            self.throw,
+        )
+
+    def stops(self, progress: Callable[[], Progress]) -> bool:
+        """Call the callback, if there is one, and return whether it ends the solution."""
+        return self.callback is not None and is_true(self.callback(progress()))
+
+
+def is_true(answer: object) -> bool:
+    """Return whether a callback's answer is True: only that ends a solution, as callbacks may return anything."""
+    return isinstance(answer, (bool, np.bool_)) and bool(answer)

@@ -1,0 +1,161 @@
+"""Reports of solvers: refusal of infinities and NaN, warnings, exceptions, callbacks, solutions."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy.sparse")
+
+import fastiter
+from fastiter import relax
+from fastiter.relax import Anderson, Chebyshev, Relaxation, Stencil, _relaxation
+from tests.relax.cases import attempt, poisson
+
+A = poisson(8, 8)
+B = np.ones(64)
+#: Every solver, as a function of b, x0 and options, by the name that its messages begin with
+SOLVERS: dict[str, Callable[..., Any]] = {
+    **{
+        name: partial(getattr(relax, name), A)
+        for name in ("sor", "ssor", "gauss_seidel", "jacobi", "kaczmarz", "chebyshev", "ssor_cg")
+    },
+    "block_jacobi": partial(relax.block_jacobi, A, block_size=2),
+    "Relaxation.solve": Relaxation(A).solve,
+    "Chebyshev.solve": Chebyshev(Relaxation(A, "jacobi")).solve,
+    "Anderson.solve": Anderson(Relaxation(A, "jacobi")).solve,
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_infinities_and_nan_are_refused_by_index(name: str) -> None:
+    for value, shape, index in ((np.nan, (64,), 5), (np.inf, (64, 2), (3, 1))):
+        wrong = np.ones(shape)
+        wrong[index] = value
+        where = str(index).replace("(", r"\(").replace(")", r"\)")
+        for what, args in (("b", (wrong,)), ("x0", (np.ones(shape), wrong))):
+            with pytest.raises(ValueError, match=rf"^{name}: {what} must be finite, got {value} at index {where}$"):
+                SOLVERS[name](*args)
+    grid, mask = np.ones((4, 5)), np.ones((4, 5), bool)
+    mask[1, 2], grid[1, 2] = False, np.nan  # a point without an equation, whose b is not read
+    stencil = Stencil((4, 5), np.array([4.0, -1, -1, -1, -1]), mask)
+    assert relax.sor(stencil, grid).converged
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_what_does_not_converge_warns_or_raises(name: str) -> None:
+    solve = SOLVERS[name]
+    match = rf"^{name}: \|\|b - A x\|\| must fall to 8e-08, got [\d.]+ after 2 steps \('max_steps'\); try a larger"
+    with pytest.warns(fastiter.ConvergenceWarning, match=match) as told:
+        found = solve(B, max_steps=2)
+    assert told[0].filename == __file__
+    assert (found.steps, found.converged, found.reason) == (2, False, "max_steps")
+    assert found.tolerance == pytest.approx(8e-8)
+    assert found.residual == pytest.approx(np.linalg.norm(B - A @ found.value))
+    with pytest.raises(fastiter.ConvergenceError, match=match) as raised:
+        solve(B, max_steps=2, throw=True)
+    np.testing.assert_array_equal(raised.value.solution.value, found.value)
+    with pytest.raises(fastiter.ConvergenceError, match=r"\|\|b - A x\|\| must fall to 8e-08, got"):
+        found.raise_if_failed()
+    solve(B, throw=True).raise_if_failed()
+    with pytest.raises(TypeError, match=f"^{name}: throw must be a bool, got int$"):
+        solve(B, throw=1)
+
+
+def test_the_worst_column_is_named() -> None:
+    found = attempt(relax.gauss_seidel, A, np.stack([B, 0 * B, 5 * B, B], axis=1), max_steps=3)
+    assert found.converged.tolist() == [False, True, False, False]
+    with pytest.raises(fastiter.ConvergenceError, match=r"in column [023], the worst of 3 out of 4 that failed"):
+        found.raise_if_failed()
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_callbacks_see_each_check_and_may_stop(name: str) -> None:
+    solve, seen = SOLVERS[name], []
+
+    def look(progress: Any) -> Any:
+        residual = np.linalg.norm(B - A @ progress.value)
+        assert progress.residual == pytest.approx(residual, rel=1e-6)
+        assert progress.tolerance == pytest.approx(8e-8)
+        seen.append(progress)
+        return None
+
+    full = solve(B, check_every=3, callback=look)
+    assert [progress.steps for progress in seen] == list(range(3, full.steps + 1, 3))
+    assert [progress.residual for progress in seen] == full.history[1:].tolist()
+    stopped = attempt(solve, B, check_every=2, callback=lambda progress: progress.steps == 4)
+    assert (stopped.steps, stopped.reason, stopped.converged) == (4, "callback", False)
+    two = np.stack([B, 0 * B], axis=1)
+    both = attempt(solve, two, check_every=2, callback=lambda progress: np.bool_(progress.steps == 4))
+    assert both.reason == ("callback", "converged") and both.steps.tolist() == [4, 0]
+    assert solve(B, callback=lambda progress: "text").converged  # only True ends a solution
+    with pytest.raises(TypeError, match=f"^{name}: callback must be callable or None, got int$"):
+        solve(B, callback=3)
+
+
+def test_sequences_have_callbacks() -> None:
+    tuner, seen = relax.TsallisINF([1.0, 1.5], rng=0), []
+    found = relax.solve_sequence([(A, B)] * 9, tuner, callback=lambda solution: seen.append(solution) or len(seen) == 4)
+    assert found.solutions == tuple(seen) and len(seen) == 4
+    assert repr(found) == f"SequenceSolution(4 of 4 systems converged, {found.iterations.sum()} steps in all)"
+    found.raise_if_failed()
+
+
+def test_solutions_are_one_line_and_compare_by_identity() -> None:
+    found = relax.sor(A, np.stack([B, 2 * B], axis=1), omega=1.5)
+    steps = f"{found.steps.min()} to {found.steps.max()}"
+    pattern = rf"LinearSolution\(sor, 'converged' after ({steps}|\d+) steps, residual \S+( to \S+)?, omega 1.5, value"
+    assert re.match(pattern, repr(found)), repr(found)
+    assert repr(found).endswith("value (64, 2) float64)")
+    assert found == found and found != relax.sor(A, B) and hash(found)
+    assert isinstance(found, fastiter.Solution)
+
+
+def test_omega_is_estimated_only_where_it_can_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    estimates: list[str] = []
+    choose = _relaxation.choice_of
+    monkeypatch.setattr(_relaxation, "choice_of", lambda *args: estimates.append(args[1]) or choose(*args))
+    easy = poisson(30, 30) + 8 * np.eye(900)
+    for solve in (relax.sor, relax.ssor):
+        assert solve(np.asarray(easy), np.ones(900)).steps == solve(np.asarray(easy), np.ones(900), omega=1.0).steps
+    assert Relaxation(poisson(30, 30)).colors == 1
+    assert not estimates
+    hard = relax.sor(poisson(30, 30), np.ones(900))
+    assert hard.omega > 1.5 and estimates == ["sor"]
+    assert hard.steps < relax.gauss_seidel(poisson(30, 30), np.ones(900)).steps / 5
+
+
+INTERRUPTED = (
+    "Relaxation(A).sweep(x, b, 10**9)",
+    "gauss_seidel(A, b, **long)",
+    "chebyshev(A, b, bounds=(0.1, 2), **long)",
+)
+
+
+@pytest.mark.parametrize("call", INTERRUPTED)
+def test_control_c_is_answered_at_once(call: str) -> None:
+    """A process of its own gets the signal while kernels run, and says how long it took to stop."""
+    script = (
+        "import os, signal, sys, threading, time, numpy as np, scipy.sparse as sp\n"
+        "from fastiter.relax import Relaxation, chebyshev, gauss_seidel\n"
+        "line = sp.diags_array([-1.0, 2, -1], offsets=[-1, 0, 1], shape=(400, 400))\n"
+        "A = (sp.kron(line, sp.eye_array(400)) + sp.kron(sp.eye_array(400), line)).tocsr()\n"
+        "x, b, sent = np.zeros(160000), np.ones(160000), []\n"
+        "long = {'max_steps': 10**9, 'check_every': 10**9, 'rtol': 0.0}\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def send():\n    sent.append(time.perf_counter())\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        "threading.Timer(0.5, send).start()\n"
+        f"try:\n    {call}\n"
+        "except KeyboardInterrupt:\n    print(time.perf_counter() - sent[0])\n"
+    )
+    began = time.perf_counter()
+    found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
+    assert float(found.stdout) < 0.5, (found.stdout, time.perf_counter() - began)
