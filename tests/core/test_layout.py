@@ -29,12 +29,9 @@ PYTHON_EDGES = {
     "ssm": {"delta", "scan"},
 }
 CPP_EDGES = {"rnn": {"dense"}, "newton": {"rnn"}}
-#: Files that import modules by names in strings: functions for CuPy arrays, families on first access, modules by their
-#: former names, GPU kernels
-IMPORT_BY_NAME = {
-    *("fastiter/_backend.py", "fastiter/__init__.py", "fastiter/_moved.py"),
-    "fastiter/_torch/launch.py",
-}
+#: Files that import modules by names in strings: functions for CuPy arrays, families on first access, GPU
+#: kernels
+IMPORT_BY_NAME = {"fastiter/_backend.py", "fastiter/__init__.py", "fastiter/_torch/launch.py"}
 #: Without kernels of its own
 WITHOUT_KERNELS = {"accelerate", "tune"}
 
@@ -85,7 +82,7 @@ def wrong_imports(source: str, name: str) -> set[str]:
     found = set(imports(tree, package, inside_functions=True))
     at_import = set(imports(tree, package, inside_functions=False))
     family = parts[1] if parts[1] in FAMILIES else None
-    facade = parts[1] in ("torch", "reference") or (len(parts) == 2 and parts[1] in ("__init__.py", "_moved.py"))
+    facade = parts[1] in ("torch", "reference") or (len(parts) == 2 and parts[1] == "__init__.py")
     wrong = set()
     if "_torch" not in parts and parts[1] != "torch":
         wrong |= {module for module in found if is_in(module, "torch") or "_torch" in module.split(".")}
