@@ -1,7 +1,7 @@
 // The common part of newton.cu, after device.cuh: the diagonal cells on one unit, the addresses of a step's data, and
 // linear recurrences along time. docs/newton/index.md has the equations.
 //
-// REAL: float or double.   CELL: its number in fastiter._newton, ParaGRU or ParaLSTM.   UNITS: contiguous units, enough
+// REAL: float or double.   CELL: its number in fastiter.newton._cells, ParaGRU or ParaLSTM.   UNITS: contiguous units, enough
 // to fill 32 bytes, the granularity of memory transfers.   CHUNK: consecutive steps per thread.
 #pragma once
 using Real = REAL;

@@ -10,8 +10,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import fastiter.torch.relax  # noqa: E402
-
 import fastiter.torch  # noqa: E402
 import fastiter.torch.quant  # noqa: E402
 from fastiter._torch.linear import linear  # noqa: E402

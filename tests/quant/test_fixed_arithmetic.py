@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastiter.reference.quant import fixed_code
 
 import fastiter
 from fastiter.quant import Fixed, FixedArray
+from fastiter.quant.reference.formats import fixed_code
 from fastiter.reference import fixed as reference
 from tests.quant.fixed_cases import OVERFLOWS, ROUNDINGS, codes, fixed, modes, random_format
 from tests.support.cases import Array, assert_same_bits

@@ -8,7 +8,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from fastiter.reference.quant import float_value
 
 from fastiter.quant import (
     Fixed,
@@ -24,6 +23,7 @@ from fastiter.quant import (
 )
 from fastiter.quant import _matmul as kernels
 from fastiter.quant._span import Span, span
+from fastiter.quant.reference.formats import float_value
 from fastiter.reference import quant_matmul as reference
 from tests.quant.cases import FLOAT_ROUNDINGS, KINDS, numbers, random_fixed, random_float
 from tests.quant.matmul_cases import F32, F64, both, operand, same

@@ -8,10 +8,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from fastiter.reference.quant import fixed_code
 
 from fastiter.quant import Fixed, _growth
 from fastiter.quant._growth import Grown
+from fastiter.quant.reference.formats import fixed_code
 from fastiter.reference import fixed as reference
 from tests.quant.fixed_cases import INVARIANT, OVERFLOWS, ROUNDINGS, codes, random_format
 from tests.support.cases import Array

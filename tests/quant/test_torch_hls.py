@@ -15,10 +15,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fastiter.reference.quant import fixed_code, fixed_value  # noqa: E402
 from torch import nn  # noqa: E402
 
 from fastiter.quant import Fixed, parse  # noqa: E402
+from fastiter.quant.reference.formats import fixed_code, fixed_value  # noqa: E402
 from fastiter.torch import export_hls  # noqa: E402
 from fastiter.torch import nn as ours  # noqa: E402
 

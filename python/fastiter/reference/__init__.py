@@ -1,1 +1,27 @@
 """The specification of each family: plain NumPy loops over the equations, slow and meant to be read."""
+
+from __future__ import annotations
+
+from ..delta import reference as delta
+from ..newton import reference as newton
+from ..quant.reference import arrays as quant_arrays
+from ..quant.reference import fixed
+from ..quant.reference import formats as quant
+from ..quant.reference import matmul as quant_matmul
+from ..relax import reference as relax
+from ..relax import reference_tuners as relax_tuners
+from ..rnn import reference as rnn
+from ..scan import reference as scan
+
+__all__ = [
+    "delta",
+    "fixed",
+    "newton",
+    "quant",
+    "quant_arrays",
+    "quant_matmul",
+    "relax",
+    "relax_tuners",
+    "rnn",
+    "scan",
+]

@@ -354,7 +354,7 @@ def _blocks(direction: Direction, w_hh: Tensor) -> Tensor:
 
 
 def _steps(direction: Direction, lines: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """View (T, B, C) as (B, T, *shape), or (M, C) as (M, *shape), the layout of the ops of fastiter.torch.rnn."""
+    """View (T, B, C) as (B, T, *shape), or (M, C) as (M, *shape), the layout of the ops of this family."""
     steps = lines.view(*lines.shape[:-1], *shape)
     return steps.transpose(0, 1) if direction.batch_sizes is None else steps
 
