@@ -19,6 +19,7 @@ template <class T> struct Tile {
     Weights<T> B, C;
     const uint8_t* reset;
     int64_t steps;
+    Lines* lines;
 };
 
 // Advances `Count` states from n on; adds what they give to y.
@@ -31,6 +32,7 @@ FASTITER_NOINLINE void advance(const Tile<T>& w, int64_t n, const T* rates, T* h
     for (int64_t t = 0; t < w.steps; ++t) {
         if (w.reset && w.reset[t])
             for (auto& s : state) s = {};
+        w.lines->fetch();
         const vec<T> d = load(w.d + t * W), du = load(w.du + t * W);
         vec<T> y = load(w.y + t * W);
         constexpr int kLockstep = min_of(Count, 4 / P);
@@ -56,6 +58,7 @@ FASTITER_NOINLINE void advance(const Tile<T>& w, int64_t n, const T* rates, T* h
 template <class T, bool Complex, bool Small, bool Lanes>
 void advance_all(const Tile<T>& w, int64_t N, const T* rates, T* h) {
     constexpr int64_t kMost = Complex ? kVectorBytes == 64 ? 4 : 2 : kVectorBytes == 64 && !Lanes ? 16 : 8;
+    w.lines->divide(w.steps * ceil_div(N, kMost));
     int64_t n = 0;
     for (; n + kMost <= N; n += kMost) advance<T, Complex, kMost, Small, Lanes>(w, n, rates, h);
     if constexpr (kMost > 4)
@@ -118,8 +121,9 @@ private:
             if (p_.states)
                 write_tile(states_of(p_.states, s_.D, numbers_), {tile, at.channel, at.channels, 0, numbers_}, h);
             const vec<T> most = read(at);
-            fetch_next(unit, q, b, time);
-            const Tile<T> w = {d_, du_, y_, B_.weights(p_.B, s_.N, b), C_.weights(p_.C, s_.N, b), reset, steps};
+            find_next(unit, q, b, time);
+            const Tile<T> w = {d_,    du_,   y_,     B_.weights(p_.B, s_.N, b), C_.weights(p_.C, s_.N, b),
+                               reset, steps, &lines_};
             const bool small = rates_.are_small(b, most);
             (lanes_  ? small ? advance_all<T, Complex, true, true> : advance_all<T, Complex, false, true>
              : small ? advance_all<T, Complex, true, false>
@@ -135,13 +139,21 @@ private:
         read_tile(p_.u, at, du_);
         read_tile(p_.delta, at, d_);
         vec<T> most{};
-        for (int64_t t = 0; t < at.steps; ++t) {
-            const vec<T> u = load(du_ + t * W), d = step_size<T>(load(d_ + t * W) + bias, s_.softplus);
-            most = max_keeping_nan(magnitude<T>(d), most); // ignores NaN, which every path propagates
-            store(d_ + t * W, d);
-            store(du_ + t * W, d * u);
-            store(y_ + t * W, p_.D ? D * u : vec<T>{});
-        }
+        for_steps(at.steps, [&]<int Count>(int64_t t) {
+            vec<T> raw[Count];
+#pragma GCC unroll 8
+            for (int i = 0; i < Count; ++i) raw[i] = load(d_ + (t + i) * W) + bias;
+            const StepSizes<T, Count> step(raw, s_.softplus);
+#pragma GCC unroll 8
+            for (int i = 0; i < Count; ++i) {
+                const int64_t place = (t + i) * W;
+                const vec<T> u = load(du_ + place), d = step.d[i];
+                most = max_keeping_nan(magnitude<T>(d), most); // ignores NaN, which every path propagates
+                store(d_ + place, d);
+                store(du_ + place, d * u);
+                store(y_ + place, p_.D ? D * u : vec<T>{});
+            }
+        });
         return most;
     }
 
@@ -150,21 +162,29 @@ private:
             for (int64_t t = 0; t < at.steps; ++t) store(y_ + t * W, load(y_ + t * W) * T(2));
         if (p_.z.data) {
             read_tile(p_.z, at, z_);
-            for (int64_t t = 0; t < at.steps; ++t) {
-                const vec<T> z = load(z_ + t * W);
-                store(y_ + t * W, load(y_ + t * W) * (z * sigmoid<T>(z)));
-            }
+            for_steps(at.steps, [&]<int Count>(int64_t t) {
+                vec<T> s[Count];
+#pragma GCC unroll 8
+                for (int i = 0; i < Count; ++i) s[i] = load(z_ + (t + i) * W);
+                sigmoids<T, Count>(s);
+#pragma GCC unroll 8
+                for (int i = 0; i < Count; ++i) {
+                    const int64_t place = (t + i) * W;
+                    store(y_ + place, load(y_ + place) * (load(z_ + place) * s[i]));
+                }
+            });
         }
         write_tile(p_.out, at, y_);
     }
 
-    // Prefetches the tile that follows block b: the next block's, or the first one of the next steps.
-    void fetch_next(const Unit<T>& unit, const Sequence& q, int64_t b, int64_t time) {
+    // Notes what to prefetch: the tile that follows block b, the next block's, or the first one of the next steps.
+    void find_next(const Unit<T>& unit, const Sequence& q, int64_t b, int64_t time) {
+        lines_.clear();
         const bool same = b + 1 < unit.blocks;
         const int64_t next = same ? b + 1 : 0, from = same ? time : time + kTile;
         const Place at = {q.row, unit.channel(next), unit.width(next), q.start + from, min_of(kTile, q.steps - from)};
         if (at.steps <= 0) return;
-        for (const Signal* x : {&p_.u, &p_.delta, &p_.z, &p_.out}) prefetch_tile<T>(*x, at);
+        for (const Signal* x : {&p_.u, &p_.delta, &p_.z, &p_.out}) lines_.add<T>(*x, at);
     }
 
     void zero_padding(const Unit<T>& unit, const Sequence& q, int64_t from, int64_t to) {
@@ -179,6 +199,7 @@ private:
     const bool lanes_;
     Rates<T, Complex> rates_;
     ProjectionTile<T, Complex> B_, C_;
+    Lines lines_;
     T *h_ = nullptr, *d_ = nullptr, *du_ = nullptr, *y_ = nullptr, *z_ = nullptr;
     size_t bytes_ = 0;
 };

@@ -37,6 +37,37 @@ template <class T> struct Unit {
     int64_t channel(int64_t b) const { return first_channel + b * lanes<T>; }
 };
 
+// The cache lines of the tile that follows, prefetched into the second-level cache a few at each step of the present one:
+// many at once would wait for each other, and the loop for them. They are too far apart for the hardware to follow, and with
+// strides of a power of two they map to the same few sets of the first level.
+class Lines {
+public:
+    void clear() { count_ = next_ = 0; }
+    template <class T> void add(const Signal& x, const Place& at) {
+        if (!x.data) return;
+        with_storage<T>(x, [&]<class S>(S* data) {
+            const S* from = data + at.row * x.row + at.channel * x.channel + at.time * x.time;
+            constexpr int64_t line = 64 / int64_t(sizeof(S));
+            const bool by_step = x.channel == 1;
+            const int64_t pieces = by_step ? at.steps : at.channels, length = by_step ? at.channels : at.steps;
+            const int64_t stride = by_step ? x.time : x.channel;
+            for (int64_t i = 0; i < pieces; ++i)
+                for (int64_t j = 0; j < length && count_ < kMost; j += line) lines_[count_++] = from + i * stride + j;
+        });
+    }
+    // Divides them among `steps` calls of fetch.
+    void divide(int64_t steps) { share_ = ceil_div(count_, steps); }
+    FASTITER_INLINE void fetch() {
+        for (const int64_t to = min_of(next_ + share_, count_); next_ < to; ++next_)
+            __builtin_prefetch(lines_[next_], 0, 2);
+    }
+
+private:
+    static constexpr int64_t kMost = 7 * 32; // signals, and lines of a tile
+    const void* lines_[kMost];
+    int64_t count_ = 0, next_ = 0, share_ = 0;
+};
+
 // B or C of a tile: numbers of a state n at step t for all channels, at data[t * time + n], the imaginary parts `part`
 // further on; or, for Lanes, the vectors of a number there.
 template <class T> struct Weights {
@@ -52,27 +83,71 @@ FASTITER_INLINE Number<T, Complex> weight(const Weights<T>& w, int64_t t, int64_
     return y;
 }
 
-// log(1 + e^x), as torch has it: x itself above 20. In float a polynomial takes the place of log_sigmoid's division.
-template <class T> FASTITER_INLINE vec<T> softplus(vec<T> x) {
-    vec<T> y;
+// e[i] = e^-|x[i]| for `Count` vectors, operation by operation like the functions below: one after the other they would
+// fill the scheduler, as the latency of one is several times its share of the throughput.
+template <class T, int Count> FASTITER_INLINE void exp_of_magnitudes(const vec<T>* x, vec<T>* e) {
+    using C = ExpConstants<T>;
+    constexpr int degree = sizeof(C::q) / sizeof(C::q[0]) - 1;
+    vec<T> n[Count], r[Count];
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) r[i] = at_least<T>(minus_magnitude<T>(x[i]), C::lowest);
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) n[i] = fma(r[i], C::log2e, C::round) - C::round;
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) r[i] = fma(n[i], -C::ln2_lo, fma(n[i], -C::ln2_hi, r[i]));
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) e[i] = broadcast(C::q[degree]);
+#pragma GCC unroll 16
+    for (int k = degree - 1; k >= -2; --k)
+#pragma GCC unroll 8
+        for (int i = 0; i < Count; ++i) e[i] = fma(e[i], r[i], broadcast(k < 0 ? T(1) : C::q[k < 0 ? 0 : k]));
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) e[i] = scale<T>(e[i], n[i]);
+}
+
+// y[i] = log(1 + e^x[i]), as torch has it: x itself above 20. e = e^-|x|; in float a polynomial takes the place of
+// log_sigmoid's division.
+template <class T, int Count> FASTITER_INLINE void softplus(const vec<T>* x, const vec<T>* e, vec<T>* y) {
     if constexpr (sizeof(T) == 8) {
-        y = -log_sigmoid<T>(-x);
+        for (int i = 0; i < Count; ++i) y[i] = -log_sigmoid<T>(-x[i], e[i]);
     } else {
         // minimax on 0 <= e <= 1 of log(1 + e) / e, relative error 7e-8
         constexpr float c[] = {0.99999997f,   -0.499994931f, 0.333190968f,   -0.248429818f, 0.191060051f,
                                -0.136632423f, 0.0782259105f, -0.0295052134f, 0.00523268792f};
-        const vec<T> e = exp_of_nonpositive<T>(minus_magnitude<T>(x));
-        vec<T> p = broadcast(c[8]);
 #pragma GCC unroll 8
-        for (int i = 7; i >= 0; --i) p = fma(p, e, broadcast(c[i]));
-        y = fma(p, e, select<T>(x < T(0), vec<T>{}, x));
+        for (int i = 0; i < Count; ++i) y[i] = broadcast(c[8]);
+#pragma GCC unroll 8
+        for (int k = 7; k >= 0; --k)
+#pragma GCC unroll 8
+            for (int i = 0; i < Count; ++i) y[i] = fma(y[i], e[i], broadcast(c[k]));
+#pragma GCC unroll 8
+        for (int i = 0; i < Count; ++i) y[i] = fma(y[i], e[i], select<T>(x[i] < T(0), vec<T>{}, x[i]));
     }
-    return select<T>(x > T(20), x, y);
+#pragma GCC unroll 8
+    for (int i = 0; i < Count; ++i) y[i] = select<T>(x[i] > T(20), x[i], y[i]);
 }
 
-// d for delta + bias = raw
-template <class T> FASTITER_INLINE vec<T> step_size(vec<T> raw, bool is_softplus) {
-    return is_softplus ? softplus<T>(raw) : raw;
+// The step sizes d for delta + bias = raw, and the derivatives of d
+template <class T, int Count> struct StepSizes {
+    vec<T> d[Count], slope[Count];
+
+    FASTITER_INLINE StepSizes(const vec<T>* raw, bool is_softplus) {
+#pragma GCC unroll 8
+        for (int i = 0; i < Count; ++i) d[i] = raw[i], slope[i] = broadcast(T(1));
+        if (!is_softplus) return;
+        vec<T> e[Count];
+        exp_of_magnitudes<T, Count>(raw, e);
+        softplus<T, Count>(raw, e, d);
+#pragma GCC unroll 8
+        for (int i = 0; i < Count; ++i) slope[i] = select<T>(raw[i] > T(20), slope[i], sigmoid<T>(raw[i], e[i]));
+    }
+};
+
+// Calls f.operator()<Count>(step) for the steps of a tile, several at a time.
+template <class F> FASTITER_INLINE void for_steps(int64_t steps, F f) {
+    int64_t t = 0;
+    for (; t + 4 <= steps; t += 4) f.template operator()<4>(t);
+    for (; t < steps; ++t) f.template operator()<1>(t);
 }
 
 // The tile of B or C of a group, (steps, parts, N) with a whole number of vectors a part, or as vectors of channels.

@@ -67,13 +67,12 @@ public:
         al_ = cut.take<T>(kPanel * numbers_ * W);
         dA_ = cut.take<T>(kPanel * numbers_ * W);
         before_ = cut.take<T>(numbers_ * W);
-        dB_ = cut.take<T>((f_.B.fixed ? kPanel : kTile) * numbers_ * W);
-        dC_ = cut.take<T>((f_.C.fixed ? kPanel : kTile) * numbers_ * W);
+        dB_ = cut.take<T>(Sums<T, Complex>::numbers(s_.N, f_.B.fixed));
+        dC_ = cut.take<T>(Sums<T, Complex>::numbers(s_.N, f_.C.fixed));
         dD_ = cut.take<T>(kPanel * W);
         dbias_ = cut.take<T>(kPanel * W);
-        a_ = cut.take<T>(kTile * kVisited<Complex> * P * W);
-        h_ = cut.take<T>((kTile + 1) * kVisited<Complex> * P * W);
-        for (T** tile : {&u_, &d_, &slope_, &xu_, &z_, &dy_, &y_, &dx_, &dd_}) *tile = cut.take<T>(kTile * W);
+        history_ = cut.take<T>((2 * kTile + 1) * kVisited<Complex> * P * W);
+        for (T** tile : {&d_, &xu_, &dy_, &dx_, &dd_, &y_, &u_, &slope_, &z_}) *tile = cut.take<T>(kSignal<T>);
         bytes_ = cut.bytes();
     }
     size_t bytes() const { return bytes_; }
@@ -111,29 +110,25 @@ private:
         const uint8_t* reset = reset_of(s_.sequences, q, time, steps, flags);
         if (!f_.B.fixed) B_.read(f_.B, s_.N, q, unit.group, time, steps);
         if (!f_.C.fixed) C_.read(f_.C, s_.N, q, unit.group, time, steps);
-        if (!f_.B.fixed) fill_zero(dB_, steps * numbers_ * W);
-        if (!f_.C.fixed) fill_zero(dC_, steps * numbers_ * W);
+        if (!f_.B.fixed) fill_zero(dB_, Sums<T, Complex>::numbers(s_.N, false));
+        if (!f_.C.fixed) fill_zero(dC_, Sums<T, Complex>::numbers(s_.N, false));
         const int64_t tile = tiles_before(s_.sequences, q.index, kTile) + time / kTile;
         for (int64_t b = 0; b < unit.blocks; ++b) {
             const Place at = {q.row, unit.channel(b), unit.width(b), q.start + time, steps};
             read_tile(states_of(f_.states, s_.D, numbers_), {tile, at.channel, at.channels, 0, numbers_}, before_);
             const vec<T> most = read(at);
-            fetch_next(unit, q, b, time);
-            const int64_t vectors = numbers_ * W, block = b * vectors;
-            const Tile<T> w = {d_,
-                               xu_,
-                               dy_,
-                               f_.z.data ? y_ : nullptr,
-                               dx_,
-                               dd_,
-                               B_.weights(f_.B, s_.N, b),
-                               C_.weights(f_.C, s_.N, b),
-                               f_.B.fixed ? Sums<T>{dB_ + block, 0} : Sums<T>{dB_, vectors},
-                               f_.C.fixed ? Sums<T>{dC_ + block, 0} : Sums<T>{dC_, vectors},
-                               reset,
-                               steps,
-                               a_,
-                               h_};
+            find_next(unit, q, b, time);
+            const int64_t block = b * numbers_ * W;
+            const Tile<T, Complex> w = {d_,
+                                        f_.z.data != nullptr,
+                                        B_.weights(f_.B, s_.N, b),
+                                        C_.weights(f_.C, s_.N, b),
+                                        {f_.B.fixed ? dB_ + block : dB_, f_.B.fixed},
+                                        {f_.C.fixed ? dC_ + block : dC_, f_.C.fixed},
+                                        reset,
+                                        steps,
+                                        history_,
+                                        &lines_};
             const States<T> states = {rates_.of(b, s_.N), before_, al_ + block, dA_ + block};
             const bool small = rates_.are_small(b, most);
             (lanes_  ? small ? visit_all<T, Complex, true, true> : visit_all<T, Complex, false, true>
@@ -144,8 +139,8 @@ private:
         write_projections(unit, q, time, steps);
     }
 
-    // Reads a tile: u, d, its slope by delta, d u, dy, and D u where y is requested; returns the largest magnitudes of
-    // d.
+    // Reads a tile: u, d, its slope by delta, d u, dy, D u where y is requested, and in the place of z the derivative of
+    // the loss by z, divided by y; returns the largest magnitudes of d.
     vec<T> read(const Place& at) {
         const vec<T> bias = f_.delta_bias ? load_up_to(f_.delta_bias + at.channel, at.channels) : vec<T>{};
         const vec<T> D = f_.D ? load_up_to(f_.D + at.channel, at.channels) : vec<T>{};
@@ -157,29 +152,56 @@ private:
         else
             fill_zero(dy_, at.steps * W);
         vec<T> most{};
-        for (int64_t i = 0; i < at.steps * W; i += W) {
-            const vec<T> u = load(u_ + i), raw = load(d_ + i) + bias, d = step_size<T>(raw, s_.softplus);
-            most = max_keeping_nan(magnitude<T>(d), most);
-            store(d_ + i, d);
-            const vec<T> one = broadcast(T(1));
-            store(slope_ + i, s_.softplus ? select<T>(raw > T(20), one, sigmoid<T>(raw)) : one);
-            store(xu_ + i, d * u);
-            store(y_ + i, f_.D ? D * u * T(1.0 / P) : vec<T>{});
-            store(dx_ + i, vec<T>{});
-            store(dd_ + i, vec<T>{});
-            vec<T> dy = load(dy_ + i) * T(P);
-            if (f_.z.data) {
-                const vec<T> z = load(z_ + i);
-                dy *= z * sigmoid<T>(z);
+        for_steps(at.steps, [&]<int Count>(int64_t t) {
+            vec<T> raw[Count];
+#pragma GCC unroll 8
+            for (int i = 0; i < Count; ++i) raw[i] = load(d_ + (t + i) * W) + bias;
+            const StepSizes<T, Count> step(raw, s_.softplus);
+#pragma GCC unroll 8
+            for (int i = 0; i < Count; ++i) {
+                const int64_t place = (t + i) * W;
+                const vec<T> u = load(u_ + place), d = step.d[i];
+                most = max_keeping_nan(magnitude<T>(d), most);
+                store(d_ + place, d);
+                store(slope_ + place, step.slope[i]);
+                store(xu_ + place, d * u);
+                store(y_ + place, f_.D ? D * u * T(1.0 / P) : vec<T>{});
+                store(dx_ + place, vec<T>{});
+                store(dd_ + place, vec<T>{});
             }
-            store(dy_ + i, dy);
-        }
+            read_gate<Count>(t);
+        });
         return most;
+    }
+
+    // dy for the gradient of out, and the derivative of the loss by z, divided by y
+    template <int Count> FASTITER_INLINE void read_gate(int64_t t) {
+        vec<T> dy[Count];
+#pragma GCC unroll 8
+        for (int i = 0; i < Count; ++i) dy[i] = load(dy_ + (t + i) * W) * T(P);
+        if (f_.z.data) {
+            vec<T> s[Count];
+#pragma GCC unroll 8
+            for (int i = 0; i < Count; ++i) s[i] = load(z_ + (t + i) * W);
+            sigmoids<T, Count>(s);
+#pragma GCC unroll 8
+            for (int i = 0; i < Count; ++i) {
+                const vec<T> z = load(z_ + (t + i) * W), one = broadcast(T(1));
+                store(z_ + (t + i) * W, dy[i] * (s[i] * fma(z, one - s[i], one)));
+                dy[i] *= z * s[i];
+            }
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < Count; ++i) store(dy_ + (t + i) * W, dy[i]);
     }
 
     void write(const Place& at, int64_t b) {
         const vec<T> D = f_.D ? load_up_to(f_.D + at.channel, at.channels) : vec<T>{};
-        if (f_.z.data) write_gate(at);
+        if (p_.dz.data) {
+            if (!p_.d_out.data) fill_zero(z_, at.steps * W); // whatever y is
+            for (int64_t i = 0; p_.d_out.data && i < at.steps * W; i += W) store(z_ + i, load(z_ + i) * load(y_ + i));
+            write_tile(p_.dz, at, z_);
+        }
         vec<T> dD = load(dD_ + b * W), dbias = load(dbias_ + b * W);
         for (int64_t i = 0; i < at.steps * W; i += W) {
             const vec<T> u = load(u_ + i), dx = load(dx_ + i), dy = load(dy_ + i) * T(1.0 / P);
@@ -195,29 +217,15 @@ private:
         if (p_.ddelta.data) write_tile(p_.ddelta, at, dd_);
     }
 
-    // dz = d_out y s(z) (1 + z (1 - s(z)))
-    void write_gate(const Place& at) {
-        if (!p_.dz.data) return;
-        if (!p_.d_out.data) {
-            fill_zero(z_, at.steps * W);
-        } else {
-            T* d_out = a_; // no longer needed
-            read_tile(p_.d_out, at, d_out);
-            for (int64_t i = 0; i < at.steps * W; i += W) {
-                const vec<T> z = load(z_ + i), s = sigmoid<T>(z);
-                const vec<T> slope = s * fma(z, broadcast(T(1)) - s, broadcast(T(1)));
-                store(z_ + i, load(d_out + i) * (load(y_ + i) * T(P)) * slope);
-            }
-        }
-        write_tile(p_.dz, at, z_);
-    }
-
     void write_projections(const Unit<T>& unit, const Sequence& q, int64_t time, int64_t steps) {
         for (int64_t t = 0; t < steps; ++t) {
-            const int64_t vectors = t * numbers_ * W;
-            if (T* dB = projection(parts_.dB, f_.B.fixed, unit, q, time + t)) add_channels(dB_ + vectors, numbers_, dB);
-            if (T* dC = projection(parts_.dC, f_.C.fixed, unit, q, time + t)) add_channels(dC_ + vectors, numbers_, dC);
+            write_sums({dB_, f_.B.fixed}, t, projection(parts_.dB, f_.B.fixed, unit, q, time + t));
+            write_sums({dC_, f_.C.fixed}, t, projection(parts_.dC, f_.C.fixed, unit, q, time + t));
         }
+    }
+    void write_sums(const Sums<T, Complex>& sums, int64_t t, T* out) const {
+        if (!out) return;
+        add_channels([&](int64_t i) { return sums.at(i / P) + t * sums.time() + i % P * W; }, numbers_, out);
     }
 
     // Where a unit's sum over its channels goes: (panel, row, group, time, N)
@@ -254,14 +262,14 @@ private:
         }
     }
 
-    // Prefetches the tile that follows block b: the next block's, or the first one of the earlier steps.
-    void fetch_next(const Unit<T>& unit, const Sequence& q, int64_t b, int64_t time) {
+    // Notes what to prefetch: the tile that follows block b, the next block's, or the first one of the earlier steps.
+    void find_next(const Unit<T>& unit, const Sequence& q, int64_t b, int64_t time) {
+        lines_.clear();
         const bool same = b + 1 < unit.blocks;
         const int64_t next = same ? b + 1 : 0, from = same ? time : time - kTile;
         if (from < 0) return;
         const Place at = {q.row, unit.channel(next), unit.width(next), q.start + from, min_of(kTile, q.steps - from)};
-        for (const Signal* x : {&f_.u, &f_.delta, &f_.z, &p_.d_out, &p_.du, &p_.ddelta, &p_.dz})
-            prefetch_tile<T>(*x, at);
+        for (const Signal* x : {&f_.u, &f_.delta, &f_.z, &p_.d_out, &p_.du, &p_.ddelta, &p_.dz}) lines_.add<T>(*x, at);
     }
 
     const SelectiveGradient<T>& p_;
@@ -272,8 +280,9 @@ private:
     const bool lanes_;
     Rates<T, Complex> rates_;
     ProjectionTile<T, Complex> B_, C_;
+    Lines lines_;
     T *al_ = nullptr, *dA_ = nullptr, *before_ = nullptr, *dB_ = nullptr, *dC_ = nullptr, *dD_ = nullptr,
-      *dbias_ = nullptr, *a_ = nullptr, *h_ = nullptr;
+      *dbias_ = nullptr, *history_ = nullptr;
     T *u_ = nullptr, *d_ = nullptr, *slope_ = nullptr, *xu_ = nullptr, *z_ = nullptr, *dy_ = nullptr, *y_ = nullptr,
       *dx_ = nullptr, *dd_ = nullptr;
     size_t bytes_ = 0;

@@ -5,27 +5,34 @@
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
-// States that are visited together; their decays and states at all steps of a tile stay in the first-level cache.
-template <bool Complex> constexpr int kVisited = (kVectorBytes == 64 ? 8 : 4) / kParts<Complex>;
+// States that are visited together; their decays and states at all steps of a tile, and their sums over channels, stay
+// in the first-level cache.
+template <bool Complex> constexpr int kVisited = 4 / kParts<Complex>;
 
-// The sums over channels of a projection's gradient, numbers of vectors at data[t * time + n * parts * lanes]
-template <class T> struct Sums {
+// The sums over channels of a projection's gradient, for each state a number of vectors: (N / kVisited, kTile, kVisited),
+// so that states which are visited together are contiguous, or (N) if fixed
+template <class T, bool Complex> struct Sums {
+    static constexpr int V = kVisited<Complex>, size = kParts<Complex> * lanes<T>;
     T* data = nullptr;
-    int64_t time = 0;
+    bool fixed = false;
+
+    static int64_t numbers(int64_t N, bool fixed) { return size * (fixed ? N * kPanel : round_up(N, V) * kTile); }
+    T* at(int64_t n) const { return data + (fixed ? n : n / V * V * kTile + n % V) * size; }
+    int64_t time() const { return fixed ? 0 : V * size; }
 };
 
-template <class T> struct Tile {
-    const T* d;
-    const T* du;
-    const T* dy;
-    T* y; // nullptr: not requested
-    T* dx;
-    T* dd; // the sum of Re(conj(w) A) log2 e
+// Distance of a tile's signals
+template <class T> constexpr int64_t kSignal = kTile * lanes<T>;
+
+template <class T, bool Complex> struct Tile {
+    T* signals; // d, d u, dy, dx, the sum of Re(conj(w) A) log2 e, and y, kSignal apart
+    bool with_y;
     Weights<T> B, C;
-    Sums<T> dB, dC;
+    Sums<T, Complex> dB, dC;
     const uint8_t* reset;
     int64_t steps;
-    T *a, *h; // the decays and the states, before the first step and after each
+    T* history; // of the states visited together, at each step their values before it and their decays
+    Lines* lines;
 };
 
 // The states' part of a block: their values before the tile, al = conj(a[t+1]) l[t+1] and dA, each (N, lanes), or
@@ -38,18 +45,21 @@ template <class T> struct States {
 };
 
 template <class T, bool Complex, int Count, bool Small, bool Lanes>
-FASTITER_NOINLINE void recompute(const Tile<T>& w, int64_t n, const States<T>& s) {
+FASTITER_NOINLINE void recompute(const Tile<T, Complex>& w, int64_t n, const States<T>& s) {
     constexpr int W = lanes<T>, P = kParts<Complex>, R = kRates<Complex>;
     Number<T, Complex> state[Count];
 #pragma GCC unroll 8
     for (int i = 0; i < Count; ++i) {
         state[i] = load_number<T, Complex>(s.before + (n + i) * P * W);
-        store_number(w.h + i * P * W, state[i]);
+        store_number(w.history + i * P * W, state[i]);
     }
-    for (int64_t t = 0; t < w.steps; ++t) {
+    T* x = w.signals;
+    T* history = w.history;
+    for (int64_t t = 0; t < w.steps; ++t, x += W, history += 2 * Count * P * W) {
         if (w.reset && w.reset[t])
             for (auto& x : state) x = {};
-        const vec<T> d = load(w.d + t * W), du = load(w.du + t * W);
+        w.lines->fetch();
+        const vec<T> d = load(x), du = load(x + kSignal<T>);
         constexpr int kLockstep = Complex ? min_of(Count, 2) : Count;
 #pragma GCC unroll 4
         for (int i = 0; i < Count; i += kLockstep) {
@@ -59,55 +69,62 @@ FASTITER_NOINLINE void recompute(const Tile<T>& w, int64_t n, const States<T>& s
             for (int j = 0; j < kLockstep; ++j) {
                 const auto input = scaled(du, weight<T, Complex, Lanes>(w.B, t, n + i + j));
                 state[i + j] = multiply_add(a[j], state[i + j], input);
-                store_number(w.a + (t * Count + i + j) * P * W, a[j]);
-                store_number(w.h + ((t + 1) * Count + i + j) * P * W, state[i + j]);
+                store_number(history + (Count + i + j) * P * W, a[j]);
+                store_number(history + (2 * Count + i + j) * P * W, state[i + j]);
             }
         }
-        if (!w.y) continue;
-        vec<T> y = load(w.y + t * W);
+        if (!w.with_y) continue;
+        vec<T> y = load(x + 5 * kSignal<T>);
 #pragma GCC unroll 8
         for (int i = 0; i < Count; ++i)
             y = add_real_part<T, Complex, false>(state[i], weight<T, Complex, Lanes>(w.C, t, n + i), y);
-        store(w.y + t * W, y);
+        store(x + 5 * kSignal<T>, y);
     }
 }
 
 template <class T, bool Complex, int Count, bool Lanes>
-FASTITER_NOINLINE void visit(const Tile<T>& w, int64_t n, const States<T>& s) {
+FASTITER_NOINLINE void visit(const Tile<T, Complex>& w, int64_t n, const States<T>& s) {
     constexpr int W = lanes<T>, P = kParts<Complex>, R = kRates<Complex>;
     using N = Number<T, Complex>;
-    N al[Count], dA[Count];
+    N al[Count], dA[Count], after[Count], log2_rate[Count];
+    const T* const end = w.history + w.steps * 2 * Count * P * W;
 #pragma GCC unroll 8
     for (int i = 0; i < Count; ++i) {
         al[i] = load_number<T, Complex>(s.al + (n + i) * P * W);
         dA[i] = load_number<T, Complex>(s.dA + (n + i) * P * W);
+        after[i] = load_number<T, Complex>(end + i * P * W);
+        log2_rate[i].part[0] = load(s.rates + (n + i) * R * W);
+        if constexpr (Complex) log2_rate[i].part[1] = load(s.rates + ((n + i) * R + 3) * W);
     }
-    for (int64_t t = w.steps - 1; t >= 0; --t) {
-        const vec<T> d = load(w.d + t * W), du = load(w.du + t * W), dy = load(w.dy + t * W);
-        vec<T> dx = load(w.dx + t * W), dd = load(w.dd + t * W);
-        T* dB = w.dB.data + t * w.dB.time + n * P * W;
-        T* dC = w.dC.data + t * w.dC.time + n * P * W;
+    const int64_t last = w.steps - 1;
+    const int64_t of_B = Lanes ? w.dB.time() : kVisited<Complex> * P * W, of_C = Lanes ? w.dC.time() : of_B;
+    T* x = w.signals + last * W;
+    const T* history = end - 2 * Count * P * W;
+    T* dB = w.dB.at(n) + last * of_B;
+    T* dC = w.dC.at(n) + last * of_C;
+    for (int64_t t = last; t >= 0; --t, x -= W, history -= 2 * Count * P * W, dB -= of_B, dC -= of_C) {
+        const vec<T> d = load(x), du = load(x + kSignal<T>), dy = load(x + 2 * kSignal<T>);
+        vec<T> dx = load(x + 3 * kSignal<T>), dd = load(x + 4 * kSignal<T>);
         const bool is_reset = w.reset && w.reset[t];
 #pragma GCC unroll 8
         for (int i = 0; i < Count; ++i) {
             const int at = i * P * W;
             const N l = add_scaled<T, Complex, true>(dy, weight<T, Complex, Lanes>(w.C, t, n + i), al[i]);
-            const N h = load_number<T, Complex>(w.h + (t + 1) * Count * P * W + at);
-            store_number(dC + at, add_scaled<T, Complex, true>(dy, h, load_number<T, Complex>(dC + at)));
+            store_number(dC + at, add_scaled<T, Complex, true>(dy, after[i], load_number<T, Complex>(dC + at)));
             store_number(dB + at, add_scaled(du, l, load_number<T, Complex>(dB + at)));
             dx = add_real_part<T, Complex, true>(l, weight<T, Complex, Lanes>(w.B, t, n + i), dx);
-            al[i] = conjugate_product(load_number<T, Complex>(w.a + t * Count * P * W + at), l);
+            al[i] = conjugate_product(load_number<T, Complex>(history + Count * P * W + at), l);
+            after[i] = load_number<T, Complex>(history + at);
             if (is_reset) {
                 al[i] = {};
                 continue;
             }
-            const N wa = conjugate_product(load_number<T, Complex>(w.h + t * Count * P * W + at), al[i]);
+            const N wa = conjugate_product(after[i], al[i]);
             dA[i] = add_scaled(d, wa, dA[i]);
-            dd = fma(wa.part[0], load(s.rates + (n + i) * R * W), dd);
-            if constexpr (Complex) dd = fma(wa.part[1], load(s.rates + ((n + i) * R + 3) * W), dd);
+            dd = add_real_part<T, Complex, true>(wa, log2_rate[i], dd);
         }
-        store(w.dx + t * W, dx);
-        store(w.dd + t * W, dd);
+        store(x + 3 * kSignal<T>, dx);
+        store(x + 4 * kSignal<T>, dd);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < Count; ++i) {
@@ -117,14 +134,15 @@ FASTITER_NOINLINE void visit(const Tile<T>& w, int64_t n, const States<T>& s) {
 }
 
 template <class T, bool Complex, int Count, bool Small, bool Lanes>
-FASTITER_INLINE void visit_states(const Tile<T>& w, int64_t n, const States<T>& s) {
+FASTITER_INLINE void visit_states(const Tile<T, Complex>& w, int64_t n, const States<T>& s) {
     recompute<T, Complex, Count, Small, Lanes>(w, n, s);
     visit<T, Complex, Count, Lanes>(w, n, s);
 }
 
 template <class T, bool Complex, bool Small, bool Lanes>
-void visit_all(const Tile<T>& w, int64_t N, const States<T>& s) {
+void visit_all(const Tile<T, Complex>& w, int64_t N, const States<T>& s) {
     constexpr int kMost = kVisited<Complex>;
+    w.lines->divide(w.steps * (N / kMost + N % kMost));
     int64_t n = 0;
     for (; n + kMost <= N; n += kMost) visit_states<T, Complex, kMost, Small, Lanes>(w, n, s);
     for (; n < N; ++n) visit_states<T, Complex, 1, Small, Lanes>(w, n, s);

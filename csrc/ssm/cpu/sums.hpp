@@ -4,17 +4,32 @@
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
-// out[n] = the sum of the channels of vector n, for `count` of them
-template <class T> void add_channels(const T* vectors, int64_t count, T* out) {
+// The sums of the numbers of each of as many vectors as these have lanes: every pass interleaves the halves of pairs of
+// vectors and adds them.
+template <class T> FASTITER_INLINE vec<T> sums_of(vec<T>* v) {
+    constexpr auto all = std::make_index_sequence<lanes<T>>();
+#pragma GCC unroll 4
+    for (int half = lanes<T> / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < half; ++i)
+            v[i] = detail::lower_halves(v[i], v[i + half], all) + detail::upper_halves(v[i], v[i + half], all);
+    return v[0];
+}
+
+// out[n] = the sum of the channels of vector n, at vectors(n), for `count` of them
+template <class F, class T> void add_channels(F vectors, int64_t count, T* out) {
     constexpr int W = lanes<T>;
     for (int64_t n = 0; n < count; n += W) {
         vec<T> v[W];
 #pragma GCC unroll 16
-        for (int i = 0; i < W; ++i) v[i] = n + i < count ? load(vectors + (n + i) * W) : vec<T>{};
-        transpose<T>(v);
-        for (int i = 1; i < W; ++i) v[0] += v[i];
-        store_up_to(out + n, v[0], count - n);
+        for (int i = 0; i < W; ++i) v[i] = n + i < count ? load(vectors(n + i)) : vec<T>{};
+        store_up_to(out + n, sums_of<T>(v), count - n);
     }
+}
+
+// The same for vectors one after the other
+template <class T> void add_channels(const T* vectors, int64_t count, T* out) {
+    add_channels([=](int64_t n) { return vectors + n * lanes<T>; }, count, out);
 }
 
 template <class T> void fill_zero(T* p, int64_t count) {

@@ -157,19 +157,6 @@ FASTITER_INLINE void write_tile(const Signal& x, const Place& at, const T* tile,
     });
 }
 
-// Prefetches a tile into the second-level cache: its lines are too far apart for the hardware to follow, and with
-// strides of a power of two they map to the same few sets of the first level.
-template <class T> FASTITER_INLINE void prefetch_tile(const Signal& x, const Place& at) {
-    if (!x.data) return;
-    with_storage<T>(x, [&]<class S>(S* data) {
-        const S* from = data + at.row * x.row + at.channel * x.channel + at.time * x.time;
-        if (x.channel == 1)
-            for (int64_t t = 0; t < at.steps; ++t) prefetch<2>(from + t * x.time, 1);
-        else
-            for (int64_t c = 0; c < at.channels; ++c) prefetch<2>(from + c * x.channel, at.steps);
-    });
-}
-
 // (row, channel, time) for a contiguous (row, channel, state) of the type of the computation: a matrix of all states
 // of a vector of channels is a tile whose steps are the states.
 template <class T> FASTITER_INLINE Signal states_of(const T* data, int64_t channels, int64_t states) {
