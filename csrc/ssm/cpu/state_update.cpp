@@ -1,12 +1,13 @@
 // One step of a selective scan: vectors of the N states of a channel, as these are contiguous.
-#include "core/cpu/vmath.hpp"
-#include "ssm/cpu/tiles.hpp"
+#include "ssm/cpu/selective.hpp"
+#include "ssm/cpu/sums.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 namespace {
 
 template <class T> class Update {
     static constexpr int W = lanes<T>;
+    static constexpr int kTogether = 4, kAhead = 8; // vectors, and units of work, that are computed together
 
 public:
     Update(const StateUpdate<T>& p, void* memory) : p_(p) {
@@ -15,56 +16,141 @@ public:
     }
     static int64_t numbers(const StateUpdate<T>& p) { return 2 * round_up(p.N, W); }
 
-    // Channels [channel, channel + W) of a head of row b
-    void run(int64_t b, int64_t h, int64_t channel) {
-        const int64_t count = min_of(W, p_.P - channel);
-        const int64_t row = p_.rows ? p_.rows[b] : b;
-        if (row < 0) return write(p_.out, b, h, channel, count, vec<T>{});
-        if (b != b_ || h / p_.per_group != group_) read_group(b, h / p_.per_group);
-        const vec<T> x = read(p_.x, b, h, channel, count);
-        vec<T> d = read(p_.dt, b, h, channel, count);
-        if (p_.dt_bias.data) d += read(p_.dt_bias, 0, h, channel, count);
-        if (p_.softplus) d = select<T>(d > T(20), d, -log_sigmoid<T>(-d));
-        vec<T> y = advance(row, h, channel, count, d, d * x);
-        if (p_.D.data) y = fma(read(p_.D, 0, h, channel, count), x, y);
-        if (p_.z.data) {
-            const vec<T> z = read(p_.z, b, h, channel, count);
-            y *= z * sigmoid<T>(z);
+    // Units of work [first, last), each a vector of channels of a head of a row: the step sizes of several of them first, as
+    // the states wait for these.
+    void run(int64_t first, int64_t last) {
+        Block at = block(first);
+        for (; first < last; first += kAhead) {
+            Block blocks[kAhead];
+            const int64_t count = min_of(kAhead, last - first);
+            for (int i = 0; i < kAhead; ++i) {
+                blocks[i] = at;
+                if (i + 1 < count) next(at); // the last one several times
+            }
+            if (first + count < last) next(at);
+            for (int i = 0; i < kAhead; i += kTogether) read_steps(blocks + i);
+            for (int i = 0; i < count; ++i) run(blocks[i]);
         }
-        write(p_.out, b, h, channel, count, y);
     }
 
 private:
-    // Advances the states of up to a vector of channels; returns the sums of C h.
-    vec<T> advance(int64_t row, int64_t h, int64_t channel, int64_t count, vec<T> d, vec<T> du) {
-        vec<T> sums[W] = {}, decays{};
-        const T* A = p_.A + h * p_.A_head + channel * p_.A_channel;
-        if (!p_.A_state) { // one number for all N
-            for (int64_t c = 0; c < count; ++c) decays[c] = A[c * p_.A_channel];
-            decays = exp<T>(decays * d);
+    // A vector of channels, and their d and d x
+    struct Block {
+        int64_t b, h, channel, count;
+        vec<T> d, du;
+    };
+    Block block(int64_t unit) const {
+        const int64_t blocks = ceil_div(p_.P, W), channel = unit % blocks * W;
+        return {unit / (p_.H * blocks), unit / blocks % p_.H, channel, min_of(W, p_.P - channel), vec<T>{}, vec<T>{}};
+    }
+    void next(Block& at) const {
+        at.channel += W;
+        if (at.channel >= p_.P) at.channel = 0, ++at.h;
+        if (at.h == p_.H) at.h = 0, ++at.b;
+        at.count = min_of(W, p_.P - at.channel);
+    }
+    void read_steps(Block* blocks) const {
+        vec<T> raw[kTogether];
+        for (int i = 0; i < kTogether; ++i) {
+            raw[i] = read(p_.dt, blocks[i]);
+            if (p_.dt_bias.data) raw[i] += read(p_.dt_bias, blocks[i], false);
         }
-        with_storage<T>({p_.state, 0, 0, 0, p_.state_storage}, [&]<class S>(S* state) {
-            state += row * p_.state_row + h * p_.state_head + channel * p_.state_channel;
-            for (int64_t c = 0; c < count; ++c, state += p_.state_channel, A += p_.A_channel)
-                sums[c] = p_.A_state ? advance_channel<S, false>(state, A, d[c], du[c])
-                                     : advance_channel<S, true>(state, A, decays[c], du[c]);
-        });
-        transpose<T>(sums);
-        for (int i = 1; i < W; ++i) sums[0] += sums[i];
-        return sums[0];
+        const StepSizes<T, kTogether> step(raw, p_.softplus);
+        for (int i = 0; i < kTogether; ++i) {
+            blocks[i].d = step.d[i];
+            blocks[i].du = step.d[i] * read(p_.x, blocks[i]);
+        }
+    }
+    void run(const Block& at) {
+        const int64_t row = p_.rows ? p_.rows[at.b] : at.b;
+        if (row < 0) return write(p_.out, at, vec<T>{});
+        if (at.b != b_ || at.h != h_) read_group(at.b, at.h);
+        vec<T> y = advance(row, at);
+        if (p_.D.data) y = fma(read(p_.D, at, false), read(p_.x, at), y);
+        if (p_.z.data) {
+            const vec<T> z = read(p_.z, at);
+            y *= z * sigmoid<T>(z);
+        }
+        write(p_.out, at, y);
     }
 
-    // d: the step size or, with OneDecay, the decay
-    template <class S, bool OneDecay> FASTITER_INLINE vec<T> advance_channel(S* state, const T* A, T d, T du) const {
-        vec<T> sum{};
-        for (int64_t n = 0; n < p_.N; n += W) {
-            const int64_t left = p_.N - n;
-            const vec<T> a = OneDecay ? broadcast(d) : exp<T>(load_up_to(A + n, left) * d);
-            const vec<T> next = fma(a, load_up_to(state + n, left), load(B_ + n) * du);
-            store_up_to(state + n, next, left);
-            sum = fma(left >= W ? next : select<T>(first_lanes(left), next, vec<T>{}), load(C_ + n), sum);
+    // Advances the states of up to a vector of channels; returns the sums of C h.
+    vec<T> advance(int64_t row, const Block& at) const {
+        const T* A = p_.A + at.h * p_.A_head + at.channel * p_.A_channel;
+        vec<T> d = at.d;
+        if (!p_.A_state) { // one number for all N
+            vec<T> rates{};
+            for (int64_t c = 0; c < at.count; ++c) rates[c] = A[c * p_.A_channel];
+            d = exp<T>(rates * d);
         }
-        return sum;
+        alignas(64) T factors[W], inputs[W];
+        store(factors, p_.A_state ? d * T(kLog2e) : d);
+        store(inputs, at.du);
+        vec<T> sums[W];
+        for (int64_t c = at.count; c < W; ++c) sums[c] = vec<T>{};
+        with_storage<T>({p_.state, 0, 0, 0, p_.state_storage}, [&]<class S>(S* state) {
+            state += row * p_.state_row + at.h * p_.state_head + at.channel * p_.state_channel;
+            int64_t c = 0;
+            for (; p_.N % W == 0 && c + kTogether <= at.count; c += kTogether)
+                advance_channels<S, kTogether>(state + c * p_.state_channel, A + c * p_.A_channel, factors + c,
+                                               inputs + c, sums + c);
+            for (; c < at.count; ++c)
+                advance_channels<S, 1>(state + c * p_.state_channel, A + c * p_.A_channel, factors + c, inputs + c,
+                                       sums + c);
+        });
+        return sums_of<T>(sums);
+    }
+
+    // factors: the step sizes times log2 e, or the decays if there is one for all N
+    template <class S, int Count>
+    FASTITER_INLINE void advance_channels(S* state, const T* A, const T* factors, const T* inputs, vec<T>* sums) const {
+        if (p_.A_state)
+            advance_channels<S, Count, false>(state, A, factors, inputs, sums);
+        else
+            advance_channels<S, Count, true>(state, A, factors, inputs, sums);
+    }
+    // Of several channels N is a whole number of vectors.
+    template <class S, int Count, bool OneDecay>
+    FASTITER_NOINLINE void advance_channels(S* state, const T* A, const T* factors, const T* inputs,
+                                            vec<T>* sums) const {
+        vec<T> sum[Count] = {};
+        for (int64_t n = 0; n < p_.N; n += W) {
+            const int64_t left = Count > 1 ? W : p_.N - n;
+            vec<T> a[Count];
+            if constexpr (OneDecay) {
+#pragma GCC unroll 4
+                for (int i = 0; i < Count; ++i) a[i] = broadcast(factors[i]);
+            } else {
+#pragma GCC unroll 4
+                for (int i = 0; i < Count; ++i) a[i] = load_up_to(A + i * p_.A_channel + n, left) * factors[i];
+                power_of_two<Count>(a);
+            }
+            const vec<T> B = load(B_ + n), C = load(C_ + n);
+#pragma GCC unroll 4
+            for (int i = 0; i < Count; ++i) {
+                S* const at = state + i * p_.state_channel + n;
+                const vec<T> next = fma(a[i], load_up_to(at, left), B * inputs[i]);
+                store_up_to(at, next, left);
+                sum[i] = fma(left >= W ? next : select<T>(first_lanes(left), next, vec<T>{}), C, sum[i]);
+            }
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < Count; ++i) sums[i] = sum[i];
+    }
+
+    // x[i] = 2^x[i], operation by operation, as the latency of one is several times its share of the throughput
+    template <int Count> static FASTITER_INLINE void power_of_two(vec<T>* x) {
+        constexpr T limit = sizeof(T) == 4 ? T(128) : T(1100), round = ExpConstants<T>::round;
+        vec<T> n[Count], y[Count];
+#pragma GCC unroll 4
+        for (int i = 0; i < Count; ++i) x[i] = at_most<T>(at_least<T>(x[i], -limit - 25), limit);
+#pragma GCC unroll 4
+        for (int i = 0; i < Count; ++i) n[i] = (x[i] + round) - round;
+#pragma GCC unroll 4
+        for (int i = 0; i < Count; ++i) x[i] -= n[i];
+        exp2_reduced<T, Count>(x, y);
+#pragma GCC unroll 4
+        for (int i = 0; i < Count; ++i) x[i] = scale<T>(y[i], n[i]);
     }
 
     static FASTITER_INLINE mask<T> first_lanes(int64_t n) {
@@ -74,8 +160,11 @@ private:
     }
 
     // B and C of a group, padded with zeros
-    void read_group(int64_t b, int64_t group) {
-        b_ = b, group_ = group;
+    void read_group(int64_t b, int64_t h) {
+        const int64_t group = h / p_.per_group;
+        const bool same = b == b_ && h_ >= 0 && group == h_ / p_.per_group;
+        b_ = b, h_ = h;
+        if (same) return;
         for (int64_t n = 0; n < p_.N; n += W) {
             store(B_ + n, read_states(p_.inputs, b, group, n));
             store(C_ + n, read_states(p_.outputs, b, group, n));
@@ -87,20 +176,29 @@ private:
         return load(tile);
     }
     // A step's signals have the head, and B and C the group, in the place of time.
-    static vec<T> read(const Signal& x, int64_t b, int64_t h, int64_t channel, int64_t count) {
+    static vec<T> read(const Signal& x, const Block& at, bool has_rows = true) {
+        const int64_t row = has_rows ? at.b : 0;
         alignas(64) T tile[W];
-        read_tile(x, {b, channel, count, h, 1}, tile);
-        return load(tile);
+        if (x.channel != 1) {
+            read_tile(x, {row, at.channel, at.count, at.h, 1}, tile);
+            return load(tile);
+        }
+        vec<T> y;
+        with_storage<T>(
+            x, [&]<class S>(S* data) { y = load_up_to(data + row * x.row + at.h * x.time + at.channel, at.count); });
+        return y;
     }
-    static void write(const Signal& x, int64_t b, int64_t h, int64_t channel, int64_t count, vec<T> y) {
+    static void write(const Signal& x, const Block& at, vec<T> y) {
         alignas(64) T tile[W];
         store(tile, y);
-        write_tile(x, {b, channel, count, h, 1}, tile);
+        if (x.channel != 1) return write_tile(x, {at.b, at.channel, at.count, at.h, 1}, tile);
+        with_storage<T>(
+            x, [&]<class S>(S* data) { store_up_to(data + at.b * x.row + at.h * x.time + at.channel, y, at.count); });
     }
 
     const StateUpdate<T>& p_;
     T *B_, *C_;
-    int64_t b_ = -1, group_ = -1;
+    int64_t b_ = -1, h_ = -1; // those of the last block
 };
 
 } // namespace
@@ -112,8 +210,7 @@ template <class T> size_t state_update_workspace(const StateUpdate<T>& p, int th
 template <class T> void state_update(const StateUpdate<T>& p, Team team) {
     const int64_t blocks = ceil_div(p.P, lanes<T>), units = p.B * p.H * blocks;
     Update<T> kernel(p, static_cast<T*>(p.workspace) + team.id * Update<T>::numbers(p));
-    for (int64_t u = units * team.id / team.size; u < units * (team.id + 1) / team.size; ++u)
-        kernel.run(u / (p.H * blocks), u / blocks % p.H, u % blocks * lanes<T>);
+    kernel.run(units * team.id / team.size, units * (team.id + 1) / team.size);
 }
 
 template size_t state_update_workspace(const StateUpdate<float>&, int);
