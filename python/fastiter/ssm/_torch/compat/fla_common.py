@@ -13,7 +13,7 @@ from ...._torch.ops import checked_bounds
 from ..._attention_shapes import checked_scale
 from ..attention import linear_attention
 from ..ops import computed
-from .common import check_part
+from .common import TOGETHER, check_part
 
 #: Options that say how fla's kernels run, and change no result
 IGNORED = {
@@ -37,27 +37,35 @@ def check_rest(function: str, options: Mapping[str, Any]) -> None:
             raise TypeError(f"{function}: options must be those of fla, got an unexpected keyword argument {name!r}")
 
 
-def check_signals(function: str, q: Any, k: Any, v: Any, factors: int, query: str) -> dict[str, int]:
+def check_signals(function: str, q: Any, k: Any, v: Any, factors: int, query: str) -> dict[str, tuple[int, ...]]:
     """Check that q, k and v are (B, T, heads, width) and go together; k and v have ``factors`` entries a step.
 
-    ``query`` is the name of q in fla.
-
-    Return the sizes: B, T, H and N heads of queries and values, widths K and V, and F entries of k and v.
+    ``query`` is the name of q in fla. Return shapes of other arguments by the letters of their axes: B, T, N heads of
+    values, widths K and V, and F entries of v.
     """
     for name, x in ((query, q), ("k", k), ("v", v)):
         if not isinstance(x, Tensor):
             raise TypeError(f"{function}: {name} must be a torch.Tensor, got {type(x).__qualname__}")
         if x.dim() != 4:
             raise ValueError(f"{function}: {name} must have shape (B, T, heads, width), got {tuple(x.shape)}")
-    batch, time, heads, width = q.shape
-    expected = (batch, time * factors, heads, width)
-    if tuple(k.shape) != expected:
+    batch, time, heads, keys = q.shape
+    entries = time * factors
+    if k.shape != (batch, entries, heads, keys):
+        expected = (batch, entries, heads, keys)
         raise ValueError(f"{function}: k must have shape {expected} to go with {query}, got {tuple(k.shape)}")
-    if tuple(v.shape[:2]) != expected[:2] or heads < 1 or v.shape[2] % heads:
-        wanted = f"{expected[:2]} and a multiple of {heads} heads"
+    rows, steps, values_heads, values = v.shape
+    if rows != batch or steps != entries or heads < 1 or values_heads % heads:
+        wanted = f"{(batch, entries)} and a multiple of {heads} heads"
         raise ValueError(f"{function}: v must have (B, T, heads) = {wanted} to go with k, got {tuple(v.shape)}")
-    found = zip("BTHKFNV", (*q.shape, time * factors, *v.shape[2:]), strict=True)
-    return dict(found)
+    return {
+        "BTN": (batch, time, values_heads),
+        "BTNK": (batch, time, values_heads, keys),
+        "BFN": (batch, entries, values_heads),
+        "N": (values_heads,),
+        "NK": (values_heads, keys),
+        "NKV": (values_heads, keys, values),
+        "NVK": (values_heads, values, keys),
+    }
 
 
 def checked(
@@ -69,13 +77,16 @@ def checked(
     :func:`check_signals`.
     """
     function, query = state.function, state.query
-    sizes = check_signals(function, q, k, v, factors, query)
-    for name, x in ((query, q), ("k", k), ("v", v)):
-        check_part(function, name, x, tuple(x.shape), q, query)
-    state.check(q, sizes)
-    for name, (x, letters) in (*required.items(), *optional.items()):
-        if x is not None or name in required:
-            check_part(function, name, x, tuple(sizes[letter] for letter in letters), q, query)
+    shapes = check_signals(function, q, k, v, factors, query)
+    if q.dtype not in TOGETHER or not {k.dtype, v.dtype} <= TOGETHER[q.dtype]:
+        for name, x in ((query, q), ("k", k), ("v", v)):
+            check_part(function, name, x, x.shape, q, query)
+    state.check(q, shapes)
+    for name, (x, letters) in required.items():
+        check_part(function, name, x, shapes[letters], q, query)
+    for name, (x, letters) in optional.items():
+        if x is not None:
+            check_part(function, name, x, shapes[letters], q, query)
     return q.shape[-1] ** -0.5 if scale is None else checked_scale(function, scale, q.dtype == torch.float64)
 
 
@@ -117,12 +128,12 @@ class FlaState:
         self._initial, self._output = initial_state, output_final_state
         self._reverse, self._v_first = reverse, state_v_first
 
-    def check(self, q: Tensor, sizes: Mapping[str, int]) -> None:
-        """Check cu_seqlens and the shape and dtype of the initial state; sizes as in :func:`check_signals`."""
+    def check(self, q: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Check cu_seqlens and the shape and dtype of the initial state; shapes as in :func:`check_signals`."""
         sequences = self.check_cut(q, self.query)
         if self._initial is not None:
-            widths = (sizes["V"], sizes["K"]) if self._v_first else (sizes["K"], sizes["V"])
-            check_part(self.function, "initial_state", self._initial, (sequences, sizes["N"], *widths), q, self.query)
+            shape = (sequences, *shapes["NVK" if self._v_first else "NKV"])
+            check_part(self.function, "initial_state", self._initial, shape, q, self.query)
 
     def check_cut(self, q: Tensor, name: str) -> int:
         """Check cu_seqlens for a signal (B, T, ...), and return the number of sequences."""
