@@ -140,25 +140,38 @@ def mamba2_inner(
     every: dict[str, Any] = dict(zip(_NAMES, given, strict=True)) | optional
     size = _checked_sizes(function, every, headdim, ngroups)
     labels = checked_labels(function, seq_idx, zxbcdt)
-    mlp, z, conv, dt = zxbcdt.split(size.parts, -1)
-    filters = (conv1d_weight.flatten(1), conv1d_bias)
+    norm = Norm(rmsnorm_eps, size.groups, norm_before_gate)
+    out, last = _mix(every, size, labels, limits, activation, norm)
+    return (out, last) if return_final_states else out
+
+
+def _mix(
+    given: dict[str, Any],
+    size: _Sizes,
+    labels: Tensor | None,
+    limits: tuple[float, float],
+    activation: str | None,
+    norm: Norm,
+) -> tuple[Tensor, Tensor]:
+    """Return the output and the final states for checked arguments, which are given by their names."""
+    mlp, z, conv, dt = given["zxbcdt"].split(size.parts, -1)
+    filters = (given["conv1d_weight"].flatten(1), given["conv1d_bias"])
     mixed = causal_conv1d(conv.transpose(1, 2), *filters, seq_idx=labels, activation=activation)
     assert isinstance(mixed, Tensor)  # for the type checker
     x, B, C = mixed.transpose(1, 2).split([size.channels, *[size.groups * size.states] * 2], -1)
     B, C = (y.unflatten(-1, (size.groups, size.states)) for y in (B, C))
     x, gate = (y.unflatten(-1, (size.heads, size.width)) for y in (x, z))
     starts = None if labels is None else resets(labels)
-    signals = (x, dt, A, B, C, D, gate if rmsnorm_weight is None else None, dt_bias, True)
-    y, last = ssd(*signals, dt_limit=limits, initial_state=initial_states, reset=starts)
-    out = y.flatten(-2)
-    if rmsnorm_weight is not None:
-        out = normalized(out, rmsnorm_weight, z, None, Norm(rmsnorm_eps, ngroups, norm_before_gate))
+    weight = given["rmsnorm_weight"]
+    signals = (x, dt, given["A"], B, C, given["D"], gate if weight is None else None, given["dt_bias"], True)
+    y, last = ssd(*signals, dt_limit=limits, initial_state=given["initial_states"], reset=starts)
+    out = y.flatten(-2) if weight is None else normalized(y.flatten(-2), weight, z, None, norm)
     if size.mlp:
         out = torch.cat([_gated(mlp), out], -1)
-    if outproj_weight is not None:
-        bias = None if outproj_bias is None else outproj_bias.to(out.dtype)
-        out = linear(out, outproj_weight.to(out.dtype), bias)
-    return (out, last) if return_final_states else out
+    if given["outproj_weight"] is not None:
+        bias = given["outproj_bias"]
+        out = linear(out, given["outproj_weight"].to(out.dtype), None if bias is None else bias.to(out.dtype))
+    return out, last
 
 
 def resets(seq_idx: Tensor) -> Tensor:

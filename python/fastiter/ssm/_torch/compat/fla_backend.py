@@ -13,7 +13,6 @@ from . import fla_attention, fla_delta, fla_low_rank, fla_modules, fla_norms
 from .fla_common import check_rest
 
 Function = Callable[..., Any]
-Given = dict[str, Any]
 
 
 def _fused_recurrent_kda_fwd(
