@@ -60,6 +60,9 @@ def test_mamba2() -> None:
     keywords = {"seq_idx": labels(), "dt_limit": (0.2, 1.5), "activation": None, "rmsnorm_eps": 1e-3, **options}
     expected = ssm.mamba2_inner(**given, **keywords, return_final_states=True)
     assert all(torch.equal(a, e) for a, e in zip(found, expected, strict=True))
+    del given["rmsnorm_weight"]
+    plain = mamba_ssm.mamba_split_conv1d_scan_combined(**given, chunk_size=8, rmsnorm_eps=None, **options)
+    assert torch.equal(plain, ssm.mamba2_inner(**given, **options))  # FalconH1 passes None
 
 
 def test_states_of_packed_sequences() -> None:

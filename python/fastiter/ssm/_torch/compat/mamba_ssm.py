@@ -176,11 +176,13 @@ def mamba_split_conv1d_scan_combined(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Mamba-2's mixer after in_proj: convolution, scan, gated norm, out_proj; see mamba_ssm's function of this name.
 
-    ``chunk_size`` says how the original computes, and changes nothing here.
+    ``chunk_size`` says how the original computes, and changes nothing here. Without ``rmsnorm_weight``, ``rmsnorm_eps``
+    is not read.
     """
     options: dict[str, Any] = {"initial_states": initial_states, "seq_idx": seq_idx, "dt_limit": dt_limit}
     options |= {"return_final_states": return_final_states, "activation": activation}
-    options |= {"rmsnorm_weight": rmsnorm_weight, "rmsnorm_eps": rmsnorm_eps}
+    if rmsnorm_weight is not None:
+        options |= {"rmsnorm_weight": rmsnorm_weight, "rmsnorm_eps": rmsnorm_eps}
     options |= {"outproj_weight": outproj_weight, "outproj_bias": outproj_bias}
     options |= {"headdim": headdim, "ngroups": ngroups, "norm_before_gate": norm_before_gate}
     return mamba2_inner(zxbcdt, conv1d_weight, conv1d_bias, dt_bias, A, D, **options)
