@@ -59,6 +59,8 @@ def test_imports() -> None:
     assert combined.mamba_chunk_scan_combined is ours.mamba_chunk_scan_combined
     assert selective_state_update is ours.selective_state_update
     assert get_mlstm_kernel("chunkwise--native_autograd") is compat.mlstm_kernels.mlstm_chunkwise
+    theirs = get_mlstm_kernel("chunkwise--native_custbw")  # whose backward pass leaves out the divisor
+    assert theirs.func is compat.mlstm_kernels.mlstm_chunkwise and theirs.keywords == {"normalizer_gradient": False}
     with pytest.raises(ValueError, match=r"^get_mlstm_kernel: name must be one of 'chunkwise--fastiter'.*, got 'x'"):
         get_mlstm_kernel("x")
     ops = importlib.import_module("fla.ops")
