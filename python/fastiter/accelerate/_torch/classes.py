@@ -56,13 +56,17 @@ def plan_for(of: Class) -> Plan | None:
             overrides |= _overrides(of, name, method, found)
         except TypeError as error:
             return Plan({}, {}, str(error))
-        swapped |= {key: f"fastiter.torch.{rule.by}" for key, rule, _ in found if rule.by is not None}
+        swapped |= {key: _named(rule.by) for key, rule, _ in found if rule.by is not None}
     if swapped:
         whole = whole_mixer(of, overrides["forward"]) if "forward" in overrides else None
         return Plan(overrides | ({} if whole is None else {"forward": whole}), swapped, None, whole is not None)
     used = set[str]().union(*map(globals_of, methods.values()))
     missing = sorted(used & rules.FUNCTIONS_NOT_YET)
     return Plan({}, {}, f"there is nothing for its {missing[0]} yet") if missing else None
+
+
+def _named(by: str) -> str:
+    return "operations of torch" if by == rules.IN_TORCH else f"fastiter.torch.{by}"
 
 
 def _plan_for_older(paths: older.Paths) -> Plan:
@@ -74,12 +78,13 @@ def _plan_for_older(paths: older.Paths) -> Plan:
 
 def _exchanges(of: Class, name: str, method: types.FunctionType) -> list[_Exchange]:
     """Return what ours can stand for in a method: itself, functions that it uses, or those that __init__ keeps."""
-    rule = rules.rule_of(of.__name__, name)
+    rule = rules.rule_of(of, name)
     if rule is not None:
         return [_Exchange(name, rule, method)]
     used = globals_of(method)
     if name != "__init__":
-        return [_Exchange(key, rules.GLOBALS[key], theirs) for key, theirs in used.items() if key in rules.GLOBALS]
+        found = ((key, rules.rule_for_global(key, theirs), theirs) for key, theirs in used.items())
+        return [_Exchange(key, rule, theirs) for key, rule, theirs in found if rule is not None]
     kept = {key: rules.ATTRIBUTES[key] for key in rules.ATTRIBUTES if key in names_of(method)}
     return [_Exchange(key, rules.GLOBALS[name], used[name]) for key, name in kept.items() if name in used]
 
@@ -91,7 +96,7 @@ def _overrides(of: Class, name: str, method: types.FunctionType, found: list[_Ex
     if name == "__init__":
         return {key: _attribute(key, rule) for key, rule, _ in found}
     ours = {key: rule.make(theirs) for key, rule, theirs in found}
-    return {name: rebound(method, ours) if rules.rule_of(of.__name__, name) is None else ours[name]}
+    return {name: rebound(method, ours) if rules.rule_of(of, name) is None else ours[name]}
 
 
 def _attribute(name: str, rule: rules.Rule) -> property:
@@ -159,7 +164,7 @@ def reason_against_instance(module: nn.Module, plain: Class) -> str | None:
     if "forward" in own and not any(_is_forward_of(own.get(name), plain) for name in ("forward", "_old_forward")):
         return "its forward was replaced"
     for name, method in methods_of(plain).items():
-        rule = rules.rule_of(plain.__name__, name)
+        rule = rules.rule_of(plain, name)
         why = None if rule is None else rules.reason_against_instance(rule, name, method, module)
         if why is not None:
             return why

@@ -11,16 +11,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import attention, conv, functions, mamba2, rwkv
+from . import attention, conv, fla, functions, mamba2, rwkv
 from .rebind import parameters_of
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+IN_TORCH = ""
 
 
 class Rule(NamedTuple):
     """A function of a model: the first of its parameters, ours in its place, and calls to try both with.
 
-    `by` is the name of ours below ``fastiter.torch``, None if it has none. `more` are calls that the model's function
+    `by` is the name of ours below ``fastiter.torch``, `IN_TORCH` if it has operations of torch alone, None if it does
+    nothing. `more` are calls that the model's function
     may refuse; ours then need not agree. `calls_of` returns calls for a module, where it says how the function works.
     """
 
@@ -267,9 +269,31 @@ ATTRIBUTES = {
 FUNCTIONS_NOT_YET = {"mamba_chunk_scan_combined", "chunk_kda"}
 
 
-def rule_of(of: str, method: str) -> Rule | None:
-    """Return the rule for a method of a class with this name, None if the method is not one that is known."""
-    return METHODS.get(method) or CLASSES.get(of, {}).get(method)
+_CONVOLUTIONS = ("causal_conv1d", "ShortConvolution")
+#: Functions of fla, and the forwards of its modules, which have no trial as theirs do not run on CPUs
+OF_FLA = {
+    **{name: Rule(names, fla.on_cpus(ours), f"compat.fla.{name}", list) for name, (names, ours) in fla.OPS.items()},
+    **{name: Rule(names, fla.on_cpus(ours), IN_TORCH, list) for name, (names, ours) in fla.FUNCTIONS.items()},
+    **{name: Rule(names, make, IN_TORCH, list) for name, (names, make) in fla.FORWARDS.items()},
+}
+for _name in _CONVOLUTIONS:
+    OF_FLA[_name] = OF_FLA[_name]._replace(by="ssm.causal_conv1d")
+
+
+def rule_for_global(name: str, theirs: Any) -> Rule | None:
+    """Return the rule for a function that a method finds by a global name, None if it is not one that is known."""
+    return OF_FLA.get(name) if _is_of_fla(theirs) else GLOBALS.get(name)
+
+
+def rule_of(of: type, method: str) -> Rule | None:
+    """Return the rule for a method of a class, None if the method is not one that is known."""
+    if _is_of_fla(of):
+        return OF_FLA.get(of.__name__) if method == "forward" else None
+    return METHODS.get(method) or CLASSES.get(of.__name__, {}).get(method)
+
+
+def _is_of_fla(x: Any) -> bool:
+    return str(getattr(x, "__module__", "")).partition(".")[0] == "fla"
 
 
 def reason_against(rule: Rule, name: str, theirs: Any) -> str | None:

@@ -1,0 +1,20 @@
+"""accelerate on the layers of flash-linear-attention, whose own functions do not run on CPUs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("torch")
+
+
+def test_layers_of_flash_linear_attention() -> None:
+    """In a process of its own: here, fla is hidden from transformers."""
+    try:
+        importlib.metadata.version("flash-linear-attention")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("needs flash-linear-attention")
+    subprocess.run([sys.executable, "-m", "tests.accelerate.fla_layers"], check=True)
