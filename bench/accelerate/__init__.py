@@ -3,6 +3,7 @@
 forward    logits of a sequence, without gradients
 training   logits of a sequence, and the gradients of all parameters
 decode     one more token with a cache, without gradients
+products   forward with accelerate(model, products=True)
 
 Models have two layers, hybrid ones a third one of attention, 1000 tokens and random weights. Both sides have the same
 weights; the gate compares logits and the gradient of the embedded sequence.
@@ -13,16 +14,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from bench.accelerate.models import FULL, MAMBAS, QUICK, Size, decoding, peers_of, sequence, training
+from bench.accelerate.models import FULL, MAMBAS, QUICK, WIDE, ModelWork, Size, decoding, peers_of, sequence, training
 from bench.harness import session, tables
 from bench.harness.contest import Record, race
 from bench.harness.peers import load
 from bench.harness.session import Options
 
-SECTIONS = ("forward", "training", "decode")
+SECTIONS = ("forward", "training", "decode", "products")
 HEADERS = {name: tables.HEADERS["peers"].replace("forward+backward", f"{name:16}") for name in SECTIONS}
-TRAINED = ("Mamba", "FalconMamba", "Mamba2", "RecurrentGemma", "Qwen3Next", "KimiLinear", "MiniMax")
+TRAINED = ("Mamba", "FalconMamba", "Mamba2", "RecurrentGemma", "Qwen3Next", "KimiLinear", "MiniMax", "Rwkv")
 MODELS = (*TRAINED, "xLSTM")
+WITH_PRODUCTS = ("Mamba", "Mamba2", "Qwen3Next", "xLSTM")
 DECODED = ("Mamba", "Mamba2", "Qwen3Next", "KimiLinear")
 
 
@@ -35,12 +37,21 @@ def sizes(options: Options) -> tuple[Size, ...]:
     return QUICK if options.quick else FULL
 
 
+def compared(work: ModelWork, options: Options) -> Iterator[Record]:
+    for threads in options.threads:
+        yield race(work, options.chosen(peers_of(work)), threads, options.budget, options.stirring())
+
+
 def forward(options: Options) -> Iterator[Record]:
     for name in MODELS:
+        for size in (*sizes(options), *(WIDE if name == "Mamba" and not options.quick else ())):
+            yield from compared(sequence(name, size), options)
+
+
+def products(options: Options) -> Iterator[Record]:
+    for name in WITH_PRODUCTS:
         for size in sizes(options):
-            work = sequence(name, size)
-            for threads in options.threads:
-                yield race(work, options.chosen(peers_of(work)), threads, options.budget, options.stirring())
+            yield from compared(sequence(name, size, products=True), options)
 
 
 def with_gradients(options: Options) -> Iterator[Record]:
@@ -48,16 +59,12 @@ def with_gradients(options: Options) -> Iterator[Record]:
         for size in sizes(options):
             if name in MAMBAS and size.time > 512:
                 continue  # transformers' gradient takes a time that is quadratic in T, here minutes
-            work = training(name, size)
-            for threads in options.threads:
-                yield race(work, options.chosen(peers_of(work)), threads, options.budget, options.stirring())
+            yield from compared(training(name, size), options)
 
 
 def decode(options: Options) -> Iterator[Record]:
     for name in DECODED:
-        work = decoding(name, sizes(options)[0])
-        for threads in options.threads:
-            yield race(work, options.chosen(peers_of(work)), threads, options.budget, options.stirring())
+        yield from compared(decoding(name, sizes(options)[0]), options)
 
 
 def main(arguments: argparse.Namespace) -> Record:
@@ -65,5 +72,5 @@ def main(arguments: argparse.Namespace) -> Record:
     if load("transformers") is None:
         raise SystemExit("bench accelerate: needs transformers")
     options = session.read_options("accelerate", arguments, SECTIONS)
-    sections = {"forward": forward, "training": with_gradients, "decode": decode}
+    sections = {"forward": forward, "training": with_gradients, "decode": decode, "products": products}
     return session.measure("accelerate", options, sections, HEADERS, dict.fromkeys(SECTIONS, tables.peers_row))

@@ -30,6 +30,7 @@ class Size(NamedTuple):
 
 
 FULL = (Size(256, 512), Size(256, 2048))
+WIDE = (Size(512, 2048),)
 QUICK = (Size(32, 24),)
 
 
@@ -51,6 +52,8 @@ def options_of(name: str, width: int) -> dict[str, Any]:
         return {**attention, **kinds, **dense, **ranks, "linear_num_heads": 4, "linear_head_dim": width // 2}
     if name == "Mamba2":
         return {"num_heads": width // 32, "head_dim": 64, "state_size": 128, "n_groups": 1}
+    if name == "Rwkv":
+        return {"attention_hidden_size": width, "context_length": 4096}
     if name == "xLSTM":
         return {"num_heads": 4}
     if name == "MiniMax":
@@ -122,6 +125,7 @@ class ModelWork:
     size: Size
     call: Callable[[Any, Tensor], Call]
     results: Callable[[Any, Tensor], Results]
+    products: bool = False
 
     @cached_property
     def tokens(self) -> Tensor:
@@ -133,7 +137,7 @@ class ModelWork:
 
     @cached_property
     def after(self) -> Any:
-        return fastiter.torch.accelerate(copy.deepcopy(self.before))
+        return fastiter.torch.accelerate(copy.deepcopy(self.before), products=self.products)
 
     @cached_property
     def expected(self) -> Results:
@@ -155,8 +159,8 @@ class ModelWork:
         return {FRESH: on_fresh_pages(call), REUSED: call}
 
 
-def work_of(task: str, call: Any, results: Any, name: str, size: Size) -> ModelWork:
-    return ModelWork(f"{name} {size.width}, {task} {size.time}", name, size, call, results)
+def work_of(task: str, call: Any, results: Any, name: str, size: Size, products: bool = False) -> ModelWork:
+    return ModelWork(f"{name} {size.width}, {task} {size.time}", name, size, call, results, products)
 
 
 def _now(function: Callable[[Any, Tensor], object], model: Any, tokens: Tensor) -> Call:

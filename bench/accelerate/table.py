@@ -11,7 +11,7 @@ from bench.harness.contest import REUSED, Record
 #: By section and the start of the work's name; results lie in memory that is used again, as in a loop over batches
 GOALS = {
     "forward": {
-        "Mamba": {TRANSFORMERS: 8.0},
+        "Mamba": {TRANSFORMERS: 9.0},
         "Mamba2": {TRANSFORMERS: 4.5},
         "RecurrentGemma": {TRANSFORMERS: 1.8},
         "Qwen3Next": {TRANSFORMERS: 2.8},
@@ -23,7 +23,8 @@ GOALS = {
         "RecurrentGemma": {TRANSFORMERS: 3.3},
         "Qwen3Next": {TRANSFORMERS: 2.2},
     },
-    "decode": {"Mamba": {TRANSFORMERS: 1.5}, "Mamba2": {TRANSFORMERS: 1.5}},
+    "decode": {"Mamba": {TRANSFORMERS: 4.0}, "Mamba2": {TRANSFORMERS: 4.0}},
+    "products": {"Qwen3Next": {TRANSFORMERS: 2.8}},
 }
 
 

@@ -320,9 +320,28 @@ def test_a_class_that_was_changed_since_is_not_restored() -> None:
     assert restored.left[MIXERS[0]].startswith("its class was changed after accelerate, to ")
 
 
+def test_products() -> None:
+    """All layers of torch.nn.Linear, also those around the mixers; with few rows torch's product has the same bits."""
+    model, plain = accelerate(make("Qwen3Next"), products=True), accelerate(make("Qwen3Next"))
+    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    x = tokens(2, 33)
+    for each in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        torch.testing.assert_close(each(x).logits, plain(x).logits, rtol=1e-4, atol=1e-5)
+    by_ours = [type(m.lm_head(torch.ones(rows, 32)).grad_fn).__name__ for m in (model, plain) for rows in (64, 3)]
+    assert [name == "_LinearBackward" for name in by_ours] == [True, False, False, False]
+    assert torch.equal(model(x[:, :3]).logits, plain(x[:, :3]).logits)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert torch.equal(model.lm_head(torch.ones(64, 32)), plain.lm_head(torch.ones(64, 32)))
+    model.double()(x)
+    restored = restore(model)
+    assert linear < set(restored) and all(type(m) is nn.Linear for n, m in model.named_modules() if n in linear)
+
+
 def test_errors() -> None:
     with pytest.raises(TypeError, match=r"accelerate: model must be a torch.nn.Module, got int"):
         accelerate(3)  # type: ignore[type-var]
+    with pytest.raises(TypeError, match=r"accelerate: products must be a bool, got int"):
+        accelerate(nn.Linear(1, 1), products=1)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match=r"accelerate: verbose must be a bool, got int"):
         accelerate(nn.Linear(1, 1), verbose=1)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match=r"accelerate: return_report must be a bool, got str"):

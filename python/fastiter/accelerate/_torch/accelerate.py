@@ -41,11 +41,15 @@ class Accelerated:
 
 
 @overload
-def accelerate(model: Model, *, verbose: bool = ..., return_report: Literal[False] = ...) -> Model: ...
-@overload
-def accelerate(model: Model, *, verbose: bool = ..., return_report: Literal[True]) -> tuple[Model, Accelerated]: ...
 def accelerate(
-    model: Model, *, verbose: bool = False, return_report: bool = False
+    model: Model, *, products: bool = ..., verbose: bool = ..., return_report: Literal[False] = ...
+) -> Model: ...
+@overload
+def accelerate(
+    model: Model, *, products: bool = ..., verbose: bool = ..., return_report: Literal[True]
+) -> tuple[Model, Accelerated]: ...
+def accelerate(
+    model: Model, *, products: bool = False, verbose: bool = False, return_report: bool = False
 ) -> Model | tuple[Model, Accelerated]:
     """Run the recurrences of an existing model on fastiter's kernels, in place, and return the model.
 
@@ -57,9 +61,11 @@ def accelerate(
     transformers, the selective scans of Mamba, FalconMamba, Jamba and Zamba, Mamba-2's scan in Mamba2, Bamba, FalconH1,
     GraniteMoeHybrid, NemotronH and Zamba2, the gated delta rule of Qwen3-Next, Qwen3.5 and OlmoHybrid, the delta
     attention of KimiLinear, the causal convolutions of these and of Lfm2, MiniMax's lightning attention, xLSTM's mLSTM,
-    and the linear recurrence of RecurrentGemma; the mLSTM back ends of mlstm_kernels; and the blocks of mambapy. Most
-    are recognised by functions, not by classes: a module whose methods use one of them is accelerated if the parameters
-    of the function are those that are known, and a trial on a few numbers gives the same results.
+    and the linear recurrences of RecurrentGemma and RWKV-4; the mLSTM of mlstm_kernels and of xlstm's blocks; layers of
+    flash-linear-attention, which do not run on CPUs otherwise; and the blocks of mambapy. Most are recognised by
+    functions, not by classes: a module whose methods use one of them is accelerated if the parameters of the function
+    are those that are known, and a trial on a few numbers gives the same results. Mixers whose code is known run as a
+    whole: those of Mamba, FalconMamba, Jamba, Mamba-2's models, Qwen3-Next and Qwen3.5.
 
     On tensors that are not on the CPU, for packed sequences, and in steps with a cache where a gradient is needed, an
     accelerated model runs its own functions.
@@ -68,6 +74,9 @@ def accelerate(
     ----------
     model : Module
         Any module; it may be such a layer itself.
+    products : bool
+        Also let every torch.nn.Linear use fastiter's matrix product, for float32 and from 16 rows on. On AMD's
+        processors, where torch's is not made for their AVX-512, it is about twice as fast.
     verbose : bool
         Print the report.
     return_report : bool
@@ -97,6 +106,7 @@ def accelerate(
     ['0']
     """
     _check("accelerate", model)
+    check_flag("accelerate", "products", products)
     check_flag("accelerate", "verbose", verbose)
     check_flag("accelerate", "return_report", return_report)
     layers = rnn_layers.replace(model)
@@ -106,7 +116,8 @@ def accelerate(
     plans: dict[type[nn.Module], Plan | None] = {}
     for name, module in model.named_modules():
         plain = plain_class(module)
-        if is_accelerated(module) or plain.__module__.startswith(("torch.", "fastiter.")):
+        is_product = products and plain is nn.Linear
+        if is_accelerated(module) or (plain.__module__.startswith(("torch.", "fastiter.")) and not is_product):
             continue
         if plain not in plans:
             plans[plain] = plan_for(plain)

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..._torch.derived_class import derive
 from . import older, rules
+from .layers import linear_forward
 from .mixers import whole_mixer
 from .rebind import globals_of, methods_of, names_of, rebound
 
@@ -41,6 +42,8 @@ class _Exchange(NamedTuple):
 
 def plan_for(of: Class) -> Plan | None:
     """Return what can be accelerated in objects of a class, None if it has no recurrence that is known."""
+    if of is nn.Linear:
+        return Plan({"forward": linear_forward}, {"forward": "fastiter's matrix product"}, None)
     methods = methods_of(of)
     paths = older.paths_of(methods)
     if paths is not None:
