@@ -24,6 +24,7 @@ from .triton_chunks import (
     line_at,
     line_of,
     load_lines,
+    number,
     place,
     products,
     products_after,
@@ -184,7 +185,7 @@ def attention_weights_kernel(
         for step in range(C):
             kept = column_before(g, step, C) if BEFORE else column(g, step, C)
             P += tl.where(j == step, tl.sum(queries * kept * line_at(keys, step, C)[None, :], 1)[:, None], 0.0)
-    tl.store(weights + program * C * C + i * C + j, P * tl.full((1, 1), scale, STATE))
+    tl.store(weights + program * C * C + i * C + j, P * number(scale, STATE))
 
 
 @triton.jit(do_not_specialize=[*_FORWARD, *_CUT])
@@ -262,13 +263,13 @@ def attention_fwd_kernel(
                 g = factors(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
             place_of, there = state_at(states + chunk * K * V, first, c, V, K, BK)
             read += dot(queries * running(g), tl.load(place_of, there, 0), PRECISION)
-        read *= tl.full((1, 1), scale, STATE)
+        read *= number(scale, STATE)
         if VECTOR:
             P = tl.load(weights + chunk * C * C + i[:, None] * C + i[None, :])
         elif BEFORE:
             g = factors_before(at_g, decay_time, at_reset, t, valid, 0, K, BK, False, LOG, STATE)
             P *= between_before(g, C) * keeps(at_reset, t, valid, STATE)
-            P = tl.where(i[:, None] == i[None, :], own[:, None], P) * tl.full((1, 1), scale, STATE)
+            P = tl.where(i[:, None] == i[None, :], own[:, None], P) * number(scale, STATE)
         else:
             P *= between(factors(at_g, decay_time, at_reset, t, valid, 0, K, BK, False, LOG, STATE), C) * tl.full(
                 (1, 1), scale, STATE

@@ -19,6 +19,7 @@ from .triton_chunks import (
     last_of,
     line_of,
     load_lines,
+    number,
     place,
     products,
     products_after,
@@ -99,7 +100,7 @@ def attention_bwd_states_kernel(
         g = factors(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
         dS *= last_of(running(g), C)[:, None]
         if d_o is not None:
-            queries = load_lines(at_q, q_time, t, valid, first, K, BK, STATE) * tl.full((1, 1), scale, STATE)
+            queries = load_lines(at_q, q_time, t, valid, first, K, BK, STATE) * number(scale, STATE)
             if BEFORE:
                 e = factors_before(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
                 queries *= running(e) * keeps(at_reset, t, valid, STATE)
@@ -190,10 +191,10 @@ def attention_bwd_values_kernel(
             elif BEFORE:
                 e = factors_before(at_g, decay_time, at_reset, t, valid, 0, K, BK, False, LOG, STATE)
                 P *= between_before(e, C) * keeps(at_reset, t, valid, STATE)
-                P = tl.where(i[:, None] == i[None, :], own[:, None], P) * tl.full((1, 1), scale, STATE)
+                P = tl.where(i[:, None] == i[None, :], own[:, None], P) * number(scale, STATE)
             else:
                 g = factors(at_g, decay_time, at_reset, t, valid, 0, K, BK, False, LOG, STATE)
-                P *= between(g, C) * tl.full((1, 1), scale, STATE)
+                P *= between(g, C) * number(scale, STATE)
             at_o = d_o + row * d_o_row + n * d_o_head
             outputs = load_lines(at_o, d_o_time, t, valid, column_block, V, BV, STATE)
             written += dot(tl.trans(P), outputs, PRECISION)

@@ -21,6 +21,7 @@ from .triton_chunks import (
     keeps,
     line_at,
     load_lines,
+    number,
     place,
     products,
     products_after,
@@ -228,7 +229,7 @@ def attention_bwd_keys_kernel(
         at_reset = None if reset is None else reset + row * reset_row
         at_o = None if d_o is None else d_o + row * d_o_row + n * d_o_head
         S, dS = states + chunk * K * V, dstates + chunk * K * V
-        at_v, factor = v + row * v_row + n * v_head, tl.full((1, 1), scale, STATE)
+        at_v, factor = v + row * v_row + n * v_head, number(scale, STATE)
         M, read, write, overlap = _between_columns(
             at_v, at_o, v_time, d_o_time, S, dS, t, valid, first, K, V, BK, BV, C, STATE, PRECISION
         )

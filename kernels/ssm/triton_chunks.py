@@ -11,6 +11,12 @@ import triton.language as tl
 
 
 @triton.jit
+def number(x, STATE: tl.constexpr):
+    """A float argument, which the interpreter passes as Python's, in the type of the arithmetic: (1,)"""
+    return tl.full((1,), x, STATE)
+
+
+@triton.jit
 def dot(a, b, PRECISION: tl.constexpr):
     """a b, with operands loaded only when the previous product's are no longer needed: registers are scarce"""
     tl.debug_barrier()

@@ -33,14 +33,21 @@ LINES = {
 }
 
 
-def variant(kernel: str, typed: tuple[str, dict[str, Any]], absent: str, cut: str, **how: Any) -> tuple[Any, ...]:
-    """A kernel of signals of a dtype; `cut` names what divides the rows into sequences."""
+def variant(
+    kernel: str, typed: tuple[str, dict[str, Any]], absent: str, cut: str, wide: bool = False, **how: Any
+) -> tuple[Any, ...]:
+    """A kernel of signals of a dtype; `cut` names what divides the rows into sequences.
+
+    With `wide`, v, o and their gradients are float32 even if q is not, as in ssd and mLSTM.
+    """
     (dtype, constants), (memory, signals, names) = typed, KERNELS[kernel]
     constants = constants | how
     state = "fp64" if dtype == "fp64" else "fp32"
     signature = {
         name: f"*{dtype if name in STORED else state}" for name in memory.split() if name not in absent.split()
     }
+    if wide:
+        signature |= {name: "*fp32" for name in ("v", "decay", "o", "d_o", "dv") if name in signature}
     flags = {"reset": "*u8", "lengths": "*i64", "starts": "*i64", "owner": "*i64"}
     signature |= {name: kind for name, kind in flags.items() if name in cut.split()}
     signature |= {f"{name}_{axis}": "i64" for name in signals.split() for axis in ("row", "time", "head")}
@@ -56,7 +63,7 @@ def variant(kernel: str, typed: tuple[str, dict[str, Any]], absent: str, cut: st
 
 def keys_tile(vector: bool) -> dict[str, int]:
     """The tile of the kernel that has the most numbers in registers."""
-    return {"WARPS": 4} if vector else {"BK": 16, "WARPS": 8}
+    return {"WARPS": 4} if vector else {"BK": 16, "BV": 16, "WARPS": 8}
 
 
 def constants(dtype: str, K: int, V: int, vector: bool, before: bool = False) -> dict[str, Any]:

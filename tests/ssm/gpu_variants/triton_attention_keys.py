@@ -7,7 +7,7 @@ from tests.ssm.attention_variants import BF16, FLOAT, constants, variant
 #: Products of three TF32 numbers are NVIDIA's.
 NVIDIA = [
     variant("bwd_keys", FLOAT, "bonus dbonus", "reset"),
-    variant("bwd_keys", ("bf16", constants("bf16", 128, 128, False)), "bonus dbonus", "lengths"),
+    variant("bwd_keys", ("bf16", constants("bf16", 128, 128, False)), "bonus dbonus", "lengths", wide=True),
     variant("bwd_keys", BF16, "", "starts owner reset"),
     variant("bwd_keys", ("fp64", constants("fp64", 64, 64, True)), "bonus dbonus", "lengths"),
 ]

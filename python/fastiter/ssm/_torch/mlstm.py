@@ -10,8 +10,10 @@ from torch.overrides import has_torch_function
 
 from ..._check import check_flag
 from ..._torch.autograd import differentiable_once
+from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
 from .._mlstm_shapes import check_mlstm_shapes, check_mlstm_state, checked_numbers, named_state, parts_of
+from . import triton_mlstm  # noqa: F401 (the ops of CUDA tensors)
 from .checks import Integers, check_tensors, checked_cut, needs_autograd
 from .ops import computed
 from .ops_mlstm import MlstmBackward, MlstmForward, mlstm_bwd, mlstm_fwd
@@ -68,7 +70,7 @@ def mlstm(
     check_flag(function, "normalizer_gradient", normalizer_gradient)
     tensors = dict(zip(("q", "k", "v", "i", "f"), given, strict=True))
     state = {} if initial_state is None else named_state(parts)
-    check_tensors(function, {**tensors, **state}, "q")
+    check_tensors(function, {**tensors, **state}, "q", CPU_AND_CUDA)
     sizes = check_mlstm_shapes(function, {name: x.shape for name, x in tensors.items()})
     factor, divisor = checked_numbers(function, scale, eps, sizes.keys, q.dtype == torch.float64)
     cut = checked_cut(function, q, (sizes.batch, sizes.time), reset, lengths, cu_seqlens)

@@ -14,6 +14,9 @@ from ..._torch.op import Op
 from ..._torch.ops import contiguous, empty
 from .._shapes import saved_tiles
 
+#: Steps between two states of a matrix that the forward pass saves on a GPU
+GPU_TILE = 64
+
 
 def computed(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of the arithmetic and of the state."""

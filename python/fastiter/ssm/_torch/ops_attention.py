@@ -11,10 +11,7 @@ from ... import _core
 from ..._torch.op import Op
 from ..._torch.ops import empty
 from .._shapes import saved_tiles
-from .ops import checked_sequences, computed, contiguous_or_none, count_of, like_heads, plain
-
-#: Steps between two saved states on a GPU
-GPU_TILE = 64
+from .ops import GPU_TILE, checked_sequences, computed, contiguous_or_none, count_of, like_heads, plain
 
 
 class AttentionForward(NamedTuple):

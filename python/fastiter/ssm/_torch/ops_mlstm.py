@@ -10,7 +10,7 @@ from ... import _core
 from ..._torch.op import Op
 from ..._torch.ops import empty
 from .._shapes import saved_tiles
-from .ops import checked_sequences, computed, contiguous_or_none, count_of, like_heads, plain
+from .ops import GPU_TILE, checked_sequences, computed, contiguous_or_none, count_of, like_heads, plain
 
 
 class MlstmForward(NamedTuple):
@@ -82,17 +82,22 @@ def _states(call: Any, count: int) -> list[Tensor]:
     return [empty(call.v, full[:axes], dtype=dtype) for axes in (4, 3, 2)]
 
 
-def _forward_outputs(call: MlstmForward) -> list[Tensor]:
+def forward_outputs(call: MlstmForward, tile: int) -> list[Tensor]:
+    """Allocate h, the last states and the saved ones, one for every ``tile`` steps."""
     count = count_of(call, call.v.shape[0])
     outputs = [like_heads(call.v, call.v.shape, call.v.dtype), *_states(call, count)]
     if call.save:
-        tiles = saved_tiles(_core.ssm.attention_tile, count, call.v.shape[1], call.cu_seqlens is not None)
+        tiles = saved_tiles(tile, count, call.v.shape[1], call.cu_seqlens is not None)
         outputs += _states(call, tiles)
     return outputs
 
 
+def _outputs(call: MlstmForward) -> list[Tensor]:
+    return forward_outputs(call, GPU_TILE if call.v.is_cuda else _core.ssm.attention_tile)
+
+
 def _forward(call: MlstmForward) -> list[Tensor]:
-    h, last, last_n, last_m, *saved = outputs = _forward_outputs(call)
+    h, last, last_n, last_m, *saved = outputs = forward_outputs(call, _core.ssm.attention_tile)
     states, states_n, states_m = saved or (None, None, None)
     C, n, m = (contiguous_or_none(x) for x in (call.C, call.n, call.m))
     inputs = (plain(call.q), plain(call.k), plain(call.v), None, None, C)
@@ -101,7 +106,7 @@ def _forward(call: MlstmForward) -> list[Tensor]:
     return outputs
 
 
-def _gradients(call: MlstmBackward) -> list[Tensor | None]:
+def empty_gradients(call: MlstmBackward) -> list[Tensor | None]:
     """Allocate the gradients as the kernel writes them: those of shared q and k in the dtype of the arithmetic.
 
     The gradient of m is always computed.
@@ -115,7 +120,7 @@ def _gradients(call: MlstmBackward) -> list[Tensor | None]:
     return found + [x if call.requested >> place & 1 or place == 7 else None for place, x in enumerate(states, 5)]
 
 
-def _as_arguments(call: MlstmBackward, found: list[Tensor | None]) -> list[Tensor]:
+def as_arguments(call: MlstmBackward, found: list[Tensor | None]) -> list[Tensor]:
     """Return the gradients that are requested with the dtypes of their arguments."""
     dq, dk = (None if x is None else x.to(own.dtype) for x, own in zip(found[:2], call[:2], strict=True))
     every = (dq, dk, *found[2:])
@@ -123,20 +128,20 @@ def _as_arguments(call: MlstmBackward, found: list[Tensor | None]) -> list[Tenso
 
 
 def _backward_outputs(call: MlstmBackward) -> list[Tensor]:
-    return _as_arguments(call, _gradients(call))
+    return as_arguments(call, empty_gradients(call))
 
 
-def _along_m(state: Tensor, gradient: Tensor | None) -> Tensor | float:
+def along_m(state: Tensor, gradient: Tensor | None) -> Tensor | float:
     """Return the sum of the products of a state and its gradient, (sequences, heads)."""
     return 0.0 if gradient is None else (state * gradient).flatten(2).sum(-1)
 
 
 def _backward(call: MlstmBackward) -> list[Tensor]:
-    found = _gradients(call)
+    found = empty_gradients(call)
     dq, dk, dv, di, df, dC, dn, dm = found
     assert dm is not None  # for the type checker
     # The last C and n are relative to m, so a larger m makes them smaller.
-    dm.zero_().sub_(_along_m(call.last_C, call.dC)).sub_(_along_m(call.last_n, call.dn))
+    dm.zero_().sub_(along_m(call.last_C, call.dC)).sub_(along_m(call.last_n, call.dn))
     if call.dm is not None:
         dm += call.dm
     needs_m = bool(call.requested >> 7 & 1)
@@ -152,9 +157,9 @@ def _backward(call: MlstmBackward) -> list[Tensor]:
     _core.ssm.attention_backward(_shape(call), inputs, gates, saved, plain(call.dh), dlast, gradients, of_gates)
     if needs_m:  # a larger first m makes the first C and n count for more
         for state, gradient in ((call.C, dC), (call.n, dn)):
-            dm += 0.0 if state is None else _along_m(state, gradient)
-    return _as_arguments(call, found)
+            dm += 0.0 if state is None else along_m(state, gradient)
+    return as_arguments(call, found)
 
 
-mlstm_fwd = Op("_mlstm_fwd", MlstmForward, _forward, _forward_outputs)
+mlstm_fwd = Op("_mlstm_fwd", MlstmForward, _forward, _outputs)
 mlstm_bwd = Op("_mlstm_bwd", MlstmBackward, _backward, _backward_outputs)

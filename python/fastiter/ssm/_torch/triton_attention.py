@@ -7,9 +7,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..._torch.ops import contiguous, unit_stride
-from .ops import contiguous_or_none
+from .ops import GPU_TILE, contiguous_or_none
 from .ops_attention import (
-    GPU_TILE,
     AttentionBackward,
     AttentionForward,
     as_arguments,

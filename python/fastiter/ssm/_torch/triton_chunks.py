@@ -11,8 +11,7 @@ from torch import Tensor
 from ..._torch import launch
 from ..._torch.ops import unit_stride
 from ..._torch.sequences import check_values
-from .ops import computed, contiguous_or_none, count_of, plain
-from .ops_attention import GPU_TILE
+from .ops import GPU_TILE, computed, contiguous_or_none, count_of, plain
 
 #: Bytes of scratch memory for the states before the chunks; calls that need more take some heads after the others.
 SCRATCH = 1 << 29
@@ -89,11 +88,16 @@ class Problem(NamedTuple):
         return self.decay is not None and self.decay.dim() == 4
 
     @property
+    def narrow(self) -> bool:
+        """Whether q has 16 bits, so that products go to the tensor cores: as three of TF32 numbers."""
+        return self.q.dtype.itemsize == 2
+
+    @property
     def tile(self) -> Tile:
         """The sizes of the kernels' tiles, which no kernel has to spill."""
         keys, values = (max(16, 1 << (x - 1).bit_length()) for x in self.sizes)
         double = self.v.dtype == torch.float64
-        rows, columns = {torch.float64: (16, 16), torch.float32: (16, 32)}.get(self.v.dtype, (32, 32))
+        rows, columns = (16, 16) if double else (32, 32) if self.narrow else (16, 32)
         steps = 16 if self.vector or double else 32
         return Tile(steps, min(keys, rows), min(values, columns), 8 if double else 4)
 
@@ -102,7 +106,7 @@ class Problem(NamedTuple):
         tile = self.tile
         if kernel != "bwd_keys":
             return tile
-        return tile._replace(warps=4) if self.vector else tile._replace(rows=16, warps=8)
+        return tile._replace(warps=4) if self.vector else tile._replace(rows=16, columns=16, warps=8)
 
     def blocks(self, kernel: str) -> tuple[int, int]:
         """Return the numbers of blocks of rows and of columns of a state."""
@@ -171,7 +175,7 @@ def run(kernel: str, problem: Problem, programs: int, arguments: dict[str, Any],
         "VECTOR": problem.vector,
         "LOG": problem.is_log,
         "STATE": tl.float64 if double else tl.float32,
-        "PRECISION": "ieee" if problem.v.dtype in (torch.float32, torch.float64) else "tf32x3",
+        "PRECISION": "tf32x3" if problem.narrow else "ieee",
     }
     heads = problem.v.shape[2]
     counts = {"heads": heads, "per_key": heads // problem.q.shape[2]}
