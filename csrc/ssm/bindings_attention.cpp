@@ -131,19 +131,20 @@ void low_rank_backward(const py::tuple& shape, const py::tuple& inputs, py::hand
     auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };
     auto out = [&](int i) { return py::handle(PyTuple_GET_ITEM(gradients.ptr(), i)); };
     with_float(Array(states.ptr()).bits(), [&]<class T>() {
-        LowRankGradient<T> p;
-        Attention<T>& f = p.forward.attention;
+        LowRankGradient<T> own;
+        AttentionGradient<T>& p = own.attention;
+        Attention<T>& f = p.forward;
         f.shape = attention_shape(shape, in(3));
         f.q = heads(in(0)), f.k = heads(in(1)), f.v = heads(in(2)), f.decay = heads(in(3));
-        p.forward.a = heads(in(4)), p.forward.b = heads(in(5)), p.forward.w = heads(w);
+        own.a = heads(in(4)), own.b = heads(in(5)), own.w = heads(w);
         f.states = address<T>(states);
         p.d_o = heads(d_o), p.dlast = address<const T>(dlast);
         p.dq = heads(out(0)), p.dk = heads(out(1)), p.dv = heads(out(2)), p.ddecay = heads(out(3));
-        p.da = heads(out(4)), p.db = heads(out(5)), p.dfirst = address<T>(out(6));
+        own.da = heads(out(4)), own.db = heads(out(5)), p.dfirst = address<T>(out(6));
         py::gil_scoped_release release;
-        launch(low_rank_kernels().of<LowRankTable<T>>().gradient, p, [&](int threads) {
+        launch(low_rank_kernels().of<LowRankTable<T>>().gradient, own, [&](int threads) {
             threads = useful(threads, f.shape, f.shape.sequences.count * (f.shape.heads / f.shape.per_key));
-            p.workspace = workspace.of(low_rank_kernels().of<LowRankTable<T>>().gradient_workspace(p, threads));
+            p.workspace = workspace.of(low_rank_kernels().of<LowRankTable<T>>().gradient_workspace(own, threads));
             return threads;
         });
     });

@@ -44,8 +44,13 @@ template <class T> struct PanelTile {
         });
     }
     void write(const Heads& x, int64_t head, int64_t units, const Place& at_time) const {
-        each_vector(x, head, units, at_time, [&](const Signal& own, const Place& at) {
-            write_tile(own, at, static_cast<const T*>(this->at(at.channel, 0)), kPanelWidth);
+        with_storage<T>(x.units, [&]<class S>(S* data) {
+            if (x.units.channel == 1 || units == 1)
+                return write_steps<S>(data + at_time.row * x.units.row + head * x.head + at_time.time * x.units.time,
+                                      x.units.time, units, at_time.steps);
+            each_vector(x, head, units, at_time, [&](const Signal& own, const Place& at) {
+                write_tile(own, at, static_cast<const T*>(this->at(at.channel, 0)), kPanelWidth);
+            });
         });
     }
     void fill_zero(int64_t units, int64_t steps) const {
@@ -54,7 +59,7 @@ template <class T> struct PanelTile {
     }
 
 private:
-    // Reads steps whose units are contiguous.
+    // Reads or writes steps whose units are contiguous.
     template <class S, class Map>
     FASTITER_NOINLINE void read_steps(const S* from, int64_t line, int64_t units, int64_t steps, Map map) const {
         for (int64_t panel = 0; panel < units; panel += kPanelWidth) {
@@ -64,6 +69,17 @@ private:
                 const S* step = from + t * line + panel;
                 for (int64_t n = 0; n < whole; n += lanes<T>) store(to + n, map(load(step + n)));
                 if (whole < width) store(to + whole, map(load_first(step + whole, int(width - whole))));
+            }
+        }
+    }
+    template <class S> FASTITER_NOINLINE void write_steps(S* to, int64_t line, int64_t units, int64_t steps) const {
+        for (int64_t panel = 0; panel < units; panel += kPanelWidth) {
+            const int64_t width = min_of(kPanelWidth, units - panel), whole = width / lanes<T> * lanes<T>;
+            const T* from = at(panel, 0);
+            for (int64_t t = 0; t < steps; ++t, from += kPanelWidth) {
+                S* step = to + t * line + panel;
+                for (int64_t n = 0; n < whole; n += lanes<T>) store(step + n, load(from + n));
+                if (whole < width) store_first(step + whole, load(from + whole), int(width - whole));
             }
         }
     }
@@ -100,7 +116,7 @@ template <class T> struct Columns {
 class Upcoming {
 public:
     // Begins a tile, to be prefetched in so many shares.
-    void begin(int64_t shares) { shares_ = max_of(shares, 1), steps_ = share_ = 0, count_ = next_ = 0; }
+    void begin(int64_t shares) { shares_ = max_of(shares, 1), steps_ = due_ = 0, count_ = next_ = 0; }
     template <class T> void add(const Heads& x, int64_t head, int64_t units, const Place& at) {
         if (!x.units.data || (x.units.channel != 1 && units > 1) || at.steps <= 0) return;
         with_storage<T>(x.units, [&]<class S>(S* data) {
@@ -109,10 +125,9 @@ public:
                                 units * int64_t(sizeof(S)), at.steps};
         });
         steps_ += at.steps;
-        share_ = ceil_div(steps_, shares_);
     }
     FASTITER_INLINE void prefetch_share() {
-        for (int64_t i = 0; i < share_ && next_ < count_; ++i) {
+        for (due_ += steps_; due_ >= shares_ && next_ < count_; due_ -= shares_) {
             Tile& tile = tiles_[next_];
             for (int64_t n = 0; n < tile.bytes; n += 64) __builtin_prefetch(tile.step + n);
             tile.step += tile.stride;
@@ -125,22 +140,13 @@ private:
         const char* step;
         int64_t stride, bytes, steps;
     };
-    Tile tiles_[8];
-    int64_t shares_ = 1, steps_ = 0, share_ = 0; // steps of all tiles; those of a share
+    Tile tiles_[16];
+    int64_t shares_ = 1, steps_ = 0, due_ = 0; // steps of all tiles; those that are due, times the shares
     int count_ = 0, next_ = 0;
 };
 
 // Rows of a state between which a share of the next tile is prefetched
 constexpr int64_t kPrefetchRows = 8;
-
-// Prefetches a tile of a head.
-template <class T> FASTITER_INLINE void prefetch_heads(const Heads& x, int64_t head, int64_t units, const Place& at) {
-    if (!x.units.data || x.units.channel != 1) return;
-    with_storage<T>(x.units, [&]<class S>(S* data) {
-        const S* from = data + head * x.head + at.row * x.units.row + at.time * x.units.time;
-        for (int64_t t = 0; t < at.steps; ++t) prefetch<2>(from + t * x.units.time, units);
-    });
-}
 
 // The numbers of the decay at a step
 FASTITER_INLINE int64_t decay_units(const AttentionShape& s) { return s.decay == Decay::vector ? s.K : 1; }
@@ -172,6 +178,30 @@ FASTITER_NOINLINE void scale_tile(const PanelTile<T>& tile, int64_t units, int64
     for (int64_t n = 0; n < units; n += lanes<T>)
         for (int64_t t = 0; t < steps; ++t) store(tile.at(n, t), load(tile.at(n, t)) * T(scale));
 }
+
+// The vectors of `Count` steps, which stay in registers during a pass: the compiler cannot tell that what the pass
+// stores leaves them alone.
+template <class T, int Count> struct StepVectors {
+    vec<T> at[Count];
+    FASTITER_INLINE explicit StepVectors(const T* p) {
+#pragma GCC unroll 8
+        for (int t = 0; t < Count; ++t) at[t] = load(p + t * kPanelWidth);
+    }
+};
+// The same of the decay
+template <class T, int Count, Decay D> struct StepDecays {
+    vec<T> at[Count];
+    FASTITER_INLINE explicit StepDecays(const T* p) {
+#pragma GCC unroll 8
+        for (int t = 0; t < Count; ++t)
+            if constexpr (D != Decay::none)
+                at[t] = D == Decay::vector ? load(p + t * kPanelWidth) : broadcast(p[t * kPanelWidth]);
+    }
+    FASTITER_INLINE vec<T> apply(int t, vec<T> x) const {
+        if constexpr (D == Decay::none) return x;
+        return at[t] * x;
+    }
+};
 
 // Fills the columns beyond V, which are computed, too, up to a whole block.
 template <class T> FASTITER_NOINLINE void pad_columns(const PanelTile<T>& tile, int64_t V, int64_t steps) {

@@ -1,72 +1,43 @@
-// Linear attention, backward: tiles of time from the last to the first; the states of a tile are recomputed from the
-// saved one, pass by pass.
+// Linear attention, backward.
+#include "ssm/cpu/attention_backward.hpp"
 #include "ssm/cpu/attention_gates.hpp"
 #include "ssm/cpu/attention_visit.hpp"
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 namespace {
 
-template <class T> class Backward {
-    static constexpr int W = lanes<T>;
+template <class T> class Backward : public BackwardPass<T, Backward<T>> {
+    using Base = BackwardPass<T, Backward<T>>;
+    friend Base;
+    using Base::q_, Base::k_, Base::v_, Base::d_o_, Base::dq_, Base::dk_, Base::dv_, Base::sum_, Base::decay_,
+        Base::ddecay_;
+    using Base::W, Base::p_, Base::f_, Base::s_, Base::head_, Base::upcoming_, Base::columns_, Base::clear;
 
 public:
-    Backward(const AttentionGradient<T>& p, void* memory) : p_(p), f_(p.forward), s_(p.forward.shape) {
-        Cutter cut(memory);
-        for (PanelTile<T>* tile : {&q_, &k_, &dq_, &dk_, &sum_}) tile->take(cut, s_.K);
-        decay_.take(cut, decay_units(s_)), ddecay_.take(cut, s_.K);
-        for (PanelTile<T>* tile : {&v_, &d_o_, &dv_}) tile->take(cut, s_.V);
+    Backward(const AttentionGradient<T>& p, void* memory) : Backward(p, Cutter(memory)) {}
+
+private:
+    Backward(const AttentionGradient<T>& p, Cutter cut) : Base(p, cut) {
         coefficients_ = cut.take<T>(kAttentionTile);
         products_ = cut.take<T>(kAttentionTile);
         dbonus_ = cut.take<T>(round_up(s_.K, W));
-        columns_.take(cut, s_.K, s_.V);
-        rows_ = cut.take<T>(ceil_div(s_.K, W) * s_.V * W);
-        states_ = cut.take<T>((kAttentionTile + 1) * s_.V * W);
         if (f_.gates.given) {
             gates_.take(cut);
             n_.take(cut, s_.K);
             for (T** vector : {&n_before_, &dn_}) *vector = cut.take<T>(round_up(s_.K, W));
             for (T** numbers : {&inverse_, &signs_}) *numbers = cut.take<T>(kAttentionTile);
         }
-        bytes_ = cut.bytes();
-    }
-    size_t bytes() const { return bytes_; }
-
-    // Unit: (sequence, head of q and k), whose value heads follow one another and add to the same dq and dk
-    void run(int64_t unit) {
-        const int64_t key_heads = s_.heads / s_.per_key;
-        const Sequence q = sequence(s_.sequences, unit / key_heads);
-        for (int64_t i = 0; i < s_.per_key; ++i) {
-            head_ = unit % key_heads * s_.per_key + i;
-            is_first_ = i == 0;
-            run_head(q);
-        }
+        Base::bytes_ = cut.bytes();
     }
 
-private:
-    void run_head(const Sequence& q) {
-        const int64_t size = s_.K * s_.V, state = (q.index * s_.heads + head_) * size;
-        const T* dlast = p_.dlast ? p_.dlast + state : nullptr;
-        dm_place_ = q.index * s_.heads + head_;
-        columns_.read(dlast);
-        for (int64_t n = 0; n < s_.K; n += W) {
-            T* rows = rows_ + n * s_.V;
-            if (dlast)
-                read_tile(matrix(dlast), {0, n, min_of(W, s_.K - n), 0, s_.V}, rows);
-            else
-                for (int64_t j = 0; j < s_.V; ++j) store(rows + j * W, vec<T>{});
-        }
+    void begin_head(int64_t place) {
+        dm_place_ = place;
         for (int64_t n = 0; n < s_.K; n += W) store(dbonus_ + n, vec<T>{});
-        if (f_.gates.given) read_vector(p_.dlast_n, q.index * s_.heads + head_, dn_);
-        for (int64_t time = (ceil_div(q.padded, kAttentionTile) - 1) * kAttentionTile; time >= 0;
-             time -= kAttentionTile) {
-            const int64_t steps = min_of(kAttentionTile, q.steps - time);
-            if (steps < kAttentionTile)
-                zero_padding(q, time + max_of(steps, 0), min_of(time + kAttentionTile, q.padded));
-            if (steps > 0) run_tile(q, time, steps);
-        }
-        if (p_.dfirst) columns_.write(p_.dfirst + state);
-        if (p_.dfirst_n) write_vector(p_.dfirst_n, q.index * s_.heads + head_, dn_);
-        if (p_.dbonus) write_vector(p_.dbonus, q.index * s_.heads + head_, dbonus_);
+        if (f_.gates.given) read_vector(p_.dlast_n, place, dn_);
+    }
+    void end_head(int64_t place) {
+        if (p_.dfirst_n) write_vector(p_.dfirst_n, place, dn_);
+        if (p_.dbonus) write_vector(p_.dbonus, place, dbonus_);
     }
 
     // A vector of K numbers of a contiguous (place, K); zeros without it
@@ -78,36 +49,25 @@ private:
         for (int64_t n = 0; n < s_.K; n += W) store_up_to(to + place * s_.K + n, load(from + n), s_.K - n);
     }
 
-    void run_tile(const Sequence& q, int64_t time, int64_t steps) {
+    void run_tile(const Sequence& q, int64_t time, int64_t steps, int64_t place) {
         const Place at = {q.row, 0, 0, q.start + time, steps};
-        read(at);
-        fetch({q.row, 0, 0, at.time - kAttentionTile, time > 0 ? kAttentionTile : 0});
+        Base::read(at);
+        if (f_.bonus) read_bonus(steps);
+        Base::fetch(q, time, place, shares(steps));
         uint8_t flags[kAttentionTile];
         const uint8_t* reset = reset_of(s_.sequences, q, time, steps, flags);
-        const int64_t tile = tiles_before(s_.sequences, q.index, kAttentionTile) + time / kAttentionTile;
-        const int64_t place = tile * s_.heads + head_;
         if (f_.gates.given) begin_gates(at, reset, place);
-        if (p_.dv.units.data || p_.dfirst) visit_all_columns(reset, steps);
-        if (needs_rows()) visit_all_rows(reset, steps, f_.states + place * s_.K * s_.V);
+        if (needs_columns()) visit_all_columns(reset, steps);
+        if (needs_rows()) visit_all_rows(reset, steps, place);
         if (f_.gates.given && needs_rows()) add_normalizer(reset, steps);
         if (f_.bonus) add_bonus(steps);
-        write(at, reset);
+        if (s_.decay == Decay::scalar && needs_rows()) add_rows(ddecay_, s_.K, steps);
+        if (f_.gates.given && needs_rows()) write_gates(at, reset);
+        Base::write(at);
     }
 
-    void read(const Place& at) {
-        const int64_t key_head = head_ / s_.per_key;
-        q_.read(f_.q, key_head, s_.K, at);
-        k_.read(f_.k, key_head, s_.K, at);
-        v_.read(f_.v, head_, s_.V, at);
-        if (p_.d_o.units.data)
-            d_o_.read(p_.d_o, head_, s_.V, at);
-        else
-            d_o_.fill_zero(s_.V, at.steps);
-        pad_columns(d_o_, s_.V, at.steps);
-        scale_tile(q_, s_.K, at.steps, s_.scale);
-        if (f_.decay.units.data) read_decay(s_, f_.decay, head_, at, decay_);
-        if (!f_.bonus) return;
-        for (int64_t t = 0; t < at.steps; ++t) {
+    void read_bonus(int64_t steps) {
+        for (int64_t t = 0; t < steps; ++t) {
             coefficients_[t] = bonus_product(q_, k_, f_.bonus + head_ * s_.K, s_.K, t);
             vec<T> sum{};
             for (int64_t n = 0; n < s_.V; n += W) sum = fma(load(v_.at(n, t)), load(d_o_.at(n, t)), sum);
@@ -115,6 +75,14 @@ private:
         }
     }
 
+    // Shares of the next tile that the passes of a tile prefetch
+    int64_t shares(int64_t steps) const {
+        const int64_t rows = 2 * ceil_div(s_.K, W) * ceil_div(steps, kRowPass) * ceil_div(s_.V, kPrefetchRows);
+        const int64_t columns = columns_.blocks() * ceil_div(steps, kPass) * ceil_div(s_.K, kPrefetchRows);
+        return (needs_rows() ? rows : 0) + (needs_columns() ? columns : 0);
+    }
+
+    bool needs_columns() const { return p_.dv.units.data || p_.dfirst; }
     bool needs_rows() const {
         for (const Heads* x : {&p_.dq, &p_.dk, &p_.ddecay, &p_.d_i, &p_.d_f})
             if (x->units.data) return true;
@@ -185,39 +153,26 @@ private:
                     coefficients_ + t, s_.K};
                 with_form(s_.decay, f_.bonus, [&]<Decay D, bool Before>() {
                     (passes.start[i + 1] - t == kPass ? visit_columns<T, kPass, D, Before>
-                                                      : visit_columns<T, 1, D, Before>)(pass, P);
+                                                      : visit_columns<T, 1, D, Before>)(pass, P, this->upcoming_);
                 });
                 if (reset && reset[t]) clear(P, s_.K * kColumns<T>);
             }
         }
     }
 
-    void visit_all_rows(const uint8_t* reset, int64_t steps, const T* saved) {
-        const Passes passes(steps, kRowPass, reset);
-        const int64_t size = s_.V * W;
-        for (int64_t n = 0; n < s_.K; n += W) {
-            read_tile(matrix(saved), {0, n, min_of(W, s_.K - n), 0, s_.V}, states_);
-            for (int i = 0; i < passes.count; ++i) {
-                const int64_t t = passes.start[i];
-                T* before = states_ + i * size;
-                if (reset && reset[t]) clear(before, size);
-                with_form(s_.decay, f_.bonus, [&]<Decay D, bool Before>() {
-                    (passes.start[i + 1] - t == kRowPass
-                         ? recompute_rows<T, kRowPass, D, Before>
-                         : recompute_rows<T, 1, D, Before>)(row_pass(n, t), before, before + size);
-                });
-            }
-            T* P = rows_ + n * s_.V;
-            for (int i = passes.count - 1; i >= 0; --i) {
-                const int64_t t = passes.start[i];
-                with_form(s_.decay, f_.bonus, [&]<Decay D, bool Before>() {
-                    (passes.start[i + 1] - t == kRowPass
-                         ? visit_rows<T, kRowPass, D, Before>
-                         : visit_rows<T, 1, D, Before>)(row_pass(n, t), states_ + i * size, P);
-                });
-                if (reset && reset[t]) clear(P, size);
-            }
-        }
+    void visit_all_rows(const uint8_t* reset, int64_t steps, int64_t place) {
+        with_form(s_.decay, f_.bonus, [&]<Decay D, bool Before>() {
+            constexpr int C = kRowPass;
+            auto recompute = [&](bool full, int64_t n, int64_t t, const T* before, T* after) {
+                (full ? recompute_rows<T, C, D, Before> : recompute_rows<T, 1, D, Before>)(row_pass(n, t), before,
+                                                                                           after, upcoming_);
+            };
+            auto visit = [&](bool full, int64_t n, int64_t t, const T* states, T* P) {
+                (full ? visit_rows<T, C, D, Before> : visit_rows<T, 1, D, Before>)(row_pass(n, t), states, P,
+                                                                                   upcoming_);
+            };
+            this->visit_rows_of(Passes(steps, C, reset), reset, place, recompute, visit);
+        });
     }
 
     RowPass<T> row_pass(int64_t n, int64_t t) const {
@@ -241,65 +196,16 @@ private:
         }
     }
 
-    void write(const Place& at, const uint8_t* reset) {
-        const int64_t key_head = head_ / s_.per_key;
-        if (p_.dv.units.data) dv_.write(p_.dv, head_, s_.V, at);
-        if (s_.decay == Decay::scalar && needs_rows()) add_rows(ddecay_, s_.K, at.steps);
-        if (f_.gates.given && needs_rows()) write_gates(at, reset);
-        if (p_.dq.units.data) {
-            scale_tile(dq_, s_.K, at.steps, s_.scale);
-            add_to_group(p_.dq, key_head, dq_, sum_, s_.K, at, is_first_);
-        }
-        if (p_.dk.units.data) add_to_group(p_.dk, key_head, dk_, sum_, s_.K, at, is_first_);
-        if (!p_.ddecay.units.data) return;
-        through_logarithm(s_, decay_, ddecay_, at.steps);
-        ddecay_.write(p_.ddecay, head_, decay_units(s_), at);
-    }
-
-    void fetch(const Place& at) const {
-        prefetch_heads<T>(f_.q, head_ / s_.per_key, s_.K, at);
-        prefetch_heads<T>(f_.k, head_ / s_.per_key, s_.K, at);
-        prefetch_heads<T>(f_.v, head_, s_.V, at);
-        prefetch_heads<T>(p_.d_o, head_, s_.V, at);
-        if (s_.decay == Decay::vector) prefetch_heads<T>(f_.decay, head_, s_.K, at);
-    }
-
-    void zero_padding(const Sequence& q, int64_t from, int64_t to) {
-        if (from >= to) return;
-        const Place at = {q.row, 0, 0, q.start + from, to - from};
-        dv_.fill_zero(s_.V, at.steps);
-        dq_.fill_zero(s_.K, at.steps);
-        if (p_.dv.units.data) dv_.write(p_.dv, head_, s_.V, at);
-        for (const Heads* x : {&p_.dq, &p_.dk})
-            if (x->units.data) dq_.write(*x, head_ / s_.per_key, s_.K, at);
-        if (p_.ddecay.units.data) dq_.write(p_.ddecay, head_, decay_units(s_), at);
+    void zero_others(const Place& at) {
         for (const Heads* x : {&p_.d_i, &p_.d_f})
             if (x->units.data) dq_.write(*x, head_, 1, at);
     }
 
-    static void clear(T* data, int64_t count) {
-        for (int64_t i = 0; i < count; i += W) store(data + i, vec<T>{});
-    }
-
-    // A (K, V) matrix as a signal whose channels are its rows
-    Signal matrix(const T* data) const {
-        return {const_cast<T*>(data), 0, s_.V, 1, sizeof(T) == 8 ? Storage::f64 : Storage::f32};
-    }
-
-    const AttentionGradient<T>& p_;
-    const Attention<T>& f_;
-    const AttentionShape& s_;
-    PanelTile<T> q_, k_, dq_, dk_, sum_, decay_, ddecay_, v_, d_o_, dv_;
-    ColumnStates<T> columns_; // P, for dv
-    T* rows_ = nullptr;       // P, for dq, dk and ddecay: (vectors of rows, V, lanes)
-    T* states_ = nullptr;     // before each pass and after the last one, (V, lanes)
     GateTile<T> gates_;
     PanelTile<T> n_; // after each step
     T *n_before_ = nullptr, *dn_ = nullptr, *inverse_ = nullptr, *signs_ = nullptr;
     T *coefficients_ = nullptr, *products_ = nullptr, *dbonus_ = nullptr;
-    int64_t head_ = 0, dm_place_ = 0;
-    bool is_first_ = true;
-    size_t bytes_ = 0;
+    int64_t dm_place_ = 0;
 };
 
 } // namespace
@@ -309,12 +215,7 @@ template <class T> size_t attention_gradient_workspace(const AttentionGradient<T
 }
 
 template <class T> void attention_gradient(const AttentionGradient<T>& p, Team team) {
-    char* memory = static_cast<char*>(p.workspace);
-    Backward<T> kernel(p, memory + size_t(team.id) * Backward<T>(p, nullptr).bytes());
-    const AttentionShape& s = p.forward.shape;
-    const int64_t units = s.sequences.count * (s.heads / s.per_key);
-    const int64_t first = units * team.id / team.size, last = units * (team.id + 1) / team.size;
-    for (int64_t u = first; u < last; ++u) kernel.run(u);
+    run_backward<Backward<T>>(p, p.forward.shape, p.workspace, team);
 }
 
 template size_t attention_gradient_workspace(const AttentionGradient<float>&, int);

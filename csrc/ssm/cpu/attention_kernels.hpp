@@ -79,11 +79,8 @@ template <class T> struct LowRank {
 };
 
 template <class T> struct LowRankGradient {
-    LowRank<T> forward; // o and last are not read
-    Heads d_o, dq, dk, dv, da, db, ddecay;
-    const T* dlast = nullptr;
-    T* dfirst = nullptr;
-    void* workspace = nullptr;
+    AttentionGradient<T> attention;
+    Heads a, b, w, da, db;
 };
 
 template <class T> struct LowRankTable {

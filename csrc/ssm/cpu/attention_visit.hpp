@@ -20,7 +20,8 @@ template <class T> struct ColumnPass {
     int64_t K;
 };
 
-template <class T, int Count, Decay D, bool Before> FASTITER_NOINLINE void visit_columns(const ColumnPass<T>& w, T* P) {
+template <class T, int Count, Decay D, bool Before>
+FASTITER_NOINLINE void visit_columns(const ColumnPass<T>& w, T* P, Upcoming& upcoming) {
     constexpr int W = lanes<T>, C = kColumnVectors;
     vec<T> d_o[Count][C], dv[Count][C];
 #pragma GCC unroll 8
@@ -34,6 +35,7 @@ template <class T, int Count, Decay D, bool Before> FASTITER_NOINLINE void visit
         const int64_t panel = from / kPanelWidth * kPanelSize, rows = min_of(kPanelWidth, w.K - from);
         const T *q = w.q + panel, *k = w.k + panel, *decay = D == Decay::vector ? w.decay + panel : w.decay;
         for (int64_t n = 0; n < rows; ++n, P += kColumns<T>) {
+            if (n % kPrefetchRows == 0) upcoming.prefetch_share();
             vec<T> row[C];
 #pragma GCC unroll 2
             for (int c = 0; c < C; ++c) row[c] = load(P + c * W);
@@ -70,23 +72,26 @@ template <class T> struct RowPass {
 
 // The states after the pass from those before it, both (V, lanes), and dq
 template <class T, int Count, Decay D, bool Before>
-FASTITER_NOINLINE void recompute_rows(const RowPass<T>& w, const T* before, T* after) {
+FASTITER_NOINLINE void recompute_rows(const RowPass<T>& w, const T* before, T* after, Upcoming& upcoming) {
     constexpr int W = lanes<T>;
     vec<T> dq[Count]{};
+    const StepVectors<T, Count> k(w.k);
+    const StepDecays<T, Count, D> decay(w.decay);
     for (int64_t from = 0; from < w.V; from += kPanelWidth) {
         const int64_t panel = from / kPanelWidth * kPanelSize, columns = min_of(kPanelWidth, w.V - from);
         const T *v = w.v + panel, *d_o = w.d_o + panel;
         for (int64_t n = 0; n < columns; ++n, before += W, after += W) {
+            if (n % kPrefetchRows == 0) upcoming.prefetch_share();
             vec<T> S = load(before);
 #pragma GCC unroll 8
             for (int t = 0; t < Count; ++t) {
                 const int64_t step = t * kPanelWidth;
-                const vec<T> vt = broadcast(v[step + n]), kt = load(w.k + step);
+                const vec<T> vt = broadcast(v[step + n]);
                 if (Before) dq[t] = fma(broadcast(d_o[step + n]), S, dq[t]);
                 if constexpr (D == Decay::none)
-                    S = fma(kt, vt, S);
+                    S = fma(k.at[t], vt, S);
                 else
-                    S = fma(D == Decay::vector ? load(w.decay + step) : broadcast(w.decay[step]), S, kt * vt);
+                    S = fma(decay.at[t], S, k.at[t] * vt);
                 if (!Before) dq[t] = fma(broadcast(d_o[step + n]), S, dq[t]);
             }
             store(after, S);
@@ -98,35 +103,36 @@ FASTITER_NOINLINE void recompute_rows(const RowPass<T>& w, const T* before, T* a
 
 // dk and ddecay, and P before the pass from P after it, (V, lanes); `states`: those before the pass
 template <class T, int Count, Decay D, bool Before>
-FASTITER_NOINLINE void visit_rows(const RowPass<T>& w, const T* states, T* P) {
+FASTITER_NOINLINE void visit_rows(const RowPass<T>& w, const T* states, T* P, Upcoming& upcoming) {
     constexpr int W = lanes<T>;
     vec<T> dk[Count]{}, ddecay[Count]{};
+    const StepVectors<T, Count> q(w.q);
+    const StepDecays<T, Count, D> decay(w.decay);
     for (int64_t from = 0; from < w.V; from += kPanelWidth) {
         const int64_t panel = from / kPanelWidth * kPanelSize, columns = min_of(kPanelWidth, w.V - from);
         const T *v = w.v + panel, *d_o = w.d_o + panel;
         for (int64_t n = 0; n < columns; ++n, states += W, P += W) {
-            vec<T> S[Count], row = load(P), factor;
+            if (n % kPrefetchRows == 0) upcoming.prefetch_share();
+            vec<T> S[Count], row = load(P);
             if constexpr (D != Decay::none) {
                 S[0] = load(states);
 #pragma GCC unroll 8
                 for (int t = 0; t + 1 < Count; ++t) {
                     const int64_t step = t * kPanelWidth;
-                    factor = D == Decay::vector ? load(w.decay + step) : broadcast(w.decay[step]);
-                    S[t + 1] = fma(factor, S[t], load(w.k + step) * v[step + n]);
+                    S[t + 1] = fma(decay.at[t], S[t], load(w.k + step) * v[step + n]);
                 }
             }
 #pragma GCC unroll 8
             for (int t = Count - 1; t >= 0; --t) {
                 const int64_t step = t * kPanelWidth;
-                const vec<T> qt = load(w.q + step), d_ot = broadcast(d_o[step + n]);
-                if (!Before) row = fma(qt, d_ot, row);
+                const vec<T> d_ot = broadcast(d_o[step + n]);
+                if (!Before) row = fma(q.at[t], d_ot, row);
                 dk[t] = fma(row, broadcast(v[step + n]), dk[t]);
                 if constexpr (D != Decay::none) {
                     ddecay[t] = fma(S[t], row, ddecay[t]);
-                    factor = D == Decay::vector ? load(w.decay + step) : broadcast(w.decay[step]);
-                    row = factor * row;
+                    row = decay.at[t] * row;
                 }
-                if (Before) row = fma(qt, d_ot, row);
+                if (Before) row = fma(q.at[t], d_ot, row);
             }
             store(P, row);
         }

@@ -75,54 +75,62 @@ FASTITER_NOINLINE void advance_corrected(const StepPass<T>& p, T* state, Upcomin
     for (int c = 0; c < N; ++c) store(p.o + c * W, o[c]), store(p.w + c * W, next[c]);
 }
 
-// The arguments of a step backward; those with `later` are of the step that follows, whose decay and a have yet to be
-// applied to P: P = decay P + a dw.
+// The arguments of a step backward, for neighbouring blocks of columns; those with `later` are of the step that follows,
+// whose decay and a have yet to be applied to P: P = decay P + a dw. `later_dw` is that of the step that follows and
+// becomes that of this one.
 template <class T> struct StepGradient {
     const T *q, *k, *b, *later_decay, *later_a, *d_o;
-    T *dv, *dw;
-    int64_t K;
+    T *dv, *dw, *later_dw;
+    int64_t K, block; // from a block of P to the next
 };
 
-// dw = P^T b and dv = P^T k after P += q do^T; `dw` is that of the step that follows and becomes that of this one. With
-// Later false there is no step that follows, or its state was reset.
-template <class T, Decay D, bool Later>
-FASTITER_NOINLINE void visit_corrected(const StepGradient<T>& p, T* P, vec<T>* dw) {
-    constexpr int W = lanes<T>, C = kColumnVectors;
-    vec<T> d_o[C], dv[C], next[C];
-#pragma GCC unroll 2
-    for (int c = 0; c < C; ++c) d_o[c] = load(p.d_o + c * W), dv[c] = next[c] = vec<T>{};
+// dw = P^T b and dv = P^T k after P += q do^T. With Later false there is no step that follows, or its state was reset.
+template <class T, int Blocks, Decay D, bool Later>
+FASTITER_NOINLINE void visit_corrected(const StepGradient<T>& p, T* P, Upcoming& upcoming) {
+    constexpr int W = lanes<T>, C = kColumnVectors, N = Blocks * C;
+    vec<T> d_o[N], dv[N], dw[N], next[N];
+#pragma GCC unroll 4
+    for (int c = 0; c < N; ++c) {
+        d_o[c] = load(p.d_o + c * W), dv[c] = next[c] = vec<T>{};
+        if (Later) dw[c] = load(p.later_dw + c * W);
+    }
     each_panel(p.K, [&](int64_t panel, int64_t rows) {
         const T *q = p.q + panel, *k = p.k + panel, *b = p.b + panel;
         const T* a = Later ? p.later_a + panel : nullptr;
         const T* decay = Later && D == Decay::vector ? p.later_decay + panel : p.later_decay;
         for (int64_t n = 0; n < rows; ++n, P += kColumns<T>) {
+            if (n % kPrefetchRows == 0) upcoming.prefetch_share();
             const vec<T> qn = broadcast(q[n]), kn = broadcast(k[n]), bn = broadcast(b[n]);
-#pragma GCC unroll 2
-            for (int c = 0; c < C; ++c) {
-                vec<T> row = load(P + c * W);
-                if constexpr (Later && D != Decay::none) row = broadcast(decay[D == Decay::vector ? n : 0]) * row;
-                if constexpr (Later) row = fma(broadcast(a[n]), dw[c], row);
-                row = fma(qn, d_o[c], row);
-                dv[c] = fma(kn, row, dv[c]);
-                next[c] = fma(bn, row, next[c]);
-                store(P + c * W, row);
+            vec<T> row[N];
+#pragma GCC unroll 4
+            for (int c = 0; c < N; ++c) row[c] = load(P + c / C * p.block + c % C * W);
+#pragma GCC unroll 4
+            for (int c = 0; c < N; ++c) {
+                if constexpr (Later && D != Decay::none) row[c] = broadcast(decay[D == Decay::vector ? n : 0]) * row[c];
+                if constexpr (Later) row[c] = fma(broadcast(a[n]), dw[c], row[c]);
+                row[c] = fma(qn, d_o[c], row[c]);
+                dv[c] = fma(kn, row[c], dv[c]);
+                next[c] = fma(bn, row[c], next[c]);
             }
+#pragma GCC unroll 4
+            for (int c = 0; c < N; ++c) store(P + c / C * p.block + c % C * W, row[c]);
         }
     });
-#pragma GCC unroll 2
-    for (int c = 0; c < C; ++c) store(p.dv + c * W, dv[c]), store(p.dw + c * W, next[c]), dw[c] = next[c];
+#pragma GCC unroll 4
+    for (int c = 0; c < N; ++c)
+        store(p.dv + c * W, dv[c]), store(p.dw + c * W, next[c]), store(p.later_dw + c * W, next[c]);
 }
 
-// P = decay P + a dw: the gradient of the state before a step from that after it
+// P = decay P + a dw for a block: the gradient of the state before a step from that after it
 template <class T, Decay D>
-FASTITER_NOINLINE void leave_step(const T* decay, const T* a, int64_t K, const vec<T>* dw, T* P) {
+FASTITER_NOINLINE void leave_step(const T* decay, const T* a, int64_t K, const T* dw, T* P) {
     each_panel(K, [&](int64_t panel, int64_t rows) {
         const T* factor = D == Decay::vector ? decay + panel : decay;
         for (int64_t n = 0; n < rows; ++n, P += kColumns<T>)
-            for (int c = 0; c < kColumnVectors; ++c) {
-                vec<T> row = load(P + c * lanes<T>);
+            for (int c = 0; c < kColumns<T>; c += lanes<T>) {
+                vec<T> row = load(P + c);
                 if constexpr (D != Decay::none) row = broadcast(factor[D == Decay::vector ? n : 0]) * row;
-                store(P + c * lanes<T>, fma(broadcast(a[panel + n]), dw[c], row));
+                store(P + c, fma(broadcast(a[panel + n]), load(dw + c), row));
             }
     });
 }
@@ -137,24 +145,22 @@ template <class T> struct CorrectedRows {
     int64_t V;
 };
 
-template <class T, Decay D> FASTITER_INLINE vec<T> decayed(const T* decay, vec<T> S) {
-    if constexpr (D == Decay::none) return S;
-    return (D == Decay::vector ? load(decay) : broadcast(*decay)) * S;
-}
-
 // The states after the pass from those before it, both (V, lanes), and dq
 template <class T, int Count, Decay D>
-FASTITER_NOINLINE void recompute_corrected(const CorrectedRows<T>& p, const T* before, T* after) {
+FASTITER_NOINLINE void recompute_corrected(const CorrectedRows<T>& p, const T* before, T* after, Upcoming& upcoming) {
     constexpr int W = lanes<T>;
     vec<T> dq[Count]{};
+    const StepVectors<T, Count> b(p.b), k(p.k);
+    const StepDecays<T, Count, D> decay(p.decay);
     each_panel(p.V, [&](int64_t panel, int64_t columns) {
         for (int64_t n = 0; n < columns; ++n, before += W, after += W) {
+            if (n % kPrefetchRows == 0) upcoming.prefetch_share();
             vec<T> S = load(before);
 #pragma GCC unroll 4
             for (int t = 0; t < Count; ++t) {
                 const int64_t step = t * kPanelWidth, at = panel + step + n;
-                S = fma(load(p.b + step), broadcast(p.w[at]), decayed<T, D>(p.decay + step, S));
-                S = fma(load(p.k + step), broadcast(p.v[at]), S);
+                S = fma(b.at[t], broadcast(p.w[at]), decay.apply(t, S));
+                S = fma(k.at[t], broadcast(p.v[at]), S);
                 dq[t] = fma(broadcast(p.d_o[at]), S, dq[t]);
             }
             store(after, S);
@@ -166,29 +172,32 @@ FASTITER_NOINLINE void recompute_corrected(const CorrectedRows<T>& p, const T* b
 
 // dk, db, da and ddecay, and P before the pass from P after it, (V, lanes); `states`: those before the pass
 template <class T, int Count, Decay D>
-FASTITER_NOINLINE void visit_corrected_rows(const CorrectedRows<T>& p, const T* states, T* P) {
+FASTITER_NOINLINE void visit_corrected_rows(const CorrectedRows<T>& p, const T* states, T* P, Upcoming& upcoming) {
     constexpr int W = lanes<T>;
     vec<T> dk[Count]{}, db[Count]{}, da[Count]{}, ddecay[Count]{};
+    const StepVectors<T, Count> q(p.q), a(p.a);
+    const StepDecays<T, Count, D> decay(p.decay);
     each_panel(p.V, [&](int64_t panel, int64_t columns) {
         for (int64_t n = 0; n < columns; ++n, states += W, P += W) {
+            if (n % kPrefetchRows == 0) upcoming.prefetch_share();
             vec<T> S[Count], row = load(P);
             S[0] = load(states);
 #pragma GCC unroll 4
             for (int t = 0; t + 1 < Count; ++t) {
                 const int64_t step = t * kPanelWidth, at = panel + step + n;
-                const vec<T> kept = fma(load(p.b + step), broadcast(p.w[at]), decayed<T, D>(p.decay + step, S[t]));
+                const vec<T> kept = fma(load(p.b + step), broadcast(p.w[at]), decay.apply(t, S[t]));
                 S[t + 1] = fma(load(p.k + step), broadcast(p.v[at]), kept);
             }
 #pragma GCC unroll 4
             for (int t = Count - 1; t >= 0; --t) {
                 const int64_t step = t * kPanelWidth, at = panel + step + n;
                 const vec<T> dw = broadcast(p.dw[at]);
-                row = fma(load(p.q + step), broadcast(p.d_o[at]), row);
+                row = fma(q.at[t], broadcast(p.d_o[at]), row);
                 dk[t] = fma(row, broadcast(p.v[at]), dk[t]);
                 db[t] = fma(row, broadcast(p.w[at]), db[t]);
                 da[t] = fma(S[t], dw, da[t]);
                 if (D != Decay::none) ddecay[t] = fma(S[t], row, ddecay[t]);
-                row = fma(load(p.a + step), dw, decayed<T, D>(p.decay + step, row));
+                row = fma(a.at[t], dw, decay.apply(t, row));
             }
             store(P, row);
         }
