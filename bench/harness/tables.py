@@ -16,7 +16,9 @@ Goals = Mapping[str, Mapping[str, float]]  # by peer and form of our outputs
 
 def machine(described: Record) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in described["versions"].items())
-    line = f"{described['cpu']}, {described['cores']} cores; {versions}; load {described['load']:.2f}"
+    config = (line.split() for line in described.get("config", "").splitlines())
+    level = next((f"instructions {words[1]}; " for words in config if words[:1] == ["instructions"]), "")
+    line = f"{described['cpu']}, {described['cores']} cores; {versions}; {level}load {described['load']:.2f}"
     busy = "\n\n**The machine was busy: numbers for more than one thread say little.**"
     return line + busy if described["load"] >= BUSY else line
 

@@ -3,12 +3,15 @@
 inference  forward without gradients
 peers      forward and backward
 floor      forward on one thread against the multiply-adds that no algorithm avoids
+
+FASTITER_ISA=v3 in the environment measures the kernels of AVX2.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
@@ -25,15 +28,16 @@ ROWS = tables.ROWS | {"inference": tables.peers_row}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     session.add_arguments(parser, SECTIONS)
+    parser.add_argument("--batch", type=int, default=1, help="rows of each argument")
 
 
-def selected(options: Options) -> Iterator[tuple[str, cases.Shape]]:
+def selected(batch: int, options: Options) -> Iterator[tuple[str, cases.Shape]]:
     for name in cases.FORMS:
-        yield from ((name, shape) for shape in (cases.QUICK if options.quick else cases.FULL))
+        yield from ((name, (batch, *shape[1:])) for shape in (cases.QUICK if options.quick else cases.FULL))
 
 
-def inference(options: Options) -> Iterator[Record]:
-    for name, shape in selected(options):
+def inference(batch: int, options: Options) -> Iterator[Record]:
+    for name, shape in selected(batch, options):
         task = cases.inference(name, shape)
         chosen = options.chosen(cases.inference_entrants(name, task))
         for threads in options.threads:
@@ -41,18 +45,18 @@ def inference(options: Options) -> Iterator[Record]:
                 yield race(task, chosen, threads, options.budget, options.stirring())
 
 
-def with_gradients(options: Options) -> Iterator[Record]:
-    for name, shape in selected(options):
+def with_gradients(batch: int, options: Options) -> Iterator[Record]:
+    for name, shape in selected(batch, options):
         work = cases.gradients(name, shape)
         chosen = options.chosen(cases.gradient_entrants(name, work))
         for threads in options.threads:
             yield race(work, chosen, threads, options.budget, options.stirring())
 
 
-def floor(options: Options) -> Iterator[Record]:
+def floor(batch: int, options: Options) -> Iterator[Record]:
     use_threads(1)
     product, _ = limits.best_product(1, 0.3 * options.budget)
-    for name, shape in selected(options):
+    for name, shape in selected(batch, options):
         task = cases.inference(name, shape)
         competitors = [Competitor("ours", task.forms()[REUSED], 1), Competitor(product.name, product.call, 1)]
         with torch.no_grad():
@@ -75,4 +79,5 @@ def main(arguments: argparse.Namespace) -> Record:
     """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
     options = session.read_options("attention", arguments, SECTIONS)
     sections = {"inference": inference, "peers": with_gradients, "floor": floor}
-    return session.measure("attention", options, sections, HEADERS, ROWS)
+    chosen = {name: partial(section, arguments.batch) for name, section in sections.items()}
+    return session.measure("attention", options, chosen, HEADERS, ROWS)

@@ -4,12 +4,15 @@ inference  forward without gradients, with time and with channels contiguous
 peers      forward and backward
 step       causal_conv1d_update, one step of decoding
 share      forward: share of the copy bandwidth at the same size
+
+FASTITER_ISA=v3 in the environment measures the kernels of AVX2.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
@@ -29,24 +32,25 @@ ROWS = tables.ROWS | {"inference": tables.peers_row, "step": tables.peers_row}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     session.add_arguments(parser, SECTIONS)
+    parser.add_argument("--batch", type=int, default=1, help="rows of each argument; steps have 1 and 8")
 
 
-def shape(options: Options) -> cases.Shape:
-    return cases.QUICK if options.quick else cases.FULL
+def shape(batch: int, options: Options) -> cases.Shape:
+    return (batch, *(cases.QUICK if options.quick else cases.FULL)[1:])
 
 
-def inference(options: Options) -> Iterator[Record]:
+def inference(batch: int, options: Options) -> Iterator[Record]:
     for order in cases.ORDERS:
-        task = cases.inference(shape(options), order)
+        task = cases.inference(shape(batch, options), order)
         chosen = options.chosen(cases.inference_entrants(task, order, options.compile))
         for threads in options.threads:
             with torch.no_grad():
                 yield race(task, chosen, threads, options.budget, options.stirring())
 
 
-def with_gradients(options: Options) -> Iterator[Record]:
+def with_gradients(batch: int, options: Options) -> Iterator[Record]:
     for order in cases.ORDERS:
-        work = cases.gradients(shape(options), order)
+        work = cases.gradients(shape(batch, options), order)
         chosen = options.chosen(cases.gradient_entrants(work, order, options.compile))
         for threads in options.threads:
             yield race(work, chosen, threads, options.budget, options.stirring())
@@ -61,9 +65,9 @@ def step(options: Options) -> Iterator[Record]:
                 yield race(task, chosen, threads, options.budget, options.stirring())
 
 
-def share(options: Options) -> Iterator[Record]:
+def share(batch: int, options: Options) -> Iterator[Record]:
     for order in cases.ORDERS:
-        task = cases.inference(shape(options), order)
+        task = cases.inference(shape(batch, options), order)
         worst, nbytes = task.check(), 2 * task.inputs[0].nbytes
         for threads in options.threads:
             use_threads(threads)
@@ -91,5 +95,11 @@ def share(options: Options) -> Iterator[Record]:
 def main(arguments: argparse.Namespace) -> Record:
     """Measure, printing each row when it is known; the result is what bench/__main__.py writes to --out."""
     options = session.read_options("conv", arguments, SECTIONS)
-    sections = {"inference": inference, "peers": with_gradients, "step": step, "share": share}
+    batch = arguments.batch
+    sections: dict[str, session.Section] = {
+        "inference": partial(inference, batch),
+        "peers": partial(with_gradients, batch),
+        "step": step,
+        "share": partial(share, batch),
+    }
     return session.measure("conv", options, sections, HEADERS, ROWS)

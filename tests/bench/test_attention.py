@@ -39,11 +39,12 @@ def test_a_run_is_written_and_reported(
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     parser = argparse.ArgumentParser()
     attention.add_arguments(parser)
-    arguments = parser.parse_args(["--quick", "--threads", "1", "--budget", "0.001"])
+    arguments = parser.parse_args(["--quick", "--threads", "1", "--budget", "0.001", "--batch", "2"])
     arguments.command, arguments.out = "attention", tmp_path / "x.json"
     command.measure(arguments)
     results = json.loads((tmp_path / "x.json").read_text())
     assert {record["work"].partition(" (")[0] for record in results["inference"]} == set(cases.FORMS)
+    assert all(" (2, " in record["work"] for record in results["floor"])
     capsys.readouterr()
     command.report([tmp_path / "x.json"])
     printed = capsys.readouterr().out

@@ -50,12 +50,13 @@ def test_a_run_is_written_and_reported(
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     parser = argparse.ArgumentParser()
     conv.add_arguments(parser)
-    arguments = parser.parse_args(["--quick", "--threads", "1", "--budget", "0.001"])
+    arguments = parser.parse_args(["--quick", "--threads", "1", "--budget", "0.001", "--batch", "2"])
     arguments.command, arguments.out = "conv", tmp_path / "x.json"
     command.measure(arguments)
     results = json.loads((tmp_path / "x.json").read_text())
     for section in ("inference", "peers", "step"):
         assert conv_cases.MODELS in results[section][0]["peers"]
+    assert all(record["work"].startswith("(2, ") for record in results["inference"])
     capsys.readouterr()
     command.report([tmp_path / "x.json"])
     printed = capsys.readouterr().out
