@@ -49,6 +49,17 @@ def delta_inputs(shape: Shape, *, of_keys: bool) -> dict[str, Tensor]:
     return {**made, "k": normalize(made["k"], dim=-1), "beta": torch.rand(shape[:3])}
 
 
+def rwkv6_inputs(shape: Shape) -> dict[str, Tensor]:
+    return {**decayed(shape, of_keys=True), "u": torch.randn(shape[2], shape[3])}
+
+
+def rwkv7_inputs(shape: Shape) -> dict[str, Tensor]:
+    """a and b as the model makes them: the keys' direction, and what is left of it."""
+    made = decayed(shape, of_keys=True)
+    g, direction = made.pop("g"), normalize(made["k"], dim=-1)
+    return {**made, "a": -direction, "b": direction * torch.rand(direction.shape), "g": g}
+
+
 def mlstm_inputs(shape: Shape) -> dict[str, Tensor]:
     made = signals(shape)
     return {**made, "i": torch.randn(shape[:3]), "f": torch.randn(shape[:3]) + 3}
@@ -86,6 +97,28 @@ def delta_loop(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> Tens
         S = dt * S
         error = bt[..., None] * (vt - (kt[..., None, :] @ S)[..., 0, :])
         S = S + kt[..., None] * error[..., None, :]
+        outputs.append((qt[..., None, :] @ S)[..., 0, :])
+    return q.shape[-1] ** -0.5 * torch.stack(outputs, 1)
+
+
+def rwkv6_loop(q: Tensor, k: Tensor, v: Tensor, g: Tensor, u: Tensor) -> Tensor:
+    """o = (S + diag(u) k v^T)^T q / sqrt(K), then S = e^g S + k v^T."""
+    S = q.new_zeros(*q.shape[:1], *q.shape[2:], v.shape[-1])
+    outputs = []
+    for qt, kt, vt, dt in zip(q.unbind(1), k.unbind(1), v.unbind(1), g.exp().unbind(1), strict=True):
+        written = kt[..., None] * vt[..., None, :]
+        outputs.append((qt[..., None, :] @ (S + u[..., None] * written))[..., 0, :])
+        S = dt[..., None] * S + written
+    return q.shape[-1] ** -0.5 * torch.stack(outputs, 1)
+
+
+def rwkv7_loop(q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+    """S = e^g S + b (S^T a)^T + k v^T, o = S^T q / sqrt(K)."""
+    S = q.new_zeros(*q.shape[:1], *q.shape[2:], v.shape[-1])
+    outputs = []
+    for qt, kt, vt, at, bt, dt in zip(*(x.unbind(1) for x in (q, k, v, a, b, g.exp())), strict=True):
+        read = at[..., None, :] @ S
+        S = dt[..., None] * S + bt[..., None] * read + kt[..., None] * vt[..., None, :]
         outputs.append((qt[..., None, :] @ S)[..., 0, :])
     return q.shape[-1] ** -0.5 * torch.stack(outputs, 1)
 
@@ -149,6 +182,17 @@ def first(function: Callable[..., Any]) -> Function:
     return only
 
 
+def heads_first(function: Callable[..., Any]) -> Function:
+    """Return the function of (B, H, T, .), as one of (B, T, H, .)."""
+
+    def call(*inputs: Tensor) -> Tensor:
+        result = function(*(x.transpose(1, 2).contiguous() if x.dim() > 2 else x for x in inputs))
+        found: Tensor = result[0] if isinstance(result, tuple) else result
+        return found.transpose(1, 2)
+
+    return call
+
+
 def of_fla(*names: tuple[str, str]) -> Callable[[], dict[tuple[str, str], Function | None]]:
     """Functions of fla.ops by module and name."""
 
@@ -177,17 +221,22 @@ def of_delta() -> dict[tuple[str, str], Function | None]:
     }
 
 
+def of_heads_first(*names: tuple[str, str]) -> Callable[[], dict[tuple[str, str], Function | None]]:
+    """The same of functions that take heads before time."""
+
+    def find() -> dict[tuple[str, str], Function | None]:
+        if load("fla.ops") is None:
+            return {(NAIVE, ""): None}
+        found = {name: getattr(import_module(f"fla.ops.{module}"), name) for module, name in names}
+        return {(NAIVE, name): heads_first(function) for name, function in found.items()}
+
+    return find
+
+
 def of_mlstm() -> dict[tuple[str, str], Function | None]:
     if load("mlstm_kernels.torch.chunkwise") is None:
         return {(NATIVE, ""): None}
     registry = import_module("mlstm_kernels.torch.chunkwise").registry
-
-    def heads_first(function: Callable[..., Any]) -> Function:
-        def call(*inputs: Tensor) -> Tensor:
-            result: Tensor = function(*(x.transpose(1, 2).contiguous() for x in inputs)).transpose(1, 2)
-            return result
-
-        return call
 
     return {(NATIVE, name): heads_first(registry[name]) for name in ("native_autograd", "native_custbw")}
 
@@ -207,6 +256,18 @@ FORMS: dict[str, Form] = {
         lambda shape: decayed(shape, of_keys=True),
         attention_loop,
         of_fla(("gla.naive", "naive_recurrent_gla")),
+    ),
+    "RWKV-6": Form(
+        first(compat.fla.chunk_rwkv6),
+        rwkv6_inputs,
+        rwkv6_loop,
+        of_heads_first(("rwkv6.recurrent_naive", "naive_recurrent_rwkv6")),
+    ),
+    "RWKV-7": Form(
+        first(compat.fla.chunk_dplr_delta_rule),
+        rwkv7_inputs,
+        rwkv7_loop,
+        of_heads_first(("generalized_delta_rule.dplr.naive", "dplr_recurrence")),
     ),
     "gated delta rule": Form(
         first(compat.fla.chunk_gated_delta_rule),
@@ -258,4 +319,4 @@ def gradient_entrants(name: str, work: Work) -> list[Entrant | Absent]:
 def operations(name: str, shape: Shape) -> float:
     """Two multiply-adds an element of the state and step, three with a correction: what no algorithm avoids."""
     B, T, H, K, V = shape
-    return 2.0 * B * T * H * K * V * (3 if name in ("gated delta rule", "KDA") else 2)
+    return 2.0 * B * T * H * K * V * (3 if name in ("RWKV-7", "gated delta rule", "KDA") else 2)

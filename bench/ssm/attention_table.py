@@ -12,6 +12,8 @@ from bench.ssm.attention_cases import CHUNKS, NAIVE, NATIVE
 FORWARD_GOALS = {
     "simple GLA": {NAIVE: 5.0},
     "GLA": {NAIVE: 25.0},
+    "RWKV-6": {NAIVE: 25.0},
+    "RWKV-7": {NAIVE: 25.0},
     "gated delta rule": {NAIVE: 10.0},
     "KDA": {NAIVE: 25.0},
     "mLSTM": {NATIVE: 5.0},
