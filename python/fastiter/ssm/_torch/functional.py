@@ -10,10 +10,11 @@ from torch.overrides import has_torch_function
 
 from ..._check import check_flag
 from ..._torch.autograd import differentiable_once
-from ..._torch.ops import check_dense, checked_integers, grad_enabled
+from ..._torch.ops import CPU_AND_CUDA, check_dense, checked_integers, grad_enabled
 from ..._torch.overrides import dispatched
 from .._functional import given_of
 from .._shapes import check_shapes, check_state, check_step_shapes, may_be_complex
+from . import triton_selective  # noqa: F401 (the ops of CUDA tensors)
 from .checks import Integers, check_tensors, checked_cut, needs_autograd
 from .ops import SelectiveBackward, SelectiveForward, computed, of_state, selective_bwd, selective_fwd
 from .step import SelectiveStep, plain_step, selective_step
@@ -83,9 +84,9 @@ def _check_scan(function: str, tensors: dict[str, Any]) -> bool:
     """Check types, dtypes and devices; return whether the states are complex, as A is."""
     A = tensors["A"]
     if not isinstance(A, Tensor) or not A.is_complex():
-        check_tensors(function, tensors, "u")
+        check_tensors(function, tensors, "u", CPU_AND_CUDA)
         return False
-    check_tensors(function, {"u": tensors["u"]}, "u")
+    check_tensors(function, {"u": tensors["u"]}, "u", CPU_AND_CUDA)
     head, real = tensors["u"].dtype, dict(tensors)
     plain, paired = computed(head), of_state(computed(head), True)
     for name, x in tensors.items():
@@ -96,7 +97,7 @@ def _check_scan(function: str, tensors: dict[str, Any]) -> bool:
             expected = f"{plain} or {paired}" if name == "A" else f"{paired} like A"
             raise TypeError(f"{function}: {name} must have dtype {expected} to go with {head} u, got {x.dtype}")
         real[name] = x.real
-    check_tensors(function, real, "u")
+    check_tensors(function, real, "u", CPU_AND_CUDA)
     return True
 
 

@@ -16,6 +16,8 @@ from .._shapes import saved_tiles
 
 #: Steps between two states of a matrix that the forward pass saves on a GPU
 GPU_TILE = 64
+#: Steps between two saved states of a selective scan on a GPU
+SELECTIVE_GPU_TILE = 128
 
 
 def computed(dtype: torch.dtype) -> torch.dtype:
@@ -137,18 +139,22 @@ def like_heads(x: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return empty(x, shape, dtype=dtype)
 
 
-def forward_outputs(call: SelectiveForward) -> list[Tensor]:
-    """Allocate out, the last state and the saved states."""
+def forward_outputs(call: SelectiveForward, tile: int) -> list[Tensor]:
+    """Allocate out, the last state and the saved states, one for every ``tile`` steps."""
     (channels, states), dtype = call.A.shape, call.A.dtype
     outputs = [like(call.u), call.u.new_empty((_count(call), channels, states), dtype=dtype)]
     if call.save:
-        tiles = saved_tiles(_core.ssm.tile, _count(call), call.u.shape[2], call.cu_seqlens is not None)
+        tiles = saved_tiles(tile, _count(call), call.u.shape[2], call.cu_seqlens is not None)
         outputs.append(empty(call.u, (tiles, channels, states), dtype=dtype))
     return outputs
 
 
+def _fake_outputs(call: SelectiveForward) -> list[Tensor]:
+    return forward_outputs(call, SELECTIVE_GPU_TILE if call.u.is_cuda else _core.ssm.tile)
+
+
 def _forward(call: SelectiveForward) -> list[Tensor]:
-    out, last, *states = outputs = forward_outputs(call)
+    out, last, *states = outputs = forward_outputs(call, _core.ssm.tile)
     signals = (plain(call.u), plain(call.delta), plain(call.z), out)
     A, D, delta_bias, first = (contiguous_or_none(x) for x in (call.A, call.D, call.delta_bias, call.initial_state))
     projections = (_projection(call.B), _projection(call.C))
@@ -161,7 +167,7 @@ def _requested(call: SelectiveBackward) -> list[bool]:
     return [bool(call.requested >> i & 1) for i in range(9)]
 
 
-def _empty_gradients(call: SelectiveBackward) -> list[Tensor | None]:
+def empty_gradients(call: SelectiveBackward) -> list[Tensor | None]:
     """Allocate the requested gradients as the kernels write them: those of B and C are (B, G, T, N) or (D, N)."""
     dtype = call.A.dtype
     found: list[Tensor | None] = []
@@ -187,7 +193,7 @@ def _of_projection(g: Tensor) -> Tensor:
     return torch.view_as_real(g).permute(0, 1, 3, 2, 4).reshape(batch, groups, states, 2 * time)
 
 
-def _as_arguments(call: SelectiveBackward, found: list[Tensor | None]) -> list[Tensor]:
+def as_arguments(call: SelectiveBackward, found: list[Tensor | None]) -> list[Tensor]:
     """Return the gradients that exist with the shapes and dtypes of their arguments."""
     result = []
     for x, g in zip((*call[:8], None), found, strict=True):
@@ -198,11 +204,11 @@ def _as_arguments(call: SelectiveBackward, found: list[Tensor | None]) -> list[T
 
 
 def _backward_outputs(call: SelectiveBackward) -> list[Tensor]:
-    return _as_arguments(call, _empty_gradients(call))
+    return as_arguments(call, empty_gradients(call))
 
 
 def _backward(call: SelectiveBackward) -> list[Tensor]:
-    found = _empty_gradients(call)
+    found = empty_gradients(call)
     du, ddelta, dA, dB, dC, dD, dz, dbias, dfirst = found
     if call.u.shape[1] == 0:  # dB and dC are sums over no channels, which the kernel does not write
         for x in (dB, dC):
@@ -213,8 +219,8 @@ def _backward(call: SelectiveBackward) -> list[Tensor]:
     inputs = (*signals, A, _projection(call.B), _projection(call.C), D, delta_bias, states)
     gradients = (du, ddelta, dz, dA, dB, dC, dD, dbias, dfirst)
     _core.ssm.selective_backward(_work(call), inputs, plain(call.dout), contiguous_or_none(call.dlast), gradients)
-    return _as_arguments(call, found)
+    return as_arguments(call, found)
 
 
-selective_fwd = Op("_selective_fwd", SelectiveForward, _forward, forward_outputs)
+selective_fwd = Op("_selective_fwd", SelectiveForward, _forward, _fake_outputs)
 selective_bwd = Op("_selective_bwd", SelectiveBackward, _backward, _backward_outputs)

@@ -1,0 +1,219 @@
+"""Selective scans on a GPU: launches of kernels/ssm/triton_selective.py, triton_selective_gradient.py and _step.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..._torch import launch
+from ..._torch.ops import contiguous
+from ..._torch.sequences import check_values
+from .ops import (
+    SELECTIVE_GPU_TILE,
+    SelectiveBackward,
+    SelectiveForward,
+    as_arguments,
+    computed,
+    contiguous_or_none,
+    count_of,
+    empty_gradients,
+    forward_outputs,
+    plain,
+    selective_bwd,
+    selective_fwd,
+)
+from .triton_conv import strides_of
+
+#: Threads side by side in time, and consecutive steps of each: forward, backward
+_LANES, _FORWARD, _BACKWARD = SELECTIVE_GPU_TILE // 4, 8, 4
+#: Channels of a program: forward, and backward, where the sums over parts of them are fewer the more there are; in
+#: float64, or reading step by step, registers do not suffice for as many
+_CHANNELS, _CHANNELS_FLOAT64, _CHANNELS_ALIGNED = 8, 4, 16
+
+
+class _Work(NamedTuple):
+    """The sequences of a call, and its sizes."""
+
+    reset: Tensor | None
+    lengths: Tensor | None
+    starts: Tensor | None
+    reset_row: int
+    sequences: int
+    channels: int
+    time: int
+    groups: int
+    states: int
+
+    @property
+    def cut(self) -> tuple[Tensor | None, ...]:
+        return self.reset, self.lengths, self.starts
+
+
+def _work(call: Any) -> _Work:
+    batch, channels, time = call.u.shape
+    if call.A.is_complex():
+        raise NotImplementedError(
+            f"selective_scan: A must be real on a CUDA device, got {call.A.dtype}; CPU tensors may have a complex A"
+        )
+    if time > 2**27:
+        raise ValueError(f"selective_scan: u must have at most 2**27 steps on a CUDA device, got {time}")
+    check_values("selective_scan", batch, time, call.lengths, call.cu_seqlens)
+    lengths, bounds = launch.in_range(call.lengths, call.cu_seqlens, time)
+    reset = call.reset
+    return _Work(
+        None if reset is None else reset.contiguous().view(torch.uint8),
+        launch.as_int64(lengths, call.u),
+        launch.as_int64(bounds, call.u),
+        time if reset is not None and reset.dim() == 2 else 0,
+        count_of(call, batch),
+        channels,
+        time,
+        max(x.shape[1] if x.dim() == 4 else 1 for x in (call.B, call.C)),
+        call.A.shape[1],
+    )
+
+
+def _signal(x: Tensor | None) -> Tensor | None:
+    """Return x, or a copy if the offsets in a chunk do not fit 32 bits."""
+    x = plain(x)
+    if x is None:
+        return None
+    _, channel, step = strides_of(x)
+    return x if max(channel, 1) * 16 + step * 256 < 2**31 else x.contiguous()
+
+
+def _projection(x: Tensor, steps: int) -> Tensor:
+    """Return B or C as the kernels read it: fixed, or (B, G, N, steps, T / steps), filled up with zeros."""
+    if x.dim() == 2:
+        return contiguous(x)
+    padded = pad(x, (0, -x.shape[3] % steps)) if x.shape[3] % steps else x
+    return contiguous(padded.unflatten(3, (-1, steps)).transpose(3, 4))
+
+
+def _aligned(work: _Work, signals: Sequence[Tensor | None]) -> bool:
+    """Return whether the kernels can read 8 steps at once."""
+    strides = [strides_of(x) for x in signals if x is not None]
+    return work.time % 8 == 0 and all(time == 1 and row % 8 == channel % 8 == 0 for row, channel, time in strides)
+
+
+class _Launch(NamedTuple):
+    """A launch: kernel, file, channels of a program, and its arguments except for sizes and constants."""
+
+    name: str
+    stem: str
+    channels: int
+    memory: tuple[Tensor | None, ...]
+    signals: tuple[Tensor | None, ...]
+    more: dict[str, Any]
+
+    def run(self, work: _Work, call: Any) -> None:
+        import triton.language as tl
+
+        blocks, rows = _blocks(work, self.channels), call.u.shape[0]
+        programs = work.sequences * work.groups * blocks
+        if not programs:
+            return
+        strides = [stride for x in self.signals for stride in ((0, 0, 0) if x is None else strides_of(x))]
+        sizes = [work.reset_row, work.channels, work.time, work.groups, blocks]
+        sizes += [rows, work.states] if self.name == "bwd" else [work.states]
+        kernels = launch.triton_kernels("selective_scan", f"ssm/{self.stem}")
+        with launch.on(call.u):
+            getattr(kernels, f"selective_{self.name}_kernel")[(programs,)](
+                *self.memory,
+                *work.cut,
+                *strides,
+                *sizes,
+                SOFTPLUS=call.softplus,
+                FIXED_B=call.B.dim() == 2,
+                FIXED_C=call.C.dim() == 2,
+                ALIGNED=_aligned(work, self.signals),
+                CHANNELS=self.channels,
+                LANES=_LANES,
+                STATE=tl.float64 if call.u.dtype == torch.float64 else tl.float32,
+                **self.more,
+                num_warps=min(8, self.channels),
+                enable_fp_fusion=True,
+            )
+
+
+def _blocks(work: _Work, channels: int) -> int:
+    """Return the number of blocks of channels in a group."""
+    return -(-(work.channels // work.groups) // channels)
+
+
+def _channels(work: _Work, most: int) -> int:
+    return min(most, 1 << max(0, work.channels // work.groups - 1).bit_length())
+
+
+def forward(call: SelectiveForward) -> list[Tensor]:
+    """Implement the forward op on a GPU."""
+    work = _work(call)
+    out, last, *states = outputs = forward_outputs(call, _BACKWARD * _LANES)
+    if call.lengths is not None:
+        out.zero_()
+    if call.initial_state is None:
+        last.zero_()
+    else:
+        last.copy_(call.initial_state)
+    signals = (*map(_signal, (call.u, call.delta, call.z)), out)
+    A, D, bias = (contiguous_or_none(x) for x in (call.A, call.D, call.delta_bias))
+    B, C = (_projection(x, _FORWARD) for x in (call.B, call.C))
+    memory = (*signals[:2], A, B, C, D, signals[2], bias, out, last, states[0] if states else None)
+    more = {"STEPS": _FORWARD, "SAVED": _BACKWARD * _LANES}
+    _Launch("fwd", "triton_selective", _channels(work, _CHANNELS), memory, signals, more).run(work, call)
+    return outputs
+
+
+def _empty_sums(work: _Work, call: SelectiveBackward, blocks: int) -> dict[int, Tensor]:
+    """Allocate the sums over parts of a call, by the number of the argument whose gradient is the sum of them."""
+    found: dict[int, Tensor] = {}
+    dtype, fill = computed(call.u.dtype), call.lengths is not None
+    weights = {2: call.A, 3: call.B, 4: call.C, 5: call.D, 7: call.delta_bias}
+    for i, x in weights.items():
+        if not call.requested >> i & 1 or x is None:
+            continue
+        if x.dim() == 4:
+            found[i] = x.new_empty((blocks, *x.shape), dtype=dtype)
+        else:
+            found[i] = x.new_empty((work.sequences, *x.shape), dtype=dtype)
+        if fill or x.dim() == 2:
+            found[i].zero_()
+    return found
+
+
+def backward(call: SelectiveBackward) -> list[Tensor]:
+    """Implement the backward op on a GPU."""
+    work, gradients = _work(call), empty_gradients(call)
+    du, ddelta, _, _, _, _, dz, _, dfirst = gradients
+    if call.lengths is not None:
+        for x in (du, ddelta, dz):
+            if x is not None:
+                x.zero_()
+    carry = call.states.new_empty((work.sequences, *call.A.shape)) if dfirst is None else dfirst
+    if call.dlast is None:
+        carry.zero_()
+    else:
+        carry.copy_(call.dlast)
+    dout = call.u.new_zeros(()).expand(call.u.shape) if call.dout is None else call.dout
+    signals = (*map(_signal, (call.u, call.delta, call.z, dout)), du, ddelta, dz)
+    most = _CHANNELS_ALIGNED if _aligned(work, signals) else _CHANNELS
+    channels = _channels(work, _CHANNELS_FLOAT64 if call.u.dtype == torch.float64 else most)
+    sums = _empty_sums(work, call, _blocks(work, channels))
+    A, D, bias, states = (contiguous_or_none(x) for x in (call.A, call.D, call.delta_bias, call.states))
+    B, C = (_projection(x, _BACKWARD) for x in (call.B, call.C))
+    inputs = (*signals[:2], A, B, C, D, signals[2], bias, states, *signals[3:])
+    memory = (*inputs, carry, *[sums.get(i) for i in (2, 3, 4, 5, 7)])
+    _Launch("bwd", "triton_selective_gradient", channels, memory, signals, {"STEPS": _BACKWARD}).run(work, call)
+    for i, parts in sums.items():
+        whole = gradients[i]
+        assert whole is not None
+        torch.sum(parts, 0, out=whole.transpose(2, 3) if whole.dim() == 4 else whole)
+    return as_arguments(call, gradients)
+
+
+selective_fwd.on_cuda(forward)
+selective_bwd.on_cuda(backward)

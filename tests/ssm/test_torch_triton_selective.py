@@ -1,0 +1,179 @@
+"""Selective scans by Triton's kernels: interpreted on the CPU, compiled on a card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+
+import fastiter.torch  # noqa: E402
+from fastiter.ssm._torch import functional as functions  # noqa: E402
+from fastiter.ssm._torch import ops  # noqa: E402
+from fastiter.ssm._torch import triton_selective as triton  # noqa: E402
+from tests.ssm.calls import (  # noqa: E402
+    assert_near,
+    scan_inputs,
+    some_bounds,
+    some_resets,
+    specified,
+    specified_gradients,
+)
+from tests.support.memory import fill_new_tensors  # noqa: E402
+
+scan = fastiter.torch.ssm.selective_scan
+
+
+@pytest.fixture(autouse=True)
+def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Route CPU tensors to the GPU implementation, with short chunks; fill uninitialised memory with NaN."""
+    monkeypatch.setattr(functions, "selective_fwd", triton.forward)
+    monkeypatch.setattr(functions, "selective_bwd", triton.backward)
+    monkeypatch.setattr(triton, "_LANES", 4)
+    fill_new_tensors(monkeypatch)
+
+
+def cuts(cut: str, batch: int, time: int) -> dict[str, Any]:
+    return {
+        "": {},
+        "reset": {"reset": some_resets(batch, time)},
+        "lengths": {"lengths": [time, time // 3][:batch], "reset": some_resets(2, time)[0]},
+        "packed": {"cu_seqlens": some_bounds(3, time), "reset": some_resets(1, time)},
+    }[cut]
+
+
+def check(device: str, size: tuple[int, ...], dtype: Any, cut: str, softplus: bool, order: str, **how: Any) -> None:
+    """Assert that out, the last states and all gradients equal the specification's."""
+    inputs = scan_inputs(*size, dtype, sequences=3 if cut == "packed" else None, **how)
+    if not softplus:
+        inputs = inputs._replace(delta=abs(inputs.delta))
+    given = {name: torch.from_numpy(x).to(device) for name, x in inputs.arguments().items()}
+    if order == "channels":
+        signals = {
+            name: x.transpose(1, 2).contiguous().transpose(1, 2) for name, x in given.items() if x.shape == size[:3]
+        }
+        given |= signals
+    given = {name: x.requires_grad_() for name, x in given.items()}
+    options = cuts(cut, size[0], size[2])
+    on = {name: torch.from_numpy(x).to(device) if name == "reset" else x for name, x in options.items()}
+    outputs = scan(**given, delta_softplus=softplus, return_last_state=True, **on)
+    rng = np.random.default_rng(1)
+    cotangents = [rng.standard_normal(y.shape).astype(dtype) for y in outputs]
+    on_device = [torch.from_numpy(c.copy()).to(device) for c in cotangents]
+    gradients = torch.autograd.grad(outputs, list(given.values()), on_device)
+    terms = 4 * int(np.prod(size))  # a weight's gradient is a sum over rows, steps and channels
+    for mine, expected in zip(outputs, specified(inputs, softplus, **options), strict=True):
+        assert_near(mine.detach().cpu().numpy(), expected, dtype, terms)
+    if "lengths" in options:  # later steps have no output
+        cotangents[0][np.arange(size[2]) >= np.array(options["lengths"])[:, None, None] + np.zeros((1, size[1], 1))] = 0
+    exact = specified_gradients(inputs, *cotangents, softplus, **options)
+    for name, g in zip(given, gradients, strict=True):
+        assert g.dtype == given[name].dtype
+        assert_near(g.cpu().numpy(), getattr(exact, name), dtype, terms, name)
+
+
+FEW = {"without": ("D", "z", "delta_bias", "initial_state")}
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype", "cut", "softplus", "order", "how"),
+    [
+        ((2, 3, 37, 2), np.float32, "", True, "time", {}),
+        ((1, 4, 21, 1), np.float64, "reset", True, "channels", {"groups": 2}),
+        ((2, 2, 40, 2), np.float32, "lengths", True, "time", {}),  # 8 steps are read at once
+        ((1, 3, 40, 1), np.float64, "packed", True, "time", {}),
+        ((1, 2, 37, 2), np.float64, "packed", True, "channels", {"fixed": "B"}),
+        ((2, 3, 13, 1), np.float64, "lengths", False, "time", {"fixed": "C"}),
+        ((1, 2, 20, 2), np.float32, "", False, "time", {"fixed": "BC", **FEW}),
+        ((1, 11, 5, 1), np.float64, "", True, "time", FEW),  # two blocks of channels
+        ((1, 2, 1, 2), np.float64, "", True, "time", {}),
+        ((2, 3, 0, 2), np.float64, "", True, "time", {}),
+        ((0, 3, 4, 2), np.float64, "", True, "time", {}),
+        ((2, 0, 4, 2), np.float64, "", True, "time", {}),
+    ],
+    ids=str,
+)
+def test_outputs_and_gradients(
+    size: tuple[int, ...], dtype: Any, cut: str, softplus: bool, order: str, how: dict[str, Any], device: str
+) -> None:
+    check(device, size, dtype, cut, softplus, order, **how)
+
+
+def test_chunks_of_the_usual_length(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "_LANES", ops.SELECTIVE_GPU_TILE // 4)
+    check(device, (1, 1, 300, 1), np.float32, "packed", True, "time")
+
+
+def test_states_that_vanish_at_once(device: str) -> None:
+    """The products of decays are 0 long before the end of a chunk."""
+    inputs = scan_inputs(1, 2, 20, 1, np.float32)._replace(A=np.array([[-3000.0], [0]], np.float32))
+    given = {name: torch.from_numpy(x).to(device).requires_grad_() for name, x in inputs.arguments().items()}
+    out = scan(**given, delta_softplus=True)
+    assert_near(out.detach().cpu().numpy(), specified(inputs)[0], np.float32, 100)
+    gradients = torch.autograd.grad(out, list(given.values()), torch.ones_like(out))
+    exact = specified_gradients(inputs, np.ones(out.shape), None)
+    for name, g in zip(given, gradients, strict=True):
+        assert_near(g.cpu().numpy(), getattr(exact, name), np.float32, 400, name)
+
+
+def test_gradients_of_the_state_alone_and_of_what_is_requested(device: str) -> None:
+    inputs = scan_inputs(1, 2, 9, 1)
+    every = {name: torch.from_numpy(x).to(device).requires_grad_() for name, x in inputs.arguments().items()}
+    last = scan(**every, delta_softplus=True, return_last_state=True)[1]
+    expected = specified_gradients(inputs, None, np.ones(last.shape))
+    found = torch.autograd.grad(last.sum(), list(every.values()))
+    for name, g in zip(every, found, strict=True):
+        assert_near(g.cpu().numpy(), getattr(expected, name), np.float64, 100, name)
+    for name in ("delta", "A", "B", "D"):
+        given = {n: x.detach().requires_grad_(n == name) for n, x in every.items()}
+        last = scan(**given, delta_softplus=True, return_last_state=True)[1]
+        assert torch.equal(torch.autograd.grad(last.sum(), given[name])[0], found[list(every).index(name)])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halves_are_stored_and_float32_computed(dtype: Any, device: str) -> None:
+    inputs = scan_inputs(1, 2, 8, 1, np.float32).arguments()
+    cast = {n: torch.from_numpy(x).to(device, torch.float32 if n in "AD" else dtype) for n, x in inputs.items()}
+    results = []
+    for wide in (False, True):
+        given = {n: (x.float() if wide else x).detach().requires_grad_() for n, x in cast.items()}
+        out, last = scan(**given, delta_softplus=True, return_last_state=True)
+        assert last.dtype == torch.float32
+        results.append([out, last, *torch.autograd.grad(out.float().sum() + last.sum(), list(given.values()))])
+    assert [y.dtype for y in results[0][2:]] == [x.dtype for x in cast.values()] and results[0][0].dtype == dtype
+    for mine, expected in zip(*results, strict=True):  # the interpreter rounds to bfloat16 towards zero
+        assert torch.allclose(mine.float(), expected, rtol=2**-6, atol=2**-6 * float(expected.detach().abs().max()))
+
+
+def test_a_complex_A_is_refused() -> None:
+    u, A = torch.zeros(1, 2, 3), torch.zeros(2, 4, dtype=torch.complex64)
+    call = ops.SelectiveForward(u, u, A, A, A, *(None,) * 4, True, *(None,) * 3, False)
+    message = (
+        r"^selective_scan: A must be real on a CUDA device, got torch.complex64; CPU tensors may have a complex A$"
+    )
+    with pytest.raises(NotImplementedError, match=message):
+        triton.forward(call)
+
+
+@pytest.fixture
+def fake_tensors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.undo()
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+def test_tensors_of_a_card_are_taken(fake_tensors: None) -> None:
+    u, delta = (torch.empty(2, 3, 300, device="cuda") for _ in range(2))
+    A, B, C = (torch.empty(n, device="cuda") for n in ((3, 4), (2, 2, 4, 300), (2, 1, 4, 300)))
+    with pytest.raises(ValueError, match="selective_scan: B must have shape"):
+        scan(u, delta, A, B, C)
+    out, last = scan(u, delta, A, C, C, return_last_state=True)
+    assert out.is_cuda and last.is_cuda
+    with pytest.raises(fastiter.BackendError, match="selective_scan: A must be on device cuda:0 like u, got cpu"):
+        scan(u, delta, torch.zeros(3, 4), C, C)
