@@ -25,9 +25,10 @@ from tests.ssm.calls import (  # noqa: E402
     specified,
     specified_gradients,
 )
+from tests.ssm.test_arrays import step_inputs, stepped  # noqa: E402
 from tests.support.memory import fill_new_tensors  # noqa: E402
 
-scan = fastiter.torch.ssm.selective_scan
+scan, update = fastiter.torch.ssm.selective_scan, fastiter.torch.ssm.selective_state_update
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,7 @@ def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Route CPU tensors to the GPU implementation, with short chunks; fill uninitialised memory with NaN."""
     monkeypatch.setattr(functions, "selective_fwd", triton.forward)
     monkeypatch.setattr(functions, "selective_bwd", triton.backward)
+    monkeypatch.setattr(functions, "selective_step", triton.step)
     monkeypatch.setattr(triton, "_LANES", 4)
     fill_new_tensors(monkeypatch)
 
@@ -84,7 +86,7 @@ FEW = {"without": ("D", "z", "delta_bias", "initial_state")}
 @pytest.mark.parametrize(
     ("size", "dtype", "cut", "softplus", "order", "how"),
     [
-        ((2, 3, 37, 2), np.float32, "", True, "time", {}),
+        ((1, 3, 37, 2), np.float32, "", True, "time", {}),
         ((1, 4, 21, 1), np.float64, "reset", True, "channels", {"groups": 2}),
         ((2, 2, 40, 2), np.float32, "lengths", True, "time", {}),  # 8 steps are read at once
         ((1, 3, 40, 1), np.float64, "packed", True, "time", {}),
@@ -151,6 +153,55 @@ def test_halves_are_stored_and_float32_computed(dtype: Any, device: str) -> None
         assert torch.allclose(mine.float(), expected, rtol=2**-6, atol=2**-6 * float(expected.detach().abs().max()))
 
 
+@pytest.mark.parametrize(
+    ("rows", "inner", "states", "groups", "dtype"),
+    [
+        (2, (37,), 16, 1, np.float32),
+        (2, (4, 5), 3, 2, np.float64),
+        (1, (2, 20), 70, 1, np.float64),
+        (1, (1,), 1, 1, np.float64),
+        (0, (4,), 2, 1, np.float64),
+    ],
+    ids=str,
+)
+def test_a_step(rows: int, inner: tuple[int, ...], states: int, groups: int, dtype: Any, device: str) -> None:
+    arrays = step_inputs(rows, inner, states, groups, dtype)
+    for without in ((), ("D", "z", "dt_bias")):
+        some = {**arrays, **dict.fromkeys(without)}
+        given = {n: torch.from_numpy(x).to(device) if isinstance(x, np.ndarray) else x for n, x in some.items()}
+        given["state"] = given["state"].clone()
+        out = update(**given)
+        assert out.dtype == given["x"].dtype
+        for name, a, e in zip(("out", "state"), (out, given["state"]), stepped(some), strict=True):
+            assert_near(a.cpu().numpy(), e, dtype, states, name)
+
+
+def test_a_step_of_chosen_rows_and_of_one_rate_a_head(device: str) -> None:
+    """Mamba 2's decay is one number a head, given with strides of 0, and its model's states have any place."""
+    arrays = step_inputs(3, (2, 5), 6, 1, np.float64)
+    for name in ("A", "dt", "D", "dt_bias"):
+        whole = arrays[name]
+        first = (slice(None),) * (name == "dt") + (slice(None), slice(0, 1))
+        arrays[name] = np.broadcast_to(whole[first][..., :1] if name == "A" else whole[first], whole.shape)
+    expected, after = stepped(arrays)
+    given = {n: torch.from_numpy(x.copy()).to(device) if isinstance(x, np.ndarray) else x for n, x in arrays.items()}
+    given["A"] = given["A"][:, :1, :1].expand(2, 5, 6)
+    pool = (
+        torch.zeros(6, 5, 2, dtype=torch.float64, device=device)[:, None]
+        .repeat(1, 7, 1, 1)
+        .permute(0, 3, 2, 1)[..., :6]
+    )
+    pool[[4, 1]] = given["state"][:2]
+    out = update(**{**given, "state": pool, "state_batch_indices": [4, 1, -1]})
+    assert torch.allclose(out[:2].cpu(), torch.from_numpy(expected[:2]), rtol=1e-12, atol=1e-12) and not out[2].any()
+    assert torch.allclose(pool[[4, 1]].cpu(), torch.from_numpy(after[:2]), rtol=1e-12, atol=1e-12)
+    assert not pool[[0, 2, 3, 5]].any()
+    with pytest.raises(ValueError, match="state_batch_indices must be below the number of rows of state, 6, got 6"):
+        update(**{**given, "state": pool, "state_batch_indices": [4, 1, 6]})
+    with pytest.raises(ValueError, match="state must have one place for each element"):
+        update(**{**given, "state": given["state"][:1].expand(3, 2, 5, 6)})
+
+
 def test_a_complex_A_is_refused() -> None:
     u, A = torch.zeros(1, 2, 3), torch.zeros(2, 4, dtype=torch.complex64)
     call = ops.SelectiveForward(u, u, A, A, A, *(None,) * 4, True, *(None,) * 3, False)
@@ -175,5 +226,8 @@ def test_tensors_of_a_card_are_taken(fake_tensors: None) -> None:
         scan(u, delta, A, B, C)
     out, last = scan(u, delta, A, C, C, return_last_state=True)
     assert out.is_cuda and last.is_cuda
+    state, x, A_step = (torch.empty(n, device="cuda") for n in ((2, 3, 4), (2, 3), (3, 4)))
+    B_step = torch.empty(2, 4, device="cuda")
+    assert update(state, x, x, A_step, B_step, B_step).is_cuda
     with pytest.raises(fastiter.BackendError, match="selective_scan: A must be on device cuda:0 like u, got cpu"):
         scan(u, delta, torch.zeros(3, 4), C, C)

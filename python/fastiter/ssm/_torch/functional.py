@@ -205,7 +205,7 @@ def selective_state_update(
             return out
     names = ("state", "x", "dt", "A", "B", "C", "D", "z", "dt_bias")
     tensors = given_of(dict(zip(names, given, strict=False)))
-    check_tensors(function, tensors, "x")
+    check_tensors(function, tensors, "x", CPU_AND_CUDA)
     shapes: dict[str, Any] = {name: y.shape for name, y in tensors.items()}
     rows = None
     if state_batch_indices is not None:

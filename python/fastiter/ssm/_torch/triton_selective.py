@@ -1,4 +1,4 @@
-"""Selective scans on a GPU: launches of kernels/ssm/triton_selective.py, triton_selective_gradient.py and _step.py."""
+"""Selective scans and their steps on a GPU: launches of kernels/ssm/triton_selective*.py."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..._check import overlaps_itself
 from ..._torch import launch
 from ..._torch.ops import contiguous
 from ..._torch.sequences import check_values
@@ -26,6 +27,7 @@ from .ops import (
     selective_bwd,
     selective_fwd,
 )
+from .step import SelectiveStep, check_rows, selective_step
 from .triton_conv import strides_of
 
 #: Threads side by side in time, and consecutive steps of each: forward, backward
@@ -33,6 +35,8 @@ _LANES, _FORWARD, _BACKWARD = SELECTIVE_GPU_TILE // 4, 8, 4
 #: Channels of a program: forward, and backward, where the sums over parts of them are fewer the more there are; in
 #: float64, or reading step by step, registers do not suffice for as many
 _CHANNELS, _CHANNELS_FLOAT64, _CHANNELS_ALIGNED = 8, 4, 16
+#: Numbers of the state of a program that takes one step, and axes of its arrays
+_STATES, _STEP_AXES = 1024, (4, 3, 3, 3, 3, 3, 2, 3, 2)
 
 
 class _Work(NamedTuple):
@@ -215,5 +219,63 @@ def backward(call: SelectiveBackward) -> list[Tensor]:
     return as_arguments(call, gradients)
 
 
+def _with_heads(call: SelectiveStep) -> tuple[Tensor | None, ...]:
+    """Return state, x, dt, A, B, C, D, z and dt_bias with an axis of heads, of groups for B and C."""
+    state, x, dt, A, B, C, D, z, bias = map(plain, call[:9])
+    B, C = (y[:, None] if y is not None and y.dim() == 2 else y for y in (B, C))
+    if call.x.dim() == 3:
+        return state, x, dt, A, B, C, D, z, bias
+    state, x, dt, z = (None if y is None else y[:, None] for y in (state, x, dt, z))
+    A, D, bias = (None if y is None else y[None] for y in (A, D, bias))
+    return state, x, dt, A, B, C, D, z, bias
+
+
+def step(call: SelectiveStep) -> Tensor:
+    """Implement the op of one step on a GPU; rows that are not there count as padding."""
+    state, rows = call.state, call.rows
+    if rows is not None and rows.is_cpu:
+        check_rows(rows, state.shape[0])
+    if overlaps_itself(state.shape, state.stride(), 1):
+        got = f"strides {state.stride()}"
+        raise ValueError(f"selective_state_update: state must have one place for each element, got {got}")
+    out, kept = call.x.new_empty(call.x.shape), plain(state)
+    assert kept is not None
+    if out.numel():
+        _launch_step(call._replace(state=kept, rows=launch.as_int64(rows, call.x)), out)
+    if kept is not state:
+        state.copy_(kept)
+    return out
+
+
+def _launch_step(call: SelectiveStep, out: Tensor) -> None:
+    import triton.language as tl
+
+    arrays = _with_heads(call)
+    state, x, _, A, B = arrays[:5]
+    assert state is not None and x is not None and A is not None and B is not None
+    (batch, heads, channels), (places, states) = x.shape, (state.shape[0], state.shape[3])
+    width = 1 << (states - 1).bit_length()
+    tile = min(max(1, _STATES // width), 1 << (channels - 1).bit_length())
+    blocks = -(-channels // tile)
+    strides = [(0,) * axes if y is None else strides_of(y) for y, axes in zip(arrays, _STEP_AXES, strict=True)]
+    kernels = launch.triton_kernels("selective_state_update", "ssm/triton_selective_step")
+    with launch.on(x):
+        kernels.selective_step_kernel[(batch * heads * blocks,)](
+            *arrays,
+            call.rows,
+            out,
+            *[stride for some in strides for stride in some],
+            *(heads, channels, heads // B.shape[1], places, blocks, states),
+            SOFTPLUS=call.softplus,
+            ONE_RATE=states > 1 and A.stride(2) == 0,
+            BP=tile,
+            BN=width,
+            STATE=tl.float64 if x.dtype == torch.float64 else tl.float32,
+            num_warps=4,
+            enable_fp_fusion=True,
+        )
+
+
+selective_step.on_cuda(step)
 selective_fwd.on_cuda(forward)
 selective_bwd.on_cuda(backward)
