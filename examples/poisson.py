@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from fastiter import Solution
-from fastiter.relax import Anderson, Chebyshev, Relaxation, Stencil, chebyshev, ssor_cg
+from fastiter import ConvergenceWarning
+from fastiter.relax import Anderson, Chebyshev, LinearSolution, Relaxation, Stencil, chebyshev, ssor_cg
 
 
 def laplacian(m: int) -> Any:
@@ -30,14 +31,14 @@ def laplacian(m: int) -> Any:
     return (scipy.sparse.kron(line, eye) + scipy.sparse.kron(eye, line)).tocsr()
 
 
-def methods(m: int, steps: int, slow_steps: int, rtol: float) -> Iterator[tuple[str, Callable[[], Solution]]]:
+def methods(m: int, steps: int, slow_steps: int, rtol: float) -> Iterator[tuple[str, Callable[[], LinearSolution]]]:
     """(name, how to solve); the slow ones stop after so many steps."""
     A, b = laplacian(m), np.ones(m * m)
     grid, wide = Stencil((m, m), np.array([4.0, -1.0, -1.0, -1.0, -1.0])), np.ones((m, m))
     best = 2 / (1 + math.sin(math.pi / (m + 1)))
     how: dict[str, Any] = {"rtol": rtol, "max_steps": steps, "check_every": 10}
     slow, fewer = ({**how, "max_steps": n} for n in (slow_steps, slow_steps // 5))
-    ssor = Relaxation(A, "ssor", omega="auto")
+    ssor = Relaxation(A, "ssor")
     yield "Jacobi", lambda: Relaxation(A, "jacobi").solve(b, **slow)
     yield "Gauss-Seidel, natural", lambda: Relaxation(A, "gauss_seidel").solve(b, **slow)
     yield "Gauss-Seidel, colours", lambda: Relaxation(A, "gauss_seidel", order="color").solve(b, **slow)
@@ -45,7 +46,7 @@ def methods(m: int, steps: int, slow_steps: int, rtol: float) -> Iterator[tuple[
     yield "lines by block Gauss-Seidel", lambda: Relaxation(A, "block_gauss_seidel", block_size=8).solve(b, **slow)
     yield "Kaczmarz", lambda: Relaxation(A, "kaczmarz").solve(b, **slow)
     yield "Anderson of Gauss-Seidel", lambda: Anderson(Relaxation(A, "gauss_seidel", order="color")).solve(b, **fewer)
-    yield "SOR, omega by itself", lambda: Relaxation(A, "sor", omega="auto").solve(b, **how)
+    yield "SOR, omega by itself", lambda: Relaxation(A, "sor").solve(b, **how)
     yield "SOR, best omega, colours", lambda: Relaxation(A, "sor", omega=best, order="color").solve(b, **how)
     yield "SOR, without a matrix", lambda: Relaxation(grid, "sor", omega=best, order="red-black").solve(wide, **how)
     yield "Chebyshev", lambda: chebyshev(A, b, **slow)
@@ -54,7 +55,7 @@ def methods(m: int, steps: int, slow_steps: int, rtol: float) -> Iterator[tuple[
     yield "SSOR-CG", lambda: ssor_cg(A, b, omega="auto", **how)
 
 
-def draw(solutions: dict[str, Solution], path: Path) -> None:
+def draw(solutions: dict[str, LinearSolution], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -84,6 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     points = options.points
     solutions = {}
+    warnings.simplefilter("ignore", ConvergenceWarning)  # the table has the reason of each
     print(
         f"{points} x {points} points, to {options.rtol:.0e}\n\n{'method':30}{'steps':>8}{'residual':>11}{'seconds':>9}"
     )

@@ -18,7 +18,7 @@ from pyamg.relaxation import relaxation as theirs  # noqa: E402
 
 from fastiter.relax import Relaxation  # noqa: E402
 from fastiter.relax import compat as ours  # noqa: E402
-from fastiter.relax._compat.cache import KEPT, fingerprint  # noqa: E402
+from fastiter.relax.compat._cache import KEPT, fingerprint  # noqa: E402
 from tests.relax.cases import csr, random_matrix, tolerance, vectors  # noqa: E402
 from tests.support.cases import Array  # noqa: E402
 

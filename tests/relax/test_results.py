@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -159,3 +160,25 @@ def test_control_c_is_answered_at_once(call: str) -> None:
     began = time.perf_counter()
     found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60)
     assert float(found.stdout) < 0.5, (found.stdout, time.perf_counter() - began)
+
+
+def documented() -> dict[str, Callable[..., Any]]:
+    """Return the public functions, and the methods of public classes that solve or sweep, by name."""
+    found = {f"relax.{name}": getattr(relax, name) for name in relax.__all__}
+    found |= {f"compat.{name}": getattr(relax.compat, name) for name in relax.compat.__all__}
+    found |= {f"relax.{of.__name__}.solve": of.solve for of in (Relaxation, Chebyshev, Anderson)}
+    return {name: x for name, x in found.items() if inspect.isfunction(x)}
+
+
+@pytest.mark.parametrize("name", documented())
+def test_each_argument_is_documented(name: str) -> None:
+    function = documented()[name]
+    text = inspect.getdoc(function)
+    assert text is not None and "%(" not in text
+    sections = re.split(r"^([A-Z][A-Za-z ]+)\n-+\n", text, flags=re.MULTILINE)
+    parts = dict(zip(sections[1::2], sections[2::2], strict=True))
+    lines = re.findall(r"^([\w, ]+?) : .|^([\w, ]+)$", parts["Parameters"], flags=re.MULTILINE)
+    names = [name for line in lines for name in "".join(line).split(", ")]
+    assert sorted(names) == sorted(set(inspect.signature(function).parameters) - {"self"})
+    assert "Raises" in parts and ("See Also" in parts) is not name.endswith(".solve")
+    assert not name.startswith("relax") or {"Returns", "Examples"} & {*parts}

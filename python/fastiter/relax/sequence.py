@@ -123,6 +123,16 @@ def solve_sequence(
     ConvergenceError
         If ``throw`` is True and a system does not converge.
 
+    Warns
+    -----
+    ConvergenceWarning
+        If ``throw`` is False and a system does not converge.
+
+    See Also
+    --------
+    TsallisINF : The best single omega.
+    ChebCB : The best omega as a function of a context.
+
     Examples
     --------
     >>> import numpy as np

@@ -96,8 +96,7 @@ def relax_solve(
     >>> from fastiter.torch import relax_solve
     >>> crow, col = torch.tensor([0, 2, 4]), torch.tensor([0, 1, 0, 1])
     >>> values = torch.tensor([4.0, -1, -2, 8], dtype=torch.float64, requires_grad=True)
-    >>> A = torch.sparse_csr_tensor(crow, col, values, (2, 2))
-    >>> x = relax_solve(A, torch.tensor([2.0, 12.0], dtype=torch.float64)).value
+    >>> x = relax_solve((crow, col, values), torch.tensor([2.0, 12.0], dtype=torch.float64)).value
     >>> x.sum().backward()
     >>> values.grad
     tensor([-0.3111, -0.5778, -0.1556, -0.2889], dtype=torch.float64)
@@ -240,7 +239,7 @@ def sweeps(
     >>> import torch
     >>> from fastiter.torch import sweeps
     >>> crow, col = torch.tensor([0, 2, 4]), torch.tensor([0, 1, 0, 1])
-    >>> A = torch.sparse_csr_tensor(crow, col, torch.tensor([4.0, -1, -2, 8]))
+    >>> A = crow, col, torch.tensor([4.0, -1, -2, 8])
     >>> omega = torch.tensor(1.0, requires_grad=True)
     >>> x = sweeps(A, torch.tensor([2.0, 12.0]), torch.zeros(2), omega=omega, sweeps=2)
     >>> x.sum().backward()

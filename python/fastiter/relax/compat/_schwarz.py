@@ -8,15 +8,16 @@ caller's blocks are taken as inverses, as in PyAMG: x_S <- (1 - omega) x_S + ome
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ... import _core
 from .. import _vectors
+from .._docs import SWEEPS
 from .._matrix import NUMBERS, Csr
-from .cache import Seen, check_shapes, check_sweep, fingerprint, in_place, whole_numbers
+from ._cache import Seen, check_shapes, check_sweep, fingerprint, in_place, whole_numbers
 
 Array = npt.NDArray[Any]
 
@@ -156,6 +157,7 @@ def in_blocks(seen: Seen, size: int, blocks: Array, Dinv: Array | None) -> Lists
     return seen.get(("blocks", size, fingerprint(blocks), given), make)
 
 
+@SWEEPS
 def schwarz(
     A: Any,
     x: Array,
@@ -165,20 +167,28 @@ def schwarz(
     subdomain_ptr: Array | None = None,
     inv_subblock: Array | None = None,
     inv_subblock_ptr: Array | None = None,
-    sweep: str = "forward",
+    sweep: Literal["forward", "backward", "symmetric"] = "forward",
 ) -> None:
     """x_S <- x_S + A_SS^-1 (b - A x)_S for one subdomain S after the other, in place; they may overlap.
 
     Parameters
     ----------
-    subdomain, subdomain_ptr
+    %(A)s
+    %(vectors)s
+    %(iterations)s
+    subdomain, subdomain_ptr : arrays of int, optional
         The rows of S are subdomain[subdomain_ptr[i] : subdomain_ptr[i + 1]]. None: for each row of A, the columns of
         its entries.
-    inv_subblock, inv_subblock_ptr
+    inv_subblock, inv_subblock_ptr : arrays, optional
         A_SS^-1 by rows: inv_subblock[inv_subblock_ptr[i] : inv_subblock_ptr[i + 1]]. None: pseudo-inverses, computed in
         the first call and kept while A has the same values.
-    sweep
-        "forward", "backward" (from the last subdomain) or "symmetric" (forward, then backward).
+    %(sweep)s
+
+    %(raises)s
+
+    See Also
+    --------
+    schwarz_parameters : Returns the arguments that are None by default.
     """
     halves, count = check_sweep("schwarz", sweep), _vectors.count("schwarz", "iterations", iterations)
     given = (subdomain, subdomain_ptr, inv_subblock, inv_subblock_ptr)
@@ -198,6 +208,7 @@ def schwarz(
     in_place("schwarz", x, b, relax)
 
 
+@SWEEPS
 def schwarz_parameters(
     A: Any,
     subdomain: Array | None = None,
@@ -208,6 +219,23 @@ def schwarz_parameters(
     """Return subdomain, subdomain_ptr, inv_subblock and inv_subblock_ptr of :func:`schwarz` with None filled in.
 
     They are also stored in the attribute A.schwarz_parameters of a sparse A; unlike PyAMG's they follow changes of A.
+
+    Parameters
+    ----------
+    %(A)s
+    subdomain, subdomain_ptr, inv_subblock, inv_subblock_ptr : arrays, optional
+        As for :func:`schwarz`.
+
+    Returns
+    -------
+    subdomain, subdomain_ptr, inv_subblock, inv_subblock_ptr : arrays
+        The same, without None.
+
+    %(raises)s
+
+    See Also
+    --------
+    schwarz : The sweeps.
     """
     given = (subdomain, subdomain_ptr, inv_subblock, inv_subblock_ptr)
     found = _parameters(Seen("schwarz_parameters", A), *given)

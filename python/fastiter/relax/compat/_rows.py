@@ -10,8 +10,8 @@ import numpy.typing as npt
 from .._matrix import Csr, read_csr
 from .._relaxation import Relaxation
 from .._scaled import powers_of_two
-from .cache import Seen
-from .schwarz import diagonal_of
+from ._cache import Seen
+from ._schwarz import diagonal_of
 
 Array = npt.NDArray[Any]
 

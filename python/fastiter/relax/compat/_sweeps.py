@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ..._check import type_name
 from .. import _vectors
-from .cache import Seen, check_shapes, check_sweep, in_place, whole_numbers
-from .rows import relaxation_of, with_rows_left_out
-from .schwarz import Lists, in_blocks, is_inverse, points, relax_lists
+from ._cache import Seen, check_shapes, check_sweep, in_place, whole_numbers
+from ._rows import relaxation_of, with_rows_left_out
+from ._schwarz import Lists, in_blocks, is_inverse, points, relax_lists
 
 Array = npt.NDArray[Any]
 Factor = float | complex
+Sweep = Literal["forward", "backward", "symmetric"]
 
 
 def sweep_over(seen: Seen, x: Array, b: Array, iterations: int, sweep: str, *, method: str, **how: Any) -> None:

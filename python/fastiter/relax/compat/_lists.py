@@ -1,0 +1,287 @@
+"""Sweeps over blocks, and over lists of rows or blocks, such as C and F points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+from .._docs import SWEEPS
+from ._cache import Seen, whole_numbers
+from ._schwarz import points
+from ._sweeps import (
+    Factor,
+    Sweep,
+    all_blocks,
+    in_turn,
+    listed,
+    listed_blocks,
+    number_of,
+    one_by_one,
+    sweep_over,
+    wanted_inverse,
+    with_block_size,
+)
+
+Array = npt.NDArray[Any]
+
+
+@SWEEPS
+def block_jacobi(
+    A: Any,
+    x: Array,
+    b: Array,
+    Dinv: Array | None = None,
+    blocksize: int = 1,
+    iterations: int = 1,
+    omega: Factor = 1.0,
+) -> None:
+    """x_I <- (1 - omega) x_I + omega A_II^-1 (b_I - sum over J != I of A_IJ x_J), in place.
+
+    Parameters
+    ----------
+    %(A)s
+    %(vectors)s
+    %(blocks)s
+    %(iterations)s
+    %(omega)s
+
+    %(raises)s
+
+    See Also
+    --------
+    fastiter.relax.block_jacobi : Solves until the residual is small.
+    """
+    seen, size = with_block_size("block_jacobi", A, blocksize)
+    Dinv = wanted_inverse(seen, size, Dinv)
+    if Dinv is not None:
+        return in_turn(seen, x, b, iterations, omega, (all_blocks(seen, size, Dinv), 1))
+    sweep_over(seen, x, b, iterations, "forward", method="block_jacobi", omega=omega, block_size=size)
+
+
+@SWEEPS
+def block_gauss_seidel(
+    A: Any,
+    x: Array,
+    b: Array,
+    iterations: int = 1,
+    sweep: Sweep = "forward",
+    blocksize: int = 1,
+    Dinv: Array | None = None,
+) -> None:
+    """x_I <- A_II^-1 (b_I - sum over J != I of A_IJ x_J), block after block, in place.
+
+    Parameters
+    ----------
+    %(A)s
+    %(vectors)s
+    %(iterations)s
+    %(sweep)s
+    %(blocks)s
+
+    %(raises)s
+
+    See Also
+    --------
+    fastiter.relax.gauss_seidel : Solves until the residual is small, with a block_size.
+    """
+    seen, size = with_block_size("block_gauss_seidel", A, blocksize)
+    Dinv = wanted_inverse(seen, size, Dinv)
+    if Dinv is not None:
+        return one_by_one(seen, x, b, all_blocks(seen, size, Dinv), iterations, sweep)
+    sweep_over(seen, x, b, iterations, sweep, method="block_gauss_seidel", block_size=size)
+
+
+@SWEEPS
+def gauss_seidel_indexed(
+    A: Any, x: Array, b: Array, indices: Any, iterations: int = 1, sweep: Sweep = "forward"
+) -> None:
+    """Gauss-Seidel on the listed rows, in this order, in place; a row may be listed several times.
+
+    Parameters
+    ----------
+    %(A)s
+    %(vectors)s
+    %(indices)s
+    %(iterations)s
+    %(sweep)s
+
+    %(raises)s
+
+    See Also
+    --------
+    gauss_seidel : All rows.
+    """
+    seen = Seen("gauss_seidel_indexed", A)
+    rows = whole_numbers(seen.function, "indices", indices, A.shape[0])
+    one_by_one(seen, x, b, points(seen, rows), iterations, sweep)
+
+
+@SWEEPS
+def jacobi_indexed(A: Any, x: Array, b: Array, indices: Any, iterations: int = 1, omega: Factor = 1.0) -> None:
+    """x_i <- x_i + omega (b - A x)_i / a_ii for the listed rows, all from the same x, in place.
+
+    Parameters
+    ----------
+    %(A)s
+    %(vectors)s
+    %(indices)s
+    %(iterations)s
+    %(omega)s
+
+    %(raises)s
+
+    See Also
+    --------
+    jacobi : All rows.
+    """
+    seen = Seen("jacobi_indexed", A)
+    in_turn(seen, x, b, iterations, omega, (listed(seen, "indices", indices), 1))
+
+
+@SWEEPS
+def cf_jacobi(
+    A: Any,
+    x: Array,
+    b: Array,
+    Cpts: Any,
+    Fpts: Any,
+    iterations: int = 1,
+    f_iterations: int = 1,
+    c_iterations: int = 1,
+    omega: Factor = 1.0,
+) -> None:
+    """:func:`jacobi_indexed` on the C points, `c_iterations` times, then on the F points, `f_iterations` times.
+
+    x_C <- x_C + omega D_CC^-1 (b - A x)_C, then x_F <- x_F + omega D_FF^-1 (b - A x)_F.
+
+    Parameters
+    ----------
+    %(A)s
+    %(vectors)s
+    %(points)s rows, or for a BSR matrix block rows
+    %(iterations)s
+    %(counts)s
+    %(omega)s
+
+    %(raises)s
+
+    See Also
+    --------
+    fc_jacobi : The F points first.
+    """
+    seen = Seen("cf_jacobi", A)
+    c, f = listed(seen, "Cpts", Cpts), listed(seen, "Fpts", Fpts)
+    counts = number_of(seen, "c_iterations", c_iterations), number_of(seen, "f_iterations", f_iterations)
+    in_turn(seen, x, b, iterations, omega, (c, counts[0]), (f, counts[1]))
+
+
+@SWEEPS
+def fc_jacobi(
+    A: Any,
+    x: Array,
+    b: Array,
+    Cpts: Any,
+    Fpts: Any,
+    iterations: int = 1,
+    f_iterations: int = 1,
+    c_iterations: int = 1,
+    omega: Factor = 1.0,
+) -> None:
+    """:func:`cf_jacobi` with the F points first.
+
+    Parameters
+    ----------
+    %(A)s
+    %(vectors)s
+    %(points)s rows, or for a BSR matrix block rows
+    %(iterations)s
+    %(counts)s
+    %(omega)s
+
+    %(raises)s
+
+    See Also
+    --------
+    cf_jacobi : The C points first.
+    """
+    seen = Seen("fc_jacobi", A)
+    c, f = listed(seen, "Cpts", Cpts), listed(seen, "Fpts", Fpts)
+    counts = number_of(seen, "c_iterations", c_iterations), number_of(seen, "f_iterations", f_iterations)
+    in_turn(seen, x, b, iterations, omega, (f, counts[1]), (c, counts[0]))
+
+
+@SWEEPS
+def cf_block_jacobi(
+    A: Any,
+    x: Array,
+    b: Array,
+    Cpts: Any,
+    Fpts: Any,
+    Dinv: Array | None = None,
+    blocksize: int = 1,
+    iterations: int = 1,
+    f_iterations: int = 1,
+    c_iterations: int = 1,
+    omega: Factor = 1.0,
+) -> None:
+    """:func:`block_jacobi` on the blocks in `Cpts`, then on those in `Fpts`, in place.
+
+    Parameters
+    ----------
+    %(A)s
+    %(vectors)s
+    %(points)s numbers of blocks
+    %(blocks)s
+    %(iterations)s
+    %(counts)s
+    %(omega)s
+
+    %(raises)s
+
+    See Also
+    --------
+    fc_block_jacobi : The F points first.
+    """
+    seen, size = with_block_size("cf_block_jacobi", A, blocksize)
+    c, f = (listed_blocks(seen, name, x, size, Dinv) for name, x in (("Cpts", Cpts), ("Fpts", Fpts)))
+    counts = number_of(seen, "c_iterations", c_iterations), number_of(seen, "f_iterations", f_iterations)
+    in_turn(seen, x, b, iterations, omega, (c, counts[0]), (f, counts[1]))
+
+
+@SWEEPS
+def fc_block_jacobi(
+    A: Any,
+    x: Array,
+    b: Array,
+    Cpts: Any,
+    Fpts: Any,
+    Dinv: Array | None = None,
+    blocksize: int = 1,
+    iterations: int = 1,
+    f_iterations: int = 1,
+    c_iterations: int = 1,
+    omega: Factor = 1.0,
+) -> None:
+    """:func:`cf_block_jacobi` with the F points first.
+
+    Parameters
+    ----------
+    %(A)s
+    %(vectors)s
+    %(points)s numbers of blocks
+    %(blocks)s
+    %(iterations)s
+    %(counts)s
+    %(omega)s
+
+    %(raises)s
+
+    See Also
+    --------
+    cf_block_jacobi : The C points first.
+    """
+    seen, size = with_block_size("fc_block_jacobi", A, blocksize)
+    c, f = (listed_blocks(seen, name, x, size, Dinv) for name, x in (("Cpts", Cpts), ("Fpts", Fpts)))
+    counts = number_of(seen, "c_iterations", c_iterations), number_of(seen, "f_iterations", f_iterations)
+    in_turn(seen, x, b, iterations, omega, (f, counts[1]), (c, counts[0]))

@@ -1,0 +1,244 @@
+"""Sweeps over all rows, and over normal equations: the functions of PyAMG without blocks or lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..._check import type_name
+from .._docs import SWEEPS
+from ._cache import Seen, check_shapes, check_sweep, in_place
+from ._rows import check_close, in_range, relaxation_of, squares_of, with_rows_left_out
+from ._sweeps import (
+    Factor,
+    Sweep,
+    factor_of,
+    number_of,
+    real_factor_of,
+    sweep_over,
+)
+
+Array = npt.NDArray[Any]
+
+
+@SWEEPS
+def jacobi(A: Any, x: Array, b: Array, iterations: int = 1, omega: Factor = 1.0) -> None:
+    """x <- x + omega D^-1 (b - A x), in place.
+
+    Parameters
+    ----------
+    %(A)s
+    %(vectors)s
+    %(iterations)s
+    %(omega)s
+
+    %(raises)s
+
+    See Also
+    --------
+    fastiter.relax.jacobi : Solves until the residual is small.
+    """
+    sweep_over(Seen("jacobi", A), x, b, iterations, "forward", method="jacobi", omega=omega)
+
+
+@SWEEPS
+def gauss_seidel(
+    A: Any, x: Array, b: Array, iterations: int = 1, sweep: Sweep = "forward", omega: Factor = 1.0
+) -> None:
+    """x_i <- (b_i - sum over j != i of a_ij x_j) / a_ii, row after row, in place; with an omega it is :func:`sor`.
+
+    Parameters
+    ----------
+    %(A)s
+    %(vectors)s
+    %(iterations)s
+    %(sweep)s
+    %(omega)s
+
+    %(raises)s
+
+    See Also
+    --------
+    fastiter.relax.gauss_seidel : Solves until the residual is small.
+    """
+    sweep_over(Seen("gauss_seidel", A), x, b, iterations, sweep, method="sor", omega=omega)
+
+
+@SWEEPS
+def sor(A: Any, x: Array, b: Array, omega: Factor, iterations: int = 1, sweep: Sweep = "forward") -> None:
+    """x_i <- (1 - omega) x_i + omega (b_i - sum over j != i of a_ij x_j) / a_ii, row after row, in place.
+
+    Parameters
+    ----------
+    %(A)s
+    %(vectors)s
+    %(omega)s
+    %(iterations)s
+    %(sweep)s
+
+    %(raises)s
+
+    See Also
+    --------
+    fastiter.relax.sor : Solves until the residual is small.
+    """
+    sweep_over(Seen("sor", A), x, b, iterations, sweep, method="sor", omega=omega)
+
+
+@SWEEPS
+def gauss_seidel_ne(
+    A: Any,
+    x: Array,
+    b: Array,
+    iterations: int = 1,
+    sweep: Sweep = "forward",
+    omega: Factor = 1.0,
+    Dinv: Array | None = None,
+) -> None:
+    """Kaczmarz, which is Gauss-Seidel on A A^H y = b, x = A^H y; in place.
+
+    Parameters
+    ----------
+    %(rectangular)s
+    %(vectors)s
+    %(iterations)s
+    %(sweep)s
+    %(omega)s
+    Dinv : (n,), optional
+        1 / ||a_i||^2 of each row, which is checked and otherwise not needed.
+
+    %(raises)s
+
+    See Also
+    --------
+    fastiter.relax.kaczmarz : Solves until the residual is small.
+    """
+    seen = Seen("gauss_seidel_ne", A)
+    if Dinv is not None:
+        check_close(seen, Dinv, squares_of(A, 1))
+    sweep_over(seen, x, b, iterations, sweep, method="kaczmarz", omega=omega)
+
+
+@SWEEPS
+def gauss_seidel_nr(
+    A: Any,
+    x: Array,
+    b: Array,
+    iterations: int = 1,
+    sweep: Sweep = "forward",
+    omega: Factor = 1.0,
+    Dinv: Array | None = None,
+) -> None:
+    """Gauss-Seidel on the normal equations A^H A x = A^H b, in place.
+
+    Parameters
+    ----------
+    %(rectangular)s
+    %(vectors)s
+    %(iterations)s
+    %(sweep)s
+    %(omega)s
+    Dinv : (m,), optional
+        1 / ||a_j||^2 of each column, which is checked and otherwise not needed.
+
+    %(raises)s
+
+    See Also
+    --------
+    gauss_seidel_ne : On the other normal equations.
+    """
+    seen = Seen("gauss_seidel_nr", A)
+    if Dinv is not None:
+        check_close(seen, Dinv, squares_of(A, 0))
+    halves, count = check_sweep(seen.function, sweep), number_of(seen, "iterations", iterations)
+    seen.csr()  # checks A before products with it
+    how = {"omega": real_factor_of(seen, omega), "symmetric": sweep == "symmetric"}
+    dtype = np.complex128 if A.dtype.kind == "c" else np.float64
+    wide, scale = seen.get(("scaled", 0), lambda: in_range(A.astype(dtype), 0))  # x is in units of the scale
+    adjoint = wide.conj().T
+    found = seen.get(("normal", *how.items()), lambda: relaxation_of(seen, "sor", how, adjoint @ wide))
+    assert found is not None  # there are no blocks
+    relaxation, left_out = found
+
+    def relax(x: Array, b: Array) -> None:
+        check_shapes(seen.function, A.shape[0], x, b)
+        units = scale.reshape(-1, *(1,) * (x.ndim - 1))
+        own = x.astype(dtype) / units
+        with_rows_left_out(relaxation, left_out, own, adjoint @ b.astype(dtype), count, backward=halves[0])
+        x[...] = own * units
+
+    in_place(seen.function, x, b, relax)
+
+
+@SWEEPS
+def jacobi_ne(A: Any, x: Array, b: Array, iterations: int = 1, omega: Factor = 1.0) -> None:
+    """x <- x + omega A^H D^-1 (b - A x), D = diag(A A^H), in place: Kaczmarz's projections, all at once.
+
+    Parameters
+    ----------
+    %(rectangular)s
+    %(vectors)s
+    %(iterations)s
+    %(omega)s
+
+    %(raises)s
+
+    See Also
+    --------
+    gauss_seidel_ne : Row after row.
+    """
+    seen = Seen("jacobi_ne", A)
+    count, factor = number_of(seen, "iterations", iterations), factor_of(seen, omega)
+    seen.csr()  # checks A before products with it
+    rows, scale = seen.get(("scaled", 1), lambda: in_range(A, 1))
+    squares, adjoint = squares_of(rows, 1), rows.conj().T
+    inverse = np.where(squares > 0, 1 / np.where(squares > 0, squares, 1), 0).astype(squares.dtype)
+
+    def relax(x: Array, b: Array) -> None:
+        check_shapes(seen.function, A.shape[0], x, b)
+        of_each, own = (v.reshape(-1, *(1,) * (x.ndim - 1)) for v in (inverse, scale))
+        for _ in range(count):
+            x += factor * (adjoint @ (of_each * (own * b - rows @ x)))
+
+    in_place(seen.function, x, b, relax)
+
+
+@SWEEPS
+def polynomial(A: Any, x: Array, b: Array, coefficients: Any, iterations: int = 1) -> None:
+    """x <- x + p(A) (b - A x), p(A) = c[0] A^(m - 1) + ... + c[m - 1] by Horner's rule, in place.
+
+    Parameters
+    ----------
+    %(A)s
+    %(vectors)s
+    coefficients : (m,)
+        c, the highest power first.
+    %(iterations)s
+
+    %(raises)s
+
+    See Also
+    --------
+    fastiter.relax.chebyshev : Chebyshev's polynomials, until the residual is small.
+    """
+    seen = Seen("polynomial", A)
+    count = number_of(seen, "iterations", iterations)
+    seen.csr()  # checks A before products with it
+    listed = np.asarray(coefficients)
+    if listed.ndim != 1 or listed.dtype.kind not in "iufc":
+        raise TypeError(f"polynomial: coefficients must be a list of numbers, got {type_name(coefficients)}")
+    if listed.size == 0:
+        raise ValueError("polynomial: coefficients must not be empty, got none")
+
+    def relax(x: Array, b: Array) -> None:
+        check_shapes(seen.function, A.shape[0], x, b)
+        for _ in range(count):
+            residual = b - A @ x
+            step = coefficients[0] * residual
+            for c in coefficients[1:]:
+                step = c * residual + A @ step
+            x += step
+
+    in_place(seen.function, x, b, relax)
