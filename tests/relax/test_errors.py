@@ -53,6 +53,13 @@ def falling_pointers() -> Any:
     return A
 
 
+class Frame:
+    """A table as pandas has it."""
+
+    def to_numpy(self) -> Any:
+        return GOOD
+
+
 SINGULAR = np.kron(np.eye(3), np.ones((2, 2)))
 
 
@@ -70,6 +77,19 @@ WRONG: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "Relaxation: A must be a sparse matrix, a NumPy array or a Batch, got list",
     ),
     (lambda: Relaxation(None), TypeError, "got NoneType"),
+    (
+        lambda: relax.sor(scipy_sparse.linalg.aslinearoperator(GOOD), B),
+        TypeError,
+        "sor: A must be .*, got scipy.*; an operator has no entries$",
+    ),
+    (lambda: relax.kaczmarz(Frame(), B), TypeError, "kaczmarz: A must be .*, got .*Frame; its to_numpy.. is an array$"),
+    (lambda: relax.sor(np.ma.masked_array(GOOD), B), TypeError, "sor: A must be without a mask .*, got a masked array"),
+    (lambda: relax.sor(GOOD, np.ma.masked_array(B)), TypeError, "sor: b must be without a mask .*, got a masked array"),
+    (
+        lambda: relax.compat.sor(GOOD, np.zeros(6), np.ma.masked_array(B), 1.0),
+        TypeError,
+        "sor: b must be without a mask .*, got a masked array",
+    ),
     (lambda: Relaxation(column_beyond_int32()), ValueError, r"columns below 2\*\*31, got \d+ in row 2$"),
     (lambda: Relaxation(column_beyond_int32(2), "block_jacobi"), ValueError, "got 429496729[6-8] in row 2 of blocks"),
     (lambda: relax.sor(GOOD, [1.0]), TypeError, "b must be a NumPy array of float64, got list"),

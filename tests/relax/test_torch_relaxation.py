@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
+import types
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ pytest.importorskip("scipy.sparse")
 import fastiter  # noqa: E402
 from fastiter import BackendError  # noqa: E402
 from fastiter.relax import LinearSolution, Relaxation, Stencil  # noqa: E402
+from fastiter.relax._result import Limits  # noqa: E402
+from fastiter.relax._torch import cupy  # noqa: E402
 from tests.relax.cases import attempt, csr, random_matrix, vectors  # noqa: E402
 from tests.relax.gpu import Gpu  # noqa: E402
 
@@ -177,3 +181,29 @@ def test_reports_of_tensors() -> None:
         assert (seen, stopped.reason, stopped.steps) == ([3, 6], "callback", 6)
         columns = attempt(solve, torch.stack([b, 0 * b], 1), callback=lambda progress: progress.residual[0].item() < 5)
         assert columns.reason == ("callback", "converged") and isinstance(columns.tolerance, torch.Tensor)
+
+
+def test_cupy_arrays_get_arrays_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row "cuda" of the functions on arrays: x is CuPy's, here NumPy's, and all numbers are NumPy's."""
+    fake: Any = types.ModuleType("cupy")
+    fake.from_dlpack = np.from_dlpack
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    A, b, seen = torch.from_numpy(random_matrix(20, "float64", 0.9)), torch.ones(20, 2, dtype=torch.float64), []
+
+    def look(progress: Any) -> bool:
+        seen.append(progress.value)
+        return bool(progress.steps == 2)
+
+    found = cupy.solve("sor", A, b, None, Limits(callback=look), omega=1.0)
+    assert found.reason == ("callback",) * 2 and found.steps.tolist() == [len(seen)] * 2
+    numbers = (*seen, found.steps, found.converged, found.residual, found.tolerance, found.history)
+    assert all(isinstance(x, np.ndarray) for x in numbers)
+    with pytest.raises(ValueError, match=r"^sor: b must be finite, got inf at index \(0, 0\)$"):
+        cupy.solve("sor", A, b / 0, None, Limits())
+
+
+def test_objects_are_one_line() -> None:
+    A = Gpu("cpu").sparse(csr(random_matrix(6, "float64")))
+    made = fastiter.torch.Relaxation(A, "ssor", omega=1.5)
+    assert repr(made) == "Relaxation(ssor, omega=1.5, A: 6 x 6 float64, backend='cpu')"
+    assert repr(fastiter.torch.Chebyshev(made, (0.1, 1.0))) == f"Chebyshev({made!r}, bounds=(0.1, 1.0))"

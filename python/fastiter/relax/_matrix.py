@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -111,6 +111,18 @@ class Batch:
         return f"Batch({batch} matrices, {rows} x {columns}, {entries} entries, {self.values.dtype})"
 
 
+def refuse(function: str, A: object) -> NoReturn:
+    """Refuse an A that is no matrix, with a remedy where there is one."""
+    remedy = ""
+    if type(A).__module__.partition(".")[0] == "torch":
+        remedy = "; fastiter.torch has these functions for tensors"
+    elif hasattr(A, "to_numpy"):
+        remedy = "; its to_numpy() is an array"
+    elif hasattr(A, "matvec"):
+        remedy = "; an operator has no entries"
+    raise TypeError(f"{function}: A must be a sparse matrix, a NumPy array or a Batch, got {type_name(A)}{remedy}")
+
+
 def is_sparse(A: object) -> bool:
     """Return whether ``A`` is a scipy sparse matrix or array, without importing scipy."""
     return hasattr(A, "tocsr") and hasattr(A, "format") and hasattr(A, "shape")
@@ -134,7 +146,7 @@ def _indices(function: str, name: str, A: Any) -> tuple[Array, Array]:
 def check_square(function: str, A: Any) -> None:
     """Refuse a matrix that is not square, and anything that is not a matrix."""
     if not is_sparse(A) and not isinstance(A, (Batch, np.ndarray)):
-        raise TypeError(f"{function}: A must be a sparse matrix, a NumPy array or a Batch, got {type_name(A)}")
+        refuse(function, A)
     if len(A.shape) != 2 or A.shape[0] != A.shape[1]:
         rows = f" (row {min(A.shape)} has no diagonal)" if len(A.shape) == 2 and A.shape[0] > A.shape[1] else ""
         raise ValueError(f"{function}: A must be square, got shape {tuple(A.shape)}{rows}")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._check import check_array, type_name
+from .._check import check_array
 from ._matrix import (
     DTYPES,
     NUMBERS,
@@ -21,6 +21,7 @@ from ._matrix import (
     is_sparse,
     read_blocks,
     read_csr,
+    refuse,
     without_zeros,
 )
 from ._order import Arrangement, arrange, permutation
@@ -245,5 +246,5 @@ def _projections(function: str, A: Any, order: Any) -> Projections:
 
 def _any_sparse(function: str, A: Any) -> Csr:
     if not is_sparse(A):
-        raise TypeError(f"{function}: A must be a sparse matrix, a NumPy array or a Batch, got {type_name(A)}")
+        refuse(function, A)
     return read_csr(function, A)

@@ -9,6 +9,7 @@ from ... import relax
 from ..._check import type_name
 from ..._solution import judged
 from ..._torch.ops import contiguous
+from .._docs import SOLVER
 from .._prepare import FORWARD, JACOBI
 from .._relaxation import METHODS
 from .._result import Callback, Limits, LinearSolution
@@ -58,6 +59,7 @@ class Chebyshev:
         bounds = None if self.bounds is None else tuple(float(f"{bound:.4g}") for bound in self.bounds)
         return f"Chebyshev({self.relaxation!r}, bounds={bounds})"
 
+    @SOLVER
     def solve(
         self,
         b: Tensor,
@@ -70,7 +72,16 @@ class Chebyshev:
         callback: Callback | None = None,
         throw: bool = False,
     ) -> LinearSolution:
-        """Solve A x = b, like :meth:`Relaxation.solve`; a step is a sweep."""
+        """Solve A x = b by accelerated sweeps, like :meth:`Relaxation.solve`.
+
+        Parameters
+        ----------
+        b, x0
+            As for :meth:`Relaxation.solve`.
+        %(limits)s one sweep
+
+        %(result)s
+        """
         limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
         return judged("Chebyshev.solve", self._solve("Chebyshev.solve", b, x0, limits), throw)
 

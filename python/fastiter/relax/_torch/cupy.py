@@ -16,7 +16,7 @@ from .chebyshev import Chebyshev
 from .relaxation import Relaxation
 
 
-def solve(method: str, A: Any, b: Tensor, x0: Tensor | None, limits: Limits, **options: Any) -> LinearSolution:
+def solve(method: Any, A: Any, b: Tensor, x0: Tensor | None, limits: Limits, **options: Any) -> LinearSolution:
     """Solve by a method. A is a Stencil, dense, or (indptr, indices, data, shape); only value is not a NumPy array."""
     limits = _with_arrays(limits)
     if method == "chebyshev":

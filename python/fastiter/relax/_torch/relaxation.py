@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -14,11 +14,12 @@ from ..._solution import judged
 from ..._torch import launch
 from ..._torch.ops import contiguous
 from .. import _vectors
+from .._docs import SOLVER
 from .._matrix import read_csr, without_zeros
-from .._order import Arrangement, arrange_disjoint
+from .._order import Arrangement, Order, arrange_disjoint
 from .._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC
 from .._prepare import OfBlocks as HostBlocks
-from .._relaxation import METHODS
+from .._relaxation import METHODS, Method
 from .._result import Callback, Limits, LinearSolution
 from ..stencil import Stencil
 from .cuda import OfBlocks, OfRows, OfStencil, _Matrix
@@ -37,7 +38,7 @@ class Relaxation:
     Parameters
     ----------
     A
-        A sparse CSR or BSR tensor (n, n), a CSR tensor (batch, n, n) whose matrices have one pattern, or a
+        A sparse tensor (n, n) of any layout, a CSR tensor (batch, n, n) whose matrices have one pattern, or a
         :class:`fastiter.relax.Stencil`; float32, float64 or complex128. It is copied, and laid out on the CPU even if
         it is on a GPU.
     method, omega, order, block_size, symmetric
@@ -77,13 +78,13 @@ class Relaxation:
     def __init__(
         self,
         A: Tensor | Stencil,
-        method: str = "sor",
+        method: Method = "sor",
         *,
         omega: float | Literal["auto"] | None = None,
-        order: Any = "natural",
+        order: Order = "natural",
         block_size: int | None = None,
         symmetric: bool = False,
-        backend: str | None = None,
+        backend: Literal["cpu", "cuda", "triton"] | None = None,
     ) -> None:
         self._device = None if isinstance(A, Stencil) else A.device if isinstance(A, Tensor) else None
         matrix = A if isinstance(A, Stencil) else matrix_of(A)
@@ -94,7 +95,7 @@ class Relaxation:
         if method == "kaczmarz" and isinstance(order, str) and order == "color" and isinstance(matrix, Sparse):
             matrix = Sparse.of_rows(without_zeros(read_csr("Relaxation", matrix)))
             together = arrange_disjoint(read_csr("Relaxation", matrix))
-            order = together.order  # the same sweep on the CPU, in sequence
+            order = cast(Order, together.order)  # the same sweep on the CPU, in sequence
         options: dict[str, Any] = {"omega": omega, "order": order, "block_size": block_size, "symmetric": symmetric}
         host = relax.Relaxation._of("Relaxation", matrix, method, **options)
         self.method, self.symmetric = method, host.symmetric
@@ -153,6 +154,7 @@ class Relaxation:
         own = matrix.remainder(self._inside(x), self._inside(b))
         return matrix.outside(own).reshape(b.shape)
 
+    @SOLVER
     def solve(
         self,
         b: Tensor,
@@ -169,6 +171,16 @@ class Relaxation:
 
         On a GPU the host synchronizes once per check of the residual, so a larger ``check_every`` amortizes it over
         more sweeps. ``value`` is on the device of b; the other results, one for each column, are tensors on the CPU.
+
+        Parameters
+        ----------
+        b : (n,), (n, k), (batch, n) or (*grid)
+            The right-hand side, or several, on the device of A, in its dtype, or float64 where A is float32.
+        x0 : tensor like b, optional
+            The initial guess; zeros by default. It is not changed.
+        %(limits)s one sweep; for the symmetric methods one forward and one backward
+
+        %(result)s
         """
         limits = Limits(rtol, atol, max_steps, check_every, callback, throw)
         return judged("Relaxation.solve", self._solve("Relaxation.solve", b, x0, limits), throw)
