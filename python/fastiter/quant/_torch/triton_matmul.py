@@ -90,7 +90,7 @@ def _fixed(a: Tensor, w: Tensor, y: Tensor, acc: Fixed, every: int) -> None:
     of_sums = x_bits + w_bits - 2 + (every - 1).bit_length()  # sums are less than 2^of_sums
     if of_sums > 64 - _SPARE:
         got = f"{x_bits} and {w_bits} bits with accumulate_every={every}"
-        raise BackendError(f"linear: sums of every products must have at most 64 bits on a GPU, got {got}")
+        raise BackendError(f"linear: sums of accumulate_every products must have at most 64 bits on a GPU, got {got}")
     bits = 32 if max(of_sums, acc.width) <= 32 - _SPARE else 64
     dropped = -x_last - w_last - acc.fraction
     kind = torch.int32 if bits == 32 else torch.int64
@@ -167,7 +167,7 @@ def linear(call: QuantLinear) -> Tensor:
     acc: Any = read(accumulate)
     if isinstance(acc, Fixed) and acc.width > 64 - _SPARE:
         raise BackendError(
-            f"linear: accumulate must have at most {64 - _SPARE} bits on a GPU, got {acc} with {acc.width}"
+            f"linear: accumulator must have at most {64 - _SPARE} bits on a GPU, got {acc} with {acc.width}"
         )
     if isinstance(acc, Float):
         _check_float(acc)
