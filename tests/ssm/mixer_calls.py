@@ -10,20 +10,34 @@ B, T, D, N, R, M = 2, 21, 6, 3, 2, 5  # rows, steps, channels, states, rank of t
 H, P = 4, 3  # heads, and channels of one
 
 
-def scan_inputs(dtype: torch.dtype, *, groups: int | None = None, fixed: str = "") -> dict[str, Any]:
+def rates(dtype: torch.dtype, is_complex: bool) -> Any:
+    """A (D, N)"""
+    A = -torch.rand(D, N, dtype=dtype) - 0.1
+    return torch.complex(A, torch.randn(D, N, dtype=dtype)) if is_complex else A
+
+
+def scan_inputs(
+    dtype: torch.dtype, *, groups: int | None = None, fixed: str = "", is_complex: bool = False
+) -> dict[str, Any]:
     """Arguments of a selective scan, with B or C or both the same at all steps if they are in ``fixed``."""
     torch.manual_seed(0)
     made = {name: torch.randn(B, D, T, dtype=dtype) for name in ("u", "delta", "z")}
-    axes = (B, N, T) if groups is None else (B, groups, N, T)
-    made |= {name: torch.randn((D, N) if name in fixed else axes, dtype=dtype) for name in "BC"}
-    made["A"] = -torch.rand(D, N, dtype=dtype) - 0.1
+    numbers = 2 * T if is_complex else T
+    axes = (B, N, numbers) if groups is None else (B, groups, N, numbers)
+    made["A"] = rates(dtype, is_complex)
+    for name in "BC":
+        one = {"size": (D, N), "dtype": made["A"].dtype} if name in fixed else {"size": axes, "dtype": dtype}
+        made[name] = torch.randn(**one)
     return made | {name: torch.randn(D, dtype=dtype) for name in ("D", "delta_bias")}
 
 
-def inner_inputs(dtype: torch.dtype, *, fixed: str = "", time: int = T, batch: int = B) -> dict[str, Any]:
+def inner_inputs(
+    dtype: torch.dtype, *, fixed: str = "", time: int = T, batch: int = B, is_complex: bool = False
+) -> dict[str, Any]:
     """Arguments of Mamba's mixer."""
     torch.manual_seed(0)
-    rows = R + N * (2 - len(fixed))
+    states = 2 * N if is_complex else N
+    rows = R + states * (2 - len(fixed))
 
     def normal(*shape: int) -> Any:
         return torch.randn(shape, dtype=dtype) / (shape[-1] ** 0.5 if len(shape) == 2 else 1)
@@ -31,9 +45,9 @@ def inner_inputs(dtype: torch.dtype, *, fixed: str = "", time: int = T, batch: i
     made = {"xz": normal(batch, 2 * D, time), "conv1d_weight": normal(D, 1, 4), "conv1d_bias": normal(D)}
     made |= {"x_proj_weight": normal(rows, D), "delta_proj_weight": normal(D, R)}
     made |= {"out_proj_weight": normal(M, D), "out_proj_bias": normal(M), "D": normal(D), "delta_bias": normal(D)}
-    made["A"] = -torch.rand(D, N, dtype=dtype) - 0.1
-    made |= {name: normal(D, N) for name in fixed}
-    return made | {f"{name}_proj_bias": normal(N) for name in "BC" if name not in fixed}
+    made["A"] = rates(dtype, is_complex)
+    made |= {name: normal(D, N).to(made["A"].dtype) for name in fixed}
+    return made | {f"{name}_proj_bias": normal(states) for name in "BC" if name not in fixed}
 
 
 def chunk_inputs(dtype: torch.dtype, *, time: int = T, groups: int = 2) -> dict[str, Any]:

@@ -42,11 +42,17 @@ def norm(x: Any, weight: Any, z: Any, bias: Any, eps: float, groups: int, before
 
 
 def selective(x: Any, d: Any, A: Any, B: Any, C: Any) -> Any:
-    """sum over states of C h with h = exp(d A) h + d B x; x, d (B, T, D), B and C (B, T, N)."""
-    h, found = x.new_zeros(x.shape[0], *A.shape), []
+    """sum over states of C h with h = exp(d A) h + d B x; x, d (B, T, D), B and C (B, T, N).
+
+    With a complex A, B and C are (B, T, 2 N), parts next to each other, and the sum is twice its real part.
+    """
+    if A.is_complex():
+        B, C = (torch.view_as_complex(y.unflatten(-1, (-1, 2)).contiguous()) for y in (B, C))
+    h, found = A.new_zeros(x.shape[0], *A.shape), []
     for t in range(x.shape[1]):
         h = torch.exp(d[:, t, :, None] * A) * h + (d[:, t] * x[:, t])[..., None] * B[:, t, None]
-        found.append((h * C[:, t, None]).sum(-1))
+        y = (h * C[:, t, None]).sum(-1)
+        found.append(2 * y.real if y.is_complex() else y)
     return torch.stack(found, 1)
 
 
@@ -61,7 +67,7 @@ def mamba_inner(
     A: Any,
     **more: Any,
 ) -> Any:
-    channels, states = A.shape
+    channels, states = A.shape[0], A.shape[1] * (2 if A.is_complex() else 1)
     rank, eps = delta_proj_weight.shape[1], more.get("b_c_dt_rms_eps", 1e-6)
     x = convolution(xz[:, :channels].transpose(1, 2), conv1d_weight[:, 0], conv1d_bias)
     parts, weights = x @ x_proj_weight.T, {}

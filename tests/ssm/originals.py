@@ -16,6 +16,7 @@ import tarfile
 import tempfile
 import types
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,13 @@ def difference(ours: Call, theirs: Call, given: dict[str, Any], **options: Any) 
         leaves = {n: x.detach().clone().requires_grad_() for n, x in given.items()}
         found = flat(function(**leaves, **options))
         torch.manual_seed(1)
-        total = sum((x * torch.randn(x.shape)).sum() for x in found)
+        total = sum((torch.view_as_real(x) if x.is_complex() else x).mul(_weights(x)).sum() for x in found)
         results.append([*found, *torch.autograd.grad(total, list(leaves.values()))])
     return largest(*results)
+
+
+def _weights(x: Any) -> Any:
+    return torch.randn((*x.shape, 2) if x.is_complex() else x.shape)
 
 
 def largest(found: list[Any], expected: list[Any]) -> float:
@@ -129,15 +134,15 @@ def functions() -> dict[str, Any]:
 
 def check_scans(theirs: dict[str, Any]) -> None:
     ours = compat.mamba_ssm
-    for groups, fixed in ((None, ""), (2, ""), (None, "B"), (None, "BC")):
-        given = scan_inputs(torch.float32, groups=groups, fixed=fixed)
-        name = f"selective_scan_fn, groups {groups}, fixed {fixed or 'none'}"
+    for is_complex, (groups, fixed) in product((False, True), ((None, ""), (2, ""), (None, "B"), (None, "BC"))):
+        given = scan_inputs(torch.float32, groups=groups, fixed=fixed, is_complex=is_complex)
+        name = f"selective_scan_fn, groups {groups}, fixed {fixed or 'none'}, complex {is_complex}"
         options = {"delta_softplus": True, "return_last_state": True}
         report(name, difference(ours.selective_scan_fn, theirs["selective_scan"], given, **options))
-    for fixed in ("", "BC"):
-        given = inner_inputs(torch.float32, fixed=fixed)
+    for is_complex, fixed in product((False, True), ("", "BC")):
+        given = inner_inputs(torch.float32, fixed=fixed, is_complex=is_complex)
         found = difference(ours.mamba_inner_fn, theirs["mamba_inner"], given, delta_softplus=True)
-        report(f"mamba_inner_fn, fixed {fixed or 'none'}", found)
+        report(f"mamba_inner_fn, fixed {fixed or 'none'}, complex {is_complex}", found)
     given = chunk_inputs(torch.float32, time=64)
     found = difference(ours.mamba_chunk_scan_combined, theirs["chunk_scan"], given, chunk_size=16, dt_softplus=True)
     report("mamba_chunk_scan_combined", found)

@@ -96,6 +96,13 @@ def test_mamba_inner(channels_last: bool) -> None:
     assert torch.equal(again, ssm.mamba_inner(**fixed))
 
 
+def test_complex_rates() -> None:
+    given = inner_inputs(DOUBLE, is_complex=True)
+    assert_equal_results(results(ssm.mamba_inner, given), results(reference.mamba_inner, given), list(given))
+    with pytest.raises(ValueError, match=r"^mamba_inner: b_rms_weight must be None where A is complex, got both"):
+        ssm.mamba_inner(**given, **norms())
+
+
 def test_sizes_of_mamba_inner() -> None:
     for time, batch in ((0, 2), (1, 2), (5, 0)):
         given = inner_inputs(DOUBLE, time=time, batch=batch)
