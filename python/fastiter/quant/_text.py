@@ -116,7 +116,10 @@ def dtype_name(dtype: object) -> str | None:
     if isinstance(dtype, np.dtype):
         return dtype.name
     if isinstance(dtype, type) and issubclass(dtype, np.generic):
-        return np.dtype(dtype).name
+        try:
+            return np.dtype(dtype).name
+        except TypeError:  # np.generic and the like, of no size
+            return None
     return str(dtype) if f"{type(dtype).__module__}.{type(dtype).__name__}" == "torch.dtype" else None
 
 
