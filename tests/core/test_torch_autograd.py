@@ -105,7 +105,7 @@ CASES: dict[str, Callable[[], tuple[Callable[..., Any], list[Any]]]] = {
     "sweeps": lambda: (swept, [randn(2), randn(2), VALUES.clone(), torch.tensor(1.2, dtype=torch.float64)]),
     "quantize": lambda: (lambda x: quant.quantize(x, "fixed<8,4,RND,SAT>"), [randn(B, D)]),
     "quant.linear": lambda: (
-        lambda x, w: quant.linear(x, w, accumulate="fixed<20,8>"),
+        lambda x, w: quant.linear(x, w, accumulator="fixed<20,8>"),
         [(4 * randn(B, D)).round() / 4, (4 * randn(3, D)).round() / 4],
     ),
 }
