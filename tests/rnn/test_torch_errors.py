@@ -53,6 +53,7 @@ def test_every_public_function_is_here() -> None:
         "compat",
         "export_hls",
         "flashrnn",
+        "nn",
         "onnx",
         "quant",
         "relax_solve",
