@@ -104,7 +104,7 @@ void attention_backward(const py::tuple& shape, const py::tuple& inputs, py::han
     });
 }
 
-// inputs: q, k, v, decay, a, b, first; w: where w is kept for the backward pass
+// inputs: q, k, v, decay, a, b, beta, first; w: where w is kept for the backward pass
 void low_rank_forward(const py::tuple& shape, const py::tuple& inputs, py::handle o, py::handle last, py::handle states,
                       py::handle w) {
     auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };
@@ -113,8 +113,8 @@ void low_rank_forward(const py::tuple& shape, const py::tuple& inputs, py::handl
         Attention<T>& f = p.attention;
         f.shape = attention_shape(shape, in(3));
         f.q = heads(in(0)), f.k = heads(in(1)), f.v = heads(in(2)), f.decay = heads(in(3));
-        p.a = heads(in(4)), p.b = heads(in(5)), p.w = heads(w);
-        f.first = address<const T>(in(6));
+        p.a = heads(in(4)), p.b = heads(in(5)), p.beta = heads(in(6)), p.w = heads(w);
+        f.first = address<const T>(in(7));
         f.o = heads(o), f.last = address<T>(last), f.states = address<T>(states);
         py::gil_scoped_release release;
         launch(low_rank_kernels().of<LowRankTable<T>>().forward, p, [&](int threads) {
@@ -125,7 +125,7 @@ void low_rank_forward(const py::tuple& shape, const py::tuple& inputs, py::handl
     });
 }
 
-// gradients: of q, k, v, decay, a, b and the first state, each None if it is not requested
+// gradients: of q, k, v, decay, a, b, beta and the first state, each None if it is not requested
 void low_rank_backward(const py::tuple& shape, const py::tuple& inputs, py::handle states, py::handle w, py::handle d_o,
                        py::handle dlast, const py::tuple& gradients) {
     auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };
@@ -136,11 +136,12 @@ void low_rank_backward(const py::tuple& shape, const py::tuple& inputs, py::hand
         Attention<T>& f = p.forward;
         f.shape = attention_shape(shape, in(3));
         f.q = heads(in(0)), f.k = heads(in(1)), f.v = heads(in(2)), f.decay = heads(in(3));
-        own.a = heads(in(4)), own.b = heads(in(5)), own.w = heads(w);
+        own.a = heads(in(4)), own.b = heads(in(5)), own.beta = heads(in(6)), own.w = heads(w);
         f.states = address<T>(states);
         p.d_o = heads(d_o), p.dlast = address<const T>(dlast);
         p.dq = heads(out(0)), p.dk = heads(out(1)), p.dv = heads(out(2)), p.ddecay = heads(out(3));
-        own.da = heads(out(4)), own.db = heads(out(5)), p.dfirst = address<T>(out(6));
+        own.da = heads(out(4)), own.db = heads(out(5)), own.dbeta = heads(out(6));
+        p.dfirst = address<T>(out(7));
         py::gil_scoped_release release;
         launch(low_rank_kernels().of<LowRankTable<T>>().gradient, own, [&](int threads) {
             threads = useful(threads, f.shape, f.shape.sequences.count * (f.shape.heads / f.shape.per_key));

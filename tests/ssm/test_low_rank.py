@@ -101,23 +101,6 @@ def test_the_delta_rule() -> None:
         assert_near(a, e, np.float64, 60)
 
 
-@both_dtypes
-@every_decay
-def test_a_correction_that_writes_to_k_itself(decay: str, dtype: Any) -> None:
-    """With b the array k, which the kernel takes as one write of v + w, as with a copy of it."""
-    for size in ((2, 97, 2, 3, 5), (1, 60, 2, 70, 130)):
-        given = low_rank_inputs(size, dtype, decay)
-        given["b"] = given["k"]
-        found = ssm.dplr_delta_rule(**given)
-        assert_attention_near(found, specified(given), dtype, (1, 4 * size[1], 1, size[3]))
-        state, outputs = given["initial_state"], []
-        for a, b in ((0, 7), (7, size[1])):
-            part = {n: x if n == "initial_state" or x.ndim == 1 else x[:, a:b] for n, x in given.items()}
-            o, state = ssm.dplr_delta_rule(**{**part, "initial_state": state})
-            outputs.append(o)
-        assert_same_bits((np.concatenate(outputs, 1), state), found)
-
-
 def test_layouts_and_storage_types() -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     given = low_rank_inputs((2, 60, 2, 20, 9), np.float32, "vector", state=False)

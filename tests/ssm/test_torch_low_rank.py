@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 import fastiter  # noqa: E402
 import fastiter.torch  # noqa: E402
+from fastiter.ssm._torch.low_rank import DeltaTensors, key_decay_delta_rule  # noqa: E402
 from tests.rnn.test_torch_ops import assert_equal, compiled, opcheck  # noqa: E402
 from tests.ssm.attention_calls import DECAYS  # noqa: E402
 from tests.ssm.calls import assert_near, some_bounds, some_lengths, some_resets  # noqa: E402
@@ -133,6 +134,34 @@ def test_what_autograd_cannot_do_is_refused_and_vmap() -> None:
             assert torch.equal(a[i], e)
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["rows", "packed"])
+def test_the_delta_rule_with_a_decay_for_each_key(packed: bool) -> None:
+    """It is the general rule with a = -beta e^g k, b = k and beta v, with the gradients of all of them."""
+    size, bounds = (1 if packed else 2, 101, 4, 20, 33), torch.tensor(some_bounds(3, 101)) if packed else None
+    given = leaves(*size, decay="vector", shared=2, sequences=3 if packed else None)
+    beta = torch.rand(size[:3], dtype=torch.float64).requires_grad_()
+    tensors = [given[n] for n in ("q", "k", "v", "log_decay")] + [beta, given["initial_state"]]
+    found = key_decay_delta_rule("delta", DeltaTensors(*tensors), 0.5, bounds)
+    q, k, v, g, _, state = tensors
+    wide, strength = k.repeat_interleave(2, 2), beta[..., None]
+    corrections = (-strength * g.exp() * wide, strength * wide)
+    queries = q.repeat_interleave(2, 2)
+    options: dict[str, Any] = {"scale": 0.5, "initial_state": state, "cu_seqlens": bounds}
+    expected = rule(queries, strength * wide, v, -g.exp() * wide, corrections[1], g, **options)
+    also = rule(queries, wide, strength * v, corrections[0], wide, g, **options)
+    weights = [torch.randn_like(y) for y in found]
+    gradients = [torch.autograd.grad(y, tensors, weights, retain_graph=True) for y in (found, expected, also)]
+    for a, *others in zip([*found, *gradients[0]], [*expected, *gradients[1]], [*also, *gradients[2]], strict=True):
+        for e in others:
+            assert_near(a.detach().numpy(), e.detach().numpy(), np.float64, 400)
+    if not packed:
+        first, state = key_decay_delta_rule("delta", DeltaTensors(*(x[:, :7] for x in tensors[:5]), state), 0.5, None)
+        last, state = key_decay_delta_rule("delta", DeltaTensors(*(x[:, 7:] for x in tensors[:5]), state), 0.5, None)
+        pieces = (torch.cat([first, last], 1), state)
+        for piece, whole in zip(pieces, found, strict=True):
+            assert_same_bits(piece.detach().numpy(), whole.detach().numpy())
+
+
 def test_opcheck() -> None:
     for size, decay, shared, cut in (
         ((2, 53, 2, 3, 2), "none", 1, (None, None, None)),
@@ -140,14 +169,16 @@ def test_opcheck() -> None:
         ((1, 53, 2, 3, 2), "vector", 1, (None, None, torch.tensor(some_bounds(3, 53)))),
     ):
         given = leaves(*size, dtype=np.float32, decay=decay, shared=shared, sequences=3 if cut[2] is not None else None)
-        names = ("q", "k", "v", "log_decay", "a", "b", "initial_state")
+        names = ("q", "k", "v", "log_decay", "a", "b", "beta", "initial_state")
         tensors = [given[n].detach() if n in given else None for n in names]
+        if decay == "vector":
+            tensors[4:7] = [None, None, torch.rand(size[:3])]
         for save in (False, True):
             opcheck(OPS._low_rank_fwd, *tensors, True, 0.5, *cut, save)
         o, last, w, states = OPS._low_rank_fwd(*tensors, True, 0.5, *cut, True)
-        for d_o, dlast, requested in ((o, last, 127), (None, last, 5), (o, None, 66)):
+        for d_o, dlast, requested in ((o, last, 255), (None, last, 5), (o, None, 130)):
             requested &= sum(1 << i for i, x in enumerate(tensors) if x is not None)
-            opcheck(OPS._low_rank_bwd, *tensors[:6], w, states, d_o, dlast, True, 0.5, *cut, requested)
+            opcheck(OPS._low_rank_bwd, *tensors[:7], w, states, d_o, dlast, True, 0.5, *cut, requested)
 
 
 def test_compile_and_export_with_any_sizes() -> None:

@@ -148,6 +148,15 @@ private:
 // Rows of a state between which a share of the next tile is prefetched
 constexpr int64_t kPrefetchRows = 8;
 
+// Reads one number a step of a tile, 0 beyond the last.
+template <class T> FASTITER_NOINLINE void read_numbers(const Heads& x, int64_t head, const Place& at, T* to) {
+    with_storage<T>(x.units, [&]<class S>(S* data) {
+        const S* from = data + head * x.head + at.row * x.units.row + at.time * x.units.time;
+        for (int64_t t = 0; t < at.steps; ++t) to[t] = load_first(from + t * x.units.time, 1)[0];
+    });
+    for (int64_t t = at.steps; t < kAttentionTile; ++t) to[t] = 0;
+}
+
 // The numbers of the decay at a step
 FASTITER_INLINE int64_t decay_units(const AttentionShape& s) { return s.decay == Decay::vector ? s.K : 1; }
 

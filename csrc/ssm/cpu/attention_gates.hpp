@@ -17,8 +17,8 @@ template <class T> struct GateTile {
 
     // Reads a tile that begins with the maximum `before`; returns that after it.
     FASTITER_NOINLINE T read(const Gates<T>& g, int64_t head, const Place& at, const uint8_t* reset, T before) const {
-        gather(g.f, head, at, f);
-        gather(g.i, head, at, i);
+        read_numbers(g.f, head, at, f);
+        read_numbers(g.i, head, at, i);
         for (int64_t t = 0; t < kAttentionTile; t += lanes<T>) {
             const vec<T> x = load(f + t);
             store(slope + t, sigmoid<T>(-x));
@@ -35,15 +35,6 @@ template <class T> struct GateTile {
             store(i + t, exp<T>(load(i + t) - load(m + t)));
         }
         return before;
-    }
-
-private:
-    static void gather(const Heads& x, int64_t head, const Place& at, T* to) {
-        with_storage<T>(x.units, [&]<class S>(S* data) {
-            const S* from = data + head * x.head + at.row * x.units.row + at.time * x.units.time;
-            for (int64_t t = 0; t < at.steps; ++t) to[t] = load_first(from + t * x.units.time, 1)[0];
-        });
-        for (int64_t t = at.steps; t < kAttentionTile; ++t) to[t] = 0;
     }
 };
 

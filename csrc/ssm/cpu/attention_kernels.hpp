@@ -72,15 +72,16 @@ template <class T> struct AttentionGradient {
 
 // S = decay S' + b w^T + k v^T with w = S'^T a, o = S^T q: a correction of rank one; a and b (row, time, head, unit)
 // have the heads of v. `w`, if given, is written by the forward pass and read by the backward pass. No bonus and no
-// gates. If b is k itself, the same numbers in the same place, a step takes an operation an element less.
+// gates. With beta (row, time, head) it is the delta rule, S = R + beta k (v - R^T k)^T with R = decay S': the
+// arguments are as above with a = -beta decay k, b = k and beta v, of which a and b are not given.
 template <class T> struct LowRank {
     Attention<T> attention;
-    Heads a, b, w;
+    Heads a, b, beta, w;
 };
 
 template <class T> struct LowRankGradient {
     AttentionGradient<T> attention;
-    Heads a, b, w, da, db;
+    Heads a, b, beta, w, da, db, dbeta;
 };
 
 template <class T> struct LowRankTable {

@@ -8,14 +8,6 @@ template <class T> void low_rank_gradient(const LowRankGradient<T>&, Team);
 
 namespace {
 
-// Whether b is the array k
-template <class T> bool is_tied(const LowRank<T>& p) {
-    const Heads &b = p.b, &k = p.attention.k;
-    return b.units.data == k.units.data && p.attention.shape.per_key == 1 && b.units.row == k.units.row &&
-           b.units.time == k.units.time && b.head == k.head && b.units.channel == k.units.channel &&
-           b.units.storage == k.units.storage;
-}
-
 template <class T> class Forward {
 public:
     Forward(const LowRank<T>& p, void* memory) : p_(p), f_(p.attention), s_(p.attention.shape) {
@@ -24,6 +16,7 @@ public:
         decay_.take(cut, decay_units(s_));
         for (Columns<T>* tile : {&v_, &o_, &w_}) tile->panel.take(cut, s_.V);
         current_w_ = cut.take<T>(kBlocksTogether * kColumns<T>);
+        beta_ = cut.take<T>(kAttentionTile);
         states_.take(cut, s_.K, s_.V);
         bytes_ = cut.bytes();
     }
@@ -57,20 +50,20 @@ private:
         uint8_t flags[kAttentionTile];
         const uint8_t* reset = reset_of(s_.sequences, q, time, steps, flags);
         with_decay(s_.decay, [&]<Decay D>() {
-            is_tied(p_) ? run_blocks<D, true>(reset, steps) : run_blocks<D, false>(reset, steps);
+            is_delta() ? run_blocks<D, true>(reset, steps) : run_blocks<D, false>(reset, steps);
         });
         if (!o_.array) o_.panel.write(f_.o, head_, s_.V, at);
         if (p_.w.units.data && !w_.array) w_.panel.write(p_.w, head_, s_.V, at);
     }
 
-    template <Decay D, bool Tied> void run_blocks(const uint8_t* reset, int64_t steps) {
+    template <Decay D, bool Delta> void run_blocks(const uint8_t* reset, int64_t steps) {
         int64_t b = 0;
         for (; b + kBlocksTogether <= states_.blocks(); b += kBlocksTogether)
-            run_steps<kBlocksTogether, D, Tied>(b, reset, steps);
-        for (; b < states_.blocks(); ++b) run_steps<1, D, Tied>(b, reset, steps);
+            run_steps<kBlocksTogether, D, Delta>(b, reset, steps);
+        for (; b < states_.blocks(); ++b) run_steps<1, D, Delta>(b, reset, steps);
     }
 
-    template <int Blocks, Decay D, bool Tied> void run_steps(int64_t b, const uint8_t* reset, int64_t steps) {
+    template <int Blocks, Decay D, bool Delta> void run_steps(int64_t b, const uint8_t* reset, int64_t steps) {
         const int64_t column = b * kColumns<T>, state_block = s_.K * kColumns<T>;
         T* state = states_.block(b);
         read_state<T, Blocks>(a_.at(0, 0), s_.K, state, state_block, current_w_);
@@ -91,10 +84,13 @@ private:
                                       o_.at(column, t),
                                       current_w_,
                                       s_.K,
-                                      state_block};
-            advance_corrected<T, Blocks, D, Tied>(pass, state, upcoming_);
+                                      state_block,
+                                      beta_[t]};
+            advance_corrected<T, Blocks, D, Delta>(pass, state, upcoming_);
         }
     }
+
+    bool is_delta() const { return p_.beta.units.data; }
 
     static void clear(T* data, int64_t count) {
         for (int64_t i = 0; i < count; i += lanes<T>) store(data + i, vec<T>{});
@@ -103,9 +99,14 @@ private:
     void read(const Place& at) {
         read_scaled(f_.q, head_ / s_.per_key, s_.K, at, s_.scale, q_);
         k_.read(f_.k, head_ / s_.per_key, s_.K, at);
-        a_.read(p_.a, head_, s_.K, at);
-        if (!is_tied(p_)) b_.read(p_.b, head_, s_.K, at);
         read_decay(s_, f_.decay, head_, at, decay_);
+        if (is_delta()) {
+            read_numbers(p_.beta, head_, at, beta_);
+            correct_keys(s_, k_, decay_, beta_, at.steps, a_);
+        } else {
+            a_.read(p_.a, head_, s_.K, at);
+            b_.read(p_.b, head_, s_.K, at);
+        }
         if (!v_.place(f_.v, head_, s_.V, at)) {
             v_.panel.read(f_.v, head_, s_.V, at);
             pad_columns(v_.panel, s_.V, at.steps);
@@ -119,8 +120,7 @@ private:
         upcoming_.begin(steps * ceil_div(states_.blocks(), kBlocksTogether) * ceil_div(s_.K, kPrefetchRows));
         upcoming_.add<T>(f_.q, head_ / s_.per_key, s_.K, at);
         upcoming_.add<T>(f_.k, head_ / s_.per_key, s_.K, at);
-        upcoming_.add<T>(p_.a, head_, s_.K, at);
-        if (!is_tied(p_)) upcoming_.add<T>(p_.b, head_, s_.K, at);
+        for (const Heads* x : {&p_.a, &p_.b}) upcoming_.add<T>(*x, head_, s_.K, at);
         for (const Heads* x : {&f_.v, &f_.o, &p_.w}) upcoming_.add<T>(*x, head_, s_.V, at);
         if (s_.decay == Decay::vector) upcoming_.add<T>(f_.decay, head_, s_.K, at);
     }
@@ -140,7 +140,7 @@ private:
     Columns<T> v_, o_, w_;
     Upcoming upcoming_;
     ColumnStates<T> states_;
-    T* current_w_ = nullptr;
+    T *current_w_ = nullptr, *beta_ = nullptr;
     int64_t head_ = 0;
     size_t bytes_ = 0;
 };

@@ -6,6 +6,19 @@
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
+// a = -beta decay k, the correction of the delta rule
+template <class T>
+FASTITER_NOINLINE void correct_keys(const AttentionShape& s, const PanelTile<T>& k, const PanelTile<T>& decay,
+                                    const T* beta, int64_t steps, const PanelTile<T>& a) {
+    for (int64_t n = 0; n < s.K; n += lanes<T>)
+        for (int64_t t = 0; t < steps; ++t) {
+            vec<T> x = load(k.at(n, t)) * -beta[t];
+            if (s.decay != Decay::none)
+                x *= s.decay == Decay::vector ? load(decay.at(n, t)) : broadcast(*decay.at(0, t));
+            store(a.at(n, t), x);
+        }
+}
+
 // Blocks of columns that share the numbers of a step
 constexpr int kBlocksTogether = 2;
 
@@ -15,6 +28,7 @@ template <class T> struct StepPass {
     const T *q, *k, *b, *decay, *next_a, *v;
     T *o, *w;
     int64_t K, state_block; // from a block of the state to the next
+    T beta;                 // of v in the delta rule
 };
 
 // Calls f(panel offset, rows in it, first row) for the panels of K rows.
@@ -38,15 +52,15 @@ FASTITER_NOINLINE void read_state(const T* a, int64_t K, const T* state, int64_t
     }
 }
 
-// One step. Tied: b is k, so that both corrections are one, k (v + w)^T.
-template <class T, int Blocks, Decay D, bool Tied>
+// One step. Delta: b is k, so that it writes once, k (beta v + w)^T.
+template <class T, int Blocks, Decay D, bool Delta>
 FASTITER_NOINLINE void advance_corrected(const StepPass<T>& p, T* state, Upcoming& upcoming) {
     constexpr int W = lanes<T>, C = kColumnVectors, N = Blocks * C;
     vec<T> v[N], w[N], o[N], next[N];
 #pragma GCC unroll 4
     for (int c = 0; c < N; ++c) {
         v[c] = load(p.v + c * W), w[c] = load(p.w + c * W), o[c] = next[c] = vec<T>{};
-        if (Tied) v[c] += w[c];
+        if (Delta) v[c] = fma(v[c], p.beta, w[c]);
     }
     each_panel(p.K, [&](int64_t panel, int64_t rows) {
         const T *q = p.q + panel, *k = p.k + panel, *b = p.b + panel, *a = p.next_a + panel;
@@ -62,7 +76,7 @@ FASTITER_NOINLINE void advance_corrected(const StepPass<T>& p, T* state, Upcomin
 #pragma GCC unroll 4
             for (int c = 0; c < N; ++c) {
                 if constexpr (D != Decay::none) S[c] = broadcast(decay[D == Decay::vector ? n : 0]) * S[c];
-                if constexpr (!Tied) S[c] = fma(broadcast(b[n]), w[c], S[c]);
+                if constexpr (!Delta) S[c] = fma(broadcast(b[n]), w[c], S[c]);
                 S[c] = fma(kn, v[c], S[c]);
                 o[c] = fma(qn, S[c], o[c]);
                 next[c] = fma(an, S[c], next[c]);

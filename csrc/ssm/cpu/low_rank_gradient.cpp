@@ -12,7 +12,8 @@ namespace {
 template <class T> class Backward : public BackwardPass<T, Backward<T>> {
     using Base = BackwardPass<T, Backward<T>>;
     friend Base;
-    using Base::q_, Base::k_, Base::v_, Base::d_o_, Base::dq_, Base::dk_, Base::dv_, Base::decay_, Base::ddecay_;
+    using Base::q_, Base::k_, Base::v_, Base::d_o_, Base::dq_, Base::dk_, Base::dv_, Base::sum_, Base::decay_,
+        Base::ddecay_;
     using Base::W, Base::s_, Base::head_, Base::upcoming_, Base::columns_, Base::clear;
 
 public:
@@ -22,6 +23,11 @@ private:
     Backward(const LowRankGradient<T>& p, Cutter cut) : Base(p.attention, cut), own_(p) {
         for (PanelTile<T>* tile : {&a_, &b_, &da_, &db_}) tile->take(cut, s_.K);
         for (PanelTile<T>* tile : {&w_, &dw_}) tile->take(cut, s_.V);
+        if (p.beta.units.data) {
+            b_ = k_;
+            given_v_.take(cut, s_.V);
+            beta_ = cut.take<T>(kAttentionTile);
+        }
         later_dw_ = cut.take<T>(kBlocksTogether * kColumns<T>);
         Base::bytes_ = cut.bytes();
     }
@@ -29,8 +35,12 @@ private:
     void run_tile(const Sequence& q, int64_t time, int64_t steps, int64_t place) {
         const Place at = {q.row, 0, 0, q.start + time, steps};
         Base::read(at);
-        a_.read(own_.a, head_, s_.K, at);
-        b_.read(own_.b, head_, s_.K, at);
+        if (own_.beta.units.data)
+            read_delta(at);
+        else {
+            a_.read(own_.a, head_, s_.K, at);
+            b_.read(own_.b, head_, s_.K, at);
+        }
         w_.read(own_.w, head_, s_.V, at);
         const int64_t rows = 2 * ceil_div(s_.K, W) * ceil_div(steps, kCorrectedPass) * ceil_div(s_.V, kPrefetchRows);
         const int64_t columns = ceil_div(columns_.blocks(), kBlocksTogether) * steps;
@@ -39,10 +49,47 @@ private:
         const uint8_t* reset = reset_of(s_.sequences, q, time, steps, flags);
         visit_all_columns(reset, steps);
         visit_all_rows(reset, steps, place);
+        if (own_.beta.units.data) leave_delta(at);
         if (own_.da.units.data) da_.write(own_.da, head_, s_.K, at);
         if (own_.db.units.data) db_.write(own_.db, head_, s_.K, at);
         if (s_.decay == Decay::scalar) add_rows(ddecay_, s_.K, steps);
         Base::write(at);
+    }
+
+    // a = -beta decay k, b = k, and beta v in place of v
+    void read_delta(const Place& at) {
+        read_numbers(own_.beta, head_, at, beta_);
+        correct_keys(s_, k_, decay_, beta_, at.steps, a_);
+        for (int64_t n = 0; n < s_.V; n += W)
+            for (int64_t t = 0; t < at.steps; ++t) {
+                const vec<T> v = load(v_.at(n, t));
+                store(given_v_.at(n, t), v), store(v_.at(n, t), v * beta_[t]);
+            }
+    }
+
+    // The gradients of k, v, beta and decay from those of a, b and beta v
+    void leave_delta(const Place& at) {
+        for (int64_t t = 0; t < at.steps; ++t) {
+            const T beta = beta_[t];
+            vec<T> dbeta{};
+            for (int64_t n = 0; n < s_.V; n += W) {
+                const vec<T> dv = load(dv_.at(n, t));
+                dbeta = fma(dv, load(given_v_.at(n, t)), dbeta);
+                store(dv_.at(n, t), dv * beta);
+            }
+            for (int64_t n = 0; n < s_.K; n += W) {
+                const vec<T> da = load(da_.at(n, t)), k = load(k_.at(n, t)), decay = decay_at(n, t);
+                dbeta = fma(-da, decay * k, dbeta);
+                store(dk_.at(n, t), fma(da * -beta, decay, load(dk_.at(n, t)) + load(db_.at(n, t))));
+                store(ddecay_.at(n, t), fma(da * -beta, k, load(ddecay_.at(n, t))));
+            }
+            store(sum_.at(0, t), broadcast(sum_of<T>(dbeta)));
+        }
+        if (own_.dbeta.units.data) sum_.write(own_.dbeta, head_, 1, at);
+    }
+    vec<T> decay_at(int64_t n, int64_t t) const {
+        if (s_.decay == Decay::none) return broadcast(T(1));
+        return s_.decay == Decay::vector ? load(decay_.at(n, t)) : broadcast(*decay_.at(0, t));
     }
 
     void fetch_others(const Place& at) {
@@ -53,6 +100,7 @@ private:
     void zero_others(const Place& at) {
         for (const Heads* x : {&own_.da, &own_.db})
             if (x->units.data) dq_.write(*x, head_, s_.K, at);
+        if (own_.dbeta.units.data) dq_.write(own_.dbeta, head_, 1, at);
     }
 
     void visit_all_columns(const uint8_t* reset, int64_t steps) {
@@ -116,8 +164,8 @@ private:
     }
 
     const LowRankGradient<T>& own_;
-    PanelTile<T> a_, b_, w_, da_, db_, dw_;
-    T* later_dw_ = nullptr;
+    PanelTile<T> a_, b_, w_, da_, db_, dw_, given_v_;
+    T *later_dw_ = nullptr, *beta_ = nullptr;
 };
 
 } // namespace

@@ -68,12 +68,12 @@ def attention_backward(
     /,
 ) -> None: ...
 
-# inputs: q, k, v, decay, a, b, first
+# inputs: q, k, v, decay, a, b, beta, first
 def low_rank_forward(
     shape: AttentionShape, inputs: Sequence, o: Strided, last: Address, states: Address, w: Strided, /
 ) -> None: ...
 
-# inputs: q, k, v, decay, a, b; gradients: dq, dk, dv, ddecay, da, db, dfirst
+# inputs: q, k, v, decay, a, b, beta; gradients: dq, dk, dv, ddecay, da, db, dbeta, dfirst
 def low_rank_backward(
     shape: AttentionShape,
     inputs: Sequence,

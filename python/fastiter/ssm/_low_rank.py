@@ -133,7 +133,7 @@ def _cpu(sizes: AttentionSizes, call: _Call, cut: Cut) -> tuple[Array, Array]:
     first = None if call.initial_state is None else np.ascontiguousarray(call.initial_state)
     work = (count, sizes.time, cut.lengths, cut.cu_seqlens, cut.reset)
     numbers = (sizes.heads, sizes.heads // sizes.key_heads, sizes.keys, sizes.values)
-    inputs: tuple[Any, ...] = (*(aligned(x) for x in call[:6]), first)
+    inputs: tuple[Any, ...] = (*(aligned(x) for x in call[:6]), None, first)
     _core.ssm.low_rank_forward((work, *numbers, call.scale, call.is_log), inputs, o, last, None, None)
     return o, last
 

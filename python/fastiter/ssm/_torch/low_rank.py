@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,13 +11,14 @@ from torch.overrides import has_torch_function
 from ..._torch.autograd import differentiable_once
 from ..._torch.overrides import dispatched
 from .._attention_shapes import (
+    AttentionSizes,
     check_attention_shapes,
     check_attention_state,
     check_correction_shapes,
     check_one_decay,
     checked_scale,
 )
-from .checks import Integers, check_tensors, checked_cut, needs_autograd
+from .checks import Cut, Integers, check_tensors, checked_cut, needs_autograd
 from .ops import computed
 from .ops_low_rank import LowRankBackward, LowRankForward, low_rank_bwd, low_rank_fwd
 
@@ -70,15 +71,58 @@ def dplr_delta_rule(
     sizes = check_attention_shapes(function, shapes)
     check_correction_shapes(function, shapes, sizes)
     cut = checked_cut(function, q, (sizes.batch, sizes.time), reset, lengths, cu_seqlens)
-    if initial_state is not None:
-        sequences = sizes.batch if cut[2] is None else cut[2].shape[0] - 1
-        check_attention_state(function, initial_state.shape, sequences, sizes, cut[2] is not None)
-        initial_state = initial_state.to(computed(q.dtype))
+    first = _checked_state(function, initial_state, q, sizes, cut)
     found = decay if log_decay is None else log_decay
     if found is not None and found.dim() == 1:
         found = found.expand(sizes.batch, sizes.time, sizes.heads)
-    every = (q, k, v, found, a, b, initial_state)
-    rest = (log_decay is not None, factor, *cut)
+    return _low_rank((q, k, v, found, a, b, None, first), (log_decay is not None, factor, *cut))
+
+
+class DeltaTensors(NamedTuple):
+    """The tensors of the delta rule with a decay for each key, whose logarithm is g (B, T, N, K); beta is (B, T, N)."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    g: Tensor
+    beta: Tensor
+    initial_state: Tensor | None
+
+
+def key_decay_delta_rule(
+    function: str, given: DeltaTensors, scale: float, cu_seqlens: Integers | None
+) -> tuple[Tensor, Tensor]:
+    """R = diag(e^g[t]) S[t-1], S[t] = R + beta[t] k[t] (v[t] - R^T k[t])^T, o[t] = scale S[t]^T q[t].
+
+    It is :func:`dplr_delta_rule` with a = -beta e^g k, b = k and beta v, which the kernel computes a tile at a
+    time. Errors begin with ``function``.
+    """
+    if has_torch_function((*given, cu_seqlens)):
+        result: tuple[Tensor, Tensor] = dispatched(key_decay_delta_rule, function, given, scale, cu_seqlens)
+        return result
+    q, k, v, g, beta, initial_state = given
+    check_tensors(function, {name: x for name, x in given._asdict().items() if x is not None}, "q")
+    sizes = check_attention_shapes(function, {"q": q.shape, "k": k.shape, "v": v.shape})
+    steps = (sizes.batch, sizes.time, sizes.heads)
+    for name, x, expected in (("g", g, (*steps, sizes.keys)), ("beta", beta, steps)):
+        if tuple(x.shape) != expected:
+            raise ValueError(f"{function}: {name} must have shape {expected} to go with v, got {tuple(x.shape)}")
+    cut = checked_cut(function, q, steps[:2], None, None, cu_seqlens)
+    first = _checked_state(function, initial_state, q, sizes, cut)
+    return _low_rank((q, k, v, g, None, None, beta, first), (True, checked_scale(function, scale), *cut))
+
+
+def _checked_state(function: str, state: Tensor | None, q: Tensor, sizes: AttentionSizes, cut: Cut) -> Tensor | None:
+    """Return the initial state in the dtype of the arithmetic."""
+    if state is None:
+        return None
+    sequences = sizes.batch if cut[2] is None else cut[2].shape[0] - 1
+    check_attention_state(function, state.shape, sequences, sizes, cut[2] is not None)
+    return state.to(computed(q.dtype))
+
+
+def _low_rank(every: tuple[Tensor | None, ...], rest: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+    """o and the last state, from the tensors of the op and its other arguments."""
     if needs_autograd(every):
         o, last = _DplrDeltaRule.apply(*every, *rest)[:2]
     else:
@@ -98,20 +142,21 @@ class _DplrDeltaRule(torch.autograd.Function):
         k: Tensor,
         v: Tensor,
         decay: Tensor | None,
-        a: Tensor,
-        b: Tensor,
+        a: Tensor | None,
+        b: Tensor | None,
+        beta: Tensor | None,
         initial_state: Tensor | None,
         is_log: bool,
         scale: float,
         *cut: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        arguments: tuple[Any, ...] = (q, k, v, decay, a, b, initial_state, is_log, scale, *cut, True)
+        arguments: tuple[Any, ...] = (q, k, v, decay, a, b, beta, initial_state, is_log, scale, *cut, True)
         return tuple(low_rank_fwd(LowRankForward(*arguments)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.is_log, ctx.scale = inputs[7:9]
-        ctx.save_for_backward(*inputs[:6], *output[2:], *inputs[9:])
+        ctx.is_log, ctx.scale = inputs[8:10]
+        ctx.save_for_backward(*inputs[:7], *output[2:], *inputs[10:])
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
 
@@ -119,10 +164,10 @@ class _DplrDeltaRule(torch.autograd.Function):
     @differentiable_once
     def backward(ctx: Any, d_o: Tensor | None, dlast: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         if d_o is None and dlast is None:
-            return (None,) * 12
+            return (None,) * 13
         saved: tuple[Any, ...] = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:7]
+        needs = ctx.needs_input_grad[:8]
         requested = sum(1 << i for i, need in enumerate(needs) if need)
-        arguments = (*saved[:8], d_o, dlast, ctx.is_log, ctx.scale, *saved[8:], requested)
+        arguments = (*saved[:9], d_o, dlast, ctx.is_log, ctx.scale, *saved[9:], requested)
         found = iter(low_rank_bwd(LowRankBackward(*arguments)))
         return (*[next(found) if need else None for need in needs], None, None, None, None, None)

@@ -16,15 +16,17 @@ from .ops import checked_sequences, computed, contiguous_or_none, count_of, like
 class LowRankForward(NamedTuple):
     """A call of the forward op, which returns o, the last state and, with ``save``, w and the states before each tile.
 
-    The decay is (B, T, N) or (B, T, N, K); the states and w have the dtype of the arithmetic.
+    The decay is (B, T, N) or (B, T, N, K); the states and w have the dtype of the arithmetic. With beta, (B, T, N),
+    there are no a and b: the op is the delta rule, S = R + beta k (v - R^T k)^T with R = diag(decay) S.
     """
 
     q: Tensor
     k: Tensor
     v: Tensor
     decay: Tensor | None
-    a: Tensor
-    b: Tensor
+    a: Tensor | None
+    b: Tensor | None
+    beta: Tensor | None
     initial_state: Tensor | None
     is_log: bool
     scale: float
@@ -44,8 +46,9 @@ class LowRankBackward(NamedTuple):
     k: Tensor
     v: Tensor
     decay: Tensor | None
-    a: Tensor
-    b: Tensor
+    a: Tensor | None
+    b: Tensor | None
+    beta: Tensor | None
     w: Tensor
     states: Tensor
     d_o: Tensor | None
@@ -85,7 +88,7 @@ def _forward_outputs(call: LowRankForward) -> list[Tensor]:
 def _forward(call: LowRankForward) -> list[Tensor]:
     o, last, *saved = outputs = _forward_outputs(call)
     w, states = saved or (None, None)
-    inputs = (*(plain(x) for x in call[:6]), contiguous_or_none(call.initial_state))
+    inputs = (*(plain(x) for x in call[:7]), contiguous_or_none(call.initial_state))
     _core.ssm.low_rank_forward(_shape(call), inputs, o, last, states, w)
     return outputs
 
@@ -97,10 +100,10 @@ def _gradients(call: LowRankBackward) -> list[Tensor | None]:
         like_heads(call.v, x.shape, dtype if shared and place < 2 else x.dtype)
         if call.requested >> place & 1 and x is not None
         else None
-        for place, x in enumerate(call[:6])
+        for place, x in enumerate(call[:7])
     ]
     first = (count_of(call, call.q.shape[0]), *_state_shape(call))
-    found.append(call.v.new_empty(first, dtype=dtype) if call.requested >> 6 & 1 else None)
+    found.append(call.v.new_empty(first, dtype=dtype) if call.requested >> 7 & 1 else None)
     return found
 
 
@@ -116,7 +119,7 @@ def _backward_outputs(call: LowRankBackward) -> list[Tensor]:
 
 def _backward(call: LowRankBackward) -> list[Tensor]:
     found = _gradients(call)
-    signals = tuple([plain(x) for x in call[:6]])
+    signals = tuple([plain(x) for x in call[:7]])
     states, dlast = contiguous_or_none(call.states), contiguous_or_none(call.dlast)
     saved = (states, plain(call.w), plain(call.d_o), dlast)
     _core.ssm.low_rank_backward(_shape(call), signals, *saved, tuple(found))

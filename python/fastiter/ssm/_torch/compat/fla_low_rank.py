@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ..low_rank import dplr_delta_rule
+from ..low_rank import DeltaTensors, dplr_delta_rule, key_decay_delta_rule
 from ..ops import computed
 from .fla_common import FlaState, check_rest, checked, l2norm
 
@@ -64,20 +64,14 @@ class _KdaGates(NamedTuple):
 def _kda(
     q: Tensor, k: Tensor, v: Tensor, gates: _KdaGates, state: FlaState, scale: float | None
 ) -> tuple[Tensor, State]:
-    """S = R + beta k (v - R^T k)^T with R = D S is S = D S + (beta k) (v - S^T (D k))^T."""
+    """S = R + beta k (v - R^T k)^T with R = diag(e^g) S, o = S^T q, after the gates."""
     factor = checked(state, q, k, v, scale, {"g": (gates.g, "BTNK"), "beta": (gates.beta, "BTN")})
     gates.check(state.function, q, v.shape[2])
     dtype = v.dtype
     if gates.normalize:
         q, k = l2norm(q), l2norm(k)
-    decay, strength = gates.log_decay().exp(), gates.strength()[..., None]
-    shared = v.shape[2] // k.shape[2]
-    if shared > 1:
-        q, k = (x.repeat_interleave(shared, 2) for x in (q, k))
-    keys = k.to(decay.dtype)
-    written = strength * keys  # the kernel takes a step with b = k in fewer operations
-    options: dict[str, Any] = {"initial_state": state.first(), "cu_seqlens": state.cu_seqlens, "scale": factor}
-    o, last = dplr_delta_rule(q, written, v, (decay * keys).neg_(), written, decay=decay, **options)
+    given = DeltaTensors(q, k, v, gates.log_decay(), gates.strength(), state.first())
+    o, last = key_decay_delta_rule(state.function, given, factor, state.cu_seqlens)
     return o.to(dtype), state.last(last)
 
 
