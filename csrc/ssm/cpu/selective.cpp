@@ -35,7 +35,7 @@ FASTITER_NOINLINE void advance(const Tile<T>& w, int64_t n, const T* rates, T* h
         w.lines->fetch();
         const vec<T> d = load(w.d + t * W), du = load(w.du + t * W);
         vec<T> y = load(w.y + t * W);
-        constexpr int kLockstep = min_of(Count, 4 / P);
+        constexpr int kLockstep = min_of(Count, 4);
 #pragma GCC unroll 4
         for (int i = 0; i < Count; i += kLockstep) {
             Number<T, Complex> a[kLockstep];

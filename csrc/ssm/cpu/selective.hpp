@@ -51,8 +51,10 @@ public:
             const bool by_step = x.channel == 1;
             const int64_t pieces = by_step ? at.steps : at.channels, length = by_step ? at.channels : at.steps;
             const int64_t stride = by_step ? x.time : x.channel;
-            for (int64_t i = 0; i < pieces; ++i)
-                for (int64_t j = 0; j < length && count_ < kMost; j += line) lines_[count_++] = from + i * stride + j;
+            int64_t count = count_;
+            for (int64_t i = 0; i < pieces; ++i, from += stride)
+                for (int64_t j = 0; j < length; j += line) lines_[count++] = from + j;
+            count_ = count;
         });
     }
     // Divides them among `steps` calls of fetch.
@@ -63,7 +65,7 @@ public:
     }
 
 private:
-    static constexpr int64_t kMost = 7 * 32; // signals, and lines of a tile
+    static constexpr int64_t kMost = 7 * kTile; // signals, and lines of a tile in any layout
     const void* lines_[kMost];
     int64_t count_ = 0, next_ = 0, share_ = 0;
 };

@@ -90,47 +90,47 @@ private:
         for (int64_t c = at.count; c < W; ++c) sums[c] = vec<T>{};
         with_storage<T>({p_.state, 0, 0, 0, p_.state_storage}, [&]<class S>(S* state) {
             state += row * p_.state_row + at.h * p_.state_head + at.channel * p_.state_channel;
-            int64_t c = 0;
-            for (; p_.N % W == 0 && c + kTogether <= at.count; c += kTogether)
-                advance_channels<S, kTogether>(state + c * p_.state_channel, A + c * p_.A_channel, factors + c,
-                                               inputs + c, sums + c);
-            for (; c < at.count; ++c)
-                advance_channels<S, 1>(state + c * p_.state_channel, A + c * p_.A_channel, factors + c, inputs + c,
-                                       sums + c);
+            if (p_.A_state)
+                advance_channels<S, false>(state, A, factors, inputs, sums, at.count);
+            else
+                advance_channels<S, true>(state, A, factors, inputs, sums, at.count);
         });
         return sums_of<T>(sums);
     }
 
     // factors: the step sizes times log2 e, or the decays if there is one for all N
-    template <class S, int Count>
-    FASTITER_INLINE void advance_channels(S* state, const T* A, const T* factors, const T* inputs, vec<T>* sums) const {
-        if (p_.A_state)
-            advance_channels<S, Count, false>(state, A, factors, inputs, sums);
-        else
-            advance_channels<S, Count, true>(state, A, factors, inputs, sums);
+    template <class S, bool OneDecay>
+    FASTITER_NOINLINE void advance_channels(S* state, const T* A, const T* factors, const T* inputs, vec<T>* sums,
+                                            int64_t count) const {
+        const int64_t N = p_.N, of_A = p_.A_channel, of_state = p_.state_channel;
+        int64_t c = 0;
+        for (; N % W == 0 && c + kTogether <= count; c += kTogether)
+            advance_some<S, OneDecay, kTogether>(state + c * of_state, A + c * of_A, factors + c, inputs + c, sums + c);
+        for (; c < count; ++c)
+            advance_some<S, OneDecay, 1>(state + c * of_state, A + c * of_A, factors + c, inputs + c, sums + c);
     }
-    // Of several channels N is a whole number of vectors.
-    template <class S, int Count, bool OneDecay>
-    FASTITER_NOINLINE void advance_channels(S* state, const T* A, const T* factors, const T* inputs,
-                                            vec<T>* sums) const {
+    // With more than one channel, N is a whole number of vectors.
+    template <class S, bool OneDecay, int Count>
+    FASTITER_INLINE void advance_some(S* state, const T* A, const T* factors, const T* inputs, vec<T>* sums) const {
+        const int64_t N = p_.N, of_A = p_.A_channel, of_state = p_.state_channel;
         vec<T> sum[Count] = {};
-        for (int64_t n = 0; n < p_.N; n += W) {
-            const int64_t left = Count > 1 ? W : p_.N - n;
+        for (int64_t n = 0; n < N; n += W) {
+            const int64_t left = Count > 1 ? W : N - n;
             vec<T> a[Count];
             if constexpr (OneDecay) {
 #pragma GCC unroll 4
                 for (int i = 0; i < Count; ++i) a[i] = broadcast(factors[i]);
             } else {
 #pragma GCC unroll 4
-                for (int i = 0; i < Count; ++i) a[i] = load_up_to(A + i * p_.A_channel + n, left) * factors[i];
+                for (int i = 0; i < Count; ++i) a[i] = load_up_to(A + i * of_A + n, left) * factors[i];
                 power_of_two<Count>(a);
             }
             const vec<T> B = load(B_ + n), C = load(C_ + n);
 #pragma GCC unroll 4
             for (int i = 0; i < Count; ++i) {
-                S* const at = state + i * p_.state_channel + n;
-                const vec<T> next = fma(a[i], load_up_to(at, left), B * inputs[i]);
-                store_up_to(at, next, left);
+                S* const place = state + i * of_state + n;
+                const vec<T> next = fma(a[i], load_up_to(place, left), B * inputs[i]);
+                store_up_to(place, next, left);
                 sum[i] = fma(left >= W ? next : select<T>(first_lanes(left), next, vec<T>{}), C, sum[i]);
             }
         }

@@ -4,15 +4,23 @@
 
 namespace fastiter::ssm::FASTITER_LEVEL {
 
-// The sums of the numbers of each of as many vectors as these have lanes: every pass interleaves the halves of pairs of
-// vectors and adds them.
-template <class T> FASTITER_INLINE vec<T> sums_of(vec<T>* v) {
+namespace detail {
+// Lane i: number i + (i & width ? -width : width) of b if i & width, else of a; or number i of the same vector
+template <int width, bool swapped, class V, size_t... I>
+FASTITER_INLINE V of_both(V a, V b, std::index_sequence<I...>) {
+    return __builtin_shufflevector(a, b, int((swapped ? I ^ width : I) + (I & width ? sizeof...(I) : 0))...);
+}
+} // namespace detail
+
+// The sums of the numbers of each of as many vectors as these have lanes: a pass adds `width` neighbouring numbers to the
+// next ones, and joins pairs of vectors whose sums fill half of their lanes.
+template <class T, int width = lanes<T> / 2> FASTITER_INLINE vec<T> sums_of(vec<T>* v) {
     constexpr auto all = std::make_index_sequence<lanes<T>>();
-#pragma GCC unroll 4
-    for (int half = lanes<T> / 2; half > 0; half /= 2)
 #pragma GCC unroll 8
-        for (int i = 0; i < half; ++i)
-            v[i] = detail::lower_halves(v[i], v[i + half], all) + detail::upper_halves(v[i], v[i + half], all);
+    for (int i = 0; i < width; ++i)
+        v[i] = detail::of_both<width, false>(v[i], v[i + width], all) +
+               detail::of_both<width, true>(v[i], v[i + width], all);
+    if constexpr (width > 1) sums_of<T, width / 2>(v);
     return v[0];
 }
 
