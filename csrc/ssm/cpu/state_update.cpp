@@ -19,86 +19,89 @@ public:
     // Units of work [first, last), each a vector of channels of a head of a row: the step sizes of several of them first, as
     // the states wait for these.
     void run(int64_t first, int64_t last) {
-        Block at = block(first);
-        for (; first < last; first += kAhead) {
-            Block blocks[kAhead];
+        Block blocks[kAhead];
+        for (Channels at = channels(first); first < last; first += kAhead) {
             const int64_t count = min_of(kAhead, last - first);
             for (int i = 0; i < kAhead; ++i) {
-                blocks[i] = at;
+                static_cast<Channels&>(blocks[i]) = at;
                 if (i + 1 < count) next(at); // the last one several times
             }
-            if (first + count < last) next(at);
+            next(at);
             for (int i = 0; i < kAhead; i += kTogether) read_steps(blocks + i);
             for (int i = 0; i < count; ++i) run(blocks[i]);
         }
     }
 
 private:
-    // A vector of channels, and their d and d x
-    struct Block {
+    // Up to a vector of channels of a head of a row
+    struct Channels {
         int64_t b, h, channel, count;
-        vec<T> d, du;
     };
-    Block block(int64_t unit) const {
+    // The same with d log2 e, or the decays if there is one for all N, d x, D x and z s(z)
+    struct Block : Channels {
+        alignas(64) T factors[W], inputs[W], skips[W], gates[W];
+    };
+    Channels channels(int64_t unit) const {
         const int64_t blocks = ceil_div(p_.P, W), channel = unit % blocks * W;
-        return {unit / (p_.H * blocks), unit / blocks % p_.H, channel, min_of(W, p_.P - channel), vec<T>{}, vec<T>{}};
+        return {unit / (p_.H * blocks), unit / blocks % p_.H, channel, min_of(W, p_.P - channel)};
     }
-    void next(Block& at) const {
+    void next(Channels& at) const {
         at.channel += W;
         if (at.channel >= p_.P) at.channel = 0, ++at.h;
         if (at.h == p_.H) at.h = 0, ++at.b;
         at.count = min_of(W, p_.P - at.channel);
     }
+    // Reads the steps of kTogether blocks.
     void read_steps(Block* blocks) const {
-        vec<T> raw[kTogether];
+        vec<T> raw[kTogether], gates[kTogether] = {};
         for (int i = 0; i < kTogether; ++i) {
             raw[i] = read(p_.dt, blocks[i]);
             if (p_.dt_bias.data) raw[i] += read(p_.dt_bias, blocks[i], false);
+            if (p_.z.data) gates[i] = read(p_.z, blocks[i]);
         }
         const StepSizes<T, kTogether> step(raw, p_.softplus);
+        if (p_.z.data) sigmoids<T, kTogether>(gates);
         for (int i = 0; i < kTogether; ++i) {
-            blocks[i].d = step.d[i];
-            blocks[i].du = step.d[i] * read(p_.x, blocks[i]);
+            Block& at = blocks[i];
+            const vec<T> x = read(p_.x, at), d = step.d[i];
+            store(at.factors, p_.A_state ? d * T(kLog2e) : exp<T>(rates(at) * d));
+            store(at.inputs, d * x);
+            if (p_.D.data) store(at.skips, read(p_.D, at, false) * x);
+            if (p_.z.data) store(at.gates, read(p_.z, at) * gates[i]);
         }
+    }
+    // The rates of channels that have one for all N
+    vec<T> rates(const Channels& at) const {
+        const T* A = p_.A + at.h * p_.A_head + at.channel * p_.A_channel;
+        vec<T> y{};
+        for (int64_t c = 0; c < at.count; ++c) y[c] = A[c * p_.A_channel];
+        return y;
     }
     void run(const Block& at) {
         const int64_t row = p_.rows ? p_.rows[at.b] : at.b;
         if (row < 0) return write(p_.out, at, vec<T>{});
         if (at.b != b_ || at.h != h_) read_group(at.b, at.h);
         vec<T> y = advance(row, at);
-        if (p_.D.data) y = fma(read(p_.D, at, false), read(p_.x, at), y);
-        if (p_.z.data) {
-            const vec<T> z = read(p_.z, at);
-            y *= z * sigmoid<T>(z);
-        }
+        if (p_.D.data) y += load(at.skips);
+        if (p_.z.data) y *= load(at.gates);
         write(p_.out, at, y);
     }
 
     // Advances the states of up to a vector of channels; returns the sums of C h.
     vec<T> advance(int64_t row, const Block& at) const {
         const T* A = p_.A + at.h * p_.A_head + at.channel * p_.A_channel;
-        vec<T> d = at.d;
-        if (!p_.A_state) { // one number for all N
-            vec<T> rates{};
-            for (int64_t c = 0; c < at.count; ++c) rates[c] = A[c * p_.A_channel];
-            d = exp<T>(rates * d);
-        }
-        alignas(64) T factors[W], inputs[W];
-        store(factors, p_.A_state ? d * T(kLog2e) : d);
-        store(inputs, at.du);
         vec<T> sums[W];
         for (int64_t c = at.count; c < W; ++c) sums[c] = vec<T>{};
         with_storage<T>({p_.state, 0, 0, 0, p_.state_storage}, [&]<class S>(S* state) {
             state += row * p_.state_row + at.h * p_.state_head + at.channel * p_.state_channel;
             if (p_.A_state)
-                advance_channels<S, false>(state, A, factors, inputs, sums, at.count);
+                advance_channels<S, false>(state, A, at.factors, at.inputs, sums, at.count);
             else
-                advance_channels<S, true>(state, A, factors, inputs, sums, at.count);
+                advance_channels<S, true>(state, A, at.factors, at.inputs, sums, at.count);
         });
         return sums_of<T>(sums);
     }
 
-    // factors: the step sizes times log2 e, or the decays if there is one for all N
     template <class S, bool OneDecay>
     FASTITER_NOINLINE void advance_channels(S* state, const T* A, const T* factors, const T* inputs, vec<T>* sums,
                                             int64_t count) const {
@@ -176,7 +179,7 @@ private:
         return load(tile);
     }
     // A step's signals have the head, and B and C the group, in the place of time.
-    static vec<T> read(const Signal& x, const Block& at, bool has_rows = true) {
+    static vec<T> read(const Signal& x, const Channels& at, bool has_rows = true) {
         const int64_t row = has_rows ? at.b : 0;
         alignas(64) T tile[W];
         if (x.channel != 1) {
@@ -188,7 +191,7 @@ private:
             x, [&]<class S>(S* data) { y = load_up_to(data + row * x.row + at.h * x.time + at.channel, at.count); });
         return y;
     }
-    static void write(const Signal& x, const Block& at, vec<T> y) {
+    static void write(const Signal& x, const Channels& at, vec<T> y) {
         alignas(64) T tile[W];
         store(tile, y);
         if (x.channel != 1) return write_tile(x, {at.b, at.channel, at.count, at.h, 1}, tile);
