@@ -133,32 +133,44 @@ void state_update(const py::tuple& inputs, py::handle state, py::handle rows, bo
     p.run(Array(out.ptr()));
 }
 
-// A step of channels without heads on plain tensors that fit: returns the output. For all others it returns None, and
-// the Python path runs and reports errors.
+// A step on plain tensors that fit: returns the output. For all others it returns None, and the Python path runs and
+// reports errors.
 py::object state_update_tensors(py::handle state, const py::tuple& inputs, bool softplus) {
     auto in = [&](int i) { return py::handle(PyTuple_GET_ITEM(inputs.ptr(), i)); };
     Step p{};
     if (!p.state.read(state.ptr()) || !p.x.read(in(0).ptr()) || !p.A.read(in(2).ptr()) || !p.B.read(in(3).ptr()))
         return py::none();
-    if (p.x.ndim() != 2 || p.x.is_empty() || p.state.ndim() != 3 || p.state.size(2) < 1) return py::none();
-    const int64_t batch = p.x.size(0), D = p.x.size(1), N = p.state.size(2);
+    const bool heads = p.x.ndim() == 3;
+    if (p.x.ndim() != (heads ? 3 : 2) || p.x.is_empty() || p.state.ndim() != p.x.ndim() + 1) return py::none();
+    if (!p.state.is_contiguous() || p.state.is_empty() || p.B.ndim() != p.x.ndim() || p.B.is_empty()) return py::none();
+    const int64_t batch = p.x.size(0), H = heads ? p.x.size(1) : 1, P = p.x.size(-1), N = p.state.size(-1);
+    const int64_t G = heads ? p.B.size(1) : 1;
     const bool is_wide = p.x.bits() == 64;
-    if (!p.state.has_shape({batch, D, N}) || !p.state.is_contiguous() || !p.A.has_shape({D, N})) return py::none();
-    if (!p.A.has_unit_stride() || p.A.bits() != (is_wide ? 64 : 32) || !p.B.has_shape({batch, N})) return py::none();
-    auto read = [&](int i, std::initializer_list<int64_t> shape, Signal& to) {
+    auto fits = [&](const Array& y) { return (y.bits() == 64) == is_wide; };
+    // y is (batch, [count,] last), or without the batch
+    auto has_shape = [&](const Array& y, bool rows, int64_t count, int64_t last) {
+        if (rows) return heads ? y.has_shape({batch, count, last}) : y.has_shape({batch, last});
+        return heads ? y.has_shape({count, last}) : y.has_shape({last});
+    };
+    if (!(heads ? p.state.has_shape({batch, H, P, N}) && p.A.has_shape({H, P, N})
+                : p.state.has_shape({batch, P, N}) && p.A.has_shape({P, N})))
+        return py::none();
+    if (!(p.A.has_unit_stride() || p.A.stride(-1) == 0) || p.A.bits() != (is_wide ? 64 : 32) || H % G != 0)
+        return py::none();
+    auto read = [&](int i, bool rows, int64_t count, int64_t last, Signal& to) {
         if (in(i).is_none()) return true;
         Array y;
-        if (!y.read(in(i).ptr()) || !y.has_shape(shape) || (y.bits() == 64) != is_wide) return false;
-        to = step_signal(y, shape.size() == 2);
+        if (!y.read(in(i).ptr()) || !has_shape(y, rows, count, last) || !fits(y)) return false;
+        to = step_signal(y, rows);
         return true;
     };
-    if ((p.B.bits() == 64) != is_wide || (p.state.bits() == 64) != is_wide || in(1).is_none() || in(4).is_none())
+    if (!has_shape(p.B, true, G, N) || !fits(p.B) || !fits(p.state) || in(1).is_none() || in(4).is_none())
         return py::none();
-    if (!read(1, {batch, D}, p.dt) || !read(4, {batch, N}, p.C) || !read(5, {D}, p.D) || !read(6, {batch, D}, p.z) ||
-        !read(7, {D}, p.dt_bias))
+    if (!read(1, true, H, P, p.dt) || !read(4, true, G, N, p.C) || !read(5, false, H, P, p.D) ||
+        !read(6, true, H, P, p.z) || !read(7, false, H, P, p.dt_bias))
         return py::none();
     p.softplus = softplus;
-    py::object out = new_tensor(p.x, {batch, D});
+    py::object out = heads ? new_tensor(p.x, {batch, H, P}) : new_tensor(p.x, {batch, P});
     p.run(Array(out.ptr()));
     return out;
 }

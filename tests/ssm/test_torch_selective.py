@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 import fastiter  # noqa: E402
 import fastiter.torch  # noqa: E402
 from fastiter import ssm  # noqa: E402
+from fastiter.ssm._torch.step import plain_step  # noqa: E402
 from tests.rnn.test_torch_ops import assert_equal, compiled, opcheck  # noqa: E402
 from tests.ssm.calls import (  # noqa: E402
     ScanInputs,
@@ -343,11 +344,37 @@ def test_a_step(inner: tuple[int, ...], groups: int, stored: Any) -> None:
         **(wide := {n: x.copy() if isinstance(x, np.ndarray) else x for n, x in wide.items()})
     )
     version, pointer = given["state"]._version, given["state"].data_ptr()
+    unchecked = given | {"state": given["state"].clone()}
     out = fastiter.torch.ssm.selective_state_update(**given)
+    with torch.no_grad():  # where plain tensors go past the checks in Python
+        assert torch.equal(fastiter.torch.ssm.selective_state_update(**unchecked), out)
+    assert torch.equal(unchecked["state"], given["state"])
     assert out.dtype == stored and given["state"].data_ptr() == pointer
     assert given["state"]._version > version  # autograd sees the change
     assert torch.equal(out, torch.from_numpy(expected).to(stored))
     assert torch.equal(given["state"], torch.from_numpy(wide["state"]).to(stored))
+
+
+def test_a_step_of_heads_past_the_checks() -> None:
+    """Mamba-2's arguments have stride 0 over the channels of a head; what does not fit is refused as with checks."""
+    given = step_tensors(2, (6, 3), 5, 2, np.float32)
+    given["A"] = given["A"][:, :1, :1].expand(6, 3, 5)
+    given |= {n: given[n][..., :1].expand(given[n].shape) for n in ("dt", "D", "dt_bias")}
+    names = ("x", "dt", "A", "B", "C", "D", "z", "dt_bias")
+    states = [given["state"].clone() for _ in range(2)]
+    with torch.no_grad():
+        out = plain_step(states[0], tuple(given[n] for n in names), True)
+    assert out is not None
+    every = given | {"state": states[1], "dt_softplus": True, "state_batch_indices": None}
+    assert torch.equal(fastiter.torch.ssm.selective_state_update(**every), out) and torch.equal(*states)
+    for other in (
+        {"B": given["B"][:, :, :4]},
+        {"A": given["A"][:5]},
+        {"dt": given["dt"].double()},
+        {"z": given["z"][0]},
+    ):
+        with torch.no_grad():
+            assert plain_step(states[0], tuple((given | other)[n] for n in names), True) is None
 
 
 def test_a_step_under_torch_s_checks_and_compiled() -> None:
