@@ -282,7 +282,7 @@ for _name in _CONVOLUTIONS:
 
 def rule_for_global(name: str, theirs: Any) -> Rule | None:
     """Return the rule for a function that a method finds by a global name, None if it is not one that is known."""
-    return OF_FLA.get(name) if _is_of_fla(theirs) else GLOBALS.get(name)
+    return (OF_FLA.get(name) if _is_of_fla(theirs) else None) or GLOBALS.get(name)
 
 
 def rule_of(of: type, method: str) -> Rule | None:
