@@ -158,15 +158,18 @@ def attention_weights_kernel(
     BK: tl.constexpr,
     C: tl.constexpr,
     BEFORE: tl.constexpr,
+    VECTOR: tl.constexpr,
     LOG: tl.constexpr,
     STATE: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """The weight of the values of step j in the output of step i of a chunk, (line, head, i, j)."""
     program = tl.program_id(0).to(tl.int64)
     line, n = program // heads, program % heads
     row, start, count, at = place(line, lengths, starts, owner, time, C)
     at_q, at_k = q + row * q_row + n // per_key * q_head, k + row * k_row + n // per_key * k_head
-    at_g, at_reset = decay + row * decay_row + n * decay_head, None if reset is None else reset + row * reset_row
+    at_g = None if decay is None else decay + row * decay_row + n * decay_head
+    at_reset = None if reset is None else reset + row * reset_row
     i, j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     steps = tl.arange(0, C)
     t, valid = start + at + steps, at + steps < count
@@ -174,17 +177,27 @@ def attention_weights_kernel(
     for first in range(0, K, BK):
         queries = load_lines(at_q, q_time, t, valid, first, K, BK, STATE)
         keys = load_lines(at_k, k_time, t, valid, first, K, BK, STATE)
-        if BEFORE:
-            g = factors_before(at_g, decay_time, at_reset, t, valid, first, K, BK, True, LOG, STATE)
+        if bonus is not None:
             unit = first + tl.arange(0, BK)
             own = tl.load(bonus + n * K + unit, unit < K, 0).to(STATE)
             P += tl.where(i == j, tl.sum(queries * keys * own[None, :], 1)[:, None], 0.0)
-            queries *= keeps(at_reset, t, valid, STATE)
+        if VECTOR:
+            if BEFORE:
+                g = factors_before(at_g, decay_time, at_reset, t, valid, first, K, BK, True, LOG, STATE)
+                queries *= keeps(at_reset, t, valid, STATE)
+            else:
+                g = factors(at_g, decay_time, at_reset, t, valid, first, K, BK, True, LOG, STATE)
+            for step in range(C):
+                kept = column_before(g, step, C) if BEFORE else column(g, step, C)
+                P += tl.where(j == step, tl.sum(queries * kept * line_at(keys, step, C)[None, :], 1)[:, None], 0.0)
         else:
-            g = factors(at_g, decay_time, at_reset, t, valid, first, K, BK, True, LOG, STATE)
-        for step in range(C):
-            kept = column_before(g, step, C) if BEFORE else column(g, step, C)
-            P += tl.where(j == step, tl.sum(queries * kept * line_at(keys, step, C)[None, :], 1)[:, None], 0.0)
+            P += products(queries, keys, q, k, PRECISION)
+    if not VECTOR:
+        if BEFORE:
+            g = factors_before(at_g, decay_time, at_reset, t, valid, 0, K, BK, False, LOG, STATE)
+            P *= between_before(g, C) * keeps(at_reset, t, valid, STATE)
+        else:
+            P *= between(factors(at_g, decay_time, at_reset, t, valid, 0, K, BK, False, LOG, STATE), C)
     tl.store(weights + program * C * C + i * C + j, P * number(scale, STATE))
 
 
@@ -252,7 +265,7 @@ def attention_fwd_kernel(
             if not VECTOR:
                 keys = load_lines(at_k, k_time, t, valid, first, K, BK, STATE)
                 P += products(queries, keys, q, k, PRECISION)
-                if BEFORE:
+                if bonus is not None:
                     unit = first + tl.arange(0, BK)
                     weight = tl.load(bonus + n * K + unit, unit < K, 0).to(STATE)
                     own += tl.sum(queries * keys * weight[None, :], 1)
@@ -261,8 +274,9 @@ def attention_fwd_kernel(
                 queries *= keeps(at_reset, t, valid, STATE)
             else:
                 g = factors(at_g, decay_time, at_reset, t, valid, first, K, BK, VECTOR, LOG, STATE)
-            place_of, there = state_at(states + chunk * K * V, first, c, V, K, BK)
-            read += dot(queries * running(g), tl.load(place_of, there, 0), PRECISION)
+            if states is not None:
+                place_of, there = state_at(states + chunk * K * V, first, c, V, K, BK)
+                read += dot(queries * running(g), tl.load(place_of, there, 0), PRECISION)
         read *= number(scale, STATE)
         if VECTOR:
             P = tl.load(weights + chunk * C * C + i[:, None] * C + i[None, :])

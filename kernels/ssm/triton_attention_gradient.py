@@ -177,14 +177,15 @@ def attention_bwd_values_kernel(
             if not VECTOR and d_o is not None:
                 queries = load_lines(at_q, q_time, t, valid, first, K, BK, STATE)
                 P += products(queries, keys, q, k, PRECISION)
-                if BEFORE:
+                if bonus is not None:
                     unit = first + tl.arange(0, BK)
                     weight = tl.load(bonus + n * K + unit, unit < K, 0).to(STATE)
                     own += tl.sum(queries * keys * weight[None, :], 1)
-            more = (i < C - 1) & (at + i + 1 < count)
-            after = factors(at_g, decay_time, at_reset, t + 1, more, first, K, BK, VECTOR, LOG, STATE)
-            place_of, there = state_at(dstates + chunk * K * V, first, c, V, K, BK)
-            written += dot(keys * products_after(after), tl.load(place_of, there, 0), PRECISION)
+            if dstates is not None:
+                more = (i < C - 1) & (at + i + 1 < count)
+                after = factors(at_g, decay_time, at_reset, t + 1, more, first, K, BK, VECTOR, LOG, STATE)
+                place_of, there = state_at(dstates + chunk * K * V, first, c, V, K, BK)
+                written += dot(keys * products_after(after), tl.load(place_of, there, 0), PRECISION)
         if d_o is not None:
             if VECTOR:
                 P = tl.load(weights + chunk * C * C + i[:, None] * C + i[None, :])

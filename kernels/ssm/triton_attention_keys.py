@@ -60,16 +60,20 @@ def _between_columns(
     for begin in range(0, V, BV):
         c = begin + tl.arange(0, BV)
         values = load_lines(at_v, v_time, t, valid, begin, V, BV, STATE)
-        place_of, there = state_at(S, first, c, V, K, BK)
-        state = tl.load(place_of, there, 0)
-        place_of, there = state_at(dS, first, c, V, K, BK)
-        dstate = tl.load(place_of, there, 0)
-        write += dot(values, tl.trans(dstate), PRECISION)
-        overlap += tl.sum(state * dstate, 1)
         if at_o is not None:
             outputs = load_lines(at_o, d_o_time, t, valid, begin, V, BV, STATE)
             M += products(outputs, values, at_o, at_v, PRECISION)
-            read += dot(outputs, tl.trans(state), PRECISION)
+        if S is not None:
+            place_of, there = state_at(S, first, c, V, K, BK)
+            state = tl.load(place_of, there, 0)
+            if at_o is not None:
+                read += dot(outputs, tl.trans(state), PRECISION)
+        if dS is not None:
+            place_of, there = state_at(dS, first, c, V, K, BK)
+            dstate = tl.load(place_of, there, 0)
+            write += dot(values, tl.trans(dstate), PRECISION)
+            if S is not None:
+                overlap += tl.sum(state * dstate, 1)
     return M, read, write, overlap
 
 
@@ -228,7 +232,8 @@ def attention_bwd_keys_kernel(
         at_g = None if decay is None else decay + row * decay_row + n * decay_head
         at_reset = None if reset is None else reset + row * reset_row
         at_o = None if d_o is None else d_o + row * d_o_row + n * d_o_head
-        S, dS = states + chunk * K * V, dstates + chunk * K * V
+        S = None if states is None else states + chunk * K * V
+        dS = None if dstates is None else dstates + chunk * K * V
         at_v, factor = v + row * v_row + n * v_head, number(scale, STATE)
         M, read, write, overlap = _between_columns(
             at_v, at_o, v_time, d_o_time, S, dS, t, valid, first, K, V, BK, BV, C, STATE, PRECISION
@@ -249,7 +254,7 @@ def attention_bwd_keys_kernel(
             queries_d, keys_d, dg = _of_shared_decay(
                 queries, keys, M, read, write, overlap, g, e, after, kept, C, BEFORE, NEEDS, PRECISION
             )
-        if BEFORE:
+        if bonus is not None:
             own = tl.sum(tl.where(i[:, None] == i[None, :], M, 0.0), 1)[:, None]
             weight = tl.load(bonus + n * K + unit, unit < K, 0).to(STATE)[None, :]
             queries_d += own * weight * keys

@@ -9,7 +9,7 @@ import triton.language as tl
 #: What the kernels take, besides the sequences: memory, signals with strides, and the constants that they read
 KERNELS = {
     "states": ("k v decay source states saved last", "k v decay", "K V BK BV C TILE SPLIT VECTOR LOG STATE PRECISION"),
-    "weights": ("q k decay bonus weights", "q k decay", "K BK C BEFORE LOG STATE"),
+    "weights": ("q k decay bonus weights", "q k decay", "K BK C BEFORE VECTOR LOG STATE PRECISION"),
     "fwd": ("q k v decay bonus states weights o", "q k v decay o", "K V BK BV C BEFORE VECTOR LOG STATE PRECISION"),
     "bwd_states": ("q decay d_o dlast dstates dfirst", "q decay d_o", "K V BK BV C BEFORE VECTOR LOG STATE PRECISION"),
     "bwd_values": (

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from ..._torch.autograd import differentiable_once
+from ..._torch.ops import CPU_AND_CUDA
 from ..._torch.overrides import dispatched
 from .._attention_shapes import (
     AttentionSizes,
@@ -18,6 +19,7 @@ from .._attention_shapes import (
     check_one_decay,
     checked_scale,
 )
+from . import triton_low_rank  # noqa: F401 (the ops of CUDA tensors)
 from .checks import Cut, Integers, check_tensors, checked_cut, needs_autograd
 from .ops import computed
 from .ops_low_rank import LowRankBackward, LowRankForward, low_rank_bwd, low_rank_fwd
@@ -64,7 +66,7 @@ def dplr_delta_rule(
     named: dict[str, Any] = dict(zip((*required, "log_decay"), given, strict=True))
     named |= {"decay": decay, "initial_state": initial_state}
     tensors = {name: x for name, x in named.items() if x is not None or name in required}
-    check_tensors(function, tensors, "q")
+    check_tensors(function, tensors, "q", CPU_AND_CUDA)
     check_one_decay(function, log_decay, decay)
     factor = checked_scale(function, scale, q.dtype == torch.float64)
     shapes = {name: x.shape for name, x in tensors.items()}
@@ -101,7 +103,7 @@ def key_decay_delta_rule(
         result: tuple[Tensor, Tensor] = dispatched(key_decay_delta_rule, function, given, scale, cu_seqlens)
         return result
     q, k, v, g, beta, initial_state = given
-    check_tensors(function, {name: x for name, x in given._asdict().items() if x is not None}, "q")
+    check_tensors(function, {name: x for name, x in given._asdict().items() if x is not None}, "q", CPU_AND_CUDA)
     sizes = check_attention_shapes(function, {"q": q.shape, "k": k.shape, "v": v.shape})
     steps = (sizes.batch, sizes.time, sizes.heads)
     for name, x, expected in (("g", g, (*steps, sizes.keys)), ("beta", beta, steps)):
@@ -109,7 +111,21 @@ def key_decay_delta_rule(
             raise ValueError(f"{function}: {name} must have shape {expected} to go with v, got {tuple(x.shape)}")
     cut = checked_cut(function, q, steps[:2], None, None, cu_seqlens)
     first = _checked_state(function, initial_state, q, sizes, cut)
-    return _low_rank((q, k, v, g, None, None, beta, first), (True, checked_scale(function, scale), *cut))
+    rest = (True, checked_scale(function, scale, q.dtype == torch.float64), *cut)
+    if q.is_cuda:
+        return _low_rank((*_corrections(given), None, first), rest)
+    return _low_rank((q, k, v, g, None, None, beta, first), rest)
+
+
+def _corrections(given: DeltaTensors) -> tuple[Tensor, ...]:
+    """Return q, k, v, g, a and b of :func:`dplr_delta_rule`, which the kernels of GPUs do not make themselves."""
+    q, k, v, g, beta, _ = given
+    shared = v.shape[2] // k.shape[2]
+    if shared > 1:
+        q, k = (x.repeat_interleave(shared, 2) for x in (q, k))
+    keys = k.to(computed(v.dtype))
+    written = beta[..., None] * keys
+    return q, written, v, g, (g.to(keys.dtype).exp() * keys).neg_(), written
 
 
 def _checked_state(function: str, state: Tensor | None, q: Tensor, sizes: AttentionSizes, cut: Cut) -> Tensor | None:

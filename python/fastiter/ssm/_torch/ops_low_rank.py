@@ -10,7 +10,7 @@ from ... import _core
 from ..._torch.op import Op
 from ..._torch.ops import empty
 from .._shapes import saved_tiles
-from .ops import checked_sequences, computed, contiguous_or_none, count_of, like_heads, plain
+from .ops import GPU_TILE, checked_sequences, computed, contiguous_or_none, count_of, like_heads, plain
 
 
 class LowRankForward(NamedTuple):
@@ -73,27 +73,31 @@ def _state_shape(call: Any) -> tuple[int, int, int]:
     return heads, call.q.shape[3], values
 
 
-def _forward_outputs(call: LowRankForward) -> list[Tensor]:
-    """Allocate o, the last state, w and the saved states."""
+def forward_outputs(call: LowRankForward, tile: int) -> list[Tensor]:
+    """Allocate o, the last state, w and the saved states, one for every ``tile`` steps."""
     batch, time = call.q.shape[:2]
     count, dtype = count_of(call, batch), computed(call.v.dtype)
     last = call.v.new_empty((count, *_state_shape(call)), dtype=dtype)
     outputs = [like_heads(call.v, call.v.shape, call.v.dtype), last]
     if call.save:
-        tiles = saved_tiles(_core.ssm.attention_tile, count, time, call.cu_seqlens is not None)
+        tiles = saved_tiles(tile, count, time, call.cu_seqlens is not None)
         outputs += [empty(call.v, call.v.shape, dtype=dtype), empty(call.v, (tiles, *_state_shape(call)), dtype=dtype)]
     return outputs
 
 
+def _outputs(call: LowRankForward) -> list[Tensor]:
+    return forward_outputs(call, GPU_TILE if call.v.is_cuda else _core.ssm.attention_tile)
+
+
 def _forward(call: LowRankForward) -> list[Tensor]:
-    o, last, *saved = outputs = _forward_outputs(call)
+    o, last, *saved = outputs = forward_outputs(call, _core.ssm.attention_tile)
     w, states = saved or (None, None)
     inputs = (*(plain(x) for x in call[:7]), contiguous_or_none(call.initial_state))
     _core.ssm.low_rank_forward(_shape(call), inputs, o, last, states, w)
     return outputs
 
 
-def _gradients(call: LowRankBackward) -> list[Tensor | None]:
+def empty_gradients(call: LowRankBackward) -> list[Tensor | None]:
     """Allocate the requested gradients as the kernel writes them: of shared q and k in the dtype of the arithmetic."""
     dtype, shared = computed(call.v.dtype), call.v.shape[2] != call.q.shape[2]
     found: list[Tensor | None] = [
@@ -107,24 +111,24 @@ def _gradients(call: LowRankBackward) -> list[Tensor | None]:
     return found
 
 
-def _as_arguments(call: LowRankBackward, found: list[Tensor | None]) -> list[Tensor]:
+def as_arguments(call: LowRankBackward, found: list[Tensor | None]) -> list[Tensor]:
     """Return the gradients that exist with the dtypes of their arguments."""
     both = (None if x is None else x.to(own.dtype) for x, own in zip(found[:2], call[:2], strict=True))
     return [x for x in (*both, *found[2:]) if x is not None]
 
 
 def _backward_outputs(call: LowRankBackward) -> list[Tensor]:
-    return _as_arguments(call, _gradients(call))
+    return as_arguments(call, empty_gradients(call))
 
 
 def _backward(call: LowRankBackward) -> list[Tensor]:
-    found = _gradients(call)
+    found = empty_gradients(call)
     signals = tuple([plain(x) for x in call[:7]])
     states, dlast = contiguous_or_none(call.states), contiguous_or_none(call.dlast)
     saved = (states, plain(call.w), plain(call.d_o), dlast)
     _core.ssm.low_rank_backward(_shape(call), signals, *saved, tuple(found))
-    return _as_arguments(call, found)
+    return as_arguments(call, found)
 
 
-low_rank_fwd = Op("_low_rank_fwd", LowRankForward, _forward, _forward_outputs)
+low_rank_fwd = Op("_low_rank_fwd", LowRankForward, _forward, _outputs)
 low_rank_bwd = Op("_low_rank_bwd", LowRankBackward, _backward, _backward_outputs)

@@ -25,7 +25,7 @@ def states_of(
 ) -> None:
     """Compute the states before all chunks, and those before all tiles and the last ones if they are given.
 
-    Without ``last``, ``source`` has the states before all tiles instead of the first ones.
+    Without ``last``, ``source`` has the states before all tiles instead of the first ones. None: zeros.
     """
     rows, columns = problem.blocks("states")
     split = last is None
@@ -35,21 +35,30 @@ def states_of(
     named = zip(("from_line", "saved_line", "to_line"), (source, saved, last), strict=True)
     apart = {name: 0 if x is None else x.stride(0) for name, x in named}
     arguments = {**given, **kept, **problem.cut.memory(GPU_TILE), **strides(**given), **apart, "SPLIT": split}
-    names = "K V BK BV C TILE VECTOR LOG STATE PRECISION"
+    names = "heads per_key K V BK BV C TILE VECTOR LOG STATE PRECISION"
     run("states", problem, lines * problem.v.shape[2] * rows * columns, arguments, names)
 
 
-def weights_of(problem: Problem) -> Tensor | None:
-    """Return the weights of the values in the outputs of every chunk if each row of the state has its own decay."""
-    if not problem.vector:
-        return None
+def weights_of(problem: Problem) -> Tensor:
+    """Return the weights of the values in the outputs of every chunk, (lines, N, C, C)."""
     lines, heads, steps = problem.cut.lines(problem.tile.steps), problem.v.shape[2], problem.tile.steps
     weights = problem.new(lines, heads, steps, steps)
     given = {"q": problem.q, "k": problem.k, "decay": problem.decay}
     kept = {"bonus": problem.bonus, "weights": weights, "scale": problem.scale}
     arguments = {**given, **kept, **problem.cut.memory(steps), **strides(**given)}
-    run("weights", problem, lines * heads, arguments, "K BK C BEFORE LOG STATE")
+    run("weights", problem, lines * heads, arguments, "heads per_key K BK C BEFORE VECTOR LOG STATE PRECISION")
     return weights
+
+
+def outputs_of(part: Problem, states: Tensor | None, o: Tensor) -> None:
+    """Compute o from the states before all chunks, which are zero if None."""
+    steps = part.tile.steps
+    given = {"q": part.q, "k": part.k, "v": part.v, "decay": part.decay}
+    weights = weights_of(part) if part.vector else None
+    kept = {"bonus": part.bonus, "states": states, "weights": weights, "o": o, "scale": part.scale}
+    arguments = {**given, **kept, **part.cut.memory(steps), **strides(**given, o=o)}
+    programs = part.cut.lines(steps) * part.v.shape[2] * part.blocks("fwd")[1]
+    run("fwd", part, programs, arguments, "heads per_key K V BK BV C BEFORE VECTOR LOG STATE PRECISION")
 
 
 def forward(call: AttentionForward) -> list[Tensor]:
@@ -61,19 +70,14 @@ def forward(call: AttentionForward) -> list[Tensor]:
     first = contiguous_or_none(call.initial_state)
     for own, part in problem.parts(1):
         o, last, saved = outputs[0][:, :, own], outputs[1][:, own], outputs[2][:, own] if call.save else None
-        lines, heads, steps = part.cut.lines(part.tile.steps), part.v.shape[2], part.tile.steps
-        states = part.new(lines, heads, *part.sizes)
+        states = part.new(part.cut.lines(part.tile.steps), part.v.shape[2], *part.sizes)
         states_of(part, None if first is None else first[:, own], states, saved, last)
-        given = {"q": part.q, "k": part.k, "v": part.v, "decay": part.decay}
-        kept = {"bonus": part.bonus, "states": states, "weights": weights_of(part), "o": o, "scale": part.scale}
-        names = "K V BK BV C BEFORE VECTOR LOG STATE PRECISION"
-        programs = lines * heads * part.blocks("fwd")[1]
-        run("fwd", part, programs, {**given, **kept, **part.cut.memory(steps), **strides(**given, o=o)}, names)
+        outputs_of(part, states, o)
     return outputs
 
 
-def _states_for(part: Problem, saved: Tensor) -> Tensor:
-    """Return the states before all chunks from those before all tiles."""
+def states_for(part: Problem, saved: Tensor | None) -> Tensor:
+    """Return the states before all chunks from those before all tiles, which are zero if None."""
     states = part.new(part.cut.lines(part.tile.steps), part.v.shape[2], *part.sizes)
     states_of(part, saved, states, None, None)
     return states
@@ -88,22 +92,23 @@ def _state_gradients(part: Problem, d_o: Tensor | None, dlast: Tensor | None, df
     apart = {"from_line": 0 if dlast is None else dlast.stride(0), "to_line": 0 if dfirst is None else dfirst.stride(0)}
     rows, columns = part.blocks("bwd_states")
     arguments = {**given, **kept, **part.cut.memory(steps), **strides(**given), **apart}
-    names = "K V BK BV C BEFORE VECTOR LOG STATE PRECISION"
+    names = "heads per_key K V BK BV C BEFORE VECTOR LOG STATE PRECISION"
     run("bwd_states", part, part.cut.sequences * heads * rows * columns, arguments, names)
     return dstates
 
 
-def _value_gradients(part: Problem, d_o: Tensor | None, dstates: Tensor, dv: Tensor) -> None:
+def value_gradients(part: Problem, d_o: Tensor | None, dstates: Tensor | None, dv: Tensor) -> None:
+    """Compute dv from the gradients of the states after all chunks, which are zero if None."""
     steps = part.tile.steps
     given = {"q": part.q, "k": part.k, "decay": part.decay, "d_o": d_o}
-    weights = None if d_o is None else weights_of(part)
+    weights = None if d_o is None or not part.vector else weights_of(part)
     kept = {"bonus": part.bonus, "dstates": dstates, "weights": weights, "dv": dv, "scale": part.scale}
     arguments = {**given, **kept, **part.cut.memory(steps), **strides(**given, dv=dv)}
     programs = part.cut.lines(steps) * part.v.shape[2] * part.blocks("bwd_values")[1]
-    run("bwd_values", part, programs, arguments, "K V BK BV C BEFORE VECTOR LOG STATE PRECISION")
+    run("bwd_values", part, programs, arguments, "heads per_key K V BK BV C BEFORE VECTOR LOG STATE PRECISION")
 
 
-class _KeyGradients(NamedTuple):
+class KeyGradients(NamedTuple):
     """Memory for the gradients that are sums over the columns; ddecay is (blocks of rows, B, T, N) of a shared one."""
 
     dq: Tensor
@@ -112,7 +117,7 @@ class _KeyGradients(NamedTuple):
     dbonus: Tensor | None
 
     @classmethod
-    def of(cls, part: Problem, needs_decay: bool, needs_bonus: bool) -> _KeyGradients:
+    def of(cls, part: Problem, needs_decay: bool, needs_bonus: bool) -> KeyGradients:
         """Allocate them."""
         shape, (keys, _) = part.v.shape[:3], part.sizes
         dq, dk = part.new(*shape, keys), part.new(*shape, keys)
@@ -126,7 +131,10 @@ class _KeyGradients(NamedTuple):
         return cls(dq, dk, ddecay, dbonus)
 
 
-def _key_gradients(part: Problem, d_o: Tensor | None, states: Tensor, dstates: Tensor, to: _KeyGradients) -> None:
+def key_gradients(
+    part: Problem, d_o: Tensor | None, states: Tensor | None, dstates: Tensor | None, to: KeyGradients
+) -> None:
+    """Compute the gradients that are sums over the columns from the states before and after all chunks; None: zeros."""
     steps = part.tile.steps
     given = {"q": part.q, "k": part.k, "v": part.v, "decay": part.decay, "d_o": d_o}
     shared = to.ddecay is not None and not part.vector
@@ -136,10 +144,10 @@ def _key_gradients(part: Problem, d_o: Tensor | None, states: Tensor, dstates: T
     arguments = {**given, **kept, **found, **part.cut.memory(steps), **strides(**given, **found), **apart}
     arguments |= {"ddecay": to.ddecay}
     programs = part.cut.lines(steps) * part.v.shape[2] * part.blocks("bwd_keys")[0]
-    run("bwd_keys", part, programs, arguments, "K V BK BV C BEFORE VECTOR LOG STATE PRECISION")
+    run("bwd_keys", part, programs, arguments, "heads per_key K V BK BV C BEFORE VECTOR LOG STATE PRECISION")
 
 
-def _put(part: Problem, own: slice, found: list[Tensor | None], from_kernel: _KeyGradients) -> None:
+def _put(part: Problem, own: slice, found: list[Tensor | None], from_kernel: KeyGradients) -> None:
     """Write the gradients of some heads where they are requested: sums over the value heads that share q and k."""
     per_key = part.v.shape[2] // part.q.shape[2]
     shared = slice(own.start // per_key, own.stop // per_key)
@@ -168,10 +176,10 @@ def backward(call: AttentionBackward) -> list[Tensor]:
         ends = (None if x is None else x[:, own] for x in (dlast, dfirst))
         dstates = _state_gradients(part, heads_o, *ends)
         if dv is not None:
-            _value_gradients(part, heads_o, dstates, dv[:, :, own])
+            value_gradients(part, heads_o, dstates, dv[:, :, own])
         if any(found[i] is not None for i in (0, 1, 3, 4)):
-            to = _KeyGradients.of(part, found[3] is not None, found[4] is not None)
-            _key_gradients(part, heads_o, _states_for(part, saved[:, own]), dstates, to)
+            to = KeyGradients.of(part, found[3] is not None, found[4] is not None)
+            key_gradients(part, heads_o, states_for(part, saved[:, own]), dstates, to)
             _put(part, own, found, to)
     return as_arguments(call, found)
 

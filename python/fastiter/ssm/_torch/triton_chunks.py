@@ -15,6 +15,15 @@ from .ops import GPU_TILE, computed, contiguous_or_none, count_of, plain
 
 #: Bytes of scratch memory for the states before the chunks; calls that need more take some heads after the others.
 SCRATCH = 1 << 29
+#: Kernels that are not in triton_attention.py
+_MODULES = {
+    "bwd_states": "triton_attention_gradient",
+    "bwd_values": "triton_attention_gradient",
+    "bwd_keys": "triton_attention_keys",
+    "low_rank_inverse_fwd": "triton_low_rank",
+    "low_rank_fwd": "triton_low_rank",
+    "low_rank_bwd": "triton_low_rank",
+}
 
 
 class Cut(NamedTuple):
@@ -66,7 +75,10 @@ class Tile(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """The arguments that forward and backward pass share; signals have a last axis of unit stride."""
+    """The arguments that forward and backward pass share; signals have a last axis of unit stride.
+
+    With ``before``, queries read the state before the step, and what the step itself writes only through the bonus.
+    """
 
     q: Tensor
     k: Tensor
@@ -76,6 +88,7 @@ class Problem(NamedTuple):
     is_log: bool
     scale: float
     cut: Cut
+    before: bool
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -102,10 +115,10 @@ class Problem(NamedTuple):
         return Tile(steps, min(keys, rows), min(values, columns), 8 if double else 4)
 
     def tile_of(self, kernel: str) -> Tile:
-        """Return the tile of a kernel: bwd_keys has the most numbers in registers."""
+        """Return the tile of a kernel: bwd_keys has the most numbers in registers, low_rank the most programs."""
         tile = self.tile
         if kernel != "bwd_keys":
-            return tile
+            return tile._replace(columns=16) if kernel.startswith("low_rank") else tile
         return tile._replace(warps=4) if self.vector else tile._replace(rows=16, columns=16, warps=8)
 
     def blocks(self, kernel: str) -> tuple[int, int]:
@@ -143,7 +156,8 @@ def problem_of(function: str, call: Any) -> Problem:
     if decay is not None and decay.dim() == 4:
         decay = unit_stride(decay)
     signals = (unit_stride(call.q), unit_stride(call.k), unit_stride(call.v), decay)
-    return Problem(*signals, contiguous_or_none(call.bonus), call.is_log, call.scale, cut_of(function, call))
+    bonus = contiguous_or_none(call.bonus)
+    return Problem(*signals, bonus, call.is_log, call.scale, cut_of(function, call), bonus is not None)
 
 
 def strides(**signals: Tensor | None) -> dict[str, int]:
@@ -161,7 +175,7 @@ def run(kernel: str, problem: Problem, programs: int, arguments: dict[str, Any],
 
     if not programs:
         return
-    module = {"bwd_keys": "_keys", "bwd_values": "_gradient", "bwd_states": "_gradient"}.get(kernel, "")
+    module = _MODULES.get(kernel, "triton_attention")
     keys, values = problem.sizes
     tile, double = problem.tile_of(kernel), problem.state == torch.float64
     constants = {
@@ -171,17 +185,16 @@ def run(kernel: str, problem: Problem, programs: int, arguments: dict[str, Any],
         "BV": tile.columns,
         "C": tile.steps,
         "TILE": GPU_TILE,
-        "BEFORE": problem.bonus is not None,
+        "BEFORE": problem.before,
         "VECTOR": problem.vector,
         "LOG": problem.is_log,
         "STATE": tl.float64 if double else tl.float32,
         "PRECISION": "tf32x3" if problem.narrow else "ieee",
     }
     heads = problem.v.shape[2]
-    counts = {"heads": heads, "per_key": heads // problem.q.shape[2]}
-    chosen = {name: constants[name] for name in names.split()}
+    every = {**constants, "heads": heads, "per_key": heads // problem.q.shape[2]}
+    chosen = {name: every[name] for name in names.split()}
     with launch.on(problem.v):
-        found = getattr(
-            launch.triton_kernels("linear_attention", f"ssm/triton_attention{module}"), f"attention_{kernel}_kernel"
-        )
-        found[(programs,)](**arguments, **counts, **chosen, num_warps=tile.warps, enable_fp_fusion=True)
+        family = "" if module == "triton_low_rank" else "attention_"
+        found = getattr(launch.triton_kernels("linear_attention", f"ssm/{module}"), f"{family}{kernel}_kernel")
+        found[(programs,)](**arguments, **chosen, num_warps=tile.warps, enable_fp_fusion=True)

@@ -1,0 +1,189 @@
+"""The generalised delta rule on a GPU: linear attention that writes and reads twice a step, and what makes it so.
+
+The kernels of kernels/ssm/triton_low_rank.py compute w, and its gradient, from chunk to chunk. Then q reads what k with
+v and b with w have written, and a, before the step, what they had: the gradients are sums over these four pairs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..._torch.ops import contiguous, unit_stride
+from .ops import GPU_TILE, contiguous_or_none, plain
+from .ops_low_rank import (
+    LowRankBackward,
+    LowRankForward,
+    as_arguments,
+    empty_gradients,
+    forward_outputs,
+    low_rank_bwd,
+    low_rank_fwd,
+)
+from .triton_attention import KeyGradients, key_gradients, outputs_of, states_for, value_gradients, weights_of
+from .triton_chunks import Problem, cut_of, run, strides
+
+_CONSTANTS = "heads K V BK BV C VECTOR LOG STATE PRECISION"
+
+
+class _Pairs(NamedTuple):
+    """Who reads what: the problems of linear attention into which the rule falls. Those of b lack w as values."""
+
+    q_k: Problem
+    q_b: Problem
+    a_k: Problem
+    a_b: Problem
+
+    def of(self, own: slice) -> _Pairs:
+        """Return those of some heads."""
+
+        def part(x: Problem) -> Problem:
+            decay = None if x.decay is None else x.decay[:, :, own]
+            return x._replace(q=x.q[:, :, own], k=x.k[:, :, own], v=x.v[:, :, own], decay=decay)
+
+        return _Pairs(*(part(x) for x in self))
+
+
+def _pairs_of(call: Any) -> _Pairs:
+    per_key = call.v.shape[2] // call.q.shape[2]
+    decay = plain(call.decay)
+    if decay is not None and decay.dim() == 4:
+        decay = unit_stride(decay)
+    q, k, v, a, b = (unit_stride(x) for x in (call.q, call.k, call.v, call.a, call.b))
+    if per_key > 1:
+        q, k = (x.repeat_interleave(per_key, 2) for x in (q, k))
+    first = Problem(q, k, v, decay, None, call.is_log, call.scale, cut_of("dplr_delta_rule", call), False)
+    late = first._replace(q=a, scale=1.0, before=True)
+    return _Pairs(first, first._replace(k=b), late, late._replace(k=b))
+
+
+def _solve(pairs: _Pairs, others: Tensor, transposed: bool) -> tuple[Tensor, Tensor]:
+    """Return (I - L)^-1 for the weights L of b w^T in what a reads, and its product with others."""
+    weights = weights_of(pairs.a_b)
+    inverse, products = pairs.q_k.new(*weights.shape), pairs.q_k.new(*weights.shape)
+    arguments = {"weights": weights, "others": others, "inverse": inverse, "products": products}
+    programs = weights.shape[0] * weights.shape[1]
+    run("low_rank_inverse_fwd", pairs.q_k, programs, {**arguments, "TRANSPOSED": transposed}, "C PRECISION")
+    return inverse, products
+
+
+def _memory(problem: Problem) -> dict[str, Any]:
+    memory = problem.cut.memory(problem.tile.steps)
+    del memory["owner"]
+    return memory
+
+
+def _new_states(problem: Problem) -> Tensor:
+    return problem.new(problem.cut.lines(problem.tile.steps), problem.v.shape[2], *problem.sizes)
+
+
+def _forward_part(pairs: _Pairs, o: Tensor, w: Tensor, last: Tensor, saved: Tensor | None) -> None:
+    """Compute the outputs of some heads; ``last`` begins as the first states."""
+    first = pairs.q_k
+    inverse, products = _solve(pairs, weights_of(pairs.a_k), False)
+    states = _new_states(first)
+    given = {"k": first.k, "v": first.v, "decay": first.decay, "a": pairs.a_k.q, "b": pairs.q_b.k, "w": w}
+    kept = {"inverse": inverse, "products": products, "state": last, "states": states, "saved": saved}
+    apart = {"state_line": last.stride(0), "saved_line": 0 if saved is None else saved.stride(0)}
+    programs = first.cut.sequences * first.v.shape[2] * first.blocks("low_rank_fwd")[1]
+    arguments = {**given, **kept, **_memory(first), **strides(**given), **apart}
+    run("low_rank_fwd", first, programs, arguments, f"TILE {_CONSTANTS}")
+    both = first.new(2, *o.shape)
+    if first.cut.lengths is not None:
+        both.zero_()
+    outputs_of(first, states, both[0])
+    outputs_of(pairs.q_b._replace(v=w), None, both[1])
+    o.copy_(both[0].add_(both[1]))
+
+
+def forward(call: LowRankForward) -> list[Tensor]:
+    """Implement the forward op on a GPU."""
+    o, last, *kept = outputs = forward_outputs(call, GPU_TILE)
+    pairs = _pairs_of(call)
+    w, saved = kept or (pairs.q_k.new(*call.v.shape), None)
+    if call.lengths is not None:
+        w.zero_()
+    if call.initial_state is None:
+        last.zero_()
+    else:
+        last.copy_(call.initial_state)
+    for own, _ in pairs.q_k.parts(1):
+        part = None if saved is None else saved[:, own]
+        _forward_part(pairs.of(own), o[:, :, own], w[:, :, own], last[:, own], part)
+    return outputs
+
+
+def _w_gradients(pairs: _Pairs, d_o: Tensor | None, dw: Tensor, dstate: Tensor) -> Tensor:
+    """Return the gradients of the states after all chunks; ``dstate`` goes from the last states' to the first ones'."""
+    first = pairs.q_k
+    inverse, products = _solve(pairs, weights_of(pairs.q_b), True)
+    dstates = _new_states(first)
+    given = {"q": first.q, "decay": first.decay, "a": pairs.a_k.q, "b": pairs.q_b.k, "d_o": d_o, "dw": dw}
+    kept = {"inverse": inverse, "products": products, "dstate": dstate, "dstates": dstates, "scale": first.scale}
+    arguments = {**given, **kept, **_memory(first), **strides(**given), "state_line": dstate.stride(0)}
+    programs = first.cut.sequences * first.v.shape[2] * first.blocks("low_rank_bwd")[1]
+    run("low_rank_bwd", first, programs, arguments, _CONSTANTS)
+    return dstates
+
+
+def _backward_part(
+    pairs: _Pairs, w: Tensor, saved: Tensor, d_o: Tensor | None, dstate: Tensor, needs_decay: bool
+) -> list[Tensor | None]:
+    """Return dq, dk, dv, ddecay, da, db of some heads, in the dtype of the arithmetic."""
+    first = pairs.q_k
+    pairs = pairs._replace(q_b=pairs.q_b._replace(v=w), a_b=pairs.a_b._replace(v=w))
+    dw, both = first.new(*w.shape), first.new(2, *w.shape)
+    if first.cut.lengths is not None:
+        for x in (dw, both):
+            x.zero_()
+    dstates = _w_gradients(pairs, d_o, dw, dstate)
+    value_gradients(first, d_o, dstates, both[0])
+    value_gradients(pairs.a_k, dw, None, both[1])
+    states = states_for(first, saved).add_(states_for(pairs.q_b, None))
+    ends = ((states, dstates), (None, dstates), (states, None), (None, None))
+    found = []
+    for problem, outputs, (before, after) in zip(pairs, (d_o, d_o, dw, dw), ends, strict=True):
+        to = KeyGradients.of(problem, needs_decay, False)
+        key_gradients(problem, outputs, before, after, to)
+        found.append(to)
+    dq, db, dk, da = (
+        found[i][place].add_(found[j][place]) for i, j, place in ((0, 1, 0), (1, 3, 1), (0, 2, 1), (2, 3, 0))
+    )
+    decays = [x.ddecay for x in found if x.ddecay is not None]
+    ddecay = sum(decays[1:], decays[0]) if decays else None
+    if ddecay is not None and not first.vector:
+        ddecay = ddecay.sum(0)
+    return [dq, dk, both[0].add_(both[1]), ddecay, da, db]
+
+
+def backward(call: LowRankBackward) -> list[Tensor]:
+    """Implement the backward op on a GPU."""
+    found = empty_gradients(call)
+    pairs = _pairs_of(call)
+    per_key = call.v.shape[2] // call.q.shape[2]
+    d_o = None if call.d_o is None else unit_stride(call.d_o)
+    w, saved, dlast = contiguous(call.w), contiguous(call.states), contiguous_or_none(call.dlast)
+    dstate = pairs.q_k.new(pairs.q_k.cut.sequences, *saved.shape[1:]) if found[7] is None else found[7]
+    if dlast is None:
+        dstate.zero_()
+    else:
+        dstate.copy_(dlast)
+    for own, _ in pairs.q_k.parts(3):
+        heads_o = None if d_o is None else d_o[:, :, own]
+        of_w = w[:, :, own]
+        parts = _backward_part(pairs.of(own), of_w, saved[:, own], heads_o, dstate[:, own], found[3] is not None)
+        shared = slice(own.start // per_key, own.stop // per_key)
+        for place, x in enumerate(parts):
+            to = found[place]
+            if to is None or x is None:
+                continue
+            if place < 2:
+                to[:, :, shared] = x.unflatten(2, (-1, per_key)).sum(3) if per_key > 1 else x
+            else:
+                to[:, :, own] = x
+    return as_arguments(call, found)
+
+
+low_rank_fwd.on_cuda(forward)
+low_rank_bwd.on_cuda(backward)

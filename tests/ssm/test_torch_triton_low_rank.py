@@ -1,0 +1,96 @@
+"""The generalised delta rule by Triton's kernels: interpreted on the CPU, compiled on a card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
+
+import fastiter.torch  # noqa: E402
+from fastiter.ssm._torch import low_rank as functions  # noqa: E402
+from fastiter.ssm._torch import triton_chunks as chunks  # noqa: E402
+from fastiter.ssm._torch import triton_low_rank as triton  # noqa: E402
+from tests.ssm.attention_calls import attention_inputs  # noqa: E402
+from tests.ssm.calls import assert_near, some_bounds, some_resets  # noqa: E402
+from tests.support.memory import fill_new_tensors  # noqa: E402
+
+dplr = fastiter.torch.ssm.dplr_delta_rule
+
+
+@pytest.fixture
+def gpu_kernels(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Route CPU tensors to the GPU implementation; fill uninitialised memory with NaN."""
+    monkeypatch.setattr(functions, "low_rank_fwd", triton.forward)
+    monkeypatch.setattr(functions, "low_rank_bwd", triton.backward)
+    fill_new_tensors(monkeypatch)
+    return monkeypatch
+
+
+def leaves(size: Any, dtype: Any, decay: str, device: str, **made: Any) -> dict[str, Any]:
+    arrays = attention_inputs(size, dtype, decay, **made).arguments()
+    rng = np.random.default_rng(0)
+    arrays |= {name: rng.standard_normal((*size[:3], size[3])) / (2 * size[3] ** 0.5) for name in ("a", "b")}
+    return {name: torch.from_numpy(x.astype(dtype)).to(device).requires_grad_() for name, x in arrays.items()}
+
+
+def results(given: dict[str, Any], **how: Any) -> list[Any]:
+    """o, the last state, and all gradients"""
+    outputs = dplr(**given, **how)
+    rng = np.random.default_rng(1)
+    cotangents = [torch.from_numpy(rng.integers(-8, 9, y.shape) / 4).to(y.device, y.dtype) for y in outputs]
+    return [*outputs, *torch.autograd.grad(outputs, list(given.values()), cotangents)]
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype", "decay", "cut", "made"),
+    [
+        ((1, 17, 1, 3, 2), np.float64, "any vector", "reset", {}),
+        ((1, 18, 1, 3, 2), np.float64, "scalar", "packed", {}),
+        ((1, 66, 1, 3, 2), np.float32, "any scalar", "reset", {}),
+        ((2, 8, 2, 18, 17), np.float32, "none", "lengths", {"state": False, "shared": 2}),
+        ((2, 0, 1, 3, 2), np.float32, "vector", "", {}),
+    ],
+)
+def test_outputs_and_gradients(
+    size: Any, dtype: Any, decay: str, cut: str, made: dict[str, Any], device: str, gpu_kernels: Any
+) -> None:
+    """o, the last state and all gradients equal those of the CPU's kernels in float64."""
+    how: dict[str, Any] = {"lengths": [size[1], 5]} if cut == "lengths" else {}
+    if cut == "packed":
+        how["cu_seqlens"], made = some_bounds(3, size[1]), {"sequences": 3}
+    given = leaves(size, dtype, decay, device, **made)
+    resets = {"reset": torch.from_numpy(some_resets(*size[:2]))} if cut == "reset" else {}
+    found = results(given, scale=0.7, **how, **{name: x.to(device) for name, x in resets.items()})
+    gpu_kernels.undo()
+    wide = {name: x.detach().cpu().double().requires_grad_() for name, x in given.items()}
+    exact = results(wide, scale=0.7, **how, **resets)
+    for name, x, expected in zip(("o", "last", *given), found, exact, strict=True):
+        assert_near(x.detach().cpu().numpy(), expected.detach().numpy(), dtype, 4 * int(np.prod(size)), name)
+
+
+def test_storage_types_and_parts_of_the_heads(device: str, gpu_kernels: Any) -> None:
+    given = leaves((1, 5, 2, 3, 2), np.float32, "scalar", device, shared=1)
+    low = {n: x.detach().to(torch.bfloat16 if n != "initial_state" else x.dtype) for n, x in given.items()}
+    wide = results({n: x.float().requires_grad_() for n, x in low.items()})
+    found = results({n: x.clone().requires_grad_() for n, x in low.items()})
+    for x, expected in zip(found, wide, strict=True):
+        scale = max(float(expected.detach().abs().max()), 1.0)
+        assert float((x.detach().float() - expected.detach()).abs().max()) <= torch.finfo(x.dtype).eps * 8 * scale
+    gpu_kernels.setattr(chunks, "SCRATCH", 1)
+    for x, expected in zip(results({n: x.clone().requires_grad_() for n, x in low.items()}), found, strict=True):
+        assert torch.equal(x, expected)
+
+
+def test_the_path_to_a_card() -> None:
+    with torch.no_grad(), FakeTensorMode():
+        k, v = (torch.empty(2, 70, 2, width, device="cuda") for width in (8, 16))
+        o, last = dplr(k, k, v, k, k)
+        assert o.is_cuda and o.shape == v.shape and last.shape == (2, 2, 8, 16)
+        saved = torch.ops.fastiter._low_rank_fwd(k, k, v, None, k, k, None, False, 1.0, None, None, None, True)
+        assert saved[3].shape == (4, 2, 8, 16)
