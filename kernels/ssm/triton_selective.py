@@ -18,15 +18,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-_SIZES = [
-    *[
-        f"{name}_{axis}"
-        for name in ("u", "delta", "z", "out", "dout", "du", "ddelta", "dz")
-        for axis in ("row", "channel")
-    ],
-    *["reset_row", "channels", "time", "groups", "blocks", "N"],
-]
-_STRIDES = [f"{name}_time" for name in ("u", "delta", "z", "out", "dout", "du", "ddelta", "dz")]
+_SIZES = [f"{name}_row" for name in ("u", "delta", "z", "out", "reset")]
+_SIZES += ["channels", "time", "groups", "blocks", "N"]
+_STRIDES = [f"{name}_{axis}" for name in ("u", "delta", "z", "out") for axis in ("channel", "time")]
 LOG2E = tl.constexpr(1.4426950408889634)
 
 
