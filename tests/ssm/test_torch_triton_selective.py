@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +16,7 @@ pytest.importorskip("triton")
 from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 
 import fastiter.torch  # noqa: E402
+from fastiter._torch import launch  # noqa: E402
 from fastiter.ssm._torch import functional as functions  # noqa: E402
 from fastiter.ssm._torch import ops  # noqa: E402
 from fastiter.ssm._torch import triton_selective as triton  # noqa: E402
@@ -210,6 +213,21 @@ def test_a_complex_A_is_refused() -> None:
     )
     with pytest.raises(NotImplementedError, match=message):
         triton.forward(call)
+
+
+@pytest.mark.parametrize("name", ["conv", "selective", "selective_gradient", "selective_step"])
+def test_sizes_do_not_specialize_the_code(name: str) -> None:
+    """Only strides of channels, steps and states do, and only whether they are 1."""
+    module = launch.triton_kernels("", f"ssm/triton_{name}")
+    for node in ast.parse(inspect.getsource(module)).body:
+        if not isinstance(node, ast.FunctionDef) or not node.name.endswith("_kernel"):
+            continue
+        lists = {k.arg: eval(ast.unparse(k.value), vars(module)) for d in node.decorator_list for k in d.keywords}
+        numbers = {a.arg for a in node.args.args if a.annotation and ast.unparse(a.annotation).startswith("tl.int")}
+        strides = {number for number in numbers if number.endswith(("_channel", "_time", "_state"))}
+        assert strides and strides <= set(lists["do_not_specialize_on_alignment"])
+        assert numbers - strides <= set(lists["do_not_specialize"])
+        assert not strides & set(lists["do_not_specialize"])
 
 
 @pytest.fixture
