@@ -97,8 +97,8 @@ def test_gradients_of_the_states_alone_and_of_what_is_requested(device: str) -> 
     assert torch.allclose(dx, later[None])
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_halves_are_stored_and_float32_computed(dtype: Any, device: str) -> None:
+def test_halves_are_stored_and_float32_computed(device: str) -> None:
+    dtype = torch.bfloat16
     x, weight, bias, first = (torch.from_numpy(y).to(device) for y in conv_inputs(1, 3, 9, 4, np.float32))
     given = [
         y.to(kind).requires_grad_() for y, kind in ((x, dtype), (weight, dtype), (bias, torch.float32), (first, dtype))
@@ -116,7 +116,7 @@ def test_halves_are_stored_and_float32_computed(dtype: Any, device: str) -> None
 
 
 def test_the_same_bits_for_any_strides(device: str) -> None:
-    x, weight, bias, first = (torch.from_numpy(y).to(device) for y in conv_inputs(2, 3, 9, 3, np.float32))
+    x, weight, bias, first = (torch.from_numpy(y).to(device) for y in conv_inputs(1, 2, 9, 3, np.float32))
     results = []
     for view in (lambda y: y, lambda y: y.repeat_interleave(2, 2)[..., ::2], lambda y: torch._neg_view(-y)):
         given = [y.detach().requires_grad_() for y in (view(x), weight, bias, view(first))]

@@ -135,14 +135,14 @@ def test_gradients_of_the_state_alone_and_of_what_is_requested(device: str) -> N
     found = torch.autograd.grad(last.sum(), list(every.values()))
     for name, g in zip(every, found, strict=True):
         assert_near(g.cpu().numpy(), getattr(expected, name), np.float64, 100, name)
-    for name in ("delta", "A", "B", "D"):
+    for name in ("A", "B"):
         given = {n: x.detach().requires_grad_(n == name) for n, x in every.items()}
         last = scan(**given, delta_softplus=True, return_last_state=True)[1]
         assert torch.equal(torch.autograd.grad(last.sum(), given[name])[0], found[list(every).index(name)])
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_halves_are_stored_and_float32_computed(dtype: Any, device: str) -> None:
+def test_halves_are_stored_and_float32_computed(device: str) -> None:
+    dtype = torch.bfloat16
     inputs = scan_inputs(1, 2, 8, 1, np.float32).arguments()
     cast = {n: torch.from_numpy(x).to(device, torch.float32 if n in "AD" else dtype) for n, x in inputs.items()}
     results = []
