@@ -3,6 +3,7 @@
 #include "relax/matrix.hpp"
 #include "relax/pattern.hpp"
 #include "relax/schwarz.hpp"
+#include "relax/tridiagonal.hpp"
 #include <cstring>
 
 namespace fastiter::relax {
@@ -154,6 +155,11 @@ void schwarz_sweep(int numbers, py::handle start, py::handle column, py::handle 
     });
 }
 
+// See eigenvalues_of_tridiagonal.
+bool relax_tridiagonal(int64_t n, py::handle diagonal, py::handle off, py::handle first) {
+    return eigenvalues_of_tridiagonal(n, address<double>(diagonal), address<double>(off), address<double>(first));
+}
+
 // A fingerprint that differs if the memory does, except with probability 2^-64. A sum would miss two sign changes.
 uint64_t relax_fingerprint(py::handle x, int64_t bytes) {
     constexpr int kLanes = 8; // independent chains of products
@@ -249,6 +255,7 @@ void bind(py::module_& m) {
     m.def("schwarz", schwarz_sweep);
     m.def("fingerprint", relax_fingerprint);
     m.def("check", relax_check);
+    m.def("tridiagonal", relax_tridiagonal);
     m.def("colour", relax_colour);
     m.def("colour_disjoint", relax_colour_disjoint);
     m.def("red_black", relax_red_black);

@@ -102,6 +102,22 @@ def estimate(A: Any, method: str = "sor", **how: Any) -> tuple[float, float]:
     return found.low, found.high
 
 
+def test_eigenvalues_of_tridiagonal_matrices_are_lapacks() -> None:
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 3, 10, 120):
+        for share in (1.0, 0.7):  # elements beside the diagonal that are not 0
+            d, e = rng.standard_normal(n), rng.standard_normal(n - 1) * (rng.random(n - 1) <= share)
+            for diagonal, off in ((d, e), (np.full(n, 2.0), np.full(n - 1, -1.0)), (1e9 * d, e), (d * 0, e)):
+                expected, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1))
+                values, first = _spectrum.eigenvalues(diagonal.tolist(), off.tolist())
+                np.testing.assert_allclose(values, expected, rtol=0, atol=1e-14 * n * max(1, np.abs(expected).max()))
+                for power in range(4):  # moments are unique even where vectors are not
+                    actual, moment = first**2 @ values**power, vectors[0] ** 2 @ expected**power
+                    assert actual == pytest.approx(moment, rel=1e-11, abs=1e-11 * np.abs(expected).max() ** power)
+    with pytest.raises(np.linalg.LinAlgError, match="numbers that are not finite"):
+        _spectrum.eigenvalues([1.0, np.nan, 2.0], [1.0, 1.0])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
 def test_estimates_are_the_eigenvalues(dtype: str) -> None:
     """Lanczos' method finds all eigenvalues after as many products as there are rows."""

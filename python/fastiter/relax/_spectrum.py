@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .. import _core
 from ._prepare import System
 
 Array = npt.NDArray[Any]
@@ -141,14 +142,26 @@ def spectrum_of(alphas: list[float], betas: list[float], dtype: np.dtype[Any]) -
     residuals show it. Those at 2 are their mirror images for a bipartite pattern, and do not affect SOR. Spurious
     copies of an eigenvalue from rounding are ignored, too: the first vector has no component along them.
     """
-    off, eps = betas[: len(alphas) - 1], float(np.finfo(dtype).eps)
-    values, vectors = np.linalg.eigh(np.diag(alphas) + np.diag(off, 1) + np.diag(off, -1))
-    values = values[vectors[0] ** 2 > eps / 100]
+    eps = float(np.finfo(dtype).eps)
+    values, first = eigenvalues(alphas, betas[: len(alphas) - 1])
+    values = values[first**2 > eps / 100]
     nothing = 100 * eps * float(np.abs(values).max())
     high = 1 - _first_not_alone(values, nothing)
     image = _first_not_alone(2 - values[::-1], nothing) - 1
     is_nearly_singular = bool(nothing < values[0] < (1 - high) / 2)
     return Spectrum(float(1 - values[-1]), high, max(high, -image), True, is_nearly_singular)
+
+
+def eigenvalues(diagonal: list[float], off: list[float]) -> tuple[Array, Array]:
+    """Return the eigenvalues of a symmetric tridiagonal matrix, increasing, and the first component of each vector.
+
+    Compiled, as LAPACK's general function would start all threads of a BLAS for a matrix of at most 120 rows.
+    """
+    values, first = np.array(diagonal, np.float64), np.empty(len(diagonal))
+    if not _core.relax.tridiagonal(len(values), values, np.array([*off, 0.0]), first):
+        raise np.linalg.LinAlgError("the eigenvalues of Lanczos' method must converge, got numbers that are not finite")
+    order = np.argsort(values, kind="stable")
+    return values[order], first[order]
 
 
 def _first_not_alone(values: Array, nothing: float) -> float:
