@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ from ._adaptive import Adaptive
 from ._auto import Choice, choice_of, is_measured
 from ._cupy import refuse_cupy
 from ._docs import SOLVER
+from ._methods import METHODS, Method, adaptive_of, check_omega, checked_block_size, own_block_size
 from ._order import Order
 from ._pieces import pieces
 from ._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC, System, prepare
@@ -23,19 +23,6 @@ from ._solve import Run, iterate
 from .stencil import OfStencil, Stencil
 
 Array = npt.NDArray[Any]
-
-Method = Literal["jacobi", "block_jacobi", "gauss_seidel", "block_gauss_seidel", "sor", "ssor", "kaczmarz"]
-#: The sweep of each method, and whether it goes forward and backward
-METHODS = {
-    "jacobi": ("jacobi", False),
-    "block_jacobi": ("jacobi", False),
-    "gauss_seidel": ("sor", False),
-    "block_gauss_seidel": ("sor", False),
-    "sor": ("sor", False),
-    "ssor": ("sor", True),
-    "kaczmarz": ("kaczmarz", False),
-}
-_WITHOUT_OMEGA = ("gauss_seidel", "block_gauss_seidel")
 
 
 class Relaxation:
@@ -130,13 +117,13 @@ class Relaxation:
                 f"{function}: symmetric must be False for {method}, whose sweeps have no direction, got True"
             )
         if block_size is not None:
-            block_size = _block_size(function, method, block_size)
+            block_size = checked_block_size(function, method, block_size)
         elif method.startswith("block_"):
-            block_size = _own_block_size(function, A)
+            block_size = own_block_size(function, A)
         self._function, self.method, self.symmetric = function, method, symmetric or both
         self._order = order if isinstance(order, str) else "given"
         if omega is not None:
-            _check_omega(function, method, omega)
+            check_omega(function, method, omega)
         if isinstance(A, Stencil):
             self._system: System = self._of_stencil(A, sweep, order, block_size)
         else:
@@ -210,10 +197,23 @@ class Relaxation:
         return self._system.colours
 
     def sweep(self, x: Array, b: Array, sweeps: int = 1, *, backward: bool = False) -> None:
-        """Relax x in place, `sweeps` times; `backward`: from the last row to the first.
+        """Relax x in place, without a check of any residual; infinities and NaN in b propagate to x.
 
-        x and b are as for :meth:`solve`; x may have any layout, and is updated without a copy if it is contiguous.
         Ctrl-C stops after a whole number of sweeps, and x then has their result.
+
+        Parameters
+        ----------
+        x, b : (n,), (n, k), (batch, n) or (*grid)
+            As x0 and b of :meth:`solve`; x may have any layout, and is updated without a copy if it is contiguous.
+        sweeps : int
+            The number of sweeps.
+        backward : bool
+            Go from the last row to the first.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not as described, or x and b share memory.
         """
         function = self._name("sweep")
         times = _vectors.count(function, "sweeps", sweeps)
@@ -238,7 +238,18 @@ class Relaxation:
             matrix.sweep(x, b, 0, k, np.full(count, factor), 0, count, sweeps)
 
     def residual(self, x: Array, b: Array) -> Array:
-        """Return b - A x."""
+        """Return b - A x.
+
+        Parameters
+        ----------
+        x, b : (n,), (n, k), (batch, n) or (*grid)
+            As x0 and b of :meth:`solve`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a vector is not as described.
+        """
         _vectors.check_vectors(self._name("residual"), self._system, b, x, "x")
         own_x, own_b = _vectors.inside(self._system, x), _vectors.inside(self._system, b)
         r = np.empty_like(own_b)
@@ -309,12 +320,22 @@ class Relaxation:
         return y
 
     def matvec(self, r: Array) -> Array:
-        """Return M^-1 r, one sweep from 0, for r (n,) or (n, k) of any dtype.
+        """Return M^-1 r, one sweep from 0.
 
         With it, rmatvec, shape and dtype SciPy's cg, gmres and others take the relaxation as their M. For cg the sweep
         must be symmetric: ``"ssor"``, ``symmetric=True`` or Jacobi. A batch is one block diagonal matrix; its vectors
         (batch, n), and the grid of a stencil, are flattened. If A is float32, float64 vectors stay float64; with a real
         A the real and imaginary parts are swept separately.
+
+        Parameters
+        ----------
+        r : (n,) or (n, k)
+            The vectors, of any dtype.
+
+        Raises
+        ------
+        ValueError
+            If r has another shape.
         """
         r, own = np.asarray(r), self.dtype
         if r.dtype.kind == "c" and own.kind != "c":
@@ -334,7 +355,18 @@ class Relaxation:
         return np.ascontiguousarray(x.T).reshape(-1) if batch else x
 
     def rmatvec(self, r: Array) -> Array:
-        """Return M^-H r, which is M^-1 r for a symmetric sweep over a Hermitian A; ValueError for any other."""
+        """Return M^-H r, which is M^-1 r for a symmetric sweep over a Hermitian A.
+
+        Parameters
+        ----------
+        r : (n,) or (n, k)
+            As for :meth:`matvec`.
+
+        Raises
+        ------
+        ValueError
+            For any other sweep or A.
+        """
         if not self.symmetric and METHODS[self.method][0] != "jacobi":
             raise ValueError(f"Relaxation.rmatvec: method must have a symmetric sweep, got {self.method!r}")
         if not _spectrum.is_hermitian(self._system):
@@ -363,40 +395,3 @@ class Relaxation:
         size = f"{self._system.batch} of " if self._system.batch else ""
         parts.append(f"A: {size}{self.shape[0]} x {self.shape[1]} {self.dtype}")
         return f"Relaxation({', '.join(parts)})"
-
-
-def adaptive_of(method: str, symmetric: bool, choose: Callable[[], Choice]) -> Adaptive:
-    """Return the object that adapts omega during a solution, from a first choice."""
-    sweep = METHODS[method][0]
-    return Adaptive("ssor" if sweep == "sor" and symmetric else sweep, choose)
-
-
-def _block_size(function: str, method: str, size: object) -> int:
-    if method == "kaczmarz":
-        raise ValueError(f"{function}: block_size must be None for kaczmarz, got {size}")
-    found = _vectors.count(function, "block_size", size, 1)
-    if found > 64:
-        raise ValueError(f"{function}: block_size must be at most 64, got {found}")
-    return found
-
-
-def _own_block_size(function: str, A: Any) -> int:
-    """The block size of a BSR matrix."""
-    size = getattr(A, "blocksize", None)
-    if size is None or size[0] != size[1]:
-        raise ValueError(f"{function}: block_size must be an int where A has no square blocks of its own, got None")
-    return _block_size(function, "", int(size[0]))
-
-
-def _check_omega(function: str, method: str, omega: object) -> None:
-    if isinstance(omega, str):
-        if omega != "auto":
-            raise ValueError(f"{function}: omega must be a number or 'auto', got {omega!r}")
-        if method in _WITHOUT_OMEGA:
-            raise ValueError(f"{function}: omega must be 1 for {method} (see sor), got 'auto'")
-        return
-    value = _vectors.positive(function, "omega", omega, zero=False)
-    if method in _WITHOUT_OMEGA and value != 1:
-        raise ValueError(f"{function}: omega must be 1 for {method} (see sor), got {omega}")
-    if METHODS[method][0] != "jacobi" and value >= 2:
-        raise ValueError(f"{function}: omega must be in (0, 2), where {method} can converge, got {omega}")

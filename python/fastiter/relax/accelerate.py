@@ -17,10 +17,11 @@ from ._adaptive import GO_ON, factor
 from ._auto import MARGIN, jacobi_of
 from ._cupy import parts_of
 from ._docs import SOLVER
+from ._methods import METHODS
 from ._mixture import Mixture
 from ._pieces import pieces
 from ._prepare import JACOBI, System, prepare
-from ._relaxation import METHODS, Relaxation
+from ._relaxation import Relaxation
 from ._result import Callback, Limits, LinearSolution
 from ._solve import Run, Step, iterate
 from .stencil import OfStencil, Stencil

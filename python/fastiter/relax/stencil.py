@@ -122,7 +122,23 @@ class Stencil:
         return A
 
     def matvec(self, x: Array) -> Array:
-        """Return A x, 0 at given points: for x (*grid) or (*grid, k), or flattened (points,) or (points, k)."""
+        """Return A x, 0 at given points.
+
+        Parameters
+        ----------
+        x : (*grid), (*grid, k), (points,) or (points, k)
+            The vectors, in the shape of the grid or flattened, of any dtype.
+
+        Returns
+        -------
+        array like x
+            In the dtype that the coefficients and x promote to.
+
+        Raises
+        ------
+        ValueError
+            If x has another shape.
+        """
         x, dimensions = np.asarray(x), len(self.grid)
         is_grid = x.shape[:dimensions] == self.grid and x.ndim <= dimensions + 1
         if not is_grid and not (x.ndim in (1, 2) and len(x) == self.shape[0]):

@@ -70,6 +70,16 @@ class _Tuner:
     def predict(self, context: float | None = None) -> float:
         """Draw the omega for the next system, which has this context; call :meth:`update` afterwards.
 
+        Parameters
+        ----------
+        context : float, optional
+            How hard the system is, within the bounds; without a meaning for :class:`TsallisINF`.
+
+        Returns
+        -------
+        float
+            The omega, one of the arms.
+
         Raises
         ------
         RuntimeError
@@ -83,6 +93,11 @@ class _Tuner:
 
     def update(self, iterations: float) -> None:
         """Learn the number of iterations that the system took with the predicted omega.
+
+        Parameters
+        ----------
+        iterations : float
+            The number, or another cost, from 0 to 1e300.
 
         Raises
         ------
@@ -101,7 +116,18 @@ class _Tuner:
         self._learner.update(max(taken - 1, 0.0))
 
     def probabilities(self, context: float | None = None) -> Array:
-        """Return the probability (arms,) of drawing each arm next, without drawing."""
+        """Return the probability (arms,) of drawing each arm next, without drawing.
+
+        Parameters
+        ----------
+        context : float, optional
+            As for :meth:`predict`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the context is not a number or is out of bounds.
+        """
         p = np.empty(len(self.arms))
         self._learner.probabilities(self._position("probabilities", context), p)
         return p
@@ -112,6 +138,11 @@ class _Tuner:
 
     def load(self, state: dict[str, Array]) -> None:
         """Continue from where a tuner of the same arms and options was when :meth:`state` was called, draw for draw.
+
+        Parameters
+        ----------
+        state : dict of str to array
+            What :meth:`state` returned.
 
         Raises
         ------

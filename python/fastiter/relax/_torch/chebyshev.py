@@ -10,8 +10,8 @@ from ..._check import type_name
 from ..._solution import judged
 from ..._torch.ops import contiguous
 from .._docs import SOLVER
+from .._methods import METHODS
 from .._prepare import FORWARD, JACOBI
-from .._relaxation import METHODS
 from .._result import Callback, Limits, LinearSolution
 from .._solve import Run
 from ..accelerate import Recurrence, bounds_of, checked_bounds

@@ -21,8 +21,8 @@ from ..._torch.ops import contiguous
 from .. import _vectors
 from .._adaptive import GO_ON, KEEP, RESTORE, Adaptive
 from .._matrix import read_csr
+from .._methods import adaptive_of
 from .._order import Arrangement, arrange
-from .._relaxation import adaptive_of
 from .._result import Callback, Limits, LinearSolution, Progress
 from .._solve import Kept, Run, Watch
 from .cuda import BACKWARD, FORWARD, JACOBI, SYMMETRIC, OfRows, _Matrix, norm_of, norms_of

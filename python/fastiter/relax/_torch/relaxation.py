@@ -16,10 +16,10 @@ from ..._torch.ops import contiguous
 from .. import _vectors
 from .._docs import SOLVER
 from .._matrix import read_csr, without_zeros
+from .._methods import METHODS, Method
 from .._order import Arrangement, Order, arrange_disjoint
 from .._prepare import BACKWARD, FORWARD, JACOBI, SYMMETRIC
 from .._prepare import OfBlocks as HostBlocks
-from .._relaxation import METHODS, Method
 from .._result import Callback, Limits, LinearSolution
 from ..stencil import Stencil
 from .cuda import OfBlocks, OfRows, OfStencil, _Matrix
