@@ -7,6 +7,8 @@ import warnings
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 
 class ConvergenceWarning(UserWarning):
     """A solver has ended without convergence; its result is the last iterate.
@@ -112,6 +114,11 @@ def span(x: Any, form: str = "") -> str:
         return "no"
     low, high = format(x.min().item(), form), format(x.max().item(), form)
     return low if low == high else f"{low} to {high}"
+
+
+def is_true(answer: object) -> bool:
+    """Return whether a callback's answer is True: only that ends a solution, as callbacks may return anything."""
+    return isinstance(answer, (bool, np.bool_)) and bool(answer)
 
 
 AnySolution = TypeVar("AnySolution", bound=Solution)

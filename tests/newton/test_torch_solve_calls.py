@@ -161,6 +161,27 @@ def test_throw() -> None:
             solution.raise_if_failed()
 
 
+def test_callbacks_see_each_window_and_may_stop() -> None:
+    x, params, h0 = paragru_inputs(3, 50, 4, torch.float64)
+    seen: list[Any] = []
+    full = solve_recurrence(paragru, x, params, h0, method="newton", window=20, callback=seen.append)
+    assert [(progress.time, progress.total) for progress in seen] == [(20, 50), (40, 50), (50, 50)]
+    assert torch.stack([progress.steps for progress in seen]).sum(0).equal(full.steps)
+    assert torch.stack([progress.sequential for progress in seen], 1).equal(full.sequential)
+    assert full.reason == ("converged",) * 3
+
+    given = x.clone().requires_grad_()
+    how: dict[str, Any] = {"method": "newton", "window": 20, "callback": lambda progress: progress.time == 40}
+    part = solve_recurrence(paragru, given, params, h0, **how)
+    assert part.reason == ("callback",) * 3 and part.sequential.shape == (3, 2)
+    assert part.value.shape[1] == 40 and part.value.equal(full.value[:, :40]) and part.last.equal(full.value[:, 39])
+    (gradient,) = torch.autograd.grad(part.value.sum(), given)
+    (expected,) = torch.autograd.grad(loop(paragru, given[:, :40], params, h0)[0][0].sum(), given)
+    torch.testing.assert_close(gradient, expected, rtol=1e-11, atol=1e-11)
+    with pytest.raises(TypeError, match=r"^solve_recurrence: callback must be callable or None, got int$"):
+        solve_recurrence(paragru, x, params, h0, callback=3)
+
+
 def test_tolerances() -> None:
     inputs = elman_inputs(2, 50, 4, torch.float64)
     expected = loop(elman, *inputs)[0][0]

@@ -43,6 +43,7 @@ def test_every_public_function_is_here() -> None:
         "Accelerated",
         "Chebyshev",
         "FlashRNNConfig",
+        "RecurrenceProgress",
         "RecurrenceSolution",
         "Relaxation",
         "Replaced",

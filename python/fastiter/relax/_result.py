@@ -6,10 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from .._check import check_flag, type_name
-from .._solution import Solution, all_of, plural
+from .._solution import Solution, all_of, is_true, plural
 from . import _vectors
 
 #: Suggestions for each reason of a failure
@@ -141,8 +139,3 @@ class Limits(NamedTuple):
     def stops(self, progress: Callable[[], Progress]) -> bool:
         """Call the callback, if there is one, and return whether it ends the solution."""
         return self.callback is not None and is_true(self.callback(progress()))
-
-
-def is_true(answer: object) -> bool:
-    """Return whether a callback's answer is True: only that ends a solution, as callbacks may return anything."""
-    return isinstance(answer, (bool, np.bool_)) and bool(answer)

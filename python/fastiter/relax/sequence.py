@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .._check import check_flag, type_name
-from .._solution import ConvergenceError, warn
+from .._solution import ConvergenceError, is_true, warn
 from . import eisenstat, solvers
 from ._matrix import Batch
 from ._order import Order
-from ._result import Limits, LinearSolution, is_true
+from ._result import Limits, LinearSolution
 from .stencil import Stencil
 
 Array = npt.NDArray[Any]

@@ -8,7 +8,7 @@ from ..accelerate._torch.accelerate import Accelerated, accelerate, restore
 from ..delta._torch.functional import delta_scan
 from ..newton._torch.functional import paragru, paralstm, paraslstm
 from ..newton._torch.solve.functional import solve_recurrence
-from ..newton._torch.solve.result import RecurrenceSolution
+from ..newton._torch.solve.result import RecurrenceProgress, RecurrenceSolution
 from ..quant._torch.hls.export import export_hls
 from ..relax._torch.chebyshev import Chebyshev
 from ..relax._torch.functional import relax_solve, sweeps
@@ -24,6 +24,7 @@ __all__ = [
     "Accelerated",
     "Chebyshev",
     "FlashRNNConfig",
+    "RecurrenceProgress",
     "RecurrenceSolution",
     "Relaxation",
     "Replaced",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ class Request:
     max_steps: int | None
     window: int | None
     damping: float | str
+    callback: Callable[[Any], Any] | None
     throw: bool
 
     def check(self) -> None:
@@ -45,6 +46,8 @@ class Request:
                 _check_count(name, count)
         if self.damping != "auto" and not 0 <= _number("damping", self.damping, "'auto' or a number") < 1:
             raise ValueError(f"{_NAME}: damping must be 'auto' or a gain from 0 to below 1, got {self.damping}")
+        if self.callback is not None and not callable(self.callback):
+            raise TypeError(f"{_NAME}: callback must be callable or None, got {type_name(self.callback)}")
         check_flag(_NAME, "throw", self.throw)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -12,15 +12,15 @@ from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 from torch.utils import _pytree as pytree
 
-from ...._solution import judged, warn
+from ...._solution import is_true, judged, warn
 from ...._torch.ops import refuse_transforms
 from .backward import Problem, with_gradient
 from .cell import Cell, Structure
 from .check import Request, check_cell_is_function, check_device, check_params, checked_state, checked_x, found_state
-from .newton import Options
+from .newton import Options, Outcome
 from .probe import check_cell, named_structure
-from .result import RecurrenceSolution
-from .windows import Answer, loop, solve_windows, window_for
+from .result import RecurrenceProgress, RecurrenceSolution
+from .windows import Answer, Report, loop, solve_windows, window_for
 
 #: Maximum numbers per step, B n K, and minimum number of steps for which solving all steps at once is faster than a
 #: Python loop (docs/newton/solve.md).
@@ -45,6 +45,7 @@ def solve_recurrence(
     max_steps: int | None = None,
     window: int | None = None,
     damping: float | Literal["auto"] = "auto",
+    callback: Callable[[RecurrenceProgress], Any] | None = None,
     throw: bool = False,
 ) -> RecurrenceSolution:
     """h[t] = cell(h[t-1], x[t], params) for all t at once, by Newton's method, with the loop's result and gradient.
@@ -95,6 +96,9 @@ def solve_recurrence(
     damping
         A gain k, 0 <= k < 1: corrections and Jacobians are multiplied by 1 - k, which keeps products of large
         Jacobians from overflowing. ``"auto"`` starts with 0 (``"elk"``: 1/2) and follows the residual.
+    callback
+        Called after each window with a :class:`fastiter.torch.RecurrenceProgress`, not where a loop does everything. If
+        it returns True, the solution ends there: it has the states so far, and the reason "callback".
     throw
         Raise a ConvergenceError if the given method, other than ``"auto"``, does not converge on some window, instead
         of a warning and the loop; and if a state of the result is infinite or NaN, instead of a warning.
@@ -147,7 +151,7 @@ def solve_recurrence(
     True
     """
     refuse_transforms(_NAME, "because the number of iterations depends on the values")
-    request = Request(method, jacobian, rtol, atol, max_steps, window, damping, throw)
+    request = Request(method, jacobian, rtol, atol, max_steps, window, damping, callback, throw)
     if is_compiling():
         # The data-dependent iteration cannot be in a graph: the call is a graph break.
         return torch._dynamo.disable(_solve)(cell, x, params, state, request)
@@ -194,18 +198,35 @@ def _solve(function: Any, x: Any, params: Any, state: Any, request: Request) -> 
         if structure is None:
             answer = Answer.of_loop(loop(cell, start, inputs))
         else:
-            answer = solve_windows(cell, structure, start, inputs, window, _options(request, method, start.dtype))
+            options, ends = _options(request, method, start.dtype), _report(request.callback, time)
+            answer = solve_windows(cell, structure, start, inputs, window, options, ends)
         values = cell.layout.unpack_steps(answer.value)
+    done = answer.value.shape[1]
     if recorded:
         # An approximate Jacobian suffices to find a solution, but not for its gradient.
         exact = "auto" if "quasi" in (request.method, request.jacobian) else request.jacobian
         find = lambda: named_structure(cell.with_run(0), exact, inputs)  # noqa: E731
         problem = Problem(cell, given.rebuild, find, window, (len(first), len(inputs)))
-        values = with_gradient(problem, values, given.first, given.x, given.params)
+        used = given.x if done == time else [part[:, :done] for part in given.x]
+        values = with_gradient(problem, values, given.first, used, given.params)
     last = [part[:, -1].clone() for part in values]
-    found = judged(_NAME, _solution(cell, values, last, answer, method, structure, min(window, time)), request.throw)
-    _warn_of_loops(found, request)
+    found = _solution(cell, values, last, answer, method, structure, min(window, time))
+    if done < time:
+        found = replace(found, reason=tuple("callback" if why == "converged" else why for why in found.reason))
+    _warn_of_loops(judged(_NAME, found, request.throw), request)
     return found
+
+
+def _report(callback: Callable[[RecurrenceProgress], Any] | None, total: int) -> Report | None:
+    """Return the function that tells the callback of each window, and whether to end there."""
+    if callback is None:
+        return None
+
+    def ends(time: int, outcome: Outcome, sequential: Tensor) -> bool:
+        numbers = {"steps": outcome.steps, "residual": outcome.residual, "sequential": sequential.clone()}
+        return is_true(callback(RecurrenceProgress(time=time, total=total, **numbers)))
+
+    return ends
 
 
 def _warn_of_loops(found: RecurrenceSolution, request: Request) -> None:

@@ -8,6 +8,31 @@ from typing import Any
 from ...._solution import Solution
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RecurrenceProgress:
+    """The state of :func:`fastiter.torch.solve_recurrence` after a window, the argument of ``callback``.
+
+    Attributes
+    ----------
+    time : int
+        The steps of the recurrence whose states are known.
+    total : int
+        All its steps, T.
+    steps : (B,) int64
+        How often all steps of this window were evaluated at once.
+    residual : (B,)
+        The largest ``|h[t] - f(h[t-1], x[t])|`` in this window.
+    sequential : (B,) bool
+        True where this window was run as a loop.
+    """
+
+    time: int
+    total: int
+    steps: Any
+    residual: Any
+    sequential: Any
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class RecurrenceSolution(Solution):
     """All states of a recurrence h[t] = f(h[t-1], x[t]), and how they were found; B is the batch.
@@ -15,7 +40,7 @@ class RecurrenceSolution(Solution):
     Attributes
     ----------
     value : (B, T, ...) or tuple of these
-        The states of all steps; a tuple if the state has several parts.
+        The states of all steps; a tuple if the state has several parts. Fewer steps if ``callback`` ended it.
     converged : (B,) bool
         True where every state is finite and is either the loop's or satisfies the tolerances
         ``|h[t] - f(h[t-1], x[t])| <= atol + rtol |h[t]|``, and the next correction is small too. Sequences that did not
@@ -28,7 +53,7 @@ class RecurrenceSolution(Solution):
     method : str
         ``"sequential"``, ``"newton"``, ``"quasi"`` or ``"elk"``, also where ``"auto"`` chose it.
     reason : tuple of str
-        ``"converged"`` or ``"not finite"``, one for each sequence.
+        ``"converged"``, ``"not finite"`` or, where ``callback`` ended it, ``"callback"``; one for each sequence.
     last : (B, ...) or tuple of these
         The states after the last step: the initial state for the steps that follow.
     jacobian : str or None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...._solution import ConvergenceError
 from .cell import Cell, Structure
-from .newton import Options, newton
+from .newton import Options, Outcome, newton
 
 #: Units of all states in a window, times the block size: on a CPU they fit in a core's cache, on a GPU they fill it
 #: many times over.
@@ -71,10 +71,23 @@ def _is_finite(value: Tensor) -> Tensor:
     return least.isfinite() & most.isfinite()
 
 
+Report = Callable[[int, Outcome, Tensor], bool]
+
+
 def solve_windows(
-    cell: Cell, structure: Structure, first: Tensor, x: Sequence[Tensor], window: int, options: Options
+    cell: Cell,
+    structure: Structure,
+    first: Tensor,
+    x: Sequence[Tensor],
+    window: int,
+    options: Options,
+    ends: Report | None = None,
 ) -> Answer:
-    """Solve window by window; a row that does not converge in one is run as a loop from the state before it."""
+    """Solve window by window; a row that does not converge in one is run as a loop from the state before it.
+
+    ``ends`` receives the steps that are solved, the outcome of each window and its rows that were run as a loop, and
+    returns whether to leave the other windows out.
+    """
     batch, time = x[0].shape[:2]
     starts = range(0, time, window)
     values, outcomes = [], []
@@ -96,6 +109,9 @@ def solve_windows(
         outcomes.append(outcome)
         values.append(outcome.value)
         first = outcome.value[:, -1]
+        if ends is not None and ends(min(start + window, time), outcome, sequential[:, i]):
+            sequential = sequential[:, : i + 1]
+            break
     stretching = torch.stack([outcome.lyapunov for outcome in outcomes])
     value = torch.cat(values, 1)
     return Answer(
