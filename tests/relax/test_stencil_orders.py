@@ -232,7 +232,7 @@ def test_a_matrix_that_is_not_hermitian() -> None:
     assert auto.converged
     with pytest.raises(ValueError, match="bounds must be given where A is not Hermitian"):
         relax.chebyshev(s, b)
-    with pytest.raises(ValueError, match=r"A must be Hermitian for an adjoint, got another"):
+    with pytest.raises(ValueError, match=r"A must be Hermitian, got another"):
         Relaxation(s, "ssor").as_preconditioner().rmatvec(b.ravel())
 
 

@@ -68,9 +68,10 @@ def _made_of(A: Any) -> dict[Any, Any]:
         return KEPT[-1][2]
 
 
-def _forget(dead: Any) -> None:
-    with _LOCK:
-        KEPT[:] = [entry for entry in KEPT if entry[0] is not dead]
+def _forget(dead: Any, lock: Any = _LOCK, kept: Any = KEPT) -> None:
+    """Forget a matrix; the defaults outlive the module's names, as matrices may when Python exits."""
+    with lock:
+        kept[:] = [entry for entry in kept if entry[0] is not dead]
 
 
 def fingerprint(A: Any) -> tuple[Any, ...]:
