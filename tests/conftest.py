@@ -38,8 +38,12 @@ def same_numbers() -> None:
 
 @pytest.fixture(autouse=True)
 def kernels_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide packages from which transformers would take kernels for GPUs; tests of these packages override this."""
-    monkeypatch.setitem(sys.modules, "fla", None)
+    """Hide packages from which transformers would take kernels for GPUs, or all of its xLSTM.
+
+    Tests of these packages override this, or have imported them before.
+    """
+    for name in ("fla", "xlstm"):
+        monkeypatch.setitem(sys.modules, name, None)
 
 
 @pytest.fixture(autouse=True)
