@@ -63,7 +63,7 @@ def variant(
 
 def keys_tile(vector: bool) -> dict[str, int]:
     """The tile of the kernel that has the most numbers in registers."""
-    return {"WARPS": 4} if vector else {"BK": 16, "BV": 16, "WARPS": 8}
+    return {"BK": 16, "BV": 16, "WARPS": 4 if vector else 8}
 
 
 def constants(dtype: str, K: int, V: int, vector: bool, before: bool = False) -> dict[str, Any]:

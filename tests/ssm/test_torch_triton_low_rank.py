@@ -53,7 +53,7 @@ def results(given: dict[str, Any], **how: Any) -> list[Any]:
         ((1, 17, 1, 3, 2), np.float64, "any vector", "reset", {}),
         ((1, 18, 1, 3, 2), np.float64, "scalar", "packed", {}),
         ((1, 66, 1, 3, 2), np.float32, "any scalar", "reset", {}),
-        ((2, 8, 2, 18, 17), np.float32, "none", "lengths", {"state": False, "shared": 2}),
+        ((2, 8, 2, 3, 17), np.float32, "none", "lengths", {"state": False, "shared": 2}),
         ((2, 0, 1, 3, 2), np.float32, "vector", "", {}),
     ],
 )

@@ -119,7 +119,7 @@ class Problem(NamedTuple):
         tile = self.tile
         if kernel != "bwd_keys":
             return tile._replace(columns=16) if kernel.startswith("low_rank") else tile
-        return tile._replace(warps=4) if self.vector else tile._replace(rows=16, columns=16, warps=8)
+        return tile._replace(rows=16, columns=16, warps=4 if self.vector else 8)
 
     def blocks(self, kernel: str) -> tuple[int, int]:
         """Return the numbers of blocks of rows and of columns of a state."""

@@ -147,9 +147,9 @@ def _backward_part(
         to = KeyGradients.of(problem, needs_decay, False)
         key_gradients(problem, outputs, before, after, to)
         found.append(to)
-    dq, db, dk, da = (
-        found[i][place].add_(found[j][place]) for i, j, place in ((0, 1, 0), (1, 3, 1), (0, 2, 1), (2, 3, 0))
-    )
+    q_k, q_b, a_k, a_b = found
+    dq, dk = q_k.dq.add_(q_b.dq), q_k.dk.add_(a_k.dk)
+    da, db = a_k.dq.add_(a_b.dq), q_b.dk.add_(a_b.dk)
     decays = [x.ddecay for x in found if x.ddecay is not None]
     ddecay = sum(decays[1:], decays[0]) if decays else None
     if ddecay is not None and not first.vector:
