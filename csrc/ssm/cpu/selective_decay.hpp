@@ -177,10 +177,10 @@ template <class T, bool Small> FASTITER_INLINE Angle<T> angle_of(vec<T> d, const
     if constexpr (!Small) { // whole turns are taken off the rounded product
         constexpr T exact = kSmallAngle<T> * 8;
         const vec<T> x = d * high, turns = (x * T(0.25) + round) - round;
-        const vec<T> inside = magnitude<T>(x) < exact ? x - turns * T(4) : x - x; // NaN for those without an angle
+        const vec<T> inside = select<T>(magnitude<T>(x) < exact, x - turns * T(4), x - x); // NaN without an angle
         const vec<T> rounded = inside + round;
-        // not a number where a half of a factor of the exact product overflowed
-        const mask<T> is_small = (magnitude<T>(x) <= kSmallAngle<T>)&(y.rest == y.rest);
+        const mask<T> finite = y.rest == y.rest; // not where a half of a factor of the exact product overflowed
+        const mask<T> is_small = finite & (magnitude<T>(x) <= kSmallAngle<T>);
         y.rounded = select<T>(is_small, y.rounded, rounded);
         y.rest = select<T>(is_small, y.rest, inside - (rounded - round));
     }
