@@ -341,8 +341,8 @@ def test_signals_that_do_not_go_together_are_refused() -> None:
     refusals = [
         ("chunk_gla: q must be a torch.Tensor, got list", lambda: fla.chunk_gla([1.0], k, v, gate)),
         ("chunk_linear_attn: v must have shape", lambda: fla.chunk_linear_attn(q, k, v[0])),
-        ("chunk_kda: beta must have shape .* to go with v", lambda: fla.chunk_kda(q, k, v, gate, gate)),
-        ("chunk_kda: g must have shape .* to go with v", lambda: fla.chunk_kda(q, k, v, strength, strength)),
+        ("chunk_kda: beta must have shape .* to go with q", lambda: fla.chunk_kda(q, k, v, gate, gate)),
+        ("chunk_kda: g must have shape .* to go with q", lambda: fla.chunk_kda(q, k, v, strength, strength)),
         ("chunk_kda: v must have .* a multiple of 3 heads", lambda: fla.chunk_kda(q, k, two, gate, strength)),
         ("chunk_rwkv7: k must have shape", lambda: fla.chunk_rwkv7(q, gate, k[..., 1:], v, gate, gate)),
         ("chunk_delta_rule: k must have shape", lambda: fla.chunk_delta_rule(q, k[:, 1:], v, strength)),

@@ -92,5 +92,21 @@ def test_the_path_to_a_card() -> None:
         k, v = (torch.empty(2, 70, 2, width, device="cuda") for width in (8, 16))
         o, last = dplr(k, k, v, k, k)
         assert o.is_cuda and o.shape == v.shape and last.shape == (2, 2, 8, 16)
-        saved = torch.ops.fastiter._low_rank_fwd(k, k, v, None, k, k, None, False, 1.0, None, None, None, True)
+        saved = torch.ops.fastiter._low_rank_fwd(k, k, v, None, k, k, None, None, False, 1.0, None, None, None, True)
         assert saved[3].shape == (4, 2, 8, 16)
+
+
+def test_the_delta_rule_with_a_decay_for_each_key() -> None:
+    """GPUs' kernels take its corrections as tensors; those of the CPU make them themselves, with the same results."""
+    rng = np.random.default_rng(0)
+    shapes = ((1, 9, 1, 4), (1, 9, 1, 4), (1, 9, 2, 3), (1, 9, 2, 4), (1, 9, 2))
+    q, k, v, g, beta = (torch.from_numpy(rng.standard_normal(shape)).requires_grad_() for shape in shapes)
+    given = functions.DeltaTensors(q, k, v, -g.abs(), beta, None)
+    rest = (True, 0.7, None, None, None)
+    ours = functions._low_rank((*given[:4], None, None, beta, None), rest)
+    apart = functions._low_rank((*functions._corrections(given), None, None), rest)
+    torch.testing.assert_close(ours, apart)
+    inputs = (q, k, v, g, beta)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(o.sum() + s.square().sum(), inputs, retain_graph=True) for o, s in (ours, apart))
+    )
