@@ -74,7 +74,7 @@ class Batch:
 
     Parameters
     ----------
-    pattern
+    pattern : (n, n) sparse matrix
         A sparse matrix (scipy.sparse) with n rows and columns; its values are ignored, but stored zeros are entries.
         The block size of a BSR matrix is the default of block methods.
     values : (B, entries)

@@ -30,22 +30,22 @@ class Relaxation:
 
     Parameters
     ----------
-    A
+    A : (n, n) sparse matrix, NumPy array, Batch or Stencil
         A sparse matrix (scipy.sparse, any format; indices of 32 or 64 bits), a NumPy array (n, n), a :class:`Batch` of
         matrices with one pattern, or a :class:`Stencil`; float32, float64 or complex128. It is copied, so later changes
         have no effect.
-    method
+    method : str
         - ``"jacobi"``: all rows at once, from the x before the sweep; ``"block_jacobi"``
         - ``"gauss_seidel"``, ``"block_gauss_seidel"``: row after row, from the newest x, omega = 1
         - ``"sor"``: the same with an omega; ``"ssor"``: forward, then backward
         - ``"kaczmarz"``: x <- x + omega (b_i - a_i x) a_i^H / ||a_i||^2, row after row. A may be of any shape.
-    omega
+    omega : float or "auto", optional
         The relaxation factor, in (0, 2) except for Jacobi. ``"auto"``: from an estimate of the spectral radius, for all
         methods that have an omega, blocks, batches (one omega for all) and stencils. :meth:`solve` begins with 1, tries
         the estimate, and returns to 1 if it has not paid off, so that "auto" costs at most a tenth more than 1; SOR
         then adapts it to the observed convergence factor. None, the default, is "auto" for "sor", and for "ssor"
         without blocks; else it is 1.
-    order
+    order : str or (n,) array of int
         - ``"natural"``: from the first row to the last
         - ``"red-black"``: two colours, of rows that are not linked; ValueError if two do not suffice
         - ``"color"``: as many colours as first fit needs. Rows of one colour run in parallel, on all threads.
@@ -54,10 +54,10 @@ class Relaxation:
 
         With a block size it is the order of the blocks. Results do not depend on the number of threads, bit for bit. A
         stencil has two colours, and its rows are the points of its grid.
-    block_size
+    block_size : int, optional
         Relax that many consecutive rows together, x_I <- (1 - omega) x_I + omega A_II^-1 (b_I - sum of A_IJ x_J). For
         methods ``block_...`` None takes the block size of a BSR matrix.
-    symmetric
+    symmetric : bool
         Each sweep is one forward and one backward, which ``"ssor"`` always does.
 
     Raises

@@ -192,7 +192,7 @@ class Chebyshev:
     relaxation : Relaxation
         Must have a symmetric sweep: Jacobi, SSOR, or ``symmetric=True``. For others the eigenvalues of M^-1 A are not
         real in general, and ValueError is raised.
-    bounds
+    bounds : (float, float), optional
         The least and the largest eigenvalue of M^-1 A, which is I minus the sweep's iteration matrix. By default they
         are estimated from the growth of its powers, and :meth:`solve` lowers the least if necessary.
 
@@ -274,7 +274,7 @@ class Anderson:
     ----------
     relaxation : Relaxation
         Prepared with any method.
-    memory
+    memory : int
         Number of differences of steps that are kept, at most 1000; each costs two vectors.
 
     Examples

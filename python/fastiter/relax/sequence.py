@@ -96,24 +96,24 @@ def solve_sequence(
 
     Parameters
     ----------
-    systems
+    systems : iterable of tuples
         Pairs ``(A, b)``, or triples ``(A, b, context)`` for a tuner with contexts; an iterator is consumed one system
         at a time. b is one column (n,), or has the shape of the grid of a :class:`Stencil`.
-    tuner
+    tuner : Tuner
         :class:`TsallisINF`, :class:`ContextualTsallisINF`, :class:`ChebCB`, or any object with their ``predict`` and
         ``update``; it keeps what it has learned before.
-    method
+    method : str
         "sor" or "ssor_cg".
-    order
+    order : str or (n,) array of int
         As in :func:`sor`.
-    warm_start
+    warm_start : bool
         Start from the previous solution instead of 0; all systems must then have one size.
-    rtol, atol, max_steps
+    rtol, atol, max_steps : float, float, int
         As in :func:`sor`; the residual is checked after every step, so that each step counts. A system that did not
         converge, for whatever reason, counts as ``max_steps`` iterations.
-    callback
+    callback : callable, optional
         Called with the solution of each system; if it returns True, the sequence ends there.
-    throw
+    throw : bool
         Raise at the first system that does not converge. By default a single warning at the end counts them.
 
     Raises

@@ -23,7 +23,7 @@ class Stencil:
 
     Parameters
     ----------
-    grid
+    grid : tuple of int
         The points along each axis, two or three.
     coefficients : (2 d + 1,) or (2 d + 1, *grid)
         The coefficient of the point itself, then of the one before and the one after along each axis, the first axis

@@ -192,9 +192,9 @@ class TsallisINF(_Tuner):
 
     Parameters
     ----------
-    arms : (d,)
+    arms : (d,) float
         The omegas to choose from.
-    rng
+    rng : int, numpy.random.Generator or None
         A seed from 0 to 2**64 - 1, a numpy.random.Generator that draws one, or None for a new one in each tuner. The
         same seed and iterations give the same omegas on every machine.
 
@@ -246,13 +246,13 @@ class ContextualTsallisINF(TsallisINF):
 
     Parameters
     ----------
-    arms : (d,)
+    arms : (d,) float
         The omegas to choose from.
-    bounds
+    bounds : (float, float)
         (low, high), the bounds of every context: a number that says how hard a system is.
-    bins
+    bins : int
         The number of parts.
-    rng
+    rng : int, numpy.random.Generator or None
         As for :class:`TsallisINF`.
 
     Raises
@@ -297,13 +297,13 @@ class ChebCB(_Tuner):
 
     Parameters
     ----------
-    arms : (d,)
+    arms : (d,) float
         The omegas to choose from.
-    bounds
+    bounds : (float, float)
         (low, high), the bounds of every context.
-    degree
+    degree : int
         Degree of the polynomials, from 0 to 64.
-    rng
+    rng : int, numpy.random.Generator or None
         As for :class:`TsallisINF`.
 
     Raises
