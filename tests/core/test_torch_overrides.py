@@ -31,6 +31,8 @@ class Box:
 
 
 def boxed(x: Any) -> Any:
+    if hasattr(x, "_make"):  # a NamedTuple
+        return type(x)._make(map(boxed, x))
     if isinstance(x, (tuple, list)):
         return type(x)(map(boxed, x))
     return Box(x) if isinstance(x, torch.Tensor) else x

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, cast, overload
 
-import torch.utils._pytree
 from torch import Tensor
 
+from ..._torch.results import returned_by_torch
 from .._cells import NewtonInfo
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ States: TypeAlias = tuple[Tensor, ...]
 Method: TypeAlias = Literal["auto", "sequential", "newton"]
 
 
+@returned_by_torch
 class ParaResult(NamedTuple):
     """Outputs of all steps and the last state; ``h, state = fastiter.torch.paralstm(wx, a, p)`` unpacks it.
 
@@ -32,6 +33,7 @@ class ParaResult(NamedTuple):
     state: States
 
 
+@returned_by_torch
 class ParaResultInfo(NamedTuple):
     """The same with how the call was solved: the result with ``return_info=True``.
 
@@ -96,10 +98,3 @@ class Function(Protocol):
 def typed(function: Callable[..., ParaResult | ParaResultInfo]) -> Function:
     """Return the function itself, with a type that tells its results apart."""
     return cast(Function, function)
-
-
-# Programs of torch.export that return these can then be saved and loaded; without the name they can be run only.
-_register = getattr(torch.utils._pytree, "_register_namedtuple", None)
-if _register is not None:
-    for result in (ParaResult, ParaResultInfo):
-        _register(result, serialized_type_name=f"fastiter.torch.{result.__name__}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, cast, overload
 
-import torch.utils._pytree
 from torch import Tensor
+
+from ..._torch.results import returned_by_torch
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 States: TypeAlias = tuple[Tensor, ...]
 
 
+@returned_by_torch
 class RnnResult(NamedTuple):
     """Outputs of all steps and the last state; ``h, state = fastiter.torch.lstm(wx, r)`` unpacks it.
 
@@ -29,6 +31,7 @@ class RnnResult(NamedTuple):
     state: States
 
 
+@returned_by_torch
 class RnnStates(NamedTuple):
     """The same with the states of all steps: the result with ``return_all_states=True``.
 
@@ -103,10 +106,3 @@ class Function(Protocol):
 def typed(function: Callable[..., RnnResult | RnnStates]) -> Function:
     """Return the function itself, with a type that tells its results apart."""
     return cast(Function, function)
-
-
-# Programs of torch.export that return these can then be saved and loaded; without the name they can be run only.
-_register = getattr(torch.utils._pytree, "_register_namedtuple", None)
-if _register is not None:
-    for result in (RnnResult, RnnStates):
-        _register(result, serialized_type_name=f"fastiter.torch.{result.__name__}")
