@@ -25,6 +25,9 @@ AHEAD = {True: 40.0, False: 1.0}
 LENGTH = {"sor": 6.0, "ssor": 4.0, "jacobi": 0.0}
 SHORTEST = {"sor": 5, "ssor": 5, "jacobi": 10}
 
+#: The fewest steps still needed for which omega is estimated, which takes as long as some tens or hundreds of steps
+WORTH = 150.0
+
 #: A trial ends early if its residual has grown by this factor, as does the use of an adopted omega.
 HOPELESS, ADOPTED_HOPELESS = 1e3, 10.0
 
@@ -44,11 +47,11 @@ class Adaptive:
 
     A solution begins with the plain omega, 1, so that a short one stays as short as ever. The factor by which its
     residual falls only rises towards 1, as the slow modes remain: so the plain method still needs at least the steps
-    that the present factor promises. A better omega is estimated only if these steps leave room for a trial, which a
-    solution in few steps does without. It is tried once its trial takes at most a tenth of these steps, after saving a
-    copy of x. It stays if at the end of the trial the residual is below what the plain factor would have left;
-    otherwise x and omega are restored, and the next trial, of an omega nearer to 1, waits until twice as many steps
-    have been taken. So all unsuccessful trials together cost a tenth.
+    that the present factor promises. A better omega is estimated only if these are at least WORTH. It is tried once its
+    trial takes at most a tenth of these steps, after saving a copy of x. It stays if at the end of the trial the
+    residual is below what the plain factor would have left; otherwise x and omega are restored, and the next trial, of
+    an omega nearer to 1, waits until twice as many steps have been taken. So all unsuccessful trials together cost a
+    tenth.
 
     In SOR an omega below the best is raised to the one that the observed factor implies (Young; Hageman and Young):
     factor = lam gives beta = (lam + omega - 1) / (omega sqrt(lam)). At the best omega and above, the factor is
@@ -98,10 +101,10 @@ class Adaptive:
         return KEEP
 
     def _has_chosen(self, every: int, needed: float) -> bool:
-        """Estimate omega once the shortest trial would pay off; return whether there is an estimate."""
+        """Estimate omega once a trial and the estimate itself would pay off; return whether there is an estimate."""
         if self._choose is None:
             return True
-        if every * math.ceil(SHORTEST[self._method] / every) > SHARE * needed:
+        if needed < WORTH or every * math.ceil(SHORTEST[self._method] / every) > SHARE * needed:
             return False
         estimate, self._is_sure = self._choose()
         self._candidate = estimate if abs(estimate - self._plain) > 0.01 else None
